@@ -1,0 +1,28 @@
+# Thin names for the scripts in scripts/; each target sets up what it needs by itself.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test lint package clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what all the others need (ENVOY=path, MATRIX_EDGE_AUTH_TOOLCHAIN=rustup|distribution)
+	@scripts/setup
+
+build: ## Build the module: dist/matrix-edge-auth.wasm
+	@scripts/build
+
+run: ## Run a complete stack on loopback until Ctrl-C (MAS_URL=, HOMESERVER_URL=, MAS_SECRET=)
+	@scripts/run
+
+test: ## Run all tests and print one summary (LAYER="native core module envoy synapse" picks some)
+	@scripts/test $(LAYER)
+
+lint: ## Check formatting, lints and the project's own rules
+	@scripts/lint
+
+package: ## Build the release: the module, its SHA-256, an image context in dist/oci
+	@scripts/package
+
+clean: ## Remove what was built, keep what setup installed
+	@cargo clean --quiet && rm -rf dist

@@ -1,0 +1,375 @@
+//! The shared cache: what MAS said of a token, for every worker of one Envoy process.
+//!
+//! Identity of an entry is the SHA-256 of the token; the token itself is never stored. Active and inactive
+//! answers live in two tables, so that a flood of invented tokens cannot evict one live session.
+
+pub mod entry;
+pub mod flight;
+#[cfg(test)]
+mod memory;
+pub mod table;
+
+use std::{fmt, time::Duration};
+
+use sha2::{Digest as _, Sha256};
+
+use self::{
+    entry::{Answer, Entry},
+    table::Table,
+};
+use crate::{
+    clock::Instant,
+    config,
+    mas::introspection::{ActiveToken, IntrospectionAnswer},
+    metrics::{Hit, Metric},
+};
+
+/// The SHA-256 of a token. `Debug` shows nothing of it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TokenDigest(pub [u8; 32]);
+
+impl TokenDigest {
+    /// The digest of `token`.
+    pub fn of(token: &[u8]) -> Self {
+        Self(Sha256::digest(token).0)
+    }
+}
+
+impl fmt::Debug for TokenDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenDigest(..)")
+    }
+}
+
+/// A value of the store with its compare-and-swap number.
+pub struct Versioned {
+    /// The value; empty if it was emptied.
+    pub value: Vec<u8>,
+    /// Changes with every write.
+    pub cas: u32,
+}
+
+/// When a write to the store takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum If {
+    /// Only if the key was never written.
+    Absent,
+    /// Only if nothing was written since this number was read.
+    Unchanged(u32),
+}
+
+/// Why a write to the store had no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotWritten {
+    /// The condition did not hold: someone else wrote first.
+    Changed,
+    /// The store refused.
+    Refused,
+}
+
+/// Envoy's shared data: keys that every worker sees and that are never freed.
+pub trait Store {
+    /// The value of `key`; `None` if it was never written or cannot be read.
+    fn read(&self, key: &str) -> Option<Versioned>;
+
+    /// Writes `value` under `key` on a condition.
+    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten>;
+
+    /// A random number, unknown to clients.
+    fn random(&self) -> u64;
+}
+
+/// What the cache knows of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cached {
+    /// MAS said active, not long ago.
+    Active(ActiveToken),
+    /// MAS said inactive, not long ago; or its expiry has passed since.
+    Inactive,
+}
+
+/// MAS rounds `expires_in` to the nearest second, so a token may live half a second longer than it says.
+const EXPIRY_ROUNDING: Duration = Duration::from_secs(1);
+
+/// The two tables, as one worker sees them.
+#[derive(Debug)]
+pub struct Cache {
+    active: Table,
+    negative: Table,
+    ttl: Duration,
+    negative_ttl: Duration,
+    fingerprint: u64,
+}
+
+impl Cache {
+    /// The cache that `settings` describe. `fingerprint` names who was asked, see
+    /// [`config::Introspection::fingerprint`].
+    pub fn new(settings: &config::Cache, fingerprint: u64) -> Self {
+        Self {
+            active: Table::new("a", settings.slots),
+            negative: Table::new("n", settings.negative_slots),
+            ttl: settings.ttl,
+            negative_ttl: settings.negative_ttl,
+            fingerprint,
+        }
+    }
+
+    /// What is known of the token at `now`. `count` receives one metric for each table looked into.
+    pub fn find(
+        &self,
+        store: &impl Store,
+        digest: &TokenDigest,
+        now: Instant,
+        mut count: impl FnMut(Metric),
+    ) -> Option<Cached> {
+        use crate::metrics::Table::{Active, Negative};
+
+        let active =
+            self.active
+                .find(store, digest, self.fingerprint)
+                .and_then(|entry| match entry.answer {
+                    Answer::Active(token) if now < entry.fresh_until => Some(Cached::Active(token)),
+                    _ => entry
+                        .ended_at
+                        .is_some_and(|ended| now >= ended)
+                        .then_some(Cached::Inactive),
+                });
+        count(Metric::Lookup(Active, hit(active.is_some())));
+        if active.is_some() {
+            return active;
+        }
+        let inactive = self
+            .negative
+            .find(store, digest, self.fingerprint)
+            .filter(|entry| now < entry.fresh_until)
+            .map(|_| Cached::Inactive);
+        count(Metric::Lookup(Negative, hit(inactive.is_some())));
+        inactive
+    }
+
+    /// Keeps what MAS said. `asked_at` is the moment before the request was sent, `now` the one after the
+    /// answer came.
+    ///
+    /// MAS counted `expires_in` at some moment between the two. An active answer ends at the earliest
+    /// moment that can mean; the expiry proves the token inactive only from the latest. In between, MAS
+    /// is asked.
+    pub fn keep(
+        &self,
+        store: &impl Store,
+        digest: TokenDigest,
+        asked_at: Instant,
+        now: Instant,
+        answer: &IntrospectionAnswer,
+    ) {
+        let (fresh_until, ended_at, answer) = match answer {
+            IntrospectionAnswer::Active { token, expires_in } => {
+                // A negative `expires_in` is a token that has ended: nothing to keep.
+                let lifetime = expires_in
+                    .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+                let ttl = lifetime.map_or(self.ttl, |lifetime| lifetime.min(self.ttl));
+                let ended_at = lifetime.map(|lifetime| now + lifetime + EXPIRY_ROUNDING);
+                (asked_at + ttl, ended_at, Answer::Active(token.clone()))
+            }
+            IntrospectionAnswer::Inactive => (asked_at + self.negative_ttl, None, Answer::Inactive),
+        };
+        let (table, other) = match answer {
+            Answer::Active(_) => (&self.active, &self.negative),
+            Answer::Inactive => (&self.negative, &self.active),
+        };
+        other.remove(store, &digest);
+        if fresh_until > now {
+            let entry = Entry {
+                digest,
+                fingerprint: self.fingerprint,
+                fresh_until,
+                ended_at,
+                answer,
+            };
+            table.put(store, &entry, now);
+        }
+    }
+}
+
+fn hit(found: bool) -> Hit {
+    if found { Hit::Hit } else { Hit::Miss }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::{memory::MemoryStore, *};
+
+    const FINGERPRINT: u64 = 42;
+
+    fn cache() -> Cache {
+        Cache::new(
+            &config::Cache {
+                ttl: Duration::from_secs(120),
+                negative_ttl: Duration::from_secs(10),
+                slots: 64,
+                negative_slots: 64,
+            },
+            FINGERPRINT,
+        )
+    }
+
+    fn seconds(seconds: f64) -> Instant {
+        Instant::from_millis(1_000_000) + Duration::from_secs_f64(seconds)
+    }
+
+    fn alice() -> ActiveToken {
+        ActiveToken {
+            username: Some("alice".into()),
+            ..ActiveToken::default()
+        }
+    }
+
+    fn active(expires_in: Option<i64>) -> IntrospectionAnswer {
+        IntrospectionAnswer::Active {
+            token: alice(),
+            expires_in,
+        }
+    }
+
+    /// What the cache knows at each of `times` (in seconds) of a token asked about at 0 and answered at
+    /// 0.2: `A`ctive, `I`nactive or `-`.
+    fn life(answer: &IntrospectionAnswer, times: &[f64]) -> String {
+        let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
+        cache.keep(&store, digest, seconds(0.0), seconds(0.2), answer);
+        let known = |time: &f64| match cache.find(&store, &digest, seconds(*time), |_| {}) {
+            Some(Cached::Active(token)) => {
+                assert_eq!(token, alice());
+                'A'
+            }
+            Some(Cached::Inactive) => 'I',
+            None => '-',
+        };
+        times.iter().map(known).collect()
+    }
+
+    #[test]
+    fn a_lasting_token_is_kept_for_the_ttl_from_before_it_was_asked_about() {
+        assert_eq!(
+            life(&active(None), &[0.2, 119.999, 120.0, 100_000.0]),
+            "AA--"
+        );
+    }
+
+    #[test]
+    fn expires_in_larger_than_the_ttl_does_not_extend_it() {
+        let times = [0.2, 119.999, 120.0, 299.999, 300.0, 301.199, 301.2];
+        assert_eq!(life(&active(Some(300)), &times), "AA----I");
+    }
+
+    #[test]
+    fn expires_in_smaller_than_the_ttl_ends_the_answer_to_the_second() {
+        assert_eq!(
+            life(&active(Some(30)), &[29.999, 30.0, 31.199, 31.2, 119.0]),
+            "A--II"
+        );
+    }
+
+    #[test]
+    fn an_answer_with_no_time_left_is_not_kept() {
+        for expires_in in [0, -1, i64::MIN] {
+            assert_eq!(
+                life(&active(Some(expires_in)), &[0.2, 1.0, 2.0]),
+                "---",
+                "{expires_in}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_that_took_longer_than_its_life_is_not_kept() {
+        let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
+        cache.keep(&store, digest, seconds(0.0), seconds(3.0), &active(Some(2)));
+        assert_eq!(cache.find(&store, &digest, seconds(3.0), |_| {}), None);
+    }
+
+    #[test]
+    fn an_inactive_answer_is_kept_for_the_negative_ttl() {
+        assert_eq!(
+            life(&IntrospectionAnswer::Inactive, &[0.2, 9.999, 10.0]),
+            "II-"
+        );
+    }
+
+    #[test]
+    fn a_later_answer_takes_the_place_of_an_earlier_one_of_the_other_kind() {
+        let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
+        let keep = |at: f64, answer: IntrospectionAnswer| {
+            cache.keep(&store, digest, seconds(at), seconds(at), &answer);
+        };
+        let find = |at: f64| cache.find(&store, &digest, seconds(at), |_| {});
+        keep(0.0, active(None));
+        keep(1.0, IntrospectionAnswer::Inactive);
+        assert_eq!(find(1.0), Some(Cached::Inactive));
+        keep(2.0, active(None));
+        assert_eq!(find(2.0), Some(Cached::Active(alice())));
+        assert_eq!(find(130.0), None);
+    }
+
+    #[test]
+    fn answers_given_to_another_question_are_misses() {
+        let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+        cache().keep(&store, digest, seconds(0.0), seconds(0.0), &active(None));
+        let other = Cache {
+            fingerprint: FINGERPRINT + 1,
+            ..cache()
+        };
+        assert_eq!(other.find(&store, &digest, seconds(1.0), |_| {}), None);
+        assert!(
+            cache()
+                .find(&store, &digest, seconds(1.0), |_| {})
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn entries_of_another_format_version_are_misses_and_give_way() {
+        let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+        cache().keep(&store, digest, seconds(0.0), seconds(0.0), &active(None));
+        store.damage(|value| {
+            // The seed has 16 bytes and no version.
+            if value.len() != 16 {
+                *value.first_mut().unwrap() = entry::FORMAT_VERSION + 1;
+            }
+        });
+        assert_eq!(cache().find(&store, &digest, seconds(1.0), |_| {}), None);
+        cache().keep(&store, digest, seconds(1.0), seconds(1.0), &active(None));
+        assert!(
+            cache()
+                .find(&store, &digest, seconds(1.0), |_| {})
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn a_flood_of_inactive_tokens_takes_nothing_from_the_active_ones() {
+        let (store, cache) = (MemoryStore::default(), cache());
+        let live: Vec<_> = (0..16_u8).map(|n| TokenDigest::of(&[b'l', n])).collect();
+        for digest in &live {
+            cache.keep(&store, *digest, seconds(0.0), seconds(0.0), &active(None));
+        }
+        let kept = |at| {
+            let is_active = |digest: &&TokenDigest| {
+                matches!(
+                    cache.find(&store, digest, seconds(at), |_| {}),
+                    Some(Cached::Active(_))
+                )
+            };
+            live.iter().filter(is_active).count()
+        };
+        let before = kept(1.0);
+        for n in 0..10_000_u32 {
+            let digest = TokenDigest::of(&n.to_le_bytes());
+            let answer = IntrospectionAnswer::Inactive;
+            cache.keep(&store, digest, seconds(1.0), seconds(1.0), &answer);
+        }
+        assert_eq!(kept(2.0), before);
+        assert!(store.len() <= 64 + 64 + 1);
+    }
+}

@@ -1,0 +1,284 @@
+//! Single-flight inside one worker: requests that need the same answer wait for one introspection.
+//!
+//! A flight belongs to the worker, not to the request that caused it, so a client that hangs up takes
+//! nothing away from the others. Everything is bounded: flights by configuration, waiting requests by the
+//! constants below. A flight whose answer never comes ends at its deadline.
+
+use std::collections::BTreeMap;
+
+use super::TokenDigest;
+use crate::{
+    clock::Instant,
+    host::{CallId, RootId, StreamId},
+};
+
+/// Requests that may wait for one token.
+pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
+/// Requests that may wait in one worker.
+pub const MAX_WAITERS: usize = 16_384;
+
+/// What is being asked: the token, and the [`crate::config::Introspection::fingerprint`] of who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlightKey {
+    /// Which token.
+    pub digest: TokenDigest,
+    /// Who is asked.
+    pub fingerprint: u64,
+}
+
+/// An introspection on its way: the question `Q`, and the requests `W` that wait for its answer.
+#[derive(Debug)]
+pub struct Flight<Q, W> {
+    /// The moment before the request was sent.
+    pub asked_at: Instant,
+    /// When an answer is no longer expected.
+    pub deadline: Instant,
+    /// What was asked.
+    pub question: Q,
+    /// Who waits.
+    pub waiters: BTreeMap<StreamId, W>,
+    /// The root context that the call belongs to; the call goes when it goes.
+    pub root: RootId,
+    /// The call; `None` once its root has gone.
+    pub call: Option<CallId>,
+}
+
+/// No room for another request to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// The flights of one worker.
+#[derive(Debug)]
+pub struct Flights<Q, W> {
+    flights: BTreeMap<FlightKey, Flight<Q, W>>,
+    calls: BTreeMap<CallId, FlightKey>,
+    streams: BTreeMap<StreamId, FlightKey>,
+}
+
+impl<Q, W> Default for Flights<Q, W> {
+    fn default() -> Self {
+        Self {
+            flights: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            streams: BTreeMap::new(),
+        }
+    }
+}
+
+impl<Q, W> Flights<Q, W> {
+    /// How many introspections are on their way.
+    pub fn len(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    /// Whether the answer to `key` is on its way.
+    pub fn contains(&self, key: &FlightKey) -> bool {
+        self.flights.contains_key(key)
+    }
+
+    /// Notes that the answer to `key` is on its way.
+    pub fn start(&mut self, key: FlightKey, flight: Flight<Q, W>) {
+        if let Some(call) = flight.call {
+            self.calls.insert(call, key);
+        }
+        self.streams
+            .extend(flight.waiters.keys().map(|stream| (*stream, key)));
+        self.flights.insert(key, flight);
+    }
+
+    /// Lets `stream` wait for the answer to `key`, which must be on its way.
+    pub fn join(&mut self, key: FlightKey, stream: StreamId, waiter: W) -> Result<(), Full> {
+        let flight = self.flights.get_mut(&key).ok_or(Full)?;
+        if self.streams.len() >= MAX_WAITERS || flight.waiters.len() >= MAX_WAITERS_PER_FLIGHT {
+            return Err(Full);
+        }
+        flight.waiters.insert(stream, waiter);
+        self.streams.insert(stream, key);
+        Ok(())
+    }
+
+    /// Forgets a stream that has gone. The flight goes on: its answer will be kept.
+    pub fn forget(&mut self, stream: StreamId) {
+        let key = self.streams.remove(&stream);
+        if let Some(flight) = key.and_then(|key| self.flights.get_mut(&key)) {
+            flight.waiters.remove(&stream);
+        }
+    }
+
+    /// Ends the flight that `call` answers; `None` if it was given up before.
+    pub fn land(&mut self, call: CallId) -> Option<(FlightKey, Flight<Q, W>)> {
+        let key = self.calls.remove(&call)?;
+        self.end(key)
+    }
+
+    /// Ends a flight whose deadline has passed.
+    pub fn overdue(&mut self, now: Instant) -> Option<(FlightKey, Flight<Q, W>)> {
+        let (key, _) = self
+            .flights
+            .iter()
+            .find(|(_, flight)| flight.deadline <= now)?;
+        self.end(*key)
+    }
+
+    /// Notes that `root` has gone, and its calls with it: Envoy will not deliver their answers.
+    pub fn root_gone(&mut self, root: RootId) {
+        for flight in self
+            .flights
+            .values_mut()
+            .filter(|flight| flight.root == root)
+        {
+            if let Some(call) = flight.call.take() {
+                self.calls.remove(&call);
+            }
+        }
+    }
+
+    /// Takes out a flight whose call is gone and for which a waiter that `adopts` it still waits.
+    pub fn orphan(&mut self, adopts: impl Fn(&W) -> bool) -> Option<(FlightKey, Flight<Q, W>)> {
+        let (key, _) = self
+            .flights
+            .iter()
+            .find(|(_, flight)| flight.call.is_none() && flight.waiters.values().any(&adopts))?;
+        self.end(*key)
+    }
+
+    fn end(&mut self, key: FlightKey) -> Option<(FlightKey, Flight<Q, W>)> {
+        let flight = self.flights.remove(&key)?;
+        if let Some(call) = flight.call {
+            self.calls.remove(&call);
+        }
+        for stream in flight.waiters.keys() {
+            self.streams.remove(stream);
+        }
+        Some((key, flight))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    const ROOT: RootId = RootId(1);
+    const DEADLINE: Instant = Instant::from_millis(5_500);
+
+    fn key(token: &[u8]) -> FlightKey {
+        FlightKey {
+            digest: TokenDigest::of(token),
+            fingerprint: 7,
+        }
+    }
+
+    fn flight(root: RootId, call: u32) -> Flight<(), u32> {
+        Flight {
+            asked_at: Instant::default(),
+            deadline: DEADLINE,
+            question: (),
+            waiters: BTreeMap::new(),
+            root,
+            call: Some(CallId(call)),
+        }
+    }
+
+    fn flights(tokens: &[&[u8]]) -> Flights<(), u32> {
+        let mut flights = Flights::default();
+        for (call, token) in (100..).zip(tokens) {
+            flights.start(key(token), flight(ROOT, call));
+        }
+        flights
+    }
+
+    #[test]
+    fn one_call_answers_all_who_wait() {
+        let mut flights = flights(&[b"a", b"b"]);
+        for stream in 0..200 {
+            flights.join(key(b"a"), StreamId(stream), stream).unwrap();
+        }
+        flights.join(key(b"b"), StreamId(999), 999).unwrap();
+        let (landed, flight) = flights.land(CallId(100)).unwrap();
+        assert_eq!(landed, key(b"a"));
+        assert_eq!(
+            flight.waiters.into_values().collect::<Vec<_>>(),
+            (0..200).collect::<Vec<_>>()
+        );
+        assert!(flights.land(CallId(100)).is_none());
+        assert_eq!(flights.len(), 1);
+    }
+
+    #[test]
+    fn a_client_that_hangs_up_leaves_the_flight_to_the_others() {
+        let mut flights = flights(&[b"a"]);
+        flights.join(key(b"a"), StreamId(1), 1).unwrap();
+        flights.join(key(b"a"), StreamId(2), 2).unwrap();
+        flights.forget(StreamId(1));
+        flights.forget(StreamId(1));
+        let (_, flight) = flights.land(CallId(100)).unwrap();
+        assert_eq!(
+            flight.waiters.into_keys().collect::<Vec<_>>(),
+            [StreamId(2)]
+        );
+    }
+
+    #[test]
+    fn waiting_is_bounded_per_token_and_in_all() {
+        let tokens: Vec<Vec<u8>> = (0..20).map(|n| vec![n]).collect();
+        let mut flights = flights(&tokens.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        let mut stream = 0;
+        let mut waiting = 0;
+        for token in &tokens {
+            for _ in 0..=MAX_WAITERS_PER_FLIGHT {
+                stream += 1;
+                waiting += usize::from(flights.join(key(token), StreamId(stream), 0).is_ok());
+            }
+            assert!(waiting <= MAX_WAITERS);
+        }
+        assert_eq!(waiting, MAX_WAITERS);
+        assert_eq!(
+            flights.land(CallId(100)).unwrap().1.waiters.len(),
+            MAX_WAITERS_PER_FLIGHT
+        );
+        assert_eq!(flights.join(key(&tokens[19]), StreamId(0), 0), Ok(()));
+    }
+
+    #[test]
+    fn a_lost_answer_ends_at_the_deadline() {
+        let mut flights = flights(&[b"a"]);
+        flights.join(key(b"a"), StreamId(1), 1).unwrap();
+        assert!(flights.overdue(Instant::from_millis(5_499)).is_none());
+        assert_eq!(flights.overdue(DEADLINE).unwrap().1.waiters.len(), 1);
+        assert!(flights.land(CallId(100)).is_none());
+        assert!(flights.is_empty());
+    }
+
+    #[test]
+    fn the_calls_of_a_root_go_with_it() {
+        let mut flights = flights(&[b"a"]);
+        flights.start(key(b"b"), flight(RootId(2), 7));
+        flights.join(key(b"a"), StreamId(1), 1).unwrap();
+        assert!(flights.orphan(|_| true).is_none());
+        flights.root_gone(ROOT);
+        assert!(flights.orphan(|waiter| *waiter == 2).is_none());
+        let (orphan, flight) = flights.orphan(|waiter| *waiter == 1).unwrap();
+        assert_eq!(orphan, key(b"a"));
+        assert!(flights.orphan(|_| true).is_none());
+        flights.start(
+            orphan,
+            Flight {
+                root: RootId(2),
+                call: Some(CallId(8)),
+                ..flight
+            },
+        );
+        flights.forget(StreamId(1));
+        assert!(flights.land(CallId(8)).unwrap().1.waiters.is_empty());
+        assert!(flights.land(CallId(100)).is_none());
+        assert!(flights.land(CallId(7)).is_some());
+    }
+}

@@ -1,0 +1,61 @@
+//! A store in memory for unit tests, with the compare-and-swap rules of Envoy's shared data.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+};
+
+use super::{If, NotWritten, Store, Versioned};
+
+type Interference = Box<dyn FnOnce(&MemoryStore)>;
+
+#[derive(Default)]
+pub(crate) struct MemoryStore {
+    values: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
+    writes: Cell<u32>,
+    /// Runs before the next write, as another worker would.
+    pub interfere: RefCell<Option<Interference>>,
+}
+
+impl MemoryStore {
+    pub fn len(&self) -> usize {
+        self.values.borrow().len()
+    }
+
+    /// Every value, to damage it.
+    pub fn damage(&self, damage: impl Fn(&mut Vec<u8>)) {
+        self.values
+            .borrow_mut()
+            .values_mut()
+            .for_each(|(value, _)| damage(value));
+    }
+}
+
+impl Store for MemoryStore {
+    fn read(&self, key: &str) -> Option<Versioned> {
+        let (value, cas) = self.values.borrow().get(key)?.clone();
+        Some(Versioned { value, cas })
+    }
+
+    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+        let interfere = self.interfere.borrow_mut().take();
+        if let Some(interfere) = interfere {
+            interfere(self);
+        }
+        let present = self.values.borrow().get(key).map(|(_, cas)| *cas);
+        match (present, condition) {
+            (Some(_), If::Absent) => return Err(NotWritten::Changed),
+            (Some(now), If::Unchanged(then)) if now != then => return Err(NotWritten::Changed),
+            _ => {}
+        }
+        self.writes.set(self.writes.get() + 1);
+        self.values
+            .borrow_mut()
+            .insert(key.to_owned(), (value.to_vec(), self.writes.get()));
+        Ok(())
+    }
+
+    fn random(&self) -> u64 {
+        u64::from(self.writes.get() + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}

@@ -1,0 +1,38 @@
+//! Moments on the monotonic clock that all Envoy workers share.
+//!
+//! Every expiry is an [`Instant`] of this clock, so a step of the wall clock neither extends nor ends a
+//! token. The clock has one base for the whole Envoy process, and shared data dies with the process, so
+//! no stored moment outlives its clock. The core never reads a clock: the moment is an argument.
+
+use std::{ops::Add, time::Duration};
+
+/// A moment, in milliseconds since the clock's arbitrary base.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Instant(u64);
+
+impl Instant {
+    /// The moment `millis` milliseconds after the clock's base.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since the clock's base.
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// Time passed since `earlier`; zero if `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Self;
+
+    /// Saturates: a moment too far away to count is simply never reached.
+    fn add(self, duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(millis))
+    }
+}

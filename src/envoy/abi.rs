@@ -1,0 +1,301 @@
+//! The proxy-wasm host calls, ABI 0.2.1, with every status handed back.
+//!
+//! The SDK's own wrappers panic on a status they do not expect, and a panic kills the worker's VM. They
+//! also cannot tell an empty header from an absent one. Only `dispatch_http_call` goes through the SDK,
+//! because that is where it learns which context the answer is for.
+
+#![expect(unsafe_code, reason = "host calls are foreign functions")]
+
+use std::ptr;
+
+use crate::host::HostError;
+
+const OK: u32 = 0;
+const NOT_FOUND: u32 = 1;
+
+/// `proxy_set_shared_data`: the value changed in between.
+pub(super) const CAS_MISMATCH: u32 = 8;
+
+/// Header maps.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(super) enum Map {
+    Request = 0,
+    CallResponse = 6,
+}
+
+/// Buffers.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(super) enum Buffer {
+    CallResponseBody = 4,
+    PluginConfiguration = 7,
+}
+
+/// Metric types.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(super) enum MetricType {
+    Counter = 0,
+    Histogram = 2,
+}
+
+const HTTP_REQUEST_STREAM: u32 = 0;
+const NO_GRPC_STATUS: i32 = -1;
+
+#[link(wasm_import_module = "env")]
+unsafe extern "C" {
+    fn proxy_get_header_map_value(
+        map: u32,
+        key: *const u8,
+        key_size: usize,
+        value: *mut *mut u8,
+        value_size: *mut usize,
+    ) -> u32;
+    fn proxy_replace_header_map_value(
+        map: u32,
+        key: *const u8,
+        key_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
+    fn proxy_remove_header_map_value(map: u32, key: *const u8, key_size: usize) -> u32;
+    fn proxy_get_buffer_bytes(
+        buffer: u32,
+        start: usize,
+        max_size: usize,
+        value: *mut *mut u8,
+        value_size: *mut usize,
+    ) -> u32;
+    fn proxy_get_shared_data(
+        key: *const u8,
+        key_size: usize,
+        value: *mut *mut u8,
+        value_size: *mut usize,
+        cas: *mut u32,
+    ) -> u32;
+    fn proxy_set_shared_data(
+        key: *const u8,
+        key_size: usize,
+        value: *const u8,
+        value_size: usize,
+        cas: u32,
+    ) -> u32;
+    fn proxy_set_property(
+        path: *const u8,
+        path_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
+    fn proxy_send_local_response(
+        status: u32,
+        details: *const u8,
+        details_size: usize,
+        body: *const u8,
+        body_size: usize,
+        headers: *const u8,
+        headers_size: usize,
+        grpc_status: i32,
+    ) -> u32;
+    fn proxy_continue_stream(stream_type: u32) -> u32;
+    fn proxy_set_effective_context(context: u32) -> u32;
+    fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+    fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
+    fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+    fn proxy_record_metric(id: u32, value: u64) -> u32;
+}
+
+fn done(status: u32) -> Result<(), HostError> {
+    if status == OK {
+        Ok(())
+    } else {
+        Err(HostError(status))
+    }
+}
+
+/// What the host hands over: it allocated the bytes in this VM through the SDK's allocator.
+struct Handed {
+    data: *mut u8,
+    size: usize,
+}
+
+impl Handed {
+    const fn nothing() -> Self {
+        Self {
+            data: ptr::null_mut(),
+            size: 0,
+        }
+    }
+
+    /// The bytes after a call that returned `status`; `None` if the host found nothing.
+    fn take(self, status: u32) -> Result<Option<Vec<u8>>, HostError> {
+        match status {
+            OK if self.data.is_null() => Ok(Some(Vec::new())),
+            // SAFETY: on success the host has written `size` bytes to memory it got from
+            // `proxy_on_memory_allocate(size)`, which is a forgotten `Vec` of that capacity.
+            OK => Ok(Some(unsafe {
+                Vec::from_raw_parts(self.data, self.size, self.size)
+            })),
+            NOT_FOUND => Ok(None),
+            status => Err(HostError(status)),
+        }
+    }
+}
+
+/// The first value of a header; `None` if absent.
+pub(super) fn header(map: Map, name: &str) -> Result<Option<Vec<u8>>, HostError> {
+    let mut handed = Handed::nothing();
+    // SAFETY: all pointers are to live memory of the sizes given.
+    let status = unsafe {
+        proxy_get_header_map_value(
+            map as u32,
+            name.as_ptr(),
+            name.len(),
+            &raw mut handed.data,
+            &raw mut handed.size,
+        )
+    };
+    handed.take(status)
+}
+
+/// Sets a request header, replacing every field of that name.
+pub(super) fn set_request_header(name: &str, value: &[u8]) -> Result<(), HostError> {
+    // SAFETY: both pointers are to live memory of the sizes given.
+    done(unsafe {
+        proxy_replace_header_map_value(
+            Map::Request as u32,
+            name.as_ptr(),
+            name.len(),
+            value.as_ptr(),
+            value.len(),
+        )
+    })
+}
+
+/// Removes every field of that name from the request.
+pub(super) fn remove_request_header(name: &str) -> Result<(), HostError> {
+    // SAFETY: the pointer is to live memory of the size given.
+    done(unsafe { proxy_remove_header_map_value(Map::Request as u32, name.as_ptr(), name.len()) })
+}
+
+/// The first `max_size` bytes of a buffer; `None` if there is none.
+pub(super) fn buffer(buffer: Buffer, max_size: usize) -> Result<Option<Vec<u8>>, HostError> {
+    let mut handed = Handed::nothing();
+    // SAFETY: both pointers are to live memory.
+    let status = unsafe {
+        proxy_get_buffer_bytes(
+            buffer as u32,
+            0,
+            max_size,
+            &raw mut handed.data,
+            &raw mut handed.size,
+        )
+    };
+    handed.take(status)
+}
+
+/// A shared value and its CAS number; `None` if the key was never written.
+pub(super) fn shared_data(key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
+    let mut handed = Handed::nothing();
+    let mut cas = 0;
+    // SAFETY: all pointers are to live memory of the sizes given.
+    let status = unsafe {
+        proxy_get_shared_data(
+            key.as_ptr(),
+            key.len(),
+            &raw mut handed.data,
+            &raw mut handed.size,
+            &raw mut cas,
+        )
+    };
+    Ok(handed.take(status)?.map(|value| (value, cas)))
+}
+
+/// Writes a shared value if its CAS number is still `cas`. An absent key takes any number; 0 always
+/// writes.
+pub(super) fn set_shared_data(key: &str, value: &[u8], cas: u32) -> Result<(), HostError> {
+    // SAFETY: both pointers are to live memory of the sizes given.
+    done(unsafe {
+        proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas)
+    })
+}
+
+/// Sets a property of the stream: filter state `wasm.<name>`.
+pub(super) fn set_property(name: &str, value: &[u8]) -> Result<(), HostError> {
+    // SAFETY: both pointers are to live memory of the sizes given.
+    done(unsafe { proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
+}
+
+/// Answers the request of the effective context.
+pub(super) fn send_local_response(
+    status: u16,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<(), HostError> {
+    let headers = serialize_pairs(headers);
+    // SAFETY: all pointers are to live memory of the sizes given; no details are sent.
+    done(unsafe {
+        proxy_send_local_response(
+            u32::from(status),
+            ptr::null(),
+            0,
+            body.as_ptr(),
+            body.len(),
+            headers.as_ptr(),
+            headers.len(),
+            NO_GRPC_STATUS,
+        )
+    })
+}
+
+/// The ABI's form of a header map: the number of pairs, the sizes of every name and value, then each name
+/// and value with a closing zero byte.
+fn serialize_pairs(pairs: &[(&str, &str)]) -> Vec<u8> {
+    let mut bytes = (pairs.len() as u32).to_le_bytes().to_vec();
+    for text in pairs.iter().flat_map(|(name, value)| [name, value]) {
+        bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
+    }
+    for text in pairs.iter().flat_map(|(name, value)| [name, value]) {
+        bytes.extend_from_slice(text.as_bytes());
+        bytes.push(0);
+    }
+    bytes
+}
+
+/// Lets the held request of the effective context go on.
+pub(super) fn continue_request() -> Result<(), HostError> {
+    // SAFETY: takes no pointers.
+    done(unsafe { proxy_continue_stream(HTTP_REQUEST_STREAM) })
+}
+
+/// Makes later calls act on `context`; an error means it has gone.
+pub(super) fn set_effective_context(context: u32) -> Result<(), HostError> {
+    // SAFETY: takes no pointers.
+    done(unsafe { proxy_set_effective_context(context) })
+}
+
+/// Sets the timer of the effective context's root; 0 stops it.
+pub(super) fn set_tick_period(millis: u32) -> Result<(), HostError> {
+    // SAFETY: takes no pointers.
+    done(unsafe { proxy_set_tick_period_milliseconds(millis) })
+}
+
+/// Defines a metric, or finds the one of that name.
+pub(super) fn define_metric(kind: MetricType, name: &str) -> Result<u32, HostError> {
+    let mut id = 0;
+    // SAFETY: both pointers are to live memory of the sizes given.
+    done(unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) })?;
+    Ok(id)
+}
+
+/// Adds to a counter.
+pub(super) fn increment_metric(id: u32, offset: i64) -> Result<(), HostError> {
+    // SAFETY: takes no pointers.
+    done(unsafe { proxy_increment_metric(id, offset) })
+}
+
+/// Adds a sample to a histogram.
+pub(super) fn record_metric(id: u32, value: u64) -> Result<(), HostError> {
+    // SAFETY: takes no pointers.
+    done(unsafe { proxy_record_metric(id, value) })
+}

@@ -1,0 +1,98 @@
+//! HTTP calls that outlive the request which caused them.
+//!
+//! The SDK delivers an answer to the context whose callback made the call, and drops it if that context has
+//! gone: made from a stream's callback, a call loses its answer when that client hangs up, and everyone
+//! who waits for it waits in vain. So every call is made by the root. From a stream's callback there is a
+//! detour: the SDK's own timer callback is called for the root, and makes the call from there.
+
+#![expect(unsafe_code, reason = "the SDK's timer callback is a foreign function")]
+
+use std::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
+
+use proxy_wasm::hostcalls;
+
+use super::abi;
+use crate::{
+    host::{CallId, HostError, RootId},
+    mas::introspection::IntrospectionRequest,
+};
+
+/// The status of an error inside the host.
+const INTERNAL_FAILURE: HostError = HostError(10);
+
+unsafe extern "C" {
+    // Exported by the SDK in this same module. It borrows the roots, which stream callbacks do not.
+    fn proxy_on_tick(context: u32);
+}
+
+struct Call {
+    cluster: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    timeout: Duration,
+}
+
+thread_local! {
+    static PENDING: RefCell<Option<Call>> = const { RefCell::new(None) };
+    static SENT: Cell<Option<Result<CallId, HostError>>> = const { Cell::new(None) };
+}
+
+/// Sends `request` as a call of `root`, from a callback of `context`.
+pub(super) fn dispatch(
+    context: u32,
+    root: RootId,
+    request: &IntrospectionRequest<'_>,
+) -> Result<CallId, HostError> {
+    let call = Call::new(request);
+    if context == root.0 {
+        return send(root, &call);
+    }
+    PENDING.set(Some(call));
+    // SAFETY: the root is alive, since a stream of its own is.
+    unsafe { proxy_on_tick(root.0) };
+    let sent = SENT.take().unwrap_or(Err(INTERNAL_FAILURE));
+    abi::set_effective_context(context)?;
+    sent
+}
+
+/// Makes the call of a stream that took the detour. `false`: this is a real tick.
+pub(super) fn run_detour(root: RootId) -> bool {
+    let Some(call) = PENDING.take() else {
+        return false;
+    };
+    SENT.set(Some(send(root, &call)));
+    true
+}
+
+fn send(root: RootId, call: &Call) -> Result<CallId, HostError> {
+    abi::set_effective_context(root.0)?;
+    let headers = call
+        .headers
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    hostcalls::dispatch_http_call(
+        &call.cluster,
+        headers,
+        Some(&call.body),
+        Vec::new(),
+        call.timeout,
+    )
+    .map(CallId)
+    .map_err(|status| HostError(status as u32))
+}
+
+impl Call {
+    fn new(request: &IntrospectionRequest<'_>) -> Self {
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Self {
+            cluster: request.cluster().to_owned(),
+            headers: request.headers().into_iter().map(owned).collect(),
+            body: request.body().to_vec(),
+            timeout: request.timeout(),
+        }
+    }
+}

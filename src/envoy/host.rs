@@ -1,0 +1,136 @@
+//! [`Host`] by proxy-wasm host calls.
+
+use std::{cell::RefCell, collections::BTreeMap, time::Duration};
+
+use super::{
+    abi::{self, Map, MetricType},
+    clock, dispatch,
+};
+use crate::{
+    cache::{If, NotWritten, Store, Versioned},
+    clock::Instant,
+    host::{CallId, Host, HostError, RootId, StreamId},
+    mas::introspection::IntrospectionRequest,
+    matrix::reply::Reply,
+    metrics::{Kind, Metric},
+};
+
+thread_local! {
+    /// Envoy's ids of the metrics used so far; `None` for one that could not be defined.
+    static METRICS: RefCell<BTreeMap<Metric, Option<u32>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// The proxy, as seen from the context whose callback runs.
+pub(super) struct Envoy {
+    /// That context, which is what host calls act on unless another is selected.
+    pub context: u32,
+}
+
+impl Host for Envoy {
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+
+    fn select(&self, stream: StreamId) -> bool {
+        abi::set_effective_context(stream.0).is_ok()
+    }
+
+    fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
+        abi::header(Map::Request, name)
+    }
+
+    fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        abi::set_request_header(name, value)
+    }
+
+    fn remove_request_header(&self, name: &str) -> Result<(), HostError> {
+        abi::remove_request_header(name)
+    }
+
+    fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        abi::set_property(name, value)
+    }
+
+    fn respond(&self, reply: &Reply) -> Result<(), HostError> {
+        let headers: Vec<(&str, &str)> = reply
+            .headers
+            .iter()
+            .map(|(name, value)| (*name, &**value))
+            .collect();
+        abi::send_local_response(reply.status, &headers, &reply.body)
+    }
+
+    fn resume(&self) -> Result<(), HostError> {
+        abi::continue_request()
+    }
+
+    fn dispatch(
+        &self,
+        root: RootId,
+        request: &IntrospectionRequest<'_>,
+    ) -> Result<CallId, HostError> {
+        dispatch::dispatch(self.context, root, request)
+    }
+
+    fn tick_every(&self, root: RootId, period: Option<Duration>) {
+        let millis = period.map_or(0, |period| {
+            u32::try_from(period.as_millis()).unwrap_or(u32::MAX)
+        });
+        let set = abi::set_effective_context(root.0)
+            .and_then(|()| abi::set_tick_period(millis))
+            .and_then(|()| abi::set_effective_context(self.context));
+        if let Err(HostError(status)) = set {
+            log::error!("Envoy refused a timer with status {status}");
+        }
+    }
+
+    fn record(&self, metric: Metric, value: u64) {
+        let id =
+            METRICS.with_borrow_mut(|ids| *ids.entry(metric).or_insert_with(|| define(metric)));
+        let Some(id) = id else { return };
+        // A failure costs a sample; there is nothing to do about it.
+        let _ = match metric.kind() {
+            Kind::Counter => abi::increment_metric(id, i64::try_from(value).unwrap_or(i64::MAX)),
+            Kind::Histogram => abi::record_metric(id, value),
+        };
+    }
+}
+
+fn define(metric: Metric) -> Option<u32> {
+    let kind = match metric.kind() {
+        Kind::Counter => MetricType::Counter,
+        Kind::Histogram => MetricType::Histogram,
+    };
+    let name = metric.name();
+    abi::define_metric(kind, &name)
+        .inspect_err(|HostError(status)| log::error!("Envoy refused the metric {name}: {status}"))
+        .ok()
+}
+
+impl Store for Envoy {
+    fn read(&self, key: &str) -> Option<Versioned> {
+        match abi::shared_data(key) {
+            Ok(found) => found.map(|(value, cas)| Versioned { value, cas }),
+            Err(HostError(status)) => {
+                log::error!("Envoy refused to read shared data with status {status}");
+                None
+            }
+        }
+    }
+
+    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+        // An absent key takes any number but 0, which would write over whatever is there by now.
+        let cas = match condition {
+            If::Absent => u32::MAX,
+            If::Unchanged(cas) => cas,
+        };
+        abi::set_shared_data(key, value, cas).map_err(|HostError(status)| match status {
+            abi::CAS_MISMATCH => NotWritten::Changed,
+            _ => NotWritten::Refused,
+        })
+    }
+
+    fn random(&self) -> u64 {
+        clock::random()
+    }
+}

@@ -1,0 +1,116 @@
+//! The root context: one plugin configuration, its calls and its timer.
+
+use std::rc::Rc;
+
+use proxy_wasm::{
+    traits::{Context, HttpContext, RootContext},
+    types::ContextType,
+};
+
+use super::{
+    abi::{self, Buffer, Map},
+    dispatch,
+    host::Envoy,
+    stream::Stream,
+    with_worker,
+};
+use crate::{
+    config,
+    host::{CallId, RootId, StreamId},
+    mas::introspection::{IntrospectionResponse, MAX_RESPONSE_BYTES},
+    worker::Gateway,
+};
+
+/// A plugin configuration, once Envoy has handed it over.
+pub(super) struct Root {
+    id: RootId,
+    gateway: Option<Rc<Gateway>>,
+}
+
+impl Root {
+    pub fn new(id: u32) -> Self {
+        Self {
+            id: RootId(id),
+            gateway: None,
+        }
+    }
+
+    fn host(&self) -> Envoy {
+        Envoy { context: self.id.0 }
+    }
+}
+
+impl Context for Root {
+    fn on_http_call_response(
+        &mut self,
+        token: u32,
+        num_headers: usize,
+        body_size: usize,
+        _num_trailers: usize,
+    ) {
+        let header = |name| abi::header(Map::CallResponse, name).ok().flatten();
+        // Without headers there was no response, and asking for one is an error.
+        let status = if num_headers == 0 {
+            None
+        } else {
+            header(":status")
+        };
+        let content_type = if num_headers == 0 {
+            None
+        } else {
+            header("content-type")
+        };
+        let body = if body_size > MAX_RESPONSE_BYTES {
+            None
+        } else {
+            abi::buffer(Buffer::CallResponseBody, body_size)
+                .ok()
+                .map(Option::unwrap_or_default)
+        };
+        let response = IntrospectionResponse {
+            status: status.and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok()),
+            content_type: content_type.as_deref(),
+            body: body.as_deref(),
+        };
+        with_worker(|worker| worker.on_answer(&self.host(), CallId(token), response));
+    }
+}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, size: usize) -> bool {
+        let json = abi::buffer(Buffer::PluginConfiguration, size)
+            .ok()
+            .flatten()
+            .unwrap_or_default();
+        match config::parse(&json, &|name| std::env::var(name).ok()) {
+            Ok(config) => {
+                self.gateway = Some(Rc::new(Gateway::new(self.id, config)));
+                true
+            }
+            Err(error) => {
+                log::error!("matrix-edge-auth: configuration refused: {error}");
+                false
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        if !dispatch::run_detour(self.id) {
+            with_worker(|worker| worker.on_tick(&self.host(), self.id));
+        }
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+
+    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(Stream::new(StreamId(id), self.gateway.clone())))
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        with_worker(|worker| worker.on_root_end(self.id));
+    }
+}

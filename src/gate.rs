@@ -1,0 +1,197 @@
+//! The gateway role's decisions: what a request needs, and what a verdict makes of it.
+//!
+//! Pure: a request comes in through [`RequestHead`], a decision goes out as data. The order of the checks
+//! is Synapse's, so that a malformed request gets exactly the reply Synapse would give.
+
+use crate::{
+    cache::TokenDigest,
+    config::{Config, OnFailure, QueryToken, UnrecognizedTokens},
+    mas::{
+        introspection::{ActiveToken, NoVerdict},
+        token::{Shape, TokenKind, shape},
+    },
+    matrix::{
+        credential::{AccessToken, Credential, Source, extract, is_form_post},
+        endpoint::{AuthRequirement, Method},
+        identity::{Identity, identity, is_server_admin},
+        reply::Rejection,
+    },
+};
+
+/// What the gate reads of a request. Each method is a host call, so none is made before it is needed.
+pub trait RequestHead {
+    /// The raw `:path`, with query.
+    fn target(&self) -> &[u8];
+    /// `:method`.
+    fn method(&self) -> &[u8];
+    /// `authorization`; several fields arrive joined with commas.
+    fn authorization(&self) -> Option<&[u8]>;
+    /// `content-type`.
+    fn content_type(&self) -> Option<Vec<u8>>;
+}
+
+/// What a request needs before it may go on.
+#[derive(Debug)]
+pub enum Inspection<'a> {
+    /// Nothing: it goes on without an identity.
+    Forward,
+    /// It cannot go on.
+    Reject(Rejection),
+    /// Its token cannot exist, which is known without asking.
+    Inactive,
+    /// A verdict on this token.
+    Ask(Question<'a>),
+}
+
+/// A token to ask about, and what the request needs it for.
+#[derive(Clone, Debug)]
+pub struct Question<'a> {
+    /// The token.
+    pub token: AccessToken<'a>,
+    /// Its identity in the cache.
+    pub digest: TokenDigest,
+    /// Its kind; `None` if no MAS would have made it.
+    pub kind: Option<TokenKind>,
+    /// What the endpoint needs.
+    pub requirement: AuthRequirement,
+}
+
+/// What is known of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// MAS said `active: true`, and it has not expired.
+    Active(ActiveToken),
+    /// MAS said `active: false`, the expiry has passed, or the token cannot exist.
+    Inactive,
+    /// Everything else.
+    None(NoVerdict),
+}
+
+/// What becomes of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It goes on without an identity.
+    Forward,
+    /// It goes on as this user.
+    Annotate(Box<Annotation>),
+    /// It is answered here.
+    Reject(Rejection),
+}
+
+/// What the request headers and the filter state say of an active token.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Annotation {
+    /// User and device.
+    pub identity: Identity,
+    /// OAuth client id.
+    pub client_id: Option<String>,
+    /// Scope.
+    pub scope: String,
+    /// Kind of the token.
+    pub kind: Option<TokenKind>,
+}
+
+/// Decides what `head` needs under `config`.
+pub fn inspect<'a>(config: &Config, head: &'a impl RequestHead) -> Inspection<'a> {
+    let target = head.target();
+    let requirement = config
+        .endpoints
+        .classify(target, || Method::from_bytes(head.method()));
+    match requirement {
+        AuthRequirement::Blocked => return Inspection::Reject(Rejection::Unrecognized),
+        AuthRequirement::None
+        | AuthRequirement::Appservice
+        | AuthRequirement::Foreign
+        | AuthRequirement::MasOwned => return Inspection::Forward,
+        AuthRequirement::Optional | AuthRequirement::Required | AuthRequirement::Admin => {}
+    }
+    let form_post = || is_form_post(head.method(), head.content_type().as_deref());
+    let credential = match extract(head.authorization(), target, form_post) {
+        Ok(credential) => credential,
+        Err(error) => return unless_optional(requirement, error.into()),
+    };
+    match credential {
+        Credential::Missing => unless_optional(requirement, Rejection::MissingToken),
+        Credential::Empty => Inspection::Inactive,
+        Credential::FormBody => Inspection::Forward,
+        Credential::Token {
+            source: Source::Query,
+            ..
+        } if config.query_token == QueryToken::Reject => {
+            Inspection::Reject(Rejection::MissingToken)
+        }
+        Credential::Token { token, .. } => inspect_token(config, token, requirement),
+    }
+}
+
+/// Where a token is optional, the homeserver judges a missing or malformed one itself.
+fn unless_optional<'a>(requirement: AuthRequirement, rejection: Rejection) -> Inspection<'a> {
+    match requirement {
+        AuthRequirement::Optional => Inspection::Forward,
+        _ => Inspection::Reject(rejection),
+    }
+}
+
+fn inspect_token<'a>(
+    config: &Config,
+    token: AccessToken<'a>,
+    requirement: AuthRequirement,
+) -> Inspection<'a> {
+    let digest = TokenDigest::of(token.as_bytes());
+    if config.appservice_tokens.binary_search(&digest.0).is_ok() {
+        return Inspection::Forward;
+    }
+    let kind = match (shape(token.as_bytes()), config.unrecognized_tokens) {
+        (Shape::Introspectable(kind), _) => Some(kind),
+        (Shape::CannotExist, _) | (Shape::Unrecognized, UnrecognizedTokens::Reject) => {
+            return Inspection::Inactive;
+        }
+        (Shape::Unrecognized, UnrecognizedTokens::Pass) => return Inspection::Forward,
+        // A NUL makes MAS answer 500, so control bytes never reach it; the homeserver decides.
+        (Shape::Unrecognized, UnrecognizedTokens::Introspect) if token.has_control_bytes() => {
+            return Inspection::Forward;
+        }
+        (Shape::Unrecognized, UnrecognizedTokens::Introspect) => None,
+    };
+    Inspection::Ask(Question {
+        token,
+        digest,
+        kind,
+        requirement,
+    })
+}
+
+/// Decides what `verdict` makes of a request.
+pub fn conclude(
+    config: &Config,
+    requirement: AuthRequirement,
+    kind: Option<TokenKind>,
+    verdict: Verdict,
+) -> Decision {
+    let token = match verdict {
+        Verdict::Active(token) => token,
+        Verdict::Inactive => return Decision::Reject(Rejection::NotActive),
+        Verdict::None(_) => {
+            return match config.on_introspection_failure {
+                OnFailure::Reject => Decision::Reject(Rejection::IntrospectionFailed),
+                OnFailure::Pass => Decision::Forward,
+            };
+        }
+    };
+    let identity = match identity(&token, &config.server_name) {
+        Ok(identity) => identity,
+        Err(rejection) => return Decision::Reject(rejection),
+    };
+    if requirement == AuthRequirement::Admin && !is_server_admin(&token) {
+        return Decision::Reject(Rejection::NotServerAdmin);
+    }
+    let ActiveToken {
+        client_id, scope, ..
+    } = token;
+    Decision::Annotate(Box::new(Annotation {
+        identity,
+        client_id,
+        scope,
+        kind,
+    }))
+}

@@ -1,0 +1,75 @@
+//! The seam between the core and Envoy: everything the core asks of the proxy it runs in.
+//!
+//! `src/envoy` implements it with proxy-wasm host calls, the tests with a simulated Envoy that has a
+//! virtual clock and injected faults. Calls about a request act on the *selected* stream: the one whose
+//! callback runs, or the last one given to [`Host::select`].
+
+use std::time::Duration;
+
+use crate::{
+    cache::Store, clock::Instant, mas::introspection::IntrospectionRequest, matrix::reply::Reply,
+    metrics::Metric,
+};
+
+/// A stream of this worker's VM: the proxy-wasm context id. Meaningless in any other VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamId(pub u32);
+
+/// A root context of this worker's VM: one for each plugin configuration that is live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RootId(pub u32);
+
+/// An outstanding HTTP call of this worker's VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CallId(pub u32);
+
+/// The host refused a call, with the proxy-wasm status it gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostError(pub u32);
+
+/// What the core needs from the proxy.
+pub trait Host: Store {
+    /// The present moment.
+    fn now(&self) -> Instant;
+
+    /// Makes `stream` the one that request calls act on. `false`: it has gone.
+    fn select(&self, stream: StreamId) -> bool;
+
+    /// A header of the selected request, `None` if absent. Of several fields with one name Envoy gives
+    /// the first, but `authorization` arrives joined with commas.
+    fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError>;
+
+    /// Sets a header of the selected request, replacing every field of that name.
+    fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError>;
+
+    /// Removes every field of that name from the selected request.
+    fn remove_request_header(&self, name: &str) -> Result<(), HostError>;
+
+    /// Publishes `wasm.<name>` in the filter state of the selected stream.
+    fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError>;
+
+    /// Answers the selected request in place of the homeserver.
+    fn respond(&self, reply: &Reply) -> Result<(), HostError>;
+
+    /// Lets the selected request, which was held, go on to the homeserver. Its headers cannot be changed
+    /// afterwards.
+    fn resume(&self) -> Result<(), HostError>;
+
+    /// Sends an introspection request on behalf of `root`, which outlives the stream that caused it.
+    fn dispatch(
+        &self,
+        root: RootId,
+        request: &IntrospectionRequest<'_>,
+    ) -> Result<CallId, HostError>;
+
+    /// Asks for [`crate::worker::Worker::on_tick`] to be called for `root`, again and again; `None` ends it.
+    fn tick_every(&self, root: RootId, period: Option<Duration>);
+
+    /// Adds `value` to a counter, or takes it as a sample of a histogram.
+    fn record(&self, metric: Metric, value: u64);
+
+    /// Adds one to a counter.
+    fn count(&self, metric: Metric) {
+        self.record(metric, 1);
+    }
+}

@@ -1,0 +1,7 @@
+//! The Matrix client-server API as seen from the edge: endpoints, credentials, identities, error replies.
+
+pub mod credential;
+pub mod endpoint;
+pub mod identity;
+mod percent;
+pub mod reply;

@@ -1,0 +1,450 @@
+//! Where a request carries its access token: Synapse's own rules (Matrix spec, "Using access tokens").
+//!
+//! Where the edge and the homeserver read different tokens from one request, one user is annotated and
+//! another acts. So this reads what Synapse and its HTTP server Twisted read, oddities included:
+//!
+//! - the query starts at the first `?`; `&` and `;` separate; a piece without `=` does not count;
+//! - `+` is a space and percent escapes are decoded once, in names too; a bad escape stands for itself;
+//! - the first of several `access_token`s counts, even if it is empty;
+//! - the scheme is `Bearer`, in that case, and one space;
+//! - a form body of a `POST` counts before the query. Headers do not show it, so such a request stays
+//!   undecided here unless it has an `Authorization` header, next to which Synapse allows no other token.
+
+use std::{borrow::Cow, fmt, str};
+
+use super::percent::escape;
+
+/// An access token: ASCII, not empty. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessToken<'a>(Cow<'a, str>);
+
+impl<'a> AccessToken<'a> {
+    /// `None` if the token is empty or has bytes outside ASCII.
+    pub fn new(token: impl Into<Cow<'a, str>>) -> Option<Self> {
+        let token = token.into();
+        (!token.is_empty() && token.is_ascii()).then_some(Self(token))
+    }
+
+    /// The token.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The token.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    /// The token, free of the request that it came in.
+    pub fn into_owned(self) -> AccessToken<'static> {
+        AccessToken(Cow::Owned(self.0.into_owned()))
+    }
+
+    /// Whether there is a control byte in it. MAS fails on some of them, so such a token is never sent.
+    pub fn has_control_bytes(&self) -> bool {
+        self.as_bytes().iter().any(u8::is_ascii_control)
+    }
+}
+
+impl fmt::Debug for AccessToken<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken(..)")
+    }
+}
+
+/// Which part of the request a token came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// `Authorization: Bearer ...`
+    Header,
+    /// `?access_token=...`, which the spec dropped in v1.20.
+    Query,
+}
+
+/// What a request offers as its access token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential<'a> {
+    /// An empty `?access_token=`: Synapse calls it unknown, not missing.
+    Empty,
+    /// A form-encoded `POST` without an `Authorization` header: the body decides, and only Synapse sees it.
+    FormBody,
+    /// Nothing.
+    Missing,
+    /// A token.
+    Token {
+        /// The token.
+        token: AccessToken<'a>,
+        /// Where it was.
+        source: Source,
+    },
+}
+
+/// Why Synapse refuses the credential before it looks at the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialError {
+    /// The header is not `Bearer`, one space, and a token without spaces.
+    InvalidHeader,
+    /// Both a header and an `access_token` in the query, whatever they hold.
+    Mixed,
+    /// The token has bytes outside ASCII.
+    NotAscii,
+}
+
+/// Reads the credential of a request.
+///
+/// `authorization` is the value as Envoy holds it: duplicates joined with a comma, which is also how they
+/// reach Synapse (so its "Too many Authorization headers." cannot happen behind Envoy). `target` is the raw
+/// `:path` with the query. `form_post` tells whether [`is_form_post`]; it is asked only if there is no
+/// `Authorization`, so that the common request costs neither header.
+pub fn extract<'a>(
+    authorization: Option<&'a [u8]>,
+    target: &'a [u8],
+    form_post: impl FnOnce() -> bool,
+) -> Result<Credential<'a>, CredentialError> {
+    let query_token = query_token(target);
+    let (token, source) = match (authorization, query_token) {
+        (Some(_), Some(_)) => return Err(CredentialError::Mixed),
+        (Some(authorization), None) => (Cow::Borrowed(bearer(authorization)?), Source::Header),
+        (None, _) if form_post() => return Ok(Credential::FormBody),
+        (None, None) => return Ok(Credential::Missing),
+        (None, Some(value)) if value.is_empty() => return Ok(Credential::Empty),
+        (None, Some(value)) => (decode(value), Source::Query),
+    };
+    let token = ascii(token).ok_or(CredentialError::NotAscii)?;
+    Ok(Credential::Token {
+        token: AccessToken(token),
+        source,
+    })
+}
+
+/// Whether Synapse may look for parameters in the body: the method is `POST` and the media type, with its
+/// parameters and case set aside, is the form one.
+///
+/// Twisted reads the header like one of an e-mail: it drops any white space of Latin-1 around the type, and
+/// decodes RFC 2047 words (`=?utf-8?q?...?=`) in it. Both are taken for a form here without a closer look,
+/// since only a form that goes unseen can harm.
+pub fn is_form_post(method: &[u8], content_type: Option<&[u8]>) -> bool {
+    let Some(content_type) = content_type.filter(|_| method == b"POST") else {
+        return false;
+    };
+    let media_type = content_type
+        .split(|&byte| byte == b';')
+        .next()
+        .unwrap_or_default();
+    trim(media_type, u8::is_ascii_graphic).eq_ignore_ascii_case(FORM)
+        || content_type.windows(2).any(|pair| pair == b"=?")
+}
+
+const FORM: &[u8] = b"application/x-www-form-urlencoded";
+
+/// RFC 6750, section 2.1, as Synapse reads it.
+fn bearer(authorization: &[u8]) -> Result<&[u8], CredentialError> {
+    // RFC 9110, section 5.6.3: optional white space is spaces and tabs.
+    trim(authorization, |byte| !matches!(byte, b' ' | b'\t'))
+        .strip_prefix(b"Bearer ")
+        .filter(|token| !token.is_empty() && !token.contains(&b' '))
+        .ok_or(CredentialError::InvalidHeader)
+}
+
+/// `value` without the bytes at its ends that are not `wanted`.
+fn trim(value: &[u8], wanted: impl Fn(&u8) -> bool) -> &[u8] {
+    let (Some(first), Some(last)) = (
+        value.iter().position(&wanted),
+        value.iter().rposition(&wanted),
+    ) else {
+        return &[];
+    };
+    value.get(first..=last).unwrap_or_default()
+}
+
+/// The encoded value of the first `access_token` in the query.
+fn query_token(target: &[u8]) -> Option<&[u8]> {
+    let query = split_at(target, b'?')?.1;
+    query
+        .split(|&byte| byte == b'&' || byte == b';')
+        .filter_map(|pair| split_at(pair, b'='))
+        .find(|(name, _)| is_access_token(name))
+        .map(|(_, value)| value)
+}
+
+fn is_access_token(name: &[u8]) -> bool {
+    const NAME: &[u8] = b"access_token";
+    name == NAME || (name.len() > NAME.len() && Decoded(name).eq(NAME.iter().copied()))
+}
+
+fn split_at(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
+    let at = text.iter().position(|&byte| byte == separator)?;
+    let (before, after) = text.split_at_checked(at)?;
+    Some((before, after.get(1..)?))
+}
+
+fn decode(value: &[u8]) -> Cow<'_, [u8]> {
+    if value.iter().any(|&byte| byte == b'%' || byte == b'+') {
+        Cow::Owned(Decoded(value).collect())
+    } else {
+        Cow::Borrowed(value)
+    }
+}
+
+fn ascii(token: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
+    if !token.is_ascii() {
+        return None;
+    }
+    match token {
+        Cow::Borrowed(token) => str::from_utf8(token).ok().map(Cow::Borrowed),
+        Cow::Owned(token) => String::from_utf8(token).ok().map(Cow::Owned),
+    }
+}
+
+/// The bytes that a form-encoded name or value stands for.
+struct Decoded<'a>(&'a [u8]);
+
+impl Iterator for Decoded<'_> {
+    type Item = u8;
+
+    fn next(&mut self) -> Option<u8> {
+        let (byte, rest) = match self.0 {
+            [b'+', rest @ ..] => (b' ', rest),
+            [byte, rest @ ..] => escape(self.0).unwrap_or((*byte, rest)),
+            [] => return None,
+        };
+        self.0 = rest;
+        Some(byte)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    fn unasked() -> bool {
+        panic!("the method and content type were read for nothing");
+    }
+
+    fn token<'a>(credential: Result<Credential<'a>, CredentialError>) -> AccessToken<'a> {
+        match credential {
+            Ok(Credential::Token { token, .. }) => token,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_header_decides_without_a_look_at_the_body() {
+        let found = token(extract(Some(b"Bearer x"), b"/?since=1", unasked));
+        assert_eq!(found.as_str(), "x");
+    }
+
+    #[test]
+    fn plain_tokens_are_borrowed() {
+        assert!(matches!(
+            token(extract(Some(b"Bearer x"), b"/", unasked)).0,
+            Cow::Borrowed(_)
+        ));
+        let plain = token(extract(None, b"/?access_token=x", || false));
+        assert!(matches!(plain.0, Cow::Borrowed(_)));
+        let encoded = token(extract(None, b"/?access_token=%78", || false));
+        assert!(matches!(encoded.0, Cow::Owned(_)));
+        assert_eq!(plain, encoded);
+    }
+
+    #[test]
+    fn mixing_is_found_before_a_bad_header() {
+        let both = extract(Some(b"Basic x"), b"/?access_token=", unasked);
+        assert_eq!(both, Err(CredentialError::Mixed));
+    }
+
+    #[test]
+    fn only_the_token_must_be_ascii() {
+        let invalid = Err(CredentialError::InvalidHeader);
+        assert_eq!(extract(Some(b"Bas\xffic x"), b"/", unasked), invalid);
+        assert_eq!(extract(Some(b"Bearer \xff y"), b"/", unasked), invalid);
+        let not_ascii = Err(CredentialError::NotAscii);
+        assert_eq!(extract(Some(b"Bearer \xff"), b"/", unasked), not_ascii);
+        assert_eq!(extract(None, b"/?access_token=a%80", || false), not_ascii);
+        let found = token(extract(None, b"/?\xff=1&access_token=a", || false));
+        assert_eq!(found.as_str(), "a");
+    }
+
+    #[test]
+    fn debug_does_not_show_the_token() {
+        let found = extract(Some(b"Bearer hidden"), b"/", unasked);
+        let shown = format!("{found:?}");
+        assert!(
+            shown.contains("Header") && !shown.contains("hidden"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn control_bytes_are_found() {
+        for (token, expected) in [
+            ("a\0b", true),
+            ("a\tb", true),
+            ("\x7f", true),
+            ("a b~", false),
+        ] {
+            assert_eq!(
+                AccessToken::new(token).unwrap().has_control_bytes(),
+                expected,
+                "{token:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_is_ascii_and_not_empty() {
+        assert!(AccessToken::new("").is_none());
+        assert!(AccessToken::new("\u{e9}").is_none());
+    }
+
+    #[test]
+    fn form_posts_are_recognised_as_twisted_does() {
+        for content_type in [
+            &b"application/x-www-form-urlencoded"[..],
+            b"APPLICATION/X-WWW-FORM-URLENCODED",
+            b" application/x-www-form-urlencoded ;charset=utf-8",
+            // Latin-1 white space, which Python strips.
+            b"application/x-www-form-urlencoded\xa0",
+            b"\x85application/x-www-form-urlencoded\x1c;",
+            // RFC 2047 encoded words, which Python's e-mail package decodes.
+            b"=?utf-8?q?application/x-www-form-urlencoded?=",
+            b"application/x-www-form-=?utf-8?q?urlencoded?=",
+        ] {
+            let shown = String::from_utf8_lossy(content_type);
+            assert!(is_form_post(b"POST", Some(content_type)), "{shown}");
+            assert!(!is_form_post(b"PUT", Some(content_type)), "{shown}");
+            assert!(!is_form_post(b"post", Some(content_type)), "{shown}");
+        }
+        for content_type in [
+            &b""[..],
+            b"application/json",
+            b"multipart/form-data; boundary=x",
+            b"text/plain, application/x-www-form-urlencoded",
+            b"text/plain; application/x-www-form-urlencoded",
+            b"application/x-www-form-urlencoded, application/json",
+            b"application/x-www-form-urlencodedx",
+        ] {
+            let shown = String::from_utf8_lossy(content_type);
+            assert!(!is_form_post(b"POST", Some(content_type)), "{shown}");
+        }
+        assert!(!is_form_post(b"POST", None));
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    mod properties {
+        use proptest::prelude::*;
+
+        use super::*;
+
+        /// Twisted's parse, spelt out: split, replace, decode, in that order.
+        fn reference(target: &[u8]) -> Option<Vec<u8>> {
+            let text: String = target.iter().copied().map(char::from).collect();
+            let (_, query) = text.split_once('?')?;
+            query
+                .split('&')
+                .flat_map(|piece| piece.split(';'))
+                .find_map(|piece| {
+                    let (name, value) = piece.split_once('=')?;
+                    (unquote(name) == b"access_token").then(|| unquote(value))
+                })
+        }
+
+        fn unquote(text: &str) -> Vec<u8> {
+            let spaced = text.replace('+', " ");
+            let mut parts = spaced.split('%');
+            let mut bytes: Vec<u8> = latin1(parts.next().unwrap());
+            for part in parts {
+                let escape = part
+                    .get(..2)
+                    .filter(|pair| pair.chars().all(|digit| digit.is_ascii_hexdigit()));
+                match escape {
+                    Some(pair) => {
+                        bytes.push(u8::from_str_radix(pair, 16).unwrap());
+                        bytes.extend(latin1(&part[2..]));
+                    }
+                    None => {
+                        bytes.push(b'%');
+                        bytes.extend(latin1(part));
+                    }
+                }
+            }
+            bytes
+        }
+
+        fn latin1(text: &str) -> Vec<u8> {
+            text.chars()
+                .map(|c| u8::try_from(u32::from(c)).unwrap())
+                .collect()
+        }
+
+        /// Queries made of the pieces that parsers disagree about.
+        fn query() -> impl Strategy<Value = Vec<u8>> {
+            let piece = prop_oneof![
+                4 => Just(b"access_token".to_vec()),
+                4 => prop::sample::select(vec!["=", "&", ";", "?", "%", "+", "#", ""])
+                    .prop_map(|text| text.as_bytes().to_vec()),
+                2 => prop::sample::select(vec![
+                    "%61ccess_token", "access%5Ftoken", "access%5ftoken", "access_toke%6E",
+                    "access+token", "Access_token", "%zz", "%4", "%25", "%26", "%3d", "%00", "%ff",
+                ])
+                .prop_map(|text| text.as_bytes().to_vec()),
+                2 => prop::collection::vec(any::<u8>(), 0..4),
+                2 => "[a-z0-9%+=&;]{0,6}".prop_map(String::into_bytes),
+            ];
+            prop::collection::vec(piece, 0..12)
+                .prop_map(|pieces| [&b"/x?"[..], &pieces.concat()].concat())
+        }
+
+        fn expected(reference: Option<Vec<u8>>) -> Result<Option<String>, CredentialError> {
+            match reference.map(String::from_utf8) {
+                None => Ok(None),
+                Some(Ok(token)) if token.is_ascii() => Ok(Some(token)),
+                Some(_) => Err(CredentialError::NotAscii),
+            }
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig::with_cases(2000))]
+
+            #[test]
+            fn the_query_is_read_as_twisted_reads_it(target in query()) {
+                let found = extract(None, &target, || false).map(|credential| match credential {
+                    Credential::Missing => None,
+                    Credential::Empty => Some(String::new()),
+                    Credential::Token { token, source: Source::Query } => Some(token.as_str().into()),
+                    other => panic!("{other:?}"),
+                });
+                prop_assert_eq!(found, expected(reference(&target)));
+            }
+
+            #[test]
+            fn a_header_allows_no_query_token(target in query()) {
+                let mixed = extract(Some(b"Bearer x"), &target, || false);
+                prop_assert_eq!(
+                    mixed == Err(CredentialError::Mixed),
+                    reference(&target).is_some()
+                );
+            }
+
+            #[test]
+            fn arbitrary_bytes_never_panic(header: Option<Vec<u8>>, target: Vec<u8>, form: bool) {
+                let _ = extract(header.as_deref(), &target, || form);
+                let _ = is_form_post(b"POST", Some(&target));
+            }
+
+            #[test]
+            fn a_header_token_is_kept_as_it_is(token in "[!-~]([!-~\t]{0,40}[!-~])?") {
+                let header = format!(" \tBearer {token}\t ");
+                let found = extract(Some(header.as_bytes()), b"/", || false);
+                let expected = AccessToken::new(token.as_str()).unwrap();
+                prop_assert_eq!(
+                    found,
+                    Ok(Credential::Token { token: expected, source: Source::Header })
+                );
+            }
+        }
+    }
+}

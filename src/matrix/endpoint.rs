@@ -1,0 +1,173 @@
+//! What each endpoint needs of its caller: from method and raw path to an [`AuthRequirement`].
+//!
+//! The table names the families of endpoints that need a token, and the exceptions among them. A path
+//! that it does not know is optional: without a token it passes, since an unknown path is a 404 or an
+//! endpoint of the future. A wrong *required* on a path that Synapse serves to anyone would be an outage;
+//! a wrong *optional* is harmless, because Synapse checks for itself.
+//!
+//! The non-obvious rule: a path is never decoded to *allow* it and always decoded to *block* it. Synapse
+//! matches the raw path of the Matrix API, so `%61ccount` is another, unknown, path. But it decodes the
+//! segments of `/_synapse/mas` and its neighbours, so those are looked for in every encoding.
+
+mod blocked;
+mod table;
+
+use std::cell::LazyCell;
+
+/// What an endpoint needs of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthRequirement {
+    /// A token with the admin scope.
+    Admin,
+    /// The token of an application service. MAS does not know these; Synapse alone can judge them, so it
+    /// also answers for a missing one.
+    Appservice,
+    /// Never served to the public.
+    Blocked,
+    /// `access_token` is not an access token here (an unsubscribe macaroon, an OpenID token): hands off.
+    Foreign,
+    /// MAS answers here and judges the credentials, by rules of its own: hands off.
+    MasOwned,
+    /// Nothing: a token is not even looked at.
+    None,
+    /// No token, or a good one.
+    Optional,
+    /// A token.
+    Required,
+}
+
+impl AuthRequirement {
+    /// What is left of the requirement for a request with this method: nothing for `OPTIONS`, which is a
+    /// browser's pre-flight, has no credentials, and gets a 204 on every path before any of them is looked
+    /// at. Only a blocked path stays blocked.
+    pub fn with_method(self, method: Method) -> Self {
+        match (self, method) {
+            (Self::Blocked, _) => Self::Blocked,
+            (_, Method::Options) => Self::None,
+            _ => self,
+        }
+    }
+}
+
+/// The methods that endpoints are told apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// `GET`
+    Get,
+    /// `HEAD`
+    Head,
+    /// `POST`
+    Post,
+    /// `PUT`
+    Put,
+    /// `DELETE`
+    Delete,
+    /// `OPTIONS`
+    Options,
+    /// `PATCH`
+    Patch,
+    /// Anything else, also `get`: methods are case-sensitive (RFC 9110, section 9.1).
+    Other,
+}
+
+impl Method {
+    /// The method that `:method` names.
+    pub fn from_bytes(method: &[u8]) -> Self {
+        match method {
+            b"GET" => Self::Get,
+            b"HEAD" => Self::Head,
+            b"POST" => Self::Post,
+            b"PUT" => Self::Put,
+            b"DELETE" => Self::Delete,
+            b"OPTIONS" => Self::Options,
+            b"PATCH" => Self::Patch,
+            _ => Self::Other,
+        }
+    }
+
+    /// The method whose handler runs: Synapse treats `HEAD` as `GET`.
+    fn handler(self) -> Self {
+        match self {
+            Self::Head => Self::Get,
+            method => method,
+        }
+    }
+}
+
+/// What the built-in table says of a request for `target`, the raw `:path`. `method` is asked at most once,
+/// and only where the answer depends on it.
+pub fn classify(target: &[u8], method: impl FnOnce() -> Method) -> AuthRequirement {
+    if blocked::is_blocked(path(target)) {
+        return AuthRequirement::Blocked;
+    }
+    table::classify(path(target), &LazyCell::new(method))
+}
+
+/// Rules of the configuration that are tried, in order, before the built-in table. They cannot open a
+/// blocked path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides(Vec<Rule>);
+
+impl Overrides {
+    /// The first rule that matches a request decides.
+    pub fn new(rules: Vec<Rule>) -> Self {
+        Self(rules)
+    }
+
+    /// Like [`classify`], with these rules first.
+    pub fn classify(&self, target: &[u8], method: impl FnOnce() -> Method) -> AuthRequirement {
+        if blocked::is_blocked(path(target)) {
+            return AuthRequirement::Blocked;
+        }
+        let method = LazyCell::new(method);
+        let overriding = self.0.iter().find(|rule| {
+            rule.path.matches(path(target))
+                && rule.methods.as_ref().is_none_or(|methods| {
+                    methods
+                        .iter()
+                        .any(|allowed| allowed.handler() == method.handler())
+                })
+        });
+        match overriding {
+            Some(rule) => rule.requirement,
+            None => table::classify(path(target), &method),
+        }
+    }
+}
+
+/// One entry of `endpoints` in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The paths it is for.
+    pub path: PathMatch,
+    /// The methods it is for; `None` for all. `GET` includes `HEAD`.
+    pub methods: Option<Vec<Method>>,
+    /// What they need.
+    pub requirement: AuthRequirement,
+}
+
+/// How a rule names paths. Raw bytes are compared, without the query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathMatch {
+    /// This path and no other.
+    Exact(String),
+    /// Every path that starts with these bytes, as in an Envoy route.
+    Prefix(String),
+}
+
+impl PathMatch {
+    fn matches(&self, path: &[u8]) -> bool {
+        match self {
+            Self::Exact(exact) => path == exact.as_bytes(),
+            Self::Prefix(prefix) => path.starts_with(prefix.as_bytes()),
+        }
+    }
+}
+
+/// The path of a request target: everything before the first `?`.
+pub(super) fn path(target: &[u8]) -> &[u8] {
+    target.split(|&byte| byte == b'?').next().unwrap_or(target)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,326 @@
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+use super::{
+    AuthRequirement::{
+        Admin, Appservice, Blocked, Foreign, MasOwned, None as Nothing, Optional, Required,
+    },
+    *,
+};
+
+fn unasked() -> Method {
+    panic!("the method was read for nothing");
+}
+
+fn under(method: Method, target: &str) -> AuthRequirement {
+    classify(target.as_bytes(), || method)
+}
+
+#[test]
+fn most_paths_do_not_depend_on_the_method() {
+    for (target, expected) in [
+        ("/_matrix/client/v3/sync?since=s1", Required),
+        ("/_matrix/client/v3/account/whoami", Required),
+        (
+            "/_matrix/client/v3/rooms/%21a%3Ab.example.org/send/m.room.message/1",
+            Required,
+        ),
+        (
+            "/_matrix/client/v1/media/download/example.org/abc",
+            Required,
+        ),
+        ("/_matrix/client/api/v1/events", Required),
+        (
+            "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
+            Required,
+        ),
+        ("/_matrix/media/v3/upload", Required),
+        ("/_matrix/media/v3/download/example.org/abc/x.png", Nothing),
+        ("/_matrix/client/versions", Optional),
+        ("/_matrix/client/v3/login/sso/redirect/idp", MasOwned),
+        (
+            "/_matrix/client/unstable/pushers/remove?access_token=x",
+            Foreign,
+        ),
+        ("/_synapse/admin/v2/users", Admin),
+        ("/_synapse/admin/v1/server_version", Nothing),
+        ("/_matrix/federation/v1/send/1", Nothing),
+        (
+            "/_matrix/federation/v1/openid/userinfo?access_token=x",
+            Foreign,
+        ),
+        ("/oauth2/token", MasOwned),
+        ("/", Nothing),
+    ] {
+        assert_eq!(classify(target.as_bytes(), unasked), expected, "{target}");
+    }
+}
+
+#[test]
+fn the_method_counts_where_the_table_says_so() {
+    let profile = "/_matrix/client/v3/profile/@a:b/displayname";
+    assert_eq!(under(Method::Get, profile), Optional);
+    assert_eq!(under(Method::Head, profile), Optional);
+    assert_eq!(under(Method::Put, profile), Required);
+    let list = "/_matrix/client/v3/directory/list/appservice/net/!a:b";
+    assert_eq!(under(Method::Put, list), Appservice);
+    assert_eq!(under(Method::Delete, list), Required);
+    let alias = "/_matrix/client/v3/directory/room/%23a:b";
+    assert_eq!(under(Method::Head, alias), Nothing);
+    assert_eq!(under(Method::Other, alias), Optional);
+}
+
+#[test]
+fn unknown_paths_are_optional() {
+    for target in [
+        "",
+        "*",
+        "/nope",
+        "/_matrix",
+        "/_matrix/client",
+        "/_matrix/client/",
+        "/_matrix/client/v3",
+        "/_matrix/client/v3/",
+        "/_matrix/client/v/sync",
+        "/_matrix/client/vx/sync",
+        "/_matrix/client/v3/future/thing",
+        "/_matrix/client/v3/synchronise",
+        "/_matrix/client/unstable/org.example.msc9999/rooms/x",
+        "/_matrix/client/unstable/org.matrix.msc3916",
+        "/_matrix/client/unstable/org.matrix.msc3916/other",
+        // Anchored on the raw path: neither decoded, nor normalised, nor cut.
+        "/_matrix/client/v3/%73ync",
+        "/_matrix//client/v3/sync",
+        "//_matrix/client/v3/sync",
+        "/_MATRIX/client/v3/sync",
+        "/_matrix/client/v3/account/whoami/",
+        "/_matrix/client/v3/account/whoami%3Faccess_token=x",
+        "/_matrix/client/v3/directory/room/",
+        "/_synapse/%61dmin/v2/users",
+        "/_synapse/administrator",
+    ] {
+        assert_eq!(under(Method::Get, target), Optional, "{target}");
+    }
+}
+
+#[test]
+fn options_needs_nothing_but_an_open_path() {
+    for requirement in [
+        Admin, Appservice, Foreign, MasOwned, Nothing, Optional, Required,
+    ]
+    .map(|r| r)
+    {
+        assert_eq!(requirement.with_method(Method::Options), Nothing);
+        assert_eq!(requirement.with_method(Method::Get), requirement);
+    }
+    assert_eq!(Blocked.with_method(Method::Options), Blocked);
+}
+
+#[test]
+fn overrides_come_first_and_in_order() {
+    let rule = |path, methods, requirement| Rule {
+        path,
+        methods,
+        requirement,
+    };
+    let exact = |path: &str| PathMatch::Exact(path.to_owned());
+    let prefix = |path: &str| PathMatch::Prefix(path.to_owned());
+    let overrides = Overrides::new(vec![
+        rule(
+            exact("/_matrix/client/v3/publicRooms"),
+            Some(vec![Method::Get]),
+            Nothing,
+        ),
+        rule(prefix("/_matrix/client/v3/publicRooms"), None, Admin),
+        rule(
+            prefix("/bot/"),
+            Some(vec![Method::Post, Method::Put]),
+            Required,
+        ),
+    ]);
+    for (method, target, expected) in [
+        (
+            Method::Get,
+            "/_matrix/client/v3/publicRooms?limit=1",
+            Nothing,
+        ),
+        (Method::Head, "/_matrix/client/v3/publicRooms", Nothing),
+        (Method::Post, "/_matrix/client/v3/publicRooms", Admin),
+        (Method::Get, "/_matrix/client/v3/publicRooms/x", Admin),
+        (Method::Put, "/bot/x", Required),
+        (Method::Get, "/bot/x", Optional),
+        (Method::Get, "/b%6ft/x", Optional),
+        (Method::Get, "/_matrix/client/v3/sync", Required),
+    ] {
+        let requirement = overrides.classify(target.as_bytes(), || method);
+        assert_eq!(requirement, expected, "{method:?} {target}");
+    }
+    assert_eq!(
+        overrides.classify(b"/_matrix/client/v3/sync", unasked),
+        Required
+    );
+}
+
+#[test]
+fn an_override_cannot_open_a_blocked_path() {
+    let overrides = Overrides::new(vec![Rule {
+        path: PathMatch::Prefix("/".to_owned()),
+        methods: None,
+        requirement: Nothing,
+    }]);
+    assert_eq!(
+        overrides.classify(b"/_synapse/mas/query_user", unasked),
+        Blocked
+    );
+    assert_eq!(overrides.classify(b"/_synapse/client/x", unasked), Nothing);
+}
+
+#[test]
+fn blocked_paths_are_found_in_disguise() {
+    for target in [
+        "/_synapse/mas",
+        "/_synapse/mas?x",
+        "/_synapse/mas/query_user?localpart=alice",
+        "/_synapse/metrics",
+        "/_synapse/replication/send/x",
+        // Encoded once, or more often; a bad escape must not hide a good one.
+        "/_synapse/%6das/query_user",
+        "/%5fsynapse/mas/query_user",
+        "/_synapse%2Fmas",
+        "/_synapse/%256das",
+        "/_synapse/%25%36das",
+        "/_synapse/%2525256das",
+        "/_synapse/mas/%zz",
+        // Other slashes, other case, more slashes.
+        "/_synapse\\mas",
+        "\\_synapse%5Cmas",
+        "/_SYNAPSE/Mas",
+        "//_synapse///mas",
+        // Dots, resolved and not.
+        "/./_synapse/./mas",
+        "/_matrix/../_synapse/mas",
+        "/_matrix/client/v3/%2e%2e/../../_synapse/mas",
+        "/_matrix/client/..%2f..%2f_synapse/mas",
+        "/_matrix/%252e%252e/_synapse/mas",
+        "/_matrix/%2%65./%2e./_synapse/mas",
+        "/_synapse/mas/../../x",
+        "/_synapse/metrics/..",
+        "/../../_synapse/mas",
+        "/a%2Fb/../_synapse/mas",
+        // Parameters, and what a decoded delimiter would cut off.
+        "/_synapse;x=1/mas;y",
+        "/..;/_synapse/mas",
+        "/_synapse/mas%3Fx",
+        "/_synapse/mas%23x",
+        "/_synapse/mas#x",
+        // Absolute form.
+        "http://example.org/_synapse/mas/query_user",
+        "HTTPS://example.org:8448//_synapse/mas",
+        "http:%2F%2Fexample.org/_synapse/mas",
+        "_synapse/mas",
+    ] {
+        assert_eq!(classify(target.as_bytes(), unasked), Blocked, "{target}");
+    }
+}
+
+#[test]
+fn neighbours_of_blocked_paths_are_not_blocked() {
+    for target in [
+        "/_synapse",
+        "/_synapse/",
+        "/_synapse/masquerade",
+        "/_synapse/client/mas",
+        "/_synapse/x/../client/mas",
+        "/synapse/mas",
+        "/x/_synapse/mas",
+        "/_matrix/_synapse/mas",
+        "/_matrix/client/v3/directory/room/%23_synapse%2Fmas%3Aexample.org",
+        "/_matrix/client/v3/directory/room/%2523..%25",
+        "/_matrix/client/v3/search?q=/_synapse/mas",
+        "/nope?next=http://example.org/_synapse/mas",
+        "/_synapse/%",
+        "/_synapse/%zz",
+        "http://_synapse/mas",
+    ] {
+        assert_ne!(under(Method::Get, target), Blocked, "{target}");
+    }
+}
+
+#[test]
+fn a_path_encoded_beyond_reason_is_blocked() {
+    let nested = |depth: usize| format!("/x/%{}41", "25".repeat(depth));
+    assert_eq!(classify(nested(6).as_bytes(), unasked), Optional);
+    assert_eq!(classify(nested(1000).as_bytes(), unasked), Blocked);
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// How one character of a path is written: as it is, in the other case, or with escapes up to three
+    /// deep.
+    fn disguise(c: char, how: u8, depth: usize) -> String {
+        let c = match how % 4 {
+            0 => c.to_ascii_uppercase(),
+            1 if c == '/' => '\\',
+            _ => c,
+        };
+        let mut text = String::from(c);
+        for _ in 0..depth {
+            text = text.bytes().map(|byte| escape(byte, how)).collect();
+        }
+        text
+    }
+
+    fn escape(byte: u8, how: u8) -> String {
+        if how & 0x10 == 0 {
+            format!("%{byte:02x}")
+        } else {
+            format!("%{byte:02X}")
+        }
+    }
+
+    prop_compose! {
+        fn disguised()(
+            prefix in prop::sample::select(vec![
+                "", "/", "/.", "/x/..", "/_matrix/..", "/_matrix/client/../..", "/_synapse/..",
+                "/;a/.;b", "/..", "http://example.org",
+            ]),
+            resource in prop::sample::select(vec!["mas", "metrics", "replication"]),
+            inner in prop::sample::select(vec!["/", "//", "/./", "/y/../", ";p/", "/../_synapse/"]),
+            suffix in prop::sample::select(vec!["", "/", "/query_user", "/..", ";p", "/%", "?x=/y"]),
+        )(
+            how in prop::collection::vec((any::<u8>(), 0_usize..=3), 80),
+            // A query is only one if its mark is on the wire.
+            path in Just(format!("{prefix}/_synapse{inner}{resource}")),
+            suffix in Just(suffix),
+        ) -> String {
+            let disguised: String =
+                path.chars().zip(how).map(|(c, (how, depth))| disguise(c, how, depth)).collect();
+            disguised + suffix
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn no_disguise_opens_a_blocked_path(target in disguised()) {
+            prop_assert_eq!(classify(target.as_bytes(), unasked), Blocked);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(target: Vec<u8>, method: Vec<u8>) {
+            let _ = classify(&target, || Method::from_bytes(&method));
+        }
+
+        #[test]
+        fn arbitrary_paths_never_panic(
+            target in "(/_matrix/client/|/_matrix/media/|/_synapse/|http:)?[a-z0-9./%;{}*?\\\\]{0,40}",
+        ) {
+            let _ = classify(target.as_bytes(), || Method::Get);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! From an active introspection answer to a Matrix identity, the way Synapse maps it, and its form in
+//! request headers.
+//!
+//! Header values are percent-encoded: a compat device id may hold spaces, quotes and non-ASCII.
+
+use crate::{
+    mas::introspection::{ActiveToken, upper_hex},
+    matrix::reply::Rejection,
+};
+
+const API_SCOPES: [&str; 2] = [
+    "urn:matrix:client:api:*",
+    "urn:matrix:org.matrix.msc2967.client:api:*",
+];
+const DEVICE_SCOPES: [&str; 2] = [
+    "urn:matrix:client:device:",
+    "urn:matrix:org.matrix.msc2967.client:device:",
+];
+const ADMIN_SCOPE: &str = "urn:synapse:admin:*";
+
+/// Longest device id that Synapse takes, in characters.
+const MAX_DEVICE_ID_CHARS: usize = 255;
+
+/// Who a request acts as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `@localpart:server_name`.
+    pub user_id: String,
+    /// The device, if the token belongs to one.
+    pub device_id: Option<String>,
+}
+
+/// The identity that `token` gives on `server_name`, or the reply with which Synapse refuses it.
+pub fn identity(token: &ActiveToken, server_name: &str) -> Result<Identity, Rejection> {
+    if !scopes(token).any(|scope| API_SCOPES.contains(&scope)) {
+        return Err(Rejection::NoApiScope);
+    }
+    let localpart = token
+        .username
+        .as_deref()
+        .ok_or(Rejection::InvalidUsername)?;
+    Ok(Identity {
+        user_id: format!("@{localpart}:{server_name}"),
+        device_id: device_id(token)?.map(str::to_owned),
+    })
+}
+
+/// Whether `token` may use `/_synapse/admin`.
+pub fn is_server_admin(token: &ActiveToken) -> bool {
+    scopes(token).any(|scope| scope == ADMIN_SCOPE)
+}
+
+fn scopes(token: &ActiveToken) -> impl Iterator<Item = &str> {
+    token.scope.split(' ').filter(|scope| !scope.is_empty())
+}
+
+fn device_id(token: &ActiveToken) -> Result<Option<&str>, Rejection> {
+    let device_id = match &token.device_id {
+        Some(device_id) => device_id.as_str(),
+        None => {
+            let mut devices = scopes(token).filter_map(|scope| {
+                DEVICE_SCOPES
+                    .iter()
+                    .find_map(|prefix| scope.strip_prefix(prefix))
+            });
+            let Some(first) = devices.next() else {
+                return Ok(None);
+            };
+            // One device stands in the scope twice, in both spellings.
+            if devices.any(|other| other != first) {
+                return Err(Rejection::MultipleDevices);
+            }
+            first
+        }
+    };
+    if (1..=MAX_DEVICE_ID_CHARS).contains(&device_id.chars().count()) {
+        Ok(Some(device_id))
+    } else {
+        Err(Rejection::InvalidDevice)
+    }
+}
+
+/// `value` for a header: visible ASCII stays, save `%` itself and the characters that lists and quoting
+/// give a meaning (`"`, `,`, `;`, `\`); every other byte becomes `%XX`.
+pub fn header_value(value: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(value.len());
+    for &byte in value.as_bytes() {
+        match byte {
+            b'%' | b'"' | b',' | b';' | b'\\' | 0..=0x20 | 0x7f.. => {
+                out.extend_from_slice(&[b'%', upper_hex(byte >> 4), upper_hex(byte & 0x0f)]);
+            }
+            _ => out.push(byte),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    fn token(scope: &str) -> ActiveToken {
+        ActiveToken {
+            username: Some("alice".into()),
+            scope: scope.into(),
+            ..ActiveToken::default()
+        }
+    }
+
+    fn device(token: &ActiveToken) -> Result<Option<String>, Rejection> {
+        identity(token, "example.org").map(|identity| identity.device_id)
+    }
+
+    #[test]
+    fn both_spellings_of_the_api_scope_count() {
+        for scope in API_SCOPES {
+            let identity = identity(&token(scope), "example.org").unwrap();
+            assert_eq!(identity.user_id, "@alice:example.org");
+            assert_eq!(identity.device_id, None);
+        }
+        for scope in [
+            "",
+            "openid",
+            "urn:matrix:client:api:",
+            "xurn:matrix:client:api:*",
+        ] {
+            assert_eq!(
+                identity(&token(scope), "example.org"),
+                Err(Rejection::NoApiScope)
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_without_a_user_is_refused_as_synapse_does() {
+        let nobody = ActiveToken {
+            username: None,
+            ..token(API_SCOPES[0])
+        };
+        assert_eq!(
+            identity(&nobody, "example.org"),
+            Err(Rejection::InvalidUsername)
+        );
+        let neither = ActiveToken {
+            username: None,
+            ..token("urn:mas:admin")
+        };
+        assert_eq!(
+            identity(&neither, "example.org"),
+            Err(Rejection::NoApiScope)
+        );
+    }
+
+    #[test]
+    fn the_device_is_the_member_or_the_one_in_the_scope() {
+        let both = "urn:matrix:client:api:* urn:matrix:client:device:A \
+                    urn:matrix:org.matrix.msc2967.client:device:A";
+        assert_eq!(device(&token(both)), Ok(Some("A".into())));
+        let two = "urn:matrix:client:api:* urn:matrix:client:device:A urn:matrix:client:device:B";
+        assert_eq!(device(&token(two)), Err(Rejection::MultipleDevices));
+        let member = ActiveToken {
+            device_id: Some("M".into()),
+            ..token(two)
+        };
+        assert_eq!(device(&member), Ok(Some("M".into())));
+    }
+
+    #[test]
+    fn a_device_id_has_1_to_255_characters() {
+        let with = |id: String| ActiveToken {
+            device_id: Some(id),
+            ..token(API_SCOPES[0])
+        };
+        assert_eq!(device(&with("é".repeat(255))), Ok(Some("é".repeat(255))));
+        assert_eq!(
+            device(&with("x".repeat(256))),
+            Err(Rejection::InvalidDevice)
+        );
+        assert_eq!(device(&with(String::new())), Err(Rejection::InvalidDevice));
+    }
+
+    #[test]
+    fn header_values_are_percent_encoded() {
+        assert_eq!(
+            header_value("@alice+b=/_.-:example.org:8448"),
+            b"@alice+b=/_.-:example.org:8448"
+        );
+        assert_eq!(
+            header_value("we ird/\"dev\"\\é%20+&=💥"),
+            b"we%20ird/%22dev%22%5C%C3%A9%2520+&=%F0%9F%92%A5"
+        );
+        assert_eq!(header_value("a\r\nx: y,z;"), b"a%0D%0Ax:%20y%2Cz%3B");
+    }
+}

@@ -1,0 +1,411 @@
+//! Replies that the edge gives in place of the homeserver: Synapse's own, byte for byte.
+//!
+//! The non-obvious rule: the CORS headers are not decoration. A browser that gets a 401 without them
+//! tells the client of a network error instead of a lost session. Synapse has a second set for the
+//! rendezvous paths of a sign-in by QR code.
+//!
+//! Synapse adds no `WWW-Authenticate` (RFC 6750, section 3), and neither does the edge. A reply to `HEAD`
+//! has these headers and no body; leaving it out is up to whoever sends it.
+
+use std::borrow::Cow;
+
+use super::{credential::CredentialError, endpoint::path};
+
+/// Seconds a client is told to wait after a 503. The shortest that `Retry-After` can say: MAS is usually
+/// back at once (a restart, one lost connection), and no verdict means the client is not known to be at
+/// fault. Synapse sends none.
+pub const RETRY_INTROSPECTION_SECONDS: u32 = 1;
+
+/// Why a request is answered at the edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// A fault of the edge itself.
+    Internal,
+    /// No verdict: MAS could not be asked, or did not answer the question.
+    IntrospectionFailed,
+    /// The device id is empty or too long.
+    InvalidDevice,
+    /// The `Authorization` header is not `Bearer` and one token.
+    InvalidHeader,
+    /// An active token that belongs to no user.
+    InvalidUsername,
+    /// Too many unknown tokens from one source.
+    LimitExceeded {
+        /// How long to wait, in milliseconds.
+        retry_after_ms: u64,
+    },
+    /// No token where one is needed.
+    MissingToken,
+    /// A token in the header and another in the query.
+    Mixed,
+    /// The scope names more than one device.
+    MultipleDevices,
+    /// An active token without the scope of the client-server API.
+    NoApiScope,
+    /// MAS calls the token inactive, it has expired, or it cannot exist.
+    NotActive,
+    /// The token has bytes outside ASCII.
+    NotAscii,
+    /// An active token without the admin scope.
+    NotServerAdmin,
+    /// A path that is never served to the public.
+    Unrecognized,
+}
+
+impl Rejection {
+    /// The reply to a request for `target`, the raw `:path`.
+    pub fn reply(&self, target: &[u8]) -> Reply {
+        let (status, body) = match self {
+            Self::Internal | Self::NotAscii => (
+                500,
+                r#"{"errcode":"M_UNKNOWN","error":"Internal server error"}"#,
+            ),
+            Self::IntrospectionFailed => (
+                503,
+                r#"{"errcode":"M_UNKNOWN","error":"Unable to introspect the access token"}"#,
+            ),
+            Self::InvalidDevice => (
+                500,
+                r#"{"errcode":"M_FORBIDDEN","error":"Invalid device ID in introspection result"}"#,
+            ),
+            Self::InvalidHeader => (
+                401,
+                r#"{"errcode":"M_MISSING_TOKEN","error":"Invalid Authorization header."}"#,
+            ),
+            Self::InvalidUsername => (
+                500,
+                r#"{"errcode":"M_FORBIDDEN","error":"Invalid username claim in the introspection result"}"#,
+            ),
+            Self::LimitExceeded { retry_after_ms } => {
+                return limit_exceeded(*retry_after_ms, target);
+            }
+            Self::MissingToken => (
+                401,
+                r#"{"errcode":"M_MISSING_TOKEN","error":"Missing access token"}"#,
+            ),
+            Self::Mixed => (
+                401,
+                r#"{"errcode":"M_MISSING_TOKEN","error":"Mixing Authorization headers and access_token query parameters."}"#,
+            ),
+            Self::MultipleDevices => (
+                500,
+                r#"{"errcode":"M_FORBIDDEN","error":"Multiple device IDs in scope"}"#,
+            ),
+            Self::NoApiScope => (
+                401,
+                r#"{"errcode":"M_UNKNOWN_TOKEN","error":"Token doesn't grant access to the Matrix C-S API","soft_logout":false}"#,
+            ),
+            Self::NotActive => (
+                401,
+                r#"{"errcode":"M_UNKNOWN_TOKEN","error":"Token is not active","soft_logout":false}"#,
+            ),
+            Self::NotServerAdmin => (
+                403,
+                r#"{"errcode":"M_FORBIDDEN","error":"You are not a server admin"}"#,
+            ),
+            Self::Unrecognized => (
+                404,
+                r#"{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}"#,
+            ),
+        };
+        let mut headers = headers(target);
+        if *self == Self::IntrospectionFailed {
+            headers.push((RETRY_AFTER, RETRY_INTROSPECTION_SECONDS.to_string().into()));
+        }
+        Reply {
+            status,
+            headers,
+            body: Cow::Borrowed(body.as_bytes()),
+        }
+    }
+
+    /// The value of the metric label that says why a request was rejected.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Internal => "internal",
+            Self::IntrospectionFailed => "introspection_failed",
+            Self::InvalidDevice => "invalid_device",
+            Self::InvalidHeader => "invalid_header",
+            Self::InvalidUsername => "invalid_username",
+            Self::LimitExceeded { .. } => "limit_exceeded",
+            Self::MissingToken => "missing_token",
+            Self::Mixed => "mixed",
+            Self::MultipleDevices => "multiple_devices",
+            Self::NoApiScope => "no_api_scope",
+            Self::NotActive => "not_active",
+            Self::NotAscii => "not_ascii",
+            Self::NotServerAdmin => "not_server_admin",
+            Self::Unrecognized => "unrecognized",
+        }
+    }
+}
+
+impl From<CredentialError> for Rejection {
+    fn from(error: CredentialError) -> Self {
+        match error {
+            CredentialError::InvalidHeader => Self::InvalidHeader,
+            CredentialError::Mixed => Self::Mixed,
+            CredentialError::NotAscii => Self::NotAscii,
+        }
+    }
+}
+
+/// A complete response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Header fields, with lower-case names.
+    pub headers: Vec<(&'static str, Cow<'static, str>)>,
+    /// The JSON body.
+    pub body: Cow<'static, [u8]>,
+}
+
+const RETRY_AFTER: &str = "retry-after";
+
+fn limit_exceeded(retry_after_ms: u64, target: &[u8]) -> Reply {
+    let mut headers = headers(target);
+    headers.push((
+        RETRY_AFTER,
+        retry_after_ms.div_ceil(1000).to_string().into(),
+    ));
+    let body = format!(
+        r#"{{"errcode":"M_LIMIT_EXCEEDED","error":"Too Many Requests","retry_after_ms":{retry_after_ms}}}"#
+    );
+    Reply {
+        status: 429,
+        headers,
+        body: Cow::Owned(body.into_bytes()),
+    }
+}
+
+fn headers(target: &[u8]) -> Vec<(&'static str, Cow<'static, str>)> {
+    let (allow_headers, expose_headers) = if is_rendezvous(path(target)) {
+        (
+            "Content-Type, If-Match, If-None-Match",
+            "Synapse-Trace-Id, Server, ETag",
+        )
+    } else {
+        (
+            "X-Requested-With, Content-Type, Authorization, Date",
+            "Synapse-Trace-Id, Server",
+        )
+    };
+    vec![
+        ("content-type", "application/json".into()),
+        (
+            "cache-control",
+            "no-cache, no-store, must-revalidate".into(),
+        ),
+        ("access-control-allow-origin", "*".into()),
+        (
+            "access-control-allow-methods",
+            "GET, HEAD, POST, PUT, DELETE, OPTIONS".into(),
+        ),
+        ("access-control-allow-headers", allow_headers.into()),
+        ("access-control-expose-headers", expose_headers.into()),
+    ]
+}
+
+/// MSC4108, sign in with a QR code: its sessions are addressed by `ETag`.
+fn is_rendezvous(path: &[u8]) -> bool {
+    path == b"/_matrix/client/unstable/org.matrix.msc4108/rendezvous"
+        || path.starts_with(b"/_synapse/client/rendezvous")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde::Deserialize;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    /// An exchange with a real Synapse 1.163.2.
+    #[derive(Deserialize)]
+    struct Exchange {
+        name: String,
+        request: String,
+        status: String,
+        response_headers: Vec<String>,
+        response_body: String,
+    }
+
+    impl Exchange {
+        /// Status, and the body out of its one chunk. `None`: Synapse never answered.
+        fn error(&self) -> Option<(u16, &str)> {
+            let status = self.status.split(' ').nth(1)?.parse().unwrap();
+            let body = self.response_body.lines().nth(1).unwrap_or("");
+            (status >= 400).then_some((status, body))
+        }
+
+        fn header(&self, name: &str) -> Option<&str> {
+            self.response_headers.iter().find_map(|field| {
+                let (field_name, value) = field.split_once(": ")?;
+                field_name.eq_ignore_ascii_case(name).then_some(value)
+            })
+        }
+    }
+
+    const RECORDED: [Rejection; 12] = [
+        Rejection::IntrospectionFailed,
+        Rejection::InvalidHeader,
+        Rejection::InvalidUsername,
+        Rejection::Internal,
+        Rejection::MissingToken,
+        Rejection::Mixed,
+        Rejection::MultipleDevices,
+        Rejection::NoApiScope,
+        Rejection::NotActive,
+        Rejection::NotAscii,
+        Rejection::NotServerAdmin,
+        Rejection::Unrecognized,
+    ];
+
+    /// Exchanges whose error comes from an endpoint of Synapse, and never from the edge.
+    const SYNAPSE_ALONE: [&str; 24] = [
+        "admin-users-admin-token",
+        "admin-users-compat-admin-token",
+        "fault-active-nouser-whoami",
+        "keysquery-token-in-form-body",
+        "keysquery-token-in-multipart-body",
+        "masdown-auth_metadata-wellformed",
+        "media-dl-authed-valid",
+        "media-dl-authed-valid-query",
+        "media-dl-legacy-basic",
+        "media-dl-legacy-garbage",
+        "media-dl-legacy-inactive",
+        "media-dl-legacy-lowercase",
+        "media-dl-legacy-no-token",
+        "media-dl-legacy-valid",
+        "media-dl-legacy-valid-query",
+        "media-thumb-authed-valid",
+        "media-thumb-authed-valid-query",
+        "synapse-mas-endpoint-user-token",
+        "synapse-register-POST",
+        "whoami-POST-method",
+        "whoami-absolute-form",
+        // "Too many Authorization headers.": behind Envoy there is only ever one.
+        "whoami-two-auth-bearer-and-basic",
+        "whoami-two-auth-headers-different",
+        "whoami-two-auth-headers-same",
+    ];
+
+    #[test]
+    fn replies_are_the_recorded_ones() {
+        let mut seen = BTreeSet::new();
+        let mut unmatched = BTreeSet::new();
+        for line in include_str!("../../tests/wire/synapse.jsonl").lines() {
+            let exchange: Exchange = serde_json::from_str(line).unwrap();
+            let Some((status, body)) = exchange.error() else {
+                continue;
+            };
+            let target = exchange.request.split(' ').nth(1).unwrap().as_bytes();
+            let is_head = exchange.request.starts_with("HEAD ");
+            let same = |rejection: &&Rejection| {
+                let reply = rejection.reply(target);
+                reply.status == status
+                    && (is_head || reply.body == body.as_bytes())
+                    && reply.headers.iter().all(|(name, value)| {
+                        // Synapse does not say when to come back; the edge does.
+                        *name == RETRY_AFTER || exchange.header(name) == Some(value)
+                    })
+            };
+            match RECORDED.iter().find(same) {
+                Some(rejection) => drop(seen.insert(rejection.label())),
+                None => drop(unmatched.insert(exchange.name)),
+            }
+        }
+        assert_eq!(unmatched, SYNAPSE_ALONE.map(str::to_owned).into());
+        // Internal and NotAscii read the same, so one of them is never found.
+        assert_eq!(seen.len(), RECORDED.len() - 1, "{seen:?}");
+    }
+
+    #[test]
+    fn every_header_that_synapse_sends_is_there() {
+        let reply = Rejection::MissingToken.reply(b"/_matrix/client/v3/sync");
+        let line = include_str!("../../tests/wire/synapse.jsonl")
+            .lines()
+            .find(|line| line.contains(r#""name": "whoami-HEAD-no-token""#))
+            .unwrap();
+        let exchange: Exchange = serde_json::from_str(line).unwrap();
+        let names: BTreeSet<String> = exchange
+            .response_headers
+            .iter()
+            .map(|field| field.split(':').next().unwrap().to_ascii_lowercase())
+            // Of the server itself, and of the connection.
+            .filter(|name| !["server", "date", "transfer-encoding"].contains(&name.as_str()))
+            .collect();
+        assert_eq!(
+            names,
+            reply
+                .headers
+                .iter()
+                .map(|(name, _)| (*name).to_owned())
+                .collect()
+        );
+    }
+
+    #[test]
+    fn rendezvous_paths_have_their_own_cors_headers() {
+        let allowed = |target: &str| {
+            let reply = Rejection::MissingToken.reply(target.as_bytes());
+            let header = |name| {
+                let (_, value) = reply
+                    .headers
+                    .iter()
+                    .find(|header| header.0 == name)
+                    .unwrap();
+                value.to_string()
+            };
+            (
+                header("access-control-allow-headers"),
+                header("access-control-expose-headers"),
+            )
+        };
+        let own = (
+            "Content-Type, If-Match, If-None-Match".to_owned(),
+            "Synapse-Trace-Id, Server, ETag".to_owned(),
+        );
+        let unstable = "/_matrix/client/unstable/org.matrix.msc4108/rendezvous";
+        assert_eq!(allowed(unstable), own);
+        assert_eq!(allowed(&format!("{unstable}?access_token=x")), own);
+        assert_eq!(allowed("/_synapse/client/rendezvous/abc"), own);
+        for other in [
+            &format!("{unstable}/x"),
+            "/x?/_synapse/client/rendezvous",
+            "/",
+            "",
+        ] {
+            assert_ne!(allowed(other), own, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_given_in_milliseconds_and_in_whole_seconds() {
+        let reply = Rejection::LimitExceeded {
+            retry_after_ms: 1001,
+        }
+        .reply(b"/");
+        let body =
+            r#"{"errcode":"M_LIMIT_EXCEEDED","error":"Too Many Requests","retry_after_ms":1001}"#;
+        assert_eq!((reply.status, &*reply.body), (429, body.as_bytes()));
+        assert_eq!(reply.headers.last(), Some(&(RETRY_AFTER, "2".into())));
+    }
+
+    #[test]
+    fn labels_tell_rejections_apart() {
+        let others = [
+            Rejection::InvalidDevice,
+            Rejection::LimitExceeded { retry_after_ms: 0 },
+        ];
+        let labels: BTreeSet<_> = RECORDED
+            .iter()
+            .chain(&others)
+            .map(Rejection::label)
+            .collect();
+        assert_eq!(labels.len(), RECORDED.len() + others.len());
+    }
+}

@@ -1,0 +1,143 @@
+//! One request on the host: reading its head, and carrying a decision out.
+
+use std::cell::OnceCell;
+
+use super::Phase;
+use crate::{
+    config::{Config, IdentityHeaders, Mode},
+    gate::{Annotation, Decision, RequestHead},
+    host::{Host, HostError},
+    mas::introspection::TRACE_HEADERS,
+    matrix::{identity::header_value, reply::Rejection},
+    metrics::Metric,
+};
+
+/// Filter-state names; Envoy puts `wasm.` before them.
+const STATE_USER_ID: &str = "matrix_user_id";
+const STATE_DEVICE_ID: &str = "matrix_device_id";
+
+/// The head of the selected request. Each header is a host call, so it is read when it is first needed.
+pub(super) struct Head<'h, H> {
+    host: &'h H,
+    target: Vec<u8>,
+    authorization: Option<Vec<u8>>,
+    method: OnceCell<Vec<u8>>,
+}
+
+impl<'h, H: Host> Head<'h, H> {
+    /// Removes what a client must not send and reads what every request is decided by. After an error
+    /// nothing is known of the request, and it must not go on.
+    pub fn read(host: &'h H, identity_headers: &IdentityHeaders) -> Result<Self, HostError> {
+        for name in identity_headers.reserved() {
+            // Asking first is cheaper: removing makes Envoy match the route again.
+            if host.request_header(name)?.is_some() {
+                host.remove_request_header(name)?;
+            }
+        }
+        Ok(Self {
+            host,
+            target: host.request_header(":path")?.unwrap_or_default(),
+            authorization: host.request_header("authorization")?,
+            method: OnceCell::new(),
+        })
+    }
+
+    /// Whether this is a CORS pre-flight.
+    pub fn is_preflight(&self) -> bool {
+        self.method() == b"OPTIONS"
+    }
+}
+
+impl<H: Host> RequestHead for Head<'_, H> {
+    fn target(&self) -> &[u8] {
+        &self.target
+    }
+
+    fn method(&self) -> &[u8] {
+        self.method.get_or_init(|| {
+            self.host
+                .request_header(":method")
+                .ok()
+                .flatten()
+                .unwrap_or_default()
+        })
+    }
+
+    fn authorization(&self) -> Option<&[u8]> {
+        self.authorization.as_deref()
+    }
+
+    fn content_type(&self) -> Option<Vec<u8>> {
+        self.host.request_header("content-type").ok().flatten()
+    }
+}
+
+/// The headers of the selected request that an introspection for it carries along.
+pub(super) fn trace(host: &impl Host) -> Vec<(&'static str, String)> {
+    let present = |name| {
+        let value = host.request_header(name).ok().flatten()?;
+        Some((name, String::from_utf8(value).ok()?))
+    };
+    TRACE_HEADERS.into_iter().filter_map(present).collect()
+}
+
+/// Carries a decision out on the selected request, save for resuming it.
+pub(super) fn apply(host: &impl Host, config: &Config, decision: Decision, target: &[u8]) -> Phase {
+    match decision {
+        Decision::Forward => Phase::Forwarded,
+        Decision::Annotate(annotation) => match annotate(host, config, &annotation) {
+            Ok(()) => Phase::Forwarded,
+            Err(error) => refuse(host, error),
+        },
+        Decision::Reject(rejection) => match config.mode {
+            Mode::Shadow => {
+                host.count(Metric::WouldReject(rejection.label()));
+                Phase::Forwarded
+            }
+            Mode::Enforce => {
+                host.count(Metric::Rejected(rejection.label()));
+                respond(host, rejection, target)
+            }
+        },
+    }
+}
+
+/// Answers a request that Envoy would not let us read or change: forwarding it could carry a forged
+/// identity along.
+pub(super) fn refuse(host: &impl Host, HostError(status): HostError) -> Phase {
+    log::error!(
+        "Envoy refused a header operation with status {status}; the request is answered with 500"
+    );
+    host.count(Metric::Rejected(Rejection::Internal.label()));
+    respond(host, Rejection::Internal, b"")
+}
+
+fn respond(host: &impl Host, rejection: Rejection, target: &[u8]) -> Phase {
+    if host.respond(&rejection.reply(target)).is_err() {
+        log::error!("Envoy refused a local reply; the request is held until it times out");
+    }
+    Phase::Answered
+}
+
+fn annotate(host: &impl Host, config: &Config, annotation: &Annotation) -> Result<(), HostError> {
+    let names = &config.identity_headers;
+    let device_id = annotation.identity.device_id.as_deref();
+    for (name, value) in [
+        (&names.user_id, Some(annotation.identity.user_id.as_str())),
+        (&names.device_id, device_id),
+        (&names.client_id, annotation.client_id.as_deref()),
+        (&names.scope, Some(annotation.scope.as_str())),
+        (&names.token_kind, annotation.kind.map(|kind| kind.as_str())),
+    ] {
+        if let (Some(name), Some(value)) = (name, value) {
+            host.set_request_header(name, &header_value(value))?;
+        }
+    }
+    if config.filter_state {
+        host.set_filter_state(STATE_USER_ID, annotation.identity.user_id.as_bytes())?;
+        if let Some(device_id) = device_id {
+            host.set_filter_state(STATE_DEVICE_ID, device_id.as_bytes())?;
+        }
+    }
+    Ok(())
+}

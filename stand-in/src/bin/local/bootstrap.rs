@@ -1,0 +1,364 @@
+//! `envoy/local/envoy.yaml`: which ports it names, and a copy with others.
+
+use std::{
+    env, fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use crate::{Failure, upstream::Upstream};
+
+/// Where Envoy finds the certificate authorities that the system trusts, by distribution.
+const TRUSTED_CERTIFICATES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/ca-bundle.pem",
+];
+
+/// The places in the file (JSON pointers) that have no name of their own.
+const MODULE_CONFIGURATION: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/\
+                                    http_filters/0/typed_config/config/configuration/value";
+const ROUTES: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/\
+                      route_config/virtual_hosts/0/routes";
+
+/// The Envoy configuration, as a value that can be changed.
+pub(crate) struct Bootstrap {
+    path: PathBuf,
+    original: Value,
+    value: Value,
+}
+
+impl Bootstrap {
+    /// Reads the file.
+    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
+        let text = fs::read_to_string(path).map_err(|error| {
+            Failure::new(format!("{}: {error}", path.display()))
+                .hint("run this from the root of the repository")
+        })?;
+        Self::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, Failure> {
+        let value: Value = serde_saphyr::from_str(text)
+            .map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+        Ok(Self {
+            path: path.to_owned(),
+            original: value.clone(),
+            value,
+        })
+    }
+
+    /// The file to give to Envoy: itself, or a changed copy of it under the target directory.
+    pub(crate) fn write(&self) -> Result<PathBuf, Failure> {
+        if self.value == self.original {
+            return Ok(self.path.clone());
+        }
+        let directory = env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| PathBuf::from("target"), PathBuf::from)
+            .join("local");
+        let copy = directory.join("envoy.yaml");
+        let cannot = |error: &dyn std::fmt::Display| {
+            Failure::new(format!("cannot write {}: {error}", copy.display()))
+        };
+        let yaml = serde_saphyr::to_string(&self.value).map_err(|error| cannot(&error))?;
+        let text = format!(
+            "# Made by `make run` from {}; it is written anew each time.\n{yaml}",
+            self.path.display()
+        );
+        fs::create_dir_all(&directory).map_err(|error| cannot(&error))?;
+        fs::write(&copy, text).map_err(|error| cannot(&error))?;
+        Ok(copy)
+    }
+
+    pub(crate) fn admin(&self) -> Result<SocketAddr, Failure> {
+        self.address("/admin/address/socket_address")
+    }
+
+    pub(crate) fn set_admin(&mut self, to: SocketAddr) -> Result<(), Failure> {
+        self.set_address("/admin/address/socket_address", to)
+    }
+
+    pub(crate) fn listener(&self) -> Result<SocketAddr, Failure> {
+        self.address("/static_resources/listeners/0/address/socket_address")
+    }
+
+    pub(crate) fn set_listener(&mut self, to: SocketAddr) -> Result<(), Failure> {
+        self.set_address("/static_resources/listeners/0/address/socket_address", to)
+    }
+
+    pub(crate) fn mas(&self) -> Result<SocketAddr, Failure> {
+        self.address(&self.endpoint("mas")?)
+    }
+
+    pub(crate) fn set_mas(&mut self, to: SocketAddr) -> Result<(), Failure> {
+        self.set_address(&self.endpoint("mas")?, to)
+    }
+
+    pub(crate) fn homeserver(&self) -> Result<SocketAddr, Failure> {
+        self.address(&self.endpoint("homeserver")?)
+    }
+
+    pub(crate) fn set_homeserver(&mut self, to: SocketAddr) -> Result<(), Failure> {
+        self.set_address(&self.endpoint("homeserver")?, to)
+    }
+
+    /// The part after the colon in user ids.
+    pub(crate) fn set_server_name(&mut self, name: &str) -> Result<(), Failure> {
+        *self.at(&format!("{MODULE_CONFIGURATION}/server_name"))? = json!(name);
+        Ok(())
+    }
+
+    /// A real MAS: the cluster, the authority of introspections, and that of the login routes.
+    pub(crate) fn point_mas_at(&mut self, upstream: &Upstream) -> Result<(), Failure> {
+        *self.at(&format!("{MODULE_CONFIGURATION}/introspection/authority"))? =
+            json!(upstream.authority);
+        self.point_at("mas", upstream)
+    }
+
+    /// A real homeserver.
+    pub(crate) fn point_homeserver_at(&mut self, upstream: &Upstream) -> Result<(), Failure> {
+        self.point_at("homeserver", upstream)
+    }
+
+    fn point_at(&mut self, name: &str, upstream: &Upstream) -> Result<(), Failure> {
+        let endpoint = self.endpoint(name)?;
+        *self.at(&endpoint)? = json!({ "address": upstream.host, "port_value": upstream.port });
+        let cluster = self.cluster(name)?;
+        if upstream.ip().is_none() {
+            *self.at(&format!("{cluster}/type"))? = json!("STRICT_DNS");
+            self.object(&cluster)?
+                .insert("dns_lookup_family".to_owned(), json!("V4_PREFERRED"));
+        }
+        if upstream.tls {
+            let socket = transport_socket(upstream)?;
+            self.object(&cluster)?
+                .insert("transport_socket".to_owned(), socket);
+        }
+        for route in self.at(ROUTES)?.as_array_mut().into_iter().flatten() {
+            let Some(action) = route.get_mut("route").and_then(Value::as_object_mut) else {
+                continue;
+            };
+            if action.get("cluster").and_then(Value::as_str) == Some(name) {
+                action.insert("host_rewrite_literal".to_owned(), json!(upstream.authority));
+            }
+        }
+        Ok(())
+    }
+
+    /// The place of a cluster.
+    fn cluster(&self, name: &str) -> Result<String, Failure> {
+        let clusters = self
+            .value
+            .pointer("/static_resources/clusters")
+            .and_then(Value::as_array);
+        clusters
+            .into_iter()
+            .flatten()
+            .position(|cluster| cluster.get("name").and_then(Value::as_str) == Some(name))
+            .map(|at| format!("/static_resources/clusters/{at}"))
+            .ok_or_else(|| self.lacks(&format!("a cluster named {name}")))
+    }
+
+    /// The place of the address of a cluster's only endpoint.
+    fn endpoint(&self, name: &str) -> Result<String, Failure> {
+        let cluster = self.cluster(name)?;
+        Ok(format!(
+            "{cluster}/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address"
+        ))
+    }
+
+    fn address(&self, at: &str) -> Result<SocketAddr, Failure> {
+        let parse = || {
+            let address = self.value.pointer(at)?;
+            let ip: IpAddr = address.get("address")?.as_str()?.parse().ok()?;
+            let port = u16::try_from(address.get("port_value")?.as_u64()?).ok()?;
+            Some(SocketAddr::new(ip, port))
+        };
+        parse().ok_or_else(|| self.lacks(&format!("an IP address and a port at {at}")))
+    }
+
+    fn set_address(&mut self, at: &str, to: SocketAddr) -> Result<(), Failure> {
+        *self.at(at)? = json!({ "address": to.ip().to_string(), "port_value": to.port() });
+        Ok(())
+    }
+
+    fn object(&mut self, at: &str) -> Result<&mut serde_json::Map<String, Value>, Failure> {
+        let lacks = self.lacks(at);
+        self.value
+            .pointer_mut(at)
+            .and_then(Value::as_object_mut)
+            .ok_or(lacks)
+    }
+
+    fn at(&mut self, at: &str) -> Result<&mut Value, Failure> {
+        let lacks = self.lacks(at);
+        self.value.pointer_mut(at).ok_or(lacks)
+    }
+
+    fn lacks(&self, what: &str) -> Failure {
+        Failure::new(format!("{} lacks {what}", self.path.display()))
+            .hint("`make run` relies on the shape of that file; restore it, or run Envoy yourself")
+    }
+}
+
+/// TLS to a real server: named and checked as the URL names it. Envoy checks nothing unless told.
+fn transport_socket(upstream: &Upstream) -> Result<Value, Failure> {
+    let san_type = if upstream.ip().is_some() {
+        "IP_ADDRESS"
+    } else {
+        "DNS"
+    };
+    let mut tls = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": {
+            "validation_context": {
+                "trusted_ca": { "filename": trusted_certificates()? },
+                "match_typed_subject_alt_names": [{ "san_type": san_type, "matcher": { "exact": upstream.host } }],
+            },
+        },
+    });
+    if upstream.ip().is_none() {
+        // RFC 6066: no address in SNI.
+        tls["sni"] = json!(upstream.host);
+    }
+    Ok(json!({ "name": "envoy.transport_sockets.tls", "typed_config": tls }))
+}
+
+fn trusted_certificates() -> Result<String, Failure> {
+    env::var("SSL_CERT_FILE")
+        .ok()
+        .or_else(|| {
+            TRUSTED_CERTIFICATES
+                .iter()
+                .find(|file| Path::new(file).exists())
+                .map(|file| (*file).to_owned())
+        })
+        .ok_or_else(|| {
+            Failure::new("no trusted certificates found for https")
+                .hint("install the package ca-certificates, or set SSL_CERT_FILE")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIPPED: &str = include_str!("../../../../envoy/local/envoy.yaml");
+    const STATS_TAGS: &str = include_str!("../../../../envoy/stats_tags.yaml");
+
+    fn shipped() -> Bootstrap {
+        Bootstrap::parse(Path::new("envoy.yaml"), SHIPPED).expect("the shipped file parses")
+    }
+
+    #[test]
+    fn the_shipped_file_listens_on_loopback_and_is_used_as_it_is() {
+        let mut bootstrap = shipped();
+        let (admin, listener) = (
+            bootstrap.admin().expect("admin"),
+            bootstrap.listener().expect("listener"),
+        );
+        let (mas, homeserver) = (
+            bootstrap.mas().expect("mas"),
+            bootstrap.homeserver().expect("homeserver"),
+        );
+        for addr in [admin, listener, mas, homeserver] {
+            assert!(addr.ip().is_loopback(), "{addr}");
+        }
+        bootstrap.set_admin(admin).expect("admin");
+        bootstrap.set_listener(listener).expect("listener");
+        bootstrap.set_mas(mas).expect("mas");
+        bootstrap.set_homeserver(homeserver).expect("homeserver");
+        assert_eq!(
+            bootstrap.write().expect("nothing to write"),
+            Path::new("envoy.yaml")
+        );
+    }
+
+    #[test]
+    fn other_ports_change_nothing_else() {
+        let mut bootstrap = shipped();
+        let other: SocketAddr = "127.0.0.1:4".parse().expect("an address");
+        bootstrap.set_mas(other).expect("mas");
+        assert_eq!(bootstrap.mas().expect("mas"), other);
+        let was = shipped().mas().expect("mas");
+        bootstrap.set_mas(was).expect("mas");
+        assert_eq!(bootstrap.value, shipped().value);
+    }
+
+    #[test]
+    fn a_copy_says_the_same_as_the_original() {
+        let value = shipped().value;
+        let copy = serde_saphyr::to_string(&value).expect("YAML");
+        assert_eq!(serde_saphyr::from_str::<Value>(&copy).expect("YAML"), value);
+    }
+
+    #[test]
+    fn a_real_homeserver_by_name() {
+        let mut bootstrap = shipped();
+        let upstream =
+            Upstream::parse("HOMESERVER_URL", "http://matrix.example.org:8008").expect("a URL");
+        bootstrap
+            .point_homeserver_at(&upstream)
+            .expect("the shipped shape");
+        let cluster = &bootstrap.value["static_resources"]["clusters"][0];
+        assert_eq!(cluster["type"], "STRICT_DNS");
+        assert!(cluster["transport_socket"].is_null());
+        let routes = bootstrap.at(ROUTES).expect("routes").clone();
+        assert_eq!(
+            routes[1]["route"]["host_rewrite_literal"],
+            "matrix.example.org:8008"
+        );
+        assert!(routes[0]["route"]["host_rewrite_literal"].is_null());
+    }
+
+    #[test]
+    fn a_real_mas_over_https() {
+        let mut bootstrap = shipped();
+        let upstream = Upstream::parse("MAS_URL", "https://auth.example.net").expect("a URL");
+        // A machine without trusted certificates cannot do TLS, and says so.
+        if let Err(failure) = bootstrap.point_mas_at(&upstream) {
+            assert!(
+                failure.message.contains("trusted certificates"),
+                "{failure:?}"
+            );
+            return;
+        }
+        let tls =
+            &bootstrap.value["static_resources"]["clusters"][1]["transport_socket"]["typed_config"];
+        assert_eq!(tls["sni"], "auth.example.net");
+        let context = &tls["common_tls_context"]["validation_context"];
+        assert_eq!(
+            context["match_typed_subject_alt_names"][0]["matcher"]["exact"],
+            "auth.example.net"
+        );
+        let authority = bootstrap
+            .at(&format!("{MODULE_CONFIGURATION}/introspection/authority"))
+            .expect("authority");
+        assert_eq!(authority, "auth.example.net");
+    }
+
+    #[test]
+    fn the_stats_tags_are_those_that_stand_alone() {
+        let alone: Value = serde_saphyr::from_str(STATS_TAGS).expect("YAML");
+        assert_eq!(shipped().value["stats_config"], alone["stats_config"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let bootstrap =
+            Bootstrap::parse(Path::new("x.yaml"), "static_resources: {}").expect("YAML");
+        assert!(
+            bootstrap
+                .mas()
+                .is_err_and(|failure| failure.message.contains("cluster named mas"))
+        );
+        assert!(
+            bootstrap
+                .admin()
+                .is_err_and(|failure| failure.message.contains("/admin/"))
+        );
+    }
+}

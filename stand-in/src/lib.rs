@@ -1,0 +1,17 @@
+//! Stand-ins for the two servers that an Envoy with `matrix-edge-auth` talks to.
+//!
+//! - [`mas`]: Matrix Authentication Service. It answers introspection, revocation and compat logout
+//!   as a real MAS 1.22 was recorded to answer them, counts what it is asked, and misbehaves on command.
+//! - [`homeserver`]: a homeserver that answers every request with what it saw, so that a test can tell
+//!   what passed the edge, and when.
+//! - [`clock`]: the time both of them live in, real or set by a test.
+//!
+//! Both run inside the caller's Tokio runtime, listen on loopback, and stop when dropped.
+
+pub mod clock;
+pub mod homeserver;
+pub mod mas;
+mod seen;
+mod server;
+
+pub use seen::SeenRequest;

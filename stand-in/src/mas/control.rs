@@ -1,0 +1,283 @@
+//! The control interface: JSON over HTTP on its own port, for people who try the stack by hand.
+//!
+//! It names tokens; it never shows one. It has no authentication: keep it on loopback.
+//!
+//! | request | |
+//! |---|---|
+//! | `GET /calls` | introspections: `{"total":3,"tokens":{"alice":2},"unnamed":1}` |
+//! | `POST /tokens` | adds a session; see [`NewToken`] |
+//! | `DELETE /tokens/{name}` | ends the session of a named token |
+//! | `POST /faults` | adds a fault; see [`NewFault`] |
+//! | `DELETE /faults` | ends all faults |
+
+use std::{collections::BTreeMap, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+
+use super::{Fault, Session, Shared, lock, token};
+use crate::server::Server;
+
+const BODY_LIMIT: usize = 1024 * 1024;
+
+/// A running control interface. Dropping it closes it; the MAS goes on.
+pub struct Control {
+    server: Server,
+}
+
+impl Control {
+    pub(super) async fn start(shared: Arc<Shared>, listen: SocketAddr) -> io::Result<Self> {
+        let server = Server::start(listen, move |request, _| {
+            answer(Arc::clone(&shared), request)
+        })
+        .await?;
+        Ok(Self { server })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.server.addr()
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control")
+            .field("addr", &self.addr())
+            .finish()
+    }
+}
+
+/// The body of `POST /tokens`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewToken {
+    name: String,
+    /// Made from the name, as MAS would issue it, unless given.
+    token: Option<String>,
+    #[serde(default)]
+    kind: TokenKind,
+    username: String,
+    device: Option<String>,
+    expires_in_s: Option<f64>,
+    #[serde(default)]
+    admin: bool,
+    /// Verbatim.
+    scope: Option<String>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum TokenKind {
+    #[default]
+    Access,
+    Compat,
+    Personal,
+}
+
+/// The body of `POST /faults`: what, how, whom, how often.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewFault {
+    kind: NewFaultKind,
+    /// Wait this long first.
+    #[serde(default)]
+    delay_ms: u64,
+    /// The name of the only token to hit.
+    token: Option<String>,
+    /// How many introspections to hit; all unless said.
+    times: Option<u64>,
+    /// For `status`.
+    status: Option<u16>,
+    /// For `status`.
+    body: Option<String>,
+    /// For `redirect`.
+    location: Option<String>,
+    /// For `oversized`.
+    bytes: Option<usize>,
+    /// For `content_type`.
+    content_type: Option<String>,
+    /// For `active`: any JSON.
+    active: Option<serde_json::Value>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum NewFaultKind {
+    Active,
+    Close,
+    ContentType,
+    Delay,
+    DuplicateActive,
+    EmptyObject,
+    Garbage,
+    Hang,
+    Html,
+    InvalidJson,
+    MissingActive,
+    Oversized,
+    Redirect,
+    Reset,
+    ResetMidBody,
+    Status,
+    TooManyRequests,
+    Truncated,
+}
+
+#[derive(Serialize)]
+struct Calls {
+    total: u64,
+    tokens: BTreeMap<String, u64>,
+    unnamed: u64,
+}
+
+async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let Ok(body) = Limited::new(body, BODY_LIMIT).collect().await else {
+        return reply(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            &Failure {
+                error: "the body is too long".to_owned(),
+            },
+        );
+    };
+    let body = body.to_bytes();
+    let done = match (&head.method, head.uri.path()) {
+        (&Method::GET, "/calls") => return reply(StatusCode::OK, &calls(&shared)),
+        (&Method::POST, "/tokens") => add_token(&shared, &body),
+        (&Method::POST, "/faults") => add_fault(&shared, &body),
+        (&Method::DELETE, "/faults") => {
+            shared.clear_faults();
+            Ok(())
+        }
+        (&Method::DELETE, path) if path.starts_with("/tokens/") => {
+            named(&shared, path.trim_start_matches("/tokens/"))
+                .map(|token| lock(&shared.state).end(&token))
+        }
+        _ => {
+            let error = "there is GET /calls, POST /tokens, DELETE /tokens/{name}, POST /faults and DELETE /faults";
+            return reply(
+                StatusCode::NOT_FOUND,
+                &Failure {
+                    error: error.to_owned(),
+                },
+            );
+        }
+    };
+    match done {
+        Ok(()) => reply(StatusCode::OK, &serde_json::json!({})),
+        Err(error) => reply(StatusCode::BAD_REQUEST, &Failure { error }),
+    }
+}
+
+#[derive(Serialize)]
+struct Failure {
+    error: String,
+}
+
+fn reply(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(
+        serde_json::to_vec(body).unwrap_or_default().into(),
+    ));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+fn calls(shared: &Shared) -> Calls {
+    let tokens: BTreeMap<String, u64> = lock(&shared.names)
+        .iter()
+        .map(|(token, name)| (name.clone(), shared.calls(token)))
+        .collect();
+    let total = *shared.total.borrow();
+    Calls {
+        total,
+        unnamed: total.saturating_sub(tokens.values().sum()),
+        tokens,
+    }
+}
+
+fn named(shared: &Shared, name: &str) -> Result<String, String> {
+    lock(&shared.names)
+        .iter()
+        .find_map(|(token, of)| (of == name).then(|| token.clone()))
+        .ok_or_else(|| format!("no token is named {name:?}"))
+}
+
+fn add_token(shared: &Shared, body: &[u8]) -> Result<(), String> {
+    let new: NewToken = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let device = new.device.as_deref().unwrap_or_default();
+    let (prefix, mut session) = match new.kind {
+        TokenKind::Access => ("mat", Session::access(&new.username, device)),
+        TokenKind::Compat => ("mct", Session::compat(&new.username, device)),
+        TokenKind::Personal => ("mpt", Session::personal(&new.username, device)),
+    };
+    if new.device.is_none() {
+        session = session.no_device();
+    }
+    if let Some(expires_in) = new.expires_in_s {
+        session = session.expires_in(
+            Duration::try_from_secs_f64(expires_in).map_err(|error| error.to_string())?,
+        );
+    }
+    if new.admin {
+        session = session.admin();
+    }
+    if let Some(scope) = &new.scope {
+        session = session.scope(scope);
+    }
+    let token = new.token.unwrap_or_else(|| token(prefix, &new.name));
+    shared.insert(&token, session);
+    lock(&shared.names).insert(token, new.name);
+    Ok(())
+}
+
+fn add_fault(shared: &Shared, body: &[u8]) -> Result<(), String> {
+    let new: NewFault = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let needs = |name: &str| format!("this kind of fault needs `{name}`");
+    let mut fault = match new.kind {
+        NewFaultKind::Active => {
+            Fault::active_literal(&new.active.ok_or_else(|| needs("active"))?.to_string())
+        }
+        NewFaultKind::Close => Fault::close(),
+        NewFaultKind::ContentType => {
+            Fault::content_type(&new.content_type.ok_or_else(|| needs("content_type"))?)
+        }
+        NewFaultKind::Delay => Fault::delay(Duration::ZERO),
+        NewFaultKind::DuplicateActive => Fault::duplicate_active(),
+        NewFaultKind::EmptyObject => Fault::empty_object(),
+        NewFaultKind::Garbage => Fault::garbage(),
+        NewFaultKind::Hang => Fault::hang(),
+        NewFaultKind::Html => Fault::html(),
+        NewFaultKind::InvalidJson => Fault::invalid_json(),
+        NewFaultKind::MissingActive => Fault::missing_active(),
+        NewFaultKind::Oversized => Fault::oversized(new.bytes.ok_or_else(|| needs("bytes"))?),
+        NewFaultKind::Redirect => Fault::redirect(&new.location.ok_or_else(|| needs("location"))?),
+        NewFaultKind::Reset => Fault::reset(),
+        NewFaultKind::ResetMidBody => Fault::reset_mid_body(),
+        NewFaultKind::Status => {
+            let status = new.status.filter(|status| (200..1000).contains(status));
+            Fault::status(
+                status.ok_or_else(|| needs("status, from 200 to 999"))?,
+                new.body.unwrap_or_default(),
+            )
+        }
+        NewFaultKind::TooManyRequests => Fault::too_many_requests(),
+        NewFaultKind::Truncated => Fault::truncated(),
+    };
+    fault = fault.after(Duration::from_millis(new.delay_ms));
+    if let Some(name) = &new.token {
+        fault = fault.for_token(&named(shared, name)?);
+    }
+    if let Some(times) = new.times {
+        fault = fault.times(times);
+    }
+    lock(&shared.faults).add(fault);
+    Ok(())
+}

@@ -1,0 +1,448 @@
+//! The state of a MAS: users, sessions and their tokens, and what introspection, revocation and logout make of them.
+//!
+//! No I/O and no clock: time is an argument, since the Unix epoch. RFC 7662, RFC 7009.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use serde::Serialize;
+
+use super::{
+    client::Client,
+    session::{Expiry, Kind, Session, ulid},
+    token,
+};
+
+/// Everything that MAS has in its database.
+#[derive(Default)]
+pub(super) struct State {
+    next_session: u64,
+    sessions: HashMap<u64, Session>,
+    tokens: HashMap<String, Token>,
+    locked: HashSet<String>,
+    deactivated: HashSet<String>,
+}
+
+struct Token {
+    session: u64,
+    token_use: TokenUse,
+    issued: Duration,
+    expires: Option<Duration>,
+    jti: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum TokenUse {
+    AccessToken,
+    RefreshToken,
+}
+
+/// The members of an active answer, in MAS's order; absent ones are left out, never null.
+#[derive(Debug, Serialize)]
+pub(super) struct Active {
+    active: bool,
+    scope: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<String>,
+    token_type: TokenUse,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exp: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_in: Option<u64>,
+    iat: u64,
+    nbf: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jti: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_id: Option<String>,
+}
+
+/// The outcome of an introspection.
+#[derive(Debug)]
+pub(super) enum Introspection {
+    Active(Box<Active>),
+    Inactive,
+    /// The token cannot be put into a query.
+    DatabaseError,
+}
+
+/// The outcome of a revocation.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Revocation {
+    /// Ended, or nothing there to end.
+    Done,
+    /// The session belongs to another client.
+    AnotherClient,
+    /// A `token_type_hint` that names no kind of token.
+    UnsupportedTokenType,
+}
+
+impl State {
+    /// Holds `session` from `now` on, under `token`; whatever the token was before is forgotten.
+    pub(super) fn insert(&mut self, token: &str, session: Session, now: Duration) {
+        let id = self.next_session;
+        self.next_session += 1;
+        let issued = session.issued.unwrap_or(now);
+        let expires = match session.expiry {
+            Expiry::Never => None,
+            Expiry::After(after) => Some(now + after),
+            Expiry::At(at) => Some(at),
+        };
+        let with_jti = session.kind == Kind::OAuth2;
+        let jti = |given: &Option<String>, token: &str| {
+            with_jti.then(|| given.clone().unwrap_or_else(|| ulid(token)))
+        };
+        if let Some(refresh) = &session.refresh {
+            let jti = jti(&refresh.jti, &refresh.token);
+            let token = Token {
+                session: id,
+                token_use: TokenUse::RefreshToken,
+                issued,
+                expires: None,
+                jti,
+            };
+            self.hold(refresh.token.clone(), token);
+        }
+        let jti = jti(&session.jti, token);
+        self.sessions.insert(id, session);
+        self.hold(
+            token.to_owned(),
+            Token {
+                session: id,
+                token_use: TokenUse::AccessToken,
+                issued,
+                expires,
+                jti,
+            },
+        );
+    }
+
+    fn hold(&mut self, token: String, held: Token) {
+        let session = held.session;
+        if let Some(before) = self.tokens.insert(token, held)
+            && before.session != session
+        {
+            self.sessions.remove(&before.session);
+        }
+    }
+
+    /// Ends the session of `token`, with all its tokens.
+    pub(super) fn end(&mut self, token: &str) {
+        if let Some(token) = self.tokens.get(token) {
+            self.sessions.remove(&token.session);
+        }
+    }
+
+    pub(super) fn lock(&mut self, username: &str) {
+        self.locked.insert(username.to_owned());
+    }
+
+    pub(super) fn unlock(&mut self, username: &str) {
+        self.locked.remove(username);
+    }
+
+    pub(super) fn deactivate(&mut self, username: &str) {
+        self.deactivated.insert(username.to_owned());
+    }
+
+    /// RFC 7662. `with_device_id`: the caller understands the `device_id` member.
+    pub(super) fn introspect(
+        &self,
+        token: &str,
+        hint: Option<&str>,
+        with_device_id: bool,
+        now: Duration,
+    ) -> Introspection {
+        let Some((found, session)) = self.valid(token, now) else {
+            return if token.contains('\0') && token::is_possible(token) {
+                Introspection::DatabaseError
+            } else {
+                Introspection::Inactive
+            };
+        };
+        let hinted = match hint {
+            None => true,
+            Some("access_token") => found.token_use == TokenUse::AccessToken,
+            Some("refresh_token") => found.token_use == TokenUse::RefreshToken,
+            Some(_) => false,
+        };
+        if !hinted {
+            return Introspection::Inactive;
+        }
+        let is_compat = session.kind == Kind::Compat;
+        // A compat device that is no scope token can only be told in `device_id`; without it MAS gives up.
+        let Some(scope) = session.scope_member(!(is_compat && with_device_id)) else {
+            return Introspection::Inactive;
+        };
+        let iat = nearest_second(found.issued);
+        Introspection::Active(Box::new(Active {
+            active: true,
+            scope,
+            client_id: if is_compat {
+                Some("legacy".to_owned())
+            } else {
+                session.client_id.clone()
+            },
+            username: session.username.clone(),
+            token_type: found.token_use,
+            exp: found.expires.map(nearest_second),
+            expires_in: found
+                .expires
+                .map(|expires| nearest_second(expires.saturating_sub(now))),
+            iat,
+            nbf: iat,
+            sub: session.sub.clone(),
+            jti: found.jti.clone(),
+            device_id: session.device.clone().filter(|_| is_compat),
+        }))
+    }
+
+    /// RFC 7009. Ends the whole session; tokens of the legacy login API and personal ones it does not touch.
+    pub(super) fn revoke(
+        &mut self,
+        token: &str,
+        hint: Option<&str>,
+        client: &Client,
+        now: Duration,
+    ) -> Revocation {
+        let wanted = match hint {
+            None => None,
+            Some("access_token") => Some(TokenUse::AccessToken),
+            Some("refresh_token") => Some(TokenUse::RefreshToken),
+            Some(_) => return Revocation::UnsupportedTokenType,
+        };
+        let Some((found, session)) = self.valid(token, now) else {
+            return Revocation::Done;
+        };
+        if session.kind != Kind::OAuth2 || wanted.is_some_and(|wanted| wanted != found.token_use) {
+            return Revocation::Done;
+        }
+        if session.client_id.as_deref() != Some(client.id.as_str()) {
+            return Revocation::AnotherClient;
+        }
+        self.end(token);
+        Revocation::Done
+    }
+
+    /// Compat logout: ends the session of a valid compat access token. False for every other token.
+    pub(super) fn log_out(&mut self, token: &str, now: Duration) -> bool {
+        let is_compat = self.valid(token, now).is_some_and(|(found, session)| {
+            session.kind == Kind::Compat && found.token_use == TokenUse::AccessToken
+        });
+        if is_compat {
+            self.end(token);
+        }
+        is_compat
+    }
+
+    /// Compat logout of everything: ends all compat sessions of the user of a valid compat access token.
+    pub(super) fn log_out_all(&mut self, token: &str, now: Duration) -> bool {
+        let user = self
+            .valid(token, now)
+            .and_then(|(_, session)| session.username.clone());
+        let logged_out = self.log_out(token, now);
+        if logged_out {
+            self.sessions
+                .retain(|_, session| session.kind != Kind::Compat || session.username != user);
+        }
+        logged_out
+    }
+
+    /// `sub` and `username` of a valid OAuth 2.0 access token with a user.
+    pub(super) fn user_info(&self, token: &str, now: Duration) -> Option<(String, String)> {
+        let (found, session) = self.valid(token, now)?;
+        let is_access = session.kind == Kind::OAuth2 && found.token_use == TokenUse::AccessToken;
+        let (sub, username) = (session.sub.clone()?, session.username.clone()?);
+        is_access.then_some((sub, username))
+    }
+
+    /// The token and its session, if neither has ended and the user may act.
+    fn valid(&self, token: &str, now: Duration) -> Option<(&Token, &Session)> {
+        let token = self.tokens.get(token)?;
+        let session = self.sessions.get(&token.session)?;
+        let expired = token.expires.is_some_and(|expires| expires <= now);
+        let barred = session
+            .username
+            .as_ref()
+            .is_some_and(|user| self.locked.contains(user) || self.deactivated.contains(user));
+        (!expired && !barred).then_some((token, session))
+    }
+}
+
+/// MAS rounds to the nearest second, so `expires_in` may overstate by half a second, and `iat` may lie ahead by as much.
+fn nearest_second(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_millis() >= 500)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_795_460_205);
+
+    fn introspect(state: &State, token: &str, now: Duration) -> String {
+        match state.introspect(token, Some("access_token"), true, now) {
+            Introspection::Active(active) => serde_json::to_string(&active).expect("plain members"),
+            Introspection::Inactive => "inactive".to_owned(),
+            Introspection::DatabaseError => "database".to_owned(),
+        }
+    }
+
+    fn member(state: &State, token: &str, now: Duration, name: &str) -> Option<serde_json::Value> {
+        serde_json::from_str::<serde_json::Value>(&introspect(state, token, now))
+            .ok()?
+            .get(name)
+            .cloned()
+    }
+
+    #[test]
+    fn expires_in_is_rounded_to_the_nearest_second() {
+        let mut state = State::default();
+        state.insert(
+            "t",
+            Session::access("alice", "D").expires_in(Duration::from_secs(10)),
+            NOW,
+        );
+        for (left_ms, expires_in) in [
+            (10_000, 10),
+            (1_600, 2),
+            (1_500, 2),
+            (1_200, 1),
+            (900, 1),
+            (499, 0),
+            (1, 0),
+        ] {
+            let now = NOW + Duration::from_millis(10_000 - left_ms);
+            assert_eq!(
+                member(&state, "t", now, "expires_in"),
+                Some(expires_in.into()),
+                "{left_ms} ms left"
+            );
+        }
+        assert_eq!(
+            introspect(&state, "t", NOW + Duration::from_secs(10)),
+            "inactive"
+        );
+    }
+
+    #[test]
+    fn a_fresh_token_may_be_issued_in_the_future() {
+        let mut state = State::default();
+        let now = NOW + Duration::from_millis(700);
+        state.insert("t", Session::access("alice", "D"), now);
+        assert_eq!(
+            member(&state, "t", now, "iat"),
+            Some((NOW.as_secs() + 1).into())
+        );
+        assert_eq!(
+            member(&state, "t", now, "nbf"),
+            Some((NOW.as_secs() + 1).into())
+        );
+    }
+
+    #[test]
+    fn revoking_ends_both_tokens_of_the_session() {
+        let mut state = State::default();
+        let app = Client::public("app");
+        let session = || {
+            Session::access("alice", "D")
+                .client_id("app")
+                .refresh_token("r")
+        };
+        for revoked in ["t", "r"] {
+            state.insert("t", session(), NOW);
+            assert_ne!(introspect(&state, "t", NOW), "inactive");
+            assert_eq!(
+                state.revoke(revoked, None, &Client::public("other"), NOW),
+                Revocation::AnotherClient
+            );
+            assert_ne!(introspect(&state, "t", NOW), "inactive");
+            assert_eq!(state.revoke(revoked, None, &app, NOW), Revocation::Done);
+            assert_eq!(introspect(&state, "t", NOW), "inactive");
+            assert!(matches!(
+                state.introspect("r", None, true, NOW),
+                Introspection::Inactive
+            ));
+        }
+    }
+
+    #[test]
+    fn revoking_with_the_wrong_hint_or_kind_does_nothing() {
+        let mut state = State::default();
+        let app = Client::public("app");
+        state.insert("t", Session::access("alice", "D").client_id("app"), NOW);
+        state.insert("c", Session::compat("alice", "D"), NOW);
+        assert_eq!(
+            state.revoke("t", Some("refresh_token"), &app, NOW),
+            Revocation::Done
+        );
+        assert_eq!(
+            state.revoke("t", Some("foo"), &app, NOW),
+            Revocation::UnsupportedTokenType
+        );
+        assert_eq!(state.revoke("c", None, &app, NOW), Revocation::Done);
+        assert_ne!(introspect(&state, "t", NOW), "inactive");
+        assert_ne!(introspect(&state, "c", NOW), "inactive");
+    }
+
+    #[test]
+    fn unlocking_revives_the_same_token_and_deactivating_does_not() {
+        let mut state = State::default();
+        state.insert("t", Session::access("alice", "D"), NOW);
+        state.lock("alice");
+        assert_eq!(introspect(&state, "t", NOW), "inactive");
+        state.unlock("alice");
+        assert_ne!(introspect(&state, "t", NOW), "inactive");
+        state.deactivate("alice");
+        state.unlock("alice");
+        assert_eq!(introspect(&state, "t", NOW), "inactive");
+    }
+
+    #[test]
+    fn logout_takes_compat_access_tokens_only() {
+        let mut state = State::default();
+        state.insert("oauth", Session::access("alice", "A"), NOW);
+        state.insert(
+            "compat",
+            Session::compat("alice", "B").refresh_token("refresh"),
+            NOW,
+        );
+        state.insert("compat2", Session::compat("alice", "C"), NOW);
+        state.insert("bob", Session::compat("bob", "B"), NOW);
+        assert!(!state.log_out("oauth", NOW));
+        assert!(!state.log_out("refresh", NOW));
+        assert!(state.log_out("compat", NOW));
+        assert!(!state.log_out("compat", NOW));
+        assert!(state.log_out_all("compat2", NOW));
+        assert_eq!(introspect(&state, "compat2", NOW), "inactive");
+        assert_ne!(introspect(&state, "bob", NOW), "inactive");
+        assert_ne!(introspect(&state, "oauth", NOW), "inactive");
+    }
+
+    #[test]
+    fn inserting_again_replaces() {
+        let mut state = State::default();
+        state.insert("t", Session::access("alice", "D").refresh_token("r"), NOW);
+        state.insert("t", Session::compat("bob", "E"), NOW);
+        assert_eq!(member(&state, "t", NOW, "username"), Some("bob".into()));
+        assert!(matches!(
+            state.introspect("r", None, true, NOW),
+            Introspection::Inactive
+        ));
+        assert_eq!(state.sessions.len(), 1);
+    }
+
+    #[test]
+    fn only_tokens_that_reach_the_database_can_upset_it() {
+        let state = State::default();
+        assert_eq!(introspect(&state, "syt_a\0b", NOW), "database");
+        assert_eq!(introspect(&state, "a\0b", NOW), "inactive");
+    }
+}

@@ -1,0 +1,167 @@
+//! The runner of the local stack ends what it started, however it ends itself. Envoy is played by a shell.
+
+#![cfg(target_os = "linux")]
+#![expect(clippy::expect_used, reason = "a test file")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Writes a line, then does nothing for longer than any test runs.
+const IDLE: &str = "#!/bin/sh\necho envoy-is-running\nexec sleep 600\n";
+
+#[test]
+fn envoy_ends_with_a_terminated_runner() {
+    let mut runner = Runner::start("terminated", IDLE);
+    runner.wait_for_line("envoy-is-running");
+    runner.signal(Signal::TERM);
+    assert!(runner.wait().expect("it ends").success());
+    runner.all_have_ended();
+}
+
+#[test]
+fn envoy_ends_with_an_interrupted_runner() {
+    let mut runner = Runner::start("interrupted", IDLE);
+    runner.wait_for_line("envoy-is-running");
+    runner.signal(Signal::INT);
+    assert!(runner.wait().expect("it ends").success());
+    runner.all_have_ended();
+}
+
+#[test]
+fn envoy_ends_with_a_killed_runner() {
+    let mut runner = Runner::start("killed", IDLE);
+    runner.wait_for_line("envoy-is-running");
+    runner.signal(Signal::KILL);
+    assert!(!runner.wait().expect("it ends").success());
+    runner.all_have_ended();
+}
+
+#[test]
+fn the_runner_fails_when_envoy_ends_by_itself() {
+    let mut runner = Runner::start("died", "#!/bin/sh\nexit 7\n");
+    assert_eq!(runner.wait().expect("it ends").code(), Some(1));
+    let mut errors = String::new();
+    runner
+        .child
+        .stderr
+        .take()
+        .expect("piped")
+        .read_to_string(&mut errors)
+        .expect("text");
+    assert!(
+        errors.starts_with("error: Envoy ended by itself: exit code 7\n"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn the_runner_says_what_is_missing() {
+    let mut runner = Runner::start("missing", IDLE);
+    runner.wait_for_line("envoy-is-running");
+    runner.signal(Signal::TERM);
+    runner.wait().expect("it ends");
+    fs::remove_file(runner.directory.join("dist/matrix-edge-auth.wasm")).expect("it was there");
+    let output = command(&runner.directory).output().expect("it runs");
+    assert!(!output.status.success());
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "error: dist/matrix-edge-auth.wasm is missing\n       build it first: make build\n"
+    );
+}
+
+/// A runner in a directory of its own; killed at the latest when dropped.
+struct Runner {
+    directory: PathBuf,
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Runner {
+    fn start(name: &str, envoy: &str) -> Self {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("local-{name}"));
+        fs::create_dir_all(directory.join("envoy/local")).expect("a writable target directory");
+        fs::create_dir_all(directory.join("dist")).expect("a writable target directory");
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../envoy/local/envoy.yaml");
+        fs::copy(shipped, directory.join("envoy/local/envoy.yaml"))
+            .expect("the shipped configuration");
+        fs::write(directory.join("dist/matrix-edge-auth.wasm"), "").expect("a writable directory");
+        // A rename, since a file that is still open for writing cannot be run.
+        fs::write(directory.join("envoy.new"), envoy).expect("a writable directory");
+        fs::set_permissions(
+            directory.join("envoy.new"),
+            fs::Permissions::from_mode(0o755),
+        )
+        .expect("our own file");
+        fs::rename(directory.join("envoy.new"), directory.join("envoy.sh")).expect("our own file");
+        let mut child = command(&directory)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the runner starts");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        Self {
+            directory,
+            child,
+            output,
+        }
+    }
+
+    fn wait_for_line(&mut self, wanted: &str) {
+        let mut line = String::new();
+        while line.trim_end() != wanted {
+            line.clear();
+            let read = self.output.read_line(&mut line).expect("text");
+            assert_ne!(read, 0, "ended before it said {wanted}");
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self
+            .child
+            .id()
+            .try_into()
+            .ok()
+            .and_then(Pid::from_raw)
+            .expect("a process id");
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    fn wait(&mut self) -> std::io::Result<std::process::ExitStatus> {
+        self.child.wait()
+    }
+
+    /// Everyone who was started holds the pipe's other end: it ends when the last of them does.
+    fn all_have_ended(&mut self) {
+        self.output
+            .read_to_string(&mut String::new())
+            .expect("text");
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The runner in `directory`, with that directory's Envoy and nothing from this process's environment.
+fn command(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_local"));
+    command
+        .current_dir(directory)
+        .env("ENVOY", directory.join("envoy.sh"))
+        .env("CARGO_TARGET_DIR", "target");
+    for variable in ["MAS_URL", "MAS_SECRET", "HOMESERVER_URL", "SERVER_NAME"] {
+        command.env_remove(variable);
+    }
+    command
+}

@@ -1,0 +1,553 @@
+//! Configurations that are taken, and those that are refused with one line that names the key.
+
+#![cfg(not(target_arch = "wasm32"))]
+
+use std::time::Duration;
+
+use matrix_edge_auth::config::{self, Config, Mode, OnFailure, QueryToken, UnrecognizedTokens};
+use serde_json::{Value, json};
+
+const SECRET: &str = "do-not-print-me";
+
+fn env(name: &str) -> Option<String> {
+    match name {
+        "MAS_SECRET" => Some(SECRET.to_owned()),
+        "EMPTY" => Some(String::new()),
+        "BINARY" => Some("a\u{7f}\n".to_owned()),
+        _ => None,
+    }
+}
+
+fn minimal() -> Value {
+    json!({
+        "server_name": "example.org",
+        "introspection": {"cluster": "mas", "credential": {"bearer": {"env": "MAS_SECRET"}}},
+    })
+}
+
+/// The minimal configuration with the value at a JSON pointer replaced, or removed if `None`.
+fn with(pointer: &str, value: Option<Value>) -> Value {
+    let mut json = minimal();
+    let (parent, key) = pointer.rsplit_once('/').unwrap();
+    let mut at = &mut json;
+    for step in parent.split('/').skip(1) {
+        at = at
+            .as_object_mut()
+            .unwrap()
+            .entry(step)
+            .or_insert_with(|| json!({}));
+    }
+    let members = at.as_object_mut().unwrap();
+    match value {
+        Some(value) => members.insert(key.to_owned(), value),
+        None => members.remove(key),
+    };
+    json
+}
+
+fn parse(json: &Value) -> Result<Config, String> {
+    config::parse(json.to_string().as_bytes(), &env).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_defaults_are_those_of_the_contract() {
+    let config = parse(&minimal()).unwrap();
+    assert_eq!(config.server_name, "example.org");
+    let introspection = &config.introspection;
+    assert_eq!(introspection.cluster, "mas");
+    assert_eq!(introspection.authority, "mas");
+    assert_eq!(introspection.path, "/oauth2/introspect");
+    assert_eq!(introspection.timeout, Duration::from_secs(5));
+    assert_eq!(introspection.max_in_flight, 256);
+    assert!(!introspection.shard_by_token);
+    assert_eq!(
+        introspection.credential.authorization(),
+        Some("Bearer do-not-print-me")
+    );
+    assert_eq!(config.cache.ttl, Duration::from_secs(120));
+    assert_eq!(config.cache.negative_ttl, Duration::from_secs(10));
+    assert_eq!(
+        (config.cache.slots, config.cache.negative_slots),
+        (65_536, 8_192)
+    );
+    assert_eq!(config.mode, Mode::Enforce);
+    assert_eq!(config.on_introspection_failure, OnFailure::Reject);
+    assert_eq!(config.unrecognized_tokens, UnrecognizedTokens::Pass);
+    assert_eq!(config.query_token, QueryToken::Accept);
+    assert!(config.appservice_tokens.is_empty());
+    assert_eq!(
+        config.identity_headers.user_id.as_deref(),
+        Some("x-matrix-user-id")
+    );
+    assert_eq!(
+        config.identity_headers.device_id.as_deref(),
+        Some("x-matrix-device-id")
+    );
+    assert_eq!(config.identity_headers.scope, None);
+    assert!(!config.filter_state);
+}
+
+#[test]
+fn every_key_of_the_contract_is_taken() {
+    let all = json!({
+        "role": "gateway",
+        "server_name": "[2001:db8::1]:8448",
+        "introspection": {
+            "cluster": "mas",
+            "authority": "auth.example.org:8443",
+            "path": "/prefix/oauth2/introspect",
+            "timeout": "500ms",
+            "credential": {"basic": {"client_id": "id", "client_secret": {"value": "s"}}},
+            "max_in_flight": 1,
+            "shard_by_token": true,
+        },
+        "cache": {
+            "ttl": "1h", "negative_ttl": "0s", "stale_if_error": "2m", "refresh_ahead": false,
+            "slots": 1, "negative_slots": 4_194_304, "local_entries": 0,
+        },
+        "mode": "shadow",
+        "on_introspection_failure": "pass",
+        "unrecognized_tokens": "introspect",
+        "appservice_tokens": ["0123456789abcdef".repeat(4)],
+        "query_token": "reject",
+        "identity_headers": {
+            "user_id": "x-user", "device_id": null, "client_id": "x-client", "scope": "x-scope",
+            "token_kind": "x-kind",
+        },
+        "filter_state": true,
+        "endpoints": [
+            {"prefix": "/_matrix/client/unstable/org.example/", "auth": "required"},
+            {"exact": "/a", "methods": ["GET", "PUT"], "auth": "foreign"},
+        ],
+        "unknown_token_budget": {"per_source": 50, "window": "10s"},
+    });
+    let config = parse(&all).unwrap();
+    assert_eq!(
+        config.introspection.credential.authorization(),
+        Some("Basic aWQ6cw==")
+    );
+    assert_eq!(config.identity_headers.device_id, None);
+    // Envoy hands a `Struct` over with every number as a double.
+    assert_eq!(
+        parse(&with("/cache/slots", Some(json!(1024.0))))
+            .unwrap()
+            .cache
+            .slots,
+        1024
+    );
+    assert!(parse(&with("/unknown_token_budget", Some(Value::Null))).is_ok());
+}
+
+#[test]
+fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
+    let digest = "0".repeat(64);
+    let bad: Vec<(&str, Option<Value>, &str)> = vec![
+        ("/roles", Some(json!("gateway")), "roles: is not a key here"),
+        ("/role", Some(json!("proxy")), "role: takes one of gateway"),
+        ("/role", Some(json!(1)), "role: takes"),
+        ("/server_name", None, "server_name: is required"),
+        ("/server_name", Some(json!("")), "server_name: takes"),
+        (
+            "/server_name",
+            Some(json!("@alice:example.org")),
+            "server_name: takes",
+        ),
+        (
+            "/server_name",
+            Some(json!("https://example.org")),
+            "server_name: takes",
+        ),
+        (
+            "/server_name",
+            Some(json!("example.org:")),
+            "server_name: takes",
+        ),
+        ("/server_name", Some(json!("[::1")), "server_name: takes"),
+        (
+            "/server_name",
+            Some(json!("x".repeat(256))),
+            "server_name: takes",
+        ),
+        ("/introspection", None, "introspection: is required"),
+        (
+            "/introspection",
+            Some(json!([])),
+            "introspection: takes an object",
+        ),
+        (
+            "/introspection/cluster",
+            None,
+            "introspection.cluster: is required",
+        ),
+        (
+            "/introspection/cluster",
+            Some(json!("")),
+            "introspection.cluster: takes",
+        ),
+        (
+            "/introspection/endpoint",
+            Some(json!("x")),
+            "introspection.endpoint: is not a key here",
+        ),
+        (
+            "/introspection/authority",
+            Some(json!("a b")),
+            "introspection.authority: takes",
+        ),
+        (
+            "/introspection/path",
+            Some(json!("oauth2")),
+            "introspection.path: takes",
+        ),
+        (
+            "/introspection/path",
+            Some(json!("/a b")),
+            "introspection.path: takes",
+        ),
+        (
+            "/introspection/timeout",
+            Some(json!("0s")),
+            "introspection.timeout: takes",
+        ),
+        (
+            "/introspection/timeout",
+            Some(json!("2h")),
+            "introspection.timeout: takes",
+        ),
+        (
+            "/introspection/timeout",
+            Some(json!(5)),
+            "introspection.timeout: takes",
+        ),
+        (
+            "/introspection/timeout",
+            Some(json!("5")),
+            "introspection.timeout: takes",
+        ),
+        (
+            "/introspection/max_in_flight",
+            Some(json!(0)),
+            "introspection.max_in_flight: takes",
+        ),
+        (
+            "/introspection/max_in_flight",
+            Some(json!(1.5)),
+            "introspection.max_in_flight: takes",
+        ),
+        (
+            "/introspection/max_in_flight",
+            Some(json!("256")),
+            "introspection.max_in_flight: takes",
+        ),
+        (
+            "/introspection/shard_by_token",
+            Some(json!("yes")),
+            "introspection.shard_by_token: takes",
+        ),
+        (
+            "/introspection/credential",
+            None,
+            "introspection.credential: is required",
+        ),
+        (
+            "/introspection/credential",
+            Some(json!(SECRET)),
+            "introspection.credential: takes",
+        ),
+        (
+            "/introspection/credential",
+            Some(json!({})),
+            "introspection.credential: takes",
+        ),
+        (
+            "/introspection/credential",
+            Some(json!({"bearer": {"value": SECRET}, "injected": true})),
+            "introspection.credential: takes exactly one",
+        ),
+        (
+            "/introspection/credential/token",
+            Some(json!(SECRET)),
+            "introspection.credential.token: is not",
+        ),
+        (
+            "/introspection/credential",
+            Some(json!({"injected": false})),
+            "introspection.credential.injected: takes true",
+        ),
+        (
+            "/introspection/credential/bearer",
+            Some(json!(SECRET)),
+            "introspection.credential.bearer: takes {env",
+        ),
+        (
+            "/introspection/credential/bearer",
+            Some(json!({"env": "MAS_SECRET", "value": SECRET})),
+            "introspection.credential.bearer: takes {env",
+        ),
+        (
+            "/introspection/credential/bearer/env",
+            Some(json!("UNSET")),
+            "introspection.credential.bearer.env: takes an environment variable",
+        ),
+        (
+            "/introspection/credential/bearer/env",
+            Some(json!("EMPTY")),
+            "introspection.credential.bearer.env: takes an environment variable",
+        ),
+        (
+            "/introspection/credential/bearer/env",
+            Some(json!("BINARY")),
+            "introspection.credential.bearer.env: takes an environment variable",
+        ),
+        (
+            "/introspection/credential/bearer",
+            Some(json!({"value": ""})),
+            "introspection.credential.bearer.value: takes",
+        ),
+        (
+            "/introspection/credential/bearer",
+            Some(json!({"value": format!("{SECRET}\n")})),
+            "introspection.credential.bearer.value: takes",
+        ),
+        (
+            "/introspection/credential",
+            Some(json!({"basic": {"client_secret": {"value": SECRET}}})),
+            "introspection.credential.basic.client_id: is required",
+        ),
+        (
+            "/introspection/credential",
+            Some(json!({"basic": {"client_id": "id", "client_secret": SECRET}})),
+            "introspection.credential.basic.client_secret: takes {env",
+        ),
+        ("/cache", Some(json!("120s")), "cache: takes an object"),
+        ("/cache/max", Some(json!(1)), "cache.max: is not a key here"),
+        ("/cache/ttl", Some(json!("0s")), "cache.ttl: takes"),
+        ("/cache/ttl", Some(json!("61m")), "cache.ttl: takes"),
+        ("/cache/ttl", Some(json!("1.5s")), "cache.ttl: takes"),
+        (
+            "/cache/negative_ttl",
+            Some(json!("-1s")),
+            "cache.negative_ttl: takes",
+        ),
+        (
+            "/cache/negative_ttl",
+            Some(json!("1h")),
+            "cache.negative_ttl: takes",
+        ),
+        (
+            "/cache/stale_if_error",
+            Some(json!(0)),
+            "cache.stale_if_error: takes",
+        ),
+        (
+            "/cache/refresh_ahead",
+            Some(json!("true")),
+            "cache.refresh_ahead: takes true or false",
+        ),
+        (
+            "/cache/slots",
+            Some(json!(0)),
+            "cache.slots: takes a whole number",
+        ),
+        (
+            "/cache/slots",
+            Some(json!(-1)),
+            "cache.slots: takes a whole number",
+        ),
+        (
+            "/cache/slots",
+            Some(json!(1e12)),
+            "cache.slots: takes a whole number",
+        ),
+        (
+            "/cache/negative_slots",
+            Some(json!(null)),
+            "cache.negative_slots: takes",
+        ),
+        (
+            "/cache/local_entries",
+            Some(json!([])),
+            "cache.local_entries: takes",
+        ),
+        (
+            "/mode",
+            Some(json!("off")),
+            "mode: takes one of enforce, shadow",
+        ),
+        (
+            "/on_introspection_failure",
+            Some(json!("allow")),
+            "on_introspection_failure: takes one of",
+        ),
+        (
+            "/unrecognized_tokens",
+            Some(json!(true)),
+            "unrecognized_tokens: takes one of",
+        ),
+        (
+            "/query_token",
+            Some(json!("ACCEPT")),
+            "query_token: takes one of accept, reject",
+        ),
+        (
+            "/appservice_tokens",
+            Some(json!(digest)),
+            "appservice_tokens: takes a list",
+        ),
+        (
+            "/appservice_tokens",
+            Some(json!([digest, SECRET])),
+            "appservice_tokens[1]: takes the SHA-256",
+        ),
+        (
+            "/appservice_tokens",
+            Some(json!(["A".repeat(64)])),
+            "appservice_tokens[0]: takes the SHA-256",
+        ),
+        (
+            "/appservice_tokens",
+            Some(json!(["é".repeat(32)])),
+            "appservice_tokens[0]: takes the SHA-256",
+        ),
+        (
+            "/identity_headers",
+            Some(json!([])),
+            "identity_headers: takes an object",
+        ),
+        (
+            "/identity_headers/user",
+            Some(json!("x")),
+            "identity_headers.user: is not a key here",
+        ),
+        (
+            "/identity_headers/user_id",
+            Some(json!("X-User")),
+            "identity_headers.user_id: takes",
+        ),
+        (
+            "/identity_headers/user_id",
+            Some(json!(":path")),
+            "identity_headers.user_id: takes",
+        ),
+        (
+            "/identity_headers/user_id",
+            Some(json!("authorization")),
+            "identity_headers.user_id: takes",
+        ),
+        (
+            "/identity_headers/user_id",
+            Some(json!("a b")),
+            "identity_headers.user_id: takes",
+        ),
+        (
+            "/identity_headers/scope",
+            Some(json!("x-matrix-user-id")),
+            "identity_headers: takes header names",
+        ),
+        (
+            "/filter_state",
+            Some(json!("on")),
+            "filter_state: takes true or false",
+        ),
+        ("/endpoints", Some(json!({})), "endpoints: takes a list"),
+        ("/endpoints", Some(json!(["/a"])), "endpoints[0]: takes"),
+        (
+            "/endpoints",
+            Some(json!([{"auth": "none"}])),
+            "endpoints[0]: takes",
+        ),
+        (
+            "/endpoints",
+            Some(json!([{"prefix": "/a", "exact": "/a", "auth": "none"}])),
+            "endpoints[0]: takes",
+        ),
+        (
+            "/endpoints",
+            Some(json!([{"prefix": "a", "auth": "none"}])),
+            "endpoints[0].prefix: takes",
+        ),
+        (
+            "/endpoints",
+            Some(json!([{"exact": "/a?b", "auth": "none"}])),
+            "endpoints[0].exact: takes",
+        ),
+        (
+            "/endpoints",
+            Some(json!([{"exact": "/a"}])),
+            "endpoints[0].auth: is required",
+        ),
+        (
+            "/endpoints",
+            Some(json!([{"exact": "/a", "auth": "maybe"}])),
+            "endpoints[0].auth: takes one of",
+        ),
+        (
+            "/endpoints",
+            Some(json!([{"exact": "/a", "auth": "none", "methods": []}])),
+            "endpoints[0].methods: takes",
+        ),
+        (
+            "/endpoints",
+            Some(json!([{"exact": "/a", "auth": "none", "methods": ["get"]}])),
+            "endpoints[0].methods[0]: takes one of GET",
+        ),
+        (
+            "/unknown_token_budget",
+            Some(json!(50)),
+            "unknown_token_budget: takes",
+        ),
+        (
+            "/unknown_token_budget/window",
+            Some(json!("10s")),
+            "unknown_token_budget.per_source: is required",
+        ),
+        (
+            "/unknown_token_budget",
+            Some(json!({"per_source": 0, "window": "10s"})),
+            "unknown_token_budget.per_source: takes",
+        ),
+        (
+            "/unknown_token_budget",
+            Some(json!({"per_source": 1, "window": "0s"})),
+            "unknown_token_budget.window: takes",
+        ),
+    ];
+    assert!(bad.len() >= 40);
+    for (pointer, value, expected) in bad {
+        let json = with(pointer, value);
+        let error = parse(&json).expect_err(&format!("{json} is refused"));
+        assert!(
+            error.contains(expected),
+            "{json}\n  gave      {error}\n  expected  {expected}"
+        );
+        assert!(!error.contains('\n'), "one line: {error}");
+        assert!(!error.contains(SECRET), "a secret in {error}");
+    }
+}
+
+#[test]
+fn what_is_no_json_object_is_refused() {
+    for json in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "\"gateway\"",
+        "{} {}",
+        "\u{feff}{}",
+        "role: gateway",
+    ] {
+        let error = config::parse(json.as_bytes(), &env)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("takes a JSON object"), "{error}");
+        assert!(!error.contains('\n'));
+    }
+    assert!(config::parse(b"\xff", &env).is_err());
+}
+
+#[test]
+fn debug_output_shows_no_secret() {
+    let config = parse(&minimal()).unwrap();
+    assert!(!format!("{config:?}").contains(SECRET));
+}

@@ -1,0 +1,421 @@
+//! A real Envoy with the built module, on free ports.
+//!
+//! ```ignore
+//! let envoy = Envoy::builder().plugin(json!({..})).homeserver(addr).mas(addr).start().await;
+//! let response = http::send(envoy.addr(), &Request::get("/_matrix/client/v3/sync")).await;
+//! ```
+//!
+//! Envoy binds port 0 and tells the ports through its admin interface. It ends when the value is dropped,
+//! also by a panic, and then its log is printed: `cargo test` shows it for failed tests only.
+
+pub mod bootstrap;
+pub mod log;
+pub mod stats;
+
+use std::{
+    env, fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Mutex,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use self::{log::Log, stats::Stats};
+use super::http::{self, Request, within_limit};
+
+/// How often a condition that Envoy gives no event for is looked at.
+const POLL: Duration = Duration::from_millis(10);
+
+/// How an Envoy is to start.
+#[derive(Default)]
+pub struct Builder {
+    concurrency: Option<u32>,
+    plugin: Option<Value>,
+    clusters: Vec<Value>,
+    environment: Vec<(String, String)>,
+    edits: Vec<Edit>,
+    dynamic_listeners: bool,
+}
+
+type Edit = Box<dyn FnOnce(&mut Value) + Send>;
+
+impl Builder {
+    /// Worker threads; 1 unless said.
+    #[must_use]
+    pub fn concurrency(mut self, workers: u32) -> Self {
+        self.concurrency = Some(workers);
+        self
+    }
+
+    /// Puts the module before the router, with this plugin configuration. Without it there is only the router.
+    #[must_use]
+    pub fn plugin(mut self, configuration: Value) -> Self {
+        self.plugin = Some(configuration);
+        self
+    }
+
+    /// The cluster `homeserver`, which all requests are routed to.
+    #[must_use]
+    pub fn homeserver(mut self, addr: SocketAddr) -> Self {
+        self.clusters
+            .push(bootstrap::static_cluster("homeserver", addr));
+        self
+    }
+
+    /// The cluster `mas`.
+    #[must_use]
+    pub fn mas(mut self, addr: SocketAddr) -> Self {
+        self.clusters.push(bootstrap::static_cluster("mas", addr));
+        self
+    }
+
+    /// Sets an environment variable of Envoy and lets the module read it.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Changes the finished bootstrap configuration. [`bootstrap`] finds the parts of it.
+    #[must_use]
+    pub fn bootstrap(mut self, edit: impl FnOnce(&mut Value) + Send + 'static) -> Self {
+        self.edits.push(Box::new(edit));
+        self
+    }
+
+    /// Delivers the listeners through a file, so that [`Envoy::update_listeners`] can change them.
+    #[must_use]
+    pub fn dynamic_listeners(mut self) -> Self {
+        self.dynamic_listeners = true;
+        self
+    }
+
+    /// Starts Envoy and returns once it takes requests.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub async fn start(self) -> Envoy {
+        self.try_start()
+            .await
+            .unwrap_or_else(|refused| panic!("{refused}"))
+    }
+
+    /// Starts Envoy and returns once it takes requests, or has ended.
+    ///
+    /// # Errors
+    ///
+    /// If Envoy refuses the configuration.
+    pub async fn try_start(self) -> Result<Envoy, Refused> {
+        let dir = tempfile::Builder::new()
+            .prefix("matrix-edge-auth-")
+            .tempdir()
+            .expect("a temporary directory");
+        let names = self.environment.iter().map(|(name, _)| name.as_str());
+        let filter = self
+            .plugin
+            .map(|plugin| bootstrap::wasm_filter(&module(), &plugin, names));
+        let mut config = bootstrap::new(filter, self.clusters);
+        for edit in self.edits {
+            edit(&mut config);
+        }
+        let listeners = self
+            .dynamic_listeners
+            .then(|| bootstrap::move_listeners_to(&mut config, &dir.path().join(LISTENERS)));
+        if let Some(listeners) = &listeners {
+            write_listeners(dir.path(), 0, listeners);
+        }
+        let config_path = dir.path().join("envoy.json");
+        write(&config_path, config.to_string().as_bytes());
+        let admin_path = dir.path().join("admin-address");
+
+        let mut command = Command::new(binary());
+        command
+            .args(["--disable-hot-restart", "--log-level", "info"])
+            // Not the list of everything that is compiled in.
+            .args(["--component-log-level", "main:warning"])
+            .args(["--concurrency", &self.concurrency.unwrap_or(1).to_string()])
+            // Access log lines are held back this long.
+            .args(["--file-flush-interval-msec", "20"])
+            .arg("--config-path")
+            .arg(&config_path)
+            .arg("--config-yaml")
+            .arg(stats_tags())
+            .arg("--admin-address-path")
+            .arg(&admin_path)
+            .envs(self.environment)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut process = Process(command.spawn().unwrap_or_else(|error| {
+            panic!(
+                "cannot run {}: {error}; run `make setup`, or set ENVOY to an Envoy binary",
+                command.get_program().display()
+            )
+        }));
+        let log = Log::of(&mut process.0);
+        let ready = within_limit("Envoy to start", until_ready(&mut process, &admin_path)).await;
+        let Some((admin, addr)) = ready else {
+            return Err(Refused {
+                log: log.finished().await,
+            });
+        };
+        Ok(Envoy {
+            process: Mutex::new(process),
+            addr,
+            admin,
+            log,
+            listeners: tokio::sync::Mutex::new(Listeners {
+                version: 0,
+                resources: listeners.unwrap_or_default(),
+            }),
+            dir,
+        })
+    }
+}
+
+/// Envoy ended instead of starting.
+pub struct Refused {
+    /// Everything it logged.
+    pub log: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Envoy did not start; it logged:\n{}", self.log)
+    }
+}
+
+/// A running Envoy.
+pub struct Envoy {
+    process: Mutex<Process>,
+    addr: SocketAddr,
+    admin: SocketAddr,
+    log: Log,
+    listeners: tokio::sync::Mutex<Listeners>,
+    dir: TempDir,
+}
+
+impl Envoy {
+    /// An Envoy with one worker, no module and no clusters, until told otherwise.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The address of the first listener.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The address of the admin interface.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// A directory that lives as long as this Envoy.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// All statistics, as Prometheus sees them.
+    pub async fn stats(&self) -> Stats {
+        let text = http::send(self.admin, &Request::get("/stats/prometheus")).await;
+        Stats::parse(text.text())
+    }
+
+    /// One of Envoy's own statistics, by the name that Envoy gives it; 0 if it does not exist yet.
+    pub async fn stat(&self, name: &str) -> u64 {
+        own_stat(self.admin, name).await
+    }
+
+    /// Resolves when one of Envoy's own statistics is as `wanted`.
+    pub async fn wait_for_stat(&self, name: &str, wanted: impl Fn(u64) -> bool) {
+        within_limit(name, async {
+            while !wanted(self.stat(name).await) {
+                tokio::time::sleep(POLL).await;
+            }
+        })
+        .await;
+    }
+
+    /// What was logged so far, access log lines on standard output included.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// Resolves when `text` was logged, with the line that it is in.
+    pub async fn wait_for_log(&self, text: &str) -> String {
+        within_limit(&format!("{text:?} in the log"), self.log.wait_for(text)).await
+    }
+
+    /// Whether the process runs.
+    pub fn is_alive(&self) -> bool {
+        self.process.lock().expect("no panic while locked").runs()
+    }
+
+    /// Replaces the listeners by edited ones, atomically, and waits for Envoy to take or refuse them.
+    ///
+    /// # Errors
+    ///
+    /// If Envoy refuses: what it says.
+    pub async fn update_listeners(&self, edit: impl FnOnce(&mut Value)) -> Result<(), String> {
+        const TAKEN: &str = "listener_manager.lds.update_success";
+        const REFUSED: &str = "listener_manager.lds.update_rejected";
+        const UNREADABLE: &str = "listener_manager.lds.update_failure";
+        let mut listeners = self.listeners.lock().await;
+        let (taken, refused) = (self.stat(TAKEN).await, self.stat(REFUSED).await);
+        let unreadable = self.stat(UNREADABLE).await;
+        let logged = self.log().len();
+        let mut edited = listeners.resources.clone();
+        edit(&mut edited);
+        listeners.version += 1;
+        write_listeners(self.dir.path(), listeners.version, &edited);
+        within_limit("Envoy to read the listeners", async {
+            loop {
+                let refused = self.stat(REFUSED).await > refused;
+                if refused || self.stat(UNREADABLE).await > unreadable {
+                    return Err(self.log()[logged..].to_owned());
+                }
+                if self.stat(TAKEN).await > taken {
+                    return Ok(());
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        })
+        .await?;
+        listeners.resources = edited;
+        Ok(())
+    }
+}
+
+/// The listeners last delivered and taken.
+#[derive(Default)]
+struct Listeners {
+    version: u64,
+    resources: Value,
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- Envoy's log\n{}---", self.log());
+        }
+    }
+}
+
+/// Killed when dropped.
+struct Process(Child);
+
+impl Process {
+    fn runs(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const LISTENERS: &str = "listeners.json";
+
+/// Admin and first listener's address once Envoy takes requests; `None` if it ends before that.
+async fn until_ready(
+    process: &mut Process,
+    admin_path: &Path,
+) -> Option<(SocketAddr, SocketAddr)> {
+    loop {
+        if !process.runs() {
+            return None;
+        }
+        let written = std::fs::read_to_string(admin_path).unwrap_or_default();
+        if let Ok(admin) = written.parse()
+            && let Some(addr) = listener_address(admin).await
+        {
+            return Some((admin, addr));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// `None` while Envoy is starting.
+async fn listener_address(admin: SocketAddr) -> Option<SocketAddr> {
+    let ready = http::try_send(admin, &Request::get("/ready")).await?;
+    if ready.status != 200 {
+        return None;
+    }
+    let listeners = http::try_send(admin, &Request::get("/listeners?format=json")).await?;
+    let socket = listeners.json()["listener_statuses"][0]["local_address"]["socket_address"].take();
+    let port = socket["port_value"]
+        .as_u64()
+        .expect("a listener has a port");
+    format!("{}:{port}", socket["address"].as_str()?)
+        .parse()
+        .ok()
+}
+
+async fn own_stat(admin: SocketAddr, name: &str) -> u64 {
+    let pattern = format!("/stats?filter=^{}$", name.replace('.', "\\."));
+    let response = http::send(admin, &Request::get(pattern)).await;
+    let value = response
+        .text()
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    value.map_or(0, |value| {
+        value.trim().parse().expect("a statistic is a number")
+    })
+}
+
+fn write_listeners(dir: &Path, version: u64, listeners: &Value) {
+    let response = json!({"version_info": version.to_string(), "resources": listeners});
+    // Envoy watches for a file that is moved into place.
+    let new = dir.join("listeners.new");
+    write(&new, response.to_string().as_bytes());
+    std::fs::rename(new, dir.join(LISTENERS)).expect("a file in our own directory can be renamed");
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes)
+        .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+}
+
+/// `ENVOY`, or the one of the project's own environment, or the one on the path.
+fn binary() -> PathBuf {
+    if let Some(chosen) = env::var_os("ENVOY") {
+        return chosen.into();
+    }
+    let own = repository().join(".venv/bin/envoy");
+    if own.exists() { own } else { "envoy".into() }
+}
+
+/// `MATRIX_EDGE_AUTH_WASM`, or what `make build` leaves.
+fn module() -> PathBuf {
+    let module = env::var_os("MATRIX_EDGE_AUTH_WASM").map_or_else(
+        || repository().join("dist/matrix-edge-auth.wasm"),
+        PathBuf::from,
+    );
+    assert!(
+        module.exists(),
+        "{} does not exist; run `make build`",
+        module.display()
+    );
+    module
+}
+
+/// The statistics configuration as shipped, so that it is tested too.
+fn stats_tags() -> String {
+    let path = repository().join("envoy/stats_tags.yaml");
+    std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

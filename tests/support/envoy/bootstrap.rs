@@ -1,0 +1,158 @@
+//! Envoy's bootstrap configuration, in JSON: one listener, the module and the router, static clusters.
+
+use std::{net::SocketAddr, path::Path};
+
+use serde_json::{Value, json};
+
+/// A configuration whose one listener, on a free port, sends everything through `filter` to the cluster
+/// `homeserver`.
+pub fn new(filter: Option<Value>, clusters: Vec<Value>) -> Value {
+    let mut filters: Vec<Value> = filter.into_iter().collect();
+    filters.push(json!({
+        "name": "envoy.filters.http.router",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+        },
+    }));
+    let http_manager = json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "gateway",
+            "use_remote_address": true,
+            "http_filters": filters,
+            "route_config": {
+                "virtual_hosts": [{
+                    "name": "matrix",
+                    "domains": ["*"],
+                    // No timeout: requests are held on purpose here, and the tests have limits of their own.
+                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "homeserver", "timeout": "0s"}}],
+                }],
+            },
+        },
+    });
+    json!({
+        "admin": {"address": loopback(0)},
+        "static_resources": {
+            "listeners": [{
+                "name": "gateway",
+                "address": loopback(0),
+                "filter_chains": [{"filters": [http_manager]}],
+            }],
+            "clusters": clusters,
+        },
+    })
+}
+
+/// The module as an HTTP filter. `environment` names the variables that it may read.
+pub fn wasm_filter<'a>(
+    module: &Path,
+    plugin: &Value,
+    environment: impl Iterator<Item = &'a str>,
+) -> Value {
+    json!({
+        "name": "envoy.filters.http.wasm",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+            "config": {
+                "name": "matrix-edge-auth",
+                "root_id": "gateway",
+                "failure_policy": "FAIL_RELOAD",
+                "vm_config": {
+                    "vm_id": "matrix-edge-auth",
+                    "runtime": "envoy.wasm.runtime.v8",
+                    "code": {"local": {"filename": module}},
+                    "environment_variables": {"host_env_keys": environment.collect::<Vec<_>>()},
+                },
+                "configuration": {
+                    "@type": "type.googleapis.com/google.protobuf.StringValue",
+                    "value": plugin.to_string(),
+                },
+            },
+        },
+    })
+}
+
+/// A cluster of one host.
+pub fn static_cluster(name: &str, addr: SocketAddr) -> Value {
+    json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": {
+                "address": addr.ip().to_string(),
+                "port_value": addr.port(),
+            }}}}]}],
+        },
+    })
+}
+
+fn loopback(port: u16) -> Value {
+    json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
+}
+
+/// The listener.
+pub fn listener(config: &mut Value) -> &mut Value {
+    found(config, "/static_resources/listeners/0")
+}
+
+/// The listener's HTTP connection manager.
+pub fn http_manager(config: &mut Value) -> &mut Value {
+    http_manager_of(listener(config))
+}
+
+/// The HTTP connection manager of a listener.
+pub fn http_manager_of(listener: &mut Value) -> &mut Value {
+    found(listener, "/filter_chains/0/filters/0/typed_config")
+}
+
+/// The HTTP filters of a connection manager. The module is the first, the router the last.
+pub fn http_filters(http_manager: &mut Value) -> &mut Vec<Value> {
+    found(http_manager, "/http_filters")
+        .as_array_mut()
+        .expect("http_filters is a list")
+}
+
+/// The module's `PluginConfig`.
+pub fn plugin(http_manager: &mut Value) -> &mut Value {
+    found(&mut http_filters(http_manager)[0], "/typed_config/config")
+}
+
+/// Replaces the module's own configuration.
+pub fn configure(http_manager: &mut Value, configuration: &Value) {
+    plugin(http_manager)["configuration"]["value"] = configuration.to_string().into();
+}
+
+/// A cluster by its name.
+pub fn cluster<'a>(config: &'a mut Value, name: &str) -> &'a mut Value {
+    found(config, "/static_resources/clusters")
+        .as_array_mut()
+        .expect("clusters is a list")
+        .iter_mut()
+        .find(|cluster| cluster["name"] == name)
+        .unwrap_or_else(|| panic!("there is no cluster {name}"))
+}
+
+/// Takes the listeners out of `config`, which then reads them from the file `path`; returns them as the
+/// resources that belong there.
+pub(super) fn move_listeners_to(config: &mut Value, path: &Path) -> Value {
+    let mut listeners = found(config, "/static_resources/listeners").take();
+    for listener in listeners.as_array_mut().expect("listeners is a list") {
+        listener["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
+    }
+    config["static_resources"]["listeners"] = json!([]);
+    config["dynamic_resources"]["lds_config"] = json!({
+        "resource_api_version": "V3",
+        "path_config_source": {"path": path, "watched_directory": {"path": path.parent()}},
+    });
+    config["node"] = json!({"id": "test", "cluster": "test"});
+    listeners
+}
+
+fn found<'a>(value: &'a mut Value, pointer: &str) -> &'a mut Value {
+    value
+        .pointer_mut(pointer)
+        .unwrap_or_else(|| panic!("the configuration has no {pointer}"))
+}

@@ -1,0 +1,548 @@
+//! A simulated Envoy: several workers with one shared data, a virtual clock and injected faults, running
+//! the real core.
+//!
+//! It keeps the host's awkward rules: the headers of a resumed request can no longer be touched, a stream
+//! that has gone cannot be selected, a call goes when its root goes, and an absent key takes any CAS
+//! number.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use matrix_edge_auth::{
+    cache::{If, NotWritten, Store, Versioned},
+    clock::Instant,
+    config,
+    host::{CallId, Host, HostError, RootId, StreamId},
+    mas::introspection::{IntrospectionRequest, IntrospectionResponse},
+    matrix::reply::Reply,
+    metrics::Metric,
+    worker::{Gateway, Phase, Worker},
+};
+
+/// The status for "not in this phase", as Envoy gives it.
+const BAD_ARGUMENT: HostError = HostError(2);
+const INTERNAL_FAILURE: HostError = HostError(10);
+
+/// What all workers share.
+#[derive(Default)]
+pub struct Process {
+    now: Cell<u64>,
+    shared_data: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
+    cas: Cell<u32>,
+    /// Counters, by full name.
+    metrics: RefCell<BTreeMap<String, u64>>,
+}
+
+impl Process {
+    pub fn new() -> Rc<Self> {
+        let process = Self::default();
+        process.now.set(1_000_000);
+        Rc::new(process)
+    }
+
+    pub fn advance(&self, time: Duration) {
+        self.now.set(self.now.get() + time.as_millis() as u64);
+    }
+
+    /// The sum of all counters whose name starts with `prefix`.
+    pub fn metric(&self, prefix: &str) -> u64 {
+        let metrics = self.metrics.borrow();
+        metrics
+            .iter()
+            .filter(|(name, _)| name.starts_with(prefix))
+            .map(|(_, value)| value)
+            .sum()
+    }
+
+    pub fn keys(&self) -> usize {
+        self.shared_data.borrow().len()
+    }
+}
+
+/// A request as the simulated proxy holds it.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    pub headers: Vec<(String, Vec<u8>)>,
+    pub filter_state: BTreeMap<String, Vec<u8>>,
+    reply: Option<(u16, String)>,
+    resumed: bool,
+}
+
+impl Request {
+    pub fn new(method: &str, path: &str) -> Self {
+        Self::default()
+            .header(":method", method)
+            .header(":path", path)
+    }
+
+    pub fn get(path: &str) -> Self {
+        Self::new("GET", path)
+    }
+
+    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.headers
+            .push((name.to_owned(), value.as_ref().to_vec()));
+        self
+    }
+
+    pub fn bearer(self, token: &str) -> Self {
+        self.header("authorization", format!("Bearer {token}"))
+    }
+
+    pub fn value(&self, name: &str) -> Option<&[u8]> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_slice())
+    }
+}
+
+/// What has become of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It waits.
+    Held,
+    /// It went on, with this user and device.
+    Forwarded {
+        user_id: Option<String>,
+        device_id: Option<String>,
+    },
+    /// It was answered at the edge: status and body.
+    Answered(u16, String),
+}
+
+impl Fate {
+    pub fn forwarded_as(user_id: &str) -> Self {
+        Self::Forwarded {
+            user_id: Some(user_id.to_owned()),
+            device_id: None,
+        }
+    }
+
+    pub fn forwarded_unannotated() -> Self {
+        Self::Forwarded {
+            user_id: None,
+            device_id: None,
+        }
+    }
+
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Answered(status, _) => Some(*status),
+            _ => None,
+        }
+    }
+}
+
+/// A call that the simulated proxy has under way.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub id: CallId,
+    pub root: RootId,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+    sent_at: u64,
+    timeout: Duration,
+}
+
+/// Faults that can be switched on for one worker.
+#[derive(Default)]
+pub struct Faults {
+    /// `dispatch_http_call` fails: no such cluster, no host, circuit breaker.
+    pub dispatch: Cell<bool>,
+    /// Every change of a header fails.
+    pub set_header: Cell<bool>,
+    /// Every reading of a header fails.
+    pub get_header: Cell<bool>,
+}
+
+#[derive(Default)]
+struct Vm {
+    streams: RefCell<BTreeMap<StreamId, Request>>,
+    calls: RefCell<Vec<Call>>,
+    ticking: RefCell<BTreeMap<RootId, Duration>>,
+    next_call: Cell<u32>,
+    faults: Faults,
+    host_calls: RefCell<BTreeMap<String, u64>>,
+}
+
+/// One worker: a VM with its streams, calls and timers.
+pub struct SimulatedWorker {
+    process: Rc<Process>,
+    vm: Rc<Vm>,
+    worker: Worker,
+    phases: BTreeMap<StreamId, Rc<Cell<Phase>>>,
+    next_stream: u32,
+}
+
+/// A plugin configuration as JSON with the required keys filled in.
+pub fn gateway(root: u32, overrides: serde_json::Value) -> Rc<Gateway> {
+    let mut json = serde_json::json!({
+        "server_name": "example.org",
+        "introspection": {"cluster": "mas", "credential": {"bearer": {"value": "secret"}}},
+    });
+    merge(&mut json, overrides);
+    let config =
+        config::parse(json.to_string().as_bytes(), &|_| None).expect("valid configuration");
+    Rc::new(Gateway::new(RootId(root), config))
+}
+
+fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
+    match (into, from) {
+        (serde_json::Value::Object(into), serde_json::Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(serde_json::Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+impl SimulatedWorker {
+    pub fn new(process: &Rc<Process>) -> Self {
+        Self {
+            process: Rc::clone(process),
+            vm: Rc::default(),
+            worker: Worker::default(),
+            phases: BTreeMap::new(),
+            next_stream: 1_000,
+        }
+    }
+
+    pub fn faults(&self) -> &Faults {
+        &self.vm.faults
+    }
+
+    /// Host calls made so far, by kind.
+    pub fn host_calls(&self) -> BTreeMap<String, u64> {
+        self.vm.host_calls.borrow().clone()
+    }
+
+    /// A request arrives.
+    pub fn request(&mut self, gateway: &Rc<Gateway>, request: Request) -> StreamId {
+        self.next_stream += 1;
+        let stream = StreamId(self.next_stream);
+        self.vm.streams.borrow_mut().insert(stream, request);
+        let phase = self
+            .worker
+            .on_request(&self.host(stream.0), gateway, stream);
+        self.phases.insert(stream, phase);
+        stream
+    }
+
+    /// A request arrives; what becomes of it before anything else happens.
+    pub fn fate_of(&mut self, gateway: &Rc<Gateway>, request: Request) -> Fate {
+        let stream = self.request(gateway, request);
+        self.fate(stream)
+    }
+
+    pub fn fate(&self, stream: StreamId) -> Fate {
+        let streams = self.vm.streams.borrow();
+        let request = &streams[&stream];
+        match self.phases[&stream].get() {
+            Phase::Held => Fate::Held,
+            Phase::Answered => {
+                let (status, body) = request
+                    .reply
+                    .clone()
+                    .expect("an answered request has a reply");
+                Fate::Answered(status, body)
+            }
+            Phase::Forwarded => {
+                assert!(request.reply.is_none(), "a forwarded request has no reply");
+                let text = |name| {
+                    request
+                        .value(name)
+                        .map(|v| String::from_utf8(v.to_vec()).unwrap())
+                };
+                Fate::Forwarded {
+                    user_id: text("x-matrix-user-id"),
+                    device_id: text("x-matrix-device-id"),
+                }
+            }
+        }
+    }
+
+    /// The request as it would reach the homeserver.
+    pub fn seen_by_homeserver(&self, stream: StreamId) -> Request {
+        assert!(matches!(self.fate(stream), Fate::Forwarded { .. }));
+        self.vm.streams.borrow()[&stream].clone()
+    }
+
+    /// The client hangs up.
+    pub fn hang_up(&mut self, stream: StreamId) {
+        self.vm.streams.borrow_mut().remove(&stream);
+        self.phases.remove(&stream);
+        self.worker.on_stream_end(stream);
+    }
+
+    pub fn calls(&self) -> Vec<Call> {
+        self.vm.calls.borrow().clone()
+    }
+
+    /// MAS answers a call with `status` and a JSON body.
+    pub fn answer(&mut self, call: CallId, status: u16, body: &str) {
+        self.respond(
+            call,
+            IntrospectionResponse {
+                status: Some(status),
+                content_type: Some(b"application/json"),
+                body: Some(body.as_bytes()),
+            },
+        );
+    }
+
+    /// MAS answers the only call.
+    pub fn answer_the_call(&mut self, body: &str) {
+        let calls = self.calls();
+        assert_eq!(calls.len(), 1, "one call under way");
+        self.answer(calls[0].id, 200, body);
+    }
+
+    pub fn respond(&mut self, call: CallId, response: IntrospectionResponse<'_>) {
+        let root = {
+            let mut calls = self.vm.calls.borrow_mut();
+            let at = calls
+                .iter()
+                .position(|under_way| under_way.id == call)
+                .expect("under way");
+            calls.remove(at).root
+        };
+        self.worker.on_answer(&self.host(root.0), call, response);
+    }
+
+    /// Envoy never delivers the answer to a call.
+    pub fn lose(&self, call: CallId) {
+        self.vm
+            .calls
+            .borrow_mut()
+            .retain(|under_way| under_way.id != call);
+    }
+
+    /// Calls past their timeout are answered by Envoy, and every timer that is set fires once.
+    pub fn tick(&mut self) {
+        let now = self.process.now.get();
+        for call in self.calls() {
+            if Duration::from_millis(now - call.sent_at) >= call.timeout {
+                self.answer(call.id, 504, "upstream request timeout");
+            }
+        }
+        let roots: Vec<RootId> = self.vm.ticking.borrow().keys().copied().collect();
+        for root in roots {
+            self.worker.on_tick(&self.host(root.0), root);
+        }
+    }
+
+    pub fn is_ticking(&self) -> bool {
+        !self.vm.ticking.borrow().is_empty()
+    }
+
+    /// A configuration's last stream has ended and Envoy drops its root, with its calls and timer.
+    pub fn drop_root(&mut self, root: RootId) {
+        self.vm.calls.borrow_mut().retain(|call| call.root != root);
+        self.vm.ticking.borrow_mut().remove(&root);
+        self.worker.on_root_end(root);
+    }
+
+    fn host(&self, context: u32) -> SimulatedHost {
+        SimulatedHost {
+            process: Rc::clone(&self.process),
+            vm: Rc::clone(&self.vm),
+            selected: Cell::new(StreamId(context)),
+        }
+    }
+}
+
+/// The host as one callback sees it.
+struct SimulatedHost {
+    process: Rc<Process>,
+    vm: Rc<Vm>,
+    selected: Cell<StreamId>,
+}
+
+impl SimulatedHost {
+    fn note(&self, call: impl Into<String>) {
+        *self
+            .vm
+            .host_calls
+            .borrow_mut()
+            .entry(call.into())
+            .or_default() += 1;
+    }
+
+    fn with_request<T>(
+        &self,
+        f: impl FnOnce(&mut Request) -> Result<T, HostError>,
+    ) -> Result<T, HostError> {
+        let mut streams = self.vm.streams.borrow_mut();
+        f(streams.get_mut(&self.selected.get()).ok_or(BAD_ARGUMENT)?)
+    }
+
+    fn change_header(&self, change: impl FnOnce(&mut Request)) -> Result<(), HostError> {
+        if self.vm.faults.set_header.get() {
+            return Err(INTERNAL_FAILURE);
+        }
+        self.with_request(|request| {
+            if request.resumed {
+                return Err(BAD_ARGUMENT);
+            }
+            change(request);
+            Ok(())
+        })
+    }
+}
+
+impl Host for SimulatedHost {
+    fn now(&self) -> Instant {
+        self.note("clock");
+        Instant::from_millis(self.process.now.get())
+    }
+
+    fn select(&self, stream: StreamId) -> bool {
+        self.note("select");
+        let alive = self.vm.streams.borrow().contains_key(&stream);
+        if alive {
+            self.selected.set(stream);
+        }
+        alive
+    }
+
+    fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
+        self.note(format!("get {name}"));
+        if self.vm.faults.get_header.get() {
+            return Err(INTERNAL_FAILURE);
+        }
+        self.with_request(|request| {
+            let values: Vec<&[u8]> = request
+                .headers
+                .iter()
+                .filter(|(key, _)| key == name)
+                .map(|(_, value)| value.as_slice())
+                .collect();
+            Ok(match (name, values.as_slice()) {
+                (_, []) => None,
+                ("authorization", values) => Some(values.join(&b',')),
+                (_, [first, ..]) => Some(first.to_vec()),
+            })
+        })
+    }
+
+    fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        self.note(format!("set {name}"));
+        self.change_header(|request| {
+            request.headers.retain(|(key, _)| key != name);
+            request.headers.push((name.to_owned(), value.to_vec()));
+        })
+    }
+
+    fn remove_request_header(&self, name: &str) -> Result<(), HostError> {
+        self.note(format!("remove {name}"));
+        self.change_header(|request| request.headers.retain(|(key, _)| key != name))
+    }
+
+    fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        self.note("filter state");
+        self.with_request(|request| {
+            request.filter_state.insert(name.to_owned(), value.to_vec());
+            Ok(())
+        })
+    }
+
+    fn respond(&self, reply: &Reply) -> Result<(), HostError> {
+        self.note("reply");
+        let body = String::from_utf8(reply.body.to_vec()).expect("replies are text");
+        self.with_request(|request| {
+            assert!(
+                request.reply.is_none() && !request.resumed,
+                "answered or resumed before"
+            );
+            request.reply = Some((reply.status, body));
+            Ok(())
+        })
+    }
+
+    fn resume(&self) -> Result<(), HostError> {
+        self.note("resume");
+        self.with_request(|request| {
+            assert!(
+                request.reply.is_none() && !request.resumed,
+                "answered or resumed before"
+            );
+            request.resumed = true;
+            Ok(())
+        })
+    }
+
+    fn dispatch(
+        &self,
+        root: RootId,
+        request: &IntrospectionRequest<'_>,
+    ) -> Result<CallId, HostError> {
+        self.note("dispatch");
+        if self.vm.faults.dispatch.get() {
+            return Err(INTERNAL_FAILURE);
+        }
+        self.vm.next_call.set(self.vm.next_call.get() + 1);
+        let id = CallId(self.vm.next_call.get());
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        self.vm.calls.borrow_mut().push(Call {
+            id,
+            root,
+            headers: request.headers().into_iter().map(owned).collect(),
+            body: String::from_utf8(request.body().to_vec()).expect("forms are ASCII"),
+            sent_at: self.process.now.get(),
+            timeout: request.timeout(),
+        });
+        Ok(id)
+    }
+
+    fn tick_every(&self, root: RootId, period: Option<Duration>) {
+        self.note("timer");
+        let mut ticking = self.vm.ticking.borrow_mut();
+        match period {
+            Some(period) => ticking.insert(root, period),
+            None => ticking.remove(&root),
+        };
+    }
+
+    fn record(&self, metric: Metric, value: u64) {
+        self.note("metric");
+        *self
+            .process
+            .metrics
+            .borrow_mut()
+            .entry(metric.name())
+            .or_default() += value;
+    }
+}
+
+impl Store for SimulatedHost {
+    fn read(&self, key: &str) -> Option<Versioned> {
+        self.note("read shared data");
+        let (value, cas) = self.process.shared_data.borrow().get(key)?.clone();
+        Some(Versioned { value, cas })
+    }
+
+    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+        self.note("write shared data");
+        let mut data = self.process.shared_data.borrow_mut();
+        match (data.get(key), condition) {
+            (Some(_), If::Absent) => return Err(NotWritten::Changed),
+            (Some((_, now)), If::Unchanged(then)) if *now != then => {
+                return Err(NotWritten::Changed);
+            }
+            _ => {}
+        }
+        self.process.cas.set(self.process.cas.get() + 1);
+        data.insert(key.to_owned(), (value.to_vec(), self.process.cas.get()));
+        Ok(())
+    }
+
+    fn random(&self) -> u64 {
+        0x9e37_79b9_7f4a_7c15 ^ u64::from(self.process.cas.get())
+    }
+}
