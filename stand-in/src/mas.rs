@@ -45,6 +45,7 @@ use crate::{SeenRequest, clock::Clock, server::Server};
 
 mod client;
 mod control;
+mod damage;
 mod fault;
 mod handler;
 mod reply;
@@ -177,7 +178,7 @@ impl Mas {
         self.server.stop().await;
     }
 
-    /// Makes `token` valid for `session`, from now on. Any string will do; [`token`] makes one as MAS does.
+    /// Makes `token` valid for `session`, from now on. Any string will do; [`token()`] makes one as MAS does.
     pub fn insert(&self, token: &str, session: Session) {
         self.shared.insert(token, session);
     }
