@@ -1,13 +1,14 @@
-//! What kind of token a string is, by its form alone: the check that MAS makes before it looks into its
-//! database.
+//! What kind of token a string is, by its form alone: the check that MAS makes before it looks into
+//! its database.
 //!
 //! A MAS token is `PPP_` + 30 bytes + `_` + 6: a prefix that names the kind, a random part, and the
-//! CRC-32 of the two in base 62. Tokens that Synapse issued before a migration to MAS are compat tokens:
-//! `syt_...`, `syr_...`, and macaroons, which are older still.
+//! CRC-32 of the two in base 62. Tokens that Synapse issued before a migration to MAS are compat
+//! tokens: `syt_...`, `syr_...`, and macaroons, which are older still.
 //!
-//! The non-obvious rule: a wrong checksum proves that MAS never issued the token, but a string of another
-//! form proves nothing, since an appservice token is whatever an operator wrote down. Only strings with a
-//! MAS prefix can be refused here, and a configured appservice token comes first even then.
+//! The non-obvious rule: a wrong checksum proves that MAS never issued the token, but a string of
+//! another form proves nothing, since an appservice token is whatever an operator wrote down. Only
+//! strings with a MAS prefix can be refused here, and a configured appservice token comes first
+//! even then.
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 
@@ -46,8 +47,8 @@ impl TokenKind {
         }
     }
 
-    /// Whether the token only serves to get another one. Introspected with the hint `access_token`, as
-    /// Synapse does it, such a token is inactive.
+    /// Whether the token only serves to get another one. Introspected with the hint `access_token`,
+    /// as Synapse does it, such a token is inactive.
     pub const fn is_refresh(self) -> bool {
         matches!(self, Self::RefreshToken | Self::CompatRefreshToken)
     }
@@ -71,8 +72,8 @@ pub enum TokenFormatError {
     UnknownPrefix,
 }
 
-/// The kind of a token, with the same answer as MAS's own check. Lengths are bytes; the random part may
-/// hold any byte but `_`.
+/// The kind of a token, with the same answer as MAS's own check. Lengths are bytes; the random part
+/// may hold any byte but `_`.
 pub fn check(token: &[u8]) -> Result<TokenKind, TokenFormatError> {
     if token.starts_with(b"syt_") || is_macaroon(token) {
         return Ok(TokenKind::CompatAccessToken);
@@ -109,11 +110,11 @@ pub enum Shape {
     Unrecognized,
 }
 
-/// Sorts a token by its form. Known appservice tokens must be recognised before: they are free to look
-/// like anything here.
+/// Sorts a token by its form. Known appservice tokens must be recognised before: they are free to
+/// look like anything here.
 ///
-/// MAS takes any `syt_...` as well-formed and then fails on a NUL byte with a 500 (PostgreSQL has no NUL
-/// in text). No token was ever issued with a control byte, so none is sent.
+/// MAS takes any `syt_...` as well-formed and then fails on a NUL byte with a 500 (PostgreSQL has
+/// no NUL in text). No token was ever issued with a control byte, so none is sent.
 pub fn shape(token: &[u8]) -> Shape {
     match check(token) {
         Ok(kind) if kind.is_refresh() || token.iter().any(u8::is_ascii_control) => {
@@ -136,8 +137,8 @@ fn has_mas_prefix(token: &[u8]) -> bool {
         })
 }
 
-/// Strict url-safe base64 without padding, whose bytes 4 to 13 name a macaroon's first packet. The four
-/// bytes before are the packet's length in hexadecimal and differ with the server name.
+/// Strict url-safe base64 without padding, whose bytes 4 to 13 name a macaroon's first packet. The
+/// four bytes before are the packet's length in hexadecimal and differ with the server name.
 fn is_macaroon(token: &[u8]) -> bool {
     const BLOCK: usize = 64;
     let mut first_packet = None;
@@ -153,8 +154,8 @@ fn is_macaroon(token: &[u8]) -> bool {
     first_packet.unwrap_or(false)
 }
 
-/// Base 62, least significant digit first, then filled up with zeros on the *left*: the fill and the
-/// digits run in opposite directions.
+/// Base 62, least significant digit first, then filled up with zeros on the *left*: the fill and
+/// the digits run in opposite directions.
 fn base62(mut number: u32) -> [u8; CHECKSUM_BYTES] {
     const DIGITS: u32 = 62;
     let mut digits = 0;

@@ -1,15 +1,17 @@
 //! What each endpoint needs of its caller: from method and raw path to an [`AuthRequirement`].
 //!
-//! The table names the families of endpoints that need a token, and the exceptions among them. A path
-//! that it does not know is optional: without a token it passes, since an unknown path is a 404 or an
-//! endpoint of the future. A wrong *required* on a path that Synapse serves to anyone would be an outage;
-//! a wrong *optional* is harmless, because Synapse checks for itself.
+//! The table names the families of endpoints that need a token, and the exceptions among them. A
+//! path that it does not know is optional: without a token it passes, since an unknown path is a
+//! 404 or an endpoint of the future. A wrong *required* on a path that Synapse serves to anyone
+//! would be an outage; a wrong *optional* is harmless, because Synapse checks for itself.
 //!
-//! The non-obvious rule: a path is never decoded to *allow* it and always decoded to *block* it. Synapse
-//! matches the raw path of the Matrix API, so `%61ccount` is another, unknown, path. But it decodes the
-//! segments of `/_synapse/mas` and its neighbours, so those are looked for in every encoding.
+//! The non-obvious rule: a path is never decoded to *allow* it and always decoded to *block* it.
+//! Synapse matches the raw path of the Matrix API, so `%61ccount` is another, unknown, path. But it
+//! decodes the segments of `/_synapse/mas` and its neighbours, so those are looked for in every
+//! encoding.
 
 mod blocked;
+mod family;
 mod table;
 
 use std::cell::LazyCell;
@@ -19,12 +21,13 @@ use std::cell::LazyCell;
 pub enum AuthRequirement {
     /// A token with the admin scope.
     Admin,
-    /// The token of an application service. MAS does not know these; Synapse alone can judge them, so it
-    /// also answers for a missing one.
+    /// The token of an application service. MAS does not know these; Synapse alone can judge them,
+    /// so it also answers for a missing one.
     Appservice,
     /// Never served to the public.
     Blocked,
-    /// `access_token` is not an access token here (an unsubscribe macaroon, an OpenID token): hands off.
+    /// `access_token` is not an access token here (an unsubscribe macaroon, an OpenID token): hands
+    /// off.
     Foreign,
     /// MAS answers here and judges the credentials, by rules of its own: hands off.
     MasOwned,
@@ -37,9 +40,9 @@ pub enum AuthRequirement {
 }
 
 impl AuthRequirement {
-    /// What is left of the requirement for a request with this method: nothing for `OPTIONS`, which is a
-    /// browser's pre-flight, has no credentials, and gets a 204 on every path before any of them is looked
-    /// at. Only a blocked path stays blocked.
+    /// What is left of the requirement for a request with this method: nothing for `OPTIONS`, which
+    /// is a browser's pre-flight, has no credentials, and gets a 204 on every path before any of
+    /// them is looked at. Only a blocked path stays blocked.
     pub fn with_method(self, method: Method) -> Self {
         match (self, method) {
             (Self::Blocked, _) => Self::Blocked,
@@ -94,8 +97,8 @@ impl Method {
     }
 }
 
-/// What the built-in table says of a request for `target`, the raw `:path`. `method` is asked at most once,
-/// and only where the answer depends on it.
+/// What the built-in table says of a request for `target`, the raw `:path`. `method` is asked at
+/// most once, and only where the answer depends on it.
 pub fn classify(target: &[u8], method: impl FnOnce() -> Method) -> AuthRequirement {
     if blocked::is_blocked(path(target)) {
         return AuthRequirement::Blocked;
@@ -103,8 +106,8 @@ pub fn classify(target: &[u8], method: impl FnOnce() -> Method) -> AuthRequireme
     table::classify(path(target), &LazyCell::new(method))
 }
 
-/// Rules of the configuration that are tried, in order, before the built-in table. They cannot open a
-/// blocked path.
+/// Rules of the configuration that are tried, in order, before the built-in table. They cannot open
+/// a blocked path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides(Vec<Rule>);
 

@@ -1,7 +1,7 @@
 //! Percent-encoding, RFC 3986 section 2.1.
 
-/// The byte that the escape at the start of `text` stands for, and the text after it. `None` if there is
-/// no well-formed escape.
+/// The byte that the escape at the start of `text` stands for, and the text after it. `None` if
+/// there is no well-formed escape.
 pub(super) fn escape(text: &[u8]) -> Option<(u8, &[u8])> {
     let [b'%', high, low, rest @ ..] = text else {
         return None;
@@ -20,6 +20,9 @@ const fn hex_digit(digit: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
 
     #[test]

@@ -1,19 +1,19 @@
 //! Replies that the edge gives in place of the homeserver: Synapse's own, byte for byte.
 //!
-//! The non-obvious rule: the CORS headers are not decoration. A browser that gets a 401 without them
-//! tells the client of a network error instead of a lost session. Synapse has a second set for the
-//! rendezvous paths of a sign-in by QR code.
+//! The non-obvious rule: the CORS headers are not decoration. A browser that gets a 401 without
+//! them tells the client of a network error instead of a lost session. Synapse has a second set for
+//! the rendezvous paths of a sign-in by QR code.
 //!
-//! Synapse adds no `WWW-Authenticate` (RFC 6750, section 3), and neither does the edge. A reply to `HEAD`
-//! has these headers and no body; leaving it out is up to whoever sends it.
+//! Synapse adds no `WWW-Authenticate` (RFC 6750, section 3), and neither does the edge. A reply to
+//! `HEAD` has these headers and no body; leaving it out is up to whoever sends it.
 
 use std::borrow::Cow;
 
 use super::{credential::CredentialError, endpoint::path};
 
-/// Seconds a client is told to wait after a 503. The shortest that `Retry-After` can say: MAS is usually
-/// back at once (a restart, one lost connection), and no verdict means the client is not known to be at
-/// fault. Synapse sends none.
+/// Seconds a client is told to wait after a 503. The shortest that `Retry-After` can say: MAS is
+/// usually back at once (a restart, one lost connection), and no verdict means the client is not
+/// known to be at fault. Synapse sends none.
 pub const RETRY_INTROSPECTION_SECONDS: u32 = 1;
 
 /// Why a request is answered at the edge.

@@ -55,7 +55,7 @@ fn every_route_has_its_requirement() {
             )),
         }
     }
-    assert_eq!(wrong, [String::new(); 0]);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(differences.is_empty(), "no differences: {differences:?}");
 }
 

@@ -1,7 +1,8 @@
 use matrix_edge_auth::mas::token::{Shape, TokenFormatError, TokenKind, check, shape};
 
-/// Strings that MAS never issues but an operator may have chosen for an appservice. MAS's check refuses
-/// them; the edge leaves them to `unrecognized_tokens`, and with `reject` each of them is inactive.
+/// Strings that MAS never issues but an operator may have chosen for an appservice. MAS's check
+/// refuses them; the edge leaves them to `unrecognized_tokens`, and with `reject` each of them is
+/// inactive.
 const UNRECOGNIZED: [&str; 14] = [
     "I06", "I14", "I18", "I19", "I20", "I21", "L04", "L05", "L10", "L11", "L12", "L14", "L15",
     "L16",

@@ -1,17 +1,17 @@
 //! The paths that are never served to the public, in any disguise.
 //!
-//! Synapse finds these resources by decoding each segment once; a proxy in between may decode more often,
-//! merge slashes, or resolve dots. So a path is blocked if any number of decodings, with or without its
-//! dot segments, leads there.
+//! Synapse finds these resources by decoding each segment once; a proxy in between may decode more
+//! often, merge slashes, or resolve dots. So a path is blocked if any number of decodings, with or
+//! without its dot segments, leads there.
 
 use crate::matrix::percent::escape;
 
-/// Resources of Synapse under `/_synapse`: MAS's own door (shared secret), the workers' (often without any
-/// secret), and the numbers.
+/// Resources of Synapse under `/_synapse`: MAS's own door (shared secret), the workers' (often
+/// without any secret), and the numbers.
 const BLOCKED: [&[u8]; 3] = [b"mas", b"metrics", b"replication"];
 
-/// Decodings that are followed. Nothing honest is encoded even twice, so a path that is still not plain
-/// after this many is blocked.
+/// Decodings that are followed. Nothing honest is encoded even twice, so a path that is still not
+/// plain after this many is blocked.
 const MAX_DECODINGS: usize = 8;
 
 /// Whether `path`, which has no query, leads to a blocked resource.
@@ -38,8 +38,8 @@ pub(super) fn is_blocked(path: &[u8]) -> bool {
     true
 }
 
-/// The quick answer for nearly every request: the first segment is `_matrix`, and no decoding makes a `..`
-/// that could leave it. Encoded percent signs and dots, and bad escapes, go the long way.
+/// The quick answer for nearly every request: the first segment is `_matrix`, and no decoding makes
+/// a `..` that could leave it. Encoded percent signs and dots, and bad escapes, go the long way.
 fn stays_in_matrix(path: &[u8]) -> bool {
     let Some(mut rest) = path.strip_prefix(b"/_matrix/") else {
         return false;
@@ -57,8 +57,8 @@ fn stays_in_matrix(path: &[u8]) -> bool {
     }
 }
 
-/// Whether `path` is at a blocked resource, or passes through one on its way: `/_synapse/mas/..` is still
-/// `mas` to a server that does not resolve dots.
+/// Whether `path` is at a blocked resource, or passes through one on its way: `/_synapse/mas/..` is
+/// still `mas` to a server that does not resolve dots.
 fn names_blocked(path: &[u8]) -> bool {
     let mut depth = 0_usize;
     let mut in_synapse = false;
@@ -73,7 +73,8 @@ fn names_blocked(path: &[u8]) -> bool {
             b"" | b"." => {}
             b".." => depth = depth.saturating_sub(1),
             _ if skip_authority => skip_authority = false,
-            // RFC 9112, section 3.2.2, absolute form: `http:` and an authority come before the path.
+            // RFC 9112, section 3.2.2, absolute form: `http:` and an authority come before the
+            // path.
             [.., b':'] if depth == 0 => skip_authority = true,
             _ => {
                 if depth == 0 {

@@ -1,0 +1,160 @@
+//! Families and lines of the endpoint table: how they are written, and how a path finds its own.
+
+use std::cell::LazyCell;
+
+use super::{
+    AuthRequirement::{self, Optional, Required},
+    Method,
+};
+
+/// Endpoints whose paths begin with the same segment.
+pub(super) struct Family {
+    /// The segment.
+    pub(super) name: &'static str,
+    pub(super) endpoints: &'static [Endpoint],
+    /// What every other path of the family needs.
+    pub(super) otherwise: AuthRequirement,
+}
+
+/// One line of the table.
+pub(super) struct Endpoint {
+    /// `None` for every method.
+    pub(super) method: Option<Method>,
+    /// Segments as they are on the wire; `{}` is one segment, not empty; a final `**` is any
+    /// number.
+    pub(super) path: &'static str,
+    requirement: AuthRequirement,
+}
+
+/// A family whose paths all need the same.
+pub(super) const fn all(name: &'static str, requirement: AuthRequirement) -> Family {
+    Family {
+        name,
+        endpoints: &[],
+        otherwise: requirement,
+    }
+}
+
+pub(super) const fn required(name: &'static str) -> Family {
+    all(name, Required)
+}
+
+/// A family with different needs. A path that is not listed is unknown.
+pub(super) const fn listed(name: &'static str, endpoints: &'static [Endpoint]) -> Family {
+    Family {
+        name,
+        endpoints,
+        otherwise: Optional,
+    }
+}
+
+pub(super) const fn any(path: &'static str, requirement: AuthRequirement) -> Endpoint {
+    Endpoint {
+        method: None,
+        path,
+        requirement,
+    }
+}
+
+pub(super) const fn get(path: &'static str, requirement: AuthRequirement) -> Endpoint {
+    Endpoint {
+        method: Some(Method::Get),
+        path,
+        requirement,
+    }
+}
+
+pub(super) const fn post(path: &'static str, requirement: AuthRequirement) -> Endpoint {
+    Endpoint {
+        method: Some(Method::Post),
+        path,
+        requirement,
+    }
+}
+
+pub(super) const fn put(path: &'static str, requirement: AuthRequirement) -> Endpoint {
+    Endpoint {
+        method: Some(Method::Put),
+        path,
+        requirement,
+    }
+}
+
+pub(super) const fn delete(path: &'static str, requirement: AuthRequirement) -> Endpoint {
+    Endpoint {
+        method: Some(Method::Delete),
+        path,
+        requirement,
+    }
+}
+
+impl Endpoint {
+    pub(super) fn matches_path(&self, path: &[u8]) -> bool {
+        let mut segments = path.split(|&byte| byte == b'/');
+        for expected in self.path.split('/') {
+            if expected == "**" {
+                return true;
+            }
+            let matches = segments.next().is_some_and(|segment| match expected {
+                "{}" => !segment.is_empty(),
+                _ => segment == expected.as_bytes(),
+            });
+            if !matches {
+                return false;
+            }
+        }
+        segments.next().is_none()
+    }
+}
+
+/// What the first of `endpoints` that is for `path` and `method` needs.
+pub(super) fn requirement<F>(
+    endpoints: &[Endpoint],
+    path: &[u8],
+    method: &LazyCell<Method, F>,
+) -> Option<AuthRequirement>
+where
+    F: FnOnce() -> Method,
+{
+    endpoints
+        .iter()
+        .find(|endpoint| {
+            endpoint.matches_path(path)
+                && endpoint
+                    .method
+                    .is_none_or(|expected| expected == method.handler())
+        })
+        .map(|endpoint| endpoint.requirement)
+}
+
+/// The family that the first segment of `path` names.
+pub(super) fn find<'a>(families: &'a [Family], path: &[u8]) -> Option<&'a Family> {
+    let name = path.split(|&byte| byte == b'/').next()?;
+    let at = families
+        .binary_search_by(|family| family.name.as_bytes().cmp(name))
+        .ok()?;
+    families.get(at)
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    #[test]
+    fn patterns_match_whole_segments() {
+        let matches = |pattern, path: &str| any(pattern, Required).matches_path(path.as_bytes());
+        assert!(matches("a/{}", "a/b"));
+        assert!(!matches("a/{}", "a"));
+        assert!(!matches("a/{}", "a/"));
+        assert!(!matches("a/{}", "a/b/"));
+        assert!(!matches("a/{}", "a/b/c"));
+        assert!(!matches("a/b", "a/bc"));
+        assert!(matches("/a/**", "/a"));
+        assert!(matches("/a/**", "/a/"));
+        assert!(matches("/a/**", "/a/b/c"));
+        assert!(!matches("/a/**", "/ab"));
+    }
+}
