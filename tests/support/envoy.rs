@@ -37,6 +37,7 @@ pub struct Builder {
     plugin: Option<Value>,
     clusters: Vec<Value>,
     environment: Vec<(String, String)>,
+    arguments: Vec<String>,
     edits: Vec<Edit>,
     dynamic_listeners: bool,
 }
@@ -77,6 +78,13 @@ impl Builder {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds an option to Envoy's command line.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.arguments.extend([name.to_owned(), value.to_owned()]);
         self
     }
 
@@ -147,6 +155,7 @@ impl Builder {
             .arg(stats_tags())
             .arg("--admin-address-path")
             .arg(&admin_path)
+            .args(self.arguments)
             .envs(self.environment)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -327,10 +336,7 @@ impl Drop for Process {
 const LISTENERS: &str = "listeners.json";
 
 /// Admin and first listener's address once Envoy takes requests; `None` if it ends before that.
-async fn until_ready(
-    process: &mut Process,
-    admin_path: &Path,
-) -> Option<(SocketAddr, SocketAddr)> {
+async fn until_ready(process: &mut Process, admin_path: &Path) -> Option<(SocketAddr, SocketAddr)> {
     loop {
         if !process.runs() {
             return None;

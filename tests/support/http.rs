@@ -39,6 +39,7 @@ pub struct Request {
     headers: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
     framing: Framing,
+    trailers: Vec<(String, Vec<u8>)>,
 }
 
 #[derive(Clone, Copy)]
@@ -57,6 +58,7 @@ impl Request {
             headers: Vec::new(),
             body: Vec::new(),
             framing: Framing::None,
+            trailers: Vec::new(),
         }
     }
 
@@ -102,6 +104,14 @@ impl Request {
         self
     }
 
+    /// Adds a trailer field; only a chunked request can have them.
+    #[must_use]
+    pub fn trailer(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.trailers
+            .push((name.to_owned(), value.as_ref().to_vec()));
+        self
+    }
+
     /// The bytes that are sent.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = [self.method.as_bytes(), b" ", &self.target, b" HTTP/1.1\r\n"].concat();
@@ -131,7 +141,11 @@ impl Request {
                     bytes.extend_from_slice(chunk);
                     bytes.extend_from_slice(b"\r\n");
                 }
-                bytes.extend_from_slice(b"0\r\n\r\n");
+                bytes.extend_from_slice(b"0\r\n");
+                for (name, value) in &self.trailers {
+                    bytes.extend_from_slice(&[name.as_bytes(), b": ", value, b"\r\n"].concat());
+                }
+                bytes.extend_from_slice(b"\r\n");
             }
         }
         bytes

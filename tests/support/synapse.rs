@@ -1,7 +1,8 @@
-//! A real Synapse for tests: on a free port, with its state in memory, delegating its accounts to a MAS.
+//! A real Synapse for tests: on a free port, with its state in memory, delegating its accounts to a
+//! MAS.
 //!
-//! The process ends with its [`Synapse`], and also with the test process, however that ends: it watches a
-//! pipe that only the test process holds open.
+//! The process ends with its [`Synapse`], and also with the test process, however that ends: it
+//! watches a pipe that only the test process holds open.
 
 use std::{
     env, fs,
@@ -29,14 +30,21 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 /// The log line that tells the port.
 const LISTENING: &str = "Synapse now listening on TCP port ";
 
-/// Runs Synapse until standard input ends, and leaves no files behind then.
+/// Runs Synapse until standard input ends, or a signal ends it, and leaves no files behind.
 const PROGRAM: &str = r#"
-import os, runpy, shutil, sys, threading
+import atexit, os, runpy, shutil, sys, threading
+
 home = sys.argv[1]
+
+def remove_home():
+    shutil.rmtree(home, ignore_errors=True)
+
 def end_with_parent():
     sys.stdin.buffer.read()
-    shutil.rmtree(home, ignore_errors=True)
+    remove_home()
     os._exit(0)
+
+atexit.register(remove_home)
 threading.Thread(target=end_with_parent, daemon=True).start()
 sys.argv = ["synapse", "--config-path", os.path.join(home, "homeserver.json")]
 runpy.run_module("synapse.app.homeserver", run_name="__main__")
@@ -52,8 +60,8 @@ pub struct Synapse {
 }
 
 impl Synapse {
-    /// Starts Synapse as `server_name`, with its accounts in the MAS at `mas`, which shares `secret` with it, and
-    /// with one appservice: `@bridgebot` and the users `@bridge_...`.
+    /// Starts Synapse as `server_name`, with its accounts in the MAS at `mas`, which shares
+    /// `secret` with it, and with one appservice: `@bridgebot` and the users `@bridge_...`.
     ///
     /// # Panics
     ///
@@ -84,8 +92,13 @@ impl Synapse {
             _lifeline: lifeline,
             _home: home,
         };
-        let started = timeout(START_LIMIT, listening).await.expect("Synapse starts in time").expect("an outcome");
-        let port = started.unwrap_or_else(|log| panic!("Synapse does not start with {}:\n{log}", python.display()));
+        let started = timeout(START_LIMIT, listening)
+            .await
+            .expect("Synapse starts in time")
+            .expect("an outcome");
+        let port = started.unwrap_or_else(|log| {
+            panic!("Synapse does not start with {}:\n{log}", python.display())
+        });
         synapse.addr.set_port(port);
         synapse
     }
@@ -97,12 +110,17 @@ impl Synapse {
 
     /// Makes an account, as MAS does.
     pub async fn provision_user(&self, localpart: &str) {
-        self.provision("provision_user", json!({"localpart": localpart})).await;
+        self.provision("provision_user", json!({"localpart": localpart}))
+            .await;
     }
 
     /// Makes a device, as MAS does.
     pub async fn upsert_device(&self, localpart: &str, device_id: &str) {
-        self.provision("upsert_device", json!({"localpart": localpart, "device_id": device_id})).await;
+        self.provision(
+            "upsert_device",
+            json!({"localpart": localpart, "device_id": device_id}),
+        )
+        .await;
     }
 
     /// Makes an account, as the bridge does.
@@ -112,17 +130,22 @@ impl Synapse {
             "username": localpart,
             "inhibit_login": true,
         });
-        self.post("/_matrix/client/v3/register", AS_TOKEN, registration).await;
+        self.post("/_matrix/client/v3/register", AS_TOKEN, registration)
+            .await;
     }
 
     async fn provision(&self, endpoint: &str, body: Value) {
-        self.post(&format!("/_synapse/mas/{endpoint}"), &self.secret, body).await;
+        self.post(&format!("/_synapse/mas/{endpoint}"), &self.secret, body)
+            .await;
     }
 
     async fn post(&self, path: &str, token: &str, body: Value) {
         let request = http::Request::post(path, "application/json", body.to_string()).bearer(token);
         let response = http::send(self.addr, &request).await;
-        assert!((200..300).contains(&response.status), "{path}: {response:?}");
+        assert!(
+            (200..300).contains(&response.status),
+            "{path}: {response:?}"
+        );
     }
 }
 
@@ -142,8 +165,8 @@ fn python() -> PathBuf {
             let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
             assert!(
                 python.exists(),
-                "no Synapse: {} does not exist. Run `make setup`, or set SYNAPSE_PYTHON to a Python that has \
-                 matrix-synapse=={VERSION}.",
+                "no Synapse: {} does not exist. Run `make setup`, or set SYNAPSE_PYTHON to a \
+                 Python that has matrix-synapse=={VERSION}.",
                 python.display(),
             );
             python
@@ -151,7 +174,8 @@ fn python() -> PathBuf {
     }
 }
 
-/// Sends the port when the log tells it, or the log if it ends before. Reads on to the end: a full pipe stops Synapse.
+/// Sends the port when the log tells it, or the log if it ends before. Reads on to the end: a full
+/// pipe stops Synapse.
 fn read_log(log: impl BufRead, port: oneshot::Sender<Result<u16, String>>) {
     let mut port = Some(port);
     let mut before = String::new();
@@ -161,7 +185,9 @@ fn read_log(log: impl BufRead, port: oneshot::Sender<Result<u16, String>>) {
         }
         if let Some((_, number)) = line.split_once(LISTENING) {
             // Whoever waited may have given up.
-            let _ = port.take().map(|port| port.send(number.trim().parse().map_err(|_| line.clone())));
+            let _ = port
+                .take()
+                .map(|port| port.send(number.trim().parse().map_err(|_| line.clone())));
         }
         before.push_str(&line);
         before.push('\n');
@@ -197,6 +223,7 @@ fn write_configuration(home: &Path, server_name: &str, mas: SocketAddr, secret: 
     let log = write("log.json", log.to_string());
     let homeserver = json!({
         "server_name": server_name,
+        "public_baseurl": format!("http://{server_name}/"),
         "report_stats": false,
         "listeners": [{
             "type": "http",

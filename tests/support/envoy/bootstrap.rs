@@ -33,6 +33,8 @@ pub fn new(filter: Option<Value>, clusters: Vec<Value>) -> Value {
     });
     json!({
         "admin": {"address": loopback(0)},
+        // Histograms show what they held at the flush before: every question flushes, not only every 5 s.
+        "stats_flush_on_admin": true,
         "static_resources": {
             "listeners": [{
                 "name": "gateway",

@@ -26,7 +26,10 @@ impl Log {
             thread::spawn(move || {
                 let mut lines = BufReader::new(stream);
                 let mut line = Vec::new();
-                while lines.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+                while lines
+                    .read_until(b'\n', &mut line)
+                    .is_ok_and(|read| read > 0)
+                {
                     sender.send_modify(|log| log.push_str(&String::from_utf8_lossy(&line)));
                     line.clear();
                 }

@@ -1,7 +1,8 @@
-//! The rows of `tests/vectors/extraction.tsv`: requests, and what a real Synapse 1.163.2 made of them.
+//! The rows of `tests/vectors/extraction.tsv`: requests, and what a real Synapse 1.163.2 made of
+//! them.
 //!
-//! The file writes bytes that do not show as `\t`, `\r`, `\n` and `\xHH`, joins header lines with ` | `, and
-//! writes the whole request of one row (which folds a header over two lines) as `RAW ...`.
+//! The file writes bytes that do not show as `\t`, `\r`, `\n` and `\xHH`, joins header lines with `
+//! | `, and writes the whole request of one row (which folds a header over two lines) as `RAW ...`.
 
 use std::{fs, path::Path};
 
@@ -27,7 +28,7 @@ pub struct Row {
     /// `error` of the answer, if that is a Matrix error.
     pub error: Option<String>,
     /// The token that Synapse introspected.
-    pub token: Option<Vec<u8>>,
+    pub token: Option<String>,
     /// The user that Synapse acted as.
     pub requester: Option<String>,
     raw: Option<Vec<u8>>,
@@ -40,8 +41,11 @@ pub struct Row {
 /// If the file is not as described.
 pub fn extraction() -> Vec<Row> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/extraction.tsv");
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let mut lines = text.lines().map(|line| line.split('\t').collect::<Vec<_>>());
+    let text =
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut lines = text
+        .lines()
+        .map(|line| line.split('\t').collect::<Vec<_>>());
     let names = lines.next().expect("a header line");
     lines
         .map(|cells| {
@@ -55,7 +59,11 @@ pub fn extraction() -> Vec<Row> {
 }
 
 fn row<'a>(cell: impl Fn(&str) -> &'a str) -> Row {
-    let some = |name: &str| Some(cell(name)).filter(|text| !text.is_empty()).map(str::to_owned);
+    let some = |name: &str| {
+        Some(cell(name))
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+    };
     let (headers, raw) = match cell("headers") {
         "" => (Vec::new(), None),
         text => match text.strip_prefix("RAW ") {
@@ -85,7 +93,13 @@ impl Row {
         if let Some(raw) = &self.raw {
             return raw.clone();
         }
-        let mut request = [self.method.as_bytes(), b" ", &self.target, b" HTTP/1.1\r\nHost: "].concat();
+        let mut request = [
+            self.method.as_bytes(),
+            b" ",
+            &self.target,
+            b" HTTP/1.1\r\nHost: ",
+        ]
+        .concat();
         request.extend_from_slice(host.as_bytes());
         for line in &self.header_lines {
             request.extend_from_slice(b"\r\n");
@@ -108,18 +122,24 @@ impl Row {
     pub fn header_values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         self.header_lines.iter().filter_map(move |line| {
             let colon = line.iter().position(|&byte| byte == b':')?;
-            line[..colon].eq_ignore_ascii_case(name.as_bytes()).then(|| &line[colon + 1..])
+            line[..colon]
+                .eq_ignore_ascii_case(name.as_bytes())
+                .then(|| &line[colon + 1..])
         })
     }
 
-    /// Every `alice1`, `bob-b15` and the like in the request, with the user it names. The recorded MAS took each of
-    /// them for an active token of that user, so that a wrong reading of a request shows as a wrong user.
+    /// Every `alice1`, `bob-b15` and the like in the request, with the user it names. The recorded
+    /// MAS took each of them for an active token of that user, so that a wrong reading of a request
+    /// shows as a wrong user.
     pub fn tokens_mentioned(&self) -> Vec<(String, &'static str)> {
         String::from_utf8_lossy(&self.request(""))
             .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
             .filter_map(|word| {
-                let user = ["alice", "bob"].into_iter().find(|user| word.starts_with(user))?;
-                word.ends_with(|c: char| c.is_ascii_digit()).then(|| (word.to_owned(), user))
+                let user = ["alice", "bob"]
+                    .into_iter()
+                    .find(|user| word.starts_with(user))?;
+                word.ends_with(|c: char| c.is_ascii_digit())
+                    .then(|| (word.to_owned(), user))
             })
             .collect()
     }
@@ -127,10 +147,16 @@ impl Row {
     /// Whether Synapse looks for a token in the body, where a filter of headers cannot see it.
     pub fn is_decided_by_form(&self) -> bool {
         const FORM: &[u8] = b"application/x-www-form-urlencoded";
-        let content_type = self.header_values("content-type").next().unwrap_or_default().trim_ascii_start();
+        let content_type = self
+            .header_values("content-type")
+            .next()
+            .unwrap_or_default()
+            .trim_ascii_start();
         self.method == "POST"
             && self.header_values("authorization").next().is_none()
-            && content_type.get(..FORM.len()).is_some_and(|start| start.eq_ignore_ascii_case(FORM))
+            && content_type
+                .get(..FORM.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(FORM))
     }
 
     fn is_chunked(&self) -> bool {
@@ -138,10 +164,12 @@ impl Row {
     }
 }
 
-fn form_decode(token: &str) -> Vec<u8> {
+fn form_decode(token: &str) -> String {
     let pair = format!("token={token}");
-    let (_, token) = form_urlencoded::parse(pair.as_bytes()).next().expect("one pair");
-    token.into_owned().into_bytes()
+    let (_, token) = form_urlencoded::parse(pair.as_bytes())
+        .next()
+        .expect("one pair");
+    token.into_owned()
 }
 
 fn unescape(text: &str) -> Vec<u8> {
@@ -153,7 +181,10 @@ fn unescape(text: &str) -> Vec<u8> {
             [b't', ..] => (b'\t', 1),
             [b'r', ..] => (b'\r', 1),
             [b'n', ..] => (b'\n', 1),
-            [b'x', ..] => (u8::from_str_radix(&escape[1..3], 16).expect("two hexadecimal digits"), 3),
+            [b'x', ..] => (
+                u8::from_str_radix(&escape[1..3], 16).expect("two hexadecimal digits"),
+                3,
+            ),
             _ => panic!("unknown escape in {text:?}"),
         };
         bytes.push(byte);
