@@ -16,7 +16,7 @@ const DIFFERENCES: [(&str, &str, &str); 14] = [
     ),
     ("B05", "form body", BODY),
     ("B06", "form body", BODY),
-    ("B07", "form body", BODY),
+    ("B07", "query: alice86", JOINED),
     ("B10", "form body", BODY),
     ("B11", "form body", BODY),
     ("B12", "form body", BODY),
@@ -140,8 +140,7 @@ fn rows() -> impl Iterator<Item = Row> {
             method: row[3],
             target: unescape(row[4]),
             authorization: named("authorization").map(|values| join(&values)),
-            // Envoy gives the first of several, which is also the one that Synapse takes.
-            content_type: named("content-type").map(|mut values| values.swap_remove(0)),
+            content_type: named("content-type").map(|values| join(&values)),
             status: row[7],
             error: row[9],
             introspected: row[10],
