@@ -3,10 +3,14 @@
 //! Identity of an entry is the SHA-256 of the token; the token itself is never stored. Active and inactive
 //! answers live in two tables, so that a flood of invented tokens cannot evict one live session.
 
+pub mod budget;
 pub mod entry;
 pub mod flight;
+pub mod lease;
+pub mod local;
 #[cfg(test)]
 mod memory;
+mod slots;
 pub mod table;
 
 use std::{fmt, time::Duration};
@@ -15,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::{
     entry::{Answer, Entry},
-    table::Table,
+    table::{Evicted, Table},
 };
 use crate::{
     clock::Instant,
@@ -25,7 +29,7 @@ use crate::{
 };
 
 /// The SHA-256 of a token. `Debug` shows nothing of it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenDigest(pub [u8; 32]);
 
 impl TokenDigest {
@@ -83,10 +87,37 @@ pub trait Store {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cached {
     /// MAS said active, not long ago.
-    Active(ActiveToken),
+    Active(Known),
     /// MAS said inactive, not long ago; or its expiry has passed since.
     Inactive,
 }
+
+/// An active token, and until when that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Whose it is and what it grants.
+    pub token: ActiveToken,
+    /// End of the answer.
+    pub fresh_until: Instant,
+    /// From then on the answer is renewed in the background if it is used. `None` if that is turned off,
+    /// or would gain nothing because the token itself ends with the answer.
+    pub refresh_at: Option<Instant>,
+}
+
+/// What keeping an answer changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// An active answer for this token was dropped: other workers may still hold it.
+    pub invalidated: bool,
+    /// The answer is in the shared cache.
+    pub stored: bool,
+    /// What had to make room for it.
+    pub evicted: Option<Evicted>,
+}
+
+/// A fresh answer is renewed this long before it ends, or a tenth of its TTL if that is less: long enough
+/// for a slow MAS, short enough to ask once per TTL.
+const REFRESH_AHEAD: Duration = Duration::from_secs(6);
 
 /// MAS rounds `expires_in` to the nearest second, so a token may live half a second longer than it says.
 const EXPIRY_ROUNDING: Duration = Duration::from_secs(1);
@@ -98,18 +129,22 @@ pub struct Cache {
     negative: Table,
     ttl: Duration,
     negative_ttl: Duration,
+    stale_if_error: Duration,
+    refresh_ahead: bool,
     fingerprint: u64,
 }
 
 impl Cache {
     /// The cache that `settings` describe. `fingerprint` names who was asked, see
-    /// [`config::Introspection::fingerprint`].
+    /// [`config::Config::fingerprint`].
     pub fn new(settings: &config::Cache, fingerprint: u64) -> Self {
         Self {
             active: Table::new("a", settings.slots),
             negative: Table::new("n", settings.negative_slots),
             ttl: settings.ttl,
             negative_ttl: settings.negative_ttl,
+            stale_if_error: settings.stale_if_error,
+            refresh_ahead: settings.refresh_ahead,
             fingerprint,
         }
     }
@@ -124,27 +159,56 @@ impl Cache {
     ) -> Option<Cached> {
         use crate::metrics::Table::{Active, Negative};
 
-        let active =
-            self.active
-                .find(store, digest, self.fingerprint)
-                .and_then(|entry| match entry.answer {
-                    Answer::Active(token) if now < entry.fresh_until => Some(Cached::Active(token)),
+        let active = self
+            .active
+            .find(store, digest, self.fingerprint, now)
+            .and_then(|entry| {
+                let refresh_at = self.refresh_at(&entry);
+                match entry.answer {
+                    Answer::Active(token) if now < entry.fresh_until => {
+                        Some(Cached::Active(Known {
+                            token,
+                            fresh_until: entry.fresh_until,
+                            refresh_at,
+                        }))
+                    }
                     _ => entry
                         .ended_at
                         .is_some_and(|ended| now >= ended)
                         .then_some(Cached::Inactive),
-                });
+                }
+            });
         count(Metric::Lookup(Active, hit(active.is_some())));
         if active.is_some() {
             return active;
         }
         let inactive = self
             .negative
-            .find(store, digest, self.fingerprint)
+            .find(store, digest, self.fingerprint, now)
             .filter(|entry| now < entry.fresh_until)
             .map(|_| Cached::Inactive);
         count(Metric::Lookup(Negative, hit(inactive.is_some())));
         inactive
+    }
+
+    /// An active answer past its time, while MAS cannot be asked: within `stale_if_error`, and never past
+    /// the token's own expiry.
+    pub fn find_stale(
+        &self,
+        store: &impl Store,
+        digest: &TokenDigest,
+        now: Instant,
+    ) -> Option<ActiveToken> {
+        if self.stale_if_error.is_zero() {
+            return None;
+        }
+        let entry = self.active.find(store, digest, self.fingerprint, now)?;
+        let holds = now < entry.fresh_until + self.stale_if_error
+            && entry.expires_at.is_none_or(|expiry| now < expiry);
+        match entry.answer {
+            Answer::Active(token) if holds => Some(token),
+            _ => None,
+        }
     }
 
     /// Keeps what MAS said. `asked_at` is the moment before the request was sent, `now` the one after the
@@ -160,33 +224,81 @@ impl Cache {
         asked_at: Instant,
         now: Instant,
         answer: &IntrospectionAnswer,
-    ) {
-        let (fresh_until, ended_at, answer) = match answer {
+    ) -> Kept {
+        let entry = self.entry(digest, asked_at, now, answer);
+        let is_fresh = now < entry.fresh_until;
+        let mut kept = Kept::default();
+        match entry.answer {
+            Answer::Active(_) => {
+                self.negative.remove(store, &digest);
+                if is_fresh {
+                    (kept.stored, kept.evicted) = self.active.put(store, &entry, now);
+                }
+            }
+            Answer::Inactive => {
+                kept.invalidated = self.active.remove(store, &digest);
+                if is_fresh {
+                    (kept.stored, kept.evicted) = self.negative.put(store, &entry, now);
+                }
+            }
+        }
+        kept
+    }
+
+    /// The entry, as what a worker may hold on to; `None` for an answer that is not worth keeping.
+    pub fn known(
+        &self,
+        digest: TokenDigest,
+        asked_at: Instant,
+        now: Instant,
+        answer: &IntrospectionAnswer,
+    ) -> Option<Known> {
+        let entry = self.entry(digest, asked_at, now, answer);
+        let refresh_at = self.refresh_at(&entry);
+        match entry.answer {
+            Answer::Active(token) if now < entry.fresh_until => Some(Known {
+                token,
+                fresh_until: entry.fresh_until,
+                refresh_at,
+            }),
+            _ => None,
+        }
+    }
+
+    fn entry(
+        &self,
+        digest: TokenDigest,
+        asked_at: Instant,
+        now: Instant,
+        answer: &IntrospectionAnswer,
+    ) -> Entry {
+        let (ttl, lifetime, answer) = match answer {
             IntrospectionAnswer::Active { token, expires_in } => {
                 // A negative `expires_in` is a token that has ended: nothing to keep.
                 let lifetime = expires_in
                     .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
                 let ttl = lifetime.map_or(self.ttl, |lifetime| lifetime.min(self.ttl));
-                let ended_at = lifetime.map(|lifetime| now + lifetime + EXPIRY_ROUNDING);
-                (asked_at + ttl, ended_at, Answer::Active(token.clone()))
+                (ttl, lifetime, Answer::Active(token.clone()))
             }
-            IntrospectionAnswer::Inactive => (asked_at + self.negative_ttl, None, Answer::Inactive),
+            IntrospectionAnswer::Inactive => (self.negative_ttl, None, Answer::Inactive),
         };
-        let (table, other) = match answer {
-            Answer::Active(_) => (&self.active, &self.negative),
-            Answer::Inactive => (&self.negative, &self.active),
-        };
-        other.remove(store, &digest);
-        if fresh_until > now {
-            let entry = Entry {
-                digest,
-                fingerprint: self.fingerprint,
-                fresh_until,
-                ended_at,
-                answer,
-            };
-            table.put(store, &entry, now);
+        Entry {
+            digest,
+            fingerprint: self.fingerprint,
+            fresh_until: asked_at + ttl,
+            expires_at: lifetime.map(|lifetime| asked_at + lifetime),
+            ended_at: lifetime.map(|lifetime| now + lifetime + EXPIRY_ROUNDING),
+            used_at: now,
+            answer,
         }
+    }
+
+    fn refresh_at(&self, entry: &Entry) -> Option<Instant> {
+        let outlives = entry
+            .expires_at
+            .is_none_or(|expiry| expiry > entry.fresh_until);
+        (self.refresh_ahead && outlives)
+            .then(|| entry.fresh_until.minus(REFRESH_AHEAD.min(self.ttl / 10)))
     }
 }
 
@@ -208,8 +320,11 @@ mod tests {
             &config::Cache {
                 ttl: Duration::from_secs(120),
                 negative_ttl: Duration::from_secs(10),
+                stale_if_error: Duration::ZERO,
+                refresh_ahead: true,
                 slots: 64,
                 negative_slots: 64,
+                local_entries: 0,
             },
             FINGERPRINT,
         )
@@ -239,8 +354,8 @@ mod tests {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
         cache.keep(&store, digest, seconds(0.0), seconds(0.2), answer);
         let known = |time: &f64| match cache.find(&store, &digest, seconds(*time), |_| {}) {
-            Some(Cached::Active(token)) => {
-                assert_eq!(token, alice());
+            Some(Cached::Active(known)) => {
+                assert_eq!(known.token, alice());
                 'A'
             }
             Some(Cached::Inactive) => 'I',
@@ -308,7 +423,7 @@ mod tests {
         keep(1.0, IntrospectionAnswer::Inactive);
         assert_eq!(find(1.0), Some(Cached::Inactive));
         keep(2.0, active(None));
-        assert_eq!(find(2.0), Some(Cached::Active(alice())));
+        assert!(matches!(find(2.0), Some(Cached::Active(known)) if known.token == alice()));
         assert_eq!(find(130.0), None);
     }
 

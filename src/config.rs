@@ -50,6 +50,8 @@ pub struct Config {
     pub filter_state: bool,
     /// Rules tried before the built-in endpoint table.
     pub endpoints: Overrides,
+    /// How many unknown tokens one source may bring; `None` is without limit.
+    pub unknown_token_budget: Option<UnknownTokenBudget>,
 }
 
 /// `introspection`: how MAS is asked.
@@ -86,10 +88,25 @@ pub struct Cache {
     pub ttl: Duration,
     /// Life of an inactive answer; zero keeps none.
     pub negative_ttl: Duration,
+    /// How long an active answer may serve past its time while MAS cannot be asked.
+    pub stale_if_error: Duration,
+    /// Whether an answer in use is renewed before it ends.
+    pub refresh_ahead: bool,
     /// Slots of the table of active answers.
     pub slots: u32,
     /// Slots of the table of inactive answers.
     pub negative_slots: u32,
+    /// Active answers that each worker holds for itself.
+    pub local_entries: usize,
+}
+
+/// `unknown_token_budget`: how many unknown tokens one source may bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownTokenBudget {
+    /// Tokens per source and window.
+    pub per_source: u32,
+    /// Length of a window.
+    pub window: Duration,
 }
 
 /// `mode`.
@@ -179,11 +196,20 @@ impl Introspection {
             Cow::Borrowed(&self.authority)
         }
     }
+}
 
-    /// Names who was asked, and as whom: a cached answer counts only for the same question.
+impl Config {
+    /// Names the question: who was asked, and for which server. A cached answer counts only for the same
+    /// question.
     pub fn fingerprint(&self) -> u64 {
+        let Introspection {
+            cluster,
+            authority,
+            path,
+            ..
+        } = &self.introspection;
         let mut hash = Sha256::new();
-        for part in [&self.cluster, &self.authority, &self.path] {
+        for part in [cluster, authority, path, &self.server_name] {
             hash.update(part.len().to_le_bytes());
             hash.update(part);
         }

@@ -3,6 +3,8 @@
 //! Pure: a request comes in through [`RequestHead`], a decision goes out as data. The order of the checks
 //! is Synapse's, so that a malformed request gets exactly the reply Synapse would give.
 
+use std::rc::Rc;
+
 use crate::{
     cache::TokenDigest,
     config::{Config, OnFailure, QueryToken, UnrecognizedTokens},
@@ -56,11 +58,41 @@ pub struct Question<'a> {
     pub requirement: AuthRequirement,
 }
 
+/// What an active token grants on this server, ready to be written.
+#[derive(Debug)]
+pub struct Grant {
+    identity: Result<Identity, Rejection>,
+    is_server_admin: bool,
+    client_id: Option<String>,
+    scope: String,
+}
+
+impl Grant {
+    /// What `token` grants on `server_name`.
+    pub fn new(token: ActiveToken, server_name: &str) -> Self {
+        Self {
+            identity: identity(&token, server_name),
+            is_server_admin: is_server_admin(&token),
+            client_id: token.client_id,
+            scope: token.scope,
+        }
+    }
+
+    /// Bytes on the heap, for bounding what is kept.
+    pub fn heap_bytes(&self) -> usize {
+        let identity = self.identity.as_ref().map_or(0, |identity| {
+            identity.user_id.len() + identity.device_id.as_ref().map_or(0, String::len)
+        });
+        let client_id = self.client_id.as_ref().map_or(0, String::len);
+        size_of::<Self>() + identity + client_id + self.scope.len()
+    }
+}
+
 /// What is known of a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Verdict {
     /// MAS said `active: true`, and it has not expired.
-    Active(ActiveToken),
+    Active(Rc<Grant>),
     /// MAS said `active: false`, the expiry has passed, or the token cannot exist.
     Inactive,
     /// Everything else.
@@ -68,27 +100,39 @@ pub enum Verdict {
 }
 
 /// What becomes of a request.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Decision {
     /// It goes on without an identity.
     Forward,
     /// It goes on as this user.
-    Annotate(Box<Annotation>),
+    Annotate(Annotation),
     /// It is answered here.
     Reject(Rejection),
 }
 
 /// What the request headers and the filter state say of an active token.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Annotation {
-    /// User and device.
-    pub identity: Identity,
-    /// OAuth client id.
-    pub client_id: Option<String>,
-    /// Scope.
-    pub scope: String,
+    grant: Rc<Grant>,
     /// Kind of the token.
     pub kind: Option<TokenKind>,
+}
+
+impl Annotation {
+    /// User and device.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.grant.identity.as_ref().ok()
+    }
+
+    /// OAuth client id.
+    pub fn client_id(&self) -> Option<&str> {
+        self.grant.client_id.as_deref()
+    }
+
+    /// Scope.
+    pub fn scope(&self) -> &str {
+        &self.grant.scope
+    }
 }
 
 /// Decides what `head` needs under `config`.
@@ -168,9 +212,12 @@ pub fn conclude(
     kind: Option<TokenKind>,
     verdict: Verdict,
 ) -> Decision {
-    let token = match verdict {
-        Verdict::Active(token) => token,
+    let grant = match verdict {
+        Verdict::Active(grant) => grant,
         Verdict::Inactive => return Decision::Reject(Rejection::NotActive),
+        Verdict::None(NoVerdict::OverBudget { retry_after_ms }) => {
+            return Decision::Reject(Rejection::LimitExceeded { retry_after_ms });
+        }
         Verdict::None(_) => {
             return match config.on_introspection_failure {
                 OnFailure::Reject => Decision::Reject(Rejection::IntrospectionFailed),
@@ -178,20 +225,11 @@ pub fn conclude(
             };
         }
     };
-    let identity = match identity(&token, &config.server_name) {
-        Ok(identity) => identity,
-        Err(rejection) => return Decision::Reject(rejection),
-    };
-    if requirement == AuthRequirement::Admin && !is_server_admin(&token) {
+    if let Err(rejection) = grant.identity {
+        return Decision::Reject(rejection);
+    }
+    if requirement == AuthRequirement::Admin && !grant.is_server_admin {
         return Decision::Reject(Rejection::NotServerAdmin);
     }
-    let ActiveToken {
-        client_id, scope, ..
-    } = token;
-    Decision::Annotate(Box::new(Annotation {
-        identity,
-        client_id,
-        scope,
-        kind,
-    }))
+    Decision::Annotate(Annotation { grant, kind })
 }

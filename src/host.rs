@@ -23,6 +23,10 @@ pub struct RootId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CallId(pub u32);
 
+/// A shared queue. Known to every VM; its messages reach the worker that registered it last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QueueId(pub u32);
+
 /// The host refused a call, with the proxy-wasm status it gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostError(pub u32);
@@ -45,6 +49,9 @@ pub trait Host: Store {
     /// Removes every field of that name from the selected request.
     fn remove_request_header(&self, name: &str) -> Result<(), HostError>;
 
+    /// Removes every trailer of that name from the selected request.
+    fn remove_request_trailer(&self, name: &str) -> Result<(), HostError>;
+
     /// Publishes `wasm.<name>` in the filter state of the selected stream.
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError>;
 
@@ -55,7 +62,8 @@ pub trait Host: Store {
     /// afterwards.
     fn resume(&self) -> Result<(), HostError>;
 
-    /// Sends an introspection request on behalf of `root`, which outlives the stream that caused it.
+    /// Sends an introspection request on behalf of `root`, which outlives the stream that caused it. `root`
+    /// is the stream's own, or the one whose callback runs: it cannot be a third one.
     fn dispatch(
         &self,
         root: RootId,
@@ -65,8 +73,21 @@ pub trait Host: Store {
     /// Asks for [`crate::worker::Worker::on_tick`] to be called for `root`, again and again; `None` ends it.
     fn tick_every(&self, root: RootId, period: Option<Duration>);
 
-    /// Adds `value` to a counter, or takes it as a sample of a histogram.
-    fn record(&self, metric: Metric, value: u64);
+    /// The address of the client as Envoy trusts it, without the port.
+    fn source_address(&self) -> Option<Vec<u8>>;
+
+    /// Registers the shared queue `name` for messages to `root` in this worker.
+    fn register_queue(&self, root: RootId, name: &str) -> Option<QueueId>;
+
+    /// Sends a message to whoever registered `queue`. It may be lost.
+    fn enqueue(&self, queue: QueueId, message: &[u8]);
+
+    /// The next message of a queue; `None` if it is empty.
+    fn dequeue(&self, queue: QueueId) -> Option<Vec<u8>>;
+
+    /// Adds `value` to a counter or gauge, or takes it as a sample of a histogram. Only a gauge takes a
+    /// negative value.
+    fn record(&self, metric: Metric, value: i64);
 
     /// Adds one to a counter.
     fn count(&self, metric: Metric) {

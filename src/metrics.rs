@@ -3,7 +3,7 @@
 //! A name carries its labels as `.label=value`; the `stats_tags` in `envoy/stats_tags.yaml` turn them into
 //! Prometheus labels. The set is small and fixed, and no value ever comes from a request.
 
-use crate::mas::introspection::NoVerdict;
+use crate::cache::table::Evicted;
 
 /// Something worth counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,12 +12,26 @@ pub enum Metric {
     Request(Outcome),
     /// A table of the shared cache was looked into.
     Lookup(Table, Hit),
+    /// An entry of the shared cache made room for another.
+    Evicted(Table, Evicted),
+    /// An entry of a worker's own cache made room for another.
+    LocalEvicted,
     /// A request joined an introspection that was already in flight.
     Coalesced,
-    /// An introspection call ended.
-    Introspection(Answered),
+    /// A request waits for an introspection that another worker makes.
+    LeaseWait,
+    /// An answer in use is renewed before it ends.
+    Refresh,
+    /// An active answer was dropped before its time.
+    Invalidated,
+    /// An introspection call ended: `active`, `inactive`, or why there is no verdict.
+    Introspection(&'static str),
+    /// Introspection calls under way in all workers.
+    InFlight,
     /// How long an introspection call took, as a histogram in milliseconds.
     IntrospectionMillis,
+    /// How long a request was held, as a histogram in milliseconds.
+    HeldMillis,
     /// The edge answered in place of the homeserver, for this reason.
     Rejected(&'static str),
     /// Shadow mode let a request pass that `enforce` would have rejected, for this reason.
@@ -27,18 +41,24 @@ pub enum Metric {
 /// How a client request was decided: the verdict and where it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
+    /// Active, from the worker's own cache.
+    ActiveLocal,
     /// Active, from the shared cache.
-    ActiveCached,
+    ActiveShared,
+    /// Active past its time, because MAS cannot be asked.
+    ActiveStale,
     /// Active, by an introspection.
     ActiveIntrospected,
     /// Inactive, from the shared cache.
-    InactiveCached,
+    InactiveShared,
     /// Inactive, by an introspection.
     InactiveIntrospected,
     /// Inactive without asking: the token cannot exist.
     InactiveOffline,
     /// MAS was asked, or should have been, and there is no verdict.
     NoVerdict,
+    /// The source of the request brought too many unknown tokens.
+    OverBudget,
     /// No verdict was needed or possible: public endpoint, no token, appservice token.
     NotAsked,
 }
@@ -61,97 +81,105 @@ pub enum Hit {
     Miss,
 }
 
-/// How an introspection call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Answered {
-    /// `active: true`.
-    Active,
-    /// `active: false`.
-    Inactive,
-    /// Without a verdict.
-    Failed(NoVerdict),
-}
-
 /// What kind of metric the host is to define.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows, by one.
+    /// Only grows.
     Counter,
+    /// Goes up and down.
+    Gauge,
     /// Collects samples.
     Histogram,
 }
 
 impl Metric {
-    /// Counter or histogram.
+    /// Counter, gauge or histogram.
     pub fn kind(self) -> Kind {
         match self {
-            Self::IntrospectionMillis => Kind::Histogram,
+            Self::IntrospectionMillis | Self::HeldMillis => Kind::Histogram,
+            Self::InFlight => Kind::Gauge,
             _ => Kind::Counter,
         }
     }
 
     /// The metric's name before Envoy's own prefix, with its labels.
     pub fn name(self) -> String {
-        match self {
+        let (name, labels): (&str, Vec<(&str, &str)>) = match self {
             Self::Request(outcome) => {
                 let (verdict, source) = outcome.labels();
-                format!("matrix_edge_auth_requests_total.verdict={verdict}.source={source}")
+                (
+                    "requests_total",
+                    vec![("verdict", verdict), ("source", source)],
+                )
             }
-            Self::Lookup(table, hit) => {
-                let table = match table {
-                    Table::Active => "active",
-                    Table::Negative => "negative",
+            Self::Lookup(table, hit) => (
+                "cache_lookups_total",
+                vec![("table", table.label()), ("result", hit.label())],
+            ),
+            Self::Evicted(table, evicted) => {
+                let reason = match evicted {
+                    Evicted::Ended => "ended",
+                    Evicted::Live => "capacity",
                 };
-                let result = match hit {
-                    Hit::Hit => "hit",
-                    Hit::Miss => "miss",
-                };
-                format!("matrix_edge_auth_cache_lookups_total.table={table}.result={result}")
+                (
+                    "cache_evictions_total",
+                    vec![("table", table.label()), ("reason", reason)],
+                )
             }
-            Self::Coalesced => "matrix_edge_auth_coalesced_requests_total".to_owned(),
-            Self::Introspection(answered) => {
-                let outcome = answered.label();
-                format!("matrix_edge_auth_introspections_total.outcome={outcome}")
-            }
-            Self::IntrospectionMillis => {
-                "matrix_edge_auth_introspection_duration_milliseconds".to_owned()
-            }
-            Self::Rejected(reason) => {
-                format!("matrix_edge_auth_rejections_total.reason={reason}")
-            }
-            Self::WouldReject(reason) => {
-                format!("matrix_edge_auth_would_reject_total.reason={reason}")
-            }
+            Self::LocalEvicted => (
+                "cache_evictions_total",
+                vec![("table", "local"), ("reason", "capacity")],
+            ),
+            Self::Coalesced => ("coalesced_requests_total", vec![]),
+            Self::LeaseWait => ("lease_waits_total", vec![]),
+            Self::Refresh => ("refreshes_total", vec![]),
+            Self::Invalidated => ("invalidations_total", vec![]),
+            Self::Introspection(outcome) => ("introspections_total", vec![("outcome", outcome)]),
+            Self::InFlight => ("introspections_in_flight", vec![]),
+            Self::IntrospectionMillis => ("introspection_duration_milliseconds", vec![]),
+            Self::HeldMillis => ("held_duration_milliseconds", vec![]),
+            Self::Rejected(reason) => ("rejections_total", vec![("reason", reason)]),
+            Self::WouldReject(reason) => ("would_reject_total", vec![("reason", reason)]),
+        };
+        let mut full = format!("matrix_edge_auth_{name}");
+        for (label, value) in labels {
+            full.push_str(&format!(".{label}={value}"));
         }
+        full
     }
 }
 
 impl Outcome {
     fn labels(self) -> (&'static str, &'static str) {
         match self {
-            Self::ActiveCached => ("active", "cache"),
+            Self::ActiveLocal => ("active", "local"),
+            Self::ActiveShared => ("active", "shared"),
+            Self::ActiveStale => ("active", "stale"),
             Self::ActiveIntrospected => ("active", "mas"),
-            Self::InactiveCached => ("inactive", "cache"),
+            Self::InactiveShared => ("inactive", "shared"),
             Self::InactiveIntrospected => ("inactive", "mas"),
             Self::InactiveOffline => ("inactive", "offline"),
             Self::NoVerdict => ("no_verdict", "mas"),
+            Self::OverBudget => ("no_verdict", "budget"),
             Self::NotAsked => ("not_asked", "offline"),
         }
     }
 }
 
-impl Answered {
+impl Table {
     fn label(self) -> &'static str {
         match self {
             Self::Active => "active",
-            Self::Inactive => "inactive",
-            Self::Failed(NoVerdict::Undeliverable) => "undeliverable",
-            Self::Failed(NoVerdict::Reset) => "reset",
-            Self::Failed(NoVerdict::Status) => "status",
-            Self::Failed(NoVerdict::Oversized) => "oversized",
-            Self::Failed(NoVerdict::Malformed) => "malformed",
-            Self::Failed(NoVerdict::Lost) => "lost",
-            Self::Failed(NoVerdict::Overloaded) => "overloaded",
+            Self::Negative => "negative",
+        }
+    }
+}
+
+impl Hit {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
         }
     }
 }

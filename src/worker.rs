@@ -1,11 +1,13 @@
-//! One Envoy worker: the requests that pass through it, the cache they share and the introspections on
+//! One Envoy worker: the requests that pass through it, the caches they share and the introspections on
 //! their way.
 //!
 //! A worker lives as long as its VM and serves every plugin configuration loaded into it. A request is
-//! answered at once where the cache knows the token; otherwise it is held, joins the flight for its token,
+//! answered at once where a cache knows the token; otherwise it is held, joins the flight for its token,
 //! and is let go or answered from the callback in which the answer arrives. Every way out of a hold leads
-//! through [`Worker::conclude`]: an answer, a failure, or the deadline.
+//! through [`ask`]'s `conclude`: an answer, a failure, or the deadline.
 
+mod ask;
+mod peers;
 mod request;
 
 use std::{
@@ -15,32 +17,42 @@ use std::{
     time::Duration,
 };
 
-use self::request::Head;
+use self::{ask::Call, peers::Peers, request::Head};
 use crate::{
     cache::{
-        Cache, Cached, TokenDigest,
-        flight::{Flight, FlightKey, Flights, Full},
+        Cache, Cached, Known, Store,
+        budget::Budget,
+        flight::{FlightKey, Flights},
+        lease::Leases,
+        local::{Local, LocalEntry},
     },
     clock::Instant,
     config::Config,
-    gate::{self, Decision, Inspection, Question, RequestHead, Verdict},
-    host::{CallId, Host, RootId, StreamId},
-    mas::{
-        introspection::{
-            self, IntrospectionAnswer, IntrospectionRequest, IntrospectionResponse, NoVerdict,
-        },
-        token::TokenKind,
+    gate::{self, Decision, Grant, Inspection, Question, RequestHead, Verdict},
+    host::{Host, RootId, StreamId},
+    mas::{introspection::NoVerdict, token::TokenKind},
+    matrix::{
+        endpoint::AuthRequirement,
+        reply::{Cors, Rejection},
     },
-    matrix::{credential::AccessToken, endpoint::AuthRequirement, reply::Rejection},
-    metrics::{Answered, Metric, Outcome},
+    metrics::{Metric, Outcome},
 };
 
-/// Added to the call's own timeout before its answer counts as lost. Envoy answers a timed-out call with
-/// 504, so this is for answers that Envoy never delivers.
-const LOST_AFTER: Duration = Duration::from_millis(500);
-
-/// How often deadlines are looked at while introspections are on their way.
+/// How often a worker looks at deadlines, leases and the epoch.
 const TICK: Duration = Duration::from_millis(250);
+
+/// A hit does not read the clock: it goes by the last tick, and counts an answer as ended this much
+/// early. Near its end the clock is read.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
+
+/// How long MAS is left alone about a token after it failed to answer, while there is another answer.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Tokens whose last failure is remembered.
+const MAX_RETRIES: usize = 4_096;
+
+/// Counts the invalidations of this process; see [`Local`].
+const EPOCH_KEY: &str = "matrix-edge-auth.epoch";
 
 /// One plugin configuration in use: a root context.
 #[derive(Debug)]
@@ -54,7 +66,7 @@ pub struct Gateway {
 impl Gateway {
     /// The gateway that `config` describes, run by `root`.
     pub fn new(root: RootId, config: Config) -> Self {
-        let fingerprint = config.introspection.fingerprint();
+        let fingerprint = config.fingerprint();
         Self {
             root,
             cache: Cache::new(&config.cache, fingerprint),
@@ -75,36 +87,32 @@ pub enum Phase {
     Answered,
 }
 
-/// What is needed to ask MAS again.
-#[derive(Debug)]
-struct Call {
-    gateway: Rc<Gateway>,
-    token: AccessToken<'static>,
-    digest: TokenDigest,
-    trace: Vec<(&'static str, String)>,
-}
-
-impl Call {
-    fn deadline(&self, now: Instant) -> Instant {
-        now + self.gateway.config.introspection.timeout + LOST_AFTER
-    }
-}
-
 /// A request that waits for a verdict.
 #[derive(Debug)]
 struct Waiter {
     gateway: Rc<Gateway>,
-    target: Vec<u8>,
+    cors: Cors,
     requirement: AuthRequirement,
     kind: Option<TokenKind>,
     phase: Rc<Cell<Phase>>,
+    since: Instant,
 }
 
 /// The state of one worker's VM.
 #[derive(Debug, Default)]
 pub struct Worker {
+    local: Local,
     flights: Flights<Call, Waiter>,
+    leases: Leases,
+    budget: Budget,
+    peers: Peers,
     ticking: BTreeSet<RootId>,
+    /// When a token that failed may be asked about again, although there is another answer.
+    retries: BTreeMap<FlightKey, Instant>,
+    /// The epoch as of the last tick or hint.
+    epoch: u64,
+    /// The moment of the last callback that read the clock.
+    now: Instant,
 }
 
 impl Worker {
@@ -115,6 +123,7 @@ impl Worker {
         gateway: &Rc<Gateway>,
         stream: StreamId,
     ) -> Rc<Cell<Phase>> {
+        self.start_ticking(host, gateway.root);
         let phase = Rc::new(Cell::new(Phase::Held));
         match Head::read(host, &gateway.config.identity_headers) {
             Ok(head) => {
@@ -123,7 +132,7 @@ impl Worker {
                         host,
                         &gateway.config,
                         decision,
-                        head.target(),
+                        Cors::of(head.target()),
                     ));
                 }
             }
@@ -132,56 +141,9 @@ impl Worker {
         phase
     }
 
-    /// Takes in MAS's answer to `call`.
-    pub fn on_answer(
-        &mut self,
-        host: &impl Host,
-        call: CallId,
-        response: IntrospectionResponse<'_>,
-    ) {
-        let Some((key, flight)) = self.flights.land(call) else {
-            return;
-        };
-        let now = host.now();
-        let millis = now.since(flight.asked_at).as_millis();
-        host.record(
-            Metric::IntrospectionMillis,
-            u64::try_from(millis).unwrap_or(u64::MAX),
-        );
-        let answer = introspection::read(response);
-        host.count(Metric::Introspection(match &answer {
-            Ok(IntrospectionAnswer::Active { .. }) => Answered::Active,
-            Ok(IntrospectionAnswer::Inactive) => Answered::Inactive,
-            Err(why) => Answered::Failed(*why),
-        }));
-        let verdict = match answer {
-            Ok(answer) => {
-                let cache = &flight.question.gateway.cache;
-                cache.keep(host, key.digest, flight.asked_at, now, &answer);
-                match answer {
-                    IntrospectionAnswer::Active { token, .. } => Verdict::Active(token),
-                    IntrospectionAnswer::Inactive => Verdict::Inactive,
-                }
-            }
-            Err(why) => Verdict::None(why),
-        };
-        conclude(host, flight, &verdict);
-    }
-
-    /// Looks at deadlines, on behalf of `root`.
-    pub fn on_tick(&mut self, host: &impl Host, root: RootId) {
-        let now = host.now();
-        while let Some((_, flight)) = self.flights.overdue(now) {
-            host.count(Metric::Introspection(Answered::Failed(NoVerdict::Lost)));
-            conclude(host, flight, &Verdict::None(NoVerdict::Lost));
-        }
-        while let Some((key, flight)) = self.flights.orphan(|waiter| waiter.gateway.root == root) {
-            self.ask_again(host, key, flight, root);
-        }
-        if self.flights.is_empty() {
-            self.ticking.remove(&root);
-            host.tick_every(root, None);
-        }
+    /// Takes in the trailers of a request that goes on. Whether they may.
+    pub fn on_trailers(&self, host: &impl Host, gateway: &Gateway) -> bool {
+        request::clean_trailers(host, &gateway.config.identity_headers).is_ok()
     }
 
     /// Forgets a stream that has ended, whatever it waited for.
@@ -193,6 +155,7 @@ impl Worker {
     /// configurations that waited for one are asked again at their next tick.
     pub fn on_root_end(&mut self, root: RootId) {
         self.ticking.remove(&root);
+        self.peers.root_gone(root);
         self.flights.root_gone(root);
     }
 
@@ -214,21 +177,23 @@ impl Worker {
                 Decision::Reject(Rejection::NotActive),
             ),
             Inspection::Ask(question) => {
-                let now = host.now();
-                let cached = gateway
-                    .cache
-                    .find(host, &question.digest, now, |metric| host.count(metric));
-                let (outcome, verdict) = match cached {
-                    Some(Cached::Active(token)) => (Outcome::ActiveCached, Verdict::Active(token)),
-                    Some(Cached::Inactive) => (Outcome::InactiveCached, Verdict::Inactive),
+                let (outcome, verdict) = match self.known(host, gateway, &question) {
+                    Some(known) => known,
                     None if head.is_preflight() => {
                         host.count(Metric::Request(Outcome::NotAsked));
                         return Some(Decision::Forward);
                     }
-                    None => match self.hold(host, gateway, stream, head, &question, now, phase) {
-                        Ok(()) => return None,
-                        Err(why) => (Outcome::NoVerdict, Verdict::None(why)),
-                    },
+                    None => {
+                        let waiter = Waiter {
+                            gateway: Rc::clone(gateway),
+                            cors: Cors::of(head.target()),
+                            requirement: question.requirement,
+                            kind: question.kind,
+                            phase: Rc::clone(phase),
+                            since: self.now,
+                        };
+                        self.hold(host, &question, stream, waiter)?
+                    }
                 };
                 (
                     outcome,
@@ -248,124 +213,113 @@ impl Worker {
         })
     }
 
-    /// Holds a request until the answer to its question arrives, asking it unless someone has.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one call site; each is a different thing"
-    )]
-    fn hold<H: Host>(
+    /// The verdict on a token, if it is known without waiting.
+    fn known(
         &mut self,
-        host: &H,
+        host: &impl Host,
         gateway: &Rc<Gateway>,
-        stream: StreamId,
-        head: &Head<'_, H>,
         question: &Question<'_>,
-        now: Instant,
-        phase: &Rc<Cell<Phase>>,
-    ) -> Result<(), NoVerdict> {
+    ) -> Option<(Outcome, Verdict)> {
         let key = FlightKey {
             digest: question.digest,
             fingerprint: gateway.fingerprint,
         };
-        if self.flights.contains(&key) {
-            host.count(Metric::Coalesced);
-        } else {
-            let call = Call {
-                gateway: Rc::clone(gateway),
-                token: question.token.clone().into_owned(),
-                digest: question.digest,
-                trace: request::trace(host),
-            };
-            let flight = Flight {
-                asked_at: now,
-                deadline: call.deadline(now),
-                root: gateway.root,
-                call: Some(self.ask(host, &call)?),
-                question: call,
-                waiters: BTreeMap::new(),
-            };
-            self.flights.start(key, flight);
+        let (now, epoch) = (self.now, self.epoch);
+        if let Some(entry) = self.local.find(&key)
+            && entry.epoch == epoch
+            && now + CLOCK_SLACK < entry.fresh_until
+        {
+            let grant = Rc::clone(&entry.grant);
+            if entry
+                .refresh_at
+                .is_some_and(|refresh_at| refresh_at <= now + CLOCK_SLACK)
+            {
+                self.refresh(host, gateway, &key, question);
+            }
+            return Some((Outcome::ActiveLocal, Verdict::Active(grant)));
         }
-        let waiter = Waiter {
-            gateway: Rc::clone(gateway),
-            target: head.target().to_vec(),
-            requirement: question.requirement,
-            kind: question.kind,
-            phase: Rc::clone(phase),
-        };
-        self.flights
-            .join(key, stream, waiter)
-            .map_err(|Full| NoVerdict::Overloaded)?;
-        if self.ticking.insert(gateway.root) {
-            host.tick_every(gateway.root, Some(TICK));
+        let now = self.read_clock(host);
+        let cached = gateway
+            .cache
+            .find(host, &key.digest, now, |metric| host.count(metric));
+        match cached {
+            Some(Cached::Active(known)) => {
+                let refresh_at = known.refresh_at;
+                let grant = self.keep_locally(host, gateway, key, known);
+                if refresh_at.is_some_and(|refresh_at| refresh_at <= now) {
+                    self.refresh(host, gateway, &key, question);
+                }
+                Some((Outcome::ActiveShared, Verdict::Active(grant)))
+            }
+            Some(Cached::Inactive) => {
+                self.local.remove(&key);
+                Some((Outcome::InactiveShared, Verdict::Inactive))
+            }
+            None => {
+                self.local.remove(&key);
+                let grant = self.stale_after_failure(host, gateway, &key, question, now)?;
+                Some((Outcome::ActiveStale, Verdict::Active(grant)))
+            }
         }
-        Ok(())
     }
 
-    fn ask(&mut self, host: &impl Host, call: &Call) -> Result<CallId, NoVerdict> {
-        let settings = &call.gateway.config.introspection;
-        let asked = if self.flights.len() < settings.max_in_flight {
-            let request = IntrospectionRequest::new(
-                settings,
-                &call.token,
-                &call.digest.0,
-                call.trace.clone(),
-            );
-            host.dispatch(call.gateway.root, &request)
-                .map_err(|_| NoVerdict::Undeliverable)
-        } else {
-            Err(NoVerdict::Overloaded)
-        };
-        asked.inspect_err(|why| host.count(Metric::Introspection(Answered::Failed(*why))))
-    }
-
-    /// Asks once more, on behalf of `root`, what a vanished root was asking.
-    fn ask_again(
+    fn keep_locally(
         &mut self,
         host: &impl Host,
+        gateway: &Gateway,
         key: FlightKey,
-        mut flight: Flight<Call, Waiter>,
-        root: RootId,
-    ) {
-        if let Some(heir) = flight
-            .waiters
-            .values()
-            .find(|waiter| waiter.gateway.root == root)
-        {
-            flight.question.gateway = Rc::clone(&heir.gateway);
+        known: Known,
+    ) -> Rc<Grant> {
+        let Known {
+            token,
+            fresh_until,
+            refresh_at,
+        } = known;
+        let grant = Rc::new(Grant::new(token, &gateway.config.server_name));
+        let entry = LocalEntry {
+            grant: Rc::clone(&grant),
+            fresh_until,
+            refresh_at,
+            epoch: self.epoch,
+        };
+        let evicted = self
+            .local
+            .put(key, entry, gateway.config.cache.local_entries);
+        if evicted > 0 {
+            host.record(
+                Metric::LocalEvicted,
+                i64::try_from(evicted).unwrap_or(i64::MAX),
+            );
         }
-        let now = host.now();
-        match self.ask(host, &flight.question) {
-            Ok(call) => {
-                flight.root = root;
-                flight.call = Some(call);
-                flight.asked_at = now;
-                flight.deadline = flight.question.deadline(now);
-                self.flights.start(key, flight);
-            }
-            Err(why) => conclude(host, flight, &Verdict::None(why)),
+        grant
+    }
+
+    fn start_ticking(&mut self, host: &impl Host, root: RootId) {
+        if self.ticking.insert(root) {
+            host.tick_every(root, Some(TICK));
+            let now = self.read_clock(host);
+            self.read_epoch(host);
+            self.peers.attend(host, root, now);
         }
+    }
+
+    fn read_clock(&mut self, host: &impl Host) -> Instant {
+        self.now = host.now();
+        self.now
+    }
+
+    fn read_epoch(&mut self, host: &impl Store) {
+        let stored = host.read(EPOCH_KEY);
+        let bytes = stored.and_then(|stored| stored.value.try_into().ok());
+        self.epoch = bytes.map_or(0, u64::from_le_bytes);
     }
 }
 
-/// Decides every request that waited.
-fn conclude(host: &impl Host, flight: Flight<Call, Waiter>, verdict: &Verdict) {
-    let outcome = match verdict {
-        Verdict::Active(_) => Outcome::ActiveIntrospected,
-        Verdict::Inactive => Outcome::InactiveIntrospected,
-        Verdict::None(_) => Outcome::NoVerdict,
-    };
-    for (stream, waiter) in flight.waiters {
-        if !host.select(stream) {
-            continue;
-        }
-        let config = &waiter.gateway.config;
-        host.count(Metric::Request(outcome));
-        let decision = gate::conclude(config, waiter.requirement, waiter.kind, verdict.clone());
-        let phase = request::apply(host, config, decision, &waiter.target);
-        waiter.phase.set(phase);
-        if phase == Phase::Forwarded && host.resume().is_err() {
-            log::error!("Envoy refused to resume a request");
+impl NoVerdict {
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::OverBudget { .. } => Outcome::OverBudget,
+            _ => Outcome::NoVerdict,
         }
     }
 }

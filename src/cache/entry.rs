@@ -7,12 +7,14 @@
 //! ```text
 //! offset  bytes  what
 //!      0      1  format version
-//!      1      1  flags: 1 = active, 2 = has an end
+//!      1      1  flags: 1 = active, 2 = expires, 4 = ends
 //!      2      8  configuration fingerprint          all numbers little-endian
 //!     10     32  SHA-256 of the token
-//!     42      8  fresh until, milliseconds
-//!     50      8  ended at, milliseconds; 0 without an end
-//!     58     ..  active: username, device_id, client_id, scope, each as
+//!     42      8  used at, milliseconds
+//!     50      8  fresh until, milliseconds
+//!     58      8  expires at, milliseconds; 0 without an end
+//!     66      8  ended at, milliseconds; 0 without an end
+//!     74     ..  active: username, device_id, client_id, scope, each as
 //!                u16 length (0xffff = absent) and UTF-8
 //! ```
 
@@ -26,7 +28,8 @@ pub const FORMAT_VERSION: u8 = 1;
 pub const MAX_ENTRY_BYTES: usize = 2048;
 
 const ACTIVE: u8 = 1;
-const ENDS: u8 = 2;
+const EXPIRES: u8 = 2;
+const ENDS: u8 = 4;
 const ABSENT: u16 = u16::MAX;
 
 /// What MAS said of a token, and until when that counts.
@@ -38,8 +41,12 @@ pub struct Entry {
     pub fingerprint: u64,
     /// End of the cache's own TTL, or of the token if that comes first.
     pub fresh_until: Instant,
+    /// The earliest moment at which the token may expire, if it ever does.
+    pub expires_at: Option<Instant>,
     /// The moment from which the token has certainly expired, if it ever does.
     pub ended_at: Option<Instant>,
+    /// When a request last used the entry, to the second.
+    pub used_at: Instant,
     /// What MAS said.
     pub answer: Answer,
 }
@@ -57,14 +64,25 @@ impl Entry {
     /// The entry as bytes; `None` if it is larger than [`MAX_ENTRY_BYTES`].
     pub fn encode(&self) -> Option<Vec<u8>> {
         let mut bytes = Vec::with_capacity(256);
-        let active = matches!(self.answer, Answer::Active(_));
-        bytes.push(FORMAT_VERSION);
-        bytes
-            .push(if active { ACTIVE } else { 0 } | if self.ended_at.is_some() { ENDS } else { 0 });
+        let mut flags = 0;
+        for (flag, is_set) in [
+            (ACTIVE, matches!(self.answer, Answer::Active(_))),
+            (EXPIRES, self.expires_at.is_some()),
+            (ENDS, self.ended_at.is_some()),
+        ] {
+            flags |= if is_set { flag } else { 0 };
+        }
+        bytes.extend_from_slice(&[FORMAT_VERSION, flags]);
         bytes.extend_from_slice(&self.fingerprint.to_le_bytes());
         bytes.extend_from_slice(&self.digest.0);
-        bytes.extend_from_slice(&self.fresh_until.as_millis().to_le_bytes());
-        bytes.extend_from_slice(&self.ended_at.unwrap_or_default().as_millis().to_le_bytes());
+        for moment in [
+            self.used_at,
+            self.fresh_until,
+            self.expires_at.unwrap_or_default(),
+            self.ended_at.unwrap_or_default(),
+        ] {
+            bytes.extend_from_slice(&moment.as_millis().to_le_bytes());
+        }
         if let Answer::Active(token) = &self.answer {
             let ActiveToken {
                 username,
@@ -108,7 +126,9 @@ impl Entry {
             digest: head.digest,
             fingerprint: head.fingerprint,
             fresh_until: head.fresh_until,
+            expires_at: head.expires_at,
             ended_at: head.ended_at,
+            used_at: head.used_at,
             answer,
         })
     }
@@ -122,31 +142,48 @@ pub struct EntryHead {
     pub fingerprint: u64,
     /// End of the cache's own TTL.
     pub fresh_until: Instant,
+    /// When a request last used the entry.
+    pub used_at: Instant,
+    expires_at: Option<Instant>,
     ended_at: Option<Instant>,
     active: bool,
 }
 
 impl EntryHead {
-    const BYTES: usize = 58;
+    const BYTES: usize = 74;
 
     /// Reads the fixed part; `None` if these bytes are no entry of this format.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let [version, flags] = reader.take()?;
-        if version != FORMAT_VERSION || flags & !(ACTIVE | ENDS) != 0 {
+        if version != FORMAT_VERSION || flags & !(ACTIVE | EXPIRES | ENDS) != 0 {
             return None;
         }
         let fingerprint = u64::from_le_bytes(reader.take()?);
         let digest = TokenDigest(reader.take()?);
-        let fresh_until = Instant::from_millis(u64::from_le_bytes(reader.take()?));
-        let ended_at = Instant::from_millis(u64::from_le_bytes(reader.take()?));
+        let mut moment = || Some(Instant::from_millis(u64::from_le_bytes(reader.take()?)));
+        let (used_at, fresh_until, expires_at, ended_at) =
+            (moment()?, moment()?, moment()?, moment()?);
         Some(Self {
             digest,
             fingerprint,
             fresh_until,
+            used_at,
+            expires_at: (flags & EXPIRES != 0).then_some(expires_at),
             ended_at: (flags & ENDS != 0).then_some(ended_at),
             active: flags & ACTIVE != 0,
         })
+    }
+}
+
+/// Writes the time of use into an encoded entry.
+pub fn set_used_at(bytes: &mut [u8], used_at: Instant) {
+    const OFFSET: usize = 42;
+    if let Some(field) = bytes
+        .get_mut(OFFSET..)
+        .and_then(|rest| rest.first_chunk_mut())
+    {
+        *field = used_at.as_millis().to_le_bytes();
     }
 }
 
@@ -187,7 +224,9 @@ mod tests {
             digest: TokenDigest::of(b"token"),
             fingerprint: 0x0123_4567_89ab_cdef,
             fresh_until: Instant::from_millis(1_000),
-            ended_at: Some(Instant::from_millis(2_000)),
+            expires_at: Some(Instant::from_millis(2_000)),
+            ended_at: Some(Instant::from_millis(3_000)),
+            used_at: Instant::from_millis(500),
             answer,
         }
     }
@@ -204,6 +243,7 @@ mod tests {
     #[test]
     fn entries_come_back_as_they_were() {
         let lasting = Entry {
+            expires_at: None,
             ended_at: None,
             ..active()
         };
@@ -211,6 +251,18 @@ mod tests {
             let bytes = entry.encode().unwrap();
             assert_eq!(Entry::decode(&bytes), Some(entry));
         }
+    }
+
+    #[test]
+    fn the_time_of_use_can_be_written_in_place() {
+        let mut bytes = active().encode().unwrap();
+        set_used_at(&mut bytes, Instant::from_millis(777));
+        let used = Entry {
+            used_at: Instant::from_millis(777),
+            ..active()
+        };
+        assert_eq!(Entry::decode(&bytes), Some(used));
+        set_used_at(&mut [0; 43], Instant::from_millis(777));
     }
 
     #[test]

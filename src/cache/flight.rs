@@ -1,5 +1,7 @@
 //! Single-flight inside one worker: requests that need the same answer wait for one introspection.
 //!
+//! A flight is answered by a call of this worker, or by another worker that holds the lease.
+//!
 //! A flight belongs to the worker, not to the request that caused it, so a client that hangs up takes
 //! nothing away from the others. Everything is bounded: flights by configuration, waiting requests by the
 //! constants below. A flight whose answer never comes ends at its deadline.
@@ -18,12 +20,57 @@ pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
 pub const MAX_WAITERS: usize = 16_384;
 
 /// What is being asked: the token, and the [`crate::config::Introspection::fingerprint`] of who is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlightKey {
     /// Which token.
     pub digest: TokenDigest,
     /// Who is asked.
     pub fingerprint: u64,
+}
+
+impl FlightKey {
+    /// Length of [`Self::to_bytes`].
+    pub const BYTES: usize = 40;
+
+    /// The key as it stands in leases and hints.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        let (digest, fingerprint) = bytes.split_at_mut(32);
+        digest.copy_from_slice(&self.digest.0);
+        fingerprint.copy_from_slice(&self.fingerprint.to_le_bytes());
+        bytes
+    }
+
+    /// The key from [`Self::to_bytes`].
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (digest, fingerprint) = bytes.split_first_chunk()?;
+        let fingerprint = u64::from_le_bytes(fingerprint.try_into().ok()?);
+        Some(Self {
+            digest: TokenDigest(*digest),
+            fingerprint,
+        })
+    }
+}
+
+/// Where the answer to a flight comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// From a call of this worker, which goes when its root goes.
+    Asked {
+        /// The call.
+        call: CallId,
+        /// The root context that it belongs to.
+        root: RootId,
+        /// Whether other workers wait for it, under a lease of ours.
+        leased: bool,
+    },
+    /// From another worker, by way of the shared cache.
+    Elsewhere {
+        /// When to look for it, unless a hint comes first.
+        look_at: Instant,
+    },
+    /// From nowhere: the root of the call has gone.
+    Orphaned,
 }
 
 /// An introspection on its way: the question `Q`, and the requests `W` that wait for its answer.
@@ -37,10 +84,15 @@ pub struct Flight<Q, W> {
     pub question: Q,
     /// Who waits.
     pub waiters: BTreeMap<StreamId, W>,
-    /// The root context that the call belongs to; the call goes when it goes.
-    pub root: RootId,
-    /// The call; `None` once its root has gone.
-    pub call: Option<CallId>,
+    /// Where the answer comes from.
+    pub stage: Stage,
+}
+
+impl<Q, W> Flight<Q, W> {
+    /// Nobody waits, and no call of ours will bring an answer.
+    fn is_pointless(&self) -> bool {
+        self.waiters.is_empty() && !matches!(self.stage, Stage::Asked { .. })
+    }
 }
 
 /// No room for another request to wait.
@@ -66,14 +118,9 @@ impl<Q, W> Default for Flights<Q, W> {
 }
 
 impl<Q, W> Flights<Q, W> {
-    /// How many introspections are on their way.
-    pub fn len(&self) -> usize {
-        self.flights.len()
-    }
-
-    /// Whether none is.
-    pub fn is_empty(&self) -> bool {
-        self.flights.is_empty()
+    /// How many calls of this worker are under way.
+    pub fn calls(&self) -> usize {
+        self.calls.len()
     }
 
     /// Whether the answer to `key` is on its way.
@@ -83,7 +130,7 @@ impl<Q, W> Flights<Q, W> {
 
     /// Notes that the answer to `key` is on its way.
     pub fn start(&mut self, key: FlightKey, flight: Flight<Q, W>) {
-        if let Some(call) = flight.call {
+        if let Stage::Asked { call, .. } = flight.stage {
             self.calls.insert(call, key);
         }
         self.streams
@@ -102,11 +149,17 @@ impl<Q, W> Flights<Q, W> {
         Ok(())
     }
 
-    /// Forgets a stream that has gone. The flight goes on: its answer will be kept.
+    /// Forgets a stream that has gone. A call goes on without it: its answer will be kept.
     pub fn forget(&mut self, stream: StreamId) {
-        let key = self.streams.remove(&stream);
-        if let Some(flight) = key.and_then(|key| self.flights.get_mut(&key)) {
-            flight.waiters.remove(&stream);
+        let Some(key) = self.streams.remove(&stream) else {
+            return;
+        };
+        let Some(flight) = self.flights.get_mut(&key) else {
+            return;
+        };
+        flight.waiters.remove(&stream);
+        if flight.is_pointless() {
+            self.flights.remove(&key);
         }
     }
 
@@ -125,31 +178,58 @@ impl<Q, W> Flights<Q, W> {
         self.end(*key)
     }
 
-    /// Notes that `root` has gone, and its calls with it: Envoy will not deliver their answers.
-    pub fn root_gone(&mut self, root: RootId) {
-        for flight in self
-            .flights
-            .values_mut()
-            .filter(|flight| flight.root == root)
-        {
-            if let Some(call) = flight.call.take() {
-                self.calls.remove(&call);
-            }
-        }
+    /// Takes out a flight that is answered elsewhere, if `key` is.
+    pub fn elsewhere(&mut self, key: &FlightKey) -> Option<Flight<Q, W>> {
+        let Stage::Elsewhere { .. } = self.flights.get(key)?.stage else {
+            return None;
+        };
+        Some(self.end(*key)?.1)
     }
 
-    /// Takes out a flight whose call is gone and for which a waiter that `adopts` it still waits.
-    pub fn orphan(&mut self, adopts: impl Fn(&W) -> bool) -> Option<(FlightKey, Flight<Q, W>)> {
+    /// Takes out a flight that is answered elsewhere and should be looked at.
+    pub fn to_look_at(&mut self, now: Instant) -> Option<(FlightKey, Flight<Q, W>)> {
+        let (key, _) = self.flights.iter().find(
+            |(_, flight)| matches!(flight.stage, Stage::Elsewhere { look_at } if look_at <= now),
+        )?;
+        self.end(*key)
+    }
+
+    /// The flights under a lease of ours, and when each was asked.
+    pub fn leased(&self) -> impl Iterator<Item = (&FlightKey, Instant)> {
+        self.flights
+            .iter()
+            .filter_map(|(key, flight)| match flight.stage {
+                Stage::Asked { leased: true, .. } => Some((key, flight.asked_at)),
+                _ => None,
+            })
+    }
+
+    /// Notes that `root` has gone, and its calls with it: Envoy will not deliver their answers.
+    pub fn root_gone(&mut self, gone: RootId) {
+        for flight in self.flights.values_mut() {
+            match flight.stage {
+                Stage::Asked { call, root, .. } if root == gone => {
+                    self.calls.remove(&call);
+                    flight.stage = Stage::Orphaned;
+                }
+                _ => {}
+            }
+        }
+        self.flights.retain(|_, flight| !flight.is_pointless());
+    }
+
+    /// Takes out a flight whose call is gone.
+    pub fn orphan(&mut self) -> Option<(FlightKey, Flight<Q, W>)> {
         let (key, _) = self
             .flights
             .iter()
-            .find(|(_, flight)| flight.call.is_none() && flight.waiters.values().any(&adopts))?;
+            .find(|(_, flight)| flight.stage == Stage::Orphaned)?;
         self.end(*key)
     }
 
     fn end(&mut self, key: FlightKey) -> Option<(FlightKey, Flight<Q, W>)> {
         let flight = self.flights.remove(&key)?;
-        if let Some(call) = flight.call {
+        if let Stage::Asked { call, .. } = flight.stage {
             self.calls.remove(&call);
         }
         for stream in flight.waiters.keys() {
@@ -182,8 +262,19 @@ mod tests {
             deadline: DEADLINE,
             question: (),
             waiters: BTreeMap::new(),
-            root,
-            call: Some(CallId(call)),
+            stage: Stage::Asked {
+                call: CallId(call),
+                root,
+                leased: false,
+            },
+        }
+    }
+
+    fn asked(call: u32) -> Stage {
+        Stage::Asked {
+            call: CallId(call),
+            root: RootId(2),
+            leased: false,
         }
     }
 
@@ -209,7 +300,7 @@ mod tests {
             (0..200).collect::<Vec<_>>()
         );
         assert!(flights.land(CallId(100)).is_none());
-        assert_eq!(flights.len(), 1);
+        assert_eq!(flights.calls(), 1);
     }
 
     #[test]
@@ -254,7 +345,7 @@ mod tests {
         assert!(flights.overdue(Instant::from_millis(5_499)).is_none());
         assert_eq!(flights.overdue(DEADLINE).unwrap().1.waiters.len(), 1);
         assert!(flights.land(CallId(100)).is_none());
-        assert!(flights.is_empty());
+        assert_eq!(flights.calls(), 0);
     }
 
     #[test]
@@ -262,22 +353,37 @@ mod tests {
         let mut flights = flights(&[b"a"]);
         flights.start(key(b"b"), flight(RootId(2), 7));
         flights.join(key(b"a"), StreamId(1), 1).unwrap();
-        assert!(flights.orphan(|_| true).is_none());
+        assert!(flights.orphan().is_none());
         flights.root_gone(ROOT);
-        assert!(flights.orphan(|waiter| *waiter == 2).is_none());
-        let (orphan, flight) = flights.orphan(|waiter| *waiter == 1).unwrap();
+        let (orphan, flight) = flights.orphan().unwrap();
         assert_eq!(orphan, key(b"a"));
-        assert!(flights.orphan(|_| true).is_none());
+        assert!(flights.orphan().is_none());
         flights.start(
             orphan,
             Flight {
-                root: RootId(2),
-                call: Some(CallId(8)),
+                stage: asked(8),
                 ..flight
             },
         );
         flights.forget(StreamId(1));
         assert!(flights.land(CallId(8)).unwrap().1.waiters.is_empty());
+    }
+
+    #[test]
+    fn without_a_call_and_without_waiters_there_is_no_flight() {
+        let mut flights = flights(&[b"a", b"b"]);
+        flights.join(key(b"a"), StreamId(1), 1).unwrap();
+        flights.root_gone(ROOT);
+        assert!(flights.contains(&key(b"a")) && !flights.contains(&key(b"b")));
+        flights.forget(StreamId(1));
+        assert!(!flights.contains(&key(b"a")));
+    }
+
+    #[test]
+    fn the_call_of_another_root_stays() {
+        let mut flights = flights(&[]);
+        flights.start(key(b"b"), flight(RootId(2), 7));
+        flights.root_gone(ROOT);
         assert!(flights.land(CallId(100)).is_none());
         assert!(flights.land(CallId(7)).is_some());
     }

@@ -1,84 +1,101 @@
 //! A table of a fixed number of slots in the store.
 //!
-//! Envoy never frees a shared-data key, so memory is bounded by never using more than N keys. A token has
-//! two slots it may be in, chosen by its digest and a secret of this process; a write takes the better of
-//! the two. With two choices a nearly full table loses few live entries, and nobody outside can aim
-//! collisions at a session, because the choice depends on the secret.
+//! A token has two slots it may be in; a write takes the better of the two. Which answer is given up when
+//! both are live is decided by when each was last *used*, so the table keeps what an ideal
+//! least-recently-used cache would keep, nearly.
 
-use std::cell::Cell;
+use std::time::Duration;
 
 use super::{
     If, NotWritten, Store, TokenDigest,
-    entry::{Entry, EntryHead},
+    entry::{Entry, EntryHead, set_used_at},
+    slots::Slots,
 };
 use crate::clock::Instant;
-
-const SEED_KEY: &str = "matrix-edge-auth.seed";
 
 /// How often a write is tried again after another worker wrote to the same slot first.
 const WRITE_ATTEMPTS: usize = 3;
 
+/// An entry's time of use is written no more often than this.
+const USE_RESOLUTION: Duration = Duration::from_secs(1);
+
+/// What a write pushed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Evicted {
+    /// An answer past its time.
+    Ended,
+    /// An answer that still held.
+    Live,
+}
+
 /// A table. Workers with the same name and size share it.
 #[derive(Debug)]
 pub struct Table {
-    name: &'static str,
-    slots: u32,
-    seed: Cell<Option<(u64, u64)>>,
+    slots: Slots,
 }
 
 impl Table {
     /// A table of `slots` slots.
     pub fn new(name: &'static str, slots: u32) -> Self {
         Self {
-            name,
-            slots: slots.max(1),
-            seed: Cell::new(None),
+            slots: Slots::new(name, slots),
         }
     }
 
-    /// The entry of this token for the same `fingerprint`, fresh or not.
+    /// The entry of this token for the same `fingerprint`, fresh or not. Finding it is a use.
     pub fn find(
         &self,
         store: &impl Store,
         digest: &TokenDigest,
         fingerprint: u64,
+        now: Instant,
     ) -> Option<Entry> {
-        self.keys(store, digest).into_iter().find_map(|key| {
-            let stored = store.read(&key)?;
-            Entry::decode(&stored.value)
-                .filter(|entry| entry.digest == *digest && entry.fingerprint == fingerprint)
+        self.slots.keys(store, digest).into_iter().find_map(|key| {
+            let mut stored = store.read(&key)?;
+            let entry = Entry::decode(&stored.value)
+                .filter(|entry| entry.digest == *digest && entry.fingerprint == fingerprint)?;
+            if now.since(entry.used_at) >= USE_RESOLUTION {
+                set_used_at(&mut stored.value, now);
+                // Someone else wrote: then they used it too, or it is another entry by now.
+                let _ = store.write(&key, &stored.value, If::Unchanged(stored.cas));
+            }
+            Some(entry)
         })
     }
 
     /// Writes the entry to one of its two slots: where the token already is, else an empty or unreadable
-    /// one, else one past its freshness, else the one that ends sooner. Whoever wrote in between wins
-    /// after a few attempts; the cost is one more introspection.
-    pub fn put(&self, store: &impl Store, entry: &Entry, now: Instant) {
-        let Some(bytes) = entry.encode() else { return };
+    /// one, else one past its freshness, else the one not used for longer. Whoever wrote in between wins
+    /// after a few attempts; the cost is one more introspection. Returns whether the entry was written,
+    /// and what it pushed out.
+    pub fn put(&self, store: &impl Store, entry: &Entry, now: Instant) -> (bool, Option<Evicted>) {
+        let Some(bytes) = entry.encode() else {
+            return (false, None);
+        };
         for _ in 0..WRITE_ATTEMPTS {
-            let slots = self.keys(store, &entry.digest).map(|key| {
+            let [one, two] = self.slots.keys(store, &entry.digest).map(|key| {
                 let stored = store.read(&key);
-                let rank = Rank::of(
-                    stored.as_ref().map(|stored| &*stored.value),
-                    &entry.digest,
-                    now,
-                );
-                let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-                (rank, key, condition)
+                let value = stored.as_ref().map(|stored| &*stored.value);
+                let rank = Rank::of(value, &entry.digest, now);
+                (
+                    rank,
+                    key,
+                    stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas)),
+                )
             });
-            let Some((_, key, condition)) = slots.into_iter().min_by_key(|(rank, ..)| *rank) else {
-                return;
-            };
+            let (rank, key, condition) = if two.0 < one.0 { two } else { one };
             match store.write(&key, &bytes, condition) {
                 Err(NotWritten::Changed) => {}
-                Ok(()) | Err(NotWritten::Refused) => return,
+                Err(NotWritten::Refused) => break,
+                Ok(()) => return (true, rank.evicts()),
             }
         }
+        (false, None)
     }
 
-    /// Empties the slot that holds this token, if one does.
-    pub fn remove(&self, store: &impl Store, digest: &TokenDigest) {
-        for key in self.keys(store, digest) {
+    /// Empties the slot that holds this token. Whether one did.
+    pub fn remove(&self, store: &impl Store, digest: &TokenDigest) -> bool {
+        let mut removed = false;
+        for key in self.slots.keys(store, digest) {
             for _ in 0..WRITE_ATTEMPTS {
                 let Some(stored) = store.read(&key) else {
                     break;
@@ -86,68 +103,14 @@ impl Table {
                 if EntryHead::decode(&stored.value).is_none_or(|head| head.digest != *digest) {
                     break;
                 }
+                removed = true;
                 if store.write(&key, &[], If::Unchanged(stored.cas)) != Err(NotWritten::Changed) {
                     break;
                 }
             }
         }
+        removed
     }
-
-    fn keys(&self, store: &impl Store, digest: &TokenDigest) -> [String; 2] {
-        let (seed0, seed1) = self.seed(store);
-        let [word0, word1, word2, word3] = words(digest);
-        let slot = |hash: u64| ((u128::from(hash) * u128::from(self.slots)) >> 64) as u64;
-        let first = slot(fold(word0 ^ seed0, word1 ^ seed1));
-        let mut second = slot(fold(word2 ^ seed0, word3 ^ seed1));
-        if second == first {
-            second = (first + 1) % u64::from(self.slots);
-        }
-        [self.key(first), self.key(second)]
-    }
-
-    fn key(&self, slot: u64) -> String {
-        format!("matrix-edge-auth.{}.{slot}", self.name)
-    }
-
-    /// The secret of this process, made by whichever worker comes first.
-    fn seed(&self, store: &impl Store) -> (u64, u64) {
-        if let Some(seed) = self.seed.get() {
-            return seed;
-        }
-        let mut fresh = [0; 16];
-        let (low, high) = fresh.split_at_mut(8);
-        low.copy_from_slice(&store.random().to_le_bytes());
-        high.copy_from_slice(&store.random().to_le_bytes());
-        let stored = match store.write(SEED_KEY, &fresh, If::Absent) {
-            Ok(()) => fresh,
-            Err(_) => store
-                .read(SEED_KEY)
-                .and_then(|stored| stored.value.try_into().ok())
-                .unwrap_or(fresh),
-        };
-        let number = u128::from_le_bytes(stored);
-        let seed = (number as u64, (number >> 64) as u64);
-        self.seed.set(Some(seed));
-        seed
-    }
-}
-
-fn words(digest: &TokenDigest) -> [u64; 4] {
-    let mut words = [0; 4];
-    for (word, bytes) in words.iter_mut().zip(digest.0.chunks_exact(8)) {
-        *word = bytes
-            .iter()
-            .rev()
-            .fold(0, |word, byte| word << 8 | u64::from(*byte));
-    }
-    words
-}
-
-/// Folded multiplication: both halves of the 128-bit product depend on every bit of both factors. The
-/// input is a digest and a secret, already uniform, so one round is enough.
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
 }
 
 /// How gladly a slot is given up; the smallest goes first.
@@ -157,27 +120,33 @@ enum Rank {
     Same,
     /// Never used, emptied, or of another format.
     Empty,
-    /// Past its freshness.
+    /// Past its freshness, since then.
     Ended(Instant),
-    /// Still of use until then.
+    /// Still of use, and used at that moment.
     Live(Instant),
 }
 
 impl Rank {
+    fn evicts(self) -> Option<Evicted> {
+        match self {
+            Self::Same | Self::Empty => None,
+            Self::Ended(_) => Some(Evicted::Ended),
+            Self::Live(_) => Some(Evicted::Live),
+        }
+    }
+
     fn of(value: Option<&[u8]>, digest: &TokenDigest, now: Instant) -> Self {
         match value.and_then(EntryHead::decode) {
             None => Self::Empty,
             Some(head) if head.digest == *digest => Self::Same,
             Some(head) if head.fresh_until <= now => Self::Ended(head.fresh_until),
-            Some(head) => Self::Live(head.fresh_until),
+            Some(head) => Self::Live(head.used_at),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -186,18 +155,24 @@ mod tests {
 
     const NOW: Instant = Instant::from_millis(1_000_000);
 
+    fn after(seconds: u64) -> Instant {
+        NOW + Duration::from_secs(seconds)
+    }
+
     fn entry(token: &[u8], fresh_for: u64) -> Entry {
         Entry {
             digest: TokenDigest::of(token),
             fingerprint: 1,
             fresh_until: NOW + Duration::from_secs(fresh_for),
+            expires_at: None,
             ended_at: None,
+            used_at: NOW,
             answer: Answer::Inactive,
         }
     }
 
     fn holds(table: &Table, store: &MemoryStore, token: &[u8]) -> bool {
-        table.find(store, &TokenDigest::of(token), 1).is_some()
+        table.find(store, &TokenDigest::of(token), 1, NOW).is_some()
     }
 
     #[test]
@@ -231,11 +206,30 @@ mod tests {
     fn what_has_ended_gives_way_before_what_is_live() {
         let (store, table) = (MemoryStore::default(), Table::new("t", 2));
         table.put(&store, &entry(b"live", 100), NOW);
-        table.put(&store, &entry(b"ended", 0), NOW);
-        table.put(&store, &entry(b"new", 50), NOW);
+        assert_eq!(table.put(&store, &entry(b"ended", 0), NOW).1, None);
+        assert_eq!(
+            table.put(&store, &entry(b"new", 50), NOW).1,
+            Some(Evicted::Ended)
+        );
         assert!(holds(&table, &store, b"live") && !holds(&table, &store, b"ended"));
-        table.put(&store, &entry(b"newer", 60), NOW);
-        assert!(holds(&table, &store, b"live") && !holds(&table, &store, b"new"));
+    }
+
+    #[test]
+    fn what_was_not_used_for_longer_gives_way_to_what_was() {
+        let (store, table) = (MemoryStore::default(), Table::new("t", 2));
+        table.put(&store, &entry(b"old", 100), NOW);
+        table.put(&store, &entry(b"new", 100), NOW);
+        assert!(
+            table
+                .find(&store, &TokenDigest::of(b"old"), 1, after(1))
+                .is_some()
+        );
+        let late = Entry {
+            used_at: after(2),
+            ..entry(b"late", 100)
+        };
+        assert_eq!(table.put(&store, &late, after(2)).1, Some(Evicted::Live));
+        assert!(holds(&table, &store, b"old") && !holds(&table, &store, b"new"));
     }
 
     #[test]
@@ -245,7 +239,9 @@ mod tests {
             table.put(&store, &entry(b"token", fresh_for), NOW);
         }
         assert_eq!(store.len(), 2);
-        let found = table.find(&store, &TokenDigest::of(b"token"), 1).unwrap();
+        let found = table
+            .find(&store, &TokenDigest::of(b"token"), 1, NOW)
+            .unwrap();
         assert_eq!(found.fresh_until, NOW + Duration::from_secs(3));
         table.remove(&store, &TokenDigest::of(b"token"));
         assert!(!holds(&table, &store, b"token"));
@@ -285,11 +281,11 @@ mod tests {
         let store = MemoryStore::default();
         one.put(&store, &entry(b"token", 100), NOW);
         assert!(holds(&two, &store, b"token"));
-        assert_eq!(one.seed.get(), two.seed.get());
+        assert_eq!(one.slots.seed(&store), two.slots.seed(&store));
         let elsewhere = MemoryStore::default();
         elsewhere.write("other", b"", If::Absent).unwrap();
         let three = Table::new("t", 1 << 20);
         three.put(&elsewhere, &entry(b"token", 100), NOW);
-        assert_ne!(one.seed.get(), three.seed.get());
+        assert_ne!(one.slots.seed(&store), three.slots.seed(&elsewhere));
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     Cache, Config, ConfigError, Credential, IdentityHeaders, Introspection, Mode, OnFailure,
-    QueryToken, UnrecognizedTokens, proto_struct,
+    QueryToken, UnknownTokenBudget, UnrecognizedTokens, proto_struct,
     reader::{Entry, Section},
 };
 use crate::matrix::endpoint::{AuthRequirement, Method, Overrides, PathMatch, Rule};
@@ -85,7 +85,7 @@ pub fn parse(bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Confi
     let identity_headers = identity_headers(keys.key("identity_headers"))?;
     let filter_state = boolean(keys.key("filter_state"), false)?;
     let endpoints = endpoints(keys.key("endpoints"))?;
-    unknown_token_budget(keys.key("unknown_token_budget"))?;
+    let unknown_token_budget = unknown_token_budget(keys.key("unknown_token_budget"))?;
     keys.finish()?;
     Ok(Config {
         server_name,
@@ -99,6 +99,7 @@ pub fn parse(bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Confi
         identity_headers,
         filter_state,
         endpoints,
+        unknown_token_budget,
     })
 }
 
@@ -244,6 +245,9 @@ fn cache(entry: Option<Entry<'_>>) -> Result<Cache, ConfigError> {
         negative_ttl: Duration::from_secs(10),
         slots: 65_536,
         negative_slots: 8_192,
+        stale_if_error: Duration::ZERO,
+        refresh_ahead: true,
+        local_entries: 4_096,
     };
     let Some(entry) = entry else {
         return Ok(cache);
@@ -262,10 +266,10 @@ fn cache(entry: Option<Entry<'_>>) -> Result<Cache, ConfigError> {
         cache.negative_slots,
     )?;
     if let Some(limit) = keys.key("stale_if_error") {
-        limit.duration(Duration::ZERO..=HOUR)?;
+        cache.stale_if_error = limit.duration(Duration::ZERO..=HOUR)?;
     }
-    boolean(keys.key("refresh_ahead"), true)?;
-    integer(keys.key("local_entries"), 0..=1_048_576, 4_096)?;
+    cache.refresh_ahead = boolean(keys.key("refresh_ahead"), cache.refresh_ahead)?;
+    cache.local_entries = integer(keys.key("local_entries"), 0..=1_048_576, 4_096)? as usize;
     keys.finish()?;
     Ok(cache)
 }
@@ -412,17 +416,22 @@ fn methods(entry: &Entry<'_>) -> Result<Vec<Method>, ConfigError> {
     }
 }
 
-fn unknown_token_budget(entry: Option<Entry<'_>>) -> Result<(), ConfigError> {
+fn unknown_token_budget(
+    entry: Option<Entry<'_>>,
+) -> Result<Option<UnknownTokenBudget>, ConfigError> {
     const BUDGET: &str = "{per_source, window} or null";
     let Some(entry) = entry.filter(|entry| !entry.is_null()) else {
-        return Ok(());
+        return Ok(None);
     };
     let mut keys = entry.section(BUDGET)?;
-    keys.required("per_source", "a whole number from 1")?
+    let per_source = keys
+        .required("per_source", "a whole number from 1")?
         .integer(1..=1_000_000)?;
-    keys.required("window", "a duration")?
+    let window = keys
+        .required("window", "a duration")?
         .duration(Duration::from_secs(1)..=HOUR)?;
-    keys.finish()
+    keys.finish()?;
+    Ok(Some(UnknownTokenBudget { per_source, window }))
 }
 
 fn choice<T: Copy>(

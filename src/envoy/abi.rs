@@ -12,6 +12,7 @@ use crate::host::HostError;
 
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
+const EMPTY: u32 = 7;
 
 /// `proxy_set_shared_data`: the value changed in between.
 pub(super) const CAS_MISMATCH: u32 = 8;
@@ -21,6 +22,7 @@ pub(super) const CAS_MISMATCH: u32 = 8;
 #[repr(u32)]
 pub(super) enum Map {
     Request = 0,
+    RequestTrailers = 1,
     CallResponse = 6,
 }
 
@@ -37,6 +39,7 @@ pub(super) enum Buffer {
 #[repr(u32)]
 pub(super) enum MetricType {
     Counter = 0,
+    Gauge = 1,
     Histogram = 2,
 }
 
@@ -87,6 +90,15 @@ unsafe extern "C" {
         value: *const u8,
         value_size: usize,
     ) -> u32;
+    fn proxy_get_property(
+        path: *const u8,
+        path_size: usize,
+        value: *mut *mut u8,
+        value_size: *mut usize,
+    ) -> u32;
+    fn proxy_register_shared_queue(name: *const u8, name_size: usize, id: *mut u32) -> u32;
+    fn proxy_enqueue_shared_queue(id: u32, message: *const u8, message_size: usize) -> u32;
+    fn proxy_dequeue_shared_queue(id: u32, message: *mut *mut u8, message_size: *mut usize) -> u32;
     fn proxy_send_local_response(
         status: u32,
         details: *const u8,
@@ -136,7 +148,7 @@ impl Handed {
             OK => Ok(Some(unsafe {
                 Vec::from_raw_parts(self.data, self.size, self.size)
             })),
-            NOT_FOUND => Ok(None),
+            NOT_FOUND | EMPTY => Ok(None),
             status => Err(HostError(status)),
         }
     }
@@ -172,10 +184,10 @@ pub(super) fn set_request_header(name: &str, value: &[u8]) -> Result<(), HostErr
     })
 }
 
-/// Removes every field of that name from the request.
-pub(super) fn remove_request_header(name: &str) -> Result<(), HostError> {
+/// Removes every field of that name.
+pub(super) fn remove_header(map: Map, name: &str) -> Result<(), HostError> {
     // SAFETY: the pointer is to live memory of the size given.
-    done(unsafe { proxy_remove_header_map_value(Map::Request as u32, name.as_ptr(), name.len()) })
+    done(unsafe { proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len()) })
 }
 
 /// The first `max_size` bytes of a buffer; `None` if there is none.
@@ -224,6 +236,44 @@ pub(super) fn set_shared_data(key: &str, value: &[u8], cas: u32) -> Result<(), H
 pub(super) fn set_property(name: &str, value: &[u8]) -> Result<(), HostError> {
     // SAFETY: both pointers are to live memory of the sizes given.
     done(unsafe { proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
+}
+
+/// An attribute of the stream; the parts of `path` are separated by zero bytes.
+pub(super) fn property(path: &str) -> Result<Option<Vec<u8>>, HostError> {
+    let mut handed = Handed::nothing();
+    // SAFETY: all pointers are to live memory of the sizes given.
+    let status = unsafe {
+        proxy_get_property(
+            path.as_ptr(),
+            path.len(),
+            &raw mut handed.data,
+            &raw mut handed.size,
+        )
+    };
+    handed.take(status)
+}
+
+/// Registers a shared queue for the effective context's root, or finds it and takes it over.
+pub(super) fn register_shared_queue(name: &str) -> Result<u32, HostError> {
+    let mut id = 0;
+    // SAFETY: both pointers are to live memory of the sizes given.
+    done(unsafe { proxy_register_shared_queue(name.as_ptr(), name.len(), &raw mut id) })?;
+    Ok(id)
+}
+
+/// Adds a message to a shared queue.
+pub(super) fn enqueue_shared_queue(id: u32, message: &[u8]) -> Result<(), HostError> {
+    // SAFETY: the pointer is to live memory of the size given.
+    done(unsafe { proxy_enqueue_shared_queue(id, message.as_ptr(), message.len()) })
+}
+
+/// The next message of a shared queue; `None` if it is empty.
+pub(super) fn dequeue_shared_queue(id: u32) -> Result<Option<Vec<u8>>, HostError> {
+    let mut handed = Handed::nothing();
+    // SAFETY: both pointers are to live memory.
+    let status =
+        unsafe { proxy_dequeue_shared_queue(id, &raw mut handed.data, &raw mut handed.size) };
+    handed.take(status)
 }
 
 /// Answers the request of the effective context.
@@ -288,7 +338,7 @@ pub(super) fn define_metric(kind: MetricType, name: &str) -> Result<u32, HostErr
     Ok(id)
 }
 
-/// Adds to a counter.
+/// Adds to a counter or gauge.
 pub(super) fn increment_metric(id: u32, offset: i64) -> Result<(), HostError> {
     // SAFETY: takes no pointers.
     done(unsafe { proxy_increment_metric(id, offset) })

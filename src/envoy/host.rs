@@ -9,7 +9,7 @@ use super::{
 use crate::{
     cache::{If, NotWritten, Store, Versioned},
     clock::Instant,
-    host::{CallId, Host, HostError, RootId, StreamId},
+    host::{CallId, Host, HostError, QueueId, RootId, StreamId},
     mas::introspection::IntrospectionRequest,
     matrix::reply::Reply,
     metrics::{Kind, Metric},
@@ -44,7 +44,11 @@ impl Host for Envoy {
     }
 
     fn remove_request_header(&self, name: &str) -> Result<(), HostError> {
-        abi::remove_request_header(name)
+        abi::remove_header(Map::Request, name)
+    }
+
+    fn remove_request_trailer(&self, name: &str) -> Result<(), HostError> {
+        abi::remove_header(Map::RequestTrailers, name)
     }
 
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
@@ -84,14 +88,41 @@ impl Host for Envoy {
         }
     }
 
-    fn record(&self, metric: Metric, value: u64) {
+    fn source_address(&self) -> Option<Vec<u8>> {
+        let mut address = abi::property("source\0address").ok().flatten()?;
+        // `192.0.2.1:1234` or `[2001:db8::1]:1234`.
+        let port = address.iter().rposition(|byte| *byte == b':')?;
+        address.truncate(port);
+        Some(address)
+    }
+
+    fn register_queue(&self, root: RootId, name: &str) -> Option<QueueId> {
+        abi::set_effective_context(root.0)
+            .and_then(|()| abi::register_shared_queue(name))
+            .and_then(|id| abi::set_effective_context(self.context).map(|()| QueueId(id)))
+            .inspect_err(|HostError(status)| {
+                log::error!("Envoy refused a shared queue with status {status}");
+            })
+            .ok()
+    }
+
+    fn enqueue(&self, queue: QueueId, message: &[u8]) {
+        // A hint that is lost is made up for by the next tick.
+        let _ = abi::enqueue_shared_queue(queue.0, message);
+    }
+
+    fn dequeue(&self, queue: QueueId) -> Option<Vec<u8>> {
+        abi::dequeue_shared_queue(queue.0).ok().flatten()
+    }
+
+    fn record(&self, metric: Metric, value: i64) {
         let id =
             METRICS.with_borrow_mut(|ids| *ids.entry(metric).or_insert_with(|| define(metric)));
         let Some(id) = id else { return };
         // A failure costs a sample; there is nothing to do about it.
         let _ = match metric.kind() {
-            Kind::Counter => abi::increment_metric(id, i64::try_from(value).unwrap_or(i64::MAX)),
-            Kind::Histogram => abi::record_metric(id, value),
+            Kind::Counter | Kind::Gauge => abi::increment_metric(id, value),
+            Kind::Histogram => abi::record_metric(id, value.unsigned_abs()),
         };
     }
 }
@@ -99,6 +130,7 @@ impl Host for Envoy {
 fn define(metric: Metric) -> Option<u32> {
     let kind = match metric.kind() {
         Kind::Counter => MetricType::Counter,
+        Kind::Gauge => MetricType::Gauge,
         Kind::Histogram => MetricType::Histogram,
     };
     let name = metric.name();

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config,
-    host::{CallId, RootId, StreamId},
+    host::{CallId, QueueId, RootId, StreamId},
     mas::introspection::{IntrospectionResponse, MAX_RESPONSE_BYTES},
     worker::Gateway,
 };
@@ -98,6 +98,10 @@ impl RootContext for Root {
         if !dispatch::run_detour(self.id) {
             with_worker(|worker| worker.on_tick(&self.host(), self.id));
         }
+    }
+
+    fn on_queue_ready(&mut self, queue: u32) {
+        with_worker(|worker| worker.on_queue(&self.host(), self.id, QueueId(queue)));
     }
 
     fn get_type(&self) -> Option<ContextType> {

@@ -67,7 +67,17 @@ impl HttpContext for Stream {
     }
 
     fn on_http_request_trailers(&mut self, _num_trailers: usize) -> Action {
-        self.action()
+        let (action, Some(gateway)) = (self.action(), &self.gateway) else {
+            return Action::Pause;
+        };
+        if action == Action::Pause {
+            return action;
+        }
+        let host = Envoy { context: self.id.0 };
+        match with_worker(|worker| worker.on_trailers(&host, gateway)) {
+            Some(true) => Action::Continue,
+            _ => Action::Pause,
+        }
     }
 }
 

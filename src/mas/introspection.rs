@@ -177,6 +177,30 @@ pub enum NoVerdict {
     Lost,
     /// Not asked: too many calls in flight or requests waiting on this worker.
     Overloaded,
+    /// Another worker asked, without a verdict.
+    Elsewhere,
+    /// Not asked: this source brought too many unknown tokens.
+    OverBudget {
+        /// When it may try again.
+        retry_after_ms: u64,
+    },
+}
+
+impl NoVerdict {
+    /// The reason as a metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Undeliverable => "undeliverable",
+            Self::Reset => "reset",
+            Self::Status => "status",
+            Self::Oversized => "oversized",
+            Self::Malformed => "malformed",
+            Self::Lost => "lost",
+            Self::Overloaded => "overloaded",
+            Self::Elsewhere => "elsewhere",
+            Self::OverBudget { .. } => "over_budget",
+        }
+    }
 }
 
 #[derive(Deserialize)]

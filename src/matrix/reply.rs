@@ -53,8 +53,8 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    /// The reply to a request for `target`, the raw `:path`.
-    pub fn reply(&self, target: &[u8]) -> Reply {
+    /// The reply with these CORS headers.
+    pub fn reply(&self, cors: Cors) -> Reply {
         let (status, body) = match self {
             Self::Internal | Self::NotAscii => (
                 500,
@@ -77,7 +77,7 @@ impl Rejection {
                 r#"{"errcode":"M_FORBIDDEN","error":"Invalid username claim in the introspection result"}"#,
             ),
             Self::LimitExceeded { retry_after_ms } => {
-                return limit_exceeded(*retry_after_ms, target);
+                return limit_exceeded(*retry_after_ms, cors);
             }
             Self::MissingToken => (
                 401,
@@ -108,7 +108,7 @@ impl Rejection {
                 r#"{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}"#,
             ),
         };
-        let mut headers = headers(target);
+        let mut headers = headers(cors);
         if *self == Self::IntrospectionFailed {
             headers.push((RETRY_AFTER, RETRY_INTROSPECTION_SECONDS.to_string().into()));
         }
@@ -140,6 +140,26 @@ impl Rejection {
     }
 }
 
+/// Which of Synapse's two sets of CORS headers a reply carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cors {
+    /// That of the rendezvous paths.
+    Rendezvous,
+    /// That of all others.
+    Standard,
+}
+
+impl Cors {
+    /// The set for a request for `target`, the raw `:path`.
+    pub fn of(target: &[u8]) -> Self {
+        if is_rendezvous(path(target)) {
+            Self::Rendezvous
+        } else {
+            Self::Standard
+        }
+    }
+}
+
 impl From<CredentialError> for Rejection {
     fn from(error: CredentialError) -> Self {
         match error {
@@ -163,8 +183,8 @@ pub struct Reply {
 
 const RETRY_AFTER: &str = "retry-after";
 
-fn limit_exceeded(retry_after_ms: u64, target: &[u8]) -> Reply {
-    let mut headers = headers(target);
+fn limit_exceeded(retry_after_ms: u64, cors: Cors) -> Reply {
+    let mut headers = headers(cors);
     headers.push((
         RETRY_AFTER,
         retry_after_ms.div_ceil(1000).to_string().into(),
@@ -179,17 +199,16 @@ fn limit_exceeded(retry_after_ms: u64, target: &[u8]) -> Reply {
     }
 }
 
-fn headers(target: &[u8]) -> Vec<(&'static str, Cow<'static, str>)> {
-    let (allow_headers, expose_headers) = if is_rendezvous(path(target)) {
-        (
+fn headers(cors: Cors) -> Vec<(&'static str, Cow<'static, str>)> {
+    let (allow_headers, expose_headers) = match cors {
+        Cors::Rendezvous => (
             "Content-Type, If-Match, If-None-Match",
             "Synapse-Trace-Id, Server, ETag",
-        )
-    } else {
-        (
+        ),
+        Cors::Standard => (
             "X-Requested-With, Content-Type, Authorization, Date",
             "Synapse-Trace-Id, Server",
-        )
+        ),
     };
     vec![
         ("content-type", "application/json".into()),
@@ -305,7 +324,7 @@ mod tests {
             let target = exchange.request.split(' ').nth(1).unwrap().as_bytes();
             let is_head = exchange.request.starts_with("HEAD ");
             let same = |rejection: &&Rejection| {
-                let reply = rejection.reply(target);
+                let reply = rejection.reply(Cors::of(target));
                 reply.status == status
                     && (is_head || reply.body == body.as_bytes())
                     && reply.headers.iter().all(|(name, value)| {
@@ -325,7 +344,7 @@ mod tests {
 
     #[test]
     fn every_header_that_synapse_sends_is_there() {
-        let reply = Rejection::MissingToken.reply(b"/_matrix/client/v3/sync");
+        let reply = Rejection::MissingToken.reply(Cors::Standard);
         let line = include_str!("../../tests/wire/synapse.jsonl")
             .lines()
             .find(|line| line.contains(r#""name": "whoami-HEAD-no-token""#))
@@ -351,7 +370,7 @@ mod tests {
     #[test]
     fn rendezvous_paths_have_their_own_cors_headers() {
         let allowed = |target: &str| {
-            let reply = Rejection::MissingToken.reply(target.as_bytes());
+            let reply = Rejection::MissingToken.reply(Cors::of(target.as_bytes()));
             let header = |name| {
                 let (_, value) = reply
                     .headers
@@ -388,7 +407,7 @@ mod tests {
         let reply = Rejection::LimitExceeded {
             retry_after_ms: 1001,
         }
-        .reply(b"/");
+        .reply(Cors::Standard);
         let body =
             r#"{"errcode":"M_LIMIT_EXCEEDED","error":"Too Many Requests","retry_after_ms":1001}"#;
         assert_eq!((reply.status, &*reply.body), (429, body.as_bytes()));

@@ -8,13 +8,19 @@ use crate::{
     gate::{Annotation, Decision, RequestHead},
     host::{Host, HostError},
     mas::introspection::TRACE_HEADERS,
-    matrix::{identity::header_value, reply::Rejection},
+    matrix::{
+        identity::{Identity, header_value},
+        reply::{Cors, Rejection},
+    },
     metrics::Metric,
 };
 
 /// Filter-state names; Envoy puts `wasm.` before them.
 const STATE_USER_ID: &str = "matrix_user_id";
 const STATE_DEVICE_ID: &str = "matrix_device_id";
+
+/// Longest trace header that travels along, in bytes. W3C Trace Context asks for 512 to be kept.
+const MAX_TRACE_BYTES: usize = 1024;
 
 /// The head of the selected request. Each header is a host call, so it is read when it is first needed.
 pub(super) struct Head<'h, H> {
@@ -72,17 +78,29 @@ impl<H: Host> RequestHead for Head<'_, H> {
     }
 }
 
-/// The headers of the selected request that an introspection for it carries along.
+/// The headers of the selected request that an introspection for it carries along. Oversized ones are
+/// left out: Envoy would refuse the call.
 pub(super) fn trace(host: &impl Host) -> Vec<(&'static str, String)> {
     let present = |name| {
         let value = host.request_header(name).ok().flatten()?;
-        Some((name, String::from_utf8(value).ok()?))
+        let value = String::from_utf8(value).ok()?;
+        (value.len() <= MAX_TRACE_BYTES).then_some((name, value))
     };
     TRACE_HEADERS.into_iter().filter_map(present).collect()
 }
 
+/// Removes from the trailers of the selected request what a client must not send in them either.
+pub(super) fn clean_trailers(
+    host: &impl Host,
+    identity_headers: &IdentityHeaders,
+) -> Result<(), HostError> {
+    identity_headers
+        .reserved()
+        .try_for_each(|name| host.remove_request_trailer(name))
+}
+
 /// Carries a decision out on the selected request, save for resuming it.
-pub(super) fn apply(host: &impl Host, config: &Config, decision: Decision, target: &[u8]) -> Phase {
+pub(super) fn apply(host: &impl Host, config: &Config, decision: Decision, cors: Cors) -> Phase {
     match decision {
         Decision::Forward => Phase::Forwarded,
         Decision::Annotate(annotation) => match annotate(host, config, &annotation) {
@@ -96,7 +114,7 @@ pub(super) fn apply(host: &impl Host, config: &Config, decision: Decision, targe
             }
             Mode::Enforce => {
                 host.count(Metric::Rejected(rejection.label()));
-                respond(host, rejection, target)
+                respond(host, rejection, cors)
             }
         },
     }
@@ -109,24 +127,26 @@ pub(super) fn refuse(host: &impl Host, HostError(status): HostError) -> Phase {
         "Envoy refused a header operation with status {status}; the request is answered with 500"
     );
     host.count(Metric::Rejected(Rejection::Internal.label()));
-    respond(host, Rejection::Internal, b"")
+    respond(host, Rejection::Internal, Cors::Standard)
 }
 
-fn respond(host: &impl Host, rejection: Rejection, target: &[u8]) -> Phase {
-    if host.respond(&rejection.reply(target)).is_err() {
+fn respond(host: &impl Host, rejection: Rejection, cors: Cors) -> Phase {
+    if host.respond(&rejection.reply(cors)).is_err() {
         log::error!("Envoy refused a local reply; the request is held until it times out");
     }
     Phase::Answered
 }
 
 fn annotate(host: &impl Host, config: &Config, annotation: &Annotation) -> Result<(), HostError> {
+    let Some(Identity { user_id, device_id }) = annotation.identity() else {
+        return Ok(());
+    };
     let names = &config.identity_headers;
-    let device_id = annotation.identity.device_id.as_deref();
     for (name, value) in [
-        (&names.user_id, Some(annotation.identity.user_id.as_str())),
-        (&names.device_id, device_id),
-        (&names.client_id, annotation.client_id.as_deref()),
-        (&names.scope, Some(annotation.scope.as_str())),
+        (&names.user_id, Some(user_id.as_str())),
+        (&names.device_id, device_id.as_deref()),
+        (&names.client_id, annotation.client_id()),
+        (&names.scope, Some(annotation.scope())),
         (&names.token_kind, annotation.kind.map(|kind| kind.as_str())),
     ] {
         if let (Some(name), Some(value)) = (name, value) {
@@ -134,7 +154,7 @@ fn annotate(host: &impl Host, config: &Config, annotation: &Annotation) -> Resul
         }
     }
     if config.filter_state {
-        host.set_filter_state(STATE_USER_ID, annotation.identity.user_id.as_bytes())?;
+        host.set_filter_state(STATE_USER_ID, user_id.as_bytes())?;
         if let Some(device_id) = device_id {
             host.set_filter_state(STATE_DEVICE_ID, device_id.as_bytes())?;
         }

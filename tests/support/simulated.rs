@@ -7,7 +7,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     rc::Rc,
     time::Duration,
 };
@@ -16,7 +16,7 @@ use matrix_edge_auth::{
     cache::{If, NotWritten, Store, Versioned},
     clock::Instant,
     config,
-    host::{CallId, Host, HostError, RootId, StreamId},
+    host::{CallId, Host, HostError, QueueId, RootId, StreamId},
     mas::introspection::{IntrospectionRequest, IntrospectionResponse},
     matrix::reply::Reply,
     metrics::Metric,
@@ -27,14 +27,30 @@ use matrix_edge_auth::{
 const BAD_ARGUMENT: HostError = HostError(2);
 const INTERNAL_FAILURE: HostError = HostError(10);
 
+/// Context ids of streams begin here, those of roots end.
+const FIRST_STREAM: u32 = 1_000;
+
 /// What all workers share.
 #[derive(Default)]
 pub struct Process {
     now: Cell<u64>,
     shared_data: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
     cas: Cell<u32>,
-    /// Counters, by full name.
-    metrics: RefCell<BTreeMap<String, u64>>,
+    /// Counters, gauges and sums of histograms, by full name.
+    metrics: RefCell<BTreeMap<String, i64>>,
+    queues: RefCell<Vec<Queue>>,
+    workers: Cell<usize>,
+    refused_writes: Cell<f64>,
+    rng: RefCell<fastrand::Rng>,
+}
+
+struct Queue {
+    name: String,
+    worker: usize,
+    root: RootId,
+    messages: VecDeque<Vec<u8>>,
+    /// Messages whose callback has not run yet.
+    undelivered: usize,
 }
 
 impl Process {
@@ -48,14 +64,37 @@ impl Process {
         self.now.set(self.now.get() + time.as_millis() as u64);
     }
 
+    /// Refuses this share of all writes to shared data, as if another worker had written first.
+    pub fn refuse_writes(&self, share: f64, seed: u64) {
+        self.refused_writes.set(share);
+        self.rng.replace(fastrand::Rng::with_seed(seed));
+    }
+
+    pub fn refuses_writes(&self) -> bool {
+        self.refused_writes.get() > 0.0
+    }
+
     /// The sum of all counters whose name starts with `prefix`.
-    pub fn metric(&self, prefix: &str) -> u64 {
+    pub fn metric(&self, prefix: &str) -> i64 {
         let metrics = self.metrics.borrow();
         metrics
             .iter()
             .filter(|(name, _)| name.starts_with(prefix))
             .map(|(_, value)| value)
             .sum()
+    }
+
+    /// Messages that wait in shared queues.
+    pub fn messages(&self) -> usize {
+        self.queues
+            .borrow()
+            .iter()
+            .map(|queue| queue.messages.len())
+            .sum()
+    }
+
+    pub fn now(&self) -> Instant {
+        Instant::from_millis(self.now.get())
     }
 
     pub fn keys(&self) -> usize {
@@ -68,6 +107,7 @@ impl Process {
 pub struct Request {
     pub headers: Vec<(String, Vec<u8>)>,
     pub filter_state: BTreeMap<String, Vec<u8>>,
+    source: Vec<u8>,
     reply: Option<(u16, String)>,
     resumed: bool,
 }
@@ -86,6 +126,11 @@ impl Request {
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers
             .push((name.to_owned(), value.as_ref().to_vec()));
+        self
+    }
+
+    pub fn source(mut self, source: &str) -> Self {
+        self.source = source.as_bytes().to_vec();
         self
     }
 
@@ -162,6 +207,7 @@ pub struct Faults {
 
 #[derive(Default)]
 struct Vm {
+    number: usize,
     streams: RefCell<BTreeMap<StreamId, Request>>,
     calls: RefCell<Vec<Call>>,
     ticking: RefCell<BTreeMap<RootId, Duration>>,
@@ -176,6 +222,8 @@ pub struct SimulatedWorker {
     vm: Rc<Vm>,
     worker: Worker,
     phases: BTreeMap<StreamId, Rc<Cell<Phase>>>,
+    gateways: BTreeMap<StreamId, Rc<Gateway>>,
+    dropped: Vec<RootId>,
     next_stream: u32,
 }
 
@@ -204,12 +252,18 @@ fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
 
 impl SimulatedWorker {
     pub fn new(process: &Rc<Process>) -> Self {
+        process.workers.set(process.workers.get() + 1);
         Self {
             process: Rc::clone(process),
-            vm: Rc::default(),
+            vm: Rc::new(Vm {
+                number: process.workers.get(),
+                ..Vm::default()
+            }),
             worker: Worker::default(),
             phases: BTreeMap::new(),
-            next_stream: 1_000,
+            gateways: BTreeMap::new(),
+            dropped: Vec::new(),
+            next_stream: FIRST_STREAM,
         }
     }
 
@@ -231,7 +285,18 @@ impl SimulatedWorker {
             .worker
             .on_request(&self.host(stream.0), gateway, stream);
         self.phases.insert(stream, phase);
+        self.gateways.insert(stream, Rc::clone(gateway));
         stream
+    }
+
+    /// The requests of a configuration that wait.
+    pub fn held_by(&self, gateway: &Rc<Gateway>) -> Vec<StreamId> {
+        self.phases
+            .iter()
+            .filter(|(_, phase)| phase.get() == Phase::Held)
+            .map(|(stream, _)| *stream)
+            .filter(|stream| Rc::ptr_eq(&self.gateways[stream], gateway))
+            .collect()
     }
 
     /// A request arrives; what becomes of it before anything else happens.
@@ -277,6 +342,7 @@ impl SimulatedWorker {
     pub fn hang_up(&mut self, stream: StreamId) {
         self.vm.streams.borrow_mut().remove(&stream);
         self.phases.remove(&stream);
+        self.gateways.remove(&stream);
         self.worker.on_stream_end(stream);
     }
 
@@ -337,14 +403,48 @@ impl SimulatedWorker {
         }
     }
 
-    pub fn is_ticking(&self) -> bool {
-        !self.vm.ticking.borrow().is_empty()
+    /// Envoy calls back for one message that was sent to this worker, if there is one.
+    pub fn deliver(&mut self) -> bool {
+        let due = {
+            let mut queues = self.process.queues.borrow_mut();
+            queues
+                .iter_mut()
+                .enumerate()
+                .find(|(_, queue)| queue.worker == self.vm.number && queue.undelivered > 0)
+                .map(|(id, queue)| {
+                    queue.undelivered -= 1;
+                    (QueueId(id as u32), queue.root)
+                })
+        };
+        let Some((queue, root)) = due else {
+            return false;
+        };
+        self.worker.on_queue(&self.host(root.0), root, queue);
+        true
+    }
+
+    /// The callbacks for everything sent to this worker are lost; the messages stay.
+    pub fn lose_hints(&mut self) {
+        for queue in self.process.queues.borrow_mut().iter_mut() {
+            if queue.worker == self.vm.number {
+                queue.undelivered = 0;
+            }
+        }
+    }
+
+    /// The VM fails and is loaded anew: everything it held is gone, and nobody is told.
+    pub fn reload(&mut self) {
+        let process = Rc::clone(&self.process);
+        let streams = self.next_stream;
+        *self = Self::new(&process);
+        self.next_stream = streams;
     }
 
     /// A configuration's last stream has ended and Envoy drops its root, with its calls and timer.
     pub fn drop_root(&mut self, root: RootId) {
         self.vm.calls.borrow_mut().retain(|call| call.root != root);
         self.vm.ticking.borrow_mut().remove(&root);
+        self.dropped.push(root);
         self.worker.on_root_end(root);
     }
 
@@ -353,7 +453,18 @@ impl SimulatedWorker {
             process: Rc::clone(&self.process),
             vm: Rc::clone(&self.vm),
             selected: Cell::new(StreamId(context)),
+            context,
         }
+    }
+}
+
+/// The shared data of a process, as any worker sees it.
+pub fn store(process: &Rc<Process>) -> impl Store {
+    SimulatedHost {
+        process: Rc::clone(process),
+        vm: Rc::default(),
+        selected: Cell::new(StreamId(0)),
+        context: 0,
     }
 }
 
@@ -362,6 +473,8 @@ struct SimulatedHost {
     process: Rc<Process>,
     vm: Rc<Vm>,
     selected: Cell<StreamId>,
+    /// Whose callback runs: a root or a stream.
+    context: u32,
 }
 
 impl SimulatedHost {
@@ -444,6 +557,11 @@ impl Host for SimulatedHost {
         self.change_header(|request| request.headers.retain(|(key, _)| key != name))
     }
 
+    fn remove_request_trailer(&self, _name: &str) -> Result<(), HostError> {
+        self.note("remove trailer");
+        Ok(())
+    }
+
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
         self.note("filter state");
         self.with_request(|request| {
@@ -483,6 +601,10 @@ impl Host for SimulatedHost {
         request: &IntrospectionRequest<'_>,
     ) -> Result<CallId, HostError> {
         self.note("dispatch");
+        assert!(
+            self.context >= FIRST_STREAM || self.context == root.0,
+            "the SDK would panic"
+        );
         if self.vm.faults.dispatch.get() {
             return Err(INTERNAL_FAILURE);
         }
@@ -509,7 +631,54 @@ impl Host for SimulatedHost {
         };
     }
 
-    fn record(&self, metric: Metric, value: u64) {
+    fn source_address(&self) -> Option<Vec<u8>> {
+        self.note("source address");
+        self.with_request(|request| Ok(request.source.clone())).ok()
+    }
+
+    fn register_queue(&self, root: RootId, name: &str) -> Option<QueueId> {
+        self.note("register queue");
+        let mut queues = self.process.queues.borrow_mut();
+        let id = queues
+            .iter()
+            .position(|queue| queue.name == name)
+            .unwrap_or_else(|| {
+                queues.push(Queue {
+                    name: name.to_owned(),
+                    worker: 0,
+                    root,
+                    messages: VecDeque::new(),
+                    undelivered: 0,
+                });
+                queues.len() - 1
+            });
+        let queue = queues.get_mut(id)?;
+        queue.worker = self.vm.number;
+        queue.root = root;
+        Some(QueueId(id as u32))
+    }
+
+    fn enqueue(&self, queue: QueueId, message: &[u8]) {
+        self.note("enqueue");
+        let mut queues = self.process.queues.borrow_mut();
+        let queue = queues
+            .get_mut(queue.0 as usize)
+            .expect("a registered queue");
+        queue.messages.push_back(message.to_vec());
+        queue.undelivered += 1;
+    }
+
+    fn dequeue(&self, queue: QueueId) -> Option<Vec<u8>> {
+        self.note("dequeue");
+        self.process
+            .queues
+            .borrow_mut()
+            .get_mut(queue.0 as usize)?
+            .messages
+            .pop_front()
+    }
+
+    fn record(&self, metric: Metric, value: i64) {
         self.note("metric");
         *self
             .process
@@ -529,6 +698,10 @@ impl Store for SimulatedHost {
 
     fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
         self.note("write shared data");
+        let share = self.process.refused_writes.get();
+        if share > 0.0 && self.process.rng.borrow_mut().f64() < share {
+            return Err(NotWritten::Changed);
+        }
         let mut data = self.process.shared_data.borrow_mut();
         match (data.get(key), condition) {
             (Some(_), If::Absent) => return Err(NotWritten::Changed),

@@ -1,8 +1,7 @@
 //! The paths that are never served to the public, in any disguise.
 //!
 //! Synapse finds these resources by decoding each segment once; a proxy in between may decode more
-//! often, merge slashes, or resolve dots. So a path is blocked if any number of decodings, with or
-//! without its dot segments, leads there.
+//! often, merge slashes, or resolve dots. So a path is blocked if any number of decodings may lead there.
 
 use crate::matrix::percent::escape;
 
@@ -57,41 +56,44 @@ fn stays_in_matrix(path: &[u8]) -> bool {
     }
 }
 
-/// Whether `path` is at a blocked resource, or passes through one on its way: `/_synapse/mas/..` is
-/// still `mas` to a server that does not resolve dots.
+/// Whether `path` may lead to a blocked resource. Servers read empty segments, parameters and backslashes
+/// differently, so where dots are resolved cannot be told: a path with `..` that names `_synapse`
+/// anywhere is blocked, wherever it would lead.
 fn names_blocked(path: &[u8]) -> bool {
-    let mut depth = 0_usize;
-    let mut in_synapse = false;
-    let mut skip_authority = false;
-    for segment in path.split(|byte| b"/\\".contains(byte)) {
-        // Path parameters, and an encoded query or fragment, do not change which resource it is.
-        let name = segment
-            .split(|byte| b";?#".contains(byte))
-            .next()
-            .unwrap_or_default();
-        match name {
-            b"" | b"." => {}
-            b".." => depth = depth.saturating_sub(1),
-            _ if skip_authority => skip_authority = false,
-            // RFC 9112, section 3.2.2, absolute form: `http:` and an authority come before the
-            // path.
-            [.., b':'] if depth == 0 => skip_authority = true,
-            _ => {
-                if depth == 0 {
-                    in_synapse = name.eq_ignore_ascii_case(b"_synapse");
-                } else if depth == 1
-                    && in_synapse
-                    && BLOCKED
-                        .iter()
-                        .any(|blocked| name.eq_ignore_ascii_case(blocked))
-                {
-                    return true;
-                }
-                depth += 1;
-            }
-        }
+    if !names(path).any(is_synapse) {
+        return false;
     }
-    false
+    // RFC 9112, section 3.2.2, absolute form: `http:` and an authority come before the path.
+    let absolute_form = names(path).next().is_some_and(|name| name.ends_with(b":"));
+    names(path).any(|name| name == b"..")
+        || leads_to_blocked(names(path))
+        || (absolute_form && leads_to_blocked(names(path).skip(2)))
+}
+
+/// The segments that count, without path parameters and an encoded query or fragment, which do not change
+/// which resource it is.
+fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| b"/\\".contains(byte))
+        .map(|segment| {
+            segment
+                .split(|byte| b";?#".contains(byte))
+                .next()
+                .unwrap_or_default()
+        })
+        .filter(|name| !matches!(*name, b"" | b"."))
+}
+
+fn leads_to_blocked<'a>(mut names: impl Iterator<Item = &'a [u8]>) -> bool {
+    names.next().is_some_and(is_synapse)
+        && names.next().is_some_and(|name| {
+            BLOCKED
+                .iter()
+                .any(|blocked| name.eq_ignore_ascii_case(blocked))
+        })
+}
+
+fn is_synapse(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"_synapse")
 }
 
 fn decode(path: &[u8]) -> Vec<u8> {

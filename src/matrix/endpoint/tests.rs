@@ -191,6 +191,13 @@ fn blocked_paths_are_found_in_disguise() {
         "/_synapse/%25%36das",
         "/_synapse/%2525256das",
         "/_synapse/mas/%zz",
+        // Readings of the next server: empty segments, parameters, backslashes and schemes before dots.
+        "/_synapse//../mas/query_user",
+        "/_synapse/;/../mas/query_user",
+        "/x:/../_synapse/mas/x",
+        "/_synapse/a%2fb/%2e%2e/mas/x",
+        "/_synapse/a\\b/../mas",
+        "/_synapse/a%5cb/%2e%2e/mas",
         // Other slashes, other case, more slashes.
         "/_synapse\\mas",
         "\\_synapse%5Cmas",
@@ -233,7 +240,6 @@ fn neighbours_of_blocked_paths_are_not_blocked() {
         "/_synapse/",
         "/_synapse/masquerade",
         "/_synapse/client/mas",
-        "/_synapse/x/../client/mas",
         "/synapse/mas",
         "/x/_synapse/mas",
         "/_matrix/_synapse/mas",

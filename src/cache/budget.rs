@@ -1,0 +1,138 @@
+//! How many unknown tokens one source may bring in a window of time.
+//!
+//! A source is Envoy's trusted client address. The count lives in shared data, so all workers count
+//! together; it takes back what turns out to be active, so that only inactive tokens and tokens without a
+//! verdict are spent. The state is a fixed number of slots. A source that finds both its slots taken by
+//! others is let pass: the budget protects MAS from the loudest, the cap on calls in flight from the rest.
+
+use super::{If, Store, TokenDigest, slots::Slots};
+use crate::{clock::Instant, config::UnknownTokenBudget};
+
+const SLOTS: u32 = 4_096;
+
+/// A count as bytes: source, end of the window, spent.
+const BYTES: usize = 32 + 8 + 4;
+
+/// Another worker may write in between; after this many attempts the request passes uncounted.
+const WRITE_ATTEMPTS: usize = 4;
+
+/// A source: the digest of its address. `Debug` shows nothing of it.
+pub type Source = TokenDigest;
+
+/// The budget is spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// When the window ends.
+    pub until: Instant,
+}
+
+/// The counts of all sources.
+#[derive(Debug)]
+pub struct Budget {
+    slots: Slots,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            slots: Slots::new("b", SLOTS),
+        }
+    }
+}
+
+struct Count {
+    source: [u8; 32],
+    until: Instant,
+    spent: u32,
+}
+
+impl Count {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
+        let (source, rest) = bytes.split_first_chunk()?;
+        let (until, spent) = rest.split_first_chunk()?;
+        Some(Self {
+            source: *source,
+            until: Instant::from_millis(u64::from_le_bytes(*until)),
+            spent: u32::from_le_bytes(spent.try_into().ok()?),
+        })
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(BYTES);
+        bytes.extend_from_slice(&self.source);
+        bytes.extend_from_slice(&self.until.as_millis().to_le_bytes());
+        bytes.extend_from_slice(&self.spent.to_le_bytes());
+        bytes
+    }
+}
+
+impl Budget {
+    /// Counts one unknown token of `source`, or refuses it.
+    pub fn spend(
+        &self,
+        store: &impl Store,
+        source: &Source,
+        limit: &UnknownTokenBudget,
+        now: Instant,
+    ) -> Result<(), Spent> {
+        for _ in 0..WRITE_ATTEMPTS {
+            let Some((key, condition, found)) = self.slot(store, source, now) else {
+                return Ok(());
+            };
+            let mut count = found.unwrap_or(Count {
+                source: source.0,
+                until: now + limit.window,
+                spent: 0,
+            });
+            if count.spent >= limit.per_source {
+                return Err(Spent { until: count.until });
+            }
+            count.spent += 1;
+            if store.write(&key, &count.encode(), condition).is_ok() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one back: the token was active.
+    pub fn refund(&self, store: &impl Store, source: &Source, now: Instant) {
+        for _ in 0..WRITE_ATTEMPTS {
+            let Some((key, condition, Some(mut count))) = self.slot(store, source, now) else {
+                return;
+            };
+            count.spent = count.spent.saturating_sub(1);
+            if store.write(&key, &count.encode(), condition).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// The slot of `source` with its running count, or one that is free.
+    fn slot(
+        &self,
+        store: &impl Store,
+        source: &Source,
+        now: Instant,
+    ) -> Option<(String, If, Option<Count>)> {
+        let mut free = None;
+        for key in self.slots.keys(store, source) {
+            let stored = store.read(&key);
+            let count = stored
+                .as_ref()
+                .and_then(|stored| Count::decode(&stored.value));
+            let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
+            match count.filter(|count| now < count.until) {
+                Some(count) if count.source == source.0 => {
+                    return Some((key, condition, Some(count)));
+                }
+                Some(_) => {}
+                None => {
+                    free.get_or_insert((key, condition, None));
+                }
+            }
+        }
+        free
+    }
+}

@@ -1,0 +1,134 @@
+//! Single-flight across workers: a lease on asking about one token, in shared data.
+//!
+//! Whoever writes the lease asks MAS; the others wait for the answer to appear in the shared cache. The
+//! lease is short and its holder renews it while the call is on its way, so a holder that vanishes (a VM
+//! that failed, a configuration that ended) costs the others no more than [`LEASE`]. A lease is only ever
+//! an economy: two holders at once cost one more call, never a wrong answer.
+
+use std::time::Duration;
+
+use super::{If, Store, flight::FlightKey, slots::Slots};
+use crate::clock::Instant;
+
+/// How long a lease holds without renewal.
+pub const LEASE: Duration = Duration::from_secs(1);
+
+/// Slots of the lease table: far more than calls can be in flight, so that two tokens seldom meet.
+const SLOTS: u32 = 16_384;
+
+/// A lease as bytes: digest, fingerprint, holder, end.
+const BYTES: usize = 32 + 8 + 8 + 8;
+
+/// The outcome of asking for a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// It is ours: ask.
+    Ours,
+    /// Another worker asks, and holds the lease until then unless it renews it.
+    Theirs(Instant),
+    /// No slot is free: ask without a lease.
+    NoRoom,
+}
+
+/// The lease table.
+#[derive(Debug)]
+pub struct Leases {
+    slots: Slots,
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        Self {
+            slots: Slots::new("l", SLOTS),
+        }
+    }
+}
+
+struct Lease {
+    key: [u8; 40],
+    holder: u64,
+    until: Instant,
+}
+
+impl Lease {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
+        let (key, rest) = bytes.split_first_chunk()?;
+        let (holder, until) = rest.split_first_chunk()?;
+        Some(Self {
+            key: *key,
+            holder: u64::from_le_bytes(*holder),
+            until: Instant::from_millis(u64::from_le_bytes(until.try_into().ok()?)),
+        })
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(BYTES);
+        bytes.extend_from_slice(&self.key);
+        bytes.extend_from_slice(&self.holder.to_le_bytes());
+        bytes.extend_from_slice(&self.until.as_millis().to_le_bytes());
+        bytes
+    }
+}
+
+impl Leases {
+    /// Asks for the lease on `key`, or renews it.
+    pub fn acquire(
+        &self,
+        store: &impl Store,
+        key: &FlightKey,
+        holder: u64,
+        now: Instant,
+    ) -> Acquired {
+        let mine = Lease {
+            key: key.to_bytes(),
+            holder,
+            until: now + LEASE,
+        };
+        let mut free = None;
+        for slot in self.slots.keys(store, &key.digest) {
+            let stored = store.read(&slot);
+            let held = stored
+                .as_ref()
+                .and_then(|stored| Lease::decode(&stored.value));
+            let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
+            match held.filter(|held| held.until > now) {
+                Some(held) if held.key == mine.key && held.holder != holder => {
+                    return Acquired::Theirs(held.until);
+                }
+                Some(held) if held.key == mine.key => {
+                    free = Some((slot, condition));
+                    break;
+                }
+                Some(_) => {}
+                None => {
+                    free.get_or_insert((slot, condition));
+                }
+            }
+        }
+        let Some((slot, condition)) = free else {
+            return Acquired::NoRoom;
+        };
+        match store.write(&slot, &mine.encode(), condition) {
+            Ok(()) => Acquired::Ours,
+            // Someone wrote first: most likely the same lease. It will be looked at again.
+            Err(_) => Acquired::Theirs(now + LEASE / 4),
+        }
+    }
+
+    /// Gives the lease on `key` back, if it is still ours.
+    pub fn release(&self, store: &impl Store, key: &FlightKey, holder: u64) {
+        for slot in self.slots.keys(store, &key.digest) {
+            let Some(stored) = store.read(&slot) else {
+                continue;
+            };
+            let ours = Lease::decode(&stored.value)
+                .is_some_and(|held| held.key == key.to_bytes() && held.holder == holder);
+            if ours {
+                // Lost a race: then it is no longer ours.
+                let _ = store.write(&slot, &[], If::Unchanged(stored.cas));
+                return;
+            }
+        }
+    }
+}

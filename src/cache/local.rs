@@ -1,0 +1,131 @@
+//! The cache of one worker, in front of the shared one: a hit makes no shared-data call.
+//!
+//! Only active answers are kept, since a flood of invented tokens must not push sessions out. Bounded in
+//! entries and in bytes; when full, the next entry that was not used since the hand last passed it goes
+//! (second chance). An entry counts for the epoch it was read in: when a token is invalidated anywhere in
+//! the process the epoch changes, and every entry is compared with the shared cache before its next use.
+
+use std::{collections::HashMap, rc::Rc};
+
+use super::flight::FlightKey;
+use crate::{clock::Instant, gate::Grant};
+
+/// Room for one entry's identity and scope, on average. The bound in bytes is this times the entries.
+const BYTES_PER_ENTRY: usize = 1024;
+
+/// What one worker knows of an active token.
+#[derive(Clone, Debug)]
+pub struct LocalEntry {
+    /// What the token grants.
+    pub grant: Rc<Grant>,
+    /// End of the answer.
+    pub fresh_until: Instant,
+    /// From then on the answer is renewed in the background if it is used; never if `None`.
+    pub refresh_at: Option<Instant>,
+    /// The epoch in which it was read from the shared cache.
+    pub epoch: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    key: FlightKey,
+    entry: LocalEntry,
+    bytes: usize,
+    used: bool,
+}
+
+/// The active answers that one worker holds.
+#[derive(Debug, Default)]
+pub struct Local {
+    slots: Vec<Slot>,
+    index: HashMap<FlightKey, usize>,
+    bytes: usize,
+    hand: usize,
+}
+
+impl Local {
+    /// The entry for `key`, whatever its age.
+    pub fn find(&mut self, key: &FlightKey) -> Option<&mut LocalEntry> {
+        let slot = self.slots.get_mut(*self.index.get(key)?)?;
+        slot.used = true;
+        Some(&mut slot.entry)
+    }
+
+    /// Keeps `entry`, making room within `capacity` entries. Returns how many had to go.
+    pub fn put(&mut self, key: FlightKey, entry: LocalEntry, capacity: usize) -> usize {
+        self.remove(&key);
+        let bytes = size_of::<Slot>() + size_of::<FlightKey>() + entry.grant.heap_bytes();
+        let limit = capacity.saturating_mul(BYTES_PER_ENTRY);
+        if bytes > limit {
+            return 0;
+        }
+        let mut evicted = 0;
+        while self.slots.len() >= capacity || self.bytes + bytes > limit {
+            self.evict();
+            evicted += 1;
+        }
+        self.bytes += bytes;
+        self.index.insert(key, self.slots.len());
+        self.slots.push(Slot {
+            key,
+            entry,
+            bytes,
+            used: false,
+        });
+        evicted
+    }
+
+    /// Forgets `key`.
+    pub fn remove(&mut self, key: &FlightKey) {
+        if let Some(at) = self.index.get(key).copied() {
+            self.remove_at(at);
+        }
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Bytes in use, without the allocator's own.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn evict(&mut self) {
+        // Two rounds at the most: the first clears every mark.
+        for _ in 0..=self.slots.len() {
+            if self.hand >= self.slots.len() {
+                self.hand = 0;
+            }
+            let Some(slot) = self.slots.get_mut(self.hand) else {
+                return;
+            };
+            if !std::mem::take(&mut slot.used) {
+                break;
+            }
+            self.hand += 1;
+        }
+        if self.hand >= self.slots.len() {
+            self.hand = 0;
+        }
+        self.remove_at(self.hand);
+    }
+
+    fn remove_at(&mut self, at: usize) {
+        if at >= self.slots.len() {
+            return;
+        }
+        let removed = self.slots.swap_remove(at);
+        self.bytes -= removed.bytes;
+        self.index.remove(&removed.key);
+        if let Some(moved) = self.slots.get(at) {
+            self.index.insert(moved.key, at);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Where something lives in shared data: two keys out of a fixed number, chosen by digest and secret.
+//!
+//! Envoy never frees a shared-data key, so memory is bounded by never using more than N keys for a
+//! purpose. With two choices a nearly full table loses few entries, and nobody outside can aim
+//! collisions at a session, because the choice depends on a secret of this process.
+
+use std::cell::Cell;
+
+use super::{If, Store, TokenDigest};
+
+const SEED_KEY: &str = "matrix-edge-auth.seed";
+
+/// A fixed number of shared-data keys. Workers with the same name and number share them.
+#[derive(Debug)]
+pub struct Slots {
+    name: &'static str,
+    number: u32,
+    seed: Cell<Option<(u64, u64)>>,
+}
+
+impl Slots {
+    /// `number` keys called `name`.
+    pub fn new(name: &'static str, number: u32) -> Self {
+        Self {
+            name,
+            number: number.max(1),
+            seed: Cell::new(None),
+        }
+    }
+
+    /// The two keys for `digest`.
+    pub fn keys(&self, store: &impl Store, digest: &TokenDigest) -> [String; 2] {
+        let (seed0, seed1) = self.seed(store);
+        let [word0, word1, word2, word3] = words(digest);
+        let slot = |hash: u64| ((u128::from(hash) * u128::from(self.number)) >> 64) as u64;
+        let first = slot(fold(word0 ^ seed0, word1 ^ seed1));
+        let mut second = slot(fold(word2 ^ seed0, word3 ^ seed1));
+        if second == first {
+            second = (first + 1) % u64::from(self.number);
+        }
+        [self.key(first), self.key(second)]
+    }
+
+    fn key(&self, slot: u64) -> String {
+        format!("matrix-edge-auth.{}.{slot}", self.name)
+    }
+
+    /// The secret of this process, made by whichever worker comes first.
+    pub(super) fn seed(&self, store: &impl Store) -> (u64, u64) {
+        if let Some(seed) = self.seed.get() {
+            return seed;
+        }
+        let mut fresh = [0; 16];
+        let (low, high) = fresh.split_at_mut(8);
+        low.copy_from_slice(&store.random().to_le_bytes());
+        high.copy_from_slice(&store.random().to_le_bytes());
+        let stored = match store.write(SEED_KEY, &fresh, If::Absent) {
+            Ok(()) => fresh,
+            Err(_) => store
+                .read(SEED_KEY)
+                .and_then(|stored| stored.value.try_into().ok())
+                .unwrap_or(fresh),
+        };
+        let number = u128::from_le_bytes(stored);
+        let seed = (number as u64, (number >> 64) as u64);
+        self.seed.set(Some(seed));
+        seed
+    }
+}
+
+fn words(digest: &TokenDigest) -> [u64; 4] {
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(digest.0.chunks_exact(8)) {
+        *word = bytes
+            .iter()
+            .rev()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte));
+    }
+    words
+}
+
+/// Folded multiplication: both halves of the 128-bit product depend on every bit of both factors. The
+/// input is a digest and a secret, already uniform, so one round is enough.
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}

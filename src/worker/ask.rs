@@ -1,0 +1,537 @@
+//! Asking MAS: once per token, whoever wants to know.
+//!
+//! In one worker the flight for a token collects everyone who waits. Between workers a lease decides who
+//! makes the call; the others look into the shared cache when they are hinted, when the lease runs out,
+//! or at a tick, whichever comes first.
+
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
+
+use super::{
+    EPOCH_KEY, Gateway, MAX_RETRIES, Phase, RETRY, TICK, Waiter, Worker, peers::Hint, request,
+};
+use crate::{
+    cache::{
+        Cached, If, TokenDigest,
+        budget::{Source, Spent},
+        flight::{Flight, FlightKey, Full, Stage},
+        lease::{Acquired, LEASE},
+        table::Evicted,
+    },
+    clock::Instant,
+    gate::{self, Grant, Question, Verdict},
+    host::{CallId, Host, QueueId, RootId, StreamId},
+    mas::introspection::{
+        self, IntrospectionAnswer, IntrospectionRequest, IntrospectionResponse, NoVerdict,
+    },
+    matrix::credential::AccessToken,
+    metrics::{self, Metric, Outcome},
+};
+
+/// Added to the call's own timeout before its answer counts as lost. Envoy answers a timed-out call with
+/// 504, so this is for answers that Envoy never delivers.
+const LOST_AFTER: Duration = Duration::from_millis(500);
+
+/// How often the epoch is written again after another worker wrote it first.
+const WRITE_ATTEMPTS: usize = 8;
+
+/// What is needed to ask MAS, and to ask again.
+#[derive(Debug)]
+pub(super) struct Call {
+    gateway: Rc<Gateway>,
+    token: AccessToken<'static>,
+    digest: TokenDigest,
+    trace: Vec<(&'static str, String)>,
+    /// Whose budget the token was charged to.
+    source: Option<Source>,
+}
+
+impl Call {
+    fn new(host: &impl Host, gateway: &Rc<Gateway>, question: &Question<'_>) -> Self {
+        Self {
+            gateway: Rc::clone(gateway),
+            token: question.token.clone().into_owned(),
+            digest: question.digest,
+            trace: request::trace(host),
+            source: None,
+        }
+    }
+
+    fn flight(self, now: Instant, stage: Stage) -> Flight<Self, Waiter> {
+        Flight {
+            asked_at: now,
+            deadline: self.deadline(now),
+            question: self,
+            waiters: BTreeMap::new(),
+            stage,
+        }
+    }
+
+    fn deadline(&self, now: Instant) -> Instant {
+        now + self.gateway.config.introspection.timeout + LOST_AFTER
+    }
+}
+
+/// What became of the wish to know about a token.
+enum Launched {
+    /// The answer is on its way.
+    Waiting,
+    /// Another worker had it already.
+    Known(Cached),
+}
+
+impl Worker {
+    /// Takes in MAS's answer to `call`.
+    pub fn on_answer(
+        &mut self,
+        host: &impl Host,
+        call: CallId,
+        response: IntrospectionResponse<'_>,
+    ) {
+        let Some((key, flight)) = self.flights.land(call) else {
+            return;
+        };
+        let now = self.read_clock(host);
+        host.record(Metric::InFlight, -1);
+        host.record(
+            Metric::IntrospectionMillis,
+            millis(now.since(flight.asked_at)),
+        );
+        let answer = introspection::read(response);
+        host.count(Metric::Introspection(match &answer {
+            Ok(IntrospectionAnswer::Active { .. }) => "active",
+            Ok(IntrospectionAnswer::Inactive) => "inactive",
+            Err(why) => why.label(),
+        }));
+        match answer {
+            Ok(answer) => self.land(host, key, flight, now, answer),
+            Err(why) => self.fail(host, key, flight, now, why),
+        }
+    }
+
+    /// Looks at deadlines, leases and the epoch, on behalf of `root`.
+    pub fn on_tick(&mut self, host: &impl Host, root: RootId) {
+        let now = self.read_clock(host);
+        self.read_epoch(host);
+        self.peers.attend(host, root, now);
+        while let Some((key, flight)) = self.flights.overdue(now) {
+            if let Stage::Asked { .. } = flight.stage {
+                host.record(Metric::InFlight, -1);
+            }
+            host.count(Metric::Introspection(NoVerdict::Lost.label()));
+            self.fail(host, key, flight, now, NoVerdict::Lost);
+        }
+        while let Some((key, flight)) = self.flights.orphan() {
+            host.record(Metric::InFlight, -1);
+            self.look_again(host, root, key, flight, now);
+        }
+        while let Some((key, flight)) = self.flights.to_look_at(now) {
+            self.look_again(host, root, key, flight, now);
+        }
+        let holder = self.peers.holder(host);
+        for (key, asked_at) in self.flights.leased() {
+            if now.since(asked_at) + TICK >= LEASE / 2 {
+                self.leases.acquire(host, key, holder, now);
+            }
+        }
+        self.retries.retain(|_, retry_at| now < *retry_at + RETRY);
+    }
+
+    /// Takes in the messages of a shared queue.
+    pub fn on_queue(&mut self, host: &impl Host, root: RootId, queue: QueueId) {
+        let now = self.read_clock(host);
+        while let Some(message) = host.dequeue(queue) {
+            match Hint::decode(&message) {
+                None => {}
+                Some(Hint::Answered(key)) => {
+                    if let Some(flight) = self.flights.elsewhere(&key) {
+                        self.look_again(host, root, key, flight, now);
+                    }
+                }
+                Some(Hint::Failed(key)) => {
+                    if let Some(flight) = self.flights.elsewhere(&key) {
+                        self.fail(host, key, flight, now, NoVerdict::Elsewhere);
+                    }
+                }
+                Some(Hint::Invalidated(key)) => {
+                    self.local.remove(&key);
+                    self.read_epoch(host);
+                }
+            }
+        }
+    }
+
+    /// Holds a request until the answer to its question arrives, asking it unless someone has. `None`: it
+    /// is held; otherwise there is a verdict after all.
+    pub(super) fn hold(
+        &mut self,
+        host: &impl Host,
+        question: &Question<'_>,
+        stream: StreamId,
+        waiter: Waiter,
+    ) -> Option<(Outcome, Verdict)> {
+        let gateway = Rc::clone(&waiter.gateway);
+        let key = FlightKey {
+            digest: question.digest,
+            fingerprint: gateway.fingerprint,
+        };
+        let launched = if self.flights.contains(&key) {
+            host.count(Metric::Coalesced);
+            Ok(Launched::Waiting)
+        } else {
+            self.charge(host, &gateway).and_then(|source| {
+                let call = Call {
+                    source,
+                    ..Call::new(host, &gateway, question)
+                };
+                self.launch(host, key, call, self.now)
+            })
+        };
+        let refused = match launched {
+            Ok(Launched::Known(cached)) => return Some(self.verdict(host, &gateway, key, cached)),
+            Ok(Launched::Waiting) => match self.flights.join(key, stream, waiter) {
+                Ok(()) => return None,
+                Err(Full) => NoVerdict::Overloaded,
+            },
+            Err(why) => why,
+        };
+        Some((refused.outcome(), Verdict::None(refused)))
+    }
+
+    /// Renews an answer in the background while it is served.
+    pub(super) fn refresh(
+        &mut self,
+        host: &impl Host,
+        gateway: &Rc<Gateway>,
+        key: &FlightKey,
+        question: &Question<'_>,
+    ) {
+        let now = self.read_clock(host);
+        if self.flights.contains(key) || self.retries.get(key).is_some_and(|retry| now < *retry) {
+            return;
+        }
+        // Another worker may have renewed it.
+        let cached = gateway.cache.find(host, &key.digest, now, |_| {});
+        if let Some(Cached::Active(known)) = cached
+            && known.refresh_at.is_some_and(|refresh_at| now < refresh_at)
+        {
+            self.keep_locally(host, gateway, *key, known);
+            return;
+        }
+        self.retry_later(*key, now);
+        let holder = self.peers.holder(host);
+        let leased = match self.leases.acquire(host, key, holder, now) {
+            Acquired::Theirs(_) => return,
+            acquired => acquired == Acquired::Ours,
+        };
+        host.count(Metric::Refresh);
+        let call = Call::new(host, gateway, question);
+        match self.ask(host, gateway.root, &call, leased) {
+            Ok(stage) => self.flights.start(*key, call.flight(now, stage)),
+            Err(_) => self.leases.release(host, key, holder),
+        }
+    }
+
+    /// An answer past its time, once MAS has failed to renew it; a retry in the background at the most.
+    pub(super) fn stale_after_failure(
+        &mut self,
+        host: &impl Host,
+        gateway: &Rc<Gateway>,
+        key: &FlightKey,
+        question: &Question<'_>,
+        now: Instant,
+    ) -> Option<Rc<Grant>> {
+        let retry_at = *self.retries.get(key)?;
+        let grant = stale(host, gateway, key, now)?;
+        if retry_at <= now {
+            self.refresh(host, gateway, key, question);
+        }
+        Some(grant)
+    }
+
+    /// Charges an unknown token to the source of the request, if sources have a budget.
+    fn charge(&self, host: &impl Host, gateway: &Gateway) -> Result<Option<Source>, NoVerdict> {
+        let Some(limit) = &gateway.config.unknown_token_budget else {
+            return Ok(None);
+        };
+        let Some(address) = host.source_address() else {
+            return Ok(None);
+        };
+        let source = Source::of(&address);
+        match self.budget.spend(host, &source, limit, self.now) {
+            Ok(()) => Ok(Some(source)),
+            Err(Spent { until }) => {
+                let retry_after_ms = millis(until.since(self.now)).unsigned_abs();
+                Err(NoVerdict::OverBudget { retry_after_ms })
+            }
+        }
+    }
+
+    /// Asks, or lets another worker ask.
+    fn launch(
+        &mut self,
+        host: &impl Host,
+        key: FlightKey,
+        call: Call,
+        now: Instant,
+    ) -> Result<Launched, NoVerdict> {
+        let holder = self.peers.holder(host);
+        let acquired = self.leases.acquire(host, &key, holder, now);
+        let stage = match acquired {
+            Acquired::Theirs(look_at) => {
+                host.count(Metric::LeaseWait);
+                Stage::Elsewhere { look_at }
+            }
+            Acquired::Ours | Acquired::NoRoom => {
+                let leased = acquired == Acquired::Ours;
+                // The answer may have come between looking for it and taking the lease.
+                let cached = call.gateway.cache.find(host, &key.digest, now, |_| {});
+                if let Some(cached) = cached {
+                    self.leases.release(host, &key, holder);
+                    return Ok(Launched::Known(cached));
+                }
+                self.ask(host, call.gateway.root, &call, leased)
+                    .inspect_err(|_| self.leases.release(host, &key, holder))?
+            }
+        };
+        self.flights.start(key, call.flight(now, stage));
+        Ok(Launched::Waiting)
+    }
+
+    /// Makes the call, as one of `root`: the request's own, or the one whose callback runs.
+    fn ask(
+        &self,
+        host: &impl Host,
+        root: RootId,
+        call: &Call,
+        leased: bool,
+    ) -> Result<Stage, NoVerdict> {
+        let settings = &call.gateway.config.introspection;
+        let asked = if self.flights.calls() < settings.max_in_flight {
+            let trace = call.trace.clone();
+            let request = IntrospectionRequest::new(settings, &call.token, &call.digest.0, trace);
+            host.dispatch(root, &request)
+                .map_err(|_| NoVerdict::Undeliverable)
+        } else {
+            Err(NoVerdict::Overloaded)
+        };
+        match asked {
+            Ok(call) => {
+                host.record(Metric::InFlight, 1);
+                Ok(Stage::Asked { call, root, leased })
+            }
+            Err(why) => {
+                host.count(Metric::Introspection(why.label()));
+                Err(why)
+            }
+        }
+    }
+
+    /// Looks whether another worker has answered, and asks if it has given up. `root` is the one whose
+    /// callback runs; the one that a flight began with may have gone by now.
+    fn look_again(
+        &mut self,
+        host: &impl Host,
+        root: RootId,
+        key: FlightKey,
+        mut flight: Flight<Call, Waiter>,
+        now: Instant,
+    ) {
+        let Some(waiter) = flight.waiters.values().next() else {
+            return;
+        };
+        let gateway = Rc::clone(&waiter.gateway);
+        flight.question.gateway = Rc::clone(&gateway);
+        if let Some(cached) = gateway.cache.find(host, &key.digest, now, |_| {}) {
+            let (_, verdict) = self.verdict(host, &gateway, key, cached);
+            conclude(host, flight, now, &verdict, None);
+            return;
+        }
+        let holder = self.peers.holder(host);
+        let acquired = self.leases.acquire(host, &key, holder, now);
+        if let Acquired::Theirs(look_at) = acquired {
+            flight.stage = Stage::Elsewhere { look_at };
+            self.flights.start(key, flight);
+            return;
+        }
+        match self.ask(host, root, &flight.question, acquired == Acquired::Ours) {
+            Ok(stage) => {
+                flight.stage = stage;
+                flight.asked_at = now;
+                flight.deadline = flight.question.deadline(now);
+                self.flights.start(key, flight);
+            }
+            Err(why) => {
+                self.leases.release(host, &key, holder);
+                self.fail(host, key, flight, now, why);
+            }
+        }
+    }
+
+    /// Keeps an answer and gives it to everyone who waits, here and in other workers.
+    fn land(
+        &mut self,
+        host: &impl Host,
+        key: FlightKey,
+        flight: Flight<Call, Waiter>,
+        now: Instant,
+        answer: IntrospectionAnswer,
+    ) {
+        let gateway = Rc::clone(&flight.question.gateway);
+        let kept = gateway
+            .cache
+            .keep(host, key.digest, flight.asked_at, now, &answer);
+        if let Some(evicted) = kept.evicted {
+            let table = match answer {
+                IntrospectionAnswer::Active { .. } => metrics::Table::Active,
+                IntrospectionAnswer::Inactive => metrics::Table::Negative,
+            };
+            host.count(Metric::Evicted(table, evicted));
+        }
+        self.retries.remove(&key);
+        self.settle(host, key, &flight, Hint::Answered(key), now);
+        if kept.invalidated {
+            host.count(Metric::Invalidated);
+            self.peers.tell(host, Hint::Invalidated(key), now);
+        }
+        // An invalidation finds only what the shared cache holds: workers that hold an answer which was
+        // pushed out of it must look there again.
+        if kept.invalidated || kept.evicted == Some(Evicted::Live) {
+            self.next_epoch(host);
+        }
+        let known = kept
+            .stored
+            .then(|| {
+                gateway
+                    .cache
+                    .known(key.digest, flight.asked_at, now, &answer)
+            })
+            .flatten();
+        let verdict = match (known, answer) {
+            (Some(known), _) => Verdict::Active(self.keep_locally(host, &gateway, key, known)),
+            (None, IntrospectionAnswer::Active { token, .. }) => {
+                Verdict::Active(Rc::new(Grant::new(token, &gateway.config.server_name)))
+            }
+            (None, IntrospectionAnswer::Inactive) => {
+                self.local.remove(&key);
+                Verdict::Inactive
+            }
+        };
+        if let (Verdict::Active(_), Some(source)) = (&verdict, &flight.question.source) {
+            self.budget.refund(host, source, now);
+        }
+        conclude(host, flight, now, &verdict, None);
+    }
+
+    /// Ends a flight without a verdict.
+    fn fail(
+        &mut self,
+        host: &impl Host,
+        key: FlightKey,
+        flight: Flight<Call, Waiter>,
+        now: Instant,
+        why: NoVerdict,
+    ) {
+        self.retry_later(key, now);
+        self.settle(host, key, &flight, Hint::Failed(key), now);
+        let stale = stale(host, &flight.question.gateway, &key, now);
+        conclude(host, flight, now, &Verdict::None(why), stale.as_ref());
+    }
+
+    /// Gives the lease back, if there is one, and tells the others.
+    fn settle(
+        &mut self,
+        host: &impl Host,
+        key: FlightKey,
+        flight: &Flight<Call, Waiter>,
+        hint: Hint,
+        now: Instant,
+    ) {
+        if let Stage::Asked { leased: true, .. } = flight.stage {
+            let holder = self.peers.holder(host);
+            self.leases.release(host, &key, holder);
+            self.peers.tell(host, hint, now);
+        }
+    }
+
+    /// Makes every worker compare what it holds with the shared cache, by the next tick.
+    fn next_epoch(&mut self, host: &impl Host) {
+        for _ in 0..WRITE_ATTEMPTS {
+            let stored = host.read(EPOCH_KEY);
+            let condition = stored
+                .as_ref()
+                .map_or(If::Absent, |stored| If::Unchanged(stored.cas));
+            let bytes = stored.and_then(|stored| stored.value.try_into().ok());
+            let epoch = bytes.map_or(0, u64::from_le_bytes).wrapping_add(1);
+            if host
+                .write(EPOCH_KEY, &epoch.to_le_bytes(), condition)
+                .is_ok()
+            {
+                break;
+            }
+        }
+        self.read_epoch(host);
+    }
+
+    fn verdict(
+        &mut self,
+        host: &impl Host,
+        gateway: &Rc<Gateway>,
+        key: FlightKey,
+        cached: Cached,
+    ) -> (Outcome, Verdict) {
+        match cached {
+            Cached::Active(known) => {
+                let grant = self.keep_locally(host, gateway, key, known);
+                (Outcome::ActiveShared, Verdict::Active(grant))
+            }
+            Cached::Inactive => (Outcome::InactiveShared, Verdict::Inactive),
+        }
+    }
+
+    fn retry_later(&mut self, key: FlightKey, now: Instant) {
+        if self.retries.len() < MAX_RETRIES {
+            self.retries.insert(key, now + RETRY);
+        }
+    }
+}
+
+fn stale(host: &impl Host, gateway: &Gateway, key: &FlightKey, now: Instant) -> Option<Rc<Grant>> {
+    let token = gateway.cache.find_stale(host, &key.digest, now)?;
+    Some(Rc::new(Grant::new(token, &gateway.config.server_name)))
+}
+
+/// Decides every request that waited. `stale` serves where there is no verdict.
+fn conclude(
+    host: &impl Host,
+    flight: Flight<Call, Waiter>,
+    now: Instant,
+    verdict: &Verdict,
+    stale: Option<&Rc<Grant>>,
+) {
+    let (outcome, verdict) = match (verdict, stale) {
+        (Verdict::None(_), Some(grant)) => {
+            (Outcome::ActiveStale, &Verdict::Active(Rc::clone(grant)))
+        }
+        (Verdict::Active(_), _) => (Outcome::ActiveIntrospected, verdict),
+        (Verdict::Inactive, _) => (Outcome::InactiveIntrospected, verdict),
+        (Verdict::None(why), None) => (why.outcome(), verdict),
+    };
+    for (stream, waiter) in flight.waiters {
+        if !host.select(stream) {
+            continue;
+        }
+        let config = &waiter.gateway.config;
+        host.count(Metric::Request(outcome));
+        host.record(Metric::HeldMillis, millis(now.since(waiter.since)));
+        let decision = gate::conclude(config, waiter.requirement, waiter.kind, verdict.clone());
+        let phase = request::apply(host, config, decision, waiter.cors);
+        waiter.phase.set(phase);
+        if phase == Phase::Forwarded && host.resume().is_err() {
+            log::error!("Envoy refused to resume a request");
+        }
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

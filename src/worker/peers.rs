@@ -1,0 +1,224 @@
+//! The workers of this Envoy process, and hints between them.
+//!
+//! Each worker takes a numbered place in shared data and registers a shared queue of that number, at its
+//! first request: the other VMs that Envoy starts never serve any. A place is held by renewing it; one
+//! whose worker has gone (its VM failed) is taken over, and its queue with it, so that neither places nor
+//! undelivered messages pile up.
+//!
+//! A hint only says that it is worth looking into shared data now. Hints may be lost, late or repeated.
+
+use std::time::Duration;
+
+use crate::{
+    cache::{If, flight::FlightKey},
+    clock::Instant,
+    host::{Host, QueueId, RootId},
+};
+
+/// Most workers that can be told. Beyond that, a worker is not hinted and finds out by looking.
+const PLACES: u32 = 128;
+
+/// How long a place is held without renewal, and how often it is renewed.
+const HELD: Duration = Duration::from_secs(4);
+const RENEWAL: Duration = Duration::from_secs(1);
+
+/// A place as bytes: holder, queue, end.
+const BYTES: usize = 8 + 4 + 8;
+
+/// What one worker tells the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// The answer to this question is in the shared cache.
+    Answered(FlightKey),
+    /// This question got no verdict.
+    Failed(FlightKey),
+    /// The active answer to this question no longer holds.
+    Invalidated(FlightKey),
+}
+
+impl Hint {
+    fn encode(self) -> Vec<u8> {
+        let (kind, key) = match self {
+            Self::Answered(key) => (1, key),
+            Self::Failed(key) => (2, key),
+            Self::Invalidated(key) => (3, key),
+        };
+        let mut bytes = vec![kind];
+        bytes.extend_from_slice(&key.to_bytes());
+        bytes
+    }
+
+    /// Reads a hint; `None` for one of another version of this module.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (kind, key) = bytes.split_first()?;
+        let key = FlightKey::from_bytes(key)?;
+        match kind {
+            1 => Some(Self::Answered(key)),
+            2 => Some(Self::Failed(key)),
+            3 => Some(Self::Invalidated(key)),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    number: u32,
+    queue: QueueId,
+    root: RootId,
+    renew_at: Instant,
+}
+
+/// This worker among the others.
+#[derive(Debug, Default)]
+pub struct Peers {
+    holder: Option<u64>,
+    place: Option<Place>,
+    others: Vec<QueueId>,
+    others_read_at: Option<Instant>,
+}
+
+struct Record {
+    holder: u64,
+    queue: QueueId,
+    until: Instant,
+}
+
+impl Record {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
+        let (holder, rest) = bytes.split_first_chunk()?;
+        let (queue, until) = rest.split_first_chunk()?;
+        Some(Self {
+            holder: u64::from_le_bytes(*holder),
+            queue: QueueId(u32::from_le_bytes(*queue)),
+            until: Instant::from_millis(u64::from_le_bytes(until.try_into().ok()?)),
+        })
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(BYTES);
+        bytes.extend_from_slice(&self.holder.to_le_bytes());
+        bytes.extend_from_slice(&self.queue.0.to_le_bytes());
+        bytes.extend_from_slice(&self.until.as_millis().to_le_bytes());
+        bytes
+    }
+}
+
+impl Peers {
+    /// The number by which this worker signs leases.
+    pub fn holder(&mut self, host: &impl Host) -> u64 {
+        *self.holder.get_or_insert_with(|| host.random())
+    }
+
+    /// Takes a place, or renews it if that is due.
+    pub fn attend(&mut self, host: &impl Host, root: RootId, now: Instant) {
+        let holder = self.holder(host);
+        match self.place {
+            Some(place) if now < place.renew_at => {}
+            Some(place) => self.renew(host, holder, place, now),
+            None => self.place = take_place(host, holder, root, now),
+        }
+    }
+
+    /// Notes that a root context has gone: a queue it registered no longer reaches this worker.
+    pub fn root_gone(&mut self, root: RootId) {
+        self.place = self.place.filter(|place| place.root != root);
+    }
+
+    /// Sends a hint to every other worker.
+    pub fn tell(&mut self, host: &impl Host, hint: Hint, now: Instant) {
+        if self
+            .others_read_at
+            .is_none_or(|read_at| now >= read_at + RENEWAL)
+        {
+            self.read_others(host, now);
+        }
+        let message = hint.encode();
+        for queue in &self.others {
+            host.enqueue(*queue, &message);
+        }
+    }
+
+    fn renew(&mut self, host: &impl Host, holder: u64, mut place: Place, now: Instant) {
+        let key = key(place.number);
+        let stored = host.read(&key);
+        let is_ours = stored
+            .as_ref()
+            .and_then(|stored| Record::decode(&stored.value))
+            .is_some_and(|record| record.holder == holder);
+        let Some(stored) = stored.filter(|_| is_ours) else {
+            // Taken over while this worker was stalled.
+            self.place = None;
+            return;
+        };
+        let record = Record {
+            holder,
+            queue: place.queue,
+            until: now + HELD,
+        };
+        let renewed = host.write(&key, &record.encode(), If::Unchanged(stored.cas));
+        place.renew_at = now + RENEWAL;
+        self.place = renewed.is_ok().then_some(place);
+    }
+
+    fn read_others(&mut self, host: &impl Host, now: Instant) {
+        self.others_read_at = Some(now);
+        self.others.clear();
+        let own = self.place.map(|place| place.number);
+        for number in 0..PLACES {
+            // Places are taken in order, so the first that was never taken ends the list.
+            let Some(stored) = host.read(&key(number)) else {
+                break;
+            };
+            let record = Record::decode(&stored.value).filter(|record| now < record.until);
+            if let Some(record) = record.filter(|_| own != Some(number)) {
+                self.others.push(record.queue);
+            }
+        }
+    }
+}
+
+fn take_place(host: &impl Host, holder: u64, root: RootId, now: Instant) -> Option<Place> {
+    for number in 0..PLACES {
+        let key = key(number);
+        let stored = host.read(&key);
+        let is_held = stored
+            .as_ref()
+            .and_then(|stored| Record::decode(&stored.value))
+            .is_some_and(|record| now < record.until && record.holder != holder);
+        if is_held {
+            continue;
+        }
+        let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
+        // The place comes first: registering takes the queue away from whoever had it.
+        let reserved = Record {
+            holder,
+            queue: QueueId(0),
+            until: now + HELD,
+        };
+        if host.write(&key, &reserved.encode(), condition).is_err() {
+            continue;
+        }
+        let queue = host.register_queue(root, &format!("matrix-edge-auth.q.{number}"))?;
+        let stored = host.read(&key)?;
+        let record = Record {
+            holder,
+            queue,
+            until: now + HELD,
+        };
+        host.write(&key, &record.encode(), If::Unchanged(stored.cas))
+            .ok()?;
+        return Some(Place {
+            number,
+            queue,
+            root,
+            renew_at: now + RENEWAL,
+        });
+    }
+    None
+}
+
+fn key(number: u32) -> String {
+    format!("matrix-edge-auth.w.{number}")
+}

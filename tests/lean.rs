@@ -1,0 +1,153 @@
+//! What a request costs in host calls, counted exactly on the simulated Envoy.
+//!
+//! A hit in the worker's own cache must make no call beyond reading what identifies the request, writing
+//! each identity header, one metric, and what removing forged headers needs.
+
+#![cfg(not(target_arch = "wasm32"))]
+
+#[path = "support/simulated.rs"]
+#[expect(dead_code, reason = "each test layer uses a part of it")]
+mod simulated;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::json;
+
+use self::simulated::{Fate, Process, Request, SimulatedWorker, gateway};
+
+const TOKEN: &str = "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1";
+const OTHER: &str = "mat_mavzfVABqZ5YsOOlB1f46RfHk7hp3I_0pfwQt";
+const ACTIVE: &str =
+    r#"{"active":true,"scope":"urn:matrix:client:api:*","username":"alice","device_id":"PHONE"}"#;
+
+fn whoami(token: &str) -> Request {
+    Request::get("/_matrix/client/v3/account/whoami").bearer(token)
+}
+
+/// The host calls that `act` makes.
+fn count(
+    worker: &mut SimulatedWorker,
+    act: impl FnOnce(&mut SimulatedWorker),
+) -> BTreeMap<String, u64> {
+    let before = worker.host_calls();
+    act(worker);
+    let mut calls = worker.host_calls();
+    for (call, number) in before {
+        *calls.entry(call).or_default() -= number;
+    }
+    calls.retain(|_, number| *number > 0);
+    calls
+}
+
+fn expected(calls: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    calls
+        .iter()
+        .map(|(call, number)| ((*call).to_owned(), *number))
+        .collect()
+}
+
+const STRIP: [(&str, u64); 2] = [("get x-matrix-user-id", 1), ("get x-matrix-device-id", 1)];
+const READ: [(&str, u64); 2] = [("get :path", 1), ("get authorization", 1)];
+
+#[test]
+fn the_host_calls_of_each_kind_of_request() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({}));
+    // The first request takes the worker's place among the others.
+    worker.request(&gateway, Request::get("/_matrix/client/versions"));
+
+    let miss = count(&mut worker, |worker| {
+        let stream = worker.request(&gateway, whoami(TOKEN));
+        worker.answer_the_call(ACTIVE);
+        assert!(matches!(
+            worker.fate(stream),
+            Fate::Forwarded {
+                user_id: Some(_),
+                ..
+            }
+        ));
+    });
+    let hit = count(&mut worker, |worker| {
+        let fate = worker.fate_of(&gateway, whoami(TOKEN));
+        assert!(matches!(
+            fate,
+            Fate::Forwarded {
+                user_id: Some(_),
+                ..
+            }
+        ));
+    });
+    worker.request(&gateway, whoami(OTHER));
+    worker.answer_the_call(r#"{"active":false}"#);
+    let negative_hit = count(&mut worker, |worker| {
+        assert_eq!(worker.fate_of(&gateway, whoami(OTHER)).status(), Some(401));
+    });
+    let offline_reject = count(&mut worker, |worker| {
+        assert_eq!(
+            worker.fate_of(&gateway, whoami("mat_bad")).status(),
+            Some(401)
+        );
+    });
+    let pass_through = count(&mut worker, |worker| {
+        worker.request(&gateway, Request::get("/_matrix/federation/v1/version"));
+    });
+    for (kind, calls) in [
+        ("hit", &hit),
+        ("negative hit", &negative_hit),
+        ("offline reject", &offline_reject),
+        ("pass-through", &pass_through),
+        ("miss", &miss),
+    ] {
+        println!("{kind}: {} host calls", calls.values().sum::<u64>());
+        for (call, number) in calls {
+            println!("    {number} {call}");
+        }
+    }
+
+    let identity = [
+        ("set x-matrix-user-id", 1),
+        ("set x-matrix-device-id", 1),
+        ("metric", 1),
+    ];
+    assert_eq!(hit, expected(&[&STRIP[..], &READ, &identity].concat()));
+    let rejection = [("get :method", 1), ("metric", 2), ("reply", 1)];
+    assert_eq!(
+        offline_reject,
+        expected(&[&STRIP[..], &READ, &rejection].concat())
+    );
+    let passing = [("get :path", 1), ("get authorization", 1), ("metric", 1)];
+    assert_eq!(pass_through, expected(&[&STRIP[..], &passing].concat()));
+    // Two slots in each table.
+    let lookup = [
+        ("get :method", 1),
+        ("clock", 1),
+        ("read shared data", 3),
+        ("metric", 4),
+        ("reply", 1),
+    ];
+    assert!(negative_hit["read shared data"] <= 4);
+    assert_eq!(
+        negative_hit.len(),
+        [&STRIP[..], &READ, &lookup].concat().len()
+    );
+    assert_eq!(miss["dispatch"], 1);
+}
+
+#[test]
+fn a_hit_costs_the_same_for_as_long_as_the_answer_holds() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"cache": {"refresh_ahead": false}}));
+    worker.request(&gateway, whoami(TOKEN));
+    worker.answer_the_call(ACTIVE);
+    // 120 s, less the slack of the clock that a hit goes by.
+    for second in 0..118 {
+        let hit = count(&mut worker, |worker| {
+            worker.request(&gateway, whoami(TOKEN));
+        });
+        assert_eq!(hit.values().sum::<u64>(), 7, "after {second} s: {hit:?}");
+        process.advance(Duration::from_secs(1));
+        worker.tick();
+    }
+}
