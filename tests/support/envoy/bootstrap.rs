@@ -127,11 +127,16 @@ pub fn configure(http_manager: &mut Value, configuration: &Value) {
     plugin(http_manager)["configuration"]["value"] = configuration.to_string().into();
 }
 
-/// A cluster by its name.
-pub fn cluster<'a>(config: &'a mut Value, name: &str) -> &'a mut Value {
+/// The clusters.
+pub fn clusters(config: &mut Value) -> &mut Vec<Value> {
     found(config, "/static_resources/clusters")
         .as_array_mut()
         .expect("clusters is a list")
+}
+
+/// A cluster by its name.
+pub fn cluster<'a>(config: &'a mut Value, name: &str) -> &'a mut Value {
+    clusters(config)
         .iter_mut()
         .find(|cluster| cluster["name"] == name)
         .unwrap_or_else(|| panic!("there is no cluster {name}"))
