@@ -109,6 +109,8 @@ pub struct Worker {
     ticking: BTreeSet<RootId>,
     /// When a token that failed may be asked about again, although there is another answer.
     retries: BTreeMap<FlightKey, Instant>,
+    /// Calls that went with their root, and are still in the gauge.
+    lost_calls: usize,
     /// The epoch as of the last tick or hint.
     epoch: u64,
     /// The moment of the last callback that read the clock.
@@ -156,7 +158,7 @@ impl Worker {
     pub fn on_root_end(&mut self, root: RootId) {
         self.ticking.remove(&root);
         self.peers.root_gone(root);
-        self.flights.root_gone(root);
+        self.lost_calls += self.flights.root_gone(root);
     }
 
     /// `None`: the request is held.

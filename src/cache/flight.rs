@@ -204,8 +204,10 @@ impl<Q, W> Flights<Q, W> {
             })
     }
 
-    /// Notes that `root` has gone, and its calls with it: Envoy will not deliver their answers.
-    pub fn root_gone(&mut self, gone: RootId) {
+    /// Notes that `root` has gone, and its calls with it: Envoy will not deliver their answers. Returns how
+    /// many there were.
+    pub fn root_gone(&mut self, gone: RootId) -> usize {
+        let before = self.calls.len();
         for flight in self.flights.values_mut() {
             match flight.stage {
                 Stage::Asked { call, root, .. } if root == gone => {
@@ -216,6 +218,7 @@ impl<Q, W> Flights<Q, W> {
             }
         }
         self.flights.retain(|_, flight| !flight.is_pointless());
+        before - self.calls.len()
     }
 
     /// Takes out a flight whose call is gone.
@@ -354,7 +357,7 @@ mod tests {
         flights.start(key(b"b"), flight(RootId(2), 7));
         flights.join(key(b"a"), StreamId(1), 1).unwrap();
         assert!(flights.orphan().is_none());
-        flights.root_gone(ROOT);
+        assert_eq!(flights.root_gone(ROOT), 1);
         let (orphan, flight) = flights.orphan().unwrap();
         assert_eq!(orphan, key(b"a"));
         assert!(flights.orphan().is_none());

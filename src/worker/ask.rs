@@ -76,7 +76,7 @@ enum Launched {
     /// The answer is on its way.
     Waiting,
     /// Another worker had it already.
-    Known(Cached),
+    Known((Outcome, Verdict)),
 }
 
 impl Worker {
@@ -116,12 +116,18 @@ impl Worker {
         while let Some((key, flight)) = self.flights.overdue(now) {
             if let Stage::Asked { .. } = flight.stage {
                 host.record(Metric::InFlight, -1);
+                host.count(Metric::Introspection(NoVerdict::Lost.label()));
             }
-            host.count(Metric::Introspection(NoVerdict::Lost.label()));
             self.fail(host, key, flight, now, NoVerdict::Lost);
         }
+        let lost_calls = std::mem::take(&mut self.lost_calls);
+        if lost_calls > 0 {
+            host.record(
+                Metric::InFlight,
+                -i64::try_from(lost_calls).unwrap_or(i64::MAX),
+            );
+        }
         while let Some((key, flight)) = self.flights.orphan() {
-            host.record(Metric::InFlight, -1);
             self.look_again(host, root, key, flight, now);
         }
         while let Some((key, flight)) = self.flights.to_look_at(now) {
@@ -177,6 +183,10 @@ impl Worker {
         let launched = if self.flights.contains(&key) {
             host.count(Metric::Coalesced);
             Ok(Launched::Waiting)
+        } else if self.flights.calls() >= gateway.config.introspection.max_in_flight {
+            // Shed at once, before anything is charged or written.
+            host.count(Metric::Introspection(NoVerdict::Overloaded.label()));
+            Err(NoVerdict::Overloaded)
         } else {
             self.charge(host, &gateway).and_then(|source| {
                 let call = Call {
@@ -187,7 +197,7 @@ impl Worker {
             })
         };
         let refused = match launched {
-            Ok(Launched::Known(cached)) => return Some(self.verdict(host, &gateway, key, cached)),
+            Ok(Launched::Known(known)) => return Some(known),
             Ok(Launched::Waiting) => match self.flights.join(key, stream, waiter) {
                 Ok(()) => return None,
                 Err(Full) => NoVerdict::Overloaded,
@@ -266,6 +276,13 @@ impl Worker {
         }
     }
 
+    /// Takes the charge back from the source of a token that is active after all.
+    fn refund(&self, host: &impl Host, call: &Call, verdict: &Verdict, now: Instant) {
+        if let (Verdict::Active(_), Some(source)) = (verdict, &call.source) {
+            self.budget.refund(host, source, now);
+        }
+    }
+
     /// Asks, or lets another worker ask.
     fn launch(
         &mut self,
@@ -287,7 +304,9 @@ impl Worker {
                 let cached = call.gateway.cache.find(host, &key.digest, now, |_| {});
                 if let Some(cached) = cached {
                     self.leases.release(host, &key, holder);
-                    return Ok(Launched::Known(cached));
+                    let known = self.verdict(host, &call.gateway, key, cached);
+                    self.refund(host, &call, &known.1, now);
+                    return Ok(Launched::Known(known));
                 }
                 self.ask(host, call.gateway.root, &call, leased)
                     .inspect_err(|_| self.leases.release(host, &key, holder))?
@@ -343,6 +362,7 @@ impl Worker {
         flight.question.gateway = Rc::clone(&gateway);
         if let Some(cached) = gateway.cache.find(host, &key.digest, now, |_| {}) {
             let (_, verdict) = self.verdict(host, &gateway, key, cached);
+            self.refund(host, &flight.question, &verdict, now);
             conclude(host, flight, now, &verdict, None);
             return;
         }
@@ -416,9 +436,7 @@ impl Worker {
                 Verdict::Inactive
             }
         };
-        if let (Verdict::Active(_), Some(source)) = (&verdict, &flight.question.source) {
-            self.budget.refund(host, source, now);
-        }
+        self.refund(host, &flight.question, &verdict, now);
         conclude(host, flight, now, &verdict, None);
     }
 

@@ -148,6 +148,31 @@ fn active_tokens_are_not_charged() {
 }
 
 #[test]
+fn an_active_token_that_two_workers_want_is_charged_to_nobody() {
+    let process = Process::new();
+    let budget = json!({"unknown_token_budget": {"per_source": 2, "window": "1h"}});
+    let gateway = gateway(1, budget);
+    let mut workers: Vec<_> = (0..2).map(|_| SimulatedWorker::new(&process)).collect();
+    for number in 0..10 {
+        let request = Request::get(WHOAMI)
+            .bearer(&invented(number))
+            .source("192.0.2.1");
+        let streams: Vec<_> = workers
+            .iter_mut()
+            .map(|worker| worker.request(&gateway, request.clone()))
+            .collect();
+        workers[0].answer_the_call(&active("alice"));
+        for (worker, stream) in workers.iter_mut().zip(streams) {
+            while worker.deliver() {}
+            assert_eq!(
+                worker.fate(stream),
+                Fate::forwarded_as("@alice:example.org")
+            );
+        }
+    }
+}
+
+#[test]
 fn the_state_of_budgets_is_bounded() {
     let process = Process::new();
     let mut worker = SimulatedWorker::new(&process);
