@@ -48,7 +48,11 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 /// How long MAS is left alone about a token after it failed to answer, while there is another answer.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Tokens whose last failure is remembered.
+/// How long it is remembered that MAS failed to answer about a token: longer than any call may take, so
+/// that nobody waits for a retry that hangs.
+const FAILURE_REMEMBERED: Duration = Duration::from_secs(120);
+
+/// Tokens whose last failure is remembered; only those that have another answer.
 const MAX_RETRIES: usize = 4_096;
 
 /// Counts the invalidations of this process; see [`Local`].
@@ -107,7 +111,7 @@ pub struct Worker {
     budget: Budget,
     peers: Peers,
     ticking: BTreeSet<RootId>,
-    /// When a token that failed may be asked about again, although there is another answer.
+    /// Tokens that have another answer while MAS fails, and when they may be asked about again.
     retries: BTreeMap<FlightKey, Instant>,
     /// Calls that went with their root, and are still in the gauge.
     lost_calls: usize,

@@ -7,7 +7,8 @@
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use super::{
-    EPOCH_KEY, Gateway, MAX_RETRIES, Phase, RETRY, TICK, Waiter, Worker, peers::Hint, request,
+    EPOCH_KEY, FAILURE_REMEMBERED, Gateway, MAX_RETRIES, Phase, RETRY, TICK, Waiter, Worker,
+    peers::Hint, request,
 };
 use crate::{
     cache::{
@@ -139,7 +140,8 @@ impl Worker {
                 self.leases.acquire(host, key, holder, now);
             }
         }
-        self.retries.retain(|_, retry_at| now < *retry_at + RETRY);
+        self.retries
+            .retain(|_, retry_at| now < *retry_at + FAILURE_REMEMBERED);
     }
 
     /// Takes in the messages of a shared queue.
@@ -449,9 +451,11 @@ impl Worker {
         now: Instant,
         why: NoVerdict,
     ) {
-        self.retry_later(key, now);
         self.settle(host, key, &flight, Hint::Failed(key), now);
         let stale = stale(host, &flight.question.gateway, &key, now);
+        if stale.is_some() {
+            self.retry_later(key, now);
+        }
         conclude(host, flight, now, &Verdict::None(why), stale.as_ref());
     }
 

@@ -149,6 +149,32 @@ fn an_answer_serves_past_its_end_while_mas_is_down() {
 }
 
 #[test]
+fn nobody_waits_for_a_retry_that_hangs() {
+    let process = Process::new();
+    let mut workers = [SimulatedWorker::new(&process)];
+    let config = json!({
+        "cache": {"ttl": "10s", "stale_if_error": "1h", "refresh_ahead": false},
+        "introspection": {"timeout": "60s"},
+    });
+    let gateway = gateway(1, config);
+    workers[0].request(&gateway, whoami(ALICE));
+    workers[0].answer_the_call(&active("alice"));
+    pass(&process, &mut workers, 11, "");
+    workers[0].request(&gateway, whoami(ALICE));
+    workers[0].answer_the_call("no verdict");
+    for second in 0..600 {
+        assert_eq!(
+            workers[0].fate_of(&gateway, whoami(ALICE)),
+            alice(),
+            "after {second} s"
+        );
+        assert!(workers[0].calls().len() <= 1, "one retry at a time");
+        process.advance(Duration::from_secs(1));
+        workers[0].tick();
+    }
+}
+
+#[test]
 fn nothing_serves_past_the_expiry_or_after_inactive() {
     let config = json!({"cache": {"ttl": "20s", "stale_if_error": "1h", "refresh_ahead": false}});
     let process = Process::new();
