@@ -37,7 +37,7 @@ const ABSENT: u16 = u16::MAX;
 pub struct Entry {
     /// Which token.
     pub digest: TokenDigest,
-    /// Who was asked; see [`crate::config::Introspection::fingerprint`].
+    /// Who was asked; see [`crate::config::Config::fingerprint`].
     pub fingerprint: u64,
     /// End of the cache's own TTL, or of the token if that comes first.
     pub fresh_until: Instant,

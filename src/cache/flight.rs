@@ -19,7 +19,7 @@ pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
 /// Requests that may wait in one worker.
 pub const MAX_WAITERS: usize = 16_384;
 
-/// What is being asked: the token, and the [`crate::config::Introspection::fingerprint`] of who is asked.
+/// What is being asked: the token, and the [`crate::config::Config::fingerprint`] of who is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlightKey {
     /// Which token.

@@ -88,7 +88,7 @@ impl RootContext for Root {
                 true
             }
             Err(error) => {
-                log::error!("matrix-edge-auth: configuration refused: {error}");
+                log::error!("configuration refused: {error}");
                 false
             }
         }

@@ -1,0 +1,303 @@
+//! What an attacker has tried, and what must stay in vain: bytes in odd places, HTTP/2 written by hand,
+//! hop-by-hop tricks, clients that hang up in the middle, two configurations in one VM.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use stand_in::mas::Options;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use super::edge::{Edge, NOBODY, WHOAMI, assert_not_active, identity, new_token, plugin};
+use crate::support::{
+    envoy::bootstrap,
+    http::{self, Connection, Request, within_limit},
+};
+
+const ALICE: [[&str; 1]; 2] = [["@alice:example.org"], ["PHONE"]];
+
+/// How many requests Envoy has not answered yet.
+const ACTIVE: &str = "http.gateway.downstream_rq_active";
+
+/// The module reads some of these headers and passes others on to MAS.
+#[tokio::test]
+async fn every_byte_in_every_header_leaves_the_vm_alive() {
+    let edge = Edge::start(json!({})).await;
+    let token = edge.alice();
+    for name in [
+        "authorization",
+        "content-type",
+        "traceparent",
+        "tracestate",
+        "x-matrix-user-id",
+    ] {
+        for byte in 0..=u8::MAX {
+            let mut request = Request::post(WHOAMI, "text/plain", "x").header(name, [b'a', byte]);
+            if name != "authorization" {
+                // Cold, so that the trace headers are read.
+                request = request.bearer(&new_token("mat"));
+            }
+            // 400 is Envoy's own, for what is no header value.
+            let status = edge.send(&request).await.status;
+            assert!([400, 401].contains(&status), "{name} {byte:#x}: {status}");
+        }
+    }
+    assert!(!edge.homeserver.first_byte_seen());
+    assert_eq!(edge.whoami(&token).await.status, 200);
+    edge.assert_alive().await;
+}
+
+/// `Connection` names headers that the next hop removes: it must not name ours.
+#[tokio::test]
+async fn the_identity_cannot_be_declared_hop_by_hop() {
+    let edge = Edge::start(json!({})).await;
+    let token = edge.alice();
+    for named in ["X-Matrix-User-Id", "close, X-Matrix-User-Id"] {
+        let request = Request::get(WHOAMI)
+            .bearer(&token)
+            .header("Connection", named);
+        let seen = edge.pass(request).await;
+        assert_eq!(identity(&seen), ALICE);
+        assert_eq!(seen.header("connection"), None);
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_an_upgrade_goes_on_before_the_verdict() {
+    let edge = Edge::start_with(json!({}), Options::default(), |builder| {
+        builder.bootstrap(|config| {
+            let websocket = json!([{"upgrade_type": "websocket"}]);
+            bootstrap::http_manager(config)["upgrade_configs"] = websocket;
+        })
+    })
+    .await;
+    let hold = edge.mas.hold();
+    let mut connection = Connection::open(edge.envoy.addr()).await;
+    let request = Request::get(WHOAMI)
+        .bearer(&new_token("mat"))
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket")
+        .header("X-Matrix-User-Id", "@evil:example.org");
+    connection.send(&request.to_bytes()).await;
+    connection.send(b"what comes after the upgrade").await;
+    edge.wait_for_calls(1).await;
+    assert!(!edge.homeserver.first_byte_seen());
+    hold.release();
+    assert_not_active(&connection.response(false).await);
+    assert!(!edge.homeserver.first_byte_seen());
+}
+
+/// Envoy joins the fields of one name with commas in HTTP/2 as well.
+#[tokio::test]
+async fn http2_hides_no_second_credential_and_no_identity() {
+    let edge = Edge::start(json!({})).await;
+    let [alice, bob] = [edge.alice(), edge.active("bob", "LAPTOP")].map(|t| format!("Bearer {t}"));
+    let mut http2 = Http2::open(edge.envoy.addr()).await;
+    let spoofed = ("x-matrix-user-id", "@evil:example.org");
+    let mut passes = 0;
+    for (path, fields) in [
+        (
+            WHOAMI,
+            vec![("authorization", &*alice), ("authorization", &bob)],
+        ),
+        (
+            WHOAMI,
+            vec![("authorization", "Bearer"), ("authorization", &alice[7..])],
+        ),
+        ("/_synapse/mas/query_user", vec![("authorization", &*alice)]),
+        (WHOAMI, vec![spoofed]),
+        (WHOAMI, vec![spoofed, ("authorization", &alice), spoofed]),
+        ("/_matrix/client/versions", vec![spoofed, spoofed]),
+    ] {
+        let expected = match (path, &fields[..]) {
+            (WHOAMI, [_, ("authorization", _), _]) => {
+                vec![vec!["@alice:example.org"], vec!["PHONE"]]
+            }
+            ("/_matrix/client/versions", _) => NOBODY.to_vec(),
+            _ => Vec::new(),
+        };
+        http2.request(path, &fields, true).await;
+        if expected.is_empty() {
+            continue;
+        }
+        passes += 1;
+        within_limit("the homeserver", edge.homeserver.wait_for(passes)).await;
+        let seen = edge.homeserver.requests();
+        assert_eq!(seen.len() as u64, passes, "only what is expected passes");
+        assert_eq!(identity(&seen[seen.len() - 1]).to_vec(), expected);
+    }
+    edge.assert_alive().await;
+}
+
+/// Streams that end while they are held: reset one by one, and all at once with their connection.
+#[tokio::test]
+async fn clients_that_hang_up_by_the_hundred_leave_nothing_behind() {
+    let edge = Edge::start(json!({})).await;
+    let tokens: Vec<String> = (0..10).map(|_| edge.alice()).collect();
+    let headers: Vec<String> = tokens.iter().map(|t| format!("Bearer {t}")).collect();
+    let hold = edge.mas.hold();
+    for round in 0..10 {
+        let mut http2 = Http2::open(edge.envoy.addr()).await;
+        for number in 0..90 {
+            let field = ("authorization", &*headers[number % headers.len()]);
+            // Some with a body that does not end.
+            let stream = http2.request(WHOAMI, &[field], number % 2 == 0).await;
+            if number % 3 == 0 {
+                http2.reset(stream).await;
+            }
+        }
+        edge.envoy.wait_for_stat(ACTIVE, |n| n == 60).await;
+        drop(http2);
+        edge.envoy.wait_for_stat(ACTIVE, |n| n == 0).await;
+        assert_eq!(
+            edge.mas.total_calls(),
+            10,
+            "round {round}: one call a token"
+        );
+    }
+    hold.release();
+    // What was asked for nobody in the end is known.
+    edge.wait_for_metric(
+        "matrix_edge_auth_introspections_total",
+        &[("outcome", "active")],
+        10.0,
+    )
+    .await;
+    for token in &tokens {
+        assert_eq!(edge.whoami(token).await.status, 200);
+    }
+    assert_eq!(edge.mas.total_calls(), 10);
+    assert_eq!(edge.homeserver.count(), 10);
+    edge.assert_alive().await;
+}
+
+/// Two listeners, one VM: every answer goes to the request that waits for it, under its own configuration.
+#[tokio::test]
+async fn two_configurations_in_one_vm_do_not_mix_up_their_calls() {
+    let edge = Edge::start_with(json!({}), Options::default(), |builder| {
+        builder.bootstrap(|config| {
+            let mut second = bootstrap::listener(config).clone();
+            second["name"] = "second".into();
+            let other = plugin(json!({"identity_headers": {"user_id": "x-second-user-id"}}));
+            bootstrap::configure(bootstrap::http_manager_of(&mut second), &other);
+            config["static_resources"]["listeners"]
+                .as_array_mut()
+                .expect("listeners is a list")
+                .push(second);
+        })
+    })
+    .await;
+    let addrs = [
+        (listener_addr(&edge, "gateway").await, "x-matrix-user-id"),
+        (listener_addr(&edge, "second").await, "x-second-user-id"),
+    ];
+    let hold = edge.mas.hold();
+    let mut waiting = Vec::new();
+    for number in 0..20 {
+        let user = format!("user{number}");
+        let request = Request::get(WHOAMI).bearer(&edge.active(&user, "X"));
+        // Half of the calls are made by the one root, half by the other; each answers requests of both.
+        for turn in [number, number + 1] {
+            let (addr, header) = addrs[turn % 2];
+            let request = request.clone();
+            let answer = tokio::spawn(async move { http::send(addr, &request).await });
+            waiting.push((answer, header, format!("@{user}:example.org")));
+            // In this order, so that the first of the two makes the call.
+            edge.envoy
+                .wait_for_stat(ACTIVE, |n| n == waiting.len() as u64)
+                .await;
+        }
+    }
+    edge.wait_for_calls(20).await;
+    edge.wait_for_coalesced(20).await;
+    hold.release();
+    for (answer, header, user_id) in waiting {
+        let answer = answer.await.expect("a response");
+        assert_eq!(answer.json()["headers"][header][0], user_id);
+    }
+    edge.assert_alive().await;
+}
+
+async fn listener_addr(edge: &Edge, name: &str) -> SocketAddr {
+    let listeners = http::send(edge.envoy.admin(), &Request::get("/listeners?format=json")).await;
+    let listeners = listeners.json();
+    let socket = listeners["listener_statuses"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .find(|listener| listener["name"] == name)
+        .map(|listener| &listener["local_address"]["socket_address"])
+        .unwrap_or(&Value::Null);
+    let port = socket["port_value"].as_u64().expect("a port");
+    SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).expect("a port")))
+}
+
+/// HTTP/2 with prior knowledge (RFC 9113), frame by frame: header fields go out as they are given, which no
+/// well-behaved client does. It does not listen to what comes back.
+struct Http2 {
+    stream: TcpStream,
+    next: u32,
+}
+
+impl Http2 {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+
+    async fn open(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect(addr).await.expect("a connection");
+        let mut http2 = Self { stream, next: 1 };
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        http2.stream.write_all(preface).await.expect("a peer");
+        http2.frame(Self::SETTINGS, 0, 0, b"").await;
+        http2
+    }
+
+    /// Sends a `GET`, or a `PUT` whose body does not end, and returns its stream.
+    async fn request(&mut self, path: &str, fields: &[(&str, &str)], complete: bool) -> u32 {
+        let stream = self.next;
+        self.next += 2;
+        let pseudo = [
+            (":method", if complete { "GET" } else { "PUT" }),
+            (":scheme", "http"),
+            (":authority", "matrix.example.org"),
+            (":path", path),
+        ];
+        let mut block = Vec::new();
+        for (name, value) in pseudo.iter().chain(fields) {
+            // RFC 7541, section 6.2.2: a literal without indexing, not compressed.
+            block.push(0);
+            for text in [name, value] {
+                assert!(text.len() < 127, "one byte holds the length");
+                block.push(text.len() as u8);
+                block.extend_from_slice(text.as_bytes());
+            }
+        }
+        let end = if complete { Self::END_STREAM } else { 0 };
+        self.frame(Self::HEADERS, Self::END_HEADERS | end, stream, &block)
+            .await;
+        if !complete {
+            self.frame(Self::DATA, 0, stream, b"a beginning").await;
+        }
+        stream
+    }
+
+    async fn reset(&mut self, stream: u32) {
+        const CANCEL: u32 = 8;
+        self.frame(Self::RST_STREAM, 0, stream, &CANCEL.to_be_bytes())
+            .await;
+    }
+
+    async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len())
+            .expect("a short frame")
+            .to_be_bytes();
+        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+        let frame = [&head, payload].concat();
+        within_limit("the peer to read", self.stream.write_all(&frame))
+            .await
+            .expect("the peer has not closed");
+    }
+}

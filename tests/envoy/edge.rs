@@ -1,0 +1,239 @@
+//! The whole edge: Envoy with the module, between a stand-in homeserver and a stand-in MAS.
+
+use std::{future::Future, time::Duration};
+
+use serde_json::{Value, json};
+use stand_in::{
+    SeenRequest,
+    homeserver::Homeserver,
+    mas::{DEFAULT_SECRET, Mas, Options, Session, token},
+};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::support::{
+    envoy::{Builder, Envoy},
+    http::{self, Request, Response, within_limit},
+    recorded,
+};
+
+/// An endpoint that needs a token.
+pub const WHOAMI: &str = "/_matrix/client/v3/account/whoami";
+
+/// How often a metric is looked at while waiting for it.
+const POLL: Duration = Duration::from_millis(5);
+
+/// Envoy and what it stands between.
+pub struct Edge {
+    /// Behind the cluster `mas`.
+    pub mas: Mas,
+    /// Behind the cluster `homeserver`.
+    pub homeserver: Homeserver,
+    /// In front.
+    pub envoy: Envoy,
+}
+
+/// The plugin configuration of these tests, with the members of `changes` put over it; one level of
+/// objects is merged, what is deeper is replaced.
+pub fn plugin(changes: Value) -> Value {
+    let mut configuration = json!({
+        "server_name": "example.org",
+        "introspection": {
+            "cluster": "mas",
+            "authority": "auth.example.org",
+            "credential": {"bearer": {"value": DEFAULT_SECRET}},
+        },
+    });
+    let Value::Object(changes) = changes else {
+        panic!("changes are an object");
+    };
+    for (key, change) in changes {
+        match (&mut configuration[&key], change) {
+            (Value::Object(section), Value::Object(change)) => section.extend(change),
+            (value, change) => *value = change,
+        }
+    }
+    configuration
+}
+
+impl Edge {
+    /// Starts all three. `changes` as in [`plugin`].
+    pub async fn start(changes: Value) -> Self {
+        Self::start_with(changes, Options::default(), |builder| builder).await
+    }
+
+    /// Starts all three, with these options of the stand-in MAS and this change to how Envoy starts.
+    pub async fn start_with(
+        changes: Value,
+        options: Options,
+        adapt: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
+        let mas = Mas::start(options).await.expect("a free port");
+        let homeserver = Homeserver::start_local().await.expect("a free port");
+        let builder = Envoy::builder()
+            .plugin(plugin(changes))
+            .homeserver(homeserver.addr())
+            .mas(mas.addr());
+        let envoy = adapt(builder).start().await;
+        Self {
+            mas,
+            homeserver,
+            envoy,
+        }
+    }
+
+    /// A new active access token of `@alice:example.org`, device `PHONE`.
+    pub fn alice(&self) -> String {
+        self.active("alice", "PHONE")
+    }
+
+    /// A new active access token.
+    pub fn active(&self, username: &str, device: &str) -> String {
+        let token = new_token("mat");
+        self.mas.insert(&token, Session::access(username, device));
+        token
+    }
+
+    /// Sends a request on a connection of its own.
+    pub async fn send(&self, request: &Request) -> Response {
+        http::send(self.envoy.addr(), request).await
+    }
+
+    /// Asks [`WHOAMI`] with a token in the header, on a connection of its own.
+    pub async fn whoami(&self, token: &str) -> Response {
+        self.send(&Request::get(WHOAMI).bearer(token)).await
+    }
+
+    /// Sends a request on a connection of its own, beside whatever else happens.
+    pub fn spawn(&self, request: &Request) -> JoinHandle<Response> {
+        let (addr, request) = (self.envoy.addr(), request.clone());
+        tokio::spawn(async move { http::send(addr, &request).await })
+    }
+
+    /// Sends a request this often at once, each on a connection of its own.
+    pub fn spawn_many(&self, request: &Request, times: usize) -> JoinSet<Response> {
+        let mut set = JoinSet::new();
+        for _ in 0..times {
+            let (addr, request) = (self.envoy.addr(), request.clone());
+            set.spawn(async move { http::send(addr, &request).await });
+        }
+        set
+    }
+
+    /// Sends a request that passes, and returns it as the homeserver saw it.
+    #[track_caller]
+    pub fn pass(&self, request: Request) -> impl Future<Output = SeenRequest> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let before = self.homeserver.requests().len();
+            let response = self.send(&request).await;
+            assert_eq!(response.status, 200, "{caller}: {response:?}");
+            let mut seen = self.homeserver.requests();
+            assert_eq!(
+                seen.len(),
+                before + 1,
+                "{caller}: the homeserver saw one request"
+            );
+            seen.remove(before)
+        }
+    }
+
+    /// Resolves when MAS has received this many introspections since the start.
+    pub async fn wait_for_calls(&self, total: u64) {
+        within_limit(
+            &format!("call {total} to MAS"),
+            self.mas.wait_for_calls(total),
+        )
+        .await;
+    }
+
+    /// Resolves when a metric of the module, summed over `labels`, is as `wanted`.
+    pub async fn wait_for_metric(&self, name: &str, labels: &[(&str, &str)], wanted: f64) {
+        within_limit(&format!("{name}{labels:?} to be {wanted}"), async {
+            while self.envoy.stats().await.sum(name, labels) != wanted {
+                tokio::time::sleep(POLL).await;
+            }
+        })
+        .await;
+    }
+
+    /// Resolves when this many requests have joined an introspection that was already in flight.
+    pub async fn wait_for_coalesced(&self, requests: u32) {
+        let name = "matrix_edge_auth_coalesced_requests_total";
+        self.wait_for_metric(name, &[], requests.into()).await;
+    }
+
+    /// Checks that the module works, and that no VM of it has failed meanwhile: Envoy makes a failed one anew
+    /// at the next request.
+    pub async fn assert_alive(&self) {
+        let response = self.whoami(&self.alice()).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        assert!(self.envoy.is_alive());
+        let stats = self.envoy.stats().await;
+        for event in [
+            "vm_reload",
+            "vm_reload_success",
+            "vm_reload_failure",
+            "vm_reload_backoff",
+        ] {
+            let name = format!("envoy_wasm_matrix_edge_auth_{event}");
+            assert_eq!(stats.find(&name, &[]), Some(0.0), "{name}");
+        }
+        // A trap, and what the module says when Envoy does not do what it asks for.
+        for trouble in ["RuntimeError", "Envoy refused"] {
+            assert!(!self.envoy.log().contains(trouble), "see the log");
+        }
+    }
+
+    /// How many introspections have ended like this, by the module's own count.
+    pub async fn introspections(&self, outcome: &str) -> f64 {
+        let name = "matrix_edge_auth_introspections_total";
+        self.envoy.stats().await.sum(name, &[("outcome", outcome)])
+    }
+}
+
+/// A token as MAS makes them, with this prefix; never the same one twice.
+pub fn new_token(prefix: &str) -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    token(prefix, &MADE.fetch_add(1, Ordering::Relaxed).to_string())
+}
+
+/// The values of a header as the homeserver saw them.
+pub fn values<'a>(seen: &'a SeenRequest, name: &str) -> Vec<&'a str> {
+    seen.header_values(name)
+        .map(|value| std::str::from_utf8(value).expect("a header that a test asks for is text"))
+        .collect()
+}
+
+/// `x-matrix-user-id` and `x-matrix-device-id` as the homeserver saw them.
+pub fn identity(seen: &SeenRequest) -> [Vec<&str>; 2] {
+    ["x-matrix-user-id", "x-matrix-device-id"].map(|name| values(seen, name))
+}
+
+/// No identity at all.
+pub const NOBODY: [Vec<&str>; 2] = [Vec::new(), Vec::new()];
+
+/// Checks that this is Synapse's reply to an inactive token.
+#[track_caller]
+pub fn assert_not_active(response: &Response) {
+    recorded::assert_is_synapses(response, "whoami-inactive-wellformed", &[]);
+}
+
+/// Checks that this is Synapse's reply when there is no verdict, with a `Retry-After`.
+#[track_caller]
+pub fn assert_no_verdict(response: &Response) {
+    recorded::assert_is_synapses(response, "fault-503-whoami", &["retry-after"]);
+    let seconds = response
+        .header("retry-after")
+        .and_then(|value| value.parse().ok());
+    assert!(
+        seconds.is_some_and(|seconds: u32| seconds > 0),
+        "{response:?}"
+    );
+}
+
+/// Lower hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

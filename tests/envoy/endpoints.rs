@@ -1,0 +1,153 @@
+//! What an endpoint needs of its caller: nothing, a token, an admin's token, or to stay away.
+
+use serde_json::json;
+use stand_in::mas::Session;
+
+use super::edge::{Edge, NOBODY, WHOAMI, assert_not_active, identity, new_token};
+use crate::support::{http::Request, recorded::assert_is_synapses};
+
+#[tokio::test]
+async fn the_admin_api_needs_the_admin_scope() {
+    let edge = Edge::start(json!({})).await;
+    let users = || Request::get("/_synapse/admin/v2/users");
+    let [alice, erin] = [edge.alice(), new_token("mat")];
+    edge.mas
+        .insert(&erin, Session::access("erin", "ADMIN").admin());
+    assert_is_synapses(
+        &edge.send(&users().bearer(&alice)).await,
+        "admin-users-valid",
+        &[],
+    );
+    assert_is_synapses(&edge.send(&users()).await, "admin-users-no-token", &[]);
+    assert!(!edge.homeserver.first_byte_seen());
+    let seen = edge.pass(users().bearer(&erin)).await;
+    assert_eq!(identity(&seen), [["@erin:example.org"], ["ADMIN"]]);
+}
+
+#[tokio::test]
+async fn options_always_passes() {
+    let edge = Edge::start(json!({"unrecognized_tokens": "reject"})).await;
+    let inactive = new_token("mat");
+    assert_not_active(&edge.whoami(&inactive).await);
+    for path in [
+        WHOAMI,
+        "/_synapse/admin/v2/users",
+        "/_matrix/client/unknown",
+    ] {
+        let options = || Request::new("OPTIONS", path);
+        edge.pass(options().header("Origin", "https://app.example"))
+            .await;
+        edge.pass(options().bearer("garbage")).await;
+        edge.pass(options().bearer(&inactive)).await;
+        edge.pass(options().header("Authorization", "nonsense"))
+            .await;
+    }
+    assert_eq!(edge.mas.total_calls(), 1);
+}
+
+#[tokio::test]
+async fn optional_endpoints_pass_without_a_token_and_refuse_a_bad_one() {
+    let edge = Edge::start(json!({})).await;
+    for path in [
+        "/_matrix/client/versions",
+        "/_matrix/client/v3/profile/@a:b",
+        "/_matrix/client/unknown",
+        "/x",
+    ] {
+        let seen = edge.pass(Request::get(path)).await;
+        assert_eq!(identity(&seen), NOBODY);
+        let response = edge
+            .send(&Request::get(path).bearer(&new_token("mat")))
+            .await;
+        assert_not_active(&response);
+    }
+}
+
+#[tokio::test]
+async fn public_endpoints_and_foreign_tokens_are_left_alone() {
+    let edge = Edge::start(json!({"unrecognized_tokens": "reject"})).await;
+    for target in [
+        "/_matrix/client/v1/auth_metadata",
+        "/_matrix/client/v3/login",
+        "/_matrix/client/v3/logout",
+        "/.well-known/matrix/client",
+        "/_matrix/federation/v1/openid/userinfo?access_token=openid",
+        "/_synapse/client/unsubscribe?access_token=macaroon",
+        "/_matrix/client/unstable/pushers/remove?access_token=macaroon",
+    ] {
+        let seen = edge.pass(Request::get(target)).await;
+        assert_eq!(identity(&seen), NOBODY);
+    }
+    let seen = edge
+        .pass(Request::get("/_matrix/client/v1/auth_metadata").bearer("garbage"))
+        .await;
+    assert_eq!(identity(&seen), NOBODY);
+    assert_eq!(edge.mas.total_calls(), 0);
+}
+
+#[tokio::test]
+async fn configured_endpoints_come_before_the_built_in_ones() {
+    let edge = Edge::start(json!({"endpoints": [
+        {"exact": "/_matrix/client/v3/account/whoami", "methods": ["GET"], "auth": "none"},
+        {"prefix": "/bridge/", "auth": "required"},
+        {"prefix": "/ops/", "auth": "admin"},
+        {"prefix": "/_matrix/client/v3/sync", "auth": "optional"},
+        {"exact": "/foreign", "auth": "foreign"},
+        {"prefix": "/_synapse/", "auth": "none"},
+    ]}))
+    .await;
+    let alice = edge.alice();
+    let garbage = new_token("mat");
+    let seen = edge.pass(Request::get(WHOAMI).bearer(&garbage)).await;
+    assert_eq!(identity(&seen), NOBODY);
+    edge.pass(Request::get("/foreign").bearer(&garbage)).await;
+    edge.pass(Request::get("/_matrix/client/v3/sync")).await;
+    for (request, status) in [
+        (Request::new("PUT", WHOAMI), 401),
+        (Request::get(format!("{WHOAMI}/")).bearer(&garbage), 401),
+        (Request::get("/bridge/x"), 401),
+        (Request::get("/bridge/x").bearer(&alice), 200),
+        (Request::get("/ops/x").bearer(&alice), 403),
+        (Request::get("/_synapse/admin/v2/users"), 200),
+        (Request::get("/_synapse/mas/query_user"), 404),
+    ] {
+        let response = edge.send(&request).await;
+        assert_eq!(response.status, status, "{response:?}");
+    }
+}
+
+#[tokio::test]
+async fn internal_paths_are_never_served_in_any_encoding() {
+    let edge = Edge::start(json!({})).await;
+    let token = edge.alice();
+    for path in [
+        "/_synapse/mas/query_user",
+        "/_synapse/mas",
+        "/_synapse/replication/x",
+        "/_synapse/metrics",
+        "/_synapse/%6das/query_user",
+        "/%5fsynapse/mas/query_user",
+        "/%5Fsynapse/%6D%61%73/query_user",
+        "/_synapse/%256das/query_user",
+        "/_synapse//mas/query_user",
+        "//_synapse/mas/query_user",
+        "/_synapse/./mas/query_user",
+        "/_synapse/x/../mas/query_user",
+        "/_synapse/x/%2e%2e/mas/query_user",
+        "/_matrix/../_synapse/mas/query_user",
+        "/_matrix/%2e%2e/_synapse/metrics",
+        "/_synapse%2fmas/query_user",
+        "/_synapse/metrics?x=/_matrix/",
+        "/_synapse/m%65trics%2Fx",
+        "http://matrix.example.org/_synapse/mas/query_user",
+    ] {
+        for method in ["GET", "POST", "OPTIONS"] {
+            let response = edge.send(&Request::new(method, path).bearer(&token)).await;
+            assert_eq!(response.status, 404, "{method} {path}: {response:?}");
+        }
+    }
+    assert!(!edge.homeserver.first_byte_seen());
+    let response = edge.send(&Request::get("/_synapse/mas/query_user")).await;
+    assert_is_synapses(&response, "whoami-dotdot", &[]);
+    assert_eq!(edge.mas.total_calls(), 0);
+}

@@ -1,0 +1,43 @@
+//! The built module in a real Envoy, between a stand-in homeserver and a stand-in MAS. One topic a file.
+//!
+//! Needs an Envoy and `dist/matrix-edge-auth.wasm`: `make test` sees to both.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test program: its helpers may fail a test too"
+)]
+
+#[path = "../support"]
+#[allow(
+    dead_code,
+    reason = "shared by several test programs, each of which uses a part"
+)]
+mod support {
+    pub mod envoy;
+    pub mod http;
+    pub mod recorded;
+}
+
+mod across_workers;
+mod attack;
+mod cache;
+mod clock;
+mod configuration;
+mod edge;
+mod endpoints;
+mod faults;
+mod harness;
+mod identity_headers;
+mod introspection;
+mod invalidation;
+mod metrics;
+mod overload;
+mod renewal;
+mod shadow;
+mod single_flight;
+mod stale;
+mod uploads;
+mod verdicts;
+mod workers;

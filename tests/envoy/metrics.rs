@@ -1,0 +1,139 @@
+//! The metrics as Prometheus sees them, with labels made by the shipped `envoy/stats_tags.yaml`.
+
+use std::time::Duration;
+
+use serde_json::json;
+use stand_in::mas::Fault;
+
+use super::edge::{Edge, WHOAMI, new_token};
+use crate::support::http::{self, Request};
+
+#[tokio::test]
+async fn every_metric_is_counted_under_its_labels() {
+    let edge = Edge::start(json!({"introspection": {"max_in_flight": 1}})).await;
+    let (active, inactive) = (edge.alice(), new_token("mat"));
+    // Introspected, then from the cache.
+    for _ in 0..2 {
+        edge.whoami(&active).await;
+        edge.whoami(&inactive).await;
+    }
+    edge.whoami(&new_token("mar")).await;
+    edge.send(&Request::get(WHOAMI)).await;
+    edge.send(&Request::get("/_matrix/client/versions")).await;
+    for fault in [
+        Fault::status(500, ""),
+        Fault::reset_mid_body(),
+        Fault::oversized(70_000),
+        Fault::html(),
+    ] {
+        edge.mas.fault(fault.times(1));
+        edge.whoami(&edge.alice()).await;
+    }
+    let hold = edge.mas.hold();
+    let waiting = edge.spawn_many(&Request::get(WHOAMI).bearer(&edge.alice()), 3);
+    edge.wait_for_coalesced(2).await;
+    edge.whoami(&edge.alice()).await;
+    hold.release();
+    waiting.join_all().await;
+
+    let stats = edge.envoy.stats().await;
+    for (metric, value) in [
+        ("requests_total verdict=active source=mas", 4),
+        ("requests_total verdict=active source=local", 1),
+        ("requests_total verdict=inactive source=mas", 1),
+        ("requests_total verdict=inactive source=shared", 1),
+        ("requests_total verdict=inactive source=offline", 1),
+        ("requests_total verdict=no_verdict source=mas", 5),
+        ("requests_total verdict=not_asked source=offline", 2),
+        ("cache_lookups_total table=negative result=hit", 1),
+        ("cache_lookups_total table=negative result=miss", 10),
+        ("cache_lookups_total table=active result=miss", 11),
+        ("coalesced_requests_total", 2),
+        ("introspections_total outcome=active", 2),
+        ("introspections_total outcome=inactive", 1),
+        ("introspections_total outcome=status", 1),
+        ("introspections_total outcome=reset", 1),
+        ("introspections_total outcome=oversized", 1),
+        ("introspections_total outcome=malformed", 1),
+        ("introspections_total outcome=overloaded", 1),
+        ("introspections_in_flight", 0),
+        ("rejections_total reason=not_active", 3),
+        ("rejections_total reason=missing_token", 1),
+        ("rejections_total reason=introspection_failed", 5),
+    ] {
+        let (name, labels) = parse(metric);
+        let counted = stats.find(&name, &labels);
+        assert_eq!(
+            counted,
+            Some(f64::from(value)),
+            "{metric}:\n{}",
+            stats.of("matrix_edge_auth")
+        );
+    }
+    let timed = "matrix_edge_auth_introspection_duration_milliseconds_count";
+    edge.wait_for_metric(timed, &[], 7.0).await;
+    for name in stats.names("matrix_edge_auth") {
+        let ends_as_it_should = ["_total", "_in_flight", "_bucket", "_sum", "_count"]
+            .iter()
+            .any(|end| name.ends_with(end));
+        assert!(ends_as_it_should, "a label was left in the name {name}");
+    }
+}
+
+#[tokio::test]
+async fn would_reject_has_its_label() {
+    let edge = Edge::start(json!({"mode": "shadow"})).await;
+    edge.send(&Request::get(WHOAMI)).await;
+    let stats = edge.envoy.stats().await;
+    let reason = [("reason", "missing_token")];
+    assert_eq!(
+        stats.find("matrix_edge_auth_would_reject_total", &reason),
+        Some(1.0),
+        "{}",
+        stats.of("matrix_edge_auth")
+    );
+}
+
+#[tokio::test]
+async fn the_latency_of_introspections_is_in_milliseconds() {
+    let edge = Edge::start(json!({})).await;
+    edge.mas.fault(Fault::delay(Duration::from_millis(300)));
+    edge.whoami(&edge.alice()).await;
+    let timed = "matrix_edge_auth_introspection_duration_milliseconds_count";
+    edge.wait_for_metric(timed, &[], 1.0).await;
+    let stats = edge.envoy.stats().await;
+    let sum = stats.sum(
+        "matrix_edge_auth_introspection_duration_milliseconds_sum",
+        &[],
+    );
+    assert!((300.0..3000.0).contains(&sum), "{sum}");
+    let bucket = "matrix_edge_auth_introspection_duration_milliseconds_bucket";
+    assert_eq!(stats.find(bucket, &[("le", "250")]), Some(0.0));
+    assert_eq!(
+        stats.find(bucket, &[("le", "+Inf")]),
+        Some(1.0),
+        "{}",
+        stats.of("matrix_edge_auth")
+    );
+}
+
+#[tokio::test]
+async fn metrics_have_prometheus_types() {
+    let edge = Edge::start(json!({})).await;
+    edge.whoami(&edge.alice()).await;
+    let text = http::send(edge.envoy.admin(), &Request::get("/stats/prometheus")).await;
+    for line in [
+        "# TYPE matrix_edge_auth_requests_total counter",
+        "# TYPE matrix_edge_auth_introspection_duration_milliseconds histogram",
+    ] {
+        assert!(text.text().lines().any(|given| given == line), "{line}");
+    }
+}
+
+/// A name without what all names begin with, and labels.
+fn parse(metric: &str) -> (String, Vec<(&str, &str)>) {
+    let mut words = metric.split(' ');
+    let name = words.next().unwrap_or_default();
+    let labels = words.filter_map(|label| label.split_once('=')).collect();
+    (format!("matrix_edge_auth_{name}"), labels)
+}

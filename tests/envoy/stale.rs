@@ -1,0 +1,186 @@
+//! `stale_if_error`: what is served while MAS fails, and what never is.
+
+use std::time::Duration;
+
+use serde_json::json;
+use stand_in::mas::{Fault, Session};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    edge::{WHOAMI, assert_no_verdict, assert_not_active, new_token},
+    workers::{POLL, WORKERS, ask_all, ask_until, connections, decided, start},
+};
+use crate::support::http::{Connection, Request, Response};
+
+const TTL: Duration = Duration::from_secs(2);
+
+/// How late the end of an answer may be noticed.
+const LATE: Duration = Duration::from_secs(2);
+
+fn down() -> Fault {
+    Fault::status(503, "")
+}
+
+#[tokio::test]
+async fn an_answer_serves_past_its_time_while_mas_fails_up_to_the_limit() {
+    let edge = start(json!({"cache": {"ttl": "2s", "stale_if_error": "3s"}})).await;
+    let mut connections = connections(&edge, 1).await;
+    let token = edge.alice();
+    let request = Request::get(WHOAMI).bearer(&token);
+    let cold = Instant::now();
+    ask_all(&mut connections, [&token; WORKERS].into_iter()).await;
+    edge.mas.fault(down());
+    let mut served = Duration::ZERO;
+    'served: loop {
+        for connection in &mut connections {
+            let sent = cold.elapsed();
+            let response = connection.request(&request).await;
+            if response.status != 200 {
+                assert_no_verdict(&response);
+                break 'served;
+            }
+            served = sent;
+        }
+        sleep(POLL).await;
+    }
+    let limit = TTL + Duration::from_secs(3);
+    println!("served for {served:?} of {limit:?}");
+    assert!(served < limit, "the answer is as old as its question");
+    assert!(cold.elapsed() >= limit && cold.elapsed() < limit + LATE);
+    let stale = decided(&edge, "active", "stale").await;
+    println!("{stale} stale answers, {} calls", edge.mas.calls(&token));
+    assert!(stale > 0.0);
+    // One a second and worker at the most; each but the last answered by an old answer.
+    assert!(edge.mas.calls(&token) <= 2 + 4 * (WORKERS as u64));
+
+    edge.mas.clear_faults();
+    ask_until(&mut connections[0], &token, "an answer", |response| {
+        response.status == 200
+    })
+    .await;
+    edge.assert_alive().await;
+}
+
+/// Also for who comes for the first time after the end.
+#[tokio::test]
+async fn a_token_that_was_not_in_use_is_served_after_one_failure() {
+    let edge = start(json!({"cache": {"ttl": "1s", "stale_if_error": "1h"}})).await;
+    let token = edge.alice();
+    assert_eq!(edge.whoami(&token).await.status, 200);
+    edge.mas.fault(down());
+    sleep(TTL).await;
+    assert_eq!(edge.mas.calls(&token), 1);
+    assert_eq!(edge.whoami(&token).await.status, 200);
+    assert_eq!(edge.mas.calls(&token), 2);
+    assert_eq!(decided(&edge, "active", "stale").await, 1.0);
+}
+
+/// MAS fails without an answer: who uses the token is served, and one call waits.
+#[tokio::test]
+async fn one_retry_at_a_time_and_nobody_waits_for_it() {
+    let edge = start(json!({
+        "introspection": {"timeout": "20s"},
+        "cache": {"ttl": "2s", "stale_if_error": "1h"},
+    }))
+    .await;
+    let mut connections = connections(&edge, 10).await;
+    let count = connections.len();
+    let token = edge.alice();
+    ask_all(&mut connections, std::iter::repeat_n(&token, count)).await;
+    edge.mas.fault(down());
+    // Each worker has seen MAS fail.
+    for connection in &mut connections[..WORKERS] {
+        let before = decided(&edge, "active", "stale").await;
+        while decided(&edge, "active", "stale").await == before {
+            ask_200(connection, &token).await;
+            sleep(POLL).await;
+        }
+    }
+    edge.mas.clear_faults();
+    edge.mas.fault(Fault::hang());
+    let failed = edge.mas.calls(&token);
+    let hanging = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while hanging.elapsed() < 3 * TTL {
+        let asked = Instant::now();
+        for response in ask_all(&mut connections, std::iter::repeat_n(&token, count)).await {
+            assert_eq!(response.status, 200, "{response:?}");
+        }
+        slowest = slowest.max(asked.elapsed());
+        assert!(edge.mas.calls(&token) <= failed + 1, "one at a time");
+        sleep(POLL).await;
+    }
+    println!("{count} requests at once took {slowest:?} at the most");
+    assert!(slowest < TTL / 2, "nobody waits for the retry");
+    assert_eq!(edge.mas.calls(&token), failed + 1);
+}
+
+#[tokio::test]
+async fn nothing_is_served_past_the_tokens_own_expiry() {
+    const LIFE: Duration = Duration::from_secs(5);
+    let edge = start(json!({"cache": {"ttl": "2s", "stale_if_error": "1h"}})).await;
+    let mut connections = connections(&edge, 1).await;
+    let token = new_token("mat");
+    let session = Session::access("alice", "PHONE").expires_in(LIFE);
+    edge.mas.insert(&token, session);
+    ask_all(&mut connections, [&token; WORKERS].into_iter()).await;
+    let known = Instant::now();
+    edge.mas.fault(down());
+    let request = Request::get(WHOAMI).bearer(&token);
+    let mut served = Duration::ZERO;
+    while known.elapsed() < LIFE + LATE {
+        for connection in &mut connections {
+            let sent = known.elapsed();
+            let response = connection.request(&request).await;
+            match response.status {
+                200 => served = sent,
+                503 => assert_no_verdict(&response),
+                _ => assert_not_active(&response),
+            }
+        }
+        sleep(POLL).await;
+    }
+    println!("served for {served:?} of {LIFE:?}");
+    assert!(TTL < served && served < LIFE);
+    assert!(decided(&edge, "active", "stale").await > 0.0);
+    // The expiry has passed, which MAS need not say.
+    for connection in &mut connections {
+        assert_not_active(&connection.request(&request).await);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_served_once_mas_has_said_inactive() {
+    let cache = json!({"ttl": "2s", "negative_ttl": "1s", "stale_if_error": "1h"});
+    let edge = start(json!({"cache": cache})).await;
+    let mut connections = connections(&edge, 1).await;
+    let token = edge.alice();
+    ask_all(&mut connections, [&token; WORKERS].into_iter()).await;
+    edge.mas.revoke(&token);
+    for connection in &mut connections {
+        let rejected = |response: &Response| response.status == 401;
+        assert_not_active(&ask_until(connection, &token, "a 401", rejected).await);
+    }
+    edge.mas.fault(down());
+    let failing = Instant::now();
+    while failing.elapsed() < 2 * TTL {
+        for response in ask_all(&mut connections, [&token; WORKERS].into_iter()).await {
+            match response.status {
+                503 => assert_no_verdict(&response),
+                _ => assert_not_active(&response),
+            }
+        }
+        sleep(POLL).await;
+    }
+    assert!(
+        decided(&edge, "no_verdict", "mas").await > 0.0,
+        "the 401 has ended"
+    );
+    assert_eq!(decided(&edge, "active", "stale").await, 0.0);
+}
+
+async fn ask_200(connection: &mut Connection, token: &str) {
+    let request = Request::get(WHOAMI).bearer(token);
+    let response = connection.request(&request).await;
+    assert_eq!(response.status, 200, "{response:?}");
+}
