@@ -7,7 +7,7 @@ use stand_in::mas::{Fault, Session};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    edge::{WHOAMI, assert_no_verdict, assert_not_active, new_token},
+    edge::{Edge, WHOAMI, assert_no_verdict, assert_not_active, new_token},
     workers::{POLL, WORKERS, ask_all, ask_until, connections, decided, start},
 };
 use crate::support::http::{Connection, Request, Response};
@@ -88,14 +88,7 @@ async fn one_retry_at_a_time_and_nobody_waits_for_it() {
     let token = edge.alice();
     ask_all(&mut connections, std::iter::repeat_n(&token, count)).await;
     edge.mas.fault(down());
-    // Each worker has seen MAS fail.
-    for connection in &mut connections[..WORKERS] {
-        let before = decided(&edge, "active", "stale").await;
-        while decided(&edge, "active", "stale").await == before {
-            ask_200(connection, &token).await;
-            sleep(POLL).await;
-        }
-    }
+    serve_stale_on_each(&edge, &mut connections[..WORKERS], &token).await;
     edge.mas.clear_faults();
     edge.mas.fault(Fault::hang());
     let failed = edge.mas.calls(&token);
@@ -177,6 +170,41 @@ async fn nothing_is_served_once_mas_has_said_inactive() {
         "the 401 has ended"
     );
     assert_eq!(decided(&edge, "active", "stale").await, 0.0);
+}
+
+/// Each worker has seen MAS fail, but only one sees it recover.
+#[tokio::test]
+async fn once_mas_answers_again_it_is_asked_by_every_worker() {
+    let edge = start(json!({"cache": {"ttl": "2s", "stale_if_error": "1h"}})).await;
+    let mut connections = connections(&edge, 1).await;
+    let token = edge.alice();
+    ask_all(&mut connections, [&token; WORKERS].into_iter()).await;
+    edge.mas.fault(down());
+    serve_stale_on_each(&edge, &mut connections, &token).await;
+    edge.mas.clear_faults();
+    let renewed = decided(&edge, "active", "shared").await;
+    let connection = &mut connections[0];
+    while decided(&edge, "active", "shared").await == renewed {
+        ask_200(connection, &token).await;
+        sleep(POLL).await;
+    }
+    edge.mas.revoke(&token);
+    // The renewed answer ends.
+    sleep(TTL).await;
+    for response in ask_all(&mut connections, [&token; WORKERS].into_iter()).await {
+        assert_not_active(&response);
+    }
+}
+
+/// Uses a token on each connection until it is served by an old answer.
+async fn serve_stale_on_each(edge: &Edge, connections: &mut [Connection], token: &str) {
+    for connection in connections {
+        let before = decided(edge, "active", "stale").await;
+        while decided(edge, "active", "stale").await == before {
+            ask_200(connection, token).await;
+            sleep(POLL).await;
+        }
+    }
 }
 
 async fn ask_200(connection: &mut Connection, token: &str) {

@@ -182,6 +182,25 @@ async fn no_setting_lets_trailers_pass_before_the_verdict() {
     }
 }
 
+#[tokio::test]
+async fn an_identity_in_trailers_is_removed() {
+    let edge = Edge::start_with(json!({}), Options::default(), |builder| {
+        builder.bootstrap(enable_trailers)
+    })
+    .await;
+    for token in [edge.alice(), "an-appservice-token".to_owned()] {
+        let request = upload(&token, b"body", Framing::Chunked)
+            .trailer("X-Matrix-User-Id", "@admin:example.org")
+            .trailer("X-Checksum", "1234")
+            .trailer("x-matrix-device-id", "FORGED");
+        assert_eq!(edge.send(&request).await.status, 200);
+        let seen = edge.homeserver.requests();
+        let trailers = [("x-checksum".to_owned(), "1234".into())];
+        assert_eq!(seen.last().expect("a request").trailers, trailers);
+    }
+    edge.assert_alive().await;
+}
+
 fn upload(token: &str, body: &[u8], framing: Framing) -> Request {
     let request = Request::new("POST", UPLOAD)
         .bearer(token)
