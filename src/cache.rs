@@ -191,14 +191,14 @@ impl Cache {
         inactive
     }
 
-    /// An active answer past its time, while MAS cannot be asked: within `stale_if_error`, and never past
-    /// the token's own expiry.
+    /// An active answer past its time, and when that was, for while MAS cannot be asked: within
+    /// `stale_if_error`, and never past the token's own expiry.
     pub fn find_stale(
         &self,
         store: &impl Store,
         digest: &TokenDigest,
         now: Instant,
-    ) -> Option<ActiveToken> {
+    ) -> Option<(ActiveToken, Instant)> {
         if self.stale_if_error.is_zero() {
             return None;
         }
@@ -206,7 +206,7 @@ impl Cache {
         let holds = now < entry.fresh_until + self.stale_if_error
             && entry.expires_at.is_none_or(|expiry| now < expiry);
         match entry.answer {
-            Answer::Active(token) if holds => Some(token),
+            Answer::Active(token) if holds => Some((token, entry.fresh_until)),
             _ => None,
         }
     }

@@ -111,8 +111,10 @@ pub struct Worker {
     budget: Budget,
     peers: Peers,
     ticking: BTreeSet<RootId>,
-    /// Tokens that have another answer while MAS fails, and when they may be asked about again.
+    /// When a token that has an answer may be asked about again.
     retries: BTreeMap<FlightKey, Instant>,
+    /// When MAS last failed to answer about a token that has an answer.
+    failures: BTreeMap<FlightKey, Instant>,
     /// Calls that went with their root, and are still in the gauge.
     lost_calls: usize,
     /// The epoch as of the last tick or hint.

@@ -140,8 +140,9 @@ impl Worker {
                 self.leases.acquire(host, key, holder, now);
             }
         }
-        self.retries
-            .retain(|_, retry_at| now < *retry_at + FAILURE_REMEMBERED);
+        self.retries.retain(|_, retry_at| now < *retry_at + RETRY);
+        self.failures
+            .retain(|_, failed_at| now < *failed_at + FAILURE_REMEMBERED);
     }
 
     /// Takes in the messages of a shared queue.
@@ -252,9 +253,18 @@ impl Worker {
         question: &Question<'_>,
         now: Instant,
     ) -> Option<Rc<Grant>> {
-        let retry_at = *self.retries.get(key)?;
-        let grant = stale(host, gateway, key, now)?;
-        if retry_at <= now {
+        let failed_at = *self.failures.get(key)?;
+        let (token, fresh_until) = gateway.cache.find_stale(host, &key.digest, now)?;
+        // A failure from before this answer was asked for says nothing of MAS now.
+        if failed_at + gateway.config.cache.ttl < fresh_until {
+            return None;
+        }
+        let grant = Rc::new(Grant::new(token, &gateway.config.server_name));
+        if self
+            .retries
+            .get(key)
+            .is_none_or(|retry_at| *retry_at <= now)
+        {
             self.refresh(host, gateway, key, question);
         }
         Some(grant)
@@ -410,6 +420,7 @@ impl Worker {
             host.count(Metric::Evicted(table, evicted));
         }
         self.retries.remove(&key);
+        self.failures.remove(&key);
         self.settle(host, key, &flight, Hint::Answered(key), now);
         if kept.invalidated {
             host.count(Metric::Invalidated);
@@ -455,6 +466,9 @@ impl Worker {
         let stale = stale(host, &flight.question.gateway, &key, now);
         if stale.is_some() {
             self.retry_later(key, now);
+            if self.failures.len() < MAX_RETRIES {
+                self.failures.insert(key, now);
+            }
         }
         conclude(host, flight, now, &Verdict::None(why), stale.as_ref());
     }
@@ -518,7 +532,7 @@ impl Worker {
 }
 
 fn stale(host: &impl Host, gateway: &Gateway, key: &FlightKey, now: Instant) -> Option<Rc<Grant>> {
-    let token = gateway.cache.find_stale(host, &key.digest, now)?;
+    let (token, _) = gateway.cache.find_stale(host, &key.digest, now)?;
     Some(Rc::new(Grant::new(token, &gateway.config.server_name)))
 }
 

@@ -196,6 +196,25 @@ async fn once_mas_answers_again_it_is_asked_by_every_worker() {
     }
 }
 
+#[tokio::test]
+async fn while_mas_answers_no_worker_serves_an_old_answer() {
+    let edge = start(json!({"cache": {"ttl": "2s", "stale_if_error": "1h"}})).await;
+    let mut connections = connections(&edge, 1).await;
+    let token = edge.alice();
+    let cold = Instant::now();
+    while cold.elapsed() < 2 * TTL {
+        ask_all(&mut connections, [&token; WORKERS].into_iter()).await;
+        sleep(POLL).await;
+    }
+    edge.mas.revoke(&token);
+    // The last renewal ends.
+    sleep(TTL).await;
+    for response in ask_all(&mut connections, [&token; WORKERS].into_iter()).await {
+        assert_not_active(&response);
+    }
+    assert_eq!(decided(&edge, "active", "stale").await, 0.0);
+}
+
 /// Uses a token on each connection until it is served by an old answer.
 async fn serve_stale_on_each(edge: &Edge, connections: &mut [Connection], token: &str) {
     for connection in connections {

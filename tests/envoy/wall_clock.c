@@ -1,8 +1,8 @@
 // Preloaded into Envoy, moves its wall clock by a number of seconds that another process writes into a
 // file. The monotonic clock stays as it is.
 //
-// libfaketime does the same, but needs memory when it is first called, and that is while Envoy's allocator
-// starts: Envoy then waits for itself, for ever. This one makes system calls only.
+// libfaketime does the same, but needs memory while it starts; Envoy's allocator, which starts with that,
+// calls back into it, and the two wait for each other for ever. This one makes system calls only.
 
 #define _GNU_SOURCE
 #include <fcntl.h>
