@@ -136,3 +136,74 @@ impl Budget {
         free
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::cache::memory::MemoryStore;
+
+    const NOW: Instant = Instant::from_millis(1_000_000);
+    const LIMIT: UnknownTokenBudget = UnknownTokenBudget {
+        per_source: 3,
+        window: Duration::from_secs(10),
+    };
+
+    #[test]
+    fn a_source_spends_its_budget_in_each_window() {
+        let (store, budget) = (MemoryStore::default(), Budget::default());
+        let (source, other) = (Source::of(b"192.0.2.1"), Source::of(b"192.0.2.2"));
+        for window in 0..3 {
+            let now = NOW + LIMIT.window * window;
+            for _ in 0..LIMIT.per_source {
+                assert_eq!(budget.spend(&store, &source, &LIMIT, now), Ok(()));
+            }
+            let until = now + LIMIT.window;
+            assert_eq!(
+                budget.spend(&store, &source, &LIMIT, now),
+                Err(Spent { until })
+            );
+            assert_eq!(budget.spend(&store, &other, &LIMIT, now), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_is_taken_back_can_be_spent_again() {
+        let (store, budget) = (MemoryStore::default(), Budget::default());
+        let source = Source::of(b"192.0.2.1");
+        for _ in 0..100 {
+            assert_eq!(budget.spend(&store, &source, &LIMIT, NOW), Ok(()));
+            budget.refund(&store, &source, NOW);
+        }
+        budget.refund(&store, &source, NOW);
+        budget.refund(&store, &Source::of(b"never seen"), NOW);
+        for _ in 0..LIMIT.per_source {
+            assert_eq!(budget.spend(&store, &source, &LIMIT, NOW), Ok(()));
+        }
+        assert!(budget.spend(&store, &source, &LIMIT, NOW).is_err());
+    }
+
+    #[test]
+    fn a_source_without_a_slot_passes() {
+        let (store, budget) = (
+            MemoryStore::default(),
+            Budget {
+                slots: Slots::new("b", 1),
+            },
+        );
+        budget
+            .spend(&store, &Source::of(b"first"), &LIMIT, NOW)
+            .unwrap();
+        for _ in 0..10 {
+            assert_eq!(
+                budget.spend(&store, &Source::of(b"second"), &LIMIT, NOW),
+                Ok(())
+            );
+        }
+        assert_eq!(store.len(), 2);
+    }
+}

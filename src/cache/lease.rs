@@ -132,3 +132,101 @@ impl Leases {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::cache::{TokenDigest, memory::MemoryStore};
+
+    const NOW: Instant = Instant::from_millis(1_000_000);
+    const ME: u64 = 1;
+    const OTHER: u64 = 2;
+
+    fn key(token: &[u8]) -> FlightKey {
+        FlightKey {
+            digest: TokenDigest::of(token),
+            fingerprint: 1,
+        }
+    }
+
+    #[test]
+    fn one_holder_at_a_time() {
+        let (store, leases) = (MemoryStore::default(), Leases::default());
+        let key = key(b"token");
+        assert_eq!(leases.acquire(&store, &key, ME, NOW), Acquired::Ours);
+        assert_eq!(
+            leases.acquire(&store, &key, OTHER, NOW),
+            Acquired::Theirs(NOW + LEASE)
+        );
+        leases.release(&store, &key, OTHER);
+        assert_eq!(
+            leases.acquire(&store, &key, OTHER, NOW),
+            Acquired::Theirs(NOW + LEASE)
+        );
+        leases.release(&store, &key, ME);
+        assert_eq!(leases.acquire(&store, &key, OTHER, NOW), Acquired::Ours);
+    }
+
+    #[test]
+    fn a_lease_ends_unless_it_is_renewed() {
+        let (store, leases) = (MemoryStore::default(), Leases::default());
+        let key = key(b"token");
+        let later = NOW + LEASE / 2;
+        assert_eq!(leases.acquire(&store, &key, ME, NOW), Acquired::Ours);
+        assert_eq!(leases.acquire(&store, &key, ME, later), Acquired::Ours);
+        assert_eq!(
+            leases.acquire(&store, &key, OTHER, NOW + LEASE),
+            Acquired::Theirs(later + LEASE)
+        );
+        assert_eq!(
+            leases.acquire(&store, &key, OTHER, later + LEASE),
+            Acquired::Ours
+        );
+        assert_eq!(
+            leases.acquire(&store, &key, ME, later + LEASE),
+            Acquired::Theirs(later + LEASE + LEASE)
+        );
+    }
+
+    #[test]
+    fn tokens_do_not_share_a_lease_and_a_full_table_says_so() {
+        let (store, leases) = (
+            MemoryStore::default(),
+            Leases {
+                slots: Slots::new("l", 2),
+            },
+        );
+        assert_eq!(leases.acquire(&store, &key(b"a"), ME, NOW), Acquired::Ours);
+        assert_eq!(
+            leases.acquire(&store, &key(b"b"), OTHER, NOW),
+            Acquired::Ours
+        );
+        assert_eq!(
+            leases.acquire(&store, &key(b"c"), ME, NOW),
+            Acquired::NoRoom
+        );
+        assert_eq!(
+            leases.acquire(&store, &key(b"c"), ME, NOW + LEASE),
+            Acquired::Ours
+        );
+    }
+
+    #[test]
+    fn whoever_writes_first_has_it() {
+        let (store, leases) = (MemoryStore::default(), Leases::default());
+        leases.release(&store, &key(b"makes the seed"), ME);
+        *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
+            assert_eq!(
+                Leases::default().acquire(store, &key(b"token"), OTHER, NOW),
+                Acquired::Ours
+            );
+        }));
+        assert!(matches!(
+            leases.acquire(&store, &key(b"token"), ME, NOW),
+            Acquired::Theirs(_)
+        ));
+    }
+}

@@ -115,6 +115,8 @@ impl Local {
             self.hand = 0;
         }
         self.remove_at(self.hand);
+        // The newest entry has taken its place: it is not the next to go.
+        self.hand += 1;
     }
 
     fn remove_at(&mut self, at: usize) {
@@ -127,5 +129,103 @@ impl Local {
         if let Some(moved) = self.slots.get(at) {
             self.index.insert(moved.key, at);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::{cache::TokenDigest, mas::introspection::ActiveToken};
+
+    fn key(number: usize) -> FlightKey {
+        FlightKey {
+            digest: TokenDigest::of(&number.to_le_bytes()),
+            fingerprint: 1,
+        }
+    }
+
+    fn entry(scope: usize) -> LocalEntry {
+        let token = ActiveToken {
+            scope: "x".repeat(scope),
+            ..ActiveToken::default()
+        };
+        LocalEntry {
+            grant: Rc::new(Grant::new(token, "example.org")),
+            fresh_until: Instant::from_millis(1_000),
+            refresh_at: None,
+            epoch: 0,
+        }
+    }
+
+    fn holds(local: &Local, number: usize) -> bool {
+        local.index.contains_key(&key(number))
+    }
+
+    #[test]
+    fn entries_are_bounded() {
+        let mut local = Local::default();
+        let evicted: usize = (0..1_000)
+            .map(|number| local.put(key(number), entry(100), 64))
+            .sum();
+        assert_eq!((local.len(), evicted), (64, 1_000 - 64));
+        assert!(local.bytes() <= 64 * BYTES_PER_ENTRY);
+        assert!(holds(&local, 999));
+    }
+
+    #[test]
+    fn bytes_are_bounded() {
+        let mut local = Local::default();
+        for number in 0..1_000 {
+            local.put(key(number), entry(number * 7 % 5_000), 64);
+            assert!(local.bytes() <= 64 * BYTES_PER_ENTRY && local.len() <= 64);
+        }
+        assert!(local.len() < 64, "large entries take the room of several");
+        local.put(key(0), entry(64 * BYTES_PER_ENTRY), 64);
+        assert!(
+            !holds(&local, 0),
+            "one that is larger than everything is not kept"
+        );
+        (0..1_000).for_each(|number| local.remove(&key(number)));
+        assert_eq!((local.len(), local.bytes(), local.index.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_is_in_use_stays() {
+        let mut local = Local::default();
+        for number in 0..10_000 {
+            local.put(key(number), entry(1), 64);
+            assert!(local.find(&key(0)).is_some(), "after {number}");
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_use_goes_and_what_is_new_stays_a_while() {
+        let mut local = Local::default();
+        for number in 0..1_000 {
+            local.put(key(number), entry(1), 64);
+            let recent = (number.saturating_sub(16)..=number)
+                .filter(|n| holds(&local, *n))
+                .count();
+            assert!(
+                recent >= 16.min(number),
+                "{recent} of the last 16 at {number}"
+            );
+        }
+        let old = (0..800).filter(|number| holds(&local, *number)).count();
+        assert_eq!(old, 0, "nothing unused stays for ever");
+    }
+
+    #[test]
+    fn the_same_token_has_one_entry() {
+        let mut local = Local::default();
+        for _ in 0..10 {
+            local.put(key(1), entry(10), 64);
+        }
+        assert_eq!(local.len(), 1);
+        assert_eq!(local.put(key(2), entry(10), 0), 0);
+        assert!(!holds(&local, 2), "no entries, no cache");
     }
 }
