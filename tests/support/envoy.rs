@@ -33,7 +33,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// How an Envoy is to start.
 #[derive(Default)]
 pub struct Builder {
-    concurrency: Option<u32>,
+    workers: Option<u32>,
     plugin: Option<Value>,
     clusters: Vec<Value>,
     environment: Vec<(String, String)>,
@@ -48,7 +48,7 @@ impl Builder {
     /// Worker threads; 1 unless said.
     #[must_use]
     pub fn concurrency(mut self, workers: u32) -> Self {
-        self.concurrency = Some(workers);
+        self.workers = Some(workers);
         self
     }
 
@@ -95,7 +95,7 @@ impl Builder {
         self
     }
 
-    /// Delivers the listeners through a file, so that [`Envoy::update_listeners`] can change them.
+    /// Delivers the listeners through a file, so that [`Envoy::update_listener`] can change one.
     #[must_use]
     pub fn dynamic_listeners(mut self) -> Self {
         self.dynamic_listeners = true;
@@ -141,12 +141,13 @@ impl Builder {
         write(&config_path, config.to_string().as_bytes());
         let admin_path = dir.path().join("admin-address");
 
+        let workers = self.workers.unwrap_or(1);
         let mut command = Command::new(binary());
         command
             .args(["--disable-hot-restart", "--log-level", "info"])
             // Not the list of everything that is compiled in.
             .args(["--component-log-level", "main:warning"])
-            .args(["--concurrency", &self.concurrency.unwrap_or(1).to_string()])
+            .args(["--concurrency", &workers.to_string()])
             // Access log lines are held back this long.
             .args(["--file-flush-interval-msec", "20"])
             .arg("--config-path")
@@ -175,6 +176,7 @@ impl Builder {
         };
         Ok(Envoy {
             process: Mutex::new(process),
+            workers,
             addr,
             admin,
             log,
@@ -202,6 +204,7 @@ impl fmt::Display for Refused {
 /// A running Envoy.
 pub struct Envoy {
     process: Mutex<Process>,
+    workers: u32,
     addr: SocketAddr,
     admin: SocketAddr,
     log: Log,
@@ -258,7 +261,15 @@ impl Envoy {
 
     /// Resolves when `text` was logged, with the line that it is in.
     pub async fn wait_for_log(&self, text: &str) -> String {
-        within_limit(&format!("{text:?} in the log"), self.log.wait_for(text)).await
+        self.wait_for_log_after(0, text).await
+    }
+
+    async fn wait_for_log_after(&self, from: usize, text: &str) -> String {
+        within_limit(
+            &format!("{text:?} in the log"),
+            self.log.wait_for(from, text),
+        )
+        .await
     }
 
     /// Whether the process runs.
@@ -266,36 +277,51 @@ impl Envoy {
         self.process.lock().expect("no panic while locked").runs()
     }
 
-    /// Replaces the listeners by edited ones, atomically, and waits for Envoy to take or refuse them.
+    /// Replaces the one listener by an edited one, atomically, and waits for Envoy to refuse it, or for all
+    /// workers to take new connections with it.
     ///
     /// # Errors
     ///
     /// If Envoy refuses: what it says.
-    pub async fn update_listeners(&self, edit: impl FnOnce(&mut Value)) -> Result<(), String> {
-        const TAKEN: &str = "listener_manager.lds.update_success";
+    ///
+    /// # Panics
+    ///
+    /// If it is no listener at all.
+    pub async fn update_listener(&self, edit: impl FnOnce(&mut Value)) -> Result<(), String> {
+        const CREATED: &str = "listener_manager.listener_create_success";
         const REFUSED: &str = "listener_manager.lds.update_rejected";
         const UNREADABLE: &str = "listener_manager.lds.update_failure";
         let mut listeners = self.listeners.lock().await;
-        let (taken, refused) = (self.stat(TAKEN).await, self.stat(REFUSED).await);
-        let unreadable = self.stat(UNREADABLE).await;
+        let created = self.stat(CREATED).await;
+        let refused = self.stat(REFUSED).await;
         let logged = self.log().len();
         let mut edited = listeners.resources.clone();
-        edit(&mut edited);
+        edit(&mut edited[0]);
         listeners.version += 1;
         write_listeners(self.dir.path(), listeners.version, &edited);
-        within_limit("Envoy to read the listeners", async {
+        let is_taken = within_limit("Envoy to read the listener", async {
             loop {
-                let refused = self.stat(REFUSED).await > refused;
-                if refused || self.stat(UNREADABLE).await > unreadable {
-                    return Err(self.log()[logged..].to_owned());
+                assert_eq!(
+                    self.stat(UNREADABLE).await,
+                    0,
+                    "Envoy cannot read the listener"
+                );
+                if self.stat(REFUSED).await > refused {
+                    return false;
                 }
-                if self.stat(TAKEN).await > taken {
-                    return Ok(());
+                // Each worker counts once.
+                if self.stat(CREATED).await == created + u64::from(self.workers) {
+                    return true;
                 }
                 tokio::time::sleep(POLL).await;
             }
         })
-        .await?;
+        .await;
+        if !is_taken {
+            self.wait_for_log_after(logged, "Filesystem config update")
+                .await;
+            return Err(self.log()[logged..].to_owned());
+        }
         listeners.resources = edited;
         Ok(())
     }

@@ -211,6 +211,8 @@ struct Vm {
     streams: RefCell<BTreeMap<StreamId, Request>>,
     calls: RefCell<Vec<Call>>,
     ticking: RefCell<BTreeMap<RootId, Duration>>,
+    /// Roots that have gone.
+    dropped: RefCell<Vec<RootId>>,
     next_call: Cell<u32>,
     faults: Faults,
     host_calls: RefCell<BTreeMap<String, u64>>,
@@ -223,7 +225,6 @@ pub struct SimulatedWorker {
     worker: Worker,
     phases: BTreeMap<StreamId, Rc<Cell<Phase>>>,
     gateways: BTreeMap<StreamId, Rc<Gateway>>,
-    dropped: Vec<RootId>,
     next_stream: u32,
 }
 
@@ -262,7 +263,6 @@ impl SimulatedWorker {
             worker: Worker::default(),
             phases: BTreeMap::new(),
             gateways: BTreeMap::new(),
-            dropped: Vec::new(),
             next_stream: FIRST_STREAM,
         }
     }
@@ -419,6 +419,10 @@ impl SimulatedWorker {
         let Some((queue, root)) = due else {
             return false;
         };
+        if self.vm.dropped.borrow().contains(&root) {
+            // Envoy skips the callback; the message stays.
+            return true;
+        }
         self.worker.on_queue(&self.host(root.0), root, queue);
         true
     }
@@ -444,7 +448,7 @@ impl SimulatedWorker {
     pub fn drop_root(&mut self, root: RootId) {
         self.vm.calls.borrow_mut().retain(|call| call.root != root);
         self.vm.ticking.borrow_mut().remove(&root);
-        self.dropped.push(root);
+        self.vm.dropped.borrow_mut().push(root);
         self.worker.on_root_end(root);
     }
 
@@ -605,7 +609,7 @@ impl Host for SimulatedHost {
             self.context >= FIRST_STREAM || self.context == root.0,
             "the SDK would panic"
         );
-        if self.vm.faults.dispatch.get() {
+        if self.vm.faults.dispatch.get() || self.vm.dropped.borrow().contains(&root) {
             return Err(INTERNAL_FAILURE);
         }
         self.vm.next_call.set(self.vm.next_call.get() + 1);

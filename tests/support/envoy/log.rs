@@ -43,18 +43,19 @@ impl Log {
         self.written.borrow().clone()
     }
 
-    /// Resolves when `text` was written, with the first line that it is in.
+    /// Resolves when `text` was written after the first `from` bytes, with the line that it is in.
     ///
     /// # Panics
     ///
     /// If the process ends before that.
-    pub async fn wait_for(&self, text: &str) -> String {
+    pub async fn wait_for(&self, from: usize, text: &str) -> String {
         let mut written = self.written.clone();
         let log = written
-            .wait_for(|log| log.contains(text))
+            .wait_for(|log| log[from..].contains(text))
             .await
             .unwrap_or_else(|_| panic!("Envoy ended without writing {text:?}"));
-        log.lines()
+        log[from..]
+            .lines()
             .find(|line| line.contains(text))
             .unwrap_or_default()
             .to_owned()

@@ -42,6 +42,15 @@ impl Stats {
         names
     }
 
+    /// The samples of all names that start with `prefix`, for a message.
+    pub fn of(&self, prefix: &str) -> String {
+        self.0
+            .iter()
+            .filter(|sample| sample.name.starts_with(prefix))
+            .map(|sample| format!("{} {:?} {}\n", sample.name, sample.labels, sample.value))
+            .collect()
+    }
+
     fn matching(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &Sample> {
         self.0.iter().filter(move |sample| {
             sample.name == name
@@ -84,9 +93,6 @@ fn parse_labels(mut text: &str) -> BTreeMap<String, String> {
 
 impl fmt::Debug for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for sample in &self.0 {
-            writeln!(f, "{} {:?} {}", sample.name, sample.labels, sample.value)?;
-        }
-        Ok(())
+        f.write_str(&self.of(""))
     }
 }
