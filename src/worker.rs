@@ -100,6 +100,7 @@ struct Waiter {
     kind: Option<TokenKind>,
     phase: Rc<Cell<Phase>>,
     since: Instant,
+    until: Instant,
 }
 
 /// The state of one worker's VM.
@@ -199,6 +200,7 @@ impl Worker {
                             kind: question.kind,
                             phase: Rc::clone(phase),
                             since: self.now,
+                            until: self.now + ask::patience(gateway),
                         };
                         self.hold(host, &question, stream, waiter)?
                     }

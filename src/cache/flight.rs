@@ -204,6 +204,27 @@ impl<Q, W> Flights<Q, W> {
             })
     }
 
+    /// Takes out everyone who waits and is `chosen`. The calls go on: their answers will be kept.
+    pub fn take_waiters(&mut self, chosen: impl Fn(&W) -> bool) -> BTreeMap<StreamId, W> {
+        let mut taken = BTreeMap::new();
+        for flight in self
+            .flights
+            .values_mut()
+            .filter(|flight| flight.waiters.values().any(&chosen))
+        {
+            let (leave, stay) = std::mem::take(&mut flight.waiters)
+                .into_iter()
+                .partition::<BTreeMap<_, _>, _>(|(_, waiter)| chosen(waiter));
+            flight.waiters = stay;
+            taken.extend(leave);
+        }
+        for stream in taken.keys() {
+            self.streams.remove(stream);
+        }
+        self.flights.retain(|_, flight| !flight.is_pointless());
+        taken
+    }
+
     /// Notes that `root` has gone, and its calls with it: Envoy will not deliver their answers. Returns how
     /// many there were.
     pub fn root_gone(&mut self, gone: RootId) -> usize {
@@ -380,6 +401,17 @@ mod tests {
         assert!(flights.contains(&key(b"a")) && !flights.contains(&key(b"b")));
         flights.forget(StreamId(1));
         assert!(!flights.contains(&key(b"a")));
+    }
+
+    #[test]
+    fn those_who_have_waited_too_long_can_be_taken_out() {
+        let mut flights = flights(&[b"a"]);
+        for stream in 0..10 {
+            flights.join(key(b"a"), StreamId(stream), stream).unwrap();
+        }
+        assert_eq!(flights.take_waiters(|waiter| waiter % 2 == 0).len(), 5);
+        assert_eq!(flights.take_waiters(|waiter| waiter % 2 == 0).len(), 0);
+        assert_eq!(flights.land(CallId(100)).unwrap().1.waiters.len(), 5);
     }
 
     #[test]

@@ -32,6 +32,13 @@ use crate::{
 /// 504, so this is for answers that Envoy never delivers.
 const LOST_AFTER: Duration = Duration::from_millis(500);
 
+/// Longest that a request waits, however often it is asked again: one call, the lease of a lost worker, and
+/// one more call.
+pub(super) fn patience(gateway: &Gateway) -> Duration {
+    let call = gateway.config.introspection.timeout + LOST_AFTER;
+    call + LEASE + call
+}
+
 /// How often the epoch is written again after another worker wrote it first.
 const WRITE_ATTEMPTS: usize = 8;
 
@@ -128,6 +135,9 @@ impl Worker {
                 -i64::try_from(lost_calls).unwrap_or(i64::MAX),
             );
         }
+        // The call goes on for others.
+        let impatient = self.flights.take_waiters(|waiter| waiter.until <= now);
+        conclude(host, impatient, now, &Verdict::None(NoVerdict::Lost), None);
         while let Some((key, flight)) = self.flights.orphan() {
             self.look_again(host, root, key, flight, now);
         }
@@ -375,7 +385,7 @@ impl Worker {
         if let Some(cached) = gateway.cache.find(host, &key.digest, now, |_| {}) {
             let (_, verdict) = self.verdict(host, &gateway, key, cached);
             self.refund(host, &flight.question, &verdict, now);
-            conclude(host, flight, now, &verdict, None);
+            conclude(host, flight.waiters, now, &verdict, None);
             return;
         }
         let holder = self.peers.holder(host);
@@ -450,7 +460,7 @@ impl Worker {
             }
         };
         self.refund(host, &flight.question, &verdict, now);
-        conclude(host, flight, now, &verdict, None);
+        conclude(host, flight.waiters, now, &verdict, None);
     }
 
     /// Ends a flight without a verdict.
@@ -470,7 +480,13 @@ impl Worker {
                 self.failures.insert(key, now);
             }
         }
-        conclude(host, flight, now, &Verdict::None(why), stale.as_ref());
+        conclude(
+            host,
+            flight.waiters,
+            now,
+            &Verdict::None(why),
+            stale.as_ref(),
+        );
     }
 
     /// Gives the lease back, if there is one, and tells the others.
@@ -539,7 +555,7 @@ fn stale(host: &impl Host, gateway: &Gateway, key: &FlightKey, now: Instant) -> 
 /// Decides every request that waited. `stale` serves where there is no verdict.
 fn conclude(
     host: &impl Host,
-    flight: Flight<Call, Waiter>,
+    waiters: BTreeMap<StreamId, Waiter>,
     now: Instant,
     verdict: &Verdict,
     stale: Option<&Rc<Grant>>,
@@ -552,7 +568,7 @@ fn conclude(
         (Verdict::Inactive, _) => (Outcome::InactiveIntrospected, verdict),
         (Verdict::None(why), None) => (why.outcome(), verdict),
     };
-    for (stream, waiter) in flight.waiters {
+    for (stream, waiter) in waiters {
         if !host.select(stream) {
             continue;
         }
