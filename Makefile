@@ -1,7 +1,7 @@
 # Thin names for the scripts in scripts/; each target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test lint package clean
+.PHONY: help setup build run test sim bench lint package clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,12 @@ run: ## Run a complete stack on loopback until Ctrl-C (MAS_URL=, HOMESERVER_URL=
 
 test: ## Run all tests and print one summary (LAYER="native core module envoy synapse" picks some)
 	@scripts/test $(LAYER)
+
+sim: ## Run the deterministic simulation over random seeds (SEEDS=100000, SCENARIO_SEED=n replays one)
+	@scripts/sim $(SEEDS)
+
+bench: ## Measure the module in a real Envoy (PART="hits growth attack" picks some)
+	@scripts/bench $(PART)
 
 lint: ## Check formatting, lints and the project's own rules
 	@scripts/lint

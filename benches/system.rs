@@ -1,0 +1,187 @@
+//! The whole system under load: the built module in a real Envoy, on Linux.
+//!
+//! What is measured, and how, stands in `docs/performance.md`. Everything that is compared is measured side
+//! by side in one run, because machines differ and are noisy; CPU time of the Envoy process is steadier
+//! than any latency.
+//!
+//! `make bench` runs all parts; `make bench PART="hits growth attack"` picks some.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a bench measures real time; the core never reads a clock"
+)]
+
+#[path = "system/attack.rs"]
+mod attack;
+#[path = "system/client.rs"]
+mod client;
+#[path = "system/hits.rs"]
+mod hits;
+#[path = "system/process.rs"]
+mod process;
+#[path = "../tests/support"]
+#[allow(
+    dead_code,
+    reason = "shared by several programs, each of which uses a part"
+)]
+mod support {
+    pub mod envoy;
+    pub mod http;
+}
+#[path = "system/upstream.rs"]
+mod upstream;
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use self::{
+    process::Process,
+    support::envoy::{Builder, Envoy, bootstrap},
+    upstream::Mas,
+};
+
+fn main() {
+    let chosen: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let is_chosen = |part: &str| chosen.is_empty() || chosen.iter().any(|name| name == part);
+    on_this_thread(async {
+        let mas = Mas::start();
+        if is_chosen("hits") {
+            hits::by_kind(&mas).await;
+        }
+        if is_chosen("growth") {
+            hits::growth(&mas).await;
+        }
+        if is_chosen("attack") {
+            attack::unknown_tokens(&mas).await;
+            attack::impossible_tokens(&mas).await;
+        }
+    });
+}
+
+/// A running Envoy that answers what passes with 200 itself, so that no homeserver is measured.
+struct Gateway {
+    envoy: Envoy,
+    process: Process,
+}
+
+impl Gateway {
+    async fn start(mas: &Mas, workers: u32, cache: Value) -> Self {
+        let mut plugin = json!({
+            "server_name": "example.org",
+            "introspection": {
+                "cluster": "mas",
+                "authority": "auth.example.org",
+                "credential": {"bearer": {"value": "bench"}},
+            },
+            // Long enough that no session ends during a measurement.
+            "cache": {"ttl": "3600s"},
+        });
+        if let (Value::Object(settings), Value::Object(more)) = (&mut plugin["cache"], cache) {
+            settings.extend(more);
+        }
+        Self::of(
+            Envoy::builder()
+                .concurrency(workers)
+                .plugin(plugin)
+                .mas(mas.addr()),
+        )
+        .await
+    }
+
+    async fn without_module() -> Self {
+        Self::of(Envoy::builder()).await
+    }
+
+    async fn of(builder: Builder) -> Self {
+        let envoy = builder
+            .bootstrap(|config| {
+                let manager = bootstrap::http_manager(config);
+                manager["route_config"]["virtual_hosts"][0]["routes"][0] =
+                    json!({"match": {"prefix": "/"}, "direct_response": {"status": 200}});
+            })
+            .start()
+            .await;
+        let process = Process::of(&envoy);
+        Self { envoy, process }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.envoy.addr()
+    }
+
+    /// Resident, and allocated by Envoy's own count, in bytes.
+    async fn memory(&self) -> (u64, u64) {
+        (
+            self.process.resident(),
+            process::allocated(&self.envoy).await,
+        )
+    }
+
+    /// Active verdicts so far: from the worker's cache, from the shared cache, from MAS.
+    async fn sources(&self) -> [u64; 3] {
+        let stats = self.envoy.stats().await;
+        ["local", "shared", "mas"].map(|source| {
+            let labels = [("verdict", "active"), ("source", source)];
+            stats.sum("matrix_edge_auth_requests_total", &labels) as u64
+        })
+    }
+
+    /// One of the module's metrics, summed over the samples with these labels.
+    async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        let name = format!("matrix_edge_auth_{name}");
+        self.envoy.stats().await.sum(&name, labels) as u64
+    }
+}
+
+/// Access tokens with the right checksum.
+fn tokens(name: &str, number: usize) -> Vec<String> {
+    (0..number)
+        .map(|n| stand_in::mas::token("mat", &format!("{name} {n}")))
+        .collect()
+}
+
+/// The same token with a wrong checksum.
+fn damaged(token: &str) -> String {
+    let (rest, last) = token.split_at(token.len() - 1);
+    format!("{rest}{}", if last == "0" { '1' } else { '0' })
+}
+
+/// The status of the first response in `received`, and its length; `None` if it is not whole.
+fn response(received: &[u8]) -> Option<(u16, usize)> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut head = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(start) = head.parse(received).expect("a response head") else {
+        return None;
+    };
+    let status = head.code.expect("a parsed head has a status");
+    let length = start + content_length(head.headers);
+    (received.len() >= length).then_some((status, length))
+}
+
+fn content_length(headers: &[httparse::Header<'_>]) -> usize {
+    headers
+        .iter()
+        .find(|header| header.name.eq_ignore_ascii_case("content-length"))
+        .map_or(0, |header| {
+            let text = std::str::from_utf8(header.value).expect("a number");
+            text.parse().expect("a number")
+        })
+}
+
+fn on_this_thread(work: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(work);
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}

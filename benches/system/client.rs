@@ -1,0 +1,111 @@
+//! HTTP/1.1 clients that cost little: kept-alive connections and ready-made requests.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+/// Requests on their way at once. Not pipelined: with that, one read would bring many requests, which makes
+/// everything else look dear beside a real client's.
+const CONNECTIONS: usize = 16;
+
+/// The bytes of a request that needs a token.
+pub fn whoami(token: &str) -> Vec<u8> {
+    get("/_matrix/client/v3/account/whoami", Some(token))
+}
+
+/// The bytes of a `GET`, with headers such as a Matrix client sends.
+pub fn get(path: &str, token: Option<&str>) -> Vec<u8> {
+    let authorization = token.map_or(String::new(), |token| {
+        format!("authorization: Bearer {token}\r\n")
+    });
+    format!(
+        "GET {path} HTTP/1.1\r\nhost: matrix.example.org\r\n{authorization}\
+         accept: application/json\r\nuser-agent: Element/1.11 (bench)\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// Some connections, used at once.
+pub struct Client {
+    connections: Vec<Connection>,
+}
+
+impl Client {
+    pub fn open(addr: SocketAddr) -> Self {
+        let connections = (0..CONNECTIONS).map(|_| Connection::open(addr));
+        Self {
+            connections: connections.collect(),
+        }
+    }
+
+    /// Sends `number` of these requests, over and over, and reads the responses.
+    ///
+    /// # Panics
+    ///
+    /// If one has another status.
+    pub fn send(&mut self, requests: &[Vec<u8>], number: usize, status: u16) {
+        let mut requests = requests.iter().cycle().take(number).peekable();
+        while requests.peek().is_some() {
+            let mut asked = 0;
+            for (connection, request) in self.connections.iter_mut().zip(requests.by_ref()) {
+                connection.send(request);
+                asked += 1;
+            }
+            for connection in self.connections.iter_mut().take(asked) {
+                connection.expect(status);
+            }
+        }
+    }
+}
+
+/// One connection.
+pub struct Connection {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Connection {
+    pub fn open(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect(addr).expect("Envoy listens");
+        stream.set_nodelay(true).expect("a TCP connection");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .expect("not zero");
+        Self {
+            stream,
+            received: Vec::new(),
+        }
+    }
+
+    /// Sends one request and waits for the response.
+    pub fn time(&mut self, request: &[u8], status: u16) -> Duration {
+        let begun = Instant::now();
+        self.send(request);
+        self.expect(status);
+        begun.elapsed()
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("Envoy reads");
+    }
+
+    fn expect(&mut self, status: u16) {
+        let given = loop {
+            match super::response(&self.received) {
+                Some((given, _)) => break given,
+                None => self.fill(),
+            }
+        };
+        self.received.clear();
+        assert_eq!(given, status, "the status of a response");
+    }
+
+    fn fill(&mut self) {
+        let mut buffer = [0; 4 * 1024];
+        let length = self.stream.read(&mut buffer).expect("Envoy answers");
+        assert!(length > 0, "the connection ended before a response");
+        self.received.extend_from_slice(&buffer[..length]);
+    }
+}

@@ -1,0 +1,140 @@
+//! CPU of the Envoy process per request, one kind of request after the other, over and over.
+
+use serde_json::json;
+
+use super::{
+    Gateway,
+    client::{self, Client},
+    median, tokens,
+    upstream::Mas,
+};
+
+const ROUNDS: usize = 7;
+const REQUESTS: usize = 65_536;
+
+/// One kind of request: its name, where it goes, what is sent and what comes back.
+struct Kind<'a> {
+    name: &'static str,
+    client: Client,
+    gateway: &'a Gateway,
+    requests: Vec<Vec<u8>>,
+    status: u16,
+    micros: Vec<f64>,
+}
+
+impl<'a> Kind<'a> {
+    fn new(name: &'static str, gateway: &'a Gateway, tokens: &[String], status: u16) -> Self {
+        Self {
+            name,
+            client: Client::open(gateway.addr()),
+            gateway,
+            requests: tokens.iter().map(|token| client::whoami(token)).collect(),
+            status,
+            micros: Vec::new(),
+        }
+    }
+
+    fn round(&mut self) {
+        let before = self.gateway.process.cpu_micros();
+        self.client.send(&self.requests, REQUESTS, self.status);
+        let used = self.gateway.process.cpu_micros() - before;
+        self.micros.push(used / REQUESTS as f64);
+    }
+}
+
+/// Takes the kinds in turn, so that whatever disturbs the machine disturbs all of them, and prints medians.
+fn measure(kinds: &mut [Kind<'_>]) {
+    for kind in kinds.iter_mut() {
+        kind.round();
+        kind.micros.clear();
+    }
+    for _ in 0..ROUNDS {
+        kinds.iter_mut().for_each(Kind::round);
+    }
+    let base = median(&kinds[0].micros);
+    println!(
+        "  {:44} {:>8} {:>8} {:>7} {:>15}",
+        "", "us CPU", "added", "ratio", "lowest-highest"
+    );
+    for kind in kinds {
+        let micros = median(&kind.micros);
+        let lowest = kind.micros.iter().copied().fold(f64::MAX, f64::min);
+        let highest = kind.micros.iter().copied().fold(0.0, f64::max);
+        println!(
+            "  {:44} {micros:8.2} {:+8.2} {:7.3} {lowest:7.2}-{highest:.2}",
+            kind.name,
+            micros - base,
+            micros / base
+        );
+    }
+}
+
+/// What each kind of answer costs.
+pub async fn by_kind(mas: &Mas) {
+    println!("\nCPU of the Envoy process per request; {ROUNDS} rounds of {REQUESTS}, interleaved");
+    let plain = Gateway::without_module().await;
+    let local = Gateway::start(mas, 1, json!({})).await;
+    let shared = Gateway::start(mas, 1, json!({"local_entries": 0})).await;
+    let active = tokens("kind", 100);
+    mas.activate(&active);
+    let unknown = tokens("nobody", 100);
+    let impossible: Vec<String> = unknown.iter().map(|token| super::damaged(token)).collect();
+    let mut public = Kind::new("public endpoint, no token", &local, &[], 200);
+    public.requests = vec![client::get("/_matrix/client/versions", None)];
+    measure(&mut [
+        Kind::new("no module", &plain, &active, 200),
+        public,
+        Kind::new("active, from the worker's cache", &local, &active, 200),
+        Kind::new("active, from the shared cache", &shared, &active, 200),
+        Kind::new("inactive, from the shared cache", &local, &unknown, 401),
+        Kind::new(
+            "impossible token, rejected offline",
+            &local,
+            &impossible,
+            401,
+        ),
+    ]);
+}
+
+/// Whether a hit costs more when there are many sessions, and how much memory a session takes.
+pub async fn growth(mas: &Mas) {
+    const FEW: usize = 100;
+    const MANY: usize = 65_536;
+    let sessions = tokens("session", MANY);
+    mas.activate(&sessions);
+    let few = &sessions[..FEW];
+    for (name, local_entries) in [("the worker's cache", MANY), ("the shared cache", 0)] {
+        // With fewer slots some sessions would push each other out.
+        let cache = json!({"local_entries": local_entries, "slots": 1_048_576});
+        let small = Gateway::start(mas, 1, cache.clone()).await;
+        let large = Gateway::start(mas, 1, cache).await;
+        Client::open(small.addr()).send(&requests(few), 2 * FEW, 200);
+        let mut filling = Client::open(large.addr());
+        // Also before the first measurement: memory that every connection and VM needs once.
+        filling.send(&requests(few), 2 * FEW, 200);
+        let (resident, allocated) = large.memory().await;
+        let calls = mas.calls();
+        filling.send(&requests(&sessions[FEW..]), MANY - FEW, 200);
+        let kept = mas.calls() - calls;
+        let (resident_full, allocated_full) = large.memory().await;
+        println!(
+            "\nGrowth, {name}: {kept} sessions filled in; bytes per session: {:.0} resident, {:.0} by Envoy's own count",
+            (resident_full as f64 - resident as f64) / kept as f64,
+            (allocated_full as f64 - allocated as f64) / kept as f64,
+        );
+        measure(&mut [
+            Kind::new("100 cached, all used", &small, few, 200),
+            Kind::new("65,536 cached, 100 used", &large, few, 200),
+            Kind::new("65,536 cached, all used in turn", &large, &sessions, 200),
+        ]);
+        let [local, shared, mas_asked] = large.sources().await;
+        println!(
+            "  answered in the Envoy with 65,536, filling included: {local} from the worker's cache, \
+             {shared} from the shared cache, {mas_asked} by MAS"
+        );
+    }
+}
+
+fn requests(tokens: &[String]) -> Vec<Vec<u8>> {
+    tokens.iter().map(|token| client::whoami(token)).collect()
+}

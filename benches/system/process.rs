@@ -1,0 +1,70 @@
+//! What a running Envoy costs, as the kernel and Envoy itself count it.
+
+use std::{fs, path::Path};
+
+use crate::support::{
+    envoy::Envoy,
+    http::{self, Request},
+};
+
+/// Of a clock tick in `/proc`: `USER_HZ` is 100 on every Linux that Envoy runs on.
+const TICK_MICROS: f64 = 10_000.0;
+
+/// A running Envoy's process.
+pub struct Process {
+    pid: u32,
+}
+
+impl Process {
+    /// Finds it by its own directory, which is on its command line.
+    pub fn of(envoy: &Envoy) -> Self {
+        let dir = envoy.dir().to_str().expect("a path in UTF-8").as_bytes();
+        let is_envoy = |pid: &u32| {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.windows(dir.len()).any(|part| part == dir)
+        };
+        let pid = fs::read_dir("/proc")
+            .expect("Linux")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .find(is_envoy)
+            .expect("Envoy runs");
+        Self { pid }
+    }
+
+    /// CPU time used so far, of all its threads, in microseconds.
+    pub fn cpu_micros(&self) -> f64 {
+        let stat = self.read("stat");
+        // The second field is the name in parentheses, which may hold anything.
+        let after_name = stat.rsplit_once(')').expect("a name").1;
+        let field = |number: usize| -> f64 {
+            let text = after_name.split_whitespace().nth(number - 3);
+            text.expect("a field").parse().expect("a number")
+        };
+        (field(14) + field(15)) * TICK_MICROS
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = self.read("status");
+        let kilobytes = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix(" kB"))
+            .expect("a process has memory");
+        kilobytes.trim().parse::<u64>().expect("a number") * 1024
+    }
+
+    fn read(&self, file: &str) -> String {
+        let path = Path::new("/proc").join(self.pid.to_string()).join(file);
+        fs::read_to_string(path).expect("Envoy runs")
+    }
+}
+
+/// Bytes that Envoy says it has allocated. V8's memory is not among them.
+pub async fn allocated(envoy: &Envoy) -> u64 {
+    let memory = http::send(envoy.admin(), &Request::get("/memory")).await;
+    memory.json()["allocated"]
+        .as_str()
+        .expect("Envoy tells what it has allocated")
+        .parse()
+        .expect("a number")
+}
