@@ -4,9 +4,10 @@
 //! A worker lives as long as its VM and serves every plugin configuration loaded into it. A request is
 //! answered at once where a cache knows the token; otherwise it is held, joins the flight for its token,
 //! and is let go or answered from the callback in which the answer arrives. Every way out of a hold leads
-//! through `ask::conclude`: an answer, a failure, or the deadline.
+//! through `land::conclude`: an answer, a failure, or the deadline.
 
 mod ask;
+mod land;
 mod peers;
 mod request;
 

@@ -7,25 +7,22 @@
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use super::{
-    EPOCH_KEY, FAILURE_REMEMBERED, Gateway, MAX_RETRIES, Phase, RETRY, TICK, Waiter, Worker,
+    FAILURE_REMEMBERED, Gateway, MAX_RETRIES, RETRY, TICK, Waiter, Worker, land::conclude,
     peers::Hint, request,
 };
 use crate::{
     cache::{
-        Cached, If, TokenDigest,
+        Cached, TokenDigest,
         budget::{Source, Spent},
         flight::{Flight, FlightKey, Full, Stage},
         lease::{Acquired, LEASE},
-        table::Evicted,
     },
     clock::Instant,
-    gate::{self, Grant, Question, Verdict},
-    host::{CallId, Host, QueueId, RootId, StreamId},
-    mas::introspection::{
-        self, IntrospectionAnswer, IntrospectionRequest, IntrospectionResponse, NoVerdict,
-    },
+    gate::{Grant, Question, Verdict},
+    host::{Host, QueueId, RootId, StreamId},
+    mas::introspection::{IntrospectionRequest, NoVerdict},
     matrix::credential::AccessToken,
-    metrics::{self, Metric, Outcome},
+    metrics::{Metric, Outcome},
 };
 
 /// Added to the call's own timeout before its answer counts as lost. Envoy answers a timed-out call with
@@ -39,13 +36,10 @@ pub(super) fn patience(gateway: &Gateway) -> Duration {
     call + LEASE + call
 }
 
-/// How often the epoch is written again after another worker wrote it first.
-const WRITE_ATTEMPTS: usize = 8;
-
 /// What is needed to ask MAS, and to ask again.
 #[derive(Debug)]
 pub(super) struct Call {
-    gateway: Rc<Gateway>,
+    pub gateway: Rc<Gateway>,
     token: AccessToken<'static>,
     digest: TokenDigest,
     trace: Vec<(&'static str, String)>,
@@ -88,34 +82,6 @@ enum Launched {
 }
 
 impl Worker {
-    /// Takes in MAS's answer to `call`.
-    pub fn on_answer(
-        &mut self,
-        host: &impl Host,
-        call: CallId,
-        response: IntrospectionResponse<'_>,
-    ) {
-        let Some((key, flight)) = self.flights.land(call) else {
-            return;
-        };
-        let now = self.read_clock(host);
-        host.record(Metric::InFlight, -1);
-        host.record(
-            Metric::IntrospectionMillis,
-            millis(now.since(flight.asked_at)),
-        );
-        let answer = introspection::read(response);
-        host.count(Metric::Introspection(match &answer {
-            Ok(IntrospectionAnswer::Active { .. }) => "active",
-            Ok(IntrospectionAnswer::Inactive) => "inactive",
-            Err(why) => why.label(),
-        }));
-        match answer {
-            Ok(answer) => self.land(host, key, flight, now, answer),
-            Err(why) => self.fail(host, key, flight, now, why),
-        }
-    }
-
     /// Looks at deadlines, leases and the epoch, on behalf of `root`.
     pub fn on_tick(&mut self, host: &impl Host, root: RootId) {
         let now = self.read_clock(host);
@@ -299,7 +265,7 @@ impl Worker {
     }
 
     /// Takes the charge back from the source of a token that is active after all.
-    fn refund(&self, host: &impl Host, call: &Call, verdict: &Verdict, now: Instant) {
+    pub(super) fn refund(&self, host: &impl Host, call: &Call, verdict: &Verdict, now: Instant) {
         if let (Verdict::Active(_), Some(source)) = (verdict, &call.source) {
             self.budget.refund(host, source, now);
         }
@@ -409,121 +375,6 @@ impl Worker {
         }
     }
 
-    /// Keeps an answer and gives it to everyone who waits, here and in other workers.
-    fn land(
-        &mut self,
-        host: &impl Host,
-        key: FlightKey,
-        flight: Flight<Call, Waiter>,
-        now: Instant,
-        answer: IntrospectionAnswer,
-    ) {
-        let gateway = Rc::clone(&flight.question.gateway);
-        let kept = gateway
-            .cache
-            .keep(host, key.digest, flight.asked_at, now, &answer);
-        if let Some(evicted) = kept.evicted {
-            let table = match answer {
-                IntrospectionAnswer::Active { .. } => metrics::Table::Active,
-                IntrospectionAnswer::Inactive => metrics::Table::Negative,
-            };
-            host.count(Metric::Evicted(table, evicted));
-        }
-        self.retries.remove(&key);
-        self.failures.remove(&key);
-        self.settle(host, key, &flight, Hint::Answered(key), now);
-        if kept.invalidated {
-            host.count(Metric::Invalidated);
-            self.peers.tell(host, Hint::Invalidated(key), now);
-        }
-        // An invalidation finds only what the shared cache holds: workers that hold an answer which was
-        // pushed out of it must look there again.
-        if kept.invalidated || kept.evicted == Some(Evicted::Live) {
-            self.next_epoch(host);
-        }
-        let known = kept
-            .stored
-            .then(|| {
-                gateway
-                    .cache
-                    .known(key.digest, flight.asked_at, now, &answer)
-            })
-            .flatten();
-        let verdict = match (known, answer) {
-            (Some(known), _) => Verdict::Active(self.keep_locally(host, &gateway, key, known)),
-            (None, IntrospectionAnswer::Active { token, .. }) => {
-                Verdict::Active(Rc::new(Grant::new(token, &gateway.config.server_name)))
-            }
-            (None, IntrospectionAnswer::Inactive) => {
-                self.local.remove(&key);
-                Verdict::Inactive
-            }
-        };
-        self.refund(host, &flight.question, &verdict, now);
-        conclude(host, flight.waiters, now, &verdict, None);
-    }
-
-    /// Ends a flight without a verdict.
-    fn fail(
-        &mut self,
-        host: &impl Host,
-        key: FlightKey,
-        flight: Flight<Call, Waiter>,
-        now: Instant,
-        why: NoVerdict,
-    ) {
-        self.settle(host, key, &flight, Hint::Failed(key), now);
-        let stale = stale(host, &flight.question.gateway, &key, now);
-        if stale.is_some() {
-            self.retry_later(key, now);
-            if self.failures.len() < MAX_RETRIES {
-                self.failures.insert(key, now);
-            }
-        }
-        conclude(
-            host,
-            flight.waiters,
-            now,
-            &Verdict::None(why),
-            stale.as_ref(),
-        );
-    }
-
-    /// Gives the lease back, if there is one, and tells the others.
-    fn settle(
-        &mut self,
-        host: &impl Host,
-        key: FlightKey,
-        flight: &Flight<Call, Waiter>,
-        hint: Hint,
-        now: Instant,
-    ) {
-        if let Stage::Asked { leased: true, .. } = flight.stage {
-            let holder = self.peers.holder(host);
-            self.leases.release(host, &key, holder);
-            self.peers.tell(host, hint, now);
-        }
-    }
-
-    /// Makes every worker compare what it holds with the shared cache, by the next tick.
-    fn next_epoch(&mut self, host: &impl Host) {
-        for _ in 0..WRITE_ATTEMPTS {
-            let stored = host.read(EPOCH_KEY);
-            let condition = stored
-                .as_ref()
-                .map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-            let bytes = stored.and_then(|stored| stored.value.try_into().ok());
-            let epoch = bytes.map_or(0, u64::from_le_bytes).wrapping_add(1);
-            if host
-                .write(EPOCH_KEY, &epoch.to_le_bytes(), condition)
-                .is_ok()
-            {
-                break;
-            }
-        }
-        self.read_epoch(host);
-    }
-
     fn verdict(
         &mut self,
         host: &impl Host,
@@ -540,50 +391,23 @@ impl Worker {
         }
     }
 
-    fn retry_later(&mut self, key: FlightKey, now: Instant) {
+    pub(super) fn retry_later(&mut self, key: FlightKey, now: Instant) {
         if self.retries.len() < MAX_RETRIES {
             self.retries.insert(key, now + RETRY);
         }
     }
 }
 
-fn stale(host: &impl Host, gateway: &Gateway, key: &FlightKey, now: Instant) -> Option<Rc<Grant>> {
+pub(super) fn stale(
+    host: &impl Host,
+    gateway: &Gateway,
+    key: &FlightKey,
+    now: Instant,
+) -> Option<Rc<Grant>> {
     let (token, _) = gateway.cache.find_stale(host, &key.digest, now)?;
     Some(Rc::new(Grant::new(token, &gateway.config.server_name)))
 }
 
-/// Decides every request that waited. `stale` serves where there is no verdict.
-fn conclude(
-    host: &impl Host,
-    waiters: BTreeMap<StreamId, Waiter>,
-    now: Instant,
-    verdict: &Verdict,
-    stale: Option<&Rc<Grant>>,
-) {
-    let (outcome, verdict) = match (verdict, stale) {
-        (Verdict::None(_), Some(grant)) => {
-            (Outcome::ActiveStale, &Verdict::Active(Rc::clone(grant)))
-        }
-        (Verdict::Active(_), _) => (Outcome::ActiveIntrospected, verdict),
-        (Verdict::Inactive, _) => (Outcome::InactiveIntrospected, verdict),
-        (Verdict::None(why), None) => (why.outcome(), verdict),
-    };
-    for (stream, waiter) in waiters {
-        if !host.select(stream) {
-            continue;
-        }
-        let config = &waiter.gateway.config;
-        host.count(Metric::Request(outcome));
-        host.record(Metric::HeldMillis, millis(now.since(waiter.since)));
-        let decision = gate::conclude(config, waiter.requirement, waiter.kind, verdict.clone());
-        let phase = request::apply(host, config, decision, waiter.cors);
-        waiter.phase.set(phase);
-        if phase == Phase::Forwarded && host.resume().is_err() {
-            log::error!("Envoy refused to resume a request");
-        }
-    }
-}
-
-fn millis(duration: Duration) -> i64 {
+pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
