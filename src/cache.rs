@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod entry;
+pub mod epoch;
 pub mod flight;
 pub mod lease;
 pub mod local;
@@ -112,7 +113,7 @@ pub struct Kept {
     /// The answer is in the shared cache.
     pub stored: bool,
     /// What had to make room for it.
-    pub evicted: Option<Evicted>,
+    pub evicted: Option<(Evicted, TokenDigest)>,
 }
 
 /// A fresh answer is renewed this long before it ends, or a tenth of its TTL if that is less: long enough

@@ -21,8 +21,9 @@ use std::{
 use self::{ask::Call, peers::Peers, request::Head};
 use crate::{
     cache::{
-        Cache, Cached, Known, Store,
+        Cache, Cached, Known,
         budget::Budget,
+        epoch::Epochs,
         flight::{FlightKey, Flights},
         lease::Leases,
         local::{Local, LocalEntry},
@@ -55,9 +56,6 @@ const FAILURE_REMEMBERED: Duration = Duration::from_secs(120);
 
 /// Tokens whose last failure is remembered; only those that have another answer.
 const MAX_RETRIES: usize = 4_096;
-
-/// Counts the invalidations of this process; see [`Local`].
-const EPOCH_KEY: &str = "matrix-edge-auth.epoch";
 
 /// One plugin configuration in use: a root context.
 #[derive(Debug)]
@@ -119,8 +117,8 @@ pub struct Worker {
     failures: BTreeMap<FlightKey, Instant>,
     /// Calls that went with their root, and are still in the gauge.
     lost_calls: usize,
-    /// The epoch as of the last tick or hint.
-    epoch: u64,
+    /// As of the last tick or hint.
+    epochs: Epochs,
     /// The moment of the last callback that read the clock.
     now: Instant,
 }
@@ -235,7 +233,7 @@ impl Worker {
             digest: question.digest,
             fingerprint: gateway.fingerprint,
         };
-        let (now, epoch) = (self.now, self.epoch);
+        let (now, epoch) = (self.now, self.epochs.of(&key.digest));
         if let Some(entry) = self.local.find(&key)
             && entry.epoch == epoch
             && now + CLOCK_SLACK < entry.fresh_until
@@ -291,7 +289,7 @@ impl Worker {
             grant: Rc::clone(&grant),
             fresh_until,
             refresh_at,
-            epoch: self.epoch,
+            epoch: self.epochs.of(&key.digest),
         };
         let evicted = self
             .local
@@ -309,7 +307,7 @@ impl Worker {
         if self.ticking.insert(root) {
             host.tick_every(root, Some(TICK));
             let now = self.read_clock(host);
-            self.read_epoch(host);
+            self.epochs.read(host);
             self.peers.attend(host, root, now);
         }
     }
@@ -317,12 +315,6 @@ impl Worker {
     fn read_clock(&mut self, host: &impl Host) -> Instant {
         self.now = host.now();
         self.now
-    }
-
-    fn read_epoch(&mut self, host: &impl Store) {
-        let stored = host.read(EPOCH_KEY);
-        let bytes = stored.and_then(|stored| stored.value.try_into().ok());
-        self.epoch = bytes.map_or(0, u64::from_le_bytes);
     }
 }
 

@@ -2,8 +2,7 @@
 //!
 //! Only active answers are kept, since a flood of invented tokens must not push sessions out. Bounded in
 //! entries and in bytes; when full, the next entry that was not used since the hand last passed it goes
-//! (second chance). An entry counts for the epoch it was read in: when a token is invalidated anywhere in
-//! the process the epoch changes, and every entry is compared with the shared cache before its next use.
+//! (second chance). An entry counts for the epoch it was read in, see [`super::epoch`].
 
 use std::{collections::HashMap, rc::Rc};
 
@@ -22,8 +21,8 @@ pub struct LocalEntry {
     pub fresh_until: Instant,
     /// From then on the answer is renewed in the background if it is used; never if `None`.
     pub refresh_at: Option<Instant>,
-    /// The epoch in which it was read from the shared cache.
-    pub epoch: u64,
+    /// Its token's number in [`super::epoch::Epochs`] when it was read from the shared cache.
+    pub epoch: u32,
 }
 
 #[derive(Debug)]

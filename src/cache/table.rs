@@ -66,27 +66,32 @@ impl Table {
     /// Writes the entry to one of its two slots: where the token already is, else an empty or unreadable
     /// one, else one past its freshness, else the one not used for longer. Whoever wrote in between wins
     /// after a few attempts; the cost is one more introspection. Returns whether the entry was written,
-    /// and what it pushed out.
-    pub fn put(&self, store: &impl Store, entry: &Entry, now: Instant) -> (bool, Option<Evicted>) {
+    /// and what it pushed out, with the token it was about.
+    pub fn put(
+        &self,
+        store: &impl Store,
+        entry: &Entry,
+        now: Instant,
+    ) -> (bool, Option<(Evicted, TokenDigest)>) {
         let Some(bytes) = entry.encode() else {
             return (false, None);
         };
         for _ in 0..WRITE_ATTEMPTS {
             let [one, two] = self.slots.keys(store, &entry.digest).map(|key| {
                 let stored = store.read(&key);
-                let value = stored.as_ref().map(|stored| &*stored.value);
-                let rank = Rank::of(value, &entry.digest, now);
-                (
-                    rank,
-                    key,
-                    stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas)),
-                )
+                let head = stored
+                    .as_ref()
+                    .and_then(|stored| EntryHead::decode(&stored.value));
+                let rank = Rank::of(head.as_ref(), &entry.digest, now);
+                let evicted = rank.evicts().zip(head.map(|head| head.digest));
+                let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
+                (rank, key, condition, evicted)
             });
-            let (rank, key, condition) = if two.0 < one.0 { two } else { one };
+            let (_, key, condition, evicted) = if two.0 < one.0 { two } else { one };
             match store.write(&key, &bytes, condition) {
                 Err(NotWritten::Changed) => {}
                 Err(NotWritten::Refused) => break,
-                Ok(()) => return (true, rank.evicts()),
+                Ok(()) => return (true, evicted),
             }
         }
         (false, None)
@@ -135,8 +140,8 @@ impl Rank {
         }
     }
 
-    fn of(value: Option<&[u8]>, digest: &TokenDigest, now: Instant) -> Self {
-        match value.and_then(EntryHead::decode) {
+    fn of(head: Option<&EntryHead>, digest: &TokenDigest, now: Instant) -> Self {
+        match head {
             None => Self::Empty,
             Some(head) if head.digest == *digest => Self::Same,
             Some(head) if head.fresh_until <= now => Self::Ended(head.fresh_until),
@@ -209,7 +214,7 @@ mod tests {
         assert_eq!(table.put(&store, &entry(b"ended", 0), NOW).1, None);
         assert_eq!(
             table.put(&store, &entry(b"new", 50), NOW).1,
-            Some(Evicted::Ended)
+            Some((Evicted::Ended, TokenDigest::of(b"ended")))
         );
         assert!(holds(&table, &store, b"live") && !holds(&table, &store, b"ended"));
     }
@@ -228,7 +233,10 @@ mod tests {
             used_at: after(2),
             ..entry(b"late", 100)
         };
-        assert_eq!(table.put(&store, &late, after(2)).1, Some(Evicted::Live));
+        assert_eq!(
+            table.put(&store, &late, after(2)).1,
+            Some((Evicted::Live, TokenDigest::of(b"new")))
+        );
         assert!(holds(&table, &store, b"old") && !holds(&table, &store, b"new"));
     }
 

@@ -85,7 +85,7 @@ impl Worker {
     /// Looks at deadlines, leases and the epoch, on behalf of `root`.
     pub fn on_tick(&mut self, host: &impl Host, root: RootId) {
         let now = self.read_clock(host);
-        self.read_epoch(host);
+        self.epochs.read(host);
         self.peers.attend(host, root, now);
         while let Some((key, flight)) = self.flights.overdue(now) {
             if let Stage::Asked { .. } = flight.stage {
@@ -139,7 +139,7 @@ impl Worker {
                 }
                 Some(Hint::Invalidated(key)) => {
                     self.local.remove(&key);
-                    self.read_epoch(host);
+                    self.epochs.read(host);
                 }
             }
         }

@@ -3,14 +3,13 @@
 use std::{collections::BTreeMap, rc::Rc};
 
 use super::{
-    EPOCH_KEY, MAX_RETRIES, Phase, Waiter, Worker,
+    MAX_RETRIES, Phase, Waiter, Worker,
     ask::{Call, millis, stale},
     peers::Hint,
     request,
 };
 use crate::{
     cache::{
-        If,
         flight::{Flight, FlightKey, Stage},
         table::Evicted,
     },
@@ -20,9 +19,6 @@ use crate::{
     mas::introspection::{self, IntrospectionAnswer, IntrospectionResponse, NoVerdict},
     metrics::{self, Metric, Outcome},
 };
-
-/// How often the epoch is written again after another worker wrote it first.
-const WRITE_ATTEMPTS: usize = 8;
 
 impl Worker {
     /// Takes in MAS's answer to `call`.
@@ -66,7 +62,7 @@ impl Worker {
         let kept = gateway
             .cache
             .keep(host, key.digest, flight.asked_at, now, &answer);
-        if let Some(evicted) = kept.evicted {
+        if let Some((evicted, _)) = kept.evicted {
             let table = match answer {
                 IntrospectionAnswer::Active { .. } => metrics::Table::Active,
                 IntrospectionAnswer::Inactive => metrics::Table::Negative,
@@ -78,12 +74,15 @@ impl Worker {
         self.settle(host, key, &flight, Hint::Answered(key), now);
         if kept.invalidated {
             host.count(Metric::Invalidated);
+            self.epochs.raise(host, &key.digest);
             self.peers.tell(host, Hint::Invalidated(key), now);
         }
         // An invalidation finds only what the shared cache holds: workers that hold an answer which was
         // pushed out of it must look there again.
-        if kept.invalidated || kept.evicted == Some(Evicted::Live) {
-            self.next_epoch(host);
+        if let (IntrospectionAnswer::Active { .. }, Some((Evicted::Live, digest))) =
+            (&answer, kept.evicted)
+        {
+            self.epochs.raise(host, &digest);
         }
         let known = kept
             .stored
@@ -147,25 +146,6 @@ impl Worker {
             self.leases.release(host, &key, holder);
             self.peers.tell(host, hint, now);
         }
-    }
-
-    /// Makes every worker compare what it holds with the shared cache, by the next tick.
-    fn next_epoch(&mut self, host: &impl Host) {
-        for _ in 0..WRITE_ATTEMPTS {
-            let stored = host.read(EPOCH_KEY);
-            let condition = stored
-                .as_ref()
-                .map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-            let bytes = stored.and_then(|stored| stored.value.try_into().ok());
-            let epoch = bytes.map_or(0, u64::from_le_bytes).wrapping_add(1);
-            if host
-                .write(EPOCH_KEY, &epoch.to_le_bytes(), condition)
-                .is_ok()
-            {
-                break;
-            }
-        }
-        self.read_epoch(host);
     }
 }
 

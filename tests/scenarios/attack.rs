@@ -52,6 +52,8 @@ fn invented_tokens_neither_grow_memory_nor_evict_a_session() {
         process.keys()
     );
     let calls = process.metric("matrix_edge_auth_introspections_total");
+    worker.tick();
+    let looked = worker.host_calls()["read shared data"];
     for token in [ALICE, BOB] {
         assert_eq!(
             worker.fate_of(&gateway, whoami(token)),
