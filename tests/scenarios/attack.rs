@@ -64,6 +64,11 @@ fn invented_tokens_neither_grow_memory_nor_evict_a_session() {
         process.metric("matrix_edge_auth_introspections_total"),
         calls
     );
+    let again = worker.host_calls()["read shared data"];
+    assert_eq!(
+        again, looked,
+        "the flood does not send hits back to shared data"
+    );
 }
 
 #[test]
