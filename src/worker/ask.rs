@@ -199,12 +199,19 @@ impl Worker {
             return;
         }
         // Another worker may have renewed it.
-        let cached = gateway.cache.find(host, &key.digest, now, |_| {});
-        if let Some(Cached::Active(known)) = cached
-            && known.refresh_at.is_some_and(|refresh_at| now < refresh_at)
-        {
-            self.keep_locally(host, gateway, *key, known);
-            return;
+        match gateway.cache.find(host, &key.digest, now, |_| {}) {
+            Some(Cached::Active(known))
+                if known.refresh_at.is_some_and(|refresh_at| now < refresh_at) =>
+            {
+                self.keep_locally(host, gateway, *key, known);
+                return;
+            }
+            // Another worker has asked, and MAS said no: its hint is on the way.
+            Some(Cached::Inactive) => {
+                self.local.remove(key);
+                return;
+            }
+            _ => {}
         }
         self.retry_later(*key, now);
         let holder = self.peers.holder(host);

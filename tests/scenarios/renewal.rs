@@ -74,6 +74,23 @@ fn a_token_out_of_use_is_not_asked_about_again() {
 }
 
 #[test]
+fn a_renewal_that_was_refused_to_another_worker_is_not_tried_again() {
+    let process = Process::new();
+    let mut workers: Vec<_> = (0..2).map(|_| SimulatedWorker::new(&process)).collect();
+    let gateway = gateway(1, json!({"cache": {"ttl": "100s"}}));
+    workers[0].request(&gateway, whoami(ALICE));
+    workers[0].answer_the_call(&active("alice"));
+    workers[1].request(&gateway, whoami(ALICE));
+    pass(&process, &mut workers, 95, INACTIVE);
+    workers[0].request(&gateway, whoami(ALICE));
+    workers[0].answer_the_call(INACTIVE);
+    // The hint has not arrived.
+    workers[1].request(&gateway, whoami(ALICE));
+    assert!(workers[1].calls().is_empty());
+    assert_eq!(workers[1].fate_of(&gateway, whoami(ALICE)), not_active());
+}
+
+#[test]
 fn a_token_that_ends_with_its_answer_is_not_renewed() {
     let process = Process::new();
     let mut workers = [SimulatedWorker::new(&process)];
