@@ -11,6 +11,7 @@ pub mod lease;
 pub mod local;
 #[cfg(test)]
 mod memory;
+pub mod revocation;
 mod slots;
 pub mod table;
 
@@ -19,13 +20,14 @@ use std::{fmt, time::Duration};
 use sha2::{Digest as _, Sha256};
 
 use self::{
-    entry::{Answer, Entry},
-    table::{Evicted, Table},
+    entry::{Entry, lifetime},
+    revocation::{Revocations, UserKey},
+    table::{Evicted, Removed, Table},
 };
 use crate::{
     clock::Instant,
     config,
-    mas::introspection::{ActiveToken, IntrospectionAnswer},
+    mas::introspection::{ActiveAnswer, Answer, InactiveAnswer},
     metrics::{Hit, Metric},
 };
 
@@ -90,19 +92,38 @@ pub enum Cached {
     /// MAS said active, not long ago.
     Active(Known),
     /// MAS said inactive, not long ago; or its expiry has passed since.
-    Inactive,
+    Inactive(InactiveAnswer),
 }
 
 /// An active token, and until when that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// Whose it is and what it grants.
-    pub token: ActiveToken,
+    /// Which token.
+    pub digest: TokenDigest,
+    /// What MAS said.
+    pub answer: ActiveAnswer,
+    /// Whose token it is.
+    pub user: Option<UserKey>,
+    /// The moment after MAS had answered.
+    pub answered_at: Instant,
     /// End of the answer.
     pub fresh_until: Instant,
     /// From then on the answer is renewed in the background if it is used. `None` if that is turned off,
     /// or would gain nothing because the token itself ends with the answer.
     pub refresh_at: Option<Instant>,
+}
+
+/// An answer and the times of its call.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Which token.
+    pub digest: TokenDigest,
+    /// The moment before the request was sent.
+    pub asked_at: Instant,
+    /// The moment after the answer came.
+    pub answered_at: Instant,
+    /// What MAS said.
+    pub answer: Answer,
 }
 
 /// What keeping an answer changed.
@@ -120,14 +141,12 @@ pub struct Kept {
 /// for a slow MAS, short enough to ask once per TTL.
 const REFRESH_AHEAD: Duration = Duration::from_secs(6);
 
-/// MAS rounds `expires_in` to the nearest second, so a token may live half a second longer than it says.
-const EXPIRY_ROUNDING: Duration = Duration::from_secs(1);
-
 /// The two tables, as one worker sees them.
 #[derive(Debug)]
 pub struct Cache {
     active: Table,
     negative: Table,
+    revocations: Revocations,
     ttl: Duration,
     negative_ttl: Duration,
     stale_if_error: Duration,
@@ -142,6 +161,7 @@ impl Cache {
         Self {
             active: Table::new("a", settings.slots),
             negative: Table::new("n", settings.negative_slots),
+            revocations: Revocations::default(),
             ttl: settings.ttl,
             negative_ttl: settings.negative_ttl,
             stale_if_error: settings.stale_if_error,
@@ -160,84 +180,124 @@ impl Cache {
     ) -> Option<Cached> {
         use crate::metrics::Table::{Active, Negative};
 
-        let active = self
-            .active
-            .find(store, digest, self.fingerprint, now)
-            .and_then(|entry| {
-                let refresh_at = self.refresh_at(&entry);
-                match entry.answer {
-                    Answer::Active(token) if now < entry.fresh_until => {
-                        Some(Cached::Active(Known {
-                            token,
-                            fresh_until: entry.fresh_until,
-                            refresh_at,
-                        }))
-                    }
-                    _ => entry
-                        .ended_at
-                        .is_some_and(|ended| now >= ended)
-                        .then_some(Cached::Inactive),
-                }
-            });
+        let active = self.find_active(store, digest, now);
         count(Metric::Lookup(Active, hit(active.is_some())));
         if active.is_some() {
             return active;
         }
-        let inactive = self
-            .negative
-            .find(store, digest, self.fingerprint, now)
-            .filter(|entry| now < entry.fresh_until)
-            .map(|_| Cached::Inactive);
+        let inactive = self.find_inactive(store, digest, now);
         count(Metric::Lookup(Negative, hit(inactive.is_some())));
-        inactive
+        inactive.map(Cached::Inactive)
     }
 
-    /// An active answer past its time, and when that was, for while MAS cannot be asked: within
-    /// `stale_if_error`, and never past the token's own expiry.
+    /// In the table of active answers: an active one, or one whose token has certainly ended since.
+    fn find_active(
+        &self,
+        store: &impl Store,
+        digest: &TokenDigest,
+        now: Instant,
+    ) -> Option<Cached> {
+        let entry = self.active.find(store, digest, self.fingerprint, now)?;
+        if entry.ended_at().is_some_and(|ended| now >= ended) {
+            return Some(Cached::Inactive(InactiveAnswer::default()));
+        }
+        if now >= entry.fresh_until {
+            return None;
+        }
+        self.known(store, entry).map(Cached::Active)
+    }
+
+    fn find_inactive(
+        &self,
+        store: &impl Store,
+        digest: &TokenDigest,
+        now: Instant,
+    ) -> Option<InactiveAnswer> {
+        let entry = self.negative.find(store, digest, self.fingerprint, now)?;
+        match entry.answer {
+            Answer::Inactive(answer) if now < entry.fresh_until => {
+                let user = entry.user.as_ref();
+                let void = self.revocations.voids_inactive(store, user, entry.asked_at);
+                (!void).then_some(answer)
+            }
+            _ => None,
+        }
+    }
+
+    /// An active answer past its time, for while MAS cannot be asked: within `stale_if_error`, and never
+    /// past the token's own expiry.
     pub fn find_stale(
         &self,
         store: &impl Store,
         digest: &TokenDigest,
         now: Instant,
-    ) -> Option<(ActiveToken, Instant)> {
+    ) -> Option<Known> {
         if self.stale_if_error.is_zero() {
             return None;
         }
         let entry = self.active.find(store, digest, self.fingerprint, now)?;
         let holds = now < entry.fresh_until + self.stale_if_error
-            && entry.expires_at.is_none_or(|expiry| now < expiry);
-        match entry.answer {
-            Answer::Active(token) if holds => Some((token, entry.fresh_until)),
-            _ => None,
+            && entry.expires_at().is_none_or(|expiry| now < expiry);
+        if holds {
+            self.known(store, entry)
+        } else {
+            None
         }
     }
 
-    /// Keeps what MAS said. `asked_at` is the moment before the request was sent, `now` the one after the
-    /// answer came.
+    /// The entry as what is known, if it is active and nothing has voided it.
+    fn known(&self, store: &impl Store, entry: Entry) -> Option<Known> {
+        let refresh_at = self.refresh_at(&entry);
+        let Answer::Active(answer) = entry.answer else {
+            return None;
+        };
+        let void = entry.user.as_ref().is_some_and(|user| {
+            self.revocations
+                .voids_active(store, user, &answer.token, entry.asked_at)
+        });
+        (!void).then_some(Known {
+            digest: entry.digest,
+            answer,
+            user: entry.user,
+            answered_at: entry.answered_at,
+            fresh_until: entry.fresh_until,
+            refresh_at,
+        })
+    }
+
+    /// Whether what MAS told the homeserver since the question was sent voids the answer.
+    pub fn is_void(&self, store: &impl Store, asked: &Asked) -> bool {
+        match &asked.answer {
+            Answer::Active(answer) => UserKey::of_token(&answer.token).is_some_and(|user| {
+                self.revocations
+                    .voids_active(store, &user, &answer.token, asked.asked_at)
+            }),
+            Answer::Inactive(_) => self.revocations.voids_inactive(store, None, asked.asked_at),
+        }
+    }
+
+    /// Keeps what MAS said.
     ///
-    /// MAS counted `expires_in` at some moment between the two. An active answer ends at the earliest
-    /// moment that can mean; the expiry proves the token inactive only from the latest. In between, MAS
-    /// is asked.
-    pub fn keep(
-        &self,
-        store: &impl Store,
-        digest: TokenDigest,
-        asked_at: Instant,
-        now: Instant,
-        answer: &IntrospectionAnswer,
-    ) -> Kept {
-        let entry = self.entry(digest, asked_at, now, answer);
+    /// MAS counted `expires_in` at some moment between question and answer. An active answer ends at the
+    /// earliest moment that can mean; the expiry proves the token inactive only from the latest. In
+    /// between, MAS is asked.
+    pub fn keep(&self, store: &impl Store, asked: &Asked) -> Kept {
+        let (digest, now) = (asked.digest, asked.answered_at);
+        let mut entry = self.entry(asked);
         let is_fresh = now < entry.fresh_until;
         let mut kept = Kept::default();
-        match entry.answer {
+        match &asked.answer {
             Answer::Active(_) => {
                 self.negative.remove(store, &digest);
                 if is_fresh {
                     (kept.stored, kept.evicted) = self.active.put(store, &entry, now);
                 }
             }
-            Answer::Inactive => {
-                kept.invalidated = self.active.remove(store, &digest);
+            Answer::Inactive(_) => {
+                if let Some(removed) = self.active.remove(store, &digest) {
+                    kept.invalidated = true;
+                    entry.user = removed.user;
+                }
                 if is_fresh {
                     (kept.stored, kept.evicted) = self.negative.put(store, &entry, now);
                 }
@@ -246,57 +306,58 @@ impl Cache {
         kept
     }
 
-    /// The entry, as what a worker may hold on to; `None` for an answer that is not worth keeping.
-    pub fn known(
-        &self,
-        digest: TokenDigest,
-        asked_at: Instant,
-        now: Instant,
-        answer: &IntrospectionAnswer,
-    ) -> Option<Known> {
-        let entry = self.entry(digest, asked_at, now, answer);
+    /// An answer as what is known; `None` for one of "inactive".
+    pub fn as_known(&self, asked: &Asked) -> Option<Known> {
+        let entry = self.entry(asked);
         let refresh_at = self.refresh_at(&entry);
-        match entry.answer {
-            Answer::Active(token) if now < entry.fresh_until => Some(Known {
-                token,
-                fresh_until: entry.fresh_until,
-                refresh_at,
-            }),
-            _ => None,
-        }
+        let Answer::Active(answer) = entry.answer else {
+            return None;
+        };
+        Some(Known {
+            digest: entry.digest,
+            answer,
+            user: entry.user,
+            answered_at: entry.answered_at,
+            fresh_until: entry.fresh_until,
+            refresh_at,
+        })
     }
 
-    fn entry(
-        &self,
-        digest: TokenDigest,
-        asked_at: Instant,
-        now: Instant,
-        answer: &IntrospectionAnswer,
-    ) -> Entry {
-        let (ttl, lifetime, answer) = match answer {
-            IntrospectionAnswer::Active { token, expires_in } => {
-                // A negative `expires_in` is a token that has ended: nothing to keep.
-                let lifetime = expires_in
-                    .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
-                let ttl = lifetime.map_or(self.ttl, |lifetime| lifetime.min(self.ttl));
-                (ttl, lifetime, Answer::Active(token.clone()))
+    /// Drops the active answer about a token, if there is one; tells whose it was.
+    pub fn drop_active(&self, store: &impl Store, digest: &TokenDigest) -> Option<Removed> {
+        self.active.remove(store, digest)
+    }
+
+    /// What MAS tells about its users voids answers about them.
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
+    fn entry(&self, asked: &Asked) -> Entry {
+        let (ttl, user) = match &asked.answer {
+            Answer::Active(answer) => {
+                let ttl = answer
+                    .expires_in
+                    .map_or(self.ttl, |expires_in| lifetime(expires_in).min(self.ttl));
+                (ttl, UserKey::of_token(&answer.token))
             }
-            IntrospectionAnswer::Inactive => (self.negative_ttl, None, Answer::Inactive),
+            Answer::Inactive(_) => (self.negative_ttl, None),
         };
         Entry {
-            digest,
+            digest: asked.digest,
             fingerprint: self.fingerprint,
-            fresh_until: asked_at + ttl,
-            expires_at: lifetime.map(|lifetime| asked_at + lifetime),
-            ended_at: lifetime.map(|lifetime| now + lifetime + EXPIRY_ROUNDING),
-            used_at: now,
-            answer,
+            user,
+            used_at: asked.answered_at,
+            asked_at: asked.asked_at,
+            answered_at: asked.answered_at,
+            fresh_until: asked.asked_at + ttl,
+            answer: asked.answer.clone(),
         }
     }
 
     fn refresh_at(&self, entry: &Entry) -> Option<Instant> {
         let outlives = entry
-            .expires_at
+            .expires_at()
             .is_none_or(|expiry| expiry > entry.fresh_until);
         (self.refresh_ahead && outlives)
             .then(|| entry.fresh_until.minus(REFRESH_AHEAD.min(self.ttl / 10)))
@@ -312,7 +373,7 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    use super::{memory::MemoryStore, *};
+    use super::{memory::MemoryStore, revocation::Revocation, *};
 
     const FINGERPRINT: u64 = 42;
 
@@ -335,32 +396,46 @@ mod tests {
         Instant::from_millis(1_000_000) + Duration::from_secs_f64(seconds)
     }
 
-    fn alice() -> ActiveToken {
-        ActiveToken {
-            username: Some("alice".into()),
-            ..ActiveToken::default()
-        }
+    fn active(expires_in: Option<i64>) -> Answer {
+        let body = match expires_in {
+            Some(seconds) => {
+                format!(r#"{{"active":true,"username":"alice","expires_in":{seconds}}}"#)
+            }
+            None => r#"{"active":true,"username":"alice"}"#.to_owned(),
+        };
+        Answer::parse(body.into()).unwrap()
     }
 
-    fn active(expires_in: Option<i64>) -> IntrospectionAnswer {
-        IntrospectionAnswer::Active {
-            token: alice(),
-            expires_in,
-        }
+    fn inactive() -> Answer {
+        Answer::Inactive(InactiveAnswer::default())
+    }
+
+    fn is_alice(cached: Option<Cached>) -> bool {
+        matches!(cached, Some(Cached::Active(known)) if known.answer.token.username.as_deref() == Some("alice"))
+    }
+
+    fn keep(cache: &Cache, store: &MemoryStore, asked_at: f64, answered_at: f64, answer: &Answer) {
+        let asked = Asked {
+            digest: TokenDigest::of(b"token"),
+            asked_at: seconds(asked_at),
+            answered_at: seconds(answered_at),
+            answer: answer.clone(),
+        };
+        cache.keep(store, &asked);
     }
 
     /// What the cache knows at each of `times` (in seconds) of a token asked about at 0 and answered at
     /// 0.2: `A`ctive, `I`nactive or `-`.
-    fn life(answer: &IntrospectionAnswer, times: &[f64]) -> String {
+    fn life(answer: &Answer, times: &[f64]) -> String {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
-        cache.keep(&store, digest, seconds(0.0), seconds(0.2), answer);
+        keep(&cache, &store, 0.0, 0.2, answer);
         let known = |time: &f64| match cache.find(&store, &digest, seconds(*time), |_| {}) {
-            Some(Cached::Active(known)) => {
-                assert_eq!(known.token, alice());
+            Some(Cached::Inactive(_)) => 'I',
+            None => '-',
+            active => {
+                assert!(is_alice(active));
                 'A'
             }
-            Some(Cached::Inactive) => 'I',
-            None => '-',
         };
         times.iter().map(known).collect()
     }
@@ -401,37 +476,58 @@ mod tests {
     #[test]
     fn an_answer_that_took_longer_than_its_life_is_not_kept() {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
-        cache.keep(&store, digest, seconds(0.0), seconds(3.0), &active(Some(2)));
+        keep(&cache, &store, 0.0, 3.0, &active(Some(2)));
         assert_eq!(cache.find(&store, &digest, seconds(3.0), |_| {}), None);
     }
 
     #[test]
     fn an_inactive_answer_is_kept_for_the_negative_ttl() {
-        assert_eq!(
-            life(&IntrospectionAnswer::Inactive, &[0.2, 9.999, 10.0]),
-            "II-"
-        );
+        assert_eq!(life(&inactive(), &[0.2, 9.999, 10.0]), "II-");
     }
 
     #[test]
     fn a_later_answer_takes_the_place_of_an_earlier_one_of_the_other_kind() {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
-        let keep = |at: f64, answer: IntrospectionAnswer| {
-            cache.keep(&store, digest, seconds(at), seconds(at), &answer);
-        };
         let find = |at: f64| cache.find(&store, &digest, seconds(at), |_| {});
-        keep(0.0, active(None));
-        keep(1.0, IntrospectionAnswer::Inactive);
-        assert_eq!(find(1.0), Some(Cached::Inactive));
-        keep(2.0, active(None));
-        assert!(matches!(find(2.0), Some(Cached::Active(known)) if known.token == alice()));
+        keep(&cache, &store, 0.0, 0.0, &active(None));
+        keep(&cache, &store, 1.0, 1.0, &inactive());
+        assert!(matches!(find(1.0), Some(Cached::Inactive(_))));
+        keep(&cache, &store, 2.0, 2.0, &active(None));
+        assert!(is_alice(find(2.0)));
         assert_eq!(find(130.0), None);
+    }
+
+    #[test]
+    fn a_revoked_user_has_no_answers_from_before() {
+        let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
+        let find = |at: f64| cache.find(&store, &digest, seconds(at), |_| {});
+        let revoke = |at: f64, revocation| {
+            let revocations = cache.revocations();
+            revocations
+                .add(&store, &UserKey::of("alice"), &revocation, seconds(at))
+                .unwrap();
+        };
+        keep(&cache, &store, 0.0, 0.0, &active(None));
+        revoke(1.0, Revocation::Inactive);
+        assert!(is_alice(find(1.0)));
+        revoke(2.0, Revocation::Everything);
+        assert_eq!(find(2.0), None);
+        keep(&cache, &store, 2.0, 3.0, &active(None));
+        assert_eq!(find(3.0), None, "it was on its way at the time");
+        keep(&cache, &store, 3.0, 3.0, &active(None));
+        assert!(is_alice(find(3.0)));
+        keep(&cache, &store, 4.0, 4.0, &inactive());
+        assert!(matches!(find(4.0), Some(Cached::Inactive(_))));
+        revoke(5.0, Revocation::AllBut(Vec::new()));
+        assert!(matches!(find(5.0), Some(Cached::Inactive(_))));
+        revoke(6.0, Revocation::Inactive);
+        assert_eq!(find(6.0), None, "the token may have come back to life");
     }
 
     #[test]
     fn answers_given_to_another_question_are_misses() {
         let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
-        cache().keep(&store, digest, seconds(0.0), seconds(0.0), &active(None));
+        keep(&cache(), &store, 0.0, 0.0, &active(None));
         let other = Cache {
             fingerprint: FINGERPRINT + 1,
             ..cache()
@@ -447,7 +543,7 @@ mod tests {
     #[test]
     fn entries_of_another_format_version_are_misses_and_give_way() {
         let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
-        cache().keep(&store, digest, seconds(0.0), seconds(0.0), &active(None));
+        keep(&cache(), &store, 0.0, 0.0, &active(None));
         store.damage(|value| {
             // The seed has 16 bytes and no version.
             if value.len() != 16 {
@@ -455,7 +551,7 @@ mod tests {
             }
         });
         assert_eq!(cache().find(&store, &digest, seconds(1.0), |_| {}), None);
-        cache().keep(&store, digest, seconds(1.0), seconds(1.0), &active(None));
+        keep(&cache(), &store, 1.0, 1.0, &active(None));
         assert!(
             cache()
                 .find(&store, &digest, seconds(1.0), |_| {})
@@ -467,8 +563,18 @@ mod tests {
     fn a_flood_of_inactive_tokens_takes_nothing_from_the_active_ones() {
         let (store, cache) = (MemoryStore::default(), cache());
         let live: Vec<_> = (0..16_u8).map(|n| TokenDigest::of(&[b'l', n])).collect();
+        let keep = |digest: TokenDigest, at: f64, answer: Answer| {
+            let (asked_at, answered_at) = (seconds(at), seconds(at));
+            let asked = Asked {
+                digest,
+                asked_at,
+                answered_at,
+                answer,
+            };
+            cache.keep(&store, &asked);
+        };
         for digest in &live {
-            cache.keep(&store, *digest, seconds(0.0), seconds(0.0), &active(None));
+            keep(*digest, 0.0, active(None));
         }
         let kept = |at| {
             let is_active = |digest: &&TokenDigest| {
@@ -481,9 +587,7 @@ mod tests {
         };
         let before = kept(1.0);
         for n in 0..10_000_u32 {
-            let digest = TokenDigest::of(&n.to_le_bytes());
-            let answer = IntrospectionAnswer::Inactive;
-            cache.keep(&store, digest, seconds(1.0), seconds(1.0), &answer);
+            keep(TokenDigest::of(&n.to_le_bytes()), 1.0, inactive());
         }
         assert_eq!(kept(2.0), before);
         assert!(store.len() <= 64 + 64 + 1);

@@ -16,6 +16,7 @@ use crate::{
         credential::{AccessToken, Credential, Source, extract, is_form_post},
         endpoint::{AuthRequirement, Method},
         identity::{Identity, identity, is_server_admin},
+        logout::SessionEnd,
         reply::Rejection,
     },
 };
@@ -37,6 +38,8 @@ pub trait RequestHead {
 pub enum Inspection<'a> {
     /// Nothing: it goes on without an identity.
     Forward,
+    /// Nothing either; if it succeeds, this has ended.
+    Observe(SessionEnd),
     /// It cannot go on.
     Reject(Rejection),
     /// Its token cannot exist, which is known without asking.
@@ -69,12 +72,12 @@ pub struct Grant {
 
 impl Grant {
     /// What `token` grants on `server_name`.
-    pub fn new(token: ActiveToken, server_name: &str) -> Self {
+    pub fn new(token: &ActiveToken, server_name: &str) -> Self {
         Self {
-            identity: identity(&token, server_name),
-            is_server_admin: is_server_admin(&token),
-            client_id: token.client_id,
-            scope: token.scope,
+            identity: identity(token, server_name),
+            is_server_admin: is_server_admin(token),
+            client_id: token.client_id.clone(),
+            scope: token.scope.clone(),
         }
     }
 
@@ -143,10 +146,15 @@ pub fn inspect<'a>(config: &Config, head: &'a impl RequestHead) -> Inspection<'a
         .classify(target, || Method::from_bytes(head.method()));
     match requirement {
         AuthRequirement::Blocked => return Inspection::Reject(Rejection::Unrecognized),
-        AuthRequirement::None
-        | AuthRequirement::Appservice
-        | AuthRequirement::Foreign
-        | AuthRequirement::MasOwned => return Inspection::Forward,
+        AuthRequirement::None | AuthRequirement::Appservice | AuthRequirement::Foreign => {
+            return Inspection::Forward;
+        }
+        AuthRequirement::MasOwned => {
+            return match SessionEnd::of(target, || head.method(), head.authorization()) {
+                Some(end) => Inspection::Observe(end),
+                None => Inspection::Forward,
+            };
+        }
         AuthRequirement::Optional | AuthRequirement::Required | AuthRequirement::Admin => {}
     }
     let form_post = || is_form_post(head.method(), head.content_type().as_deref());

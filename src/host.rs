@@ -52,6 +52,16 @@ pub trait Host: Store {
     /// Removes every trailer of that name from the selected request.
     fn remove_request_trailer(&self, name: &str) -> Result<(), HostError>;
 
+    /// The first `max` bytes of what Envoy holds of the selected request's body: the piece that passes, or
+    /// all so far if the body is held. Only while a body callback of that request runs.
+    fn request_body(&self, max: usize) -> Result<Vec<u8>, HostError>;
+
+    /// A header of the selected stream's response, `None` if absent.
+    fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError>;
+
+    /// The piece of the response's body that passes, at most `max` bytes of it.
+    fn response_body(&self, max: usize) -> Result<Vec<u8>, HostError>;
+
     /// Publishes `wasm.<name>` in the filter state of the selected stream.
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError>;
 

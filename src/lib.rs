@@ -15,9 +15,11 @@
 //! |---|---|
 //! | [`config`] | the plugin configuration, checked |
 //! | [`matrix`] | the client-server API: endpoints, credentials, identities, replies |
-//! | [`mas`] | tokens and introspection |
-//! | [`cache`] | entries, the shared table, single-flight |
-//! | [`gate`] | the gateway's decisions, pure |
+//! | [`mas`] | tokens, introspection, and what MAS tells the homeserver |
+//! | [`cache`] | entries, the shared table, single-flight, revocation |
+//! | [`gate`] | the gateway role's decisions, pure |
+//! | [`responder`] | the introspection role's decisions, pure |
+//! | [`form`] | `application/x-www-form-urlencoded` |
 //! | [`worker`] | one worker: requests, cache and introspections together |
 //! | [`metrics`] | what is counted |
 //! | [`host`], [`clock`] | the seam to the proxy, and time |
@@ -39,9 +41,11 @@ pub mod clock;
 pub mod config;
 #[cfg(target_os = "wasi")]
 mod envoy;
+pub mod form;
 pub mod gate;
 pub mod host;
 pub mod mas;
 pub mod matrix;
 pub mod metrics;
+pub mod responder;
 pub mod worker;

@@ -1,4 +1,6 @@
-//! Matrix Authentication Service: the tokens it issues and the introspection it answers.
+//! Matrix Authentication Service: the tokens it issues, the introspection it answers, and what it tells the
+//! homeserver.
 
 pub mod introspection;
+pub mod provisioning;
 pub mod token;

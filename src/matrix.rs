@@ -3,5 +3,6 @@
 pub mod credential;
 pub mod endpoint;
 pub mod identity;
-mod percent;
+pub mod logout;
+pub(crate) mod percent;
 pub mod reply;

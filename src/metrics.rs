@@ -10,6 +10,8 @@ use crate::cache::table::Evicted;
 pub enum Metric {
     /// A client request was decided.
     Request(Outcome),
+    /// An introspection request of the homeserver was answered, or passed on.
+    Answered(Outcome),
     /// A table of the shared cache was looked into.
     Lookup(Table, Hit),
     /// An entry of the shared cache made room for another.
@@ -22,8 +24,8 @@ pub enum Metric {
     LeaseWait,
     /// An answer in use is renewed before it ends.
     Refresh,
-    /// An active answer was dropped before its time.
-    Invalidated,
+    /// An active answer was dropped before its time, or all answers about a user, for this reason.
+    Invalidated(&'static str),
     /// An introspection call ended: `active`, `inactive`, or why there is no verdict.
     Introspection(&'static str),
     /// Introspection calls under way in all workers.
@@ -38,7 +40,7 @@ pub enum Metric {
     WouldReject(&'static str),
 }
 
-/// How a client request was decided: the verdict and where it came from.
+/// How a request was decided: the verdict and where it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// Active, from the worker's own cache.
@@ -105,13 +107,8 @@ impl Metric {
     /// The metric's name before Envoy's own prefix, with its labels.
     pub fn name(self) -> String {
         let (name, labels): (&str, Vec<(&str, &str)>) = match self {
-            Self::Request(outcome) => {
-                let (verdict, source) = outcome.labels();
-                (
-                    "requests_total",
-                    vec![("verdict", verdict), ("source", source)],
-                )
-            }
+            Self::Request(outcome) => ("requests_total", outcome.labels()),
+            Self::Answered(outcome) => ("introspection_answers_total", outcome.labels()),
             Self::Lookup(table, hit) => (
                 "cache_lookups_total",
                 vec![("table", table.label()), ("result", hit.label())],
@@ -133,7 +130,7 @@ impl Metric {
             Self::Coalesced => ("coalesced_requests_total", vec![]),
             Self::LeaseWait => ("lease_waits_total", vec![]),
             Self::Refresh => ("refreshes_total", vec![]),
-            Self::Invalidated => ("invalidations_total", vec![]),
+            Self::Invalidated(reason) => ("invalidations_total", vec![("reason", reason)]),
             Self::Introspection(outcome) => ("introspections_total", vec![("outcome", outcome)]),
             Self::InFlight => ("introspections_in_flight", vec![]),
             Self::IntrospectionMillis => ("introspection_duration_milliseconds", vec![]),
@@ -150,8 +147,8 @@ impl Metric {
 }
 
 impl Outcome {
-    fn labels(self) -> (&'static str, &'static str) {
-        match self {
+    fn labels(self) -> Vec<(&'static str, &'static str)> {
+        let (verdict, source) = match self {
             Self::ActiveLocal => ("active", "local"),
             Self::ActiveShared => ("active", "shared"),
             Self::ActiveStale => ("active", "stale"),
@@ -162,7 +159,8 @@ impl Outcome {
             Self::NoVerdict => ("no_verdict", "mas"),
             Self::OverBudget => ("no_verdict", "budget"),
             Self::NotAsked => ("not_asked", "offline"),
-        }
+        };
+        vec![("verdict", verdict), ("source", source)]
     }
 }
 

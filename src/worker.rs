@@ -1,27 +1,38 @@
 //! One Envoy worker: the requests that pass through it, the caches they share and the introspections on
 //! their way.
 //!
-//! A worker lives as long as its VM and serves every plugin configuration loaded into it. A request is
-//! answered at once where a cache knows the token; otherwise it is held, joins the flight for its token,
-//! and is let go or answered from the callback in which the answer arrives. Every way out of a hold leads
-//! through `land::conclude`: an answer, a failure, or the deadline.
+//! A worker lives as long as its VM and serves every plugin configuration loaded into it, whatever its role.
+//! A request is answered at once where a cache knows the token; otherwise it is held, joins the flight for
+//! its token, and is let go or answered from the callback in which the answer arrives. Every way out of that
+//! hold leads through `land::conclude`: an answer, a failure, or the deadline.
 
+mod answer;
 mod ask;
+mod exchange;
 mod land;
+mod learn;
 mod peers;
+mod provision;
 mod request;
 
 use std::{
-    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
     time::Duration,
 };
 
-use self::{ask::Call, peers::Peers, request::Head};
+pub use self::exchange::{Exchange, Phase};
+use self::{
+    answer::{Callers, Unread},
+    ask::{Call, Finding},
+    exchange::{Collector, Interest},
+    peers::Peers,
+    provision::Provisioning,
+    request::Head,
+};
 use crate::{
     cache::{
-        Cache, Cached, Known,
+        Cache, Cached, Known, TokenDigest,
         budget::Budget,
         epoch::Epochs,
         flight::{FlightKey, Flights},
@@ -29,12 +40,13 @@ use crate::{
         local::{Local, LocalEntry},
     },
     clock::Instant,
-    config::Config,
+    config::{Config, Role},
     gate::{self, Decision, Grant, Inspection, Question, RequestHead, Verdict},
     host::{Host, RootId, StreamId},
     mas::{introspection::NoVerdict, token::TokenKind},
     matrix::{
         endpoint::AuthRequirement,
+        logout::MAX_REVOCATION_BYTES,
         reply::{Cors, Rejection},
     },
     metrics::{Metric, Outcome},
@@ -59,47 +71,66 @@ const MAX_RETRIES: usize = 4_096;
 
 /// One plugin configuration in use: a root context.
 #[derive(Debug)]
-pub struct Gateway {
+pub struct Plugin {
     root: RootId,
     config: Config,
     cache: Cache,
+    /// See [`Config::fingerprint`] and [`Config::identity_fingerprint`].
     fingerprint: u64,
+    identity_fingerprint: u64,
 }
 
-impl Gateway {
-    /// The gateway that `config` describes, run by `root`.
+impl Plugin {
+    /// The plugin that `config` describes, run by `root`.
     pub fn new(root: RootId, config: Config) -> Self {
         let fingerprint = config.fingerprint();
         Self {
             root,
             cache: Cache::new(&config.cache, fingerprint),
             fingerprint,
+            identity_fingerprint: config.identity_fingerprint(),
             config,
         }
     }
-}
 
-/// How far a request has come. Whoever holds its body back asks this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// It waits for a verdict: nothing of it may go on.
-    Held,
-    /// It goes on to the homeserver.
-    Forwarded,
-    /// It was answered here: nothing of it may go on.
-    Answered,
+    /// The question whose token this is.
+    fn flight_key(&self, digest: &TokenDigest) -> FlightKey {
+        FlightKey {
+            digest: *digest,
+            fingerprint: self.fingerprint,
+        }
+    }
+
+    /// Where a worker keeps the grant of this token for itself: it names users of one server.
+    fn local_key(&self, digest: &TokenDigest) -> FlightKey {
+        FlightKey {
+            digest: *digest,
+            fingerprint: self.identity_fingerprint,
+        }
+    }
 }
 
 /// A request that waits for a verdict.
 #[derive(Debug)]
 struct Waiter {
-    gateway: Rc<Gateway>,
-    cors: Cors,
-    requirement: AuthRequirement,
-    kind: Option<TokenKind>,
-    phase: Rc<Cell<Phase>>,
+    plugin: Rc<Plugin>,
+    exchange: Rc<Exchange>,
     since: Instant,
     until: Instant,
+    purpose: Purpose,
+}
+
+/// What a verdict is needed for.
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    /// To answer an introspection request of the homeserver.
+    Answer,
+    /// To decide a client's request.
+    Decide {
+        cors: Cors,
+        requirement: AuthRequirement,
+        kind: Option<TokenKind>,
+    },
 }
 
 /// The state of one worker's VM.
@@ -115,6 +146,12 @@ pub struct Worker {
     retries: BTreeMap<FlightKey, Instant>,
     /// When MAS last failed to answer about a token that has an answer.
     failures: BTreeMap<FlightKey, Instant>,
+    /// Tokens that the homeserver refused, and until when another refusal says nothing new.
+    doubted: BTreeMap<TokenDigest, Instant>,
+    /// Callers of the introspection role whom MAS has answered.
+    callers: Callers,
+    /// Introspection requests of the homeserver whose form has not come.
+    unread: Unread,
     /// Calls that went with their root, and are still in the gauge.
     lost_calls: usize,
     /// As of the last tick or hint.
@@ -124,39 +161,95 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Takes in the headers of a request: answers it, lets it go on, or holds it until a verdict.
+    /// Takes in the headers of a request: answers it, lets it go on, or holds it. `is_whole`: it has no body.
     pub fn on_request(
         &mut self,
         host: &impl Host,
-        gateway: &Rc<Gateway>,
+        plugin: &Rc<Plugin>,
         stream: StreamId,
-    ) -> Rc<Cell<Phase>> {
-        self.start_ticking(host, gateway.root);
-        let phase = Rc::new(Cell::new(Phase::Held));
-        match Head::read(host, &gateway.config.identity_headers) {
-            Ok(head) => {
-                if let Some(decision) = self.decide(host, gateway, stream, &head, &phase) {
-                    phase.set(request::apply(
-                        host,
-                        &gateway.config,
-                        decision,
-                        Cors::of(head.target()),
-                    ));
+        is_whole: bool,
+    ) -> Rc<Exchange> {
+        self.start_ticking(host, plugin.root);
+        let exchange = Rc::<Exchange>::default();
+        match plugin.config.role {
+            Role::Gateway => self.on_client_request(host, plugin, stream, &exchange),
+            Role::Introspection => {
+                self.on_introspection_request(host, plugin, stream, &exchange, is_whole);
+            }
+            Role::Provisioning => {
+                exchange.set_phase(Phase::Forwarded);
+                if let Some(provisioning) = Provisioning::of(host, plugin).filter(|_| !is_whole) {
+                    exchange.set_interest(Interest::Provisioning(provisioning));
                 }
             }
-            Err(error) => phase.set(request::refuse(host, error)),
         }
-        phase
+        exchange
     }
 
-    /// Takes in the trailers of a request that goes on. Whether they may.
-    pub fn on_trailers(&self, host: &impl Host, gateway: &Gateway) -> bool {
-        request::clean_trailers(host, &gateway.config.identity_headers).is_ok()
+    /// Takes in a piece of `size` bytes of a request's body.
+    pub fn on_request_body(
+        &mut self,
+        host: &impl Host,
+        plugin: &Rc<Plugin>,
+        stream: StreamId,
+        exchange: &Rc<Exchange>,
+        size: usize,
+        is_last: bool,
+    ) {
+        match exchange.take_interest() {
+            Interest::SessionEnd(end, form) => {
+                Self::on_session_end_body(host, exchange, end, form, size);
+            }
+            Interest::Provisioning(provisioning) => {
+                self.on_provisioning_body(host, plugin, exchange, provisioning, size, is_last);
+            }
+            Interest::Introspection(introspection) => {
+                let piece = (size, is_last);
+                self.on_introspection_body(host, plugin, stream, exchange, introspection, piece);
+            }
+            other => exchange.set_interest(other),
+        }
+    }
+
+    fn on_client_request(
+        &mut self,
+        host: &impl Host,
+        plugin: &Rc<Plugin>,
+        stream: StreamId,
+        exchange: &Rc<Exchange>,
+    ) {
+        match Head::read(host, &plugin.config.identity_headers) {
+            Ok(head) => {
+                if let Some(decision) = self.decide(host, plugin, stream, &head, exchange) {
+                    let cors = Cors::of(head.target());
+                    exchange.set_phase(request::apply(host, &plugin.config, decision, cors));
+                }
+            }
+            Err(error) => exchange.set_phase(request::refuse(host, error)),
+        }
+    }
+
+    /// Takes in the trailers of a request. Whether they may go on, if the request may.
+    pub fn on_trailers(
+        &mut self,
+        host: &impl Host,
+        plugin: &Rc<Plugin>,
+        stream: StreamId,
+        exchange: &Rc<Exchange>,
+    ) -> bool {
+        // The body has ended without a last piece.
+        if exchange.reads_request_body() {
+            self.on_request_body(host, plugin, stream, exchange, 0, true);
+        }
+        exchange.phase() != Phase::Forwarded
+            || plugin.config.role != Role::Gateway
+            || request::clean_trailers(host, &plugin.config.identity_headers).is_ok()
     }
 
     /// Forgets a stream that has ended, whatever it waited for.
     pub fn on_stream_end(&mut self, stream: StreamId) {
         self.flights.forget(stream);
+        self.unread.forget(stream);
     }
 
     /// Forgets a root context that has ended. Envoy has dropped its calls; requests of other
@@ -171,21 +264,26 @@ impl Worker {
     fn decide<H: Host>(
         &mut self,
         host: &H,
-        gateway: &Rc<Gateway>,
+        plugin: &Rc<Plugin>,
         stream: StreamId,
         head: &Head<'_, H>,
-        phase: &Rc<Cell<Phase>>,
+        exchange: &Rc<Exchange>,
     ) -> Option<Decision> {
-        let config = &gateway.config;
+        let config = &plugin.config;
         let (outcome, decision) = match gate::inspect(config, head) {
             Inspection::Forward => (Outcome::NotAsked, Decision::Forward),
+            Inspection::Observe(end) => {
+                let form = Collector::new(MAX_REVOCATION_BYTES);
+                exchange.set_interest(Interest::SessionEnd(end, form));
+                (Outcome::NotAsked, Decision::Forward)
+            }
             Inspection::Reject(rejection) => (Outcome::NotAsked, Decision::Reject(rejection)),
             Inspection::Inactive => (
                 Outcome::InactiveOffline,
                 Decision::Reject(Rejection::NotActive),
             ),
             Inspection::Ask(question) => {
-                let (outcome, verdict) = match self.known(host, gateway, &question) {
+                let (outcome, verdict) = match self.known(host, plugin, &question) {
                     Some(known) => known,
                     None if head.is_preflight() => {
                         host.count(Metric::Request(Outcome::NotAsked));
@@ -193,21 +291,29 @@ impl Worker {
                     }
                     None => {
                         let waiter = Waiter {
-                            gateway: Rc::clone(gateway),
-                            cors: Cors::of(head.target()),
-                            requirement: question.requirement,
-                            kind: question.kind,
-                            phase: Rc::clone(phase),
+                            plugin: Rc::clone(plugin),
+                            exchange: Rc::clone(exchange),
                             since: self.now,
-                            until: self.now + ask::patience(gateway),
+                            until: self.now + ask::patience(plugin),
+                            purpose: Purpose::Decide {
+                                cors: Cors::of(head.target()),
+                                requirement: question.requirement,
+                                kind: question.kind,
+                            },
                         };
-                        self.hold(host, &question, stream, waiter)?
+                        let (outcome, finding) =
+                            self.hold(host, &(&question).into(), stream, waiter)?;
+                        (
+                            outcome,
+                            self.verdict(host, plugin, &question.digest, finding),
+                        )
                     }
                 };
-                (
-                    outcome,
-                    gate::conclude(config, question.requirement, question.kind, verdict),
-                )
+                let decision = gate::conclude(config, question.requirement, question.kind, verdict);
+                if let Decision::Annotate(_) = decision {
+                    exchange.set_interest(Interest::Active(question.digest));
+                }
+                (outcome, decision)
             }
         };
         host.count(Metric::Request(outcome));
@@ -226,16 +332,13 @@ impl Worker {
     fn known(
         &mut self,
         host: &impl Host,
-        gateway: &Rc<Gateway>,
+        plugin: &Rc<Plugin>,
         question: &Question<'_>,
     ) -> Option<(Outcome, Verdict)> {
-        let key = FlightKey {
-            digest: question.digest,
-            fingerprint: gateway.fingerprint,
-        };
-        let (now, epoch) = (self.now, self.epochs.of(&key.digest));
-        if let Some(entry) = self.local.find(&key)
-            && entry.epoch == epoch
+        let digest = &question.digest;
+        let now = self.now;
+        if let Some(entry) = self.local.find(&plugin.local_key(digest))
+            && entry.stamp == self.epochs.stamp(digest, entry.user.as_ref())
             && now + CLOCK_SLACK < entry.fresh_until
         {
             let grant = Rc::clone(&entry.grant);
@@ -243,57 +346,69 @@ impl Worker {
                 .refresh_at
                 .is_some_and(|refresh_at| refresh_at <= now + CLOCK_SLACK)
             {
-                self.refresh(host, gateway, &key, question);
+                self.refresh(host, plugin, &question.into());
             }
             return Some((Outcome::ActiveLocal, Verdict::Active(grant)));
         }
         let now = self.read_clock(host);
-        let cached = gateway
+        let cached = plugin
             .cache
-            .find(host, &key.digest, now, |metric| host.count(metric));
+            .find(host, digest, now, |metric| host.count(metric));
         match cached {
             Some(Cached::Active(known)) => {
-                let refresh_at = known.refresh_at;
-                let grant = self.keep_locally(host, gateway, key, known);
-                if refresh_at.is_some_and(|refresh_at| refresh_at <= now) {
-                    self.refresh(host, gateway, &key, question);
+                let grant = self.keep_locally(host, plugin, digest, &known);
+                if known.refresh_at.is_some_and(|refresh_at| refresh_at <= now) {
+                    self.refresh(host, plugin, &question.into());
                 }
                 Some((Outcome::ActiveShared, Verdict::Active(grant)))
             }
-            Some(Cached::Inactive) => {
-                self.local.remove(&key);
+            Some(Cached::Inactive(_)) => {
+                self.local.remove(&plugin.local_key(digest));
                 Some((Outcome::InactiveShared, Verdict::Inactive))
             }
             None => {
-                self.local.remove(&key);
-                let grant = self.stale_after_failure(host, gateway, &key, question, now)?;
-                Some((Outcome::ActiveStale, Verdict::Active(grant)))
+                self.local.remove(&plugin.local_key(digest));
+                let known = self.stale_after_failure(host, plugin, &question.into(), now)?;
+                let grant = Grant::new(&known.answer.token, &plugin.config.server_name);
+                Some((Outcome::ActiveStale, Verdict::Active(Rc::new(grant))))
             }
+        }
+    }
+
+    /// What a finding means for a client's request.
+    fn verdict(
+        &mut self,
+        host: &impl Host,
+        plugin: &Plugin,
+        digest: &TokenDigest,
+        finding: Finding,
+    ) -> Verdict {
+        match finding {
+            Finding::Active(known) => {
+                Verdict::Active(self.keep_locally(host, plugin, digest, &known))
+            }
+            Finding::Inactive(_) => Verdict::Inactive,
+            Finding::None(why) => Verdict::None(why),
         }
     }
 
     fn keep_locally(
         &mut self,
         host: &impl Host,
-        gateway: &Gateway,
-        key: FlightKey,
-        known: Known,
+        plugin: &Plugin,
+        digest: &TokenDigest,
+        known: &Known,
     ) -> Rc<Grant> {
-        let Known {
-            token,
-            fresh_until,
-            refresh_at,
-        } = known;
-        let grant = Rc::new(Grant::new(token, &gateway.config.server_name));
+        let grant = Rc::new(Grant::new(&known.answer.token, &plugin.config.server_name));
         let entry = LocalEntry {
             grant: Rc::clone(&grant),
-            fresh_until,
-            refresh_at,
-            epoch: self.epochs.of(&key.digest),
+            fresh_until: known.fresh_until,
+            refresh_at: known.refresh_at,
+            user: known.user,
+            stamp: self.epochs.stamp(digest, known.user.as_ref()),
         };
-        let evicted = self
-            .local
-            .put(key, entry, gateway.config.cache.local_entries);
+        let capacity = plugin.config.cache.local_entries;
+        let evicted = self.local.put(plugin.local_key(digest), entry, capacity);
         if evicted > 0 {
             host.record(
                 Metric::LocalEvicted,

@@ -13,9 +13,9 @@ use std::{
 
 use fastrand::Rng;
 use matrix_edge_auth::{
-    cache::{Cache, TokenDigest},
+    cache::{Asked, Cache, TokenDigest},
     config,
-    mas::introspection::{ActiveToken, IntrospectionAnswer},
+    mas::introspection::Answer,
 };
 
 use self::simulated::{Process, store};
@@ -76,10 +76,7 @@ fn ours(trace: &[usize]) -> f64 {
         local_entries: 0,
     };
     let cache = Cache::new(&settings, 1);
-    let answer = IntrospectionAnswer::Active {
-        token: ActiveToken::default(),
-        expires_in: None,
-    };
+    let answer = Answer::parse(br#"{"active":true}"#.to_vec()).expect("an answer of MAS");
     let mut hits = 0;
     for (number, session) in trace.iter().enumerate() {
         // About a hundred requests a second: the time of use is kept to the second.
@@ -91,7 +88,13 @@ fn ours(trace: &[usize]) -> f64 {
         if cache.find(&store, &digest, now, |_| {}).is_some() {
             hits += usize::from(number >= WARM_UP);
         } else {
-            cache.keep(&store, digest, now, now, &answer);
+            let asked = Asked {
+                digest,
+                asked_at: now,
+                answered_at: now,
+                answer: answer.clone(),
+            };
+            cache.keep(&store, &asked);
         }
     }
     hits as f64 / (REQUESTS - WARM_UP) as f64

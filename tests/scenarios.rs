@@ -502,7 +502,7 @@ fn the_other_credential_forms_and_the_shard_label() {
             json!({"server_name": "example.org", "introspection": config["introspection"]});
         let config =
             matrix_edge_auth::config::parse(config.to_string().as_bytes(), &|_| None).unwrap();
-        let gateway = std::rc::Rc::new(matrix_edge_auth::worker::Gateway::new(RootId(1), config));
+        let gateway = std::rc::Rc::new(matrix_edge_auth::worker::Plugin::new(RootId(1), config));
         worker.request(&gateway, whoami(ALICE));
         let headers: BTreeMap<_, _> = worker.calls().remove(0).headers.into_iter().collect();
         (

@@ -7,30 +7,32 @@
 //! ```text
 //! offset  bytes  what
 //!      0      1  format version
-//!      1      1  flags: 1 = active, 2 = expires, 4 = ends
+//!      1      1  flags: 1 = a user is known
 //!      2      8  configuration fingerprint          all numbers little-endian
 //!     10     32  SHA-256 of the token
-//!     42      8  used at, milliseconds
-//!     50      8  fresh until, milliseconds
-//!     58      8  expires at, milliseconds; 0 without an end
-//!     66      8  ended at, milliseconds; 0 without an end
-//!     74     ..  active: username, device_id, client_id, scope, each as
-//!                u16 length (0xffff = absent) and UTF-8
+//!     42     16  user, see `revocation::UserKey`; zero if none is known
+//!     58      8  used at, milliseconds
+//!     66      8  asked at, milliseconds
+//!     74      8  answered at, milliseconds
+//!     82      8  fresh until, milliseconds
+//!     90     ..  MAS's answer: JSON, as it wrote it
 //! ```
 
-use super::TokenDigest;
-use crate::{clock::Instant, mas::introspection::ActiveToken};
+use std::time::Duration;
+
+use super::{TokenDigest, revocation::UserKey};
+use crate::{clock::Instant, mas::introspection::Answer};
 
 /// The format that this module writes, and the only one it reads.
-pub const FORMAT_VERSION: u8 = 1;
+pub const FORMAT_VERSION: u8 = 2;
 
 /// Largest entry, in bytes. A larger answer is not kept; MAS's are a few hundred bytes.
 pub const MAX_ENTRY_BYTES: usize = 2048;
 
-const ACTIVE: u8 = 1;
-const EXPIRES: u8 = 2;
-const ENDS: u8 = 4;
-const ABSENT: u16 = u16::MAX;
+/// MAS rounds `expires_in` to the nearest second, so a token may live half a second longer than it says.
+const EXPIRY_ROUNDING: Duration = Duration::from_secs(1);
+
+const USER_KNOWN: u8 = 1;
 
 /// What MAS said of a token, and until when that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,99 +41,84 @@ pub struct Entry {
     pub digest: TokenDigest,
     /// Who was asked; see [`crate::config::Config::fingerprint`].
     pub fingerprint: u64,
-    /// End of the cache's own TTL, or of the token if that comes first.
-    pub fresh_until: Instant,
-    /// The earliest moment at which the token may expire, if it ever does.
-    pub expires_at: Option<Instant>,
-    /// The moment from which the token has certainly expired, if it ever does.
-    pub ended_at: Option<Instant>,
+    /// Whose token it is, or was when it was last active.
+    pub user: Option<UserKey>,
     /// When a request last used the entry, to the second.
     pub used_at: Instant,
+    /// The moment before MAS was asked.
+    pub asked_at: Instant,
+    /// The moment after MAS had answered.
+    pub answered_at: Instant,
+    /// End of the cache's own TTL, or of the token if that comes first.
+    pub fresh_until: Instant,
     /// What MAS said.
     pub answer: Answer,
-}
-
-/// What MAS said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// `active: true`.
-    Active(ActiveToken),
-    /// `active: false`.
-    Inactive,
 }
 
 impl Entry {
     /// The entry as bytes; `None` if it is larger than [`MAX_ENTRY_BYTES`].
     pub fn encode(&self) -> Option<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(256);
-        let mut flags = 0;
-        for (flag, is_set) in [
-            (ACTIVE, matches!(self.answer, Answer::Active(_))),
-            (EXPIRES, self.expires_at.is_some()),
-            (ENDS, self.ended_at.is_some()),
-        ] {
-            flags |= if is_set { flag } else { 0 };
+        let body = self.answer.body();
+        let length = EntryHead::BYTES + body.len();
+        if length > MAX_ENTRY_BYTES {
+            return None;
         }
+        let mut bytes = Vec::with_capacity(length);
+        let flags = if self.user.is_some() { USER_KNOWN } else { 0 };
         bytes.extend_from_slice(&[FORMAT_VERSION, flags]);
         bytes.extend_from_slice(&self.fingerprint.to_le_bytes());
         bytes.extend_from_slice(&self.digest.0);
+        bytes.extend_from_slice(&self.user.map_or([0; 16], |user| user.0));
         for moment in [
             self.used_at,
+            self.asked_at,
+            self.answered_at,
             self.fresh_until,
-            self.expires_at.unwrap_or_default(),
-            self.ended_at.unwrap_or_default(),
         ] {
             bytes.extend_from_slice(&moment.as_millis().to_le_bytes());
         }
-        if let Answer::Active(token) = &self.answer {
-            let ActiveToken {
-                username,
-                device_id,
-                client_id,
-                scope,
-            } = token;
-            for member in [
-                username.as_deref(),
-                device_id.as_deref(),
-                client_id.as_deref(),
-                Some(scope),
-            ] {
-                let text = member.unwrap_or_default();
-                let length = u16::try_from(text.len())
-                    .ok()
-                    .filter(|length| *length != ABSENT)?;
-                let length = if member.is_some() { length } else { ABSENT };
-                bytes.extend_from_slice(&length.to_le_bytes());
-                bytes.extend_from_slice(text.as_bytes());
-            }
-        }
-        (bytes.len() <= MAX_ENTRY_BYTES).then_some(bytes)
+        bytes.extend_from_slice(body);
+        Some(bytes)
     }
 
     /// Reads an entry back; `None` if these bytes are anything else.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let head = EntryHead::decode(bytes)?;
-        let mut reader = Reader(bytes.get(EntryHead::BYTES..)?);
-        let answer = if head.active {
-            Answer::Active(ActiveToken {
-                username: reader.text()?,
-                device_id: reader.text()?,
-                client_id: reader.text()?,
-                scope: reader.text()??,
-            })
-        } else {
-            Answer::Inactive
-        };
-        reader.0.is_empty().then_some(Self {
+        Some(Self {
             digest: head.digest,
             fingerprint: head.fingerprint,
-            fresh_until: head.fresh_until,
-            expires_at: head.expires_at,
-            ended_at: head.ended_at,
+            user: head.user,
             used_at: head.used_at,
-            answer,
+            asked_at: head.asked_at,
+            answered_at: head.answered_at,
+            fresh_until: head.fresh_until,
+            answer: Answer::parse(bytes.get(EntryHead::BYTES..)?.to_vec()).ok()?,
         })
     }
+
+    /// The earliest moment at which the token may expire, if it ever does. MAS counted `expires_in` at
+    /// some moment between question and answer.
+    pub fn expires_at(&self) -> Option<Instant> {
+        self.lifetime().map(|lifetime| self.asked_at + lifetime)
+    }
+
+    /// The moment from which the token has certainly expired, if it ever does.
+    pub fn ended_at(&self) -> Option<Instant> {
+        self.lifetime()
+            .map(|lifetime| self.answered_at + lifetime + EXPIRY_ROUNDING)
+    }
+
+    fn lifetime(&self) -> Option<Duration> {
+        match &self.answer {
+            Answer::Active(answer) => answer.expires_in.map(lifetime),
+            Answer::Inactive(_) => None,
+        }
+    }
+}
+
+/// `expires_in` as a duration. A negative one is a token that has ended.
+pub fn lifetime(expires_in: i64) -> Duration {
+    Duration::from_secs(u64::try_from(expires_in).unwrap_or(0))
 }
 
 /// The fixed part of an entry: enough to know whose it is and when it ends.
@@ -140,45 +127,45 @@ pub struct EntryHead {
     pub digest: TokenDigest,
     /// Who was asked.
     pub fingerprint: u64,
-    /// End of the cache's own TTL.
-    pub fresh_until: Instant,
+    /// Whose token it is.
+    pub user: Option<UserKey>,
     /// When a request last used the entry.
     pub used_at: Instant,
-    expires_at: Option<Instant>,
-    ended_at: Option<Instant>,
-    active: bool,
+    /// End of the cache's own TTL.
+    pub fresh_until: Instant,
+    asked_at: Instant,
+    answered_at: Instant,
 }
 
 impl EntryHead {
-    const BYTES: usize = 74;
+    const BYTES: usize = 90;
 
     /// Reads the fixed part; `None` if these bytes are no entry of this format.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let [version, flags] = reader.take()?;
-        if version != FORMAT_VERSION || flags & !(ACTIVE | EXPIRES | ENDS) != 0 {
+        if version != FORMAT_VERSION || flags & !USER_KNOWN != 0 {
             return None;
         }
         let fingerprint = u64::from_le_bytes(reader.take()?);
         let digest = TokenDigest(reader.take()?);
+        let user = UserKey(reader.take()?);
         let mut moment = || Some(Instant::from_millis(u64::from_le_bytes(reader.take()?)));
-        let (used_at, fresh_until, expires_at, ended_at) =
-            (moment()?, moment()?, moment()?, moment()?);
         Some(Self {
             digest,
             fingerprint,
-            fresh_until,
-            used_at,
-            expires_at: (flags & EXPIRES != 0).then_some(expires_at),
-            ended_at: (flags & ENDS != 0).then_some(ended_at),
-            active: flags & ACTIVE != 0,
+            user: (flags & USER_KNOWN != 0).then_some(user),
+            used_at: moment()?,
+            asked_at: moment()?,
+            answered_at: moment()?,
+            fresh_until: moment()?,
         })
     }
 }
 
 /// Writes the time of use into an encoded entry.
 pub fn set_used_at(bytes: &mut [u8], used_at: Instant) {
-    const OFFSET: usize = 42;
+    const OFFSET: usize = 58;
     if let Some(field) = bytes
         .get_mut(OFFSET..)
         .and_then(|rest| rest.first_chunk_mut())
@@ -195,21 +182,6 @@ impl Reader<'_> {
         self.0 = rest;
         Some(*taken)
     }
-
-    /// `None`: malformed. `Some(None)`: absent.
-    #[expect(
-        clippy::option_option,
-        reason = "malformed and absent are different things"
-    )]
-    fn text(&mut self) -> Option<Option<String>> {
-        let length = u16::from_le_bytes(self.take()?);
-        if length == ABSENT {
-            return Some(None);
-        }
-        let (text, rest) = self.0.split_at_checked(usize::from(length))?;
-        self.0 = rest;
-        Some(Some(String::from_utf8(text.to_vec()).ok()?))
-    }
 }
 
 #[cfg(test)]
@@ -219,38 +191,45 @@ mod tests {
 
     use super::*;
 
-    fn entry(answer: Answer) -> Entry {
+    const ACTIVE: &str =
+        r#"{"active":true,"scope":"urn:matrix:client:api:* é","username":"alice","expires_in":2}"#;
+
+    fn entry(body: &str) -> Entry {
         Entry {
             digest: TokenDigest::of(b"token"),
             fingerprint: 0x0123_4567_89ab_cdef,
-            fresh_until: Instant::from_millis(1_000),
-            expires_at: Some(Instant::from_millis(2_000)),
-            ended_at: Some(Instant::from_millis(3_000)),
+            user: Some(UserKey::of("alice")),
             used_at: Instant::from_millis(500),
-            answer,
+            asked_at: Instant::from_millis(100),
+            answered_at: Instant::from_millis(400),
+            fresh_until: Instant::from_millis(1_000),
+            answer: Answer::parse(body.into()).unwrap(),
         }
     }
 
     fn active() -> Entry {
-        entry(Answer::Active(ActiveToken {
-            username: Some("alice".into()),
-            device_id: None,
-            client_id: Some(String::new()),
-            scope: "urn:matrix:client:api:* é".into(),
-        }))
+        entry(ACTIVE)
     }
 
     #[test]
     fn entries_come_back_as_they_were() {
-        let lasting = Entry {
-            expires_at: None,
-            ended_at: None,
+        let of_nobody = Entry {
+            user: None,
             ..active()
         };
-        for entry in [active(), lasting, entry(Answer::Inactive)] {
+        for entry in [active(), of_nobody, entry(r#"{"active":false}"#)] {
             let bytes = entry.encode().unwrap();
             assert_eq!(Entry::decode(&bytes), Some(entry));
         }
+    }
+
+    #[test]
+    fn an_expiry_is_earliest_from_the_question_and_certain_from_the_answer() {
+        let entry = active();
+        assert_eq!(entry.expires_at(), Some(Instant::from_millis(2_100)));
+        assert_eq!(entry.ended_at(), Some(Instant::from_millis(3_400)));
+        let lasting = self::entry(r#"{"active":true}"#);
+        assert_eq!((lasting.expires_at(), lasting.ended_at()), (None, None));
     }
 
     #[test]
@@ -276,7 +255,7 @@ mod tests {
 
     #[test]
     fn every_truncation_and_extension_is_a_miss() {
-        for entry in [active(), entry(Answer::Inactive)] {
+        for entry in [active(), entry(r#"{"active":false}"#)] {
             let mut bytes = entry.encode().unwrap();
             for length in 0..bytes.len() {
                 assert_eq!(Entry::decode(&bytes[..length]), None, "{length}");
@@ -289,11 +268,8 @@ mod tests {
     #[test]
     fn an_oversized_entry_is_not_encoded() {
         let with_scope = |length: usize| {
-            let token = ActiveToken {
-                scope: "x".repeat(length),
-                ..ActiveToken::default()
-            };
-            entry(Answer::Active(token)).encode()
+            let scope = "x".repeat(length);
+            entry(&format!(r#"{{"active":true,"scope":"{scope}"}}"#)).encode()
         };
         let overhead = with_scope(0).unwrap().len();
         assert_eq!(
@@ -301,7 +277,6 @@ mod tests {
             MAX_ENTRY_BYTES
         );
         assert_eq!(with_scope(MAX_ENTRY_BYTES - overhead + 1), None);
-        assert_eq!(with_scope(usize::from(u16::MAX)), None);
         assert_eq!(with_scope(100_000), None);
     }
 

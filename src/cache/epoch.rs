@@ -1,32 +1,61 @@
 //! When what a worker holds for itself must be compared with the shared cache.
 //!
 //! Shared data has no way to say which keys changed. So an invalidation raises a number there, and every
-//! worker reads the numbers at each tick: an answer that it holds from before the number of its token was
-//! raised is looked up again before its next use. There is one number for each first byte of a digest,
-//! so that one invalidation makes a worker look again at few of the answers it holds.
+//! worker reads the numbers at each tick: an answer that it holds from before one of its numbers was raised
+//! is looked up again before its next use. There are 256 numbers for tokens and as many for users, by the
+//! first byte of the digest, so that one invalidation makes a worker look again at few of its answers.
 
-use super::{If, Store, TokenDigest};
+use super::{If, Store, TokenDigest, revocation::UserKey};
 
 const KEY: &str = "matrix-edge-auth.epoch";
-const NUMBERS: usize = 256;
+const TOKENS: usize = 256;
+const USERS: usize = 256;
 
 /// How often a number is raised again after another worker wrote first.
-const WRITE_ATTEMPTS: usize = 8;
+const WRITE_ATTEMPTS: usize = 64;
 
 /// The numbers, as of the last reading.
 #[derive(Debug)]
 pub struct Epochs(Vec<u32>);
 
+/// The numbers that an answer was read under.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    token: u32,
+    user: u32,
+}
+
+/// What an invalidation is about.
+#[derive(Clone, Copy, Debug)]
+pub enum Subject<'a> {
+    /// One token.
+    Token(&'a TokenDigest),
+    /// All tokens of a user.
+    User(&'a UserKey),
+}
+
+impl Subject<'_> {
+    fn place(self) -> usize {
+        match self {
+            Self::Token(TokenDigest([first, ..])) => usize::from(*first),
+            Self::User(UserKey([first, ..])) => TOKENS + usize::from(*first),
+        }
+    }
+}
+
 impl Default for Epochs {
     fn default() -> Self {
-        Self(vec![0; NUMBERS])
+        Self(vec![0; TOKENS + USERS])
     }
 }
 
 impl Epochs {
-    /// The number for `digest`.
-    pub fn of(&self, digest: &TokenDigest) -> u32 {
-        self.0.get(place(digest)).copied().unwrap_or_default()
+    /// The numbers for a token and the user that it belongs to.
+    pub fn stamp(&self, digest: &TokenDigest, user: Option<&UserKey>) -> Stamp {
+        Stamp {
+            token: self.of(Subject::Token(digest)),
+            user: user.map_or(0, |user| self.of(Subject::User(user))),
+        }
     }
 
     /// Reads the numbers again.
@@ -36,15 +65,15 @@ impl Epochs {
         }
     }
 
-    /// Raises the number for `digest`, for all workers.
-    pub fn raise(&mut self, store: &impl Store, digest: &TokenDigest) {
+    /// Raises the number for `subject`, for all workers.
+    pub fn raise(&mut self, store: &impl Store, subject: Subject<'_>) {
         for _ in 0..WRITE_ATTEMPTS {
             let stored = store.read(KEY);
             let condition = stored
                 .as_ref()
                 .map_or(If::Absent, |stored| If::Unchanged(stored.cas));
             *self = stored.map_or_else(Self::default, |stored| Self::decode(&stored.value));
-            if let Some(number) = self.0.get_mut(place(digest)) {
+            if let Some(number) = self.0.get_mut(subject.place()) {
                 *number = number.wrapping_add(1);
             }
             if store.write(KEY, &self.encode(), condition).is_ok() {
@@ -53,12 +82,16 @@ impl Epochs {
         }
     }
 
+    fn of(&self, subject: Subject<'_>) -> u32 {
+        self.0.get(subject.place()).copied().unwrap_or_default()
+    }
+
     fn decode(bytes: &[u8]) -> Self {
         let mut numbers: Vec<u32> = bytes
             .chunks_exact(4)
             .filter_map(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)))
             .collect();
-        numbers.resize(NUMBERS, 0);
+        numbers.resize(TOKENS + USERS, 0);
         Self(numbers)
     }
 
@@ -70,11 +103,6 @@ impl Epochs {
     }
 }
 
-fn place(digest: &TokenDigest) -> usize {
-    let [first, ..] = digest.0;
-    usize::from(first)
-}
-
 #[cfg(test)]
 mod tests {
     #[cfg(target_arch = "wasm32")]
@@ -83,19 +111,37 @@ mod tests {
     use super::*;
     use crate::cache::memory::MemoryStore;
 
+    const TOKEN: TokenDigest = TokenDigest([7; 32]);
+    const USER: UserKey = UserKey([7; 16]);
+
     #[test]
     fn a_raised_number_is_seen_by_all_and_touches_few() {
-        let store = MemoryStore::default();
-        let (mut one, mut two) = (Epochs::default(), Epochs::default());
-        let digest = TokenDigest([7; 32]);
-        for raised in 1..=3 {
-            one.raise(&store, &digest);
-            two.read(&store);
-            assert_eq!([one.of(&digest), two.of(&digest)], [raised, raised]);
+        for subject in [Subject::Token(&TOKEN), Subject::User(&USER)] {
+            let store = MemoryStore::default();
+            let (mut one, mut two) = (Epochs::default(), Epochs::default());
+            for raised in 1..=3 {
+                one.raise(&store, subject);
+                two.read(&store);
+                assert_eq!([one.of(subject), two.of(subject)], [raised, raised]);
+            }
+            assert_eq!(two.0.iter().filter(|number| **number != 0).count(), 1);
+            assert_eq!(store.len(), 1);
         }
-        let touched = (0..=255).filter(|first| two.of(&TokenDigest([*first; 32])) != 0);
-        assert_eq!(touched.collect::<Vec<_>>(), [7]);
-        assert_eq!(store.len(), 1);
+    }
+
+    #[test]
+    fn a_stamp_changes_with_the_token_and_with_its_user() {
+        let store = MemoryStore::default();
+        let mut epochs = Epochs::default();
+        let stamps = |epochs: &Epochs| [None, Some(&USER)].map(|user| epochs.stamp(&TOKEN, user));
+        let before = stamps(&epochs);
+        epochs.raise(&store, Subject::User(&USER));
+        let user_raised = stamps(&epochs);
+        assert_eq!(user_raised[0], before[0]);
+        assert_ne!(user_raised[1], before[1]);
+        epochs.raise(&store, Subject::Token(&TOKEN));
+        assert_ne!(stamps(&epochs)[0], user_raised[0]);
+        assert_ne!(stamps(&epochs)[1], user_raised[1]);
     }
 
     #[test]
@@ -103,21 +149,19 @@ mod tests {
         let store = MemoryStore::default();
         let mut epochs = Epochs::default();
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
-            Epochs::default().raise(store, &TokenDigest([1; 32]));
+            Epochs::default().raise(store, Subject::Token(&TokenDigest([1; 32])));
         }));
-        epochs.raise(&store, &TokenDigest([2; 32]));
-        assert_eq!(
-            [1, 2].map(|first| epochs.of(&TokenDigest([first; 32]))),
-            [1, 1]
-        );
+        epochs.raise(&store, Subject::Token(&TokenDigest([2; 32])));
+        let of = |first| epochs.of(Subject::Token(&TokenDigest([first; 32])));
+        assert_eq!([of(1), of(2)], [1, 1]);
     }
 
     #[test]
     fn a_value_of_another_length_is_read_as_far_as_it_goes() {
         let mut epochs = Epochs::decode(&[1, 0, 0, 0, 9]);
-        assert_eq!(epochs.of(&TokenDigest([0; 32])), 1);
-        assert_eq!(epochs.of(&TokenDigest([255; 32])), 0);
+        assert_eq!(epochs.of(Subject::Token(&TokenDigest([0; 32]))), 1);
+        assert_eq!(epochs.of(Subject::Token(&TokenDigest([255; 32]))), 0);
         epochs.read(&MemoryStore::default());
-        assert_eq!(epochs.encode().len(), NUMBERS * 4);
+        assert_eq!(epochs.encode().len(), (TOKENS + USERS) * 4);
     }
 }

@@ -4,10 +4,13 @@
 //! lease is short and its holder renews it while the call is on its way, so a holder that vanishes (a VM
 //! that failed, a configuration that ended) costs the others no more than [`LEASE`]. A lease is only ever
 //! an economy: two holders at once cost one more call, never a wrong answer.
+//!
+//! A token that ends (a logout) while it is being asked about voids the lease: the answer may be from
+//! before, and its holder asks again instead of keeping it.
 
 use std::time::Duration;
 
-use super::{If, Store, flight::FlightKey, slots::Slots};
+use super::{If, Store, TokenDigest, flight::FlightKey, slots::Slots};
 use crate::clock::Instant;
 
 /// How long a lease holds without renewal.
@@ -16,8 +19,11 @@ pub const LEASE: Duration = Duration::from_secs(1);
 /// Slots of the lease table: far more than calls can be in flight, so that two tokens seldom meet.
 const SLOTS: u32 = 16_384;
 
-/// A lease as bytes: digest, fingerprint, holder, end.
-const BYTES: usize = 32 + 8 + 8 + 8;
+/// A lease as bytes: digest, fingerprint, holder, end, whether it is void.
+const BYTES: usize = 32 + 8 + 8 + 8 + 1;
+
+/// How often a lease is voided again after its holder wrote first.
+const WRITE_ATTEMPTS: usize = 8;
 
 /// The outcome of asking for a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,17 +54,20 @@ struct Lease {
     key: [u8; 40],
     holder: u64,
     until: Instant,
+    void: bool,
 }
 
 impl Lease {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
         let (key, rest) = bytes.split_first_chunk()?;
-        let (holder, until) = rest.split_first_chunk()?;
+        let (holder, rest) = rest.split_first_chunk()?;
+        let (until, void) = rest.split_first_chunk()?;
         Some(Self {
             key: *key,
             holder: u64::from_le_bytes(*holder),
-            until: Instant::from_millis(u64::from_le_bytes(until.try_into().ok()?)),
+            until: Instant::from_millis(u64::from_le_bytes(*until)),
+            void: void == [1],
         })
     }
 
@@ -67,7 +76,12 @@ impl Lease {
         bytes.extend_from_slice(&self.key);
         bytes.extend_from_slice(&self.holder.to_le_bytes());
         bytes.extend_from_slice(&self.until.as_millis().to_le_bytes());
+        bytes.push(self.void.into());
         bytes
+    }
+
+    fn is_about(&self, digest: &TokenDigest) -> bool {
+        self.key.starts_with(&digest.0)
     }
 }
 
@@ -80,10 +94,11 @@ impl Leases {
         holder: u64,
         now: Instant,
     ) -> Acquired {
-        let mine = Lease {
+        let mut mine = Lease {
             key: key.to_bytes(),
             holder,
             until: now + LEASE,
+            void: false,
         };
         let mut free = None;
         for slot in self.slots.keys(store, &key.digest) {
@@ -97,6 +112,7 @@ impl Leases {
                     return Acquired::Theirs(held.until);
                 }
                 Some(held) if held.key == mine.key => {
+                    mine.void = held.void;
                     free = Some((slot, condition));
                     break;
                 }
@@ -116,21 +132,62 @@ impl Leases {
         }
     }
 
-    /// Gives the lease on `key` back, if it is still ours.
-    pub fn release(&self, store: &impl Store, key: &FlightKey, holder: u64) {
+    /// Gives the lease on `key` back, if it is still ours. Whether it is void.
+    pub fn release(&self, store: &impl Store, key: &FlightKey, holder: u64) -> bool {
         for slot in self.slots.keys(store, &key.digest) {
-            let Some(stored) = store.read(&slot) else {
-                continue;
-            };
-            let ours = Lease::decode(&stored.value)
-                .is_some_and(|held| held.key == key.to_bytes() && held.holder == holder);
-            if ours {
-                // Lost a race: then it is no longer ours.
-                let _ = store.write(&slot, &[], If::Unchanged(stored.cas));
-                return;
+            for _ in 0..WRITE_ATTEMPTS {
+                let Some((held, cas)) = read(store, &slot) else {
+                    break;
+                };
+                if held.key != key.to_bytes() || held.holder != holder {
+                    break;
+                }
+                // Whoever writes first has voided it, and we look again.
+                if store.write(&slot, &[], If::Unchanged(cas)).is_ok() {
+                    return held.void;
+                }
             }
         }
+        false
     }
+
+    /// Whether the lease on `key` is ours and void.
+    pub fn is_void(&self, store: &impl Store, key: &FlightKey, holder: u64) -> bool {
+        self.slots.keys(store, &key.digest).iter().any(|slot| {
+            read(store, slot).is_some_and(|(held, _)| {
+                held.void && held.key == key.to_bytes() && held.holder == holder
+            })
+        })
+    }
+
+    /// Voids every lease on the token, whoever holds it. Whether there is one.
+    pub fn void(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> bool {
+        let mut found = false;
+        for slot in self.slots.keys(store, digest) {
+            for _ in 0..WRITE_ATTEMPTS {
+                let Some((mut held, cas)) = read(store, &slot) else {
+                    break;
+                };
+                if !held.is_about(digest) || held.until <= now {
+                    break;
+                }
+                found = true;
+                held.void = true;
+                if store
+                    .write(&slot, &held.encode(), If::Unchanged(cas))
+                    .is_ok()
+                {
+                    break;
+                }
+            }
+        }
+        found
+    }
+}
+
+fn read(store: &impl Store, slot: &str) -> Option<(Lease, u32)> {
+    let stored = store.read(slot)?;
+    Some((Lease::decode(&stored.value)?, stored.cas))
 }
 
 #[cfg(test)]
@@ -139,7 +196,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::cache::{TokenDigest, memory::MemoryStore};
+    use crate::cache::memory::MemoryStore;
 
     const NOW: Instant = Instant::from_millis(1_000_000);
     const ME: u64 = 1;
@@ -212,6 +269,38 @@ mod tests {
             leases.acquire(&store, &key(b"c"), ME, NOW + LEASE),
             Acquired::Ours
         );
+    }
+
+    #[test]
+    fn a_lease_on_a_token_that_ended_is_void_until_it_is_given_back() {
+        let (store, leases) = (MemoryStore::default(), Leases::default());
+        let key = key(b"token");
+        assert!(!leases.void(&store, &key.digest, NOW), "nobody asks");
+        leases.acquire(&store, &key, ME, NOW);
+        assert!(!leases.is_void(&store, &key, ME));
+        assert!(leases.void(&store, &key.digest, NOW));
+        leases.acquire(&store, &key, ME, NOW + LEASE / 2);
+        assert!(leases.is_void(&store, &key, ME), "renewed, and still void");
+        assert!(!leases.is_void(&store, &key, OTHER));
+        assert!(leases.release(&store, &key, ME));
+        leases.acquire(&store, &key, ME, NOW);
+        assert!(!leases.release(&store, &key, ME));
+        leases.acquire(&store, &key, ME, NOW);
+        assert!(
+            !leases.void(&store, &key.digest, NOW + LEASE),
+            "it has run out"
+        );
+    }
+
+    #[test]
+    fn a_lease_that_is_voided_while_it_is_given_back_was_void() {
+        let (store, leases) = (MemoryStore::default(), Leases::default());
+        let key = key(b"token");
+        leases.acquire(&store, &key, ME, NOW);
+        *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
+            Leases::default().void(store, &key.digest, NOW);
+        }));
+        assert!(leases.release(&store, &key, ME));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use super::flight::FlightKey;
+use super::{epoch::Stamp, flight::FlightKey, revocation::UserKey};
 use crate::{clock::Instant, gate::Grant};
 
 /// Room for one entry's identity and scope, on average. The bound in bytes is this times the entries.
@@ -21,8 +21,10 @@ pub struct LocalEntry {
     pub fresh_until: Instant,
     /// From then on the answer is renewed in the background if it is used; never if `None`.
     pub refresh_at: Option<Instant>,
-    /// Its token's number in [`super::epoch::Epochs`] when it was read from the shared cache.
-    pub epoch: u32,
+    /// Whose token it is.
+    pub user: Option<UserKey>,
+    /// Its numbers in [`super::epoch::Epochs`] when it was read from the shared cache.
+    pub stamp: Stamp,
 }
 
 #[derive(Debug)]
@@ -152,10 +154,11 @@ mod tests {
             ..ActiveToken::default()
         };
         LocalEntry {
-            grant: Rc::new(Grant::new(token, "example.org")),
+            grant: Rc::new(Grant::new(&token, "example.org")),
             fresh_until: Instant::from_millis(1_000),
             refresh_at: None,
-            epoch: 0,
+            user: None,
+            stamp: Stamp::default(),
         }
     }
 

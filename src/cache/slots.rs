@@ -1,4 +1,4 @@
-//! Where something lives in shared data: two keys out of a fixed number, chosen by digest and secret.
+//! Where something lives in shared data: one or two keys out of a fixed number, chosen by digest and secret.
 //!
 //! Envoy never frees a shared-data key, so memory is bounded by never using more than N keys for a
 //! purpose. With two choices a nearly full table loses few entries, and nobody outside can aim
@@ -30,18 +30,28 @@ impl Slots {
 
     /// The two keys for `digest`.
     pub fn keys(&self, store: &impl Store, digest: &TokenDigest) -> [String; 2] {
-        let (seed0, seed1) = self.seed(store);
-        let [word0, word1, word2, word3] = words(digest);
-        let slot = |hash: u64| ((u128::from(hash) * u128::from(self.number)) >> 64) as u64;
-        let first = slot(fold(word0 ^ seed0, word1 ^ seed1));
-        let mut second = slot(fold(word2 ^ seed0, word3 ^ seed1));
+        let [word0, word1, word2, word3] = words(&digest.0);
+        let first = self.slot(store, word0, word1);
+        let mut second = self.slot(store, word2, word3);
         if second == first {
             second = (first + 1) % u64::from(self.number);
         }
-        [self.key(first), self.key(second)]
+        [self.name_of(first), self.name_of(second)]
     }
 
-    fn key(&self, slot: u64) -> String {
+    /// The one key for half a digest.
+    pub fn key(&self, store: &impl Store, digest: &[u8; 16]) -> String {
+        let [word0, word1] = words(digest);
+        self.name_of(self.slot(store, word0, word1))
+    }
+
+    fn slot(&self, store: &impl Store, word0: u64, word1: u64) -> u64 {
+        let (seed0, seed1) = self.seed(store);
+        let hash = fold(word0 ^ seed0, word1 ^ seed1);
+        ((u128::from(hash) * u128::from(self.number)) >> 64) as u64
+    }
+
+    fn name_of(&self, slot: u64) -> String {
         format!("matrix-edge-auth.{}.{slot}", self.name)
     }
 
@@ -68,9 +78,9 @@ impl Slots {
     }
 }
 
-fn words(digest: &TokenDigest) -> [u64; 4] {
-    let mut words = [0; 4];
-    for (word, bytes) in words.iter_mut().zip(digest.0.chunks_exact(8)) {
+fn words<const N: usize>(digest: &[u8]) -> [u64; N] {
+    let mut words = [0; N];
+    for (word, bytes) in words.iter_mut().zip(digest.chunks_exact(8)) {
         *word = bytes
             .iter()
             .rev()

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{
     If, NotWritten, Store, TokenDigest,
     entry::{Entry, EntryHead, set_used_at},
+    revocation::UserKey,
     slots::Slots,
 };
 use crate::clock::Instant;
@@ -26,6 +27,13 @@ pub enum Evicted {
     Ended,
     /// An answer that still held.
     Live,
+}
+
+/// What a removal took out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// Whose token it was.
+    pub user: Option<UserKey>,
 }
 
 /// A table. Workers with the same name and size share it.
@@ -97,18 +105,19 @@ impl Table {
         (false, None)
     }
 
-    /// Empties the slot that holds this token. Whether one did.
-    pub fn remove(&self, store: &impl Store, digest: &TokenDigest) -> bool {
-        let mut removed = false;
+    /// Empties the slot that holds this token. `None`: none did.
+    pub fn remove(&self, store: &impl Store, digest: &TokenDigest) -> Option<Removed> {
+        let mut removed = None;
         for key in self.slots.keys(store, digest) {
             for _ in 0..WRITE_ATTEMPTS {
                 let Some(stored) = store.read(&key) else {
                     break;
                 };
-                if EntryHead::decode(&stored.value).is_none_or(|head| head.digest != *digest) {
+                let head = EntryHead::decode(&stored.value);
+                let Some(head) = head.filter(|head| head.digest == *digest) else {
                     break;
-                }
-                removed = true;
+                };
+                removed = Some(Removed { user: head.user });
                 if store.write(&key, &[], If::Unchanged(stored.cas)) != Err(NotWritten::Changed) {
                     break;
                 }
@@ -156,7 +165,10 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::cache::{entry::Answer, memory::MemoryStore};
+    use crate::{
+        cache::memory::MemoryStore,
+        mas::introspection::{Answer, InactiveAnswer},
+    };
 
     const NOW: Instant = Instant::from_millis(1_000_000);
 
@@ -168,11 +180,12 @@ mod tests {
         Entry {
             digest: TokenDigest::of(token),
             fingerprint: 1,
-            fresh_until: NOW + Duration::from_secs(fresh_for),
-            expires_at: None,
-            ended_at: None,
+            user: None,
             used_at: NOW,
-            answer: Answer::Inactive,
+            asked_at: NOW,
+            answered_at: NOW,
+            fresh_until: NOW + Duration::from_secs(fresh_for),
+            answer: Answer::Inactive(InactiveAnswer::default()),
         }
     }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     Cache, Config, ConfigError, Credential, IdentityHeaders, Introspection, Mode, OnFailure,
-    QueryToken, UnknownTokenBudget, UnrecognizedTokens, proto_struct,
+    QueryToken, Role, UnknownTokenBudget, UnrecognizedTokens, proto_struct,
     reader::{Entry, Section},
 };
 use crate::matrix::endpoint::{AuthRequirement, Method, Overrides, PathMatch, Rule};
@@ -48,10 +48,20 @@ pub fn parse(bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Confi
             })
     })?;
     let mut keys = Section::root(&value)?;
-    if let Some(role) = keys.key("role") {
-        role.one_of(&[("gateway", ())])?;
-    }
-    let server_name = server_name(&keys.required("server_name", SERVER_NAME)?)?;
+    let role = choice(
+        keys.key("role"),
+        &[
+            ("gateway", Role::Gateway),
+            ("introspection", Role::Introspection),
+            ("provisioning", Role::Provisioning),
+        ],
+        Role::Gateway,
+    )?;
+    let server_name = match (keys.key("server_name"), role) {
+        (Some(name), _) => server_name(&name)?,
+        (None, Role::Introspection) => String::new(),
+        (None, _) => return Err(keys.is_required("server_name", SERVER_NAME)),
+    };
     let introspection = introspection(&keys.required("introspection", "an object")?, env)?;
     let cache = cache(keys.key("cache"))?;
     let mode = choice(
@@ -88,6 +98,7 @@ pub fn parse(bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Confi
     let unknown_token_budget = unknown_token_budget(keys.key("unknown_token_budget"))?;
     keys.finish()?;
     Ok(Config {
+        role,
         server_name,
         introspection,
         cache,

@@ -46,12 +46,15 @@ impl<'a> Section<'a> {
     }
 
     pub fn required(&mut self, key: &'static str, takes: &str) -> Result<Entry<'a>, ConfigError> {
-        self.key(key).ok_or_else(|| {
-            ConfigError(format!(
-                "{}: is required and takes {takes}",
-                self.path_of(key)
-            ))
-        })
+        self.key(key).ok_or_else(|| self.is_required(key, takes))
+    }
+
+    /// The refusal of an object without this key.
+    pub fn is_required(&self, key: &str, takes: &str) -> ConfigError {
+        ConfigError(format!(
+            "{}: is required and takes {takes}",
+            self.path_of(key)
+        ))
     }
 
     /// An error unless every member was asked for.

@@ -23,6 +23,7 @@ pub(super) const CAS_MISMATCH: u32 = 8;
 pub(super) enum Map {
     Request = 0,
     RequestTrailers = 1,
+    Response = 2,
     CallResponse = 6,
 }
 
@@ -30,6 +31,8 @@ pub(super) enum Map {
 #[derive(Clone, Copy)]
 #[repr(u32)]
 pub(super) enum Buffer {
+    RequestBody = 0,
+    ResponseBody = 1,
     CallResponseBody = 4,
     PluginConfiguration = 7,
 }

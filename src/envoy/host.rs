@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
 use super::{
-    abi::{self, Map, MetricType},
+    abi::{self, Buffer, Map, MetricType},
     clock, dispatch,
 };
 use crate::{
@@ -49,6 +49,18 @@ impl Host for Envoy {
 
     fn remove_request_trailer(&self, name: &str) -> Result<(), HostError> {
         abi::remove_header(Map::RequestTrailers, name)
+    }
+
+    fn request_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
+        abi::buffer(Buffer::RequestBody, max).map(Option::unwrap_or_default)
+    }
+
+    fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
+        abi::header(Map::Response, name)
+    }
+
+    fn response_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
+        abi::buffer(Buffer::ResponseBody, max).map(Option::unwrap_or_default)
     }
 
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError> {

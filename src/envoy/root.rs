@@ -18,20 +18,20 @@ use crate::{
     config,
     host::{CallId, QueueId, RootId, StreamId},
     mas::introspection::{IntrospectionResponse, MAX_RESPONSE_BYTES},
-    worker::Gateway,
+    worker::Plugin,
 };
 
 /// A plugin configuration, once Envoy has handed it over.
 pub(super) struct Root {
     id: RootId,
-    gateway: Option<Rc<Gateway>>,
+    plugin: Option<Rc<Plugin>>,
 }
 
 impl Root {
     pub fn new(id: u32) -> Self {
         Self {
             id: RootId(id),
-            gateway: None,
+            plugin: None,
         }
     }
 
@@ -72,7 +72,7 @@ impl Context for Root {
             content_type: content_type.as_deref(),
             body: body.as_deref(),
         };
-        with_worker(|worker| worker.on_answer(&self.host(), CallId(token), response));
+        with_worker(|worker| worker.on_answer(&self.host(), self.id, CallId(token), response));
     }
 }
 
@@ -84,7 +84,7 @@ impl RootContext for Root {
             .unwrap_or_default();
         match config::parse(&json, &|name| std::env::var(name).ok()) {
             Ok(config) => {
-                self.gateway = Some(Rc::new(Gateway::new(self.id, config)));
+                self.plugin = Some(Rc::new(Plugin::new(self.id, config)));
                 true
             }
             Err(error) => {
@@ -109,7 +109,7 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream::new(StreamId(id), self.gateway.clone())))
+        Some(Box::new(Stream::new(StreamId(id), self.plugin.clone())))
     }
 }
 

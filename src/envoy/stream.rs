@@ -1,6 +1,6 @@
-//! The stream context: one client request.
+//! The stream context: one exchange, whatever the role of the plugin configuration.
 
-use std::{cell::Cell, rc::Rc};
+use std::rc::Rc;
 
 use proxy_wasm::{
     traits::{Context, HttpContext},
@@ -10,32 +10,39 @@ use proxy_wasm::{
 use super::{host::Envoy, with_worker};
 use crate::{
     host::StreamId,
-    worker::{Gateway, Phase},
+    worker::{Exchange, Phase, Plugin, Worker},
 };
 
-/// A client request on its way through the filter.
+/// An exchange on its way through the filter.
 pub(super) struct Stream {
     id: StreamId,
-    gateway: Option<Rc<Gateway>>,
-    phase: Rc<Cell<Phase>>,
+    plugin: Option<Rc<Plugin>>,
+    exchange: Rc<Exchange>,
 }
 
 impl Stream {
-    pub fn new(id: StreamId, gateway: Option<Rc<Gateway>>) -> Self {
+    pub fn new(id: StreamId, plugin: Option<Rc<Plugin>>) -> Self {
         Self {
             id,
-            gateway,
-            phase: Rc::new(Cell::new(Phase::Held)),
+            plugin,
+            exchange: Rc::default(),
         }
     }
 
     /// Nothing of a request may go on before it is decided: with `allow_on_headers_stop_iteration` Envoy
     /// delivers the body while the headers are held, and a body let through takes the headers along.
     fn action(&self) -> Action {
-        match self.phase.get() {
+        match self.exchange.phase() {
             Phase::Forwarded => Action::Continue,
             Phase::Held | Phase::Answered => Action::Pause,
         }
+    }
+
+    /// Envoy serves no requests with a plugin whose configuration was refused.
+    fn with_plugin<T>(&self, f: impl FnOnce(&mut Worker, &Envoy, &Rc<Plugin>) -> T) -> Option<T> {
+        let plugin = self.plugin.as_ref()?;
+        let host = Envoy { context: self.id.0 };
+        with_worker(|worker| f(worker, &host, plugin))
     }
 
     fn forget(&mut self) {
@@ -51,33 +58,58 @@ impl Context for Stream {
 }
 
 impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
-        // Envoy serves no requests with a plugin whose configuration was refused.
-        if let Some(gateway) = &self.gateway {
-            let host = Envoy { context: self.id.0 };
-            if let Some(phase) = with_worker(|worker| worker.on_request(&host, gateway, self.id)) {
-                self.phase = phase;
-            }
+    fn on_http_request_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
+        let exchange = self.with_plugin(|worker, host, plugin| {
+            worker.on_request(host, plugin, self.id, end_of_stream)
+        });
+        if let Some(exchange) = exchange {
+            self.exchange = exchange;
         }
         self.action()
     }
 
-    fn on_http_request_body(&mut self, _body_size: usize, _end_of_stream: bool) -> Action {
+    fn on_http_request_body(&mut self, body_size: usize, end_of_stream: bool) -> Action {
+        if self.exchange.reads_request_body() {
+            self.with_plugin(|worker, host, plugin| {
+                worker.on_request_body(
+                    host,
+                    plugin,
+                    self.id,
+                    &self.exchange,
+                    body_size,
+                    end_of_stream,
+                );
+            });
+        }
         self.action()
     }
 
     fn on_http_request_trailers(&mut self, _num_trailers: usize) -> Action {
-        let (action, Some(gateway)) = (self.action(), &self.gateway) else {
-            return Action::Pause;
-        };
-        if action == Action::Pause {
-            return action;
-        }
-        let host = Envoy { context: self.id.0 };
-        match with_worker(|worker| worker.on_trailers(&host, gateway)) {
-            Some(true) => Action::Continue,
+        let may_go_on = self.with_plugin(|worker, host, plugin| {
+            worker.on_trailers(host, plugin, self.id, &self.exchange)
+        });
+        match may_go_on {
+            Some(true) => self.action(),
             _ => Action::Pause,
         }
+    }
+
+    fn on_http_response_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
+        if self.exchange.reads_response() {
+            self.with_plugin(|worker, host, plugin| {
+                worker.on_response(host, plugin, &self.exchange, end_of_stream);
+            });
+        }
+        Action::Continue
+    }
+
+    fn on_http_response_body(&mut self, body_size: usize, end_of_stream: bool) -> Action {
+        if self.exchange.reads_response_body() {
+            self.with_plugin(|worker, host, plugin| {
+                worker.on_response_body(host, plugin, &self.exchange, body_size, end_of_stream);
+            });
+        }
+        Action::Continue
     }
 }
 

@@ -16,7 +16,7 @@
 
 use std::{borrow::Cow, fmt, str};
 
-use super::percent::escape;
+use crate::{form::Decoded, mas::introspection::FORM};
 
 /// An access token: ASCII, not empty. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
@@ -137,11 +137,9 @@ pub fn is_form_post(method: &[u8], content_type: Option<&[u8]>) -> bool {
         .split(|&byte| byte == b';')
         .next()
         .unwrap_or_default();
-    trim(media_type, u8::is_ascii_graphic).eq_ignore_ascii_case(FORM)
+    trim(media_type, u8::is_ascii_graphic).eq_ignore_ascii_case(FORM.as_bytes())
         || content_type.windows(2).any(|pair| pair == b"=?")
 }
-
-const FORM: &[u8] = b"application/x-www-form-urlencoded";
 
 /// RFC 6750, section 2.1, as Synapse reads it.
 fn bearer(authorization: &[u8]) -> Result<&[u8], CredentialError> {
@@ -199,23 +197,6 @@ fn ascii(token: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
     match token {
         Cow::Borrowed(token) => str::from_utf8(token).ok().map(Cow::Borrowed),
         Cow::Owned(token) => String::from_utf8(token).ok().map(Cow::Owned),
-    }
-}
-
-/// The bytes that a form-encoded name or value stands for.
-struct Decoded<'a>(&'a [u8]);
-
-impl Iterator for Decoded<'_> {
-    type Item = u8;
-
-    fn next(&mut self) -> Option<u8> {
-        let (byte, rest) = match self.0 {
-            [b'+', rest @ ..] => (b' ', rest),
-            [byte, rest @ ..] => escape(self.0).unwrap_or((*byte, rest)),
-            [] => return None,
-        };
-        self.0 = rest;
-        Some(byte)
     }
 }
 

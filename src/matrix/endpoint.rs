@@ -16,6 +16,8 @@ mod table;
 
 use std::cell::LazyCell;
 
+pub(super) use self::table::after_version;
+
 /// What an endpoint needs of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthRequirement {

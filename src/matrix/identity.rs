@@ -3,10 +3,7 @@
 //!
 //! Header values are percent-encoded: a compat device id may hold spaces, quotes and non-ASCII.
 
-use crate::{
-    mas::introspection::{ActiveToken, upper_hex},
-    matrix::reply::Rejection,
-};
+use crate::{form::upper_hex, mas::introspection::ActiveToken, matrix::reply::Rejection};
 
 const API_SCOPES: [&str; 2] = [
     "urn:matrix:client:api:*",
@@ -54,7 +51,8 @@ fn scopes(token: &ActiveToken) -> impl Iterator<Item = &str> {
     token.scope.split(' ').filter(|scope| !scope.is_empty())
 }
 
-fn device_id(token: &ActiveToken) -> Result<Option<&str>, Rejection> {
+/// The device that `token` belongs to, if any.
+pub fn device_id(token: &ActiveToken) -> Result<Option<&str>, Rejection> {
     let device_id = match &token.device_id {
         Some(device_id) => device_id.as_str(),
         None => {

@@ -2,7 +2,7 @@
 
 /// The byte that the escape at the start of `text` stands for, and the text after it. `None` if
 /// there is no well-formed escape.
-pub(super) fn escape(text: &[u8]) -> Option<(u8, &[u8])> {
+pub(crate) fn escape(text: &[u8]) -> Option<(u8, &[u8])> {
     let [b'%', high, low, rest @ ..] = text else {
         return None;
     };

@@ -7,20 +7,20 @@
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use super::{
-    FAILURE_REMEMBERED, Gateway, MAX_RETRIES, RETRY, TICK, Waiter, Worker, land::conclude,
+    FAILURE_REMEMBERED, MAX_RETRIES, Plugin, RETRY, TICK, Waiter, Worker, land::conclude,
     peers::Hint, request,
 };
 use crate::{
     cache::{
-        Cached, TokenDigest,
+        Cached, Known, TokenDigest,
         budget::{Source, Spent},
         flight::{Flight, FlightKey, Full, Stage},
         lease::{Acquired, LEASE},
     },
     clock::Instant,
-    gate::{Grant, Question, Verdict},
+    gate,
     host::{Host, QueueId, RootId, StreamId},
-    mas::introspection::{IntrospectionRequest, NoVerdict},
+    mas::introspection::{InactiveAnswer, IntrospectionRequest, NoVerdict},
     matrix::credential::AccessToken,
     metrics::{Metric, Outcome},
 };
@@ -31,30 +31,69 @@ const LOST_AFTER: Duration = Duration::from_millis(500);
 
 /// Longest that a request waits, however often it is asked again: one call, the lease of a lost worker, and
 /// one more call.
-pub(super) fn patience(gateway: &Gateway) -> Duration {
-    let call = gateway.config.introspection.timeout + LOST_AFTER;
+pub(super) fn patience(plugin: &Plugin) -> Duration {
+    let call = plugin.config.introspection.timeout + LOST_AFTER;
     call + LEASE + call
+}
+
+/// A token to ask about.
+#[derive(Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub token: &'a AccessToken<'a>,
+    pub digest: TokenDigest,
+}
+
+impl<'a> From<&'a gate::Question<'_>> for Question<'a> {
+    fn from(question: &'a gate::Question<'_>) -> Self {
+        Self {
+            token: &question.token,
+            digest: question.digest,
+        }
+    }
+}
+
+/// What was found out about a token, before whoever waits makes their own of it.
+pub(super) enum Finding {
+    /// MAS said so, not long ago.
+    Active(Box<Known>),
+    /// MAS said so, or the token has expired or cannot exist.
+    Inactive(InactiveAnswer),
+    /// There is no verdict.
+    None(NoVerdict),
+}
+
+impl Finding {
+    /// What is in the shared cache.
+    pub fn of_cached(cached: Cached) -> (Outcome, Self) {
+        match cached {
+            Cached::Active(known) => (Outcome::ActiveShared, Self::Active(Box::new(known))),
+            Cached::Inactive(answer) => (Outcome::InactiveShared, Self::Inactive(answer)),
+        }
+    }
 }
 
 /// What is needed to ask MAS, and to ask again.
 #[derive(Debug)]
 pub(super) struct Call {
-    pub gateway: Rc<Gateway>,
+    pub plugin: Rc<Plugin>,
     token: AccessToken<'static>,
-    digest: TokenDigest,
+    pub digest: TokenDigest,
     trace: Vec<(&'static str, String)>,
     /// Whose budget the token was charged to.
     source: Option<Source>,
+    /// It was asked again, because the token or its user changed while it was on its way.
+    pub is_repeated: bool,
 }
 
 impl Call {
-    fn new(host: &impl Host, gateway: &Rc<Gateway>, question: &Question<'_>) -> Self {
+    fn new(host: &impl Host, plugin: &Rc<Plugin>, question: &Question<'_>) -> Self {
         Self {
-            gateway: Rc::clone(gateway),
+            plugin: Rc::clone(plugin),
             token: question.token.clone().into_owned(),
             digest: question.digest,
             trace: request::trace(host),
             source: None,
+            is_repeated: false,
         }
     }
 
@@ -69,7 +108,7 @@ impl Call {
     }
 
     fn deadline(&self, now: Instant) -> Instant {
-        now + self.gateway.config.introspection.timeout + LOST_AFTER
+        now + self.plugin.config.introspection.timeout + LOST_AFTER
     }
 }
 
@@ -78,7 +117,7 @@ enum Launched {
     /// The answer is on its way.
     Waiting,
     /// Another worker had it already.
-    Known((Outcome, Verdict)),
+    Known((Outcome, Finding)),
 }
 
 impl Worker {
@@ -103,7 +142,8 @@ impl Worker {
         }
         // The call goes on for others.
         let impatient = self.flights.take_waiters(|waiter| waiter.until <= now);
-        conclude(host, impatient, now, &Verdict::None(NoVerdict::Lost), None);
+        conclude(host, impatient, now, &Finding::None(NoVerdict::Lost), None);
+        self.unread.give_up(host, now);
         while let Some((key, flight)) = self.flights.orphan() {
             self.look_again(host, root, key, flight, now);
         }
@@ -119,6 +159,7 @@ impl Worker {
         self.retries.retain(|_, retry_at| now < *retry_at + RETRY);
         self.failures
             .retain(|_, failed_at| now < *failed_at + FAILURE_REMEMBERED);
+        self.doubted.retain(|_, until| now < *until);
     }
 
     /// Takes in the messages of a shared queue.
@@ -137,10 +178,7 @@ impl Worker {
                         self.fail(host, key, flight, now, NoVerdict::Elsewhere);
                     }
                 }
-                Some(Hint::Invalidated(key)) => {
-                    self.local.remove(&key);
-                    self.epochs.read(host);
-                }
+                Some(Hint::Invalidated) => self.epochs.read(host),
             }
         }
     }
@@ -153,24 +191,21 @@ impl Worker {
         question: &Question<'_>,
         stream: StreamId,
         waiter: Waiter,
-    ) -> Option<(Outcome, Verdict)> {
-        let gateway = Rc::clone(&waiter.gateway);
-        let key = FlightKey {
-            digest: question.digest,
-            fingerprint: gateway.fingerprint,
-        };
+    ) -> Option<(Outcome, Finding)> {
+        let plugin = Rc::clone(&waiter.plugin);
+        let key = plugin.flight_key(&question.digest);
         let launched = if self.flights.contains(&key) {
             host.count(Metric::Coalesced);
             Ok(Launched::Waiting)
-        } else if self.flights.calls() >= gateway.config.introspection.max_in_flight {
+        } else if self.flights.calls() >= plugin.config.introspection.max_in_flight {
             // Shed at once, before anything is charged or written.
             host.count(Metric::Introspection(NoVerdict::Overloaded.label()));
             Err(NoVerdict::Overloaded)
         } else {
-            self.charge(host, &gateway).and_then(|source| {
+            self.charge(host, &plugin).and_then(|source| {
                 let call = Call {
                     source,
-                    ..Call::new(host, &gateway, question)
+                    ..Call::new(host, &plugin, question)
                 };
                 self.launch(host, key, call, self.now)
             })
@@ -183,32 +218,32 @@ impl Worker {
             },
             Err(why) => why,
         };
-        Some((refused.outcome(), Verdict::None(refused)))
+        Some((refused.outcome(), Finding::None(refused)))
     }
 
     /// Renews an answer in the background while it is served.
     pub(super) fn refresh(
         &mut self,
         host: &impl Host,
-        gateway: &Rc<Gateway>,
-        key: &FlightKey,
+        plugin: &Rc<Plugin>,
         question: &Question<'_>,
     ) {
         let now = self.read_clock(host);
+        let key = &plugin.flight_key(&question.digest);
         if self.flights.contains(key) || self.retries.get(key).is_some_and(|retry| now < *retry) {
             return;
         }
         // Another worker may have renewed it.
-        match gateway.cache.find(host, &key.digest, now, |_| {}) {
+        match plugin.cache.find(host, &key.digest, now, |_| {}) {
             Some(Cached::Active(known))
                 if known.refresh_at.is_some_and(|refresh_at| now < refresh_at) =>
             {
-                self.keep_locally(host, gateway, *key, known);
+                self.keep_locally(host, plugin, &key.digest, &known);
                 return;
             }
             // Another worker has asked, and MAS said no: its hint is on the way.
-            Some(Cached::Inactive) => {
-                self.local.remove(key);
+            Some(Cached::Inactive(_)) => {
+                self.local.remove(&plugin.local_key(&key.digest));
                 return;
             }
             _ => {}
@@ -220,10 +255,12 @@ impl Worker {
             acquired => acquired == Acquired::Ours,
         };
         host.count(Metric::Refresh);
-        let call = Call::new(host, gateway, question);
-        match self.ask(host, gateway.root, &call, leased) {
+        let call = Call::new(host, plugin, question);
+        match self.ask(host, plugin.root, &call, leased) {
             Ok(stage) => self.flights.start(*key, call.flight(now, stage)),
-            Err(_) => self.leases.release(host, key, holder),
+            Err(_) => {
+                self.leases.release(host, key, holder);
+            }
         }
     }
 
@@ -231,31 +268,30 @@ impl Worker {
     pub(super) fn stale_after_failure(
         &mut self,
         host: &impl Host,
-        gateway: &Rc<Gateway>,
-        key: &FlightKey,
+        plugin: &Rc<Plugin>,
         question: &Question<'_>,
         now: Instant,
-    ) -> Option<Rc<Grant>> {
-        let failed_at = *self.failures.get(key)?;
-        let (token, fresh_until) = gateway.cache.find_stale(host, &key.digest, now)?;
+    ) -> Option<Known> {
+        let key = plugin.flight_key(&question.digest);
+        let failed_at = *self.failures.get(&key)?;
+        let known = plugin.cache.find_stale(host, &key.digest, now)?;
         // A failure from before this answer was asked for says nothing of MAS now.
-        if failed_at + gateway.config.cache.ttl < fresh_until {
+        if failed_at + plugin.config.cache.ttl < known.fresh_until {
             return None;
         }
-        let grant = Rc::new(Grant::new(token, &gateway.config.server_name));
         if self
             .retries
-            .get(key)
+            .get(&key)
             .is_none_or(|retry_at| *retry_at <= now)
         {
-            self.refresh(host, gateway, key, question);
+            self.refresh(host, plugin, question);
         }
-        Some(grant)
+        Some(known)
     }
 
     /// Charges an unknown token to the source of the request, if sources have a budget.
-    fn charge(&self, host: &impl Host, gateway: &Gateway) -> Result<Option<Source>, NoVerdict> {
-        let Some(limit) = &gateway.config.unknown_token_budget else {
+    fn charge(&self, host: &impl Host, plugin: &Plugin) -> Result<Option<Source>, NoVerdict> {
+        let Some(limit) = &plugin.config.unknown_token_budget else {
             return Ok(None);
         };
         let Some(address) = host.source_address() else {
@@ -272,8 +308,8 @@ impl Worker {
     }
 
     /// Takes the charge back from the source of a token that is active after all.
-    pub(super) fn refund(&self, host: &impl Host, call: &Call, verdict: &Verdict, now: Instant) {
-        if let (Verdict::Active(_), Some(source)) = (verdict, &call.source) {
+    pub(super) fn refund(&self, host: &impl Host, call: &Call, finding: &Finding, now: Instant) {
+        if let (Finding::Active(_), Some(source)) = (finding, &call.source) {
             self.budget.refund(host, source, now);
         }
     }
@@ -296,15 +332,17 @@ impl Worker {
             Acquired::Ours | Acquired::NoRoom => {
                 let leased = acquired == Acquired::Ours;
                 // The answer may have come between looking for it and taking the lease.
-                let cached = call.gateway.cache.find(host, &key.digest, now, |_| {});
+                let cached = call.plugin.cache.find(host, &key.digest, now, |_| {});
                 if let Some(cached) = cached {
                     self.leases.release(host, &key, holder);
-                    let known = self.verdict(host, &call.gateway, key, cached);
+                    let known = Finding::of_cached(cached);
                     self.refund(host, &call, &known.1, now);
                     return Ok(Launched::Known(known));
                 }
-                self.ask(host, call.gateway.root, &call, leased)
-                    .inspect_err(|_| self.leases.release(host, &key, holder))?
+                self.ask(host, call.plugin.root, &call, leased)
+                    .inspect_err(|_| {
+                        self.leases.release(host, &key, holder);
+                    })?
             }
         };
         self.flights.start(key, call.flight(now, stage));
@@ -319,7 +357,7 @@ impl Worker {
         call: &Call,
         leased: bool,
     ) -> Result<Stage, NoVerdict> {
-        let settings = &call.gateway.config.introspection;
+        let settings = &call.plugin.config.introspection;
         let asked = if self.flights.calls() < settings.max_in_flight {
             let trace = call.trace.clone();
             let request = IntrospectionRequest::new(settings, &call.token, &call.digest.0, trace);
@@ -342,7 +380,7 @@ impl Worker {
 
     /// Looks whether another worker has answered, and asks if it has given up. `root` is the one whose
     /// callback runs; the one that a flight began with may have gone by now.
-    fn look_again(
+    pub(super) fn look_again(
         &mut self,
         host: &impl Host,
         root: RootId,
@@ -353,12 +391,13 @@ impl Worker {
         let Some(waiter) = flight.waiters.values().next() else {
             return;
         };
-        let gateway = Rc::clone(&waiter.gateway);
-        flight.question.gateway = Rc::clone(&gateway);
-        if let Some(cached) = gateway.cache.find(host, &key.digest, now, |_| {}) {
-            let (_, verdict) = self.verdict(host, &gateway, key, cached);
-            self.refund(host, &flight.question, &verdict, now);
-            conclude(host, flight.waiters, now, &verdict, None);
+        let plugin = Rc::clone(&waiter.plugin);
+        flight.question.plugin = Rc::clone(&plugin);
+        if let Some(cached) = plugin.cache.find(host, &key.digest, now, |_| {}) {
+            let (_, finding) = Finding::of_cached(cached);
+            self.refund(host, &flight.question, &finding, now);
+            self.keep_for_clients(host, &flight, &finding);
+            conclude(host, flight.waiters, now, &finding, None);
             return;
         }
         let holder = self.peers.holder(host);
@@ -382,37 +421,11 @@ impl Worker {
         }
     }
 
-    fn verdict(
-        &mut self,
-        host: &impl Host,
-        gateway: &Rc<Gateway>,
-        key: FlightKey,
-        cached: Cached,
-    ) -> (Outcome, Verdict) {
-        match cached {
-            Cached::Active(known) => {
-                let grant = self.keep_locally(host, gateway, key, known);
-                (Outcome::ActiveShared, Verdict::Active(grant))
-            }
-            Cached::Inactive => (Outcome::InactiveShared, Verdict::Inactive),
-        }
-    }
-
     pub(super) fn retry_later(&mut self, key: FlightKey, now: Instant) {
         if self.retries.len() < MAX_RETRIES {
             self.retries.insert(key, now + RETRY);
         }
     }
-}
-
-pub(super) fn stale(
-    host: &impl Host,
-    gateway: &Gateway,
-    key: &FlightKey,
-    now: Instant,
-) -> Option<Rc<Grant>> {
-    let (token, _) = gateway.cache.find_stale(host, &key.digest, now)?;
-    Some(Rc::new(Grant::new(token, &gateway.config.server_name)))
 }
 
 pub(super) fn millis(duration: Duration) -> i64 {

@@ -3,28 +3,35 @@
 use std::{collections::BTreeMap, rc::Rc};
 
 use super::{
-    MAX_RETRIES, Phase, Waiter, Worker,
-    ask::{Call, millis, stale},
+    MAX_RETRIES, Phase, Plugin, Purpose, Waiter, Worker,
+    answer::reply,
+    ask::{Call, Finding, millis},
+    exchange::Interest,
     peers::Hint,
     request,
 };
 use crate::{
     cache::{
+        Asked, Known,
+        epoch::Subject,
         flight::{Flight, FlightKey, Stage},
         table::Evicted,
     },
     clock::Instant,
-    gate::{self, Grant, Verdict},
-    host::{CallId, Host, StreamId},
-    mas::introspection::{self, IntrospectionAnswer, IntrospectionResponse, NoVerdict},
+    config::Role,
+    gate::{self, Decision, Grant, Verdict},
+    host::{CallId, Host, RootId, StreamId},
+    mas::introspection::{self, Answer, IntrospectionResponse, NoVerdict},
+    matrix::reply::Reply,
     metrics::{self, Metric, Outcome},
 };
 
 impl Worker {
-    /// Takes in MAS's answer to `call`.
+    /// Takes in MAS's answer to `call`, one of `root`.
     pub fn on_answer(
         &mut self,
         host: &impl Host,
+        root: RootId,
         call: CallId,
         response: IntrospectionResponse<'_>,
     ) {
@@ -39,12 +46,20 @@ impl Worker {
         );
         let answer = introspection::read(response);
         host.count(Metric::Introspection(match &answer {
-            Ok(IntrospectionAnswer::Active { .. }) => "active",
-            Ok(IntrospectionAnswer::Inactive) => "inactive",
+            Ok(Answer::Active(_)) => "active",
+            Ok(Answer::Inactive(_)) => "inactive",
             Err(why) => why.label(),
         }));
         match answer {
-            Ok(answer) => self.land(host, key, flight, now, answer),
+            Ok(answer) => {
+                let asked = Asked {
+                    digest: key.digest,
+                    asked_at: flight.asked_at,
+                    answered_at: now,
+                    answer,
+                };
+                self.land(host, root, key, flight, asked);
+            }
             Err(why) => self.fail(host, key, flight, now, why),
         }
     }
@@ -53,57 +68,53 @@ impl Worker {
     fn land(
         &mut self,
         host: &impl Host,
+        root: RootId,
         key: FlightKey,
-        flight: Flight<Call, Waiter>,
-        now: Instant,
-        answer: IntrospectionAnswer,
+        mut flight: Flight<Call, Waiter>,
+        asked: Asked,
     ) {
-        let gateway = Rc::clone(&flight.question.gateway);
-        let kept = gateway
-            .cache
-            .keep(host, key.digest, flight.asked_at, now, &answer);
-        if let Some((evicted, _)) = kept.evicted {
-            let table = match answer {
-                IntrospectionAnswer::Active { .. } => metrics::Table::Active,
-                IntrospectionAnswer::Inactive => metrics::Table::Negative,
-            };
-            host.count(Metric::Evicted(table, evicted));
-        }
+        let plugin = Rc::clone(&flight.question.plugin);
+        let now = asked.answered_at;
         self.retries.remove(&key);
         self.failures.remove(&key);
-        self.settle(host, key, &flight, Hint::Answered(key), now);
-        if kept.invalidated {
-            host.count(Metric::Invalidated);
-            self.epochs.raise(host, &key.digest);
-            self.peers.tell(host, Hint::Invalidated(key), now);
-        }
-        // An invalidation finds only what the shared cache holds: workers that hold an answer which was
-        // pushed out of it must look there again.
-        if let (IntrospectionAnswer::Active { .. }, Some((Evicted::Live, digest))) =
-            (&answer, kept.evicted)
-        {
-            self.epochs.raise(host, &digest);
-        }
-        let known = kept
-            .stored
-            .then(|| {
-                gateway
-                    .cache
-                    .known(key.digest, flight.asked_at, now, &answer)
-            })
-            .flatten();
-        let verdict = match (known, answer) {
-            (Some(known), _) => Verdict::Active(self.keep_locally(host, &gateway, key, known)),
-            (None, IntrospectionAnswer::Active { token, .. }) => {
-                Verdict::Active(Rc::new(Grant::new(token, &gateway.config.server_name)))
+        if self.is_outdated(host, &plugin, &key, &asked) {
+            self.settle(host, key, &flight, Hint::Answered(key), now);
+            if !std::mem::replace(&mut flight.question.is_repeated, true) {
+                self.look_again(host, root, key, flight, now);
+                return;
             }
-            (None, IntrospectionAnswer::Inactive) => {
-                self.local.remove(&key);
-                Verdict::Inactive
+            // Twice in a row. It serves those who wait, and is not kept.
+        } else {
+            let is_stored = self.keep(host, &plugin, &asked, now);
+            if self.settle(host, key, &flight, Hint::Answered(key), now) {
+                // The token ended between the look and the writing.
+                self.forget_token(host, &plugin, &key.digest, "logout", now);
+            } else if is_stored {
+                let known = plugin.cache.as_known(&asked);
+                let finding = known.map(|known| Finding::Active(Box::new(known)));
+                if let Some(finding) = finding {
+                    self.keep_for_clients(host, &flight, &finding);
+                }
             }
+        }
+        let finding = match plugin.cache.as_known(&asked) {
+            Some(known) => Finding::Active(Box::new(known)),
+            None => Finding::Inactive(Default::default()),
         };
-        self.refund(host, &flight.question, &verdict, now);
-        conclude(host, flight.waiters, now, &verdict, None);
+        self.refund(host, &flight.question, &finding, now);
+        conclude(host, flight.waiters, now, &finding, None);
+    }
+
+    /// Whether the token or its user changed while the answer was on its way.
+    fn is_outdated(
+        &mut self,
+        host: &impl Host,
+        plugin: &Plugin,
+        key: &FlightKey,
+        asked: &Asked,
+    ) -> bool {
+        let holder = self.peers.holder(host);
+        self.leases.is_void(host, key, holder) || plugin.cache.is_void(host, asked)
     }
 
     /// Ends a flight without a verdict.
@@ -116,23 +127,57 @@ impl Worker {
         why: NoVerdict,
     ) {
         self.settle(host, key, &flight, Hint::Failed(key), now);
-        let stale = stale(host, &flight.question.gateway, &key, now);
+        let cache = &flight.question.plugin.cache;
+        let stale = cache.find_stale(host, &key.digest, now);
         if stale.is_some() {
             self.retry_later(key, now);
             if self.failures.len() < MAX_RETRIES {
                 self.failures.insert(key, now);
             }
         }
-        conclude(
-            host,
-            flight.waiters,
-            now,
-            &Verdict::None(why),
-            stale.as_ref(),
-        );
+        conclude(host, flight.waiters, now, &Finding::None(why), stale);
     }
 
-    /// Gives the lease back, if there is one, and tells the others.
+    /// Writes an answer to the shared cache. Whether it is there.
+    fn keep(&mut self, host: &impl Host, plugin: &Plugin, asked: &Asked, now: Instant) -> bool {
+        let kept = plugin.cache.keep(host, asked);
+        let table = match asked.answer {
+            Answer::Active(_) => metrics::Table::Active,
+            Answer::Inactive(_) => metrics::Table::Negative,
+        };
+        if let Some((evicted, _)) = kept.evicted {
+            host.count(Metric::Evicted(table, evicted));
+        }
+        if kept.invalidated {
+            self.local.remove(&plugin.local_key(&asked.digest));
+            self.epochs.raise(host, Subject::Token(&asked.digest));
+            self.peers.tell(host, Hint::Invalidated, now);
+            host.count(Metric::Invalidated("introspection"));
+        }
+        // An invalidation finds only what the shared cache holds: workers that hold an answer which was
+        // pushed out of it must look there again.
+        if let (metrics::Table::Active, Some((Evicted::Live, digest))) = (table, kept.evicted) {
+            self.epochs.raise(host, Subject::Token(&digest));
+        }
+        kept.stored
+    }
+
+    /// Keeps an active answer in this worker's own cache, if it is for client requests.
+    pub(super) fn keep_for_clients(
+        &mut self,
+        host: &impl Host,
+        flight: &Flight<Call, Waiter>,
+        finding: &Finding,
+    ) {
+        let waiting = flight.waiters.values().map(|waiter| &waiter.plugin);
+        let mut plugins = waiting.chain([&flight.question.plugin]);
+        let gateway = plugins.find(|plugin| plugin.config.role == Role::Gateway);
+        if let (Some(plugin), Finding::Active(known)) = (gateway.cloned(), finding) {
+            self.keep_locally(host, &plugin, &flight.question.digest, known);
+        }
+    }
+
+    /// Gives the lease back, if there is one, and tells the others. Whether it was void.
     fn settle(
         &mut self,
         host: &impl Host,
@@ -140,12 +185,14 @@ impl Worker {
         flight: &Flight<Call, Waiter>,
         hint: Hint,
         now: Instant,
-    ) {
-        if let Stage::Asked { leased: true, .. } = flight.stage {
-            let holder = self.peers.holder(host);
-            self.leases.release(host, &key, holder);
-            self.peers.tell(host, hint, now);
-        }
+    ) -> bool {
+        let Stage::Asked { leased: true, .. } = flight.stage else {
+            return false;
+        };
+        let holder = self.peers.holder(host);
+        let is_void = self.leases.release(host, &key, holder);
+        self.peers.tell(host, hint, now);
+        is_void
     }
 }
 
@@ -154,29 +201,86 @@ pub(super) fn conclude(
     host: &impl Host,
     waiters: BTreeMap<StreamId, Waiter>,
     now: Instant,
-    verdict: &Verdict,
-    stale: Option<&Rc<Grant>>,
+    finding: &Finding,
+    stale: Option<Known>,
 ) {
-    let (outcome, verdict) = match (verdict, stale) {
-        (Verdict::None(_), Some(grant)) => {
-            (Outcome::ActiveStale, &Verdict::Active(Rc::clone(grant)))
-        }
-        (Verdict::Active(_), _) => (Outcome::ActiveIntrospected, verdict),
-        (Verdict::Inactive, _) => (Outcome::InactiveIntrospected, verdict),
-        (Verdict::None(why), None) => (why.outcome(), verdict),
+    let stale = stale.map(|known| Finding::Active(Box::new(known)));
+    let (outcome, finding) = match (finding, &stale) {
+        (Finding::None(_), Some(stale)) => (Outcome::ActiveStale, stale),
+        (Finding::None(why), None) => (why.outcome(), finding),
+        (Finding::Active(_), _) => (Outcome::ActiveIntrospected, finding),
+        (Finding::Inactive(_), _) => (Outcome::InactiveIntrospected, finding),
     };
+    let mut grants = Grants::default();
     for (stream, waiter) in waiters {
         if !host.select(stream) {
             continue;
         }
-        let config = &waiter.gateway.config;
-        host.count(Metric::Request(outcome));
         host.record(Metric::HeldMillis, millis(now.since(waiter.since)));
-        let decision = gate::conclude(config, waiter.requirement, waiter.kind, verdict.clone());
-        let phase = request::apply(host, config, decision, waiter.cors);
-        waiter.phase.set(phase);
+        let plugin = &waiter.plugin;
+        let phase = match waiter.purpose {
+            Purpose::Decide {
+                cors,
+                requirement,
+                kind,
+            } => {
+                host.count(Metric::Request(outcome));
+                let verdict = grants.verdict(plugin, finding);
+                let decision = gate::conclude(&plugin.config, requirement, kind, verdict);
+                if let (Decision::Annotate(_), Finding::Active(known)) = (&decision, finding) {
+                    let interest = Interest::Active(known.digest);
+                    waiter.exchange.set_interest(interest);
+                }
+                request::apply(host, &plugin.config, decision, cors)
+            }
+            Purpose::Answer => match reply(plugin, finding, now) {
+                Some(reply) => {
+                    host.count(Metric::Answered(outcome));
+                    respond_with(host, &reply)
+                }
+                None => {
+                    host.count(Metric::Answered(Outcome::NotAsked));
+                    Phase::Forwarded
+                }
+            },
+        };
+        waiter.exchange.set_phase(phase);
         if phase == Phase::Forwarded && host.resume().is_err() {
             log::error!("Envoy refused to resume a request");
+        }
+    }
+}
+
+/// Answers the selected request.
+pub(super) fn respond_with(host: &impl Host, reply: &Reply) -> Phase {
+    if host.respond(reply).is_err() {
+        log::error!("Envoy refused a local reply; the request is held until it times out");
+    }
+    Phase::Answered
+}
+
+/// What a finding means for client requests: the same for all that pass one configuration.
+#[derive(Default)]
+struct Grants(Option<(Rc<Plugin>, Rc<Grant>)>);
+
+impl Grants {
+    fn verdict(&mut self, plugin: &Rc<Plugin>, finding: &Finding) -> Verdict {
+        match finding {
+            Finding::Active(known) => Verdict::Active(self.grant(plugin, known)),
+            Finding::Inactive(_) => Verdict::Inactive,
+            Finding::None(why) => Verdict::None(*why),
+        }
+    }
+
+    fn grant(&mut self, plugin: &Rc<Plugin>, known: &Known) -> Rc<Grant> {
+        match &self.0 {
+            Some((made_for, grant)) if Rc::ptr_eq(made_for, plugin) => Rc::clone(grant),
+            _ => {
+                let grant = Grant::new(&known.answer.token, &plugin.config.server_name);
+                let grant = Rc::new(grant);
+                self.0 = Some((Rc::clone(plugin), Rc::clone(&grant)));
+                grant
+            }
         }
     }
 }

@@ -32,30 +32,30 @@ pub enum Hint {
     Answered(FlightKey),
     /// This question got no verdict.
     Failed(FlightKey),
-    /// The active answer to this question no longer holds.
-    Invalidated(FlightKey),
+    /// Answers no longer hold: a number was raised, see [`crate::cache::epoch`].
+    Invalidated,
 }
 
 impl Hint {
     fn encode(self) -> Vec<u8> {
         let (kind, key) = match self {
-            Self::Answered(key) => (1, key),
-            Self::Failed(key) => (2, key),
-            Self::Invalidated(key) => (3, key),
+            Self::Answered(key) => (1, Some(key)),
+            Self::Failed(key) => (2, Some(key)),
+            Self::Invalidated => (3, None),
         };
         let mut bytes = vec![kind];
-        bytes.extend_from_slice(&key.to_bytes());
+        if let Some(key) = key {
+            bytes.extend_from_slice(&key.to_bytes());
+        }
         bytes
     }
 
     /// Reads a hint; `None` for one of another version of this module.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (kind, key) = bytes.split_first()?;
-        let key = FlightKey::from_bytes(key)?;
-        match kind {
-            1 => Some(Self::Answered(key)),
-            2 => Some(Self::Failed(key)),
-            3 => Some(Self::Invalidated(key)),
+        match bytes.split_first()? {
+            (1, key) => FlightKey::from_bytes(key).map(Self::Answered),
+            (2, key) => FlightKey::from_bytes(key).map(Self::Failed),
+            (3, _) => Some(Self::Invalidated),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use super::Phase;
+use super::{Phase, land::respond_with};
 use crate::{
     config::{Config, IdentityHeaders, Mode},
     gate::{Annotation, Decision, RequestHead},
@@ -131,10 +131,7 @@ pub(super) fn refuse(host: &impl Host, HostError(status): HostError) -> Phase {
 }
 
 fn respond(host: &impl Host, rejection: Rejection, cors: Cors) -> Phase {
-    if host.respond(&rejection.reply(cors)).is_err() {
-        log::error!("Envoy refused a local reply; the request is held until it times out");
-    }
-    Phase::Answered
+    respond_with(host, &rejection.reply(cors))
 }
 
 fn annotate(host: &impl Host, config: &Config, annotation: &Annotation) -> Result<(), HostError> {

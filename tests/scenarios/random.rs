@@ -13,7 +13,7 @@ use fastrand::Rng;
 use matrix_edge_auth::{
     host::{RootId, StreamId},
     mas::introspection::IntrospectionResponse,
-    worker::Gateway,
+    worker::Plugin,
 };
 use serde_json::json;
 
@@ -65,7 +65,7 @@ struct Scenario {
     now: u64,
     process: Rc<Process>,
     workers: Vec<SimulatedWorker>,
-    gateways: Vec<(RootId, Rc<Gateway>)>,
+    gateways: Vec<(RootId, Rc<Plugin>)>,
     roots: u32,
     slots: u32,
     stale: u64,

@@ -20,7 +20,7 @@ use matrix_edge_auth::{
     mas::introspection::{IntrospectionRequest, IntrospectionResponse},
     matrix::reply::Reply,
     metrics::Metric,
-    worker::{Gateway, Phase, Worker},
+    worker::{Exchange, Phase, Plugin, Worker},
 };
 
 /// The status for "not in this phase", as Envoy gives it.
@@ -108,6 +108,9 @@ pub struct Request {
     pub headers: Vec<(String, Vec<u8>)>,
     pub filter_state: BTreeMap<String, Vec<u8>>,
     source: Vec<u8>,
+    body: Vec<u8>,
+    /// What Envoy holds of the body, or the piece that passes.
+    held: Vec<u8>,
     reply: Option<(u16, String)>,
     resumed: bool,
 }
@@ -126,6 +129,11 @@ impl Request {
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers
             .push((name.to_owned(), value.as_ref().to_vec()));
+        self
+    }
+
+    pub fn body(mut self, body: impl AsRef<[u8]>) -> Self {
+        self.body = body.as_ref().to_vec();
         self
     }
 
@@ -214,6 +222,10 @@ struct Vm {
     /// Roots that have gone.
     dropped: RefCell<Vec<RootId>>,
     next_call: Cell<u32>,
+    /// What body callbacks show while they run, and the response's status.
+    shown_request: RefCell<Vec<u8>>,
+    shown_response: RefCell<Vec<u8>>,
+    response_status: Cell<u16>,
     faults: Faults,
     host_calls: RefCell<BTreeMap<String, u64>>,
 }
@@ -223,21 +235,27 @@ pub struct SimulatedWorker {
     process: Rc<Process>,
     vm: Rc<Vm>,
     worker: Worker,
-    phases: BTreeMap<StreamId, Rc<Cell<Phase>>>,
-    gateways: BTreeMap<StreamId, Rc<Gateway>>,
+    exchanges: BTreeMap<StreamId, Rc<Exchange>>,
+    plugins: BTreeMap<StreamId, Rc<Plugin>>,
     next_stream: u32,
 }
 
-/// A plugin configuration as JSON with the required keys filled in.
-pub fn gateway(root: u32, overrides: serde_json::Value) -> Rc<Gateway> {
+/// The gateway role, with these keys put over the required ones.
+pub fn gateway(root: u32, overrides: serde_json::Value) -> Rc<Plugin> {
+    plugin(root, "gateway", overrides)
+}
+
+/// A role, with these keys put over the required ones.
+pub fn plugin(root: u32, role: &str, overrides: serde_json::Value) -> Rc<Plugin> {
     let mut json = serde_json::json!({
+        "role": role,
         "server_name": "example.org",
         "introspection": {"cluster": "mas", "credential": {"bearer": {"value": "secret"}}},
     });
     merge(&mut json, overrides);
     let config =
         config::parse(json.to_string().as_bytes(), &|_| None).expect("valid configuration");
-    Rc::new(Gateway::new(RootId(root), config))
+    Rc::new(Plugin::new(RootId(root), config))
 }
 
 fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
@@ -261,8 +279,8 @@ impl SimulatedWorker {
                 ..Vm::default()
             }),
             worker: Worker::default(),
-            phases: BTreeMap::new(),
-            gateways: BTreeMap::new(),
+            exchanges: BTreeMap::new(),
+            plugins: BTreeMap::new(),
             next_stream: FIRST_STREAM,
         }
     }
@@ -276,31 +294,95 @@ impl SimulatedWorker {
         self.vm.host_calls.borrow().clone()
     }
 
-    /// A request arrives.
-    pub fn request(&mut self, gateway: &Rc<Gateway>, request: Request) -> StreamId {
-        self.next_stream += 1;
-        let stream = StreamId(self.next_stream);
-        self.vm.streams.borrow_mut().insert(stream, request);
-        let phase = self
-            .worker
-            .on_request(&self.host(stream.0), gateway, stream);
-        self.phases.insert(stream, phase);
-        self.gateways.insert(stream, Rc::clone(gateway));
+    /// A request arrives: its headers, and its body if it has one.
+    pub fn request(&mut self, plugin: &Rc<Plugin>, request: Request) -> StreamId {
+        let body = request.body.clone();
+        let stream = self.request_headers(plugin, request, body.is_empty());
+        if !body.is_empty() {
+            self.request_body(stream, &body, true);
+        }
         stream
     }
 
+    /// The headers of a request arrive. `is_whole`: it has no body.
+    pub fn request_headers(
+        &mut self,
+        plugin: &Rc<Plugin>,
+        request: Request,
+        is_whole: bool,
+    ) -> StreamId {
+        self.next_stream += 1;
+        let stream = StreamId(self.next_stream);
+        self.vm.streams.borrow_mut().insert(stream, request);
+        let host = self.host(stream.0);
+        let exchange = self.worker.on_request(&host, plugin, stream, is_whole);
+        self.exchanges.insert(stream, exchange);
+        self.plugins.insert(stream, Rc::clone(plugin));
+        stream
+    }
+
+    /// A piece of a request's body arrives. Envoy adds it to what it holds, if it holds the body.
+    pub fn request_body(&mut self, stream: StreamId, piece: &[u8], is_last: bool) {
+        let (exchange, plugin) = (
+            Rc::clone(&self.exchanges[&stream]),
+            Rc::clone(&self.plugins[&stream]),
+        );
+        if exchange.phase() == Phase::Answered || !exchange.reads_request_body() {
+            return;
+        }
+        let shown = {
+            let mut streams = self.vm.streams.borrow_mut();
+            let Some(request) = streams.get_mut(&stream) else {
+                return;
+            };
+            if exchange.phase() == Phase::Forwarded {
+                request.held.clear();
+            }
+            request.held.extend_from_slice(piece);
+            request.held.clone()
+        };
+        self.vm.shown_request.replace(shown.clone());
+        let host = self.host(stream.0);
+        self.worker
+            .on_request_body(&host, &plugin, stream, &exchange, shown.len(), is_last);
+        self.vm.shown_request.take();
+    }
+
+    /// The response to a forwarded request passes.
+    pub fn response(&mut self, stream: StreamId, status: u16, pieces: &[&str]) {
+        let (exchange, plugin) = (
+            Rc::clone(&self.exchanges[&stream]),
+            Rc::clone(&self.plugins[&stream]),
+        );
+        let host = self.host(stream.0);
+        self.vm.response_status.set(status);
+        if exchange.reads_response() {
+            self.worker
+                .on_response(&host, &plugin, &exchange, pieces.is_empty());
+        }
+        for (at, piece) in pieces.iter().enumerate() {
+            if exchange.reads_response_body() {
+                self.vm.shown_response.replace(piece.as_bytes().to_vec());
+                let is_last = at + 1 == pieces.len();
+                self.worker
+                    .on_response_body(&host, &plugin, &exchange, piece.len(), is_last);
+                self.vm.shown_response.take();
+            }
+        }
+    }
+
     /// The requests of a configuration that wait.
-    pub fn held_by(&self, gateway: &Rc<Gateway>) -> Vec<StreamId> {
-        self.phases
+    pub fn held_by(&self, gateway: &Rc<Plugin>) -> Vec<StreamId> {
+        self.exchanges
             .iter()
-            .filter(|(_, phase)| phase.get() == Phase::Held)
+            .filter(|(_, exchange)| exchange.phase() == Phase::Held)
             .map(|(stream, _)| *stream)
-            .filter(|stream| Rc::ptr_eq(&self.gateways[stream], gateway))
+            .filter(|stream| Rc::ptr_eq(&self.plugins[stream], gateway))
             .collect()
     }
 
     /// A request arrives; what becomes of it before anything else happens.
-    pub fn fate_of(&mut self, gateway: &Rc<Gateway>, request: Request) -> Fate {
+    pub fn fate_of(&mut self, gateway: &Rc<Plugin>, request: Request) -> Fate {
         let stream = self.request(gateway, request);
         self.fate(stream)
     }
@@ -308,7 +390,7 @@ impl SimulatedWorker {
     pub fn fate(&self, stream: StreamId) -> Fate {
         let streams = self.vm.streams.borrow();
         let request = &streams[&stream];
-        match self.phases[&stream].get() {
+        match self.exchanges[&stream].phase() {
             Phase::Held => Fate::Held,
             Phase::Answered => {
                 let (status, body) = request
@@ -341,8 +423,8 @@ impl SimulatedWorker {
     /// The client hangs up.
     pub fn hang_up(&mut self, stream: StreamId) {
         self.vm.streams.borrow_mut().remove(&stream);
-        self.phases.remove(&stream);
-        self.gateways.remove(&stream);
+        self.exchanges.remove(&stream);
+        self.plugins.remove(&stream);
         self.worker.on_stream_end(stream);
     }
 
@@ -378,7 +460,8 @@ impl SimulatedWorker {
                 .expect("under way");
             calls.remove(at).root
         };
-        self.worker.on_answer(&self.host(root.0), call, response);
+        self.worker
+            .on_answer(&self.host(root.0), root, call, response);
     }
 
     /// Envoy never delivers the answer to a call.
@@ -564,6 +647,24 @@ impl Host for SimulatedHost {
     fn remove_request_trailer(&self, _name: &str) -> Result<(), HostError> {
         self.note("remove trailer");
         Ok(())
+    }
+
+    fn request_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
+        self.note("request body");
+        let shown = self.vm.shown_request.borrow();
+        Ok(shown[..max.min(shown.len())].to_vec())
+    }
+
+    fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
+        self.note(format!("get response {name}"));
+        let status = self.vm.response_status.get();
+        Ok((name == ":status").then(|| status.to_string().into_bytes()))
+    }
+
+    fn response_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
+        self.note("response body");
+        let shown = self.vm.shown_response.borrow();
+        Ok(shown[..max.min(shown.len())].to_vec())
     }
 
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError> {

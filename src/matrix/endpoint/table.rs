@@ -322,7 +322,7 @@ where
 }
 
 /// The path after its version: `r0`, `v1` and higher, `unstable`, and `api/v1` of long ago.
-fn after_version(path: &[u8]) -> Option<&[u8]> {
+pub(in crate::matrix) fn after_version(path: &[u8]) -> Option<&[u8]> {
     let path = path.strip_prefix(b"api/").unwrap_or(path);
     match path {
         [b'r', b'0', b'/', rest @ ..] => Some(rest),

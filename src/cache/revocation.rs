@@ -1,0 +1,486 @@
+//! Until when answers about a user count: what MAS tells the homeserver about users and devices ends them.
+//!
+//! Shared data cannot be listed, so nothing is searched for and removed. Instead a record says at which
+//! moment answers about a user, or about one device of the user, became void, and every look-up compares
+//! it with the moment *before the question was sent*. So an answer that was on its way at the time is void
+//! too. All moments are on the one monotonic clock of the process.
+//!
+//! Records live in a fixed number of slots. A record that makes room for another user's leaves its latest
+//! moment behind as the slot's *floor*, which holds for every user of the slot: room is made by voiding too
+//! much, which costs an introspection, and never too little.
+
+use sha2::{Digest as _, Sha256};
+
+use super::{If, NotWritten, Store, slots::Slots};
+use crate::{clock::Instant, mas::introspection::ActiveToken, matrix::identity};
+
+/// Slots for users that were invalidated.
+const SLOTS: u32 = 16_384;
+
+/// Devices of a user with a moment of their own. The others share one.
+const MAX_DEVICES: usize = 32;
+
+/// Another worker may write in between. Losing every one of this many races does not happen.
+const WRITE_ATTEMPTS: usize = 64;
+
+const FORMAT_VERSION: u8 = 1;
+
+/// Since when answers of "inactive" about tokens of unknown users count.
+const NOBODY_KEY: &str = "matrix-edge-auth.revived";
+
+/// A user: half the SHA-256 of the localpart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserKey(pub [u8; 16]);
+
+/// A device of a user: half the SHA-256 of its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceKey(pub [u8; 16]);
+
+impl UserKey {
+    /// The key of the user with this localpart. MAS knows no other part of a user id.
+    pub fn of(localpart: &str) -> Self {
+        Self(half_digest(localpart))
+    }
+
+    /// The key of the user that `token` belongs to, if it belongs to one.
+    pub fn of_token(token: &ActiveToken) -> Option<Self> {
+        token.username.as_deref().map(Self::of)
+    }
+}
+
+impl DeviceKey {
+    /// The key of the device with this id.
+    pub fn of(device_id: &str) -> Self {
+        Self(half_digest(device_id))
+    }
+
+    /// The key of the device that `token` belongs to; `None` without one, or with more than one.
+    fn of_token(token: &ActiveToken) -> Option<Self> {
+        identity::device_id(token).ok().flatten().map(Self::of)
+    }
+}
+
+fn half_digest(text: &str) -> [u8; 16] {
+    let digest = Sha256::digest(text).0;
+    let mut half = [0; 16];
+    half.iter_mut()
+        .zip(digest)
+        .for_each(|(half, byte)| *half = byte);
+    half
+}
+
+/// Which answers about a user are void.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// All, also those of "inactive".
+    Everything,
+    /// Those of tokens without a device, and of all devices but these.
+    AllBut(Vec<DeviceKey>),
+    /// Those of one device.
+    Device(DeviceKey),
+    /// Those of "inactive": the tokens may have come back to life.
+    Inactive,
+}
+
+/// The records, as any worker sees them.
+#[derive(Debug)]
+pub struct Revocations {
+    slots: Slots,
+}
+
+impl Default for Revocations {
+    fn default() -> Self {
+        Self {
+            slots: Slots::new("u", SLOTS),
+        }
+    }
+}
+
+impl Revocations {
+    /// Voids answers about `user` to questions that were sent at `now` or before.
+    pub fn add(
+        &self,
+        store: &impl Store,
+        user: &UserKey,
+        revocation: &Revocation,
+        now: Instant,
+    ) -> Result<(), NotWritten> {
+        let key = self.slots.key(store, &user.0);
+        update(store, &key, |stored| {
+            let mut slot = stored.and_then(Slot::decode).unwrap_or_default();
+            slot.enter(*user).revoke(revocation, now);
+            slot.encode()
+        })?;
+        match revocation {
+            Revocation::Everything | Revocation::Inactive => update(store, NOBODY_KEY, |_| {
+                now.as_millis().to_le_bytes().to_vec()
+            }),
+            Revocation::AllBut(_) | Revocation::Device(_) => Ok(()),
+        }
+    }
+
+    /// Whether the answer that `token`, of `user`, is active is void. It was asked for at `asked_at`.
+    pub fn voids_active(
+        &self,
+        store: &impl Store,
+        user: &UserKey,
+        token: &ActiveToken,
+        asked_at: Instant,
+    ) -> bool {
+        let Some(slot) = self.read(store, user) else {
+            return false;
+        };
+        let since = match slot.record_of(user) {
+            Some(record) => record.of(DeviceKey::of_token(token)),
+            None => Instant::default(),
+        };
+        asked_at <= since.max(slot.floor)
+    }
+
+    /// Whether an answer of "inactive" is void. `user` is known if the token was active before.
+    pub fn voids_inactive(
+        &self,
+        store: &impl Store,
+        user: Option<&UserKey>,
+        asked_at: Instant,
+    ) -> bool {
+        let since = match user {
+            Some(user) => self.read(store, user).map(|slot| {
+                let revived = slot.record_of(user).map(|record| record.inactive);
+                revived.unwrap_or_default().max(slot.floor)
+            }),
+            None => store
+                .read(NOBODY_KEY)
+                .and_then(|stored| Some(u64::from_le_bytes(stored.value.try_into().ok()?)))
+                .map(Instant::from_millis),
+        };
+        since.is_some_and(|since| asked_at <= since)
+    }
+
+    fn read(&self, store: &impl Store, user: &UserKey) -> Option<Slot> {
+        let stored = store.read(&self.slots.key(store, &user.0))?;
+        Slot::decode(&stored.value)
+    }
+}
+
+/// Writes what `change` makes of the value of `key`, whoever else writes at the same time.
+fn update(
+    store: &impl Store,
+    key: &str,
+    change: impl Fn(Option<&[u8]>) -> Vec<u8>,
+) -> Result<(), NotWritten> {
+    let mut outcome = Err(NotWritten::Changed);
+    for _ in 0..WRITE_ATTEMPTS {
+        let stored = store.read(key);
+        let value = change(stored.as_ref().map(|stored| stored.value.as_slice()));
+        let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
+        outcome = store.write(key, &value, condition);
+        if outcome != Err(NotWritten::Changed) {
+            break;
+        }
+    }
+    outcome
+}
+
+/// A slot: the record of one user, and what earlier ones left behind.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Slot {
+    floor: Instant,
+    record: Option<(UserKey, Record)>,
+}
+
+/// Since when answers about a user count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Record {
+    /// Answers of "inactive".
+    inactive: Instant,
+    /// Of "active", for tokens without a device and for devices that are not named below.
+    others: Instant,
+    /// Of "active", for these devices.
+    devices: Vec<(DeviceKey, Instant)>,
+}
+
+impl Slot {
+    fn record_of(&self, user: &UserKey) -> Option<&Record> {
+        let (owner, record) = self.record.as_ref()?;
+        (owner == user).then_some(record)
+    }
+
+    /// The record of `user`, which takes the place of any other's.
+    fn enter(&mut self, user: UserKey) -> &mut Record {
+        if let Some((_, displaced)) = self.record.take_if(|(owner, _)| *owner != user) {
+            self.floor = self.floor.max(displaced.latest());
+        }
+        &mut self.record.get_or_insert((user, Record::default())).1
+    }
+
+    /// ```text
+    /// offset  bytes  what
+    ///      0      1  format version
+    ///      1      8  floor, milliseconds; all numbers little-endian
+    ///      9     16  user
+    ///     25      8  inactive, milliseconds
+    ///     33      8  others, milliseconds
+    ///     41   n*24  devices: 16 bytes of key, 8 of milliseconds
+    /// ```
+    fn encode(&self) -> Vec<u8> {
+        let moment = |moment: Instant| moment.as_millis().to_le_bytes();
+        let mut bytes = vec![FORMAT_VERSION];
+        bytes.extend_from_slice(&moment(self.floor));
+        if let Some((user, record)) = &self.record {
+            bytes.extend_from_slice(&user.0);
+            bytes.extend_from_slice(&moment(record.inactive));
+            bytes.extend_from_slice(&moment(record.others));
+            for (device, since) in &record.devices {
+                bytes.extend_from_slice(&device.0);
+                bytes.extend_from_slice(&moment(*since));
+            }
+        }
+        bytes
+    }
+
+    /// `None` for bytes of another format: nothing is known to be void.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (version, bytes) = bytes.split_first()?;
+        if *version != FORMAT_VERSION {
+            return None;
+        }
+        let moment = |bytes: &[u8; 8]| Instant::from_millis(u64::from_le_bytes(*bytes));
+        let (floor, bytes) = bytes.split_first_chunk()?;
+        let floor = moment(floor);
+        if bytes.is_empty() {
+            return Some(Self {
+                floor,
+                record: None,
+            });
+        }
+        let (user, bytes) = bytes.split_first_chunk()?;
+        let (inactive, bytes) = bytes.split_first_chunk()?;
+        let (others, bytes) = bytes.split_first_chunk()?;
+        let device = |bytes: &[u8]| {
+            let (device, since) = bytes.split_first_chunk()?;
+            Some((DeviceKey(*device), moment(since.try_into().ok()?)))
+        };
+        let record = Record {
+            inactive: moment(inactive),
+            others: moment(others),
+            devices: bytes.chunks(24).map(device).collect::<Option<_>>()?,
+        };
+        Some(Self {
+            floor,
+            record: Some((UserKey(*user), record)),
+        })
+    }
+}
+
+impl Record {
+    /// Since when "active" counts for a token of this device, or of none.
+    fn of(&self, device: Option<DeviceKey>) -> Instant {
+        let own = |device| self.devices.iter().find(|(known, _)| *known == device);
+        device
+            .and_then(own)
+            .map_or(self.others, |(_, since)| *since)
+    }
+
+    fn revoke(&mut self, revocation: &Revocation, now: Instant) {
+        match revocation {
+            Revocation::Everything => {
+                *self = Self {
+                    inactive: now,
+                    others: now,
+                    devices: Vec::new(),
+                };
+            }
+            Revocation::AllBut(survivors) => {
+                let kept = survivors
+                    .iter()
+                    .map(|device| (*device, self.of(Some(*device))));
+                self.devices = kept.take(MAX_DEVICES).collect();
+                self.others = now;
+            }
+            Revocation::Device(device) => {
+                self.devices.retain(|(known, _)| known != device);
+                if self.devices.len() >= MAX_DEVICES {
+                    // The one that has counted for longest; what it says must hold on.
+                    let oldest = self.devices.iter().enumerate();
+                    if let Some((at, (_, since))) = oldest.min_by_key(|(_, (_, since))| *since) {
+                        self.others = self.others.max(*since);
+                        self.devices.swap_remove(at);
+                    }
+                }
+                self.devices.push((*device, now));
+            }
+            Revocation::Inactive => self.inactive = now,
+        }
+    }
+
+    fn latest(&self) -> Instant {
+        let devices = self.devices.iter().map(|(_, since)| *since);
+        devices.fold(self.inactive.max(self.others), Instant::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::cache::memory::MemoryStore;
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_millis(1_000_000 + 1_000 * seconds)
+    }
+
+    fn token(username: &str, device_id: Option<&str>) -> ActiveToken {
+        ActiveToken {
+            username: Some(username.into()),
+            device_id: device_id.map(str::to_owned),
+            ..ActiveToken::default()
+        }
+    }
+
+    fn devices(ids: &[&str]) -> Vec<DeviceKey> {
+        ids.iter().map(|id| DeviceKey::of(id)).collect()
+    }
+
+    /// Which of some tokens asked about at `asked` are void: `-` is one without a device.
+    fn void(revocations: &Revocations, store: &MemoryStore, user: &str, asked: u64) -> String {
+        let is_void = |id: &&str| {
+            let token = token(user, (*id != "-").then_some(*id));
+            revocations.voids_active(store, &UserKey::of(user), &token, at(asked))
+        };
+        ["A", "B", "C", "-"].into_iter().filter(is_void).collect()
+    }
+
+    #[test]
+    fn each_kind_of_revocation_ends_what_it_names() {
+        for (revocation, expected, inactive) in [
+            (Revocation::Everything, "ABC-", true),
+            (Revocation::AllBut(devices(&["A", "C"])), "B-", false),
+            (Revocation::AllBut(Vec::new()), "ABC-", false),
+            (Revocation::Device(DeviceKey::of("B")), "B", false),
+            (Revocation::Inactive, "", true),
+        ] {
+            let (revocations, store) = (Revocations::default(), MemoryStore::default());
+            let user = UserKey::of("alice");
+            revocations.add(&store, &user, &revocation, at(10)).unwrap();
+            for asked in [9, 10] {
+                let found = void(&revocations, &store, "alice", asked);
+                assert_eq!(found, expected, "{revocation:?}");
+            }
+            assert_eq!(void(&revocations, &store, "alice", 11), "");
+            assert_eq!(void(&revocations, &store, "bob", 9), "");
+            for user in [Some(&user), None] {
+                let voids = |asked| revocations.voids_inactive(&store, user, at(asked));
+                assert_eq!((voids(10), voids(11)), (inactive, false), "{revocation:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_revoked_before_stays_revoked() {
+        let (revocations, store) = (Revocations::default(), MemoryStore::default());
+        let user = UserKey::of("alice");
+        let add = |revocation, seconds| {
+            revocations
+                .add(&store, &user, &revocation, at(seconds))
+                .unwrap();
+        };
+        add(Revocation::AllBut(devices(&["A", "B"])), 10);
+        add(Revocation::Device(DeviceKey::of("A")), 20);
+        add(Revocation::AllBut(devices(&["A", "B", "C"])), 30);
+        // C came back after 10, A after 20.
+        assert_eq!(void(&revocations, &store, "alice", 10), "AC-");
+        assert_eq!(void(&revocations, &store, "alice", 20), "A-");
+        assert_eq!(void(&revocations, &store, "alice", 21), "-");
+        assert_eq!(void(&revocations, &store, "alice", 31), "");
+    }
+
+    #[test]
+    fn the_number_of_devices_is_bounded_and_none_is_forgotten() {
+        let (revocations, store) = (Revocations::default(), MemoryStore::default());
+        let user = UserKey::of("alice");
+        let ids: Vec<String> = (0..10 * MAX_DEVICES).map(|n| n.to_string()).collect();
+        for (seconds, id) in (10..).zip(&ids) {
+            let revocation = Revocation::Device(DeviceKey::of(id));
+            revocations
+                .add(&store, &user, &revocation, at(seconds))
+                .unwrap();
+            let largest = 41 + MAX_DEVICES * 24;
+            store.damage(|value| assert!(value.len() <= largest));
+        }
+        for (seconds, id) in (10..).zip(&ids) {
+            let token = token("alice", Some(id));
+            assert!(revocations.voids_active(&store, &user, &token, at(seconds)));
+        }
+        let all = Revocation::AllBut(ids.iter().map(|id| DeviceKey::of(id)).collect());
+        revocations.add(&store, &user, &all, at(1_000)).unwrap();
+        let late = |id: &str| {
+            let token = token("alice", Some(id));
+            revocations.voids_active(&store, &user, &token, at(999))
+        };
+        assert!(!late("0"), "a survivor");
+        assert!(late("319"), "a survivor too many: one more call");
+    }
+
+    #[test]
+    fn a_user_who_makes_room_for_another_stays_revoked() {
+        let store = MemoryStore::default();
+        let revocations = Revocations {
+            slots: Slots::new("u", 1),
+        };
+        let users: Vec<UserKey> = (0..50).map(|n| UserKey::of(&n.to_string())).collect();
+        for (seconds, user) in (10..).zip(&users) {
+            let revocation = Revocation::Device(DeviceKey::of("A"));
+            revocations
+                .add(&store, user, &revocation, at(seconds))
+                .unwrap();
+        }
+        let alice = token("-", Some("A"));
+        for (seconds, user) in (10..).zip(&users) {
+            assert!(revocations.voids_active(&store, user, &alice, at(seconds)));
+            assert!(!revocations.voids_active(&store, user, &alice, at(60)));
+        }
+        // The slots, the seed.
+        assert_eq!(store.len(), 2);
+    }
+
+    #[test]
+    fn a_race_loses_no_revocation() {
+        let (revocations, store) = (Revocations::default(), MemoryStore::default());
+        let user = UserKey::of("alice");
+        *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
+            let revocation = Revocation::Device(DeviceKey::of("A"));
+            let user = UserKey::of("alice");
+            Revocations::default()
+                .add(store, &user, &revocation, at(10))
+                .unwrap();
+        }));
+        let revocation = Revocation::Device(DeviceKey::of("B"));
+        revocations.add(&store, &user, &revocation, at(10)).unwrap();
+        assert_eq!(void(&revocations, &store, "alice", 10), "AB");
+    }
+
+    #[test]
+    fn other_bytes_void_nothing() {
+        let mut slot = Slot::default();
+        slot.enter(UserKey::of("alice"))
+            .revoke(&Revocation::Device(DeviceKey::of("A")), at(10));
+        let mut bytes = slot.encode();
+        assert_eq!(Slot::decode(&bytes), Some(slot));
+        for length in (0..bytes.len()).filter(|length| ![9, 41].contains(length)) {
+            assert_eq!(Slot::decode(&bytes[..length]), None, "{length}");
+        }
+        bytes[0] += 1;
+        assert_eq!(Slot::decode(&bytes), None);
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = Slot::decode(&bytes);
+        }
+    }
+}

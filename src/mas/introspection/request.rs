@@ -1,0 +1,96 @@
+//! The introspection request, RFC 7662 section 2.1, as Synapse sends it.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use crate::{config::Introspection, form, matrix::credential::AccessToken};
+
+/// Media type of the request's body.
+pub const FORM: &str = "application/x-www-form-urlencoded";
+
+/// The form field without which MAS calls a refresh token active.
+pub const HINT: (&str, &str) = ("token_type_hint", "access_token");
+
+/// The header without which MAS calls some valid compat tokens inactive.
+pub const DEVICE_ID_SUPPORT: (&str, &str) = ("x-mas-supports-device-id", "1");
+
+/// Headers of the client's request that travel along, so that one trace shows both requests.
+pub const TRACE_HEADERS: [&str; 3] = ["traceparent", "tracestate", "x-request-id"];
+
+/// `POST /oauth2/introspect` for one token. `Debug` shows neither token nor credential.
+pub struct IntrospectionRequest<'a> {
+    settings: &'a Introspection,
+    authority: Cow<'a, str>,
+    body: Vec<u8>,
+    trace: Vec<(&'static str, String)>,
+}
+
+impl<'a> IntrospectionRequest<'a> {
+    /// The request for `token`, whose SHA-256 is `digest`. `trace` holds the [`TRACE_HEADERS`] present.
+    pub fn new(
+        settings: &'a Introspection,
+        token: &AccessToken<'_>,
+        digest: &[u8; 32],
+        trace: Vec<(&'static str, String)>,
+    ) -> Self {
+        Self {
+            settings,
+            authority: settings.authority_for(digest),
+            body: form_body(token.as_bytes()),
+            trace,
+        }
+    }
+
+    /// The Envoy cluster that MAS is reached through.
+    pub fn cluster(&self) -> &str {
+        &self.settings.cluster
+    }
+
+    /// How long the answer may take.
+    pub fn timeout(&self) -> Duration {
+        self.settings.timeout
+    }
+
+    /// Pseudo-headers and headers, as Synapse sends them.
+    pub fn headers(&self) -> Vec<(&str, &str)> {
+        let mut headers = vec![
+            (":method", "POST"),
+            (":authority", &*self.authority),
+            (":path", &*self.settings.path),
+            ("accept", "application/json"),
+            ("content-type", FORM),
+            DEVICE_ID_SUPPORT,
+        ];
+        if let Some(authorization) = self.settings.credential.authorization() {
+            headers.push(("authorization", authorization));
+        }
+        headers.extend(
+            self.trace
+                .iter()
+                .map(|(name, value)| (*name, value.as_str())),
+        );
+        headers
+    }
+
+    /// The form: the token re-encoded, so that no byte of it can become another form field.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl fmt::Debug for IntrospectionRequest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IntrospectionRequest")
+            .field("cluster", &self.cluster())
+            .finish_non_exhaustive()
+    }
+}
+
+fn form_body(token: &[u8]) -> Vec<u8> {
+    let mut body = b"token=".to_vec();
+    form::encode(token, &mut body);
+    let (name, value) = HINT;
+    for part in ["&", name, "=", value] {
+        body.extend_from_slice(part.as_bytes());
+    }
+    body
+}

@@ -1,0 +1,386 @@
+//! The introspection response, RFC 7662 section 2.2: an answer of MAS, or no verdict.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// Largest response body that is read, in bytes. MAS answers with less than 2 KiB.
+pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
+
+/// What came back from the cluster: MAS's response, or Envoy's own in its place.
+#[derive(Clone, Copy)]
+pub struct IntrospectionResponse<'a> {
+    /// HTTP status; `None` if the call ended without a response (reset, or a body over Envoy's limit).
+    pub status: Option<u16>,
+    /// `content-type`, if any.
+    pub content_type: Option<&'a [u8]>,
+    /// The body; `None` if it is larger than [`MAX_RESPONSE_BYTES`] and was not read.
+    pub body: Option<&'a [u8]>,
+}
+
+/// MAS's answer: what it says of a token, and the bytes that say it. `Debug` shows no identity: it may end
+/// in a log.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// `active: true`.
+    Active(ActiveAnswer),
+    /// `active: false`.
+    Inactive(InactiveAnswer),
+}
+
+/// An answer with `active: true`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ActiveAnswer {
+    /// Whose the token is and what it grants.
+    pub token: ActiveToken,
+    /// Seconds left, rounded to the nearest by MAS; `None`: the token does not expire.
+    pub expires_in: Option<i64>,
+    body: Vec<u8>,
+}
+
+/// An answer with `active: false`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct InactiveAnswer {
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// The answer that `body` is.
+    pub fn parse(body: Vec<u8>) -> Result<Self, NoVerdict> {
+        let members: Members = serde_json::from_slice(&body).map_err(|_| NoVerdict::Malformed)?;
+        if !members.active {
+            return Ok(Self::Inactive(InactiveAnswer { body }));
+        }
+        Ok(Self::Active(ActiveAnswer {
+            token: ActiveToken {
+                username: members.username,
+                device_id: members.device_id,
+                client_id: members.client_id,
+                scope: members.scope.unwrap_or_default(),
+            },
+            expires_in: members.expires_in,
+            body,
+        }))
+    }
+
+    /// The JSON, as MAS wrote it.
+    pub fn body(&self) -> &[u8] {
+        match self {
+            Self::Active(answer) => answer.body(),
+            Self::Inactive(answer) => answer.body(),
+        }
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Active(answer) => answer.fmt(f),
+            Self::Inactive(answer) => answer.fmt(f),
+        }
+    }
+}
+
+impl ActiveAnswer {
+    /// The JSON, as MAS wrote it.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The JSON with another `expires_in`, if it has one. All other bytes stay.
+    pub fn body_with_expires_in(&self, seconds: i64) -> Vec<u8> {
+        match self.around_expires_in() {
+            Some((before, after)) => [before, seconds.to_string().as_bytes(), after].concat(),
+            None => self.body.clone(),
+        }
+    }
+
+    fn around_expires_in(&self) -> Option<(&[u8], &[u8])> {
+        #[derive(Deserialize)]
+        struct ExpiresIn<'a> {
+            #[serde(borrow)]
+            expires_in: Option<&'a RawValue>,
+        }
+
+        let found: ExpiresIn<'_> = serde_json::from_slice(&self.body).ok()?;
+        let value = found.expires_in?.get();
+        // The value borrows from the body, so the addresses tell where it stands.
+        let start = value
+            .as_ptr()
+            .addr()
+            .checked_sub(self.body.as_ptr().addr())?;
+        let (before, rest) = self.body.split_at_checked(start)?;
+        Some((before, rest.get(value.len()..)?))
+    }
+}
+
+impl fmt::Debug for ActiveAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ActiveAnswer(..)")
+    }
+}
+
+impl InactiveAnswer {
+    /// The JSON, as MAS wrote it.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Default for InactiveAnswer {
+    /// What MAS answers for every token that is not active.
+    fn default() -> Self {
+        Self {
+            body: br#"{"active":false}"#.to_vec(),
+        }
+    }
+}
+
+impl fmt::Debug for InactiveAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InactiveAnswer")
+    }
+}
+
+/// The members of an active answer that the edge uses. Absent members are `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ActiveToken {
+    /// Localpart of the user; absent for a client-credentials token.
+    pub username: Option<String>,
+    /// The device, if not in the scope.
+    pub device_id: Option<String>,
+    /// OAuth client, or `legacy` for compat tokens.
+    pub client_id: Option<String>,
+    /// Space-separated scope tokens, RFC 6749 section 3.3.
+    pub scope: String,
+}
+
+/// Why there is no verdict. Never cached, never a 401.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NoVerdict {
+    /// The call could not be made: no such cluster, no healthy host, circuit breaker, missing credential.
+    Undeliverable,
+    /// The call ended without a response: reset, or a body over Envoy's own limit.
+    Reset,
+    /// A status other than 200, from MAS or from Envoy (503 refused, 504 timeout, 502 garbage).
+    Status,
+    /// A body over [`MAX_RESPONSE_BYTES`].
+    Oversized,
+    /// Not an introspection response: not JSON, truncated, `active` missing or not a boolean.
+    Malformed,
+    /// The answer never came; the deadline of the call passed.
+    Lost,
+    /// Not asked: too many calls in flight or requests waiting on this worker.
+    Overloaded,
+    /// Another worker asked, without a verdict.
+    Elsewhere,
+    /// Not asked: this source brought too many unknown tokens.
+    OverBudget {
+        /// When it may try again.
+        retry_after_ms: u64,
+    },
+}
+
+impl NoVerdict {
+    /// The reason as a metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Undeliverable => "undeliverable",
+            Self::Reset => "reset",
+            Self::Status => "status",
+            Self::Oversized => "oversized",
+            Self::Malformed => "malformed",
+            Self::Lost => "lost",
+            Self::Overloaded => "overloaded",
+            Self::Elsewhere => "elsewhere",
+            Self::OverBudget { .. } => "over_budget",
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Members {
+    active: bool,
+    #[serde(default)]
+    scope: Option<String>,
+    #[serde(default)]
+    username: Option<String>,
+    #[serde(default)]
+    device_id: Option<String>,
+    #[serde(default)]
+    client_id: Option<String>,
+    #[serde(default)]
+    expires_in: Option<i64>,
+}
+
+/// Reads a response, RFC 7662 section 2.2.
+pub fn read(response: IntrospectionResponse<'_>) -> Result<Answer, NoVerdict> {
+    let status = response.status.ok_or(NoVerdict::Reset)?;
+    if status != 200 {
+        return Err(NoVerdict::Status);
+    }
+    let body = response.body.ok_or(NoVerdict::Oversized)?;
+    if body.len() > MAX_RESPONSE_BYTES {
+        return Err(NoVerdict::Oversized);
+    }
+    if !response.content_type.is_some_and(is_json) {
+        return Err(NoVerdict::Malformed);
+    }
+    Answer::parse(body.to_vec())
+}
+
+fn is_json(content_type: &[u8]) -> bool {
+    let essence = content_type
+        .split(|&byte| byte == b';')
+        .next()
+        .unwrap_or_default();
+    essence
+        .trim_ascii()
+        .eq_ignore_ascii_case(b"application/json")
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    fn json(body: &str) -> Result<Answer, NoVerdict> {
+        read(IntrospectionResponse {
+            status: Some(200),
+            content_type: Some(b"application/json"),
+            body: Some(body.as_bytes()),
+        })
+    }
+
+    fn is_inactive(answer: Result<Answer, NoVerdict>) -> bool {
+        matches!(answer, Ok(Answer::Inactive(_)))
+    }
+
+    #[test]
+    fn active_false_is_the_only_inactive_answer() {
+        assert!(is_inactive(json(r#"{"active":false}"#)));
+        assert!(is_inactive(json(r#"{"active":false,"expires_in":5}"#)));
+        for body in [
+            "",
+            "{}",
+            "[]",
+            "null",
+            "false",
+            r#"{"active":"false"}"#,
+            r#"{"active":null}"#,
+            r#"{"active":0}"#,
+            r#"{"Active":false}"#,
+            r#"{"active":false"#,
+            r#"{"active":false}x"#,
+            r#"{"active":true,"active":false}"#,
+            r#"{"active":false,"active":true}"#,
+            r#"{"result":{"active":false}}"#,
+        ] {
+            assert_eq!(json(body).err(), Some(NoVerdict::Malformed), "{body}");
+        }
+    }
+
+    #[test]
+    fn only_a_json_200_is_read() {
+        let inactive: &[u8] = br#"{"active":false}"#;
+        let response = IntrospectionResponse {
+            status: Some(200),
+            content_type: Some(b"application/json; charset=utf-8"),
+            body: Some(inactive),
+        };
+        assert!(is_inactive(read(response)));
+        for status in [
+            100, 201, 204, 302, 400, 401, 403, 404, 429, 500, 502, 503, 504,
+        ] {
+            let other = IntrospectionResponse {
+                status: Some(status),
+                ..response
+            };
+            assert_eq!(read(other).err(), Some(NoVerdict::Status), "{status}");
+        }
+        let none = IntrospectionResponse {
+            status: None,
+            content_type: None,
+            body: None,
+        };
+        assert_eq!(read(none).err(), Some(NoVerdict::Reset));
+        for content_type in [
+            None,
+            Some("text/html".as_bytes()),
+            Some(b""),
+            Some(b"application/jsonp"),
+        ] {
+            let other = IntrospectionResponse {
+                content_type,
+                ..response
+            };
+            assert_eq!(read(other).err(), Some(NoVerdict::Malformed));
+        }
+        let unread = IntrospectionResponse {
+            body: None,
+            ..response
+        };
+        assert_eq!(read(unread).err(), Some(NoVerdict::Oversized));
+        let large = vec![b' '; MAX_RESPONSE_BYTES + 1];
+        let large = IntrospectionResponse {
+            body: Some(&large),
+            ..response
+        };
+        assert_eq!(read(large).err(), Some(NoVerdict::Oversized));
+    }
+
+    #[test]
+    fn an_active_answer_keeps_what_the_edge_uses() {
+        let answer = json(
+            r#"{"active":true,"scope":"urn:matrix:client:api:*","client_id":"legacy","username":"bob",
+                "token_type":"access_token","exp":1,"expires_in":300,"iat":1,"nbf":1,"sub":"S",
+                "device_id":"we ird/\"dev\"\\é"}"#,
+        );
+        let expected = ActiveToken {
+            username: Some("bob".into()),
+            device_id: Some("we ird/\"dev\"\\é".into()),
+            client_id: Some("legacy".into()),
+            scope: "urn:matrix:client:api:*".into(),
+        };
+        assert!(matches!(
+            answer,
+            Ok(Answer::Active(answer)) if answer.token == expected && answer.expires_in == Some(300)
+        ));
+    }
+
+    #[test]
+    fn only_the_number_of_seconds_changes() {
+        let body = r#"{ "active":true, "x":{"expires_in":1}, "expires_in" : 300 ,"exp":300,"y":"\u00e9 é"}"#;
+        let changed = |body: &str, seconds| {
+            let Ok(Answer::Active(answer)) = Answer::parse(body.into()) else {
+                panic!("{body} is active");
+            };
+            String::from_utf8(answer.body_with_expires_in(seconds)).unwrap()
+        };
+        assert_eq!(changed(body, 7), body.replace(": 300 ", ": 7 "));
+        for body in [r#"{"active":true}"#, r#"{"active":true,"expires_in":null}"#] {
+            assert_eq!(changed(body, 7), body);
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_identity() {
+        let answer = Answer::parse(br#"{"active":true,"username":"alice"}"#.to_vec()).unwrap();
+        assert_eq!(format!("{answer:?}"), "ActiveAnswer(..)");
+    }
+
+    #[test]
+    fn members_of_the_wrong_type_are_no_verdict() {
+        for body in [
+            r#"{"active":true,"username":7}"#,
+            r#"{"active":true,"scope":["a"]}"#,
+            r#"{"active":true,"expires_in":"300"}"#,
+            r#"{"active":true,"device_id":{}}"#,
+        ] {
+            assert_eq!(json(body).err(), Some(NoVerdict::Malformed), "{body}");
+        }
+    }
+}

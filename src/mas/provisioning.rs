@@ -1,0 +1,250 @@
+//! What MAS tells the homeserver about its users and devices, and what of it ends answers: the requests
+//! `POST /_synapse/mas/{name}`, with JSON bodies.
+//!
+//! The non-obvious rule: `sync_devices` lists the devices that *remain*. Tokens without a device are in no
+//! list, so it ends the answers about them too. `provision_user` tells of a lock (`locked: true`), and
+//! otherwise of a user who may have been unlocked: tokens called inactive may be active again.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer as _,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+
+use crate::cache::revocation::{DeviceKey, Revocation, UserKey};
+
+/// The requests that end answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProvisioningEndpoint {
+    /// One device is no more.
+    DeleteDevice,
+    /// A user is no more.
+    DeleteUser,
+    /// A user is made or changed: also locked and unlocked.
+    ProvisionUser,
+    /// A deleted user is back.
+    ReactivateUser,
+    /// These devices remain.
+    SyncDevices,
+}
+
+/// What a request says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProvisioningEvent {
+    /// Who it is about.
+    pub user: UserKey,
+    /// Which answers it ends.
+    pub revocation: Revocation,
+}
+
+impl ProvisioningEndpoint {
+    /// The endpoint of a request, if it is one of these. `target` is the raw `:path`; MAS sends it plain.
+    pub fn of(method: &[u8], target: &[u8]) -> Option<Self> {
+        if method != b"POST" {
+            return None;
+        }
+        match target.strip_prefix(b"/_synapse/mas/")? {
+            b"delete_device" => Some(Self::DeleteDevice),
+            b"delete_user" => Some(Self::DeleteUser),
+            b"provision_user" => Some(Self::ProvisionUser),
+            b"reactivate_user" => Some(Self::ReactivateUser),
+            b"sync_devices" => Some(Self::SyncDevices),
+            _ => None,
+        }
+    }
+
+    /// The value of the metric label that says why answers ended.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::DeleteDevice => "delete_device",
+            Self::DeleteUser => "delete_user",
+            Self::ProvisionUser => "provision_user",
+            Self::ReactivateUser => "reactivate_user",
+            Self::SyncDevices => "sync_devices",
+        }
+    }
+
+    /// What a request with this body says; `None` if the homeserver will not understand it either.
+    pub fn read(self, body: &[u8]) -> Option<ProvisioningEvent> {
+        let body: Body = serde_json::from_slice(body).ok()?;
+        let revocation = match self {
+            Self::DeleteDevice => Revocation::Device(DeviceKey::of(&body.device_id?)),
+            Self::DeleteUser | Self::ReactivateUser => Revocation::Everything,
+            Self::ProvisionUser if body.locked == Some(true) => Revocation::Everything,
+            Self::ProvisionUser => Revocation::Inactive,
+            Self::SyncDevices => {
+                let survivors = body.devices?;
+                Revocation::AllBut(survivors.iter().map(|id| DeviceKey::of(id)).collect())
+            }
+        };
+        Some(ProvisioningEvent {
+            user: UserKey::of(&body.localpart),
+            revocation,
+        })
+    }
+
+    /// What can be said from the beginning of a body that is too long to be kept: that of the user
+    /// everything may have changed.
+    pub fn read_beginning(self, beginning: &[u8]) -> Option<ProvisioningEvent> {
+        let mut localpart = None;
+        // It ends in an error, since the body does.
+        let _ = serde_json::Deserializer::from_slice(beginning)
+            .deserialize_map(FindLocalpart(&mut localpart));
+        Some(ProvisioningEvent {
+            user: UserKey::of(&localpart?),
+            revocation: Revocation::Everything,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Body {
+    localpart: String,
+    devices: Option<Vec<String>>,
+    device_id: Option<String>,
+    locked: Option<bool>,
+}
+
+struct FindLocalpart<'a>(&'a mut Option<String>);
+
+impl<'de> Visitor<'de> for FindLocalpart<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with a localpart")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while let Some(name) = members.next_key::<String>()? {
+            if name == "localpart" {
+                *self.0 = Some(members.next_value()?);
+            } else {
+                members.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::{ProvisioningEndpoint::*, *};
+
+    fn event(revocation: Revocation) -> Option<ProvisioningEvent> {
+        Some(ProvisioningEvent {
+            user: UserKey::of("alice"),
+            revocation,
+        })
+    }
+
+    fn all_but(ids: &[&str]) -> Revocation {
+        Revocation::AllBut(ids.iter().map(|id| DeviceKey::of(id)).collect())
+    }
+
+    #[test]
+    fn endpoints_are_named_by_method_and_path() {
+        let of = |method: &str, target: &str| {
+            ProvisioningEndpoint::of(method.as_bytes(), target.as_bytes())
+        };
+        for endpoint in [
+            DeleteDevice,
+            DeleteUser,
+            ProvisionUser,
+            ReactivateUser,
+            SyncDevices,
+        ] {
+            let target = format!("/_synapse/mas/{}", endpoint.label());
+            assert_eq!(of("POST", &target), Some(endpoint));
+            assert_eq!(of("GET", &target), None);
+            assert_eq!(of("POST", &format!("{target}/")), None);
+        }
+        for target in [
+            "/_synapse/mas/upsert_device",
+            "/_synapse/mas/query_user",
+            "/sync_devices",
+        ] {
+            assert_eq!(of("POST", target), None);
+        }
+    }
+
+    #[test]
+    fn each_request_ends_what_it_tells_of() {
+        for (endpoint, body, expected) in [
+            (
+                SyncDevices,
+                r#"{"localpart":"alice","devices":["A","B"]}"#,
+                all_but(&["A", "B"]),
+            ),
+            (
+                SyncDevices,
+                r#"{"devices":[],"localpart":"alice","new":{}}"#,
+                all_but(&[]),
+            ),
+            (
+                DeleteDevice,
+                r#"{"localpart":"alice","device_id":"A"}"#,
+                Revocation::Device(DeviceKey::of("A")),
+            ),
+            (
+                DeleteUser,
+                r#"{"localpart":"alice","erase":false}"#,
+                Revocation::Everything,
+            ),
+            (
+                ReactivateUser,
+                r#"{"localpart":"alice"}"#,
+                Revocation::Everything,
+            ),
+            (
+                ProvisionUser,
+                r#"{"localpart":"alice","locked":true}"#,
+                Revocation::Everything,
+            ),
+            (
+                ProvisionUser,
+                r#"{"localpart":"alice","locked":false}"#,
+                Revocation::Inactive,
+            ),
+            (
+                ProvisionUser,
+                r#"{"localpart":"alice","unset_displayname":true}"#,
+                Revocation::Inactive,
+            ),
+        ] {
+            assert_eq!(endpoint.read(body.as_bytes()), event(expected), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_the_homeserver_refuses_ends_nothing() {
+        for (endpoint, body) in [
+            (SyncDevices, ""),
+            (SyncDevices, "{}"),
+            (SyncDevices, r#"{"localpart":"alice"}"#),
+            (SyncDevices, r#"{"localpart":"alice","devices":[1]}"#),
+            (SyncDevices, r#"{"localpart":"alice","devices":["A"]"#),
+            (DeleteDevice, r#"{"localpart":"alice"}"#),
+            (DeleteUser, r#"{"localpart":7}"#),
+            (ProvisionUser, r#"{"localpart":"alice","locked":"yes"}"#),
+            (DeleteUser, r#"["alice"]"#),
+        ] {
+            assert_eq!(endpoint.read(body.as_bytes()), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_beginning_tells_the_user() {
+        let beginning = br#"{"devices":["A"],"localpart":"alice","more":["A","#;
+        assert_eq!(
+            SyncDevices.read_beginning(beginning),
+            event(Revocation::Everything)
+        );
+        for beginning in [&b""[..], b"{", br#"{"localpart":"ali"#, b"[1]"] {
+            assert_eq!(SyncDevices.read_beginning(beginning), None);
+        }
+    }
+}
