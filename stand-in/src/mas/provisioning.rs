@@ -9,8 +9,9 @@
 //! | [`Mas::upsert_device`], [`Mas::delete_device`] | the call of that name |
 //! | [`Mas::refresh`], [`Mas::revoke_unannounced`] | none |
 //!
-//! `sync_devices` names the devices that remain. So a session without a device ends with a call that does not tell which
-//! session it was, a personal token without a device with no call at all, and one device of two sessions stays.
+//! `sync_devices` names the devices that remain. So a session without a device ends with a call that does not tell
+//! which session it was, and a device of two sessions stays until both have ended. A personal token without a device
+//! ends without a call.
 //!
 //! The calls are made in the background, one after the other. As in MAS's job queue, a body is made of the state at the
 //! moment of sending, not at that of the event, and a call that fails is tried again. MAS waits longer for that, and
@@ -89,7 +90,8 @@ impl Mas {
             .schedule(Job::DeleteDevice(username.to_owned(), device.to_owned()));
     }
 
-    /// The calls made, each attempt by itself, in order; the last [`Options::keep_requests`](super::Options::keep_requests).
+    /// The calls made, each attempt by itself, oldest first; at most
+    /// [`Options::keep_requests`](super::Options::keep_requests).
     pub fn provisioning(&self) -> Vec<ProvisioningCall> {
         lock(&self.shared.provisioning.calls)
             .iter()

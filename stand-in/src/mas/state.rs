@@ -268,7 +268,7 @@ impl State {
         Revocation::Done(self.end(token))
     }
 
-    /// Compat logout: ends the session of a valid compat access token and returns its user. `None` for every other token.
+    /// Compat logout: ends the session of a valid compat access token and returns its user; `None` for other tokens.
     pub(super) fn log_out(&mut self, token: &str, now: Duration) -> Option<String> {
         self.valid(token, now).filter(|(found, session)| {
             session.kind == Kind::Compat && found.token_use == TokenUse::AccessToken
