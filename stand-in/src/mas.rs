@@ -9,8 +9,11 @@
 //! | `POST /_matrix/client/{version}/logout`, `/logout/all` | compat sessions |
 //! | `GET /oauth2/userinfo`, `/.well-known/openid-configuration`, `/health` | |
 //!
+//! Given a homeserver ([`Options::homeserver`]), it also tells it about users and devices, by the calls that MAS makes:
+//! `mas/provisioning.rs` says which event makes which, [`Mas::provisioning`] which were made.
+//!
 //! Status, headers and their order, and the order of body members are those recorded with MAS 1.22; a replay test keeps
-//! it so. It issues no tokens itself (login, refresh, token endpoint): a test inserts the sessions that it wants.
+//! it so. It issues no tokens itself (login, token endpoint): a test inserts the sessions that it wants.
 //!
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
@@ -39,7 +42,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 use crate::{SeenRequest, clock::Clock, server::Server};
 
@@ -48,6 +54,7 @@ mod control;
 mod damage;
 mod fault;
 mod handler;
+mod provisioning;
 mod reply;
 mod session;
 mod state;
@@ -57,6 +64,8 @@ pub use client::Client;
 pub use control::Control;
 pub use fault::Fault;
 use fault::Faults;
+pub use provisioning::ProvisioningCall;
+use provisioning::{Job, Provisioning};
 pub use session::Session;
 use state::State;
 pub use token::token;
@@ -83,7 +92,9 @@ pub struct Options {
     pub issuer: Option<String>,
     /// How long a request waits for a database that is down; 30 s in MAS.
     pub pool_timeout: Duration,
-    /// How many introspection requests [`Mas::requests`] keeps; the oldest go first.
+    /// The homeserver, or what stands in front of it; none until [`Mas::set_homeserver`] unless said.
+    pub homeserver: Option<SocketAddr>,
+    /// How many requests [`Mas::requests`] and how many calls [`Mas::provisioning`] keeps; the oldest go first.
     pub keep_requests: usize,
     /// Whether `/logout/all` is served; in MAS it needs a device that says it is compat only.
     pub logout_all: bool,
@@ -103,6 +114,7 @@ impl Default for Options {
             clock: Clock::system(),
             issuer: None,
             pool_timeout: Duration::from_secs(30),
+            homeserver: None,
             keep_requests: 10_000,
             logout_all: false,
             on_introspection: None,
@@ -116,6 +128,7 @@ impl fmt::Debug for Options {
             .field("listen", &self.listen)
             .field("clients", &self.clients)
             .field("clock", &self.clock)
+            .field("homeserver", &self.homeserver)
             .finish_non_exhaustive()
     }
 }
@@ -148,6 +161,9 @@ pub enum Database {
 pub struct Mas {
     shared: Arc<Shared>,
     server: Server,
+    /// Dropping it ends the calls to the homeserver.
+    #[expect(dead_code, reason = "held for its drop")]
+    provisioning: JoinSet<()>,
 }
 
 impl Mas {
@@ -158,14 +174,21 @@ impl Mas {
     /// If the address cannot be listened on.
     pub async fn start(options: Options) -> io::Result<Self> {
         let listen = options.listen;
-        let shared = Arc::new(Shared::new(options));
+        let (shared, jobs) = Shared::new(options);
+        let shared = Arc::new(shared);
         let server = Server::start(listen, {
             let shared = Arc::clone(&shared);
             move |request, wire| handler::answer(Arc::clone(&shared), request, wire)
         })
         .await?;
         lock(&shared.issuer).get_or_insert_with(|| format!("http://{}/", server.addr()));
-        Ok(Self { shared, server })
+        let mut provisioning = JoinSet::new();
+        provisioning.spawn(provisioning::run(Arc::clone(&shared), jobs));
+        Ok(Self {
+            shared,
+            server,
+            provisioning,
+        })
     }
 
     /// Where it listens.
@@ -185,22 +208,38 @@ impl Mas {
 
     /// Ends the session of `token` and all its tokens: inactive from now on.
     pub fn revoke(&self, token: &str) {
+        self.shared.end_session(token);
+    }
+
+    /// The same without a word to the homeserver, as MAS ends the session of a replayed authorisation code.
+    pub fn revoke_unannounced(&self, token: &str) {
         lock(&self.shared.state).end(token);
+    }
+
+    /// Replaces the access token of a session, as a refresh or the regeneration of a personal token does: `old` is
+    /// inactive from now on, `new` lives as long as `old` did when it was new. A refresh token stays as it is.
+    pub fn refresh(&self, old: &str, new: &str) {
+        lock(&self.shared.state).refresh(old, new, self.shared.clock.now());
     }
 
     /// Locks a user: all tokens are inactive until unlocked.
     pub fn lock_user(&self, username: &str) {
-        lock(&self.shared.state).lock(username);
+        self.shared.lock_user(username);
     }
 
     /// Unlocks a user: the same tokens are active again.
     pub fn unlock_user(&self, username: &str) {
-        lock(&self.shared.state).unlock(username);
+        self.shared.unlock_user(username);
     }
 
-    /// Deactivates a user: all tokens are inactive.
+    /// Deactivates a user: all sessions end, and tokens inserted later are inactive too.
     pub fn deactivate_user(&self, username: &str) {
-        lock(&self.shared.state).deactivate(username);
+        self.shared.deactivate_user(username);
+    }
+
+    /// Reactivates a user, once the homeserver has done so. The sessions from before stay ended.
+    pub fn reactivate_user(&self, username: &str) {
+        self.shared.reactivate_user(username);
     }
 
     /// Replaces the shared secret; the old one is refused from now on.
@@ -316,6 +355,7 @@ struct Shared {
     on_introspection: Option<OnIntrospection>,
     secret: Mutex<Redacted>,
     database: Mutex<Database>,
+    provisioning: Provisioning,
     state: Mutex<State>,
     names: Mutex<HashMap<String, String>>,
     calls: Mutex<HashMap<String, u64>>,
@@ -329,8 +369,9 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(options: Options) -> Self {
-        Self {
+    fn new(options: Options) -> (Self, mpsc::UnboundedReceiver<Job>) {
+        let (provisioning, jobs) = Provisioning::new(options.homeserver);
+        let shared = Self {
             clock: options.clock,
             clients: options.clients,
             issuer: Mutex::new(options.issuer),
@@ -339,6 +380,7 @@ impl Shared {
             on_introspection: options.on_introspection,
             secret: Mutex::new(Redacted(options.secret)),
             database: Mutex::new(Database::Up),
+            provisioning,
             state: Mutex::default(),
             names: Mutex::default(),
             calls: Mutex::default(),
@@ -348,7 +390,8 @@ impl Shared {
             cleared: watch::Sender::new(0),
             total: watch::Sender::new(0),
             holds: watch::Sender::new(0),
-        }
+        };
+        (shared, jobs)
     }
 
     fn insert(&self, token: &str, session: Session) {

@@ -25,6 +25,7 @@ mod answer;
 mod extraction;
 mod introspections;
 mod made_up;
+mod provisioning;
 mod recorder;
 mod recording;
 mod replies;

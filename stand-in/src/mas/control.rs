@@ -1,21 +1,26 @@
 //! The control interface: JSON over HTTP on its own port, for people who try the stack by hand.
 //!
-//! It names tokens; it never shows one. It has no authentication: keep it on loopback.
+//! It names tokens; it never shows one. It has no authentication: keep it on loopback. Names in a path are
+//! percent-encoded. Of what happens to sessions and users here, the homeserver is told as ever.
 //!
 //! | request | |
 //! |---|---|
 //! | `GET /calls` | introspections: `{"total":3,"tokens":{"alice":2},"unnamed":1}` |
 //! | `POST /tokens` | adds a session; see [`NewToken`] |
 //! | `DELETE /tokens/{name}` | ends the session of a named token |
+//! | `POST /users/{name}/lock`, `/unlock` | locks or unlocks a user |
 //! | `POST /faults` | adds a fault; see [`NewFault`] |
 //! | `DELETE /faults` | ends all faults |
 
-use std::{collections::BTreeMap, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow, collections::BTreeMap, fmt, io, net::SocketAddr, sync::Arc, time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use super::{Fault, Session, Shared, lock, token};
@@ -145,20 +150,27 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Ful
         );
     };
     let body = body.to_bytes();
-    let done = match (&head.method, head.uri.path()) {
-        (&Method::GET, "/calls") => return reply(StatusCode::OK, &calls(&shared)),
-        (&Method::POST, "/tokens") => add_token(&shared, &body),
-        (&Method::POST, "/faults") => add_fault(&shared, &body),
-        (&Method::DELETE, "/faults") => {
+    let path: Vec<&str> = head.uri.path().split('/').skip(1).collect();
+    let done = match (&head.method, path.as_slice()) {
+        (&Method::GET, ["calls"]) => return reply(StatusCode::OK, &calls(&shared)),
+        (&Method::POST, ["tokens"]) => add_token(&shared, &body),
+        (&Method::DELETE, ["tokens", name]) => decoded(name)
+            .and_then(|name| named(&shared, &name))
+            .map(|token| shared.end_session(&token)),
+        (&Method::POST, ["users", name, "lock"]) => {
+            decoded(name).map(|name| shared.lock_user(&name))
+        }
+        (&Method::POST, ["users", name, "unlock"]) => {
+            decoded(name).map(|name| shared.unlock_user(&name))
+        }
+        (&Method::POST, ["faults"]) => add_fault(&shared, &body),
+        (&Method::DELETE, ["faults"]) => {
             shared.clear_faults();
             Ok(())
         }
-        (&Method::DELETE, path) if path.starts_with("/tokens/") => {
-            named(&shared, path.trim_start_matches("/tokens/"))
-                .map(|token| lock(&shared.state).end(&token))
-        }
         _ => {
-            let error = "there is GET /calls, POST /tokens, DELETE /tokens/{name}, POST /faults and DELETE /faults";
+            let error = "there is GET /calls, POST /tokens, DELETE /tokens/{name}, \
+                         POST /users/{name}/lock and /unlock, POST /faults and DELETE /faults";
             return reply(
                 StatusCode::NOT_FOUND,
                 &Failure {
@@ -201,6 +213,13 @@ fn calls(shared: &Shared) -> Calls {
         unnamed: total.saturating_sub(tokens.values().sum()),
         tokens,
     }
+}
+
+fn decoded(name: &str) -> Result<String, String> {
+    percent_decode_str(name)
+        .decode_utf8()
+        .map(Cow::into_owned)
+        .map_err(|_| "the name is not UTF-8".to_owned())
 }
 
 fn named(shared: &Shared, name: &str) -> Result<String, String> {

@@ -295,8 +295,12 @@ fn revocation(shared: &Shared, headers: &HeaderMap, body: &Body) -> Result<Reply
     let (credential, form) = client::authorization(headers, body)?;
     let client = client::authenticate(&shared.clients, &credential)?;
     let (token, hint) = token_and_hint(form.as_ref())?;
-    match lock(&shared.state).revoke(token, hint, client, shared.clock.now()) {
-        Revocation::Done => Ok(Reply::empty(200)),
+    let outcome = lock(&shared.state).revoke(token, hint, client, shared.clock.now());
+    match outcome {
+        Revocation::Done(user) => {
+            shared.sync_devices(user);
+            Ok(Reply::empty(200))
+        }
         Revocation::AnotherClient => Err(Reply::oauth(
             401,
             "unauthorized_client",
@@ -320,21 +324,20 @@ fn logout(shared: &Shared, headers: &HeaderMap, all: bool) -> Result<Reply, Repl
     let token = header_token(headers)
         .ok_or_else(|| Reply::matrix(401, "M_MISSING_TOKEN", "Missing access token"))?;
     let now = shared.clock.now();
-    let mut state = lock(&shared.state);
-    let logged_out = if all {
-        state.log_out_all(token, now)
+    let user = if all {
+        lock(&shared.state).log_out_all(token, now)
     } else {
-        state.log_out(token, now)
+        lock(&shared.state).log_out(token, now)
     };
-    if logged_out {
-        Ok(Reply::json(200, "{}"))
-    } else {
-        Err(Reply::matrix(
+    if user.is_none() {
+        return Err(Reply::matrix(
             401,
             "M_UNKNOWN_TOKEN",
             "Invalid access token",
-        ))
+        ));
     }
+    shared.sync_devices(user);
+    Ok(Reply::json(200, "{}"))
 }
 
 fn user_info(shared: &Shared, headers: &HeaderMap) -> Result<Reply, Reply> {

@@ -33,7 +33,7 @@ pub struct Session {
     pub(super) device: Option<String>,
     pub(super) jti: Option<String>,
     pub(super) issued: Option<Duration>,
-    pub(super) expiry: Expiry,
+    expiry: Expiry,
     pub(super) refresh: Option<Refresh>,
     scopes: Scopes,
 }
@@ -50,7 +50,7 @@ pub(super) enum Kind {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Expiry {
+enum Expiry {
     Never,
     /// After the moment of insertion.
     After(Duration),
@@ -264,6 +264,38 @@ impl Session {
         }
     }
 
+    /// When an access token issued `now` ends.
+    pub(super) fn expires(&self, now: Duration) -> Option<Duration> {
+        match self.expiry {
+            Expiry::Never => None,
+            Expiry::After(after) => Some(now + after),
+            Expiry::At(at) => Some(at),
+        }
+    }
+
+    /// The devices that the homeserver has for this session: those in its scope, or the one of a compat session.
+    pub(super) fn devices(&self) -> Vec<&str> {
+        match &self.scopes {
+            Scopes::Verbatim(scope) if self.kind != Kind::Compat => scope
+                .split(' ')
+                .filter_map(|scope| {
+                    DEVICE_SCOPES
+                        .iter()
+                        .find_map(|prefix| scope.strip_prefix(prefix))
+                })
+                .collect(),
+            _ => self.device.as_deref().into_iter().collect(),
+        }
+    }
+
+    /// The user whose devices MAS syncs when this session ends: none without a user, nor for a personal token
+    /// without a device.
+    pub(super) fn synced_user(&self) -> Option<&str> {
+        self.username
+            .as_deref()
+            .filter(|_| self.kind != Kind::Personal || !self.devices().is_empty())
+    }
+
     /// The scope member, with the device in it or not; `None` if the device cannot be written as a scope token.
     pub(super) fn scope_member(&self, with_device: bool) -> Option<String> {
         let granted = match &self.scopes {
@@ -338,6 +370,31 @@ mod tests {
             assert_eq!(Session::compat("bob", device).scope_member(true), None);
             assert!(Session::compat("bob", device).scope_member(false).is_some());
         }
+    }
+
+    #[test]
+    fn devices_are_those_of_the_scope() {
+        let of = |session: Session| session.devices().join(" ");
+        assert_eq!(of(Session::access("alice", "DEV")), "DEV");
+        assert_eq!(of(Session::access("alice", "DEV").no_device()), "");
+        assert_eq!(of(Session::access("alice", "DEV").scope("openid")), "");
+        let two = "urn:matrix:client:device:A urn:matrix:org.matrix.msc2967.client:device:B";
+        assert_eq!(of(Session::access("alice", "DEV").scope(two)), "A B");
+        assert_eq!(of(Session::compat("bob", "a b").scope("openid")), "a b");
+    }
+
+    #[test]
+    fn not_every_end_of_a_session_is_told() {
+        assert_eq!(
+            Session::access("alice", "D").no_device().synced_user(),
+            Some("alice")
+        );
+        assert_eq!(Session::personal("alice", "D").synced_user(), Some("alice"));
+        assert_eq!(
+            Session::personal("alice", "D").no_device().synced_user(),
+            None
+        );
+        assert_eq!(Session::client_credentials("app").synced_user(), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! No I/O and no clock: time is an argument, since the Unix epoch. RFC 7662, RFC 7009.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     client::Client,
-    session::{Expiry, Kind, Session, ulid},
+    session::{Kind, Session, ulid},
     token,
 };
 
@@ -76,8 +76,8 @@ pub(super) enum Introspection {
 /// The outcome of a revocation.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Revocation {
-    /// Ended, or nothing there to end.
-    Done,
+    /// Ended, or nothing there to end; with the user whose devices MAS then syncs.
+    Done(Option<String>),
     /// The session belongs to another client.
     AnotherClient,
     /// A `token_type_hint` that names no kind of token.
@@ -90,11 +90,7 @@ impl State {
         let id = self.next_session;
         self.next_session += 1;
         let issued = session.issued.unwrap_or(now);
-        let expires = match session.expiry {
-            Expiry::Never => None,
-            Expiry::After(after) => Some(now + after),
-            Expiry::At(at) => Some(at),
-        };
+        let expires = session.expires(now);
         let with_jti = session.kind == Kind::OAuth2;
         let jti = |given: &Option<String>, token: &str| {
             with_jti.then(|| given.clone().unwrap_or_else(|| ulid(token)))
@@ -133,11 +129,33 @@ impl State {
         }
     }
 
-    /// Ends the session of `token`, with all its tokens.
-    pub(super) fn end(&mut self, token: &str) {
-        if let Some(token) = self.tokens.get(token) {
-            self.sessions.remove(&token.session);
-        }
+    /// Ends the session of `token`, with all its tokens. Returns the user whose devices MAS then syncs: none if there
+    /// was no session, or none that the homeserver has to know of.
+    pub(super) fn end(&mut self, token: &str) -> Option<String> {
+        let token = self.tokens.get(token)?;
+        let session = self.sessions.remove(&token.session)?;
+        session.synced_user().map(str::to_owned)
+    }
+
+    /// Puts the access token `new` in the place of `old`.
+    pub(super) fn refresh(&mut self, old: &str, new: &str, now: Duration) {
+        let Some((id, session)) = self
+            .tokens
+            .get(old)
+            .filter(|token| token.token_use == TokenUse::AccessToken)
+            .and_then(|token| Some((token.session, self.sessions.get(&token.session)?)))
+        else {
+            return;
+        };
+        let token = Token {
+            session: id,
+            token_use: TokenUse::AccessToken,
+            issued: now,
+            expires: session.expires(now),
+            jti: (session.kind == Kind::OAuth2).then(|| ulid(new)),
+        };
+        self.tokens.remove(old);
+        self.hold(new.to_owned(), token);
     }
 
     pub(super) fn lock(&mut self, username: &str) {
@@ -148,8 +166,28 @@ impl State {
         self.locked.remove(username);
     }
 
+    pub(super) fn is_locked(&self, username: &str) -> bool {
+        self.locked.contains(username)
+    }
+
+    /// Ends all sessions of the user.
     pub(super) fn deactivate(&mut self, username: &str) {
         self.deactivated.insert(username.to_owned());
+        self.sessions
+            .retain(|_, session| session.username.as_deref() != Some(username));
+    }
+
+    pub(super) fn reactivate(&mut self, username: &str) {
+        self.deactivated.remove(username);
+    }
+
+    /// The devices of the user's sessions. A session has its device until it ends, also with no token left in time.
+    pub(super) fn devices(&self, username: &str) -> BTreeSet<&str> {
+        self.sessions
+            .values()
+            .filter(|session| session.username.as_deref() == Some(username))
+            .flat_map(Session::devices)
+            .collect()
     }
 
     /// RFC 7662. `with_device_id`: the caller understands the `device_id` member.
@@ -219,40 +257,32 @@ impl State {
             Some(_) => return Revocation::UnsupportedTokenType,
         };
         let Some((found, session)) = self.valid(token, now) else {
-            return Revocation::Done;
+            return Revocation::Done(None);
         };
         if session.kind != Kind::OAuth2 || wanted.is_some_and(|wanted| wanted != found.token_use) {
-            return Revocation::Done;
+            return Revocation::Done(None);
         }
         if session.client_id.as_deref() != Some(client.id.as_str()) {
             return Revocation::AnotherClient;
         }
-        self.end(token);
-        Revocation::Done
+        Revocation::Done(self.end(token))
     }
 
-    /// Compat logout: ends the session of a valid compat access token. False for every other token.
-    pub(super) fn log_out(&mut self, token: &str, now: Duration) -> bool {
-        let is_compat = self.valid(token, now).is_some_and(|(found, session)| {
+    /// Compat logout: ends the session of a valid compat access token and returns its user; `None` for other tokens.
+    pub(super) fn log_out(&mut self, token: &str, now: Duration) -> Option<String> {
+        self.valid(token, now).filter(|(found, session)| {
             session.kind == Kind::Compat && found.token_use == TokenUse::AccessToken
-        });
-        if is_compat {
-            self.end(token);
-        }
-        is_compat
+        })?;
+        self.end(token)
     }
 
     /// Compat logout of everything: ends all compat sessions of the user of a valid compat access token.
-    pub(super) fn log_out_all(&mut self, token: &str, now: Duration) -> bool {
-        let user = self
-            .valid(token, now)
-            .and_then(|(_, session)| session.username.clone());
-        let logged_out = self.log_out(token, now);
-        if logged_out {
-            self.sessions
-                .retain(|_, session| session.kind != Kind::Compat || session.username != user);
-        }
-        logged_out
+    pub(super) fn log_out_all(&mut self, token: &str, now: Duration) -> Option<String> {
+        let user = self.log_out(token, now)?;
+        self.sessions.retain(|_, session| {
+            session.kind != Kind::Compat || session.username.as_ref() != Some(&user)
+        });
+        Some(user)
     }
 
     /// `sub` and `username` of a valid OAuth 2.0 access token with a user.
@@ -364,7 +394,10 @@ mod tests {
                 Revocation::AnotherClient
             );
             assert_ne!(introspect(&state, "t", NOW), "inactive");
-            assert_eq!(state.revoke(revoked, None, &app, NOW), Revocation::Done);
+            assert_eq!(
+                state.revoke(revoked, None, &app, NOW),
+                Revocation::Done(Some("alice".to_owned()))
+            );
             assert_eq!(introspect(&state, "t", NOW), "inactive");
             assert!(matches!(
                 state.introspect("r", None, true, NOW),
@@ -381,13 +414,13 @@ mod tests {
         state.insert("c", Session::compat("alice", "D"), NOW);
         assert_eq!(
             state.revoke("t", Some("refresh_token"), &app, NOW),
-            Revocation::Done
+            Revocation::Done(None)
         );
         assert_eq!(
             state.revoke("t", Some("foo"), &app, NOW),
             Revocation::UnsupportedTokenType
         );
-        assert_eq!(state.revoke("c", None, &app, NOW), Revocation::Done);
+        assert_eq!(state.revoke("c", None, &app, NOW), Revocation::Done(None));
         assert_ne!(introspect(&state, "t", NOW), "inactive");
         assert_ne!(introspect(&state, "c", NOW), "inactive");
     }
@@ -406,6 +439,37 @@ mod tests {
     }
 
     #[test]
+    fn reactivating_does_not_revive_tokens() {
+        let mut state = State::default();
+        state.insert("before", Session::access("alice", "D"), NOW);
+        state.deactivate("alice");
+        state.insert("meanwhile", Session::access("alice", "E"), NOW);
+        assert_eq!(introspect(&state, "meanwhile", NOW), "inactive");
+        state.reactivate("alice");
+        assert_eq!(introspect(&state, "before", NOW), "inactive");
+        assert_ne!(introspect(&state, "meanwhile", NOW), "inactive");
+    }
+
+    #[test]
+    fn a_refresh_keeps_the_session() {
+        let mut state = State::default();
+        let session = Session::access("alice", "D").expires_in(Duration::from_secs(10));
+        state.insert("old", session.refresh_token("r"), NOW);
+        let later = NOW + Duration::from_secs(8);
+        state.refresh("r", "none", later);
+        state.refresh("old", "new", later);
+        assert_eq!(introspect(&state, "old", later), "inactive");
+        assert_eq!(introspect(&state, "none", later), "inactive");
+        assert_eq!(
+            member(&state, "new", later, "expires_in"),
+            Some(10.into()),
+            "counted anew"
+        );
+        assert_eq!(state.end("r").as_deref(), Some("alice"));
+        assert_eq!(introspect(&state, "new", later), "inactive");
+    }
+
+    #[test]
     fn logout_takes_compat_access_tokens_only() {
         let mut state = State::default();
         state.insert("oauth", Session::access("alice", "A"), NOW);
@@ -416,11 +480,12 @@ mod tests {
         );
         state.insert("compat2", Session::compat("alice", "C"), NOW);
         state.insert("bob", Session::compat("bob", "B"), NOW);
-        assert!(!state.log_out("oauth", NOW));
-        assert!(!state.log_out("refresh", NOW));
-        assert!(state.log_out("compat", NOW));
-        assert!(!state.log_out("compat", NOW));
-        assert!(state.log_out_all("compat2", NOW));
+        let alice = Some("alice".to_owned());
+        assert_eq!(state.log_out("oauth", NOW), None);
+        assert_eq!(state.log_out("refresh", NOW), None);
+        assert_eq!(state.log_out("compat", NOW), alice);
+        assert_eq!(state.log_out("compat", NOW), None);
+        assert_eq!(state.log_out_all("compat2", NOW), alice);
         assert_eq!(introspect(&state, "compat2", NOW), "inactive");
         assert_ne!(introspect(&state, "bob", NOW), "inactive");
         assert_ne!(introspect(&state, "oauth", NOW), "inactive");
