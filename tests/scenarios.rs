@@ -8,10 +8,16 @@ mod simulated;
 
 #[path = "scenarios/attack.rs"]
 mod attack;
+#[path = "scenarios/introspection_role.rs"]
+mod introspection_role;
+#[path = "scenarios/provisioning.rs"]
+mod provisioning;
 #[path = "scenarios/random.rs"]
 mod random;
 #[path = "scenarios/renewal.rs"]
 mod renewal;
+#[path = "scenarios/sessions.rs"]
+mod sessions;
 #[path = "scenarios/workers.rs"]
 mod workers;
 

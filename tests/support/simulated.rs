@@ -262,7 +262,13 @@ fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
     match (into, from) {
         (serde_json::Value::Object(into), serde_json::Value::Object(from)) => {
             for (key, value) in from {
-                merge(into.entry(key).or_insert(serde_json::Value::Null), value);
+                let into = into.entry(&key).or_insert(serde_json::Value::Null);
+                // Of the kinds of credential there is one.
+                if key == "credential" {
+                    *into = value;
+                } else {
+                    merge(into, value);
+                }
             }
         }
         (into, from) => *into = from,
