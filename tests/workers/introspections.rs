@@ -6,12 +6,11 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
 };
 
 use serde_json::json;
 use stand_in::mas::token;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::rig::{Rig, introspection, with_rig};
 use crate::support::{
