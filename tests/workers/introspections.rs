@@ -48,6 +48,9 @@ fn with_an_introspection_listener_mas_is_asked_once_about_a_token() {
             .await;
         rig.to_mas.lead_to(envoy.listener("introspection"));
         let introspections = use_tokens("introspection listener", &rig, &envoy).await;
+        // All of Synapse's questions came this way.
+        let asked = envoy.stat("http.introspection.downstream_rq_total").await;
+        assert_eq!(asked, 3 * TOKENS as u64);
         assert_eq!(introspections, TOKENS as u64);
     });
 }
