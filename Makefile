@@ -1,10 +1,10 @@
 # Thin names for the scripts in scripts/; each target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test sim bench lint package clean
+.PHONY: help setup build run test test-workers sim bench lint package clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what all the others need (ENVOY=path, MATRIX_EDGE_AUTH_TOOLCHAIN=rustup|distribution)
 	@scripts/setup
@@ -17,6 +17,9 @@ run: ## Run a complete stack on loopback until Ctrl-C (MAS_URL=, HOMESERVER_URL=
 
 test: ## Run all tests and print one summary (LAYER="native core module envoy synapse" picks some)
 	@scripts/test $(LAYER)
+
+test-workers: ## Test with a real Synapse of several processes; needs PostgreSQL and Redis
+	@scripts/test workers
 
 sim: ## Run the deterministic simulation over random seeds (SEEDS=100000, SCENARIO_SEED=n replays one)
 	@scripts/sim $(SEEDS)

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use stand_in::mas::Options;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -187,8 +187,8 @@ async fn two_configurations_in_one_vm_do_not_mix_up_their_calls() {
     })
     .await;
     let addrs = [
-        (listener_addr(&edge, "gateway").await, "x-matrix-user-id"),
-        (listener_addr(&edge, "second").await, "x-second-user-id"),
+        (edge.envoy.addr(), "x-matrix-user-id"),
+        (edge.envoy.listener("second"), "x-second-user-id"),
     ];
     let hold = edge.mas.hold();
     let mut waiting = Vec::new();
@@ -215,20 +215,6 @@ async fn two_configurations_in_one_vm_do_not_mix_up_their_calls() {
         assert_eq!(answer.json()["headers"][header][0], user_id);
     }
     edge.assert_alive().await;
-}
-
-async fn listener_addr(edge: &Edge, name: &str) -> SocketAddr {
-    let listeners = http::send(edge.envoy.admin(), &Request::get("/listeners?format=json")).await;
-    let listeners = listeners.json();
-    let socket = listeners["listener_statuses"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .find(|listener| listener["name"] == name)
-        .map(|listener| &listener["local_address"]["socket_address"])
-        .unwrap_or(&Value::Null);
-    let port = socket["port_value"].as_u64().expect("a port");
-    SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).expect("a port")))
 }
 
 /// HTTP/2 with prior knowledge (RFC 9113), frame by frame: header fields go out as they are given, which no

@@ -1,8 +1,12 @@
-//! The test harness itself, without the module.
+//! The test harness itself; only an internal listener has the module.
 
-use serde_json::json;
-use stand_in::homeserver::Homeserver;
+use serde_json::{Value, json};
+use stand_in::{
+    homeserver::Homeserver,
+    mas::{Mas, Options},
+};
 
+use super::edge::plugin;
 use crate::support::{
     envoy::{Envoy, bootstrap},
     http::{self, Connection, Request},
@@ -78,5 +82,34 @@ async fn a_listener_is_replaced_or_kept() {
             http::send(envoy.addr(), &Request::get("/")).await.status,
             418
         );
+    }
+}
+
+#[tokio::test]
+async fn an_internal_listener_has_a_cluster_of_its_own_and_outlives_updates_of_the_first() {
+    let homeserver = Homeserver::start_local().await.unwrap();
+    let mas = Mas::start(Options::default()).await.unwrap();
+    let envoy = Envoy::builder()
+        .homeserver(homeserver.addr())
+        .mas(mas.addr())
+        .internal_listener("internal", plugin(json!({})), "mas")
+        .dynamic_listeners()
+        .start()
+        .await;
+    let health = Request::get("/health");
+    for round in 1..3 {
+        let response = http::send(envoy.addr(), &health).await;
+        assert!(response.json()["headers"].is_object(), "{response:?}");
+        let response = http::send(envoy.listener("internal"), &health).await;
+        assert_eq!((response.status, response.text()), (200, "ok"));
+        assert_eq!(homeserver.count(), round);
+        for name in ["gateway", "internal"] {
+            let requests = format!("http.{name}.downstream_rq_total");
+            assert_eq!(envoy.stat(&requests).await, round, "{name}");
+        }
+        let update = |listener: &mut Value| {
+            listener["per_connection_buffer_limit_bytes"] = (round * 65_536).into();
+        };
+        envoy.update_listener(update).await.unwrap();
     }
 }

@@ -13,6 +13,7 @@ pub mod log;
 pub mod stats;
 
 use std::{
+    collections::HashMap,
     env, fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -35,11 +36,18 @@ const POLL: Duration = Duration::from_millis(10);
 pub struct Builder {
     workers: Option<u32>,
     plugin: Option<Value>,
+    internal_listeners: Vec<InternalListener>,
     clusters: Vec<Value>,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     edits: Vec<Edit>,
     dynamic_listeners: bool,
+}
+
+struct InternalListener {
+    name: String,
+    plugin: Value,
+    cluster: String,
 }
 
 type Edit = Box<dyn FnOnce(&mut Value) + Send>;
@@ -59,7 +67,19 @@ impl Builder {
         self
     }
 
-    /// The cluster `homeserver`, which all requests are routed to.
+    /// Adds a listener with the same module and VM as the first one, and with a plugin configuration of its
+    /// own. All its requests are routed to `cluster`.
+    #[must_use]
+    pub fn internal_listener(mut self, name: &str, plugin: Value, cluster: &str) -> Self {
+        self.internal_listeners.push(InternalListener {
+            name: name.to_owned(),
+            plugin,
+            cluster: cluster.to_owned(),
+        });
+        self
+    }
+
+    /// The cluster `homeserver`, which all requests to the first listener are routed to.
     #[must_use]
     pub fn homeserver(mut self, addr: SocketAddr) -> Self {
         self.clusters
@@ -123,11 +143,7 @@ impl Builder {
             .prefix("matrix-edge-auth-")
             .tempdir()
             .expect("a temporary directory");
-        let names = self.environment.iter().map(|(name, _)| name.as_str());
-        let filter = self
-            .plugin
-            .map(|plugin| bootstrap::wasm_filter(&module(), &plugin, names));
-        let mut config = bootstrap::new(filter, self.clusters);
+        let mut config = bootstrap::new(self.listeners(), self.clusters);
         for edit in self.edits {
             edit(&mut config);
         }
@@ -169,7 +185,7 @@ impl Builder {
         }));
         let log = Log::of(&mut process.0);
         let ready = within_limit("Envoy to start", until_ready(&mut process, &admin_path)).await;
-        let Some((admin, addr)) = ready else {
+        let Some((admin, addrs)) = ready else {
             return Err(Refused {
                 log: log.finished().await,
             });
@@ -177,7 +193,7 @@ impl Builder {
         Ok(Envoy {
             process: Mutex::new(process),
             workers,
-            addr,
+            addrs,
             admin,
             log,
             listeners: tokio::sync::Mutex::new(Listeners {
@@ -186,6 +202,22 @@ impl Builder {
             }),
             dir,
         })
+    }
+
+    /// The configured listeners, the gateway first.
+    fn listeners(&self) -> Vec<Value> {
+        let environment: Vec<&str> = self.environment.iter().map(|(name, _)| &**name).collect();
+        let filter = |listener: &str, plugin: &Value| {
+            bootstrap::wasm_filter(&module(), listener, plugin, &environment)
+        };
+        let plugin = self.plugin.as_ref();
+        let gateway = plugin.map(|plugin| filter(bootstrap::GATEWAY, plugin));
+        let gateway = bootstrap::new_listener(bootstrap::GATEWAY, gateway, "homeserver");
+        let internal = self.internal_listeners.iter().map(|listener| {
+            let filter = filter(&listener.name, &listener.plugin);
+            bootstrap::new_listener(&listener.name, Some(filter), &listener.cluster)
+        });
+        [gateway].into_iter().chain(internal).collect()
     }
 }
 
@@ -205,7 +237,7 @@ impl fmt::Display for Refused {
 pub struct Envoy {
     process: Mutex<Process>,
     workers: u32,
-    addr: SocketAddr,
+    addrs: Addrs,
     admin: SocketAddr,
     log: Log,
     listeners: tokio::sync::Mutex<Listeners>,
@@ -220,7 +252,19 @@ impl Envoy {
 
     /// The address of the first listener.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.listener(bootstrap::GATEWAY)
+    }
+
+    /// The address of the listener called `name`.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn listener(&self, name: &str) -> SocketAddr {
+        *self
+            .addrs
+            .get(name)
+            .unwrap_or_else(|| panic!("there is no listener {name}"))
     }
 
     /// The address of the admin interface.
@@ -277,7 +321,7 @@ impl Envoy {
         self.process.lock().expect("no panic while locked").runs()
     }
 
-    /// Replaces the one listener by an edited one, atomically, and waits for Envoy to refuse it, or for all
+    /// Replaces the first listener by an edited one, atomically, and waits for Envoy to refuse it, or for all
     /// workers to take new connections with it.
     ///
     /// # Errors
@@ -292,6 +336,9 @@ impl Envoy {
         const REFUSED: &str = "listener_manager.lds.update_rejected";
         const UNREADABLE: &str = "listener_manager.lds.update_failure";
         let mut listeners = self.listeners.lock().await;
+        // Then all that were there at the start are counted.
+        self.wait_for_stat("listener_manager.workers_started", |started| started == 1)
+            .await;
         let created = self.stat(CREATED).await;
         let refused = self.stat(REFUSED).await;
         let logged = self.log().len();
@@ -361,36 +408,46 @@ impl Drop for Process {
 
 const LISTENERS: &str = "listeners.json";
 
-/// Admin and first listener's address once Envoy takes requests; `None` if it ends before that.
-async fn until_ready(process: &mut Process, admin_path: &Path) -> Option<(SocketAddr, SocketAddr)> {
+/// Where each listener listens, by its name.
+type Addrs = HashMap<String, SocketAddr>;
+
+/// The addresses of the admin interface and of the listeners once Envoy takes requests; `None` if it ends before that.
+async fn until_ready(process: &mut Process, admin_path: &Path) -> Option<(SocketAddr, Addrs)> {
     loop {
         if !process.runs() {
             return None;
         }
         let written = std::fs::read_to_string(admin_path).unwrap_or_default();
         if let Ok(admin) = written.parse()
-            && let Some(addr) = listener_address(admin).await
+            && let Some(addrs) = listener_addrs(admin).await
         {
-            return Some((admin, addr));
+            return Some((admin, addrs));
         }
         tokio::time::sleep(POLL).await;
     }
 }
 
 /// `None` while Envoy is starting.
-async fn listener_address(admin: SocketAddr) -> Option<SocketAddr> {
+async fn listener_addrs(admin: SocketAddr) -> Option<Addrs> {
     let ready = http::try_send(admin, &Request::get("/ready")).await?;
     if ready.status != 200 {
         return None;
     }
     let listeners = http::try_send(admin, &Request::get("/listeners?format=json")).await?;
-    let socket = listeners.json()["listener_statuses"][0]["local_address"]["socket_address"].take();
-    let port = socket["port_value"]
-        .as_u64()
-        .expect("a listener has a port");
-    format!("{}:{port}", socket["address"].as_str()?)
-        .parse()
-        .ok()
+    let listeners = listeners.json();
+    let listeners = listeners["listener_statuses"].as_array()?;
+    Some(listeners.iter().map(name_and_addr).collect())
+}
+
+fn name_and_addr(listener: &Value) -> (String, SocketAddr) {
+    let name = listener["name"].as_str().expect("a listener has a name");
+    let socket = &listener["local_address"]["socket_address"];
+    let address = socket["address"].as_str().and_then(|ip| ip.parse().ok());
+    let port = socket["port_value"].as_u64().map(u16::try_from);
+    let (Some(ip), Some(Ok(port))) = (address, port) else {
+        panic!("a listener has an address and a port: {listener}");
+    };
+    (name.to_owned(), SocketAddr::new(ip, port))
 }
 
 async fn own_stat(admin: SocketAddr, name: &str) -> u64 {

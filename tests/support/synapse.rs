@@ -1,23 +1,18 @@
 //! A real Synapse for tests: on a free port, with its state in memory, delegating its accounts to a
-//! MAS.
+//! MAS. [`workers`] has one of several processes.
 //!
-//! The process ends with its [`Synapse`], and also with the test process, however that ends: it
-//! watches a pipe that only the test process holds open.
+//! Every process ends with its [`Synapse`], and also with the test process: see [`process`].
 
-use std::{
-    env, fs,
-    io::{BufRead, BufReader},
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
-    thread,
-    time::Duration,
-};
+mod configuration;
+mod process;
+pub mod workers;
+
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{sync::oneshot, time::timeout};
 
+use self::process::Process;
 use super::http;
 
 /// The version that the recorded vectors and exchanges were taken from.
@@ -25,37 +20,38 @@ pub const VERSION: &str = "1.163.2";
 /// `as_token` of the bridge.
 pub const AS_TOKEN: &str = "as_secret_token";
 
-/// Longer than a start takes on a slow machine under load.
-const START_LIMIT: Duration = Duration::from_secs(120);
+/// The module of the main process.
+const MAIN: &str = "synapse.app.homeserver";
 /// The log line that tells the port.
 const LISTENING: &str = "Synapse now listening on TCP port ";
 
-/// Runs Synapse until standard input ends, or a signal ends it, and leaves no files behind.
+/// Runs a module of Synapse with the configuration in a directory until standard input ends, or a
+/// signal ends it, and leaves no files behind.
 const PROGRAM: &str = r#"
 import atexit, os, runpy, shutil, sys, threading
 
-home = sys.argv[1]
+home, module = sys.argv[1:]
 
 def remove_home():
     shutil.rmtree(home, ignore_errors=True)
 
 def end_with_parent():
-    sys.stdin.buffer.read()
+    os.read(0, 1)
     remove_home()
     os._exit(0)
 
 atexit.register(remove_home)
 threading.Thread(target=end_with_parent, daemon=True).start()
 sys.argv = ["synapse", "--config-path", os.path.join(home, "homeserver.json")]
-runpy.run_module("synapse.app.homeserver", run_name="__main__")
+runpy.run_module(module, run_name="__main__")
 "#;
 
-/// A running Synapse.
+/// A running process of Synapse.
 pub struct Synapse {
     addr: SocketAddr,
     secret: String,
-    child: Child,
-    _lifeline: ChildStdin,
+    // Dropped before what it uses.
+    _process: Process,
     _home: TempDir,
 }
 
@@ -71,36 +67,26 @@ impl Synapse {
             .prefix("synapse-")
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
             .expect("a directory for Synapse");
-        write_configuration(home.path(), server_name, mas, secret);
-        let python = python();
-        let mut child = Command::new(&python)
-            .args(["-c", PROGRAM])
-            .arg(home.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", python.display()));
-        let lifeline = child.stdin.take().expect("a pipe");
-        let log = child.stderr.take().expect("a pipe");
-        let (port, listening) = oneshot::channel();
-        thread::spawn(move || read_log(BufReader::new(log), port));
-        let mut synapse = Self {
-            addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+        let settings = configuration::new(home.path(), server_name, mas, secret);
+        Self::run(home, &settings, secret).await
+    }
+
+    /// Starts the process that these settings are for, the main one or a worker.
+    async fn run(home: TempDir, settings: &Value, secret: &str) -> Self {
+        configuration::save(home.path(), settings);
+        let module = settings["worker_app"].as_str().unwrap_or(MAIN);
+        let arguments = [home.path().as_ref(), module.as_ref()];
+        let (process, port) = Process::start(PROGRAM, &arguments, |line| {
+            let (_, port) = line.split_once(LISTENING)?;
+            port.trim().parse().ok()
+        })
+        .await;
+        Self {
+            addr: SocketAddr::from(([127, 0, 0, 1], port)),
             secret: secret.to_owned(),
-            child,
-            _lifeline: lifeline,
+            _process: process,
             _home: home,
-        };
-        let started = timeout(START_LIMIT, listening)
-            .await
-            .expect("Synapse starts in time")
-            .expect("an outcome");
-        let port = started.unwrap_or_else(|log| {
-            panic!("Synapse does not start with {}:\n{log}", python.display())
-        });
-        synapse.addr.set_port(port);
-        synapse
+        }
     }
 
     /// Where it listens.
@@ -147,102 +133,4 @@ impl Synapse {
             "{path}: {response:?}"
         );
     }
-}
-
-impl Drop for Synapse {
-    fn drop(&mut self) {
-        // Both fail only if it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The interpreter that has Synapse installed.
-fn python() -> PathBuf {
-    match env::var_os("SYNAPSE_PYTHON") {
-        Some(python) => python.into(),
-        None => {
-            let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
-            assert!(
-                python.exists(),
-                "no Synapse: {} does not exist. Run `make setup`, or set SYNAPSE_PYTHON to a \
-                 Python that has matrix-synapse=={VERSION}.",
-                python.display(),
-            );
-            python
-        }
-    }
-}
-
-/// Sends the port when the log tells it, or the log if it ends before. Reads on to the end: a full
-/// pipe stops Synapse.
-fn read_log(log: impl BufRead, port: oneshot::Sender<Result<u16, String>>) {
-    let mut port = Some(port);
-    let mut before = String::new();
-    for line in log.lines().map_while(Result::ok) {
-        if port.is_none() {
-            continue;
-        }
-        if let Some((_, number)) = line.split_once(LISTENING) {
-            // Whoever waited may have given up.
-            let _ = port
-                .take()
-                .map(|port| port.send(number.trim().parse().map_err(|_| line.clone())));
-        }
-        before.push_str(&line);
-        before.push('\n');
-    }
-    let _ = port.map(|port| port.send(Err(before)));
-}
-
-/// Writes the configuration, which is JSON where Synapse takes YAML: every JSON text is one.
-fn write_configuration(home: &Path, server_name: &str, mas: SocketAddr, secret: &str) {
-    let write = |name: &str, content: String| {
-        let path = home.join(name);
-        fs::write(&path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        path
-    };
-    let signing_key = write("signing.key", format!("ed25519 test {}\n", "A".repeat(43)));
-    let bridge = json!({
-        "id": "bridge",
-        "url": null,
-        "as_token": AS_TOKEN,
-        "hs_token": "hs_secret_token",
-        "sender_localpart": "bridgebot",
-        "rate_limited": false,
-        "namespaces": {"users": [{"exclusive": true, "regex": "@bridge_.*"}]},
-    });
-    let bridge = write("bridge.json", bridge.to_string());
-    let log = json!({
-        "version": 1,
-        "disable_existing_loggers": false,
-        "handlers": {"stderr": {"class": "logging.StreamHandler"}},
-        "loggers": {"synapse.app": {"level": "INFO"}},
-        "root": {"level": "WARNING", "handlers": ["stderr"]},
-    });
-    let log = write("log.json", log.to_string());
-    let homeserver = json!({
-        "server_name": server_name,
-        "public_baseurl": format!("http://{server_name}/"),
-        "report_stats": false,
-        "listeners": [{
-            "type": "http",
-            "port": 0,
-            "bind_addresses": ["127.0.0.1"],
-            "resources": [{"names": ["client"]}],
-        }],
-        "database": {"name": "sqlite3", "args": {"database": ":memory:"}},
-        "log_config": log,
-        "media_store_path": home.join("media"),
-        "signing_key_path": signing_key,
-        "trusted_key_servers": [],
-        "app_service_config_files": [bridge],
-        "password_config": {"enabled": false},
-        "matrix_authentication_service": {
-            "enabled": true,
-            "endpoint": format!("http://{mas}/"),
-            "secret": secret,
-        },
-    });
-    write("homeserver.json", homeserver.to_string());
 }

@@ -1,12 +1,24 @@
-//! Envoy's bootstrap configuration, in JSON: one listener, the module and the router, static clusters.
+//! Envoy's bootstrap configuration, in JSON: listeners with the module and the router, static clusters.
 
 use std::{net::SocketAddr, path::Path};
 
 use serde_json::{Value, json};
 
-/// A configuration whose one listener, on a free port, sends everything through `filter` to the cluster
-/// `homeserver`.
-pub fn new(filter: Option<Value>, clusters: Vec<Value>) -> Value {
+/// The name of the first listener.
+pub const GATEWAY: &str = "gateway";
+
+/// A configuration of these listeners and clusters.
+pub(super) fn new(listeners: Vec<Value>, clusters: Vec<Value>) -> Value {
+    json!({
+        "admin": {"address": loopback(0)},
+        // Histograms show what they held at the flush before: every question flushes, not only every 5 s.
+        "stats_flush_on_admin": true,
+        "static_resources": {"listeners": listeners, "clusters": clusters},
+    })
+}
+
+/// A listener on a free port that sends everything through `filter` to `cluster`.
+pub(super) fn new_listener(name: &str, filter: Option<Value>, cluster: &str) -> Value {
     let mut filters: Vec<Value> = filter.into_iter().collect();
     filters.push(json!({
         "name": "envoy.filters.http.router",
@@ -18,7 +30,7 @@ pub fn new(filter: Option<Value>, clusters: Vec<Value>) -> Value {
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            "stat_prefix": "gateway",
+            "stat_prefix": name,
             "use_remote_address": true,
             "http_filters": filters,
             "route_config": {
@@ -26,45 +38,43 @@ pub fn new(filter: Option<Value>, clusters: Vec<Value>) -> Value {
                     "name": "matrix",
                     "domains": ["*"],
                     // No timeout: requests are held on purpose here, and the tests have limits of their own.
-                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "homeserver", "timeout": "0s"}}],
+                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s"}}],
                 }],
             },
         },
     });
     json!({
-        "admin": {"address": loopback(0)},
-        // Histograms show what they held at the flush before: every question flushes, not only every 5 s.
-        "stats_flush_on_admin": true,
-        "static_resources": {
-            "listeners": [{
-                "name": "gateway",
-                "address": loopback(0),
-                "filter_chains": [{"filters": [http_manager]}],
-            }],
-            "clusters": clusters,
-        },
+        "name": name,
+        "address": loopback(0),
+        "filter_chains": [{"filters": [http_manager]}],
     })
 }
 
-/// The module as an HTTP filter. `environment` names the variables that it may read.
-pub fn wasm_filter<'a>(
+/// The module as an HTTP filter of a listener. All listeners have one VM. `environment` names the variables
+/// that it may read.
+pub(super) fn wasm_filter(
     module: &Path,
+    listener: &str,
     plugin: &Value,
-    environment: impl Iterator<Item = &'a str>,
+    environment: &[&str],
 ) -> Value {
-    json!({
+    let name = match listener {
+        GATEWAY => "matrix-edge-auth".to_owned(),
+        _ => format!("matrix-edge-auth-{listener}"),
+    };
+    let mut filter = json!({
         "name": "envoy.filters.http.wasm",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
             "config": {
-                "name": "matrix-edge-auth",
-                "root_id": "gateway",
+                "name": name,
+                "root_id": listener,
                 "failure_policy": "FAIL_RELOAD",
                 "vm_config": {
                     "vm_id": "matrix-edge-auth",
                     "runtime": "envoy.wasm.runtime.v8",
                     "code": {"local": {"filename": module}},
-                    "environment_variables": {"host_env_keys": environment.collect::<Vec<_>>()},
+                    "environment_variables": {"host_env_keys": environment},
                 },
                 "configuration": {
                     "@type": "type.googleapis.com/google.protobuf.StringValue",
@@ -72,7 +82,12 @@ pub fn wasm_filter<'a>(
                 },
             },
         },
-    })
+    });
+    // This role reads the form before it lets the headers go.
+    if plugin["role"] == "introspection" {
+        filter["typed_config"]["config"]["allow_on_headers_stop_iteration"] = true.into();
+    }
+    filter
 }
 
 /// A cluster of one host.
@@ -95,12 +110,12 @@ fn loopback(port: u16) -> Value {
     json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
 }
 
-/// The listener.
+/// The first listener.
 pub fn listener(config: &mut Value) -> &mut Value {
     found(config, "/static_resources/listeners/0")
 }
 
-/// The listener's HTTP connection manager.
+/// The first listener's HTTP connection manager.
 pub fn http_manager(config: &mut Value) -> &mut Value {
     http_manager_of(listener(config))
 }
