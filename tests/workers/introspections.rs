@@ -37,7 +37,6 @@ fn without_an_introspection_listener_every_process_asks_about_every_token() {
 }
 
 #[test]
-#[ignore = "the module has no role introspection yet"]
 fn with_an_introspection_listener_mas_is_asked_once_about_a_token() {
     with_rig(async |rig| {
         let plugin = json!({"role": "introspection", "introspection": introspection()});

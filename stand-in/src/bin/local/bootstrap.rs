@@ -18,11 +18,43 @@ const TRUSTED_CERTIFICATES: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
 ];
 
-/// The places in the file (JSON pointers) that have no name of their own.
-const MODULE_CONFIGURATION: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/\
+/// The places in a listener (JSON pointers) that have no name of their own.
+const MODULE_CONFIGURATION: &str = "/filter_chains/0/filters/0/typed_config/\
                                     http_filters/0/typed_config/config/configuration/value";
-const ROUTES: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/\
-                      route_config/virtual_hosts/0/routes";
+const VIRTUAL_HOSTS: &str = "/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts";
+
+/// The listeners of the file, by their names there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Listener {
+    /// Where clients connect.
+    Gateway,
+    /// Where Synapse asks MAS.
+    Introspection,
+    /// Where MAS tells the homeserver.
+    Provisioning,
+}
+
+impl Listener {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Gateway, Self::Introspection, Self::Provisioning];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "matrix",
+            Self::Introspection => "introspection",
+            Self::Provisioning => "provisioning",
+        }
+    }
+
+    /// As the user is told of it.
+    pub(crate) const fn title(self) -> &'static str {
+        match self {
+            Self::Gateway => "the gateway",
+            Self::Introspection => "the listener for Synapse's introspections",
+            Self::Provisioning => "the listener for MAS's provisioning",
+        }
+    }
+}
 
 /// The Envoy configuration, as a value that can be changed.
 pub(crate) struct Bootstrap {
@@ -81,12 +113,18 @@ impl Bootstrap {
         self.set_address("/admin/address/socket_address", to)
     }
 
-    pub(crate) fn listener(&self) -> Result<SocketAddr, Failure> {
-        self.address("/static_resources/listeners/0/address/socket_address")
+    pub(crate) fn listener(&self, listener: Listener) -> Result<SocketAddr, Failure> {
+        let place = self.named("listeners", listener.name())?;
+        self.address(&format!("{place}/address/socket_address"))
     }
 
-    pub(crate) fn set_listener(&mut self, to: SocketAddr) -> Result<(), Failure> {
-        self.set_address("/static_resources/listeners/0/address/socket_address", to)
+    pub(crate) fn set_listener(
+        &mut self,
+        listener: Listener,
+        to: SocketAddr,
+    ) -> Result<(), Failure> {
+        let place = self.named("listeners", listener.name())?;
+        self.set_address(&format!("{place}/address/socket_address"), to)
     }
 
     pub(crate) fn mas(&self) -> Result<SocketAddr, Failure> {
@@ -107,14 +145,17 @@ impl Bootstrap {
 
     /// The part after the colon in user ids.
     pub(crate) fn set_server_name(&mut self, name: &str) -> Result<(), Failure> {
-        *self.at(&format!("{MODULE_CONFIGURATION}/server_name"))? = json!(name);
+        for listener in [Listener::Gateway, Listener::Provisioning] {
+            *self.module(listener, "server_name")? = json!(name);
+        }
         Ok(())
     }
 
     /// A real MAS: the cluster, the authority of introspections, and that of the login routes.
     pub(crate) fn point_mas_at(&mut self, upstream: &Upstream) -> Result<(), Failure> {
-        *self.at(&format!("{MODULE_CONFIGURATION}/introspection/authority"))? =
-            json!(upstream.authority);
+        for listener in Listener::ALL {
+            *self.module(listener, "introspection/authority")? = json!(upstream.authority);
+        }
         self.point_at("mas", upstream)
     }
 
@@ -137,29 +178,50 @@ impl Bootstrap {
             self.object(&cluster)?
                 .insert("transport_socket".to_owned(), socket);
         }
-        for route in self.at(ROUTES)?.as_array_mut().into_iter().flatten() {
-            let Some(action) = route.get_mut("route").and_then(Value::as_object_mut) else {
-                continue;
-            };
-            if action.get("cluster").and_then(Value::as_str) == Some(name) {
-                action.insert("host_rewrite_literal".to_owned(), json!(upstream.authority));
+        for listener in Listener::ALL {
+            for action in self.route_actions(listener)? {
+                if action.get("cluster").and_then(Value::as_str) == Some(name) {
+                    action.insert("host_rewrite_literal".to_owned(), json!(upstream.authority));
+                }
             }
         }
         Ok(())
     }
 
-    /// The place of a cluster.
-    fn cluster(&self, name: &str) -> Result<String, Failure> {
-        let clusters = self
-            .value
-            .pointer("/static_resources/clusters")
-            .and_then(Value::as_array);
-        clusters
+    /// What a listener's routes do.
+    fn route_actions(
+        &mut self,
+        listener: Listener,
+    ) -> Result<impl Iterator<Item = &mut serde_json::Map<String, Value>>, Failure> {
+        let place = self.named("listeners", listener.name())?;
+        let hosts = self.at(&format!("{place}{VIRTUAL_HOSTS}"))?.as_array_mut();
+        Ok(hosts
             .into_iter()
             .flatten()
-            .position(|cluster| cluster.get("name").and_then(Value::as_str) == Some(name))
-            .map(|at| format!("/static_resources/clusters/{at}"))
-            .ok_or_else(|| self.lacks(&format!("a cluster named {name}")))
+            .filter_map(|host| host.get_mut("routes")?.as_array_mut())
+            .flatten()
+            .filter_map(|route| route.get_mut("route")?.as_object_mut()))
+    }
+
+    /// A key of the module's configuration in a listener.
+    fn module(&mut self, listener: Listener, key: &str) -> Result<&mut Value, Failure> {
+        let place = self.named("listeners", listener.name())?;
+        self.at(&format!("{place}{MODULE_CONFIGURATION}/{key}"))
+    }
+
+    fn cluster(&self, name: &str) -> Result<String, Failure> {
+        self.named("clusters", name)
+    }
+
+    /// The place of a listener or a cluster.
+    fn named(&self, kind: &str, name: &str) -> Result<String, Failure> {
+        let list = self.value.pointer(&format!("/static_resources/{kind}"));
+        list.and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .position(|one| one.get("name").and_then(Value::as_str) == Some(name))
+            .map(|at| format!("/static_resources/{kind}/{at}"))
+            .ok_or_else(|| self.lacks(&format!("one named {name} among its {kind}")))
     }
 
     /// The place of the address of a cluster's only endpoint.
@@ -256,19 +318,21 @@ mod tests {
     #[test]
     fn the_shipped_file_listens_on_loopback_and_is_used_as_it_is() {
         let mut bootstrap = shipped();
-        let (admin, listener) = (
-            bootstrap.admin().expect("admin"),
-            bootstrap.listener().expect("listener"),
-        );
+        let admin = bootstrap.admin().expect("admin");
+        let listeners = Listener::ALL
+            .map(|listener| (listener, bootstrap.listener(listener).expect("listener")));
         let (mas, homeserver) = (
             bootstrap.mas().expect("mas"),
             bootstrap.homeserver().expect("homeserver"),
         );
-        for addr in [admin, listener, mas, homeserver] {
+        for addr in [admin, mas, homeserver] {
             assert!(addr.ip().is_loopback(), "{addr}");
         }
+        for (listener, addr) in listeners {
+            assert!(addr.ip().is_loopback(), "{addr}");
+            bootstrap.set_listener(listener, addr).expect("listener");
+        }
         bootstrap.set_admin(admin).expect("admin");
-        bootstrap.set_listener(listener).expect("listener");
         bootstrap.set_mas(mas).expect("mas");
         bootstrap.set_homeserver(homeserver).expect("homeserver");
         assert_eq!(
@@ -306,12 +370,19 @@ mod tests {
         let cluster = &bootstrap.value["static_resources"]["clusters"][0];
         assert_eq!(cluster["type"], "STRICT_DNS");
         assert!(cluster["transport_socket"].is_null());
-        let routes = bootstrap.at(ROUTES).expect("routes").clone();
-        assert_eq!(
-            routes[1]["route"]["host_rewrite_literal"],
-            "matrix.example.org:8008"
-        );
-        assert!(routes[0]["route"]["host_rewrite_literal"].is_null());
+        for (listener, of_homeserver) in [
+            (Listener::Gateway, 1),
+            (Listener::Introspection, 0),
+            (Listener::Provisioning, 1),
+        ] {
+            let actions = bootstrap.route_actions(listener).expect("routes");
+            let rewritten = actions.filter(|action| {
+                let name = action.get("host_rewrite_literal");
+                assert_eq!(name.is_some(), action["cluster"] == "homeserver");
+                name.is_some_and(|name| name == "matrix.example.org:8008")
+            });
+            assert_eq!(rewritten.count(), of_homeserver, "{listener:?}");
+        }
     }
 
     #[test]
@@ -334,10 +405,10 @@ mod tests {
             context["match_typed_subject_alt_names"][0]["matcher"]["exact"],
             "auth.example.net"
         );
-        let authority = bootstrap
-            .at(&format!("{MODULE_CONFIGURATION}/introspection/authority"))
-            .expect("authority");
-        assert_eq!(authority, "auth.example.net");
+        for listener in Listener::ALL {
+            let authority = bootstrap.module(listener, "introspection/authority");
+            assert_eq!(authority.expect("authority"), "auth.example.net");
+        }
     }
 
     #[test]
@@ -353,7 +424,7 @@ mod tests {
         assert!(
             bootstrap
                 .mas()
-                .is_err_and(|failure| failure.message.contains("cluster named mas"))
+                .is_err_and(|failure| failure.message.contains("one named mas among its clusters"))
         );
         assert!(
             bootstrap

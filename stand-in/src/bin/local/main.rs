@@ -31,7 +31,7 @@ mod demo;
 mod envoy;
 mod upstream;
 
-use bootstrap::Bootstrap;
+use bootstrap::{Bootstrap, Listener};
 use envoy::{Envoy, Program};
 use upstream::Upstream;
 
@@ -119,8 +119,10 @@ async fn stack() -> Result<(), Failure> {
     if let Some(server_name) = variable("SERVER_NAME")? {
         bootstrap.set_server_name(&server_name)?;
     }
-    let gateway = free("the gateway", bootstrap.listener()?)?;
-    bootstrap.set_listener(gateway)?;
+    for listener in Listener::ALL {
+        let addr = free(listener.title(), bootstrap.listener(listener)?)?;
+        bootstrap.set_listener(listener, addr)?;
+    }
     let admin = free("Envoy's admin interface", bootstrap.admin()?)?;
     bootstrap.set_admin(admin)?;
     let configuration = bootstrap.write()?;
@@ -134,7 +136,12 @@ async fn stack() -> Result<(), Failure> {
     };
     let ended = match ready {
         Ok(true) => {
-            demo::print(gateway, admin, mas.as_ref(), homeserver.is_some());
+            if let Some(mas) = &mas {
+                // From now on it tells the homeserver, by way of the edge.
+                mas.mas
+                    .set_homeserver(bootstrap.listener(Listener::Provisioning)?);
+            }
+            demo::print(&bootstrap, mas.as_ref(), homeserver.is_some())?;
             tokio::select! {
                 died = envoy.died() => Err(died),
                 _ = interrupt.recv() => Ok(()),
@@ -157,9 +164,10 @@ fn watch(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
 
 /// A stand-in MAS with its control interface.
 struct StandInMas {
-    #[expect(dead_code, reason = "held: dropping it stops the server")]
     mas: Mas,
     control: Control,
+    /// To be shown only if it is the stand-in's own.
+    secret: String,
 }
 
 async fn start_mas(bootstrap: &mut Bootstrap, secret: &str) -> Result<StandInMas, Failure> {
@@ -183,7 +191,15 @@ async fn start_mas(bootstrap: &mut Bootstrap, secret: &str) -> Result<StandInMas
     .await?;
     demo::insert_sessions(&mas);
     println!("stand-in MAS: http://{}", mas.addr());
-    Ok(StandInMas { mas, control })
+    Ok(StandInMas {
+        mas,
+        control,
+        secret: if secret == DEFAULT_SECRET {
+            secret.to_owned()
+        } else {
+            "$MAS_SECRET".to_owned()
+        },
+    })
 }
 
 async fn start_homeserver(bootstrap: &mut Bootstrap) -> Result<Homeserver, Failure> {
