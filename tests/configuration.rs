@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use matrix_edge_auth::config::{self, Config, Mode, OnFailure, QueryToken, UnrecognizedTokens};
+use matrix_edge_auth::config::{
+    self, Config, Mode, OnFailure, QueryToken, Role, UnrecognizedTokens,
+};
 use serde_json::{Value, json};
 
 const SECRET: &str = "do-not-print-me";
@@ -139,11 +141,55 @@ fn every_key_of_the_contract_is_taken() {
 }
 
 #[test]
+fn each_role_takes_the_same_keys_and_needs_what_it_uses() {
+    for (name, role) in [
+        ("gateway", Role::Gateway),
+        ("introspection", Role::Introspection),
+        ("provisioning", Role::Provisioning),
+    ] {
+        let named = with("/role", Some(json!(name)));
+        assert_eq!(parse(&named).unwrap().role, role);
+        let mut nameless = named;
+        nameless.as_object_mut().unwrap().remove("server_name");
+        let outcome = parse(&nameless).map(|config| config.server_name);
+        match role {
+            Role::Introspection => assert_eq!(outcome, Ok(String::new())),
+            _ => assert!(outcome.unwrap_err().starts_with("server_name: is required")),
+        }
+    }
+    assert_eq!(parse(&minimal()).unwrap().role, Role::Gateway);
+}
+
+#[test]
+fn roles_that_ask_the_same_question_share_its_answers() {
+    fn fingerprint(pointer: &str, value: Value) -> u64 {
+        parse(&with(pointer, Some(value))).unwrap().fingerprint()
+    }
+    let gateway = parse(&minimal()).unwrap().fingerprint();
+    assert_eq!(fingerprint("/role", json!("introspection")), gateway);
+    assert_eq!(fingerprint("/server_name", json!("other.example")), gateway);
+    assert_eq!(fingerprint("/introspection/timeout", json!("1s")), gateway);
+    for key in ["cluster", "authority", "path"] {
+        let pointer = format!("/introspection/{key}");
+        assert_ne!(fingerprint(&pointer, json!("/other")), gateway, "{key}");
+    }
+    let identity = |name: &str| {
+        let config = parse(&with("/server_name", Some(json!(name)))).unwrap();
+        config.identity_fingerprint()
+    };
+    assert_ne!(identity("example.org"), identity("other.example"));
+}
+
+#[test]
 fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
     let digest = "0".repeat(64);
     let bad: Vec<(&str, Option<Value>, &str)> = vec![
         ("/roles", Some(json!("gateway")), "roles: is not a key here"),
-        ("/role", Some(json!("proxy")), "role: takes one of gateway"),
+        (
+            "/role",
+            Some(json!("proxy")),
+            "role: takes one of gateway, introspection, provisioning",
+        ),
         ("/role", Some(json!(1)), "role: takes"),
         ("/server_name", None, "server_name: is required"),
         ("/server_name", Some(json!("")), "server_name: takes"),

@@ -1,7 +1,8 @@
 //! What a request costs in host calls, counted exactly on the simulated Envoy.
 //!
 //! A hit in the worker's own cache must make no call beyond reading what identifies the request, writing
-//! each identity header, one metric, and what removing forged headers needs.
+//! each identity header, one metric, and what removing forged headers needs. Its response costs one: the
+//! status tells whether the homeserver refused the token. No other response costs any.
 
 #![cfg(not(target_arch = "wasm32"))]
 
@@ -68,15 +69,20 @@ fn the_host_calls_of_each_kind_of_request() {
             }
         ));
     });
+    let mut stream = None;
     let hit = count(&mut worker, |worker| {
-        let fate = worker.fate_of(&gateway, whoami(TOKEN));
+        let hit = worker.request(&gateway, whoami(TOKEN));
         assert!(matches!(
-            fate,
+            worker.fate(hit),
             Fate::Forwarded {
                 user_id: Some(_),
                 ..
             }
         ));
+        stream = Some(hit);
+    });
+    let response = count(&mut worker, |worker| {
+        worker.response(stream.expect("a hit"), 200, &["{", "}"]);
     });
     worker.request(&gateway, whoami(OTHER));
     worker.answer_the_call(r#"{"active":false}"#);
@@ -90,10 +96,13 @@ fn the_host_calls_of_each_kind_of_request() {
         );
     });
     let pass_through = count(&mut worker, |worker| {
-        worker.request(&gateway, Request::get("/_matrix/federation/v1/version"));
+        let request = Request::get("/_matrix/federation/v1/version");
+        let stream = worker.request(&gateway, request);
+        worker.response(stream, 200, &["{", "}"]);
     });
     for (kind, calls) in [
         ("hit", &hit),
+        ("the response to a hit", &response),
         ("negative hit", &negative_hit),
         ("offline reject", &offline_reject),
         ("pass-through", &pass_through),
@@ -111,6 +120,7 @@ fn the_host_calls_of_each_kind_of_request() {
         ("metric", 1),
     ];
     assert_eq!(hit, expected(&[&STRIP[..], &READ, &identity].concat()));
+    assert_eq!(response, expected(&[("get response :status", 1)]));
     let rejection = [("get :method", 1), ("metric", 2), ("reply", 1)];
     assert_eq!(
         offline_reject,
