@@ -13,12 +13,14 @@ pub mod local;
 mod memory;
 pub mod revocation;
 mod slots;
+mod store;
 pub mod table;
 
 use std::{fmt, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
+pub use self::store::{If, NotWritten, Store, Versioned};
 use self::{
     entry::{Entry, lifetime},
     revocation::{Revocations, UserKey},
@@ -46,44 +48,6 @@ impl fmt::Debug for TokenDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TokenDigest(..)")
     }
-}
-
-/// A value of the store with its compare-and-swap number.
-pub struct Versioned {
-    /// The value; empty if it was emptied.
-    pub value: Vec<u8>,
-    /// Changes with every write.
-    pub cas: u32,
-}
-
-/// When a write to the store takes effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum If {
-    /// Only if the key was never written.
-    Absent,
-    /// Only if nothing was written since this number was read.
-    Unchanged(u32),
-}
-
-/// Why a write to the store had no effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotWritten {
-    /// The condition did not hold: someone else wrote first.
-    Changed,
-    /// The store refused.
-    Refused,
-}
-
-/// Envoy's shared data: keys that every worker sees and that are never freed.
-pub trait Store {
-    /// The value of `key`; `None` if it was never written or cannot be read.
-    fn read(&self, key: &str) -> Option<Versioned>;
-
-    /// Writes `value` under `key` on a condition.
-    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten>;
-
-    /// A random number, unknown to clients.
-    fn random(&self) -> u64;
 }
 
 /// What the cache knows of a token.
@@ -247,22 +211,35 @@ impl Cache {
 
     /// The entry as what is known, if it is active and nothing has voided it.
     fn known(&self, store: &impl Store, entry: Entry) -> Option<Known> {
-        let refresh_at = self.refresh_at(&entry);
-        let Answer::Active(answer) = entry.answer else {
+        let asked_at = entry.asked_at;
+        let Cached::Active(known) = self.cached(entry) else {
             return None;
         };
-        let void = entry.user.as_ref().is_some_and(|user| {
+        let is_void = known.user.as_ref().is_some_and(|user| {
             self.revocations
-                .voids_active(store, user, &answer.token, entry.asked_at)
+                .voids_active(store, user, &known.answer.token, asked_at)
         });
-        (!void).then_some(Known {
-            digest: entry.digest,
-            answer,
-            user: entry.user,
-            answered_at: entry.answered_at,
-            fresh_until: entry.fresh_until,
-            refresh_at,
-        })
+        (!is_void).then_some(known)
+    }
+
+    fn cached(&self, entry: Entry) -> Cached {
+        let refresh_at = self.refresh_at(&entry);
+        match entry.answer {
+            Answer::Active(answer) => Cached::Active(Known {
+                digest: entry.digest,
+                answer,
+                user: entry.user,
+                answered_at: entry.answered_at,
+                fresh_until: entry.fresh_until,
+                refresh_at,
+            }),
+            Answer::Inactive(answer) => Cached::Inactive(answer),
+        }
+    }
+
+    /// An answer that has just come, as what is known of its token.
+    pub fn as_cached(&self, asked: &Asked) -> Cached {
+        self.cached(self.entry(asked))
     }
 
     /// Whether what MAS told the homeserver since the question was sent voids the answer.
@@ -304,23 +281,6 @@ impl Cache {
             }
         }
         kept
-    }
-
-    /// An answer as what is known; `None` for one of "inactive".
-    pub fn as_known(&self, asked: &Asked) -> Option<Known> {
-        let entry = self.entry(asked);
-        let refresh_at = self.refresh_at(&entry);
-        let Answer::Active(answer) = entry.answer else {
-            return None;
-        };
-        Some(Known {
-            digest: entry.digest,
-            answer,
-            user: entry.user,
-            answered_at: entry.answered_at,
-            fresh_until: entry.fresh_until,
-            refresh_at,
-        })
     }
 
     /// Drops the active answer about a token, if there is one; tells whose it was.

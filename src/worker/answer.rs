@@ -9,8 +9,6 @@
 
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
-use sha2::{Digest as _, Sha256};
-
 use super::{
     Plugin, Purpose, Waiter, Worker,
     ask::{self, Finding},
@@ -23,9 +21,10 @@ use crate::{
     config::{Mode, OnFailure},
     host::{Host, StreamId},
     mas::{
-        introspection::NoVerdict,
+        introspection::{InactiveAnswer, NoVerdict},
         token::{Shape, shape},
     },
+    matrix::reply::Reply,
     metrics::{Metric, Outcome},
     responder::{self, MAX_FORM_BYTES},
 };
@@ -39,27 +38,18 @@ const ACCEPTED: Duration = Duration::from_secs(300);
 /// Credentials that are remembered as accepted.
 const MAX_CALLERS: usize = 64;
 
+/// A caller: the digest of its `authorization`. `Debug` shows nothing of it.
+type Caller = TokenDigest;
+
 /// An introspection request of the homeserver.
 #[derive(Debug)]
 pub(super) enum Introspection {
-    /// It is held until its form is read. The caller is known.
+    /// Of a caller who has proved that MAS accepts it; held until its form is read.
     Reading,
-    /// It passes, and shows whether MAS accepts this credential for requests of this form.
-    Unproven {
-        caller: Caller,
-        /// The form was one that the cache may answer; not known until it has passed.
-        is_exact: bool,
-    },
-}
-
-/// The SHA-256 of a caller's `authorization`. `Debug` shows nothing of it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Caller([u8; 32]);
-
-impl std::fmt::Debug for Caller {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Caller(..)")
-    }
+    /// It passes. Whether the cache could have answered it is not known yet.
+    Unproven(Caller),
+    /// It passes, and the cache could have answered it: MAS's answer proves the caller.
+    Exact(Caller),
 }
 
 /// Callers whom MAS has answered.
@@ -142,7 +132,7 @@ impl Worker {
             return;
         };
         let now = self.read_clock(host);
-        let caller = Caller(Sha256::digest(&credential).0);
+        let caller = Caller::of(&credential);
         let is_proven = match plugin.config.introspection.credential.known() {
             Some(known) if known.matches(&credential) => true,
             // Another credential than ours, which MAS may know.
@@ -150,10 +140,8 @@ impl Worker {
             None => self.callers.is_accepted(&caller, now),
         };
         if !is_proven {
-            exchange.set_interest(Interest::Introspection(Introspection::Unproven {
-                caller,
-                is_exact: false,
-            }));
+            let unproven = Introspection::Unproven(caller);
+            exchange.set_interest(Interest::Introspection(unproven));
         } else if self.unread.streams.len() < MAX_WAITERS {
             exchange.set_phase(Phase::Held);
             exchange.set_interest(Interest::Introspection(Introspection::Reading));
@@ -179,11 +167,10 @@ impl Worker {
             .flatten();
         let token = form.as_deref().and_then(responder::token);
         match introspection {
-            Introspection::Unproven { caller, .. } => {
-                let is_exact = token.is_some();
-                let unproven = Introspection::Unproven { caller, is_exact };
-                if is_last && is_exact {
-                    exchange.set_interest(Interest::Introspection(unproven));
+            Introspection::Unproven(caller) | Introspection::Exact(caller) => {
+                if is_last && token.is_some() {
+                    let exact = Introspection::Exact(caller);
+                    exchange.set_interest(Interest::Introspection(exact));
                 }
             }
             Introspection::Reading if !is_last && size <= MAX_FORM_BYTES => {
@@ -200,7 +187,7 @@ impl Worker {
                     token: &token,
                 };
                 if shape(token.as_bytes()) == Shape::CannotExist {
-                    let inactive = Finding::Inactive(Default::default());
+                    let inactive = Finding::Inactive(InactiveAnswer::default());
                     self.answer(host, plugin, exchange, Outcome::InactiveOffline, &inactive);
                 } else {
                     self.answer_or_hold(host, plugin, stream, exchange, &question);
@@ -227,7 +214,7 @@ impl Worker {
             self.refresh(host, plugin, question);
         }
         let found = match cached {
-            Some(cached) => Some(Finding::of_cached(cached)),
+            Some(cached) => Some(Finding::of_shared(cached)),
             None => self
                 .stale_after_failure(host, plugin, question, now)
                 .map(|known| (Outcome::ActiveStale, Finding::Active(Box::new(known)))),
@@ -277,11 +264,7 @@ impl Worker {
         introspection: Introspection,
         status: Option<u16>,
     ) {
-        if let Introspection::Unproven {
-            caller,
-            is_exact: true,
-        } = introspection
-        {
+        if let Introspection::Exact(caller) = introspection {
             let now = self.read_clock(host);
             self.callers.note(caller, status, now);
         }
@@ -289,11 +272,7 @@ impl Worker {
 }
 
 /// The reply that a finding makes; `None` if MAS is to answer itself.
-pub(super) fn reply(
-    plugin: &Plugin,
-    finding: &Finding,
-    now: Instant,
-) -> Option<crate::matrix::reply::Reply> {
+pub(super) fn reply(plugin: &Plugin, finding: &Finding, now: Instant) -> Option<Reply> {
     match finding {
         Finding::Active(known) => responder::known_body(known, now).map(responder::reply),
         Finding::Inactive(answer) => Some(responder::reply(answer.body().to_vec())),

@@ -62,13 +62,23 @@ pub(super) enum Finding {
     None(NoVerdict),
 }
 
+impl From<Cached> for Finding {
+    fn from(cached: Cached) -> Self {
+        match cached {
+            Cached::Active(known) => Self::Active(Box::new(known)),
+            Cached::Inactive(answer) => Self::Inactive(answer),
+        }
+    }
+}
+
 impl Finding {
     /// What is in the shared cache.
-    pub fn of_cached(cached: Cached) -> (Outcome, Self) {
-        match cached {
-            Cached::Active(known) => (Outcome::ActiveShared, Self::Active(Box::new(known))),
-            Cached::Inactive(answer) => (Outcome::InactiveShared, Self::Inactive(answer)),
-        }
+    pub fn of_shared(cached: Cached) -> (Outcome, Self) {
+        let outcome = match cached {
+            Cached::Active(_) => Outcome::ActiveShared,
+            Cached::Inactive(_) => Outcome::InactiveShared,
+        };
+        (outcome, cached.into())
     }
 }
 
@@ -335,7 +345,7 @@ impl Worker {
                 let cached = call.plugin.cache.find(host, &key.digest, now, |_| {});
                 if let Some(cached) = cached {
                     self.leases.release(host, &key, holder);
-                    let known = Finding::of_cached(cached);
+                    let known = Finding::of_shared(cached);
                     self.refund(host, &call, &known.1, now);
                     return Ok(Launched::Known(known));
                 }
@@ -394,7 +404,7 @@ impl Worker {
         let plugin = Rc::clone(&waiter.plugin);
         flight.question.plugin = Rc::clone(&plugin);
         if let Some(cached) = plugin.cache.find(host, &key.digest, now, |_| {}) {
-            let (_, finding) = Finding::of_cached(cached);
+            let (_, finding) = Finding::of_shared(cached);
             self.refund(host, &flight.question, &finding, now);
             self.keep_for_clients(host, &flight, &finding);
             conclude(host, flight.waiters, now, &finding, None);

@@ -77,30 +77,23 @@ impl Worker {
         let now = asked.answered_at;
         self.retries.remove(&key);
         self.failures.remove(&key);
-        if self.is_outdated(host, &plugin, &key, &asked) {
-            self.settle(host, key, &flight, Hint::Answered(key), now);
-            if !std::mem::replace(&mut flight.question.is_repeated, true) {
-                self.look_again(host, root, key, flight, now);
-                return;
-            }
-            // Twice in a row. It serves those who wait, and is not kept.
-        } else {
-            let is_stored = self.keep(host, &plugin, &asked, now);
-            if self.settle(host, key, &flight, Hint::Answered(key), now) {
-                // The token ended between the look and the writing.
-                self.forget_token(host, &plugin, &key.digest, "logout", now);
-            } else if is_stored {
-                let known = plugin.cache.as_known(&asked);
-                let finding = known.map(|known| Finding::Active(Box::new(known)));
-                if let Some(finding) = finding {
-                    self.keep_for_clients(host, &flight, &finding);
-                }
-            }
+        let mut is_outdated = self.is_outdated(host, &plugin, &key, &asked);
+        let is_stored = !is_outdated && self.keep(host, &plugin, &asked, now);
+        let is_void = self.settle(host, key, &flight, Hint::Answered(key), now);
+        if is_void && is_stored {
+            // The token ended between the look and the writing.
+            self.forget_token(host, &plugin, &key.digest, "introspection", now);
+            is_outdated = true;
         }
-        let finding = match plugin.cache.as_known(&asked) {
-            Some(known) => Finding::Active(Box::new(known)),
-            None => Finding::Inactive(Default::default()),
-        };
+        // Once. If it happens again, the answer serves those who wait and is not kept.
+        if is_outdated && !std::mem::replace(&mut flight.question.is_repeated, true) {
+            self.look_again(host, root, key, flight, now);
+            return;
+        }
+        let finding = Finding::from(plugin.cache.as_cached(&asked));
+        if is_stored && !is_outdated {
+            self.keep_for_clients(host, &flight, &finding);
+        }
         self.refund(host, &flight.question, &finding, now);
         conclude(host, flight.waiters, now, &finding, None);
     }

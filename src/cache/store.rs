@@ -1,0 +1,42 @@
+//! The store behind the shared cache, as far as the cache knows it: Envoy's shared data, or a map in tests.
+//!
+//! The non-obvious rule: every write has a condition. An unconditional write would undo what another worker
+//! has written in between.
+
+/// A value of the store with its compare-and-swap number.
+pub struct Versioned {
+    /// The value; empty if it was emptied.
+    pub value: Vec<u8>,
+    /// Changes with every write.
+    pub cas: u32,
+}
+
+/// When a write to the store takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum If {
+    /// Only if the key was never written.
+    Absent,
+    /// Only if nothing was written since this number was read.
+    Unchanged(u32),
+}
+
+/// Why a write to the store had no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotWritten {
+    /// The condition did not hold: someone else wrote first.
+    Changed,
+    /// The store refused.
+    Refused,
+}
+
+/// Envoy's shared data: keys that every worker sees and that are never freed.
+pub trait Store {
+    /// The value of `key`; `None` if it was never written or cannot be read.
+    fn read(&self, key: &str) -> Option<Versioned>;
+
+    /// Writes `value` under `key` on a condition.
+    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten>;
+
+    /// A random number, unknown to clients.
+    fn random(&self) -> u64;
+}
