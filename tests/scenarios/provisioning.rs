@@ -77,6 +77,14 @@ impl Rig {
         self.deliver();
     }
 
+    fn pass(&mut self, minutes: u64) {
+        self.process
+            .advance(std::time::Duration::from_secs(60 * minutes));
+        for worker in &mut self.workers {
+            worker.tick();
+        }
+    }
+
     fn deliver(&mut self) {
         for worker in &mut self.workers {
             while worker.deliver() {}
@@ -262,4 +270,28 @@ fn an_unlocked_user_is_not_called_inactive_any_longer() {
         200,
     );
     assert_eq!(rig.gone(), "AB-");
+}
+
+#[test]
+fn an_answer_may_hold_for_an_hour_and_still_ends_when_mas_says_so() {
+    let settings = json!({"cache": {"ttl": "1h", "refresh_ahead": false}});
+    let mut rig = Rig::new(settings.clone());
+    rig.pass(59);
+    assert_eq!(rig.gone(), "");
+    rig.pass(1);
+    assert_eq!(rig.gone(), "AB-b");
+
+    let mut rig = Rig::new(settings);
+    rig.pass(30);
+    rig.tell(
+        told(
+            "sync_devices",
+            SECRET,
+            json!({"localpart": "alice", "devices": ["A"]}),
+        ),
+        200,
+    );
+    assert_eq!(rig.gone(), "B-");
+    rig.pass(29);
+    assert_eq!(rig.gone(), "B-");
 }
