@@ -5,7 +5,8 @@
 //! that failed, a configuration that ended) costs the others no more than [`LEASE`]. A lease is only ever
 //! an economy: two holders at once cost one more call, never a wrong answer.
 //!
-//! A token that ends (a logout) while it is being asked about voids the lease: the answer may be from
+//! Whoever finds the lease taken leaves a mark on it, so that its holder tells the others only if somebody
+//! waits. A token that ends (a logout) while it is being asked about voids the lease: the answer may be from
 //! before, and its holder asks again instead of keeping it.
 
 use std::time::Duration;
@@ -19,10 +20,13 @@ pub const LEASE: Duration = Duration::from_secs(1);
 /// Slots of the lease table: far more than calls can be in flight, so that two tokens seldom meet.
 const SLOTS: u32 = 16_384;
 
-/// A lease as bytes: digest, fingerprint, holder, end, whether it is void.
+/// A lease as bytes: digest, fingerprint, holder, end, marks.
 const BYTES: usize = 32 + 8 + 8 + 8 + 1;
 
-/// How often a lease is voided again after its holder wrote first.
+const VOID: u8 = 1;
+const WANTED: u8 = 2;
+
+/// How often a lease is written again after someone else wrote first.
 const WRITE_ATTEMPTS: usize = 8;
 
 /// The outcome of asking for a lease.
@@ -34,6 +38,15 @@ pub enum Acquired {
     Theirs(Instant),
     /// No slot is free: ask without a lease.
     NoRoom,
+}
+
+/// The marks on a lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The token ended after it was asked about.
+    pub void: bool,
+    /// Another worker waits.
+    pub wanted: bool,
 }
 
 /// The lease table.
@@ -54,7 +67,7 @@ struct Lease {
     key: [u8; 40],
     holder: u64,
     until: Instant,
-    void: bool,
+    marks: Marks,
 }
 
 impl Lease {
@@ -62,12 +75,16 @@ impl Lease {
         let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
         let (key, rest) = bytes.split_first_chunk()?;
         let (holder, rest) = rest.split_first_chunk()?;
-        let (until, void) = rest.split_first_chunk()?;
+        let (until, marks) = rest.split_first_chunk()?;
+        let [marks] = <[u8; 1]>::try_from(marks).ok()?;
         Some(Self {
             key: *key,
             holder: u64::from_le_bytes(*holder),
             until: Instant::from_millis(u64::from_le_bytes(*until)),
-            void: void == [1],
+            marks: Marks {
+                void: marks & VOID != 0,
+                wanted: marks & WANTED != 0,
+            },
         })
     }
 
@@ -76,7 +93,8 @@ impl Lease {
         bytes.extend_from_slice(&self.key);
         bytes.extend_from_slice(&self.holder.to_le_bytes());
         bytes.extend_from_slice(&self.until.as_millis().to_le_bytes());
-        bytes.push(self.void.into());
+        let mark = |is_set, mark| if is_set { mark } else { 0 };
+        bytes.push(mark(self.marks.void, VOID) | mark(self.marks.wanted, WANTED));
         bytes
     }
 
@@ -94,11 +112,27 @@ impl Leases {
         holder: u64,
         now: Instant,
     ) -> Acquired {
+        for _ in 0..WRITE_ATTEMPTS {
+            if let Some(acquired) = self.try_acquire(store, key, holder, now) {
+                return acquired;
+            }
+        }
+        Acquired::Theirs(now + LEASE / 4)
+    }
+
+    /// `None`: someone else wrote first.
+    fn try_acquire(
+        &self,
+        store: &impl Store,
+        key: &FlightKey,
+        holder: u64,
+        now: Instant,
+    ) -> Option<Acquired> {
         let mut mine = Lease {
             key: key.to_bytes(),
             holder,
             until: now + LEASE,
-            void: false,
+            marks: Marks::default(),
         };
         let mut free = None;
         for slot in self.slots.keys(store, &key.digest) {
@@ -108,11 +142,14 @@ impl Leases {
                 .and_then(|stored| Lease::decode(&stored.value));
             let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
             match held.filter(|held| held.until > now) {
-                Some(held) if held.key == mine.key && held.holder != holder => {
-                    return Acquired::Theirs(held.until);
+                Some(mut held) if held.key == mine.key && held.holder != holder => {
+                    if !std::mem::replace(&mut held.marks.wanted, true) {
+                        store.write(&slot, &held.encode(), condition).ok()?;
+                    }
+                    return Some(Acquired::Theirs(held.until));
                 }
                 Some(held) if held.key == mine.key => {
-                    mine.void = held.void;
+                    mine.marks = held.marks;
                     free = Some((slot, condition));
                     break;
                 }
@@ -123,17 +160,14 @@ impl Leases {
             }
         }
         let Some((slot, condition)) = free else {
-            return Acquired::NoRoom;
+            return Some(Acquired::NoRoom);
         };
-        match store.write(&slot, &mine.encode(), condition) {
-            Ok(()) => Acquired::Ours,
-            // Someone wrote first: most likely the same lease. It will be looked at again.
-            Err(_) => Acquired::Theirs(now + LEASE / 4),
-        }
+        store.write(&slot, &mine.encode(), condition).ok()?;
+        Some(Acquired::Ours)
     }
 
-    /// Gives the lease on `key` back, if it is still ours. Whether it is void.
-    pub fn release(&self, store: &impl Store, key: &FlightKey, holder: u64) -> bool {
+    /// Gives the lease on `key` back, and tells what marks it had; none if it is not ours any more.
+    pub fn release(&self, store: &impl Store, key: &FlightKey, holder: u64) -> Marks {
         for slot in self.slots.keys(store, &key.digest) {
             for _ in 0..WRITE_ATTEMPTS {
                 let Some((held, cas)) = read(store, &slot) else {
@@ -142,20 +176,20 @@ impl Leases {
                 if held.key != key.to_bytes() || held.holder != holder {
                     break;
                 }
-                // Whoever writes first has voided it, and we look again.
+                // Whoever writes first has marked it, and we look again.
                 if store.write(&slot, &[], If::Unchanged(cas)).is_ok() {
-                    return held.void;
+                    return held.marks;
                 }
             }
         }
-        false
+        Marks::default()
     }
 
     /// Whether the lease on `key` is ours and void.
     pub fn is_void(&self, store: &impl Store, key: &FlightKey, holder: u64) -> bool {
         self.slots.keys(store, &key.digest).iter().any(|slot| {
             read(store, slot).is_some_and(|(held, _)| {
-                held.void && held.key == key.to_bytes() && held.holder == holder
+                held.marks.void && held.key == key.to_bytes() && held.holder == holder
             })
         })
     }
@@ -172,7 +206,7 @@ impl Leases {
                     break;
                 }
                 found = true;
-                held.void = true;
+                held.marks.void = true;
                 if store
                     .write(&slot, &held.encode(), If::Unchanged(cas))
                     .is_ok()
@@ -282,9 +316,9 @@ mod tests {
         leases.acquire(&store, &key, ME, NOW + LEASE / 2);
         assert!(leases.is_void(&store, &key, ME), "renewed, and still void");
         assert!(!leases.is_void(&store, &key, OTHER));
-        assert!(leases.release(&store, &key, ME));
+        assert!(leases.release(&store, &key, ME).void);
         leases.acquire(&store, &key, ME, NOW);
-        assert!(!leases.release(&store, &key, ME));
+        assert!(!leases.release(&store, &key, ME).void);
         leases.acquire(&store, &key, ME, NOW);
         assert!(
             !leases.void(&store, &key.digest, NOW + LEASE),
@@ -293,14 +327,39 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_is_voided_while_it_is_given_back_was_void() {
+    fn whoever_waits_is_noticed() {
+        let (store, leases) = (MemoryStore::default(), Leases::default());
+        let key = key(b"token");
+        leases.acquire(&store, &key, ME, NOW);
+        assert!(!leases.release(&store, &key, ME).wanted);
+        leases.acquire(&store, &key, ME, NOW);
+        leases.acquire(&store, &key, OTHER, NOW);
+        leases.acquire(&store, &key, ME, NOW + LEASE / 2);
+        assert!(leases.release(&store, &key, ME).wanted);
+    }
+
+    #[test]
+    fn a_mark_that_is_made_while_the_lease_is_given_back_counts() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
         leases.acquire(&store, &key, ME, NOW);
         *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
             Leases::default().void(store, &key.digest, NOW);
+            Leases::default().acquire(store, &key, OTHER, NOW);
         }));
-        assert!(leases.release(&store, &key, ME));
+        let marks = leases.release(&store, &key, ME);
+        assert!(marks.void && marks.wanted);
+    }
+
+    #[test]
+    fn a_lease_that_is_given_back_while_it_is_marked_can_be_had() {
+        let (store, leases) = (MemoryStore::default(), Leases::default());
+        let key = key(b"token");
+        leases.acquire(&store, &key, OTHER, NOW);
+        *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
+            Leases::default().release(store, &key, OTHER);
+        }));
+        assert_eq!(leases.acquire(&store, &key, ME, NOW), Acquired::Ours);
     }
 
     #[test]

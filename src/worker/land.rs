@@ -170,7 +170,7 @@ impl Worker {
         }
     }
 
-    /// Gives the lease back, if there is one, and tells the others. Whether it was void.
+    /// Gives the lease back, if there is one, and tells the others if one of them waits. Whether it was void.
     fn settle(
         &mut self,
         host: &impl Host,
@@ -183,9 +183,11 @@ impl Worker {
             return false;
         };
         let holder = self.peers.holder(host);
-        let is_void = self.leases.release(host, &key, holder);
-        self.peers.tell(host, hint, now);
-        is_void
+        let marks = self.leases.release(host, &key, holder);
+        if marks.wanted {
+            self.peers.tell(host, hint, now);
+        }
+        marks.void
     }
 }
 
