@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, rc::Rc, time::Duration};
 use super::{
     Plugin, Purpose, Waiter, Worker,
     ask::{self, Finding},
-    exchange::{Exchange, Interest, Phase},
+    exchange::{Collector, Exchange, Interest, Phase},
     land::respond_with,
 };
 use crate::{
@@ -46,8 +46,8 @@ type Caller = TokenDigest;
 pub(super) enum Introspection {
     /// Of a caller who has proved that MAS accepts it; held until its form is read.
     Reading,
-    /// It passes. Whether the cache could have answered it is not known yet.
-    Unproven(Caller),
+    /// It passes. Whether the cache could have answered it is known when all of its form has passed.
+    Unproven(Caller, Collector),
     /// It passes, and the cache could have answered it: MAS's answer proves the caller.
     Exact(Caller),
 }
@@ -140,7 +140,7 @@ impl Worker {
             None => self.callers.is_accepted(&caller, now),
         };
         if !is_proven {
-            let unproven = Introspection::Unproven(caller);
+            let unproven = Introspection::Unproven(caller, Collector::new(MAX_FORM_BYTES));
             exchange.set_interest(Interest::Introspection(unproven));
         } else if self.unread.streams.len() < MAX_WAITERS {
             exchange.set_phase(Phase::Held);
@@ -161,23 +161,30 @@ impl Worker {
         introspection: Introspection,
         (size, is_last): (usize, bool),
     ) {
-        // A form that is too long for us, or comes in pieces where it passes, is not looked at.
-        let form = (is_last && size <= MAX_FORM_BYTES)
-            .then(|| host.request_body(size).ok())
-            .flatten();
-        let token = form.as_deref().and_then(responder::token);
         match introspection {
-            Introspection::Unproven(caller) | Introspection::Exact(caller) => {
-                if is_last && token.is_some() {
-                    let exact = Introspection::Exact(caller);
-                    exchange.set_interest(Interest::Introspection(exact));
-                }
+            Introspection::Unproven(caller, mut form) => {
+                // Envoy tells of the end of an HTTP/1.1 body with an empty piece.
+                form.add(size, |size| host.request_body(size));
+                let next = if !is_last {
+                    Introspection::Unproven(caller, form)
+                } else if !form.is_truncated() && responder::token(form.bytes()).is_some() {
+                    Introspection::Exact(caller)
+                } else {
+                    return;
+                };
+                exchange.set_interest(Interest::Introspection(next));
             }
+            // All of the form has passed.
+            Introspection::Exact(_) => {}
             Introspection::Reading if !is_last && size <= MAX_FORM_BYTES => {
                 exchange.set_interest(Interest::Introspection(Introspection::Reading));
             }
             Introspection::Reading => {
                 self.unread.forget(stream);
+                let form = host.request_body(size.min(MAX_FORM_BYTES)).ok();
+                let token = form
+                    .filter(|_| size <= MAX_FORM_BYTES)
+                    .and_then(|form| responder::token(&form));
                 let Some(token) = token else {
                     self.pass_on(host, exchange);
                     return;
