@@ -47,7 +47,7 @@ pub struct Flood {
 #[derive(Default)]
 pub struct Answers {
     pub all: Vec<Answer>,
-    /// From the first request to the last answer.
+    /// From the first request sent to the last.
     pub lasted: Duration,
     /// How late the requests were sent that were sent latest.
     pub late: Duration,
@@ -109,17 +109,13 @@ async fn send(streams: Vec<TcpStream>, requests: Vec<Vec<u8>>, pace: Pace) -> An
     for stream in streams {
         tasks.spawn(converse(stream, Arc::clone(&turns)));
     }
-    let mut all = Vec::new();
-    let mut late = Duration::ZERO;
-    for (answers, latest) in tasks.join_all().await {
-        all.extend(answers);
-        late = late.max(latest);
+    let mut together = Answers::default();
+    for answers in tasks.join_all().await {
+        together.all.extend(answers.all);
+        together.lasted = together.lasted.max(answers.lasted);
+        together.late = together.late.max(answers.late);
     }
-    Answers {
-        all,
-        lasted: turns.begun.elapsed(),
-        late,
-    }
+    together
 }
 
 /// The requests that are left.
@@ -152,13 +148,13 @@ impl Turns {
 }
 
 /// Takes turns on one connection.
-async fn converse(mut stream: TcpStream, turns: Arc<Turns>) -> (Vec<Answer>, Duration) {
-    let mut answers = Vec::new();
-    let mut latest = Duration::ZERO;
+async fn converse(mut stream: TcpStream, turns: Arc<Turns>) -> Answers {
+    let mut answers = Answers::default();
     let mut received = Vec::new();
     while let Some((request, late)) = turns.next().await {
-        latest = latest.max(late);
         let sent = Instant::now();
+        answers.lasted = sent - turns.begun;
+        answers.late = answers.late.max(late);
         stream.write_all(request).await.expect("Envoy reads");
         received.clear();
         let response = loop {
@@ -168,12 +164,12 @@ async fn converse(mut stream: TcpStream, turns: Arc<Turns>) -> (Vec<Answer>, Dur
                 break response;
             }
         };
-        answers.push(Answer {
+        answers.all.push(Answer {
             status: response.status,
             has_retry_after: response.has_retry_after,
             length: response.length,
             took: sent.elapsed(),
         });
     }
-    (answers, latest)
+    answers
 }
