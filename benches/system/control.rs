@@ -16,7 +16,7 @@ use super::{
 
 /// The module's answer to an attacker.
 pub struct Refusal {
-    status: u16,
+    pub status: u16,
     headers: Vec<(String, String)>,
     body: String,
 }

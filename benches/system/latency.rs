@@ -85,9 +85,9 @@ impl Table {
     pub fn print(&self) {
         println!("\nHits of live sessions; the ratio is to the same Envoy when quiet.\n");
         println!(
-            "| | flood | p50, us | ratio | p90, us | ratio | p99, us | ratio | lowest to highest |"
+            "| | flood | p50, us | ratio | p90, us | ratio | p99, us | ratio | lowest to highest | slowest, us |"
         );
-        println!("|---|---|--:|--:|--:|--:|--:|--:|--:|");
+        println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|");
         for (row, quiet) in self.with_quiet() {
             print!("| {} | {} |", row.envoy, row.flood());
             let p99 = |one: &Measured| one.seen.hits.p99;
@@ -103,7 +103,8 @@ impl Table {
             let (lowest, highest) = ratios.fold((f64::MAX, 0.0_f64), |(lowest, highest), ratio| {
                 (lowest.min(ratio), highest.max(ratio))
             });
-            println!(" {lowest:.2} to {highest:.2} |");
+            let slowest = row.median(|one| one.seen.hits.slowest);
+            println!(" {lowest:.2} to {highest:.2} | {slowest:.0} |");
         }
 
         println!("\nWhat the machine has to do with it.\n");

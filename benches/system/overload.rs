@@ -80,20 +80,21 @@ pub async fn slow_mas() {
     table.print();
 
     println!(
-        "\n| | requests | asked, 401 | 503 | of those with `Retry-After` | p50, us | p99, us | other | rate | latest sent |"
+        "\n| | requests | asked, 401 | 503 | of those with `Retry-After` | p50, us | p99, us | slowest, us | other | rate | latest sent |"
     );
-    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     for (name, got) in &answers {
         let refused = || got.all.iter().filter(|answer| answer.status == 503);
         let times = Percentiles::of(refused().map(|answer| answer.took).collect());
         println!(
-            "| {name} | {} | {} | {} | {} | {:.0} | {:.0} | {} | {:.0}/s | {:.0} ms |",
+            "| {name} | {} | {} | {} | {} | {:.0} | {:.0} | {:.0} | {} | {:.0}/s | {:.0} ms |",
             got.all.len(),
             got.count(401),
             got.count(503),
             refused().filter(|answer| answer.has_retry_after).count(),
             times.p50,
             times.p99,
+            times.slowest,
             got.all.len() - got.count(401) - got.count(503),
             got.all.len() as f64 / got.lasted.as_secs_f64(),
             got.late.as_secs_f64() * 1e3,
@@ -113,7 +114,9 @@ pub async fn slow_mas() {
 async fn refusal(mas: &Mas, gateway: &Gateway) -> Refusal {
     progress("waiting 5 s for the module to give up");
     mas.delay(Duration::from_secs(6));
-    Refusal::of(gateway, &tokens("nobody", 1)[0]).await
+    let refusal = Refusal::of(gateway, &tokens("nobody", 1)[0]).await;
+    assert_eq!(refusal.status, 503, "no verdict");
+    refusal
 }
 
 fn cold(name: &str, number: u64) -> Vec<Vec<u8>> {

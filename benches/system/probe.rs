@@ -55,6 +55,7 @@ pub struct Percentiles {
     pub p50: f64,
     pub p90: f64,
     pub p99: f64,
+    pub slowest: f64,
 }
 
 impl<'a> Probe<'a> {
@@ -116,6 +117,7 @@ impl Percentiles {
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
+            slowest: at(1.0),
         }
     }
 }
