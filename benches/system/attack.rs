@@ -200,6 +200,7 @@ impl Invented {
                 connections: CONNECTIONS,
                 requests: self.requests(BATCH.min(end - self.answered)),
                 pace: Pace::FlatOut(Duration::MAX),
+                gives_way: true,
             };
             let flood = Flood::start(gateway.addr(), attack).await;
             self.count(&flood.finish().await);
@@ -223,6 +224,7 @@ impl Invented {
                 connections: CONNECTIONS,
                 requests: self.requests(rate * time.as_secs()),
                 pace,
+                gives_way: true,
             }
         });
         latency::measure(gateway, live, time, attack).await

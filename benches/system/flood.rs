@@ -36,6 +36,8 @@ pub struct Attack {
     /// Each once.
     pub requests: Vec<Vec<u8>>,
     pub pace: Pace,
+    /// Only the others' answers are timed, not these.
+    pub gives_way: bool,
 }
 
 /// A flood on its way.
@@ -66,7 +68,9 @@ impl Flood {
         let (finished, answers) = oneshot::channel();
         let (ready, begun) = oneshot::channel();
         std::thread::spawn(move || {
-            process::give_way();
+            if attack.gives_way {
+                process::give_way();
+            }
             super::on_this_thread(async {
                 let mut streams = Vec::new();
                 for _ in 0..attack.connections {

@@ -68,6 +68,7 @@ pub async fn slow_mas() {
             connections: CONNECTIONS,
             requests: cold(name, RATE * time.as_secs()),
             pace: Pace::PerSecond(RATE),
+            gives_way: false,
         };
         progress(&format!("{name}: {} cold tokens", attack.requests.len()));
         let (measured, got) = tokio::select! {
