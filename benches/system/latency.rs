@@ -110,9 +110,9 @@ impl Table {
         println!("\nWhat the machine has to do with it.\n");
         println!(
             "| | flood | Envoy's workers: CPU, ms/s | for a request of the flood, us | ready without a processor, \
-             ms/s | the client's thread wakes late: p50, us | p99, us |"
+             ms/s | all other programs: CPU, ms/s | the client's thread wakes late: p50, us | p99, us |"
         );
-        println!("|---|---|--:|--:|--:|--:|--:|");
+        println!("|---|---|--:|--:|--:|--:|--:|--:|");
         for (row, quiet) in self.with_quiet() {
             let ran = |one: &Measured| one.seen.workers_ran.as_secs_f64();
             let each = match row.median(|one| one.rate) {
@@ -120,11 +120,12 @@ impl Table {
                 rate => format!("{:.0}", (row.median(ran) - quiet.median(ran)) * 1e6 / rate),
             };
             println!(
-                "| {} | {} | {:.0} | {each} | {:.1} | {:.0} | {:.0} |",
+                "| {} | {} | {:.0} | {each} | {:.0} | {:.0} | {:.0} | {:.0} |",
                 row.envoy,
                 row.flood(),
                 row.median(ran) * 1e3,
                 row.median(|one| one.seen.workers_waited.as_secs_f64()) * 1e3,
+                row.median(|one| one.seen.others_ran.as_secs_f64()) * 1e3,
                 row.median(|one| one.seen.woken_late.p50),
                 row.median(|one| one.seen.woken_late.p99),
             );

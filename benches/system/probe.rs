@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     client::{self, Connection},
-    process::{Process, Threads},
+    process::{self, Process, Threads},
 };
 
 /// In turn, so that every worker is asked.
@@ -28,6 +28,7 @@ pub struct Probe<'a> {
     thread: JoinHandle<Times>,
     process: &'a Process,
     workers: Threads,
+    others: f64,
     begun: Instant,
 }
 
@@ -47,6 +48,8 @@ pub struct Seen {
     pub workers_ran: Duration,
     /// How long they had something to do and no processor to do it on, per second.
     pub workers_waited: Duration,
+    /// CPU time of everything that is neither this Envoy nor the bench, per second: how quiet the machine was.
+    pub others_ran: Duration,
 }
 
 /// In microseconds.
@@ -87,6 +90,7 @@ impl<'a> Probe<'a> {
             thread,
             process,
             workers,
+            others: others_cpu_micros(process),
             begun,
         }
     }
@@ -94,15 +98,21 @@ impl<'a> Probe<'a> {
     pub fn finish(self) -> Seen {
         let seconds = self.begun.elapsed().as_secs_f64();
         let workers = self.process.workers();
+        let others = (others_cpu_micros(self.process) - self.others).max(0.0);
         self.stop.store(true, Ordering::Relaxed);
         let times = self.thread.join().expect("the live sessions are served");
         Seen {
             hits: Percentiles::of(times.hits),
             woken_late: Percentiles::of(times.wakings),
             workers_ran: (workers.ran - self.workers.ran).div_f64(seconds),
+            others_ran: Duration::from_secs_f64(others / 1e6 / seconds),
             workers_waited: (workers.waited - self.workers.waited).div_f64(seconds),
         }
     }
+}
+
+fn others_cpu_micros(envoy: &Process) -> f64 {
+    process::machine_cpu_micros() - envoy.cpu_micros() - Process::this().cpu_micros()
 }
 
 impl Percentiles {
