@@ -15,8 +15,18 @@
 mod attack;
 #[path = "system/client.rs"]
 mod client;
+#[path = "system/control.rs"]
+mod control;
+#[path = "system/flood.rs"]
+mod flood;
 #[path = "system/hits.rs"]
 mod hits;
+#[path = "system/latency.rs"]
+mod latency;
+#[path = "system/overload.rs"]
+mod overload;
+#[path = "system/probe.rs"]
+mod probe;
 #[path = "system/process.rs"]
 mod process;
 #[path = "../tests/support"]
@@ -36,6 +46,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use self::{
+    control::Refusal,
     process::Process,
     support::envoy::{Builder, Envoy, bootstrap},
     upstream::Mas,
@@ -58,6 +69,7 @@ fn main() {
         if is_chosen("attack") {
             attack::unknown_tokens(&mas).await;
             attack::impossible_tokens(&mas).await;
+            overload::slow_mas().await;
         }
     });
 }
@@ -99,8 +111,13 @@ impl Gateway {
     async fn of(builder: Builder) -> Self {
         let envoy = builder
             .bootstrap(|config| {
+                // So that two Envoys share out their connections in the same way.
+                bootstrap::listener(config)["connection_balance_config"] =
+                    json!({"exact_balance": {}});
                 let manager = bootstrap::http_manager(config);
-                manager["route_config"]["virtual_hosts"][0]["routes"][0] =
+                let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
+                let pass = routes.as_array_mut().and_then(|routes| routes.last_mut());
+                *pass.expect("a route") =
                     json!({"match": {"prefix": "/"}, "direct_response": {"status": 200}});
             })
             .start()
@@ -150,16 +167,30 @@ fn damaged(token: &str) -> String {
     format!("{rest}{}", if last == "0" { '1' } else { '0' })
 }
 
-/// The status of the first response in `received`, and its length; `None` if it is not whole.
-fn response(received: &[u8]) -> Option<(u16, usize)> {
+/// What the bench wants to know of a response.
+struct Response {
+    status: u16,
+    has_retry_after: bool,
+    length: usize,
+}
+
+/// The first response in `received`; `None` if it is not whole.
+fn response(received: &[u8]) -> Option<Response> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(start) = head.parse(received).expect("a response head") else {
         return None;
     };
-    let status = head.code.expect("a parsed head has a status");
     let length = start + content_length(head.headers);
-    (received.len() >= length).then_some((status, length))
+    let has_retry_after = head
+        .headers
+        .iter()
+        .any(|header| header.name.eq_ignore_ascii_case("retry-after"));
+    (received.len() >= length).then_some(Response {
+        status: head.code.expect("a parsed head has a status"),
+        has_retry_after,
+        length,
+    })
 }
 
 fn content_length(headers: &[httparse::Header<'_>]) -> usize {
@@ -178,6 +209,19 @@ fn on_this_thread(work: impl Future<Output = ()>) {
         .build()
         .expect("a runtime")
         .block_on(work);
+}
+
+/// Where a table is cut out of the output, progress is not in it.
+fn progress(what: &str) {
+    eprintln!("  ... {what}");
+}
+
+/// A number from the environment.
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number, not {text:?}"))
+    })
 }
 
 fn median(values: &[f64]) -> f64 {

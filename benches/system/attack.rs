@@ -1,25 +1,16 @@
 //! Floods of invented tokens, and what they do to memory and to the people who are logged in.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 
 use super::{
     Gateway,
-    client::{self, Client, Connection},
-    tokens,
+    client::{self, Client},
+    control::{self, Refusal},
+    flood::{Answers, Attack, Flood, Pace},
+    latency::{self, Measured, QUIET, Table},
+    progress, setting, tokens,
     upstream::Mas,
 };
 
@@ -30,61 +21,63 @@ const TOKENS: u64 = 1_000_000;
 /// all hit after about 16,384 x ln 16,384 = 159,000 tokens.
 const WARM_UP: u64 = 200_000;
 
-/// Invented tokens per second of an attack that leaves the machine room to breathe.
-const MODERATE: u64 = 2_000;
+/// Tokens made at once, ahead.
+const BATCH: u64 = 50_000;
 
+/// How often each Envoy is measured under each load; `ATTACK_ROUNDS` overrides it.
+const ROUNDS: u64 = 5;
+
+/// How long each of these measurements takes.
+const ROUND: Duration = Duration::from_secs(4);
+
+const LOADS: [(&str, Option<Pace>); 4] = [
+    (QUIET, None),
+    ("500/s", Some(Pace::PerSecond(500))),
+    ("2,000/s", Some(MODERATE)),
+    ("flat out", Some(Pace::FlatOut(ROUND))),
+];
+const MODERATE: Pace = Pace::PerSecond(2_000);
+
+/// More requests a second than any Envoy here answers, so that enough are made ahead.
+const FLAT_OUT: u64 = 25_000;
+
+const WORKERS: u32 = 2;
 const LIVE: usize = 1_000;
 const CONNECTIONS: usize = 64;
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// Invented tokens that MAS must be asked about.
 pub async fn unknown_tokens(mas: &Mas) {
-    let number = std::env::var("ATTACK_TOKENS").map_or(TOKENS, |text| {
-        text.parse().expect("ATTACK_TOKENS is a number")
-    });
+    let number = setting("ATTACK_TOKENS", TOKENS);
     println!(
-        "\nAttack: invented tokens with a valid checksum, {CONNECTIONS} connections, 2 workers"
+        "\nAttack: invented tokens with a valid checksum, {CONNECTIONS} connections, {WORKERS} workers"
     );
-    let gateway = Gateway::start(mas, 2, json!({})).await;
-    let live = tokens("live", LIVE);
-    mas.activate(&live);
-    let live: Vec<Vec<u8>> = live.iter().map(|token| client::whoami(token)).collect();
-    // Often and on many connections, so that both workers know them.
-    for _ in 0..8 {
-        Client::open(gateway.addr()).send(&live, LIVE, 200);
-    }
+    let gateway = Gateway::start(mas, WORKERS, json!({})).await;
+    let live = log_in(mas, &gateway, LIVE);
     let asked = mas.active_calls();
-    let flood = Flood::default();
-    let start = gateway.memory().await;
+    let mut invented = Invented::default();
+    let before = gateway.memory().await;
 
-    let quiet = Probe::start(gateway.addr(), &live);
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    quiet.finish("quiet").print();
-
-    flood.send(gateway.addr(), WARM_UP, None).await;
+    let warm_up = number.min(WARM_UP);
+    invented.flood(&gateway, warm_up, "warming up").await;
     let warm = gateway.memory().await;
-    let moderate = number.min(MODERATE * 15);
-    let probe = Probe::start(gateway.addr(), &live);
-    flood.send(gateway.addr(), moderate, Some(MODERATE)).await;
-    probe.finish("2,000 invented tokens/s").print();
-    let probe = Probe::start(gateway.addr(), &live);
-    let begun = Instant::now();
-    flood.send(gateway.addr(), number - moderate, None).await;
-    let rate = (number - moderate) as f64 / begun.elapsed().as_secs_f64();
-    probe
-        .finish(&format!("{rate:.0} invented tokens/s, all it can take"))
-        .print();
+    side_by_side(mas, &gateway, &live, &mut invented).await;
+    let left = (warm_up + number).saturating_sub(invented.answered);
+    invented.flood(&gateway, left, "the rest").await;
     let end = gateway.memory().await;
 
-    for (name, now) in [("start", start), ("after the warm-up", warm), ("end", end)] {
-        println!(
-            "  memory, {name:18} {:7.1} MiB resident, {:6.1} MiB allocated by Envoy's own count",
-            now.0 as f64 / MIB,
-            now.1 as f64 / MIB
-        );
+    println!("\n| | resident, MiB | allocated by Envoy, MiB |\n|---|--:|--:|");
+    for (name, memory) in [
+        ("before", before),
+        ("after the warm-up", warm),
+        ("at the end", end),
+    ] {
+        let [resident, allocated] = [memory.0, memory.1].map(|bytes| bytes as f64 / MIB);
+        println!("| {name} | {resident:.1} | {allocated:.1} |");
     }
     println!(
-        "  growth after the warm-up of {WARM_UP} tokens, over {number} more: {:+.2} MiB resident (goal: at most 16)",
+        "\n  growth after the warm-up of {warm_up} tokens, over {} more: {:+.2} MiB resident (goal: at most 16)",
+        invented.answered - warm_up,
         (end.0 as f64 - warm.0 as f64) / MIB
     );
     let evicted = gateway
@@ -93,16 +86,59 @@ pub async fn unknown_tokens(mas: &Mas) {
     println!(
         "  answers: {} x 401, {} other; MAS was asked {} times about {LIVE} live sessions during the attack; \
          active answers evicted: {evicted}",
-        flood.rejected.load(Ordering::Relaxed),
-        flood.other.load(Ordering::Relaxed),
+        invented.rejected,
+        invented.answered - invented.rejected,
         mas.active_calls() - asked,
     );
+}
+
+/// Live sessions under every load, at the module and at Envoys without it, in turn: whatever disturbs the
+/// machine disturbs all of them.
+async fn side_by_side(mas: &Mas, gateway: &Gateway, live: &[String], invented: &mut Invented) {
+    let refusal = Refusal::of(gateway, &tokens("nobody", 1)[0]).await;
+    let at_once = control::at_once(WORKERS, &refusal).await;
+    let after_a_call = control::after_a_call(mas, WORKERS, &refusal).await;
+    let envoys = [
+        ("module", gateway),
+        ("no module, 401 after a call", &after_a_call),
+        ("no module, 401 at once", &at_once),
+    ];
+    let rounds = setting("ATTACK_ROUNDS", ROUNDS);
+    progress(&format!(
+        "{} Envoys under {} loads, {rounds} times: about {} s",
+        envoys.len(),
+        LOADS.len(),
+        rounds * (envoys.len() * LOADS.len()) as u64 * ROUND.as_secs()
+    ));
+    for (_, envoy) in envoys.iter().skip(1) {
+        // Memory that is needed once.
+        invented
+            .measure(envoy, live, ROUND / 4, Some(MODERATE))
+            .await;
+    }
+    let mut table = Table::default();
+    let mut lengths = BTreeSet::new();
+    for round in 1..=rounds {
+        for (load, pace) in LOADS {
+            for (name, envoy) in envoys {
+                let (measured, answers) = invented.measure(envoy, live, ROUND, pace).await;
+                table.add(name, load, measured);
+                lengths.extend(answers.all.iter().map(|answer| answer.length));
+                if std::ptr::eq(envoy, gateway) {
+                    invented.count(&answers);
+                }
+            }
+        }
+        progress(&format!("{round} of {rounds} times"));
+    }
+    assert_eq!(lengths.len(), 1, "all answers are alike, whoever answers");
+    table.print();
 }
 
 /// Invented tokens that cannot exist.
 pub async fn impossible_tokens(mas: &Mas) {
     println!("\nAttack: invented tokens with a wrong checksum");
-    let gateway = Gateway::start(mas, 2, json!({})).await;
+    let gateway = Gateway::start(mas, WORKERS, json!({})).await;
     let mut client = Client::open(gateway.addr());
     let batch = |from: u64| -> Vec<Vec<u8>> {
         (from..from + 10_000)
@@ -111,13 +147,14 @@ pub async fn impossible_tokens(mas: &Mas) {
     };
     client.send(&batch(0), 10_000, 401);
     let before = (mas.calls(), gateway.memory().await);
-    let number = std::env::var("ATTACK_TOKENS").map_or(TOKENS, |text| {
-        text.parse().expect("ATTACK_TOKENS is a number")
-    });
+    let number = setting("ATTACK_TOKENS", TOKENS);
     let mut sent = 0;
     while sent < number {
         client.send(&batch(sent), 10_000, 401);
         sent += 10_000;
+        if sent % 100_000 == 0 {
+            progress(&format!("{sent} of {number}"));
+        }
     }
     let after = (mas.calls(), gateway.memory().await);
     let lookups = gateway.metric("cache_lookups_total", &[]).await;
@@ -129,133 +166,80 @@ pub async fn impossible_tokens(mas: &Mas) {
     );
 }
 
+/// Makes sessions that every worker of this Envoy knows.
+pub fn log_in(mas: &Mas, gateway: &Gateway, number: usize) -> Vec<String> {
+    let live = tokens("live", number);
+    mas.activate(&live);
+    let requests: Vec<Vec<u8>> = live.iter().map(|token| client::whoami(token)).collect();
+    // Often and on many connections, so that all workers are asked.
+    for _ in 0..8 {
+        Client::open(gateway.addr()).send(&requests, number, 200);
+    }
+    live
+}
+
 fn invented(number: u64) -> String {
     stand_in::mas::token("mat", &format!("invented {number}"))
 }
 
 /// Invented tokens, each sent once.
 #[derive(Default)]
-struct Flood {
-    next: AtomicU64,
-    rejected: AtomicU64,
-    other: AtomicU64,
+struct Invented {
+    next: u64,
+    /// By the module.
+    answered: u64,
+    rejected: u64,
 }
 
-impl Flood {
-    /// Sends `number` tokens, at this rate a second or as fast as answers come.
-    async fn send(&self, addr: SocketAddr, number: u64, rate: Option<u64>) {
-        let from = self.next.load(Ordering::Relaxed);
-        let (end, begun) = (from + number, Instant::now());
-        let connections = (0..CONNECTIONS).map(|_| async {
-            let mut stream = TcpStream::connect(addr).await.expect("Envoy listens");
-            stream.set_nodelay(true).expect("a TCP connection");
-            let mut received = Vec::new();
-            loop {
-                let token = self.next.fetch_add(1, Ordering::Relaxed);
-                if token >= end {
-                    break;
-                }
-                if let Some(rate) = rate {
-                    let due = Duration::from_secs_f64((token - from) as f64 / rate as f64);
-                    tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
-                }
-                let request = client::whoami(&invented(token));
-                stream.write_all(&request).await.expect("Envoy reads");
-                received.clear();
-                let status = loop {
-                    let length = stream.read_buf(&mut received).await.expect("Envoy answers");
-                    assert!(length > 0, "the connection ended before a response");
-                    if let Some((status, _)) = super::response(&received) {
-                        break status;
-                    }
-                };
-                let answers = if status == 401 {
-                    &self.rejected
-                } else {
-                    &self.other
-                };
-                answers.fetch_add(1, Ordering::Relaxed);
+impl Invented {
+    /// Sends so many tokens as fast as answers come.
+    async fn flood(&mut self, gateway: &Gateway, number: u64, what: &str) {
+        let end = self.answered + number;
+        while self.answered < end {
+            let attack = Attack {
+                connections: CONNECTIONS,
+                requests: self.requests(BATCH.min(end - self.answered)),
+                pace: Pace::FlatOut(Duration::MAX),
+                gives_way: true,
+            };
+            let flood = Flood::start(gateway.addr(), attack).await;
+            self.count(&flood.finish().await);
+            progress(&format!("{what}: {} tokens left", end - self.answered));
+        }
+    }
+
+    async fn measure(
+        &mut self,
+        gateway: &Gateway,
+        live: &[String],
+        time: Duration,
+        pace: Option<Pace>,
+    ) -> (Measured, Answers) {
+        let attack = pace.map(|pace| {
+            let rate = match pace {
+                Pace::PerSecond(rate) => rate,
+                Pace::FlatOut(_) => FLAT_OUT,
+            };
+            Attack {
+                connections: CONNECTIONS,
+                requests: self.requests(rate * time.as_secs()),
+                pace,
+                gives_way: true,
             }
         });
-        join(connections.collect()).await;
-        self.next.store(end, Ordering::Relaxed);
-    }
-}
-
-/// Runs futures that borrow, all at once, on this thread.
-async fn join<F: Future<Output = ()>>(futures: Vec<F>) {
-    let mut futures: Vec<_> = futures.into_iter().map(Box::pin).map(Some).collect();
-    std::future::poll_fn(|context| {
-        for slot in &mut futures {
-            if let Some(future) = slot
-                && future.as_mut().poll(context).is_ready()
-            {
-                *slot = None;
-            }
-        }
-        if futures.iter().all(Option::is_none) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-}
-
-/// People who are logged in: one request after the other on two connections, each timed.
-struct Probe {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Duration>>,
-}
-
-impl Probe {
-    fn start(addr: SocketAddr, live: &[Vec<u8>]) -> Self {
-        let stop = Arc::<AtomicBool>::default();
-        let (stopped, live) = (Arc::clone(&stop), live.to_vec());
-        let thread = std::thread::spawn(move || {
-            let mut clients = [Connection::open(addr), Connection::open(addr)];
-            let mut times = Vec::new();
-            for request in live.iter().cycle() {
-                if stopped.load(Ordering::Relaxed) {
-                    break;
-                }
-                let turn = times.len() % clients.len();
-                times.push(clients[turn].time(request, 200));
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            times
-        });
-        Self { stop, thread }
+        latency::measure(gateway, live, time, attack).await
     }
 
-    fn finish(self, name: &str) -> Latencies {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut times = self.thread.join().expect("the live sessions are served");
-        times.sort_unstable();
-        Latencies {
-            name: name.to_owned(),
-            times,
-        }
+    fn requests(&mut self, number: u64) -> Vec<Vec<u8>> {
+        let from = self.next;
+        self.next += number;
+        (from..self.next)
+            .map(|number| client::attack(&invented(number)))
+            .collect()
     }
-}
 
-struct Latencies {
-    name: String,
-    times: Vec<Duration>,
-}
-
-impl Latencies {
-    fn print(&self) {
-        let at = |share: f64| {
-            let index = (self.times.len() as f64 * share) as usize;
-            self.times[index.min(self.times.len() - 1)].as_micros()
-        };
-        println!(
-            "  hits of live sessions, {:45} p50 {:5} us, p99 {:5} us  ({} requests)",
-            self.name,
-            at(0.5),
-            at(0.99),
-            self.times.len()
-        );
+    fn count(&mut self, answers: &Answers) {
+        self.answered += answers.all.len() as u64;
+        self.rejected += answers.count(401) as u64;
     }
 }

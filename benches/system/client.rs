@@ -10,19 +10,31 @@ use std::{
 /// everything else look dear beside a real client's.
 const CONNECTIONS: usize = 16;
 
+/// The `User-Agent` of an attacker, as long as that of the others.
+pub const ATTACKER: &str = "Mallory/1.11 (bench)";
+
 /// The bytes of a request that needs a token.
 pub fn whoami(token: &str) -> Vec<u8> {
     get("/_matrix/client/v3/account/whoami", Some(token))
 }
 
+/// The same from an attacker, who can be told from the others by [`ATTACKER`].
+pub fn attack(token: &str) -> Vec<u8> {
+    request("/_matrix/client/v3/account/whoami", Some(token), ATTACKER)
+}
+
 /// The bytes of a `GET`, with headers such as a Matrix client sends.
 pub fn get(path: &str, token: Option<&str>) -> Vec<u8> {
+    request(path, token, "Element/1.11 (bench)")
+}
+
+fn request(path: &str, token: Option<&str>, user_agent: &str) -> Vec<u8> {
     let authorization = token.map_or(String::new(), |token| {
         format!("authorization: Bearer {token}\r\n")
     });
     format!(
         "GET {path} HTTP/1.1\r\nhost: matrix.example.org\r\n{authorization}\
-         accept: application/json\r\nuser-agent: Element/1.11 (bench)\r\n\r\n"
+         accept: application/json\r\nuser-agent: {user_agent}\r\n\r\n"
     )
     .into_bytes()
 }
@@ -94,7 +106,7 @@ impl Connection {
     fn expect(&mut self, status: u16) {
         let given = loop {
             match super::response(&self.received) {
-                Some((given, _)) => break given,
+                Some(response) => break response.status,
                 None => self.fill(),
             }
         };

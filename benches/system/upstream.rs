@@ -1,13 +1,16 @@
 //! A MAS that does nothing but introspect, as fast as one thread can: the stand-in MAS keeps every request
 //! for later questions, which a million of them would make the slowest part of the bench.
+//!
+//! It also refuses requests that are no introspection, for an Envoy that has no module to do so.
 
 use std::{
     collections::HashSet,
     net::{SocketAddr, TcpListener},
     sync::{
-        Arc, RwLock,
+        Arc, OnceLock, RwLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use serde_json::json;
@@ -15,6 +18,8 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+
+use super::{Refusal, process};
 
 /// A running MAS. It ends with the process.
 pub struct Mas {
@@ -27,6 +32,10 @@ struct Shared {
     active: RwLock<HashSet<Vec<u8>>>,
     calls: AtomicU64,
     active_calls: AtomicU64,
+    delay_millis: AtomicU64,
+    open: AtomicU64,
+    most_open: AtomicU64,
+    refusal: OnceLock<Vec<u8>>,
 }
 
 impl Mas {
@@ -36,7 +45,10 @@ impl Mas {
         let addr = listener.local_addr().expect("a bound listener");
         let shared = Arc::<Shared>::default();
         let served = Arc::clone(&shared);
-        std::thread::spawn(move || super::on_this_thread(serve(listener, served)));
+        std::thread::spawn(move || {
+            process::give_way();
+            super::on_this_thread(serve(listener, served));
+        });
         Self { addr, shared }
     }
 
@@ -48,6 +60,22 @@ impl Mas {
     pub fn activate(&self, tokens: &[String]) {
         let mut active = self.shared.active.write().expect("no panic while locked");
         active.extend(tokens.iter().map(|token| token.clone().into_bytes()));
+    }
+
+    /// Answers this much later from now on.
+    pub fn delay(&self, delay: Duration) {
+        let millis = u64::try_from(delay.as_millis()).expect("not that long");
+        self.shared.delay_millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// What requests get that are no introspection.
+    pub fn refuse_with(&self, refusal: &Refusal) {
+        self.shared.refusal.get_or_init(|| refusal.to_bytes());
+    }
+
+    /// Most introspections that ever waited for an answer at once.
+    pub fn most_open(&self) -> u64 {
+        self.shared.most_open.load(Ordering::Relaxed)
     }
 
     /// Introspections so far.
@@ -97,17 +125,19 @@ async fn answer(mut stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<(
     loop {
         while let Some((length, token)) = request(&received) {
             shared.calls.fetch_add(1, Ordering::Relaxed);
-            let is_active = shared
-                .active
-                .read()
-                .expect("no panic while locked")
-                .contains(token);
-            if is_active {
-                shared.active_calls.fetch_add(1, Ordering::Relaxed);
+            let reply = match token.map(|token| shared.is_active(token)) {
+                None => shared.refusal.get().expect("a refusal is set"),
+                Some(true) => &active,
+                Some(false) => &inactive,
+            };
+            let open = 1 + shared.open.fetch_add(1, Ordering::Relaxed);
+            shared.most_open.fetch_max(open, Ordering::Relaxed);
+            let delay = shared.delay_millis.load(Ordering::Relaxed);
+            if delay > 0 {
+                tokio::time::sleep(Duration::from_millis(delay)).await;
             }
-            stream
-                .write_all(if is_active { &active } else { &inactive })
-                .await?;
+            shared.open.fetch_sub(1, Ordering::Relaxed);
+            stream.write_all(reply).await?;
             received.drain(..length);
         }
         if stream.read_buf(&mut received).await? == 0 {
@@ -116,8 +146,20 @@ async fn answer(mut stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<(
     }
 }
 
-/// The length of the first whole request, and the token in its form; MAS tokens need no decoding.
-fn request(received: &[u8]) -> Option<(usize, &[u8])> {
+impl Shared {
+    fn is_active(&self, token: &[u8]) -> bool {
+        let active = self.active.read().expect("no panic while locked");
+        let is_active = active.contains(token);
+        if is_active {
+            self.active_calls.fetch_add(1, Ordering::Relaxed);
+        }
+        is_active
+    }
+}
+
+/// The length of the first whole request, and the token in its form if it is an introspection; MAS tokens
+/// need no decoding.
+fn request(received: &[u8]) -> Option<(usize, Option<&[u8]>)> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Request::new(&mut headers);
     let httparse::Status::Complete(start) = head.parse(received).expect("a request head") else {
@@ -127,8 +169,7 @@ fn request(received: &[u8]) -> Option<(usize, &[u8])> {
     let body = received.get(start..end)?;
     let token = body
         .split(|byte| *byte == b'&')
-        .find_map(|pair| pair.strip_prefix(b"token="))
-        .expect("a form with a token");
+        .find_map(|pair| pair.strip_prefix(b"token="));
     Some((end, token))
 }
 
