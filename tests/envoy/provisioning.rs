@@ -1,0 +1,593 @@
+//! The provisioning role: what MAS tells the homeserver passes untouched, and ends answers in every worker.
+
+use std::net::TcpListener;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use stand_in::{
+    SeenRequest,
+    mas::{DEFAULT_SECRET, Mas, Options, Session},
+};
+use tokio::time::sleep;
+
+use super::{
+    edge::{Edge, WHOAMI, assert_not_active, hex, new_token, plugin},
+    workers::{POLL, WORKERS, ask_all, ask_until, connections, decided},
+};
+use crate::support::{
+    envoy::{Builder, Envoy, bootstrap},
+    http::{self, Connection, Request, Response, within_limit},
+};
+
+const LISTENER: &str = "provisioning";
+
+/// Starts the edge with four workers, and has MAS call the homeserver through it.
+async fn start(changes: Value) -> Edge {
+    start_with(changes, |builder| {
+        builder.internal_listener(LISTENER, provisioning(), "homeserver")
+    })
+    .await
+}
+
+/// The same with these listeners.
+async fn start_with(changes: Value, add_listeners: impl FnOnce(Builder) -> Builder) -> Edge {
+    let edge = Edge::start_with(changes, Options::default(), |builder| {
+        add_listeners(builder.balanced())
+    })
+    .await;
+    edge.mas.set_homeserver(edge.envoy.listener(LISTENER));
+    edge
+}
+
+fn provisioning() -> Value {
+    plugin(json!({"role": "provisioning"}))
+}
+
+/// What becomes of a token that every worker holds.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    /// The workers go on with what they hold.
+    Kept,
+    /// MAS is asked once more, and says active.
+    AskedAgain,
+    /// MAS is asked once more, and says inactive.
+    Ended,
+}
+use Fate::{AskedAgain, Ended, Kept};
+
+impl Fate {
+    const fn status(self) -> u16 {
+        match self {
+            Kept | AskedAgain => 200,
+            Ended => 401,
+        }
+    }
+
+    const fn calls(self) -> u64 {
+        match self {
+            Kept => 1,
+            AskedAgain | Ended => 2,
+        }
+    }
+}
+
+/// A user with two devices, and with a token for each of them and one without a device.
+struct User {
+    name: String,
+    tokens: [String; 3],
+}
+
+const PHONE: usize = 0;
+const TABLET: usize = 1;
+const NO_DEVICE: usize = 2;
+
+impl User {
+    fn new(edge: &Edge, name: &str) -> Self {
+        let tokens = ["PHONE", "TABLET", ""].map(|device| {
+            let (token, session) = (new_token("mct"), Session::compat(name, device));
+            let session = match device {
+                "" => Session::access(name, "").no_device(),
+                _ => session,
+            };
+            edge.mas.insert(&token, session);
+            token
+        });
+        Self {
+            name: name.to_owned(),
+            tokens,
+        }
+    }
+}
+
+type Event = fn(&Mas, &User);
+
+const EVENTS: [(&str, Event, [Fate; 3]); 6] = [
+    (
+        "revoked-tablet",
+        |mas, user| mas.revoke(&user.tokens[TABLET]),
+        // No list of devices tells which of the sessions without one are left.
+        [Kept, Ended, AskedAgain],
+    ),
+    (
+        "revoked-without-device",
+        |mas, user| mas.revoke(&user.tokens[NO_DEVICE]),
+        [Kept, Kept, Ended],
+    ),
+    (
+        "deleted-tablet",
+        |mas, user| {
+            mas.revoke_unannounced(&user.tokens[TABLET]);
+            mas.delete_device(&user.name, "TABLET");
+        },
+        [Kept, Ended, Kept],
+    ),
+    (
+        "locked",
+        |mas, user| mas.lock_user(&user.name),
+        [Ended, Ended, Ended],
+    ),
+    (
+        "deactivated",
+        |mas, user| mas.deactivate_user(&user.name),
+        [Ended, Ended, Ended],
+    ),
+    ("bystander", |_, _| {}, [Kept, Kept, Kept]),
+];
+
+#[tokio::test]
+async fn each_event_ends_what_it_is_about_on_every_worker_and_nothing_else() {
+    let edge = start(json!({})).await;
+    let mut connections = connections(&edge, 1).await;
+    let users = EVENTS.map(|(name, ..)| User::new(&edge, name));
+    hold_everywhere(
+        &edge,
+        &mut connections,
+        users.iter().flat_map(|user| &user.tokens),
+    )
+    .await;
+    for ((name, event, fates), user) in EVENTS.iter().zip(&users) {
+        event(&edge.mas, user);
+        edge.mas.wait_until_provisioned().await;
+        for connection in &mut connections {
+            let tokens = || user.tokens.iter().zip(fates);
+            if let Some((token, _)) = tokens().find(|(_, fate)| matches!(fate, Ended)) {
+                let rejected = ask_until(connection, token, name, |r| r.status != 200).await;
+                assert_not_active(&rejected);
+            }
+            for (token, fate) in tokens() {
+                let status = whoami(connection, token).await.status;
+                assert_eq!(status, fate.status(), "{name}: {fate:?}");
+            }
+        }
+    }
+    // Also what came later left it so.
+    for ((name, _, fates), user) in EVENTS.iter().zip(&users) {
+        let calls = user.tokens.each_ref().map(|token| edge.mas.calls(token));
+        assert_eq!(calls, fates.map(Fate::calls), "{name}");
+        for connection in &mut connections {
+            for (token, fate) in user.tokens.iter().zip(fates) {
+                let status = whoami(connection, token).await.status;
+                assert_eq!(status, fate.status(), "{name}: {fate:?}");
+            }
+        }
+        let calls = user.tokens.each_ref().map(|token| edge.mas.calls(token));
+        assert_eq!(calls, fates.map(Fate::calls), "{name}");
+    }
+    edge.assert_alive().await;
+}
+
+/// The gateway does not see it.
+#[tokio::test]
+async fn a_compat_logout_elsewhere_ends_the_device_on_every_worker() {
+    let edge = start(json!({})).await;
+    let mut connections = connections(&edge, 1).await;
+    let user = User::new(&edge, "alice");
+    hold_everywhere(&edge, &mut connections, user.tokens.iter()).await;
+    let logout = Request::new("POST", "/_matrix/client/v3/logout").bearer(&user.tokens[PHONE]);
+    let response = http::send(edge.mas.addr(), &logout).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    edge.mas.wait_until_provisioned().await;
+    for connection in &mut connections {
+        let phone = &user.tokens[PHONE];
+        let rejected = ask_until(connection, phone, "a 401", |r| r.status != 200).await;
+        assert_not_active(&rejected);
+        for token in [TABLET, NO_DEVICE] {
+            assert_eq!(whoami(connection, &user.tokens[token]).await.status, 200);
+        }
+    }
+    let calls = user.tokens.each_ref().map(|token| edge.mas.calls(token));
+    assert_eq!(calls, [Ended, Kept, AskedAgain].map(Fate::calls));
+}
+
+#[tokio::test]
+async fn a_user_who_is_back_is_so_at_once() {
+    let edge = start(json!({"cache": {"negative_ttl": "2m"}})).await;
+    let mut connections = connections(&edge, 1).await;
+    let [locked, deactivated] = ["locked", "deactivated"].map(|name| edge.active(name, "PHONE"));
+    hold_everywhere(&edge, &mut connections, [&locked, &deactivated].into_iter()).await;
+
+    edge.mas.lock_user("locked");
+    edge.mas.deactivate_user("deactivated");
+    edge.mas.wait_until_provisioned().await;
+    // Whose these are was never said.
+    let unknown = edge.active("locked", "TABLET");
+    let new = edge.active("deactivated", "TABLET");
+    for connection in &mut connections {
+        for token in [&locked, &deactivated, &unknown, &new] {
+            let rejected = ask_until(connection, token, "a 401", |r| r.status != 200).await;
+            assert_not_active(&rejected);
+        }
+    }
+    let calls = |tokens: [&String; 4]| tokens.map(|token| edge.mas.calls(token));
+    let tokens = [&locked, &unknown, &new, &deactivated];
+    assert_eq!(calls(tokens), [2, 1, 1, 2]);
+
+    edge.mas.unlock_user("locked");
+    edge.mas.reactivate_user("deactivated");
+    edge.mas.wait_until_provisioned().await;
+    for connection in &mut connections {
+        for (token, status) in tokens.into_iter().zip([200, 200, 200, 401]) {
+            assert_eq!(whoami(connection, token).await.status, status);
+        }
+    }
+    assert_eq!(calls(tokens), [3, 2, 2, 3]);
+    edge.assert_alive().await;
+}
+
+/// All that an Envoy without the module does to a request, and nothing more.
+#[tokio::test]
+async fn requests_and_responses_pass_as_if_the_module_were_not_there() {
+    let edge = Edge::start_with(json!({}), Options::default(), |builder| {
+        builder.internal_listener(LISTENER, provisioning(), "homeserver")
+    })
+    .await;
+    let bare = Envoy::builder().homeserver(edge.homeserver.addr());
+    let bare = bare.start().await;
+    let post = |body: &str| {
+        Request::post("/_synapse/mas/sync_devices", "application/json", body).bearer(DEFAULT_SECRET)
+    };
+    let devices = r#"{"localpart": "alice",  "devices":["PHONE"]}"#;
+    for (number, request) in [
+        post(devices),
+        post("").chunked(devices),
+        post("").chunked(devices.repeat(3_000)),
+        post(devices).header("Expect", "100-continue"),
+        post(devices)
+            .header("X-Matrix-User-Id", "@admin:example.org")
+            .header("X-Two", "1")
+            .header("x-two", "2")
+            .header("User-Agent", "matrix-authentication-service/1.4.0"),
+        post(""),
+        post("{"),
+        post("\u{0}\u{ff}"),
+        Request::new("POST", "/_synapse/mas/delete_user").bearer(DEFAULT_SECRET),
+        post(devices).header("Authorization", "Bearer another"),
+        Request::post("/_synapse/mas/sync_devices", "text/plain", devices),
+        Request::post("/_synapse/mas/sync_devices?x=%2F", "text/plain", devices).bearer("wrong"),
+        Request::get("/_synapse/mas/query_user?localpart=alice").bearer(DEFAULT_SECRET),
+        Request::new("OPTIONS", "/_synapse/mas/sync_devices"),
+        Request::get(WHOAMI).bearer(&new_token("mat")),
+        Request::get("/_synapse/admin/v1/users?access_token=x"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        for status in [None, Some(200), Some(404), Some(500)] {
+            let paths = ["sync_devices", "delete_user", "query_user"];
+            edge.homeserver.clear_responses();
+            if let Some(status) = status {
+                for path in paths {
+                    let path = format!("/_synapse/mas/{path}");
+                    edge.homeserver.respond(&path, status, "{\"a\": [1,\n2]}");
+                }
+            }
+            let mut exchanges = Vec::new();
+            for addr in [edge.envoy.listener(LISTENER), bare.addr()] {
+                let response = http::send(addr, request).await;
+                let seen = edge.homeserver.requests().pop().expect("a request");
+                exchanges.push((as_sent(&seen), as_received(&response)));
+            }
+            assert_eq!(exchanges[0], exchanges[1], "request {number}, {status:?}");
+        }
+    }
+    edge.assert_alive().await;
+}
+
+/// All of a request but what differs from one to the next.
+fn as_sent(seen: &SeenRequest) -> impl PartialEq + std::fmt::Debug + use<> {
+    let headers = seen.headers.iter();
+    let headers = headers.filter(|(name, _)| name != "x-request-id").cloned();
+    (
+        seen.method.clone(),
+        seen.target.clone(),
+        headers.collect::<Vec<_>>(),
+        (seen.body_bytes, seen.body_sha256.clone()),
+        seen.trailers.clone(),
+    )
+}
+
+/// All of a response but what differs from one to the next.
+fn as_received(response: &Response) -> impl PartialEq + std::fmt::Debug + use<> {
+    const VARY: [&str; 3] = ["content-length", "date", "x-envoy-upstream-service-time"];
+    let mut headers = response.headers.clone();
+    headers.retain(|(name, _)| !VARY.contains(&&**name));
+    // The stand-in echoes what `as_sent` has seen already.
+    let is_echo = response.body.starts_with(br#"{"method":"#);
+    let body = if is_echo { &[] } else { &*response.body };
+    (response.status, headers, body.to_vec())
+}
+
+#[tokio::test]
+async fn a_large_body_passes_while_it_is_still_coming() {
+    const LARGE: usize = 20 << 20;
+    let edge = start(json!({})).await;
+    let devices = "\"A_DEVICE_OF_A_USER_WHO_HAS_MANY\",".repeat(LARGE / 34);
+    for chunked in [false, true] {
+        let [alice, bob] = ["alice", "bob"].map(|name| edge.active(name, "PHONE"));
+        for token in [&alice, &bob] {
+            assert_eq!(edge.whoami(token).await.status, 200);
+        }
+        let body = format!(r#"{{"localpart":"alice","devices":[{devices}"PHONE"]}}"#);
+        let request = Request::new("POST", "/_synapse/mas/sync_devices").bearer(DEFAULT_SECRET);
+        let request = if chunked {
+            request.chunked(&body)
+        } else {
+            request.body(&body)
+        };
+        let bytes = request.to_bytes();
+        let (half, rest) = bytes.split_at(bytes.len() / 2);
+        let mut connection = Connection::open(edge.envoy.listener(LISTENER)).await;
+        connection.send(half).await;
+        // Envoy itself keeps some of it in its buffers.
+        within_limit("the first half to arrive", async {
+            while !matches!(&*edge.homeserver.pending(), [pending] if pending.body_bytes > (LARGE / 4) as u64)
+            {
+                sleep(POLL).await;
+            }
+        })
+        .await;
+        assert_eq!(edge.whoami(&alice).await.status, 200);
+        assert_eq!(edge.mas.calls(&alice), 1, "it has not ended");
+        connection.send(rest).await;
+        assert_eq!(connection.response(false).await.status, 200);
+        let requests = edge.homeserver.requests();
+        let is_long = |seen: &&SeenRequest| seen.body_bytes == body.len() as u64;
+        let seen = requests.iter().rfind(is_long).expect("the whole body");
+        assert_eq!(seen.body_sha256, hex(&Sha256::digest(&body)));
+        // Too long to be kept: everything about this user may have changed.
+        within_limit("alice to be asked about", async {
+            while edge.mas.calls(&alice) == 1 {
+                assert_eq!(edge.whoami(&alice).await.status, 200);
+            }
+        })
+        .await;
+        assert_eq!(edge.whoami(&bob).await.status, 200);
+        assert_eq!(edge.mas.calls(&bob), 1);
+    }
+    edge.assert_alive().await;
+}
+
+#[tokio::test]
+async fn whoever_does_not_know_the_secret_ends_nothing() {
+    let edge = start(json!({})).await;
+    let mut connections = connections(&edge, 1).await;
+    let [alice, bob] = ["alice", "bob"].map(|name| edge.active(name, "PHONE"));
+    hold_everywhere(&edge, &mut connections, [&alice, &bob].into_iter()).await;
+    let delete = |name: &str| {
+        let body = json!({"localpart": name, "erase": false}).to_string();
+        Request::post("/_synapse/mas/delete_user", "application/json", body)
+    };
+    let listener = edge.envoy.listener(LISTENER);
+    for request in [
+        delete("alice"),
+        delete("alice").bearer("wrong"),
+        delete("alice").bearer(""),
+        delete("alice").bearer(&DEFAULT_SECRET[1..]),
+        delete("alice").bearer(&format!("{DEFAULT_SECRET}x")),
+        delete("alice").bearer(&alice),
+        delete("alice").header("Authorization", format!("Basic {DEFAULT_SECRET}")),
+        delete("alice").header("Authorization", DEFAULT_SECRET),
+        delete("alice").header("X-Authorization", format!("Bearer {DEFAULT_SECRET}")),
+    ] {
+        // As a homeserver that is not asked for a secret.
+        assert_eq!(http::send(listener, &request).await.status, 200);
+    }
+    // The gateway has no such endpoint, whoever asks.
+    let response = edge.send(&delete("alice").bearer(DEFAULT_SECRET)).await;
+    assert_eq!(response.status, 404, "{response:?}");
+
+    // What every worker has heard of was sent later.
+    edge.mas.revoke_unannounced(&bob);
+    let response = http::send(listener, &delete("bob").bearer(DEFAULT_SECRET)).await;
+    assert_eq!(response.status, 200);
+    for connection in &mut connections {
+        ask_until(connection, &bob, "a 401", |r| r.status == 401).await;
+        assert_eq!(whoami(connection, &alice).await.status, 200);
+    }
+    assert_eq!(edge.mas.calls(&alice), 1);
+}
+
+/// With the secret a request is believed before the homeserver has answered, and whatever it answers. Where
+/// Envoy injects the credential, the homeserver's answer is the proof.
+#[tokio::test]
+async fn without_a_secret_the_homeserver_must_agree() {
+    const INJECTED: &str = "injected";
+    const SILENT: [&str; 2] = ["silent", "silent-injected"];
+    // Nobody accepts its connections, so that it takes a request and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = silent.local_addr().expect("an address");
+    let injected = plugin(
+        json!({"role": "provisioning", "introspection": {"credential": {"injected": true}}}),
+    );
+    let edge = start_with(json!({}), |builder| {
+        builder
+            .internal_listener(LISTENER, provisioning(), "homeserver")
+            .internal_listener(INJECTED, injected.clone(), "homeserver")
+            .internal_listener(SILENT[0], provisioning(), "silent")
+            .internal_listener(SILENT[1], injected, "silent")
+            .bootstrap(move |config| {
+                bootstrap::clusters(config).push(bootstrap::static_cluster("silent", addr));
+            })
+    })
+    .await;
+    let delete = |name: &str, secret: &str| {
+        let body = json!({"localpart": name, "erase": false}).to_string();
+        Request::post("/_synapse/mas/delete_user", "application/json", body).bearer(secret)
+    };
+    // Each is a user of its own; active as far as MAS knows, so each end costs one call.
+    for (listener, secret, status, calls) in [
+        (LISTENER, DEFAULT_SECRET, 200, 2),
+        (LISTENER, DEFAULT_SECRET, 404, 2),
+        (LISTENER, DEFAULT_SECRET, 500, 2),
+        (LISTENER, "wrong", 200, 1),
+        (INJECTED, "whatever", 200, 2),
+        (INJECTED, "whatever", 201, 2),
+        (INJECTED, DEFAULT_SECRET, 401, 1),
+        (INJECTED, DEFAULT_SECRET, 404, 1),
+        (INJECTED, DEFAULT_SECRET, 500, 1),
+        (INJECTED, DEFAULT_SECRET, 302, 1),
+    ] {
+        let name = format!("{listener}-{secret}-{status}");
+        let mut connection = Connection::open(edge.envoy.addr()).await;
+        let token = edge.active(&name, "PHONE");
+        assert_eq!(whoami(&mut connection, &token).await.status, 200);
+        edge.homeserver
+            .respond("/_synapse/mas/delete_user", status, "{}");
+        let told = http::send(edge.envoy.listener(listener), &delete(&name, secret)).await;
+        assert_eq!(told.status, status, "{name}");
+        hear(&edge, &mut connection).await;
+        assert_eq!(whoami(&mut connection, &token).await.status, 200);
+        assert_eq!(edge.mas.calls(&token), calls, "{name}");
+    }
+
+    let mut connection = Connection::open(edge.envoy.addr()).await;
+    let mut told = Vec::new();
+    for (listener, calls) in SILENT.into_iter().zip([2, 1]) {
+        let token = edge.active(listener, "PHONE");
+        assert_eq!(whoami(&mut connection, &token).await.status, 200);
+        let mut provisioning = Connection::open(edge.envoy.listener(listener)).await;
+        let request = delete(listener, DEFAULT_SECRET);
+        let sent = edge.envoy.stat("cluster.silent.upstream_rq_total").await;
+        provisioning.send(&request.to_bytes()).await;
+        edge.envoy
+            .wait_for_stat("cluster.silent.upstream_rq_total", |n| n > sent)
+            .await;
+        hear(&edge, &mut connection).await;
+        assert_eq!(whoami(&mut connection, &token).await.status, 200);
+        assert_eq!(edge.mas.calls(&token), calls, "{listener}");
+        told.push((provisioning, token, calls));
+    }
+    drop(silent);
+    for (mut provisioning, token, calls) in told {
+        // Envoy's own, since the connection was reset.
+        assert_eq!(provisioning.response(false).await.status, 503);
+        hear(&edge, &mut connection).await;
+        assert_eq!(whoami(&mut connection, &token).await.status, 200);
+        assert_eq!(edge.mas.calls(&token), calls);
+    }
+    edge.assert_alive().await;
+}
+
+/// Resolves when the worker of `connection` has heard of everything so far.
+async fn hear(edge: &Edge, connection: &mut Connection) {
+    let [user, token] = [new_token("mat"), new_token("mat")];
+    edge.mas.insert(&token, Session::access(&user, "PHONE"));
+    assert_eq!(whoami(connection, &token).await.status, 200);
+    edge.mas.lock_user(&user);
+    ask_until(connection, &token, "a 401", |r| r.status == 401).await;
+}
+
+#[tokio::test]
+async fn thousands_of_users_end_and_the_others_go_on() {
+    const USERS: usize = 2_000;
+    const BYSTANDERS: usize = 200;
+    /// Users whose records had to share a slot with two that ended: of 16,384 slots, some hundred are such.
+    const MOST_ASKED_AGAIN: usize = 12;
+    /// 16,384 records of 41 bytes, all of them with their keys, are less than this.
+    const MOST_MEMORY: u64 = 16 << 20;
+    let edge = start(json!({})).await;
+    let mut connections = connections(&edge, 4).await;
+    let name = |number: usize| format!("user{number}");
+    let mut tokens: Vec<String> = (0..USERS + BYSTANDERS)
+        .map(|number| edge.active(&name(number), "PHONE"))
+        .collect();
+    let statuses = async |connections: &mut [Connection], tokens: &[String]| {
+        let mut statuses = Vec::new();
+        for tokens in tokens.chunks(connections.len()) {
+            let responses = ask_all(&mut connections[..tokens.len()], tokens.iter()).await;
+            statuses.extend(responses.iter().map(|response| response.status));
+        }
+        statuses
+    };
+    for _ in 0..2 {
+        let held = statuses(&mut connections, &tokens).await;
+        assert!(held.iter().all(|status| *status == 200));
+    }
+    let memory = edge.envoy.stat("server.memory_allocated").await;
+
+    for (number, token) in tokens[..USERS].iter().enumerate() {
+        match number % 4 {
+            0 => edge.mas.revoke(token),
+            1 => edge.mas.lock_user(&name(number)),
+            2 => edge.mas.deactivate_user(&name(number)),
+            _ => {
+                edge.mas.revoke_unannounced(token);
+                edge.mas.delete_device(&name(number), "PHONE");
+            }
+        }
+    }
+    edge.mas.wait_until_provisioned().await;
+    let grown = edge.envoy.stat("server.memory_allocated").await;
+    let grown = grown.saturating_sub(memory);
+    println!("{} KiB more for {USERS} users", grown / 1024);
+    assert!(grown < MOST_MEMORY, "{grown}");
+
+    hear(&edge, &mut connections[0]).await;
+    let bystanders = tokens.split_off(USERS);
+    within_limit("every token to be rejected", async {
+        while let statuses = statuses(&mut connections, &tokens).await
+            && statuses.iter().any(|status| *status != 401)
+        {
+            sleep(POLL).await;
+        }
+    })
+    .await;
+    let held = statuses(&mut connections, &bystanders).await;
+    assert!(held.iter().all(|status| *status == 200));
+    let asked_again = bystanders
+        .iter()
+        .filter(|token| edge.mas.calls(token) != 1)
+        .count();
+    println!("{asked_again} of {BYSTANDERS} bystanders were asked about again");
+    assert!(asked_again <= MOST_ASKED_AGAIN, "{asked_again}");
+    edge.assert_alive().await;
+}
+
+/// Has every worker hold the answers about these tokens for itself, after one call each.
+async fn hold_everywhere<'a>(
+    edge: &Edge,
+    connections: &mut [Connection],
+    tokens: impl Iterator<Item = &'a String> + Clone,
+) {
+    let ask = async |connections: &mut [Connection]| {
+        for token in tokens.clone() {
+            for connection in &mut *connections {
+                assert_eq!(whoami(connection, token).await.status, 200);
+            }
+        }
+    };
+    ask(connections).await;
+    let before = decided(edge, "active", "local").await;
+    ask(connections).await;
+    let own = decided(edge, "active", "local").await - before;
+    assert_eq!(own, (tokens.clone().count() * WORKERS) as f64);
+    for token in tokens.clone() {
+        assert_eq!(edge.mas.calls(token), 1);
+    }
+}
+
+async fn whoami(connection: &mut Connection, token: &str) -> Response {
+    connection
+        .request(&Request::get(WHOAMI).bearer(token))
+        .await
+}
