@@ -35,6 +35,7 @@ mod invalidation;
 mod metrics;
 mod overload;
 mod provisioning;
+mod provisioning_requests;
 mod renewal;
 mod sessions;
 mod shadow;

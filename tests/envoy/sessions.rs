@@ -133,7 +133,6 @@ async fn the_next_request_of_a_session_that_ended_is_rejected() {
     ends.push((revocation_with_post(&token), token));
     for (number, (end, token)) in ends.iter().enumerate() {
         hold_everywhere(&edge, &mut connections, token).await;
-        let forwarded = edge.homeserver.count();
         // Each worker's turn.
         let at = number % WORKERS;
         let response = connections[at].request(end).await;
@@ -145,8 +144,6 @@ async fn the_next_request_of_a_session_that_ended_is_rejected() {
             assert_not_active(&rejected);
         }
         assert_eq!(edge.mas.calls(token), 2, "{number}");
-        let late = edge.homeserver.count() - forwarded;
-        assert!(late < 100, "{late} requests of other workers");
     }
     for connection in &mut connections {
         assert_eq!(whoami(connection, &bystander).await.status, 200);

@@ -20,7 +20,7 @@ const WHOAMI: &str = "/_matrix/client/v3/account/whoami";
 
 const TRIALS: usize = 200;
 /// How many trials run at a time.
-const LANES: usize = 2;
+const LANES: usize = 4;
 /// Users whom nothing happens to.
 const BYSTANDERS: usize = 20;
 
