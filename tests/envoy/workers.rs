@@ -2,17 +2,15 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use stand_in::mas::Options;
 
 use super::edge::{Edge, WHOAMI};
+pub use crate::support::envoy::workers::WORKERS;
 use crate::support::{
-    envoy::{Builder, bootstrap},
+    envoy::Builder,
     http::{Connection, Request, Response, within_limit},
 };
-
-/// Workers of [`start`].
-pub const WORKERS: usize = 4;
 
 /// Between two requests of a client that asks again and again.
 pub const POLL: Duration = Duration::from_millis(20);
@@ -26,50 +24,19 @@ pub async fn start(changes: Value) -> Edge {
 /// Like [`start`], with this change to how Envoy starts.
 pub async fn start_with(changes: Value, adapt: impl FnOnce(Builder) -> Builder) -> Edge {
     Edge::start_with(changes, Options::default(), |builder| {
-        let workers = u32::try_from(WORKERS).expect("a few");
-        adapt(builder.concurrency(workers).bootstrap(|config| {
-            bootstrap::listener(config)["connection_balance_config"] = json!({"exact_balance": {}});
-            for cluster in bootstrap::clusters(config) {
-                raise_limits(cluster);
-            }
-        }))
+        adapt(builder.balanced())
     })
     .await
 }
 
-/// Envoy's own limits, of which the defaults are near 1,000 for all workers together.
-fn raise_limits(cluster: &mut Value) {
-    let limit = 100_000;
-    cluster["circuit_breakers"]["thresholds"] = json!([{
-        "max_connections": limit,
-        "max_pending_requests": limit,
-        "max_requests": limit,
-    }]);
-}
-
 /// Opens this many connections to each worker. Each of [`WORKERS`] in a row goes to another worker.
 pub async fn connections(edge: &Edge, each: usize) -> Vec<Connection> {
-    let mut connections = Vec::new();
-    for _ in 0..each {
-        for _ in 0..WORKERS {
-            let mut connection = Connection::open(edge.envoy.addr()).await;
-            // Envoy balances what it has accepted.
-            let response = connection.request(&Request::get("/")).await;
-            assert_eq!(response.status, 200, "{response:?}");
-            connections.push(connection);
-        }
-    }
-    assert_eq!(served(edge, "active").await, [each; WORKERS]);
-    connections
+    edge.envoy.connections(each).await
 }
 
 /// How many connections each worker has now (`active`), or has had (`total`).
 pub async fn served(edge: &Edge, which: &str) -> [usize; WORKERS] {
-    let stats = edge.envoy.stats().await;
-    let name = format!("envoy_listener_worker_downstream_cx_{which}");
-    std::array::from_fn(|worker| {
-        stats.sum(&name, &[("envoy_worker_id", &worker.to_string())]) as usize
-    })
+    edge.envoy.served(which).await
 }
 
 /// Sends one request on each connection at once, and returns the responses in that order.

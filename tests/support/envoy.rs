@@ -11,6 +11,7 @@
 pub mod bootstrap;
 pub mod log;
 pub mod stats;
+pub mod workers;
 
 use std::{
     collections::HashMap,

@@ -24,6 +24,7 @@ mod support {
 mod answer;
 mod extraction;
 mod introspections;
+mod invalidation;
 mod made_up;
 mod provisioning;
 mod recorder;

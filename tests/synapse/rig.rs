@@ -163,7 +163,8 @@ pub fn is_from_synapse(request: &SeenRequest) -> bool {
         .is_some_and(|agent| agent.starts_with(b"Synapse/"))
 }
 
-fn token(request: &SeenRequest) -> String {
+/// The token that an introspection is about.
+pub fn token(request: &SeenRequest) -> String {
     let token = form_urlencoded::parse(&request.body).find(|(name, _)| name == "token");
     token.expect("an introspection has a token").1.into_owned()
 }

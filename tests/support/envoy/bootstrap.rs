@@ -45,6 +45,8 @@ pub(super) fn new_listener(name: &str, filter: Option<Value>, cluster: &str) -> 
     });
     json!({
         "name": name,
+        // All have the same address in the configuration.
+        "stat_prefix": name,
         "address": loopback(0),
         "filter_chains": [{"filters": [http_manager]}],
     })

@@ -1,0 +1,432 @@
+//! Sessions that end while the gateway looks on: logouts and revocations on their way to MAS, and tokens that
+//! the homeserver refuses.
+
+use std::{net::TcpListener, time::Duration};
+
+use base64ct::{Base64, Encoding};
+use serde_json::{Value, json};
+use stand_in::mas::{
+    Client, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Database, Fault, Options, Session,
+};
+use tokio::time::sleep;
+
+use super::{
+    edge::{Edge, WHOAMI, assert_not_active, new_token},
+    workers::{POLL, WORKERS, ask_until, connections, decided},
+};
+use crate::support::{
+    envoy::bootstrap,
+    http::{Connection, Request, Response},
+};
+
+const VERSIONS: [&str; 4] = ["api/v1", "r0", "v3", "unstable"];
+
+/// A client that authenticates in the form.
+const POST_CLIENT: (&str, &str) = ("0000000000000000000000POST", "post-client-secret");
+
+const REFUSAL: &str =
+    r#"{"errcode":"M_UNKNOWN_TOKEN","error":"Token is not active","soft_logout":false}"#;
+
+/// Starts the edge with four workers, in front of MAS as well. MAS tells the homeserver nothing.
+async fn start(options: Options) -> Edge {
+    Edge::start_with(json!({}), options, |builder| {
+        builder.balanced().bootstrap(route_to_mas)
+    })
+    .await
+}
+
+/// What MAS serves of the homeserver's host and of its own. A request with `x-gone` leads nowhere.
+fn route_to_mas(config: &mut Value) {
+    // Nobody listens there any longer.
+    let gone = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let gone = bootstrap::static_cluster("gone", gone.expect("a free port"));
+    bootstrap::clusters(config).push(gone);
+    let logout = "/_matrix/client/(api/v1|r0|v3|unstable)/logout(/all)?";
+    let manager = bootstrap::http_manager(config);
+    let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
+    let routes = routes.as_array_mut().expect("routes is a list");
+    let gone = json!({"prefix": "/", "headers": [{"name": "x-gone", "present_match": true}]});
+    for (at, (of, cluster)) in [
+        (gone, "gone"),
+        (json!({"safe_regex": {"regex": logout}}), "mas"),
+        (json!({"prefix": "/oauth2/"}), "mas"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let route = json!({"match": of, "route": {"cluster": cluster, "timeout": "0s"}});
+        routes.insert(at, route);
+    }
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
+    options
+        .clients
+        .push(Client::post(POST_CLIENT.0, POST_CLIENT.1));
+    options
+}
+
+/// A new token of a compat session.
+fn compat(edge: &Edge, username: &str) -> String {
+    let token = new_token("mct");
+    let device = format!("OF_{token}");
+    edge.mas.insert(&token, Session::compat(username, &device));
+    token
+}
+
+/// A new token of a session of an OAuth 2.0 client.
+fn of_client(edge: &Edge, client: &str) -> String {
+    let token = new_token("mat");
+    let session = Session::access("alice", &token).client_id(client);
+    edge.mas.insert(&token, session);
+    token
+}
+
+fn logout(version: &str, token: &str) -> Request {
+    Request::new("POST", format!("/_matrix/client/{version}/logout")).bearer(token)
+}
+
+fn revocation(form: &[(&str, &str)]) -> Request {
+    let mut body = form_urlencoded::Serializer::new(String::new());
+    body.extend_pairs(form);
+    let content_type = "application/x-www-form-urlencoded";
+    Request::post("/oauth2/revoke", content_type, body.finish())
+}
+
+fn revocation_with_basic(token: &str) -> Request {
+    let credential = format!("{DEFAULT_CLIENT_ID}:{DEFAULT_CLIENT_SECRET}");
+    let credential = Base64::encode_string(credential.as_bytes());
+    revocation(&[("token", token), ("token_type_hint", "access_token")])
+        .header("Authorization", format!("Basic {credential}"))
+}
+
+fn revocation_with_post(token: &str) -> Request {
+    let (id, secret) = POST_CLIENT;
+    revocation(&[
+        ("client_id", id),
+        ("client_secret", secret),
+        ("token", token),
+    ])
+}
+
+#[tokio::test]
+async fn the_next_request_of_a_session_that_ended_is_rejected() {
+    let edge = start(options()).await;
+    let mut connections = connections(&edge, 1).await;
+    let bystander = compat(&edge, "alice");
+    hold_everywhere(&edge, &mut connections, &bystander).await;
+    let mut ends = Vec::new();
+    for version in VERSIONS {
+        let token = compat(&edge, "alice");
+        ends.push((logout(version, &token), token));
+    }
+    let token = compat(&edge, "alice");
+    // MAS takes the scheme in any case.
+    let lower = Request::new("POST", "/_matrix/client/v3/logout?x=y")
+        .header("authorization", format!("bearer {token}"))
+        .body("{}");
+    ends.push((lower, token));
+    let token = of_client(&edge, DEFAULT_CLIENT_ID);
+    ends.push((revocation_with_basic(&token), token));
+    let token = of_client(&edge, POST_CLIENT.0);
+    ends.push((revocation_with_post(&token), token));
+    for (number, (end, token)) in ends.iter().enumerate() {
+        hold_everywhere(&edge, &mut connections, token).await;
+        // Each worker's turn.
+        let at = number % WORKERS;
+        let response = connections[at].request(end).await;
+        assert_eq!(response.status, 200, "{number}: {response:?}");
+        assert_not_active(&whoami(&mut connections[at], token).await);
+        assert_eq!(edge.mas.calls(token), 2, "{number}");
+        for connection in &mut connections {
+            let rejected = ask_until(connection, token, "a 401", |r| r.status != 200).await;
+            assert_not_active(&rejected);
+        }
+        assert_eq!(edge.mas.calls(token), 2, "{number}");
+    }
+    for connection in &mut connections {
+        assert_eq!(whoami(connection, &bystander).await.status, 200);
+    }
+    assert_eq!(edge.mas.calls(&bystander), 1);
+    edge.assert_alive().await;
+}
+
+#[tokio::test]
+async fn a_logout_from_everywhere_ends_all_sessions_of_the_user() {
+    let options = Options {
+        logout_all: true,
+        ..options()
+    };
+    let edge = start(options).await;
+    let mut connections = connections(&edge, 1).await;
+    for version in VERSIONS {
+        let username = version.replace('/', "-");
+        let [own, other] = [(); 2].map(|()| compat(&edge, &username));
+        let oauth = edge.active(&username, "OAUTH");
+        let bystander = compat(&edge, "bystander");
+        for token in [&own, &other, &oauth, &bystander] {
+            hold_everywhere(&edge, &mut connections, token).await;
+        }
+        let path = format!("/_matrix/client/{version}/logout/all");
+        let everywhere = Request::new("POST", path).bearer(&own);
+        let response = connections[2].request(&everywhere).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        // The module counts time in milliseconds, and answers of the same one may be from before.
+        sleep(Duration::from_millis(1)).await;
+        for token in [&own, &other] {
+            assert_not_active(&whoami(&mut connections[2], token).await);
+            for connection in &mut connections {
+                ask_until(connection, token, "a 401", |r| r.status == 401).await;
+            }
+        }
+        for connection in &mut connections {
+            // Not a compat session: MAS is asked, and says so.
+            assert_eq!(whoami(connection, &oauth).await.status, 200);
+            assert_eq!(whoami(connection, &bystander).await.status, 200);
+        }
+        let calls = [&own, &other, &oauth, &bystander].map(|token| edge.mas.calls(token));
+        assert_eq!(calls, [2, 2, 2, 1], "{version}");
+    }
+    edge.assert_alive().await;
+}
+
+#[tokio::test]
+async fn an_answer_from_before_the_end_serves_nobody() {
+    let edge = start(options()).await;
+    let mut connections = connections(&edge, 1).await;
+    let [one, two] = [compat(&edge, "alice"), of_client(&edge, DEFAULT_CLIENT_ID)];
+    for (token, end) in [
+        (&one, logout("v3", &one)),
+        (&two, revocation_with_basic(&two)),
+    ] {
+        // What MAS said before the session ended arrives after that.
+        let before =
+            json!({"active": true, "username": "alice", "scope": "urn:matrix:client:api:*"});
+        edge.mas.fault(
+            Fault::status(200, before.to_string())
+                .for_token(token)
+                .times(1),
+        );
+        let (forwarded, calls) = (edge.homeserver.count(), edge.mas.total_calls());
+        let hold = edge.mas.hold();
+        for connection in &mut connections[..2] {
+            let request = Request::get(WHOAMI).bearer(token);
+            connection.send(&request.to_bytes()).await;
+        }
+        edge.wait_for_calls(calls + 1).await;
+        let response = connections[3].request(&end).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        hold.release();
+        for connection in &mut connections[..2] {
+            assert_not_active(&connection.response(false).await);
+        }
+        for connection in &mut connections {
+            assert_not_active(&whoami(connection, token).await);
+        }
+        assert_eq!(edge.mas.calls(token), 2);
+        assert_eq!(edge.homeserver.count(), forwarded);
+    }
+    edge.assert_alive().await;
+}
+
+#[tokio::test]
+async fn what_does_not_end_a_session_changes_nothing() {
+    let options = Options {
+        pool_timeout: POLL,
+        ..options()
+    };
+    let edge = start(options).await;
+    let mut connections = connections(&edge, 1).await;
+    let [compat, oauth] = [compat(&edge, "alice"), of_client(&edge, DEFAULT_CLIENT_ID)];
+    for token in [&compat, &oauth] {
+        hold_everywhere(&edge, &mut connections, token).await;
+    }
+    let end = Request::new("POST", "/_matrix/client/v3/logout");
+    for (request, status) in [
+        // No compat token.
+        (logout("v3", &oauth), 401),
+        (end.clone(), 401),
+        (end.header("X-Token", &compat), 401),
+        (
+            Request::get("/_matrix/client/v3/logout").bearer(&compat),
+            405,
+        ),
+        // Not served.
+        (
+            Request::new("POST", "/_matrix/client/v3/logout/all").bearer(&compat),
+            404,
+        ),
+        (
+            Request::new("POST", "/_matrix/client/v3/logout")
+                .bearer(&compat)
+                .header("X-Gone", "1"),
+            503,
+        ),
+        // Another client's token, and no client.
+        (revocation_with_post(&oauth), 401),
+        (revocation(&[("token", &oauth)]), 400),
+        (revocation_with_basic(&oauth).header("X-Gone", "1"), 503),
+    ] {
+        let response = connections[0].request(&request).await;
+        assert_eq!(response.status, status, "{response:?}");
+    }
+    edge.mas.set_database(Database::Down);
+    for request in [logout("v3", &compat), revocation_with_basic(&oauth)] {
+        let response = connections[0].request(&request).await;
+        assert_eq!(response.status, 500, "{response:?}");
+    }
+    edge.mas.set_database(Database::Up);
+    assert_untouched(&edge, &mut connections, &[&compat, &oauth]).await;
+}
+
+#[tokio::test]
+async fn a_token_that_the_homeserver_refuses_is_asked_about_again() {
+    let edge = start(options()).await;
+    let mut connections = connections(&edge, 1).await;
+    let [active, ended] = [(); 2].map(|()| compat(&edge, "alice"));
+    for token in [&active, &ended] {
+        hold_everywhere(&edge, &mut connections, token).await;
+    }
+    edge.mas.revoke_unannounced(&ended);
+    for (token, status) in [(&active, 200), (&ended, 401)] {
+        edge.homeserver.respond(WHOAMI, 401, REFUSAL);
+        let refused = whoami(&mut connections[0], token).await;
+        assert_eq!((refused.status, refused.text()), (401, REFUSAL));
+        assert_eq!(edge.mas.calls(token), 1, "only the next request asks");
+        edge.homeserver.clear_responses();
+        let forwarded = edge.homeserver.count();
+        let next = whoami(&mut connections[0], token).await;
+        assert_eq!(next.status, status);
+        assert_eq!(edge.mas.calls(token), 2);
+        if status == 401 {
+            assert_not_active(&next);
+            assert_eq!(edge.homeserver.count(), forwarded);
+        }
+        for connection in &mut connections {
+            ask_until(connection, token, "the same", |r| r.status == status).await;
+        }
+        assert_eq!(edge.mas.calls(token), 2);
+    }
+
+    // A homeserver that has kept an answer from before may refuse for minutes.
+    let token = compat(&edge, "alice");
+    hold_everywhere(&edge, &mut connections, &token).await;
+    edge.homeserver.respond(WHOAMI, 401, REFUSAL);
+    for _ in 0..50 {
+        for connection in &mut connections {
+            assert_eq!(whoami(connection, &token).await.text(), REFUSAL);
+        }
+    }
+    let calls = edge.mas.calls(&token);
+    println!("{calls} calls for 200 refusals by {WORKERS} workers");
+    assert!(calls <= 1 + WORKERS as u64, "{calls}");
+    edge.homeserver.clear_responses();
+    for connection in &mut connections {
+        assert_eq!(whoami(connection, &token).await.status, 200);
+    }
+    edge.assert_alive().await;
+}
+
+#[tokio::test]
+async fn other_refusals_of_the_homeserver_change_nothing() {
+    let edge = start(options()).await;
+    let mut connections = connections(&edge, 1).await;
+    let token = compat(&edge, "alice");
+    hold_everywhere(&edge, &mut connections, &token).await;
+    let long = REFUSAL.replace("Token", &"x".repeat(100_000));
+    for (status, body) in [
+        // User-interactive authentication.
+        (
+            401,
+            r#"{"flows":[{"stages":["m.login.sso"]}],"params":{},"session":"x"}"#,
+        ),
+        (
+            401,
+            r#"{"errcode":"M_MISSING_TOKEN","error":"Missing access token"}"#,
+        ),
+        (
+            401,
+            r#"{"errcode":"M_FORBIDDEN","error":"M_UNKNOWN_TOKEN"}"#,
+        ),
+        (401, "<html>M_UNKNOWN_TOKEN</html>"),
+        (401, ""),
+        (401, &long),
+        (403, REFUSAL),
+        (404, REFUSAL),
+        (500, REFUSAL),
+        (200, REFUSAL),
+    ] {
+        edge.homeserver.respond(WHOAMI, status, body.to_owned());
+        for connection in &mut connections {
+            let response = whoami(connection, &token).await;
+            assert_eq!((response.status, response.text()), (status, body));
+        }
+    }
+    // About nobody's token: without one, with one that the edge does not know.
+    edge.homeserver
+        .respond("/_matrix/client/versions", 401, REFUSAL);
+    for request in [
+        Request::get("/_matrix/client/versions"),
+        Request::get("/_matrix/client/versions").bearer("an-appservice-token"),
+    ] {
+        let response = connections[0].request(&request).await;
+        assert_eq!(response.status, 401);
+    }
+    edge.homeserver.clear_responses();
+    assert_untouched(&edge, &mut connections, &[&token]).await;
+}
+
+#[tokio::test]
+async fn revoking_tokens_that_nobody_knows_changes_nothing() {
+    const TOKENS: usize = 10_000;
+    let edge = start(options()).await;
+    let mut connections = connections(&edge, 4).await;
+    let token = compat(&edge, "alice");
+    hold_everywhere(&edge, &mut connections[..WORKERS], &token).await;
+    let memory = edge.envoy.stat("server.memory_allocated").await;
+    for _ in 0..TOKENS / connections.len() {
+        for connection in &mut connections {
+            let request = revocation_with_basic(&new_token("mat"));
+            connection.send(&request.to_bytes()).await;
+        }
+        for connection in &mut connections {
+            assert_eq!(connection.response(false).await.status, 200);
+        }
+    }
+    let grown = edge.envoy.stat("server.memory_allocated").await;
+    println!("{} KiB more", grown.saturating_sub(memory) / 1024);
+    assert_untouched(&edge, &mut connections[..WORKERS], &[&token]).await;
+}
+
+/// Checks that every worker goes on with what it holds of these tokens, and that nothing was ended.
+async fn assert_untouched(edge: &Edge, connections: &mut [Connection], tokens: &[&String]) {
+    let before = decided(edge, "active", "local").await;
+    for token in tokens {
+        for connection in &mut *connections {
+            assert_eq!(whoami(connection, token).await.status, 200);
+        }
+        assert_eq!(edge.mas.calls(token), 1);
+    }
+    let own = decided(edge, "active", "local").await - before;
+    assert_eq!(own, (tokens.len() * WORKERS) as f64);
+    let stats = edge.envoy.stats().await;
+    assert_eq!(stats.sum("matrix_edge_auth_invalidations_total", &[]), 0.0);
+    edge.assert_alive().await;
+}
+
+/// Has every worker hold the answer about a token for itself, after one call.
+async fn hold_everywhere(edge: &Edge, connections: &mut [Connection], token: &str) {
+    for _ in 0..2 {
+        for connection in &mut *connections {
+            assert_eq!(whoami(connection, token).await.status, 200);
+        }
+    }
+    assert_eq!(edge.mas.calls(token), 1);
+}
+
+async fn whoami(connection: &mut Connection, token: &str) -> Response {
+    connection
+        .request(&Request::get(WHOAMI).bearer(token))
+        .await
+}
