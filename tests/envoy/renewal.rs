@@ -8,12 +8,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     edge::{Edge, WHOAMI},
-    workers::{POLL, WORKERS, connections, start},
+    workers::{POLL, WORKERS, connections, decided, start},
 };
-use crate::support::{
-    envoy::stats::Stats,
-    http::{self, Request},
-};
+use crate::support::http::{self, Request};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -36,7 +33,8 @@ async fn a_token_in_use_waits_once_and_costs_one_call_per_ttl() {
         sleep(POLL).await;
     }
     println!("{sent} requests on {WORKERS} workers");
-    assert_eq!(waits(&edge).await, 1.0, "the first request only");
+    // The first request only.
+    assert_waits(&edge, 1.0).await;
     // Renewed at nine tenths of the TTL each time.
     assert_eq!(edge.mas.calls(&token), 4, "in three TTLs");
     let refreshes = edge.envoy.stats().await;
@@ -48,7 +46,7 @@ async fn a_token_in_use_waits_once_and_costs_one_call_per_ttl() {
     assert_eq!(edge.mas.calls(&token), 4);
     assert_eq!(edge.whoami(&token).await.status, 200);
     assert_eq!(edge.mas.calls(&token), 5);
-    assert_eq!(waits(&edge).await, 2.0);
+    assert_waits(&edge, 2.0).await;
     edge.assert_alive().await;
 }
 
@@ -69,16 +67,18 @@ async fn a_slow_renewal_makes_nobody_wait() {
         }
         sleep(POLL).await;
     }
-    assert_eq!(waits(&edge).await, 1.0, "the first request only");
+    // The first request only.
+    assert_waits(&edge, 1.0).await;
     assert_eq!(edge.mas.calls(&token), 2);
 }
 
-/// How many requests have waited; prints for how long.
-async fn waits(edge: &Edge) -> f64 {
-    // The first look makes Envoy collect what the second one sees.
-    edge.envoy.stats().await;
+/// Checks how many requests have waited, and prints for how long.
+async fn assert_waits(edge: &Edge, expected: f64) {
+    assert_eq!(decided(edge, "active", "mas").await, expected);
+    // Envoy collects histograms from its workers in its own time after it was asked.
+    edge.wait_for_metric(&format!("{HELD}_count"), &[], expected)
+        .await;
     let stats = http::send(edge.envoy.admin(), &Request::get("/stats/prometheus")).await;
     let waits = stats.text().lines().filter(|line| line.starts_with(HELD));
     waits.for_each(|line| println!("{line}"));
-    Stats::parse(stats.text()).sum(&format!("{HELD}_count"), &[])
 }
