@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Plugin, Purpose, Waiter, Worker,
     ask::{self, Finding},
-    exchange::{Exchange, Interest, Phase},
+    exchange::{Collector, Exchange, Interest, Phase},
     land::respond_with,
 };
 use crate::{
@@ -47,7 +47,9 @@ pub(super) enum Introspection {
     /// It passes, and shows whether MAS accepts this credential for requests of this form.
     Unproven {
         caller: Caller,
-        /// The form was one that the cache may answer; not known until it has passed.
+        /// As much of the form as has passed.
+        form: Collector,
+        /// The form was one that the cache may answer; not known until all of it has passed.
         is_exact: bool,
     },
 }
@@ -152,6 +154,7 @@ impl Worker {
         if !is_proven {
             exchange.set_interest(Interest::Introspection(Introspection::Unproven {
                 caller,
+                form: Collector::new(MAX_FORM_BYTES),
                 is_exact: false,
             }));
         } else if self.unread.streams.len() < MAX_WAITERS {
@@ -173,25 +176,31 @@ impl Worker {
         introspection: Introspection,
         (size, is_last): (usize, bool),
     ) {
-        // A form that is too long for us, or comes in pieces where it passes, is not looked at.
-        let form = (is_last && size <= MAX_FORM_BYTES)
-            .then(|| host.request_body(size).ok())
-            .flatten();
-        let token = form.as_deref().and_then(responder::token);
         match introspection {
-            Introspection::Unproven { caller, .. } => {
-                let is_exact = token.is_some();
-                let unproven = Introspection::Unproven { caller, is_exact };
-                if is_last && is_exact {
-                    exchange.set_interest(Interest::Introspection(unproven));
+            Introspection::Unproven {
+                caller, mut form, ..
+            } => {
+                // Envoy tells of the end of an HTTP/1 body with an empty piece.
+                form.add(size, |size| host.request_body(size));
+                if form.is_truncated() {
+                    return;
                 }
+                exchange.set_interest(Interest::Introspection(Introspection::Unproven {
+                    caller,
+                    is_exact: is_last && responder::token(form.bytes()).is_some(),
+                    form,
+                }));
             }
             Introspection::Reading if !is_last && size <= MAX_FORM_BYTES => {
                 exchange.set_interest(Interest::Introspection(Introspection::Reading));
             }
             Introspection::Reading => {
                 self.unread.forget(stream);
-                let Some(token) = token else {
+                // A form that is too long for us is not looked at.
+                let form = (is_last && size <= MAX_FORM_BYTES)
+                    .then(|| host.request_body(size).ok())
+                    .flatten();
+                let Some(token) = form.as_deref().and_then(responder::token) else {
                     self.pass_on(host, exchange);
                     return;
                 };
@@ -280,6 +289,7 @@ impl Worker {
         if let Introspection::Unproven {
             caller,
             is_exact: true,
+            ..
         } = introspection
         {
             let now = self.read_clock(host);
