@@ -1,6 +1,6 @@
 //! Envoy with four workers, and connections of which it is known that each worker serves as many.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 use stand_in::mas::Options;
@@ -28,7 +28,9 @@ pub async fn start_with(changes: Value, adapt: impl FnOnce(Builder) -> Builder) 
     Edge::start_with(changes, Options::default(), |builder| {
         let workers = u32::try_from(WORKERS).expect("a few");
         adapt(builder.concurrency(workers).bootstrap(|config| {
-            bootstrap::listener(config)["connection_balance_config"] = json!({"exact_balance": {}});
+            for listener in bootstrap::listeners(config) {
+                listener["connection_balance_config"] = json!({"exact_balance": {}});
+            }
             for cluster in bootstrap::clusters(config) {
                 raise_limits(cluster);
             }
@@ -49,17 +51,23 @@ fn raise_limits(cluster: &mut Value) {
 
 /// Opens this many connections to each worker. Each of [`WORKERS`] in a row goes to another worker.
 pub async fn connections(edge: &Edge, each: usize) -> Vec<Connection> {
+    let connections = connections_to(edge.envoy.addr(), "/", each).await;
+    assert_eq!(served(edge, "active").await, [each; WORKERS]);
+    connections
+}
+
+/// The same to the listener at `addr`, which answers `path` with 200.
+pub async fn connections_to(addr: SocketAddr, path: &str, each: usize) -> Vec<Connection> {
     let mut connections = Vec::new();
     for _ in 0..each {
         for _ in 0..WORKERS {
-            let mut connection = Connection::open(edge.envoy.addr()).await;
+            let mut connection = Connection::open(addr).await;
             // Envoy balances what it has accepted.
-            let response = connection.request(&Request::get("/")).await;
+            let response = connection.request(&Request::get(path)).await;
             assert_eq!(response.status, 200, "{response:?}");
             connections.push(connection);
         }
     }
-    assert_eq!(served(edge, "active").await, [each; WORKERS]);
     connections
 }
 
