@@ -132,7 +132,7 @@ async fn an_open_circuit_breaker() {
 }
 
 /// What MAS, or someone in its place, may answer instead of a verdict, and what the module calls it.
-fn answers() -> Vec<(&'static str, Fault)> {
+pub fn answers() -> Vec<(&'static str, Fault)> {
     let inactive = r#"{"active":false}"#;
     let statuses = [201, 400, 401, 403, 404, 405, 418, 500, 502, 503, 504]
         .map(|status| Fault::status(status, inactive));

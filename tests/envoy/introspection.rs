@@ -14,7 +14,7 @@ use stand_in::{
 
 use super::edge::{Edge, WHOAMI, assert_no_verdict, assert_not_active, values};
 use crate::support::{
-    envoy::bootstrap,
+    envoy::{Builder, bootstrap},
     http::{Request, within_limit},
 };
 
@@ -264,7 +264,7 @@ async fn a_missing_injected_credential_is_no_verdict() {
 }
 
 /// A secret in a file that Envoy watches.
-struct SecretFile(tempfile::TempDir);
+pub struct SecretFile(tempfile::TempDir);
 
 impl SecretFile {
     fn new(secret: &str) -> Self {
@@ -287,6 +287,15 @@ impl SecretFile {
 
 /// Envoy adds `secret` to the requests of the cluster `mas`; the module knows none.
 async fn start_with_injected_credential(options: Options, secret: &str) -> (Edge, SecretFile) {
+    start_with_injected(options, secret, |builder| builder).await
+}
+
+/// The same with this change to how Envoy starts.
+pub async fn start_with_injected(
+    options: Options,
+    secret: &str,
+    adapt: impl FnOnce(Builder) -> Builder,
+) -> (Edge, SecretFile) {
     let secret = SecretFile::new(secret);
     let sds = secret.dir().join("sds.json");
     let resource = json!({"resources": [{
@@ -301,7 +310,7 @@ async fn start_with_injected_credential(options: Options, secret: &str) -> (Edge
     let edge = Edge::start_with(
         introspection(json!({"injected": true})),
         options,
-        |builder| builder.bootstrap(move |config| inject_credential(config, &sds)),
+        |builder| adapt(builder).bootstrap(move |config| inject_credential(config, &sds)),
     )
     .await;
     (edge, secret)
@@ -347,7 +356,8 @@ fn introspection(credential: Value) -> Value {
     json!({"introspection": {"credential": credential}})
 }
 
-fn basic(client: &str, secret: &str) -> String {
+/// The `authorization` of a client.
+pub fn basic(client: &str, secret: &str) -> String {
     format!(
         "Basic {}",
         Base64::encode_string(format!("{client}:{secret}").as_bytes())

@@ -18,6 +18,8 @@ mod support {
     pub mod envoy;
     pub mod http;
     pub mod recorded;
+    pub mod recorded_mas;
+    pub mod replayed_mas;
 }
 
 mod across_workers;
@@ -31,6 +33,12 @@ mod faults;
 mod harness;
 mod identity_headers;
 mod introspection;
+mod introspection_bodies;
+mod introspection_callers;
+mod introspection_faults;
+mod introspection_passing;
+mod introspection_replay;
+mod introspection_role;
 mod invalidation;
 mod metrics;
 mod overload;

@@ -238,7 +238,7 @@ fn enable_trailers(config: &mut Value) {
 }
 
 /// Bytes of which no part is like another.
-fn noise(length: usize) -> Vec<u8> {
+pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(length);
     while bytes.len() < length {

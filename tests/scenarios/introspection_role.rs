@@ -259,6 +259,28 @@ fn a_caller_of_an_injected_credential_must_have_been_answered_by_mas() {
     assert_eq!(worker.fate_of(&role, caller("hers")), passed_on());
 }
 
+/// As Envoy delivers an HTTP/1 body: its end comes with an empty piece.
+#[test]
+fn the_form_that_proves_a_caller_may_come_in_pieces() {
+    let process = Process::new();
+    let role = role(json!({"introspection": {"credential": {"injected": true}}}));
+    let [mut worker, _] = workers(&process);
+    let mut passes = |form: &str| {
+        let stream = worker.request_headers(&role, headers().bearer("hers"), false);
+        for piece in form.as_bytes().chunks(30) {
+            worker.request_body(stream, piece, false);
+        }
+        worker.request_body(stream, b"", true);
+        let is_passed = worker.fate(stream) == passed_on();
+        worker.response(stream, 200, &[ANSWER]);
+        is_passed
+    };
+    let exact = form(ALICE);
+    assert!(passes(&(exact.clone() + "&client_id=x")));
+    assert!(passes(&exact), "another form has proved nothing");
+    assert!(!passes(&exact));
+}
+
 #[test]
 fn without_a_verdict_there_is_no_word_of_the_token() {
     for (overrides, expected) in [

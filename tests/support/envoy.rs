@@ -333,6 +333,23 @@ impl Envoy {
     ///
     /// If it is no listener at all.
     pub async fn update_listener(&self, edit: impl FnOnce(&mut Value)) -> Result<(), String> {
+        self.update_listener_called(bootstrap::GATEWAY, edit).await
+    }
+
+    /// Like [`update_listener`](Self::update_listener), for the one called `name`.
+    ///
+    /// # Errors
+    ///
+    /// If Envoy refuses: what it says.
+    ///
+    /// # Panics
+    ///
+    /// If it is no listener at all.
+    pub async fn update_listener_called(
+        &self,
+        name: &str,
+        edit: impl FnOnce(&mut Value),
+    ) -> Result<(), String> {
         const CREATED: &str = "listener_manager.listener_create_success";
         const REFUSED: &str = "listener_manager.lds.update_rejected";
         const UNREADABLE: &str = "listener_manager.lds.update_failure";
@@ -344,7 +361,11 @@ impl Envoy {
         let refused = self.stat(REFUSED).await;
         let logged = self.log().len();
         let mut edited = listeners.resources.clone();
-        edit(&mut edited[0]);
+        let listener = edited
+            .as_array_mut()
+            .and_then(|all| all.iter_mut().find(|listener| listener["name"] == name))
+            .unwrap_or_else(|| panic!("there is no listener {name}"));
+        edit(listener);
         listeners.version += 1;
         write_listeners(self.dir.path(), listeners.version, &edited);
         let is_taken = within_limit("Envoy to read the listener", async {

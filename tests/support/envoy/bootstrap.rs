@@ -112,6 +112,13 @@ fn loopback(port: u16) -> Value {
     json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
 }
 
+/// All listeners, in order.
+pub fn listeners(config: &mut Value) -> &mut Vec<Value> {
+    found(config, "/static_resources/listeners")
+        .as_array_mut()
+        .expect("listeners is a list")
+}
+
 /// The first listener.
 pub fn listener(config: &mut Value) -> &mut Value {
     found(config, "/static_resources/listeners/0")

@@ -1,5 +1,7 @@
 //! An Envoy with several workers, and connections of which it is known that each worker serves as many.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 
 use super::{Builder, Envoy, bootstrap};
@@ -9,13 +11,15 @@ use crate::support::http::{Connection, Request};
 pub const WORKERS: usize = 4;
 
 impl Builder {
-    /// [`WORKERS`] workers, which the connections to the first listener are dealt out to in turn, and no limit
-    /// but the module's own.
+    /// [`WORKERS`] workers, which the connections to each listener are dealt out to in turn, and no limit but
+    /// the module's own.
     #[must_use]
     pub fn balanced(self) -> Self {
         let workers = u32::try_from(WORKERS).expect("a few");
         self.concurrency(workers).bootstrap(|config| {
-            bootstrap::listener(config)["connection_balance_config"] = json!({"exact_balance": {}});
+            for listener in bootstrap::listeners(config) {
+                listener["connection_balance_config"] = json!({"exact_balance": {}});
+            }
             for cluster in bootstrap::clusters(config) {
                 raise_limits(cluster);
             }
@@ -36,17 +40,8 @@ fn raise_limits(cluster: &mut Value) {
 impl Envoy {
     /// Opens this many connections to each worker. Each of [`WORKERS`] in a row goes to another worker.
     pub async fn connections(&self, each: usize) -> Vec<Connection> {
-        let mut connections = Vec::new();
-        for _ in 0..each {
-            for _ in 0..WORKERS {
-                let mut connection = Connection::open(self.addr()).await;
-                // Envoy balances what it has accepted.
-                let request = Request::get("/_matrix/client/versions");
-                let response = connection.request(&request).await;
-                assert_eq!(response.status, 200, "{response:?}");
-                connections.push(connection);
-            }
-        }
+        let path = "/_matrix/client/versions";
+        let connections = connections_to(self.addr(), path, each).await;
         assert_eq!(self.served("active").await, [each; WORKERS]);
         connections
     }
@@ -63,4 +58,17 @@ impl Envoy {
             stats.sum(&name, &labels) as usize
         })
     }
+}
+
+/// The same to the listener at `addr`, which answers `path` with 200.
+pub async fn connections_to(addr: SocketAddr, path: &str, each: usize) -> Vec<Connection> {
+    let mut connections = Vec::new();
+    for _ in 0..each * WORKERS {
+        let mut connection = Connection::open(addr).await;
+        // Envoy balances what it has accepted.
+        let response = connection.request(&Request::get(path)).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        connections.push(connection);
+    }
+    connections
 }

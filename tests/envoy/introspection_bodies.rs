@@ -1,0 +1,351 @@
+//! However a request comes in: the introspection role answers it from its form, or lets it go on to MAS whole and
+//! untouched.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use stand_in::mas::introspection_body;
+use tokio::time::Instant;
+
+use super::{
+    edge::{Edge, hex, new_token},
+    introspection_role::{
+        INACTIVE, NAME, answers, ask, assert_active, assert_mas_answers, comparable, headers,
+        introspect, secret, start, start_with,
+    },
+};
+use crate::support::{
+    envoy::{Envoy, bootstrap},
+    http::{self, Connection, Request},
+};
+
+#[tokio::test]
+async fn a_form_may_come_in_pieces() {
+    let edge = start(json!({})).await;
+    let token = edge.alice();
+    for calls in [1, 1] {
+        let mut connection = Connection::open(edge.envoy.listener(NAME)).await;
+        let request = headers(&secret()).header("Transfer-Encoding", "chunked");
+        let mut sent = Sent::new(&edge).await;
+        sent.send(&mut connection, &request.to_bytes()).await;
+        for piece in introspection_body(&token).chunks(16) {
+            let chunk = [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat();
+            sent.send(&mut connection, &chunk).await;
+        }
+        connection.send(b"0\r\n\r\n").await;
+        assert_active(&connection.response(false).await, "alice");
+        assert_eq!(edge.mas.calls(&token), calls);
+    }
+    edge.assert_alive().await;
+}
+
+#[tokio::test]
+async fn the_body_may_wait_for_100_continue() {
+    let edge = start(json!({})).await;
+    let token = edge.alice();
+    for _ in 0..2 {
+        let body = introspection_body(&token);
+        let request = headers(&secret())
+            .header("Expect", "100-continue")
+            .header("Content-Length", body.len().to_string());
+        let mut connection = Connection::open(edge.envoy.listener(NAME)).await;
+        let mut sent = Sent::new(&edge).await;
+        sent.send(&mut connection, &request.to_bytes()).await;
+        connection.send(&body).await;
+        assert_active(&connection.response(false).await, "alice");
+    }
+    assert_eq!(edge.mas.calls(&token), 1);
+}
+
+/// A homeserver keeps its connections. No more than two requests are sent at once here: Envoy closes a connection with
+/// more responses on it that it has not written yet.
+#[tokio::test]
+async fn requests_on_one_connection_are_answered_in_their_order() {
+    let edge = start(json!({})).await;
+    let [alice, bob] = [edge.alice(), edge.active("bob", "LAPTOP")];
+    let requests = [
+        (introspect(&alice), 200, "alice"),
+        (introspect(&bob), 200, "bob"),
+        (introspect(&new_token("mat")), 200, INACTIVE),
+        (
+            headers(&secret()).chunked(introspection_body(&alice)),
+            200,
+            "alice",
+        ),
+        (Request::get("/health"), 200, "ok"),
+        (introspect(&new_token("mar")), 200, INACTIVE),
+        (
+            headers("Bearer wrong").body(introspection_body(&alice)),
+            401,
+            "access_denied",
+        ),
+    ];
+    let mut kept = Connection::open(edge.envoy.listener(NAME)).await;
+    // Each after each. To begin with none is known.
+    for first in &requests {
+        for second in &requests {
+            let mut pipelined = Connection::open(edge.envoy.listener(NAME)).await;
+            pipelined
+                .send(&[first.0.to_bytes(), second.0.to_bytes()].concat())
+                .await;
+            for (request, status, text) in [first, second] {
+                let responses = [pipelined.response(false).await, kept.request(request).await];
+                for response in responses {
+                    assert_eq!(response.status, *status, "{response:?}");
+                    assert!(response.text().contains(text), "{response:?}");
+                }
+            }
+        }
+    }
+    assert_eq!(edge.mas.calls(&bob), 1);
+    edge.assert_alive().await;
+}
+
+/// By way of another Envoy, which speaks HTTP/2 to the listener.
+#[tokio::test]
+async fn http_2_is_served_too() {
+    let edge = start_with(json!({}), |builder| {
+        builder.bootstrap(|config| {
+            let role = bootstrap::http_manager_of(&mut bootstrap::listeners(config)[1]);
+            role["http2_protocol_options"] = json!({});
+        })
+    })
+    .await;
+    let front = Envoy::builder()
+        .homeserver(edge.envoy.listener(NAME))
+        .bootstrap(|config| {
+            let trailers = json!({"enable_trailers": true});
+            bootstrap::http_manager(config)["http_protocol_options"] = trailers;
+            let http2 = json!({"explicit_http_config": {"http2_protocol_options": {}}});
+            speak(config, "homeserver", http2);
+        })
+        .start()
+        .await;
+    let token = edge.alice();
+    let exact = introspect(&token);
+    for (request, calls) in [
+        (exact.clone(), 1),
+        (exact, 0),
+        (headers(&secret()).chunked(introspection_body(&token)), 0),
+        (
+            headers(&secret())
+                .chunked(introspection_body(&token))
+                .trailer("X-A", "b"),
+            1,
+        ),
+        (headers("Bearer wrong").body(introspection_body(&token)), 1),
+        (headers(&secret()), 1),
+        (headers(&secret()).chunked([b'x'; 100_000]), 1),
+    ] {
+        let before = edge.mas.total_calls();
+        let response = http::send(front.addr(), &request).await;
+        assert_eq!(edge.mas.total_calls() - before, calls, "{response:?}");
+        let direct = http::send(edge.mas.addr(), &request).await;
+        let [answer, expected] = [&response, &direct].map(comparable);
+        assert_eq!(
+            (answer.status, answer.body),
+            (expected.status, expected.body)
+        );
+    }
+    let spoken = edge
+        .envoy
+        .stat("http.introspection.downstream_cx_http2_total")
+        .await;
+    assert!(spoken > 0, "HTTP/2 was spoken");
+    edge.assert_alive().await;
+}
+
+#[tokio::test]
+async fn requests_without_a_form_are_for_mas() {
+    let edge = start(json!({})).await;
+    let known = introspection_body(&edge.alice());
+    ask(&edge, &headers(&secret()).body(&known)).await;
+    for request in [
+        headers(&secret()),
+        headers(&secret()).body(""),
+        headers(&secret()).chunked(""),
+        headers(&secret()).body("token="),
+        headers(&secret())
+            .header("Content-Encoding", "identity")
+            .body(&known),
+    ] {
+        assert_mas_answers(&edge, &request, 1).await;
+    }
+    edge.assert_alive().await;
+}
+
+/// Over 64 KiB the form is not read: as soon as that is known it goes on, with what was held of it.
+#[tokio::test]
+async fn a_long_form_passes_whole() {
+    let edge = start(json!({})).await;
+    for length in [65_536, 65_537, 100_000, 2_000_000, 3_000_000] {
+        let body = form_of(length);
+        for request in [
+            headers(&secret()).body(&body),
+            headers(&secret()).chunked(&body),
+        ] {
+            // The longest that is read: a token that nobody knows, of which the answer is then kept.
+            let is_read = length <= 65_536;
+            if is_read {
+                assert_eq!(ask(&edge, &request).await.text(), INACTIVE);
+            } else {
+                assert_mas_answers(&edge, &request, 1).await;
+            }
+            let seen = edge.mas.requests().pop().expect("a request");
+            assert_eq!(seen.body_bytes, body.len() as u64);
+            assert_eq!(seen.body_sha256, hex(&Sha256::digest(&body)));
+        }
+    }
+    edge.assert_alive().await;
+}
+
+/// Trailers come in place of the body's end. No homeserver sends them, so the cache answers no request with them.
+#[tokio::test]
+async fn a_form_with_trailers_passes_whole() {
+    let edge = start_with(json!({}), |builder| {
+        builder.bootstrap(|config| {
+            let enabled = json!({"enable_trailers": true});
+            let role = bootstrap::http_manager_of(&mut bootstrap::listeners(config)[1]);
+            role["http_protocol_options"] = enabled.clone();
+            let http1 = json!({"explicit_http_config": {"http_protocol_options": enabled}});
+            speak(config, "mas", http1);
+        })
+    })
+    .await;
+    let token = edge.alice();
+    ask(&edge, &introspect(&token)).await;
+    let request = headers(&secret())
+        .chunked(introspection_body(&token))
+        .trailer("X-Checksum", "1234");
+    assert_mas_answers(&edge, &request, 1).await;
+    let seen = edge.mas.requests().pop().expect("a request");
+    assert_eq!(seen.body, introspection_body(&token));
+    assert_eq!(seen.trailers, [("x-checksum".to_owned(), "1234".into())]);
+    assert!(
+        !edge.envoy.log().contains("no body came"),
+        "it went on at once"
+    );
+    edge.assert_alive().await;
+}
+
+/// Envoy drops trailers unless it is told otherwise.
+#[tokio::test]
+async fn trailers_that_envoy_drops_do_no_harm() {
+    let edge = start(json!({})).await;
+    let token = edge.alice();
+    let request = headers(&secret())
+        .chunked(introspection_body(&token))
+        .trailer("X-Checksum", "1234");
+    for _ in 0..2 {
+        assert_active(&ask(&edge, &request).await, "alice");
+    }
+    assert_eq!(edge.mas.calls(&token), 1);
+}
+
+/// Half of the form is held for a second, then goes on to MAS, and the other half after it.
+#[tokio::test]
+async fn a_form_that_takes_too_long_goes_on_to_mas() {
+    let edge = start(json!({})).await;
+    let token = edge.alice();
+    ask(&edge, &introspect(&token)).await;
+    let body = introspection_body(&token);
+    let request = headers(&secret()).body(&body).to_bytes();
+    let (first, second) = request.split_at(request.len() - 10);
+    let mut connection = Connection::open(edge.envoy.listener(NAME)).await;
+    connection.send(first).await;
+    let name = "matrix_edge_auth_introspection_answers_total";
+    edge.wait_for_metric(name, &[("verdict", "not_asked")], 1.0)
+        .await;
+    connection.send(second).await;
+    assert_active(&connection.response(false).await, "alice");
+    assert_eq!(edge.mas.calls(&token), 2);
+    let seen = edge.mas.requests().pop().expect("a request");
+    assert_eq!(seen.body, body);
+    // On the same connection the next one is answered.
+    assert_active(&connection.request(&introspect(&token)).await, "alice");
+    assert_eq!(edge.mas.calls(&token), 2);
+    edge.assert_alive().await;
+}
+
+/// Then Envoy shows no body while the headers are held.
+#[tokio::test]
+async fn without_the_setting_mas_answers_after_a_second_and_the_log_says_what_to_set() {
+    let edge = start_with(json!({}), |builder| {
+        builder.bootstrap(|config| {
+            let role = bootstrap::http_manager_of(&mut bootstrap::listeners(config)[1]);
+            let plugin = bootstrap::plugin(role).as_object_mut().expect("an object");
+            plugin
+                .remove("allow_on_headers_stop_iteration")
+                .expect("it was set");
+        })
+    })
+    .await;
+    let token = edge.alice();
+    for calls in 1..3 {
+        let before = Instant::now();
+        let response = ask(&edge, &introspect(&token)).await;
+        let took = before.elapsed();
+        assert_active(&response, "alice");
+        assert_eq!(edge.mas.calls(&token), calls);
+        let expected = Duration::from_secs(1)..Duration::from_secs(3);
+        assert!(expected.contains(&took), "{took:?}");
+    }
+    let long = headers(&secret()).chunked(form_of(3_000_000));
+    assert_mas_answers(&edge, &long, 1).await;
+    assert_eq!(answers(&edge, "not_asked", "offline").await, 3.0);
+    // All others are as fast as ever.
+    assert_mas_answers(
+        &edge,
+        &headers("Bearer wrong").body(introspection_body(&token)),
+        1,
+    )
+    .await;
+    let log = edge.envoy.log();
+    let said = log.matches("set allow_on_headers_stop_iteration").count();
+    assert_eq!(said, 1, "once: {log}");
+    edge.assert_alive().await;
+}
+
+/// What was sent to the role's listener so far, piece by piece, each of which Envoy reads by itself.
+struct Sent<'a> {
+    edge: &'a Edge,
+    bytes: u64,
+}
+
+impl<'a> Sent<'a> {
+    const RECEIVED: &'static str = "http.introspection.downstream_cx_rx_bytes_total";
+
+    async fn new(edge: &'a Edge) -> Self {
+        let bytes = edge.envoy.stat(Self::RECEIVED).await;
+        Self { edge, bytes }
+    }
+
+    /// Resolves when Envoy has read it.
+    async fn send(&mut self, connection: &mut Connection, bytes: &[u8]) {
+        connection.send(bytes).await;
+        self.bytes += bytes.len() as u64;
+        let received = self.bytes;
+        self.edge
+            .envoy
+            .wait_for_stat(Self::RECEIVED, |n| n >= received)
+            .await;
+    }
+}
+
+/// Sets how Envoy speaks HTTP to a cluster.
+fn speak(config: &mut serde_json::Value, cluster: &str, mut options: serde_json::Value) {
+    options["@type"] =
+        "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into();
+    bootstrap::cluster(config, cluster)["typed_extension_protocol_options"] =
+        json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options});
+}
+
+/// A form of this length, with a token of its own.
+fn form_of(length: usize) -> Vec<u8> {
+    let mut form = introspection_body("").to_vec();
+    let token = vec![b'x'; length - form.len()];
+    let at = "token=".len();
+    form.splice(at..at, token);
+    form
+}
