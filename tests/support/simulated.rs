@@ -42,7 +42,11 @@ pub struct Process {
     workers: Cell<usize>,
     refused_writes: Cell<f64>,
     rng: RefCell<fastrand::Rng>,
+    planted: RefCell<Option<Planted>>,
 }
+
+/// The value under a key that nobody has written.
+type Planted = Box<dyn Fn(&str) -> Option<Vec<u8>>>;
 
 struct Queue {
     name: String,
@@ -72,6 +76,27 @@ impl Process {
 
     pub fn refuses_writes(&self) -> bool {
         self.refused_writes.get() > 0.0
+    }
+
+    /// Shared data holds these values until they are written over.
+    pub fn plant(&self, values: impl Fn(&str) -> Option<Vec<u8>> + 'static) {
+        self.planted.replace(Some(Box::new(values)));
+    }
+
+    /// Sends `message` to every worker, as another version of the module might.
+    pub fn tell_all(&self, message: &[u8]) {
+        for queue in self.queues.borrow_mut().iter_mut() {
+            queue.messages.push_back(message.to_vec());
+            queue.undelivered += 1;
+        }
+    }
+
+    fn stored(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+        let written = self.shared_data.borrow().get(key).cloned();
+        written.or_else(|| {
+            let planted = self.planted.borrow();
+            Some((planted.as_ref()?(key)?, 0))
+        })
     }
 
     /// The sum of all counters whose name starts with `prefix`.
@@ -772,9 +797,14 @@ impl Host for SimulatedHost {
     fn enqueue(&self, queue: QueueId, message: &[u8]) {
         self.note("enqueue");
         let mut queues = self.process.queues.borrow_mut();
-        let queue = queues
-            .get_mut(queue.0 as usize)
-            .expect("a registered queue");
+        let Some(queue) = queues.get_mut(queue.0 as usize) else {
+            // Envoy knows no such queue.
+            assert!(
+                self.process.planted.borrow().is_some(),
+                "a registered queue"
+            );
+            return;
+        };
         queue.messages.push_back(message.to_vec());
         queue.undelivered += 1;
     }
@@ -803,7 +833,7 @@ impl Host for SimulatedHost {
 impl Store for SimulatedHost {
     fn read(&self, key: &str) -> Option<Versioned> {
         self.note("read shared data");
-        let (value, cas) = self.process.shared_data.borrow().get(key)?.clone();
+        let (value, cas) = self.process.stored(key)?;
         Some(Versioned { value, cas })
     }
 
@@ -813,15 +843,15 @@ impl Store for SimulatedHost {
         if share > 0.0 && self.process.rng.borrow_mut().f64() < share {
             return Err(NotWritten::Changed);
         }
-        let mut data = self.process.shared_data.borrow_mut();
-        match (data.get(key), condition) {
+        match (self.process.stored(key), condition) {
             (Some(_), If::Absent) => return Err(NotWritten::Changed),
-            (Some((_, now)), If::Unchanged(then)) if *now != then => {
+            (Some((_, now)), If::Unchanged(then)) if now != then => {
                 return Err(NotWritten::Changed);
             }
             _ => {}
         }
         self.process.cas.set(self.process.cas.get() + 1);
+        let mut data = self.process.shared_data.borrow_mut();
         data.insert(key.to_owned(), (value.to_vec(), self.process.cas.get()));
         Ok(())
     }

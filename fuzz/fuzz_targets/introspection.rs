@@ -1,0 +1,89 @@
+//! MAS's answer to an introspection. It is believed only if it is a 200 with a JSON object whose `active` is a
+//! boolean; then it is kept byte for byte, and only `expires_in` changes where the seconds are lowered.
+//!
+//! An input is the status and the media type on a line each, and the body. `-` is none.
+
+#![no_main]
+
+mod json;
+
+use libfuzzer_sys::fuzz_target;
+use matrix_edge_auth::{
+    cache::{TokenDigest, entry::Entry, revocation::UserKey},
+    clock::Instant,
+    mas::introspection::{ActiveAnswer, Answer, IntrospectionResponse, MAX_RESPONSE_BYTES, read},
+    matrix::identity,
+};
+
+fuzz_target!(|input: &[u8]| {
+    let mut lines = input.splitn(3, |&byte| byte == b'\n');
+    let mut line = || lines.next().filter(|line| *line != b"-");
+    let (status, content_type, body) = (line(), line(), line());
+    let status = status
+        .and_then(|status| std::str::from_utf8(status).ok())
+        .and_then(|status| status.parse().ok());
+
+    let Ok(answer) = read(IntrospectionResponse {
+        status,
+        content_type,
+        body,
+    }) else {
+        return;
+    };
+    let body = body.expect("an answer has a body");
+    assert_eq!(status, Some(200));
+    let media_type = content_type.expect("an answer has a media type");
+    assert!(
+        media_type
+            .to_ascii_lowercase()
+            .trim_ascii()
+            .starts_with(b"application/json")
+    );
+    assert!(body.len() <= MAX_RESPONSE_BYTES);
+    let members = json::object(body).expect("an answer is a JSON object");
+    let is_active = matches!(answer, Answer::Active(_));
+    assert_eq!(members["active"].get(), is_active.to_string());
+    assert_eq!(answer.body(), body);
+    if let Answer::Active(answer) = &answer {
+        lower(answer);
+        let _ = identity::identity(&answer.token, "example.org");
+    }
+    store(answer);
+});
+
+/// All that changes is the number of seconds, if there is one.
+fn lower(answer: &ActiveAnswer) {
+    const SECONDS: i64 = 7;
+    let lowered = answer.body_with_expires_in(SECONDS);
+    let before = json::object(answer.body()).expect("an answer is a JSON object");
+    let after = json::object(&lowered).expect("it stays one");
+    assert!(before.keys().eq(after.keys()));
+    for (name, value) in &before {
+        if name == "expires_in" && answer.expires_in.is_some() {
+            assert_eq!(after[name].get(), SECONDS.to_string());
+        } else {
+            assert_eq!(after[name].get(), value.get());
+        }
+    }
+}
+
+/// What fits into the shared cache comes out of it.
+fn store(answer: Answer) {
+    let user = match &answer {
+        Answer::Active(answer) => UserKey::of_token(&answer.token),
+        Answer::Inactive(_) => None,
+    };
+    let entry = Entry {
+        digest: TokenDigest::of(b"token"),
+        fingerprint: 1,
+        user,
+        used_at: Instant::from_millis(2),
+        asked_at: Instant::from_millis(3),
+        answered_at: Instant::from_millis(4),
+        fresh_until: Instant::from_millis(5),
+        answer,
+    };
+    if let Some(bytes) = entry.encode() {
+        assert_eq!(Entry::decode(&bytes), Some(entry));
+    }
+}

@@ -1,0 +1,96 @@
+//! Shared data in which values are planted that no version of this module wrote.
+//!
+//! An input is a list of values: a byte for the kind of key that it stands under, two for its length, and the value.
+//! Of several for one kind, the key decides which.
+
+use std::{cell::RefCell, collections::BTreeMap};
+
+use matrix_edge_auth::cache::{If, NotWritten, Store, Versioned};
+
+/// What follows `matrix-edge-auth.` in a key: active and inactive answers, users, leases, budgets, places.
+const KINDS: [&str; 9] = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived"];
+
+/// The planted values, by kind.
+#[derive(Default)]
+pub struct Values(BTreeMap<&'static str, Vec<Vec<u8>>>);
+
+impl Values {
+    pub fn cut(mut input: &[u8]) -> Self {
+        let mut values = Self::default();
+        while let [kind, low, high, rest @ ..] = input {
+            let kind = KINDS[usize::from(*kind) % KINDS.len()];
+            let length = usize::from(u16::from_le_bytes([*low, *high]));
+            let (value, rest) = rest.split_at(length.min(rest.len()));
+            values.0.entry(kind).or_default().push(value.to_vec());
+            input = rest;
+        }
+        values
+    }
+
+    /// The value under `key`, if one was planted there.
+    pub fn get(&self, key: &str) -> Option<&[u8]> {
+        let rest = key.strip_prefix("matrix-edge-auth.")?;
+        let (kind, number) = rest.split_once('.').unwrap_or((rest, "0"));
+        let values = self.of(kind);
+        let number: usize = number.parse().ok()?;
+        values.get(number % values.len().max(1)).map(Vec::as_slice)
+    }
+
+    pub fn of(&self, kind: &str) -> &[Vec<u8>] {
+        self.0.get(kind).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Whether a value of this kind is of that format and holds these bytes.
+    pub fn tell(&self, kind: &str, format: u8, bytes: &[u8]) -> bool {
+        self.of(kind)
+            .iter()
+            .any(|value| value.first() == Some(&format) && contain(value, bytes))
+    }
+}
+
+/// Whether `bytes` stand somewhere in `value`.
+pub fn contain(value: &[u8], bytes: &[u8]) -> bool {
+    value.windows(bytes.len()).any(|window| window == bytes)
+}
+
+/// A store that begins with planted values and takes writes.
+pub struct Planted {
+    pub values: Values,
+    written: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
+}
+
+impl Planted {
+    pub fn new(values: Values) -> Self {
+        Self {
+            values,
+            written: RefCell::default(),
+        }
+    }
+}
+
+impl Store for Planted {
+    fn read(&self, key: &str) -> Option<Versioned> {
+        let written = self.written.borrow().get(key).cloned();
+        let planted = || Some((self.values.get(key)?.to_vec(), 1));
+        let (value, cas) = written.or_else(planted)?;
+        Some(Versioned { value, cas })
+    }
+
+    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+        let cas = self.read(key).map(|present| present.cas);
+        let holds = match condition {
+            If::Absent => cas.is_none(),
+            If::Unchanged(then) => cas.is_none_or(|cas| cas == then),
+        };
+        if !holds {
+            return Err(NotWritten::Changed);
+        }
+        let value = (value.to_vec(), cas.unwrap_or(1) + 1);
+        self.written.borrow_mut().insert(key.to_owned(), value);
+        Ok(())
+    }
+
+    fn random(&self) -> u64 {
+        7
+    }
+}

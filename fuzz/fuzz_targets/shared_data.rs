@@ -1,0 +1,207 @@
+//! The shared cache, revocations, leases, budgets and epochs over shared data that holds anything.
+//!
+//! Nothing is believed of another format or about another token, and whatever stood there before, what is written
+//! counts. An input is the digest of a token, the time, and the planted values.
+
+#![no_main]
+
+mod planted;
+
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use matrix_edge_auth::{
+    cache::{
+        Asked, Cache, Cached, TokenDigest,
+        budget::Budget,
+        entry::FORMAT_VERSION,
+        epoch::{Epochs, Subject},
+        flight::FlightKey,
+        lease::{Acquired, LEASE, Leases},
+        revocation::{DeviceKey, Revocation, Revocations, UserKey},
+    },
+    clock::Instant,
+    config::{self, UnknownTokenBudget},
+    mas::introspection::{ActiveToken, Answer},
+};
+
+use self::planted::{Planted, Values, contain};
+
+const FINGERPRINT: u64 = 1;
+const REVOCATIONS_FORMAT: u8 = 1;
+const ACTIVE: &[u8] = br#"{"active":true,"username":"alice","device_id":"A"}"#;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((digest, rest)) = input.split_first_chunk() else {
+        return;
+    };
+    let Some((now, rest)) = rest.split_first_chunk() else {
+        return;
+    };
+    let digest = TokenDigest(*digest);
+    let now = Instant::from_millis(u64::from_le_bytes(*now));
+    let store = || Planted::new(Values::cut(rest));
+    finds(&store(), &digest, now);
+    keeps(&store(), &digest, now);
+    revokes(&store(), now);
+    leases(&store(), &digest, now);
+    budgets(&store(), &digest, now);
+    epochs(&store(), &digest);
+});
+
+fn cache() -> Cache {
+    let settings = config::Cache {
+        ttl: Duration::from_secs(120),
+        negative_ttl: Duration::from_secs(10),
+        stale_if_error: Duration::from_secs(60),
+        refresh_ahead: true,
+        slots: 4,
+        negative_slots: 4,
+        local_entries: 0,
+    };
+    Cache::new(&settings, FINGERPRINT)
+}
+
+fn finds(store: &Planted, digest: &TokenDigest, now: Instant) {
+    let cache = cache();
+    let is_told = |kind| store.values.tell(kind, FORMAT_VERSION, &digest.0);
+    match cache.find(store, digest, now, |_| {}) {
+        None => {}
+        Some(Cached::Inactive(_)) => assert!(is_told("a") || is_told("n")),
+        Some(Cached::Active(known)) => {
+            assert_eq!(known.digest, *digest);
+            assert!(now < known.fresh_until);
+            assert!(is_told("a") && store.values.tell("a", FORMAT_VERSION, known.answer.body()));
+        }
+    }
+    if let Some(known) = cache.find_stale(store, digest, now) {
+        assert_eq!(known.digest, *digest);
+        assert!(is_told("a"));
+    }
+    if cache.drop_active(store, digest).is_some() {
+        assert!(is_told("a"));
+    }
+    let active = |found| matches!(found, Some(Cached::Active(_)));
+    assert!(
+        !active(cache.find(store, digest, now, |_| {})),
+        "it was dropped"
+    );
+}
+
+fn keeps(store: &Planted, digest: &TokenDigest, now: Instant) {
+    let cache = cache();
+    let asked = |body: &[u8]| Asked {
+        digest: *digest,
+        asked_at: now,
+        answered_at: now,
+        answer: Answer::parse(body.to_vec()).expect("an answer"),
+    };
+    let active = asked(ACTIVE);
+    let kept = cache.keep(store, &active);
+    match cache.find(store, digest, now, |_| {}) {
+        Some(Cached::Active(known)) => assert_eq!(known.answer.body(), ACTIVE),
+        other => assert!(!kept.stored || cache.is_void(store, &active), "{other:?}"),
+    }
+    let kept = cache.keep(store, &asked(br#"{"active":false}"#));
+    match cache.find(store, digest, now, |_| {}) {
+        Some(Cached::Active(_)) => panic!("it was said to be inactive"),
+        Some(Cached::Inactive(_)) => assert!(kept.stored),
+        None => {}
+    }
+}
+
+fn revokes(store: &Planted, now: Instant) {
+    let revocations = Revocations::default();
+    let user = UserKey::of("alice");
+    let token = |device: Option<&str>| ActiveToken {
+        username: Some("alice".into()),
+        device_id: device.map(str::to_owned),
+        ..ActiveToken::default()
+    };
+    let voids = |device| revocations.voids_active(store, &user, &token(device), now);
+    if [None, Some("A"), Some("B")].into_iter().any(voids) {
+        let users = store.values.of("u");
+        assert!(
+            users
+                .iter()
+                .any(|value| value.first() == Some(&REVOCATIONS_FORMAT))
+        );
+    }
+    let add = |revocation| {
+        let added = revocations.add(store, &user, &revocation, now);
+        assert_eq!(added, Ok(()));
+    };
+    add(Revocation::Device(DeviceKey::of("A")));
+    assert!(voids(Some("A")));
+    add(Revocation::AllBut(vec![DeviceKey::of("B")]));
+    assert!(voids(Some("A")) && voids(None));
+    add(Revocation::Inactive);
+    assert!(revocations.voids_inactive(store, Some(&user), now));
+    assert!(revocations.voids_inactive(store, None, now));
+    add(Revocation::Everything);
+    assert!([None, Some("A"), Some("B")].into_iter().all(voids));
+}
+
+fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
+    const ME: u64 = 1;
+    const OTHER: u64 = 2;
+
+    let leases = Leases::default();
+    let key = FlightKey {
+        digest: *digest,
+        fingerprint: FINGERPRINT,
+    };
+    let is_told = store
+        .values
+        .of("l")
+        .iter()
+        .any(|value| contain(value, &digest.0));
+    assert!(is_told || !leases.is_void(store, &key, ME));
+    match leases.acquire(store, &key, ME, now) {
+        Acquired::Ours => {
+            let others = leases.acquire(store, &key, OTHER, now);
+            // Nothing lasts past the end of time.
+            assert!(others == Acquired::Theirs(now + LEASE) || now + LEASE == now);
+            assert!(leases.void(store, digest, now) || now + LEASE == now);
+        }
+        Acquired::Theirs(until) => assert!(is_told && until > now),
+        Acquired::NoRoom => assert!(!store.values.of("l").is_empty()),
+    }
+    leases.release(store, &key, ME);
+    leases.release(store, &key, OTHER);
+}
+
+fn budgets(store: &Planted, source: &TokenDigest, now: Instant) {
+    let budget = Budget::default();
+    let limit = UnknownTokenBudget {
+        per_source: 3,
+        window: Duration::from_secs(10),
+    };
+    for _ in 0..=limit.per_source {
+        if let Err(spent) = budget.spend(store, source, &limit, now) {
+            assert!(now < spent.until);
+        }
+    }
+    budget.refund(store, source, now);
+    if store.values.of("b").is_empty() && now + limit.window > now {
+        assert_eq!(budget.spend(store, source, &limit, now), Ok(()));
+        assert!(budget.spend(store, source, &limit, now).is_err());
+    }
+}
+
+fn epochs(store: &Planted, digest: &TokenDigest) {
+    let mut epochs = Epochs::default();
+    epochs.read(store);
+    let user = UserKey::of("alice");
+    for subject in [Subject::Token(digest), Subject::User(&user)] {
+        let before = epochs.stamp(digest, Some(&user));
+        epochs.raise(store, subject);
+        assert_ne!(epochs.stamp(digest, Some(&user)), before);
+    }
+    let mut others = Epochs::default();
+    others.read(store);
+    assert_eq!(
+        others.stamp(digest, Some(&user)),
+        epochs.stamp(digest, Some(&user))
+    );
+}

@@ -1,0 +1,290 @@
+"""Writes fuzz/seeds/, where the first run of each fuzz target begins.
+
+Run it from the root of the project, with any Python 3, after a format has changed: python3 fuzz/seeds.py
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import struct
+from pathlib import Path
+
+SEEDS = Path("fuzz/seeds")
+
+TOKEN = "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1"  # of fuzz_targets/worker.rs
+NOW = 1_000_000  # where the simulated clock begins
+
+
+def main():
+    shutil.rmtree(SEEDS, ignore_errors=True)
+    configurations()
+    credentials()
+    endpoints()
+    introspections()
+    forms()
+    provisioning()
+    shared_data()
+
+
+def put(target, name, content):
+    path = SEEDS / target / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def recorded():
+    for line in Path("tests/wire/mas.jsonl").read_text().splitlines():
+        yield json.loads(line)
+
+
+def vectors(name):
+    header, *rows = Path(f"tests/vectors/{name}.tsv").read_text().splitlines()
+    for row in rows:
+        yield dict(zip(header.split("\t"), row.split("\t")))
+
+
+def first_of_each(items, kind, limit):
+    """The first items of every kind, `limit` of them."""
+    seen = set()
+    for item in items:
+        if (this := kind(item)) not in seen and len(seen) < limit:
+            seen.add(this)
+            yield item
+
+
+# --- HTTP -----------------------------------------------------------------------------------------
+
+
+def credentials():
+    counts = {}
+    for case in vectors("extraction"):
+        counts[case["category"]] = counts.get(case["category"], 0) + 1
+        if counts[case["category"]] > 4:
+            continue
+        headers = (line.partition(": ") for line in case["headers"].split(" | "))
+        headers = {name.lower(): value for name, _, value in headers}
+        lines = [
+            case["method"],
+            headers.get("content-type", "-"),
+            headers.get("authorization", "-"),
+            case["request_target"],
+        ]
+        put("credential", case["id"], "\n".join(lines))
+
+
+def endpoints():
+    routes = (case for case in vectors("routes") if case["PATH"].startswith("/"))
+    for case in first_of_each(routes, lambda case: case["AUTH"], 12):
+        name = re.sub("[^a-z]+", "-", case["AUTH"].lower()).strip("-")
+        put("endpoint", name, f"{case['METHOD']}\n{case['PATH']}")
+    for name, path in {
+        "blocked": "/_synapse/mas/query_user",
+        "blocked-absolute": "http://example.org/_synapse//mas;p/x",
+        "blocked-dots": "/_matrix/..%2f_synapse/replication/x",
+        "blocked-encoded": "/%5fsynapse/metrics",
+        "blocked-parameter": "/_synapse/;%2fx/mas",
+        "dots": "/_matrix/client/v3/%2e%2e/x?y=/z",
+        "query": "/_matrix/client/v3/sync?since=1",
+    }.items():
+        put("endpoint", name, f"GET\n{path}")
+
+
+def introspections():
+    def shape(record):
+        body = re.sub(r'"[^"]*"(?=[,}])', "", record["response_body"])
+        return record["status"], re.sub(r"\d+", "", body)
+
+    asked = (record for record in recorded() if "introspect" in record["request"])
+    for record in first_of_each(asked, shape, 12):
+        headers = (line.partition(": ") for line in record["response_headers"])
+        headers = {name.lower(): value for name, _, value in headers}
+        status = record["status"].split(" ")[1]
+        media_type = headers.get("content-type", "-")
+        put("introspection", record["name"], f"{status}\n{media_type}\n{record['response_body']}")
+    for name, body in {
+        "expires-in": b'{"x":{"expires_in":1}, "expires_in" : 300 ,"active":true,"username":null}',
+        "list": b'[true,"urn:matrix:client:api:*","alice"]',
+        "not-utf-8": b'{"active":false,"x":"\xff"}',
+    }.items():
+        put("introspection", name, b"200\nApplication/JSON; charset=utf-8\n" + body)
+
+
+def forms():
+    asked = (record for record in recorded() if "token" in record["request_body"])
+    shape = lambda record: re.sub("=[^&]*", "", record["request_body"])
+    for record in first_of_each(asked, shape, 8):
+        put("introspection_form", record["name"], record["request_body"])
+    put("introspection_form", "escapes", "token_type_hint=access%5ftoken&token=a%26b+c%zz%4")
+    put("introspection_form", "odd", "a=1&&b&c=x=y&%64+=%zz+;e=2&token=%C3%A9%ff")
+
+
+def provisioning():
+    for name, body in {
+        "delete-device": '{"localpart":"alice","device_id":"A"}',
+        "delete-user": '{"localpart":"alice","erase":false}',
+        "list": '["alice",["A"],"A",true]',
+        "lock": '{"unset_displayname":true,"localpart":"al\\u00efce","locked":true,"x":[{"y":1.5e3}]}',
+        "sync-devices": '{"localpart":"alice","devices":["A","B"]}',
+    }.items():
+        put("provisioning", name, body)
+
+
+# --- configuration --------------------------------------------------------------------------------
+
+
+def configurations():
+    for name, configuration in {
+        "gateway": {
+            "role": "gateway",
+            "server_name": "[::1]:8448",
+            "introspection": {"cluster": "mas", "credential": {"injected": True}},
+            "mode": "shadow",
+            "on_introspection_failure": "pass",
+            "unrecognized_tokens": "reject",
+            "query_token": "reject",
+            "appservice_tokens": ["00" * 32],
+            "identity_headers": {"user_id": None, "scope": "x-scope", "token_kind": "x-kind"},
+            "filter_state": True,
+            "unknown_token_budget": {"per_source": 20, "window": "10s"},
+            "endpoints": [
+                {"prefix": "/_matrix/x", "methods": ["GET", "POST"], "auth": "required"},
+                {"exact": "/y", "auth": "none"},
+            ],
+        },
+        "introspection": {
+            "role": "introspection",
+            "introspection": {
+                "cluster": "mas",
+                "authority": "auth.example.org:8443",
+                "path": "/oauth2/introspect",
+                "timeout": "500ms",
+                "max_in_flight": 8,
+                "shard_by_token": True,
+                "credential": {
+                    "basic": {"client_id": "edge", "client_secret": {"value": "x y"}}
+                },
+            },
+            "cache": {
+                "ttl": "2m",
+                "negative_ttl": "10s",
+                "stale_if_error": "1h",
+                "refresh_ahead": False,
+                "slots": 1024,
+                "negative_slots": 256,
+                "local_entries": 0,
+            },
+        },
+        "minimal": {
+            "server_name": "example.org",
+            "introspection": {"cluster": "mas", "credential": {"bearer": {"env": "MAS_SECRET"}}},
+        },
+    }.items():
+        put("configuration", f"{name}.json", json.dumps(configuration, separators=(",", ":")))
+        put("configuration", f"{name}.struct", proto_struct(configuration))
+
+
+def proto_struct(members):
+    """`google.protobuf.Struct`, see src/config/proto_struct.rs."""
+    entries = (
+        field(1, name.encode()) + field(2, proto_value(value)) for name, value in members.items()
+    )
+    return b"".join(field(1, entry) for entry in entries)
+
+
+def proto_value(value):
+    match value:
+        case None:
+            return b"\x08\x00"
+        case bool():
+            return bytes([0x20, value])
+        case int():
+            return b"\x11" + struct.pack("<d", value)
+        case str():
+            return field(3, value.encode())
+        case dict():
+            return field(5, proto_struct(value))
+        case list():
+            return field(6, b"".join(field(1, proto_value(item)) for item in value))
+
+
+def field(number, content):
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def varint(number):
+    low, rest = number & 0x7F, number >> 7
+    return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
+
+
+# --- shared data ----------------------------------------------------------------------------------
+
+# The order is that of fuzz_targets/planted.rs.
+KINDS = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived"]
+
+
+def shared_data():
+    digest = hashlib.sha256(TOKEN.encode()).digest()
+    for name, values in planted(digest, fingerprint=1).items():
+        put("shared_data", name, digest + struct.pack("<Q", NOW) + values)
+    asked = fingerprint("mas", "mas", "/oauth2/introspect")
+    for name, values in planted(digest, asked).items():
+        put("worker", name, values)
+
+
+def planted(digest, fingerprint):
+    """Values as this version of the module writes them; src/cache/ has the formats."""
+    active = b'{"active":true,"scope":"urn:matrix:client:api:*","username":"alice","expires_in":300}'
+    inactive = b'{"active":false}'
+    key = digest + struct.pack("<Q", fingerprint)
+
+    def entry(kind, digest, user, fresh_until, body):
+        head = struct.pack("<BBQ", 2, user is not None, fingerprint)
+        times = struct.pack("<4Q", NOW - 500, NOW - 1000, NOW - 900, fresh_until)
+        return value(kind, head + digest + (half_digest(user) if user else bytes(16)) + times + body)
+
+    def hint(kind):
+        return value("seed", bytes([kind]) + key)
+
+    live = entry("a", digest, "alice", NOW + 60_000, active)
+    other = entry("a", bytes(32), None, NOW + 60_000, b'{"active":true}')
+    stale = entry("a", digest, "alice", NOW - 1, active)
+    ended = entry("n", digest, None, NOW + 60_000, inactive)
+    devices = b"".join(
+        half_digest(device) + struct.pack("<Q", since) for device, since in [("A", NOW), ("B", 3)]
+    )
+    moments = struct.pack("<QQ", NOW - 2000, NOW)
+    void = value("u", struct.pack("<BQ", 1, 5) + half_digest("alice") + moments + devices)
+    lease = value("l", key + struct.pack("<QQB", 9, NOW + 900, 1))
+    budget = value("b", digest + struct.pack("<QI", NOW + 5000, 3))
+    place = value("w", struct.pack("<QIQ", 9, 0, NOW + 4000))
+    epoch = value("epoch", struct.pack("<8I", *range(8)))
+    revived = value("revived", struct.pack("<Q", NOW - 100))
+    return {
+        "all": live + ended + void + lease + budget + place + epoch + revived,
+        "budget": budget + place,
+        "inactive": ended + revived,
+        "lease": lease + place + hint(1) + hint(2) + hint(3),
+        "live": live + other,
+        "others": other + place + place,
+        "stale": stale + epoch,
+        "void": live + void,
+    }
+
+
+def value(kind, content):
+    return struct.pack("<BH", KINDS.index(kind), len(content)) + content
+
+
+def half_digest(text):
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def fingerprint(*parts):
+    """`Config::fingerprint`."""
+    text = b"".join(struct.pack("<Q", len(part)) + part.encode() for part in parts)
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
+
+
+if __name__ == "__main__":
+    main()
