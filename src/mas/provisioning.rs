@@ -12,6 +12,7 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
+use super::object_text;
 use crate::cache::revocation::{DeviceKey, Revocation, UserKey};
 
 /// The requests that end answers.
@@ -67,7 +68,7 @@ impl ProvisioningEndpoint {
 
     /// What a request with this body says; `None` if the homeserver will not understand it either.
     pub fn read(self, body: &[u8]) -> Option<ProvisioningEvent> {
-        let body: Body = serde_json::from_slice(body).ok()?;
+        let body: Body = serde_json::from_str(object_text(body)?).ok()?;
         let revocation = match self {
             Self::DeleteDevice => Revocation::Device(DeviceKey::of(&body.device_id?)),
             Self::DeleteUser | Self::ReactivateUser => Revocation::Everything,
@@ -231,6 +232,7 @@ mod tests {
             (DeleteUser, r#"{"localpart":7}"#),
             (ProvisionUser, r#"{"localpart":"alice","locked":"yes"}"#),
             (DeleteUser, r#"["alice"]"#),
+            (SyncDevices, r#"["alice",["A"],"A",true]"#),
         ] {
             assert_eq!(endpoint.read(body.as_bytes()), None, "{body}");
         }

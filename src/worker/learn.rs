@@ -22,6 +22,7 @@ use crate::{
     },
     clock::Instant,
     host::Host,
+    mas::object_text,
     matrix::logout::{SessionEnd, revoked_token},
     metrics::Metric,
 };
@@ -96,8 +97,9 @@ impl Worker {
             exchange.set_interest(Interest::Refusal(refusal));
             return;
         }
-        let error = serde_json::from_slice::<MatrixError>(refusal.body.bytes());
-        if error.is_ok_and(|error| error.errcode == "M_UNKNOWN_TOKEN") {
+        let error = object_text(refusal.body.bytes())
+            .and_then(|text| serde_json::from_str::<MatrixError>(text).ok());
+        if error.is_some_and(|error| error.errcode == "M_UNKNOWN_TOKEN") {
             self.doubt(host, plugin, &refusal.token);
         }
     }

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::mas::object_text;
+
 /// Largest response body that is read, in bytes. MAS answers with less than 2 KiB.
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
@@ -48,7 +50,8 @@ pub struct InactiveAnswer {
 impl Answer {
     /// The answer that `body` is.
     pub fn parse(body: Vec<u8>) -> Result<Self, NoVerdict> {
-        let members: Members = serde_json::from_slice(&body).map_err(|_| NoVerdict::Malformed)?;
+        let text = object_text(&body).ok_or(NoVerdict::Malformed)?;
+        let members: Members = serde_json::from_str(text).map_err(|_| NoVerdict::Malformed)?;
         if !members.active {
             return Ok(Self::Inactive(InactiveAnswer { body }));
         }
@@ -278,9 +281,18 @@ mod tests {
             r#"{"active":true,"active":false}"#,
             r#"{"active":false,"active":true}"#,
             r#"{"result":{"active":false}}"#,
+            "[false]",
+            r#" [true,"urn:matrix:client:api:*","alice"]"#,
         ] {
             assert_eq!(json(body).err(), Some(NoVerdict::Malformed), "{body}");
         }
+        for body in [&b"{\"active\":false,\"x\":\"\xff\"}"[..], b"\xff"] {
+            assert_eq!(
+                Answer::parse(body.to_vec()).err(),
+                Some(NoVerdict::Malformed)
+            );
+        }
+        assert!(is_inactive(json("\r\n {\"active\":false}\n")));
     }
 
     #[test]

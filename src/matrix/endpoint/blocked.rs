@@ -3,6 +3,8 @@
 //! Synapse finds these resources by decoding each segment once; a proxy in between may decode more
 //! often, merge slashes, or resolve dots. So a path is blocked if any number of decodings may lead there.
 
+use std::borrow::Cow;
+
 use crate::matrix::percent::escape;
 
 /// Resources of Synapse under `/_synapse`: MAS's own door (shared secret), the workers' (often
@@ -65,14 +67,14 @@ fn names_blocked(path: &[u8]) -> bool {
     }
     // RFC 9112, section 3.2.2, absolute form: `http:` and an authority come before the path.
     let absolute_form = names(path).next().is_some_and(|name| name.ends_with(b":"));
-    names(path).any(|name| name == b"..")
+    names(path).any(|name| *name == *b"..")
         || leads_to_blocked(names(path))
         || (absolute_form && leads_to_blocked(names(path).skip(2)))
 }
 
-/// The segments that count, without path parameters and an encoded query or fragment, which do not change
-/// which resource it is.
-fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The segments that count, decoded to the end, without path parameters and an encoded query or fragment, which
+/// do not change which resource it is. Servers that split before they decode see no separators in these.
+fn names(path: &[u8]) -> impl Iterator<Item = Cow<'_, [u8]>> {
     path.split(|byte| b"/\\".contains(byte))
         .map(|segment| {
             segment
@@ -80,10 +82,11 @@ fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
                 .next()
                 .unwrap_or_default()
         })
-        .filter(|name| !matches!(*name, b"" | b"."))
+        .map(plain)
+        .filter(|name| !matches!(&**name, b"" | b"."))
 }
 
-fn leads_to_blocked<'a>(mut names: impl Iterator<Item = &'a [u8]>) -> bool {
+fn leads_to_blocked<'a>(mut names: impl Iterator<Item = Cow<'a, [u8]>>) -> bool {
     names.next().is_some_and(is_synapse)
         && names.next().is_some_and(|name| {
             BLOCKED
@@ -92,7 +95,19 @@ fn leads_to_blocked<'a>(mut names: impl Iterator<Item = &'a [u8]>) -> bool {
         })
 }
 
-fn is_synapse(name: &[u8]) -> bool {
+/// A segment decoded to the end, whatever that makes of it.
+fn plain(segment: &[u8]) -> Cow<'_, [u8]> {
+    let mut name = Cow::Borrowed(segment);
+    for _ in 0..MAX_DECODINGS {
+        if !name.contains(&b'%') {
+            break;
+        }
+        name = Cow::Owned(decode(&name));
+    }
+    name
+}
+
+fn is_synapse(name: Cow<'_, [u8]>) -> bool {
     name.eq_ignore_ascii_case(b"_synapse")
 }
 

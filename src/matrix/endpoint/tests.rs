@@ -188,6 +188,7 @@ fn blocked_paths_are_found_in_disguise() {
         // Encoded once, or more often; a bad escape must not hide a good one.
         "/_synapse/%6das/query_user",
         "/%5fsynapse/mas/query_user",
+        "/%5fsynapse/;%2fx/mas",
         "/_synapse%2Fmas",
         "/_synapse/%256das",
         "/_synapse/%25%36das",
