@@ -236,7 +236,7 @@ impl Worker {
         // Another worker may have renewed it.
         match plugin.cache.find(host, &key.digest, now, |_| {}) {
             Some(Cached::Active(known))
-                if known.refresh_at.is_some_and(|refresh_at| now < refresh_at) =>
+                if known.refresh_at.is_none_or(|refresh_at| now < refresh_at) =>
             {
                 self.keep_locally(host, plugin, &key.digest, &known);
                 return;
