@@ -404,6 +404,8 @@ impl Worker {
         let acquired = self.leases.acquire(host, &key, holder, now);
         if let Acquired::Theirs(look_at) = acquired {
             flight.stage = Stage::Elsewhere { look_at };
+            // They may have asked again just now. Each request has a deadline of its own.
+            flight.deadline = flight.question.deadline(now);
             self.flights.start(key, flight);
             return;
         }
