@@ -393,11 +393,9 @@ impl Worker {
         };
         let plugin = Rc::clone(&waiter.plugin);
         flight.question.plugin = Rc::clone(&plugin);
-        if let Some(cached) = plugin.cache.find(host, &key.digest, now, |_| {}) {
-            let (_, finding) = Finding::of_cached(cached);
-            self.refund(host, &flight.question, &finding, now);
-            self.keep_for_clients(host, &flight, &finding);
-            conclude(host, flight.waiters, now, &finding, None);
+        let find = || plugin.cache.find(host, &key.digest, now, |_| {});
+        if let Some(cached) = find() {
+            self.conclude_from_cache(host, flight, cached, now);
             return;
         }
         let holder = self.peers.holder(host);
@@ -407,6 +405,12 @@ impl Worker {
             // They may have asked again just now. Each request has a deadline of its own.
             flight.deadline = flight.question.deadline(now);
             self.flights.start(key, flight);
+            return;
+        }
+        // The answer may have come between looking for it and taking the lease.
+        if let Some(cached) = find() {
+            self.leases.release(host, &key, holder);
+            self.conclude_from_cache(host, flight, cached, now);
             return;
         }
         match self.ask(host, root, &flight.question, acquired == Acquired::Ours) {
@@ -421,6 +425,19 @@ impl Worker {
                 self.fail(host, key, flight, now, why);
             }
         }
+    }
+
+    fn conclude_from_cache(
+        &mut self,
+        host: &impl Host,
+        flight: Flight<Call, Waiter>,
+        cached: Cached,
+        now: Instant,
+    ) {
+        let (_, finding) = Finding::of_cached(cached);
+        self.refund(host, &flight.question, &finding, now);
+        self.keep_for_clients(host, &flight, &finding);
+        conclude(host, flight.waiters, now, &finding, None);
     }
 
     pub(super) fn retry_later(&mut self, key: FlightKey, now: Instant) {
