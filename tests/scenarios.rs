@@ -3,7 +3,6 @@
 #![cfg(not(target_arch = "wasm32"))]
 
 #[path = "support/simulated.rs"]
-#[expect(dead_code, reason = "each test layer uses a part of it")]
 mod simulated;
 
 #[path = "scenarios/attack.rs"]
