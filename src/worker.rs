@@ -418,6 +418,11 @@ impl Worker {
         grant
     }
 
+    /// How many answers this worker keeps for itself.
+    pub fn local_entries(&self) -> usize {
+        self.local.len()
+    }
+
     fn start_ticking(&mut self, host: &impl Host, root: RootId) {
         if self.ticking.insert(root) {
             host.tick_every(root, Some(TICK));

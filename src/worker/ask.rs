@@ -246,7 +246,7 @@ impl Worker {
         // Another worker may have renewed it.
         match plugin.cache.find(host, &key.digest, now, |_| {}) {
             Some(Cached::Active(known))
-                if known.refresh_at.is_some_and(|refresh_at| now < refresh_at) =>
+                if known.refresh_at.is_none_or(|refresh_at| now < refresh_at) =>
             {
                 self.keep_locally(host, plugin, &key.digest, &known);
                 return;
@@ -403,18 +403,24 @@ impl Worker {
         };
         let plugin = Rc::clone(&waiter.plugin);
         flight.question.plugin = Rc::clone(&plugin);
-        if let Some(cached) = plugin.cache.find(host, &key.digest, now, |_| {}) {
-            let (_, finding) = Finding::of_shared(cached);
-            self.refund(host, &flight.question, &finding, now);
-            self.keep_for_clients(host, &flight, &finding);
-            conclude(host, flight.waiters, now, &finding, None);
+        let find = || plugin.cache.find(host, &key.digest, now, |_| {});
+        if let Some(cached) = find() {
+            self.conclude_from_cache(host, flight, cached, now);
             return;
         }
         let holder = self.peers.holder(host);
         let acquired = self.leases.acquire(host, &key, holder, now);
         if let Acquired::Theirs(look_at) = acquired {
             flight.stage = Stage::Elsewhere { look_at };
+            // They may have asked again just now. Each request has a deadline of its own.
+            flight.deadline = flight.question.deadline(now);
             self.flights.start(key, flight);
+            return;
+        }
+        // The answer may have come between looking for it and taking the lease.
+        if let Some(cached) = find() {
+            self.leases.release(host, &key, holder);
+            self.conclude_from_cache(host, flight, cached, now);
             return;
         }
         match self.ask(host, root, &flight.question, acquired == Acquired::Ours) {
@@ -429,6 +435,19 @@ impl Worker {
                 self.fail(host, key, flight, now, why);
             }
         }
+    }
+
+    fn conclude_from_cache(
+        &mut self,
+        host: &impl Host,
+        flight: Flight<Call, Waiter>,
+        cached: Cached,
+        now: Instant,
+    ) {
+        let (_, finding) = Finding::of_shared(cached);
+        self.refund(host, &flight.question, &finding, now);
+        self.keep_for_clients(host, &flight, &finding);
+        conclude(host, flight.waiters, now, &finding, None);
     }
 
     pub(super) fn retry_later(&mut self, key: FlightKey, now: Instant) {

@@ -40,9 +40,16 @@ pub struct Process {
     metrics: RefCell<BTreeMap<String, i64>>,
     queues: RefCell<Vec<Queue>>,
     workers: Cell<usize>,
-    refused_writes: Cell<f64>,
-    rng: RefCell<fastrand::Rng>,
+    random_numbers: Cell<u64>,
+    interference: RefCell<Option<Interference>>,
     planted: RefCell<Option<Planted>>,
+}
+
+/// What another worker does between two calls to shared data.
+struct Interference {
+    /// After this many more calls.
+    after: usize,
+    action: Box<dyn FnOnce()>,
 }
 
 /// The value under a key that nobody has written.
@@ -68,14 +75,43 @@ impl Process {
         self.now.set(self.now.get() + time.as_millis() as u64);
     }
 
-    /// Refuses this share of all writes to shared data, as if another worker had written first.
-    pub fn refuse_writes(&self, share: f64, seed: u64) {
-        self.refused_writes.set(share);
-        self.rng.replace(fastrand::Rng::with_seed(seed));
+    /// Fixes the secret of the process, by which places in shared data are chosen.
+    pub fn set_secret(&self, secret: [u8; 16]) {
+        let mut data = self.shared_data.borrow_mut();
+        data.insert("matrix-edge-auth.seed".to_owned(), (secret.to_vec(), 0));
     }
 
-    pub fn refuses_writes(&self) -> bool {
-        self.refused_writes.get() > 0.0
+    /// Lets `action` happen in the middle of a callback: before the call to shared data that comes after
+    /// `after` others. It must be another worker's.
+    pub fn interfere(&self, after: usize, action: impl FnOnce() + 'static) {
+        let action = Box::new(action);
+        let interference = Interference { after, action };
+        self.interference.replace(Some(interference));
+    }
+
+    /// Lets happen what found no call to come before.
+    pub fn catch_up(&self) {
+        let interference = self.interference.take();
+        if let Some(Interference { action, .. }) = interference {
+            action();
+        }
+    }
+
+    fn on_shared_data_call(&self) {
+        let due = {
+            let mut interference = self.interference.borrow_mut();
+            match &mut *interference {
+                Some(Interference { after: 0, .. }) => interference.take(),
+                Some(Interference { after, .. }) => {
+                    *after -= 1;
+                    None
+                }
+                None => None,
+            }
+        };
+        if let Some(Interference { action, .. }) = due {
+            action();
+        }
     }
 
     /// Shared data holds these values until they are written over.
@@ -223,7 +259,7 @@ pub struct Call {
     pub root: RootId,
     pub headers: Vec<(String, String)>,
     pub body: String,
-    sent_at: u64,
+    pub sent_at: Instant,
     timeout: Duration,
 }
 
@@ -503,13 +539,18 @@ impl SimulatedWorker {
             .retain(|under_way| under_way.id != call);
     }
 
+    /// Calls past their timeout.
+    pub fn timed_out(&self) -> Vec<Call> {
+        let now = self.process.now();
+        let mut calls = self.calls();
+        calls.retain(|call| now.since(call.sent_at) >= call.timeout);
+        calls
+    }
+
     /// Calls past their timeout are answered by Envoy, and every timer that is set fires once.
     pub fn tick(&mut self) {
-        let now = self.process.now.get();
-        for call in self.calls() {
-            if Duration::from_millis(now - call.sent_at) >= call.timeout {
-                self.answer(call.id, 504, "upstream request timeout");
-            }
+        for call in self.timed_out() {
+            self.answer(call.id, 504, "upstream request timeout");
         }
         let roots: Vec<RootId> = self.vm.ticking.borrow().keys().copied().collect();
         for root in roots {
@@ -539,6 +580,25 @@ impl SimulatedWorker {
         }
         self.worker.on_queue(&self.host(root.0), root, queue);
         true
+    }
+
+    /// Whether anything that was sent to this worker has not been read.
+    pub fn has_mail(&self) -> bool {
+        let queues = self.process.queues.borrow();
+        let mut own = queues.iter().filter(|queue| queue.worker == self.vm.number);
+        own.any(|queue| !queue.messages.is_empty())
+    }
+
+    /// How many queues reach this worker.
+    pub fn queues(&self) -> usize {
+        let queues = self.process.queues.borrow();
+        let own = queues.iter().filter(|queue| queue.worker == self.vm.number);
+        own.count()
+    }
+
+    /// How many answers this worker keeps for itself.
+    pub fn local_entries(&self) -> usize {
+        self.worker.local_entries()
     }
 
     /// The callbacks for everything sent to this worker are lost; the messages stay.
@@ -752,7 +812,7 @@ impl Host for SimulatedHost {
             root,
             headers: request.headers().into_iter().map(owned).collect(),
             body: String::from_utf8(request.body().to_vec()).expect("forms are ASCII"),
-            sent_at: self.process.now.get(),
+            sent_at: self.process.now(),
             timeout: request.timeout(),
         });
         Ok(id)
@@ -833,16 +893,14 @@ impl Host for SimulatedHost {
 impl Store for SimulatedHost {
     fn read(&self, key: &str) -> Option<Versioned> {
         self.note("read shared data");
+        self.process.on_shared_data_call();
         let (value, cas) = self.process.stored(key)?;
         Some(Versioned { value, cas })
     }
 
     fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
         self.note("write shared data");
-        let share = self.process.refused_writes.get();
-        if share > 0.0 && self.process.rng.borrow_mut().f64() < share {
-            return Err(NotWritten::Changed);
-        }
+        self.process.on_shared_data_call();
         match (self.process.stored(key), condition) {
             (Some(_), If::Absent) => return Err(NotWritten::Changed),
             (Some((_, now)), If::Unchanged(then)) if now != then => {
@@ -857,6 +915,8 @@ impl Store for SimulatedHost {
     }
 
     fn random(&self) -> u64 {
-        0x9e37_79b9_7f4a_7c15 ^ u64::from(self.process.cas.get())
+        let number = self.process.random_numbers.get() + 1;
+        self.process.random_numbers.set(number);
+        fastrand::Rng::with_seed(number).u64(..)
     }
 }

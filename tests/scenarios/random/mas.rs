@@ -1,0 +1,356 @@
+//! MAS as the simulation knows it: users, sessions, what it has answered and when, and the jobs by which it
+//! tells the homeserver.
+//!
+//! An answer shows the state of the moment in which MAS computed it; it may be delivered much later. A job
+//! is made when the state changes and runs later; like MAS's own, it sends what is true when it runs.
+
+use std::{rc::Rc, sync::LazyLock};
+
+use fastrand::Rng;
+use matrix_edge_auth::{
+    cache::revocation::{DeviceKey, Revocation, Revocations, UserKey},
+    clock::Instant,
+};
+use serde_json::{Value, json};
+
+use crate::simulated::{Process, Request, store};
+
+/// A moment: virtual milliseconds, and the step, which orders what happens in one millisecond.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment {
+    pub step: u64,
+    pub at: u64,
+}
+
+pub const SESSIONS: usize = 4;
+
+/// Tokens with the right checksum, the user and the device of each. The first user has two devices and a
+/// token without one.
+pub const TOKENS: [(&str, usize, Option<&str>); SESSIONS] = [
+    ("mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1", 0, Some("A")),
+    ("mct_qGh7iRXFLAjieIGwtXLPByYRJfDhd1_GkhVP2", 0, Some("B")),
+    ("mpt_axW7vg7OvqRxfwDbI1mInQZa8ByaHA_dl7rZ3", 0, None),
+    ("mat_mavzfVABqZ5YsOOlB1f46RfHk7hp3I_0pfwQt", 1, Some("A")),
+];
+
+/// The token that a call is about.
+pub fn session_of(body: &str) -> usize {
+    TOKENS
+        .iter()
+        .position(|(token, ..)| body.contains(token))
+        .expect("a known token")
+}
+
+/// A secret of the process, and two users whose records share a slot under it.
+pub struct World {
+    pub secret: [u8; 16],
+    pub neighbours: [String; 2],
+}
+
+/// Some worlds to choose from: it takes a while to find neighbours.
+pub static WORLDS: LazyLock<Vec<World>> = LazyLock::new(|| {
+    let mut rng = Rng::with_seed(0);
+    let secrets = std::iter::repeat_with(|| rng.u128(..).to_le_bytes());
+    let world = |secret| World {
+        secret,
+        neighbours: neighbours(secret),
+    };
+    secrets.take(8).map(world).collect()
+});
+
+fn neighbours(secret: [u8; 16]) -> [String; 2] {
+    let process = Process::new();
+    process.set_secret(secret);
+    let add = |process: &Rc<Process>, name: &str| {
+        let before = process.keys();
+        let ends = Revocation::Device(DeviceKey::of("A"));
+        Revocations::default()
+            .add(
+                &store(process),
+                &UserKey::of(name),
+                &ends,
+                Instant::default(),
+            )
+            .expect("shared data can be written");
+        process.keys() > before
+    };
+    let name = |number: usize| format!("user{number}");
+    // The first that takes no slot of its own, and whose slot that is.
+    let last = (0..).find(|number| !add(&process, &name(*number))).unwrap();
+    let shares_a_slot = |number: &usize| {
+        let process = Process::new();
+        process.set_secret(secret);
+        add(&process, &name(last));
+        !add(&process, &name(*number))
+    };
+    let first = (0..last).find(shares_a_slot).unwrap();
+    [name(first), name(last)]
+}
+
+/// The session of one token.
+#[derive(Clone, Default)]
+pub struct Session {
+    has_ended: bool,
+    pub expires_at: Option<u64>,
+    /// Whether the token counts, but for its expiry; and since when that is so.
+    pub stands: bool,
+    pub stands_since: Moment,
+}
+
+#[derive(Clone, Default)]
+struct User {
+    is_locked: bool,
+    is_deleted: bool,
+}
+
+/// What MAS said of a token, or that it failed.
+#[derive(Clone)]
+pub enum Verdict {
+    Active {
+        expires_in: Option<u64>,
+        body: Value,
+    },
+    Inactive,
+    Fault(Option<u16>, &'static str),
+}
+
+/// An answer of MAS.
+#[derive(Clone)]
+pub struct Answer {
+    pub session: usize,
+    /// When Envoy sent the question.
+    pub sent_at: u64,
+    pub computed: Moment,
+    pub delivered: Option<Moment>,
+    /// It was kept, as far as can be told.
+    pub is_kept: bool,
+    pub verdict: Verdict,
+}
+
+/// What MAS has yet to tell the homeserver.
+#[derive(Clone, Copy)]
+enum Job {
+    DeleteDevice(usize, &'static str),
+    SyncDevices(usize),
+    ProvisionUser(usize),
+    DeleteUser(usize),
+    ReactivateUser(usize),
+}
+
+/// What a request of MAS says.
+#[derive(Clone, Default)]
+pub struct Told {
+    /// Answers of "active" about these tokens are void.
+    pub active: [bool; SESSIONS],
+    /// Answers of "inactive" about this user's tokens are void.
+    pub inactive_of: Option<usize>,
+}
+
+pub struct Mas {
+    names: [String; 2],
+    users: [User; 2],
+    pub sessions: [Session; SESSIONS],
+    pub answers: Vec<Answer>,
+    jobs: Vec<Job>,
+}
+
+impl Mas {
+    pub fn new(names: [String; 2], rng: &mut Rng, now: u64) -> Self {
+        let mut mas = Self {
+            names,
+            users: std::array::from_fn(|_| User {
+                is_locked: rng.u32(..8) == 0,
+                is_deleted: false,
+            }),
+            sessions: std::array::from_fn(|_| Session {
+                has_ended: rng.u32(..4) == 0,
+                expires_at: rng.bool().then(|| now + rng.u64(1..90_000)),
+                ..Session::default()
+            }),
+            answers: Vec::new(),
+            jobs: Vec::new(),
+        };
+        mas.note_changes(Moment::default());
+        mas
+    }
+
+    pub fn user_id(&self, session: usize) -> String {
+        format!("@{}:example.org", self.names[TOKENS[session].1])
+    }
+
+    pub fn is_active(&self, session: usize, now: u64) -> bool {
+        let Session {
+            stands, expires_at, ..
+        } = self.sessions[session];
+        stands && expires_at.is_none_or(|expiry| now < expiry)
+    }
+
+    /// Computes the answer to a question about a token; returns its number.
+    pub fn compute(&mut self, session: usize, sent_at: u64, now: Moment, rng: &mut Rng) -> usize {
+        let number = self.answers.len();
+        let verdict = match rng.u32(..16) {
+            0 => Verdict::Fault(Some(500), r#"{"active":false}"#),
+            1 => Verdict::Fault(Some(200), r#"{"active":"false"}"#),
+            2 => Verdict::Fault(None, ""),
+            _ if self.is_active(session, now.at) => self.active(session, number, now.at),
+            _ => Verdict::Inactive,
+        };
+        self.answers.push(Answer {
+            session,
+            sent_at,
+            computed: now,
+            delivered: None,
+            is_kept: false,
+            verdict,
+        });
+        number
+    }
+
+    /// The client's name tells which answer this is.
+    fn active(&self, session: usize, number: usize, now: u64) -> Verdict {
+        let (_, user, device) = TOKENS[session];
+        let mut body = json!({
+            "active": true,
+            "scope": "urn:matrix:client:api:*",
+            "username": self.names[user],
+            "client_id": number.to_string(),
+        });
+        if let Some(device) = device {
+            body["device_id"] = device.into();
+        }
+        let expiry = self.sessions[session].expires_at;
+        // MAS rounds to the nearest second.
+        let expires_in = expiry.map(|expiry| (expiry - now + 500) / 1_000);
+        if let Some(seconds) = expires_in {
+            body["expires_in"] = seconds.into();
+        }
+        Verdict::Active { expires_in, body }
+    }
+
+    /// Something changes in MAS, and a job will tell of it; or a session is back, which nobody tells.
+    pub fn change(&mut self, now: Moment, rng: &mut Rng) {
+        let session = rng.usize(..SESSIONS);
+        let user = rng.usize(..self.users.len());
+        match rng.u32(..12) {
+            0..3 => self.end_session(session, now, rng),
+            3..5 => {
+                self.users[user].is_locked ^= true;
+                self.jobs.push(Job::ProvisionUser(user));
+            }
+            5 => {
+                self.users[user].is_deleted ^= true;
+                self.jobs.push(if self.users[user].is_deleted {
+                    Job::DeleteUser(user)
+                } else {
+                    Job::ReactivateUser(user)
+                });
+            }
+            6..8 => {
+                if std::mem::take(&mut self.users[user].is_locked) {
+                    self.jobs.push(Job::ProvisionUser(user));
+                }
+                if std::mem::take(&mut self.users[user].is_deleted) {
+                    self.jobs.push(Job::ReactivateUser(user));
+                }
+            }
+            _ => self.sessions[session].has_ended = false,
+        }
+        self.note_changes(now);
+    }
+
+    pub fn end_session(&mut self, session: usize, now: Moment, rng: &mut Rng) {
+        let (_, user, device) = TOKENS[session];
+        self.sessions[session].has_ended = true;
+        self.jobs.push(match device {
+            Some(device) if rng.bool() => Job::DeleteDevice(user, device),
+            _ => Job::SyncDevices(user),
+        });
+        self.note_changes(now);
+    }
+
+    fn note_changes(&mut self, now: Moment) {
+        for (session, (_, user, _)) in self.sessions.iter_mut().zip(TOKENS) {
+            let user = &self.users[user];
+            let stands = !session.has_ended && !user.is_locked && !user.is_deleted;
+            if stands != session.stands {
+                session.stands = stands;
+                session.stands_since = now;
+            }
+        }
+    }
+
+    /// Runs one of the jobs, in any order; some run twice.
+    pub fn run_a_job(&mut self, rng: &mut Rng) -> Option<(Request, Told)> {
+        let at = rng.usize(..self.jobs.len().max(1));
+        let job = *self.jobs.get(at)?;
+        if rng.u32(..6) > 0 {
+            self.jobs.swap_remove(at);
+        }
+        Some(self.run(job))
+    }
+
+    fn run(&self, job: Job) -> (Request, Told) {
+        let tokens = |user, ends: &dyn Fn(Option<&str>, &Session) -> bool| {
+            std::array::from_fn(|session| {
+                let (_, owner, device) = TOKENS[session];
+                owner == user && ends(device, &self.sessions[session])
+            })
+        };
+        let everything = |user| Told {
+            active: tokens(user, &|_, _| true),
+            inactive_of: Some(user),
+        };
+        let (endpoint, user, told, more) = match job {
+            Job::DeleteDevice(user, gone) => {
+                let active = tokens(user, &|device, _| device == Some(gone));
+                let inactive_of = None;
+                let told = Told {
+                    active,
+                    inactive_of,
+                };
+                ("delete_device", user, told, json!({"device_id": gone}))
+            }
+            Job::SyncDevices(user) => {
+                let active = tokens(user, &|device, session| {
+                    device.is_none() || session.has_ended
+                });
+                let inactive_of = None;
+                let survive = tokens(user, &|_, session| !session.has_ended);
+                let survivors = TOKENS.iter().zip(survive).filter(|(_, survives)| *survives);
+                let devices: Vec<&str> =
+                    survivors.filter_map(|((.., device), _)| *device).collect();
+                let told = Told {
+                    active,
+                    inactive_of,
+                };
+                ("sync_devices", user, told, json!({"devices": devices}))
+            }
+            Job::ProvisionUser(user) => {
+                let is_locked = self.users[user].is_locked;
+                let told = if is_locked {
+                    everything(user)
+                } else {
+                    let inactive_of = Some(user);
+                    Told {
+                        inactive_of,
+                        ..Told::default()
+                    }
+                };
+                ("provision_user", user, told, json!({"locked": is_locked}))
+            }
+            Job::DeleteUser(user) => (
+                "delete_user",
+                user,
+                everything(user),
+                json!({"erase": false}),
+            ),
+            Job::ReactivateUser(user) => ("reactivate_user", user, everything(user), json!({})),
+        };
+        let mut body = more;
+        body["localpart"] = self.names[user].as_str().into();
+        let request = Request::new("POST", &format!("/_synapse/mas/{endpoint}"))
+            .bearer("secret")
+            .body(body.to_string());
+        (request, told)
+    }
+}

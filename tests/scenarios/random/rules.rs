@@ -1,0 +1,542 @@
+//! The rules, and what must be remembered to check them.
+//!
+//! What happens in one step counts as happening at once: where its order matters, the rules are lenient.
+
+use matrix_edge_auth::host::{RootId, StreamId};
+use serde_json::Value;
+
+use super::{
+    EndKind, NEGATIVE_TTL, ROOMY, Scenario, TIMEOUT, TTL, WINDOW,
+    mas::{Answer, Moment, SESSIONS, TOKENS, Told, Verdict, session_of},
+};
+use crate::{
+    not_active,
+    simulated::{Call, Fate},
+    unable,
+};
+
+/// How long after an invalidation an answer may still be served, by contract.
+const INVALIDATION: u64 = 1_000;
+
+/// After a call's timeout its answer counts as lost.
+const LOST_AFTER: u64 = 500;
+
+/// How long a lease holds that is not renewed.
+const LEASE: u64 = 1_000;
+
+/// Longest time between two ticks of a worker.
+const BETWEEN_TICKS: u64 = 475;
+
+/// Longest that a request waits: one call, the lease of a lost worker, one more call, and the next tick.
+pub const PATIENCE: u64 = 2 * (TIMEOUT + LOST_AFTER) + LEASE + BETWEEN_TICKS;
+
+/// Longest that a request waits while nobody asks: until the lease has run out twice at the most.
+const UNATTENDED: u64 = 2 * LEASE + BETWEEN_TICKS;
+
+/// An active answer is renewed this long before its end; a worker's own clock runs up to a second ahead.
+const RENEWAL: u64 = TTL / 10 + 1_000;
+
+/// How long another refusal of a token by the homeserver says nothing new to a worker.
+pub const DOUBT: u64 = 10_000;
+
+/// A request that is not decided.
+#[derive(Clone, Copy)]
+pub struct Open {
+    pub session: usize,
+    pub since: Moment,
+    /// Its place among the charges of its source.
+    pub charge: Option<usize>,
+}
+
+/// A call whose answer never comes.
+pub struct Lost {
+    pub worker: usize,
+    pub root: RootId,
+    pub session: usize,
+    /// When the worker gives it up.
+    pub until: u64,
+    /// It counts as under way until then.
+    pub is_counted: bool,
+}
+
+impl Lost {
+    pub fn new(worker: usize, call: &Call) -> Self {
+        Self {
+            worker,
+            root: call.root,
+            session: session_of(&call.body),
+            until: call.sent_at.as_millis() + TIMEOUT + LOST_AFTER,
+            is_counted: true,
+        }
+    }
+}
+
+/// What is remembered of one token.
+#[derive(Default)]
+pub struct Memory {
+    /// The answer that the shared cache holds for certain.
+    kept: Option<Kept>,
+    /// When something last made the edge forget answers about it.
+    forgotten_at: u64,
+    /// Since then, answers of "active" from before no longer count.
+    ends: Vec<Change>,
+    /// Since then, answers of "inactive" from before no longer count.
+    revivals: Vec<Change>,
+    /// When a call last failed.
+    pub failed: Option<Moment>,
+    /// When a call was last under way.
+    attended_at: u64,
+    /// When a call last went with its root, and left its lease behind.
+    orphaned_at: u64,
+}
+
+impl Memory {
+    /// A call has gone with its root. If its lease was void, the next call's is too.
+    pub fn orphan(&mut self, now: Moment) {
+        self.orphaned_at = now.at;
+    }
+
+    /// A call is given up whose answer never came.
+    pub fn give_up(&mut self, now: Moment) {
+        self.failed = Some(now);
+        self.attended_at = now.at;
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Kept {
+    since: u64,
+    is_active: bool,
+    /// An answer of "inactive" whose user is known.
+    has_user: bool,
+    until: u64,
+}
+
+/// A change in MAS that the edge was told of.
+#[derive(Debug)]
+struct Change {
+    told: Moment,
+    changed: Moment,
+}
+
+/// Notes of what is about to happen.
+impl Scenario {
+    pub(super) fn note_answer(&mut self, number: usize) {
+        let now = self.now();
+        let answer = &mut self.mas.answers[number];
+        answer.delivered = Some(now);
+        let memory = &mut self.memory[answer.session];
+        let is_outdated = memory.forgotten_at >= answer.sent_at
+            || memory.orphaned_at + LEASE + BETWEEN_TICKS > answer.sent_at;
+        let kept = match &answer.verdict {
+            Verdict::Fault(..) => {
+                memory.failed = Some(now);
+                return;
+            }
+            Verdict::Active { expires_in, .. } => Kept {
+                since: now.step,
+                is_active: true,
+                has_user: true,
+                until: answer.sent_at + expires_in.map_or(TTL, |left| TTL.min(left * 1_000)),
+            },
+            Verdict::Inactive => {
+                if !is_outdated {
+                    memory.ends.push(Change {
+                        told: now,
+                        changed: answer.computed,
+                    });
+                }
+                Kept {
+                    since: now.step,
+                    is_active: false,
+                    has_user: memory.kept.is_some_and(|kept| kept.is_active),
+                    until: answer.sent_at + NEGATIVE_TTL,
+                }
+            }
+        };
+        answer.is_kept = !is_outdated;
+        memory.kept = Some(kept).filter(|kept| !is_outdated && now.at < kept.until);
+    }
+
+    /// MAS tells the homeserver, or the homeserver agrees.
+    pub(super) fn note_told(&mut self, told: &Told) {
+        for (session, (_, user, ..)) in TOKENS.iter().enumerate() {
+            let is_of_user = told.inactive_of == Some(*user);
+            if told.active[session] {
+                self.forget(session, true);
+                self.note_end(session);
+            }
+            if is_of_user {
+                self.note_revival(session);
+            }
+            let kept = self.memory[session].kept;
+            let is_negative = kept.is_some_and(|kept| !kept.is_active);
+            let has_user = kept.is_some_and(|kept| kept.has_user);
+            if is_of_user || (is_negative && !has_user && told.inactive_of.is_some()) {
+                self.forget(session, false);
+            }
+            if told.inactive_of.is_some() {
+                // An answer of "inactive" that is on its way is of an unknown user.
+                let now = self.now();
+                let memory = &mut self.memory[session];
+                memory.forgotten_at = now.at;
+                memory.kept = memory.kept.filter(|kept| kept.since < now.step);
+            }
+            if self.settings.has_neighbours {
+                // A record that is displaced voids everything of both users.
+                self.forget(session, true);
+                self.forget(session, false);
+            }
+        }
+    }
+
+    pub(super) fn note_session_end(&mut self, session: usize, kind: EndKind) {
+        self.forget(session, true);
+        self.note_end(session);
+        if kind == EndKind::LogoutAll {
+            // If it is known whose token it was, everything is forgotten of the user.
+            for other in 0..SESSIONS {
+                self.forget(other, true);
+                self.forget(other, false);
+            }
+        }
+    }
+
+    pub(super) fn note_refusal(&mut self, session: usize) {
+        self.forget(session, true);
+        self.note_end(session);
+    }
+
+    /// The edge may forget this kind of answer.
+    fn forget(&mut self, session: usize, active: bool) {
+        let now = self.now();
+        let memory = &mut self.memory[session];
+        memory.forgotten_at = now.at;
+        let remains = |kept: &Kept| kept.is_active != active && kept.since < now.step;
+        memory.kept = memory.kept.filter(remains);
+    }
+
+    fn note_end(&mut self, session: usize) {
+        let told = self.now();
+        let now = &self.mas.sessions[session];
+        if !now.stands {
+            let changed = now.stands_since;
+            self.memory[session].ends.push(Change { told, changed });
+        }
+    }
+
+    fn note_revival(&mut self, session: usize) {
+        let told = self.now();
+        let now = &self.mas.sessions[session];
+        if now.stands {
+            let changed = now.stands_since;
+            self.memory[session].revivals.push(Change { told, changed });
+        }
+    }
+}
+
+/// What must hold after every step.
+impl Scenario {
+    pub(super) fn check(&mut self) {
+        self.check_calls();
+        let open = std::mem::take(&mut self.open);
+        for ((worker, stream), request) in open {
+            if self.is_undecided(worker, stream, request) {
+                self.open.insert((worker, stream), request);
+            }
+        }
+        let now = self.now();
+        for member in &mut self.members {
+            let worker = member.worker.borrow();
+            if std::mem::replace(&mut member.queues, worker.queues()) != worker.queues() {
+                // A queue may come with messages from before.
+                member.mail_read = Moment::default();
+            }
+            if member.reachable_since.is_some() && !worker.has_mail() {
+                member.mail_read = now;
+            }
+            let local = worker.local_entries();
+            assert!(
+                local <= self.settings.local_entries,
+                "a worker's own cache is bounded"
+            );
+        }
+    }
+
+    fn check_calls(&mut self) {
+        let now = self.now();
+        let cap = self.settings.max_in_flight;
+        let mut asked = [0; SESSIONS];
+        for at in 0..self.members.len() {
+            let calls = self.members[at].worker.borrow().calls();
+            let lost = self
+                .lost
+                .iter()
+                .filter(|lost| lost.worker == at && lost.is_counted);
+            let (known, uncertain) = lost.fold((0, 0), |(known, all), lost| {
+                (known + usize::from(now.at < lost.until), all + 1)
+            });
+            assert!(
+                calls.len() + known <= cap,
+                "the cap on calls in flight is kept"
+            );
+            if calls.len() + uncertain >= cap {
+                self.full = Some(now);
+            }
+            for call in calls {
+                let session = session_of(&call.body);
+                asked[session] += 1;
+                if call.id > self.members[at].newest_call {
+                    self.members[at].newest_call = call.id;
+                    self.check_reason_to_ask(session, now.at);
+                }
+            }
+        }
+        for (memory, asked) in self.memory.iter_mut().zip(asked) {
+            assert!(asked <= 1, "one call per token in the whole process");
+            if asked > 0 {
+                memory.attended_at = now.at;
+            }
+        }
+    }
+
+    fn check_reason_to_ask(&self, session: usize, now: u64) {
+        let Some(kept) = self.memory[session].kept else {
+            return;
+        };
+        let renews = kept.is_active && self.settings.refresh_ahead;
+        let until = kept.until - if renews { RENEWAL } else { 0 };
+        assert!(
+            now >= until || self.settings.slots < ROOMY,
+            "one answer per token and TTL"
+        );
+    }
+
+    fn is_undecided(&mut self, worker: usize, stream: StreamId, request: Open) -> bool {
+        let Open { session, since, .. } = request;
+        let now = self.now();
+        let fate = self.members[worker].worker.borrow().fate(stream);
+        let is_client = request.charge.is_some();
+        match fate {
+            Fate::Held => {
+                assert!(
+                    now.at - since.at < PATIENCE,
+                    "nobody waits past the deadline"
+                );
+                self.check_reason_to_wait(worker, request);
+                return true;
+            }
+            Fate::Forwarded { user_id, device_id } if is_client => {
+                assert_eq!(user_id, Some(self.mas.user_id(session)));
+                assert_eq!(device_id.as_deref(), TOKENS[session].2);
+                let seen = self.members[worker]
+                    .worker
+                    .borrow()
+                    .seen_by_homeserver(stream);
+                let number = std::str::from_utf8(seen.value("x-client").unwrap()).unwrap();
+                self.check_active(request, number.parse().unwrap());
+                if let Some(charge) = request.charge {
+                    self.charges[charge].2 = Some(now.step);
+                }
+                if self.rng.u32(..8) == 0 {
+                    self.forwarded.push((worker, stream, session));
+                }
+            }
+            Fate::Forwarded { .. } => {
+                // In the last second of its life MAS itself speaks of a token.
+                let expiry = self.mas.sessions[session].expires_at;
+                let ends =
+                    expiry.is_some_and(|expiry| now.at + 1_500 + TIMEOUT + LOST_AFTER >= expiry);
+                assert!(ends, "the homeserver's question is answered");
+            }
+            Fate::Answered(200, body) => self.check_body(request, &body),
+            fate if fate == not_active() => self.check_inactive(request),
+            Fate::Answered(429, _) => self.check_budget(request),
+            Fate::Answered(503, body) => {
+                let expected = if is_client { unable() } else { unavailable() };
+                assert_eq!(Fate::Answered(503, body), expected);
+                self.check_reason_to_fail(worker, request);
+            }
+            fate => panic!("{fate:?}"),
+        }
+        false
+    }
+
+    /// An answer of "active" is served.
+    fn check_active(&self, Open { session, since, .. }: Open, number: usize) {
+        let answer = &self.mas.answers[number];
+        assert_eq!(answer.session, session, "an identity is that of the token");
+        assert!(answer.delivered.is_some(), "active only if MAS said so");
+        if since.at >= answer.sent_at + TTL {
+            assert!(
+                since.at < answer.sent_at + TTL + self.settings.stale,
+                "nothing is served past its TTL"
+            );
+            let has_failed =
+                |failed: Option<Moment>| failed.is_some_and(|failed| failed.at >= answer.sent_at);
+            assert!(
+                // Another worker may have told of an earlier failure late.
+                has_failed(self.memory[session].failed)
+                    || has_failed(self.full)
+                    || self.members.len() > 1,
+                "stale answers only after a failure"
+            );
+        }
+        let expiry = self.mas.sessions[session].expires_at;
+        // Who has waited for the answer gets it, however long it took.
+        let is_cached = answer.delivered.is_some_and(|delivered| delivered < since);
+        let expired = expiry.is_some_and(|expiry| is_cached && since.at >= expiry + 500);
+        assert!(!expired, "nothing is served past its expiry");
+        let ended = self.memory[session]
+            .ends
+            .iter()
+            .any(|end| since.at > end.told.at + INVALIDATION && answer.computed < end.changed);
+        assert!(!ended, "nothing is served long after an invalidation");
+    }
+
+    /// A token is called inactive.
+    fn check_inactive(&self, Open { session, since, .. }: Open) {
+        let expiry = self.mas.sessions[session].expires_at;
+        if expiry.is_some_and(|expiry| self.now().at >= expiry) {
+            return;
+        }
+        let said = |answer: &Answer| matches!(answer.verdict, Verdict::Inactive);
+        let answers = self
+            .mas
+            .answers
+            .iter()
+            .filter(|answer| answer.session == session);
+        let inactive: Vec<_> = answers
+            .clone()
+            .filter(|answer| said(answer) && answer.delivered.is_some())
+            .filter(|answer| since.at < answer.sent_at + NEGATIVE_TTL)
+            .collect();
+        assert!(
+            !inactive.is_empty(),
+            "401 only if MAS said inactive or the expiry has passed"
+        );
+        let revoked = |answer: &Answer| {
+            self.memory[session]
+                .revivals
+                .iter()
+                .any(|revival| revival.told.step < since.step && answer.computed < revival.changed)
+        };
+        let inactive: Vec<_> = inactive
+            .into_iter()
+            .filter(|answer| !revoked(answer))
+            .collect();
+        assert!(!inactive.is_empty(), "no 401 after MAS told of a revival");
+        let active = answers.filter(|answer| !said(answer) && answer.is_kept);
+        let last_active = active
+            .filter_map(|answer| answer.delivered)
+            .filter(|at| *at < since)
+            .max();
+        assert!(
+            inactive
+                .iter()
+                .any(|answer| answer.delivered >= last_active),
+            "no 401 after MAS said active"
+        );
+    }
+
+    /// The homeserver gets an answer.
+    fn check_body(&self, request: Open, body: &str) {
+        if body == crate::INACTIVE {
+            self.check_inactive(request);
+            return;
+        }
+        let told: Value = serde_json::from_str(body).unwrap();
+        let number: usize = told["client_id"].as_str().unwrap().parse().unwrap();
+        self.check_active(request, number);
+        let answer = &self.mas.answers[number];
+        let Verdict::Active {
+            body: said,
+            expires_in,
+        } = &answer.verdict
+        else {
+            panic!("MAS said no such thing");
+        };
+        let mut said = said.clone();
+        if expires_in.is_some() {
+            said["expires_in"] = told["expires_in"].clone();
+            let left = told["expires_in"].as_u64().unwrap() * 1_000;
+            let expiry = self.mas.sessions[request.session].expires_at.unwrap();
+            let call = answer.delivered.unwrap().at - answer.computed.at;
+            assert!(
+                self.now().at + left <= expiry + 500 + call,
+                "the life that is left is not overstated"
+            );
+        }
+        assert_eq!(said.to_string(), body, "the answer is MAS's own");
+    }
+
+    fn check_budget(&self, Open { charge, .. }: Open) {
+        let charge = charge.expect("a client's request");
+        let (now, source, _) = self.charges[charge];
+        let spent = self
+            .charges
+            .iter()
+            .enumerate()
+            .filter(|(at, (then, of, active))| {
+                let is_other = *at != charge && *of == source && then.at + WINDOW > now.at;
+                is_other && active.is_none_or(|step| step >= now.step)
+            });
+        let budget = self.settings.budget.expect("there is a budget");
+        assert!(spent.count() >= budget, "429 only if the budget is spent");
+    }
+
+    /// Without a verdict there was a failure, a lost call, or a cap; perhaps another worker's.
+    fn check_reason_to_fail(&self, worker: usize, Open { session, since, .. }: Open) {
+        let heard = self.members[worker].mail_read.step;
+        let recent = |moment: Option<Moment>| {
+            moment.is_some_and(|moment| moment.step >= heard.min(since.step))
+        };
+        assert!(
+            recent(self.memory[session].failed)
+                || recent(self.full)
+                || self.now().at - since.at >= PATIENCE - BETWEEN_TICKS,
+            "a 503 has a cause"
+        );
+    }
+
+    /// A request that waits will be told, or somebody's lease runs out.
+    fn check_reason_to_wait(&self, worker: usize, Open { session, since, .. }: Open) {
+        let now = self.now().at;
+        let member = &self.members[worker];
+        let lost = self.lost.iter().filter(|lost| lost.session == session);
+        let attended_at = self.memory[session].attended_at;
+        let attended_until = lost
+            .map(|lost| lost.until)
+            .max()
+            .max(Some(attended_at))
+            .unwrap();
+        assert!(
+            now < attended_until.max(since.at) + UNATTENDED,
+            "who waits has something to wait for"
+        );
+        let is_reachable = member
+            .reachable_since
+            .is_some_and(|since| since + 1_100 < attended_at);
+        let is_told = is_reachable && !member.worker.borrow().has_mail();
+        let is_certain = !self.settings.interferes && self.last_loss + 2 * UNATTENDED < now;
+        assert!(
+            !(is_told && is_certain && attended_at < now),
+            "who waits is answered by the hint"
+        );
+    }
+
+    pub(super) fn check_memory(&self) {
+        let tables = 2 * self.settings.slots as usize;
+        let leases = 2 * SESSIONS;
+        let budgets = 4;
+        let users_and_nobody = 3;
+        let seed_and_epoch = 2;
+        let bound = tables + leases + budgets + users_and_nobody + self.vms + seed_and_epoch;
+        assert!(self.process.keys() <= bound, "bounded keys");
+    }
+}
+
+fn unavailable() -> Fate {
+    let body = r#"{"error":"temporarily_unavailable","error_description":"Unable to introspect the token"}"#;
+    Fate::Answered(503, body.to_owned())
+}

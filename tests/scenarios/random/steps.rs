@@ -1,0 +1,484 @@
+//! The steps: what may happen to the workers.
+//!
+//! What a step means to the rules is noted before it is carried out. So a step of another worker can be
+//! carried out in the middle of it.
+
+use std::{cell::Cell, rc::Rc, time::Duration};
+
+use matrix_edge_auth::{
+    host::{CallId, StreamId},
+    mas::introspection::IntrospectionResponse,
+    worker::Plugin,
+};
+
+use super::{
+    EndKind, Role, Scenario, SessionEnd, Telling,
+    mas::{SESSIONS, TOKENS, Told, Verdict, session_of},
+    rules::{DOUBT, Lost, Open, PATIENCE},
+};
+use crate::{
+    simulated::{Call, Request, SimulatedWorker},
+    whoami,
+};
+
+/// How often a worker ticks, and how much later that may be.
+const TICK: u64 = 250;
+const LATE: u64 = 100;
+
+/// Time passes in pieces of this many milliseconds at the most.
+const PIECE: u64 = 125;
+
+/// What happens to one worker.
+enum Action {
+    Request(Rc<Plugin>, Request, Purpose),
+    Answer(CallId, Option<u16>, String),
+    Response(StreamId, u16, &'static str),
+    Hints,
+    Tick,
+}
+
+/// What a request is for.
+enum Purpose {
+    Decide { session: usize, source: usize },
+    Answer { session: usize },
+    End { session: usize, kind: EndKind },
+    Tell(Told),
+}
+
+/// Carries an action out. The stream, if it is a request.
+fn perform(worker: &mut SimulatedWorker, action: Action) -> Option<(StreamId, Purpose)> {
+    match action {
+        Action::Request(plugin, request, purpose) => {
+            return Some((worker.request(&plugin, request), purpose));
+        }
+        Action::Answer(call, status, body) => {
+            let response = IntrospectionResponse {
+                status,
+                content_type: status.map(|_| &b"application/json"[..]),
+                body: status.map(|_| body.as_bytes()),
+            };
+            worker.respond(call, response);
+        }
+        Action::Response(stream, status, body) => worker.response(stream, status, &[body]),
+        Action::Hints => drop(worker.deliver()),
+        Action::Tick => worker.tick(),
+    }
+    None
+}
+
+impl Scenario {
+    pub(super) fn take_a_step(&mut self) {
+        self.step += 1;
+        let worker = self.rng.usize(..self.members.len());
+        match self.rng.u32(..200) {
+            0..80 => self.act(worker, Self::client_request),
+            80..96 => self.act(worker, Self::homeserver_request),
+            96..110 => self.compute(worker),
+            110..142 => self.act(worker, Self::answer),
+            142..146 => self.hang_up(worker),
+            146..164 => {
+                let millis = self.rng.u64(1..2_000);
+                self.pass_time(millis);
+            }
+            164..169 => {
+                let now = self.now();
+                self.mas.change(now, &mut self.rng);
+            }
+            169..174 => self.act(worker, Self::tell),
+            174..178 => self.act(worker, Self::session_end),
+            178..184 => self.act_of_any(|scenario| scenario.response(None)),
+            184..186 => self.act_of_any(Self::refusal),
+            186..188 => self.lose_a_call(worker),
+            188..195 => self.act(worker, |_, _| Some(Action::Hints)),
+            195..197 => self.worker(worker, |worker| worker.lose_hints()),
+            197..199 => self.replace_a_configuration(),
+            _ => self.fail_a_vm(worker),
+        }
+        self.check();
+    }
+
+    pub(super) fn let_everyone_be_answered(&mut self) {
+        self.settings.interferes = false;
+        let until = self.now().at + PATIENCE + TICK;
+        while !self.open.is_empty() && self.now().at < until {
+            self.pass_time(TICK);
+        }
+    }
+
+    fn worker<T>(&self, worker: usize, f: impl FnOnce(&mut SimulatedWorker) -> T) -> T {
+        f(&mut self.members[worker].worker.borrow_mut())
+    }
+
+    fn act_of_any(&mut self, choose: impl FnOnce(&mut Self) -> Option<(usize, Action)>) {
+        if let Some((worker, action)) = choose(self) {
+            self.carry_out(worker, action);
+        }
+    }
+
+    fn act(&mut self, worker: usize, choose: impl FnOnce(&mut Self, usize) -> Option<Action>) {
+        if let Some(action) = choose(self, worker) {
+            self.carry_out(worker, action);
+        }
+    }
+
+    /// Carries an action out, and perhaps one of another worker in the middle of it.
+    fn carry_out(&mut self, worker: usize, action: Action) {
+        let done = Rc::new(Cell::new(None));
+        let intruder = self.intruder(worker);
+        let other = intruder.as_ref().map(|(other, _)| *other);
+        if let Some((other, action)) = intruder {
+            let (at, done) = (Rc::clone(&self.members[other].worker), Rc::clone(&done));
+            self.process.interfere(self.rng.usize(..12), move || {
+                done.set(perform(&mut at.borrow_mut(), action));
+            });
+        }
+        let own = self.worker(worker, |worker| perform(worker, action));
+        self.process.catch_up();
+        self.note_request(worker, own);
+        if let Some(other) = other {
+            self.note_request(other, done.take());
+        }
+    }
+
+    fn intruder(&mut self, worker: usize) -> Option<(usize, Action)> {
+        if !self.settings.interferes || self.rng.bool() {
+            return None;
+        }
+        let other = self.rng.usize(..self.members.len());
+        if other == worker {
+            return None;
+        }
+        let action = match self.rng.u32(..10) {
+            0..3 => self.client_request(other),
+            3 => self.homeserver_request(other),
+            4..7 => self.answer(other),
+            7 => self.tell(other),
+            8 => return self.response(Some(worker)),
+            _ => Some(Action::Hints),
+        };
+        action.map(|action| (other, action))
+    }
+
+    fn note_request(&mut self, worker: usize, request: Option<(StreamId, Purpose)>) {
+        let Some((stream, purpose)) = request else {
+            return;
+        };
+        let now = self.now();
+        self.members[worker].reachable_since.get_or_insert(now.at);
+        let (session, charge) = match purpose {
+            Purpose::Decide { session, source } => {
+                self.charges.push((now, source, None));
+                (session, Some(self.charges.len() - 1))
+            }
+            Purpose::Answer { session } => (session, None),
+            Purpose::End { session, kind } => {
+                self.session_ends.push(SessionEnd {
+                    worker,
+                    stream,
+                    session,
+                    kind,
+                    status: None,
+                });
+                return;
+            }
+            Purpose::Tell(told) => {
+                self.tellings.push(Telling {
+                    worker,
+                    stream,
+                    told,
+                });
+                return;
+            }
+        };
+        let open = Open {
+            session,
+            since: now,
+            charge,
+        };
+        self.open.insert((worker, stream), open);
+    }
+
+    fn plugin(&mut self, role: Role) -> Rc<Plugin> {
+        let of_role = self.configured.iter().filter(|one| one.role == role);
+        let chosen = self.rng.choice(of_role.collect::<Vec<_>>());
+        Rc::clone(&chosen.expect("every role is configured").plugin)
+    }
+
+    fn client_request(&mut self, _: usize) -> Option<Action> {
+        let session = self.rng.usize(..SESSIONS);
+        let source = self.rng.usize(..2);
+        let request = whoami(TOKENS[session].0).source(["192.0.2.1", "192.0.2.2"][source]);
+        let purpose = Purpose::Decide { session, source };
+        Some(Action::Request(
+            self.plugin(Role::Gateway),
+            request,
+            purpose,
+        ))
+    }
+
+    fn homeserver_request(&mut self, _: usize) -> Option<Action> {
+        let session = self.rng.usize(..SESSIONS);
+        let form = format!("token={}&token_type_hint=access_token", TOKENS[session].0);
+        let request = Request::new("POST", "/oauth2/introspect")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("x-mas-supports-device-id", "1")
+            .bearer("secret")
+            .body(form);
+        let purpose = Purpose::Answer { session };
+        Some(Action::Request(
+            self.plugin(Role::Introspection),
+            request,
+            purpose,
+        ))
+    }
+
+    fn choose_call(&mut self, worker: usize) -> Option<Call> {
+        let calls = self.worker(worker, |worker| worker.calls());
+        self.rng.choice(calls)
+    }
+
+    /// MAS computes the answer to a call, unless it has.
+    fn compute(&mut self, worker: usize) {
+        if let Some(call) = self.choose_call(worker) {
+            self.answer_to(worker, &call);
+        }
+    }
+
+    fn answer_to(&mut self, worker: usize, call: &Call) -> usize {
+        if let Some(answer) = self.computed.get(&(worker, call.id)) {
+            return *answer;
+        }
+        let (session, sent_at) = (session_of(&call.body), call.sent_at.as_millis());
+        let now = self.now();
+        let answer = self.mas.compute(session, sent_at, now, &mut self.rng);
+        self.computed.insert((worker, call.id), answer);
+        answer
+    }
+
+    /// An answer is delivered.
+    fn answer(&mut self, worker: usize) -> Option<Action> {
+        let call = self.choose_call(worker)?;
+        let number = self.answer_to(worker, &call);
+        self.computed.remove(&(worker, call.id));
+        self.note_answer(number);
+        Some(match &self.mas.answers[number].verdict {
+            Verdict::Active { body, .. } => Action::Answer(call.id, Some(200), body.to_string()),
+            Verdict::Inactive => Action::Answer(call.id, Some(200), crate::INACTIVE.into()),
+            Verdict::Fault(status, body) => Action::Answer(call.id, *status, (*body).into()),
+        })
+    }
+
+    fn hang_up(&mut self, worker: usize) {
+        let mine = self.open.keys().filter(|(at, _)| *at == worker).copied();
+        let Some(key) = self.rng.choice(mine.collect::<Vec<_>>()) else {
+            return;
+        };
+        self.open.remove(&key);
+        self.worker(worker, |worker| worker.hang_up(key.1));
+    }
+
+    /// Time passes, and the workers tick, some of them late.
+    fn pass_time(&mut self, millis: u64) {
+        let mut left = millis;
+        while left > 0 {
+            let piece = left.min(PIECE);
+            left -= piece;
+            self.process.advance(Duration::from_millis(piece));
+            for worker in 0..self.members.len() {
+                let now = self.now().at;
+                let member = &mut self.members[worker];
+                if now - member.ticked_at >= TICK + member.late {
+                    member.ticked_at = now;
+                    member.late = self.rng.choice([0, 0, 0, LATE]).unwrap();
+                    self.step += 1;
+                    self.note_tick(worker);
+                    self.carry_out(worker, Action::Tick);
+                    self.check();
+                }
+            }
+            self.check();
+        }
+    }
+
+    /// Calls that time out, and calls that were lost, fail at the tick.
+    fn note_tick(&mut self, worker: usize) {
+        let now = self.now();
+        for call in self.worker(worker, |worker| worker.timed_out()) {
+            self.computed.remove(&(worker, call.id));
+            self.memory[session_of(&call.body)].failed = Some(now);
+        }
+        for lost in self
+            .lost
+            .extract_if(.., |lost| lost.worker == worker && lost.until <= now.at)
+        {
+            self.memory[lost.session].give_up(now);
+        }
+    }
+
+    /// MAS tells the homeserver something.
+    fn tell(&mut self, _: usize) -> Option<Action> {
+        let (request, told) = self.mas.run_a_job(&mut self.rng)?;
+        if !self.settings.is_injected {
+            self.note_told(&told);
+        }
+        let plugin = self.plugin(Role::Provisioning);
+        Some(Action::Request(plugin, request, Purpose::Tell(told)))
+    }
+
+    /// A client ends a session.
+    fn session_end(&mut self, _: usize) -> Option<Action> {
+        let session = self.rng.usize(..SESSIONS);
+        let token = TOKENS[session].0;
+        let (kind, request) = match self.rng.u32(..5) {
+            0..2 => (
+                EndKind::Logout,
+                Request::new("POST", "/_matrix/client/v3/logout").bearer(token),
+            ),
+            2 => (
+                EndKind::LogoutAll,
+                Request::new("POST", "/_matrix/client/v3/logout/all").bearer(token),
+            ),
+            _ => (
+                EndKind::Revocation,
+                Request::new("POST", "/oauth2/revoke").body(format!("token={token}")),
+            ),
+        };
+        let purpose = Purpose::End { session, kind };
+        Some(Action::Request(
+            self.plugin(Role::Gateway),
+            request,
+            purpose,
+        ))
+    }
+
+    /// MAS answers a client that ends a session, or the homeserver answers MAS, through any worker but this.
+    fn response(&mut self, except: Option<usize>) -> Option<(usize, Action)> {
+        if self.rng.bool() {
+            let tellings = self.tellings.iter().enumerate();
+            let others = tellings.filter(|(_, telling)| Some(telling.worker) != except);
+            let (at, _) = self.rng.choice(others.collect::<Vec<_>>())?;
+            let Telling {
+                worker,
+                stream,
+                told,
+            } = self.tellings.swap_remove(at);
+            let status = self.rng.choice([200, 200, 201, 500]).unwrap();
+            if status < 300 {
+                self.note_told(&told);
+            }
+            return Some((worker, Action::Response(stream, status, "{}")));
+        }
+        let ends = self.session_ends.iter().enumerate();
+        let others = ends.filter(|(_, end)| Some(end.worker) != except);
+        let (at, _) = self.rng.choice(others.collect::<Vec<_>>())?;
+        let SessionEnd {
+            worker,
+            stream,
+            session,
+            kind,
+            status,
+        } = self.session_ends[at];
+        let Some(status) = status else {
+            self.session_ends[at].status = Some(self.end_session(session, kind));
+            return None;
+        };
+        self.session_ends.swap_remove(at);
+        if status == 200 {
+            self.note_session_end(session, kind);
+        }
+        Some((worker, Action::Response(stream, status, "{}")))
+    }
+
+    /// MAS does what a client asked for. Its status.
+    fn end_session(&mut self, session: usize, kind: EndKind) -> u16 {
+        self.step += 1;
+        let now = self.now();
+        let is_compat = TOKENS[session].0.starts_with("mct_");
+        match kind {
+            EndKind::Revocation if is_compat => {}
+            EndKind::Revocation => self.mas.end_session(session, now, &mut self.rng),
+            _ if !self.mas.is_active(session, now.at) => return 401,
+            EndKind::Logout => self.mas.end_session(session, now, &mut self.rng),
+            EndKind::LogoutAll => {
+                for other in (0..SESSIONS).filter(|other| TOKENS[*other].1 == TOKENS[session].1) {
+                    self.mas.end_session(other, now, &mut self.rng);
+                }
+            }
+        }
+        200
+    }
+
+    /// The homeserver refuses a token that went on as active, rightly or wrongly.
+    fn refusal(&mut self) -> Option<(usize, Action)> {
+        let at = self.rng.usize(..self.forwarded.len().max(1));
+        self.forwarded.get(at)?;
+        let (worker, stream, session) = self.forwarded.swap_remove(at);
+        let now = self.now().at;
+        let until = self.doubted.entry((worker, session)).or_default();
+        if *until <= now {
+            *until = now + DOUBT;
+            self.note_refusal(session);
+        }
+        let body = r#"{"errcode":"M_UNKNOWN_TOKEN","error":"Token is not active"}"#;
+        Some((worker, Action::Response(stream, 401, body)))
+    }
+
+    fn lose_a_call(&mut self, worker: usize) {
+        if let Some(call) = self.choose_call(worker) {
+            self.worker(worker, |worker| worker.lose(call.id));
+            self.note_lost(worker, &call);
+        }
+    }
+
+    fn note_lost(&mut self, worker: usize, call: &Call) {
+        self.computed.remove(&(worker, call.id));
+        self.last_loss = self.now().at;
+        self.lost.push(Lost::new(worker, call));
+    }
+
+    /// A new configuration takes the place of an older one, whose remaining clients hang up.
+    fn replace_a_configuration(&mut self) {
+        let at = self.rng.usize(..self.configured.len());
+        let old = self.configured.remove(at);
+        self.configure(old.role);
+        for at in 0..self.members.len() {
+            for stream in self.worker(at, |worker| worker.held_by(&old.plugin)) {
+                self.open.remove(&(at, stream));
+                self.worker(at, |worker| worker.hang_up(stream));
+            }
+            for call in self.worker(at, |worker| worker.calls()) {
+                if call.root == old.root {
+                    self.note_lost(at, &call);
+                }
+            }
+            let now = self.now();
+            let lost = self.lost.iter_mut();
+            for lost in lost.filter(|lost| lost.worker == at && lost.root == old.root) {
+                lost.is_counted = false;
+                self.memory[lost.session].orphan(now);
+            }
+            self.worker(at, |worker| worker.drop_root(old.root));
+            self.members[at].go_out_of_reach();
+        }
+    }
+
+    /// A VM fails. What it held stays unanswered, which nothing in it can help.
+    fn fail_a_vm(&mut self, worker: usize) {
+        self.open.retain(|(at, _), _| *at != worker);
+        self.computed.retain(|(at, _), _| *at != worker);
+        self.doubted.retain(|(at, _), _| *at != worker);
+        self.session_ends.retain(|end| end.worker != worker);
+        self.tellings.retain(|telling| telling.worker != worker);
+        self.forwarded.retain(|(at, ..)| *at != worker);
+        let now = self.now();
+        for lost in self.lost.extract_if(.., |lost| lost.worker == worker) {
+            self.memory[lost.session].give_up(now);
+        }
+        self.worker(worker, SimulatedWorker::reload);
+        let member = &mut self.members[worker];
+        member.newest_call = CallId(0);
+        member.go_out_of_reach();
+        self.vms += 1;
+        self.last_loss = now.at;
+    }
+}
