@@ -205,7 +205,7 @@ async fn all_workers_of_both_listeners_make_one_call() {
     .await;
     let mut clients = connections_to(edge.envoy.addr(), "/", EACH).await;
     let mut homeservers = connections_to(edge.envoy.listener(NAME), "/health", EACH).await;
-    assert_eq!(workers::served(&edge, "active").await, [2 * EACH; WORKERS]);
+    assert_eq!(workers::served(&edge, "active").await, [EACH; WORKERS]);
     let all = EACH * WORKERS;
     let mut calls = Vec::new();
     for run in 0..RUNS {
