@@ -247,3 +247,27 @@ async fn start_at(clock: Clock, changes: Value) -> Edge {
 fn balance_connections(config: &mut Value) {
     bootstrap::listener(config)["connection_balance_config"] = json!({"exact_balance": {}});
 }
+
+/// What the README says a cached session takes, of the memory that Envoy has allocated: shared data, without the
+/// memory of the VMs.
+#[tokio::test]
+async fn a_session_takes_about_600_bytes_of_shared_data() {
+    const SESSIONS: usize = 4_000;
+    let edge = Edge::start(json!({"cache": {"local_entries": 0}})).await;
+    let mut connection = Connection::open(edge.envoy.addr()).await;
+    let mut use_sessions = async |number: usize| {
+        for user in 0..number {
+            let token = edge.active(&format!("user{user}"), "ABCDEFGHIJ");
+            let response = connection
+                .request(&Request::get(WHOAMI).bearer(&token))
+                .await;
+            assert_eq!(response.status, 200);
+        }
+        edge.envoy.stat("server.memory_allocated").await
+    };
+    let before = use_sessions(SESSIONS / 4).await;
+    let after = use_sessions(SESSIONS).await;
+    let each = after.saturating_sub(before) / SESSIONS as u64;
+    println!("{each} bytes for each of {SESSIONS} sessions");
+    assert!((450..=700).contains(&each), "{each}");
+}
