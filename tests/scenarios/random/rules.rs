@@ -113,7 +113,6 @@ struct Kept {
 }
 
 /// A change in MAS that the edge was told of.
-#[derive(Debug)]
 struct Change {
     told: Moment,
     changed: Moment,
@@ -287,6 +286,7 @@ impl Scenario {
                 let session = session_of(&call.body);
                 asked[session] += 1;
                 if call.id > self.members[at].newest_call {
+                    self.show(|| format!("  worker {at} asks about {session}: {:?}", call.id));
                     self.members[at].newest_call = call.id;
                     self.check_reason_to_ask(session, now.at);
                 }
@@ -416,10 +416,10 @@ impl Scenario {
             "401 only if MAS said inactive or the expiry has passed"
         );
         let revoked = |answer: &Answer| {
-            self.memory[session]
-                .revivals
-                .iter()
-                .any(|revival| revival.told.step < since.step && answer.computed < revival.changed)
+            !self.was_asked_again(answer, since)
+                && self.memory[session].revivals.iter().any(|revival| {
+                    revival.told.step < since.step && answer.computed < revival.changed
+                })
         };
         let inactive: Vec<_> = inactive
             .into_iter()
@@ -437,6 +437,16 @@ impl Scenario {
                 .any(|answer| answer.delivered >= last_active),
             "no 401 after MAS said active"
         );
+    }
+
+    /// An answer is asked for again once at the most. The second serves those who have waited, even if
+    /// it is outdated too.
+    fn was_asked_again(&self, answer: &Answer, since: Moment) -> bool {
+        let is_outdated = |first: &Answer| {
+            let delivered = first.delivered.map(|delivered| delivered.at);
+            first.session == answer.session && !first.is_kept && delivered == Some(answer.sent_at)
+        };
+        answer.delivered >= Some(since) && self.mas.answers.iter().any(is_outdated)
     }
 
     /// The homeserver gets an answer.
