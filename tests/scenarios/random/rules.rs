@@ -25,7 +25,7 @@ const LOST_AFTER: u64 = 500;
 const LEASE: u64 = 1_000;
 
 /// Longest time between two ticks of a worker.
-const BETWEEN_TICKS: u64 = 475;
+pub const BETWEEN_TICKS: u64 = 475;
 
 /// Longest that a request waits: one call, the lease of a lost worker, one more call, and the next tick.
 pub const PATIENCE: u64 = 2 * (TIMEOUT + LOST_AFTER) + LEASE + BETWEEN_TICKS;
@@ -57,6 +57,9 @@ pub struct Lost {
     pub until: u64,
     /// It counts as under way until then.
     pub is_counted: bool,
+    /// Whoever waits is told of a failure then. A call that went with its root is made again, unless it
+    /// would have been given up at the next tick.
+    pub fails: bool,
 }
 
 impl Lost {
@@ -67,6 +70,7 @@ impl Lost {
             session: session_of(&call.body),
             until: call.sent_at.as_millis() + TIMEOUT + LOST_AFTER,
             is_counted: true,
+            fails: true,
         }
     }
 }
@@ -98,7 +102,6 @@ impl Memory {
 
     /// A call is given up whose answer never came.
     pub fn give_up(&mut self, now: Moment) {
-        self.failed = Some(now);
         self.attended_at = now.at;
     }
 }

@@ -14,7 +14,7 @@ use matrix_edge_auth::{
 use super::{
     EndKind, Role, Scenario, SessionEnd, Telling,
     mas::{Moment, SESSIONS, TOKENS, Told, Verdict, session_of},
-    rules::{DOUBT, Lost, Open, PATIENCE},
+    rules::{BETWEEN_TICKS, DOUBT, Lost, Open, PATIENCE},
 };
 use crate::{
     simulated::{Call, Request, SimulatedWorker},
@@ -334,7 +334,11 @@ impl Scenario {
             .lost
             .extract_if(.., |lost| lost.worker == worker && lost.until <= now.at)
         {
-            self.memory[lost.session].give_up(now);
+            let memory = &mut self.memory[lost.session];
+            memory.give_up(now);
+            if lost.fails {
+                memory.failed = Some(now);
+            }
         }
     }
 
@@ -491,6 +495,7 @@ impl Scenario {
             let lost = self.lost.iter_mut();
             for lost in lost.filter(|lost| lost.worker == at && lost.root == old.root) {
                 lost.is_counted = false;
+                lost.fails = lost.until <= now.at + BETWEEN_TICKS;
                 self.memory[lost.session].orphan(now);
             }
             self.worker(at, |worker| worker.drop_root(old.root));
