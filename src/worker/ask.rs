@@ -243,20 +243,8 @@ impl Worker {
         if self.flights.contains(key) || self.retries.get(key).is_some_and(|retry| now < *retry) {
             return;
         }
-        // Another worker may have renewed it.
-        match plugin.cache.find(host, &key.digest, now, |_| {}) {
-            Some(Cached::Active(known))
-                if known.refresh_at.is_none_or(|refresh_at| now < refresh_at) =>
-            {
-                self.keep_locally(host, plugin, &key.digest, &known);
-                return;
-            }
-            // Another worker has asked, and MAS said no: its hint is on the way.
-            Some(Cached::Inactive(_)) => {
-                self.local.remove(&plugin.local_key(&key.digest));
-                return;
-            }
-            _ => {}
+        if self.is_renewed(host, plugin, key, now) {
+            return;
         }
         self.retry_later(*key, now);
         let holder = self.peers.holder(host);
@@ -264,6 +252,11 @@ impl Worker {
             Acquired::Theirs(_) => return,
             acquired => acquired == Acquired::Ours,
         };
+        // The answer may have come between looking for it and taking the lease.
+        if self.is_renewed(host, plugin, key, now) {
+            self.leases.release(host, key, holder);
+            return;
+        }
         host.count(Metric::Refresh);
         let call = Call::new(host, plugin, question);
         match self.ask(host, plugin.root, &call, leased) {
@@ -271,6 +264,30 @@ impl Worker {
             Err(_) => {
                 self.leases.release(host, key, holder);
             }
+        }
+    }
+
+    /// Whether another worker has renewed the answer, or asked in vain.
+    fn is_renewed(
+        &mut self,
+        host: &impl Host,
+        plugin: &Rc<Plugin>,
+        key: &FlightKey,
+        now: Instant,
+    ) -> bool {
+        match plugin.cache.find(host, &key.digest, now, |_| {}) {
+            Some(Cached::Active(known))
+                if known.refresh_at.is_none_or(|refresh_at| now < refresh_at) =>
+            {
+                self.keep_locally(host, plugin, &key.digest, &known);
+                true
+            }
+            // MAS said no: the hint is on the way.
+            Some(Cached::Inactive(_)) => {
+                self.local.remove(&plugin.local_key(&key.digest));
+                true
+            }
+            _ => false,
         }
     }
 

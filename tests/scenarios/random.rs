@@ -6,7 +6,7 @@
 //! ticks are late, configurations are replaced and VMs fail. In half of the seeds another worker does
 //! something between two host calls of one callback.
 //!
-//! The seeds are printed. `SCENARIO_SEED=n` replays one, `SCENARIO_SEEDS=n` runs as many.
+//! The seeds are printed. `SCENARIO_SEED=n` replays one and shows its steps, `SCENARIO_SEEDS=n` runs as many.
 
 #[path = "random/mas.rs"]
 mod mas;
@@ -40,8 +40,8 @@ use crate::simulated::{Process, SimulatedWorker, plugin};
 const SEEDS: u64 = 2_000;
 const STEPS: usize = 160;
 
-const TTL: u64 = 20_000;
-const NEGATIVE_TTL: u64 = 5_000;
+const TTL: u64 = 8_000;
+const NEGATIVE_TTL: u64 = 4_000;
 const TIMEOUT: u64 = 2_000;
 /// The window of a source's budget.
 const WINDOW: u64 = 5_000;
@@ -69,7 +69,7 @@ struct Settings {
 
 impl Settings {
     fn choose(rng: &mut Rng) -> Self {
-        let stale = rng.choice([0, 0, 10_000]).unwrap();
+        let stale = rng.choice([0, 0, 6_000]).unwrap();
         let has_budget = stale == 0 && rng.u32(..3) == 0;
         Self {
             slots: if rng.bool() { ROOMY } else { rng.u32(1..8) },
@@ -165,7 +165,7 @@ struct SessionEnd {
     status: Option<u16>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EndKind {
     Logout,
     LogoutAll,
@@ -180,6 +180,7 @@ struct Telling {
 }
 
 struct Scenario {
+    is_replay: bool,
     rng: Rng,
     step: u64,
     process: Rc<Process>,
@@ -233,13 +234,14 @@ fn rules_that_always_hold() {
 fn first_failure(seeds: Range<u64>) -> Option<u64> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicU64::new(seeds.start);
+    let is_replay = seeds.end - seeds.start == 1;
     let run = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if !seeds.contains(&seed) {
                 return None;
             }
-            if std::panic::catch_unwind(|| Scenario::new(seed).run()).is_err() {
+            if std::panic::catch_unwind(|| Scenario::new(seed, is_replay).run()).is_err() {
                 next.store(seeds.end, Ordering::Relaxed);
                 return Some(seed);
             }
@@ -255,7 +257,7 @@ fn first_failure(seeds: Range<u64>) -> Option<u64> {
 }
 
 impl Scenario {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, is_replay: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
         let settings = Settings::choose(&mut rng);
         let world = rng.choice(WORLDS.iter()).unwrap();
@@ -268,6 +270,7 @@ impl Scenario {
         process.set_secret(world.secret);
         let now = process.now().as_millis();
         let mut scenario = Self {
+            is_replay,
             step: 0,
             mas: Mas::new(names, &mut rng, now),
             memory: std::array::from_fn(|_| Memory::default()),

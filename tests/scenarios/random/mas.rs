@@ -138,7 +138,7 @@ enum Job {
 }
 
 /// What a request of MAS says.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Told {
     /// Answers of "active" about these tokens are void.
     pub active: [bool; SESSIONS],
@@ -164,7 +164,7 @@ impl Mas {
             }),
             sessions: std::array::from_fn(|_| Session {
                 has_ended: rng.u32(..4) == 0,
-                expires_at: rng.bool().then(|| now + rng.u64(1..90_000)),
+                expires_at: rng.bool().then(|| now + rng.u64(1..45_000)),
                 ..Session::default()
             }),
             answers: Vec::new(),
@@ -258,14 +258,18 @@ impl Mas {
         self.note_changes(now);
     }
 
+    /// A job may be stuck for longer than the simulation lasts.
     pub fn end_session(&mut self, session: usize, now: Moment, rng: &mut Rng) {
         let (_, user, device) = TOKENS[session];
         self.sessions[session].has_ended = true;
+        self.note_changes(now);
+        if rng.u32(..3) == 0 {
+            return;
+        }
         self.jobs.push(match device {
             Some(device) if rng.bool() => Job::DeleteDevice(user, device),
             _ => Job::SyncDevices(user),
         });
-        self.note_changes(now);
     }
 
     fn note_changes(&mut self, now: Moment) {

@@ -25,7 +25,7 @@ const LOST_AFTER: u64 = 500;
 const LEASE: u64 = 1_000;
 
 /// Longest time between two ticks of a worker.
-const BETWEEN_TICKS: u64 = 475;
+pub const BETWEEN_TICKS: u64 = 475;
 
 /// Longest that a request waits: one call, the lease of a lost worker, one more call, and the next tick.
 pub const PATIENCE: u64 = 2 * (TIMEOUT + LOST_AFTER) + LEASE + BETWEEN_TICKS;
@@ -57,6 +57,9 @@ pub struct Lost {
     pub until: u64,
     /// It counts as under way until then.
     pub is_counted: bool,
+    /// Whoever waits is told of a failure then. A call that went with its root is made again, unless it
+    /// would have been given up at the next tick.
+    pub fails: bool,
 }
 
 impl Lost {
@@ -67,6 +70,7 @@ impl Lost {
             session: session_of(&call.body),
             until: call.sent_at.as_millis() + TIMEOUT + LOST_AFTER,
             is_counted: true,
+            fails: true,
         }
     }
 }
@@ -98,7 +102,6 @@ impl Memory {
 
     /// A call is given up whose answer never came.
     pub fn give_up(&mut self, now: Moment) {
-        self.failed = Some(now);
         self.attended_at = now.at;
     }
 }
@@ -113,7 +116,6 @@ struct Kept {
 }
 
 /// A change in MAS that the edge was told of.
-#[derive(Debug)]
 struct Change {
     told: Moment,
     changed: Moment,
@@ -287,6 +289,7 @@ impl Scenario {
                 let session = session_of(&call.body);
                 asked[session] += 1;
                 if call.id > self.members[at].newest_call {
+                    self.show(|| format!("  worker {at} asks about {session}: {:?}", call.id));
                     self.members[at].newest_call = call.id;
                     self.check_reason_to_ask(session, now.at);
                 }
@@ -416,10 +419,10 @@ impl Scenario {
             "401 only if MAS said inactive or the expiry has passed"
         );
         let revoked = |answer: &Answer| {
-            self.memory[session]
-                .revivals
-                .iter()
-                .any(|revival| revival.told.step < since.step && answer.computed < revival.changed)
+            !self.was_asked_again(answer, since)
+                && self.memory[session].revivals.iter().any(|revival| {
+                    revival.told.step < since.step && answer.computed < revival.changed
+                })
         };
         let inactive: Vec<_> = inactive
             .into_iter()
@@ -437,6 +440,16 @@ impl Scenario {
                 .any(|answer| answer.delivered >= last_active),
             "no 401 after MAS said active"
         );
+    }
+
+    /// An answer is asked for again once at the most. The second serves those who have waited, even if
+    /// it is outdated too.
+    fn was_asked_again(&self, answer: &Answer, since: Moment) -> bool {
+        let is_outdated = |first: &Answer| {
+            let delivered = first.delivered.map(|delivered| delivered.at);
+            first.session == answer.session && !first.is_kept && delivered == Some(answer.sent_at)
+        };
+        answer.delivered >= Some(since) && self.mas.answers.iter().any(is_outdated)
     }
 
     /// The homeserver gets an answer.

@@ -3,7 +3,7 @@
 //! What a step means to the rules is noted before it is carried out. So a step of another worker can be
 //! carried out in the middle of it.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{cell::Cell, fmt, rc::Rc, time::Duration};
 
 use matrix_edge_auth::{
     host::{CallId, StreamId},
@@ -13,8 +13,8 @@ use matrix_edge_auth::{
 
 use super::{
     EndKind, Role, Scenario, SessionEnd, Telling,
-    mas::{SESSIONS, TOKENS, Told, Verdict, session_of},
-    rules::{DOUBT, Lost, Open, PATIENCE},
+    mas::{Moment, SESSIONS, TOKENS, Told, Verdict, session_of},
+    rules::{BETWEEN_TICKS, DOUBT, Lost, Open, PATIENCE},
 };
 use crate::{
     simulated::{Call, Request, SimulatedWorker},
@@ -38,11 +38,24 @@ enum Action {
 }
 
 /// What a request is for.
+#[derive(Debug)]
 enum Purpose {
     Decide { session: usize, source: usize },
     Answer { session: usize },
     End { session: usize, kind: EndKind },
     Tell(Told),
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request(_, _, purpose) => write!(f, "{purpose:?}"),
+            Self::Answer(call, status, body) => write!(f, "{call:?} {status:?} {body}"),
+            Self::Response(stream, status, body) => write!(f, "{stream:?} {status} {body}"),
+            Self::Hints => f.write_str("hints"),
+            Self::Tick => f.write_str("tick"),
+        }
+    }
 }
 
 /// Carries an action out. The stream, if it is a request.
@@ -123,10 +136,12 @@ impl Scenario {
 
     /// Carries an action out, and perhaps one of another worker in the middle of it.
     fn carry_out(&mut self, worker: usize, action: Action) {
+        self.show(|| format!("worker {worker}: {action}"));
         let done = Rc::new(Cell::new(None));
         let intruder = self.intruder(worker);
         let other = intruder.as_ref().map(|(other, _)| *other);
         if let Some((other, action)) = intruder {
+            self.show(|| format!("  amid it worker {other}: {action}"));
             let (at, done) = (Rc::clone(&self.members[other].worker), Rc::clone(&done));
             self.process.interfere(self.rng.usize(..12), move || {
                 done.set(perform(&mut at.borrow_mut(), action));
@@ -137,6 +152,14 @@ impl Scenario {
         self.note_request(worker, own);
         if let Some(other) = other {
             self.note_request(other, done.take());
+        }
+    }
+
+    /// A replay shows its steps.
+    pub(super) fn show(&self, line: impl FnOnce() -> String) {
+        if self.is_replay {
+            let Moment { step, at } = self.now();
+            println!("{at} {step:>4} {}", line());
         }
     }
 
@@ -311,7 +334,11 @@ impl Scenario {
             .lost
             .extract_if(.., |lost| lost.worker == worker && lost.until <= now.at)
         {
-            self.memory[lost.session].give_up(now);
+            let memory = &mut self.memory[lost.session];
+            memory.give_up(now);
+            if lost.fails {
+                memory.failed = Some(now);
+            }
         }
     }
 
@@ -325,9 +352,14 @@ impl Scenario {
         Some(Action::Request(plugin, request, Purpose::Tell(told)))
     }
 
-    /// A client ends a session.
+    /// A client ends a session, often one that is being asked about.
     fn session_end(&mut self, _: usize) -> Option<Action> {
-        let session = self.rng.usize(..SESSIONS);
+        let asked = (0..self.members.len())
+            .flat_map(|worker| self.worker(worker, |worker| worker.calls()))
+            .map(|call| session_of(&call.body));
+        let asked = self.rng.choice(asked.collect::<Vec<_>>());
+        let asked = asked.filter(|_| self.rng.bool());
+        let session = asked.unwrap_or_else(|| self.rng.usize(..SESSIONS));
         let token = TOKENS[session].0;
         let (kind, request) = match self.rng.u32(..5) {
             0..2 => (
@@ -378,9 +410,16 @@ impl Scenario {
             kind,
             status,
         } = self.session_ends[at];
-        let Some(status) = status else {
-            self.session_ends[at].status = Some(self.end_session(session, kind));
-            return None;
+        let status = match status {
+            Some(status) => status,
+            None => {
+                let status = self.end_session(session, kind);
+                self.session_ends[at].status = Some(status);
+                if self.rng.u32(..3) == 0 {
+                    return None;
+                }
+                status
+            }
         };
         self.session_ends.swap_remove(at);
         if status == 200 {
@@ -391,7 +430,6 @@ impl Scenario {
 
     /// MAS does what a client asked for. Its status.
     fn end_session(&mut self, session: usize, kind: EndKind) -> u16 {
-        self.step += 1;
         let now = self.now();
         let is_compat = TOKENS[session].0.starts_with("mct_");
         match kind {
@@ -425,6 +463,7 @@ impl Scenario {
 
     fn lose_a_call(&mut self, worker: usize) {
         if let Some(call) = self.choose_call(worker) {
+            self.show(|| format!("{:?} of worker {worker} is lost", call.id));
             self.worker(worker, |worker| worker.lose(call.id));
             self.note_lost(worker, &call);
         }
@@ -439,6 +478,7 @@ impl Scenario {
     /// A new configuration takes the place of an older one, whose remaining clients hang up.
     fn replace_a_configuration(&mut self) {
         let at = self.rng.usize(..self.configured.len());
+        self.show(|| format!("{:?} is replaced", self.configured[at].root));
         let old = self.configured.remove(at);
         self.configure(old.role);
         for at in 0..self.members.len() {
@@ -455,6 +495,7 @@ impl Scenario {
             let lost = self.lost.iter_mut();
             for lost in lost.filter(|lost| lost.worker == at && lost.root == old.root) {
                 lost.is_counted = false;
+                lost.fails = lost.until <= now.at + BETWEEN_TICKS;
                 self.memory[lost.session].orphan(now);
             }
             self.worker(at, |worker| worker.drop_root(old.root));
@@ -464,6 +505,7 @@ impl Scenario {
 
     /// A VM fails. What it held stays unanswered, which nothing in it can help.
     fn fail_a_vm(&mut self, worker: usize) {
+        self.show(|| format!("the VM of worker {worker} fails"));
         self.open.retain(|(at, _), _| *at != worker);
         self.computed.retain(|(at, _), _| *at != worker);
         self.doubted.retain(|(at, _), _| *at != worker);
