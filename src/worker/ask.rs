@@ -254,7 +254,7 @@ impl Worker {
         };
         // The answer may have come between looking for it and taking the lease.
         if self.is_renewed(host, plugin, key, now) {
-            self.leases.release(host, key, holder);
+            self.give_back(host, *key, Hint::Answered(*key), now);
             return;
         }
         host.count(Metric::Refresh);
@@ -262,7 +262,7 @@ impl Worker {
         match self.ask(host, plugin.root, &call, leased) {
             Ok(stage) => self.flights.start(*key, call.flight(now, stage)),
             Err(_) => {
-                self.leases.release(host, key, holder);
+                self.give_back(host, *key, Hint::Answered(*key), now);
             }
         }
     }
@@ -361,15 +361,19 @@ impl Worker {
                 // The answer may have come between looking for it and taking the lease.
                 let cached = call.plugin.cache.find(host, &key.digest, now, |_| {});
                 if let Some(cached) = cached {
-                    self.leases.release(host, &key, holder);
+                    self.give_back(host, key, Hint::Answered(key), now);
                     let known = Finding::of_shared(cached);
                     self.refund(host, &call, &known.1, now);
                     return Ok(Launched::Known(known));
                 }
-                self.ask(host, call.plugin.root, &call, leased)
-                    .inspect_err(|_| {
-                        self.leases.release(host, &key, holder);
-                    })?
+                match self.ask(host, call.plugin.root, &call, leased) {
+                    Ok(stage) => stage,
+                    Err(why) => {
+                        // The others may be able to ask.
+                        self.give_back(host, key, Hint::Answered(key), now);
+                        return Err(why);
+                    }
+                }
             }
         };
         self.flights.start(key, call.flight(now, stage));
@@ -436,7 +440,7 @@ impl Worker {
         }
         // The answer may have come between looking for it and taking the lease.
         if let Some(cached) = find() {
-            self.leases.release(host, &key, holder);
+            self.give_back(host, key, Hint::Answered(key), now);
             self.conclude_from_cache(host, flight, cached, now);
             return;
         }
@@ -448,7 +452,7 @@ impl Worker {
                 self.flights.start(key, flight);
             }
             Err(why) => {
-                self.leases.release(host, &key, holder);
+                self.give_back(host, key, Hint::Answered(key), now);
                 self.fail(host, key, flight, now, why);
             }
         }

@@ -15,6 +15,7 @@ use crate::{
         Asked, Known,
         epoch::Subject,
         flight::{Flight, FlightKey, Stage},
+        lease::Marks,
         table::Evicted,
     },
     clock::Instant,
@@ -182,12 +183,23 @@ impl Worker {
         let Stage::Asked { leased: true, .. } = flight.stage else {
             return false;
         };
+        self.give_back(host, key, hint, now).void
+    }
+
+    /// Gives the lease back, and tells the others if one of them waits for it.
+    pub(super) fn give_back(
+        &mut self,
+        host: &impl Host,
+        key: FlightKey,
+        hint: Hint,
+        now: Instant,
+    ) -> Marks {
         let holder = self.peers.holder(host);
         let marks = self.leases.release(host, &key, holder);
         if marks.wanted {
             self.peers.tell(host, hint, now);
         }
-        marks.void
+        marks
     }
 }
 
