@@ -10,6 +10,8 @@
 
 #[path = "random/mas.rs"]
 mod mas;
+#[path = "random/memory.rs"]
+mod memory;
 #[path = "random/rules.rs"]
 mod rules;
 #[path = "random/steps.rs"]
@@ -33,7 +35,7 @@ use serde_json::{Value, json};
 
 use self::{
     mas::{Mas, Moment, SESSIONS, Told, WORLDS},
-    rules::{Lost, Memory, Open},
+    memory::{Lost, Memory, Open},
 };
 use crate::simulated::{Process, SimulatedWorker, plugin};
 

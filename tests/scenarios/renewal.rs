@@ -224,3 +224,22 @@ fn nothing_serves_past_the_expiry_or_after_inactive() {
     workers[0].answer_the_call("no verdict");
     assert_eq!(workers[0].fate(revoked), unable(), "last seen inactive");
 }
+
+#[test]
+fn an_answer_that_ends_with_its_token_is_not_renewed_by_every_worker() {
+    let process = Process::new();
+    let mut workers = [
+        SimulatedWorker::new(&process),
+        SimulatedWorker::new(&process),
+    ];
+    let gateway = gateway(1, json!({"cache": {"ttl": "100s"}}));
+    workers[0].request(&gateway, whoami(ALICE));
+    workers[0].answer_the_call(&expiring(150));
+    // Both hold the answer, and both copies are due for renewal.
+    assert_eq!(workers[1].fate_of(&gateway, whoami(ALICE)), alice());
+    pass(&process, &mut workers, 95, "");
+    assert_eq!(workers[0].fate_of(&gateway, whoami(ALICE)), alice());
+    workers[0].answer_the_call(&expiring(55));
+    assert_eq!(workers[1].fate_of(&gateway, whoami(ALICE)), alice());
+    assert!(workers[1].calls().is_empty(), "it has been renewed");
+}

@@ -132,6 +132,35 @@ fn an_answer_that_was_on_its_way_when_the_session_ended_is_asked_for_again() {
 }
 
 #[test]
+fn who_waits_for_another_worker_waits_while_that_one_asks_again() {
+    let process = Process::new();
+    let gateway = gateway(1, json!({"introspection": {"timeout": "2s"}}));
+    let mut workers = [
+        SimulatedWorker::new(&process),
+        SimulatedWorker::new(&process),
+    ];
+    workers[0].request(&gateway, whoami(ALICE));
+    let waiting = workers[1].request(&gateway, whoami(ALICE));
+    let pass = |workers: &mut [SimulatedWorker], quarters| {
+        for _ in 0..quarters {
+            process.advance(Duration::from_millis(250));
+            for worker in &mut *workers {
+                worker.tick();
+            }
+        }
+    };
+    pass(&mut workers, 7);
+    let end = workers[1].request(&gateway, revocation(ALICE));
+    workers[1].response(end, 200, &[]);
+    workers[0].answer_the_call(&active("alice"));
+    pass(&mut workers, 7);
+    assert_eq!(workers[1].fate(waiting), Fate::Held);
+    workers[0].answer_the_call(INACTIVE);
+    deliver(&mut workers);
+    assert_eq!(workers[1].fate(waiting), not_active());
+}
+
+#[test]
 fn naming_tokens_that_nobody_knows_writes_nothing() {
     let process = Process::new();
     let gateway = gateway(1, json!({}));

@@ -14,7 +14,8 @@ use matrix_edge_auth::{
 use super::{
     EndKind, Role, Scenario, SessionEnd, Telling,
     mas::{Moment, SESSIONS, TOKENS, Told, Verdict, session_of},
-    rules::{BETWEEN_TICKS, DOUBT, Lost, Open, PATIENCE},
+    memory::{Lost, Open},
+    rules::{BETWEEN_TICKS, DOUBT, PATIENCE},
 };
 use crate::{
     simulated::{Call, Request, SimulatedWorker},

@@ -1,0 +1,210 @@
+//! What must be remembered to check the rules.
+
+use matrix_edge_auth::host::RootId;
+
+use super::{
+    EndKind, NEGATIVE_TTL, Scenario, TIMEOUT, TTL,
+    mas::{Moment, SESSIONS, TOKENS, Told, Verdict, session_of},
+    rules::{BETWEEN_TICKS, LEASE, LOST_AFTER},
+};
+use crate::simulated::Call;
+
+/// A request that is not decided.
+#[derive(Clone, Copy)]
+pub struct Open {
+    pub session: usize,
+    pub since: Moment,
+    /// Its place among the charges of its source.
+    pub charge: Option<usize>,
+}
+
+/// A call whose answer never comes.
+pub struct Lost {
+    pub worker: usize,
+    pub root: RootId,
+    pub session: usize,
+    /// When the worker gives it up.
+    pub until: u64,
+    /// It counts as under way until then.
+    pub is_counted: bool,
+    /// Whoever waits is told of a failure then. A call that went with its root is made again, unless it
+    /// would have been given up at the next tick.
+    pub fails: bool,
+}
+
+impl Lost {
+    pub fn new(worker: usize, call: &Call) -> Self {
+        Self {
+            worker,
+            root: call.root,
+            session: session_of(&call.body),
+            until: call.sent_at.as_millis() + TIMEOUT + LOST_AFTER,
+            is_counted: true,
+            fails: true,
+        }
+    }
+}
+
+/// What is remembered of one token.
+#[derive(Default)]
+pub struct Memory {
+    /// The answer that the shared cache holds for certain.
+    pub kept: Option<Kept>,
+    /// When something last made the edge forget answers about it.
+    forgotten_at: u64,
+    /// Since then, answers of "active" from before no longer count.
+    pub ends: Vec<Change>,
+    /// Since then, answers of "inactive" from before no longer count.
+    pub revivals: Vec<Change>,
+    /// When a call last failed.
+    pub failed: Option<Moment>,
+    /// When a call was last under way.
+    pub attended_at: u64,
+    /// When a call last went with its root, and left its lease behind.
+    orphaned_at: u64,
+}
+
+impl Memory {
+    /// A call has gone with its root. If its lease was void, the next call's is too.
+    pub fn orphan(&mut self, now: Moment) {
+        self.orphaned_at = now.at;
+    }
+
+    /// A call is given up whose answer never came.
+    pub fn give_up(&mut self, now: Moment) {
+        self.attended_at = now.at;
+    }
+}
+
+/// An answer in the shared cache.
+#[derive(Clone, Copy)]
+pub struct Kept {
+    /// The step of its coming.
+    since: u64,
+    pub is_active: bool,
+    /// Of an answer of "inactive": its user is known.
+    has_user: bool,
+    pub until: u64,
+}
+
+/// A change in MAS that the edge was told of.
+pub struct Change {
+    pub told: Moment,
+    pub changed: Moment,
+}
+
+/// Notes of what is about to happen.
+impl Scenario {
+    pub(super) fn note_answer(&mut self, number: usize) {
+        let now = self.now();
+        let answer = &mut self.mas.answers[number];
+        answer.delivered = Some(now);
+        let memory = &mut self.memory[answer.session];
+        let is_outdated = memory.forgotten_at >= answer.sent_at
+            || memory.orphaned_at + LEASE + BETWEEN_TICKS > answer.sent_at;
+        let kept = match &answer.verdict {
+            Verdict::Fault(..) => {
+                memory.failed = Some(now);
+                return;
+            }
+            Verdict::Active { expires_in, .. } => Kept {
+                since: now.step,
+                is_active: true,
+                has_user: true,
+                until: answer.sent_at + expires_in.map_or(TTL, |left| TTL.min(left * 1_000)),
+            },
+            Verdict::Inactive => {
+                if !is_outdated {
+                    memory.ends.push(Change {
+                        told: now,
+                        changed: answer.computed,
+                    });
+                }
+                Kept {
+                    since: now.step,
+                    is_active: false,
+                    has_user: memory.kept.is_some_and(|kept| kept.is_active),
+                    until: answer.sent_at + NEGATIVE_TTL,
+                }
+            }
+        };
+        answer.is_kept = !is_outdated;
+        memory.kept = Some(kept).filter(|kept| !is_outdated && now.at < kept.until);
+    }
+
+    /// MAS tells the homeserver, or the homeserver agrees.
+    pub(super) fn note_told(&mut self, told: &Told) {
+        for (session, (_, user, _)) in TOKENS.iter().enumerate() {
+            let is_of_user = told.inactive_of.as_ref() == Some(user);
+            if told.active[session] {
+                self.forget(session, true);
+                self.note_end(session);
+            }
+            if is_of_user {
+                self.note_revival(session);
+            }
+            let kept = self.memory[session].kept;
+            let is_negative = kept.is_some_and(|kept| !kept.is_active);
+            let has_user = kept.is_some_and(|kept| kept.has_user);
+            if is_of_user || (is_negative && !has_user && told.inactive_of.is_some()) {
+                self.forget(session, false);
+            }
+            if told.inactive_of.is_some() {
+                // An answer of "inactive" that is on its way is of an unknown user.
+                let now = self.now();
+                let memory = &mut self.memory[session];
+                memory.forgotten_at = now.at;
+                memory.kept = memory.kept.filter(|kept| kept.since < now.step);
+            }
+            if self.settings.has_neighbours {
+                // A record that is displaced voids everything of both users.
+                self.forget(session, true);
+                self.forget(session, false);
+            }
+        }
+    }
+
+    pub(super) fn note_session_end(&mut self, session: usize, kind: EndKind) {
+        self.forget(session, true);
+        self.note_end(session);
+        if kind == EndKind::LogoutAll {
+            // If it is known whose token it was, everything is forgotten of the user.
+            for other in 0..SESSIONS {
+                self.forget(other, true);
+                self.forget(other, false);
+            }
+        }
+    }
+
+    pub(super) fn note_refusal(&mut self, session: usize) {
+        self.forget(session, true);
+        self.note_end(session);
+    }
+
+    /// The edge may forget this kind of answer.
+    fn forget(&mut self, session: usize, active: bool) {
+        let now = self.now();
+        let memory = &mut self.memory[session];
+        memory.forgotten_at = now.at;
+        let remains = |kept: &Kept| kept.is_active != active && kept.since < now.step;
+        memory.kept = memory.kept.filter(remains);
+    }
+
+    fn note_end(&mut self, session: usize) {
+        let told = self.now();
+        let now = &self.mas.sessions[session];
+        if !now.stands {
+            let changed = now.stands_since;
+            self.memory[session].ends.push(Change { told, changed });
+        }
+    }
+
+    fn note_revival(&mut self, session: usize) {
+        let told = self.now();
+        let now = &self.mas.sessions[session];
+        if now.stands {
+            let changed = now.stands_since;
+            self.memory[session].revivals.push(Change { told, changed });
+        }
+    }
+}
