@@ -78,8 +78,16 @@ impl Callers {
 /// Requests that are held until their form is read.
 #[derive(Debug, Default)]
 pub(super) struct Unread {
-    streams: BTreeMap<StreamId, (Instant, Rc<Exchange>)>,
+    streams: BTreeMap<StreamId, UnreadRequest>,
     has_warned: bool,
+}
+
+#[derive(Debug)]
+struct UnreadRequest {
+    since: Instant,
+    exchange: Rc<Exchange>,
+    /// Some of its form has come.
+    is_coming: bool,
 }
 
 impl Unread {
@@ -88,21 +96,28 @@ impl Unread {
         self.streams.remove(&stream);
     }
 
+    /// Notes that a piece of the form has come.
+    fn note_piece(&mut self, stream: StreamId) {
+        if let Some(request) = self.streams.get_mut(&stream) {
+            request.is_coming = true;
+        }
+    }
+
     /// Passes on what has waited too long for its form.
     pub fn give_up(&mut self, host: &impl Host, now: Instant) {
-        self.streams.retain(|stream, (since, exchange)| {
-            if now < *since + BODY_PATIENCE {
+        self.streams.retain(|stream, request| {
+            if now < request.since + BODY_PATIENCE {
                 return true;
             }
             if host.select(*stream) {
-                exchange.take_interest();
-                exchange.set_phase(Phase::Forwarded);
+                request.exchange.take_interest();
+                request.exchange.set_phase(Phase::Forwarded);
                 host.count(Metric::Answered(Outcome::NotAsked));
                 if host.resume().is_err() {
                     log::error!("Envoy refused to resume a request");
                 }
             }
-            if !std::mem::replace(&mut self.has_warned, true) {
+            if !request.is_coming && !std::mem::replace(&mut self.has_warned, true) {
                 log::error!(
                     "no body came with an introspection request, which goes on to MAS: set \
                      allow_on_headers_stop_iteration in the plugin configuration of this listener"
@@ -145,9 +160,12 @@ impl Worker {
         } else if self.unread.streams.len() < MAX_WAITERS {
             exchange.set_phase(Phase::Held);
             exchange.set_interest(Interest::Introspection(Introspection::Reading));
-            self.unread
-                .streams
-                .insert(stream, (now, Rc::clone(exchange)));
+            let request = UnreadRequest {
+                since: now,
+                exchange: Rc::clone(exchange),
+                is_coming: false,
+            };
+            self.unread.streams.insert(stream, request);
         }
     }
 
@@ -177,6 +195,7 @@ impl Worker {
             // All of the form has passed.
             Introspection::Exact(_) => {}
             Introspection::Reading if !is_last && size <= MAX_FORM_BYTES => {
+                self.unread.note_piece(stream);
                 exchange.set_interest(Interest::Introspection(Introspection::Reading));
             }
             Introspection::Reading => {
