@@ -16,7 +16,11 @@ const WRITE_ATTEMPTS: usize = 64;
 
 /// The numbers, as of the last reading.
 #[derive(Debug)]
-pub struct Epochs(Vec<u32>);
+pub struct Epochs {
+    numbers: Vec<u32>,
+    /// The version of the value that they were read from.
+    cas: Option<u32>,
+}
 
 /// The numbers that an answer was read under.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +49,10 @@ impl Subject<'_> {
 
 impl Default for Epochs {
     fn default() -> Self {
-        Self(vec![0; TOKENS + USERS])
+        Self {
+            numbers: vec![0; TOKENS + USERS],
+            cas: None,
+        }
     }
 }
 
@@ -60,8 +67,11 @@ impl Epochs {
 
     /// Reads the numbers again.
     pub fn read(&mut self, store: &impl Store) {
-        if let Some(stored) = store.read(KEY) {
+        if let Some(stored) = store.read(KEY)
+            && self.cas != Some(stored.cas)
+        {
             *self = Self::decode(&stored.value);
+            self.cas = Some(stored.cas);
         }
     }
 
@@ -73,7 +83,7 @@ impl Epochs {
                 .as_ref()
                 .map_or(If::Absent, |stored| If::Unchanged(stored.cas));
             *self = stored.map_or_else(Self::default, |stored| Self::decode(&stored.value));
-            if let Some(number) = self.0.get_mut(subject.place()) {
+            if let Some(number) = self.numbers.get_mut(subject.place()) {
                 *number = number.wrapping_add(1);
             }
             if store.write(KEY, &self.encode(), condition).is_ok() {
@@ -83,7 +93,10 @@ impl Epochs {
     }
 
     fn of(&self, subject: Subject<'_>) -> u32 {
-        self.0.get(subject.place()).copied().unwrap_or_default()
+        self.numbers
+            .get(subject.place())
+            .copied()
+            .unwrap_or_default()
     }
 
     fn decode(bytes: &[u8]) -> Self {
@@ -92,11 +105,11 @@ impl Epochs {
             .filter_map(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)))
             .collect();
         numbers.resize(TOKENS + USERS, 0);
-        Self(numbers)
+        Self { numbers, cas: None }
     }
 
     fn encode(&self) -> Vec<u8> {
-        self.0
+        self.numbers
             .iter()
             .flat_map(|number| number.to_le_bytes())
             .collect()
@@ -124,7 +137,7 @@ mod tests {
                 two.read(&store);
                 assert_eq!([one.of(subject), two.of(subject)], [raised, raised]);
             }
-            assert_eq!(two.0.iter().filter(|number| **number != 0).count(), 1);
+            assert_eq!(two.numbers.iter().filter(|number| **number != 0).count(), 1);
             assert_eq!(store.len(), 1);
         }
     }

@@ -112,8 +112,9 @@ impl Revocations {
             slot.encode()
         })?;
         match revocation {
-            Revocation::Everything | Revocation::Inactive => update(store, NOBODY_KEY, |_| {
-                now.as_millis().to_le_bytes().to_vec()
+            Revocation::Everything | Revocation::Inactive => update(store, NOBODY_KEY, |stored| {
+                let latest = stored.and_then(moment).unwrap_or_default().max(now);
+                latest.as_millis().to_le_bytes().to_vec()
             }),
             Revocation::AllBut(_) | Revocation::Device(_) => Ok(()),
         }
@@ -151,8 +152,7 @@ impl Revocations {
             }),
             None => store
                 .read(NOBODY_KEY)
-                .and_then(|stored| Some(u64::from_le_bytes(stored.value.try_into().ok()?)))
-                .map(Instant::from_millis),
+                .and_then(|stored| moment(&stored.value)),
         };
         since.is_some_and(|since| asked_at <= since)
     }
@@ -161,6 +161,11 @@ impl Revocations {
         let stored = store.read(&self.slots.key(store, &user.0))?;
         Slot::decode(&stored.value)
     }
+}
+
+fn moment(bytes: &[u8]) -> Option<Instant> {
+    let millis = u64::from_le_bytes(bytes.try_into().ok()?);
+    Some(Instant::from_millis(millis))
 }
 
 /// Writes what `change` makes of the value of `key`, whoever else writes at the same time.
@@ -283,6 +288,8 @@ impl Record {
     }
 
     fn revoke(&mut self, revocation: &Revocation, now: Instant) {
+        // Another worker may have written a later moment first. Moments never go back.
+        let now = now.max(self.latest());
         match revocation {
             Revocation::Everything => {
                 *self = Self {
@@ -444,6 +451,21 @@ mod tests {
         }
         // The slots, the seed.
         assert_eq!(store.len(), 2);
+    }
+
+    #[test]
+    fn a_worker_that_writes_late_takes_nothing_back() {
+        let (revocations, store) = (Revocations::default(), MemoryStore::default());
+        let user = UserKey::of("alice");
+        for seconds in [20, 10] {
+            revocations
+                .add(&store, &user, &Revocation::Everything, at(seconds))
+                .unwrap();
+        }
+        assert_eq!(void(&revocations, &store, "alice", 20), "ABC-");
+        for user in [Some(&user), None] {
+            assert!(revocations.voids_inactive(&store, user, at(20)));
+        }
     }
 
     #[test]
