@@ -63,8 +63,14 @@ fn main() {
         if is_chosen("hits") {
             hits::by_kind(&mas).await;
         }
+        if is_chosen("cold") {
+            hits::cold(&mas).await;
+        }
         if is_chosen("growth") {
             hits::growth(&mas).await;
+        }
+        if is_chosen("latency") {
+            attack::side_by_side(&mas).await;
         }
         if is_chosen("attack") {
             attack::unknown_tokens(&mas).await;
@@ -81,7 +87,8 @@ struct Gateway {
 }
 
 impl Gateway {
-    async fn start(mas: &Mas, workers: u32, cache: Value) -> Self {
+    /// `settings` are sections of the configuration, and take the place of what stands here.
+    async fn start(mas: &Mas, workers: u32, settings: Value) -> Self {
         let mut plugin = json!({
             "server_name": "example.org",
             "introspection": {
@@ -92,8 +99,11 @@ impl Gateway {
             // Long enough that no session ends during a measurement.
             "cache": {"ttl": "3600s"},
         });
-        if let (Value::Object(settings), Value::Object(more)) = (&mut plugin["cache"], cache) {
-            settings.extend(more);
+        for section in ["introspection", "cache"] {
+            if let Some(more) = settings[section].as_object() {
+                let section = plugin[section].as_object_mut().expect("a section");
+                section.extend(more.clone());
+            }
         }
         Self::of(
             Envoy::builder()

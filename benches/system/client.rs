@@ -99,7 +99,7 @@ impl Connection {
         begun.elapsed()
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("Envoy reads");
     }
 

@@ -1,30 +1,26 @@
-//! Requests at a fixed rate, whatever becomes of those before, or as fast as answers come.
+//! Requests at a given rate, whatever becomes of those before, or as fast as answers come.
 //!
-//! The requests are made ahead and sent from a thread of their own: whoever attacks should cost the machine
-//! little, since on a real one they cost nothing.
+//! At a rate they come as those of many attackers who know nothing of each other do: the gaps between them are
+//! exponentially distributed, always in the same way. The requests are made ahead, and one thread sends them
+//! while another reads the answers: whoever attacks should cost the machine little, since on a real one they cost
+//! nothing.
 
 use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    collections::VecDeque,
+    io::{ErrorKind, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::oneshot,
-    task::JoinSet,
-};
+use tokio::{io::AsyncReadExt, sync::oneshot, task::JoinSet};
 
 use super::process;
 
 /// How often requests are sent.
 #[derive(Clone, Copy)]
 pub enum Pace {
-    /// Each has its moment, as long as a connection is free.
+    /// So many on average. Each has its moment, as long as a connection is free.
     PerSecond(u64),
     /// As fast as answers come, until this time is over.
     FlatOut(Duration),
@@ -66,23 +62,15 @@ impl Flood {
     /// Connects, and begins.
     pub async fn start(addr: SocketAddr, attack: Attack) -> Self {
         let (finished, answers) = oneshot::channel();
-        let (ready, begun) = oneshot::channel();
+        let connections: Vec<_> = (0..attack.connections)
+            .map(|_| Connection::open(addr))
+            .collect();
         std::thread::spawn(move || {
             if attack.gives_way {
                 process::give_way();
             }
-            super::on_this_thread(async {
-                let mut streams = Vec::new();
-                for _ in 0..attack.connections {
-                    let stream = TcpStream::connect(addr).await.expect("Envoy listens");
-                    stream.set_nodelay(true).expect("a TCP connection");
-                    streams.push(stream);
-                }
-                let _ = ready.send(());
-                let _ = finished.send(send(streams, attack.requests, attack.pace).await);
-            });
+            let _ = finished.send(converse(&connections, &attack.requests, attack.pace));
         });
-        begun.await.expect("the flood begins");
         Self { answers }
     }
 
@@ -101,79 +89,130 @@ impl Answers {
     }
 }
 
-async fn send(streams: Vec<TcpStream>, requests: Vec<Vec<u8>>, pace: Pace) -> Answers {
-    let turns = Arc::new(Turns {
-        requests,
-        next: AtomicUsize::new(0),
-        begun: Instant::now(),
-        pace,
-    });
-    // Tasks of the runtime: each is woken by its own connection or moment only.
-    let mut tasks = JoinSet::new();
-    for stream in streams {
-        tasks.spawn(converse(stream, Arc::clone(&turns)));
-    }
-    let mut together = Answers::default();
-    for answers in tasks.join_all().await {
-        together.all.extend(answers.all);
-        together.lasted = together.lasted.max(answers.lasted);
-        together.late = together.late.max(answers.late);
-    }
-    together
+struct Connection {
+    stream: TcpStream,
+    /// When the request was sent that is to be answered.
+    sent: Arc<Mutex<Instant>>,
 }
 
-/// The requests that are left.
-struct Turns {
-    requests: Vec<Vec<u8>>,
-    next: AtomicUsize,
-    begun: Instant,
+impl Connection {
+    fn open(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect(addr).expect("Envoy listens");
+        stream.set_nodelay(true).expect("a TCP connection");
+        // For the side that reads.
+        stream.set_nonblocking(true).expect("a TCP connection");
+        Self {
+            stream,
+            sent: Arc::new(Mutex::new(Instant::now())),
+        }
+    }
+
+    fn send(&self, request: &[u8]) {
+        *self.sent.lock().expect("no panic while locked") = Instant::now();
+        let mut rest = request;
+        while !rest.is_empty() {
+            match (&self.stream).write(rest) {
+                Ok(length) => rest = &rest[length..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
+                Err(error) => panic!("Envoy reads: {error}"),
+            }
+        }
+    }
+}
+
+/// Sends from this thread, and reads on another.
+fn converse(connections: &[Connection], requests: &[Vec<u8>], pace: Pace) -> Answers {
+    let (answered, free) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read(connections, answered));
+        let sent = send(connections, requests, pace, &free);
+        for connection in connections {
+            let closed = connection.stream.shutdown(Shutdown::Both);
+            closed.expect("the connection is still open");
+        }
+        Answers {
+            all: reader.join().expect("the answers are read"),
+            ..sent
+        }
+    })
+}
+
+/// Sends each request in its turn, and waits for all answers. `free` tells which connections have had theirs.
+fn send(
+    connections: &[Connection],
+    requests: &[Vec<u8>],
     pace: Pace,
-}
-
-impl Turns {
-    /// Waits for the moment of the next request; returns it, and how long after its moment that is.
-    async fn next(&self) -> Option<(&[u8], Duration)> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let request = self.requests.get(number)?;
-        let late = match self.pace {
+    free: &mpsc::Receiver<usize>,
+) -> Answers {
+    let mut sent = Answers::default();
+    let mut idle: VecDeque<usize> = (0..connections.len()).collect();
+    let mut chance = fastrand::Rng::with_seed(1);
+    let begun = Instant::now();
+    let mut due = Duration::ZERO;
+    for request in requests {
+        match pace {
             Pace::PerSecond(rate) => {
-                let due = Duration::from_secs_f64(number as f64 / rate as f64);
-                let wait = due.saturating_sub(self.begun.elapsed());
-                if !wait.is_zero() {
-                    tokio::time::sleep(wait).await;
-                }
-                self.begun.elapsed().saturating_sub(due)
+                due += Duration::from_secs_f64(-(1.0 - chance.f64()).ln() / rate as f64);
+                std::thread::sleep(due.saturating_sub(begun.elapsed()));
             }
-            Pace::FlatOut(time) if self.begun.elapsed() > time => return None,
-            Pace::FlatOut(_) => Duration::ZERO,
-        };
-        Some((request, late))
+            Pace::FlatOut(time) if begun.elapsed() > time => break,
+            Pace::FlatOut(_) => due = begun.elapsed(),
+        }
+        idle.extend(free.try_iter());
+        let number = idle
+            .pop_front()
+            .unwrap_or_else(|| free.recv().expect("connections end after this"));
+        connections[number].send(request);
+        sent.lasted = begun.elapsed();
+        sent.late = sent.late.max(sent.lasted.saturating_sub(due));
     }
+    while idle.len() < connections.len() {
+        idle.push_back(free.recv().expect("connections end after this"));
+    }
+    sent
 }
 
-/// Takes turns on one connection.
-async fn converse(mut stream: TcpStream, turns: Arc<Turns>) -> Answers {
-    let mut answers = Answers::default();
+/// Reads the answers on all connections until they end.
+fn read(connections: &[Connection], answered: mpsc::Sender<usize>) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    super::on_this_thread(async {
+        let mut tasks = JoinSet::new();
+        for (number, connection) in connections.iter().enumerate() {
+            let stream = connection.stream.try_clone().expect("a socket");
+            let sent = Arc::clone(&connection.sent);
+            tasks.spawn(read_one(stream, sent, number, answered.clone()));
+        }
+        for some in tasks.join_all().await {
+            answers.extend(some);
+        }
+    });
+    answers
+}
+
+async fn read_one(
+    stream: TcpStream,
+    sent: Arc<Mutex<Instant>>,
+    number: usize,
+    answered: mpsc::Sender<usize>,
+) -> Vec<Answer> {
+    let mut stream = tokio::net::TcpStream::from_std(stream).expect("it does not block");
+    let mut answers = Vec::new();
     let mut received = Vec::new();
-    while let Some((request, late)) = turns.next().await {
-        let sent = Instant::now();
-        answers.lasted = sent - turns.begun;
-        answers.late = answers.late.max(late);
-        stream.write_all(request).await.expect("Envoy reads");
-        received.clear();
-        let response = loop {
-            let length = stream.read_buf(&mut received).await.expect("Envoy answers");
-            assert!(length > 0, "the connection ended before a response");
-            if let Some(response) = super::response(&received) {
-                break response;
-            }
-        };
-        answers.all.push(Answer {
-            status: response.status,
-            has_retry_after: response.has_retry_after,
-            length: response.length,
-            took: sent.elapsed(),
-        });
+    while stream.read_buf(&mut received).await.expect("Envoy answers") > 0 {
+        if let Some(response) = super::response(&received) {
+            received.clear();
+            answers.push(Answer {
+                status: response.status,
+                has_retry_after: response.has_retry_after,
+                length: response.length,
+                took: sent.lock().expect("no panic while locked").elapsed(),
+            });
+            answered.send(number).expect("the sender waits for it");
+        }
     }
+    assert!(
+        received.is_empty(),
+        "the connection ended before a response"
+    );
     answers
 }

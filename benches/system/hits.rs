@@ -1,16 +1,20 @@
 //! CPU of the Envoy process per request, one kind of request after the other, over and over.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::{
     Gateway,
-    client::{self, Client},
+    client::{self, Client, Connection},
+    control::{self, Refusal},
     median, tokens,
     upstream::Mas,
 };
 
 const ROUNDS: usize = 7;
 const REQUESTS: usize = 65_536;
+const COLD_REQUESTS: usize = 8_192;
 
 /// One kind of request: its name, where it goes, what is sent and what comes back.
 struct Kind<'a> {
@@ -18,6 +22,8 @@ struct Kind<'a> {
     client: Client,
     gateway: &'a Gateway,
     requests: Vec<Vec<u8>>,
+    /// In a round.
+    number: usize,
     status: u16,
     micros: Vec<f64>,
 }
@@ -28,17 +34,30 @@ impl<'a> Kind<'a> {
             name,
             client: Client::open(gateway.addr()),
             gateway,
-            requests: tokens.iter().map(|token| client::whoami(token)).collect(),
+            requests: requests(tokens),
+            number: REQUESTS,
             status,
             micros: Vec::new(),
         }
     }
 
+    /// Tokens that nobody has seen: each is sent once.
+    fn cold(name: &'static str, gateway: &'a Gateway, status: u16) -> Self {
+        let tokens = tokens(name, (1 + ROUNDS) * COLD_REQUESTS);
+        Self {
+            requests: tokens.iter().map(|token| client::attack(token)).collect(),
+            number: COLD_REQUESTS,
+            ..Self::new(name, gateway, &[], status)
+        }
+    }
+
     fn round(&mut self) {
         let before = self.gateway.process.cpu_micros();
-        self.client.send(&self.requests, REQUESTS, self.status);
+        self.client.send(&self.requests, self.number, self.status);
         let used = self.gateway.process.cpu_micros() - before;
-        self.micros.push(used / REQUESTS as f64);
+        self.micros.push(used / self.number as f64);
+        let sent = self.number % self.requests.len();
+        self.requests.rotate_left(sent);
     }
 }
 
@@ -74,7 +93,7 @@ pub async fn by_kind(mas: &Mas) {
     println!("\nCPU of the Envoy process per request; {ROUNDS} rounds of {REQUESTS}, interleaved");
     let plain = Gateway::without_module().await;
     let local = Gateway::start(mas, 1, json!({})).await;
-    let shared = Gateway::start(mas, 1, json!({"local_entries": 0})).await;
+    let shared = Gateway::start(mas, 1, json!({"cache": {"local_entries": 0}})).await;
     let active = tokens("kind", 100);
     mas.activate(&active);
     let unknown = tokens("nobody", 100);
@@ -96,6 +115,34 @@ pub async fn by_kind(mas: &Mas) {
     ]);
 }
 
+/// What a token costs that nobody has seen, and what Envoy alone takes to ask or to refuse.
+pub async fn cold(mas: &Mas) {
+    const NEVER: Duration = Duration::from_secs(3600);
+    println!(
+        "\nCPU of the Envoy process per token that nobody has seen; {ROUNDS} rounds of {COLD_REQUESTS}, interleaved"
+    );
+    let gateway = Gateway::start(mas, 1, json!({})).await;
+    let refusal = Refusal::of(&gateway, &tokens("nobody", 1)[0]).await;
+    let at_once = control::at_once(1, &refusal).await;
+    let after_a_call = control::after_a_call(mas, 1, &refusal).await;
+
+    let silent = Mas::start();
+    silent.delay(NEVER);
+    let one_call = json!({"introspection": {"max_in_flight": 1, "timeout": "60s"}});
+    let full = Gateway::start(&silent, 1, one_call).await;
+    let mut held = Connection::open(full.addr());
+    held.send(&client::whoami(&tokens("held", 1)[0]));
+    silent.asked(1).await;
+    measure(&mut [
+        Kind::cold("no module, 401 at once", &at_once, 401),
+        Kind::cold("no module, 401 after a call", &after_a_call, 401),
+        Kind::cold("MAS is asked, 401", &gateway, 401),
+        Kind::cold("too many calls under way, 503", &full, 503),
+    ]);
+    let asked = silent.calls();
+    assert_eq!(asked, 1, "the call that is under way keeps all others out");
+}
+
 /// Whether a hit costs more when there are many sessions, and how much memory a session takes.
 pub async fn growth(mas: &Mas) {
     const FEW: usize = 100;
@@ -105,7 +152,7 @@ pub async fn growth(mas: &Mas) {
     let few = &sessions[..FEW];
     for (name, local_entries) in [("the worker's cache", MANY), ("the shared cache", 0)] {
         // With fewer slots some sessions would push each other out.
-        let cache = json!({"local_entries": local_entries, "slots": 1_048_576});
+        let cache = json!({"cache": {"local_entries": local_entries, "slots": 1_048_576}});
         let small = Gateway::start(mas, 1, cache.clone()).await;
         let large = Gateway::start(mas, 1, cache).await;
         Client::open(small.addr()).send(&requests(few), 2 * FEW, 200);

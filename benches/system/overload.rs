@@ -12,6 +12,7 @@ use super::{
     flood::{Attack, Pace},
     latency::{self, QUIET, Table},
     probe::Percentiles,
+    process::Apart,
     progress, setting, tokens,
     upstream::Mas,
 };
@@ -19,37 +20,46 @@ use super::{
 /// How long MAS takes for an answer.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// Requests a second, each with a token that nobody has seen.
-const RATE: u64 = 5_000;
-
 /// How long; `ATTACK_SECONDS` overrides it.
 const SECONDS: u64 = 30;
 
 const QUIET_TIME: Duration = Duration::from_secs(10);
 
-const WORKERS: u32 = 2;
 const MAX_IN_FLIGHT: usize = 256;
 const LIVE: usize = 1_000;
-
-/// As many as can be held, and enough to send the others meanwhile.
-const CONNECTIONS: usize = WORKERS as usize * MAX_IN_FLIGHT + 256;
 
 const GAUGE: &str = "wasmcustom.matrix_edge_auth_introspections_in_flight";
 const LOOK: Duration = Duration::from_millis(250);
 
-/// What becomes of live sessions, and of those who are too many.
+/// What becomes of those who are too many, and of live sessions: two workers that share the processors with
+/// attacker, MAS and client, and one worker that has one for itself and gets half of the attack.
 pub async fn slow_mas() {
+    for (workers, rate, is_apart) in [(2, 5_000, false), (1, 2_500, true)] {
+        run(workers, rate, is_apart).await;
+    }
+}
+
+/// `rate`: requests a second, each with a token that nobody has seen.
+async fn run(workers: u32, rate: u64, is_apart: bool) {
     let time = Duration::from_secs(setting("ATTACK_SECONDS", SECONDS));
+    // As many as can be held, and enough to send the others meanwhile.
+    let connections = workers as usize * MAX_IN_FLIGHT + 256;
     println!(
-        "\nAttack: {RATE} cold tokens a second for {time:?}, while MAS takes {SLOW:?}; {CONNECTIONS} connections, \
-         {WORKERS} workers, max_in_flight {MAX_IN_FLIGHT}"
+        "\nAttack: {rate} cold tokens a second for {time:?}, while MAS takes {SLOW:?}; {connections} connections, \
+         {workers} workers{}, max_in_flight {MAX_IN_FLIGHT}",
+        if is_apart {
+            " on a processor of their own"
+        } else {
+            ""
+        }
     );
     let mas = Mas::start();
-    let gateway = Gateway::start(&mas, WORKERS, json!({})).await;
+    let gateway = Gateway::start(&mas, workers, json!({})).await;
     let live = log_in(&mas, &gateway, LIVE);
-    let control = control::at_once(WORKERS, &refusal(&mas, &gateway).await).await;
+    let control = control::at_once(workers, &refusal(&mas, &gateway).await).await;
     let asked = mas.active_calls();
     mas.delay(SLOW);
+    let _apart = is_apart.then(|| Apart::begin(&[&gateway.process, &control.process]));
 
     progress(&format!(
         "two Envoys, quiet and under attack: about {} s",
@@ -65,9 +75,9 @@ pub async fn slow_mas() {
     let mut answers = Vec::new();
     for (name, envoy) in envoys {
         let attack = Attack {
-            connections: CONNECTIONS,
-            requests: cold(name, RATE * time.as_secs()),
-            pace: Pace::PerSecond(RATE),
+            connections,
+            requests: cold(name, rate * time.as_secs()),
+            pace: Pace::PerSecond(rate),
             gives_way: false,
         };
         progress(&format!("{name}: {} cold tokens", attack.requests.len()));
@@ -75,7 +85,7 @@ pub async fn slow_mas() {
             done = latency::measure(envoy, &live, time, Some(attack)) => done,
             never = watch(&gateway, &most) => match never {},
         };
-        table.add(name, "5,000/s", measured);
+        table.add(name, "attack", measured);
         answers.push((name, got));
     }
     table.print();
@@ -106,7 +116,7 @@ pub async fn slow_mas() {
          MAS was asked about: {}",
         most.get(),
         mas.most_open(),
-        WORKERS as usize * MAX_IN_FLIGHT,
+        workers as usize * MAX_IN_FLIGHT,
         mas.active_calls() - asked,
     );
 }

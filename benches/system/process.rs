@@ -1,11 +1,6 @@
 //! What a running Envoy costs, as the kernel and Envoy itself count it.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use crate::support::{
     envoy::Envoy,
@@ -86,6 +81,15 @@ impl Process {
         workers
     }
 
+    /// Only there may any of its threads run, as `taskset` writes it.
+    fn keep_to(&self, processors: &str) {
+        let pid = self.pid.to_string();
+        run(
+            "taskset",
+            &["--all-tasks", "--pid", "--cpu-list", processors, &pid],
+        );
+    }
+
     fn read(&self, file: &str) -> String {
         let path = Path::new("/proc").join(self.pid.to_string()).join(file);
         fs::read_to_string(path).expect("Envoy runs")
@@ -116,18 +120,57 @@ pub fn machine_cpu_micros() -> f64 {
     busy.sum::<f64>() * TICK_MICROS
 }
 
-/// Lets all other threads go before this one when there are fewer processors than work. For what has a
+/// Lets this thread, and those it starts, run only while no other thread wants the processor. For what has a
 /// machine of its own in real life.
 pub fn give_way() {
     let link = fs::read_link("/proc/thread-self").expect("Linux");
     let thread = link.file_name().expect("a thread has a number");
-    // Where there is no such program, the machine is a little less fair.
-    let _ = Command::new("renice")
-        .args(["-n", "10", "-p"])
-        .arg(thread)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    let thread = thread.to_str().expect("a number");
+    run("chrt", &["--idle", "--pid", "0", thread]);
+}
+
+/// Envoys alone on one processor, and the bench on all others, as if it were other machines. Ends when it is
+/// dropped.
+pub struct Apart;
+
+impl Apart {
+    /// # Panics
+    ///
+    /// If there is only one processor.
+    pub fn begin(envoys: &[&Process]) -> Self {
+        let last = processors() - 1;
+        assert!(last > 0, "this needs two processors");
+        for envoy in envoys {
+            envoy.keep_to("0");
+        }
+        Process::this().keep_to(&format!("1-{last}"));
+        Self
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        Process::this().keep_to(&format!("0-{}", processors() - 1));
+    }
+}
+
+/// Of the machine, whatever this process may use just now.
+fn processors() -> usize {
+    let stat = fs::read_to_string("/proc/stat").expect("Linux");
+    let lines = stat.lines().map(|line| line.as_bytes());
+    lines
+        .filter(|line| line.starts_with(b"cpu") && line.get(3).is_some_and(u8::is_ascii_digit))
+        .count()
+}
+
+/// A program of util-linux.
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}; install util-linux"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {output:?}"
+    );
 }
 
 /// Bytes that Envoy says it has allocated. V8's memory is not among them.
