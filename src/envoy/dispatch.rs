@@ -30,7 +30,7 @@ unsafe extern "C" {
 
 struct Call {
     cluster: String,
-    headers: Vec<(String, String)>,
+    headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
     timeout: Duration,
 }
@@ -72,7 +72,7 @@ fn send(root: RootId, call: &Call) -> Result<CallId, HostError> {
     let headers = call
         .headers
         .iter()
-        .map(|(name, value)| (&**name, &**value))
+        .map(|(name, value)| (*name, &**value))
         .collect();
     hostcalls::dispatch_http_call(
         &call.cluster,
@@ -87,7 +87,7 @@ fn send(root: RootId, call: &Call) -> Result<CallId, HostError> {
 
 impl Call {
     fn new(request: &IntrospectionRequest<'_>) -> Self {
-        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let owned = |(name, value): (&'static str, &str)| (name, value.to_owned());
         Self {
             cluster: request.cluster().to_owned(),
             headers: request.headers().into_iter().map(owned).collect(),

@@ -12,7 +12,9 @@ mod request;
 mod response;
 
 pub use self::{
-    request::{DEVICE_ID_SUPPORT, FORM, HINT, IntrospectionRequest, TRACE_HEADERS},
+    request::{
+        DEVICE_ID_SUPPORT, FORM, HINT, IntrospectionRequest, REQUEST_ID, TRACE_PARENT, TRACE_STATE,
+    },
     response::{
         ActiveAnswer, ActiveToken, Answer, InactiveAnswer, IntrospectionResponse,
         MAX_RESPONSE_BYTES, NoVerdict, read,

@@ -7,7 +7,7 @@ use crate::{
     config::{Config, IdentityHeaders, Mode},
     gate::{Annotation, Decision, RequestHead},
     host::{Host, HostError},
-    mas::introspection::TRACE_HEADERS,
+    mas::introspection::{REQUEST_ID, TRACE_PARENT, TRACE_STATE},
     matrix::{
         identity::{Identity, header_value},
         reply::{Cors, Rejection},
@@ -86,7 +86,14 @@ pub(super) fn trace(host: &impl Host) -> Vec<(&'static str, String)> {
         let value = String::from_utf8(value).ok()?;
         (value.len() <= MAX_TRACE_BYTES).then_some((name, value))
     };
-    TRACE_HEADERS.into_iter().filter_map(present).collect()
+    let mut headers = Vec::new();
+    headers.extend(present(REQUEST_ID));
+    headers.extend(present(TRACE_PARENT));
+    // On its own it means nothing: W3C Trace Context, section 3.3.
+    if headers.iter().any(|(name, _)| *name == TRACE_PARENT) {
+        headers.extend(present(TRACE_STATE));
+    }
+    headers
 }
 
 /// Removes from the trailers of the selected request what a client must not send in them either.

@@ -13,8 +13,14 @@ pub const HINT: (&str, &str) = ("token_type_hint", "access_token");
 /// The header without which MAS calls some valid compat tokens inactive.
 pub const DEVICE_ID_SUPPORT: (&str, &str) = ("x-mas-supports-device-id", "1");
 
-/// Headers of the client's request that travel along, so that one trace shows both requests.
-pub const TRACE_HEADERS: [&str; 3] = ["traceparent", "tracestate", "x-request-id"];
+/// A header of the client's request that travels along, so that one trace shows both requests.
+pub const TRACE_PARENT: &str = "traceparent";
+
+/// Another, beside [`TRACE_PARENT`].
+pub const TRACE_STATE: &str = "tracestate";
+
+/// Another: Envoy's own.
+pub const REQUEST_ID: &str = "x-request-id";
 
 /// `POST /oauth2/introspect` for one token. `Debug` shows neither token nor credential.
 pub struct IntrospectionRequest<'a> {
@@ -25,7 +31,8 @@ pub struct IntrospectionRequest<'a> {
 }
 
 impl<'a> IntrospectionRequest<'a> {
-    /// The request for `token`, whose SHA-256 is `digest`. `trace` holds the [`TRACE_HEADERS`] present.
+    /// The request for `token`, whose SHA-256 is `digest`. `trace` holds those of
+    /// [`TRACE_PARENT`], [`TRACE_STATE`] and [`REQUEST_ID`] that are present.
     pub fn new(
         settings: &'a Introspection,
         token: &AccessToken<'_>,
@@ -51,7 +58,7 @@ impl<'a> IntrospectionRequest<'a> {
     }
 
     /// Pseudo-headers and headers, as Synapse sends them.
-    pub fn headers(&self) -> Vec<(&str, &str)> {
+    pub fn headers(&self) -> Vec<(&'static str, &str)> {
         let mut headers = vec![
             (":method", "POST"),
             (":authority", &*self.authority),
