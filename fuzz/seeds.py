@@ -238,30 +238,33 @@ def planted(digest, fingerprint):
     inactive = b'{"active":false}'
     key = digest + struct.pack("<Q", fingerprint)
 
-    def entry(kind, digest, user, fresh_until, body):
-        head = struct.pack("<BBQ", 2, user is not None, fingerprint)
+    def entry(digest, user, fresh_until, body):
+        head = struct.pack("<BQ", user is not None, fingerprint)
         times = struct.pack("<4Q", NOW - 500, NOW - 1000, NOW - 900, fresh_until)
-        return value(kind, head + digest + (half_digest(user) if user else bytes(16)) + times + body)
+        return head + digest + (half_digest(user) if user else bytes(16)) + times + body
 
     def hint(kind):
         return value("seed", bytes([kind]) + key)
 
-    live = entry("a", digest, "alice", NOW + 60_000, active)
-    other = entry("a", bytes(32), None, NOW + 60_000, b'{"active":true}')
-    stale = entry("a", digest, "alice", NOW - 1, active)
-    ended = entry("n", digest, None, NOW + 60_000, inactive)
+    stranger = entry(bytes(32), None, NOW + 60_000, b'{"active":true}')
+    live = bucket("a", stranger, entry(digest, "alice", NOW + 60_000, active))
+    other = bucket("a", stranger)
+    stale = bucket("a", entry(digest, "alice", NOW - 1, active))
+    ended = bucket("n", entry(digest, None, NOW + 60_000, inactive))
     devices = b"".join(
         half_digest(device) + struct.pack("<Q", since) for device, since in [("A", NOW), ("B", 3)]
     )
     moments = struct.pack("<QQ", NOW - 2000, NOW)
     void = value("u", struct.pack("<BQ", 1, 5) + half_digest("alice") + moments + devices)
-    lease = value("l", key + struct.pack("<QQB", 9, NOW + 900, 1))
-    budget = value("b", digest + struct.pack("<QI", NOW + 5000, 3))
+    lease = bucket("l", key + struct.pack("<QQB", 9, NOW + 900, 1))
+    answered = bucket("l", bytes(57), key + struct.pack("<QQB", 9, NOW - 100, 4))
+    budget = bucket("b", digest + struct.pack("<QI", NOW + 5000, 3))
     place = value("w", struct.pack("<QIQ", 9, 0, NOW + 4000))
     epoch = value("epoch", struct.pack("<8I", *range(8)))
     revived = value("revived", struct.pack("<Q", NOW - 100))
     return {
         "all": live + ended + void + lease + budget + place + epoch + revived,
+        "answered": answered + place,
         "budget": budget + place,
         "inactive": ended + revived,
         "lease": lease + place + hint(1) + hint(2) + hint(3),
@@ -270,6 +273,12 @@ def planted(digest, fingerprint):
         "stale": stale + epoch,
         "void": live + void,
     }
+
+
+def bucket(kind, *records):
+    """See src/cache/bucket.rs."""
+    framed = b"".join(struct.pack("<H", len(record)) + record for record in records)
+    return value(kind, bytes([3]) + framed)
 
 
 def value(kind, content):

@@ -3,6 +3,7 @@
 //! Identity of an entry is the SHA-256 of the token; the token itself is never stored. Active and inactive
 //! answers live in two tables, so that a flood of invented tokens cannot evict one live session.
 
+pub mod bucket;
 pub mod budget;
 pub mod entry;
 pub mod epoch;
@@ -90,15 +91,22 @@ pub struct Asked {
     pub answer: Answer,
 }
 
+impl Asked {
+    /// Whether MAS said that the token is active.
+    pub fn is_active(&self) -> bool {
+        matches!(self.answer, Answer::Active(_))
+    }
+}
+
 /// What keeping an answer changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
     /// An active answer for this token was dropped: other workers may still hold it.
     pub invalidated: bool,
     /// The answer is in the shared cache.
     pub stored: bool,
     /// What had to make room for it.
-    pub evicted: Option<(Evicted, TokenDigest)>,
+    pub evicted: Vec<(Evicted, TokenDigest)>,
 }
 
 /// A fresh answer is renewed this long before it ends, or a tenth of its TTL if that is less: long enough
@@ -507,7 +515,7 @@ mod tests {
         store.damage(|value| {
             // The seed has 16 bytes and no version.
             if value.len() != 16 {
-                *value.first_mut().unwrap() = entry::FORMAT_VERSION + 1;
+                *value.first_mut().unwrap() = bucket::FORMAT_VERSION + 1;
             }
         });
         assert_eq!(cache().find(&store, &digest, seconds(1.0), |_| {}), None);

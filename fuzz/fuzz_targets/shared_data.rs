@@ -13,8 +13,8 @@ use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::{
     cache::{
         Asked, Cache, Cached, TokenDigest,
+        bucket::FORMAT_VERSION,
         budget::Budget,
-        entry::FORMAT_VERSION,
         epoch::{Epochs, Subject},
         flight::FlightKey,
         lease::{Acquired, LEASE, Leases},
@@ -157,18 +157,23 @@ fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
         .iter()
         .any(|value| contain(value, &digest.0));
     assert!(is_told || !leases.is_void(store, &key, ME));
-    match leases.acquire(store, &key, ME, now) {
+    match leases.acquire(store, &key, ME, now, now.minus(LEASE)) {
         Acquired::Ours => {
-            let others = leases.acquire(store, &key, OTHER, now);
+            let others = leases.acquire(store, &key, OTHER, now, now);
             // Nothing lasts past the end of time.
             assert!(others == Acquired::Theirs(now + LEASE) || now + LEASE == now);
             assert!(leases.void(store, digest, now) || now + LEASE == now);
         }
         Acquired::Theirs(until) => assert!(is_told && until > now),
+        Acquired::Answered(at) => {
+            assert!(is_told && now < at + LEASE);
+            let again = leases.acquire(store, &key, ME, now, at);
+            assert_eq!(again, Acquired::Ours);
+        }
         Acquired::NoRoom => assert!(!store.values.of("l").is_empty()),
     }
-    leases.release(store, &key, ME);
-    leases.release(store, &key, OTHER);
+    leases.release(store, &key, ME, Some(now));
+    leases.release(store, &key, OTHER, None);
 }
 
 fn budgets(store: &Planted, source: &TokenDigest, now: Instant) {

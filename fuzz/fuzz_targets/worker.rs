@@ -15,7 +15,7 @@ mod simulated;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use matrix_edge_auth::cache::{TokenDigest, entry::FORMAT_VERSION};
+use matrix_edge_auth::cache::{TokenDigest, bucket::FORMAT_VERSION};
 use serde_json::json;
 
 use self::{

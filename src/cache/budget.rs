@@ -2,13 +2,16 @@
 //!
 //! A source is Envoy's trusted client address. The count lives in shared data, so all workers count
 //! together; it takes back what turns out to be active, so that only inactive tokens and tokens without a
-//! verdict are spent. The state is a fixed number of slots. A source that finds both its slots taken by
-//! others is let pass: the budget protects MAS from the loudest, the cap on calls in flight from the rest.
+//! verdict are spent. The state is a fixed number of counts. A source that finds its bucket full of others'
+//! is let pass: the budget protects MAS from the loudest, the cap on calls in flight from the rest.
 
-use super::{If, Store, TokenDigest, slots::Slots};
+use super::{
+    NotWritten, Store, TokenDigest,
+    bucket::{Bucket, Buckets},
+};
 use crate::{clock::Instant, config::UnknownTokenBudget};
 
-const SLOTS: u32 = 4_096;
+const NUMBER: u32 = 4_096;
 
 /// A count as bytes: source, end of the window, spent.
 const BYTES: usize = 32 + 8 + 4;
@@ -29,13 +32,13 @@ pub struct Spent {
 /// The counts of all sources.
 #[derive(Debug)]
 pub struct Budget {
-    slots: Slots,
+    buckets: Buckets,
 }
 
 impl Default for Budget {
     fn default() -> Self {
         Self {
-            slots: Slots::new("b", SLOTS),
+            buckets: Buckets::new("b", NUMBER),
         }
     }
 }
@@ -77,19 +80,25 @@ impl Budget {
         now: Instant,
     ) -> Result<(), Spent> {
         for _ in 0..WRITE_ATTEMPTS {
-            let Some((key, condition, found)) = self.slot(store, source, now) else {
-                return Ok(());
-            };
-            let mut count = found.unwrap_or(Count {
-                source: source.0,
-                until: now + limit.window,
-                spent: 0,
-            });
-            if count.spent >= limit.per_source {
-                return Err(Spent { until: count.until });
+            let (bucket, mut counts) = self.read(store, source, now);
+            let is_ours = |count: &Count| count.source == source.0;
+            if !counts.iter().any(is_ours) {
+                if counts.len() >= self.buckets.capacity {
+                    return Ok(());
+                }
+                counts.push(Count {
+                    source: source.0,
+                    until: now + limit.window,
+                    spent: 0,
+                });
             }
-            count.spent += 1;
-            if store.write(&key, &count.encode(), condition).is_ok() {
+            for count in counts.iter_mut().filter(|count| is_ours(count)) {
+                if count.spent >= limit.per_source {
+                    return Err(Spent { until: count.until });
+                }
+                count.spent += 1;
+            }
+            if write(store, &bucket, &counts).is_ok() {
                 break;
             }
         }
@@ -99,42 +108,32 @@ impl Budget {
     /// Takes one back: the token was active.
     pub fn refund(&self, store: &impl Store, source: &Source, now: Instant) {
         for _ in 0..WRITE_ATTEMPTS {
-            let Some((key, condition, Some(mut count))) = self.slot(store, source, now) else {
+            let (bucket, mut counts) = self.read(store, source, now);
+            let Some(count) = counts.iter_mut().find(|count| count.source == source.0) else {
                 return;
             };
             count.spent = count.spent.saturating_sub(1);
-            if store.write(&key, &count.encode(), condition).is_ok() {
+            if write(store, &bucket, &counts).is_ok() {
                 return;
             }
         }
     }
 
-    /// The slot of `source` with its running count, or one that is free.
-    fn slot(
-        &self,
-        store: &impl Store,
-        source: &Source,
-        now: Instant,
-    ) -> Option<(String, If, Option<Count>)> {
-        let mut free = None;
-        for key in self.slots.keys(store, source) {
-            let stored = store.read(&key);
-            let count = stored
-                .as_ref()
-                .and_then(|stored| Count::decode(&stored.value));
-            let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-            match count.filter(|count| now < count.until) {
-                Some(count) if count.source == source.0 => {
-                    return Some((key, condition, Some(count)));
-                }
-                Some(_) => {}
-                None => {
-                    free.get_or_insert((key, condition, None));
-                }
-            }
-        }
-        free
+    /// The bucket of `source`, and the counts in it whose window has not ended.
+    fn read(&self, store: &impl Store, source: &Source, now: Instant) -> (Bucket, Vec<Count>) {
+        let bucket = self.buckets.read(store, &source.0);
+        let counts = bucket
+            .records()
+            .filter_map(Count::decode)
+            .filter(|count| now < count.until)
+            .collect();
+        (bucket, counts)
     }
+}
+
+fn write(store: &impl Store, bucket: &Bucket, counts: &[Count]) -> Result<(), NotWritten> {
+    let records: Vec<_> = counts.iter().map(Count::encode).collect();
+    bucket.replace(store, records.iter().map(Vec::as_slice))
 }
 
 #[cfg(test)]
@@ -192,7 +191,7 @@ mod tests {
         let (store, budget) = (
             MemoryStore::default(),
             Budget {
-                slots: Slots::new("b", 1),
+                buckets: Buckets::new("b", 1),
             },
         );
         budget

@@ -1,30 +1,25 @@
-//! One entry of the shared cache, as bytes.
+//! One entry of the shared cache, as bytes: a record of a [bucket](super::bucket).
 //!
-//! Shared data survives a configuration update and a new module binary, so an old and a new version may
-//! read each other's entries. The first byte is the format version; an entry of another version, or one
-//! that does not decode to its last byte, is a miss.
+//! An entry that does not decode to its last byte is a miss. A change of this format is a new
+//! [`FORMAT_VERSION`](super::bucket::FORMAT_VERSION).
 //!
 //! ```text
 //! offset  bytes  what
-//!      0      1  format version
-//!      1      1  flags: 1 = a user is known
-//!      2      8  configuration fingerprint          all numbers little-endian
-//!     10     32  SHA-256 of the token
-//!     42     16  user, see `revocation::UserKey`; zero if none is known
-//!     58      8  used at, milliseconds
-//!     66      8  asked at, milliseconds
-//!     74      8  answered at, milliseconds
-//!     82      8  fresh until, milliseconds
-//!     90     ..  MAS's answer: JSON, as it wrote it
+//!      0      1  flags: 1 = a user is known
+//!      1      8  configuration fingerprint          all numbers little-endian
+//!      9     32  SHA-256 of the token
+//!     41     16  user, see `revocation::UserKey`; zero if none is known
+//!     57      8  used at, milliseconds
+//!     65      8  asked at, milliseconds
+//!     73      8  answered at, milliseconds
+//!     81      8  fresh until, milliseconds
+//!     89     ..  MAS's answer: JSON, as it wrote it
 //! ```
 
 use std::time::Duration;
 
 use super::{TokenDigest, revocation::UserKey};
 use crate::{clock::Instant, mas::introspection::Answer};
-
-/// The format that this module writes, and the only one it reads.
-pub const FORMAT_VERSION: u8 = 2;
 
 /// Largest entry, in bytes. A larger answer is not kept; MAS's are a few hundred bytes.
 pub const MAX_ENTRY_BYTES: usize = 2048;
@@ -65,7 +60,7 @@ impl Entry {
         }
         let mut bytes = Vec::with_capacity(length);
         let flags = if self.user.is_some() { USER_KNOWN } else { 0 };
-        bytes.extend_from_slice(&[FORMAT_VERSION, flags]);
+        bytes.push(flags);
         bytes.extend_from_slice(&self.fingerprint.to_le_bytes());
         bytes.extend_from_slice(&self.digest.0);
         bytes.extend_from_slice(&self.user.map_or([0; 16], |user| user.0));
@@ -138,13 +133,13 @@ pub struct EntryHead {
 }
 
 impl EntryHead {
-    const BYTES: usize = 90;
+    const BYTES: usize = 89;
 
     /// Reads the fixed part; `None` if these bytes are no entry of this format.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
-        let [version, flags] = reader.take()?;
-        if version != FORMAT_VERSION || flags & !USER_KNOWN != 0 {
+        let [flags] = reader.take()?;
+        if flags & !USER_KNOWN != 0 {
             return None;
         }
         let fingerprint = u64::from_le_bytes(reader.take()?);
@@ -165,7 +160,7 @@ impl EntryHead {
 
 /// Writes the time of use into an encoded entry.
 pub fn set_used_at(bytes: &mut [u8], used_at: Instant) {
-    const OFFSET: usize = 58;
+    const OFFSET: usize = 57;
     if let Some(field) = bytes
         .get_mut(OFFSET..)
         .and_then(|rest| rest.first_chunk_mut())
@@ -245,10 +240,10 @@ mod tests {
     }
 
     #[test]
-    fn another_format_version_is_a_miss() {
+    fn an_unknown_flag_is_a_miss() {
         let mut bytes = active().encode().unwrap();
-        for version in (0..=u8::MAX).filter(|version| *version != FORMAT_VERSION) {
-            bytes[0] = version;
+        for flags in (0..=u8::MAX).filter(|flags| *flags > USER_KNOWN) {
+            bytes[0] = flags;
             assert_eq!(Entry::decode(&bytes), None);
         }
     }

@@ -8,26 +8,35 @@
 //! Whoever finds the lease taken leaves a mark on it, so that its holder tells the others only if somebody
 //! waits. A token that ends (a logout) while it is being asked about voids the lease: the answer may be from
 //! before, and its holder asks again instead of keeping it.
+//!
+//! A lease that is given back because there is an answer leaves word of it for a while. Whoever looked into
+//! the shared cache just before that answer came, and asks for the lease just after, learns that it is worth
+//! looking again. All others need not look twice.
 
 use std::time::Duration;
 
-use super::{If, Store, TokenDigest, flight::FlightKey, slots::Slots};
+use super::{
+    NotWritten, Store, TokenDigest,
+    bucket::{Bucket, Buckets},
+    flight::FlightKey,
+};
 use crate::clock::Instant;
 
-/// How long a lease holds without renewal.
+/// How long a lease holds without renewal, and word of an answer is left.
 pub const LEASE: Duration = Duration::from_secs(1);
 
-/// Slots of the lease table: far more than calls can be in flight, so that two tokens seldom meet.
-const SLOTS: u32 = 16_384;
+/// Leases in all: far more than calls can be in flight, so that a bucket is seldom full.
+const NUMBER: u32 = 16_384;
 
-/// A lease as bytes: digest, fingerprint, holder, end, marks.
-const BYTES: usize = 32 + 8 + 8 + 8 + 1;
+/// A lease as bytes: digest, fingerprint, holder, moment, marks.
+const BYTES: usize = FlightKey::BYTES + 8 + 8 + 1;
 
 const VOID: u8 = 1;
 const WANTED: u8 = 2;
+const ANSWERED: u8 = 4;
 
 /// How often a lease is written again after someone else wrote first.
-const WRITE_ATTEMPTS: usize = 8;
+const WRITE_ATTEMPTS: usize = 16;
 
 /// The outcome of asking for a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +45,9 @@ pub enum Acquired {
     Ours,
     /// Another worker asks, and holds the lease until then unless it renews it.
     Theirs(Instant),
-    /// No slot is free: ask without a lease.
+    /// Nobody asks: the answer came at that moment. If it is no use, ask for the lease again.
+    Answered(Instant),
+    /// The bucket is full of other leases: ask without one.
     NoRoom,
 }
 
@@ -52,22 +63,28 @@ pub struct Marks {
 /// The lease table.
 #[derive(Debug)]
 pub struct Leases {
-    slots: Slots,
+    buckets: Buckets,
 }
 
 impl Default for Leases {
     fn default() -> Self {
         Self {
-            slots: Slots::new("l", SLOTS),
+            buckets: Buckets::new("l", NUMBER),
         }
     }
 }
 
+#[derive(Clone, Copy)]
 struct Lease {
-    key: [u8; 40],
+    key: [u8; FlightKey::BYTES],
     holder: u64,
-    until: Instant,
-    marks: Marks,
+    state: State,
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    Held { until: Instant, marks: Marks },
+    Answered { at: Instant },
 }
 
 impl Lease {
@@ -75,45 +92,74 @@ impl Lease {
         let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
         let (key, rest) = bytes.split_first_chunk()?;
         let (holder, rest) = rest.split_first_chunk()?;
-        let (until, marks) = rest.split_first_chunk()?;
+        let (moment, marks) = rest.split_first_chunk()?;
         let [marks] = <[u8; 1]>::try_from(marks).ok()?;
+        let moment = Instant::from_millis(u64::from_le_bytes(*moment));
         Some(Self {
             key: *key,
             holder: u64::from_le_bytes(*holder),
-            until: Instant::from_millis(u64::from_le_bytes(*until)),
-            marks: Marks {
-                void: marks & VOID != 0,
-                wanted: marks & WANTED != 0,
+            state: if marks & ANSWERED != 0 {
+                State::Answered { at: moment }
+            } else {
+                State::Held {
+                    until: moment,
+                    marks: Marks {
+                        void: marks & VOID != 0,
+                        wanted: marks & WANTED != 0,
+                    },
+                }
             },
         })
     }
 
     fn encode(&self) -> Vec<u8> {
+        let (moment, marks) = match self.state {
+            State::Held { until, marks } => {
+                let mark = |is_set, mark| if is_set { mark } else { 0 };
+                (until, mark(marks.void, VOID) | mark(marks.wanted, WANTED))
+            }
+            State::Answered { at } => (at, ANSWERED),
+        };
         let mut bytes = Vec::with_capacity(BYTES);
         bytes.extend_from_slice(&self.key);
         bytes.extend_from_slice(&self.holder.to_le_bytes());
-        bytes.extend_from_slice(&self.until.as_millis().to_le_bytes());
-        let mark = |is_set, mark| if is_set { mark } else { 0 };
-        bytes.push(mark(self.marks.void, VOID) | mark(self.marks.wanted, WANTED));
+        bytes.extend_from_slice(&moment.as_millis().to_le_bytes());
+        bytes.push(marks);
         bytes
     }
 
-    fn is_about(&self, digest: &TokenDigest) -> bool {
-        self.key.starts_with(&digest.0)
+    /// Its marks, if it is held on `key` by `holder`.
+    fn marks(&self, key: &FlightKey, holder: u64) -> Option<Marks> {
+        match self.state {
+            State::Held { marks, .. } if self.holder == holder && self.key == key.to_bytes() => {
+                Some(marks)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it says anything any more.
+    fn counts(&self, now: Instant) -> bool {
+        match self.state {
+            State::Held { until, .. } => now < until,
+            State::Answered { at } => now < at + LEASE,
+        }
     }
 }
 
 impl Leases {
-    /// Asks for the lease on `key`, or renews it.
+    /// Asks for the lease on `key`, or renews it, for one who has looked into the shared cache and found
+    /// every answer that came until `seen`.
     pub fn acquire(
         &self,
         store: &impl Store,
         key: &FlightKey,
         holder: u64,
         now: Instant,
+        seen: Instant,
     ) -> Acquired {
         for _ in 0..WRITE_ATTEMPTS {
-            if let Some(acquired) = self.try_acquire(store, key, holder, now) {
+            if let Some(acquired) = self.try_acquire(store, key, holder, now, seen) {
                 return acquired;
             }
         }
@@ -127,59 +173,79 @@ impl Leases {
         key: &FlightKey,
         holder: u64,
         now: Instant,
+        seen: Instant,
     ) -> Option<Acquired> {
+        let (bucket, mut leases) = self.read(store, &key.digest);
+        leases.retain(|lease| lease.counts(now));
         let mut mine = Lease {
             key: key.to_bytes(),
             holder,
-            until: now + LEASE,
-            marks: Marks::default(),
+            state: State::Held {
+                until: now + LEASE,
+                marks: Marks::default(),
+            },
         };
-        let mut free = None;
-        for slot in self.slots.keys(store, &key.digest) {
-            let stored = store.read(&slot);
-            let held = stored
-                .as_ref()
-                .and_then(|stored| Lease::decode(&stored.value));
-            let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-            match held.filter(|held| held.until > now) {
-                Some(mut held) if held.key == mine.key && held.holder != holder => {
-                    if !std::mem::replace(&mut held.marks.wanted, true) {
-                        store.write(&slot, &held.encode(), condition).ok()?;
-                    }
-                    return Some(Acquired::Theirs(held.until));
+        match leases.iter_mut().find(|lease| lease.key == mine.key) {
+            Some(Lease {
+                state: State::Answered { at },
+                ..
+            }) if *at > seen => return Some(Acquired::Answered(*at)),
+            Some(Lease {
+                holder: theirs,
+                state: State::Held { until, marks },
+                ..
+            }) if *theirs != holder => {
+                let until = *until;
+                if !std::mem::replace(&mut marks.wanted, true) {
+                    write(store, &bucket, &leases).ok()?;
                 }
-                Some(held) if held.key == mine.key => {
-                    mine.marks = held.marks;
-                    free = Some((slot, condition));
-                    break;
+                return Some(Acquired::Theirs(until));
+            }
+            Some(lease) => {
+                if let State::Held { marks: kept, .. } = lease.state
+                    && let State::Held { marks, .. } = &mut mine.state
+                {
+                    *marks = kept;
                 }
-                Some(_) => {}
-                None => {
-                    free.get_or_insert((slot, condition));
+                *lease = mine;
+            }
+            None => {
+                if leases.len() >= self.buckets.capacity && !forget_oldest_answer(&mut leases) {
+                    return Some(Acquired::NoRoom);
                 }
+                leases.push(mine);
             }
         }
-        let Some((slot, condition)) = free else {
-            return Some(Acquired::NoRoom);
-        };
-        store.write(&slot, &mine.encode(), condition).ok()?;
+        write(store, &bucket, &leases).ok()?;
         Some(Acquired::Ours)
     }
 
     /// Gives the lease on `key` back, and tells what marks it had; none if it is not ours any more.
-    pub fn release(&self, store: &impl Store, key: &FlightKey, holder: u64) -> Marks {
-        for slot in self.slots.keys(store, &key.digest) {
-            for _ in 0..WRITE_ATTEMPTS {
-                let Some((held, cas)) = read(store, &slot) else {
-                    break;
-                };
-                if held.key != key.to_bytes() || held.holder != holder {
-                    break;
-                }
-                // Whoever writes first has marked it, and we look again.
-                if store.write(&slot, &[], If::Unchanged(cas)).is_ok() {
-                    return held.marks;
-                }
+    /// `answered_at`: there is an answer in the shared cache since then.
+    pub fn release(
+        &self,
+        store: &impl Store,
+        key: &FlightKey,
+        holder: u64,
+        answered_at: Option<Instant>,
+    ) -> Marks {
+        for _ in 0..WRITE_ATTEMPTS {
+            let (bucket, mut leases) = self.read(store, &key.digest);
+            let ours = leases
+                .iter()
+                .position(|lease| lease.marks(key, holder).is_some());
+            let Some(ours) = ours else {
+                break;
+            };
+            let mut lease = leases.swap_remove(ours);
+            let marks = lease.marks(key, holder).unwrap_or_default();
+            if let Some(at) = answered_at {
+                lease.state = State::Answered { at };
+                leases.push(lease);
+            }
+            // Whoever writes first may have marked it, and we look again.
+            if write(store, &bucket, &leases).is_ok() {
+                return marks;
             }
         }
         Marks::default()
@@ -187,41 +253,57 @@ impl Leases {
 
     /// Whether the lease on `key` is ours and void.
     pub fn is_void(&self, store: &impl Store, key: &FlightKey, holder: u64) -> bool {
-        self.slots.keys(store, &key.digest).iter().any(|slot| {
-            read(store, slot).is_some_and(|(held, _)| {
-                held.marks.void && held.key == key.to_bytes() && held.holder == holder
-            })
-        })
+        let (_, leases) = self.read(store, &key.digest);
+        let marks = leases.iter().find_map(|lease| lease.marks(key, holder));
+        marks.is_some_and(|marks| marks.void)
     }
 
     /// Voids every lease on the token, whoever holds it. Whether there is one.
     pub fn void(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> bool {
         let mut found = false;
-        for slot in self.slots.keys(store, digest) {
-            for _ in 0..WRITE_ATTEMPTS {
-                let Some((mut held, cas)) = read(store, &slot) else {
-                    break;
-                };
-                if !held.is_about(digest) || held.until <= now {
-                    break;
-                }
-                found = true;
-                held.marks.void = true;
-                if store
-                    .write(&slot, &held.encode(), If::Unchanged(cas))
-                    .is_ok()
+        for _ in 0..WRITE_ATTEMPTS {
+            let (bucket, mut leases) = self.read(store, digest);
+            let mut is_changed = false;
+            for lease in &mut leases {
+                if let State::Held { until, marks } = &mut lease.state
+                    && lease.key.starts_with(&digest.0)
+                    && now < *until
                 {
-                    break;
+                    found = true;
+                    is_changed |= !std::mem::replace(&mut marks.void, true);
                 }
+            }
+            if !is_changed || write(store, &bucket, &leases).is_ok() {
+                break;
             }
         }
         found
     }
+
+    fn read(&self, store: &impl Store, digest: &TokenDigest) -> (Bucket, Vec<Lease>) {
+        let bucket = self.buckets.read(store, &digest.0);
+        let leases = bucket.records().filter_map(Lease::decode).collect();
+        (bucket, leases)
+    }
 }
 
-fn read(store: &impl Store, slot: &str) -> Option<(Lease, u32)> {
-    let stored = store.read(slot)?;
-    Some((Lease::decode(&stored.value)?, stored.cas))
+fn write(store: &impl Store, bucket: &Bucket, leases: &[Lease]) -> Result<(), NotWritten> {
+    let records: Vec<_> = leases.iter().map(Lease::encode).collect();
+    bucket.replace(store, records.iter().map(Vec::as_slice))
+}
+
+/// Makes room for a lease. `false`: all are held.
+fn forget_oldest_answer(leases: &mut Vec<Lease>) -> bool {
+    let answers = leases.iter().enumerate();
+    let answers = answers.filter_map(|(place, lease)| match lease.state {
+        State::Answered { at } => Some((at, place)),
+        State::Held { .. } => None,
+    });
+    let oldest = answers.min();
+    if let Some((_, place)) = oldest {
+        leases.swap_remove(place);
+    }
+    oldest.is_some()
 }
 
 #[cfg(test)]
@@ -233,6 +315,7 @@ mod tests {
     use crate::cache::memory::MemoryStore;
 
     const NOW: Instant = Instant::from_millis(1_000_000);
+    const SEEN: Instant = NOW;
     const ME: u64 = 1;
     const OTHER: u64 = 2;
 
@@ -247,18 +330,21 @@ mod tests {
     fn one_holder_at_a_time() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
-        assert_eq!(leases.acquire(&store, &key, ME, NOW), Acquired::Ours);
+        assert_eq!(leases.acquire(&store, &key, ME, NOW, SEEN), Acquired::Ours);
         assert_eq!(
-            leases.acquire(&store, &key, OTHER, NOW),
+            leases.acquire(&store, &key, OTHER, NOW, SEEN),
             Acquired::Theirs(NOW + LEASE)
         );
-        leases.release(&store, &key, OTHER);
+        leases.release(&store, &key, OTHER, None);
         assert_eq!(
-            leases.acquire(&store, &key, OTHER, NOW),
+            leases.acquire(&store, &key, OTHER, NOW, SEEN),
             Acquired::Theirs(NOW + LEASE)
         );
-        leases.release(&store, &key, ME);
-        assert_eq!(leases.acquire(&store, &key, OTHER, NOW), Acquired::Ours);
+        leases.release(&store, &key, ME, None);
+        assert_eq!(
+            leases.acquire(&store, &key, OTHER, NOW, SEEN),
+            Acquired::Ours
+        );
     }
 
     #[test]
@@ -266,18 +352,21 @@ mod tests {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
         let later = NOW + LEASE / 2;
-        assert_eq!(leases.acquire(&store, &key, ME, NOW), Acquired::Ours);
-        assert_eq!(leases.acquire(&store, &key, ME, later), Acquired::Ours);
+        assert_eq!(leases.acquire(&store, &key, ME, NOW, SEEN), Acquired::Ours);
         assert_eq!(
-            leases.acquire(&store, &key, OTHER, NOW + LEASE),
-            Acquired::Theirs(later + LEASE)
-        );
-        assert_eq!(
-            leases.acquire(&store, &key, OTHER, later + LEASE),
+            leases.acquire(&store, &key, ME, later, SEEN),
             Acquired::Ours
         );
         assert_eq!(
-            leases.acquire(&store, &key, ME, later + LEASE),
+            leases.acquire(&store, &key, OTHER, NOW + LEASE, SEEN),
+            Acquired::Theirs(later + LEASE)
+        );
+        assert_eq!(
+            leases.acquire(&store, &key, OTHER, later + LEASE, SEEN),
+            Acquired::Ours
+        );
+        assert_eq!(
+            leases.acquire(&store, &key, ME, later + LEASE, SEEN),
             Acquired::Theirs(later + LEASE + LEASE)
         );
     }
@@ -287,20 +376,23 @@ mod tests {
         let (store, leases) = (
             MemoryStore::default(),
             Leases {
-                slots: Slots::new("l", 2),
+                buckets: Buckets::new("l", 2),
             },
         );
-        assert_eq!(leases.acquire(&store, &key(b"a"), ME, NOW), Acquired::Ours);
         assert_eq!(
-            leases.acquire(&store, &key(b"b"), OTHER, NOW),
+            leases.acquire(&store, &key(b"a"), ME, NOW, SEEN),
             Acquired::Ours
         );
         assert_eq!(
-            leases.acquire(&store, &key(b"c"), ME, NOW),
+            leases.acquire(&store, &key(b"b"), OTHER, NOW, SEEN),
+            Acquired::Ours
+        );
+        assert_eq!(
+            leases.acquire(&store, &key(b"c"), ME, NOW, SEEN),
             Acquired::NoRoom
         );
         assert_eq!(
-            leases.acquire(&store, &key(b"c"), ME, NOW + LEASE),
+            leases.acquire(&store, &key(b"c"), ME, NOW + LEASE, SEEN),
             Acquired::Ours
         );
     }
@@ -310,16 +402,16 @@ mod tests {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
         assert!(!leases.void(&store, &key.digest, NOW), "nobody asks");
-        leases.acquire(&store, &key, ME, NOW);
+        leases.acquire(&store, &key, ME, NOW, SEEN);
         assert!(!leases.is_void(&store, &key, ME));
         assert!(leases.void(&store, &key.digest, NOW));
-        leases.acquire(&store, &key, ME, NOW + LEASE / 2);
+        leases.acquire(&store, &key, ME, NOW + LEASE / 2, SEEN);
         assert!(leases.is_void(&store, &key, ME), "renewed, and still void");
         assert!(!leases.is_void(&store, &key, OTHER));
-        assert!(leases.release(&store, &key, ME).void);
-        leases.acquire(&store, &key, ME, NOW);
-        assert!(!leases.release(&store, &key, ME).void);
-        leases.acquire(&store, &key, ME, NOW);
+        assert!(leases.release(&store, &key, ME, None).void);
+        leases.acquire(&store, &key, ME, NOW, SEEN);
+        assert!(!leases.release(&store, &key, ME, None).void);
+        leases.acquire(&store, &key, ME, NOW, SEEN);
         assert!(
             !leases.void(&store, &key.digest, NOW + LEASE),
             "it has run out"
@@ -330,24 +422,24 @@ mod tests {
     fn whoever_waits_is_noticed() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
-        leases.acquire(&store, &key, ME, NOW);
-        assert!(!leases.release(&store, &key, ME).wanted);
-        leases.acquire(&store, &key, ME, NOW);
-        leases.acquire(&store, &key, OTHER, NOW);
-        leases.acquire(&store, &key, ME, NOW + LEASE / 2);
-        assert!(leases.release(&store, &key, ME).wanted);
+        leases.acquire(&store, &key, ME, NOW, SEEN);
+        assert!(!leases.release(&store, &key, ME, None).wanted);
+        leases.acquire(&store, &key, ME, NOW, SEEN);
+        leases.acquire(&store, &key, OTHER, NOW, SEEN);
+        leases.acquire(&store, &key, ME, NOW + LEASE / 2, SEEN);
+        assert!(leases.release(&store, &key, ME, None).wanted);
     }
 
     #[test]
     fn a_mark_that_is_made_while_the_lease_is_given_back_counts() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
-        leases.acquire(&store, &key, ME, NOW);
+        leases.acquire(&store, &key, ME, NOW, SEEN);
         *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
             Leases::default().void(store, &key.digest, NOW);
-            Leases::default().acquire(store, &key, OTHER, NOW);
+            Leases::default().acquire(store, &key, OTHER, NOW, SEEN);
         }));
-        let marks = leases.release(&store, &key, ME);
+        let marks = leases.release(&store, &key, ME, None);
         assert!(marks.void && marks.wanted);
     }
 
@@ -355,26 +447,61 @@ mod tests {
     fn a_lease_that_is_given_back_while_it_is_marked_can_be_had() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
-        leases.acquire(&store, &key, OTHER, NOW);
+        leases.acquire(&store, &key, OTHER, NOW, SEEN);
         *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
-            Leases::default().release(store, &key, OTHER);
+            Leases::default().release(store, &key, OTHER, None);
         }));
-        assert_eq!(leases.acquire(&store, &key, ME, NOW), Acquired::Ours);
+        assert_eq!(leases.acquire(&store, &key, ME, NOW, SEEN), Acquired::Ours);
     }
 
     #[test]
     fn whoever_writes_first_has_it() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
-        leases.release(&store, &key(b"makes the seed"), ME);
+        leases.release(&store, &key(b"makes the seed"), ME, None);
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
             assert_eq!(
-                Leases::default().acquire(store, &key(b"token"), OTHER, NOW),
+                Leases::default().acquire(store, &key(b"token"), OTHER, NOW, SEEN),
                 Acquired::Ours
             );
         }));
         assert!(matches!(
-            leases.acquire(&store, &key(b"token"), ME, NOW),
+            leases.acquire(&store, &key(b"token"), ME, NOW, SEEN),
             Acquired::Theirs(_)
         ));
+    }
+
+    #[test]
+    fn an_answer_that_has_come_meanwhile_is_known() {
+        let (store, leases) = (MemoryStore::default(), Leases::default());
+        let key = key(b"token");
+        let acquire = |holder, now, seen| leases.acquire(&store, &key, holder, now, seen);
+        acquire(ME, NOW, NOW);
+        leases.release(&store, &key, ME, Some(NOW));
+        let before = NOW.minus(LEASE);
+        for _ in 0..2 {
+            assert_eq!(acquire(OTHER, NOW, before), Acquired::Answered(NOW));
+        }
+        assert_eq!(acquire(OTHER, NOW, NOW), Acquired::Ours, "it was no use");
+        leases.release(&store, &key, OTHER, Some(NOW));
+        let late = NOW + LEASE;
+        assert_eq!(acquire(OTHER, late, before), Acquired::Ours, "long ago");
+    }
+
+    #[test]
+    fn word_of_an_answer_makes_room_for_a_lease_and_is_never_void_or_ours() {
+        let store = MemoryStore::default();
+        let leases = Leases {
+            buckets: Buckets::new("l", 1),
+        };
+        let (one, two) = (key(b"one"), key(b"two"));
+        leases.acquire(&store, &one, ME, NOW, SEEN);
+        leases.release(&store, &one, ME, Some(NOW));
+        assert!(!leases.void(&store, &one.digest, NOW));
+        assert!(!leases.is_void(&store, &one, ME));
+        assert_eq!(leases.release(&store, &one, ME, None), Marks::default());
+        let acquired = leases.acquire(&store, &two, ME, NOW, SEEN);
+        assert_eq!(acquired, Acquired::Ours);
+        let acquired = leases.acquire(&store, &one, ME, NOW, SEEN);
+        assert_eq!(acquired, Acquired::NoRoom);
     }
 }

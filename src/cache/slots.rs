@@ -1,12 +1,12 @@
-//! Where something lives in shared data: one or two keys out of a fixed number, chosen by digest and secret.
+//! Where something lives in shared data: one key out of a fixed number, chosen by digest and secret.
 //!
 //! Envoy never frees a shared-data key, so memory is bounded by never using more than N keys for a
-//! purpose. With two choices a nearly full table loses few entries, and nobody outside can aim
-//! collisions at a session, because the choice depends on a secret of this process.
+//! purpose. Nobody outside can aim collisions at a session, because the choice depends on a secret of this
+//! process.
 
 use std::cell::Cell;
 
-use super::{If, Store, TokenDigest};
+use super::{If, Store};
 
 const SEED_KEY: &str = "matrix-edge-auth.seed";
 
@@ -28,30 +28,12 @@ impl Slots {
         }
     }
 
-    /// The two keys for `digest`.
-    pub fn keys(&self, store: &impl Store, digest: &TokenDigest) -> [String; 2] {
-        let [word0, word1, word2, word3] = words(&digest.0);
-        let first = self.slot(store, word0, word1);
-        let mut second = self.slot(store, word2, word3);
-        if second == first {
-            second = (first + 1) % u64::from(self.number);
-        }
-        [self.name_of(first), self.name_of(second)]
-    }
-
-    /// The one key for half a digest.
-    pub fn key(&self, store: &impl Store, digest: &[u8; 16]) -> String {
+    /// The key for `digest`, of which the first 16 bytes count.
+    pub fn key(&self, store: &impl Store, digest: &[u8]) -> String {
         let [word0, word1] = words(digest);
-        self.name_of(self.slot(store, word0, word1))
-    }
-
-    fn slot(&self, store: &impl Store, word0: u64, word1: u64) -> u64 {
         let (seed0, seed1) = self.seed(store);
         let hash = fold(word0 ^ seed0, word1 ^ seed1);
-        ((u128::from(hash) * u128::from(self.number)) >> 64) as u64
-    }
-
-    fn name_of(&self, slot: u64) -> String {
+        let slot = ((u128::from(hash) * u128::from(self.number)) >> 64) as u64;
         format!("matrix-edge-auth.{}.{slot}", self.name)
     }
 

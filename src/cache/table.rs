@@ -1,21 +1,20 @@
-//! A table of a fixed number of slots in the store.
+//! A table of a fixed number of answers in the store.
 //!
-//! A token has two slots it may be in; a write takes the better of the two. Which answer is given up when
-//! both are live is decided by when each was last *used*, so the table keeps what an ideal
-//! least-recently-used cache would keep, nearly.
+//! Which answer of a full bucket is given up when all are live is decided by when each was last *used*, so
+//! the table keeps what an ideal least-recently-used cache would keep, nearly.
 
 use std::time::Duration;
 
 use super::{
-    If, NotWritten, Store, TokenDigest,
+    NotWritten, Store, TokenDigest,
+    bucket::Buckets,
     entry::{Entry, EntryHead, set_used_at},
     revocation::UserKey,
-    slots::Slots,
 };
 use crate::clock::Instant;
 
-/// How often a write is tried again after another worker wrote to the same slot first.
-const WRITE_ATTEMPTS: usize = 3;
+/// How often a write is tried again after another worker wrote to the same bucket first.
+const WRITE_ATTEMPTS: usize = 16;
 
 /// An entry's time of use is written no more often than this.
 const USE_RESOLUTION: Duration = Duration::from_secs(1);
@@ -39,14 +38,14 @@ pub struct Removed {
 /// A table. Workers with the same name and size share it.
 #[derive(Debug)]
 pub struct Table {
-    slots: Slots,
+    buckets: Buckets,
 }
 
 impl Table {
-    /// A table of `slots` slots.
+    /// A table for `slots` answers.
     pub fn new(name: &'static str, slots: u32) -> Self {
         Self {
-            slots: Slots::new(name, slots),
+            buckets: Buckets::new(name, slots),
         }
     }
 
@@ -58,82 +57,83 @@ impl Table {
         fingerprint: u64,
         now: Instant,
     ) -> Option<Entry> {
-        self.slots.keys(store, digest).into_iter().find_map(|key| {
-            let mut stored = store.read(&key)?;
-            let entry = Entry::decode(&stored.value)
-                .filter(|entry| entry.digest == *digest && entry.fingerprint == fingerprint)?;
-            if now.since(entry.used_at) >= USE_RESOLUTION {
-                set_used_at(&mut stored.value, now);
-                // Someone else wrote: then they used it too, or it is another entry by now.
-                let _ = store.write(&key, &stored.value, If::Unchanged(stored.cas));
-            }
-            Some(entry)
-        })
+        let mut bucket = self.buckets.read(store, &digest.0);
+        let record = bucket.find_mut(|record| {
+            EntryHead::decode(record)
+                .is_some_and(|head| head.digest == *digest && head.fingerprint == fingerprint)
+        })?;
+        let entry = Entry::decode(record)?;
+        if now.since(entry.used_at) >= USE_RESOLUTION {
+            set_used_at(record, now);
+            // If someone else wrote, this use is forgotten; the next one is not.
+            let _ = bucket.save(store);
+        }
+        Some(entry)
     }
 
-    /// Writes the entry to one of its two slots: where the token already is, else an empty or unreadable
-    /// one, else one past its freshness, else the one not used for longer. Whoever wrote in between wins
-    /// after a few attempts; the cost is one more introspection. Returns whether the entry was written,
-    /// and what it pushed out, with the token it was about.
+    /// Writes the entry to its bucket, in place of any other about the token. A full bucket gives up the
+    /// answer that ended first, or else the one not used for longest. Whoever wrote in between wins after
+    /// many attempts; the cost is one more introspection. Returns whether the entry was written, and what it
+    /// pushed out, with the tokens that was about.
     pub fn put(
         &self,
         store: &impl Store,
         entry: &Entry,
         now: Instant,
-    ) -> (bool, Option<(Evicted, TokenDigest)>) {
+    ) -> (bool, Vec<(Evicted, TokenDigest)>) {
         let Some(bytes) = entry.encode() else {
-            return (false, None);
+            return (false, Vec::new());
         };
         for _ in 0..WRITE_ATTEMPTS {
-            let [one, two] = self.slots.keys(store, &entry.digest).map(|key| {
-                let stored = store.read(&key);
-                let head = stored
-                    .as_ref()
-                    .and_then(|stored| EntryHead::decode(&stored.value));
-                let rank = Rank::of(head.as_ref(), &entry.digest, now);
-                let evicted = rank.evicts().zip(head.map(|head| head.digest));
-                let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-                (rank, key, condition, evicted)
-            });
-            let (_, key, condition, evicted) = if two.0 < one.0 { two } else { one };
-            match store.write(&key, &bytes, condition) {
+            let bucket = self.buckets.read(store, &entry.digest.0);
+            let mut stay: Vec<(Rank, TokenDigest, &[u8])> = bucket
+                .records()
+                .filter_map(|record| {
+                    let head = EntryHead::decode(record)?;
+                    let rank = Rank::of(&head, now);
+                    (head.digest != entry.digest).then_some((rank, head.digest, record))
+                })
+                .collect();
+            stay.sort_by_key(|(rank, ..)| *rank);
+            // More than one only where a larger table was configured before.
+            let surplus = (stay.len() + 1).saturating_sub(self.buckets.capacity);
+            let evicted = stay
+                .drain(..surplus)
+                .map(|(rank, digest, _)| (rank.evicted(), digest))
+                .collect();
+            let records = stay.into_iter().map(|(.., record)| record);
+            match bucket.replace(store, records.chain([&*bytes])) {
                 Err(NotWritten::Changed) => {}
                 Err(NotWritten::Refused) => break,
                 Ok(()) => return (true, evicted),
             }
         }
-        (false, None)
+        (false, Vec::new())
     }
 
-    /// Empties the slot that holds this token. `None`: none did.
+    /// Takes out what is known of this token. `None`: nothing was.
     pub fn remove(&self, store: &impl Store, digest: &TokenDigest) -> Option<Removed> {
         let mut removed = None;
-        for key in self.slots.keys(store, digest) {
-            for _ in 0..WRITE_ATTEMPTS {
-                let Some(stored) = store.read(&key) else {
-                    break;
-                };
-                let head = EntryHead::decode(&stored.value);
-                let Some(head) = head.filter(|head| head.digest == *digest) else {
-                    break;
-                };
-                removed = Some(Removed { user: head.user });
-                if store.write(&key, &[], If::Unchanged(stored.cas)) != Err(NotWritten::Changed) {
-                    break;
-                }
+        for _ in 0..WRITE_ATTEMPTS {
+            let bucket = self.buckets.read(store, &digest.0);
+            let about =
+                |record: &[u8]| EntryHead::decode(record).filter(|head| head.digest == *digest);
+            let Some(head) = bucket.records().find_map(about) else {
+                break;
+            };
+            removed = Some(Removed { user: head.user });
+            let stay = bucket.records().filter(|record| about(record).is_none());
+            if bucket.replace(store, stay) != Err(NotWritten::Changed) {
+                break;
             }
         }
         removed
     }
 }
 
-/// How gladly a slot is given up; the smallest goes first.
+/// How gladly an answer is given up; the smallest goes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// It holds the same token.
-    Same,
-    /// Never used, emptied, or of another format.
-    Empty,
     /// Past its freshness, since then.
     Ended(Instant),
     /// Still of use, and used at that moment.
@@ -141,20 +141,18 @@ enum Rank {
 }
 
 impl Rank {
-    fn evicts(self) -> Option<Evicted> {
+    fn evicted(self) -> Evicted {
         match self {
-            Self::Same | Self::Empty => None,
-            Self::Ended(_) => Some(Evicted::Ended),
-            Self::Live(_) => Some(Evicted::Live),
+            Self::Ended(_) => Evicted::Ended,
+            Self::Live(_) => Evicted::Live,
         }
     }
 
-    fn of(head: Option<&EntryHead>, digest: &TokenDigest, now: Instant) -> Self {
-        match head {
-            None => Self::Empty,
-            Some(head) if head.digest == *digest => Self::Same,
-            Some(head) if head.fresh_until <= now => Self::Ended(head.fresh_until),
-            Some(head) => Self::Live(head.used_at),
+    fn of(head: &EntryHead, now: Instant) -> Self {
+        if head.fresh_until <= now {
+            Self::Ended(head.fresh_until)
+        } else {
+            Self::Live(head.used_at)
         }
     }
 }
@@ -166,7 +164,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::memory::MemoryStore,
+        cache::{If, memory::MemoryStore},
         mas::introspection::{Answer, InactiveAnswer},
     };
 
@@ -204,12 +202,12 @@ mod tests {
                 "the latest entry is always found"
             );
         }
-        // All slots and the seed.
-        assert_eq!(store.len(), 129);
+        // All buckets and the seed.
+        assert_eq!(store.len(), 128 / 4 + 1);
     }
 
     #[test]
-    fn two_choices_fill_most_of_the_table_before_anything_live_is_lost() {
+    fn most_of_the_table_is_filled_before_anything_live_is_lost() {
         let (store, table) = (MemoryStore::default(), Table::new("t", 1024));
         for n in 0..512_u32 {
             table.put(&store, &entry(&n.to_le_bytes(), 100), NOW);
@@ -217,17 +215,17 @@ mod tests {
         let kept = (0..512_u32)
             .filter(|n| holds(&table, &store, &n.to_le_bytes()))
             .count();
-        assert!(kept >= 460, "{kept} of 512");
+        assert!(kept >= 495, "{kept} of 512");
     }
 
     #[test]
     fn what_has_ended_gives_way_before_what_is_live() {
         let (store, table) = (MemoryStore::default(), Table::new("t", 2));
         table.put(&store, &entry(b"live", 100), NOW);
-        assert_eq!(table.put(&store, &entry(b"ended", 0), NOW).1, None);
+        assert_eq!(table.put(&store, &entry(b"ended", 0), NOW).1, []);
         assert_eq!(
             table.put(&store, &entry(b"new", 50), NOW).1,
-            Some((Evicted::Ended, TokenDigest::of(b"ended")))
+            [(Evicted::Ended, TokenDigest::of(b"ended"))]
         );
         assert!(holds(&table, &store, b"live") && !holds(&table, &store, b"ended"));
     }
@@ -248,7 +246,7 @@ mod tests {
         };
         assert_eq!(
             table.put(&store, &late, after(2)).1,
-            Some((Evicted::Live, TokenDigest::of(b"new")))
+            [(Evicted::Live, TokenDigest::of(b"new"))]
         );
         assert!(holds(&table, &store, b"old") && !holds(&table, &store, b"new"));
     }
@@ -302,11 +300,11 @@ mod tests {
         let store = MemoryStore::default();
         one.put(&store, &entry(b"token", 100), NOW);
         assert!(holds(&two, &store, b"token"));
-        assert_eq!(one.slots.seed(&store), two.slots.seed(&store));
+        assert_eq!(one.buckets.seed(&store), two.buckets.seed(&store));
         let elsewhere = MemoryStore::default();
         elsewhere.write("other", b"", If::Absent).unwrap();
         let three = Table::new("t", 1 << 20);
         three.put(&elsewhere, &entry(b"token", 100), NOW);
-        assert_ne!(one.slots.seed(&store), three.slots.seed(&elsewhere));
+        assert_ne!(one.buckets.seed(&store), three.buckets.seed(&elsewhere));
     }
 }

@@ -29,6 +29,9 @@ use crate::{
 /// 504, so this is for answers that Envoy never delivers.
 const LOST_AFTER: Duration = Duration::from_millis(500);
 
+/// How often an answer is looked for that has come meanwhile and is no use.
+const LOOKS: usize = 4;
+
 /// Longest that a request waits, however often it is asked again: one call, the lease of a lost worker, and
 /// one more call.
 pub(super) fn patience(plugin: &Plugin) -> Duration {
@@ -122,6 +125,16 @@ impl Call {
     }
 }
 
+/// Whose turn it is to ask about a token.
+enum Turn<T> {
+    /// Nobody's: there is an answer.
+    Known(T),
+    /// Another worker's.
+    Wait { look_at: Instant },
+    /// This worker's, perhaps under a lease.
+    Ask { leased: bool },
+}
+
 /// What became of the wish to know about a token.
 enum Launched {
     /// The answer is on its way.
@@ -163,7 +176,7 @@ impl Worker {
         let holder = self.peers.holder(host);
         for (key, asked_at) in self.flights.leased() {
             if now.since(asked_at) + TICK >= LEASE / 2 {
-                self.leases.acquire(host, key, holder, now);
+                self.leases.acquire(host, key, holder, now, now);
             }
         }
         self.retries.retain(|_, retry_at| now < *retry_at + RETRY);
@@ -247,22 +260,18 @@ impl Worker {
             return;
         }
         self.retry_later(*key, now);
-        let holder = self.peers.holder(host);
-        let leased = match self.leases.acquire(host, key, holder, now) {
-            Acquired::Theirs(_) => return,
-            acquired => acquired == Acquired::Ours,
-        };
-        // The answer may have come between looking for it and taking the lease.
-        if self.is_renewed(host, plugin, key, now) {
-            self.give_back(host, *key, Hint::Answered(*key), now);
+        let turn = self.take_turn(host, key, now, |worker| {
+            worker.is_renewed(host, plugin, key, now).then_some(())
+        });
+        let Turn::Ask { leased } = turn else {
             return;
-        }
+        };
         host.count(Metric::Refresh);
         let call = Call::new(host, plugin, question);
         match self.ask(host, plugin.root, &call, leased) {
             Ok(stage) => self.flights.start(*key, call.flight(now, stage)),
             Err(_) => {
-                self.give_back(host, *key, Hint::Answered(*key), now);
+                self.give_back(host, *key, Hint::Answered(*key), None, now);
             }
         }
     }
@@ -349,35 +358,57 @@ impl Worker {
         call: Call,
         now: Instant,
     ) -> Result<Launched, NoVerdict> {
-        let holder = self.peers.holder(host);
-        let acquired = self.leases.acquire(host, &key, holder, now);
-        let stage = match acquired {
-            Acquired::Theirs(look_at) => {
+        let plugin = Rc::clone(&call.plugin);
+        let turn = self.take_turn(host, &key, now, |_| {
+            plugin.cache.find(host, &key.digest, now, |_| {})
+        });
+        let stage = match turn {
+            Turn::Known(cached) => {
+                let known = Finding::of_shared(cached);
+                self.refund(host, &call, &known.1, now);
+                return Ok(Launched::Known(known));
+            }
+            Turn::Wait { look_at } => {
                 host.count(Metric::LeaseWait);
                 Stage::Elsewhere { look_at }
             }
-            Acquired::Ours | Acquired::NoRoom => {
-                let leased = acquired == Acquired::Ours;
-                // The answer may have come between looking for it and taking the lease.
-                let cached = call.plugin.cache.find(host, &key.digest, now, |_| {});
-                if let Some(cached) = cached {
-                    self.give_back(host, key, Hint::Answered(key), now);
-                    let known = Finding::of_shared(cached);
-                    self.refund(host, &call, &known.1, now);
-                    return Ok(Launched::Known(known));
+            Turn::Ask { leased } => match self.ask(host, plugin.root, &call, leased) {
+                Ok(stage) => stage,
+                Err(why) => {
+                    // The others may be able to ask.
+                    self.give_back(host, key, Hint::Answered(key), None, now);
+                    return Err(why);
                 }
-                match self.ask(host, call.plugin.root, &call, leased) {
-                    Ok(stage) => stage,
-                    Err(why) => {
-                        // The others may be able to ask.
-                        self.give_back(host, key, Hint::Answered(key), now);
-                        return Err(why);
-                    }
-                }
-            }
+            },
         };
         self.flights.start(key, call.flight(now, stage));
         Ok(Launched::Waiting)
+    }
+
+    /// Whose turn it is to ask. Whoever comes here has found no answer at `now`; one may have come since, so
+    /// `look` looks again.
+    fn take_turn<T>(
+        &mut self,
+        host: &impl Host,
+        key: &FlightKey,
+        now: Instant,
+        mut look: impl FnMut(&mut Self) -> Option<T>,
+    ) -> Turn<T> {
+        let holder = self.peers.holder(host);
+        // A worker may have read the clock, and given its lease back as long after as a lease holds.
+        let mut seen = now.minus(LEASE);
+        for _ in 0..LOOKS {
+            match self.leases.acquire(host, key, holder, now, seen) {
+                Acquired::Ours => return Turn::Ask { leased: true },
+                Acquired::NoRoom => break,
+                Acquired::Theirs(look_at) => return Turn::Wait { look_at },
+                Acquired::Answered(at) => match look(self) {
+                    Some(found) => return Turn::Known(found),
+                    None => seen = at,
+                },
+            }
+        }
+        Turn::Ask { leased: false }
     }
 
     /// Makes the call, as one of `root`: the request's own, or the one whose callback runs.
@@ -429,22 +460,21 @@ impl Worker {
             self.conclude_from_cache(host, flight, cached, now);
             return;
         }
-        let holder = self.peers.holder(host);
-        let acquired = self.leases.acquire(host, &key, holder, now);
-        if let Acquired::Theirs(look_at) = acquired {
-            flight.stage = Stage::Elsewhere { look_at };
-            // They may have asked again just now. Each request has a deadline of its own.
-            flight.deadline = flight.question.deadline(now);
-            self.flights.start(key, flight);
-            return;
-        }
-        // The answer may have come between looking for it and taking the lease.
-        if let Some(cached) = find() {
-            self.give_back(host, key, Hint::Answered(key), now);
-            self.conclude_from_cache(host, flight, cached, now);
-            return;
-        }
-        match self.ask(host, root, &flight.question, acquired == Acquired::Ours) {
+        let leased = match self.take_turn(host, &key, now, |_| find()) {
+            Turn::Known(cached) => {
+                self.conclude_from_cache(host, flight, cached, now);
+                return;
+            }
+            Turn::Wait { look_at } => {
+                flight.stage = Stage::Elsewhere { look_at };
+                // They may have asked again just now. Each request has a deadline of its own.
+                flight.deadline = flight.question.deadline(now);
+                self.flights.start(key, flight);
+                return;
+            }
+            Turn::Ask { leased } => leased,
+        };
+        match self.ask(host, root, &flight.question, leased) {
             Ok(stage) => {
                 flight.stage = stage;
                 flight.asked_at = now;
@@ -452,7 +482,7 @@ impl Worker {
                 self.flights.start(key, flight);
             }
             Err(why) => {
-                self.give_back(host, key, Hint::Answered(key), now);
+                self.give_back(host, key, Hint::Answered(key), None, now);
                 self.fail(host, key, flight, now, why);
             }
         }

@@ -80,8 +80,9 @@ impl Worker {
         self.failures.remove(&key);
         let mut is_outdated = self.is_outdated(host, &plugin, &key, &asked);
         let is_stored = !is_outdated && self.keep(host, &plugin, &asked, now);
-        let is_void = self.settle(host, key, &flight, Hint::Answered(key), now);
-        if is_void && is_stored {
+        let answered_at = is_stored.then_some(now);
+        let is_void = self.settle(host, key, &flight, Hint::Answered(key), answered_at, now);
+        if is_void && is_stored && asked.is_active() {
             // The token ended between the look and the writing.
             self.forget_token(host, &plugin, &key.digest, "introspection", now);
             is_outdated = true;
@@ -108,7 +109,8 @@ impl Worker {
         asked: &Asked,
     ) -> bool {
         let holder = self.peers.holder(host);
-        self.leases.is_void(host, key, holder) || plugin.cache.is_void(host, asked)
+        let has_ended = asked.is_active() && self.leases.is_void(host, key, holder);
+        has_ended || plugin.cache.is_void(host, asked)
     }
 
     /// Ends a flight without a verdict.
@@ -120,7 +122,7 @@ impl Worker {
         now: Instant,
         why: NoVerdict,
     ) {
-        self.settle(host, key, &flight, Hint::Failed(key), now);
+        self.settle(host, key, &flight, Hint::Failed(key), None, now);
         let cache = &flight.question.plugin.cache;
         let stale = cache.find_stale(host, &key.digest, now);
         if stale.is_some() {
@@ -139,8 +141,8 @@ impl Worker {
             Answer::Active(_) => metrics::Table::Active,
             Answer::Inactive(_) => metrics::Table::Negative,
         };
-        if let Some((evicted, _)) = kept.evicted {
-            host.count(Metric::Evicted(table, evicted));
+        for (evicted, _) in &kept.evicted {
+            host.count(Metric::Evicted(table, *evicted));
         }
         if kept.invalidated {
             self.local.remove(&plugin.local_key(&asked.digest));
@@ -150,8 +152,10 @@ impl Worker {
         }
         // An invalidation finds only what the shared cache holds: workers that hold an answer which was
         // pushed out of it must look there again.
-        if let (metrics::Table::Active, Some((Evicted::Live, digest))) = (table, kept.evicted) {
-            self.epochs.raise(host, Subject::Token(&digest));
+        for (evicted, digest) in &kept.evicted {
+            if let (metrics::Table::Active, Evicted::Live) = (table, evicted) {
+                self.epochs.raise(host, Subject::Token(digest));
+            }
         }
         kept.stored
     }
@@ -172,18 +176,20 @@ impl Worker {
     }
 
     /// Gives the lease back, if there is one, and tells the others if one of them waits. Whether it was void.
+    /// `answered_at`: there is an answer in the shared cache since then.
     fn settle(
         &mut self,
         host: &impl Host,
         key: FlightKey,
         flight: &Flight<Call, Waiter>,
         hint: Hint,
+        answered_at: Option<Instant>,
         now: Instant,
     ) -> bool {
         let Stage::Asked { leased: true, .. } = flight.stage else {
             return false;
         };
-        self.give_back(host, key, hint, now).void
+        self.give_back(host, key, hint, answered_at, now).void
     }
 
     /// Gives the lease back, and tells the others if one of them waits for it.
@@ -192,10 +198,11 @@ impl Worker {
         host: &impl Host,
         key: FlightKey,
         hint: Hint,
+        answered_at: Option<Instant>,
         now: Instant,
     ) -> Marks {
         let holder = self.peers.holder(host);
-        let marks = self.leases.release(host, &key, holder);
+        let marks = self.leases.release(host, &key, holder, answered_at);
         if marks.wanted {
             self.peers.tell(host, hint, now);
         }
