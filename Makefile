@@ -27,7 +27,7 @@ sim: ## Run the deterministic simulation over random seeds (SEEDS=100000, SCENAR
 fuzz: ## Fuzz what reads bytes from outside (SECONDS=30, TARGET="endpoint worker" picks some)
 	@scripts/fuzz $(or $(SECONDS),30) $(TARGET)
 
-bench: ## Measure the module in a real Envoy (PART="hits growth attack" picks some)
+bench: ## Measure the module in a real Envoy (PART="cold latency" picks some)
 	@scripts/bench $(PART)
 
 lint: ## Check formatting, lints and the project's own rules

@@ -99,10 +99,10 @@ impl Gateway {
             // Long enough that no session ends during a measurement.
             "cache": {"ttl": "3600s"},
         });
-        for section in ["introspection", "cache"] {
-            if let Some(more) = settings[section].as_object() {
-                let section = plugin[section].as_object_mut().expect("a section");
-                section.extend(more.clone());
+        for (name, more) in settings.as_object().expect("sections") {
+            match (&mut plugin[name], more) {
+                (Value::Object(section), Value::Object(more)) => section.extend(more.clone()),
+                (section, more) => *section = more.clone(),
             }
         }
         Self::of(

@@ -46,6 +46,9 @@ const MODERATE: Pace = Pace::PerSecond(1_000);
 /// More requests a second than any Envoy here answers, so that enough are made ahead.
 const FLAT_OUT: u64 = 25_000;
 
+/// The attack comes from one address, so it is over its budget: 429.
+const WITH_BUDGET: &str = "module, with `unknown_token_budget`";
+
 const WORKERS: u32 = 2;
 const LIVE: usize = 1_000;
 const CONNECTIONS: usize = 64;
@@ -106,18 +109,24 @@ pub async fn side_by_side(mas: &Mas) {
          worker on a processor of its own"
     );
     let gateway = Gateway::start(mas, 1, json!({})).await;
+    let budget = json!({"unknown_token_budget": {"per_source": 100, "window": "60s"}});
+    let with_budget = Gateway::start(mas, 1, budget).await;
     let live = log_in(mas, &gateway, LIVE);
+    log_in(mas, &with_budget, LIVE);
     let refusal = Refusal::of(&gateway, &tokens("nobody", 1)[0]).await;
     let at_once = control::at_once(1, &refusal).await;
     let after_a_call = control::after_a_call(mas, 1, &refusal).await;
     let envoys = [
         ("module", &gateway),
+        (WITH_BUDGET, &with_budget),
         ("no module, 401 after a call", &after_a_call),
         ("no module, 401 at once", &at_once),
     ];
     let _apart = Apart::begin(&envoys.map(|(_, envoy)| &envoy.process));
     let mut invented = Invented::default();
-    invented.flood(&gateway, COMPILED, "warming up").await;
+    for envoy in [&gateway, &with_budget] {
+        invented.flood(envoy, COMPILED, "warming up").await;
+    }
     let rounds = setting("ATTACK_ROUNDS", ROUNDS);
     progress(&format!(
         "{} Envoys under {} loads, {rounds} times: about {} s",
@@ -125,7 +134,7 @@ pub async fn side_by_side(mas: &Mas) {
         LOADS.len(),
         rounds * (envoys.len() * LOADS.len()) as u64 * ROUND.as_secs()
     ));
-    for (_, envoy) in envoys.iter().skip(1) {
+    for (_, envoy) in envoys.iter().skip(2) {
         // Memory that is needed once.
         invented
             .measure(envoy, &live, ROUND / 4, Some(MODERATE))
@@ -138,7 +147,9 @@ pub async fn side_by_side(mas: &Mas) {
             for (name, envoy) in envoys {
                 let (measured, answers) = invented.measure(envoy, &live, ROUND, pace).await;
                 table.add(name, load, measured);
-                lengths.extend(answers.all.iter().map(|answer| answer.length));
+                if name != WITH_BUDGET {
+                    lengths.extend(answers.all.iter().map(|answer| answer.length));
+                }
             }
         }
         progress(&format!("{round} of {rounds} times"));

@@ -395,7 +395,7 @@ impl Worker {
         mut look: impl FnMut(&mut Self) -> Option<T>,
     ) -> Turn<T> {
         let holder = self.peers.holder(host);
-        // A worker may have read the clock, and given its lease back as long after as a lease holds.
+        // Whoever answered read the clock first and gave the lease back later, as late as a lease holds.
         let mut seen = now.minus(LEASE);
         for _ in 0..LOOKS {
             match self.leases.acquire(host, key, holder, now, seen) {
