@@ -267,6 +267,20 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_is_configured_smaller_tells_all_that_it_gives_up() {
+        let store = MemoryStore::default();
+        let tokens = [b"a", b"b", b"c", b"d"];
+        for token in tokens {
+            Table::new("t", 4).put(&store, &entry(token, 100), NOW);
+        }
+        let (_, mut evicted) = Table::new("t", 1).put(&store, &entry(b"new", 100), NOW);
+        evicted.sort();
+        let mut all = tokens.map(|token| (Evicted::Live, TokenDigest::of(token)));
+        all.sort();
+        assert_eq!(evicted, all);
+    }
+
+    #[test]
     fn removing_a_token_leaves_its_neighbours() {
         let (store, table) = (MemoryStore::default(), Table::new("t", 2));
         table.put(&store, &entry(b"one", 100), NOW);
