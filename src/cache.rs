@@ -4,65 +4,45 @@
 //! answers live in two tables, so that a flood of invented tokens cannot evict one live session.
 
 pub mod bucket;
-pub mod budget;
 pub mod entry;
 pub mod epoch;
-pub mod flight;
-pub mod lease;
+mod key_space;
 pub mod local;
-#[cfg(test)]
-mod memory;
+pub mod question;
 pub mod revocation;
-mod slots;
-mod store;
 pub mod table;
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
-
-pub use self::store::{If, NotWritten, Store, Versioned};
 use self::{
     entry::{Entry, lifetime},
-    revocation::{Revocations, UserKey},
-    table::{Evicted, Removed, Table},
+    revocation::Revocations,
+    table::{Removed, Table},
 };
 use crate::{
     clock::Instant,
     config,
-    mas::introspection::{ActiveAnswer, Answer, InactiveAnswer},
-    metrics::{Hit, Metric},
+    host::Store,
+    mas::{
+        introspection::{ActiveAnswer, Answer, InactiveAnswer},
+        user::UserKey,
+    },
+    metrics::{Evicted, Hit, Metric},
+    token::TokenDigest,
 };
-
-/// The SHA-256 of a token. `Debug` shows nothing of it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TokenDigest(pub [u8; 32]);
-
-impl TokenDigest {
-    /// The digest of `token`.
-    pub fn of(token: &[u8]) -> Self {
-        Self(Sha256::digest(token).0)
-    }
-}
-
-impl fmt::Debug for TokenDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenDigest(..)")
-    }
-}
 
 /// What the cache knows of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cached {
     /// MAS said active, not long ago.
-    Active(Known),
+    Active(ActiveEntry),
     /// MAS said inactive, not long ago; or its expiry has passed since.
     Inactive(InactiveAnswer),
 }
 
 /// An active token, and until when that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct ActiveEntry {
     /// Which token.
     pub digest: TokenDigest,
     /// What MAS said.
@@ -80,7 +60,7 @@ pub struct Known {
 
 /// An answer and the times of its call.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct Introspected {
     /// Which token.
     pub digest: TokenDigest,
     /// The moment before the request was sent.
@@ -91,7 +71,7 @@ pub struct Asked {
     pub answer: Answer,
 }
 
-impl Asked {
+impl Introspected {
     /// Whether MAS said that the token is active.
     pub fn is_active(&self) -> bool {
         matches!(self.answer, Answer::Active(_))
@@ -100,7 +80,7 @@ impl Asked {
 
 /// What keeping an answer changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
+pub struct StoreOutcome {
     /// An active answer for this token was dropped: other workers may still hold it.
     pub invalidated: bool,
     /// The answer is in the shared cache.
@@ -115,7 +95,7 @@ const REFRESH_AHEAD: Duration = Duration::from_secs(6);
 
 /// The two tables, as one worker sees them.
 #[derive(Debug)]
-pub struct Cache {
+pub struct SharedCache {
     active: Table,
     negative: Table,
     revocations: Revocations,
@@ -126,7 +106,7 @@ pub struct Cache {
     fingerprint: u64,
 }
 
-impl Cache {
+impl SharedCache {
     /// The cache that `settings` describe. `fingerprint` names who was asked, see
     /// [`config::Config::fingerprint`].
     pub fn new(settings: &config::Cache, fingerprint: u64) -> Self {
@@ -143,7 +123,7 @@ impl Cache {
     }
 
     /// What is known of the token at `now`. `count` receives one metric for each table looked into.
-    pub fn find(
+    pub fn lookup(
         &self,
         store: &impl Store,
         digest: &TokenDigest,
@@ -152,25 +132,25 @@ impl Cache {
     ) -> Option<Cached> {
         use crate::metrics::Table::{Active, Negative};
 
-        let active = self.find_active(store, digest, now);
+        let active = self.lookup_active_table(store, digest, now);
         count(Metric::Lookup(Active, hit(active.is_some())));
         if active.is_some() {
             return active;
         }
-        let inactive = self.find_inactive(store, digest, now);
+        let inactive = self.lookup_negative_table(store, digest, now);
         count(Metric::Lookup(Negative, hit(inactive.is_some())));
         inactive.map(Cached::Inactive)
     }
 
     /// In the table of active answers: an active one, or one whose token has certainly ended since.
-    fn find_active(
+    fn lookup_active_table(
         &self,
         store: &impl Store,
         digest: &TokenDigest,
         now: Instant,
     ) -> Option<Cached> {
         let entry = self.active.find(store, digest, self.fingerprint, now)?;
-        if entry.ended_at().is_some_and(|ended| now >= ended) {
+        if entry.latest_expiry().is_some_and(|ended| now >= ended) {
             return Some(Cached::Inactive(InactiveAnswer::default()));
         }
         if now >= entry.fresh_until {
@@ -179,7 +159,7 @@ impl Cache {
         self.known(store, entry).map(Cached::Active)
     }
 
-    fn find_inactive(
+    fn lookup_negative_table(
         &self,
         store: &impl Store,
         digest: &TokenDigest,
@@ -189,7 +169,7 @@ impl Cache {
         match entry.answer {
             Answer::Inactive(answer) if now < entry.fresh_until => {
                 let user = entry.user.as_ref();
-                let void = self.revocations.voids_inactive(store, user, entry.asked_at);
+                let void = self.revocations.revokes_inactive(store, user, entry.asked_at);
                 (!void).then_some(answer)
             }
             _ => None,
@@ -198,18 +178,18 @@ impl Cache {
 
     /// An active answer past its time, for while MAS cannot be asked: within `stale_if_error`, and never
     /// past the token's own expiry.
-    pub fn find_stale(
+    pub fn lookup_stale(
         &self,
         store: &impl Store,
         digest: &TokenDigest,
         now: Instant,
-    ) -> Option<Known> {
+    ) -> Option<ActiveEntry> {
         if self.stale_if_error.is_zero() {
             return None;
         }
         let entry = self.active.find(store, digest, self.fingerprint, now)?;
         let holds = now < entry.fresh_until + self.stale_if_error
-            && entry.expires_at().is_none_or(|expiry| now < expiry);
+            && entry.earliest_expiry().is_none_or(|expiry| now < expiry);
         if holds {
             self.known(store, entry)
         } else {
@@ -218,14 +198,14 @@ impl Cache {
     }
 
     /// The entry as what is known, if it is active and nothing has voided it.
-    fn known(&self, store: &impl Store, entry: Entry) -> Option<Known> {
+    fn known(&self, store: &impl Store, entry: Entry) -> Option<ActiveEntry> {
         let asked_at = entry.asked_at;
         let Cached::Active(known) = self.cached(entry) else {
             return None;
         };
         let is_void = known.user.as_ref().is_some_and(|user| {
             self.revocations
-                .voids_active(store, user, &known.answer.token, asked_at)
+                .revokes_active(store, user, &known.answer.token, asked_at)
         });
         (!is_void).then_some(known)
     }
@@ -233,7 +213,7 @@ impl Cache {
     fn cached(&self, entry: Entry) -> Cached {
         let refresh_at = self.refresh_at(&entry);
         match entry.answer {
-            Answer::Active(answer) => Cached::Active(Known {
+            Answer::Active(answer) => Cached::Active(ActiveEntry {
                 digest: entry.digest,
                 answer,
                 user: entry.user,
@@ -246,18 +226,18 @@ impl Cache {
     }
 
     /// An answer that has just come, as what is known of its token.
-    pub fn as_cached(&self, asked: &Asked) -> Cached {
+    pub fn as_cached(&self, asked: &Introspected) -> Cached {
         self.cached(self.entry(asked))
     }
 
     /// Whether what MAS told the homeserver since the question was sent voids the answer.
-    pub fn is_void(&self, store: &impl Store, asked: &Asked) -> bool {
+    pub fn is_revoked(&self, store: &impl Store, asked: &Introspected) -> bool {
         match &asked.answer {
             Answer::Active(answer) => UserKey::of_token(&answer.token).is_some_and(|user| {
                 self.revocations
-                    .voids_active(store, &user, &answer.token, asked.asked_at)
+                    .revokes_active(store, &user, &answer.token, asked.asked_at)
             }),
-            Answer::Inactive(_) => self.revocations.voids_inactive(store, None, asked.asked_at),
+            Answer::Inactive(_) => self.revocations.revokes_inactive(store, None, asked.asked_at),
         }
     }
 
@@ -266,11 +246,11 @@ impl Cache {
     /// MAS counted `expires_in` at some moment between question and answer. An active answer ends at the
     /// earliest moment that can mean; the expiry proves the token inactive only from the latest. In
     /// between, MAS is asked.
-    pub fn keep(&self, store: &impl Store, asked: &Asked) -> Kept {
+    pub fn store(&self, store: &impl Store, asked: &Introspected) -> StoreOutcome {
         let (digest, now) = (asked.digest, asked.answered_at);
         let mut entry = self.entry(asked);
         let is_fresh = now < entry.fresh_until;
-        let mut kept = Kept::default();
+        let mut kept = StoreOutcome::default();
         match &asked.answer {
             Answer::Active(_) => {
                 self.negative.remove(store, &digest);
@@ -292,7 +272,7 @@ impl Cache {
     }
 
     /// Drops the active answer about a token, if there is one; tells whose it was.
-    pub fn drop_active(&self, store: &impl Store, digest: &TokenDigest) -> Option<Removed> {
+    pub fn remove_active(&self, store: &impl Store, digest: &TokenDigest) -> Option<Removed> {
         self.active.remove(store, digest)
     }
 
@@ -301,7 +281,7 @@ impl Cache {
         &self.revocations
     }
 
-    fn entry(&self, asked: &Asked) -> Entry {
+    fn entry(&self, asked: &Introspected) -> Entry {
         let (ttl, user) = match &asked.answer {
             Answer::Active(answer) => {
                 let ttl = answer
@@ -325,7 +305,7 @@ impl Cache {
 
     fn refresh_at(&self, entry: &Entry) -> Option<Instant> {
         let outlives = entry
-            .expires_at()
+            .earliest_expiry()
             .is_none_or(|expiry| expiry > entry.fresh_until);
         (self.refresh_ahead && outlives)
             .then(|| entry.fresh_until.minus(REFRESH_AHEAD.min(self.ttl / 10)))
@@ -341,12 +321,13 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    use super::{memory::MemoryStore, revocation::Revocation, *};
+    use super::*;
+    use crate::{host::memory::MemoryStore, mas::provisioning::Revocation};
 
     const FINGERPRINT: u64 = 42;
 
-    fn cache() -> Cache {
-        Cache::new(
+    fn cache() -> SharedCache {
+        SharedCache::new(
             &config::Cache {
                 ttl: Duration::from_secs(120),
                 negative_ttl: Duration::from_secs(10),
@@ -382,14 +363,14 @@ mod tests {
         matches!(cached, Some(Cached::Active(known)) if known.answer.token.username.as_deref() == Some("alice"))
     }
 
-    fn keep(cache: &Cache, store: &MemoryStore, asked_at: f64, answered_at: f64, answer: &Answer) {
-        let asked = Asked {
+    fn keep(cache: &SharedCache, store: &MemoryStore, asked_at: f64, answered_at: f64, answer: &Answer) {
+        let asked = Introspected {
             digest: TokenDigest::of(b"token"),
             asked_at: seconds(asked_at),
             answered_at: seconds(answered_at),
             answer: answer.clone(),
         };
-        cache.keep(store, &asked);
+        cache.store(store, &asked);
     }
 
     /// What the cache knows at each of `times` (in seconds) of a token asked about at 0 and answered at
@@ -397,7 +378,7 @@ mod tests {
     fn life(answer: &Answer, times: &[f64]) -> String {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
         keep(&cache, &store, 0.0, 0.2, answer);
-        let known = |time: &f64| match cache.find(&store, &digest, seconds(*time), |_| {}) {
+        let known = |time: &f64| match cache.lookup(&store, &digest, seconds(*time), |_| {}) {
             Some(Cached::Inactive(_)) => 'I',
             None => '-',
             active => {
@@ -445,7 +426,7 @@ mod tests {
     fn an_answer_that_took_longer_than_its_life_is_not_kept() {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
         keep(&cache, &store, 0.0, 3.0, &active(Some(2)));
-        assert_eq!(cache.find(&store, &digest, seconds(3.0), |_| {}), None);
+        assert_eq!(cache.lookup(&store, &digest, seconds(3.0), |_| {}), None);
     }
 
     #[test]
@@ -456,7 +437,7 @@ mod tests {
     #[test]
     fn a_later_answer_takes_the_place_of_an_earlier_one_of_the_other_kind() {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
-        let find = |at: f64| cache.find(&store, &digest, seconds(at), |_| {});
+        let find = |at: f64| cache.lookup(&store, &digest, seconds(at), |_| {});
         keep(&cache, &store, 0.0, 0.0, &active(None));
         keep(&cache, &store, 1.0, 1.0, &inactive());
         assert!(matches!(find(1.0), Some(Cached::Inactive(_))));
@@ -468,7 +449,7 @@ mod tests {
     #[test]
     fn a_revoked_user_has_no_answers_from_before() {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
-        let find = |at: f64| cache.find(&store, &digest, seconds(at), |_| {});
+        let find = |at: f64| cache.lookup(&store, &digest, seconds(at), |_| {});
         let revoke = |at: f64, revocation| {
             let revocations = cache.revocations();
             revocations
@@ -478,7 +459,7 @@ mod tests {
         keep(&cache, &store, 0.0, 0.0, &active(None));
         revoke(1.0, Revocation::Inactive);
         assert!(is_alice(find(1.0)));
-        revoke(2.0, Revocation::Everything);
+        revoke(2.0, Revocation::All);
         assert_eq!(find(2.0), None);
         keep(&cache, &store, 2.0, 3.0, &active(None));
         assert_eq!(find(3.0), None, "it was on its way at the time");
@@ -486,7 +467,7 @@ mod tests {
         assert!(is_alice(find(3.0)));
         keep(&cache, &store, 4.0, 4.0, &inactive());
         assert!(matches!(find(4.0), Some(Cached::Inactive(_))));
-        revoke(5.0, Revocation::AllBut(Vec::new()));
+        revoke(5.0, Revocation::AllExcept(Vec::new()));
         assert!(matches!(find(5.0), Some(Cached::Inactive(_))));
         revoke(6.0, Revocation::Inactive);
         assert_eq!(find(6.0), None, "the token may have come back to life");
@@ -533,13 +514,13 @@ mod tests {
         let live: Vec<_> = (0..16_u8).map(|n| TokenDigest::of(&[b'l', n])).collect();
         let keep = |digest: TokenDigest, at: f64, answer: Answer| {
             let (asked_at, answered_at) = (seconds(at), seconds(at));
-            let asked = Asked {
+            let asked = Introspected {
                 digest,
                 asked_at,
                 answered_at,
                 answer,
             };
-            cache.keep(&store, &asked);
+            cache.store(&store, &asked);
         };
         for digest in &live {
             keep(*digest, 0.0, active(None));
@@ -547,7 +528,7 @@ mod tests {
         let kept = |at| {
             let is_active = |digest: &&TokenDigest| {
                 matches!(
-                    cache.find(&store, digest, seconds(at), |_| {}),
+                    cache.lookup(&store, digest, seconds(at), |_| {}),
                     Some(Cached::Active(_))
                 )
             };

@@ -42,3 +42,8 @@ impl Add<Duration> for Instant {
         Self(self.0.saturating_add(millis))
     }
 }
+
+/// Returns `duration` in whole milliseconds, for a metric.
+pub fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

@@ -3,7 +3,12 @@
 //! The non-obvious rule: a bad escape stands for itself. What separates the pairs is not decided here,
 //! because the two differ: MAS splits at `&`, Synapse at `;` as well.
 
-use crate::matrix::percent::escape;
+pub(crate) mod percent;
+
+use self::percent::escape;
+
+/// The media type.
+pub const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Appends `value`, with the unreserved set of RFC 3986 kept: the bytes that Synapse sends.
 pub fn encode(value: &[u8], out: &mut Vec<u8>) {

@@ -1,14 +1,26 @@
 //! The seam between the core and Envoy: everything the core asks of the proxy it runs in.
 //!
 //! `src/envoy` implements it with proxy-wasm host calls, the tests with a simulated Envoy that has a
-//! virtual clock and injected faults. Calls about a request act on the *selected* stream: the one whose
-//! callback runs, or the last one given to [`Host::select`].
+//! virtual clock and injected faults. There is one trait for each capability, so that a signature says what
+//! its function may touch: [`Backend`] is all that asking MAS takes, and knows no request.
+//!
+//! The non-obvious rule: calls about a request act on the *selected* stream. It is the one whose callback
+//! runs, or the last one given to [`Streams::select`].
 
-use std::time::Duration;
+#[cfg(test)]
+pub(crate) mod memory;
+mod store;
 
+use std::{
+    cell::{Cell, OnceCell},
+    fmt,
+    rc::Rc,
+    time::Duration,
+};
+
+pub use self::store::{If, NotWritten, Store, Versioned};
 use crate::{
-    cache::Store, clock::Instant, mas::introspection::IntrospectionRequest, matrix::reply::Reply,
-    metrics::Metric,
+    clock::Instant, mas::introspection::IntrospectionRequest, matrix::reply::Reply, metrics::Metric,
 };
 
 /// A stream of this worker's VM: the proxy-wasm context id. Meaningless in any other VM.
@@ -31,46 +43,30 @@ pub struct QueueId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostError(pub u32);
 
-/// What the core needs from the proxy.
-pub trait Host: Store {
-    /// The present moment.
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "status {}", self.0)
+    }
+}
+
+impl std::error::Error for HostError {}
+
+/// Counters, gauges and histograms.
+pub trait Metrics {
+    /// Adds `value` to a counter or gauge, or takes it as a sample of a histogram. Only a gauge takes a
+    /// negative value.
+    fn record(&self, metric: Metric, value: i64);
+
+    /// Adds one to a counter.
+    fn count(&self, metric: Metric) {
+        self.record(metric, 1);
+    }
+}
+
+/// Time, calls, timers and queues: what a worker needs beside any request.
+pub trait Runtime {
+    /// Returns the present moment.
     fn now(&self) -> Instant;
-
-    /// Makes `stream` the one that request calls act on. `false`: it has gone.
-    fn select(&self, stream: StreamId) -> bool;
-
-    /// A header of the selected request, `None` if absent. Of several fields with one name Envoy gives
-    /// the first, but `authorization` arrives joined with commas.
-    fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError>;
-
-    /// Sets a header of the selected request, replacing every field of that name.
-    fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError>;
-
-    /// Removes every field of that name from the selected request.
-    fn remove_request_header(&self, name: &str) -> Result<(), HostError>;
-
-    /// Removes every trailer of that name from the selected request.
-    fn remove_request_trailer(&self, name: &str) -> Result<(), HostError>;
-
-    /// The first `max` bytes of what Envoy holds of the selected request's body: the piece that passes, or
-    /// all so far if the body is held. Only while a body callback of that request runs.
-    fn request_body(&self, max: usize) -> Result<Vec<u8>, HostError>;
-
-    /// A header of the selected stream's response, `None` if absent.
-    fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError>;
-
-    /// The piece of the response's body that passes, at most `max` bytes of it.
-    fn response_body(&self, max: usize) -> Result<Vec<u8>, HostError>;
-
-    /// Publishes `wasm.<name>` in the filter state of the selected stream.
-    fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError>;
-
-    /// Answers the selected request in place of the homeserver.
-    fn respond(&self, reply: &Reply) -> Result<(), HostError>;
-
-    /// Lets the selected request, which was held, go on to the homeserver. Its headers cannot be changed
-    /// afterwards.
-    fn resume(&self) -> Result<(), HostError>;
 
     /// Sends an introspection request on behalf of `root`, which outlives the stream that caused it. `root`
     /// is the stream's own, or the one whose callback runs: it cannot be a third one.
@@ -83,24 +79,107 @@ pub trait Host: Store {
     /// Asks for [`crate::worker::Worker::on_tick`] to be called for `root`, again and again; `None` ends it.
     fn tick_every(&self, root: RootId, period: Option<Duration>);
 
-    /// The address of the client as Envoy trusts it, without the port.
-    fn source_address(&self) -> Option<Vec<u8>>;
-
     /// Registers the shared queue `name` for messages to `root` in this worker.
     fn register_queue(&self, root: RootId, name: &str) -> Option<QueueId>;
 
-    /// Sends a message to whoever registered `queue`. It may be lost.
+    /// Sends a message to the worker that registered `queue`. It may be lost.
     fn enqueue(&self, queue: QueueId, message: &[u8]);
 
-    /// The next message of a queue; `None` if it is empty.
+    /// Returns the next message of a queue; `None` if it is empty.
     fn dequeue(&self, queue: QueueId) -> Option<Vec<u8>>;
+}
 
-    /// Adds `value` to a counter or gauge, or takes it as a sample of a histogram. Only a gauge takes a
-    /// negative value.
-    fn record(&self, metric: Metric, value: i64);
+/// Requests and responses.
+pub trait Streams {
+    /// Makes `stream` the one that request calls act on. `false`: it has gone.
+    fn select(&self, stream: StreamId) -> bool;
 
-    /// Adds one to a counter.
-    fn count(&self, metric: Metric) {
-        self.record(metric, 1);
+    /// Returns a header of the selected request, `None` if absent. Of several fields with one name Envoy
+    /// gives the first, but `authorization` arrives joined with commas.
+    fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError>;
+
+    /// Sets a header of the selected request, replacing every field of that name.
+    fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError>;
+
+    /// Removes every field of that name from the selected request.
+    fn remove_request_header(&self, name: &str) -> Result<(), HostError>;
+
+    /// Removes every trailer of that name from the selected request.
+    fn remove_request_trailer(&self, name: &str) -> Result<(), HostError>;
+
+    /// Returns the first `max` bytes of what Envoy holds of the selected request's body: the piece that
+    /// passes, or all so far if the body is held. Only while a body callback of that request runs.
+    fn request_body(&self, max: usize) -> Result<Vec<u8>, HostError>;
+
+    /// Returns a header of the selected stream's response, `None` if absent.
+    fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError>;
+
+    /// Returns the piece of the response's body that passes, at most `max` bytes of it.
+    fn response_body(&self, max: usize) -> Result<Vec<u8>, HostError>;
+
+    /// Publishes `wasm.<name>` in the filter state of the selected stream.
+    fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError>;
+
+    /// Answers the selected request in place of the homeserver.
+    fn respond(&self, reply: &Reply) -> Result<(), HostError>;
+
+    /// Lets the selected request, which was held, go on to the homeserver. Its headers cannot be changed
+    /// afterwards.
+    fn resume(&self) -> Result<(), HostError>;
+
+    /// Returns the address of the client as Envoy trusts it, without the port.
+    fn source_address(&self) -> Option<Vec<u8>>;
+}
+
+/// What asking MAS takes: no request.
+pub trait Backend: Store + Metrics + Runtime {}
+
+impl<H: Store + Metrics + Runtime> Backend for H {}
+
+/// What the roles take.
+pub trait Host: Backend + Streams {}
+
+impl<H: Backend + Streams> Host for H {}
+
+/// One callback of Envoy: what it may call, for which root, and when.
+///
+/// A hit does not read the clock, since each reading is a host call. It goes by the coarse time.
+#[derive(Debug)]
+pub struct Callback<'h, H> {
+    /// The proxy.
+    pub host: &'h H,
+    /// The root context whose callback runs, or that owns the stream whose callback runs.
+    pub root: RootId,
+    now: OnceCell<Instant>,
+    clock: CoarseClock,
+}
+
+/// The moment of the last callback that read the clock. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct CoarseClock(Rc<Cell<Instant>>);
+
+impl<'h, H: Runtime> Callback<'h, H> {
+    /// A callback that runs now. `clock` is the worker's.
+    pub fn new(host: &'h H, root: RootId, clock: &CoarseClock) -> Self {
+        Self {
+            host,
+            root,
+            now: OnceCell::new(),
+            clock: clock.clone(),
+        }
+    }
+
+    /// Returns the present moment. Reads the host's clock once in a callback at the most.
+    pub fn now(&self) -> Instant {
+        *self.now.get_or_init(|| {
+            let now = self.host.now();
+            self.clock.0.set(now);
+            now
+        })
+    }
+
+    /// Returns the last moment that any callback of this worker read, without a host call.
+    pub fn coarse_now(&self) -> Instant {
+        self.clock.0.get()
     }
 }

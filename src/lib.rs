@@ -16,14 +16,15 @@
 //! | [`config`] | the plugin configuration, checked |
 //! | [`matrix`] | the client-server API: endpoints, credentials, identities, replies |
 //! | [`mas`] | tokens, introspection, and what MAS tells the homeserver |
-//! | [`cache`] | entries, the shared table, single-flight, revocation |
-//! | [`gate`] | the gateway role's decisions, pure |
-//! | [`responder`] | the introspection role's decisions, pure |
-//! | [`form`] | `application/x-www-form-urlencoded` |
-//! | [`worker`] | one worker: requests, cache and introspections together |
-//! | [`metrics`] | what is counted |
-//! | [`host`], [`clock`] | the seam to the proxy, and time |
+//! | [`host`] | the seam to the proxy |
+//! | [`cache`] | what MAS said, in shared data: entries, tables, revocations, epochs |
+//! | [`resolver`] | whose token is this? single-flight, leases, calls, renewal, stale answers, budgets |
+//! | [`role`] | the gateway, introspection and provisioning roles |
+//! | [`worker`] | one worker: hands each callback to its role |
 //! | `envoy` | the proxy-wasm adapter; the only code that knows the SDK |
+//! | [`token`], [`form`], [`clock`], [`metrics`] | small things that every room uses |
+//!
+//! A room uses only rooms above it in this table.
 
 #![cfg_attr(not(target_os = "wasi"), forbid(unsafe_code))]
 // A panic kills the worker's VM and leaves the requests it held without an answer.
@@ -42,10 +43,11 @@ pub mod config;
 #[cfg(target_os = "wasi")]
 mod envoy;
 pub mod form;
-pub mod gate;
 pub mod host;
 pub mod mas;
 pub mod matrix;
 pub mod metrics;
-pub mod responder;
+pub mod resolver;
+pub mod role;
+pub mod token;
 pub mod worker;

@@ -4,6 +4,7 @@
 pub mod introspection;
 pub mod provisioning;
 pub mod token;
+pub mod user;
 
 /// The text of a body that may be a JSON object. A reader derived with serde takes an array for the object
 /// as well, and does not look at the encoding of what it skips.

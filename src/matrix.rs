@@ -3,6 +3,5 @@
 pub mod credential;
 pub mod endpoint;
 pub mod identity;
-pub mod logout;
-pub(crate) mod percent;
 pub mod reply;
+pub mod session_end;

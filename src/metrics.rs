@@ -3,8 +3,6 @@
 //! A name carries its labels as `.label=value`; the `stats_tags` in `envoy/stats_tags.yaml` turn them into
 //! Prometheus labels. The set is small and fixed, and no value ever comes from a request.
 
-use crate::cache::table::Evicted;
-
 /// Something worth counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Metric {
@@ -74,6 +72,15 @@ pub enum Table {
     Negative,
 }
 
+/// What an entry was when it made room for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Evicted {
+    /// An answer past its time.
+    Expired,
+    /// An answer that still held.
+    Live,
+}
+
 /// The result of a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hit {
@@ -115,7 +122,7 @@ impl Metric {
             ),
             Self::Evicted(table, evicted) => {
                 let reason = match evicted {
-                    Evicted::Ended => "ended",
+                    Evicted::Expired => "ended",
                     Evicted::Live => "capacity",
                 };
                 (

@@ -18,7 +18,8 @@
 //! Shared data survives a configuration update and a new module binary, so an old and a new version may read
 //! each other's values. One of another version is empty, and records end where a length does not fit.
 
-use super::{If, NotWritten, Store, slots::Slots};
+use super::key_space::KeySpace;
+use crate::host::{If, NotWritten, Store};
 
 /// The format of buckets and of all records in them that this module writes, and the only one it reads.
 pub const FORMAT_VERSION: u8 = 3;
@@ -29,7 +30,7 @@ const RECORDS: u32 = 8;
 /// A fixed number of records, in buckets. Workers with the same name and number share them.
 #[derive(Debug)]
 pub struct Buckets {
-    slots: Slots,
+    keys: KeySpace,
     /// Records in each.
     pub capacity: usize,
 }
@@ -39,20 +40,20 @@ impl Buckets {
     pub fn new(name: &'static str, records: u32) -> Self {
         let number = (records / RECORDS).max(1);
         Self {
-            slots: Slots::new(name, number),
+            keys: KeySpace::new(name, number),
             capacity: (records / number).max(1) as usize,
         }
     }
 
-    /// See [`Slots::seed`].
+    /// See [`KeySpace::seed`].
     #[cfg(test)]
     pub fn seed(&self, store: &impl Store) -> (u64, u64) {
-        self.slots.seed(store)
+        self.keys.seed(store)
     }
 
     /// The bucket for `digest`.
     pub fn read(&self, store: &impl Store, digest: &[u8]) -> Bucket {
-        let key = self.slots.key(store, digest);
+        let key = self.keys.key(store, digest);
         match store.read(&key) {
             Some(stored) => Bucket {
                 key,
@@ -137,7 +138,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::cache::memory::MemoryStore;
+    use crate::host::memory::MemoryStore;
 
     const DIGEST: &[u8] = &[7; 32];
 

@@ -18,8 +18,11 @@
 
 use std::time::Duration;
 
-use super::{TokenDigest, revocation::UserKey};
-use crate::{clock::Instant, mas::introspection::Answer};
+use crate::{
+    clock::Instant,
+    mas::{introspection::Answer, user::UserKey},
+    token::TokenDigest,
+};
 
 /// Largest entry, in bytes. A larger answer is not kept; MAS's are a few hundred bytes.
 pub const MAX_ENTRY_BYTES: usize = 2048;
@@ -93,12 +96,12 @@ impl Entry {
 
     /// The earliest moment at which the token may expire, if it ever does. MAS counted `expires_in` at
     /// some moment between question and answer.
-    pub fn expires_at(&self) -> Option<Instant> {
+    pub fn earliest_expiry(&self) -> Option<Instant> {
         self.lifetime().map(|lifetime| self.asked_at + lifetime)
     }
 
     /// The moment from which the token has certainly expired, if it ever does.
-    pub fn ended_at(&self) -> Option<Instant> {
+    pub fn latest_expiry(&self) -> Option<Instant> {
         self.lifetime()
             .map(|lifetime| self.answered_at + lifetime + EXPIRY_ROUNDING)
     }
@@ -221,10 +224,10 @@ mod tests {
     #[test]
     fn an_expiry_is_earliest_from_the_question_and_certain_from_the_answer() {
         let entry = active();
-        assert_eq!(entry.expires_at(), Some(Instant::from_millis(2_100)));
-        assert_eq!(entry.ended_at(), Some(Instant::from_millis(3_400)));
+        assert_eq!(entry.earliest_expiry(), Some(Instant::from_millis(2_100)));
+        assert_eq!(entry.latest_expiry(), Some(Instant::from_millis(3_400)));
         let lasting = self::entry(r#"{"active":true}"#);
-        assert_eq!((lasting.expires_at(), lasting.ended_at()), (None, None));
+        assert_eq!((lasting.earliest_expiry(), lasting.latest_expiry()), (None, None));
     }
 
     #[test]

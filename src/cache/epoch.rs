@@ -1,28 +1,32 @@
-//! When what a worker holds for itself must be compared with the shared cache.
+//! Invalidates the workers' local caches with epoch counters in shared data.
 //!
-//! Shared data has no way to say which keys changed. So an invalidation raises a number there, and every
-//! worker reads the numbers at each tick: an answer that it holds from before one of its numbers was raised
-//! is looked up again before its next use. There are 256 numbers for tokens and as many for users, by the
-//! first byte of the digest, so that one invalidation makes a worker look again at few of its answers.
+//! Shared data has no way to say which keys changed. So an invalidation bumps a counter there, and every
+//! worker reads the counters at each tick: an answer that it keeps from before one of its counters was bumped
+//! is looked up again before its next use. There are 256 counters for tokens and as many for users, by the
+//! first byte of the digest, so that one invalidation makes a worker look up few of its answers again.
 
-use super::{If, Store, TokenDigest, revocation::UserKey};
+use crate::{
+    host::{If, Store},
+    mas::user::UserKey,
+    token::TokenDigest,
+};
 
 const KEY: &str = "matrix-edge-auth.epoch";
 const TOKENS: usize = 256;
 const USERS: usize = 256;
 
-/// How often a number is raised again after another worker wrote first.
+/// How often a counter is raised again after another worker wrote first.
 const WRITE_ATTEMPTS: usize = 64;
 
-/// The numbers, as of the last reading.
+/// The counters, as of the last reading.
 #[derive(Debug)]
 pub struct Epochs {
-    numbers: Vec<u32>,
+    counters: Vec<u32>,
     /// The version of the value that they were read from.
     cas: Option<u32>,
 }
 
-/// The numbers that an answer was read under.
+/// The counters that an answer was read under.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
     token: u32,
@@ -39,7 +43,7 @@ pub enum Subject<'a> {
 }
 
 impl Subject<'_> {
-    fn place(self) -> usize {
+    fn index(self) -> usize {
         match self {
             Self::Token(TokenDigest([first, ..])) => usize::from(*first),
             Self::User(UserKey([first, ..])) => TOKENS + usize::from(*first),
@@ -50,22 +54,22 @@ impl Subject<'_> {
 impl Default for Epochs {
     fn default() -> Self {
         Self {
-            numbers: vec![0; TOKENS + USERS],
+            counters: vec![0; TOKENS + USERS],
             cas: None,
         }
     }
 }
 
 impl Epochs {
-    /// The numbers for a token and the user that it belongs to.
+    /// The counters for a token and the user that it belongs to.
     pub fn stamp(&self, digest: &TokenDigest, user: Option<&UserKey>) -> Stamp {
         Stamp {
-            token: self.of(Subject::Token(digest)),
-            user: user.map_or(0, |user| self.of(Subject::User(user))),
+            token: self.counter(Subject::Token(digest)),
+            user: user.map_or(0, |user| self.counter(Subject::User(user))),
         }
     }
 
-    /// Reads the numbers again.
+    /// Reads the counters again.
     pub fn read(&mut self, store: &impl Store) {
         if let Some(stored) = store.read(KEY)
             && self.cas != Some(stored.cas)
@@ -75,16 +79,16 @@ impl Epochs {
         }
     }
 
-    /// Raises the number for `subject`, for all workers.
-    pub fn raise(&mut self, store: &impl Store, subject: Subject<'_>) {
+    /// Raises the counter for `subject`, for all workers.
+    pub fn bump(&mut self, store: &impl Store, subject: Subject<'_>) {
         for _ in 0..WRITE_ATTEMPTS {
             let stored = store.read(KEY);
             let condition = stored
                 .as_ref()
                 .map_or(If::Absent, |stored| If::Unchanged(stored.cas));
             *self = stored.map_or_else(Self::default, |stored| Self::decode(&stored.value));
-            if let Some(number) = self.numbers.get_mut(subject.place()) {
-                *number = number.wrapping_add(1);
+            if let Some(counter) = self.counters.get_mut(subject.index()) {
+                *counter = counter.wrapping_add(1);
             }
             if store.write(KEY, &self.encode(), condition).is_ok() {
                 return;
@@ -92,26 +96,26 @@ impl Epochs {
         }
     }
 
-    fn of(&self, subject: Subject<'_>) -> u32 {
-        self.numbers
-            .get(subject.place())
+    fn counter(&self, subject: Subject<'_>) -> u32 {
+        self.counters
+            .get(subject.index())
             .copied()
             .unwrap_or_default()
     }
 
     fn decode(bytes: &[u8]) -> Self {
-        let mut numbers: Vec<u32> = bytes
+        let mut counters: Vec<u32> = bytes
             .chunks_exact(4)
             .filter_map(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)))
             .collect();
-        numbers.resize(TOKENS + USERS, 0);
-        Self { numbers, cas: None }
+        counters.resize(TOKENS + USERS, 0);
+        Self { counters, cas: None }
     }
 
     fn encode(&self) -> Vec<u8> {
-        self.numbers
+        self.counters
             .iter()
-            .flat_map(|number| number.to_le_bytes())
+            .flat_map(|counter| counter.to_le_bytes())
             .collect()
     }
 }
@@ -122,7 +126,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::cache::memory::MemoryStore;
+    use crate::host::memory::MemoryStore;
 
     const TOKEN: TokenDigest = TokenDigest([7; 32]);
     const USER: UserKey = UserKey([7; 16]);
@@ -133,11 +137,11 @@ mod tests {
             let store = MemoryStore::default();
             let (mut one, mut two) = (Epochs::default(), Epochs::default());
             for raised in 1..=3 {
-                one.raise(&store, subject);
+                one.bump(&store, subject);
                 two.read(&store);
                 assert_eq!([one.of(subject), two.of(subject)], [raised, raised]);
             }
-            assert_eq!(two.numbers.iter().filter(|number| **number != 0).count(), 1);
+            assert_eq!(two.counters.iter().filter(|counter| **counter != 0).count(), 1);
             assert_eq!(store.len(), 1);
         }
     }
@@ -148,11 +152,11 @@ mod tests {
         let mut epochs = Epochs::default();
         let stamps = |epochs: &Epochs| [None, Some(&USER)].map(|user| epochs.stamp(&TOKEN, user));
         let before = stamps(&epochs);
-        epochs.raise(&store, Subject::User(&USER));
+        epochs.bump(&store, Subject::User(&USER));
         let user_raised = stamps(&epochs);
         assert_eq!(user_raised[0], before[0]);
         assert_ne!(user_raised[1], before[1]);
-        epochs.raise(&store, Subject::Token(&TOKEN));
+        epochs.bump(&store, Subject::Token(&TOKEN));
         assert_ne!(stamps(&epochs)[0], user_raised[0]);
         assert_ne!(stamps(&epochs)[1], user_raised[1]);
     }
@@ -162,9 +166,9 @@ mod tests {
         let store = MemoryStore::default();
         let mut epochs = Epochs::default();
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
-            Epochs::default().raise(store, Subject::Token(&TokenDigest([1; 32])));
+            Epochs::default().bump(store, Subject::Token(&TokenDigest([1; 32])));
         }));
-        epochs.raise(&store, Subject::Token(&TokenDigest([2; 32])));
+        epochs.bump(&store, Subject::Token(&TokenDigest([2; 32])));
         let of = |first| epochs.of(Subject::Token(&TokenDigest([first; 32])));
         assert_eq!([of(1), of(2)], [1, 1]);
     }

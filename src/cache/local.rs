@@ -4,80 +4,94 @@
 //! entries and in bytes; when full, the next entry that was not used since the hand last passed it goes
 //! (second chance). An entry counts for the epoch it was read in, see [`super::epoch`].
 
-use std::{collections::HashMap, rc::Rc};
+use std::collections::HashMap;
 
-use super::{epoch::Stamp, flight::FlightKey, revocation::UserKey};
-use crate::{clock::Instant, gate::Grant};
+use super::{epoch::Stamp, question::QuestionKey};
+use crate::{clock::Instant, mas::user::UserKey};
 
 /// Room for one entry's identity and scope, on average. The bound in bytes is this times the entries.
 const BYTES_PER_ENTRY: usize = 1024;
 
-/// What one worker knows of an active token.
+/// What one worker keeps of an active answer.
 #[derive(Clone, Debug)]
-pub struct LocalEntry {
-    /// What the token grants.
-    pub grant: Rc<Grant>,
+pub struct LocalEntry<V> {
+    /// What the holder of the cache made of the answer.
+    pub value: V,
+    /// Bytes that the value takes on the heap.
+    pub heap_bytes: usize,
     /// End of the answer.
     pub fresh_until: Instant,
     /// From then on the answer is renewed in the background if it is used; never if `None`.
     pub refresh_at: Option<Instant>,
     /// Whose token it is.
     pub user: Option<UserKey>,
-    /// Its numbers in [`super::epoch::Epochs`] when it was read from the shared cache.
+    /// Its counters in [`super::epoch::Epochs`] when it was read from the shared cache.
     pub stamp: Stamp,
 }
 
 #[derive(Debug)]
-struct Slot {
-    key: FlightKey,
-    entry: LocalEntry,
+struct Frame<V> {
+    key: QuestionKey,
+    entry: LocalEntry<V>,
     bytes: usize,
-    used: bool,
+    /// It was used since the hand last passed it.
+    referenced: bool,
 }
 
 /// The active answers that one worker holds.
-#[derive(Debug, Default)]
-pub struct Local {
-    slots: Vec<Slot>,
-    index: HashMap<FlightKey, usize>,
+#[derive(Debug)]
+pub struct LocalCache<V> {
+    frames: Vec<Frame<V>>,
+    index: HashMap<QuestionKey, usize>,
     bytes: usize,
     hand: usize,
 }
 
-impl Local {
+impl<V> Default for LocalCache<V> {
+    fn default() -> Self {
+        Self {
+            frames: Vec::new(),
+            index: HashMap::new(),
+            bytes: 0,
+            hand: 0,
+        }
+    }
+}
+
+impl<V> LocalCache<V> {
     /// The entry for `key`, whatever its age.
-    pub fn find(&mut self, key: &FlightKey) -> Option<&mut LocalEntry> {
-        let slot = self.slots.get_mut(*self.index.get(key)?)?;
-        slot.used = true;
-        Some(&mut slot.entry)
+    pub fn find(&mut self, key: &QuestionKey) -> Option<&LocalEntry<V>> {
+        let frame = self.frames.get_mut(*self.index.get(key)?)?;
+        frame.referenced = true;
+        Some(&frame.entry)
     }
 
     /// Keeps `entry`, making room within `capacity` entries. Returns how many had to go.
-    pub fn put(&mut self, key: FlightKey, entry: LocalEntry, capacity: usize) -> usize {
+    pub fn insert(&mut self, key: QuestionKey, entry: LocalEntry<V>, capacity: usize) -> usize {
         self.remove(&key);
-        let bytes = size_of::<Slot>() + size_of::<FlightKey>() + entry.grant.heap_bytes();
+        let bytes = size_of::<Frame<V>>() + size_of::<QuestionKey>() + entry.heap_bytes;
         let limit = capacity.saturating_mul(BYTES_PER_ENTRY);
         if bytes > limit {
             return 0;
         }
         let mut evicted = 0;
-        while self.slots.len() >= capacity || self.bytes + bytes > limit {
+        while self.frames.len() >= capacity || self.bytes + bytes > limit {
             self.evict();
             evicted += 1;
         }
         self.bytes += bytes;
-        self.index.insert(key, self.slots.len());
-        self.slots.push(Slot {
+        self.index.insert(key, self.frames.len());
+        self.frames.push(Frame {
             key,
             entry,
             bytes,
-            used: false,
+            referenced: false,
         });
         evicted
     }
 
     /// Forgets `key`.
-    pub fn remove(&mut self, key: &FlightKey) {
+    pub fn remove(&mut self, key: &QuestionKey) {
         if let Some(at) = self.index.get(key).copied() {
             self.remove_at(at);
         }
@@ -85,12 +99,12 @@ impl Local {
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.frames.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.frames.is_empty()
     }
 
     /// Bytes in use, without the allocator's own.
@@ -100,19 +114,19 @@ impl Local {
 
     fn evict(&mut self) {
         // Two rounds at the most: the first clears every mark.
-        for _ in 0..=self.slots.len() {
-            if self.hand >= self.slots.len() {
+        for _ in 0..=self.frames.len() {
+            if self.hand >= self.frames.len() {
                 self.hand = 0;
             }
-            let Some(slot) = self.slots.get_mut(self.hand) else {
+            let Some(frame) = self.frames.get_mut(self.hand) else {
                 return;
             };
-            if !std::mem::take(&mut slot.used) {
+            if !std::mem::take(&mut frame.referenced) {
                 break;
             }
             self.hand += 1;
         }
-        if self.hand >= self.slots.len() {
+        if self.hand >= self.frames.len() {
             self.hand = 0;
         }
         self.remove_at(self.hand);
@@ -121,13 +135,13 @@ impl Local {
     }
 
     fn remove_at(&mut self, at: usize) {
-        if at >= self.slots.len() {
+        if at >= self.frames.len() {
             return;
         }
-        let removed = self.slots.swap_remove(at);
+        let removed = self.frames.swap_remove(at);
         self.bytes -= removed.bytes;
         self.index.remove(&removed.key);
-        if let Some(moved) = self.slots.get(at) {
+        if let Some(moved) = self.frames.get(at) {
             self.index.insert(moved.key, at);
         }
     }
@@ -139,22 +153,19 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::{cache::TokenDigest, mas::introspection::ActiveToken};
+    use crate::token::TokenDigest;
 
-    fn key(number: usize) -> FlightKey {
-        FlightKey {
+    fn key(number: usize) -> QuestionKey {
+        QuestionKey {
             digest: TokenDigest::of(&number.to_le_bytes()),
             fingerprint: 1,
         }
     }
 
-    fn entry(scope: usize) -> LocalEntry {
-        let token = ActiveToken {
-            scope: "x".repeat(scope),
-            ..ActiveToken::default()
-        };
+    fn entry(heap_bytes: usize) -> LocalEntry<()> {
         LocalEntry {
-            grant: Rc::new(Grant::new(&token, "example.org")),
+            value: (),
+            heap_bytes,
             fresh_until: Instant::from_millis(1_000),
             refresh_at: None,
             user: None,
@@ -162,15 +173,15 @@ mod tests {
         }
     }
 
-    fn holds(local: &Local, number: usize) -> bool {
+    fn holds(local: &LocalCache<()>, number: usize) -> bool {
         local.index.contains_key(&key(number))
     }
 
     #[test]
     fn entries_are_bounded() {
-        let mut local = Local::default();
+        let mut local = LocalCache::default();
         let evicted: usize = (0..1_000)
-            .map(|number| local.put(key(number), entry(100), 64))
+            .map(|number| local.insert(key(number), entry(100), 64))
             .sum();
         assert_eq!((local.len(), evicted), (64, 1_000 - 64));
         assert!(local.bytes() <= 64 * BYTES_PER_ENTRY);
@@ -179,13 +190,13 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded() {
-        let mut local = Local::default();
+        let mut local = LocalCache::default();
         for number in 0..1_000 {
-            local.put(key(number), entry(number * 7 % 5_000), 64);
+            local.insert(key(number), entry(number * 7 % 5_000), 64);
             assert!(local.bytes() <= 64 * BYTES_PER_ENTRY && local.len() <= 64);
         }
         assert!(local.len() < 64, "large entries take the room of several");
-        local.put(key(0), entry(64 * BYTES_PER_ENTRY), 64);
+        local.insert(key(0), entry(64 * BYTES_PER_ENTRY), 64);
         assert!(
             !holds(&local, 0),
             "one that is larger than everything is not kept"
@@ -196,18 +207,18 @@ mod tests {
 
     #[test]
     fn what_is_in_use_stays() {
-        let mut local = Local::default();
+        let mut local = LocalCache::default();
         for number in 0..10_000 {
-            local.put(key(number), entry(1), 64);
+            local.insert(key(number), entry(1), 64);
             assert!(local.find(&key(0)).is_some(), "after {number}");
         }
     }
 
     #[test]
-    fn what_is_out_of_use_goes_and_what_is_new_stays_a_while() {
-        let mut local = Local::default();
+    fn the_clock_evicts_unreferenced_entries_and_spares_recent_ones() {
+        let mut local = LocalCache::default();
         for number in 0..1_000 {
-            local.put(key(number), entry(1), 64);
+            local.insert(key(number), entry(1), 64);
             let recent = (number.saturating_sub(16)..=number)
                 .filter(|n| holds(&local, *n))
                 .count();
@@ -222,12 +233,12 @@ mod tests {
 
     #[test]
     fn the_same_token_has_one_entry() {
-        let mut local = Local::default();
+        let mut local = LocalCache::default();
         for _ in 0..10 {
-            local.put(key(1), entry(10), 64);
+            local.insert(key(1), entry(10), 64);
         }
         assert_eq!(local.len(), 1);
-        assert_eq!(local.put(key(2), entry(10), 0), 0);
+        assert_eq!(local.insert(key(2), entry(10), 0), 0);
         assert!(!holds(&local, 2), "no entries, no cache");
     }
 }

@@ -9,12 +9,19 @@
 //! moment behind as the slot's *floor*, which holds for every user of the slot: room is made by voiding too
 //! much, which costs an introspection, and never too little.
 
-use sha2::{Digest as _, Sha256};
+use super::key_space::KeySpace;
+use crate::{
+    clock::Instant,
+    host::{If, NotWritten, Store},
+    mas::{
+        introspection::ActiveToken,
+        provisioning::Revocation,
+        user::{DeviceKey, UserKey},
+    },
+    matrix::identity,
+};
 
-use super::{If, NotWritten, Store, slots::Slots};
-use crate::{clock::Instant, mas::introspection::ActiveToken, matrix::identity};
-
-/// Slots for users that were invalidated.
+/// KeySpace for users that were invalidated.
 const SLOTS: u32 = 16_384;
 
 /// Devices of a user with a moment of their own. The others share one.
@@ -28,70 +35,16 @@ const FORMAT_VERSION: u8 = 1;
 /// Since when answers of "inactive" about tokens of unknown users count.
 const NOBODY_KEY: &str = "matrix-edge-auth.revived";
 
-/// A user: half the SHA-256 of the localpart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UserKey(pub [u8; 16]);
-
-/// A device of a user: half the SHA-256 of its id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceKey(pub [u8; 16]);
-
-impl UserKey {
-    /// The key of the user with this localpart. MAS knows no other part of a user id.
-    pub fn of(localpart: &str) -> Self {
-        Self(half_digest(localpart))
-    }
-
-    /// The key of the user that `token` belongs to, if it belongs to one.
-    pub fn of_token(token: &ActiveToken) -> Option<Self> {
-        token.username.as_deref().map(Self::of)
-    }
-}
-
-impl DeviceKey {
-    /// The key of the device with this id.
-    pub fn of(device_id: &str) -> Self {
-        Self(half_digest(device_id))
-    }
-
-    /// The key of the device that `token` belongs to; `None` without one, or with more than one.
-    fn of_token(token: &ActiveToken) -> Option<Self> {
-        identity::device_id(token).ok().flatten().map(Self::of)
-    }
-}
-
-fn half_digest(text: &str) -> [u8; 16] {
-    let digest = Sha256::digest(text).0;
-    let mut half = [0; 16];
-    half.iter_mut()
-        .zip(digest)
-        .for_each(|(half, byte)| *half = byte);
-    half
-}
-
-/// Which answers about a user are void.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Revocation {
-    /// All, also those of "inactive".
-    Everything,
-    /// Those of tokens without a device, and of all devices but these.
-    AllBut(Vec<DeviceKey>),
-    /// Those of one device.
-    Device(DeviceKey),
-    /// Those of "inactive": the tokens may have come back to life.
-    Inactive,
-}
-
 /// The records, as any worker sees them.
 #[derive(Debug)]
 pub struct Revocations {
-    slots: Slots,
+    keys: KeySpace,
 }
 
 impl Default for Revocations {
     fn default() -> Self {
         Self {
-            slots: Slots::new("u", SLOTS),
+            keys: KeySpace::new("u", SLOTS),
         }
     }
 }
@@ -105,23 +58,23 @@ impl Revocations {
         revocation: &Revocation,
         now: Instant,
     ) -> Result<(), NotWritten> {
-        let key = self.slots.key(store, &user.0);
+        let key = self.keys.key(store, &user.0);
         update(store, &key, |stored| {
             let mut slot = stored.and_then(Slot::decode).unwrap_or_default();
             slot.enter(*user).revoke(revocation, now);
             slot.encode()
         })?;
         match revocation {
-            Revocation::Everything | Revocation::Inactive => update(store, NOBODY_KEY, |stored| {
+            Revocation::All | Revocation::Inactive => update(store, NOBODY_KEY, |stored| {
                 let latest = stored.and_then(moment).unwrap_or_default().max(now);
                 latest.as_millis().to_le_bytes().to_vec()
             }),
-            Revocation::AllBut(_) | Revocation::Device(_) => Ok(()),
+            Revocation::AllExcept(_) | Revocation::Device(_) => Ok(()),
         }
     }
 
     /// Whether the answer that `token`, of `user`, is active is void. It was asked for at `asked_at`.
-    pub fn voids_active(
+    pub fn revokes_active(
         &self,
         store: &impl Store,
         user: &UserKey,
@@ -132,14 +85,14 @@ impl Revocations {
             return false;
         };
         let since = match slot.record_of(user) {
-            Some(record) => record.of(DeviceKey::of_token(token)),
+            Some(record) => record.of(device_key(token)),
             None => Instant::default(),
         };
         asked_at <= since.max(slot.floor)
     }
 
     /// Whether an answer of "inactive" is void. `user` is known if the token was active before.
-    pub fn voids_inactive(
+    pub fn revokes_inactive(
         &self,
         store: &impl Store,
         user: Option<&UserKey>,
@@ -158,9 +111,15 @@ impl Revocations {
     }
 
     fn read(&self, store: &impl Store, user: &UserKey) -> Option<Slot> {
-        let stored = store.read(&self.slots.key(store, &user.0))?;
+        let stored = store.read(&self.keys.key(store, &user.0))?;
         Slot::decode(&stored.value)
     }
+}
+
+/// Returns the key of the device that `token` belongs to; `None` without one, or with more than one.
+fn device_key(token: &ActiveToken) -> Option<DeviceKey> {
+    let device_id = identity::device_id(token).ok().flatten()?;
+    Some(DeviceKey::of(device_id))
 }
 
 fn moment(bytes: &[u8]) -> Option<Instant> {
@@ -291,14 +250,14 @@ impl Record {
         // Another worker may have written a later moment first. Moments never go back.
         let now = now.max(self.latest());
         match revocation {
-            Revocation::Everything => {
+            Revocation::All => {
                 *self = Self {
                     inactive: now,
                     others: now,
                     devices: Vec::new(),
                 };
             }
-            Revocation::AllBut(survivors) => {
+            Revocation::AllExcept(survivors) => {
                 let kept = survivors
                     .iter()
                     .map(|device| (*device, self.of(Some(*device))));
@@ -333,7 +292,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::cache::memory::MemoryStore;
+    use crate::host::memory::MemoryStore;
 
     fn at(seconds: u64) -> Instant {
         Instant::from_millis(1_000_000 + 1_000 * seconds)
@@ -355,7 +314,7 @@ mod tests {
     fn void(revocations: &Revocations, store: &MemoryStore, user: &str, asked: u64) -> String {
         let is_void = |id: &&str| {
             let token = token(user, (*id != "-").then_some(*id));
-            revocations.voids_active(store, &UserKey::of(user), &token, at(asked))
+            revocations.revokes_active(store, &UserKey::of(user), &token, at(asked))
         };
         ["A", "B", "C", "-"].into_iter().filter(is_void).collect()
     }
@@ -363,9 +322,9 @@ mod tests {
     #[test]
     fn each_kind_of_revocation_ends_what_it_names() {
         for (revocation, expected, inactive) in [
-            (Revocation::Everything, "ABC-", true),
-            (Revocation::AllBut(devices(&["A", "C"])), "B-", false),
-            (Revocation::AllBut(Vec::new()), "ABC-", false),
+            (Revocation::All, "ABC-", true),
+            (Revocation::AllExcept(devices(&["A", "C"])), "B-", false),
+            (Revocation::AllExcept(Vec::new()), "ABC-", false),
             (Revocation::Device(DeviceKey::of("B")), "B", false),
             (Revocation::Inactive, "", true),
         ] {
@@ -379,7 +338,7 @@ mod tests {
             assert_eq!(void(&revocations, &store, "alice", 11), "");
             assert_eq!(void(&revocations, &store, "bob", 9), "");
             for user in [Some(&user), None] {
-                let voids = |asked| revocations.voids_inactive(&store, user, at(asked));
+                let voids = |asked| revocations.revokes_inactive(&store, user, at(asked));
                 assert_eq!((voids(10), voids(11)), (inactive, false), "{revocation:?}");
             }
         }
@@ -394,9 +353,9 @@ mod tests {
                 .add(&store, &user, &revocation, at(seconds))
                 .unwrap();
         };
-        add(Revocation::AllBut(devices(&["A", "B"])), 10);
+        add(Revocation::AllExcept(devices(&["A", "B"])), 10);
         add(Revocation::Device(DeviceKey::of("A")), 20);
-        add(Revocation::AllBut(devices(&["A", "B", "C"])), 30);
+        add(Revocation::AllExcept(devices(&["A", "B", "C"])), 30);
         // C came back after 10, A after 20.
         assert_eq!(void(&revocations, &store, "alice", 10), "AC-");
         assert_eq!(void(&revocations, &store, "alice", 20), "A-");
@@ -419,13 +378,13 @@ mod tests {
         }
         for (seconds, id) in (10..).zip(&ids) {
             let token = token("alice", Some(id));
-            assert!(revocations.voids_active(&store, &user, &token, at(seconds)));
+            assert!(revocations.revokes_active(&store, &user, &token, at(seconds)));
         }
-        let all = Revocation::AllBut(ids.iter().map(|id| DeviceKey::of(id)).collect());
+        let all = Revocation::AllExcept(ids.iter().map(|id| DeviceKey::of(id)).collect());
         revocations.add(&store, &user, &all, at(1_000)).unwrap();
         let late = |id: &str| {
             let token = token("alice", Some(id));
-            revocations.voids_active(&store, &user, &token, at(999))
+            revocations.revokes_active(&store, &user, &token, at(999))
         };
         assert!(!late("0"), "a survivor");
         assert!(late("319"), "a survivor too many: one more call");
@@ -435,7 +394,7 @@ mod tests {
     fn a_user_who_makes_room_for_another_stays_revoked() {
         let store = MemoryStore::default();
         let revocations = Revocations {
-            slots: Slots::new("u", 1),
+            keys: KeySpace::new("u", 1),
         };
         let users: Vec<UserKey> = (0..50).map(|n| UserKey::of(&n.to_string())).collect();
         for (seconds, user) in (10..).zip(&users) {
@@ -446,8 +405,8 @@ mod tests {
         }
         let alice = token("-", Some("A"));
         for (seconds, user) in (10..).zip(&users) {
-            assert!(revocations.voids_active(&store, user, &alice, at(seconds)));
-            assert!(!revocations.voids_active(&store, user, &alice, at(60)));
+            assert!(revocations.revokes_active(&store, user, &alice, at(seconds)));
+            assert!(!revocations.revokes_active(&store, user, &alice, at(60)));
         }
         // The slots, the seed.
         assert_eq!(store.len(), 2);
@@ -459,12 +418,12 @@ mod tests {
         let user = UserKey::of("alice");
         for seconds in [20, 10] {
             revocations
-                .add(&store, &user, &Revocation::Everything, at(seconds))
+                .add(&store, &user, &Revocation::All, at(seconds))
                 .unwrap();
         }
         assert_eq!(void(&revocations, &store, "alice", 20), "ABC-");
         for user in [Some(&user), None] {
-            assert!(revocations.voids_inactive(&store, user, at(20)));
+            assert!(revocations.revokes_inactive(&store, user, at(20)));
         }
     }
 

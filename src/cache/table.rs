@@ -6,27 +6,22 @@
 use std::time::Duration;
 
 use super::{
-    NotWritten, Store, TokenDigest,
     bucket::Buckets,
     entry::{Entry, EntryHead, set_used_at},
-    revocation::UserKey,
 };
-use crate::clock::Instant;
+use crate::{
+    clock::Instant,
+    host::{NotWritten, Store},
+    mas::user::UserKey,
+    metrics::Evicted,
+    token::TokenDigest,
+};
 
 /// How often a write is tried again after another worker wrote to the same bucket first.
 const WRITE_ATTEMPTS: usize = 16;
 
 /// An entry's time of use is written no more often than this.
 const USE_RESOLUTION: Duration = Duration::from_secs(1);
-
-/// What a write pushed out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Evicted {
-    /// An answer past its time.
-    Ended,
-    /// An answer that still held.
-    Live,
-}
 
 /// What a removal took out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,20 +81,20 @@ impl Table {
         };
         for _ in 0..WRITE_ATTEMPTS {
             let bucket = self.buckets.read(store, &entry.digest.0);
-            let mut stay: Vec<(Rank, TokenDigest, &[u8])> = bucket
+            let mut stay: Vec<(EvictionOrder, TokenDigest, &[u8])> = bucket
                 .records()
                 .filter_map(|record| {
                     let head = EntryHead::decode(record)?;
-                    let rank = Rank::of(&head, now);
-                    (head.digest != entry.digest).then_some((rank, head.digest, record))
+                    let order = EvictionOrder::of(&head, now);
+                    (head.digest != entry.digest).then_some((order, head.digest, record))
                 })
                 .collect();
-            stay.sort_by_key(|(rank, ..)| *rank);
+            stay.sort_by_key(|(order, ..)| *order);
             // More than one only where a larger table was configured before.
             let surplus = (stay.len() + 1).saturating_sub(self.buckets.capacity);
             let evicted = stay
                 .drain(..surplus)
-                .map(|(rank, digest, _)| (rank.evicted(), digest))
+                .map(|(order, digest, _)| (order.evicted(), digest))
                 .collect();
             let records = stay.into_iter().map(|(.., record)| record);
             match bucket.replace(store, records.chain([&*bytes])) {
@@ -131,26 +126,26 @@ impl Table {
     }
 }
 
-/// How gladly an answer is given up; the smallest goes first.
+/// The order of eviction, smallest first: expired entries by their expiry, then live ones by their last use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
+enum EvictionOrder {
     /// Past its freshness, since then.
-    Ended(Instant),
+    Expired(Instant),
     /// Still of use, and used at that moment.
     Live(Instant),
 }
 
-impl Rank {
+impl EvictionOrder {
     fn evicted(self) -> Evicted {
         match self {
-            Self::Ended(_) => Evicted::Ended,
+            Self::Expired(_) => Evicted::Expired,
             Self::Live(_) => Evicted::Live,
         }
     }
 
     fn of(head: &EntryHead, now: Instant) -> Self {
         if head.fresh_until <= now {
-            Self::Ended(head.fresh_until)
+            Self::Expired(head.fresh_until)
         } else {
             Self::Live(head.used_at)
         }
@@ -164,7 +159,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::{If, memory::MemoryStore},
+        host::{If, memory::MemoryStore},
         mas::introspection::{Answer, InactiveAnswer},
     };
 
@@ -225,7 +220,7 @@ mod tests {
         assert_eq!(table.put(&store, &entry(b"ended", 0), NOW).1, []);
         assert_eq!(
             table.put(&store, &entry(b"new", 50), NOW).1,
-            [(Evicted::Ended, TokenDigest::of(b"ended"))]
+            [(Evicted::Expired, TokenDigest::of(b"ended"))]
         );
         assert!(holds(&table, &store, b"live") && !holds(&table, &store, b"ended"));
     }

@@ -1,15 +1,18 @@
 //! The configuration's keys: what each takes, and its default.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use serde_json::Value;
 
 use super::{
-    Cache, Config, ConfigError, Credential, IdentityHeaders, Introspection, Mode, OnFailure,
+    Cache, Config, ConfigError, IdentityHeaders, Mode, OnFailure,
     QueryToken, Role, UnknownTokenBudget, UnrecognizedTokens, proto_struct,
     reader::{Entry, Section},
 };
-use crate::matrix::endpoint::{AuthRequirement, Method, Overrides, PathMatch, Rule};
+use crate::{
+    mas::introspection::{Credential, Settings},
+    matrix::endpoint::{AuthRequirement, Method, Overrides, PathMatch, Rule},
+};
 
 /// Default of `identity_headers.user_id`.
 pub(super) const USER_ID: &str = "x-matrix-user-id";
@@ -62,7 +65,7 @@ pub fn parse(bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Confi
         (None, Role::Introspection) => String::new(),
         (None, _) => return Err(keys.is_required("server_name", SERVER_NAME)),
     };
-    let introspection = introspection(&keys.required("introspection", "an object")?, env)?;
+    let introspection = Rc::new(introspection(&keys.required("introspection", "an object")?, env)?);
     let cache = cache(keys.key("cache"))?;
     let mode = choice(
         keys.key("mode"),
@@ -149,7 +152,7 @@ fn server_name(entry: &Entry<'_>) -> Result<String, ConfigError> {
 fn introspection(
     entry: &Entry<'_>,
     env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Introspection, ConfigError> {
+) -> Result<Settings, ConfigError> {
     let mut keys = entry.section("an object")?;
     let cluster = keys
         .required("cluster", CLUSTER)?
@@ -182,7 +185,7 @@ fn introspection(
     let max_in_flight = integer(keys.key("max_in_flight"), 1..=65_536, 256)?;
     let shard_by_token = boolean(keys.key("shard_by_token"), false)?;
     keys.finish()?;
-    Ok(Introspection {
+    Ok(Settings {
         cluster,
         authority,
         path,

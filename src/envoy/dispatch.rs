@@ -3,7 +3,7 @@
 //! The SDK delivers an answer to the context whose callback made the call, and drops it if that context has
 //! gone: made from a stream's callback, a call loses its answer when that client hangs up, and everyone
 //! who waits for it waits in vain. So every call is made by the root. From a stream's callback there is a
-//! detour: the SDK's own timer callback is called for the root, and makes the call from there.
+//! trampoline: the SDK's own timer callback is called for the root, and makes the call from there.
 
 #![expect(unsafe_code, reason = "the SDK's timer callback is a foreign function")]
 
@@ -28,7 +28,7 @@ unsafe extern "C" {
     fn proxy_on_tick(context: u32);
 }
 
-struct Call {
+struct OwnedRequest {
     cluster: String,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
@@ -36,7 +36,7 @@ struct Call {
 }
 
 thread_local! {
-    static PENDING: RefCell<Option<Call>> = const { RefCell::new(None) };
+    static PENDING: RefCell<Option<OwnedRequest>> = const { RefCell::new(None) };
     static SENT: Cell<Option<Result<CallId, HostError>>> = const { Cell::new(None) };
 }
 
@@ -46,7 +46,7 @@ pub(super) fn dispatch(
     root: RootId,
     request: &IntrospectionRequest<'_>,
 ) -> Result<CallId, HostError> {
-    let call = Call::new(request);
+    let call = OwnedRequest::new(request);
     if context == root.0 {
         return send(root, &call);
     }
@@ -58,8 +58,8 @@ pub(super) fn dispatch(
     sent
 }
 
-/// Makes the call of a stream that took the detour. `false`: this is a real tick.
-pub(super) fn run_detour(root: RootId) -> bool {
+/// Makes the call that a stream's callback has left here. `false`: this is a real tick.
+pub(super) fn send_pending(root: RootId) -> bool {
     let Some(call) = PENDING.take() else {
         return false;
     };
@@ -67,7 +67,7 @@ pub(super) fn run_detour(root: RootId) -> bool {
     true
 }
 
-fn send(root: RootId, call: &Call) -> Result<CallId, HostError> {
+fn send(root: RootId, call: &OwnedRequest) -> Result<CallId, HostError> {
     abi::set_effective_context(root.0)?;
     let headers = call
         .headers
@@ -85,7 +85,7 @@ fn send(root: RootId, call: &Call) -> Result<CallId, HostError> {
     .map_err(|status| HostError(status as u32))
 }
 
-impl Call {
+impl OwnedRequest {
     fn new(request: &IntrospectionRequest<'_>) -> Self {
         let owned = |(name, value): (&'static str, &str)| (name, value.to_owned());
         Self {

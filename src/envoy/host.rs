@@ -1,4 +1,4 @@
-//! [`Host`] by proxy-wasm host calls.
+//! [`Host`](crate::host::Host) by proxy-wasm host calls.
 
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
@@ -7,9 +7,11 @@ use super::{
     clock, dispatch,
 };
 use crate::{
-    cache::{If, NotWritten, Store, Versioned},
     clock::Instant,
-    host::{CallId, Host, HostError, QueueId, RootId, StreamId},
+    host::{
+        CallId, HostError, If, Metrics, NotWritten, QueueId, RootId, Runtime, Store, StreamId,
+        Streams, Versioned,
+    },
     mas::introspection::IntrospectionRequest,
     matrix::reply::Reply,
     metrics::{Kind, Metric},
@@ -26,11 +28,7 @@ pub(super) struct Envoy {
     pub context: u32,
 }
 
-impl Host for Envoy {
-    fn now(&self) -> Instant {
-        clock::now()
-    }
-
+impl Streams for Envoy {
     fn select(&self, stream: StreamId) -> bool {
         abi::set_effective_context(stream.0).is_ok()
     }
@@ -80,6 +78,20 @@ impl Host for Envoy {
         abi::continue_request()
     }
 
+    fn source_address(&self) -> Option<Vec<u8>> {
+        let mut address = abi::property("source\0address").ok().flatten()?;
+        // `192.0.2.1:1234` or `[2001:db8::1]:1234`.
+        let port = address.iter().rposition(|byte| *byte == b':')?;
+        address.truncate(port);
+        Some(address)
+    }
+}
+
+impl Runtime for Envoy {
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+
     fn dispatch(
         &self,
         root: RootId,
@@ -100,14 +112,6 @@ impl Host for Envoy {
         }
     }
 
-    fn source_address(&self) -> Option<Vec<u8>> {
-        let mut address = abi::property("source\0address").ok().flatten()?;
-        // `192.0.2.1:1234` or `[2001:db8::1]:1234`.
-        let port = address.iter().rposition(|byte| *byte == b':')?;
-        address.truncate(port);
-        Some(address)
-    }
-
     fn register_queue(&self, root: RootId, name: &str) -> Option<QueueId> {
         abi::set_effective_context(root.0)
             .and_then(|()| abi::register_shared_queue(name))
@@ -126,7 +130,9 @@ impl Host for Envoy {
     fn dequeue(&self, queue: QueueId) -> Option<Vec<u8>> {
         abi::dequeue_shared_queue(queue.0).ok().flatten()
     }
+}
 
+impl Metrics for Envoy {
     fn record(&self, metric: Metric, value: i64) {
         let id =
             METRICS.with_borrow_mut(|ids| *ids.entry(metric).or_insert_with(|| define(metric)));

@@ -72,17 +72,17 @@ impl Context for Root {
             content_type: content_type.as_deref(),
             body: body.as_deref(),
         };
-        with_worker(|worker| worker.on_answer(&self.host(), self.id, CallId(token), response));
+        with_worker(|worker| worker.on_call_response(&self.host(), self.id, CallId(token), response));
     }
 }
 
 impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
-        let json = abi::buffer(Buffer::PluginConfiguration, size)
+        let bytes = abi::buffer(Buffer::PluginConfiguration, size)
             .ok()
             .flatten()
             .unwrap_or_default();
-        match config::parse(&json, &|name| std::env::var(name).ok()) {
+        match config::parse(&bytes, &|name| std::env::var(name).ok()) {
             Ok(config) => {
                 self.plugin = Some(Rc::new(Plugin::new(self.id, config)));
                 true
@@ -95,7 +95,7 @@ impl RootContext for Root {
     }
 
     fn on_tick(&mut self) {
-        if !dispatch::run_detour(self.id) {
+        if !dispatch::send_pending(self.id) {
             with_worker(|worker| worker.on_tick(&self.host(), self.id));
         }
     }

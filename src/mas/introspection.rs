@@ -10,13 +10,15 @@
 
 mod request;
 mod response;
+mod settings;
 
 pub use self::{
     request::{
-        DEVICE_ID_SUPPORT, FORM, HINT, IntrospectionRequest, REQUEST_ID, TRACE_PARENT, TRACE_STATE,
+        DEVICE_ID_SUPPORT, HINT, IntrospectionRequest, REQUEST_ID, TRACE_PARENT, TRACE_STATE,
     },
     response::{
         ActiveAnswer, ActiveToken, Answer, InactiveAnswer, IntrospectionResponse,
         MAX_RESPONSE_BYTES, NoVerdict, read,
     },
+    settings::{Authorization, Credential, Settings},
 };

@@ -12,8 +12,10 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
-use super::object_text;
-use crate::cache::revocation::{DeviceKey, Revocation, UserKey};
+use super::{
+    object_text,
+    user::{DeviceKey, UserKey},
+};
 
 /// The requests that end answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,19 @@ pub enum ProvisioningEndpoint {
     ReactivateUser,
     /// These devices remain.
     SyncDevices,
+}
+
+/// Which answers about a user are void.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// All, also those of "inactive".
+    All,
+    /// Those of tokens without a device, and of all devices but these.
+    AllExcept(Vec<DeviceKey>),
+    /// Those of one device.
+    Device(DeviceKey),
+    /// Those of "inactive": the tokens may have come back to life.
+    Inactive,
 }
 
 /// What a request says.
@@ -71,12 +86,12 @@ impl ProvisioningEndpoint {
         let body: Body = serde_json::from_str(object_text(body)?).ok()?;
         let revocation = match self {
             Self::DeleteDevice => Revocation::Device(DeviceKey::of(&body.device_id?)),
-            Self::DeleteUser | Self::ReactivateUser => Revocation::Everything,
-            Self::ProvisionUser if body.locked == Some(true) => Revocation::Everything,
+            Self::DeleteUser | Self::ReactivateUser => Revocation::All,
+            Self::ProvisionUser if body.locked == Some(true) => Revocation::All,
             Self::ProvisionUser => Revocation::Inactive,
             Self::SyncDevices => {
                 let survivors = body.devices?;
-                Revocation::AllBut(survivors.iter().map(|id| DeviceKey::of(id)).collect())
+                Revocation::AllExcept(survivors.iter().map(|id| DeviceKey::of(id)).collect())
             }
         };
         Some(ProvisioningEvent {
@@ -94,7 +109,7 @@ impl ProvisioningEndpoint {
             .deserialize_map(FindLocalpart(&mut localpart));
         Some(ProvisioningEvent {
             user: UserKey::of(&localpart?),
-            revocation: Revocation::Everything,
+            revocation: Revocation::All,
         })
     }
 }
@@ -143,7 +158,7 @@ mod tests {
     }
 
     fn all_but(ids: &[&str]) -> Revocation {
-        Revocation::AllBut(ids.iter().map(|id| DeviceKey::of(id)).collect())
+        Revocation::AllExcept(ids.iter().map(|id| DeviceKey::of(id)).collect())
     }
 
     #[test]
@@ -193,17 +208,17 @@ mod tests {
             (
                 DeleteUser,
                 r#"{"localpart":"alice","erase":false}"#,
-                Revocation::Everything,
+                Revocation::All,
             ),
             (
                 ReactivateUser,
                 r#"{"localpart":"alice"}"#,
-                Revocation::Everything,
+                Revocation::All,
             ),
             (
                 ProvisionUser,
                 r#"{"localpart":"alice","locked":true}"#,
-                Revocation::Everything,
+                Revocation::All,
             ),
             (
                 ProvisionUser,
@@ -243,7 +258,7 @@ mod tests {
         let beginning = br#"{"devices":["A"],"localpart":"alice","more":["A","#;
         assert_eq!(
             SyncDevices.read_beginning(beginning),
-            event(Revocation::Everything)
+            event(Revocation::All)
         );
         for beginning in [&b""[..], b"{", br#"{"localpart":"ali"#, b"[1]"] {
             assert_eq!(SyncDevices.read_beginning(beginning), None);

@@ -14,48 +14,12 @@
 //!   stays undecided here unless it has an `Authorization` header, next to which Synapse allows no
 //!   other token.
 
-use std::{borrow::Cow, fmt, str};
+use std::{borrow::Cow, str};
 
-use crate::{form::Decoded, mas::introspection::FORM};
-
-/// An access token: ASCII, not empty. `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct AccessToken<'a>(Cow<'a, str>);
-
-impl<'a> AccessToken<'a> {
-    /// `None` if the token is empty or has bytes outside ASCII.
-    pub fn new(token: impl Into<Cow<'a, str>>) -> Option<Self> {
-        let token = token.into();
-        (!token.is_empty() && token.is_ascii()).then_some(Self(token))
-    }
-
-    /// The token.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The token.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-
-    /// The token, free of the request that it came in.
-    pub fn into_owned(self) -> AccessToken<'static> {
-        AccessToken(Cow::Owned(self.0.into_owned()))
-    }
-
-    /// Whether there is a control byte in it. MAS fails on some of them, so such a token is never
-    /// sent.
-    pub fn has_control_bytes(&self) -> bool {
-        self.as_bytes().iter().any(u8::is_ascii_control)
-    }
-}
-
-impl fmt::Debug for AccessToken<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AccessToken(..)")
-    }
-}
+use crate::{
+    form::{Decoded, FORM},
+    token::AccessToken,
+};
 
 /// Which part of the request a token came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,9 +80,11 @@ pub fn extract<'a>(
         (None, Some([])) => return Ok(Credential::Empty),
         (None, Some(value)) => (decode(value), Source::Query),
     };
-    let token = ascii(token).ok_or(CredentialError::NotAscii)?;
+    let token = ascii(token)
+        .and_then(AccessToken::new)
+        .ok_or(CredentialError::NotAscii)?;
     Ok(Credential::Token {
-        token: AccessToken(token),
+        token,
         source,
     })
 }

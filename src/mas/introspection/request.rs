@@ -2,10 +2,8 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-use crate::{config::Introspection, form, matrix::credential::AccessToken};
-
-/// Media type of the request's body.
-pub const FORM: &str = "application/x-www-form-urlencoded";
+use super::Settings;
+use crate::{form, token::AccessToken};
 
 /// The form field without which MAS calls a refresh token active.
 pub const HINT: (&str, &str) = ("token_type_hint", "access_token");
@@ -24,7 +22,7 @@ pub const REQUEST_ID: &str = "x-request-id";
 
 /// `POST /oauth2/introspect` for one token. `Debug` shows neither token nor credential.
 pub struct IntrospectionRequest<'a> {
-    settings: &'a Introspection,
+    settings: &'a Settings,
     authority: Cow<'a, str>,
     body: Vec<u8>,
     trace: Vec<(&'static str, String)>,
@@ -34,7 +32,7 @@ impl<'a> IntrospectionRequest<'a> {
     /// The request for `token`, whose SHA-256 is `digest`. `trace` holds those of
     /// [`TRACE_PARENT`], [`TRACE_STATE`] and [`REQUEST_ID`] that are present.
     pub fn new(
-        settings: &'a Introspection,
+        settings: &'a Settings,
         token: &AccessToken<'_>,
         digest: &[u8; 32],
         trace: Vec<(&'static str, String)>,
@@ -64,7 +62,7 @@ impl<'a> IntrospectionRequest<'a> {
             (":authority", &*self.authority),
             (":path", &*self.settings.path),
             ("accept", "application/json"),
-            ("content-type", FORM),
+            ("content-type", form::FORM),
             DEVICE_ID_SUPPORT,
         ];
         if let Some(authorization) = self.settings.credential.authorization() {

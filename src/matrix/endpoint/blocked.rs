@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::matrix::percent::escape;
+use crate::form::percent::escape;
 
 /// Resources of Synapse under `/_synapse`: MAS's own door (shared secret), the workers' (often
 /// without any secret), and the numbers.

@@ -11,12 +11,13 @@
 use std::{borrow::Cow, time::Duration};
 
 use crate::{
-    cache::Known,
+    cache::ActiveEntry,
     clock::Instant,
     config::Config,
     form,
-    mas::introspection::{ActiveAnswer, DEVICE_ID_SUPPORT, FORM, HINT},
-    matrix::{credential::AccessToken, reply::Reply},
+    mas::introspection::{ActiveAnswer, DEVICE_ID_SUPPORT, HINT},
+    matrix::reply::Reply,
+    token::AccessToken,
 };
 
 /// Largest form that is read, in bytes. Synapse's are under 1 KiB.
@@ -46,7 +47,7 @@ pub fn credential(config: &Config, header: impl Fn(&str) -> Option<Vec<u8>>) -> 
 
 fn is_form(content_type: &[u8]) -> bool {
     let essence = content_type.split(|&byte| byte == b';').next();
-    essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(FORM.as_bytes()))
+    essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(form::FORM.as_bytes()))
 }
 
 fn is_short(length: &[u8]) -> bool {
@@ -78,7 +79,7 @@ pub fn active_body(answer: &ActiveAnswer, answered_at: Instant, now: Instant) ->
 }
 
 /// Like [`active_body`], for an answer out of the cache.
-pub fn known_body(known: &Known, now: Instant) -> Option<Vec<u8>> {
+pub fn known_body(known: &ActiveEntry, now: Instant) -> Option<Vec<u8>> {
     active_body(&known.answer, known.answered_at, now)
 }
 

@@ -8,8 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use super::TokenDigest;
 use crate::{
+    cache::question::QuestionKey,
     clock::Instant,
     host::{CallId, RootId, StreamId},
 };
@@ -19,44 +19,11 @@ pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
 /// Requests that may wait in one worker.
 pub const MAX_WAITERS: usize = 16_384;
 
-/// What is being asked: the token, and the [`crate::config::Config::fingerprint`] of who is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FlightKey {
-    /// Which token.
-    pub digest: TokenDigest,
-    /// Who is asked.
-    pub fingerprint: u64,
-}
-
-impl FlightKey {
-    /// Length of [`Self::to_bytes`].
-    pub const BYTES: usize = 40;
-
-    /// The key as it stands in leases and hints.
-    pub fn to_bytes(self) -> [u8; Self::BYTES] {
-        let mut bytes = [0; Self::BYTES];
-        let (digest, fingerprint) = bytes.split_at_mut(32);
-        digest.copy_from_slice(&self.digest.0);
-        fingerprint.copy_from_slice(&self.fingerprint.to_le_bytes());
-        bytes
-    }
-
-    /// The key from [`Self::to_bytes`].
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (digest, fingerprint) = bytes.split_first_chunk()?;
-        let fingerprint = u64::from_le_bytes(fingerprint.try_into().ok()?);
-        Some(Self {
-            digest: TokenDigest(*digest),
-            fingerprint,
-        })
-    }
-}
-
 /// Where the answer to a flight comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum State {
     /// From a call of this worker, which goes when its root goes.
-    Asked {
+    Calling {
         /// The call.
         call: CallId,
         /// The root context that it belongs to.
@@ -65,9 +32,9 @@ pub enum Stage {
         leased: bool,
     },
     /// From another worker, by way of the shared cache.
-    Elsewhere {
+    AwaitingPeer {
         /// When to look for it, unless a hint comes first.
-        look_at: Instant,
+        check_at: Instant,
     },
     /// From nowhere: the root of the call has gone.
     Orphaned,
@@ -81,17 +48,17 @@ pub struct Flight<Q, W> {
     /// When an answer is no longer expected.
     pub deadline: Instant,
     /// What was asked.
-    pub question: Q,
+    pub call: Q,
     /// Who waits.
     pub waiters: BTreeMap<StreamId, W>,
     /// Where the answer comes from.
-    pub stage: Stage,
+    pub state: State,
 }
 
 impl<Q, W> Flight<Q, W> {
     /// Nobody waits, and no call of ours will bring an answer.
-    fn is_pointless(&self) -> bool {
-        self.waiters.is_empty() && !matches!(self.stage, Stage::Asked { .. })
+    fn is_abandoned(&self) -> bool {
+        self.waiters.is_empty() && !matches!(self.state, State::Calling { .. })
     }
 }
 
@@ -102,9 +69,9 @@ pub struct Full;
 /// The flights of one worker.
 #[derive(Debug)]
 pub struct Flights<Q, W> {
-    flights: BTreeMap<FlightKey, Flight<Q, W>>,
-    calls: BTreeMap<CallId, FlightKey>,
-    streams: BTreeMap<StreamId, FlightKey>,
+    flights: BTreeMap<QuestionKey, Flight<Q, W>>,
+    calls: BTreeMap<CallId, QuestionKey>,
+    streams: BTreeMap<StreamId, QuestionKey>,
 }
 
 impl<Q, W> Default for Flights<Q, W> {
@@ -124,13 +91,13 @@ impl<Q, W> Flights<Q, W> {
     }
 
     /// Whether the answer to `key` is on its way.
-    pub fn contains(&self, key: &FlightKey) -> bool {
+    pub fn contains(&self, key: &QuestionKey) -> bool {
         self.flights.contains_key(key)
     }
 
     /// Notes that the answer to `key` is on its way.
-    pub fn start(&mut self, key: FlightKey, flight: Flight<Q, W>) {
-        if let Stage::Asked { call, .. } = flight.stage {
+    pub fn insert(&mut self, key: QuestionKey, flight: Flight<Q, W>) {
+        if let State::Calling { call, .. } = flight.state {
             self.calls.insert(call, key);
         }
         self.streams
@@ -139,7 +106,7 @@ impl<Q, W> Flights<Q, W> {
     }
 
     /// Lets `stream` wait for the answer to `key`, which must be on its way.
-    pub fn join(&mut self, key: FlightKey, stream: StreamId, waiter: W) -> Result<(), Full> {
+    pub fn join(&mut self, key: QuestionKey, stream: StreamId, waiter: W) -> Result<(), Full> {
         let flight = self.flights.get_mut(&key).ok_or(Full)?;
         if self.streams.len() >= MAX_WAITERS || flight.waiters.len() >= MAX_WAITERS_PER_FLIGHT {
             return Err(Full);
@@ -158,19 +125,19 @@ impl<Q, W> Flights<Q, W> {
             return;
         };
         flight.waiters.remove(&stream);
-        if flight.is_pointless() {
+        if flight.is_abandoned() {
             self.flights.remove(&key);
         }
     }
 
     /// Ends the flight that `call` answers; `None` if it was given up before.
-    pub fn land(&mut self, call: CallId) -> Option<(FlightKey, Flight<Q, W>)> {
+    pub fn complete(&mut self, call: CallId) -> Option<(QuestionKey, Flight<Q, W>)> {
         let key = self.calls.remove(&call)?;
         self.end(key)
     }
 
     /// Ends a flight whose deadline has passed.
-    pub fn overdue(&mut self, now: Instant) -> Option<(FlightKey, Flight<Q, W>)> {
+    pub fn pop_expired(&mut self, now: Instant) -> Option<(QuestionKey, Flight<Q, W>)> {
         let (key, _) = self
             .flights
             .iter()
@@ -179,81 +146,83 @@ impl<Q, W> Flights<Q, W> {
     }
 
     /// Takes out a flight that is answered elsewhere, if `key` is.
-    pub fn elsewhere(&mut self, key: &FlightKey) -> Option<Flight<Q, W>> {
-        let Stage::Elsewhere { .. } = self.flights.get(key)?.stage else {
+    pub fn take_awaiting(&mut self, key: &QuestionKey) -> Option<Flight<Q, W>> {
+        let State::AwaitingPeer { .. } = self.flights.get(key)?.state else {
             return None;
         };
         Some(self.end(*key)?.1)
     }
 
     /// Takes out a flight that is answered elsewhere and should be looked at.
-    pub fn to_look_at(&mut self, now: Instant) -> Option<(FlightKey, Flight<Q, W>)> {
+    pub fn pop_due(&mut self, now: Instant) -> Option<(QuestionKey, Flight<Q, W>)> {
         let (key, _) = self.flights.iter().find(
-            |(_, flight)| matches!(flight.stage, Stage::Elsewhere { look_at } if look_at <= now),
+            |(_, flight)| matches!(flight.state, State::AwaitingPeer { check_at } if check_at <= now),
         )?;
         self.end(*key)
     }
 
     /// The flights under a lease of ours, and when each was asked.
-    pub fn leased(&self) -> impl Iterator<Item = (&FlightKey, Instant)> {
+    pub fn leased(&self) -> impl Iterator<Item = (&QuestionKey, Instant)> {
         self.flights
             .iter()
-            .filter_map(|(key, flight)| match flight.stage {
-                Stage::Asked { leased: true, .. } => Some((key, flight.asked_at)),
+            .filter_map(|(key, flight)| match flight.state {
+                State::Calling { leased: true, .. } => Some((key, flight.asked_at)),
                 _ => None,
             })
     }
 
-    /// Takes out everyone who waits and is `chosen`. The calls go on: their answers will be kept.
-    pub fn take_waiters(&mut self, chosen: impl Fn(&W) -> bool) -> BTreeMap<StreamId, W> {
-        let mut taken = BTreeMap::new();
-        for flight in self
-            .flights
-            .values_mut()
-            .filter(|flight| flight.waiters.values().any(&chosen))
-        {
+    /// Takes out the waiters that are `chosen`, by question. The calls go on: their answers will be kept.
+    pub fn drain_waiters(
+        &mut self,
+        chosen: impl Fn(&W) -> bool,
+    ) -> Vec<(QuestionKey, BTreeMap<StreamId, W>)> {
+        let mut taken = Vec::new();
+        for (key, flight) in &mut self.flights {
+            if !flight.waiters.values().any(&chosen) {
+                continue;
+            }
             let (leave, stay) = std::mem::take(&mut flight.waiters)
                 .into_iter()
                 .partition::<BTreeMap<_, _>, _>(|(_, waiter)| chosen(waiter));
             flight.waiters = stay;
-            taken.extend(leave);
+            for stream in leave.keys() {
+                self.streams.remove(stream);
+            }
+            taken.push((*key, leave));
         }
-        for stream in taken.keys() {
-            self.streams.remove(stream);
-        }
-        self.flights.retain(|_, flight| !flight.is_pointless());
+        self.flights.retain(|_, flight| !flight.is_abandoned());
         taken
     }
 
     /// Notes that `root` has gone, and its calls with it: Envoy will not deliver their answers. Returns how
     /// many there were.
-    pub fn root_gone(&mut self, gone: RootId) -> usize {
+    pub fn root_ended(&mut self, gone: RootId) -> usize {
         let before = self.calls.len();
         for flight in self.flights.values_mut() {
-            match flight.stage {
-                Stage::Asked { call, root, .. } if root == gone => {
+            match flight.state {
+                State::Calling { call, root, .. } if root == gone => {
                     self.calls.remove(&call);
-                    flight.stage = Stage::Orphaned;
+                    flight.state = State::Orphaned;
                 }
                 _ => {}
             }
         }
-        self.flights.retain(|_, flight| !flight.is_pointless());
+        self.flights.retain(|_, flight| !flight.is_abandoned());
         before - self.calls.len()
     }
 
     /// Takes out a flight whose call is gone.
-    pub fn orphan(&mut self) -> Option<(FlightKey, Flight<Q, W>)> {
+    pub fn pop_orphan(&mut self) -> Option<(QuestionKey, Flight<Q, W>)> {
         let (key, _) = self
             .flights
             .iter()
-            .find(|(_, flight)| flight.stage == Stage::Orphaned)?;
+            .find(|(_, flight)| flight.state == State::Orphaned)?;
         self.end(*key)
     }
 
-    fn end(&mut self, key: FlightKey) -> Option<(FlightKey, Flight<Q, W>)> {
+    fn end(&mut self, key: QuestionKey) -> Option<(QuestionKey, Flight<Q, W>)> {
         let flight = self.flights.remove(&key)?;
-        if let Stage::Asked { call, .. } = flight.stage {
+        if let State::Calling { call, .. } = flight.state {
             self.calls.remove(&call);
         }
         for stream in flight.waiters.keys() {
@@ -273,8 +242,8 @@ mod tests {
     const ROOT: RootId = RootId(1);
     const DEADLINE: Instant = Instant::from_millis(5_500);
 
-    fn key(token: &[u8]) -> FlightKey {
-        FlightKey {
+    fn key(token: &[u8]) -> QuestionKey {
+        QuestionKey {
             digest: TokenDigest::of(token),
             fingerprint: 7,
         }
@@ -286,7 +255,7 @@ mod tests {
             deadline: DEADLINE,
             question: (),
             waiters: BTreeMap::new(),
-            stage: Stage::Asked {
+            state: State::Calling {
                 call: CallId(call),
                 root,
                 leased: false,
@@ -294,8 +263,8 @@ mod tests {
         }
     }
 
-    fn asked(call: u32) -> Stage {
-        Stage::Asked {
+    fn asked(call: u32) -> State {
+        State::Calling {
             call: CallId(call),
             root: RootId(2),
             leased: false,
@@ -305,7 +274,7 @@ mod tests {
     fn flights(tokens: &[&[u8]]) -> Flights<(), u32> {
         let mut flights = Flights::default();
         for (call, token) in (100..).zip(tokens) {
-            flights.start(key(token), flight(ROOT, call));
+            flights.insert(key(token), flight(ROOT, call));
         }
         flights
     }
@@ -317,13 +286,13 @@ mod tests {
             flights.join(key(b"a"), StreamId(stream), stream).unwrap();
         }
         flights.join(key(b"b"), StreamId(999), 999).unwrap();
-        let (landed, flight) = flights.land(CallId(100)).unwrap();
+        let (landed, flight) = flights.complete(CallId(100)).unwrap();
         assert_eq!(landed, key(b"a"));
         assert_eq!(
             flight.waiters.into_values().collect::<Vec<_>>(),
             (0..200).collect::<Vec<_>>()
         );
-        assert!(flights.land(CallId(100)).is_none());
+        assert!(flights.complete(CallId(100)).is_none());
         assert_eq!(flights.calls(), 1);
     }
 
@@ -334,7 +303,7 @@ mod tests {
         flights.join(key(b"a"), StreamId(2), 2).unwrap();
         flights.forget(StreamId(1));
         flights.forget(StreamId(1));
-        let (_, flight) = flights.land(CallId(100)).unwrap();
+        let (_, flight) = flights.complete(CallId(100)).unwrap();
         assert_eq!(
             flight.waiters.into_keys().collect::<Vec<_>>(),
             [StreamId(2)]
@@ -356,7 +325,7 @@ mod tests {
         }
         assert_eq!(waiting, MAX_WAITERS);
         assert_eq!(
-            flights.land(CallId(100)).unwrap().1.waiters.len(),
+            flights.complete(CallId(100)).unwrap().1.waiters.len(),
             MAX_WAITERS_PER_FLIGHT
         );
         assert_eq!(flights.join(key(&tokens[19]), StreamId(0), 0), Ok(()));
@@ -366,38 +335,38 @@ mod tests {
     fn a_lost_answer_ends_at_the_deadline() {
         let mut flights = flights(&[b"a"]);
         flights.join(key(b"a"), StreamId(1), 1).unwrap();
-        assert!(flights.overdue(Instant::from_millis(5_499)).is_none());
-        assert_eq!(flights.overdue(DEADLINE).unwrap().1.waiters.len(), 1);
-        assert!(flights.land(CallId(100)).is_none());
+        assert!(flights.pop_expired(Instant::from_millis(5_499)).is_none());
+        assert_eq!(flights.pop_expired(DEADLINE).unwrap().1.waiters.len(), 1);
+        assert!(flights.complete(CallId(100)).is_none());
         assert_eq!(flights.calls(), 0);
     }
 
     #[test]
     fn the_calls_of_a_root_go_with_it() {
         let mut flights = flights(&[b"a"]);
-        flights.start(key(b"b"), flight(RootId(2), 7));
+        flights.insert(key(b"b"), flight(RootId(2), 7));
         flights.join(key(b"a"), StreamId(1), 1).unwrap();
-        assert!(flights.orphan().is_none());
-        assert_eq!(flights.root_gone(ROOT), 1);
-        let (orphan, flight) = flights.orphan().unwrap();
+        assert!(flights.pop_orphan().is_none());
+        assert_eq!(flights.root_ended(ROOT), 1);
+        let (orphan, flight) = flights.pop_orphan().unwrap();
         assert_eq!(orphan, key(b"a"));
-        assert!(flights.orphan().is_none());
-        flights.start(
+        assert!(flights.pop_orphan().is_none());
+        flights.insert(
             orphan,
             Flight {
-                stage: asked(8),
+                state: asked(8),
                 ..flight
             },
         );
         flights.forget(StreamId(1));
-        assert!(flights.land(CallId(8)).unwrap().1.waiters.is_empty());
+        assert!(flights.complete(CallId(8)).unwrap().1.waiters.is_empty());
     }
 
     #[test]
     fn without_a_call_and_without_waiters_there_is_no_flight() {
         let mut flights = flights(&[b"a", b"b"]);
         flights.join(key(b"a"), StreamId(1), 1).unwrap();
-        flights.root_gone(ROOT);
+        flights.root_ended(ROOT);
         assert!(flights.contains(&key(b"a")) && !flights.contains(&key(b"b")));
         flights.forget(StreamId(1));
         assert!(!flights.contains(&key(b"a")));
@@ -409,17 +378,17 @@ mod tests {
         for stream in 0..10 {
             flights.join(key(b"a"), StreamId(stream), stream).unwrap();
         }
-        assert_eq!(flights.take_waiters(|waiter| waiter % 2 == 0).len(), 5);
-        assert_eq!(flights.take_waiters(|waiter| waiter % 2 == 0).len(), 0);
-        assert_eq!(flights.land(CallId(100)).unwrap().1.waiters.len(), 5);
+        assert_eq!(flights.drain_waiters(|waiter| waiter % 2 == 0).len(), 5);
+        assert_eq!(flights.drain_waiters(|waiter| waiter % 2 == 0).len(), 0);
+        assert_eq!(flights.complete(CallId(100)).unwrap().1.waiters.len(), 5);
     }
 
     #[test]
     fn the_call_of_another_root_stays() {
         let mut flights = flights(&[]);
-        flights.start(key(b"b"), flight(RootId(2), 7));
-        flights.root_gone(ROOT);
-        assert!(flights.land(CallId(100)).is_none());
-        assert!(flights.land(CallId(7)).is_some());
+        flights.insert(key(b"b"), flight(RootId(2), 7));
+        flights.root_ended(ROOT);
+        assert!(flights.complete(CallId(100)).is_none());
+        assert!(flights.complete(CallId(7)).is_some());
     }
 }

@@ -1,7 +1,7 @@
 //! The workers of this Envoy process, and hints between them.
 //!
-//! Each worker takes a numbered place in shared data and registers a shared queue of that number, at its
-//! first request: the other VMs that Envoy starts never serve any. A place is held by renewing it; one
+//! Each worker takes a numbered seat in shared data and registers a shared queue of that number, at its
+//! first request: the other VMs that Envoy starts never serve any. A seat is held by renewing it; one
 //! whose worker has gone (its VM failed) is taken over, and its queue with it, so that neither places nor
 //! undelivered messages pile up.
 //!
@@ -10,28 +10,28 @@
 use std::time::Duration;
 
 use crate::{
-    cache::{If, flight::FlightKey},
+    cache::question::QuestionKey,
     clock::Instant,
-    host::{Host, QueueId, RootId},
+    host::{Backend, If, QueueId, RootId},
 };
 
 /// Most workers that can be told. Beyond that, a worker is not hinted and finds out by looking.
-const PLACES: u32 = 128;
+const MAX_WORKERS: u32 = 128;
 
-/// How long a place is held without renewal, and how often it is renewed.
-const HELD: Duration = Duration::from_secs(4);
-const RENEWAL: Duration = Duration::from_secs(1);
+/// How long a seat is held without renewal, and how often it is renewed.
+const SEAT_TTL: Duration = Duration::from_secs(4);
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// A place as bytes: holder, queue, end.
+/// A seat as bytes: holder, queue, end.
 const BYTES: usize = 8 + 4 + 8;
 
 /// What one worker tells the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint {
     /// The answer to this question is in the shared cache.
-    Answered(FlightKey),
+    Stored(QuestionKey),
     /// This question got no verdict.
-    Failed(FlightKey),
+    Failed(QuestionKey),
     /// Answers no longer hold: a number was raised, see [`crate::cache::epoch`].
     Invalidated,
 }
@@ -39,7 +39,7 @@ pub enum Hint {
 impl Hint {
     fn encode(self) -> Vec<u8> {
         let (kind, key) = match self {
-            Self::Answered(key) => (1, Some(key)),
+            Self::Stored(key) => (1, Some(key)),
             Self::Failed(key) => (2, Some(key)),
             Self::Invalidated => (3, None),
         };
@@ -53,8 +53,8 @@ impl Hint {
     /// Reads a hint; `None` for one of another version of this module.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         match bytes.split_first()? {
-            (1, key) => FlightKey::from_bytes(key).map(Self::Answered),
-            (2, key) => FlightKey::from_bytes(key).map(Self::Failed),
+            (1, key) => QuestionKey::from_bytes(key).map(Self::Stored),
+            (2, key) => QuestionKey::from_bytes(key).map(Self::Failed),
             (3, _) => Some(Self::Invalidated),
             _ => None,
         }
@@ -62,7 +62,7 @@ impl Hint {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Seat {
     number: u32,
     queue: QueueId,
     root: RootId,
@@ -71,20 +71,20 @@ struct Place {
 
 /// This worker among the others.
 #[derive(Debug, Default)]
-pub struct Peers {
+pub struct Membership {
     holder: Option<u64>,
-    place: Option<Place>,
+    seat: Option<Seat>,
     others: Vec<QueueId>,
     others_read_at: Option<Instant>,
 }
 
-struct Record {
+struct Registration {
     holder: u64,
     queue: QueueId,
     until: Instant,
 }
 
-impl Record {
+impl Registration {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
         let (holder, rest) = bytes.split_first_chunk()?;
@@ -105,32 +105,32 @@ impl Record {
     }
 }
 
-impl Peers {
+impl Membership {
     /// The number by which this worker signs leases.
-    pub fn holder(&mut self, host: &impl Host) -> u64 {
+    pub fn worker_id(&mut self, host: &impl Backend) -> u64 {
         *self.holder.get_or_insert_with(|| host.random())
     }
 
-    /// Takes a place, or renews it if that is due.
-    pub fn attend(&mut self, host: &impl Host, root: RootId, now: Instant) {
-        let holder = self.holder(host);
-        match self.place {
-            Some(place) if now < place.renew_at => {}
-            Some(place) => self.renew(host, holder, place, now),
-            None => self.place = take_place(host, holder, root, now),
+    /// Takes a seat, or renews it if that is due.
+    pub fn heartbeat(&mut self, host: &impl Backend, root: RootId, now: Instant) {
+        let holder = self.worker_id(host);
+        match self.seat {
+            Some(seat) if now < seat.renew_at => {}
+            Some(seat) => self.renew(host, holder, seat, now),
+            None => self.seat = take_seat(host, holder, root, now),
         }
     }
 
     /// Notes that a root context has gone: a queue it registered no longer reaches this worker.
-    pub fn root_gone(&mut self, root: RootId) {
-        self.place = self.place.filter(|place| place.root != root);
+    pub fn root_ended(&mut self, root: RootId) {
+        self.seat = self.seat.filter(|seat| seat.root != root);
     }
 
     /// Sends a hint to every other worker.
-    pub fn tell(&mut self, host: &impl Host, hint: Hint, now: Instant) {
+    pub fn broadcast(&mut self, host: &impl Backend, hint: Hint, now: Instant) {
         if self
             .others_read_at
-            .is_none_or(|read_at| now >= read_at + RENEWAL)
+            .is_none_or(|read_at| now >= read_at + HEARTBEAT)
         {
             self.read_others(host, now);
         }
@@ -140,38 +140,38 @@ impl Peers {
         }
     }
 
-    fn renew(&mut self, host: &impl Host, holder: u64, mut place: Place, now: Instant) {
-        let key = key(place.number);
+    fn renew(&mut self, host: &impl Backend, holder: u64, mut seat: Seat, now: Instant) {
+        let key = key(seat.number);
         let stored = host.read(&key);
         let is_ours = stored
             .as_ref()
-            .and_then(|stored| Record::decode(&stored.value))
+            .and_then(|stored| Registration::decode(&stored.value))
             .is_some_and(|record| record.holder == holder);
         let Some(stored) = stored.filter(|_| is_ours) else {
             // Taken over while this worker was stalled.
-            self.place = None;
+            self.seat = None;
             return;
         };
-        let record = Record {
+        let record = Registration {
             holder,
-            queue: place.queue,
-            until: now + HELD,
+            queue: seat.queue,
+            until: now + SEAT_TTL,
         };
         let renewed = host.write(&key, &record.encode(), If::Unchanged(stored.cas));
-        place.renew_at = now + RENEWAL;
-        self.place = renewed.is_ok().then_some(place);
+        seat.renew_at = now + HEARTBEAT;
+        self.seat = renewed.is_ok().then_some(seat);
     }
 
-    fn read_others(&mut self, host: &impl Host, now: Instant) {
+    fn read_others(&mut self, host: &impl Backend, now: Instant) {
         self.others_read_at = Some(now);
         self.others.clear();
-        let own = self.place.map(|place| place.number);
-        for number in 0..PLACES {
+        let own = self.seat.map(|seat| seat.number);
+        for number in 0..MAX_WORKERS {
             // Places are taken in order, so the first that was never taken ends the list.
             let Some(stored) = host.read(&key(number)) else {
                 break;
             };
-            let record = Record::decode(&stored.value).filter(|record| now < record.until);
+            let record = Registration::decode(&stored.value).filter(|record| now < record.until);
             if let Some(record) = record.filter(|_| own != Some(number)) {
                 self.others.push(record.queue);
             }
@@ -179,41 +179,41 @@ impl Peers {
     }
 }
 
-fn take_place(host: &impl Host, holder: u64, root: RootId, now: Instant) -> Option<Place> {
-    for number in 0..PLACES {
+fn take_seat(host: &impl Backend, holder: u64, root: RootId, now: Instant) -> Option<Seat> {
+    for number in 0..MAX_WORKERS {
         let key = key(number);
         let stored = host.read(&key);
         let is_held = stored
             .as_ref()
-            .and_then(|stored| Record::decode(&stored.value))
+            .and_then(|stored| Registration::decode(&stored.value))
             .is_some_and(|record| now < record.until && record.holder != holder);
         if is_held {
             continue;
         }
         let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-        // The place comes first: registering takes the queue away from whoever had it.
-        let reserved = Record {
+        // The seat comes first: registering takes the queue away from whoever had it.
+        let reserved = Registration {
             holder,
             queue: QueueId(0),
-            until: now + HELD,
+            until: now + SEAT_TTL,
         };
         if host.write(&key, &reserved.encode(), condition).is_err() {
             continue;
         }
         let queue = host.register_queue(root, &format!("matrix-edge-auth.q.{number}"))?;
         let stored = host.read(&key)?;
-        let record = Record {
+        let record = Registration {
             holder,
             queue,
-            until: now + HELD,
+            until: now + SEAT_TTL,
         };
         host.write(&key, &record.encode(), If::Unchanged(stored.cas))
             .ok()?;
-        return Some(Place {
+        return Some(Seat {
             number,
             queue,
             root,
-            renew_at: now + RENEWAL,
+            renew_at: now + HEARTBEAT,
         });
     }
     None

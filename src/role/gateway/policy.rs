@@ -6,19 +6,20 @@
 use std::rc::Rc;
 
 use crate::{
-    cache::TokenDigest,
     config::{Config, OnFailure, QueryToken, UnrecognizedTokens},
     mas::{
         introspection::{ActiveToken, NoVerdict},
         token::{Shape, TokenKind, shape},
     },
     matrix::{
-        credential::{AccessToken, Credential, Source, extract, is_form_post},
+        credential::{Credential, Source, extract, is_form_post},
         endpoint::{AuthRequirement, Method},
         identity::{Identity, identity, is_server_admin},
-        logout::SessionEnd,
         reply::Rejection,
+        session_end::SessionEnd,
     },
+    resolver::Verdict,
+    token::{AccessToken, TokenDigest},
 };
 
 /// What the gate reads of a request. Each method is a host call, so none is made before it is needed.
@@ -89,17 +90,6 @@ impl Grant {
         let client_id = self.client_id.as_ref().map_or(0, String::len);
         size_of::<Self>() + identity + client_id + self.scope.len()
     }
-}
-
-/// What is known of a token.
-#[derive(Clone, Debug)]
-pub enum Verdict {
-    /// MAS said `active: true`, and it has not expired.
-    Active(Rc<Grant>),
-    /// MAS said `active: false`, the expiry has passed, or the token cannot exist.
-    Inactive,
-    /// Everything else.
-    None(NoVerdict),
 }
 
 /// What becomes of a request.
@@ -218,11 +208,11 @@ pub fn conclude(
     config: &Config,
     requirement: AuthRequirement,
     kind: Option<TokenKind>,
-    verdict: Verdict,
+    verdict: Verdict<Rc<Grant>>,
 ) -> Decision {
     let grant = match verdict {
         Verdict::Active(grant) => grant,
-        Verdict::Inactive => return Decision::Reject(Rejection::NotActive),
+        Verdict::Inactive(_) => return Decision::Reject(Rejection::NotActive),
         Verdict::None(NoVerdict::OverBudget { retry_after_ms }) => {
             return Decision::Reject(Rejection::LimitExceeded { retry_after_ms });
         }

@@ -1,4 +1,4 @@
-//! Where something lives in shared data: one key out of a fixed number, chosen by digest and secret.
+//! Maps a digest to one of a fixed number of shared-data keys, with a hash keyed by a secret of the process.
 //!
 //! Envoy never frees a shared-data key, so memory is bounded by never using more than N keys for a
 //! purpose. Nobody outside can aim collisions at a session, because the choice depends on a secret of this
@@ -6,19 +6,19 @@
 
 use std::cell::Cell;
 
-use super::{If, Store};
+use crate::host::{If, Store};
 
 const SEED_KEY: &str = "matrix-edge-auth.seed";
 
 /// A fixed number of shared-data keys. Workers with the same name and number share them.
 #[derive(Debug)]
-pub struct Slots {
+pub struct KeySpace {
     name: &'static str,
     number: u32,
     seed: Cell<Option<(u64, u64)>>,
 }
 
-impl Slots {
+impl KeySpace {
     /// `number` keys called `name`.
     pub fn new(name: &'static str, number: u32) -> Self {
         Self {

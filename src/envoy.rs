@@ -21,7 +21,7 @@ thread_local! {
 }
 
 /// Runs `f` on this VM's worker. Envoy never calls back into a VM from a host call, save for the
-/// detour in [`dispatch`], which stays away from the worker; should it ever, `None` is a refusal
+/// trampoline in [`dispatch`], which stays away from the worker; should it ever, `None` is a refusal
 /// where a panic would be a dead VM.
 fn with_worker<T>(f: impl FnOnce(&mut Worker) -> T) -> Option<T> {
     WORKER.with(|worker| match worker.try_borrow_mut() {

@@ -15,12 +15,15 @@
 
 use std::time::Duration;
 
-use super::{
-    NotWritten, Store, TokenDigest,
-    bucket::{Bucket, Buckets},
-    flight::FlightKey,
+use crate::{
+    cache::{
+        bucket::{Bucket, Buckets},
+        question::QuestionKey,
+    },
+    clock::Instant,
+    host::{NotWritten, Store},
+    token::TokenDigest,
 };
-use crate::clock::Instant;
 
 /// How long a lease holds without renewal, and word of an answer is left.
 pub const LEASE: Duration = Duration::from_secs(1);
@@ -29,11 +32,11 @@ pub const LEASE: Duration = Duration::from_secs(1);
 const NUMBER: u32 = 16_384;
 
 /// A lease as bytes: digest, fingerprint, holder, moment, marks.
-const BYTES: usize = FlightKey::BYTES + 8 + 8 + 1;
+const BYTES: usize = QuestionKey::BYTES + 8 + 8 + 1;
 
-const VOID: u8 = 1;
-const WANTED: u8 = 2;
-const ANSWERED: u8 = 4;
+const INVALIDATED: u8 = 1;
+const CONTENDED: u8 = 2;
+const STORED: u8 = 4;
 
 /// How often a lease is written again after someone else wrote first.
 const WRITE_ATTEMPTS: usize = 16;
@@ -41,23 +44,24 @@ const WRITE_ATTEMPTS: usize = 16;
 /// The outcome of asking for a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acquired {
-    /// It is ours: ask.
-    Ours,
-    /// Another worker asks, and holds the lease until then unless it renews it.
-    Theirs(Instant),
-    /// Nobody asks: the answer came at that moment. If it is no use, ask for the lease again.
-    Answered(Instant),
-    /// The bucket is full of other leases: ask without one.
-    NoRoom,
+    /// This worker holds it: call MAS.
+    Mine,
+    /// Another worker calls MAS, and holds the lease until then unless it renews it.
+    HeldUntil(Instant),
+    /// No worker holds the lease, but an answer was stored at this moment. Read the cache; if the entry
+    /// cannot be used, acquire again with this moment as `cache_read_at`.
+    Tombstone(Instant),
+    /// The bucket is full of other leases: call MAS without one.
+    BucketFull,
 }
 
 /// The marks on a lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
     /// The token ended after it was asked about.
-    pub void: bool,
+    pub invalidated: bool,
     /// Another worker waits.
-    pub wanted: bool,
+    pub contended: bool,
 }
 
 /// The lease table.
@@ -76,7 +80,7 @@ impl Default for Leases {
 
 #[derive(Clone, Copy)]
 struct Lease {
-    key: [u8; FlightKey::BYTES],
+    key: [u8; QuestionKey::BYTES],
     holder: u64,
     state: State,
 }
@@ -84,7 +88,8 @@ struct Lease {
 #[derive(Clone, Copy)]
 enum State {
     Held { until: Instant, marks: Marks },
-    Answered { at: Instant },
+    /// A tombstone.
+    Stored { at: Instant },
 }
 
 impl Lease {
@@ -98,14 +103,14 @@ impl Lease {
         Some(Self {
             key: *key,
             holder: u64::from_le_bytes(*holder),
-            state: if marks & ANSWERED != 0 {
-                State::Answered { at: moment }
+            state: if marks & STORED != 0 {
+                State::Stored { at: moment }
             } else {
                 State::Held {
                     until: moment,
                     marks: Marks {
-                        void: marks & VOID != 0,
-                        wanted: marks & WANTED != 0,
+                        invalidated: marks & INVALIDATED != 0,
+                        contended: marks & CONTENDED != 0,
                     },
                 }
             },
@@ -116,9 +121,9 @@ impl Lease {
         let (moment, marks) = match self.state {
             State::Held { until, marks } => {
                 let mark = |is_set, mark| if is_set { mark } else { 0 };
-                (until, mark(marks.void, VOID) | mark(marks.wanted, WANTED))
+                (until, mark(marks.invalidated, INVALIDATED) | mark(marks.contended, CONTENDED))
             }
-            State::Answered { at } => (at, ANSWERED),
+            State::Stored { at } => (at, STORED),
         };
         let mut bytes = Vec::with_capacity(BYTES);
         bytes.extend_from_slice(&self.key);
@@ -129,7 +134,7 @@ impl Lease {
     }
 
     /// Its marks, if it is held on `key` by `holder`.
-    fn marks(&self, key: &FlightKey, holder: u64) -> Option<Marks> {
+    fn marks(&self, key: &QuestionKey, holder: u64) -> Option<Marks> {
         match self.state {
             State::Held { marks, .. } if self.holder == holder && self.key == key.to_bytes() => {
                 Some(marks)
@@ -139,44 +144,44 @@ impl Lease {
     }
 
     /// Whether it says anything any more.
-    fn counts(&self, now: Instant) -> bool {
+    fn is_current(&self, now: Instant) -> bool {
         match self.state {
             State::Held { until, .. } => now < until,
-            State::Answered { at } => now < at + LEASE,
+            State::Stored { at } => now < at + LEASE,
         }
     }
 }
 
 impl Leases {
     /// Asks for the lease on `key`, or renews it, for one who has looked into the shared cache and found
-    /// every answer that came until `seen`.
+    /// every answer that came until `cache_read_at`.
     pub fn acquire(
         &self,
         store: &impl Store,
-        key: &FlightKey,
+        key: &QuestionKey,
         holder: u64,
         now: Instant,
-        seen: Instant,
+        cache_read_at: Instant,
     ) -> Acquired {
         for _ in 0..WRITE_ATTEMPTS {
-            if let Some(acquired) = self.try_acquire(store, key, holder, now, seen) {
+            if let Some(acquired) = self.try_acquire(store, key, holder, now, cache_read_at) {
                 return acquired;
             }
         }
-        Acquired::Theirs(now + LEASE / 4)
+        Acquired::HeldUntil(now + LEASE / 4)
     }
 
     /// `None`: someone else wrote first.
     fn try_acquire(
         &self,
         store: &impl Store,
-        key: &FlightKey,
+        key: &QuestionKey,
         holder: u64,
         now: Instant,
-        seen: Instant,
+        cache_read_at: Instant,
     ) -> Option<Acquired> {
         let (bucket, mut leases) = self.read(store, &key.digest);
-        leases.retain(|lease| lease.counts(now));
+        leases.retain(|lease| lease.is_current(now));
         let mut mine = Lease {
             key: key.to_bytes(),
             holder,
@@ -187,19 +192,19 @@ impl Leases {
         };
         match leases.iter_mut().find(|lease| lease.key == mine.key) {
             Some(Lease {
-                state: State::Answered { at },
+                state: State::Stored { at },
                 ..
-            }) if *at > seen => return Some(Acquired::Answered(*at)),
+            }) if *at > cache_read_at => return Some(Acquired::Tombstone(*at)),
             Some(Lease {
                 holder: theirs,
                 state: State::Held { until, marks },
                 ..
             }) if *theirs != holder => {
                 let until = *until;
-                if !std::mem::replace(&mut marks.wanted, true) {
+                if !std::mem::replace(&mut marks.contended, true) {
                     write(store, &bucket, &leases).ok()?;
                 }
-                return Some(Acquired::Theirs(until));
+                return Some(Acquired::HeldUntil(until));
             }
             Some(lease) => {
                 if let State::Held { marks: kept, .. } = lease.state
@@ -210,24 +215,24 @@ impl Leases {
                 *lease = mine;
             }
             None => {
-                if leases.len() >= self.buckets.capacity && !forget_oldest_answer(&mut leases) {
-                    return Some(Acquired::NoRoom);
+                if leases.len() >= self.buckets.capacity && !evict_oldest_tombstone(&mut leases) {
+                    return Some(Acquired::BucketFull);
                 }
                 leases.push(mine);
             }
         }
         write(store, &bucket, &leases).ok()?;
-        Some(Acquired::Ours)
+        Some(Acquired::Mine)
     }
 
     /// Gives the lease on `key` back, and tells what marks it had; none if it is not ours any more.
-    /// `answered_at`: there is an answer in the shared cache since then.
+    /// `stored_at`: there is an answer in the shared cache since then.
     pub fn release(
         &self,
         store: &impl Store,
-        key: &FlightKey,
+        key: &QuestionKey,
         holder: u64,
-        answered_at: Option<Instant>,
+        stored_at: Option<Instant>,
     ) -> Marks {
         for _ in 0..WRITE_ATTEMPTS {
             let (bucket, mut leases) = self.read(store, &key.digest);
@@ -239,8 +244,8 @@ impl Leases {
             };
             let mut lease = leases.swap_remove(ours);
             let marks = lease.marks(key, holder).unwrap_or_default();
-            if let Some(at) = answered_at {
-                lease.state = State::Answered { at };
+            if let Some(at) = stored_at {
+                lease.state = State::Stored { at };
                 leases.push(lease);
             }
             // Whoever writes first may have marked it, and we look again.
@@ -252,14 +257,14 @@ impl Leases {
     }
 
     /// Whether the lease on `key` is ours and void.
-    pub fn is_void(&self, store: &impl Store, key: &FlightKey, holder: u64) -> bool {
+    pub fn is_invalidated(&self, store: &impl Store, key: &QuestionKey, holder: u64) -> bool {
         let (_, leases) = self.read(store, &key.digest);
         let marks = leases.iter().find_map(|lease| lease.marks(key, holder));
-        marks.is_some_and(|marks| marks.void)
+        marks.is_some_and(|marks| marks.invalidated)
     }
 
     /// Voids every lease on the token, whoever holds it. Whether there is one.
-    pub fn void(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> bool {
+    pub fn invalidate(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> bool {
         let mut found = false;
         for _ in 0..WRITE_ATTEMPTS {
             let (bucket, mut leases) = self.read(store, digest);
@@ -270,7 +275,7 @@ impl Leases {
                     && now < *until
                 {
                     found = true;
-                    is_changed |= !std::mem::replace(&mut marks.void, true);
+                    is_changed |= !std::mem::replace(&mut marks.invalidated, true);
                 }
             }
             if !is_changed || write(store, &bucket, &leases).is_ok() {
@@ -293,10 +298,10 @@ fn write(store: &impl Store, bucket: &Bucket, leases: &[Lease]) -> Result<(), No
 }
 
 /// Makes room for a lease. `false`: all are held.
-fn forget_oldest_answer(leases: &mut Vec<Lease>) -> bool {
+fn evict_oldest_tombstone(leases: &mut Vec<Lease>) -> bool {
     let answers = leases.iter().enumerate();
     let answers = answers.filter_map(|(place, lease)| match lease.state {
-        State::Answered { at } => Some((at, place)),
+        State::Stored { at } => Some((at, place)),
         State::Held { .. } => None,
     });
     let oldest = answers.min();
@@ -312,15 +317,15 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::cache::memory::MemoryStore;
+    use crate::host::memory::MemoryStore;
 
     const NOW: Instant = Instant::from_millis(1_000_000);
     const SEEN: Instant = NOW;
     const ME: u64 = 1;
     const OTHER: u64 = 2;
 
-    fn key(token: &[u8]) -> FlightKey {
-        FlightKey {
+    fn key(token: &[u8]) -> QuestionKey {
+        QuestionKey {
             digest: TokenDigest::of(token),
             fingerprint: 1,
         }
@@ -330,20 +335,20 @@ mod tests {
     fn one_holder_at_a_time() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
-        assert_eq!(leases.acquire(&store, &key, ME, NOW, SEEN), Acquired::Ours);
+        assert_eq!(leases.acquire(&store, &key, ME, NOW, SEEN), Acquired::Mine);
         assert_eq!(
             leases.acquire(&store, &key, OTHER, NOW, SEEN),
-            Acquired::Theirs(NOW + LEASE)
+            Acquired::HeldUntil(NOW + LEASE)
         );
         leases.release(&store, &key, OTHER, None);
         assert_eq!(
             leases.acquire(&store, &key, OTHER, NOW, SEEN),
-            Acquired::Theirs(NOW + LEASE)
+            Acquired::HeldUntil(NOW + LEASE)
         );
         leases.release(&store, &key, ME, None);
         assert_eq!(
             leases.acquire(&store, &key, OTHER, NOW, SEEN),
-            Acquired::Ours
+            Acquired::Mine
         );
     }
 
@@ -352,22 +357,22 @@ mod tests {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
         let later = NOW + LEASE / 2;
-        assert_eq!(leases.acquire(&store, &key, ME, NOW, SEEN), Acquired::Ours);
+        assert_eq!(leases.acquire(&store, &key, ME, NOW, SEEN), Acquired::Mine);
         assert_eq!(
             leases.acquire(&store, &key, ME, later, SEEN),
-            Acquired::Ours
+            Acquired::Mine
         );
         assert_eq!(
             leases.acquire(&store, &key, OTHER, NOW + LEASE, SEEN),
-            Acquired::Theirs(later + LEASE)
+            Acquired::HeldUntil(later + LEASE)
         );
         assert_eq!(
             leases.acquire(&store, &key, OTHER, later + LEASE, SEEN),
-            Acquired::Ours
+            Acquired::Mine
         );
         assert_eq!(
             leases.acquire(&store, &key, ME, later + LEASE, SEEN),
-            Acquired::Theirs(later + LEASE + LEASE)
+            Acquired::HeldUntil(later + LEASE + LEASE)
         );
     }
 
@@ -381,53 +386,53 @@ mod tests {
         );
         assert_eq!(
             leases.acquire(&store, &key(b"a"), ME, NOW, SEEN),
-            Acquired::Ours
+            Acquired::Mine
         );
         assert_eq!(
             leases.acquire(&store, &key(b"b"), OTHER, NOW, SEEN),
-            Acquired::Ours
+            Acquired::Mine
         );
         assert_eq!(
             leases.acquire(&store, &key(b"c"), ME, NOW, SEEN),
-            Acquired::NoRoom
+            Acquired::BucketFull
         );
         assert_eq!(
             leases.acquire(&store, &key(b"c"), ME, NOW + LEASE, SEEN),
-            Acquired::Ours
+            Acquired::Mine
         );
     }
 
     #[test]
-    fn a_lease_on_a_token_that_ended_is_void_until_it_is_given_back() {
+    fn an_invalidated_lease_stays_so_until_it_is_released() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
-        assert!(!leases.void(&store, &key.digest, NOW), "nobody asks");
+        assert!(!leases.invalidate(&store, &key.digest, NOW), "nobody asks");
         leases.acquire(&store, &key, ME, NOW, SEEN);
-        assert!(!leases.is_void(&store, &key, ME));
-        assert!(leases.void(&store, &key.digest, NOW));
+        assert!(!leases.is_invalidated(&store, &key, ME));
+        assert!(leases.invalidate(&store, &key.digest, NOW));
         leases.acquire(&store, &key, ME, NOW + LEASE / 2, SEEN);
-        assert!(leases.is_void(&store, &key, ME), "renewed, and still void");
-        assert!(!leases.is_void(&store, &key, OTHER));
-        assert!(leases.release(&store, &key, ME, None).void);
+        assert!(leases.is_invalidated(&store, &key, ME), "renewed, and still invalidated");
+        assert!(!leases.is_invalidated(&store, &key, OTHER));
+        assert!(leases.release(&store, &key, ME, None).invalidated);
         leases.acquire(&store, &key, ME, NOW, SEEN);
-        assert!(!leases.release(&store, &key, ME, None).void);
+        assert!(!leases.release(&store, &key, ME, None).invalidated);
         leases.acquire(&store, &key, ME, NOW, SEEN);
         assert!(
-            !leases.void(&store, &key.digest, NOW + LEASE),
+            !leases.invalidate(&store, &key.digest, NOW + LEASE),
             "it has run out"
         );
     }
 
     #[test]
-    fn whoever_waits_is_noticed() {
+    fn contention_is_recorded() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
         leases.acquire(&store, &key, ME, NOW, SEEN);
-        assert!(!leases.release(&store, &key, ME, None).wanted);
+        assert!(!leases.release(&store, &key, ME, None).contended);
         leases.acquire(&store, &key, ME, NOW, SEEN);
         leases.acquire(&store, &key, OTHER, NOW, SEEN);
         leases.acquire(&store, &key, ME, NOW + LEASE / 2, SEEN);
-        assert!(leases.release(&store, &key, ME, None).wanted);
+        assert!(leases.release(&store, &key, ME, None).contended);
     }
 
     #[test]
@@ -436,11 +441,11 @@ mod tests {
         let key = key(b"token");
         leases.acquire(&store, &key, ME, NOW, SEEN);
         *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
-            Leases::default().void(store, &key.digest, NOW);
+            Leases::default().invalidate(store, &key.digest, NOW);
             Leases::default().acquire(store, &key, OTHER, NOW, SEEN);
         }));
         let marks = leases.release(&store, &key, ME, None);
-        assert!(marks.void && marks.wanted);
+        assert!(marks.invalidated && marks.contended);
     }
 
     #[test]
@@ -451,22 +456,22 @@ mod tests {
         *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
             Leases::default().release(store, &key, OTHER, None);
         }));
-        assert_eq!(leases.acquire(&store, &key, ME, NOW, SEEN), Acquired::Ours);
+        assert_eq!(leases.acquire(&store, &key, ME, NOW, SEEN), Acquired::Mine);
     }
 
     #[test]
-    fn whoever_writes_first_has_it() {
+    fn acquire_is_exclusive_under_a_race() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         leases.release(&store, &key(b"makes the seed"), ME, None);
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
             assert_eq!(
                 Leases::default().acquire(store, &key(b"token"), OTHER, NOW, SEEN),
-                Acquired::Ours
+                Acquired::Mine
             );
         }));
         assert!(matches!(
             leases.acquire(&store, &key(b"token"), ME, NOW, SEEN),
-            Acquired::Theirs(_)
+            Acquired::HeldUntil(_)
         ));
     }
 
@@ -474,21 +479,21 @@ mod tests {
     fn an_answer_that_has_come_meanwhile_is_known() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
-        let acquire = |holder, now, seen| leases.acquire(&store, &key, holder, now, seen);
+        let acquire = |holder, now, cache_read_at| leases.acquire(&store, &key, holder, now, cache_read_at);
         acquire(ME, NOW, NOW);
         leases.release(&store, &key, ME, Some(NOW));
         let before = NOW.minus(LEASE);
         for _ in 0..2 {
-            assert_eq!(acquire(OTHER, NOW, before), Acquired::Answered(NOW));
+            assert_eq!(acquire(OTHER, NOW, before), Acquired::Tombstone(NOW));
         }
-        assert_eq!(acquire(OTHER, NOW, NOW), Acquired::Ours, "it was no use");
+        assert_eq!(acquire(OTHER, NOW, NOW), Acquired::Mine, "it was no use");
         leases.release(&store, &key, OTHER, Some(NOW));
         let late = NOW + LEASE;
-        assert_eq!(acquire(OTHER, late, before), Acquired::Ours, "long ago");
+        assert_eq!(acquire(OTHER, late, before), Acquired::Mine, "long ago");
     }
 
     #[test]
-    fn word_of_an_answer_makes_room_for_a_lease_and_is_never_void_or_ours() {
+    fn a_tombstone_makes_room_for_a_lease_and_is_neither_held_nor_invalidated() {
         let store = MemoryStore::default();
         let leases = Leases {
             buckets: Buckets::new("l", 1),
@@ -496,12 +501,12 @@ mod tests {
         let (one, two) = (key(b"one"), key(b"two"));
         leases.acquire(&store, &one, ME, NOW, SEEN);
         leases.release(&store, &one, ME, Some(NOW));
-        assert!(!leases.void(&store, &one.digest, NOW));
-        assert!(!leases.is_void(&store, &one, ME));
+        assert!(!leases.invalidate(&store, &one.digest, NOW));
+        assert!(!leases.is_invalidated(&store, &one, ME));
         assert_eq!(leases.release(&store, &one, ME, None), Marks::default());
         let acquired = leases.acquire(&store, &two, ME, NOW, SEEN);
-        assert_eq!(acquired, Acquired::Ours);
+        assert_eq!(acquired, Acquired::Mine);
         let acquired = leases.acquire(&store, &one, ME, NOW, SEEN);
-        assert_eq!(acquired, Acquired::NoRoom);
+        assert_eq!(acquired, Acquired::BucketFull);
     }
 }

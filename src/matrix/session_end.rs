@@ -8,7 +8,7 @@
 //! revocation of a token that it does not know, and of a compat token, which it does not revoke.
 
 use super::endpoint::{after_version, path};
-use crate::{cache::TokenDigest, form};
+use crate::{form, token::TokenDigest};
 
 /// What a client asks MAS to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

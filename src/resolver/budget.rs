@@ -5,11 +5,13 @@
 //! verdict are spent. The state is a fixed number of counts. A source that finds its bucket full of others'
 //! is let pass: the budget protects MAS from the loudest, the cap on calls in flight from the rest.
 
-use super::{
-    NotWritten, Store, TokenDigest,
-    bucket::{Bucket, Buckets},
+use crate::{
+    cache::bucket::{Bucket, Buckets},
+    clock::Instant,
+    config::UnknownTokenBudget,
+    host::{NotWritten, Store},
+    token::TokenDigest,
 };
-use crate::{clock::Instant, config::UnknownTokenBudget};
 
 const NUMBER: u32 = 4_096;
 
@@ -144,7 +146,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::cache::memory::MemoryStore;
+    use crate::host::memory::MemoryStore;
 
     const NOW: Instant = Instant::from_millis(1_000_000);
     const LIMIT: UnknownTokenBudget = UnknownTokenBudget {

@@ -1,0 +1,204 @@
+//! How MAS is asked: the endpoint, its limits, and the credential of the edge.
+//!
+//! The non-obvious rule: the credential is compared by its digest and in constant time, and no `Debug` output
+//! shows it.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use base64ct::{Base64, Encoding};
+use sha2::{Digest, Sha256};
+
+use crate::form;
+
+/// How MAS is asked: the configuration key `introspection`.
+#[derive(Debug)]
+pub struct Settings {
+    /// Envoy cluster.
+    pub cluster: String,
+    /// `:authority` of the request.
+    pub authority: String,
+    /// `:path` of the request.
+    pub path: String,
+    /// Limit for one call.
+    pub timeout: Duration,
+    /// What proves to MAS that the edge may ask.
+    pub credential: Credential,
+    /// Calls in flight per worker, at the most.
+    pub max_in_flight: usize,
+    /// Whether `:authority` carries a label derived from the token digest, for a ring-hash cluster.
+    pub shard_by_token: bool,
+}
+
+/// What proves to MAS that the edge may ask. `Debug` shows no secret.
+pub enum Credential {
+    /// The module knows it and sends it.
+    Known(Authorization),
+    /// Envoy adds the credential on the way out; the module never sees it.
+    Injected,
+}
+
+/// A credential that the module knows.
+pub struct Authorization {
+    scheme: Scheme,
+    /// The `authorization` value, ready to send.
+    value: String,
+    /// SHA-256 of the part after the scheme.
+    digest: [u8; 32],
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Basic,
+    Bearer,
+}
+
+impl Settings {
+    /// The `:authority` for a token with this digest. The label has 16 bits: enough to spread tokens over
+    /// a ring, too few to recognise one.
+    pub fn authority_for(&self, digest: &[u8; 32]) -> Cow<'_, str> {
+        if self.shard_by_token {
+            let [first, second, ..] = digest;
+            Cow::Owned(format!("{first:02x}{second:02x}.{}", self.authority))
+        } else {
+            Cow::Borrowed(&self.authority)
+        }
+    }
+}
+
+impl Credential {
+    /// RFC 6750 bearer token: MAS's shared secret.
+    pub fn bearer(secret: &str) -> Self {
+        Self::Known(Authorization::new(Scheme::Bearer, secret))
+    }
+
+    /// `client_secret_basic`, RFC 6749 section 2.3.1: both halves are form-encoded first.
+    pub fn basic(client_id: &str, client_secret: &str) -> Self {
+        let mut pair = Vec::new();
+        form::encode(client_id.as_bytes(), &mut pair);
+        pair.push(b':');
+        form::encode(client_secret.as_bytes(), &mut pair);
+        let pair = Base64::encode_string(&pair);
+        Self::Known(Authorization::new(Scheme::Basic, &pair))
+    }
+
+    /// The `authorization` value to send, if the module knows it.
+    pub fn authorization(&self) -> Option<&str> {
+        self.known()
+            .map(|authorization| authorization.value.as_str())
+    }
+
+    /// The credential, if the module knows it.
+    pub fn known(&self) -> Option<&Authorization> {
+        match self {
+            Self::Known(authorization) => Some(authorization),
+            Self::Injected => None,
+        }
+    }
+
+    /// The secret that MAS and the homeserver share, if the module knows it.
+    pub fn shared_secret(&self) -> Option<&Authorization> {
+        self.known()
+            .filter(|authorization| authorization.scheme == Scheme::Bearer)
+    }
+}
+
+impl Authorization {
+    fn new(scheme: Scheme, credentials: &str) -> Self {
+        Self {
+            scheme,
+            value: format!("{} {credentials}", scheme.name()),
+            digest: Sha256::digest(credentials).0,
+        }
+    }
+
+    /// Whether `value`, of an `authorization` header, is this credential. The time it takes tells nothing
+    /// of the secret. As for MAS, the case of the scheme does not matter.
+    pub fn matches(&self, value: &[u8]) -> bool {
+        let value = value.trim_ascii();
+        let name = self.scheme.name().as_bytes();
+        let Some((scheme, credentials)) = value.split_at_checked(name.len()) else {
+            return false;
+        };
+        if !scheme.eq_ignore_ascii_case(name) || !credentials.starts_with(b" ") {
+            return false;
+        }
+        let digest = Sha256::digest(credentials.trim_ascii_start()).0;
+        let differing = self.digest.iter().zip(digest).map(|(a, b)| a ^ b);
+        differing.fold(0, |all, bits| all | bits) == 0
+    }
+}
+
+impl Scheme {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Basic => "Basic",
+            Self::Bearer => "Bearer",
+        }
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Known(_) => "Known(..)",
+            Self::Injected => "Injected",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    fn matches(credential: &Credential, value: &[u8]) -> bool {
+        credential.known().is_some_and(|known| known.matches(value))
+    }
+
+    #[test]
+    fn a_credential_is_recognised_as_mas_recognises_it() {
+        let bearer = Credential::bearer("s3cret");
+        for value in [
+            &b"Bearer s3cret"[..],
+            b"bearer s3cret",
+            b"BEARER   s3cret",
+            b" Bearer s3cret ",
+        ] {
+            assert!(matches(&bearer, value));
+        }
+        for value in [
+            &b""[..],
+            b"Bearer",
+            b"Bearer ",
+            b"Bearers3cret",
+            b"Bearer s3cre",
+            b"Bearer s3crets",
+            b"Bearer S3cret",
+            b"Bearer s3cret,Bearer s3cret",
+            b"Basic s3cret",
+            b"s3cret",
+            b"Bearer\xff",
+        ] {
+            assert!(!matches(&bearer, value));
+        }
+        let basic = Credential::basic("edge", "s3cret");
+        assert!(matches(&basic, b"basic ZWRnZTpzM2NyZXQ="));
+        assert!(!matches(&basic, b"bearer ZWRnZTpzM2NyZXQ="));
+        assert!(!matches(&Credential::Injected, b"Bearer s3cret"));
+    }
+
+    #[test]
+    fn only_a_bearer_is_what_mas_shares_with_the_homeserver() {
+        assert!(Credential::bearer("x").shared_secret().is_some());
+        assert!(Credential::basic("x", "y").shared_secret().is_none());
+        assert!(Credential::Injected.shared_secret().is_none());
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let shown = format!("{:?}", Credential::bearer("s3cret"));
+        assert_eq!(shown, "Known(..)");
+    }
+}

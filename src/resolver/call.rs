@@ -1,0 +1,77 @@
+//! One call to MAS: what it takes to make it, and to make it again.
+
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
+
+use super::{
+    budget::Source,
+    flight::{Flight, State},
+    resolution::{Query, Waiting},
+    upstream::Upstream,
+};
+use crate::{
+    clock::Instant,
+    host::{CallId, HostError, RootId, Runtime},
+    mas::introspection::IntrospectionRequest,
+    token::{AccessToken, TokenDigest},
+};
+
+/// Added to the call's own timeout before its answer counts as lost. Envoy answers a timed-out call with
+/// 504, so this is for answers that Envoy never delivers.
+pub const CALL_GRACE: Duration = Duration::from_millis(500);
+
+/// What a call needs.
+#[derive(Debug)]
+pub struct CallContext {
+    /// Who is asked.
+    pub upstream: Rc<Upstream>,
+    /// Whose budget the token was charged to.
+    pub source: Option<Source>,
+    /// The call was made again, because the token or its user changed while it was on its way.
+    pub is_repeated: bool,
+    token: AccessToken<'static>,
+    digest: TokenDigest,
+    trace: Vec<(&'static str, String)>,
+}
+
+impl CallContext {
+    /// Returns what a call for `query` needs. Reads the trace headers of its request.
+    pub fn new(query: &Query<'_>, source: Option<Source>) -> Self {
+        Self {
+            upstream: Rc::clone(query.upstream),
+            source,
+            is_repeated: false,
+            token: query.token.clone().into_owned(),
+            digest: query.digest,
+            trace: query.origin.trace(),
+        }
+    }
+
+    /// Returns the digest of the token.
+    pub fn digest(&self) -> &TokenDigest {
+        &self.digest
+    }
+
+    /// Sends the request as a call of `root`: the request's own, or the one whose callback runs.
+    pub fn send(&self, host: &impl Runtime, root: RootId) -> Result<CallId, HostError> {
+        let settings = &self.upstream.settings;
+        let trace = self.trace.clone();
+        let request = IntrospectionRequest::new(settings, &self.token, &self.digest.0, trace);
+        host.dispatch(root, &request)
+    }
+
+    /// Returns the flight of this call, which has no waiter yet.
+    pub fn into_flight<W>(self, now: Instant, state: State) -> Flight<Self, Waiting<W>> {
+        Flight {
+            asked_at: now,
+            deadline: self.deadline(now),
+            call: self,
+            waiters: BTreeMap::new(),
+            state,
+        }
+    }
+
+    /// Returns when an answer to a call made at `now` is no longer expected.
+    pub fn deadline(&self, now: Instant) -> Instant {
+        now + self.upstream.settings.timeout + CALL_GRACE
+    }
+}

@@ -1,0 +1,136 @@
+//! Questions to which MAS lately gave no answer, so that an outage costs nobody a wait.
+//!
+//! A stale answer serves while MAS fails (RFC 5861 `stale-if-error`). The first request after its end waits
+//! for the call that fails; the ones after it are served at once, and a retry runs behind them at the most
+//! once a second.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{cache::question::QuestionKey, clock::Instant};
+
+/// How long MAS is left alone about a token after a call or a renewal was started.
+pub const BACKOFF: Duration = Duration::from_secs(1);
+
+/// How long a failure lets a stale answer serve at once. Longer than any call may take, so that a retry that
+/// hangs makes no request wait.
+const FAILURE_TTL: Duration = Duration::from_secs(120);
+
+/// Questions that are remembered. One entry takes some 80 bytes.
+const MAX_FAILURES: usize = 16_384;
+
+/// What is remembered of the questions of one worker.
+#[derive(Debug, Default)]
+pub struct FailureLog {
+    entries: BTreeMap<QuestionKey, Failure>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    /// Until then no call is made in the background.
+    backoff_until: Instant,
+    /// When MAS last gave no answer; `None` if only a renewal was started.
+    failed_at: Option<Instant>,
+}
+
+impl FailureLog {
+    /// Notes that MAS gave no answer.
+    pub fn note_failure(&mut self, key: QuestionKey, now: Instant) {
+        self.insert(key, now, Some(now));
+    }
+
+    /// Notes that a call in the background was started.
+    pub fn note_attempt(&mut self, key: QuestionKey, now: Instant) {
+        let failed_at = self.failed_at(&key);
+        self.insert(key, now, failed_at);
+    }
+
+    /// Returns when MAS last gave no answer to this question.
+    pub fn failed_at(&self, key: &QuestionKey) -> Option<Instant> {
+        self.entries.get(key)?.failed_at
+    }
+
+    /// Returns whether MAS is to be left alone about this question.
+    pub fn is_backing_off(&self, key: &QuestionKey, now: Instant) -> bool {
+        self.entries
+            .get(key)
+            .is_some_and(|failure| now < failure.backoff_until)
+    }
+
+    /// Forgets a question that MAS has answered.
+    pub fn remove(&mut self, key: &QuestionKey) {
+        self.entries.remove(key);
+    }
+
+    /// Forgets what is too old to matter.
+    pub fn expire(&mut self, now: Instant) {
+        self.entries.retain(|_, failure| {
+            let is_failing = failure
+                .failed_at
+                .is_some_and(|failed_at| now < failed_at + FAILURE_TTL);
+            is_failing || now < failure.backoff_until + BACKOFF
+        });
+    }
+
+    fn insert(&mut self, key: QuestionKey, now: Instant, failed_at: Option<Instant>) {
+        if self.entries.len() < MAX_FAILURES || self.entries.contains_key(&key) {
+            let failure = Failure {
+                backoff_until: now + BACKOFF,
+                failed_at,
+            };
+            self.entries.insert(key, failure);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::token::TokenDigest;
+
+    const NOW: Instant = Instant::from_millis(1_000_000);
+
+    fn key(number: usize) -> QuestionKey {
+        QuestionKey {
+            digest: TokenDigest::of(&number.to_le_bytes()),
+            fingerprint: 1,
+        }
+    }
+
+    #[test]
+    fn an_attempt_holds_others_off_for_a_second_and_is_no_failure() {
+        let mut log = FailureLog::default();
+        log.note_attempt(key(1), NOW);
+        assert!(log.is_backing_off(&key(1), NOW + BACKOFF.mul_f64(0.99)));
+        assert!(!log.is_backing_off(&key(1), NOW + BACKOFF));
+        assert!(!log.is_backing_off(&key(2), NOW));
+        assert_eq!(log.failed_at(&key(1)), None);
+    }
+
+    #[test]
+    fn a_failure_outlives_the_retries_after_it() {
+        let mut log = FailureLog::default();
+        log.note_failure(key(1), NOW);
+        log.note_attempt(key(1), NOW + BACKOFF);
+        log.expire(NOW + FAILURE_TTL / 2);
+        assert_eq!(log.failed_at(&key(1)), Some(NOW));
+        log.expire(NOW + FAILURE_TTL);
+        assert_eq!(log.failed_at(&key(1)), None);
+        assert!(log.entries.is_empty());
+    }
+
+    #[test]
+    fn the_log_is_bounded_and_still_renews_what_it_holds() {
+        let mut log = FailureLog::default();
+        for number in 0..MAX_FAILURES + 10 {
+            log.note_failure(key(number), NOW);
+        }
+        assert_eq!(log.entries.len(), MAX_FAILURES);
+        log.note_failure(key(0), NOW + BACKOFF);
+        assert_eq!(log.failed_at(&key(0)), Some(NOW + BACKOFF));
+        log.remove(&key(0));
+        assert_eq!(log.failed_at(&key(0)), None);
+    }
+}

@@ -1,0 +1,51 @@
+//! Who is asked about tokens, and what is kept of the answers: the part of a plugin configuration that
+//! resolving takes.
+//!
+//! Everything that grants is keyed by the question: who was asked, and about which token. So an answer of one
+//! MAS never serves for another.
+
+use std::{rc::Rc, time::Duration};
+
+use crate::{
+    cache::{SharedCache, question::QuestionKey},
+    config::{Config, UnknownTokenBudget},
+    mas::introspection::Settings,
+    token::TokenDigest,
+};
+
+/// One way of asking, as configured.
+#[derive(Debug)]
+pub struct Upstream {
+    /// How MAS is asked.
+    pub settings: Rc<Settings>,
+    /// The shared cache, as this configuration sizes it.
+    pub cache: SharedCache,
+    /// Longest life of an active answer.
+    pub ttl: Duration,
+    /// How many unknown tokens one client may bring.
+    pub budget: Option<UnknownTokenBudget>,
+    /// Names the endpoint that is asked.
+    fingerprint: u64,
+}
+
+impl Upstream {
+    /// Returns the way of asking that `config` describes.
+    pub fn new(config: &Config) -> Self {
+        let fingerprint = config.fingerprint();
+        Self {
+            settings: Rc::clone(&config.introspection),
+            cache: SharedCache::new(&config.cache, fingerprint),
+            ttl: config.cache.ttl,
+            budget: config.unknown_token_budget,
+            fingerprint,
+        }
+    }
+
+    /// Returns the name of the question whose token this is.
+    pub fn question(&self, digest: &TokenDigest) -> QuestionKey {
+        QuestionKey {
+            digest: *digest,
+            fingerprint: self.fingerprint,
+        }
+    }
+}

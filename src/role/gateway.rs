@@ -1,0 +1,337 @@
+//! The gateway role: before the homeserver. It rejects and annotates the requests of clients.
+//!
+//! A request is decided at once where a cache knows its token; otherwise it is held, and decided when the
+//! resolver has a resolution. What passes is watched for ends of sessions (`gateway/watch.rs`).
+
+mod carry_out;
+mod head;
+pub mod policy;
+mod watch;
+
+use std::{rc::Rc, time::Duration};
+
+pub use self::watch::Watch;
+use self::{
+    carry_out::{carry_out, fail_closed},
+    head::Head,
+    policy::{Decision, Grant, Inspection, Question, RequestHead},
+    watch::RefusedTokens,
+};
+use super::{
+    exchange::{self, Chunk, Phase},
+    origin::RequestOrigin,
+    plugin::Plugin,
+};
+use crate::{
+    cache::{
+        ActiveEntry,
+        epoch::Stamp,
+        local::{LocalCache, LocalEntry},
+    },
+    host::{Callback, Host},
+    mas::token::TokenKind,
+    matrix::{
+        endpoint::AuthRequirement,
+        reply::{Cors, Rejection},
+    },
+    metrics::{Metric, Outcome},
+    resolver::{Found, Query, Renewal, Resolver, Verdict, Waiting, max_hold},
+};
+
+/// Safety margin of the coarse clock. A hit in the local cache uses the time of the last tick, which may lag
+/// by up to this much; within the margin of an entry's end the real clock is read.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
+
+/// An exchange of this role.
+pub type Exchange = exchange::Exchange<Watch>;
+
+/// What a held request needs to go on.
+#[derive(Debug)]
+pub struct Waiter {
+    exchange: Rc<Exchange>,
+    cors: Cors,
+    requirement: AuthRequirement,
+    kind: Option<TokenKind>,
+}
+
+/// The gateway role in one worker.
+#[derive(Debug, Default)]
+pub struct Gateway {
+    /// What tokens grant. It stands here and not in the resolver, because a grant names a user of one server.
+    grants: LocalCache<Rc<Grant>>,
+    refused: RefusedTokens,
+}
+
+/// How far the question of a request has come.
+enum Progress {
+    /// There is a verdict.
+    Decided(Outcome, Verdict<Rc<Grant>>),
+    /// It is a CORS pre-flight, which waits for nothing.
+    Preflight,
+    /// The request is held.
+    Held,
+}
+
+impl Gateway {
+    /// Takes in the headers of a request: answers it, lets it go on, or holds it.
+    pub fn on_request_headers<H: Host, W: From<Waiter>>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Rc<Exchange>,
+    ) {
+        let config = &exchange.plugin.config;
+        match Head::read(cb.host, &config.identity_headers) {
+            Ok(head) => {
+                if let Some(decision) = self.decide(cb, resolver, exchange, &head) {
+                    carry_out(cb.host, exchange, decision, Cors::of(head.target()));
+                }
+            }
+            Err(error) => fail_closed(cb.host, exchange, error),
+        }
+    }
+
+    /// Takes in a piece of a request's body.
+    pub fn on_request_body<H: Host>(&self, cb: &Callback<'_, H>, exchange: &Exchange, chunk: Chunk) {
+        watch::on_request_body(cb.host, exchange, chunk);
+    }
+
+    /// Takes in the trailers of a request. Returns whether they may go on, if the request may.
+    pub fn on_request_trailers<H: Host>(&self, cb: &Callback<'_, H>, exchange: &Exchange) -> bool {
+        exchange.phase() != Phase::Forwarded
+            || head::strip_trailers(cb.host, &exchange.plugin.config.identity_headers).is_ok()
+    }
+
+    /// Takes in the headers of a response. `is_whole`: there is no body.
+    pub fn on_response_headers<H: Host, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Exchange,
+        is_whole: bool,
+    ) {
+        watch::on_response_headers(cb, resolver, exchange, is_whole);
+    }
+
+    /// Takes in a piece of a response's body.
+    pub fn on_response_body<H: Host, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Exchange,
+        chunk: Chunk,
+    ) {
+        self.refused.on_response_body(cb, resolver, exchange, chunk);
+    }
+
+    /// Forgets what is too old to matter.
+    pub fn on_tick<H: Host>(&mut self, cb: &Callback<'_, H>) {
+        self.refused.expire(cb.now());
+    }
+
+    /// Decides a request that waited.
+    pub fn finish<H: Host>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        found: &Found,
+        waiter: Waiter,
+    ) {
+        let Waiter {
+            exchange,
+            cors,
+            requirement,
+            kind,
+        } = waiter;
+        let plugin = &exchange.plugin;
+        cb.host.count(Metric::Request(found.outcome()));
+        let verdict = self.grant(cb, plugin, found);
+        let decision = policy::conclude(&plugin.config, requirement, kind, verdict);
+        if let (Decision::Annotate(_), Verdict::Active(entry)) = (&decision, &found.verdict) {
+            exchange.set_watch(Watch::Active(entry.digest));
+        }
+        carry_out(cb.host, &exchange, decision, cors);
+        exchange.resume_forwarded(cb.host);
+    }
+
+    /// Returns how many grants this worker keeps.
+    pub fn local_entries(&self) -> usize {
+        self.grants.len()
+    }
+
+    /// Decides a request. `None`: it is held, and [`Self::finish`] decides it.
+    fn decide<H: Host, W: From<Waiter>>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Rc<Exchange>,
+        head: &Head<'_, H>,
+    ) -> Option<Decision> {
+        let config = &exchange.plugin.config;
+        let (outcome, decision) = match policy::inspect(config, head) {
+            Inspection::Forward => (Outcome::NotAsked, Decision::Forward),
+            Inspection::Observe(end) => {
+                exchange.set_watch(Watch::session_end(end));
+                (Outcome::NotAsked, Decision::Forward)
+            }
+            Inspection::Reject(rejection) => (Outcome::NotAsked, Decision::Reject(rejection)),
+            Inspection::Inactive => (
+                Outcome::InactiveOffline,
+                Decision::Reject(Rejection::NotActive),
+            ),
+            Inspection::Ask(question) => {
+                match self.find(cb, resolver, exchange, head, &question) {
+                    Progress::Held => return None,
+                    Progress::Preflight => (Outcome::NotAsked, Decision::Forward),
+                    Progress::Decided(outcome, verdict) => {
+                        let (requirement, kind) = (question.requirement, question.kind);
+                        let decision = policy::conclude(config, requirement, kind, verdict);
+                        if let Decision::Annotate(_) = decision {
+                            exchange.set_watch(Watch::Active(question.digest));
+                        }
+                        (outcome, decision)
+                    }
+                }
+            }
+        };
+        cb.host.count(Metric::Request(outcome));
+        Some(match decision {
+            // Browsers send a pre-flight without credentials and give up if it fails.
+            Decision::Reject(rejection)
+                if rejection != Rejection::Unrecognized && head.is_preflight() =>
+            {
+                Decision::Forward
+            }
+            decision => decision,
+        })
+    }
+
+    /// Finds the verdict on a token: in this worker's grants, from the resolver, or later.
+    fn find<H: Host, W: From<Waiter>>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Rc<Exchange>,
+        head: &Head<'_, H>,
+        question: &Question<'_>,
+    ) -> Progress {
+        let plugin = &exchange.plugin;
+        let query = Query {
+            upstream: &plugin.upstream,
+            token: &question.token,
+            digest: question.digest,
+            origin: &RequestOrigin(cb.host),
+        };
+        if let Some(grant) = self.lookup_grant(cb, resolver, plugin, &query) {
+            return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
+        }
+        let found = match resolver.lookup(cb, &query) {
+            Some(found) => Some(found),
+            None if head.is_preflight() => return Progress::Preflight,
+            None => {
+                let waiter = Waiter {
+                    exchange: Rc::clone(exchange),
+                    cors: Cors::of(head.target()),
+                    requirement: question.requirement,
+                    kind: question.kind,
+                };
+                let waiting = Waiting {
+                    upstream: Rc::clone(&plugin.upstream),
+                    since: cb.now(),
+                    give_up_at: cb.now() + max_hold(&plugin.upstream),
+                    waiter: waiter.into(),
+                };
+                resolver.resolve(cb, &query, exchange.stream, waiting)
+            }
+        };
+        match found {
+            Some(found) => {
+                let verdict = self.grant(cb, plugin, &found);
+                Progress::Decided(found.outcome(), verdict)
+            }
+            None => Progress::Held,
+        }
+    }
+
+    /// Returns the grant that this worker keeps of a token, if it still counts. Renews its answer in the
+    /// background when that is due.
+    fn lookup_grant<H: Host, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        plugin: &Plugin,
+        query: &Query<'_>,
+    ) -> Option<Rc<Grant>> {
+        let key = plugin.grant_key(&query.digest);
+        let now = cb.coarse_now() + CLOCK_SLACK;
+        let entry = self.grants.find(&key)?;
+        if entry.stamp != resolver.stamp(&query.digest, entry.user.as_ref())
+            || entry.fresh_until <= now
+        {
+            return None;
+        }
+        let grant = Rc::clone(&entry.value);
+        if entry.refresh_at.is_some_and(|refresh_at| refresh_at <= now)
+            && let Renewal::Renewed(found) = resolver.refresh(cb, query)
+        {
+            self.grant(cb, plugin, &found);
+        }
+        Some(grant)
+    }
+
+    /// Returns what a finding grants. Keeps it if the shared cache holds it as well; otherwise nothing is kept
+    /// of the token.
+    fn grant<H: Host>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        plugin: &Plugin,
+        found: &Found,
+    ) -> Verdict<Rc<Grant>> {
+        if let (Verdict::Active(entry), true) = (&found.verdict, found.is_cached) {
+            return Verdict::Active(self.keep_grant(cb, plugin, found.stamp, entry));
+        }
+        self.grants.remove(&plugin.grant_key(&found.digest));
+        match &found.verdict {
+            Verdict::Active(entry) => {
+                let grant = Grant::new(&entry.answer.token, &plugin.config.server_name);
+                Verdict::Active(Rc::new(grant))
+            }
+            Verdict::Inactive(answer) => Verdict::Inactive(answer.clone()),
+            Verdict::None(why) => Verdict::None(*why),
+        }
+    }
+
+    /// Keeps what an active answer grants. The same answer is not kept twice, however many requests waited for
+    /// it.
+    fn keep_grant<H: Host>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        plugin: &Plugin,
+        stamp: Stamp,
+        active: &ActiveEntry,
+    ) -> Rc<Grant> {
+        let key = plugin.grant_key(&active.digest);
+        if let Some(kept) = self.grants.find(&key)
+            && kept.stamp == stamp
+            && kept.fresh_until == active.fresh_until
+        {
+            return Rc::clone(&kept.value);
+        }
+        let grant = Rc::new(Grant::new(&active.answer.token, &plugin.config.server_name));
+        let entry = LocalEntry {
+            heap_bytes: grant.heap_bytes(),
+            value: Rc::clone(&grant),
+            fresh_until: active.fresh_until,
+            refresh_at: active.refresh_at,
+            user: active.user,
+            stamp,
+        };
+        let evicted = self
+            .grants
+            .insert(key, entry, plugin.config.cache.local_entries);
+        if evicted > 0 {
+            let evicted = i64::try_from(evicted).unwrap_or(i64::MAX);
+            cb.host.record(Metric::LocalEvicted, evicted);
+        }
+        grant
+    }
+}

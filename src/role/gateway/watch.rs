@@ -1,0 +1,201 @@
+//! The ends of sessions that pass by the gateway: logouts, revocations, and tokens that the homeserver refuses
+//! although the edge takes them for active.
+//!
+//! The non-obvious rule: all of them only make the edge forget. None is taken for MAS's word that a token is
+//! inactive: the next request asks MAS.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Deserialize;
+
+use super::Exchange;
+use crate::{
+    clock::Instant,
+    host::{Callback, Host, Streams},
+    mas::{object_text, provisioning::Revocation},
+    matrix::session_end::{MAX_REVOCATION_BYTES, SessionEnd, revoked_token},
+    resolver::{Invalidation, Resolver},
+    role::{
+        exchange::{self, BodyPrefix, Chunk, Wants},
+        response_status,
+    },
+    token::TokenDigest,
+};
+
+/// Longest error of a homeserver, in bytes.
+const MAX_ERROR_BYTES: usize = 1024;
+
+/// A token that the homeserver refuses again and again, while MAS calls it active, costs one call in this time
+/// and worker: Synapse keeps an answer of "inactive" for two minutes.
+const REFUSAL_COOLDOWN: Duration = Duration::from_secs(10);
+
+/// Refused tokens that are remembered.
+const MAX_REFUSED_TOKENS: usize = 4_096;
+
+/// What the gateway still watches for in an exchange.
+#[derive(Debug, Default)]
+pub enum Watch {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The request was annotated with this active token. A 401 of the homeserver means that cache and
+    /// homeserver disagree.
+    Active(TokenDigest),
+    /// The homeserver refuses the token with 401; its error says why.
+    Refusal(Refusal),
+    /// The request asks MAS to end a session. A 2xx means that it has ended.
+    SessionEnd(SessionRequest),
+}
+
+/// A request that ends a session if it succeeds.
+#[derive(Debug)]
+pub struct SessionRequest {
+    end: SessionEnd,
+    form: BodyPrefix,
+}
+
+/// A response with 401 to an active token.
+#[derive(Debug)]
+pub struct Refusal {
+    token: TokenDigest,
+    body: BodyPrefix,
+}
+
+impl Watch {
+    /// Returns the watch over a request that asks to end `end`.
+    pub(super) fn session_end(end: SessionEnd) -> Self {
+        Self::SessionEnd(SessionRequest {
+            end,
+            form: BodyPrefix::new(MAX_REVOCATION_BYTES),
+        })
+    }
+}
+
+impl exchange::Watch for Watch {
+    fn wants(&self) -> Wants {
+        let is_revocation = |request: &SessionRequest| request.end == SessionEnd::Revocation;
+        Wants {
+            request_body: matches!(self, Self::SessionEnd(request) if is_revocation(request)),
+            response_headers: !matches!(self, Self::Nothing),
+            response_body: matches!(self, Self::Refusal(_)),
+        }
+    }
+}
+
+/// A Matrix error, as much of it as matters.
+#[derive(Deserialize)]
+struct MatrixError {
+    errcode: String,
+}
+
+/// Takes in a piece of a request's body: the form of a revocation.
+pub(super) fn on_request_body(host: &impl Streams, exchange: &Exchange, chunk: Chunk) {
+    let mut watch = exchange.take_watch();
+    if let Watch::SessionEnd(request) = &mut watch {
+        request.form.add(chunk.size, |size| host.request_body(size));
+    }
+    exchange.set_watch(watch);
+}
+
+/// Takes in the headers of a response. `is_whole`: there is no body.
+pub(super) fn on_response_headers<H: Host, W>(
+    cb: &Callback<'_, H>,
+    resolver: &mut Resolver<W>,
+    exchange: &Exchange,
+    is_whole: bool,
+) {
+    let watch = exchange.take_watch();
+    if let Watch::Nothing = watch {
+        return;
+    }
+    let status = response_status(cb.host);
+    match watch {
+        Watch::Active(token) if status == Some(401) && !is_whole => {
+            let body = BodyPrefix::new(MAX_ERROR_BYTES);
+            exchange.set_watch(Watch::Refusal(Refusal { token, body }));
+        }
+        Watch::SessionEnd(request)
+            if status.is_some_and(|status| (200..300).contains(&status)) =>
+        {
+            end_session(cb, resolver, exchange, &request);
+        }
+        _ => {}
+    }
+}
+
+fn end_session<H: Host, W>(
+    cb: &Callback<'_, H>,
+    resolver: &mut Resolver<W>,
+    exchange: &Exchange,
+    request: &SessionRequest,
+) {
+    let cache = &exchange.plugin.upstream.cache;
+    match request.end {
+        SessionEnd::Logout(token) => {
+            resolver.invalidate(cb, cache, Invalidation::Token(&token), "logout");
+        }
+        SessionEnd::LogoutAll(token) => {
+            let user = resolver.invalidate(cb, cache, Invalidation::Token(&token), "logout");
+            if let Some(user) = user {
+                let everything = Invalidation::User(&user, &Revocation::All);
+                resolver.invalidate(cb, cache, everything, "logout");
+            }
+        }
+        SessionEnd::Revocation if !request.form.is_truncated() => {
+            if let Some(token) = revoked_token(request.form.bytes()) {
+                resolver.invalidate(cb, cache, Invalidation::Token(&token), "revocation");
+            }
+        }
+        SessionEnd::Revocation => {}
+    }
+}
+
+/// Tokens that the homeserver refused lately. Until the given moment a further refusal asks MAS nothing.
+#[derive(Debug, Default)]
+pub(super) struct RefusedTokens(BTreeMap<TokenDigest, Instant>);
+
+impl RefusedTokens {
+    /// Takes in a piece of a response's body: the error of a refusal.
+    pub fn on_response_body<H: Host, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Exchange,
+        chunk: Chunk,
+    ) {
+        let Watch::Refusal(mut refusal) = exchange.take_watch() else {
+            return;
+        };
+        refusal
+            .body
+            .add(chunk.size, |size| cb.host.response_body(size));
+        if !chunk.is_last {
+            exchange.set_watch(Watch::Refusal(refusal));
+            return;
+        }
+        let error = object_text(refusal.body.bytes())
+            .and_then(|text| serde_json::from_str::<MatrixError>(text).ok());
+        if error.is_some_and(|error| error.errcode == "M_UNKNOWN_TOKEN")
+            && self.admit(&refusal.token, cb.now())
+        {
+            let cache = &exchange.plugin.upstream.cache;
+            let what = Invalidation::Token(&refusal.token);
+            resolver.invalidate(cb, cache, what, "homeserver");
+        }
+    }
+
+    /// Forgets what is too old to matter.
+    pub fn expire(&mut self, now: Instant) {
+        self.0.retain(|_, until| now < *until);
+    }
+
+    /// Notes a refusal. Returns whether it is the first of the token for a while.
+    fn admit(&mut self, token: &TokenDigest, now: Instant) -> bool {
+        let is_cooling_down = self.0.get(token).is_some_and(|until| now < *until);
+        if is_cooling_down || self.0.len() >= MAX_REFUSED_TOKENS {
+            return false;
+        }
+        self.0.insert(*token, now + REFUSAL_COOLDOWN);
+        true
+    }
+}

@@ -1,0 +1,247 @@
+//! The introspection role: between the homeserver and MAS. The homeserver asks MAS, and the cache answers.
+//!
+//! The headers are held until the form is read, for which the listener must set
+//! `allow_on_headers_stop_iteration`. Without it Envoy delivers no body while the headers are held; such a
+//! request is passed on after a moment, so that the mistake costs time and not the homeserver.
+//!
+//! Callers must prove that MAS would answer them. A caller with the configured credential has; where the module
+//! knows none, a caller that MAS has answered before has. All other requests are MAS's to judge.
+
+mod callers;
+pub mod request;
+mod unread;
+
+use std::rc::Rc;
+
+use self::{
+    callers::{AcceptedCallers, CallerKey},
+    request::MAX_FORM_BYTES,
+    unread::AwaitingBody,
+};
+use super::{
+    exchange::{self, BodyPrefix, Chunk, Phase, Wants},
+    origin::RequestOrigin,
+    response_status,
+};
+use crate::{
+    clock::Instant,
+    config::{Config, Mode, OnFailure},
+    host::{Callback, Host, Metrics, StreamId},
+    mas::{
+        introspection::{InactiveAnswer, NoVerdict},
+        token::{Shape, shape},
+    },
+    matrix::reply::Reply,
+    metrics::{Metric, Outcome},
+    resolver::{Found, Query, Resolver, Verdict, Waiting, max_hold},
+    token::{AccessToken, TokenDigest},
+};
+
+/// An exchange of this role.
+pub type Exchange = exchange::Exchange<Watch>;
+
+/// What a held request needs to go on.
+#[derive(Debug)]
+pub struct Waiter {
+    exchange: Rc<Exchange>,
+}
+
+/// What this role still watches for in an exchange.
+#[derive(Debug, Default)]
+pub enum Watch {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// An authenticated caller's request is held, and its form is awaited.
+    HeldForBody,
+    /// The request of a caller that is not authenticated is forwarded; its form is copied, to see whether it
+    /// is one that the cache could have answered.
+    Unauthenticated(CallerKey, BodyPrefix),
+    /// It is one, so a 200 of MAS authenticates the caller.
+    Matched(CallerKey),
+}
+
+impl exchange::Watch for Watch {
+    fn wants(&self) -> Wants {
+        let is_something = !matches!(self, Self::Nothing);
+        Wants {
+            request_body: is_something,
+            response_headers: is_something,
+            response_body: false,
+        }
+    }
+}
+
+/// The introspection role in one worker.
+#[derive(Debug, Default)]
+pub struct Introspection {
+    callers: AcceptedCallers,
+    awaiting_body: AwaitingBody,
+}
+
+impl Introspection {
+    /// Takes in the headers of a request for MAS. `is_whole`: there is no body.
+    pub fn on_request_headers<H: Host>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        exchange: &Rc<Exchange>,
+        is_whole: bool,
+    ) {
+        exchange.set_phase(Phase::Forwarded);
+        let config = &exchange.plugin.config;
+        if is_whole || config.mode == Mode::Shadow {
+            return;
+        }
+        let header = |name: &str| cb.host.request_header(name).ok().flatten();
+        let Some(credential) = request::credential(config, header) else {
+            return;
+        };
+        let caller = CallerKey::of(&credential);
+        let is_authenticated = match config.introspection.credential.known() {
+            Some(known) if known.matches(&credential) => true,
+            // Another credential, which MAS may know.
+            Some(_) => return,
+            None => self.callers.contains(&caller, cb.now()),
+        };
+        if !is_authenticated {
+            let form = BodyPrefix::new(MAX_FORM_BYTES);
+            exchange.set_watch(Watch::Unauthenticated(caller, form));
+        } else if self.awaiting_body.insert(exchange, cb.now()) {
+            exchange.set_phase(Phase::Held);
+            exchange.set_watch(Watch::HeldForBody);
+        }
+    }
+
+    /// Takes in the form: all of it so far where it is held, a piece where it passes.
+    pub fn on_request_body<H: Host, W: From<Waiter>>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Rc<Exchange>,
+        chunk: Chunk,
+    ) {
+        match exchange.take_watch() {
+            Watch::Nothing => {}
+            Watch::Unauthenticated(caller, mut form) => {
+                // Envoy ends an HTTP/1.1 body with an empty piece.
+                form.add(chunk.size, |size| cb.host.request_body(size));
+                if !chunk.is_last {
+                    exchange.set_watch(Watch::Unauthenticated(caller, form));
+                } else if !form.is_truncated() && request::token(form.bytes()).is_some() {
+                    exchange.set_watch(Watch::Matched(caller));
+                }
+            }
+            // All of the form has passed.
+            Watch::Matched(_) => {}
+            Watch::HeldForBody if !chunk.is_last && chunk.size <= MAX_FORM_BYTES => {
+                self.awaiting_body.note_piece(exchange.stream);
+                exchange.set_watch(Watch::HeldForBody);
+            }
+            Watch::HeldForBody => {
+                self.awaiting_body.remove(exchange.stream);
+                let form = cb.host.request_body(chunk.size.min(MAX_FORM_BYTES)).ok();
+                let token = form
+                    .filter(|_| chunk.size <= MAX_FORM_BYTES)
+                    .and_then(|form| request::token(&form));
+                match token {
+                    Some(token) => self.resolve(cb, resolver, exchange, &token),
+                    None => pass_on(cb.host, exchange),
+                }
+            }
+        }
+    }
+
+    /// Takes in the headers of MAS's own response.
+    pub fn on_response_headers<H: Host>(&mut self, cb: &Callback<'_, H>, exchange: &Exchange) {
+        if let Watch::Matched(caller) = exchange.take_watch() {
+            self.callers
+                .note(caller, response_status(cb.host), cb.now());
+        }
+    }
+
+    /// Passes on the requests that have waited too long for their form.
+    pub fn on_tick<H: Host>(&mut self, cb: &Callback<'_, H>) {
+        self.awaiting_body.release_expired(cb);
+    }
+
+    /// Notes that a stream has ended.
+    pub fn cancel(&mut self, stream: StreamId) {
+        self.awaiting_body.remove(stream);
+    }
+
+    /// Answers a request that waited, or lets it go on to MAS.
+    pub fn finish<H: Host>(
+        &self,
+        cb: &Callback<'_, H>,
+        found: &Found,
+        waiter: &Waiter,
+    ) {
+        answer(cb, &waiter.exchange, found.outcome(), &found.verdict);
+        waiter.exchange.resume_forwarded(cb.host);
+    }
+
+    fn resolve<H: Host, W: From<Waiter>>(
+        &self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Rc<Exchange>,
+        token: &AccessToken<'_>,
+    ) {
+        if shape(token.as_bytes()) == Shape::CannotExist {
+            let inactive = Verdict::Inactive(InactiveAnswer::default());
+            answer(cb, exchange, Outcome::InactiveOffline, &inactive);
+            return;
+        }
+        let upstream = &exchange.plugin.upstream;
+        let query = Query {
+            upstream,
+            token,
+            digest: TokenDigest::of(token.as_bytes()),
+            origin: &RequestOrigin(cb.host),
+        };
+        let found = resolver.lookup(cb, &query).or_else(|| {
+            let waiter = Waiter {
+                exchange: Rc::clone(exchange),
+            };
+            let waiting = Waiting {
+                upstream: Rc::clone(upstream),
+                since: cb.now(),
+                give_up_at: cb.now() + max_hold(upstream),
+                waiter: waiter.into(),
+            };
+            resolver.resolve(cb, &query, exchange.stream, waiting)
+        });
+        if let Some(found) = found {
+            answer(cb, exchange, found.outcome(), &found.verdict);
+        }
+    }
+}
+
+/// Answers the selected request, or lets it go on to MAS.
+fn answer<H: Host>(cb: &Callback<'_, H>, exchange: &Exchange, outcome: Outcome, verdict: &Verdict) {
+    match reply(&exchange.plugin.config, verdict, cb.now()) {
+        Some(reply) => {
+            cb.host.count(Metric::Answered(outcome));
+            exchange.reply(cb.host, &reply);
+        }
+        None => pass_on(cb.host, exchange),
+    }
+}
+
+fn pass_on(host: &impl Metrics, exchange: &Exchange) {
+    host.count(Metric::Answered(Outcome::NotAsked));
+    exchange.set_phase(Phase::Forwarded);
+}
+
+/// Returns the reply that a verdict makes; `None` if MAS is to answer itself.
+fn reply(config: &Config, verdict: &Verdict, now: Instant) -> Option<Reply> {
+    match verdict {
+        Verdict::Active(entry) => request::known_body(entry, now).map(request::reply),
+        Verdict::Inactive(answer) => Some(request::reply(answer.body().to_vec())),
+        Verdict::None(NoVerdict::OverBudget { .. }) => None,
+        Verdict::None(_) => match config.on_introspection_failure {
+            OnFailure::Reject => Some(request::unavailable()),
+            OnFailure::Pass => None,
+        },
+    }
+}

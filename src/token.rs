@@ -1,0 +1,64 @@
+//! An access token and its digest.
+//!
+//! The non-obvious rule: the token itself is a secret that only the question to MAS carries. Everywhere
+//! else a token is known by its SHA-256, and the `Debug` output of neither shows anything.
+
+use std::{borrow::Cow, fmt};
+
+use sha2::{Digest as _, Sha256};
+
+/// An access token: ASCII, not empty. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessToken<'a>(Cow<'a, str>);
+
+impl<'a> AccessToken<'a> {
+    /// `None` if the token is empty or has bytes outside ASCII.
+    pub fn new(token: impl Into<Cow<'a, str>>) -> Option<Self> {
+        let token = token.into();
+        (!token.is_empty() && token.is_ascii()).then_some(Self(token))
+    }
+
+    /// The token.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The token.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    /// The token, free of the request that it came in.
+    pub fn into_owned(self) -> AccessToken<'static> {
+        AccessToken(Cow::Owned(self.0.into_owned()))
+    }
+
+    /// Whether there is a control byte in it. MAS fails on some of them, so such a token is never
+    /// sent.
+    pub fn has_control_bytes(&self) -> bool {
+        self.as_bytes().iter().any(u8::is_ascii_control)
+    }
+}
+
+impl fmt::Debug for AccessToken<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken(..)")
+    }
+}
+
+/// The SHA-256 of a token. `Debug` shows nothing of it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenDigest(pub [u8; 32]);
+
+impl TokenDigest {
+    /// The digest of `token`.
+    pub fn of(token: &[u8]) -> Self {
+        Self(Sha256::digest(token).0)
+    }
+}
+
+impl fmt::Debug for TokenDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenDigest(..)")
+    }
+}
