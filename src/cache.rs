@@ -169,7 +169,9 @@ impl SharedCache {
         match entry.answer {
             Answer::Inactive(answer) if now < entry.fresh_until => {
                 let user = entry.user.as_ref();
-                let void = self.revocations.revokes_inactive(store, user, entry.asked_at);
+                let void = self
+                    .revocations
+                    .revokes_inactive(store, user, entry.asked_at);
                 (!void).then_some(answer)
             }
             _ => None,
@@ -237,7 +239,9 @@ impl SharedCache {
                 self.revocations
                     .revokes_active(store, &user, &answer.token, asked.asked_at)
             }),
-            Answer::Inactive(_) => self.revocations.revokes_inactive(store, None, asked.asked_at),
+            Answer::Inactive(_) => self
+                .revocations
+                .revokes_inactive(store, None, asked.asked_at),
         }
     }
 
@@ -363,7 +367,13 @@ mod tests {
         matches!(cached, Some(Cached::Active(known)) if known.answer.token.username.as_deref() == Some("alice"))
     }
 
-    fn keep(cache: &SharedCache, store: &MemoryStore, asked_at: f64, answered_at: f64, answer: &Answer) {
+    fn keep(
+        cache: &SharedCache,
+        store: &MemoryStore,
+        asked_at: f64,
+        answered_at: f64,
+        answer: &Answer,
+    ) {
         let asked = Introspected {
             digest: TokenDigest::of(b"token"),
             asked_at: seconds(asked_at),
@@ -477,14 +487,14 @@ mod tests {
     fn answers_given_to_another_question_are_misses() {
         let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
         keep(&cache(), &store, 0.0, 0.0, &active(None));
-        let other = Cache {
+        let other = SharedCache {
             fingerprint: FINGERPRINT + 1,
             ..cache()
         };
-        assert_eq!(other.find(&store, &digest, seconds(1.0), |_| {}), None);
+        assert_eq!(other.lookup(&store, &digest, seconds(1.0), |_| {}), None);
         assert!(
             cache()
-                .find(&store, &digest, seconds(1.0), |_| {})
+                .lookup(&store, &digest, seconds(1.0), |_| {})
                 .is_some()
         );
     }
@@ -499,11 +509,11 @@ mod tests {
                 *value.first_mut().unwrap() = bucket::FORMAT_VERSION + 1;
             }
         });
-        assert_eq!(cache().find(&store, &digest, seconds(1.0), |_| {}), None);
+        assert_eq!(cache().lookup(&store, &digest, seconds(1.0), |_| {}), None);
         keep(&cache(), &store, 1.0, 1.0, &active(None));
         assert!(
             cache()
-                .find(&store, &digest, seconds(1.0), |_| {})
+                .lookup(&store, &digest, seconds(1.0), |_| {})
                 .is_some()
         );
     }

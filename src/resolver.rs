@@ -27,12 +27,6 @@ use std::{
     time::Duration,
 };
 
-pub use self::{
-    resolution::{
-        Found, Invalidation, Origin, Provenance, Query, Renewal, Resolution, Verdict, Waiting,
-    },
-    upstream::Upstream,
-};
 use self::{
     budget::{Budget, Source, Spent},
     call::{CALL_GRACE, CallContext},
@@ -40,6 +34,12 @@ use self::{
     flight::{Flight, Flights, Full, State},
     lease::{Acquired, LEASE, Leases, Marks},
     membership::{Hint, Membership},
+};
+pub use self::{
+    resolution::{
+        Found, Invalidation, Origin, Provenance, Query, Renewal, Resolution, Verdict, Waiting,
+    },
+    upstream::Upstream,
 };
 use crate::{
     cache::{
@@ -126,11 +126,7 @@ impl<W> Resolver<W> {
 
     /// Returns what is known without a call: from the shared cache, or a stale answer while MAS fails. Renews
     /// an answer in the background when that is due.
-    pub fn lookup<H: Backend>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        query: &Query<'_>,
-    ) -> Option<Found> {
+    pub fn lookup<H: Backend>(&mut self, cb: &Callback<'_, H>, query: &Query<'_>) -> Option<Found> {
         let upstream = query.upstream;
         let now = cb.now();
         let count = |metric| cb.host.count(metric);
@@ -739,18 +735,13 @@ impl<W> Resolver<W> {
     }
 
     /// Returns an answer that needs no renewal, if another worker has stored one.
-    fn lookup_renewal<H: Backend>(
-        &self,
-        cb: &Callback<'_, H>,
-        query: &Query<'_>,
-    ) -> Option<Found> {
+    fn lookup_renewal<H: Backend>(&self, cb: &Callback<'_, H>, query: &Query<'_>) -> Option<Found> {
         let now = cb.now();
         let cached = query
             .upstream
             .cache
             .lookup(cb.host, &query.digest, now, |_| {})?;
-        (!is_due(&cached, now))
-            .then(|| self.found(query.digest, cached.into(), Provenance::Shared))
+        (!is_due(&cached, now)).then(|| self.found(query.digest, cached.into(), Provenance::Shared))
     }
 
     fn resolve_without_verdict<H: Backend>(
@@ -823,9 +814,7 @@ fn by_upstream<W>(waiters: BTreeMap<StreamId, Waiting<W>>) -> Vec<BTreeMap<Strea
 /// Returns whether an active answer is old enough to be renewed.
 fn is_due(cached: &Cached, now: Instant) -> bool {
     match cached {
-        Cached::Active(entry) => entry
-            .refresh_at
-            .is_some_and(|refresh_at| refresh_at <= now),
+        Cached::Active(entry) => entry.refresh_at.is_some_and(|refresh_at| refresh_at <= now),
         Cached::Inactive(_) => false,
     }
 }

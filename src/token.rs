@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 /// An access token: ASCII, not empty. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct AccessToken<'a>(Cow<'a, str>);
+pub struct AccessToken<'a>(pub(crate) Cow<'a, str>);
 
 impl<'a> AccessToken<'a> {
     /// `None` if the token is empty or has bytes outside ASCII.

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, rc::Rc};
 use crate::{
     clock::millis,
     config::Role,
-    host::{Callback, CallId, CoarseClock, Host, QueueId, RootId, StreamId},
+    host::{CallId, Callback, CoarseClock, Host, QueueId, RootId, StreamId},
     mas::introspection::IntrospectionResponse,
     metrics::Metric,
     resolver::{Resolution, Resolver},

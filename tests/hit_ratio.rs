@@ -13,9 +13,10 @@ use std::{
 
 use fastrand::Rng;
 use matrix_edge_auth::{
-    cache::{Asked, Cache, TokenDigest},
+    cache::{Introspected, SharedCache},
     config,
     mas::introspection::Answer,
+    token::TokenDigest,
 };
 
 use self::simulated::{Process, store};
@@ -75,7 +76,7 @@ fn ours(trace: &[usize]) -> f64 {
         negative_slots: 1,
         local_entries: 0,
     };
-    let cache = Cache::new(&settings, 1);
+    let cache = SharedCache::new(&settings, 1);
     let answer = Answer::parse(br#"{"active":true}"#.to_vec()).expect("an answer of MAS");
     let mut hits = 0;
     for (number, session) in trace.iter().enumerate() {
@@ -85,16 +86,16 @@ fn ours(trace: &[usize]) -> f64 {
         }
         let now = process.now();
         let digest = TokenDigest::of(&session.to_le_bytes());
-        if cache.find(&store, &digest, now, |_| {}).is_some() {
+        if cache.lookup(&store, &digest, now, |_| {}).is_some() {
             hits += usize::from(number >= WARM_UP);
         } else {
-            let asked = Asked {
+            let asked = Introspected {
                 digest,
                 asked_at: now,
                 answered_at: now,
                 answer: answer.clone(),
             };
-            cache.keep(&store, &asked);
+            cache.store(&store, &asked);
         }
     }
     hits as f64 / (REQUESTS - WARM_UP) as f64

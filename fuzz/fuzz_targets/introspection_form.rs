@@ -28,12 +28,12 @@ fuzz_target!(|input: &[u8]| {
     let digest = first.map(|(_, token)| TokenDigest::of(token));
     assert_eq!(revoked_token(input), digest);
 
-    if let Some(found) = responder::token(input) {
+    if let Some(found) = request::token(input) {
         assert!(!found.as_str().is_empty() && !found.has_control_bytes());
         assert_eq!(pairs.len(), 2);
         assert_eq!(first.map(|(_, token)| &**token), Some(found.as_bytes()));
         assert!(pairs.contains(&(b"token_type_hint".to_vec(), b"access_token".to_vec())));
-        assert_eq!(responder::token(&written), Some(found.clone()));
+        assert_eq!(request::token(&written), Some(found.clone()));
         let _ = token::shape(found.as_bytes());
     }
 });

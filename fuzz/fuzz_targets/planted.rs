@@ -5,7 +5,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use matrix_edge_auth::cache::{If, NotWritten, Store, Versioned};
+use matrix_edge_auth::host::{If, NotWritten, Store, Versioned};
 
 /// What follows `matrix-edge-auth.` in a key: active and inactive answers, users, leases, budgets, places.
 const KINDS: [&str; 9] = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived"];

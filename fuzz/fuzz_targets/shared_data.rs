@@ -118,7 +118,7 @@ fn revokes(store: &Planted, now: Instant) {
         device_id: device.map(str::to_owned),
         ..ActiveToken::default()
     };
-    let voids = |device| revocations.voids_active(store, &user, &token(device), now);
+    let voids = |device| revocations.revokes_active(store, &user, &token(device), now);
     if [None, Some("A"), Some("B")].into_iter().any(voids) {
         let users = store.values.of("u");
         assert!(
@@ -133,12 +133,12 @@ fn revokes(store: &Planted, now: Instant) {
     };
     add(Revocation::Device(DeviceKey::of("A")));
     assert!(voids(Some("A")));
-    add(Revocation::AllBut(vec![DeviceKey::of("B")]));
+    add(Revocation::AllExcept(vec![DeviceKey::of("B")]));
     assert!(voids(Some("A")) && voids(None));
     add(Revocation::Inactive);
-    assert!(revocations.voids_inactive(store, Some(&user), now));
-    assert!(revocations.voids_inactive(store, None, now));
-    add(Revocation::Everything);
+    assert!(revocations.revokes_inactive(store, Some(&user), now));
+    assert!(revocations.revokes_inactive(store, None, now));
+    add(Revocation::All);
     assert!([None, Some("A"), Some("B")].into_iter().all(voids));
 }
 

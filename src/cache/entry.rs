@@ -227,7 +227,10 @@ mod tests {
         assert_eq!(entry.earliest_expiry(), Some(Instant::from_millis(2_100)));
         assert_eq!(entry.latest_expiry(), Some(Instant::from_millis(3_400)));
         let lasting = self::entry(r#"{"active":true}"#);
-        assert_eq!((lasting.earliest_expiry(), lasting.latest_expiry()), (None, None));
+        assert_eq!(
+            (lasting.earliest_expiry(), lasting.latest_expiry()),
+            (None, None)
+        );
     }
 
     #[test]

@@ -109,7 +109,10 @@ impl Epochs {
             .filter_map(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)))
             .collect();
         counters.resize(TOKENS + USERS, 0);
-        Self { counters, cas: None }
+        Self {
+            counters,
+            cas: None,
+        }
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -139,9 +142,15 @@ mod tests {
             for raised in 1..=3 {
                 one.bump(&store, subject);
                 two.read(&store);
-                assert_eq!([one.of(subject), two.of(subject)], [raised, raised]);
+                assert_eq!(
+                    [one.counter(subject), two.counter(subject)],
+                    [raised, raised]
+                );
             }
-            assert_eq!(two.counters.iter().filter(|counter| **counter != 0).count(), 1);
+            assert_eq!(
+                two.counters.iter().filter(|counter| **counter != 0).count(),
+                1
+            );
             assert_eq!(store.len(), 1);
         }
     }
@@ -169,15 +178,15 @@ mod tests {
             Epochs::default().bump(store, Subject::Token(&TokenDigest([1; 32])));
         }));
         epochs.bump(&store, Subject::Token(&TokenDigest([2; 32])));
-        let of = |first| epochs.of(Subject::Token(&TokenDigest([first; 32])));
+        let of = |first| epochs.counter(Subject::Token(&TokenDigest([first; 32])));
         assert_eq!([of(1), of(2)], [1, 1]);
     }
 
     #[test]
     fn a_value_of_another_length_is_read_as_far_as_it_goes() {
         let mut epochs = Epochs::decode(&[1, 0, 0, 0, 9]);
-        assert_eq!(epochs.of(Subject::Token(&TokenDigest([0; 32]))), 1);
-        assert_eq!(epochs.of(Subject::Token(&TokenDigest([255; 32]))), 0);
+        assert_eq!(epochs.counter(Subject::Token(&TokenDigest([0; 32]))), 1);
+        assert_eq!(epochs.counter(Subject::Token(&TokenDigest([255; 32]))), 0);
         epochs.read(&MemoryStore::default());
         assert_eq!(epochs.encode().len(), (TOKENS + USERS) * 4);
     }

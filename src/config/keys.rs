@@ -5,8 +5,8 @@ use std::{rc::Rc, time::Duration};
 use serde_json::Value;
 
 use super::{
-    Cache, Config, ConfigError, IdentityHeaders, Mode, OnFailure,
-    QueryToken, Role, UnknownTokenBudget, UnrecognizedTokens, proto_struct,
+    Cache, Config, ConfigError, IdentityHeaders, Mode, OnFailure, QueryToken, Role,
+    UnknownTokenBudget, UnrecognizedTokens, proto_struct,
     reader::{Entry, Section},
 };
 use crate::{
@@ -65,7 +65,10 @@ pub fn parse(bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Confi
         (None, Role::Introspection) => String::new(),
         (None, _) => return Err(keys.is_required("server_name", SERVER_NAME)),
     };
-    let introspection = Rc::new(introspection(&keys.required("introspection", "an object")?, env)?);
+    let introspection = Rc::new(introspection(
+        &keys.required("introspection", "an object")?,
+        env,
+    )?);
     let cache = cache(keys.key("cache"))?;
     let mode = choice(
         keys.key("mode"),

@@ -72,7 +72,9 @@ impl Context for Root {
             content_type: content_type.as_deref(),
             body: body.as_deref(),
         };
-        with_worker(|worker| worker.on_call_response(&self.host(), self.id, CallId(token), response));
+        with_worker(|worker| {
+            worker.on_call_response(&self.host(), self.id, CallId(token), response)
+        });
     }
 }
 

@@ -210,11 +210,7 @@ mod tests {
                 r#"{"localpart":"alice","erase":false}"#,
                 Revocation::All,
             ),
-            (
-                ReactivateUser,
-                r#"{"localpart":"alice"}"#,
-                Revocation::All,
-            ),
+            (ReactivateUser, r#"{"localpart":"alice"}"#, Revocation::All),
             (
                 ProvisionUser,
                 r#"{"localpart":"alice","locked":true}"#,

@@ -83,10 +83,7 @@ pub fn extract<'a>(
     let token = ascii(token)
         .and_then(AccessToken::new)
         .ok_or(CredentialError::NotAscii)?;
-    Ok(Credential::Token {
-        token,
-        source,
-    })
+    Ok(Credential::Token { token, source })
 }
 
 /// Whether Synapse may look for parameters in the body: the method is `POST` and the media type,

@@ -87,9 +87,14 @@ struct Lease {
 
 #[derive(Clone, Copy)]
 enum State {
-    Held { until: Instant, marks: Marks },
+    Held {
+        until: Instant,
+        marks: Marks,
+    },
     /// A tombstone.
-    Stored { at: Instant },
+    Stored {
+        at: Instant,
+    },
 }
 
 impl Lease {
@@ -121,7 +126,10 @@ impl Lease {
         let (moment, marks) = match self.state {
             State::Held { until, marks } => {
                 let mark = |is_set, mark| if is_set { mark } else { 0 };
-                (until, mark(marks.invalidated, INVALIDATED) | mark(marks.contended, CONTENDED))
+                (
+                    until,
+                    mark(marks.invalidated, INVALIDATED) | mark(marks.contended, CONTENDED),
+                )
             }
             State::Stored { at } => (at, STORED),
         };
@@ -411,7 +419,10 @@ mod tests {
         assert!(!leases.is_invalidated(&store, &key, ME));
         assert!(leases.invalidate(&store, &key.digest, NOW));
         leases.acquire(&store, &key, ME, NOW + LEASE / 2, SEEN);
-        assert!(leases.is_invalidated(&store, &key, ME), "renewed, and still invalidated");
+        assert!(
+            leases.is_invalidated(&store, &key, ME),
+            "renewed, and still invalidated"
+        );
         assert!(!leases.is_invalidated(&store, &key, OTHER));
         assert!(leases.release(&store, &key, ME, None).invalidated);
         leases.acquire(&store, &key, ME, NOW, SEEN);
@@ -479,7 +490,8 @@ mod tests {
     fn an_answer_that_has_come_meanwhile_is_known() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
-        let acquire = |holder, now, cache_read_at| leases.acquire(&store, &key, holder, now, cache_read_at);
+        let acquire =
+            |holder, now, cache_read_at| leases.acquire(&store, &key, holder, now, cache_read_at);
         acquire(ME, NOW, NOW);
         leases.release(&store, &key, ME, Some(NOW));
         let before = NOW.minus(LEASE);

@@ -129,6 +129,7 @@ pub struct BodyPrefix {
 }
 
 impl BodyPrefix {
+    /// An empty prefix that takes `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self {
             bytes: Vec::new(),

@@ -92,7 +92,12 @@ impl Gateway {
     }
 
     /// Takes in a piece of a request's body.
-    pub fn on_request_body<H: Host>(&self, cb: &Callback<'_, H>, exchange: &Exchange, chunk: Chunk) {
+    pub fn on_request_body<H: Host>(
+        &self,
+        cb: &Callback<'_, H>,
+        exchange: &Exchange,
+        chunk: Chunk,
+    ) {
         watch::on_request_body(cb.host, exchange, chunk);
     }
 
@@ -130,12 +135,7 @@ impl Gateway {
     }
 
     /// Decides a request that waited.
-    pub fn finish<H: Host>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        found: &Found,
-        waiter: Waiter,
-    ) {
+    pub fn finish<H: Host>(&mut self, cb: &Callback<'_, H>, found: &Found, waiter: Waiter) {
         let Waiter {
             exchange,
             cors,
@@ -178,20 +178,18 @@ impl Gateway {
                 Outcome::InactiveOffline,
                 Decision::Reject(Rejection::NotActive),
             ),
-            Inspection::Ask(question) => {
-                match self.find(cb, resolver, exchange, head, &question) {
-                    Progress::Held => return None,
-                    Progress::Preflight => (Outcome::NotAsked, Decision::Forward),
-                    Progress::Decided(outcome, verdict) => {
-                        let (requirement, kind) = (question.requirement, question.kind);
-                        let decision = policy::conclude(config, requirement, kind, verdict);
-                        if let Decision::Annotate(_) = decision {
-                            exchange.set_watch(Watch::Active(question.digest));
-                        }
-                        (outcome, decision)
+            Inspection::Ask(question) => match self.find(cb, resolver, exchange, head, &question) {
+                Progress::Held => return None,
+                Progress::Preflight => (Outcome::NotAsked, Decision::Forward),
+                Progress::Decided(outcome, verdict) => {
+                    let (requirement, kind) = (question.requirement, question.kind);
+                    let decision = policy::conclude(config, requirement, kind, verdict);
+                    if let Decision::Annotate(_) = decision {
+                        exchange.set_watch(Watch::Active(question.digest));
                     }
+                    (outcome, decision)
                 }
-            }
+            },
         };
         cb.host.count(Metric::Request(outcome));
         Some(match decision {

@@ -170,12 +170,7 @@ impl Introspection {
     }
 
     /// Answers a request that waited, or lets it go on to MAS.
-    pub fn finish<H: Host>(
-        &self,
-        cb: &Callback<'_, H>,
-        found: &Found,
-        waiter: &Waiter,
-    ) {
+    pub fn finish<H: Host>(&self, cb: &Callback<'_, H>, found: &Found, waiter: &Waiter) {
         answer(cb, &waiter.exchange, found.outcome(), &found.verdict);
         waiter.exchange.resume_forwarded(cb.host);
     }

@@ -114,9 +114,7 @@ pub(super) fn on_response_headers<H: Host, W>(
             let body = BodyPrefix::new(MAX_ERROR_BYTES);
             exchange.set_watch(Watch::Refusal(Refusal { token, body }));
         }
-        Watch::SessionEnd(request)
-            if status.is_some_and(|status| (200..300).contains(&status)) =>
-        {
+        Watch::SessionEnd(request) if status.is_some_and(|status| (200..300).contains(&status)) => {
             end_session(cb, resolver, exchange, &request);
         }
         _ => {}

@@ -47,7 +47,11 @@ pub fn credential(config: &Config, header: impl Fn(&str) -> Option<Vec<u8>>) -> 
 
 fn is_form(content_type: &[u8]) -> bool {
     let essence = content_type.split(|&byte| byte == b';').next();
-    essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(form::FORM.as_bytes()))
+    essence.is_some_and(|essence| {
+        essence
+            .trim_ascii()
+            .eq_ignore_ascii_case(form::FORM.as_bytes())
+    })
 }
 
 fn is_short(length: &[u8]) -> bool {

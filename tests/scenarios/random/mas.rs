@@ -8,8 +8,12 @@ use std::{rc::Rc, sync::LazyLock};
 
 use fastrand::Rng;
 use matrix_edge_auth::{
-    cache::revocation::{DeviceKey, Revocation, Revocations, UserKey},
+    cache::revocation::Revocations,
     clock::Instant,
+    mas::{
+        provisioning::Revocation,
+        user::{DeviceKey, UserKey},
+    },
 };
 use serde_json::{Value, json};
 

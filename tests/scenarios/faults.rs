@@ -1,0 +1,153 @@
+//! MAS or Envoy fails: what no verdict leads to, and the bounds on what waits.
+
+use std::time::Duration;
+
+use matrix_edge_auth::{
+    mas::introspection::{IntrospectionResponse, MAX_RESPONSE_BYTES},
+    resolver::flight::MAX_WAITERS_PER_FLIGHT,
+};
+use serde_json::json;
+
+use crate::{
+    ALICE, BOB, INACTIVE, active,
+    simulated::{Fate, Process, SimulatedWorker, gateway},
+    unable, whoami,
+};
+
+#[test]
+fn calls_in_flight_are_bounded_and_the_rest_is_answered_at_once() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"introspection": {"max_in_flight": 1}}));
+    let stream = worker.request(&gateway, whoami(ALICE));
+    assert_eq!(worker.fate_of(&gateway, whoami(BOB)), unable());
+    worker.answer_the_call(&active("alice"));
+    assert_eq!(
+        worker.fate(stream),
+        Fate::forwarded_as("@alice:example.org")
+    );
+    assert_eq!(worker.fate_of(&gateway, whoami(BOB)), Fate::Held);
+}
+
+#[test]
+fn waiting_requests_are_bounded() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({}));
+    for _ in 0..MAX_WAITERS_PER_FLIGHT {
+        assert_eq!(worker.fate_of(&gateway, whoami(ALICE)), Fate::Held);
+    }
+    assert_eq!(worker.fate_of(&gateway, whoami(ALICE)), unable());
+    assert_eq!(worker.calls().len(), 1);
+}
+
+#[test]
+fn a_lost_answer_ends_in_503_at_the_deadline() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"introspection": {"timeout": "2s"}}));
+    let stream = worker.request(&gateway, whoami(ALICE));
+    worker.lose(worker.calls()[0].id);
+    process.advance(Duration::from_millis(2_499));
+    worker.tick();
+    assert_eq!(worker.fate(stream), Fate::Held);
+    process.advance(Duration::from_millis(1));
+    worker.tick();
+    assert_eq!(worker.fate(stream), unable());
+    assert_eq!(
+        worker.fate_of(&gateway, whoami(ALICE)),
+        Fate::Held,
+        "nothing was kept"
+    );
+}
+
+#[test]
+fn a_call_that_times_out_is_no_verdict() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({}));
+    let stream = worker.request(&gateway, whoami(ALICE));
+    process.advance(Duration::from_secs(5));
+    worker.tick();
+    assert_eq!(worker.fate(stream), unable());
+    assert_eq!(
+        worker.fate_of(&gateway, whoami(ALICE)),
+        Fate::Held,
+        "nothing was kept"
+    );
+}
+
+#[test]
+fn every_fault_is_no_verdict_and_nothing_is_kept() {
+    let oversized = vec![b' '; MAX_RESPONSE_BYTES + 1];
+    let json_type: Option<&[u8]> = Some(b"application/json");
+    let answered = |status, body| IntrospectionResponse {
+        status,
+        content_type: json_type,
+        body,
+    };
+    let inactive = Some(INACTIVE.as_bytes());
+    let faults = [
+        answered(None, None),
+        answered(Some(500), inactive),
+        answered(Some(401), inactive),
+        answered(Some(404), inactive),
+        answered(Some(302), inactive),
+        answered(Some(429), inactive),
+        answered(Some(504), Some(b"upstream request timeout")),
+        answered(Some(200), None),
+        answered(Some(200), Some(&oversized)),
+        answered(Some(200), Some(b"")),
+        answered(Some(200), Some(b"{}")),
+        answered(Some(200), Some(br#"{"active":"#)),
+        answered(Some(200), Some(br#"{"active":"false"}"#)),
+        answered(Some(200), Some(br#"{"active":null}"#)),
+        IntrospectionResponse {
+            status: Some(200),
+            content_type: Some(b"text/html"),
+            body: inactive,
+        },
+        IntrospectionResponse {
+            status: Some(200),
+            content_type: None,
+            body: inactive,
+        },
+    ];
+    for (pass, expected) in [
+        ("reject", unable()),
+        ("pass", Fate::forwarded_unannotated()),
+    ] {
+        let process = Process::new();
+        let mut worker = SimulatedWorker::new(&process);
+        let gateway = gateway(1, json!({"on_introspection_failure": pass}));
+        for fault in faults {
+            let stream = worker.request(&gateway, whoami(ALICE));
+            worker.respond(worker.calls()[0].id, fault);
+            assert_eq!(worker.fate(stream), expected);
+        }
+        worker.faults().dispatch.set(true);
+        assert_eq!(worker.fate_of(&gateway, whoami(ALICE)), expected);
+        worker.faults().dispatch.set(false);
+        let stream = worker.request(&gateway, whoami(ALICE));
+        worker.answer_the_call(&active("alice"));
+        assert_eq!(
+            worker.fate(stream),
+            Fate::forwarded_as("@alice:example.org")
+        );
+    }
+}
+
+#[test]
+fn a_request_whose_headers_cannot_be_read_or_changed_goes_nowhere() {
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let gateway = gateway(1, json!({"on_introspection_failure": "pass"}));
+    let spoofed = || whoami(ALICE).header("x-matrix-user-id", "@admin:example.org");
+    worker.faults().get_header.set(true);
+    assert_eq!(worker.fate_of(&gateway, spoofed()).status(), Some(500));
+    worker.faults().get_header.set(false);
+    worker.faults().set_header.set(true);
+    assert_eq!(worker.fate_of(&gateway, spoofed()).status(), Some(500));
+    let stream = worker.request(&gateway, whoami(ALICE));
+    worker.answer_the_call(&active("alice"));
+    assert_eq!(worker.fate(stream).status(), Some(500));
+}

@@ -1,0 +1,261 @@
+//! The gateway role: an access token comes in, and the request goes on annotated, waits, or is rejected.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::{
+    ALICE, BOB, INACTIVE, WHOAMI, active, not_active,
+    simulated::{Fate, Process, Request, SimulatedWorker, gateway},
+    whoami,
+};
+
+#[test]
+fn an_active_token_is_asked_about_once_and_annotates_every_request() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"filter_state": true}));
+    let stream = worker.request(&gateway, whoami(ALICE));
+    assert_eq!(worker.fate(stream), Fate::Held);
+    worker.answer_the_call(
+        r#"{"active":true,"scope":"urn:matrix:client:api:*","username":"alice","device_id":"A B"}"#,
+    );
+    let forwarded = Fate::Forwarded {
+        user_id: Some("@alice:example.org".into()),
+        device_id: Some("A%20B".into()),
+    };
+    assert_eq!(worker.fate(stream), forwarded);
+    let seen = worker.seen_by_homeserver(stream);
+    assert_eq!(seen.filter_state["matrix_user_id"], b"@alice:example.org");
+    assert_eq!(seen.filter_state["matrix_device_id"], b"A B");
+    for _ in 0..10 {
+        assert_eq!(worker.fate_of(&gateway, whoami(ALICE)), forwarded);
+    }
+    assert!(worker.calls().is_empty());
+    assert_eq!(
+        process.metric("matrix_edge_auth_requests_total.verdict=active.source=local"),
+        10
+    );
+    assert_eq!(
+        process.metric("matrix_edge_auth_requests_total.verdict=active.source=mas"),
+        1
+    );
+}
+
+#[test]
+fn what_one_worker_learns_the_others_know() {
+    let process = Process::new();
+    let mut workers: Vec<_> = (0..4).map(|_| SimulatedWorker::new(&process)).collect();
+    let gateway = gateway(1, json!({}));
+    workers[0].request(&gateway, whoami(ALICE));
+    workers[0].answer_the_call(&active("alice"));
+    workers[1].request(&gateway, whoami(BOB));
+    workers[1].answer_the_call(INACTIVE);
+    for worker in &mut workers {
+        let fate = worker.fate_of(&gateway, whoami(ALICE));
+        assert_eq!(fate, Fate::forwarded_as("@alice:example.org"));
+        assert_eq!(worker.fate_of(&gateway, whoami(BOB)), not_active());
+    }
+}
+
+#[test]
+fn two_hundred_requests_with_one_cold_token_make_one_call() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({}));
+    let streams: Vec<_> = (0..200)
+        .map(|_| worker.request(&gateway, whoami(ALICE)))
+        .collect();
+    assert_eq!(worker.calls().len(), 1);
+    worker.hang_up(streams[0]);
+    worker.answer_the_call(&active("alice"));
+    for stream in &streams[1..] {
+        assert_eq!(
+            worker.fate(*stream),
+            Fate::forwarded_as("@alice:example.org")
+        );
+    }
+    assert_eq!(
+        process.metric("matrix_edge_auth_coalesced_requests_total"),
+        199
+    );
+}
+
+#[test]
+fn the_answer_is_kept_although_every_client_hung_up() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({}));
+    let stream = worker.request(&gateway, whoami(ALICE));
+    worker.hang_up(stream);
+    worker.answer_the_call(&active("alice"));
+    assert_eq!(
+        worker.fate_of(&gateway, whoami(ALICE)),
+        Fate::forwarded_as("@alice:example.org")
+    );
+}
+
+#[test]
+fn the_introspection_is_the_one_synapse_sends_with_the_trace_of_the_request() {
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let gateway = gateway(
+        1,
+        json!({"introspection": {"authority": "auth.example.org"}, "unrecognized_tokens": "introspect"}),
+    );
+    let request = whoami("a+b&token_type_hint=x")
+        .header("traceparent", "00-1-2-01")
+        .header("tracestate", b"\xff")
+        .header("x-request-id", "r-1");
+    worker.request(&gateway, request);
+    let call = worker.calls().remove(0);
+    let headers: BTreeMap<_, _> = call.headers.into_iter().collect();
+    let expected = BTreeMap::from(
+        [
+            (":method", "POST"),
+            (":authority", "auth.example.org"),
+            (":path", "/oauth2/introspect"),
+            ("accept", "application/json"),
+            ("authorization", "Bearer secret"),
+            ("content-type", "application/x-www-form-urlencoded"),
+            ("x-mas-supports-device-id", "1"),
+            ("traceparent", "00-1-2-01"),
+            ("x-request-id", "r-1"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned())),
+    );
+    assert_eq!(headers, expected);
+    assert_eq!(
+        call.body,
+        "token=a%2Bb%26token_type_hint%3Dx&token_type_hint=access_token"
+    );
+}
+
+#[test]
+fn tokens_that_cannot_exist_are_refused_without_a_call() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({}));
+    for token in [
+        "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrYA",
+        "mar_NubfuQPk3YWreXGJJ83LhPVhojEH0p_FhKOB4",
+        "syr_YWxpY2U_LEGACYlegacyLEGACY12_0aBcDe",
+    ] {
+        assert_eq!(
+            worker.fate_of(&gateway, whoami(token)),
+            not_active(),
+            "{token}"
+        );
+    }
+    let control = Request::get(&format!("{WHOAMI}?access_token=syt_a%00b"));
+    assert_eq!(worker.fate_of(&gateway, control), not_active());
+    assert!(worker.calls().is_empty());
+    assert_eq!(
+        process.keys(),
+        1,
+        "nothing is kept of them; one key is the worker's place"
+    );
+}
+
+#[test]
+fn an_identity_from_outside_never_gets_through() {
+    let spoofed = |request: Request| {
+        request
+            .header("x-matrix-user-id", "@admin:example.org")
+            .header("x-matrix-device-id", "EVIL")
+            .header("x-matrix-user-id", "@other:example.org")
+    };
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let enforce = gateway(1, json!({}));
+    let shadow = gateway(2, json!({"mode": "shadow"}));
+    let renamed = gateway(
+        3,
+        json!({"identity_headers": {"user_id": "x-user", "device_id": null}}),
+    );
+    for request in [
+        Request::get("/_matrix/client/v3/login"),
+        Request::get("/_matrix/client/versions"),
+        Request::get("/_matrix/federation/v1/version"),
+        Request::get("/_matrix/client/unknown"),
+        Request::new("OPTIONS", WHOAMI),
+        Request::new("OPTIONS", WHOAMI).bearer("mar_x"),
+        Request::get(WHOAMI).bearer("as_secret_token"),
+        Request::new("POST", WHOAMI).header("content-type", "application/x-www-form-urlencoded"),
+    ] {
+        for gateway in [&enforce, &shadow, &renamed] {
+            let fate = worker.fate_of(gateway, spoofed(request.clone()));
+            assert_eq!(fate, Fate::forwarded_unannotated(), "{request:?}");
+        }
+    }
+    assert_eq!(
+        worker.fate_of(&shadow, spoofed(Request::get(WHOAMI))),
+        Fate::forwarded_unannotated()
+    );
+    let stream = worker.request(&enforce, spoofed(whoami(ALICE)));
+    worker.answer_the_call(&active("alice"));
+    assert_eq!(
+        worker.fate(stream),
+        Fate::forwarded_as("@alice:example.org")
+    );
+}
+
+#[test]
+fn shadow_mode_counts_what_it_would_reject_and_rejects_nothing() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"mode": "shadow"}));
+    let passes = Fate::forwarded_unannotated();
+    assert_eq!(worker.fate_of(&gateway, Request::get(WHOAMI)), passes);
+    assert_eq!(worker.fate_of(&gateway, whoami("mar_x")), passes);
+    assert_eq!(
+        worker.fate_of(&gateway, Request::get("/_synapse/mas/query_user")),
+        passes
+    );
+    let inactive = worker.request(&gateway, whoami(ALICE));
+    worker.answer_the_call(INACTIVE);
+    assert_eq!(worker.fate(inactive), passes);
+    let fault = worker.request(&gateway, whoami(BOB));
+    worker.answer_the_call("nonsense");
+    assert_eq!(worker.fate(fault), passes);
+    assert_eq!(process.metric("matrix_edge_auth_would_reject_total"), 5);
+    assert_eq!(process.metric("matrix_edge_auth_rejections_total"), 0);
+}
+
+#[test]
+fn a_pre_flight_always_passes_and_never_asks() {
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let gateway = gateway(1, json!({}));
+    let pre_flight = Request::new("OPTIONS", WHOAMI);
+    for request in [
+        pre_flight.clone(),
+        pre_flight.clone().bearer(ALICE),
+        pre_flight.clone().header("authorization", "Basic x"),
+        pre_flight.bearer("mat_bad"),
+    ] {
+        assert_eq!(
+            worker.fate_of(&gateway, request),
+            Fate::forwarded_unannotated()
+        );
+    }
+    assert!(worker.calls().is_empty());
+}
+
+#[test]
+fn admin_endpoints_need_the_admin_scope() {
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let gateway = gateway(1, json!({}));
+    let admin = "/_synapse/admin/v2/users";
+    let stream = worker.request(&gateway, Request::get(admin).bearer(ALICE));
+    worker.answer_the_call(&active("alice"));
+    let forbidden = r#"{"errcode":"M_FORBIDDEN","error":"You are not a server admin"}"#;
+    assert_eq!(worker.fate(stream), Fate::Answered(403, forbidden.into()));
+    assert_eq!(
+        worker.fate_of(&gateway, whoami(ALICE)),
+        Fate::forwarded_as("@alice:example.org")
+    );
+    let stream = worker.request(&gateway, Request::get(admin).bearer(BOB));
+    worker.answer_the_call(
+        r#"{"active":true,"scope":"urn:matrix:client:api:* urn:synapse:admin:*","username":"bob"}"#,
+    );
+    assert_eq!(worker.fate(stream), Fate::forwarded_as("@bob:example.org"));
+}

@@ -1,0 +1,268 @@
+//! The host as one callback of the core sees it.
+//!
+//! It keeps Envoy's awkward rules: the headers of a resumed request can no longer be touched, a stream that
+//! has gone cannot be selected, and a call goes when its root goes.
+
+use std::{cell::Cell, rc::Rc, time::Duration};
+
+use matrix_edge_auth::{
+    clock::Instant,
+    host::{
+        CallId, HostError, If, Metrics, NotWritten, QueueId, RootId, Runtime, Store, StreamId,
+        Streams, Versioned,
+    },
+    mas::introspection::IntrospectionRequest,
+    matrix::reply::Reply,
+    metrics::Metric,
+};
+
+use super::{Call, Process, Request, vm::Vm};
+
+/// The status for "not in this phase", as Envoy gives it.
+const BAD_ARGUMENT: HostError = HostError(2);
+const INTERNAL_FAILURE: HostError = HostError(10);
+
+/// Context ids of streams begin here, those of roots end.
+pub(super) const FIRST_STREAM: u32 = 1_000;
+
+/// The shared data of a process, as any worker sees it.
+pub fn store(process: &Rc<Process>) -> impl Store {
+    SimulatedHost {
+        process: Rc::clone(process),
+        vm: Rc::default(),
+        selected: Cell::new(StreamId(0)),
+        context: 0,
+    }
+}
+
+/// The host as one callback sees it.
+pub(super) struct SimulatedHost {
+    pub process: Rc<Process>,
+    pub vm: Rc<Vm>,
+    pub selected: Cell<StreamId>,
+    /// Whose callback runs: a root or a stream.
+    pub context: u32,
+}
+
+impl SimulatedHost {
+    fn note(&self, call: impl Into<String>) {
+        *self
+            .vm
+            .host_calls
+            .borrow_mut()
+            .entry(call.into())
+            .or_default() += 1;
+    }
+
+    fn with_request<T>(
+        &self,
+        f: impl FnOnce(&mut Request) -> Result<T, HostError>,
+    ) -> Result<T, HostError> {
+        let mut streams = self.vm.streams.borrow_mut();
+        f(streams.get_mut(&self.selected.get()).ok_or(BAD_ARGUMENT)?)
+    }
+
+    fn change_header(&self, change: impl FnOnce(&mut Request)) -> Result<(), HostError> {
+        if self.vm.faults.set_header.get() {
+            return Err(INTERNAL_FAILURE);
+        }
+        self.with_request(|request| {
+            if request.resumed {
+                return Err(BAD_ARGUMENT);
+            }
+            change(request);
+            Ok(())
+        })
+    }
+}
+
+impl Streams for SimulatedHost {
+    fn select(&self, stream: StreamId) -> bool {
+        self.note("select");
+        let alive = self.vm.streams.borrow().contains_key(&stream);
+        if alive {
+            self.selected.set(stream);
+        }
+        alive
+    }
+
+    fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
+        self.note(format!("get {name}"));
+        if self.vm.faults.get_header.get() {
+            return Err(INTERNAL_FAILURE);
+        }
+        self.with_request(|request| {
+            let values: Vec<&[u8]> = request
+                .headers
+                .iter()
+                .filter(|(key, _)| key == name)
+                .map(|(_, value)| value.as_slice())
+                .collect();
+            Ok(match (name, values.as_slice()) {
+                (_, []) => None,
+                ("authorization", values) => Some(values.join(&b',')),
+                (_, [first, ..]) => Some(first.to_vec()),
+            })
+        })
+    }
+
+    fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        self.note(format!("set {name}"));
+        self.change_header(|request| {
+            request.headers.retain(|(key, _)| key != name);
+            request.headers.push((name.to_owned(), value.to_vec()));
+        })
+    }
+
+    fn remove_request_header(&self, name: &str) -> Result<(), HostError> {
+        self.note(format!("remove {name}"));
+        self.change_header(|request| request.headers.retain(|(key, _)| key != name))
+    }
+
+    fn remove_request_trailer(&self, _name: &str) -> Result<(), HostError> {
+        self.note("remove trailer");
+        Ok(())
+    }
+
+    fn request_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
+        self.note("request body");
+        let shown = self.vm.shown_request.borrow();
+        Ok(shown[..max.min(shown.len())].to_vec())
+    }
+
+    fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
+        self.note(format!("get response {name}"));
+        let status = self.vm.response_status.get();
+        Ok((name == ":status").then(|| status.to_string().into_bytes()))
+    }
+
+    fn response_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
+        self.note("response body");
+        let shown = self.vm.shown_response.borrow();
+        Ok(shown[..max.min(shown.len())].to_vec())
+    }
+
+    fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        self.note("filter state");
+        self.with_request(|request| {
+            request.filter_state.insert(name.to_owned(), value.to_vec());
+            Ok(())
+        })
+    }
+
+    fn respond(&self, reply: &Reply) -> Result<(), HostError> {
+        self.note("reply");
+        let body = String::from_utf8(reply.body.to_vec()).expect("replies are text");
+        self.with_request(|request| {
+            assert!(
+                request.reply.is_none() && !request.resumed,
+                "answered or resumed before"
+            );
+            request.reply = Some((reply.status, body));
+            Ok(())
+        })
+    }
+
+    fn resume(&self) -> Result<(), HostError> {
+        self.note("resume");
+        self.with_request(|request| {
+            assert!(
+                request.reply.is_none() && !request.resumed,
+                "answered or resumed before"
+            );
+            request.resumed = true;
+            Ok(())
+        })
+    }
+
+    fn source_address(&self) -> Option<Vec<u8>> {
+        self.note("source address");
+        self.with_request(|request| Ok(request.source.clone())).ok()
+    }
+}
+
+impl Runtime for SimulatedHost {
+    fn now(&self) -> Instant {
+        self.note("clock");
+        self.process.now()
+    }
+
+    fn dispatch(
+        &self,
+        root: RootId,
+        request: &IntrospectionRequest<'_>,
+    ) -> Result<CallId, HostError> {
+        self.note("dispatch");
+        assert!(
+            self.context >= FIRST_STREAM || self.context == root.0,
+            "the SDK would panic"
+        );
+        if self.vm.faults.dispatch.get() || self.vm.dropped.borrow().contains(&root) {
+            return Err(INTERNAL_FAILURE);
+        }
+        self.vm.next_call.set(self.vm.next_call.get() + 1);
+        let id = CallId(self.vm.next_call.get());
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        self.vm.calls.borrow_mut().push(Call {
+            id,
+            root,
+            headers: request.headers().into_iter().map(owned).collect(),
+            body: String::from_utf8(request.body().to_vec()).expect("forms are ASCII"),
+            sent_at: self.process.now(),
+            timeout: request.timeout(),
+        });
+        Ok(id)
+    }
+
+    fn tick_every(&self, root: RootId, period: Option<Duration>) {
+        self.note("timer");
+        let mut ticking = self.vm.ticking.borrow_mut();
+        match period {
+            Some(period) => ticking.insert(root, period),
+            None => ticking.remove(&root),
+        };
+    }
+
+    fn register_queue(&self, root: RootId, name: &str) -> Option<QueueId> {
+        self.note("register queue");
+        let mut queues = self.process.queues.borrow_mut();
+        Some(queues.register(name, self.vm.number, root))
+    }
+
+    fn enqueue(&self, queue: QueueId, message: &[u8]) {
+        self.note("enqueue");
+        let is_registered = self.process.queues.borrow_mut().send(queue, message);
+        assert!(
+            is_registered || self.process.has_planted(),
+            "a registered queue"
+        );
+    }
+
+    fn dequeue(&self, queue: QueueId) -> Option<Vec<u8>> {
+        self.note("dequeue");
+        self.process.queues.borrow_mut().receive(queue)
+    }
+}
+
+impl Metrics for SimulatedHost {
+    fn record(&self, metric: Metric, value: i64) {
+        self.note("metric");
+        self.process.record(metric, value);
+    }
+}
+
+impl Store for SimulatedHost {
+    fn read(&self, key: &str) -> Option<Versioned> {
+        self.note("read shared data");
+        self.process.read(key)
+    }
+
+    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+        self.note("write shared data");
+        self.process.write(key, value, condition)
+    }
+
+    fn random(&self) -> u64 {
+        self.process.random()
+    }
+}

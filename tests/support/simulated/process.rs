@@ -1,0 +1,119 @@
+//! What all workers of a simulated Envoy share: the clock, shared data, queues and metrics.
+//!
+//! As in Envoy, an absent key takes any CAS number.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use matrix_edge_auth::{
+    clock::Instant,
+    host::{If, NotWritten, Versioned},
+    metrics::Metric,
+};
+
+use super::{
+    interference::{Interference, Planted},
+    queues::Queues,
+};
+
+#[derive(Default)]
+pub struct Process {
+    now: Cell<u64>,
+    /// Values with their CAS numbers.
+    pub(super) shared_data: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
+    cas: Cell<u32>,
+    /// Counters, gauges and sums of histograms, by full name.
+    metrics: RefCell<BTreeMap<String, i64>>,
+    pub(super) queues: RefCell<Queues>,
+    workers: Cell<usize>,
+    random_numbers: Cell<u64>,
+    pub(super) interference: RefCell<Option<Interference>>,
+    pub(super) planted: RefCell<Option<Planted>>,
+}
+
+impl Process {
+    pub fn new() -> Rc<Self> {
+        let process = Self::default();
+        process.now.set(1_000_000);
+        Rc::new(process)
+    }
+
+    pub fn now(&self) -> Instant {
+        Instant::from_millis(self.now.get())
+    }
+
+    pub fn advance(&self, time: Duration) {
+        self.now.set(self.now.get() + time.as_millis() as u64);
+    }
+
+    /// Returns the sum of all counters whose name starts with `prefix`.
+    pub fn metric(&self, prefix: &str) -> i64 {
+        let metrics = self.metrics.borrow();
+        metrics
+            .iter()
+            .filter(|(name, _)| name.starts_with(prefix))
+            .map(|(_, value)| value)
+            .sum()
+    }
+
+    /// Returns how many messages wait in shared queues.
+    pub fn messages(&self) -> usize {
+        self.queues.borrow().messages()
+    }
+
+    /// Returns how many keys shared data has.
+    pub fn keys(&self) -> usize {
+        self.shared_data.borrow().len()
+    }
+
+    /// Sends `message` to every worker, as another version of the module might.
+    pub fn tell_all(&self, message: &[u8]) {
+        self.queues.borrow_mut().send_all(message);
+    }
+
+    /// Returns the number of a new worker.
+    pub(super) fn add_worker(&self) -> usize {
+        self.workers.set(self.workers.get() + 1);
+        self.workers.get()
+    }
+
+    pub(super) fn read(&self, key: &str) -> Option<Versioned> {
+        self.on_shared_data_call();
+        let (value, cas) = self.stored(key)?;
+        Some(Versioned { value, cas })
+    }
+
+    pub(super) fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+        self.on_shared_data_call();
+        match (self.stored(key), condition) {
+            (Some(_), If::Absent) => return Err(NotWritten::Changed),
+            (Some((_, now)), If::Unchanged(then)) if now != then => {
+                return Err(NotWritten::Changed);
+            }
+            _ => {}
+        }
+        self.cas.set(self.cas.get() + 1);
+        let mut data = self.shared_data.borrow_mut();
+        data.insert(key.to_owned(), (value.to_vec(), self.cas.get()));
+        Ok(())
+    }
+
+    fn stored(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+        let written = self.shared_data.borrow().get(key).cloned();
+        written.or_else(|| Some((self.planted(key)?, 0)))
+    }
+
+    pub(super) fn random(&self) -> u64 {
+        let number = self.random_numbers.get() + 1;
+        self.random_numbers.set(number);
+        fastrand::Rng::with_seed(number).u64(..)
+    }
+
+    pub(super) fn record(&self, metric: Metric, value: i64) {
+        *self.metrics.borrow_mut().entry(metric.name()).or_default() += value;
+    }
+}

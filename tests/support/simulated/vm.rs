@@ -1,0 +1,53 @@
+//! What Envoy holds for one worker's VM: streams, calls, timers; and the faults of that worker.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    time::Duration,
+};
+
+use matrix_edge_auth::{
+    clock::Instant,
+    host::{CallId, RootId, StreamId},
+};
+
+use super::Request;
+
+#[derive(Default)]
+pub(super) struct Vm {
+    pub number: usize,
+    pub streams: RefCell<BTreeMap<StreamId, Request>>,
+    pub calls: RefCell<Vec<Call>>,
+    pub ticking: RefCell<BTreeMap<RootId, Duration>>,
+    /// Roots that have gone.
+    pub dropped: RefCell<Vec<RootId>>,
+    pub next_call: Cell<u32>,
+    /// What body callbacks show while they run, and the response's status.
+    pub shown_request: RefCell<Vec<u8>>,
+    pub shown_response: RefCell<Vec<u8>>,
+    pub response_status: Cell<u16>,
+    pub faults: Faults,
+    pub host_calls: RefCell<BTreeMap<String, u64>>,
+}
+
+/// A call that the simulated proxy has under way.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub id: CallId,
+    pub root: RootId,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+    pub sent_at: Instant,
+    pub(super) timeout: Duration,
+}
+
+/// Faults that can be switched on for one worker.
+#[derive(Default)]
+pub struct Faults {
+    /// `dispatch_http_call` fails: no such cluster, no host, circuit breaker.
+    pub dispatch: Cell<bool>,
+    /// Every change of a header fails.
+    pub set_header: Cell<bool>,
+    /// Every reading of a header fails.
+    pub get_header: Cell<bool>,
+}

@@ -1,0 +1,312 @@
+//! One worker of a simulated Envoy: it calls the real core back as Envoy does, in Envoy's order.
+//!
+//! Every callback into the core is made here.
+
+use std::{cell::Cell, collections::BTreeMap, rc::Rc};
+
+use matrix_edge_auth::{
+    host::{CallId, RootId, StreamId},
+    mas::introspection::IntrospectionResponse,
+    worker::{AnyExchange, Chunk, Phase, Plugin, Worker},
+};
+
+use super::{
+    Call, Fate, Faults, Process, Request,
+    host::{FIRST_STREAM, SimulatedHost},
+    vm::Vm,
+};
+
+/// One worker: a VM with its streams, calls and timers.
+pub struct SimulatedWorker {
+    process: Rc<Process>,
+    vm: Rc<Vm>,
+    worker: Worker,
+    exchanges: BTreeMap<StreamId, AnyExchange>,
+    plugins: BTreeMap<StreamId, Rc<Plugin>>,
+    next_stream: u32,
+}
+
+impl SimulatedWorker {
+    pub fn new(process: &Rc<Process>) -> Self {
+        Self {
+            process: Rc::clone(process),
+            vm: Rc::new(Vm {
+                number: process.add_worker(),
+                ..Vm::default()
+            }),
+            worker: Worker::default(),
+            exchanges: BTreeMap::new(),
+            plugins: BTreeMap::new(),
+            next_stream: FIRST_STREAM,
+        }
+    }
+
+    pub fn faults(&self) -> &Faults {
+        &self.vm.faults
+    }
+
+    /// Host calls made so far, by kind.
+    pub fn host_calls(&self) -> BTreeMap<String, u64> {
+        self.vm.host_calls.borrow().clone()
+    }
+
+    /// A request arrives: its headers, and its body if it has one.
+    pub fn request(&mut self, plugin: &Rc<Plugin>, request: Request) -> StreamId {
+        let body = request.body.clone();
+        let stream = self.request_headers(plugin, request, body.is_empty());
+        if !body.is_empty() {
+            self.request_body(stream, &body, true);
+        }
+        stream
+    }
+
+    /// The headers of a request arrive. `is_whole`: it has no body.
+    pub fn request_headers(
+        &mut self,
+        plugin: &Rc<Plugin>,
+        request: Request,
+        is_whole: bool,
+    ) -> StreamId {
+        self.next_stream += 1;
+        let stream = StreamId(self.next_stream);
+        self.vm.streams.borrow_mut().insert(stream, request);
+        let host = self.host(stream.0);
+        let exchange = self
+            .worker
+            .on_request_headers(&host, plugin, stream, is_whole);
+        self.exchanges.insert(stream, exchange);
+        self.plugins.insert(stream, Rc::clone(plugin));
+        stream
+    }
+
+    /// A piece of a request's body arrives. Envoy adds it to what it holds, if it holds the body.
+    pub fn request_body(&mut self, stream: StreamId, piece: &[u8], is_last: bool) {
+        let exchange = self.exchanges[&stream].clone();
+        if exchange.phase() == Phase::Replied || !exchange.wants().request_body {
+            return;
+        }
+        let shown = {
+            let mut streams = self.vm.streams.borrow_mut();
+            let Some(request) = streams.get_mut(&stream) else {
+                return;
+            };
+            if exchange.phase() == Phase::Forwarded {
+                request.held.clear();
+            }
+            request.held.extend_from_slice(piece);
+            request.held.clone()
+        };
+        self.vm.shown_request.replace(shown.clone());
+        let host = self.host(stream.0);
+        let chunk = Chunk {
+            size: shown.len(),
+            is_last,
+        };
+        self.worker.on_request_body(&host, &exchange, chunk);
+        self.vm.shown_request.take();
+    }
+
+    /// The response to a forwarded request passes.
+    pub fn response(&mut self, stream: StreamId, status: u16, pieces: &[&str]) {
+        let exchange = self.exchanges[&stream].clone();
+        let host = self.host(stream.0);
+        self.vm.response_status.set(status);
+        self.worker
+            .on_response_headers(&host, &exchange, pieces.is_empty());
+        for (at, piece) in pieces.iter().enumerate() {
+            self.vm.shown_response.replace(piece.as_bytes().to_vec());
+            let chunk = Chunk {
+                size: piece.len(),
+                is_last: at + 1 == pieces.len(),
+            };
+            self.worker.on_response_body(&host, &exchange, chunk);
+            self.vm.shown_response.take();
+        }
+    }
+
+    /// The requests of a configuration that wait.
+    pub fn held_by(&self, gateway: &Rc<Plugin>) -> Vec<StreamId> {
+        self.exchanges
+            .iter()
+            .filter(|(_, exchange)| exchange.phase() == Phase::Held)
+            .map(|(stream, _)| *stream)
+            .filter(|stream| Rc::ptr_eq(&self.plugins[stream], gateway))
+            .collect()
+    }
+
+    /// A request arrives; what becomes of it before anything else happens.
+    pub fn fate_of(&mut self, gateway: &Rc<Plugin>, request: Request) -> Fate {
+        let stream = self.request(gateway, request);
+        self.fate(stream)
+    }
+
+    pub fn fate(&self, stream: StreamId) -> Fate {
+        let streams = self.vm.streams.borrow();
+        let request = &streams[&stream];
+        match self.exchanges[&stream].phase() {
+            Phase::Held => Fate::Held,
+            Phase::Replied => {
+                let (status, body) = request
+                    .reply
+                    .clone()
+                    .expect("an answered request has a reply");
+                Fate::Answered(status, body)
+            }
+            Phase::Forwarded => {
+                assert!(request.reply.is_none(), "a forwarded request has no reply");
+                let text = |name| {
+                    request
+                        .value(name)
+                        .map(|v| String::from_utf8(v.to_vec()).unwrap())
+                };
+                Fate::Forwarded {
+                    user_id: text("x-matrix-user-id"),
+                    device_id: text("x-matrix-device-id"),
+                }
+            }
+        }
+    }
+
+    /// The request as it would reach the homeserver.
+    pub fn seen_by_homeserver(&self, stream: StreamId) -> Request {
+        assert!(matches!(self.fate(stream), Fate::Forwarded { .. }));
+        self.vm.streams.borrow()[&stream].clone()
+    }
+
+    /// The client hangs up.
+    pub fn hang_up(&mut self, stream: StreamId) {
+        self.vm.streams.borrow_mut().remove(&stream);
+        self.exchanges.remove(&stream);
+        self.plugins.remove(&stream);
+        self.worker.on_stream_end(stream);
+    }
+
+    pub fn calls(&self) -> Vec<Call> {
+        self.vm.calls.borrow().clone()
+    }
+
+    /// MAS answers a call with `status` and a JSON body.
+    pub fn answer(&mut self, call: CallId, status: u16, body: &str) {
+        self.respond(
+            call,
+            IntrospectionResponse {
+                status: Some(status),
+                content_type: Some(b"application/json"),
+                body: Some(body.as_bytes()),
+            },
+        );
+    }
+
+    /// MAS answers the only call.
+    pub fn answer_the_call(&mut self, body: &str) {
+        let calls = self.calls();
+        assert_eq!(calls.len(), 1, "one call under way");
+        self.answer(calls[0].id, 200, body);
+    }
+
+    pub fn respond(&mut self, call: CallId, response: IntrospectionResponse<'_>) {
+        let root = {
+            let mut calls = self.vm.calls.borrow_mut();
+            let at = calls
+                .iter()
+                .position(|under_way| under_way.id == call)
+                .expect("under way");
+            calls.remove(at).root
+        };
+        self.worker
+            .on_call_response(&self.host(root.0), root, call, response);
+    }
+
+    /// Envoy never delivers the answer to a call.
+    pub fn lose(&self, call: CallId) {
+        self.vm
+            .calls
+            .borrow_mut()
+            .retain(|under_way| under_way.id != call);
+    }
+
+    /// Calls past their timeout.
+    pub fn timed_out(&self) -> Vec<Call> {
+        let now = self.process.now();
+        let mut calls = self.calls();
+        calls.retain(|call| now.since(call.sent_at) >= call.timeout);
+        calls
+    }
+
+    /// Calls past their timeout are answered by Envoy, and every timer that is set fires once.
+    pub fn tick(&mut self) {
+        for call in self.timed_out() {
+            self.answer(call.id, 504, "upstream request timeout");
+        }
+        let roots: Vec<RootId> = self.vm.ticking.borrow().keys().copied().collect();
+        for root in roots {
+            self.worker.on_tick(&self.host(root.0), root);
+        }
+    }
+
+    /// Envoy calls back for one message that was sent to this worker, if there is one.
+    pub fn deliver(&mut self) -> bool {
+        let due = self
+            .process
+            .queues
+            .borrow_mut()
+            .take_callback(self.vm.number);
+        let Some((queue, root)) = due else {
+            return false;
+        };
+        if self.vm.dropped.borrow().contains(&root) {
+            // Envoy skips the callback; the message stays.
+            return true;
+        }
+        self.worker.on_queue(&self.host(root.0), root, queue);
+        true
+    }
+
+    /// Whether anything that was sent to this worker has not been read.
+    pub fn has_mail(&self) -> bool {
+        self.process.queues.borrow().messages_of(self.vm.number) > 0
+    }
+
+    /// How many queues reach this worker.
+    pub fn queues(&self) -> usize {
+        self.process.queues.borrow().count_of(self.vm.number)
+    }
+
+    /// How many answers this worker keeps for itself.
+    pub fn local_entries(&self) -> usize {
+        self.worker.local_entries()
+    }
+
+    /// The callbacks for everything sent to this worker are lost; the messages stay.
+    pub fn lose_hints(&mut self) {
+        self.process
+            .queues
+            .borrow_mut()
+            .drop_callbacks(self.vm.number);
+    }
+
+    /// The VM fails and is loaded anew: everything it held is gone, and nobody is told.
+    pub fn reload(&mut self) {
+        let process = Rc::clone(&self.process);
+        let streams = self.next_stream;
+        *self = Self::new(&process);
+        self.next_stream = streams;
+    }
+
+    /// A configuration's last stream has ended and Envoy drops its root, with its calls and timer.
+    pub fn drop_root(&mut self, root: RootId) {
+        self.vm.calls.borrow_mut().retain(|call| call.root != root);
+        self.vm.ticking.borrow_mut().remove(&root);
+        self.vm.dropped.borrow_mut().push(root);
+        self.worker.on_root_end(root);
+    }
+
+    fn host(&self, context: u32) -> SimulatedHost {
+        SimulatedHost {
+            process: Rc::clone(&self.process),
+            vm: Rc::clone(&self.vm),
+            selected: Cell::new(StreamId(context)),
+            context,
+        }
+    }
+}
