@@ -59,11 +59,11 @@ fn the_host_calls_of_each_kind_of_request() {
     // The first request takes the worker's place among the others, and the first question the secret by which
     // places are chosen.
     worker.request(&gateway, whoami(FIRST));
-    worker.answer_the_call(ACTIVE);
+    worker.answer_only_call(ACTIVE);
 
     let miss = count(&mut worker, |worker| {
         let stream = worker.request(&gateway, whoami(TOKEN));
-        worker.answer_the_call(ACTIVE);
+        worker.answer_only_call(ACTIVE);
         assert!(matches!(
             worker.fate(stream),
             Fate::Forwarded {
@@ -89,16 +89,13 @@ fn the_host_calls_of_each_kind_of_request() {
     });
     let invented = count(&mut worker, |worker| {
         worker.request(&gateway, whoami(OTHER));
-        worker.answer_the_call(r#"{"active":false}"#);
+        worker.answer_only_call(r#"{"active":false}"#);
     });
     let negative_hit = count(&mut worker, |worker| {
-        assert_eq!(worker.fate_of(&gateway, whoami(OTHER)).status(), Some(401));
+        assert_eq!(worker.send(&gateway, whoami(OTHER)).status(), Some(401));
     });
     let offline_reject = count(&mut worker, |worker| {
-        assert_eq!(
-            worker.fate_of(&gateway, whoami("mat_bad")).status(),
-            Some(401)
-        );
+        assert_eq!(worker.send(&gateway, whoami("mat_bad")).status(), Some(401));
     });
     let pass_through = count(&mut worker, |worker| {
         let request = Request::get("/_matrix/federation/v1/version");
@@ -181,7 +178,7 @@ fn a_hit_costs_the_same_for_as_long_as_the_answer_holds() {
     let mut worker = SimulatedWorker::new(&process);
     let gateway = gateway(1, json!({"cache": {"refresh_ahead": false}}));
     worker.request(&gateway, whoami(TOKEN));
-    worker.answer_the_call(ACTIVE);
+    worker.answer_only_call(ACTIVE);
     // 120 s, less the slack of the clock that a hit goes by.
     for second in 0..118 {
         let hit = count(&mut worker, |worker| {

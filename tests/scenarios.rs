@@ -47,10 +47,14 @@ fn whoami(token: &str) -> Request {
     Request::get(WHOAMI).bearer(token)
 }
 
+fn alice() -> Fate {
+    Fate::forwarded_as("@alice:example.org")
+}
+
 fn unable() -> Fate {
-    Fate::Answered(503, UNABLE.to_owned())
+    Fate::Replied(503, UNABLE.to_owned())
 }
 
 fn not_active() -> Fate {
-    Fate::Answered(401, NOT_ACTIVE.to_owned())
+    Fate::Replied(401, NOT_ACTIVE.to_owned())
 }

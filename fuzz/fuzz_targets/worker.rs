@@ -67,14 +67,12 @@ fn run(values: Values, answer: &str) {
         }
     }
     for hint in &hints {
-        process.tell_all(hint);
+        process.broadcast(hint);
     }
     for _ in 0..PATIENCE {
         for worker in &mut workers {
             while worker.deliver() {}
-            for call in worker.calls() {
-                worker.answer(call.id, 200, answer);
-            }
+            worker.answer_all(answer);
             worker.tick();
         }
         process.advance(Duration::from_millis(250));
@@ -86,8 +84,8 @@ fn run(values: Values, answer: &str) {
         let expected = match &fate {
             Fate::Held => false,
             _ if is_told => true,
-            Fate::Answered(401, _) => answer == INACTIVE,
-            Fate::Answered(status, _) => [429, 503].contains(status),
+            Fate::Replied(401, _) => answer == INACTIVE,
+            Fate::Replied(status, _) => [429, 503].contains(status),
             Fate::Forwarded { user_id, .. } => {
                 answer == ACTIVE && user_id.as_deref() == Some("@alice:example.org")
             }
@@ -98,5 +96,5 @@ fn run(values: Values, answer: &str) {
 
 /// Whether the request waits, or is told to come again.
 fn is_undecided(fate: &Fate) -> bool {
-    matches!(fate, Fate::Held | Fate::Answered(429 | 503, _))
+    matches!(fate, Fate::Held | Fate::Replied(429 | 503, _))
 }

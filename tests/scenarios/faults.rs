@@ -9,7 +9,7 @@ use matrix_edge_auth::{
 use serde_json::json;
 
 use crate::{
-    ALICE, BOB, INACTIVE, active,
+    ALICE, BOB, INACTIVE, active, alice,
     simulated::{Fate, Process, SimulatedWorker, gateway},
     unable, whoami,
 };
@@ -20,13 +20,10 @@ fn calls_in_flight_are_bounded_and_the_rest_is_answered_at_once() {
     let mut worker = SimulatedWorker::new(&process);
     let gateway = gateway(1, json!({"introspection": {"max_in_flight": 1}}));
     let stream = worker.request(&gateway, whoami(ALICE));
-    assert_eq!(worker.fate_of(&gateway, whoami(BOB)), unable());
-    worker.answer_the_call(&active("alice"));
-    assert_eq!(
-        worker.fate(stream),
-        Fate::forwarded_as("@alice:example.org")
-    );
-    assert_eq!(worker.fate_of(&gateway, whoami(BOB)), Fate::Held);
+    assert_eq!(worker.send(&gateway, whoami(BOB)), unable());
+    worker.answer_only_call(&active("alice"));
+    assert_eq!(worker.fate(stream), alice());
+    assert_eq!(worker.send(&gateway, whoami(BOB)), Fate::Held);
 }
 
 #[test]
@@ -35,9 +32,9 @@ fn waiting_requests_are_bounded() {
     let mut worker = SimulatedWorker::new(&process);
     let gateway = gateway(1, json!({}));
     for _ in 0..MAX_WAITERS_PER_FLIGHT {
-        assert_eq!(worker.fate_of(&gateway, whoami(ALICE)), Fate::Held);
+        assert_eq!(worker.send(&gateway, whoami(ALICE)), Fate::Held);
     }
-    assert_eq!(worker.fate_of(&gateway, whoami(ALICE)), unable());
+    assert_eq!(worker.send(&gateway, whoami(ALICE)), unable());
     assert_eq!(worker.calls().len(), 1);
 }
 
@@ -47,7 +44,7 @@ fn a_lost_answer_ends_in_503_at_the_deadline() {
     let mut worker = SimulatedWorker::new(&process);
     let gateway = gateway(1, json!({"introspection": {"timeout": "2s"}}));
     let stream = worker.request(&gateway, whoami(ALICE));
-    worker.lose(worker.calls()[0].id);
+    worker.drop_call(worker.calls()[0].id);
     process.advance(Duration::from_millis(2_499));
     worker.tick();
     assert_eq!(worker.fate(stream), Fate::Held);
@@ -55,7 +52,7 @@ fn a_lost_answer_ends_in_503_at_the_deadline() {
     worker.tick();
     assert_eq!(worker.fate(stream), unable());
     assert_eq!(
-        worker.fate_of(&gateway, whoami(ALICE)),
+        worker.send(&gateway, whoami(ALICE)),
         Fate::Held,
         "nothing was kept"
     );
@@ -71,7 +68,7 @@ fn a_call_that_times_out_is_no_verdict() {
     worker.tick();
     assert_eq!(worker.fate(stream), unable());
     assert_eq!(
-        worker.fate_of(&gateway, whoami(ALICE)),
+        worker.send(&gateway, whoami(ALICE)),
         Fate::Held,
         "nothing was kept"
     );
@@ -126,14 +123,11 @@ fn every_fault_is_no_verdict_and_nothing_is_kept() {
             assert_eq!(worker.fate(stream), expected);
         }
         worker.faults().dispatch.set(true);
-        assert_eq!(worker.fate_of(&gateway, whoami(ALICE)), expected);
+        assert_eq!(worker.send(&gateway, whoami(ALICE)), expected);
         worker.faults().dispatch.set(false);
         let stream = worker.request(&gateway, whoami(ALICE));
-        worker.answer_the_call(&active("alice"));
-        assert_eq!(
-            worker.fate(stream),
-            Fate::forwarded_as("@alice:example.org")
-        );
+        worker.answer_only_call(&active("alice"));
+        assert_eq!(worker.fate(stream), alice());
     }
 }
 
@@ -143,11 +137,11 @@ fn a_request_whose_headers_cannot_be_read_or_changed_goes_nowhere() {
     let gateway = gateway(1, json!({"on_introspection_failure": "pass"}));
     let spoofed = || whoami(ALICE).header("x-matrix-user-id", "@admin:example.org");
     worker.faults().get_header.set(true);
-    assert_eq!(worker.fate_of(&gateway, spoofed()).status(), Some(500));
+    assert_eq!(worker.send(&gateway, spoofed()).status(), Some(500));
     worker.faults().get_header.set(false);
     worker.faults().set_header.set(true);
-    assert_eq!(worker.fate_of(&gateway, spoofed()).status(), Some(500));
+    assert_eq!(worker.send(&gateway, spoofed()).status(), Some(500));
     let stream = worker.request(&gateway, whoami(ALICE));
-    worker.answer_the_call(&active("alice"));
+    worker.answer_only_call(&active("alice"));
     assert_eq!(worker.fate(stream).status(), Some(500));
 }

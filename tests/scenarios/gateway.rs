@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use crate::{
-    ALICE, BOB, INACTIVE, WHOAMI, active, not_active,
-    simulated::{Fate, Process, Request, SimulatedWorker, gateway},
+    ALICE, BOB, INACTIVE, WHOAMI, active, alice, not_active,
+    simulated::{Cluster, Fate, Process, Request, SimulatedWorker, gateway},
     whoami,
 };
 
@@ -17,7 +17,7 @@ fn an_active_token_is_asked_about_once_and_annotates_every_request() {
     let gateway = gateway(1, json!({"filter_state": true}));
     let stream = worker.request(&gateway, whoami(ALICE));
     assert_eq!(worker.fate(stream), Fate::Held);
-    worker.answer_the_call(
+    worker.answer_only_call(
         r#"{"active":true,"scope":"urn:matrix:client:api:*","username":"alice","device_id":"A B"}"#,
     );
     let forwarded = Fate::Forwarded {
@@ -29,7 +29,7 @@ fn an_active_token_is_asked_about_once_and_annotates_every_request() {
     assert_eq!(seen.filter_state["matrix_user_id"], b"@alice:example.org");
     assert_eq!(seen.filter_state["matrix_device_id"], b"A B");
     for _ in 0..10 {
-        assert_eq!(worker.fate_of(&gateway, whoami(ALICE)), forwarded);
+        assert_eq!(worker.send(&gateway, whoami(ALICE)), forwarded);
     }
     assert!(worker.calls().is_empty());
     assert_eq!(
@@ -44,18 +44,16 @@ fn an_active_token_is_asked_about_once_and_annotates_every_request() {
 
 #[test]
 fn what_one_worker_learns_the_others_know() {
-    let process = Process::new();
-    let mut workers: Vec<_> = (0..4).map(|_| SimulatedWorker::new(&process)).collect();
+    let mut cluster = Cluster::new(4);
     let gateway = gateway(1, json!({}));
-    workers[0].request(&gateway, whoami(ALICE));
-    workers[0].answer_the_call(&active("alice"));
-    workers[1].request(&gateway, whoami(BOB));
-    workers[1].answer_the_call(INACTIVE);
-    for worker in &mut workers {
-        let fate = worker.fate_of(&gateway, whoami(ALICE));
-        assert_eq!(fate, Fate::forwarded_as("@alice:example.org"));
-        assert_eq!(worker.fate_of(&gateway, whoami(BOB)), not_active());
-    }
+    cluster[0].request(&gateway, whoami(ALICE));
+    cluster[0].answer_only_call(&active("alice"));
+    cluster[1].request(&gateway, whoami(BOB));
+    cluster[1].answer_only_call(INACTIVE);
+    let fates = cluster.send_each(&gateway, &whoami(ALICE));
+    assert_eq!(fates, vec![alice(); 4]);
+    let fates = cluster.send_each(&gateway, &whoami(BOB));
+    assert_eq!(fates, vec![not_active(); 4]);
 }
 
 #[test]
@@ -68,12 +66,9 @@ fn two_hundred_requests_with_one_cold_token_make_one_call() {
         .collect();
     assert_eq!(worker.calls().len(), 1);
     worker.hang_up(streams[0]);
-    worker.answer_the_call(&active("alice"));
+    worker.answer_only_call(&active("alice"));
     for stream in &streams[1..] {
-        assert_eq!(
-            worker.fate(*stream),
-            Fate::forwarded_as("@alice:example.org")
-        );
+        assert_eq!(worker.fate(*stream), alice());
     }
     assert_eq!(
         process.metric("matrix_edge_auth_coalesced_requests_total"),
@@ -88,11 +83,8 @@ fn the_answer_is_kept_although_every_client_hung_up() {
     let gateway = gateway(1, json!({}));
     let stream = worker.request(&gateway, whoami(ALICE));
     worker.hang_up(stream);
-    worker.answer_the_call(&active("alice"));
-    assert_eq!(
-        worker.fate_of(&gateway, whoami(ALICE)),
-        Fate::forwarded_as("@alice:example.org")
-    );
+    worker.answer_only_call(&active("alice"));
+    assert_eq!(worker.send(&gateway, whoami(ALICE)), alice());
 }
 
 #[test]
@@ -141,13 +133,13 @@ fn tokens_that_cannot_exist_are_refused_without_a_call() {
         "syr_YWxpY2U_LEGACYlegacyLEGACY12_0aBcDe",
     ] {
         assert_eq!(
-            worker.fate_of(&gateway, whoami(token)),
+            worker.send(&gateway, whoami(token)),
             not_active(),
             "{token}"
         );
     }
     let control = Request::get(&format!("{WHOAMI}?access_token=syt_a%00b"));
-    assert_eq!(worker.fate_of(&gateway, control), not_active());
+    assert_eq!(worker.send(&gateway, control), not_active());
     assert!(worker.calls().is_empty());
     assert_eq!(
         process.keys(),
@@ -183,20 +175,17 @@ fn an_identity_from_outside_never_gets_through() {
         Request::new("POST", WHOAMI).header("content-type", "application/x-www-form-urlencoded"),
     ] {
         for gateway in [&enforce, &shadow, &renamed] {
-            let fate = worker.fate_of(gateway, spoofed(request.clone()));
+            let fate = worker.send(gateway, spoofed(request.clone()));
             assert_eq!(fate, Fate::forwarded_unannotated(), "{request:?}");
         }
     }
     assert_eq!(
-        worker.fate_of(&shadow, spoofed(Request::get(WHOAMI))),
+        worker.send(&shadow, spoofed(Request::get(WHOAMI))),
         Fate::forwarded_unannotated()
     );
     let stream = worker.request(&enforce, spoofed(whoami(ALICE)));
-    worker.answer_the_call(&active("alice"));
-    assert_eq!(
-        worker.fate(stream),
-        Fate::forwarded_as("@alice:example.org")
-    );
+    worker.answer_only_call(&active("alice"));
+    assert_eq!(worker.fate(stream), alice());
 }
 
 #[test]
@@ -205,17 +194,17 @@ fn shadow_mode_counts_what_it_would_reject_and_rejects_nothing() {
     let mut worker = SimulatedWorker::new(&process);
     let gateway = gateway(1, json!({"mode": "shadow"}));
     let passes = Fate::forwarded_unannotated();
-    assert_eq!(worker.fate_of(&gateway, Request::get(WHOAMI)), passes);
-    assert_eq!(worker.fate_of(&gateway, whoami("mar_x")), passes);
+    assert_eq!(worker.send(&gateway, Request::get(WHOAMI)), passes);
+    assert_eq!(worker.send(&gateway, whoami("mar_x")), passes);
     assert_eq!(
-        worker.fate_of(&gateway, Request::get("/_synapse/mas/query_user")),
+        worker.send(&gateway, Request::get("/_synapse/mas/query_user")),
         passes
     );
     let inactive = worker.request(&gateway, whoami(ALICE));
-    worker.answer_the_call(INACTIVE);
+    worker.answer_only_call(INACTIVE);
     assert_eq!(worker.fate(inactive), passes);
     let fault = worker.request(&gateway, whoami(BOB));
-    worker.answer_the_call("nonsense");
+    worker.answer_only_call("nonsense");
     assert_eq!(worker.fate(fault), passes);
     assert_eq!(process.metric("matrix_edge_auth_would_reject_total"), 5);
     assert_eq!(process.metric("matrix_edge_auth_rejections_total"), 0);
@@ -233,7 +222,7 @@ fn a_pre_flight_always_passes_and_never_asks() {
         pre_flight.bearer("mat_bad"),
     ] {
         assert_eq!(
-            worker.fate_of(&gateway, request),
+            worker.send(&gateway, request),
             Fate::forwarded_unannotated()
         );
     }
@@ -246,15 +235,12 @@ fn admin_endpoints_need_the_admin_scope() {
     let gateway = gateway(1, json!({}));
     let admin = "/_synapse/admin/v2/users";
     let stream = worker.request(&gateway, Request::get(admin).bearer(ALICE));
-    worker.answer_the_call(&active("alice"));
+    worker.answer_only_call(&active("alice"));
     let forbidden = r#"{"errcode":"M_FORBIDDEN","error":"You are not a server admin"}"#;
-    assert_eq!(worker.fate(stream), Fate::Answered(403, forbidden.into()));
-    assert_eq!(
-        worker.fate_of(&gateway, whoami(ALICE)),
-        Fate::forwarded_as("@alice:example.org")
-    );
+    assert_eq!(worker.fate(stream), Fate::Replied(403, forbidden.into()));
+    assert_eq!(worker.send(&gateway, whoami(ALICE)), alice());
     let stream = worker.request(&gateway, Request::get(admin).bearer(BOB));
-    worker.answer_the_call(
+    worker.answer_only_call(
         r#"{"active":true,"scope":"urn:matrix:client:api:* urn:synapse:admin:*","username":"bob"}"#,
     );
     assert_eq!(worker.fate(stream), Fate::forwarded_as("@bob:example.org"));

@@ -6,8 +6,8 @@ use matrix_edge_auth::worker::Plugin;
 use serde_json::{Value, json};
 
 use crate::{
-    ALICE, INACTIVE, active, not_active,
-    simulated::{Fate, Process, Request, SimulatedWorker, gateway, plugin},
+    ALICE, BOB, INACTIVE, active, alice, not_active,
+    simulated::{Cluster, Fate, Process, Request, SimulatedWorker, gateway, plugin},
     whoami,
 };
 
@@ -35,7 +35,7 @@ fn introspect(token: &str) -> Request {
 }
 
 fn answered(body: &str) -> Fate {
-    Fate::Answered(200, body.to_owned())
+    Fate::Replied(200, body.to_owned())
 }
 
 fn expiring(seconds: u64) -> String {
@@ -46,19 +46,14 @@ fn passed_on() -> Fate {
     Fate::forwarded_unannotated()
 }
 
-/// Workers that hold MAS's answer about alice.
-fn workers(process: &Rc<Process>) -> [SimulatedWorker; 2] {
-    workers_of(process, &role(json!({})))
-}
-
-/// The same, kept by this configuration.
-fn workers_of(process: &Rc<Process>, role: &Rc<Plugin>) -> [SimulatedWorker; 2] {
-    let mut workers = [(); 2].map(|()| SimulatedWorker::new(process));
-    let stream = workers[0].request(role, introspect(ALICE));
-    assert_eq!(workers[0].fate(stream), Fate::Held);
-    workers[0].answer_the_call(ANSWER);
-    assert_eq!(workers[0].fate(stream), answered(ANSWER), "MAS's own bytes");
-    workers
+/// Two workers, of which the first has asked MAS about alice's token.
+fn warmed(role: &Rc<Plugin>) -> Cluster {
+    let mut cluster = Cluster::new(2);
+    let stream = cluster[0].request(role, introspect(ALICE));
+    assert_eq!(cluster[0].fate(stream), Fate::Held);
+    cluster[0].answer_only_call(ANSWER);
+    assert_eq!(cluster[0].fate(stream), answered(ANSWER), "MAS's own bytes");
+    cluster
 }
 
 #[test]
@@ -66,61 +61,53 @@ fn the_gateway_and_the_homeserver_share_one_call() {
     let process = Process::new();
     let (gateway, role) = (gateway(1, json!({})), role(json!({})));
     for first in 0..2 {
-        let mut workers = [
-            SimulatedWorker::new(&process),
-            SimulatedWorker::new(&process),
-        ];
-        let token = [ALICE, crate::BOB][first];
+        let mut cluster = Cluster::on(&process, 2);
+        let token = [ALICE, BOB][first];
         let mut client = None;
         let mut homeserver = None;
         for turn in 0..2 {
             if turn == first {
-                client = Some(workers[0].request(&gateway, whoami(token)));
+                client = Some(cluster[0].request(&gateway, whoami(token)));
             } else {
-                homeserver = Some(workers[0].request(&role, introspect(token)));
+                homeserver = Some(cluster[0].request(&role, introspect(token)));
             }
         }
-        let elsewhere = workers[1].request(&role, introspect(token));
-        workers[0].answer_the_call(ANSWER);
-        while workers[1].deliver() {}
-        let alice = Fate::forwarded_as("@alice:example.org");
-        assert_eq!(workers[0].fate(client.unwrap()), alice);
-        assert_eq!(workers[0].fate(homeserver.unwrap()), answered(ANSWER));
-        assert_eq!(workers[1].fate(elsewhere), answered(ANSWER));
-        assert!(workers[1].calls().is_empty());
-        for worker in &mut workers {
-            assert_eq!(worker.fate_of(&gateway, whoami(token)), alice);
-            assert_eq!(worker.fate_of(&role, introspect(token)), answered(ANSWER));
-        }
+        let elsewhere = cluster[1].request(&role, introspect(token));
+        cluster[0].answer_only_call(ANSWER);
+        cluster.deliver_all();
+        assert_eq!(cluster[0].fate(client.unwrap()), alice());
+        assert_eq!(cluster[0].fate(homeserver.unwrap()), answered(ANSWER));
+        assert_eq!(cluster[1].fate(elsewhere), answered(ANSWER));
+        assert!(cluster[1].calls().is_empty());
+        let fates = cluster.send_each(&gateway, &whoami(token));
+        assert_eq!(fates, vec![alice(); 2]);
+        let fates = cluster.send_each(&role, &introspect(token));
+        assert_eq!(fates, vec![answered(ANSWER); 2]);
     }
 }
 
 #[test]
 fn expires_in_is_lowered_by_the_age_and_nothing_else_changes() {
-    let process = Process::new();
     let role = role(json!({"cache": {"ttl": "1h", "refresh_ahead": false}}));
-    let mut workers = workers_of(&process, &role);
+    let mut cluster = warmed(&role);
     let mut age = 0;
     for (at, left) in [(1, 299), (1_000, 299), (1_001, 298), (298_900, 1)] {
-        process.advance(Duration::from_millis(at - age));
+        cluster.process.advance(Duration::from_millis(at - age));
         age = at;
-        for worker in &mut workers {
-            let fate = worker.fate_of(&role, introspect(ALICE));
-            assert_eq!(fate, answered(&expiring(left)), "after {at} ms");
-        }
+        let fates = cluster.send_each(&role, &introspect(ALICE));
+        assert_eq!(fates, vec![answered(&expiring(left)); 2], "after {at} ms");
     }
 }
 
 #[test]
 fn near_the_end_mas_answers_and_after_it_the_token_is_inactive() {
-    let process = Process::new();
     let role = role(json!({"cache": {"ttl": "1h", "refresh_ahead": false}}));
-    let mut workers = workers_of(&process, &role);
-    process.advance(Duration::from_millis(299_500));
-    assert_eq!(workers[0].fate_of(&role, introspect(ALICE)), passed_on());
-    process.advance(Duration::from_millis(1_500));
+    let mut cluster = warmed(&role);
+    cluster.process.advance(Duration::from_millis(299_500));
+    assert_eq!(cluster[0].send(&role, introspect(ALICE)), passed_on());
+    cluster.process.advance(Duration::from_millis(1_500));
     assert_eq!(
-        workers[0].fate_of(&role, introspect(ALICE)),
+        cluster[0].send(&role, introspect(ALICE)),
         answered(INACTIVE)
     );
 }
@@ -135,7 +122,7 @@ fn tokens_that_cannot_exist_are_inactive_without_a_call() {
         "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY2",
         "syr_x",
     ] {
-        let fate = worker.fate_of(&role(json!({})), introspect(token));
+        let fate = worker.send(&role(json!({})), introspect(token));
         assert_eq!(fate, answered(INACTIVE), "{token}");
     }
     assert!(worker.calls().is_empty());
@@ -143,9 +130,8 @@ fn tokens_that_cannot_exist_are_inactive_without_a_call() {
 
 #[test]
 fn what_differs_from_synapses_request_is_for_mas_to_answer() {
-    let process = Process::new();
     let role = role(json!({}));
-    let [mut worker, _] = workers(&process);
+    let mut cluster = warmed(&role);
     let with = |name: &str, value: &str| {
         let mut request = introspect(ALICE);
         request.headers.retain(|(header, _)| header != name);
@@ -183,30 +169,29 @@ fn what_differs_from_synapses_request_is_for_mas_to_answer() {
         headers().bearer("secret").body(form(&"x".repeat(70_000))),
     ] {
         let shown = format!("{:?}", request.headers);
-        assert_eq!(worker.fate_of(&role, request), passed_on(), "{shown}");
+        assert_eq!(cluster[0].send(&role, request), passed_on(), "{shown}");
     }
-    assert_eq!(worker.fate_of(&role, introspect(ALICE)), answered(ANSWER));
-    assert!(worker.calls().is_empty());
+    assert_eq!(cluster[0].send(&role, introspect(ALICE)), answered(ANSWER));
+    assert!(cluster[0].calls().is_empty());
 }
 
 #[test]
 fn the_form_may_come_in_pieces() {
-    let process = Process::new();
     let role = role(json!({}));
-    let [mut worker, _] = workers(&process);
-    let stream = worker.request_headers(&role, headers().bearer("secret"), false);
+    let mut cluster = warmed(&role);
+    let stream = cluster[0].request_headers(&role, headers().bearer("secret"), false);
     for piece in form(ALICE).as_bytes().chunks(10) {
-        assert_eq!(worker.fate(stream), Fate::Held);
-        worker.request_body(stream, piece, false);
+        assert_eq!(cluster[0].fate(stream), Fate::Held);
+        cluster[0].request_body(stream, piece, false);
     }
-    worker.request_body(stream, b"", true);
-    assert_eq!(worker.fate(stream), answered(ANSWER));
+    cluster[0].request_body(stream, b"", true);
+    assert_eq!(cluster[0].fate(stream), answered(ANSWER));
     // Too long: passed on as soon as that is known, with all that was held.
-    let stream = worker.request_headers(&role, headers().bearer("secret"), false);
-    worker.request_body(stream, &[b'x'; 40_000], false);
-    assert_eq!(worker.fate(stream), Fate::Held);
-    worker.request_body(stream, &[b'x'; 40_000], false);
-    assert_eq!(worker.fate(stream), passed_on());
+    let stream = cluster[0].request_headers(&role, headers().bearer("secret"), false);
+    cluster[0].request_body(stream, &[b'x'; 40_000], false);
+    assert_eq!(cluster[0].fate(stream), Fate::Held);
+    cluster[0].request_body(stream, &[b'x'; 40_000], false);
+    assert_eq!(cluster[0].fate(stream), passed_on());
 }
 
 #[test]
@@ -229,50 +214,52 @@ fn a_request_whose_body_never_comes_is_passed_on() {
 
 #[test]
 fn a_caller_of_an_injected_credential_must_have_been_answered_by_mas() {
-    let process = Process::new();
+    let mut cluster = warmed(&role(json!({})));
     let role = role(json!({"introspection": {"credential": {"injected": true}}}));
-    let [mut worker, _] = workers(&process);
     let caller = |secret: &str| headers().bearer(secret).body(form(ALICE));
     for status in [401, 400, 500, 503] {
-        let stream = worker.request(&role, caller("hers"));
-        assert_eq!(worker.fate(stream), passed_on());
-        worker.response(stream, status, &["{}"]);
+        let stream = cluster[0].request(&role, caller("hers"));
+        assert_eq!(cluster[0].fate(stream), passed_on());
+        cluster[0].response(stream, status, &["{}"]);
     }
     // Of another form: what MAS says to it proves nothing.
-    let stream = worker.request(&role, headers().bearer("hers").body("token=x"));
-    worker.response(stream, 200, &[INACTIVE]);
+    let stream = cluster[0].request(&role, headers().bearer("hers").body("token=x"));
+    cluster[0].response(stream, 200, &[INACTIVE]);
     // Envoy shows a form that passes in pieces, of which the last may be empty.
-    let stream = worker.request_headers(&role, headers().bearer("hers"), false);
+    let stream = cluster[0].request_headers(&role, headers().bearer("hers"), false);
     for piece in form(ALICE).as_bytes().chunks(30) {
-        worker.request_body(stream, piece, false);
+        cluster[0].request_body(stream, piece, false);
     }
-    worker.request_body(stream, b"", true);
-    assert_eq!(worker.fate(stream), passed_on());
-    worker.response(stream, 200, &[ANSWER]);
-    assert_eq!(worker.fate_of(&role, caller("hers")), answered(ANSWER));
-    assert_eq!(worker.fate_of(&role, caller("theirs")), passed_on());
-    assert_eq!(worker.fate_of(&role, caller("Hers")), passed_on());
-    process.advance(Duration::from_secs(301));
-    let stream = worker.request(&role, caller("hers"));
-    assert_eq!(worker.fate(stream), passed_on(), "it must be proved again");
-    worker.response(stream, 401, &["{}"]);
-    assert_eq!(worker.fate_of(&role, caller("hers")), passed_on());
+    cluster[0].request_body(stream, b"", true);
+    assert_eq!(cluster[0].fate(stream), passed_on());
+    cluster[0].response(stream, 200, &[ANSWER]);
+    assert_eq!(cluster[0].send(&role, caller("hers")), answered(ANSWER));
+    assert_eq!(cluster[0].send(&role, caller("theirs")), passed_on());
+    assert_eq!(cluster[0].send(&role, caller("Hers")), passed_on());
+    cluster.process.advance(Duration::from_secs(301));
+    let stream = cluster[0].request(&role, caller("hers"));
+    assert_eq!(
+        cluster[0].fate(stream),
+        passed_on(),
+        "it must be proved again"
+    );
+    cluster[0].response(stream, 401, &["{}"]);
+    assert_eq!(cluster[0].send(&role, caller("hers")), passed_on());
 }
 
 /// As Envoy delivers an HTTP/1 body: its end comes with an empty piece.
 #[test]
 fn the_form_that_proves_a_caller_may_come_in_pieces() {
-    let process = Process::new();
+    let mut cluster = warmed(&role(json!({})));
     let role = role(json!({"introspection": {"credential": {"injected": true}}}));
-    let [mut worker, _] = workers(&process);
     let mut passes = |form: &str| {
-        let stream = worker.request_headers(&role, headers().bearer("hers"), false);
+        let stream = cluster[0].request_headers(&role, headers().bearer("hers"), false);
         for piece in form.as_bytes().chunks(30) {
-            worker.request_body(stream, piece, false);
+            cluster[0].request_body(stream, piece, false);
         }
-        worker.request_body(stream, b"", true);
-        let is_passed = worker.fate(stream) == passed_on();
-        worker.response(stream, 200, &[ANSWER]);
+        cluster[0].request_body(stream, b"", true);
+        let is_passed = cluster[0].fate(stream) == passed_on();
+        cluster[0].response(stream, 200, &[ANSWER]);
         is_passed
     };
     let exact = form(ALICE);
@@ -286,7 +273,7 @@ fn without_a_verdict_there_is_no_word_of_the_token() {
     for (overrides, expected) in [
         (
             json!({}),
-            Fate::Answered(
+            Fate::Replied(
                 503,
                 r#"{"error":"temporarily_unavailable","error_description":"Unable to introspect the token"}"#.into(),
             ),
@@ -302,7 +289,7 @@ fn without_a_verdict_there_is_no_word_of_the_token() {
         assert_eq!(worker.fate(stream), expected);
         // Not kept.
         let stream = worker.request(&role, introspect(ALICE));
-        worker.answer_the_call(ANSWER);
+        worker.answer_only_call(ANSWER);
         assert_eq!(worker.fate(stream), answered(ANSWER));
     }
 }
@@ -314,7 +301,7 @@ fn a_stale_answer_serves_the_homeserver_too() {
     let role =
         role(json!({"cache": {"ttl": "10s", "stale_if_error": "1m", "refresh_ahead": false}}));
     worker.request(&role, introspect(ALICE));
-    worker.answer_the_call(ANSWER);
+    worker.answer_only_call(ANSWER);
     process.advance(Duration::from_secs(20));
     let stream = worker.request(&role, introspect(ALICE));
     let call = worker.calls()[0].id;
@@ -322,17 +309,16 @@ fn a_stale_answer_serves_the_homeserver_too() {
     assert_eq!(worker.fate(stream), answered(&expiring(280)));
     // MAS has failed: nobody waits for it again.
     assert_eq!(
-        worker.fate_of(&role, introspect(ALICE)),
+        worker.send(&role, introspect(ALICE)),
         answered(&expiring(280))
     );
 }
 
 #[test]
 fn shadow_mode_answers_nothing() {
-    let process = Process::new();
-    let [mut worker, _] = workers(&process);
+    let mut cluster = warmed(&role(json!({})));
     let role = role(json!({"mode": "shadow"}));
-    assert_eq!(worker.fate_of(&role, introspect(ALICE)), passed_on());
+    assert_eq!(cluster[0].send(&role, introspect(ALICE)), passed_on());
 }
 
 #[test]
@@ -342,14 +328,12 @@ fn an_answer_in_use_by_the_homeserver_alone_is_renewed() {
     let role = role(json!({"cache": {"ttl": "100s"}}));
     let lasting = active("alice");
     worker.request(&role, introspect(ALICE));
-    worker.answer_the_call(&lasting);
+    worker.answer_only_call(&lasting);
     for _ in 0..1_000 {
         process.advance(Duration::from_secs(1));
         worker.tick();
-        assert_eq!(worker.fate_of(&role, introspect(ALICE)), answered(&lasting));
-        for call in worker.calls() {
-            worker.answer(call.id, 200, &lasting);
-        }
+        assert_eq!(worker.send(&role, introspect(ALICE)), answered(&lasting));
+        worker.answer_all(&lasting);
     }
     let calls = process.metric("matrix_edge_auth_introspections_total");
     assert!((10..=12).contains(&calls), "{calls} calls in ten TTLs");
@@ -358,27 +342,25 @@ fn an_answer_in_use_by_the_homeserver_alone_is_renewed() {
 #[test]
 fn the_gateway_does_not_trust_the_homeservers_server_name() {
     // The introspection role needs no server name; the gateway completes user ids with its own.
-    let process = Process::new();
-    let [mut worker, _] = workers(&process);
+    let mut cluster = warmed(&role(json!({})));
     let other = gateway(3, json!({"server_name": "other.example"}));
-    let fate = worker.fate_of(&gateway(1, json!({})), whoami(ALICE));
-    assert_eq!(fate, Fate::forwarded_as("@alice:example.org"));
-    let fate = worker.fate_of(&other, whoami(ALICE));
+    let fate = cluster[0].send(&gateway(1, json!({})), whoami(ALICE));
+    assert_eq!(fate, alice());
+    let fate = cluster[0].send(&other, whoami(ALICE));
     assert_eq!(fate, Fate::forwarded_as("@alice:other.example"));
 }
 
 #[test]
 fn a_revoked_session_is_not_answered_from_the_cache() {
-    let process = Process::new();
     let (gateway, role) = (gateway(1, json!({})), role(json!({})));
-    let [mut worker, _] = workers(&process);
+    let mut cluster = warmed(&role);
     let logout = Request::new("POST", "/_matrix/client/v3/logout").bearer(ALICE);
-    let stream = worker.request(&gateway, logout);
-    worker.response(stream, 200, &[]);
-    let stream = worker.request(&role, introspect(ALICE));
-    worker.answer_the_call(INACTIVE);
-    assert_eq!(worker.fate(stream), answered(INACTIVE));
-    assert_eq!(worker.fate_of(&gateway, whoami(ALICE)), not_active());
+    let stream = cluster[0].request(&gateway, logout);
+    cluster[0].response(stream, 200, &[]);
+    let stream = cluster[0].request(&role, introspect(ALICE));
+    cluster[0].answer_only_call(INACTIVE);
+    assert_eq!(cluster[0].fate(stream), answered(INACTIVE));
+    assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), not_active());
 }
 
 #[test]
@@ -389,7 +371,7 @@ fn many_processes_that_ask_at_once_cost_one_call() {
     let streams: Vec<_> = (0..100)
         .map(|_| worker.request(&role, introspect(ALICE)))
         .collect();
-    worker.answer_the_call(ANSWER);
+    worker.answer_only_call(ANSWER);
     for stream in streams {
         assert_eq!(worker.fate(stream), answered(ANSWER));
     }

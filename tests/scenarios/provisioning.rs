@@ -1,19 +1,20 @@
 //! The provisioning role: what MAS tells the homeserver ends answers in every worker.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use matrix_edge_auth::worker::Plugin;
 use serde_json::{Value, json};
 
 use crate::{
     ALICE, BOB, INACTIVE, active, not_active,
-    simulated::{Fate, Process, Request, SimulatedWorker, gateway, plugin},
+    simulated::{Cluster, Fate, Request, gateway, plugin},
     whoami,
 };
 
 const CAROL: &str = "mct_qGh7iRXFLAjieIGwtXLPByYRJfDhd1_GkhVP2";
 const DAVE: &str = "mpt_axW7vg7OvqRxfwDbI1mInQZa8ByaHA_dl7rZ3";
 const SECRET: &str = "secret";
+const MINUTE: Duration = Duration::from_secs(60);
 
 fn on_device(username: &str, device_id: &str) -> String {
     let mut answer: Value = serde_json::from_str(&active(username)).unwrap();
@@ -30,71 +31,48 @@ fn told(endpoint: &str, secret: &str, body: Value) -> Request {
 
 /// Two workers which hold three tokens of alice, on device A, on B and on none, and one of bob.
 struct Rig {
-    process: Rc<Process>,
+    cluster: Cluster,
     gateway: Rc<Plugin>,
     provisioning: Rc<Plugin>,
-    workers: [SimulatedWorker; 2],
 }
 
 const TOKENS: [(&str, char); 4] = [(ALICE, 'A'), (CAROL, 'B'), (DAVE, '-'), (BOB, 'b')];
 
 impl Rig {
     fn new(overrides: Value) -> Self {
-        let process = Process::new();
         let mut rig = Self {
-            workers: [
-                SimulatedWorker::new(&process),
-                SimulatedWorker::new(&process),
-            ],
-            process,
+            cluster: Cluster::new(2),
             gateway: gateway(1, overrides.clone()),
             provisioning: plugin(2, "provisioning", overrides),
         };
-        // The first request takes a worker's place among the others.
-        for worker in &mut rig.workers {
-            worker.request(&rig.gateway, Request::get("/"));
-        }
+        rig.cluster.seat_all(&rig.gateway);
         for (token, body) in [
             (ALICE, on_device("alice", "A")),
             (CAROL, on_device("alice", "B")),
             (DAVE, active("alice")),
             (BOB, on_device("bob", "A")),
         ] {
-            rig.workers[0].request(&rig.gateway, whoami(token));
-            rig.workers[0].answer_the_call(&body);
+            rig.cluster[0].request(&rig.gateway, whoami(token));
+            rig.cluster[0].answer_only_call(&body);
         }
         assert_eq!(rig.gone(), "");
         rig
     }
 
-    /// MAS's request passes a worker; whether the homeserver has it.
+    /// MAS's request passes a worker, and the homeserver answers it with `status`.
     fn tell(&mut self, request: Request, status: u16) {
-        let stream = self.workers[0].request(&self.provisioning, request);
-        let fate = self.workers[0].fate(stream);
+        let stream = self.cluster[0].request(&self.provisioning, request);
+        let fate = self.cluster[0].fate(stream);
         assert_eq!(fate, Fate::forwarded_unannotated());
-        self.deliver();
-        self.workers[0].response(stream, status, &["{}"]);
-        self.deliver();
+        self.cluster.deliver_all();
+        self.cluster[0].response(stream, status, &["{}"]);
+        self.cluster.deliver_all();
     }
 
-    fn pass(&mut self, minutes: u64) {
-        self.process
-            .advance(std::time::Duration::from_secs(60 * minutes));
-        for worker in &mut self.workers {
-            worker.tick();
-        }
-    }
-
-    fn deliver(&mut self) {
-        for worker in &mut self.workers {
-            while worker.deliver() {}
-        }
-    }
-
-    /// The tokens that no worker lets pass without asking.
+    /// Returns the names of the tokens that no worker lets pass without asking MAS.
     fn gone(&mut self) -> String {
         let mut gone = [String::new(), String::new()];
-        for (worker, gone) in self.workers.iter_mut().zip(&mut gone) {
+        for (worker, gone) in self.cluster.workers.iter_mut().zip(&mut gone) {
             for (token, name) in TOKENS {
                 let stream = worker.request(&self.gateway, whoami(token));
                 if worker.fate(stream) == Fate::Held {
@@ -170,20 +148,16 @@ fn mas_is_believed_at_once_and_again_when_the_homeserver_agrees() {
     let mut rig = Rig::new(json!({}));
     let body = json!({"localpart": "alice", "device_id": "B"});
     let request = told("delete_device", SECRET, body);
-    let stream = rig.workers[0].request(&rig.provisioning, request);
-    rig.deliver();
+    let stream = rig.cluster[0].request(&rig.provisioning, request);
+    rig.cluster.deliver_all();
     assert_eq!(rig.gone(), "B", "before the homeserver has answered");
     // MAS still says active, from before it changed its mind.
-    rig.process.advance(std::time::Duration::from_millis(1));
-    rig.workers[1].request(&rig.gateway, whoami(CAROL));
-    for worker in &mut rig.workers {
-        for call in worker.calls() {
-            worker.answer(call.id, 200, &on_device("alice", "B"));
-        }
-    }
-    rig.process.advance(std::time::Duration::from_millis(1));
-    rig.workers[0].response(stream, 200, &[]);
-    rig.deliver();
+    rig.cluster.process.advance(Duration::from_millis(1));
+    rig.cluster[1].request(&rig.gateway, whoami(CAROL));
+    rig.cluster.answer_all(&on_device("alice", "B"));
+    rig.cluster.process.advance(Duration::from_millis(1));
+    rig.cluster[0].response(stream, 200, &[]);
+    rig.cluster.deliver_all();
     assert_eq!(rig.gone(), "B");
 }
 
@@ -218,8 +192,8 @@ fn without_a_secret_the_homeserver_must_agree_first() {
         assert_eq!(rig.gone(), expected, "{status}");
     }
     let mut rig = Rig::new(configure());
-    rig.workers[0].request(&rig.provisioning, request());
-    rig.deliver();
+    rig.cluster[0].request(&rig.provisioning, request());
+    rig.cluster.deliver_all();
     assert_eq!(rig.gone(), "", "not before it has answered");
 }
 
@@ -230,14 +204,14 @@ fn a_body_of_any_size_passes_and_ends_answers() {
         let devices: Vec<String> = (0..devices).map(|n| format!("D{n}")).collect();
         let body = json!({"localpart": "alice", "devices": devices}).to_string();
         let request = Request::new("POST", "/_synapse/mas/sync_devices").bearer(SECRET);
-        let stream = rig.workers[0].request_headers(&rig.provisioning, request, false);
-        assert_eq!(rig.workers[0].fate(stream), Fate::forwarded_unannotated());
+        let stream = rig.cluster[0].request_headers(&rig.provisioning, request, false);
+        assert_eq!(rig.cluster[0].fate(stream), Fate::forwarded_unannotated());
         for piece in body.as_bytes().chunks(16_384) {
-            rig.workers[0].request_body(stream, piece, false);
+            rig.cluster[0].request_body(stream, piece, false);
         }
         assert_eq!(rig.gone(), "", "it has not ended");
-        rig.workers[0].request_body(stream, b"", true);
-        rig.deliver();
+        rig.cluster[0].request_body(stream, b"", true);
+        rig.cluster.deliver_all();
         assert_eq!(rig.gone(), "AB-");
     }
 }
@@ -253,14 +227,14 @@ fn an_unlocked_user_is_not_called_inactive_any_longer() {
         ),
         200,
     );
-    rig.process.advance(std::time::Duration::from_secs(1));
+    rig.cluster.process.advance(Duration::from_secs(1));
     for token in [ALICE, CAROL] {
-        rig.workers[0].request(&rig.gateway, whoami(token));
-        rig.workers[0].answer_the_call(INACTIVE);
-        let fate = rig.workers[1].fate_of(&rig.gateway, whoami(token));
+        rig.cluster[0].request(&rig.gateway, whoami(token));
+        rig.cluster[0].answer_only_call(INACTIVE);
+        let fate = rig.cluster[1].send(&rig.gateway, whoami(token));
         assert_eq!(fate, not_active());
     }
-    rig.process.advance(std::time::Duration::from_secs(1));
+    rig.cluster.process.advance(Duration::from_secs(1));
     rig.tell(
         told(
             "provision_user",
@@ -276,13 +250,13 @@ fn an_unlocked_user_is_not_called_inactive_any_longer() {
 fn an_answer_may_hold_for_an_hour_and_still_ends_when_mas_says_so() {
     let settings = json!({"cache": {"ttl": "1h", "refresh_ahead": false}});
     let mut rig = Rig::new(settings.clone());
-    rig.pass(59);
+    rig.cluster.skip(59 * MINUTE);
     assert_eq!(rig.gone(), "");
-    rig.pass(1);
+    rig.cluster.skip(1 * MINUTE);
     assert_eq!(rig.gone(), "AB-b");
 
     let mut rig = Rig::new(settings);
-    rig.pass(30);
+    rig.cluster.skip(30 * MINUTE);
     rig.tell(
         told(
             "sync_devices",
@@ -292,6 +266,6 @@ fn an_answer_may_hold_for_an_hour_and_still_ends_when_mas_says_so() {
         200,
     );
     assert_eq!(rig.gone(), "B-");
-    rig.pass(29);
+    rig.cluster.skip(29 * MINUTE);
     assert_eq!(rig.gone(), "B-");
 }

@@ -146,14 +146,14 @@ struct Member {
     /// How many queues reach it.
     queues: usize,
     /// When it last had nothing to read.
-    mail_read: Moment,
+    messages_read: Moment,
 }
 
 impl Member {
     /// It has no queue; the one that it takes next may hold messages from before.
     fn go_out_of_reach(&mut self) {
         self.reachable_since = None;
-        self.mail_read = Moment::default();
+        self.messages_read = Moment::default();
     }
 }
 
@@ -314,7 +314,7 @@ impl Scenario {
             newest_call: CallId(0),
             reachable_since: None,
             queues: 0,
-            mail_read: self.now(),
+            messages_read: self.now(),
         }
     }
 

@@ -5,17 +5,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::{
-    ALICE, BOB, INACTIVE, active, not_active,
-    simulated::{Fate, Process, Request, SimulatedWorker, gateway},
+    ALICE, BOB, INACTIVE, NOT_ACTIVE, active, alice, not_active,
+    simulated::{Cluster, Fate, Process, Request, SimulatedWorker, gateway},
     whoami,
 };
-
-const REFUSAL: &str =
-    r#"{"errcode":"M_UNKNOWN_TOKEN","error":"Token is not active","soft_logout":false}"#;
-
-fn alice() -> Fate {
-    Fate::forwarded_as("@alice:example.org")
-}
 
 fn logout(path: &str, token: &str) -> Request {
     Request::new("POST", path).bearer(token)
@@ -28,27 +21,16 @@ fn revocation(token: &str) -> Request {
         .body(format!("token_type_hint=access_token&token={token}"))
 }
 
-/// Workers that all hold alice's token for themselves.
-fn workers(process: &std::rc::Rc<Process>, number: usize) -> Vec<SimulatedWorker> {
+/// Workers that all hold alice's token in their local caches.
+fn warmed(workers: usize) -> Cluster {
     let gateway = gateway(1, json!({}));
-    let mut workers: Vec<_> = (0..number).map(|_| SimulatedWorker::new(process)).collect();
-    // The first request takes a worker's place among the others.
-    for worker in &mut workers {
-        worker.request(&gateway, Request::get("/"));
-    }
-    workers[0].request(&gateway, whoami(ALICE));
-    workers[0].answer_the_call(&active("alice"));
-    for worker in &mut workers {
-        assert_eq!(worker.fate_of(&gateway, whoami(ALICE)), alice());
-    }
-    workers
-}
-
-/// Everything that was sent between workers arrives.
-fn deliver(workers: &mut [SimulatedWorker]) {
-    for worker in workers {
-        while worker.deliver() {}
-    }
+    let mut cluster = Cluster::new(workers);
+    cluster.seat_all(&gateway);
+    cluster[0].request(&gateway, whoami(ALICE));
+    cluster[0].answer_only_call(&active("alice"));
+    let fates = cluster.send_each(&gateway, &whoami(ALICE));
+    assert_eq!(fates, vec![alice(); workers]);
+    cluster
 }
 
 #[test]
@@ -58,21 +40,17 @@ fn a_session_that_ends_is_forgotten_by_every_worker() {
         logout("/_matrix/client/r0/logout/all", ALICE),
         revocation(ALICE),
     ] {
-        let process = Process::new();
         let gateway = gateway(1, json!({}));
-        let mut workers = workers(&process, 3);
-        let stream = workers[1].request(&gateway, request.clone());
-        assert_eq!(workers[1].fate(stream), Fate::forwarded_unannotated());
-        for worker in &mut workers {
-            assert_eq!(worker.fate_of(&gateway, whoami(ALICE)), alice(), "not yet");
-        }
-        workers[1].response(stream, 200, &["{}"]);
-        deliver(&mut workers);
-        for worker in &mut workers {
-            assert_eq!(worker.fate_of(&gateway, whoami(ALICE)), Fate::Held);
-        }
-        let calls = workers.iter().flat_map(SimulatedWorker::calls);
-        assert_eq!(calls.count(), 1, "{request:?}");
+        let mut cluster = warmed(3);
+        let stream = cluster[1].request(&gateway, request.clone());
+        assert_eq!(cluster[1].fate(stream), Fate::forwarded_unannotated());
+        let fates = cluster.send_each(&gateway, &whoami(ALICE));
+        assert_eq!(fates, vec![alice(); 3], "not yet");
+        cluster[1].response(stream, 200, &["{}"]);
+        cluster.deliver_all();
+        let fates = cluster.send_each(&gateway, &whoami(ALICE));
+        assert_eq!(fates, vec![Fate::Held; 3]);
+        assert_eq!(cluster.calls().len(), 1, "{request:?}");
     }
 }
 
@@ -82,30 +60,28 @@ fn what_mas_refuses_to_end_stays() {
         logout("/_matrix/client/v3/logout", ALICE),
         revocation(ALICE),
     ] {
-        let process = Process::new();
         let gateway = gateway(1, json!({}));
-        let mut workers = workers(&process, 1);
+        let mut cluster = warmed(1);
         for status in [400, 401, 404, 500, 503] {
-            let stream = workers[0].request(&gateway, request.clone());
-            workers[0].response(stream, status, &["{}"]);
+            let stream = cluster[0].request(&gateway, request.clone());
+            cluster[0].response(stream, status, &["{}"]);
         }
-        assert_eq!(workers[0].fate_of(&gateway, whoami(ALICE)), alice());
-        assert_eq!(process.metric("matrix_edge_auth_invalidations_total"), 0);
+        assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), alice());
+        assert_eq!(cluster.metric("matrix_edge_auth_invalidations_total"), 0);
     }
 }
 
 #[test]
 fn logout_all_ends_what_is_known_of_the_user() {
-    let process = Process::new();
     let gateway = gateway(1, json!({}));
-    let mut workers = workers(&process, 2);
-    workers[0].request(&gateway, whoami(BOB));
-    workers[0].answer_the_call(&active("alice"));
-    let stream = workers[1].request(&gateway, logout("/_matrix/client/v3/logout/all", ALICE));
-    workers[1].response(stream, 200, &[]);
-    deliver(&mut workers);
+    let mut cluster = warmed(2);
+    cluster[0].request(&gateway, whoami(BOB));
+    cluster[0].answer_only_call(&active("alice"));
+    let stream = cluster[1].request(&gateway, logout("/_matrix/client/v3/logout/all", ALICE));
+    cluster[1].response(stream, 200, &[]);
+    cluster.deliver_all();
     // The user's other token.
-    assert_eq!(workers[0].fate_of(&gateway, whoami(BOB)), Fate::Held);
+    assert_eq!(cluster[0].send(&gateway, whoami(BOB)), Fate::Held);
 }
 
 #[test]
@@ -114,144 +90,120 @@ fn an_answer_that_was_on_its_way_when_the_session_ended_is_asked_for_again() {
         logout("/_matrix/client/v3/logout", ALICE),
         revocation(ALICE),
     ] {
-        let process = Process::new();
         let gateway = gateway(1, json!({}));
-        let mut workers = [
-            SimulatedWorker::new(&process),
-            SimulatedWorker::new(&process),
-        ];
-        let waiting = workers[0].request(&gateway, whoami(ALICE));
-        let end = workers[1].request(&gateway, request);
-        workers[1].response(end, 200, &[]);
-        workers[0].answer_the_call(&active("alice"));
-        assert_eq!(workers[0].fate(waiting), Fate::Held);
-        workers[0].answer_the_call(INACTIVE);
-        assert_eq!(workers[0].fate(waiting), not_active());
-        assert_eq!(workers[1].fate_of(&gateway, whoami(ALICE)), not_active());
+        let mut cluster = Cluster::new(2);
+        let waiting = cluster[0].request(&gateway, whoami(ALICE));
+        let end = cluster[1].request(&gateway, request);
+        cluster[1].response(end, 200, &[]);
+        cluster[0].answer_only_call(&active("alice"));
+        assert_eq!(cluster[0].fate(waiting), Fate::Held);
+        cluster[0].answer_only_call(INACTIVE);
+        assert_eq!(cluster[0].fate(waiting), not_active());
+        assert_eq!(cluster[1].send(&gateway, whoami(ALICE)), not_active());
     }
 }
 
 #[test]
 fn who_waits_for_another_worker_waits_while_that_one_asks_again() {
-    let process = Process::new();
     let gateway = gateway(1, json!({"introspection": {"timeout": "2s"}}));
-    let mut workers = [
-        SimulatedWorker::new(&process),
-        SimulatedWorker::new(&process),
-    ];
-    workers[0].request(&gateway, whoami(ALICE));
-    let waiting = workers[1].request(&gateway, whoami(ALICE));
-    let pass = |workers: &mut [SimulatedWorker], quarters| {
-        for _ in 0..quarters {
-            process.advance(Duration::from_millis(250));
-            for worker in &mut *workers {
-                worker.tick();
-            }
-        }
-    };
-    pass(&mut workers, 7);
-    let end = workers[1].request(&gateway, revocation(ALICE));
-    workers[1].response(end, 200, &[]);
-    workers[0].answer_the_call(&active("alice"));
-    pass(&mut workers, 7);
-    assert_eq!(workers[1].fate(waiting), Fate::Held);
-    workers[0].answer_the_call(INACTIVE);
-    deliver(&mut workers);
-    assert_eq!(workers[1].fate(waiting), not_active());
+    let mut cluster = Cluster::new(2);
+    cluster[0].request(&gateway, whoami(ALICE));
+    let waiting = cluster[1].request(&gateway, whoami(ALICE));
+    cluster.tick_for(Duration::from_millis(1_750));
+    let end = cluster[1].request(&gateway, revocation(ALICE));
+    cluster[1].response(end, 200, &[]);
+    cluster[0].answer_only_call(&active("alice"));
+    cluster.tick_for(Duration::from_millis(1_750));
+    assert_eq!(cluster[1].fate(waiting), Fate::Held);
+    cluster[0].answer_only_call(INACTIVE);
+    cluster.deliver_all();
+    assert_eq!(cluster[1].fate(waiting), not_active());
 }
 
 #[test]
 fn naming_tokens_that_nobody_knows_writes_nothing() {
-    let process = Process::new();
     let gateway = gateway(1, json!({}));
-    let mut workers = workers(&process, 1);
-    let keys = process.keys();
+    let mut cluster = warmed(1);
+    let keys = cluster.process.keys();
     for number in 0..1_000 {
-        let stream = workers[0].request(&gateway, revocation(&format!("mat_{number}")));
-        workers[0].response(stream, 200, &[]);
+        let stream = cluster[0].request(&gateway, revocation(&format!("mat_{number}")));
+        cluster[0].response(stream, 200, &[]);
     }
-    assert_eq!(process.keys(), keys);
-    assert_eq!(process.metric("matrix_edge_auth_invalidations_total"), 0);
+    assert_eq!(cluster.process.keys(), keys);
+    assert_eq!(cluster.metric("matrix_edge_auth_invalidations_total"), 0);
     let local = "matrix_edge_auth_requests_total.verdict=active.source=local";
-    let before = process.metric(local);
-    assert_eq!(workers[0].fate_of(&gateway, whoami(ALICE)), alice());
-    assert_eq!(process.metric(local), before + 1);
+    let before = cluster.metric(local);
+    assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), alice());
+    assert_eq!(cluster.metric(local), before + 1);
 }
 
 #[test]
 fn a_revocation_in_pieces_is_read_and_one_that_is_too_long_is_not() {
     for (padding, expected) in [(10, Fate::Held), (70_000, alice())] {
-        let process = Process::new();
         let gateway = gateway(1, json!({}));
-        let mut workers = workers(&process, 1);
+        let mut cluster = warmed(1);
         let request = Request::new("POST", "/oauth2/revoke");
-        let stream = workers[0].request_headers(&gateway, request, false);
+        let stream = cluster[0].request_headers(&gateway, request, false);
         let form = format!("x={}&token={ALICE}", "y".repeat(padding));
         for piece in form.as_bytes().chunks(7_000) {
-            workers[0].request_body(stream, piece, false);
+            cluster[0].request_body(stream, piece, false);
         }
-        workers[0].request_body(stream, b"", true);
-        workers[0].response(stream, 200, &[]);
-        assert_eq!(workers[0].fate_of(&gateway, whoami(ALICE)), expected);
+        cluster[0].request_body(stream, b"", true);
+        cluster[0].response(stream, 200, &[]);
+        assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), expected);
     }
 }
 
 #[test]
 fn a_token_that_the_homeserver_refuses_is_asked_about_again() {
-    let process = Process::new();
     let gateway = gateway(1, json!({}));
-    let mut workers = workers(&process, 2);
-    let refused = workers[0].request(&gateway, whoami(ALICE));
-    let (one, two) = REFUSAL.split_at(20);
-    workers[0].response(refused, 401, &[one, two]);
-    deliver(&mut workers);
-    let waiting = workers[1].request(&gateway, whoami(ALICE));
+    let mut cluster = warmed(2);
+    let refused = cluster[0].request(&gateway, whoami(ALICE));
+    let (one, two) = NOT_ACTIVE.split_at(20);
+    cluster[0].response(refused, 401, &[one, two]);
+    cluster.deliver_all();
+    let waiting = cluster[1].request(&gateway, whoami(ALICE));
     assert_eq!(
-        workers[1].fate(waiting),
+        cluster[1].fate(waiting),
         Fate::Held,
         "forgotten, not inactive"
     );
-    workers[1].answer_the_call(&active("alice"));
-    assert_eq!(workers[1].fate(waiting), alice());
-    assert_eq!(workers[0].fate_of(&gateway, whoami(ALICE)), alice());
+    cluster[1].answer_only_call(&active("alice"));
+    assert_eq!(cluster[1].fate(waiting), alice());
+    assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), alice());
 }
 
 #[test]
 fn only_m_unknown_token_is_a_refusal_of_the_token() {
-    let process = Process::new();
     let gateway = gateway(1, json!({}));
-    let mut workers = workers(&process, 1);
+    let mut cluster = warmed(1);
     for (status, pieces) in [
         // User-interactive authentication is a 401 too.
         (401, &[r#"{"flows":[{"stages":[]}],"session":"x"}"#][..]),
         (401, &[r#"{"errcode":"M_MISSING_TOKEN","error":"x"}"#]),
         (401, &["<html>M_UNKNOWN_TOKEN</html>"]),
         (401, &[]),
-        (403, &[REFUSAL]),
-        (200, &[REFUSAL]),
+        (403, &[NOT_ACTIVE]),
+        (200, &[NOT_ACTIVE]),
     ] {
-        let stream = workers[0].request(&gateway, whoami(ALICE));
-        workers[0].response(stream, status, pieces);
-        assert_eq!(workers[0].fate_of(&gateway, whoami(ALICE)), alice());
+        let stream = cluster[0].request(&gateway, whoami(ALICE));
+        cluster[0].response(stream, status, pieces);
+        assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), alice());
     }
 }
 
 #[test]
 fn a_homeserver_that_keeps_refusing_an_active_token_costs_few_calls() {
-    let process = Process::new();
     let gateway = gateway(1, json!({}));
-    let mut workers = workers(&process, 1);
-    let before = process.metric("matrix_edge_auth_introspections_total");
+    let mut cluster = warmed(1);
+    let before = cluster.metric("matrix_edge_auth_introspections_total");
     for _ in 0..300 {
-        let stream = workers[0].request(&gateway, whoami(ALICE));
-        for call in workers[0].calls() {
-            workers[0].answer(call.id, 200, &active("alice"));
-        }
-        workers[0].response(stream, 401, &[REFUSAL]);
-        process.advance(Duration::from_millis(100));
-        workers[0].tick();
+        let stream = cluster[0].request(&gateway, whoami(ALICE));
+        cluster.answer_all(&active("alice"));
+        cluster[0].response(stream, 401, &[NOT_ACTIVE]);
+        cluster.skip(Duration::from_millis(100));
     }
-    let calls = process.metric("matrix_edge_auth_introspections_total") - before;
+    let calls = cluster.metric("matrix_edge_auth_introspections_total") - before;
     println!("{calls} calls in 30 s");
     assert!((2..=4).contains(&calls), "{calls}");
 }
@@ -271,8 +223,8 @@ fn a_user_who_is_gone_takes_a_waiting_answer_along() {
             .body(r#"{"localpart":"alice","erase":false}"#),
     );
     assert_eq!(worker.fate(told), Fate::forwarded_unannotated());
-    worker.answer_the_call(&active("alice"));
+    worker.answer_only_call(&active("alice"));
     assert_eq!(worker.fate(waiting), Fate::Held);
-    worker.answer_the_call(INACTIVE);
+    worker.answer_only_call(INACTIVE);
     assert_eq!(worker.fate(waiting), not_active());
 }

@@ -2,132 +2,88 @@
 
 use std::time::Duration;
 
-use matrix_edge_auth::host::RootId;
+use matrix_edge_auth::host::{RootId, StreamId};
 use serde_json::json;
 
 use crate::{
-    ALICE, active,
-    simulated::{Fate, Process, SimulatedWorker, gateway},
+    ALICE, active, alice,
+    simulated::{Cluster, Process, SimulatedWorker, gateway},
     unable, whoami,
 };
 
-fn alice() -> Fate {
-    Fate::forwarded_as("@alice:example.org")
-}
-
-/// Four workers, each with a request for the same cold token; the first one asks.
-fn herd(
-    process: &std::rc::Rc<Process>,
-) -> (Vec<SimulatedWorker>, Vec<matrix_edge_auth::host::StreamId>) {
-    let gateway = gateway(1, json!({}));
-    let mut workers: Vec<_> = (0..4).map(|_| SimulatedWorker::new(process)).collect();
-    let streams = workers
-        .iter_mut()
-        .map(|worker| worker.request(&gateway, whoami(ALICE)))
-        .collect();
-    let calls: Vec<usize> = workers.iter().map(|worker| worker.calls().len()).collect();
+/// Four workers, each with a request for the same cold token; the first one calls MAS.
+fn herd() -> (Cluster, Vec<StreamId>) {
+    let mut cluster = Cluster::new(4);
+    let streams = cluster.request_each(&gateway(1, json!({})), &whoami(ALICE));
+    let calls: Vec<_> = cluster.workers.iter().map(|w| w.calls().len()).collect();
     assert_eq!(calls, [1, 0, 0, 0]);
-    (workers, streams)
-}
-
-fn tick_for(process: &Process, workers: &mut [SimulatedWorker], millis: u64) {
-    for _ in 0..millis / 250 {
-        process.advance(Duration::from_millis(250));
-        workers.iter_mut().for_each(SimulatedWorker::tick);
-    }
+    (cluster, streams)
 }
 
 #[test]
 fn a_hint_brings_the_answer_to_every_worker() {
-    let process = Process::new();
-    let (mut workers, streams) = herd(&process);
-    workers[0].answer_the_call(&active("alice"));
-    for (worker, stream) in workers.iter_mut().zip(streams) {
-        while worker.deliver() {}
-        assert_eq!(worker.fate(stream), alice());
-    }
-    assert_eq!(process.metric("matrix_edge_auth_introspections_total"), 1);
-    assert_eq!(process.messages(), 0);
+    let (mut cluster, streams) = herd();
+    cluster[0].answer_only_call(&active("alice"));
+    cluster.deliver_all();
+    assert_eq!(cluster.fates(&streams), vec![alice(); 4]);
+    assert_eq!(cluster.metric("matrix_edge_auth_introspections_total"), 1);
+    assert_eq!(cluster.process.messages(), 0);
 }
 
 #[test]
 fn without_hints_the_answer_is_found_when_the_lease_runs_out() {
-    let process = Process::new();
-    let (mut workers, streams) = herd(&process);
-    workers[0].answer_the_call(&active("alice"));
-    workers.iter_mut().for_each(SimulatedWorker::lose_hints);
-    tick_for(&process, &mut workers, 1_250);
-    for (worker, stream) in workers.iter().zip(streams) {
-        assert_eq!(worker.fate(stream), alice());
-    }
-    assert_eq!(process.metric("matrix_edge_auth_introspections_total"), 1);
+    let (mut cluster, streams) = herd();
+    cluster[0].answer_only_call(&active("alice"));
+    cluster.drop_hints();
+    cluster.tick_for(Duration::from_millis(1_250));
+    assert_eq!(cluster.fates(&streams), vec![alice(); 4]);
+    assert_eq!(cluster.metric("matrix_edge_auth_introspections_total"), 1);
 }
 
 #[test]
 fn a_failure_is_shared_too() {
-    let process = Process::new();
-    let (mut workers, streams) = herd(&process);
-    workers[0].answer_the_call("no verdict");
-    for (worker, stream) in workers.iter_mut().zip(streams) {
-        while worker.deliver() {}
-        assert_eq!(worker.fate(stream), unable());
-        assert!(worker.calls().is_empty());
-    }
+    let (mut cluster, streams) = herd();
+    cluster[0].answer_only_call("no verdict");
+    cluster.deliver_all();
+    assert_eq!(cluster.fates(&streams), vec![unable(); 4]);
+    assert!(cluster.calls().is_empty());
 }
 
 #[test]
 fn a_slow_answer_is_waited_for_under_a_renewed_lease() {
-    let process = Process::new();
-    let (mut workers, streams) = herd(&process);
-    tick_for(&process, &mut workers, 4_500);
-    assert_eq!(
-        workers
-            .iter()
-            .map(|worker| worker.calls().len())
-            .sum::<usize>(),
-        1
-    );
-    workers[0].answer_the_call(&active("alice"));
-    for (worker, stream) in workers.iter_mut().zip(streams) {
-        while worker.deliver() {}
-        assert_eq!(worker.fate(stream), alice());
-    }
+    let (mut cluster, streams) = herd();
+    cluster.tick_for(Duration::from_millis(4_500));
+    assert_eq!(cluster.calls().len(), 1);
+    cluster[0].answer_only_call(&active("alice"));
+    cluster.deliver_all();
+    assert_eq!(cluster.fates(&streams), vec![alice(); 4]);
 }
 
 #[test]
 fn a_worker_that_fails_costs_the_others_one_lease() {
-    let process = Process::new();
-    let (mut workers, streams) = herd(&process);
-    workers[0].reload();
-    tick_for(&process, &mut workers, 750);
-    assert_eq!(
-        workers
-            .iter()
-            .map(|worker| worker.calls().len())
-            .sum::<usize>(),
-        0
-    );
-    tick_for(&process, &mut workers, 500);
+    let (mut cluster, streams) = herd();
+    cluster[0].reload();
+    cluster.tick_for(Duration::from_millis(750));
+    assert_eq!(cluster.calls().len(), 0);
+    cluster.tick_for(Duration::from_millis(500));
     let asking: Vec<usize> = (0..4)
-        .filter(|worker| !workers[*worker].calls().is_empty())
+        .filter(|worker| !cluster[*worker].calls().is_empty())
         .collect();
     assert_eq!(asking.len(), 1, "one of the others asks");
-    workers[asking[0]].answer_the_call(&active("alice"));
-    for (worker, stream) in workers.iter_mut().zip(streams).skip(1) {
-        while worker.deliver() {}
+    cluster[asking[0]].answer_only_call(&active("alice"));
+    cluster.deliver_all();
+    for (worker, stream) in cluster.workers.iter().zip(streams).skip(1) {
         assert_eq!(worker.fate(stream), alice());
     }
 }
 
 #[test]
 fn a_configuration_that_ends_with_its_call_costs_the_others_one_lease() {
-    let process = Process::new();
-    let (mut workers, streams) = herd(&process);
-    workers[0].hang_up(streams[0]);
-    workers[0].drop_root(RootId(1));
-    tick_for(&process, &mut workers, 1_250);
-    let calls: usize = workers.iter().map(|worker| worker.calls().len()).sum();
-    assert_eq!(calls, 1);
+    let (mut cluster, streams) = herd();
+    cluster[0].hang_up(streams[0]);
+    cluster[0].drop_root(RootId(1));
+    cluster.tick_for(Duration::from_millis(1_250));
+    assert_eq!(cluster.calls().len(), 1);
 }
 
 #[test]

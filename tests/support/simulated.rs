@@ -9,8 +9,11 @@
 //! | `vm.rs` | what Envoy holds for one worker, and its faults |
 //! | `worker.rs` | one worker: Envoy's callbacks into the core |
 //! | `host.rs` | the core's calls to Envoy, with Envoy's awkward rules |
+//! | `cluster.rs` | several workers, and time that passes for all of them |
 //! | `configuration.rs` | configurations of the roles |
 
+#[path = "simulated/cluster.rs"]
+mod cluster;
 #[path = "simulated/configuration.rs"]
 mod configuration;
 #[path = "simulated/host.rs"]
@@ -30,6 +33,7 @@ mod worker;
 
 #[allow(unused_imports, reason = "each test layer uses a part of it")]
 pub use self::{
+    cluster::Cluster,
     configuration::{gateway, plugin},
     host::store,
     process::Process,

@@ -51,10 +51,10 @@ impl Scenario {
             let worker = member.worker.borrow();
             if std::mem::replace(&mut member.queues, worker.queues()) != worker.queues() {
                 // A queue may come with messages from before.
-                member.mail_read = Moment::default();
+                member.messages_read = Moment::default();
             }
-            if member.reachable_since.is_some() && !worker.has_mail() {
-                member.mail_read = now;
+            if member.reachable_since.is_some() && !worker.has_messages() {
+                member.messages_read = now;
             }
             let local = worker.local_entries();
             assert!(
@@ -152,12 +152,12 @@ impl Scenario {
                     expiry.is_some_and(|expiry| now.at + 1_500 + TIMEOUT + LOST_AFTER >= expiry);
                 assert!(ends, "the homeserver's question is answered");
             }
-            Fate::Answered(200, body) => self.check_body(request, &body),
+            Fate::Replied(200, body) => self.check_body(request, &body),
             fate if fate == not_active() => self.check_inactive(request),
-            Fate::Answered(429, _) => self.check_budget(request),
-            Fate::Answered(503, body) => {
+            Fate::Replied(429, _) => self.check_budget(request),
+            Fate::Replied(503, body) => {
                 let expected = if is_client { unable() } else { unavailable() };
-                assert_eq!(Fate::Answered(503, body), expected);
+                assert_eq!(Fate::Replied(503, body), expected);
                 self.check_reason_to_fail(worker, request);
             }
             fate => panic!("{fate:?}"),
@@ -300,7 +300,7 @@ impl Scenario {
 
     /// Without a verdict there was a failure, a lost call, or a cap; perhaps another worker's.
     fn check_reason_to_fail(&self, worker: usize, Open { session, since, .. }: Open) {
-        let heard = self.members[worker].mail_read.step;
+        let heard = self.members[worker].messages_read.step;
         let recent = |moment: Option<Moment>| {
             moment.is_some_and(|moment| moment.step >= heard.min(since.step))
         };
@@ -330,7 +330,7 @@ impl Scenario {
         let is_reachable = member
             .reachable_since
             .is_some_and(|since| since + 1_100 < attended_at);
-        let is_told = is_reachable && !member.worker.borrow().has_mail();
+        let is_told = is_reachable && !member.worker.borrow().has_messages();
         let is_certain = !self.settings.interferes && self.last_loss + 2 * UNATTENDED < now;
         assert!(
             !(is_told && is_certain && attended_at < now),
@@ -351,5 +351,5 @@ impl Scenario {
 
 fn unavailable() -> Fate {
     let body = r#"{"error":"temporarily_unavailable","error_description":"Unable to introspect the token"}"#;
-    Fate::Answered(503, body.to_owned())
+    Fate::Replied(503, body.to_owned())
 }

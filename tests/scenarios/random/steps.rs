@@ -104,7 +104,7 @@ impl Scenario {
             184..186 => self.act_of_any(Self::refusal),
             186..188 => self.lose_a_call(worker),
             188..195 => self.act(worker, |_, _| Some(Action::Hints)),
-            195..197 => self.worker(worker, |worker| worker.lose_hints()),
+            195..197 => self.worker(worker, |worker| worker.drop_hints()),
             197..199 => self.replace_a_configuration(),
             _ => self.fail_a_vm(worker),
         }
@@ -149,7 +149,7 @@ impl Scenario {
             });
         }
         let own = self.worker(worker, |worker| perform(worker, action));
-        self.process.catch_up();
+        self.process.run_interference();
         self.note_request(worker, own);
         if let Some(other) = other {
             self.note_request(other, done.take());
@@ -465,7 +465,7 @@ impl Scenario {
     fn lose_a_call(&mut self, worker: usize) {
         if let Some(call) = self.choose_call(worker) {
             self.show(|| format!("{:?} of worker {worker} is lost", call.id));
-            self.worker(worker, |worker| worker.lose(call.id));
+            self.worker(worker, |worker| worker.drop_call(call.id));
             self.note_lost(worker, &call);
         }
     }

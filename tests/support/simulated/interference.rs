@@ -44,7 +44,7 @@ impl Process {
     }
 
     /// Lets happen what found no call to come before.
-    pub fn catch_up(&self) {
+    pub fn run_interference(&self) {
         let interference = self.interference.take();
         if let Some(Interference { action, .. }) = interference {
             action();

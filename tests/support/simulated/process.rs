@@ -71,8 +71,8 @@ impl Process {
     }
 
     /// Sends `message` to every worker, as another version of the module might.
-    pub fn tell_all(&self, message: &[u8]) {
-        self.queues.borrow_mut().send_all(message);
+    pub fn broadcast(&self, message: &[u8]) {
+        self.queues.borrow_mut().broadcast(message);
     }
 
     /// Returns the number of a new worker.

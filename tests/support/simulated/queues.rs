@@ -52,7 +52,7 @@ impl Queues {
         queue.map(|queue| queue.push(message)).is_some()
     }
 
-    pub fn send_all(&mut self, message: &[u8]) {
+    pub fn broadcast(&mut self, message: &[u8]) {
         for queue in &mut self.0 {
             queue.push(message);
         }

@@ -10,7 +10,7 @@ pub struct Request {
     pub(super) source: Vec<u8>,
     pub(super) body: Vec<u8>,
     /// What Envoy holds of the body, or the piece that passes.
-    pub(super) held: Vec<u8>,
+    pub(super) buffered: Vec<u8>,
     pub(super) reply: Option<(u16, String)>,
     pub(super) resumed: bool,
 }
@@ -65,7 +65,7 @@ pub enum Fate {
         device_id: Option<String>,
     },
     /// It was answered at the edge: status and body.
-    Answered(u16, String),
+    Replied(u16, String),
 }
 
 impl Fate {
@@ -85,7 +85,7 @@ impl Fate {
 
     pub fn status(&self) -> Option<u16> {
         match self {
-            Self::Answered(status, _) => Some(*status),
+            Self::Replied(status, _) => Some(*status),
             _ => None,
         }
     }

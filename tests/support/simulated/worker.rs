@@ -26,6 +26,7 @@ pub struct SimulatedWorker {
     next_stream: u32,
 }
 
+/// What happens: each of these leads to callbacks into the core.
 impl SimulatedWorker {
     pub fn new(process: &Rc<Process>) -> Self {
         Self {
@@ -41,15 +42,6 @@ impl SimulatedWorker {
         }
     }
 
-    pub fn faults(&self) -> &Faults {
-        &self.vm.faults
-    }
-
-    /// Host calls made so far, by kind.
-    pub fn host_calls(&self) -> BTreeMap<String, u64> {
-        self.vm.host_calls.borrow().clone()
-    }
-
     /// A request arrives: its headers, and its body if it has one.
     pub fn request(&mut self, plugin: &Rc<Plugin>, request: Request) -> StreamId {
         let body = request.body.clone();
@@ -60,7 +52,7 @@ impl SimulatedWorker {
         stream
     }
 
-    /// The headers of a request arrive. `is_whole`: it has no body.
+    /// The headers of a request arrive. With `is_whole` it has no body.
     pub fn request_headers(
         &mut self,
         plugin: &Rc<Plugin>,
@@ -91,10 +83,10 @@ impl SimulatedWorker {
                 return;
             };
             if exchange.phase() == Phase::Forwarded {
-                request.held.clear();
+                request.buffered.clear();
             }
-            request.held.extend_from_slice(piece);
-            request.held.clone()
+            request.buffered.extend_from_slice(piece);
+            request.buffered.clone()
         };
         self.vm.shown_request.replace(shown.clone());
         let host = self.host(stream.0);
@@ -124,65 +116,12 @@ impl SimulatedWorker {
         }
     }
 
-    /// The requests of a configuration that wait.
-    pub fn held_by(&self, gateway: &Rc<Plugin>) -> Vec<StreamId> {
-        self.exchanges
-            .iter()
-            .filter(|(_, exchange)| exchange.phase() == Phase::Held)
-            .map(|(stream, _)| *stream)
-            .filter(|stream| Rc::ptr_eq(&self.plugins[stream], gateway))
-            .collect()
-    }
-
-    /// A request arrives; what becomes of it before anything else happens.
-    pub fn fate_of(&mut self, gateway: &Rc<Plugin>, request: Request) -> Fate {
-        let stream = self.request(gateway, request);
-        self.fate(stream)
-    }
-
-    pub fn fate(&self, stream: StreamId) -> Fate {
-        let streams = self.vm.streams.borrow();
-        let request = &streams[&stream];
-        match self.exchanges[&stream].phase() {
-            Phase::Held => Fate::Held,
-            Phase::Replied => {
-                let (status, body) = request
-                    .reply
-                    .clone()
-                    .expect("an answered request has a reply");
-                Fate::Answered(status, body)
-            }
-            Phase::Forwarded => {
-                assert!(request.reply.is_none(), "a forwarded request has no reply");
-                let text = |name| {
-                    request
-                        .value(name)
-                        .map(|v| String::from_utf8(v.to_vec()).unwrap())
-                };
-                Fate::Forwarded {
-                    user_id: text("x-matrix-user-id"),
-                    device_id: text("x-matrix-device-id"),
-                }
-            }
-        }
-    }
-
-    /// The request as it would reach the homeserver.
-    pub fn seen_by_homeserver(&self, stream: StreamId) -> Request {
-        assert!(matches!(self.fate(stream), Fate::Forwarded { .. }));
-        self.vm.streams.borrow()[&stream].clone()
-    }
-
     /// The client hangs up.
     pub fn hang_up(&mut self, stream: StreamId) {
         self.vm.streams.borrow_mut().remove(&stream);
         self.exchanges.remove(&stream);
         self.plugins.remove(&stream);
         self.worker.on_stream_end(stream);
-    }
-
-    pub fn calls(&self) -> Vec<Call> {
-        self.vm.calls.borrow().clone()
     }
 
     /// MAS answers a call with `status` and a JSON body.
@@ -197,11 +136,18 @@ impl SimulatedWorker {
         );
     }
 
-    /// MAS answers the only call.
-    pub fn answer_the_call(&mut self, body: &str) {
+    /// MAS answers the only call with 200 and `body`.
+    pub fn answer_only_call(&mut self, body: &str) {
         let calls = self.calls();
         assert_eq!(calls.len(), 1, "one call under way");
         self.answer(calls[0].id, 200, body);
+    }
+
+    /// MAS answers every call with 200 and `body`.
+    pub fn answer_all(&mut self, body: &str) {
+        for call in self.calls() {
+            self.answer(call.id, 200, body);
+        }
     }
 
     pub fn respond(&mut self, call: CallId, response: IntrospectionResponse<'_>) {
@@ -218,19 +164,11 @@ impl SimulatedWorker {
     }
 
     /// Envoy never delivers the answer to a call.
-    pub fn lose(&self, call: CallId) {
+    pub fn drop_call(&self, call: CallId) {
         self.vm
             .calls
             .borrow_mut()
             .retain(|under_way| under_way.id != call);
-    }
-
-    /// Calls past their timeout.
-    pub fn timed_out(&self) -> Vec<Call> {
-        let now = self.process.now();
-        let mut calls = self.calls();
-        calls.retain(|call| now.since(call.sent_at) >= call.timeout);
-        calls
     }
 
     /// Calls past their timeout are answered by Envoy, and every timer that is set fires once.
@@ -246,12 +184,10 @@ impl SimulatedWorker {
 
     /// Envoy calls back for one message that was sent to this worker, if there is one.
     pub fn deliver(&mut self) -> bool {
-        let due = self
-            .process
-            .queues
-            .borrow_mut()
-            .take_callback(self.vm.number);
-        let Some((queue, root)) = due else {
+        let mut queues = self.process.queues.borrow_mut();
+        let callback = queues.take_callback(self.vm.number);
+        drop(queues);
+        let Some((queue, root)) = callback else {
             return false;
         };
         if self.vm.dropped.borrow().contains(&root) {
@@ -262,30 +198,13 @@ impl SimulatedWorker {
         true
     }
 
-    /// Whether anything that was sent to this worker has not been read.
-    pub fn has_mail(&self) -> bool {
-        self.process.queues.borrow().messages_of(self.vm.number) > 0
-    }
-
-    /// How many queues reach this worker.
-    pub fn queues(&self) -> usize {
-        self.process.queues.borrow().count_of(self.vm.number)
-    }
-
-    /// How many answers this worker keeps for itself.
-    pub fn local_entries(&self) -> usize {
-        self.worker.local_entries()
-    }
-
     /// The callbacks for everything sent to this worker are lost; the messages stay.
-    pub fn lose_hints(&mut self) {
-        self.process
-            .queues
-            .borrow_mut()
-            .drop_callbacks(self.vm.number);
+    pub fn drop_hints(&mut self) {
+        let mut queues = self.process.queues.borrow_mut();
+        queues.drop_callbacks(self.vm.number);
     }
 
-    /// The VM fails and is loaded anew: everything it held is gone, and nobody is told.
+    /// The VM fails and is loaded anew: everything it held is gone, and no callback says so.
     pub fn reload(&mut self) {
         let process = Rc::clone(&self.process);
         let streams = self.next_stream;
@@ -308,5 +227,93 @@ impl SimulatedWorker {
             selected: Cell::new(StreamId(context)),
             context,
         }
+    }
+}
+
+/// What has become of it.
+impl SimulatedWorker {
+    /// A request arrives. Returns what becomes of it before anything else happens.
+    pub fn send(&mut self, plugin: &Rc<Plugin>, request: Request) -> Fate {
+        let stream = self.request(plugin, request);
+        self.fate(stream)
+    }
+
+    pub fn fate(&self, stream: StreamId) -> Fate {
+        let streams = self.vm.streams.borrow();
+        let request = &streams[&stream];
+        match self.exchanges[&stream].phase() {
+            Phase::Held => Fate::Held,
+            Phase::Replied => {
+                let (status, body) = request
+                    .reply
+                    .clone()
+                    .expect("an answered request has a reply");
+                Fate::Replied(status, body)
+            }
+            Phase::Forwarded => {
+                assert!(request.reply.is_none(), "a forwarded request has no reply");
+                let text = |name| {
+                    request
+                        .value(name)
+                        .map(|v| String::from_utf8(v.to_vec()).unwrap())
+                };
+                Fate::Forwarded {
+                    user_id: text("x-matrix-user-id"),
+                    device_id: text("x-matrix-device-id"),
+                }
+            }
+        }
+    }
+
+    /// Returns the request as it would reach the homeserver.
+    pub fn seen_by_homeserver(&self, stream: StreamId) -> Request {
+        assert!(matches!(self.fate(stream), Fate::Forwarded { .. }));
+        self.vm.streams.borrow()[&stream].clone()
+    }
+
+    /// Returns the requests of a configuration that wait.
+    pub fn held_by(&self, plugin: &Rc<Plugin>) -> Vec<StreamId> {
+        self.exchanges
+            .iter()
+            .filter(|(_, exchange)| exchange.phase() == Phase::Held)
+            .map(|(stream, _)| *stream)
+            .filter(|stream| Rc::ptr_eq(&self.plugins[stream], plugin))
+            .collect()
+    }
+
+    pub fn calls(&self) -> Vec<Call> {
+        self.vm.calls.borrow().clone()
+    }
+
+    /// Returns the calls past their timeout.
+    pub fn timed_out(&self) -> Vec<Call> {
+        let now = self.process.now();
+        let mut calls = self.calls();
+        calls.retain(|call| now.since(call.sent_at) >= call.timeout);
+        calls
+    }
+
+    /// Returns whether anything that was sent to this worker has not been read.
+    pub fn has_messages(&self) -> bool {
+        self.process.queues.borrow().messages_of(self.vm.number) > 0
+    }
+
+    /// Returns how many queues reach this worker.
+    pub fn queues(&self) -> usize {
+        self.process.queues.borrow().count_of(self.vm.number)
+    }
+
+    /// Returns how many entries the worker's local cache has.
+    pub fn local_entries(&self) -> usize {
+        self.worker.local_entries()
+    }
+
+    /// Returns the host calls made so far, by kind.
+    pub fn host_calls(&self) -> BTreeMap<String, u64> {
+        self.vm.host_calls.borrow().clone()
+    }
+
+    pub fn faults(&self) -> &Faults {
+        &self.vm.faults
     }
 }
