@@ -67,6 +67,9 @@ const MAX_RECHECKS: usize = 4;
 /// A flight of this worker, and the requests that wait for it.
 type Pending<W> = Flight<CallContext, Waiting<W>>;
 
+/// Requests that wait, by stream.
+type Waiters<W> = BTreeMap<StreamId, Waiting<W>>;
+
 /// Returns the longest that a request is held, however often its question is asked again: one call, the lease
 /// of a worker that vanished, and one more call.
 pub fn max_hold(upstream: &Upstream) -> Duration {
@@ -108,7 +111,7 @@ impl<W> Default for Resolver<W> {
 /// Which worker calls MAS about a question.
 enum Acquisition {
     /// None: the shared cache has the answer by now.
-    Hit(Cached),
+    Hit(Box<Cached>),
     /// Another worker, which holds the lease until then.
     Peer { check_at: Instant },
     /// This one, with or without a lease.
@@ -187,7 +190,7 @@ impl<W> Resolver<W> {
         let is_fresh = |cached: &Cached| !is_due(cached, now);
         let leased = match self.acquire_lease(cb, query.upstream, &key, is_fresh) {
             Acquisition::Hit(cached) => {
-                let renewed = self.found(query.digest, cached.into(), Provenance::Shared);
+                let renewed = self.found(query.digest, (*cached).into(), Provenance::Shared);
                 return Renewal::Renewed(renewed);
             }
             Acquisition::Peer { .. } => return Renewal::Pending,
@@ -371,7 +374,7 @@ impl<W> Resolver<W> {
         let state = match self.acquire_lease(cb, query.upstream, &key, |_| true) {
             Acquisition::Hit(cached) => {
                 self.refund(cb, &call, &cached);
-                return Ok(Some(cached));
+                return Ok(Some(*cached));
             }
             Acquisition::Peer { check_at } => {
                 cb.host.count(Metric::LeaseWait);
@@ -415,7 +418,7 @@ impl<W> Resolver<W> {
                 Acquired::Tombstone(stored_at) => {
                     let cached = upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
                     match cached.filter(&useful) {
-                        Some(cached) => return Acquisition::Hit(cached),
+                        Some(cached) => return Acquisition::Hit(Box::new(cached)),
                         None => cache_read_at = stored_at,
                     }
                 }
@@ -563,13 +566,13 @@ impl<W> Resolver<W> {
         let now = cb.now();
         let cached = upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
         let acquisition = match cached {
-            Some(cached) => Acquisition::Hit(cached),
+            Some(cached) => Acquisition::Hit(Box::new(cached)),
             None => self.acquire_lease(cb, &upstream, &key, |_| true),
         };
         let leased = match acquisition {
             Acquisition::Hit(cached) => {
                 self.refund(cb, &flight.call, &cached);
-                self.resolve_waiters(flight, cached, true);
+                self.resolve_waiters(flight, *cached, true);
                 return;
             }
             Acquisition::Peer { check_at } => {
@@ -748,7 +751,7 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         digest: &TokenDigest,
-        waiters: BTreeMap<StreamId, Waiting<W>>,
+        waiters: Waiters<W>,
         why: NoVerdict,
     ) {
         for waiters in by_upstream(waiters) {
@@ -792,8 +795,8 @@ impl<W> Resolver<W> {
 }
 
 /// Splits requests by configuration: each has its own rule of what serves if there is no answer.
-fn by_upstream<W>(waiters: BTreeMap<StreamId, Waiting<W>>) -> Vec<BTreeMap<StreamId, Waiting<W>>> {
-    let mut groups: Vec<(Rc<Upstream>, BTreeMap<StreamId, Waiting<W>>)> = Vec::new();
+fn by_upstream<W>(waiters: Waiters<W>) -> Vec<Waiters<W>> {
+    let mut groups: Vec<(Rc<Upstream>, Waiters<W>)> = Vec::new();
     for (stream, waiting) in waiters {
         let group = groups
             .iter_mut()

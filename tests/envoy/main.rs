@@ -31,6 +31,7 @@ mod edge;
 mod endpoints;
 mod faults;
 mod harness;
+mod http2;
 mod identity_headers;
 mod introspection;
 mod introspection_bodies;

@@ -32,9 +32,11 @@ impl Request {
         self
     }
 
+    /// A body, of which `content-length` tells the length.
     pub fn body(mut self, body: impl AsRef<[u8]>) -> Self {
         self.body = body.as_ref().to_vec();
-        self
+        let length = self.body.len().to_string();
+        self.header("content-length", length)
     }
 
     pub fn source(mut self, source: &str) -> Self {

@@ -1,0 +1,108 @@
+//! HTTP/2 with prior knowledge (RFC 9113), frame by frame: header fields go out as they are given, which no
+//! well-behaved client does. It does not listen to what comes back.
+
+use std::net::SocketAddr;
+
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::support::http::within_limit;
+
+/// A connection.
+pub struct Http2 {
+    stream: TcpStream,
+    next: u32,
+}
+
+impl Http2 {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+
+    /// Connects.
+    pub async fn open(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect(addr).await.expect("a connection");
+        let mut http2 = Self { stream, next: 1 };
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        http2.stream.write_all(preface).await.expect("a peer");
+        http2.frame(Self::SETTINGS, 0, 0, b"").await;
+        http2
+    }
+
+    /// Sends a `GET`, or a `PUT` whose body does not end, and returns its stream.
+    pub async fn request(&mut self, path: &str, fields: &[(&str, &str)], complete: bool) -> u32 {
+        let pseudo = [
+            (":method", if complete { "GET" } else { "PUT" }),
+            (":path", path),
+        ];
+        let stream = self
+            .headers(&[&pseudo[..], fields].concat(), complete)
+            .await;
+        if !complete {
+            self.frame(Self::DATA, 0, stream, b"a beginning").await;
+        }
+        stream
+    }
+
+    /// Sends a `POST` with this body and these trailers.
+    pub async fn post_with_trailers(
+        &mut self,
+        path: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+        trailers: &[(&str, &str)],
+    ) {
+        let pseudo = [(":method", "POST"), (":path", path)];
+        let stream = self.headers(&[&pseudo[..], fields].concat(), false).await;
+        self.frame(Self::DATA, 0, stream, body).await;
+        let flags = Self::END_HEADERS | Self::END_STREAM;
+        self.frame(Self::HEADERS, flags, stream, &block(trailers))
+            .await;
+    }
+
+    /// Sends the headers of a request on a new stream. `is_whole`: nothing comes after them.
+    async fn headers(&mut self, fields: &[(&str, &str)], is_whole: bool) -> u32 {
+        let stream = self.next;
+        self.next += 2;
+        let everywhere = [(":scheme", "http"), (":authority", "matrix.example.org")];
+        let end = if is_whole { Self::END_STREAM } else { 0 };
+        let block = block(&[&everywhere[..], fields].concat());
+        self.frame(Self::HEADERS, Self::END_HEADERS | end, stream, &block)
+            .await;
+        stream
+    }
+
+    /// Resets a stream.
+    pub async fn reset(&mut self, stream: u32) {
+        const CANCEL: u32 = 8;
+        self.frame(Self::RST_STREAM, 0, stream, &CANCEL.to_be_bytes())
+            .await;
+    }
+
+    async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len())
+            .expect("a short frame")
+            .to_be_bytes();
+        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+        let frame = [&head, payload].concat();
+        within_limit("the peer to read", self.stream.write_all(&frame))
+            .await
+            .expect("the peer has not closed");
+    }
+}
+
+/// RFC 7541, section 6.2.2: literals without indexing, not compressed.
+fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            assert!(text.len() < 127, "one byte holds the length");
+            block.push(text.len() as u8);
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    block
+}
