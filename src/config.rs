@@ -14,6 +14,11 @@ use sha2::{Digest as _, Sha256};
 pub use self::keys::parse;
 use crate::{mas::introspection::Settings, matrix::endpoint::Overrides};
 
+/// Default of `identity_headers.user_id`.
+const USER_ID: &str = "x-matrix-user-id";
+/// Default of `identity_headers.device_id`.
+const DEVICE_ID: &str = "x-matrix-device-id";
+
 /// Why a configuration was refused: one line for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError(String);
@@ -23,6 +28,8 @@ impl fmt::Display for ConfigError {
         f.write_str(&self.0)
     }
 }
+
+impl std::error::Error for ConfigError {}
 
 /// A checked plugin configuration.
 #[derive(Debug)]
@@ -161,12 +168,9 @@ impl IdentityHeaders {
         ]
         .into_iter()
         .filter_map(|name| name.as_deref());
-        let defaults = [
-            (&self.user_id, keys::USER_ID),
-            (&self.device_id, keys::DEVICE_ID),
-        ]
-        .into_iter()
-        .filter_map(|(name, default)| (name.as_deref() != Some(default)).then_some(default));
+        let defaults = [(&self.user_id, USER_ID), (&self.device_id, DEVICE_ID)]
+            .into_iter()
+            .filter_map(|(name, default)| (name.as_deref() != Some(default)).then_some(default));
         configured.chain(defaults)
     }
 }

@@ -26,10 +26,9 @@ LEAVES = ["clock", "form", "metrics", "token"]
 
 # Top down: each room may use the leaves and the rooms behind its name, all of which stand below it.
 LAYERS = {
-    "envoy": ["worker", "role", "exchange", "resolver", "cache", "host", "config", "matrix", "mas"],
-    "worker": ["role", "exchange", "resolver", "cache", "host", "config", "matrix", "mas"],
-    "role": ["exchange", "resolver", "cache", "host", "config", "matrix", "mas"],
-    "exchange": ["resolver", "host", "config"],
+    "envoy": ["worker", "role", "resolver", "cache", "host", "config", "matrix", "mas"],
+    "worker": ["role", "resolver", "cache", "host", "config", "matrix", "mas"],
+    "role": ["resolver", "cache", "host", "config", "matrix", "mas"],
     "resolver": ["cache", "host", "config", "matrix", "mas"],
     "cache": ["host", "config", "matrix", "mas"],
     "host": ["matrix", "mas"],

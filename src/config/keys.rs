@@ -5,19 +5,14 @@ use std::{rc::Rc, time::Duration};
 use serde_json::Value;
 
 use super::{
-    Cache, Config, ConfigError, IdentityHeaders, Mode, OnFailure, QueryToken, Role,
-    UnknownTokenBudget, UnrecognizedTokens, proto_struct,
+    Cache, Config, ConfigError, DEVICE_ID, IdentityHeaders, Mode, OnFailure, QueryToken, Role,
+    USER_ID, UnknownTokenBudget, UnrecognizedTokens, proto_struct,
     reader::{Entry, Section},
 };
 use crate::{
     mas::introspection::{Credential, Settings},
     matrix::endpoint::{AuthRequirement, Method, Overrides, PathMatch, Rule},
 };
-
-/// Default of `identity_headers.user_id`.
-pub(super) const USER_ID: &str = "x-matrix-user-id";
-/// Default of `identity_headers.device_id`.
-pub(super) const DEVICE_ID: &str = "x-matrix-device-id";
 
 const MAX_SLOTS: u32 = 1 << 22;
 const HOUR: Duration = Duration::from_secs(3600);

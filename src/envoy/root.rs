@@ -12,7 +12,7 @@ use super::{
     dispatch,
     host::Envoy,
     stream::Stream,
-    with_worker,
+    vm::with_worker,
 };
 use crate::{
     config,

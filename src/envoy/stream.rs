@@ -7,7 +7,7 @@ use proxy_wasm::{
     types::Action,
 };
 
-use super::{host::Envoy, with_worker};
+use super::{host::Envoy, vm::with_worker};
 use crate::{
     host::StreamId,
     worker::{AnyExchange, Chunk, Phase, Plugin},

@@ -10,7 +10,7 @@ mod watch;
 
 use std::{rc::Rc, time::Duration};
 
-pub use self::watch::Watch;
+pub use self::watch::{Exchange, Watch};
 use self::{
     carry_out::{carry_out, fail_closed},
     head::Head,
@@ -18,7 +18,7 @@ use self::{
     watch::RefusedTokens,
 };
 use super::{
-    exchange::{self, Chunk, Phase},
+    exchange::{Chunk, Phase},
     origin::RequestOrigin,
     plugin::Plugin,
 };
@@ -41,9 +41,6 @@ use crate::{
 /// Safety margin of the coarse clock. A hit in the local cache uses the time of the last tick, which may lag
 /// by up to this much; within the margin of an entry's end the real clock is read.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
-
-/// An exchange of this role.
-pub type Exchange = exchange::Exchange<Watch>;
 
 /// What a held request needs to go on.
 #[derive(Debug)]

@@ -10,16 +10,18 @@
 mod callers;
 pub mod request;
 mod unread;
+mod watch;
 
 use std::rc::Rc;
 
+pub use self::watch::{Exchange, Watch};
 use self::{
     callers::{AcceptedCallers, CallerKey},
     request::MAX_FORM_BYTES,
     unread::AwaitingBody,
 };
 use super::{
-    exchange::{self, BodyPrefix, Chunk, Phase, Wants},
+    exchange::{BodyPrefix, Chunk, Phase},
     origin::RequestOrigin,
     response_status,
 };
@@ -37,39 +39,10 @@ use crate::{
     token::{AccessToken, TokenDigest},
 };
 
-/// An exchange of this role.
-pub type Exchange = exchange::Exchange<Watch>;
-
 /// What a held request needs to go on.
 #[derive(Debug)]
 pub struct Waiter {
     exchange: Rc<Exchange>,
-}
-
-/// What this role still watches for in an exchange.
-#[derive(Debug, Default)]
-pub enum Watch {
-    /// Nothing.
-    #[default]
-    Nothing,
-    /// An authenticated caller's request is held, and its form is awaited.
-    HeldForBody,
-    /// The request of a caller that is not authenticated is forwarded; its form is copied, to see whether it
-    /// is one that the cache could have answered.
-    Unauthenticated(CallerKey, BodyPrefix),
-    /// It is one, so a 200 of MAS authenticates the caller.
-    Matched(CallerKey),
-}
-
-impl exchange::Watch for Watch {
-    fn wants(&self) -> Wants {
-        let is_something = !matches!(self, Self::Nothing);
-        Wants {
-            request_body: is_something,
-            response_headers: is_something,
-            response_body: false,
-        }
-    }
 }
 
 /// The introspection role in one worker.

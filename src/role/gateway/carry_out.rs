@@ -1,8 +1,8 @@
 //! Carries a decision out on the selected request, save for resuming it.
 
 use super::{
-    Exchange,
     policy::{Annotation, Decision},
+    watch::Exchange,
 };
 use crate::{
     config::{Config, Mode},

@@ -8,7 +8,6 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
 
-use super::Exchange;
 use crate::{
     clock::Instant,
     host::{Callback, Host, Streams},
@@ -31,6 +30,9 @@ const REFUSAL_COOLDOWN: Duration = Duration::from_secs(10);
 
 /// Refused tokens that are remembered.
 const MAX_REFUSED_TOKENS: usize = 4_096;
+
+/// An exchange of the gateway role.
+pub type Exchange = exchange::Exchange<Watch>;
 
 /// What the gateway still watches for in an exchange.
 #[derive(Debug, Default)]

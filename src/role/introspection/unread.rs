@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
-use super::Exchange;
+use super::watch::Exchange;
 use crate::{
     clock::Instant,
     host::{Callback, Host, StreamId},
