@@ -14,9 +14,12 @@
 
 pub mod budget;
 mod call;
+pub mod client;
 mod failure;
 pub mod flight;
 pub mod lease;
+mod line;
+mod load;
 pub mod membership;
 mod resolution;
 mod upstream;
@@ -28,18 +31,22 @@ use std::{
 };
 
 use self::{
-    budget::{Budget, Source, Spent},
+    budget::{Budget, Spent},
     call::{CALL_GRACE, CallContext},
+    client::ClientKey,
     failure::FailureLog,
     flight::{Flight, Flights, Full, State},
-    lease::{Acquired, LEASE, Leases, Marks},
+    lease::{Acquired, LEASE, Leases, Marks, Tombstone},
+    line::{Line, LineFull, Ticket},
+    load::Slot,
     membership::{Hint, Membership},
 };
 pub use self::{
+    load::PoolId,
     resolution::{
         Found, Invalidation, Origin, Provenance, Query, Renewal, Resolution, Verdict, Waiting,
     },
-    upstream::Upstream,
+    upstream::{Admission, Overflow, Upstream},
 };
 use crate::{
     cache::{
@@ -64,6 +71,13 @@ pub const TICK: Duration = Duration::from_millis(250);
 /// How many tombstones are followed before MAS is called without a lease.
 const MAX_RECHECKS: usize = 4;
 
+/// Questions of one line that are started in one callback at the most.
+const MAX_STARTS: usize = 256;
+
+/// How long a question waits in line. It is looked at with each tick, so a request waits for a second at the
+/// most.
+const LINE_TIMEOUT: Duration = Duration::from_millis(750);
+
 /// A flight of this worker, and the requests that wait for it.
 type Pending<W> = Flight<CallContext, Waiting<W>>;
 
@@ -85,6 +99,8 @@ pub struct Resolver<W> {
     budget: Budget,
     membership: Membership,
     failures: FailureLog,
+    /// The questions over the cap, by pool.
+    lines: BTreeMap<PoolId, Line>,
     /// As of the last tick or hint.
     epochs: Epochs,
     /// Calls dropped with their root context, not yet subtracted from the in-flight gauge. The next tick
@@ -101,6 +117,7 @@ impl<W> Default for Resolver<W> {
             budget: Budget::default(),
             membership: Membership::default(),
             failures: FailureLog::default(),
+            lines: BTreeMap::new(),
             epochs: Epochs::default(),
             lost_calls: 0,
             resolutions: VecDeque::new(),
@@ -114,8 +131,18 @@ enum Acquisition {
     Hit(Box<Cached>),
     /// Another worker, which holds the lease until then.
     Peer { check_at: Instant },
+    /// None for a while: a call has just failed, and a stale answer serves.
+    Failed,
     /// This one, with or without a lease.
     Mine { leased: bool },
+}
+
+/// How a question begins.
+enum Start {
+    /// Not at all: the shared cache has the answer by now.
+    Hit(Box<Cached>),
+    /// With a flight.
+    Flight(CallContext, State),
 }
 
 /// What the public methods do.
@@ -157,30 +184,48 @@ impl<W> Resolver<W> {
         waiting: Waiting<W>,
     ) -> Option<Found> {
         let key = query.key();
-        let started = if self.flights.contains(&key) {
+        if self.flights.contains(&key) && !self.can_overtake(query, &key) {
             cb.host.count(Metric::Coalesced);
-            Ok(None)
-        } else {
-            self.start_flight(cb, query)
-        };
-        let refused = match started {
-            Ok(Some(cached)) => {
-                return Some(self.found(query.digest, cached.into(), Provenance::Shared));
+            return match self.flights.join(key, stream, waiting) {
+                Ok(()) => None,
+                Err(Full) => {
+                    Some(self.stand_in(cb, query.upstream, &query.digest, NoVerdict::Overloaded))
+                }
+            };
+        }
+        match self.begin(cb, query) {
+            Ok(Start::Hit(cached)) => {
+                Some(self.found(query.digest, (*cached).into(), Provenance::Shared))
             }
-            Ok(None) => match self.flights.join(key, stream, waiting) {
-                Ok(()) => return None,
-                Err(Full) => NoVerdict::Overloaded,
-            },
-            Err(why) => why,
-        };
-        Some(self.stand_in(cb, query.upstream, &query.digest, refused))
+            Ok(Start::Flight(call, state)) => {
+                let mut flight = call.into_flight(cb.now(), state);
+                if let State::Queued { .. } = state {
+                    flight.deadline = cb.now() + LINE_TIMEOUT;
+                }
+                // Requests of another pool that wait in line for the same answer.
+                if let Some(queued) = self.take_from_line(&key) {
+                    flight.waiters = queued.waiters;
+                }
+                flight.waiters.insert(stream, waiting);
+                self.flights.insert(key, flight);
+                None
+            }
+            Err(why) => Some(self.stand_in(cb, query.upstream, &query.digest, why)),
+        }
     }
 
     /// Renews an answer in the background while it is served.
     pub fn refresh<H: Backend>(&mut self, cb: &Callback<'_, H>, query: &Query<'_>) -> Renewal {
         let now = cb.now();
         let key = query.key();
-        if self.flights.contains(&key) || self.failures.is_backing_off(&key, now) {
+        let slot = Slot {
+            pool: query.upstream.admission.pool,
+            client: None,
+        };
+        if self.flights.contains(&key)
+            || self.failures.is_backing_off(&key, now)
+            || !self.admits(query.upstream, &slot)
+        {
             return Renewal::Pending;
         }
         if let Some(renewed) = self.lookup_renewal(cb, query) {
@@ -193,15 +238,16 @@ impl<W> Resolver<W> {
                 let renewed = self.found(query.digest, (*cached).into(), Provenance::Shared);
                 return Renewal::Renewed(renewed);
             }
-            Acquisition::Peer { .. } => return Renewal::Pending,
+            Acquisition::Peer { .. } | Acquisition::Failed => return Renewal::Pending,
             Acquisition::Mine { leased } => leased,
         };
         cb.host.count(Metric::Refresh);
         let call = CallContext::new(query, None);
         match self.call(cb, &call, leased) {
             Ok(state) => self.flights.insert(key, call.into_flight(now, state)),
-            Err(_) => {
-                self.release_lease(cb, key, Hint::Stored(key), None);
+            Err(why) => {
+                self.stand_in(cb, query.upstream, &query.digest, why);
+                self.release_failed(cb, query.upstream, key);
             }
         }
         Renewal::Pending
@@ -277,6 +323,7 @@ impl<W> Resolver<W> {
             }
             Err(why) => self.fail(cb, key, flight, why),
         }
+        self.start_queued(cb);
     }
 
     /// Takes in the messages of a shared queue.
@@ -285,7 +332,8 @@ impl<W> Resolver<W> {
             match Hint::decode(&message) {
                 None => {}
                 Some(Hint::Stored(key)) => {
-                    if let Some(flight) = self.flights.take_awaiting(&key) {
+                    let queued = self.take_from_line(&key);
+                    if let Some(flight) = queued.or_else(|| self.flights.take_awaiting(&key)) {
                         self.resume(cb, key, flight);
                     }
                 }
@@ -305,12 +353,21 @@ impl<W> Resolver<W> {
         self.epochs.read(cb.host);
         self.membership.heartbeat(cb.host, cb.root, now);
         while let Some((key, flight)) = self.flights.pop_expired(now) {
-            if let State::Calling { .. } = flight.state {
-                cb.host.record(Metric::InFlight, -1);
-                cb.host
-                    .count(Metric::Introspection(NoVerdict::Lost.label()));
+            match flight.state {
+                State::Calling { .. } => {
+                    cb.host.record(Metric::InFlight, -1);
+                    cb.host
+                        .count(Metric::Introspection(NoVerdict::Lost.label()));
+                    self.fail(cb, key, flight, NoVerdict::Lost);
+                }
+                State::Queued { ticket, pool, .. } => {
+                    self.leave_line(pool, ticket);
+                    self.end_queued(cb, key, flight);
+                }
+                State::AwaitingPeer { .. } | State::Orphaned => {
+                    self.fail(cb, key, flight, NoVerdict::Lost);
+                }
             }
-            self.fail(cb, key, flight, NoVerdict::Lost);
         }
         let lost_calls = std::mem::take(&mut self.lost_calls);
         if lost_calls > 0 {
@@ -330,13 +387,18 @@ impl<W> Resolver<W> {
         while let Some((key, flight)) = self.flights.pop_due(now) {
             self.resume(cb, key, flight);
         }
+        self.start_queued(cb);
         self.renew_leases(cb);
         self.failures.expire(now);
     }
 
     /// Notes that a stream has ended, whatever it waited for. A call goes on without it.
     pub fn cancel(&mut self, stream: StreamId) {
-        self.flights.forget(stream);
+        if let Some(flight) = self.flights.forget(stream)
+            && let State::Queued { ticket, pool, .. } = flight.state
+        {
+            self.leave_line(pool, ticket);
+        }
     }
 
     /// Notes that a root context has ended. Envoy has dropped its calls; requests of other configurations that
@@ -360,22 +422,29 @@ impl<W> Resolver<W> {
 
 /// Starting a flight.
 impl<W> Resolver<W> {
-    /// Starts a flight with no waiter. Returns the answer instead if another worker has stored it.
-    fn start_flight<H: Backend>(
+    /// Begins with a question that no flight of this worker answers.
+    fn begin<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         query: &Query<'_>,
-    ) -> Result<Option<Cached>, NoVerdict> {
-        // Shed before anything is charged or written.
-        self.check_cap(cb, query.upstream)?;
-        let source = self.charge(cb, query)?;
-        let call = CallContext::new(query, source);
-        let (key, now) = (query.key(), cb.now());
-        let state = match self.acquire_lease(cb, query.upstream, &key, |_| true) {
-            Acquisition::Hit(cached) => {
-                self.refund(cb, &call, &cached);
-                return Ok(Some(*cached));
-            }
+    ) -> Result<Start, NoVerdict> {
+        if !self.flights.has_room() {
+            return Err(NoVerdict::Overloaded);
+        }
+        let upstream = query.upstream;
+        let client = self.client(query);
+        self.check_budget(cb, query, client.as_ref())?;
+        let call = CallContext::new(query, client);
+        if !self.admits(upstream, &call.slot()) {
+            return match upstream.admission.overflow {
+                Overflow::Wait => self.queue(cb, call),
+                Overflow::Refuse => Err(overloaded(cb)),
+            };
+        }
+        let key = query.key();
+        let state = match self.acquire_lease(cb, upstream, &key, |_| true) {
+            Acquisition::Hit(cached) => return Ok(Start::Hit(cached)),
+            Acquisition::Failed => return Err(NoVerdict::Elsewhere),
             Acquisition::Peer { check_at } => {
                 cb.host.count(Metric::LeaseWait);
                 State::AwaitingPeer { check_at }
@@ -383,14 +452,65 @@ impl<W> Resolver<W> {
             Acquisition::Mine { leased } => match self.call(cb, &call, leased) {
                 Ok(state) => state,
                 Err(why) => {
-                    // The others may be able to call.
-                    self.release_lease(cb, key, Hint::Stored(key), None);
+                    self.release_failed(cb, upstream, key);
                     return Err(why);
                 }
             },
         };
-        self.flights.insert(key, call.into_flight(now, state));
-        Ok(None)
+        Ok(Start::Flight(call, state))
+    }
+
+    /// Returns whether a question that waits in another pool's line can be called at once by this pool.
+    fn can_overtake(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
+        let pool = query.upstream.admission.pool;
+        let slot = Slot { pool, client: None };
+        self.flights
+            .queued_in(key)
+            .is_some_and(|queued_in| queued_in != pool)
+            && self.admits(query.upstream, &slot)
+    }
+
+    fn admits(&self, upstream: &Upstream, slot: &Slot) -> bool {
+        let cap = upstream.settings.max_in_flight;
+        self.flights.load().admits(slot, cap)
+    }
+
+    /// Returns the client of the request, if its budget or its share matters: knowing it is a host call.
+    fn client(&self, query: &Query<'_>) -> Option<ClientKey> {
+        let upstream = query.upstream;
+        let (pool, cap) = (upstream.admission.pool, upstream.settings.max_in_flight);
+        if upstream.budget.is_none() && !self.flights.load().counts_clients(pool, cap) {
+            return None;
+        }
+        let address = query.origin.client_address()?;
+        Some(ClientKey::of(&address))
+    }
+
+    fn check_budget<H: Backend>(
+        &self,
+        cb: &Callback<'_, H>,
+        query: &Query<'_>,
+        client: Option<&ClientKey>,
+    ) -> Result<(), NoVerdict> {
+        let (Some(limit), Some(client)) = (&query.upstream.budget, client) else {
+            return Ok(());
+        };
+        let now = cb.now();
+        self.budget
+            .check(cb.host, client, &query.digest, limit, now)
+            .map_err(|Spent { until }| NoVerdict::OverBudget {
+                retry_after_ms: millis(until.since(now)).unsigned_abs(),
+            })
+    }
+
+    /// Charges the client of a call for a token that MAS called inactive.
+    fn charge<H: Backend>(&self, cb: &Callback<'_, H>, call: &CallContext, cached: &Cached) {
+        if let (Cached::Inactive(_), Some(client), Some(limit)) =
+            (cached, &call.client, &call.upstream.budget)
+        {
+            self.budget
+                .charge(cb.host, client, call.digest(), limit, cb.now());
+        }
     }
 
     /// Acquires the lease. Call only after a cache miss at the callback's moment: a tombstone then shows a
@@ -422,6 +542,13 @@ impl<W> Resolver<W> {
                         None => cache_read_at = stored_at,
                     }
                 }
+                Acquired::Failed(failed_at) => {
+                    let stale = upstream.cache.lookup_stale(cb.host, &key.digest, now);
+                    if stale.is_some() {
+                        return Acquisition::Failed;
+                    }
+                    cache_read_at = failed_at;
+                }
             }
         }
         Acquisition::Mine { leased: false }
@@ -434,13 +561,13 @@ impl<W> Resolver<W> {
         call: &CallContext,
         leased: bool,
     ) -> Result<State, NoVerdict> {
-        self.check_cap(cb, &call.upstream)?;
         match call.send(cb.host, cb.root) {
-            Ok(call) => {
+            Ok(id) => {
                 cb.host.record(Metric::InFlight, 1);
                 Ok(State::Calling {
-                    call,
+                    call: id,
                     root: cb.root,
+                    slot: call.slot(),
                     leased,
                 })
             }
@@ -451,46 +578,88 @@ impl<W> Resolver<W> {
             }
         }
     }
+}
 
-    fn check_cap<H: Backend>(
-        &self,
+/// Waiting in line for a free call.
+impl<W> Resolver<W> {
+    /// Puts a question into its pool's line.
+    fn queue<H: Backend>(
+        &mut self,
         cb: &Callback<'_, H>,
-        upstream: &Upstream,
-    ) -> Result<(), NoVerdict> {
-        if self.flights.calls() < upstream.settings.max_in_flight {
-            return Ok(());
+        call: CallContext,
+    ) -> Result<Start, NoVerdict> {
+        let pool = call.upstream.admission.pool;
+        let key = call.upstream.question(call.digest());
+        let line = self.lines.entry(pool).or_default();
+        match line.push(key, call.client, call.bytes()) {
+            Ok((ticket, displaced)) => {
+                cb.host.count(Metric::LineWait);
+                // Their requests are answered with the next tick: this callback may answer its own only.
+                for key in displaced {
+                    self.flights.expire_queued(&key, cb.now());
+                }
+                let cap = call.upstream.settings.max_in_flight;
+                Ok(Start::Flight(call, State::Queued { ticket, pool, cap }))
+            }
+            Err(LineFull) => Err(overloaded(cb)),
         }
-        let why = NoVerdict::Overloaded;
-        cb.host.count(Metric::Introspection(why.label()));
-        Err(why)
     }
 
-    /// Charges an unknown token to the client of the request, if clients have a budget.
-    fn charge<H: Backend>(
-        &self,
-        cb: &Callback<'_, H>,
-        query: &Query<'_>,
-    ) -> Result<Option<Source>, NoVerdict> {
-        let Some(limit) = &query.upstream.budget else {
-            return Ok(None);
-        };
-        let Some(address) = query.origin.client_address() else {
-            return Ok(None);
-        };
-        let (source, now) = (Source::of(&address), cb.now());
-        match self.budget.spend(cb.host, &source, limit, now) {
-            Ok(()) => Ok(Some(source)),
-            Err(Spent { until }) => {
-                let retry_after_ms = millis(until.since(now)).unsigned_abs();
-                Err(NoVerdict::OverBudget { retry_after_ms })
+    /// Calls MAS about the questions that wait in line, as far as calls are free.
+    fn start_queued<H: Backend>(&mut self, cb: &Callback<'_, H>) {
+        for pool in self.lines.keys().copied().collect::<Vec<_>>() {
+            // A call that cannot be made leaves its slot free, so the number of tries is bounded as well.
+            for _ in 0..MAX_STARTS {
+                let Some(key) = self.next_queued(pool) else {
+                    break;
+                };
+                if let Some(flight) = self.flights.take_queued(&key) {
+                    self.resume(cb, key, flight);
+                }
             }
         }
     }
 
-    /// Takes the charge back for a token that is active after all.
-    fn refund<H: Backend>(&self, cb: &Callback<'_, H>, call: &CallContext, cached: &Cached) {
-        if let (Cached::Active(_), Some(source)) = (cached, &call.source) {
-            self.budget.refund(cb.host, source, cb.now());
+    /// Takes the next question out of a pool's line, if a call for it is free.
+    fn next_queued(&mut self, pool: PoolId) -> Option<QuestionKey> {
+        let flights = &self.flights;
+        self.lines.get_mut(&pool)?.pop(|client, key| {
+            let slot = Slot { pool, client };
+            flights
+                .queued_cap(key)
+                .is_none_or(|cap| flights.load().admits(&slot, cap))
+        })
+    }
+
+    /// Ends a flight that has waited in line for too long, unless another worker has the answer by now.
+    fn end_queued<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        flight: Pending<W>,
+    ) {
+        let upstream = Rc::clone(&flight.call.upstream);
+        let cached = upstream
+            .cache
+            .lookup(cb.host, &key.digest, cb.now(), |_| {});
+        match cached {
+            Some(cached) => self.resolve_waiters(flight, cached, true),
+            None => self.fail(cb, key, flight, overloaded(cb)),
+        }
+    }
+
+    /// Takes a flight out of its line.
+    fn take_from_line(&mut self, key: &QuestionKey) -> Option<Pending<W>> {
+        let flight = self.flights.take_queued(key)?;
+        if let State::Queued { ticket, pool, .. } = flight.state {
+            self.leave_line(pool, ticket);
+        }
+        Some(flight)
+    }
+
+    fn leave_line(&mut self, pool: PoolId, ticket: Ticket) {
+        if let Some(line) = self.lines.get_mut(&pool) {
+            line.remove(ticket);
         }
     }
 }
@@ -513,8 +682,8 @@ impl<W> Resolver<W> {
         self.failures.remove(&key);
         let mut is_outdated = self.is_outdated(cb, &upstream, &key, &introspected);
         let is_stored = !is_outdated && self.store(cb, &upstream, &introspected);
-        let stored_at = is_stored.then_some(introspected.answered_at);
-        let marks = self.end_call(cb, key, &flight, Hint::Stored(key), stored_at);
+        let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
+        let marks = self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
         if marks.invalidated && is_stored && introspected.is_active() {
             // The token ended between the look and the writing.
             let what = Invalidation::Token(&key.digest);
@@ -529,7 +698,7 @@ impl<W> Resolver<W> {
             return;
         }
         let cached = upstream.cache.as_cached(&introspected);
-        self.refund(cb, &flight.call, &cached);
+        self.charge(cb, &flight.call, &cached);
         let is_cached = is_stored && !is_outdated;
         self.resolve_waiters(flight, cached, is_cached);
     }
@@ -542,11 +711,14 @@ impl<W> Resolver<W> {
         flight: Pending<W>,
         why: NoVerdict,
     ) {
-        self.end_call(cb, key, &flight, Hint::Failed(key), None);
-        if flight.waiters.is_empty() {
-            // A renewal: what it was to renew serves on.
-            self.stand_in(cb, &flight.call.upstream, &key.digest, why);
-        }
+        let upstream = Rc::clone(&flight.call.upstream);
+        // A renewal has no waiter; what it was to renew serves on.
+        let serves_stale = matches!(
+            self.stand_in(cb, &upstream, &key.digest, why).verdict,
+            Verdict::Active(_)
+        );
+        let tombstone = serves_stale.then_some(Tombstone::Failed(cb.now()));
+        self.end_call(cb, key, &flight, Hint::Failed(key), tombstone);
         self.resolve_without_verdict(cb, &key.digest, flight.waiters, why);
     }
 
@@ -567,12 +739,20 @@ impl<W> Resolver<W> {
         let cached = upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
         let acquisition = match cached {
             Some(cached) => Acquisition::Hit(Box::new(cached)),
+            None if !self.admits(&upstream, &flight.call.slot()) => {
+                self.queue_again(cb, key, flight);
+                return;
+            }
             None => self.acquire_lease(cb, &upstream, &key, |_| true),
         };
         let leased = match acquisition {
             Acquisition::Hit(cached) => {
-                self.refund(cb, &flight.call, &cached);
+                self.charge(cb, &flight.call, &cached);
                 self.resolve_waiters(flight, *cached, true);
+                return;
+            }
+            Acquisition::Failed => {
+                self.fail(cb, key, flight, NoVerdict::Elsewhere);
                 return;
             }
             Acquisition::Peer { check_at } => {
@@ -592,9 +772,40 @@ impl<W> Resolver<W> {
                 self.flights.insert(key, flight);
             }
             Err(why) => {
-                self.release_lease(cb, key, Hint::Stored(key), None);
+                self.release_failed(cb, &upstream, key);
                 self.fail(cb, key, flight, why);
             }
+        }
+    }
+
+    /// Puts a flight whose answer did not come into the line of its pool.
+    fn queue_again<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        mut flight: Pending<W>,
+    ) {
+        let admission = flight.call.upstream.admission;
+        if admission.overflow == Overflow::Refuse {
+            self.fail(cb, key, flight, overloaded(cb));
+            return;
+        }
+        let line = self.lines.entry(admission.pool).or_default();
+        match line.push(key, flight.call.client, flight.call.bytes()) {
+            Ok((ticket, displaced)) => {
+                cb.host.count(Metric::LineWait);
+                for key in displaced {
+                    self.flights.expire_queued(&key, cb.now());
+                }
+                flight.state = State::Queued {
+                    ticket,
+                    pool: admission.pool,
+                    cap: flight.call.upstream.settings.max_in_flight,
+                };
+                flight.deadline = cb.now() + LINE_TIMEOUT;
+                self.flights.insert(key, flight);
+            }
+            Err(LineFull) => self.fail(cb, key, flight, overloaded(cb)),
         }
     }
 
@@ -647,25 +858,38 @@ impl<W> Resolver<W> {
         key: QuestionKey,
         flight: &Pending<W>,
         hint: Hint,
-        stored_at: Option<Instant>,
+        tombstone: Option<Tombstone>,
     ) -> Marks {
         match flight.state {
-            State::Calling { leased: true, .. } => self.release_lease(cb, key, hint, stored_at),
+            State::Calling { leased: true, .. } => self.release_lease(cb, key, hint, tombstone),
             _ => Marks::default(),
         }
     }
 
-    /// Releases a lease and hints the other workers if one of them waits for it. With `stored_at` a tombstone
-    /// stays. Returns the lease's marks.
+    /// Releases the lease of a call that could not be made. The other workers may be able to make it, unless a
+    /// stale answer serves: then they leave MAS alone for a while, too.
+    fn release_failed<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        upstream: &Upstream,
+        key: QuestionKey,
+    ) {
+        let now = cb.now();
+        let stale = upstream.cache.lookup_stale(cb.host, &key.digest, now);
+        let tombstone = stale.is_some().then_some(Tombstone::Failed(now));
+        self.release_lease(cb, key, Hint::Stored(key), tombstone);
+    }
+
+    /// Releases a lease and hints the other workers if one of them waits for it. Returns the lease's marks.
     fn release_lease<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
         hint: Hint,
-        stored_at: Option<Instant>,
+        tombstone: Option<Tombstone>,
     ) -> Marks {
         let worker = self.membership.worker_id(cb.host);
-        let marks = self.leases.release(cb.host, &key, worker, stored_at);
+        let marks = self.leases.release(cb.host, &key, worker, tombstone);
         if marks.contended {
             self.membership.broadcast(cb.host, hint, cb.now());
         }
@@ -820,4 +1044,10 @@ fn is_due(cached: &Cached, now: Instant) -> bool {
         Cached::Active(entry) => entry.refresh_at.is_some_and(|refresh_at| refresh_at <= now),
         Cached::Inactive(_) => false,
     }
+}
+
+fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {
+    let why = NoVerdict::Overloaded;
+    cb.host.count(Metric::Introspection(why.label()));
+    why
 }

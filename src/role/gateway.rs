@@ -19,7 +19,7 @@ use self::{
 };
 use super::{
     exchange::{Chunk, Phase},
-    origin::RequestOrigin,
+    origin::ClientOrigin,
     plugin::Plugin,
 };
 use crate::{
@@ -214,7 +214,7 @@ impl Gateway {
             upstream: &plugin.upstream,
             token: &question.token,
             digest: question.digest,
-            origin: &RequestOrigin(cb.host),
+            origin: &ClientOrigin(cb.host),
         };
         if let Some(grant) = self.lookup_grant(cb, resolver, plugin, &query) {
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));

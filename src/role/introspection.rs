@@ -22,7 +22,7 @@ use self::{
 };
 use super::{
     exchange::{BodyPrefix, Chunk, Phase},
-    origin::RequestOrigin,
+    origin::HomeserverOrigin,
     response_status,
 };
 use crate::{
@@ -165,7 +165,7 @@ impl Introspection {
             upstream,
             token,
             digest: TokenDigest::of(token.as_bytes()),
-            origin: &RequestOrigin(cb.host),
+            origin: &HomeserverOrigin(cb.host),
         };
         let found = resolver.lookup(cb, &query).or_else(|| {
             let waiter = Waiter {
@@ -206,7 +206,8 @@ fn reply(config: &Config, verdict: &Verdict, now: Instant) -> Option<Reply> {
     match verdict {
         Verdict::Active(entry) => request::known_body(entry, now).map(request::reply),
         Verdict::Inactive(answer) => Some(request::reply(answer.body().to_vec())),
-        Verdict::None(NoVerdict::OverBudget { .. }) => None,
+        // A flood of clients must not cut the homeserver off from MAS.
+        Verdict::None(NoVerdict::OverBudget { .. } | NoVerdict::Overloaded) => None,
         Verdict::None(_) => match config.on_introspection_failure {
             OnFailure::Reject => Some(request::unavailable()),
             OnFailure::Pass => None,

@@ -3,7 +3,10 @@
 use std::rc::Rc;
 
 use crate::{
-    cache::question::QuestionKey, config::Config, host::RootId, resolver::Upstream,
+    cache::question::QuestionKey,
+    config::{Config, Role},
+    host::RootId,
+    resolver::{Admission, Overflow, PoolId, Upstream},
     token::TokenDigest,
 };
 
@@ -24,7 +27,7 @@ impl Plugin {
     pub fn new(root: RootId, config: Config) -> Self {
         Self {
             root,
-            upstream: Rc::new(Upstream::new(&config)),
+            upstream: Rc::new(Upstream::new(&config, admission(config.role))),
             identity_fingerprint: config.identity_fingerprint(),
             config,
         }
@@ -36,5 +39,25 @@ impl Plugin {
             digest: *digest,
             fingerprint: self.identity_fingerprint,
         }
+    }
+}
+
+/// Returns which cap a role's calls count against. Each role has its own, so that a flood of clients does not
+/// cut the homeserver off from MAS. A client waits for a free call; the homeserver's question goes to MAS itself.
+fn admission(role: Role) -> Admission {
+    match role {
+        Role::Gateway => Admission {
+            pool: PoolId(0),
+            overflow: Overflow::Wait,
+        },
+        Role::Introspection => Admission {
+            pool: PoolId(1),
+            overflow: Overflow::Refuse,
+        },
+        // It never asks.
+        Role::Provisioning => Admission {
+            pool: PoolId(2),
+            overflow: Overflow::Refuse,
+        },
     }
 }

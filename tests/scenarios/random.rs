@@ -208,8 +208,8 @@ struct Scenario {
     last_loss: u64,
     /// When a worker last had as many calls under way as it may.
     full: Option<Moment>,
-    /// Clients' requests: when, from which source, and at which step the token turned out to be active.
-    charges: Vec<(Moment, usize, Option<u64>)>,
+    /// Clients' requests: when, from which source, and about which token.
+    charges: Vec<(Moment, usize, usize)>,
 }
 
 #[test]

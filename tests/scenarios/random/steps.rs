@@ -191,7 +191,7 @@ impl Scenario {
         self.members[worker].reachable_since.get_or_insert(now.at);
         let (session, charge) = match purpose {
             Purpose::Decide { session, source } => {
-                self.charges.push((now, source, None));
+                self.charges.push((now, source, session));
                 (session, Some(self.charges.len() - 1))
             }
             Purpose::Answer { session } => (session, None),
