@@ -2,9 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
+
+use tokio::sync::watch;
 
 /// A clock that reads the time since the Unix epoch. Clones share the same time.
 #[derive(Clone)]
@@ -13,7 +14,7 @@ pub struct Clock(Source);
 #[derive(Clone)]
 enum Source {
     System,
-    Manual(Arc<Mutex<Duration>>),
+    Manual(watch::Sender<Duration>),
 }
 
 impl Clock {
@@ -24,14 +25,14 @@ impl Clock {
 
     /// A clock that stands at `since_epoch` until it is set or advanced.
     pub fn manual(since_epoch: Duration) -> Self {
-        Self(Source::Manual(Arc::new(Mutex::new(since_epoch))))
+        Self(Source::Manual(watch::Sender::new(since_epoch)))
     }
 
     /// The time since the Unix epoch.
     pub fn now(&self) -> Duration {
         match &self.0 {
             Source::System => system_now(),
-            Source::Manual(now) => *now.lock().unwrap_or_else(PoisonError::into_inner),
+            Source::Manual(now) => *now.borrow(),
         }
     }
 
@@ -44,7 +45,7 @@ impl Clock {
         match &self.0 {
             Source::System => panic!("the system's clock cannot be set"),
             Source::Manual(now) => {
-                *now.lock().unwrap_or_else(PoisonError::into_inner) = since_epoch
+                now.send_replace(since_epoch);
             }
         }
     }
@@ -56,6 +57,17 @@ impl Clock {
     /// If this is the system's clock.
     pub fn advance(&self, by: Duration) {
         self.set(self.now() + by);
+    }
+
+    /// Resolves when it is `since_epoch` or later. With a manual clock that is when a test sets it so.
+    pub async fn wait_until(&self, since_epoch: Duration) {
+        match &self.0 {
+            Source::System => tokio::time::sleep(since_epoch.saturating_sub(system_now())).await,
+            Source::Manual(now) => {
+                // The sender lives in `self`, so waiting cannot fail.
+                let _ = now.subscribe().wait_for(|now| *now >= since_epoch).await;
+            }
+        }
     }
 }
 
