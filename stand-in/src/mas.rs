@@ -13,7 +13,8 @@
 //! `mas/provisioning.rs` says which event makes which, [`Mas::provisioning`] which were made.
 //!
 //! Status, headers and their order, and the order of body members are those recorded with MAS 1.22; a replay test keeps
-//! it so. It issues no tokens itself (login, token endpoint): a test inserts the sessions that it wants.
+//! it so. It issues no tokens itself (login, token endpoint): a test inserts the sessions that it wants, and says which
+//! token a login ([`Mas::compat_login`]) or a refresh ([`Mas::begin_refresh`]) gives out.
 //!
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
@@ -42,10 +43,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-};
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::{SeenRequest, clock::Clock, server::Server};
 
@@ -55,6 +53,7 @@ mod damage;
 mod fault;
 mod handler;
 mod provisioning;
+mod queue;
 mod reply;
 mod session;
 mod state;
@@ -64,10 +63,10 @@ pub use client::Client;
 pub use control::Control;
 pub use fault::Fault;
 use fault::Faults;
+use provisioning::Provisioning;
 pub use provisioning::ProvisioningCall;
-use provisioning::{Job, Provisioning};
 pub use session::Session;
-use state::State;
+use state::{RefreshInProgress, State};
 pub use token::token;
 
 /// The shared secret of [`Options::default`].
@@ -94,6 +93,9 @@ pub struct Options {
     pub pool_timeout: Duration,
     /// The homeserver, or what stands in front of it; none until [`Mas::set_homeserver`] unless said.
     pub homeserver: Option<SocketAddr>,
+    /// How long a job waits before it is tried again for the first time: 5 s in MAS. Further delays grow with it. They
+    /// pass by [`clock`](Self::clock).
+    pub first_retry_delay: Duration,
     /// How many requests [`Mas::requests`] and how many calls [`Mas::provisioning`] keeps; the oldest go first.
     pub keep_requests: usize,
     /// Whether `/logout/all` is served; in MAS it needs a device that says it is compat only.
@@ -115,6 +117,7 @@ impl Default for Options {
             issuer: None,
             pool_timeout: Duration::from_secs(30),
             homeserver: None,
+            first_retry_delay: queue::FIRST_RETRY_DELAY,
             keep_requests: 10_000,
             logout_all: false,
             on_introspection: None,
@@ -174,8 +177,7 @@ impl Mas {
     /// If the address cannot be listened on.
     pub async fn start(options: Options) -> io::Result<Self> {
         let listen = options.listen;
-        let (shared, jobs) = Shared::new(options);
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared::new(options));
         let server = Server::start(listen, {
             let shared = Arc::clone(&shared);
             move |request, wire| handler::answer(Arc::clone(&shared), request, wire)
@@ -183,7 +185,7 @@ impl Mas {
         .await?;
         lock(&shared.issuer).get_or_insert_with(|| format!("http://{}/", server.addr()));
         let mut provisioning = JoinSet::new();
-        provisioning.spawn(provisioning::run(Arc::clone(&shared), jobs));
+        provisioning.spawn(provisioning::run(Arc::clone(&shared)));
         Ok(Self {
             shared,
             server,
@@ -222,6 +224,19 @@ impl Mas {
         lock(&self.shared.state).refresh(old, new, self.shared.clock.now());
     }
 
+    /// Begins a refresh: MAS looks whether `refresh_token` is good, and nothing has changed yet. `None` if MAS refuses it.
+    /// Two that have begun before either is committed both succeed, as with MAS, and both new access tokens are active.
+    ///
+    /// A refresh token is good once more after its use while the tokens that it was exchanged for are unused, since their
+    /// answer may have been lost; they are inactive then. One of the legacy login API is good once only.
+    pub fn begin_refresh(&self, refresh_token: &str) -> Option<Refresh> {
+        let begun = lock(&self.shared.state).begin_refresh(refresh_token)?;
+        Some(Refresh {
+            shared: Arc::clone(&self.shared),
+            begun,
+        })
+    }
+
     /// Locks a user: all tokens are inactive until unlocked.
     pub fn lock_user(&self, username: &str) {
         self.shared.lock_user(username);
@@ -232,7 +247,8 @@ impl Mas {
         self.shared.unlock_user(username);
     }
 
-    /// Deactivates a user: all sessions end, and tokens inserted later are inactive too.
+    /// Deactivates a user as the admin API does, with erasure: all sessions end, personal tokens that the user owns but
+    /// that act as another as well, and tokens inserted later are inactive too.
     pub fn deactivate_user(&self, username: &str) {
         self.shared.deactivate_user(username);
     }
@@ -324,6 +340,28 @@ impl fmt::Debug for Mas {
     }
 }
 
+/// A refresh that has begun: see [`Mas::begin_refresh`]. Dropped, it changes nothing.
+#[must_use = "a refresh changes something only when it is committed"]
+pub struct Refresh {
+    shared: Arc<Shared>,
+    begun: RefreshInProgress,
+}
+
+impl Refresh {
+    /// Issues the new tokens. The access token that came with the refresh token is inactive from now on, even if it was
+    /// never used, and so is the refresh token.
+    pub fn commit(self, access_token: &str, refresh_token: &str) {
+        let now = self.shared.clock.now();
+        lock(&self.shared.state).commit_refresh(self.begun, access_token, refresh_token, now);
+    }
+}
+
+impl fmt::Debug for Refresh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Refresh")
+    }
+}
+
 /// While it lives, introspections are received and counted but not answered.
 #[must_use = "dropping a hold releases it"]
 pub struct Hold(Arc<Shared>);
@@ -369,9 +407,9 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(options: Options) -> (Self, mpsc::UnboundedReceiver<Job>) {
-        let (provisioning, jobs) = Provisioning::new(options.homeserver);
-        let shared = Self {
+    fn new(options: Options) -> Self {
+        let provisioning = Provisioning::new(options.homeserver, options.first_retry_delay);
+        Self {
             clock: options.clock,
             clients: options.clients,
             issuer: Mutex::new(options.issuer),
@@ -390,8 +428,7 @@ impl Shared {
             cleared: watch::Sender::new(0),
             total: watch::Sender::new(0),
             holds: watch::Sender::new(0),
-        };
-        (shared, jobs)
+        }
     }
 
     fn insert(&self, token: &str, session: Session) {

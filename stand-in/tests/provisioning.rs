@@ -1,32 +1,33 @@
-//! What the stand-in MAS tells its homeserver: which event makes which calls, byte for byte, and how they are made.
+//! What the stand-in MAS tells its homeserver: which event makes which calls, byte for byte.
 
 #![expect(clippy::expect_used, reason = "a test file")]
 
+mod support {
+    pub mod caller;
+    pub mod told;
+}
+
 use std::{net::SocketAddr, time::Duration};
 
-use bytes::Bytes;
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use serde_json::{Value, json};
 use stand_in::{
-    SeenRequest,
     homeserver::Homeserver,
     mas::{self, DEFAULT_SECRET, Mas, Options, Session},
 };
-use tokio::net::TcpListener;
+use support::{
+    caller::{introspect, is_active, send},
+    told::{calls, start, start_with},
+};
 
 const DELETE_DEVICE: &str = "/_synapse/mas/delete_device";
 const DELETE_USER: &str = "/_synapse/mas/delete_user";
+const IS_LOCALPART_AVAILABLE: &str = "/_synapse/mas/is_localpart_available";
 const PROVISION_USER: &str = "/_synapse/mas/provision_user";
+const QUERY_USER: &str = "/_synapse/mas/query_user";
 const REACTIVATE_USER: &str = "/_synapse/mas/reactivate_user";
 const SYNC_DEVICES: &str = "/_synapse/mas/sync_devices";
 const UPSERT_DEVICE: &str = "/_synapse/mas/upsert_device";
-
-/// The first attempt and those after it.
-const ATTEMPTS: u64 = 6;
 
 #[tokio::test]
 async fn a_call_carries_the_secret_and_compact_json() {
@@ -170,7 +171,7 @@ async fn a_user_comes_and_goes() {
             r#"sync_devices {"localpart":"alice","devices":[]}"#,
             r#"upsert_device {"localpart":"alice","device_id":"PHONE"}"#,
             r#"delete_device {"localpart":"alice","device_id":"OLD \"1\""}"#,
-            r#"delete_user {"localpart":"alice","erase":false}"#,
+            r#"delete_user {"localpart":"alice","erase":true}"#,
             r#"reactivate_user {"localpart":"alice"}"#,
         ]
     );
@@ -189,19 +190,217 @@ async fn a_user_comes_and_goes() {
 }
 
 #[tokio::test]
-async fn a_user_is_active_again_only_once_the_homeserver_knows() {
+async fn a_compat_login_takes_the_device_over_and_tells_of_the_device_only() {
     let (mas, homeserver) = start().await;
+    for (token, session) in [
+        ("compat", Session::compat("alice", "PHONE")),
+        ("oauth", Session::access("alice", "PHONE")),
+        ("personal", Session::personal("alice", "PHONE")),
+        ("tablet", Session::compat("alice", "TABLET")),
+        ("none", Session::access("alice", "").no_device()),
+        ("bob", Session::compat("bob", "PHONE")),
+    ] {
+        mas.insert(token, session);
+    }
+    mas.compat_login("first", Session::compat("alice", "PHONE"));
+    // At once, whatever the homeserver knows.
+    for (token, is_still_active) in [
+        ("compat", false),
+        ("oauth", false),
+        ("personal", true),
+        ("tablet", true),
+        ("none", true),
+        ("bob", true),
+        ("first", true),
+    ] {
+        assert_eq!(is_active(&mas, token).await, is_still_active, "{token}");
+    }
+    let named = Session::compat("alice", "PHONE").display_name("Alice's \"phone\"");
+    mas.compat_login("second", named);
+    mas.compat_login("new", Session::compat("alice", "WATCH"));
+    mas.wait_until_provisioned().await;
+    assert!(!is_active(&mas, "first").await && is_active(&mas, "second").await);
+    assert_eq!(
+        calls(&homeserver),
+        [
+            r#"upsert_device {"localpart":"alice","device_id":"PHONE"}"#,
+            r#"upsert_device {"localpart":"alice","device_id":"PHONE","display_name":"Alice's \"phone\""}"#,
+            r#"upsert_device {"localpart":"alice","device_id":"WATCH"}"#,
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_login_that_the_homeserver_refuses_fails_without_another_try() {
+    let (mas, homeserver) = start_with(Options {
+        first_retry_delay: Duration::ZERO,
+        ..Options::default()
+    })
+    .await;
+    mas.insert("old", Session::compat("alice", "PHONE"));
+    homeserver.respond(UPSERT_DEVICE, 500, "");
+    mas.compat_login("new", Session::compat("alice", "PHONE"));
+    mas.wait_until_provisioned().await;
+    for token in ["old", "new"] {
+        assert!(!is_active(&mas, token).await, "{token}");
+    }
+    assert_eq!(
+        calls(&homeserver),
+        [
+            r#"upsert_device {"localpart":"alice","device_id":"PHONE"}"#,
+            r#"sync_devices {"localpart":"alice","devices":[]}"#,
+        ]
+    );
+}
+
+#[tokio::test]
+#[should_panic(expected = "a login makes a compat session with a device")]
+async fn an_oauth_session_is_no_compat_login() {
+    let (mas, _homeserver) = start().await;
+    mas.compat_login("phone", Session::access("alice", "PHONE"));
+}
+
+#[tokio::test]
+async fn an_oauth_session_without_a_device_is_synced_when_it_is_revoked() {
+    let (mas, homeserver) = start_with(Options {
+        clients: vec![mas::Client::public("app")],
+        ..Options::default()
+    })
+    .await;
+    mas.insert("phone", Session::compat("alice", "PHONE"));
+    let session = Session::access("alice", "").no_device().client_id("app");
+    mas.insert("script", session);
+    revoke(&mas, "app", "script").await;
+    mas.wait_until_provisioned().await;
+    assert!(!is_active(&mas, "script").await);
+    assert_eq!(
+        calls(&homeserver),
+        [r#"sync_devices {"localpart":"alice","devices":["PHONE"]}"#]
+    );
+}
+
+#[tokio::test]
+async fn a_personal_token_ends_with_its_owner_who_alone_is_told_of() {
+    let (mas, homeserver) = start().await;
+    mas.insert("bot", Session::personal("bot", "BOT").owned_by("alice"));
+    mas.insert("other", Session::personal("bot", "BOT2").owned_by("carol"));
+    mas.insert("own", Session::personal("alice", "OWN").owned_by("alice"));
+    assert!(is_active(&mas, "bot").await);
+    mas.lock_user("alice");
+    mas.wait_until_provisioned().await;
+    assert!(!is_active(&mas, "bot").await);
+    mas.unlock_user("alice");
+    mas.wait_until_provisioned().await;
+    assert!(is_active(&mas, "bot").await);
     mas.deactivate_user("alice");
     mas.wait_until_provisioned().await;
-    mas.insert("phone", Session::access("alice", "PHONE"));
-    homeserver.respond(REACTIVATE_USER, 500, "");
     mas.reactivate_user("alice");
     mas.wait_until_provisioned().await;
-    assert!(!is_active(&mas, "phone").await);
-    homeserver.clear_responses();
-    mas.reactivate_user("alice");
+    for (token, is_still_active) in [("bot", false), ("other", true), ("own", false)] {
+        assert_eq!(is_active(&mas, token).await, is_still_active, "{token}");
+    }
+    assert_eq!(
+        calls(&homeserver),
+        [
+            r#"provision_user {"localpart":"alice","set_emails":[],"locked":true}"#,
+            r#"sync_devices {"localpart":"alice","devices":["OWN"]}"#,
+            r#"provision_user {"localpart":"alice","set_emails":[],"locked":false}"#,
+            r#"sync_devices {"localpart":"alice","devices":["OWN"]}"#,
+            r#"delete_user {"localpart":"alice","erase":true}"#,
+            r#"reactivate_user {"localpart":"alice"}"#,
+        ]
+    );
+}
+
+#[tokio::test]
+async fn mas_asks_about_users_with_get() {
+    let (mas, homeserver) = start().await;
+    assert!(mas.query_user("alice").await);
+    assert_eq!(mas.is_localpart_available("a~b=c/d").await, Some(true));
+    // Not asked.
+    assert_eq!(mas.is_localpart_available("\u{e9}").await, Some(false));
+    homeserver.respond(QUERY_USER, 404, r#"{"errcode":"M_NOT_FOUND"}"#);
+    assert!(!mas.query_user("\u{e9}").await);
+    for (errcode, is_available) in [
+        ("M_USER_IN_USE", Some(false)),
+        ("M_INVALID_USERNAME", Some(false)),
+        ("M_EXCLUSIVE", Some(false)),
+        ("M_UNKNOWN", None),
+    ] {
+        let body = json!({ "errcode": errcode }).to_string();
+        homeserver.respond(IS_LOCALPART_AVAILABLE, 400, body);
+        assert_eq!(mas.is_localpart_available("bob").await, is_available);
+    }
+    let requests = homeserver.requests();
+    let targets: Vec<&str> = requests.iter().map(|request| &*request.target).collect();
+    assert_eq!(
+        targets[..3],
+        [
+            "/_synapse/mas/query_user?localpart=alice",
+            "/_synapse/mas/is_localpart_available?localpart=a~b%3Dc%2Fd",
+            "/_synapse/mas/query_user?localpart=%C3%A9",
+        ]
+    );
+    assert_eq!(
+        targets[3..],
+        ["/_synapse/mas/is_localpart_available?localpart=bob"; 4]
+    );
+    for request in &requests {
+        assert_eq!(request.method, "GET");
+        assert_eq!(
+            request.header("authorization"),
+            Some(format!("Bearer {DEFAULT_SECRET}").as_bytes())
+        );
+        for absent in ["content-type", "content-length", "transfer-encoding"] {
+            assert_eq!(request.header(absent), None, "{absent}");
+        }
+    }
+    let kept = mas.provisioning();
+    assert_eq!(kept.len(), requests.len());
+    assert_eq!(
+        (&kept[0].method, kept[0].path, kept[0].query.as_deref()),
+        (&Method::GET, QUERY_USER, Some("localpart=alice"))
+    );
+    assert_eq!((kept[0].body.as_str(), kept[0].status), ("", Some(200)));
+}
+
+#[tokio::test]
+async fn compat_devices_may_have_odd_names() {
+    let (mas, homeserver) = start().await;
+    let long = "D".repeat(255);
+    let devices = ["", "a\tb", "a\nb", "a\u{1}b", &long];
+    for device in devices {
+        let token = mas::token("mct", device);
+        mas.compat_login(&token, Session::compat("alice", device));
+        let answer = introspect(&mas, &token, true).await;
+        let answer: Value = serde_json::from_str(&answer).expect("JSON");
+        assert_eq!(
+            (&answer["active"], &answer["device_id"]),
+            (&json!(true), &json!(device)),
+            "{device:?}"
+        );
+        // To a caller that cannot read `device_id`, a device that no scope can name makes the token inactive.
+        let can_be_named = device.bytes().all(|byte| byte.is_ascii_graphic());
+        assert_eq!(is_active(&mas, &token).await, can_be_named, "{device:?}");
+    }
+    mas.insert("other", Session::compat("alice", "OTHER"));
+    mas.revoke("other");
     mas.wait_until_provisioned().await;
-    assert!(is_active(&mas, "phone").await);
+    let synced = format!(
+        r#"sync_devices {{"localpart":"alice","devices":["","{long}","a\u0001b","a\tb","a\nb"]}}"#
+    );
+    let long = format!(r#"upsert_device {{"localpart":"alice","device_id":"{long}"}}"#);
+    assert_eq!(
+        calls(&homeserver),
+        [
+            r#"upsert_device {"localpart":"alice","device_id":""}"#,
+            r#"upsert_device {"localpart":"alice","device_id":"a\tb"}"#,
+            r#"upsert_device {"localpart":"alice","device_id":"a\nb"}"#,
+            r#"upsert_device {"localpart":"alice","device_id":"a\u0001b"}"#,
+            &long,
+            &synced,
+        ]
+    );
 }
 
 #[tokio::test]
@@ -235,7 +434,7 @@ async fn what_mas_does_not_tell_makes_no_call() {
         log_out(&mas, "logout/all", "compat").await,
         StatusCode::NOT_FOUND
     );
-    // Calls are made in order: this one would come last.
+    // Calls about one user are made in order: this one would come last.
     mas.upsert_device("alice", "LAST");
     mas.wait_until_provisioned().await;
     assert_eq!(
@@ -269,118 +468,6 @@ async fn without_a_homeserver_there_are_no_calls_not_even_later() {
 }
 
 #[tokio::test]
-async fn a_failed_call_is_made_again_with_what_is_true_then() {
-    let (mas, homeserver) = start().await;
-    mas.insert("phone", Session::access("alice", "PHONE"));
-    homeserver.respond(SYNC_DEVICES, 500, "");
-    mas.revoke("phone");
-    mas.wait_for_provisioning(1).await;
-    mas.insert("tablet", Session::access("alice", "TABLET"));
-    homeserver.clear_responses();
-    mas.wait_until_provisioned().await;
-    let calls = mas.provisioning();
-    let [first, .., last] = calls.as_slice() else {
-        panic!("two calls or more: {calls:?}");
-    };
-    assert_eq!(
-        (first.status, first.body.as_str()),
-        (Some(500), r#"{"localpart":"alice","devices":[]}"#)
-    );
-    assert_eq!(
-        (last.status, last.body.as_str()),
-        (Some(200), r#"{"localpart":"alice","devices":["TABLET"]}"#)
-    );
-}
-
-#[tokio::test]
-async fn a_broken_call_is_made_again_at_the_new_address() {
-    let breaking = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let mas = Mas::start(Options {
-        homeserver: Some(breaking.local_addr().expect("it is bound")),
-        ..Options::default()
-    })
-    .await
-    .expect("a free port");
-    let homeserver = Homeserver::start_local().await.expect("a free port");
-    mas.insert("phone", Session::access("alice", "PHONE"));
-    mas.revoke("phone");
-    let (connection, _) = breaking.accept().await.expect("a connection");
-    mas.set_homeserver(homeserver.addr());
-    drop(connection);
-    mas.wait_until_provisioned().await;
-    assert_eq!(
-        calls(&homeserver),
-        [r#"sync_devices {"localpart":"alice","devices":[]}"#]
-    );
-    let statuses: Vec<Option<u16>> = mas.provisioning().iter().map(|call| call.status).collect();
-    assert_eq!(statuses, [None, Some(200)]);
-}
-
-#[tokio::test]
-async fn a_homeserver_that_is_gone_is_given_up() {
-    let gone = Homeserver::start_local().await.expect("a free port");
-    let mas = start_mas(&gone, Options::default()).await;
-    gone.stop().await;
-    mas.upsert_device("alice", "PHONE");
-    mas.wait_until_provisioned().await;
-    let made = mas.provisioning();
-    assert_eq!(made.len() as u64, ATTEMPTS);
-    assert!(made.iter().all(|call| call.status.is_none()), "{made:?}");
-
-    let homeserver = Homeserver::start_local().await.expect("a free port");
-    mas.set_homeserver(homeserver.addr());
-    mas.upsert_device("alice", "TABLET");
-    mas.wait_until_provisioned().await;
-    assert_eq!(
-        calls(&homeserver),
-        [r#"upsert_device {"localpart":"alice","device_id":"TABLET"}"#]
-    );
-}
-
-#[tokio::test]
-async fn order_is_kept_past_a_job_that_is_given_up() {
-    let (mas, homeserver) = start().await;
-    homeserver.respond(DELETE_USER, 503, "");
-    mas.deactivate_user("alice");
-    mas.lock_user("bob");
-    mas.upsert_device("carol", "PHONE");
-    mas.wait_until_provisioned().await;
-    let mut expected =
-        vec![r#"delete_user {"localpart":"alice","erase":false}"#.to_owned(); ATTEMPTS as usize];
-    // A user is synced by a job of its own, behind what was queued meanwhile.
-    expected.extend(
-        [
-            r#"provision_user {"localpart":"bob","set_emails":[],"locked":true}"#,
-            r#"upsert_device {"localpart":"carol","device_id":"PHONE"}"#,
-            r#"sync_devices {"localpart":"bob","devices":[]}"#,
-        ]
-        .map(str::to_owned),
-    );
-    assert_eq!(calls(&homeserver), expected);
-    let made = mas.provisioning();
-    assert!(
-        made.windows(2).all(|pair| pair[0].ended <= pair[1].sent),
-        "one at a time: {made:?}"
-    );
-}
-
-#[tokio::test]
-async fn a_failed_account_is_not_synced() {
-    let (mas, homeserver) = start().await;
-    homeserver.respond(PROVISION_USER, 500, "");
-    mas.provision_user("alice");
-    mas.wait_until_provisioned().await;
-    homeserver.clear_responses();
-    mas.delete_device("alice", "LAST");
-    mas.wait_until_provisioned().await;
-    assert!(
-        !calls(&homeserver)
-            .iter()
-            .any(|call| call.starts_with("sync"))
-    );
-}
-
-#[tokio::test]
 async fn a_new_secret_counts_and_no_secret_shows() {
     let (mas, homeserver) = start().await;
     mas.set_secret("rotated-secret");
@@ -395,31 +482,6 @@ async fn a_new_secret_counts_and_no_secret_shows() {
     assert!(
         !shown.contains("secret") && !shown.contains("mat_token"),
         "{shown}"
-    );
-}
-
-#[tokio::test]
-async fn only_the_last_calls_are_kept() {
-    let (mas, _homeserver) = start_with(Options {
-        keep_requests: 2,
-        ..Options::default()
-    })
-    .await;
-    for device in ["A", "B", "C"] {
-        mas.upsert_device("alice", device);
-    }
-    mas.wait_until_provisioned().await;
-    let bodies: Vec<String> = mas
-        .provisioning()
-        .into_iter()
-        .map(|call| call.body)
-        .collect();
-    assert_eq!(
-        bodies,
-        [
-            r#"{"localpart":"alice","device_id":"B"}"#,
-            r#"{"localpart":"alice","device_id":"C"}"#
-        ]
     );
 }
 
@@ -470,43 +532,6 @@ async fn the_control_interface_tells_the_homeserver_too() {
     }
 }
 
-async fn start() -> (Mas, Homeserver) {
-    start_with(Options::default()).await
-}
-
-async fn start_with(options: Options) -> (Mas, Homeserver) {
-    let homeserver = Homeserver::start_local().await.expect("a free port");
-    (start_mas(&homeserver, options).await, homeserver)
-}
-
-async fn start_mas(homeserver: &Homeserver, options: Options) -> Mas {
-    Mas::start(Options {
-        homeserver: Some(homeserver.addr()),
-        ..options
-    })
-    .await
-    .expect("a free port")
-}
-
-/// What arrived, as `{call} {body}`.
-fn calls(homeserver: &Homeserver) -> Vec<String> {
-    let call = |request: &SeenRequest| {
-        let name = request.path().trim_start_matches("/_synapse/mas/");
-        format!("{name} {}", String::from_utf8_lossy(&request.body))
-    };
-    homeserver.requests().iter().map(call).collect()
-}
-
-async fn is_active(mas: &Mas, token: &str) -> bool {
-    let body = String::from_utf8(mas::introspection_body(token).to_vec()).expect("ASCII");
-    let request = Request::post(format!("http://{}/oauth2/introspect", mas.addr()))
-        .header("authorization", format!("Bearer {DEFAULT_SECRET}"))
-        .header("content-type", "application/x-www-form-urlencoded");
-    let (status, answer) = send(request, &body).await;
-    assert_eq!(status, StatusCode::OK);
-    answer.starts_with(r#"{"active":true"#)
-}
-
 async fn revoke(mas: &Mas, client: &str, token: &str) {
     let request = Request::post(format!("http://{}/oauth2/revoke", mas.addr()))
         .header("content-type", "application/x-www-form-urlencoded");
@@ -517,24 +542,4 @@ async fn log_out(mas: &Mas, endpoint: &str, token: &str) -> StatusCode {
     let url = format!("http://{}/_matrix/client/v3/{endpoint}", mas.addr());
     let request = Request::post(url).header("authorization", format!("Bearer {token}"));
     send(request, "").await.0
-}
-
-async fn send(request: http::request::Builder, body: &str) -> (StatusCode, String) {
-    let client: Client<HttpConnector, Full<Bytes>> =
-        Client::builder(TokioExecutor::new()).build_http();
-    let request = request
-        .body(Full::from(body.to_owned()))
-        .expect("a valid request");
-    let response = tokio::time::timeout(Duration::from_secs(10), client.request(request))
-        .await
-        .expect("in time")
-        .expect("an answer");
-    let status = response.status();
-    let body = response
-        .into_body()
-        .collect()
-        .await
-        .expect("a whole body")
-        .to_bytes();
-    (status, String::from_utf8_lossy(&body).into_owned())
 }

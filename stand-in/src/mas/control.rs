@@ -8,7 +8,13 @@
 //! | `GET /calls` | introspections: `{"total":3,"tokens":{"alice":2},"unnamed":1}` |
 //! | `POST /tokens` | adds a session; see [`NewToken`] |
 //! | `DELETE /tokens/{name}` | ends the session of a named token |
-//! | `POST /users/{name}/lock`, `/unlock` | locks or unlocks a user |
+//! | `POST /logins` | adds the session of a compat login, which takes its device over; see [`NewLogin`] |
+//! | `POST /users/{name}/lock`, `/unlock`, `/deactivate` | locks, unlocks or deactivates a user |
+//! | `GET /provisioning` | jobs that the homeserver is yet to be told of: `{"unfinished":2,"retrying":1}` |
+//! | `GET /provisioning/finished` | the same, answered when none is unfinished |
+//! | `GET /provisioning/retrying` | the same, answered when one has failed and waits to be tried again |
+//! | `POST /provisioning/retry` | tries the failed jobs again at once |
+//! | `PUT /provisioning/retry-delay` | the delay before a first retry, which further delays grow with: `{"first_ms":5000}` |
 //! | `POST /faults` | adds a fault; see [`NewFault`] |
 //! | `DELETE /faults` | ends all faults |
 
@@ -72,6 +78,26 @@ struct NewToken {
     admin: bool,
     /// Verbatim.
     scope: Option<String>,
+}
+
+/// The body of `POST /logins`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewLogin {
+    name: String,
+    /// Made from the name, as MAS would issue it, unless given.
+    token: Option<String>,
+    username: String,
+    device: String,
+    /// What the client calls its device.
+    display_name: Option<String>,
+}
+
+/// The body of `PUT /provisioning/retry-delay`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewRetryDelay {
+    first_ms: u64,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -163,14 +189,37 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Ful
         (&Method::POST, ["users", name, "unlock"]) => {
             decoded(name).map(|name| shared.unlock_user(&name))
         }
+        (&Method::POST, ["users", name, "deactivate"]) => {
+            decoded(name).map(|name| shared.deactivate_user(&name))
+        }
+        (&Method::POST, ["logins"]) => add_login(&shared, &body),
+        (&Method::GET, ["provisioning"]) => {
+            return reply(StatusCode::OK, &shared.provisioning_progress());
+        }
+        (&Method::GET, ["provisioning", "finished"]) => {
+            shared.wait_until_provisioned().await;
+            return reply(StatusCode::OK, &shared.provisioning_progress());
+        }
+        (&Method::GET, ["provisioning", "retrying"]) => {
+            shared.wait_until_retrying(1).await;
+            return reply(StatusCode::OK, &shared.provisioning_progress());
+        }
+        (&Method::POST, ["provisioning", "retry"]) => {
+            shared.retry_now();
+            Ok(())
+        }
+        (&Method::PUT, ["provisioning", "retry-delay"]) => set_retry_delay(&shared, &body),
         (&Method::POST, ["faults"]) => add_fault(&shared, &body),
         (&Method::DELETE, ["faults"]) => {
             shared.clear_faults();
             Ok(())
         }
         _ => {
-            let error = "there is GET /calls, POST /tokens, DELETE /tokens/{name}, \
-                         POST /users/{name}/lock and /unlock, POST /faults and DELETE /faults";
+            let error = "there is GET /calls, POST /tokens, DELETE /tokens/{name}, POST /logins, \
+                         POST /users/{name}/lock, /unlock and /deactivate, \
+                         GET /provisioning, /provisioning/finished and /provisioning/retrying, \
+                         POST /provisioning/retry, PUT /provisioning/retry-delay, \
+                         POST /faults and DELETE /faults";
             return reply(
                 StatusCode::NOT_FOUND,
                 &Failure {
@@ -254,6 +303,24 @@ fn add_token(shared: &Shared, body: &[u8]) -> Result<(), String> {
     let token = new.token.unwrap_or_else(|| token(prefix, &new.name));
     shared.insert(&token, session);
     lock(&shared.names).insert(token, new.name);
+    Ok(())
+}
+
+fn add_login(shared: &Shared, body: &[u8]) -> Result<(), String> {
+    let new: NewLogin = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let mut session = Session::compat(&new.username, &new.device);
+    if let Some(name) = &new.display_name {
+        session = session.display_name(name);
+    }
+    let token = new.token.unwrap_or_else(|| token("mct", &new.name));
+    shared.compat_login(&token, session);
+    lock(&shared.names).insert(token, new.name);
+    Ok(())
+}
+
+fn set_retry_delay(shared: &Shared, body: &[u8]) -> Result<(), String> {
+    let new: NewRetryDelay = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    shared.set_first_retry_delay(Duration::from_millis(new.first_ms));
     Ok(())
 }
 

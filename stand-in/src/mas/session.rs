@@ -31,6 +31,9 @@ pub struct Session {
     pub(super) sub: Option<String>,
     pub(super) client_id: Option<String>,
     pub(super) device: Option<String>,
+    pub(super) display_name: Option<String>,
+    /// The user that a personal token belongs to, where it acts as another.
+    pub(super) owner: Option<String>,
     pub(super) jti: Option<String>,
     pub(super) issued: Option<Duration>,
     expiry: Expiry,
@@ -100,6 +103,8 @@ impl Session {
             sub: None,
             client_id: Some(client_id.to_owned()),
             device: None,
+            display_name: None,
+            owner: None,
             jti: None,
             issued: None,
             expiry: Expiry::After(DEFAULT_ACCESS_TTL),
@@ -115,6 +120,8 @@ impl Session {
             sub: Some(ulid(username)),
             client_id: None,
             device: Some(device.to_owned()),
+            display_name: None,
+            owner: None,
             jti: None,
             issued: None,
             expiry: Expiry::Never,
@@ -213,6 +220,25 @@ impl Session {
         }
     }
 
+    /// Gives the device this name, which [`Mas::compat_login`](super::Mas::compat_login) tells the homeserver.
+    #[must_use]
+    pub fn display_name(self, name: &str) -> Self {
+        Self {
+            display_name: Some(name.to_owned()),
+            ..self
+        }
+    }
+
+    /// Belongs to this user and acts as the one it was made for. Only personal tokens can. It is active while both
+    /// users may act, and ends when either is deactivated.
+    #[must_use]
+    pub fn owned_by(self, owner: &str) -> Self {
+        Self {
+            owner: Some(owner.to_owned()),
+            ..self
+        }
+    }
+
     /// Belongs to this client.
     #[must_use]
     pub fn client_id(self, client_id: &str) -> Self {
@@ -264,6 +290,10 @@ impl Session {
         }
     }
 
+    pub(super) fn is_compat(&self) -> bool {
+        self.kind == Kind::Compat
+    }
+
     /// When an access token issued `now` ends.
     pub(super) fn expires(&self, now: Duration) -> Option<Duration> {
         match self.expiry {
@@ -286,6 +316,18 @@ impl Session {
                 .collect(),
             _ => self.device.as_deref().into_iter().collect(),
         }
+    }
+
+    /// The users who must be neither locked nor deactivated for this session to be active.
+    pub(super) fn users(&self) -> impl Iterator<Item = &str> {
+        self.username.iter().chain(&self.owner).map(String::as_str)
+    }
+
+    /// Whether a compat login of the user with this device ends the session. Personal tokens stay.
+    pub(super) fn gives_way_to(&self, username: &str, device: &str) -> bool {
+        self.kind != Kind::Personal
+            && self.username.as_deref() == Some(username)
+            && self.devices().contains(&device)
     }
 
     /// The user whose devices MAS syncs when this session ends: none without a user, nor for a personal token

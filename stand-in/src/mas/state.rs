@@ -25,12 +25,19 @@ pub(super) struct State {
     deactivated: HashSet<String>,
 }
 
+#[derive(Clone)]
 struct Token {
     session: u64,
     token_use: TokenUse,
     issued: Duration,
     expires: Option<Duration>,
     jti: Option<String>,
+    /// Of an access token: whether it was ever introspected as active.
+    is_used: bool,
+    /// Of a refresh token: the access token that was issued with it.
+    access_token: Option<String>,
+    /// Of a refresh token that was used: the refresh token that was issued for it.
+    replaced_by: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -38,6 +45,20 @@ struct Token {
 enum TokenUse {
     AccessToken,
     RefreshToken,
+}
+
+/// A refresh between its two ends: the refresh token was found good, and nothing has changed yet.
+pub(super) struct RefreshInProgress {
+    session: u64,
+    refresh_token: String,
+    /// The pair that an earlier refresh with the same token issued, and that its client seems never to have received.
+    lost: Option<Pair>,
+}
+
+/// The tokens that one refresh issues.
+struct Pair {
+    access_token: Option<String>,
+    refresh_token: String,
 }
 
 /// The members of an active answer, in MAS's order; absent ones are left out, never null.
@@ -89,35 +110,42 @@ impl State {
     pub(super) fn insert(&mut self, token: &str, session: Session, now: Duration) {
         let id = self.next_session;
         self.next_session += 1;
-        let issued = session.issued.unwrap_or(now);
-        let expires = session.expires(now);
         let with_jti = session.kind == Kind::OAuth2;
         let jti = |given: &Option<String>, token: &str| {
             with_jti.then(|| given.clone().unwrap_or_else(|| ulid(token)))
         };
+        let access = Token {
+            session: id,
+            token_use: TokenUse::AccessToken,
+            issued: session.issued.unwrap_or(now),
+            expires: session.expires(now),
+            jti: jti(&session.jti, token),
+            is_used: false,
+            access_token: None,
+            replaced_by: None,
+        };
         if let Some(refresh) = &session.refresh {
-            let jti = jti(&refresh.jti, &refresh.token);
-            let token = Token {
-                session: id,
+            let held = Token {
                 token_use: TokenUse::RefreshToken,
-                issued,
                 expires: None,
-                jti,
+                jti: jti(&refresh.jti, &refresh.token),
+                access_token: Some(token.to_owned()),
+                ..access.clone()
             };
-            self.hold(refresh.token.clone(), token);
+            self.hold(refresh.token.clone(), held);
         }
-        let jti = jti(&session.jti, token);
         self.sessions.insert(id, session);
-        self.hold(
-            token.to_owned(),
-            Token {
-                session: id,
-                token_use: TokenUse::AccessToken,
-                issued,
-                expires,
-                jti,
-            },
-        );
+        self.hold(token.to_owned(), access);
+    }
+
+    /// Begins a session of the legacy login API, which takes the device over: all sessions of the user that have it
+    /// end, OAuth 2.0 ones as well.
+    pub(super) fn log_in(&mut self, token: &str, session: Session, now: Duration) {
+        if let (Some(user), Some(device)) = (&session.username, &session.device) {
+            self.sessions
+                .retain(|_, held| !held.gives_way_to(user, device));
+        }
+        self.insert(token, session, now);
     }
 
     fn hold(&mut self, token: String, held: Token) {
@@ -139,23 +167,124 @@ impl State {
 
     /// Puts the access token `new` in the place of `old`.
     pub(super) fn refresh(&mut self, old: &str, new: &str, now: Duration) {
-        let Some((id, session)) = self
+        let Some(id) = self
             .tokens
             .get(old)
             .filter(|token| token.token_use == TokenUse::AccessToken)
-            .and_then(|token| Some((token.session, self.sessions.get(&token.session)?)))
+            .map(|token| token.session)
         else {
             return;
         };
-        let token = Token {
-            session: id,
-            token_use: TokenUse::AccessToken,
-            issued: now,
-            expires: session.expires(now),
-            jti: (session.kind == Kind::OAuth2).then(|| ulid(new)),
+        let Some(token) = self.issue(id, TokenUse::AccessToken, new, now) else {
+            return;
         };
         self.tokens.remove(old);
+        for refresh in self.tokens.values_mut() {
+            if refresh.access_token.as_deref() == Some(old) {
+                refresh.access_token = Some(new.to_owned());
+            }
+        }
         self.hold(new.to_owned(), token);
+    }
+
+    /// The first half of a refresh, where MAS looks whether `refresh_token` is good; `None` if it refuses.
+    ///
+    /// An OAuth 2.0 refresh token that was used is good once more while its successor and the access token issued with
+    /// that are unused: the client may not have received them. A compat one is never good twice. Whether the user is
+    /// locked, MAS does not ask here.
+    pub(super) fn begin_refresh(&self, refresh_token: &str) -> Option<RefreshInProgress> {
+        let token = self
+            .tokens
+            .get(refresh_token)
+            .filter(|token| token.token_use == TokenUse::RefreshToken)?;
+        let session = self.sessions.get(&token.session)?;
+        let lost = match &token.replaced_by {
+            None => None,
+            Some(_) if session.kind == Kind::Compat => return None,
+            Some(next) => Some(self.unused_pair(next)?),
+        };
+        Some(RefreshInProgress {
+            session: token.session,
+            refresh_token: refresh_token.to_owned(),
+            lost,
+        })
+    }
+
+    /// The refresh token and the access token issued with it, if neither was used.
+    fn unused_pair(&self, refresh_token: &str) -> Option<Pair> {
+        let token = self
+            .tokens
+            .get(refresh_token)
+            .filter(|token| token.replaced_by.is_none())?;
+        let is_used = token
+            .access_token
+            .as_ref()
+            .and_then(|access| self.tokens.get(access))
+            .is_some_and(|access| access.is_used);
+        (!is_used).then(|| Pair {
+            access_token: token.access_token.clone(),
+            refresh_token: refresh_token.to_owned(),
+        })
+    }
+
+    /// The second half of a refresh, where MAS issues the new pair and ends what it replaces: the access token that was
+    /// issued with the refresh token, and a pair that was lost. A pair that another refresh has issued since the first
+    /// half is not among them. Of a compat session MAS also uses up all other refresh tokens.
+    pub(super) fn commit_refresh(
+        &mut self,
+        refresh: RefreshInProgress,
+        new_access: &str,
+        new_refresh: &str,
+        now: Duration,
+    ) {
+        let id = refresh.session;
+        let (Some(access), Some(next)) = (
+            self.issue(id, TokenUse::AccessToken, new_access, now),
+            self.issue(id, TokenUse::RefreshToken, new_refresh, now),
+        ) else {
+            return;
+        };
+        if let Some(lost) = refresh.lost {
+            self.tokens.remove(&lost.refresh_token);
+            if let Some(access) = lost.access_token {
+                self.tokens.remove(&access);
+            }
+        }
+        if let Some(used) = self.tokens.get_mut(&refresh.refresh_token) {
+            used.replaced_by = Some(new_refresh.to_owned());
+            if let Some(access) = used.access_token.clone() {
+                self.tokens.remove(&access);
+            }
+        }
+        if self.sessions.get(&id).map(|session| session.kind) == Some(Kind::Compat) {
+            self.tokens
+                .values_mut()
+                .filter(|token| token.session == id && token.token_use == TokenUse::RefreshToken)
+                .for_each(|token| token.replaced_by = Some(new_refresh.to_owned()));
+        }
+        self.hold(new_access.to_owned(), access);
+        let next = Token {
+            access_token: Some(new_access.to_owned()),
+            ..next
+        };
+        self.hold(new_refresh.to_owned(), next);
+    }
+
+    /// A new token for a session that has not ended.
+    fn issue(&self, id: u64, token_use: TokenUse, token: &str, now: Duration) -> Option<Token> {
+        let session = self.sessions.get(&id)?;
+        Some(Token {
+            session: id,
+            token_use,
+            issued: now,
+            expires: session
+                .expires(now)
+                .filter(|_| token_use == TokenUse::AccessToken),
+            jti: (session.kind == Kind::OAuth2).then(|| ulid(token)),
+            is_used: false,
+            access_token: None,
+            replaced_by: None,
+        })
     }
 
     pub(super) fn lock(&mut self, username: &str) {
@@ -170,11 +299,11 @@ impl State {
         self.locked.contains(username)
     }
 
-    /// Ends all sessions of the user.
+    /// Ends all sessions of the user, and the personal tokens that the user owns but that act as another.
     pub(super) fn deactivate(&mut self, username: &str) {
         self.deactivated.insert(username.to_owned());
         self.sessions
-            .retain(|_, session| session.username.as_deref() != Some(username));
+            .retain(|_, session| session.users().all(|user| user != username));
     }
 
     pub(super) fn reactivate(&mut self, username: &str) {
@@ -190,8 +319,25 @@ impl State {
             .collect()
     }
 
-    /// RFC 7662. `with_device_id`: the caller understands the `device_id` member.
+    /// RFC 7662. `with_device_id`: the caller understands the `device_id` member. An active token counts as used from
+    /// then on.
     pub(super) fn introspect(
+        &mut self,
+        token: &str,
+        hint: Option<&str>,
+        with_device_id: bool,
+        now: Duration,
+    ) -> Introspection {
+        let introspection = self.introspection(token, hint, with_device_id, now);
+        if matches!(introspection, Introspection::Active(_))
+            && let Some(token) = self.tokens.get_mut(token)
+        {
+            token.is_used = true;
+        }
+        introspection
+    }
+
+    fn introspection(
         &self,
         token: &str,
         hint: Option<&str>,
@@ -298,11 +444,11 @@ impl State {
         let token = self.tokens.get(token)?;
         let session = self.sessions.get(&token.session)?;
         let expired = token.expires.is_some_and(|expires| expires <= now);
+        let replaced = token.replaced_by.is_some();
         let barred = session
-            .username
-            .as_ref()
-            .is_some_and(|user| self.locked.contains(user) || self.deactivated.contains(user));
-        (!expired && !barred).then_some((token, session))
+            .users()
+            .any(|user| self.locked.contains(user) || self.deactivated.contains(user));
+        (!expired && !replaced && !barred).then_some((token, session))
     }
 }
 
@@ -317,7 +463,7 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(1_795_460_205);
 
-    fn introspect(state: &State, token: &str, now: Duration) -> String {
+    fn introspect(state: &mut State, token: &str, now: Duration) -> String {
         match state.introspect(token, Some("access_token"), true, now) {
             Introspection::Active(active) => serde_json::to_string(&active).expect("plain members"),
             Introspection::Inactive => "inactive".to_owned(),
@@ -325,7 +471,12 @@ mod tests {
         }
     }
 
-    fn member(state: &State, token: &str, now: Duration, name: &str) -> Option<serde_json::Value> {
+    fn member(
+        state: &mut State,
+        token: &str,
+        now: Duration,
+        name: &str,
+    ) -> Option<serde_json::Value> {
         serde_json::from_str::<serde_json::Value>(&introspect(state, token, now))
             .ok()?
             .get(name)
@@ -351,13 +502,13 @@ mod tests {
         ] {
             let now = NOW + Duration::from_millis(10_000 - left_ms);
             assert_eq!(
-                member(&state, "t", now, "expires_in"),
+                member(&mut state, "t", now, "expires_in"),
                 Some(expires_in.into()),
                 "{left_ms} ms left"
             );
         }
         assert_eq!(
-            introspect(&state, "t", NOW + Duration::from_secs(10)),
+            introspect(&mut state, "t", NOW + Duration::from_secs(10)),
             "inactive"
         );
     }
@@ -368,11 +519,11 @@ mod tests {
         let now = NOW + Duration::from_millis(700);
         state.insert("t", Session::access("alice", "D"), now);
         assert_eq!(
-            member(&state, "t", now, "iat"),
+            member(&mut state, "t", now, "iat"),
             Some((NOW.as_secs() + 1).into())
         );
         assert_eq!(
-            member(&state, "t", now, "nbf"),
+            member(&mut state, "t", now, "nbf"),
             Some((NOW.as_secs() + 1).into())
         );
     }
@@ -388,17 +539,17 @@ mod tests {
         };
         for revoked in ["t", "r"] {
             state.insert("t", session(), NOW);
-            assert_ne!(introspect(&state, "t", NOW), "inactive");
+            assert_ne!(introspect(&mut state, "t", NOW), "inactive");
             assert_eq!(
                 state.revoke(revoked, None, &Client::public("other"), NOW),
                 Revocation::AnotherClient
             );
-            assert_ne!(introspect(&state, "t", NOW), "inactive");
+            assert_ne!(introspect(&mut state, "t", NOW), "inactive");
             assert_eq!(
                 state.revoke(revoked, None, &app, NOW),
                 Revocation::Done(Some("alice".to_owned()))
             );
-            assert_eq!(introspect(&state, "t", NOW), "inactive");
+            assert_eq!(introspect(&mut state, "t", NOW), "inactive");
             assert!(matches!(
                 state.introspect("r", None, true, NOW),
                 Introspection::Inactive
@@ -421,8 +572,8 @@ mod tests {
             Revocation::UnsupportedTokenType
         );
         assert_eq!(state.revoke("c", None, &app, NOW), Revocation::Done(None));
-        assert_ne!(introspect(&state, "t", NOW), "inactive");
-        assert_ne!(introspect(&state, "c", NOW), "inactive");
+        assert_ne!(introspect(&mut state, "t", NOW), "inactive");
+        assert_ne!(introspect(&mut state, "c", NOW), "inactive");
     }
 
     #[test]
@@ -430,12 +581,12 @@ mod tests {
         let mut state = State::default();
         state.insert("t", Session::access("alice", "D"), NOW);
         state.lock("alice");
-        assert_eq!(introspect(&state, "t", NOW), "inactive");
+        assert_eq!(introspect(&mut state, "t", NOW), "inactive");
         state.unlock("alice");
-        assert_ne!(introspect(&state, "t", NOW), "inactive");
+        assert_ne!(introspect(&mut state, "t", NOW), "inactive");
         state.deactivate("alice");
         state.unlock("alice");
-        assert_eq!(introspect(&state, "t", NOW), "inactive");
+        assert_eq!(introspect(&mut state, "t", NOW), "inactive");
     }
 
     #[test]
@@ -444,10 +595,10 @@ mod tests {
         state.insert("before", Session::access("alice", "D"), NOW);
         state.deactivate("alice");
         state.insert("meanwhile", Session::access("alice", "E"), NOW);
-        assert_eq!(introspect(&state, "meanwhile", NOW), "inactive");
+        assert_eq!(introspect(&mut state, "meanwhile", NOW), "inactive");
         state.reactivate("alice");
-        assert_eq!(introspect(&state, "before", NOW), "inactive");
-        assert_ne!(introspect(&state, "meanwhile", NOW), "inactive");
+        assert_eq!(introspect(&mut state, "before", NOW), "inactive");
+        assert_ne!(introspect(&mut state, "meanwhile", NOW), "inactive");
     }
 
     #[test]
@@ -458,15 +609,15 @@ mod tests {
         let later = NOW + Duration::from_secs(8);
         state.refresh("r", "none", later);
         state.refresh("old", "new", later);
-        assert_eq!(introspect(&state, "old", later), "inactive");
-        assert_eq!(introspect(&state, "none", later), "inactive");
+        assert_eq!(introspect(&mut state, "old", later), "inactive");
+        assert_eq!(introspect(&mut state, "none", later), "inactive");
         assert_eq!(
-            member(&state, "new", later, "expires_in"),
+            member(&mut state, "new", later, "expires_in"),
             Some(10.into()),
             "counted anew"
         );
         assert_eq!(state.end("r").as_deref(), Some("alice"));
-        assert_eq!(introspect(&state, "new", later), "inactive");
+        assert_eq!(introspect(&mut state, "new", later), "inactive");
     }
 
     #[test]
@@ -486,9 +637,9 @@ mod tests {
         assert_eq!(state.log_out("compat", NOW), alice);
         assert_eq!(state.log_out("compat", NOW), None);
         assert_eq!(state.log_out_all("compat2", NOW), alice);
-        assert_eq!(introspect(&state, "compat2", NOW), "inactive");
-        assert_ne!(introspect(&state, "bob", NOW), "inactive");
-        assert_ne!(introspect(&state, "oauth", NOW), "inactive");
+        assert_eq!(introspect(&mut state, "compat2", NOW), "inactive");
+        assert_ne!(introspect(&mut state, "bob", NOW), "inactive");
+        assert_ne!(introspect(&mut state, "oauth", NOW), "inactive");
     }
 
     #[test]
@@ -496,7 +647,7 @@ mod tests {
         let mut state = State::default();
         state.insert("t", Session::access("alice", "D").refresh_token("r"), NOW);
         state.insert("t", Session::compat("bob", "E"), NOW);
-        assert_eq!(member(&state, "t", NOW, "username"), Some("bob".into()));
+        assert_eq!(member(&mut state, "t", NOW, "username"), Some("bob".into()));
         assert!(matches!(
             state.introspect("r", None, true, NOW),
             Introspection::Inactive
@@ -506,8 +657,8 @@ mod tests {
 
     #[test]
     fn only_tokens_that_reach_the_database_can_upset_it() {
-        let state = State::default();
-        assert_eq!(introspect(&state, "syt_a\0b", NOW), "database");
-        assert_eq!(introspect(&state, "a\0b", NOW), "inactive");
+        let mut state = State::default();
+        assert_eq!(introspect(&mut state, "syt_a\0b", NOW), "database");
+        assert_eq!(introspect(&mut state, "a\0b", NOW), "inactive");
     }
 }
