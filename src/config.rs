@@ -13,7 +13,7 @@ use base64ct::{Base64, Encoding};
 use sha2::{Digest, Sha256};
 
 pub use self::keys::parse;
-use crate::{form, matrix::endpoint::Overrides};
+use crate::{form, matrix::endpoint::Endpoints};
 
 /// Why a configuration was refused: one line for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +51,8 @@ pub struct Config {
     pub identity_headers: IdentityHeaders,
     /// Whether the identity is also published as filter state.
     pub filter_state: bool,
-    /// Rules tried before the built-in endpoint table.
-    pub endpoints: Overrides,
+    /// The built-in endpoint table, the rules that are tried before it, and where MAS lives.
+    pub endpoints: Endpoints,
     /// How many unknown tokens one source may bring; `None` is without limit.
     pub unknown_token_budget: Option<UnknownTokenBudget>,
 }

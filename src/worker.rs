@@ -285,7 +285,7 @@ impl Worker {
             Inspection::Ask(question) => {
                 let (outcome, verdict) = match self.known(host, plugin, &question) {
                     Some(known) => known,
-                    None if head.is_preflight() => {
+                    None if gate::ignores_token(config, head) => {
                         host.count(Metric::Request(Outcome::NotAsked));
                         return Some(Decision::Forward);
                     }
@@ -320,7 +320,7 @@ impl Worker {
         Some(match decision {
             // Browsers send a pre-flight without credentials and give up if it fails.
             Decision::Reject(rejection)
-                if rejection != Rejection::Unrecognized && head.is_preflight() =>
+                if rejection != Rejection::Unrecognized && gate::ignores_token(config, head) =>
             {
                 Decision::Forward
             }

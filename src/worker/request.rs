@@ -47,11 +47,6 @@ impl<'h, H: Host> Head<'h, H> {
             method: OnceCell::new(),
         })
     }
-
-    /// Whether this is a CORS pre-flight.
-    pub fn is_preflight(&self) -> bool {
-        self.method() == b"OPTIONS"
-    }
 }
 
 impl<H: Host> RequestHead for Head<'_, H> {
