@@ -32,12 +32,13 @@ METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 ANY_NUMBER = 4096
 
 
-# Synapse looks at the form of these before it looks at the token.
+# Synapse looks at the form of these before it looks at the token. The user is the one whom the test asks
+# as, to find what anyone may ask about themselves.
 PARAMETERS = {
     "room_alias": "%23x:example.org",
     "room_id": "!x:example.org",
     "thread_root_id": "$x",
-    "user_id": "@x:example.org",
+    "user_id": "@alice:example.org",
 }
 
 

@@ -258,7 +258,7 @@ async fn is_forbidden(synapse: &Synapse, method: &str, path: &str) -> bool {
 
 /// A request with everything that a servlet looks at before it looks at the token.
 fn request(method: &str, path: &str) -> Request {
-    let request = Request::new(method, format!("{path}?user_id=@x:example.org"));
+    let request = Request::new(method, format!("{path}?user_id=@alice:example.org"));
     let body = json!({
         "action": "send",
         "client_secret": "x",
