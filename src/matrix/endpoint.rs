@@ -161,10 +161,13 @@ impl Endpoints {
         }
     }
 
-    /// Whether the homeserver refuses a request for its method alone, before it looks at a token.
+    /// Whether the homeserver refuses a request for its method alone, before it looks at a token. Nothing
+    /// is known of paths that a rule names, whatever methods the rule is for: who serves them is the
+    /// operator's knowledge.
     pub fn refuses(&self, target: &[u8], method: Method) -> bool {
         let path = path(target);
-        self.rule(path, &LazyCell::new(|| method)).is_none() && table::refuses(path, method)
+        let is_ruled = self.rules.iter().any(|rule| rule.path.matches(path));
+        !is_ruled && table::refuses(path, method)
     }
 
     /// The target as MAS has it: without its prefix, if it is below that.
