@@ -12,7 +12,7 @@ use std::{fmt, rc::Rc, time::Duration};
 use sha2::{Digest as _, Sha256};
 
 pub use self::keys::parse;
-use crate::{mas::introspection::Settings, matrix::endpoint::Overrides};
+use crate::{mas::introspection::Settings, matrix::endpoint::Endpoints};
 
 /// Default of `identity_headers.user_id`.
 const USER_ID: &str = "x-matrix-user-id";
@@ -57,8 +57,8 @@ pub struct Config {
     pub identity_headers: IdentityHeaders,
     /// Whether the identity is also published as filter state.
     pub filter_state: bool,
-    /// Rules tried before the built-in endpoint table.
-    pub endpoints: Overrides,
+    /// The built-in endpoint table, the rules that are tried before it, and where MAS lives.
+    pub endpoints: Endpoints,
     /// How many unknown tokens one source may bring; `None` is without limit.
     pub unknown_token_budget: Option<UnknownTokenBudget>,
 }

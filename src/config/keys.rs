@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     mas::introspection::{Credential, Settings},
-    matrix::endpoint::{AuthRequirement, Method, Overrides, PathMatch, Rule},
+    matrix::endpoint::{AuthRequirement, Endpoints, Method, PathMatch, Rule},
 };
 
 const MAX_SLOTS: u32 = 1 << 22;
@@ -95,7 +95,7 @@ pub fn parse(bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Confi
     )?;
     let identity_headers = identity_headers(keys.key("identity_headers"))?;
     let filter_state = boolean(keys.key("filter_state"), false)?;
-    let endpoints = endpoints(keys.key("endpoints"))?;
+    let endpoints = endpoints(keys.key("endpoints"))?.with_introspection_at(&introspection.path);
     let unknown_token_budget = unknown_token_budget(keys.key("unknown_token_budget"))?;
     keys.finish()?;
     Ok(Config {
@@ -363,16 +363,16 @@ fn is_identity_header(name: &str) -> bool {
         && !NOT_IDENTITY_HEADERS.contains(&name)
 }
 
-fn endpoints(entry: Option<Entry<'_>>) -> Result<Overrides, ConfigError> {
+fn endpoints(entry: Option<Entry<'_>>) -> Result<Endpoints, ConfigError> {
     const RULES: &str = "a list of {prefix | exact, methods, auth}";
     let Some(entry) = entry else {
-        return Ok(Overrides::default());
+        return Ok(Endpoints::default());
     };
     let mut rules = Vec::new();
     for item in entry.items(RULES)? {
         rules.push(endpoint_rule(&item)?);
     }
-    Ok(Overrides::new(rules))
+    Ok(Endpoints::new(rules))
 }
 
 fn endpoint_rule(entry: &Entry<'_>) -> Result<Rule, ConfigError> {

@@ -63,8 +63,8 @@ pub struct Gateway {
 enum Progress {
     /// There is a verdict.
     Decided(Outcome, Verdict<Rc<Grant>>),
-    /// It is a CORS pre-flight, which waits for nothing.
-    Preflight,
+    /// The homeserver does not look at the token, so the request waits for nothing.
+    NotNeeded,
     /// The request is held.
     Held,
 }
@@ -177,7 +177,7 @@ impl Gateway {
             ),
             Inspection::Ask(question) => match self.find(cb, resolver, exchange, head, &question) {
                 Progress::Held => return None,
-                Progress::Preflight => (Outcome::NotAsked, Decision::Forward),
+                Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
                 Progress::Decided(outcome, verdict) => {
                     let (requirement, kind) = (question.requirement, question.kind);
                     let decision = policy::conclude(config, requirement, kind, verdict);
@@ -190,9 +190,9 @@ impl Gateway {
         };
         cb.host.count(Metric::Request(outcome));
         Some(match decision {
-            // Browsers send a pre-flight without credentials and give up if it fails.
+            // Browsers give up if a pre-flight fails, and a method that the homeserver refuses is its to refuse.
             Decision::Reject(rejection)
-                if rejection != Rejection::Unrecognized && head.is_preflight() =>
+                if rejection != Rejection::Unrecognized && policy::ignores_token(config, head) =>
             {
                 Decision::Forward
             }
@@ -221,7 +221,7 @@ impl Gateway {
         }
         let found = match resolver.lookup(cb, &query) {
             Some(found) => Some(found),
-            None if head.is_preflight() => return Progress::Preflight,
+            None if policy::ignores_token(&plugin.config, head) => return Progress::NotNeeded,
             None => {
                 let waiter = Waiter {
                     exchange: Rc::clone(exchange),

@@ -55,6 +55,39 @@ fn a_session_that_ends_is_forgotten_by_every_worker() {
 }
 
 #[test]
+fn a_mas_below_a_path_ends_sessions_there() {
+    let gateway = gateway(
+        1,
+        json!({"introspection": {"path": "/auth/oauth2/introspect"}}),
+    );
+    let revocation = || {
+        Request::new("POST", "/auth/oauth2/revoke")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(format!("token={ALICE}"))
+    };
+    for request in [
+        revocation(),
+        logout("/auth/_matrix/client/v3/logout", ALICE),
+        logout("/auth/_matrix/client/v3/logout/all", ALICE),
+        // The compat routes on the homeserver's own paths stay.
+        logout("/_matrix/client/v3/logout", ALICE),
+    ] {
+        let mut worker = SimulatedWorker::new(&Process::new());
+        worker.request(&gateway, whoami(ALICE));
+        worker.answer_only_call(&active("alice"));
+        let stream = worker.request(&gateway, request.clone());
+        assert_eq!(worker.fate(stream), Fate::forwarded_unannotated());
+        assert_eq!(worker.send(&gateway, whoami(ALICE)), alice(), "not yet");
+        worker.response(stream, 200, &["{}"]);
+        assert_eq!(
+            worker.send(&gateway, whoami(ALICE)),
+            Fate::Held,
+            "{request:?}"
+        );
+    }
+}
+
+#[test]
 fn what_mas_refuses_to_end_stays() {
     for request in [
         logout("/_matrix/client/v3/logout", ALICE),

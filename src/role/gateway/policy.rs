@@ -140,12 +140,16 @@ pub fn inspect<'a>(config: &Config, head: &'a impl RequestHead) -> Inspection<'a
             return Inspection::Forward;
         }
         AuthRequirement::MasOwned => {
+            let target = config.endpoints.mas_target(target);
             return match SessionEnd::of(target, || head.method(), head.authorization()) {
                 Some(end) => Inspection::Observe(end),
                 None => Inspection::Forward,
             };
         }
-        AuthRequirement::Optional | AuthRequirement::Required | AuthRequirement::Admin => {}
+        AuthRequirement::Optional
+        | AuthRequirement::Required
+        | AuthRequirement::Admin
+        | AuthRequirement::Unknown => {}
     }
     let form_post = || is_form_post(head.method(), head.content_type().as_deref());
     let credential = match extract(head.authorization(), target, form_post) {
@@ -159,9 +163,11 @@ pub fn inspect<'a>(config: &Config, head: &'a impl RequestHead) -> Inspection<'a
         Credential::Token {
             source: Source::Query,
             ..
-        } if config.query_token == QueryToken::Reject => {
-            Inspection::Reject(Rejection::MissingToken)
-        }
+        } if config.query_token == QueryToken::Reject => match requirement {
+            // Another service may take its tokens from wherever it likes.
+            AuthRequirement::Unknown => Inspection::Forward,
+            _ => Inspection::Reject(Rejection::MissingToken),
+        },
         Credential::Token { token, .. } => inspect_token(config, token, requirement),
     }
 }
@@ -169,7 +175,7 @@ pub fn inspect<'a>(config: &Config, head: &'a impl RequestHead) -> Inspection<'a
 /// Where a token is optional, the homeserver judges a missing or malformed one itself.
 fn unless_optional<'a>(requirement: AuthRequirement, rejection: Rejection) -> Inspection<'a> {
     match requirement {
-        AuthRequirement::Optional => Inspection::Forward,
+        AuthRequirement::Optional | AuthRequirement::Unknown => Inspection::Forward,
         _ => Inspection::Reject(rejection),
     }
 }
@@ -203,6 +209,14 @@ fn inspect_token<'a>(
     })
 }
 
+/// Whether the homeserver answers `head` without a look at its token, so that none can be wrong: a
+/// pre-flight, or a method that it does not serve there. Asked only where a token would be asked about or
+/// rejected, since it reads the method.
+pub fn ignores_token(config: &Config, head: &impl RequestHead) -> bool {
+    let method = Method::from_bytes(head.method());
+    method == Method::Options || config.endpoints.refuses(head.target(), method)
+}
+
 /// Decides what `verdict` makes of a request.
 pub fn conclude(
     config: &Config,
@@ -224,7 +238,11 @@ pub fn conclude(
         }
     };
     if let Err(rejection) = grant.identity {
-        return Decision::Reject(rejection);
+        return match requirement {
+            // What the homeserver would not let in may be good for another service.
+            AuthRequirement::Unknown => Decision::Forward,
+            _ => Decision::Reject(rejection),
+        };
     }
     if requirement == AuthRequirement::Admin && !grant.is_server_admin {
         return Decision::Reject(Rejection::NotServerAdmin);
