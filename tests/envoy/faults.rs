@@ -72,7 +72,7 @@ async fn a_body_over_envoys_limit() {
 /// Envoy answers such a call with 504.
 #[tokio::test]
 async fn a_timeout() {
-    let edge = Edge::start(json!({"introspection": {"timeout": "200ms"}})).await;
+    let edge = Edge::start(json!({"introspection": {"timeout": "1s"}})).await;
     assert_fails_and_recovers(&edge, Fault::hang(), "status").await;
     edge.assert_alive().await;
 }
@@ -194,7 +194,7 @@ async fn answers_that_are_no_verdict() {
 #[tokio::test]
 async fn a_failure_passes_without_an_identity_if_so_configured() {
     let edge = Edge::start(
-        json!({"on_introspection_failure": "pass", "introspection": {"timeout": "200ms"}}),
+        json!({"on_introspection_failure": "pass", "introspection": {"timeout": "1s"}}),
     )
     .await;
     let below_http = [

@@ -39,7 +39,7 @@ async fn connections_that_break() {
 
 #[tokio::test]
 async fn a_timeout() {
-    let edge = start(json!({"introspection": {"timeout": "200ms"}})).await;
+    let edge = start(json!({"introspection": {"timeout": "1s"}})).await;
     assert_unavailable_and_recovers(&edge, Fault::hang()).await;
     edge.assert_alive().await;
 }
@@ -56,7 +56,7 @@ async fn an_unknown_cluster() {
 async fn mas_answers_itself_if_so_configured() {
     let edge = start(json!({
         "on_introspection_failure": "pass",
-        "introspection": {"timeout": "200ms"},
+        "introspection": {"timeout": "1s"},
     }))
     .await;
     for (_, fault) in no_verdicts() {
