@@ -1051,3 +1051,6 @@ fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {
     cb.host.count(Metric::Introspection(why.label()));
     why
 }
+
+#[cfg(test)]
+mod tests;
