@@ -14,95 +14,14 @@
 
 mod blocked;
 mod family;
+mod method;
+mod requirement;
 mod table;
 
 use std::cell::LazyCell;
 
 pub(super) use self::table::after_version;
-
-/// What an endpoint needs of its caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthRequirement {
-    /// A token with the admin scope.
-    Admin,
-    /// The token of an application service. MAS does not know these; Synapse alone can judge them,
-    /// so it also answers for a missing one.
-    Appservice,
-    /// Never served to the public.
-    Blocked,
-    /// `access_token` is not an access token here (an unsubscribe macaroon, an OpenID token): hands
-    /// off.
-    Foreign,
-    /// MAS answers here and judges the credentials, by rules of its own: hands off.
-    MasOwned,
-    /// Nothing: a token is not even looked at.
-    None,
-    /// No token, or a good one.
-    Optional,
-    /// A token.
-    Required,
-    /// The table does not know the path, so it may be another service's: like `Optional`, but what
-    /// an active token is good for is for that service to judge.
-    Unknown,
-}
-
-impl AuthRequirement {
-    /// What is left of the requirement for a request with this method: nothing for `OPTIONS`, which
-    /// is a browser's pre-flight, has no credentials, and gets a 204 on every path before any of
-    /// them is looked at. Only a blocked path stays blocked.
-    pub fn with_method(self, method: Method) -> Self {
-        match (self, method) {
-            (Self::Blocked, _) => Self::Blocked,
-            (_, Method::Options) => Self::None,
-            _ => self,
-        }
-    }
-}
-
-/// The methods that endpoints are told apart by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// `GET`
-    Get,
-    /// `HEAD`
-    Head,
-    /// `POST`
-    Post,
-    /// `PUT`
-    Put,
-    /// `DELETE`
-    Delete,
-    /// `OPTIONS`
-    Options,
-    /// `PATCH`
-    Patch,
-    /// Anything else, also `get`: methods are case-sensitive (RFC 9110, section 9.1).
-    Other,
-}
-
-impl Method {
-    /// The method that `:method` names.
-    pub fn from_bytes(method: &[u8]) -> Self {
-        match method {
-            b"GET" => Self::Get,
-            b"HEAD" => Self::Head,
-            b"POST" => Self::Post,
-            b"PUT" => Self::Put,
-            b"DELETE" => Self::Delete,
-            b"OPTIONS" => Self::Options,
-            b"PATCH" => Self::Patch,
-            _ => Self::Other,
-        }
-    }
-
-    /// The method whose handler runs: Synapse treats `HEAD` as `GET`.
-    fn handler(self) -> Self {
-        match self {
-            Self::Head => Self::Get,
-            method => method,
-        }
-    }
-}
+pub use self::{method::Method, requirement::AuthRequirement};
 
 /// What the built-in table says of a request for `target`, the raw `:path`. `method` is asked at
 /// most once, and only where the answer depends on it.

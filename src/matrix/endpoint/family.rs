@@ -3,8 +3,8 @@
 use std::cell::LazyCell;
 
 use super::{
-    AuthRequirement::{self, Required, Unknown},
-    Method,
+    method::Method,
+    requirement::AuthRequirement::{self, Required, Unknown},
 };
 
 /// Endpoints whose paths begin with the same segment.

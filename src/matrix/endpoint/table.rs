@@ -8,12 +8,12 @@
 use std::cell::LazyCell;
 
 use super::{
-    AuthRequirement::{
-        self, Admin, Appservice, Foreign, MasOwned, None as Nothing, Optional, Required, Unknown,
-    },
-    Method::{self, Delete, Get, Post, Put},
     family::{
         Endpoint, Family, all, any, delete, find, get, listed, post, put, required, requirement,
+    },
+    method::Method::{self, Delete, Get, Post, Put},
+    requirement::AuthRequirement::{
+        self, Admin, Appservice, Foreign, MasOwned, None as Nothing, Optional, Required, Unknown,
     },
 };
 
