@@ -18,11 +18,13 @@ pub mod client;
 mod failure;
 pub mod flight;
 pub mod lease;
+mod limits;
 mod line;
 mod load;
 pub mod membership;
 mod resolution;
 mod upstream;
+mod workers;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -31,15 +33,14 @@ use std::{
 };
 
 use self::{
-    budget::{Budget, Spent},
     call::{CALL_GRACE, CallContext},
-    client::ClientKey,
     failure::FailureLog,
     flight::{Flight, Flights, Full, State},
-    lease::{Acquired, LEASE, Leases, Marks, Tombstone},
-    line::{Line, LineFull, Ticket},
+    lease::{LEASE, Marks, Tombstone},
+    limits::Limits,
     load::Slot,
-    membership::{Hint, Membership},
+    membership::Hint,
+    workers::{Acquisition, Workers},
 };
 pub use self::{
     load::PoolId,
@@ -51,7 +52,7 @@ pub use self::{
 use crate::{
     cache::{
         Cached, Introspected, SharedCache,
-        epoch::{Epochs, Stamp, Subject},
+        epoch::{Stamp, Subject},
         question::QuestionKey,
         table::Removed,
     },
@@ -67,9 +68,6 @@ use crate::{
 
 /// How often a worker looks at deadlines, leases and epochs.
 pub const TICK: Duration = Duration::from_millis(250);
-
-/// How many tombstones are followed before MAS is called without a lease.
-const MAX_RECHECKS: usize = 4;
 
 /// Questions of one line that are started in one callback at the most.
 const MAX_STARTS: usize = 256;
@@ -95,14 +93,9 @@ pub fn max_hold(upstream: &Upstream) -> Duration {
 #[derive(Debug)]
 pub struct Resolver<W> {
     flights: Flights<CallContext, Waiting<W>>,
-    leases: Leases,
-    budget: Budget,
-    membership: Membership,
+    workers: Workers,
+    limits: Limits,
     failures: FailureLog,
-    /// The questions over the cap, by pool.
-    lines: BTreeMap<PoolId, Line>,
-    /// As of the last tick or hint.
-    epochs: Epochs,
     /// Calls dropped with their root context, not yet subtracted from the in-flight gauge. The next tick
     /// does it: the end of a root gets no host.
     lost_calls: usize,
@@ -113,28 +106,13 @@ impl<W> Default for Resolver<W> {
     fn default() -> Self {
         Self {
             flights: Flights::default(),
-            leases: Leases::default(),
-            budget: Budget::default(),
-            membership: Membership::default(),
+            workers: Workers::default(),
+            limits: Limits::default(),
             failures: FailureLog::default(),
-            lines: BTreeMap::new(),
-            epochs: Epochs::default(),
             lost_calls: 0,
             resolutions: VecDeque::new(),
         }
     }
-}
-
-/// Which worker calls MAS about a question.
-enum Acquisition {
-    /// None: the shared cache has the answer by now.
-    Hit(Box<Cached>),
-    /// Another worker, which holds the lease until then.
-    Peer { check_at: Instant },
-    /// None for a while: a call has just failed, and a stale answer serves.
-    Failed,
-    /// This one, with or without a lease.
-    Mine { leased: bool },
 }
 
 /// How a question begins.
@@ -150,8 +128,7 @@ impl<W> Resolver<W> {
     /// Prepares a root context for its first request: joins the workers, reads the epochs.
     pub fn start<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         cb.host.tick_every(cb.root, Some(TICK));
-        self.epochs.read(cb.host);
-        self.membership.heartbeat(cb.host, cb.root, cb.now());
+        self.workers.attend(cb);
     }
 
     /// Returns what is known without a call: from the shared cache, or a stale answer while MAS fails. Renews
@@ -233,7 +210,7 @@ impl<W> Resolver<W> {
         }
         self.failures.note_attempt(key, now);
         let is_fresh = |cached: &Cached| !is_due(cached, now);
-        let leased = match self.acquire_lease(cb, query.upstream, &key, is_fresh) {
+        let leased = match self.workers.acquire(cb, query.upstream, &key, is_fresh) {
             Acquisition::Hit(cached) => {
                 let renewed = self.found(query.digest, (*cached).into(), Provenance::Shared);
                 return Renewal::Renewed(renewed);
@@ -267,9 +244,9 @@ impl<W> Resolver<W> {
         match what {
             Invalidation::Token(token) => {
                 let removed = cache.remove_active(cb.host, token);
-                let is_asked_about = self.leases.invalidate(cb.host, token, cb.now());
+                let is_asked_about = self.workers.invalidate_leases(cb, token);
                 if removed.is_some() || is_asked_about {
-                    self.announce(cb, Subject::Token(token), reason);
+                    self.workers.announce(cb, Subject::Token(token), reason);
                 }
                 removed.and_then(|Removed { user }| user)
             }
@@ -283,7 +260,7 @@ impl<W> Resolver<W> {
                         "shared data could not be written; answers about a user hold until their TTL"
                     );
                 }
-                self.announce(cb, Subject::User(user), reason);
+                self.workers.announce(cb, Subject::User(user), reason);
                 None
             }
         }
@@ -342,7 +319,7 @@ impl<W> Resolver<W> {
                         self.fail(cb, key, flight, NoVerdict::Elsewhere);
                     }
                 }
-                Some(Hint::Invalidated) => self.epochs.read(cb.host),
+                Some(Hint::Invalidated) => self.workers.read_epochs(cb),
             }
         }
     }
@@ -350,8 +327,7 @@ impl<W> Resolver<W> {
     /// Looks at deadlines, leases and epochs, on behalf of the callback's root.
     pub fn on_tick<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         let now = cb.now();
-        self.epochs.read(cb.host);
-        self.membership.heartbeat(cb.host, cb.root, now);
+        self.workers.attend(cb);
         while let Some((key, flight)) = self.flights.pop_expired(now) {
             match flight.state {
                 State::Calling { .. } => {
@@ -361,7 +337,7 @@ impl<W> Resolver<W> {
                     self.fail(cb, key, flight, NoVerdict::Lost);
                 }
                 State::Queued { ticket, pool, .. } => {
-                    self.leave_line(pool, ticket);
+                    self.limits.leave_line(pool, ticket);
                     self.end_queued(cb, key, flight);
                 }
                 State::AwaitingPeer { .. } | State::Orphaned => {
@@ -388,7 +364,11 @@ impl<W> Resolver<W> {
             self.resume(cb, key, flight);
         }
         self.start_queued(cb);
-        self.renew_leases(cb);
+        for (key, asked_at) in self.flights.leased() {
+            if now.since(asked_at) + TICK >= LEASE / 2 {
+                self.workers.renew(cb, key);
+            }
+        }
         self.failures.expire(now);
     }
 
@@ -397,20 +377,20 @@ impl<W> Resolver<W> {
         if let Some(flight) = self.flights.forget(stream)
             && let State::Queued { ticket, pool, .. } = flight.state
         {
-            self.leave_line(pool, ticket);
+            self.limits.leave_line(pool, ticket);
         }
     }
 
     /// Notes that a root context has ended. Envoy has dropped its calls; requests of other configurations that
     /// waited for one are asked about again at their next tick.
     pub fn on_root_end(&mut self, root: RootId) {
-        self.membership.root_ended(root);
+        self.workers.on_root_end(root);
         self.lost_calls += self.flights.root_ended(root);
     }
 
     /// Returns the epoch counters of a token and its user, as of the last tick or hint.
     pub fn stamp(&self, digest: &TokenDigest, user: Option<&UserKey>) -> Stamp {
-        self.epochs.stamp(digest, user)
+        self.workers.stamp(digest, user)
     }
 
     /// Returns the next requests whose hold has ended. This is the only way out of a hold; the worker drains it
@@ -432,17 +412,20 @@ impl<W> Resolver<W> {
             return Err(NoVerdict::Overloaded);
         }
         let upstream = query.upstream;
-        let client = self.client(query);
-        self.check_budget(cb, query, client.as_ref())?;
+        let client = Limits::client(self.flights.load(), query);
+        self.limits.check_budget(cb, query, client.as_ref())?;
         let call = CallContext::new(query, client);
         if !self.admits(upstream, &call.slot()) {
             return match upstream.admission.overflow {
-                Overflow::Wait => self.queue(cb, call),
+                Overflow::Wait => {
+                    let state = self.queue(cb, &call)?;
+                    Ok(Start::Flight(call, state))
+                }
                 Overflow::Refuse => Err(overloaded(cb)),
             };
         }
         let key = query.key();
-        let state = match self.acquire_lease(cb, upstream, &key, |_| true) {
+        let state = match self.workers.acquire(cb, upstream, &key, |_| true) {
             Acquisition::Hit(cached) => return Ok(Start::Hit(cached)),
             Acquisition::Failed => return Err(NoVerdict::Elsewhere),
             Acquisition::Peer { check_at } => {
@@ -473,85 +456,6 @@ impl<W> Resolver<W> {
     fn admits(&self, upstream: &Upstream, slot: &Slot) -> bool {
         let cap = upstream.settings.max_in_flight;
         self.flights.load().admits(slot, cap)
-    }
-
-    /// Returns the client of the request, if its budget or its share matters: knowing it is a host call.
-    fn client(&self, query: &Query<'_>) -> Option<ClientKey> {
-        let upstream = query.upstream;
-        let (pool, cap) = (upstream.admission.pool, upstream.settings.max_in_flight);
-        if upstream.budget.is_none() && !self.flights.load().counts_clients(pool, cap) {
-            return None;
-        }
-        let address = query.origin.client_address()?;
-        Some(ClientKey::of(&address))
-    }
-
-    fn check_budget<H: Backend>(
-        &self,
-        cb: &Callback<'_, H>,
-        query: &Query<'_>,
-        client: Option<&ClientKey>,
-    ) -> Result<(), NoVerdict> {
-        let (Some(limit), Some(client)) = (&query.upstream.budget, client) else {
-            return Ok(());
-        };
-        let now = cb.now();
-        self.budget
-            .check(cb.host, client, &query.digest, limit, now)
-            .map_err(|Spent { until }| NoVerdict::OverBudget {
-                retry_after_ms: millis(until.since(now)).unsigned_abs(),
-            })
-    }
-
-    /// Charges the client of a call for a token that MAS called inactive.
-    fn charge<H: Backend>(&self, cb: &Callback<'_, H>, call: &CallContext, cached: &Cached) {
-        if let (Cached::Inactive(_), Some(client), Some(limit)) =
-            (cached, &call.client, &call.upstream.budget)
-        {
-            self.budget
-                .charge(cb.host, client, call.digest(), limit, cb.now());
-        }
-    }
-
-    /// Acquires the lease. Call only after a cache miss at the callback's moment: a tombstone then shows a
-    /// later store, and the cache is read again. An entry that is not `useful` is passed over.
-    fn acquire_lease<H: Backend>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        upstream: &Upstream,
-        key: &QuestionKey,
-        useful: impl Fn(&Cached) -> bool,
-    ) -> Acquisition {
-        let worker = self.membership.worker_id(cb.host);
-        let now = cb.now();
-        // The worker that stored an answer read the clock first and released the lease later: at most the
-        // time that a lease holds.
-        let mut cache_read_at = now.minus(LEASE);
-        for _ in 0..MAX_RECHECKS {
-            match self
-                .leases
-                .acquire(cb.host, key, worker, now, cache_read_at)
-            {
-                Acquired::Mine => return Acquisition::Mine { leased: true },
-                Acquired::BucketFull => break,
-                Acquired::HeldUntil(check_at) => return Acquisition::Peer { check_at },
-                Acquired::Tombstone(stored_at) => {
-                    let cached = upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
-                    match cached.filter(&useful) {
-                        Some(cached) => return Acquisition::Hit(Box::new(cached)),
-                        None => cache_read_at = stored_at,
-                    }
-                }
-                Acquired::Failed(failed_at) => {
-                    let stale = upstream.cache.lookup_stale(cb.host, &key.digest, now);
-                    if stale.is_some() {
-                        return Acquisition::Failed;
-                    }
-                    cache_read_at = failed_at;
-                }
-            }
-        }
-        Acquisition::Mine { leased: false }
     }
 
     /// Makes the call. Returns the state of its flight.
@@ -586,28 +490,26 @@ impl<W> Resolver<W> {
     fn queue<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
-        call: CallContext,
-    ) -> Result<Start, NoVerdict> {
-        let pool = call.upstream.admission.pool;
-        let key = call.upstream.question(call.digest());
-        let line = self.lines.entry(pool).or_default();
-        match line.push(key, call.client, call.bytes()) {
-            Ok((ticket, displaced)) => {
-                cb.host.count(Metric::LineWait);
-                // Their requests are answered with the next tick: this callback may answer its own only.
-                for key in displaced {
-                    self.flights.expire_queued(&key, cb.now());
-                }
-                let cap = call.upstream.settings.max_in_flight;
-                Ok(Start::Flight(call, State::Queued { ticket, pool, cap }))
-            }
-            Err(LineFull) => Err(overloaded(cb)),
+        call: &CallContext,
+    ) -> Result<State, NoVerdict> {
+        let Ok((ticket, displaced)) = self.limits.enter_line(call) else {
+            return Err(overloaded(cb));
+        };
+        cb.host.count(Metric::LineWait);
+        // Their requests are answered with the next tick: this callback may answer its own only.
+        for key in displaced {
+            self.flights.expire_queued(&key, cb.now());
         }
+        let (pool, cap) = (
+            call.upstream.admission.pool,
+            call.upstream.settings.max_in_flight,
+        );
+        Ok(State::Queued { ticket, pool, cap })
     }
 
     /// Calls MAS about the questions that wait in line, as far as calls are free.
     fn start_queued<H: Backend>(&mut self, cb: &Callback<'_, H>) {
-        for pool in self.lines.keys().copied().collect::<Vec<_>>() {
+        for pool in self.limits.pools() {
             // A call that cannot be made leaves its slot free, so the number of tries is bounded as well.
             for _ in 0..MAX_STARTS {
                 let Some(key) = self.next_queued(pool) else {
@@ -623,11 +525,11 @@ impl<W> Resolver<W> {
     /// Takes the next question out of a pool's line, if a call for it is free.
     fn next_queued(&mut self, pool: PoolId) -> Option<QuestionKey> {
         let flights = &self.flights;
-        self.lines.get_mut(&pool)?.pop(|client, key| {
+        self.limits.next_in_line(pool, |client, key| {
             let slot = Slot { pool, client };
-            flights
-                .queued_cap(key)
-                .is_none_or(|cap| flights.load().admits(&slot, cap))
+            // A question that has left meanwhile is taken out, and passed over.
+            let cap = flights.queued_cap(key);
+            cap.is_none_or(|cap| flights.load().admits(&slot, cap))
         })
     }
 
@@ -652,15 +554,9 @@ impl<W> Resolver<W> {
     fn take_from_line(&mut self, key: &QuestionKey) -> Option<Pending<W>> {
         let flight = self.flights.take_queued(key)?;
         if let State::Queued { ticket, pool, .. } = flight.state {
-            self.leave_line(pool, ticket);
+            self.limits.leave_line(pool, ticket);
         }
         Some(flight)
-    }
-
-    fn leave_line(&mut self, pool: PoolId, ticket: Ticket) {
-        if let Some(line) = self.lines.get_mut(&pool) {
-            line.remove(ticket);
-        }
     }
 }
 
@@ -698,7 +594,7 @@ impl<W> Resolver<W> {
             return;
         }
         let cached = upstream.cache.as_cached(&introspected);
-        self.charge(cb, &flight.call, &cached);
+        self.limits.charge(cb, &flight.call, &cached);
         let is_cached = is_stored && !is_outdated;
         self.resolve_waiters(flight, cached, is_cached);
     }
@@ -743,11 +639,11 @@ impl<W> Resolver<W> {
                 self.queue_again(cb, key, flight);
                 return;
             }
-            None => self.acquire_lease(cb, &upstream, &key, |_| true),
+            None => self.workers.acquire(cb, &upstream, &key, |_| true),
         };
         let leased = match acquisition {
             Acquisition::Hit(cached) => {
-                self.charge(cb, &flight.call, &cached);
+                self.limits.charge(cb, &flight.call, &cached);
                 self.resolve_waiters(flight, *cached, true);
                 return;
             }
@@ -785,27 +681,17 @@ impl<W> Resolver<W> {
         key: QuestionKey,
         mut flight: Pending<W>,
     ) {
-        let admission = flight.call.upstream.admission;
-        if admission.overflow == Overflow::Refuse {
+        if flight.call.upstream.admission.overflow == Overflow::Refuse {
             self.fail(cb, key, flight, overloaded(cb));
             return;
         }
-        let line = self.lines.entry(admission.pool).or_default();
-        match line.push(key, flight.call.client, flight.call.bytes()) {
-            Ok((ticket, displaced)) => {
-                cb.host.count(Metric::LineWait);
-                for key in displaced {
-                    self.flights.expire_queued(&key, cb.now());
-                }
-                flight.state = State::Queued {
-                    ticket,
-                    pool: admission.pool,
-                    cap: flight.call.upstream.settings.max_in_flight,
-                };
+        match self.queue(cb, &flight.call) {
+            Ok(state) => {
+                flight.state = state;
                 flight.deadline = cb.now() + LINE_TIMEOUT;
                 self.flights.insert(key, flight);
             }
-            Err(LineFull) => self.fail(cb, key, flight, overloaded(cb)),
+            Err(why) => self.fail(cb, key, flight, why),
         }
     }
 
@@ -817,9 +703,7 @@ impl<W> Resolver<W> {
         key: &QuestionKey,
         introspected: &Introspected,
     ) -> bool {
-        let worker = self.membership.worker_id(cb.host);
-        let has_ended =
-            introspected.is_active() && self.leases.is_invalidated(cb.host, key, worker);
+        let has_ended = introspected.is_active() && self.workers.is_invalidated(cb, key);
         has_ended || upstream.cache.is_revoked(cb.host, introspected)
     }
 
@@ -839,13 +723,14 @@ impl<W> Resolver<W> {
             cb.host.count(Metric::Evicted(table, *evicted));
         }
         if outcome.invalidated {
-            self.announce(cb, Subject::Token(&introspected.digest), "introspection");
+            self.workers
+                .announce(cb, Subject::Token(&introspected.digest), "introspection");
         }
         // An invalidation finds only what the shared cache holds: workers that hold an answer which was
         // evicted from it must look there again.
         for (evicted, digest) in &outcome.evicted {
             if let (metrics::Table::Active, Evicted::Live) = (table, evicted) {
-                self.epochs.bump(cb.host, Subject::Token(digest));
+                self.workers.void_evicted(cb, digest);
             }
         }
         outcome.stored
@@ -861,7 +746,7 @@ impl<W> Resolver<W> {
         tombstone: Option<Tombstone>,
     ) -> Marks {
         match flight.state {
-            State::Calling { leased: true, .. } => self.release_lease(cb, key, hint, tombstone),
+            State::Calling { leased: true, .. } => self.workers.release(cb, key, hint, tombstone),
             _ => Marks::default(),
         }
     }
@@ -877,46 +762,7 @@ impl<W> Resolver<W> {
         let now = cb.now();
         let stale = upstream.cache.lookup_stale(cb.host, &key.digest, now);
         let tombstone = stale.is_some().then_some(Tombstone::Failed(now));
-        self.release_lease(cb, key, Hint::Stored(key), tombstone);
-    }
-
-    /// Releases a lease and hints the other workers if one of them waits for it. Returns the lease's marks.
-    fn release_lease<H: Backend>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        key: QuestionKey,
-        hint: Hint,
-        tombstone: Option<Tombstone>,
-    ) -> Marks {
-        let worker = self.membership.worker_id(cb.host);
-        let marks = self.leases.release(cb.host, &key, worker, tombstone);
-        if marks.contended {
-            self.membership.broadcast(cb.host, hint, cb.now());
-        }
-        marks
-    }
-
-    fn renew_leases<H: Backend>(&mut self, cb: &Callback<'_, H>) {
-        let (worker, now) = (self.membership.worker_id(cb.host), cb.now());
-        for (key, asked_at) in self.flights.leased() {
-            if now.since(asked_at) + TICK >= LEASE / 2 {
-                self.leases.acquire(cb.host, key, worker, now, now);
-            }
-        }
-    }
-
-    /// Tells all workers that answers no longer hold. The epoch is raised only after the shared entry is gone:
-    /// a worker that sees the new epoch reads the cache again and must not find the old entry.
-    fn announce<H: Backend>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        subject: Subject<'_>,
-        reason: &'static str,
-    ) {
-        self.epochs.bump(cb.host, subject);
-        self.membership
-            .broadcast(cb.host, Hint::Invalidated, cb.now());
-        cb.host.count(Metric::Invalidated(reason));
+        self.workers.release(cb, key, Hint::Stored(key), tombstone);
     }
 }
 
@@ -1010,7 +856,7 @@ impl<W> Resolver<W> {
         };
         Found {
             digest,
-            stamp: self.epochs.stamp(&digest, user.as_ref()),
+            stamp: self.workers.stamp(&digest, user.as_ref()),
             verdict,
             provenance,
             is_cached: provenance == Provenance::Shared,
