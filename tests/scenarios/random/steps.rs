@@ -69,6 +69,7 @@ fn perform(worker: &mut SimulatedWorker, action: Action) -> Option<(StreamId, Pu
             let response = IntrospectionResponse {
                 status,
                 content_type: status.map(|_| &b"application/json"[..]),
+                lifetime: None,
                 body: status.map(|_| body.as_bytes()),
             };
             worker.respond(call, response);
