@@ -6,6 +6,7 @@
 pub mod bucket;
 pub mod entry;
 pub mod epoch;
+pub mod expiry;
 mod key_space;
 pub mod local;
 pub mod question;
@@ -15,7 +16,8 @@ pub mod table;
 use std::time::Duration;
 
 use self::{
-    entry::{Entry, lifetime},
+    entry::Entry,
+    expiry::Expiry,
     revocation::Revocations,
     table::{Removed, Table},
 };
@@ -24,7 +26,7 @@ use crate::{
     config,
     host::Store,
     mas::{
-        introspection::{ActiveAnswer, Answer, InactiveAnswer},
+        introspection::{ActiveAnswer, Answer, InactiveAnswer, Lifetime},
         user::UserKey,
     },
     metrics::{Evicted, Hit, Metric},
@@ -49,8 +51,8 @@ pub struct ActiveEntry {
     pub answer: ActiveAnswer,
     /// Whose token it is.
     pub user: Option<UserKey>,
-    /// The moment after MAS had answered.
-    pub answered_at: Instant,
+    /// When the token ends; `None` if it does not.
+    pub expiry: Option<Expiry>,
     /// End of the answer.
     pub fresh_until: Instant,
     /// From then on the answer is renewed in the background if it is used. `None` if that is turned off,
@@ -69,6 +71,8 @@ pub struct Introspected {
     pub answered_at: Instant,
     /// What MAS said.
     pub answer: Answer,
+    /// How much longer the token lives, as of some moment between the two: see [`Answer::lifetime`].
+    pub lifetime: Option<Lifetime>,
 }
 
 impl Introspected {
@@ -150,7 +154,7 @@ impl SharedCache {
         now: Instant,
     ) -> Option<Cached> {
         let entry = self.active.find(store, digest, self.fingerprint, now)?;
-        if entry.latest_expiry().is_some_and(|ended| now >= ended) {
+        if entry.expiry.is_some_and(|expiry| expiry.has_passed(now)) {
             return Some(Cached::Inactive(InactiveAnswer::default()));
         }
         if now >= entry.fresh_until {
@@ -191,7 +195,7 @@ impl SharedCache {
         }
         let entry = self.active.find(store, digest, self.fingerprint, now)?;
         let holds = now < entry.fresh_until + self.stale_if_error
-            && entry.earliest_expiry().is_none_or(|expiry| now < expiry);
+            && entry.expiry.is_none_or(|expiry| now < expiry.earliest);
         if holds {
             self.known(store, entry)
         } else {
@@ -219,7 +223,7 @@ impl SharedCache {
                 digest: entry.digest,
                 answer,
                 user: entry.user,
-                answered_at: entry.answered_at,
+                expiry: entry.expiry,
                 fresh_until: entry.fresh_until,
                 refresh_at,
             }),
@@ -247,9 +251,8 @@ impl SharedCache {
 
     /// Keeps what MAS said.
     ///
-    /// MAS counted `expires_in` at some moment between question and answer. An active answer ends at the
-    /// earliest moment that can mean; the expiry proves the token inactive only from the latest. In
-    /// between, MAS is asked.
+    /// An active answer ends at the earliest moment at which its token may end; the expiry proves the token
+    /// inactive only from the latest. In between, MAS is asked.
     pub fn store(&self, store: &impl Store, asked: &Introspected) -> StoreOutcome {
         let (digest, now) = (asked.digest, asked.answered_at);
         let mut entry = self.entry(asked);
@@ -287,30 +290,29 @@ impl SharedCache {
 
     fn entry(&self, asked: &Introspected) -> Entry {
         let (ttl, user) = match &asked.answer {
-            Answer::Active(answer) => {
-                let ttl = answer
-                    .expires_in
-                    .map_or(self.ttl, |expires_in| lifetime(expires_in).min(self.ttl));
-                (ttl, UserKey::of_token(&answer.token))
-            }
+            Answer::Active(answer) => (self.ttl, UserKey::of_token(&answer.token)),
             Answer::Inactive(_) => (self.negative_ttl, None),
         };
+        let expiry = asked
+            .lifetime
+            .map(|told| Expiry::new(told, asked.asked_at, asked.answered_at));
+        let end = asked.asked_at + ttl;
         Entry {
             digest: asked.digest,
             fingerprint: self.fingerprint,
             user,
             used_at: asked.answered_at,
             asked_at: asked.asked_at,
-            answered_at: asked.answered_at,
-            fresh_until: asked.asked_at + ttl,
+            fresh_until: expiry.map_or(end, |expiry| end.min(expiry.earliest)),
+            expiry,
             answer: asked.answer.clone(),
         }
     }
 
     fn refresh_at(&self, entry: &Entry) -> Option<Instant> {
         let outlives = entry
-            .earliest_expiry()
-            .is_none_or(|expiry| expiry > entry.fresh_until);
+            .expiry
+            .is_none_or(|expiry| expiry.earliest > entry.fresh_until);
         (self.refresh_ahead && outlives)
             .then(|| entry.fresh_until.minus(REFRESH_AHEAD.min(self.ttl / 10)))
     }
@@ -378,6 +380,7 @@ mod tests {
             digest: TokenDigest::of(b"token"),
             asked_at: seconds(asked_at),
             answered_at: seconds(answered_at),
+            lifetime: answer.lifetime(None),
             answer: answer.clone(),
         };
         cache.store(store, &asked);
@@ -528,6 +531,7 @@ mod tests {
                 digest,
                 asked_at,
                 answered_at,
+                lifetime: answer.lifetime(None),
                 answer,
             };
             cache.store(&store, &asked);

@@ -294,6 +294,7 @@ impl<W> Resolver<W> {
                     digest: key.digest,
                     asked_at: flight.asked_at,
                     answered_at: now,
+                    lifetime: answer.lifetime(response.lifetime),
                     answer,
                 };
                 self.complete(cb, key, flight, introspected);

@@ -8,6 +8,8 @@ mod simulated;
 
 #[path = "scenarios/attack.rs"]
 mod attack;
+#[path = "scenarios/chain.rs"]
+mod chain;
 #[path = "scenarios/configuration.rs"]
 mod configuration;
 #[path = "scenarios/faults.rs"]

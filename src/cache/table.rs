@@ -176,8 +176,8 @@ mod tests {
             user: None,
             used_at: NOW,
             asked_at: NOW,
-            answered_at: NOW,
             fresh_until: NOW + Duration::from_secs(fresh_for),
+            expiry: None,
             answer: Answer::Inactive(InactiveAnswer::default()),
         }
     }

@@ -8,6 +8,8 @@
 //! knows none, a caller that MAS has answered before has. All other requests are MAS's to judge.
 
 mod callers;
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod chain;
 pub mod request;
 mod unread;
 mod watch;
@@ -204,7 +206,7 @@ fn pass_on(host: &impl Metrics, exchange: &Exchange) {
 /// Returns the reply that a verdict makes; `None` if MAS is to answer itself.
 fn reply(config: &Config, verdict: &Verdict, now: Instant) -> Option<Reply> {
     match verdict {
-        Verdict::Active(entry) => request::known_body(entry, now).map(request::reply),
+        Verdict::Active(entry) => request::active_reply(entry, now),
         Verdict::Inactive(answer) => Some(request::reply(answer.body().to_vec())),
         // A flood of clients must not cut the homeserver off from MAS.
         Verdict::None(NoVerdict::OverBudget { .. } | NoVerdict::Overloaded) => None,

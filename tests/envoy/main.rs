@@ -25,6 +25,7 @@ mod support {
 mod across_workers;
 mod attack;
 mod cache;
+mod chain;
 mod clock;
 mod configuration;
 mod edge;

@@ -105,6 +105,7 @@ fn every_fault_is_no_verdict_and_nothing_is_kept() {
     let answered = |status, body| IntrospectionResponse {
         status,
         content_type: json_type,
+        lifetime: None,
         body,
     };
     let inactive = Some(INACTIVE.as_bytes());
@@ -126,11 +127,13 @@ fn every_fault_is_no_verdict_and_nothing_is_kept() {
         IntrospectionResponse {
             status: Some(200),
             content_type: Some(b"text/html"),
+            lifetime: None,
             body: inactive,
         },
         IntrospectionResponse {
             status: Some(200),
             content_type: None,
+            lifetime: None,
             body: inactive,
         },
     ];

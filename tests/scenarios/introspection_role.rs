@@ -97,7 +97,8 @@ fn expires_in_is_lowered_by_the_age_and_nothing_else_changes() {
     let role = role(json!({"cache": {"ttl": "1h", "refresh_ahead": false}}));
     let mut cluster = warmed(&role);
     let mut age = 0;
-    for (at, left) in [(1, 299), (1_000, 299), (1_001, 298), (298_900, 1)] {
+    // Rounded down; a clock of whole milliseconds may count one too many.
+    for (at, left) in [(1, 300), (1_000, 300), (1_001, 299), (299_900, 1)] {
         cluster.process.advance(Duration::from_millis(at - age));
         age = at;
         let fates = cluster.send_each(&role, &introspect(ALICE));
@@ -106,16 +107,47 @@ fn expires_in_is_lowered_by_the_age_and_nothing_else_changes() {
 }
 
 #[test]
-fn near_the_end_mas_answers_and_after_it_the_token_is_inactive() {
+fn near_the_end_mas_is_asked_and_after_it_the_token_is_inactive() {
     let role = role(json!({"cache": {"ttl": "1h", "refresh_ahead": false}}));
     let mut cluster = warmed(&role);
-    cluster.process.advance(Duration::from_millis(299_500));
-    assert_eq!(cluster[0].send(&role, introspect(ALICE)), passed_on());
-    cluster.process.advance(Duration::from_millis(1_500));
+    cluster.process.advance(Duration::from_millis(299_999));
+    let fate = cluster[0].send(&role, introspect(ALICE));
+    assert_eq!(fate, answered(&expiring(1)));
+    for (millis, left) in [(1, 0), (500, 0)] {
+        cluster.process.advance(Duration::from_millis(millis));
+        let stream = cluster[0].request(&role, introspect(ALICE));
+        cluster[0].answer_only_call(&expiring(left));
+        let fate = cluster[0].fate(stream);
+        assert_eq!(fate, answered(&expiring(left)), "MAS's own word");
+    }
+    cluster.process.advance(Duration::from_millis(500));
     assert_eq!(
         cluster[0].send(&role, introspect(ALICE)),
         answered(INACTIVE)
     );
+}
+
+#[test]
+fn the_lifetime_goes_along_if_there_is_one() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let role = role(json!({"cache": {"refresh_ahead": false}}));
+    let lasting = active("bob");
+    for (token, answer, headers) in [
+        (ALICE, ANSWER, ["299899-301001", "299399-300501"].map(Some)),
+        (BOB, &*lasting, [None; 2]),
+    ] {
+        let asked = worker.request(&role, introspect(token));
+        process.advance(Duration::from_millis(100));
+        worker.answer_only_call(answer);
+        process.advance(Duration::from_millis(500));
+        let cached = worker.request(&role, introspect(token));
+        for (stream, expected) in [asked, cached].into_iter().zip(headers) {
+            assert_eq!(worker.fate(stream), answered(answer));
+            let header = worker.reply_header(stream, "x-matrix-edge-auth-lifetime");
+            assert_eq!(header.as_deref(), expected);
+        }
+    }
 }
 
 #[test]
@@ -317,11 +349,11 @@ fn a_stale_answer_serves_the_homeserver_too() {
     let stream = worker.request(&role, introspect(ALICE));
     let call = worker.calls()[0].id;
     worker.answer(call, 500, "{}");
-    assert_eq!(worker.fate(stream), answered(&expiring(280)));
+    assert_eq!(worker.fate(stream), answered(&expiring(281)));
     // MAS has failed: nobody waits for it again.
     assert_eq!(
         worker.send(&role, introspect(ALICE)),
-        answered(&expiring(280))
+        answered(&expiring(281))
     );
 }
 

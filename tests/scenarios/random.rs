@@ -12,6 +12,8 @@
 mod mas;
 #[path = "random/memory.rs"]
 mod memory;
+#[path = "random/relay.rs"]
+mod relay;
 #[path = "random/rules.rs"]
 mod rules;
 #[path = "random/steps.rs"]
@@ -67,6 +69,8 @@ struct Settings {
     is_injected: bool,
     /// Another worker may do something between two host calls.
     interferes: bool,
+    /// MAS's answers may come through other Envoys.
+    is_relayed: bool,
 }
 
 impl Settings {
@@ -83,6 +87,7 @@ impl Settings {
             has_neighbours: rng.u32(..4) == 0,
             is_injected: rng.u32(..4) == 0,
             interferes: rng.bool(),
+            is_relayed: rng.bool(),
         }
     }
 
@@ -274,7 +279,7 @@ impl Scenario {
         let mut scenario = Self {
             is_replay,
             step: 0,
-            mas: Mas::new(names, &mut rng, now),
+            mas: Mas::new(names, settings.is_relayed, &mut rng, now),
             memory: std::array::from_fn(|_| Memory::default()),
             members: Vec::new(),
             configured: Vec::new(),

@@ -107,11 +107,11 @@ impl Scenario {
                 memory.failed = Some(now);
                 return;
             }
-            Verdict::Active { expires_in, .. } => Kept {
+            Verdict::Active { left, .. } => Kept {
                 since: now.step,
                 is_active: true,
                 has_user: true,
-                until: answer.sent_at + expires_in.map_or(TTL, |left| TTL.min(left * 1_000)),
+                until: answer.sent_at + left.as_ref().map_or(TTL, |left| TTL.min(left.at_least)),
             },
             Verdict::Inactive => {
                 if !is_outdated {

@@ -32,7 +32,7 @@ const PIECE: u64 = 125;
 /// What happens to one worker.
 enum Action {
     Request(Rc<Plugin>, Request, Purpose),
-    Answer(CallId, Option<u16>, String),
+    Answer(CallId, Option<u16>, Option<String>, String),
     Response(StreamId, u16, &'static str),
     Hints,
     Tick,
@@ -51,7 +51,9 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Request(_, _, purpose) => write!(f, "{purpose:?}"),
-            Self::Answer(call, status, body) => write!(f, "{call:?} {status:?} {body}"),
+            Self::Answer(call, status, lifetime, body) => {
+                write!(f, "{call:?} {status:?} {lifetime:?} {body}")
+            }
             Self::Response(stream, status, body) => write!(f, "{stream:?} {status} {body}"),
             Self::Hints => f.write_str("hints"),
             Self::Tick => f.write_str("tick"),
@@ -65,10 +67,11 @@ fn perform(worker: &mut SimulatedWorker, action: Action) -> Option<(StreamId, Pu
         Action::Request(plugin, request, purpose) => {
             return Some((worker.request(&plugin, request), purpose));
         }
-        Action::Answer(call, status, body) => {
+        Action::Answer(call, status, lifetime, body) => {
             let response = IntrospectionResponse {
                 status,
                 content_type: status.map(|_| &b"application/json"[..]),
+                lifetime: lifetime.as_ref().map(String::as_bytes),
                 body: status.map(|_| body.as_bytes()),
             };
             worker.respond(call, response);
@@ -286,9 +289,12 @@ impl Scenario {
         self.computed.remove(&(worker, call.id));
         self.note_answer(number);
         Some(match &self.mas.answers[number].verdict {
-            Verdict::Active { body, .. } => Action::Answer(call.id, Some(200), body.to_string()),
-            Verdict::Inactive => Action::Answer(call.id, Some(200), crate::INACTIVE.into()),
-            Verdict::Fault(status, body) => Action::Answer(call.id, *status, (*body).into()),
+            Verdict::Active { body, left } => {
+                let lifetime = left.as_ref().and_then(|left| left.lifetime.clone());
+                Action::Answer(call.id, Some(200), lifetime, body.to_string())
+            }
+            Verdict::Inactive => Action::Answer(call.id, Some(200), None, crate::INACTIVE.into()),
+            Verdict::Fault(status, body) => Action::Answer(call.id, *status, None, (*body).into()),
         })
     }
 

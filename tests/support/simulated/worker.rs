@@ -131,6 +131,7 @@ impl SimulatedWorker {
             IntrospectionResponse {
                 status: Some(status),
                 content_type: Some(b"application/json"),
+                lifetime: None,
                 body: Some(body.as_bytes()),
             },
         );
@@ -263,6 +264,14 @@ impl SimulatedWorker {
                 }
             }
         }
+    }
+
+    /// Returns a header of the reply that answered a request, if it has one.
+    pub fn reply_header(&self, stream: StreamId, name: &str) -> Option<String> {
+        let streams = self.vm.streams.borrow();
+        let headers = &streams[&stream].reply_headers;
+        let header = headers.iter().find(|(header, _)| header == name);
+        header.map(|(_, value)| value.clone())
     }
 
     /// Returns the request as it would reach the homeserver.
