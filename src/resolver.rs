@@ -210,7 +210,13 @@ impl<W> Resolver<W> {
     /// Forgets answers in all workers, also those that are on their way. `reason` is a metric label. Returns
     /// whose token it was, if a token's answer was removed.
     ///
-    /// Nothing is written for a token that no table holds: anyone can name such a token.
+    /// Nothing is written for a token that nobody holds or asks about: anyone can name such a token. One that is asked
+    /// about may be invented too, so only the removal of an answer is told to the other workers, by their epoch. A
+    /// mark on the lease is enough for the rest: no worker keeps a grant of an answer that is not in the shared
+    /// cache, and the holder of the lease takes out what it stores, and tells of it, or does not store it.
+    ///
+    /// The order matters: the lease is marked first and the answer removed second. The holder stores first and reads
+    /// the mark second, so one of the two sees the other.
     pub fn invalidate<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -220,12 +226,12 @@ impl<W> Resolver<W> {
     ) -> Option<UserKey> {
         match what {
             Invalidation::Token(token) => {
+                self.leases.invalidate(cb.host, token, cb.now());
                 let removed = cache.remove_active(cb.host, token);
-                let is_asked_about = self.leases.invalidate(cb.host, token, cb.now());
-                if removed.is_some() || is_asked_about {
+                if removed.is_some() {
                     self.announce(cb, Subject::Token(token), reason);
                 }
-                removed.and_then(|Removed { user }| user)
+                removed.and_then(|Removed { user, .. }| user)
             }
             Invalidation::User(user, revocation) => {
                 let revocations = cache.revocations();
@@ -500,7 +506,7 @@ impl<W> Resolver<W> {
     /// Stores an answer and gives it to the requests that wait, in this worker and in others.
     ///
     /// The order matters: the entry is stored before the lease is released, and the lease's mark is read with
-    /// its release. A logout removes the entry first and marks the lease second, so one of the two sees the
+    /// its release. A logout marks the lease first and removes the entry second, so one of the two sees the
     /// other.
     fn complete<H: Backend>(
         &mut self,
@@ -528,10 +534,16 @@ impl<W> Resolver<W> {
             self.resume(cb, key, flight);
             return;
         }
-        let cached = upstream.cache.as_cached(&introspected);
-        self.refund(cb, &flight.call, &cached);
+        let cached = |reader: &Upstream| upstream.cache.as_cached(&introspected, &reader.cache);
+        self.refund(cb, &flight.call, &cached(&upstream));
         let is_cached = is_stored && !is_outdated;
-        self.resolve_waiters(flight, cached, is_cached);
+        // Each by its own configuration, which may let an answer hold less long.
+        for waiters in by_upstream(flight.waiters) {
+            if let Some(waiting) = waiters.values().next() {
+                let cached = cached(&waiting.upstream);
+                self.resolve_waiters(&key.digest, waiters, cached, is_cached);
+            }
+        }
     }
 
     /// Ends a flight without a verdict.
@@ -572,7 +584,14 @@ impl<W> Resolver<W> {
         let leased = match acquisition {
             Acquisition::Hit(cached) => {
                 self.refund(cb, &flight.call, &cached);
-                self.resolve_waiters(flight, *cached, true);
+                flight.call.source = None;
+                let (own, others) = std::mem::take(&mut flight.waiters)
+                    .into_iter()
+                    .partition(|(_, waiting)| Rc::ptr_eq(&waiting.upstream, &upstream));
+                self.resolve_waiters(&key.digest, own, *cached, true);
+                // Other configurations have caches of another size, or let an answer hold less long.
+                flight.waiters = others;
+                self.resume(cb, key, flight);
                 return;
             }
             Acquisition::Peer { check_at } => {
@@ -631,7 +650,12 @@ impl<W> Resolver<W> {
             self.announce(cb, Subject::Token(&introspected.digest), "introspection");
         }
         // An invalidation finds only what the shared cache holds: workers that hold an answer which was
-        // evicted from it must look there again.
+        // evicted from it must look there again. So must those that hold one for longer than the answer that took
+        // its place.
+        if outcome.is_shortened {
+            self.epochs
+                .bump(cb.host, Subject::Token(&introspected.digest));
+        }
         for (evicted, digest) in &outcome.evicted {
             if let (metrics::Table::Active, Evicted::Live) = (table, evicted) {
                 self.epochs.bump(cb.host, Subject::Token(digest));
@@ -764,19 +788,18 @@ impl<W> Resolver<W> {
         }
     }
 
-    fn resolve_waiters(&mut self, flight: Pending<W>, cached: Cached, is_cached: bool) {
-        if flight.waiters.is_empty() {
-            return;
-        }
-        let digest = *flight.call.digest();
+    fn resolve_waiters(
+        &mut self,
+        digest: &TokenDigest,
+        waiters: Waiters<W>,
+        cached: Cached,
+        is_cached: bool,
+    ) {
         let found = Found {
             is_cached,
-            ..self.found(digest, cached.into(), Provenance::Introspected)
+            ..self.found(*digest, cached.into(), Provenance::Introspected)
         };
-        self.resolutions.push_back(Resolution {
-            found,
-            waiters: flight.waiters,
-        });
+        self.resolutions.push_back(Resolution { found, waiters });
     }
 
     fn found(&self, digest: TokenDigest, verdict: Verdict, provenance: Provenance) -> Found {

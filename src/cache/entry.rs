@@ -18,6 +18,7 @@
 
 use std::time::Duration;
 
+use super::question::QuestionKey;
 use crate::{
     clock::Instant,
     mas::{introspection::Answer, user::UserKey},
@@ -47,7 +48,7 @@ pub struct Entry {
     pub asked_at: Instant,
     /// The moment after MAS had answered.
     pub answered_at: Instant,
-    /// End of the cache's own TTL, or of the token if that comes first.
+    /// End of the writer's TTL, or of the token if that comes first. A reader with a shorter TTL ends it sooner.
     pub fresh_until: Instant,
     /// What MAS said.
     pub answer: Answer,
@@ -94,6 +95,14 @@ impl Entry {
         })
     }
 
+    /// Returns the question that this answers.
+    pub fn question(&self) -> QuestionKey {
+        QuestionKey {
+            digest: self.digest,
+            fingerprint: self.fingerprint,
+        }
+    }
+
     /// The earliest moment at which the token may expire, if it ever does. MAS counted `expires_in` at
     /// some moment between question and answer.
     pub fn earliest_expiry(&self) -> Option<Instant> {
@@ -129,7 +138,7 @@ pub struct EntryHead {
     pub user: Option<UserKey>,
     /// When a request last used the entry.
     pub used_at: Instant,
-    /// End of the cache's own TTL.
+    /// End of the answer, as its writer has it.
     pub fresh_until: Instant,
     asked_at: Instant,
     answered_at: Instant,
@@ -137,6 +146,11 @@ pub struct EntryHead {
 
 impl EntryHead {
     const BYTES: usize = 89;
+
+    /// Returns whether the entry answers this question.
+    pub fn answers(&self, key: &QuestionKey) -> bool {
+        self.digest == key.digest && self.fingerprint == key.fingerprint
+    }
 
     /// Reads the fixed part; `None` if these bytes are no entry of this format.
     pub fn decode(bytes: &[u8]) -> Option<Self> {

@@ -46,11 +46,6 @@ impl CallContext {
         }
     }
 
-    /// Returns the digest of the token.
-    pub fn digest(&self) -> &TokenDigest {
-        &self.digest
-    }
-
     /// Sends the request as a call of `root`: the request's own, or the one whose callback runs.
     pub fn send(&self, host: &impl Runtime, root: RootId) -> Result<CallId, HostError> {
         let settings = &self.upstream.settings;

@@ -24,7 +24,7 @@ pub struct Upstream {
     pub ttl: Duration,
     /// How many unknown tokens one client may bring.
     pub budget: Option<UnknownTokenBudget>,
-    /// Names the endpoint that is asked.
+    /// Names who is asked.
     fingerprint: u64,
 }
 
@@ -39,6 +39,11 @@ impl Upstream {
             budget: config.unknown_token_budget,
             fingerprint,
         }
+    }
+
+    /// Returns the name of who is asked, see [`Config::fingerprint`].
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     /// Returns the name of the question whose token this is.
