@@ -18,12 +18,15 @@ use crate::{
 /// As long as an ended session may be served.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Returns a gateway with tables of this size.
+/// Returns a gateway with tables of this size. It has a server name of its own, so a worker's own grants serve no
+/// other configuration, and each has to look into its tables.
 fn sized(root: u32, slots: u32) -> Rc<Plugin> {
-    gateway(
-        root,
-        json!({"cache": {"slots": slots, "negative_slots": slots}}),
-    )
+    sized_with(root, json!({"slots": slots, "negative_slots": slots}))
+}
+
+fn sized_with(root: u32, cache: Value) -> Rc<Plugin> {
+    let server_name = format!("{root}.example.org");
+    gateway(root, json!({"server_name": server_name, "cache": cache}))
 }
 
 /// Returns a gateway that lets answers hold this long.
@@ -59,8 +62,12 @@ fn warm(cluster: &mut Cluster, plugins: &[Rc<Plugin>]) {
         cluster.seat_all(plugin);
         cluster[0].request(plugin, whoami(ALICE));
         cluster.answer_all(&active("alice"));
+        let user = format!("@alice:{}", plugin.config.server_name);
         let fates = cluster.send_each(plugin, &whoami(ALICE));
-        assert_eq!(fates, vec![alice(); cluster.workers.len()]);
+        assert_eq!(
+            fates,
+            vec![Fate::forwarded_as(&user); cluster.workers.len()]
+        );
     }
 }
 
@@ -207,10 +214,7 @@ fn an_inactive_answer_ends_the_active_one_under_every_size() {
     let mut cluster = Cluster::new(2);
     let small = json!({"slots": 64, "negative_slots": 64, "ttl": "10s", "refresh_ahead": false});
     let large = json!({"slots": 65_536, "negative_slots": 65_536, "ttl": "1h"});
-    let plugins = [
-        gateway(1, json!({"cache": small})),
-        gateway(2, json!({"cache": large})),
-    ];
+    let plugins = [sized_with(1, small), sized_with(2, large)];
     warm(&mut cluster, &plugins);
     cluster.skip(Duration::from_secs(10));
     assert_eq!(cluster[0].send(&plugins[0], whoami(ALICE)), Fate::Held);
