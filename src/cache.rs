@@ -92,8 +92,6 @@ pub struct StoreOutcome {
     pub stored: bool,
     /// What had to make room for it.
     pub evicted: Vec<(Evicted, TokenDigest)>,
-    /// It took the place of an answer that would have held longer, as another configuration wrote it.
-    pub is_shortened: bool,
 }
 
 /// A fresh answer is renewed this long before it ends, or a tenth of its TTL if that is less: long enough
@@ -262,7 +260,7 @@ impl SharedCache {
     pub fn store(&self, store: &impl Store, asked: &Introspected) -> StoreOutcome {
         let (key, now) = (self.question(&asked.digest), asked.answered_at);
         let mut entry = self.entry(asked);
-        let is_fresh = now < entry.fresh_until;
+        let is_fresh = now < entry.kept_until;
         let mut invalidated = false;
         let mut written = Written::default();
         match &asked.answer {
@@ -286,7 +284,6 @@ impl SharedCache {
             invalidated,
             stored: written.stored,
             evicted: written.evicted,
-            is_shortened: written.is_shortened && asked.is_active(),
         }
     }
 
@@ -320,7 +317,7 @@ impl SharedCache {
             used_at: asked.answered_at,
             asked_at: asked.asked_at,
             answered_at: asked.answered_at,
-            fresh_until: asked.asked_at + ttl,
+            kept_until: asked.asked_at + ttl,
             answer: asked.answer.clone(),
         }
     }
@@ -331,7 +328,11 @@ impl SharedCache {
             Answer::Active(_) => self.ttl,
             Answer::Inactive(_) => self.negative_ttl,
         };
-        entry.fresh_until.min(entry.asked_at + own_ttl)
+        let own_end = entry.asked_at + own_ttl;
+        let end = entry
+            .earliest_expiry()
+            .map_or(own_end, |expiry| expiry.min(own_end));
+        end.min(entry.kept_until)
     }
 
     fn refresh_at(&self, entry: &Entry) -> Option<Instant> {

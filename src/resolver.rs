@@ -650,12 +650,7 @@ impl<W> Resolver<W> {
             self.announce(cb, Subject::Token(&introspected.digest), "introspection");
         }
         // An invalidation finds only what the shared cache holds: workers that hold an answer which was
-        // evicted from it must look there again. So must those that hold one for longer than the answer that took
-        // its place.
-        if outcome.is_shortened {
-            self.epochs
-                .bump(cb.host, Subject::Token(&introspected.digest));
-        }
+        // evicted from it must look there again.
         for (evicted, digest) in &outcome.evicted {
             if let (metrics::Table::Active, Evicted::Live) = (table, evicted) {
                 self.epochs.bump(cb.host, Subject::Token(digest));

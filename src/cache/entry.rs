@@ -12,7 +12,7 @@
 //!     57      8  used at, milliseconds
 //!     65      8  asked at, milliseconds
 //!     73      8  answered at, milliseconds
-//!     81      8  fresh until, milliseconds
+//!     81      8  kept until, milliseconds
 //!     89     ..  MAS's answer: JSON, as it wrote it
 //! ```
 
@@ -48,8 +48,10 @@ pub struct Entry {
     pub asked_at: Instant,
     /// The moment after MAS had answered.
     pub answered_at: Instant,
-    /// End of the writer's TTL, or of the token if that comes first. A reader with a shorter TTL ends it sooner.
-    pub fresh_until: Instant,
+    /// Until when the entry is of use to any reader. That is the end of the writer's TTL, or of the token if that
+    /// comes first; or a later moment that the entry said which stood here before, see
+    /// [`super::table::Table::put`].
+    pub kept_until: Instant,
     /// What MAS said.
     pub answer: Answer,
 }
@@ -72,7 +74,7 @@ impl Entry {
             self.used_at,
             self.asked_at,
             self.answered_at,
-            self.fresh_until,
+            self.kept_until,
         ] {
             bytes.extend_from_slice(&moment.as_millis().to_le_bytes());
         }
@@ -90,7 +92,7 @@ impl Entry {
             used_at: head.used_at,
             asked_at: head.asked_at,
             answered_at: head.answered_at,
-            fresh_until: head.fresh_until,
+            kept_until: head.kept_until,
             answer: Answer::parse(bytes.get(EntryHead::BYTES..)?.to_vec()).ok()?,
         })
     }
@@ -138,8 +140,8 @@ pub struct EntryHead {
     pub user: Option<UserKey>,
     /// When a request last used the entry.
     pub used_at: Instant,
-    /// End of the answer, as its writer has it.
-    pub fresh_until: Instant,
+    /// Until when the entry is of use to any reader.
+    pub kept_until: Instant,
     asked_at: Instant,
     answered_at: Instant,
 }
@@ -170,19 +172,25 @@ impl EntryHead {
             used_at: moment()?,
             asked_at: moment()?,
             answered_at: moment()?,
-            fresh_until: moment()?,
+            kept_until: moment()?,
         })
     }
 }
 
 /// Writes the time of use into an encoded entry.
 pub fn set_used_at(bytes: &mut [u8], used_at: Instant) {
-    const OFFSET: usize = 57;
-    if let Some(field) = bytes
-        .get_mut(OFFSET..)
-        .and_then(|rest| rest.first_chunk_mut())
-    {
-        *field = used_at.as_millis().to_le_bytes();
+    set_moment(bytes, 57, used_at);
+}
+
+/// Writes the end of use into an encoded entry.
+pub fn set_kept_until(bytes: &mut [u8], kept_until: Instant) {
+    set_moment(bytes, 81, kept_until);
+}
+
+fn set_moment(bytes: &mut [u8], offset: usize, moment: Instant) {
+    let rest = bytes.get_mut(offset..);
+    if let Some(field) = rest.and_then(|rest| rest.first_chunk_mut()) {
+        *field = moment.as_millis().to_le_bytes();
     }
 }
 
@@ -214,7 +222,7 @@ mod tests {
             used_at: Instant::from_millis(500),
             asked_at: Instant::from_millis(100),
             answered_at: Instant::from_millis(400),
-            fresh_until: Instant::from_millis(1_000),
+            kept_until: Instant::from_millis(1_000),
             answer: Answer::parse(body.into()).unwrap(),
         }
     }
@@ -248,15 +256,18 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_use_can_be_written_in_place() {
+    fn the_time_and_the_end_of_use_can_be_written_in_place() {
         let mut bytes = active().encode().unwrap();
         set_used_at(&mut bytes, Instant::from_millis(777));
+        set_kept_until(&mut bytes, Instant::from_millis(888));
         let used = Entry {
             used_at: Instant::from_millis(777),
+            kept_until: Instant::from_millis(888),
             ..active()
         };
         assert_eq!(Entry::decode(&bytes), Some(used));
         set_used_at(&mut [0; 43], Instant::from_millis(777));
+        set_kept_until(&mut [0; 43], Instant::from_millis(888));
     }
 
     #[test]

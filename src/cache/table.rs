@@ -14,7 +14,7 @@ use std::{cell::OnceCell, time::Duration};
 
 use super::{
     bucket::Buckets,
-    entry::{Entry, EntryHead, set_used_at},
+    entry::{Entry, EntryHead, set_kept_until, set_used_at},
     question::QuestionKey,
     sizes::Sizes,
 };
@@ -48,8 +48,6 @@ pub struct Written {
     pub stored: bool,
     /// What had to make room for it, and which token each was about.
     pub evicted: Vec<(Evicted, TokenDigest)>,
-    /// It took the place of an answer to the same question that would have held longer.
-    pub is_shortened: bool,
 }
 
 /// A table. Workers with the same name and size share it.
@@ -91,25 +89,30 @@ impl Table {
     /// Writes the entry to its bucket, in place of any other answer to the question. A full bucket gives up the
     /// answer that ended first, or else the one not used for longest. Whoever wrote in between wins after
     /// many attempts; the cost is one more introspection.
+    ///
+    /// The end of use never goes back: a configuration with a longer TTL may have written the answer before, and a
+    /// worker may keep for itself what it made of that. While it does, the token has an entry here that an
+    /// invalidation finds, or that counts as live when it is given up.
     pub fn put(&self, store: &impl Store, entry: &Entry, now: Instant) -> Written {
-        let (Some(bytes), Some(buckets)) = (entry.encode(), self.buckets(store)) else {
+        let (Some(mut bytes), Some(buckets)) = (entry.encode(), self.buckets(store)) else {
             return Written::default();
         };
         let key = entry.question();
         for _ in 0..WRITE_ATTEMPTS {
             let bucket = buckets.read(store, &key.digest.0);
-            let mut is_shortened = false;
+            let mut kept_until = entry.kept_until;
             let mut stay: Vec<(EvictionOrder, TokenDigest, &[u8])> = Vec::new();
             for record in bucket.records() {
                 let Some(head) = EntryHead::decode(record) else {
                     continue;
                 };
                 if head.answers(&key) {
-                    is_shortened |= head.fresh_until > entry.fresh_until;
+                    kept_until = kept_until.max(head.kept_until);
                 } else {
                     stay.push((EvictionOrder::of(&head, now), head.digest, record));
                 }
             }
+            set_kept_until(&mut bytes, kept_until);
             stay.sort_by_key(|(order, ..)| *order);
             // More than one only where a larger table was configured before.
             let surplus = (stay.len() + 1).saturating_sub(buckets.capacity);
@@ -125,7 +128,6 @@ impl Table {
                     return Written {
                         stored: true,
                         evicted,
-                        is_shortened,
                     };
                 }
             }
@@ -206,7 +208,7 @@ fn remove_from(
 /// The order of eviction, smallest first: expired entries by their expiry, then live ones by their last use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum EvictionOrder {
-    /// Past its freshness, since then.
+    /// Of no use to any reader, since then.
     Expired(Instant),
     /// Still of use, and used at that moment.
     Live(Instant),
@@ -221,8 +223,8 @@ impl EvictionOrder {
     }
 
     fn of(head: &EntryHead, now: Instant) -> Self {
-        if head.fresh_until <= now {
-            Self::Expired(head.fresh_until)
+        if head.kept_until <= now {
+            Self::Expired(head.kept_until)
         } else {
             Self::Live(head.used_at)
         }
@@ -254,7 +256,7 @@ mod tests {
             used_at: NOW,
             asked_at: NOW,
             answered_at: NOW,
-            fresh_until: NOW + Duration::from_secs(fresh_for),
+            kept_until: NOW + Duration::from_secs(fresh_for),
             answer: Answer::Inactive(InactiveAnswer::default()),
         }
     }
@@ -331,7 +333,7 @@ mod tests {
         }
         assert_eq!(store.len(), 3);
         let found = table.find(&store, &key(b"token"), NOW).unwrap();
-        assert_eq!(found.fresh_until, NOW + Duration::from_secs(3));
+        assert_eq!(found.kept_until, NOW + Duration::from_secs(3));
         table.remove_question(&store, &key(b"token"));
         assert!(!holds(&table, &store, b"token"));
     }
@@ -427,20 +429,30 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_ends_sooner_than_the_one_before_says_so() {
-        let (store, table) = (MemoryStore::default(), Table::new("t", 8));
-        let shortens = |fingerprint, fresh_for| {
+    fn an_entry_is_kept_for_as_long_as_the_one_before_it_would_have_been() {
+        let (store, table) = (MemoryStore::default(), Table::new("t", 1));
+        let put = |token: &[u8], fingerprint, fresh_for, at| {
             let entry = Entry {
                 fingerprint,
-                ..entry(b"token", fresh_for)
+                ..entry(token, fresh_for)
             };
-            table.put(&store, &entry, NOW).is_shortened
+            table.put(&store, &entry, at).evicted
         };
-        assert!(!shortens(1, 100));
-        assert!(!shortens(1, 100));
-        assert!(!shortens(2, 10), "the answer to another question");
-        assert!(shortens(1, 99));
-        assert!(!shortens(1, 200));
+        assert_eq!(put(b"token", 1, 100, NOW), []);
+        assert_eq!(put(b"token", 1, 10, NOW), []);
+        let kept_until = table.find(&store, &key(b"token"), NOW).unwrap().kept_until;
+        assert_eq!(kept_until, after(100));
+        let live = (Evicted::Live, TokenDigest::of(b"token"));
+        assert_eq!(put(b"token", 2, 10, after(20)), [live]);
+        let kept_until = |fingerprint| {
+            let key = QuestionKey {
+                fingerprint,
+                ..key(b"token")
+            };
+            Some(table.find(&store, &key, NOW)?.kept_until)
+        };
+        assert_eq!(kept_until(2), Some(after(10)), "of another question");
+        assert_eq!(kept_until(1), None);
     }
 
     /// Numbers of slots that put most tokens into different buckets.
