@@ -176,31 +176,40 @@ impl IdentityHeaders {
 }
 
 impl Config {
-    /// Names the question: who was asked. A cached answer counts only for the same question, whatever the
-    /// role that asked it.
+    /// Names the question: who was asked, and with which kind of credential. A cached answer counts only for the
+    /// same question, whatever the role that asked it. The secret itself is no part of it: it may rotate.
     pub fn fingerprint(&self) -> u64 {
-        let Settings {
-            cluster,
-            authority,
-            path,
-            ..
-        } = &*self.introspection;
-        fingerprint(&[cluster, authority, path])
+        fingerprint(&self.question())
     }
 
-    /// Names the question and what is made of the answer: user ids of this server.
+    /// Names the question and what a worker makes of the answer for itself: user ids of this server, for as long as
+    /// this configuration lets an answer hold.
     pub fn identity_fingerprint(&self) -> u64 {
+        let ttl = self.cache.ttl.as_millis().to_string();
+        let [cluster, authority, path, credential] = self.question();
+        fingerprint(&[
+            cluster,
+            authority,
+            path,
+            credential,
+            &self.server_name,
+            &ttl,
+        ])
+    }
+
+    fn question(&self) -> [&str; 4] {
         let Settings {
             cluster,
             authority,
             path,
+            credential,
             ..
         } = &*self.introspection;
-        fingerprint(&[cluster, authority, path, &self.server_name])
+        [cluster, authority, path, credential.kind()]
     }
 }
 
-fn fingerprint(parts: &[&String]) -> u64 {
+fn fingerprint(parts: &[&str]) -> u64 {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update(part.len().to_le_bytes());

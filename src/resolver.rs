@@ -233,7 +233,13 @@ impl<W> Resolver<W> {
     /// Forgets answers in all workers, also those that are on their way. `reason` is a metric label. Returns
     /// whose token it was, if a token's answer was removed.
     ///
-    /// Nothing is written for a token that no table holds: anyone can name such a token.
+    /// Nothing is written for a token that nobody holds or asks about: anyone can name such a token. One that is asked
+    /// about may be invented too, so only the removal of an answer is told to the other workers, by their epoch. A
+    /// mark on the lease is enough for the rest: no worker keeps a grant of an answer that is not in the shared
+    /// cache, and the holder of the lease takes out what it stores, and tells of it, or does not store it.
+    ///
+    /// The order matters: the lease is marked first and the answer removed second. The holder stores first and reads
+    /// the mark second, so one of the two sees the other.
     pub fn invalidate<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -243,12 +249,12 @@ impl<W> Resolver<W> {
     ) -> Option<UserKey> {
         match what {
             Invalidation::Token(token) => {
+                self.workers.invalidate_leases(cb, token);
                 let removed = cache.remove_active(cb.host, token);
-                let is_asked_about = self.workers.invalidate_leases(cb, token);
-                if removed.is_some() || is_asked_about {
+                if removed.is_some() {
                     self.workers.announce(cb, Subject::Token(token), reason);
                 }
-                removed.and_then(|Removed { user }| user)
+                removed.and_then(|Removed { user, .. }| user)
             }
             Invalidation::User(user, revocation) => {
                 let revocations = cache.revocations();
@@ -541,13 +547,22 @@ impl<W> Resolver<W> {
         key: QuestionKey,
         flight: Pending<W>,
     ) {
-        let upstream = Rc::clone(&flight.call.upstream);
-        let cached = upstream
-            .cache
-            .lookup(cb.host, &key.digest, cb.now(), |_| {});
-        match cached {
-            Some(cached) => self.resolve_waiters(flight, cached, true),
-            None => self.fail(cb, key, flight, overloaded(cb)),
+        let mut has_failed = false;
+        for waiters in by_upstream(flight.waiters) {
+            let Some(waiting) = waiters.values().next() else {
+                continue;
+            };
+            let cache = &Rc::clone(&waiting.upstream).cache;
+            match cache.lookup(cb.host, &key.digest, cb.now(), |_| {}) {
+                Some(cached) => self.resolve_waiters(&key.digest, waiters, cached, true),
+                None => {
+                    has_failed = true;
+                    self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Overloaded);
+                }
+            }
+        }
+        if has_failed {
+            overloaded(cb);
         }
     }
 
@@ -566,7 +581,7 @@ impl<W> Resolver<W> {
     /// Stores an answer and gives it to the requests that wait, in this worker and in others.
     ///
     /// The order matters: the entry is stored before the lease is released, and the lease's mark is read with
-    /// its release. A logout removes the entry first and marks the lease second, so one of the two sees the
+    /// its release. A logout marks the lease first and removes the entry second, so one of the two sees the
     /// other.
     fn complete<H: Backend>(
         &mut self,
@@ -594,10 +609,16 @@ impl<W> Resolver<W> {
             self.resume(cb, key, flight);
             return;
         }
-        let cached = upstream.cache.as_cached(&introspected);
-        self.limits.charge(cb, &flight.call, &cached);
+        let cached = |reader: &Upstream| upstream.cache.as_cached(&introspected, &reader.cache);
+        self.limits.charge(cb, &flight.call, &cached(&upstream));
         let is_cached = is_stored && !is_outdated;
-        self.resolve_waiters(flight, cached, is_cached);
+        // Each by its own configuration, which may let an answer hold less long.
+        for waiters in by_upstream(flight.waiters) {
+            if let Some(waiting) = waiters.values().next() {
+                let cached = cached(&waiting.upstream);
+                self.resolve_waiters(&key.digest, waiters, cached, is_cached);
+            }
+        }
     }
 
     /// Ends a flight without a verdict.
@@ -645,7 +666,14 @@ impl<W> Resolver<W> {
         let leased = match acquisition {
             Acquisition::Hit(cached) => {
                 self.limits.charge(cb, &flight.call, &cached);
-                self.resolve_waiters(flight, *cached, true);
+                flight.call.client = None;
+                let (own, others) = std::mem::take(&mut flight.waiters)
+                    .into_iter()
+                    .partition(|(_, waiting)| Rc::ptr_eq(&waiting.upstream, &upstream));
+                self.resolve_waiters(&key.digest, own, *cached, true);
+                // Other configurations have caches of another size, or let an answer hold less long.
+                flight.waiters = others;
+                self.resume(cb, key, flight);
                 return;
             }
             Acquisition::Failed => {
@@ -835,19 +863,18 @@ impl<W> Resolver<W> {
         }
     }
 
-    fn resolve_waiters(&mut self, flight: Pending<W>, cached: Cached, is_cached: bool) {
-        if flight.waiters.is_empty() {
-            return;
-        }
-        let digest = *flight.call.digest();
+    fn resolve_waiters(
+        &mut self,
+        digest: &TokenDigest,
+        waiters: Waiters<W>,
+        cached: Cached,
+        is_cached: bool,
+    ) {
         let found = Found {
             is_cached,
-            ..self.found(digest, cached.into(), Provenance::Introspected)
+            ..self.found(*digest, cached.into(), Provenance::Introspected)
         };
-        self.resolutions.push_back(Resolution {
-            found,
-            waiters: flight.waiters,
-        });
+        self.resolutions.push_back(Resolution { found, waiters });
     }
 
     fn found(&self, digest: TokenDigest, verdict: Verdict, provenance: Provenance) -> Found {

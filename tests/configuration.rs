@@ -173,11 +173,31 @@ fn roles_that_ask_the_same_question_share_its_answers() {
         let pointer = format!("/introspection/{key}");
         assert_ne!(fingerprint(&pointer, json!("/other")), gateway, "{key}");
     }
-    let identity = |name: &str| {
-        let config = parse(&with("/server_name", Some(json!(name)))).unwrap();
+    let bearer = |secret: &str| json!({"bearer": {"value": secret}});
+    let credential = |value| fingerprint("/introspection/credential", value);
+    assert_eq!(credential(bearer("new")), credential(bearer("old")));
+    let basic = json!({"client_id": "x", "client_secret": {"value": "y"}});
+    let kinds = [
+        bearer("x"),
+        json!({"basic": basic}),
+        json!({"injected": true}),
+    ]
+    .map(credential);
+    assert!(kinds[0] != kinds[1] && kinds[1] != kinds[2] && kinds[0] != kinds[2]);
+}
+
+#[test]
+fn a_workers_own_grants_are_of_one_server_and_one_ttl() {
+    let identity = |pointer: &str, value: Value| {
+        let config = parse(&with(pointer, Some(value))).unwrap();
         config.identity_fingerprint()
     };
-    assert_ne!(identity("example.org"), identity("other.example"));
+    let own = parse(&minimal()).unwrap().identity_fingerprint();
+    assert_eq!(identity("/cache", json!({"ttl": "2m"})), own);
+    assert_eq!(identity("/cache", json!({"slots": 8})), own);
+    assert_ne!(identity("/cache", json!({"ttl": "119s"})), own);
+    assert_ne!(identity("/server_name", json!("other.example")), own);
+    assert_ne!(identity("/introspection/path", json!("/other")), own);
 }
 
 #[test]

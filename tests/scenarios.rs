@@ -26,6 +26,8 @@ mod random;
 mod renewal;
 #[path = "scenarios/sessions.rs"]
 mod sessions;
+#[path = "scenarios/trust.rs"]
+mod trust;
 #[path = "scenarios/workers.rs"]
 mod workers;
 

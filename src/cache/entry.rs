@@ -11,13 +11,13 @@
 //!     41     16  user, see `revocation::UserKey`; zero if none is known
 //!     57      8  used at, milliseconds
 //!     65      8  asked at, milliseconds
-//!     73      8  fresh until, milliseconds
+//!     73      8  kept until, milliseconds
 //!     81      8  earliest expiry, milliseconds; zero if the token does not expire
 //!     89      8  latest expiry, the same
 //!     97     ..  MAS's answer: JSON, as it wrote it
 //! ```
 
-use super::expiry::Expiry;
+use super::{expiry::Expiry, question::QuestionKey};
 use crate::{
     clock::Instant,
     mas::{introspection::Answer, user::UserKey},
@@ -43,8 +43,10 @@ pub struct Entry {
     pub used_at: Instant,
     /// The moment before MAS was asked.
     pub asked_at: Instant,
-    /// End of the cache's own TTL, or of the token if that comes first.
-    pub fresh_until: Instant,
+    /// Until when the entry is of use to any reader. That is the end of the writer's TTL, or of the token if that
+    /// comes first; or a later moment that the entry said which stood here before, see
+    /// [`super::table::Table::put`].
+    pub kept_until: Instant,
     /// When the token ends; `None` if it does not.
     pub expiry: Option<Expiry>,
     /// What MAS said.
@@ -72,7 +74,7 @@ impl Entry {
         for moment in [
             self.used_at,
             self.asked_at,
-            self.fresh_until,
+            self.kept_until,
             earliest,
             latest,
         ] {
@@ -91,10 +93,18 @@ impl Entry {
             user: head.user,
             used_at: head.used_at,
             asked_at: head.asked_at,
-            fresh_until: head.fresh_until,
+            kept_until: head.kept_until,
             expiry: head.expiry,
             answer: Answer::parse(bytes.get(EntryHead::BYTES..)?.to_vec()).ok()?,
         })
+    }
+
+    /// Returns the question that this answers.
+    pub fn question(&self) -> QuestionKey {
+        QuestionKey {
+            digest: self.digest,
+            fingerprint: self.fingerprint,
+        }
     }
 }
 
@@ -108,14 +118,19 @@ pub struct EntryHead {
     pub user: Option<UserKey>,
     /// When a request last used the entry.
     pub used_at: Instant,
-    /// End of the cache's own TTL.
-    pub fresh_until: Instant,
+    /// Until when the entry is of use to any reader.
+    pub kept_until: Instant,
     asked_at: Instant,
     expiry: Option<Expiry>,
 }
 
 impl EntryHead {
     const BYTES: usize = 97;
+
+    /// Returns whether the entry answers this question.
+    pub fn answers(&self, key: &QuestionKey) -> bool {
+        self.digest == key.digest && self.fingerprint == key.fingerprint
+    }
 
     /// Reads the fixed part; `None` if these bytes are no entry of this format.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
@@ -128,7 +143,7 @@ impl EntryHead {
         let digest = TokenDigest(reader.take()?);
         let user = UserKey(reader.take()?);
         let mut moment = || Some(Instant::from_millis(u64::from_le_bytes(reader.take()?)));
-        let (used_at, asked_at, fresh_until) = (moment()?, moment()?, moment()?);
+        let (used_at, asked_at, kept_until) = (moment()?, moment()?, moment()?);
         let (earliest, latest) = (moment()?, moment()?);
         Some(Self {
             digest,
@@ -136,7 +151,7 @@ impl EntryHead {
             user: (flags & USER_KNOWN != 0).then_some(user),
             used_at,
             asked_at,
-            fresh_until,
+            kept_until,
             expiry: (flags & EXPIRES != 0).then_some(Expiry { earliest, latest }),
         })
     }
@@ -144,12 +159,18 @@ impl EntryHead {
 
 /// Writes the time of use into an encoded entry.
 pub fn set_used_at(bytes: &mut [u8], used_at: Instant) {
-    const OFFSET: usize = 57;
-    if let Some(field) = bytes
-        .get_mut(OFFSET..)
-        .and_then(|rest| rest.first_chunk_mut())
-    {
-        *field = used_at.as_millis().to_le_bytes();
+    set_moment(bytes, 57, used_at);
+}
+
+/// Writes the end of use into an encoded entry.
+pub fn set_kept_until(bytes: &mut [u8], kept_until: Instant) {
+    set_moment(bytes, 73, kept_until);
+}
+
+fn set_moment(bytes: &mut [u8], offset: usize, moment: Instant) {
+    let rest = bytes.get_mut(offset..);
+    if let Some(field) = rest.and_then(|rest| rest.first_chunk_mut()) {
+        *field = moment.as_millis().to_le_bytes();
     }
 }
 
@@ -180,7 +201,7 @@ mod tests {
             user: Some(UserKey::of("alice")),
             used_at: Instant::from_millis(500),
             asked_at: Instant::from_millis(100),
-            fresh_until: Instant::from_millis(1_000),
+            kept_until: Instant::from_millis(1_000),
             expiry: Some(Expiry {
                 earliest: Instant::from_millis(2_100),
                 latest: Instant::from_millis(3_400),
@@ -214,15 +235,18 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_use_can_be_written_in_place() {
+    fn the_time_and_the_end_of_use_can_be_written_in_place() {
         let mut bytes = active().encode().unwrap();
         set_used_at(&mut bytes, Instant::from_millis(777));
+        set_kept_until(&mut bytes, Instant::from_millis(888));
         let used = Entry {
             used_at: Instant::from_millis(777),
+            kept_until: Instant::from_millis(888),
             ..active()
         };
         assert_eq!(Entry::decode(&bytes), Some(used));
         set_used_at(&mut [0; 43], Instant::from_millis(777));
+        set_kept_until(&mut [0; 43], Instant::from_millis(888));
     }
 
     #[test]

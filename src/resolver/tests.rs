@@ -223,6 +223,7 @@ impl Worker {
         let response = IntrospectionResponse {
             status: Some(status),
             content_type: Some(b"application/json"),
+            lifetime: None,
             body: Some(body.as_bytes()),
         };
         self.call_back(|cb, resolver| resolver.on_call_response(cb, call, response));

@@ -45,7 +45,7 @@ pub struct Upstream {
     pub budget: Option<UnknownTokenBudget>,
     /// Which cap its calls count against.
     pub admission: Admission,
-    /// Names the endpoint that is asked.
+    /// Names who is asked.
     fingerprint: u64,
 }
 
@@ -61,6 +61,11 @@ impl Upstream {
             admission,
             fingerprint,
         }
+    }
+
+    /// Returns the name of who is asked, see [`Config::fingerprint`].
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     /// Returns the name of the question whose token this is.

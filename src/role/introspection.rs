@@ -71,7 +71,7 @@ impl Introspection {
         let Some(credential) = request::credential(config, header) else {
             return;
         };
-        let caller = CallerKey::of(&credential);
+        let caller = CallerKey::of(&exchange.plugin.upstream, &credential);
         let is_authenticated = match config.introspection.credential.known() {
             Some(known) if known.matches(&credential) => true,
             // Another credential, which MAS may know.

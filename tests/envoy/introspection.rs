@@ -1,7 +1,7 @@
 //! The introspection request as MAS receives it (RFC 7662, section 2.1), and the three ways to a credential.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -267,10 +267,24 @@ async fn a_missing_injected_credential_is_no_verdict() {
 pub struct SecretFile(tempfile::TempDir);
 
 impl SecretFile {
-    fn new(secret: &str) -> Self {
+    pub fn new(secret: &str) -> Self {
         let file = Self(tempfile::tempdir().expect("a temporary directory"));
         file.replace(secret);
+        let resource = json!({"resources": [{
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+            "name": "mas-credential",
+            "generic_secret": {"secret": {
+                "filename": file.dir().join("secret"),
+                "watched_directory": {"path": file.dir()},
+            }},
+        }]});
+        std::fs::write(file.sds(), resource.to_string()).expect("our own directory");
         file
+    }
+
+    /// The file in which Envoy finds where the secret is.
+    pub fn sds(&self) -> PathBuf {
+        self.dir().join("sds.json")
     }
 
     /// Atomically, as Envoy wants it: it watches for a file moved into place.
@@ -297,28 +311,20 @@ pub async fn start_with_injected(
     adapt: impl FnOnce(Builder) -> Builder,
 ) -> (Edge, SecretFile) {
     let secret = SecretFile::new(secret);
-    let sds = secret.dir().join("sds.json");
-    let resource = json!({"resources": [{
-        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
-        "name": "mas-credential",
-        "generic_secret": {"secret": {
-            "filename": secret.dir().join("secret"),
-            "watched_directory": {"path": secret.dir()},
-        }},
-    }]});
-    std::fs::write(&sds, resource.to_string()).expect("our own directory");
+    let sds = secret.sds();
     let edge = Edge::start_with(
         introspection(json!({"injected": true})),
         options,
-        |builder| adapt(builder).bootstrap(move |config| inject_credential(config, &sds)),
+        |builder| adapt(builder).bootstrap(move |config| inject_credential(config, "mas", &sds)),
     )
     .await;
     (edge, secret)
 }
 
-fn inject_credential(config: &mut Value, sds: &Path) {
+/// Lets Envoy add the secret that `sds` leads to, to all that goes to `cluster`.
+pub fn inject_credential(config: &mut Value, cluster: &str, sds: &Path) {
     config["node"] = json!({"id": "test", "cluster": "test"});
-    bootstrap::cluster(config, "mas")["typed_extension_protocol_options"] = json!({
+    bootstrap::cluster(config, cluster)["typed_extension_protocol_options"] = json!({
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
             "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
             "explicit_http_config": {"http_protocol_options": {}},

@@ -51,6 +51,7 @@ mod sessions;
 mod shadow;
 mod single_flight;
 mod stale;
+mod trust;
 mod uploads;
 mod verdicts;
 mod workers;

@@ -62,6 +62,23 @@ fn warmed(role: &Rc<Plugin>) -> Cluster {
     cluster
 }
 
+/// The role where Envoy injects the credential.
+fn injected_role() -> Rc<Plugin> {
+    role(json!({"introspection": {"credential": {"injected": true}}}))
+}
+
+/// A worker whose gateway has asked MAS about alice's token, with the credential that Envoy injects.
+fn warmed_by_the_gateway() -> Cluster {
+    let gateway = gateway(
+        1,
+        json!({"introspection": {"credential": {"injected": true}}}),
+    );
+    let mut cluster = Cluster::new(1);
+    cluster[0].request(&gateway, whoami(ALICE));
+    cluster[0].answer_only_call(ANSWER);
+    cluster
+}
+
 #[test]
 fn the_gateway_and_the_homeserver_share_one_call() {
     let process = Process::new();
@@ -254,8 +271,8 @@ fn a_request_whose_body_never_comes_is_passed_on() {
 
 #[test]
 fn a_caller_of_an_injected_credential_must_have_been_answered_by_mas() {
-    let mut cluster = warmed(&role(json!({})));
-    let role = role(json!({"introspection": {"credential": {"injected": true}}}));
+    let mut cluster = warmed_by_the_gateway();
+    let role = injected_role();
     let caller = |secret: &str| headers().bearer(secret).body(form(ALICE));
     for status in [401, 400, 500, 503] {
         let stream = cluster[0].request(&role, caller("hers"));
@@ -291,8 +308,8 @@ fn a_caller_of_an_injected_credential_must_have_been_answered_by_mas() {
 /// As Envoy delivers an HTTP/1 body: its end comes with an empty piece.
 #[test]
 fn the_form_that_proves_a_caller_may_come_in_pieces() {
-    let mut cluster = warmed(&role(json!({})));
-    let role = role(json!({"introspection": {"credential": {"injected": true}}}));
+    let mut cluster = warmed_by_the_gateway();
+    let role = injected_role();
     let mut passes = |form: &str| {
         let length = form.len().to_string();
         let hers = headers().bearer("hers").header("content-length", length);

@@ -56,10 +56,6 @@ fn a_session_that_ends_is_forgotten_by_every_worker() {
 
 #[test]
 fn a_mas_below_a_path_ends_sessions_there() {
-    let gateway = gateway(
-        1,
-        json!({"introspection": {"path": "/auth/oauth2/introspect"}}),
-    );
     let revocation = || {
         Request::new("POST", "/auth/oauth2/revoke")
             .header("content-type", "application/x-www-form-urlencoded")
@@ -72,6 +68,9 @@ fn a_mas_below_a_path_ends_sessions_there() {
         // The compat routes on the homeserver's own paths stay.
         logout("/_matrix/client/v3/logout", ALICE),
     ] {
+        // A plugin lives in one process.
+        let below = json!({"introspection": {"path": "/auth/oauth2/introspect"}});
+        let gateway = gateway(1, below);
         let mut worker = SimulatedWorker::new(&Process::new());
         worker.request(&gateway, whoami(ALICE));
         worker.answer_only_call(&active("alice"));

@@ -81,6 +81,17 @@ impl Credential {
         Self::Known(Authorization::new(Scheme::Basic, &pair))
     }
 
+    /// Returns the name of its kind, which is the configuration key.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Known(authorization) => match authorization.scheme {
+                Scheme::Basic => "basic",
+                Scheme::Bearer => "bearer",
+            },
+            Self::Injected => "injected",
+        }
+    }
+
     /// The `authorization` value to send, if the module knows it.
     pub fn authorization(&self) -> Option<&str> {
         self.known()

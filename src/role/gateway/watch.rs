@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Deserialize;
 
 use crate::{
+    cache::question::QuestionKey,
     clock::Instant,
     host::{Callback, Host, Streams},
     mas::{object_text, provisioning::Revocation},
@@ -150,9 +151,10 @@ fn end_session<H: Host, W>(
     }
 }
 
-/// Tokens that the homeserver refused lately. Until the given moment a further refusal asks MAS nothing.
+/// Tokens that the homeserver refused lately, each with the MAS that is asked about it. Until the given moment a
+/// further refusal asks that MAS nothing.
 #[derive(Debug, Default)]
-pub(super) struct RefusedTokens(BTreeMap<TokenDigest, Instant>);
+pub(super) struct RefusedTokens(BTreeMap<QuestionKey, Instant>);
 
 impl RefusedTokens {
     /// Takes in a piece of a response's body: the error of a refusal.
@@ -173,12 +175,13 @@ impl RefusedTokens {
             exchange.set_watch(Watch::Refusal(refusal));
             return;
         }
+        let upstream = &exchange.plugin.upstream;
         let error = object_text(refusal.body.bytes())
             .and_then(|text| serde_json::from_str::<MatrixError>(text).ok());
         if error.is_some_and(|error| error.errcode == "M_UNKNOWN_TOKEN")
-            && self.admit(&refusal.token, cb.now())
+            && self.admit(upstream.question(&refusal.token), cb.now())
         {
-            let cache = &exchange.plugin.upstream.cache;
+            let cache = &upstream.cache;
             let what = Invalidation::Token(&refusal.token);
             resolver.invalidate(cb, cache, what, "homeserver");
         }
@@ -190,12 +193,12 @@ impl RefusedTokens {
     }
 
     /// Notes a refusal. Returns whether it is the first of the token for a while.
-    fn admit(&mut self, token: &TokenDigest, now: Instant) -> bool {
-        let is_cooling_down = self.0.get(token).is_some_and(|until| now < *until);
+    fn admit(&mut self, question: QuestionKey, now: Instant) -> bool {
+        let is_cooling_down = self.0.get(&question).is_some_and(|until| now < *until);
         if is_cooling_down || self.0.len() >= MAX_REFUSED_TOKENS {
             return false;
         }
-        self.0.insert(*token, now + REFUSAL_COOLDOWN);
+        self.0.insert(question, now + REFUSAL_COOLDOWN);
         true
     }
 }

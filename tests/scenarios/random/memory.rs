@@ -16,6 +16,9 @@ pub struct Open {
     pub since: Moment,
     /// Its place among the charges of its source.
     pub charge: Option<usize>,
+    /// How long an answer holds for it, and an answer of "inactive".
+    pub ttl: u64,
+    pub negative_ttl: u64,
 }
 
 /// A call whose answer never comes.

@@ -107,14 +107,15 @@ impl Relay {
             local_entries: 0,
         };
         let answer = Answer::parse(body.to_string().into()).expect("an answer");
-        let cached = SharedCache::new(&settings, 1).as_cached(&Introspected {
+        let cache = SharedCache::new(&settings, 1);
+        let introspected = Introspected {
             digest: TokenDigest::of(b"token"),
             asked_at: Instant::from_millis(self.asked_at),
             answered_at: Instant::from_millis(self.answered_at),
             lifetime: answer.lifetime(left.lifetime.as_ref().map(String::as_bytes)),
             answer,
-        });
-        let Cached::Active(entry) = cached else {
+        };
+        let Cached::Active(entry) = cache.as_cached(&introspected, &cache) else {
             panic!("the token is active");
         };
         let now = Instant::from_millis(self.replied_at);

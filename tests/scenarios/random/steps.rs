@@ -217,10 +217,14 @@ impl Scenario {
                 return;
             }
         };
+        let plugin = self.worker(worker, |worker| worker.plugin_of(stream));
+        let cache = &plugin.config.cache;
         let open = Open {
             session,
             since: now,
             charge,
+            ttl: cache.ttl.as_millis() as u64,
+            negative_ttl: cache.negative_ttl.as_millis() as u64,
         };
         self.open.insert((worker, stream), open);
     }

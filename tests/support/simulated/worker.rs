@@ -280,6 +280,11 @@ impl SimulatedWorker {
         self.vm.streams.borrow()[&stream].clone()
     }
 
+    /// Returns the configuration of a stream.
+    pub fn plugin_of(&self, stream: StreamId) -> Rc<Plugin> {
+        Rc::clone(&self.plugins[&stream])
+    }
+
     /// Returns the requests of a configuration that wait.
     pub fn held_by(&self, plugin: &Rc<Plugin>) -> Vec<StreamId> {
         self.exchanges
