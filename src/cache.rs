@@ -42,7 +42,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cached {
     /// MAS said active, not long ago.
-    Active(ActiveEntry),
+    Active(Box<ActiveEntry>),
     /// MAS said inactive, not long ago; or its expiry has passed since.
     Inactive(InactiveAnswer),
 }
@@ -195,7 +195,7 @@ impl SharedCache {
         store: &impl Store,
         digest: &TokenDigest,
         now: Instant,
-    ) -> Option<ActiveEntry> {
+    ) -> Option<Box<ActiveEntry>> {
         if self.stale_if_error.is_zero() {
             return None;
         }
@@ -210,7 +210,7 @@ impl SharedCache {
     }
 
     /// The entry as what is known, if it is active and nothing has voided it.
-    fn known(&self, store: &impl Store, entry: Entry) -> Option<ActiveEntry> {
+    fn known(&self, store: &impl Store, entry: Entry) -> Option<Box<ActiveEntry>> {
         let asked_at = entry.asked_at;
         let Cached::Active(known) = self.cached(entry) else {
             return None;
@@ -226,14 +226,14 @@ impl SharedCache {
         let fresh_until = self.fresh_until(&entry);
         let refresh_at = self.refresh_at(&entry);
         match entry.answer {
-            Answer::Active(answer) => Cached::Active(ActiveEntry {
+            Answer::Active(answer) => Cached::Active(Box::new(ActiveEntry {
                 digest: entry.digest,
                 answer,
                 user: entry.user,
                 expiry: entry.expiry,
                 fresh_until,
                 refresh_at,
-            }),
+            })),
             Answer::Inactive(answer) => Cached::Inactive(answer),
         }
     }

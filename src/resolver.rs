@@ -118,7 +118,7 @@ impl<W> Default for Resolver<W> {
 /// How a question begins.
 enum Start {
     /// Not at all: the shared cache has the answer by now.
-    Hit(Box<Cached>),
+    Hit(Cached),
     /// With a flight.
     Flight(CallContext, State),
 }
@@ -172,7 +172,7 @@ impl<W> Resolver<W> {
         }
         match self.begin(cb, query) {
             Ok(Start::Hit(cached)) => {
-                Some(self.found(query.digest, (*cached).into(), Provenance::Shared))
+                Some(self.found(query.digest, cached.into(), Provenance::Shared))
             }
             Ok(Start::Flight(call, state)) => {
                 let mut flight = call.into_flight(cb.now(), state);
@@ -212,7 +212,7 @@ impl<W> Resolver<W> {
         let is_fresh = |cached: &Cached| !is_due(cached, now);
         let leased = match self.workers.acquire(cb, query.upstream, &key, is_fresh) {
             Acquisition::Hit(cached) => {
-                let renewed = self.found(query.digest, (*cached).into(), Provenance::Shared);
+                let renewed = self.found(query.digest, cached.into(), Provenance::Shared);
                 return Renewal::Renewed(renewed);
             }
             Acquisition::Peer { .. } | Acquisition::Failed => return Renewal::Pending,
@@ -656,7 +656,7 @@ impl<W> Resolver<W> {
         let now = cb.now();
         let cached = upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
         let acquisition = match cached {
-            Some(cached) => Acquisition::Hit(Box::new(cached)),
+            Some(cached) => Acquisition::Hit(cached),
             None if !self.admits(&upstream, &flight.call.slot()) => {
                 self.queue_again(cb, key, flight);
                 return;
@@ -670,7 +670,7 @@ impl<W> Resolver<W> {
                 let (own, others) = std::mem::take(&mut flight.waiters)
                     .into_iter()
                     .partition(|(_, waiting)| Rc::ptr_eq(&waiting.upstream, &upstream));
-                self.resolve_waiters(&key.digest, own, *cached, true);
+                self.resolve_waiters(&key.digest, own, cached, true);
                 // Other configurations have caches of another size, or let an answer hold less long.
                 flight.waiters = others;
                 self.resume(cb, key, flight);
@@ -810,7 +810,7 @@ impl<W> Resolver<W> {
         match upstream.cache.lookup_stale(cb.host, digest, now) {
             Some(entry) => {
                 self.failures.note_failure(upstream.question(digest), now);
-                let verdict = Verdict::Active(Box::new(entry));
+                let verdict = Verdict::Active(entry);
                 self.found(*digest, verdict, Provenance::Stale)
             }
             None => self.found(*digest, Verdict::None(why), Provenance::Introspected),
@@ -832,7 +832,7 @@ impl<W> Resolver<W> {
             return None;
         }
         self.refresh(cb, query);
-        let verdict = Verdict::Active(Box::new(entry));
+        let verdict = Verdict::Active(entry);
         Some(self.found(query.digest, verdict, Provenance::Stale))
     }
 

@@ -36,7 +36,7 @@ pub struct Workers {
 /// Which worker calls MAS about a question.
 pub enum Acquisition {
     /// None: the shared cache has the answer by now.
-    Hit(Box<Cached>),
+    Hit(Cached),
     /// Another worker, which holds the lease until then.
     Peer {
         /// When to read the cache again, unless a hint comes first.
@@ -93,7 +93,7 @@ impl Workers {
                 Acquired::Tombstone(stored_at) => {
                     let cached = upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
                     match cached.filter(&useful) {
-                        Some(cached) => return Acquisition::Hit(Box::new(cached)),
+                        Some(cached) => return Acquisition::Hit(cached),
                         None => cache_read_at = stored_at,
                     }
                 }

@@ -180,7 +180,8 @@ fn a_session_that_ends_is_gone_for_tables_of_every_size() {
 #[test]
 fn every_end_of_a_session_counts_for_tables_of_every_size() {
     let provisioning = plugin(3, "provisioning", json!({"cache": {"slots": 1_000}}));
-    let ends: [(&str, &dyn Fn(&mut SimulatedWorker, &Rc<Plugin>)); 4] = [
+    type End<'e> = &'e dyn Fn(&mut SimulatedWorker, &Rc<Plugin>);
+    let ends: [(&str, End<'_>); 4] = [
         ("revocation", &|worker, plugin| {
             let stream = worker.request(plugin, revocation(ALICE));
             worker.response(stream, 200, &[]);
