@@ -1,9 +1,14 @@
 //! Plugin configuration: one object, as JSON or as a protobuf `Struct`, read into checked types.
 //!
 //! A configuration is taken whole or refused with one line that names the key and what it takes, so that
-//! Envoy keeps serving the old one. The line never repeats a value that could be a secret.
+//! Envoy keeps serving the old one. The line never repeats a value, which could be a secret.
 
+mod header_name;
+mod host_name;
+mod introspection;
+mod json;
 mod keys;
+mod path;
 mod proto_struct;
 mod reader;
 
@@ -41,6 +46,8 @@ pub struct Config {
     pub server_name: String,
     /// How MAS is asked.
     pub introspection: Rc<Settings>,
+    /// Whether the secret for MAS stands in the configuration, where Envoy's admin interface shows it.
+    pub has_visible_secret: bool,
     /// How long answers are kept, and how many.
     pub cache: Cache,
     /// Whether rejections happen or are only counted.

@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 /// Configurations that are refused, and what the line in the log names.
-fn bad() -> [(Value, &'static str); 3] {
+fn bad() -> [(Value, &'static str); 6] {
     [
         (
             json!({"introspection": {"time_out": "5s"}}),
@@ -22,6 +22,18 @@ fn bad() -> [(Value, &'static str); 3] {
         (
             json!({"introspection": {"credential": {"bearer": {"env": "NOT_SET"}}}}),
             "introspection.credential.bearer.env",
+        ),
+        (
+            json!({"introspection": {"credential": {"bearer": {"value": format!("Bearer {DEFAULT_SECRET}")}}}}),
+            "introspection.credential.bearer.value",
+        ),
+        (
+            json!({"introspection": {"authority": "https://auth.example.org"}}),
+            "introspection.authority",
+        ),
+        (
+            json!({"identity_headers": {"user_id": "x-envoy-peer-metadata"}}),
+            "identity_headers.user_id",
         ),
     ]
 }
