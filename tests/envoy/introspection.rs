@@ -172,6 +172,23 @@ async fn a_client_can_authenticate_with_its_own_secret() {
     }
 }
 
+/// MAS compares the bytes of the pair. RFC 6749 would have both halves form-encoded, which changes every character
+/// of a secret that is not a letter, a digit or one of `-._~`.
+#[tokio::test]
+async fn a_clients_secret_may_hold_any_visible_character() {
+    for secret in ["n0Tq+3u/9mZ2yVQ1==", r#"a b:%41&"\~"#] {
+        let options = Options {
+            clients: vec![Client::basic(DEFAULT_CLIENT_ID, secret)],
+            ..Options::default()
+        };
+        let credential =
+            json!({"client_id": DEFAULT_CLIENT_ID, "client_secret": {"value": secret}});
+        let changes = introspection(json!({"basic": credential}));
+        let edge = Edge::start_with(changes, options, |builder| builder).await;
+        edge.pass(Request::get(WHOAMI).bearer(&edge.alice())).await;
+    }
+}
+
 /// Two clients of one MAS, so that it takes the old and the new credential at the same time.
 #[tokio::test]
 async fn an_injected_credential_is_rotated_while_requests_run() {

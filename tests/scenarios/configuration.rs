@@ -65,7 +65,8 @@ fn a_query_token_is_rejected_where_configured() {
 fn the_call_carries_the_credential_that_is_configured() {
     let basic = json!({"client_id": "a b", "client_secret": {"value": "s:x"}});
     for (credential, expected) in [
-        (json!({"basic": basic}), Some("Basic YStiOnMlM0F4")),
+        // `a b:s:x`: MAS compares the bytes of the pair, and does not decode its halves.
+        (json!({"basic": basic}), Some("Basic YSBiOnM6eA==")),
         (json!({"injected": true}), None),
     ] {
         let headers = headers_of_a_call(json!({"credential": credential}));
@@ -80,6 +81,12 @@ fn sharding_puts_a_label_of_the_token_before_the_authority() {
         headers_of_a_call(json!({"authority": "auth.example.org", "shard_by_token": true}));
     let (label, rest) = headers[":authority"].split_once('.').unwrap();
     assert_eq!((label.len(), rest), (4, "auth.example.org"));
+}
+
+#[test]
+fn mas_is_asked_at_the_configured_path() {
+    let headers = headers_of_a_call(json!({"path": "/prefix/oauth2/introspect"}));
+    assert_eq!(headers[":path"], "/prefix/oauth2/introspect");
 }
 
 /// Returns the headers of an introspection call under these settings.
