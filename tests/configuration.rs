@@ -63,6 +63,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(introspection.path, "/oauth2/introspect");
     assert_eq!(introspection.timeout, Duration::from_secs(5));
     assert_eq!(introspection.max_in_flight, 256);
+    assert_eq!(introspection.retries, 1);
     assert!(!introspection.shard_by_token);
     assert_eq!(
         introspection.credential.authorization(),
@@ -103,6 +104,7 @@ fn all() -> Value {
             "timeout": "500ms",
             "credential": {"basic": {"client_id": "id", "client_secret": {"value": "s"}}},
             "max_in_flight": 1,
+            "retries": 2,
             "shard_by_token": true,
         },
         "cache": {
@@ -130,6 +132,7 @@ fn all() -> Value {
 #[test]
 fn every_key_of_the_contract_is_taken() {
     let config = parse(&all()).unwrap();
+    assert_eq!(config.introspection.retries, 2);
     assert_eq!(
         config.introspection.credential.authorization(),
         Some("Basic aWQ6cw==")
@@ -323,6 +326,16 @@ fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
             "/introspection/path",
             Some(json!("")),
             "introspection.path: takes",
+        ),
+        (
+            "/introspection/retries",
+            Some(json!(3)),
+            "introspection.retries: takes a whole number from 0 to 2",
+        ),
+        (
+            "/introspection/retries",
+            Some(json!(true)),
+            "introspection.retries: takes a whole number from 0 to 2",
         ),
         (
             "/introspection/path",

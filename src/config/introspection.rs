@@ -9,7 +9,7 @@ use super::{
     host_name::is_authority,
     reader::{Entry, boolean, integer},
 };
-use crate::mas::introspection::{Credential, Settings};
+use crate::mas::introspection::{Credential, MAX_RETRIES, Settings};
 
 /// Looks an environment variable of the VM up.
 type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
@@ -70,6 +70,7 @@ pub(super) fn introspection(
     let (credential, has_visible_secret) =
         credential(&keys.required("credential", CREDENTIAL)?, env)?;
     let max_in_flight = integer(keys.key("max_in_flight"), 1..=65_536, 256)?;
+    let retries = integer(keys.key("retries"), 0..=MAX_RETRIES, 1)?;
     let shard_by_token = boolean(keys.key("shard_by_token"), false)?;
     keys.finish()?;
     let settings = Settings {
@@ -79,6 +80,7 @@ pub(super) fn introspection(
         timeout,
         credential,
         max_in_flight: max_in_flight as usize,
+        retries,
         shard_by_token,
     };
     Ok(Introspection {

@@ -62,6 +62,22 @@ fn a_query_token_is_rejected_where_configured() {
 }
 
 #[test]
+fn a_call_is_repeated_as_often_as_configured_and_never_for_a_status() {
+    for (introspection, count) in [
+        (json!({}), Some("1")),
+        (json!({"retries": 0}), None),
+        (json!({"retries": 2}), Some("2")),
+    ] {
+        let headers = headers_of_a_call(introspection);
+        let found = headers.get("x-envoy-max-retries").map(String::as_str);
+        assert_eq!(found, count);
+        let reasons = headers.get("x-envoy-retry-on").map(String::as_str);
+        let expected = count.map(|_| "connect-failure,refused-stream,reset");
+        assert_eq!(reasons, expected);
+    }
+}
+
+#[test]
 fn the_call_carries_the_credential_that_is_configured() {
     let basic = json!({"client_id": "a b", "client_secret": {"value": "s:x"}});
     for (credential, expected) in [

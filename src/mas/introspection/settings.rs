@@ -13,6 +13,9 @@ use sha2::{Digest, Sha256};
 
 use crate::form::Decoded;
 
+/// Most times that a call is repeated.
+pub const MAX_RETRIES: u32 = 2;
+
 /// How MAS is asked: the configuration key `introspection`.
 #[derive(Debug)]
 pub struct Settings {
@@ -28,6 +31,8 @@ pub struct Settings {
     pub credential: Credential,
     /// Calls in flight per worker, at the most.
     pub max_in_flight: usize,
+    /// How often Envoy repeats a call whose connection failed, at the most [`MAX_RETRIES`] times.
+    pub retries: u32,
     /// Whether `:authority` carries a label derived from the token digest, for a ring-hash cluster.
     pub shard_by_token: bool,
 }
