@@ -60,10 +60,14 @@ pub struct Config {
     pub appservice_tokens: Vec<[u8; 32]>,
     /// Whether `?access_token=` counts.
     pub query_token: QueryToken,
+    /// Whether a form-encoded `POST` without an `Authorization` header goes on.
+    pub form_tokens: FormTokens,
     /// Header names for the identity; `None` is off.
     pub identity_headers: IdentityHeaders,
     /// Whether the identity is also published as filter state.
     pub filter_state: bool,
+    /// Whether a 401 of the homeserver makes the gateway ask MAS again.
+    pub learn_from_refusals: bool,
     /// Rules tried before the built-in endpoint table.
     pub endpoints: Overrides,
     /// How many unknown tokens one source may bring; `None` is without limit.
@@ -144,6 +148,16 @@ pub enum QueryToken {
     /// As Synapse still does.
     Accept,
     /// As the Matrix spec says since v1.20.
+    Reject,
+}
+
+/// `form_tokens`. A form-encoded `POST` without an `Authorization` header may carry its token in the body,
+/// which the gateway does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FormTokens {
+    /// Forward without an identity.
+    Pass,
+    /// 401, as if it had no token.
     Reject,
 }
 

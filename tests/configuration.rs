@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use matrix_edge_auth::config::{
-    self, Config, Mode, OnFailure, QueryToken, Role, UnrecognizedTokens,
+    self, Config, FormTokens, Mode, OnFailure, QueryToken, Role, UnrecognizedTokens,
 };
 use serde_json::{Value, json};
 
@@ -79,6 +79,8 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(config.on_introspection_failure, OnFailure::Reject);
     assert_eq!(config.unrecognized_tokens, UnrecognizedTokens::Pass);
     assert_eq!(config.query_token, QueryToken::Accept);
+    assert_eq!(config.form_tokens, FormTokens::Pass);
+    assert!(config.learn_from_refusals);
     assert!(config.appservice_tokens.is_empty());
     assert_eq!(
         config.identity_headers.user_id.as_deref(),
@@ -116,11 +118,13 @@ fn all() -> Value {
         "unrecognized_tokens": "introspect",
         "appservice_tokens": ["0123456789abcdef".repeat(4)],
         "query_token": "reject",
+        "form_tokens": "reject",
         "identity_headers": {
             "user_id": "x-user", "device_id": null, "client_id": "x-client", "scope": "x-scope",
             "token_kind": "x-kind",
         },
         "filter_state": true,
+        "learn_from_refusals": false,
         "endpoints": [
             {"prefix": "/_matrix/client/unstable/org.example/", "auth": "required"},
             {"exact": "/a", "methods": ["GET", "PUT"], "auth": "foreign"},
@@ -133,6 +137,8 @@ fn all() -> Value {
 fn every_key_of_the_contract_is_taken() {
     let config = parse(&all()).unwrap();
     assert_eq!(config.introspection.retries, 2);
+    assert_eq!(config.form_tokens, FormTokens::Reject);
+    assert!(!config.learn_from_refusals);
     assert_eq!(
         config.introspection.credential.authorization(),
         Some("Basic aWQ6cw==")
@@ -618,6 +624,16 @@ fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
             "/query_token",
             Some(json!("ACCEPT")),
             "query_token: takes one of accept, reject",
+        ),
+        (
+            "/form_tokens",
+            Some(json!("accept")),
+            "form_tokens: takes one of pass, reject",
+        ),
+        (
+            "/learn_from_refusals",
+            Some(json!("no")),
+            "learn_from_refusals: takes true or false",
         ),
         (
             "/appservice_tokens",

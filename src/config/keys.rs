@@ -5,8 +5,8 @@ use std::{rc::Rc, time::Duration};
 use serde_json::Value;
 
 use super::{
-    Cache, Config, ConfigError, DEVICE_ID, IdentityHeaders, Mode, OnFailure, QueryToken, Role,
-    USER_ID, UnknownTokenBudget, UnrecognizedTokens,
+    Cache, Config, ConfigError, DEVICE_ID, FormTokens, IdentityHeaders, Mode, OnFailure,
+    QueryToken, Role, USER_ID, UnknownTokenBudget, UnrecognizedTokens,
     header_name::{self, Unusable},
     host_name::is_server_name,
     introspection::{Introspection, introspection},
@@ -70,8 +70,14 @@ pub fn parse(bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Confi
         ],
         QueryToken::Accept,
     )?;
+    let form_tokens = choice(
+        keys.key("form_tokens"),
+        &[("pass", FormTokens::Pass), ("reject", FormTokens::Reject)],
+        FormTokens::Pass,
+    )?;
     let identity_headers = identity_headers(keys.key("identity_headers"))?;
     let filter_state = boolean(keys.key("filter_state"), false)?;
+    let learn_from_refusals = boolean(keys.key("learn_from_refusals"), true)?;
     let endpoints = endpoints(keys.key("endpoints"))?;
     let unknown_token_budget = unknown_token_budget(keys.key("unknown_token_budget"))?;
     keys.finish()?;
@@ -86,8 +92,10 @@ pub fn parse(bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Confi
         unrecognized_tokens,
         appservice_tokens,
         query_token,
+        form_tokens,
         identity_headers,
         filter_state,
+        learn_from_refusals,
         endpoints,
         unknown_token_budget,
     })

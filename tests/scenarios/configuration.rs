@@ -45,6 +45,24 @@ fn a_listed_appservice_token_passes_whatever_it_looks_like() {
     }
 }
 
+/// Such a token cannot exist, and MAS, which it never reaches, would call it inactive.
+#[test]
+fn an_unrecognized_token_with_a_control_byte_never_passes_unverified() {
+    for (policy, expected) in [
+        ("pass", Fate::forwarded_unannotated()),
+        ("introspect", not_active()),
+        ("reject", not_active()),
+    ] {
+        let mut worker = SimulatedWorker::new(&Process::new());
+        let gateway = gateway(1, json!({"unrecognized_tokens": policy}));
+        for byte in ["%00", "%01", "%0A", "%7F"] {
+            let request = Request::get(&format!("{WHOAMI}?access_token=junk{byte}"));
+            assert_eq!(worker.send(&gateway, request), expected, "{policy} {byte}");
+        }
+        assert!(worker.calls().is_empty());
+    }
+}
+
 #[test]
 fn a_query_token_is_rejected_where_configured() {
     let mut worker = SimulatedWorker::new(&Process::new());
@@ -61,6 +79,49 @@ fn a_query_token_is_rejected_where_configured() {
     );
 }
 
+/// The form says whose the request is, and the gateway does not read it.
+#[test]
+fn a_form_without_a_header_is_rejected_where_configured() {
+    let missing = Fate::Replied(
+        401,
+        r#"{"errcode":"M_MISSING_TOKEN","error":"Missing access token"}"#.into(),
+    );
+    let form = |path: &str| {
+        Request::new("POST", path)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(format!("access_token={ALICE}"))
+    };
+    let pass = gateway(1, json!({}));
+    let reject = gateway(2, json!({"form_tokens": "reject"}));
+    let no_query = gateway(3, json!({"query_token": "reject"}));
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let forwarded = Fate::forwarded_unannotated();
+    let with_query = &format!("{WHOAMI}?access_token={ALICE}");
+    for (gateway, path, expected) in [
+        (&pass, WHOAMI, &forwarded),
+        (&pass, with_query, &forwarded),
+        (&reject, WHOAMI, &missing),
+        (&reject, with_query, &missing),
+        // A token is optional here.
+        (&reject, "/_matrix/client/versions", &missing),
+        // A token does not count here, or it is MAS's.
+        (&reject, "/_matrix/client/v3/login", &forwarded),
+        (&reject, "/_matrix/federation/v1/version", &forwarded),
+        (&reject, "/oauth2/token", &forwarded),
+        (&no_query, WHOAMI, &forwarded),
+        (&no_query, with_query, &missing),
+        (&no_query, &format!("{WHOAMI}?access%5ftoken="), &missing),
+    ] {
+        assert_eq!(worker.send(gateway, form(path)), *expected, "{path}");
+    }
+    let with_header = form(WHOAMI).bearer(ALICE);
+    assert_eq!(worker.send(&reject, with_header), Fate::Held);
+    let json = Request::new("POST", WHOAMI)
+        .header("content-type", "application/json")
+        .body("{}");
+    assert_eq!(worker.send(&reject, json), missing);
+}
+
 #[test]
 fn a_call_is_repeated_as_often_as_configured_and_never_for_a_status() {
     for (introspection, count) in [
@@ -75,6 +136,27 @@ fn a_call_is_repeated_as_often_as_configured_and_never_for_a_status() {
         let expected = count.map(|_| "connect-failure,refused-stream,reset");
         assert_eq!(reasons, expected);
     }
+}
+
+#[test]
+fn a_refusal_of_the_homeserver_is_not_looked_at_where_configured() {
+    let refusal = r#"{"errcode":"M_UNKNOWN_TOKEN","error":"Token is not active"}"#;
+    let mut host_calls = Vec::new();
+    for (learn, expected) in [(true, Fate::Held), (false, alice())] {
+        let mut worker = SimulatedWorker::new(&Process::new());
+        let gateway = gateway(1, json!({"learn_from_refusals": learn}));
+        let held = worker.request(&gateway, whoami(ALICE));
+        worker.answer_only_call(&active("alice"));
+        let hit = worker.request(&gateway, whoami(ALICE));
+        let before: u64 = worker.host_calls().values().sum();
+        for stream in [held, hit] {
+            worker.response(stream, 401, &[refusal]);
+        }
+        let after: u64 = worker.host_calls().values().sum();
+        host_calls.push(after - before);
+        assert_eq!(worker.send(&gateway, whoami(ALICE)), expected, "{learn}");
+    }
+    assert!(host_calls[0] > 0 && host_calls[1] == 0, "{host_calls:?}");
 }
 
 #[test]
