@@ -143,6 +143,8 @@ def configurations():
             "on_introspection_failure": "pass",
             "unrecognized_tokens": "reject",
             "query_token": "reject",
+            "form_tokens": "reject",
+            "learn_from_refusals": False,
             "appservice_tokens": ["00" * 32],
             "identity_headers": {"user_id": None, "scope": "x-scope", "token_kind": "x-kind"},
             "filter_state": True,
@@ -160,6 +162,7 @@ def configurations():
                 "path": "/oauth2/introspect",
                 "timeout": "500ms",
                 "max_in_flight": 8,
+                "retries": 2,
                 "shard_by_token": True,
                 "credential": {
                     "basic": {"client_id": "edge", "client_secret": {"value": "x y"}}

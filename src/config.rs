@@ -1,9 +1,14 @@
 //! Plugin configuration: one object, as JSON or as a protobuf `Struct`, read into checked types.
 //!
 //! A configuration is taken whole or refused with one line that names the key and what it takes, so that
-//! Envoy keeps serving the old one. The line never repeats a value that could be a secret.
+//! Envoy keeps serving the old one. The line never repeats a value, which could be a secret.
 
+mod header_name;
+mod host_name;
+mod introspection;
+mod json;
 mod keys;
+mod path;
 mod proto_struct;
 mod reader;
 
@@ -41,6 +46,8 @@ pub struct Config {
     pub server_name: String,
     /// How MAS is asked.
     pub introspection: Rc<Settings>,
+    /// Whether the secret for MAS stands in the configuration, where Envoy's admin interface shows it.
+    pub has_visible_secret: bool,
     /// How long answers are kept, and how many.
     pub cache: Cache,
     /// Whether rejections happen or are only counted.
@@ -53,10 +60,14 @@ pub struct Config {
     pub appservice_tokens: Vec<[u8; 32]>,
     /// Whether `?access_token=` counts.
     pub query_token: QueryToken,
+    /// Whether a form-encoded `POST` without an `Authorization` header goes on.
+    pub form_tokens: FormTokens,
     /// Header names for the identity; `None` is off.
     pub identity_headers: IdentityHeaders,
     /// Whether the identity is also published as filter state.
     pub filter_state: bool,
+    /// Whether a 401 of the homeserver makes the gateway ask MAS again.
+    pub learn_from_refusals: bool,
     /// The built-in endpoint table, the rules that are tried before it, and where MAS lives.
     pub endpoints: Endpoints,
     /// How many unknown tokens one source may bring; `None` is without limit.
@@ -137,6 +148,16 @@ pub enum QueryToken {
     /// As Synapse still does.
     Accept,
     /// As the Matrix spec says since v1.20.
+    Reject,
+}
+
+/// `form_tokens`. A form-encoded `POST` without an `Authorization` header may carry its token in the body,
+/// which the gateway does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FormTokens {
+    /// Forward without an identity.
+    Pass,
+    /// 401, as if it had no token.
     Reject,
 }
 

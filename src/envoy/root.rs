@@ -83,7 +83,11 @@ impl RootContext for Root {
             .unwrap_or_default();
         match config::parse(&bytes, &|name| std::env::var(name).ok()) {
             Ok(config) => {
-                self.plugin = Some(Rc::new(Plugin::new(self.id, config)));
+                let plugin = Plugin::new(self.id, config);
+                if let Some(warning) = plugin.first_warning(&self.host()) {
+                    log::warn!("{warning}");
+                }
+                self.plugin = Some(Rc::new(plugin));
                 true
             }
             Err(error) => {

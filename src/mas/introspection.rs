@@ -22,5 +22,5 @@ pub use self::{
         ActiveAnswer, ActiveToken, Answer, InactiveAnswer, IntrospectionResponse,
         MAX_RESPONSE_BYTES, NoVerdict, read,
     },
-    settings::{Authorization, Credential, Settings},
+    settings::{Authorization, Credential, MAX_RETRIES, Settings},
 };

@@ -36,6 +36,7 @@ use crate::{
     },
     metrics::{Metric, Outcome},
     resolver::{Found, Query, Renewal, Resolver, Verdict, Waiting, max_hold},
+    token::TokenDigest,
 };
 
 /// Safety margin of the coarse clock. A hit in the local cache uses the time of the last tick, which may lag
@@ -143,8 +144,8 @@ impl Gateway {
         cb.host.count(Metric::Request(found.outcome()));
         let verdict = self.grant(cb, plugin, found);
         let decision = policy::conclude(&plugin.config, requirement, kind, verdict);
-        if let (Decision::Annotate(_), Verdict::Active(entry)) = (&decision, &found.verdict) {
-            exchange.set_watch(Watch::Active(entry.digest));
+        if let Decision::Annotate(_) = decision {
+            watch_for_refusal(&exchange, found.digest);
         }
         carry_out(cb.host, &exchange, decision, cors);
         exchange.resume_forwarded(cb.host);
@@ -182,7 +183,7 @@ impl Gateway {
                     let (requirement, kind) = (question.requirement, question.kind);
                     let decision = policy::conclude(config, requirement, kind, verdict);
                     if let Decision::Annotate(_) = decision {
-                        exchange.set_watch(Watch::Active(question.digest));
+                        watch_for_refusal(exchange, question.digest);
                     }
                     (outcome, decision)
                 }
@@ -328,5 +329,12 @@ impl Gateway {
             cb.host.record(Metric::LocalEvicted, evicted);
         }
         grant
+    }
+}
+
+/// Watches whether the homeserver refuses the active token of a request, if that is to be learned from.
+fn watch_for_refusal(exchange: &Exchange, token: TokenDigest) {
+    if exchange.plugin.config.learn_from_refusals {
+        exchange.set_watch(Watch::Active(token));
     }
 }

@@ -5,10 +5,17 @@ use std::rc::Rc;
 use crate::{
     cache::question::QuestionKey,
     config::{Config, Role},
-    host::RootId,
+    host::{If, NotWritten, RootId, Store},
     resolver::{Admission, Overflow, PoolId, Upstream},
     token::TokenDigest,
 };
+
+/// Tells that the warning has been given in this process.
+const WARNED_KEY: &str = "matrix-edge-auth.warned-of-visible-secret";
+
+const VISIBLE_SECRET: &str = "introspection.credential: the secret is given as a value, which Envoy's admin interface \
+                              shows to anyone who may ask it for /config_dump; let Envoy inject it ({injected: true}), \
+                              or give it by an environment variable ({env: NAME})";
 
 /// A plugin configuration, and what is derived from it once.
 #[derive(Debug)]
@@ -30,6 +37,18 @@ impl Plugin {
             upstream: Rc::new(Upstream::new(&config, admission(config.role))),
             identity_fingerprint: config.identity_fingerprint(),
             config,
+        }
+    }
+
+    /// Returns what an operator should know of a configuration that is taken, if this is the first to be asked in
+    /// the process: every worker loads every configuration.
+    pub fn first_warning(&self, store: &impl Store) -> Option<&'static str> {
+        if !self.config.has_visible_secret {
+            return None;
+        }
+        match store.write(WARNED_KEY, b"1", If::Absent) {
+            Err(NotWritten::Changed) => None,
+            Ok(()) | Err(NotWritten::Refused) => Some(VISIBLE_SECRET),
         }
     }
 
@@ -59,5 +78,46 @@ fn admission(role: Role) -> Admission {
             pool: PoolId(2),
             overflow: Overflow::Refuse,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::{config, host::memory::MemoryStore};
+
+    fn plugin(credential: &str) -> Plugin {
+        let json = format!(
+            r#"{{"server_name":"example.org","introspection":{{"cluster":"mas","credential":{credential}}}}}"#
+        );
+        let config = config::parse(json.as_bytes(), &|_| Some("s3cret".to_owned())).unwrap();
+        Plugin::new(RootId(1), config)
+    }
+
+    #[test]
+    fn a_visible_secret_is_told_of_once_in_a_process() {
+        let process = MemoryStore::default();
+        for hidden in [
+            r#"{"bearer":{"env":"MAS_SECRET"}}"#,
+            r#"{"basic":{"client_id":"id","client_secret":{"env":"MAS_SECRET"}}}"#,
+            r#"{"injected":true}"#,
+        ] {
+            assert_eq!(plugin(hidden).first_warning(&process), None, "{hidden}");
+        }
+        for (visible, is_first) in [
+            (r#"{"bearer":{"value":"s3cret"}}"#, true),
+            (
+                r#"{"basic":{"client_id":"id","client_secret":{"value":"s3cret"}}}"#,
+                false,
+            ),
+        ] {
+            let elsewhere = plugin(visible).first_warning(&MemoryStore::default());
+            assert!(elsewhere.is_some_and(|line| line.contains("/config_dump")));
+            let warning = plugin(visible).first_warning(&process);
+            assert_eq!(warning.is_some(), is_first, "{visible}");
+        }
     }
 }

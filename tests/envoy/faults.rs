@@ -32,18 +32,18 @@ async fn a_refused_connection() {
 
 #[tokio::test]
 async fn a_connection_closed_before_the_response() {
-    fails_and_recovers(Fault::close(), "status").await;
+    fails_and_recovers_without_retries(Fault::close(), "status").await;
 }
 
 #[tokio::test]
 async fn a_connection_reset_before_the_response() {
-    fails_and_recovers(Fault::reset(), "status").await;
+    fails_and_recovers_without_retries(Fault::reset(), "status").await;
 }
 
 /// Envoy answers such a call with 502.
 #[tokio::test]
 async fn bytes_that_are_not_http() {
-    fails_and_recovers(Fault::garbage(), "status").await;
+    fails_and_recovers_without_retries(Fault::garbage(), "status").await;
 }
 
 /// Envoy tells of such a call without headers.
@@ -264,6 +264,14 @@ async fn all_who_wait_get_the_503() {
 /// With an Envoy of its own, so that a dead VM is this fault's doing.
 async fn fails_and_recovers(fault: Fault, outcome: &str) {
     let edge = Edge::start(json!({})).await;
+    assert_fails_and_recovers(&edge, fault, outcome).await;
+    edge.assert_alive().await;
+}
+
+/// Like [`fails_and_recovers`], for a fault that Envoy would repeat the call for (`retries.rs`), so that each try is
+/// one call.
+async fn fails_and_recovers_without_retries(fault: Fault, outcome: &str) {
+    let edge = Edge::start(json!({"introspection": {"retries": 0}})).await;
     assert_fails_and_recovers(&edge, fault, outcome).await;
     edge.assert_alive().await;
 }

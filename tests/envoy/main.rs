@@ -47,6 +47,7 @@ mod overload;
 mod provisioning;
 mod provisioning_requests;
 mod renewal;
+mod retries;
 mod sessions;
 mod shadow;
 mod single_flight;

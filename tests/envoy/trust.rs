@@ -1,9 +1,10 @@
 //! Several configurations over one `vm_id`: tables of another size after an update, and two MAS.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use stand_in::mas::{Mas, Options, Session, introspection_body};
+use tokio::time::Instant;
 
 use super::{
     edge::{Edge, WHOAMI, assert_not_active, new_token, plugin},

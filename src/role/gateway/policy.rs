@@ -6,13 +6,13 @@
 use std::rc::Rc;
 
 use crate::{
-    config::{Config, OnFailure, QueryToken, UnrecognizedTokens},
+    config::{Config, FormTokens, OnFailure, QueryToken, UnrecognizedTokens},
     mas::{
         introspection::{ActiveToken, NoVerdict},
         token::{Shape, TokenKind, shape},
     },
     matrix::{
-        credential::{Credential, Source, extract, is_form_post},
+        credential::{Credential, Source, extract, has_query_token, is_form_post},
         endpoint::{AuthRequirement, Method},
         identity::{Identity, identity, is_server_admin},
         reply::Rejection,
@@ -159,7 +159,8 @@ pub fn inspect<'a>(config: &Config, head: &'a impl RequestHead) -> Inspection<'a
     match credential {
         Credential::Missing => unless_optional(requirement, Rejection::MissingToken),
         Credential::Empty => Inspection::Inactive,
-        Credential::FormBody => Inspection::Forward,
+        Credential::FormBody if requirement == AuthRequirement::Unknown => Inspection::Forward,
+        Credential::FormBody => inspect_form(config, target),
         Credential::Token {
             source: Source::Query,
             ..
@@ -180,6 +181,18 @@ fn unless_optional<'a>(requirement: AuthRequirement, rejection: Rejection) -> In
     }
 }
 
+/// A form-encoded `POST` without an `Authorization` header. Only its body says whether it has a token and which,
+/// and the homeserver reads that. A token in the query is seen all the same.
+fn inspect_form<'a>(config: &Config, target: &[u8]) -> Inspection<'a> {
+    let is_refused = config.form_tokens == FormTokens::Reject
+        || config.query_token == QueryToken::Reject && has_query_token(target);
+    if is_refused {
+        Inspection::Reject(Rejection::MissingToken)
+    } else {
+        Inspection::Forward
+    }
+}
+
 fn inspect_token<'a>(
     config: &Config,
     token: AccessToken<'a>,
@@ -195,9 +208,9 @@ fn inspect_token<'a>(
             return Inspection::Inactive;
         }
         (Shape::Unrecognized, UnrecognizedTokens::Pass) => return Inspection::Forward,
-        // A NUL makes MAS answer 500, so control bytes never reach it; the homeserver decides.
+        // MAS issues no token with a control byte and calls each inactive. None is sent, since it fails on some.
         (Shape::Unrecognized, UnrecognizedTokens::Introspect) if token.has_control_bytes() => {
-            return Inspection::Forward;
+            return Inspection::Inactive;
         }
         (Shape::Unrecognized, UnrecognizedTokens::Introspect) => None,
     };

@@ -198,7 +198,12 @@ async fn introspect(shared: &Shared, head: &Parts, received: Received, wire: &Wi
     };
     let reply = match fault {
         Some((fault, _)) => {
-            if !matches!(fault.kind, FaultKind::None | FaultKind::Hang) {
+            let is_harmless = match fault.kind {
+                FaultKind::None | FaultKind::Hang => true,
+                FaultKind::CloseReused => !wire.is_reused(),
+                _ => false,
+            };
+            if !is_harmless {
                 outcome = format!("fault: {}", fault.kind.label());
             }
             damage(fault, reply, wire)
