@@ -37,7 +37,7 @@ use self::{
     failure::FailureLog,
     flight::{Flight, Flights, Full, State},
     lease::{Acquired, LEASE, Leases, Marks, Tombstone},
-    line::{Line, LineFull, Ticket},
+    line::{Line, LineFull, Ticket, Turn},
     load::Slot,
     membership::{Hint, Membership},
 };
@@ -624,10 +624,14 @@ impl<W> Resolver<W> {
     fn next_queued(&mut self, pool: PoolId) -> Option<QuestionKey> {
         let flights = &self.flights;
         self.lines.get_mut(&pool)?.pop(|client, key| {
-            let slot = Slot { pool, client };
-            flights
-                .queued_cap(key)
-                .is_none_or(|cap| flights.load().admits(&slot, cap))
+            let load = flights.load();
+            match flights.queued_cap(key) {
+                // Its flight has ended.
+                None => Turn::Call,
+                Some(cap) if load.is_full(pool, cap) => Turn::Stop,
+                Some(cap) if load.admits(&Slot { pool, client }, cap) => Turn::Call,
+                Some(_) => Turn::Pass,
+            }
         })
     }
 

@@ -36,11 +36,11 @@ fn announced(token: &str) -> Request {
 }
 
 /// The request that Synapse sends.
-fn introspect(token: &str) -> Request {
+pub fn introspect(token: &str) -> Request {
     headers().bearer("secret").body(form(token))
 }
 
-fn answered(body: &str) -> Fate {
+pub fn answered(body: &str) -> Fate {
     Fate::Replied(200, body.to_owned())
 }
 
@@ -48,7 +48,7 @@ fn expiring(seconds: u64) -> String {
     ANSWER.replace(":300", &format!(":{seconds}"))
 }
 
-fn passed_on() -> Fate {
+pub fn passed_on() -> Fate {
     Fate::forwarded_unannotated()
 }
 
