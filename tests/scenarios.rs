@@ -8,6 +8,8 @@ mod simulated;
 
 #[path = "scenarios/attack.rs"]
 mod attack;
+#[path = "scenarios/budget.rs"]
+mod budget;
 #[path = "scenarios/configuration.rs"]
 mod configuration;
 #[path = "scenarios/faults.rs"]
