@@ -38,6 +38,7 @@ use self::{
     flight::{Flight, Flights, Full, State},
     lease::{LEASE, Marks, Tombstone},
     limits::Limits,
+    line::Turn,
     load::Slot,
     membership::Hint,
     workers::{Acquisition, Workers},
@@ -533,10 +534,14 @@ impl<W> Resolver<W> {
     fn next_queued(&mut self, pool: PoolId) -> Option<QuestionKey> {
         let flights = &self.flights;
         self.limits.next_in_line(pool, |client, key| {
-            let slot = Slot { pool, client };
-            // A question that has left meanwhile is taken out, and passed over.
-            let cap = flights.queued_cap(key);
-            cap.is_none_or(|cap| flights.load().admits(&slot, cap))
+            let load = flights.load();
+            match flights.queued_cap(key) {
+                // Its flight has ended.
+                None => Turn::Call,
+                Some(cap) if load.is_full(pool, cap) => Turn::Stop,
+                Some(cap) if load.admits(&Slot { pool, client }, cap) => Turn::Call,
+                Some(_) => Turn::Pass,
+            }
         })
     }
 

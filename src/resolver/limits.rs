@@ -6,7 +6,7 @@ use super::{
     budget::{Budget, Spent},
     call::CallContext,
     client::ClientKey,
-    line::{Line, LineFull, Ticket},
+    line::{Line, LineFull, Ticket, Turn},
     load::{Load, PoolId},
     resolution::Query,
     upstream::Upstream,
@@ -82,13 +82,13 @@ impl Limits {
             .push(key, call.client, call.bytes())
     }
 
-    /// Takes the next question out of a pool's line, if its client `may_call` about it.
+    /// Takes the next question out of a pool's line, if `turn` says so.
     pub fn next_in_line(
         &mut self,
         pool: PoolId,
-        may_call: impl Fn(Option<ClientKey>, &QuestionKey) -> bool,
+        turn: impl Fn(Option<ClientKey>, &QuestionKey) -> Turn,
     ) -> Option<QuestionKey> {
-        self.lines.get_mut(&pool)?.pop(may_call)
+        self.lines.get_mut(&pool)?.pop(turn)
     }
 
     /// Takes a question out of a pool's line.

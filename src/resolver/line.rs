@@ -36,6 +36,17 @@ pub struct Ticket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LineFull;
 
+/// What becomes of the question whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It leaves the line: a call for it is free.
+    Call,
+    /// It keeps its place: its client has as many calls under way as it may. The next client's turn comes.
+    Pass,
+    /// It keeps its place, as all do: no call is free. In a line of thousands of clients, nobody looks at each.
+    Stop,
+}
+
 /// The line.
 #[derive(Debug, Default)]
 pub struct Line {
@@ -76,20 +87,30 @@ impl Line {
         Ok((self.insert(key, client, bytes), displaced))
     }
 
-    /// Takes out the next question: the oldest of the next client in turn that `may_call` about it.
+    /// Takes out the next question: the oldest of the next client in turn, if `turn` says so.
     pub fn pop(
         &mut self,
-        may_call: impl Fn(Option<ClientKey>, &QuestionKey) -> bool,
+        turn: impl Fn(Option<ClientKey>, &QuestionKey) -> Turn,
     ) -> Option<QuestionKey> {
         let after = match self.served {
             Some(served) => self.clients.range((Excluded(served), Unbounded)),
             None => self.clients.range(..),
         };
-        let mut in_turn = after.chain(self.clients.iter());
-        let (client, number, key) = in_turn.find_map(|(client, questions)| {
-            let (number, waiting) = questions.first_key_value()?;
-            may_call(*client, &waiting.key).then_some((*client, *number, waiting.key))
-        })?;
+        let mut next = None;
+        for (client, questions) in after.chain(self.clients.iter()) {
+            let Some((number, waiting)) = questions.first_key_value() else {
+                continue;
+            };
+            match turn(*client, &waiting.key) {
+                Turn::Call => {
+                    next = Some((*client, *number, waiting.key));
+                    break;
+                }
+                Turn::Pass => {}
+                Turn::Stop => break,
+            }
+        }
+        let (client, number, key) = next?;
         self.served = Some(client);
         self.remove(Ticket { client, number });
         Some(key)
@@ -174,7 +195,7 @@ mod tests {
     }
 
     fn pop(line: &mut Line) -> Option<QuestionKey> {
-        line.pop(|_, _| true)
+        line.pop(|_, _| Turn::Call)
     }
 
     #[test]
@@ -206,10 +227,34 @@ mod tests {
         let mut line = Line::default();
         line.push(key(1), client(1), 10).unwrap();
         line.push(key(2), client(2), 10).unwrap();
-        let not_one = |who: Option<ClientKey>, _: &QuestionKey| who != client(1);
+        let not_one = |who: Option<ClientKey>, _: &QuestionKey| {
+            if who == client(1) {
+                Turn::Pass
+            } else {
+                Turn::Call
+            }
+        };
         assert_eq!(line.pop(not_one), Some(key(2)));
         assert_eq!(line.pop(not_one), None);
         assert_eq!(pop(&mut line), Some(key(1)));
+    }
+
+    #[test]
+    fn a_full_pool_is_noticed_at_the_first_client() {
+        let mut line = Line::default();
+        for number in 0..1_000 {
+            let [low, high, ..] = usize::to_le_bytes(number);
+            let mut address = [low; 32];
+            address[0] = high;
+            line.push(key(number), Some(ClientKey(address)), 10)
+                .unwrap();
+        }
+        let looks = std::cell::Cell::new(0);
+        let popped = line.pop(|_, _| {
+            looks.set(looks.get() + 1);
+            Turn::Stop
+        });
+        assert_eq!((popped, looks.get()), (None, 1));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! no more than its share: three quarters of the cap. A quarter is left for the others at any time.
 //!
 //! The non-obvious rule: while less than a quarter of the cap is in use, calls are not counted by client, since
-//! knowing the client is a host call. That quarter and the share of what comes later are the three quarters.
+//! knowing the client is a host call. While such calls are under way, they count against every client's share.
 
 use std::collections::BTreeMap;
 
@@ -28,22 +28,26 @@ pub struct Slot {
 pub struct Load {
     pools: BTreeMap<PoolId, usize>,
     clients: BTreeMap<(PoolId, ClientKey), usize>,
+    /// The calls without a client.
+    uncounted: BTreeMap<PoolId, usize>,
 }
 
 impl Load {
     /// Counts a call.
     pub fn add(&mut self, slot: &Slot) {
         *self.pools.entry(slot.pool).or_default() += 1;
-        if let Some(client) = slot.client {
-            *self.clients.entry((slot.pool, client)).or_default() += 1;
-        }
+        *match slot.client {
+            Some(client) => self.clients.entry((slot.pool, client)).or_default(),
+            None => self.uncounted.entry(slot.pool).or_default(),
+        } += 1;
     }
 
     /// Takes back what [`Self::add`] counted.
     pub fn remove(&mut self, slot: &Slot) {
         decrement(&mut self.pools, slot.pool);
-        if let Some(client) = slot.client {
-            decrement(&mut self.clients, (slot.pool, client));
+        match slot.client {
+            Some(client) => decrement(&mut self.clients, (slot.pool, client)),
+            None => decrement(&mut self.uncounted, slot.pool),
         }
     }
 
@@ -52,21 +56,33 @@ impl Load {
         self.pools.get(&pool).copied().unwrap_or_default()
     }
 
+    /// Returns how many calls of the pool are not counted by client.
+    fn uncounted(&self, pool: PoolId) -> usize {
+        self.uncounted.get(&pool).copied().unwrap_or_default()
+    }
+
     /// Returns whether the pool is busy enough for its calls to be counted by client.
     pub fn counts_clients(&self, pool: PoolId, cap: usize) -> bool {
         self.total(pool) >= cap / 4
     }
 
+    /// Returns whether the pool has no free call for any client, with `cap` calls in it at the most.
+    pub fn is_full(&self, pool: PoolId, cap: usize) -> bool {
+        self.total(pool) >= cap
+    }
+
     /// Returns whether the slot is free, with `cap` calls in its pool at the most.
     pub fn admits(&self, slot: &Slot, cap: usize) -> bool {
-        if self.total(slot.pool) >= cap {
+        if self.is_full(slot.pool, cap) {
             return false;
         }
         let Some(client) = slot.client else {
             return true;
         };
         let used = self.clients.get(&(slot.pool, client)).copied();
-        used.unwrap_or_default() < cap - 2 * (cap / 4)
+        // Calls of clients without an address may be more than a quarter, and are not this client's.
+        let uncounted = self.uncounted(slot.pool).min(cap / 4);
+        used.unwrap_or_default() + uncounted < cap - cap / 4
     }
 }
 
@@ -117,6 +133,30 @@ mod tests {
     }
 
     #[test]
+    fn one_client_keeps_three_quarters_when_its_first_calls_have_ended() {
+        let mut load = Load::default();
+        fill(&mut load, 1, 256);
+        for _ in 0..64 {
+            load.remove(&slot(0, None));
+        }
+        assert_eq!(load.total(PoolId(0)), 128);
+        assert_eq!(fill(&mut load, 1, 256), 64);
+    }
+
+    #[test]
+    fn calls_of_clients_without_an_address_leave_the_others_a_half() {
+        let mut load = Load::default();
+        for _ in 0..192 {
+            load.add(&slot(0, None));
+        }
+        assert_eq!(fill(&mut load, 1, 256), 64);
+        for _ in 0..128 {
+            load.remove(&slot(0, None));
+        }
+        assert_eq!(fill(&mut load, 1, 256), 64);
+    }
+
+    #[test]
     fn pools_have_caps_of_their_own() {
         let mut load = Load::default();
         for _ in 0..4 {
@@ -133,6 +173,6 @@ mod tests {
         slots.iter().for_each(|slot| load.add(slot));
         slots.iter().for_each(|slot| load.remove(slot));
         load.remove(&slot(0, Some(1)));
-        assert!(load.pools.is_empty() && load.clients.is_empty());
+        assert!(load.pools.is_empty() && load.clients.is_empty() && load.uncounted.is_empty());
     }
 }

@@ -43,6 +43,7 @@ mod introspection_replay;
 mod introspection_role;
 mod invalidation;
 mod metrics;
+mod outage;
 mod overload;
 mod provisioning;
 mod provisioning_requests;

@@ -2,13 +2,15 @@
 
 use std::{rc::Rc, time::Duration};
 
-use matrix_edge_auth::worker::Plugin;
+use matrix_edge_auth::{resolver::flight::MAX_WAITERS_PER_FLIGHT, worker::Plugin};
 use serde_json::{Value, json};
 
 use crate::{
-    ALICE, BOB, INACTIVE, active, alice, not_active,
+    ALICE, BOB, INACTIVE, active, alice,
+    attack::invented,
+    not_active,
     simulated::{Cluster, Fate, Process, Request, SimulatedWorker, gateway, plugin},
-    whoami,
+    unable, whoami,
 };
 
 /// Members in no order of ours, one that nobody knows, and spaces.
@@ -36,11 +38,11 @@ fn announced(token: &str) -> Request {
 }
 
 /// The request that Synapse sends.
-fn introspect(token: &str) -> Request {
+pub fn introspect(token: &str) -> Request {
     headers().bearer("secret").body(form(token))
 }
 
-fn answered(body: &str) -> Fate {
+pub fn answered(body: &str) -> Fate {
     Fate::Replied(200, body.to_owned())
 }
 
@@ -48,7 +50,7 @@ fn expiring(seconds: u64) -> String {
     ANSWER.replace(":300", &format!(":{seconds}"))
 }
 
-fn passed_on() -> Fate {
+pub fn passed_on() -> Fate {
     Fate::forwarded_unannotated()
 }
 
@@ -435,4 +437,56 @@ fn many_processes_that_ask_at_once_cost_one_call() {
     for stream in streams {
         assert_eq!(worker.fate(stream), answered(ANSWER));
     }
+}
+
+#[test]
+fn a_flood_of_clients_does_not_cut_the_homeserver_off_from_mas() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let settings = json!({"introspection": {"max_in_flight": 4}});
+    let (gateway, role) = (gateway(1, settings.clone()), role(settings));
+    for number in 0..400 {
+        let source = format!("192.0.2.{}", number % 8);
+        worker.request(&gateway, whoami(&invented(number)).source(&source));
+    }
+    assert_eq!(worker.calls().len(), 4);
+    // The homeserver has calls of its own.
+    let asked = worker.request(&role, introspect(ALICE));
+    assert_eq!(worker.calls().len(), 5);
+    // A token that a client waits for in line is asked about at once for the homeserver, and once for both.
+    let both = worker.request(&role, introspect(&invented(300)));
+    assert_eq!(worker.calls().len(), 6);
+    for number in 500..502 {
+        worker.request(&role, introspect(&invented(number)));
+    }
+    // Over its own cap its questions are for MAS to answer, and nothing is queued.
+    let over = worker.request(&role, introspect(&invented(502)));
+    assert_eq!(worker.fate(over), passed_on());
+    assert_eq!(worker.calls().len(), 8);
+    for call in worker.calls() {
+        if call.body.contains(ALICE) || call.body.contains(&invented(300)) {
+            worker.answer(call.id, 200, ANSWER);
+        }
+    }
+    for stream in [asked, both] {
+        assert_eq!(worker.fate(stream), answered(ANSWER));
+    }
+}
+
+#[test]
+fn where_no_request_may_wait_any_more_mas_answers_itself() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let (gateway, role) = (gateway(1, json!({})), role(json!({})));
+    for _ in 0..MAX_WAITERS_PER_FLIGHT {
+        worker.request(&gateway, whoami(ALICE));
+    }
+    assert_eq!(worker.send(&role, introspect(ALICE)), passed_on());
+    for number in 0..7 {
+        for _ in 0..MAX_WAITERS_PER_FLIGHT {
+            worker.request(&gateway, whoami(&invented(number)));
+        }
+    }
+    assert_eq!(worker.send(&role, introspect(BOB)), passed_on());
+    assert_eq!(worker.send(&gateway, whoami(BOB)), unable());
 }

@@ -179,6 +179,7 @@ async fn introspect(shared: &Shared, head: &Parts, received: Received, wire: &Wi
         trailers: received.trailers,
         ..SeenRequest::from_head(head)
     };
+    let _under_way = shared.begin();
     let (calls, total) = shared.record(request, token.as_deref());
 
     // The senders live in `shared`, so waiting cannot fail.
