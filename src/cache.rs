@@ -37,7 +37,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cached {
     /// MAS said active, not long ago.
-    Active(ActiveEntry),
+    Active(Box<ActiveEntry>),
     /// MAS said inactive, not long ago; or its expiry has passed since.
     Inactive(InactiveAnswer),
 }
@@ -189,7 +189,7 @@ impl SharedCache {
         store: &impl Store,
         digest: &TokenDigest,
         now: Instant,
-    ) -> Option<ActiveEntry> {
+    ) -> Option<Box<ActiveEntry>> {
         if self.stale_if_error.is_zero() {
             return None;
         }
@@ -204,7 +204,7 @@ impl SharedCache {
     }
 
     /// The entry as what is known, if it is active and nothing has voided it.
-    fn known(&self, store: &impl Store, entry: Entry) -> Option<ActiveEntry> {
+    fn known(&self, store: &impl Store, entry: Entry) -> Option<Box<ActiveEntry>> {
         let asked_at = entry.asked_at;
         let Cached::Active(known) = self.cached(entry) else {
             return None;
@@ -219,14 +219,14 @@ impl SharedCache {
     fn cached(&self, entry: Entry) -> Cached {
         let refresh_at = self.refresh_at(&entry);
         match entry.answer {
-            Answer::Active(answer) => Cached::Active(ActiveEntry {
+            Answer::Active(answer) => Cached::Active(Box::new(ActiveEntry {
                 digest: entry.digest,
                 answer,
                 user: entry.user,
                 expiry: entry.expiry,
                 fresh_until: entry.fresh_until,
                 refresh_at,
-            }),
+            })),
             Answer::Inactive(answer) => Cached::Inactive(answer),
         }
     }

@@ -712,7 +712,7 @@ impl<W> Resolver<W> {
         match upstream.cache.lookup_stale(cb.host, digest, now) {
             Some(entry) => {
                 self.failures.note_failure(upstream.question(digest), now);
-                let verdict = Verdict::Active(Box::new(entry));
+                let verdict = Verdict::Active(entry);
                 self.found(*digest, verdict, Provenance::Stale)
             }
             None => self.found(*digest, Verdict::None(why), Provenance::Introspected),
@@ -734,7 +734,7 @@ impl<W> Resolver<W> {
             return None;
         }
         self.refresh(cb, query);
-        let verdict = Verdict::Active(Box::new(entry));
+        let verdict = Verdict::Active(entry);
         Some(self.found(query.digest, verdict, Provenance::Stale))
     }
 
