@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     form,
     mas::introspection::{ActiveAnswer, DEVICE_ID_SUPPORT, HINT},
-    matrix::reply::Reply,
+    matrix::reply::{Rejection, Reply},
     token::AccessToken,
 };
 
@@ -98,6 +98,7 @@ fn ceil_seconds(duration: Duration) -> u64 {
 /// MAS's reply with this body.
 pub fn reply(body: Vec<u8>) -> Reply {
     Reply {
+        reason: "answered",
         status: 200,
         headers: headers(),
         body: Cow::Owned(body),
@@ -109,6 +110,7 @@ pub fn unavailable() -> Reply {
     let mut headers = headers();
     headers.push(("retry-after", RETRY_AFTER.into()));
     Reply {
+        reason: Rejection::IntrospectionFailed.label(),
         status: 503,
         headers,
         body: Cow::Borrowed(
