@@ -124,7 +124,13 @@ fn the_host_calls_of_each_kind_of_request() {
     ];
     assert_eq!(hit, expected(&[&STRIP[..], &READ, &identity].concat()));
     assert_eq!(response, expected(&[("get response :status", 1)]));
-    let rejection = [("get :method", 1), ("metric", 2), ("reply", 1)];
+    // The content type tells whether Envoy would turn the reply into one of gRPC.
+    let rejection = [
+        ("get :method", 1),
+        ("metric", 2),
+        ("get content-type", 1),
+        ("reply", 1),
+    ];
     assert_eq!(
         offline_reject,
         expected(&[&STRIP[..], &READ, &rejection].concat())
@@ -137,6 +143,7 @@ fn the_host_calls_of_each_kind_of_request() {
         ("clock", 1),
         ("read shared data", 3),
         ("metric", 4),
+        ("get content-type", 1),
         ("reply", 1),
     ];
     assert_eq!(
@@ -165,7 +172,8 @@ fn the_host_calls_of_each_kind_of_request() {
         miss,
         expected(&[&STRIP[..], &READ, &question, &passes].concat())
     );
-    let mut rejected = expected(&[&STRIP[..], &READ, &question, &[("reply", 1)]].concat());
+    let replied = [("get content-type", 1), ("reply", 1)];
+    let mut rejected = expected(&[&STRIP[..], &READ, &question, &replied].concat());
     // The lease does not matter, but the reason does.
     rejected.insert("read shared data".to_owned(), 8);
     rejected.insert("metric".to_owned(), 9);

@@ -136,6 +136,12 @@ impl Streams for SimulatedHost {
         Ok((name == ":status").then(|| status.to_string().into_bytes()))
     }
 
+    fn set_response_status(&self, status: u16) -> Result<(), HostError> {
+        self.note("set response :status");
+        self.vm.response_status.set(status);
+        Ok(())
+    }
+
     fn response_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
         self.note("response body");
         let shown = self.vm.shown_response.borrow();
@@ -177,6 +183,13 @@ impl Streams for SimulatedHost {
             request.resumed = true;
             Ok(())
         })
+    }
+
+    fn route_cluster(&self) -> Option<Vec<u8>> {
+        self.note("route cluster");
+        self.with_request(|request| Ok(request.cluster.clone()))
+            .ok()
+            .flatten()
     }
 
     fn source_address(&self) -> Option<Vec<u8>> {
