@@ -1,7 +1,8 @@
 //! The calls under way, by what they count against: a pool, and the client that caused them.
 //!
 //! Each pool has a cap of its own, so a flood in one leaves the others alone. Inside a pool one client may have
-//! no more than its share: three quarters of the cap. A quarter is left for the others at any time.
+//! no more than its share: three quarters of the cap. A quarter is left for the others at any time. A cap of
+//! fewer than 64 calls has nothing to spare: there one client may have them all, and only the line is fair.
 //!
 //! The non-obvious rule: while less than a quarter of the cap is in use, calls are not counted by client, since
 //! knowing the client is a host call. While such calls are under way, they count against every client's share.
@@ -9,6 +10,9 @@
 use std::collections::BTreeMap;
 
 use super::client::ClientKey;
+
+/// The smallest cap of which a part is left for other clients.
+const MIN_SHARED_CAP: usize = 64;
 
 /// Names a pool of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +67,8 @@ impl Load {
 
     /// Returns whether the pool is busy enough for its calls to be counted by client.
     pub fn counts_clients(&self, pool: PoolId, cap: usize) -> bool {
-        self.total(pool) >= cap / 4
+        let reserve = reserve(cap);
+        reserve > 0 && self.total(pool) >= reserve
     }
 
     /// Returns whether the pool has no free call for any client, with `cap` calls in it at the most.
@@ -81,9 +86,14 @@ impl Load {
         };
         let used = self.clients.get(&(slot.pool, client)).copied();
         // Calls of clients without an address may be more than a quarter, and are not this client's.
-        let uncounted = self.uncounted(slot.pool).min(cap / 4);
-        used.unwrap_or_default() + uncounted < cap - cap / 4
+        let uncounted = self.uncounted(slot.pool).min(reserve(cap));
+        used.unwrap_or_default() + uncounted < cap - reserve(cap)
     }
+}
+
+/// Returns how many calls one client leaves for the others.
+fn reserve(cap: usize) -> usize {
+    if cap < MIN_SHARED_CAP { 0 } else { cap / 4 }
 }
 
 fn decrement<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
@@ -125,7 +135,13 @@ mod tests {
 
     #[test]
     fn one_client_gets_three_quarters_and_another_the_rest() {
-        for (cap, first, second) in [(256, 192, 64), (8, 6, 2), (4, 3, 1), (3, 3, 0), (1, 1, 0)] {
+        for (cap, first, second) in [
+            (256, 192, 64),
+            (64, 48, 16),
+            (63, 63, 0),
+            (4, 4, 0),
+            (1, 1, 0),
+        ] {
             let mut load = Load::default();
             assert_eq!(fill(&mut load, 1, cap), first, "cap {cap}");
             assert_eq!(fill(&mut load, 2, cap), second, "cap {cap}");

@@ -95,7 +95,7 @@ async fn tokens_do_not_share_a_flight() {
 }
 
 #[tokio::test]
-async fn calls_in_flight_are_limited_and_the_rest_is_told_at_once() {
+async fn calls_in_flight_are_limited_and_the_rest_waits_for_a_second_at_the_most() {
     let edge = Edge::start(json!({"introspection": {"max_in_flight": 4}})).await;
     let tokens: Vec<String> = (0..4).map(|_| edge.alice()).collect();
     let known = edge.alice();
@@ -107,7 +107,7 @@ async fn calls_in_flight_are_limited_and_the_rest_is_told_at_once() {
     }
     edge.wait_for_calls(5).await;
     let late = edge.alice();
-    for _ in 0..10 {
+    for _ in 0..2 {
         assert_no_verdict(&edge.whoami(&late).await);
     }
     assert_eq!(
@@ -122,7 +122,7 @@ async fn calls_in_flight_are_limited_and_the_rest_is_told_at_once() {
         assert_eq!(response.await.expect("a response").status, 200);
     }
     assert_eq!(edge.mas.calls(&late), 0);
-    assert_eq!(edge.introspections("overloaded").await, 10.0);
+    assert_eq!(edge.introspections("overloaded").await, 2.0);
     assert_eq!(edge.whoami(&late).await.status, 200);
 }
 

@@ -109,22 +109,22 @@ fn one_dead_token_keeps_its_401_and_is_one_token() {
 fn a_share_of_the_calls_is_no_budget() {
     let process = Process::new();
     let mut worker = SimulatedWorker::new(&process);
-    let settings = json!({"introspection": {"max_in_flight": 8, "timeout": "1m"}});
+    let settings = json!({"introspection": {"max_in_flight": 64, "timeout": "1m"}});
     let gateway = gateway(1, budget(100, settings));
-    let streams: Vec<StreamId> = (0..10)
+    let streams: Vec<StreamId> = (0..52)
         .map(|number| worker.request(&gateway, ask(number, OFFICE)))
         .collect();
-    assert_eq!(worker.calls().len(), 6, "three quarters");
+    assert_eq!(worker.calls().len(), 48, "three quarters");
     // Another client is asked about at once.
     worker.request(&gateway, ask(100, "192.0.2.2"));
-    assert_eq!(worker.calls().len(), 7);
+    assert_eq!(worker.calls().len(), 49);
     for _ in 0..4 {
         process.advance(Duration::from_millis(250));
         worker.tick();
     }
     let fates: Vec<Fate> = streams.iter().map(|stream| worker.fate(*stream)).collect();
-    assert_eq!(fates[..6], vec![Fate::Held; 6]);
-    assert_eq!(fates[6..], vec![unable(); 4]);
+    assert_eq!(fates[..48], vec![Fate::Held; 48]);
+    assert_eq!(fates[48..], vec![unable(); 4]);
 }
 
 #[test]
