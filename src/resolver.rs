@@ -75,7 +75,7 @@ const MAX_RECHECKS: usize = 4;
 const MAX_STARTS: usize = 256;
 
 /// How long a question waits in line. It is looked at with each tick, so a request waits for a second at the
-/// most.
+/// most, not counting what ticks are late.
 const LINE_TIMEOUT: Duration = Duration::from_millis(750);
 
 /// A flight of this worker, and the requests that wait for it.
@@ -101,6 +101,8 @@ pub struct Resolver<W> {
     failures: FailureLog,
     /// The questions over the cap, by pool.
     lines: BTreeMap<PoolId, Line>,
+    /// When this worker last looked at deadlines.
+    ticked_at: Option<Instant>,
     /// As of the last tick or hint.
     epochs: Epochs,
     /// Calls dropped with their root context, not yet subtracted from the in-flight gauge. The next tick
@@ -118,6 +120,7 @@ impl<W> Default for Resolver<W> {
             membership: Membership::default(),
             failures: FailureLog::default(),
             lines: BTreeMap::new(),
+            ticked_at: None,
             epochs: Epochs::default(),
             lost_calls: 0,
             resolutions: VecDeque::new(),
@@ -150,6 +153,7 @@ impl<W> Resolver<W> {
     /// Prepares a root context for its first request: joins the workers, reads the epochs.
     pub fn start<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         cb.host.tick_every(cb.root, Some(TICK));
+        self.ticked_at.get_or_insert_with(|| cb.now());
         self.epochs.read(cb.host);
         self.membership.heartbeat(cb.host, cb.root, cb.now());
     }
@@ -352,6 +356,7 @@ impl<W> Resolver<W> {
         let now = cb.now();
         self.epochs.read(cb.host);
         self.membership.heartbeat(cb.host, cb.root, now);
+        self.forgive_lag(now);
         while let Some((key, flight)) = self.flights.pop_expired(now) {
             match flight.state {
                 State::Calling { .. } => {
@@ -596,7 +601,7 @@ impl<W> Resolver<W> {
                 cb.host.count(Metric::LineWait);
                 // Their requests are answered with the next tick: this callback may answer its own only.
                 for key in displaced {
-                    self.flights.expire_queued(&key, cb.now());
+                    self.flights.expire_queued(&key);
                 }
                 let cap = call.upstream.settings.max_in_flight;
                 Ok(Start::Flight(call, State::Queued { ticket, pool, cap }))
@@ -659,6 +664,17 @@ impl<W> Resolver<W> {
             self.leave_line(pool, ticket);
         }
         Some(flight)
+    }
+
+    /// Gives the questions in line the time back by which this tick is late. A worker that has a thousand requests
+    /// to read at once comes to nothing else for a while, and MAS's answers wait in its sockets: that time says
+    /// nothing of MAS.
+    fn forgive_lag(&mut self, now: Instant) {
+        let since = self.ticked_at.replace(now).unwrap_or(now);
+        let lag = now.since(since).saturating_sub(TICK);
+        if !lag.is_zero() {
+            self.flights.postpone_queued(lag, now + LINE_TIMEOUT);
+        }
     }
 
     fn leave_line(&mut self, pool: PoolId, ticket: Ticket) {
@@ -799,7 +815,7 @@ impl<W> Resolver<W> {
             Ok((ticket, displaced)) => {
                 cb.host.count(Metric::LineWait);
                 for key in displaced {
-                    self.flights.expire_queued(&key, cb.now());
+                    self.flights.expire_queued(&key);
                 }
                 flight.state = State::Queued {
                     ticket,

@@ -26,6 +26,7 @@ mod across_workers;
 mod attack;
 mod cache;
 mod clock;
+mod cold_start;
 mod configuration;
 mod edge;
 mod endpoints;
