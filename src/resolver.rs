@@ -74,7 +74,7 @@ pub const TICK: Duration = Duration::from_millis(250);
 const MAX_STARTS: usize = 256;
 
 /// How long a question waits in line. It is looked at with each tick, so a request waits for a second at the
-/// most.
+/// most, not counting what ticks are late.
 const LINE_TIMEOUT: Duration = Duration::from_millis(750);
 
 /// A flight of this worker, and the requests that wait for it.
@@ -97,6 +97,8 @@ pub struct Resolver<W> {
     workers: Workers,
     limits: Limits,
     failures: FailureLog,
+    /// When this worker last looked at deadlines.
+    ticked_at: Option<Instant>,
     /// Calls dropped with their root context, not yet subtracted from the in-flight gauge. The next tick
     /// does it: the end of a root gets no host.
     lost_calls: usize,
@@ -110,6 +112,7 @@ impl<W> Default for Resolver<W> {
             workers: Workers::default(),
             limits: Limits::default(),
             failures: FailureLog::default(),
+            ticked_at: None,
             lost_calls: 0,
             resolutions: VecDeque::new(),
         }
@@ -129,6 +132,7 @@ impl<W> Resolver<W> {
     /// Prepares a root context for its first request: joins the workers, reads the epochs.
     pub fn start<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         cb.host.tick_every(cb.root, Some(TICK));
+        self.ticked_at.get_or_insert_with(|| cb.now());
         self.workers.attend(cb);
     }
 
@@ -336,6 +340,7 @@ impl<W> Resolver<W> {
     pub fn on_tick<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         let now = cb.now();
         self.workers.attend(cb);
+        self.forgive_lag(now);
         while let Some((key, flight)) = self.flights.pop_expired(now) {
             match flight.state {
                 State::Calling { .. } => {
@@ -506,7 +511,7 @@ impl<W> Resolver<W> {
         cb.host.count(Metric::LineWait);
         // Their requests are answered with the next tick: this callback may answer its own only.
         for key in displaced {
-            self.flights.expire_queued(&key, cb.now());
+            self.flights.expire_queued(&key);
         }
         let (pool, cap) = (
             call.upstream.admission.pool,
@@ -578,6 +583,17 @@ impl<W> Resolver<W> {
             self.limits.leave_line(pool, ticket);
         }
         Some(flight)
+    }
+
+    /// Gives the questions in line the time back by which this tick is late. A worker that has a thousand requests
+    /// to read at once comes to nothing else for a while, and MAS's answers wait in its sockets: that time says
+    /// nothing of MAS.
+    fn forgive_lag(&mut self, now: Instant) {
+        let since = self.ticked_at.replace(now).unwrap_or(now);
+        let lag = now.since(since).saturating_sub(TICK);
+        if !lag.is_zero() {
+            self.flights.postpone_queued(lag, now + LINE_TIMEOUT);
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! nothing away from the others. Everything is bounded: flights by configuration, waiting requests by the
 //! constants below. A flight whose answer never comes ends at its deadline.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     line::Ticket,
@@ -198,11 +198,21 @@ impl<Q, W> Flights<Q, W> {
     }
 
     /// Lets a flight that waits in line end at its next look: its question has left the line.
-    pub fn expire_queued(&mut self, key: &QuestionKey, now: Instant) {
+    pub fn expire_queued(&mut self, key: &QuestionKey) {
         if self.queued_in(key).is_some()
             && let Some(flight) = self.flights.get_mut(key)
         {
-            flight.deadline = now;
+            flight.deadline = Instant::default();
+        }
+    }
+
+    /// Lets the flights that wait in line wait for so much longer, but not past `limit`.
+    pub fn postpone_queued(&mut self, time: Duration, limit: Instant) {
+        for flight in self.flights.values_mut() {
+            let is_expired = flight.deadline == Instant::default();
+            if let (State::Queued { .. }, false) = (flight.state, is_expired) {
+                flight.deadline = limit.min(flight.deadline + time);
+            }
         }
     }
 

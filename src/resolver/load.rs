@@ -68,7 +68,8 @@ impl Load {
     /// Returns whether the pool is busy enough for its calls to be counted by client.
     pub fn counts_clients(&self, pool: PoolId, cap: usize) -> bool {
         let reserve = reserve(cap);
-        reserve > 0 && self.total(pool) >= reserve
+        // In a small pool only the line needs to know the client.
+        self.total(pool) >= if reserve > 0 { reserve } else { cap }
     }
 
     /// Returns whether the pool has no free call for any client, with `cap` calls in it at the most.

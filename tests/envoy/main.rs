@@ -28,6 +28,7 @@ mod cache;
 mod capabilities;
 mod chain;
 mod clock;
+mod cold_start;
 mod configuration;
 mod edge;
 mod endpoints;

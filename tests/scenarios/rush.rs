@@ -306,3 +306,32 @@ fn a_full_line_and_a_slow_mas_stay_bounded_and_harm_no_session() {
     rush.run_until_decided(&sent, |_| ());
     assert_eq!(rush.held(), 0);
 }
+
+/// A worker has so many requests to read at once that it comes to nothing else for two seconds. MAS's answers wait in
+/// its sockets meanwhile.
+#[test]
+fn time_in_which_the_worker_did_not_run_does_not_count() {
+    let mut rush = Rush::new(Duration::from_millis(50), json!({}));
+    let sent: Vec<Sent> = (0..1_000)
+        .map(|client| rush.send_cold(0, client, &address(client as usize, true)))
+        .collect();
+    rush.cluster.process.advance(Duration::from_secs(2));
+    rush.cluster[0].tick();
+    rush.run_until_decided(&sent, |_| ());
+    assert!(sent.iter().all(|sent| rush.fate(sent) == alice()));
+}
+
+/// A worker that is always late refuses, too.
+#[test]
+fn nobody_waits_for_ever_in_a_worker_that_is_always_late() {
+    let overrides = json!({"introspection": {"max_in_flight": 1, "timeout": "1m"}});
+    let mut rush = Rush::new(Duration::from_secs(60), overrides);
+    rush.send_cold(0, 0, "192.0.2.1");
+    let second = rush.send_cold(0, 1, "192.0.2.1");
+    for _ in 0..3 {
+        assert_eq!(rush.fate(&second), Fate::Held);
+        rush.cluster.process.advance(Duration::from_secs(2));
+        rush.cluster[0].tick();
+    }
+    assert_eq!(rush.fate(&second), unable());
+}

@@ -26,8 +26,8 @@ pub const LOST_AFTER: u64 = 500;
 /// How long a lease holds that is not renewed.
 pub const LEASE: u64 = 1_000;
 
-/// Longest that a question waits for a free call, up to the next tick.
-const QUEUED: u64 = 750 + BETWEEN_TICKS;
+/// Longest that a question waits for a free call: ticks that are late count as if they were not.
+const QUEUED: u64 = 4 * BETWEEN_TICKS;
 
 /// Longest time between two ticks of a worker.
 pub const BETWEEN_TICKS: u64 = 475;
