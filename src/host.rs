@@ -114,9 +114,6 @@ pub trait Streams {
     /// Returns a header of the selected stream's response, `None` if absent.
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError>;
 
-    /// Returns the piece of the response's body that passes, at most `max` bytes of it.
-    fn response_body(&self, max: usize) -> Result<Vec<u8>, HostError>;
-
     /// Publishes `wasm.<name>` in the filter state of the selected stream.
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError>;
 

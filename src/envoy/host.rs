@@ -57,10 +57,6 @@ impl Streams for Envoy {
         abi::header(Map::Response, name)
     }
 
-    fn response_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
-        abi::buffer(Buffer::ResponseBody, max).map(Option::unwrap_or_default)
-    }
-
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
         abi::set_property(name, value)
     }

