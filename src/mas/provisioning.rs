@@ -3,7 +3,9 @@
 //!
 //! The non-obvious rule: `sync_devices` lists the devices that *remain*. Tokens without a device are in no
 //! list, so it ends the answers about them too. `provision_user` tells of a lock (`locked: true`), and
-//! otherwise of a user who may have been unlocked: tokens called inactive may be active again.
+//! otherwise of a user who may have been unlocked: tokens called inactive may be active again. `upsert_device`
+//! tells of a login, which may have taken the device over: MAS then ends the device's other sessions and says
+//! nothing else.
 
 use std::fmt;
 
@@ -30,6 +32,8 @@ pub enum ProvisioningEndpoint {
     ReactivateUser,
     /// These devices remain.
     SyncDevices,
+    /// A login has made a device, or has taken it over.
+    UpsertDevice,
 }
 
 /// Which answers about a user are void.
@@ -66,6 +70,7 @@ impl ProvisioningEndpoint {
             b"provision_user" => Some(Self::ProvisionUser),
             b"reactivate_user" => Some(Self::ReactivateUser),
             b"sync_devices" => Some(Self::SyncDevices),
+            b"upsert_device" => Some(Self::UpsertDevice),
             _ => None,
         }
     }
@@ -78,6 +83,7 @@ impl ProvisioningEndpoint {
             Self::ProvisionUser => "provision_user",
             Self::ReactivateUser => "reactivate_user",
             Self::SyncDevices => "sync_devices",
+            Self::UpsertDevice => "upsert_device",
         }
     }
 
@@ -85,7 +91,9 @@ impl ProvisioningEndpoint {
     pub fn read(self, body: &[u8]) -> Option<ProvisioningEvent> {
         let body: Body = serde_json::from_str(object_text(body)?).ok()?;
         let revocation = match self {
-            Self::DeleteDevice => Revocation::Device(DeviceKey::of(&body.device_id?)),
+            Self::DeleteDevice | Self::UpsertDevice => {
+                Revocation::Device(DeviceKey::of(&body.device_id?))
+            }
             Self::DeleteUser | Self::ReactivateUser => Revocation::All,
             Self::ProvisionUser if body.locked == Some(true) => Revocation::All,
             Self::ProvisionUser => Revocation::Inactive,
@@ -172,6 +180,7 @@ mod tests {
             ProvisionUser,
             ReactivateUser,
             SyncDevices,
+            UpsertDevice,
         ] {
             let target = format!("/_synapse/mas/{}", endpoint.label());
             assert_eq!(of("POST", &target), Some(endpoint));
@@ -179,7 +188,7 @@ mod tests {
             assert_eq!(of("POST", &format!("{target}/")), None);
         }
         for target in [
-            "/_synapse/mas/upsert_device",
+            "/_synapse/mas/update_device_display_name",
             "/_synapse/mas/query_user",
             "/sync_devices",
         ] {
@@ -203,6 +212,11 @@ mod tests {
             (
                 DeleteDevice,
                 r#"{"localpart":"alice","device_id":"A"}"#,
+                Revocation::Device(DeviceKey::of("A")),
+            ),
+            (
+                UpsertDevice,
+                r#"{"localpart":"alice","device_id":"A","display_name":"Phone"}"#,
                 Revocation::Device(DeviceKey::of("A")),
             ),
             (
@@ -240,6 +254,7 @@ mod tests {
             (SyncDevices, r#"{"localpart":"alice","devices":[1]}"#),
             (SyncDevices, r#"{"localpart":"alice","devices":["A"]"#),
             (DeleteDevice, r#"{"localpart":"alice"}"#),
+            (UpsertDevice, r#"{"localpart":"alice","device_id":null}"#),
             (DeleteUser, r#"{"localpart":7}"#),
             (ProvisionUser, r#"{"localpart":"alice","locked":"yes"}"#),
             (DeleteUser, r#"["alice"]"#),

@@ -346,7 +346,7 @@ impl Scenario {
     /// MAS tells the homeserver something.
     fn tell(&mut self, _: usize) -> Option<Action> {
         let (request, told) = self.mas.run_a_job(&mut self.rng)?;
-        if !self.settings.is_injected {
+        if self.settings.unproven.is_none() {
             self.note_told(&told);
         }
         let plugin = self.plugin(Role::Provisioning);
