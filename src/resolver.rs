@@ -220,8 +220,9 @@ impl<W> Resolver<W> {
     ) -> Option<UserKey> {
         match what {
             Invalidation::Token(token) => {
-                let removed = cache.remove_active(cb.host, token);
+                // In this order: an answer may be stored and its lease released in between.
                 let is_asked_about = self.leases.invalidate(cb.host, token, cb.now());
+                let removed = cache.remove_active(cb.host, token);
                 if removed.is_some() || is_asked_about {
                     self.announce(cb, Subject::Token(token), reason);
                 }
@@ -500,7 +501,7 @@ impl<W> Resolver<W> {
     /// Stores an answer and gives it to the requests that wait, in this worker and in others.
     ///
     /// The order matters: the entry is stored before the lease is released, and the lease's mark is read with
-    /// its release. A logout removes the entry first and marks the lease second, so one of the two sees the
+    /// its release. A logout marks the lease first and removes the entry second, so one of the two sees the
     /// other.
     fn complete<H: Backend>(
         &mut self,

@@ -5,17 +5,23 @@
 
 mod carry_out;
 mod head;
+mod logout_all;
 pub mod policy;
+mod waiter;
 mod watch;
 
 use std::{rc::Rc, time::Duration};
 
-pub use self::watch::{Exchange, Watch};
 use self::{
     carry_out::{carry_out, fail_closed},
     head::Head,
     policy::{Decision, Grant, Inspection, Question, RequestHead},
+    waiter::Purpose,
     watch::RefusedTokens,
+};
+pub use self::{
+    waiter::Waiter,
+    watch::{Exchange, Watch},
 };
 use super::{
     exchange::{Chunk, Phase},
@@ -29,27 +35,14 @@ use crate::{
         local::{LocalCache, LocalEntry},
     },
     host::{Callback, Host},
-    mas::token::TokenKind,
-    matrix::{
-        endpoint::AuthRequirement,
-        reply::{Cors, Rejection},
-    },
+    matrix::reply::{Cors, Rejection},
     metrics::{Metric, Outcome},
-    resolver::{Found, Query, Renewal, Resolver, Verdict, Waiting, max_hold},
+    resolver::{Found, Query, Renewal, Resolver, Verdict},
 };
 
 /// Safety margin of the coarse clock. A hit in the local cache uses the time of the last tick, which may lag
 /// by up to this much; within the margin of an entry's end the real clock is read.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
-
-/// What a held request needs to go on.
-#[derive(Debug)]
-pub struct Waiter {
-    exchange: Rc<Exchange>,
-    cors: Cors,
-    requirement: AuthRequirement,
-    kind: Option<TokenKind>,
-}
 
 /// The gateway role in one worker.
 #[derive(Debug, Default)]
@@ -121,20 +114,28 @@ impl Gateway {
 
     /// Decides a request that waited.
     pub fn finish<H: Host>(&mut self, cb: &Callback<'_, H>, found: &Found, waiter: Waiter) {
-        let Waiter {
-            exchange,
-            cors,
-            requirement,
-            kind,
-        } = waiter;
+        let Waiter { exchange, purpose } = waiter;
         let plugin = &exchange.plugin;
         cb.host.count(Metric::Request(found.outcome()));
-        let verdict = self.grant(cb, plugin, found);
-        let decision = policy::conclude(&plugin.config, requirement, kind, verdict);
-        if let (Decision::Annotate(_), Verdict::Active(entry)) = (&decision, &found.verdict) {
-            exchange.set_watch(Watch::Active(entry.digest));
+        match purpose {
+            Purpose::Access {
+                cors,
+                requirement,
+                kind,
+            } => {
+                let verdict = self.grant(cb, plugin, found);
+                let decision = policy::conclude(&plugin.config, requirement, kind, verdict);
+                if let (Decision::Annotate(_), Verdict::Active(entry)) = (&decision, &found.verdict)
+                {
+                    exchange.set_watch(Watch::Active(entry.digest));
+                }
+                carry_out(cb.host, &exchange, decision, cors);
+            }
+            Purpose::LogoutAll => {
+                logout_all::watch(&exchange, found);
+                exchange.set_phase(Phase::Forwarded);
+            }
         }
-        carry_out(cb.host, &exchange, decision, cors);
         exchange.resume_forwarded(cb.host);
     }
 
@@ -157,6 +158,11 @@ impl Gateway {
             Inspection::Observe(end) => {
                 exchange.set_watch(Watch::session_end(end));
                 (Outcome::NotAsked, Decision::Forward)
+            }
+            Inspection::Identify(question) => {
+                let found = logout_all::identify(cb, resolver, exchange, &question)?;
+                logout_all::watch(exchange, &found);
+                (found.outcome(), Decision::Forward)
             }
             Inspection::Reject(rejection) => (Outcome::NotAsked, Decision::Reject(rejection)),
             Inspection::Inactive => (
@@ -211,19 +217,16 @@ impl Gateway {
             Some(found) => Some(found),
             None if head.is_preflight() => return Progress::Preflight,
             None => {
-                let waiter = Waiter {
-                    exchange: Rc::clone(exchange),
+                let purpose = Purpose::Access {
                     cors: Cors::of(head.target()),
                     requirement: question.requirement,
                     kind: question.kind,
                 };
-                let waiting = Waiting {
-                    upstream: Rc::clone(&plugin.upstream),
-                    since: cb.now(),
-                    give_up_at: cb.now() + max_hold(&plugin.upstream),
-                    waiter: waiter.into(),
+                let waiter = Waiter {
+                    exchange: Rc::clone(exchange),
+                    purpose,
                 };
-                resolver.resolve(cb, &query, exchange.stream, waiting)
+                resolver.resolve(cb, &query, exchange.stream, waiter.into_waiting(cb))
             }
         };
         match found {

@@ -181,6 +181,7 @@ impl Member {
 }
 
 /// A request of a client that ends a session, on its way to MAS.
+#[derive(Clone, Copy)]
 struct SessionEnd {
     worker: usize,
     stream: StreamId,
@@ -188,6 +189,8 @@ struct SessionEnd {
     kind: EndKind,
     /// MAS's status, once it has done it.
     status: Option<u16>,
+    /// The edge certainly knows whose token it is.
+    knows_user: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

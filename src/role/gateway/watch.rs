@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     clock::Instant,
     host::{Callback, Host, Streams},
-    mas::provisioning::Revocation,
+    mas::{provisioning::Revocation, user::UserKey},
     matrix::session_end::{MAX_REVOCATION_BYTES, SessionEnd, revoked_token},
     resolver::{Invalidation, Resolver},
     role::{
@@ -48,6 +48,8 @@ pub enum Watch {
 #[derive(Debug)]
 pub struct SessionRequest {
     end: SessionEnd,
+    /// Whose sessions end with [`SessionEnd::LogoutAll`], if that was found out.
+    user: Option<UserKey>,
     form: BodyPrefix,
 }
 
@@ -56,7 +58,17 @@ impl Watch {
     pub(super) fn session_end(end: SessionEnd) -> Self {
         Self::SessionEnd(SessionRequest {
             end,
+            user: None,
             form: BodyPrefix::new(MAX_REVOCATION_BYTES),
+        })
+    }
+
+    /// Returns the watch over a request that asks to end all sessions of `user`, whose token is `token`.
+    pub(super) fn logout_all(token: TokenDigest, user: Option<UserKey>) -> Self {
+        Self::SessionEnd(SessionRequest {
+            end: SessionEnd::LogoutAll(token),
+            user,
+            form: BodyPrefix::new(0),
         })
     }
 }
@@ -116,8 +128,8 @@ fn end_session<H: Host, W>(
             resolver.invalidate(cb, cache, Invalidation::Token(&token), "logout");
         }
         SessionEnd::LogoutAll(token) => {
-            let user = resolver.invalidate(cb, cache, Invalidation::Token(&token), "logout");
-            if let Some(user) = user {
+            let owner = resolver.invalidate(cb, cache, Invalidation::Token(&token), "logout");
+            if let Some(user) = request.user.or(owner) {
                 let everything = Invalidation::User(&user, &Revocation::All);
                 resolver.invalidate(cb, cache, everything, "logout");
             }
