@@ -101,13 +101,13 @@ def introspections():
         headers = {name.lower(): value for name, _, value in headers}
         status = record["status"].split(" ")[1]
         media_type = headers.get("content-type", "-")
-        put("introspection", record["name"], f"{status}\n{media_type}\n{record['response_body']}")
+        put("introspection", record["name"], f"{status}\n{media_type}\n-\n{record['response_body']}")
     for name, body in {
         "expires-in": b'{"x":{"expires_in":1}, "expires_in" : 300 ,"active":true,"username":null}',
         "list": b'[true,"urn:matrix:client:api:*","alice"]',
         "not-utf-8": b'{"active":false,"x":"\xff"}',
     }.items():
-        put("introspection", name, b"200\nApplication/JSON; charset=utf-8\n" + body)
+        put("introspection", name, b"200\nApplication/JSON; charset=utf-8\n299900-301001\n" + body)
 
 
 def forms():
@@ -143,6 +143,8 @@ def configurations():
             "on_introspection_failure": "pass",
             "unrecognized_tokens": "reject",
             "query_token": "reject",
+            "form_tokens": "reject",
+            "learn_from_refusals": False,
             "appservice_tokens": ["00" * 32],
             "identity_headers": {"user_id": None, "scope": "x-scope", "token_kind": "x-kind"},
             "filter_state": True,
@@ -160,6 +162,7 @@ def configurations():
                 "path": "/oauth2/introspect",
                 "timeout": "500ms",
                 "max_in_flight": 8,
+                "retries": 2,
                 "shard_by_token": True,
                 "credential": {
                     "basic": {"client_id": "edge", "client_secret": {"value": "x y"}}
@@ -239,8 +242,10 @@ def planted(digest, fingerprint):
     key = digest + struct.pack("<Q", fingerprint)
 
     def entry(digest, user, fresh_until, body):
-        head = struct.pack("<BQ", user is not None, fingerprint)
-        times = struct.pack("<4Q", NOW - 500, NOW - 1000, NOW - 900, fresh_until)
+        expires = b"expires_in" in body
+        head = struct.pack("<BQ", (user is not None) | expires << 1, fingerprint)
+        expiry = (NOW + 299_000, NOW + 300_100) if expires else (0, 0)
+        times = struct.pack("<5Q", NOW - 500, NOW - 1000, fresh_until, *expiry)
         return head + digest + (half_digest(user) if user else bytes(16)) + times + body
 
     def hint(kind):
@@ -278,7 +283,7 @@ def planted(digest, fingerprint):
 def bucket(kind, *records):
     """See src/cache/bucket.rs."""
     framed = b"".join(struct.pack("<H", len(record)) + record for record in records)
-    return value(kind, bytes([3]) + framed)
+    return value(kind, bytes([4]) + framed)
 
 
 def value(kind, content):

@@ -1,9 +1,14 @@
 //! Plugin configuration: one object, as JSON or as a protobuf `Struct`, read into checked types.
 //!
 //! A configuration is taken whole or refused with one line that names the key and what it takes, so that
-//! Envoy keeps serving the old one. The line never repeats a value that could be a secret.
+//! Envoy keeps serving the old one. The line never repeats a value, which could be a secret.
 
+mod header_name;
+mod host_name;
+mod introspection;
+mod json;
 mod keys;
+mod path;
 mod proto_struct;
 mod reader;
 
@@ -12,7 +17,7 @@ use std::{fmt, rc::Rc, time::Duration};
 use sha2::{Digest as _, Sha256};
 
 pub use self::keys::parse;
-use crate::{mas::introspection::Settings, matrix::endpoint::Overrides};
+use crate::{mas::introspection::Settings, matrix::endpoint::Endpoints};
 
 /// Default of `identity_headers.user_id`.
 const USER_ID: &str = "x-matrix-user-id";
@@ -41,6 +46,8 @@ pub struct Config {
     pub server_name: String,
     /// How MAS is asked.
     pub introspection: Rc<Settings>,
+    /// Whether the secret for MAS stands in the configuration, where Envoy's admin interface shows it.
+    pub has_visible_secret: bool,
     /// How long answers are kept, and how many.
     pub cache: Cache,
     /// Whether rejections happen or are only counted.
@@ -53,12 +60,16 @@ pub struct Config {
     pub appservice_tokens: Vec<[u8; 32]>,
     /// Whether `?access_token=` counts.
     pub query_token: QueryToken,
+    /// Whether a form-encoded `POST` without an `Authorization` header goes on.
+    pub form_tokens: FormTokens,
     /// Header names for the identity; `None` is off.
     pub identity_headers: IdentityHeaders,
     /// Whether the identity is also published as filter state.
     pub filter_state: bool,
-    /// Rules tried before the built-in endpoint table.
-    pub endpoints: Overrides,
+    /// Whether a 401 of the homeserver makes the gateway ask MAS again.
+    pub learn_from_refusals: bool,
+    /// The built-in endpoint table, the rules that are tried before it, and where MAS lives.
+    pub endpoints: Endpoints,
     /// How many unknown tokens one source may bring; `None` is without limit.
     pub unknown_token_budget: Option<UnknownTokenBudget>,
 }
@@ -140,6 +151,16 @@ pub enum QueryToken {
     Reject,
 }
 
+/// `form_tokens`. A form-encoded `POST` without an `Authorization` header may carry its token in the body,
+/// which the gateway does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FormTokens {
+    /// Forward without an identity.
+    Pass,
+    /// 401, as if it had no token.
+    Reject,
+}
+
 /// `identity_headers`: lower-case header names; `None` is off.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct IdentityHeaders {
@@ -176,31 +197,40 @@ impl IdentityHeaders {
 }
 
 impl Config {
-    /// Names the question: who was asked. A cached answer counts only for the same question, whatever the
-    /// role that asked it.
+    /// Names the question: who was asked, and with which kind of credential. A cached answer counts only for the
+    /// same question, whatever the role that asked it. The secret itself is no part of it: it may rotate.
     pub fn fingerprint(&self) -> u64 {
-        let Settings {
-            cluster,
-            authority,
-            path,
-            ..
-        } = &*self.introspection;
-        fingerprint(&[cluster, authority, path])
+        fingerprint(&self.question())
     }
 
-    /// Names the question and what is made of the answer: user ids of this server.
+    /// Names the question and what a worker makes of the answer for itself: user ids of this server, for as long as
+    /// this configuration lets an answer hold.
     pub fn identity_fingerprint(&self) -> u64 {
+        let ttl = self.cache.ttl.as_millis().to_string();
+        let [cluster, authority, path, credential] = self.question();
+        fingerprint(&[
+            cluster,
+            authority,
+            path,
+            credential,
+            &self.server_name,
+            &ttl,
+        ])
+    }
+
+    fn question(&self) -> [&str; 4] {
         let Settings {
             cluster,
             authority,
             path,
+            credential,
             ..
         } = &*self.introspection;
-        fingerprint(&[cluster, authority, path, &self.server_name])
+        [cluster, authority, path, credential.kind()]
     }
 }
 
-fn fingerprint(parts: &[&String]) -> u64 {
+fn fingerprint(parts: &[&str]) -> u64 {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update(part.len().to_le_bytes());

@@ -20,6 +20,8 @@ pub enum Metric {
     Coalesced,
     /// A request waits for an introspection that another worker makes.
     LeaseWait,
+    /// A question waits in line, because every call that it may have is under way.
+    LineWait,
     /// An answer in use is renewed before it ends.
     Refresh,
     /// An active answer was dropped before its time, or all answers about a user, for this reason.
@@ -151,6 +153,7 @@ impl Metric {
             ),
             Self::Coalesced => ("coalesced_requests_total", vec![]),
             Self::LeaseWait => ("lease_waits_total", vec![]),
+            Self::LineWait => ("line_waits_total", vec![]),
             Self::Refresh => ("refreshes_total", vec![]),
             Self::Invalidated(reason) => ("invalidations_total", vec![("reason", reason)]),
             Self::Introspection(outcome) => ("introspections_total", vec![("outcome", outcome)]),

@@ -14,12 +14,17 @@
 
 pub mod budget;
 mod call;
+pub mod client;
 mod failure;
 pub mod flight;
 pub mod lease;
+mod limits;
+mod line;
+mod load;
 pub mod membership;
 mod resolution;
 mod upstream;
+mod workers;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,23 +33,27 @@ use std::{
 };
 
 use self::{
-    budget::{Budget, Source, Spent},
     call::{CALL_GRACE, CallContext},
     failure::FailureLog,
     flight::{Flight, Flights, Full, State},
-    lease::{Acquired, LEASE, Leases, Marks},
-    membership::{Hint, Membership},
+    lease::{LEASE, Marks, Tombstone},
+    limits::Limits,
+    line::Turn,
+    load::Slot,
+    membership::Hint,
+    workers::{Acquisition, Workers},
 };
 pub use self::{
+    load::PoolId,
     resolution::{
         Found, Invalidation, Origin, Provenance, Query, Renewal, Resolution, Verdict, Waiting,
     },
-    upstream::Upstream,
+    upstream::{Admission, Overflow, Upstream},
 };
 use crate::{
     cache::{
         Cached, Introspected, SharedCache,
-        epoch::{Epochs, Stamp, Subject},
+        epoch::{Stamp, Subject},
         question::QuestionKey,
         table::Removed,
     },
@@ -61,8 +70,12 @@ use crate::{
 /// How often a worker looks at deadlines, leases and epochs.
 pub const TICK: Duration = Duration::from_millis(250);
 
-/// How many tombstones are followed before MAS is called without a lease.
-const MAX_RECHECKS: usize = 4;
+/// Questions of one line that are started in one callback at the most.
+const MAX_STARTS: usize = 256;
+
+/// How long a question waits in line. It is looked at with each tick, so a request waits for a second at the
+/// most.
+const LINE_TIMEOUT: Duration = Duration::from_millis(750);
 
 /// A flight of this worker, and the requests that wait for it.
 type Pending<W> = Flight<CallContext, Waiting<W>>;
@@ -81,12 +94,9 @@ pub fn max_hold(upstream: &Upstream) -> Duration {
 #[derive(Debug)]
 pub struct Resolver<W> {
     flights: Flights<CallContext, Waiting<W>>,
-    leases: Leases,
-    budget: Budget,
-    membership: Membership,
+    workers: Workers,
+    limits: Limits,
     failures: FailureLog,
-    /// As of the last tick or hint.
-    epochs: Epochs,
     /// Calls dropped with their root context, not yet subtracted from the in-flight gauge. The next tick
     /// does it: the end of a root gets no host.
     lost_calls: usize,
@@ -97,25 +107,21 @@ impl<W> Default for Resolver<W> {
     fn default() -> Self {
         Self {
             flights: Flights::default(),
-            leases: Leases::default(),
-            budget: Budget::default(),
-            membership: Membership::default(),
+            workers: Workers::default(),
+            limits: Limits::default(),
             failures: FailureLog::default(),
-            epochs: Epochs::default(),
             lost_calls: 0,
             resolutions: VecDeque::new(),
         }
     }
 }
 
-/// Which worker calls MAS about a question.
-enum Acquisition {
-    /// None: the shared cache has the answer by now.
-    Hit(Box<Cached>),
-    /// Another worker, which holds the lease until then.
-    Peer { check_at: Instant },
-    /// This one, with or without a lease.
-    Mine { leased: bool },
+/// How a question begins.
+enum Start {
+    /// Not at all: the shared cache has the answer by now.
+    Hit(Cached),
+    /// With a flight.
+    Flight(CallContext, State),
 }
 
 /// What the public methods do.
@@ -123,8 +129,7 @@ impl<W> Resolver<W> {
     /// Prepares a root context for its first request: joins the workers, reads the epochs.
     pub fn start<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         cb.host.tick_every(cb.root, Some(TICK));
-        self.epochs.read(cb.host);
-        self.membership.heartbeat(cb.host, cb.root, cb.now());
+        self.workers.attend(cb);
     }
 
     /// Returns what is known without a call: from the shared cache, or a stale answer while MAS fails. Renews
@@ -157,30 +162,48 @@ impl<W> Resolver<W> {
         waiting: Waiting<W>,
     ) -> Option<Found> {
         let key = query.key();
-        let started = if self.flights.contains(&key) {
+        if self.flights.contains(&key) && !self.can_overtake(query, &key) {
             cb.host.count(Metric::Coalesced);
-            Ok(None)
-        } else {
-            self.start_flight(cb, query)
-        };
-        let refused = match started {
-            Ok(Some(cached)) => {
-                return Some(self.found(query.digest, cached.into(), Provenance::Shared));
+            return match self.flights.join(key, stream, waiting) {
+                Ok(()) => None,
+                Err(Full) => {
+                    Some(self.stand_in(cb, query.upstream, &query.digest, NoVerdict::Overloaded))
+                }
+            };
+        }
+        match self.begin(cb, query) {
+            Ok(Start::Hit(cached)) => {
+                Some(self.found(query.digest, cached.into(), Provenance::Shared))
             }
-            Ok(None) => match self.flights.join(key, stream, waiting) {
-                Ok(()) => return None,
-                Err(Full) => NoVerdict::Overloaded,
-            },
-            Err(why) => why,
-        };
-        Some(self.stand_in(cb, query.upstream, &query.digest, refused))
+            Ok(Start::Flight(call, state)) => {
+                let mut flight = call.into_flight(cb.now(), state);
+                if let State::Queued { .. } = state {
+                    flight.deadline = cb.now() + LINE_TIMEOUT;
+                }
+                // Requests of another pool that wait in line for the same answer.
+                if let Some(queued) = self.take_from_line(&key) {
+                    flight.waiters = queued.waiters;
+                }
+                flight.waiters.insert(stream, waiting);
+                self.flights.insert(key, flight);
+                None
+            }
+            Err(why) => Some(self.stand_in(cb, query.upstream, &query.digest, why)),
+        }
     }
 
     /// Renews an answer in the background while it is served.
     pub fn refresh<H: Backend>(&mut self, cb: &Callback<'_, H>, query: &Query<'_>) -> Renewal {
         let now = cb.now();
         let key = query.key();
-        if self.flights.contains(&key) || self.failures.is_backing_off(&key, now) {
+        let slot = Slot {
+            pool: query.upstream.admission.pool,
+            client: None,
+        };
+        if self.flights.contains(&key)
+            || self.failures.is_backing_off(&key, now)
+            || !self.admits(query.upstream, &slot)
+        {
             return Renewal::Pending;
         }
         if let Some(renewed) = self.lookup_renewal(cb, query) {
@@ -188,20 +211,21 @@ impl<W> Resolver<W> {
         }
         self.failures.note_attempt(key, now);
         let is_fresh = |cached: &Cached| !is_due(cached, now);
-        let leased = match self.acquire_lease(cb, query.upstream, &key, is_fresh) {
+        let leased = match self.workers.acquire(cb, query.upstream, &key, is_fresh) {
             Acquisition::Hit(cached) => {
-                let renewed = self.found(query.digest, (*cached).into(), Provenance::Shared);
+                let renewed = self.found(query.digest, cached.into(), Provenance::Shared);
                 return Renewal::Renewed(renewed);
             }
-            Acquisition::Peer { .. } => return Renewal::Pending,
+            Acquisition::Peer { .. } | Acquisition::Failed => return Renewal::Pending,
             Acquisition::Mine { leased } => leased,
         };
         cb.host.count(Metric::Refresh);
         let call = CallContext::new(query, None);
         match self.call(cb, &call, leased) {
             Ok(state) => self.flights.insert(key, call.into_flight(now, state)),
-            Err(_) => {
-                self.release_lease(cb, key, Hint::Stored(key), None);
+            Err(why) => {
+                self.stand_in(cb, query.upstream, &query.digest, why);
+                self.release_failed(cb, query.upstream, key);
             }
         }
         Renewal::Pending
@@ -210,7 +234,13 @@ impl<W> Resolver<W> {
     /// Forgets answers in all workers, also those that are on their way. `reason` is a metric label. Returns
     /// whose token it was, if a token's answer was removed.
     ///
-    /// Nothing is written for a token that no table holds: anyone can name such a token.
+    /// Nothing is written for a token that nobody holds or asks about: anyone can name such a token. One that is asked
+    /// about may be invented too, so only the removal of an answer is told to the other workers, by their epoch. A
+    /// mark on the lease is enough for the rest: no worker keeps a grant of an answer that is not in the shared
+    /// cache, and the holder of the lease takes out what it stores, and tells of it, or does not store it.
+    ///
+    /// The order matters: the lease is marked first and the answer removed second. The holder stores first and reads
+    /// the mark second, so one of the two sees the other.
     pub fn invalidate<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -220,13 +250,12 @@ impl<W> Resolver<W> {
     ) -> Option<UserKey> {
         match what {
             Invalidation::Token(token) => {
-                // In this order: an answer may be stored and its lease released in between.
-                let is_asked_about = self.leases.invalidate(cb.host, token, cb.now());
+                self.workers.invalidate_leases(cb, token);
                 let removed = cache.remove_active(cb.host, token);
-                if removed.is_some() || is_asked_about {
-                    self.announce(cb, Subject::Token(token), reason);
+                if removed.is_some() {
+                    self.workers.announce(cb, Subject::Token(token), reason);
                 }
-                removed.and_then(|Removed { user }| user)
+                removed.and_then(|Removed { user, .. }| user)
             }
             Invalidation::User(user, revocation) => {
                 let revocations = cache.revocations();
@@ -238,7 +267,7 @@ impl<W> Resolver<W> {
                         "shared data could not be written; answers about a user hold until their TTL"
                     );
                 }
-                self.announce(cb, Subject::User(user), reason);
+                self.workers.announce(cb, Subject::User(user), reason);
                 None
             }
         }
@@ -272,12 +301,14 @@ impl<W> Resolver<W> {
                     digest: key.digest,
                     asked_at: flight.asked_at,
                     answered_at: now,
+                    lifetime: answer.lifetime(response.lifetime),
                     answer,
                 };
                 self.complete(cb, key, flight, introspected);
             }
             Err(why) => self.fail(cb, key, flight, why),
         }
+        self.start_queued(cb);
     }
 
     /// Takes in the messages of a shared queue.
@@ -286,7 +317,8 @@ impl<W> Resolver<W> {
             match Hint::decode(&message) {
                 None => {}
                 Some(Hint::Stored(key)) => {
-                    if let Some(flight) = self.flights.take_awaiting(&key) {
+                    let queued = self.take_from_line(&key);
+                    if let Some(flight) = queued.or_else(|| self.flights.take_awaiting(&key)) {
                         self.resume(cb, key, flight);
                     }
                 }
@@ -295,7 +327,7 @@ impl<W> Resolver<W> {
                         self.fail(cb, key, flight, NoVerdict::Elsewhere);
                     }
                 }
-                Some(Hint::Invalidated) => self.epochs.read(cb.host),
+                Some(Hint::Invalidated) => self.workers.read_epochs(cb),
             }
         }
     }
@@ -303,15 +335,23 @@ impl<W> Resolver<W> {
     /// Looks at deadlines, leases and epochs, on behalf of the callback's root.
     pub fn on_tick<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         let now = cb.now();
-        self.epochs.read(cb.host);
-        self.membership.heartbeat(cb.host, cb.root, now);
+        self.workers.attend(cb);
         while let Some((key, flight)) = self.flights.pop_expired(now) {
-            if let State::Calling { .. } = flight.state {
-                cb.host.record(Metric::InFlight, -1);
-                cb.host
-                    .count(Metric::Introspection(NoVerdict::Lost.label()));
+            match flight.state {
+                State::Calling { .. } => {
+                    cb.host.record(Metric::InFlight, -1);
+                    cb.host
+                        .count(Metric::Introspection(NoVerdict::Lost.label()));
+                    self.fail(cb, key, flight, NoVerdict::Lost);
+                }
+                State::Queued { ticket, pool, .. } => {
+                    self.limits.leave_line(pool, ticket);
+                    self.end_queued(cb, key, flight);
+                }
+                State::AwaitingPeer { .. } | State::Orphaned => {
+                    self.fail(cb, key, flight, NoVerdict::Lost);
+                }
             }
-            self.fail(cb, key, flight, NoVerdict::Lost);
         }
         let lost_calls = std::mem::take(&mut self.lost_calls);
         if lost_calls > 0 {
@@ -331,25 +371,34 @@ impl<W> Resolver<W> {
         while let Some((key, flight)) = self.flights.pop_due(now) {
             self.resume(cb, key, flight);
         }
-        self.renew_leases(cb);
+        self.start_queued(cb);
+        for (key, asked_at) in self.flights.leased() {
+            if now.since(asked_at) + TICK >= LEASE / 2 {
+                self.workers.renew(cb, key);
+            }
+        }
         self.failures.expire(now);
     }
 
     /// Notes that a stream has ended, whatever it waited for. A call goes on without it.
     pub fn cancel(&mut self, stream: StreamId) {
-        self.flights.forget(stream);
+        if let Some(flight) = self.flights.forget(stream)
+            && let State::Queued { ticket, pool, .. } = flight.state
+        {
+            self.limits.leave_line(pool, ticket);
+        }
     }
 
     /// Notes that a root context has ended. Envoy has dropped its calls; requests of other configurations that
     /// waited for one are asked about again at their next tick.
     pub fn on_root_end(&mut self, root: RootId) {
-        self.membership.root_ended(root);
+        self.workers.on_root_end(root);
         self.lost_calls += self.flights.root_ended(root);
     }
 
     /// Returns the epoch counters of a token and its user, as of the last tick or hint.
     pub fn stamp(&self, digest: &TokenDigest, user: Option<&UserKey>) -> Stamp {
-        self.epochs.stamp(digest, user)
+        self.workers.stamp(digest, user)
     }
 
     /// Returns the next requests whose hold has ended. This is the only way out of a hold; the worker drains it
@@ -361,22 +410,32 @@ impl<W> Resolver<W> {
 
 /// Starting a flight.
 impl<W> Resolver<W> {
-    /// Starts a flight with no waiter. Returns the answer instead if another worker has stored it.
-    fn start_flight<H: Backend>(
+    /// Begins with a question that no flight of this worker answers.
+    fn begin<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         query: &Query<'_>,
-    ) -> Result<Option<Cached>, NoVerdict> {
-        // Shed before anything is charged or written.
-        self.check_cap(cb, query.upstream)?;
-        let source = self.charge(cb, query)?;
-        let call = CallContext::new(query, source);
-        let (key, now) = (query.key(), cb.now());
-        let state = match self.acquire_lease(cb, query.upstream, &key, |_| true) {
-            Acquisition::Hit(cached) => {
-                self.refund(cb, &call, &cached);
-                return Ok(Some(*cached));
-            }
+    ) -> Result<Start, NoVerdict> {
+        if !self.flights.has_room() {
+            return Err(NoVerdict::Overloaded);
+        }
+        let upstream = query.upstream;
+        let client = Limits::client(self.flights.load(), query);
+        self.limits.check_budget(cb, query, client.as_ref())?;
+        let call = CallContext::new(query, client);
+        if !self.admits(upstream, &call.slot()) {
+            return match upstream.admission.overflow {
+                Overflow::Wait => {
+                    let state = self.queue(cb, &call)?;
+                    Ok(Start::Flight(call, state))
+                }
+                Overflow::Refuse => Err(overloaded(cb)),
+            };
+        }
+        let key = query.key();
+        let state = match self.workers.acquire(cb, upstream, &key, |_| true) {
+            Acquisition::Hit(cached) => return Ok(Start::Hit(cached)),
+            Acquisition::Failed => return Err(NoVerdict::Elsewhere),
             Acquisition::Peer { check_at } => {
                 cb.host.count(Metric::LeaseWait);
                 State::AwaitingPeer { check_at }
@@ -384,48 +443,27 @@ impl<W> Resolver<W> {
             Acquisition::Mine { leased } => match self.call(cb, &call, leased) {
                 Ok(state) => state,
                 Err(why) => {
-                    // The others may be able to call.
-                    self.release_lease(cb, key, Hint::Stored(key), None);
+                    self.release_failed(cb, upstream, key);
                     return Err(why);
                 }
             },
         };
-        self.flights.insert(key, call.into_flight(now, state));
-        Ok(None)
+        Ok(Start::Flight(call, state))
     }
 
-    /// Acquires the lease. Call only after a cache miss at the callback's moment: a tombstone then shows a
-    /// later store, and the cache is read again. An entry that is not `useful` is passed over.
-    fn acquire_lease<H: Backend>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        upstream: &Upstream,
-        key: &QuestionKey,
-        useful: impl Fn(&Cached) -> bool,
-    ) -> Acquisition {
-        let worker = self.membership.worker_id(cb.host);
-        let now = cb.now();
-        // The worker that stored an answer read the clock first and released the lease later: at most the
-        // time that a lease holds.
-        let mut cache_read_at = now.minus(LEASE);
-        for _ in 0..MAX_RECHECKS {
-            match self
-                .leases
-                .acquire(cb.host, key, worker, now, cache_read_at)
-            {
-                Acquired::Mine => return Acquisition::Mine { leased: true },
-                Acquired::BucketFull => break,
-                Acquired::HeldUntil(check_at) => return Acquisition::Peer { check_at },
-                Acquired::Tombstone(stored_at) => {
-                    let cached = upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
-                    match cached.filter(&useful) {
-                        Some(cached) => return Acquisition::Hit(Box::new(cached)),
-                        None => cache_read_at = stored_at,
-                    }
-                }
-            }
-        }
-        Acquisition::Mine { leased: false }
+    /// Returns whether a question that waits in another pool's line can be called at once by this pool.
+    fn can_overtake(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
+        let pool = query.upstream.admission.pool;
+        let slot = Slot { pool, client: None };
+        self.flights
+            .queued_in(key)
+            .is_some_and(|queued_in| queued_in != pool)
+            && self.admits(query.upstream, &slot)
+    }
+
+    fn admits(&self, upstream: &Upstream, slot: &Slot) -> bool {
+        let cap = upstream.settings.max_in_flight;
+        self.flights.load().admits(slot, cap)
     }
 
     /// Makes the call. Returns the state of its flight.
@@ -435,13 +473,13 @@ impl<W> Resolver<W> {
         call: &CallContext,
         leased: bool,
     ) -> Result<State, NoVerdict> {
-        self.check_cap(cb, &call.upstream)?;
         match call.send(cb.host, cb.root) {
-            Ok(call) => {
+            Ok(id) => {
                 cb.host.record(Metric::InFlight, 1);
                 Ok(State::Calling {
-                    call,
+                    call: id,
                     root: cb.root,
+                    slot: call.slot(),
                     leased,
                 })
             }
@@ -452,47 +490,94 @@ impl<W> Resolver<W> {
             }
         }
     }
+}
 
-    fn check_cap<H: Backend>(
-        &self,
+/// Waiting in line for a free call.
+impl<W> Resolver<W> {
+    /// Puts a question into its pool's line.
+    fn queue<H: Backend>(
+        &mut self,
         cb: &Callback<'_, H>,
-        upstream: &Upstream,
-    ) -> Result<(), NoVerdict> {
-        if self.flights.calls() < upstream.settings.max_in_flight {
-            return Ok(());
+        call: &CallContext,
+    ) -> Result<State, NoVerdict> {
+        let Ok((ticket, displaced)) = self.limits.enter_line(call) else {
+            return Err(overloaded(cb));
+        };
+        cb.host.count(Metric::LineWait);
+        // Their requests are answered with the next tick: this callback may answer its own only.
+        for key in displaced {
+            self.flights.expire_queued(&key, cb.now());
         }
-        let why = NoVerdict::Overloaded;
-        cb.host.count(Metric::Introspection(why.label()));
-        Err(why)
+        let (pool, cap) = (
+            call.upstream.admission.pool,
+            call.upstream.settings.max_in_flight,
+        );
+        Ok(State::Queued { ticket, pool, cap })
     }
 
-    /// Charges an unknown token to the client of the request, if clients have a budget.
-    fn charge<H: Backend>(
-        &self,
-        cb: &Callback<'_, H>,
-        query: &Query<'_>,
-    ) -> Result<Option<Source>, NoVerdict> {
-        let Some(limit) = &query.upstream.budget else {
-            return Ok(None);
-        };
-        let Some(address) = query.origin.client_address() else {
-            return Ok(None);
-        };
-        let (source, now) = (Source::of(&address), cb.now());
-        match self.budget.spend(cb.host, &source, limit, now) {
-            Ok(()) => Ok(Some(source)),
-            Err(Spent { until }) => {
-                let retry_after_ms = millis(until.since(now)).unsigned_abs();
-                Err(NoVerdict::OverBudget { retry_after_ms })
+    /// Calls MAS about the questions that wait in line, as far as calls are free.
+    fn start_queued<H: Backend>(&mut self, cb: &Callback<'_, H>) {
+        for pool in self.limits.pools() {
+            // A call that cannot be made leaves its slot free, so the number of tries is bounded as well.
+            for _ in 0..MAX_STARTS {
+                let Some(key) = self.next_queued(pool) else {
+                    break;
+                };
+                if let Some(flight) = self.flights.take_queued(&key) {
+                    self.resume(cb, key, flight);
+                }
             }
         }
     }
 
-    /// Takes the charge back for a token that is active after all.
-    fn refund<H: Backend>(&self, cb: &Callback<'_, H>, call: &CallContext, cached: &Cached) {
-        if let (Cached::Active(_), Some(source)) = (cached, &call.source) {
-            self.budget.refund(cb.host, source, cb.now());
+    /// Takes the next question out of a pool's line, if a call for it is free.
+    fn next_queued(&mut self, pool: PoolId) -> Option<QuestionKey> {
+        let flights = &self.flights;
+        self.limits.next_in_line(pool, |client, key| {
+            let load = flights.load();
+            match flights.queued_cap(key) {
+                // Its flight has ended.
+                None => Turn::Call,
+                Some(cap) if load.is_full(pool, cap) => Turn::Stop,
+                Some(cap) if load.admits(&Slot { pool, client }, cap) => Turn::Call,
+                Some(_) => Turn::Pass,
+            }
+        })
+    }
+
+    /// Ends a flight that has waited in line for too long, unless another worker has the answer by now.
+    fn end_queued<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        flight: Pending<W>,
+    ) {
+        let mut has_failed = false;
+        for waiters in by_upstream(flight.waiters) {
+            let Some(waiting) = waiters.values().next() else {
+                continue;
+            };
+            let cache = &Rc::clone(&waiting.upstream).cache;
+            match cache.lookup(cb.host, &key.digest, cb.now(), |_| {}) {
+                Some(cached) => self.resolve_waiters(&key.digest, waiters, cached, true),
+                None => {
+                    has_failed = true;
+                    self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Overloaded);
+                }
+            }
         }
+        if has_failed {
+            overloaded(cb);
+        }
+    }
+
+    /// Takes a flight out of its line.
+    fn take_from_line(&mut self, key: &QuestionKey) -> Option<Pending<W>> {
+        let flight = self.flights.take_queued(key)?;
+        if let State::Queued { ticket, pool, .. } = flight.state {
+            self.limits.leave_line(pool, ticket);
+        }
+        Some(flight)
     }
 }
 
@@ -514,8 +599,8 @@ impl<W> Resolver<W> {
         self.failures.remove(&key);
         let mut is_outdated = self.is_outdated(cb, &upstream, &key, &introspected);
         let is_stored = !is_outdated && self.store(cb, &upstream, &introspected);
-        let stored_at = is_stored.then_some(introspected.answered_at);
-        let marks = self.end_call(cb, key, &flight, Hint::Stored(key), stored_at);
+        let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
+        let marks = self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
         if marks.invalidated && is_stored && introspected.is_active() {
             // The token ended between the look and the writing.
             let what = Invalidation::Token(&key.digest);
@@ -529,10 +614,16 @@ impl<W> Resolver<W> {
             self.resume(cb, key, flight);
             return;
         }
-        let cached = upstream.cache.as_cached(&introspected);
-        self.refund(cb, &flight.call, &cached);
+        let cached = |reader: &Upstream| upstream.cache.as_cached(&introspected, &reader.cache);
+        self.limits.charge(cb, &flight.call, &cached(&upstream));
         let is_cached = is_stored && !is_outdated;
-        self.resolve_waiters(flight, cached, is_cached);
+        // Each by its own configuration, which may let an answer hold less long.
+        for waiters in by_upstream(flight.waiters) {
+            if let Some(waiting) = waiters.values().next() {
+                let cached = cached(&waiting.upstream);
+                self.resolve_waiters(&key.digest, waiters, cached, is_cached);
+            }
+        }
     }
 
     /// Ends a flight without a verdict.
@@ -543,11 +634,14 @@ impl<W> Resolver<W> {
         flight: Pending<W>,
         why: NoVerdict,
     ) {
-        self.end_call(cb, key, &flight, Hint::Failed(key), None);
-        if flight.waiters.is_empty() {
-            // A renewal: what it was to renew serves on.
-            self.stand_in(cb, &flight.call.upstream, &key.digest, why);
-        }
+        let upstream = Rc::clone(&flight.call.upstream);
+        // A renewal has no waiter; what it was to renew serves on.
+        let serves_stale = matches!(
+            self.stand_in(cb, &upstream, &key.digest, why).verdict,
+            Verdict::Active(_)
+        );
+        let tombstone = serves_stale.then_some(Tombstone::Failed(cb.now()));
+        self.end_call(cb, key, &flight, Hint::Failed(key), tombstone);
         self.resolve_without_verdict(cb, &key.digest, flight.waiters, why);
     }
 
@@ -567,13 +661,28 @@ impl<W> Resolver<W> {
         let now = cb.now();
         let cached = upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
         let acquisition = match cached {
-            Some(cached) => Acquisition::Hit(Box::new(cached)),
-            None => self.acquire_lease(cb, &upstream, &key, |_| true),
+            Some(cached) => Acquisition::Hit(cached),
+            None if !self.admits(&upstream, &flight.call.slot()) => {
+                self.queue_again(cb, key, flight);
+                return;
+            }
+            None => self.workers.acquire(cb, &upstream, &key, |_| true),
         };
         let leased = match acquisition {
             Acquisition::Hit(cached) => {
-                self.refund(cb, &flight.call, &cached);
-                self.resolve_waiters(flight, *cached, true);
+                self.limits.charge(cb, &flight.call, &cached);
+                flight.call.client = None;
+                let (own, others) = std::mem::take(&mut flight.waiters)
+                    .into_iter()
+                    .partition(|(_, waiting)| Rc::ptr_eq(&waiting.upstream, &upstream));
+                self.resolve_waiters(&key.digest, own, cached, true);
+                // Other configurations have caches of another size, or let an answer hold less long.
+                flight.waiters = others;
+                self.resume(cb, key, flight);
+                return;
+            }
+            Acquisition::Failed => {
+                self.fail(cb, key, flight, NoVerdict::Elsewhere);
                 return;
             }
             Acquisition::Peer { check_at } => {
@@ -593,9 +702,30 @@ impl<W> Resolver<W> {
                 self.flights.insert(key, flight);
             }
             Err(why) => {
-                self.release_lease(cb, key, Hint::Stored(key), None);
+                self.release_failed(cb, &upstream, key);
                 self.fail(cb, key, flight, why);
             }
+        }
+    }
+
+    /// Puts a flight whose answer did not come into the line of its pool.
+    fn queue_again<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        mut flight: Pending<W>,
+    ) {
+        if flight.call.upstream.admission.overflow == Overflow::Refuse {
+            self.fail(cb, key, flight, overloaded(cb));
+            return;
+        }
+        match self.queue(cb, &flight.call) {
+            Ok(state) => {
+                flight.state = state;
+                flight.deadline = cb.now() + LINE_TIMEOUT;
+                self.flights.insert(key, flight);
+            }
+            Err(why) => self.fail(cb, key, flight, why),
         }
     }
 
@@ -607,9 +737,7 @@ impl<W> Resolver<W> {
         key: &QuestionKey,
         introspected: &Introspected,
     ) -> bool {
-        let worker = self.membership.worker_id(cb.host);
-        let has_ended =
-            introspected.is_active() && self.leases.is_invalidated(cb.host, key, worker);
+        let has_ended = introspected.is_active() && self.workers.is_invalidated(cb, key);
         has_ended || upstream.cache.is_revoked(cb.host, introspected)
     }
 
@@ -629,13 +757,14 @@ impl<W> Resolver<W> {
             cb.host.count(Metric::Evicted(table, *evicted));
         }
         if outcome.invalidated {
-            self.announce(cb, Subject::Token(&introspected.digest), "introspection");
+            self.workers
+                .announce(cb, Subject::Token(&introspected.digest), "introspection");
         }
         // An invalidation finds only what the shared cache holds: workers that hold an answer which was
         // evicted from it must look there again.
         for (evicted, digest) in &outcome.evicted {
             if let (metrics::Table::Active, Evicted::Live) = (table, evicted) {
-                self.epochs.bump(cb.host, Subject::Token(digest));
+                self.workers.void_evicted(cb, digest);
             }
         }
         outcome.stored
@@ -648,52 +777,26 @@ impl<W> Resolver<W> {
         key: QuestionKey,
         flight: &Pending<W>,
         hint: Hint,
-        stored_at: Option<Instant>,
+        tombstone: Option<Tombstone>,
     ) -> Marks {
         match flight.state {
-            State::Calling { leased: true, .. } => self.release_lease(cb, key, hint, stored_at),
+            State::Calling { leased: true, .. } => self.workers.release(cb, key, hint, tombstone),
             _ => Marks::default(),
         }
     }
 
-    /// Releases a lease and hints the other workers if one of them waits for it. With `stored_at` a tombstone
-    /// stays. Returns the lease's marks.
-    fn release_lease<H: Backend>(
+    /// Releases the lease of a call that could not be made. The other workers may be able to make it, unless a
+    /// stale answer serves: then they leave MAS alone for a while, too.
+    fn release_failed<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
+        upstream: &Upstream,
         key: QuestionKey,
-        hint: Hint,
-        stored_at: Option<Instant>,
-    ) -> Marks {
-        let worker = self.membership.worker_id(cb.host);
-        let marks = self.leases.release(cb.host, &key, worker, stored_at);
-        if marks.contended {
-            self.membership.broadcast(cb.host, hint, cb.now());
-        }
-        marks
-    }
-
-    fn renew_leases<H: Backend>(&mut self, cb: &Callback<'_, H>) {
-        let (worker, now) = (self.membership.worker_id(cb.host), cb.now());
-        for (key, asked_at) in self.flights.leased() {
-            if now.since(asked_at) + TICK >= LEASE / 2 {
-                self.leases.acquire(cb.host, key, worker, now, now);
-            }
-        }
-    }
-
-    /// Tells all workers that answers no longer hold. The epoch is raised only after the shared entry is gone:
-    /// a worker that sees the new epoch reads the cache again and must not find the old entry.
-    fn announce<H: Backend>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        subject: Subject<'_>,
-        reason: &'static str,
     ) {
-        self.epochs.bump(cb.host, subject);
-        self.membership
-            .broadcast(cb.host, Hint::Invalidated, cb.now());
-        cb.host.count(Metric::Invalidated(reason));
+        let now = cb.now();
+        let stale = upstream.cache.lookup_stale(cb.host, &key.digest, now);
+        let tombstone = stale.is_some().then_some(Tombstone::Failed(now));
+        self.workers.release(cb, key, Hint::Stored(key), tombstone);
     }
 }
 
@@ -712,7 +815,7 @@ impl<W> Resolver<W> {
         match upstream.cache.lookup_stale(cb.host, digest, now) {
             Some(entry) => {
                 self.failures.note_failure(upstream.question(digest), now);
-                let verdict = Verdict::Active(Box::new(entry));
+                let verdict = Verdict::Active(entry);
                 self.found(*digest, verdict, Provenance::Stale)
             }
             None => self.found(*digest, Verdict::None(why), Provenance::Introspected),
@@ -734,7 +837,7 @@ impl<W> Resolver<W> {
             return None;
         }
         self.refresh(cb, query);
-        let verdict = Verdict::Active(Box::new(entry));
+        let verdict = Verdict::Active(entry);
         Some(self.found(query.digest, verdict, Provenance::Stale))
     }
 
@@ -765,19 +868,18 @@ impl<W> Resolver<W> {
         }
     }
 
-    fn resolve_waiters(&mut self, flight: Pending<W>, cached: Cached, is_cached: bool) {
-        if flight.waiters.is_empty() {
-            return;
-        }
-        let digest = *flight.call.digest();
+    fn resolve_waiters(
+        &mut self,
+        digest: &TokenDigest,
+        waiters: Waiters<W>,
+        cached: Cached,
+        is_cached: bool,
+    ) {
         let found = Found {
             is_cached,
-            ..self.found(digest, cached.into(), Provenance::Introspected)
+            ..self.found(*digest, cached.into(), Provenance::Introspected)
         };
-        self.resolutions.push_back(Resolution {
-            found,
-            waiters: flight.waiters,
-        });
+        self.resolutions.push_back(Resolution { found, waiters });
     }
 
     fn found(&self, digest: TokenDigest, verdict: Verdict, provenance: Provenance) -> Found {
@@ -787,7 +889,7 @@ impl<W> Resolver<W> {
         };
         Found {
             digest,
-            stamp: self.epochs.stamp(&digest, user.as_ref()),
+            stamp: self.workers.stamp(&digest, user.as_ref()),
             verdict,
             provenance,
             is_cached: provenance == Provenance::Shared,
@@ -822,3 +924,12 @@ fn is_due(cached: &Cached, now: Instant) -> bool {
         Cached::Inactive(_) => false,
     }
 }
+
+fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {
+    let why = NoVerdict::Overloaded;
+    cb.host.count(Metric::Introspection(why.label()));
+    why
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use matrix_edge_auth::config::{
-    self, Config, Mode, OnFailure, QueryToken, Role, UnrecognizedTokens,
+    self, Config, FormTokens, Mode, OnFailure, QueryToken, Role, UnrecognizedTokens,
 };
 use serde_json::{Value, json};
 
@@ -16,6 +16,8 @@ fn env(name: &str) -> Option<String> {
         "MAS_SECRET" => Some(SECRET.to_owned()),
         "EMPTY" => Some(String::new()),
         "BINARY" => Some("a\u{7f}\n".to_owned()),
+        "PADDED" => Some(format!("{SECRET}\n")),
+        "HEADER" => Some(format!("Bearer {SECRET}")),
         _ => None,
     }
 }
@@ -61,6 +63,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(introspection.path, "/oauth2/introspect");
     assert_eq!(introspection.timeout, Duration::from_secs(5));
     assert_eq!(introspection.max_in_flight, 256);
+    assert_eq!(introspection.retries, 1);
     assert!(!introspection.shard_by_token);
     assert_eq!(
         introspection.credential.authorization(),
@@ -76,6 +79,8 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(config.on_introspection_failure, OnFailure::Reject);
     assert_eq!(config.unrecognized_tokens, UnrecognizedTokens::Pass);
     assert_eq!(config.query_token, QueryToken::Accept);
+    assert_eq!(config.form_tokens, FormTokens::Pass);
+    assert!(config.learn_from_refusals);
     assert!(config.appservice_tokens.is_empty());
     assert_eq!(
         config.identity_headers.user_id.as_deref(),
@@ -89,9 +94,9 @@ fn the_defaults_are_those_of_the_contract() {
     assert!(!config.filter_state);
 }
 
-#[test]
-fn every_key_of_the_contract_is_taken() {
-    let all = json!({
+/// A configuration with every key of the contract.
+fn all() -> Value {
+    json!({
         "role": "gateway",
         "server_name": "[2001:db8::1]:8448",
         "introspection": {
@@ -101,6 +106,7 @@ fn every_key_of_the_contract_is_taken() {
             "timeout": "500ms",
             "credential": {"basic": {"client_id": "id", "client_secret": {"value": "s"}}},
             "max_in_flight": 1,
+            "retries": 2,
             "shard_by_token": true,
         },
         "cache": {
@@ -112,18 +118,27 @@ fn every_key_of_the_contract_is_taken() {
         "unrecognized_tokens": "introspect",
         "appservice_tokens": ["0123456789abcdef".repeat(4)],
         "query_token": "reject",
+        "form_tokens": "reject",
         "identity_headers": {
             "user_id": "x-user", "device_id": null, "client_id": "x-client", "scope": "x-scope",
             "token_kind": "x-kind",
         },
         "filter_state": true,
+        "learn_from_refusals": false,
         "endpoints": [
             {"prefix": "/_matrix/client/unstable/org.example/", "auth": "required"},
             {"exact": "/a", "methods": ["GET", "PUT"], "auth": "foreign"},
         ],
         "unknown_token_budget": {"per_source": 50, "window": "10s"},
-    });
-    let config = parse(&all).unwrap();
+    })
+}
+
+#[test]
+fn every_key_of_the_contract_is_taken() {
+    let config = parse(&all()).unwrap();
+    assert_eq!(config.introspection.retries, 2);
+    assert_eq!(config.form_tokens, FormTokens::Reject);
+    assert!(!config.learn_from_refusals);
     assert_eq!(
         config.introspection.credential.authorization(),
         Some("Basic aWQ6cw==")
@@ -170,14 +185,36 @@ fn roles_that_ask_the_same_question_share_its_answers() {
     assert_eq!(fingerprint("/server_name", json!("other.example")), gateway);
     assert_eq!(fingerprint("/introspection/timeout", json!("1s")), gateway);
     for key in ["cluster", "authority", "path"] {
+        // A path begins with a slash, and the authority of a request has none.
+        let other = if key == "path" { "/other" } else { "other" };
         let pointer = format!("/introspection/{key}");
-        assert_ne!(fingerprint(&pointer, json!("/other")), gateway, "{key}");
+        assert_ne!(fingerprint(&pointer, json!(other)), gateway, "{key}");
     }
-    let identity = |name: &str| {
-        let config = parse(&with("/server_name", Some(json!(name)))).unwrap();
+    let bearer = |secret: &str| json!({"bearer": {"value": secret}});
+    let credential = |value| fingerprint("/introspection/credential", value);
+    assert_eq!(credential(bearer("new")), credential(bearer("old")));
+    let basic = json!({"client_id": "x", "client_secret": {"value": "y"}});
+    let kinds = [
+        bearer("x"),
+        json!({"basic": basic}),
+        json!({"injected": true}),
+    ]
+    .map(credential);
+    assert!(kinds[0] != kinds[1] && kinds[1] != kinds[2] && kinds[0] != kinds[2]);
+}
+
+#[test]
+fn a_workers_own_grants_are_of_one_server_and_one_ttl() {
+    let identity = |pointer: &str, value: Value| {
+        let config = parse(&with(pointer, Some(value))).unwrap();
         config.identity_fingerprint()
     };
-    assert_ne!(identity("example.org"), identity("other.example"));
+    let own = parse(&minimal()).unwrap().identity_fingerprint();
+    assert_eq!(identity("/cache", json!({"ttl": "2m"})), own);
+    assert_eq!(identity("/cache", json!({"slots": 8})), own);
+    assert_ne!(identity("/cache", json!({"ttl": "119s"})), own);
+    assert_ne!(identity("/server_name", json!("other.example")), own);
+    assert_ne!(identity("/introspection/path", json!("/other")), own);
 }
 
 #[test]
@@ -209,6 +246,27 @@ fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
             "server_name: takes",
         ),
         ("/server_name", Some(json!("[::1")), "server_name: takes"),
+        ("/server_name", Some(json!("[:::]")), "server_name: takes"),
+        (
+            "/server_name",
+            Some(json!("example.org:65536")),
+            "server_name: takes",
+        ),
+        (
+            "/server_name",
+            Some(json!("example..org")),
+            "server_name: takes",
+        ),
+        (
+            "/server_name",
+            Some(json!("example.org.")),
+            "server_name: takes",
+        ),
+        (
+            "/server_name",
+            Some(json!(" example.org")),
+            "server_name: takes",
+        ),
         (
             "/server_name",
             Some(json!("x".repeat(256))),
@@ -236,9 +294,74 @@ fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
             "introspection.endpoint: is not a key here",
         ),
         (
+            "/introspection/cluster",
+            Some(json!("m as")),
+            "introspection.cluster: takes",
+        ),
+        (
             "/introspection/authority",
             Some(json!("a b")),
             "introspection.authority: takes",
+        ),
+        (
+            "/introspection/authority",
+            Some(json!("https://auth.example.org")),
+            "introspection.authority: takes a host name",
+        ),
+        (
+            "/introspection/authority",
+            Some(json!("auth.example.org/")),
+            "introspection.authority: takes a host name",
+        ),
+        (
+            "/introspection/authority",
+            Some(json!(format!("edge:{SECRET}@auth.example.org"))),
+            "introspection.authority: takes a host name",
+        ),
+        (
+            "/introspection/authority",
+            Some(json!(" auth.example.org")),
+            "introspection.authority: takes a host name",
+        ),
+        (
+            "/introspection/authority",
+            Some(json!("auth.example.org\n")),
+            "introspection.authority: takes a host name",
+        ),
+        (
+            "/introspection/authority",
+            Some(json!("auth.example.org:https")),
+            "introspection.authority: takes a host name",
+        ),
+        (
+            "/introspection/path",
+            Some(json!("/oauth2/introspect?x=1")),
+            "introspection.path: takes",
+        ),
+        (
+            "/introspection/path",
+            Some(json!("/oauth2/introspect#x")),
+            "introspection.path: takes",
+        ),
+        (
+            "/introspection/path",
+            Some(json!("https://auth.example.org/oauth2/introspect")),
+            "introspection.path: takes",
+        ),
+        (
+            "/introspection/path",
+            Some(json!("")),
+            "introspection.path: takes",
+        ),
+        (
+            "/introspection/retries",
+            Some(json!(3)),
+            "introspection.retries: takes a whole number from 0 to 2",
+        ),
+        (
+            "/introspection/retries",
+            Some(json!(true)),
+            "introspection.retries: takes a whole number from 0 to 2",
         ),
         (
             "/introspection/path",
@@ -310,10 +433,97 @@ fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
             Some(json!({"bearer": {"value": SECRET}, "injected": true})),
             "introspection.credential: takes exactly one",
         ),
+        // Inside the credential an unknown key is not named: it may be the secret.
         (
             "/introspection/credential/token",
             Some(json!(SECRET)),
-            "introspection.credential.token: is not",
+            "introspection.credential: takes exactly one",
+        ),
+        (
+            "/introspection/credential",
+            Some(json!({ SECRET: null })),
+            "introspection.credential: takes exactly one",
+        ),
+        (
+            "/introspection/credential/bearer",
+            Some(json!({ SECRET: null })),
+            "introspection.credential.bearer: takes {env",
+        ),
+        (
+            "/introspection/credential",
+            Some(
+                json!({"basic": {"client_id": "id", "client_secret": {"value": "s"}, SECRET: null}}),
+            ),
+            "introspection.credential.basic: takes {client_id",
+        ),
+        (
+            "/introspection/credential",
+            Some(json!({"basic": {"client_id": "id", "client_secret": { SECRET: null }}})),
+            "introspection.credential.basic.client_secret: takes {env",
+        ),
+        (
+            "/introspection/credential/bearer/env",
+            Some(json!("PADDED")),
+            "introspection.credential.bearer.env: takes an environment variable",
+        ),
+        (
+            "/introspection/credential/bearer/env",
+            Some(json!("HEADER")),
+            "introspection.credential.bearer.env: takes the secret alone",
+        ),
+        (
+            "/introspection/credential/bearer",
+            Some(json!({"value": format!("Bearer {SECRET}")})),
+            "introspection.credential.bearer.value: takes the secret alone",
+        ),
+        (
+            "/introspection/credential/bearer",
+            Some(json!({"value": format!("bASIC  {SECRET}")})),
+            "introspection.credential.bearer.value: takes the secret alone",
+        ),
+        (
+            "/introspection/credential/bearer",
+            Some(json!({"value": "Bearer "})),
+            "introspection.credential.bearer.value: takes a secret",
+        ),
+        (
+            "/introspection/credential/bearer",
+            Some(json!({"value": format!(" {SECRET}")})),
+            "introspection.credential.bearer.value: takes a secret",
+        ),
+        (
+            "/introspection/credential/bearer",
+            Some(json!({"value": format!("{SECRET} ")})),
+            "introspection.credential.bearer.value: takes a secret",
+        ),
+        (
+            "/introspection/credential/bearer",
+            Some(json!({"value": format!("{SECRET}\u{0}")})),
+            "introspection.credential.bearer.value: takes a secret",
+        ),
+        (
+            "/introspection/credential/bearer",
+            Some(json!({"value": format!("{SECRET}é")})),
+            "introspection.credential.bearer.value: takes a secret",
+        ),
+        (
+            "/introspection/credential",
+            Some(
+                json!({"basic": {"client_id": "id", "client_secret": {"value": format!("Basic {SECRET}")}}}),
+            ),
+            "introspection.credential.basic.client_secret.value: takes the secret alone",
+        ),
+        (
+            "/introspection/credential",
+            Some(
+                json!({"basic": {"client_id": format!("id:{SECRET}"), "client_secret": {"value": SECRET}}}),
+            ),
+            "introspection.credential.basic.client_id: takes the client's id",
+        ),
+        (
+            "/introspection/credential",
+            Some(json!({"basic": {"client_id": "id\n", "client_secret": {"value": SECRET}}})),
+            "introspection.credential.basic.client_id: takes the client's id",
         ),
         (
             "/introspection/credential",
@@ -436,6 +646,16 @@ fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
             "query_token: takes one of accept, reject",
         ),
         (
+            "/form_tokens",
+            Some(json!("accept")),
+            "form_tokens: takes one of pass, reject",
+        ),
+        (
+            "/learn_from_refusals",
+            Some(json!("no")),
+            "learn_from_refusals: takes true or false",
+        ),
+        (
             "/appservice_tokens",
             Some(json!(digest)),
             "appservice_tokens: takes a list",
@@ -484,6 +704,32 @@ fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
             "/identity_headers/user_id",
             Some(json!("a b")),
             "identity_headers.user_id: takes",
+        ),
+        // Names that mean something already; src/config/header_name.rs has them all.
+        (
+            "/identity_headers/user_id",
+            Some(json!("origin")),
+            "identity_headers.user_id: takes a header name of its own",
+        ),
+        (
+            "/identity_headers/device_id",
+            Some(json!("x_device")),
+            "identity_headers.device_id: takes a header name of its own",
+        ),
+        (
+            "/identity_headers/client_id",
+            Some(json!("x-forwarded-for")),
+            "names that begin with \"x-forwarded-\" cannot be had",
+        ),
+        (
+            "/identity_headers/scope",
+            Some(json!("x-envoy-retry-on")),
+            "names that begin with \"x-envoy-\" cannot be had: Envoy acts on it",
+        ),
+        (
+            "/identity_headers/token_kind",
+            Some(json!("x-request-id")),
+            "the name \"x-request-id\" cannot be had",
         ),
         (
             "/identity_headers/scope",
@@ -569,6 +815,89 @@ fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
         assert!(!error.contains('\n'), "one line: {error}");
         assert!(!error.contains(SECRET), "a secret in {error}");
     }
+}
+
+#[test]
+fn a_key_given_twice_is_refused_at_any_depth() {
+    let valid = minimal().to_string();
+    for (before, after, key) in [
+        ("{", r#"{"mode":"enforce","mode":"shadow","#, "mode"),
+        (
+            r#""cluster":"mas""#,
+            r#""cluster":"mas","cluster":"mas""#,
+            "introspection.cluster",
+        ),
+        (
+            r#"{"env":"MAS_SECRET"}"#,
+            r#"{"value":"do-not-print-me","value":"x"}"#,
+            "introspection.credential.bearer.value",
+        ),
+        (
+            "{",
+            r#"{"endpoints":[{"exact":"/a","auth":"none","auth":"required"}],"#,
+            "endpoints[0].auth",
+        ),
+    ] {
+        assert!(valid.contains(before), "{valid}");
+        let json = valid.replacen(before, after, 1);
+        let error = config::parse(json.as_bytes(), &env).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.starts_with(&format!("{key}: is given twice")),
+            "{error}"
+        );
+        assert!(!error.contains(SECRET), "{error}");
+    }
+}
+
+/// Whatever the operator puts a secret in the place of, or around.
+#[test]
+fn no_refusal_shows_the_secret() {
+    let shapes: [fn() -> Value; 7] = [
+        || json!(SECRET),
+        || json!(format!("Bearer {SECRET}")),
+        || json!(format!("{SECRET}\n")),
+        || json!([SECRET]),
+        || json!({"value": SECRET}),
+        || json!({"bearer": SECRET}),
+        || json!({"bearer": {"value": [SECRET]}}),
+    ];
+    let mut refused = 0;
+    for whole in [minimal(), all()] {
+        for pointer in pointers(&whole) {
+            for shape in shapes {
+                let mut json = whole.clone();
+                *json.pointer_mut(&pointer).unwrap() = shape();
+                if let Err(error) = parse(&json) {
+                    assert!(!error.contains(SECRET), "{json}\n  gave {error}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(refused > 300, "{refused}");
+}
+
+/// Every place below the root of a value.
+fn pointers(value: &Value) -> Vec<String> {
+    let members: Vec<(String, &Value)> = match value {
+        Value::Object(members) => members
+            .iter()
+            .map(|(key, member)| (key.clone(), member))
+            .collect(),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .map(|(index, item)| (index.to_string(), item))
+            .collect(),
+        _ => Vec::new(),
+    };
+    let below = |(key, member): (String, &Value)| {
+        let inner = pointers(member).into_iter();
+        let inner: Vec<String> = inner.map(|rest| format!("/{key}{rest}")).collect();
+        [vec![format!("/{key}")], inner].concat()
+    };
+    members.into_iter().flat_map(below).collect()
 }
 
 #[test]

@@ -94,6 +94,7 @@ fn ours(trace: &[usize]) -> f64 {
                 asked_at: now,
                 answered_at: now,
                 answer: answer.clone(),
+                lifetime: None,
             };
             cache.store(&store, &asked);
         }

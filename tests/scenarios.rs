@@ -8,6 +8,10 @@ mod simulated;
 
 #[path = "scenarios/attack.rs"]
 mod attack;
+#[path = "scenarios/budget.rs"]
+mod budget;
+#[path = "scenarios/chain.rs"]
+mod chain;
 #[path = "scenarios/configuration.rs"]
 mod configuration;
 #[path = "scenarios/faults.rs"]
@@ -16,14 +20,20 @@ mod faults;
 mod gateway;
 #[path = "scenarios/introspection_role.rs"]
 mod introspection_role;
+#[path = "scenarios/outage.rs"]
+mod outage;
 #[path = "scenarios/provisioning.rs"]
 mod provisioning;
 #[path = "scenarios/random.rs"]
 mod random;
 #[path = "scenarios/renewal.rs"]
 mod renewal;
+#[path = "scenarios/rush.rs"]
+mod rush;
 #[path = "scenarios/sessions.rs"]
 mod sessions;
+#[path = "scenarios/trust.rs"]
+mod trust;
 #[path = "scenarios/workers.rs"]
 mod workers;
 

@@ -4,6 +4,7 @@
 //!   `matrix_authentication_service` enabled, and which token it took from them;
 //! - `routes.tsv`: every endpoint of that Synapse, asked without a token and with a bad one, and
 //!   the endpoints of MAS, of the Matrix spec, and of ruma;
+//! - `mas_routes.tsv`: every route of MAS 1.22;
 //! - `tokens.tsv`: tokens, and what MAS's own check says of them.
 //!
 //! Where the edge differs from a vector, a table says why. A difference that no table names fails,

@@ -10,7 +10,7 @@
 use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::matrix::endpoint::{
     AuthRequirement::{self, Blocked},
-    Method, Overrides, PathMatch, Rule, classify,
+    Endpoints, Method, PathMatch, Rule, classify,
 };
 
 /// Every byte is encoded in turn, so a long path costs its square.
@@ -26,7 +26,7 @@ fuzz_target!(|input: &[u8]| {
         requirement.with_method(method) == Blocked,
         requirement == Blocked
     );
-    let open = Overrides::new(vec![Rule {
+    let open = Endpoints::new(vec![Rule {
         path: PathMatch::Prefix(String::new()),
         methods: None,
         requirement: AuthRequirement::None,

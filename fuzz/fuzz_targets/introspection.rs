@@ -1,7 +1,7 @@
 //! MAS's answer to an introspection. It is believed only if it is a 200 with a JSON object whose `active` is a
 //! boolean; then it is kept byte for byte, and only `expires_in` changes where the seconds are lowered.
 //!
-//! An input is the status and the media type on a line each, and the body. `-` is none.
+//! An input is the status, the media type and the header with the lifetime on a line each, and the body. `-` is none.
 
 #![no_main]
 
@@ -9,16 +9,20 @@ mod json;
 
 use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::{
-    cache::{TokenDigest, entry::Entry, revocation::UserKey},
+    cache::{entry::Entry, expiry::Expiry},
     clock::Instant,
-    mas::introspection::{ActiveAnswer, Answer, IntrospectionResponse, MAX_RESPONSE_BYTES, read},
+    mas::{
+        introspection::{ActiveAnswer, Answer, IntrospectionResponse, MAX_RESPONSE_BYTES, read},
+        user::UserKey,
+    },
     matrix::identity,
+    token::TokenDigest,
 };
 
 fuzz_target!(|input: &[u8]| {
-    let mut lines = input.splitn(3, |&byte| byte == b'\n');
+    let mut lines = input.splitn(4, |&byte| byte == b'\n');
     let mut line = || lines.next().filter(|line| *line != b"-");
-    let (status, content_type, body) = (line(), line(), line());
+    let (status, content_type, lifetime, body) = (line(), line(), line(), line());
     let status = status
         .and_then(|status| std::str::from_utf8(status).ok())
         .and_then(|status| status.parse().ok());
@@ -26,6 +30,7 @@ fuzz_target!(|input: &[u8]| {
     let Ok(answer) = read(IntrospectionResponse {
         status,
         content_type,
+        lifetime,
         body,
     }) else {
         return;
@@ -48,7 +53,7 @@ fuzz_target!(|input: &[u8]| {
         lower(answer);
         let _ = identity::identity(&answer.token, "example.org");
     }
-    store(answer);
+    store(answer, lifetime);
 });
 
 /// All that changes is the number of seconds, if there is one.
@@ -68,7 +73,7 @@ fn lower(answer: &ActiveAnswer) {
 }
 
 /// What fits into the shared cache comes out of it.
-fn store(answer: Answer) {
+fn store(answer: Answer, lifetime: Option<&[u8]>) {
     let user = match &answer {
         Answer::Active(answer) => UserKey::of_token(&answer.token),
         Answer::Inactive(_) => None,
@@ -79,8 +84,10 @@ fn store(answer: Answer) {
         user,
         used_at: Instant::from_millis(2),
         asked_at: Instant::from_millis(3),
-        answered_at: Instant::from_millis(4),
-        fresh_until: Instant::from_millis(5),
+        fresh_until: Instant::from_millis(4),
+        expiry: answer
+            .lifetime(lifetime)
+            .map(|told| Expiry::new(told, Instant::from_millis(3), Instant::from_millis(5))),
         answer,
     };
     if let Some(bytes) = entry.encode() {

@@ -22,7 +22,7 @@ use super::key_space::KeySpace;
 use crate::host::{If, NotWritten, Store};
 
 /// The format of buckets and of all records in them that this module writes, and the only one it reads.
-pub const FORMAT_VERSION: u8 = 3;
+pub const FORMAT_VERSION: u8 = 4;
 
 /// Records in a bucket, or a few more where their number does not divide evenly.
 const RECORDS: u32 = 8;
@@ -38,10 +38,23 @@ pub struct Buckets {
 impl Buckets {
     /// Room for `records` records, or a few less, called `name`.
     pub fn new(name: &'static str, records: u32) -> Self {
-        let number = (records / RECORDS).max(1);
+        let number = Self::number_for(records);
         Self {
             keys: KeySpace::new(name, number),
             capacity: (records / number).max(1) as usize,
+        }
+    }
+
+    /// Returns how many buckets `records` records take.
+    pub fn number_for(records: u32) -> u32 {
+        (records / RECORDS).max(1)
+    }
+
+    /// Returns `number` buckets of the same name and capacity.
+    pub fn resized(&self, number: u32) -> Self {
+        Self {
+            keys: self.keys.resized(number),
+            capacity: self.capacity,
         }
     }
 

@@ -5,19 +5,19 @@
 //!
 //! ```text
 //! offset  bytes  what
-//!      0      1  flags: 1 = a user is known
+//!      0      1  flags: 1 = a user is known, 2 = the token expires
 //!      1      8  configuration fingerprint          all numbers little-endian
 //!      9     32  SHA-256 of the token
 //!     41     16  user, see `revocation::UserKey`; zero if none is known
 //!     57      8  used at, milliseconds
 //!     65      8  asked at, milliseconds
-//!     73      8  answered at, milliseconds
-//!     81      8  fresh until, milliseconds
-//!     89     ..  MAS's answer: JSON, as it wrote it
+//!     73      8  kept until, milliseconds
+//!     81      8  earliest expiry, milliseconds; zero if the token does not expire
+//!     89      8  latest expiry, the same
+//!     97     ..  MAS's answer: JSON, as it wrote it
 //! ```
 
-use std::time::Duration;
-
+use super::{expiry::Expiry, question::QuestionKey};
 use crate::{
     clock::Instant,
     mas::{introspection::Answer, user::UserKey},
@@ -27,10 +27,8 @@ use crate::{
 /// Largest entry, in bytes. A larger answer is not kept; MAS's are a few hundred bytes.
 pub const MAX_ENTRY_BYTES: usize = 2048;
 
-/// MAS rounds `expires_in` to the nearest second, so a token may live half a second longer than it says.
-const EXPIRY_ROUNDING: Duration = Duration::from_secs(1);
-
 const USER_KNOWN: u8 = 1;
+const EXPIRES: u8 = 2;
 
 /// What MAS said of a token, and until when that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,10 +43,12 @@ pub struct Entry {
     pub used_at: Instant,
     /// The moment before MAS was asked.
     pub asked_at: Instant,
-    /// The moment after MAS had answered.
-    pub answered_at: Instant,
-    /// End of the cache's own TTL, or of the token if that comes first.
-    pub fresh_until: Instant,
+    /// Until when the entry is of use to any reader. That is the end of the writer's TTL, or of the token if that
+    /// comes first; or a later moment that the entry said which stood here before, see
+    /// [`super::table::Table::put`].
+    pub kept_until: Instant,
+    /// When the token ends; `None` if it does not.
+    pub expiry: Option<Expiry>,
     /// What MAS said.
     pub answer: Answer,
 }
@@ -62,16 +62,21 @@ impl Entry {
             return None;
         }
         let mut bytes = Vec::with_capacity(length);
-        let flags = if self.user.is_some() { USER_KNOWN } else { 0 };
-        bytes.push(flags);
+        let user_known = if self.user.is_some() { USER_KNOWN } else { 0 };
+        let expires = if self.expiry.is_some() { EXPIRES } else { 0 };
+        bytes.push(user_known | expires);
         bytes.extend_from_slice(&self.fingerprint.to_le_bytes());
         bytes.extend_from_slice(&self.digest.0);
         bytes.extend_from_slice(&self.user.map_or([0; 16], |user| user.0));
+        let (earliest, latest) = self
+            .expiry
+            .map_or_else(Default::default, |expiry| (expiry.earliest, expiry.latest));
         for moment in [
             self.used_at,
             self.asked_at,
-            self.answered_at,
-            self.fresh_until,
+            self.kept_until,
+            earliest,
+            latest,
         ] {
             bytes.extend_from_slice(&moment.as_millis().to_le_bytes());
         }
@@ -88,35 +93,19 @@ impl Entry {
             user: head.user,
             used_at: head.used_at,
             asked_at: head.asked_at,
-            answered_at: head.answered_at,
-            fresh_until: head.fresh_until,
+            kept_until: head.kept_until,
+            expiry: head.expiry,
             answer: Answer::parse(bytes.get(EntryHead::BYTES..)?.to_vec()).ok()?,
         })
     }
 
-    /// The earliest moment at which the token may expire, if it ever does. MAS counted `expires_in` at
-    /// some moment between question and answer.
-    pub fn earliest_expiry(&self) -> Option<Instant> {
-        self.lifetime().map(|lifetime| self.asked_at + lifetime)
-    }
-
-    /// The moment from which the token has certainly expired, if it ever does.
-    pub fn latest_expiry(&self) -> Option<Instant> {
-        self.lifetime()
-            .map(|lifetime| self.answered_at + lifetime + EXPIRY_ROUNDING)
-    }
-
-    fn lifetime(&self) -> Option<Duration> {
-        match &self.answer {
-            Answer::Active(answer) => answer.expires_in.map(lifetime),
-            Answer::Inactive(_) => None,
+    /// Returns the question that this answers.
+    pub fn question(&self) -> QuestionKey {
+        QuestionKey {
+            digest: self.digest,
+            fingerprint: self.fingerprint,
         }
     }
-}
-
-/// `expires_in` as a duration. A negative one is a token that has ended.
-pub fn lifetime(expires_in: i64) -> Duration {
-    Duration::from_secs(u64::try_from(expires_in).unwrap_or(0))
 }
 
 /// The fixed part of an entry: enough to know whose it is and when it ends.
@@ -129,46 +118,59 @@ pub struct EntryHead {
     pub user: Option<UserKey>,
     /// When a request last used the entry.
     pub used_at: Instant,
-    /// End of the cache's own TTL.
-    pub fresh_until: Instant,
+    /// Until when the entry is of use to any reader.
+    pub kept_until: Instant,
     asked_at: Instant,
-    answered_at: Instant,
+    expiry: Option<Expiry>,
 }
 
 impl EntryHead {
-    const BYTES: usize = 89;
+    const BYTES: usize = 97;
+
+    /// Returns whether the entry answers this question.
+    pub fn answers(&self, key: &QuestionKey) -> bool {
+        self.digest == key.digest && self.fingerprint == key.fingerprint
+    }
 
     /// Reads the fixed part; `None` if these bytes are no entry of this format.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let [flags] = reader.take()?;
-        if flags & !USER_KNOWN != 0 {
+        if flags & !(USER_KNOWN | EXPIRES) != 0 {
             return None;
         }
         let fingerprint = u64::from_le_bytes(reader.take()?);
         let digest = TokenDigest(reader.take()?);
         let user = UserKey(reader.take()?);
         let mut moment = || Some(Instant::from_millis(u64::from_le_bytes(reader.take()?)));
+        let (used_at, asked_at, kept_until) = (moment()?, moment()?, moment()?);
+        let (earliest, latest) = (moment()?, moment()?);
         Some(Self {
             digest,
             fingerprint,
             user: (flags & USER_KNOWN != 0).then_some(user),
-            used_at: moment()?,
-            asked_at: moment()?,
-            answered_at: moment()?,
-            fresh_until: moment()?,
+            used_at,
+            asked_at,
+            kept_until,
+            expiry: (flags & EXPIRES != 0).then_some(Expiry { earliest, latest }),
         })
     }
 }
 
 /// Writes the time of use into an encoded entry.
 pub fn set_used_at(bytes: &mut [u8], used_at: Instant) {
-    const OFFSET: usize = 57;
-    if let Some(field) = bytes
-        .get_mut(OFFSET..)
-        .and_then(|rest| rest.first_chunk_mut())
-    {
-        *field = used_at.as_millis().to_le_bytes();
+    set_moment(bytes, 57, used_at);
+}
+
+/// Writes the end of use into an encoded entry.
+pub fn set_kept_until(bytes: &mut [u8], kept_until: Instant) {
+    set_moment(bytes, 73, kept_until);
+}
+
+fn set_moment(bytes: &mut [u8], offset: usize, moment: Instant) {
+    let rest = bytes.get_mut(offset..);
+    if let Some(field) = rest.and_then(|rest| rest.first_chunk_mut()) {
+        *field = moment.as_millis().to_le_bytes();
     }
 }
 
@@ -199,8 +201,11 @@ mod tests {
             user: Some(UserKey::of("alice")),
             used_at: Instant::from_millis(500),
             asked_at: Instant::from_millis(100),
-            answered_at: Instant::from_millis(400),
-            fresh_until: Instant::from_millis(1_000),
+            kept_until: Instant::from_millis(1_000),
+            expiry: Some(Expiry {
+                earliest: Instant::from_millis(2_100),
+                latest: Instant::from_millis(3_400),
+            }),
             answer: Answer::parse(body.into()).unwrap(),
         }
     }
@@ -215,40 +220,39 @@ mod tests {
             user: None,
             ..active()
         };
-        for entry in [active(), of_nobody, entry(r#"{"active":false}"#)] {
+        let lasting = Entry {
+            expiry: None,
+            ..entry(r#"{"active":true}"#)
+        };
+        let inactive = Entry {
+            expiry: None,
+            ..entry(r#"{"active":false}"#)
+        };
+        for entry in [active(), of_nobody, lasting, inactive] {
             let bytes = entry.encode().unwrap();
             assert_eq!(Entry::decode(&bytes), Some(entry));
         }
     }
 
     #[test]
-    fn an_expiry_is_earliest_from_the_question_and_certain_from_the_answer() {
-        let entry = active();
-        assert_eq!(entry.earliest_expiry(), Some(Instant::from_millis(2_100)));
-        assert_eq!(entry.latest_expiry(), Some(Instant::from_millis(3_400)));
-        let lasting = self::entry(r#"{"active":true}"#);
-        assert_eq!(
-            (lasting.earliest_expiry(), lasting.latest_expiry()),
-            (None, None)
-        );
-    }
-
-    #[test]
-    fn the_time_of_use_can_be_written_in_place() {
+    fn the_time_and_the_end_of_use_can_be_written_in_place() {
         let mut bytes = active().encode().unwrap();
         set_used_at(&mut bytes, Instant::from_millis(777));
+        set_kept_until(&mut bytes, Instant::from_millis(888));
         let used = Entry {
             used_at: Instant::from_millis(777),
+            kept_until: Instant::from_millis(888),
             ..active()
         };
         assert_eq!(Entry::decode(&bytes), Some(used));
         set_used_at(&mut [0; 43], Instant::from_millis(777));
+        set_kept_until(&mut [0; 43], Instant::from_millis(888));
     }
 
     #[test]
     fn an_unknown_flag_is_a_miss() {
         let mut bytes = active().encode().unwrap();
-        for flags in (0..=u8::MAX).filter(|flags| *flags > USER_KNOWN) {
+        for flags in (0..=u8::MAX).filter(|flags| *flags > (USER_KNOWN | EXPIRES)) {
             bytes[0] = flags;
             assert_eq!(Entry::decode(&bytes), None);
         }

@@ -4,18 +4,19 @@
 //! purpose. Nobody outside can aim collisions at a session, because the choice depends on a secret of this
 //! process.
 
-use std::cell::Cell;
+use std::{cell::Cell, rc::Rc};
 
 use crate::host::{If, Store};
 
 const SEED_KEY: &str = "matrix-edge-auth.seed";
 
 /// A fixed number of shared-data keys. Workers with the same name and number share them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct KeySpace {
     name: &'static str,
     number: u32,
-    seed: Cell<Option<(u64, u64)>>,
+    /// Read once. Key spaces that were made from each other share it.
+    seed: Rc<Cell<Option<(u64, u64)>>>,
 }
 
 impl KeySpace {
@@ -24,7 +25,15 @@ impl KeySpace {
         Self {
             name,
             number: number.max(1),
-            seed: Cell::new(None),
+            seed: Rc::default(),
+        }
+    }
+
+    /// Returns as many keys as `number` under the same name.
+    pub fn resized(&self, number: u32) -> Self {
+        Self {
+            number: number.max(1),
+            ..self.clone()
         }
     }
 

@@ -1,13 +1,22 @@
 //! A table of a fixed number of answers in the store.
 //!
+//! A record is an answer to one question: about one token, given by one MAS. Two questions about one token have a
+//! record each.
+//!
 //! Which answer of a full bucket is given up when all are live is decided by when each was last *used*, so
 //! the table keeps what an ideal least-recently-used cache would keep, nearly.
+//!
+//! The non-obvious rule: a removal goes over every size that the table was ever used with in this process, see
+//! [`super::sizes`]. Only the bucket of the table's own size is looked into for an answer, so a hit pays nothing
+//! for that.
 
-use std::time::Duration;
+use std::{cell::OnceCell, time::Duration};
 
 use super::{
     bucket::Buckets,
-    entry::{Entry, EntryHead, set_used_at},
+    entry::{Entry, EntryHead, set_kept_until, set_used_at},
+    question::QuestionKey,
+    sizes::Sizes,
 };
 use crate::{
     clock::Instant,
@@ -23,40 +32,51 @@ const WRITE_ATTEMPTS: usize = 16;
 /// An entry's time of use is written no more often than this.
 const USE_RESOLUTION: Duration = Duration::from_secs(1);
 
-/// What a removal took out.
+/// A record that was taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Removed {
+    /// Which MAS had answered, see [`crate::config::Config::fingerprint`].
+    pub fingerprint: u64,
     /// Whose token it was.
     pub user: Option<UserKey>,
+}
+
+/// What writing an answer did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The answer is in the table.
+    pub stored: bool,
+    /// What had to make room for it, and which token each was about.
+    pub evicted: Vec<(Evicted, TokenDigest)>,
 }
 
 /// A table. Workers with the same name and size share it.
 #[derive(Debug)]
 pub struct Table {
-    buckets: Buckets,
+    sizes: Sizes,
+    slots: u32,
+    /// As configured. They are read and written only under a registered size.
+    configured: Buckets,
+    /// The buckets in use, once their number is registered.
+    registered: OnceCell<Buckets>,
 }
 
 impl Table {
     /// A table for `slots` answers.
     pub fn new(name: &'static str, slots: u32) -> Self {
         Self {
-            buckets: Buckets::new(name, slots),
+            sizes: Sizes::new(name),
+            slots,
+            configured: Buckets::new(name, slots),
+            registered: OnceCell::new(),
         }
     }
 
-    /// The entry of this token for the same `fingerprint`, fresh or not. Finding it is a use.
-    pub fn find(
-        &self,
-        store: &impl Store,
-        digest: &TokenDigest,
-        fingerprint: u64,
-        now: Instant,
-    ) -> Option<Entry> {
-        let mut bucket = self.buckets.read(store, &digest.0);
-        let record = bucket.find_mut(|record| {
-            EntryHead::decode(record)
-                .is_some_and(|head| head.digest == *digest && head.fingerprint == fingerprint)
-        })?;
+    /// Returns the answer to this question, fresh or not. Finding it is a use.
+    pub fn find(&self, store: &impl Store, key: &QuestionKey, now: Instant) -> Option<Entry> {
+        let mut bucket = self.buckets(store)?.read(store, &key.digest.0);
+        let record = bucket
+            .find_mut(|record| EntryHead::decode(record).is_some_and(|head| head.answers(key)))?;
         let entry = Entry::decode(record)?;
         if now.since(entry.used_at) >= USE_RESOLUTION {
             set_used_at(record, now);
@@ -66,32 +86,36 @@ impl Table {
         Some(entry)
     }
 
-    /// Writes the entry to its bucket, in place of any other about the token. A full bucket gives up the
+    /// Writes the entry to its bucket, in place of any other answer to the question. A full bucket gives up the
     /// answer that ended first, or else the one not used for longest. Whoever wrote in between wins after
-    /// many attempts; the cost is one more introspection. Returns whether the entry was written, and what it
-    /// pushed out, with the tokens that was about.
-    pub fn put(
-        &self,
-        store: &impl Store,
-        entry: &Entry,
-        now: Instant,
-    ) -> (bool, Vec<(Evicted, TokenDigest)>) {
-        let Some(bytes) = entry.encode() else {
-            return (false, Vec::new());
+    /// many attempts; the cost is one more introspection.
+    ///
+    /// The end of use never goes back: a configuration with a longer TTL may have written the answer before, and a
+    /// worker may keep for itself what it made of that. While it does, the token has an entry here that an
+    /// invalidation finds, or that counts as live when it is given up.
+    pub fn put(&self, store: &impl Store, entry: &Entry, now: Instant) -> Written {
+        let (Some(mut bytes), Some(buckets)) = (entry.encode(), self.buckets(store)) else {
+            return Written::default();
         };
+        let key = entry.question();
         for _ in 0..WRITE_ATTEMPTS {
-            let bucket = self.buckets.read(store, &entry.digest.0);
-            let mut stay: Vec<(EvictionOrder, TokenDigest, &[u8])> = bucket
-                .records()
-                .filter_map(|record| {
-                    let head = EntryHead::decode(record)?;
-                    let order = EvictionOrder::of(&head, now);
-                    (head.digest != entry.digest).then_some((order, head.digest, record))
-                })
-                .collect();
+            let bucket = buckets.read(store, &key.digest.0);
+            let mut kept_until = entry.kept_until;
+            let mut stay: Vec<(EvictionOrder, TokenDigest, &[u8])> = Vec::new();
+            for record in bucket.records() {
+                let Some(head) = EntryHead::decode(record) else {
+                    continue;
+                };
+                if head.answers(&key) {
+                    kept_until = kept_until.max(head.kept_until);
+                } else {
+                    stay.push((EvictionOrder::of(&head, now), head.digest, record));
+                }
+            }
+            set_kept_until(&mut bytes, kept_until);
             stay.sort_by_key(|(order, ..)| *order);
             // More than one only where a larger table was configured before.
-            let surplus = (stay.len() + 1).saturating_sub(self.buckets.capacity);
+            let surplus = (stay.len() + 1).saturating_sub(buckets.capacity);
             let evicted = stay
                 .drain(..surplus)
                 .map(|(order, digest, _)| (order.evicted(), digest))
@@ -100,36 +124,91 @@ impl Table {
             match bucket.replace(store, records.chain([&*bytes])) {
                 Err(NotWritten::Changed) => {}
                 Err(NotWritten::Refused) => break,
-                Ok(()) => return (true, evicted),
+                Ok(()) => {
+                    return Written {
+                        stored: true,
+                        evicted,
+                    };
+                }
             }
         }
-        (false, Vec::new())
+        Written::default()
     }
 
-    /// Takes out what is known of this token. `None`: nothing was.
-    pub fn remove(&self, store: &impl Store, digest: &TokenDigest) -> Option<Removed> {
-        let mut removed = None;
-        for _ in 0..WRITE_ATTEMPTS {
-            let bucket = self.buckets.read(store, &digest.0);
-            let about =
-                |record: &[u8]| EntryHead::decode(record).filter(|head| head.digest == *digest);
-            let Some(head) = bucket.records().find_map(about) else {
-                break;
-            };
-            removed = Some(Removed { user: head.user });
-            let stay = bucket.records().filter(|record| about(record).is_none());
-            if bucket.replace(store, stay) != Err(NotWritten::Changed) {
-                break;
-            }
+    /// Takes out the answers to this question, under every size of the table. Empty: there was none.
+    pub fn remove_question(&self, store: &impl Store, key: &QuestionKey) -> Vec<Removed> {
+        self.remove(store, &key.digest, |head| head.answers(key))
+    }
+
+    /// Takes out all answers about this token, whoever gave them, under every size of the table.
+    pub fn remove_token(&self, store: &impl Store, digest: &TokenDigest) -> Vec<Removed> {
+        self.remove(store, digest, |head| head.digest == *digest)
+    }
+
+    fn remove(
+        &self,
+        store: &impl Store,
+        digest: &TokenDigest,
+        is_meant: impl Fn(&EntryHead) -> bool,
+    ) -> Vec<Removed> {
+        let mut removed = Vec::new();
+        for number in self.sizes.read(store) {
+            let buckets = self.configured.resized(number);
+            removed.extend(remove_from(&buckets, store, digest, &is_meant));
         }
         removed
     }
+
+    /// Returns the buckets to use. `None`: their number could not be registered, so no removal would find what is
+    /// written to them; they are neither read nor written.
+    fn buckets(&self, store: &impl Store) -> Option<&Buckets> {
+        if let Some(buckets) = self.registered.get() {
+            return Some(buckets);
+        }
+        let wanted = Buckets::number_for(self.slots);
+        let number = self.sizes.register(store, wanted)?;
+        Some(
+            self.registered
+                .get_or_init(|| self.configured.resized(number)),
+        )
+    }
+}
+
+/// Takes the records that are meant out of one bucket.
+fn remove_from(
+    buckets: &Buckets,
+    store: &impl Store,
+    digest: &TokenDigest,
+    is_meant: impl Fn(&EntryHead) -> bool,
+) -> Vec<Removed> {
+    let mut removed = Vec::new();
+    for _ in 0..WRITE_ATTEMPTS {
+        let bucket = buckets.read(store, &digest.0);
+        let meant = |record: &[u8]| EntryHead::decode(record).filter(&is_meant);
+        let found: Vec<Removed> = bucket
+            .records()
+            .filter_map(meant)
+            .map(|head| Removed {
+                fingerprint: head.fingerprint,
+                user: head.user,
+            })
+            .collect();
+        if found.is_empty() {
+            break;
+        }
+        removed = found;
+        let stay = bucket.records().filter(|record| meant(record).is_none());
+        if bucket.replace(store, stay) != Err(NotWritten::Changed) {
+            break;
+        }
+    }
+    removed
 }
 
 /// The order of eviction, smallest first: expired entries by their expiry, then live ones by their last use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum EvictionOrder {
-    /// Past its freshness, since then.
+    /// Of no use to any reader, since then.
     Expired(Instant),
     /// Still of use, and used at that moment.
     Live(Instant),
@@ -144,8 +223,8 @@ impl EvictionOrder {
     }
 
     fn of(head: &EntryHead, now: Instant) -> Self {
-        if head.fresh_until <= now {
-            Self::Expired(head.fresh_until)
+        if head.kept_until <= now {
+            Self::Expired(head.kept_until)
         } else {
             Self::Live(head.used_at)
         }
@@ -176,14 +255,18 @@ mod tests {
             user: None,
             used_at: NOW,
             asked_at: NOW,
-            answered_at: NOW,
-            fresh_until: NOW + Duration::from_secs(fresh_for),
+            kept_until: NOW + Duration::from_secs(fresh_for),
+            expiry: None,
             answer: Answer::Inactive(InactiveAnswer::default()),
         }
     }
 
+    fn key(token: &[u8]) -> QuestionKey {
+        entry(token, 0).question()
+    }
+
     fn holds(table: &Table, store: &MemoryStore, token: &[u8]) -> bool {
-        table.find(store, &TokenDigest::of(token), 1, NOW).is_some()
+        table.find(store, &key(token), NOW).is_some()
     }
 
     #[test]
@@ -197,8 +280,8 @@ mod tests {
                 "the latest entry is always found"
             );
         }
-        // All buckets and the seed.
-        assert_eq!(store.len(), 128 / 8 + 1);
+        // All buckets, the seed, the register of sizes.
+        assert_eq!(store.len(), 128 / 8 + 2);
     }
 
     #[test]
@@ -217,9 +300,9 @@ mod tests {
     fn what_has_ended_gives_way_before_what_is_live() {
         let (store, table) = (MemoryStore::default(), Table::new("t", 2));
         table.put(&store, &entry(b"live", 100), NOW);
-        assert_eq!(table.put(&store, &entry(b"ended", 0), NOW).1, []);
+        assert_eq!(table.put(&store, &entry(b"ended", 0), NOW).evicted, []);
         assert_eq!(
-            table.put(&store, &entry(b"new", 50), NOW).1,
+            table.put(&store, &entry(b"new", 50), NOW).evicted,
             [(Evicted::Expired, TokenDigest::of(b"ended"))]
         );
         assert!(holds(&table, &store, b"live") && !holds(&table, &store, b"ended"));
@@ -230,34 +313,28 @@ mod tests {
         let (store, table) = (MemoryStore::default(), Table::new("t", 2));
         table.put(&store, &entry(b"old", 100), NOW);
         table.put(&store, &entry(b"new", 100), NOW);
-        assert!(
-            table
-                .find(&store, &TokenDigest::of(b"old"), 1, after(1))
-                .is_some()
-        );
+        assert!(table.find(&store, &key(b"old"), after(1)).is_some());
         let late = Entry {
             used_at: after(2),
             ..entry(b"late", 100)
         };
         assert_eq!(
-            table.put(&store, &late, after(2)).1,
+            table.put(&store, &late, after(2)).evicted,
             [(Evicted::Live, TokenDigest::of(b"new"))]
         );
         assert!(holds(&table, &store, b"old") && !holds(&table, &store, b"new"));
     }
 
     #[test]
-    fn a_token_has_one_entry() {
+    fn a_question_has_one_entry() {
         let (store, table) = (MemoryStore::default(), Table::new("t", 1024));
         for fresh_for in [1, 2, 3] {
             table.put(&store, &entry(b"token", fresh_for), NOW);
         }
-        assert_eq!(store.len(), 2);
-        let found = table
-            .find(&store, &TokenDigest::of(b"token"), 1, NOW)
-            .unwrap();
-        assert_eq!(found.fresh_until, NOW + Duration::from_secs(3));
-        table.remove(&store, &TokenDigest::of(b"token"));
+        assert_eq!(store.len(), 3);
+        let found = table.find(&store, &key(b"token"), NOW).unwrap();
+        assert_eq!(found.kept_until, NOW + Duration::from_secs(3));
+        table.remove_question(&store, &key(b"token"));
         assert!(!holds(&table, &store, b"token"));
     }
 
@@ -268,7 +345,9 @@ mod tests {
         for token in tokens {
             Table::new("t", 4).put(&store, &entry(token, 100), NOW);
         }
-        let (_, mut evicted) = Table::new("t", 1).put(&store, &entry(b"new", 100), NOW);
+        let mut evicted = Table::new("t", 1)
+            .put(&store, &entry(b"new", 100), NOW)
+            .evicted;
         evicted.sort();
         let mut all = tokens.map(|token| (Evicted::Live, TokenDigest::of(token)));
         all.sort();
@@ -280,7 +359,7 @@ mod tests {
         let (store, table) = (MemoryStore::default(), Table::new("t", 2));
         table.put(&store, &entry(b"one", 100), NOW);
         table.put(&store, &entry(b"two", 100), NOW);
-        table.remove(&store, &TokenDigest::of(b"three"));
+        table.remove_token(&store, &TokenDigest::of(b"three"));
         assert!(holds(&table, &store, b"one") && holds(&table, &store, b"two"));
     }
 
@@ -296,7 +375,7 @@ mod tests {
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
             Table::new("t", 1).put(store, &entry(b"other", 100), NOW);
         }));
-        table.remove(&store, &TokenDigest::of(b"mine"));
+        table.remove_token(&store, &TokenDigest::of(b"mine"));
         assert!(
             holds(&table, &store, b"other"),
             "only the entry that was read is removed"
@@ -309,11 +388,129 @@ mod tests {
         let store = MemoryStore::default();
         one.put(&store, &entry(b"token", 100), NOW);
         assert!(holds(&two, &store, b"token"));
-        assert_eq!(one.buckets.seed(&store), two.buckets.seed(&store));
+        assert_eq!(one.configured.seed(&store), two.configured.seed(&store));
         let elsewhere = MemoryStore::default();
         elsewhere.write("other", b"", If::Absent).unwrap();
         let three = Table::new("t", 1 << 20);
         three.put(&elsewhere, &entry(b"token", 100), NOW);
-        assert_ne!(one.buckets.seed(&store), three.buckets.seed(&elsewhere));
+        assert_ne!(
+            one.configured.seed(&store),
+            three.configured.seed(&elsewhere)
+        );
+    }
+
+    #[test]
+    fn two_questions_about_one_token_have_a_record_each() {
+        let (store, table) = (MemoryStore::default(), Table::new("t", 8));
+        let of = |fingerprint, fresh_for| Entry {
+            fingerprint,
+            ..entry(b"token", fresh_for)
+        };
+        for fingerprint in [1, 2, 3, 1] {
+            let written = table.put(&store, &of(fingerprint, 100), NOW);
+            assert!(written.stored && written.evicted.is_empty());
+        }
+        let answered = || {
+            let of = [1, 2, 3].map(|fingerprint| of(fingerprint, 0).question());
+            of.map(|key| table.find(&store, &key, NOW).is_some())
+        };
+        assert_eq!(answered(), [true; 3]);
+        let removed = table.remove_question(&store, &of(2, 0).question());
+        let one = |fingerprint| Removed {
+            fingerprint,
+            user: None,
+        };
+        assert_eq!(removed, [one(2)]);
+        assert_eq!(answered(), [true, false, true]);
+        let removed = table.remove_token(&store, &TokenDigest::of(b"token"));
+        assert_eq!(removed, [one(3), one(1)]);
+        assert_eq!(answered(), [false; 3]);
+        assert_eq!(table.remove_token(&store, &TokenDigest::of(b"token")), []);
+    }
+
+    #[test]
+    fn an_entry_is_kept_for_as_long_as_the_one_before_it_would_have_been() {
+        let (store, table) = (MemoryStore::default(), Table::new("t", 1));
+        let put = |token: &[u8], fingerprint, fresh_for, at| {
+            let entry = Entry {
+                fingerprint,
+                ..entry(token, fresh_for)
+            };
+            table.put(&store, &entry, at).evicted
+        };
+        assert_eq!(put(b"token", 1, 100, NOW), []);
+        assert_eq!(put(b"token", 1, 10, NOW), []);
+        let kept_until = table.find(&store, &key(b"token"), NOW).unwrap().kept_until;
+        assert_eq!(kept_until, after(100));
+        let live = (Evicted::Live, TokenDigest::of(b"token"));
+        assert_eq!(put(b"token", 2, 10, after(20)), [live]);
+        let kept_until = |fingerprint| {
+            let key = QuestionKey {
+                fingerprint,
+                ..key(b"token")
+            };
+            Some(table.find(&store, &key, NOW)?.kept_until)
+        };
+        assert_eq!(kept_until(2), Some(after(10)), "of another question");
+        assert_eq!(kept_until(1), None);
+    }
+
+    /// Numbers of slots that put most tokens into different buckets.
+    const SIZES: [u32; 4] = [8, 64, 1_000, 65_536];
+
+    #[test]
+    fn a_removal_finds_what_was_written_under_any_size() {
+        for written in SIZES {
+            for removing in SIZES {
+                let store = MemoryStore::default();
+                let tables = SIZES.map(|slots| Table::new("t", slots));
+                // All sizes are known before, as after some updates.
+                for table in &tables {
+                    assert!(!holds(table, &store, b"token"));
+                }
+                Table::new("t", written).put(&store, &entry(b"token", 100), NOW);
+                let fresh = Table::new("t", removing);
+                let removed = fresh.remove_token(&store, &TokenDigest::of(b"token"));
+                assert_eq!(removed.len(), 1, "{written} {removing}");
+                for table in &tables {
+                    assert!(!holds(table, &store, b"token"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_is_registered_before_it_is_written() {
+        let store = MemoryStore::default();
+        Table::new("t", 8).put(&store, &entry(b"other", 100), NOW);
+        // Whatever it writes first, a removal in between knows it.
+        *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
+            assert_eq!(Sizes::new("t").read(store), [1]);
+            assert!(!holds(&Table::new("t", 8), store, b"token"));
+        }));
+        let table = Table::new("t", 64);
+        table.put(&store, &entry(b"token", 100), NOW);
+        assert_eq!(Sizes::new("t").read(&store), [1, 8]);
+        assert!(holds(&table, &store, b"token"));
+    }
+
+    #[test]
+    fn without_room_in_the_register_a_table_takes_a_size_that_removals_know() {
+        let store = MemoryStore::default();
+        for number in 1..=64 {
+            Table::new("t", 8 * number).find(&store, &key(b"other"), NOW);
+        }
+        let keys = store.len();
+        let large = Table::new("t", 1 << 20);
+        large.put(&store, &entry(b"token", 100), NOW);
+        assert!(holds(&large, &store, b"token"));
+        assert!(holds(&Table::new("t", 8 * 64), &store, b"token"));
+        let removed = Table::new("t", 8).remove_token(&store, &TokenDigest::of(b"token"));
+        assert_eq!(removed.len(), 1);
+        assert!(!holds(&large, &store, b"token"));
+        for number in 0..10_000_u32 {
+            large.put(&store, &entry(&number.to_le_bytes(), 100), NOW);
+        }
+        assert!(store.len() <= keys + 64, "no more keys than registered");
     }
 }

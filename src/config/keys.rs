@@ -5,46 +5,23 @@ use std::{rc::Rc, time::Duration};
 use serde_json::Value;
 
 use super::{
-    Cache, Config, ConfigError, DEVICE_ID, IdentityHeaders, Mode, OnFailure, QueryToken, Role,
-    USER_ID, UnknownTokenBudget, UnrecognizedTokens, proto_struct,
-    reader::{Entry, Section},
+    Cache, Config, ConfigError, DEVICE_ID, FormTokens, IdentityHeaders, Mode, OnFailure,
+    QueryToken, Role, USER_ID, UnknownTokenBudget, UnrecognizedTokens,
+    header_name::{self, Unusable},
+    host_name::is_server_name,
+    introspection::{Introspection, introspection},
+    json, proto_struct,
+    reader::{Entry, Section, boolean, choice, integer},
 };
-use crate::{
-    mas::introspection::{Credential, Settings},
-    matrix::endpoint::{AuthRequirement, Method, Overrides, PathMatch, Rule},
-};
+use crate::matrix::endpoint::{AuthRequirement, Endpoints, Method, PathMatch, Rule};
 
 const MAX_SLOTS: u32 = 1 << 22;
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Headers that carry the request itself: an identity must not overwrite them.
-const NOT_IDENTITY_HEADERS: [&str; 12] = [
-    "authorization",
-    "connection",
-    "content-length",
-    "content-type",
-    "cookie",
-    "expect",
-    "host",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-];
-
 /// Reads a plugin configuration: JSON (Envoy's `StringValue` and `BytesValue`) or a serialised `Struct`.
 /// `env` looks an environment variable of the VM up.
 pub fn parse(bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
-    let value: Value = serde_json::from_slice(bytes).or_else(|error| {
-        proto_struct::decode(bytes)
-            .filter(|_| !bytes.is_empty())
-            .ok_or_else(|| {
-                ConfigError(format!(
-                    "the configuration takes a JSON object or a Struct: {error}"
-                ))
-            })
-    })?;
+    let value = decode(bytes)?;
     let mut keys = Section::root(&value)?;
     let role = choice(
         keys.key("role"),
@@ -60,10 +37,10 @@ pub fn parse(bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Confi
         (None, Role::Introspection) => String::new(),
         (None, _) => return Err(keys.is_required("server_name", SERVER_NAME)),
     };
-    let introspection = Rc::new(introspection(
-        &keys.required("introspection", "an object")?,
-        env,
-    )?);
+    let Introspection {
+        settings,
+        has_visible_secret,
+    } = introspection(&keys.required("introspection", "an object")?, env)?;
     let cache = cache(keys.key("cache"))?;
     let mode = choice(
         keys.key("mode"),
@@ -93,162 +70,58 @@ pub fn parse(bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Confi
         ],
         QueryToken::Accept,
     )?;
+    let form_tokens = choice(
+        keys.key("form_tokens"),
+        &[("pass", FormTokens::Pass), ("reject", FormTokens::Reject)],
+        FormTokens::Pass,
+    )?;
     let identity_headers = identity_headers(keys.key("identity_headers"))?;
     let filter_state = boolean(keys.key("filter_state"), false)?;
-    let endpoints = endpoints(keys.key("endpoints"))?;
+    let learn_from_refusals = boolean(keys.key("learn_from_refusals"), true)?;
+    let endpoints = endpoints(keys.key("endpoints"))?.with_introspection_at(&settings.path);
     let unknown_token_budget = unknown_token_budget(keys.key("unknown_token_budget"))?;
     keys.finish()?;
     Ok(Config {
         role,
         server_name,
-        introspection,
+        introspection: Rc::new(settings),
+        has_visible_secret,
         cache,
         mode,
         on_introspection_failure,
         unrecognized_tokens,
         appservice_tokens,
         query_token,
+        form_tokens,
         identity_headers,
         filter_state,
+        learn_from_refusals,
         endpoints,
         unknown_token_budget,
     })
 }
 
+/// The object that `bytes` hold, in one of the two encodings.
+fn decode(bytes: &[u8]) -> Result<Value, ConfigError> {
+    let error = match json::decode(bytes) {
+        Ok(value) => return Ok(value),
+        Err(error) if error.is_data() => return Err(ConfigError(error.to_string())),
+        Err(error) => error,
+    };
+    proto_struct::decode(bytes)
+        .filter(|_| !bytes.is_empty())
+        .ok_or_else(|| {
+            ConfigError(format!(
+                "the configuration takes a JSON object or a Struct: {error}"
+            ))
+        })
+}
+
 const SERVER_NAME: &str =
     r#"the homeserver's server_name, such as "example.org" or "example.org:8448""#;
 
-/// Matrix spec, appendices, "Server Name": host and optional port, at most 255 bytes.
 fn server_name(entry: &Entry<'_>) -> Result<String, ConfigError> {
-    let accept = |text: &str| {
-        let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') => (host, Some(port)),
-            _ => (text, None),
-        };
-        let host_is_valid = match host.strip_prefix('[') {
-            Some(ipv6) => ipv6.strip_suffix(']').is_some_and(|ipv6| {
-                !ipv6.is_empty()
-                    && ipv6
-                        .chars()
-                        .all(|c| c.is_ascii_hexdigit() || ":.".contains(c))
-            }),
-            None => {
-                !host.is_empty()
-                    && host
-                        .chars()
-                        .all(|c| c.is_ascii_alphanumeric() || "-.".contains(c))
-            }
-        };
-        let port_is_valid = port.is_none_or(|port| {
-            (1..=5).contains(&port.len()) && port.chars().all(|c| c.is_ascii_digit())
-        });
-        host_is_valid && port_is_valid && text.len() <= 255
-    };
-    entry.string(SERVER_NAME, accept).map(str::to_owned)
-}
-
-fn introspection(
-    entry: &Entry<'_>,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Settings, ConfigError> {
-    let mut keys = entry.section("an object")?;
-    let cluster = keys
-        .required("cluster", CLUSTER)?
-        .string(CLUSTER, |text| !text.is_empty())?
-        .to_owned();
-    let authority = match keys.key("authority") {
-        Some(authority) => authority
-            .string(
-                r#"a host name such as "auth.example.org", with or without a port"#,
-                |text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()),
-            )?
-            .to_owned(),
-        None => cluster.clone(),
-    };
-    let path = match keys.key("path") {
-        Some(path) => path
-            .string(
-                r#"a path that starts with "/", such as "/oauth2/introspect""#,
-                |text| text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic()),
-            )?
-            .to_owned(),
-        None => "/oauth2/introspect".to_owned(),
-    };
-    let millisecond = Duration::from_millis(1);
-    let timeout = match keys.key("timeout") {
-        Some(timeout) => timeout.duration(millisecond..=Duration::from_secs(60))?,
-        None => Duration::from_secs(5),
-    };
-    let credential = credential(&keys.required("credential", CREDENTIAL)?, env)?;
-    let max_in_flight = integer(keys.key("max_in_flight"), 1..=65_536, 256)?;
-    let shard_by_token = boolean(keys.key("shard_by_token"), false)?;
-    keys.finish()?;
-    Ok(Settings {
-        cluster,
-        authority,
-        path,
-        timeout,
-        credential,
-        max_in_flight: max_in_flight as usize,
-        shard_by_token,
-    })
-}
-
-const CLUSTER: &str = "the name of the Envoy cluster of MAS";
-const CREDENTIAL: &str =
-    "exactly one of {bearer: S}, {basic: {client_id, client_secret: S}} and {injected: true}";
-const SECRET: &str = r#"{env: "NAME"} or {value: "..."}"#;
-
-fn credential(
-    entry: &Entry<'_>,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Credential, ConfigError> {
-    let mut keys = entry.section(CREDENTIAL)?;
-    let (bearer, basic, injected) = (keys.key("bearer"), keys.key("basic"), keys.key("injected"));
-    keys.finish()?;
-    match (bearer, basic, injected) {
-        (Some(bearer), None, None) => Ok(Credential::bearer(&secret(&bearer, env)?)),
-        (None, Some(basic), None) => {
-            const BASIC: &str = "{client_id, client_secret: S}";
-            let mut keys = basic.section(BASIC)?;
-            let client_id = keys
-                .required("client_id", "the client's id")?
-                .string("the client's id", |text| !text.is_empty())?;
-            let client_secret = secret(&keys.required("client_secret", SECRET)?, env)?;
-            keys.finish()?;
-            Ok(Credential::basic(client_id, &client_secret))
-        }
-        (None, None, Some(injected)) => match injected.boolean() {
-            Ok(true) => Ok(Credential::Injected),
-            _ => Err(injected.takes("true")),
-        },
-        _ => Err(entry.takes(CREDENTIAL)),
-    }
-}
-
-fn secret(entry: &Entry<'_>, env: &dyn Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
-    let mut keys = entry.section(SECRET)?;
-    let (variable, value) = (keys.key("env"), keys.key("value"));
-    keys.finish()?;
-    let sendable = |text: &str| !text.is_empty() && text.bytes().all(|b| (0x20..0x7f).contains(&b));
-    match (variable, value) {
-        (Some(variable), None) => {
-            const VARIABLE: &str = "the name of an environment variable";
-            let name = variable.string(VARIABLE, |text| {
-                !text.is_empty() && !text.contains(['=', '\0'])
-            })?;
-            env(name).filter(|secret| sendable(secret)).ok_or_else(|| {
-                variable.takes(
-                    "an environment variable that holds visible ASCII; Envoy must pass it on: \
-                     list it in vm_config.environment_variables.host_env_keys",
-                )
-            })
-        }
-        (None, Some(value)) => value
-            .string("a secret of visible ASCII characters", sendable)
-            .map(str::to_owned),
-        _ => Err(entry.takes(SECRET)),
-    }
+    entry.string(SERVER_NAME, is_server_name).map(str::to_owned)
 }
 
 fn cache(entry: Option<Entry<'_>>) -> Result<Cache, ConfigError> {
@@ -320,7 +193,6 @@ fn base16_lower(text: &str, out: &mut [u8; 32]) -> Option<()> {
 }
 
 fn identity_headers(entry: Option<Entry<'_>>) -> Result<IdentityHeaders, ConfigError> {
-    const NAME: &str = "a lower-case header name of its own, such as \"x-matrix-user-id\", or null";
     let mut headers = IdentityHeaders {
         user_id: Some(USER_ID.to_owned()),
         device_id: Some(DEVICE_ID.to_owned()),
@@ -341,7 +213,7 @@ fn identity_headers(entry: Option<Entry<'_>>) -> Result<IdentityHeaders, ConfigE
         match keys.key(key) {
             None => {}
             Some(entry) if entry.is_null() => *name = None,
-            Some(entry) => *name = Some(entry.string(NAME, is_identity_header)?.to_owned()),
+            Some(entry) => *name = Some(identity_header(&entry)?),
         }
         if let Some(name) = name {
             if taken.contains(name) {
@@ -354,25 +226,34 @@ fn identity_headers(entry: Option<Entry<'_>>) -> Result<IdentityHeaders, ConfigE
     Ok(headers)
 }
 
-fn is_identity_header(name: &str) -> bool {
-    let is_token =
-        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
-    !name.is_empty()
-        && name.len() <= 128
-        && name.bytes().all(is_token)
-        && !NOT_IDENTITY_HEADERS.contains(&name)
+fn identity_header(entry: &Entry<'_>) -> Result<String, ConfigError> {
+    const NAME: &str = "a header name of its own, such as \"x-matrix-user-id\" (\"x-\", then lower-case letters, \
+                        digits and hyphens), or null";
+    let name = entry.string(NAME, |_| true)?;
+    match header_name::unusable(name) {
+        None => Ok(name.to_owned()),
+        Some(Unusable::Form) => Err(entry.takes(NAME)),
+        Some(Unusable::Taken { name, why }) => {
+            let names = if name.ends_with('-') {
+                "names that begin with"
+            } else {
+                "the name"
+            };
+            Err(entry.takes(&format!("{NAME}; {names} \"{name}\" cannot be had: {why}")))
+        }
+    }
 }
 
-fn endpoints(entry: Option<Entry<'_>>) -> Result<Overrides, ConfigError> {
+fn endpoints(entry: Option<Entry<'_>>) -> Result<Endpoints, ConfigError> {
     const RULES: &str = "a list of {prefix | exact, methods, auth}";
     let Some(entry) = entry else {
-        return Ok(Overrides::default());
+        return Ok(Endpoints::default());
     };
     let mut rules = Vec::new();
     for item in entry.items(RULES)? {
         rules.push(endpoint_rule(&item)?);
     }
-    Ok(Overrides::new(rules))
+    Ok(Endpoints::new(rules))
 }
 
 fn endpoint_rule(entry: &Entry<'_>) -> Result<Rule, ConfigError> {
@@ -444,24 +325,4 @@ fn unknown_token_budget(
         .duration(Duration::from_secs(1)..=HOUR)?;
     keys.finish()?;
     Ok(Some(UnknownTokenBudget { per_source, window }))
-}
-
-fn choice<T: Copy>(
-    entry: Option<Entry<'_>>,
-    alternatives: &[(&str, T)],
-    default: T,
-) -> Result<T, ConfigError> {
-    entry.map_or(Ok(default), |entry| entry.one_of(alternatives))
-}
-
-fn boolean(entry: Option<Entry<'_>>, default: bool) -> Result<bool, ConfigError> {
-    entry.map_or(Ok(default), |entry| entry.boolean())
-}
-
-fn integer(
-    entry: Option<Entry<'_>>,
-    range: std::ops::RangeInclusive<u32>,
-    default: u32,
-) -> Result<u32, ConfigError> {
-    entry.map_or(Ok(default), |entry| entry.integer(range))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::ConfigError;
+use super::{ConfigError, path::printable};
 
 /// An object of the configuration, and the path to it.
 pub(super) struct Section<'a> {
@@ -59,11 +59,7 @@ impl<'a> Section<'a> {
 
     /// An error unless every member was asked for.
     pub fn finish(self) -> Result<(), ConfigError> {
-        match self
-            .members
-            .keys()
-            .find(|key| !self.known.contains(&key.as_str()))
-        {
+        match self.unknown_key() {
             None => Ok(()),
             Some(unknown) => Err(ConfigError(format!(
                 "{}: is not a key here; the keys are {}",
@@ -73,6 +69,17 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Like [`Self::finish`], with an error that does not repeat the unknown key. YAML reads `{ s3cret }` as an
+    /// object whose only key is the secret.
+    pub fn finish_unnamed(self, refusal: ConfigError) -> Result<(), ConfigError> {
+        self.unknown_key().map_or(Ok(()), |_| Err(refusal))
+    }
+
+    fn unknown_key(&self) -> Option<&'a String> {
+        let is_unknown = |key: &&String| !self.known.contains(&key.as_str());
+        self.members.keys().find(is_unknown)
+    }
+
     fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() {
             key.to_owned()
@@ -80,14 +87,6 @@ impl<'a> Section<'a> {
             format!("{}.{key}", self.path)
         }
     }
-}
-
-/// A key as it may stand in a log line: short, and on one line.
-fn printable(key: &str) -> String {
-    key.chars()
-        .take(64)
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
 }
 
 impl<'a> Entry<'a> {
@@ -187,6 +186,29 @@ impl<'a> Entry<'a> {
                 self.takes(&format!("one of {}", names.join(", ")))
             })
     }
+}
+
+/// One of the named alternatives, or the default.
+pub(super) fn choice<T: Copy>(
+    entry: Option<Entry<'_>>,
+    alternatives: &[(&str, T)],
+    default: T,
+) -> Result<T, ConfigError> {
+    entry.map_or(Ok(default), |entry| entry.one_of(alternatives))
+}
+
+/// A boolean, or the default.
+pub(super) fn boolean(entry: Option<Entry<'_>>, default: bool) -> Result<bool, ConfigError> {
+    entry.map_or(Ok(default), |entry| entry.boolean())
+}
+
+/// A whole number in `range`, or the default.
+pub(super) fn integer(
+    entry: Option<Entry<'_>>,
+    range: std::ops::RangeInclusive<u32>,
+    default: u32,
+) -> Result<u32, ConfigError> {
+    entry.map_or(Ok(default), |entry| entry.integer(range))
 }
 
 /// `500ms`, `120s`, `2m`, `1h`: a whole number and a unit.

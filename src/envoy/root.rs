@@ -1,6 +1,6 @@
 //! The root context: one plugin configuration, its calls and its timer.
 
-use std::rc::Rc;
+use std::{rc::Rc, str};
 
 use proxy_wasm::{
     traits::{Context, HttpContext, RootContext},
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config,
     host::{CallId, QueueId, RootId, StreamId},
-    mas::introspection::{IntrospectionResponse, MAX_RESPONSE_BYTES},
+    mas::introspection::{IntrospectionResponse, LIFETIME, MAX_RESPONSE_BYTES},
     worker::Plugin,
 };
 
@@ -50,16 +50,12 @@ impl Context for Root {
     ) {
         let header = |name| abi::header(Map::CallResponse, name).ok().flatten();
         // Without headers there was no response, and asking for one is an error.
-        let status = if num_headers == 0 {
-            None
-        } else {
-            header(":status")
-        };
-        let content_type = if num_headers == 0 {
-            None
-        } else {
-            header("content-type")
-        };
+        let status = (num_headers > 0).then(|| header(":status")).flatten();
+        let status = status.and_then(|status| str::from_utf8(&status).ok()?.parse().ok());
+        // Each reading is a host call, and nothing more is read of an error.
+        let header_of_200 = |name| (status == Some(200)).then(|| header(name)).flatten();
+        let content_type = header_of_200("content-type");
+        let lifetime = header_of_200(LIFETIME);
         let body = if body_size > MAX_RESPONSE_BYTES {
             None
         } else {
@@ -68,8 +64,9 @@ impl Context for Root {
                 .map(Option::unwrap_or_default)
         };
         let response = IntrospectionResponse {
-            status: status.and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok()),
+            status,
             content_type: content_type.as_deref(),
+            lifetime: lifetime.as_deref(),
             body: body.as_deref(),
         };
         with_worker(|worker| {
@@ -86,7 +83,11 @@ impl RootContext for Root {
             .unwrap_or_default();
         match config::parse(&bytes, &|name| std::env::var(name).ok()) {
             Ok(config) => {
-                self.plugin = Some(Rc::new(Plugin::new(self.id, config)));
+                let plugin = Plugin::new(self.id, config);
+                if let Some(warning) = plugin.first_warning(&self.host()) {
+                    log::warn!("{warning}");
+                }
+                self.plugin = Some(Rc::new(plugin));
                 true
             }
             Err(error) => {

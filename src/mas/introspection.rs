@@ -8,11 +8,13 @@
 //! `token_type_hint=access_token` MAS calls a refresh token active; without `X-MAS-Supports-Device-Id: 1`
 //! it calls a valid compat token inactive when its device id is not scope-safe.
 
+mod lifetime;
 mod request;
 mod response;
 mod settings;
 
 pub use self::{
+    lifetime::{LIFETIME, Lifetime},
     request::{
         DEVICE_ID_SUPPORT, HINT, IntrospectionRequest, REQUEST_ID, TRACE_PARENT, TRACE_STATE,
     },
@@ -20,5 +22,5 @@ pub use self::{
         ActiveAnswer, ActiveToken, Answer, InactiveAnswer, IntrospectionResponse,
         MAX_RESPONSE_BYTES, NoVerdict, read,
     },
-    settings::{Authorization, Credential, Settings},
+    settings::{Authorization, Credential, MAX_RETRIES, Settings},
 };

@@ -59,12 +59,19 @@ pub struct ProvisioningEvent {
 }
 
 impl ProvisioningEndpoint {
-    /// The endpoint of a request, if it is one of these. `target` is the raw `:path`; MAS sends it plain.
+    /// The endpoint of a request, if it is one of these. `target` is the raw `:path`; MAS sends it plain,
+    /// and puts the path of its `matrix.endpoint` before it. A path of the Matrix API is none of these,
+    /// whatever its last segments are: clients choose them.
     pub fn of(method: &[u8], target: &[u8]) -> Option<Self> {
-        if method != b"POST" {
+        if method != b"POST" || target.contains(&b'?') || target.starts_with(b"/_matrix/") {
             return None;
         }
-        match target.strip_prefix(b"/_synapse/mas/")? {
+        let slash = target.iter().rposition(|&byte| byte == b'/')?;
+        let (directory, name) = target.split_at_checked(slash + 1)?;
+        if !directory.ends_with(b"/_synapse/mas/") {
+            return None;
+        }
+        match name {
             b"delete_device" => Some(Self::DeleteDevice),
             b"delete_user" => Some(Self::DeleteUser),
             b"provision_user" => Some(Self::ProvisionUser),
@@ -186,11 +193,19 @@ mod tests {
             assert_eq!(of("POST", &target), Some(endpoint));
             assert_eq!(of("GET", &target), None);
             assert_eq!(of("POST", &format!("{target}/")), None);
+            // Below the path of `matrix.endpoint`.
+            assert_eq!(of("POST", &format!("/synapse{target}")), Some(endpoint));
+            assert_eq!(of("POST", &format!("/a/b{target}")), Some(endpoint));
+            assert_eq!(of("POST", &format!("/x?y={target}")), None);
+            assert_eq!(of("POST", &format!("/_matrix/client/v3/x{target}")), None);
         }
         for target in [
             "/_synapse/mas/update_device_display_name",
             "/_synapse/mas/query_user",
             "/sync_devices",
+            "/x_synapse/mas/sync_devices",
+            "sync_devices",
+            "",
         ] {
             assert_eq!(of("POST", target), None);
         }

@@ -124,6 +124,11 @@ fn trim(value: &[u8], wanted: impl Fn(&u8) -> bool) -> &[u8] {
     value.get(first..=last).unwrap_or_default()
 }
 
+/// Whether there is an `access_token` in the query, also an empty one.
+pub fn has_query_token(target: &[u8]) -> bool {
+    query_token(target).is_some()
+}
+
 /// The encoded value of the first `access_token` in the query.
 fn query_token(target: &[u8]) -> Option<&[u8]> {
     let query = split_at(target, b'?')?.1;

@@ -1,9 +1,11 @@
 //! What each endpoint needs of its caller: from method and raw path to an [`AuthRequirement`].
 //!
 //! The table names the families of endpoints that need a token, and the exceptions among them. A
-//! path that it does not know is optional: without a token it passes, since an unknown path is a
-//! 404 or an endpoint of the future. A wrong *required* on a path that Synapse serves to anyone
-//! would be an outage; a wrong *optional* is harmless, because Synapse checks for itself.
+//! path that it does not know passes without a token, since it is a 404, an endpoint of the future,
+//! or another service's. A wrong *required* on a path that Synapse serves to anyone would be an
+//! outage; a wrong *optional* is harmless, because Synapse checks for itself.
+//!
+//! MAS may live below a path of any host that the edge serves. Everything below that path is MAS's.
 //!
 //! The non-obvious rule: a path is never decoded to *allow* it and always decoded to *block* it.
 //! Synapse matches the raw path of the Matrix API, so `%61ccount` is another, unknown, path. But it
@@ -12,92 +14,14 @@
 
 mod blocked;
 mod family;
+mod method;
+mod requirement;
 mod table;
 
 use std::cell::LazyCell;
 
 pub(super) use self::table::after_version;
-
-/// What an endpoint needs of its caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthRequirement {
-    /// A token with the admin scope.
-    Admin,
-    /// The token of an application service. MAS does not know these; Synapse alone can judge them,
-    /// so it also answers for a missing one.
-    Appservice,
-    /// Never served to the public.
-    Blocked,
-    /// `access_token` is not an access token here (an unsubscribe macaroon, an OpenID token): hands
-    /// off.
-    Foreign,
-    /// MAS answers here and judges the credentials, by rules of its own: hands off.
-    MasOwned,
-    /// Nothing: a token is not even looked at.
-    None,
-    /// No token, or a good one.
-    Optional,
-    /// A token.
-    Required,
-}
-
-impl AuthRequirement {
-    /// What is left of the requirement for a request with this method: nothing for `OPTIONS`, which
-    /// is a browser's pre-flight, has no credentials, and gets a 204 on every path before any of
-    /// them is looked at. Only a blocked path stays blocked.
-    pub fn with_method(self, method: Method) -> Self {
-        match (self, method) {
-            (Self::Blocked, _) => Self::Blocked,
-            (_, Method::Options) => Self::None,
-            _ => self,
-        }
-    }
-}
-
-/// The methods that endpoints are told apart by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// `GET`
-    Get,
-    /// `HEAD`
-    Head,
-    /// `POST`
-    Post,
-    /// `PUT`
-    Put,
-    /// `DELETE`
-    Delete,
-    /// `OPTIONS`
-    Options,
-    /// `PATCH`
-    Patch,
-    /// Anything else, also `get`: methods are case-sensitive (RFC 9110, section 9.1).
-    Other,
-}
-
-impl Method {
-    /// The method that `:method` names.
-    pub fn from_bytes(method: &[u8]) -> Self {
-        match method {
-            b"GET" => Self::Get,
-            b"HEAD" => Self::Head,
-            b"POST" => Self::Post,
-            b"PUT" => Self::Put,
-            b"DELETE" => Self::Delete,
-            b"OPTIONS" => Self::Options,
-            b"PATCH" => Self::Patch,
-            _ => Self::Other,
-        }
-    }
-
-    /// The method whose handler runs: Synapse treats `HEAD` as `GET`.
-    fn handler(self) -> Self {
-        match self {
-            Self::Head => Self::Get,
-            method => method,
-        }
-    }
-}
+pub use self::{method::Method, requirement::AuthRequirement};
 
 /// What the built-in table says of a request for `target`, the raw `:path`. `method` is asked at
 /// most once, and only where the answer depends on it.
@@ -108,35 +32,87 @@ pub fn classify(target: &[u8], method: impl FnOnce() -> Method) -> AuthRequireme
     table::classify(path(target), &LazyCell::new(method))
 }
 
-/// Rules of the configuration that are tried, in order, before the built-in table. They cannot open
-/// a blocked path.
+/// The endpoints of one configuration: its rules are tried, in order, before the built-in table.
+/// Neither they nor the prefix of MAS can open a blocked path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Overrides(Vec<Rule>);
+pub struct Endpoints {
+    rules: Vec<Rule>,
+    /// The path that MAS lives below, without the slash at its end; empty if that is the root.
+    mas_prefix: String,
+}
 
-impl Overrides {
+impl Endpoints {
     /// The first rule that matches a request decides.
     pub fn new(rules: Vec<Rule>) -> Self {
-        Self(rules)
+        Self {
+            rules,
+            mas_prefix: String::new(),
+        }
     }
 
-    /// Like [`classify`], with these rules first.
+    /// The same for a MAS whose introspection endpoint is `target`: what stands before
+    /// `/oauth2/introspect` is its prefix on every host.
+    #[must_use]
+    pub fn with_introspection_at(mut self, target: &str) -> Self {
+        let path = target.split('?').next().unwrap_or(target);
+        let prefix = path.strip_suffix("/oauth2/introspect");
+        self.mas_prefix = prefix.unwrap_or_default().to_owned();
+        self
+    }
+
+    /// Like [`classify`], with the rules first.
     pub fn classify(&self, target: &[u8], method: impl FnOnce() -> Method) -> AuthRequirement {
         if blocked::is_blocked(path(target)) {
             return AuthRequirement::Blocked;
         }
         let method = LazyCell::new(method);
-        let overriding = self.0.iter().find(|rule| {
-            rule.path.matches(path(target))
+        if let Some(rule) = self.rule(path(target), &method) {
+            return rule.requirement;
+        }
+        match table::classify(path(target), &method) {
+            // Only here: a prefix such as `/_matrix` must not open what the homeserver serves.
+            AuthRequirement::Unknown | AuthRequirement::None
+                if self.below_mas_prefix(target).is_some() =>
+            {
+                AuthRequirement::MasOwned
+            }
+            requirement => requirement,
+        }
+    }
+
+    /// Whether the homeserver refuses a request for its method alone, before it looks at a token. Nothing
+    /// is known of paths that a rule names, whatever methods the rule is for: who serves them is the
+    /// operator's knowledge.
+    pub fn refuses(&self, target: &[u8], method: Method) -> bool {
+        let path = path(target);
+        let is_ruled = self.rules.iter().any(|rule| rule.path.matches(path));
+        !is_ruled && table::refuses(path, method)
+    }
+
+    /// The target as MAS has it: without its prefix, if it is below that.
+    pub fn mas_target<'t>(&self, target: &'t [u8]) -> &'t [u8] {
+        self.below_mas_prefix(target).unwrap_or(target)
+    }
+
+    fn rule<F>(&self, path: &[u8], method: &LazyCell<Method, F>) -> Option<&Rule>
+    where
+        F: FnOnce() -> Method,
+    {
+        self.rules.iter().find(|rule| {
+            rule.path.matches(path)
                 && rule.methods.as_ref().is_none_or(|methods| {
                     methods
                         .iter()
                         .any(|allowed| allowed.handler() == method.handler())
                 })
-        });
-        match overriding {
-            Some(rule) => rule.requirement,
-            None => table::classify(path(target), &method),
-        }
+        })
+    }
+
+    /// What of `target` follows MAS's prefix, if it has one.
+    fn below_mas_prefix<'t>(&self, target: &'t [u8]) -> Option<&'t [u8]> {
+        let rest = target.strip_prefix(self.mas_prefix.as_bytes())?;
+        let ends_segment = matches!(rest.first(), None | Some(b'/' | b'?'));
+        (!self.mas_prefix.is_empty() && ends_segment).then_some(rest)
     }
 }
 

@@ -1,10 +1,16 @@
-//! How many unknown tokens one source may bring in a window of time.
+//! How many unknown tokens one client may bring in a window of time.
 //!
-//! A source is Envoy's trusted client address. The count lives in shared data, so all workers count
-//! together; it takes back what turns out to be active, so that only inactive tokens and tokens without a
-//! verdict are spent. The state is a fixed number of counts. A source that finds its bucket full of others'
-//! is let pass: the budget protects MAS from the loudest, the cap on calls in flight from the rest.
+//! An unknown token is one that MAS called inactive. The budget counts distinct ones, so nothing else costs
+//! anything: not a valid token, not an outage of MAS, and not the same dead token again and again.
+//!
+//! The count lives in shared data, so all workers count together. The state is a fixed number of counts. A
+//! client that finds its bucket full of other clients is not limited: the budget stops a few heavy clients, and
+//! `max_in_flight` bounds everyone together.
+//!
+//! The non-obvious rule: a client over its budget may still ask about the tokens that it was charged for. A
+//! logged-out client that tries its dead token again gets the 401 that stops it, and not a 429.
 
+use super::client::ClientKey;
 use crate::{
     cache::bucket::{Bucket, Buckets},
     clock::Instant,
@@ -13,16 +19,14 @@ use crate::{
     token::TokenDigest,
 };
 
+/// Counts in all.
 const NUMBER: u32 = 4_096;
 
-/// A count as bytes: source, end of the window, spent.
-const BYTES: usize = 32 + 8 + 4;
+/// Tokens that a count remembers. Up to so many distinct tokens are told apart exactly; beyond, the latest are.
+const MAX_TAGS: usize = 64;
 
-/// Another worker may write in between; after this many attempts the request passes uncounted.
+/// Another worker may write in between; after this many attempts a token stays uncounted.
 const WRITE_ATTEMPTS: usize = 4;
-
-/// A source: the digest of its address. `Debug` shows nothing of it.
-pub type Source = TokenDigest;
 
 /// The budget is spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +35,7 @@ pub struct Spent {
     pub until: Instant,
 }
 
-/// The counts of all sources.
+/// The counts of all clients.
 #[derive(Debug)]
 pub struct Budget {
     buckets: Buckets,
@@ -45,85 +49,119 @@ impl Default for Budget {
     }
 }
 
+/// A few bits of a token's digest: enough to know it again, too few to be of use to anyone.
+type Tag = [u8; 4];
+
+/// ```text
+/// offset  bytes  what
+///      0     32  client
+///     32      8  end of the window, milliseconds; all numbers little-endian
+///     40      4  tokens that were charged
+///     44    n*4  tags of the latest of them, oldest first
+/// ```
 struct Count {
-    source: [u8; 32],
+    client: ClientKey,
     until: Instant,
-    spent: u32,
+    charged: u32,
+    tags: Vec<Tag>,
 }
 
 impl Count {
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
-        let (source, rest) = bytes.split_first_chunk()?;
-        let (until, spent) = rest.split_first_chunk()?;
+        let (client, rest) = bytes.split_first_chunk()?;
+        let (until, rest) = rest.split_first_chunk()?;
+        let (charged, tags) = rest.split_first_chunk()?;
         Some(Self {
-            source: *source,
+            client: ClientKey(*client),
             until: Instant::from_millis(u64::from_le_bytes(*until)),
-            spent: u32::from_le_bytes(spent.try_into().ok()?),
+            charged: u32::from_le_bytes(*charged),
+            tags: tags
+                .chunks_exact(4)
+                .filter_map(|tag| tag.try_into().ok())
+                .collect(),
         })
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(BYTES);
-        bytes.extend_from_slice(&self.source);
+        let mut bytes = Vec::with_capacity(44 + 4 * self.tags.len());
+        bytes.extend_from_slice(&self.client.0);
         bytes.extend_from_slice(&self.until.as_millis().to_le_bytes());
-        bytes.extend_from_slice(&self.spent.to_le_bytes());
+        bytes.extend_from_slice(&self.charged.to_le_bytes());
+        self.tags
+            .iter()
+            .for_each(|tag| bytes.extend_from_slice(tag));
         bytes
+    }
+
+    /// Charges a token. `false`: it was charged before.
+    fn charge(&mut self, tag: Tag) -> bool {
+        if self.tags.contains(&tag) {
+            return false;
+        }
+        if self.tags.len() >= MAX_TAGS {
+            self.tags.remove(0);
+        }
+        self.tags.push(tag);
+        self.charged = self.charged.saturating_add(1);
+        true
     }
 }
 
 impl Budget {
-    /// Counts one unknown token of `source`, or refuses it.
-    pub fn spend(
+    /// Returns whether `client` may ask about a token that no cache knows.
+    pub fn check(
         &self,
         store: &impl Store,
-        source: &Source,
+        client: &ClientKey,
+        token: &TokenDigest,
         limit: &UnknownTokenBudget,
         now: Instant,
     ) -> Result<(), Spent> {
+        let (_, counts) = self.read(store, client, now);
+        match counts.iter().find(|count| count.client == *client) {
+            Some(count)
+                if count.charged >= limit.per_source && !count.tags.contains(&tag(token)) =>
+            {
+                Err(Spent { until: count.until })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Charges `client` for a token that MAS called inactive.
+    pub fn charge(
+        &self,
+        store: &impl Store,
+        client: &ClientKey,
+        token: &TokenDigest,
+        limit: &UnknownTokenBudget,
+        now: Instant,
+    ) {
         for _ in 0..WRITE_ATTEMPTS {
-            let (bucket, mut counts) = self.read(store, source, now);
-            let is_ours = |count: &Count| count.source == source.0;
-            if !counts.iter().any(is_ours) {
+            let (bucket, mut counts) = self.read(store, client, now);
+            if !counts.iter().any(|count| count.client == *client) {
                 if counts.len() >= self.buckets.capacity {
-                    return Ok(());
+                    return;
                 }
                 counts.push(Count {
-                    source: source.0,
+                    client: *client,
                     until: now + limit.window,
-                    spent: 0,
+                    charged: 0,
+                    tags: Vec::new(),
                 });
             }
-            for count in counts.iter_mut().filter(|count| is_ours(count)) {
-                if count.spent >= limit.per_source {
-                    return Err(Spent { until: count.until });
-                }
-                count.spent += 1;
-            }
-            if write(store, &bucket, &counts).is_ok() {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes one back: the token was active.
-    pub fn refund(&self, store: &impl Store, source: &Source, now: Instant) {
-        for _ in 0..WRITE_ATTEMPTS {
-            let (bucket, mut counts) = self.read(store, source, now);
-            let Some(count) = counts.iter_mut().find(|count| count.source == source.0) else {
-                return;
-            };
-            count.spent = count.spent.saturating_sub(1);
-            if write(store, &bucket, &counts).is_ok() {
+            let mut of_client = counts.iter_mut().filter(|count| count.client == *client);
+            if !of_client.any(|count| count.charge(tag(token)))
+                || write(store, &bucket, &counts).is_ok()
+            {
                 return;
             }
         }
     }
 
-    /// The bucket of `source`, and the counts in it whose window has not ended.
-    fn read(&self, store: &impl Store, source: &Source, now: Instant) -> (Bucket, Vec<Count>) {
-        let bucket = self.buckets.read(store, &source.0);
+    /// Returns the bucket of `client`, and the counts in it whose window has not ended.
+    fn read(&self, store: &impl Store, client: &ClientKey, now: Instant) -> (Bucket, Vec<Count>) {
+        let bucket = self.buckets.read(store, &client.0);
         let counts = bucket
             .records()
             .filter_map(Count::decode)
@@ -131,6 +169,10 @@ impl Budget {
             .collect();
         (bucket, counts)
     }
+}
+
+fn tag(TokenDigest([.., a, b, c, d]): &TokenDigest) -> Tag {
+    [*a, *b, *c, *d]
 }
 
 fn write(store: &impl Store, bucket: &Bucket, counts: &[Count]) -> Result<(), NotWritten> {
@@ -154,56 +196,90 @@ mod tests {
         window: Duration::from_secs(10),
     };
 
+    fn token(number: u32) -> TokenDigest {
+        TokenDigest::of(&number.to_le_bytes())
+    }
+
     #[test]
-    fn a_source_spends_its_budget_in_each_window() {
+    fn a_client_spends_its_budget_in_each_window() {
         let (store, budget) = (MemoryStore::default(), Budget::default());
-        let (source, other) = (Source::of(b"192.0.2.1"), Source::of(b"192.0.2.2"));
+        let [client, other] = [b"192.0.2.1", b"192.0.2.2"].map(|address| ClientKey::of(address));
         for window in 0..3 {
             let now = NOW + LIMIT.window * window;
-            for _ in 0..LIMIT.per_source {
-                assert_eq!(budget.spend(&store, &source, &LIMIT, now), Ok(()));
+            let check = |client, number| budget.check(&store, client, &token(number), &LIMIT, now);
+            for number in 0..LIMIT.per_source {
+                assert_eq!(check(&client, number), Ok(()));
+                budget.charge(&store, &client, &token(number), &LIMIT, now);
             }
             let until = now + LIMIT.window;
-            assert_eq!(
-                budget.spend(&store, &source, &LIMIT, now),
-                Err(Spent { until })
-            );
-            assert_eq!(budget.spend(&store, &other, &LIMIT, now), Ok(()));
+            assert_eq!(check(&client, 100), Err(Spent { until }));
+            assert_eq!(check(&other, 100), Ok(()));
         }
     }
 
     #[test]
-    fn what_is_taken_back_can_be_spent_again() {
+    fn asking_costs_nothing() {
         let (store, budget) = (MemoryStore::default(), Budget::default());
-        let source = Source::of(b"192.0.2.1");
-        for _ in 0..100 {
-            assert_eq!(budget.spend(&store, &source, &LIMIT, NOW), Ok(()));
-            budget.refund(&store, &source, NOW);
+        let client = ClientKey::of(b"192.0.2.1");
+        for number in 0..100 {
+            assert_eq!(
+                budget.check(&store, &client, &token(number), &LIMIT, NOW),
+                Ok(())
+            );
         }
-        budget.refund(&store, &source, NOW);
-        budget.refund(&store, &Source::of(b"never seen"), NOW);
-        for _ in 0..LIMIT.per_source {
-            assert_eq!(budget.spend(&store, &source, &LIMIT, NOW), Ok(()));
-        }
-        assert!(budget.spend(&store, &source, &LIMIT, NOW).is_err());
+        assert_eq!(store.len(), 1, "the seed of the buckets, and no count");
     }
 
     #[test]
-    fn a_source_without_a_slot_passes() {
+    fn one_dead_token_is_charged_once_and_may_always_be_asked_about() {
+        let (store, budget) = (MemoryStore::default(), Budget::default());
+        let client = ClientKey::of(b"192.0.2.1");
+        let check = |number| budget.check(&store, &client, &token(number), &LIMIT, NOW);
+        for _ in 0..100 {
+            budget.charge(&store, &client, &token(1), &LIMIT, NOW);
+        }
+        assert_eq!(check(2), Ok(()));
+        budget.charge(&store, &client, &token(2), &LIMIT, NOW);
+        budget.charge(&store, &client, &token(3), &LIMIT, NOW);
+        assert!(check(4).is_err());
+        assert_eq!(check(1), Ok(()));
+    }
+
+    #[test]
+    fn a_count_is_bounded_and_goes_on_counting() {
+        let (store, budget) = (MemoryStore::default(), Budget::default());
+        let client = ClientKey::of(b"192.0.2.1");
+        let limit = UnknownTokenBudget {
+            per_source: 1_000,
+            ..LIMIT
+        };
+        let is_spent = || {
+            let check = budget.check(&store, &client, &token(u32::MAX), &limit, NOW);
+            check.is_err()
+        };
+        for number in 0..limit.per_source {
+            assert!(!is_spent(), "{number}");
+            budget.charge(&store, &client, &token(number), &limit, NOW);
+        }
+        assert!(is_spent());
+        let (_, counts) = budget.read(&store, &client, NOW);
+        assert!(counts.iter().all(|count| count.tags.len() == MAX_TAGS));
+    }
+
+    #[test]
+    fn a_client_without_a_count_passes() {
         let (store, budget) = (
             MemoryStore::default(),
             Budget {
                 buckets: Buckets::new("b", 1),
             },
         );
-        budget
-            .spend(&store, &Source::of(b"first"), &LIMIT, NOW)
-            .unwrap();
-        for _ in 0..10 {
-            assert_eq!(
-                budget.spend(&store, &Source::of(b"second"), &LIMIT, NOW),
-                Ok(())
-            );
+        budget.charge(&store, &ClientKey::of(b"first"), &token(0), &LIMIT, NOW);
+        let second = ClientKey::of(b"second");
+        for number in 0..10 {
+            let number = token(number);
+            assert_eq!(budget.check(&store, &second, &number, &LIMIT, NOW), Ok(()));
+            budget.charge(&store, &second, &number, &LIMIT, NOW);
         }
         assert_eq!(store.len(), 2);
     }

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use super::{
-    budget::Source,
+    client::ClientKey,
     flight::{Flight, State},
+    load::Slot,
     resolution::{Query, Waiting},
     upstream::Upstream,
 };
@@ -24,8 +25,8 @@ pub const CALL_GRACE: Duration = Duration::from_millis(500);
 pub struct CallContext {
     /// Who is asked.
     pub upstream: Rc<Upstream>,
-    /// Whose budget the token was charged to.
-    pub source: Option<Source>,
+    /// The client that brought the token, if it matters.
+    pub client: Option<ClientKey>,
     /// The call was made again, because the token or its user changed while it was on its way.
     pub is_repeated: bool,
     token: AccessToken<'static>,
@@ -35,10 +36,10 @@ pub struct CallContext {
 
 impl CallContext {
     /// Returns what a call for `query` needs. Reads the trace headers of its request.
-    pub fn new(query: &Query<'_>, source: Option<Source>) -> Self {
+    pub fn new(query: &Query<'_>, client: Option<ClientKey>) -> Self {
         Self {
             upstream: Rc::clone(query.upstream),
-            source,
+            client,
             is_repeated: false,
             token: query.token.clone().into_owned(),
             digest: query.digest,
@@ -49,6 +50,20 @@ impl CallContext {
     /// Returns the digest of the token.
     pub fn digest(&self) -> &TokenDigest {
         &self.digest
+    }
+
+    /// Returns how many bytes this holds that a client sent.
+    pub fn bytes(&self) -> usize {
+        let trace: usize = self.trace.iter().map(|(_, value)| value.len()).sum();
+        self.token.as_bytes().len() + trace
+    }
+
+    /// Returns what the call counts against.
+    pub fn slot(&self) -> Slot {
+        Slot {
+            pool: self.upstream.admission.pool,
+            client: self.client,
+        }
     }
 
     /// Sends the request as a call of `root`: the request's own, or the one whose callback runs.

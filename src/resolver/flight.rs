@@ -8,6 +8,10 @@
 
 use std::collections::BTreeMap;
 
+use super::{
+    line::Ticket,
+    load::{Load, PoolId, Slot},
+};
 use crate::{
     cache::question::QuestionKey,
     clock::Instant,
@@ -28,7 +32,9 @@ pub enum State {
         call: CallId,
         /// The root context that it belongs to.
         root: RootId,
-        /// Whether other workers wait for it, under a lease of ours.
+        /// What it counts against.
+        slot: Slot,
+        /// Whether this worker holds the lease, so that other workers wait for it.
         leased: bool,
     },
     /// From another worker, by way of the shared cache.
@@ -36,7 +42,16 @@ pub enum State {
         /// When to look for it, unless a hint comes first.
         check_at: Instant,
     },
-    /// From nowhere: the root of the call has gone.
+    /// From nowhere yet: the question waits in line for a free call.
+    Queued {
+        /// Its place in the line.
+        ticket: Ticket,
+        /// The pool whose line it is.
+        pool: PoolId,
+        /// How many calls of the pool may be under way when its own is made, itself included.
+        cap: usize,
+    },
+    /// From nowhere: the call was cancelled with its root context; another root must repeat it.
     Orphaned,
 }
 
@@ -72,6 +87,7 @@ pub struct Flights<Q, W> {
     flights: BTreeMap<QuestionKey, Flight<Q, W>>,
     calls: BTreeMap<CallId, QuestionKey>,
     streams: BTreeMap<StreamId, QuestionKey>,
+    load: Load,
 }
 
 impl<Q, W> Default for Flights<Q, W> {
@@ -80,14 +96,28 @@ impl<Q, W> Default for Flights<Q, W> {
             flights: BTreeMap::new(),
             calls: BTreeMap::new(),
             streams: BTreeMap::new(),
+            load: Load::default(),
         }
     }
 }
 
 impl<Q, W> Flights<Q, W> {
-    /// How many calls of this worker are under way.
-    pub fn calls(&self) -> usize {
-        self.calls.len()
+    /// Returns the calls under way, by what they count against.
+    pub fn load(&self) -> &Load {
+        &self.load
+    }
+
+    /// Returns whether another request may wait.
+    pub fn has_room(&self) -> bool {
+        self.streams.len() < MAX_WAITERS
+    }
+
+    /// Returns in which pool's line the question waits, if it does.
+    pub fn queued_in(&self, key: &QuestionKey) -> Option<PoolId> {
+        match self.flights.get(key)?.state {
+            State::Queued { pool, .. } => Some(pool),
+            _ => None,
+        }
     }
 
     /// Whether the answer to `key` is on its way.
@@ -97,12 +127,21 @@ impl<Q, W> Flights<Q, W> {
 
     /// Notes that the answer to `key` is on its way.
     pub fn insert(&mut self, key: QuestionKey, flight: Flight<Q, W>) {
-        if let State::Calling { call, .. } = flight.state {
+        if let State::Calling { call, slot, .. } = flight.state {
             self.calls.insert(call, key);
+            self.load.add(&slot);
         }
         self.streams
             .extend(flight.waiters.keys().map(|stream| (*stream, key)));
         self.flights.insert(key, flight);
+    }
+
+    /// Returns the cap that the question, which waits in line, is subject to.
+    pub fn queued_cap(&self, key: &QuestionKey) -> Option<usize> {
+        match self.flights.get(key)?.state {
+            State::Queued { cap, .. } => Some(cap),
+            _ => None,
+        }
     }
 
     /// Lets `stream` wait for the answer to `key`, which must be on its way.
@@ -116,17 +155,16 @@ impl<Q, W> Flights<Q, W> {
         Ok(())
     }
 
-    /// Forgets a stream that has gone. A call goes on without it: its answer will be kept.
-    pub fn forget(&mut self, stream: StreamId) {
-        let Some(key) = self.streams.remove(&stream) else {
-            return;
-        };
-        let Some(flight) = self.flights.get_mut(&key) else {
-            return;
-        };
+    /// Forgets a stream that has ended. A call goes on without it: its answer will be kept. Returns a flight
+    /// that has ended with it.
+    pub fn forget(&mut self, stream: StreamId) -> Option<Flight<Q, W>> {
+        let key = self.streams.remove(&stream)?;
+        let flight = self.flights.get_mut(&key)?;
         flight.waiters.remove(&stream);
         if flight.is_abandoned() {
-            self.flights.remove(&key);
+            self.flights.remove(&key)
+        } else {
+            None
         }
     }
 
@@ -151,6 +189,21 @@ impl<Q, W> Flights<Q, W> {
             return None;
         };
         Some(self.end(*key)?.1)
+    }
+
+    /// Takes out a flight that waits in line, if `key` does.
+    pub fn take_queued(&mut self, key: &QuestionKey) -> Option<Flight<Q, W>> {
+        self.queued_in(key)?;
+        Some(self.end(*key)?.1)
+    }
+
+    /// Lets a flight that waits in line end at its next look: its question has left the line.
+    pub fn expire_queued(&mut self, key: &QuestionKey, now: Instant) {
+        if self.queued_in(key).is_some()
+            && let Some(flight) = self.flights.get_mut(key)
+        {
+            flight.deadline = now;
+        }
     }
 
     /// Takes out a flight that is answered elsewhere and should be looked at.
@@ -200,8 +253,11 @@ impl<Q, W> Flights<Q, W> {
         let before = self.calls.len();
         for flight in self.flights.values_mut() {
             match flight.state {
-                State::Calling { call, root, .. } if root == gone => {
+                State::Calling {
+                    call, root, slot, ..
+                } if root == gone => {
                     self.calls.remove(&call);
+                    self.load.remove(&slot);
                     flight.state = State::Orphaned;
                 }
                 _ => {}
@@ -222,8 +278,9 @@ impl<Q, W> Flights<Q, W> {
 
     fn end(&mut self, key: QuestionKey) -> Option<(QuestionKey, Flight<Q, W>)> {
         let flight = self.flights.remove(&key)?;
-        if let State::Calling { call, .. } = flight.state {
+        if let State::Calling { call, slot, .. } = flight.state {
             self.calls.remove(&call);
+            self.load.remove(&slot);
         }
         for stream in flight.waiters.keys() {
             self.streams.remove(stream);
@@ -241,6 +298,10 @@ mod tests {
     use crate::token::TokenDigest;
 
     const ROOT: RootId = RootId(1);
+    const SLOT: Slot = Slot {
+        pool: PoolId(0),
+        client: None,
+    };
     const DEADLINE: Instant = Instant::from_millis(5_500);
 
     fn key(token: &[u8]) -> QuestionKey {
@@ -259,6 +320,7 @@ mod tests {
             state: State::Calling {
                 call: CallId(call),
                 root,
+                slot: SLOT,
                 leased: false,
             },
         }
@@ -268,6 +330,7 @@ mod tests {
         State::Calling {
             call: CallId(call),
             root: RootId(2),
+            slot: SLOT,
             leased: false,
         }
     }
@@ -294,7 +357,7 @@ mod tests {
             (0..200).collect::<Vec<_>>()
         );
         assert!(flights.complete(CallId(100)).is_none());
-        assert_eq!(flights.calls(), 1);
+        assert_eq!((flights.calls.len(), flights.load.total(SLOT.pool)), (1, 1));
     }
 
     #[test]
@@ -339,7 +402,7 @@ mod tests {
         assert!(flights.pop_expired(Instant::from_millis(5_499)).is_none());
         assert_eq!(flights.pop_expired(DEADLINE).unwrap().1.waiters.len(), 1);
         assert!(flights.complete(CallId(100)).is_none());
-        assert_eq!(flights.calls(), 0);
+        assert_eq!((flights.calls.len(), flights.load.total(SLOT.pool)), (0, 0));
     }
 
     #[test]

@@ -37,6 +37,7 @@ const BYTES: usize = QuestionKey::BYTES + 8 + 8 + 1;
 const INVALIDATED: u8 = 1;
 const CONTENDED: u8 = 2;
 const STORED: u8 = 4;
+const FAILED: u8 = 8;
 
 /// How often a lease is written again after someone else wrote first.
 const WRITE_ATTEMPTS: usize = 16;
@@ -51,8 +52,20 @@ pub enum Acquired {
     /// No worker holds the lease, but an answer was stored at this moment. Read the cache; if the entry
     /// cannot be used, acquire again with this moment as `cache_read_at`.
     Tombstone(Instant),
+    /// No worker holds the lease, but a call failed at this moment. Serve a stale answer, or acquire again with
+    /// this moment as `cache_read_at`.
+    Failed(Instant),
     /// The bucket is full of other leases: call MAS without one.
     BucketFull,
+}
+
+/// What stays of a lease that is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tombstone {
+    /// An answer has been in the shared cache since then.
+    Stored(Instant),
+    /// MAS gave no answer, and a stale one serves: the other workers need not try for a while.
+    Failed(Instant),
 }
 
 /// The marks on a lease.
@@ -92,9 +105,15 @@ enum State {
         marks: Marks,
     },
     /// A tombstone.
-    Stored {
-        at: Instant,
-    },
+    Released(Tombstone),
+}
+
+impl Tombstone {
+    fn at(self) -> Instant {
+        match self {
+            Self::Stored(at) | Self::Failed(at) => at,
+        }
+    }
 }
 
 impl Lease {
@@ -109,7 +128,9 @@ impl Lease {
             key: *key,
             holder: u64::from_le_bytes(*holder),
             state: if marks & STORED != 0 {
-                State::Stored { at: moment }
+                State::Released(Tombstone::Stored(moment))
+            } else if marks & FAILED != 0 {
+                State::Released(Tombstone::Failed(moment))
             } else {
                 State::Held {
                     until: moment,
@@ -131,7 +152,8 @@ impl Lease {
                     mark(marks.invalidated, INVALIDATED) | mark(marks.contended, CONTENDED),
                 )
             }
-            State::Stored { at } => (at, STORED),
+            State::Released(Tombstone::Stored(at)) => (at, STORED),
+            State::Released(Tombstone::Failed(at)) => (at, FAILED),
         };
         let mut bytes = Vec::with_capacity(BYTES);
         bytes.extend_from_slice(&self.key);
@@ -155,7 +177,7 @@ impl Lease {
     fn is_current(&self, now: Instant) -> bool {
         match self.state {
             State::Held { until, .. } => now < until,
-            State::Stored { at } => now < at + LEASE,
+            State::Released(tombstone) => now < tombstone.at() + LEASE,
         }
     }
 }
@@ -200,9 +222,14 @@ impl Leases {
         };
         match leases.iter_mut().find(|lease| lease.key == mine.key) {
             Some(Lease {
-                state: State::Stored { at },
+                state: State::Released(tombstone),
                 ..
-            }) if *at > cache_read_at => return Some(Acquired::Tombstone(*at)),
+            }) if tombstone.at() > cache_read_at => {
+                return Some(match *tombstone {
+                    Tombstone::Stored(at) => Acquired::Tombstone(at),
+                    Tombstone::Failed(at) => Acquired::Failed(at),
+                });
+            }
             Some(Lease {
                 holder: theirs,
                 state: State::Held { until, marks },
@@ -234,13 +261,13 @@ impl Leases {
     }
 
     /// Gives the lease on `key` back, and tells what marks it had; none if it is not ours any more.
-    /// `stored_at`: there is an answer in the shared cache since then.
+    /// `tombstone` says what stays for a while.
     pub fn release(
         &self,
         store: &impl Store,
         key: &QuestionKey,
         holder: u64,
-        stored_at: Option<Instant>,
+        tombstone: Option<Tombstone>,
     ) -> Marks {
         for _ in 0..WRITE_ATTEMPTS {
             let (bucket, mut leases) = self.read(store, &key.digest);
@@ -252,8 +279,8 @@ impl Leases {
             };
             let mut lease = leases.swap_remove(ours);
             let marks = lease.marks(key, holder).unwrap_or_default();
-            if let Some(at) = stored_at {
-                lease.state = State::Stored { at };
+            if let Some(tombstone) = tombstone {
+                lease.state = State::Released(tombstone);
                 leases.push(lease);
             }
             // Whoever writes first may have marked it, and we look again.
@@ -309,7 +336,7 @@ fn write(store: &impl Store, bucket: &Bucket, leases: &[Lease]) -> Result<(), No
 fn evict_oldest_tombstone(leases: &mut Vec<Lease>) -> bool {
     let answers = leases.iter().enumerate();
     let answers = answers.filter_map(|(place, lease)| match lease.state {
-        State::Stored { at } => Some((at, place)),
+        State::Released(tombstone) => Some((tombstone.at(), place)),
         State::Held { .. } => None,
     });
     let oldest = answers.min();
@@ -493,13 +520,13 @@ mod tests {
         let acquire =
             |holder, now, cache_read_at| leases.acquire(&store, &key, holder, now, cache_read_at);
         acquire(ME, NOW, NOW);
-        leases.release(&store, &key, ME, Some(NOW));
+        leases.release(&store, &key, ME, Some(Tombstone::Stored(NOW)));
         let before = NOW.minus(LEASE);
         for _ in 0..2 {
             assert_eq!(acquire(OTHER, NOW, before), Acquired::Tombstone(NOW));
         }
         assert_eq!(acquire(OTHER, NOW, NOW), Acquired::Mine, "it was no use");
-        leases.release(&store, &key, OTHER, Some(NOW));
+        leases.release(&store, &key, OTHER, Some(Tombstone::Stored(NOW)));
         let late = NOW + LEASE;
         assert_eq!(acquire(OTHER, late, before), Acquired::Mine, "long ago");
     }
@@ -512,7 +539,7 @@ mod tests {
         };
         let (one, two) = (key(b"one"), key(b"two"));
         leases.acquire(&store, &one, ME, NOW, SEEN);
-        leases.release(&store, &one, ME, Some(NOW));
+        leases.release(&store, &one, ME, Some(Tombstone::Stored(NOW)));
         assert!(!leases.invalidate(&store, &one.digest, NOW));
         assert!(!leases.is_invalidated(&store, &one, ME));
         assert_eq!(leases.release(&store, &one, ME, None), Marks::default());

@@ -70,7 +70,7 @@ impl<A> Verdict<A> {
 impl From<Cached> for Verdict {
     fn from(cached: Cached) -> Self {
         match cached {
-            Cached::Active(entry) => Self::Active(Box::new(entry)),
+            Cached::Active(entry) => Self::Active(entry),
             Cached::Inactive(answer) => Self::Inactive(answer),
         }
     }

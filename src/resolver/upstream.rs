@@ -6,12 +6,31 @@
 
 use std::{rc::Rc, time::Duration};
 
+use super::load::PoolId;
 use crate::{
     cache::{SharedCache, question::QuestionKey},
     config::{Config, UnknownTokenBudget},
     mas::introspection::Settings,
     token::TokenDigest,
 };
+
+/// What becomes of a question while every call of its pool is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// It waits in line for a free call.
+    Wait,
+    /// There is no verdict at once.
+    Refuse,
+}
+
+/// The cap on calls that a configuration's questions count against.
+#[derive(Clone, Copy, Debug)]
+pub struct Admission {
+    /// Which calls count together.
+    pub pool: PoolId,
+    /// What becomes of a question over the cap.
+    pub overflow: Overflow,
+}
 
 /// One way of asking, as configured.
 #[derive(Debug)]
@@ -24,21 +43,29 @@ pub struct Upstream {
     pub ttl: Duration,
     /// How many unknown tokens one client may bring.
     pub budget: Option<UnknownTokenBudget>,
-    /// Names the endpoint that is asked.
+    /// Which cap its calls count against.
+    pub admission: Admission,
+    /// Names who is asked.
     fingerprint: u64,
 }
 
 impl Upstream {
     /// Returns the way of asking that `config` describes.
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, admission: Admission) -> Self {
         let fingerprint = config.fingerprint();
         Self {
             settings: Rc::clone(&config.introspection),
             cache: SharedCache::new(&config.cache, fingerprint),
             ttl: config.cache.ttl,
             budget: config.unknown_token_budget,
+            admission,
             fingerprint,
         }
+    }
+
+    /// Returns the name of who is asked, see [`Config::fingerprint`].
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     /// Returns the name of the question whose token this is.

@@ -25,7 +25,7 @@ pub use self::{
 };
 use super::{
     exchange::{Chunk, Phase},
-    origin::RequestOrigin,
+    origin::ClientOrigin,
     plugin::Plugin,
 };
 use crate::{
@@ -38,6 +38,7 @@ use crate::{
     matrix::reply::{Cors, Rejection},
     metrics::{Metric, Outcome},
     resolver::{Found, Query, Renewal, Resolver, Verdict},
+    token::TokenDigest,
 };
 
 /// Safety margin of the coarse clock. A hit in the local cache uses the time of the last tick, which may lag
@@ -56,8 +57,8 @@ pub struct Gateway {
 enum Progress {
     /// There is a verdict.
     Decided(Outcome, Verdict<Rc<Grant>>),
-    /// It is a CORS pre-flight, which waits for nothing.
-    Preflight,
+    /// The homeserver does not look at the token, so the request waits for nothing.
+    NotNeeded,
     /// The request is held.
     Held,
 }
@@ -125,9 +126,8 @@ impl Gateway {
             } => {
                 let verdict = self.grant(cb, plugin, found);
                 let decision = policy::conclude(&plugin.config, requirement, kind, verdict);
-                if let (Decision::Annotate(_), Verdict::Active(entry)) = (&decision, &found.verdict)
-                {
-                    exchange.set_watch(Watch::Active(entry.digest));
+                if let Decision::Annotate(_) = decision {
+                    watch_for_refusal(&exchange, found.digest);
                 }
                 carry_out(cb.host, &exchange, decision, cors);
             }
@@ -171,12 +171,12 @@ impl Gateway {
             ),
             Inspection::Ask(question) => match self.find(cb, resolver, exchange, head, &question) {
                 Progress::Held => return None,
-                Progress::Preflight => (Outcome::NotAsked, Decision::Forward),
+                Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
                 Progress::Decided(outcome, verdict) => {
                     let (requirement, kind) = (question.requirement, question.kind);
                     let decision = policy::conclude(config, requirement, kind, verdict);
                     if let Decision::Annotate(_) = decision {
-                        exchange.set_watch(Watch::Active(question.digest));
+                        watch_for_refusal(exchange, question.digest);
                     }
                     (outcome, decision)
                 }
@@ -184,9 +184,9 @@ impl Gateway {
         };
         cb.host.count(Metric::Request(outcome));
         Some(match decision {
-            // Browsers send a pre-flight without credentials and give up if it fails.
+            // Browsers give up if a pre-flight fails, and a method that the homeserver refuses is its to refuse.
             Decision::Reject(rejection)
-                if rejection != Rejection::Unrecognized && head.is_preflight() =>
+                if rejection != Rejection::Unrecognized && policy::ignores_token(config, head) =>
             {
                 Decision::Forward
             }
@@ -208,14 +208,14 @@ impl Gateway {
             upstream: &plugin.upstream,
             token: &question.token,
             digest: question.digest,
-            origin: &RequestOrigin(cb.host),
+            origin: &ClientOrigin(cb.host),
         };
         if let Some(grant) = self.lookup_grant(cb, resolver, plugin, &query) {
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
         }
         let found = match resolver.lookup(cb, &query) {
             Some(found) => Some(found),
-            None if head.is_preflight() => return Progress::Preflight,
+            None if policy::ignores_token(&plugin.config, head) => return Progress::NotNeeded,
             None => {
                 let purpose = Purpose::Access {
                     cors: Cors::of(head.target()),
@@ -319,5 +319,12 @@ impl Gateway {
             cb.host.record(Metric::LocalEvicted, evicted);
         }
         grant
+    }
+}
+
+/// Watches whether the homeserver refuses the active token of a request, if that is to be learned from.
+fn watch_for_refusal(exchange: &Exchange, token: TokenDigest) {
+    if exchange.plugin.config.learn_from_refusals {
+        exchange.set_watch(Watch::Active(token));
     }
 }

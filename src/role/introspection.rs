@@ -8,6 +8,8 @@
 //! knows none, a caller that MAS has answered before has. All other requests are MAS's to judge.
 
 mod callers;
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod chain;
 pub mod request;
 mod unread;
 mod watch;
@@ -22,7 +24,7 @@ use self::{
 };
 use super::{
     exchange::{BodyPrefix, Chunk, Phase},
-    origin::RequestOrigin,
+    origin::HomeserverOrigin,
     response_status,
 };
 use crate::{
@@ -69,7 +71,7 @@ impl Introspection {
         let Some(credential) = request::credential(config, header) else {
             return;
         };
-        let caller = CallerKey::of(&credential);
+        let caller = CallerKey::of(&exchange.plugin.upstream, &credential);
         let is_authenticated = match config.introspection.credential.known() {
             Some(known) if known.matches(&credential) => true,
             // Another credential, which MAS may know.
@@ -165,7 +167,7 @@ impl Introspection {
             upstream,
             token,
             digest: TokenDigest::of(token.as_bytes()),
-            origin: &RequestOrigin(cb.host),
+            origin: &HomeserverOrigin(cb.host),
         };
         let found = resolver.lookup(cb, &query).or_else(|| {
             let waiter = Waiter {
@@ -204,9 +206,10 @@ fn pass_on(host: &impl Metrics, exchange: &Exchange) {
 /// Returns the reply that a verdict makes; `None` if MAS is to answer itself.
 fn reply(config: &Config, verdict: &Verdict, now: Instant) -> Option<Reply> {
     match verdict {
-        Verdict::Active(entry) => request::known_body(entry, now).map(request::reply),
+        Verdict::Active(entry) => request::active_reply(entry, now),
         Verdict::Inactive(answer) => Some(request::reply(answer.body().to_vec())),
-        Verdict::None(NoVerdict::OverBudget { .. }) => None,
+        // A flood of clients must not cut the homeserver off from MAS.
+        Verdict::None(NoVerdict::OverBudget { .. } | NoVerdict::Overloaded) => None,
         Verdict::None(_) => match config.on_introspection_failure {
             OnFailure::Reject => Some(request::unavailable()),
             OnFailure::Pass => None,

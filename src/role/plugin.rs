@@ -3,9 +3,19 @@
 use std::rc::Rc;
 
 use crate::{
-    cache::question::QuestionKey, config::Config, host::RootId, resolver::Upstream,
+    cache::question::QuestionKey,
+    config::{Config, Role},
+    host::{If, NotWritten, RootId, Store},
+    resolver::{Admission, Overflow, PoolId, Upstream},
     token::TokenDigest,
 };
+
+/// Tells that the warning has been given in this process.
+const WARNED_KEY: &str = "matrix-edge-auth.warned-of-visible-secret";
+
+const VISIBLE_SECRET: &str = "introspection.credential: the secret is given as a value, which Envoy's admin interface \
+                              shows to anyone who may ask it for /config_dump; let Envoy inject it ({injected: true}), \
+                              or give it by an environment variable ({env: NAME})";
 
 /// A plugin configuration, and what is derived from it once.
 #[derive(Debug)]
@@ -24,9 +34,21 @@ impl Plugin {
     pub fn new(root: RootId, config: Config) -> Self {
         Self {
             root,
-            upstream: Rc::new(Upstream::new(&config)),
+            upstream: Rc::new(Upstream::new(&config, admission(config.role))),
             identity_fingerprint: config.identity_fingerprint(),
             config,
+        }
+    }
+
+    /// Returns what an operator should know of a configuration that is taken, if this is the first to be asked in
+    /// the process: every worker loads every configuration.
+    pub fn first_warning(&self, store: &impl Store) -> Option<&'static str> {
+        if !self.config.has_visible_secret {
+            return None;
+        }
+        match store.write(WARNED_KEY, b"1", If::Absent) {
+            Err(NotWritten::Changed) => None,
+            Ok(()) | Err(NotWritten::Refused) => Some(VISIBLE_SECRET),
         }
     }
 
@@ -35,6 +57,67 @@ impl Plugin {
         QuestionKey {
             digest: *digest,
             fingerprint: self.identity_fingerprint,
+        }
+    }
+}
+
+/// Returns which cap a role's calls count against. Each role has its own, so that a flood of clients does not
+/// cut the homeserver off from MAS. A client waits for a free call; the homeserver's question goes to MAS itself.
+fn admission(role: Role) -> Admission {
+    match role {
+        Role::Gateway => Admission {
+            pool: PoolId(0),
+            overflow: Overflow::Wait,
+        },
+        Role::Introspection => Admission {
+            pool: PoolId(1),
+            overflow: Overflow::Refuse,
+        },
+        // It never asks.
+        Role::Provisioning => Admission {
+            pool: PoolId(2),
+            overflow: Overflow::Refuse,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::{config, host::memory::MemoryStore};
+
+    fn plugin(credential: &str) -> Plugin {
+        let json = format!(
+            r#"{{"server_name":"example.org","introspection":{{"cluster":"mas","credential":{credential}}}}}"#
+        );
+        let config = config::parse(json.as_bytes(), &|_| Some("s3cret".to_owned())).unwrap();
+        Plugin::new(RootId(1), config)
+    }
+
+    #[test]
+    fn a_visible_secret_is_told_of_once_in_a_process() {
+        let process = MemoryStore::default();
+        for hidden in [
+            r#"{"bearer":{"env":"MAS_SECRET"}}"#,
+            r#"{"basic":{"client_id":"id","client_secret":{"env":"MAS_SECRET"}}}"#,
+            r#"{"injected":true}"#,
+        ] {
+            assert_eq!(plugin(hidden).first_warning(&process), None, "{hidden}");
+        }
+        for (visible, is_first) in [
+            (r#"{"bearer":{"value":"s3cret"}}"#, true),
+            (
+                r#"{"basic":{"client_id":"id","client_secret":{"value":"s3cret"}}}"#,
+                false,
+            ),
+        ] {
+            let elsewhere = plugin(visible).first_warning(&MemoryStore::default());
+            assert!(elsewhere.is_some_and(|line| line.contains("/config_dump")));
+            let warning = plugin(visible).first_warning(&process);
+            assert_eq!(warning.is_some(), is_first, "{visible}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`mas`]: Matrix Authentication Service. It answers introspection, revocation and compat logout
 //!   as a real MAS 1.22 was recorded to answer them, counts what it is asked, and misbehaves on command.
-//!   It tells a homeserver about users and devices as MAS does.
+//!   It tells a homeserver about users and devices as MAS does, and tries again when that fails.
 //! - [`homeserver`]: a homeserver that answers every request with what it saw, so that a test can tell
 //!   what passed the edge, and when.
 //! - [`clock`]: the time both of them live in, real or set by a test.

@@ -283,6 +283,12 @@ impl Mas {
         *self.shared.total.borrow()
     }
 
+    /// How many introspections were under way at the same time, at the most: received and not answered, and the caller
+    /// had not left.
+    pub fn most_at_once(&self) -> u64 {
+        lock(&self.shared.at_once).most
+    }
+
     /// The introspection requests received, oldest first; at most [`Options::keep_requests`].
     pub fn requests(&self) -> Vec<SeenRequest> {
         lock(&self.shared.seen).iter().cloned().collect()
@@ -383,6 +389,22 @@ impl fmt::Debug for Hold {
     }
 }
 
+/// How many introspections are under way, and how many were at the most.
+#[derive(Debug, Default)]
+struct AtOnce {
+    now: u64,
+    most: u64,
+}
+
+/// An introspection under way. It ends when this is dropped, also by a caller that leaves.
+struct UnderWay<'a>(&'a Shared);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.at_once).now -= 1;
+    }
+}
+
 /// What the server's tasks and the test's handles share.
 struct Shared {
     clock: Clock,
@@ -403,6 +425,7 @@ struct Shared {
     /// Counts how often the faults were cleared, which ends what hangs.
     cleared: watch::Sender<u64>,
     total: watch::Sender<u64>,
+    at_once: Mutex<AtOnce>,
     holds: watch::Sender<usize>,
 }
 
@@ -427,6 +450,7 @@ impl Shared {
             faults: Mutex::default(),
             cleared: watch::Sender::new(0),
             total: watch::Sender::new(0),
+            at_once: Mutex::default(),
             holds: watch::Sender::new(0),
         }
     }
@@ -450,6 +474,14 @@ impl Shared {
         // Under the lock that clears: no fault is taken before and watched after.
         let mut faults = lock(&self.faults);
         Some((faults.take(token)?, self.cleared.subscribe()))
+    }
+
+    /// Counts an introspection as under way until the returned value is dropped.
+    fn begin(&self) -> UnderWay<'_> {
+        let mut at_once = lock(&self.at_once);
+        at_once.now += 1;
+        at_once.most = at_once.most.max(at_once.now);
+        UnderWay(self)
     }
 
     /// Counts an introspection and keeps its request; returns the token's and the total count.

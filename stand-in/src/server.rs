@@ -136,6 +136,7 @@ where
         traffic,
     };
     let service = service_fn(move |request| {
+        wire.requests.fetch_add(1, Ordering::Relaxed);
         let answer = handler(request, wire.clone());
         async move { Ok::<_, Infallible>(answer.await) }
     });
@@ -147,7 +148,10 @@ where
 
 /// A handler's grip on the connection that its request came in on.
 #[derive(Clone, Default)]
-pub(crate) struct Wire(Arc<Mutex<Option<Sabotage>>>);
+pub(crate) struct Wire {
+    sabotage: Arc<Mutex<Option<Sabotage>>>,
+    requests: Arc<AtomicU64>,
+}
 
 /// Bytes to send instead of the response, and how the connection then ends.
 pub(crate) struct Sabotage {
@@ -167,7 +171,12 @@ pub(crate) enum End {
 impl Wire {
     /// Replaces whatever is written next on this connection. On HTTP/2 that hits all its streams.
     pub(crate) fn sabotage(&self, sabotage: Sabotage) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sabotage);
+        *self.sabotage.lock().unwrap_or_else(PoisonError::into_inner) = Some(sabotage);
+    }
+
+    /// Whether the connection has brought a request before the latest.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 1
     }
 }
 
@@ -180,7 +189,11 @@ struct Socket {
 impl Socket {
     /// Sends what is left of a pending sabotage and ends the connection, or does nothing if there is none.
     fn poll_sabotage(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut pending = self.wire.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self
+            .wire
+            .sabotage
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let Some(sabotage) = pending.as_mut() else {
             return Poll::Ready(Ok(()));
         };

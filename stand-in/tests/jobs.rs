@@ -3,7 +3,10 @@
 
 #![expect(clippy::expect_used, reason = "a test file")]
 
-mod support;
+mod support {
+    pub mod caller;
+    pub mod told;
+}
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,7 +17,10 @@ use stand_in::{
     homeserver::Homeserver,
     mas::{Control, Mas, Options, Session},
 };
-use support::{calls, is_active, send, start, start_mas, start_with};
+use support::{
+    caller::{is_active, send},
+    told::{calls, start, start_mas, start_with},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -26,7 +32,7 @@ const REACTIVATE_USER: &str = "/_synapse/mas/reactivate_user";
 const SYNC_DEVICES: &str = "/_synapse/mas/sync_devices";
 
 /// The first attempt and those after it.
-const ATTEMPTS: u32 = 11;
+const ATTEMPTS: usize = 11;
 
 #[tokio::test]
 async fn a_failed_call_is_made_again_with_what_is_true_then() {
@@ -136,20 +142,18 @@ async fn retries_come_after_5_10_20_seconds_and_so_on() {
     mas.insert("phone", Session::access("alice", "PHONE"));
     mas.revoke("phone");
     let mut delays = Vec::new();
-    for attempts in 1..ATTEMPTS {
-        mas.wait_for_provisioning(attempts.into()).await;
-        mas.wait_until_retrying(1).await;
+    for attempts in 1.. {
+        mas.wait_for_provisioning(attempts).await;
+        tokio::select! {
+            () = mas.wait_until_retrying(1) => {}
+            () = mas.wait_until_provisioned() => break,
+        }
         let due = mas.next_retry().expect("it has failed");
         delays.push((due - clock.now()).as_secs());
         clock.set(due);
     }
-    mas.wait_until_provisioned().await;
     assert_eq!(delays, [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560]);
-    assert_eq!(
-        statuses(&mas).len(),
-        ATTEMPTS as usize,
-        "then it is given up"
-    );
+    assert_eq!(statuses(&mas).len(), ATTEMPTS, "then it is given up");
     assert_eq!(mas.next_retry(), None);
 }
 
@@ -210,7 +214,7 @@ async fn a_homeserver_that_is_gone_is_given_up() {
     gone.stop().await;
     mas.delete_device("alice", "PHONE");
     mas.wait_until_provisioned().await;
-    assert_eq!(statuses(&mas), [None; ATTEMPTS as usize]);
+    assert_eq!(statuses(&mas), [None; ATTEMPTS]);
 
     let homeserver = Homeserver::start_local().await.expect("a free port");
     mas.set_homeserver(homeserver.addr());

@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use base64ct::{Base64, Encoding};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -274,6 +275,29 @@ async fn revoking_over_http_ends_the_session_at_once() {
         );
     }
     assert_eq!(mas.total_calls(), 4, "only introspections count");
+}
+
+/// MAS takes the pair as it is: it does not decode the halves, which RFC 6749 (section 2.3.1) has form-encoded.
+#[tokio::test]
+async fn a_basic_pair_is_compared_byte_for_byte() {
+    let secret = "n0Tq+3u/9mZ2yVQ1==";
+    let mas = Mas::start(Options {
+        clients: vec![mas::Client::basic("01CLIENT", secret)],
+        ..Options::default()
+    })
+    .await
+    .expect("a free port");
+    let client = Caller::new(mas.addr());
+    for (secret, status) in [(secret, 200), ("n0Tq%2B3u%2F9mZ2yVQ1%3D%3D", 401)] {
+        let pair = Base64::encode_string(format!("01CLIENT:{secret}").as_bytes());
+        let authorization = format!("Basic {pair}");
+        let form = "token=garbage&token_type_hint=access_token".to_owned();
+        let (found, _, body) = client
+            .send(Method::POST, "/oauth2/introspect", &authorization, form)
+            .await
+            .expect("an answer");
+        assert_eq!(found, status, "{body}");
+    }
 }
 
 #[tokio::test]

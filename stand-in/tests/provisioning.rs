@@ -2,9 +2,12 @@
 
 #![expect(clippy::expect_used, reason = "a test file")]
 
-mod support;
+mod support {
+    pub mod caller;
+    pub mod told;
+}
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
@@ -12,7 +15,10 @@ use stand_in::{
     homeserver::Homeserver,
     mas::{self, DEFAULT_SECRET, Mas, Options, Session},
 };
-use support::{calls, introspect, is_active, send, start, start_with};
+use support::{
+    caller::{introspect, is_active, send},
+    told::{calls, start, start_with},
+};
 
 const DELETE_DEVICE: &str = "/_synapse/mas/delete_device";
 const DELETE_USER: &str = "/_synapse/mas/delete_user";
@@ -226,7 +232,11 @@ async fn a_compat_login_takes_the_device_over_and_tells_of_the_device_only() {
 
 #[tokio::test]
 async fn a_login_that_the_homeserver_refuses_fails_without_another_try() {
-    let (mas, homeserver) = start().await;
+    let (mas, homeserver) = start_with(Options {
+        first_retry_delay: Duration::ZERO,
+        ..Options::default()
+    })
+    .await;
     mas.insert("old", Session::compat("alice", "PHONE"));
     homeserver.respond(UPSERT_DEVICE, 500, "");
     mas.compat_login("new", Session::compat("alice", "PHONE"));

@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 /// Configurations that are refused, and what the line in the log names.
-fn bad() -> [(Value, &'static str); 3] {
+fn bad() -> [(Value, &'static str); 6] {
     [
         (
             json!({"introspection": {"time_out": "5s"}}),
@@ -22,6 +22,18 @@ fn bad() -> [(Value, &'static str); 3] {
         (
             json!({"introspection": {"credential": {"bearer": {"env": "NOT_SET"}}}}),
             "introspection.credential.bearer.env",
+        ),
+        (
+            json!({"introspection": {"credential": {"bearer": {"value": format!("Bearer {DEFAULT_SECRET}")}}}}),
+            "introspection.credential.bearer.value",
+        ),
+        (
+            json!({"introspection": {"authority": "https://auth.example.org"}}),
+            "introspection.authority",
+        ),
+        (
+            json!({"identity_headers": {"user_id": "x-envoy-peer-metadata"}}),
+            "identity_headers.user_id",
         ),
     ]
 }
@@ -157,6 +169,35 @@ async fn a_configuration_can_be_a_struct() {
     })
     .await;
     edge.pass(Request::get(WHOAMI).bearer(&edge.alice())).await;
+}
+
+/// Every worker loads the configuration of every listener, and one of them tells.
+#[tokio::test]
+async fn a_secret_in_the_configuration_is_told_of_once() {
+    let internal = plugin(json!({"role": "introspection"}));
+    let edge = Edge::start_with(json!({}), Options::default(), |builder| {
+        builder
+            .concurrency(2)
+            .internal_listener("internal", internal, "mas")
+            .dynamic_listeners()
+    })
+    .await;
+    let line = edge.envoy.wait_for_log("/config_dump").await;
+    assert!(line.contains("[warning]"), "{line}");
+    configure(&edge, json!({"cache": {"ttl": "60s"}}))
+        .await
+        .expect("an update");
+    let log = edge.envoy.log();
+    assert_eq!(log.matches("/config_dump").count(), 1, "{log}");
+    assert!(!log.contains(DEFAULT_SECRET));
+
+    let hidden = json!({"introspection": {"cluster": "mas", "credential": {"bearer": {"env": "MAS_SECRET"}}}});
+    let edge = Edge::start_with(hidden, Options::default(), |builder| {
+        builder.env("MAS_SECRET", DEFAULT_SECRET)
+    })
+    .await;
+    edge.assert_alive().await;
+    assert!(!edge.envoy.log().contains("/config_dump"));
 }
 
 async fn start_dynamic(changes: Value) -> Edge {

@@ -41,6 +41,8 @@ pub fn plugin(changes: Value) -> Value {
             "cluster": "mas",
             "authority": "auth.example.org",
             "credential": {"bearer": {"value": DEFAULT_SECRET}},
+            // MAS is held back until enough has happened, which takes its time on a busy machine.
+            "timeout": "1m",
         },
     });
     let Value::Object(changes) = changes else {

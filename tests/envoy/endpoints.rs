@@ -64,6 +64,59 @@ async fn optional_endpoints_pass_without_a_token_and_refuse_a_bad_one() {
 }
 
 #[tokio::test]
+async fn an_unknown_path_lets_an_active_token_pass_whatever_its_scope() {
+    let edge = Edge::start(json!({})).await;
+    let [alice, openid, dead] = [edge.alice(), new_token("mat"), new_token("mat")];
+    let session = Session::access("alice", "PHONE").scope("openid email");
+    edge.mas.insert(&openid, session);
+    for path in ["/auth/oauth2/userinfo", "/hookshot/v1/rooms"] {
+        let request = |token: &str| Request::get(path).bearer(token);
+        let seen = edge.pass(request(&openid)).await;
+        assert_eq!(identity(&seen), NOBODY);
+        let seen = edge.pass(request(&alice)).await;
+        assert_eq!(identity(&seen)[0].len(), 1);
+        assert_not_active(&edge.send(&request(&dead)).await);
+    }
+    let response = edge.whoami(&openid).await;
+    assert_eq!(response.status, 401, "{response:?}");
+}
+
+#[tokio::test]
+async fn below_the_prefix_of_mas_no_token_is_looked_at() {
+    let introspection = json!({"path": "/auth/oauth2/introspect"});
+    let edge = Edge::start(json!({"introspection": introspection})).await;
+    for path in [
+        "/auth/oauth2/userinfo",
+        "/auth/graphql",
+        "/auth/api/admin/v1/users",
+        "/auth/_matrix/client/v3/logout",
+    ] {
+        let seen = edge
+            .pass(Request::new("POST", path).bearer(&new_token("mat")))
+            .await;
+        assert_eq!(identity(&seen), NOBODY);
+    }
+    assert_eq!(edge.mas.total_calls(), 0);
+}
+
+#[tokio::test]
+async fn a_method_that_the_homeserver_refuses_is_left_to_it() {
+    let edge = Edge::start(json!({})).await;
+    let sync = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+    let dead = new_token("mat");
+    assert_not_active(&edge.send(&Request::new("POST", sync).bearer(&dead)).await);
+    for request in [
+        Request::get(sync),
+        Request::get(sync).bearer(&dead),
+        Request::get(sync).bearer(&new_token("mat")),
+    ] {
+        let seen = edge.pass(request).await;
+        assert_eq!(identity(&seen), NOBODY);
+    }
+    assert_eq!(edge.mas.total_calls(), 1);
+}
+
+#[tokio::test]
 async fn public_endpoints_and_foreign_tokens_are_left_alone() {
     let edge = Edge::start(json!({"unrecognized_tokens": "reject"})).await;
     for target in [

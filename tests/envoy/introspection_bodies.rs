@@ -338,7 +338,7 @@ async fn without_the_setting_mas_answers_after_a_second_and_the_log_says_what_to
         let took = before.elapsed();
         assert_active(&response, "alice");
         assert_eq!(edge.mas.calls(&token), calls);
-        let expected = Duration::from_secs(1)..Duration::from_secs(3);
+        let expected = Duration::from_secs(1)..Duration::from_secs(5);
         assert!(expected.contains(&took), "{took:?}");
     }
     // All others are as fast as ever.

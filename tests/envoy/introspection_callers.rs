@@ -2,10 +2,11 @@
 
 use serde_json::json;
 use stand_in::mas::{
-    DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_SECRET, Options, introspection_body,
+    Client, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_SECRET, Options, introspection_body,
 };
 
 use super::{
+    edge::Edge,
     introspection::{basic, start_with_injected},
     introspection_role::{
         NAME, PATH, ask, assert_active, assert_mas_answers, headers, introspect, plugin, secret,
@@ -64,6 +65,31 @@ async fn a_client_of_the_configured_credential_is_answered_and_the_shared_secret
     }
     assert_eq!(edge.mas.calls(&token), 1);
     assert_mas_answers(&edge, &headers(&secret()).body(&form), 1).await;
+}
+
+/// RFC 6749 (section 2.3.1) has both halves of the pair form-encoded. MAS compares the pair as it is, and other
+/// clients of a deployment may do either.
+#[tokio::test]
+async fn a_client_is_recognised_plain_and_form_encoded() {
+    let secret = "n0Tq+3u/9mZ2yVQ1==";
+    let options = Options {
+        clients: vec![Client::basic(DEFAULT_CLIENT_ID, secret)],
+        ..Options::default()
+    };
+    let client = json!({"client_id": DEFAULT_CLIENT_ID, "client_secret": {"value": secret}});
+    let changes = json!({"introspection": {"credential": {"basic": client}}});
+    let role = plugin(changes.clone());
+    let edge = Edge::start_with(changes, options, |builder| {
+        builder.internal_listener(NAME, role, "mas")
+    })
+    .await;
+    let token = edge.alice();
+    let form = introspection_body(&token);
+    for secret in [secret, "n0Tq%2B3u%2F9mZ2yVQ1%3D%3D"] {
+        let request = headers(&basic(DEFAULT_CLIENT_ID, secret)).body(&form);
+        assert_active(&ask(&edge, &request).await, "alice");
+    }
+    assert_eq!(edge.mas.calls(&token), 1);
 }
 
 /// The module knows no secret: whom MAS has answered once is answered from the cache.

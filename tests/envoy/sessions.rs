@@ -36,7 +36,7 @@ async fn start(options: Options) -> Edge {
 }
 
 /// What MAS serves of the homeserver's host and of its own. A request with `x-gone` leads nowhere.
-fn route_to_mas(config: &mut Value) {
+pub fn route_to_mas(config: &mut Value) {
     // Nobody listens there any longer.
     let gone = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let gone = bootstrap::static_cluster("gone", gone.expect("a free port"));
@@ -68,7 +68,7 @@ fn options() -> Options {
 }
 
 /// A new token of a compat session.
-fn compat(edge: &Edge, username: &str) -> String {
+pub fn compat(edge: &Edge, username: &str) -> String {
     let token = new_token("mct");
     let device = format!("OF_{token}");
     edge.mas.insert(&token, Session::compat(username, &device));
@@ -83,7 +83,7 @@ fn of_client(edge: &Edge, client: &str) -> String {
     token
 }
 
-fn logout(version: &str, token: &str) -> Request {
+pub fn logout(version: &str, token: &str) -> Request {
     Request::new("POST", format!("/_matrix/client/{version}/logout")).bearer(token)
 }
 

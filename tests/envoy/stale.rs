@@ -29,11 +29,13 @@ async fn an_answer_serves_past_its_time_while_mas_fails_up_to_the_limit() {
     let request = Request::get(WHOAMI).bearer(&token);
     let cold = Instant::now();
     ask_all(&mut connections, [&token; WORKERS].into_iter()).await;
+    // The question was sent between the two.
+    let known = Instant::now();
     edge.mas.fault(down());
     let mut served = Duration::ZERO;
     'served: loop {
         for connection in &mut connections {
-            let sent = cold.elapsed();
+            let sent = known.elapsed();
             let response = connection.request(&request).await;
             if response.status != 200 {
                 assert_no_verdict(&response);
@@ -46,7 +48,7 @@ async fn an_answer_serves_past_its_time_while_mas_fails_up_to_the_limit() {
     let limit = TTL + Duration::from_secs(3);
     println!("served for {served:?} of {limit:?}");
     assert!(served < limit, "the answer is as old as its question");
-    assert!(cold.elapsed() >= limit && cold.elapsed() < limit + LATE);
+    assert!(cold.elapsed() >= limit && known.elapsed() < limit + LATE);
     let stale = decided(&edge, "active", "stale").await;
     println!("{stale} stale answers, {} calls", edge.mas.calls(&token));
     assert!(stale > 0.0);
@@ -78,8 +80,9 @@ async fn a_token_that_was_not_in_use_is_served_after_one_failure() {
 /// MAS fails without an answer: who uses the token is served, and one call waits.
 #[tokio::test]
 async fn one_retry_at_a_time_and_nobody_waits_for_it() {
+    const TIMEOUT: Duration = Duration::from_secs(20);
     let edge = start(json!({
-        "introspection": {"timeout": "20s"},
+        "introspection": {"timeout": format!("{}s", TIMEOUT.as_secs())},
         "cache": {"ttl": "2s", "stale_if_error": "1h"},
     }))
     .await;
@@ -104,7 +107,7 @@ async fn one_retry_at_a_time_and_nobody_waits_for_it() {
         sleep(POLL).await;
     }
     println!("{count} requests at once took {slowest:?} at the most");
-    assert!(slowest < TTL / 2, "nobody waits for the retry");
+    assert!(slowest < TIMEOUT / 4, "nobody waits for the retry");
     assert_eq!(edge.mas.calls(&token), failed + 1);
 }
 

@@ -45,6 +45,24 @@ fn a_listed_appservice_token_passes_whatever_it_looks_like() {
     }
 }
 
+/// Such a token cannot exist, and MAS, which it never reaches, would call it inactive.
+#[test]
+fn an_unrecognized_token_with_a_control_byte_never_passes_unverified() {
+    for (policy, expected) in [
+        ("pass", Fate::forwarded_unannotated()),
+        ("introspect", not_active()),
+        ("reject", not_active()),
+    ] {
+        let mut worker = SimulatedWorker::new(&Process::new());
+        let gateway = gateway(1, json!({"unrecognized_tokens": policy}));
+        for byte in ["%00", "%01", "%0A", "%7F"] {
+            let request = Request::get(&format!("{WHOAMI}?access_token=junk{byte}"));
+            assert_eq!(worker.send(&gateway, request), expected, "{policy} {byte}");
+        }
+        assert!(worker.calls().is_empty());
+    }
+}
+
 #[test]
 fn a_query_token_is_rejected_where_configured() {
     let mut worker = SimulatedWorker::new(&Process::new());
@@ -61,11 +79,93 @@ fn a_query_token_is_rejected_where_configured() {
     );
 }
 
+/// The form says whose the request is, and the gateway does not read it.
+#[test]
+fn a_form_without_a_header_is_rejected_where_configured() {
+    let missing = Fate::Replied(
+        401,
+        r#"{"errcode":"M_MISSING_TOKEN","error":"Missing access token"}"#.into(),
+    );
+    let form = |path: &str| {
+        Request::new("POST", path)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(format!("access_token={ALICE}"))
+    };
+    let pass = gateway(1, json!({}));
+    let reject = gateway(2, json!({"form_tokens": "reject"}));
+    let no_query = gateway(3, json!({"query_token": "reject"}));
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let forwarded = Fate::forwarded_unannotated();
+    let with_query = &format!("{WHOAMI}?access_token={ALICE}");
+    for (gateway, path, expected) in [
+        (&pass, WHOAMI, &forwarded),
+        (&pass, with_query, &forwarded),
+        (&reject, WHOAMI, &missing),
+        (&reject, with_query, &missing),
+        // The homeserver refuses the method before it looks at a token.
+        (&reject, "/_matrix/client/versions", &forwarded),
+        // Another service's form is not Matrix's to judge.
+        (&reject, "/hookshot/form", &forwarded),
+        // A token does not count here, or it is MAS's.
+        (&reject, "/_matrix/client/v3/login", &forwarded),
+        (&reject, "/_matrix/federation/v1/version", &forwarded),
+        (&reject, "/oauth2/token", &forwarded),
+        (&no_query, WHOAMI, &forwarded),
+        (&no_query, with_query, &missing),
+        (&no_query, &format!("{WHOAMI}?access%5ftoken="), &missing),
+    ] {
+        assert_eq!(worker.send(gateway, form(path)), *expected, "{path}");
+    }
+    let with_header = form(WHOAMI).bearer(ALICE);
+    assert_eq!(worker.send(&reject, with_header), Fate::Held);
+    let json = Request::new("POST", WHOAMI)
+        .header("content-type", "application/json")
+        .body("{}");
+    assert_eq!(worker.send(&reject, json), missing);
+}
+
+#[test]
+fn a_call_is_repeated_as_often_as_configured_and_never_for_a_status() {
+    for (introspection, count) in [
+        (json!({}), Some("1")),
+        (json!({"retries": 0}), None),
+        (json!({"retries": 2}), Some("2")),
+    ] {
+        let headers = headers_of_a_call(introspection);
+        let found = headers.get("x-envoy-max-retries").map(String::as_str);
+        assert_eq!(found, count);
+        let reasons = headers.get("x-envoy-retry-on").map(String::as_str);
+        let expected = count.map(|_| "connect-failure,refused-stream,reset");
+        assert_eq!(reasons, expected);
+    }
+}
+
+#[test]
+fn a_refusal_of_the_homeserver_is_not_looked_at_where_configured() {
+    let mut host_calls = Vec::new();
+    for (learn, expected) in [(true, Fate::Held), (false, alice())] {
+        let mut worker = SimulatedWorker::new(&Process::new());
+        let gateway = gateway(1, json!({"learn_from_refusals": learn}));
+        let held = worker.request(&gateway, whoami(ALICE));
+        worker.answer_only_call(&active("alice"));
+        let hit = worker.request(&gateway, whoami(ALICE));
+        let before: u64 = worker.host_calls().values().sum();
+        for stream in [held, hit] {
+            worker.response(stream, 401);
+        }
+        let after: u64 = worker.host_calls().values().sum();
+        host_calls.push(after - before);
+        assert_eq!(worker.send(&gateway, whoami(ALICE)), expected, "{learn}");
+    }
+    assert!(host_calls[0] > 0 && host_calls[1] == 0, "{host_calls:?}");
+}
+
 #[test]
 fn the_call_carries_the_credential_that_is_configured() {
     let basic = json!({"client_id": "a b", "client_secret": {"value": "s:x"}});
     for (credential, expected) in [
-        (json!({"basic": basic}), Some("Basic YStiOnMlM0F4")),
+        // `a b:s:x`: MAS compares the bytes of the pair, and does not decode its halves.
+        (json!({"basic": basic}), Some("Basic YSBiOnM6eA==")),
         (json!({"injected": true}), None),
     ] {
         let headers = headers_of_a_call(json!({"credential": credential}));
@@ -80,6 +180,12 @@ fn sharding_puts_a_label_of_the_token_before_the_authority() {
         headers_of_a_call(json!({"authority": "auth.example.org", "shard_by_token": true}));
     let (label, rest) = headers[":authority"].split_once('.').unwrap();
     assert_eq!((label.len(), rest), (4, "auth.example.org"));
+}
+
+#[test]
+fn mas_is_asked_at_the_configured_path() {
+    let headers = headers_of_a_call(json!({"path": "/prefix/oauth2/introspect"}));
+    assert_eq!(headers[":path"], "/prefix/oauth2/introspect");
 }
 
 /// Returns the headers of an introspection call under these settings.

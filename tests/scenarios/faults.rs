@@ -15,15 +15,39 @@ use crate::{
 };
 
 #[test]
-fn calls_in_flight_are_bounded_and_the_rest_is_answered_at_once() {
+fn a_question_over_the_cap_waits_for_a_free_call() {
     let process = Process::new();
     let mut worker = SimulatedWorker::new(&process);
     let gateway = gateway(1, json!({"introspection": {"max_in_flight": 1}}));
-    let stream = worker.request(&gateway, whoami(ALICE));
-    assert_eq!(worker.send(&gateway, whoami(BOB)), unable());
+    let first = worker.request(&gateway, whoami(ALICE));
+    let second = worker.request(&gateway, whoami(BOB));
+    assert_eq!(worker.fate(second), Fate::Held);
     worker.answer_only_call(&active("alice"));
-    assert_eq!(worker.fate(stream), alice());
-    assert_eq!(worker.send(&gateway, whoami(BOB)), Fate::Held);
+    assert_eq!(worker.fate(first), alice());
+    assert_eq!(worker.fate(second), Fate::Held);
+    worker.answer_only_call(&active("bob"));
+    assert_eq!(worker.fate(second), Fate::forwarded_as("@bob:example.org"));
+}
+
+#[test]
+fn a_question_waits_for_a_free_call_for_a_second_at_the_most() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"introspection": {"max_in_flight": 1}}));
+    let first = worker.request(&gateway, whoami(ALICE));
+    let second = worker.request(&gateway, whoami(BOB));
+    for _ in 0..2 {
+        process.advance(Duration::from_millis(250));
+        worker.tick();
+        assert_eq!(worker.fate(second), Fate::Held);
+    }
+    for _ in 0..2 {
+        process.advance(Duration::from_millis(250));
+        worker.tick();
+    }
+    assert_eq!(worker.fate(second), unable());
+    assert_eq!(worker.fate(first), Fate::Held);
+    assert_eq!(worker.calls().len(), 1);
 }
 
 #[test]
@@ -81,6 +105,7 @@ fn every_fault_is_no_verdict_and_nothing_is_kept() {
     let answered = |status, body| IntrospectionResponse {
         status,
         content_type: json_type,
+        lifetime: None,
         body,
     };
     let inactive = Some(INACTIVE.as_bytes());
@@ -102,11 +127,13 @@ fn every_fault_is_no_verdict_and_nothing_is_kept() {
         IntrospectionResponse {
             status: Some(200),
             content_type: Some(b"text/html"),
+            lifetime: None,
             body: inactive,
         },
         IntrospectionResponse {
             status: Some(200),
             content_type: None,
+            lifetime: None,
             body: inactive,
         },
     ];

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     ALICE, BOB, INACTIVE, WHOAMI, active, alice, not_active,
     simulated::{Cluster, Fate, Process, Request, SimulatedWorker, gateway},
-    whoami,
+    unable, whoami,
 };
 
 #[test]
@@ -112,6 +112,9 @@ fn the_introspection_is_the_one_synapse_sends_with_the_trace_of_the_request() {
             ("x-mas-supports-device-id", "1"),
             ("traceparent", "00-1-2-01"),
             ("x-request-id", "r-1"),
+            // For Envoy, which removes the two.
+            ("x-envoy-retry-on", "connect-failure,refused-stream,reset"),
+            ("x-envoy-max-retries", "1"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned())),
     );
@@ -244,4 +247,128 @@ fn admin_endpoints_need_the_admin_scope() {
         r#"{"active":true,"scope":"urn:matrix:client:api:* urn:synapse:admin:*","username":"bob"}"#,
     );
     assert_eq!(worker.fate(stream), Fate::forwarded_as("@bob:example.org"));
+}
+
+#[test]
+fn anyone_may_ask_who_they_are_at_the_admin_api() {
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let gateway = gateway(1, json!({}));
+    let whois = "/_synapse/admin/v1/whois/@alice:example.org";
+    let stream = worker.request(&gateway, Request::get(whois).bearer(ALICE));
+    worker.answer_only_call(&active("alice"));
+    assert_eq!(worker.fate(stream), alice());
+    let missing = r#"{"errcode":"M_MISSING_TOKEN","error":"Missing access token"}"#;
+    assert_eq!(
+        worker.send(&gateway, Request::get(whois)),
+        Fate::Replied(401, missing.into())
+    );
+}
+
+#[test]
+fn an_unknown_path_lets_every_active_token_pass() {
+    let unscoped = r#"{"active":true,"scope":"openid email","username":"alice"}"#;
+    let nobody = r#"{"active":true,"scope":"urn:mas:admin"}"#;
+    for (path, overrides) in [
+        ("/hookshot/v1/rooms", json!({})),
+        ("/_matrix/client/v3/future/thing", json!({})),
+        // MAS's own, below a path that the configuration does not tell of.
+        ("/auth/oauth2/userinfo", json!({})),
+    ] {
+        let gateway = gateway(1, overrides);
+        let request = || Request::get(path).bearer(ALICE);
+        for (body, expected) in [
+            (unscoped, Fate::forwarded_unannotated()),
+            (nobody, Fate::forwarded_unannotated()),
+            (&*active("alice"), alice()),
+            (INACTIVE, not_active()),
+            ("nonsense", unable()),
+        ] {
+            let mut worker = SimulatedWorker::new(&Process::new());
+            let cold = worker.request(&gateway, request());
+            worker.answer_only_call(body);
+            assert_eq!(worker.fate(cold), expected, "{path} {body}");
+            if body != "nonsense" {
+                assert_eq!(worker.send(&gateway, request()), expected, "warm: {body}");
+            }
+        }
+        // Without one, and with what is none.
+        for request in [
+            Request::get(path),
+            Request::get(path).header("authorization", "Basic x"),
+        ] {
+            let mut worker = SimulatedWorker::new(&Process::new());
+            assert_eq!(
+                worker.send(&gateway, request),
+                Fate::forwarded_unannotated()
+            );
+        }
+    }
+    // What Matrix says of query parameters says nothing of other services.
+    let rejecting = gateway(2, json!({"query_token": "reject"}));
+    let request = Request::get(&format!("/hookshot/v1/rooms?access_token={ALICE}"));
+    let mut worker = SimulatedWorker::new(&Process::new());
+    assert_eq!(
+        worker.send(&rejecting, request),
+        Fate::forwarded_unannotated()
+    );
+    // Nor is a path that the table knows an unknown one.
+    let gateway = gateway(1, json!({}));
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let stream = worker.request(
+        &gateway,
+        Request::get("/_matrix/client/versions").bearer(ALICE),
+    );
+    worker.answer_only_call(unscoped);
+    assert!(matches!(worker.fate(stream), Fate::Replied(401, _)));
+}
+
+#[test]
+fn a_method_that_the_homeserver_refuses_is_left_to_it() {
+    let sync = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+    let gateway = gateway(1, json!({}));
+    let mut worker = SimulatedWorker::new(&Process::new());
+    worker.request(&gateway, whoami(BOB));
+    worker.answer_only_call(INACTIVE);
+    for method in ["GET", "HEAD", "PUT", "DELETE", "PATCH", "get"] {
+        let request = || Request::new(method, sync);
+        for request in [
+            request(),
+            request().bearer(ALICE),
+            request().bearer(BOB),
+            request().bearer("mat_bad"),
+            request().header("authorization", "Basic x"),
+        ] {
+            assert_eq!(
+                worker.send(&gateway, request),
+                Fate::forwarded_unannotated(),
+                "{method}"
+            );
+        }
+    }
+    assert!(worker.calls().is_empty());
+    let request = Request::new("POST", sync);
+    assert_eq!(
+        worker.send(&gateway, request.clone().bearer(BOB)),
+        not_active()
+    );
+    assert_eq!(worker.send(&gateway, request.bearer(ALICE)), Fate::Held);
+    // A blocked path stays blocked.
+    let blocked = Request::new("PATCH", "/_synapse/mas/query_user");
+    assert!(matches!(
+        worker.send(&gateway, blocked),
+        Fate::Replied(404, _)
+    ));
+}
+
+#[test]
+fn discovery_never_looks_at_a_token() {
+    let gateway = gateway(1, json!({}));
+    let mut worker = SimulatedWorker::new(&Process::new());
+    for path in ["auth_issuer", "auth_metadata"] {
+        let path = format!("/_matrix/client/unstable/org.matrix.msc2965/{path}");
+        assert_eq!(
+            worker.send(&gateway, Request::get(&path).bearer("mat_bad")),
+            Fate::forwarded_unannotated()
+        );
+    }
 }

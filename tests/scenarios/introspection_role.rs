@@ -2,13 +2,15 @@
 
 use std::{rc::Rc, time::Duration};
 
-use matrix_edge_auth::worker::Plugin;
+use matrix_edge_auth::{resolver::flight::MAX_WAITERS_PER_FLIGHT, worker::Plugin};
 use serde_json::{Value, json};
 
 use crate::{
-    ALICE, BOB, INACTIVE, active, alice, not_active,
+    ALICE, BOB, INACTIVE, active, alice,
+    attack::invented,
+    not_active,
     simulated::{Cluster, Fate, Process, Request, SimulatedWorker, gateway, plugin},
-    whoami,
+    unable, whoami,
 };
 
 /// Members in no order of ours, one that nobody knows, and spaces.
@@ -36,11 +38,11 @@ fn announced(token: &str) -> Request {
 }
 
 /// The request that Synapse sends.
-fn introspect(token: &str) -> Request {
+pub fn introspect(token: &str) -> Request {
     headers().bearer("secret").body(form(token))
 }
 
-fn answered(body: &str) -> Fate {
+pub fn answered(body: &str) -> Fate {
     Fate::Replied(200, body.to_owned())
 }
 
@@ -48,7 +50,7 @@ fn expiring(seconds: u64) -> String {
     ANSWER.replace(":300", &format!(":{seconds}"))
 }
 
-fn passed_on() -> Fate {
+pub fn passed_on() -> Fate {
     Fate::forwarded_unannotated()
 }
 
@@ -59,6 +61,23 @@ fn warmed(role: &Rc<Plugin>) -> Cluster {
     assert_eq!(cluster[0].fate(stream), Fate::Held);
     cluster[0].answer_only_call(ANSWER);
     assert_eq!(cluster[0].fate(stream), answered(ANSWER), "MAS's own bytes");
+    cluster
+}
+
+/// The role where Envoy injects the credential.
+fn injected_role() -> Rc<Plugin> {
+    role(json!({"introspection": {"credential": {"injected": true}}}))
+}
+
+/// A worker whose gateway has asked MAS about alice's token, with the credential that Envoy injects.
+fn warmed_by_the_gateway() -> Cluster {
+    let gateway = gateway(
+        1,
+        json!({"introspection": {"credential": {"injected": true}}}),
+    );
+    let mut cluster = Cluster::new(1);
+    cluster[0].request(&gateway, whoami(ALICE));
+    cluster[0].answer_only_call(ANSWER);
     cluster
 }
 
@@ -97,7 +116,8 @@ fn expires_in_is_lowered_by_the_age_and_nothing_else_changes() {
     let role = role(json!({"cache": {"ttl": "1h", "refresh_ahead": false}}));
     let mut cluster = warmed(&role);
     let mut age = 0;
-    for (at, left) in [(1, 299), (1_000, 299), (1_001, 298), (298_900, 1)] {
+    // Rounded down; a clock of whole milliseconds may count one too many.
+    for (at, left) in [(1, 300), (1_000, 300), (1_001, 299), (299_900, 1)] {
         cluster.process.advance(Duration::from_millis(at - age));
         age = at;
         let fates = cluster.send_each(&role, &introspect(ALICE));
@@ -106,16 +126,47 @@ fn expires_in_is_lowered_by_the_age_and_nothing_else_changes() {
 }
 
 #[test]
-fn near_the_end_mas_answers_and_after_it_the_token_is_inactive() {
+fn near_the_end_mas_is_asked_and_after_it_the_token_is_inactive() {
     let role = role(json!({"cache": {"ttl": "1h", "refresh_ahead": false}}));
     let mut cluster = warmed(&role);
-    cluster.process.advance(Duration::from_millis(299_500));
-    assert_eq!(cluster[0].send(&role, introspect(ALICE)), passed_on());
-    cluster.process.advance(Duration::from_millis(1_500));
+    cluster.process.advance(Duration::from_millis(299_999));
+    let fate = cluster[0].send(&role, introspect(ALICE));
+    assert_eq!(fate, answered(&expiring(1)));
+    for (millis, left) in [(1, 0), (500, 0)] {
+        cluster.process.advance(Duration::from_millis(millis));
+        let stream = cluster[0].request(&role, introspect(ALICE));
+        cluster[0].answer_only_call(&expiring(left));
+        let fate = cluster[0].fate(stream);
+        assert_eq!(fate, answered(&expiring(left)), "MAS's own word");
+    }
+    cluster.process.advance(Duration::from_millis(500));
     assert_eq!(
         cluster[0].send(&role, introspect(ALICE)),
         answered(INACTIVE)
     );
+}
+
+#[test]
+fn the_lifetime_goes_along_if_there_is_one() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let role = role(json!({"cache": {"refresh_ahead": false}}));
+    let lasting = active("bob");
+    for (token, answer, headers) in [
+        (ALICE, ANSWER, ["299899-301001", "299399-300501"].map(Some)),
+        (BOB, &*lasting, [None; 2]),
+    ] {
+        let asked = worker.request(&role, introspect(token));
+        process.advance(Duration::from_millis(100));
+        worker.answer_only_call(answer);
+        process.advance(Duration::from_millis(500));
+        let cached = worker.request(&role, introspect(token));
+        for (stream, expected) in [asked, cached].into_iter().zip(headers) {
+            assert_eq!(worker.fate(stream), answered(answer));
+            let header = worker.reply_header(stream, "x-matrix-edge-auth-lifetime");
+            assert_eq!(header.as_deref(), expected);
+        }
+    }
 }
 
 #[test]
@@ -222,8 +273,8 @@ fn a_request_whose_body_never_comes_is_passed_on() {
 
 #[test]
 fn a_caller_of_an_injected_credential_must_have_been_answered_by_mas() {
-    let mut cluster = warmed(&role(json!({})));
-    let role = role(json!({"introspection": {"credential": {"injected": true}}}));
+    let mut cluster = warmed_by_the_gateway();
+    let role = injected_role();
     let caller = |secret: &str| headers().bearer(secret).body(form(ALICE));
     for status in [401, 400, 500, 503] {
         let stream = cluster[0].request(&role, caller("hers"));
@@ -259,8 +310,8 @@ fn a_caller_of_an_injected_credential_must_have_been_answered_by_mas() {
 /// As Envoy delivers an HTTP/1 body: its end comes with an empty piece.
 #[test]
 fn the_form_that_proves_a_caller_may_come_in_pieces() {
-    let mut cluster = warmed(&role(json!({})));
-    let role = role(json!({"introspection": {"credential": {"injected": true}}}));
+    let mut cluster = warmed_by_the_gateway();
+    let role = injected_role();
     let mut passes = |form: &str| {
         let length = form.len().to_string();
         let hers = headers().bearer("hers").header("content-length", length);
@@ -317,11 +368,11 @@ fn a_stale_answer_serves_the_homeserver_too() {
     let stream = worker.request(&role, introspect(ALICE));
     let call = worker.calls()[0].id;
     worker.answer(call, 500, "{}");
-    assert_eq!(worker.fate(stream), answered(&expiring(280)));
+    assert_eq!(worker.fate(stream), answered(&expiring(281)));
     // MAS has failed: nobody waits for it again.
     assert_eq!(
         worker.send(&role, introspect(ALICE)),
-        answered(&expiring(280))
+        answered(&expiring(281))
     );
 }
 
@@ -386,4 +437,56 @@ fn many_processes_that_ask_at_once_cost_one_call() {
     for stream in streams {
         assert_eq!(worker.fate(stream), answered(ANSWER));
     }
+}
+
+#[test]
+fn a_flood_of_clients_does_not_cut_the_homeserver_off_from_mas() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let settings = json!({"introspection": {"max_in_flight": 4}});
+    let (gateway, role) = (gateway(1, settings.clone()), role(settings));
+    for number in 0..400 {
+        let source = format!("192.0.2.{}", number % 8);
+        worker.request(&gateway, whoami(&invented(number)).source(&source));
+    }
+    assert_eq!(worker.calls().len(), 4);
+    // The homeserver has calls of its own.
+    let asked = worker.request(&role, introspect(ALICE));
+    assert_eq!(worker.calls().len(), 5);
+    // A token that a client waits for in line is asked about at once for the homeserver, and once for both.
+    let both = worker.request(&role, introspect(&invented(300)));
+    assert_eq!(worker.calls().len(), 6);
+    for number in 500..502 {
+        worker.request(&role, introspect(&invented(number)));
+    }
+    // Over its own cap its questions are for MAS to answer, and nothing is queued.
+    let over = worker.request(&role, introspect(&invented(502)));
+    assert_eq!(worker.fate(over), passed_on());
+    assert_eq!(worker.calls().len(), 8);
+    for call in worker.calls() {
+        if call.body.contains(ALICE) || call.body.contains(&invented(300)) {
+            worker.answer(call.id, 200, ANSWER);
+        }
+    }
+    for stream in [asked, both] {
+        assert_eq!(worker.fate(stream), answered(ANSWER));
+    }
+}
+
+#[test]
+fn where_no_request_may_wait_any_more_mas_answers_itself() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let (gateway, role) = (gateway(1, json!({})), role(json!({})));
+    for _ in 0..MAX_WAITERS_PER_FLIGHT {
+        worker.request(&gateway, whoami(ALICE));
+    }
+    assert_eq!(worker.send(&role, introspect(ALICE)), passed_on());
+    for number in 0..7 {
+        for _ in 0..MAX_WAITERS_PER_FLIGHT {
+            worker.request(&gateway, whoami(&invented(number)));
+        }
+    }
+    assert_eq!(worker.send(&role, introspect(BOB)), passed_on());
+    assert_eq!(worker.send(&gateway, whoami(BOB)), unable());
 }

@@ -172,6 +172,16 @@ fn mas_is_believed_at_once_and_again_when_the_homeserver_agrees() {
 }
 
 #[test]
+fn mas_may_know_the_homeserver_below_a_path() {
+    let mut rig = Rig::new(json!({}));
+    let request = Request::new("POST", "/synapse/_synapse/mas/sync_devices")
+        .bearer(SECRET)
+        .body(json!({"localpart": "alice", "devices": ["A"]}).to_string());
+    rig.tell(request, 200);
+    assert_eq!(rig.gone(), "B-");
+}
+
+#[test]
 fn what_is_no_request_of_mas_ends_nothing() {
     let everything = || json!({"localpart": "alice"});
     for request in [

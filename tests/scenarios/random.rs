@@ -12,6 +12,8 @@
 mod mas;
 #[path = "random/memory.rs"]
 mod memory;
+#[path = "random/relay.rs"]
+mod relay;
 #[path = "random/rules.rs"]
 mod rules;
 #[path = "random/steps.rs"]
@@ -67,6 +69,10 @@ struct Settings {
     unproven: Option<Unproven>,
     /// Another worker may do something between two host calls.
     interferes: bool,
+    /// MAS's answers may come through other Envoys.
+    is_relayed: bool,
+    /// Configurations differ in the size of their tables and in how long an answer holds.
+    is_varied: bool,
 }
 
 impl Settings {
@@ -84,21 +90,41 @@ impl Settings {
             unproven: (rng.u32(..4) == 0)
                 .then(|| rng.choice(Unproven::ALL).unwrap_or(Unproven::Injected)),
             interferes: rng.bool(),
+            is_relayed: rng.bool(),
+            is_varied: rng.u32(..4) == 0,
         }
     }
 
-    fn config(&self, role: Role) -> Value {
+    /// Returns the number of slots, the TTL and the negative TTL of the configuration of this root.
+    fn cache(&self, root: u32) -> (u32, u64, u64) {
+        if self.is_varied {
+            let slots = self.slots * [1, 3, 8][root as usize % 3];
+            let part = [1, 2][root as usize % 2];
+            (slots, TTL / part, NEGATIVE_TTL / part)
+        } else {
+            (self.slots, TTL, NEGATIVE_TTL)
+        }
+    }
+
+    /// Returns the most slots that any configuration has.
+    fn most_slots(&self) -> u32 {
+        let slots = (0..6).map(|root| self.cache(root).0);
+        slots.max().expect("some roots")
+    }
+
+    fn config(&self, role: Role, root: u32) -> Value {
+        let (slots, ttl, negative_ttl) = self.cache(root);
         let mut config = json!({
             "introspection": {
                 "max_in_flight": self.max_in_flight, "timeout": format!("{TIMEOUT}ms"),
             },
             "cache": {
-                "ttl": format!("{TTL}ms"),
-                "negative_ttl": format!("{NEGATIVE_TTL}ms"),
+                "ttl": format!("{ttl}ms"),
+                "negative_ttl": format!("{negative_ttl}ms"),
                 "stale_if_error": format!("{}ms", self.stale),
                 "refresh_ahead": self.refresh_ahead,
-                "slots": self.slots,
-                "negative_slots": self.slots,
+                "slots": slots,
+                "negative_slots": slots,
                 "local_entries": self.local_entries,
             },
         });
@@ -234,8 +260,8 @@ struct Scenario {
     last_loss: u64,
     /// When a worker last had as many calls under way as it may.
     full: Option<Moment>,
-    /// Clients' requests: when, from which source, and at which step the token turned out to be active.
-    charges: Vec<(Moment, usize, Option<u64>)>,
+    /// Clients' requests: when, from which source, and about which token.
+    charges: Vec<(Moment, usize, usize)>,
 }
 
 #[test]
@@ -300,7 +326,7 @@ impl Scenario {
         let mut scenario = Self {
             is_replay,
             step: 0,
-            mas: Mas::new(names, &mut rng, now),
+            mas: Mas::new(names, settings.is_relayed, &mut rng, now),
             memory: std::array::from_fn(|_| Memory::default()),
             members: Vec::new(),
             configured: Vec::new(),
@@ -350,7 +376,7 @@ impl Scenario {
         self.configured.push(Configured {
             role,
             root: RootId(self.roots),
-            plugin: plugin(self.roots, &name, self.settings.config(role)),
+            plugin: plugin(self.roots, &name, self.settings.config(role, self.roots)),
         });
     }
 

@@ -157,7 +157,7 @@ fn nobody_waits_for_a_retry_that_hangs() {
 fn nothing_serves_past_the_expiry_or_after_inactive() {
     let config = json!({"cache": {"ttl": "20s", "stale_if_error": "1h", "refresh_ahead": false}});
     let mut cluster = Cluster::new(1);
-    let gateway = gateway(1, config);
+    let [gateway, another] = [1, 2].map(|root| gateway(root, config.clone()));
     cluster[0].request(&gateway, whoami(ALICE));
     cluster[0].answer_only_call(&expiring(40));
     cluster.run_for(Duration::from_secs(30), "");
@@ -174,6 +174,7 @@ fn nothing_serves_past_the_expiry_or_after_inactive() {
     );
 
     let mut cluster = Cluster::new(1);
+    let gateway = another;
     cluster[0].request(&gateway, whoami(ALICE));
     cluster[0].answer_only_call(&active("alice"));
     cluster.run_for(Duration::from_secs(30), "");

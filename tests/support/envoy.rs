@@ -43,6 +43,7 @@ pub struct Builder {
     arguments: Vec<String>,
     edits: Vec<Edit>,
     dynamic_listeners: bool,
+    dynamic_endpoints: Option<String>,
 }
 
 struct InternalListener {
@@ -123,6 +124,13 @@ impl Builder {
         self
     }
 
+    /// Delivers the endpoints of a cluster through a file, so that [`Envoy::set_endpoints`] can take them away.
+    #[must_use]
+    pub fn dynamic_endpoints(mut self, cluster: &str) -> Self {
+        self.dynamic_endpoints = Some(cluster.to_owned());
+        self
+    }
+
     /// Starts Envoy and returns once it takes requests.
     ///
     /// # Panics
@@ -152,8 +160,15 @@ impl Builder {
             .dynamic_listeners
             .then(|| bootstrap::move_listeners_to(&mut config, &dir.path().join(LISTENERS)));
         if let Some(listeners) = &listeners {
-            write_listeners(dir.path(), 0, listeners);
+            write_resources(dir.path(), LISTENERS, 0, listeners);
         }
+        let endpoints = self.dynamic_endpoints.map(|cluster| {
+            let path = dir.path().join(ENDPOINTS);
+            let resource = bootstrap::move_endpoints_to(&mut config, &cluster, &path);
+            let resources = json!([resource]);
+            write_resources(dir.path(), ENDPOINTS, 0, &resources);
+            (cluster, resources)
+        });
         let config_path = dir.path().join("envoy.json");
         write(&config_path, config.to_string().as_bytes());
         let admin_path = dir.path().join("admin-address");
@@ -201,6 +216,7 @@ impl Builder {
                 version: 0,
                 resources: listeners.unwrap_or_default(),
             }),
+            endpoints,
             dir,
         })
     }
@@ -242,6 +258,8 @@ pub struct Envoy {
     admin: SocketAddr,
     log: Log,
     listeners: tokio::sync::Mutex<Listeners>,
+    /// The cluster of [`Builder::dynamic_endpoints`], and its endpoints at the start.
+    endpoints: Option<(String, Value)>,
     dir: TempDir,
 }
 
@@ -322,6 +340,36 @@ impl Envoy {
         self.process.lock().expect("no panic while locked").runs()
     }
 
+    /// Resident memory of the process, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let pid = self.process.lock().expect("no panic while locked").0.id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let kib: u64 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"))
+            .and_then(|kib| kib.trim().parse().ok())
+            .expect("the process runs");
+        1_024 * kib
+    }
+
+    /// Takes away all endpoints of the cluster of [`Builder::dynamic_endpoints`], or gives them back, and waits until
+    /// Envoy knows.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such cluster.
+    pub async fn set_endpoints(&self, are_there: bool) {
+        let (cluster, resources) = self.endpoints.as_ref().expect("dynamic endpoints");
+        let mut resources = resources.clone();
+        if !are_there {
+            resources[0]["endpoints"] = json!([]);
+        }
+        write_resources(self.dir.path(), ENDPOINTS, 1, &resources);
+        let members = format!("cluster.{cluster}.membership_total");
+        self.wait_for_stat(&members, |members| (members > 0) == are_there)
+            .await;
+    }
+
     /// Replaces the first listener by an edited one, atomically, and waits for Envoy to refuse it, or for all
     /// workers to take new connections with it.
     ///
@@ -367,7 +415,7 @@ impl Envoy {
             .unwrap_or_else(|| panic!("there is no listener {name}"));
         edit(listener);
         listeners.version += 1;
-        write_listeners(self.dir.path(), listeners.version, &edited);
+        write_resources(self.dir.path(), LISTENERS, listeners.version, &edited);
         let is_taken = within_limit("Envoy to read the listener", async {
             loop {
                 assert_eq!(
@@ -429,6 +477,7 @@ impl Drop for Process {
 }
 
 const LISTENERS: &str = "listeners.json";
+const ENDPOINTS: &str = "endpoints.json";
 
 /// Where each listener listens, by its name.
 type Addrs = HashMap<String, SocketAddr>;
@@ -484,12 +533,12 @@ async fn own_stat(admin: SocketAddr, name: &str) -> u64 {
     })
 }
 
-fn write_listeners(dir: &Path, version: u64, listeners: &Value) {
-    let response = json!({"version_info": version.to_string(), "resources": listeners});
-    // Envoy watches for a file that is moved into place.
-    let new = dir.join("listeners.new");
+/// Puts resources into the file of this name, which Envoy reads when it is moved into place.
+fn write_resources(dir: &Path, name: &str, version: u64, resources: &Value) {
+    let response = json!({"version_info": version.to_string(), "resources": resources});
+    let new = dir.join(format!("{name}.new"));
     write(&new, response.to_string().as_bytes());
-    std::fs::rename(new, dir.join(LISTENERS)).expect("a file in our own directory can be renamed");
+    std::fs::rename(new, dir.join(name)).expect("a file in our own directory can be renamed");
 }
 
 fn write(path: &Path, bytes: &[u8]) {

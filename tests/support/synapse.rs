@@ -4,10 +4,10 @@
 //! Every process ends with its [`Synapse`], and also with the test process: see [`process`].
 
 mod configuration;
-mod process;
+pub mod process;
 pub mod workers;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -52,7 +52,7 @@ pub struct Synapse {
     secret: String,
     // Dropped before what it uses.
     _process: Process,
-    _home: TempDir,
+    home: TempDir,
 }
 
 impl Synapse {
@@ -63,11 +63,19 @@ impl Synapse {
     ///
     /// If it does not start.
     pub async fn start(server_name: &str, mas: SocketAddr, secret: &str) -> Self {
+        Self::start_with(server_name, mas, secret, json!({})).await
+    }
+
+    /// The same, with the members of `more` added to its configuration.
+    pub async fn start_with(server_name: &str, mas: SocketAddr, secret: &str, more: Value) -> Self {
         let home = tempfile::Builder::new()
             .prefix("synapse-")
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
             .expect("a directory for Synapse");
-        let settings = configuration::new(home.path(), server_name, mas, secret);
+        let mut settings = configuration::new(home.path(), server_name, mas, secret);
+        for (key, value) in more.as_object().into_iter().flatten() {
+            settings[key] = value.clone();
+        }
         Self::run(home, &settings, secret).await
     }
 
@@ -85,8 +93,13 @@ impl Synapse {
             addr: SocketAddr::from(([127, 0, 0, 1], port)),
             secret: secret.to_owned(),
             _process: process,
-            _home: home,
+            home,
         }
+    }
+
+    /// The file that it was started with.
+    pub fn configuration_file(&self) -> PathBuf {
+        configuration::file(self.home.path())
     }
 
     /// Where it listens.

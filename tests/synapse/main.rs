@@ -31,4 +31,5 @@ mod recorder;
 mod recording;
 mod replies;
 mod rig;
+mod servlets;
 mod vectors;

@@ -35,6 +35,12 @@ async fn synapse_takes_its_accounts_from_the_stand_in() {
     assert_eq!(whoami(&synapse, "phone").await, 401, "its device is gone");
     assert_eq!(whoami(&synapse, "tablet").await, 200);
 
+    // A login that takes over a device that Synapse has.
+    let login = Session::compat("carol", "tablet").display_name("Carol's tablet");
+    mas.compat_login("tablet-again", login);
+    mas.wait_until_provisioned().await;
+    assert_eq!(whoami(&synapse, "tablet-again").await, 200);
+
     mas.lock_user("carol");
     mas.wait_until_provisioned().await;
     // Synapse only takes note: its cache of introspections still says active.
@@ -52,6 +58,11 @@ async fn synapse_takes_its_accounts_from_the_stand_in() {
     let accepted = |call: &ProvisioningCall| matches!(call.status, Some(200 | 201 | 204));
     let calls = mas.provisioning();
     assert!(calls.iter().all(accepted), "{calls:?}");
+
+    assert!(mas.query_user("carol").await);
+    assert!(!mas.query_user("nobody").await);
+    assert_eq!(mas.is_localpart_available("carol").await, Some(false));
+    assert_eq!(mas.is_localpart_available("nobody").await, Some(true));
 }
 
 async fn whoami(synapse: &Synapse, token: &str) -> u16 {

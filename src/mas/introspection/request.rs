@@ -1,8 +1,12 @@
 //! The introspection request, RFC 7662 section 2.1, as Synapse sends it.
+//!
+//! Envoy is asked to repeat a call that MAS has not answered because the connection failed: most often a
+//! kept-alive connection that MAS closes just as the call goes out. A question may be asked twice, since it
+//! changes nothing. An answer is never asked for again, whatever its status.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-use super::Settings;
+use super::{MAX_RETRIES, Settings};
 use crate::{form, token::AccessToken};
 
 /// The form field without which MAS calls a refresh token active.
@@ -19,6 +23,16 @@ pub const TRACE_STATE: &str = "tracestate";
 
 /// Another: Envoy's own.
 pub const REQUEST_ID: &str = "x-request-id";
+
+/// The header by which Envoy learns when to repeat a call, and its value: no status is among the reasons. Envoy
+/// removes both headers before it sends the call, and its timeout covers all repetitions.
+const RETRY_ON: (&str, &str) = ("x-envoy-retry-on", "connect-failure,refused-stream,reset");
+
+/// The header by which Envoy learns how often.
+const RETRIES: &str = "x-envoy-max-retries";
+
+/// The values of [`RETRIES`], from one on.
+const RETRY_COUNTS: [&str; MAX_RETRIES as usize] = ["1", "2"];
 
 /// `POST /oauth2/introspect` for one token. `Debug` shows neither token nor credential.
 pub struct IntrospectionRequest<'a> {
@@ -68,6 +82,9 @@ impl<'a> IntrospectionRequest<'a> {
         if let Some(authorization) = self.settings.credential.authorization() {
             headers.push(("authorization", authorization));
         }
+        if let Some(count) = retry_count(self.settings.retries) {
+            headers.extend([RETRY_ON, (RETRIES, count)]);
+        }
         headers.extend(
             self.trace
                 .iter()
@@ -88,6 +105,12 @@ impl fmt::Debug for IntrospectionRequest<'_> {
             .field("cluster", &self.cluster())
             .finish_non_exhaustive()
     }
+}
+
+/// The number of retries as text; `None` for none.
+fn retry_count(retries: u32) -> Option<&'static str> {
+    let index = usize::try_from(retries.checked_sub(1)?).ok()?;
+    RETRY_COUNTS.get(index).copied()
 }
 
 fn form_body(token: &[u8]) -> Vec<u8> {

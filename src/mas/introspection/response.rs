@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::lifetime::Lifetime;
 use crate::mas::object_text;
 
 /// Largest response body that is read, in bytes. MAS answers with less than 2 KiB.
@@ -17,6 +18,8 @@ pub struct IntrospectionResponse<'a> {
     pub status: Option<u16>,
     /// `content-type`, if any.
     pub content_type: Option<&'a [u8]>,
+    /// [`LIFETIME`](super::LIFETIME), if any.
+    pub lifetime: Option<&'a [u8]>,
     /// The body; `None` if it is larger than [`MAX_RESPONSE_BYTES`] and was not read.
     pub body: Option<&'a [u8]>,
 }
@@ -36,7 +39,7 @@ pub enum Answer {
 pub struct ActiveAnswer {
     /// Whose the token is and what it grants.
     pub token: ActiveToken,
-    /// Seconds left, rounded to the nearest by MAS; `None`: the token does not expire.
+    /// Seconds left at the moment of the answer; `None`: the token does not expire.
     pub expires_in: Option<i64>,
     body: Vec<u8>,
 }
@@ -65,6 +68,18 @@ impl Answer {
             expires_in: members.expires_in,
             body,
         }))
+    }
+
+    /// How much longer the token lives, if it is active and ends at all. `header` is the response's
+    /// [`LIFETIME`](super::LIFETIME).
+    pub fn lifetime(&self, header: Option<&[u8]>) -> Option<Lifetime> {
+        match self {
+            Self::Active(answer) => {
+                let expires_in = answer.expires_in?;
+                Some(Lifetime::told(expires_in, header))
+            }
+            Self::Inactive(_) => None,
+        }
     }
 
     /// The JSON, as MAS wrote it.
@@ -254,6 +269,7 @@ mod tests {
         read(IntrospectionResponse {
             status: Some(200),
             content_type: Some(b"application/json"),
+            lifetime: None,
             body: Some(body.as_bytes()),
         })
     }
@@ -301,6 +317,7 @@ mod tests {
         let response = IntrospectionResponse {
             status: Some(200),
             content_type: Some(b"application/json; charset=utf-8"),
+            lifetime: None,
             body: Some(inactive),
         };
         assert!(is_inactive(read(response)));
@@ -316,6 +333,7 @@ mod tests {
         let none = IntrospectionResponse {
             status: None,
             content_type: None,
+            lifetime: None,
             body: None,
         };
         assert_eq!(read(none).err(), Some(NoVerdict::Reset));
@@ -361,6 +379,21 @@ mod tests {
             answer,
             Ok(Answer::Active(answer)) if answer.token == expected && answer.expires_in == Some(300)
         ));
+    }
+
+    #[test]
+    fn only_an_active_token_that_expires_has_a_lifetime() {
+        let header: Option<&[u8]> = Some(b"299000-300001");
+        let lifetime = |body: &str| json(body).unwrap().lifetime(header);
+        let told = lifetime(r#"{"active":true,"expires_in":300}"#);
+        assert_eq!(told, Some(Lifetime::told(300, header)));
+        for body in [
+            r#"{"active":true}"#,
+            r#"{"active":true,"expires_in":null}"#,
+            r#"{"active":false,"expires_in":300}"#,
+        ] {
+            assert_eq!(lifetime(body), None, "{body}");
+        }
     }
 
     #[test]

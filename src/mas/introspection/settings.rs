@@ -1,14 +1,20 @@
 //! How MAS is asked: the endpoint, its limits, and the credential of the edge.
 //!
-//! The non-obvious rule: the credential is compared by its digest and in constant time, and no `Debug` output
-//! shows it.
+//! The credential is compared by its digest and in constant time, and no `Debug` output shows it.
+//!
+//! The non-obvious rule: RFC 6749 (section 2.3.1) has both halves of a Basic pair form-encoded, and MAS does not
+//! decode them: it compares the bytes of the pair. So the plain pair is sent. Of a caller both forms are
+//! recognised, since other clients of MAS follow the RFC or MAS.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
 use base64ct::{Base64, Encoding};
 use sha2::{Digest, Sha256};
 
-use crate::form;
+use crate::form::Decoded;
+
+/// Most times that a call is repeated.
+pub const MAX_RETRIES: u32 = 2;
 
 /// How MAS is asked: the configuration key `introspection`.
 #[derive(Debug)]
@@ -25,6 +31,8 @@ pub struct Settings {
     pub credential: Credential,
     /// Calls in flight per worker, at the most.
     pub max_in_flight: usize,
+    /// How often Envoy repeats a call whose connection failed, at the most [`MAX_RETRIES`] times.
+    pub retries: u32,
     /// Whether `:authority` carries a label derived from the token digest, for a ring-hash cluster.
     pub shard_by_token: bool,
 }
@@ -42,7 +50,7 @@ pub struct Authorization {
     scheme: Scheme,
     /// The `authorization` value, ready to send.
     value: String,
-    /// SHA-256 of the part after the scheme.
+    /// SHA-256 of the token, or of the pair before base64.
     digest: [u8; 32],
 }
 
@@ -71,14 +79,21 @@ impl Credential {
         Self::Known(Authorization::new(Scheme::Bearer, secret))
     }
 
-    /// `client_secret_basic`, RFC 6749 section 2.3.1: both halves are form-encoded first.
+    /// `client_secret_basic`, with the pair as MAS compares it. The id has no colon.
     pub fn basic(client_id: &str, client_secret: &str) -> Self {
-        let mut pair = Vec::new();
-        form::encode(client_id.as_bytes(), &mut pair);
-        pair.push(b':');
-        form::encode(client_secret.as_bytes(), &mut pair);
-        let pair = Base64::encode_string(&pair);
+        let pair = format!("{client_id}:{client_secret}");
         Self::Known(Authorization::new(Scheme::Basic, &pair))
+    }
+
+    /// Returns the name of its kind, which is the configuration key.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Known(authorization) => match authorization.scheme {
+                Scheme::Basic => "basic",
+                Scheme::Bearer => "bearer",
+            },
+            Self::Injected => "injected",
+        }
     }
 
     /// The `authorization` value to send, if the module knows it.
@@ -103,11 +118,15 @@ impl Credential {
 }
 
 impl Authorization {
-    fn new(scheme: Scheme, credentials: &str) -> Self {
+    fn new(scheme: Scheme, secret: &str) -> Self {
+        let credentials = match scheme {
+            Scheme::Basic => Cow::Owned(Base64::encode_string(secret.as_bytes())),
+            Scheme::Bearer => Cow::Borrowed(secret),
+        };
         Self {
             scheme,
             value: format!("{} {credentials}", scheme.name()),
-            digest: Sha256::digest(credentials).0,
+            digest: Sha256::digest(secret).0,
         }
     }
 
@@ -122,10 +141,28 @@ impl Authorization {
         if !scheme.eq_ignore_ascii_case(name) || !credentials.starts_with(b" ") {
             return false;
         }
-        let digest = Sha256::digest(credentials.trim_ascii_start()).0;
+        let credentials = credentials.trim_ascii_start();
+        match self.scheme {
+            Scheme::Bearer => self.is(credentials),
+            Scheme::Basic => base64(credentials)
+                .is_some_and(|pair| self.is(&pair) || self.is(&form_decoded(&pair))),
+        }
+    }
+
+    fn is(&self, secret: &[u8]) -> bool {
+        let digest = Sha256::digest(secret).0;
         let differing = self.digest.iter().zip(digest).map(|(a, b)| a ^ b);
         differing.fold(0, |all, bits| all | bits) == 0
     }
+}
+
+fn base64(text: &[u8]) -> Option<Vec<u8>> {
+    Base64::decode_vec(std::str::from_utf8(text).ok()?).ok()
+}
+
+/// The pair whose halves were form-encoded. Decoding leaves the colon between them as it is.
+fn form_decoded(pair: &[u8]) -> Vec<u8> {
+    Decoded(pair).collect()
 }
 
 impl Scheme {
@@ -187,6 +224,44 @@ mod tests {
         assert!(matches(&basic, b"basic ZWRnZTpzM2NyZXQ="));
         assert!(!matches(&basic, b"bearer ZWRnZTpzM2NyZXQ="));
         assert!(!matches(&Credential::Injected, b"Bearer s3cret"));
+    }
+
+    #[test]
+    fn a_basic_pair_is_sent_plain() {
+        let credential = Credential::basic("01CLIENT", "n0Tq+3u/9mZ2yVQ1==");
+        let pair = Base64::encode_string(b"01CLIENT:n0Tq+3u/9mZ2yVQ1==");
+        assert_eq!(
+            credential.authorization(),
+            Some(format!("Basic {pair}").as_str())
+        );
+    }
+
+    #[test]
+    fn a_basic_pair_is_recognised_plain_and_form_encoded() {
+        let basic = |pair: &str| format!("Basic {}", Base64::encode_string(pair.as_bytes()));
+        let credential = Credential::basic("a b", "n0Tq+3u/9:Z%20==");
+        for pair in [
+            "a b:n0Tq+3u/9:Z%20==",
+            "a+b:n0Tq%2B3u%2F9%3AZ%2520%3D%3D",
+            "a%20b:n0Tq%2b3u%2f9%3aZ%2520%3d%3d",
+            "a+b:n0Tq%2B3u/9:Z%2520==",
+        ] {
+            assert!(matches(&credential, basic(pair).as_bytes()), "{pair}");
+        }
+        for pair in [
+            "a b:n0Tq 3u/9:Z%20==",
+            "a b:n0Tq+3u/9:Z ==",
+            "a b:n0Tq%252B3u%252F9%253AZ%252520%253D%253D",
+            "a b",
+            "a b:",
+            ":n0Tq+3u/9:Z%20==",
+            "",
+        ] {
+            assert!(!matches(&credential, basic(pair).as_bytes()), "{pair}");
+        }
+        for value in ["Basic", "Basic ", "Basic !!!", "Basic YQ", "Basic \u{e9}"] {
+            assert!(!matches(&credential, value.as_bytes()), "{value}");
+        }
     }
 
     #[test]

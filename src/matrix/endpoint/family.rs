@@ -3,14 +3,17 @@
 use std::cell::LazyCell;
 
 use super::{
-    AuthRequirement::{self, Optional, Required},
-    Method,
+    method::Method,
+    requirement::AuthRequirement::{self, Required, Unknown},
 };
 
 /// Endpoints whose paths begin with the same segment.
 pub(super) struct Family {
     /// The segment.
     pub(super) name: &'static str,
+    /// The methods that Synapse serves on any of its paths. It refuses all others (405) before it
+    /// looks at a token.
+    pub(super) methods: &'static [Method],
     pub(super) endpoints: &'static [Endpoint],
     /// What every other path of the family needs.
     pub(super) otherwise: AuthRequirement,
@@ -27,24 +30,34 @@ pub(super) struct Endpoint {
 }
 
 /// A family whose paths all need the same.
-pub(super) const fn all(name: &'static str, requirement: AuthRequirement) -> Family {
+pub(super) const fn all(
+    name: &'static str,
+    methods: &'static [Method],
+    requirement: AuthRequirement,
+) -> Family {
     Family {
         name,
+        methods,
         endpoints: &[],
         otherwise: requirement,
     }
 }
 
-pub(super) const fn required(name: &'static str) -> Family {
-    all(name, Required)
+pub(super) const fn required(name: &'static str, methods: &'static [Method]) -> Family {
+    all(name, methods, Required)
 }
 
 /// A family with different needs. A path that is not listed is unknown.
-pub(super) const fn listed(name: &'static str, endpoints: &'static [Endpoint]) -> Family {
+pub(super) const fn listed(
+    name: &'static str,
+    methods: &'static [Method],
+    endpoints: &'static [Endpoint],
+) -> Family {
     Family {
         name,
+        methods,
         endpoints,
-        otherwise: Optional,
+        otherwise: Unknown,
     }
 }
 

@@ -2,26 +2,33 @@
 //!
 //! Sources: the servlets that Synapse 1.163.2 registers with `matrix_authentication_service`
 //! enabled, each one asked with no token and with a bad one; the routes of MAS; the Matrix spec and
-//! `ruma-client-api` for endpoints that Synapse does not have yet.
+//! `ruma-client-api` for endpoints that Synapse does not have yet. The comparison with the Synapse
+//! that is installed is a test: `tests/synapse/servlets.rs`.
 
 use std::cell::LazyCell;
 
 use super::{
-    AuthRequirement::{
-        self, Admin, Appservice, Foreign, MasOwned, None as Nothing, Optional, Required,
-    },
-    Method,
     family::{
         Endpoint, Family, all, any, delete, find, get, listed, post, put, required, requirement,
     },
+    method::Method::{self, Delete, Get, Post, Put},
+    requirement::AuthRequirement::{
+        self, Admin, Appservice, Foreign, MasOwned, None as Nothing, Optional, Required, Unknown,
+    },
 };
+
+/// The methods that Synapse has handlers for. It refuses all others on every path.
+const EVERY: &[Method] = &[Get, Post, Put, Delete];
 
 /// `/_matrix/client/{version}/...` by the first segment after the version, in byte order. Versions
 /// are not told apart: what exists under one of them needs the same under another.
 const CLIENT: &[Family] = &[
     listed(
         "account",
+        &[Get, Post],
         &[
+            // Under MAS a 404 before any look at a token.
+            post("account/3pid", Nothing),
             any("account/3pid", Required),
             any("account/3pid/add", Required),
             any("account/3pid/bind", Required),
@@ -38,23 +45,33 @@ const CLIENT: &[Family] = &[
     ),
     listed(
         "account_validity",
+        &[Get, Post],
         &[
             // The renewal token in the query is the credential.
             any("account_validity/renew", Nothing),
             any("account_validity/send_mail", Required),
         ],
     ),
-    required("admin"),
-    listed("appservice", &[post("appservice/{}/ping", Appservice)]),
+    required("admin", &[Get, Put]),
+    listed(
+        "appservice",
+        &[Post],
+        &[post("appservice/{}/ping", Appservice)],
+    ),
     // Pages for a browser, in the middle of user-interactive authentication.
-    listed("auth", &[any("auth/{}/fallback/web", Nothing)]),
-    listed("auth_metadata", &[any("auth_metadata", Nothing)]),
-    required("capabilities"),
-    required("createRoom"),
-    required("delete_devices"),
-    required("devices"),
+    listed(
+        "auth",
+        &[Get, Post],
+        &[any("auth/{}/fallback/web", Nothing)],
+    ),
+    listed("auth_metadata", &[Get], &[any("auth_metadata", Nothing)]),
+    required("capabilities", &[Get]),
+    required("createRoom", &[Post, Put]),
+    required("delete_devices", &[Post]),
+    required("devices", &[Get, Put, Delete]),
     listed(
         "directory",
+        &[Get, Put, Delete],
         &[
             delete("directory/list/appservice/{}/{}", Required),
             put("directory/list/appservice/{}/{}", Appservice),
@@ -65,30 +82,36 @@ const CLIENT: &[Family] = &[
             delete("directory/room/{}", Required),
         ],
     ),
-    required("events"),
-    required("initialSync"),
-    required("join"),
-    required("joined_rooms"),
-    required("keys"),
-    required("knock"),
+    required("events", &[Get]),
+    required("initialSync", &[Get]),
+    required("join", &[Post, Put]),
+    required("joined_rooms", &[Get]),
+    required("keys", &[Get, Post]),
+    required("knock", &[Post]),
     listed(
         "login",
+        &[Get, Post],
         &[
             // Not of MAS.
             any("login/get_token", Required),
             any("login/**", MasOwned),
         ],
     ),
-    all("logout", MasOwned),
-    required("media"),
-    required("mutual_rooms"),
-    required("notifications"),
-    listed("password_policy", &[any("password_policy", Nothing)]),
-    required("presence"),
+    all("logout", &[Post], MasOwned),
+    required("media", &[Get]),
+    required("mutual_rooms", &[Get]),
+    required("notifications", &[Get]),
+    listed(
+        "password_policy",
+        &[Get],
+        &[any("password_policy", Nothing)],
+    ),
+    required("presence", &[Get, Put]),
     // The spec says none, but Synapse refuses a bad token, and can be told to require one
     // (`require_auth_for_profile_requests`).
     listed(
         "profile",
+        &[Get, Put, Delete],
         &[
             get("profile/{}", Optional),
             get("profile/{}/{}", Optional),
@@ -99,10 +122,12 @@ const CLIENT: &[Family] = &[
     // Reading the list needs a token unless `allow_public_rooms_without_auth` is set.
     listed(
         "publicRooms",
+        &[Get, Post],
         &[get("publicRooms", Optional), post("publicRooms", Required)],
     ),
     listed(
         "pushers",
+        &[Get, Post],
         &[
             any("pushers", Required),
             // A link in mails: the query's access_token is a macaroon that deletes one pusher.
@@ -110,10 +135,11 @@ const CLIENT: &[Family] = &[
             any("pushers/set", Required),
         ],
     ),
-    required("pushrules"),
-    all("refresh", MasOwned),
+    required("pushrules", &[Get, Put, Delete]),
+    all("refresh", &[Post], MasOwned),
     listed(
         "register",
+        &[Get, Post],
         &[
             // Under MAS only `m.login.application_service`.
             post("register", Appservice),
@@ -123,26 +149,31 @@ const CLIENT: &[Family] = &[
             any("register/msisdn/requestToken", Nothing),
         ],
     ),
-    required("room_keys"),
-    listed("room_summary", &[get("room_summary/{}", Optional)]),
-    required("rooms"),
-    required("search"),
-    required("sendToDevice"),
-    required("sync"),
-    required("thirdparty"),
-    listed("tokenrefresh", &[any("tokenrefresh", Nothing)]),
-    required("user"),
-    required("user_directory"),
-    required("users"),
-    required("voip"),
+    required("room_keys", EVERY),
+    listed("room_summary", &[Get], &[get("room_summary/{}", Optional)]),
+    required("rooms", &[Get, Post, Put]),
+    required("search", &[Post]),
+    required("sendToDevice", &[Put]),
+    required("sync", &[Get, Post]),
+    required("thirdparty", &[Get]),
+    listed("tokenrefresh", &[Post], &[any("tokenrefresh", Nothing)]),
+    required("user", EVERY),
+    required("user_directory", &[Post]),
+    required("users", &[Post]),
+    required("voip", &[Get]),
 ];
 
 /// `/_matrix/client/unstable/{feature}/...` by feature, in byte order; the paths are those after
 /// it.
 const UNSTABLE_FEATURES: &[Family] = &[
-    listed("fi.mau.msc2659", &[post("appservice/{}/ping", Appservice)]),
+    listed(
+        "fi.mau.msc2659",
+        &[Post],
+        &[post("appservice/{}/ping", Appservice)],
+    ),
     listed(
         "im.nheko.summary",
+        &[Get],
         &[
             get("rooms/{}/summary", Optional),
             get("summary/{}", Optional),
@@ -150,60 +181,97 @@ const UNSTABLE_FEATURES: &[Family] = &[
     ),
     listed(
         "io.element.msc4195",
+        EVERY,
         &[
             any("rtc/livekit/delegate_delayed_leave", Required),
             any("rtc/livekit/get_token", Required),
         ],
     ),
-    listed("io.element.msc4306", &[any("rooms/**", Required)]),
+    listed(
+        "io.element.msc4306",
+        &[Get, Put, Delete],
+        &[any("rooms/**", Required)],
+    ),
     listed(
         "io.element.msc4308",
+        &[Get],
         &[any("thread_subscriptions", Required)],
     ),
     // Whoever knows the id may use the session. Creating one may need a token (`msc4388_mode`).
     listed(
         "io.element.msc4388",
+        EVERY,
         &[
             get("rendezvous", Optional),
             post("rendezvous", Optional),
             any("rendezvous/{}", Nothing),
         ],
     ),
-    listed("io.element.msc4502", &[any("rooms/**", Required)]),
+    listed("io.element.msc4502", &[Get], &[any("rooms/**", Required)]),
     listed(
         "io.element.msc4512",
+        &[Post],
         &[post("appservice/fed_proxy", Appservice)],
     ),
     listed(
+        "org.continuwuity.msc4560.stripped_state",
+        &[Post],
+        &[post("{}", Optional)],
+    ),
+    listed(
         "org.matrix.msc1763",
+        &[Get],
         &[any("retention/configuration", Required)],
     ),
-    listed("org.matrix.msc2432", &[any("rooms/**", Required)]),
-    listed("org.matrix.msc2858", &[any("login/**", MasOwned)]),
-    listed("org.matrix.msc2918", &[any("refresh", MasOwned)]),
-    listed("org.matrix.msc2946", &[any("rooms/**", Required)]),
-    listed("org.matrix.msc2965", &[any("auth_metadata", Nothing)]),
-    listed("org.matrix.msc3030", &[any("rooms/**", Required)]),
+    listed("org.matrix.msc2432", &[Get], &[any("rooms/**", Required)]),
+    listed("org.matrix.msc2858", &[Get], &[any("login/**", MasOwned)]),
+    listed("org.matrix.msc2918", &[Post], &[any("refresh", MasOwned)]),
+    listed("org.matrix.msc2946", &[Get], &[any("rooms/**", Required)]),
+    listed(
+        "org.matrix.msc2965",
+        &[Get],
+        &[
+            // Of earlier versions, and still used by some clients.
+            any("auth_issuer", Nothing),
+            any("auth_metadata", Nothing),
+        ],
+    ),
+    listed("org.matrix.msc3030", &[Get], &[any("rooms/**", Required)]),
     listed(
         "org.matrix.msc3231",
+        &[Get],
         &[any(
             "register/org.matrix.msc3231.login.registration_token/validity",
             Nothing,
         )],
     ),
-    listed("org.matrix.msc3391", &[any("user/**", Required)]),
-    listed("org.matrix.msc3720", &[any("account_status", Required)]),
+    listed("org.matrix.msc3391", &[Delete], &[any("user/**", Required)]),
+    listed(
+        "org.matrix.msc3720",
+        &[Post],
+        &[any("account_status", Required)],
+    ),
     listed(
         "org.matrix.msc3814.v1",
+        EVERY,
         &[any("dehydrated_device/**", Required)],
     ),
-    listed("org.matrix.msc3856", &[any("rooms/**", Required)]),
-    listed("org.matrix.msc3882", &[any("login/get_token", Required)]),
-    listed("org.matrix.msc3916", &[any("media/**", Required)]),
-    listed("org.matrix.msc3983", &[any("keys/claim", Required)]),
-    listed("org.matrix.msc4108", &[any("rendezvous", Nothing)]),
+    listed("org.matrix.msc3856", &[Get], &[any("rooms/**", Required)]),
+    listed(
+        "org.matrix.msc3882",
+        &[Post],
+        &[any("login/get_token", Required)],
+    ),
+    listed("org.matrix.msc3916", &[Get], &[any("media/**", Required)]),
+    listed(
+        "org.matrix.msc3983",
+        &[Post],
+        &[any("keys/claim", Required)],
+    ),
+    listed("org.matrix.msc4108", &[Post], &[any("rendezvous", Nothing)]),
     listed(
         "org.matrix.msc4140",
+        &[Get, Post, Put],
         &[
             get("delayed_events", Required),
             get("delayed_events/{}", Required),
@@ -213,52 +281,78 @@ const UNSTABLE_FEATURES: &[Family] = &[
             any("rooms/**", Required),
         ],
     ),
-    listed("org.matrix.msc4143", &[any("rtc/transports", Required)]),
-    listed("org.matrix.msc4151", &[any("rooms/**", Required)]),
-    listed("org.matrix.msc4260", &[any("users/**", Required)]),
-    listed("org.matrix.msc4536", &[any("profile/query", Required)]),
-    listed("org.matrix.simplified_msc3575", &[any("sync", Required)]),
+    listed(
+        "org.matrix.msc4143",
+        &[Get],
+        &[any("rtc/transports", Required)],
+    ),
+    listed("org.matrix.msc4151", &[Post], &[any("rooms/**", Required)]),
+    listed("org.matrix.msc4260", &[Post], &[any("users/**", Required)]),
+    listed(
+        "org.matrix.msc4536",
+        EVERY,
+        &[any("profile/query", Required)],
+    ),
+    listed(
+        "org.matrix.simplified_msc3575",
+        &[Post],
+        &[any("sync", Required)],
+    ),
     listed(
         "uk.half-shot.msc2666",
+        &[Get],
         &[any("user/mutual_rooms", Required)],
     ),
     listed(
         "uk.tcpip.msc4133",
+        &[Get, Put, Delete],
         &[
             get("profile/{}/{}", Optional),
             put("profile/{}/{}", Required),
             delete("profile/{}/{}", Required),
         ],
     ),
-    listed("uk.timedout.msc4323", &[any("admin/**", Required)]),
-    listed("xyz.amorgan.knock", &[any("knock/{}", Required)]),
+    listed(
+        "uk.timedout.msc4323",
+        &[Get, Put],
+        &[any("admin/**", Required)],
+    ),
+    listed("xyz.amorgan.knock", &[Post], &[any("knock/{}", Required)]),
 ];
 
 /// `/_matrix/media/{version}/...` by the first segment after the version, in byte order.
 const MEDIA: &[Family] = &[
-    required("config"),
-    required("create"),
+    required("config", &[Get]),
+    required("create", &[Post]),
     // Media without authentication, until servers freeze it.
-    all("download", Nothing),
-    required("preview_url"),
-    all("thumbnail", Nothing),
-    required("upload"),
+    all("download", &[Get], Nothing),
+    required("preview_url", &[Get]),
+    all("thumbnail", &[Get], Nothing),
+    required("upload", &[Post, Put]),
 ];
 
 /// `/_matrix/media/unstable/{feature}/...`, in byte order.
 const UNSTABLE_MEDIA_FEATURES: &[Family] = &[listed(
     "fi.mau.msc2246",
+    &[Post, Put],
     &[any("create", Required), any("upload/{}/{}", Required)],
 )];
 
+/// The one path of the client-server API that has no version.
+const VERSIONS: &[u8] = b"/_matrix/client/versions";
+
 /// Everything else, by the whole path; the first match counts.
 const ELSEWHERE: &[Endpoint] = &[
+    any("/_matrix/client/versions", Optional),
     any("/", Nothing),
     any("/health", Nothing),
+    any("/metrics", Nothing),
     // Synapse.
     any("/_synapse/admin/v1/server_version", Nothing),
+    // Anyone may ask about themselves.
+    get("/_synapse/admin/v1/whois/{}", Required),
     any("/_synapse/admin/**", Admin),
-    any("/_synapse/client/federation_whitelist", Required),
+    any("/_synapse/client/v1/config/federation_whitelist", Required),
     // The same macaroon as in `pushers/remove`, for one-click unsubscription (RFC 8058).
     any("/_synapse/client/unsubscribe", Foreign),
     // Single sign-on pages and rendezvous sessions.
@@ -284,6 +378,7 @@ const ELSEWHERE: &[Endpoint] = &[
     any("/assets/**", MasOwned),
     any("/authorize/**", MasOwned),
     any("/complete-compat-sso/**", MasOwned),
+    any("/connection-info", MasOwned),
     any("/consent/**", MasOwned),
     any("/device/**", MasOwned),
     any("/graphql/**", MasOwned),
@@ -301,24 +396,39 @@ pub(super) fn classify<F>(path: &[u8], method: &LazyCell<Method, F>) -> AuthRequ
 where
     F: FnOnce() -> Method,
 {
+    match family(path) {
+        Some((family, rest)) => {
+            requirement(family.endpoints, rest, method).unwrap_or(family.otherwise)
+        }
+        None => requirement(ELSEWHERE, path, method).unwrap_or(Unknown),
+    }
+}
+
+/// Whether Synapse refuses `method` on `path` before it looks at a token (405). Families are told apart
+/// here, and not their paths: another method of the same family is taken to be served.
+pub(super) fn refuses(path: &[u8], method: Method) -> bool {
+    let methods = match family(path) {
+        Some((family, _)) => family.methods,
+        None if path == VERSIONS => &[Get],
+        None if path.starts_with(b"/_synapse/admin/") => EVERY,
+        None => return false,
+    };
+    !methods.contains(&method.handler())
+}
+
+/// The family of `path`, and the part of `path` that its endpoints are written for.
+fn family(path: &[u8]) -> Option<(&'static Family, &[u8])> {
     let (families, features, rest) = if let Some(rest) = path.strip_prefix(b"/_matrix/client/") {
         (CLIENT, UNSTABLE_FEATURES, rest)
-    } else if let Some(rest) = path.strip_prefix(b"/_matrix/media/") {
-        (MEDIA, UNSTABLE_MEDIA_FEATURES, rest)
     } else {
-        return requirement(ELSEWHERE, path, method).unwrap_or(Optional);
+        let rest = path.strip_prefix(b"/_matrix/media/")?;
+        (MEDIA, UNSTABLE_MEDIA_FEATURES, rest)
     };
-    // `/_matrix/client/versions` has no version, and is optional as well.
-    let Some(rest) = after_version(rest) else {
-        return Optional;
-    };
-    if let Some(family) = find(families, rest) {
-        return requirement(family.endpoints, rest, method).unwrap_or(family.otherwise);
+    let rest = after_version(rest)?;
+    match find(families, rest) {
+        Some(family) => Some((family, rest)),
+        None => find(features, rest).zip(after_segment(rest)),
     }
-    let feature = find(features, rest).zip(after_segment(rest));
-    feature
-        .and_then(|(feature, rest)| requirement(feature.endpoints, rest, method))
-        .unwrap_or(Optional)
 }
 
 /// The path after its version: `r0`, `v1` and higher, `unstable`, and `api/v1` of long ago.

@@ -5,7 +5,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::{
     AuthRequirement::{
-        Admin, Appservice, Blocked, Foreign, MasOwned, None as Nothing, Optional, Required,
+        Admin, Appservice, Blocked, Foreign, MasOwned, None as Nothing, Optional, Required, Unknown,
     },
     *,
 };
@@ -46,6 +46,11 @@ fn most_paths_do_not_depend_on_the_method() {
         ),
         ("/_synapse/admin/v2/users", Admin),
         ("/_synapse/admin/v1/server_version", Nothing),
+        (
+            "/_matrix/client/unstable/org.matrix.msc2965/auth_issuer",
+            Nothing,
+        ),
+        ("/_synapse/client/v1/config/federation_whitelist", Required),
         ("/_matrix/federation/v1/send/1", Nothing),
         (
             "/_matrix/federation/v1/openid/userinfo?access_token=x",
@@ -69,11 +74,16 @@ fn the_method_counts_where_the_table_says_so() {
     assert_eq!(under(Method::Delete, list), Required);
     let alias = "/_matrix/client/v3/directory/room/%23a:b";
     assert_eq!(under(Method::Head, alias), Nothing);
-    assert_eq!(under(Method::Other, alias), Optional);
+    assert_eq!(under(Method::Other, alias), Unknown);
+    // Synapse lets anyone ask about themselves, and knows who that is.
+    let whois = "/_synapse/admin/v1/whois/@a:b";
+    assert_eq!(under(Method::Get, whois), Required);
+    assert_eq!(under(Method::Head, whois), Required);
+    assert_eq!(under(Method::Put, whois), Admin);
 }
 
 #[test]
-fn unknown_paths_are_optional() {
+fn what_the_table_does_not_know_is_unknown() {
     for target in [
         "",
         "*",
@@ -101,14 +111,14 @@ fn unknown_paths_are_optional() {
         "/_synapse/%61dmin/v2/users",
         "/_synapse/administrator",
     ] {
-        assert_eq!(under(Method::Get, target), Optional, "{target}");
+        assert_eq!(under(Method::Get, target), Unknown, "{target}");
     }
 }
 
 #[test]
 fn options_needs_nothing_but_an_open_path() {
     for requirement in [
-        Admin, Appservice, Foreign, MasOwned, Nothing, Optional, Required,
+        Admin, Appservice, Foreign, MasOwned, Nothing, Optional, Required, Unknown,
     ]
     .map(|r| r)
     {
@@ -127,7 +137,7 @@ fn overrides_come_first_and_in_order() {
     };
     let exact = |path: &str| PathMatch::Exact(path.to_owned());
     let prefix = |path: &str| PathMatch::Prefix(path.to_owned());
-    let overrides = Overrides::new(vec![
+    let overrides = Endpoints::new(vec![
         rule(
             exact("/_matrix/client/v3/publicRooms"),
             Some(vec![Method::Get]),
@@ -150,8 +160,8 @@ fn overrides_come_first_and_in_order() {
         (Method::Post, "/_matrix/client/v3/publicRooms", Admin),
         (Method::Get, "/_matrix/client/v3/publicRooms/x", Admin),
         (Method::Put, "/bot/x", Required),
-        (Method::Get, "/bot/x", Optional),
-        (Method::Get, "/b%6ft/x", Optional),
+        (Method::Get, "/bot/x", Unknown),
+        (Method::Get, "/b%6ft/x", Unknown),
         (Method::Get, "/_matrix/client/v3/sync", Required),
     ] {
         let requirement = overrides.classify(target.as_bytes(), || method);
@@ -164,8 +174,109 @@ fn overrides_come_first_and_in_order() {
 }
 
 #[test]
+fn a_method_that_no_path_of_a_family_has_is_refused_by_the_homeserver() {
+    let rule = Rule {
+        path: PathMatch::Prefix("/_matrix/client/v3/sync/".to_owned()),
+        methods: Some(vec![Method::Delete]),
+        requirement: Required,
+    };
+    let endpoints = Endpoints::new(vec![rule]);
+    let refuses = |method, target: &str| endpoints.refuses(target.as_bytes(), method);
+    let simplified = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?pos=1";
+    assert!(!refuses(Method::Post, simplified));
+    for method in [
+        Method::Get,
+        Method::Head,
+        Method::Put,
+        Method::Delete,
+        Method::Other,
+    ] {
+        assert!(refuses(method, simplified), "{method:?}");
+    }
+    for (method, target, expected) in [
+        (Method::Get, "/_matrix/client/v3/sync", false),
+        (Method::Head, "/_matrix/client/v3/sync", false),
+        (Method::Delete, "/_matrix/client/v3/sync", true),
+        (Method::Get, "/_matrix/client/v3/createRoom", true),
+        (Method::Get, "/_matrix/client/versions", false),
+        (Method::Post, "/_matrix/client/versions", true),
+        (Method::Get, "/_matrix/media/v3/create", true),
+        (Method::Patch, "/_synapse/admin/v2/users", true),
+        // The family has it, though this path has not: nothing is known of one alone.
+        (Method::Put, "/_matrix/client/v3/rooms/!a:b/messages", false),
+        // A rule names the path.
+        (Method::Delete, "/_matrix/client/v3/sync/x", false),
+        (Method::Patch, "/_matrix/client/v3/sync/x", false),
+        // Whose methods are not known.
+        (Method::Patch, "/_matrix/client/v3/future", false),
+        (Method::Patch, "/nope", false),
+    ] {
+        assert_eq!(refuses(method, target), expected, "{method:?} {target}");
+    }
+}
+
+#[test]
+fn everything_below_the_prefix_of_mas_is_of_mas() {
+    let below = |introspection: &str| Endpoints::default().with_introspection_at(introspection);
+    let auth = below("/auth/oauth2/introspect?x");
+    let classified = |endpoints: &Endpoints, target: &str| {
+        endpoints.classify(target.as_bytes(), || Method::Post)
+    };
+    for target in [
+        "/auth",
+        "/auth/",
+        "/auth?x",
+        "/auth/oauth2/revoke",
+        "/auth/oauth2/userinfo?x",
+        "/auth/graphql",
+        "/auth/api/admin/v1/users",
+        "/auth/_matrix/client/v3/logout",
+        "/auth/connection-info",
+        // Without the prefix as well.
+        "/oauth2/revoke",
+        "/graphql",
+        "/_matrix/client/v3/logout",
+    ] {
+        assert_eq!(classified(&auth, target), MasOwned, "{target}");
+    }
+    for (target, expected) in [
+        ("/authentic/oauth2/revoke", Unknown),
+        ("/x/auth/oauth2/revoke", Unknown),
+        ("/%61uth/oauth2/revoke", Unknown),
+        ("/_matrix/client/v3/rooms/x/join", Required),
+        ("/auth/../_synapse/mas/x", Blocked),
+    ] {
+        assert_eq!(classified(&auth, target), expected, "{target}");
+    }
+    assert_eq!(
+        auth.mas_target(b"/auth/oauth2/revoke?x"),
+        b"/oauth2/revoke?x"
+    );
+    assert_eq!(auth.mas_target(b"/oauth2/revoke"), b"/oauth2/revoke");
+    let (deep, root) = (below("/a/b/oauth2/introspect"), below("/oauth2/introspect"));
+    assert_eq!(classified(&deep, "/a/b/oauth2/revoke"), MasOwned);
+    assert_eq!(classified(&deep, "/a/oauth2/revoke"), Unknown);
+    assert_eq!(classified(&root, "/x/oauth2/revoke"), Unknown);
+    assert_eq!(classified(&below("/introspect"), "/x"), Unknown);
+    // Where MAS has its home does not open what the homeserver serves.
+    let matrix = below("/_matrix/oauth2/introspect");
+    assert_eq!(classified(&matrix, "/_matrix/oauth2/revoke"), MasOwned);
+    assert_eq!(classified(&matrix, "/_matrix/client/v3/search"), Required);
+    let synapse = below("/_synapse/oauth2/introspect");
+    assert_eq!(classified(&synapse, "/_synapse/mas/query_user"), Blocked);
+    // A rule comes before it.
+    let rule = Rule {
+        path: PathMatch::Prefix("/auth/own".to_owned()),
+        methods: None,
+        requirement: Required,
+    };
+    let ruled = Endpoints::new(vec![rule]).with_introspection_at("/auth/oauth2/introspect");
+    assert_eq!(classified(&ruled, "/auth/own/x"), Required);
+}
+
+#[test]
 fn an_override_cannot_open_a_blocked_path() {
-    let overrides = Overrides::new(vec![Rule {
+    let overrides = Endpoints::new(vec![Rule {
         path: PathMatch::Prefix("/".to_owned()),
         methods: None,
         requirement: Nothing,
@@ -261,7 +372,7 @@ fn neighbours_of_blocked_paths_are_not_blocked() {
 #[test]
 fn a_path_encoded_beyond_reason_is_blocked() {
     let nested = |depth: usize| format!("/x/%{}41", "25".repeat(depth));
-    assert_eq!(classify(nested(6).as_bytes(), unasked), Optional);
+    assert_eq!(classify(nested(6).as_bytes(), unasked), Unknown);
     assert_eq!(classify(nested(1000).as_bytes(), unasked), Blocked);
 }
 

@@ -33,11 +33,6 @@ impl<'h, H: Streams> Head<'h, H> {
             method: OnceCell::new(),
         })
     }
-
-    /// Returns whether this is a CORS pre-flight.
-    pub fn is_preflight(&self) -> bool {
-        self.method() == b"OPTIONS"
-    }
 }
 
 impl<H: Streams> RequestHead for Head<'_, H> {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     host::{Callback, Host},
     resolver::{Found, Query, Resolver, Verdict},
-    role::origin::RequestOrigin,
+    role::origin::ClientOrigin,
 };
 
 /// Finds out whose token the selected request has. `None`: the request is held.
@@ -29,7 +29,7 @@ pub(super) fn identify<H: Host, W: From<Waiter>>(
         upstream: &exchange.plugin.upstream,
         token: &question.token,
         digest: question.digest,
-        origin: &RequestOrigin(cb.host),
+        origin: &ClientOrigin(cb.host),
     };
     if let Some(found) = resolver.lookup(cb, &query) {
         return Some(found);

@@ -6,13 +6,13 @@
 use std::rc::Rc;
 
 use crate::{
-    config::{Config, Mode, OnFailure, QueryToken, UnrecognizedTokens},
+    config::{Config, FormTokens, Mode, OnFailure, QueryToken, UnrecognizedTokens},
     mas::{
         introspection::{ActiveToken, NoVerdict},
         token::{Shape, TokenKind, shape},
     },
     matrix::{
-        credential::{Credential, Source, extract, is_form_post},
+        credential::{Credential, Source, extract, has_query_token, is_form_post},
         endpoint::{AuthRequirement, Method},
         identity::{Identity, identity, is_server_admin},
         reply::Rejection,
@@ -143,12 +143,16 @@ pub fn inspect<'a>(config: &Config, head: &'a impl RequestHead) -> Inspection<'a
             return Inspection::Forward;
         }
         AuthRequirement::MasOwned => {
+            let target = config.endpoints.mas_target(target);
             return match SessionEnd::of(target, || head.method(), head.authorization()) {
                 Some(end) => inspect_end(config, end, head.authorization()),
                 None => Inspection::Forward,
             };
         }
-        AuthRequirement::Optional | AuthRequirement::Required | AuthRequirement::Admin => {}
+        AuthRequirement::Optional
+        | AuthRequirement::Required
+        | AuthRequirement::Admin
+        | AuthRequirement::Unknown => {}
     }
     let form_post = || is_form_post(head.method(), head.content_type().as_deref());
     let credential = match extract(head.authorization(), target, form_post) {
@@ -158,13 +162,16 @@ pub fn inspect<'a>(config: &Config, head: &'a impl RequestHead) -> Inspection<'a
     match credential {
         Credential::Missing => unless_optional(requirement, Rejection::MissingToken),
         Credential::Empty => Inspection::Inactive,
-        Credential::FormBody => Inspection::Forward,
+        Credential::FormBody if requirement == AuthRequirement::Unknown => Inspection::Forward,
+        Credential::FormBody => inspect_form(config, target),
         Credential::Token {
             source: Source::Query,
             ..
-        } if config.query_token == QueryToken::Reject => {
-            Inspection::Reject(Rejection::MissingToken)
-        }
+        } if config.query_token == QueryToken::Reject => match requirement {
+            // Another service may take its tokens from wherever it likes.
+            AuthRequirement::Unknown => Inspection::Forward,
+            _ => Inspection::Reject(Rejection::MissingToken),
+        },
         Credential::Token { token, .. } => inspect_token(config, token, requirement),
     }
 }
@@ -191,8 +198,20 @@ fn inspect_end<'a>(
 /// Where a token is optional, the homeserver judges a missing or malformed one itself.
 fn unless_optional<'a>(requirement: AuthRequirement, rejection: Rejection) -> Inspection<'a> {
     match requirement {
-        AuthRequirement::Optional => Inspection::Forward,
+        AuthRequirement::Optional | AuthRequirement::Unknown => Inspection::Forward,
         _ => Inspection::Reject(rejection),
+    }
+}
+
+/// A form-encoded `POST` without an `Authorization` header. Only its body says whether it has a token and which,
+/// and the homeserver reads that. A token in the query is seen all the same.
+fn inspect_form<'a>(config: &Config, target: &[u8]) -> Inspection<'a> {
+    let is_refused = config.form_tokens == FormTokens::Reject
+        || config.query_token == QueryToken::Reject && has_query_token(target);
+    if is_refused {
+        Inspection::Reject(Rejection::MissingToken)
+    } else {
+        Inspection::Forward
     }
 }
 
@@ -211,9 +230,9 @@ fn inspect_token<'a>(
             return Inspection::Inactive;
         }
         (Shape::Unrecognized, UnrecognizedTokens::Pass) => return Inspection::Forward,
-        // A NUL makes MAS answer 500, so control bytes never reach it; the homeserver decides.
+        // MAS issues no token with a control byte and calls each inactive. None is sent, since it fails on some.
         (Shape::Unrecognized, UnrecognizedTokens::Introspect) if token.has_control_bytes() => {
-            return Inspection::Forward;
+            return Inspection::Inactive;
         }
         (Shape::Unrecognized, UnrecognizedTokens::Introspect) => None,
     };
@@ -223,6 +242,14 @@ fn inspect_token<'a>(
         kind,
         requirement,
     })
+}
+
+/// Whether the homeserver answers `head` without a look at its token, so that none can be wrong: a
+/// pre-flight, or a method that it does not serve there. Asked only where a token would be asked about or
+/// rejected, since it reads the method.
+pub fn ignores_token(config: &Config, head: &impl RequestHead) -> bool {
+    let method = Method::from_bytes(head.method());
+    method == Method::Options || config.endpoints.refuses(head.target(), method)
 }
 
 /// Decides what `verdict` makes of a request.
@@ -246,7 +273,11 @@ pub fn conclude(
         }
     };
     if let Err(rejection) = grant.identity {
-        return Decision::Reject(rejection);
+        return match requirement {
+            // What the homeserver would not let in may be good for another service.
+            AuthRequirement::Unknown => Decision::Forward,
+            _ => Decision::Reject(rejection),
+        };
     }
     if requirement == AuthRequirement::Admin && !grant.is_server_admin {
         return Decision::Reject(Rejection::NotServerAdmin);

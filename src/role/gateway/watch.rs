@@ -9,6 +9,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
+    cache::question::QuestionKey,
     clock::Instant,
     host::{Callback, Host, Streams},
     mas::{provisioning::Revocation, user::UserKey},
@@ -105,9 +106,12 @@ pub(super) fn on_response_headers<H: Host, W>(
     }
     let status = response_status(cb.host);
     match watch {
-        Watch::Active(token) if status == Some(401) && refused.admit(&token, cb.now()) => {
-            let cache = &exchange.plugin.upstream.cache;
-            resolver.invalidate(cb, cache, Invalidation::Token(&token), "homeserver");
+        Watch::Active(token) if status == Some(401) => {
+            let upstream = &exchange.plugin.upstream;
+            if refused.admit(upstream.question(&token), cb.now()) {
+                let what = Invalidation::Token(&token);
+                resolver.invalidate(cb, &upstream.cache, what, "homeserver");
+            }
         }
         Watch::SessionEnd(request) if status.is_some_and(|status| (200..300).contains(&status)) => {
             end_session(cb, resolver, exchange, &request);
@@ -143,9 +147,10 @@ fn end_session<H: Host, W>(
     }
 }
 
-/// Tokens that the homeserver refused lately. Until the given moment a further refusal asks MAS nothing.
+/// Tokens that the homeserver refused lately, each with the MAS that is asked about it. Until the given moment a
+/// further refusal asks that MAS nothing.
 #[derive(Debug, Default)]
-pub(super) struct RefusedTokens(BTreeMap<TokenDigest, Instant>);
+pub(super) struct RefusedTokens(BTreeMap<QuestionKey, Instant>);
 
 impl RefusedTokens {
     /// Forgets what is too old to matter.
@@ -154,12 +159,12 @@ impl RefusedTokens {
     }
 
     /// Notes a refusal. Returns whether it is the first of the token for a while.
-    fn admit(&mut self, token: &TokenDigest, now: Instant) -> bool {
-        let is_cooling_down = self.0.get(token).is_some_and(|until| now < *until);
+    fn admit(&mut self, question: QuestionKey, now: Instant) -> bool {
+        let is_cooling_down = self.0.get(&question).is_some_and(|until| now < *until);
         if is_cooling_down || self.0.len() >= MAX_REFUSED_TOKENS {
             return false;
         }
-        self.0.insert(*token, now + REFUSAL_COOLDOWN);
+        self.0.insert(question, now + REFUSAL_COOLDOWN);
         true
     }
 }

@@ -4,22 +4,23 @@
 //! answered with exactly these bytes: the request that Synapse sends, and nothing that differs from it in
 //! more than the order of its fields. Everything else is MAS's to answer.
 //!
-//! The non-obvious rule: `expires_in` is lowered by the answer's age, rounded up, so that Synapse never
-//! takes a token for active that is not. In the last second of its life that would say 0, which Synapse
-//! takes for "expired" and answers with a 401 too early. Then MAS is left to answer.
+//! The non-obvious rule: `expires_in` is what stands for the latest end that the token may have. That is the number
+//! that MAS said, lowered by the age of the answer, rounded down. Synapse counts it from when it got the reply and
+//! then says 401 by itself, so it must not be less than what MAS would say at the same moment. Where there is less
+//! than a second left to tell of, MAS is left to answer, since Synapse takes 0 for "expired".
 //!
 //! A form is held only if its `content-length` says that it is short. Envoy answers a held request with 413
 //! as soon as more of its body has come than the listener may buffer, and the first piece of a chunked body
 //! can be that long. Synapse always sends `content-length`.
 
-use std::{borrow::Cow, time::Duration};
+use std::borrow::Cow;
 
 use crate::{
     cache::ActiveEntry,
     clock::Instant,
     config::Config,
     form,
-    mas::introspection::{ActiveAnswer, DEVICE_ID_SUPPORT, HINT},
+    mas::introspection::{DEVICE_ID_SUPPORT, HINT, LIFETIME},
     matrix::reply::Reply,
     token::AccessToken,
 };
@@ -76,23 +77,25 @@ pub fn token(form: &[u8]) -> Option<AccessToken<'static>> {
     (is_ours && !token.has_control_bytes()).then_some(token)
 }
 
-/// The body that tells of an active token now. `None` if too little of its life is left to say so.
-pub fn active_body(answer: &ActiveAnswer, answered_at: Instant, now: Instant) -> Option<Vec<u8>> {
-    let age = now.since(answered_at);
-    let (Some(expires_in), false) = (answer.expires_in, age.is_zero()) else {
-        return Some(answer.body().to_vec());
+/// Returns MAS's reply about an active token, as of now. `None` if too little of the token's life is left to say so.
+pub fn active_reply(known: &ActiveEntry, now: Instant) -> Option<Reply> {
+    let answer = &known.answer;
+    let (Some(told), Some(expiry)) = (answer.expires_in, known.expiry) else {
+        return Some(reply(answer.body().to_vec()));
     };
-    let left = expires_in.checked_sub(i64::try_from(ceil_seconds(age)).ok()?)?;
-    (left > 0).then(|| answer.body_with_expires_in(left))
-}
-
-/// Like [`active_body`], for an answer out of the cache.
-pub fn known_body(known: &ActiveEntry, now: Instant) -> Option<Vec<u8>> {
-    active_body(&known.answer, known.answered_at, now)
-}
-
-fn ceil_seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+    let lifetime = expiry.remaining(now);
+    // What MAS has just said is passed on as it is, also if it is 0.
+    let expires_in = lifetime.expires_in().min(told);
+    let body = if expires_in == told {
+        answer.body().to_vec()
+    } else if expires_in > 0 {
+        answer.body_with_expires_in(expires_in)
+    } else {
+        return None;
+    };
+    let mut reply = reply(body);
+    reply.headers.push((LIFETIME, lifetime.to_string().into()));
+    Some(reply)
 }
 
 /// MAS's reply with this body.
@@ -135,7 +138,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::{config, mas::introspection::Answer};
+    use crate::{cache::expiry::Expiry, config, mas::introspection::Answer, token::TokenDigest};
 
     const GOOD: [(&str, &str); 6] = [
         (":method", "POST"),
@@ -228,30 +231,63 @@ mod tests {
         }
     }
 
-    #[test]
-    fn expires_in_is_lowered_by_the_age_rounded_up() {
-        let body_at = |body: &str, age: u64| {
-            let Ok(Answer::Active(answer)) = Answer::parse(body.into()) else {
-                panic!("{body} is active");
-            };
-            let then = Instant::from_millis(1_000);
-            let now = Instant::from_millis(1_000 + age);
-            active_body(&answer, then, now).map(|body| String::from_utf8(body).unwrap())
+    fn at(millis: u64) -> Instant {
+        Instant::from_millis(millis)
+    }
+
+    /// What is said at `now` of a token that MAS was asked about at 900 and told of at 1,000: the body, and the
+    /// header with the lifetime.
+    fn said(body: &str, now: u64) -> Option<(String, Option<String>)> {
+        let answer = Answer::parse(body.into()).unwrap();
+        let lifetime = answer.lifetime(None);
+        let Answer::Active(answer) = answer else {
+            panic!("{body} is active");
         };
-        let body = |left: u64| format!(r#"{{"active":true,"expires_in":{left},"exp":9}}"#);
+        let known = ActiveEntry {
+            digest: TokenDigest::of(b"token"),
+            user: None,
+            answer,
+            expiry: lifetime.map(|told| Expiry::new(told, at(900), at(1_000))),
+            fresh_until: at(u64::MAX),
+            refresh_at: None,
+        };
+        let reply = active_reply(&known, at(now))?;
+        let header = reply.headers.iter().find(|(name, _)| *name == LIFETIME);
+        let body = String::from_utf8(reply.body.to_vec()).unwrap();
+        Some((body, header.map(|(_, value)| value.to_string())))
+    }
+
+    #[test]
+    fn expires_in_is_lowered_by_the_age_rounded_down() {
+        let body = |left: i64| format!(r#"{{"active":true,"expires_in":{left},"exp":9}}"#);
         for (age, left) in [
             (0, Some(300)),
-            (1, Some(299)),
-            (1_000, Some(299)),
-            (1_001, Some(298)),
-            (299_000, Some(1)),
-            (299_001, None),
+            (1, Some(300)),
+            (1_000, Some(300)),
+            // The clock counts whole milliseconds: this may be an age of one second and a little.
+            (1_001, Some(299)),
+            (2_000, Some(299)),
+            (2_001, Some(298)),
+            (300_000, Some(1)),
+            (300_001, None),
             (400_000, None),
         ] {
-            assert_eq!(body_at(&body(300), age), left.map(body), "{age} ms");
+            let said = said(&body(300), 1_000 + age).map(|(body, _)| body);
+            assert_eq!(said, left.map(body), "{age} ms");
         }
-        assert_eq!(body_at(&body(0), 0), Some(body(0)), "MAS's own word");
+        for told in [0, -1, i64::MIN] {
+            let (said, _) = said(&body(told), 1_000).unwrap();
+            assert_eq!(said, body(told), "MAS's own word");
+        }
+    }
+
+    #[test]
+    fn the_lifetime_goes_along_with_expires_in() {
+        let header = |body: &str, now| said(body, now).unwrap().1;
+        let expiring = r#"{"active":true,"expires_in":300}"#;
+        assert_eq!(header(expiring, 1_000).as_deref(), Some("299899-301001"));
+        assert_eq!(header(expiring, 3_000).as_deref(), Some("297899-299001"));
         let lasting = r#"{"active":true}"#;
-        assert_eq!(body_at(lasting, 5_000_000).as_deref(), Some(lasting));
+        assert_eq!(said(lasting, 5_000_000), Some((lasting.to_owned(), None)));
     }
 }

@@ -140,6 +140,7 @@ struct NewFault {
 enum NewFaultKind {
     Active,
     Close,
+    CloseReused,
     ContentType,
     Delay,
     DuplicateActive,
@@ -332,6 +333,7 @@ fn add_fault(shared: &Shared, body: &[u8]) -> Result<(), String> {
             Fault::active_literal(&new.active.ok_or_else(|| needs("active"))?.to_string())
         }
         NewFaultKind::Close => Fault::close(),
+        NewFaultKind::CloseReused => Fault::close_reused(),
         NewFaultKind::ContentType => {
             Fault::content_type(&new.content_type.ok_or_else(|| needs("content_type"))?)
         }

@@ -19,7 +19,8 @@ pub(super) fn damage(fault: Fault, mut truth: Reply, wire: &Wire) -> Reply {
     };
     match fault.kind {
         FaultKind::None | FaultKind::Hang => {}
-        FaultKind::Close => sabotage(Vec::new(), End::Close),
+        FaultKind::CloseReused if !wire.is_reused() => {}
+        FaultKind::Close | FaultKind::CloseReused => sabotage(Vec::new(), End::Close),
         FaultKind::Reset => sabotage(Vec::new(), End::Reset),
         FaultKind::ResetMidBody => sabotage(half(&truth), End::Reset),
         FaultKind::Truncated => sabotage(half(&truth), End::Close),

@@ -22,6 +22,7 @@ pub(super) enum FaultKind {
     None,
     Hang,
     Close,
+    CloseReused,
     Reset,
     ResetMidBody,
     Truncated,
@@ -47,6 +48,7 @@ impl FaultKind {
             Self::None => "delay",
             Self::Hang => "hang",
             Self::Close => "close",
+            Self::CloseReused => "close reused",
             Self::Reset => "reset",
             Self::ResetMidBody => "reset mid-body",
             Self::Truncated => "truncated",
@@ -136,6 +138,12 @@ impl Fault {
     /// The connection ends in order before any response byte.
     pub const fn close() -> Self {
         Self::new(FaultKind::Close)
+    }
+
+    /// A connection that has answered one request ends in order when the next arrives: an idle limit that runs out
+    /// just then. The first request of every connection gets the true answer.
+    pub const fn close_reused() -> Self {
+        Self::new(FaultKind::CloseReused)
     }
 
     /// The connection is reset before any response byte.

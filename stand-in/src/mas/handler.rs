@@ -179,6 +179,7 @@ async fn introspect(shared: &Shared, head: &Parts, received: Received, wire: &Wi
         trailers: received.trailers,
         ..SeenRequest::from_head(head)
     };
+    let _under_way = shared.begin();
     let (calls, total) = shared.record(request, token.as_deref());
 
     // The senders live in `shared`, so waiting cannot fail.
@@ -198,7 +199,12 @@ async fn introspect(shared: &Shared, head: &Parts, received: Received, wire: &Wi
     };
     let reply = match fault {
         Some((fault, _)) => {
-            if !matches!(fault.kind, FaultKind::None | FaultKind::Hang) {
+            let is_harmless = match fault.kind {
+                FaultKind::None | FaultKind::Hang => true,
+                FaultKind::CloseReused => !wire.is_reused(),
+                _ => false,
+            };
+            if !is_harmless {
                 outcome = format!("fault: {}", fault.kind.label());
             }
             damage(fault, reply, wire)

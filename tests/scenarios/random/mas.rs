@@ -17,6 +17,7 @@ use matrix_edge_auth::{
 };
 use serde_json::{Value, json};
 
+use super::relay::{Left, relay};
 use crate::simulated::{Process, Request, store};
 
 /// A moment: virtual milliseconds, and the step, which orders what happens in one millisecond.
@@ -111,7 +112,8 @@ struct User {
 #[derive(Clone)]
 pub enum Verdict {
     Active {
-        expires_in: Option<u64>,
+        /// `None` if the token does not expire.
+        left: Option<Left>,
         body: Value,
     },
     Inactive,
@@ -158,10 +160,12 @@ pub struct Mas {
     pub sessions: [Session; SESSIONS],
     pub answers: Vec<Answer>,
     jobs: Vec<Job>,
+    /// Other Envoys may stand between MAS and this one.
+    is_relayed: bool,
 }
 
 impl Mas {
-    pub fn new(names: [String; 2], rng: &mut Rng, now: u64) -> Self {
+    pub fn new(names: [String; 2], is_relayed: bool, rng: &mut Rng, now: u64) -> Self {
         let mut mas = Self {
             names,
             users: std::array::from_fn(|_| User {
@@ -175,6 +179,7 @@ impl Mas {
             }),
             answers: Vec::new(),
             jobs: Vec::new(),
+            is_relayed,
         };
         mas.note_changes(Moment::default());
         mas
@@ -198,7 +203,7 @@ impl Mas {
             0 => Verdict::Fault(Some(500), r#"{"active":false}"#),
             1 => Verdict::Fault(Some(200), r#"{"active":"false"}"#),
             2 => Verdict::Fault(None, ""),
-            _ if self.is_active(session, now.at) => self.active(session, number, now.at),
+            _ if self.is_active(session, now.at) => self.active(session, number, now.at, rng),
             _ => Verdict::Inactive,
         };
         self.answers.push(Answer {
@@ -212,8 +217,32 @@ impl Mas {
         number
     }
 
+    /// "Active", as MAS says it or as it comes through other Envoys.
+    fn active(&self, session: usize, number: usize, now: u64, rng: &mut Rng) -> Verdict {
+        let Some(expiry) = self.sessions[session].expires_at else {
+            let body = self.body(session, number);
+            return Verdict::Active { left: None, body };
+        };
+        let say = |at: u64| {
+            // MAS rounds to the nearest second.
+            let expires_in = (expiry - at + 500) / 1_000;
+            let mut body = self.body(session, number);
+            body["expires_in"] = expires_in.into();
+            (body, expires_in)
+        };
+        let since = self.sessions[session].stands_since.at;
+        let relayed = self.is_relayed && rng.u32(..4) > 0;
+        let relayed = relayed.then(|| relay(say, since, now, rng)).flatten();
+        let (body, left) = relayed.unwrap_or_else(|| {
+            let (body, expires_in) = say(now);
+            (body, Left::direct(expires_in))
+        });
+        let left = Some(left);
+        Verdict::Active { left, body }
+    }
+
     /// The client's name tells which answer this is.
-    fn active(&self, session: usize, number: usize, now: u64) -> Verdict {
+    fn body(&self, session: usize, number: usize) -> Value {
         let (_, user, device) = TOKENS[session];
         let mut body = json!({
             "active": true,
@@ -224,13 +253,7 @@ impl Mas {
         if let Some(device) = device {
             body["device_id"] = device.into();
         }
-        let expiry = self.sessions[session].expires_at;
-        // MAS rounds to the nearest second.
-        let expires_in = expiry.map(|expiry| (expiry - now + 500) / 1_000);
-        if let Some(seconds) = expires_in {
-            body["expires_in"] = seconds.into();
-        }
-        Verdict::Active { expires_in, body }
+        body
     }
 
     /// Something changes in MAS, and a job will tell of it; or a session is back, which nobody tells.

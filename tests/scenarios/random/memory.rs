@@ -4,7 +4,7 @@ use matrix_edge_auth::host::{RootId, StreamId};
 
 use super::{
     EndKind, NEGATIVE_TTL, ROOMY, Scenario, SessionEnd, TIMEOUT, TTL,
-    mas::{Moment, SESSIONS, TOKENS, Told, Verdict, session_of},
+    mas::{Moment, TOKENS, Told, Verdict, session_of},
     rules::{BETWEEN_TICKS, LEASE, LOST_AFTER},
 };
 use crate::simulated::Call;
@@ -17,6 +17,9 @@ pub struct Open {
     pub asker: Asker,
     /// Its place among the charges of its source.
     pub charge: Option<usize>,
+    /// How long an answer holds for it, and an answer of "inactive".
+    pub ttl: u64,
+    pub negative_ttl: u64,
 }
 
 /// Who waits, and for what.
@@ -119,11 +122,11 @@ impl Scenario {
                 memory.failed = Some(now);
                 return;
             }
-            Verdict::Active { expires_in, .. } => Kept {
+            Verdict::Active { left, .. } => Kept {
                 since: now.step,
                 is_active: true,
                 has_user: true,
-                until: answer.sent_at + expires_in.map_or(TTL, |left| TTL.min(left * 1_000)),
+                until: answer.sent_at + left.as_ref().map_or(TTL, |left| TTL.min(left.at_least)),
             },
             Verdict::Inactive => {
                 if !is_outdated {
@@ -192,6 +195,7 @@ impl Scenario {
         });
         let is_certain = is_kept
             && self.settings.slots == ROOMY
+            && !self.settings.is_varied
             && now.at - since.at < TIMEOUT
             && !self.has_reason_to_fail(worker, request);
         let mut ends = self.session_ends.iter_mut();
@@ -215,10 +219,10 @@ impl Scenario {
         self.note_end(end.session);
         if end.kind == EndKind::LogoutAll {
             // If it is known whose token it was, everything is forgotten of the user.
-            for other in 0..SESSIONS {
+            for (other, (_, user, _)) in TOKENS.iter().enumerate() {
                 self.forget(other, true);
                 self.forget(other, false);
-                if end.knows_user && TOKENS[other].1 == TOKENS[end.session].1 {
+                if end.knows_user && *user == TOKENS[end.session].1 {
                     self.note_end(other);
                 }
             }

@@ -35,7 +35,7 @@ const SOURCES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
 /// What happens to one worker.
 enum Action {
     Request(Rc<Plugin>, Request, Purpose),
-    Answer(CallId, Option<u16>, String),
+    Answer(CallId, Option<u16>, Option<String>, String),
     Response(StreamId, u16),
     Hints,
     Tick,
@@ -64,7 +64,9 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Request(_, _, purpose) => write!(f, "{purpose:?}"),
-            Self::Answer(call, status, body) => write!(f, "{call:?} {status:?} {body}"),
+            Self::Answer(call, status, lifetime, body) => {
+                write!(f, "{call:?} {status:?} {lifetime:?} {body}")
+            }
             Self::Response(stream, status) => write!(f, "{stream:?} {status}"),
             Self::Hints => f.write_str("hints"),
             Self::Tick => f.write_str("tick"),
@@ -78,10 +80,11 @@ fn perform(worker: &mut SimulatedWorker, action: Action) -> Option<(StreamId, Pu
         Action::Request(plugin, request, purpose) => {
             return Some((worker.request(&plugin, request), purpose));
         }
-        Action::Answer(call, status, body) => {
+        Action::Answer(call, status, lifetime, body) => {
             let response = IntrospectionResponse {
                 status,
                 content_type: status.map(|_| &b"application/json"[..]),
+                lifetime: lifetime.as_ref().map(String::as_bytes),
                 body: status.map(|_| body.as_bytes()),
             };
             worker.respond(call, response);
@@ -233,14 +236,18 @@ impl Scenario {
             }
         };
         let charge = source.map(|source| {
-            self.charges.push((now, source, None));
+            self.charges.push((now, source, session));
             self.charges.len() - 1
         });
+        let plugin = self.worker(worker, |worker| worker.plugin_of(stream));
+        let cache = &plugin.config.cache;
         let open = Open {
             session,
             since: now,
             asker,
             charge,
+            ttl: cache.ttl.as_millis() as u64,
+            negative_ttl: cache.negative_ttl.as_millis() as u64,
         };
         self.open.insert((worker, stream), open);
     }
@@ -309,9 +316,12 @@ impl Scenario {
         self.computed.remove(&(worker, call.id));
         self.note_answer(number);
         Some(match &self.mas.answers[number].verdict {
-            Verdict::Active { body, .. } => Action::Answer(call.id, Some(200), body.to_string()),
-            Verdict::Inactive => Action::Answer(call.id, Some(200), crate::INACTIVE.into()),
-            Verdict::Fault(status, body) => Action::Answer(call.id, *status, (*body).into()),
+            Verdict::Active { body, left } => {
+                let lifetime = left.as_ref().and_then(|left| left.lifetime.clone());
+                Action::Answer(call.id, Some(200), lifetime, body.to_string())
+            }
+            Verdict::Inactive => Action::Answer(call.id, Some(200), None, crate::INACTIVE.into()),
+            Verdict::Fault(status, body) => Action::Answer(call.id, *status, None, (*body).into()),
         })
     }
 

@@ -174,12 +174,38 @@ pub(super) fn move_listeners_to(config: &mut Value, path: &Path) -> Value {
         listener["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
     }
     config["static_resources"]["listeners"] = json!([]);
-    config["dynamic_resources"]["lds_config"] = json!({
+    config["dynamic_resources"]["lds_config"] = file_source(path);
+    config["node"] = node();
+    listeners
+}
+
+/// Takes the endpoints out of the cluster `name`, which then reads them from the file `path`; returns the endpoints'
+/// resource that belongs there.
+pub(super) fn move_endpoints_to(config: &mut Value, name: &str, path: &Path) -> Value {
+    let cluster = cluster(config, name);
+    let mut endpoints = found(cluster, "/load_assignment").take();
+    endpoints["@type"] =
+        "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment".into();
+    if let Some(cluster) = cluster.as_object_mut() {
+        cluster.remove("load_assignment");
+    }
+    cluster["type"] = "EDS".into();
+    cluster["eds_cluster_config"]["eds_config"] = file_source(path);
+    config["node"] = node();
+    endpoints
+}
+
+/// A source of resources in a file that is replaced by moving another into place.
+fn file_source(path: &Path) -> Value {
+    json!({
         "resource_api_version": "V3",
         "path_config_source": {"path": path, "watched_directory": {"path": path.parent()}},
-    });
-    config["node"] = json!({"id": "test", "cluster": "test"});
-    listeners
+    })
+}
+
+/// What Envoy calls itself where it asks for resources.
+fn node() -> Value {
+    json!({"id": "test", "cluster": "test"})
 }
 
 fn found<'a>(value: &'a mut Value, pointer: &str) -> &'a mut Value {

@@ -153,6 +153,10 @@ impl Streams for SimulatedHost {
                 "answered or resumed before"
             );
             request.reply = Some((reply.status, body));
+            let headers = reply.headers.iter();
+            request.reply_headers = headers
+                .map(|(name, value)| ((*name).to_owned(), value.to_string()))
+                .collect();
             Ok(())
         })
     }

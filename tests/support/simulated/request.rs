@@ -12,6 +12,7 @@ pub struct Request {
     /// What Envoy holds of the body, or the piece that passes.
     pub(super) buffered: Vec<u8>,
     pub(super) reply: Option<(u16, String)>,
+    pub(super) reply_headers: Vec<(String, String)>,
     pub(super) resumed: bool,
 }
 

@@ -121,6 +121,7 @@ impl SimulatedWorker {
             IntrospectionResponse {
                 status: Some(status),
                 content_type: Some(b"application/json"),
+                lifetime: None,
                 body: Some(body.as_bytes()),
             },
         );
@@ -255,10 +256,23 @@ impl SimulatedWorker {
         }
     }
 
+    /// Returns a header of the reply that answered a request, if it has one.
+    pub fn reply_header(&self, stream: StreamId, name: &str) -> Option<String> {
+        let streams = self.vm.streams.borrow();
+        let headers = &streams[&stream].reply_headers;
+        let header = headers.iter().find(|(header, _)| header == name);
+        header.map(|(_, value)| value.clone())
+    }
+
     /// Returns the request as it would reach the homeserver.
     pub fn seen_by_homeserver(&self, stream: StreamId) -> Request {
         assert!(matches!(self.fate(stream), Fate::Forwarded { .. }));
         self.vm.streams.borrow()[&stream].clone()
+    }
+
+    /// Returns the configuration of a stream.
+    pub fn plugin_of(&self, stream: StreamId) -> Rc<Plugin> {
+        Rc::clone(&self.plugins[&stream])
     }
 
     /// Returns the requests of a configuration that wait.

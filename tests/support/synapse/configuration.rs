@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use super::AS_TOKEN;
 
+const FILE: &str = "homeserver.json";
+
 /// A configuration for one process with its state in memory, and in `home` the files that it names.
 pub fn new(home: &Path, server_name: &str, mas: SocketAddr, secret: &str) -> Value {
     let signing_key = format!("ed25519 test {}\n", "A".repeat(43));
@@ -61,7 +63,12 @@ pub fn client_listener() -> Value {
 
 /// Writes the configuration to where the program looks for it.
 pub fn save(home: &Path, configuration: &Value) {
-    write(home, "homeserver.json", &configuration.to_string());
+    write(home, FILE, &configuration.to_string());
+}
+
+/// Where the program looks for it.
+pub fn file(home: &Path) -> PathBuf {
+    home.join(FILE)
 }
 
 fn write(home: &Path, name: &str, content: &str) -> PathBuf {

@@ -75,7 +75,11 @@ impl Drop for Process {
 }
 
 /// The interpreter that has Synapse installed.
-fn python() -> PathBuf {
+///
+/// # Panics
+///
+/// If there is none.
+pub fn python() -> PathBuf {
     match env::var_os("SYNAPSE_PYTHON") {
         Some(python) => python.into(),
         None => {

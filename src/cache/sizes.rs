@@ -1,0 +1,176 @@
+//! The sizes that one table was used with, in shared data, so that a removal reaches a record whatever size it
+//! was written under.
+//!
+//! Which bucket is a token's depends on the number of buckets. Two configurations with other `slots` over one
+//! `vm_id`, at once or one after the other, look into different buckets, and shared data cannot be searched. So a
+//! table is registered with its number of buckets *before* it is first used, and a removal reads the register and
+//! looks where each registered size puts the token.
+//!
+//! The non-obvious rule: the register only grows. A size that is no longer configured may be configured again (an
+//! update that is rolled back), and finds its records then.
+//!
+//! The register is small and bounded. When it is full, a table takes a registered size in place of its own: the
+//! largest that is not larger, or else the smallest. So there is never a table that a removal does not know.
+
+use crate::host::{If, Store};
+
+/// Sizes in all. Each one costs a removal one reading.
+const MAX_SIZES: usize = 64;
+
+/// How often the register is written again after another worker wrote first. There are few writes in the life of
+/// a process.
+const WRITE_ATTEMPTS: usize = 64;
+
+/// The register of one table.
+#[derive(Debug)]
+pub struct Sizes {
+    key: String,
+}
+
+impl Sizes {
+    /// The register of the table `name`.
+    pub fn new(name: &str) -> Self {
+        Self {
+            key: format!("matrix-edge-auth.{name}.sizes"),
+        }
+    }
+
+    /// Returns the registered numbers of buckets.
+    pub fn read(&self, store: &impl Store) -> Vec<u32> {
+        store
+            .read(&self.key)
+            .map(|stored| decode(&stored.value))
+            .unwrap_or_default()
+    }
+
+    /// Registers a number of buckets. Returns the number to use: the same, or a registered one if the register is
+    /// full. `None`: shared data could not be written, so the table must not be used yet.
+    pub fn register(&self, store: &impl Store, number: u32) -> Option<u32> {
+        for _ in 0..WRITE_ATTEMPTS {
+            let stored = store.read(&self.key);
+            let condition = stored
+                .as_ref()
+                .map_or(If::Absent, |stored| If::Unchanged(stored.cas));
+            let mut sizes = stored.map_or_else(Vec::new, |stored| decode(&stored.value));
+            if sizes.contains(&number) {
+                return Some(number);
+            }
+            if sizes.len() >= MAX_SIZES {
+                return nearest(&sizes, number);
+            }
+            sizes.push(number);
+            if store.write(&self.key, &encode(&sizes), condition).is_ok() {
+                return Some(number);
+            }
+        }
+        None
+    }
+}
+
+/// Returns the largest size that is not larger than `number`, or else the smallest.
+fn nearest(sizes: &[u32], number: u32) -> Option<u32> {
+    let smaller = sizes.iter().filter(|size| **size <= number).max();
+    smaller.or_else(|| sizes.iter().min()).copied()
+}
+
+/// Returns the register as bytes: each number of buckets as four of them, little-endian. Another format would take
+/// another key, since an old and a new module may both write while one takes the other's place.
+fn encode(sizes: &[u32]) -> Vec<u8> {
+    sizes.iter().flat_map(|size| size.to_le_bytes()).collect()
+}
+
+/// Reads the register, of which no more than [`MAX_SIZES`] count.
+fn decode(bytes: &[u8]) -> Vec<u32> {
+    let (sizes, _) = bytes.as_chunks();
+    sizes
+        .iter()
+        .map(|size| u32::from_le_bytes(*size))
+        .take(MAX_SIZES)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::host::{NotWritten, Versioned, memory::MemoryStore};
+
+    fn sizes() -> Sizes {
+        Sizes::new("t")
+    }
+
+    #[test]
+    fn a_size_is_registered_once_and_stays() {
+        let store = MemoryStore::default();
+        assert!(sizes().read(&store).is_empty());
+        for number in [8, 16, 8, 8, 4] {
+            assert_eq!(sizes().register(&store, number), Some(number));
+        }
+        assert_eq!(sizes().read(&store), [8, 16, 4]);
+        assert!(Sizes::new("other").read(&store).is_empty());
+        assert_eq!(store.len(), 1);
+    }
+
+    #[test]
+    fn a_race_loses_no_size() {
+        let store = MemoryStore::default();
+        for (mine, theirs) in [(1, 2), (3, 4), (5, 5)] {
+            *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
+                assert_eq!(sizes().register(store, theirs), Some(theirs));
+            }));
+            assert_eq!(sizes().register(&store, mine), Some(mine));
+        }
+        assert_eq!(sizes().read(&store), [2, 1, 4, 3, 5]);
+    }
+
+    #[test]
+    fn a_full_register_gives_the_nearest_size_that_is_not_larger() {
+        let store = MemoryStore::default();
+        for number in 1..=64 {
+            assert_eq!(sizes().register(&store, number * 10), Some(number * 10));
+        }
+        for (wanted, given) in [
+            (10, 10),
+            (640, 640),
+            (15, 10),
+            (639, 630),
+            (u32::MAX, 640),
+            (1, 10),
+        ] {
+            assert_eq!(sizes().register(&store, wanted), Some(given), "{wanted}");
+        }
+        assert_eq!(sizes().read(&store).len(), 64, "it does not grow");
+    }
+
+    #[test]
+    fn without_a_register_there_is_no_size() {
+        struct ReadOnly;
+
+        impl Store for ReadOnly {
+            fn read(&self, _key: &str) -> Option<Versioned> {
+                None
+            }
+
+            fn write(&self, _: &str, _: &[u8], _: If) -> Result<(), NotWritten> {
+                Err(NotWritten::Refused)
+            }
+
+            fn random(&self) -> u64 {
+                7
+            }
+        }
+
+        assert_eq!(sizes().register(&ReadOnly, 8), None);
+    }
+
+    #[test]
+    fn any_bytes_are_a_register_of_bounded_size() {
+        let bytes = encode(&[8, 16]);
+        assert_eq!(decode(&bytes), [8, 16]);
+        assert_eq!(decode(&bytes[..6]), [8], "cut short");
+        assert!(decode(&[]).is_empty());
+        assert_eq!(decode(&encode(&[1; 100])).len(), MAX_SIZES);
+    }
+}

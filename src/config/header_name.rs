@@ -1,0 +1,195 @@
+//! Which header names an identity may have.
+//!
+//! The module removes these headers from every request and sets them on some. So a name must mean nothing to
+//! the client, to Envoy, or to any proxy and server behind: a client would miss `range` or `origin`, and a
+//! user id in `x-envoy-retry-on` or `x-forwarded-for` would be taken for what it is not. All standard names
+//! lack the `x-`; of those with it, the known ones are refused by the table below.
+//!
+//! A name has no underscore. Envoy can be told to drop such headers, and to some servers `x_user` is `x-user`.
+
+/// Longest name.
+const MAX_BYTES: usize = 128;
+
+/// Names that have a meaning, and for whom. One that ends in `-` stands for all that begin so.
+const TAKEN: [(&str, &str); 47] = [
+    ("x-accel-", "nginx acts on it"),
+    ("x-akamai-", "Akamai writes it"),
+    ("x-amz-", "AWS writes it"),
+    ("x-amzn-", "AWS writes it"),
+    ("x-appengine-", "Google Cloud writes it"),
+    ("x-arr-", "IIS writes it"),
+    ("x-azure-", "Azure writes it"),
+    ("x-b3-", "it carries a Zipkin trace"),
+    ("x-client-cert", "it carries a client certificate"),
+    ("x-client-ip", "it carries the client's address"),
+    ("x-client-trace-id", "Envoy acts on it"),
+    ("x-cloud-trace-context", "it carries a Google Cloud trace"),
+    ("x-cluster-client-ip", "it carries the client's address"),
+    ("x-content-", "browsers act on it"),
+    ("x-correlation-id", "it carries a trace"),
+    ("x-csrf-token", "clients send it"),
+    ("x-datadog-", "it carries a Datadog trace"),
+    ("x-envoy-", "Envoy acts on it"),
+    ("x-fastly-", "Fastly writes it"),
+    (
+        "x-forwarded",
+        "proxies tell the client and its request by it",
+    ),
+    (
+        "x-forwarded-",
+        "proxies tell the client and its request by it",
+    ),
+    ("x-frame-options", "browsers act on it"),
+    ("x-goog-", "Google Cloud writes it"),
+    ("x-google-", "Google Cloud writes it"),
+    ("x-host", "servers read it as the host"),
+    ("x-http-", "servers read it as the method"),
+    ("x-istio-", "Istio writes it"),
+    ("x-mas-", "MAS acts on it"),
+    ("x-method-override", "servers read it as the method"),
+    ("x-middleware-", "Next.js acts on it"),
+    ("x-ms-", "Azure writes it"),
+    (
+        "x-original-",
+        "proxies tell the request before a rewrite by it",
+    ),
+    ("x-originating-ip", "it carries the client's address"),
+    ("x-ot-", "it carries an OpenTracing trace"),
+    ("x-proxy-", "proxies write it"),
+    ("x-ratelimit-", "Envoy writes it"),
+    ("x-real-ip", "it carries the client's address"),
+    (
+        "x-remote-",
+        "servers read it as the client's address or user",
+    ),
+    (
+        "x-request-id",
+        "Envoy and servers tell requests apart by it",
+    ),
+    ("x-request-start", "it carries the time of the request"),
+    ("x-requested-with", "browsers' scripts send it"),
+    ("x-rewrite-", "servers read it as the path"),
+    ("x-scheme", "servers read it as the scheme"),
+    ("x-sendfile", "servers act on it"),
+    ("x-ssl-", "it carries a client certificate"),
+    ("x-true-client-ip", "it carries the client's address"),
+    ("x-xsrf-token", "clients send it"),
+];
+
+/// Why a name cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unusable {
+    /// It is not `x-` and lower-case letters, digits and hyphens.
+    Form,
+    /// It means something already: the row of the table.
+    Taken {
+        /// The name, or the beginning of all such names.
+        name: &'static str,
+        /// For whom.
+        why: &'static str,
+    },
+}
+
+/// Returns why an identity header cannot have this name; `None` if it can.
+pub(super) fn unusable(name: &str) -> Option<Unusable> {
+    let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let has_own_part = name
+        .strip_prefix("x-")
+        .is_some_and(|rest| rest.bytes().any(|b| b != b'-'));
+    if !has_own_part || name.len() > MAX_BYTES || !name.bytes().all(is_allowed) {
+        return Some(Unusable::Form);
+    }
+    TAKEN
+        .iter()
+        .find(|(taken, _)| *taken == name || taken.ends_with('-') && name.starts_with(taken))
+        .map(|&(name, why)| Unusable::Taken { name, why })
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    #[test]
+    fn names_of_ones_own_are_usable() {
+        for name in [
+            "x-matrix-user-id",
+            "x-matrix-device-id",
+            "x-user",
+            "x-client",
+            "x-scope",
+            "x-1",
+            "x-hostess",
+            "x-forward",
+            "x-envoys",
+            "x-original",
+        ] {
+            assert_eq!(unusable(name), None, "{name}");
+        }
+        assert_eq!(unusable(&format!("x-{}", "a".repeat(126))), None);
+    }
+
+    #[test]
+    fn a_name_begins_with_x_and_has_no_underscore() {
+        let long = format!("x-{}", "a".repeat(127));
+        for name in [
+            "",
+            "x",
+            "x-",
+            "x---",
+            "user",
+            "X-User",
+            "x-User",
+            "x_user",
+            "x-user_id",
+            "x-us er",
+            "x-user\n",
+            ":path",
+            "authorization",
+            "origin",
+            "range",
+            "content-encoding",
+            "date",
+            "keep-alive",
+            "x-é",
+            "x-a:b",
+            "x-a,b",
+            &long,
+        ] {
+            assert_eq!(unusable(name), Some(Unusable::Form), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_with_a_meaning_are_taken() {
+        for name in [
+            "x-forwarded-for",
+            "x-forwarded-client-cert",
+            "x-forwarded",
+            "x-envoy-retry-on",
+            "x-request-id",
+            "x-real-ip",
+            "x-b3-traceid",
+            "x-ot-span-context",
+            "x-http-method-override",
+            "x-original-url",
+            "x-original-forwarded-for",
+            "x-rewrite-url",
+            "x-mas-supports-device-id",
+        ] {
+            let taken = unusable(name);
+            assert!(matches!(taken, Some(Unusable::Taken { .. })), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_table_is_sorted_and_each_row_can_be_met() {
+        assert!(TAKEN.is_sorted());
+        for (name, _) in TAKEN {
+            let met = unusable(&format!("{name}a")).or(unusable(name));
+            assert!(matches!(met, Some(Unusable::Taken { .. })), "{name}");
+        }
+    }
+}

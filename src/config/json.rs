@@ -1,0 +1,165 @@
+//! JSON, RFC 8259, in which no object has a name twice.
+//!
+//! The non-obvious rule: RFC 8259 (section 4) leaves open what a repeated name means, and `serde_json` keeps
+//! the last value. In a configuration it is an accident of a template, and one that can turn enforcement off.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+use super::path::{Path, printable};
+
+/// Reads one JSON text. An error is of the category *data* if, and only if, a key is given twice; its text then
+/// starts with the key's path.
+pub(super) fn decode(bytes: &[u8]) -> serde_json::Result<Value> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = (&mut json).deserialize_any(Reader(&Path::Root))?;
+    json.end()?;
+    Ok(value)
+}
+
+/// Reads the value at a path.
+struct Reader<'p>(&'p Path<'p>);
+
+impl<'de> DeserializeSeed<'de> for Reader<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Reader<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element_seed(Reader(&Path::Item(self.0, items.len())))? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Value, A::Error> {
+        let mut members = Map::new();
+        while let Some(key) = object.next_key::<String>()? {
+            let shown = printable(&key);
+            let path = Path::Key(self.0, &shown);
+            if members.contains_key(&key) {
+                return Err(A::Error::custom(format!("{path}: is given twice")));
+            }
+            let member = object.next_value_seed(Reader(&path))?;
+            members.insert(key, member);
+        }
+        Ok(Value::Object(members))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        let error = decode(text.as_bytes()).unwrap_err();
+        assert!(error.is_data(), "{error}");
+        error.to_string()
+    }
+
+    #[test]
+    fn every_kind_of_value_is_read() {
+        let text = r#" {"null": null, "yes": true, "count": 256, "less": -1, "half": 0.5, "text": "a\u00e9",
+            "object": {"null": {}}, "list": ["ab", [], false]} "#;
+        let expected: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(decode(text.as_bytes()).unwrap(), expected);
+        assert_eq!(decode(b"{}").unwrap(), json!({}));
+    }
+
+    #[test]
+    fn a_key_given_twice_is_named_with_its_path() {
+        for (text, path) in [
+            (r#"{"mode": 1, "mode": 1}"#, "mode"),
+            (r#"{"a": {"b": {"c": 1, "d": 2, "c": 3}}}"#, "a.b.c"),
+            (r#"{"a": [{}, {"b": 1, "b": 2}]}"#, "a[1].b"),
+            (r#"[[], [{"b": 1, "b": 2}]]"#, "[1][0].b"),
+            // One name in two spellings.
+            (r#"{"mode": 1, "\u006dode": 2}"#, "mode"),
+            (r#"{"": 1, "": 2}"#, ""),
+            (r#"{"a\nb": 1, "a\nb": 2}"#, "a?b"),
+        ] {
+            let refusal = refusal(text);
+            assert!(
+                refusal.starts_with(&format!("{path}: is given twice")),
+                "{refusal}"
+            );
+        }
+        // The same key in different objects is no repetition.
+        assert!(decode(br#"{"a": {"b": 1}, "b": [{"b": 1}, {"b": 1}]}"#).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_json_is_another_kind_of_error() {
+        for text in [
+            "",
+            "{",
+            "{} {}",
+            "{\"a\": 1,}",
+            "nul",
+            "\u{feff}{}",
+            "1e999",
+        ] {
+            assert!(!decode(text.as_bytes()).unwrap_err().is_data(), "{text}");
+        }
+        assert!(!decode(&b"[".repeat(100_000)).unwrap_err().is_data());
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    proptest::proptest! {
+        #[test]
+        fn without_repeated_keys_it_reads_what_serde_json_reads(bytes: Vec<u8>, text in "[\\[\\]{}:,\"a0\\\\ntrue.-]{0,24}") {
+            for bytes in [bytes.as_slice(), text.as_bytes()] {
+                match (decode(bytes), serde_json::from_slice::<Value>(bytes)) {
+                    (Ok(ours), Ok(theirs)) => proptest::prop_assert_eq!(ours, theirs),
+                    (Err(ours), theirs) => proptest::prop_assert!(ours.is_data() || theirs.is_err()),
+                    (Ok(_), Err(error)) => proptest::prop_assert!(false, "{}", error),
+                }
+            }
+        }
+    }
+}

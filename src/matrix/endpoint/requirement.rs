@@ -1,0 +1,42 @@
+//! What an endpoint needs of its caller.
+
+use super::method::Method;
+
+/// What an endpoint needs of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthRequirement {
+    /// A token with the admin scope.
+    Admin,
+    /// The token of an application service. MAS does not know these; Synapse alone can judge them,
+    /// so it also answers for a missing one.
+    Appservice,
+    /// Never served to the public.
+    Blocked,
+    /// `access_token` is not an access token here (an unsubscribe macaroon, an OpenID token): hands
+    /// off.
+    Foreign,
+    /// MAS answers here and judges the credentials, by rules of its own: hands off.
+    MasOwned,
+    /// Nothing: a token is not even looked at.
+    None,
+    /// No token, or a good one.
+    Optional,
+    /// A token.
+    Required,
+    /// The table does not know the path, so it may be another service's: like `Optional`, but what
+    /// an active token is good for is for that service to judge.
+    Unknown,
+}
+
+impl AuthRequirement {
+    /// What is left of the requirement for a request with this method: nothing for `OPTIONS`, which
+    /// is a browser's pre-flight, has no credentials, and gets a 204 on every path before any of
+    /// them is looked at. Only a blocked path stays blocked.
+    pub fn with_method(self, method: Method) -> Self {
+        match (self, method) {
+            (Self::Blocked, _) => Self::Blocked,
+            (_, Method::Options) => Self::None,
+            _ => self,
+        }
+    }
+}

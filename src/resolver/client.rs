@@ -1,0 +1,89 @@
+//! Who a request comes from, as far as budgets and shares go: the client's address as Envoy trusts it.
+//!
+//! The non-obvious rule: an IPv6 client has a whole /64 to choose from, so that is one client. An IPv4 address
+//! that is mapped into IPv6 (`::ffff:192.0.2.1`) is the IPv4 client.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
+
+use sha2::{Digest as _, Sha256};
+
+/// A client: the digest of its address. `Debug` shows nothing of it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClientKey(pub [u8; 32]);
+
+impl ClientKey {
+    /// Returns the key of the client at `address`: an IP address, in brackets or not. Anything else, such as
+    /// the name of a Unix socket, stands for itself.
+    pub fn of(address: &[u8]) -> Self {
+        let bare = address
+            .strip_prefix(b"[")
+            .and_then(|rest| rest.strip_suffix(b"]"))
+            .unwrap_or(address);
+        let parsed = std::str::from_utf8(bare)
+            .ok()
+            .and_then(|text| text.parse::<IpAddr>().ok());
+        let digest = match parsed.map(|address| address.to_canonical()) {
+            Some(IpAddr::V4(address)) => Sha256::digest(address.octets()),
+            Some(IpAddr::V6(address)) => Sha256::digest(network(address)),
+            None => Sha256::digest(bare),
+        };
+        Self(digest.0)
+    }
+}
+
+/// Returns the first 64 bits of an address.
+fn network(address: Ipv6Addr) -> [u8; 8] {
+    ((u128::from(address) >> 64) as u64).to_be_bytes()
+}
+
+impl fmt::Debug for ClientKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientKey(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    fn is_one(addresses: &[&str]) -> bool {
+        let mut keys = addresses
+            .iter()
+            .map(|address| ClientKey::of(address.as_bytes()));
+        let first = keys.next();
+        keys.all(|key| Some(key) == first)
+    }
+
+    #[test]
+    fn a_network_of_64_bits_is_one_client() {
+        assert!(is_one(&[
+            "2001:db8:1:2::1",
+            "[2001:db8:1:2:ffff:ffff:ffff:ffff]",
+            "2001:0DB8:1:2::",
+        ]));
+        assert!(!is_one(&["2001:db8:1:2::1", "2001:db8:1:3::1"]));
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_client() {
+        assert!(is_one(&[
+            "192.0.2.1",
+            "::ffff:192.0.2.1",
+            "[::ffff:c000:201]",
+        ]));
+        assert!(!is_one(&["192.0.2.1", "192.0.2.2"]));
+    }
+
+    #[test]
+    fn what_is_no_address_stands_for_itself() {
+        assert!(is_one(&["", ""]));
+        assert!(!is_one(&["", "a"]));
+        assert!(!is_one(&["@/run/a.sock", "@/run/b.sock"]));
+    }
+}

@@ -1,0 +1,507 @@
+//! The resolver without any role: a waiter is a number, and MAS is this file.
+
+use std::cell::{Cell, RefCell};
+
+use serde_json::json;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+use super::*;
+use crate::{
+    config,
+    host::{
+        CoarseClock, HostError, If, Metrics, NotWritten, Runtime, Store, Versioned,
+        memory::MemoryStore,
+    },
+    mas::introspection::IntrospectionRequest,
+    token::AccessToken,
+};
+
+const ROOT: RootId = RootId(1);
+const GATEWAY: Admission = Admission {
+    pool: PoolId(0),
+    overflow: Overflow::Wait,
+};
+const HOMESERVER: Admission = Admission {
+    pool: PoolId(1),
+    overflow: Overflow::Refuse,
+};
+const TOKENS: [&str; 4] = ["token-a", "token-b", "token-c", "token-d"];
+
+/// The host of one worker. Workers share a store by sharing this.
+#[derive(Default)]
+struct Backend {
+    store: MemoryStore,
+    now: Cell<u64>,
+    calls: RefCell<Vec<CallId>>,
+    next_call: Cell<u32>,
+    is_unreachable: Cell<bool>,
+    metrics: RefCell<BTreeMap<String, i64>>,
+}
+
+impl Store for Backend {
+    fn read(&self, key: &str) -> Option<Versioned> {
+        self.store.read(key)
+    }
+
+    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+        self.store.write(key, value, condition)
+    }
+
+    fn random(&self) -> u64 {
+        self.store.random()
+    }
+}
+
+impl Metrics for Backend {
+    fn record(&self, metric: Metric, value: i64) {
+        *self.metrics.borrow_mut().entry(metric.name()).or_default() += value;
+    }
+}
+
+impl Runtime for Backend {
+    fn now(&self) -> Instant {
+        Instant::from_millis(1_000_000 + self.now.get())
+    }
+
+    fn dispatch(
+        &self,
+        _root: RootId,
+        _request: &IntrospectionRequest<'_>,
+    ) -> Result<CallId, HostError> {
+        if self.is_unreachable.get() {
+            return Err(HostError(10));
+        }
+        self.next_call.set(self.next_call.get() + 1);
+        let call = CallId(self.next_call.get());
+        self.calls.borrow_mut().push(call);
+        Ok(call)
+    }
+
+    fn tick_every(&self, _root: RootId, _period: Option<Duration>) {}
+
+    fn register_queue(&self, _root: RootId, _name: &str) -> Option<QueueId> {
+        Some(QueueId(1))
+    }
+
+    fn enqueue(&self, _queue: QueueId, _message: &[u8]) {}
+
+    fn dequeue(&self, _queue: QueueId) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+/// A request from one address.
+struct Client(&'static str);
+
+impl Origin for Client {
+    fn trace(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    fn client_address(&self) -> Option<Vec<u8>> {
+        Some(self.0.as_bytes().to_vec())
+    }
+}
+
+/// How a question has ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Active(Provenance),
+    Inactive,
+    None(NoVerdict),
+}
+
+impl From<&Found> for End {
+    fn from(found: &Found) -> Self {
+        match &found.verdict {
+            Verdict::Active(_) => Self::Active(found.provenance),
+            Verdict::Inactive(_) => Self::Inactive,
+            Verdict::None(why) => Self::None(*why),
+        }
+    }
+}
+
+fn upstream(overrides: &serde_json::Value, admission: Admission) -> Rc<Upstream> {
+    let mut config = json!({
+        "server_name": "example.org",
+        "introspection": {"cluster": "mas", "credential": {"injected": true}, "timeout": "5s"},
+        "cache": {"ttl": "10s", "negative_ttl": "1s"},
+    });
+    merge(&mut config, overrides);
+    let config = config::parse(config.to_string().as_bytes(), &|_| None).unwrap();
+    Rc::new(Upstream::new(&config, admission))
+}
+
+fn merge(into: &mut serde_json::Value, from: &serde_json::Value) {
+    match (into, from) {
+        (serde_json::Value::Object(into), serde_json::Value::Object(from)) => {
+            for (key, value) in from {
+                let entry = into.entry(key.clone());
+                merge(entry.or_insert(serde_json::Value::Null), value);
+            }
+        }
+        (into, from) => *into = from.clone(),
+    }
+}
+
+/// One worker.
+struct Worker {
+    backend: Rc<Backend>,
+    clock: CoarseClock,
+    resolver: Resolver<u32>,
+    next_stream: u32,
+    ended: BTreeMap<u32, End>,
+}
+
+impl Worker {
+    fn new(backend: &Rc<Backend>) -> Self {
+        let mut worker = Self {
+            backend: Rc::clone(backend),
+            clock: CoarseClock::default(),
+            resolver: Resolver::default(),
+            next_stream: 0,
+            ended: BTreeMap::new(),
+        };
+        worker.call_back(|cb, resolver| resolver.start(cb));
+        worker
+    }
+
+    /// Runs one callback, and takes out what it has resolved.
+    fn call_back<T>(
+        &mut self,
+        f: impl FnOnce(&Callback<'_, Backend>, &mut Resolver<u32>) -> T,
+    ) -> T {
+        let backend = Rc::clone(&self.backend);
+        let cb = Callback::new(&*backend, ROOT, &self.clock);
+        let result = f(&cb, &mut self.resolver);
+        while let Some(Resolution { found, waiters }) = self.resolver.poll() {
+            for waiting in waiters.into_values() {
+                let end = End::from(&found);
+                let before = self.ended.insert(waiting.waiter, end);
+                assert!(before.is_none(), "a request is resolved once");
+            }
+        }
+        result
+    }
+
+    /// Asks as a request does. Returns its number; [`Self::end`] tells how it ended.
+    fn ask(&mut self, upstream: &Rc<Upstream>, token: &'static str, client: &Client) -> u32 {
+        self.next_stream += 1;
+        let stream = self.next_stream;
+        let found = self.call_back(|cb, resolver| {
+            let token = AccessToken::new(token).unwrap();
+            let query = Query {
+                upstream,
+                digest: TokenDigest::of(token.as_bytes()),
+                token: &token,
+                origin: client,
+            };
+            resolver.lookup(cb, &query).or_else(|| {
+                let waiting = Waiting {
+                    upstream: Rc::clone(upstream),
+                    since: cb.now(),
+                    give_up_at: cb.now() + max_hold(upstream),
+                    waiter: stream,
+                };
+                resolver.resolve(cb, &query, StreamId(stream), waiting)
+            })
+        });
+        if let Some(found) = found {
+            self.ended.insert(stream, End::from(&found));
+        }
+        stream
+    }
+
+    fn end(&self, request: u32) -> Option<&End> {
+        self.ended.get(&request)
+    }
+
+    /// MAS answers the oldest call.
+    fn answer(&mut self, status: u16, body: &str) {
+        let call = self.backend.calls.borrow_mut().remove(0);
+        let response = IntrospectionResponse {
+            status: Some(status),
+            content_type: Some(b"application/json"),
+            lifetime: None,
+            body: Some(body.as_bytes()),
+        };
+        self.call_back(|cb, resolver| resolver.on_call_response(cb, call, response));
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.backend.now.set(self.backend.now.get() + millis);
+        self.call_back(|cb, resolver| resolver.on_tick(cb));
+    }
+
+    fn calls(&self) -> usize {
+        self.backend.calls.borrow().len()
+    }
+}
+
+const ACTIVE: &str = r#"{"active":true,"username":"alice"}"#;
+const INACTIVE: &str = r#"{"active":false}"#;
+const ALICE: Client = Client("192.0.2.1");
+const BOB: Client = Client("192.0.2.2");
+
+#[test]
+fn one_call_resolves_every_request_for_a_token() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({}), GATEWAY);
+    let requests: Vec<_> = (0..10)
+        .map(|_| worker.ask(&upstream, TOKENS[0], &ALICE))
+        .collect();
+    assert_eq!((worker.calls(), worker.ended.len()), (1, 0));
+    worker.answer(200, ACTIVE);
+    for request in requests {
+        let expected = End::Active(Provenance::Introspected);
+        assert_eq!(worker.end(request), Some(&expected));
+    }
+    let next = worker.ask(&upstream, TOKENS[0], &ALICE);
+    assert_eq!(worker.end(next), Some(&End::Active(Provenance::Shared)));
+    assert_eq!(worker.calls(), 0);
+}
+
+#[test]
+fn a_request_that_ends_takes_nothing_from_the_others() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({}), GATEWAY);
+    let first = worker.ask(&upstream, TOKENS[0], &ALICE);
+    let second = worker.ask(&upstream, TOKENS[0], &ALICE);
+    worker.resolver.cancel(StreamId(first));
+    worker.answer(200, INACTIVE);
+    assert_eq!(worker.end(first), None);
+    assert_eq!(worker.end(second), Some(&End::Inactive));
+}
+
+#[test]
+fn two_questions_about_one_token_are_two() {
+    let mut worker = Worker::new(&Rc::default());
+    let one = upstream(&json!({}), GATEWAY);
+    let other = upstream(
+        &json!({"introspection": {"authority": "other.example.org"}}),
+        GATEWAY,
+    );
+    let first = worker.ask(&one, TOKENS[0], &ALICE);
+    let second = worker.ask(&other, TOKENS[0], &ALICE);
+    assert_eq!(worker.calls(), 2);
+    worker.answer(200, ACTIVE);
+    assert!(worker.end(first).is_some() && worker.end(second).is_none());
+    worker.answer(200, INACTIVE);
+    assert_eq!(worker.end(second), Some(&End::Inactive));
+}
+
+/// Every reason for no verdict, and the requests that it ends: stale where that is allowed, none elsewhere.
+#[test]
+fn every_way_to_no_verdict_is_one_way() {
+    type Fault = fn(&mut Worker);
+    let faults: [(&str, Fault); 5] = [
+        ("no call can be made", |_| {}),
+        ("MAS fails", |worker| worker.answer(500, "")),
+        ("not an answer", |worker| worker.answer(200, "nonsense")),
+        ("the answer is lost", |worker| worker.pass(5_500)),
+        ("calls hang", |worker| {
+            (0..4).for_each(|_| worker.pass(250));
+        }),
+    ];
+    for (name, fault) in faults {
+        for stale in ["0s", "10m"] {
+            let mut worker = Worker::new(&Rc::default());
+            let overrides = json!({
+                "cache": {"stale_if_error": stale, "refresh_ahead": false},
+                "introspection": {"max_in_flight": 1},
+            });
+            let upstream = upstream(&overrides, GATEWAY);
+            worker.ask(&upstream, TOKENS[0], &ALICE);
+            worker.answer(200, ACTIVE);
+            worker.pass(10_000);
+            let is_unreachable = name == "no call can be made";
+            worker.backend.is_unreachable.set(is_unreachable);
+            if name == "calls hang" {
+                worker.ask(&upstream, TOKENS[1], &ALICE);
+            }
+            let request = worker.ask(&upstream, TOKENS[0], &ALICE);
+            fault(&mut worker);
+            let end = worker.end(request);
+            if stale == "0s" {
+                assert!(matches!(end, Some(End::None(_))), "{name}: {end:?}");
+            } else {
+                assert_eq!(end, Some(&End::Active(Provenance::Stale)), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stale_answer_serves_at_once_with_one_retry_a_second() {
+    let backend = Rc::<Backend>::default();
+    let (mut one, mut two) = (Worker::new(&backend), Worker::new(&backend));
+    let overrides = json!({"cache": {"stale_if_error": "10m", "refresh_ahead": false}});
+    let upstream = upstream(&overrides, GATEWAY);
+    one.ask(&upstream, TOKENS[0], &ALICE);
+    one.answer(200, ACTIVE);
+    one.pass(10_000);
+    one.ask(&upstream, TOKENS[0], &ALICE);
+    one.answer(500, "");
+    for worker in [&mut one, &mut two] {
+        for _ in 0..10 {
+            let request = worker.ask(&upstream, TOKENS[0], &ALICE);
+            assert_eq!(worker.end(request), Some(&End::Active(Provenance::Stale)));
+        }
+    }
+    assert_eq!(one.calls(), 0, "no worker tries again within a second");
+    one.pass(1_000);
+    for worker in [&mut one, &mut two] {
+        for _ in 0..10 {
+            let request = worker.ask(&upstream, TOKENS[0], &ALICE);
+            assert_eq!(worker.end(request), Some(&End::Active(Provenance::Stale)));
+        }
+    }
+    assert_eq!(one.calls(), 1, "one retry in the background");
+    one.answer(200, ACTIVE);
+    let request = one.ask(&upstream, TOKENS[0], &ALICE);
+    assert_eq!(one.end(request), Some(&End::Active(Provenance::Shared)));
+}
+
+#[test]
+fn a_question_over_the_cap_waits_in_line() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({"introspection": {"max_in_flight": 1}}), GATEWAY);
+    let requests = TOKENS.map(|token| worker.ask(&upstream, token, &ALICE));
+    for request in requests {
+        assert_eq!(worker.calls(), 1, "never more than the cap");
+        assert_eq!(worker.end(request), None);
+        worker.answer(200, ACTIVE);
+        assert!(worker.end(request).is_some());
+    }
+    assert_eq!(worker.calls(), 0);
+}
+
+#[test]
+fn the_line_serves_clients_in_turn() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({"introspection": {"max_in_flight": 1}}), GATEWAY);
+    let [.., flood] =
+        [TOKENS[0], TOKENS[1], TOKENS[2]].map(|token| worker.ask(&upstream, token, &ALICE));
+    let other = worker.ask(&upstream, TOKENS[3], &BOB);
+    worker.answer(200, ACTIVE);
+    worker.answer(200, ACTIVE);
+    worker.answer(200, ACTIVE);
+    assert!(worker.end(other).is_some() && worker.end(flood).is_none());
+}
+
+#[test]
+fn a_request_that_leaves_the_line_costs_no_call() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({"introspection": {"max_in_flight": 1}}), GATEWAY);
+    worker.ask(&upstream, TOKENS[0], &ALICE);
+    let gone = worker.ask(&upstream, TOKENS[1], &ALICE);
+    let stays = worker.ask(&upstream, TOKENS[2], &ALICE);
+    worker.resolver.cancel(StreamId(gone));
+    worker.answer(200, ACTIVE);
+    worker.answer(200, ACTIVE);
+    assert!(worker.end(stays).is_some());
+    assert_eq!(worker.calls(), 0);
+}
+
+#[test]
+fn another_pool_has_a_cap_of_its_own_and_does_not_wait_in_line() {
+    let mut worker = Worker::new(&Rc::default());
+    let settings = json!({"introspection": {"max_in_flight": 1}});
+    let (gateway, homeserver) = (
+        upstream(&settings, GATEWAY),
+        upstream(&settings, HOMESERVER),
+    );
+    worker.ask(&gateway, TOKENS[0], &ALICE);
+    let queued = worker.ask(&gateway, TOKENS[1], &ALICE);
+    assert_eq!(worker.calls(), 1);
+    // The same question, asked at once by a pool that has room.
+    let overtaking = worker.ask(&homeserver, TOKENS[1], &BOB);
+    assert_eq!(worker.calls(), 2);
+    let refused = worker.ask(&homeserver, TOKENS[2], &BOB);
+    assert_eq!(worker.end(refused), Some(&End::None(NoVerdict::Overloaded)));
+    worker.answer(200, INACTIVE);
+    worker.answer(200, ACTIVE);
+    for request in [queued, overtaking] {
+        assert_eq!(
+            worker.end(request),
+            Some(&End::Active(Provenance::Introspected))
+        );
+    }
+    assert_eq!(worker.calls(), 0, "the question has left the line");
+}
+
+#[test]
+fn the_budget_counts_what_mas_called_inactive() {
+    let mut worker = Worker::new(&Rc::default());
+    let budget = json!({"unknown_token_budget": {"per_source": 2, "window": "1m"}});
+    let upstream = upstream(&budget, GATEWAY);
+    for answer in [(500, ""), (200, ACTIVE)] {
+        for token in TOKENS {
+            worker.ask(&upstream, token, &ALICE);
+            worker.answer(answer.0, answer.1);
+        }
+        worker.pass(11_000);
+    }
+    for token in [TOKENS[0], TOKENS[1], TOKENS[0]] {
+        worker.ask(&upstream, token, &ALICE);
+        worker.answer(200, INACTIVE);
+        worker.pass(1_000);
+    }
+    let over = worker.ask(&upstream, TOKENS[2], &ALICE);
+    assert!(matches!(
+        worker.end(over),
+        Some(End::None(NoVerdict::OverBudget { .. }))
+    ));
+    let known = worker.ask(&upstream, TOKENS[1], &ALICE);
+    worker.answer(200, INACTIVE);
+    assert_eq!(worker.end(known), Some(&End::Inactive));
+    let other = worker.ask(&upstream, TOKENS[2], &BOB);
+    assert_eq!(worker.end(other), None, "asked about");
+}
+
+#[test]
+fn a_call_that_went_with_its_root_is_made_again() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({}), GATEWAY);
+    let request = worker.ask(&upstream, TOKENS[0], &ALICE);
+    worker.resolver.on_root_end(ROOT);
+    worker.backend.calls.borrow_mut().clear();
+    worker.pass(250);
+    assert_eq!(worker.calls(), 1);
+    worker.answer(200, ACTIVE);
+    assert!(worker.end(request).is_some());
+    let in_flight = Metric::InFlight.name();
+    assert_eq!(worker.backend.metrics.borrow()[&in_flight], 0);
+}
+
+#[test]
+fn another_worker_waits_for_the_lease_and_reads_the_answer() {
+    let backend = Rc::<Backend>::default();
+    let (mut one, mut two) = (Worker::new(&backend), Worker::new(&backend));
+    let upstream = upstream(&json!({}), GATEWAY);
+    one.ask(&upstream, TOKENS[0], &ALICE);
+    let waits = two.ask(&upstream, TOKENS[0], &ALICE);
+    assert_eq!(one.calls(), 1);
+    one.answer(200, ACTIVE);
+    // The hint is lost: the lease has run out by then.
+    two.pass(1_000);
+    assert_eq!(two.end(waits), Some(&End::Active(Provenance::Introspected)));
+    assert_eq!(two.calls(), 0);
+}
+
+#[test]
+fn a_token_that_ends_while_it_is_asked_about_is_asked_about_again() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({}), GATEWAY);
+    let request = worker.ask(&upstream, TOKENS[0], &ALICE);
+    let digest = TokenDigest::of(TOKENS[0].as_bytes());
+    worker.call_back(|cb, resolver| {
+        let what = Invalidation::Token(&digest);
+        resolver.invalidate(cb, &upstream.cache, what, "logout")
+    });
+    worker.answer(200, ACTIVE);
+    assert_eq!(worker.end(request), None);
+    worker.answer(200, INACTIVE);
+    assert_eq!(worker.end(request), Some(&End::Inactive));
+}

@@ -1,0 +1,152 @@
+//! Calls that Envoy repeats: those whose connection failed, as often as configured, within the timeout, and never
+//! for anything that MAS has answered.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use stand_in::{
+    SeenRequest,
+    mas::{Fault, Introspected, Options},
+};
+use tokio::time::Instant;
+
+use super::edge::{Edge, assert_no_verdict, values};
+
+/// The questions that MAS has seen: the name of each token, and what became of it.
+type Questions = Arc<Mutex<Vec<(String, String)>>>;
+
+async fn start(introspection: Value) -> (Edge, Questions) {
+    let questions = Questions::default();
+    let seen = Arc::clone(&questions);
+    let note = move |question: &Introspected| {
+        let name = question.name.clone().unwrap_or_default();
+        let mut seen = seen.lock().expect("no panic while locked");
+        seen.push((name, question.outcome.clone()));
+    };
+    let options = Options {
+        on_introspection: Some(Arc::new(note)),
+        ..Options::default()
+    };
+    let changes = json!({"introspection": introspection});
+    let edge = Edge::start_with(changes, options, |builder| builder).await;
+    (edge, questions)
+}
+
+/// Asks for ten tokens, one after the other, while MAS ends every connection at its second request. Returns the
+/// statuses that the clients got.
+async fn ask_while_connections_close(edge: &Edge) -> Vec<u16> {
+    edge.mas.fault(Fault::close_reused());
+    let mut statuses = Vec::new();
+    for number in 0..10 {
+        let token = edge.alice();
+        edge.mas.name(&token, &number.to_string());
+        statuses.push(edge.whoami(&token).await.status);
+    }
+    statuses
+}
+
+#[tokio::test]
+async fn a_connection_that_mas_closes_as_the_call_goes_out_fails_nobody() {
+    let (edge, questions) = start(json!({})).await;
+    assert_eq!(ask_while_connections_close(&edge).await, [200; 10]);
+    let questions = questions.lock().expect("no panic while locked").clone();
+    for number in 0..10 {
+        let number = number.to_string();
+        let of_token = questions.iter().filter(|(name, _)| *name == number);
+        let outcomes: Vec<&str> = of_token.map(|(_, outcome)| outcome.as_str()).collect();
+        // Nothing after the answer.
+        let expected: &[&str] = match number.as_str() {
+            "0" => &["active"],
+            _ => &["fault: close reused", "active"],
+        };
+        assert_eq!(outcomes, expected, "token {number}");
+    }
+    assert_eq!(edge.envoy.stat("cluster.mas.upstream_rq_retry").await, 9);
+    assert_eq!(edge.introspections("active").await, 10.0);
+    for seen in edge.mas.requests() {
+        assert_is_free_of_instructions(&seen);
+    }
+    edge.mas.clear_faults();
+    edge.assert_alive().await;
+}
+
+#[tokio::test]
+async fn without_retries_each_such_call_fails() {
+    let (edge, _) = start(json!({"retries": 0})).await;
+    let statuses = ask_while_connections_close(&edge).await;
+    assert_eq!(statuses, [200, 503].repeat(5));
+    assert_eq!(edge.envoy.stat("cluster.mas.upstream_rq_retry").await, 0);
+    for seen in edge.mas.requests() {
+        assert_is_free_of_instructions(&seen);
+    }
+}
+
+#[tokio::test]
+async fn a_call_is_repeated_as_often_as_configured() {
+    for (retries, calls) in [(0, 1), (1, 2), (2, 3)] {
+        let (edge, _) = start(json!({"retries": retries})).await;
+        for fault in [Fault::close(), Fault::reset()] {
+            edge.mas.fault(fault);
+            let token = edge.alice();
+            assert_no_verdict(&edge.whoami(&token).await);
+            assert_eq!(edge.mas.calls(&token), calls, "{retries} retries");
+            edge.mas.clear_faults();
+        }
+        edge.assert_alive().await;
+    }
+}
+
+#[tokio::test]
+async fn what_mas_has_begun_to_answer_is_not_asked_again() {
+    let (edge, _) = start(json!({"retries": 2})).await;
+    for fault in [
+        Fault::status(401, "{}"),
+        Fault::too_many_requests(),
+        Fault::status(500, ""),
+        Fault::status(502, ""),
+        Fault::status(503, ""),
+        Fault::status(504, ""),
+        Fault::html(),
+        Fault::truncated(),
+        Fault::reset_mid_body(),
+    ] {
+        println!("{fault:?}");
+        edge.mas.fault(fault);
+        let token = edge.alice();
+        assert_no_verdict(&edge.whoami(&token).await);
+        assert_eq!(edge.mas.calls(&token), 1);
+        edge.mas.clear_faults();
+    }
+    edge.assert_alive().await;
+}
+
+/// One and a half seconds, and then a second time without end: a timeout of its own for each would make three and a
+/// half.
+#[tokio::test]
+async fn the_timeout_covers_the_repetitions() {
+    let timeout = Duration::from_secs(2);
+    let (edge, _) = start(json!({"timeout": "2s", "retries": 2})).await;
+    let late = Duration::from_millis(1_500);
+    edge.mas.fault(Fault::close().after(late).times(1));
+    edge.mas.fault(Fault::hang());
+    let token = edge.alice();
+    let began = Instant::now();
+    assert_no_verdict(&edge.whoami(&token).await);
+    let took = began.elapsed();
+    assert_eq!(edge.mas.calls(&token), 2, "it was asked again");
+    assert!(took >= timeout, "{took:?}");
+    assert!(took < timeout + late, "{took:?}");
+    edge.mas.clear_faults();
+    edge.assert_alive().await;
+}
+
+/// What the module says to Envoy stays between the two.
+#[track_caller]
+fn assert_is_free_of_instructions(seen: &SeenRequest) {
+    for name in ["x-envoy-retry-on", "x-envoy-max-retries"] {
+        assert!(values(seen, name).is_empty(), "MAS saw {name}");
+    }
+}
