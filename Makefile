@@ -30,10 +30,10 @@ fuzz: ## Fuzz what reads bytes from outside (SECONDS=30, TARGET="endpoint worker
 bench: ## Measure the module in a real Envoy (PART="cold latency" picks some)
 	@scripts/bench $(PART)
 
-lint: ## Check formatting, lints and the project's own rules
+lint: ## Check formatting, lints, crates and the project's own rules
 	@scripts/lint
 
-package: ## Build the release: the module, its SHA-256, an image context in dist/oci
+package: ## Build the release: the module twice, its SHA-256, its bill of materials, an image context in dist/oci
 	@scripts/package
 
 clean: ## Remove what was built, keep what setup installed

@@ -290,8 +290,8 @@ impl SharedCache {
         }
     }
 
-    /// Drops the active answers about a token, whoever gave them and under whatever size of the table. `None`:
-    /// there was none. Of two MAS that knew the token, the one that this configuration asks says whose it was.
+    /// Drops the active answers about a token, of every MAS and under every size of the table. `None`: there was
+    /// none. Of two MAS that knew the token, the one that this configuration asks says whose it was.
     pub fn remove_active(&self, store: &impl Store, digest: &TokenDigest) -> Option<Removed> {
         let removed = self.active.remove_token(store, digest);
         let own = |removed: &&Removed| removed.fingerprint == self.fingerprint;
@@ -324,7 +324,7 @@ impl SharedCache {
         }
     }
 
-    /// Returns the end of an answer for a reader with these settings, whoever wrote it.
+    /// Returns the end of an answer for a reader with these settings, also if another configuration wrote it.
     fn fresh_until(&self, entry: &Entry) -> Instant {
         let own_ttl = match entry.answer {
             Answer::Active(_) => self.ttl,

@@ -114,6 +114,9 @@ pub trait Streams {
     /// Returns a header of the selected stream's response, `None` if absent.
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError>;
 
+    /// Sets the status of the selected stream's response.
+    fn set_response_status(&self, status: u16) -> Result<(), HostError>;
+
     /// Publishes `wasm.<name>` in the filter state of the selected stream.
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError>;
 
@@ -123,6 +126,10 @@ pub trait Streams {
     /// Lets the selected request, which was held, go on to the homeserver. Its headers cannot be changed
     /// afterwards.
     fn resume(&self) -> Result<(), HostError>;
+
+    /// Returns the name of the cluster that the selected request is routed to. `None`: Envoy does not tell, for
+    /// example because the route has no cluster.
+    fn route_cluster(&self) -> Option<Vec<u8>>;
 
     /// Returns the address of the client as Envoy trusts it, without the port.
     fn source_address(&self) -> Option<Vec<u8>>;

@@ -19,6 +19,7 @@ use self::simulated::{Fate, Process, Request, SimulatedWorker, gateway};
 const TOKEN: &str = "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1";
 const FIRST: &str = "mat_4o334U5SdPgICgyEJVmoHl2Xz1D6Bu_dB9Le3";
 const OTHER: &str = "mat_mavzfVABqZ5YsOOlB1f46RfHk7hp3I_0pfwQt";
+const UNKNOWN: &str = "mat_of_nobody";
 const ACTIVE: &str =
     r#"{"active":true,"scope":"urn:matrix:client:api:*","username":"alice","device_id":"PHONE"}"#;
 
@@ -102,6 +103,9 @@ fn the_host_calls_of_each_kind_of_request() {
         let stream = worker.request(&gateway, request);
         worker.response(stream, 200);
     });
+    let logout = Request::new("POST", "/_matrix/client/v3/logout").bearer(UNKNOWN);
+    let stream = worker.request(&gateway, logout);
+    let forgotten = count(&mut worker, |worker| worker.response(stream, 200));
     for (kind, calls) in [
         ("hit", &hit),
         ("the response to a hit", &response),
@@ -110,6 +114,7 @@ fn the_host_calls_of_each_kind_of_request() {
         ("pass-through", &pass_through),
         ("miss, active", &miss),
         ("miss, inactive", &invented),
+        ("the response to a logout of an unknown token", &forgotten),
     ] {
         println!("{kind}: {} host calls", calls.values().sum::<u64>());
         for (call, number) in calls {
@@ -124,19 +129,30 @@ fn the_host_calls_of_each_kind_of_request() {
     ];
     assert_eq!(hit, expected(&[&STRIP[..], &READ, &identity].concat()));
     assert_eq!(response, expected(&[("get response :status", 1)]));
-    let rejection = [("get :method", 1), ("metric", 2), ("reply", 1)];
+    // The content type tells whether Envoy would turn the reply into one of gRPC.
+    let rejection = [
+        ("get :method", 1),
+        ("metric", 2),
+        ("get content-type", 1),
+        ("reply", 1),
+    ];
     assert_eq!(
         offline_reject,
         expected(&[&STRIP[..], &READ, &rejection].concat())
     );
     let passing = [("get :path", 1), ("get authorization", 1), ("metric", 1)];
     assert_eq!(pass_through, expected(&[&STRIP[..], &passing].concat()));
+    // The token's lease, the sizes of the table of active answers, of which there is one, and its bucket.
+    let search = [("get response :status", 1), ("read shared data", 3)];
+    let clock = [("clock", 1)];
+    assert_eq!(forgotten, expected(&[&search[..], &clock].concat()));
     // A bucket of each table, and since when answers of "inactive" count.
     let lookup = [
         ("get :method", 1),
         ("clock", 1),
         ("read shared data", 3),
         ("metric", 4),
+        ("get content-type", 1),
         ("reply", 1),
     ];
     assert_eq!(
@@ -165,7 +181,8 @@ fn the_host_calls_of_each_kind_of_request() {
         miss,
         expected(&[&STRIP[..], &READ, &question, &passes].concat())
     );
-    let mut rejected = expected(&[&STRIP[..], &READ, &question, &[("reply", 1)]].concat());
+    let replied = [("get content-type", 1), ("reply", 1)];
+    let mut rejected = expected(&[&STRIP[..], &READ, &question, &replied].concat());
     // The lease does not matter, but the reason does.
     rejected.insert("read shared data".to_owned(), 8);
     rejected.insert("metric".to_owned(), 9);

@@ -13,28 +13,46 @@ toolchain_record=$tools/toolchain
 
 chosen_toolchain() { cat "$toolchain_record" 2>/dev/null; }
 
-# wasm_cargo TARGET SUBCOMMAND ARGUMENTS... : cargo of the chosen toolchain.
+# wasm_cargo TARGET SUBCOMMAND ARGUMENTS... : cargo of the chosen toolchain. The user's own RUSTFLAGS have no say.
 wasm_cargo() {
   local target=$1 subcommand=$2
   shift 2
   case $(chosen_toolchain) in
-    rustup) cargo "$subcommand" --target "$target" "$@" ;;
+    rustup)
+      CARGO_ENCODED_RUSTFLAGS=$(encoded_flags rustc) cargo "$subcommand" --target "$target" "$@"
+      ;;
     distribution) distribution_cargo "$target" "$subcommand" "$@" ;;
     *) fail "no toolchain for WebAssembly is chosen" "run: make setup" ;;
   esac
 }
 
 distribution_cargo() {
-  local target=$1 subcommand=$2 flags=
+  local target=$1 subcommand=$2 flags=()
   shift 2
   # Debian ships WASI's C library outside of rustc's own tree.
-  [ "$target" != "$module_target" ] || flags="-Clink-self-contained=no -L/usr/lib/wasm32-wasi"
+  [ "$target" != "$module_target" ] || flags=(-Clink-self-contained=no -L/usr/lib/wasm32-wasi)
   # `cargo clippy` would start the user's clippy, which cannot read what this compiler wrote.
   local command=(/usr/bin/cargo "$subcommand")
   [ "$subcommand" != clippy ] || command=(/usr/bin/cargo-clippy clippy)
   # -Zbuild-std is unstable; RUSTC_BOOTSTRAP lets a stable compiler take it.
-  RUSTC_BOOTSTRAP=1 CARGO=/usr/bin/cargo RUSTC=/usr/bin/rustc RUSTFLAGS=$flags \
+  RUSTC_BOOTSTRAP=1 CARGO=/usr/bin/cargo RUSTC=/usr/bin/rustc \
+    CARGO_ENCODED_RUSTFLAGS=$(encoded_flags /usr/bin/rustc ${flags[@]+"${flags[@]}"}) \
     "${command[@]}" --target "$target" -Zbuild-std=std,panic_abort "$@"
+}
+
+# encoded_flags RUSTC FLAG... : the flags for CARGO_ENCODED_RUSTFLAGS, and those by which no path of this machine gets
+# into what is built. So two builds with one compiler are equal, wherever they are made. Of two that match a path the
+# later one counts.
+encoded_flags() {
+  local rustc=$1 folder
+  local flags=("${@:2}")
+  flags+=("--remap-path-prefix=$root=." "--remap-path-prefix=$CARGO_TARGET_DIR=target")
+  flags+=("--remap-path-prefix=$("$rustc" --print sysroot)/lib/rustlib/src/rust=/rust")
+  # The folder's name tells from where the crates were downloaded.
+  for folder in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do
+    flags+=("--remap-path-prefix=${folder%/}=/crates")
+  done
+  (IFS=$'\x1f' && printf '%s' "${flags[*]}")
 }
 
 # wasm_bindgen_version : the version of the crate; the test runner must be of exactly this one.

@@ -87,8 +87,8 @@ impl Table {
     }
 
     /// Writes the entry to its bucket, in place of any other answer to the question. A full bucket gives up the
-    /// answer that ended first, or else the one not used for longest. Whoever wrote in between wins after
-    /// many attempts; the cost is one more introspection.
+    /// answer that ended first, or else the one not used for longest. If other workers write in between many times,
+    /// the entry is not written; the cost is one more introspection.
     ///
     /// The end of use never goes back: a configuration with a longer TTL may have written the answer before, and a
     /// worker may keep for itself what it made of that. While it does, the token has an entry here that an
@@ -140,7 +140,7 @@ impl Table {
         self.remove(store, &key.digest, |head| head.answers(key))
     }
 
-    /// Takes out all answers about this token, whoever gave them, under every size of the table.
+    /// Takes out all answers about this token, of every MAS, under every size of the table.
     pub fn remove_token(&self, store: &impl Store, digest: &TokenDigest) -> Vec<Removed> {
         self.remove(store, digest, |head| head.digest == *digest)
     }

@@ -172,12 +172,12 @@ pub(super) fn header(map: Map, name: &str) -> Result<Option<Vec<u8>>, HostError>
     handed.take(status)
 }
 
-/// Sets a request header, replacing every field of that name.
-pub(super) fn set_request_header(name: &str, value: &[u8]) -> Result<(), HostError> {
+/// Sets a header, replacing every field of that name.
+pub(super) fn set_header(map: Map, name: &str, value: &[u8]) -> Result<(), HostError> {
     // SAFETY: both pointers are to live memory of the sizes given.
     done(unsafe {
         proxy_replace_header_map_value(
-            Map::Request as u32,
+            map as u32,
             name.as_ptr(),
             name.len(),
             value.as_ptr(),
@@ -278,19 +278,20 @@ pub(super) fn dequeue_shared_queue(id: u32) -> Result<Option<Vec<u8>>, HostError
     handed.take(status)
 }
 
-/// Answers the request of the effective context.
+/// Answers the request of the effective context. An access log shows `details` as `%RESPONSE_CODE_DETAILS%`.
 pub(super) fn send_local_response(
     status: u16,
+    details: &str,
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Result<(), HostError> {
     let headers = serialize_pairs(headers);
-    // SAFETY: all pointers are to live memory of the sizes given; no details are sent.
+    // SAFETY: all pointers are to live memory of the sizes given.
     done(unsafe {
         proxy_send_local_response(
             u32::from(status),
-            ptr::null(),
-            0,
+            details.as_ptr(),
+            details.len(),
             body.as_ptr(),
             body.len(),
             headers.as_ptr(),

@@ -17,6 +17,9 @@ use crate::{
     metrics::{Kind, Metric},
 };
 
+/// What the response code details of our replies begin with, as Envoy's own filters do it.
+const DETAILS_PREFIX: &str = "matrix_edge_auth_";
+
 thread_local! {
     /// Envoy's ids of the metrics used so far; `None` for one that could not be defined.
     static METRICS: RefCell<BTreeMap<Metric, Option<u32>>> = const { RefCell::new(BTreeMap::new()) };
@@ -38,7 +41,7 @@ impl Streams for Envoy {
     }
 
     fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
-        abi::set_request_header(name, value)
+        abi::set_header(Map::Request, name, value)
     }
 
     fn remove_request_header(&self, name: &str) -> Result<(), HostError> {
@@ -57,6 +60,10 @@ impl Streams for Envoy {
         abi::header(Map::Response, name)
     }
 
+    fn set_response_status(&self, status: u16) -> Result<(), HostError> {
+        abi::set_header(Map::Response, ":status", status.to_string().as_bytes())
+    }
+
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
         abi::set_property(name, value)
     }
@@ -67,11 +74,16 @@ impl Streams for Envoy {
             .iter()
             .map(|(name, value)| (*name, &**value))
             .collect();
-        abi::send_local_response(reply.status, &headers, &reply.body)
+        let details = format!("{DETAILS_PREFIX}{}", reply.reason);
+        abi::send_local_response(reply.status, &details, &headers, &reply.body)
     }
 
     fn resume(&self) -> Result<(), HostError> {
         abi::continue_request()
+    }
+
+    fn route_cluster(&self) -> Option<Vec<u8>> {
+        abi::property("xds\0cluster_name").ok().flatten()
     }
 
     fn source_address(&self) -> Option<Vec<u8>> {

@@ -77,7 +77,7 @@ impl Rejection {
                 r#"{"errcode":"M_FORBIDDEN","error":"Invalid username claim in the introspection result"}"#,
             ),
             Self::LimitExceeded { retry_after_ms } => {
-                return limit_exceeded(*retry_after_ms, cors);
+                return limit_exceeded(self.label(), *retry_after_ms, cors);
             }
             Self::MissingToken => (
                 401,
@@ -113,13 +113,14 @@ impl Rejection {
             headers.push((RETRY_AFTER, RETRY_INTROSPECTION_SECONDS.to_string().into()));
         }
         Reply {
+            reason: self.label(),
             status,
             headers,
             body: Cow::Borrowed(body.as_bytes()),
         }
     }
 
-    /// The value of the metric label that says why a request was rejected.
+    /// The value of the metric label that says why a request was rejected; the reply has it as its reason.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Internal => "internal",
@@ -173,6 +174,8 @@ impl From<CredentialError> for Rejection {
 /// A complete response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
+    /// Why the edge answers, for the access log. The client does not see it.
+    pub reason: &'static str,
     /// HTTP status.
     pub status: u16,
     /// Header fields, with lower-case names.
@@ -183,7 +186,7 @@ pub struct Reply {
 
 const RETRY_AFTER: &str = "retry-after";
 
-fn limit_exceeded(retry_after_ms: u64, cors: Cors) -> Reply {
+fn limit_exceeded(reason: &'static str, retry_after_ms: u64, cors: Cors) -> Reply {
     let mut headers = headers(cors);
     headers.push((
         RETRY_AFTER,
@@ -193,6 +196,7 @@ fn limit_exceeded(retry_after_ms: u64, cors: Cors) -> Reply {
         r#"{{"errcode":"M_LIMIT_EXCEEDED","error":"Too Many Requests","retry_after_ms":{retry_after_ms}}}"#
     );
     Reply {
+        reason,
         status: 429,
         headers,
         body: Cow::Owned(body.into_bytes()),

@@ -6,6 +6,7 @@
 mod carry_out;
 mod head;
 mod logout_all;
+mod outside;
 pub mod policy;
 mod waiter;
 mod watch;
@@ -73,8 +74,14 @@ impl Gateway {
     ) {
         let config = &exchange.plugin.config;
         match Head::read(cb.host, &config.identity_headers) {
+            Ok(head) if outside::refuse(cb.host, exchange, &head) => {
+                cb.host.count(Metric::Request(Outcome::NotAsked));
+            }
             Ok(head) => {
                 if let Some(decision) = self.decide(cb, resolver, exchange, &head) {
+                    if let Decision::Forward = decision {
+                        outside::report_route(cb.host, exchange);
+                    }
                     carry_out(cb.host, exchange, decision, Cors::of(head.target()));
                 }
             }

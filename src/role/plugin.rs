@@ -1,6 +1,6 @@
 //! One plugin configuration in use: a root context.
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
 use crate::{
     cache::question::QuestionKey,
@@ -26,6 +26,8 @@ pub struct Plugin {
     pub config: Config,
     /// Who is asked about tokens.
     pub upstream: Rc<Upstream>,
+    /// The log has told that clients are routed to the cluster of the introspections.
+    pub is_route_reported: Cell<bool>,
     identity_fingerprint: u64,
 }
 
@@ -35,6 +37,7 @@ impl Plugin {
         Self {
             root,
             upstream: Rc::new(Upstream::new(&config, admission(config.role))),
+            is_route_reported: Cell::new(false),
             identity_fingerprint: config.identity_fingerprint(),
             config,
         }

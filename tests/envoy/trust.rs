@@ -143,9 +143,9 @@ async fn a_caller_whom_one_mas_answered_is_judged_by_the_other() {
         mas.insert(&cold, Session::access("alice", "TABLET"));
     }
     // Each MAS answers its own homeserver, and its listener keeps the answer.
-    let ours = introspect(&token);
+    let own = introspect(&token);
     let theirs = headers(other_secret).body(introspection_body(&token));
-    for (name, request) in [(NAME, &ours), (OTHER, &theirs)] {
+    for (name, request) in [(NAME, &own), (OTHER, &theirs)] {
         let addr = edge.envoy.listener(name);
         for _ in 0..3 {
             assert_active(&http::send(addr, request).await, "alice");
@@ -153,14 +153,14 @@ async fn a_caller_whom_one_mas_answered_is_judged_by_the_other() {
     }
     let (calls, other_calls) = (edge.mas.total_calls(), other.total_calls());
     // What the one homeserver knows counts for nothing at the other's.
-    let cold_ours = introspect(&cold);
-    for request in [&ours, &cold_ours] {
+    let cold_own = introspect(&cold);
+    for request in [&own, &cold_own] {
         let direct = http::send(other_addr, request).await;
         let answered = http::send(edge.envoy.listener(OTHER), request).await;
         assert_eq!(comparable(&answered), comparable(&direct));
         assert_eq!(answered.status, 401, "{answered:?}");
     }
-    assert_active(&http::send(edge.envoy.listener(NAME), &ours).await, "alice");
+    assert_active(&http::send(edge.envoy.listener(NAME), &own).await, "alice");
     assert_active(
         &http::send(edge.envoy.listener(OTHER), &theirs).await,
         "alice",

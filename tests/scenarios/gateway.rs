@@ -18,16 +18,16 @@ fn an_active_token_is_asked_about_once_and_annotates_every_request() {
     let stream = worker.request(&gateway, whoami(ALICE));
     assert_eq!(worker.fate(stream), Fate::Held);
     worker.answer_only_call(
-        r#"{"active":true,"scope":"urn:matrix:client:api:*","username":"alice","device_id":"A B"}"#,
+        r#"{"active":true,"scope":"urn:matrix:client:api:*","username":"alice","device_id":"A\nB"}"#,
     );
     let forwarded = Fate::Forwarded {
         user_id: Some("@alice:example.org".into()),
-        device_id: Some("A%20B".into()),
+        device_id: Some("A%0AB".into()),
     };
     assert_eq!(worker.fate(stream), forwarded);
     let seen = worker.seen_by_homeserver(stream);
     assert_eq!(seen.filter_state["matrix_user_id"], b"@alice:example.org");
-    assert_eq!(seen.filter_state["matrix_device_id"], b"A B");
+    assert_eq!(seen.filter_state["matrix_device_id"], b"A%0AB");
     for _ in 0..10 {
         assert_eq!(worker.send(&gateway, whoami(ALICE)), forwarded);
     }
@@ -371,4 +371,57 @@ fn discovery_never_looks_at_a_token() {
             Fate::forwarded_unannotated()
         );
     }
+}
+
+#[test]
+fn where_envoy_injects_the_credential_nobody_outside_can_introspect() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let injected = |root, mode| {
+        let credential = json!({"cluster": "mas-introspection", "credential": {"injected": true}});
+        gateway(root, json!({"mode": mode, "introspection": credential}))
+    };
+    let known = gateway(
+        3,
+        json!({"introspection": {"cluster": "mas-introspection"}}),
+    );
+    let introspect = || Request::new("POST", "/oauth2/introspect").body("token=x");
+    let unrecognized = r#"{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}"#;
+    let refused = Fate::Replied(404, unrecognized.into());
+    let passes = Fate::forwarded_unannotated();
+    for gateway in [injected(1, "enforce"), injected(2, "shadow")] {
+        for request in [
+            introspect().cluster("mas-introspection"),
+            // Envoy does not tell.
+            introspect(),
+            introspect().cluster("mas-introspection").bearer(ALICE),
+            Request::new("OPTIONS", "/oauth2/introspect"),
+            Request::new("POST", "/auth//oauth2/%2569NTROSPECT/").cluster("mas-introspection"),
+        ] {
+            assert_eq!(
+                worker.send(&gateway, request.clone()),
+                refused,
+                "{request:?}"
+            );
+        }
+        for request in [
+            introspect().cluster("mas"),
+            Request::new("POST", "/oauth2/token").cluster("mas-introspection"),
+        ] {
+            assert_eq!(
+                worker.send(&gateway, request.clone()),
+                passes,
+                "{request:?}"
+            );
+        }
+    }
+    let request = introspect().cluster("mas-introspection");
+    assert_eq!(
+        worker.send(&known, request),
+        passes,
+        "MAS refuses it itself"
+    );
+    assert!(worker.calls().is_empty());
+    let name = "matrix_edge_auth_rejections_total.reason=unrecognized";
+    assert_eq!(process.metric(name), 10);
 }

@@ -98,7 +98,7 @@ fn two_mas_that_know_one_token_have_an_answer_each() {
         assert_eq!(worker.send(&one, whoami(ALICE)), alice());
         assert_eq!(worker.send(&two, whoami(ALICE)), bob);
     }
-    // What the second says later is no word about the first.
+    // What the second MAS says later does not count for the first.
     worker.tick();
     process.advance(Duration::from_secs(10));
     worker.tick();
@@ -176,11 +176,13 @@ fn a_session_that_ends_is_gone_for_tables_of_every_size() {
     }
 }
 
+/// Something by which this worker learns, for this configuration, that alice's session has ended.
+type End<'a> = &'a dyn Fn(&mut SimulatedWorker, &Rc<Plugin>);
+
 /// Nor does the way matter by which the edge learns of it.
 #[test]
 fn every_end_of_a_session_counts_for_tables_of_every_size() {
     let provisioning = plugin(3, "provisioning", json!({"cache": {"slots": 1_000}}));
-    type End<'e> = &'e dyn Fn(&mut SimulatedWorker, &Rc<Plugin>);
     let ends: [(&str, End<'_>); 4] = [
         ("revocation", &|worker, plugin| {
             let stream = worker.request(plugin, revocation(ALICE));

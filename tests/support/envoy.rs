@@ -224,8 +224,11 @@ impl Builder {
     /// The configured listeners, the gateway first.
     fn listeners(&self) -> Vec<Value> {
         let environment: Vec<&str> = self.environment.iter().map(|(name, _)| &**name).collect();
+        let mut shipped = shipped();
+        let capabilities = bootstrap::plugin(bootstrap::http_manager(&mut shipped));
+        let capabilities = capabilities[bootstrap::CAPABILITIES].take();
         let filter = |listener: &str, plugin: &Value| {
-            bootstrap::wasm_filter(&module(), listener, plugin, &environment)
+            bootstrap::wasm_filter(&module(), listener, plugin, &environment, &capabilities)
         };
         let plugin = self.plugin.as_ref();
         let gateway = plugin.map(|plugin| filter(bootstrap::GATEWAY, plugin));
@@ -556,7 +559,7 @@ fn binary() -> PathBuf {
 }
 
 /// `MATRIX_EDGE_AUTH_WASM`, or what `make build` leaves.
-fn module() -> PathBuf {
+pub fn module() -> PathBuf {
     let module = env::var_os("MATRIX_EDGE_AUTH_WASM").map_or_else(
         || repository().join("dist/matrix-edge-auth.wasm"),
         PathBuf::from,
@@ -571,11 +574,20 @@ fn module() -> PathBuf {
 
 /// The statistics configuration as shipped, so that it is tested too.
 fn stats_tags() -> String {
-    let path = repository().join("envoy/stats_tags.yaml");
-    std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
+    read("envoy/stats_tags.yaml")
 }
 
-fn repository() -> &'static Path {
+/// The shipped configuration of a whole Envoy.
+pub fn shipped() -> Value {
+    serde_saphyr::from_str(&read("envoy/local/envoy.yaml")).expect("the shipped file is YAML")
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(repository().join(path))
+        .unwrap_or_else(|error| panic!("cannot read {path}: {error}"))
+}
+
+/// The root of the repository.
+pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

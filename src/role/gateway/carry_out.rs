@@ -1,8 +1,11 @@
 //! Carries a decision out on the selected request, save for resuming it.
+//!
+//! The filter state has the same percent-encoded values as the headers. A device id may hold a newline, which
+//! would write a line of its own into an access log in text form.
 
 use super::{
     policy::{Annotation, Decision},
-    watch::Exchange,
+    watch::{Exchange, Watch},
 };
 use crate::{
     config::{Config, Mode},
@@ -18,6 +21,9 @@ use crate::{
 /// Filter-state names; Envoy puts `wasm.` before them.
 const STATE_USER_ID: &str = "matrix_user_id";
 const STATE_DEVICE_ID: &str = "matrix_device_id";
+
+/// What the media types of gRPC begin with.
+const GRPC: &[u8] = b"application/grpc";
 
 /// Carries `decision` out.
 pub(super) fn carry_out<H: Streams + Metrics>(
@@ -50,9 +56,27 @@ pub(super) fn fail_closed<H: Streams + Metrics>(host: &H, exchange: &Exchange, e
     reject(host, exchange, Rejection::Internal, Cors::Standard);
 }
 
-fn reject<H: Streams + Metrics>(host: &H, exchange: &Exchange, rejection: Rejection, cors: Cors) {
+/// Answers a request in place of the homeserver, in any mode.
+pub(super) fn reject<H: Streams + Metrics>(
+    host: &H,
+    exchange: &Exchange,
+    rejection: Rejection,
+    cors: Cors,
+) {
     host.count(Metric::Rejected(rejection.label()));
-    exchange.reply(host, &rejection.reply(cors));
+    let reply = rejection.reply(cors);
+    if is_grpc(host) {
+        exchange.set_watch(Watch::GrpcReply(reply.status));
+    }
+    exchange.reply(host, &reply);
+}
+
+/// Whether the selected request calls itself gRPC. Envoy then makes 200 of every reply.
+fn is_grpc(host: &impl Streams) -> bool {
+    let content_type = host.request_header("content-type").ok().flatten();
+    let content_type = content_type.unwrap_or_default();
+    let start = content_type.get(..GRPC.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
 }
 
 fn annotate(
@@ -76,9 +100,9 @@ fn annotate(
         }
     }
     if config.filter_state {
-        host.set_filter_state(STATE_USER_ID, user_id.as_bytes())?;
+        host.set_filter_state(STATE_USER_ID, &header_value(user_id))?;
         if let Some(device_id) = device_id {
-            host.set_filter_state(STATE_DEVICE_ID, device_id.as_bytes())?;
+            host.set_filter_state(STATE_DEVICE_ID, &header_value(device_id))?;
         }
     }
     Ok(())

@@ -41,6 +41,8 @@ pub enum Watch {
     /// The request was annotated with this active token. A 401 of the homeserver means that cache and
     /// homeserver disagree.
     Active(TokenDigest),
+    /// The request was refused here with this status, and calls itself gRPC.
+    GrpcReply(u16),
     /// The request asks MAS to end a session. A 2xx means that it has ended.
     SessionEnd(SessionRequest),
 }
@@ -104,6 +106,10 @@ pub(super) fn on_response_headers<H: Host, W>(
     if let Watch::Nothing = watch {
         return;
     }
+    if let Watch::GrpcReply(status) = watch {
+        restore_status(cb.host, status);
+        return;
+    }
     let status = response_status(cb.host);
     match watch {
         Watch::Active(token) if status == Some(401) => {
@@ -117,6 +123,15 @@ pub(super) fn on_response_headers<H: Host, W>(
             end_session(cb, resolver, exchange, &request);
         }
         _ => {}
+    }
+}
+
+/// Gives our reply to a gRPC request its status back. Envoy has made 200 of it before any filter ran, which a
+/// client would take for success, and has put the body into `grpc-message`: there is no way to send one.
+fn restore_status(host: &impl Streams, status: u16) {
+    let is_changed = host.response_header("grpc-status").ok().flatten().is_some();
+    if is_changed && let Err(error) = host.set_response_status(status) {
+        log::error!("Envoy refused a header operation with {error}; the client gets 200");
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     form,
     mas::introspection::{DEVICE_ID_SUPPORT, HINT, LIFETIME},
-    matrix::reply::Reply,
+    matrix::reply::{Rejection, Reply},
     token::AccessToken,
 };
 
@@ -101,6 +101,7 @@ pub fn active_reply(known: &ActiveEntry, now: Instant) -> Option<Reply> {
 /// MAS's reply with this body.
 pub fn reply(body: Vec<u8>) -> Reply {
     Reply {
+        reason: "answered",
         status: 200,
         headers: headers(),
         body: Cow::Owned(body),
@@ -112,6 +113,7 @@ pub fn unavailable() -> Reply {
     let mut headers = headers();
     headers.push(("retry-after", RETRY_AFTER.into()));
     Reply {
+        reason: Rejection::IntrospectionFailed.label(),
         status: 503,
         headers,
         body: Cow::Borrowed(

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 /// The name of the first listener.
 pub const GATEWAY: &str = "gateway";
 
+/// The key of the module's `PluginConfig` that says which functions it may use.
+pub const CAPABILITIES: &str = "capability_restriction_config";
+
 /// A configuration of these listeners and clusters.
 pub(super) fn new(listeners: Vec<Value>, clusters: Vec<Value>) -> Value {
     json!({
@@ -53,12 +56,13 @@ pub(super) fn new_listener(name: &str, filter: Option<Value>, cluster: &str) -> 
 }
 
 /// The module as an HTTP filter of a listener. All listeners have one VM. `environment` names the variables
-/// that it may read.
+/// that it may read, `capabilities` the functions that it may use.
 pub(super) fn wasm_filter(
     module: &Path,
     listener: &str,
     plugin: &Value,
     environment: &[&str],
+    capabilities: &Value,
 ) -> Value {
     let name = match listener {
         GATEWAY => "matrix-edge-auth".to_owned(),
@@ -72,6 +76,7 @@ pub(super) fn wasm_filter(
                 "name": name,
                 "root_id": listener,
                 "failure_policy": "FAIL_RELOAD",
+                (CAPABILITIES): capabilities,
                 "vm_config": {
                     "vm_id": "matrix-edge-auth",
                     "runtime": "envoy.wasm.runtime.v8",

@@ -136,6 +136,12 @@ impl Streams for SimulatedHost {
         Ok((name == ":status").then(|| status.to_string().into_bytes()))
     }
 
+    fn set_response_status(&self, status: u16) -> Result<(), HostError> {
+        self.note("set response :status");
+        self.vm.response_status.set(status);
+        Ok(())
+    }
+
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
         self.note("filter state");
         self.with_request(|request| {
@@ -171,6 +177,13 @@ impl Streams for SimulatedHost {
             request.resumed = true;
             Ok(())
         })
+    }
+
+    fn route_cluster(&self) -> Option<Vec<u8>> {
+        self.note("route cluster");
+        self.with_request(|request| Ok(request.cluster.clone()))
+            .ok()
+            .flatten()
     }
 
     fn source_address(&self) -> Option<Vec<u8>> {

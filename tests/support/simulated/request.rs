@@ -8,6 +8,7 @@ pub struct Request {
     pub headers: Vec<(String, Vec<u8>)>,
     pub filter_state: BTreeMap<String, Vec<u8>>,
     pub(super) source: Vec<u8>,
+    pub(super) cluster: Option<Vec<u8>>,
     pub(super) body: Vec<u8>,
     /// What Envoy holds of the body, or the piece that passes.
     pub(super) buffered: Vec<u8>,
@@ -42,6 +43,12 @@ impl Request {
 
     pub fn source(mut self, source: &str) -> Self {
         self.source = source.as_bytes().to_vec();
+        self
+    }
+
+    /// The cluster that Envoy routes it to.
+    pub fn cluster(mut self, cluster: &str) -> Self {
+        self.cluster = Some(cluster.as_bytes().to_vec());
         self
     }
 

@@ -23,6 +23,9 @@ const MODULE_CONFIGURATION: &str = "/filter_chains/0/filters/0/typed_config/\
                                     http_filters/0/typed_config/config/configuration/value";
 const VIRTUAL_HOSTS: &str = "/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts";
 
+/// The clusters of MAS: for clients, and for the module's own calls.
+const MAS_CLUSTERS: [&str; 2] = ["mas", "mas-introspection"];
+
 /// The listeners of the file, by their names there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Listener {
@@ -128,11 +131,14 @@ impl Bootstrap {
     }
 
     pub(crate) fn mas(&self) -> Result<SocketAddr, Failure> {
-        self.address(&self.endpoint("mas")?)
+        self.address(&self.endpoint(MAS_CLUSTERS[0])?)
     }
 
     pub(crate) fn set_mas(&mut self, to: SocketAddr) -> Result<(), Failure> {
-        self.set_address(&self.endpoint("mas")?, to)
+        for cluster in MAS_CLUSTERS {
+            self.set_address(&self.endpoint(cluster)?, to)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn homeserver(&self) -> Result<SocketAddr, Failure> {
@@ -151,12 +157,15 @@ impl Bootstrap {
         Ok(())
     }
 
-    /// A real MAS: the cluster, the authority of introspections, and that of the login routes.
+    /// A real MAS: its clusters, the authority of introspections, and that of the login routes.
     pub(crate) fn point_mas_at(&mut self, upstream: &Upstream) -> Result<(), Failure> {
         for listener in Listener::ALL {
             *self.module(listener, "introspection/authority")? = json!(upstream.authority);
         }
-        self.point_at("mas", upstream)
+        for cluster in MAS_CLUSTERS {
+            self.point_at(cluster, upstream)?;
+        }
+        Ok(())
     }
 
     /// A real homeserver.
@@ -397,17 +406,34 @@ mod tests {
             );
             return;
         }
-        let tls =
-            &bootstrap.value["static_resources"]["clusters"][1]["transport_socket"]["typed_config"];
-        assert_eq!(tls["sni"], "auth.example.net");
-        let context = &tls["common_tls_context"]["validation_context"];
-        assert_eq!(
-            context["match_typed_subject_alt_names"][0]["matcher"]["exact"],
-            "auth.example.net"
-        );
+        for cluster in [1, 2] {
+            let cluster = &bootstrap.value["static_resources"]["clusters"][cluster];
+            let tls = &cluster["transport_socket"]["typed_config"];
+            assert_eq!(tls["sni"], "auth.example.net", "{cluster}");
+            let context = &tls["common_tls_context"]["validation_context"];
+            assert_eq!(
+                context["match_typed_subject_alt_names"][0]["matcher"]["exact"],
+                "auth.example.net"
+            );
+        }
         for listener in Listener::ALL {
             let authority = bootstrap.module(listener, "introspection/authority");
             assert_eq!(authority.expect("authority"), "auth.example.net");
+        }
+    }
+
+    /// An injector in the cluster of the introspections would answer for every client that is routed there.
+    #[test]
+    fn no_route_leads_to_the_cluster_of_the_introspections() {
+        let mut bootstrap = shipped();
+        for listener in Listener::ALL {
+            let cluster = bootstrap.module(listener, "introspection/cluster");
+            let cluster = cluster.expect("cluster").clone();
+            assert_eq!(cluster, MAS_CLUSTERS[1]);
+            let actions = bootstrap.route_actions(listener).expect("routes");
+            for action in actions {
+                assert_ne!(action["cluster"], cluster, "{listener:?}");
+            }
         }
     }
 

@@ -1,0 +1,136 @@
+//! Introspections from outside, where Envoy injects the credential.
+//!
+//! The credential injector belongs to a cluster, and gives the credential to every request that is routed there.
+//! If a client's request to the introspection endpoint is, MAS answers it, and anyone can ask whose any token is.
+//! So such a request is refused, and the log tells of a client's route to that cluster. Where the module sends the
+//! credential itself, the cluster adds nothing to the requests of clients.
+//!
+//! The non-obvious rule: which path MAS sees is not known here, since a route may rewrite it. So every path that
+//! has the endpoint's name in it, in any encoding, may be an introspection. And if Envoy does not tell where the
+//! request goes, it may go there.
+
+use super::{carry_out::reject, head::Head, policy::RequestHead as _, watch::Exchange};
+use crate::{
+    form::percent::decode_to_the_end,
+    host::{Metrics, Streams},
+    matrix::reply::{Cors, Rejection},
+};
+
+/// Tells once for each plugin that the selected request, a client's, is routed to the cluster of the introspections.
+/// It passes nevertheless: most of MAS is for clients, and the injected credential does nothing there.
+pub(super) fn report_route(host: &impl Streams, exchange: &Exchange) {
+    let settings = &exchange.plugin.config.introspection;
+    if settings.credential.known().is_some() || exchange.plugin.is_route_reported.get() {
+        return;
+    }
+    let cluster = host.route_cluster();
+    if cluster.is_some_and(|cluster| cluster == settings.cluster.as_bytes()) {
+        exchange.plugin.is_route_reported.set(true);
+        log::warn!(
+            "requests of clients are routed to the cluster {}, which injects the credential for introspections: \
+             give them a cluster of their own, without the injector",
+            settings.cluster
+        );
+    }
+}
+
+/// Refuses the selected request if it may be an introspection that MAS would answer. Shadow mode is no exception:
+/// the way to MAS is open only because of this module's configuration. Returns whether the request was refused.
+pub(super) fn refuse<H: Streams + Metrics>(
+    host: &H,
+    exchange: &Exchange,
+    head: &Head<'_, H>,
+) -> bool {
+    let settings = &exchange.plugin.config.introspection;
+    if settings.credential.known().is_some() || !may_be_introspection(&settings.path, head.target())
+    {
+        return false;
+    }
+    let is_elsewhere = host
+        .route_cluster()
+        .is_some_and(|cluster| cluster != settings.cluster.as_bytes());
+    if !is_elsewhere {
+        reject(
+            host,
+            exchange,
+            Rejection::Unrecognized,
+            Cors::of(head.target()),
+        );
+    }
+    !is_elsewhere
+}
+
+/// Whether a server may take `target` for the endpoint `endpoint`, the path that introspections have.
+fn may_be_introspection(endpoint: &str, target: &[u8]) -> bool {
+    let name = endpoint
+        .split(['?', '#'])
+        .next()
+        .and_then(|path| path.rsplit('/').find(|segment| !segment.is_empty()))
+        .unwrap_or_default();
+    let name = decode_to_the_end(name.as_bytes());
+    let path = target.split(|&byte| byte == b'?').next().unwrap_or(target);
+    let path = decode_to_the_end(path);
+    // The root itself as the endpoint: any path may be rewritten to it.
+    name.is_empty()
+        || path
+            .windows(name.len())
+            .any(|window| window.eq_ignore_ascii_case(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_the_endpoint_may_be_an_introspection() {
+        for target in [
+            "/oauth2/introspect",
+            "/oauth2/introspect/",
+            "//oauth2//introspect",
+            "/oauth2/introspect?x=y",
+            "/auth/oauth2/INTROSPECT",
+            "/oauth2/introspect;v=1",
+            "/oauth2/introspect%3Fx",
+            "/oauth2%2Fintrospect",
+            "/oauth2/%69ntrospect",
+            "/oauth2/%2569ntrospect",
+            "/oauth2/%2525%36%39ntrospect",
+            "/x/..%2foauth2/introspect",
+            "/oauth2/introspect/x/..",
+            "http://auth.example.org/oauth2/introspect",
+        ] {
+            assert!(
+                may_be_introspection("/oauth2/introspect", target.as_bytes()),
+                "{target}"
+            );
+        }
+        for target in [
+            "",
+            "/",
+            "/oauth2/token",
+            "/oauth2/revoke",
+            "/oauth2/introspec",
+            "/login?next=/oauth2/introspect",
+            "/oauth2/intro%spect",
+        ] {
+            assert!(
+                !may_be_introspection("/oauth2/introspect", target.as_bytes()),
+                "{target}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_endpoint_is_known_by_its_last_name() {
+        for endpoint in ["/x/check", "/check/", "/x/%63heck", "/check?tenant=a"] {
+            assert!(may_be_introspection(endpoint, b"/y/check"), "{endpoint}");
+            assert!(!may_be_introspection(endpoint, b"/x"), "{endpoint}");
+        }
+        for endpoint in ["", "/", "//", "/?x"] {
+            assert!(may_be_introspection(endpoint, b"/anything"), "{endpoint}");
+        }
+    }
+}
