@@ -117,9 +117,6 @@ pub trait Streams {
     /// Sets the status of the selected stream's response.
     fn set_response_status(&self, status: u16) -> Result<(), HostError>;
 
-    /// Returns the piece of the response's body that passes, at most `max` bytes of it.
-    fn response_body(&self, max: usize) -> Result<Vec<u8>, HostError>;
-
     /// Publishes `wasm.<name>` in the filter state of the selected stream.
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError>;
 

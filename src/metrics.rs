@@ -38,6 +38,8 @@ pub enum Metric {
     Rejected(&'static str),
     /// Shadow mode let a request pass that `enforce` would have rejected, for this reason.
     WouldReject(&'static str),
+    /// A request that may end answers passed from MAS to the homeserver.
+    ProvisioningRequest(PresentedSecret),
 }
 
 /// How a request was decided: the verdict and where it came from.
@@ -63,6 +65,19 @@ pub enum Outcome {
     OverBudget,
     /// No verdict was needed or possible: public endpoint, no token, appservice token.
     NotAsked,
+}
+
+/// How the secret that a provisioning request presents compares with the one that is configured here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PresentedSecret {
+    /// It is the same: the caller is MAS.
+    Matching,
+    /// It is another one.
+    Different,
+    /// The request presents none.
+    Missing,
+    /// No shared secret is configured here.
+    Unchecked,
 }
 
 /// The two tables of the shared cache.
@@ -147,6 +162,10 @@ impl Metric {
             Self::HeldMillis => ("held_duration_milliseconds", vec![]),
             Self::Rejected(reason) => ("rejections_total", vec![("reason", reason)]),
             Self::WouldReject(reason) => ("would_reject_total", vec![("reason", reason)]),
+            Self::ProvisioningRequest(secret) => (
+                "provisioning_requests_total",
+                vec![("secret", secret.label())],
+            ),
         };
         let mut full = format!("matrix_edge_auth_{name}");
         for (label, value) in labels {
@@ -171,6 +190,17 @@ impl Outcome {
             Self::NotAsked => ("not_asked", "offline"),
         };
         vec![("verdict", verdict), ("source", source)]
+    }
+}
+
+impl PresentedSecret {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Matching => "matching",
+            Self::Different => "different",
+            Self::Missing => "missing",
+            Self::Unchecked => "unchecked",
+        }
     }
 }
 

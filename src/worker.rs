@@ -171,13 +171,8 @@ impl Worker {
         }
     }
 
-    /// Takes in the headers of a response, if the exchange wants them. `is_whole`: it has no body.
-    pub fn on_response_headers(
-        &mut self,
-        host: &impl Host,
-        exchange: &AnyExchange,
-        is_whole: bool,
-    ) {
+    /// Takes in the headers of a response, if the exchange wants them.
+    pub fn on_response_headers(&mut self, host: &impl Host, exchange: &AnyExchange) {
         if !exchange.wants().response_headers {
             return;
         }
@@ -185,8 +180,7 @@ impl Worker {
         let resolver = &mut self.resolver;
         match exchange {
             AnyExchange::Gateway(exchange) => {
-                self.gateway
-                    .on_response_headers(&cb, resolver, exchange, is_whole);
+                self.gateway.on_response_headers(&cb, resolver, exchange);
             }
             AnyExchange::Introspection(exchange) => {
                 self.introspection.on_response_headers(&cb, exchange);
@@ -195,19 +189,6 @@ impl Worker {
                 self.provisioning
                     .on_response_headers(&cb, resolver, exchange);
             }
-        }
-        self.finish_resolved(&cb);
-    }
-
-    /// Takes in a piece of a response's body, if the exchange wants it.
-    pub fn on_response_body(&mut self, host: &impl Host, exchange: &AnyExchange, chunk: Chunk) {
-        if !exchange.wants().response_body {
-            return;
-        }
-        let cb = Callback::new(host, exchange.root(), &self.clock);
-        if let AnyExchange::Gateway(exchange) = exchange {
-            self.gateway
-                .on_response_body(&cb, &mut self.resolver, exchange, chunk);
         }
         self.finish_resolved(&cb);
     }

@@ -32,7 +32,6 @@ pub(super) enum Map {
 #[repr(u32)]
 pub(super) enum Buffer {
     RequestBody = 0,
-    ResponseBody = 1,
     CallResponseBody = 4,
     PluginConfiguration = 7,
 }

@@ -64,10 +64,6 @@ impl Streams for Envoy {
         abi::set_header(Map::Response, ":status", status.to_string().as_bytes())
     }
 
-    fn response_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
-        abi::buffer(Buffer::ResponseBody, max).map(Option::unwrap_or_default)
-    }
-
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
         abi::set_property(name, value)
     }

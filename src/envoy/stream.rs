@@ -88,22 +88,9 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_response_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
+    fn on_http_response_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
         if let Some(exchange) = &self.exchange {
-            with_worker(|worker| {
-                worker.on_response_headers(&self.host(), exchange, end_of_stream);
-            });
-        }
-        Action::Continue
-    }
-
-    fn on_http_response_body(&mut self, body_size: usize, end_of_stream: bool) -> Action {
-        if let Some(exchange) = &self.exchange {
-            let chunk = Chunk {
-                size: body_size,
-                is_last: end_of_stream,
-            };
-            with_worker(|worker| worker.on_response_body(&self.host(), exchange, chunk));
+            with_worker(|worker| worker.on_response_headers(&self.host(), exchange));
         }
         Action::Continue
     }

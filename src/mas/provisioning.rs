@@ -3,7 +3,9 @@
 //!
 //! The non-obvious rule: `sync_devices` lists the devices that *remain*. Tokens without a device are in no
 //! list, so it ends the answers about them too. `provision_user` tells of a lock (`locked: true`), and
-//! otherwise of a user who may have been unlocked: tokens called inactive may be active again.
+//! otherwise of a user who may have been unlocked: tokens called inactive may be active again. `upsert_device`
+//! tells of a login, which may have taken the device over: MAS then ends the device's other sessions and says
+//! nothing else.
 
 use std::fmt;
 
@@ -30,6 +32,8 @@ pub enum ProvisioningEndpoint {
     ReactivateUser,
     /// These devices remain.
     SyncDevices,
+    /// A login has made a device, or has taken it over.
+    UpsertDevice,
 }
 
 /// Which answers about a user are void.
@@ -73,6 +77,7 @@ impl ProvisioningEndpoint {
             b"provision_user" => Some(Self::ProvisionUser),
             b"reactivate_user" => Some(Self::ReactivateUser),
             b"sync_devices" => Some(Self::SyncDevices),
+            b"upsert_device" => Some(Self::UpsertDevice),
             _ => None,
         }
     }
@@ -85,6 +90,7 @@ impl ProvisioningEndpoint {
             Self::ProvisionUser => "provision_user",
             Self::ReactivateUser => "reactivate_user",
             Self::SyncDevices => "sync_devices",
+            Self::UpsertDevice => "upsert_device",
         }
     }
 
@@ -92,7 +98,9 @@ impl ProvisioningEndpoint {
     pub fn read(self, body: &[u8]) -> Option<ProvisioningEvent> {
         let body: Body = serde_json::from_str(object_text(body)?).ok()?;
         let revocation = match self {
-            Self::DeleteDevice => Revocation::Device(DeviceKey::of(&body.device_id?)),
+            Self::DeleteDevice | Self::UpsertDevice => {
+                Revocation::Device(DeviceKey::of(&body.device_id?))
+            }
             Self::DeleteUser | Self::ReactivateUser => Revocation::All,
             Self::ProvisionUser if body.locked == Some(true) => Revocation::All,
             Self::ProvisionUser => Revocation::Inactive,
@@ -179,6 +187,7 @@ mod tests {
             ProvisionUser,
             ReactivateUser,
             SyncDevices,
+            UpsertDevice,
         ] {
             let target = format!("/_synapse/mas/{}", endpoint.label());
             assert_eq!(of("POST", &target), Some(endpoint));
@@ -191,7 +200,7 @@ mod tests {
             assert_eq!(of("POST", &format!("/_matrix/client/v3/x{target}")), None);
         }
         for target in [
-            "/_synapse/mas/upsert_device",
+            "/_synapse/mas/update_device_display_name",
             "/_synapse/mas/query_user",
             "/sync_devices",
             "/x_synapse/mas/sync_devices",
@@ -218,6 +227,11 @@ mod tests {
             (
                 DeleteDevice,
                 r#"{"localpart":"alice","device_id":"A"}"#,
+                Revocation::Device(DeviceKey::of("A")),
+            ),
+            (
+                UpsertDevice,
+                r#"{"localpart":"alice","device_id":"A","display_name":"Phone"}"#,
                 Revocation::Device(DeviceKey::of("A")),
             ),
             (
@@ -255,6 +269,7 @@ mod tests {
             (SyncDevices, r#"{"localpart":"alice","devices":[1]}"#),
             (SyncDevices, r#"{"localpart":"alice","devices":["A"]"#),
             (DeleteDevice, r#"{"localpart":"alice"}"#),
+            (UpsertDevice, r#"{"localpart":"alice","device_id":null}"#),
             (DeleteUser, r#"{"localpart":7}"#),
             (ProvisionUser, r#"{"localpart":"alice","locked":"yes"}"#),
             (DeleteUser, r#"["alice"]"#),

@@ -8,7 +8,10 @@
 //! revocation of a token that it does not know, and of a compat token, which it does not revoke.
 
 use super::endpoint::{after_version, path};
-use crate::{form, token::TokenDigest};
+use crate::{
+    form,
+    token::{AccessToken, TokenDigest},
+};
 
 /// What a client asks MAS to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,11 @@ impl SessionEnd {
         };
         (method() == b"POST").then_some(end)
     }
+}
+
+/// Returns the token of a logout. `None` if there is none, or none that MAS could have made.
+pub fn logout_token(authorization: &[u8]) -> Option<AccessToken<'_>> {
+    AccessToken::new(std::str::from_utf8(bearer(authorization)?).ok()?)
 }
 
 /// RFC 6750, section 2.1, as MAS reads it.

@@ -30,10 +30,8 @@ pub enum Phase {
 pub struct Wants {
     /// The pieces of the request's body.
     pub request_body: bool,
-    /// The headers of the response.
+    /// The headers of the response. Its body is never looked at.
     pub response_headers: bool,
-    /// The pieces of the response's body.
-    pub response_body: bool,
 }
 
 /// What a role still watches for in an exchange.

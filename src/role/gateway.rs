@@ -5,18 +5,24 @@
 
 mod carry_out;
 mod head;
+mod logout_all;
 mod outside;
 pub mod policy;
+mod waiter;
 mod watch;
 
 use std::{rc::Rc, time::Duration};
 
-pub use self::watch::{Exchange, Watch};
 use self::{
     carry_out::{carry_out, fail_closed},
     head::Head,
     policy::{Decision, Grant, Inspection, Question, RequestHead},
+    waiter::Purpose,
     watch::RefusedTokens,
+};
+pub use self::{
+    waiter::Waiter,
+    watch::{Exchange, Watch},
 };
 use super::{
     exchange::{Chunk, Phase},
@@ -30,28 +36,15 @@ use crate::{
         local::{LocalCache, LocalEntry},
     },
     host::{Callback, Host},
-    mas::token::TokenKind,
-    matrix::{
-        endpoint::AuthRequirement,
-        reply::{Cors, Rejection},
-    },
+    matrix::reply::{Cors, Rejection},
     metrics::{Metric, Outcome},
-    resolver::{Found, Query, Renewal, Resolver, Verdict, Waiting, max_hold},
+    resolver::{Found, Query, Renewal, Resolver, Verdict},
     token::TokenDigest,
 };
 
 /// Safety margin of the coarse clock. A hit in the local cache uses the time of the last tick, which may lag
 /// by up to this much; within the margin of an entry's end the real clock is read.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
-
-/// What a held request needs to go on.
-#[derive(Debug)]
-pub struct Waiter {
-    exchange: Rc<Exchange>,
-    cors: Cors,
-    requirement: AuthRequirement,
-    kind: Option<TokenKind>,
-}
 
 /// The gateway role in one worker.
 #[derive(Debug, Default)]
@@ -112,26 +105,14 @@ impl Gateway {
             || head::strip_trailers(cb.host, &exchange.plugin.config.identity_headers).is_ok()
     }
 
-    /// Takes in the headers of a response. `is_whole`: there is no body.
+    /// Takes in the headers of a response.
     pub fn on_response_headers<H: Host, W>(
         &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
-        is_whole: bool,
     ) {
-        watch::on_response_headers(cb, resolver, exchange, is_whole);
-    }
-
-    /// Takes in a piece of a response's body.
-    pub fn on_response_body<H: Host, W>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        resolver: &mut Resolver<W>,
-        exchange: &Exchange,
-        chunk: Chunk,
-    ) {
-        self.refused.on_response_body(cb, resolver, exchange, chunk);
+        watch::on_response_headers(cb, resolver, exchange, &mut self.refused);
     }
 
     /// Forgets what is too old to matter.
@@ -141,20 +122,27 @@ impl Gateway {
 
     /// Decides a request that waited.
     pub fn finish<H: Host>(&mut self, cb: &Callback<'_, H>, found: &Found, waiter: Waiter) {
-        let Waiter {
-            exchange,
-            cors,
-            requirement,
-            kind,
-        } = waiter;
+        let Waiter { exchange, purpose } = waiter;
         let plugin = &exchange.plugin;
         cb.host.count(Metric::Request(found.outcome()));
-        let verdict = self.grant(cb, plugin, found);
-        let decision = policy::conclude(&plugin.config, requirement, kind, verdict);
-        if let Decision::Annotate(_) = decision {
-            watch_for_refusal(&exchange, found.digest);
+        match purpose {
+            Purpose::Access {
+                cors,
+                requirement,
+                kind,
+            } => {
+                let verdict = self.grant(cb, plugin, found);
+                let decision = policy::conclude(&plugin.config, requirement, kind, verdict);
+                if let Decision::Annotate(_) = decision {
+                    watch_for_refusal(&exchange, found.digest);
+                }
+                carry_out(cb.host, &exchange, decision, cors);
+            }
+            Purpose::LogoutAll => {
+                logout_all::watch(&exchange, found);
+                exchange.set_phase(Phase::Forwarded);
+            }
         }
-        carry_out(cb.host, &exchange, decision, cors);
         exchange.resume_forwarded(cb.host);
     }
 
@@ -177,6 +165,11 @@ impl Gateway {
             Inspection::Observe(end) => {
                 exchange.set_watch(Watch::session_end(end));
                 (Outcome::NotAsked, Decision::Forward)
+            }
+            Inspection::Identify(question) => {
+                let found = logout_all::identify(cb, resolver, exchange, &question)?;
+                logout_all::watch(exchange, &found);
+                (found.outcome(), Decision::Forward)
             }
             Inspection::Reject(rejection) => (Outcome::NotAsked, Decision::Reject(rejection)),
             Inspection::Inactive => (
@@ -231,19 +224,16 @@ impl Gateway {
             Some(found) => Some(found),
             None if policy::ignores_token(&plugin.config, head) => return Progress::NotNeeded,
             None => {
-                let waiter = Waiter {
-                    exchange: Rc::clone(exchange),
+                let purpose = Purpose::Access {
                     cors: Cors::of(head.target()),
                     requirement: question.requirement,
                     kind: question.kind,
                 };
-                let waiting = Waiting {
-                    upstream: Rc::clone(&plugin.upstream),
-                    since: cb.now(),
-                    give_up_at: cb.now() + max_hold(&plugin.upstream),
-                    waiter: waiter.into(),
+                let waiter = Waiter {
+                    exchange: Rc::clone(exchange),
+                    purpose,
                 };
-                resolver.resolve(cb, &query, exchange.stream, waiting)
+                resolver.resolve(cb, &query, exchange.stream, waiter.into_waiting(cb))
             }
         };
         match found {

@@ -2,8 +2,12 @@
 //! users and devices ends answers.
 //!
 //! A caller that knows the shared secret is MAS. It is believed as soon as the request is seen, and once more
-//! when the homeserver has agreed: an answer that MAS gave in between may be from before. Where the module does
-//! not know the secret, the homeserver's agreement is the proof. The requests of other callers end nothing.
+//! when the homeserver has agreed: an answer that MAS gave in between may be from before.
+//!
+//! The non-obvious rule: a caller with another secret is not taken for an impostor. While a secret is replaced,
+//! the other one may be MAS's new one. So for each request that is not proven here, the homeserver's agreement is
+//! the proof, whatever credential the request has. A caller who does not know the homeserver's secret gets a
+//! refusal from it, and the request ends nothing.
 
 use super::{
     exchange::{self, BodyPrefix, Chunk, Phase, Wants},
@@ -12,11 +16,15 @@ use super::{
 use crate::{
     host::{Callback, Host},
     mas::provisioning::{ProvisioningEndpoint, ProvisioningEvent},
+    metrics::{Metric, PresentedSecret},
     resolver::{Invalidation, Resolver},
 };
 
 /// Longest body that is read whole, in bytes: some ten thousand devices of one user.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// The same for a request that is not proven yet, since anyone who reaches the listener can send one.
+const MAX_UNPROVEN_BODY_BYTES: usize = 64 * 1024;
 
 /// An exchange of this role.
 pub type Exchange = exchange::Exchange<Watch>;
@@ -37,7 +45,6 @@ impl exchange::Watch for Watch {
         Wants {
             request_body: is_request,
             response_headers: is_request,
-            response_body: false,
         }
     }
 }
@@ -46,15 +53,17 @@ impl exchange::Watch for Watch {
 #[derive(Debug)]
 pub struct ProvisioningRequest {
     endpoint: ProvisioningEndpoint,
-    /// Its credential is MAS's.
-    is_authenticated: bool,
+    secret: PresentedSecret,
     body: BodyPrefix,
     event: Option<ProvisioningEvent>,
 }
 
-/// The provisioning role. It keeps nothing of its own.
+/// The provisioning role in one worker.
 #[derive(Debug, Default)]
-pub struct Provisioning;
+pub struct Provisioning {
+    /// The log says that MAS's secret is another one.
+    has_warned: bool,
+}
 
 impl Provisioning {
     /// Takes in the headers of a request, which goes on whatever it is. `is_whole`: there is no body.
@@ -65,7 +74,7 @@ impl Provisioning {
         is_whole: bool,
     ) {
         exchange.set_phase(Phase::Forwarded);
-        if let Some(request) = ProvisioningRequest::read(cb, exchange).filter(|_| !is_whole) {
+        if !is_whole && let Some(request) = ProvisioningRequest::read(cb, exchange) {
             exchange.set_watch(Watch::Request(request));
         }
     }
@@ -86,7 +95,7 @@ impl Provisioning {
             .add(chunk.size, |size| cb.host.request_body(size));
         if chunk.is_last {
             request.parse();
-            if request.is_authenticated {
+            if request.secret == PresentedSecret::Matching {
                 request.apply(cb, resolver, exchange);
             }
         }
@@ -95,7 +104,7 @@ impl Provisioning {
 
     /// Takes in the headers of the homeserver's response.
     pub fn on_response_headers<H: Host, W>(
-        &self,
+        &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
@@ -104,7 +113,22 @@ impl Provisioning {
             return;
         };
         if response_status(cb.host).is_some_and(|status| (200..300).contains(&status)) {
+            if request.secret == PresentedSecret::Different {
+                self.warn_of_difference();
+            }
             request.apply(cb, resolver, exchange);
+        }
+    }
+
+    /// Says once that the homeserver accepts another secret than the one that is configured here. Only its
+    /// agreement shows that: anyone can present a wrong one.
+    fn warn_of_difference(&mut self) {
+        if !std::mem::replace(&mut self.has_warned, true) {
+            log::warn!(
+                "the secret in introspection.credential differs from the one that MAS presents and the homeserver \
+                 accepts; what MAS says counts only after the homeserver's answer. Compare introspection.credential \
+                 here with matrix.secret of MAS"
+            );
         }
     }
 }
@@ -115,15 +139,23 @@ impl ProvisioningRequest {
         let header = |name| cb.host.request_header(name).ok().flatten();
         let endpoint = ProvisioningEndpoint::of(&header(":method")?, &header(":path")?)?;
         let credential = &exchange.plugin.config.introspection.credential;
-        let is_authenticated = match credential.shared_secret() {
-            Some(secret) if secret.matches(&header("authorization")?) => true,
-            Some(_) => return None,
-            None => false,
+        let secret = match (credential.shared_secret(), header("authorization")) {
+            (None, _) => PresentedSecret::Unchecked,
+            (Some(_), None) => PresentedSecret::Missing,
+            (Some(secret), Some(presented)) if secret.matches(&presented) => {
+                PresentedSecret::Matching
+            }
+            (Some(_), Some(_)) => PresentedSecret::Different,
+        };
+        cb.host.count(Metric::ProvisioningRequest(secret));
+        let max_body_bytes = match secret {
+            PresentedSecret::Matching => MAX_BODY_BYTES,
+            _ => MAX_UNPROVEN_BODY_BYTES,
         };
         Some(Self {
             endpoint,
-            is_authenticated,
-            body: BodyPrefix::new(MAX_BODY_BYTES),
+            secret,
+            body: BodyPrefix::new(max_body_bytes),
             event: None,
         })
     }

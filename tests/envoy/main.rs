@@ -50,6 +50,7 @@ mod outage;
 mod overload;
 mod provisioning;
 mod provisioning_requests;
+mod refusals;
 mod renewal;
 mod replies;
 mod retries;

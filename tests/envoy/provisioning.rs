@@ -15,6 +15,9 @@ use crate::support::{
     http::{self, Connection, Request, Response, within_limit},
 };
 
+/// What the log says of a secret that the homeserver takes and the edge does not know.
+const DIFFERENCE: &str = "the secret in introspection.credential differs";
+
 /// The listener between MAS and the homeserver.
 pub const LISTENER: &str = "provisioning";
 
@@ -100,7 +103,7 @@ impl User {
 
 type Event = fn(&Mas, &User);
 
-const EVENTS: [(&str, Event, [Fate; 3]); 6] = [
+const EVENTS: [(&str, Event, [Fate; 3]); 7] = [
     (
         "revoked-tablet",
         |mas, user| mas.revoke(&user.tokens[TABLET]),
@@ -118,6 +121,12 @@ const EVENTS: [(&str, Event, [Fate; 3]); 6] = [
             mas.revoke_unannounced(&user.tokens[TABLET]);
             mas.delete_device(&user.name, "TABLET");
         },
+        [Kept, Ended, Kept],
+    ),
+    (
+        "taken-over-tablet",
+        // MAS ends the device's session and tells of the device only.
+        |mas, user| mas.compat_login(&new_token("mct"), Session::compat(&user.name, "TABLET")),
         [Kept, Ended, Kept],
     ),
     (
@@ -234,7 +243,7 @@ async fn a_user_who_is_back_is_so_at_once() {
 }
 
 #[tokio::test]
-async fn whoever_does_not_know_the_secret_ends_nothing() {
+async fn whom_the_homeserver_refuses_ends_nothing() {
     let edge = start(json!({})).await;
     let mut connections = connections(&edge, 1).await;
     let [alice, bob] = ["alice", "bob"].map(|name| edge.active(name, "PHONE"));
@@ -244,6 +253,8 @@ async fn whoever_does_not_know_the_secret_ends_nothing() {
         Request::post("/_synapse/mas/delete_user", "application/json", body)
     };
     let listener = edge.envoy.listener(LISTENER);
+    edge.homeserver
+        .respond("/_synapse/mas/delete_user", 403, "{}");
     for request in [
         delete("alice"),
         delete("alice").bearer("wrong"),
@@ -255,10 +266,10 @@ async fn whoever_does_not_know_the_secret_ends_nothing() {
         delete("alice").header("Authorization", DEFAULT_SECRET),
         delete("alice").header("X-Authorization", format!("Bearer {DEFAULT_SECRET}")),
     ] {
-        // As a homeserver that is not asked for a secret.
-        assert_eq!(http::send(listener, &request).await.status, 200);
+        assert_eq!(http::send(listener, &request).await.status, 403);
     }
     // The gateway has no such endpoint, whoever asks.
+    edge.homeserver.clear_responses();
     let response = edge.send(&delete("alice").bearer(DEFAULT_SECRET)).await;
     assert_eq!(response.status, 404, "{response:?}");
 
@@ -271,12 +282,51 @@ async fn whoever_does_not_know_the_secret_ends_nothing() {
         assert_eq!(whoami(connection, &alice).await.status, 200);
     }
     assert_eq!(edge.mas.calls(&alice), 1);
+    let log = edge.envoy.log();
+    assert!(
+        !log.contains(DIFFERENCE),
+        "an outsider's secret says nothing"
+    );
 }
 
-/// With the secret a request is believed before the homeserver has answered, and whatever it answers. Where
-/// Envoy injects the credential, the homeserver's answer is the proof.
+/// MAS and the homeserver have their new secret, and the edge has not.
 #[tokio::test]
-async fn without_a_secret_the_homeserver_must_agree() {
+async fn a_new_secret_counts_before_the_edge_knows_it() {
+    let edge = start(json!({})).await;
+    let mut connections = connections(&edge, 1).await;
+    let tokens = ["alice", "bob", "carol"].map(|name| edge.active(name, "PHONE"));
+    hold_everywhere(&edge, &mut connections, tokens.iter()).await;
+    let provisioning = edge.envoy.listener(LISTENER);
+    for (token, name) in tokens.iter().zip(["alice", "bob", "carol"]) {
+        edge.mas.revoke_unannounced(token);
+        let body = json!({"localpart": name, "devices": []}).to_string();
+        let request = Request::post("/_synapse/mas/sync_devices", "application/json", body)
+            .bearer("a-new-secret");
+        assert_eq!(http::send(provisioning, &request).await.status, 200);
+        for connection in &mut connections {
+            let rejected = ask_until(connection, token, "a 401", |r| r.status != 200).await;
+            assert_not_active(&rejected);
+        }
+    }
+    edge.envoy.wait_for_log(DIFFERENCE).await;
+    let log = edge.envoy.log();
+    let lines = log.lines().filter(|line| line.contains(DIFFERENCE)).count();
+    assert!((1..=WORKERS).contains(&lines), "once per worker: {lines}");
+    assert!(!log.contains("a-new-secret") && !log.contains(DEFAULT_SECRET));
+    let stats = edge.envoy.stats().await;
+    let counted = |secret| {
+        let labels = [("secret", secret)];
+        stats.sum("matrix_edge_auth_provisioning_requests_total", &labels)
+    };
+    assert_eq!(counted("different"), 3.0);
+    assert_eq!(counted("matching"), 0.0);
+    edge.assert_alive().await;
+}
+
+/// With the secret a request is believed before the homeserver has answered, and whatever it answers. With another
+/// one, and where Envoy injects the credential, the homeserver's answer is the proof.
+#[tokio::test]
+async fn without_the_secret_the_homeserver_must_agree() {
     const INJECTED: &str = "injected";
     const SILENT: [&str; 2] = ["silent", "silent-injected"];
     // Nobody accepts its connections, so that it takes a request and never answers.
@@ -305,7 +355,8 @@ async fn without_a_secret_the_homeserver_must_agree() {
         (LISTENER, DEFAULT_SECRET, 200, 2),
         (LISTENER, DEFAULT_SECRET, 404, 2),
         (LISTENER, DEFAULT_SECRET, 500, 2),
-        (LISTENER, "wrong", 200, 1),
+        (LISTENER, "wrong", 200, 2),
+        (LISTENER, "wrong", 403, 1),
         (INJECTED, "whatever", 200, 2),
         (INJECTED, "whatever", 201, 2),
         (INJECTED, DEFAULT_SECRET, 401, 1),

@@ -65,7 +65,7 @@ impl Rig {
         let fate = self.cluster[0].fate(stream);
         assert_eq!(fate, Fate::forwarded_unannotated());
         self.cluster.deliver_all();
-        self.cluster[0].response(stream, status, &["{}"]);
+        self.cluster[0].response(stream, status);
         self.cluster.deliver_all();
     }
 
@@ -128,7 +128,17 @@ fn each_request_ends_the_answers_it_tells_of_and_no_others() {
         ),
         (
             "upsert_device",
-            json!({"localpart": "alice", "device_id": "A"}),
+            json!({"localpart": "alice", "device_id": "A", "display_name": "Phone"}),
+            "A",
+        ),
+        (
+            "upsert_device",
+            json!({"localpart": "alice", "device_id": "NEW"}),
+            "",
+        ),
+        (
+            "update_device_display_name",
+            json!({"localpart": "alice", "device_id": "A", "display_name": "Phone"}),
             "",
         ),
         (
@@ -156,7 +166,7 @@ fn mas_is_believed_at_once_and_again_when_the_homeserver_agrees() {
     rig.cluster[1].request(&rig.gateway, whoami(CAROL));
     rig.cluster.answer_all(&on_device("alice", "B"));
     rig.cluster.process.advance(Duration::from_millis(1));
-    rig.cluster[0].response(stream, 200, &[]);
+    rig.cluster[0].response(stream, 200);
     rig.cluster.deliver_all();
     assert_eq!(rig.gone(), "B");
 }
@@ -172,18 +182,14 @@ fn mas_may_know_the_homeserver_below_a_path() {
 }
 
 #[test]
-fn only_mas_is_believed() {
+fn what_is_no_request_of_mas_ends_nothing() {
     let everything = || json!({"localpart": "alice"});
     for request in [
-        told("delete_user", "wrong", everything()),
-        Request::new("POST", "/_synapse/mas/delete_user").body(everything().to_string()),
-        Request::new("POST", "/_synapse/mas/delete_user")
-            .header("authorization", "Basic c2VjcmV0")
-            .body(everything().to_string()),
         told("delete_user/", SECRET, everything()),
         Request::new("PUT", "/_synapse/mas/delete_user")
             .bearer(SECRET)
             .body(everything().to_string()),
+        Request::new("POST", "/_synapse/mas/delete_user").bearer(SECRET),
         told("delete_user", SECRET, json!(["alice"])),
     ] {
         let mut rig = Rig::new(json!({}));
@@ -192,19 +198,66 @@ fn only_mas_is_believed() {
     }
 }
 
+/// Each names the value of the metric's label.
+fn unproven() -> [(Request, Value, &'static str); 5] {
+    let request = || {
+        Request::new("POST", "/_synapse/mas/delete_user")
+            .body(json!({"localpart": "alice"}).to_string())
+    };
+    let injected = json!({"introspection": {"credential": {"injected": true}}});
+    [
+        // MAS has its new secret, and the edge has not.
+        (request().bearer("new"), json!({}), "different"),
+        (
+            request().header("authorization", "Basic c2VjcmV0"),
+            json!({}),
+            "different",
+        ),
+        (request(), json!({}), "missing"),
+        (request().bearer("whatever"), injected.clone(), "unchecked"),
+        (request(), injected, "unchecked"),
+    ]
+}
+
 #[test]
-fn without_a_secret_the_homeserver_must_agree_first() {
-    let request = || told("delete_user", "whatever", json!({"localpart": "alice"}));
-    let configure = || json!({"introspection": {"credential": {"injected": true}}});
-    for (status, expected) in [(200, "AB-"), (201, "AB-"), (401, ""), (403, ""), (500, "")] {
-        let mut rig = Rig::new(configure());
-        rig.tell(request(), status);
-        assert_eq!(rig.gone(), expected, "{status}");
+fn what_the_edge_cannot_prove_counts_once_the_homeserver_has_agreed() {
+    for (request, settings, label) in unproven() {
+        for (status, expected) in [
+            (200, "AB-"),
+            (201, "AB-"),
+            (302, ""),
+            (401, ""),
+            (403, ""),
+            (500, ""),
+        ] {
+            let mut rig = Rig::new(settings.clone());
+            rig.tell(request.clone(), status);
+            assert_eq!(rig.gone(), expected, "{label} {status}");
+            let counted = format!("matrix_edge_auth_provisioning_requests_total.secret={label}");
+            assert_eq!(rig.cluster.metric(&counted), 1, "{label}");
+        }
+        let mut rig = Rig::new(settings);
+        let stream = rig.cluster[0].request(&rig.provisioning, request);
+        let fate = rig.cluster[0].fate(stream);
+        assert_eq!(fate, Fate::forwarded_unannotated());
+        rig.cluster.deliver_all();
+        assert_eq!(rig.gone(), "", "{label}: not before it has answered");
     }
-    let mut rig = Rig::new(configure());
-    rig.cluster[0].request(&rig.provisioning, request());
-    rig.cluster.deliver_all();
-    assert_eq!(rig.gone(), "", "not before it has answered");
+}
+
+#[test]
+fn little_is_kept_of_a_body_whose_sender_is_not_proven() {
+    // Survivors that are too many to be kept count as none.
+    for (devices, expected) in [(4_000, "B-"), (7_000, "AB-")] {
+        let mut rig = Rig::new(json!({}));
+        let devices: Vec<String> = (0..devices).map(|n| format!("D{n:06}")).collect();
+        let devices = [vec!["A".to_owned()], devices].concat();
+        // MAS names the user first.
+        let body = format!(r#"{{"localpart":"alice","devices":{}}}"#, json!(devices));
+        let request = Request::new("POST", "/_synapse/mas/sync_devices").bearer("new");
+        rig.tell(request.body(body), 200);
+        assert_eq!(rig.gone(), expected, "{} devices", devices.len());
+    }
 }
 
 #[test]

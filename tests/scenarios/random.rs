@@ -65,8 +65,8 @@ struct Settings {
     budget: Option<usize>,
     /// The two users' records share a slot.
     has_neighbours: bool,
-    /// The provisioning role does not know the secret.
-    is_injected: bool,
+    /// Why the provisioning role cannot prove a request of MAS, if it cannot.
+    unproven: Option<Unproven>,
     /// Another worker may do something between two host calls.
     interferes: bool,
     /// MAS's answers may come through other Envoys.
@@ -87,7 +87,8 @@ impl Settings {
             local_entries: rng.usize(..4),
             budget: has_budget.then(|| rng.usize(1..4)),
             has_neighbours: rng.u32(..4) == 0,
-            is_injected: rng.u32(..4) == 0,
+            unproven: (rng.u32(..4) == 0)
+                .then(|| rng.choice(Unproven::ALL).unwrap_or(Unproven::Injected)),
             interferes: rng.bool(),
             is_relayed: rng.bool(),
             is_varied: rng.u32(..4) == 0,
@@ -136,12 +137,34 @@ impl Settings {
                         json!({"per_source": budget, "window": format!("{WINDOW}ms")});
                 }
             }
-            Role::Provisioning if self.is_injected => {
-                config["introspection"]["credential"] = json!({"injected": true});
+            Role::Provisioning => {
+                if let Some(unproven) = self.unproven {
+                    config["introspection"]["credential"] = unproven.credential();
+                }
             }
-            Role::Introspection | Role::Provisioning => {}
+            Role::Introspection => {}
         }
         config
+    }
+}
+
+/// Why the provisioning role cannot prove a request of MAS.
+#[derive(Clone, Copy)]
+enum Unproven {
+    /// Envoy injects the secret, and the module does not know it.
+    Injected,
+    /// MAS has another secret than the module.
+    Replaced,
+}
+
+impl Unproven {
+    const ALL: [Self; 2] = [Self::Injected, Self::Replaced];
+
+    fn credential(self) -> Value {
+        match self {
+            Self::Injected => json!({"injected": true}),
+            Self::Replaced => json!({"bearer": {"value": "replaced"}}),
+        }
     }
 }
 
@@ -184,6 +207,7 @@ impl Member {
 }
 
 /// A request of a client that ends a session, on its way to MAS.
+#[derive(Clone, Copy)]
 struct SessionEnd {
     worker: usize,
     stream: StreamId,
@@ -191,6 +215,8 @@ struct SessionEnd {
     kind: EndKind,
     /// MAS's status, once it has done it.
     status: Option<u16>,
+    /// The edge certainly knows whose token it is.
+    knows_user: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

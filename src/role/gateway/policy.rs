@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use crate::{
-    config::{Config, FormTokens, OnFailure, QueryToken, UnrecognizedTokens},
+    config::{Config, FormTokens, Mode, OnFailure, QueryToken, UnrecognizedTokens},
     mas::{
         introspection::{ActiveToken, NoVerdict},
         token::{Shape, TokenKind, shape},
@@ -16,7 +16,7 @@ use crate::{
         endpoint::{AuthRequirement, Method},
         identity::{Identity, identity, is_server_admin},
         reply::Rejection,
-        session_end::SessionEnd,
+        session_end::{SessionEnd, logout_token},
     },
     resolver::Verdict,
     token::{AccessToken, TokenDigest},
@@ -41,6 +41,9 @@ pub enum Inspection<'a> {
     Forward,
     /// Nothing either; if it succeeds, this has ended.
     Observe(SessionEnd),
+    /// To know whose token this is. Whatever that is, it goes on without an identity, and if it succeeds, all
+    /// sessions of the user have ended.
+    Identify(Question<'a>),
     /// It cannot go on.
     Reject(Rejection),
     /// Its token cannot exist, which is known without asking.
@@ -142,7 +145,7 @@ pub fn inspect<'a>(config: &Config, head: &'a impl RequestHead) -> Inspection<'a
         AuthRequirement::MasOwned => {
             let target = config.endpoints.mas_target(target);
             return match SessionEnd::of(target, || head.method(), head.authorization()) {
-                Some(end) => Inspection::Observe(end),
+                Some(end) => inspect_end(config, end, head.authorization()),
                 None => Inspection::Forward,
             };
         }
@@ -170,6 +173,25 @@ pub fn inspect<'a>(config: &Config, head: &'a impl RequestHead) -> Inspection<'a
             _ => Inspection::Reject(Rejection::MissingToken),
         },
         Credential::Token { token, .. } => inspect_token(config, token, requirement),
+    }
+}
+
+/// Decides what a request that ends sessions needs. Of `logout/all` it must be known whose token it is, if MAS can
+/// know the token. In shadow mode no such request is held.
+fn inspect_end<'a>(
+    config: &Config,
+    end: SessionEnd,
+    authorization: Option<&'a [u8]>,
+) -> Inspection<'a> {
+    let token = match (end, config.mode) {
+        (SessionEnd::LogoutAll(_), Mode::Enforce) => authorization.and_then(logout_token),
+        _ => None,
+    };
+    match token.map(|token| inspect_token(config, token, AuthRequirement::MasOwned)) {
+        Some(Inspection::Ask(question)) if question.kind.is_some() => {
+            Inspection::Identify(question)
+        }
+        _ => Inspection::Observe(end),
     }
 }
 

@@ -2,17 +2,17 @@
 //! although the edge takes them for active.
 //!
 //! The non-obvious rule: all of them only make the edge forget. None is taken for MAS's word that a token is
-//! inactive: the next request asks MAS.
+//! inactive: the next request asks MAS. So the status alone decides, and no body of a response is read. It may
+//! be compressed, cut or of any length, and what it could tell (a 401 that only asks for interactive
+//! authentication) costs one question to MAS.
 
 use std::{collections::BTreeMap, time::Duration};
-
-use serde::Deserialize;
 
 use crate::{
     cache::question::QuestionKey,
     clock::Instant,
     host::{Callback, Host, Streams},
-    mas::{object_text, provisioning::Revocation},
+    mas::{provisioning::Revocation, user::UserKey},
     matrix::session_end::{MAX_REVOCATION_BYTES, SessionEnd, revoked_token},
     resolver::{Invalidation, Resolver},
     role::{
@@ -21,9 +21,6 @@ use crate::{
     },
     token::TokenDigest,
 };
-
-/// Longest error of a homeserver, in bytes.
-const MAX_ERROR_BYTES: usize = 1024;
 
 /// A token that the homeserver refuses again and again, while MAS calls it active, costs one call in this time
 /// and worker: Synapse keeps an answer of "inactive" for two minutes.
@@ -46,8 +43,6 @@ pub enum Watch {
     Active(TokenDigest),
     /// The request was refused here with this status, and calls itself gRPC.
     GrpcReply(u16),
-    /// The homeserver refuses the token with 401; its error says why.
-    Refusal(Refusal),
     /// The request asks MAS to end a session. A 2xx means that it has ended.
     SessionEnd(SessionRequest),
 }
@@ -56,14 +51,9 @@ pub enum Watch {
 #[derive(Debug)]
 pub struct SessionRequest {
     end: SessionEnd,
+    /// Whose sessions end with [`SessionEnd::LogoutAll`], if that was found out.
+    user: Option<UserKey>,
     form: BodyPrefix,
-}
-
-/// A response with 401 to an active token.
-#[derive(Debug)]
-pub struct Refusal {
-    token: TokenDigest,
-    body: BodyPrefix,
 }
 
 impl Watch {
@@ -71,7 +61,17 @@ impl Watch {
     pub(super) fn session_end(end: SessionEnd) -> Self {
         Self::SessionEnd(SessionRequest {
             end,
+            user: None,
             form: BodyPrefix::new(MAX_REVOCATION_BYTES),
+        })
+    }
+
+    /// Returns the watch over a request that asks to end all sessions of `user`, whose token is `token`.
+    pub(super) fn logout_all(token: TokenDigest, user: Option<UserKey>) -> Self {
+        Self::SessionEnd(SessionRequest {
+            end: SessionEnd::LogoutAll(token),
+            user,
+            form: BodyPrefix::new(0),
         })
     }
 }
@@ -82,15 +82,8 @@ impl exchange::Watch for Watch {
         Wants {
             request_body: matches!(self, Self::SessionEnd(request) if is_revocation(request)),
             response_headers: !matches!(self, Self::Nothing),
-            response_body: matches!(self, Self::Refusal(_)),
         }
     }
-}
-
-/// A Matrix error, as much of it as matters.
-#[derive(Deserialize)]
-struct MatrixError {
-    errcode: String,
 }
 
 /// Takes in a piece of a request's body: the form of a revocation.
@@ -102,12 +95,12 @@ pub(super) fn on_request_body(host: &impl Streams, exchange: &Exchange, chunk: C
     exchange.set_watch(watch);
 }
 
-/// Takes in the headers of a response. `is_whole`: there is no body.
+/// Takes in the headers of a response.
 pub(super) fn on_response_headers<H: Host, W>(
     cb: &Callback<'_, H>,
     resolver: &mut Resolver<W>,
     exchange: &Exchange,
-    is_whole: bool,
+    refused: &mut RefusedTokens,
 ) {
     let watch = exchange.take_watch();
     if let Watch::Nothing = watch {
@@ -119,9 +112,12 @@ pub(super) fn on_response_headers<H: Host, W>(
     }
     let status = response_status(cb.host);
     match watch {
-        Watch::Active(token) if status == Some(401) && !is_whole => {
-            let body = BodyPrefix::new(MAX_ERROR_BYTES);
-            exchange.set_watch(Watch::Refusal(Refusal { token, body }));
+        Watch::Active(token) if status == Some(401) => {
+            let upstream = &exchange.plugin.upstream;
+            if refused.admit(upstream.question(&token), cb.now()) {
+                let what = Invalidation::Token(&token);
+                resolver.invalidate(cb, &upstream.cache, what, "homeserver");
+            }
         }
         Watch::SessionEnd(request) if status.is_some_and(|status| (200..300).contains(&status)) => {
             end_session(cb, resolver, exchange, &request);
@@ -151,8 +147,8 @@ fn end_session<H: Host, W>(
             resolver.invalidate(cb, cache, Invalidation::Token(&token), "logout");
         }
         SessionEnd::LogoutAll(token) => {
-            let user = resolver.invalidate(cb, cache, Invalidation::Token(&token), "logout");
-            if let Some(user) = user {
+            let owner = resolver.invalidate(cb, cache, Invalidation::Token(&token), "logout");
+            if let Some(user) = request.user.or(owner) {
                 let everything = Invalidation::User(&user, &Revocation::All);
                 resolver.invalidate(cb, cache, everything, "logout");
             }
@@ -172,36 +168,6 @@ fn end_session<H: Host, W>(
 pub(super) struct RefusedTokens(BTreeMap<QuestionKey, Instant>);
 
 impl RefusedTokens {
-    /// Takes in a piece of a response's body: the error of a refusal.
-    pub fn on_response_body<H: Host, W>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        resolver: &mut Resolver<W>,
-        exchange: &Exchange,
-        chunk: Chunk,
-    ) {
-        let Watch::Refusal(mut refusal) = exchange.take_watch() else {
-            return;
-        };
-        refusal
-            .body
-            .add(chunk.size, |size| cb.host.response_body(size));
-        if !chunk.is_last {
-            exchange.set_watch(Watch::Refusal(refusal));
-            return;
-        }
-        let upstream = &exchange.plugin.upstream;
-        let error = object_text(refusal.body.bytes())
-            .and_then(|text| serde_json::from_str::<MatrixError>(text).ok());
-        if error.is_some_and(|error| error.errcode == "M_UNKNOWN_TOKEN")
-            && self.admit(upstream.question(&refusal.token), cb.now())
-        {
-            let cache = &upstream.cache;
-            let what = Invalidation::Token(&refusal.token);
-            resolver.invalidate(cb, cache, what, "homeserver");
-        }
-    }
-
     /// Forgets what is too old to matter.
     pub fn expire(&mut self, now: Instant) {
         self.0.retain(|_, until| now < *until);

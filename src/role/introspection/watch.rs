@@ -27,7 +27,6 @@ impl exchange::Watch for Watch {
         Wants {
             request_body: is_something,
             response_headers: is_something,
-            response_body: false,
         }
     }
 }

@@ -137,6 +137,8 @@ pub struct Answer {
 #[derive(Clone, Copy)]
 enum Job {
     DeleteDevice(usize, &'static str),
+    /// A login has taken the device over, which ended its session. It tells of nothing else.
+    UpsertDevice(usize, &'static str),
     SyncDevices(usize),
     ProvisionUser(usize),
     DeleteUser(usize),
@@ -294,8 +296,12 @@ impl Mas {
             return;
         }
         self.jobs.push(match device {
-            Some(device) if rng.bool() => Job::DeleteDevice(user, device),
-            _ => Job::SyncDevices(user),
+            Some(device) => match rng.u32(..4) {
+                0 => Job::DeleteDevice(user, device),
+                1 => Job::UpsertDevice(user, device),
+                _ => Job::SyncDevices(user),
+            },
+            None => Job::SyncDevices(user),
         });
     }
 
@@ -331,15 +337,18 @@ impl Mas {
             active: tokens(user, &|_, _| true),
             inactive_of: Some(user),
         };
+        let of_device = |user, told_of: &str| Told {
+            active: tokens(user, &|device, _| device == Some(told_of)),
+            inactive_of: None,
+        };
         let (endpoint, user, told, more) = match job {
-            Job::DeleteDevice(user, gone) => {
-                let active = tokens(user, &|device, _| device == Some(gone));
-                let inactive_of = None;
-                let told = Told {
-                    active,
-                    inactive_of,
-                };
-                ("delete_device", user, told, json!({"device_id": gone}))
+            Job::DeleteDevice(user, device) => {
+                let told = of_device(user, device);
+                ("delete_device", user, told, json!({"device_id": device}))
+            }
+            Job::UpsertDevice(user, device) => {
+                let told = of_device(user, device);
+                ("upsert_device", user, told, json!({"device_id": device}))
             }
             Job::SyncDevices(user) => {
                 let active = tokens(user, &|device, session| {

@@ -1,10 +1,10 @@
 //! What must be remembered to check the rules.
 
-use matrix_edge_auth::host::RootId;
+use matrix_edge_auth::host::{RootId, StreamId};
 
 use super::{
-    EndKind, NEGATIVE_TTL, Scenario, TIMEOUT, TTL,
-    mas::{Moment, SESSIONS, TOKENS, Told, Verdict, session_of},
+    EndKind, NEGATIVE_TTL, ROOMY, Scenario, SessionEnd, TIMEOUT, TTL,
+    mas::{Moment, TOKENS, Told, Verdict, session_of},
     rules::{BETWEEN_TICKS, LEASE, LOST_AFTER},
 };
 use crate::simulated::Call;
@@ -14,11 +14,23 @@ use crate::simulated::Call;
 pub struct Open {
     pub session: usize,
     pub since: Moment,
+    pub asker: Asker,
     /// Its place among the charges of its source.
     pub charge: Option<usize>,
     /// How long an answer holds for it, and an answer of "inactive".
     pub ttl: u64,
     pub negative_ttl: u64,
+}
+
+/// Who waits, and for what.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// A client, to be let through.
+    Client,
+    /// The homeserver, for an answer.
+    Homeserver,
+    /// A client that ends all sessions of its user.
+    LogoutAll,
 }
 
 /// A call whose answer never comes.
@@ -167,14 +179,52 @@ impl Scenario {
         }
     }
 
-    pub(super) fn note_session_end(&mut self, session: usize, kind: EndKind) {
-        self.forget(session, true);
-        self.note_end(session);
-        if kind == EndKind::LogoutAll {
+    /// A request that ends sessions goes on. If it ends all of a user, notes whether the edge knows the user for
+    /// certain: from the cache, or because nothing else can have ended its waiting.
+    pub(super) fn note_identified(&mut self, worker: usize, stream: StreamId, request: Open) {
+        let Open { session, since, .. } = request;
+        let now = self.now();
+        let has_waited = since.step < now.step;
+        assert!(
+            has_waited || self.may_know(session) || self.has_reason_to_fail(worker, request),
+            "MAS is asked whose sessions end"
+        );
+        let is_kept = self.memory[session].kept.is_some_and(|kept| {
+            let is_known = kept.since < now.step || has_waited && kept.since == now.step;
+            is_known && kept.is_active && now.at + 1_000 < kept.until
+        });
+        let is_certain = is_kept
+            && self.settings.slots == ROOMY
+            && !self.settings.is_varied
+            && now.at - since.at < TIMEOUT
+            && !self.has_reason_to_fail(worker, request);
+        let mut ends = self.session_ends.iter_mut();
+        let end = ends.find(|end| (end.worker, end.stream) == (worker, stream));
+        end.expect("a session end").knows_user = is_certain;
+    }
+
+    /// Whether any cache may hold an answer about a token, or its source may have no budget left to ask.
+    fn may_know(&self, session: usize) -> bool {
+        let oldest = TTL.max(NEGATIVE_TTL) + self.settings.stale;
+        let now = self.now().at;
+        let expiry = self.mas.sessions[session].expires_at;
+        let mut answers = self.mas.answers.iter();
+        self.settings.budget.is_some()
+            || expiry.is_some_and(|expiry| now + 1_000 >= expiry)
+            || answers.any(|answer| answer.session == session && answer.sent_at + oldest > now)
+    }
+
+    pub(super) fn note_session_end(&mut self, end: SessionEnd) {
+        self.forget(end.session, true);
+        self.note_end(end.session);
+        if end.kind == EndKind::LogoutAll {
             // If it is known whose token it was, everything is forgotten of the user.
-            for other in 0..SESSIONS {
+            for (other, (_, user, _)) in TOKENS.iter().enumerate() {
                 self.forget(other, true);
                 self.forget(other, false);
+                if end.knows_user && *user == TOKENS[end.session].1 {
+                    self.note_end(other);
+                }
             }
         }
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{
     ROOMY, Scenario, TIMEOUT, TTL, WINDOW,
     mas::{Answer, Moment, SESSIONS, TOKENS, Verdict, session_of},
-    memory::Open,
+    memory::{Asker, Open},
 };
 use crate::{not_active, simulated::Fate, unable};
 
@@ -126,7 +126,7 @@ impl Scenario {
         let Open { session, since, .. } = request;
         let now = self.now();
         let fate = self.members[worker].worker.borrow().fate(stream);
-        let is_client = request.charge.is_some();
+        let is_client = request.asker == Asker::Client;
         match fate {
             Fate::Held => {
                 assert!(
@@ -135,6 +135,11 @@ impl Scenario {
                 );
                 self.check_reason_to_wait(worker, request);
                 return true;
+            }
+            fate if request.asker == Asker::LogoutAll => {
+                let expected = Fate::forwarded_unannotated();
+                assert_eq!(fate, expected, "a logout from everywhere goes on");
+                self.note_identified(worker, stream, request);
             }
             Fate::Forwarded { user_id, device_id } if is_client => {
                 let identity = (user_id, device_id.as_deref());
@@ -215,10 +220,10 @@ impl Scenario {
                 "nothing is served past its expiry"
             );
         }
-        let ended = self.memory[session]
-            .ends
-            .iter()
-            .any(|end| since.at > end.told.at + INVALIDATION && answer.computed < end.changed);
+        let mut ends = self.memory[session].ends.iter();
+        let ended = !self.was_asked_again(answer, since)
+            && ends
+                .any(|end| since.at > end.told.at + INVALIDATION && answer.computed < end.changed);
         assert!(!ended, "nothing is served long after an invalidation");
     }
 
@@ -352,17 +357,25 @@ impl Scenario {
     }
 
     /// Without a verdict there was a failure, a lost call, or a cap; perhaps another worker's.
-    fn check_reason_to_fail(&self, worker: usize, Open { session, since, .. }: Open) {
+    fn check_reason_to_fail(&self, worker: usize, request: Open) {
+        assert!(
+            self.has_reason_to_fail(worker, request)
+                || self.now().at - request.since.at >= PATIENCE - BETWEEN_TICKS,
+            "a 503 has a cause"
+        );
+    }
+
+    /// Whether a failure, a lost call or a cap may have left a request without a verdict.
+    pub(super) fn has_reason_to_fail(
+        &self,
+        worker: usize,
+        Open { session, since, .. }: Open,
+    ) -> bool {
         let heard = self.members[worker].messages_read.step;
         let recent = |moment: Option<Moment>| {
             moment.is_some_and(|moment| moment.step >= heard.min(since.step))
         };
-        assert!(
-            recent(self.memory[session].failed)
-                || recent(self.full)
-                || self.now().at - since.at >= PATIENCE - BETWEEN_TICKS,
-            "a 503 has a cause"
-        );
+        recent(self.memory[session].failed) || recent(self.full)
     }
 
     /// A request that waits will be told, or somebody's lease runs out.

@@ -14,7 +14,7 @@ use matrix_edge_auth::{
 use super::{
     EndKind, Role, Scenario, SessionEnd, Telling,
     mas::{Moment, SESSIONS, TOKENS, Told, Verdict, session_of},
-    memory::{Lost, Open},
+    memory::{Asker, Lost, Open},
     rules::{BETWEEN_TICKS, DOUBT, PATIENCE},
 };
 use crate::{
@@ -29,11 +29,14 @@ const LATE: u64 = 100;
 /// Time passes in pieces of this many milliseconds at the most.
 const PIECE: u64 = 125;
 
+/// Where clients come from.
+const SOURCES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
+
 /// What happens to one worker.
 enum Action {
     Request(Rc<Plugin>, Request, Purpose),
     Answer(CallId, Option<u16>, Option<String>, String),
-    Response(StreamId, u16, &'static str),
+    Response(StreamId, u16),
     Hints,
     Tick,
 }
@@ -41,9 +44,19 @@ enum Action {
 /// What a request is for.
 #[derive(Debug)]
 enum Purpose {
-    Decide { session: usize, source: usize },
-    Answer { session: usize },
-    End { session: usize, kind: EndKind },
+    Decide {
+        session: usize,
+        source: usize,
+    },
+    Answer {
+        session: usize,
+    },
+    /// One that ends all sessions is asked about, and has a source.
+    End {
+        session: usize,
+        kind: EndKind,
+        source: usize,
+    },
     Tell(Told),
 }
 
@@ -54,7 +67,7 @@ impl fmt::Display for Action {
             Self::Answer(call, status, lifetime, body) => {
                 write!(f, "{call:?} {status:?} {lifetime:?} {body}")
             }
-            Self::Response(stream, status, body) => write!(f, "{stream:?} {status} {body}"),
+            Self::Response(stream, status) => write!(f, "{stream:?} {status}"),
             Self::Hints => f.write_str("hints"),
             Self::Tick => f.write_str("tick"),
         }
@@ -76,7 +89,7 @@ fn perform(worker: &mut SimulatedWorker, action: Action) -> Option<(StreamId, Pu
             };
             worker.respond(call, response);
         }
-        Action::Response(stream, status, body) => worker.response(stream, status, &[body]),
+        Action::Response(stream, status) => worker.response(stream, status),
         Action::Hints => drop(worker.deliver()),
         Action::Tick => worker.tick(),
     }
@@ -192,21 +205,26 @@ impl Scenario {
         };
         let now = self.now();
         self.members[worker].reachable_since.get_or_insert(now.at);
-        let (session, charge) = match purpose {
-            Purpose::Decide { session, source } => {
-                self.charges.push((now, source, session));
-                (session, Some(self.charges.len() - 1))
-            }
-            Purpose::Answer { session } => (session, None),
-            Purpose::End { session, kind } => {
+        let (session, asker, source) = match purpose {
+            Purpose::Decide { session, source } => (session, Asker::Client, Some(source)),
+            Purpose::Answer { session } => (session, Asker::Homeserver, None),
+            Purpose::End {
+                session,
+                kind,
+                source,
+            } => {
                 self.session_ends.push(SessionEnd {
                     worker,
                     stream,
                     session,
                     kind,
                     status: None,
+                    knows_user: false,
                 });
-                return;
+                if kind != EndKind::LogoutAll {
+                    return;
+                }
+                (session, Asker::LogoutAll, Some(source))
             }
             Purpose::Tell(told) => {
                 self.tellings.push(Telling {
@@ -217,11 +235,16 @@ impl Scenario {
                 return;
             }
         };
+        let charge = source.map(|source| {
+            self.charges.push((now, source, session));
+            self.charges.len() - 1
+        });
         let plugin = self.worker(worker, |worker| worker.plugin_of(stream));
         let cache = &plugin.config.cache;
         let open = Open {
             session,
             since: now,
+            asker,
             charge,
             ttl: cache.ttl.as_millis() as u64,
             negative_ttl: cache.negative_ttl.as_millis() as u64,
@@ -238,7 +261,7 @@ impl Scenario {
     fn client_request(&mut self, _: usize) -> Option<Action> {
         let session = self.rng.usize(..SESSIONS);
         let source = self.rng.usize(..2);
-        let request = whoami(TOKENS[session].0).source(["192.0.2.1", "192.0.2.2"][source]);
+        let request = whoami(TOKENS[session].0).source(SOURCES[source]);
         let purpose = Purpose::Decide { session, source };
         Some(Action::Request(
             self.plugin(Role::Gateway),
@@ -307,8 +330,14 @@ impl Scenario {
         let Some(key) = self.rng.choice(mine.collect::<Vec<_>>()) else {
             return;
         };
-        self.open.remove(&key);
-        self.worker(worker, |worker| worker.hang_up(key.1));
+        self.hang_up_one(worker, key.1);
+    }
+
+    fn hang_up_one(&mut self, worker: usize, stream: StreamId) {
+        self.open.remove(&(worker, stream));
+        self.session_ends
+            .retain(|end| (end.worker, end.stream) != (worker, stream));
+        self.worker(worker, |worker| worker.hang_up(stream));
     }
 
     /// Time passes, and the workers tick, some of them late.
@@ -356,7 +385,7 @@ impl Scenario {
     /// MAS tells the homeserver something.
     fn tell(&mut self, _: usize) -> Option<Action> {
         let (request, told) = self.mas.run_a_job(&mut self.rng)?;
-        if !self.settings.is_injected {
+        if self.settings.unproven.is_none() {
             self.note_told(&told);
         }
         let plugin = self.plugin(Role::Provisioning);
@@ -372,6 +401,7 @@ impl Scenario {
         let asked = asked.filter(|_| self.rng.bool());
         let session = asked.unwrap_or_else(|| self.rng.usize(..SESSIONS));
         let token = TOKENS[session].0;
+        let source = self.rng.usize(..2);
         let (kind, request) = match self.rng.u32(..5) {
             0..2 => (
                 EndKind::Logout,
@@ -386,10 +416,14 @@ impl Scenario {
                 Request::new("POST", "/oauth2/revoke").body(format!("token={token}")),
             ),
         };
-        let purpose = Purpose::End { session, kind };
+        let purpose = Purpose::End {
+            session,
+            kind,
+            source,
+        };
         Some(Action::Request(
             self.plugin(Role::Gateway),
-            request,
+            request.source(SOURCES[source]),
             purpose,
         ))
     }
@@ -409,19 +443,21 @@ impl Scenario {
             if status < 300 {
                 self.note_told(&told);
             }
-            return Some((worker, Action::Response(stream, status, "{}")));
+            return Some((worker, Action::Response(stream, status)));
         }
         let ends = self.session_ends.iter().enumerate();
         let others = ends.filter(|(_, end)| Some(end.worker) != except);
-        let (at, _) = self.rng.choice(others.collect::<Vec<_>>())?;
+        // What waits has not reached MAS.
+        let reached = others.filter(|(_, end)| !self.open.contains_key(&(end.worker, end.stream)));
+        let (at, _) = self.rng.choice(reached.collect::<Vec<_>>())?;
         let SessionEnd {
             worker,
             stream,
             session,
             kind,
-            status,
+            ..
         } = self.session_ends[at];
-        let status = match status {
+        let status = match self.session_ends[at].status {
             Some(status) => status,
             None => {
                 let status = self.end_session(session, kind);
@@ -432,11 +468,11 @@ impl Scenario {
                 status
             }
         };
-        self.session_ends.swap_remove(at);
+        let end = self.session_ends.swap_remove(at);
         if status == 200 {
-            self.note_session_end(session, kind);
+            self.note_session_end(end);
         }
-        Some((worker, Action::Response(stream, status, "{}")))
+        Some((worker, Action::Response(stream, status)))
     }
 
     /// MAS does what a client asked for. Its status.
@@ -468,8 +504,7 @@ impl Scenario {
             *until = now + DOUBT;
             self.note_refusal(session);
         }
-        let body = r#"{"errcode":"M_UNKNOWN_TOKEN","error":"Token is not active"}"#;
-        Some((worker, Action::Response(stream, 401, body)))
+        Some((worker, Action::Response(stream, 401)))
     }
 
     fn lose_a_call(&mut self, worker: usize) {
@@ -494,8 +529,7 @@ impl Scenario {
         self.configure(old.role);
         for at in 0..self.members.len() {
             for stream in self.worker(at, |worker| worker.held_by(&old.plugin)) {
-                self.open.remove(&(at, stream));
-                self.worker(at, |worker| worker.hang_up(stream));
+                self.hang_up_one(at, stream);
             }
             for call in self.worker(at, |worker| worker.calls()) {
                 if call.root == old.root {

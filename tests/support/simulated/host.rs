@@ -142,12 +142,6 @@ impl Streams for SimulatedHost {
         Ok(())
     }
 
-    fn response_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
-        self.note("response body");
-        let shown = self.vm.shown_response.borrow();
-        Ok(shown[..max.min(shown.len())].to_vec())
-    }
-
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
         self.note("filter state");
         self.with_request(|request| {

@@ -22,9 +22,8 @@ pub(super) struct Vm {
     /// Roots that have gone.
     pub dropped: RefCell<Vec<RootId>>,
     pub next_call: Cell<u32>,
-    /// What body callbacks show while they run, and the response's status.
+    /// What a body callback shows while it runs, and the response's status.
     pub shown_request: RefCell<Vec<u8>>,
-    pub shown_response: RefCell<Vec<u8>>,
     pub response_status: Cell<u16>,
     pub faults: Faults,
     pub host_calls: RefCell<BTreeMap<String, u64>>,
