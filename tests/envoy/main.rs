@@ -57,6 +57,7 @@ mod retries;
 mod sessions;
 mod shadow;
 mod shipped;
+mod siege;
 mod single_flight;
 mod stale;
 mod trust;
