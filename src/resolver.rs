@@ -166,6 +166,10 @@ impl<W> Resolver<W> {
         waiting: Waiting<W>,
     ) -> Option<Found> {
         let key = query.key();
+        if self.must_not_queue(query, &key) {
+            let why = overloaded(cb);
+            return Some(self.stand_in(cb, query.upstream, &query.digest, why));
+        }
         if self.flights.contains(&key) && !self.can_overtake(query, &key) {
             cb.host.count(Metric::Coalesced);
             return match self.flights.join(key, stream, waiting) {
@@ -426,7 +430,8 @@ impl<W> Resolver<W> {
         }
         let upstream = query.upstream;
         let client = Limits::client(self.flights.load(), query);
-        self.limits.check_budget(cb, query, client.as_ref())?;
+        self.limits
+            .check_budget(cb, upstream, &query.digest, client.as_ref())?;
         let call = CallContext::new(query, client);
         if !self.admits(upstream, &call.slot()) {
             return match upstream.admission.overflow {
@@ -464,6 +469,15 @@ impl<W> Resolver<W> {
             .queued_in(key)
             .is_some_and(|queued_in| queued_in != pool)
             && self.admits(query.upstream, &slot)
+    }
+
+    /// Returns whether a question waits in another pool's line, and this pool can neither wait nor call.
+    fn must_not_queue(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
+        let admission = query.upstream.admission;
+        let queued_in = self.flights.queued_in(key);
+        admission.overflow == Overflow::Refuse
+            && queued_in.is_some_and(|queued_in| queued_in != admission.pool)
+            && !self.can_overtake(query, key)
     }
 
     fn admits(&self, upstream: &Upstream, slot: &Slot) -> bool {
@@ -528,22 +542,34 @@ impl<W> Resolver<W> {
                 let Some(key) = self.next_queued(pool) else {
                     break;
                 };
-                if let Some(flight) = self.flights.take_queued(&key) {
-                    self.resume(cb, key, flight);
+                let Some(flight) = self.flights.take_queued(&key) else {
+                    continue;
+                };
+                // Others of the client's questions may have spent its budget while this one waited.
+                let call = &flight.call;
+                let client = call.client.as_ref();
+                let checked = self
+                    .limits
+                    .check_budget(cb, &call.upstream, call.digest(), client);
+                match checked {
+                    Ok(()) => self.resume(cb, key, flight),
+                    Err(why) => self.fail(cb, key, flight, why),
                 }
             }
         }
+        self.limits.drop_empty_lines();
     }
 
     /// Takes the next question out of a pool's line, if a call for it is free.
     fn next_queued(&mut self, pool: PoolId) -> Option<QuestionKey> {
         let flights = &self.flights;
+        let is_full = flights.load().is_full(pool, self.limits.largest_cap(pool));
         self.limits.next_in_line(pool, |client, key| {
             let load = flights.load();
             match flights.queued_cap(key) {
                 // Its flight has ended.
                 None => Turn::Call,
-                Some(cap) if load.is_full(pool, cap) => Turn::Stop,
+                Some(_) if is_full => Turn::Stop,
                 Some(cap) if load.admits(&Slot { pool, client }, cap) => Turn::Call,
                 Some(_) => Turn::Pass,
             }

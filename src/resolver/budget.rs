@@ -22,8 +22,9 @@ use crate::{
 /// Counts in all.
 const NUMBER: u32 = 4_096;
 
-/// Tokens that a count remembers. Up to so many distinct tokens are told apart exactly; beyond, the latest are.
-const MAX_TAGS: usize = 64;
+/// Tokens that a count remembers, 4 bytes each. Up to so many distinct tokens are told apart exactly; beyond, the
+/// latest are.
+const MAX_TAGS: usize = 1_024;
 
 /// Another worker may write in between; after this many attempts a token stays uncounted.
 const WRITE_ATTEMPTS: usize = 4;
@@ -250,7 +251,7 @@ mod tests {
         let (store, budget) = (MemoryStore::default(), Budget::default());
         let client = ClientKey::of(b"192.0.2.1");
         let limit = UnknownTokenBudget {
-            per_source: 1_000,
+            per_source: 1_200,
             ..LIMIT
         };
         let is_spent = || {

@@ -10,6 +10,8 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
+use crate::config::UnknownTokenBudget;
+
 /// A client: the digest of its address. `Debug` shows nothing of it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClientKey(pub [u8; 32]);
@@ -31,6 +33,20 @@ impl ClientKey {
             None => Sha256::digest(bare),
         };
         Self(digest.0)
+    }
+}
+
+impl ClientKey {
+    /// Returns the key of this client's budget before one endpoint, under one limit: what another MAS calls
+    /// inactive, or another configuration counts, is charged elsewhere.
+    #[must_use]
+    pub fn budget(&self, endpoint: u64, limit: &UnknownTokenBudget) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(self.0);
+        hash.update(endpoint.to_le_bytes());
+        hash.update(limit.per_source.to_le_bytes());
+        hash.update(limit.window.as_millis().to_le_bytes());
+        Self(hash.finalize().0)
     }
 }
 

@@ -309,7 +309,10 @@ mod tests {
 
     const ROOT: RootId = RootId(1);
     const SLOT: Slot = Slot {
-        pool: PoolId(0),
+        pool: PoolId {
+            group: 0,
+            endpoint: 0,
+        },
         client: None,
     };
     const DEADLINE: Instant = Instant::from_millis(5_500);

@@ -16,6 +16,7 @@ use crate::{
     clock::millis,
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
+    token::TokenDigest,
 };
 
 /// The limits, as one worker keeps them.
@@ -23,6 +24,8 @@ use crate::{
 pub struct Limits {
     budget: Budget,
     lines: BTreeMap<PoolId, Line>,
+    /// The largest cap of the questions in each line: several configurations may share a pool.
+    largest_caps: BTreeMap<PoolId, usize>,
 }
 
 impl Limits {
@@ -41,19 +44,21 @@ impl Limits {
         Some(ClientKey::of(&address))
     }
 
-    /// Returns whether the client's budget allows the question.
+    /// Returns whether the client's budget allows a question about `token`.
     pub fn check_budget<H: Backend>(
         &self,
         cb: &Callback<'_, H>,
-        query: &Query<'_>,
+        upstream: &Upstream,
+        token: &TokenDigest,
         client: Option<&ClientKey>,
     ) -> Result<(), NoVerdict> {
-        let (Some(limit), Some(client)) = (&query.upstream.budget, client) else {
+        let (Some(limit), Some(client)) = (&upstream.budget, client) else {
             return Ok(());
         };
+        let client = client.budget(upstream.admission.pool.endpoint, limit);
         let now = cb.now();
         self.budget
-            .check(cb.host, client, &query.digest, limit, now)
+            .check(cb.host, &client, token, limit, now)
             .map_err(|Spent { until }| NoVerdict::OverBudget {
                 retry_after_ms: millis(until.since(now)).unsigned_abs(),
             })
@@ -64,8 +69,9 @@ impl Limits {
         if let (Cached::Inactive(_), Some(client), Some(limit)) =
             (cached, &call.client, &call.upstream.budget)
         {
+            let client = client.budget(call.upstream.admission.pool.endpoint, limit);
             self.budget
-                .charge(cb.host, client, call.digest(), limit, cb.now());
+                .charge(cb.host, &client, call.digest(), limit, cb.now());
         }
     }
 
@@ -76,8 +82,11 @@ impl Limits {
         call: &CallContext,
     ) -> Result<(Ticket, Vec<QuestionKey>), LineFull> {
         let key = call.upstream.question(call.digest());
+        let pool = call.upstream.admission.pool;
+        let cap = self.largest_caps.entry(pool).or_default();
+        *cap = call.upstream.settings.max_in_flight.max(*cap);
         self.lines
-            .entry(call.upstream.admission.pool)
+            .entry(pool)
             .or_default()
             .push(key, call.client, call.bytes())
     }
@@ -96,6 +105,18 @@ impl Limits {
         if let Some(line) = self.lines.get_mut(&pool) {
             line.remove(ticket);
         }
+    }
+
+    /// Returns the largest cap of the questions in a pool's line.
+    pub fn largest_cap(&self, pool: PoolId) -> usize {
+        self.largest_caps.get(&pool).copied().unwrap_or_default()
+    }
+
+    /// Forgets the lines in which no question waits.
+    pub fn drop_empty_lines(&mut self) {
+        self.lines.retain(|_, line| !line.is_empty());
+        let lines = &self.lines;
+        self.largest_caps.retain(|pool, _| lines.contains_key(pool));
     }
 
     /// Returns the pools that have a line.

@@ -136,6 +136,11 @@ impl Line {
         }
     }
 
+    /// Returns whether no question waits.
+    pub fn is_empty(&self) -> bool {
+        self.questions == 0
+    }
+
     fn has_room(&self, bytes: usize) -> bool {
         self.questions < MAX_QUESTIONS && self.bytes + bytes <= MAX_BYTES
     }

@@ -16,7 +16,13 @@ const MIN_SHARED_CAP: usize = 64;
 
 /// Names a pool of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PoolId(pub u8);
+pub struct PoolId {
+    /// Which of the pools of one endpoint: each role that asks has its own.
+    pub group: u8,
+    /// Which endpoint is asked, see [`crate::config::Config::fingerprint`]: one that hangs takes no call from
+    /// another.
+    pub endpoint: u64,
+}
 
 /// What a call counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +121,10 @@ mod tests {
 
     fn slot(pool: u8, client: Option<u8>) -> Slot {
         Slot {
-            pool: PoolId(pool),
+            pool: PoolId {
+                group: pool,
+                endpoint: 0,
+            },
             client: client.map(|client| ClientKey([client; 32])),
         }
     }
@@ -124,7 +133,15 @@ mod tests {
     fn fill(load: &mut Load, client: u8, cap: usize) -> usize {
         let mut calls = 0;
         loop {
-            let client = load.counts_clients(PoolId(0), cap).then_some(client);
+            let client = load
+                .counts_clients(
+                    PoolId {
+                        group: 0,
+                        endpoint: 0,
+                    },
+                    cap,
+                )
+                .then_some(client);
             let slot = slot(0, client);
             if !load.admits(&slot, cap) {
                 return calls;
@@ -156,7 +173,13 @@ mod tests {
         for _ in 0..64 {
             load.remove(&slot(0, None));
         }
-        assert_eq!(load.total(PoolId(0)), 128);
+        assert_eq!(
+            load.total(PoolId {
+                group: 0,
+                endpoint: 0
+            }),
+            128
+        );
         assert_eq!(fill(&mut load, 1, 256), 64);
     }
 

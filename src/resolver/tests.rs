@@ -19,11 +19,17 @@ use crate::{
 
 const ROOT: RootId = RootId(1);
 const GATEWAY: Admission = Admission {
-    pool: PoolId(0),
+    pool: PoolId {
+        group: 0,
+        endpoint: 0,
+    },
     overflow: Overflow::Wait,
 };
 const HOMESERVER: Admission = Admission {
-    pool: PoolId(1),
+    pool: PoolId {
+        group: 1,
+        endpoint: 0,
+    },
     overflow: Overflow::Refuse,
 };
 const TOKENS: [&str; 4] = ["token-a", "token-b", "token-c", "token-d"];

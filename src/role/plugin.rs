@@ -36,7 +36,7 @@ impl Plugin {
     pub fn new(root: RootId, config: Config) -> Self {
         Self {
             root,
-            upstream: Rc::new(Upstream::new(&config, admission(config.role))),
+            upstream: Rc::new(Upstream::new(&config, admission(&config))),
             is_route_reported: Cell::new(false),
             identity_fingerprint: config.identity_fingerprint(),
             config,
@@ -66,21 +66,17 @@ impl Plugin {
 
 /// Returns which cap a role's calls count against. Each role has its own, so that a flood of clients does not
 /// cut the homeserver off from MAS. A client waits for a free call; the homeserver's question goes to MAS itself.
-fn admission(role: Role) -> Admission {
-    match role {
-        Role::Gateway => Admission {
-            pool: PoolId(0),
-            overflow: Overflow::Wait,
-        },
-        Role::Introspection => Admission {
-            pool: PoolId(1),
-            overflow: Overflow::Refuse,
-        },
+fn admission(config: &Config) -> Admission {
+    let (group, overflow) = match config.role {
+        Role::Gateway => (0, Overflow::Wait),
+        Role::Introspection => (1, Overflow::Refuse),
         // It never asks.
-        Role::Provisioning => Admission {
-            pool: PoolId(2),
-            overflow: Overflow::Refuse,
-        },
+        Role::Provisioning => (2, Overflow::Refuse),
+    };
+    let endpoint = config.fingerprint();
+    Admission {
+        pool: PoolId { group, endpoint },
+        overflow,
     }
 }
 

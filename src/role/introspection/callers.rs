@@ -79,7 +79,10 @@ mod tests {
         );
         let config = config::parse(text.as_bytes(), &|_| None).unwrap();
         let admission = Admission {
-            pool: PoolId(0),
+            pool: PoolId {
+                group: 0,
+                endpoint: 0,
+            },
             overflow: Overflow::Refuse,
         };
         Upstream::new(&config, admission)
