@@ -168,7 +168,7 @@ impl Edge {
                     Outage::Hangs | Outage::CapReached | Outage::Undeliverable => {}
                 }
             }
-            if number % TICK == 0 {
+            if number.is_multiple_of(TICK) {
                 worker.tick();
             }
         }
