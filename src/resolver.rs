@@ -411,9 +411,14 @@ impl<W> Resolver<W> {
     }
 
     /// Returns the next requests whose hold has ended. This is the only way out of a hold; the worker drains it
-    /// at the end of every callback.
+    /// at the end of every callback in which a hold may end.
     pub fn poll(&mut self) -> Option<Resolution<W>> {
         self.resolutions.pop_front()
+    }
+
+    /// Takes back the requests of a resolution that the worker leaves for later.
+    pub fn put_back(&mut self, resolution: Resolution<W>) {
+        self.resolutions.push_front(resolution);
     }
 }
 

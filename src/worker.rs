@@ -3,7 +3,7 @@
 //!
 //! A worker lives as long as its VM and serves every plugin configuration loaded into it, whatever its role.
 
-use std::{collections::BTreeSet, rc::Rc};
+use std::{collections::BTreeSet, rc::Rc, time::Duration};
 
 use crate::{
     clock::millis,
@@ -11,7 +11,7 @@ use crate::{
     host::{CallId, Callback, CoarseClock, Host, QueueId, RootId, StreamId},
     mas::introspection::IntrospectionResponse,
     metrics::Metric,
-    resolver::{Resolution, Resolver},
+    resolver::{Resolution, Resolver, TICK},
     role::{
         exchange::{Exchange, Wants},
         gateway::{self, Gateway},
@@ -91,6 +91,16 @@ impl From<introspection::Waiter> for Waiter {
     }
 }
 
+/// Holds that one callback ends at the most.
+///
+/// Envoy replies to them after the callback, and calls the module back for the headers of each reply. At the end of
+/// that call it goes on to the next reply, so replies are nested in each other, and a thousand are more than the
+/// stack of the VM takes.
+const MAX_FINISHED: usize = 64;
+
+/// How soon a tick comes while holds are left to end.
+const HURRIED_TICK: Duration = Duration::from_millis(1);
+
 /// The state of one worker's VM.
 #[derive(Debug, Default)]
 pub struct Worker {
@@ -101,6 +111,8 @@ pub struct Worker {
     clock: CoarseClock,
     /// Root contexts whose timer runs.
     roots: BTreeSet<RootId>,
+    /// The root context whose timer is fast, because holds are left to end.
+    hurried: Option<RootId>,
 }
 
 impl Worker {
@@ -172,6 +184,8 @@ impl Worker {
     }
 
     /// Takes in the headers of a response, if the exchange wants them.
+    ///
+    /// No hold ends in the callbacks of responses: they may be nested, see [`MAX_FINISHED`].
     pub fn on_response_headers(&mut self, host: &impl Host, exchange: &AnyExchange) {
         if !exchange.wants().response_headers {
             return;
@@ -190,7 +204,6 @@ impl Worker {
                     .on_response_headers(&cb, resolver, exchange);
             }
         }
-        self.finish_resolved(&cb);
     }
 
     /// Notes that a stream has ended, whatever it waited for.
@@ -202,6 +215,7 @@ impl Worker {
     /// Notes that a root context has ended.
     pub fn on_root_end(&mut self, root: RootId) {
         self.roots.remove(&root);
+        self.hurried.take_if(|hurried| *hurried == root);
         self.resolver.on_root_end(root);
     }
 
@@ -239,13 +253,21 @@ impl Worker {
         self.gateway.local_entries()
     }
 
-    /// Ends the holds whose resolution has come.
+    /// Ends the holds whose resolution has come: so many as one callback may end, the rest soon.
     fn finish_resolved<H: Host>(&mut self, cb: &Callback<'_, H>) {
-        while let Some(Resolution { found, waiters }) = self.resolver.poll() {
-            for (stream, waiting) in waiters {
+        let mut finished = 0;
+        while let Some(Resolution { found, mut waiters }) = self.resolver.poll() {
+            while let Some((stream, waiting)) = waiters.pop_first() {
+                if finished == MAX_FINISHED {
+                    waiters.insert(stream, waiting);
+                    self.resolver.put_back(Resolution { found, waiters });
+                    self.hurry(cb);
+                    return;
+                }
                 if !cb.host.select(stream) {
                     continue;
                 }
+                finished += 1;
                 let held = cb.now().since(waiting.since);
                 cb.host.record(Metric::HeldMillis, millis(held));
                 match waiting.waiter {
@@ -253,6 +275,17 @@ impl Worker {
                     Waiter::Introspection(waiter) => self.introspection.finish(cb, &found, &waiter),
                 }
             }
+        }
+        if let Some(root) = self.hurried.take() {
+            cb.host.tick_every(root, Some(TICK));
+        }
+    }
+
+    /// Lets a tick come at once.
+    fn hurry<H: Host>(&mut self, cb: &Callback<'_, H>) {
+        if self.hurried.is_none() {
+            self.hurried = Some(cb.root);
+            cb.host.tick_every(cb.root, Some(HURRIED_TICK));
         }
     }
 }

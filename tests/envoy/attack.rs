@@ -220,3 +220,44 @@ async fn two_configurations_in_one_vm_do_not_mix_up_their_calls() {
     }
     edge.assert_alive().await;
 }
+
+/// Envoy sends replies after the callback that makes them, and calls the module back for each from within the one
+/// before: a thousand in one callback exceed the stack of the VM.
+#[tokio::test]
+async fn thousands_who_wait_for_one_token_are_answered_without_harm() {
+    const WAITING: u32 = 2_000;
+    let edge = Edge::start_with(json!({}), Options::default(), |builder| {
+        builder.bootstrap(|config| {
+            // Envoy's own limits are near 1,000.
+            for cluster in bootstrap::clusters(config) {
+                let limit = 100_000;
+                cluster["circuit_breakers"]["thresholds"] = json!([{
+                    "max_connections": limit,
+                    "max_pending_requests": limit,
+                    "max_requests": limit,
+                }]);
+            }
+        })
+    })
+    .await;
+    for is_active in [false, true] {
+        let token = if is_active {
+            edge.alice()
+        } else {
+            new_token("mat")
+        };
+        let hold = edge.mas.hold();
+        let waiting = edge.spawn_many(&Request::get(WHOAMI).bearer(&token), WAITING as usize);
+        let joined = (WAITING - 1) * (1 + u32::from(is_active));
+        edge.wait_for_coalesced(joined).await;
+        hold.release();
+        for response in waiting.join_all().await {
+            match is_active {
+                false => assert_not_active(&response),
+                true => assert_eq!(response.status, 200, "{response:?}"),
+            }
+        }
+        assert_eq!(edge.mas.calls(&token), 1);
+    }
+    edge.assert_alive().await;
+}

@@ -24,6 +24,7 @@ mod support {
 
 mod across_workers;
 mod attack;
+mod budget;
 mod cache;
 mod capabilities;
 mod chain;

@@ -32,6 +32,7 @@ async fn every_metric_is_counted_under_its_labels() {
     let hold = edge.mas.hold();
     let waiting = edge.spawn_many(&Request::get(WHOAMI).bearer(&edge.alice()), 3);
     edge.wait_for_coalesced(2).await;
+    // It waits in line for a free call, in vain.
     edge.whoami(&edge.alice()).await;
     hold.release();
     waiting.join_all().await;
@@ -49,6 +50,7 @@ async fn every_metric_is_counted_under_its_labels() {
         ("cache_lookups_total table=negative result=miss", 10),
         ("cache_lookups_total table=active result=miss", 11),
         ("coalesced_requests_total", 2),
+        ("line_waits_total", 1),
         ("introspections_total outcome=active", 2),
         ("introspections_total outcome=inactive", 1),
         ("introspections_total outcome=status", 1),

@@ -95,7 +95,7 @@ async fn tokens_do_not_share_a_flight() {
 }
 
 #[tokio::test]
-async fn calls_in_flight_are_limited_and_the_rest_waits_for_a_second_at_the_most() {
+async fn calls_in_flight_are_limited_and_the_rest_waits_for_a_moment() {
     let edge = Edge::start(json!({"introspection": {"max_in_flight": 4}})).await;
     let tokens: Vec<String> = (0..4).map(|_| edge.alice()).collect();
     let known = edge.alice();
@@ -107,8 +107,9 @@ async fn calls_in_flight_are_limited_and_the_rest_waits_for_a_second_at_the_most
     }
     edge.wait_for_calls(5).await;
     let late = edge.alice();
-    for _ in 0..2 {
-        assert_no_verdict(&edge.whoami(&late).await);
+    let request = Request::get(WHOAMI).bearer(&late);
+    for response in edge.spawn_many(&request, 10).join_all().await {
+        assert_no_verdict(&response);
     }
     assert_eq!(
         edge.whoami(&known).await.status,
@@ -116,13 +117,13 @@ async fn calls_in_flight_are_limited_and_the_rest_waits_for_a_second_at_the_most
         "a cached token needs no call"
     );
     waiting.push(edge.spawn(&Request::get(WHOAMI).bearer(&tokens[0])));
-    edge.wait_for_coalesced(1).await;
+    edge.wait_for_coalesced(10).await;
     hold.release();
     for response in waiting {
         assert_eq!(response.await.expect("a response").status, 200);
     }
     assert_eq!(edge.mas.calls(&late), 0);
-    assert_eq!(edge.introspections("overloaded").await, 2.0);
+    assert_eq!(edge.introspections("overloaded").await, 1.0);
     assert_eq!(edge.whoami(&late).await.status, 200);
 }
 

@@ -9,7 +9,7 @@ use matrix_edge_auth::{
 use serde_json::json;
 
 use crate::{
-    ALICE, BOB, INACTIVE, active, alice,
+    ALICE, BOB, INACTIVE, active, alice, not_active,
     simulated::{Fate, Process, SimulatedWorker, gateway},
     unable, whoami,
 };
@@ -60,6 +60,21 @@ fn waiting_requests_are_bounded() {
     }
     assert_eq!(worker.send(&gateway, whoami(ALICE)), unable());
     assert_eq!(worker.calls().len(), 1);
+}
+
+/// The simulated host allows no callback to end a thousand holds, since a real VM does not survive it.
+#[test]
+fn as_many_as_may_wait_are_answered() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({}));
+    let streams: Vec<_> = (0..MAX_WAITERS_PER_FLIGHT)
+        .map(|_| worker.request(&gateway, whoami(ALICE)))
+        .collect();
+    worker.answer_only_call(INACTIVE);
+    for stream in streams {
+        assert_eq!(worker.fate(stream), not_active());
+    }
 }
 
 #[test]

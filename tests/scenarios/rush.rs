@@ -267,7 +267,7 @@ fn a_full_line_and_a_slow_mas_stay_bounded_and_harm_no_session() {
         .collect();
     rush.run_until_decided(&live, |_| ());
     let mut sent: Vec<Sent> = Vec::new();
-    for step in 0..600 {
+    for step in 0..300 {
         // Each from an address of its own, so none has to make room for another.
         if step % 150 == 0 {
             let first = BURST * (step / 150);

@@ -16,6 +16,10 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Requests that may be held at once in one worker.
 const MAX_REQUESTS: usize = 16_384;
 
+/// Requests that one tick lets go on at the most. Where the cluster refuses them, Envoy's replies are nested in each
+/// other, and a thousand are more than the stack of the VM takes.
+const MAX_RELEASED: usize = 64;
+
 /// The requests.
 #[derive(Debug, Default)]
 pub struct AwaitingBody {
@@ -61,10 +65,12 @@ impl AwaitingBody {
     /// Passes on the requests that have waited too long.
     pub fn release_expired<H: Host>(&mut self, cb: &Callback<'_, H>) {
         let now = cb.now();
+        let mut released = 0;
         self.streams.retain(|stream, request| {
-            if now < request.since + BODY_TIMEOUT {
+            if now < request.since + BODY_TIMEOUT || released == MAX_RELEASED {
                 return true;
             }
+            released += 1;
             if cb.host.select(*stream) {
                 request.exchange.take_watch();
                 request.exchange.set_phase(Phase::Forwarded);

@@ -22,6 +22,9 @@ use super::{Call, Process, Request, vm::Vm};
 const BAD_ARGUMENT: HostError = HostError(2);
 const INTERNAL_FAILURE: HostError = HostError(10);
 
+/// Envoy carries them out after the callback, each from within the one before: a thousand are more than the stack takes.
+const MAX_ENDED: usize = 256;
+
 /// Context ids of streams begin here, those of roots end.
 pub(super) const FIRST_STREAM: u32 = 1_000;
 
@@ -32,6 +35,7 @@ pub fn store(process: &Rc<Process>) -> impl Store {
         vm: Rc::default(),
         selected: Cell::new(StreamId(0)),
         context: 0,
+        ended: Cell::new(0),
     }
 }
 
@@ -42,6 +46,8 @@ pub(super) struct SimulatedHost {
     pub selected: Cell<StreamId>,
     /// Whose callback runs: a root or a stream.
     pub context: u32,
+    /// Replies and resumptions that the callback has asked for.
+    pub ended: Cell<usize>,
 }
 
 impl SimulatedHost {
@@ -60,6 +66,14 @@ impl SimulatedHost {
     ) -> Result<T, HostError> {
         let mut streams = self.vm.streams.borrow_mut();
         f(streams.get_mut(&self.selected.get()).ok_or(BAD_ARGUMENT)?)
+    }
+
+    fn note_end(&self) {
+        self.ended.set(self.ended.get() + 1);
+        assert!(
+            self.ended.get() <= MAX_ENDED,
+            "the VM's stack would overflow"
+        );
     }
 
     fn change_header(&self, change: impl FnOnce(&mut Request)) -> Result<(), HostError> {
@@ -152,6 +166,7 @@ impl Streams for SimulatedHost {
 
     fn respond(&self, reply: &Reply) -> Result<(), HostError> {
         self.note("reply");
+        self.note_end();
         let body = String::from_utf8(reply.body.to_vec()).expect("replies are text");
         self.with_request(|request| {
             assert!(
@@ -169,6 +184,7 @@ impl Streams for SimulatedHost {
 
     fn resume(&self) -> Result<(), HostError> {
         self.note("resume");
+        self.note_end();
         self.with_request(|request| {
             assert!(
                 request.reply.is_none() && !request.resumed,

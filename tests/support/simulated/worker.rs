@@ -7,6 +7,7 @@ use std::{cell::Cell, collections::BTreeMap, rc::Rc};
 use matrix_edge_auth::{
     host::{CallId, RootId, StreamId},
     mas::introspection::IntrospectionResponse,
+    resolver::TICK,
     worker::{AnyExchange, Chunk, Phase, Plugin, Worker},
 };
 
@@ -68,6 +69,7 @@ impl SimulatedWorker {
             .on_request_headers(&host, plugin, stream, is_whole);
         self.exchanges.insert(stream, exchange);
         self.plugins.insert(stream, Rc::clone(plugin));
+        self.run_hurried_timers();
         stream
     }
 
@@ -152,6 +154,7 @@ impl SimulatedWorker {
         };
         self.worker
             .on_call_response(&self.host(root.0), root, call, response);
+        self.run_hurried_timers();
     }
 
     /// Envoy never delivers the answer to a call.
@@ -171,6 +174,7 @@ impl SimulatedWorker {
         for root in roots {
             self.worker.on_tick(&self.host(root.0), root);
         }
+        self.run_hurried_timers();
     }
 
     /// Envoy calls back for one message that was sent to this worker, if there is one.
@@ -186,6 +190,7 @@ impl SimulatedWorker {
             return true;
         }
         self.worker.on_queue(&self.host(root.0), root, queue);
+        self.run_hurried_timers();
         true
     }
 
@@ -217,6 +222,22 @@ impl SimulatedWorker {
             vm: Rc::clone(&self.vm),
             selected: Cell::new(StreamId(context)),
             context,
+            ended: Cell::new(0),
+        }
+    }
+
+    /// Timers that were set to fire at once fire, until none is.
+    fn run_hurried_timers(&mut self) {
+        loop {
+            let hurried = {
+                let ticking = self.vm.ticking.borrow();
+                let mut hurried = ticking.iter().filter(|(_, period)| **period < TICK);
+                hurried.next().map(|(root, _)| *root)
+            };
+            let Some(root) = hurried else {
+                return;
+            };
+            self.worker.on_tick(&self.host(root.0), root);
         }
     }
 }
