@@ -223,14 +223,14 @@ def varint(number):
 # --- shared data ----------------------------------------------------------------------------------
 
 # The order is that of fuzz_targets/planted.rs.
-KINDS = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived"]
+KINDS = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes"]
 
 
 def shared_data():
     digest = hashlib.sha256(TOKEN.encode()).digest()
     for name, values in planted(digest, fingerprint=1).items():
         put("shared_data", name, digest + struct.pack("<Q", NOW) + values)
-    asked = fingerprint("mas", "mas", "/oauth2/introspect")
+    asked = fingerprint("mas", "mas", "/oauth2/introspect", "bearer")
     for name, values in planted(digest, asked).items():
         put("worker", name, values)
 
@@ -241,11 +241,11 @@ def planted(digest, fingerprint):
     inactive = b'{"active":false}'
     key = digest + struct.pack("<Q", fingerprint)
 
-    def entry(digest, user, fresh_until, body):
+    def entry(digest, user, kept_until, body):
         expires = b"expires_in" in body
         head = struct.pack("<BQ", (user is not None) | expires << 1, fingerprint)
         expiry = (NOW + 299_000, NOW + 300_100) if expires else (0, 0)
-        times = struct.pack("<5Q", NOW - 500, NOW - 1000, fresh_until, *expiry)
+        times = struct.pack("<5Q", NOW - 500, NOW - 1000, kept_until, *expiry)
         return head + digest + (half_digest(user) if user else bytes(16)) + times + body
 
     def hint(kind):
@@ -262,20 +262,25 @@ def planted(digest, fingerprint):
     moments = struct.pack("<QQ", NOW - 2000, NOW)
     void = value("u", struct.pack("<BQ", 1, 5) + half_digest("alice") + moments + devices)
     lease = bucket("l", key + struct.pack("<QQB", 9, NOW + 900, 1))
-    answered = bucket("l", bytes(57), key + struct.pack("<QQB", 9, NOW - 100, 4))
-    budget = bucket("b", digest + struct.pack("<QI", NOW + 5000, 3))
-    place = value("w", struct.pack("<QIQ", 9, 0, NOW + 4000))
+    stored, failed = (
+        bucket("l", bytes(57), key + struct.pack("<QQB", 9, NOW - 100, mark)) for mark in (4, 8)
+    )
+    budget = bucket("b", digest + struct.pack("<QI", NOW + 5000, 3) + digest[-4:])
+    seat = value("w", struct.pack("<QIQ", 9, 0, NOW + 4000))
     epoch = value("epoch", struct.pack("<8I", *range(8)))
     revived = value("revived", struct.pack("<Q", NOW - 100))
+    sizes = value("sizes", struct.pack("<3I", 1, 4, 8))
     return {
-        "all": live + ended + void + lease + budget + place + epoch + revived,
-        "answered": answered + place,
-        "budget": budget + place,
+        "all": live + ended + void + lease + budget + seat + epoch + revived + sizes,
+        "failed": failed + stale + seat,
+        "budget": budget + seat,
         "inactive": ended + revived,
-        "lease": lease + place + hint(1) + hint(2) + hint(3),
+        "lease": lease + seat + hint(1) + hint(2) + hint(3),
         "live": live + other,
-        "others": other + place + place,
+        "others": other + seat + seat,
+        "sizes": sizes + live + ended,
         "stale": stale + epoch,
+        "stored": stored + seat,
         "void": live + void,
     }
 

@@ -8,6 +8,8 @@
 //! runs, or the last one given to [`Streams::select`].
 
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 pub(crate) mod memory;
 mod store;
 

@@ -7,7 +7,7 @@
 use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::matrix::{
     credential::{Credential, CredentialError, Source, extract, is_form_post},
-    logout::SessionEnd,
+    session_end::SessionEnd,
 };
 use percent_encoding::percent_decode;
 

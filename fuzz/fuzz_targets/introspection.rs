@@ -84,7 +84,7 @@ fn store(answer: Answer, lifetime: Option<&[u8]>) {
         user,
         used_at: Instant::from_millis(2),
         asked_at: Instant::from_millis(3),
-        fresh_until: Instant::from_millis(4),
+        kept_until: Instant::from_millis(4),
         expiry: answer
             .lifetime(lifetime)
             .map(|told| Expiry::new(told, Instant::from_millis(3), Instant::from_millis(5))),

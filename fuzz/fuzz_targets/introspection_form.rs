@@ -5,7 +5,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::{
-    cache::TokenDigest, form, mas::token, matrix::logout::revoked_token, responder,
+    form, mas::token, matrix::session_end::revoked_token, role::introspection::request,
+    token::TokenDigest,
 };
 
 fuzz_target!(|input: &[u8]| {

@@ -7,8 +7,10 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use matrix_edge_auth::host::{If, NotWritten, Store, Versioned};
 
-/// What follows `matrix-edge-auth.` in a key: active and inactive answers, users, leases, budgets, places.
-const KINDS: [&str; 9] = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived"];
+/// What follows `matrix-edge-auth.` in a key: active and inactive answers, users, leases, budgets, seats, and so on.
+const KINDS: [&str; 10] = [
+    "a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes",
+];
 
 /// The planted values, by kind.
 #[derive(Default)]
@@ -30,7 +32,11 @@ impl Values {
     /// The value under `key`, if one was planted there.
     pub fn get(&self, key: &str) -> Option<&[u8]> {
         let rest = key.strip_prefix("matrix-edge-auth.")?;
-        let (kind, number) = rest.split_once('.').unwrap_or((rest, "0"));
+        let (kind, number) = match rest.split_once('.') {
+            Some((_, "sizes")) => ("sizes", "0"),
+            Some(split) => split,
+            None => (rest, "0"),
+        };
         let values = self.of(kind);
         let number: usize = number.parse().ok()?;
         values.get(number % values.len().max(1)).map(Vec::as_slice)

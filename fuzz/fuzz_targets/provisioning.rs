@@ -6,9 +6,9 @@
 mod json;
 
 use libfuzzer_sys::fuzz_target;
-use matrix_edge_auth::{
-    cache::revocation::{Revocation, UserKey},
-    mas::provisioning::ProvisioningEndpoint,
+use matrix_edge_auth::mas::{
+    provisioning::{ProvisioningEndpoint, Revocation},
+    user::UserKey,
 };
 
 /// Every beginning is read in turn, so a long body costs its square.

@@ -12,17 +12,25 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::{
     cache::{
-        Asked, Cache, Cached, TokenDigest,
+        Cached, Introspected, SharedCache,
         bucket::FORMAT_VERSION,
-        budget::Budget,
         epoch::{Epochs, Subject},
-        flight::FlightKey,
-        lease::{Acquired, LEASE, Leases},
-        revocation::{DeviceKey, Revocation, Revocations, UserKey},
+        question::QuestionKey,
+        revocation::Revocations,
     },
     clock::Instant,
     config::{self, UnknownTokenBudget},
-    mas::introspection::{ActiveToken, Answer},
+    mas::{
+        introspection::{ActiveToken, Answer},
+        provisioning::Revocation,
+        user::{DeviceKey, UserKey},
+    },
+    resolver::{
+        budget::Budget,
+        client::ClientKey,
+        lease::{Acquired, LEASE, Leases, Tombstone},
+    },
+    token::TokenDigest,
 };
 
 use self::planted::{Planted, Values, contain};
@@ -49,7 +57,7 @@ fuzz_target!(|input: &[u8]| {
     epochs(&store(), &digest);
 });
 
-fn cache() -> Cache {
+fn cache() -> SharedCache {
     let settings = config::Cache {
         ttl: Duration::from_secs(120),
         negative_ttl: Duration::from_secs(10),
@@ -59,13 +67,13 @@ fn cache() -> Cache {
         negative_slots: 4,
         local_entries: 0,
     };
-    Cache::new(&settings, FINGERPRINT)
+    SharedCache::new(&settings, FINGERPRINT)
 }
 
 fn finds(store: &Planted, digest: &TokenDigest, now: Instant) {
     let cache = cache();
     let is_told = |kind| store.values.tell(kind, FORMAT_VERSION, &digest.0);
-    match cache.find(store, digest, now, |_| {}) {
+    match cache.lookup(store, digest, now, |_| {}) {
         None => {}
         Some(Cached::Inactive(_)) => assert!(is_told("a") || is_told("n")),
         Some(Cached::Active(known)) => {
@@ -74,38 +82,45 @@ fn finds(store: &Planted, digest: &TokenDigest, now: Instant) {
             assert!(is_told("a") && store.values.tell("a", FORMAT_VERSION, known.answer.body()));
         }
     }
-    if let Some(known) = cache.find_stale(store, digest, now) {
+    if let Some(known) = cache.lookup_stale(store, digest, now) {
         assert_eq!(known.digest, *digest);
         assert!(is_told("a"));
     }
-    if cache.drop_active(store, digest).is_some() {
+    if cache.remove_active(store, digest).is_some() {
         assert!(is_told("a"));
     }
     let active = |found| matches!(found, Some(Cached::Active(_)));
     assert!(
-        !active(cache.find(store, digest, now, |_| {})),
-        "it was dropped"
+        !active(cache.lookup(store, digest, now, |_| {})),
+        "it was removed"
     );
 }
 
 fn keeps(store: &Planted, digest: &TokenDigest, now: Instant) {
     let cache = cache();
-    let asked = |body: &[u8]| Asked {
-        digest: *digest,
-        asked_at: now,
-        answered_at: now,
-        answer: Answer::parse(body.to_vec()).expect("an answer"),
+    let introspected = |body: &[u8]| {
+        let answer = Answer::parse(body.to_vec()).expect("an answer");
+        Introspected {
+            digest: *digest,
+            asked_at: now,
+            answered_at: now,
+            lifetime: answer.lifetime(None),
+            answer,
+        }
     };
-    let active = asked(ACTIVE);
-    let kept = cache.keep(store, &active);
-    match cache.find(store, digest, now, |_| {}) {
+    let active = introspected(ACTIVE);
+    let outcome = cache.store(store, &active);
+    match cache.lookup(store, digest, now, |_| {}) {
         Some(Cached::Active(known)) => assert_eq!(known.answer.body(), ACTIVE),
-        other => assert!(!kept.stored || cache.is_void(store, &active), "{other:?}"),
+        other => assert!(
+            !outcome.stored || cache.is_revoked(store, &active),
+            "{other:?}"
+        ),
     }
-    let kept = cache.keep(store, &asked(br#"{"active":false}"#));
-    match cache.find(store, digest, now, |_| {}) {
+    let outcome = cache.store(store, &introspected(br#"{"active":false}"#));
+    match cache.lookup(store, digest, now, |_| {}) {
         Some(Cached::Active(_)) => panic!("it was said to be inactive"),
-        Some(Cached::Inactive(_)) => assert!(kept.stored),
+        Some(Cached::Inactive(_)) => assert!(outcome.stored),
         None => {}
     }
 }
@@ -147,7 +162,7 @@ fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
     const OTHER: u64 = 2;
 
     let leases = Leases::default();
-    let key = FlightKey {
+    let key = QuestionKey {
         digest: *digest,
         fingerprint: FINGERPRINT,
     };
@@ -156,41 +171,47 @@ fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
         .of("l")
         .iter()
         .any(|value| contain(value, &digest.0));
-    assert!(is_told || !leases.is_void(store, &key, ME));
+    assert!(is_told || !leases.is_invalidated(store, &key, ME));
     match leases.acquire(store, &key, ME, now, now.minus(LEASE)) {
-        Acquired::Ours => {
+        Acquired::Mine => {
             let others = leases.acquire(store, &key, OTHER, now, now);
             // Nothing lasts past the end of time.
-            assert!(others == Acquired::Theirs(now + LEASE) || now + LEASE == now);
-            assert!(leases.void(store, digest, now) || now + LEASE == now);
+            assert!(others == Acquired::HeldUntil(now + LEASE) || now + LEASE == now);
+            assert!(leases.invalidate(store, digest, now) || now + LEASE == now);
         }
-        Acquired::Theirs(until) => assert!(is_told && until > now),
-        Acquired::Answered(at) => {
+        Acquired::HeldUntil(until) => assert!(is_told && until > now),
+        Acquired::Tombstone(at) | Acquired::Failed(at) => {
             assert!(is_told && now < at + LEASE);
             let again = leases.acquire(store, &key, ME, now, at);
-            assert_eq!(again, Acquired::Ours);
+            assert_eq!(again, Acquired::Mine);
         }
-        Acquired::NoRoom => assert!(!store.values.of("l").is_empty()),
+        Acquired::BucketFull => assert!(!store.values.of("l").is_empty()),
     }
-    leases.release(store, &key, ME, Some(now));
+    leases.release(store, &key, ME, Some(Tombstone::Stored(now)));
+    leases.release(store, &key, OTHER, Some(Tombstone::Failed(now)));
     leases.release(store, &key, OTHER, None);
 }
 
-fn budgets(store: &Planted, source: &TokenDigest, now: Instant) {
+/// A client over its budget may still ask about what it was charged for. Nothing planted hinders that.
+fn budgets(store: &Planted, digest: &TokenDigest, now: Instant) {
     let budget = Budget::default();
     let limit = UnknownTokenBudget {
         per_source: 3,
         window: Duration::from_secs(10),
     };
-    for _ in 0..=limit.per_source {
-        if let Err(spent) = budget.spend(store, source, &limit, now) {
+    let client = ClientKey(digest.0);
+    let check = |token: &TokenDigest| budget.check(store, &client, token, &limit, now);
+    let tokens = [0u8, 1, 2].map(|number| TokenDigest::of(&[number]));
+    for token in &tokens {
+        if let Err(spent) = check(token) {
             assert!(now < spent.until);
         }
+        budget.charge(store, &client, token, &limit, now);
+        assert_eq!(check(token), Ok(()));
     }
-    budget.refund(store, source, now);
     if store.values.of("b").is_empty() && now + limit.window > now {
-        assert_eq!(budget.spend(store, source, &limit, now), Ok(()));
-        assert!(budget.spend(store, source, &limit, now).is_err());
+        assert!(tokens.iter().all(|token| check(token).is_ok()));
+        assert!(check(&TokenDigest::of(b"another")).is_err());
     }
 }
 
@@ -200,7 +221,7 @@ fn epochs(store: &Planted, digest: &TokenDigest) {
     let user = UserKey::of("alice");
     for subject in [Subject::Token(digest), Subject::User(&user)] {
         let before = epochs.stamp(digest, Some(&user));
-        epochs.raise(store, subject);
+        epochs.bump(store, subject);
         assert_ne!(epochs.stamp(digest, Some(&user)), before);
     }
     let mut others = Epochs::default();

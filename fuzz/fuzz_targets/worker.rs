@@ -1,4 +1,4 @@
-//! Two whole workers over shared data that holds anything. Places, leases, answers, revocations and budgets come
+//! Two whole workers over shared data that holds anything. Seats, leases, answers, revocations and budgets come
 //! together, and hints that say anything.
 //!
 //! Until MAS has answered, nobody is annotated or refused by what says nothing about the token. Afterwards what MAS
@@ -15,7 +15,7 @@ mod simulated;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use matrix_edge_auth::cache::{TokenDigest, bucket::FORMAT_VERSION};
+use matrix_edge_auth::{cache::bucket::FORMAT_VERSION, token::TokenDigest};
 use serde_json::json;
 
 use self::{

@@ -1,7 +1,5 @@
 //! The resolver without any role: a waiter is a number, and MAS is this file.
 
-use std::cell::{Cell, RefCell};
-
 use serde_json::json;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -9,11 +7,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use super::*;
 use crate::{
     config,
-    host::{
-        CoarseClock, HostError, If, Metrics, NotWritten, Runtime, Store, Versioned,
-        memory::MemoryStore,
-    },
-    mas::introspection::IntrospectionRequest,
+    host::{CoarseClock, fake::FakeHost},
     token::AccessToken,
 };
 
@@ -33,69 +27,6 @@ const HOMESERVER: Admission = Admission {
     overflow: Overflow::Refuse,
 };
 const TOKENS: [&str; 4] = ["token-a", "token-b", "token-c", "token-d"];
-
-/// The host of one worker. Workers share a store by sharing this.
-#[derive(Default)]
-struct Backend {
-    store: MemoryStore,
-    now: Cell<u64>,
-    calls: RefCell<Vec<CallId>>,
-    next_call: Cell<u32>,
-    is_unreachable: Cell<bool>,
-    metrics: RefCell<BTreeMap<String, i64>>,
-}
-
-impl Store for Backend {
-    fn read(&self, key: &str) -> Option<Versioned> {
-        self.store.read(key)
-    }
-
-    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
-        self.store.write(key, value, condition)
-    }
-
-    fn random(&self) -> u64 {
-        self.store.random()
-    }
-}
-
-impl Metrics for Backend {
-    fn record(&self, metric: Metric, value: i64) {
-        *self.metrics.borrow_mut().entry(metric.name()).or_default() += value;
-    }
-}
-
-impl Runtime for Backend {
-    fn now(&self) -> Instant {
-        Instant::from_millis(1_000_000 + self.now.get())
-    }
-
-    fn dispatch(
-        &self,
-        _root: RootId,
-        _request: &IntrospectionRequest<'_>,
-    ) -> Result<CallId, HostError> {
-        if self.is_unreachable.get() {
-            return Err(HostError(10));
-        }
-        self.next_call.set(self.next_call.get() + 1);
-        let call = CallId(self.next_call.get());
-        self.calls.borrow_mut().push(call);
-        Ok(call)
-    }
-
-    fn tick_every(&self, _root: RootId, _period: Option<Duration>) {}
-
-    fn register_queue(&self, _root: RootId, _name: &str) -> Option<QueueId> {
-        Some(QueueId(1))
-    }
-
-    fn enqueue(&self, _queue: QueueId, _message: &[u8]) {}
-
-    fn dequeue(&self, _queue: QueueId) -> Option<Vec<u8>> {
-        None
-    }
-}
 
 /// A request from one address.
 struct Client(&'static str);
@@ -153,7 +84,7 @@ fn merge(into: &mut serde_json::Value, from: &serde_json::Value) {
 
 /// One worker.
 struct Worker {
-    backend: Rc<Backend>,
+    host: Rc<FakeHost>,
     clock: CoarseClock,
     resolver: Resolver<u32>,
     next_stream: u32,
@@ -161,9 +92,9 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(backend: &Rc<Backend>) -> Self {
+    fn new(host: &Rc<FakeHost>) -> Self {
         let mut worker = Self {
-            backend: Rc::clone(backend),
+            host: Rc::clone(host),
             clock: CoarseClock::default(),
             resolver: Resolver::default(),
             next_stream: 0,
@@ -176,10 +107,10 @@ impl Worker {
     /// Runs one callback, and takes out what it has resolved.
     fn call_back<T>(
         &mut self,
-        f: impl FnOnce(&Callback<'_, Backend>, &mut Resolver<u32>) -> T,
+        f: impl FnOnce(&Callback<'_, FakeHost>, &mut Resolver<u32>) -> T,
     ) -> T {
-        let backend = Rc::clone(&self.backend);
-        let cb = Callback::new(&*backend, ROOT, &self.clock);
+        let host = Rc::clone(&self.host);
+        let cb = Callback::new(&*host, ROOT, &self.clock);
         let result = f(&cb, &mut self.resolver);
         while let Some(Resolution { found, waiters }) = self.resolver.poll() {
             for waiting in waiters.into_values() {
@@ -225,7 +156,7 @@ impl Worker {
 
     /// MAS answers the oldest call.
     fn answer(&mut self, status: u16, body: &str) {
-        let call = self.backend.calls.borrow_mut().remove(0);
+        let call = self.host.calls.borrow_mut().remove(0);
         let response = IntrospectionResponse {
             status: Some(status),
             content_type: Some(b"application/json"),
@@ -236,12 +167,12 @@ impl Worker {
     }
 
     fn pass(&mut self, millis: u64) {
-        self.backend.now.set(self.backend.now.get() + millis);
+        self.host.advance(Duration::from_millis(millis));
         self.call_back(|cb, resolver| resolver.on_tick(cb));
     }
 
     fn calls(&self) -> usize {
-        self.backend.calls.borrow().len()
+        self.host.calls.borrow().len()
     }
 }
 
@@ -322,7 +253,7 @@ fn every_way_to_no_verdict_is_one_way() {
             worker.answer(200, ACTIVE);
             worker.pass(10_000);
             let is_unreachable = name == "no call can be made";
-            worker.backend.is_unreachable.set(is_unreachable);
+            worker.host.is_unreachable.set(is_unreachable);
             if name == "calls hang" {
                 worker.ask(&upstream, TOKENS[1], &ALICE);
             }
@@ -340,8 +271,8 @@ fn every_way_to_no_verdict_is_one_way() {
 
 #[test]
 fn a_stale_answer_serves_at_once_with_one_retry_a_second() {
-    let backend = Rc::<Backend>::default();
-    let (mut one, mut two) = (Worker::new(&backend), Worker::new(&backend));
+    let host = Rc::<FakeHost>::default();
+    let (mut one, mut two) = (Worker::new(&host), Worker::new(&host));
     let overrides = json!({"cache": {"stale_if_error": "10m", "refresh_ahead": false}});
     let upstream = upstream(&overrides, GATEWAY);
     one.ask(&upstream, TOKENS[0], &ALICE);
@@ -472,19 +403,18 @@ fn a_call_that_went_with_its_root_is_made_again() {
     let upstream = upstream(&json!({}), GATEWAY);
     let request = worker.ask(&upstream, TOKENS[0], &ALICE);
     worker.resolver.on_root_end(ROOT);
-    worker.backend.calls.borrow_mut().clear();
+    worker.host.calls.borrow_mut().clear();
     worker.pass(250);
     assert_eq!(worker.calls(), 1);
     worker.answer(200, ACTIVE);
     assert!(worker.end(request).is_some());
-    let in_flight = Metric::InFlight.name();
-    assert_eq!(worker.backend.metrics.borrow()[&in_flight], 0);
+    assert_eq!(worker.host.metric(Metric::InFlight), 0);
 }
 
 #[test]
 fn another_worker_waits_for_the_lease_and_reads_the_answer() {
-    let backend = Rc::<Backend>::default();
-    let (mut one, mut two) = (Worker::new(&backend), Worker::new(&backend));
+    let host = Rc::<FakeHost>::default();
+    let (mut one, mut two) = (Worker::new(&host), Worker::new(&host));
     let upstream = upstream(&json!({}), GATEWAY);
     one.ask(&upstream, TOKENS[0], &ALICE);
     let waits = two.ask(&upstream, TOKENS[0], &ALICE);

@@ -171,3 +171,254 @@ impl Workers {
         self.epochs.stamp(token, user)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::{
+        cache::Introspected,
+        config,
+        host::{CoarseClock, QueueId, Runtime as _, fake::FakeHost},
+        mas::introspection::Answer,
+        resolver::{Admission, Overflow, PoolId},
+    };
+
+    const ROOT: RootId = RootId(1);
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn callback(host: &FakeHost) -> Callback<'_, FakeHost> {
+        Callback::new(host, ROOT, &CoarseClock::default())
+    }
+
+    /// Workers that have taken their seats, in order.
+    fn joined<const N: usize>(host: &FakeHost) -> [Workers; N] {
+        std::array::from_fn(|_| {
+            let mut worker = Workers::default();
+            worker.attend(&callback(host));
+            worker
+        })
+    }
+
+    fn upstream(stale_if_error: &str) -> Upstream {
+        let config = json!({
+            "server_name": "example.org",
+            "introspection": {"cluster": "mas", "credential": {"injected": true}},
+            "cache": {"ttl": "10s", "stale_if_error": stale_if_error},
+        });
+        let config = config::parse(config.to_string().as_bytes(), &|_| None).unwrap();
+        let admission = Admission {
+            pool: PoolId(0),
+            overflow: Overflow::Wait,
+        };
+        Upstream::new(&config, admission)
+    }
+
+    fn token() -> TokenDigest {
+        TokenDigest::of(b"token")
+    }
+
+    /// MAS has called the token active, and its answer is in the shared cache.
+    fn store_active(host: &FakeHost, upstream: &Upstream) {
+        let answer = Answer::parse(br#"{"active":true,"username":"alice"}"#.to_vec()).unwrap();
+        let introspected = Introspected {
+            digest: token(),
+            asked_at: host.now(),
+            answered_at: host.now(),
+            lifetime: answer.lifetime(None),
+            answer,
+        };
+        assert!(upstream.cache.store(host, &introspected).stored);
+    }
+
+    fn acquire(worker: &mut Workers, host: &FakeHost, upstream: &Upstream) -> Acquisition {
+        let key = upstream.question(&token());
+        worker.acquire(&callback(host), upstream, &key, |_| true)
+    }
+
+    /// Takes the lease and releases it with this tombstone.
+    fn ask(worker: &mut Workers, host: &FakeHost, upstream: &Upstream, tombstone: Tombstone) {
+        let lease = acquire(worker, host, upstream);
+        assert!(matches!(lease, Acquisition::Mine { leased: true }));
+        let key = upstream.question(&token());
+        worker.release(&callback(host), key, Hint::Stored(key), Some(tombstone));
+    }
+
+    /// Takes out what the worker of this seat was told.
+    fn told(host: &FakeHost, seat: u32) -> Vec<Option<Hint>> {
+        // Queues are numbered as they are registered, which is in the order of the seats.
+        std::iter::from_fn(|| host.dequeue(QueueId(seat + 1)))
+            .map(|message| Hint::decode(&message))
+            .collect()
+    }
+
+    #[test]
+    fn one_worker_holds_the_lease_and_the_others_look_again_at_its_end() {
+        let (host, upstream) = (FakeHost::default(), upstream("0s"));
+        let [mut one, mut two] = joined(&host);
+        let mine = acquire(&mut one, &host, &upstream);
+        assert!(matches!(mine, Acquisition::Mine { leased: true }));
+        let peer = acquire(&mut two, &host, &upstream);
+        assert!(matches!(peer, Acquisition::Peer { check_at } if check_at == host.now() + LEASE));
+        host.advance(LEASE / 2);
+        one.renew(&callback(&host), &upstream.question(&token()));
+        host.advance(LEASE / 2);
+        let still = acquire(&mut two, &host, &upstream);
+        assert!(matches!(still, Acquisition::Peer { .. }), "renewed");
+        host.advance(LEASE / 2);
+        let mine = acquire(&mut two, &host, &upstream);
+        assert!(matches!(mine, Acquisition::Mine { leased: true }), "ended");
+    }
+
+    #[test]
+    fn a_tombstone_leads_to_the_answer() {
+        let (host, upstream) = (FakeHost::default(), upstream("0s"));
+        let [mut one, mut two] = joined(&host);
+        store_active(&host, &upstream);
+        ask(&mut one, &host, &upstream, Tombstone::Stored(host.now()));
+        let hit = acquire(&mut two, &host, &upstream);
+        assert!(matches!(hit, Acquisition::Hit(Cached::Active(_))));
+    }
+
+    #[test]
+    fn a_tombstone_without_an_answer_that_is_useful_leaves_the_call_to_this_worker() {
+        let (host, upstream) = (FakeHost::default(), upstream("0s"));
+        let [mut one, mut two, mut three] = joined(&host);
+        ask(&mut one, &host, &upstream, Tombstone::Stored(host.now()));
+        // No answer is there. The tombstone stays for the next worker.
+        ask(&mut two, &host, &upstream, Tombstone::Stored(host.now()));
+        store_active(&host, &upstream);
+        let key = upstream.question(&token());
+        let mine = three.acquire(&callback(&host), &upstream, &key, |_| false);
+        assert!(matches!(mine, Acquisition::Mine { leased: true }));
+    }
+
+    #[test]
+    fn answers_that_keep_coming_are_followed_a_few_times() {
+        let (host, upstream) = (FakeHost::default(), upstream("0s"));
+        let [mut one, mut two] = joined(&host);
+        store_active(&host, &upstream);
+        ask(&mut one, &host, &upstream, Tombstone::Stored(host.now()));
+        let key = upstream.question(&token());
+        let rivals = Leases::default();
+        let followed = std::cell::Cell::new(0);
+        let mine = two.acquire(&callback(&host), &upstream, &key, |_| {
+            followed.set(followed.get() + 1);
+            let later = host.now() + Duration::from_millis(followed.get());
+            let rival = 1;
+            rivals.acquire(&host, &key, rival, later, later);
+            rivals.release(&host, &key, rival, Some(Tombstone::Stored(later)));
+            false
+        });
+        assert!(matches!(mine, Acquisition::Mine { leased: false }));
+        assert_eq!(followed.get(), MAX_RECHECKS as u64);
+    }
+
+    #[test]
+    fn a_failure_keeps_the_others_from_calling_only_where_a_stale_answer_serves() {
+        for (stale_if_error, serves) in [("10m", true), ("0s", false)] {
+            let (host, upstream) = (FakeHost::default(), upstream(stale_if_error));
+            let [mut one, mut two] = joined(&host);
+            store_active(&host, &upstream);
+            host.advance(TTL);
+            ask(&mut one, &host, &upstream, Tombstone::Failed(host.now()));
+            match acquire(&mut two, &host, &upstream) {
+                Acquisition::Failed => assert!(serves),
+                Acquisition::Mine { leased } => assert!(leased && !serves),
+                _ => panic!("neither an answer nor a holder is there"),
+            }
+            host.advance(LEASE);
+            let later = acquire(&mut two, &host, &upstream);
+            assert!(matches!(later, Acquisition::Mine { leased: true }));
+        }
+    }
+
+    #[test]
+    fn a_full_bucket_costs_the_lease_and_not_the_call() {
+        let (host, upstream) = (FakeHost::default(), upstream("0s"));
+        let [mut one, mut two] = joined(&host);
+        // The first half of a digest chooses the bucket.
+        for last in 0..=u8::MAX {
+            let mut digest = token();
+            digest.0[31] ^= last;
+            let key = upstream.question(&digest);
+            one.acquire(&callback(&host), &upstream, &key, |_| true);
+        }
+        let mut digest = token();
+        digest.0[30] ^= 1;
+        let key = upstream.question(&digest);
+        let mine = two.acquire(&callback(&host), &upstream, &key, |_| true);
+        assert!(matches!(mine, Acquisition::Mine { leased: false }));
+    }
+
+    #[test]
+    fn a_release_tells_the_others_only_if_one_of_them_waits() {
+        let (host, upstream) = (FakeHost::default(), upstream("0s"));
+        let [mut one, mut two] = joined(&host);
+        ask(&mut one, &host, &upstream, Tombstone::Failed(host.now()));
+        assert_eq!(told(&host, 1), []);
+
+        acquire(&mut one, &host, &upstream);
+        let peer = acquire(&mut two, &host, &upstream);
+        assert!(matches!(peer, Acquisition::Peer { .. }));
+        let key = upstream.question(&token());
+        let marks = one.release(&callback(&host), key, Hint::Failed(key), None);
+        assert!(marks.contended && !marks.invalidated);
+        assert_eq!(told(&host, 1), [Some(Hint::Failed(key))]);
+        assert_eq!(told(&host, 0), [], "itself");
+    }
+
+    #[test]
+    fn a_lease_is_invalidated_while_it_is_held_and_renewed() {
+        let (host, upstream) = (FakeHost::default(), upstream("0s"));
+        let [mut one, mut two] = joined(&host);
+        let key = upstream.question(&token());
+        assert!(!two.invalidate_leases(&callback(&host), &token()), "none");
+        acquire(&mut one, &host, &upstream);
+        assert!(!one.is_invalidated(&callback(&host), &key));
+        assert!(two.invalidate_leases(&callback(&host), &token()));
+        one.renew(&callback(&host), &key);
+        assert!(one.is_invalidated(&callback(&host), &key));
+        assert!(!two.is_invalidated(&callback(&host), &key), "another's");
+        let marks = one.release(&callback(&host), key, Hint::Stored(key), None);
+        assert!(marks.invalidated);
+    }
+
+    #[test]
+    fn an_announcement_voids_the_stamps_of_all_workers() {
+        let host = FakeHost::default();
+        let [mut one, mut two] = joined(&host);
+        let user = UserKey::of("alice");
+        let stamp = |worker: &Workers| worker.stamp(&token(), Some(&user));
+        for (subject, reason) in [
+            (Subject::Token(&token()), "logout"),
+            (Subject::User(&user), "provisioning"),
+        ] {
+            let before = stamp(&two);
+            assert_eq!(stamp(&one), before);
+            one.announce(&callback(&host), subject, reason);
+            assert_ne!(stamp(&one), before, "at once");
+            assert_eq!(stamp(&two), before, "it has not looked yet");
+            assert_eq!(told(&host, 1), [Some(Hint::Invalidated)]);
+            two.read_epochs(&callback(&host));
+            assert_eq!(stamp(&two), stamp(&one));
+            assert_eq!(host.metric(Metric::Invalidated(reason)), 1);
+        }
+    }
+
+    #[test]
+    fn an_eviction_voids_stamps_at_the_next_tick() {
+        let host = FakeHost::default();
+        let [mut one, mut two] = joined(&host);
+        let before = two.stamp(&token(), None);
+        one.void_evicted(&callback(&host), &token());
+        assert_eq!(told(&host, 1), []);
+        two.attend(&callback(&host));
+        assert_ne!(two.stamp(&token(), None), before);
+    }
+}

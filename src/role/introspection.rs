@@ -216,3 +216,6 @@ fn reply(config: &Config, verdict: &Verdict, now: Instant) -> Option<Reply> {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

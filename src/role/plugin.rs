@@ -82,11 +82,16 @@ fn admission(config: &Config) -> Admission {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::{config, host::memory::MemoryStore};
+    use crate::{
+        config,
+        host::{Versioned, memory::MemoryStore},
+    };
 
     fn plugin(credential: &str) -> Plugin {
         let json = format!(
@@ -118,5 +123,52 @@ mod tests {
             let warning = plugin(visible).first_warning(&process);
             assert_eq!(warning.is_some(), is_first, "{visible}");
         }
+    }
+
+    #[test]
+    fn a_store_that_refuses_silences_no_warning() {
+        struct Refusing;
+        impl Store for Refusing {
+            fn read(&self, _key: &str) -> Option<Versioned> {
+                None
+            }
+
+            fn write(&self, _key: &str, _value: &[u8], _condition: If) -> Result<(), NotWritten> {
+                Err(NotWritten::Refused)
+            }
+
+            fn random(&self) -> u64 {
+                0
+            }
+        }
+
+        let plugin = plugin(r#"{"bearer":{"value":"s3cret"}}"#);
+        assert!(plugin.first_warning(&Refusing).is_some());
+    }
+
+    #[test]
+    fn the_calls_of_each_role_have_a_cap_of_their_own_and_only_clients_wait() {
+        let roles = [Role::Gateway, Role::Introspection, Role::Provisioning];
+        let pools: BTreeSet<_> = roles.iter().map(|role| admission(*role).pool).collect();
+        assert_eq!(pools.len(), roles.len());
+        for role in roles {
+            let waits = admission(role).overflow == Overflow::Wait;
+            assert_eq!(waits, role == Role::Gateway, "{role:?}");
+        }
+    }
+
+    #[test]
+    fn a_grant_is_kept_for_one_server_name_and_one_mas() {
+        let grant_key = |server_name: &str, cluster: &str| {
+            let json = format!(
+                r#"{{"server_name":"{server_name}","introspection":{{"cluster":"{cluster}","credential":{{"injected":true}}}}}}"#
+            );
+            let config = config::parse(json.as_bytes(), &|_| None).unwrap();
+            Plugin::new(RootId(1), config).grant_key(&TokenDigest::of(b"token"))
+        };
+        let key = grant_key("example.org", "mas");
+        assert_eq!(grant_key("example.org", "mas"), key);
+        assert_ne!(grant_key("other.example.org", "mas"), key);
+        assert_ne!(grant_key("example.org", "other"), key);
     }
 }

@@ -287,3 +287,6 @@ pub fn conclude(
     }
     Decision::Annotate(Annotation { grant, kind })
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,3 +87,108 @@ impl AwaitingBody {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::{
+        config,
+        host::{CoarseClock, RootId, Runtime as _, fake::FakeHost},
+        role::{introspection::Watch, plugin::Plugin},
+    };
+
+    const ROOT: RootId = RootId(1);
+
+    fn plugin() -> Rc<Plugin> {
+        let config = config::parse(
+            br#"{"role":"introspection","introspection":{"cluster":"mas","credential":{"injected":true}}}"#,
+            &|_| None,
+        )
+        .unwrap();
+        Rc::new(Plugin::new(ROOT, config))
+    }
+
+    /// A request that is held for its form.
+    fn held(plugin: &Rc<Plugin>, stream: u32) -> Rc<Exchange> {
+        let exchange = Rc::new(Exchange::new(plugin, StreamId(stream)));
+        exchange.set_watch(Watch::HeldForBody);
+        exchange
+    }
+
+    fn release(awaiting: &mut AwaitingBody, host: &FakeHost) {
+        let cb = Callback::new(host, ROOT, &CoarseClock::default());
+        awaiting.release_expired(&cb);
+    }
+
+    #[test]
+    fn each_request_is_passed_on_once_when_its_time_is_over() {
+        let (host, plugin) = (FakeHost::default(), plugin());
+        let mut awaiting = AwaitingBody::default();
+        let early = held(&plugin, 1);
+        assert!(awaiting.insert(&early, host.now()));
+        host.advance(BODY_TIMEOUT / 2);
+        let late = held(&plugin, 2);
+        assert!(awaiting.insert(&late, host.now()));
+        host.advance(BODY_TIMEOUT / 2 - Duration::from_millis(1));
+        release(&mut awaiting, &host);
+        assert_eq!(early.phase(), Phase::Held);
+        host.advance(Duration::from_millis(1));
+        for _ in 0..2 {
+            release(&mut awaiting, &host);
+            assert_eq!(early.phase(), Phase::Forwarded);
+            assert!(!early.wants().request_body);
+            assert_eq!(late.phase(), Phase::Held);
+            assert_eq!(*host.resumed.borrow(), [early.stream]);
+            assert_eq!(host.metric(Metric::Answered(Outcome::NotAsked)), 1);
+        }
+    }
+
+    #[test]
+    fn a_request_whose_form_came_or_whose_stream_ended_is_let_alone() {
+        let (host, plugin) = (FakeHost::default(), plugin());
+        let mut awaiting = AwaitingBody::default();
+        let (whole, gone) = (held(&plugin, 1), held(&plugin, 2));
+        awaiting.insert(&whole, host.now());
+        awaiting.insert(&gone, host.now());
+        awaiting.remove(whole.stream);
+        host.ended.borrow_mut().insert(gone.stream);
+        host.advance(BODY_TIMEOUT);
+        release(&mut awaiting, &host);
+        assert_eq!(whole.phase(), Phase::Held, "its question decides it");
+        assert!(host.resumed.borrow().is_empty());
+        assert_eq!(host.metric(Metric::Answered(Outcome::NotAsked)), 0);
+        assert!(awaiting.streams.is_empty());
+    }
+
+    #[test]
+    fn the_listener_is_suspected_only_if_no_piece_of_a_form_came() {
+        let (host, plugin) = (FakeHost::default(), plugin());
+        let mut awaiting = AwaitingBody::default();
+        let slow = held(&plugin, 1);
+        awaiting.insert(&slow, host.now());
+        awaiting.note_piece(slow.stream);
+        host.advance(BODY_TIMEOUT);
+        release(&mut awaiting, &host);
+        assert!(!awaiting.has_warned);
+        awaiting.insert(&held(&plugin, 2), host.now());
+        host.advance(BODY_TIMEOUT);
+        release(&mut awaiting, &host);
+        assert!(awaiting.has_warned);
+    }
+
+    #[test]
+    fn held_requests_are_bounded() {
+        let (host, plugin) = (FakeHost::default(), plugin());
+        let mut awaiting = AwaitingBody::default();
+        for stream in 0..MAX_REQUESTS as u32 {
+            assert!(awaiting.insert(&held(&plugin, stream), host.now()));
+        }
+        let surplus = held(&plugin, u32::MAX);
+        assert!(!awaiting.insert(&surplus, host.now()));
+        awaiting.remove(StreamId(0));
+        assert!(awaiting.insert(&surplus, host.now()));
+    }
+}

@@ -1,0 +1,192 @@
+//! A whole host in memory for unit tests: shared data, a clock, calls, queues, metrics, and requests.
+//!
+//! Several workers share shared data, queues and time by sharing one of these. The simulated Envoy of the scenarios
+//! (`tests/support/`) has Envoy's awkward rules as well; this one serves tests of one part of the core.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    CallId, HostError, If, Metrics, NotWritten, QueueId, RootId, Runtime, Store, StreamId, Streams,
+    Versioned, memory::MemoryStore,
+};
+use crate::{
+    clock::Instant, mas::introspection::IntrospectionRequest, matrix::reply::Reply, metrics::Metric,
+};
+
+/// Where the clock begins.
+pub(crate) const START: Instant = Instant::from_millis(1_000_000);
+
+/// proxy-wasm's status for a call that failed.
+const INTERNAL_FAILURE: HostError = HostError(10);
+
+#[derive(Default)]
+pub(crate) struct FakeHost {
+    pub store: MemoryStore,
+    /// How far the clock has gone since [`START`].
+    elapsed: Cell<Duration>,
+    randoms: Cell<u64>,
+    pub metrics: RefCell<BTreeMap<String, i64>>,
+    /// Calls that MAS has not answered, oldest first.
+    pub calls: RefCell<Vec<CallId>>,
+    dispatched: Cell<u32>,
+    /// No call can be made.
+    pub is_unreachable: Cell<bool>,
+    /// No queue can be registered.
+    pub has_no_queues: Cell<bool>,
+    queues: RefCell<BTreeMap<String, QueueId>>,
+    messages: RefCell<BTreeMap<QueueId, VecDeque<Vec<u8>>>>,
+    /// The request that calls act on. All have the same headers and body.
+    selected: Cell<Option<StreamId>>,
+    pub headers: RefCell<BTreeMap<&'static str, &'static str>>,
+    pub body: RefCell<&'static str>,
+    /// Streams that have ended.
+    pub ended: RefCell<BTreeSet<StreamId>>,
+    /// What became of the selected requests.
+    pub replies: RefCell<Vec<Reply>>,
+    pub resumed: RefCell<Vec<StreamId>>,
+}
+
+impl FakeHost {
+    /// Lets time pass.
+    pub fn advance(&self, time: Duration) {
+        self.elapsed.set(self.elapsed.get() + time);
+    }
+
+    /// Returns the value of a metric.
+    pub fn metric(&self, metric: Metric) -> i64 {
+        let metrics = self.metrics.borrow();
+        metrics.get(&metric.name()).copied().unwrap_or_default()
+    }
+}
+
+impl Store for FakeHost {
+    fn read(&self, key: &str) -> Option<Versioned> {
+        self.store.read(key)
+    }
+
+    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+        self.store.write(key, value, condition)
+    }
+
+    fn random(&self) -> u64 {
+        self.randoms.set(self.randoms.get() + 1);
+        self.randoms.get().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+impl Metrics for FakeHost {
+    fn record(&self, metric: Metric, value: i64) {
+        *self.metrics.borrow_mut().entry(metric.name()).or_default() += value;
+    }
+}
+
+impl Runtime for FakeHost {
+    fn now(&self) -> Instant {
+        START + self.elapsed.get()
+    }
+
+    fn dispatch(
+        &self,
+        _root: RootId,
+        _request: &IntrospectionRequest<'_>,
+    ) -> Result<CallId, HostError> {
+        if self.is_unreachable.get() {
+            return Err(INTERNAL_FAILURE);
+        }
+        self.dispatched.set(self.dispatched.get() + 1);
+        let call = CallId(self.dispatched.get());
+        self.calls.borrow_mut().push(call);
+        Ok(call)
+    }
+
+    fn tick_every(&self, _root: RootId, _period: Option<Duration>) {}
+
+    fn register_queue(&self, _root: RootId, name: &str) -> Option<QueueId> {
+        if self.has_no_queues.get() {
+            return None;
+        }
+        let mut queues = self.queues.borrow_mut();
+        let next = QueueId(queues.len() as u32 + 1);
+        Some(*queues.entry(name.to_owned()).or_insert(next))
+    }
+
+    fn enqueue(&self, queue: QueueId, message: &[u8]) {
+        let mut messages = self.messages.borrow_mut();
+        messages
+            .entry(queue)
+            .or_default()
+            .push_back(message.to_vec());
+    }
+
+    fn dequeue(&self, queue: QueueId) -> Option<Vec<u8>> {
+        self.messages.borrow_mut().get_mut(&queue)?.pop_front()
+    }
+}
+
+impl Streams for FakeHost {
+    fn select(&self, stream: StreamId) -> bool {
+        let is_there = !self.ended.borrow().contains(&stream);
+        self.selected.set(is_there.then_some(stream));
+        is_there
+    }
+
+    fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
+        let headers = self.headers.borrow();
+        Ok(headers.get(name).map(|value| value.as_bytes().to_vec()))
+    }
+
+    fn set_request_header(&self, _name: &str, _value: &[u8]) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    fn remove_request_header(&self, _name: &str) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    fn remove_request_trailer(&self, _name: &str) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    fn request_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
+        Ok(self.body.borrow().bytes().take(max).collect())
+    }
+
+    fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
+        self.request_header(name)
+    }
+
+    fn set_response_status(&self, _status: u16) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    fn response_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
+        self.request_body(max)
+    }
+
+    fn set_filter_state(&self, _name: &str, _value: &[u8]) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    fn respond(&self, reply: &Reply) -> Result<(), HostError> {
+        self.replies.borrow_mut().push(reply.clone());
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), HostError> {
+        let selected = self.selected.get().ok_or(INTERNAL_FAILURE)?;
+        self.resumed.borrow_mut().push(selected);
+        Ok(())
+    }
+
+    fn route_cluster(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn source_address(&self) -> Option<Vec<u8>> {
+        None
+    }
+}

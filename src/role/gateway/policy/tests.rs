@@ -1,0 +1,495 @@
+//! Each thing that a request may need, and each end that a verdict may lead to.
+
+use std::cell::Cell;
+
+use serde_json::{Value, json};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+use super::*;
+use crate::{config, mas::introspection::InactiveAnswer};
+
+const TOKEN: &str = "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1";
+const REFRESH_TOKEN: &str = "syr_x";
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Endpoints by what they need.
+const REQUIRED: &str = "/_matrix/client/v3/account/whoami";
+const OPTIONAL: &str = "/optional";
+const ADMIN: &str = "/_synapse/admin/v1/rooms";
+const UNKNOWN: &str = "/another/service";
+
+/// The head of a request.
+struct Head {
+    method: &'static str,
+    target: String,
+    authorization: Option<String>,
+    content_type: Option<&'static str>,
+    content_type_readings: Cell<u32>,
+}
+
+impl Head {
+    fn get(target: &str) -> Self {
+        Self {
+            method: "GET",
+            target: target.to_owned(),
+            authorization: None,
+            content_type: None,
+            content_type_readings: Cell::new(0),
+        }
+    }
+
+    fn post(target: &str) -> Self {
+        Self {
+            method: "POST",
+            ..Self::get(target)
+        }
+    }
+
+    fn form(target: &str) -> Self {
+        Self {
+            content_type: Some(FORM),
+            ..Self::post(target)
+        }
+    }
+
+    fn authorization(self, value: &str) -> Self {
+        Self {
+            authorization: Some(value.to_owned()),
+            ..self
+        }
+    }
+
+    fn bearer(self, token: &str) -> Self {
+        self.authorization(&format!("Bearer {token}"))
+    }
+}
+
+impl RequestHead for Head {
+    fn target(&self) -> &[u8] {
+        self.target.as_bytes()
+    }
+
+    fn method(&self) -> &[u8] {
+        self.method.as_bytes()
+    }
+
+    fn authorization(&self) -> Option<&[u8]> {
+        self.authorization.as_deref().map(str::as_bytes)
+    }
+
+    fn content_type(&self) -> Option<Vec<u8>> {
+        let readings = &self.content_type_readings;
+        readings.set(readings.get() + 1);
+        self.content_type.map(|value| value.as_bytes().to_vec())
+    }
+}
+
+/// An [`Inspection`] to compare with.
+#[derive(Debug, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    Watching(SessionEnd),
+    Rejection(Rejection),
+    Inactive,
+    /// A verdict on the token of this kind.
+    Verdict(Option<TokenKind>),
+}
+
+/// The configuration with these keys beside those that every one has.
+fn config(overrides: Value) -> Config {
+    let mut keys = json!({
+        "server_name": "example.org",
+        "introspection": {"cluster": "mas", "credential": {"injected": true}},
+        "endpoints": [{"exact": OPTIONAL, "auth": "optional"}],
+    });
+    if let Value::Object(overrides) = overrides {
+        keys.as_object_mut().unwrap().extend(overrides);
+    }
+    config::parse(keys.to_string().as_bytes(), &|_| None).unwrap()
+}
+
+fn needs(config: &Config, head: &Head) -> Needs {
+    match inspect(config, head) {
+        Inspection::Forward => Needs::Nothing,
+        Inspection::Observe(end) => Needs::Watching(end),
+        Inspection::Reject(rejection) => Needs::Rejection(rejection),
+        Inspection::Inactive => Needs::Inactive,
+        Inspection::Ask(question) => {
+            assert_eq!(question.digest, TokenDigest::of(question.token.as_bytes()));
+            Needs::Verdict(question.kind)
+        }
+    }
+}
+
+fn assert_needs(overrides: Value, expected: &[(Head, Needs)]) {
+    let config = config(overrides);
+    for (head, expected) in expected {
+        let (method, target) = (head.method, &head.target);
+        let authorization = &head.authorization;
+        assert_eq!(
+            &needs(&config, head),
+            expected,
+            "{method} {target} {authorization:?}"
+        );
+    }
+}
+
+const OAUTH: Needs = Needs::Verdict(Some(TokenKind::AccessToken));
+const MISSING: Needs = Needs::Rejection(Rejection::MissingToken);
+
+#[test]
+fn the_path_decides_first() {
+    let logout = SessionEnd::Logout(TokenDigest::of(TOKEN.as_bytes()));
+    assert_needs(
+        json!({}),
+        &[
+            (
+                Head::get("/_synapse/mas/query_user").bearer(TOKEN),
+                Needs::Rejection(Rejection::Unrecognized),
+            ),
+            (
+                Head::get("/_matrix/federation/v1/version").authorization("nonsense"),
+                Needs::Nothing,
+            ),
+            (
+                Head::post("/_matrix/client/v3/logout").bearer(TOKEN),
+                Needs::Watching(logout),
+            ),
+            (Head::post("/_matrix/client/v3/logout"), Needs::Nothing),
+            (Head::get(REQUIRED).bearer(TOKEN), OAUTH),
+            (Head::get(OPTIONAL).bearer(TOKEN), OAUTH),
+            (Head::get(ADMIN).bearer(TOKEN), OAUTH),
+            (Head::get(UNKNOWN).bearer(TOKEN), OAUTH),
+        ],
+    );
+}
+
+#[test]
+fn no_token_is_looked_at_where_mas_cannot_judge_it() {
+    for auth in ["foreign", "none"] {
+        let rules = json!({"endpoints": [{"prefix": "/x", "auth": auth}]});
+        let head = Head::get("/x").authorization("nonsense");
+        assert_eq!(needs(&config(rules), &head), Needs::Nothing, "{auth}");
+    }
+    let of_appservices = Head::post("/_matrix/client/v3/register").authorization("nonsense");
+    assert_needs(json!({}), &[(of_appservices, Needs::Nothing)]);
+}
+
+#[test]
+fn a_session_that_ends_below_the_path_of_mas_is_seen() {
+    let introspection = json!({
+        "cluster": "mas",
+        "path": "/auth/oauth2/introspect",
+        "credential": {"injected": true},
+    });
+    assert_needs(
+        json!({"introspection": introspection}),
+        &[(
+            Head::form("/auth/oauth2/revoke"),
+            Needs::Watching(SessionEnd::Revocation),
+        )],
+    );
+}
+
+#[test]
+fn a_missing_or_malformed_token_is_rejected_only_where_one_is_needed() {
+    let faults = || {
+        [
+            (Head::get(""), Rejection::MissingToken),
+            (
+                Head::get("").authorization("Basic x"),
+                Rejection::InvalidHeader,
+            ),
+            (Head::get("").bearer("\u{e9}"), Rejection::NotAscii),
+            (Head::get("?access_token=x").bearer(TOKEN), Rejection::Mixed),
+        ]
+    };
+    for path in [REQUIRED, ADMIN, OPTIONAL, UNKNOWN] {
+        for (fault, rejection) in faults() {
+            let head = Head {
+                target: format!("{path}{}", fault.target),
+                ..fault
+            };
+            let expected = match path {
+                REQUIRED | ADMIN => Needs::Rejection(rejection),
+                _ => Needs::Nothing,
+            };
+            assert_needs(json!({}), &[(head, expected)]);
+        }
+    }
+}
+
+#[test]
+fn a_token_in_the_query_counts_unless_that_is_turned_off() {
+    let with_token = |path: &str| Head::get(&format!("{path}?access_token={TOKEN}"));
+    assert_needs(
+        json!({"query_token": "accept"}),
+        &[
+            (with_token(REQUIRED), OAUTH),
+            (with_token(OPTIONAL), OAUTH),
+            (with_token(UNKNOWN), OAUTH),
+            (
+                Head::get(&format!("{REQUIRED}?access_token=")),
+                Needs::Inactive,
+            ),
+        ],
+    );
+    assert_needs(
+        json!({"query_token": "reject"}),
+        &[
+            (with_token(REQUIRED), MISSING),
+            // It is not ignored: the homeserver would take it.
+            (with_token(OPTIONAL), MISSING),
+            (with_token(UNKNOWN), Needs::Nothing),
+            (Head::get(REQUIRED).bearer(TOKEN), OAUTH),
+        ],
+    );
+}
+
+#[test]
+fn a_form_goes_to_the_homeserver_unless_that_is_turned_off() {
+    let with_query = format!("{REQUIRED}?access_token={TOKEN}");
+    assert_needs(
+        json!({"form_tokens": "pass"}),
+        &[
+            (Head::form(REQUIRED), Needs::Nothing),
+            (Head::form(&with_query), Needs::Nothing),
+            (Head::post(REQUIRED), MISSING),
+        ],
+    );
+    assert_needs(
+        json!({"form_tokens": "reject"}),
+        &[
+            (Head::form(REQUIRED), MISSING),
+            (Head::form(OPTIONAL), MISSING),
+            (Head::form(UNKNOWN), Needs::Nothing),
+            (Head::form(REQUIRED).bearer(TOKEN), OAUTH),
+        ],
+    );
+    assert_needs(
+        json!({"form_tokens": "pass", "query_token": "reject"}),
+        &[
+            (Head::form(REQUIRED), Needs::Nothing),
+            (Head::form(&with_query), MISSING),
+        ],
+    );
+}
+
+#[test]
+fn the_media_type_is_read_only_if_there_is_no_authorization() {
+    let config = config(json!({}));
+    for (head, readings) in [
+        (Head::form(REQUIRED).bearer(TOKEN), 0),
+        (Head::form("/_matrix/federation/v1/version"), 0),
+        (Head::form(REQUIRED), 1),
+    ] {
+        inspect(&config, &head);
+        assert_eq!(
+            head.content_type_readings.get(),
+            readings,
+            "{}",
+            head.target
+        );
+    }
+}
+
+#[test]
+fn the_form_of_a_token_decides_whether_mas_is_asked() {
+    let control_byte = "opaque\u{1}token";
+    for (unrecognized, of_opaque, of_control_byte) in [
+        ("pass", Needs::Nothing, Needs::Nothing),
+        ("reject", Needs::Inactive, Needs::Inactive),
+        ("introspect", Needs::Verdict(None), Needs::Inactive),
+    ] {
+        let with = |token: &str| Head::get(REQUIRED).bearer(token);
+        assert_needs(
+            json!({"unrecognized_tokens": unrecognized}),
+            &[
+                (with(TOKEN), OAUTH),
+                (with(REFRESH_TOKEN), Needs::Inactive),
+                (with("mat_damaged"), Needs::Inactive),
+                (with("opaque"), of_opaque),
+                (with(control_byte), of_control_byte),
+            ],
+        );
+    }
+}
+
+#[test]
+fn an_appservice_token_may_look_like_anything() {
+    let digest = |token: &str| {
+        let bytes = TokenDigest::of(token.as_bytes()).0;
+        bytes.map(|byte| format!("{byte:02x}")).concat()
+    };
+    let tokens = [TOKEN, "opaque"];
+    assert_needs(
+        json!({
+            "unrecognized_tokens": "reject",
+            "appservice_tokens": tokens.map(digest),
+        }),
+        &[
+            (Head::get(REQUIRED).bearer(TOKEN), Needs::Nothing),
+            (Head::get(REQUIRED).bearer("opaque"), Needs::Nothing),
+            (Head::get(REQUIRED).bearer("another"), Needs::Inactive),
+        ],
+    );
+}
+
+#[test]
+fn no_token_is_wrong_where_the_homeserver_looks_at_none() {
+    let config = config(json!({}));
+    let of = |method, target| {
+        let head = Head {
+            method,
+            ..Head::get(target)
+        };
+        ignores_token(&config, &head)
+    };
+    assert!(of("OPTIONS", REQUIRED));
+    assert!(of("DELETE", REQUIRED), "a method that it does not serve");
+    assert!(!of("GET", REQUIRED));
+    assert!(!of("DELETE", OPTIONAL), "a rule names it");
+}
+
+// --- what a verdict makes of a request ---------------------------------------------------------------
+
+const API: &str = "urn:matrix:client:api:*";
+const REQUIREMENTS: [AuthRequirement; 4] = [
+    AuthRequirement::Required,
+    AuthRequirement::Optional,
+    AuthRequirement::Admin,
+    AuthRequirement::Unknown,
+];
+
+/// A [`Decision`] to compare with.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Forwarded,
+    ForwardedAs(String),
+    Rejected(Rejection),
+}
+
+fn active(scope: &str) -> Verdict<Rc<Grant>> {
+    let token = ActiveToken {
+        username: Some("alice".to_owned()),
+        device_id: Some("A".to_owned()),
+        client_id: Some("client".to_owned()),
+        scope: scope.to_owned(),
+    };
+    Verdict::Active(Rc::new(Grant::new(&token, "example.org")))
+}
+
+fn end(overrides: &Value, requirement: AuthRequirement, verdict: Verdict<Rc<Grant>>) -> End {
+    match conclude(&config(overrides.clone()), requirement, None, verdict) {
+        Decision::Forward => End::Forwarded,
+        Decision::Annotate(annotation) => {
+            let identity = annotation
+                .identity()
+                .expect("one that grants nothing is no end");
+            End::ForwardedAs(identity.user_id.clone())
+        }
+        Decision::Reject(rejection) => End::Rejected(rejection),
+    }
+}
+
+#[test]
+fn an_active_token_makes_its_user_known() {
+    let scope = format!("{API} urn:synapse:admin:*");
+    for requirement in REQUIREMENTS {
+        let expected = End::ForwardedAs("@alice:example.org".to_owned());
+        assert_eq!(end(&json!({}), requirement, active(&scope)), expected);
+    }
+    let (config, kind) = (config(json!({})), Some(TokenKind::AccessToken));
+    let decision = conclude(&config, AuthRequirement::Required, kind, active(API));
+    let Decision::Annotate(annotation) = decision else {
+        panic!("{decision:?}");
+    };
+    let device = annotation
+        .identity()
+        .and_then(|identity| identity.device_id.as_deref());
+    assert_eq!(device, Some("A"));
+    assert_eq!(annotation.client_id(), Some("client"));
+    assert_eq!((annotation.scope(), annotation.kind), (API, kind));
+}
+
+#[test]
+fn only_an_administrator_gets_to_the_admin_api() {
+    for requirement in REQUIREMENTS {
+        let expected = match requirement {
+            AuthRequirement::Admin => End::Rejected(Rejection::NotServerAdmin),
+            _ => End::ForwardedAs("@alice:example.org".to_owned()),
+        };
+        assert_eq!(end(&json!({}), requirement, active(API)), expected);
+    }
+}
+
+#[test]
+fn a_token_without_the_scope_of_matrix_may_be_good_for_another_service() {
+    for requirement in REQUIREMENTS {
+        let expected = match requirement {
+            AuthRequirement::Unknown => End::Forwarded,
+            _ => End::Rejected(Rejection::NoApiScope),
+        };
+        assert_eq!(end(&json!({}), requirement, active("openid")), expected);
+    }
+}
+
+#[test]
+fn an_inactive_token_is_rejected_everywhere() {
+    for requirement in REQUIREMENTS {
+        let verdict = Verdict::Inactive(InactiveAnswer::default());
+        let expected = End::Rejected(Rejection::NotActive);
+        assert_eq!(end(&json!({}), requirement, verdict), expected);
+    }
+}
+
+#[test]
+fn without_a_verdict_the_configuration_decides_and_no_token_is_called_inactive() {
+    for why in [
+        NoVerdict::Undeliverable,
+        NoVerdict::Reset,
+        NoVerdict::Status,
+        NoVerdict::Oversized,
+        NoVerdict::Malformed,
+        NoVerdict::Lost,
+        NoVerdict::Overloaded,
+        NoVerdict::Elsewhere,
+    ] {
+        for (on_failure, expected) in [
+            ("reject", End::Rejected(Rejection::IntrospectionFailed)),
+            ("pass", End::Forwarded),
+        ] {
+            let overrides = json!({"on_introspection_failure": on_failure});
+            for requirement in REQUIREMENTS {
+                let end = end(&overrides, requirement, Verdict::None(why));
+                assert_eq!(end, expected, "{why:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_over_its_budget_is_told_when_to_come_again() {
+    for on_failure in ["reject", "pass"] {
+        let overrides = json!({"on_introspection_failure": on_failure});
+        let retry_after_ms = 1_500;
+        let verdict = Verdict::None(NoVerdict::OverBudget { retry_after_ms });
+        assert_eq!(
+            end(&overrides, AuthRequirement::Required, verdict),
+            End::Rejected(Rejection::LimitExceeded { retry_after_ms })
+        );
+    }
+}
+
+#[test]
+fn a_grant_counts_all_that_it_holds() {
+    let bytes = |verdict: Verdict<Rc<Grant>>| match verdict {
+        Verdict::Active(grant) => grant.heap_bytes(),
+        _ => 0,
+    };
+    let longer = format!("{API}{}", " x".repeat(500));
+    assert_eq!(bytes(active(&longer)), bytes(active(API)) + 1_000);
+    let rejected = bytes(active(""));
+    assert!(rejected >= size_of::<Grant>(), "also without an identity");
+}
