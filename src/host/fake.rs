@@ -163,10 +163,6 @@ impl Streams for FakeHost {
         Ok(())
     }
 
-    fn response_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
-        self.request_body(max)
-    }
-
     fn set_filter_state(&self, _name: &str, _value: &[u8]) -> Result<(), HostError> {
         Ok(())
     }

@@ -213,7 +213,10 @@ mod tests {
         });
         let config = config::parse(config.to_string().as_bytes(), &|_| None).unwrap();
         let admission = Admission {
-            pool: PoolId(0),
+            pool: PoolId {
+                group: 0,
+                endpoint: 0,
+            },
             overflow: Overflow::Wait,
         };
         Upstream::new(&config, admission)

@@ -147,14 +147,23 @@ mod tests {
     }
 
     #[test]
-    fn the_calls_of_each_role_have_a_cap_of_their_own_and_only_clients_wait() {
-        let roles = [Role::Gateway, Role::Introspection, Role::Provisioning];
-        let pools: BTreeSet<_> = roles.iter().map(|role| admission(*role).pool).collect();
-        assert_eq!(pools.len(), roles.len());
-        for role in roles {
-            let waits = admission(role).overflow == Overflow::Wait;
-            assert_eq!(waits, role == Role::Gateway, "{role:?}");
+    fn the_calls_of_each_role_and_endpoint_have_a_cap_of_their_own_and_only_clients_wait() {
+        let mut pools = BTreeSet::new();
+        for (role, waits) in [
+            ("gateway", true),
+            ("introspection", false),
+            ("provisioning", false),
+        ] {
+            for cluster in ["one", "two"] {
+                let json = format!(
+                    r#"{{"role":"{role}","server_name":"example.org","introspection":{{"cluster":"{cluster}","credential":{{"injected":true}}}}}}"#
+                );
+                let admission = admission(&config::parse(json.as_bytes(), &|_| None).unwrap());
+                assert_eq!(admission.overflow == Overflow::Wait, waits, "{role}");
+                pools.insert(admission.pool);
+            }
         }
+        assert_eq!(pools.len(), 6);
     }
 
     #[test]
