@@ -90,6 +90,8 @@ impl RequestHead for Head {
 enum Needs {
     Nothing,
     Watching(SessionEnd),
+    /// The user of this token.
+    Owner(TokenDigest),
     Rejection(Rejection),
     Inactive,
     /// A verdict on the token of this kind.
@@ -113,6 +115,7 @@ fn needs(config: &Config, head: &Head) -> Needs {
     match inspect(config, head) {
         Inspection::Forward => Needs::Nothing,
         Inspection::Observe(end) => Needs::Watching(end),
+        Inspection::Identify(question) => Needs::Owner(question.digest),
         Inspection::Reject(rejection) => Needs::Rejection(rejection),
         Inspection::Inactive => Needs::Inactive,
         Inspection::Ask(question) => {
