@@ -178,7 +178,7 @@ pub struct IdentityHeaders {
 
 impl IdentityHeaders {
     /// Every name that a client must not be able to send: the configured ones, and the default names
-    /// even when they are turned off, since whoever reads them expects them to be ours.
+    /// even when they are turned off, since their readers expect them to be the edge's.
     pub fn reserved(&self) -> impl Iterator<Item = &str> {
         let configured = [
             &self.user_id,

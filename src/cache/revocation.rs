@@ -127,7 +127,7 @@ fn moment(bytes: &[u8]) -> Option<Instant> {
     Some(Instant::from_millis(millis))
 }
 
-/// Writes what `change` makes of the value of `key`, whoever else writes at the same time.
+/// Writes what `change` makes of the value of `key`, also while other workers write.
 fn update(
     store: &impl Store,
     key: &str,

@@ -80,7 +80,7 @@ impl Table {
         let entry = Entry::decode(record)?;
         if now.since(entry.used_at) >= USE_RESOLUTION {
             set_used_at(record, now);
-            // If someone else wrote, this use is forgotten; the next one is not.
+            // If another worker wrote, this use is forgotten; the next one is not.
             let _ = bucket.save(store);
         }
         Some(entry)

@@ -23,7 +23,7 @@ pub enum If {
 /// Why a write to the store had no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotWritten {
-    /// The condition did not hold: someone else wrote first.
+    /// The condition did not hold: another worker wrote first.
     Changed,
     /// The store refused.
     Refused,

@@ -5,7 +5,7 @@
 //! the rendezvous paths of a sign-in by QR code.
 //!
 //! Synapse adds no `WWW-Authenticate` (RFC 6750, section 3), and neither does the edge. A reply to
-//! `HEAD` has these headers and no body; leaving it out is up to whoever sends it.
+//! `HEAD` has these headers and no body; leaving it out is up to the sender.
 
 use std::borrow::Cow;
 

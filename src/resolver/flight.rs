@@ -71,7 +71,7 @@ pub struct Flight<Q, W> {
 }
 
 impl<Q, W> Flight<Q, W> {
-    /// Nobody waits, and no call of ours will bring an answer.
+    /// Returns whether no request waits and no call of this worker will bring an answer.
     fn is_abandoned(&self) -> bool {
         self.waiters.is_empty() && !matches!(self.state, State::Calling { .. })
     }
@@ -224,7 +224,7 @@ impl<Q, W> Flights<Q, W> {
         self.end(*key)
     }
 
-    /// The flights under a lease of ours, and when each was asked.
+    /// Returns the flights under a lease of this worker, and when each was asked.
     pub fn leased(&self) -> impl Iterator<Item = (&QuestionKey, Instant)> {
         self.flights
             .iter()

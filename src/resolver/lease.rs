@@ -1,17 +1,18 @@
-//! Single-flight across workers: a lease on asking about one token, in shared data.
+//! Single-flight across workers: a lease in shared data on asking about one token.
 //!
-//! Whoever writes the lease asks MAS; the others wait for the answer to appear in the shared cache. The
+//! The worker that holds the lease calls MAS; the others wait for the answer to appear in the shared cache. The
 //! lease is short and its holder renews it while the call is on its way, so a holder that vanishes (a VM
 //! that failed, a configuration that ended) costs the others no more than [`LEASE`]. A lease is only ever
 //! an economy: two holders at once cost one more call, never a wrong answer.
 //!
-//! Whoever finds the lease taken leaves a mark on it, so that its holder tells the others only if somebody
-//! waits. A token that ends (a logout) while it is being asked about voids the lease: the answer may be from
-//! before, and its holder asks again instead of keeping it.
+//! A worker that finds the lease held marks it as contended, and the holder hints the others only then. A token
+//! that ends (a logout) while it is asked about marks the lease as invalidated: the answer may be from before, and
+//! the holder asks again instead of storing it. Memcached's leases do the same for a fill that comes late.
 //!
-//! A lease that is given back because there is an answer leaves word of it for a while. Whoever looked into
-//! the shared cache just before that answer came, and asks for the lease just after, learns that it is worth
-//! looking again. All others need not look twice.
+//! Releasing a lease after a store leaves a tombstone for one lease period. It closes a race: a worker that missed
+//! just before the store and asks for the lease just after sees the tombstone and reads the cache again instead
+//! of calling MAS. A call that failed while a stale answer serves leaves another kind of tombstone, so that one
+//! worker retries at a time.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use crate::{
     token::TokenDigest,
 };
 
-/// How long a lease holds without renewal, and word of an answer is left.
+/// How long a lease holds without renewal, and a tombstone stays.
 pub const LEASE: Duration = Duration::from_secs(1);
 
 /// Leases in all: far more than calls can be in flight, so that a bucket is seldom full.
@@ -39,7 +40,7 @@ const CONTENDED: u8 = 2;
 const STORED: u8 = 4;
 const FAILED: u8 = 8;
 
-/// How often a lease is written again after someone else wrote first.
+/// How often a lease is written again after another worker wrote first.
 const WRITE_ATTEMPTS: usize = 16;
 
 /// The outcome of asking for a lease.
@@ -173,7 +174,7 @@ impl Lease {
         }
     }
 
-    /// Whether it says anything any more.
+    /// Returns whether the lease or tombstone is still in force at `now`.
     fn is_current(&self, now: Instant) -> bool {
         match self.state {
             State::Held { until, .. } => now < until,
@@ -183,8 +184,8 @@ impl Lease {
 }
 
 impl Leases {
-    /// Asks for the lease on `key`, or renews it, for one who has looked into the shared cache and found
-    /// every answer that came until `cache_read_at`.
+    /// Acquires or renews the lease on `key`. `cache_read_at` is the moment up to which the caller's cache read is
+    /// complete; a newer tombstone is returned instead of the lease.
     pub fn acquire(
         &self,
         store: &impl Store,
@@ -201,7 +202,7 @@ impl Leases {
         Acquired::HeldUntil(now + LEASE / 4)
     }
 
-    /// `None`: someone else wrote first.
+    /// `None`: another worker wrote first.
     fn try_acquire(
         &self,
         store: &impl Store,
@@ -260,7 +261,7 @@ impl Leases {
         Some(Acquired::Mine)
     }
 
-    /// Gives the lease on `key` back, and tells what marks it had; none if it is not ours any more.
+    /// Releases the lease on `key` and returns its marks; none if this holder does not hold it any more.
     /// `tombstone` says what stays for a while.
     pub fn release(
         &self,
@@ -283,7 +284,7 @@ impl Leases {
                 lease.state = State::Released(tombstone);
                 leases.push(lease);
             }
-            // Whoever writes first may have marked it, and we look again.
+            // A worker that wrote first may have marked it: read it again.
             if write(store, &bucket, &leases).is_ok() {
                 return marks;
             }
@@ -291,14 +292,14 @@ impl Leases {
         Marks::default()
     }
 
-    /// Whether the lease on `key` is ours and void.
+    /// Returns whether this holder's lease on `key` was invalidated.
     pub fn is_invalidated(&self, store: &impl Store, key: &QuestionKey, holder: u64) -> bool {
         let (_, leases) = self.read(store, &key.digest);
         let marks = leases.iter().find_map(|lease| lease.marks(key, holder));
         marks.is_some_and(|marks| marks.invalidated)
     }
 
-    /// Voids every lease on the token, whoever holds it. Whether there is one.
+    /// Invalidates every lease on the token, of any holder. Returns whether there is one.
     pub fn invalidate(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> bool {
         let mut found = false;
         for _ in 0..WRITE_ATTEMPTS {

@@ -191,7 +191,7 @@ fn take_seat(host: &impl Backend, holder: u64, root: RootId, now: Instant) -> Op
             continue;
         }
         let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-        // The seat comes first: registering takes the queue away from whoever had it.
+        // The seat comes first: registering takes the queue away from its last worker.
         let reserved = Registration {
             holder,
             queue: QueueId(0),

@@ -16,7 +16,7 @@ use std::{rc::Rc, time::Duration};
 use self::{
     carry_out::{carry_out, fail_closed},
     head::Head,
-    policy::{Decision, Grant, Inspection, Question, RequestHead},
+    policy::{Decision, Grant, Inspection, Need, RequestHead},
     waiter::Purpose,
     watch::RefusedTokens,
 };
@@ -132,7 +132,7 @@ impl Gateway {
                 kind,
             } => {
                 let verdict = self.grant(cb, plugin, found);
-                let decision = policy::conclude(&plugin.config, requirement, kind, verdict);
+                let decision = policy::decide(&plugin.config, requirement, kind, verdict);
                 if let Decision::Annotate(_) = decision {
                     watch_for_refusal(&exchange, found.digest);
                 }
@@ -162,7 +162,7 @@ impl Gateway {
         let config = &exchange.plugin.config;
         let (outcome, decision) = match policy::inspect(config, head) {
             Inspection::Forward => (Outcome::NotAsked, Decision::Forward),
-            Inspection::Observe(end) => {
+            Inspection::ForwardAndWatch(end) => {
                 exchange.set_watch(Watch::session_end(end));
                 (Outcome::NotAsked, Decision::Forward)
             }
@@ -176,18 +176,20 @@ impl Gateway {
                 Outcome::InactiveOffline,
                 Decision::Reject(Rejection::NotActive),
             ),
-            Inspection::Ask(question) => match self.find(cb, resolver, exchange, head, &question) {
-                Progress::Held => return None,
-                Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
-                Progress::Decided(outcome, verdict) => {
-                    let (requirement, kind) = (question.requirement, question.kind);
-                    let decision = policy::conclude(config, requirement, kind, verdict);
-                    if let Decision::Annotate(_) = decision {
-                        watch_for_refusal(exchange, question.digest);
+            Inspection::Introspect(question) => {
+                match self.find(cb, resolver, exchange, head, &question) {
+                    Progress::Held => return None,
+                    Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
+                    Progress::Decided(outcome, verdict) => {
+                        let (requirement, kind) = (question.requirement, question.kind);
+                        let decision = policy::decide(config, requirement, kind, verdict);
+                        if let Decision::Annotate(_) = decision {
+                            watch_for_refusal(exchange, question.digest);
+                        }
+                        (outcome, decision)
                     }
-                    (outcome, decision)
                 }
-            },
+            }
         };
         cb.host.count(Metric::Request(outcome));
         Some(match decision {
@@ -208,7 +210,7 @@ impl Gateway {
         resolver: &mut Resolver<W>,
         exchange: &Rc<Exchange>,
         head: &Head<'_, H>,
-        question: &Question<'_>,
+        question: &Need<'_>,
     ) -> Progress {
         let plugin = &exchange.plugin;
         let query = Query {

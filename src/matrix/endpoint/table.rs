@@ -197,7 +197,7 @@ const UNSTABLE_FEATURES: &[Family] = &[
         &[Get],
         &[any("thread_subscriptions", Required)],
     ),
-    // Whoever knows the id may use the session. Creating one may need a token (`msc4388_mode`).
+    // A client that knows the id may use the session. Creating one may need a token (`msc4388_mode`).
     listed(
         "io.element.msc4388",
         EVERY,
@@ -275,7 +275,7 @@ const UNSTABLE_FEATURES: &[Family] = &[
         &[
             get("delayed_events", Required),
             get("delayed_events/{}", Required),
-            // Whoever knows the id may act on the event, but a bad token is refused.
+            // A client that knows the id may act on the event, but a bad token is refused.
             post("delayed_events/{}", Optional),
             post("delayed_events/{}/{}", Optional),
             any("rooms/**", Required),

@@ -8,7 +8,7 @@
 use std::rc::Rc;
 
 use super::{
-    policy::Question,
+    policy::Need,
     waiter::{Purpose, Waiter},
     watch::{Exchange, Watch},
 };
@@ -23,7 +23,7 @@ pub(super) fn identify<H: Host, W: From<Waiter>>(
     cb: &Callback<'_, H>,
     resolver: &mut Resolver<W>,
     exchange: &Rc<Exchange>,
-    question: &Question<'_>,
+    question: &Need<'_>,
 ) -> Option<Found> {
     let query = Query {
         upstream: &exchange.plugin.upstream,

@@ -40,21 +40,21 @@ pub enum Inspection<'a> {
     /// Nothing: it goes on without an identity.
     Forward,
     /// Nothing either; if it succeeds, this has ended.
-    Observe(SessionEnd),
+    ForwardAndWatch(SessionEnd),
     /// To know whose token this is. Whatever that is, it goes on without an identity, and if it succeeds, all
     /// sessions of the user have ended.
-    Identify(Question<'a>),
+    Identify(Need<'a>),
     /// It cannot go on.
     Reject(Rejection),
     /// Its token cannot exist, which is known without asking.
     Inactive,
     /// A verdict on this token.
-    Ask(Question<'a>),
+    Introspect(Need<'a>),
 }
 
 /// A token to ask about, and what the request needs it for.
 #[derive(Clone, Debug)]
-pub struct Question<'a> {
+pub struct Need<'a> {
     /// The token.
     pub token: AccessToken<'a>,
     /// Its identity in the cache.
@@ -191,10 +191,10 @@ fn inspect_end<'a>(
         _ => None,
     };
     match token.map(|token| inspect_token(config, token, AuthRequirement::MasOwned)) {
-        Some(Inspection::Ask(question)) if question.kind.is_some() => {
+        Some(Inspection::Introspect(question)) if question.kind.is_some() => {
             Inspection::Identify(question)
         }
-        _ => Inspection::Observe(end),
+        _ => Inspection::ForwardAndWatch(end),
     }
 }
 
@@ -239,7 +239,7 @@ fn inspect_token<'a>(
         }
         (Shape::Unrecognized, UnrecognizedTokens::Introspect) => None,
     };
-    Inspection::Ask(Question {
+    Inspection::Introspect(Need {
         token,
         digest,
         kind,
@@ -256,7 +256,7 @@ pub fn ignores_token(config: &Config, head: &impl RequestHead) -> bool {
 }
 
 /// Decides what `verdict` makes of a request.
-pub fn conclude(
+pub fn decide(
     config: &Config,
     requirement: AuthRequirement,
     kind: Option<TokenKind>,

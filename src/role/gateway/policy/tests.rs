@@ -114,11 +114,11 @@ fn config(overrides: Value) -> Config {
 fn needs(config: &Config, head: &Head) -> Needs {
     match inspect(config, head) {
         Inspection::Forward => Needs::Nothing,
-        Inspection::Observe(end) => Needs::Watching(end),
+        Inspection::ForwardAndWatch(end) => Needs::Watching(end),
         Inspection::Identify(question) => Needs::Owner(question.digest),
         Inspection::Reject(rejection) => Needs::Rejection(rejection),
         Inspection::Inactive => Needs::Inactive,
-        Inspection::Ask(question) => {
+        Inspection::Introspect(question) => {
             assert_eq!(question.digest, TokenDigest::of(question.token.as_bytes()));
             Needs::Verdict(question.kind)
         }
@@ -384,7 +384,7 @@ fn active(scope: &str) -> Verdict<Rc<Grant>> {
 }
 
 fn end(overrides: &Value, requirement: AuthRequirement, verdict: Verdict<Rc<Grant>>) -> End {
-    match conclude(&config(overrides.clone()), requirement, None, verdict) {
+    match decide(&config(overrides.clone()), requirement, None, verdict) {
         Decision::Forward => End::Forwarded,
         Decision::Annotate(annotation) => {
             let identity = annotation
@@ -404,7 +404,7 @@ fn an_active_token_makes_its_user_known() {
         assert_eq!(end(&json!({}), requirement, active(&scope)), expected);
     }
     let (config, kind) = (config(json!({})), Some(TokenKind::AccessToken));
-    let decision = conclude(&config, AuthRequirement::Required, kind, active(API));
+    let decision = decide(&config, AuthRequirement::Required, kind, active(API));
     let Decision::Annotate(annotation) = decision else {
         panic!("{decision:?}");
     };
