@@ -88,8 +88,8 @@ async fn one_dead_token_keeps_its_401_and_is_one_token() {
 /// What an address has under way is not its budget: over its share a question waits, and is refused as if MAS was slow.
 #[tokio::test]
 async fn over_its_share_an_address_gets_503_and_others_are_asked_about() {
-    const SHARE: u64 = 6;
-    let edge = behind_a_proxy(100, json!({"introspection": {"max_in_flight": 8}})).await;
+    const SHARE: u64 = 48;
+    let edge = behind_a_proxy(100, json!({"introspection": {"max_in_flight": 64}})).await;
     let hold = edge.mas.hold();
     let mut waiting = Vec::new();
     for _ in 0..SHARE {
