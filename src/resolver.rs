@@ -411,7 +411,7 @@ impl<W> Resolver<W> {
     }
 
     /// Returns the next requests whose hold has ended. This is the only way out of a hold; the worker drains it
-    /// at the end of every callback in which a hold may end.
+    /// at the end of every callback of a root.
     pub fn poll(&mut self) -> Option<Resolution<W>> {
         self.resolutions.pop_front()
     }

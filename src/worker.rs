@@ -143,7 +143,6 @@ impl Worker {
                     .on_request_headers(&cb, exchange, is_whole);
             }
         }
-        self.finish_resolved(&cb);
         exchange
     }
 
@@ -165,7 +164,6 @@ impl Worker {
                     .on_request_body(&cb, resolver, exchange, chunk);
             }
         }
-        self.finish_resolved(&cb);
     }
 
     /// Takes in the trailers of a request. Returns whether they may go on, if the request may.
@@ -184,8 +182,6 @@ impl Worker {
     }
 
     /// Takes in the headers of a response, if the exchange wants them.
-    ///
-    /// No hold ends in the callbacks of responses: they may be nested, see [`MAX_FINISHED`].
     pub fn on_response_headers(&mut self, host: &impl Host, exchange: &AnyExchange) {
         if !exchange.wants().response_headers {
             return;
@@ -254,6 +250,9 @@ impl Worker {
     }
 
     /// Ends the holds whose resolution has come: so many as one callback may end, the rest soon.
+    ///
+    /// Call it in callbacks of roots only. A reply to one stream inside a callback of another stops that other, and
+    /// callbacks of responses may be nested in replies.
     fn finish_resolved<H: Host>(&mut self, cb: &Callback<'_, H>) {
         let mut finished = 0;
         while let Some(Resolution { found, mut waiters }) = self.resolver.poll() {

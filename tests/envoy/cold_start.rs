@@ -34,8 +34,8 @@ const MAS: Duration = Duration::from_millis(50);
 /// Calls that may be under way in all workers.
 const CAP: u64 = 256 * WORKERS as u64;
 
-/// How long a question may wait in line.
-const LINE: Duration = Duration::from_secs(1);
+/// How long a question may wait in line, up to the next tick.
+const LINE: Duration = Duration::from_millis(750);
 
 const IN_FLIGHT: &str = "matrix_edge_auth_introspections_in_flight";
 
@@ -127,7 +127,9 @@ async fn assert_all_are_served(clients: usize, beside_a_flood: bool) {
     refused
         .iter()
         .for_each(|response| assert_no_verdict(response));
-    if call < LINE.as_millis() as f64 {
+    // The busiest worker makes its calls in so many rounds, and the last may begin while its question waits.
+    let rounds = (clients * SPREAD[0] / SPREAD.iter().sum::<usize>()).div_ceil(256);
+    if call * (rounds as f64) < LINE.as_millis() as f64 {
         assert_eq!(served.len(), clients);
     }
     let calls = tokens.iter().map(|token| edge.mas.calls(token));

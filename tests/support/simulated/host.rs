@@ -69,6 +69,11 @@ impl SimulatedHost {
     }
 
     fn note_end(&self) {
+        let is_own = self.selected.get() == StreamId(self.context);
+        assert!(
+            self.context < FIRST_STREAM || is_own,
+            "a reply inside a callback of another stream stops that"
+        );
         self.ended.set(self.ended.get() + 1);
         assert!(
             self.ended.get() <= MAX_ENDED,
