@@ -38,6 +38,7 @@ mod identity_headers;
 mod introspection;
 mod introspection_bodies;
 mod introspection_callers;
+mod introspection_cap;
 mod introspection_faults;
 mod introspection_passing;
 mod introspection_replay;
