@@ -40,6 +40,7 @@ mod identity_headers;
 mod introspection;
 mod introspection_bodies;
 mod introspection_callers;
+mod introspection_cap;
 mod introspection_faults;
 mod introspection_from_outside;
 mod introspection_passing;
