@@ -558,6 +558,10 @@ impl<W> Resolver<W> {
                     .check_budget(cb, &call.upstream, call.digest(), client);
                 match checked {
                     Ok(()) => self.resume(cb, key, flight),
+                    // Another client may have joined the question, and its budget may be whole: never a 429.
+                    Err(_) if flight.waiters.len() > 1 => {
+                        self.fail(cb, key, flight, overloaded(cb));
+                    }
                     Err(why) => self.fail(cb, key, flight, why),
                 }
             }
