@@ -242,7 +242,7 @@ impl<W> Resolver<W> {
     /// Forgets answers in all workers, also those that are on their way. `reason` is a metric label. Returns
     /// whose token it was, if a token's answer was removed.
     ///
-    /// Nothing is written for a token that nobody holds or asks about: anyone can name such a token. One that is asked
+    /// Nothing is written for a token that has no entry and no call under way: anyone can name such a token. One that is asked
     /// about may be invented too, so only the removal of an answer is told to the other workers, by their epoch. A
     /// mark on the lease is enough for the rest: no worker keeps a grant of an answer that is not in the shared
     /// cache, and the holder of the lease takes out what it stores, and tells of it, or does not store it.

@@ -1,4 +1,5 @@
-//! Questions to which MAS lately gave no answer, so that an outage costs nobody a wait.
+//! Questions to which MAS lately gave no answer, so that in an outage no request
+//! waits for a call that fails.
 //!
 //! A stale answer serves while MAS fails (RFC 5861 `stale-if-error`). The first request after its end waits
 //! for the call that fails; the ones after it are served at once, and a retry runs behind them at the most

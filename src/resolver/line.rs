@@ -43,7 +43,7 @@ pub enum Turn {
     Call,
     /// It keeps its place: its client has as many calls under way as it may. The next client's turn comes.
     Pass,
-    /// It keeps its place, as all do: no call is free. In a line of thousands of clients, nobody looks at each.
+    /// It keeps its place, as all do: no call is free. So a line of thousands of clients is not gone through.
     Stop,
 }
 
