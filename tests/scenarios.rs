@@ -34,6 +34,8 @@ mod rush;
 mod sessions;
 #[path = "scenarios/siege.rs"]
 mod siege;
+#[path = "scenarios/trailers.rs"]
+mod trailers;
 #[path = "scenarios/trust.rs"]
 mod trust;
 #[path = "scenarios/workers.rs"]
