@@ -18,6 +18,8 @@ mod configuration;
 mod faults;
 #[path = "scenarios/gateway.rs"]
 mod gateway;
+#[path = "scenarios/heads.rs"]
+mod heads;
 #[path = "scenarios/introspection_role.rs"]
 mod introspection_role;
 #[path = "scenarios/outage.rs"]
@@ -34,8 +36,6 @@ mod rush;
 mod sessions;
 #[path = "scenarios/siege.rs"]
 mod siege;
-#[path = "scenarios/trailers.rs"]
-mod trailers;
 #[path = "scenarios/trust.rs"]
 mod trust;
 #[path = "scenarios/workers.rs"]

@@ -4,7 +4,6 @@
 //! resolver has a resolution. What passes is watched for ends of sessions (`gateway/watch.rs`).
 
 mod carry_out;
-mod head;
 mod logout_all;
 mod outside;
 pub mod policy;
@@ -14,9 +13,8 @@ mod watch;
 use std::{rc::Rc, time::Duration};
 
 use self::{
-    carry_out::{carry_out, fail_closed},
-    head::Head,
-    policy::{Decision, Grant, Inspection, Need, RequestHead},
+    carry_out::{ReplyForm, carry_out, fail_closed},
+    policy::{Decision, Grant, Inspection, Need},
     waiter::Purpose,
     watch::RefusedTokens,
 };
@@ -26,6 +24,7 @@ pub use self::{
 };
 use super::{
     exchange::{Chunk, Phase},
+    head,
     origin::ClientOrigin,
     plugin::Plugin,
 };
@@ -35,8 +34,8 @@ use crate::{
         epoch::Stamp,
         local::{LocalCache, LocalEntry},
     },
-    host::{Callback, Host},
-    matrix::reply::{Cors, Rejection},
+    host::{Callback, Host, RequestHead},
+    matrix::reply::Rejection,
     metrics::{Metric, Outcome},
     resolver::{Found, Query, Renewal, Resolver, Verdict},
     token::TokenDigest,
@@ -73,7 +72,7 @@ impl Gateway {
         exchange: &Rc<Exchange>,
     ) {
         let config = &exchange.plugin.config;
-        match Head::read(cb.host, &config.identity_headers) {
+        match head::read(cb.host, &config.identity_headers) {
             Ok(head) if outside::refuse(cb.host, exchange, &head) => {
                 cb.host.count(Metric::Request(Outcome::NotAsked));
             }
@@ -82,7 +81,7 @@ impl Gateway {
                     if let Decision::Forward = decision {
                         outside::report_route(cb.host, exchange);
                     }
-                    carry_out(cb.host, exchange, decision, Cors::of(head.target()));
+                    carry_out(cb.host, exchange, decision, ReplyForm::of(&head));
                 }
             }
             Err(error) => fail_closed(cb.host, exchange, error),
@@ -99,20 +98,16 @@ impl Gateway {
         watch::on_request_body(cb.host, exchange, chunk);
     }
 
-    /// Takes in the trailers of a request, which is answered if they cannot be cleaned. Envoy shows the trailers of a
-    /// held request once, as they come; when the request goes on, they go with it.
+    /// Takes in the trailers of a request, which is answered if they cannot be cleaned.
     pub fn on_request_trailers<H: Host, W>(
         &self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
     ) {
-        let identity_headers = &exchange.plugin.config.identity_headers;
-        if exchange.phase() != Phase::Replied
-            && let Err(error) = head::strip_trailers(cb.host, identity_headers)
-        {
+        if let Err(why) = head::clean_trailers(cb.host, exchange) {
             resolver.cancel(exchange.stream);
-            fail_closed(cb.host, exchange, error);
+            fail_closed(cb.host, exchange, why);
         }
     }
 
@@ -142,7 +137,7 @@ impl Gateway {
         cb.host.count(Metric::Request(found.outcome()));
         match purpose {
             Purpose::Access {
-                cors,
+                form,
                 requirement,
                 kind,
             } => {
@@ -151,7 +146,7 @@ impl Gateway {
                 if let Decision::Annotate(_) = decision {
                     watch_for_refusal(&exchange, found.digest);
                 }
-                carry_out(cb.host, &exchange, decision, cors);
+                carry_out(cb.host, &exchange, decision, form);
             }
             Purpose::LogoutAll => {
                 logout_all::watch(&exchange, found);
@@ -172,7 +167,7 @@ impl Gateway {
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Rc<Exchange>,
-        head: &Head<'_, H>,
+        head: &RequestHead,
     ) -> Option<Decision> {
         let config = &exchange.plugin.config;
         let (outcome, decision) = match policy::inspect(config, head) {
@@ -182,7 +177,7 @@ impl Gateway {
                 (Outcome::NotAsked, Decision::Forward)
             }
             Inspection::Identify(question) => {
-                let found = logout_all::identify(cb, resolver, exchange, &question)?;
+                let found = logout_all::identify(cb, resolver, exchange, head, &question)?;
                 logout_all::watch(exchange, &found);
                 (found.outcome(), Decision::Forward)
             }
@@ -224,7 +219,7 @@ impl Gateway {
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Rc<Exchange>,
-        head: &Head<'_, H>,
+        head: &RequestHead,
         question: &Need<'_>,
     ) -> Progress {
         let plugin = &exchange.plugin;
@@ -232,7 +227,10 @@ impl Gateway {
             upstream: &plugin.upstream,
             token: &question.token,
             digest: question.digest,
-            origin: &ClientOrigin(cb.host),
+            origin: &ClientOrigin {
+                host: cb.host,
+                head,
+            },
         };
         if let Some(grant) = self.lookup_grant(cb, resolver, plugin, &query) {
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
@@ -242,7 +240,7 @@ impl Gateway {
             None if policy::ignores_token(&plugin.config, head) => return Progress::NotNeeded,
             None => {
                 let purpose = Purpose::Access {
-                    cors: Cors::of(head.target()),
+                    form: ReplyForm::of(head),
                     requirement: question.requirement,
                     kind: question.kind,
                 };

@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
-use super::watch::Exchange;
+use super::{carry_out::ReplyForm, watch::Exchange};
 use crate::{
     host::{Callback, Host},
     mas::token::TokenKind,
-    matrix::{endpoint::AuthRequirement, reply::Cors},
+    matrix::endpoint::AuthRequirement,
     resolver::{Waiting, max_hold},
 };
 
@@ -22,7 +22,7 @@ pub struct Waiter {
 pub(super) enum Purpose {
     /// Whether it may go on, and as whom.
     Access {
-        cors: Cors,
+        form: ReplyForm,
         requirement: AuthRequirement,
         kind: Option<TokenKind>,
     },
