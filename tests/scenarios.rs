@@ -32,6 +32,8 @@ mod renewal;
 mod rush;
 #[path = "scenarios/sessions.rs"]
 mod sessions;
+#[path = "scenarios/shadow.rs"]
+mod shadow;
 #[path = "scenarios/siege.rs"]
 mod siege;
 #[path = "scenarios/trust.rs"]

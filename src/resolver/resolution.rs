@@ -5,11 +5,10 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use super::upstream::Upstream;
+use super::{flight::WaiterId, upstream::Upstream};
 use crate::{
     cache::{ActiveEntry, Cached, epoch::Stamp, question::QuestionKey},
     clock::Instant,
-    host::StreamId,
     mas::introspection::{InactiveAnswer, NoVerdict},
     metrics::Outcome,
     token::{AccessToken, TokenDigest},
@@ -132,13 +131,13 @@ pub struct Waiting<W> {
     pub waiter: W,
 }
 
-/// The end of a hold: requests of one configuration, and the verdict that they waited for.
+/// The end of the wait of requests of one configuration, and the verdict that they waited for.
 #[derive(Debug)]
 pub struct Resolution<W> {
     /// What was found.
     pub found: Found,
     /// The requests that waited.
-    pub waiters: BTreeMap<StreamId, Waiting<W>>,
+    pub waiters: BTreeMap<WaiterId, Waiting<W>>,
 }
 
 /// What became of a renewal in the background.

@@ -141,7 +141,7 @@ impl Worker {
                     give_up_at: cb.now() + max_hold(upstream),
                     waiter: stream,
                 };
-                resolver.resolve(cb, &query, StreamId(stream), waiting)
+                resolver.resolve(cb, &query, Some(StreamId(stream)), waiting)
             })
         });
         if let Some(found) = found {

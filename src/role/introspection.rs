@@ -179,7 +179,7 @@ impl Introspection {
                 give_up_at: cb.now() + max_hold(upstream),
                 waiter: waiter.into(),
             };
-            resolver.resolve(cb, &query, exchange.stream, waiting)
+            resolver.resolve(cb, &query, Some(exchange.stream), waiting)
         });
         if let Some(found) = found {
             answer(cb, exchange, found.outcome(), &found.verdict);
