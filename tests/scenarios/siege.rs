@@ -120,8 +120,8 @@ fn the_room_to_wait_is_not_one_clients() {
     let mut worker = SimulatedWorker::new(&process);
     let gateway = gateway(1, json!({}));
     let mut held = 0;
-    for number in 0..9 {
-        for _ in 0..2_048 {
+    for _ in 0..2_048 {
+        for number in 0..9 {
             let fate = worker.send(&gateway, ask(number, "203.0.113.1"));
             held += usize::from(fate == Fate::Held);
         }
