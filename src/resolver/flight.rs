@@ -3,14 +3,17 @@
 //! A flight is answered by a call of this worker, or by another worker that holds the lease.
 //!
 //! A flight belongs to the worker, not to the request that caused it, so a client that hangs up takes
-//! nothing away from the others. A request that has gone on already can wait as well, for a verdict to count. Everything is bounded: flights by configuration, waiting requests by the
-//! constants below. A flight whose answer never comes ends at its deadline.
+//! nothing away from the others. A request that has gone on already can wait as well, for a verdict to count.
+//! Everything is bounded: flights by configuration, waiting requests by the constants below. A flight whose
+//! answer never comes ends at its deadline.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
+    client::ClientKey,
     line::Ticket,
     load::{Load, PoolId, Slot},
+    share::Shares,
 };
 use crate::{
     cache::question::QuestionKey,
@@ -20,7 +23,7 @@ use crate::{
 
 /// Requests that may wait for one token.
 pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
-/// Requests that may wait in one worker.
+/// Requests that may wait in one worker. One client has no more than its share of these places, see [`Shares`].
 pub const MAX_WAITERS: usize = 16_384;
 
 /// Names a request that waits.
@@ -31,6 +34,12 @@ pub enum WaiterId {
     /// A request that has gone on already, by a number. It waits until there is a verdict, whatever becomes of its
     /// stream.
     Passed(u64),
+}
+
+/// A request that waits.
+pub trait Waiter {
+    /// Returns the client whose place it takes, if that is counted.
+    fn client(&self) -> Option<&ClientKey>;
 }
 
 /// Where the answer to a flight comes from.
@@ -98,6 +107,8 @@ pub struct Flights<Q, W> {
     calls: BTreeMap<CallId, QuestionKey>,
     waiters: BTreeMap<WaiterId, QuestionKey>,
     load: Load,
+    /// The places of the waiting requests.
+    places: Shares,
 }
 
 impl<Q, W> Default for Flights<Q, W> {
@@ -107,19 +118,25 @@ impl<Q, W> Default for Flights<Q, W> {
             calls: BTreeMap::new(),
             waiters: BTreeMap::new(),
             load: Load::default(),
+            places: Shares::default(),
         }
     }
 }
 
-impl<Q, W> Flights<Q, W> {
+impl<Q, W: Waiter> Flights<Q, W> {
     /// Returns the calls under way, by what they count against.
     pub fn load(&self) -> &Load {
         &self.load
     }
 
-    /// Returns whether another request may wait.
-    pub fn has_room(&self) -> bool {
-        self.waiters.len() < MAX_WAITERS
+    /// Returns whether so many requests wait that a further one needs to tell its client.
+    pub fn counts_clients(&self) -> bool {
+        self.places.counts_clients(MAX_WAITERS)
+    }
+
+    /// Returns whether another request of `client` may wait.
+    pub fn has_room(&self, client: Option<&ClientKey>) -> bool {
+        self.places.admits(client, MAX_WAITERS)
     }
 
     /// Returns in which pool's line the question waits, if it does.
@@ -141,8 +158,10 @@ impl<Q, W> Flights<Q, W> {
             self.calls.insert(call, key);
             self.load.add(&slot);
         }
-        self.waiters
-            .extend(flight.waiters.keys().map(|waiter| (*waiter, key)));
+        for (id, waiter) in &flight.waiters {
+            self.waiters.insert(*id, key);
+            self.places.add(waiter.client());
+        }
         self.flights.insert(key, flight);
     }
 
@@ -157,9 +176,11 @@ impl<Q, W> Flights<Q, W> {
     /// Lets `id` wait for the answer to `key`, which must be on its way.
     pub fn join(&mut self, key: QuestionKey, id: WaiterId, waiter: W) -> Result<(), Full> {
         let flight = self.flights.get_mut(&key).ok_or(Full)?;
-        if self.waiters.len() >= MAX_WAITERS || flight.waiters.len() >= MAX_WAITERS_PER_FLIGHT {
+        let has_room = self.places.admits(waiter.client(), MAX_WAITERS);
+        if !has_room || flight.waiters.len() >= MAX_WAITERS_PER_FLIGHT {
             return Err(Full);
         }
+        self.places.add(waiter.client());
         flight.waiters.insert(id, waiter);
         self.waiters.insert(id, key);
         Ok(())
@@ -171,7 +192,9 @@ impl<Q, W> Flights<Q, W> {
         let id = WaiterId::Held(stream);
         let key = self.waiters.remove(&id)?;
         let flight = self.flights.get_mut(&key)?;
-        flight.waiters.remove(&id);
+        if let Some(waiter) = flight.waiters.remove(&id) {
+            self.places.remove(waiter.client());
+        }
         if flight.is_abandoned() {
             self.flights.remove(&key)
         } else {
@@ -259,8 +282,9 @@ impl<Q, W> Flights<Q, W> {
                 .into_iter()
                 .partition::<BTreeMap<_, _>, _>(|(_, waiter)| chosen(waiter));
             flight.waiters = stay;
-            for id in leave.keys() {
+            for (id, waiter) in &leave {
                 self.waiters.remove(id);
+                self.places.remove(waiter.client());
             }
             taken.push((*key, leave));
         }
@@ -303,8 +327,9 @@ impl<Q, W> Flights<Q, W> {
             self.calls.remove(&call);
             self.load.remove(&slot);
         }
-        for id in flight.waiters.keys() {
+        for (id, waiter) in &flight.waiters {
             self.waiters.remove(id);
+            self.places.remove(waiter.client());
         }
         Some((key, flight))
     }
@@ -317,6 +342,20 @@ mod tests {
 
     use super::*;
     use crate::token::TokenDigest;
+
+    /// A number; the client is not counted.
+    impl Waiter for u32 {
+        fn client(&self) -> Option<&ClientKey> {
+            None
+        }
+    }
+
+    /// A request of a client.
+    impl Waiter for ClientKey {
+        fn client(&self) -> Option<&ClientKey> {
+            Some(self)
+        }
+    }
 
     const ROOT: RootId = RootId(1);
     const SLOT: Slot = Slot {
@@ -339,7 +378,7 @@ mod tests {
         }
     }
 
-    fn flight(root: RootId, call: u32) -> Flight<(), u32> {
+    fn flight<W>(root: RootId, call: u32) -> Flight<(), W> {
         Flight {
             asked_at: Instant::default(),
             deadline: DEADLINE,
@@ -363,7 +402,7 @@ mod tests {
         }
     }
 
-    fn flights(tokens: &[&[u8]]) -> Flights<(), u32> {
+    fn flights<W: Waiter>(tokens: &[&[u8]]) -> Flights<(), W> {
         let mut flights = Flights::default();
         for (call, token) in (100..).zip(tokens) {
             flights.insert(key(token), flight(ROOT, call));
@@ -433,6 +472,25 @@ mod tests {
     }
 
     #[test]
+    fn every_way_out_gives_the_place_back() {
+        let client = ClientKey([1; 32]);
+        let mut flights = flights(&[b"a", b"b", b"c"]);
+        for (stream, token) in [(1, b"a"), (2, b"a"), (3, b"b"), (4, b"c")] {
+            flights.join(key(token), held(stream), client).unwrap();
+        }
+        flights.forget(StreamId(1));
+        flights.forget(StreamId(1));
+        let (question, flight) = flights.complete(CallId(101)).unwrap();
+        flights.insert(question, flight);
+        assert_eq!(flights.places.total(), 3);
+        let taken_out = flights.drain_waiters(|_| true);
+        assert_eq!((taken_out.len(), &flights.places), (3, &Shares::default()));
+        flights.join(key(b"a"), held(5), client).unwrap();
+        flights.complete(CallId(100)).unwrap();
+        assert_eq!(flights.places, Shares::default());
+    }
+
+    #[test]
     fn a_lost_answer_ends_at_the_deadline() {
         let mut flights = flights(&[b"a"]);
         flights.join(key(b"a"), held(1), 1).unwrap();
@@ -490,7 +548,7 @@ mod tests {
 
     #[test]
     fn the_call_of_another_root_stays() {
-        let mut flights = flights(&[]);
+        let mut flights = flights::<u32>(&[]);
         flights.insert(key(b"b"), flight(RootId(2), 7));
         flights.root_ended(ROOT);
         assert!(flights.complete(CallId(100)).is_none());

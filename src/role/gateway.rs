@@ -264,7 +264,7 @@ impl Gateway {
                     exchange: Rc::clone(exchange),
                     purpose,
                 };
-                resolver.resolve(cb, &query, stream, waiter.into_waiting(cb))
+                resolver.resolve(cb, &query, stream, waiter.into())
             }
         };
         match (found, mode) {
