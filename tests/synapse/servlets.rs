@@ -209,7 +209,7 @@ fn compare_methods(served: &[Served]) -> Vec<String> {
 }
 
 /// The settings that make Synapse serve as much as it can without further programs.
-fn everything() -> Value {
+pub(super) fn everything() -> Value {
     let features: Vec<String> = ask_servlets(&["features"]);
     let mut experimental: serde_json::Map<_, _> = features
         .into_iter()
