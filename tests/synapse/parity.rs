@@ -7,6 +7,7 @@
 //!
 //! The seed is printed. `PARITY_SEED=n` makes up the same requests again, `PARITY_REQUESTS=n` says how many, and
 //! `PARITY_REQUEST=n` sends only the one with this number and prints what became of it. `make parity` sets all three.
+//! `PARITY_EXAMPLES=1` prints the first request of each listed difference.
 
 mod author;
 mod differences;
@@ -23,19 +24,21 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Instant,
 };
 
-use matrix_edge_auth::mas::token::{Shape, shape};
+use matrix_edge_auth::{
+    mas::token::{Shape, shape},
+    matrix::endpoint::{AuthRequirement, Method, classify},
+};
 use stand_in::mas::Session;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use self::{
     author::{Case, Material},
     differences::{Difference, OF_ENVOY, OF_MODULE, Outcomes},
     outcome::{Actor, Outcome},
     request::Version,
-    stand::{Sender, Stand},
+    stand::Stand,
 };
 use super::rig::device;
 
@@ -43,7 +46,7 @@ const REQUESTS: u64 = 2_000;
 /// How many requests are under way at a time.
 const SENDERS: usize = 6;
 /// More than this many failures are not worth waiting for.
-const MAX_FAILURES: usize = 200;
+const MAX_FAILURES: usize = 100;
 
 /// The explanation of every listed difference.
 const DOCUMENT: &str = include_str!("../../docs/parity.md");
@@ -117,7 +120,7 @@ async fn run(stand: Stand, material: Material, seed: u64, requests: u64) {
                 }
                 let case = material.case(seed, number);
                 give_tokens(&stand, &case);
-                let outcomes = send(&mut sender, &case).await;
+                let outcomes = sender.send(&case).await;
                 let mut report = report.lock().expect("no panic while locked");
                 report.add(number, &case, &outcomes);
                 if report.requests % 1_000 == 0 {
@@ -142,10 +145,6 @@ async fn run(stand: Stand, material: Material, seed: u64, requests: u64) {
         report.failures.len(),
     );
     assert!(report.same_user > 0, "no request had a user");
-}
-
-async fn send(sender: &mut Sender, case: &Case) -> Outcomes {
-    sender.send(case).await
 }
 
 fn give_tokens(stand: &Stand, case: &Case) {
@@ -182,29 +181,22 @@ enum Identity {
 }
 
 fn judge(case: &Case, outcomes: &Outcomes) -> Result<Finding, String> {
-    let Outcomes {
-        direct,
-        plain,
-        gated,
-    } = outcomes;
-    if differences::is_bypass(outcomes) {
+    if outcomes.is_bypass() {
         return Err("BYPASS".to_owned());
     }
     let find = |list: &[Difference]| {
         list.iter()
-            .find(|each| (each.covers)(case, outcomes))
+            .find(|each| (each.covers)(&case.request, outcomes))
             .map(|each| each.name)
     };
     let mut finding = Finding {
-        identity: judge_identity(case, gated)?,
+        identity: judge_identity(case, &outcomes.gated)?,
         ..Finding::default()
     };
-    if !gated.agrees_with(plain) {
+    if outcomes.has_difference_of_module() {
         finding.of_module = Some(find(&OF_MODULE).ok_or("the module's difference is not listed")?);
     }
-    if let Some(direct) = direct
-        && !plain.agrees_with(direct)
-    {
+    if outcomes.has_difference_of_envoy() {
         finding.of_envoy = Some(find(&OF_ENVOY).ok_or("Envoy's difference is not listed")?);
     }
     Ok(finding)
@@ -263,8 +255,11 @@ fn judge_identity(case: &Case, gated: &Outcome) -> Result<Identity, String> {
 fn not_named(case: &Case, gated: &Outcome, actor: &Actor) -> Option<&'static str> {
     let request = &case.request;
     let token = gated.token().unwrap_or_default();
+    let method = || Method::from_bytes(request.method.as_bytes());
     if !actor.appservice.is_empty() {
         Some("an appservice")
+    } else if classify(&request.target, method) == AuthRequirement::Appservice {
+        Some("an endpoint for appservices")
     } else if request.method == "POST" && request.values("authorization").next().is_none() {
         Some("a form")
     } else if !case.is_strict && shape(token) == Shape::Unrecognized {
@@ -279,6 +274,7 @@ fn describe(case: &Case, outcomes: &Outcomes) -> String {
         direct,
         plain,
         gated,
+        reference,
     } = outcomes;
     let mut text = format!(
         "{:?}, {}: {}\n  module: {gated}\n  Envoy:  {plain}",
@@ -288,6 +284,9 @@ fn describe(case: &Case, outcomes: &Outcomes) -> String {
     );
     if let Some(direct) = direct {
         text.push_str(&format!("\n  Synapse: {direct}"));
+    }
+    if let Some(reference) = reference {
+        text.push_str(&format!("\n  the credential alone: {reference}"));
     }
     text
 }

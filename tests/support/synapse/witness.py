@@ -4,7 +4,7 @@
     x-witness-token      the access token that it took
     x-witness-identity   the request headers whose names begin with x-matrix, however they are separated
 
-What a header tells is percent-encoded, and parts are separated by spaces. A response without the last one did not
+What a header tells is percent-encoded, and parts are separated by commas. A response without the last one did not
 come from Synapse. Nothing else about Synapse changes.
 """
 
@@ -26,7 +26,7 @@ class Witness:
 
 
 def tell(request, name, parts):
-    text = " ".join(quote(part, safe="@:!") for part in parts)
+    text = ",".join(quote(part or "", safe="@:!") for part in parts)
     request.setHeader(name, text.encode("ascii"))
 
 
@@ -58,8 +58,7 @@ def tell_actor(requester):
     def told(request, value):
         requester.fset(request, value)
         if not isinstance(value, str):
-            service = value.app_service and value.app_service.id
-            parts = [value.user.to_string(), value.device_id or "", service or ""]
+            parts = [value.user.to_string(), value.device_id, value.app_service_id]
             tell(request, "x-witness-actor", parts)
 
     return requester.setter(told)

@@ -9,7 +9,7 @@ use stand_in::mas::token;
 
 use super::{
     request::{Request, Version},
-    tokens::USERS,
+    tokens::{Tokens, USERS},
 };
 use crate::support::synapse::AS_TOKEN;
 
@@ -17,7 +17,8 @@ use crate::support::synapse::AS_TOKEN;
 const ROUTES: &str = include_str!("../../vectors/routes.tsv");
 
 /// Endpoints that wait for something to happen, or keep what cannot be taken back and then answer otherwise.
-const LEFT_OUT: [&str; 4] = [
+const LEFT_OUT: [&str; 5] = [
+    "/upload/{server_name}/{media_id}",
     "/media/create",
     "/media/v1/create",
     "fi.mau.msc2246/create",
@@ -37,12 +38,12 @@ pub struct Case {
 #[derive(Clone)]
 pub struct Material {
     routes: Arc<Vec<(String, String)>>,
-    tokens: Arc<Vec<String>>,
+    tokens: Arc<Tokens>,
 }
 
 impl Material {
-    /// `tokens`: those to choose from.
-    pub fn new(tokens: Vec<String>) -> Self {
+    /// With these tokens to choose from.
+    pub fn new(tokens: Tokens) -> Self {
         let routes = ROUTES
             .lines()
             .skip(1)
@@ -182,7 +183,7 @@ impl Author<'_> {
     fn request(&mut self) -> Request {
         let version = self.one_of(&[Version::Http1, Version::Http2]);
         let (mut method, path) = self.route();
-        if self.one_in(6) {
+        if self.one_in(8) {
             method = self.one_of(&METHODS).to_owned();
         }
         let mut target = self.path(&path);
@@ -308,7 +309,7 @@ impl Author<'_> {
             }
         }
         let mut path = path.into_bytes();
-        if self.one_in(3) {
+        if self.one_in(5) {
             for _ in 0..self.rng.u8(1..3) {
                 self.make_odd(&mut path);
             }
@@ -472,12 +473,15 @@ impl Author<'_> {
                 .as_bytes()
                 .to_vec();
         }
-        let (scheme, after) = if self.one_in(3) {
+        let (scheme, after) = if self.one_in(4) {
             (self.one_of(&SCHEMES), self.one_of(&AFTER_HEADER_TOKEN))
         } else {
             (" Bearer ", "")
         };
-        [scheme.as_bytes(), token, after.as_bytes()].concat()
+        let value = [scheme.as_bytes(), token, after.as_bytes()].concat();
+        // A line break would be the end of the field.
+        let is_break = |byte: &u8| matches!(byte, b'\r' | b'\n');
+        value.into_iter().filter(|byte| !is_break(byte)).collect()
     }
 
     /// Of a query or a form.
@@ -533,13 +537,13 @@ impl Author<'_> {
     }
 
     fn token(&mut self) -> Vec<u8> {
-        match self.rng.u8(..12) {
-            0..2 => self.new_token().into_bytes(),
-            2 => {
+        match self.rng.u8(..16) {
+            0..3 => self.new_token().into_bytes(),
+            3 => {
                 let prefix = self.one_of(&["mat", "mct", "mpt", "mar", "mcr"]);
                 token(prefix, &self.rng.u64(..).to_string()).into_bytes()
             }
-            3 => {
+            4 => {
                 let mut bytes = self.pooled().into_bytes();
                 if !bytes.is_empty() {
                     let at = self.rng.usize(..bytes.len());
@@ -552,8 +556,9 @@ impl Author<'_> {
     }
 
     fn pooled(&mut self) -> String {
-        let at = self.rng.usize(..self.material.tokens.len());
-        self.material.tokens[at].clone()
+        let Tokens { live, dead } = &*self.material.tokens;
+        let tokens = if self.one_in(3) { dead } else { live };
+        tokens[self.rng.usize(..tokens.len())].clone()
     }
 
     /// A token that was in no other request, so that Synapse and the module have to ask MAS.

@@ -97,17 +97,13 @@ impl Outcome {
         }
     }
 
-    /// `errcode`, if it is a Matrix error.
-    pub fn errcode(&self) -> &str {
-        match &self.reply {
-            Reply::Ended => "",
-            Reply::Status { errcode, .. } => errcode,
-        }
-    }
-
-    /// Whether the client gets the same, and Synapse did the same as the same user.
+    /// Whether the client gets the same. If both came from Synapse, it acted as the same user, too.
     pub fn agrees_with(&self, other: &Self) -> bool {
-        self.reply == other.reply && self.actor() == other.actor()
+        let acts_alike = match (&self.witness, &other.witness) {
+            (Some(witness), Some(other)) => witness.actor == other.actor,
+            _ => true,
+        };
+        self.reply == other.reply && acts_alike
     }
 }
 
@@ -146,7 +142,7 @@ fn witness(response: &Response) -> Option<Witness> {
     let parts = |name: &str| -> Option<Vec<Vec<u8>>> {
         let text = response.header(name)?;
         Some(
-            text.split(' ')
+            text.split(',')
                 .map(|part| percent_decode_str(part).collect())
                 .collect(),
         )

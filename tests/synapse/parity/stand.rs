@@ -11,14 +11,14 @@ use super::{
         servlets,
     },
     author::{Case, Material},
-    differences::Outcomes,
+    differences::{self, Outcomes},
     http2,
     outcome::Outcome,
     request::{Request, Version},
     tokens,
 };
 use crate::support::{
-    envoy::Envoy,
+    envoy::{Envoy, bootstrap},
     http,
     synapse::{AS_TOKEN, Synapse},
 };
@@ -63,9 +63,14 @@ impl Stand {
             )
             .homeserver(synapse.addr())
             .mas(mas.addr())
+            .bootstrap(connect_anew)
             .start()
             .await;
-        let plain = Envoy::builder().homeserver(synapse.addr()).start().await;
+        let plain = Envoy::builder()
+            .homeserver(synapse.addr())
+            .bootstrap(connect_anew)
+            .start()
+            .await;
         (
             Self {
                 mas,
@@ -114,11 +119,17 @@ impl Sender {
         };
         let (direct, plain, gated) =
             tokio::join!(direct, self.plain.send(request), gateway.send(request));
-        Outcomes {
+        let mut outcomes = Outcomes {
             direct,
             plain,
             gated,
+            reference: None,
+        };
+        if outcomes.has_difference_of_module() {
+            let reference = differences::reference(request, &outcomes.gated);
+            outcomes.reference = Some(self.plain.send(&reference).await);
         }
+        outcomes
     }
 }
 
@@ -184,6 +195,19 @@ impl Client {
         self.http2 = Some(new);
         Some(response)
     }
+}
+
+/// Makes Envoy open a connection to Synapse for each request. Synapse closes a kept one after some requests, and the
+/// next one on it would then get a 503.
+fn connect_anew(bootstrap: &mut Value) {
+    const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    bootstrap::cluster(bootstrap, "homeserver")["typed_extension_protocol_options"] = json!({
+        (OPTIONS): {
+            "@type": format!("type.googleapis.com/{OPTIONS}"),
+            "common_http_protocol_options": {"max_requests_per_connection": 1},
+            "explicit_http_config": {"http_protocol_options": {}},
+        },
+    });
 }
 
 /// Whether the end of the response can be told from the end of the connection.

@@ -16,6 +16,34 @@ const LOCKED: &str = "locked";
 /// What the login API of old lets a client call its device.
 const ODD_DEVICE: &str = "odd \"device\"; %7F,\u{e9}";
 
+/// A token of Synapse's from before MAS.
+const MACAROON: &str = "MDAyMGxvY2F0aW9uIG1hdHJpeC5leGFtcGxlLm9y";
+/// Scopes of alice's.
+const SCOPES: [(End, &str, &str); 6] = [
+    (End::Useless, "no api", "openid"),
+    (End::Useless, "nothing", ""),
+    (
+        End::Useless,
+        "guest",
+        "urn:matrix:org.matrix.msc2967.client:api:guest",
+    ),
+    (
+        End::None,
+        "stable",
+        "urn:matrix:client:api:* urn:matrix:client:device:ALICEPHONE",
+    ),
+    (
+        End::Useless,
+        "two devices",
+        "urn:matrix:client:api:* urn:matrix:client:device:A urn:matrix:client:device:B",
+    ),
+    (
+        End::Useless,
+        "empty device",
+        "urn:matrix:client:api:* urn:matrix:client:device:",
+    ),
+];
+
 /// Strings that may be taken for tokens, and what MAS makes of their form.
 const VECTORS: &str = include_str!("../../vectors/tokens.tsv");
 
@@ -23,11 +51,29 @@ const VECTORS: &str = include_str!("../../vectors/tokens.tsv");
 struct Issued {
     token: String,
     session: Session,
-    is_revoked: bool,
+    end: End,
 }
 
-/// Makes the accounts and the bridge's users in Synapse, and the sessions in MAS. Returns every token to choose from.
-pub async fn prepare(mas: &Mas, synapse: &Synapse) -> Vec<String> {
+/// Why a token is of no use.
+#[derive(Clone, Copy)]
+enum End {
+    /// It is of use.
+    None,
+    Revoked,
+    /// It never was, or MAS knows why.
+    Useless,
+}
+
+/// The tokens to choose from.
+pub struct Tokens {
+    /// Those with which Synapse acts as a user.
+    pub live: Vec<String>,
+    /// All others.
+    pub dead: Vec<String>,
+}
+
+/// Makes the accounts and the bridge's users in Synapse, and the sessions in MAS.
+pub async fn prepare(mas: &Mas, synapse: &Synapse) -> Tokens {
     for user in USERS.into_iter().chain([ADMIN, LOCKED]) {
         synapse.provision_user(user).await;
         synapse.upsert_device(user, &device(user)).await;
@@ -38,117 +84,99 @@ pub async fn prepare(mas: &Mas, synapse: &Synapse) -> Vec<String> {
     }
     synapse.upsert_device("bridge_1", "DEVB1").await;
 
-    // Those with which Synapse acts as a user are there more than once: most of what can go wrong needs one.
-    let mut tokens = Vec::new();
-    for Issued {
-        token,
-        session,
-        is_revoked,
-    } in issued()
-    {
-        mas.insert(&token, session);
-        if is_revoked {
-            mas.revoke_unannounced(&token);
+    let mut tokens = Tokens {
+        live: vec![AS_TOKEN.to_owned(); 4],
+        dead: not_issued(),
+    };
+    for issued in issued() {
+        mas.insert(&issued.token, issued.session);
+        match issued.end {
+            End::None => tokens.live.push(issued.token),
+            End::Revoked => {
+                mas.revoke_unannounced(&issued.token);
+                tokens.dead.push(issued.token);
+            }
+            End::Useless => tokens.dead.push(issued.token),
         }
-        tokens.push(token);
     }
     mas.lock_user(LOCKED);
-    tokens.extend(not_issued());
-    tokens.extend([AS_TOKEN; 6].map(str::to_owned));
     tokens
 }
 
 fn issued() -> Vec<Issued> {
     let mut issued = Vec::new();
-    let mut issue = |token: String, session: Session| {
+    let mut issue = |end, token: String, session: Session| {
         issued.push(Issued {
             token,
-            session: session.permanent(),
-            is_revoked: false,
+            session,
+            end,
         });
     };
     for user in USERS {
         let device = device(user);
+        let access = || Session::access(user, &device).permanent();
         for number in 0..2 {
             let name = format!("{user} {number}");
-            issue(token("mat", &name), Session::access(user, &device));
-            issue(token("mct", &name), Session::compat(user, &device));
-            issue(token("mpt", &name), Session::personal(user, &device));
+            issue(End::None, token("mat", &name), access());
+            issue(
+                End::None,
+                token("mct", &name),
+                Session::compat(user, &device),
+            );
+            issue(
+                End::None,
+                token("mpt", &name),
+                Session::personal(user, &device),
+            );
         }
+        let legacy = format!("syt_{user}_legacy_0aBcDe");
+        issue(End::None, legacy, Session::compat(user, &device));
+        let name = format!("{user} without a device");
+        issue(End::None, token("mat", &name), access().no_device());
         issue(
-            format!("syt_{user}_legacy_0aBcDe"),
-            Session::compat(user, &device),
+            End::Useless,
+            token("mat", &format!("{user} expired")),
+            access().expired(),
         );
-        issue(
-            token("mat", &format!("{user} without a device")),
-            Session::access(user, "").no_device(),
-        );
+        for prefix in ["mat", "mct", "mpt"] {
+            issue(
+                End::Revoked,
+                token(prefix, &format!("{user} revoked")),
+                access(),
+            );
+        }
     }
-    issue(macaroon(), Session::compat("bob", &device("bob")));
     issue(
+        End::None,
+        MACAROON.to_owned(),
+        Session::compat("bob", &device("bob")),
+    );
+    issue(
+        End::None,
         token("mct", "odd device"),
         Session::compat("dave", ODD_DEVICE),
     );
-    issue(
-        token("mat", "admin"),
-        Session::access(ADMIN, &device(ADMIN)).admin(),
-    );
-    issue(
-        token("mat", "locked"),
-        Session::access(LOCKED, &device(LOCKED)),
-    );
-    let alice = |scope: &str| Session::access("alice", "").scope(scope);
-    for (name, scope) in [
-        ("no api", "openid"),
-        ("nothing", ""),
-        ("guest", "urn:matrix:org.matrix.msc2967.client:api:guest"),
-        (
-            "stable",
-            "urn:matrix:client:api:* urn:matrix:client:device:ALICEPHONE",
-        ),
-        (
-            "two devices",
-            "urn:matrix:client:api:* urn:matrix:client:device:A urn:matrix:client:device:B",
-        ),
-        (
-            "empty device",
-            "urn:matrix:client:api:* urn:matrix:client:device:",
-        ),
-    ] {
-        issue(token("mat", name), alice(scope));
+    let admin = Session::access(ADMIN, &device(ADMIN)).permanent().admin();
+    issue(End::None, token("mat", "admin"), admin);
+    let locked = Session::access(LOCKED, &device(LOCKED)).permanent();
+    issue(End::Useless, token("mat", "locked"), locked);
+    for (end, name, scope) in SCOPES {
+        let session = Session::access("alice", "").permanent().scope(scope);
+        issue(end, token("mat", name), session);
     }
+    let client = || Session::client_credentials("0000000000000000000000APP1").permanent();
+    issue(End::Useless, token("mat", "client"), client());
     issue(
-        token("mat", "client"),
-        Session::client_credentials("0000000000000000000000APP1"),
+        End::Useless,
+        token("mpt", "client"),
+        client().grant("urn:matrix:client:api:*"),
     );
-    issue(
-        token("mpt", "client with the api"),
-        Session::client_credentials("0000000000000000000000APP1").grant("urn:matrix:client:api:*"),
-    );
-    issue(
-        token("mat", "ghost"),
-        Session::access("ghost", "GHOSTPHONE"),
-    );
-    issue(
-        token("mat", "lost device"),
-        Session::access("alice", "LOST"),
-    );
-    issue(
-        token("mct", "long device"),
-        Session::compat("alice", &"D".repeat(256)),
-    );
-    issued.push(Issued {
-        token: token("mat", "expired"),
-        session: Session::access("alice", &device("alice")).expired(),
-        is_revoked: false,
-    });
-    for (prefix, user) in [("mat", "alice"), ("mct", "bob"), ("mpt", "carol")] {
-        issued.push(Issued {
-            token: token(prefix, "revoked"),
-            session: Session::compat(user, &device(user)),
-            is_revoked: true,
-        });
-    }
+    let ghost = Session::access("ghost", "GHOSTPHONE").permanent();
+    issue(End::Useless, token("mat", "ghost"), ghost);
+    let lost = Session::access("alice", "LOST").permanent();
+    issue(End::Useless, token("mat", "lost device"), lost);
+    let long = Session::compat("alice", &"D".repeat(256));
+    issue(End::Useless, token("mct", "long device"), long);
     issued
 }
 
@@ -173,9 +201,4 @@ fn not_issued() -> Vec<String> {
     ]);
     tokens.retain(|token| !known.contains(token));
     tokens
-}
-
-/// A token of Synapse's from before MAS.
-fn macaroon() -> String {
-    "MDAyMGxvY2F0aW9uIG1hdHJpeC5leGFtcGxlLm9y".to_owned()
 }
