@@ -36,6 +36,8 @@ mod sessions;
 mod shadow;
 #[path = "scenarios/siege.rs"]
 mod siege;
+#[path = "scenarios/trailers.rs"]
+mod trailers;
 #[path = "scenarios/trust.rs"]
 mod trust;
 #[path = "scenarios/workers.rs"]
