@@ -140,8 +140,9 @@ impl Gateway {
     /// Decides a request that waited. In shadow mode it has gone on: its stream is not selected and may have ended.
     pub fn finish<H: Host>(&mut self, cb: &Callback<'_, H>, found: &Found, waiter: Waiter) {
         let Waiter { exchange, purpose } = waiter;
+        let is_held = !matches!(purpose, Purpose::Shadow { .. });
         // Its trailers may have ended it.
-        if exchange.phase() != Phase::Held {
+        if is_held && exchange.phase() != Phase::Held {
             return;
         }
         let plugin = &exchange.plugin;
