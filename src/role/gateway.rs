@@ -170,7 +170,7 @@ impl Gateway {
                 let verdict = self.grant(cb, plugin, found);
                 match policy::decide(&plugin.config, requirement, kind, verdict) {
                     Decision::Reject(rejection) => {
-                        cb.host.count(Metric::WouldReject(rejection.label()));
+                        cb.host.count(Metric::WouldReject(rejection.reason()));
                     }
                     // The response may not have come yet.
                     Decision::Annotate(_) => watch_for_refusal(&exchange, found.digest),
