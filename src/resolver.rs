@@ -23,6 +23,7 @@ mod line;
 mod load;
 pub mod membership;
 mod resolution;
+mod share;
 mod upstream;
 mod workers;
 
@@ -34,6 +35,7 @@ use std::{
 
 use self::{
     call::{CALL_GRACE, CallContext},
+    client::ClientKey,
     failure::FailureLog,
     flight::{Flight, Flights, Full, State},
     lease::{LEASE, Marks, Tombstone},
@@ -85,7 +87,7 @@ type Waiters<W> = BTreeMap<StreamId, Waiting<W>>;
 
 /// Returns the longest that a request is held, however often its question is asked again: one call, the lease
 /// of a worker that vanished, and one more call.
-pub fn max_hold(upstream: &Upstream) -> Duration {
+fn max_hold(upstream: &Upstream) -> Duration {
     let call = upstream.settings.timeout + CALL_GRACE;
     call + LEASE + call
 }
@@ -163,9 +165,10 @@ impl<W> Resolver<W> {
         cb: &Callback<'_, H>,
         query: &Query<'_>,
         stream: StreamId,
-        waiting: Waiting<W>,
+        waiter: W,
     ) -> Option<Found> {
         let key = query.key();
+        let waiting = self.waiting(cb, query, waiter);
         if self.must_not_queue(query, &key) {
             let why = overloaded(cb);
             return Some(self.stand_in(cb, query.upstream, &query.digest, why));
@@ -179,7 +182,7 @@ impl<W> Resolver<W> {
                 }
             };
         }
-        match self.begin(cb, query) {
+        match self.begin(cb, query, waiting.client) {
             Ok(Start::Hit(cached)) => {
                 Some(self.found(query.digest, cached.into(), Provenance::Shared))
             }
@@ -424,17 +427,36 @@ impl<W> Resolver<W> {
 
 /// Starting a flight.
 impl<W> Resolver<W> {
-    /// Begins with a question that no flight of this worker answers.
+    /// Returns a request as it begins to wait.
+    fn waiting<H: Backend>(
+        &self,
+        cb: &Callback<'_, H>,
+        query: &Query<'_>,
+        waiter: W,
+    ) -> Waiting<W> {
+        let now = cb.now();
+        let counts_clients = self.flights.counts_clients();
+        Waiting {
+            upstream: Rc::clone(query.upstream),
+            since: now,
+            give_up_at: now + max_hold(query.upstream),
+            client: counts_clients.then(|| query.client()).flatten(),
+            waiter,
+        }
+    }
+
+    /// Begins with a question that no flight of this worker answers, for a request in the place of `placed`.
     fn begin<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         query: &Query<'_>,
+        placed: Option<ClientKey>,
     ) -> Result<Start, NoVerdict> {
-        if !self.flights.has_room() {
+        if !self.flights.has_room(placed.as_ref()) {
             return Err(NoVerdict::Overloaded);
         }
         let upstream = query.upstream;
-        let client = Limits::client(self.flights.load(), query);
+        let client = placed.or_else(|| Limits::client(self.flights.load(), query));
         self.limits
             .check_budget(cb, upstream, &query.digest, client.as_ref())?;
         let call = CallContext::new(query, client);

@@ -9,8 +9,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
+    client::ClientKey,
     line::Ticket,
     load::{Load, PoolId, Slot},
+    share::Shares,
 };
 use crate::{
     cache::question::QuestionKey,
@@ -20,8 +22,14 @@ use crate::{
 
 /// Requests that may wait for one token.
 pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
-/// Requests that may wait in one worker.
+/// Requests that may wait in one worker. One client has no more than its share of these places, see [`Shares`].
 pub const MAX_WAITERS: usize = 16_384;
+
+/// A request that waits.
+pub trait Waiter {
+    /// Returns the client whose place it takes, if that is counted.
+    fn client(&self) -> Option<&ClientKey>;
+}
 
 /// Where the answer to a flight comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +96,8 @@ pub struct Flights<Q, W> {
     calls: BTreeMap<CallId, QuestionKey>,
     streams: BTreeMap<StreamId, QuestionKey>,
     load: Load,
+    /// The places of the waiting requests.
+    places: Shares,
 }
 
 impl<Q, W> Default for Flights<Q, W> {
@@ -97,19 +107,25 @@ impl<Q, W> Default for Flights<Q, W> {
             calls: BTreeMap::new(),
             streams: BTreeMap::new(),
             load: Load::default(),
+            places: Shares::default(),
         }
     }
 }
 
-impl<Q, W> Flights<Q, W> {
+impl<Q, W: Waiter> Flights<Q, W> {
     /// Returns the calls under way, by what they count against.
     pub fn load(&self) -> &Load {
         &self.load
     }
 
-    /// Returns whether another request may wait.
-    pub fn has_room(&self) -> bool {
-        self.streams.len() < MAX_WAITERS
+    /// Returns whether so many requests wait that a further one needs to tell its client.
+    pub fn counts_clients(&self) -> bool {
+        self.places.counts_clients(MAX_WAITERS)
+    }
+
+    /// Returns whether another request of `client` may wait.
+    pub fn has_room(&self, client: Option<&ClientKey>) -> bool {
+        self.places.admits(client, MAX_WAITERS)
     }
 
     /// Returns in which pool's line the question waits, if it does.
@@ -131,8 +147,10 @@ impl<Q, W> Flights<Q, W> {
             self.calls.insert(call, key);
             self.load.add(&slot);
         }
-        self.streams
-            .extend(flight.waiters.keys().map(|stream| (*stream, key)));
+        for (stream, waiter) in &flight.waiters {
+            self.streams.insert(*stream, key);
+            self.places.add(waiter.client());
+        }
         self.flights.insert(key, flight);
     }
 
@@ -147,9 +165,11 @@ impl<Q, W> Flights<Q, W> {
     /// Lets `stream` wait for the answer to `key`, which must be on its way.
     pub fn join(&mut self, key: QuestionKey, stream: StreamId, waiter: W) -> Result<(), Full> {
         let flight = self.flights.get_mut(&key).ok_or(Full)?;
-        if self.streams.len() >= MAX_WAITERS || flight.waiters.len() >= MAX_WAITERS_PER_FLIGHT {
+        let has_room = self.places.admits(waiter.client(), MAX_WAITERS);
+        if !has_room || flight.waiters.len() >= MAX_WAITERS_PER_FLIGHT {
             return Err(Full);
         }
+        self.places.add(waiter.client());
         flight.waiters.insert(stream, waiter);
         self.streams.insert(stream, key);
         Ok(())
@@ -160,7 +180,9 @@ impl<Q, W> Flights<Q, W> {
     pub fn forget(&mut self, stream: StreamId) -> Option<Flight<Q, W>> {
         let key = self.streams.remove(&stream)?;
         let flight = self.flights.get_mut(&key)?;
-        flight.waiters.remove(&stream);
+        if let Some(waiter) = flight.waiters.remove(&stream) {
+            self.places.remove(waiter.client());
+        }
         if flight.is_abandoned() {
             self.flights.remove(&key)
         } else {
@@ -248,8 +270,9 @@ impl<Q, W> Flights<Q, W> {
                 .into_iter()
                 .partition::<BTreeMap<_, _>, _>(|(_, waiter)| chosen(waiter));
             flight.waiters = stay;
-            for stream in leave.keys() {
+            for (stream, waiter) in &leave {
                 self.streams.remove(stream);
+                self.places.remove(waiter.client());
             }
             taken.push((*key, leave));
         }
@@ -292,8 +315,9 @@ impl<Q, W> Flights<Q, W> {
             self.calls.remove(&call);
             self.load.remove(&slot);
         }
-        for stream in flight.waiters.keys() {
+        for (stream, waiter) in &flight.waiters {
             self.streams.remove(stream);
+            self.places.remove(waiter.client());
         }
         Some((key, flight))
     }
@@ -306,6 +330,20 @@ mod tests {
 
     use super::*;
     use crate::token::TokenDigest;
+
+    /// A number; the client is not counted.
+    impl Waiter for u32 {
+        fn client(&self) -> Option<&ClientKey> {
+            None
+        }
+    }
+
+    /// A request of a client.
+    impl Waiter for ClientKey {
+        fn client(&self) -> Option<&ClientKey> {
+            Some(self)
+        }
+    }
 
     const ROOT: RootId = RootId(1);
     const SLOT: Slot = Slot {
@@ -324,7 +362,7 @@ mod tests {
         }
     }
 
-    fn flight(root: RootId, call: u32) -> Flight<(), u32> {
+    fn flight<W>(root: RootId, call: u32) -> Flight<(), W> {
         Flight {
             asked_at: Instant::default(),
             deadline: DEADLINE,
@@ -348,7 +386,7 @@ mod tests {
         }
     }
 
-    fn flights(tokens: &[&[u8]]) -> Flights<(), u32> {
+    fn flights<W: Waiter>(tokens: &[&[u8]]) -> Flights<(), W> {
         let mut flights = Flights::default();
         for (call, token) in (100..).zip(tokens) {
             flights.insert(key(token), flight(ROOT, call));
@@ -409,6 +447,25 @@ mod tests {
     }
 
     #[test]
+    fn every_way_out_gives_the_place_back() {
+        let client = ClientKey([1; 32]);
+        let mut flights = flights(&[b"a", b"b", b"c"]);
+        for (stream, token) in [(1, b"a"), (2, b"a"), (3, b"b"), (4, b"c")] {
+            flights.join(key(token), StreamId(stream), client).unwrap();
+        }
+        flights.forget(StreamId(1));
+        flights.forget(StreamId(1));
+        let (question, flight) = flights.complete(CallId(101)).unwrap();
+        flights.insert(question, flight);
+        assert_eq!(flights.places.total(), 3);
+        let taken_out = flights.drain_waiters(|_| true);
+        assert_eq!((taken_out.len(), &flights.places), (3, &Shares::default()));
+        flights.join(key(b"a"), StreamId(5), client).unwrap();
+        flights.complete(CallId(100)).unwrap();
+        assert_eq!(flights.places, Shares::default());
+    }
+
+    #[test]
     fn a_lost_answer_ends_at_the_deadline() {
         let mut flights = flights(&[b"a"]);
         flights.join(key(b"a"), StreamId(1), 1).unwrap();
@@ -466,7 +523,7 @@ mod tests {
 
     #[test]
     fn the_call_of_another_root_stays() {
-        let mut flights = flights(&[]);
+        let mut flights = flights::<u32>(&[]);
         flights.insert(key(b"b"), flight(RootId(2), 7));
         flights.root_ended(ROOT);
         assert!(flights.complete(CallId(100)).is_none());

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use super::upstream::Upstream;
+use super::{client::ClientKey, flight, upstream::Upstream};
 use crate::{
     cache::{ActiveEntry, Cached, epoch::Stamp, question::QuestionKey},
     clock::Instant,
@@ -32,6 +32,12 @@ impl Query<'_> {
     /// Returns the name of the question.
     pub fn key(&self) -> QuestionKey {
         self.upstream.question(&self.digest)
+    }
+
+    /// Returns the client that brought the token. This is a host call.
+    pub fn client(&self) -> Option<ClientKey> {
+        let address = self.origin.client_address()?;
+        Some(ClientKey::of(&address))
     }
 }
 
@@ -128,8 +134,16 @@ pub struct Waiting<W> {
     pub since: Instant,
     /// When it gives up waiting.
     pub give_up_at: Instant,
+    /// The client whose place among the waiting it takes, if that is counted.
+    pub(super) client: Option<ClientKey>,
     /// What the role needs to go on with the request.
     pub waiter: W,
+}
+
+impl<W> flight::Waiter for Waiting<W> {
+    fn client(&self) -> Option<&ClientKey> {
+        self.client.as_ref()
+    }
 }
 
 /// The end of a hold: requests of one configuration, and the verdict that they waited for.

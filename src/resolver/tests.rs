@@ -134,15 +134,9 @@ impl Worker {
                 token: &token,
                 origin: client,
             };
-            resolver.lookup(cb, &query).or_else(|| {
-                let waiting = Waiting {
-                    upstream: Rc::clone(upstream),
-                    since: cb.now(),
-                    give_up_at: cb.now() + max_hold(upstream),
-                    waiter: stream,
-                };
-                resolver.resolve(cb, &query, StreamId(stream), waiting)
-            })
+            resolver
+                .lookup(cb, &query)
+                .or_else(|| resolver.resolve(cb, &query, StreamId(stream), stream))
         });
         if let Some(found) = found {
             self.ended.insert(stream, End::from(&found));

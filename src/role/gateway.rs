@@ -235,7 +235,7 @@ impl Gateway {
                     exchange: Rc::clone(exchange),
                     purpose,
                 };
-                resolver.resolve(cb, &query, exchange.stream, waiter.into_waiting(cb))
+                resolver.resolve(cb, &query, exchange.stream, waiter.into())
             }
         };
         match found {

@@ -4,10 +4,8 @@ use std::rc::Rc;
 
 use super::watch::Exchange;
 use crate::{
-    host::{Callback, Host},
     mas::token::TokenKind,
     matrix::{endpoint::AuthRequirement, reply::Cors},
-    resolver::{Waiting, max_hold},
 };
 
 /// What a held request needs to go on.
@@ -28,17 +26,4 @@ pub(super) enum Purpose {
     },
     /// Whose sessions it ends. It goes on in any case.
     LogoutAll,
-}
-
-impl Waiter {
-    /// Returns the waiter as the resolver takes it. It begins to wait now.
-    pub(super) fn into_waiting<H: Host, W: From<Self>>(self, cb: &Callback<'_, H>) -> Waiting<W> {
-        let upstream = Rc::clone(&self.exchange.plugin.upstream);
-        Waiting {
-            since: cb.now(),
-            give_up_at: cb.now() + max_hold(&upstream),
-            upstream,
-            waiter: self.into(),
-        }
-    }
 }
