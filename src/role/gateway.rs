@@ -6,6 +6,7 @@
 mod carry_out;
 mod head;
 mod logout_all;
+mod outcome;
 mod outside;
 pub mod policy;
 mod waiter;
@@ -75,7 +76,7 @@ impl Gateway {
         let config = &exchange.plugin.config;
         match Head::read(cb.host, &config.identity_headers) {
             Ok(head) if outside::refuse(cb.host, exchange, &head) => {
-                cb.host.count(Metric::Request(Outcome::NotAsked));
+                outcome::tell(cb.host, config, Outcome::NotAsked);
             }
             Ok(head) => {
                 if let Some(decision) = self.decide(cb, resolver, exchange, &head) {
@@ -124,7 +125,7 @@ impl Gateway {
     pub fn finish<H: Host>(&mut self, cb: &Callback<'_, H>, found: &Found, waiter: Waiter) {
         let Waiter { exchange, purpose } = waiter;
         let plugin = &exchange.plugin;
-        cb.host.count(Metric::Request(found.outcome()));
+        outcome::tell(cb.host, &plugin.config, found.outcome());
         match purpose {
             Purpose::Access {
                 cors,
@@ -191,7 +192,7 @@ impl Gateway {
                 }
             }
         };
-        cb.host.count(Metric::Request(outcome));
+        outcome::tell(cb.host, config, outcome);
         Some(match decision {
             // Browsers give up if a pre-flight fails, and a method that the homeserver refuses is its to refuse.
             Decision::Reject(rejection)
