@@ -9,6 +9,7 @@
 mod carry_out;
 mod head;
 mod logout_all;
+mod outcome;
 mod outside;
 pub mod policy;
 mod waiter;
@@ -81,7 +82,7 @@ impl Gateway {
         let config = &exchange.plugin.config;
         match Head::read(cb.host, &config.identity_headers) {
             Ok(head) if outside::refuse(cb.host, exchange, &head) => {
-                cb.host.count(Metric::Request(Outcome::NotAsked));
+                outcome::tell(cb.host, config, Outcome::NotAsked);
             }
             Ok(head) => {
                 if let Some(decision) = self.decide(cb, resolver, exchange, &head) {
@@ -146,7 +147,7 @@ impl Gateway {
             return;
         }
         let plugin = &exchange.plugin;
-        cb.host.count(Metric::Request(found.outcome()));
+        outcome::tell(cb.host, &plugin.config, found.outcome());
         match purpose {
             Purpose::Access {
                 cors,
@@ -227,7 +228,7 @@ impl Gateway {
                 }
             }
         };
-        cb.host.count(Metric::Request(outcome));
+        outcome::tell(cb.host, config, outcome);
         Some(match decision {
             // Browsers give up if a pre-flight fails, and a method that the homeserver refuses is its to refuse.
             Decision::Reject(rejection)
