@@ -11,7 +11,7 @@ use crate::{
     host::{CallId, Callback, CoarseClock, Host, QueueId, RootId, StreamId},
     mas::introspection::IntrospectionResponse,
     metrics::Metric,
-    resolver::{Resolution, Resolver, TICK},
+    resolver::{Resolution, Resolver, TICK, WaiterId},
     role::{
         exchange::{Exchange, Wants},
         gateway::{self, Gateway},
@@ -265,19 +265,21 @@ impl Worker {
     fn finish_resolved<H: Host>(&mut self, cb: &Callback<'_, H>) {
         let mut finished = 0;
         while let Some(Resolution { found, mut waiters }) = self.resolver.poll() {
-            while let Some((stream, waiting)) = waiters.pop_first() {
+            while let Some((id, waiting)) = waiters.pop_first() {
                 if finished == MAX_FINISHED {
-                    waiters.insert(stream, waiting);
+                    waiters.insert(id, waiting);
                     self.resolver.put_back(Resolution { found, waiters });
                     self.hurry(cb);
                     return;
                 }
-                if !cb.host.select(stream) {
-                    continue;
+                if let WaiterId::Held(stream) = id {
+                    if !cb.host.select(stream) {
+                        continue;
+                    }
+                    let held = cb.now().since(waiting.since);
+                    cb.host.record(Metric::HeldMillis, millis(held));
                 }
                 finished += 1;
-                let held = cb.now().since(waiting.since);
-                cb.host.record(Metric::HeldMillis, millis(held));
                 match waiting.waiter {
                     Waiter::Gateway(waiter) => self.gateway.finish(cb, &found, waiter),
                     Waiter::Introspection(waiter) => self.introspection.finish(cb, &found, &waiter),

@@ -34,8 +34,12 @@ mod renewal;
 mod rush;
 #[path = "scenarios/sessions.rs"]
 mod sessions;
+#[path = "scenarios/shadow.rs"]
+mod shadow;
 #[path = "scenarios/siege.rs"]
 mod siege;
+#[path = "scenarios/silence.rs"]
+mod silence;
 #[path = "scenarios/trust.rs"]
 mod trust;
 #[path = "scenarios/workers.rs"]

@@ -9,8 +9,8 @@ use super::{
 use crate::{
     clock::Instant,
     host::{
-        CallId, Fields, HostError, If, Metrics, NotWritten, QueueId, RequestHead, RootId, Runtime,
-        Store, StreamId, Streams, Versioned,
+        CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead, RootId,
+        Runtime, Store, StreamId, Streams, Versioned,
     },
     mas::introspection::IntrospectionRequest,
     matrix::reply::Reply,
@@ -108,7 +108,7 @@ impl Runtime for Envoy {
         &self,
         root: RootId,
         request: &IntrospectionRequest<'_>,
-    ) -> Result<CallId, HostError> {
+    ) -> Result<CallId, NotSent> {
         dispatch::dispatch(self.context, root, request)
     }
 

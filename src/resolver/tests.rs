@@ -134,15 +134,9 @@ impl Worker {
                 token: &token,
                 origin: client,
             };
-            resolver.lookup(cb, &query).or_else(|| {
-                let waiting = Waiting {
-                    upstream: Rc::clone(upstream),
-                    since: cb.now(),
-                    give_up_at: cb.now() + max_hold(upstream),
-                    waiter: stream,
-                };
-                resolver.resolve(cb, &query, StreamId(stream), waiting)
-            })
+            resolver
+                .lookup(cb, &query)
+                .or_else(|| resolver.resolve(cb, &query, Some(StreamId(stream)), stream))
         });
         if let Some(found) = found {
             self.ended.insert(stream, End::from(&found));
@@ -434,7 +428,7 @@ fn a_token_that_ends_while_it_is_asked_about_is_asked_about_again() {
     let digest = TokenDigest::of(TOKENS[0].as_bytes());
     worker.call_back(|cb, resolver| {
         let what = Invalidation::Token(&digest);
-        resolver.invalidate(cb, &upstream.cache, what, "logout")
+        resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Logout)
     });
     worker.answer(200, ACTIVE);
     assert_eq!(worker.end(request), None);

@@ -2,9 +2,13 @@
 //!
 //! A request is decided at once where a cache knows its token; otherwise it is held, and decided when the
 //! resolver has a resolution. What passes is watched for ends of sessions (`gateway/watch.rs`).
+//!
+//! The non-obvious rule: in shadow mode no request is held. It goes on at once without an identity, and what
+//! `enforce` would have made of it is counted when the resolver has a resolution, even if its stream has ended.
 
 mod carry_out;
 mod logout_all;
+mod outcome;
 mod outside;
 pub mod policy;
 mod waiter;
@@ -34,6 +38,7 @@ use crate::{
         epoch::Stamp,
         local::{LocalCache, LocalEntry},
     },
+    config::Mode,
     host::{Callback, Host, RequestHead},
     matrix::reply::Rejection,
     metrics::{Metric, Outcome},
@@ -61,6 +66,8 @@ enum Progress {
     NotNeeded,
     /// The request is held.
     Held,
+    /// The request goes on, and the verdict is counted when it comes.
+    Passed,
 }
 
 impl Gateway {
@@ -74,7 +81,7 @@ impl Gateway {
         let config = &exchange.plugin.config;
         match head::read(cb.host, &config.identity_headers) {
             Ok(head) if outside::refuse(cb.host, exchange, &head) => {
-                cb.host.count(Metric::Request(Outcome::NotAsked));
+                outcome::tell(cb.host, config, Outcome::NotAsked);
             }
             Ok(head) => {
                 if let Some(decision) = self.decide(cb, resolver, exchange, &head) {
@@ -126,15 +133,16 @@ impl Gateway {
         self.refused.expire(cb.now());
     }
 
-    /// Decides a request that waited.
+    /// Decides a request that waited. In shadow mode it has gone on: its stream is not selected and may have ended.
     pub fn finish<H: Host>(&mut self, cb: &Callback<'_, H>, found: &Found, waiter: Waiter) {
         let Waiter { exchange, purpose } = waiter;
+        let is_held = !matches!(purpose, Purpose::Shadow { .. });
         // Its trailers may have ended it.
-        if exchange.phase() != Phase::Held {
+        if is_held && exchange.phase() != Phase::Held {
             return;
         }
         let plugin = &exchange.plugin;
-        cb.host.count(Metric::Request(found.outcome()));
+        outcome::tell(cb.host, &plugin.config, found.outcome());
         match purpose {
             Purpose::Access {
                 form,
@@ -147,13 +155,25 @@ impl Gateway {
                     watch_for_refusal(&exchange, found.digest);
                 }
                 carry_out(cb.host, &exchange, decision, form);
+                exchange.resume_forwarded(cb.host);
             }
             Purpose::LogoutAll => {
                 logout_all::watch(&exchange, found);
                 exchange.set_phase(Phase::Forwarded);
+                exchange.resume_forwarded(cb.host);
+            }
+            Purpose::Shadow { requirement, kind } => {
+                let verdict = self.grant(cb, plugin, found);
+                match policy::decide(&plugin.config, requirement, kind, verdict) {
+                    Decision::Reject(rejection) => {
+                        cb.host.count(Metric::WouldReject(rejection.reason()));
+                    }
+                    // The response may not have come yet.
+                    Decision::Annotate(_) => watch_for_refusal(&exchange, found.digest),
+                    Decision::Forward => {}
+                }
             }
         }
-        exchange.resume_forwarded(cb.host);
     }
 
     /// Returns how many grants this worker keeps.
@@ -189,6 +209,8 @@ impl Gateway {
             Inspection::Introspect(question) => {
                 match self.find(cb, resolver, exchange, head, &question) {
                     Progress::Held => return None,
+                    // Its outcome is counted by `finish`.
+                    Progress::Passed => return Some(Decision::Forward),
                     Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
                     Progress::Decided(outcome, verdict) => {
                         let (requirement, kind) = (question.requirement, question.kind);
@@ -201,7 +223,7 @@ impl Gateway {
                 }
             }
         };
-        cb.host.count(Metric::Request(outcome));
+        outcome::tell(cb.host, config, outcome);
         Some(match decision {
             // Browsers give up if a pre-flight fails, and a method that the homeserver refuses is its to refuse.
             Decision::Reject(rejection)
@@ -223,6 +245,7 @@ impl Gateway {
         question: &Need<'_>,
     ) -> Progress {
         let plugin = &exchange.plugin;
+        let mode = plugin.config.mode;
         let query = Query {
             upstream: &plugin.upstream,
             token: &question.token,
@@ -239,24 +262,33 @@ impl Gateway {
             Some(found) => Some(found),
             None if policy::ignores_token(&plugin.config, head) => return Progress::NotNeeded,
             None => {
-                let purpose = Purpose::Access {
-                    form: ReplyForm::of(head),
-                    requirement: question.requirement,
-                    kind: question.kind,
+                let (requirement, kind) = (question.requirement, question.kind);
+                let (stream, purpose) = match mode {
+                    Mode::Enforce => {
+                        let form = ReplyForm::of(head);
+                        let purpose = Purpose::Access {
+                            form,
+                            requirement,
+                            kind,
+                        };
+                        (Some(exchange.stream), purpose)
+                    }
+                    Mode::Shadow => (None, Purpose::Shadow { requirement, kind }),
                 };
                 let waiter = Waiter {
                     exchange: Rc::clone(exchange),
                     purpose,
                 };
-                resolver.resolve(cb, &query, exchange.stream, waiter.into_waiting(cb))
+                resolver.resolve(cb, &query, stream, waiter.into())
             }
         };
-        match found {
-            Some(found) => {
+        match (found, mode) {
+            (Some(found), _) => {
                 let verdict = self.grant(cb, plugin, &found);
                 Progress::Decided(found.outcome(), verdict)
             }
-            None => Progress::Held,
+            (None, Mode::Enforce) => Progress::Held,
+            (None, Mode::Shadow) => Progress::Passed,
         }
     }
 

@@ -77,7 +77,7 @@ pub(super) fn refuse<W: Watch>(
     why: Unclean,
 ) {
     let rejection = rejection(why);
-    host.count(Metric::Rejected(rejection.label()));
+    host.count(Metric::Rejected(rejection.reason()));
     exchange.reply(host, &rejection.reply(Cors::Standard));
 }
 

@@ -38,7 +38,7 @@ use crate::{
     },
     matrix::reply::Reply,
     metrics::{Metric, Outcome},
-    resolver::{Found, Query, Resolver, Verdict, Waiting, max_hold},
+    resolver::{Found, Query, Resolver, Verdict},
     token::{AccessToken, TokenDigest},
 };
 
@@ -191,13 +191,7 @@ impl Introspection {
             let waiter = Waiter {
                 exchange: Rc::clone(exchange),
             };
-            let waiting = Waiting {
-                upstream: Rc::clone(upstream),
-                since: cb.now(),
-                give_up_at: cb.now() + max_hold(upstream),
-                waiter: waiter.into(),
-            };
-            resolver.resolve(cb, &query, exchange.stream, waiting)
+            resolver.resolve(cb, &query, Some(exchange.stream), waiter.into())
         });
         if let Some(found) = found {
             answer(cb, exchange, found.outcome(), &found.verdict);

@@ -65,7 +65,7 @@ pub(super) fn carry_out<H: Streams + Metrics>(
         },
         Decision::Reject(rejection) => match config.mode {
             Mode::Shadow => {
-                host.count(Metric::WouldReject(rejection.label()));
+                host.count(Metric::WouldReject(rejection.reason()));
                 exchange.set_phase(Phase::Forwarded);
             }
             Mode::Enforce => reject(host, exchange, rejection, form),
@@ -90,7 +90,7 @@ pub(super) fn reject<H: Streams + Metrics>(
     rejection: Rejection,
     form: ReplyForm,
 ) {
-    host.count(Metric::Rejected(rejection.label()));
+    host.count(Metric::Rejected(rejection.reason()));
     let reply = rejection.reply(form.cors);
     if form.is_grpc {
         exchange.set_watch(Watch::GrpcReply(reply.status));

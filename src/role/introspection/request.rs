@@ -22,10 +22,8 @@ use crate::{
     form,
     host::RequestHead,
     mas::introspection::{DEVICE_ID_SUPPORT, HINT, LIFETIME},
-    matrix::{
-        credential::Authorization,
-        reply::{Rejection, Reply},
-    },
+    matrix::{credential::Authorization, reply::Reply},
+    metrics::RejectionReason,
     token::AccessToken,
 };
 
@@ -114,7 +112,7 @@ pub fn unavailable() -> Reply {
     let mut headers = headers();
     headers.push(("retry-after", RETRY_AFTER.into()));
     Reply {
-        reason: Rejection::IntrospectionFailed.label(),
+        reason: RejectionReason::IntrospectionFailed.label(),
         status: 503,
         headers,
         body: Cow::Borrowed(

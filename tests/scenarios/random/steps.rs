@@ -265,7 +265,7 @@ impl Scenario {
         let purpose = Purpose::Decide { session, source };
         Some(Action::Request(
             self.plugin(Role::Gateway),
-            Box::new(request),
+            request.into(),
             purpose,
         ))
     }
@@ -281,7 +281,7 @@ impl Scenario {
         let purpose = Purpose::Answer { session };
         Some(Action::Request(
             self.plugin(Role::Introspection),
-            Box::new(request),
+            request.into(),
             purpose,
         ))
     }
@@ -389,11 +389,7 @@ impl Scenario {
             self.note_told(&told);
         }
         let plugin = self.plugin(Role::Provisioning);
-        Some(Action::Request(
-            plugin,
-            Box::new(request),
-            Purpose::Tell(told),
-        ))
+        Some(Action::Request(plugin, request.into(), Purpose::Tell(told)))
     }
 
     /// A client ends a session, often one that is being asked about.
@@ -427,7 +423,7 @@ impl Scenario {
         };
         Some(Action::Request(
             self.plugin(Role::Gateway),
-            Box::new(request.source(SOURCES[source])),
+            request.source(SOURCES[source]).into(),
             purpose,
         ))
     }
