@@ -166,8 +166,8 @@ impl Worker {
         }
     }
 
-    /// Takes in the trailers of a request. Returns whether they may go on, if the request may.
-    pub fn on_request_trailers(&mut self, host: &impl Host, exchange: &AnyExchange) -> bool {
+    /// Takes in the trailers of a request. They go on if the request does.
+    pub fn on_request_trailers(&mut self, host: &impl Host, exchange: &AnyExchange) {
         // The body has ended without a last piece.
         let end = Chunk {
             size: 0,
@@ -176,8 +176,11 @@ impl Worker {
         self.on_request_body(host, exchange, end);
         let cb = Callback::new(host, exchange.root(), &self.clock);
         match exchange {
-            AnyExchange::Gateway(exchange) => self.gateway.on_request_trailers(&cb, exchange),
-            AnyExchange::Introspection(_) | AnyExchange::Provisioning(_) => true,
+            AnyExchange::Gateway(exchange) => {
+                self.gateway
+                    .on_request_trailers(&cb, &mut self.resolver, exchange);
+            }
+            AnyExchange::Introspection(_) | AnyExchange::Provisioning(_) => {}
         }
     }
 

@@ -105,10 +105,21 @@ impl Gateway {
         watch::on_request_body(cb.host, exchange, chunk);
     }
 
-    /// Takes in the trailers of a request. Returns whether they may go on, if the request may.
-    pub fn on_request_trailers<H: Host>(&self, cb: &Callback<'_, H>, exchange: &Exchange) -> bool {
-        exchange.phase() != Phase::Forwarded
-            || head::strip_trailers(cb.host, &exchange.plugin.config.identity_headers).is_ok()
+    /// Takes in the trailers of a request, which is answered if they cannot be cleaned. Envoy shows the trailers of a
+    /// held request once, as they come; when the request goes on, they go with it.
+    pub fn on_request_trailers<H: Host, W>(
+        &self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Exchange,
+    ) {
+        let identity_headers = &exchange.plugin.config.identity_headers;
+        if exchange.phase() != Phase::Replied
+            && let Err(error) = head::strip_trailers(cb.host, identity_headers)
+        {
+            resolver.cancel(exchange.stream);
+            fail_closed(cb.host, exchange, error);
+        }
     }
 
     /// Takes in the headers of a response.
@@ -129,6 +140,11 @@ impl Gateway {
     /// Decides a request that waited. In shadow mode it has gone on: its stream is not selected and may have ended.
     pub fn finish<H: Host>(&mut self, cb: &Callback<'_, H>, found: &Found, waiter: Waiter) {
         let Waiter { exchange, purpose } = waiter;
+        let is_held = !matches!(purpose, Purpose::Shadow { .. });
+        // Its trailers may have ended it.
+        if is_held && exchange.phase() != Phase::Held {
+            return;
+        }
         let plugin = &exchange.plugin;
         cb.host.count(Metric::Request(found.outcome()));
         match purpose {
