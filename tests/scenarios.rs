@@ -36,10 +36,10 @@ mod sessions;
 mod shadow;
 #[path = "scenarios/siege.rs"]
 mod siege;
-#[path = "scenarios/trailers.rs"]
-mod trailers;
 #[path = "scenarios/silence.rs"]
 mod silence;
+#[path = "scenarios/trailers.rs"]
+mod trailers;
 #[path = "scenarios/trust.rs"]
 mod trust;
 #[path = "scenarios/workers.rs"]
