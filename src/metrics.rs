@@ -289,8 +289,22 @@ impl Metric {
 }
 
 impl Outcome {
+    /// What is known of the token.
+    pub fn verdict(self) -> &'static str {
+        self.words().0
+    }
+
+    /// Where that is from.
+    pub fn source(self) -> &'static str {
+        self.words().1
+    }
+
     fn labels(self) -> Vec<(&'static str, &'static str)> {
-        let (verdict, source) = match self {
+        vec![("verdict", self.verdict()), ("source", self.source())]
+    }
+
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
             Self::ActiveLocal => ("active", "local"),
             Self::ActiveShared => ("active", "shared"),
             Self::ActiveStale => ("active", "stale"),
@@ -301,8 +315,7 @@ impl Outcome {
             Self::NoVerdict => ("no_verdict", "mas"),
             Self::OverBudget => ("no_verdict", "budget"),
             Self::NotAsked => ("not_asked", "offline"),
-        };
-        vec![("verdict", verdict), ("source", source)]
+        }
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Difference {
 }
 
 /// Between the module and an Envoy without it. The first that covers a difference counts.
-pub const OF_MODULE: [Difference; 6] = [
+pub const OF_MODULE: [Difference; 7] = [
     Difference {
         name: "A path that is never public",
         covers: |request, outcomes| {
@@ -51,7 +51,7 @@ pub const OF_MODULE: [Difference; 6] = [
         name: "A bad credential and another fault",
         covers: |_, outcomes| {
             outcomes.is_right_about_credential()
-                && matches!(outcomes.plain.status(), 400 | 413 | 415)
+                && matches!(outcomes.plain.status(), 400 | 413 | 415 | 500)
         },
     },
     Difference {
@@ -66,10 +66,22 @@ pub const OF_MODULE: [Difference; 6] = [
         },
     },
     Difference {
-        name: "An account that Synapse does not have",
+        name: "A token with a control byte",
+        covers: |_, outcomes| {
+            let Some(reference) = &outcomes.reference else {
+                return false;
+            };
+            let token = reference.token().unwrap_or_default();
+            outcomes.gated.is_edge_refusal(401)
+                && reference.status() == 503
+                && token.iter().any(u8::is_ascii_control)
+        },
+    },
+    Difference {
+        name: "An account or a device that Synapse does not have",
         covers: |_, outcomes| {
             outcomes.gated.is_edge_refusal(403)
-                && matches!(&outcomes.reference, Some(reference) if reference.is_account_unknown())
+                && matches!(&outcomes.reference, Some(reference) if reference.lacks_account())
         },
     },
 ];
@@ -164,8 +176,17 @@ impl Outcome {
         matches!(&self.reply, Reply::Status { status: 401, error, .. } if error.starts_with("Mixing "))
     }
 
-    fn is_account_unknown(&self) -> bool {
-        matches!(&self.reply, Reply::Status { status: 500, error, .. } if error == "User not found" || error.is_empty())
+    /// Whether Synapse knows less of the user of an active token than MAS. Of a `HEAD` only the status says so.
+    fn lacks_account(&self) -> bool {
+        match &self.reply {
+            Reply::Status {
+                status: 500, error, ..
+            } => error.is_empty() || error == "User not found",
+            Reply::Status {
+                status: 401, error, ..
+            } => error.is_empty() || error == "Token is not active",
+            _ => false,
+        }
     }
 }
 
