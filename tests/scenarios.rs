@@ -18,6 +18,8 @@ mod configuration;
 mod faults;
 #[path = "scenarios/gateway.rs"]
 mod gateway;
+#[path = "scenarios/heads.rs"]
+mod heads;
 #[path = "scenarios/introspection_role.rs"]
 mod introspection_role;
 #[path = "scenarios/outage.rs"]

@@ -35,6 +35,7 @@ mod edge;
 mod endpoints;
 mod faults;
 mod harness;
+mod heads;
 mod http2;
 mod identity_headers;
 mod introspection;
