@@ -46,6 +46,7 @@ use self::{
     workers::{Acquisition, Workers},
 };
 pub use self::{
+    flight::WaiterId,
     load::PoolId,
     resolution::{
         Found, Invalidation, Origin, Provenance, Query, Renewal, Resolution, Verdict, Waiting,
@@ -82,8 +83,8 @@ const LINE_TIMEOUT: Duration = Duration::from_millis(750);
 /// A flight of this worker, and the requests that wait for it.
 type Pending<W> = Flight<CallContext, Waiting<W>>;
 
-/// Requests that wait, by stream.
-type Waiters<W> = BTreeMap<StreamId, Waiting<W>>;
+/// Requests that wait.
+type Waiters<W> = BTreeMap<WaiterId, Waiting<W>>;
 
 /// Returns the longest that a request is held, however often its question is asked again: one call, the lease
 /// of a worker that vanished, and one more call.
@@ -104,6 +105,8 @@ pub struct Resolver<W> {
     /// Calls dropped with their root context, not yet subtracted from the in-flight gauge. The next tick
     /// does it: the end of a root gets no host.
     lost_calls: usize,
+    /// How many requests have gone on before their question was resolved: the number of the next.
+    passed: u64,
     resolutions: VecDeque<Resolution<W>>,
 }
 
@@ -116,6 +119,7 @@ impl<W> Default for Resolver<W> {
             failures: FailureLog::default(),
             ticked_at: None,
             lost_calls: 0,
+            passed: 0,
             resolutions: VecDeque::new(),
         }
     }
@@ -159,15 +163,17 @@ impl<W> Resolver<W> {
     }
 
     /// Resolves a question that [`Self::lookup`] had no answer to: joins its flight or starts it. `None`: the
-    /// request is held, and [`Self::poll`] returns its resolution.
+    /// request waits, and [`Self::poll`] returns its resolution. A request without a `stream` has gone on already,
+    /// and waits for the verdict even if its stream has ended.
     pub fn resolve<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         query: &Query<'_>,
-        stream: StreamId,
+        stream: Option<StreamId>,
         waiter: W,
     ) -> Option<Found> {
         let key = query.key();
+        let id = self.waiter_id(stream);
         let waiting = self.waiting(cb, query, waiter);
         if self.must_not_queue(query, &key) {
             let why = overloaded(cb);
@@ -175,7 +181,7 @@ impl<W> Resolver<W> {
         }
         if self.flights.contains(&key) && !self.can_overtake(query, &key) {
             cb.host.count(Metric::Coalesced);
-            return match self.flights.join(key, stream, waiting) {
+            return match self.flights.join(key, id, waiting) {
                 Ok(()) => None,
                 Err(Full) => {
                     Some(self.stand_in(cb, query.upstream, &query.digest, NoVerdict::Overloaded))
@@ -195,7 +201,7 @@ impl<W> Resolver<W> {
                 if let Some(queued) = self.take_from_line(&key) {
                     flight.waiters = queued.waiters;
                 }
-                flight.waiters.insert(stream, waiting);
+                flight.waiters.insert(id, waiting);
                 self.flights.insert(key, flight);
                 None
             }
@@ -413,8 +419,8 @@ impl<W> Resolver<W> {
         self.workers.stamp(digest, user)
     }
 
-    /// Returns the next requests whose hold has ended. This is the only way out of a hold; the worker drains it
-    /// at the end of every callback of a root.
+    /// Returns the next requests that wait no longer. This is the only way out; the worker drains it at the end of
+    /// every callback of a root.
     pub fn poll(&mut self) -> Option<Resolution<W>> {
         self.resolutions.pop_front()
     }
@@ -427,6 +433,17 @@ impl<W> Resolver<W> {
 
 /// Starting a flight.
 impl<W> Resolver<W> {
+    /// Names a request that is to wait.
+    fn waiter_id(&mut self, stream: Option<StreamId>) -> WaiterId {
+        match stream {
+            Some(stream) => WaiterId::Held(stream),
+            None => {
+                self.passed += 1;
+                WaiterId::Passed(self.passed)
+            }
+        }
+    }
+
     /// Returns a request as it begins to wait.
     fn waiting<H: Backend>(
         &self,
@@ -973,17 +990,17 @@ impl<W> Resolver<W> {
 /// Splits requests by configuration: each has its own rule of what serves if there is no answer.
 fn by_upstream<W>(waiters: Waiters<W>) -> Vec<Waiters<W>> {
     let mut groups: Vec<(Rc<Upstream>, Waiters<W>)> = Vec::new();
-    for (stream, waiting) in waiters {
+    for (id, waiting) in waiters {
         let group = groups
             .iter_mut()
             .find(|(upstream, _)| Rc::ptr_eq(upstream, &waiting.upstream));
         match group {
             Some((_, group)) => {
-                group.insert(stream, waiting);
+                group.insert(id, waiting);
             }
             None => {
                 let upstream = Rc::clone(&waiting.upstream);
-                groups.push((upstream, BTreeMap::from([(stream, waiting)])));
+                groups.push((upstream, BTreeMap::from([(id, waiting)])));
             }
         }
     }

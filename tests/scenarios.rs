@@ -32,8 +32,12 @@ mod renewal;
 mod rush;
 #[path = "scenarios/sessions.rs"]
 mod sessions;
+#[path = "scenarios/shadow.rs"]
+mod shadow;
 #[path = "scenarios/siege.rs"]
 mod siege;
+#[path = "scenarios/trailers.rs"]
+mod trailers;
 #[path = "scenarios/trust.rs"]
 mod trust;
 #[path = "scenarios/workers.rs"]

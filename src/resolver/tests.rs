@@ -136,7 +136,7 @@ impl Worker {
             };
             resolver
                 .lookup(cb, &query)
-                .or_else(|| resolver.resolve(cb, &query, StreamId(stream), stream))
+                .or_else(|| resolver.resolve(cb, &query, Some(StreamId(stream)), stream))
         });
         if let Some(found) = found {
             self.ended.insert(stream, End::from(&found));

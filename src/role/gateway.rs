@@ -2,6 +2,9 @@
 //!
 //! A request is decided at once where a cache knows its token; otherwise it is held, and decided when the
 //! resolver has a resolution. What passes is watched for ends of sessions (`gateway/watch.rs`).
+//!
+//! The non-obvious rule: in shadow mode no request is held. It goes on at once without an identity, and what
+//! `enforce` would have made of it is counted when the resolver has a resolution, even if its stream has ended.
 
 mod carry_out;
 mod head;
@@ -35,6 +38,7 @@ use crate::{
         epoch::Stamp,
         local::{LocalCache, LocalEntry},
     },
+    config::Mode,
     host::{Callback, Host},
     matrix::reply::{Cors, Rejection},
     metrics::{Metric, Outcome},
@@ -62,6 +66,8 @@ enum Progress {
     NotNeeded,
     /// The request is held.
     Held,
+    /// The request goes on, and the verdict is counted when it comes.
+    Passed,
 }
 
 impl Gateway {
@@ -99,10 +105,21 @@ impl Gateway {
         watch::on_request_body(cb.host, exchange, chunk);
     }
 
-    /// Takes in the trailers of a request. Returns whether they may go on, if the request may.
-    pub fn on_request_trailers<H: Host>(&self, cb: &Callback<'_, H>, exchange: &Exchange) -> bool {
-        exchange.phase() != Phase::Forwarded
-            || head::strip_trailers(cb.host, &exchange.plugin.config.identity_headers).is_ok()
+    /// Takes in the trailers of a request, which is answered if they cannot be cleaned. Envoy shows the trailers of a
+    /// held request once, as they come; when the request goes on, they go with it.
+    pub fn on_request_trailers<H: Host, W>(
+        &self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Exchange,
+    ) {
+        let identity_headers = &exchange.plugin.config.identity_headers;
+        if exchange.phase() != Phase::Replied
+            && let Err(error) = head::strip_trailers(cb.host, identity_headers)
+        {
+            resolver.cancel(exchange.stream);
+            fail_closed(cb.host, exchange, error);
+        }
     }
 
     /// Takes in the headers of a response.
@@ -120,9 +137,14 @@ impl Gateway {
         self.refused.expire(cb.now());
     }
 
-    /// Decides a request that waited.
+    /// Decides a request that waited. In shadow mode it has gone on: its stream is not selected and may have ended.
     pub fn finish<H: Host>(&mut self, cb: &Callback<'_, H>, found: &Found, waiter: Waiter) {
         let Waiter { exchange, purpose } = waiter;
+        let is_held = !matches!(purpose, Purpose::Shadow { .. });
+        // Its trailers may have ended it.
+        if is_held && exchange.phase() != Phase::Held {
+            return;
+        }
         let plugin = &exchange.plugin;
         cb.host.count(Metric::Request(found.outcome()));
         match purpose {
@@ -137,13 +159,25 @@ impl Gateway {
                     watch_for_refusal(&exchange, found.digest);
                 }
                 carry_out(cb.host, &exchange, decision, cors);
+                exchange.resume_forwarded(cb.host);
             }
             Purpose::LogoutAll => {
                 logout_all::watch(&exchange, found);
                 exchange.set_phase(Phase::Forwarded);
+                exchange.resume_forwarded(cb.host);
+            }
+            Purpose::Shadow { requirement, kind } => {
+                let verdict = self.grant(cb, plugin, found);
+                match policy::decide(&plugin.config, requirement, kind, verdict) {
+                    Decision::Reject(rejection) => {
+                        cb.host.count(Metric::WouldReject(rejection.label()));
+                    }
+                    // The response may not have come yet.
+                    Decision::Annotate(_) => watch_for_refusal(&exchange, found.digest),
+                    Decision::Forward => {}
+                }
             }
         }
-        exchange.resume_forwarded(cb.host);
     }
 
     /// Returns how many grants this worker keeps.
@@ -179,6 +213,8 @@ impl Gateway {
             Inspection::Introspect(question) => {
                 match self.find(cb, resolver, exchange, head, &question) {
                     Progress::Held => return None,
+                    // Its outcome is counted by `finish`.
+                    Progress::Passed => return Some(Decision::Forward),
                     Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
                     Progress::Decided(outcome, verdict) => {
                         let (requirement, kind) = (question.requirement, question.kind);
@@ -213,6 +249,7 @@ impl Gateway {
         question: &Need<'_>,
     ) -> Progress {
         let plugin = &exchange.plugin;
+        let mode = plugin.config.mode;
         let query = Query {
             upstream: &plugin.upstream,
             token: &question.token,
@@ -226,24 +263,33 @@ impl Gateway {
             Some(found) => Some(found),
             None if policy::ignores_token(&plugin.config, head) => return Progress::NotNeeded,
             None => {
-                let purpose = Purpose::Access {
-                    cors: Cors::of(head.target()),
-                    requirement: question.requirement,
-                    kind: question.kind,
+                let (requirement, kind) = (question.requirement, question.kind);
+                let (stream, purpose) = match mode {
+                    Mode::Enforce => {
+                        let cors = Cors::of(head.target());
+                        let purpose = Purpose::Access {
+                            cors,
+                            requirement,
+                            kind,
+                        };
+                        (Some(exchange.stream), purpose)
+                    }
+                    Mode::Shadow => (None, Purpose::Shadow { requirement, kind }),
                 };
                 let waiter = Waiter {
                     exchange: Rc::clone(exchange),
                     purpose,
                 };
-                resolver.resolve(cb, &query, exchange.stream, waiter.into())
+                resolver.resolve(cb, &query, stream, waiter.into())
             }
         };
-        match found {
-            Some(found) => {
+        match (found, mode) {
+            (Some(found), _) => {
                 let verdict = self.grant(cb, plugin, &found);
                 Progress::Decided(found.outcome(), verdict)
             }
-            None => Progress::Held,
+            (None, Mode::Enforce) => Progress::Held,
+            (None, Mode::Shadow) => Progress::Passed,
         }
     }
 

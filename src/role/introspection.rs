@@ -173,7 +173,7 @@ impl Introspection {
             let waiter = Waiter {
                 exchange: Rc::clone(exchange),
             };
-            resolver.resolve(cb, &query, exchange.stream, waiter.into())
+            resolver.resolve(cb, &query, Some(exchange.stream), waiter.into())
         });
         if let Some(found) = found {
             answer(cb, exchange, found.outcome(), &found.verdict);

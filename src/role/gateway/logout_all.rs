@@ -38,7 +38,7 @@ pub(super) fn identify<H: Host, W: From<Waiter>>(
         exchange: Rc::clone(exchange),
         purpose: Purpose::LogoutAll,
     };
-    resolver.resolve(cb, &query, exchange.stream, waiter.into())
+    resolver.resolve(cb, &query, Some(exchange.stream), waiter.into())
 }
 
 /// Watches whether MAS ends the sessions of the user that was found.

@@ -1,4 +1,4 @@
-//! What a held request of the gateway waits for, and what it needs to go on.
+//! What a request of the gateway waits for, and what it needs to be decided.
 
 use std::rc::Rc;
 
@@ -8,14 +8,14 @@ use crate::{
     matrix::{endpoint::AuthRequirement, reply::Cors},
 };
 
-/// What a held request needs to go on.
+/// What a request that waits needs to be decided.
 #[derive(Debug)]
 pub struct Waiter {
     pub(super) exchange: Rc<Exchange>,
     pub(super) purpose: Purpose,
 }
 
-/// What a held request waits for.
+/// What a request waits for.
 #[derive(Debug)]
 pub(super) enum Purpose {
     /// Whether it may go on, and as whom.
@@ -26,4 +26,9 @@ pub(super) enum Purpose {
     },
     /// Whose sessions it ends. It goes on in any case.
     LogoutAll,
+    /// What `enforce` would have made of it. In shadow mode it has gone on already, and its stream may have ended.
+    Shadow {
+        requirement: AuthRequirement,
+        kind: Option<TokenKind>,
+    },
 }

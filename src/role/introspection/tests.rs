@@ -106,8 +106,8 @@ impl Listener {
         let cb = Callback::new(&self.host, ROOT, &self.clock);
         self.resolver.on_call_response(&cb, call, response);
         while let Some(resolution) = self.resolver.poll() {
-            for (stream, waiting) in resolution.waiters {
-                self.host.select(stream);
+            for waiting in resolution.waiters.into_values() {
+                self.host.select(waiting.waiter.exchange.stream);
                 self.role.finish(&cb, &resolution.found, &waiting.waiter);
             }
         }

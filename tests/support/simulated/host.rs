@@ -138,9 +138,15 @@ impl Streams for SimulatedHost {
         self.change_header(|request| request.headers.retain(|(key, _)| key != name))
     }
 
-    fn remove_request_trailer(&self, _name: &str) -> Result<(), HostError> {
+    fn remove_request_trailer(&self, name: &str) -> Result<(), HostError> {
         self.note("remove trailer");
-        Ok(())
+        if self.vm.faults.trailers.get() {
+            return Err(INTERNAL_FAILURE);
+        }
+        self.with_request(|request| {
+            request.trailers.retain(|(key, _)| key != name);
+            Ok(())
+        })
     }
 
     fn request_body(&self, max: usize) -> Result<Vec<u8>, HostError> {

@@ -49,4 +49,6 @@ pub struct Faults {
     pub set_header: Cell<bool>,
     /// Every reading of a header fails.
     pub get_header: Cell<bool>,
+    /// Every look at trailers, and every change, fails.
+    pub trailers: Cell<bool>,
 }
