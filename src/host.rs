@@ -53,6 +53,16 @@ impl fmt::Display for HostError {
 
 impl std::error::Error for HostError {}
 
+/// Why a call was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotSent {
+    /// Envoy knows no cluster of that name.
+    UnknownCluster,
+    /// Envoy did not take the call: no host of the cluster is healthy, a circuit breaker is open, or there is no
+    /// credential to inject.
+    Refused,
+}
+
 /// Counters, gauges and histograms.
 pub trait Metrics {
     /// Adds `value` to a counter or gauge, or takes it as a sample of a histogram. Only a gauge takes a
@@ -72,11 +82,8 @@ pub trait Runtime {
 
     /// Sends an introspection request on behalf of `root`, which outlives the stream that caused it. `root`
     /// is the stream's own, or the one whose callback runs: it cannot be a third one.
-    fn dispatch(
-        &self,
-        root: RootId,
-        request: &IntrospectionRequest<'_>,
-    ) -> Result<CallId, HostError>;
+    fn dispatch(&self, root: RootId, request: &IntrospectionRequest<'_>)
+    -> Result<CallId, NotSent>;
 
     /// Asks for [`crate::worker::Worker::on_tick`] to be called for `root`, again and again; `None` ends it.
     fn tick_every(&self, root: RootId, period: Option<Duration>);

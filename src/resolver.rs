@@ -22,6 +22,7 @@ mod limits;
 mod line;
 mod load;
 pub mod membership;
+mod report;
 mod resolution;
 mod share;
 mod upstream;
@@ -43,6 +44,7 @@ use self::{
     line::Turn,
     load::Slot,
     membership::Hint,
+    report::Reports,
     workers::{Acquisition, Workers},
 };
 pub use self::{
@@ -61,12 +63,12 @@ use crate::{
         table::Removed,
     },
     clock::{Instant, millis},
-    host::{Backend, CallId, Callback, QueueId, RootId, StreamId},
+    host::{Backend, CallId, Callback, NotSent, QueueId, RootId, StreamId},
     mas::{
         introspection::{self, Answer, IntrospectionResponse, NoVerdict},
         user::UserKey,
     },
-    metrics::{self, Evicted, Metric},
+    metrics::{self, Evicted, IntrospectionOutcome, InvalidationReason, Metric},
     token::TokenDigest,
 };
 
@@ -100,6 +102,7 @@ pub struct Resolver<W> {
     workers: Workers,
     limits: Limits,
     failures: FailureLog,
+    reports: Reports,
     /// When this worker last looked at deadlines.
     ticked_at: Option<Instant>,
     /// Calls dropped with their root context, not yet subtracted from the in-flight gauge. The next tick
@@ -117,6 +120,7 @@ impl<W> Default for Resolver<W> {
             workers: Workers::default(),
             limits: Limits::default(),
             failures: FailureLog::default(),
+            reports: Reports::default(),
             ticked_at: None,
             lost_calls: 0,
             passed: 0,
@@ -248,7 +252,7 @@ impl<W> Resolver<W> {
         Renewal::Pending
     }
 
-    /// Forgets answers in all workers, also those that are on their way. `reason` is a metric label. Returns
+    /// Forgets answers in all workers, also those that are on their way. Returns
     /// whose token it was, if a token's answer was removed.
     ///
     /// Nothing is written for a token that has no entry and no call under way: anyone can name such a token. One that is asked
@@ -263,7 +267,7 @@ impl<W> Resolver<W> {
         cb: &Callback<'_, H>,
         cache: &SharedCache,
         what: Invalidation<'_>,
-        reason: &'static str,
+        reason: InvalidationReason,
     ) -> Option<UserKey> {
         match what {
             Invalidation::Token(token) => {
@@ -307,11 +311,12 @@ impl<W> Resolver<W> {
             millis(now.since(flight.asked_at)),
         );
         let answer = introspection::read(response);
-        cb.host.count(Metric::Introspection(match &answer {
-            Ok(Answer::Active(_)) => "active",
-            Ok(Answer::Inactive(_)) => "inactive",
-            Err(why) => why.label(),
-        }));
+        let outcome = match &answer {
+            Ok(Answer::Active(_)) => Some(IntrospectionOutcome::Active),
+            Ok(Answer::Inactive(_)) => Some(IntrospectionOutcome::Inactive),
+            Err(why) => why.outcome(),
+        };
+        count_outcome(cb, outcome);
         match answer {
             Ok(answer) => {
                 let introspected = Introspected {
@@ -358,8 +363,7 @@ impl<W> Resolver<W> {
             match flight.state {
                 State::Calling { .. } => {
                     cb.host.record(Metric::InFlight, -1);
-                    cb.host
-                        .count(Metric::Introspection(NoVerdict::Lost.label()));
+                    count_outcome(cb, NoVerdict::Lost.outcome());
                     self.fail(cb, key, flight, NoVerdict::Lost);
                 }
                 State::Queued { ticket, pool, .. } => {
@@ -546,9 +550,12 @@ impl<W> Resolver<W> {
                     leased,
                 })
             }
-            Err(_) => {
-                let why = NoVerdict::Undeliverable;
-                cb.host.count(Metric::Introspection(why.label()));
+            Err(not_sent) => {
+                let why = match not_sent {
+                    NotSent::UnknownCluster => NoVerdict::UnknownCluster,
+                    NotSent::Refused => NoVerdict::Undeliverable,
+                };
+                count_outcome(cb, why.outcome());
                 Err(why)
             }
         }
@@ -687,6 +694,7 @@ impl<W> Resolver<W> {
     ) {
         let upstream = Rc::clone(&flight.call.upstream);
         self.failures.remove(&key);
+        self.reports.note_answer(cb, &upstream);
         let mut is_outdated = self.is_outdated(cb, &upstream, &key, &introspected);
         let is_stored = !is_outdated && self.store(cb, &upstream, &introspected);
         let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
@@ -694,7 +702,7 @@ impl<W> Resolver<W> {
         if marks.invalidated && is_stored && introspected.is_active() {
             // The token ended between the look and the writing.
             let what = Invalidation::Token(&key.digest);
-            self.invalidate(cb, &upstream.cache, what, "introspection");
+            self.invalidate(cb, &upstream.cache, what, InvalidationReason::Introspection);
             is_outdated = true;
         }
         if is_outdated && !flight.call.is_repeated {
@@ -847,8 +855,11 @@ impl<W> Resolver<W> {
             cb.host.count(Metric::Evicted(table, *evicted));
         }
         if outcome.invalidated {
-            self.workers
-                .announce(cb, Subject::Token(&introspected.digest), "introspection");
+            self.workers.announce(
+                cb,
+                Subject::Token(&introspected.digest),
+                InvalidationReason::Introspection,
+            );
         }
         // An invalidation finds only what the shared cache holds: workers that hold an answer which was
         // evicted from it must look there again.
@@ -893,7 +904,7 @@ impl<W> Resolver<W> {
 /// No verdict, and what serves in its place.
 impl<W> Resolver<W> {
     /// Decides what serves where there is no fresh verdict, whatever the reason: a stale answer, or none. The
-    /// failure is noted, so that the next request does not wait for the next failure.
+    /// failure is noted, so that the next request does not wait for the next failure, and the log tells of it.
     fn stand_in<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -902,6 +913,7 @@ impl<W> Resolver<W> {
         why: NoVerdict,
     ) -> Found {
         let now = cb.now();
+        self.reports.note_failure(cb, upstream, why);
         match upstream.cache.lookup_stale(cb.host, digest, now) {
             Some(entry) => {
                 self.failures.note_failure(upstream.question(digest), now);
@@ -1017,8 +1029,14 @@ fn is_due(cached: &Cached, now: Instant) -> bool {
 
 fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {
     let why = NoVerdict::Overloaded;
-    cb.host.count(Metric::Introspection(why.label()));
+    count_outcome(cb, why.outcome());
     why
+}
+
+fn count_outcome<H: Backend>(cb: &Callback<'_, H>, outcome: Option<IntrospectionOutcome>) {
+    if let Some(outcome) = outcome {
+        cb.host.count(Metric::Introspection(outcome));
+    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ mod sessions;
 mod shadow;
 #[path = "scenarios/siege.rs"]
 mod siege;
+#[path = "scenarios/silence.rs"]
+mod silence;
 #[path = "scenarios/trailers.rs"]
 mod trailers;
 #[path = "scenarios/trust.rs"]

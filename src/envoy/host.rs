@@ -9,8 +9,8 @@ use super::{
 use crate::{
     clock::Instant,
     host::{
-        CallId, HostError, If, Metrics, NotWritten, QueueId, RootId, Runtime, Store, StreamId,
-        Streams, Versioned,
+        CallId, HostError, If, Metrics, NotSent, NotWritten, QueueId, RootId, Runtime, Store,
+        StreamId, Streams, Versioned,
     },
     mas::introspection::IntrospectionRequest,
     matrix::reply::Reply,
@@ -104,7 +104,7 @@ impl Runtime for Envoy {
         &self,
         root: RootId,
         request: &IntrospectionRequest<'_>,
-    ) -> Result<CallId, HostError> {
+    ) -> Result<CallId, NotSent> {
         dispatch::dispatch(self.context, root, request)
     }
 

@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    CallId, HostError, If, Metrics, NotWritten, QueueId, RootId, Runtime, Store, StreamId, Streams,
-    Versioned, memory::MemoryStore,
+    CallId, HostError, If, Metrics, NotSent, NotWritten, QueueId, RootId, Runtime, Store, StreamId,
+    Streams, Versioned, memory::MemoryStore,
 };
 use crate::{
     clock::Instant, mas::introspection::IntrospectionRequest, matrix::reply::Reply, metrics::Metric,
@@ -93,9 +93,9 @@ impl Runtime for FakeHost {
         &self,
         _root: RootId,
         _request: &IntrospectionRequest<'_>,
-    ) -> Result<CallId, HostError> {
+    ) -> Result<CallId, NotSent> {
         if self.is_unreachable.get() {
-            return Err(INTERNAL_FAILURE);
+            return Err(NotSent::Refused);
         }
         self.dispatched.set(self.dispatched.get() + 1);
         let call = CallId(self.dispatched.get());

@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 
 use super::{credential::CredentialError, endpoint::path};
+use crate::metrics::RejectionReason;
 
 /// Seconds a client is told to wait after a 503. The shortest that `Retry-After` can say: MAS is
 /// usually back at once (a restart, one lost connection), and no verdict means the client is not
@@ -77,7 +78,7 @@ impl Rejection {
                 r#"{"errcode":"M_FORBIDDEN","error":"Invalid username claim in the introspection result"}"#,
             ),
             Self::LimitExceeded { retry_after_ms } => {
-                return limit_exceeded(self.label(), *retry_after_ms, cors);
+                return limit_exceeded(*retry_after_ms, cors);
             }
             Self::MissingToken => (
                 401,
@@ -113,30 +114,30 @@ impl Rejection {
             headers.push((RETRY_AFTER, RETRY_INTROSPECTION_SECONDS.to_string().into()));
         }
         Reply {
-            reason: self.label(),
+            reason: self.reason().label(),
             status,
             headers,
             body: Cow::Borrowed(body.as_bytes()),
         }
     }
 
-    /// The value of the metric label that says why a request was rejected; the reply has it as its reason.
-    pub const fn label(&self) -> &'static str {
+    /// Returns why the request is rejected, as metrics and access logs call it.
+    pub const fn reason(&self) -> RejectionReason {
         match self {
-            Self::Internal => "internal",
-            Self::IntrospectionFailed => "introspection_failed",
-            Self::InvalidDevice => "invalid_device",
-            Self::InvalidHeader => "invalid_header",
-            Self::InvalidUsername => "invalid_username",
-            Self::LimitExceeded { .. } => "limit_exceeded",
-            Self::MissingToken => "missing_token",
-            Self::Mixed => "mixed",
-            Self::MultipleDevices => "multiple_devices",
-            Self::NoApiScope => "no_api_scope",
-            Self::NotActive => "not_active",
-            Self::NotAscii => "not_ascii",
-            Self::NotServerAdmin => "not_server_admin",
-            Self::Unrecognized => "unrecognized",
+            Self::Internal => RejectionReason::Internal,
+            Self::IntrospectionFailed => RejectionReason::IntrospectionFailed,
+            Self::InvalidDevice => RejectionReason::InvalidDevice,
+            Self::InvalidHeader => RejectionReason::InvalidHeader,
+            Self::InvalidUsername => RejectionReason::InvalidUsername,
+            Self::LimitExceeded { .. } => RejectionReason::LimitExceeded,
+            Self::MissingToken => RejectionReason::MissingToken,
+            Self::Mixed => RejectionReason::Mixed,
+            Self::MultipleDevices => RejectionReason::MultipleDevices,
+            Self::NoApiScope => RejectionReason::NoApiScope,
+            Self::NotActive => RejectionReason::NotActive,
+            Self::NotAscii => RejectionReason::NotAscii,
+            Self::NotServerAdmin => RejectionReason::NotServerAdmin,
+            Self::Unrecognized => RejectionReason::Unrecognized,
         }
     }
 }
@@ -186,7 +187,7 @@ pub struct Reply {
 
 const RETRY_AFTER: &str = "retry-after";
 
-fn limit_exceeded(reason: &'static str, retry_after_ms: u64, cors: Cors) -> Reply {
+fn limit_exceeded(retry_after_ms: u64, cors: Cors) -> Reply {
     let mut headers = headers(cors);
     headers.push((
         RETRY_AFTER,
@@ -196,7 +197,7 @@ fn limit_exceeded(reason: &'static str, retry_after_ms: u64, cors: Cors) -> Repl
         r#"{{"errcode":"M_LIMIT_EXCEEDED","error":"Too Many Requests","retry_after_ms":{retry_after_ms}}}"#
     );
     Reply {
-        reason,
+        reason: RejectionReason::LimitExceeded.label(),
         status: 429,
         headers,
         body: Cow::Owned(body.into_bytes()),
@@ -337,7 +338,7 @@ mod tests {
                     })
             };
             match RECORDED.iter().find(same) {
-                Some(rejection) => drop(seen.insert(rejection.label())),
+                Some(rejection) => drop(seen.insert(rejection.reason())),
                 None => drop(unmatched.insert(exchange.name)),
             }
         }
@@ -419,16 +420,17 @@ mod tests {
     }
 
     #[test]
-    fn labels_tell_rejections_apart() {
+    fn reasons_tell_rejections_apart() {
         let others = [
             Rejection::InvalidDevice,
             Rejection::LimitExceeded { retry_after_ms: 0 },
         ];
-        let labels: BTreeSet<_> = RECORDED
+        let reasons: BTreeSet<_> = RECORDED
             .iter()
             .chain(&others)
-            .map(Rejection::label)
+            .map(Rejection::reason)
             .collect();
-        assert_eq!(labels.len(), RECORDED.len() + others.len());
+        assert_eq!(reasons.len(), RECORDED.len() + others.len());
+        assert!(reasons.iter().eq(RejectionReason::ALL));
     }
 }

@@ -428,7 +428,7 @@ fn a_token_that_ends_while_it_is_asked_about_is_asked_about_again() {
     let digest = TokenDigest::of(TOKENS[0].as_bytes());
     worker.call_back(|cb, resolver| {
         let what = Invalidation::Token(&digest);
-        resolver.invalidate(cb, &upstream.cache, what, "logout")
+        resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Logout)
     });
     worker.answer(200, ACTIVE);
     assert_eq!(worker.end(request), None);

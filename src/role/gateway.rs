@@ -9,6 +9,7 @@
 mod carry_out;
 mod head;
 mod logout_all;
+mod outcome;
 mod outside;
 pub mod policy;
 mod waiter;
@@ -81,7 +82,7 @@ impl Gateway {
         let config = &exchange.plugin.config;
         match Head::read(cb.host, &config.identity_headers) {
             Ok(head) if outside::refuse(cb.host, exchange, &head) => {
-                cb.host.count(Metric::Request(Outcome::NotAsked));
+                outcome::tell(cb.host, config, Outcome::NotAsked);
             }
             Ok(head) => {
                 if let Some(decision) = self.decide(cb, resolver, exchange, &head) {
@@ -140,13 +141,16 @@ impl Gateway {
     /// Decides a request that waited. In shadow mode it has gone on: its stream is not selected and may have ended.
     pub fn finish<H: Host>(&mut self, cb: &Callback<'_, H>, found: &Found, waiter: Waiter) {
         let Waiter { exchange, purpose } = waiter;
-        let is_held = !matches!(purpose, Purpose::Shadow { .. });
-        // Its trailers may have ended it.
-        if is_held && exchange.phase() != Phase::Held {
+        let plugin = &exchange.plugin;
+        if let Purpose::Shadow { .. } = purpose {
+            // Without the filter state: it would be another stream's.
+            cb.host.count(Metric::Request(found.outcome()));
+        } else if exchange.phase() == Phase::Held {
+            outcome::tell(cb.host, &plugin.config, found.outcome());
+        } else {
+            // Its trailers have ended it.
             return;
         }
-        let plugin = &exchange.plugin;
-        cb.host.count(Metric::Request(found.outcome()));
         match purpose {
             Purpose::Access {
                 cors,
@@ -170,7 +174,7 @@ impl Gateway {
                 let verdict = self.grant(cb, plugin, found);
                 match policy::decide(&plugin.config, requirement, kind, verdict) {
                     Decision::Reject(rejection) => {
-                        cb.host.count(Metric::WouldReject(rejection.label()));
+                        cb.host.count(Metric::WouldReject(rejection.reason()));
                     }
                     // The response may not have come yet.
                     Decision::Annotate(_) => watch_for_refusal(&exchange, found.digest),
@@ -227,7 +231,7 @@ impl Gateway {
                 }
             }
         };
-        cb.host.count(Metric::Request(outcome));
+        outcome::tell(cb.host, config, outcome);
         Some(match decision {
             // Browsers give up if a pre-flight fails, and a method that the homeserver refuses is its to refuse.
             Decision::Reject(rejection)

@@ -179,7 +179,7 @@ impl ProvisioningRequest {
         if let Some(ProvisioningEvent { user, revocation }) = &self.event {
             let cache = &exchange.plugin.upstream.cache;
             let what = Invalidation::User(user, revocation);
-            resolver.invalidate(cb, cache, what, self.endpoint.label());
+            resolver.invalidate(cb, cache, what, self.endpoint.reason());
         }
     }
 }

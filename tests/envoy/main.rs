@@ -60,6 +60,7 @@ mod sessions;
 mod shadow;
 mod shipped;
 mod siege;
+mod silence;
 mod single_flight;
 mod stale;
 mod trust;

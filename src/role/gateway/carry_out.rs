@@ -41,7 +41,7 @@ pub(super) fn carry_out<H: Streams + Metrics>(
         },
         Decision::Reject(rejection) => match config.mode {
             Mode::Shadow => {
-                host.count(Metric::WouldReject(rejection.label()));
+                host.count(Metric::WouldReject(rejection.reason()));
                 exchange.set_phase(Phase::Forwarded);
             }
             Mode::Enforce => reject(host, exchange, rejection, cors),
@@ -63,7 +63,7 @@ pub(super) fn reject<H: Streams + Metrics>(
     rejection: Rejection,
     cors: Cors,
 ) {
-    host.count(Metric::Rejected(rejection.label()));
+    host.count(Metric::Rejected(rejection.reason()));
     let reply = rejection.reply(cors);
     if is_grpc(host) {
         exchange.set_watch(Watch::GrpcReply(reply.status));

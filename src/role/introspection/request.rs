@@ -21,7 +21,8 @@ use crate::{
     config::Config,
     form,
     mas::introspection::{DEVICE_ID_SUPPORT, HINT, LIFETIME},
-    matrix::reply::{Rejection, Reply},
+    matrix::reply::Reply,
+    metrics::RejectionReason,
     token::AccessToken,
 };
 
@@ -113,7 +114,7 @@ pub fn unavailable() -> Reply {
     let mut headers = headers();
     headers.push(("retry-after", RETRY_AFTER.into()));
     Reply {
-        reason: Rejection::IntrospectionFailed.label(),
+        reason: RejectionReason::IntrospectionFailed.label(),
         status: 503,
         headers,
         body: Cow::Borrowed(

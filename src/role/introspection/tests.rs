@@ -11,7 +11,7 @@ use crate::{
     cache::ActiveEntry,
     config,
     host::{CoarseClock, RootId, Streams as _, fake::FakeHost},
-    mas::introspection::{Answer, IntrospectionResponse},
+    mas::introspection::{Answer, ConnectionFault, IntrospectionResponse},
     role::{exchange::Watch as _, plugin::Plugin},
 };
 
@@ -288,7 +288,11 @@ fn each_verdict_makes_its_reply() {
     for (why, is_passed_on) in [
         (NoVerdict::Undeliverable, false),
         (NoVerdict::Reset, false),
-        (NoVerdict::Status, false),
+        (NoVerdict::Status(500), false),
+        (NoVerdict::UnknownCluster, false),
+        (NoVerdict::Unreachable(ConnectionFault::Other), false),
+        (NoVerdict::Timeout, false),
+        (NoVerdict::NotJson, false),
         (NoVerdict::Oversized, false),
         (NoVerdict::Malformed, false),
         (NoVerdict::Lost, false),

@@ -8,8 +8,8 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use matrix_edge_auth::{
     clock::Instant,
     host::{
-        CallId, HostError, If, Metrics, NotWritten, QueueId, RootId, Runtime, Store, StreamId,
-        Streams, Versioned,
+        CallId, HostError, If, Metrics, NotSent, NotWritten, QueueId, RootId, Runtime, Store,
+        StreamId, Streams, Versioned,
     },
     mas::introspection::IntrospectionRequest,
     matrix::reply::Reply,
@@ -24,6 +24,9 @@ const INTERNAL_FAILURE: HostError = HostError(10);
 
 /// Envoy carries them out after the callback, each from within the one before: a thousand are more than the stack takes.
 const MAX_ENDED: usize = 256;
+
+/// The only cluster that this Envoy does not know.
+pub const UNKNOWN_CLUSTER: &str = "nowhere";
 
 /// Context ids of streams begin here, those of roots end.
 pub(super) const FIRST_STREAM: u32 = 1_000;
@@ -229,14 +232,17 @@ impl Runtime for SimulatedHost {
         &self,
         root: RootId,
         request: &IntrospectionRequest<'_>,
-    ) -> Result<CallId, HostError> {
+    ) -> Result<CallId, NotSent> {
         self.note("dispatch");
         assert!(
             self.context >= FIRST_STREAM || self.context == root.0,
             "the SDK would panic"
         );
         if self.vm.faults.dispatch.get() || self.vm.dropped.borrow().contains(&root) {
-            return Err(INTERNAL_FAILURE);
+            return Err(NotSent::Refused);
+        }
+        if request.cluster() == UNKNOWN_CLUSTER {
+            return Err(NotSent::UnknownCluster);
         }
         self.vm.next_call.set(self.vm.next_call.get() + 1);
         let id = CallId(self.vm.next_call.get());

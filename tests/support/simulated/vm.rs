@@ -43,7 +43,7 @@ pub struct Call {
 /// Faults that can be switched on for one worker.
 #[derive(Default)]
 pub struct Faults {
-    /// `dispatch_http_call` fails: no such cluster, no host, circuit breaker.
+    /// `dispatch_http_call` fails: no host, circuit breaker.
     pub dispatch: Cell<bool>,
     /// Every change of a header fails.
     pub set_header: Cell<bool>,

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
-use crate::{config, mas::introspection::InactiveAnswer};
+use crate::{
+    config,
+    mas::introspection::{ConnectionFault, InactiveAnswer},
+};
 
 const TOKEN: &str = "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1";
 const REFRESH_TOKEN: &str = "syr_x";
@@ -452,7 +455,11 @@ fn without_a_verdict_the_configuration_decides_and_no_token_is_called_inactive()
     for why in [
         NoVerdict::Undeliverable,
         NoVerdict::Reset,
-        NoVerdict::Status,
+        NoVerdict::Status(500),
+        NoVerdict::UnknownCluster,
+        NoVerdict::Unreachable(ConnectionFault::Other),
+        NoVerdict::Timeout,
+        NoVerdict::NotJson,
         NoVerdict::Oversized,
         NoVerdict::Malformed,
         NoVerdict::Lost,
