@@ -102,10 +102,15 @@ pub struct Options {
     pub logout_all: bool,
     /// Called for each introspection as it is answered.
     pub on_introspection: Option<OnIntrospection>,
+    /// Called for each attempt to tell the homeserver something, once it has ended.
+    pub on_provisioning: Option<OnProvisioning>,
 }
 
 /// See [`Options::on_introspection`].
 pub type OnIntrospection = Arc<dyn Fn(&Introspected) + Send + Sync>;
+
+/// See [`Options::on_provisioning`].
+pub type OnProvisioning = Arc<dyn Fn(&ProvisioningCall) + Send + Sync>;
 
 impl Default for Options {
     fn default() -> Self {
@@ -121,6 +126,7 @@ impl Default for Options {
             keep_requests: 10_000,
             logout_all: false,
             on_introspection: None,
+            on_provisioning: None,
         }
     }
 }
@@ -201,6 +207,21 @@ impl Mas {
     /// Stops, and returns once the port refuses connections.
     pub async fn stop(self) {
         self.server.stop().await;
+    }
+
+    /// Closes the port and all connections, as a process that is killed does, and returns once it refuses. What MAS has in
+    /// its database stays, and its calls to the homeserver go on.
+    pub async fn take_down(&self) {
+        self.server.close().await;
+    }
+
+    /// Listens again on the same port after [`take_down`](Self::take_down).
+    ///
+    /// # Errors
+    ///
+    /// If another program has taken the port meanwhile.
+    pub async fn bring_up(&self) -> io::Result<()> {
+        self.server.open().await
     }
 
     /// Makes `token` valid for `session`, from now on. Any string will do; [`token()`] makes one as MAS does.
@@ -297,6 +318,11 @@ impl Mas {
     /// How many TCP connections were accepted.
     pub fn connections(&self) -> u64 {
         self.server.traffic().connections()
+    }
+
+    /// Whether an introspection would call `token` an active access token now. Nothing changes by looking.
+    pub fn is_active(&self, token: &str) -> bool {
+        lock(&self.shared.state).is_active(token, self.shared.clock.now())
     }
 
     /// Adds a fault. Faults hit introspections only; of those in force the first that matches hits.
@@ -413,6 +439,7 @@ struct Shared {
     logout_all: bool,
     pool_timeout: Duration,
     on_introspection: Option<OnIntrospection>,
+    on_provisioning: Option<OnProvisioning>,
     secret: Mutex<Redacted>,
     database: Mutex<Database>,
     provisioning: Provisioning,
@@ -439,6 +466,7 @@ impl Shared {
             logout_all: options.logout_all,
             pool_timeout: options.pool_timeout,
             on_introspection: options.on_introspection,
+            on_provisioning: options.on_provisioning,
             secret: Mutex::new(Redacted(options.secret)),
             database: Mutex::new(Database::Up),
             provisioning,

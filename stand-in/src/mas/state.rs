@@ -319,6 +319,12 @@ impl State {
             .collect()
     }
 
+    /// Whether `token` is an access token that an introspection would call active.
+    pub(super) fn is_active(&self, token: &str, now: Duration) -> bool {
+        self.valid(token, now)
+            .is_some_and(|(found, _)| found.token_use == TokenUse::AccessToken)
+    }
+
     /// RFC 7662. `with_device_id`: the caller understands the `device_id` member. An active token counts as used from
     /// then on.
     pub(super) fn introspect(
