@@ -579,10 +579,16 @@ fn stats_tags() -> String {
 
 /// The shipped configuration of a whole Envoy.
 pub fn shipped() -> Value {
-    serde_saphyr::from_str(&read("envoy/local/envoy.yaml")).expect("the shipped file is YAML")
+    yaml(&read("envoy/local/envoy.yaml"))
 }
 
-fn read(path: &str) -> String {
+/// Reads YAML.
+pub fn yaml(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("not YAML: {error}"))
+}
+
+/// The text of a file of the repository.
+pub fn read(path: &str) -> String {
     std::fs::read_to_string(repository().join(path))
         .unwrap_or_else(|error| panic!("cannot read {path}: {error}"))
 }
