@@ -63,6 +63,7 @@ mod shipped;
 mod siege;
 mod single_flight;
 mod stale;
+mod sync_workers;
 mod tls;
 mod trust;
 mod uploads;
