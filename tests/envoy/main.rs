@@ -53,6 +53,7 @@ mod overload;
 mod production;
 mod provisioning;
 mod provisioning_requests;
+mod rate_limit;
 mod refusals;
 mod renewal;
 mod replies;

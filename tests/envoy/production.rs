@@ -19,7 +19,7 @@ use super::{
     tls::{self, Way},
 };
 use crate::support::{
-    envoy::{Envoy, bootstrap, module, read, yaml},
+    envoy::{Envoy, bootstrap, read, shipped_at, yaml},
     http::{self, Connection, Request, Response, within_limit},
 };
 
@@ -202,21 +202,8 @@ impl Site {
                 .replace("change-me", DEFAULT_SECRET);
             std::fs::write(dir.path().join(name), text).expect("a file of our own");
         }
-        let mut config = yaml(
-            &read("envoy/production/envoy.yaml")
-                .replace(
-                    "/etc/envoy/matrix-edge-auth.wasm",
-                    &module().display().to_string(),
-                )
-                .replace("/etc/envoy/", &here),
-        );
-        // The harness brings the same ones.
-        let tags = yaml(&read("envoy/stats_tags.yaml"));
-        assert_eq!(config["stats_config"].take(), tags["stats_config"]);
-        config["admin"]["address"]["socket_address"]["port_value"] = 0.into();
-        for listener in bootstrap::listeners(&mut config) {
-            bootstrap::move_listener(listener);
-        }
+        let path = "envoy/production/envoy.yaml";
+        let mut config = shipped_at(path, &[("/etc/envoy/", &here)]);
         let mas = Mas::start(Options::default()).await.expect("a free port");
         let mut upstreams = BTreeMap::new();
         for cluster in bootstrap::clusters(&mut config) {

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::edge::{WHOAMI, identity, values};
 use crate::support::{
-    envoy::{Envoy, bootstrap, module, read, repository, yaml},
+    envoy::{Envoy, bootstrap, read, repository, shipped_at, yaml},
     http::{Connection, Request, within_limit},
 };
 
@@ -73,23 +73,12 @@ impl Site {
         homeserver.respond("/_matrix/client/v3/sync", 200, "\"main\"");
         write_endpoints(dir.path(), &homeserver, &workers[..4]);
         let endpoints = dir.path().join("endpoints.yaml");
-        let mut config = yaml(
-            &read("envoy/sync-workers/envoy.yaml")
-                .replace(
-                    "dist/matrix-edge-auth.wasm",
-                    &module().display().to_string(),
-                )
-                .replace(
-                    "envoy/sync-workers/endpoints.yaml",
-                    &endpoints.display().to_string(),
-                ),
+        let endpoints = endpoints.display().to_string();
+        let mut config = shipped_at(
+            "envoy/sync-workers/envoy.yaml",
+            &[("envoy/sync-workers/endpoints.yaml", &endpoints)],
         );
-        // The harness brings the same ones.
-        let tags = yaml(&read("envoy/stats_tags.yaml"));
-        assert_eq!(config["stats_config"].take(), tags["stats_config"]);
-        config["admin"]["address"]["socket_address"]["port_value"] = 0.into();
         let listener = bootstrap::listener(&mut config);
-        bootstrap::move_listener(listener);
         listener["connection_balance_config"] = json!({"exact_balance": {}});
         for (name, addr) in [
             ("homeserver", homeserver.addr()),
@@ -143,21 +132,23 @@ impl Site {
         // Envoy's workers learn it a moment after the gauges. A bridge's tokens cost no question to MAS.
         let wanted: Vec<String> = (1..=count).map(|number| format!("sync-{number}")).collect();
         within_limit("both workers to use the ring", async {
-            let mut known = [false; 2];
-            while known != [true; 2] {
-                for connection in 0..2 {
-                    let mut used: Places = Vec::new();
-                    for bridge in 0..40 {
-                        used.push(self.ask(connection, &format!("bridge-{bridge}")).await);
-                    }
-                    used.sort();
-                    used.dedup();
-                    used.retain(|worker| worker != "main");
-                    known[connection] = used == wanted;
-                }
+            for connection in 0..self.connections.len() {
+                while self.workers_in_use(connection).await != wanted {}
             }
         })
         .await;
+    }
+
+    /// The workers that one of Envoy's workers sends requests to, in order.
+    async fn workers_in_use(&mut self, connection: usize) -> Places {
+        let mut used = Vec::new();
+        for bridge in 0..40 {
+            used.push(self.ask(connection, &format!("bridge-{bridge}")).await);
+        }
+        used.retain(|worker| worker != "main");
+        used.sort();
+        used.dedup();
+        used
     }
 
     /// The worker that answers a token.

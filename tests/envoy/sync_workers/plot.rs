@@ -86,7 +86,7 @@ pub(super) fn svg(measured: &[Measured]) -> String {
     label(
         &mut text,
         x(REFRESHES + 1),
-        HEIGHT - BOTTOM + 20,
+        HEIGHT - BOTTOM + 42,
         "middle",
         "5th worker",
     );
