@@ -15,7 +15,7 @@ build: ## Build the module: dist/matrix-edge-auth.wasm
 run: ## Run a complete stack on loopback until Ctrl-C (MAS_URL=, HOMESERVER_URL=, MAS_SECRET=)
 	@scripts/run
 
-test: ## Run all tests and print one summary (LAYER="native core module envoy chaos synapse" picks some)
+test: ## Run all tests and print one summary (LAYER="native core module envoy chaos manifests synapse" picks some)
 	@scripts/test $(LAYER)
 
 test-workers: ## Test with a real Synapse of several processes; needs PostgreSQL and Redis

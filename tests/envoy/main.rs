@@ -17,6 +17,7 @@
 mod support {
     pub mod envoy;
     pub mod http;
+    pub mod mesh;
     pub mod recorded;
     pub mod recorded_mas;
     pub mod replayed_mas;
@@ -31,8 +32,10 @@ mod chain;
 mod clock;
 mod cold_start;
 mod configuration;
+mod deployed;
 mod edge;
 mod endpoints;
+mod envoy_gateway;
 mod faults;
 mod harness;
 mod heads;
@@ -48,6 +51,8 @@ mod introspection_passing;
 mod introspection_replay;
 mod introspection_role;
 mod invalidation;
+mod istio;
+mod kubernetes;
 mod metrics;
 mod outage;
 mod overload;
