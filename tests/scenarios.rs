@@ -40,8 +40,6 @@ mod shadow;
 mod siege;
 #[path = "scenarios/silence.rs"]
 mod silence;
-#[path = "scenarios/trailers.rs"]
-mod trailers;
 #[path = "scenarios/trust.rs"]
 mod trust;
 #[path = "scenarios/workers.rs"]
