@@ -136,13 +136,16 @@ impl Gateway {
     /// Decides a request that waited. In shadow mode it has gone on: its stream is not selected and may have ended.
     pub fn finish<H: Host>(&mut self, cb: &Callback<'_, H>, found: &Found, waiter: Waiter) {
         let Waiter { exchange, purpose } = waiter;
-        let is_held = !matches!(purpose, Purpose::Shadow { .. });
-        // Its trailers may have ended it.
-        if is_held && exchange.phase() != Phase::Held {
+        let plugin = &exchange.plugin;
+        if let Purpose::Shadow { .. } = purpose {
+            // Without the filter state: it would be another stream's.
+            cb.host.count(Metric::Request(found.outcome()));
+        } else if exchange.phase() == Phase::Held {
+            outcome::tell(cb.host, &plugin.config, found.outcome());
+        } else {
+            // Its trailers have ended it.
             return;
         }
-        let plugin = &exchange.plugin;
-        outcome::tell(cb.host, &plugin.config, found.outcome());
         match purpose {
             Purpose::Access {
                 form,

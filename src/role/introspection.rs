@@ -152,7 +152,7 @@ impl Introspection {
         }
     }
 
-    /// Passes on the requests that have waited too long for their form.
+    /// Passes on the requests that have waited too long for a form to begin.
     pub fn on_tick<H: Host>(&mut self, cb: &Callback<'_, H>) {
         self.awaiting_body.release_expired(cb);
     }

@@ -27,7 +27,7 @@ fn passes() -> Fate {
 fn no_request_waits_and_each_verdict_is_counted_once() {
     let process = Process::new();
     let mut worker = SimulatedWorker::new(&process);
-    let gateway = gateway(1, json!({"mode": "shadow"}));
+    let gateway = gateway(1, json!({"mode": "shadow", "filter_state": true}));
     for token in [ALICE, BOB] {
         for _ in 0..50 {
             assert_eq!(worker.send(&gateway, whoami(token)), passes());
@@ -44,8 +44,9 @@ fn no_request_waits_and_each_verdict_is_counted_once() {
     assert_eq!(process.metric(REQUESTS), 100);
     assert_eq!(process.metric("matrix_edge_auth_rejections_total"), 0);
     assert_eq!(process.metric("matrix_edge_auth_held_duration"), 0);
-    let touched = ["reply", "resume", "select"].map(|call| worker.host_calls().get(call).copied());
-    assert_eq!(touched, [None; 3], "the requests had gone on");
+    let calls = ["reply", "resume", "select", "filter state"];
+    let touched = calls.map(|call| worker.host_calls().get(call).copied());
+    assert_eq!(touched, [None; 4], "the requests had gone on");
 }
 
 #[test]
