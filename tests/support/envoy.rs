@@ -401,6 +401,27 @@ impl Envoy {
         name: &str,
         edit: impl FnOnce(&mut Value),
     ) -> Result<(), String> {
+        self.update_listeners(|listeners| {
+            let listener = listeners
+                .iter_mut()
+                .find(|listener| listener["name"] == name)
+                .unwrap_or_else(|| panic!("there is no listener {name}"));
+            edit(listener);
+        })
+        .await
+    }
+
+    /// Replaces all listeners that `edit` changes, in one update, and waits for Envoy to refuse it, or for all workers
+    /// to take new connections with it. They must not be what they were: Envoy does nothing then.
+    ///
+    /// # Errors
+    ///
+    /// If Envoy refuses: what it says.
+    ///
+    /// # Panics
+    ///
+    /// If it is no listener at all.
+    pub async fn update_listeners(&self, edit: impl FnOnce(&mut [Value])) -> Result<(), String> {
         const CREATED: &str = "listener_manager.listener_create_success";
         const REFUSED: &str = "listener_manager.lds.update_rejected";
         const UNREADABLE: &str = "listener_manager.lds.update_failure";
@@ -410,13 +431,14 @@ impl Envoy {
             .await;
         let created = self.stat(CREATED).await;
         let refused = self.stat(REFUSED).await;
-        let logged = self.log().len();
-        let mut edited = listeners.resources.clone();
-        let listener = edited
-            .as_array_mut()
-            .and_then(|all| all.iter_mut().find(|listener| listener["name"] == name))
-            .unwrap_or_else(|| panic!("there is no listener {name}"));
-        edit(listener);
+        let logged = self.log.length();
+        let before = listeners.resources.as_array().expect("dynamic listeners");
+        let mut edited = before.clone();
+        edit(&mut edited);
+        let changed = before.iter().zip(&edited).filter(|(old, new)| old != new);
+        // Each worker counts once.
+        let awaited = created + u64::from(self.workers) * changed.count() as u64;
+        let edited = Value::Array(edited);
         listeners.version += 1;
         write_resources(self.dir.path(), LISTENERS, listeners.version, &edited);
         let is_taken = within_limit("Envoy to read the listener", async {
@@ -429,8 +451,7 @@ impl Envoy {
                 if self.stat(REFUSED).await > refused {
                     return false;
                 }
-                // Each worker counts once.
-                if self.stat(CREATED).await == created + u64::from(self.workers) {
+                if self.stat(CREATED).await >= awaited {
                     return true;
                 }
                 tokio::time::sleep(POLL).await;
