@@ -3,8 +3,9 @@
 //! A flight is answered by a call of this worker, or by another worker that holds the lease.
 //!
 //! A flight belongs to the worker, not to the request that caused it, so a client that hangs up takes
-//! nothing away from the others. Everything is bounded: flights by configuration, waiting requests by the
-//! constants below. A flight whose answer never comes ends at its deadline.
+//! nothing away from the others. A request that has gone on already can wait as well, for a verdict to count.
+//! Everything is bounded: flights by configuration, waiting requests by the constants below. A flight whose
+//! answer never comes ends at its deadline.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -24,6 +25,16 @@ use crate::{
 pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
 /// Requests that may wait in one worker. One client has no more than its share of these places, see [`Shares`].
 pub const MAX_WAITERS: usize = 16_384;
+
+/// Names a request that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WaiterId {
+    /// A held request, by its stream. It waits no longer when the stream ends.
+    Held(StreamId),
+    /// A request that has gone on already, by a number. It waits until there is a verdict, whatever becomes of its
+    /// stream.
+    Passed(u64),
+}
 
 /// A request that waits.
 pub trait Waiter {
@@ -73,7 +84,9 @@ pub struct Flight<Q, W> {
     /// What was asked.
     pub call: Q,
     /// Who waits.
-    pub waiters: BTreeMap<StreamId, W>,
+    pub waiters: BTreeMap<WaiterId, W>,
+    /// Whether a request has joined the one that it began with, which may have left since. Their clients may differ.
+    pub is_joined: bool,
     /// Where the answer comes from.
     pub state: State,
 }
@@ -94,7 +107,7 @@ pub struct Full;
 pub struct Flights<Q, W> {
     flights: BTreeMap<QuestionKey, Flight<Q, W>>,
     calls: BTreeMap<CallId, QuestionKey>,
-    streams: BTreeMap<StreamId, QuestionKey>,
+    waiters: BTreeMap<WaiterId, QuestionKey>,
     load: Load,
     /// The places of the waiting requests.
     places: Shares,
@@ -105,7 +118,7 @@ impl<Q, W> Default for Flights<Q, W> {
         Self {
             flights: BTreeMap::new(),
             calls: BTreeMap::new(),
-            streams: BTreeMap::new(),
+            waiters: BTreeMap::new(),
             load: Load::default(),
             places: Shares::default(),
         }
@@ -147,8 +160,8 @@ impl<Q, W: Waiter> Flights<Q, W> {
             self.calls.insert(call, key);
             self.load.add(&slot);
         }
-        for (stream, waiter) in &flight.waiters {
-            self.streams.insert(*stream, key);
+        for (id, waiter) in &flight.waiters {
+            self.waiters.insert(*id, key);
             self.places.add(waiter.client());
         }
         self.flights.insert(key, flight);
@@ -162,25 +175,27 @@ impl<Q, W: Waiter> Flights<Q, W> {
         }
     }
 
-    /// Lets `stream` wait for the answer to `key`, which must be on its way.
-    pub fn join(&mut self, key: QuestionKey, stream: StreamId, waiter: W) -> Result<(), Full> {
+    /// Lets `id` wait for the answer to `key`, which must be on its way.
+    pub fn join(&mut self, key: QuestionKey, id: WaiterId, waiter: W) -> Result<(), Full> {
         let flight = self.flights.get_mut(&key).ok_or(Full)?;
         let has_room = self.places.admits(waiter.client(), MAX_WAITERS);
         if !has_room || flight.waiters.len() >= MAX_WAITERS_PER_FLIGHT {
             return Err(Full);
         }
         self.places.add(waiter.client());
-        flight.waiters.insert(stream, waiter);
-        self.streams.insert(stream, key);
+        flight.waiters.insert(id, waiter);
+        flight.is_joined = true;
+        self.waiters.insert(id, key);
         Ok(())
     }
 
-    /// Forgets a stream that has ended. A call goes on without it: its answer will be kept. Returns a flight
-    /// that has ended with it.
+    /// Forgets the held request of a stream that has ended. A call goes on without it: its answer will be kept.
+    /// Returns a flight that has ended with it.
     pub fn forget(&mut self, stream: StreamId) -> Option<Flight<Q, W>> {
-        let key = self.streams.remove(&stream)?;
+        let id = WaiterId::Held(stream);
+        let key = self.waiters.remove(&id)?;
         let flight = self.flights.get_mut(&key)?;
-        if let Some(waiter) = flight.waiters.remove(&stream) {
+        if let Some(waiter) = flight.waiters.remove(&id) {
             self.places.remove(waiter.client());
         }
         if flight.is_abandoned() {
@@ -260,7 +275,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
     pub fn drain_waiters(
         &mut self,
         chosen: impl Fn(&W) -> bool,
-    ) -> Vec<(QuestionKey, BTreeMap<StreamId, W>)> {
+    ) -> Vec<(QuestionKey, BTreeMap<WaiterId, W>)> {
         let mut taken = Vec::new();
         for (key, flight) in &mut self.flights {
             if !flight.waiters.values().any(&chosen) {
@@ -270,8 +285,8 @@ impl<Q, W: Waiter> Flights<Q, W> {
                 .into_iter()
                 .partition::<BTreeMap<_, _>, _>(|(_, waiter)| chosen(waiter));
             flight.waiters = stay;
-            for (stream, waiter) in &leave {
-                self.streams.remove(stream);
+            for (id, waiter) in &leave {
+                self.waiters.remove(id);
                 self.places.remove(waiter.client());
             }
             taken.push((*key, leave));
@@ -315,8 +330,8 @@ impl<Q, W: Waiter> Flights<Q, W> {
             self.calls.remove(&call);
             self.load.remove(&slot);
         }
-        for (stream, waiter) in &flight.waiters {
-            self.streams.remove(stream);
+        for (id, waiter) in &flight.waiters {
+            self.waiters.remove(id);
             self.places.remove(waiter.client());
         }
         Some((key, flight))
@@ -355,6 +370,10 @@ mod tests {
     };
     const DEADLINE: Instant = Instant::from_millis(5_500);
 
+    fn held(stream: u32) -> WaiterId {
+        WaiterId::Held(StreamId(stream))
+    }
+
     fn key(token: &[u8]) -> QuestionKey {
         QuestionKey {
             digest: TokenDigest::of(token),
@@ -368,6 +387,7 @@ mod tests {
             deadline: DEADLINE,
             call: (),
             waiters: BTreeMap::new(),
+            is_joined: false,
             state: State::Calling {
                 call: CallId(call),
                 root,
@@ -398,9 +418,9 @@ mod tests {
     fn one_call_answers_all_who_wait() {
         let mut flights = flights(&[b"a", b"b"]);
         for stream in 0..200 {
-            flights.join(key(b"a"), StreamId(stream), stream).unwrap();
+            flights.join(key(b"a"), held(stream), stream).unwrap();
         }
-        flights.join(key(b"b"), StreamId(999), 999).unwrap();
+        flights.join(key(b"b"), held(999), 999).unwrap();
         let (landed, flight) = flights.complete(CallId(100)).unwrap();
         assert_eq!(landed, key(b"a"));
         assert_eq!(
@@ -414,15 +434,24 @@ mod tests {
     #[test]
     fn a_client_that_hangs_up_leaves_the_flight_to_the_others() {
         let mut flights = flights(&[b"a"]);
-        flights.join(key(b"a"), StreamId(1), 1).unwrap();
-        flights.join(key(b"a"), StreamId(2), 2).unwrap();
+        flights.join(key(b"a"), held(1), 1).unwrap();
+        flights.join(key(b"a"), held(2), 2).unwrap();
         flights.forget(StreamId(1));
         flights.forget(StreamId(1));
         let (_, flight) = flights.complete(CallId(100)).unwrap();
-        assert_eq!(
-            flight.waiters.into_keys().collect::<Vec<_>>(),
-            [StreamId(2)]
-        );
+        assert_eq!(flight.waiters.into_keys().collect::<Vec<_>>(), [held(2)]);
+    }
+
+    #[test]
+    fn a_request_that_has_gone_on_waits_whatever_becomes_of_its_stream() {
+        let mut flights = flights(&[b"a"]);
+        flights.join(key(b"a"), held(1), 1).unwrap();
+        flights.join(key(b"a"), WaiterId::Passed(1), 2).unwrap();
+        flights.root_ended(ROOT);
+        assert!(flights.forget(StreamId(1)).is_none());
+        let (_, flight) = flights.pop_orphan().unwrap();
+        assert_eq!(flight.waiters.into_values().collect::<Vec<_>>(), [2]);
+        assert!(flights.waiters.is_empty());
     }
 
     #[test]
@@ -434,7 +463,7 @@ mod tests {
         for token in &tokens {
             for _ in 0..=MAX_WAITERS_PER_FLIGHT {
                 stream += 1;
-                waiting += usize::from(flights.join(key(token), StreamId(stream), 0).is_ok());
+                waiting += usize::from(flights.join(key(token), held(stream), 0).is_ok());
             }
             assert!(waiting <= MAX_WAITERS);
         }
@@ -443,7 +472,7 @@ mod tests {
             flights.complete(CallId(100)).unwrap().1.waiters.len(),
             MAX_WAITERS_PER_FLIGHT
         );
-        assert_eq!(flights.join(key(&tokens[19]), StreamId(0), 0), Ok(()));
+        assert_eq!(flights.join(key(&tokens[19]), held(0), 0), Ok(()));
     }
 
     #[test]
@@ -451,7 +480,7 @@ mod tests {
         let client = ClientKey([1; 32]);
         let mut flights = flights(&[b"a", b"b", b"c"]);
         for (stream, token) in [(1, b"a"), (2, b"a"), (3, b"b"), (4, b"c")] {
-            flights.join(key(token), StreamId(stream), client).unwrap();
+            flights.join(key(token), held(stream), client).unwrap();
         }
         flights.forget(StreamId(1));
         flights.forget(StreamId(1));
@@ -460,7 +489,7 @@ mod tests {
         assert_eq!(flights.places.total(), 3);
         let taken_out = flights.drain_waiters(|_| true);
         assert_eq!((taken_out.len(), &flights.places), (3, &Shares::default()));
-        flights.join(key(b"a"), StreamId(5), client).unwrap();
+        flights.join(key(b"a"), held(5), client).unwrap();
         flights.complete(CallId(100)).unwrap();
         assert_eq!(flights.places, Shares::default());
     }
@@ -468,7 +497,7 @@ mod tests {
     #[test]
     fn a_lost_answer_ends_at_the_deadline() {
         let mut flights = flights(&[b"a"]);
-        flights.join(key(b"a"), StreamId(1), 1).unwrap();
+        flights.join(key(b"a"), held(1), 1).unwrap();
         assert!(flights.pop_expired(Instant::from_millis(5_499)).is_none());
         assert_eq!(flights.pop_expired(DEADLINE).unwrap().1.waiters.len(), 1);
         assert!(flights.complete(CallId(100)).is_none());
@@ -479,7 +508,7 @@ mod tests {
     fn the_calls_of_a_root_go_with_it() {
         let mut flights = flights(&[b"a"]);
         flights.insert(key(b"b"), flight(RootId(2), 7));
-        flights.join(key(b"a"), StreamId(1), 1).unwrap();
+        flights.join(key(b"a"), held(1), 1).unwrap();
         assert!(flights.pop_orphan().is_none());
         assert_eq!(flights.root_ended(ROOT), 1);
         let (orphan, flight) = flights.pop_orphan().unwrap();
@@ -499,7 +528,7 @@ mod tests {
     #[test]
     fn without_a_call_and_without_waiters_there_is_no_flight() {
         let mut flights = flights(&[b"a", b"b"]);
-        flights.join(key(b"a"), StreamId(1), 1).unwrap();
+        flights.join(key(b"a"), held(1), 1).unwrap();
         flights.root_ended(ROOT);
         assert!(flights.contains(&key(b"a")) && !flights.contains(&key(b"b")));
         flights.forget(StreamId(1));
@@ -510,7 +539,7 @@ mod tests {
     fn those_who_have_waited_too_long_can_be_taken_out() {
         let mut flights = flights(&[b"a"]);
         for stream in 0..10 {
-            flights.join(key(b"a"), StreamId(stream), stream).unwrap();
+            flights.join(key(b"a"), held(stream), stream).unwrap();
         }
         let drained = flights.drain_waiters(|waiter| waiter % 2 == 0);
         let [(question, waiters)] = drained.as_slice() else {

@@ -5,11 +5,14 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use super::{client::ClientKey, flight, upstream::Upstream};
+use super::{
+    client::ClientKey,
+    flight::{self, WaiterId},
+    upstream::Upstream,
+};
 use crate::{
     cache::{ActiveEntry, Cached, epoch::Stamp, question::QuestionKey},
     clock::Instant,
-    host::StreamId,
     mas::introspection::{InactiveAnswer, NoVerdict},
     metrics::Outcome,
     token::{AccessToken, TokenDigest},
@@ -146,13 +149,13 @@ impl<W> flight::Waiter for Waiting<W> {
     }
 }
 
-/// The end of a hold: requests of one configuration, and the verdict that they waited for.
+/// The end of the wait of requests of one configuration, and the verdict that they waited for.
 #[derive(Debug)]
 pub struct Resolution<W> {
     /// What was found.
     pub found: Found,
     /// The requests that waited.
-    pub waiters: BTreeMap<StreamId, Waiting<W>>,
+    pub waiters: BTreeMap<WaiterId, Waiting<W>>,
 }
 
 /// What became of a renewal in the background.
