@@ -9,6 +9,8 @@
 
 #[cfg(test)]
 pub(crate) mod fake;
+pub(crate) mod fields;
+mod head;
 #[cfg(test)]
 pub(crate) mod memory;
 mod store;
@@ -20,7 +22,11 @@ use std::{
     time::Duration,
 };
 
-pub use self::store::{If, NotWritten, Store, Versioned};
+pub use self::{
+    fields::Fields,
+    head::RequestHead,
+    store::{If, NotWritten, Store, Versioned},
+};
 use crate::{
     clock::Instant, mas::introspection::IntrospectionRequest, matrix::reply::Reply, metrics::Metric,
 };
@@ -103,9 +109,11 @@ pub trait Streams {
     /// Makes `stream` the one that request calls act on. `false`: it has gone.
     fn select(&self, stream: StreamId) -> bool;
 
-    /// Returns a header of the selected request, `None` if absent. Of several fields with one name Envoy
-    /// gives the first, but `authorization` arrives joined with commas.
-    fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError>;
+    /// Returns the head of the selected request, by one host call. What is not understood whole is an error.
+    fn request_head(&self) -> Result<RequestHead, HostError>;
+
+    /// Returns the trailers of the selected request. Only while a trailers callback of that request runs.
+    fn request_trailers(&self) -> Result<Fields, HostError>;
 
     /// Sets a header of the selected request, replacing every field of that name.
     fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError>;

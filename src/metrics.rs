@@ -149,6 +149,10 @@ label_values! {
     NotAscii = "not_ascii",
     /// The token lacks the admin scope.
     NotServerAdmin = "not_server_admin",
+    /// More than one `Authorization` header.
+    SeveralAuthorizations = "several_authorizations",
+    /// More identity headers that the client made up than are removed from a request.
+    TooManyForged = "too_many_forged",
     /// The path is never public.
     Unrecognized = "unrecognized",
 }

@@ -204,6 +204,7 @@ impl<W> Resolver<W> {
                 // Requests of another pool that wait in line for the same answer.
                 if let Some(queued) = self.take_from_line(&key) {
                     flight.waiters = queued.waiters;
+                    flight.is_joined = true;
                 }
                 flight.waiters.insert(id, waiting);
                 self.flights.insert(key, flight);
@@ -605,7 +606,7 @@ impl<W> Resolver<W> {
                 match checked {
                     Ok(()) => self.resume(cb, key, flight),
                     // Another client may have joined the question, and its budget may be whole: never a 429.
-                    Err(_) if flight.waiters.len() > 1 => {
+                    Err(_) if flight.is_joined => {
                         self.fail(cb, key, flight, overloaded(cb));
                     }
                     Err(why) => self.fail(cb, key, flight, why),

@@ -175,12 +175,18 @@ impl Worker {
         };
         self.on_request_body(host, exchange, end);
         let cb = Callback::new(host, exchange.root(), &self.clock);
+        let resolver = &mut self.resolver;
         match exchange {
             AnyExchange::Gateway(exchange) => {
-                self.gateway
-                    .on_request_trailers(&cb, &mut self.resolver, exchange);
+                self.gateway.on_request_trailers(&cb, resolver, exchange);
             }
-            AnyExchange::Introspection(_) | AnyExchange::Provisioning(_) => {}
+            AnyExchange::Introspection(exchange) => {
+                self.introspection
+                    .on_request_trailers(&cb, resolver, exchange);
+            }
+            AnyExchange::Provisioning(exchange) => {
+                self.provisioning.on_request_trailers(&cb, exchange);
+            }
         }
     }
 

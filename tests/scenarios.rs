@@ -18,6 +18,8 @@ mod configuration;
 mod faults;
 #[path = "scenarios/gateway.rs"]
 mod gateway;
+#[path = "scenarios/heads.rs"]
+mod heads;
 #[path = "scenarios/introspection_role.rs"]
 mod introspection_role;
 #[path = "scenarios/outage.rs"]
@@ -38,8 +40,6 @@ mod shadow;
 mod siege;
 #[path = "scenarios/silence.rs"]
 mod silence;
-#[path = "scenarios/trailers.rs"]
-mod trailers;
 #[path = "scenarios/trust.rs"]
 mod trust;
 #[path = "scenarios/workers.rs"]

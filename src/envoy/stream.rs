@@ -58,6 +58,8 @@ impl Context for Stream {
 
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
+        #[cfg(feature = "trap")]
+        super::trap::on_request_headers();
         if let Some(plugin) = &self.plugin {
             let host = self.host();
             self.exchange = with_worker(|worker| {

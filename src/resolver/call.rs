@@ -81,6 +81,7 @@ impl CallContext {
             deadline: self.deadline(now),
             call: self,
             waiters: BTreeMap::new(),
+            is_joined: false,
             state,
         }
     }

@@ -85,6 +85,8 @@ pub struct Flight<Q, W> {
     pub call: Q,
     /// Who waits.
     pub waiters: BTreeMap<WaiterId, W>,
+    /// Whether a request has joined the one that it began with, which may have left since. Their clients may differ.
+    pub is_joined: bool,
     /// Where the answer comes from.
     pub state: State,
 }
@@ -182,6 +184,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
         }
         self.places.add(waiter.client());
         flight.waiters.insert(id, waiter);
+        flight.is_joined = true;
         self.waiters.insert(id, key);
         Ok(())
     }
@@ -384,6 +387,7 @@ mod tests {
             deadline: DEADLINE,
             call: (),
             waiters: BTreeMap::new(),
+            is_joined: false,
             state: State::Calling {
                 call: CallId(call),
                 root,

@@ -7,7 +7,6 @@
 //! `enforce` would have made of it is counted when the resolver has a resolution, even if its stream has ended.
 
 mod carry_out;
-mod head;
 mod logout_all;
 mod outcome;
 mod outside;
@@ -18,9 +17,8 @@ mod watch;
 use std::{rc::Rc, time::Duration};
 
 use self::{
-    carry_out::{carry_out, fail_closed},
-    head::Head,
-    policy::{Decision, Grant, Inspection, Need, RequestHead},
+    carry_out::{ReplyForm, carry_out, fail_closed},
+    policy::{Decision, Grant, Inspection, Need},
     waiter::Purpose,
     watch::RefusedTokens,
 };
@@ -30,6 +28,7 @@ pub use self::{
 };
 use super::{
     exchange::{Chunk, Phase},
+    head,
     origin::ClientOrigin,
     plugin::Plugin,
 };
@@ -40,8 +39,8 @@ use crate::{
         local::{LocalCache, LocalEntry},
     },
     config::Mode,
-    host::{Callback, Host},
-    matrix::reply::{Cors, Rejection},
+    host::{Callback, Host, RequestHead},
+    matrix::reply::Rejection,
     metrics::{Metric, Outcome},
     resolver::{Found, Query, Renewal, Resolver, Verdict},
     token::TokenDigest,
@@ -80,7 +79,7 @@ impl Gateway {
         exchange: &Rc<Exchange>,
     ) {
         let config = &exchange.plugin.config;
-        match Head::read(cb.host, &config.identity_headers) {
+        match head::read(cb.host, &config.identity_headers) {
             Ok(head) if outside::refuse(cb.host, exchange, &head) => {
                 outcome::tell(cb.host, config, Outcome::NotAsked);
             }
@@ -89,7 +88,7 @@ impl Gateway {
                     if let Decision::Forward = decision {
                         outside::report_route(cb.host, exchange);
                     }
-                    carry_out(cb.host, exchange, decision, Cors::of(head.target()));
+                    carry_out(cb.host, exchange, decision, ReplyForm::of(&head));
                 }
             }
             Err(error) => fail_closed(cb.host, exchange, error),
@@ -106,20 +105,16 @@ impl Gateway {
         watch::on_request_body(cb.host, exchange, chunk);
     }
 
-    /// Takes in the trailers of a request, which is answered if they cannot be cleaned. Envoy shows the trailers of a
-    /// held request once, as they come; when the request goes on, they go with it.
+    /// Takes in the trailers of a request, which is answered if they cannot be cleaned.
     pub fn on_request_trailers<H: Host, W>(
         &self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
     ) {
-        let identity_headers = &exchange.plugin.config.identity_headers;
-        if exchange.phase() != Phase::Replied
-            && let Err(error) = head::strip_trailers(cb.host, identity_headers)
-        {
+        if let Err(why) = head::clean_trailers(cb.host, exchange) {
             resolver.cancel(exchange.stream);
-            fail_closed(cb.host, exchange, error);
+            fail_closed(cb.host, exchange, why);
         }
     }
 
@@ -153,7 +148,7 @@ impl Gateway {
         }
         match purpose {
             Purpose::Access {
-                cors,
+                form,
                 requirement,
                 kind,
             } => {
@@ -162,7 +157,7 @@ impl Gateway {
                 if let Decision::Annotate(_) = decision {
                     watch_for_refusal(&exchange, found.digest);
                 }
-                carry_out(cb.host, &exchange, decision, cors);
+                carry_out(cb.host, &exchange, decision, form);
                 exchange.resume_forwarded(cb.host);
             }
             Purpose::LogoutAll => {
@@ -195,7 +190,7 @@ impl Gateway {
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Rc<Exchange>,
-        head: &Head<'_, H>,
+        head: &RequestHead,
     ) -> Option<Decision> {
         let config = &exchange.plugin.config;
         let (outcome, decision) = match policy::inspect(config, head) {
@@ -205,7 +200,7 @@ impl Gateway {
                 (Outcome::NotAsked, Decision::Forward)
             }
             Inspection::Identify(question) => {
-                let found = logout_all::identify(cb, resolver, exchange, &question)?;
+                let found = logout_all::identify(cb, resolver, exchange, head, &question)?;
                 logout_all::watch(exchange, &found);
                 (found.outcome(), Decision::Forward)
             }
@@ -249,7 +244,7 @@ impl Gateway {
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Rc<Exchange>,
-        head: &Head<'_, H>,
+        head: &RequestHead,
         question: &Need<'_>,
     ) -> Progress {
         let plugin = &exchange.plugin;
@@ -258,7 +253,10 @@ impl Gateway {
             upstream: &plugin.upstream,
             token: &question.token,
             digest: question.digest,
-            origin: &ClientOrigin(cb.host),
+            origin: &ClientOrigin {
+                host: cb.host,
+                head,
+            },
         };
         if let Some(grant) = self.lookup_grant(cb, resolver, plugin, &query) {
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
@@ -270,9 +268,9 @@ impl Gateway {
                 let (requirement, kind) = (question.requirement, question.kind);
                 let (stream, purpose) = match mode {
                     Mode::Enforce => {
-                        let cors = Cors::of(head.target());
+                        let form = ReplyForm::of(head);
                         let purpose = Purpose::Access {
-                            cors,
+                            form,
                             requirement,
                             kind,
                         };

@@ -105,7 +105,7 @@ impl Http2 {
 }
 
 /// RFC 7541, section 6.2.2: literals without indexing, not compressed.
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);

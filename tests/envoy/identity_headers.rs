@@ -7,7 +7,8 @@ use stand_in::mas::{Fault, Options};
 use super::edge::{Edge, NOBODY, WHOAMI, assert_not_active, hex, identity, new_token, values};
 use crate::support::{envoy::bootstrap, http::Request};
 
-/// With identities that the client made up: in any case, repeated, and next to each other.
+/// With identities that the client made up: in any case, repeated, next to each other, and with the separators that
+/// some servers take for a hyphen.
 fn spoof(request: Request) -> Request {
     [
         ("X-Matrix-User-Id", "@admin:example.org"),
@@ -15,6 +16,10 @@ fn spoof(request: Request) -> Request {
         ("X-MATRIX-USER-ID", ""),
         ("x-Matrix-Device-Id", "SPOOFED"),
         ("X-Matrix-Device-ID", "SPOOFED,SPOOFED"),
+        ("X_Matrix_User_Id", "@admin:example.org"),
+        ("x-matrix_user-id", "@admin:example.org"),
+        ("x_matrix_device_id", "SPOOFED"),
+        ("x.matrix.user.id", "@admin:example.org"),
     ]
     .into_iter()
     .fold(request, |request, (name, value)| {
@@ -149,7 +154,9 @@ async fn headers_have_the_configured_names() {
     let names = ["x-user", "x-device", "x-client", "x-scope", "x-kind"];
     let spoof_all = |request: Request| {
         names.iter().fold(spoof(request), |request, name| {
-            request.header(name, "spoofed")
+            request
+                .header(name, "spoofed")
+                .header(&name.replace('-', "_"), "spoofed")
         })
     };
     let (access, compat) = (new_token("mat"), new_token("mct"));

@@ -2,11 +2,8 @@
 
 use std::rc::Rc;
 
-use super::watch::Exchange;
-use crate::{
-    mas::token::TokenKind,
-    matrix::{endpoint::AuthRequirement, reply::Cors},
-};
+use super::{carry_out::ReplyForm, watch::Exchange};
+use crate::{mas::token::TokenKind, matrix::endpoint::AuthRequirement};
 
 /// What a request that waits needs to be decided.
 #[derive(Debug)]
@@ -20,7 +17,7 @@ pub struct Waiter {
 pub(super) enum Purpose {
     /// Whether it may go on, and as whom.
     Access {
-        cors: Cors,
+        form: ReplyForm,
         requirement: AuthRequirement,
         kind: Option<TokenKind>,
     },
