@@ -73,7 +73,9 @@ async fn the_internal_roles_answer_and_end() {
         .mas
         .set_homeserver(deployed.envoy.listener("provisioning"));
     let token = new_token("mat");
-    deployed.mas.insert(&token, Session::access("carol", "PHONE"));
+    deployed
+        .mas
+        .insert(&token, Session::access("carol", "PHONE"));
     let whoami = Request::get(WHOAMI).bearer(&token);
     deployed.pass(GATEWAY, &whoami).await;
     // Each worker believes Synapse once it has seen MAS answer it.

@@ -68,7 +68,8 @@ fn is_short(length: &[u8]) -> bool {
 /// The token that the form asks about: exactly `token` and `token_type_hint=access_token`. `None` for any
 /// other form, and for tokens that MAS fails on.
 pub fn token(form: &[u8]) -> Option<AccessToken<'static>> {
-    let mut pairs: Vec<_> = form::pairs(form).collect();
+    // A third is one too many already.
+    let mut pairs: Vec<_> = form::pairs(form).take(3).collect();
     pairs.sort_unstable();
     let [(name, token), (hint_name, hint)] = <[_; 2]>::try_from(pairs).ok()?;
     let is_ours = name == b"token" && hint_name == HINT.0.as_bytes() && hint == HINT.1.as_bytes();
