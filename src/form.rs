@@ -4,6 +4,7 @@
 //! because the two differ: MAS splits at `&`, Synapse at `;` as well.
 
 pub(crate) mod percent;
+pub(crate) mod steps;
 
 use self::percent::escape;
 
@@ -37,6 +38,7 @@ impl Iterator for Decoded<'_> {
     type Item = u8;
 
     fn next(&mut self) -> Option<u8> {
+        steps::note(1);
         let (byte, rest) = match self.0 {
             [b'+', rest @ ..] => (b' ', rest),
             [byte, rest @ ..] => escape(self.0).unwrap_or((*byte, rest)),
@@ -51,7 +53,10 @@ impl Iterator for Decoded<'_> {
 /// name with an empty value, an empty piece is nothing.
 pub fn pairs(form: &[u8]) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
     form.split(|&byte| byte == b'&')
-        .filter(|piece| !piece.is_empty())
+        .filter(|piece| {
+            steps::note(1);
+            !piece.is_empty()
+        })
         .map(|piece| {
             let mut halves = piece.splitn(2, |&byte| byte == b'=');
             let mut half = || Decoded(halves.next().unwrap_or_default()).collect();
@@ -96,6 +101,15 @@ mod tests {
             .collect();
         assert_eq!(found, expected);
         assert_eq!(pairs(b"").count(), 0);
+    }
+
+    #[test]
+    fn a_form_is_looked_at_once() {
+        for input in ["&", "=", "a=b&", "%25", "%2525&=", "%", "+", "token=%41&"] {
+            let read = |form: &[u8]| assert!(pairs(form).count() <= form.len());
+            // Each step of a decoder also looks for an escape.
+            steps::assert_linear("a form", 4, read, input.as_bytes());
+        }
     }
 
     #[cfg(not(target_arch = "wasm32"))]

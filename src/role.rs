@@ -6,6 +6,7 @@
 
 pub mod exchange;
 pub mod gateway;
+mod head;
 pub mod introspection;
 mod origin;
 pub mod plugin;

@@ -5,6 +5,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 tools=$root/.tools
 venv=$root/.venv
 cargo_deny_record=$tools/cargo-deny # the path of the one to use; scripts/setup writes it
+kubectl_record=$tools/kubectl-program # likewise
 
 # One target directory for everything, whatever the user's cargo configuration says.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
@@ -24,6 +25,14 @@ fail() {
 }
 
 have() { command -v "$1" >/dev/null 2>&1; }
+
+# chromium_program : the browser of the tests, or nothing.
+chromium_program() {
+  local name
+  for name in "${CHROMIUM:-}" chromium chromium-browser google-chrome; do
+    if [ -n "$name" ] && command -v "$name"; then return; fi
+  done
+}
 
 # version_at_least VERSION MAJOR MINOR : compares the first two numbers of VERSION.
 version_at_least() {

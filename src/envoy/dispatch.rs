@@ -14,16 +14,13 @@ use std::{
     time::Duration,
 };
 
-use proxy_wasm::hostcalls;
+use proxy_wasm::{hostcalls, types::Status};
 
 use super::abi;
 use crate::{
-    host::{CallId, HostError, RootId, StreamId},
+    host::{CallId, NotSent, RootId, StreamId},
     mas::introspection::IntrospectionRequest,
 };
-
-/// The status of an error inside the host.
-const INTERNAL_FAILURE: HostError = HostError(10);
 
 unsafe extern "C" {
     // Exported by the SDK in this same module. It borrows the roots, which stream callbacks do not.
@@ -41,7 +38,7 @@ struct OwnedRequest {
 
 thread_local! {
     static PENDING: RefCell<Option<OwnedRequest>> = const { RefCell::new(None) };
-    static SENT: Cell<Option<Result<CallId, HostError>>> = const { Cell::new(None) };
+    static SENT: Cell<Option<Result<CallId, NotSent>>> = const { Cell::new(None) };
 }
 
 /// Makes the SDK take a stream for a root as well. A queue of a VM that has failed may call the stream, which has the
@@ -59,7 +56,7 @@ pub(super) fn dispatch(
     context: u32,
     root: RootId,
     request: &IntrospectionRequest<'_>,
-) -> Result<CallId, HostError> {
+) -> Result<CallId, NotSent> {
     let call = OwnedRequest::new(request);
     if context == root.0 {
         return send(root, &call);
@@ -67,8 +64,8 @@ pub(super) fn dispatch(
     PENDING.set(Some(call));
     // SAFETY: the root is alive, since a stream of its own is.
     unsafe { proxy_on_tick(root.0) };
-    let sent = SENT.take().unwrap_or(Err(INTERNAL_FAILURE));
-    abi::set_effective_context(context)?;
+    let sent = SENT.take().unwrap_or(Err(NotSent::Refused));
+    abi::set_effective_context(context).map_err(|_| NotSent::Refused)?;
     sent
 }
 
@@ -81,8 +78,8 @@ pub(super) fn send_pending(root: RootId) -> bool {
     true
 }
 
-fn send(root: RootId, call: &OwnedRequest) -> Result<CallId, HostError> {
-    abi::set_effective_context(root.0)?;
+fn send(root: RootId, call: &OwnedRequest) -> Result<CallId, NotSent> {
+    abi::set_effective_context(root.0).map_err(|_| NotSent::Refused)?;
     let headers = call
         .headers
         .iter()
@@ -96,7 +93,11 @@ fn send(root: RootId, call: &OwnedRequest) -> Result<CallId, HostError> {
         call.timeout,
     )
     .map(CallId)
-    .map_err(|status| HostError(status as u32))
+    .map_err(|status| match status {
+        // Also where a pseudo-header is missing, but none is.
+        Status::BadArgument => NotSent::UnknownCluster,
+        _ => NotSent::Refused,
+    })
 }
 
 impl OwnedRequest {

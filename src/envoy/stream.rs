@@ -84,12 +84,12 @@ impl HttpContext for Stream {
     }
 
     fn on_http_request_trailers(&mut self, _num_trailers: usize) -> Action {
-        let may_go_on = self.exchange.as_ref().and_then(|exchange| {
+        let seen = self.exchange.as_ref().and_then(|exchange| {
             with_worker(|worker| worker.on_request_trailers(&self.host(), exchange))
         });
-        match may_go_on {
-            Some(true) => self.action(),
-            _ => Action::Pause,
+        match seen {
+            Some(()) => self.action(),
+            None => Action::Pause,
         }
     }
 

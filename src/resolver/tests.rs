@@ -134,15 +134,9 @@ impl Worker {
                 token: &token,
                 origin: client,
             };
-            resolver.lookup(cb, &query).or_else(|| {
-                let waiting = Waiting {
-                    upstream: Rc::clone(upstream),
-                    since: cb.now(),
-                    give_up_at: cb.now() + max_hold(upstream),
-                    waiter: stream,
-                };
-                resolver.resolve(cb, &query, StreamId(stream), waiting)
-            })
+            resolver
+                .lookup(cb, &query)
+                .or_else(|| resolver.resolve(cb, &query, Some(StreamId(stream)), stream))
         });
         if let Some(found) = found {
             self.ended.insert(stream, End::from(&found));
@@ -156,13 +150,8 @@ impl Worker {
 
     /// MAS answers the oldest call.
     fn answer(&mut self, status: u16, body: &str) {
-        let call = self.host.calls.borrow_mut().remove(0);
-        let response = IntrospectionResponse {
-            status: Some(status),
-            content_type: Some(b"application/json"),
-            lifetime: None,
-            body: Some(body.as_bytes()),
-        };
+        let call = self.host.take_oldest_call();
+        let response = IntrospectionResponse::json(status, body);
         self.call_back(|cb, resolver| resolver.on_call_response(cb, call, response));
     }
 
@@ -397,6 +386,89 @@ fn the_budget_counts_what_mas_called_inactive() {
     assert_eq!(worker.end(other), None, "asked about");
 }
 
+/// Alice spends her budget while a question of hers waits in line, which Bob has joined. Who of them waits in the end
+/// does not matter: he is not told that he has asked too much.
+#[test]
+fn a_client_is_not_told_of_the_budget_of_another() {
+    for alice_waits in [true, false] {
+        for bob_joins in [true, false] {
+            let mut worker = Worker::new(&Rc::default());
+            let limits = json!({
+                "introspection": {"max_in_flight": 1},
+                "unknown_token_budget": {"per_source": 1, "window": "1m"},
+            });
+            let upstream = upstream(&limits, GATEWAY);
+            worker.ask(&upstream, TOKENS[0], &ALICE);
+            let alice = worker.ask(&upstream, TOKENS[1], &ALICE);
+            let bob = bob_joins.then(|| worker.ask(&upstream, TOKENS[1], &BOB));
+            if !alice_waits {
+                worker.resolver.cancel(StreamId(alice));
+            }
+            worker.answer(200, INACTIVE);
+            let over_budget =
+                |end: Option<&End>| matches!(end, Some(End::None(NoVerdict::OverBudget { .. })));
+            assert_eq!(over_budget(worker.end(alice)), alice_waits && !bob_joins);
+            if let Some(bob) = bob {
+                let overloaded = End::None(NoVerdict::Overloaded);
+                assert_eq!(worker.end(bob), Some(&overloaded), "{alice_waits}");
+            }
+            assert_eq!(worker.calls(), 0);
+        }
+    }
+}
+
+/// As before, for a question that another pool has taken over from the line, and that is put back there.
+#[test]
+fn a_client_is_not_told_of_the_budget_of_another_pools_client() {
+    let mut worker = Worker::new(&Rc::default());
+    let limits = |max_in_flight: u32| {
+        json!({
+            "introspection": {"max_in_flight": max_in_flight},
+            "unknown_token_budget": {"per_source": 1, "window": "1m"},
+        })
+    };
+    let gateway = upstream(&limits(1), GATEWAY);
+    let homeserver = upstream(&limits(2), HOMESERVER);
+    worker.ask(&gateway, TOKENS[0], &ALICE);
+    let alice = worker.ask(&gateway, TOKENS[1], &ALICE);
+    for token in [TOKENS[1], TOKENS[2]] {
+        worker.ask(&homeserver, token, &BOB);
+    }
+    assert_eq!(worker.calls(), 3);
+    // Bob's second token is inactive, and the answer about his first comes too late.
+    worker.host.calls.borrow_mut().rotate_left(2);
+    worker.answer(200, INACTIVE);
+    worker.host.calls.borrow_mut().rotate_left(1);
+    worker.call_back(|cb, resolver| {
+        let token = TokenDigest::of(TOKENS[1].as_bytes());
+        let what = Invalidation::Token(&token);
+        resolver.invalidate(cb, &gateway.cache, what, InvalidationReason::Logout)
+    });
+    worker.answer(200, ACTIVE);
+    assert_eq!((worker.calls(), worker.end(alice)), (1, None), "in line");
+    worker.answer(200, ACTIVE);
+    let overloaded = End::None(NoVerdict::Overloaded);
+    assert_eq!(worker.end(alice), Some(&overloaded));
+}
+
+/// Of a token without an answer that could serve, nothing is remembered: anyone can invent such tokens in an outage.
+#[test]
+fn a_failure_is_remembered_only_where_a_stale_answer_serves() {
+    for (token, is_remembered) in [(TOKENS[0], true), (TOKENS[1], false)] {
+        let mut worker = Worker::new(&Rc::default());
+        let overrides = json!({"cache": {"stale_if_error": "10m", "refresh_ahead": false}});
+        let upstream = upstream(&overrides, GATEWAY);
+        worker.ask(&upstream, TOKENS[0], &ALICE);
+        worker.answer(200, ACTIVE);
+        worker.pass(10_000);
+        worker.ask(&upstream, token, &ALICE);
+        worker.answer(500, "");
+        let question = upstream.question(&TokenDigest::of(token.as_bytes()));
+        let failed_at = worker.resolver.failures.failed_at(&question);
+        assert_eq!(failed_at.is_some(), is_remembered, "{token}");
+    }
+}
+
 #[test]
 fn a_call_that_went_with_its_root_is_made_again() {
     let mut worker = Worker::new(&Rc::default());
@@ -434,7 +506,7 @@ fn a_token_that_ends_while_it_is_asked_about_is_asked_about_again() {
     let digest = TokenDigest::of(TOKENS[0].as_bytes());
     worker.call_back(|cb, resolver| {
         let what = Invalidation::Token(&digest);
-        resolver.invalidate(cb, &upstream.cache, what, "logout")
+        resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Logout)
     });
     worker.answer(200, ACTIVE);
     assert_eq!(worker.end(request), None);

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `POST /oauth2/introspect` | RFC 7662 |
 //! | `POST /oauth2/revoke` | RFC 7009 |
+//! | `POST /oauth2/token` | the refresh grant of RFC 6749; its answers were not recorded |
 //! | `POST /_matrix/client/{version}/logout`, `/logout/all` | compat sessions |
 //! | `GET /oauth2/userinfo`, `/.well-known/openid-configuration`, `/health` | |
 //!
@@ -13,8 +14,8 @@
 //! `mas/provisioning.rs` says which event makes which, [`Mas::provisioning`] which were made.
 //!
 //! Status, headers and their order, and the order of body members are those recorded with MAS 1.22; a replay test keeps
-//! it so. It issues no tokens itself (login, token endpoint): a test inserts the sessions that it wants, and says which
-//! token a login ([`Mas::compat_login`]) or a refresh ([`Mas::begin_refresh`]) gives out.
+//! it so. It logs nobody in: a test inserts the sessions that it wants, and says which token a login ([`Mas::compat_login`])
+//! or a refresh ([`Mas::begin_refresh`]) gives out. Only the token endpoint makes tokens up.
 //!
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
@@ -38,7 +39,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt, io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -52,6 +53,7 @@ mod control;
 mod damage;
 mod fault;
 mod handler;
+mod issue;
 mod provisioning;
 mod queue;
 mod reply;
@@ -446,6 +448,8 @@ struct Shared {
     state: Mutex<State>,
     names: Mutex<HashMap<String, String>>,
     calls: Mutex<HashMap<String, u64>>,
+    /// How many refreshes the token endpoint has seen.
+    issued: AtomicU64,
     keep_requests: usize,
     seen: Mutex<VecDeque<SeenRequest>>,
     faults: Mutex<Faults>,
@@ -473,6 +477,7 @@ impl Shared {
             state: Mutex::default(),
             names: Mutex::default(),
             calls: Mutex::default(),
+            issued: AtomicU64::new(0),
             keep_requests: options.keep_requests,
             seen: Mutex::default(),
             faults: Mutex::default(),

@@ -1,7 +1,5 @@
 //! `envoy/local/envoy.yaml` as it is shipped, but for its ports: all three roles, with two workers.
 
-use std::net::SocketAddr;
-
 use serde_json::{Value, json};
 use stand_in::{
     homeserver::Homeserver,
@@ -9,7 +7,7 @@ use stand_in::{
 };
 
 use super::{
-    edge::{WHOAMI, assert_not_active, identity, new_token},
+    edge::{WHOAMI, assert_not_active, identity, new_token, values},
     introspection_role::{assert_active, introspect},
 };
 use crate::support::{
@@ -28,7 +26,7 @@ async fn start(mas: &Mas, homeserver: &Homeserver) -> Envoy {
             config["stats_config"].take();
             config["admin"]["address"]["socket_address"]["port_value"] = 0.into();
             for listener in bootstrap::listeners(config) {
-                listener["address"]["socket_address"]["port_value"] = 0.into();
+                bootstrap::move_listener(listener);
                 let manager = bootstrap::http_manager_of(listener);
                 let vm = &mut bootstrap::plugin(manager)["vm_config"];
                 vm["code"]["local"]["filename"] = json!(module());
@@ -38,16 +36,11 @@ async fn start(mas: &Mas, homeserver: &Homeserver) -> Envoy {
                 ("mas-introspection", mas),
                 ("homeserver", homeserver),
             ] {
-                move_cluster(bootstrap::cluster(config, cluster), addr);
+                bootstrap::move_cluster(bootstrap::cluster(config, cluster), addr);
             }
         })
         .start()
         .await
-}
-
-fn move_cluster(cluster: &mut Value, addr: SocketAddr) {
-    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"] =
-        json!({"address": addr.ip().to_string(), "port_value": addr.port()});
 }
 
 /// The line of the access log for a path that is asked for once.
@@ -64,7 +57,9 @@ async fn the_shipped_configuration_serves_all_three_roles() {
     mas.set_homeserver(envoy.listener("provisioning"));
     let token = new_token("mat");
     mas.insert(&token, Session::access("alice", "PHONE"));
-    let whoami = Request::get(WHOAMI).bearer(&token);
+    let whoami = Request::get(WHOAMI)
+        .header("X-Forwarded-For", "192.0.2.1")
+        .bearer(&token);
 
     // The gateway asks once, and the introspection role answers out of the same cache.
     assert_eq!(
@@ -74,6 +69,11 @@ async fn the_shipped_configuration_serves_all_three_roles() {
     assert_eq!(
         identity(&homeserver.requests()[0]),
         [["@alice:example.org"], ["PHONE"]]
+    );
+    // Synapse believes the first of these.
+    assert_eq!(
+        values(&homeserver.requests()[0], "x-forwarded-for"),
+        ["127.0.0.1"]
     );
     let answer = http::send(envoy.listener("introspection"), &introspect(&token)).await;
     assert_active(&answer, "alice");

@@ -600,10 +600,48 @@ fn stats_tags() -> String {
 
 /// The shipped configuration of a whole Envoy.
 pub fn shipped() -> Value {
-    serde_saphyr::from_str(&read("envoy/local/envoy.yaml")).expect("the shipped file is YAML")
+    yaml(&read("envoy/local/envoy.yaml"))
 }
 
-fn read(path: &str) -> String {
+/// A shipped configuration with the built module, and with its listeners on free ports of loopback. `replaced` are texts
+/// of the file, and what stands for them.
+pub fn shipped_at(path: &str, replaced: &[(&str, &str)]) -> Value {
+    let module = module().display().to_string();
+    let mut text = read(path);
+    for place in [
+        "/etc/envoy/matrix-edge-auth.wasm",
+        "dist/matrix-edge-auth.wasm",
+    ] {
+        text = text.replace(
+            &format!("filename: {place}"),
+            &format!("filename: {module}"),
+        );
+    }
+    for (before, after) in replaced {
+        text = text.replace(before, after);
+    }
+    let mut config = yaml(&text);
+    // Envoy is given the same ones beside the file.
+    let tags = yaml(&stats_tags());
+    assert_eq!(
+        config["stats_config"].take(),
+        tags["stats_config"],
+        "the stats_config of {path}"
+    );
+    config["admin"]["address"]["socket_address"]["port_value"] = 0.into();
+    for listener in bootstrap::listeners(&mut config) {
+        bootstrap::move_listener(listener);
+    }
+    config
+}
+
+/// Reads YAML.
+pub fn yaml(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("not YAML: {error}"))
+}
+
+/// The text of a file of the repository.
+pub fn read(path: &str) -> String {
     std::fs::read_to_string(repository().join(path))
         .unwrap_or_else(|error| panic!("cannot read {path}: {error}"))
 }

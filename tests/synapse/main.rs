@@ -22,10 +22,12 @@ mod support {
 }
 
 mod answer;
+mod compose;
 mod extraction;
 mod introspections;
 mod invalidation;
 mod made_up;
+mod parity;
 mod provisioning;
 mod recorder;
 mod recording;

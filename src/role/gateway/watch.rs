@@ -14,6 +14,7 @@ use crate::{
     host::{Callback, Host, Streams},
     mas::{provisioning::Revocation, user::UserKey},
     matrix::session_end::{MAX_REVOCATION_BYTES, SessionEnd, revoked_token},
+    metrics::InvalidationReason,
     resolver::{Invalidation, Resolver},
     role::{
         exchange::{self, BodyPrefix, Chunk, Wants},
@@ -116,7 +117,7 @@ pub(super) fn on_response_headers<H: Host, W>(
             let upstream = &exchange.plugin.upstream;
             if refused.admit(upstream.question(&token), cb.now()) {
                 let what = Invalidation::Token(&token);
-                resolver.invalidate(cb, &upstream.cache, what, "homeserver");
+                resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Homeserver);
             }
         }
         Watch::SessionEnd(request) if status.is_some_and(|status| (200..300).contains(&status)) => {
@@ -144,18 +145,33 @@ fn end_session<H: Host, W>(
     let cache = &exchange.plugin.upstream.cache;
     match request.end {
         SessionEnd::Logout(token) => {
-            resolver.invalidate(cb, cache, Invalidation::Token(&token), "logout");
+            resolver.invalidate(
+                cb,
+                cache,
+                Invalidation::Token(&token),
+                InvalidationReason::Logout,
+            );
         }
         SessionEnd::LogoutAll(token) => {
-            let owner = resolver.invalidate(cb, cache, Invalidation::Token(&token), "logout");
+            let owner = resolver.invalidate(
+                cb,
+                cache,
+                Invalidation::Token(&token),
+                InvalidationReason::Logout,
+            );
             if let Some(user) = request.user.or(owner) {
                 let everything = Invalidation::User(&user, &Revocation::All);
-                resolver.invalidate(cb, cache, everything, "logout");
+                resolver.invalidate(cb, cache, everything, InvalidationReason::Logout);
             }
         }
         SessionEnd::Revocation if !request.form.is_truncated() => {
             if let Some(token) = revoked_token(request.form.bytes()) {
-                resolver.invalidate(cb, cache, Invalidation::Token(&token), "revocation");
+                resolver.invalidate(
+                    cb,
+                    cache,
+                    Invalidation::Token(&token),
+                    InvalidationReason::Revocation,
+                );
             }
         }
         SessionEnd::Revocation => {}

@@ -20,8 +20,10 @@ use crate::{
     clock::Instant,
     config::Config,
     form,
+    host::RequestHead,
     mas::introspection::{DEVICE_ID_SUPPORT, HINT, LIFETIME},
-    matrix::reply::{Rejection, Reply},
+    matrix::{credential::Authorization, reply::Reply},
+    metrics::RejectionReason,
     token::AccessToken,
 };
 
@@ -31,22 +33,19 @@ pub const MAX_FORM_BYTES: usize = 64 * 1024;
 /// Seconds to wait after a 503; see [`crate::matrix::reply::RETRY_INTROSPECTION_SECONDS`].
 const RETRY_AFTER: &str = "1";
 
-/// Whether the headers are those of a request that the cache may answer, once its form is read. `header`
-/// gives the value of a request header. `None`: MAS answers. Otherwise the value of `authorization`, of
-/// which is still to be told whether MAS would accept it.
-pub fn credential(config: &Config, header: impl Fn(&str) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-    let is = |name, expected: &str| header(name).is_some_and(|value| value == expected.as_bytes());
+/// Whether the head is that of a request that the cache may answer, once its form is read. `None`: MAS answers.
+/// Otherwise the value of `authorization`, of which is still to be told whether MAS would accept it.
+pub fn credential<'a>(config: &Config, head: &'a RequestHead) -> Option<&'a [u8]> {
     let (name, value) = DEVICE_ID_SUPPORT;
-    let is_ours = is(":path", &config.introspection.path)
-        && is(":method", "POST")
-        && is(name, value)
-        && header("content-type").is_some_and(|value| is_form(&value))
-        && header("content-encoding").is_none()
-        && header("content-length").is_some_and(|length| is_short(&length));
-    if is_ours {
-        header("authorization")
-    } else {
-        None
+    let may_be_answered = head.target() == config.introspection.path.as_bytes()
+        && head.method() == b"POST"
+        && head.first(name) == Some(value.as_bytes())
+        && head.content_type().is_some_and(is_form)
+        && head.first("content-encoding").is_none()
+        && head.first("content-length").is_some_and(is_short);
+    match head.authorization() {
+        Authorization::One(value) if may_be_answered => Some(value),
+        _ => None,
     }
 }
 
@@ -69,7 +68,8 @@ fn is_short(length: &[u8]) -> bool {
 /// The token that the form asks about: exactly `token` and `token_type_hint=access_token`. `None` for any
 /// other form, and for tokens that MAS fails on.
 pub fn token(form: &[u8]) -> Option<AccessToken<'static>> {
-    let mut pairs: Vec<_> = form::pairs(form).collect();
+    // A third is one too many already.
+    let mut pairs: Vec<_> = form::pairs(form).take(3).collect();
     pairs.sort_unstable();
     let [(name, token), (hint_name, hint)] = <[_; 2]>::try_from(pairs).ok()?;
     let is_ours = name == b"token" && hint_name == HINT.0.as_bytes() && hint == HINT.1.as_bytes();
@@ -113,7 +113,7 @@ pub fn unavailable() -> Reply {
     let mut headers = headers();
     headers.push(("retry-after", RETRY_AFTER.into()));
     Reply {
-        reason: Rejection::IntrospectionFailed.label(),
+        reason: RejectionReason::IntrospectionFailed.label(),
         status: 503,
         headers,
         body: Cow::Borrowed(
@@ -140,7 +140,9 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::{cache::expiry::Expiry, config, mas::introspection::Answer, token::TokenDigest};
+    use crate::{
+        cache::expiry::Expiry, config, host::Fields, mas::introspection::Answer, token::TokenDigest,
+    };
 
     const GOOD: [(&str, &str); 6] = [
         (":method", "POST"),
@@ -158,15 +160,10 @@ mod tests {
             &|_| None,
         )
         .unwrap();
-        credential(&config, |wanted| {
-            let found = if wanted == name {
-                value
-            } else {
-                let header = GOOD.iter().find(|(name, _)| *name == wanted);
-                header.map(|(_, value)| *value)
-            };
-            found.map(|value| value.as_bytes().to_vec())
-        })
+        let others = GOOD.iter().copied().filter(|(given, _)| *given != name);
+        let fields = others.chain(value.map(|value| (name, value)));
+        let fields = fields.map(|(name, value)| (name, value.as_bytes()));
+        credential(&config, &RequestHead::new(Fields::of(fields))).map(<[u8]>::to_vec)
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{
     cache::ActiveEntry,
     config,
     host::{CoarseClock, RootId, Streams as _, fake::FakeHost},
-    mas::introspection::{Answer, IntrospectionResponse},
+    mas::introspection::{Answer, ConnectionFault, IntrospectionResponse},
     role::{exchange::Watch as _, plugin::Plugin},
 };
 
@@ -96,18 +96,13 @@ impl Listener {
 
     /// MAS answers the oldest call.
     fn answer(&mut self, status: u16, body: &str) {
-        let call = self.host.calls.borrow_mut().remove(0);
-        let response = IntrospectionResponse {
-            status: Some(status),
-            content_type: Some(b"application/json"),
-            lifetime: None,
-            body: Some(body.as_bytes()),
-        };
+        let call = self.host.take_oldest_call();
+        let response = IntrospectionResponse::json(status, body);
         let cb = Callback::new(&self.host, ROOT, &self.clock);
         self.resolver.on_call_response(&cb, call, response);
         while let Some(resolution) = self.resolver.poll() {
-            for (stream, waiting) in resolution.waiters {
-                self.host.select(stream);
+            for waiting in resolution.waiters.into_values() {
+                self.host.select(waiting.waiter.exchange.stream);
                 self.role.finish(&cb, &resolution.found, &waiting.waiter);
             }
         }
@@ -288,7 +283,11 @@ fn each_verdict_makes_its_reply() {
     for (why, is_passed_on) in [
         (NoVerdict::Undeliverable, false),
         (NoVerdict::Reset, false),
-        (NoVerdict::Status, false),
+        (NoVerdict::Status(500), false),
+        (NoVerdict::UnknownCluster, false),
+        (NoVerdict::Unreachable(ConnectionFault::Other), false),
+        (NoVerdict::Timeout, false),
+        (NoVerdict::NotJson, false),
         (NoVerdict::Oversized, false),
         (NoVerdict::Malformed, false),
         (NoVerdict::Lost, false),

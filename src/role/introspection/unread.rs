@@ -1,4 +1,9 @@
 //! Introspection requests that are held until their form has come.
+//!
+//! The non-obvious rule: a request goes on by itself only if nothing of its form has come. Before 1.39 Envoy keeps what
+//! comes of a body after a request was resumed of which a piece was held, and sends it to nobody. So a form that has
+//! begun is waited for, for as long as Envoy lets a stream be silent (`stream_idle_timeout`): MAS could not answer half
+//! of it either.
 
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
@@ -10,7 +15,7 @@ use crate::{
     role::exchange::Phase,
 };
 
-/// How long a request is held for its body before it is passed on as it is.
+/// How long a request is held for a first piece of its body before it is passed on as it is.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Requests that may be held at once in one worker.
@@ -62,12 +67,13 @@ impl AwaitingBody {
         }
     }
 
-    /// Passes on the requests that have waited too long.
+    /// Passes on the requests that have waited too long, and of which nothing has come.
     pub fn release_expired<H: Host>(&mut self, cb: &Callback<'_, H>) {
         let now = cb.now();
         let mut released = 0;
         self.streams.retain(|stream, request| {
-            if now < request.since + BODY_TIMEOUT || released == MAX_RELEASED {
+            let is_due = !request.has_body && now >= request.since + BODY_TIMEOUT;
+            if !is_due || released == MAX_RELEASED {
                 return true;
             }
             released += 1;
@@ -77,7 +83,7 @@ impl AwaitingBody {
                 cb.host.count(Metric::Answered(Outcome::NotAsked));
                 request.exchange.resume_forwarded(cb.host);
             }
-            if !request.has_body && !std::mem::replace(&mut self.has_warned, true) {
+            if !std::mem::replace(&mut self.has_warned, true) {
                 log::error!(
                     "no body came with an introspection request, which goes on to MAS: set \
                      allow_on_headers_stop_iteration in the plugin configuration of this listener"
@@ -164,14 +170,16 @@ mod tests {
     }
 
     #[test]
-    fn the_listener_is_suspected_only_if_no_piece_of_a_form_came() {
+    fn a_form_that_has_begun_is_waited_for_and_the_listener_is_not_suspected() {
         let (host, plugin) = (FakeHost::default(), plugin());
         let mut awaiting = AwaitingBody::default();
         let slow = held(&plugin, 1);
         awaiting.insert(&slow, host.now());
         awaiting.note_piece(slow.stream);
-        host.advance(BODY_TIMEOUT);
+        host.advance(10 * BODY_TIMEOUT);
         release(&mut awaiting, &host);
+        assert_eq!(slow.phase(), Phase::Held);
+        assert!(host.resumed.borrow().is_empty());
         assert!(!awaiting.has_warned);
         awaiting.insert(&held(&plugin, 2), host.now());
         host.advance(BODY_TIMEOUT);

@@ -270,6 +270,12 @@ impl State {
         self.hold(new_refresh.to_owned(), next);
     }
 
+    /// What is left of a token's life; `None` if it does not expire.
+    pub(super) fn left_of(&self, token: &str, now: Duration) -> Option<Duration> {
+        let expires = self.tokens.get(token)?.expires?;
+        Some(expires.saturating_sub(now))
+    }
+
     /// A new token for a session that has not ended.
     fn issue(&self, id: u64, token_use: TokenUse, token: &str, now: Duration) -> Option<Token> {
         let session = self.sessions.get(&id)?;
