@@ -106,6 +106,10 @@ impl RootContext for Root {
     }
 
     fn on_queue_ready(&mut self, queue: u32) {
+        // Without a configuration this is no root of Envoy's, see `dispatch::add_root`.
+        if self.plugin.is_none() {
+            return;
+        }
         with_worker(|worker| worker.on_queue(&self.host(), self.id, QueueId(queue)));
     }
 
