@@ -63,6 +63,7 @@ mod siege;
 mod single_flight;
 mod stale;
 mod trust;
+mod unfinished_bodies;
 mod uploads;
 mod verdicts;
 mod workers;

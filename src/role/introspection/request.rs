@@ -20,9 +20,8 @@ use crate::{
     clock::Instant,
     config::Config,
     form,
-    mas::introspection::{DEVICE_ID_SUPPORT, HINT, LIFETIME},
+    mas::introspection::{DEVICE_ID_SUPPORT, LIFETIME},
     matrix::reply::{Rejection, Reply},
-    token::AccessToken,
 };
 
 /// Largest form that is read, in bytes. Synapse's are under 1 KiB.
@@ -31,23 +30,31 @@ pub const MAX_FORM_BYTES: usize = 64 * 1024;
 /// Seconds to wait after a 503; see [`crate::matrix::reply::RETRY_INTROSPECTION_SECONDS`].
 const RETRY_AFTER: &str = "1";
 
-/// Whether the headers are those of a request that the cache may answer, once its form is read. `header`
-/// gives the value of a request header. `None`: MAS answers. Otherwise the value of `authorization`, of
-/// which is still to be told whether MAS would accept it.
-pub fn credential(config: &Config, header: impl Fn(&str) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+/// The headers of a request that the cache may answer, once its form is read.
+#[derive(Debug)]
+pub struct Head {
+    /// The value of `authorization`. Whether MAS would accept it is still to be told.
+    pub credential: Vec<u8>,
+    /// The length of the form.
+    pub form_bytes: usize,
+}
+
+/// Reads the headers. `header` gives the value of a request header. `None`: MAS answers.
+pub fn head(config: &Config, header: impl Fn(&str) -> Option<Vec<u8>>) -> Option<Head> {
     let is = |name, expected: &str| header(name).is_some_and(|value| value == expected.as_bytes());
     let (name, value) = DEVICE_ID_SUPPORT;
     let is_ours = is(":path", &config.introspection.path)
         && is(":method", "POST")
         && is(name, value)
         && header("content-type").is_some_and(|value| is_form(&value))
-        && header("content-encoding").is_none()
-        && header("content-length").is_some_and(|length| is_short(&length));
-    if is_ours {
-        header("authorization")
-    } else {
-        None
+        && header("content-encoding").is_none();
+    if !is_ours {
+        return None;
     }
+    Some(Head {
+        form_bytes: short_length(&header("content-length")?)?,
+        credential: header("authorization")?,
+    })
 }
 
 fn is_form(content_type: &[u8]) -> bool {
@@ -59,22 +66,9 @@ fn is_form(content_type: &[u8]) -> bool {
     })
 }
 
-fn is_short(length: &[u8]) -> bool {
-    let length = std::str::from_utf8(length).ok();
-    length
-        .and_then(|length| length.parse().ok())
-        .is_some_and(|length: usize| length <= MAX_FORM_BYTES)
-}
-
-/// The token that the form asks about: exactly `token` and `token_type_hint=access_token`. `None` for any
-/// other form, and for tokens that MAS fails on.
-pub fn token(form: &[u8]) -> Option<AccessToken<'static>> {
-    let mut pairs: Vec<_> = form::pairs(form).collect();
-    pairs.sort_unstable();
-    let [(name, token), (hint_name, hint)] = <[_; 2]>::try_from(pairs).ok()?;
-    let is_ours = name == b"token" && hint_name == HINT.0.as_bytes() && hint == HINT.1.as_bytes();
-    let token = AccessToken::new(String::from_utf8(token).ok()?)?;
-    (is_ours && !token.has_control_bytes()).then_some(token)
+fn short_length(length: &[u8]) -> Option<usize> {
+    let length = std::str::from_utf8(length).ok()?.parse().ok()?;
+    (length <= MAX_FORM_BYTES).then_some(length)
 }
 
 /// Returns MAS's reply about an active token, as of now. `None` if too little of the token's life is left to say so.
@@ -158,7 +152,7 @@ mod tests {
             &|_| None,
         )
         .unwrap();
-        credential(&config, |wanted| {
+        let head = head(&config, |wanted| {
             let found = if wanted == name {
                 value
             } else {
@@ -166,7 +160,8 @@ mod tests {
                 header.map(|(_, value)| *value)
             };
             found.map(|value| value.as_bytes().to_vec())
-        })
+        });
+        head.map(|head| head.credential)
     }
 
     #[test]
@@ -199,37 +194,6 @@ mod tests {
             ("x-mas-supports-device-id", Some("true")),
         ] {
             assert_eq!(credential_with(name, value), None, "{name} {value:?}");
-        }
-    }
-
-    #[test]
-    fn the_form_is_exactly_token_and_hint() {
-        for form in [
-            "token=a%26b+c&token_type_hint=access_token",
-            "token_type_hint=access%5ftoken&token=a%26b+c",
-        ] {
-            let token = token(form.as_bytes());
-            assert_eq!(
-                token.as_ref().map(AccessToken::as_str),
-                Some("a&b c"),
-                "{form}"
-            );
-        }
-        for form in [
-            "",
-            "token=a",
-            "token=a&token_type_hint=refresh_token",
-            "token=a&token_type_hint=",
-            "token=&token_type_hint=access_token",
-            "token=a&token=a&token_type_hint=access_token",
-            "token=a&token_type_hint=access_token&token_type_hint=access_token",
-            "token=a&token_type_hint=access_token&client_id=x",
-            "token=%00&token_type_hint=access_token",
-            "token=%C3%A9&token_type_hint=access_token",
-            "token=%ff&token_type_hint=access_token",
-            "Token=a&token_type_hint=access_token",
-        ] {
-            assert_eq!(token(form.as_bytes()), None, "{form}");
         }
     }
 

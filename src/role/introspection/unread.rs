@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
-use super::watch::Exchange;
+use super::watch::{Exchange, Watch};
 use crate::{
     clock::Instant,
     host::{Callback, Host, StreamId},
@@ -19,6 +19,10 @@ const MAX_REQUESTS: usize = 16_384;
 /// Requests that one tick lets go on at the most. Where the cluster refuses them, Envoy's replies are nested in each
 /// other, and a thousand are more than the stack of the VM takes.
 const MAX_RELEASED: usize = 64;
+
+/// What comes of a form within this time after its request was passed on had come before: Envoy had it and did not
+/// show it.
+const AT_ONCE: Duration = Duration::from_millis(10);
 
 /// The requests.
 #[derive(Debug, Default)]
@@ -62,7 +66,8 @@ impl AwaitingBody {
         }
     }
 
-    /// Passes on the requests that have waited too long.
+    /// Passes on the requests that have waited too long. One of whose form no piece has come is watched a little longer,
+    /// to see why.
     pub fn release_expired<H: Host>(&mut self, cb: &Callback<'_, H>) {
         let now = cb.now();
         let mut released = 0;
@@ -72,19 +77,28 @@ impl AwaitingBody {
             }
             released += 1;
             if cb.host.select(*stream) {
-                request.exchange.take_watch();
+                request.exchange.set_watch(if request.has_body {
+                    Watch::Nothing
+                } else {
+                    Watch::Released(now)
+                });
                 request.exchange.set_phase(Phase::Forwarded);
                 cb.host.count(Metric::Answered(Outcome::NotAsked));
                 request.exchange.resume_forwarded(cb.host);
             }
-            if !request.has_body && !std::mem::replace(&mut self.has_warned, true) {
-                log::error!(
-                    "no body came with an introspection request, which goes on to MAS: set \
-                     allow_on_headers_stop_iteration in the plugin configuration of this listener"
-                );
-            }
             false
         });
+    }
+
+    /// Notes the first piece of a form whose request was passed on at the moment `released_at` without one. A client may
+    /// be slow, and then the piece comes at any time. If it comes at once, Envoy had it all the while.
+    pub fn suspect_listener<H: Host>(&mut self, cb: &Callback<'_, H>, released_at: Instant) {
+        if cb.now().since(released_at) < AT_ONCE && !std::mem::replace(&mut self.has_warned, true) {
+            log::error!(
+                "no body came with an introspection request, which goes on to MAS: set \
+                 allow_on_headers_stop_iteration in the plugin configuration of this listener"
+            );
+        }
     }
 }
 
@@ -97,7 +111,7 @@ mod tests {
     use crate::{
         config,
         host::{CoarseClock, RootId, Runtime as _, fake::FakeHost},
-        role::{introspection::Watch, plugin::Plugin},
+        role::{body::BodyBudget, plugin::Plugin},
     };
 
     const ROOT: RootId = RootId(1);
@@ -114,7 +128,8 @@ mod tests {
     /// A request that is held for its form.
     fn held(plugin: &Rc<Plugin>, stream: u32) -> Rc<Exchange> {
         let exchange = Rc::new(Exchange::new(plugin, StreamId(stream)));
-        exchange.set_watch(Watch::HeldForBody);
+        let share = BodyBudget::default().take(1).unwrap();
+        exchange.set_watch(Watch::HeldForBody(share));
         exchange
     }
 
@@ -139,7 +154,6 @@ mod tests {
         for _ in 0..2 {
             release(&mut awaiting, &host);
             assert_eq!(early.phase(), Phase::Forwarded);
-            assert!(!early.wants().request_body);
             assert_eq!(late.phase(), Phase::Held);
             assert_eq!(*host.resumed.borrow(), [early.stream]);
             assert_eq!(host.metric(Metric::Answered(Outcome::NotAsked)), 1);
@@ -164,19 +178,30 @@ mod tests {
     }
 
     #[test]
-    fn the_listener_is_suspected_only_if_no_piece_of_a_form_came() {
+    fn the_listener_is_suspected_only_if_envoy_had_the_form() {
         let (host, plugin) = (FakeHost::default(), plugin());
         let mut awaiting = AwaitingBody::default();
-        let slow = held(&plugin, 1);
-        awaiting.insert(&slow, host.now());
-        awaiting.note_piece(slow.stream);
-        host.advance(BODY_TIMEOUT);
-        release(&mut awaiting, &host);
-        assert!(!awaiting.has_warned);
-        awaiting.insert(&held(&plugin, 2), host.now());
-        host.advance(BODY_TIMEOUT);
-        release(&mut awaiting, &host);
-        assert!(awaiting.has_warned);
+        let mut stream = 0;
+        let mut warns = |has_piece: bool, delay: Duration| {
+            stream += 1;
+            let exchange = held(&plugin, stream);
+            awaiting.insert(&exchange, host.now());
+            if has_piece {
+                awaiting.note_piece(exchange.stream);
+            }
+            host.advance(BODY_TIMEOUT);
+            release(&mut awaiting, &host);
+            assert_eq!(exchange.wants().request_body, !has_piece);
+            host.advance(delay);
+            if let Watch::Released(at) = exchange.take_watch() {
+                let cb = Callback::new(&host, ROOT, &CoarseClock::default());
+                awaiting.suspect_listener(&cb, at);
+            }
+            awaiting.has_warned
+        };
+        assert!(!warns(true, Duration::ZERO), "it is shown to the module");
+        assert!(!warns(false, AT_ONCE), "its sender is slow");
+        assert!(warns(false, AT_ONCE - Duration::from_millis(1)));
     }
 
     #[test]
