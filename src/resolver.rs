@@ -21,6 +21,7 @@ pub mod lease;
 mod limits;
 mod line;
 mod load;
+mod long_answer;
 pub mod membership;
 mod resolution;
 mod upstream;
@@ -40,6 +41,7 @@ use self::{
     limits::Limits,
     line::Turn,
     load::Slot,
+    long_answer::LongAnswers,
     membership::Hint,
     workers::{Acquisition, Workers},
 };
@@ -97,6 +99,7 @@ pub struct Resolver<W> {
     workers: Workers,
     limits: Limits,
     failures: FailureLog,
+    long_answers: LongAnswers,
     /// When this worker last looked at deadlines.
     ticked_at: Option<Instant>,
     /// Calls dropped with their root context, not yet subtracted from the in-flight gauge. The next tick
@@ -112,6 +115,7 @@ impl<W> Default for Resolver<W> {
             workers: Workers::default(),
             limits: Limits::default(),
             failures: FailureLog::default(),
+            long_answers: LongAnswers::default(),
             ticked_at: None,
             lost_calls: 0,
             resolutions: VecDeque::new(),
@@ -806,6 +810,11 @@ impl<W> Resolver<W> {
         };
         for (evicted, _) in &outcome.evicted {
             cb.host.count(Metric::Evicted(table, *evicted));
+        }
+        if outcome.is_too_long {
+            cb.host.count(Metric::TooLong(table));
+            self.long_answers
+                .note(introspected.answer.body().len(), cb.now());
         }
         if outcome.invalidated {
             self.workers

@@ -53,6 +53,33 @@ fn sync_devices(secret: &str) -> Request {
     Request::new("POST", "/_synapse/mas/sync_devices").bearer(secret)
 }
 
+/// MAS's answer with a scope that makes it this long.
+fn answer_of(length: usize) -> String {
+    let answer = |scope: &str| active("alice").replace("urn:matrix:client:api:*", scope);
+    let scope = "urn:matrix:client:api:* ";
+    let filling = length - answer(scope).len();
+    answer(&format!("{scope}{}", "x".repeat(filling)))
+}
+
+/// One that is longer is asked for each time, which is counted.
+#[test]
+fn answers_of_up_to_8_kib_are_kept() {
+    let not_kept = "matrix_edge_auth_cache_too_long_total.table=active";
+    for (length, is_kept) in [(2_500, true), (8 * KIB, true), (8 * KIB + 1, false)] {
+        let process = Process::new();
+        let gateway = gateway(1, json!({}));
+        let mut workers = [(); 2].map(|()| SimulatedWorker::new(&process));
+        for (asked, worker) in workers.iter_mut().enumerate() {
+            let stream = worker.request(&gateway, whoami(ALICE));
+            let is_asked = asked == 0 || !is_kept;
+            assert_eq!(worker.calls().len(), usize::from(is_asked), "{length}");
+            worker.answer_all(&answer_of(length));
+            assert_eq!(worker.fate(stream), alice());
+        }
+        assert_eq!(process.metric(not_kept), if is_kept { 0 } else { 2 });
+    }
+}
+
 /// Anyone can send them.
 #[test]
 fn unfinished_revocations_keep_nothing_of_their_forms() {
