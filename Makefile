@@ -1,7 +1,7 @@
 # Thin names for the scripts in scripts/; each target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-workers sim fuzz bench lint package clean
+.PHONY: help setup build run test test-workers sim parity chaos fuzz bench lint package clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ build: ## Build the module: dist/matrix-edge-auth.wasm
 run: ## Run a complete stack on loopback until Ctrl-C (MAS_URL=, HOMESERVER_URL=, MAS_SECRET=)
 	@scripts/run
 
-test: ## Run all tests and print one summary (LAYER="native core module envoy synapse" picks some)
+test: ## Run all tests and print one summary (LAYER="native core module envoy chaos manifests synapse" picks some)
 	@scripts/test $(LAYER)
 
 test-workers: ## Test with a real Synapse of several processes; needs PostgreSQL and Redis
@@ -23,6 +23,12 @@ test-workers: ## Test with a real Synapse of several processes; needs PostgreSQL
 
 sim: ## Run the deterministic simulation over random seeds (SEEDS=100000, SCENARIO_SEED=n replays one)
 	@scripts/sim $(SEEDS)
+
+parity: ## Compare generated requests through the module with Synapse alone (REQUESTS=50000, SEED=n; REQUEST=n sends one again)
+	@scripts/parity "$(REQUESTS)" "$(SEED)" "$(REQUEST)"
+
+chaos: ## Let everything fail at once around a real Envoy (SECONDS=600, SEED=n replays one)
+	@scripts/chaos $(or $(SECONDS),600) $(SEED)
 
 fuzz: ## Fuzz what reads bytes from outside (SECONDS=30, TARGET="endpoint worker" picks some)
 	@scripts/fuzz $(or $(SECONDS),30) $(TARGET)

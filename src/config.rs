@@ -194,6 +194,14 @@ impl IdentityHeaders {
             .filter_map(|(name, default)| (name.as_deref() != Some(default)).then_some(default));
         configured.chain(defaults)
     }
+
+    /// Returns whether a server may take a field of this name for one of [`Self::reserved`]. To some servers all
+    /// separators are one: what reaches a program by CGI, WSGI or the like has `_` in place of `-`, and in some of
+    /// every byte that is no letter or digit.
+    pub fn is_reserved(&self, name: &[u8]) -> bool {
+        self.reserved()
+            .any(|reserved| header_name::may_be(name, reserved))
+    }
 }
 
 impl Config {

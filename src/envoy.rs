@@ -6,6 +6,8 @@ mod dispatch;
 mod host;
 mod root;
 mod stream;
+#[cfg(feature = "trap")]
+mod trap;
 mod vm;
 
 use proxy_wasm::types::LogLevel;

@@ -9,6 +9,8 @@
 
 #[cfg(test)]
 pub(crate) mod fake;
+pub(crate) mod fields;
+mod head;
 #[cfg(test)]
 pub(crate) mod memory;
 mod store;
@@ -20,7 +22,11 @@ use std::{
     time::Duration,
 };
 
-pub use self::store::{If, NotWritten, Store, Versioned};
+pub use self::{
+    fields::Fields,
+    head::RequestHead,
+    store::{If, NotWritten, Store, Versioned},
+};
 use crate::{
     clock::Instant, mas::introspection::IntrospectionRequest, matrix::reply::Reply, metrics::Metric,
 };
@@ -58,6 +64,16 @@ impl fmt::Display for HostError {
 
 impl std::error::Error for HostError {}
 
+/// Why a call was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotSent {
+    /// Envoy knows no cluster of that name.
+    UnknownCluster,
+    /// Envoy did not take the call: no host of the cluster is healthy, a circuit breaker is open, or there is no
+    /// credential to inject.
+    Refused,
+}
+
 /// Counters, gauges and histograms.
 pub trait Metrics {
     /// Adds `value` to a counter or gauge, or takes it as a sample of a histogram. Only a gauge takes a
@@ -77,11 +93,8 @@ pub trait Runtime {
 
     /// Sends an introspection request on behalf of `root`, which outlives the stream that caused it. `root`
     /// is the stream's own, or the one whose callback runs: it cannot be a third one.
-    fn dispatch(
-        &self,
-        root: RootId,
-        request: &IntrospectionRequest<'_>,
-    ) -> Result<CallId, HostError>;
+    fn dispatch(&self, root: RootId, request: &IntrospectionRequest<'_>)
+    -> Result<CallId, NotSent>;
 
     /// Asks for [`crate::worker::Worker::on_tick`] to be called for `root`, again and again; `None` ends it.
     fn tick_every(&self, root: RootId, period: Option<Duration>);
@@ -101,9 +114,11 @@ pub trait Streams {
     /// Makes `stream` the one that request calls act on. `false`: it has gone.
     fn select(&self, stream: StreamId) -> bool;
 
-    /// Returns a header of the selected request, `None` if absent. Of several fields with one name Envoy
-    /// gives the first, but `authorization` arrives joined with commas.
-    fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError>;
+    /// Returns the head of the selected request, by one host call. What is not understood whole is an error.
+    fn request_head(&self) -> Result<RequestHead, HostError>;
+
+    /// Returns the trailers of the selected request. Only while a trailers callback of that request runs.
+    fn request_trailers(&self) -> Result<Fields, HostError>;
 
     /// Sets a header of the selected request, replacing every field of that name.
     fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError>;

@@ -2,6 +2,9 @@
 //!
 //! A name carries its labels as `.label=value`; the `stats_tags` in `envoy/stats_tags.yaml` turn them into
 //! Prometheus labels. The set is small and fixed, and no value ever comes from a request.
+//!
+//! The non-obvious rule: a reason or an outcome has one name wherever it is told: in the metric, in the access log,
+//! and in the README, which must list every one of them.
 
 /// Something worth counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,9 +30,9 @@ pub enum Metric {
     /// An answer in use is renewed before it ends.
     Refresh,
     /// An active answer was dropped before its time, or all answers about a user, for this reason.
-    Invalidated(&'static str),
+    Invalidated(InvalidationReason),
     /// An introspection call ended: `active`, `inactive`, or why there is no verdict.
-    Introspection(&'static str),
+    Introspection(IntrospectionOutcome),
     /// Introspection calls under way in all workers.
     InFlight,
     /// How long an introspection call took, as a histogram in milliseconds.
@@ -37,11 +40,123 @@ pub enum Metric {
     /// How long a request was held, as a histogram in milliseconds.
     HeldMillis,
     /// The edge answered in place of the homeserver, for this reason.
-    Rejected(&'static str),
+    Rejected(RejectionReason),
     /// Shadow mode let a request pass that `enforce` would have rejected, for this reason.
-    WouldReject(&'static str),
+    WouldReject(RejectionReason),
     /// A request that may end answers passed from MAS to the homeserver.
     ProvisioningRequest(PresentedSecret),
+}
+
+/// Defines an enum whose variants are the values of a label, each with its name in the metrics.
+macro_rules! label_values {
+    ($(#[$doc:meta])* $enum:ident: $($(#[$variant_doc:meta])* $variant:ident = $label:literal,)*) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $enum {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl $enum {
+            /// Every value.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Returns its name in the metrics.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)*
+                }
+            }
+        }
+    };
+}
+
+label_values! {
+    /// Why an active answer was dropped before its time, or all answers about a user.
+    InvalidationReason:
+    /// The provisioning request `delete_device`.
+    DeleteDevice = "delete_device",
+    /// The provisioning request `delete_user`.
+    DeleteUser = "delete_user",
+    /// The homeserver refused the token.
+    Homeserver = "homeserver",
+    /// MAS has answered otherwise since, or the token ended while it was asked about.
+    Introspection = "introspection",
+    /// A logout through the gateway.
+    Logout = "logout",
+    /// The provisioning request `provision_user`.
+    ProvisionUser = "provision_user",
+    /// The provisioning request `reactivate_user`.
+    ReactivateUser = "reactivate_user",
+    /// A revocation through the gateway.
+    Revocation = "revocation",
+    /// The provisioning request `sync_devices`.
+    SyncDevices = "sync_devices",
+    /// The provisioning request `upsert_device`.
+    UpsertDevice = "upsert_device",
+}
+
+label_values! {
+    /// How the asking of a question ended.
+    IntrospectionOutcome:
+    /// MAS calls the token active.
+    Active = "active",
+    /// MAS calls the token inactive.
+    Inactive = "inactive",
+    /// Envoy never delivered an answer.
+    Lost = "lost",
+    /// MAS answered 200 with what is not an introspection response.
+    Malformed = "malformed",
+    /// It was not asked: too many calls were under way, or too many requests waited.
+    Overloaded = "overloaded",
+    /// The answer was too long.
+    Oversized = "oversized",
+    /// The answer broke off, or was longer than Envoy keeps.
+    Reset = "reset",
+    /// MAS answered with another status than 200.
+    Status = "status",
+    /// MAS did not answer in time.
+    Timeout = "timeout",
+    /// Envoy did not take the question.
+    Undeliverable = "undeliverable",
+    /// Envoy took the question, but its connection to MAS failed before an answer.
+    Unreachable = "unreachable",
+}
+
+label_values! {
+    /// Why the edge answers in place of the homeserver.
+    RejectionReason:
+    /// A fault of the edge itself.
+    Internal = "internal",
+    /// There is no verdict.
+    IntrospectionFailed = "introspection_failed",
+    /// The device id is empty or too long.
+    InvalidDevice = "invalid_device",
+    /// The `Authorization` header is malformed.
+    InvalidHeader = "invalid_header",
+    /// The token belongs to no user.
+    InvalidUsername = "invalid_username",
+    /// The client brought too many unknown tokens.
+    LimitExceeded = "limit_exceeded",
+    /// There is no token where one is needed.
+    MissingToken = "missing_token",
+    /// There is a token in the header and another in the query.
+    Mixed = "mixed",
+    /// The scope names more than one device.
+    MultipleDevices = "multiple_devices",
+    /// The token lacks the scope of the client-server API.
+    NoApiScope = "no_api_scope",
+    /// The token is not active.
+    NotActive = "not_active",
+    /// The token has bytes outside ASCII.
+    NotAscii = "not_ascii",
+    /// The token lacks the admin scope.
+    NotServerAdmin = "not_server_admin",
+    /// More than one `Authorization` header.
+    SeveralAuthorizations = "several_authorizations",
+    /// More identity headers that the client made up than are removed from a request.
+    TooManyForged = "too_many_forged",
+    /// The path is never public.
+    Unrecognized = "unrecognized",
 }
 
 /// How a request was decided: the verdict and where it came from.
@@ -158,13 +273,15 @@ impl Metric {
             Self::LeaseWait => ("lease_waits_total", vec![]),
             Self::LineWait => ("line_waits_total", vec![]),
             Self::Refresh => ("refreshes_total", vec![]),
-            Self::Invalidated(reason) => ("invalidations_total", vec![("reason", reason)]),
-            Self::Introspection(outcome) => ("introspections_total", vec![("outcome", outcome)]),
+            Self::Invalidated(reason) => ("invalidations_total", vec![("reason", reason.label())]),
+            Self::Introspection(outcome) => {
+                ("introspections_total", vec![("outcome", outcome.label())])
+            }
             Self::InFlight => ("introspections_in_flight", vec![]),
             Self::IntrospectionMillis => ("introspection_duration_milliseconds", vec![]),
             Self::HeldMillis => ("held_duration_milliseconds", vec![]),
-            Self::Rejected(reason) => ("rejections_total", vec![("reason", reason)]),
-            Self::WouldReject(reason) => ("would_reject_total", vec![("reason", reason)]),
+            Self::Rejected(reason) => ("rejections_total", vec![("reason", reason.label())]),
+            Self::WouldReject(reason) => ("would_reject_total", vec![("reason", reason.label())]),
             Self::ProvisioningRequest(secret) => (
                 "provisioning_requests_total",
                 vec![("secret", secret.label())],
@@ -179,8 +296,22 @@ impl Metric {
 }
 
 impl Outcome {
+    /// What is known of the token.
+    pub fn verdict(self) -> &'static str {
+        self.words().0
+    }
+
+    /// Where that is from.
+    pub fn source(self) -> &'static str {
+        self.words().1
+    }
+
     fn labels(self) -> Vec<(&'static str, &'static str)> {
-        let (verdict, source) = match self {
+        vec![("verdict", self.verdict()), ("source", self.source())]
+    }
+
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
             Self::ActiveLocal => ("active", "local"),
             Self::ActiveShared => ("active", "shared"),
             Self::ActiveStale => ("active", "stale"),
@@ -191,8 +322,7 @@ impl Outcome {
             Self::NoVerdict => ("no_verdict", "mas"),
             Self::OverBudget => ("no_verdict", "budget"),
             Self::NotAsked => ("not_asked", "offline"),
-        };
-        vec![("verdict", verdict), ("source", source)]
+        }
     }
 }
 
@@ -221,6 +351,42 @@ impl Hit {
         match self {
             Self::Hit => "hit",
             Self::Miss => "miss",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    /// The README has a line for each metric, with all values of its label.
+    #[test]
+    fn the_readme_names_every_value() {
+        let outcomes = IntrospectionOutcome::ALL.iter();
+        let outcomes: Vec<_> = outcomes.map(|outcome| outcome.label()).collect();
+        let invalidations = InvalidationReason::ALL.iter();
+        let invalidations: Vec<_> = invalidations.map(|reason| reason.label()).collect();
+        let rejections = RejectionReason::ALL.iter();
+        let rejections: Vec<_> = rejections.map(|reason| reason.label()).collect();
+        for (metric, labels) in [
+            ("introspections_total", outcomes),
+            ("invalidations_total", invalidations),
+            ("rejections_total", rejections),
+        ] {
+            let line = include_str!("../README.md")
+                .lines()
+                .find(|line| line.starts_with(&format!("| `matrix_edge_auth_{metric}`")))
+                .unwrap();
+            for label in &labels {
+                assert!(line.contains(&format!("`{label}`")), "{metric}: {label}");
+            }
+            let distinct: BTreeSet<_> = labels.iter().collect();
+            assert_eq!(distinct.len(), labels.len(), "{metric}");
         }
     }
 }

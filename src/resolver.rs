@@ -23,7 +23,9 @@ mod line;
 mod load;
 mod long_answer;
 pub mod membership;
+mod report;
 mod resolution;
+mod share;
 mod upstream;
 mod workers;
 
@@ -35,6 +37,7 @@ use std::{
 
 use self::{
     call::{CALL_GRACE, CallContext},
+    client::ClientKey,
     failure::FailureLog,
     flight::{Flight, Flights, Full, State},
     lease::{LEASE, Marks, Tombstone},
@@ -43,9 +46,11 @@ use self::{
     load::Slot,
     long_answer::LongAnswers,
     membership::Hint,
+    report::Reports,
     workers::{Acquisition, Workers},
 };
 pub use self::{
+    flight::WaiterId,
     load::PoolId,
     resolution::{
         Found, Invalidation, Origin, Provenance, Query, Renewal, Resolution, Verdict, Waiting,
@@ -60,12 +65,12 @@ use crate::{
         table::Removed,
     },
     clock::{Instant, millis},
-    host::{Backend, CallId, Callback, QueueId, RootId, StreamId},
+    host::{Backend, CallId, Callback, NotSent, QueueId, RootId, StreamId},
     mas::{
         introspection::{self, Answer, IntrospectionResponse, NoVerdict},
         user::UserKey,
     },
-    metrics::{self, Evicted, Metric},
+    metrics::{self, Evicted, IntrospectionOutcome, InvalidationReason, Metric},
     token::TokenDigest,
 };
 
@@ -82,12 +87,12 @@ const LINE_TIMEOUT: Duration = Duration::from_millis(750);
 /// A flight of this worker, and the requests that wait for it.
 type Pending<W> = Flight<CallContext, Waiting<W>>;
 
-/// Requests that wait, by stream.
-type Waiters<W> = BTreeMap<StreamId, Waiting<W>>;
+/// Requests that wait.
+type Waiters<W> = BTreeMap<WaiterId, Waiting<W>>;
 
 /// Returns the longest that a request is held, however often its question is asked again: one call, the lease
 /// of a worker that vanished, and one more call.
-pub fn max_hold(upstream: &Upstream) -> Duration {
+fn max_hold(upstream: &Upstream) -> Duration {
     let call = upstream.settings.timeout + CALL_GRACE;
     call + LEASE + call
 }
@@ -100,11 +105,14 @@ pub struct Resolver<W> {
     limits: Limits,
     failures: FailureLog,
     long_answers: LongAnswers,
+    reports: Reports,
     /// When this worker last looked at deadlines.
     ticked_at: Option<Instant>,
     /// Calls dropped with their root context, not yet subtracted from the in-flight gauge. The next tick
     /// does it: the end of a root gets no host.
     lost_calls: usize,
+    /// How many requests have gone on before their question was resolved: the number of the next.
+    passed: u64,
     resolutions: VecDeque<Resolution<W>>,
 }
 
@@ -116,8 +124,10 @@ impl<W> Default for Resolver<W> {
             limits: Limits::default(),
             failures: FailureLog::default(),
             long_answers: LongAnswers::default(),
+            reports: Reports::default(),
             ticked_at: None,
             lost_calls: 0,
+            passed: 0,
             resolutions: VecDeque::new(),
         }
     }
@@ -161,29 +171,32 @@ impl<W> Resolver<W> {
     }
 
     /// Resolves a question that [`Self::lookup`] had no answer to: joins its flight or starts it. `None`: the
-    /// request is held, and [`Self::poll`] returns its resolution.
+    /// request waits, and [`Self::poll`] returns its resolution. A request without a `stream` has gone on already,
+    /// and waits for the verdict even if its stream has ended.
     pub fn resolve<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         query: &Query<'_>,
-        stream: StreamId,
-        waiting: Waiting<W>,
+        stream: Option<StreamId>,
+        waiter: W,
     ) -> Option<Found> {
         let key = query.key();
+        let id = self.waiter_id(stream);
+        let waiting = self.waiting(cb, query, waiter);
         if self.must_not_queue(query, &key) {
             let why = overloaded(cb);
             return Some(self.stand_in(cb, query.upstream, &query.digest, why));
         }
         if self.flights.contains(&key) && !self.can_overtake(query, &key) {
             cb.host.count(Metric::Coalesced);
-            return match self.flights.join(key, stream, waiting) {
+            return match self.flights.join(key, id, waiting) {
                 Ok(()) => None,
                 Err(Full) => {
                     Some(self.stand_in(cb, query.upstream, &query.digest, NoVerdict::Overloaded))
                 }
             };
         }
-        match self.begin(cb, query) {
+        match self.begin(cb, query, waiting.client) {
             Ok(Start::Hit(cached)) => {
                 Some(self.found(query.digest, cached.into(), Provenance::Shared))
             }
@@ -195,8 +208,9 @@ impl<W> Resolver<W> {
                 // Requests of another pool that wait in line for the same answer.
                 if let Some(queued) = self.take_from_line(&key) {
                     flight.waiters = queued.waiters;
+                    flight.is_joined = true;
                 }
-                flight.waiters.insert(stream, waiting);
+                flight.waiters.insert(id, waiting);
                 self.flights.insert(key, flight);
                 None
             }
@@ -243,7 +257,7 @@ impl<W> Resolver<W> {
         Renewal::Pending
     }
 
-    /// Forgets answers in all workers, also those that are on their way. `reason` is a metric label. Returns
+    /// Forgets answers in all workers, also those that are on their way. Returns
     /// whose token it was, if a token's answer was removed.
     ///
     /// Nothing is written for a token that has no entry and no call under way: anyone can name such a token. One that is asked
@@ -258,7 +272,7 @@ impl<W> Resolver<W> {
         cb: &Callback<'_, H>,
         cache: &SharedCache,
         what: Invalidation<'_>,
-        reason: &'static str,
+        reason: InvalidationReason,
     ) -> Option<UserKey> {
         match what {
             Invalidation::Token(token) => {
@@ -302,11 +316,12 @@ impl<W> Resolver<W> {
             millis(now.since(flight.asked_at)),
         );
         let answer = introspection::read(response);
-        cb.host.count(Metric::Introspection(match &answer {
-            Ok(Answer::Active(_)) => "active",
-            Ok(Answer::Inactive(_)) => "inactive",
-            Err(why) => why.label(),
-        }));
+        let outcome = match &answer {
+            Ok(Answer::Active(_)) => Some(IntrospectionOutcome::Active),
+            Ok(Answer::Inactive(_)) => Some(IntrospectionOutcome::Inactive),
+            Err(why) => why.outcome(),
+        };
+        count_outcome(cb, outcome);
         match answer {
             Ok(answer) => {
                 let introspected = Introspected {
@@ -353,8 +368,7 @@ impl<W> Resolver<W> {
             match flight.state {
                 State::Calling { .. } => {
                     cb.host.record(Metric::InFlight, -1);
-                    cb.host
-                        .count(Metric::Introspection(NoVerdict::Lost.label()));
+                    count_outcome(cb, NoVerdict::Lost.outcome());
                     self.fail(cb, key, flight, NoVerdict::Lost);
                 }
                 State::Queued { ticket, pool, .. } => {
@@ -414,8 +428,8 @@ impl<W> Resolver<W> {
         self.workers.stamp(digest, user)
     }
 
-    /// Returns the next requests whose hold has ended. This is the only way out of a hold; the worker drains it
-    /// at the end of every callback of a root.
+    /// Returns the next requests that wait no longer. This is the only way out; the worker drains it at the end of
+    /// every callback of a root.
     pub fn poll(&mut self) -> Option<Resolution<W>> {
         self.resolutions.pop_front()
     }
@@ -428,17 +442,47 @@ impl<W> Resolver<W> {
 
 /// Starting a flight.
 impl<W> Resolver<W> {
-    /// Begins with a question that no flight of this worker answers.
+    /// Names a request that is to wait.
+    fn waiter_id(&mut self, stream: Option<StreamId>) -> WaiterId {
+        match stream {
+            Some(stream) => WaiterId::Held(stream),
+            None => {
+                self.passed += 1;
+                WaiterId::Passed(self.passed)
+            }
+        }
+    }
+
+    /// Returns a request as it begins to wait.
+    fn waiting<H: Backend>(
+        &self,
+        cb: &Callback<'_, H>,
+        query: &Query<'_>,
+        waiter: W,
+    ) -> Waiting<W> {
+        let now = cb.now();
+        let counts_clients = self.flights.counts_clients();
+        Waiting {
+            upstream: Rc::clone(query.upstream),
+            since: now,
+            give_up_at: now + max_hold(query.upstream),
+            client: counts_clients.then(|| query.client()).flatten(),
+            waiter,
+        }
+    }
+
+    /// Begins with a question that no flight of this worker answers, for a request in the place of `placed`.
     fn begin<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         query: &Query<'_>,
+        placed: Option<ClientKey>,
     ) -> Result<Start, NoVerdict> {
-        if !self.flights.has_room() {
+        if !self.flights.has_room(placed.as_ref()) {
             return Err(NoVerdict::Overloaded);
         }
         let upstream = query.upstream;
-        let client = Limits::client(self.flights.load(), query);
+        let client = placed.or_else(|| Limits::client(self.flights.load(), query));
         self.limits
             .check_budget(cb, upstream, &query.digest, client.as_ref())?;
         let call = CallContext::new(query, client);
@@ -511,9 +555,12 @@ impl<W> Resolver<W> {
                     leased,
                 })
             }
-            Err(_) => {
-                let why = NoVerdict::Undeliverable;
-                cb.host.count(Metric::Introspection(why.label()));
+            Err(not_sent) => {
+                let why = match not_sent {
+                    NotSent::UnknownCluster => NoVerdict::UnknownCluster,
+                    NotSent::Refused => NoVerdict::Undeliverable,
+                };
+                count_outcome(cb, why.outcome());
                 Err(why)
             }
         }
@@ -563,7 +610,7 @@ impl<W> Resolver<W> {
                 match checked {
                     Ok(()) => self.resume(cb, key, flight),
                     // Another client may have joined the question, and its budget may be whole: never a 429.
-                    Err(_) if flight.waiters.len() > 1 => {
+                    Err(_) if flight.is_joined => {
                         self.fail(cb, key, flight, overloaded(cb));
                     }
                     Err(why) => self.fail(cb, key, flight, why),
@@ -652,6 +699,7 @@ impl<W> Resolver<W> {
     ) {
         let upstream = Rc::clone(&flight.call.upstream);
         self.failures.remove(&key);
+        self.reports.note_answer(cb, &upstream);
         let mut is_outdated = self.is_outdated(cb, &upstream, &key, &introspected);
         let is_stored = !is_outdated && self.store(cb, &upstream, &introspected);
         let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
@@ -659,7 +707,7 @@ impl<W> Resolver<W> {
         if marks.invalidated && is_stored && introspected.is_active() {
             // The token ended between the look and the writing.
             let what = Invalidation::Token(&key.digest);
-            self.invalidate(cb, &upstream.cache, what, "introspection");
+            self.invalidate(cb, &upstream.cache, what, InvalidationReason::Introspection);
             is_outdated = true;
         }
         if is_outdated && !flight.call.is_repeated {
@@ -817,8 +865,11 @@ impl<W> Resolver<W> {
                 .note(introspected.answer.body().len(), cb.now());
         }
         if outcome.invalidated {
-            self.workers
-                .announce(cb, Subject::Token(&introspected.digest), "introspection");
+            self.workers.announce(
+                cb,
+                Subject::Token(&introspected.digest),
+                InvalidationReason::Introspection,
+            );
         }
         // An invalidation finds only what the shared cache holds: workers that hold an answer which was
         // evicted from it must look there again.
@@ -863,7 +914,7 @@ impl<W> Resolver<W> {
 /// No verdict, and what serves in its place.
 impl<W> Resolver<W> {
     /// Decides what serves where there is no fresh verdict, whatever the reason: a stale answer, or none. The
-    /// failure is noted, so that the next request does not wait for the next failure.
+    /// failure is noted, so that the next request does not wait for the next failure, and the log tells of it.
     fn stand_in<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -872,6 +923,7 @@ impl<W> Resolver<W> {
         why: NoVerdict,
     ) -> Found {
         let now = cb.now();
+        self.reports.note_failure(cb, upstream, why);
         match upstream.cache.lookup_stale(cb.host, digest, now) {
             Some(entry) => {
                 self.failures.note_failure(upstream.question(digest), now);
@@ -960,17 +1012,17 @@ impl<W> Resolver<W> {
 /// Splits requests by configuration: each has its own rule of what serves if there is no answer.
 fn by_upstream<W>(waiters: Waiters<W>) -> Vec<Waiters<W>> {
     let mut groups: Vec<(Rc<Upstream>, Waiters<W>)> = Vec::new();
-    for (stream, waiting) in waiters {
+    for (id, waiting) in waiters {
         let group = groups
             .iter_mut()
             .find(|(upstream, _)| Rc::ptr_eq(upstream, &waiting.upstream));
         match group {
             Some((_, group)) => {
-                group.insert(stream, waiting);
+                group.insert(id, waiting);
             }
             None => {
                 let upstream = Rc::clone(&waiting.upstream);
-                groups.push((upstream, BTreeMap::from([(stream, waiting)])));
+                groups.push((upstream, BTreeMap::from([(id, waiting)])));
             }
         }
     }
@@ -987,8 +1039,14 @@ fn is_due(cached: &Cached, now: Instant) -> bool {
 
 fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {
     let why = NoVerdict::Overloaded;
-    cb.host.count(Metric::Introspection(why.label()));
+    count_outcome(cb, why.outcome());
     why
+}
+
+fn count_outcome<H: Backend>(cb: &Callback<'_, H>, outcome: Option<IntrospectionOutcome>) {
+    if let Some(outcome) = outcome {
+        cb.host.count(Metric::Introspection(outcome));
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod exchange;
 pub mod gateway;
+mod head;
 pub mod introspection;
 mod origin;
 pub mod plugin;

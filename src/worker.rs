@@ -11,7 +11,7 @@ use crate::{
     host::{CallId, Callback, CoarseClock, Host, QueueId, RootId, StreamId},
     mas::introspection::IntrospectionResponse,
     metrics::Metric,
-    resolver::{Resolution, Resolver, TICK},
+    resolver::{Resolution, Resolver, TICK, WaiterId},
     role::{
         body::BodyBudget,
         exchange::{Exchange, Wants},
@@ -168,8 +168,8 @@ impl Worker {
         }
     }
 
-    /// Takes in the trailers of a request. Returns whether they may go on, if the request may.
-    pub fn on_request_trailers(&mut self, host: &impl Host, exchange: &AnyExchange) -> bool {
+    /// Takes in the trailers of a request. They go on if the request does.
+    pub fn on_request_trailers(&mut self, host: &impl Host, exchange: &AnyExchange) {
         // The body has ended without a last piece.
         let end = Chunk {
             size: 0,
@@ -177,9 +177,18 @@ impl Worker {
         };
         self.on_request_body(host, exchange, end);
         let cb = Callback::new(host, exchange.root(), &self.clock);
+        let resolver = &mut self.resolver;
         match exchange {
-            AnyExchange::Gateway(exchange) => self.gateway.on_request_trailers(&cb, exchange),
-            AnyExchange::Introspection(_) | AnyExchange::Provisioning(_) => true,
+            AnyExchange::Gateway(exchange) => {
+                self.gateway.on_request_trailers(&cb, resolver, exchange);
+            }
+            AnyExchange::Introspection(exchange) => {
+                self.introspection
+                    .on_request_trailers(&cb, resolver, exchange);
+            }
+            AnyExchange::Provisioning(exchange) => {
+                self.provisioning.on_request_trailers(&cb, exchange);
+            }
         }
     }
 
@@ -263,19 +272,21 @@ impl Worker {
     fn finish_resolved<H: Host>(&mut self, cb: &Callback<'_, H>) {
         let mut finished = 0;
         while let Some(Resolution { found, mut waiters }) = self.resolver.poll() {
-            while let Some((stream, waiting)) = waiters.pop_first() {
+            while let Some((id, waiting)) = waiters.pop_first() {
                 if finished == MAX_FINISHED {
-                    waiters.insert(stream, waiting);
+                    waiters.insert(id, waiting);
                     self.resolver.put_back(Resolution { found, waiters });
                     self.hurry(cb);
                     return;
                 }
-                if !cb.host.select(stream) {
-                    continue;
+                if let WaiterId::Held(stream) = id {
+                    if !cb.host.select(stream) {
+                        continue;
+                    }
+                    let held = cb.now().since(waiting.since);
+                    cb.host.record(Metric::HeldMillis, millis(held));
                 }
                 finished += 1;
-                let held = cb.now().since(waiting.since);
-                cb.host.record(Metric::HeldMillis, millis(held));
                 match waiting.waiter {
                     Waiter::Gateway(waiter) => self.gateway.finish(cb, &found, waiter),
                     Waiter::Introspection(waiter) => self.introspection.finish(cb, &found, &waiter),

@@ -20,6 +20,8 @@ mod configuration;
 mod faults;
 #[path = "scenarios/gateway.rs"]
 mod gateway;
+#[path = "scenarios/heads.rs"]
+mod heads;
 #[path = "scenarios/introspection_role.rs"]
 mod introspection_role;
 #[path = "scenarios/outage.rs"]
@@ -34,8 +36,12 @@ mod renewal;
 mod rush;
 #[path = "scenarios/sessions.rs"]
 mod sessions;
+#[path = "scenarios/shadow.rs"]
+mod shadow;
 #[path = "scenarios/siege.rs"]
 mod siege;
+#[path = "scenarios/silence.rs"]
+mod silence;
 #[path = "scenarios/trust.rs"]
 mod trust;
 #[path = "scenarios/workers.rs"]

@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::matrix::{
-    credential::{Credential, CredentialError, Source, extract, is_form_post},
+    credential::{Authorization, Credential, CredentialError, Source, extract, is_form_post},
     session_end::SessionEnd,
 };
 use percent_encoding::percent_decode;
@@ -21,10 +21,14 @@ fuzz_target!(|input: &[u8]| {
     let is_form = is_form_post(method, content_type);
     assert!(!is_form || (method == b"POST" && content_type.is_some()));
     let mut asked = 0;
-    let found = extract(authorization, target, || {
-        asked += 1;
-        is_form
-    });
+    let found = extract(
+        authorization.map_or(Authorization::None, Authorization::One),
+        target,
+        || {
+            asked += 1;
+            is_form
+        },
+    );
     assert!(asked == usize::from(authorization.is_none()));
 
     let in_query = twisted(target);

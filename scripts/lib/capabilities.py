@@ -9,7 +9,8 @@ MATRIX_EDGE_AUTH_WASM=path   another module than dist/matrix-edge-auth.wasm
 A plugin with `capability_restriction_config` can call no function of Envoy that is not in it, and Envoy calls none of
 the module's. The names come from the module's import and export sections (WebAssembly Core Specification, section
 5.5). Every plugin of a configuration must have the list, as its own or as an alias of another's. A configuration is
-changed as text, so that its comments stay.
+changed as text, so that its comments stay. Istio's WasmPlugin and Envoy Gateway's EnvoyExtensionPolicy cannot express
+the list: they have no `vm_config`, by which a plugin is known here.
 """
 
 import os

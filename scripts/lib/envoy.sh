@@ -1,10 +1,15 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # Sourced after project.sh: which Envoy runs the module. scripts/setup chooses and writes its path.
 
 envoy_record=$tools/envoy
 
 # Before 1.37 a callback's foreign function calls act on the wrong stream.
 envoy_minimum=1.37
+
+# The versions that are tested, oldest first: the last of each minor, of the oldest the first. The wheel of 1.38.3 was
+# built without V8. ENVOY_VERSIONS names others, or fewer.
+envoy_newest=1.40.0
+read -r -a envoy_versions <<<"${ENVOY_VERSIONS:-1.37.0 1.38.2 1.39.3 $envoy_newest}"
 
 chosen_envoy() { cat "$envoy_record" 2>/dev/null; }
 
@@ -15,3 +20,9 @@ envoy_version() {
 
 # envoy_is_recent VERSION
 envoy_is_recent() { version_at_least "$1" "${envoy_minimum%.*}" "${envoy_minimum#*.}"; }
+
+# envoy_of_version VERSION : where scripts/setup puts the Envoy of one version, beside the chosen one.
+envoy_of_version() { say "$venv/envoy/$1"; }
+
+# envoy_binary DIRECTORY : the program in a directory of envoy_of_version.
+envoy_binary() { say "$1/envoy/_bin/envoy"; }

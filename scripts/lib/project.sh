@@ -5,6 +5,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 tools=$root/.tools
 venv=$root/.venv
 cargo_deny_record=$tools/cargo-deny # the path of the one to use; scripts/setup writes it
+kubectl_record=$tools/kubectl-program # likewise
 
 # One target directory for everything, whatever the user's cargo configuration says.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}

@@ -105,6 +105,24 @@ pub(super) fn unusable(name: &str) -> Option<Unusable> {
         .map(|&(name, why)| Unusable::Taken { name, why })
 }
 
+/// Returns whether a lenient server may take the field name `name` for `expected`: whatever the case, and whatever the
+/// separators.
+pub(super) fn may_be(name: &[u8], expected: &str) -> bool {
+    let plain = |byte: u8| {
+        if byte.is_ascii_alphanumeric() {
+            byte.to_ascii_lowercase()
+        } else {
+            b'-'
+        }
+    };
+    name.is_ascii()
+        && name.len() == expected.len()
+        && name
+            .iter()
+            .zip(expected.bytes())
+            .all(|(found, expected)| plain(*found) == plain(expected))
+}
+
 #[cfg(test)]
 mod tests {
     #[cfg(target_arch = "wasm32")]
@@ -182,6 +200,33 @@ mod tests {
             let taken = unusable(name);
             assert!(matches!(taken, Some(Unusable::Taken { .. })), "{name}");
         }
+    }
+
+    #[test]
+    fn case_and_separators_make_no_other_name() {
+        for name in [
+            "x-matrix-user-id",
+            "X-Matrix-User-Id",
+            "x_matrix_user_id",
+            "X_MATRIX-user_ID",
+            "x.matrix-user~id",
+        ] {
+            assert!(may_be(name.as_bytes(), "x-matrix-user-id"), "{name}");
+        }
+        for name in [
+            "",
+            "x",
+            "x-matrix-user-i",
+            "x-matrix-user-id-",
+            "-x-matrix-user-id",
+            "x--matrix-user-id",
+            "xmatrixuserid",
+            "x-matrix-user-1d",
+            "x\u{e9}matrix-user-id",
+        ] {
+            assert!(!may_be(name.as_bytes(), "x-matrix-user-id"), "{name}");
+        }
+        assert!(!may_be(b"x\xffuser", "x-user"));
     }
 
     #[test]

@@ -8,11 +8,14 @@
 
 use std::ptr;
 
-use crate::host::HostError;
+use crate::host::{Fields, HostError, fields::serialize};
 
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
 const EMPTY: u32 = 7;
+
+/// The host has handed over something that is no map.
+const PARSE_FAILURE: HostError = HostError(4);
 
 /// `proxy_set_shared_data`: the value changed in between.
 pub(super) const CAS_MISMATCH: u32 = 8;
@@ -50,6 +53,7 @@ const NO_GRPC_STATUS: i32 = -1;
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
+    fn proxy_get_header_map_pairs(map: u32, pairs: *mut *mut u8, pairs_size: *mut usize) -> u32;
     fn proxy_get_header_map_value(
         map: u32,
         key: *const u8,
@@ -154,6 +158,17 @@ impl Handed {
             status => Err(HostError(status)),
         }
     }
+}
+
+/// All fields of a map. Envoy sets no bound of its own to them: it has let them in.
+pub(super) fn header_map(map: Map) -> Result<Fields, HostError> {
+    let mut handed = Handed::nothing();
+    // SAFETY: both pointers are to live memory.
+    let status = unsafe {
+        proxy_get_header_map_pairs(map as u32, &raw mut handed.data, &raw mut handed.size)
+    };
+    let bytes = handed.take(status)?.unwrap_or_default();
+    Fields::parse(bytes).ok_or(PARSE_FAILURE)
 }
 
 /// The first value of a header; `None` if absent.
@@ -289,7 +304,10 @@ pub(super) fn send_local_response(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Result<(), HostError> {
-    let headers = serialize_pairs(headers);
+    let headers = headers
+        .iter()
+        .map(|(name, value)| (*name, value.as_bytes()));
+    let headers = serialize(headers);
     // SAFETY: all pointers are to live memory of the sizes given.
     done(unsafe {
         proxy_send_local_response(
@@ -303,20 +321,6 @@ pub(super) fn send_local_response(
             NO_GRPC_STATUS,
         )
     })
-}
-
-/// The ABI's form of a header map: the number of pairs, the sizes of every name and value, then each name
-/// and value with a closing zero byte.
-fn serialize_pairs(pairs: &[(&str, &str)]) -> Vec<u8> {
-    let mut bytes = (pairs.len() as u32).to_le_bytes().to_vec();
-    for text in pairs.iter().flat_map(|(name, value)| [name, value]) {
-        bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
-    }
-    for text in pairs.iter().flat_map(|(name, value)| [name, value]) {
-        bytes.extend_from_slice(text.as_bytes());
-        bytes.push(0);
-    }
-    bytes
 }
 
 /// Lets the held request of the effective context go on.

@@ -12,16 +12,13 @@ use std::{
     time::Duration,
 };
 
-use proxy_wasm::hostcalls;
+use proxy_wasm::{hostcalls, types::Status};
 
 use super::abi;
 use crate::{
-    host::{CallId, HostError, RootId},
+    host::{CallId, NotSent, RootId},
     mas::introspection::IntrospectionRequest,
 };
-
-/// The status of an error inside the host.
-const INTERNAL_FAILURE: HostError = HostError(10);
 
 unsafe extern "C" {
     // Exported by the SDK in this same module. It borrows the roots, which stream callbacks do not.
@@ -37,7 +34,7 @@ struct OwnedRequest {
 
 thread_local! {
     static PENDING: RefCell<Option<OwnedRequest>> = const { RefCell::new(None) };
-    static SENT: Cell<Option<Result<CallId, HostError>>> = const { Cell::new(None) };
+    static SENT: Cell<Option<Result<CallId, NotSent>>> = const { Cell::new(None) };
 }
 
 /// Sends `request` as a call of `root`, from a callback of `context`.
@@ -45,7 +42,7 @@ pub(super) fn dispatch(
     context: u32,
     root: RootId,
     request: &IntrospectionRequest<'_>,
-) -> Result<CallId, HostError> {
+) -> Result<CallId, NotSent> {
     let call = OwnedRequest::new(request);
     if context == root.0 {
         return send(root, &call);
@@ -53,8 +50,8 @@ pub(super) fn dispatch(
     PENDING.set(Some(call));
     // SAFETY: the root is alive, since a stream of its own is.
     unsafe { proxy_on_tick(root.0) };
-    let sent = SENT.take().unwrap_or(Err(INTERNAL_FAILURE));
-    abi::set_effective_context(context)?;
+    let sent = SENT.take().unwrap_or(Err(NotSent::Refused));
+    abi::set_effective_context(context).map_err(|_| NotSent::Refused)?;
     sent
 }
 
@@ -67,8 +64,8 @@ pub(super) fn send_pending(root: RootId) -> bool {
     true
 }
 
-fn send(root: RootId, call: &OwnedRequest) -> Result<CallId, HostError> {
-    abi::set_effective_context(root.0)?;
+fn send(root: RootId, call: &OwnedRequest) -> Result<CallId, NotSent> {
+    abi::set_effective_context(root.0).map_err(|_| NotSent::Refused)?;
     let headers = call
         .headers
         .iter()
@@ -82,7 +79,11 @@ fn send(root: RootId, call: &OwnedRequest) -> Result<CallId, HostError> {
         call.timeout,
     )
     .map(CallId)
-    .map_err(|status| HostError(status as u32))
+    .map_err(|status| match status {
+        // Also where a pseudo-header is missing, but none is.
+        Status::BadArgument => NotSent::UnknownCluster,
+        _ => NotSent::Refused,
+    })
 }
 
 impl OwnedRequest {

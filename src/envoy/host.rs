@@ -9,8 +9,8 @@ use super::{
 use crate::{
     clock::Instant,
     host::{
-        CallId, HostError, If, Metrics, NotWritten, QueueId, RootId, Runtime, Store, StreamId,
-        Streams, Versioned,
+        CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead, RootId,
+        Runtime, Store, StreamId, Streams, Versioned,
     },
     mas::introspection::IntrospectionRequest,
     matrix::reply::Reply,
@@ -36,8 +36,12 @@ impl Streams for Envoy {
         abi::set_effective_context(stream.0).is_ok()
     }
 
-    fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
-        abi::header(Map::Request, name)
+    fn request_head(&self) -> Result<RequestHead, HostError> {
+        abi::header_map(Map::Request).map(RequestHead::new)
+    }
+
+    fn request_trailers(&self) -> Result<Fields, HostError> {
+        abi::header_map(Map::RequestTrailers)
     }
 
     fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
@@ -104,7 +108,7 @@ impl Runtime for Envoy {
         &self,
         root: RootId,
         request: &IntrospectionRequest<'_>,
-    ) -> Result<CallId, HostError> {
+    ) -> Result<CallId, NotSent> {
         dispatch::dispatch(self.context, root, request)
     }
 

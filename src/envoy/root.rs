@@ -48,6 +48,8 @@ impl Context for Root {
         body_size: usize,
         _num_trailers: usize,
     ) {
+        #[cfg(feature = "trap")]
+        super::trap::on_call_response();
         let header = |name| abi::header(Map::CallResponse, name).ok().flatten();
         // Without headers there was no response, and asking for one is an error.
         let status = (num_headers > 0).then(|| header(":status")).flatten();

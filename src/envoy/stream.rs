@@ -58,6 +58,8 @@ impl Context for Stream {
 
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
+        #[cfg(feature = "trap")]
+        super::trap::on_request_headers();
         if let Some(plugin) = &self.plugin {
             let host = self.host();
             self.exchange = with_worker(|worker| {
@@ -79,12 +81,12 @@ impl HttpContext for Stream {
     }
 
     fn on_http_request_trailers(&mut self, _num_trailers: usize) -> Action {
-        let may_go_on = self.exchange.as_ref().and_then(|exchange| {
+        let seen = self.exchange.as_ref().and_then(|exchange| {
             with_worker(|worker| worker.on_request_trailers(&self.host(), exchange))
         });
-        match may_go_on {
-            Some(true) => self.action(),
-            _ => Action::Pause,
+        match seen {
+            Some(()) => self.action(),
+            None => Action::Pause,
         }
     }
 

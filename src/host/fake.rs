@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    CallId, HostError, If, Metrics, NotWritten, QueueId, RootId, Runtime, Store, StreamId, Streams,
-    Versioned, memory::MemoryStore,
+    CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead, RootId,
+    Runtime, Store, StreamId, Streams, Versioned, memory::MemoryStore,
 };
 use crate::{
     clock::Instant, mas::introspection::IntrospectionRequest, matrix::reply::Reply, metrics::Metric,
@@ -93,9 +93,9 @@ impl Runtime for FakeHost {
         &self,
         _root: RootId,
         _request: &IntrospectionRequest<'_>,
-    ) -> Result<CallId, HostError> {
+    ) -> Result<CallId, NotSent> {
         if self.is_unreachable.get() {
-            return Err(INTERNAL_FAILURE);
+            return Err(NotSent::Refused);
         }
         self.dispatched.set(self.dispatched.get() + 1);
         let call = CallId(self.dispatched.get());
@@ -134,9 +134,16 @@ impl Streams for FakeHost {
         is_there
     }
 
-    fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
+    fn request_head(&self) -> Result<RequestHead, HostError> {
         let headers = self.headers.borrow();
-        Ok(headers.get(name).map(|value| value.as_bytes().to_vec()))
+        let fields = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_bytes()));
+        Ok(RequestHead::new(Fields::of(fields)))
+    }
+
+    fn request_trailers(&self) -> Result<Fields, HostError> {
+        Ok(Fields::default())
     }
 
     fn set_request_header(&self, _name: &str, _value: &[u8]) -> Result<(), HostError> {
@@ -156,7 +163,8 @@ impl Streams for FakeHost {
     }
 
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
-        self.request_header(name)
+        let headers = self.headers.borrow();
+        Ok(headers.get(name).map(|value| value.as_bytes().to_vec()))
     }
 
     fn set_response_status(&self, _status: u16) -> Result<(), HostError> {

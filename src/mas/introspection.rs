@@ -9,18 +9,20 @@
 //! it calls a valid compat token inactive when its device id is not scope-safe.
 
 mod lifetime;
+mod no_verdict;
 mod request;
 mod response;
 mod settings;
 
 pub use self::{
     lifetime::{LIFETIME, Lifetime},
+    no_verdict::{ConnectionFault, NoVerdict},
     request::{
         DEVICE_ID_SUPPORT, HINT, IntrospectionRequest, REQUEST_ID, TRACE_PARENT, TRACE_STATE,
     },
     response::{
         ActiveAnswer, ActiveToken, Answer, InactiveAnswer, IntrospectionResponse,
-        MAX_RESPONSE_BYTES, NoVerdict, read,
+        MAX_RESPONSE_BYTES, read,
     },
     settings::{Authorization, Credential, MAX_RETRIES, Settings},
 };

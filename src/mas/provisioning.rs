@@ -18,6 +18,7 @@ use super::{
     object_text,
     user::{DeviceKey, UserKey},
 };
+use crate::metrics::InvalidationReason;
 
 /// The requests that end answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,15 +83,15 @@ impl ProvisioningEndpoint {
         }
     }
 
-    /// The value of the metric label that says why answers ended.
-    pub const fn label(self) -> &'static str {
+    /// Returns why answers end, as the metrics call it.
+    pub const fn reason(self) -> InvalidationReason {
         match self {
-            Self::DeleteDevice => "delete_device",
-            Self::DeleteUser => "delete_user",
-            Self::ProvisionUser => "provision_user",
-            Self::ReactivateUser => "reactivate_user",
-            Self::SyncDevices => "sync_devices",
-            Self::UpsertDevice => "upsert_device",
+            Self::DeleteDevice => InvalidationReason::DeleteDevice,
+            Self::DeleteUser => InvalidationReason::DeleteUser,
+            Self::ProvisionUser => InvalidationReason::ProvisionUser,
+            Self::ReactivateUser => InvalidationReason::ReactivateUser,
+            Self::SyncDevices => InvalidationReason::SyncDevices,
+            Self::UpsertDevice => InvalidationReason::UpsertDevice,
         }
     }
 
@@ -189,7 +190,7 @@ mod tests {
             SyncDevices,
             UpsertDevice,
         ] {
-            let target = format!("/_synapse/mas/{}", endpoint.label());
+            let target = format!("/_synapse/mas/{}", endpoint.reason().label());
             assert_eq!(of("POST", &target), Some(endpoint));
             assert_eq!(of("GET", &target), None);
             assert_eq!(of("POST", &format!("{target}/")), None);

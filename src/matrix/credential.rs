@@ -14,7 +14,7 @@
 //!   stays undecided here unless it has an `Authorization` header, next to which Synapse allows no
 //!   other token.
 
-use std::{borrow::Cow, str};
+use std::{borrow::Cow, fmt, str};
 
 use crate::{
     form::{Decoded, FORM},
@@ -28,6 +28,40 @@ pub enum Source {
     Header,
     /// `?access_token=...`, which the spec dropped in v1.20.
     Query,
+}
+
+/// The `Authorization` fields of a request. `Debug` shows nothing of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Authorization<'a> {
+    /// There is none.
+    None,
+    /// One field with this value, or several that the proxy has joined with commas.
+    One(&'a [u8]),
+    /// Several fields.
+    Several {
+        /// The value of the first.
+        first: &'a [u8],
+    },
+}
+
+impl<'a> Authorization<'a> {
+    /// Returns the first value. MAS takes it, whatever follows.
+    pub fn first(self) -> Option<&'a [u8]> {
+        match self {
+            Self::None => None,
+            Self::One(value) | Self::Several { first: value } => Some(value),
+        }
+    }
+}
+
+impl fmt::Debug for Authorization<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::One(_) => "One",
+            Self::Several { .. } => "Several",
+        })
+    }
 }
 
 /// What a request offers as its access token.
@@ -58,27 +92,28 @@ pub enum CredentialError {
     Mixed,
     /// The token has bytes outside ASCII.
     NotAscii,
+    /// More than one `Authorization` field.
+    Several,
 }
 
 /// Reads the credential of a request.
 ///
-/// `authorization` is the value as Envoy holds it: duplicates joined with a comma, which is also
-/// how they reach Synapse (so its "Too many Authorization headers." cannot happen behind Envoy).
 /// `target` is the raw `:path` with the query. `form_post` tells whether [`is_form_post`]; it is
-/// asked only if there is no `Authorization`, so that the common request costs neither header.
+/// asked only if there is no `Authorization`.
 pub fn extract<'a>(
-    authorization: Option<&'a [u8]>,
+    authorization: Authorization<'a>,
     target: &'a [u8],
     form_post: impl FnOnce() -> bool,
 ) -> Result<Credential<'a>, CredentialError> {
     let query_token = query_token(target);
     let (token, source) = match (authorization, query_token) {
-        (Some(_), Some(_)) => return Err(CredentialError::Mixed),
-        (Some(authorization), None) => (Cow::Borrowed(bearer(authorization)?), Source::Header),
-        (None, _) if form_post() => return Ok(Credential::FormBody),
-        (None, None) => return Ok(Credential::Missing),
-        (None, Some([])) => return Ok(Credential::Empty),
-        (None, Some(value)) => (decode(value), Source::Query),
+        (Authorization::None, _) if form_post() => return Ok(Credential::FormBody),
+        (Authorization::None, None) => return Ok(Credential::Missing),
+        (Authorization::None, Some([])) => return Ok(Credential::Empty),
+        (Authorization::None, Some(value)) => (decode(value), Source::Query),
+        (_, Some(_)) => return Err(CredentialError::Mixed),
+        (Authorization::Several { .. }, None) => return Err(CredentialError::Several),
+        (Authorization::One(value), None) => (Cow::Borrowed(bearer(value)?), Source::Header),
     };
     let token = ascii(token)
         .and_then(AccessToken::new)
@@ -173,7 +208,7 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    use super::*;
+    use super::{Authorization::One, *};
 
     fn unasked() -> bool {
         panic!("the method and content type were read for nothing");
@@ -188,49 +223,72 @@ mod tests {
 
     #[test]
     fn a_header_decides_without_a_look_at_the_body() {
-        let found = token(extract(Some(b"Bearer x"), b"/?since=1", unasked));
+        let found = token(extract(One(b"Bearer x"), b"/?since=1", unasked));
         assert_eq!(found.as_str(), "x");
     }
 
     #[test]
     fn plain_tokens_are_borrowed() {
         assert!(matches!(
-            token(extract(Some(b"Bearer x"), b"/", unasked)).0,
+            token(extract(One(b"Bearer x"), b"/", unasked)).0,
             Cow::Borrowed(_)
         ));
-        let plain = token(extract(None, b"/?access_token=x", || false));
+        let plain = token(extract(Authorization::None, b"/?access_token=x", || false));
         assert!(matches!(plain.0, Cow::Borrowed(_)));
-        let encoded = token(extract(None, b"/?access_token=%78", || false));
+        let encoded = token(extract(Authorization::None, b"/?access_token=%78", || {
+            false
+        }));
         assert!(matches!(encoded.0, Cow::Owned(_)));
         assert_eq!(plain, encoded);
     }
 
     #[test]
     fn mixing_is_found_before_a_bad_header() {
-        let both = extract(Some(b"Basic x"), b"/?access_token=", unasked);
+        let both = extract(One(b"Basic x"), b"/?access_token=", unasked);
         assert_eq!(both, Err(CredentialError::Mixed));
+    }
+
+    #[test]
+    fn several_headers_are_too_many_whatever_they_hold() {
+        for first in [&b""[..], b"Bearer x", b"Basic x", b"Bearer \xff"] {
+            let several = Authorization::Several { first };
+            let found = extract(several, b"/", unasked);
+            assert_eq!(found, Err(CredentialError::Several));
+            let mixed = extract(several, b"/?access_token=x", unasked);
+            assert_eq!(mixed, Err(CredentialError::Mixed));
+        }
     }
 
     #[test]
     fn only_the_token_must_be_ascii() {
         let invalid = Err(CredentialError::InvalidHeader);
-        assert_eq!(extract(Some(b"Bas\xffic x"), b"/", unasked), invalid);
-        assert_eq!(extract(Some(b"Bearer \xff y"), b"/", unasked), invalid);
+        assert_eq!(extract(One(b"Bas\xffic x"), b"/", unasked), invalid);
+        assert_eq!(extract(One(b"Bearer \xff y"), b"/", unasked), invalid);
         let not_ascii = Err(CredentialError::NotAscii);
-        assert_eq!(extract(Some(b"Bearer \xff"), b"/", unasked), not_ascii);
-        assert_eq!(extract(None, b"/?access_token=a%80", || false), not_ascii);
-        let found = token(extract(None, b"/?\xff=1&access_token=a", || false));
+        assert_eq!(extract(One(b"Bearer \xff"), b"/", unasked), not_ascii);
+        assert_eq!(
+            extract(Authorization::None, b"/?access_token=a%80", || false),
+            not_ascii
+        );
+        let found = token(extract(
+            Authorization::None,
+            b"/?\xff=1&access_token=a",
+            || false,
+        ));
         assert_eq!(found.as_str(), "a");
     }
 
     #[test]
     fn debug_does_not_show_the_token() {
-        let found = extract(Some(b"Bearer hidden"), b"/", unasked);
+        let found = extract(One(b"Bearer hidden"), b"/", unasked);
         let shown = format!("{found:?}");
         assert!(
             shown.contains("Header") && !shown.contains("hidden"),
             "{shown}"
         );
+        let first = b"Bearer hidden";
+        let shown = format!("{:?}", [One(first), Authorization::Several { first }]);
+        assert_eq!(shown, "[One, Several]");
     }
 
     #[test]
@@ -367,7 +425,7 @@ mod tests {
 
             #[test]
             fn the_query_is_read_as_twisted_reads_it(target in query()) {
-                let found = extract(None, &target, || false).map(|credential| match credential {
+                let found = extract(Authorization::None, &target, || false).map(|credential| match credential {
                     Credential::Missing => None,
                     Credential::Empty => Some(String::new()),
                     Credential::Token { token, source: Source::Query } => {
@@ -380,7 +438,7 @@ mod tests {
 
             #[test]
             fn a_header_allows_no_query_token(target in query()) {
-                let mixed = extract(Some(b"Bearer x"), &target, || false);
+                let mixed = extract(One(b"Bearer x"), &target, || false);
                 prop_assert_eq!(
                     mixed == Err(CredentialError::Mixed),
                     reference(&target).is_some()
@@ -389,14 +447,15 @@ mod tests {
 
             #[test]
             fn arbitrary_bytes_never_panic(header: Option<Vec<u8>>, target: Vec<u8>, form: bool) {
-                let _ = extract(header.as_deref(), &target, || form);
+                let authorization = header.as_deref().map_or(Authorization::None, One);
+                let _ = extract(authorization, &target, || form);
                 let _ = is_form_post(b"POST", Some(&target));
             }
 
             #[test]
             fn a_header_token_is_kept_as_it_is(token in "[!-~]([!-~\t]{0,40}[!-~])?") {
                 let header = format!(" \tBearer {token}\t ");
-                let found = extract(Some(header.as_bytes()), b"/", || false);
+                let found = extract(One(header.as_bytes()), b"/", || false);
                 let expected = AccessToken::new(token.as_str()).unwrap();
                 prop_assert_eq!(
                     found,

@@ -7,10 +7,11 @@
 //!
 //! MAS may live below a path of any host that the edge serves. Everything below that path is MAS's.
 //!
-//! The non-obvious rule: a path is never decoded to *allow* it and always decoded to *block* it.
-//! Synapse matches the raw path of the Matrix API, so `%61ccount` is another, unknown, path. But it
-//! decodes the segments of `/_synapse/mas` and its neighbours, so those are looked for in every
-//! encoding.
+//! The non-obvious rule: Synapse reads paths in two ways. It matches the raw path of every API, so
+//! `%61ccount` is another, unknown, path. What is no API, such as `/_synapse/client/unsubscribe`, it
+//! finds in a tree, and there it decodes each segment once. The table says which is which. The
+//! paths that are never public are of the second kind too, and are looked for in every encoding,
+//! since a proxy in between may decode more often.
 
 mod blocked;
 mod family;

@@ -4,12 +4,16 @@
 //! them tells the client of a network error instead of a lost session. Synapse has a second set for
 //! the rendezvous paths of a sign-in by QR code.
 //!
+//! A page can read `Retry-After` only if the reply says that it may, which Synapse's does not: it tells the same by
+//! `retry_after_ms` in the body of a 429, and of a 503 nothing. The edge names the header where it sends it.
+//!
 //! Synapse adds no `WWW-Authenticate` (RFC 6750, section 3), and neither does the edge. A reply to
 //! `HEAD` has these headers and no body; leaving it out is up to the sender.
 
 use std::borrow::Cow;
 
 use super::{credential::CredentialError, endpoint::path};
+use crate::metrics::RejectionReason;
 
 /// Seconds a client is told to wait after a 503. The shortest that `Retry-After` can say: MAS is
 /// usually back at once (a restart, one lost connection), and no verdict means the client is not
@@ -48,6 +52,10 @@ pub enum Rejection {
     NotAscii,
     /// An active token without the admin scope.
     NotServerAdmin,
+    /// More than one `Authorization` header.
+    SeveralAuthorizations,
+    /// More identity headers that the client made up than are removed from a request.
+    TooManyForged,
     /// A path that is never served to the public.
     Unrecognized,
 }
@@ -77,7 +85,7 @@ impl Rejection {
                 r#"{"errcode":"M_FORBIDDEN","error":"Invalid username claim in the introspection result"}"#,
             ),
             Self::LimitExceeded { retry_after_ms } => {
-                return limit_exceeded(self.label(), *retry_after_ms, cors);
+                return limit_exceeded(*retry_after_ms, cors);
             }
             Self::MissingToken => (
                 401,
@@ -103,6 +111,14 @@ impl Rejection {
                 403,
                 r#"{"errcode":"M_FORBIDDEN","error":"You are not a server admin"}"#,
             ),
+            Self::SeveralAuthorizations => (
+                401,
+                r#"{"errcode":"M_MISSING_TOKEN","error":"Too many Authorization headers."}"#,
+            ),
+            Self::TooManyForged => (
+                431,
+                r#"{"errcode":"M_TOO_LARGE","error":"Too many identity headers"}"#,
+            ),
             Self::Unrecognized => (
                 404,
                 r#"{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}"#,
@@ -110,33 +126,35 @@ impl Rejection {
         };
         let mut headers = headers(cors);
         if *self == Self::IntrospectionFailed {
-            headers.push((RETRY_AFTER, RETRY_INTROSPECTION_SECONDS.to_string().into()));
+            push_retry_after(&mut headers, RETRY_INTROSPECTION_SECONDS.into());
         }
         Reply {
-            reason: self.label(),
+            reason: self.reason().label(),
             status,
             headers,
             body: Cow::Borrowed(body.as_bytes()),
         }
     }
 
-    /// The value of the metric label that says why a request was rejected; the reply has it as its reason.
-    pub const fn label(&self) -> &'static str {
+    /// Returns why the request is rejected, as metrics and access logs call it.
+    pub const fn reason(&self) -> RejectionReason {
         match self {
-            Self::Internal => "internal",
-            Self::IntrospectionFailed => "introspection_failed",
-            Self::InvalidDevice => "invalid_device",
-            Self::InvalidHeader => "invalid_header",
-            Self::InvalidUsername => "invalid_username",
-            Self::LimitExceeded { .. } => "limit_exceeded",
-            Self::MissingToken => "missing_token",
-            Self::Mixed => "mixed",
-            Self::MultipleDevices => "multiple_devices",
-            Self::NoApiScope => "no_api_scope",
-            Self::NotActive => "not_active",
-            Self::NotAscii => "not_ascii",
-            Self::NotServerAdmin => "not_server_admin",
-            Self::Unrecognized => "unrecognized",
+            Self::Internal => RejectionReason::Internal,
+            Self::IntrospectionFailed => RejectionReason::IntrospectionFailed,
+            Self::InvalidDevice => RejectionReason::InvalidDevice,
+            Self::InvalidHeader => RejectionReason::InvalidHeader,
+            Self::InvalidUsername => RejectionReason::InvalidUsername,
+            Self::LimitExceeded { .. } => RejectionReason::LimitExceeded,
+            Self::MissingToken => RejectionReason::MissingToken,
+            Self::Mixed => RejectionReason::Mixed,
+            Self::MultipleDevices => RejectionReason::MultipleDevices,
+            Self::NoApiScope => RejectionReason::NoApiScope,
+            Self::NotActive => RejectionReason::NotActive,
+            Self::NotAscii => RejectionReason::NotAscii,
+            Self::NotServerAdmin => RejectionReason::NotServerAdmin,
+            Self::SeveralAuthorizations => RejectionReason::SeveralAuthorizations,
+            Self::TooManyForged => RejectionReason::TooManyForged,
+            Self::Unrecognized => RejectionReason::Unrecognized,
         }
     }
 }
@@ -167,6 +185,7 @@ impl From<CredentialError> for Rejection {
             CredentialError::InvalidHeader => Self::InvalidHeader,
             CredentialError::Mixed => Self::Mixed,
             CredentialError::NotAscii => Self::NotAscii,
+            CredentialError::Several => Self::SeveralAuthorizations,
         }
     }
 }
@@ -179,31 +198,40 @@ pub struct Reply {
     /// HTTP status.
     pub status: u16,
     /// Header fields, with lower-case names.
-    pub headers: Vec<(&'static str, Cow<'static, str>)>,
+    pub headers: Headers,
     /// The JSON body.
     pub body: Cow<'static, [u8]>,
 }
 
+type Headers = Vec<(&'static str, Cow<'static, str>)>;
+
+const EXPOSE_HEADERS: &str = "access-control-expose-headers";
 const RETRY_AFTER: &str = "retry-after";
 
-fn limit_exceeded(reason: &'static str, retry_after_ms: u64, cors: Cors) -> Reply {
+/// Adds `Retry-After`, readable by the page that a browser shows.
+fn push_retry_after(headers: &mut Headers, seconds: u64) {
+    let exposed = headers.iter_mut().find(|(name, _)| *name == EXPOSE_HEADERS);
+    if let Some((_, names)) = exposed {
+        names.to_mut().push_str(", Retry-After");
+    }
+    headers.push((RETRY_AFTER, seconds.to_string().into()));
+}
+
+fn limit_exceeded(retry_after_ms: u64, cors: Cors) -> Reply {
     let mut headers = headers(cors);
-    headers.push((
-        RETRY_AFTER,
-        retry_after_ms.div_ceil(1000).to_string().into(),
-    ));
+    push_retry_after(&mut headers, retry_after_ms.div_ceil(1000));
     let body = format!(
         r#"{{"errcode":"M_LIMIT_EXCEEDED","error":"Too Many Requests","retry_after_ms":{retry_after_ms}}}"#
     );
     Reply {
-        reason,
+        reason: RejectionReason::LimitExceeded.label(),
         status: 429,
         headers,
         body: Cow::Owned(body.into_bytes()),
     }
 }
 
-fn headers(cors: Cors) -> Vec<(&'static str, Cow<'static, str>)> {
+fn headers(cors: Cors) -> Headers {
     let (allow_headers, expose_headers) = match cors {
         Cors::Rendezvous => (
             "Content-Type, If-Match, If-None-Match",
@@ -226,7 +254,7 @@ fn headers(cors: Cors) -> Vec<(&'static str, Cow<'static, str>)> {
             "GET, HEAD, POST, PUT, DELETE, OPTIONS".into(),
         ),
         ("access-control-allow-headers", allow_headers.into()),
-        ("access-control-expose-headers", expose_headers.into()),
+        (EXPOSE_HEADERS, expose_headers.into()),
     ]
 }
 
@@ -272,7 +300,7 @@ mod tests {
         }
     }
 
-    const RECORDED: [Rejection; 12] = [
+    const RECORDED: [Rejection; 13] = [
         Rejection::IntrospectionFailed,
         Rejection::InvalidHeader,
         Rejection::InvalidUsername,
@@ -284,11 +312,12 @@ mod tests {
         Rejection::NotActive,
         Rejection::NotAscii,
         Rejection::NotServerAdmin,
+        Rejection::SeveralAuthorizations,
         Rejection::Unrecognized,
     ];
 
     /// Exchanges whose error comes from an endpoint of Synapse, and never from the edge.
-    const SYNAPSE_ALONE: [&str; 24] = [
+    const SYNAPSE_ALONE: [&str; 21] = [
         "admin-users-admin-token",
         "admin-users-compat-admin-token",
         "fault-active-nouser-whoami",
@@ -310,10 +339,6 @@ mod tests {
         "synapse-register-POST",
         "whoami-POST-method",
         "whoami-absolute-form",
-        // "Too many Authorization headers.": behind Envoy there is only ever one.
-        "whoami-two-auth-bearer-and-basic",
-        "whoami-two-auth-headers-different",
-        "whoami-two-auth-headers-same",
     ];
 
     #[test]
@@ -333,11 +358,16 @@ mod tests {
                     && (is_head || reply.body == body.as_bytes())
                     && reply.headers.iter().all(|(name, value)| {
                         // Synapse does not say when to come back; the edge does.
-                        *name == RETRY_AFTER || exchange.header(name) == Some(value)
+                        let value = match *name {
+                            RETRY_AFTER => return true,
+                            EXPOSE_HEADERS if status == 503 => value.strip_suffix(", Retry-After"),
+                            _ => Some(&**value),
+                        };
+                        value.is_some() && exchange.header(name) == value
                     })
             };
             match RECORDED.iter().find(same) {
-                Some(rejection) => drop(seen.insert(rejection.label())),
+                Some(rejection) => drop(seen.insert(rejection.reason())),
                 None => drop(unmatched.insert(exchange.name)),
             }
         }
@@ -416,19 +446,26 @@ mod tests {
             r#"{"errcode":"M_LIMIT_EXCEEDED","error":"Too Many Requests","retry_after_ms":1001}"#;
         assert_eq!((reply.status, &*reply.body), (429, body.as_bytes()));
         assert_eq!(reply.headers.last(), Some(&(RETRY_AFTER, "2".into())));
+        let exposed = (
+            EXPOSE_HEADERS,
+            "Synapse-Trace-Id, Server, Retry-After".into(),
+        );
+        assert!(reply.headers.contains(&exposed), "{:?}", reply.headers);
     }
 
     #[test]
-    fn labels_tell_rejections_apart() {
+    fn reasons_tell_rejections_apart() {
         let others = [
             Rejection::InvalidDevice,
             Rejection::LimitExceeded { retry_after_ms: 0 },
+            Rejection::TooManyForged,
         ];
-        let labels: BTreeSet<_> = RECORDED
+        let reasons: BTreeSet<_> = RECORDED
             .iter()
             .chain(&others)
-            .map(Rejection::label)
+            .map(Rejection::reason)
             .collect();
-        assert_eq!(labels.len(), RECORDED.len() + others.len());
+        assert_eq!(reasons.len(), RECORDED.len() + others.len());
+        assert!(reasons.iter().eq(RejectionReason::ALL));
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::Instant,
-    host::{CallId, HostError, RootId, Runtime},
+    host::{CallId, NotSent, RootId, Runtime},
     mas::introspection::IntrospectionRequest,
     token::{AccessToken, TokenDigest},
 };
@@ -67,7 +67,7 @@ impl CallContext {
     }
 
     /// Sends the request as a call of `root`: the request's own, or the one whose callback runs.
-    pub fn send(&self, host: &impl Runtime, root: RootId) -> Result<CallId, HostError> {
+    pub fn send(&self, host: &impl Runtime, root: RootId) -> Result<CallId, NotSent> {
         let settings = &self.upstream.settings;
         let trace = self.trace.clone();
         let request = IntrospectionRequest::new(settings, &self.token, &self.digest.0, trace);
@@ -81,6 +81,7 @@ impl CallContext {
             deadline: self.deadline(now),
             call: self,
             waiters: BTreeMap::new(),
+            is_joined: false,
             state,
         }
     }

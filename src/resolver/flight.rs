@@ -3,14 +3,17 @@
 //! A flight is answered by a call of this worker, or by another worker that holds the lease.
 //!
 //! A flight belongs to the worker, not to the request that caused it, so a client that hangs up takes
-//! nothing away from the others. Everything is bounded: flights by configuration, waiting requests by the
-//! constants below. A flight whose answer never comes ends at its deadline.
+//! nothing away from the others. A request that has gone on already can wait as well, for a verdict to count.
+//! Everything is bounded: flights by configuration, waiting requests by the constants below. A flight whose
+//! answer never comes ends at its deadline.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
+    client::ClientKey,
     line::Ticket,
     load::{Load, PoolId, Slot},
+    share::Shares,
 };
 use crate::{
     cache::question::QuestionKey,
@@ -20,8 +23,24 @@ use crate::{
 
 /// Requests that may wait for one token.
 pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
-/// Requests that may wait in one worker.
+/// Requests that may wait in one worker. One client has no more than its share of these places, see [`Shares`].
 pub const MAX_WAITERS: usize = 16_384;
+
+/// Names a request that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WaiterId {
+    /// A held request, by its stream. It waits no longer when the stream ends.
+    Held(StreamId),
+    /// A request that has gone on already, by a number. It waits until there is a verdict, whatever becomes of its
+    /// stream.
+    Passed(u64),
+}
+
+/// A request that waits.
+pub trait Waiter {
+    /// Returns the client whose place it takes, if that is counted.
+    fn client(&self) -> Option<&ClientKey>;
+}
 
 /// Where the answer to a flight comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +84,9 @@ pub struct Flight<Q, W> {
     /// What was asked.
     pub call: Q,
     /// Who waits.
-    pub waiters: BTreeMap<StreamId, W>,
+    pub waiters: BTreeMap<WaiterId, W>,
+    /// Whether a request has joined the one that it began with, which may have left since. Their clients may differ.
+    pub is_joined: bool,
     /// Where the answer comes from.
     pub state: State,
 }
@@ -86,8 +107,10 @@ pub struct Full;
 pub struct Flights<Q, W> {
     flights: BTreeMap<QuestionKey, Flight<Q, W>>,
     calls: BTreeMap<CallId, QuestionKey>,
-    streams: BTreeMap<StreamId, QuestionKey>,
+    waiters: BTreeMap<WaiterId, QuestionKey>,
     load: Load,
+    /// The places of the waiting requests.
+    places: Shares,
 }
 
 impl<Q, W> Default for Flights<Q, W> {
@@ -95,21 +118,27 @@ impl<Q, W> Default for Flights<Q, W> {
         Self {
             flights: BTreeMap::new(),
             calls: BTreeMap::new(),
-            streams: BTreeMap::new(),
+            waiters: BTreeMap::new(),
             load: Load::default(),
+            places: Shares::default(),
         }
     }
 }
 
-impl<Q, W> Flights<Q, W> {
+impl<Q, W: Waiter> Flights<Q, W> {
     /// Returns the calls under way, by what they count against.
     pub fn load(&self) -> &Load {
         &self.load
     }
 
-    /// Returns whether another request may wait.
-    pub fn has_room(&self) -> bool {
-        self.streams.len() < MAX_WAITERS
+    /// Returns whether so many requests wait that a further one needs to tell its client.
+    pub fn counts_clients(&self) -> bool {
+        self.places.counts_clients(MAX_WAITERS)
+    }
+
+    /// Returns whether another request of `client` may wait.
+    pub fn has_room(&self, client: Option<&ClientKey>) -> bool {
+        self.places.admits(client, MAX_WAITERS)
     }
 
     /// Returns in which pool's line the question waits, if it does.
@@ -131,8 +160,10 @@ impl<Q, W> Flights<Q, W> {
             self.calls.insert(call, key);
             self.load.add(&slot);
         }
-        self.streams
-            .extend(flight.waiters.keys().map(|stream| (*stream, key)));
+        for (id, waiter) in &flight.waiters {
+            self.waiters.insert(*id, key);
+            self.places.add(waiter.client());
+        }
         self.flights.insert(key, flight);
     }
 
@@ -144,23 +175,29 @@ impl<Q, W> Flights<Q, W> {
         }
     }
 
-    /// Lets `stream` wait for the answer to `key`, which must be on its way.
-    pub fn join(&mut self, key: QuestionKey, stream: StreamId, waiter: W) -> Result<(), Full> {
+    /// Lets `id` wait for the answer to `key`, which must be on its way.
+    pub fn join(&mut self, key: QuestionKey, id: WaiterId, waiter: W) -> Result<(), Full> {
         let flight = self.flights.get_mut(&key).ok_or(Full)?;
-        if self.streams.len() >= MAX_WAITERS || flight.waiters.len() >= MAX_WAITERS_PER_FLIGHT {
+        let has_room = self.places.admits(waiter.client(), MAX_WAITERS);
+        if !has_room || flight.waiters.len() >= MAX_WAITERS_PER_FLIGHT {
             return Err(Full);
         }
-        flight.waiters.insert(stream, waiter);
-        self.streams.insert(stream, key);
+        self.places.add(waiter.client());
+        flight.waiters.insert(id, waiter);
+        flight.is_joined = true;
+        self.waiters.insert(id, key);
         Ok(())
     }
 
-    /// Forgets a stream that has ended. A call goes on without it: its answer will be kept. Returns a flight
-    /// that has ended with it.
+    /// Forgets the held request of a stream that has ended. A call goes on without it: its answer will be kept.
+    /// Returns a flight that has ended with it.
     pub fn forget(&mut self, stream: StreamId) -> Option<Flight<Q, W>> {
-        let key = self.streams.remove(&stream)?;
+        let id = WaiterId::Held(stream);
+        let key = self.waiters.remove(&id)?;
         let flight = self.flights.get_mut(&key)?;
-        flight.waiters.remove(&stream);
+        if let Some(waiter) = flight.waiters.remove(&id) {
+            self.places.remove(waiter.client());
+        }
         if flight.is_abandoned() {
             self.flights.remove(&key)
         } else {
@@ -238,7 +275,7 @@ impl<Q, W> Flights<Q, W> {
     pub fn drain_waiters(
         &mut self,
         chosen: impl Fn(&W) -> bool,
-    ) -> Vec<(QuestionKey, BTreeMap<StreamId, W>)> {
+    ) -> Vec<(QuestionKey, BTreeMap<WaiterId, W>)> {
         let mut taken = Vec::new();
         for (key, flight) in &mut self.flights {
             if !flight.waiters.values().any(&chosen) {
@@ -248,8 +285,9 @@ impl<Q, W> Flights<Q, W> {
                 .into_iter()
                 .partition::<BTreeMap<_, _>, _>(|(_, waiter)| chosen(waiter));
             flight.waiters = stay;
-            for stream in leave.keys() {
-                self.streams.remove(stream);
+            for (id, waiter) in &leave {
+                self.waiters.remove(id);
+                self.places.remove(waiter.client());
             }
             taken.push((*key, leave));
         }
@@ -292,8 +330,9 @@ impl<Q, W> Flights<Q, W> {
             self.calls.remove(&call);
             self.load.remove(&slot);
         }
-        for stream in flight.waiters.keys() {
-            self.streams.remove(stream);
+        for (id, waiter) in &flight.waiters {
+            self.waiters.remove(id);
+            self.places.remove(waiter.client());
         }
         Some((key, flight))
     }
@@ -307,6 +346,20 @@ mod tests {
     use super::*;
     use crate::token::TokenDigest;
 
+    /// A number; the client is not counted.
+    impl Waiter for u32 {
+        fn client(&self) -> Option<&ClientKey> {
+            None
+        }
+    }
+
+    /// A request of a client.
+    impl Waiter for ClientKey {
+        fn client(&self) -> Option<&ClientKey> {
+            Some(self)
+        }
+    }
+
     const ROOT: RootId = RootId(1);
     const SLOT: Slot = Slot {
         pool: PoolId {
@@ -317,6 +370,10 @@ mod tests {
     };
     const DEADLINE: Instant = Instant::from_millis(5_500);
 
+    fn held(stream: u32) -> WaiterId {
+        WaiterId::Held(StreamId(stream))
+    }
+
     fn key(token: &[u8]) -> QuestionKey {
         QuestionKey {
             digest: TokenDigest::of(token),
@@ -324,12 +381,13 @@ mod tests {
         }
     }
 
-    fn flight(root: RootId, call: u32) -> Flight<(), u32> {
+    fn flight<W>(root: RootId, call: u32) -> Flight<(), W> {
         Flight {
             asked_at: Instant::default(),
             deadline: DEADLINE,
             call: (),
             waiters: BTreeMap::new(),
+            is_joined: false,
             state: State::Calling {
                 call: CallId(call),
                 root,
@@ -348,7 +406,7 @@ mod tests {
         }
     }
 
-    fn flights(tokens: &[&[u8]]) -> Flights<(), u32> {
+    fn flights<W: Waiter>(tokens: &[&[u8]]) -> Flights<(), W> {
         let mut flights = Flights::default();
         for (call, token) in (100..).zip(tokens) {
             flights.insert(key(token), flight(ROOT, call));
@@ -360,9 +418,9 @@ mod tests {
     fn one_call_answers_all_who_wait() {
         let mut flights = flights(&[b"a", b"b"]);
         for stream in 0..200 {
-            flights.join(key(b"a"), StreamId(stream), stream).unwrap();
+            flights.join(key(b"a"), held(stream), stream).unwrap();
         }
-        flights.join(key(b"b"), StreamId(999), 999).unwrap();
+        flights.join(key(b"b"), held(999), 999).unwrap();
         let (landed, flight) = flights.complete(CallId(100)).unwrap();
         assert_eq!(landed, key(b"a"));
         assert_eq!(
@@ -376,15 +434,24 @@ mod tests {
     #[test]
     fn a_client_that_hangs_up_leaves_the_flight_to_the_others() {
         let mut flights = flights(&[b"a"]);
-        flights.join(key(b"a"), StreamId(1), 1).unwrap();
-        flights.join(key(b"a"), StreamId(2), 2).unwrap();
+        flights.join(key(b"a"), held(1), 1).unwrap();
+        flights.join(key(b"a"), held(2), 2).unwrap();
         flights.forget(StreamId(1));
         flights.forget(StreamId(1));
         let (_, flight) = flights.complete(CallId(100)).unwrap();
-        assert_eq!(
-            flight.waiters.into_keys().collect::<Vec<_>>(),
-            [StreamId(2)]
-        );
+        assert_eq!(flight.waiters.into_keys().collect::<Vec<_>>(), [held(2)]);
+    }
+
+    #[test]
+    fn a_request_that_has_gone_on_waits_whatever_becomes_of_its_stream() {
+        let mut flights = flights(&[b"a"]);
+        flights.join(key(b"a"), held(1), 1).unwrap();
+        flights.join(key(b"a"), WaiterId::Passed(1), 2).unwrap();
+        flights.root_ended(ROOT);
+        assert!(flights.forget(StreamId(1)).is_none());
+        let (_, flight) = flights.pop_orphan().unwrap();
+        assert_eq!(flight.waiters.into_values().collect::<Vec<_>>(), [2]);
+        assert!(flights.waiters.is_empty());
     }
 
     #[test]
@@ -396,7 +463,7 @@ mod tests {
         for token in &tokens {
             for _ in 0..=MAX_WAITERS_PER_FLIGHT {
                 stream += 1;
-                waiting += usize::from(flights.join(key(token), StreamId(stream), 0).is_ok());
+                waiting += usize::from(flights.join(key(token), held(stream), 0).is_ok());
             }
             assert!(waiting <= MAX_WAITERS);
         }
@@ -405,13 +472,32 @@ mod tests {
             flights.complete(CallId(100)).unwrap().1.waiters.len(),
             MAX_WAITERS_PER_FLIGHT
         );
-        assert_eq!(flights.join(key(&tokens[19]), StreamId(0), 0), Ok(()));
+        assert_eq!(flights.join(key(&tokens[19]), held(0), 0), Ok(()));
+    }
+
+    #[test]
+    fn every_way_out_gives_the_place_back() {
+        let client = ClientKey([1; 32]);
+        let mut flights = flights(&[b"a", b"b", b"c"]);
+        for (stream, token) in [(1, b"a"), (2, b"a"), (3, b"b"), (4, b"c")] {
+            flights.join(key(token), held(stream), client).unwrap();
+        }
+        flights.forget(StreamId(1));
+        flights.forget(StreamId(1));
+        let (question, flight) = flights.complete(CallId(101)).unwrap();
+        flights.insert(question, flight);
+        assert_eq!(flights.places.total(), 3);
+        let taken_out = flights.drain_waiters(|_| true);
+        assert_eq!((taken_out.len(), &flights.places), (3, &Shares::default()));
+        flights.join(key(b"a"), held(5), client).unwrap();
+        flights.complete(CallId(100)).unwrap();
+        assert_eq!(flights.places, Shares::default());
     }
 
     #[test]
     fn a_lost_answer_ends_at_the_deadline() {
         let mut flights = flights(&[b"a"]);
-        flights.join(key(b"a"), StreamId(1), 1).unwrap();
+        flights.join(key(b"a"), held(1), 1).unwrap();
         assert!(flights.pop_expired(Instant::from_millis(5_499)).is_none());
         assert_eq!(flights.pop_expired(DEADLINE).unwrap().1.waiters.len(), 1);
         assert!(flights.complete(CallId(100)).is_none());
@@ -422,7 +508,7 @@ mod tests {
     fn the_calls_of_a_root_go_with_it() {
         let mut flights = flights(&[b"a"]);
         flights.insert(key(b"b"), flight(RootId(2), 7));
-        flights.join(key(b"a"), StreamId(1), 1).unwrap();
+        flights.join(key(b"a"), held(1), 1).unwrap();
         assert!(flights.pop_orphan().is_none());
         assert_eq!(flights.root_ended(ROOT), 1);
         let (orphan, flight) = flights.pop_orphan().unwrap();
@@ -442,7 +528,7 @@ mod tests {
     #[test]
     fn without_a_call_and_without_waiters_there_is_no_flight() {
         let mut flights = flights(&[b"a", b"b"]);
-        flights.join(key(b"a"), StreamId(1), 1).unwrap();
+        flights.join(key(b"a"), held(1), 1).unwrap();
         flights.root_ended(ROOT);
         assert!(flights.contains(&key(b"a")) && !flights.contains(&key(b"b")));
         flights.forget(StreamId(1));
@@ -453,7 +539,7 @@ mod tests {
     fn those_who_have_waited_too_long_can_be_taken_out() {
         let mut flights = flights(&[b"a"]);
         for stream in 0..10 {
-            flights.join(key(b"a"), StreamId(stream), stream).unwrap();
+            flights.join(key(b"a"), held(stream), stream).unwrap();
         }
         let drained = flights.drain_waiters(|waiter| waiter % 2 == 0);
         let [(question, waiters)] = drained.as_slice() else {
@@ -466,7 +552,7 @@ mod tests {
 
     #[test]
     fn the_call_of_another_root_stays() {
-        let mut flights = flights(&[]);
+        let mut flights = flights::<u32>(&[]);
         flights.insert(key(b"b"), flight(RootId(2), 7));
         flights.root_ended(ROOT);
         assert!(flights.complete(CallId(100)).is_none());

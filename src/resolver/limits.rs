@@ -40,8 +40,7 @@ impl Limits {
         if budget.is_none() && !load.counts_clients(admission.pool, settings.max_in_flight) {
             return None;
         }
-        let address = query.origin.client_address()?;
-        Some(ClientKey::of(&address))
+        query.client()
     }
 
     /// Returns whether the client's budget allows a question about `token`.

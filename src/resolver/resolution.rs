@@ -5,11 +5,14 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use super::upstream::Upstream;
+use super::{
+    client::ClientKey,
+    flight::{self, WaiterId},
+    upstream::Upstream,
+};
 use crate::{
     cache::{ActiveEntry, Cached, epoch::Stamp, question::QuestionKey},
     clock::Instant,
-    host::StreamId,
     mas::introspection::{InactiveAnswer, NoVerdict},
     metrics::Outcome,
     token::{AccessToken, TokenDigest},
@@ -32,6 +35,12 @@ impl Query<'_> {
     /// Returns the name of the question.
     pub fn key(&self) -> QuestionKey {
         self.upstream.question(&self.digest)
+    }
+
+    /// Returns the client that brought the token. This is a host call.
+    pub fn client(&self) -> Option<ClientKey> {
+        let address = self.origin.client_address()?;
+        Some(ClientKey::of(&address))
     }
 }
 
@@ -128,17 +137,25 @@ pub struct Waiting<W> {
     pub since: Instant,
     /// When it gives up waiting.
     pub give_up_at: Instant,
+    /// The client whose place among the waiting it takes, if that is counted.
+    pub(super) client: Option<ClientKey>,
     /// What the role needs to go on with the request.
     pub waiter: W,
 }
 
-/// The end of a hold: requests of one configuration, and the verdict that they waited for.
+impl<W> flight::Waiter for Waiting<W> {
+    fn client(&self) -> Option<&ClientKey> {
+        self.client.as_ref()
+    }
+}
+
+/// The end of the wait of requests of one configuration, and the verdict that they waited for.
 #[derive(Debug)]
 pub struct Resolution<W> {
     /// What was found.
     pub found: Found,
     /// The requests that waited.
-    pub waiters: BTreeMap<StreamId, Waiting<W>>,
+    pub waiters: BTreeMap<WaiterId, Waiting<W>>,
 }
 
 /// What became of a renewal in the background.

@@ -134,15 +134,9 @@ impl Worker {
                 token: &token,
                 origin: client,
             };
-            resolver.lookup(cb, &query).or_else(|| {
-                let waiting = Waiting {
-                    upstream: Rc::clone(upstream),
-                    since: cb.now(),
-                    give_up_at: cb.now() + max_hold(upstream),
-                    waiter: stream,
-                };
-                resolver.resolve(cb, &query, StreamId(stream), waiting)
-            })
+            resolver
+                .lookup(cb, &query)
+                .or_else(|| resolver.resolve(cb, &query, Some(StreamId(stream)), stream))
         });
         if let Some(found) = found {
             self.ended.insert(stream, End::from(&found));
@@ -397,6 +391,37 @@ fn the_budget_counts_what_mas_called_inactive() {
     assert_eq!(worker.end(other), None, "asked about");
 }
 
+/// Alice spends her budget while a question of hers waits in line, which Bob has joined. Who of them waits in the end
+/// does not matter: he is not told that he has asked too much.
+#[test]
+fn a_client_is_not_told_of_the_budget_of_another() {
+    for alice_waits in [true, false] {
+        for bob_joins in [true, false] {
+            let mut worker = Worker::new(&Rc::default());
+            let limits = json!({
+                "introspection": {"max_in_flight": 1},
+                "unknown_token_budget": {"per_source": 1, "window": "1m"},
+            });
+            let upstream = upstream(&limits, GATEWAY);
+            worker.ask(&upstream, TOKENS[0], &ALICE);
+            let alice = worker.ask(&upstream, TOKENS[1], &ALICE);
+            let bob = bob_joins.then(|| worker.ask(&upstream, TOKENS[1], &BOB));
+            if !alice_waits {
+                worker.resolver.cancel(StreamId(alice));
+            }
+            worker.answer(200, INACTIVE);
+            let over_budget =
+                |end: Option<&End>| matches!(end, Some(End::None(NoVerdict::OverBudget { .. })));
+            assert_eq!(over_budget(worker.end(alice)), alice_waits && !bob_joins);
+            if let Some(bob) = bob {
+                let overloaded = End::None(NoVerdict::Overloaded);
+                assert_eq!(worker.end(bob), Some(&overloaded), "{alice_waits}");
+            }
+            assert_eq!(worker.calls(), 0);
+        }
+    }
+}
+
 #[test]
 fn a_call_that_went_with_its_root_is_made_again() {
     let mut worker = Worker::new(&Rc::default());
@@ -434,7 +459,7 @@ fn a_token_that_ends_while_it_is_asked_about_is_asked_about_again() {
     let digest = TokenDigest::of(TOKENS[0].as_bytes());
     worker.call_back(|cb, resolver| {
         let what = Invalidation::Token(&digest);
-        resolver.invalidate(cb, &upstream.cache, what, "logout")
+        resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Logout)
     });
     worker.answer(200, ACTIVE);
     assert_eq!(worker.end(request), None);

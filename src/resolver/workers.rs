@@ -17,7 +17,7 @@ use crate::{
     clock::Instant,
     host::{Backend, Callback, RootId},
     mas::user::UserKey,
-    metrics::Metric,
+    metrics::{InvalidationReason, Metric},
     token::TokenDigest,
 };
 
@@ -152,7 +152,7 @@ impl Workers {
         &mut self,
         cb: &Callback<'_, H>,
         subject: Subject<'_>,
-        reason: &'static str,
+        reason: InvalidationReason,
     ) {
         self.epochs.bump(cb.host, subject);
         self.membership
@@ -399,8 +399,8 @@ mod tests {
         let user = UserKey::of("alice");
         let stamp = |worker: &Workers| worker.stamp(&token(), Some(&user));
         for (subject, reason) in [
-            (Subject::Token(&token()), "logout"),
-            (Subject::User(&user), "provisioning"),
+            (Subject::Token(&token()), InvalidationReason::Logout),
+            (Subject::User(&user), InvalidationReason::SyncDevices),
         ] {
             let before = stamp(&two);
             assert_eq!(stamp(&one), before);

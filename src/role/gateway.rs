@@ -2,10 +2,13 @@
 //!
 //! A request is decided at once where a cache knows its token; otherwise it is held, and decided when the
 //! resolver has a resolution. What passes is watched for ends of sessions (`gateway/watch.rs`).
+//!
+//! The non-obvious rule: in shadow mode no request is held. It goes on at once without an identity, and what
+//! `enforce` would have made of it is counted when the resolver has a resolution, even if its stream has ended.
 
 mod carry_out;
-mod head;
 mod logout_all;
+mod outcome;
 mod outside;
 pub mod policy;
 mod waiter;
@@ -14,9 +17,8 @@ mod watch;
 use std::{rc::Rc, time::Duration};
 
 use self::{
-    carry_out::{carry_out, fail_closed},
-    head::Head,
-    policy::{Decision, Grant, Inspection, Need, RequestHead},
+    carry_out::{ReplyForm, carry_out, fail_closed},
+    policy::{Decision, Grant, Inspection, Need},
     waiter::Purpose,
     watch::RefusedTokens,
 };
@@ -26,6 +28,7 @@ pub use self::{
 };
 use super::{
     exchange::{Chunk, Phase},
+    head,
     origin::ClientOrigin,
     plugin::Plugin,
 };
@@ -35,8 +38,9 @@ use crate::{
         epoch::Stamp,
         local::{LocalCache, LocalEntry},
     },
-    host::{Callback, Host},
-    matrix::reply::{Cors, Rejection},
+    config::Mode,
+    host::{Callback, Host, RequestHead},
+    matrix::reply::Rejection,
     metrics::{Metric, Outcome},
     resolver::{Found, Query, Renewal, Resolver, Verdict},
     token::TokenDigest,
@@ -62,6 +66,8 @@ enum Progress {
     NotNeeded,
     /// The request is held.
     Held,
+    /// The request goes on, and the verdict is counted when it comes.
+    Passed,
 }
 
 impl Gateway {
@@ -73,16 +79,16 @@ impl Gateway {
         exchange: &Rc<Exchange>,
     ) {
         let config = &exchange.plugin.config;
-        match Head::read(cb.host, &config.identity_headers) {
+        match head::read(cb.host, &config.identity_headers) {
             Ok(head) if outside::refuse(cb.host, exchange, &head) => {
-                cb.host.count(Metric::Request(Outcome::NotAsked));
+                outcome::tell(cb.host, config, Outcome::NotAsked);
             }
             Ok(head) => {
                 if let Some(decision) = self.decide(cb, resolver, exchange, &head) {
                     if let Decision::Forward = decision {
                         outside::report_route(cb.host, exchange);
                     }
-                    carry_out(cb.host, exchange, decision, Cors::of(head.target()));
+                    carry_out(cb.host, exchange, decision, ReplyForm::of(&head));
                 }
             }
             Err(error) => fail_closed(cb.host, exchange, error),
@@ -99,10 +105,17 @@ impl Gateway {
         watch::on_request_body(cb.host, exchange, chunk);
     }
 
-    /// Takes in the trailers of a request. Returns whether they may go on, if the request may.
-    pub fn on_request_trailers<H: Host>(&self, cb: &Callback<'_, H>, exchange: &Exchange) -> bool {
-        exchange.phase() != Phase::Forwarded
-            || head::strip_trailers(cb.host, &exchange.plugin.config.identity_headers).is_ok()
+    /// Takes in the trailers of a request, which is answered if they cannot be cleaned.
+    pub fn on_request_trailers<H: Host, W>(
+        &self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Exchange,
+    ) {
+        if let Err(why) = head::clean_trailers(cb.host, exchange) {
+            resolver.cancel(exchange.stream);
+            fail_closed(cb.host, exchange, why);
+        }
     }
 
     /// Takes in the headers of a response.
@@ -120,14 +133,22 @@ impl Gateway {
         self.refused.expire(cb.now());
     }
 
-    /// Decides a request that waited.
+    /// Decides a request that waited. In shadow mode it has gone on: its stream is not selected and may have ended.
     pub fn finish<H: Host>(&mut self, cb: &Callback<'_, H>, found: &Found, waiter: Waiter) {
         let Waiter { exchange, purpose } = waiter;
         let plugin = &exchange.plugin;
-        cb.host.count(Metric::Request(found.outcome()));
+        if let Purpose::Shadow { .. } = purpose {
+            // Without the filter state: it would be another stream's.
+            cb.host.count(Metric::Request(found.outcome()));
+        } else if exchange.phase() == Phase::Held {
+            outcome::tell(cb.host, &plugin.config, found.outcome());
+        } else {
+            // Its trailers have ended it.
+            return;
+        }
         match purpose {
             Purpose::Access {
-                cors,
+                form,
                 requirement,
                 kind,
             } => {
@@ -136,14 +157,26 @@ impl Gateway {
                 if let Decision::Annotate(_) = decision {
                     watch_for_refusal(&exchange, found.digest);
                 }
-                carry_out(cb.host, &exchange, decision, cors);
+                carry_out(cb.host, &exchange, decision, form);
+                exchange.resume_forwarded(cb.host);
             }
             Purpose::LogoutAll => {
                 logout_all::watch(&exchange, found);
                 exchange.set_phase(Phase::Forwarded);
+                exchange.resume_forwarded(cb.host);
+            }
+            Purpose::Shadow { requirement, kind } => {
+                let verdict = self.grant(cb, plugin, found);
+                match policy::decide(&plugin.config, requirement, kind, verdict) {
+                    Decision::Reject(rejection) => {
+                        cb.host.count(Metric::WouldReject(rejection.reason()));
+                    }
+                    // The response may not have come yet.
+                    Decision::Annotate(_) => watch_for_refusal(&exchange, found.digest),
+                    Decision::Forward => {}
+                }
             }
         }
-        exchange.resume_forwarded(cb.host);
     }
 
     /// Returns how many grants this worker keeps.
@@ -157,7 +190,7 @@ impl Gateway {
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Rc<Exchange>,
-        head: &Head<'_, H>,
+        head: &RequestHead,
     ) -> Option<Decision> {
         let config = &exchange.plugin.config;
         let (outcome, decision) = match policy::inspect(config, head) {
@@ -167,7 +200,7 @@ impl Gateway {
                 (Outcome::NotAsked, Decision::Forward)
             }
             Inspection::Identify(question) => {
-                let found = logout_all::identify(cb, resolver, exchange, &question)?;
+                let found = logout_all::identify(cb, resolver, exchange, head, &question)?;
                 logout_all::watch(exchange, &found);
                 (found.outcome(), Decision::Forward)
             }
@@ -179,6 +212,8 @@ impl Gateway {
             Inspection::Introspect(question) => {
                 match self.find(cb, resolver, exchange, head, &question) {
                     Progress::Held => return None,
+                    // Its outcome is counted by `finish`.
+                    Progress::Passed => return Some(Decision::Forward),
                     Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
                     Progress::Decided(outcome, verdict) => {
                         let (requirement, kind) = (question.requirement, question.kind);
@@ -191,7 +226,7 @@ impl Gateway {
                 }
             }
         };
-        cb.host.count(Metric::Request(outcome));
+        outcome::tell(cb.host, config, outcome);
         Some(match decision {
             // Browsers give up if a pre-flight fails, and a method that the homeserver refuses is its to refuse.
             Decision::Reject(rejection)
@@ -209,15 +244,19 @@ impl Gateway {
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Rc<Exchange>,
-        head: &Head<'_, H>,
+        head: &RequestHead,
         question: &Need<'_>,
     ) -> Progress {
         let plugin = &exchange.plugin;
+        let mode = plugin.config.mode;
         let query = Query {
             upstream: &plugin.upstream,
             token: &question.token,
             digest: question.digest,
-            origin: &ClientOrigin(cb.host),
+            origin: &ClientOrigin {
+                host: cb.host,
+                head,
+            },
         };
         if let Some(grant) = self.lookup_grant(cb, resolver, plugin, &query) {
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
@@ -226,24 +265,33 @@ impl Gateway {
             Some(found) => Some(found),
             None if policy::ignores_token(&plugin.config, head) => return Progress::NotNeeded,
             None => {
-                let purpose = Purpose::Access {
-                    cors: Cors::of(head.target()),
-                    requirement: question.requirement,
-                    kind: question.kind,
+                let (requirement, kind) = (question.requirement, question.kind);
+                let (stream, purpose) = match mode {
+                    Mode::Enforce => {
+                        let form = ReplyForm::of(head);
+                        let purpose = Purpose::Access {
+                            form,
+                            requirement,
+                            kind,
+                        };
+                        (Some(exchange.stream), purpose)
+                    }
+                    Mode::Shadow => (None, Purpose::Shadow { requirement, kind }),
                 };
                 let waiter = Waiter {
                     exchange: Rc::clone(exchange),
                     purpose,
                 };
-                resolver.resolve(cb, &query, exchange.stream, waiter.into_waiting(cb))
+                resolver.resolve(cb, &query, stream, waiter.into())
             }
         };
-        match found {
-            Some(found) => {
+        match (found, mode) {
+            (Some(found), _) => {
                 let verdict = self.grant(cb, plugin, &found);
                 Progress::Decided(found.outcome(), verdict)
             }
-            None => Progress::Held,
+            (None, Mode::Enforce) => Progress::Held,
+            (None, Mode::Shadow) => Progress::Passed,
         }
     }
 

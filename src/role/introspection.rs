@@ -27,6 +27,7 @@ use self::{
 use super::{
     body::{self, BodyBudget, Share},
     exchange::{Chunk, Phase},
+    head,
     origin::HomeserverOrigin,
     response_status,
 };
@@ -40,7 +41,7 @@ use crate::{
     },
     matrix::reply::Reply,
     metrics::{Metric, Outcome},
-    resolver::{Found, Query, Resolver, Verdict, Waiting, max_hold},
+    resolver::{Found, Query, Resolver, Verdict},
     token::{AccessToken, TokenDigest},
 };
 
@@ -69,26 +70,29 @@ impl Introspection {
         is_whole: bool,
         budget: &BodyBudget,
     ) {
-        exchange.set_phase(Phase::Forwarded);
         let config = &exchange.plugin.config;
+        let head = match head::read(cb.host, &config.identity_headers) {
+            Ok(head) => head,
+            Err(why) => return head::refuse(cb.host, exchange.as_ref(), why),
+        };
+        exchange.set_phase(Phase::Forwarded);
         if is_whole || config.mode == Mode::Shadow {
             return;
         }
-        let header = |name: &str| cb.host.request_header(name).ok().flatten();
-        let Some(head) = request::head(config, header) else {
+        let Some(announced) = request::announced(config, &head) else {
             return;
         };
-        let credential = head.credential;
-        let caller = CallerKey::of(&exchange.plugin.upstream, &credential);
+        let credential = announced.credential;
+        let caller = CallerKey::of(&exchange.plugin.upstream, credential);
         let is_authenticated = match config.introspection.credential.known() {
-            Some(known) if known.matches(&credential) => true,
+            Some(known) if known.matches(credential) => true,
             // Another credential, which MAS may know.
             Some(_) => return,
             None => self.callers.contains(&caller, cb.now()),
         };
         if !is_authenticated {
             exchange.set_watch(Watch::Unauthenticated(caller, Box::default()));
-        } else if let Some(share) = budget.take(head.form_bytes)
+        } else if let Some(share) = budget.take(announced.form_bytes)
             && self.awaiting_body.insert(exchange, cb.now())
         {
             exchange.set_phase(Phase::Held);
@@ -135,6 +139,20 @@ impl Introspection {
         }
     }
 
+    /// Takes in the trailers of a request, which is answered if they cannot be cleaned.
+    pub fn on_request_trailers<H: Host, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Exchange,
+    ) {
+        if let Err(why) = head::clean_trailers(cb.host, exchange) {
+            self.cancel(exchange.stream);
+            resolver.cancel(exchange.stream);
+            head::refuse(cb.host, exchange, why);
+        }
+    }
+
     /// Takes in the headers of MAS's own response.
     pub fn on_response_headers<H: Host>(&mut self, cb: &Callback<'_, H>, exchange: &Exchange) {
         if let Watch::Matched(caller) = exchange.take_watch() {
@@ -143,7 +161,7 @@ impl Introspection {
         }
     }
 
-    /// Passes on the requests that have waited too long for their form.
+    /// Passes on the requests that have waited too long for a form to begin.
     pub fn on_tick<H: Host>(&mut self, cb: &Callback<'_, H>) {
         self.awaiting_body.release_expired(cb);
     }
@@ -184,13 +202,7 @@ impl Introspection {
                 exchange: Rc::clone(exchange),
                 _share: share,
             };
-            let waiting = Waiting {
-                upstream: Rc::clone(upstream),
-                since: cb.now(),
-                give_up_at: cb.now() + max_hold(upstream),
-                waiter: waiter.into(),
-            };
-            resolver.resolve(cb, &query, exchange.stream, waiting)
+            resolver.resolve(cb, &query, Some(exchange.stream), waiter.into())
         });
         if let Some(found) = found {
             answer(cb, exchange, found.outcome(), &found.verdict);

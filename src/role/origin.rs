@@ -1,7 +1,9 @@
 //! What a call to MAS inherits from the selected request: its trace, and its client.
+//!
+//! Both are read only when there is a call.
 
 use crate::{
-    host::Streams,
+    host::{RequestHead, Streams},
     mas::introspection::{REQUEST_ID, TRACE_PARENT, TRACE_STATE},
     resolver::Origin,
 };
@@ -10,25 +12,31 @@ use crate::{
 const MAX_TRACE_BYTES: usize = 1024;
 
 /// A client's request, which is the selected one, as the origin of a call.
-pub struct ClientOrigin<'h, H>(pub &'h H);
+pub struct ClientOrigin<'h, H> {
+    /// The proxy.
+    pub host: &'h H,
+    /// The head of the request.
+    pub head: &'h RequestHead,
+}
 
-/// A request of the homeserver. It brings the tokens of all its clients, so neither a budget nor a share is
-/// its own.
+/// A request of the homeserver, which is the selected one. It brings the tokens of all its clients, so neither a
+/// budget nor a share is its own. Its head was read in an earlier callback, and is read again.
 pub struct HomeserverOrigin<'h, H>(pub &'h H);
 
 impl<H: Streams> Origin for ClientOrigin<'_, H> {
     fn trace(&self) -> Vec<(&'static str, String)> {
-        trace(self.0)
+        trace(self.head)
     }
 
     fn client_address(&self) -> Option<Vec<u8>> {
-        self.0.source_address()
+        self.host.source_address()
     }
 }
 
 impl<H: Streams> Origin for HomeserverOrigin<'_, H> {
     fn trace(&self) -> Vec<(&'static str, String)> {
-        trace(self.0)
+        let head = self.0.request_head().ok();
+        head.map(|head| trace(&head)).unwrap_or_default()
     }
 
     fn client_address(&self) -> Option<Vec<u8>> {
@@ -36,12 +44,12 @@ impl<H: Streams> Origin for HomeserverOrigin<'_, H> {
     }
 }
 
-/// Reads the trace headers. Oversized ones are left out: Envoy would refuse the call.
-fn trace(host: &impl Streams) -> Vec<(&'static str, String)> {
+/// Returns the trace headers. Oversized ones are left out: Envoy would refuse the call.
+fn trace(head: &RequestHead) -> Vec<(&'static str, String)> {
     let present = |name| {
-        let value = host.request_header(name).ok().flatten()?;
-        let value = String::from_utf8(value).ok()?;
-        (value.len() <= MAX_TRACE_BYTES).then_some((name, value))
+        let value = head.first(name)?;
+        let value = std::str::from_utf8(value).ok()?;
+        (value.len() <= MAX_TRACE_BYTES).then(|| (name, value.to_owned()))
     };
     let mut headers = Vec::new();
     headers.extend(present(REQUEST_ID));

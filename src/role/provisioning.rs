@@ -12,11 +12,12 @@
 use super::{
     body::{BodyBudget, BodyPrefix},
     exchange::{self, Chunk, Phase, Wants},
-    response_status,
+    head, response_status,
 };
 use crate::{
-    host::{Callback, Host},
+    host::{Callback, Host, RequestHead},
     mas::provisioning::{ProvisioningEndpoint, ProvisioningEvent},
+    matrix::credential::Authorization,
     metrics::{Metric, PresentedSecret},
     resolver::{Invalidation, Resolver},
 };
@@ -68,7 +69,7 @@ pub struct Provisioning {
 }
 
 impl Provisioning {
-    /// Takes in the headers of a request, which goes on whatever it is. `is_whole`: there is no body.
+    /// Takes in the headers of a request, which goes on whatever it is, if it can be read. `is_whole`: there is no body.
     pub fn on_request_headers<H: Host>(
         &self,
         cb: &Callback<'_, H>,
@@ -76,8 +77,15 @@ impl Provisioning {
         is_whole: bool,
         budget: &BodyBudget,
     ) {
+        let head = match head::read(cb.host, &exchange.plugin.config.identity_headers) {
+            Ok(head) => head,
+            Err(why) => return head::refuse(cb.host, exchange, why),
+        };
         exchange.set_phase(Phase::Forwarded);
-        if !is_whole && let Some(request) = ProvisioningRequest::read(cb, exchange, budget) {
+        if is_whole {
+            return;
+        }
+        if let Some(request) = ProvisioningRequest::of(cb, exchange, &head, budget) {
             exchange.set_watch(Watch::Request(request));
         }
     }
@@ -101,6 +109,13 @@ impl Provisioning {
             request.apply(cb, resolver, exchange);
         }
         exchange.set_watch(Watch::Request(request));
+    }
+
+    /// Takes in the trailers of a request, which is answered if they cannot be cleaned.
+    pub fn on_request_trailers<H: Host>(&self, cb: &Callback<'_, H>, exchange: &Exchange) {
+        if let Err(why) = head::clean_trailers(cb.host, exchange) {
+            head::refuse(cb.host, exchange, why);
+        }
     }
 
     /// Takes in the headers of the homeserver's response.
@@ -135,22 +150,22 @@ impl Provisioning {
 }
 
 impl ProvisioningRequest {
-    /// Reads the head of the selected request; `None` if it cannot end anything.
-    fn read<H: Host>(
+    /// Returns what a request is about; `None` if it cannot end anything.
+    fn of<H: Host>(
         cb: &Callback<'_, H>,
         exchange: &Exchange,
+        head: &RequestHead,
         budget: &BodyBudget,
     ) -> Option<Self> {
-        let header = |name| cb.host.request_header(name).ok().flatten();
-        let endpoint = ProvisioningEndpoint::of(&header(":method")?, &header(":path")?)?;
+        let endpoint = ProvisioningEndpoint::of(head.method(), head.target())?;
         let credential = &exchange.plugin.config.introspection.credential;
-        let secret = match (credential.shared_secret(), header("authorization")) {
+        let secret = match (credential.shared_secret(), head.authorization()) {
             (None, _) => PresentedSecret::Unchecked,
-            (Some(_), None) => PresentedSecret::Missing,
-            (Some(secret), Some(presented)) if secret.matches(&presented) => {
+            (Some(_), Authorization::None) => PresentedSecret::Missing,
+            (Some(secret), Authorization::One(presented)) if secret.matches(presented) => {
                 PresentedSecret::Matching
             }
-            (Some(_), Some(_)) => PresentedSecret::Different,
+            (Some(_), _) => PresentedSecret::Different,
         };
         cb.host.count(Metric::ProvisioningRequest(secret));
         let max_body_bytes = match secret {
@@ -187,7 +202,7 @@ impl ProvisioningRequest {
         if let Some(ProvisioningEvent { user, revocation }) = &self.event {
             let cache = &exchange.plugin.upstream.cache;
             let what = Invalidation::User(user, revocation);
-            resolver.invalidate(cb, cache, what, self.endpoint.label());
+            resolver.invalidate(cb, cache, what, self.endpoint.reason());
         }
     }
 }

@@ -45,7 +45,11 @@ struct Shared {
     /// Requests whose body ended.
     completed: watch::Sender<u64>,
     responses: Mutex<HashMap<String, (StatusCode, Bytes)>>,
+    watch: Option<Watch>,
 }
+
+/// See [`Homeserver::start_watched`].
+pub type Watch = Arc<dyn Fn(&SeenRequest) + Send + Sync>;
 
 #[derive(Default)]
 struct Seen {
@@ -60,7 +64,24 @@ impl Homeserver {
     ///
     /// If the address cannot be listened on.
     pub async fn start(listen: SocketAddr) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        Self::start_with(listen, None).await
+    }
+
+    /// The same, where `watch` is called for each request whose headers have arrived, be its body still on the way or
+    /// never to come.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be listened on.
+    pub async fn start_watched(listen: SocketAddr, watch: Watch) -> io::Result<Self> {
+        Self::start_with(listen, Some(watch)).await
+    }
+
+    async fn start_with(listen: SocketAddr, watch: Option<Watch>) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            watch,
+            ..Shared::default()
+        });
         let server = Server::start(listen, {
             let shared = Arc::clone(&shared);
             move |request, _| answer(Arc::clone(&shared), request)
@@ -186,7 +207,11 @@ struct Echo<'a> {
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
-    let arrival = Arrival::begin(&shared, SeenRequest::from_head(&head));
+    let request = SeenRequest::from_head(&head);
+    if let Some(watch) = &shared.watch {
+        watch(&request);
+    }
+    let arrival = Arrival::begin(&shared, request);
     let Some(seen) = arrival.read(body).await else {
         return reply(StatusCode::BAD_REQUEST, Bytes::new());
     };

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `POST /oauth2/introspect` | RFC 7662 |
 //! | `POST /oauth2/revoke` | RFC 7009 |
+//! | `POST /oauth2/token` | the refresh grant of RFC 6749; its answers were not recorded |
 //! | `POST /_matrix/client/{version}/logout`, `/logout/all` | compat sessions |
 //! | `GET /oauth2/userinfo`, `/.well-known/openid-configuration`, `/health` | |
 //!
@@ -13,8 +14,8 @@
 //! `mas/provisioning.rs` says which event makes which, [`Mas::provisioning`] which were made.
 //!
 //! Status, headers and their order, and the order of body members are those recorded with MAS 1.22; a replay test keeps
-//! it so. It issues no tokens itself (login, token endpoint): a test inserts the sessions that it wants, and says which
-//! token a login ([`Mas::compat_login`]) or a refresh ([`Mas::begin_refresh`]) gives out.
+//! it so. It logs nobody in: a test inserts the sessions that it wants, and says which token a login ([`Mas::compat_login`])
+//! or a refresh ([`Mas::begin_refresh`]) gives out. Only the token endpoint makes tokens up.
 //!
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
@@ -38,7 +39,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt, io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -52,6 +53,7 @@ mod control;
 mod damage;
 mod fault;
 mod handler;
+mod issue;
 mod provisioning;
 mod queue;
 mod reply;
@@ -102,10 +104,15 @@ pub struct Options {
     pub logout_all: bool,
     /// Called for each introspection as it is answered.
     pub on_introspection: Option<OnIntrospection>,
+    /// Called for each attempt to tell the homeserver something, once it has ended.
+    pub on_provisioning: Option<OnProvisioning>,
 }
 
 /// See [`Options::on_introspection`].
 pub type OnIntrospection = Arc<dyn Fn(&Introspected) + Send + Sync>;
+
+/// See [`Options::on_provisioning`].
+pub type OnProvisioning = Arc<dyn Fn(&ProvisioningCall) + Send + Sync>;
 
 impl Default for Options {
     fn default() -> Self {
@@ -121,6 +128,7 @@ impl Default for Options {
             keep_requests: 10_000,
             logout_all: false,
             on_introspection: None,
+            on_provisioning: None,
         }
     }
 }
@@ -201,6 +209,21 @@ impl Mas {
     /// Stops, and returns once the port refuses connections.
     pub async fn stop(self) {
         self.server.stop().await;
+    }
+
+    /// Closes the port and all connections, as a process that is killed does, and returns once it refuses. What MAS has in
+    /// its database stays, and its calls to the homeserver go on.
+    pub async fn take_down(&self) {
+        self.server.close().await;
+    }
+
+    /// Listens again on the same port after [`take_down`](Self::take_down).
+    ///
+    /// # Errors
+    ///
+    /// If another program has taken the port meanwhile.
+    pub async fn bring_up(&self) -> io::Result<()> {
+        self.server.open().await
     }
 
     /// Makes `token` valid for `session`, from now on. Any string will do; [`token()`] makes one as MAS does.
@@ -297,6 +320,11 @@ impl Mas {
     /// How many TCP connections were accepted.
     pub fn connections(&self) -> u64 {
         self.server.traffic().connections()
+    }
+
+    /// Whether an introspection would call `token` an active access token now. Nothing changes by looking.
+    pub fn is_active(&self, token: &str) -> bool {
+        lock(&self.shared.state).is_active(token, self.shared.clock.now())
     }
 
     /// Adds a fault. Faults hit introspections only; of those in force the first that matches hits.
@@ -413,12 +441,15 @@ struct Shared {
     logout_all: bool,
     pool_timeout: Duration,
     on_introspection: Option<OnIntrospection>,
+    on_provisioning: Option<OnProvisioning>,
     secret: Mutex<Redacted>,
     database: Mutex<Database>,
     provisioning: Provisioning,
     state: Mutex<State>,
     names: Mutex<HashMap<String, String>>,
     calls: Mutex<HashMap<String, u64>>,
+    /// How many refreshes the token endpoint has seen.
+    issued: AtomicU64,
     keep_requests: usize,
     seen: Mutex<VecDeque<SeenRequest>>,
     faults: Mutex<Faults>,
@@ -439,12 +470,14 @@ impl Shared {
             logout_all: options.logout_all,
             pool_timeout: options.pool_timeout,
             on_introspection: options.on_introspection,
+            on_provisioning: options.on_provisioning,
             secret: Mutex::new(Redacted(options.secret)),
             database: Mutex::new(Database::Up),
             provisioning,
             state: Mutex::default(),
             names: Mutex::default(),
             calls: Mutex::default(),
+            issued: AtomicU64::new(0),
             keep_requests: options.keep_requests,
             seen: Mutex::default(),
             faults: Mutex::default(),

@@ -11,7 +11,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -36,7 +36,10 @@ use tokio::{
 pub(crate) struct Server {
     addr: SocketAddr,
     traffic: Arc<Traffic>,
-    task: JoinHandle<()>,
+    /// Answers what a listener brings; made anew each time the server is opened.
+    accept: Box<dyn Fn(TcpListener) -> JoinHandle<()> + Send + Sync>,
+    /// `None` while it is closed.
+    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What a server saw below HTTP, over all its connections.
@@ -68,10 +71,15 @@ impl Server {
         let listener = TcpListener::bind(listen).await?;
         let addr = listener.local_addr()?;
         let traffic = Arc::new(Traffic::default());
-        let task = tokio::spawn(accept(listener, Arc::clone(&traffic), handler));
+        let accept = Box::new({
+            let traffic = Arc::clone(&traffic);
+            move |listener| tokio::spawn(accept(listener, Arc::clone(&traffic), handler.clone()))
+        });
+        let task = Mutex::new(Some(accept(listener)));
         Ok(Self {
             addr,
             traffic,
+            accept,
             task,
         })
     }
@@ -85,16 +93,40 @@ impl Server {
     }
 
     /// Stops, and returns once the listener and all connections are closed.
-    pub(crate) async fn stop(mut self) {
-        self.task.abort();
-        // An aborted task ends with an error that says just that.
-        let _ = (&mut self.task).await;
+    pub(crate) async fn stop(self) {
+        self.close().await;
+    }
+
+    /// Closes the listener and all connections, and returns once they are closed. [`open`](Self::open) undoes it.
+    pub(crate) async fn close(&self) {
+        let task = self.task().take();
+        if let Some(task) = task {
+            task.abort();
+            // An aborted task ends with an error that says just that.
+            let _ = task.await;
+        }
+    }
+
+    /// Listens again on the same address, unless it does.
+    pub(crate) async fn open(&self) -> io::Result<()> {
+        if self.task().is_some() {
+            return Ok(());
+        }
+        let listener = TcpListener::bind(self.addr).await?;
+        self.task().get_or_insert_with(|| (self.accept)(listener));
+        Ok(())
+    }
+
+    fn task(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = self.task().take() {
+            task.abort();
+        }
     }
 }
 

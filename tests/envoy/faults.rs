@@ -24,7 +24,7 @@ async fn a_refused_connection() {
         .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
         .expect("a free port");
     let addr = socket.local_addr().expect("a bound socket has an address");
-    asking_the_wrong_cluster("status", move |clusters| {
+    asking_the_wrong_cluster("unreachable", move |clusters| {
         clusters.push(bootstrap::static_cluster(WRONG_CLUSTER, addr));
     })
     .await;
@@ -32,18 +32,18 @@ async fn a_refused_connection() {
 
 #[tokio::test]
 async fn a_connection_closed_before_the_response() {
-    fails_and_recovers_without_retries(Fault::close(), "status").await;
+    fails_and_recovers_without_retries(Fault::close(), "unreachable").await;
 }
 
 #[tokio::test]
 async fn a_connection_reset_before_the_response() {
-    fails_and_recovers_without_retries(Fault::reset(), "status").await;
+    fails_and_recovers_without_retries(Fault::reset(), "unreachable").await;
 }
 
 /// Envoy answers such a call with 502.
 #[tokio::test]
 async fn bytes_that_are_not_http() {
-    fails_and_recovers_without_retries(Fault::garbage(), "status").await;
+    fails_and_recovers_without_retries(Fault::garbage(), "unreachable").await;
 }
 
 /// Envoy tells of such a call without headers.
@@ -73,7 +73,7 @@ async fn a_body_over_envoys_limit() {
 #[tokio::test]
 async fn a_timeout() {
     let edge = Edge::start(json!({"introspection": {"timeout": "1s"}})).await;
-    assert_fails_and_recovers(&edge, Fault::hang(), "status").await;
+    assert_fails_and_recovers(&edge, Fault::hang(), "timeout").await;
     edge.assert_alive().await;
 }
 

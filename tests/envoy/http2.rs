@@ -15,6 +15,7 @@ use crate::support::http::within_limit;
 pub struct Http2 {
     stream: TcpStream,
     next: u32,
+    sent: u64,
 }
 
 impl Http2 {
@@ -28,8 +29,12 @@ impl Http2 {
     /// Connects.
     pub async fn open(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).await.expect("a connection");
-        let mut http2 = Self { stream, next: 1 };
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let mut http2 = Self {
+            stream,
+            next: 1,
+            sent: preface.len() as u64,
+        };
         http2.stream.write_all(preface).await.expect("a peer");
         http2.frame(Self::SETTINGS, 0, 0, b"").await;
         http2
@@ -77,6 +82,11 @@ impl Http2 {
             .await;
     }
 
+    /// Returns how many bytes were sent on the connection so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
     /// Sends the headers of a request on a new stream. `is_whole`: nothing comes after them.
     async fn headers(&mut self, fields: &[(&str, &str)], is_whole: bool) -> u32 {
         let stream = self.next;
@@ -98,6 +108,7 @@ impl Http2 {
 
     async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         let frame = frame(kind, flags, stream, payload);
+        self.sent += frame.len() as u64;
         within_limit("the peer to read", self.stream.write_all(&frame))
             .await
             .expect("the peer has not closed");
@@ -175,7 +186,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// RFC 7541, section 6.2.2: literals without indexing, not compressed.
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);

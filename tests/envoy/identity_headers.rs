@@ -4,10 +4,11 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use stand_in::mas::{Fault, Options};
 
-use super::edge::{Edge, NOBODY, WHOAMI, hex, identity, new_token, values};
+use super::edge::{Edge, NOBODY, WHOAMI, assert_not_active, hex, identity, new_token, values};
 use crate::support::{envoy::bootstrap, http::Request};
 
-/// With identities that the client made up: in any case, repeated, and next to each other.
+/// With identities that the client made up: in any case, repeated, next to each other, and with the separators that
+/// some servers take for a hyphen.
 fn spoof(request: Request) -> Request {
     [
         ("X-Matrix-User-Id", "@admin:example.org"),
@@ -15,6 +16,10 @@ fn spoof(request: Request) -> Request {
         ("X-MATRIX-USER-ID", ""),
         ("x-Matrix-Device-Id", "SPOOFED"),
         ("X-Matrix-Device-ID", "SPOOFED,SPOOFED"),
+        ("X_Matrix_User_Id", "@admin:example.org"),
+        ("x-matrix_user-id", "@admin:example.org"),
+        ("x_matrix_device_id", "SPOOFED"),
+        ("x.matrix.user.id", "@admin:example.org"),
     ]
     .into_iter()
     .fold(request, |request, (name, value)| {
@@ -149,7 +154,9 @@ async fn headers_have_the_configured_names() {
     let names = ["x-user", "x-device", "x-client", "x-scope", "x-kind"];
     let spoof_all = |request: Request| {
         names.iter().fold(spoof(request), |request, name| {
-            request.header(name, "spoofed")
+            request
+                .header(name, "spoofed")
+                .header(&name.replace('-', "_"), "spoofed")
         })
     };
     let (access, compat) = (new_token("mat"), new_token("mct"));
@@ -197,23 +204,22 @@ async fn the_filter_state_is_in_the_access_log() {
     )
     .await;
     let token = edge.alice();
-    for target in [
-        "/_matrix/client/v3/introspected",
-        "/_matrix/client/v3/cached",
+    for (target, source) in [
+        ("/_matrix/client/v3/introspected", "mas"),
+        ("/_matrix/client/v3/cached", "local"),
     ] {
         edge.pass(Request::get(target).bearer(&token)).await;
-        let line = edge
-            .envoy
-            .wait_for_log(&format!("accessed {target} "))
-            .await;
-        assert!(
-            line.ends_with(" user=@alice:example.org device=PHONE"),
-            "{line}"
-        );
+        let known = format!("user=@alice:example.org device=PHONE active from {source}");
+        assert_eq!(logged(&edge, target).await, known);
     }
     edge.pass(spoof(Request::get("/unknown"))).await;
-    let line = edge.envoy.wait_for_log("accessed /unknown ").await;
-    assert!(line.ends_with(" user=- device=-"), "{line}");
+    let nobody = "user=- device=- not_asked from offline";
+    assert_eq!(logged(&edge, "/unknown").await, nobody);
+
+    // A refused request has a verdict and nobody's name.
+    assert_not_active(&edge.whoami(&new_token("mat")).await);
+    let refused = "user=- device=- inactive from mas";
+    assert_eq!(logged(&edge, WHOAMI).await, refused);
 }
 
 #[tokio::test]
@@ -223,11 +229,7 @@ async fn there_is_no_filter_state_by_default() {
     })
     .await;
     edge.pass(Request::get(WHOAMI).bearer(&edge.alice())).await;
-    let line = edge
-        .envoy
-        .wait_for_log(&format!("accessed {WHOAMI} "))
-        .await;
-    assert!(line.ends_with(" user=- device=-"), "{line}");
+    assert_eq!(logged(&edge, WHOAMI).await, "user=- device=- - from -");
 }
 
 #[tokio::test]
@@ -251,10 +253,23 @@ async fn an_rbac_rule_can_use_the_filter_state() {
     );
 }
 
+/// What [`log_filter_state`] logged of a request.
+async fn logged(edge: &Edge, target: &str) -> String {
+    let start = format!("accessed {target} ");
+    let line = edge.envoy.wait_for_log(&start).await;
+    line.split_once(&start)
+        .expect("it is in there")
+        .1
+        .to_owned()
+}
+
 fn log_filter_state(config: &mut Value) {
     let user = "%FILTER_STATE(wasm.matrix_user_id:PLAIN)%";
     let device = "%FILTER_STATE(wasm.matrix_device_id:PLAIN)%";
-    let format = format!("accessed %REQ(:PATH)% user={user} device={device}\n");
+    let verdict = "%FILTER_STATE(wasm.matrix_verdict:PLAIN)%";
+    let source = "%FILTER_STATE(wasm.matrix_verdict_source:PLAIN)%";
+    let format =
+        format!("accessed %REQ(:PATH)% user={user} device={device} {verdict} from {source}\n");
     bootstrap::http_manager(config)["access_log"] = json!([{
         "name": "envoy.access_loggers.stdout",
         "typed_config": {

@@ -64,7 +64,7 @@ async fn what_passes_is_untouched_and_streams() {
         headers("Bearer wrong").body(introspection_body(&token)),
         headers(&secret())
             .body("token=a&token=b")
-            .header("X-Matrix-User-Id", "@a:b"),
+            .header("X-Matrix", "@a:b"),
         headers(&secret()).chunked(noise(300_000)),
     ];
     for request in requests {

@@ -37,7 +37,7 @@ async fn requests_and_responses_pass_as_if_the_module_were_not_there() {
         post("").chunked(devices.repeat(3_000)),
         post(devices).header("Expect", "100-continue"),
         post(devices)
-            .header("X-Matrix-User-Id", "@admin:example.org")
+            .header("X-Matrix", "@admin:example.org")
             .header("X-Two", "1")
             .header("x-two", "2")
             .header("User-Agent", "matrix-authentication-service/1.4.0"),

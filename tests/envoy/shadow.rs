@@ -1,10 +1,10 @@
-//! `mode: shadow`: everything passes, and what `enforce` would have rejected is counted.
+//! `mode: shadow`: everything passes at once, and what `enforce` would have rejected is counted.
 
 use serde_json::json;
 use stand_in::mas::{Fault, Session};
 
 use super::edge::{Edge, NOBODY, WHOAMI, identity, new_token};
-use crate::support::http::Request;
+use crate::support::http::{Request, within_limit};
 
 #[tokio::test]
 async fn shadow_mode_counts_what_it_lets_pass() {
@@ -50,7 +50,7 @@ async fn shadow_mode_counts_what_it_lets_pass() {
         let before = would_reject(&edge, reason).await;
         let seen = edge.pass(request).await;
         assert_eq!(identity(&seen), NOBODY, "{reason}");
-        assert_eq!(would_reject(&edge, reason).await, before + 1.0, "{reason}");
+        wait_for_would_reject(&edge, reason, before + 1.0).await;
     }
     let stats = edge.envoy.stats().await;
     assert_eq!(stats.sum("matrix_edge_auth_rejections_total", &[]), 0.0);
@@ -60,13 +60,105 @@ async fn shadow_mode_counts_what_it_lets_pass() {
 async fn shadow_mode_annotates_and_caches_as_usual() {
     let edge = Edge::start(json!({"mode": "shadow"})).await;
     let token = edge.alice();
+    let request = Request::get(WHOAMI).bearer(&token);
+    // No request waits for the answer to the first.
+    assert_eq!(identity(&edge.pass(request.clone()).await), NOBODY);
+    let active = [("verdict", "active"), ("source", "mas")];
+    edge.wait_for_metric("matrix_edge_auth_requests_total", &active, 1.0)
+        .await;
     for _ in 0..2 {
-        let seen = edge.pass(Request::get(WHOAMI).bearer(&token)).await;
+        let seen = edge.pass(request.clone()).await;
         assert_eq!(identity(&seen), [["@alice:example.org"], ["PHONE"]]);
     }
     assert_eq!(edge.mas.total_calls(), 1);
     let stats = edge.envoy.stats().await;
     assert_eq!(stats.sum("matrix_edge_auth_would_reject_total", &[]), 0.0);
+}
+
+/// MAS answers nothing until every client has its answer from the homeserver. Their streams have ended by then, and
+/// each verdict is counted all the same.
+#[tokio::test]
+async fn no_request_waits_while_mas_hangs() {
+    const REQUESTS: usize = 100;
+    let edge = Edge::start(json!({"mode": "shadow"})).await;
+    let hold = edge.mas.hold();
+    let (inactive, alice) = (new_token("mat"), edge.alice());
+    let mut asked = tokio::task::JoinSet::new();
+    for number in 0..REQUESTS {
+        let token = match number % 4 {
+            0 => new_token("mat"),
+            1 => alice.clone(),
+            _ => inactive.clone(),
+        };
+        let request = Request::get(WHOAMI)
+            .bearer(&token)
+            .header("x-matrix-user-id", "@admin:example.org")
+            .header("x-matrix-device-id", "SPOOFED");
+        asked.spawn(edge.spawn(&request));
+    }
+    while let Some(response) = within_limit("an answer of the homeserver", asked.join_next()).await
+    {
+        assert_eq!(response.unwrap().unwrap().status, 200);
+    }
+    let seen = edge.homeserver.requests();
+    assert_eq!(seen.len(), REQUESTS);
+    assert!(seen.iter().all(|seen| identity(seen) == NOBODY));
+    let counted = edge.envoy.stats().await;
+    assert_eq!(counted.sum("matrix_edge_auth_requests_total", &[]), 0.0);
+
+    hold.release();
+    let requests = "matrix_edge_auth_requests_total";
+    edge.wait_for_metric(requests, &[], REQUESTS as f64).await;
+    for (verdict, number) in [("active", 0.25), ("inactive", 0.75)] {
+        edge.wait_for_metric(requests, &[("verdict", verdict)], number * REQUESTS as f64)
+            .await;
+    }
+    wait_for_would_reject(&edge, "not_active", 0.75 * REQUESTS as f64).await;
+    let tokens = REQUESTS as u64 / 4 + 2;
+    assert_eq!(edge.mas.total_calls(), tokens, "one call for each token");
+}
+
+/// A client that hangs up at once, and MAS that never answers.
+#[tokio::test]
+async fn a_call_that_times_out_is_counted_for_a_stream_that_has_ended() {
+    let edge = Edge::start(json!({"mode": "shadow", "introspection": {"timeout": "200ms"}})).await;
+    let _hold = edge.mas.hold();
+    let alice = edge.alice();
+    for _ in 0..3 {
+        edge.pass(Request::get(WHOAMI).bearer(&alice)).await;
+    }
+    wait_for_would_reject(&edge, "introspection_failed", 3.0).await;
+}
+
+/// What ends sessions is seen in shadow mode too.
+#[tokio::test]
+async fn a_logout_ends_what_is_on_its_way_and_what_is_known() {
+    let edge = Edge::start(json!({"mode": "shadow"})).await;
+    let alice = edge.alice();
+    let hold = edge.mas.hold();
+    edge.pass(Request::get(WHOAMI).bearer(&alice)).await;
+    edge.wait_for_calls(1).await;
+    edge.pass(Request::new("POST", "/_matrix/client/v3/logout").bearer(&alice))
+        .await;
+    hold.release();
+    // The answer that was on its way is not kept: MAS is asked once more.
+    edge.wait_for_calls(2).await;
+    let active = [("verdict", "active")];
+    edge.wait_for_metric("matrix_edge_auth_requests_total", &active, 1.0)
+        .await;
+    let path = "/_matrix/client/v3/logout";
+    edge.pass(Request::new("POST", path).bearer(&alice)).await;
+    let reason = [("reason", "logout")];
+    edge.wait_for_metric("matrix_edge_auth_invalidations_total", &reason, 1.0)
+        .await;
+    edge.pass(Request::get(WHOAMI).bearer(&alice)).await;
+    edge.wait_for_calls(3).await;
+}
+
+async fn wait_for_would_reject(edge: &Edge, reason: &str, number: f64) {
+    let labels = [("reason", reason)];
+    edge.wait_for_metric("matrix_edge_auth_would_reject_total", &labels, number)
+        .await;
 }
 
 async fn would_reject(edge: &Edge, reason: &str) -> f64 {

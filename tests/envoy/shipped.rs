@@ -1,7 +1,5 @@
 //! `envoy/local/envoy.yaml` as it is shipped, but for its ports: all three roles, with two workers.
 
-use std::net::SocketAddr;
-
 use serde_json::{Value, json};
 use stand_in::{
     homeserver::Homeserver,
@@ -28,7 +26,7 @@ async fn start(mas: &Mas, homeserver: &Homeserver) -> Envoy {
             config["stats_config"].take();
             config["admin"]["address"]["socket_address"]["port_value"] = 0.into();
             for listener in bootstrap::listeners(config) {
-                listener["address"]["socket_address"]["port_value"] = 0.into();
+                bootstrap::move_listener(listener);
                 let manager = bootstrap::http_manager_of(listener);
                 let vm = &mut bootstrap::plugin(manager)["vm_config"];
                 vm["code"]["local"]["filename"] = json!(module());
@@ -38,16 +36,11 @@ async fn start(mas: &Mas, homeserver: &Homeserver) -> Envoy {
                 ("mas-introspection", mas),
                 ("homeserver", homeserver),
             ] {
-                move_cluster(bootstrap::cluster(config, cluster), addr);
+                bootstrap::move_cluster(bootstrap::cluster(config, cluster), addr);
             }
         })
         .start()
         .await
-}
-
-fn move_cluster(cluster: &mut Value, addr: SocketAddr) {
-    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"] =
-        json!({"address": addr.ip().to_string(), "port_value": addr.port()});
 }
 
 /// The line of the access log for a path that is asked for once.

@@ -4,13 +4,30 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use stand_in::mas::{Fault, Options};
 
-use super::edge::{Edge, assert_no_verdict, assert_not_active, hex, new_token};
-use crate::support::{envoy::bootstrap, http::Request};
+use super::{
+    edge::{Edge, assert_no_verdict, assert_not_active, hex, new_token},
+    http2::Http2,
+};
+use crate::support::{
+    envoy::bootstrap,
+    http::{Request, within_limit},
+};
 
 const UPLOAD: &str = "/_matrix/media/v3/upload";
 const LARGE: usize = 20 << 20;
 /// Less than Envoy buffers for a request.
 const SMALL: usize = 300 << 10;
+
+/// How many bytes have come from clients.
+const RECEIVED: &str = "http.gateway.downstream_cx_rx_bytes_total";
+
+/// Trailers of which all but one claim to be the edge's.
+const FORGED: [(&str, &str); 4] = [
+    ("x-matrix-user-id", "@admin:example.org"),
+    ("x-checksum", "1234"),
+    ("x-matrix-device-id", "FORGED"),
+    ("x-matrix-user-id", "@other:example.org"),
+];
 
 #[derive(Clone, Copy, Debug)]
 enum Framing {
@@ -197,6 +214,60 @@ async fn an_identity_in_trailers_is_removed() {
         let seen = edge.homeserver.requests();
         let trailers = [("x-checksum".to_owned(), "1234".into())];
         assert_eq!(seen.last().expect("a request").trailers, trailers);
+    }
+    edge.assert_alive().await;
+}
+
+/// With the setting the trailers come while the request is held, and never again.
+#[tokio::test]
+async fn an_identity_in_trailers_of_a_held_request_is_removed() {
+    let edge = Edge::start_with(json!({}), Options::default(), |builder| {
+        builder
+            .bootstrap(allow_on_headers_stop_iteration)
+            .bootstrap(enable_trailers)
+    })
+    .await;
+    for is_http2 in [false, true] {
+        for body in ["", "body"] {
+            let before = edge.homeserver.count();
+            let calls = edge.mas.total_calls();
+            let bytes = edge.envoy.stat(RECEIVED).await;
+            let hold = edge.mas.hold();
+            let token = edge.alice();
+            // Both stay open until the homeserver has answered.
+            let (mut connection, mut response) = (None, None);
+            let sent = if is_http2 {
+                let bearer = format!("Bearer {token}");
+                let mut http2 = Http2::open(edge.envoy.addr()).await;
+                let fields = [("authorization", &*bearer), ("content-type", "image/png")];
+                http2
+                    .post_with_trailers(UPLOAD, &fields, body.as_bytes(), &FORGED)
+                    .await;
+                connection.insert(http2).sent()
+            } else {
+                let request = upload(&token, body.as_bytes(), Framing::Chunked);
+                let request = FORGED.iter().fold(request, |request, (name, value)| {
+                    request.trailer(name, value)
+                });
+                response = Some(edge.spawn(&request));
+                request.to_bytes().len() as u64
+            };
+            edge.wait_for_calls(calls + 1).await;
+            edge.envoy
+                .wait_for_stat(RECEIVED, |n| n >= bytes + sent)
+                .await;
+            assert_eq!(edge.homeserver.started(), before, "it is held");
+            hold.release();
+            within_limit("the homeserver", edge.homeserver.wait_for(before + 1)).await;
+            let seen = edge.homeserver.requests().pop().expect("a request");
+            assert_eq!(
+                seen.trailers,
+                [("x-checksum".to_owned(), "1234".into())],
+                "HTTP/2: {is_http2}, body: {body:?}"
+            );
+            assert_arrived(&edge, body.as_bytes());
+            drop((connection, response));
+        }
     }
     edge.assert_alive().await;
 }

@@ -28,6 +28,8 @@ fn an_active_token_is_asked_about_once_and_annotates_every_request() {
     let seen = worker.seen_by_homeserver(stream);
     assert_eq!(seen.filter_state["matrix_user_id"], b"@alice:example.org");
     assert_eq!(seen.filter_state["matrix_device_id"], b"A%0AB");
+    assert_eq!(seen.filter_state["matrix_verdict"], b"active");
+    assert_eq!(seen.filter_state["matrix_verdict_source"], b"mas");
     for _ in 0..10 {
         assert_eq!(worker.send(&gateway, whoami(ALICE)), forwarded);
     }

@@ -276,7 +276,9 @@ fn logout_all_is_not_held_in_shadow_mode() {
     let stream = cluster[0].request(&gateway, logout_all(BOB));
     cluster[0].response(stream, 200);
     cluster.deliver_all();
-    assert_eq!(cluster[1].send(&gateway, whoami(BOB)), Fate::Held);
+    let fate = cluster[1].send(&gateway, whoami(BOB));
+    assert_eq!(fate, Fate::forwarded_unannotated());
+    assert_eq!(cluster.calls().len(), 1, "asked again");
 }
 
 #[test]

@@ -113,6 +113,28 @@ fn tokens_that_one_mas_does_not_know_are_not_charged_before_another() {
     assert_eq!(fate, Fate::Held);
 }
 
+/// One client sends as many requests as may wait, with a few tokens.
+#[test]
+fn the_room_to_wait_is_not_one_clients() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({}));
+    let mut held = 0;
+    for _ in 0..2_048 {
+        for number in 0..9 {
+            let fate = worker.send(&gateway, ask(number, "203.0.113.1"));
+            held += usize::from(fate == Fate::Held);
+        }
+    }
+    assert_eq!(held, 16_384 / 4 * 3);
+    let other = worker.send(&gateway, whoami(ALICE).source("192.0.2.1"));
+    assert_eq!(other, Fate::Held);
+    // The places are free again with the answers.
+    worker.answer_all(INACTIVE);
+    let again = worker.send(&gateway, ask(100, "203.0.113.1"));
+    assert_eq!(again, Fate::Held);
+}
+
 /// Two gateways before two MAS: one MAS hangs.
 #[test]
 fn a_mas_that_hangs_takes_no_call_from_another() {

@@ -423,6 +423,27 @@ impl Envoy {
         name: &str,
         edit: impl FnOnce(&mut Value),
     ) -> Result<(), String> {
+        self.update_listeners(|listeners| {
+            let listener = listeners
+                .iter_mut()
+                .find(|listener| listener["name"] == name)
+                .unwrap_or_else(|| panic!("there is no listener {name}"));
+            edit(listener);
+        })
+        .await
+    }
+
+    /// Replaces all listeners that `edit` changes, in one update, and waits for Envoy to refuse it, or for all workers
+    /// to take new connections with it. They must not be what they were: Envoy does nothing then.
+    ///
+    /// # Errors
+    ///
+    /// If Envoy refuses: what it says.
+    ///
+    /// # Panics
+    ///
+    /// If it is no listener at all.
+    pub async fn update_listeners(&self, edit: impl FnOnce(&mut [Value])) -> Result<(), String> {
         const CREATED: &str = "listener_manager.listener_create_success";
         const REFUSED: &str = "listener_manager.lds.update_rejected";
         const UNREADABLE: &str = "listener_manager.lds.update_failure";
@@ -432,13 +453,14 @@ impl Envoy {
             .await;
         let created = self.stat(CREATED).await;
         let refused = self.stat(REFUSED).await;
-        let logged = self.log().len();
-        let mut edited = listeners.resources.clone();
-        let listener = edited
-            .as_array_mut()
-            .and_then(|all| all.iter_mut().find(|listener| listener["name"] == name))
-            .unwrap_or_else(|| panic!("there is no listener {name}"));
-        edit(listener);
+        let logged = self.log.length();
+        let before = listeners.resources.as_array().expect("dynamic listeners");
+        let mut edited = before.clone();
+        edit(&mut edited);
+        let changed = before.iter().zip(&edited).filter(|(old, new)| old != new);
+        // Each worker counts once.
+        let awaited = created + u64::from(self.workers) * changed.count() as u64;
+        let edited = Value::Array(edited);
         listeners.version += 1;
         write_resources(self.dir.path(), LISTENERS, listeners.version, &edited);
         let is_taken = within_limit("Envoy to read the listener", async {
@@ -451,8 +473,7 @@ impl Envoy {
                 if self.stat(REFUSED).await > refused {
                     return false;
                 }
-                // Each worker counts once.
-                if self.stat(CREATED).await == created + u64::from(self.workers) {
+                if self.stat(CREATED).await >= awaited {
                     return true;
                 }
                 tokio::time::sleep(POLL).await;
@@ -601,10 +622,48 @@ fn stats_tags() -> String {
 
 /// The shipped configuration of a whole Envoy.
 pub fn shipped() -> Value {
-    serde_saphyr::from_str(&read("envoy/local/envoy.yaml")).expect("the shipped file is YAML")
+    yaml(&read("envoy/local/envoy.yaml"))
 }
 
-fn read(path: &str) -> String {
+/// A shipped configuration with the built module, and with its listeners on free ports of loopback. `replaced` are texts
+/// of the file, and what stands for them.
+pub fn shipped_at(path: &str, replaced: &[(&str, &str)]) -> Value {
+    let module = module().display().to_string();
+    let mut text = read(path);
+    for place in [
+        "/etc/envoy/matrix-edge-auth.wasm",
+        "dist/matrix-edge-auth.wasm",
+    ] {
+        text = text.replace(
+            &format!("filename: {place}"),
+            &format!("filename: {module}"),
+        );
+    }
+    for (before, after) in replaced {
+        text = text.replace(before, after);
+    }
+    let mut config = yaml(&text);
+    // Envoy is given the same ones beside the file.
+    let tags = yaml(&stats_tags());
+    assert_eq!(
+        config["stats_config"].take(),
+        tags["stats_config"],
+        "the stats_config of {path}"
+    );
+    config["admin"]["address"]["socket_address"]["port_value"] = 0.into();
+    for listener in bootstrap::listeners(&mut config) {
+        bootstrap::move_listener(listener);
+    }
+    config
+}
+
+/// Reads YAML.
+pub fn yaml(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("not YAML: {error}"))
+}
+
+/// The text of a file of the repository.
+pub fn read(path: &str) -> String {
     std::fs::read_to_string(repository().join(path))
         .unwrap_or_else(|error| panic!("cannot read {path}: {error}"))
 }

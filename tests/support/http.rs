@@ -220,7 +220,8 @@ impl Connection {
             .unwrap_or_else(|error| panic!("cannot connect to {addr}: {error}"))
     }
 
-    async fn try_open(addr: SocketAddr) -> io::Result<Self> {
+    /// Like [`open`](Self::open); an error if nobody listens.
+    pub async fn try_open(addr: SocketAddr) -> io::Result<Self> {
         let stream = within_limit("a connection", TcpStream::connect(addr)).await?;
         // Small requests must not wait for acknowledgements.
         stream.set_nodelay(true)?;
@@ -239,9 +240,12 @@ impl Connection {
 
     /// Like [`request`](Self::request); `None` if the connection ends before the response does.
     pub async fn try_request(&mut self, request: &Request) -> Option<Response> {
-        let bytes = request.to_bytes();
-        let head = request.is_head();
-        let sending = self.outgoing.write_all(&bytes);
+        self.try_raw(&request.to_bytes(), request.is_head()).await
+    }
+
+    /// The same for a request in bytes. `head`: it is a `HEAD`.
+    pub async fn try_raw(&mut self, bytes: &[u8], head: bool) -> Option<Response> {
+        let sending = self.outgoing.write_all(bytes);
         let receiving = self.incoming.response(head);
         within_limit("a response", async {
             tokio::pin!(receiving);

@@ -20,6 +20,8 @@ mod configuration;
 mod host;
 #[path = "simulated/interference.rs"]
 mod interference;
+#[path = "simulated/log.rs"]
+mod log;
 #[path = "simulated/process.rs"]
 mod process;
 #[path = "simulated/queues.rs"]
@@ -35,7 +37,8 @@ mod worker;
 pub use self::{
     cluster::Cluster,
     configuration::{gateway, plugin},
-    host::store,
+    host::{UNKNOWN_CLUSTER, store},
+    log::take_log,
     process::Process,
     request::{Fate, Request},
     vm::{Call, Faults},

@@ -31,6 +31,8 @@ const PROGRAM: &str = r#"
 import atexit, os, runpy, shutil, sys, threading
 
 home, module = sys.argv[1:]
+# Where modules of Synapse are, if there are any.
+sys.path.insert(0, home)
 
 def remove_home():
     shutil.rmtree(home, ignore_errors=True)
@@ -45,6 +47,9 @@ threading.Thread(target=end_with_parent, daemon=True).start()
 sys.argv = ["synapse", "--config-path", os.path.join(home, "homeserver.json")]
 runpy.run_module(module, run_name="__main__")
 "#;
+
+/// A module of Synapse that tells in each response what Synapse took the request for.
+const WITNESS: &str = include_str!("synapse/witness.py");
 
 /// A running process of Synapse.
 pub struct Synapse {
@@ -66,12 +71,14 @@ impl Synapse {
         Self::start_with(server_name, mas, secret, json!({})).await
     }
 
-    /// The same, with the members of `more` added to its configuration.
+    /// The same, with the members of `more` added to its configuration. `{"modules": [{"module": "witness.Witness"}]}`
+    /// makes it tell in each response what it took the request for: see `synapse/witness.py`.
     pub async fn start_with(server_name: &str, mas: SocketAddr, secret: &str, more: Value) -> Self {
         let home = tempfile::Builder::new()
             .prefix("synapse-")
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
             .expect("a directory for Synapse");
+        configuration::write(home.path(), "witness.py", WITNESS);
         let mut settings = configuration::new(home.path(), server_name, mas, secret);
         for (key, value) in more.as_object().into_iter().flatten() {
             settings[key] = value.clone();

@@ -33,6 +33,15 @@ impl Answer {
             body: String::from_utf8_lossy(body).into_owned(),
         }
     }
+
+    /// Adds what the edge adds to Synapse's 503: when to come back, readable by a page.
+    pub fn say_when_to_come_back(&mut self) {
+        self.headers
+            .insert("retry-after".to_owned(), "1".to_owned());
+        if let Some(names) = self.headers.get_mut("access-control-expose-headers") {
+            names.push_str(", Retry-After");
+        }
+    }
 }
 
 impl From<&Response> for Answer {

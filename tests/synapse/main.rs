@@ -26,6 +26,7 @@ mod extraction;
 mod introspections;
 mod invalidation;
 mod made_up;
+mod parity;
 mod provisioning;
 mod recorder;
 mod recording;

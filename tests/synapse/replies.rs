@@ -241,10 +241,7 @@ impl Recorded {
         }
         let mut answer = exchange.answer();
         if answer.status == 503 {
-            // The gateway says when to come back, Synapse does not.
-            answer
-                .headers
-                .insert("retry-after".to_owned(), "1".to_owned());
+            answer.say_when_to_come_back();
         }
         Self::Whole(answer)
     }

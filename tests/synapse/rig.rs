@@ -169,7 +169,8 @@ pub fn token(request: &SeenRequest) -> String {
     token.expect("an introspection has a token").1.into_owned()
 }
 
-fn sha256_hex(text: &str) -> String {
+/// The digest of `text`, as `appservice_tokens` takes it.
+pub fn sha256_hex(text: &str) -> String {
     Sha256::digest(text)
         .iter()
         .map(|byte| format!("{byte:02x}"))

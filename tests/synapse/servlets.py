@@ -4,7 +4,8 @@
     python servlets.py paths CONFIGURATION_FILE   [{"path": "/_matrix/client/v3/sync", "methods": ["GET"]}, ...]
 
 Synapse itself builds its resources for the configuration, and this program reads their tables: of each
-pattern it takes one path for each alternative. It listens on nothing.
+pattern it takes one path for each alternative, and one with each segment empty that may be. Of a resource that is
+found by decoded segments it takes also the paths with one letter of a segment encoded. It listens on nothing.
 
 The non-obvious rule: the first pattern that matches a path decides, and a method that this pattern
 does not have is refused, whatever the later patterns say.
@@ -42,11 +43,17 @@ PARAMETERS = {
 }
 
 
+# Stands for an empty segment while samples are put together.
+EMPTY = "\0"
+
+
 def samples(pattern):
-    """Returns paths that the regular expression `pattern` matches: one for each alternative."""
+    """Returns paths that the regular expression `pattern` matches: one for each alternative, and for each segment
+    that may be empty."""
     parsed = parser.parse(pattern)
     names = {number: name for name, number in parsed.state.groupdict.items()}
-    return sorted(set(sequences(parsed, names)))
+    found = [sample for sample in sequences(parsed, names) if sample.count(EMPTY) < 2]
+    return sorted({sample.replace(EMPTY, "") for sample in found})
 
 
 def sequences(items, names):
@@ -73,8 +80,9 @@ def part_samples(operation, argument, names):
     if operation is constants.BRANCH:
         return [sample for branch in argument[1] for sample in sequences(branch, names)]
     if operation is constants.SUBPATTERN:
+        inner = sequences(argument[3], names)
         parameter = PARAMETERS.get(names.get(argument[0]))
-        return [parameter] if parameter else sequences(argument[3], names)
+        return [parameter, *(EMPTY for each in inner if each == EMPTY)] if parameter else inner
     if operation in (constants.MAX_REPEAT, constants.MIN_REPEAT):
         least, most, items = argument
         if (least, most) == (0, 1):
@@ -82,7 +90,7 @@ def part_samples(operation, argument, names):
         if most < ANY_NUMBER:
             return [sample * least for sample in sequences(items, names)]
         parts = ["x"] if items[0][0] is constants.ANY else sequences(items, names)
-        return [sample * max(least, 1) for sample in parts]
+        return [sample * max(least, 1) for sample in parts] + [EMPTY] * (least == 0)
     raise ValueError(f"no sample for {operation} {argument}")
 
 
@@ -121,8 +129,19 @@ def tree_paths(path, resource):
     ]
     if methods and "render_HEAD" not in vars(type(resource)):
         yield path, methods
+        for spelling in encodings(path):
+            yield spelling, methods
     for name, child in resource.children.items():
         yield from tree_paths(f"{path}/{name.decode('ascii')}", child)
+
+
+def encodings(path):
+    """Returns the path with the first letter of one of its segments encoded, for each segment."""
+    segments = path.split("/")
+    for at, segment in enumerate(segments):
+        if segment:
+            encoded = f"%{ord(segment[0]):02x}{segment[1:]}"
+            yield "/".join([*segments[:at], encoded, *segments[at + 1 :]])
 
 
 def paths(path, resource):

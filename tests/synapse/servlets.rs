@@ -1,5 +1,6 @@
 //! The endpoint table against the Synapse that is installed: every path and method that it serves to
-//! clients, with all of its experimental features, is asked without a token and with a dead one.
+//! clients, with all of its experimental features, with empty segments and in encodings, is asked without a token
+//! and with a dead one.
 //!
 //! A newer Synapse may serve more. What the table does not say of it fails the test and is printed, so that a
 //! line can be added. A difference that is meant stands in a list, with its reason; a listed one that is
@@ -34,7 +35,7 @@ const ALICE: &str = "servlets-alice";
 const DEAD: &str = "servlets-dead";
 
 /// Endpoints that the table judges otherwise: as they are printed, what the table says, and why.
-const DIFFERENCES: [(&str, AuthRequirement, &str); 7] = [
+const DIFFERENCES: [(&str, AuthRequirement, &str); 10] = [
     ("GET /_matrix/client/*/publicRooms", Optional, CONFIGURED),
     (
         "GET /_matrix/client/*/io.element.msc4388/rendezvous",
@@ -48,6 +49,21 @@ const DIFFERENCES: [(&str, AuthRequirement, &str); 7] = [
     ),
     (
         "POST /_matrix/client/*/appservice/x/ping",
+        Appservice,
+        OF_APPSERVICES,
+    ),
+    (
+        "POST /_matrix/client/*/appservice//ping",
+        Appservice,
+        OF_APPSERVICES,
+    ),
+    (
+        "PUT /_matrix/client/*/directory/list/appservice//!x:example.org",
+        Appservice,
+        OF_APPSERVICES,
+    ),
+    (
+        "PUT /_matrix/client/*/directory/list/appservice/x/",
         Appservice,
         OF_APPSERVICES,
     ),
@@ -209,7 +225,7 @@ fn compare_methods(served: &[Served]) -> Vec<String> {
 }
 
 /// The settings that make Synapse serve as much as it can without further programs.
-fn everything() -> Value {
+pub(super) fn everything() -> Value {
     let features: Vec<String> = ask_servlets(&["features"]);
     let mut experimental: serde_json::Map<_, _> = features
         .into_iter()

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::lifetime::Lifetime;
+use super::{lifetime::Lifetime, no_verdict::NoVerdict};
 use crate::mas::object_text;
 
 /// Largest response body that is read, in bytes. MAS answers with less than 2 KiB.
@@ -174,49 +174,6 @@ pub struct ActiveToken {
     pub scope: String,
 }
 
-/// Why there is no verdict. Never cached, never a 401.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum NoVerdict {
-    /// The call could not be made: no such cluster, no healthy host, circuit breaker, missing credential.
-    Undeliverable,
-    /// The call ended without a response: reset, or a body over Envoy's own limit.
-    Reset,
-    /// A status other than 200, from MAS or from Envoy (503 refused, 504 timeout, 502 garbage).
-    Status,
-    /// A body over [`MAX_RESPONSE_BYTES`].
-    Oversized,
-    /// Not an introspection response: not JSON, truncated, `active` missing or not a boolean.
-    Malformed,
-    /// The answer never came; the deadline of the call passed.
-    Lost,
-    /// Not asked: too many calls in flight or requests waiting on this worker.
-    Overloaded,
-    /// Another worker asked, without a verdict.
-    Elsewhere,
-    /// Not asked: this source brought too many unknown tokens.
-    OverBudget {
-        /// When it may try again.
-        retry_after_ms: u64,
-    },
-}
-
-impl NoVerdict {
-    /// The reason as a metric label.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Undeliverable => "undeliverable",
-            Self::Reset => "reset",
-            Self::Status => "status",
-            Self::Oversized => "oversized",
-            Self::Malformed => "malformed",
-            Self::Lost => "lost",
-            Self::Overloaded => "overloaded",
-            Self::Elsewhere => "elsewhere",
-            Self::OverBudget { .. } => "over_budget",
-        }
-    }
-}
-
 #[derive(Deserialize)]
 struct Members {
     active: bool,
@@ -236,14 +193,15 @@ struct Members {
 pub fn read(response: IntrospectionResponse<'_>) -> Result<Answer, NoVerdict> {
     let status = response.status.ok_or(NoVerdict::Reset)?;
     if status != 200 {
-        return Err(NoVerdict::Status);
+        let body = response.body.unwrap_or_default();
+        return Err(NoVerdict::of_status(status, body));
     }
     let body = response.body.ok_or(NoVerdict::Oversized)?;
     if body.len() > MAX_RESPONSE_BYTES {
         return Err(NoVerdict::Oversized);
     }
     if !response.content_type.is_some_and(is_json) {
-        return Err(NoVerdict::Malformed);
+        return Err(NoVerdict::NotJson);
     }
     Answer::parse(body.to_vec())
 }
@@ -328,7 +286,11 @@ mod tests {
                 status: Some(status),
                 ..response
             };
-            assert_eq!(read(other).err(), Some(NoVerdict::Status), "{status}");
+            assert_eq!(
+                read(other).err(),
+                Some(NoVerdict::Status(status)),
+                "{status}"
+            );
         }
         let none = IntrospectionResponse {
             status: None,
@@ -347,7 +309,7 @@ mod tests {
                 content_type,
                 ..response
             };
-            assert_eq!(read(other).err(), Some(NoVerdict::Malformed));
+            assert_eq!(read(other).err(), Some(NoVerdict::NotJson));
         }
         let unread = IntrospectionResponse {
             body: None,

@@ -6,6 +6,7 @@ use super::{
     method::Method,
     requirement::AuthRequirement::{self, Required, Unknown},
 };
+use crate::form::percent::escape;
 
 /// Endpoints whose paths begin with the same segment.
 pub(super) struct Family {
@@ -23,10 +24,21 @@ pub(super) struct Family {
 pub(super) struct Endpoint {
     /// `None` for every method.
     pub(super) method: Option<Method>,
-    /// Segments as they are on the wire; `{}` is one segment, not empty; a final `**` is any
-    /// number.
+    /// `{}` is one segment, `{+}` one that is not empty; a final `**` is any number.
     pub(super) path: &'static str,
+    /// How a request spells the other segments.
+    spelling: Spelling,
     requirement: AuthRequirement,
+}
+
+/// How Synapse compares a segment of a path with the one that it serves.
+#[derive(Clone, Copy)]
+enum Spelling {
+    /// As it is on the wire. So it does for every API, by regular expressions.
+    Raw,
+    /// With its escapes decoded once. So it finds what is no API, in a tree of resources: `/.well-%6bnown` is
+    /// `/.well-known`.
+    Decoded,
 }
 
 /// A family whose paths all need the same.
@@ -47,6 +59,20 @@ pub(super) const fn required(name: &'static str, methods: &'static [Method]) -> 
     all(name, methods, Required)
 }
 
+/// The same, but for these.
+pub(super) const fn required_but(
+    name: &'static str,
+    methods: &'static [Method],
+    endpoints: &'static [Endpoint],
+) -> Family {
+    Family {
+        name,
+        methods,
+        endpoints,
+        otherwise: Required,
+    }
+}
+
 /// A family with different needs. A path that is not listed is unknown.
 pub(super) const fn listed(
     name: &'static str,
@@ -65,39 +91,39 @@ pub(super) const fn any(path: &'static str, requirement: AuthRequirement) -> End
     Endpoint {
         method: None,
         path,
+        spelling: Spelling::Raw,
         requirement,
+    }
+}
+
+/// A resource of Synapse's tree, for every method.
+pub(super) const fn resource(path: &'static str, requirement: AuthRequirement) -> Endpoint {
+    Endpoint {
+        spelling: Spelling::Decoded,
+        ..any(path, requirement)
     }
 }
 
 pub(super) const fn get(path: &'static str, requirement: AuthRequirement) -> Endpoint {
-    Endpoint {
-        method: Some(Method::Get),
-        path,
-        requirement,
-    }
+    only(Method::Get, path, requirement)
 }
 
 pub(super) const fn post(path: &'static str, requirement: AuthRequirement) -> Endpoint {
-    Endpoint {
-        method: Some(Method::Post),
-        path,
-        requirement,
-    }
+    only(Method::Post, path, requirement)
 }
 
 pub(super) const fn put(path: &'static str, requirement: AuthRequirement) -> Endpoint {
-    Endpoint {
-        method: Some(Method::Put),
-        path,
-        requirement,
-    }
+    only(Method::Put, path, requirement)
 }
 
 pub(super) const fn delete(path: &'static str, requirement: AuthRequirement) -> Endpoint {
+    only(Method::Delete, path, requirement)
+}
+
+const fn only(method: Method, path: &'static str, requirement: AuthRequirement) -> Endpoint {
     Endpoint {
-        method: Some(Method::Delete),
-        path,
-        requirement,
+        method: Some(method),
+        ..any(path, requirement)
     }
 }
 
@@ -109,8 +135,9 @@ impl Endpoint {
                 return true;
             }
             let matches = segments.next().is_some_and(|segment| match expected {
-                "{}" => !segment.is_empty(),
-                _ => segment == expected.as_bytes(),
+                "{}" => true,
+                "{+}" => !segment.is_empty(),
+                _ => self.spelling.matches(segment, expected.as_bytes()),
             });
             if !matches {
                 return false;
@@ -118,6 +145,28 @@ impl Endpoint {
         }
         segments.next().is_none()
     }
+}
+
+impl Spelling {
+    fn matches(self, segment: &[u8], expected: &[u8]) -> bool {
+        match self {
+            Self::Raw => segment == expected,
+            Self::Decoded => decodes_to(segment, expected),
+        }
+    }
+}
+
+/// Whether `segment` is `expected` when each of its escapes is decoded once. A bad one stands for itself.
+fn decodes_to(segment: &[u8], expected: &[u8]) -> bool {
+    let mut rest = segment;
+    expected.iter().all(|&wanted| {
+        let Some((first, tail)) = rest.split_first() else {
+            return false;
+        };
+        let (byte, tail) = escape(rest).unwrap_or((*first, tail));
+        rest = tail;
+        byte == wanted
+    }) && rest.is_empty()
 }
 
 /// What the first of `endpoints` that is for `path` and `method` needs.
@@ -161,7 +210,10 @@ mod tests {
         let matches = |pattern, path: &str| any(pattern, Required).matches_path(path.as_bytes());
         assert!(matches("a/{}", "a/b"));
         assert!(!matches("a/{}", "a"));
-        assert!(!matches("a/{}", "a/"));
+        assert!(matches("a/{}", "a/"));
+        assert!(matches("a/{}/c", "a//c"));
+        assert!(matches("a/{+}", "a/b"));
+        assert!(!matches("a/{+}", "a/"));
         assert!(!matches("a/{}", "a/b/"));
         assert!(!matches("a/{}", "a/b/c"));
         assert!(!matches("a/b", "a/bc"));
@@ -169,5 +221,29 @@ mod tests {
         assert!(matches("/a/**", "/a/"));
         assert!(matches("/a/**", "/a/b/c"));
         assert!(!matches("/a/**", "/ab"));
+        assert!(!matches("a/bc", "a/b%63"));
+    }
+
+    #[test]
+    fn resources_are_found_in_every_encoding() {
+        let matches =
+            |pattern, path: &str| resource(pattern, Required).matches_path(path.as_bytes());
+        for path in ["/a/bc/d", "/%61/b%63/d", "/a/%62%63/", "/a/bc"] {
+            assert!(matches("/a/bc/**", path), "{path}");
+        }
+        for path in [
+            "/a/b%2563/d",
+            "/a%2Fbc/d",
+            "/a/bc%00",
+            "/a/b%6/d",
+            "/a/b%zz",
+            "/%41/bc",
+            "/a//bc",
+            "/a/b",
+            "/a/bc%",
+            "/a",
+        ] {
+            assert!(!matches("/a/bc/**", path), "{path}");
+        }
     }
 }

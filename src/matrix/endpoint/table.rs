@@ -9,7 +9,8 @@ use std::cell::LazyCell;
 
 use super::{
     family::{
-        Endpoint, Family, all, any, delete, find, get, listed, post, put, required, requirement,
+        Endpoint, Family, all, any, delete, find, get, listed, post, put, required, required_but,
+        requirement, resource,
     },
     method::Method::{self, Delete, Get, Post, Put},
     requirement::AuthRequirement::{
@@ -19,6 +20,10 @@ use super::{
 
 /// The methods that Synapse has handlers for. It refuses all others on every path.
 const EVERY: &[Method] = &[Get, Post, Put, Delete];
+
+/// What Synapse says of an empty segment where it wants an id: 400, before it looks at the token. Elsewhere it takes
+/// an empty segment like any other.
+const EMPTY_SEGMENT: AuthRequirement = Nothing;
 
 /// `/_matrix/client/{version}/...` by the first segment after the version, in byte order. Versions
 /// are not told apart: what exists under one of them needs the same under another.
@@ -52,7 +57,7 @@ const CLIENT: &[Family] = &[
             any("account_validity/send_mail", Required),
         ],
     ),
-    required("admin", &[Get, Put]),
+    required_but("admin", &[Get, Put], &[any("admin/whois/", EMPTY_SEGMENT)]),
     listed(
         "appservice",
         &[Post],
@@ -78,6 +83,7 @@ const CLIENT: &[Family] = &[
             get("directory/list/room/{}", Nothing),
             put("directory/list/room/{}", Required),
             get("directory/room/{}", Nothing),
+            any("directory/room/", EMPTY_SEGMENT),
             put("directory/room/{}", Required),
             delete("directory/room/{}", Required),
         ],
@@ -98,7 +104,14 @@ const CLIENT: &[Family] = &[
         ],
     ),
     all("logout", &[Post], MasOwned),
-    required("media", &[Get]),
+    required_but(
+        "media",
+        &[Get],
+        &[
+            any("media/download//**", EMPTY_SEGMENT),
+            any("media/thumbnail//**", EMPTY_SEGMENT),
+        ],
+    ),
     required("mutual_rooms", &[Get]),
     required("notifications", &[Get]),
     listed(
@@ -115,6 +128,7 @@ const CLIENT: &[Family] = &[
         &[
             get("profile/{}", Optional),
             get("profile/{}/{}", Optional),
+            any("profile//{}", EMPTY_SEGMENT),
             put("profile/{}/{}", Required),
             delete("profile/{}/{}", Required),
         ],
@@ -157,7 +171,7 @@ const CLIENT: &[Family] = &[
     required("sync", &[Get, Post]),
     required("thirdparty", &[Get]),
     listed("tokenrefresh", &[Post], &[any("tokenrefresh", Nothing)]),
-    required("user", EVERY),
+    required_but("user", EVERY, &[any("user//filter/**", EMPTY_SEGMENT)]),
     required("user_directory", &[Post]),
     required("users", &[Post]),
     required("voip", &[Get]),
@@ -190,7 +204,11 @@ const UNSTABLE_FEATURES: &[Family] = &[
     listed(
         "io.element.msc4306",
         &[Get, Put, Delete],
-        &[any("rooms/**", Required)],
+        &[
+            any("rooms//thread/{}/subscription", EMPTY_SEGMENT),
+            any("rooms/{}/thread//subscription", EMPTY_SEGMENT),
+            any("rooms/**", Required),
+        ],
     ),
     listed(
         "io.element.msc4308",
@@ -204,7 +222,7 @@ const UNSTABLE_FEATURES: &[Family] = &[
         &[
             get("rendezvous", Optional),
             post("rendezvous", Optional),
-            any("rendezvous/{}", Nothing),
+            any("rendezvous/{+}", Nothing),
         ],
     ),
     listed("io.element.msc4502", &[Get], &[any("rooms/**", Required)]),
@@ -274,10 +292,10 @@ const UNSTABLE_FEATURES: &[Family] = &[
         &[Get, Post, Put],
         &[
             get("delayed_events", Required),
-            get("delayed_events/{}", Required),
+            get("delayed_events/{+}", Required),
             // A client that knows the id may act on the event, but a bad token is refused.
-            post("delayed_events/{}", Optional),
-            post("delayed_events/{}/{}", Optional),
+            post("delayed_events/{+}", Optional),
+            post("delayed_events/{+}/{+}", Optional),
             any("rooms/**", Required),
         ],
     ),
@@ -308,6 +326,7 @@ const UNSTABLE_FEATURES: &[Family] = &[
         &[Get, Put, Delete],
         &[
             get("profile/{}/{}", Optional),
+            any("profile//{}", EMPTY_SEGMENT),
             put("profile/{}/{}", Required),
             delete("profile/{}/{}", Required),
         ],
@@ -345,20 +364,23 @@ const VERSIONS: &[u8] = b"/_matrix/client/versions";
 const ELSEWHERE: &[Endpoint] = &[
     any("/_matrix/client/versions", Optional),
     any("/", Nothing),
-    any("/health", Nothing),
+    resource("/health", Nothing),
     any("/metrics", Nothing),
     // Synapse.
     any("/_synapse/admin/v1/server_version", Nothing),
     // Anyone may ask about themselves.
+    get("/_synapse/admin/v1/whois/", EMPTY_SEGMENT),
     get("/_synapse/admin/v1/whois/{}", Required),
     any("/_synapse/admin/**", Admin),
-    any("/_synapse/client/v1/config/federation_whitelist", Required),
+    resource("/_synapse/client/v1/config/federation_whitelist", Required),
     // The same macaroon as in `pushers/remove`, for one-click unsubscription (RFC 8058).
-    any("/_synapse/client/unsubscribe", Foreign),
+    resource("/_synapse/client/unsubscribe", Foreign),
     // Single sign-on pages and rendezvous sessions.
-    any("/_synapse/client/**", Nothing),
+    resource("/_synapse/client/**", Nothing),
     // Matrix APIs for others than clients.
     any("/_matrix/app/**", Foreign),
+    // A page for a browser, with a signature of Synapse's in its query.
+    resource("/_matrix/consent/**", Nothing),
     // The query's access_token is an OpenID token; widgets and call services ask on the client's
     // port.
     any("/_matrix/federation/v1/openid/userinfo", Foreign),
@@ -367,12 +389,12 @@ const ELSEWHERE: &[Endpoint] = &[
     any("/_matrix/identity/**", Foreign),
     any("/_matrix/key/**", Nothing),
     any("/_matrix/push/**", Nothing),
-    any("/_matrix/static/**", Nothing),
+    resource("/_matrix/static/**", Nothing),
     // MAS.
     any("/.well-known/change-password", MasOwned),
     any("/.well-known/openid-configuration", MasOwned),
     any("/.well-known/webfinger", MasOwned),
-    any("/.well-known/**", Nothing),
+    resource("/.well-known/**", Nothing),
     any("/account/**", MasOwned),
     any("/api/**", MasOwned),
     any("/assets/**", MasOwned),
@@ -489,7 +511,11 @@ mod tests {
             .chain([ELSEWHERE]);
         for list in lists {
             for (index, line) in list.iter().enumerate() {
-                let path = line.path.replace("{}", "x").replace("**", "x/y");
+                let path = line
+                    .path
+                    .replace("{}", "x")
+                    .replace("{+}", "x")
+                    .replace("**", "x/y");
                 let first = list
                     .iter()
                     .position(|other| {

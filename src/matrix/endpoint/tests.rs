@@ -107,7 +107,10 @@ fn what_the_table_does_not_know_is_unknown() {
         "/_MATRIX/client/v3/sync",
         "/_matrix/client/v3/account/whoami/",
         "/_matrix/client/v3/account/whoami%3Faccess_token=x",
-        "/_matrix/client/v3/directory/room/",
+        "/_matrix/client/v3/directory/list/",
+        "/_synapse/client%2Funsubscribe",
+        "/_synapse//client/unsubscribe",
+        "/%255fsynapse/client/unsubscribe",
         "/_synapse/%61dmin/v2/users",
         "/_synapse/administrator",
     ] {

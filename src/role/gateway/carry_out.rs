@@ -9,13 +9,16 @@ use super::{
 };
 use crate::{
     config::{Config, Mode},
-    host::{HostError, Metrics, Streams},
+    host::{HostError, Metrics, RequestHead, Streams},
     matrix::{
         identity::{Identity, header_value},
         reply::{Cors, Rejection},
     },
     metrics::Metric,
-    role::exchange::Phase,
+    role::{
+        exchange::Phase,
+        head::{self, Unclean},
+    },
 };
 
 /// Filter-state names; Envoy puts `wasm.` before them.
@@ -25,35 +28,59 @@ const STATE_DEVICE_ID: &str = "matrix_device_id";
 /// What the media types of gRPC begin with.
 const GRPC: &[u8] = b"application/grpc";
 
+/// How a reply has to be so that the client of a request understands it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReplyForm {
+    cors: Cors,
+    /// The request calls itself gRPC. Envoy then makes 200 of every reply.
+    is_grpc: bool,
+}
+
+impl ReplyForm {
+    /// Returns the form of a reply to the request with this head.
+    pub fn of(head: &RequestHead) -> Self {
+        let start = head
+            .content_type()
+            .and_then(|value| value.get(..GRPC.len()));
+        Self {
+            cors: Cors::of(head.target()),
+            is_grpc: start.is_some_and(|start| start.eq_ignore_ascii_case(GRPC)),
+        }
+    }
+}
+
 /// Carries `decision` out.
 pub(super) fn carry_out<H: Streams + Metrics>(
     host: &H,
     exchange: &Exchange,
     decision: Decision,
-    cors: Cors,
+    form: ReplyForm,
 ) {
     let config = &exchange.plugin.config;
     match decision {
         Decision::Forward => exchange.set_phase(Phase::Forwarded),
         Decision::Annotate(annotation) => match annotate(host, config, &annotation) {
             Ok(()) => exchange.set_phase(Phase::Forwarded),
-            Err(error) => fail_closed(host, exchange, error),
+            Err(error) => fail_closed(host, exchange, error.into()),
         },
         Decision::Reject(rejection) => match config.mode {
             Mode::Shadow => {
-                host.count(Metric::WouldReject(rejection.label()));
+                host.count(Metric::WouldReject(rejection.reason()));
                 exchange.set_phase(Phase::Forwarded);
             }
-            Mode::Enforce => reject(host, exchange, rejection, cors),
+            Mode::Enforce => reject(host, exchange, rejection, form),
         },
     }
 }
 
-/// Answers a request that Envoy would not let us read or change: forwarding it could carry a forged identity
-/// along.
-pub(super) fn fail_closed<H: Streams + Metrics>(host: &H, exchange: &Exchange, error: HostError) {
-    log::error!("Envoy refused a header operation with {error}; the request is answered with 500");
-    reject(host, exchange, Rejection::Internal, Cors::Standard);
+/// Answers a request that could not be read or changed: forwarding it could carry a forged identity along.
+pub(super) fn fail_closed<H: Streams + Metrics>(host: &H, exchange: &Exchange, why: Unclean) {
+    let form = ReplyForm {
+        cors: Cors::Standard,
+        // It may be.
+        is_grpc: true,
+    };
+    reject(host, exchange, head::rejection(why), form);
 }
 
 /// Answers a request in place of the homeserver, in any mode.
@@ -61,22 +88,14 @@ pub(super) fn reject<H: Streams + Metrics>(
     host: &H,
     exchange: &Exchange,
     rejection: Rejection,
-    cors: Cors,
+    form: ReplyForm,
 ) {
-    host.count(Metric::Rejected(rejection.label()));
-    let reply = rejection.reply(cors);
-    if is_grpc(host) {
+    host.count(Metric::Rejected(rejection.reason()));
+    let reply = rejection.reply(form.cors);
+    if form.is_grpc {
         exchange.set_watch(Watch::GrpcReply(reply.status));
     }
     exchange.reply(host, &reply);
-}
-
-/// Whether the selected request calls itself gRPC. Envoy then makes 200 of every reply.
-fn is_grpc(host: &impl Streams) -> bool {
-    let content_type = host.request_header("content-type").ok().flatten();
-    let content_type = content_type.unwrap_or_default();
-    let start = content_type.get(..GRPC.len());
-    start.is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
 }
 
 fn annotate(

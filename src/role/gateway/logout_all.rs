@@ -13,7 +13,7 @@ use super::{
     watch::{Exchange, Watch},
 };
 use crate::{
-    host::{Callback, Host},
+    host::{Callback, Host, RequestHead},
     resolver::{Found, Query, Resolver, Verdict},
     role::origin::ClientOrigin,
 };
@@ -23,13 +23,17 @@ pub(super) fn identify<H: Host, W: From<Waiter>>(
     cb: &Callback<'_, H>,
     resolver: &mut Resolver<W>,
     exchange: &Rc<Exchange>,
+    head: &RequestHead,
     question: &Need<'_>,
 ) -> Option<Found> {
     let query = Query {
         upstream: &exchange.plugin.upstream,
         token: &question.token,
         digest: question.digest,
-        origin: &ClientOrigin(cb.host),
+        origin: &ClientOrigin {
+            host: cb.host,
+            head,
+        },
     };
     if let Some(found) = resolver.lookup(cb, &query) {
         return Some(found);
@@ -38,7 +42,7 @@ pub(super) fn identify<H: Host, W: From<Waiter>>(
         exchange: Rc::clone(exchange),
         purpose: Purpose::LogoutAll,
     };
-    resolver.resolve(cb, &query, exchange.stream, waiter.into_waiting(cb))
+    resolver.resolve(cb, &query, Some(exchange.stream), waiter.into())
 }
 
 /// Watches whether MAS ends the sessions of the user that was found.

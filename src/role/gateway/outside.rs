@@ -9,11 +9,14 @@
 //! has the endpoint's name in it, in any encoding, may be an introspection. And if Envoy does not tell where the
 //! request goes, it may go there.
 
-use super::{carry_out::reject, head::Head, policy::RequestHead as _, watch::Exchange};
+use super::{
+    carry_out::{ReplyForm, reject},
+    watch::Exchange,
+};
 use crate::{
     form::percent::decode_to_the_end,
-    host::{Metrics, Streams},
-    matrix::reply::{Cors, Rejection},
+    host::{Metrics, RequestHead, Streams},
+    matrix::reply::Rejection,
 };
 
 /// Tells once for each plugin that the selected request, a client's, is routed to the cluster of the introspections.
@@ -39,7 +42,7 @@ pub(super) fn report_route(host: &impl Streams, exchange: &Exchange) {
 pub(super) fn refuse<H: Streams + Metrics>(
     host: &H,
     exchange: &Exchange,
-    head: &Head<'_, H>,
+    head: &RequestHead,
 ) -> bool {
     let settings = &exchange.plugin.config.introspection;
     if settings.credential.known().is_some() || !may_be_introspection(&settings.path, head.target())
@@ -50,12 +53,7 @@ pub(super) fn refuse<H: Streams + Metrics>(
         .route_cluster()
         .is_some_and(|cluster| cluster != settings.cluster.as_bytes());
     if !is_elsewhere {
-        reject(
-            host,
-            exchange,
-            Rejection::Unrecognized,
-            Cors::of(head.target()),
-        );
+        reject(host, exchange, Rejection::Unrecognized, ReplyForm::of(head));
     }
     !is_elsewhere
 }

@@ -1,12 +1,13 @@
 //! The gateway role's decisions: what a request needs, and what a verdict makes of it.
 //!
-//! Pure: a request comes in through [`RequestHead`], a decision goes out as data. The order of the checks
+//! Pure: a request comes in as [`RequestHead`], a decision goes out as data. The order of the checks
 //! is Synapse's, so that a malformed request gets exactly the reply Synapse would give.
 
 use std::rc::Rc;
 
 use crate::{
     config::{Config, FormTokens, Mode, OnFailure, QueryToken, UnrecognizedTokens},
+    host::RequestHead,
     mas::{
         introspection::{ActiveToken, NoVerdict},
         token::{Shape, TokenKind, shape},
@@ -21,18 +22,6 @@ use crate::{
     resolver::Verdict,
     token::{AccessToken, TokenDigest},
 };
-
-/// What the gate reads of a request. Each method is a host call, so none is made before it is needed.
-pub trait RequestHead {
-    /// The raw `:path`, with query.
-    fn target(&self) -> &[u8];
-    /// `:method`.
-    fn method(&self) -> &[u8];
-    /// `authorization`; several fields arrive joined with commas.
-    fn authorization(&self) -> Option<&[u8]>;
-    /// `content-type`.
-    fn content_type(&self) -> Option<Vec<u8>>;
-}
 
 /// What a request needs before it may go on.
 #[derive(Debug)]
@@ -132,7 +121,7 @@ impl Annotation {
 }
 
 /// Decides what `head` needs under `config`.
-pub fn inspect<'a>(config: &Config, head: &'a impl RequestHead) -> Inspection<'a> {
+pub fn inspect<'a>(config: &Config, head: &'a RequestHead) -> Inspection<'a> {
     let target = head.target();
     let requirement = config
         .endpoints
@@ -143,12 +132,13 @@ pub fn inspect<'a>(config: &Config, head: &'a impl RequestHead) -> Inspection<'a
             return Inspection::Forward;
         }
         AuthRequirement::MasOwned => {
+            let authorization = head.authorization().first();
             // The paths without MAS's prefix stay MAS's as well.
             let end = [config.endpoints.mas_target(target), target]
                 .into_iter()
-                .find_map(|target| SessionEnd::of(target, || head.method(), head.authorization()));
+                .find_map(|target| SessionEnd::of(target, || head.method(), authorization));
             return match end {
-                Some(end) => inspect_end(config, end, head.authorization()),
+                Some(end) => inspect_end(config, end, authorization),
                 None => Inspection::Forward,
             };
         }
@@ -157,7 +147,7 @@ pub fn inspect<'a>(config: &Config, head: &'a impl RequestHead) -> Inspection<'a
         | AuthRequirement::Admin
         | AuthRequirement::Unknown => {}
     }
-    let form_post = || is_form_post(head.method(), head.content_type().as_deref());
+    let form_post = || is_form_post(head.method(), head.content_type());
     let credential = match extract(head.authorization(), target, form_post) {
         Ok(credential) => credential,
         Err(error) => return unless_optional(requirement, error.into()),
@@ -248,9 +238,8 @@ fn inspect_token<'a>(
 }
 
 /// Whether the homeserver answers `head` without a look at its token, so that none can be wrong: a
-/// pre-flight, or a method that it does not serve there. Asked only where a token would be asked about or
-/// rejected, since it reads the method.
-pub fn ignores_token(config: &Config, head: &impl RequestHead) -> bool {
+/// pre-flight, or a method that it does not serve there.
+pub fn ignores_token(config: &Config, head: &RequestHead) -> bool {
     let method = Method::from_bytes(head.method());
     method == Method::Options || config.endpoints.refuses(head.target(), method)
 }

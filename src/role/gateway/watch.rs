@@ -14,6 +14,7 @@ use crate::{
     host::{Callback, Host, Streams},
     mas::{provisioning::Revocation, user::UserKey},
     matrix::session_end::{RevocationForm, SessionEnd},
+    metrics::InvalidationReason,
     resolver::{Invalidation, Resolver},
     role::{
         body,
@@ -130,7 +131,7 @@ pub(super) fn on_response_headers<H: Host, W>(
             let upstream = &exchange.plugin.upstream;
             if refused.admit(upstream.question(&token), cb.now()) {
                 let what = Invalidation::Token(&token);
-                resolver.invalidate(cb, &upstream.cache, what, "homeserver");
+                resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Homeserver);
             }
         }
         Watch::SessionEnd(ending) if status.is_some_and(|status| (200..300).contains(&status)) => {
@@ -159,16 +160,17 @@ fn end_session<H: Host, W>(
     let mut invalidate = |what, reason| resolver.invalidate(cb, cache, what, reason);
     match ending {
         Ending::Logout(token) => {
-            invalidate(Invalidation::Token(token), "logout");
+            invalidate(Invalidation::Token(token), InvalidationReason::Logout);
         }
         Ending::LogoutAll(token, user) => {
-            let owner = invalidate(Invalidation::Token(token), "logout");
+            let owner = invalidate(Invalidation::Token(token), InvalidationReason::Logout);
             if let Some(user) = user.or(owner) {
-                invalidate(Invalidation::User(&user, &Revocation::All), "logout");
+                let everything = Invalidation::User(&user, &Revocation::All);
+                invalidate(everything, InvalidationReason::Logout);
             }
         }
         Ending::Revocation(token) => {
-            invalidate(Invalidation::Token(token), "revocation");
+            invalidate(Invalidation::Token(token), InvalidationReason::Revocation);
         }
     }
 }

@@ -20,8 +20,10 @@ use crate::{
     clock::Instant,
     config::Config,
     form,
+    host::RequestHead,
     mas::introspection::{DEVICE_ID_SUPPORT, LIFETIME},
-    matrix::reply::{Rejection, Reply},
+    matrix::{credential::Authorization, reply::Reply},
+    metrics::RejectionReason,
 };
 
 /// Largest form that is read, in bytes. Synapse's are under 1 KiB.
@@ -30,31 +32,31 @@ pub const MAX_FORM_BYTES: usize = 64 * 1024;
 /// Seconds to wait after a 503; see [`crate::matrix::reply::RETRY_INTROSPECTION_SECONDS`].
 const RETRY_AFTER: &str = "1";
 
-/// The headers of a request that the cache may answer, once its form is read.
+/// What the head says of a request that the cache may answer, once its form is read.
 #[derive(Debug)]
-pub struct Head {
+pub struct Announced<'a> {
     /// The value of `authorization`. Whether MAS would accept it is still to be told.
-    pub credential: Vec<u8>,
+    pub credential: &'a [u8],
     /// The length of the form.
     pub form_bytes: usize,
 }
 
-/// Reads the headers. `header` gives the value of a request header. `None`: MAS answers.
-pub fn head(config: &Config, header: impl Fn(&str) -> Option<Vec<u8>>) -> Option<Head> {
-    let is = |name, expected: &str| header(name).is_some_and(|value| value == expected.as_bytes());
+/// Returns what the head says, if it is that of a request that the cache may answer. `None`: MAS answers.
+pub fn announced<'a>(config: &Config, head: &'a RequestHead) -> Option<Announced<'a>> {
     let (name, value) = DEVICE_ID_SUPPORT;
-    let is_ours = is(":path", &config.introspection.path)
-        && is(":method", "POST")
-        && is(name, value)
-        && header("content-type").is_some_and(|value| is_form(&value))
-        && header("content-encoding").is_none();
-    if !is_ours {
-        return None;
+    let may_be_answered = head.target() == config.introspection.path.as_bytes()
+        && head.method() == b"POST"
+        && head.first(name) == Some(value.as_bytes())
+        && head.content_type().is_some_and(is_form)
+        && head.first("content-encoding").is_none();
+    let form_bytes = short_length(head.first("content-length")?)?;
+    match head.authorization() {
+        Authorization::One(credential) if may_be_answered => Some(Announced {
+            credential,
+            form_bytes,
+        }),
+        _ => None,
     }
-    Some(Head {
-        form_bytes: short_length(&header("content-length")?)?,
-        credential: header("authorization")?,
-    })
 }
 
 fn is_form(content_type: &[u8]) -> bool {
@@ -107,7 +109,7 @@ pub fn unavailable() -> Reply {
     let mut headers = headers();
     headers.push(("retry-after", RETRY_AFTER.into()));
     Reply {
-        reason: Rejection::IntrospectionFailed.label(),
+        reason: RejectionReason::IntrospectionFailed.label(),
         status: 503,
         headers,
         body: Cow::Borrowed(
@@ -134,7 +136,9 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::{cache::expiry::Expiry, config, mas::introspection::Answer, token::TokenDigest};
+    use crate::{
+        cache::expiry::Expiry, config, host::Fields, mas::introspection::Answer, token::TokenDigest,
+    };
 
     const GOOD: [(&str, &str); 6] = [
         (":method", "POST"),
@@ -152,16 +156,11 @@ mod tests {
             &|_| None,
         )
         .unwrap();
-        let head = head(&config, |wanted| {
-            let found = if wanted == name {
-                value
-            } else {
-                let header = GOOD.iter().find(|(name, _)| *name == wanted);
-                header.map(|(_, value)| *value)
-            };
-            found.map(|value| value.as_bytes().to_vec())
-        });
-        head.map(|head| head.credential)
+        let others = GOOD.iter().copied().filter(|(given, _)| *given != name);
+        let fields = others.chain(value.map(|value| (name, value)));
+        let fields = fields.map(|(name, value)| (name, value.as_bytes()));
+        let head = RequestHead::new(Fields::of(fields));
+        announced(&config, &head).map(|announced| announced.credential.to_vec())
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
         CoarseClock, RootId, Streams as _,
         fake::{FakeHost, START},
     },
-    mas::introspection::{Answer, IntrospectionResponse},
+    mas::introspection::{Answer, ConnectionFault, IntrospectionResponse},
     role::{exchange::Watch as _, plugin::Plugin},
 };
 
@@ -112,8 +112,8 @@ impl Listener {
         let cb = Callback::new(&self.host, ROOT, &self.clock);
         self.resolver.on_call_response(&cb, call, response);
         while let Some(resolution) = self.resolver.poll() {
-            for (stream, waiting) in resolution.waiters {
-                self.host.select(stream);
+            for waiting in resolution.waiters.into_values() {
+                self.host.select(waiting.waiter.exchange.stream);
                 self.role.finish(&cb, &resolution.found, &waiting.waiter);
             }
         }
@@ -329,7 +329,11 @@ fn each_verdict_makes_its_reply() {
     for (why, is_passed_on) in [
         (NoVerdict::Undeliverable, false),
         (NoVerdict::Reset, false),
-        (NoVerdict::Status, false),
+        (NoVerdict::Status(500), false),
+        (NoVerdict::UnknownCluster, false),
+        (NoVerdict::Unreachable(ConnectionFault::Other), false),
+        (NoVerdict::Timeout, false),
+        (NoVerdict::NotJson, false),
         (NoVerdict::Oversized, false),
         (NoVerdict::Malformed, false),
         (NoVerdict::Lost, false),

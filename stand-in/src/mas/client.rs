@@ -93,16 +93,18 @@ pub(super) enum Body {
     TooLong,
 }
 
-/// Reads credential and form from a request. The form is absent if the content type is another.
+/// Reads credential and form from a request. The form is absent if the content type is another, and refused without the
+/// field `required`.
 pub(super) fn authorization(
     headers: &HeaderMap,
     body: &Body,
+    required: &str,
 ) -> Result<(Credential, Option<Form>), Reply> {
     let from_header = headers
         .get(header::AUTHORIZATION)
         .map(|value| from_header(value.as_bytes()))
         .transpose()?;
-    let form = form(headers, body)?;
+    let form = form(headers, body, required)?;
     let id = form
         .as_ref()
         .and_then(|form| form.value("client_id"))
@@ -223,7 +225,7 @@ fn from_header(value: &[u8]) -> Result<Credential, Reply> {
     })
 }
 
-fn form(headers: &HeaderMap, body: &Body) -> Result<Option<Form>, Reply> {
+fn form(headers: &HeaderMap, body: &Body, required: &str) -> Result<Option<Form>, Reply> {
     let is_form = headers.get(header::CONTENT_TYPE).is_some_and(|value| {
         let essence = value
             .as_bytes()
@@ -253,10 +255,10 @@ fn form(headers: &HeaderMap, body: &Body) -> Result<Option<Form>, Reply> {
             )));
         }
     }
-    if !form.contains_key("token") {
-        return Err(Reply::server_error(
-            "Failed to deserialize form body: missing field `token`",
-        ));
+    if !form.contains_key(required) {
+        return Err(Reply::server_error(&format!(
+            "Failed to deserialize form body: missing field `{required}`"
+        )));
     }
     Ok(Some(Form(form)))
 }

@@ -30,6 +30,7 @@ const BODY_LIMIT: usize = 2 * 1024 * 1024;
 enum Endpoint {
     Introspect,
     Revoke,
+    Token,
     Logout,
     LogoutAll,
     UserInfo,
@@ -43,6 +44,7 @@ impl Endpoint {
         match path {
             "/oauth2/introspect" => Some(Self::Introspect),
             "/oauth2/revoke" => Some(Self::Revoke),
+            "/oauth2/token" => Some(Self::Token),
             "/oauth2/userinfo" => Some(Self::UserInfo),
             "/.well-known/openid-configuration" => Some(Self::Discovery),
             "/health" => Some(Self::Health),
@@ -69,7 +71,9 @@ impl Endpoint {
         match self {
             Self::UserInfo => "GET,HEAD,POST",
             Self::Discovery | Self::Health => "GET,HEAD",
-            Self::Introspect | Self::Revoke | Self::Logout | Self::LogoutAll => "POST",
+            Self::Introspect | Self::Revoke | Self::Token | Self::Logout | Self::LogoutAll => {
+                "POST"
+            }
         }
     }
 
@@ -245,6 +249,7 @@ async fn serve(shared: &Shared, endpoint: Endpoint, headers: &HeaderMap, body: &
     let served = match endpoint {
         Endpoint::Introspect => introspection(shared, headers, body),
         Endpoint::Revoke => revocation(shared, headers, body),
+        Endpoint::Token => new_tokens(shared, headers, body),
         Endpoint::Logout => logout(shared, headers, false),
         Endpoint::LogoutAll if shared.logout_all => logout(shared, headers, true),
         Endpoint::LogoutAll => Err(Reply::matrix(
@@ -262,7 +267,7 @@ async fn serve(shared: &Shared, endpoint: Endpoint, headers: &HeaderMap, body: &
 }
 
 fn introspection(shared: &Shared, headers: &HeaderMap, body: &Body) -> Result<Reply, Reply> {
-    let (credential, form) = client::authorization(headers, body)?;
+    let (credential, form) = client::authorization(headers, body, "token")?;
     match &credential {
         Credential::Bearer(token) => {
             if *lock(&shared.secret) != Redacted(token.clone()) {
@@ -298,7 +303,7 @@ fn introspection(shared: &Shared, headers: &HeaderMap, body: &Body) -> Result<Re
 }
 
 fn revocation(shared: &Shared, headers: &HeaderMap, body: &Body) -> Result<Reply, Reply> {
-    let (credential, form) = client::authorization(headers, body)?;
+    let (credential, form) = client::authorization(headers, body, "token")?;
     let client = client::authenticate(&shared.clients, &credential)?;
     let (token, hint) = token_and_hint(form.as_ref())?;
     let outcome = lock(&shared.state).revoke(token, hint, client, shared.clock.now());
@@ -318,6 +323,40 @@ fn revocation(shared: &Shared, headers: &HeaderMap, body: &Body) -> Result<Reply
             "The authorization server does not support the revocation of the presented token type.",
         )),
     }
+}
+
+/// The refresh grant (RFC 6749, section 6), and no other.
+fn new_tokens(shared: &Shared, headers: &HeaderMap, body: &Body) -> Result<Reply, Reply> {
+    let (credential, form) = client::authorization(headers, body, "grant_type")?;
+    client::authenticate(&shared.clients, &credential)?;
+    let form = form.ok_or_else(Reply::invalid_request)?;
+    if form.value("grant_type") != Some("refresh_token") {
+        return Err(Reply::oauth(
+            400,
+            "unsupported_grant_type",
+            "The stand-in knows the grant refresh_token only.",
+        ));
+    }
+    let old = form
+        .value("refresh_token")
+        .ok_or_else(Reply::invalid_request)?;
+    let issued = shared
+        .issue_by_refresh(old)
+        .ok_or_else(|| Reply::oauth(400, "invalid_grant", "The refresh token is not good."))?;
+    let mut reply = Reply::json(
+        200,
+        serde_json::json!({
+            "access_token": issued.access_token,
+            "refresh_token": issued.refresh_token,
+            "token_type": "Bearer",
+            "expires_in": issued.expires_in.map(|left| left.as_secs()),
+        })
+        .to_string(),
+    );
+    reply
+        .headers
+        .push((header::CACHE_CONTROL, "no-store".to_owned()));
+    Ok(reply)
 }
 
 fn token_and_hint(form: Option<&Form>) -> Result<(&str, Option<&str>), Reply> {

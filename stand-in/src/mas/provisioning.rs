@@ -564,6 +564,9 @@ async fn call(shared: &Shared, target: Target, body: String) -> Option<Answer> {
         sent,
         ended: Instant::now(),
     };
+    if let Some(tell) = &shared.on_provisioning {
+        tell(&call);
+    }
     shared.provisioning.record(call, shared.keep_requests);
     answer
 }

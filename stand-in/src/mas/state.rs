@@ -270,6 +270,12 @@ impl State {
         self.hold(new_refresh.to_owned(), next);
     }
 
+    /// What is left of a token's life; `None` if it does not expire.
+    pub(super) fn left_of(&self, token: &str, now: Duration) -> Option<Duration> {
+        let expires = self.tokens.get(token)?.expires?;
+        Some(expires.saturating_sub(now))
+    }
+
     /// A new token for a session that has not ended.
     fn issue(&self, id: u64, token_use: TokenUse, token: &str, now: Duration) -> Option<Token> {
         let session = self.sessions.get(&id)?;
@@ -317,6 +323,12 @@ impl State {
             .filter(|session| session.username.as_deref() == Some(username))
             .flat_map(Session::devices)
             .collect()
+    }
+
+    /// Whether `token` is an access token that an introspection would call active.
+    pub(super) fn is_active(&self, token: &str, now: Duration) -> bool {
+        self.valid(token, now)
+            .is_some_and(|(found, _)| found.token_use == TokenUse::AccessToken)
     }
 
     /// RFC 7662. `with_device_id`: the caller understands the `device_id` member. An active token counts as used from

@@ -34,7 +34,7 @@ const SOURCES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
 
 /// What happens to one worker.
 enum Action {
-    Request(Rc<Plugin>, Request, Purpose),
+    Request(Rc<Plugin>, Box<Request>, Purpose),
     Answer(CallId, Option<u16>, Option<String>, String),
     Response(StreamId, u16),
     Hints,
@@ -78,7 +78,7 @@ impl fmt::Display for Action {
 fn perform(worker: &mut SimulatedWorker, action: Action) -> Option<(StreamId, Purpose)> {
     match action {
         Action::Request(plugin, request, purpose) => {
-            return Some((worker.request(&plugin, request), purpose));
+            return Some((worker.request(&plugin, *request), purpose));
         }
         Action::Answer(call, status, lifetime, body) => {
             let response = IntrospectionResponse {
@@ -265,7 +265,7 @@ impl Scenario {
         let purpose = Purpose::Decide { session, source };
         Some(Action::Request(
             self.plugin(Role::Gateway),
-            request,
+            request.into(),
             purpose,
         ))
     }
@@ -281,7 +281,7 @@ impl Scenario {
         let purpose = Purpose::Answer { session };
         Some(Action::Request(
             self.plugin(Role::Introspection),
-            request,
+            request.into(),
             purpose,
         ))
     }
@@ -389,7 +389,7 @@ impl Scenario {
             self.note_told(&told);
         }
         let plugin = self.plugin(Role::Provisioning);
-        Some(Action::Request(plugin, request, Purpose::Tell(told)))
+        Some(Action::Request(plugin, request.into(), Purpose::Tell(told)))
     }
 
     /// A client ends a session, often one that is being asked about.
@@ -423,7 +423,7 @@ impl Scenario {
         };
         Some(Action::Request(
             self.plugin(Role::Gateway),
-            request.source(SOURCES[source]),
+            request.source(SOURCES[source]).into(),
             purpose,
         ))
     }

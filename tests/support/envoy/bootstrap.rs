@@ -171,6 +171,26 @@ pub fn cluster<'a>(config: &'a mut Value, name: &str) -> &'a mut Value {
         .unwrap_or_else(|| panic!("there is no cluster {name}"))
 }
 
+/// Points every endpoint of a cluster to `addr`.
+pub fn move_cluster(cluster: &mut Value, addr: SocketAddr) {
+    let endpoints = found(cluster, "/load_assignment/endpoints/0/lb_endpoints");
+    for endpoint in endpoints.as_array_mut().expect("lb_endpoints is a list") {
+        move_endpoint(endpoint, addr);
+    }
+}
+
+/// Points an endpoint to `addr`.
+pub fn move_endpoint(endpoint: &mut Value, addr: SocketAddr) {
+    endpoint["endpoint"]["address"] = json!({
+        "socket_address": {"address": addr.ip().to_string(), "port_value": addr.port()},
+    });
+}
+
+/// Lets a listener listen on a free port of loopback.
+pub fn move_listener(listener: &mut Value) {
+    listener["address"] = loopback(0);
+}
+
 /// Takes the listeners out of `config`, which then reads them from the file `path`; returns them as the
 /// resources that belong there.
 pub(super) fn move_listeners_to(config: &mut Value, path: &Path) -> Value {

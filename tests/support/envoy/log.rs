@@ -43,6 +43,11 @@ impl Log {
         self.written.borrow().clone()
     }
 
+    /// How many bytes were written so far.
+    pub fn length(&self) -> usize {
+        self.written.borrow().len()
+    }
+
     /// Resolves when `text` was written after the first `from` bytes, with the line that it is in.
     ///
     /// # Panics

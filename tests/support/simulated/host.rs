@@ -8,8 +8,8 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use matrix_edge_auth::{
     clock::Instant,
     host::{
-        CallId, HostError, If, Metrics, NotWritten, QueueId, RootId, Runtime, Store, StreamId,
-        Streams, Versioned,
+        CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead, RootId,
+        Runtime, Store, StreamId, Streams, Versioned,
     },
     mas::introspection::IntrospectionRequest,
     matrix::reply::Reply,
@@ -22,11 +22,34 @@ use super::{Call, Process, Request, vm::Vm};
 const BAD_ARGUMENT: HostError = HostError(2);
 const INTERNAL_FAILURE: HostError = HostError(10);
 
+const AUTHORIZATION: &str = "authorization";
+
 /// Envoy carries them out after the callback, each from within the one before: a thousand are more than the stack takes.
 const MAX_ENDED: usize = 256;
 
+/// The only cluster that this Envoy does not know.
+pub const UNKNOWN_CLUSTER: &str = "nowhere";
+
 /// Context ids of streams begin here, those of roots end.
 pub(super) const FIRST_STREAM: u32 = 1_000;
+
+/// Fields as Envoy hands them over: it joins those of `authorization`.
+fn fields(fields: &[(String, Vec<u8>)]) -> Fields {
+    let values = fields.iter().filter(|(name, _)| name == AUTHORIZATION);
+    let values: Vec<&[u8]> = values.map(|(_, value)| &**value).collect();
+    let joined = values.join(&b',');
+    let first = fields.iter().position(|(name, _)| name == AUTHORIZATION);
+    let shown =
+        fields
+            .iter()
+            .enumerate()
+            .filter_map(|(at, (name, value))| match name == AUTHORIZATION {
+                true if Some(at) == first => Some((AUTHORIZATION, &*joined)),
+                true => None,
+                false => Some((&**name, &**value)),
+            });
+    Fields::of(shown)
+}
 
 /// The shared data of a process, as any worker sees it.
 pub fn store(process: &Rc<Process>) -> impl Store {
@@ -105,24 +128,20 @@ impl Streams for SimulatedHost {
         alive
     }
 
-    fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
-        self.note(format!("get {name}"));
+    fn request_head(&self) -> Result<RequestHead, HostError> {
+        self.note("get head");
         if self.vm.faults.get_header.get() {
             return Err(INTERNAL_FAILURE);
         }
-        self.with_request(|request| {
-            let values: Vec<&[u8]> = request
-                .headers
-                .iter()
-                .filter(|(key, _)| key == name)
-                .map(|(_, value)| value.as_slice())
-                .collect();
-            Ok(match (name, values.as_slice()) {
-                (_, []) => None,
-                ("authorization", values) => Some(values.join(&b',')),
-                (_, [first, ..]) => Some(first.to_vec()),
-            })
-        })
+        self.with_request(|request| Ok(RequestHead::new(fields(&request.headers))))
+    }
+
+    fn request_trailers(&self) -> Result<Fields, HostError> {
+        self.note("get trailers");
+        if self.vm.faults.trailers.get() {
+            return Err(INTERNAL_FAILURE);
+        }
+        self.with_request(|request| Ok(fields(&request.trailers)))
     }
 
     fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
@@ -138,9 +157,15 @@ impl Streams for SimulatedHost {
         self.change_header(|request| request.headers.retain(|(key, _)| key != name))
     }
 
-    fn remove_request_trailer(&self, _name: &str) -> Result<(), HostError> {
+    fn remove_request_trailer(&self, name: &str) -> Result<(), HostError> {
         self.note("remove trailer");
-        Ok(())
+        if self.vm.faults.trailers.get() {
+            return Err(INTERNAL_FAILURE);
+        }
+        self.with_request(|request| {
+            request.trailers.retain(|(key, _)| key != name);
+            Ok(())
+        })
     }
 
     fn request_body(&self, start: usize, max: usize) -> Result<Vec<u8>, HostError> {
@@ -223,14 +248,17 @@ impl Runtime for SimulatedHost {
         &self,
         root: RootId,
         request: &IntrospectionRequest<'_>,
-    ) -> Result<CallId, HostError> {
+    ) -> Result<CallId, NotSent> {
         self.note("dispatch");
         assert!(
             self.context >= FIRST_STREAM || self.context == root.0,
             "the SDK would panic"
         );
         if self.vm.faults.dispatch.get() || self.vm.dropped.borrow().contains(&root) {
-            return Err(INTERNAL_FAILURE);
+            return Err(NotSent::Refused);
+        }
+        if request.cluster() == UNKNOWN_CLUSTER {
+            return Err(NotSent::UnknownCluster);
         }
         self.vm.next_call.set(self.vm.next_call.get() + 1);
         let id = CallId(self.vm.next_call.get());

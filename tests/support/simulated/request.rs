@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 pub struct Request {
     pub headers: Vec<(String, Vec<u8>)>,
     pub filter_state: BTreeMap<String, Vec<u8>>,
+    pub trailers: Vec<(String, Vec<u8>)>,
     pub(super) source: Vec<u8>,
     pub(super) cluster: Option<Vec<u8>>,
     pub(super) body: Vec<u8>,

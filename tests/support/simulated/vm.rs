@@ -43,10 +43,12 @@ pub struct Call {
 /// Faults that can be switched on for one worker.
 #[derive(Default)]
 pub struct Faults {
-    /// `dispatch_http_call` fails: no such cluster, no host, circuit breaker.
+    /// `dispatch_http_call` fails: no host, circuit breaker.
     pub dispatch: Cell<bool>,
     /// Every change of a header fails.
     pub set_header: Cell<bool>,
     /// Every reading of a header fails.
     pub get_header: Cell<bool>,
+    /// Every look at trailers, and every change, fails.
+    pub trailers: Cell<bool>,
 }

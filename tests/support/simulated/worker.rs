@@ -100,6 +100,18 @@ impl SimulatedWorker {
         self.vm.shown_request.take();
     }
 
+    /// The trailers of a request arrive, and end it.
+    pub fn request_trailers(&mut self, stream: StreamId, trailers: &[(&str, &str)]) {
+        let exchange = self.exchanges[&stream].clone();
+        if let Some(request) = self.vm.streams.borrow_mut().get_mut(&stream) {
+            let owned =
+                |(name, value): &(&str, &str)| ((*name).to_owned(), value.as_bytes().to_vec());
+            request.trailers = trailers.iter().map(owned).collect();
+        }
+        self.worker
+            .on_request_trailers(&self.host(stream.0), &exchange);
+    }
+
     /// The headers of the response to a forwarded request pass. The core sees nothing else of it.
     pub fn response(&mut self, stream: StreamId, status: u16) {
         let exchange = self.exchanges[&stream].clone();

@@ -71,7 +71,8 @@ pub fn file(home: &Path) -> PathBuf {
     home.join(FILE)
 }
 
-fn write(home: &Path, name: &str, content: &str) -> PathBuf {
+/// Writes a file that Synapse finds in `home`.
+pub fn write(home: &Path, name: &str, content: &str) -> PathBuf {
     let path = home.join(name);
     fs::write(&path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     path

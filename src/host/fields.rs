@@ -1,0 +1,178 @@
+//! The fields of a head or of trailers, as the host hands them over: all of them in one reading.
+//!
+//! A reading costs about as much as one of two single fields, since what is dear is to cross from the VM to
+//! the host. The form is that of the ABI (proxy-wasm 0.2.1, `proxy_get_header_map_pairs`): the number of fields, the
+//! sizes of every name and value, then each name and value with a closing zero byte; numbers are 32-bit,
+//! little-endian.
+//!
+//! The non-obvious rule: names and values may hold any byte, and the sizes are not believed. What does not add up
+//! to the last byte is no head at all, so nobody decides by half of one.
+
+use std::ops::Range;
+
+const NUMBER: usize = size_of::<u32>();
+
+/// Fields in the order in which the host holds them. `Debug` is not there, since values hold tokens.
+#[derive(Default)]
+pub struct Fields {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+/// Where the name and the value of a field stand in the buffer.
+pub(super) type Place = (Range<usize>, Range<usize>);
+
+impl Fields {
+    /// Takes the serialized form, which stays the only buffer. `None`: it is not whole, or longer than it says.
+    pub fn parse(bytes: Vec<u8>) -> Option<Self> {
+        // Envoy hands over nothing at all in place of an empty map.
+        if bytes.is_empty() {
+            return Some(Self::default());
+        }
+        let count = number(&bytes, 0)?;
+        let fields = Self { bytes, count };
+        let mut end = fields.start()?;
+        for at in 0..count {
+            let (_, value) = fields.place(at, end)?;
+            end = value.end.checked_add(1)?;
+        }
+        (end == fields.bytes.len()).then_some(fields)
+    }
+
+    /// Returns these fields, as a host would hand them over.
+    pub fn of<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> Self {
+        Self::parse(serialize(fields)).unwrap_or_default()
+    }
+
+    /// Returns every name and value.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.places()
+            .map(|(name, value)| (self.slice(name), self.slice(value)))
+    }
+
+    /// Returns the first value of a field, whose name is in lower case as the host writes all names.
+    pub fn first(&self, name: &str) -> Option<&[u8]> {
+        self.iter()
+            .find(|(key, _)| *key == name.as_bytes())
+            .map(|(_, value)| value)
+    }
+
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+        let mut end = self.start().unwrap_or_default();
+        (0..self.count).map_while(move |at| {
+            let (name, value) = self.place(at, end)?;
+            end = value.end.checked_add(1)?;
+            Some((name, value))
+        })
+    }
+
+    pub(super) fn slice(&self, range: Range<usize>) -> &[u8] {
+        self.bytes.get(range).unwrap_or_default()
+    }
+
+    /// Where the first name begins: behind the number of fields and all sizes.
+    fn start(&self) -> Option<usize> {
+        self.count.checked_mul(2 * NUMBER)?.checked_add(NUMBER)
+    }
+
+    /// The field number `at`, whose name begins at `start`.
+    fn place(&self, at: usize, start: usize) -> Option<Place> {
+        let sizes = at.checked_mul(2 * NUMBER)?.checked_add(NUMBER)?;
+        let name = start..start.checked_add(number(&self.bytes, sizes)?)?;
+        let start = name.end.checked_add(1)?;
+        let value = start..start.checked_add(number(&self.bytes, sizes.checked_add(NUMBER)?)?)?;
+        (value.end < self.bytes.len()).then_some((name, value))
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<usize> {
+    let number = bytes.get(at..at.checked_add(NUMBER)?)?.try_into().ok()?;
+    usize::try_from(u32::from_le_bytes(number)).ok()
+}
+
+/// Writes fields in the form of the ABI.
+pub(crate) fn serialize<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> Vec<u8> {
+    let texts = || {
+        fields
+            .clone()
+            .flat_map(|(name, value)| [name.as_bytes(), value])
+    };
+    let size = |length: usize| u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
+    let mut bytes = size(fields.clone().count()).to_vec();
+    for text in texts() {
+        bytes.extend_from_slice(&size(text.len()));
+    }
+    for text in texts() {
+        bytes.extend_from_slice(text);
+        bytes.push(0);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    const TWO: &[u8] = b"\x02\0\0\0\x01\0\0\0\x03\0\0\0\x02\0\0\0\0\0\0\0a\0b\0c\0dd\0\0";
+
+    fn parsed(bytes: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
+        let fields = Fields::parse(bytes.to_vec())?;
+        let owned = |(name, value): (&[u8], &[u8])| (name.to_vec(), value.to_vec());
+        Some(fields.iter().map(owned).collect())
+    }
+
+    #[test]
+    fn names_and_values_may_hold_any_byte() {
+        let expected = vec![
+            (b"a".to_vec(), b"b\0c".to_vec()),
+            (b"dd".to_vec(), Vec::new()),
+        ];
+        assert_eq!(parsed(TWO), Some(expected));
+        assert_eq!(parsed(b""), Some(Vec::new()));
+        assert_eq!(parsed(b"\0\0\0\0"), Some(Vec::new()));
+    }
+
+    #[test]
+    fn what_does_not_add_up_is_nothing() {
+        for length in 1..TWO.len() {
+            assert_eq!(parsed(&TWO[..length]), None, "the first {length} bytes");
+        }
+        assert_eq!(parsed(&[TWO, b"\0"].concat()), None, "one byte too many");
+        for at in 0..5 * NUMBER {
+            for byte in [0x05, 0x7f, 0x80, 0xff] {
+                let mut bytes = TWO.to_vec();
+                bytes[at] = byte;
+                assert_eq!(parsed(&bytes), None, "byte {at} is {byte:#x}");
+            }
+        }
+        assert_eq!(parsed(&[0xff; 64]), None);
+    }
+
+    #[test]
+    fn the_first_of_several_values_is_found() {
+        let fields = [("a", &b"1"[..]), ("b", b"2"), ("a", b"3"), ("c", b"")];
+        let fields = Fields::of(fields.into_iter());
+        assert_eq!(fields.first("a"), Some(&b"1"[..]));
+        assert_eq!(fields.first("c"), Some(&b""[..]));
+        assert_eq!(fields.first("A"), None);
+        assert_eq!(fields.first("d"), None);
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    proptest::proptest! {
+        #[test]
+        fn what_is_written_comes_back(fields: Vec<(String, Vec<u8>)>) {
+            let written = serialize(fields.iter().map(|(name, value)| (&**name, &**value)));
+            let expected = fields.into_iter().map(|(name, value)| (name.into_bytes(), value));
+            proptest::prop_assert_eq!(parsed(&written), Some(expected.collect()));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = parsed(&bytes);
+        }
+    }
+}

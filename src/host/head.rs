@@ -1,0 +1,127 @@
+//! The head of a request: every field that decides something, found in one pass over one reading.
+
+use std::ops::Range;
+
+use super::fields::Fields;
+use crate::matrix::credential::Authorization;
+
+/// The head of a request. `Debug` is not there, since it holds the token.
+#[derive(Default)]
+pub struct RequestHead {
+    fields: Fields,
+    method: Option<Range<usize>>,
+    target: Option<Range<usize>>,
+    content_type: Option<Range<usize>>,
+    authorization: Option<Range<usize>>,
+    has_several_authorizations: bool,
+}
+
+impl RequestHead {
+    /// Finds what decides in the fields of a request.
+    pub fn new(fields: Fields) -> Self {
+        let mut head = Self::default();
+        for (name, value) in fields.places() {
+            let found = match fields.slice(name) {
+                b":method" => &mut head.method,
+                b":path" => &mut head.target,
+                b"content-type" => &mut head.content_type,
+                b"authorization" => {
+                    head.has_several_authorizations |= head.authorization.is_some();
+                    &mut head.authorization
+                }
+                _ => continue,
+            };
+            found.get_or_insert(value);
+        }
+        Self { fields, ..head }
+    }
+
+    /// Returns `:method`.
+    pub fn method(&self) -> &[u8] {
+        self.value(self.method.as_ref()).unwrap_or_default()
+    }
+
+    /// Returns the raw `:path`, with query.
+    pub fn target(&self) -> &[u8] {
+        self.value(self.target.as_ref()).unwrap_or_default()
+    }
+
+    /// Returns `content-type`; the first, if there are several.
+    pub fn content_type(&self) -> Option<&[u8]> {
+        self.value(self.content_type.as_ref())
+    }
+
+    /// Returns the `authorization` fields. Where Envoy joins them with commas they are one.
+    pub fn authorization(&self) -> Authorization<'_> {
+        match self.value(self.authorization.as_ref()) {
+            None => Authorization::None,
+            Some(first) if self.has_several_authorizations => Authorization::Several { first },
+            Some(value) => Authorization::One(value),
+        }
+    }
+
+    /// Returns the first value of any field, whose name is in lower case.
+    pub fn first(&self, name: &str) -> Option<&[u8]> {
+        self.fields.first(name)
+    }
+
+    /// Returns every field.
+    pub fn fields(&self) -> &Fields {
+        &self.fields
+    }
+
+    fn value(&self, range: Option<&Range<usize>>) -> Option<&[u8]> {
+        range.map(|range| self.fields.slice(range.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    fn head(fields: &[(&str, &str)]) -> RequestHead {
+        let fields = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
+        RequestHead::new(Fields::of(fields))
+    }
+
+    #[test]
+    fn what_decides_is_found_wherever_it_stands() {
+        let head = head(&[
+            ("x", "1"),
+            ("content-type", "text/plain"),
+            (":path", "/a?b"),
+            ("content-type", "text/html"),
+            ("authorization", ""),
+            (":method", "PUT"),
+        ]);
+        assert_eq!(head.method(), b"PUT");
+        assert_eq!(head.target(), b"/a?b");
+        assert_eq!(head.content_type(), Some(&b"text/plain"[..]));
+        assert_eq!(head.authorization(), Authorization::One(b""));
+        assert_eq!(head.first("x"), Some(&b"1"[..]));
+    }
+
+    #[test]
+    fn several_authorizations_are_told_from_one() {
+        for (values, expected) in [
+            (&[][..], Authorization::None),
+            (&["a,b"], Authorization::One(b"a,b")),
+            (&["a", "b"], Authorization::Several { first: b"a" }),
+            (&["", ""], Authorization::Several { first: b"" }),
+        ] {
+            let fields: Vec<_> = values.iter().map(|v| ("authorization", *v)).collect();
+            assert_eq!(head(&fields).authorization(), expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_without_them_has_none() {
+        let head = head(&[]);
+        assert_eq!((head.method(), head.target()), (&b""[..], &b""[..]));
+        assert_eq!(head.content_type(), None);
+        assert_eq!(head.first("x"), None);
+    }
+}

@@ -1,0 +1,210 @@
+//! Why there is no verdict: the question was not asked, or what came back is no introspection response.
+//!
+//! The non-obvious rule: Envoy answers a call itself if MAS does not, and such a reply looks like MAS's own. Only its
+//! text tells them apart. The text is read for a few known words and never shown: it may come from elsewhere.
+
+use crate::metrics::IntrospectionOutcome;
+
+/// Why there is no verdict. Never cached, never a 401.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NoVerdict {
+    /// The call could not be made: Envoy knows no such cluster.
+    UnknownCluster,
+    /// The call could not be made: no healthy host, circuit breaker, missing credential.
+    Undeliverable,
+    /// Envoy's own reply: the connection failed before MAS answered.
+    Unreachable(ConnectionFault),
+    /// Envoy's own reply: MAS did not answer in time.
+    Timeout,
+    /// The call ended without a response: reset, or a body over Envoy's own limit.
+    Reset,
+    /// Another status than 200.
+    Status(u16),
+    /// A body over [`MAX_RESPONSE_BYTES`](super::MAX_RESPONSE_BYTES).
+    Oversized,
+    /// A 200 whose content type is not JSON, for example a page of HTML.
+    NotJson,
+    /// Not an introspection response: not JSON, truncated, `active` missing or not a boolean.
+    Malformed,
+    /// The answer never came; the deadline of the call passed.
+    Lost,
+    /// Not asked: too many calls in flight or requests waiting on this worker.
+    Overloaded,
+    /// Another worker asked, without a verdict.
+    Elsewhere,
+    /// Not asked: this source brought too many unknown tokens.
+    OverBudget {
+        /// When it may try again.
+        retry_after_ms: u64,
+    },
+}
+
+/// What ended a connection to MAS, as Envoy calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConnectionFault {
+    /// No host of the cluster is healthy.
+    NoHealthyHost,
+    /// More calls or connections than a circuit breaker of the cluster allows.
+    Overflow,
+    /// No connection came about, or no TLS session on it: Envoy does not tell which.
+    Failure,
+    /// None came about in time.
+    ConnectTimeout,
+    /// MAS closed the connection.
+    Termination,
+    /// MAS, or what stands in between, ended the stream.
+    StreamReset,
+    /// What came back is not HTTP, or not of the version that the cluster says.
+    Protocol,
+    /// Something else.
+    Other,
+}
+
+/// What Envoy's replies to a failed connection begin with.
+const CONNECTION_FAILED: &[u8] = b"upstream connect error or disconnect/reset before headers";
+
+/// Envoy's whole reply where no host can be asked.
+const NO_HEALTHY_HOST: &[u8] = b"no healthy upstream";
+
+/// Envoy's whole reply to a call past its timeout.
+const TIMED_OUT: &[u8] = b"upstream request timeout";
+
+/// How far a reply is read.
+const MAX_REPLY_BYTES: usize = 1_024;
+
+/// Words of Envoy's replies. The first that is found counts.
+const FAULTS: [(&[u8], ConnectionFault); 8] = [
+    (b"connection failure", ConnectionFault::Failure),
+    (b"connection timeout", ConnectionFault::ConnectTimeout),
+    (b"connection termination", ConnectionFault::Termination),
+    (b"protocol error", ConnectionFault::Protocol),
+    (b"overflow", ConnectionFault::Overflow),
+    (b"refused stream", ConnectionFault::StreamReset),
+    (b"remote reset", ConnectionFault::StreamReset),
+    (b"local reset", ConnectionFault::StreamReset),
+];
+
+impl NoVerdict {
+    /// Returns what a response with another status than 200 says: whether it is MAS's own or Envoy's.
+    pub fn of_status(status: u16, body: &[u8]) -> Self {
+        match status {
+            504 if body == TIMED_OUT => Self::Timeout,
+            503 if body == NO_HEALTHY_HOST => Self::Unreachable(ConnectionFault::NoHealthyHost),
+            502 | 503 if body.starts_with(CONNECTION_FAILED) => {
+                let body = body.get(..MAX_REPLY_BYTES).unwrap_or(body);
+                let contains = |word: &[u8]| body.windows(word.len()).any(|part| part == word);
+                let fault = FAULTS.iter().find(|(word, _)| contains(word));
+                Self::Unreachable(fault.map_or(ConnectionFault::Other, |(_, fault)| *fault))
+            }
+            _ => Self::Status(status),
+        }
+    }
+
+    /// Returns what the metrics call it; `None` if this worker tried to ask nothing.
+    pub const fn outcome(self) -> Option<IntrospectionOutcome> {
+        match self {
+            Self::UnknownCluster | Self::Undeliverable => Some(IntrospectionOutcome::Undeliverable),
+            Self::Unreachable(_) => Some(IntrospectionOutcome::Unreachable),
+            Self::Timeout => Some(IntrospectionOutcome::Timeout),
+            Self::Reset => Some(IntrospectionOutcome::Reset),
+            Self::Status(_) => Some(IntrospectionOutcome::Status),
+            Self::Oversized => Some(IntrospectionOutcome::Oversized),
+            Self::NotJson | Self::Malformed => Some(IntrospectionOutcome::Malformed),
+            Self::Lost => Some(IntrospectionOutcome::Lost),
+            Self::Overloaded => Some(IntrospectionOutcome::Overloaded),
+            Self::Elsewhere | Self::OverBudget { .. } => None,
+        }
+    }
+}
+
+impl ConnectionFault {
+    /// Returns it in words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::NoHealthyHost => "no host of the cluster is healthy",
+            Self::Overflow => "a circuit breaker of the cluster allows no more",
+            Self::Failure => "no connection came about",
+            Self::ConnectTimeout => "no connection came about in time",
+            Self::Termination => "the connection was closed",
+            Self::StreamReset => "the stream was reset",
+            Self::Protocol => {
+                "what came back is not HTTP of the version that the cluster is set to"
+            }
+            Self::Other => "the connection failed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    /// As Envoy writes them; the transport failure reason only before 1.40.
+    #[test]
+    fn envoys_own_replies_are_told_from_those_of_mas() {
+        use ConnectionFault as Fault;
+        for (status, body, expected) in [
+            (504, "upstream request timeout", NoVerdict::Timeout),
+            (
+                503,
+                "no healthy upstream",
+                NoVerdict::Unreachable(Fault::NoHealthyHost),
+            ),
+            (
+                503,
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
+                 transport failure reason: delayed connect error: Connection refused",
+                NoVerdict::Unreachable(Fault::Failure),
+            ),
+            (
+                503,
+                "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: \
+                 connection termination",
+                NoVerdict::Unreachable(Fault::Termination),
+            ),
+            (
+                503,
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
+                 transport failure reason: TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED",
+                NoVerdict::Unreachable(Fault::Failure),
+            ),
+            (
+                502,
+                "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
+                NoVerdict::Unreachable(Fault::Protocol),
+            ),
+            (
+                503,
+                "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+                NoVerdict::Unreachable(Fault::Overflow),
+            ),
+            (
+                503,
+                "upstream connect error or disconnect/reset before headers",
+                NoVerdict::Unreachable(Fault::Other),
+            ),
+            (503, "upstream", NoVerdict::Status(503)),
+            (503, "", NoVerdict::Status(503)),
+            (504, "no healthy upstream", NoVerdict::Status(504)),
+            (401, "upstream request timeout", NoVerdict::Status(401)),
+        ] {
+            assert_eq!(
+                NoVerdict::of_status(status, body.as_bytes()),
+                expected,
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_long_reply_is_read_from_its_beginning_only() {
+        let mut body = CONNECTION_FAILED.to_vec();
+        body.extend(vec![b' '; MAX_REPLY_BYTES]);
+        body.extend(b"overflow");
+        let expected = NoVerdict::Unreachable(ConnectionFault::Other);
+        assert_eq!(NoVerdict::of_status(503, &body), expected);
+    }
+}

@@ -1,0 +1,422 @@
+//! What the log says of a MAS that gives no verdicts, and when it does again.
+//!
+//! With a wrong cluster, path or secret every client gets 503. So the log names the key to look at. One line on each
+//! topic comes in a minute, from all workers together: the moments of the last lines are in shared data.
+//!
+//! The non-obvious rule: a line has fixed words, a status and what the configuration says of MAS; no token, no secret,
+//! and nothing that a client or a server sent.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::upstream::Upstream;
+use crate::{
+    cache::bucket::{Bucket, Buckets},
+    clock::Instant,
+    host::{Backend, Callback, NotWritten, Store},
+    mas::introspection::{ConnectionFault, Credential, NoVerdict, Settings},
+};
+
+/// How long the log is silent on a topic after a line on it.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Ways of asking that are remembered: each is told of on its own.
+const NUMBER: u32 = 64;
+
+/// Another worker may write in between; after so many attempts this one writes its own line.
+const WRITE_ATTEMPTS: usize = 4;
+
+/// What a line is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Topic {
+    Answers,
+    UnknownCluster,
+    Undeliverable,
+    Unreachable,
+    Timeout,
+    Reset,
+    Credential,
+    Path,
+    Authority,
+    Status,
+    Oversized,
+    NotJson,
+    Malformed,
+    Lost,
+    Overloaded,
+}
+
+impl Topic {
+    const NUMBER: usize = Self::Overloaded as usize + 1;
+
+    /// `None`: another worker tells of it, or there is nothing wrong with MAS.
+    fn of(why: NoVerdict) -> Option<Self> {
+        Some(match why {
+            NoVerdict::UnknownCluster => Self::UnknownCluster,
+            NoVerdict::Undeliverable => Self::Undeliverable,
+            NoVerdict::Unreachable(_) => Self::Unreachable,
+            NoVerdict::Timeout => Self::Timeout,
+            NoVerdict::Reset => Self::Reset,
+            NoVerdict::Status(401 | 403) => Self::Credential,
+            NoVerdict::Status(404 | 405 | 410) => Self::Path,
+            NoVerdict::Status(300..=399 | 421) => Self::Authority,
+            NoVerdict::Status(_) => Self::Status,
+            NoVerdict::Oversized => Self::Oversized,
+            NoVerdict::NotJson => Self::NotJson,
+            NoVerdict::Malformed => Self::Malformed,
+            NoVerdict::Lost => Self::Lost,
+            NoVerdict::Overloaded => Self::Overloaded,
+            NoVerdict::Elsewhere | NoVerdict::OverBudget { .. } => return None,
+        })
+    }
+}
+
+/// What the log was told of one way of asking.
+///
+/// ```text
+/// offset  bytes  what
+///      0      8  who is asked, see [`Upstream::fingerprint`]; all numbers little-endian
+///      8      1  1: the last line says that there is no verdict
+///      9    n*8  the moment of the last line on each topic, milliseconds; 0: there was none
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Told {
+    is_failing: bool,
+    at: [Instant; Topic::NUMBER],
+}
+
+impl Told {
+    fn decode(bytes: &[u8]) -> Option<(u64, Self)> {
+        let (fingerprint, rest) = bytes.split_first_chunk()?;
+        let (is_failing, moments) = rest.split_first()?;
+        let mut told = Self {
+            is_failing: *is_failing != 0,
+            ..Self::default()
+        };
+        for (at, bytes) in told.at.iter_mut().zip(moments.chunks_exact(8)) {
+            *at = Instant::from_millis(u64::from_le_bytes(bytes.try_into().ok()?));
+        }
+        Some((u64::from_le_bytes(*fingerprint), told))
+    }
+
+    fn encode(&self, fingerprint: u64) -> Vec<u8> {
+        let mut bytes = fingerprint.to_le_bytes().to_vec();
+        bytes.push(u8::from(self.is_failing));
+        for at in self.at {
+            bytes.extend_from_slice(&at.as_millis().to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Returns the moment of the last line on `topic`; the clock's base if there was none.
+    fn last(&self, topic: Topic) -> Instant {
+        self.at.get(topic as usize).copied().unwrap_or_default()
+    }
+
+    fn set(&mut self, topic: Topic, now: Instant) {
+        if let Some(at) = self.at.get_mut(topic as usize) {
+            *at = now;
+        }
+    }
+
+    fn is_quiet(&self, topic: Topic, now: Instant) -> bool {
+        let last = self.last(topic);
+        last != Instant::default() && now < last + QUIET
+    }
+}
+
+/// The log of one worker, as far as MAS goes.
+#[derive(Debug)]
+pub struct Reports {
+    shared: Buckets,
+    /// What this worker knows of the lines so far. Here a way of asking fails as soon as one question does.
+    known: BTreeMap<u64, Told>,
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        Self {
+            shared: Buckets::new("o", NUMBER),
+            known: BTreeMap::new(),
+        }
+    }
+}
+
+impl Reports {
+    /// Tells that a question got no verdict, if a line is due.
+    pub fn note_failure<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        upstream: &Upstream,
+        why: NoVerdict,
+    ) {
+        let Some(topic) = Topic::of(why) else { return };
+        let (fingerprint, now) = (upstream.fingerprint(), cb.now());
+        let known = self.known(fingerprint);
+        // Too many questions at once say nothing of MAS.
+        let is_fault = topic != Topic::Overloaded;
+        known.is_failing |= is_fault;
+        if known.is_quiet(topic, now) {
+            return;
+        }
+        let told = self.tell(cb.host, fingerprint, topic, now, |told| {
+            told.is_failing |= is_fault;
+            !told.is_quiet(topic, now)
+        });
+        if told.is_some() {
+            log::warn!("{}", failure(&upstream.settings, why));
+        }
+    }
+
+    /// Tells that MAS has answered, if the log does not say so.
+    pub fn note_answer<H: Backend>(&mut self, cb: &Callback<'_, H>, upstream: &Upstream) {
+        let (fingerprint, now) = (upstream.fingerprint(), cb.now());
+        let topic = Topic::Answers;
+        let known = self.known(fingerprint);
+        let is_told = known.last(topic) != Instant::default() && !known.is_failing;
+        if is_told || known.is_quiet(topic, now) {
+            return;
+        }
+        let told = self.tell(cb.host, fingerprint, topic, now, |told| {
+            let is_due = told.is_failing || told.last(topic) == Instant::default();
+            let is_told = is_due && !told.is_quiet(topic, now);
+            told.is_failing &= !is_told;
+            is_told
+        });
+        if let Some(before) = told {
+            let again = if before.is_failing { " again" } else { "" };
+            log::info!("MAS answers{again}, at {}", place(&upstream.settings));
+        }
+    }
+
+    /// Notes a line on `topic` in shared data, if it is due there: `update` says so, and changes what is told. Returns
+    /// what was told before; `None` if the line is not due.
+    fn tell(
+        &mut self,
+        store: &impl Store,
+        fingerprint: u64,
+        topic: Topic,
+        now: Instant,
+        update: impl Fn(&mut Told) -> bool,
+    ) -> Option<Told> {
+        for _ in 0..WRITE_ATTEMPTS {
+            let (bucket, mut records) = self.read(store, fingerprint);
+            let found = records.iter().find(|(other, _)| *other == fingerprint);
+            let before = found.map(|(_, told)| *told).unwrap_or_default();
+            let mut told = before;
+            let is_due = update(&mut told);
+            if !is_due {
+                let known = self.known(fingerprint);
+                known.set(topic, before.last(topic));
+                known.is_failing &= topic != Topic::Answers || before.is_failing;
+                return None;
+            }
+            told.set(topic, now);
+            records.retain(|(other, _)| *other != fingerprint);
+            if records.len() >= self.shared.capacity {
+                records.remove(0);
+            }
+            records.push((fingerprint, told));
+            match write(store, &bucket, &records) {
+                Ok(()) => {
+                    let is_failing = self.known(fingerprint).is_failing;
+                    *self.known(fingerprint) = Told {
+                        is_failing: is_failing && topic != Topic::Answers,
+                        ..told
+                    };
+                    return Some(before);
+                }
+                Err(NotWritten::Changed) => {}
+                Err(NotWritten::Refused) => break,
+            }
+        }
+        // Better one line from each worker than none.
+        let known = self.known(fingerprint);
+        let before = *known;
+        update(known);
+        known.set(topic, now);
+        Some(before)
+    }
+
+    fn known(&mut self, fingerprint: u64) -> &mut Told {
+        if self.known.len() >= NUMBER as usize && !self.known.contains_key(&fingerprint) {
+            self.known.pop_first();
+        }
+        self.known.entry(fingerprint).or_default()
+    }
+
+    fn read(&self, store: &impl Store, fingerprint: u64) -> (Bucket, Vec<(u64, Told)>) {
+        let bucket = self.shared.read(store, &fingerprint.to_le_bytes());
+        let records = bucket.records().filter_map(Told::decode).collect();
+        (bucket, records)
+    }
+}
+
+fn write(store: &impl Store, bucket: &Bucket, records: &[(u64, Told)]) -> Result<(), NotWritten> {
+    let records: Vec<_> = records
+        .iter()
+        .map(|(fingerprint, told)| told.encode(*fingerprint))
+        .collect();
+    bucket.replace(store, records.iter().map(Vec::as_slice))
+}
+
+/// Returns where MAS is asked, as configured.
+fn place(settings: &Settings) -> String {
+    let Settings {
+        cluster,
+        authority,
+        path,
+        ..
+    } = settings;
+    format!("cluster {cluster} ({authority}{path})")
+}
+
+/// Returns the line about a question without a verdict.
+fn failure(settings: &Settings, why: NoVerdict) -> String {
+    format!(
+        "no verdict on tokens from {}: {}",
+        place(settings),
+        explanation(settings, why)
+    )
+}
+
+/// Returns what happened, and what to look at.
+fn explanation(settings: &Settings, why: NoVerdict) -> String {
+    let timeout = settings.timeout;
+    match why {
+        NoVerdict::UnknownCluster => {
+            "Envoy knows no cluster of that name; compare introspection.cluster with Envoy's clusters".to_owned()
+        }
+        NoVerdict::Undeliverable => {
+            "Envoy does not send the question; see whether a host of the cluster is healthy, what its circuit \
+             breakers allow, and whether there is a credential to inject"
+                .to_owned()
+        }
+        NoVerdict::Unreachable(fault) => {
+            let text = fault.text();
+            match fault {
+                ConnectionFault::Overflow => format!("{text}; see its circuit_breakers"),
+                ConnectionFault::Failure => {
+                    format!("{text}; see whether MAS runs at the cluster's endpoints, and the cluster's TLS settings")
+                }
+                _ => format!("{text}; see whether MAS runs at the cluster's endpoints"),
+            }
+        }
+        NoVerdict::Timeout => format!(
+            "no answer within introspection.timeout ({timeout:?}); see whether MAS or its database is overloaded"
+        ),
+        NoVerdict::Reset => "the answer broke off, or was longer than Envoy keeps; see MAS's log".to_owned(),
+        NoVerdict::Status(status) => format!("MAS answered {status}; {}", of_status(settings, why)),
+        NoVerdict::Oversized => {
+            "the answer is too long for an introspection response; see whether introspection.authority is MAS's name"
+                .to_owned()
+        }
+        NoVerdict::NotJson => {
+            "the answer is not JSON, such as a page of HTML; see whether introspection.authority is MAS's name, and \
+             introspection.path its endpoint"
+                .to_owned()
+        }
+        NoVerdict::Malformed => {
+            "the answer is no introspection response; see whether introspection.path is MAS's endpoint".to_owned()
+        }
+        NoVerdict::Lost => format!(
+            "Envoy delivered no answer, not even its own after introspection.timeout ({timeout:?}); see whether its \
+             workers are overloaded"
+        ),
+        NoVerdict::Overloaded => format!(
+            "more questions at once than introspection.max_in_flight ({}) and the line behind it take; see whether MAS \
+             is slow, or raise it",
+            settings.max_in_flight
+        ),
+        NoVerdict::Elsewhere | NoVerdict::OverBudget { .. } => String::new(),
+    }
+}
+
+/// Returns what to look at because of a status.
+fn of_status(settings: &Settings, why: NoVerdict) -> &'static str {
+    match (Topic::of(why), &settings.credential) {
+        (Some(Topic::Credential), Credential::Injected) => {
+            "it does not take the credential that Envoy injects into the cluster's requests, if it injects any"
+        }
+        (Some(Topic::Credential), Credential::Known(_)) => {
+            "it does not take introspection.credential; compare it with MAS's configuration"
+        }
+        (Some(Topic::Path), _) => "see whether introspection.path is MAS's endpoint",
+        (Some(Topic::Authority), _) => {
+            "see whether introspection.authority is MAS's name, and whether the cluster leads to it over TLS"
+        }
+        _ => "see MAS's log",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::host::memory::MemoryStore;
+
+    const NOW: Instant = Instant::from_millis(1_000_000);
+
+    /// Tells of a failure. Returns whether that is a line.
+    fn fail(reports: &mut Reports, store: &MemoryStore, fingerprint: u64, now: Instant) -> bool {
+        let topic = Topic::Timeout;
+        let update = |told: &mut Told| !told.is_quiet(topic, now);
+        let told = reports.tell(store, fingerprint, topic, now, update);
+        told.is_some()
+    }
+
+    #[test]
+    fn what_was_told_is_read_as_it_was_written() {
+        let mut told = Told::default();
+        for (topic, at) in [
+            (Topic::Answers, 1),
+            (Topic::Path, 2),
+            (Topic::Overloaded, 3),
+        ] {
+            told.set(topic, Instant::from_millis(at));
+        }
+        for is_failing in [false, true] {
+            told.is_failing = is_failing;
+            assert_eq!(Told::decode(&told.encode(7)), Some((7, told)));
+        }
+        assert_eq!(
+            Told::decode(b"too short"),
+            Some((
+                u64::from_le_bytes(*b"too shor"),
+                Told {
+                    is_failing: true,
+                    ..Told::default()
+                }
+            ))
+        );
+        assert_eq!(Told::decode(b"short"), None);
+    }
+
+    #[test]
+    fn two_workers_tell_of_one_failure_once_in_a_minute() {
+        let store = MemoryStore::default();
+        let (mut one, mut two) = (Reports::default(), Reports::default());
+        for minute in 0..3 {
+            let now = NOW + QUIET * minute;
+            assert!(fail(&mut one, &store, 7, now));
+            assert!(!fail(&mut two, &store, 7, now));
+            assert!(!fail(&mut one, &store, 7, now + QUIET.mul_f64(0.99)));
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let store = MemoryStore::default();
+        let mut reports = Reports::default();
+        for fingerprint in 0..1_000 {
+            assert!(fail(&mut reports, &store, fingerprint, NOW));
+        }
+        assert!(reports.known.len() <= NUMBER as usize);
+        // The seed of the buckets is one more.
+        assert!(store.len() <= NUMBER as usize / reports.shared.capacity + 1);
+        let (_, records) = reports.read(&store, 999);
+        assert!(records.len() <= reports.shared.capacity);
+        assert!(records.iter().any(|(fingerprint, _)| *fingerprint == 999));
+    }
+}

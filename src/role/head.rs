@@ -1,0 +1,116 @@
+//! The head of a request: it is read once, and what the client must not bring is removed before anything else.
+//!
+//! In every role, since each listener may lead to a server that believes the identity headers.
+//!
+//! The non-obvious rule: to some servers `x_matrix_user_id` is `x-matrix-user-id`, and Envoy lets it pass unless it is
+//! told otherwise. So names are compared as the most lenient server would
+//! ([`IdentityHeaders::is_reserved`](crate::config::IdentityHeaders::is_reserved)).
+
+use std::str;
+
+use super::exchange::{Exchange, Phase, Watch};
+use crate::{
+    config::IdentityHeaders,
+    host::{Fields, HostError, Metrics, RequestHead, Streams},
+    matrix::reply::{Cors, Rejection},
+    metrics::Metric,
+};
+
+/// How many names may be removed from one request. No honest client sends any. Each costs a host call, which searches
+/// all fields, and there are thousands of spellings.
+const MAX_REMOVED: usize = 16;
+
+/// The status for "not found". Every request has a method, so without one nothing was read.
+const NO_METHOD: HostError = HostError(1);
+
+/// Why a request may still bring an identity header. It must not go on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Unclean {
+    /// It brought more of them than are removed.
+    TooMany,
+    /// The host refused.
+    Refused(HostError),
+}
+
+impl From<HostError> for Unclean {
+    fn from(error: HostError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Reads the head of the selected request, and removes the identity headers that it brought. After an error nothing
+/// is known of the request, and it must not go on.
+pub(super) fn read(
+    host: &impl Streams,
+    identity_headers: &IdentityHeaders,
+) -> Result<RequestHead, Unclean> {
+    let head = host.request_head()?;
+    if head.method().is_empty() {
+        return Err(NO_METHOD.into());
+    }
+    for name in reserved(head.fields(), identity_headers)? {
+        host.remove_request_header(name)?;
+    }
+    Ok(head)
+}
+
+/// Removes the identity headers from the trailers of the selected request. After an error it must not go on. Envoy
+/// shows the trailers of a held request once, as they come; when it goes on, they go with it.
+pub(super) fn clean_trailers<W: Watch>(
+    host: &impl Streams,
+    exchange: &Exchange<W>,
+) -> Result<(), Unclean> {
+    if exchange.phase() == Phase::Replied {
+        return Ok(());
+    }
+    let trailers = host.request_trailers()?;
+    for name in reserved(&trailers, &exchange.plugin.config.identity_headers)? {
+        host.remove_request_trailer(name)?;
+    }
+    Ok(())
+}
+
+/// Answers a request that could not be read or cleaned: forwarding it could carry a forged identity along.
+pub(super) fn refuse<W: Watch>(
+    host: &(impl Streams + Metrics),
+    exchange: &Exchange<W>,
+    why: Unclean,
+) {
+    let rejection = rejection(why);
+    host.count(Metric::Rejected(rejection.reason()));
+    exchange.reply(host, &rejection.reply(Cors::Standard));
+}
+
+/// Returns how such a request is answered.
+pub(super) fn rejection(why: Unclean) -> Rejection {
+    match why {
+        Unclean::TooMany => Rejection::TooManyForged,
+        Unclean::Refused(error) => {
+            log::error!(
+                "Envoy refused a header operation with {error}; the request is answered with 500"
+            );
+            Rejection::Internal
+        }
+    }
+}
+
+/// Returns the names of the identity headers among the fields, each spelling once.
+fn reserved<'f>(
+    fields: &'f Fields,
+    identity_headers: &IdentityHeaders,
+) -> Result<Vec<&'f str>, Unclean> {
+    let mut names = Vec::new();
+    let found = fields.iter().map(|(name, _)| name);
+    for name in found.filter(|name| identity_headers.is_reserved(name)) {
+        // Letters, digits and ASCII separators.
+        let name = str::from_utf8(name).unwrap_or_default();
+        if names.contains(&name) {
+            continue;
+        }
+        if names.len() == MAX_REMOVED {
+            return Err(Unclean::TooMany);
+        }
+        names.push(name);
+    }
+    Ok(names)
+}

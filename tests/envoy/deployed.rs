@@ -1,0 +1,258 @@
+//! The configurations and manifests below `envoy/`, running: Envoy between a stand-in homeserver and a stand-in MAS, and
+//! what every gateway among them must do. One folder a file: `istio.rs`, `envoy_gateway.rs`, `kubernetes.rs`.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use stand_in::{
+    SeenRequest,
+    homeserver::Homeserver,
+    mas::{DEFAULT_SECRET, Mas, Options, Session},
+};
+use tempfile::TempDir;
+
+use super::{
+    edge::{WHOAMI, assert_not_active, identity, new_token, values},
+    introspection_role::{assert_active, introspect},
+};
+use crate::support::{
+    envoy::{Builder, Envoy},
+    http::{self, Request, Response},
+    mesh::Upstreams,
+};
+
+/// Envoy with a configuration that is shipped, and what it stands between.
+pub struct Deployed {
+    pub mas: Mas,
+    pub homeserver: Homeserver,
+    /// Behind all other clusters.
+    pub other: Homeserver,
+    pub envoy: Envoy,
+    /// Files that Envoy reads.
+    _dir: TempDir,
+}
+
+/// Paths that a proxy is tempted to rewrite, and that must arrive as they were sent.
+pub const PATHS: [&str; 6] = [
+    "/_matrix/client/v3/rooms/%21a%3Aexample.org/state/x/",
+    "/_matrix/client/v3/room_keys/keys/%21r%3Aexample.org/a%2Fb",
+    "/_matrix/client/v3/room_keys/keys/%21r%3Aexample.org/a%5Cb",
+    "/_matrix/client/v3/profile//x",
+    "/_matrix/federation/v1/query/profile?user_id=%40a%3Aexample.org&x=%7E",
+    "/_matrix/federation/v1/event/$a-b_c~d",
+];
+
+/// Paths with characters that need no encoding and have one, or with dots. A signature of another server covers them.
+pub const REDUNDANT_PATHS: [&str; 3] = [
+    "/_matrix/federation/v1/event/%24a%2Db%7E",
+    "/_matrix/federation/v1/state/%41",
+    "/_matrix/client/v3/rooms/../x",
+];
+
+impl Deployed {
+    /// Starts all with the bootstrap configuration that `make` returns. It may write files into the directory.
+    pub async fn start(make: impl FnOnce(Upstreams, &Path) -> Value) -> Self {
+        Self::start_with(make, |builder| builder.concurrency(2)).await
+    }
+
+    /// Like [`start`](Self::start), with this change to how Envoy starts.
+    pub async fn start_with(
+        make: impl FnOnce(Upstreams, &Path) -> Value,
+        adapt: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
+        let mas = Mas::start(Options::default()).await.expect("a free port");
+        let homeserver = Homeserver::start_local().await.expect("a free port");
+        let other = Homeserver::start_local().await.expect("a free port");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let upstreams = Upstreams {
+            homeserver: homeserver.addr(),
+            mas: mas.addr(),
+            other: other.addr(),
+        };
+        let mut made = make(upstreams, dir.path());
+        // The harness brings the same labels; others are compared with them elsewhere.
+        made["stats_config"].take();
+        let builder = Envoy::builder()
+            .env("MAS_SECRET", DEFAULT_SECRET)
+            .bootstrap(move |config| {
+                *config = made;
+                config["stats_flush_on_admin"] = true.into();
+            });
+        let envoy = adapt(builder).start().await;
+        Self {
+            mas,
+            homeserver,
+            other,
+            envoy,
+            _dir: dir,
+        }
+    }
+
+    /// Sends a request to a listener, on a connection of its own.
+    pub async fn send(&self, listener: &str, request: &Request) -> Response {
+        http::send(self.envoy.listener(listener), request).await
+    }
+
+    /// Sends a request that must reach the homeserver, and returns it as it arrived there.
+    pub async fn pass(&self, listener: &str, request: &Request) -> SeenRequest {
+        let before = self.homeserver.requests().len();
+        let response = self.send(listener, request).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        let mut seen = self.homeserver.requests();
+        assert_eq!(seen.len(), before + 1, "the homeserver saw one request");
+        seen.remove(before)
+    }
+
+    /// A new active access token of `@alice:example.org`, device `PHONE`.
+    pub fn alice(&self) -> String {
+        let token = new_token("mat");
+        self.mas.insert(&token, Session::access("alice", "PHONE"));
+        token
+    }
+
+    /// Checks that requests with an active token are annotated, and that no client forges an identity.
+    pub async fn assert_annotates(&self, listener: &str) {
+        let request = Request::get(WHOAMI)
+            .bearer(&self.alice())
+            .header("X-Matrix-User-Id", "@admin:example.org");
+        let seen = self.pass(listener, &request).await;
+        assert_eq!(identity(&seen), [["@alice:example.org"], ["PHONE"]]);
+        let forged = Request::get("/_matrix/client/versions")
+            .header("X-Matrix-User-Id", "@admin:example.org");
+        let seen = self.pass(listener, &forged).await;
+        assert!(values(&seen, "x-matrix-user-id").is_empty());
+        let forged = forged.header("x_matrix_user_id", "@admin:example.org");
+        assert_eq!(self.send(listener, &forged).await.status, 400);
+    }
+
+    /// Checks that a token which MAS does not know ends here.
+    pub async fn assert_enforces(&self, listener: &str) {
+        let request = Request::get(WHOAMI).bearer(&new_token("mat"));
+        assert_not_active(&self.send(listener, &request).await);
+    }
+
+    /// Checks that a token which MAS does not know passes, and is counted.
+    pub async fn assert_shadows(&self, listener: &str) {
+        let request = Request::get(WHOAMI).bearer(&new_token("mat"));
+        let seen = self.pass(listener, &request).await;
+        assert!(values(&seen, "x-matrix-user-id").is_empty());
+        let labels = [("reason", "not_active")];
+        let name = "matrix_edge_auth_would_reject_total";
+        while self.envoy.stats().await.sum(name, &labels) < 1.0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Checks that these paths arrive as they were sent.
+    pub async fn assert_keeps(&self, listener: &str, paths: &[&str]) {
+        for path in paths {
+            let request = Request::get(path).bearer(&self.alice());
+            assert_eq!(self.pass(listener, &request).await.target, *path);
+        }
+    }
+
+    /// Checks that the login API is MAS's, which answers by itself what it answers here.
+    pub async fn assert_login_is_of_mas(&self, listener: &str) {
+        for path in [
+            "/_matrix/client/v3/logout",
+            "/_matrix/client/r0/logout/all",
+            "/_matrix/client/api/v1/logout",
+        ] {
+            let before = self.homeserver.count();
+            let request = Request::post(path, "application/json", "{}").bearer(&new_token("mct"));
+            let response = self.send(listener, &request).await;
+            let own = http::send(self.mas.addr(), &request).await;
+            assert_eq!(self.homeserver.count(), before, "{path}");
+            assert_eq!(
+                (response.status, response.body),
+                (own.status, own.body),
+                "{path}"
+            );
+        }
+        for path in [
+            "/_matrix/client/v3/login",
+            "/_matrix/client/r0/refresh",
+            "/_matrix/client/v3/login/sso/redirect/x",
+        ] {
+            let before = self.homeserver.count();
+            self.send(listener, &Request::get(path)).await;
+            assert_eq!(self.homeserver.count(), before, "{path}");
+        }
+    }
+
+    /// Checks that what is not for the public reaches nobody, also with a good token.
+    pub async fn assert_hides(&self, listener: &str) {
+        let before = self.homeserver.count();
+        for path in [
+            "/_synapse/admin/v1/users",
+            "/_synapse/mas/query_user",
+            "/health",
+        ] {
+            let request = Request::get(path).bearer(&self.alice());
+            let response = self.send(listener, &request).await;
+            assert!(
+                [403, 404].contains(&response.status),
+                "{path}: {response:?}"
+            );
+        }
+        assert_eq!(self.homeserver.count(), before);
+    }
+
+    /// Checks that the three roles share one cache: what the gateway has asked, the introspection role answers, and what
+    /// MAS says to the provisioning role ends it.
+    pub async fn assert_roles_share(
+        &self,
+        gateway: &str,
+        [introspection, provisioning]: [&str; 2],
+    ) {
+        self.mas.set_homeserver(self.envoy.listener(provisioning));
+        let token = new_token("mat");
+        self.mas.insert(&token, Session::access("carol", "PHONE"));
+        let whoami = Request::get(WHOAMI).bearer(&token);
+        let before = self.mas.total_calls();
+        self.pass(gateway, &whoami).await;
+        let question = introspect(&token);
+        let answer = self.send(introspection, &question).await;
+        assert_active(&answer, "carol");
+        assert_eq!(self.mas.total_calls(), before + 1);
+        self.mas.lock_user("carol");
+        while self.mas.total_calls() < before + 2 {
+            let response = self.send(gateway, &whoami).await;
+            assert!([200, 401].contains(&response.status), "{response:?}");
+        }
+        assert_not_active(&self.send(gateway, &whoami).await);
+        // It did not end by its age.
+        let stats = self.envoy.stats().await;
+        assert!(stats.sum("matrix_edge_auth_invalidations_total", &[]) >= 1.0);
+    }
+
+    /// Checks that Envoy gave the module all that it asked for, and that no VM has failed.
+    pub fn assert_untroubled(&self) {
+        for trouble in [
+            "RuntimeError",
+            "Envoy refused",
+            "allow_on_headers_stop_iteration",
+        ] {
+            assert!(!self.envoy.log().contains(trouble), "see the log");
+        }
+    }
+}
+
+/// Sets a member of every plugin configuration in `value` that has it.
+pub fn set_everywhere(value: &mut Value, key: &str, wanted: &str) {
+    match value {
+        Value::Object(map) => {
+            for (found, value) in map {
+                if found == key && value.is_string() {
+                    *value = json!(wanted);
+                } else {
+                    set_everywhere(value, key, wanted);
+                }
+            }
+        }
+        Value::Array(list) => list
+            .iter_mut()
+            .for_each(|value| set_everywhere(value, key, wanted)),
+        _ => {}
+    }
+}

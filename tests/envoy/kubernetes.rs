@@ -1,0 +1,78 @@
+//! `envoy/kubernetes/base/envoy.yaml` as it is shipped, but for its addresses. `tests/manifests` looks at the manifests.
+
+use serde_json::{Value, json};
+
+use super::deployed::{Deployed, PATHS, REDUNDANT_PATHS, set_everywhere};
+use crate::support::{
+    envoy::module,
+    http::Request,
+    mesh::{self, manifests},
+};
+
+async fn start() -> Deployed {
+    Deployed::start(|upstreams, _| {
+        let mut config = manifests::document("envoy/kubernetes/base/envoy.yaml");
+        set_everywhere(&mut config, "filename", &module().display().to_string());
+        mesh::on_loopback(&mut config, upstreams);
+        // The admin interface is on a port that Envoy chooses.
+        for cluster in mesh::each(&mut config["static_resources"]["clusters"]) {
+            if cluster["name"] == "admin" {
+                let address = &mut cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"];
+                address["socket_address"] = json!({"address": "127.0.0.1", "port_value": upstreams.other.port()});
+            }
+        }
+        config
+    })
+    .await
+}
+
+#[tokio::test]
+async fn it_shadows_and_enforces_beside_each_other() {
+    let deployed = start().await;
+    deployed.assert_shadows("shadow").await;
+    deployed.assert_enforces("enforce").await;
+    for listener in ["shadow", "enforce"] {
+        deployed.assert_annotates(listener).await;
+        deployed.assert_keeps(listener, &PATHS).await;
+        deployed.assert_keeps(listener, &REDUNDANT_PATHS).await;
+        deployed.assert_login_is_of_mas(listener).await;
+    }
+    deployed.assert_untroubled();
+}
+
+#[tokio::test]
+async fn all_roles_share_one_cache() {
+    let deployed = start().await;
+    deployed
+        .assert_roles_share("enforce", ["introspection", "provisioning"])
+        .await;
+    deployed.assert_untroubled();
+}
+
+#[tokio::test]
+async fn only_health_and_metrics_of_the_admin_interface_are_open() {
+    let deployed = start().await;
+    let get = async |path| deployed.send("health", &Request::get(path)).await.status;
+    assert_eq!(get("/live").await, 200);
+    assert_eq!(deployed.other.count(), 0);
+    for path in ["/ready", "/stats/prometheus"] {
+        assert_eq!(get(path).await, 200, "{path}");
+    }
+    assert_eq!(deployed.other.count(), 2);
+    for path in [
+        "/config_dump",
+        "/quitquitquit",
+        "/ready/../config_dump",
+        "/stats",
+    ] {
+        assert_eq!(get(path).await, 404, "{path}");
+    }
+    assert_eq!(deployed.other.count(), 2);
+}
+
+#[test]
+fn the_labels_are_those_of_the_project() {
+    let shipped = manifests::document("envoy/stats_tags.yaml");
+    let config: Value = manifests::document("envoy/kubernetes/base/envoy.yaml");
+    assert_eq!(config["stats_config"], shipped["stats_config"]);
+}

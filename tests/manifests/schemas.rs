@@ -1,0 +1,87 @@
+//! Every manifest is what Kubernetes, Istio and Envoy Gateway take, and has no key that they would drop in silence.
+//!
+//! The schemas of the custom resources are outside of the repository, in `../shared/crds`, made from the projects' own
+//! definitions. Where the folder is absent the custom resources are not checked, and the output of the layer says so.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::tools::{kustomize, python};
+use crate::support::{
+    envoy::repository,
+    mesh::manifests::{self, the_mut},
+};
+
+/// The folder of schemas, if it is there.
+fn schemas() -> Option<PathBuf> {
+    let folder = repository().join("../shared/crds");
+    folder.is_dir().then_some(folder)
+}
+
+/// What is wrong with these resources.
+fn problems(resources: &[Value]) -> String {
+    let folder = schemas().map(|folder| folder.display().to_string());
+    let folder: Vec<&str> = folder.iter().map(String::as_str).collect();
+    python("check.py", &folder, &json!(resources).to_string())
+}
+
+/// All resources in the YAML files of a folder; what is no resource is a patch or a part of another configuration.
+fn resources(folder: &str) -> Vec<Value> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(repository().join(folder)).expect("the folder is there") {
+        let name = entry.expect("a readable folder").file_name();
+        let path = format!("{folder}/{}", name.display());
+        if Path::new(&path)
+            .extension()
+            .is_some_and(|yaml| yaml == "yaml")
+        {
+            found.extend(manifests::file(&path));
+        }
+    }
+    found.retain(|document| !document["kind"].is_null());
+    assert!(found.len() > 2, "{folder}");
+    found
+}
+
+#[test]
+fn what_kustomize_builds() {
+    for overlay in super::kubernetes::OVERLAYS {
+        let built = kustomize(&super::kubernetes::folder(overlay));
+        assert_eq!(problems(&built), "", "{overlay}");
+    }
+    assert_eq!(problems(&super::kubernetes::with_image_volume()), "");
+}
+
+#[test]
+fn istio() {
+    assert_eq!(problems(&resources("envoy/istio")), "");
+}
+
+#[test]
+fn envoy_gateway() {
+    assert_eq!(problems(&resources("envoy/envoy-gateway")), "");
+}
+
+/// A check that finds nothing might look at nothing.
+#[test]
+fn what_is_wrong_is_found() {
+    let mut built = kustomize(&super::kubernetes::folder("shadow"));
+    let deployment = the_mut(&mut built, "Deployment");
+    deployment["spec"]["template"]["spec"]["containers"][0]["readinessProb"] = json!({});
+    assert!(problems(&built).contains("readinessProb"));
+    if schemas().is_none() {
+        return;
+    }
+    let mut istio = resources("envoy/istio");
+    the_mut(&mut istio, "WasmPlugin")["spec"]["failStrategy"] = "RELOAD".into();
+    the_mut(&mut istio, "WasmPlugin")["spec"]["vmID"] = "x".into();
+    let found = problems(&istio);
+    assert!(
+        found.contains("RELOAD") && found.contains("vmID"),
+        "{found}"
+    );
+    let mut gateway = resources("envoy/envoy-gateway");
+    the_mut(&mut gateway, "EnvoyExtensionPolicy")["spec"]["wasm"][0]["failurePolicy"] = "x".into();
+    assert!(problems(&gateway).contains("failurePolicy"));
+}

@@ -1,0 +1,188 @@
+//! Shadow mode: no request waits, and each verdict is counted when it comes.
+
+use std::time::Duration;
+
+use matrix_edge_auth::{host::RootId, resolver::flight::MAX_WAITERS_PER_FLIGHT};
+use serde_json::json;
+
+use crate::{
+    ALICE, BOB, INACTIVE, active, alice,
+    simulated::{Cluster, Fate, Process, Request, SimulatedWorker, gateway},
+    unable, whoami,
+};
+
+const WOULD_REJECT: &str = "matrix_edge_auth_would_reject_total";
+const REQUESTS: &str = "matrix_edge_auth_requests_total";
+
+/// Returns how many requests `enforce` would have rejected for this reason.
+fn would_reject(process: &Process, reason: &str) -> i64 {
+    process.metric(&format!("{WOULD_REJECT}.reason={reason}"))
+}
+
+fn passes() -> Fate {
+    Fate::forwarded_unannotated()
+}
+
+#[test]
+fn no_request_waits_and_each_verdict_is_counted_once() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"mode": "shadow", "filter_state": true}));
+    for token in [ALICE, BOB] {
+        for _ in 0..50 {
+            assert_eq!(worker.send(&gateway, whoami(token)), passes());
+        }
+    }
+    assert_eq!(worker.calls().len(), 2, "one call for each token");
+    assert_eq!(process.metric(REQUESTS), 0, "nothing is decided yet");
+    let [first, second] = [0, 1].map(|call| worker.calls()[call].id);
+    worker.answer(first, 200, INACTIVE);
+    assert_eq!(would_reject(&process, "not_active"), 50);
+    worker.answer(second, 500, "");
+    assert_eq!(would_reject(&process, "introspection_failed"), 50);
+    assert_eq!(process.metric(WOULD_REJECT), 100);
+    assert_eq!(process.metric(REQUESTS), 100);
+    assert_eq!(process.metric("matrix_edge_auth_rejections_total"), 0);
+    assert_eq!(process.metric("matrix_edge_auth_held_duration"), 0);
+    let calls = ["reply", "resume", "select", "filter state"];
+    let touched = calls.map(|call| worker.host_calls().get(call).copied());
+    assert_eq!(touched, [None; 4], "the requests had gone on");
+}
+
+#[test]
+fn a_verdict_is_counted_if_the_stream_has_ended() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"mode": "shadow"}));
+    let streams = [(); 10].map(|()| worker.request(&gateway, whoami(ALICE)));
+    for stream in streams.into_iter().skip(5) {
+        worker.response(stream, 401);
+        worker.hang_up(stream);
+    }
+    worker.answer_only_call(INACTIVE);
+    assert_eq!(would_reject(&process, "not_active"), 10);
+    assert_eq!(process.metric(REQUESTS), 10);
+}
+
+#[test]
+fn an_active_token_is_annotated_once_it_is_known() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"mode": "shadow"}));
+    assert_eq!(worker.send(&gateway, whoami(ALICE)), passes());
+    let admin = Request::get("/_synapse/admin/v2/users").bearer(ALICE);
+    assert_eq!(worker.send(&gateway, admin), passes());
+    worker.answer_only_call(&active("alice"));
+    assert_eq!(would_reject(&process, "not_server_admin"), 1);
+    assert_eq!(process.metric(WOULD_REJECT), 1);
+    assert_eq!(worker.send(&gateway, whoami(ALICE)), alice());
+    assert!(worker.calls().is_empty());
+}
+
+#[test]
+fn an_answer_that_never_comes_is_counted() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"mode": "shadow"}));
+    worker.send(&gateway, whoami(ALICE));
+    worker.drop_call(worker.calls()[0].id);
+    process.advance(Duration::from_millis(5_500));
+    worker.tick();
+    assert_eq!(would_reject(&process, "introspection_failed"), 1);
+}
+
+/// A question that waits in line, and one that another worker asks.
+#[test]
+fn a_question_that_is_not_asked_at_once_is_counted() {
+    let gateway = gateway(
+        1,
+        json!({"mode": "shadow", "introspection": {"max_in_flight": 1}}),
+    );
+    let mut cluster = Cluster::new(2);
+    cluster.seat_all(&gateway);
+    for token in [ALICE, BOB] {
+        assert_eq!(cluster[0].send(&gateway, whoami(token)), passes());
+    }
+    assert_eq!(cluster[1].send(&gateway, whoami(ALICE)), passes());
+    assert_eq!(cluster.calls().len(), 1);
+    cluster[0].answer_only_call(INACTIVE);
+    cluster.deliver_all();
+    cluster[0].answer_only_call(INACTIVE);
+    assert_eq!(would_reject(&cluster.process, "not_active"), 3);
+}
+
+#[test]
+fn what_waits_is_bounded_and_the_rest_is_counted_at_once() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"mode": "shadow"}));
+    for _ in 0..MAX_WAITERS_PER_FLIGHT + 10 {
+        let stream = worker.request(&gateway, whoami(ALICE));
+        assert_eq!(worker.fate(stream), passes());
+        worker.hang_up(stream);
+    }
+    assert_eq!(would_reject(&process, "introspection_failed"), 10);
+    worker.answer_only_call(INACTIVE);
+    let counted = would_reject(&process, "not_active");
+    assert_eq!(counted, MAX_WAITERS_PER_FLIGHT as i64);
+}
+
+#[test]
+fn a_held_request_and_one_in_shadow_share_a_call() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let shadow = gateway(1, json!({"mode": "shadow"}));
+    let enforce = gateway(2, json!({}));
+    assert_eq!(worker.send(&shadow, whoami(ALICE)), passes());
+    let held = worker.request(&enforce, whoami(ALICE));
+    assert_eq!(worker.fate(held), Fate::Held);
+    worker.answer_only_call("nonsense");
+    assert_eq!(worker.fate(held), unable());
+    assert_eq!(would_reject(&process, "introspection_failed"), 1);
+}
+
+#[test]
+fn a_verdict_is_counted_if_the_configuration_has_gone() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let (old, new) = (
+        gateway(1, json!({"mode": "shadow"})),
+        gateway(2, json!({"mode": "shadow"})),
+    );
+    worker.send(&new, whoami(BOB));
+    worker.answer_only_call(INACTIVE);
+    let gone = worker.request(&old, whoami(ALICE));
+    worker.hang_up(gone);
+    worker.drop_root(RootId(1));
+    assert!(worker.calls().is_empty(), "its calls went with it");
+    worker.tick();
+    worker.answer_only_call(INACTIVE);
+    assert_eq!(would_reject(&process, "not_active"), 2);
+}
+
+#[test]
+fn a_logout_voids_the_answer_that_is_on_its_way() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"mode": "shadow"}));
+    worker.send(&gateway, whoami(ALICE));
+    let logout = Request::new("POST", "/_matrix/client/v3/logout").bearer(ALICE);
+    let logout = worker.request(&gateway, logout);
+    worker.response(logout, 200);
+    worker.answer_only_call(&active("alice"));
+    assert_eq!(process.metric(REQUESTS), 1, "the logout itself");
+    worker.answer_only_call(INACTIVE);
+    assert_eq!(would_reject(&process, "not_active"), 1);
+    assert_eq!(worker.send(&gateway, whoami(ALICE)), passes());
+}
+
+#[test]
+fn a_refusal_is_learned_from_once_the_verdict_is_known() {
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let gateway = gateway(1, json!({"mode": "shadow"}));
+    let stream = worker.request(&gateway, whoami(ALICE));
+    worker.answer_only_call(&active("alice"));
+    worker.response(stream, 401);
+    assert_eq!(worker.send(&gateway, whoami(ALICE)), passes());
+    assert_eq!(worker.calls().len(), 1, "MAS is asked again");
+}
