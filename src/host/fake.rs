@@ -56,6 +56,11 @@ impl FakeHost {
         self.elapsed.set(self.elapsed.get() + time);
     }
 
+    /// Takes out the oldest call that MAS has not answered.
+    pub fn take_oldest_call(&self) -> CallId {
+        self.calls.borrow_mut().remove(0)
+    }
+
     /// Returns the value of a metric.
     pub fn metric(&self, metric: Metric) -> i64 {
         let metrics = self.metrics.borrow();
@@ -158,8 +163,8 @@ impl Streams for FakeHost {
         Ok(())
     }
 
-    fn request_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
-        Ok(self.body.borrow().bytes().take(max).collect())
+    fn request_body(&self, start: usize, max: usize) -> Result<Vec<u8>, HostError> {
+        Ok(self.body.borrow().bytes().skip(start).take(max).collect())
     }
 
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
