@@ -39,7 +39,7 @@ bench: ## Measure the module in a real Envoy (PART="cold latency" picks some)
 lint: ## Check formatting, lints, crates and the project's own rules
 	@scripts/lint
 
-package: ## Build the release: the module twice, its SHA-256, its bill of materials, an image context in dist/oci
+package: ## Build the release: the module twice, its bill of materials, an OCI image layout in dist/oci, SHA256SUMS
 	@scripts/package
 
 clean: ## Remove what was built, keep what setup installed

@@ -29,6 +29,8 @@ mod overload;
 mod probe;
 #[path = "system/process.rs"]
 mod process;
+#[path = "system/start.rs"]
+mod start;
 #[path = "../tests/support"]
 #[allow(
     dead_code,
@@ -60,6 +62,9 @@ fn main() {
     let is_chosen = |part: &str| chosen.is_empty() || chosen.iter().any(|name| name == part);
     on_this_thread(async {
         let mas = Mas::start();
+        if is_chosen("start") {
+            start::beside_an_empty_filter(&mas).await;
+        }
         if is_chosen("hits") {
             hits::by_kind(&mas).await;
         }

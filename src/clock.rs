@@ -43,7 +43,18 @@ impl Add<Duration> for Instant {
     }
 }
 
-/// Returns `duration` in whole milliseconds, for a metric.
+/// Returns `duration` in whole milliseconds.
 pub fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Returns `duration` as a configuration has it: a whole number and a unit.
+pub fn duration_text(duration: Duration) -> String {
+    let millis = millis(duration);
+    for (unit, size) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
+        if millis % size == 0 && (millis > 0 || unit == "s") {
+            return format!("{}{unit}", millis / size);
+        }
+    }
+    format!("{millis}ms")
 }

@@ -17,7 +17,7 @@ use std::{fmt, rc::Rc, time::Duration};
 use sha2::{Digest as _, Sha256};
 
 pub use self::keys::parse;
-use crate::{mas::introspection::Settings, matrix::endpoint::Endpoints};
+use crate::{clock::millis, mas::introspection::Settings, matrix::endpoint::Endpoints};
 
 /// Default of `identity_headers.user_id`.
 const USER_ID: &str = "x-matrix-user-id";
@@ -214,7 +214,7 @@ impl Config {
     /// Names the question and what a worker makes of the answer for itself: user ids of this server, for as long as
     /// this configuration lets an answer hold.
     pub fn identity_fingerprint(&self) -> u64 {
-        let ttl = self.cache.ttl.as_millis().to_string();
+        let ttl = millis(self.cache.ttl).to_string();
         let [cluster, authority, path, credential] = self.question();
         fingerprint(&[
             cluster,

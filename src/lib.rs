@@ -22,7 +22,7 @@
 //! | [`role`] | the gateway, introspection and provisioning roles |
 //! | [`worker`] | one worker: hands each callback to its role |
 //! | `envoy` | the proxy-wasm adapter; the only code that knows the SDK |
-//! | [`token`], [`form`], [`clock`], [`metrics`] | small things that every room uses |
+//! | [`token`], [`form`], [`clock`], [`metrics`], [`sorted`] | small things that every room uses |
 //!
 //! A room uses only rooms above it in this table.
 
@@ -49,5 +49,6 @@ pub mod matrix;
 pub mod metrics;
 pub mod resolver;
 pub mod role;
+pub mod sorted;
 pub mod token;
 pub mod worker;

@@ -29,11 +29,7 @@ mod share;
 mod upstream;
 mod workers;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    rc::Rc,
-    time::Duration,
-};
+use std::{collections::VecDeque, rc::Rc, time::Duration};
 
 use self::{
     call::{CALL_GRACE, CallContext},
@@ -71,6 +67,7 @@ use crate::{
         user::UserKey,
     },
     metrics::{self, Evicted, IntrospectionOutcome, InvalidationReason, Metric},
+    sorted::SortedMap,
     token::TokenDigest,
 };
 
@@ -88,7 +85,7 @@ const LINE_TIMEOUT: Duration = Duration::from_millis(750);
 type Pending<W> = Flight<CallContext, Waiting<W>>;
 
 /// Requests that wait.
-type Waiters<W> = BTreeMap<WaiterId, Waiting<W>>;
+type Waiters<W> = SortedMap<WaiterId, Waiting<W>>;
 
 /// Returns the longest that a request is held, however often its question is asked again: one call, the lease
 /// of a worker that vanished, and one more call.
@@ -651,7 +648,7 @@ impl<W> Resolver<W> {
     ) {
         let mut has_failed = false;
         for waiters in by_upstream(flight.waiters) {
-            let Some(waiting) = waiters.values().next() else {
+            let Some((_, waiting)) = waiters.first() else {
                 continue;
             };
             let cache = &Rc::clone(&waiting.upstream).cache;
@@ -728,7 +725,7 @@ impl<W> Resolver<W> {
         let is_cached = is_stored && !is_outdated;
         // Each by its own configuration, which may let an answer hold less long.
         for waiters in by_upstream(flight.waiters) {
-            if let Some(waiting) = waiters.values().next() {
+            if let Some((_, waiting)) = waiters.first() {
                 let cached = cached(&waiting.upstream);
                 self.resolve_waiters(&key.digest, waiters, cached, is_cached);
             }
@@ -762,7 +759,7 @@ impl<W> Resolver<W> {
         key: QuestionKey,
         mut flight: Pending<W>,
     ) {
-        let Some(waiting) = flight.waiters.values().next() else {
+        let Some((_, waiting)) = flight.waiters.first() else {
             return;
         };
         let upstream = Rc::clone(&waiting.upstream);
@@ -781,12 +778,10 @@ impl<W> Resolver<W> {
             Acquisition::Hit(cached) => {
                 self.limits.charge(cb, &flight.call, &cached);
                 flight.call.client = None;
-                let (own, others) = std::mem::take(&mut flight.waiters)
-                    .into_iter()
-                    .partition(|(_, waiting)| Rc::ptr_eq(&waiting.upstream, &upstream));
+                let is_own = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
+                let own = flight.waiters.take(&is_own);
                 self.resolve_waiters(&key.digest, own, cached, true);
                 // Other configurations have caches of another size, or let an answer hold less long.
-                flight.waiters = others;
                 self.resume(cb, key, flight);
                 return;
             }
@@ -977,7 +972,7 @@ impl<W> Resolver<W> {
         why: NoVerdict,
     ) {
         for waiters in by_upstream(waiters) {
-            let Some(waiting) = waiters.values().next() else {
+            let Some((_, waiting)) = waiters.first() else {
                 continue;
             };
             let upstream = Rc::clone(&waiting.upstream);
@@ -1016,23 +1011,13 @@ impl<W> Resolver<W> {
 }
 
 /// Splits requests by configuration: each has its own rule of what serves if there is no answer.
-fn by_upstream<W>(waiters: Waiters<W>) -> Vec<Waiters<W>> {
-    let mut groups: Vec<(Rc<Upstream>, Waiters<W>)> = Vec::new();
-    for (id, waiting) in waiters {
-        let group = groups
-            .iter_mut()
-            .find(|(upstream, _)| Rc::ptr_eq(upstream, &waiting.upstream));
-        match group {
-            Some((_, group)) => {
-                group.insert(id, waiting);
-            }
-            None => {
-                let upstream = Rc::clone(&waiting.upstream);
-                groups.push((upstream, BTreeMap::from([(id, waiting)])));
-            }
-        }
+fn by_upstream<W>(mut waiters: Waiters<W>) -> Vec<Waiters<W>> {
+    let mut groups = Vec::new();
+    while let Some((_, first)) = waiters.first() {
+        let upstream = Rc::clone(&first.upstream);
+        groups.push(waiters.take(&|waiting| Rc::ptr_eq(&waiting.upstream, &upstream)));
     }
-    groups.into_iter().map(|(_, group)| group).collect()
+    groups
 }
 
 /// Returns whether an active answer is old enough to be renewed.

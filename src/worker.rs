@@ -3,7 +3,7 @@
 //!
 //! A worker lives as long as its VM and serves every plugin configuration loaded into it, whatever its role.
 
-use std::{collections::BTreeSet, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use crate::{
     clock::millis,
@@ -112,7 +112,7 @@ pub struct Worker {
     bodies: BodyBudget,
     clock: CoarseClock,
     /// Root contexts whose timer runs.
-    roots: BTreeSet<RootId>,
+    roots: Vec<RootId>,
     /// The root context whose timer is fast, because holds are left to end.
     hurried: Option<RootId>,
 }
@@ -127,7 +127,8 @@ impl Worker {
         is_whole: bool,
     ) -> AnyExchange {
         let cb = Callback::new(host, plugin.root, &self.clock);
-        if self.roots.insert(plugin.root) {
+        if !self.roots.contains(&plugin.root) {
+            self.roots.push(plugin.root);
             self.resolver.start(&cb);
         }
         let exchange = AnyExchange::new(plugin, stream);
@@ -226,7 +227,7 @@ impl Worker {
 
     /// Notes that a root context has ended.
     pub fn on_root_end(&mut self, root: RootId) {
-        self.roots.remove(&root);
+        self.roots.retain(|other| *other != root);
         self.hurried.take_if(|hurried| *hurried == root);
         self.resolver.on_root_end(root);
     }

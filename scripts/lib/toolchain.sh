@@ -10,6 +10,10 @@
 module_target=wasm32-wasip1
 core_test_target=wasm32-unknown-unknown
 toolchain_record=$tools/toolchain
+binaryen_version=132
+# What rustc allows itself for this target. wasm-opt must know it, and uses nothing else.
+module_features=(bulk-memory bulk-memory-opt call-indirect-overlong extended-const multivalue mutable-globals
+  nontrapping-float-to-int reference-types sign-ext)
 
 chosen_toolchain() { cat "$toolchain_record" 2>/dev/null; }
 
@@ -54,6 +58,12 @@ encoded_flags() {
   done
   (IFS=$'\x1f' && printf '%s' "${flags[*]}")
 }
+
+# wasm_opt ARGUMENTS... : Binaryen's optimizer, which scripts/setup has put into .tools.
+wasm_opt() { PATH=$tools/node:$PATH node "$tools/wasm-opt/bin/wasm-opt" "$@"; }
+
+# wasm_opt_version : of the one in .tools, if any.
+wasm_opt_version() { wasm_opt --version 2>/dev/null | awk '{ print $3 }'; }
 
 # wasm_bindgen_version : the version of the crate; the test runner must be of exactly this one.
 wasm_bindgen_version() {

@@ -113,11 +113,12 @@ impl Table {
                 if head.answers(&key) {
                     kept_until = kept_until.max(head.kept_until);
                 } else {
-                    stay.push((EvictionOrder::of(&head, now), head.digest, record));
+                    let order = EvictionOrder::of(&head, now);
+                    let at = stay.partition_point(|(other, ..)| *other <= order);
+                    stay.insert(at, (order, head.digest, record));
                 }
             }
             set_kept_until(&mut bytes, kept_until);
-            stay.sort_by_key(|(order, ..)| *order);
             let surplus = surplus(
                 stay.iter().map(|(.., record)| record.len()),
                 buckets.capacity.saturating_sub(1),

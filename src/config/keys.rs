@@ -170,9 +170,10 @@ fn appservice_tokens(entry: Option<Entry<'_>>) -> Result<Vec<[u8; 32]>, ConfigEr
         let text = item.string(DIGEST, |_| true)?;
         let mut digest = [0; 32];
         base16_lower(text, &mut digest).ok_or_else(|| item.takes(DIGEST))?;
-        digests.push(digest);
+        if let Err(at) = digests.binary_search(&digest) {
+            digests.insert(at, digest);
+        }
     }
-    digests.sort_unstable();
     Ok(digests)
 }
 

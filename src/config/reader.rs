@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{ConfigError, path::printable};
+use crate::clock::duration_text;
 
 /// An object of the configuration, and the path to it.
 pub(super) struct Section<'a> {
@@ -168,8 +169,8 @@ impl<'a> Entry<'a> {
             .ok_or_else(|| {
                 self.takes(&format!(
                     r#"a duration such as "500ms", "120s" or "2m", from "{}" to "{}""#,
-                    text(*range.start()),
-                    text(*range.end())
+                    duration_text(*range.start()),
+                    duration_text(*range.end())
                 ))
             })
     }
@@ -177,14 +178,16 @@ impl<'a> Entry<'a> {
     /// One of the named alternatives.
     pub fn one_of<T: Copy>(&self, alternatives: &[(&str, T)]) -> Result<T, ConfigError> {
         let given = self.value.as_str();
-        alternatives
-            .iter()
-            .find(|(name, _)| given == Some(*name))
-            .map(|(_, value)| *value)
-            .ok_or_else(|| {
-                let names: Vec<&str> = alternatives.iter().map(|(name, _)| *name).collect();
-                self.takes(&format!("one of {}", names.join(", ")))
-            })
+        let found = alternatives.iter().find(|(name, _)| given == Some(*name));
+        found.map(|(_, value)| *value).ok_or_else(|| {
+            let names: Vec<&str> = alternatives.iter().map(|(name, _)| *name).collect();
+            self.takes_one_of(&names)
+        })
+    }
+
+    /// The refusal of a value that is none of the named alternatives.
+    fn takes_one_of(&self, names: &[&str]) -> ConfigError {
+        self.takes(&format!("one of {}", names.join(", ")))
     }
 }
 
@@ -224,20 +227,6 @@ fn parse_duration(text: &str) -> Option<Duration> {
         _ => return None,
     };
     Some(Duration::from_millis(number.checked_mul(millis)?))
-}
-
-fn text(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    for (unit, size) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
-        if millis >= size && millis.is_multiple_of(size) {
-            return format!("{}{unit}", millis / size);
-        }
-    }
-    if millis == 0 {
-        "0s".to_owned()
-    } else {
-        format!("{millis}ms")
-    }
 }
 
 #[cfg(test)]
@@ -283,7 +272,10 @@ mod tests {
     #[test]
     fn durations_are_written_as_they_are_read() {
         for written in ["0s", "1ms", "1500ms", "59s", "1m", "90s", "1h"] {
-            assert_eq!(parse_duration(written).map(text).as_deref(), Some(written));
+            assert_eq!(
+                parse_duration(written).map(duration_text).as_deref(),
+                Some(written)
+            );
         }
     }
 }

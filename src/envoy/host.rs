@@ -1,6 +1,6 @@
 //! [`Host`](crate::host::Host) by proxy-wasm host calls.
 
-use std::{cell::RefCell, collections::BTreeMap, time::Duration};
+use std::{cell::RefCell, time::Duration};
 
 use super::{
     abi::{self, Buffer, Map, MetricType},
@@ -15,6 +15,7 @@ use crate::{
     mas::introspection::IntrospectionRequest,
     matrix::reply::Reply,
     metrics::{Kind, Metric},
+    sorted::SortedMap,
 };
 
 /// What the response code details of our replies begin with, as Envoy's own filters do it.
@@ -22,7 +23,7 @@ const DETAILS_PREFIX: &str = "matrix_edge_auth_";
 
 thread_local! {
     /// Envoy's ids of the metrics used so far; `None` for one that could not be defined.
-    static METRICS: RefCell<BTreeMap<Metric, Option<u32>>> = const { RefCell::new(BTreeMap::new()) };
+    static METRICS: RefCell<SortedMap<Metric, Option<u32>>> = const { RefCell::new(SortedMap::new()) };
 }
 
 /// The proxy, as seen from the context whose callback runs.
@@ -146,15 +147,25 @@ impl Runtime for Envoy {
 
 impl Metrics for Envoy {
     fn record(&self, metric: Metric, value: i64) {
-        let id =
-            METRICS.with_borrow_mut(|ids| *ids.entry(metric).or_insert_with(|| define(metric)));
-        let Some(id) = id else { return };
+        let Some(id) = id(metric) else { return };
         // A failure costs a sample; there is nothing to do about it.
         let _ = match metric.kind() {
             Kind::Counter | Kind::Gauge => abi::increment_metric(id, value),
             Kind::Histogram => abi::record_metric(id, value.unsigned_abs()),
         };
     }
+}
+
+/// Returns Envoy's id of a metric, which is defined at its first use.
+fn id(metric: Metric) -> Option<u32> {
+    METRICS.with_borrow_mut(|ids| match ids.get(&metric) {
+        Some(id) => *id,
+        None => {
+            let id = define(metric);
+            ids.insert(metric, id);
+            id
+        }
+    })
 }
 
 fn define(metric: Metric) -> Option<u32> {

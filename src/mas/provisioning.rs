@@ -15,7 +15,7 @@ use serde::{
 };
 
 use super::{
-    object_text,
+    read_object,
     user::{DeviceKey, UserKey},
 };
 use crate::metrics::InvalidationReason;
@@ -97,7 +97,7 @@ impl ProvisioningEndpoint {
 
     /// What a request with this body says; `None` if the homeserver will not understand it either.
     pub fn read(self, body: &[u8]) -> Option<ProvisioningEvent> {
-        let body: Body = serde_json::from_str(object_text(body)?).ok()?;
+        let body: Body = read_object(body)?;
         let revocation = match self {
             Self::DeleteDevice | Self::UpsertDevice => {
                 Revocation::Device(DeviceKey::of(&body.device_id?))

@@ -1,6 +1,6 @@
 //! One call to MAS: what it takes to make it, and to make it again.
 
-use std::{collections::BTreeMap, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use super::{
     client::ClientKey,
@@ -13,6 +13,7 @@ use crate::{
     clock::Instant,
     host::{CallId, NotSent, RootId, Runtime},
     mas::introspection::IntrospectionRequest,
+    sorted::SortedMap,
     token::{AccessToken, TokenDigest},
 };
 
@@ -80,7 +81,7 @@ impl CallContext {
             asked_at: now,
             deadline: self.deadline(now),
             call: self,
-            waiters: BTreeMap::new(),
+            waiters: SortedMap::new(),
             is_joined: false,
             state,
         }

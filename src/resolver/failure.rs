@@ -5,9 +5,9 @@
 //! for the call that fails; the ones after it are served at once, and a retry runs behind them at the most
 //! once a second.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use crate::{cache::question::QuestionKey, clock::Instant};
+use crate::{cache::question::QuestionKey, clock::Instant, sorted::SortedMap};
 
 /// How long MAS is left alone about a token after a call or a renewal was started.
 pub const BACKOFF: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const MAX_FAILURES: usize = 16_384;
 /// What is remembered of the questions of one worker.
 #[derive(Debug, Default)]
 pub struct FailureLog {
-    entries: BTreeMap<QuestionKey, Failure>,
+    entries: SortedMap<QuestionKey, Failure>,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@
 //! Everything is bounded: flights by configuration, waiting requests by the constants below. A flight whose
 //! answer never comes ends at its deadline.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use super::{
     client::ClientKey,
@@ -19,6 +19,7 @@ use crate::{
     cache::question::QuestionKey,
     clock::Instant,
     host::{CallId, RootId, StreamId},
+    sorted::SortedMap,
 };
 
 /// Requests that may wait for one token.
@@ -84,7 +85,7 @@ pub struct Flight<Q, W> {
     /// What was asked.
     pub call: Q,
     /// Who waits.
-    pub waiters: BTreeMap<WaiterId, W>,
+    pub waiters: SortedMap<WaiterId, W>,
     /// Whether a request has joined the one that it began with, which may have left since. Their clients may differ.
     pub is_joined: bool,
     /// Where the answer comes from.
@@ -105,9 +106,9 @@ pub struct Full;
 /// The flights of one worker.
 #[derive(Debug)]
 pub struct Flights<Q, W> {
-    flights: BTreeMap<QuestionKey, Flight<Q, W>>,
-    calls: BTreeMap<CallId, QuestionKey>,
-    waiters: BTreeMap<WaiterId, QuestionKey>,
+    flights: SortedMap<QuestionKey, Flight<Q, W>>,
+    calls: SortedMap<CallId, QuestionKey>,
+    waiters: SortedMap<WaiterId, QuestionKey>,
     load: Load,
     /// The places of the waiting requests.
     places: Shares,
@@ -116,9 +117,9 @@ pub struct Flights<Q, W> {
 impl<Q, W> Default for Flights<Q, W> {
     fn default() -> Self {
         Self {
-            flights: BTreeMap::new(),
-            calls: BTreeMap::new(),
-            waiters: BTreeMap::new(),
+            flights: SortedMap::new(),
+            calls: SortedMap::new(),
+            waiters: SortedMap::new(),
             load: Load::default(),
             places: Shares::default(),
         }
@@ -160,7 +161,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
             self.calls.insert(call, key);
             self.load.add(&slot);
         }
-        for (id, waiter) in &flight.waiters {
+        for (id, waiter) in flight.waiters.iter() {
             self.waiters.insert(*id, key);
             self.places.add(waiter.client());
         }
@@ -213,11 +214,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
 
     /// Ends a flight whose deadline has passed.
     pub fn pop_expired(&mut self, now: Instant) -> Option<(QuestionKey, Flight<Q, W>)> {
-        let (key, _) = self
-            .flights
-            .iter()
-            .find(|(_, flight)| flight.deadline <= now)?;
-        self.end(*key)
+        self.pop(&|flight| flight.deadline <= now)
     }
 
     /// Takes out a flight that is answered elsewhere, if `key` is.
@@ -245,7 +242,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
 
     /// Lets the flights that wait in line wait for so much longer, but not past `limit`.
     pub fn postpone_queued(&mut self, time: Duration, limit: Instant) {
-        for flight in self.flights.values_mut() {
+        for (_, flight) in self.flights.iter_mut() {
             let is_expired = flight.deadline == Instant::default();
             if let (State::Queued { .. }, false) = (flight.state, is_expired) {
                 flight.deadline = limit.min(flight.deadline + time);
@@ -255,10 +252,9 @@ impl<Q, W: Waiter> Flights<Q, W> {
 
     /// Takes out a flight that is answered elsewhere and should be looked at.
     pub fn pop_due(&mut self, now: Instant) -> Option<(QuestionKey, Flight<Q, W>)> {
-        let (key, _) = self.flights.iter().find(
-            |(_, flight)| matches!(flight.state, State::AwaitingPeer { check_at } if check_at <= now),
-        )?;
-        self.end(*key)
+        self.pop(
+            &|flight| matches!(flight.state, State::AwaitingPeer { check_at } if check_at <= now),
+        )
     }
 
     /// Returns the flights under a lease of this worker, and when each was asked.
@@ -275,17 +271,14 @@ impl<Q, W: Waiter> Flights<Q, W> {
     pub fn drain_waiters(
         &mut self,
         chosen: impl Fn(&W) -> bool,
-    ) -> Vec<(QuestionKey, BTreeMap<WaiterId, W>)> {
+    ) -> Vec<(QuestionKey, SortedMap<WaiterId, W>)> {
         let mut taken = Vec::new();
-        for (key, flight) in &mut self.flights {
+        for (key, flight) in self.flights.iter_mut() {
             if !flight.waiters.values().any(&chosen) {
                 continue;
             }
-            let (leave, stay) = std::mem::take(&mut flight.waiters)
-                .into_iter()
-                .partition::<BTreeMap<_, _>, _>(|(_, waiter)| chosen(waiter));
-            flight.waiters = stay;
-            for (id, waiter) in &leave {
+            let leave = flight.waiters.take(&chosen);
+            for (id, waiter) in leave.iter() {
                 self.waiters.remove(id);
                 self.places.remove(waiter.client());
             }
@@ -299,7 +292,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
     /// many there were.
     pub fn root_ended(&mut self, gone: RootId) -> usize {
         let before = self.calls.len();
-        for flight in self.flights.values_mut() {
+        for (_, flight) in self.flights.iter_mut() {
             match flight.state {
                 State::Calling {
                     call, root, slot, ..
@@ -317,10 +310,15 @@ impl<Q, W: Waiter> Flights<Q, W> {
 
     /// Takes out a flight whose call is gone.
     pub fn pop_orphan(&mut self) -> Option<(QuestionKey, Flight<Q, W>)> {
-        let (key, _) = self
-            .flights
-            .iter()
-            .find(|(_, flight)| flight.state == State::Orphaned)?;
+        self.pop(&|flight| flight.state == State::Orphaned)
+    }
+
+    /// Takes out the first flight that is `chosen`.
+    fn pop(
+        &mut self,
+        chosen: &dyn Fn(&Flight<Q, W>) -> bool,
+    ) -> Option<(QuestionKey, Flight<Q, W>)> {
+        let (key, _) = self.flights.iter().find(|(_, flight)| chosen(flight))?;
         self.end(*key)
     }
 
@@ -330,7 +328,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
             self.calls.remove(&call);
             self.load.remove(&slot);
         }
-        for (id, waiter) in &flight.waiters {
+        for (id, waiter) in flight.waiters.iter() {
             self.waiters.remove(id);
             self.places.remove(waiter.client());
         }
@@ -386,7 +384,7 @@ mod tests {
             asked_at: Instant::default(),
             deadline: DEADLINE,
             call: (),
-            waiters: BTreeMap::new(),
+            waiters: SortedMap::new(),
             is_joined: false,
             state: State::Calling {
                 call: CallId(call),
@@ -424,7 +422,7 @@ mod tests {
         let (landed, flight) = flights.complete(CallId(100)).unwrap();
         assert_eq!(landed, key(b"a"));
         assert_eq!(
-            flight.waiters.into_values().collect::<Vec<_>>(),
+            flight.waiters.values().copied().collect::<Vec<_>>(),
             (0..200).collect::<Vec<_>>()
         );
         assert!(flights.complete(CallId(100)).is_none());
@@ -439,7 +437,10 @@ mod tests {
         flights.forget(StreamId(1));
         flights.forget(StreamId(1));
         let (_, flight) = flights.complete(CallId(100)).unwrap();
-        assert_eq!(flight.waiters.into_keys().collect::<Vec<_>>(), [held(2)]);
+        assert_eq!(
+            flight.waiters.keys().copied().collect::<Vec<_>>(),
+            [held(2)]
+        );
     }
 
     #[test]
@@ -450,7 +451,7 @@ mod tests {
         flights.root_ended(ROOT);
         assert!(flights.forget(StreamId(1)).is_none());
         let (_, flight) = flights.pop_orphan().unwrap();
-        assert_eq!(flight.waiters.into_values().collect::<Vec<_>>(), [2]);
+        assert_eq!(flight.waiters.values().copied().collect::<Vec<_>>(), [2]);
         assert!(flights.waiters.is_empty());
     }
 

@@ -1,7 +1,5 @@
 //! How much clients may cause: their budgets of unknown tokens, and the lines for free calls.
 
-use std::collections::BTreeMap;
-
 use super::{
     budget::{Budget, Spent},
     call::CallContext,
@@ -16,6 +14,7 @@ use crate::{
     clock::millis,
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
+    sorted::SortedMap,
     token::TokenDigest,
 };
 
@@ -23,9 +22,15 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Limits {
     budget: Budget,
-    lines: BTreeMap<PoolId, Line>,
-    /// The largest cap of the questions in each line: several configurations may share a pool.
-    largest_caps: BTreeMap<PoolId, usize>,
+    lines: SortedMap<PoolId, PoolLine>,
+}
+
+/// What waits for a call of one pool.
+#[derive(Debug, Default)]
+struct PoolLine {
+    line: Line,
+    /// The largest cap of its questions: several configurations may share a pool.
+    largest_cap: usize,
 }
 
 impl Limits {
@@ -82,12 +87,10 @@ impl Limits {
     ) -> Result<(Ticket, Vec<QuestionKey>), LineFull> {
         let key = call.upstream.question(call.digest());
         let pool = call.upstream.admission.pool;
-        let cap = self.largest_caps.entry(pool).or_default();
-        *cap = call.upstream.settings.max_in_flight.max(*cap);
-        self.lines
-            .entry(pool)
-            .or_default()
-            .push(key, call.client, call.bytes())
+        self.lines.update(pool, |PoolLine { line, largest_cap }| {
+            *largest_cap = call.upstream.settings.max_in_flight.max(*largest_cap);
+            line.push(key, call.client, call.bytes())
+        })
     }
 
     /// Takes the next question out of a pool's line, if `turn` says so.
@@ -96,26 +99,24 @@ impl Limits {
         pool: PoolId,
         turn: impl Fn(Option<ClientKey>, &QuestionKey) -> Turn,
     ) -> Option<QuestionKey> {
-        self.lines.get_mut(&pool)?.pop(turn)
+        self.lines.get_mut(&pool)?.line.pop(turn)
     }
 
     /// Takes a question out of a pool's line.
     pub fn leave_line(&mut self, pool: PoolId, ticket: Ticket) {
-        if let Some(line) = self.lines.get_mut(&pool) {
+        if let Some(PoolLine { line, .. }) = self.lines.get_mut(&pool) {
             line.remove(ticket);
         }
     }
 
     /// Returns the largest cap of the questions in a pool's line.
     pub fn largest_cap(&self, pool: PoolId) -> usize {
-        self.largest_caps.get(&pool).copied().unwrap_or_default()
+        self.lines.get(&pool).map_or(0, |line| line.largest_cap)
     }
 
     /// Forgets the lines in which no question waits.
     pub fn drop_empty_lines(&mut self) {
-        self.lines.retain(|_, line| !line.is_empty());
-        let lines = &self.lines;
-        self.largest_caps.retain(|pool, _| lines.contains_key(pool));
+        self.lines.retain(|_, waiting| !waiting.line.is_empty());
     }
 
     /// Returns the pools that have a line.

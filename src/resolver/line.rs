@@ -7,13 +7,8 @@
 //! bounded in questions and in bytes; when it is full, the client with most questions in it gives up its newest
 //! one to a client that has fewer.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Bound::{Excluded, Unbounded},
-};
-
 use super::client::ClientKey;
-use crate::cache::question::QuestionKey;
+use crate::{cache::question::QuestionKey, sorted::SortedMap};
 
 /// Questions that may wait in one line.
 const MAX_QUESTIONS: usize = 4_096;
@@ -51,9 +46,9 @@ pub enum Turn {
 #[derive(Debug, Default)]
 pub struct Line {
     /// The questions of each client, oldest first. Clients without an address are one.
-    clients: BTreeMap<Option<ClientKey>, BTreeMap<u64, Waiting>>,
+    clients: SortedMap<Option<ClientKey>, SortedMap<u64, Waiting>>,
     /// The clients by how many questions they have.
-    by_length: BTreeSet<(usize, Option<ClientKey>)>,
+    by_length: SortedMap<(usize, Option<ClientKey>), ()>,
     /// The client that was served last.
     served: Option<Option<ClientKey>>,
     next_number: u64,
@@ -92,13 +87,10 @@ impl Line {
         &mut self,
         turn: impl Fn(Option<ClientKey>, &QuestionKey) -> Turn,
     ) -> Option<QuestionKey> {
-        let after = match self.served {
-            Some(served) => self.clients.range((Excluded(served), Unbounded)),
-            None => self.clients.range(..),
-        };
+        let after = self.served.iter().flat_map(|it| self.clients.after(it));
         let mut next = None;
         for (client, questions) in after.chain(self.clients.iter()) {
-            let Some((number, waiting)) = questions.first_key_value() else {
+            let Some((number, waiting)) = questions.first() else {
                 continue;
             };
             match turn(*client, &waiting.key) {
@@ -132,7 +124,7 @@ impl Line {
         self.bytes -= removed.bytes;
         self.by_length.remove(&(length, client));
         if length > 1 {
-            self.by_length.insert((length - 1, client));
+            self.by_length.insert((length - 1, client), ());
         }
     }
 
@@ -147,11 +139,11 @@ impl Line {
 
     /// Takes out the newest question of the client that has most, if that is more than `client` would have.
     fn displace(&mut self, client: Option<ClientKey>) -> Option<QuestionKey> {
-        let (length, longest) = *self.by_length.last()?;
+        let (&(length, longest), ()) = self.by_length.last()?;
         if length <= self.length(client) + 1 {
             return None;
         }
-        let (number, waiting) = self.clients.get(&longest)?.last_key_value()?;
+        let (number, waiting) = self.clients.get(&longest)?.last()?;
         let (number, key) = (*number, waiting.key);
         self.remove(Ticket {
             client: longest,
@@ -165,18 +157,17 @@ impl Line {
         self.next_number += 1;
         let length = self.length(client);
         self.by_length.remove(&(length, client));
-        self.by_length.insert((length + 1, client));
-        self.clients
-            .entry(client)
-            .or_default()
-            .insert(number, Waiting { key, bytes });
+        self.by_length.insert((length + 1, client), ());
+        self.clients.update(client, |questions| {
+            questions.insert(number, Waiting { key, bytes });
+        });
         self.questions += 1;
         self.bytes += bytes;
         Ticket { client, number }
     }
 
     fn length(&self, client: Option<ClientKey>) -> usize {
-        self.clients.get(&client).map_or(0, BTreeMap::len)
+        self.clients.get(&client).map_or(0, SortedMap::len)
     }
 }
 
@@ -326,7 +317,7 @@ mod tests {
                         pop(&mut line);
                     }
                 }
-                let all = || line.clients.values().flat_map(BTreeMap::values);
+                let all = || line.clients.values().flat_map(SortedMap::values);
                 proptest::prop_assert_eq!(line.questions, all().count());
                 proptest::prop_assert_eq!(line.bytes, all().map(|waiting| waiting.bytes).sum::<usize>());
                 proptest::prop_assert_eq!(line.by_length.len(), line.clients.len());

@@ -3,9 +3,8 @@
 //! The non-obvious rule: each pool has a cap of its own, so a flood in one leaves the others alone. Inside a pool
 //! [`Shares`] says how many calls one client may have.
 
-use std::collections::BTreeMap;
-
 use super::{client::ClientKey, share::Shares};
+use crate::sorted::SortedMap;
 
 /// Names a pool of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,13 +27,13 @@ pub struct Slot {
 
 /// The calls of one worker. A pool without a call has no entry.
 #[derive(Debug, Default)]
-pub struct Load(BTreeMap<PoolId, Shares>);
+pub struct Load(SortedMap<PoolId, Shares>);
 
 impl Load {
     /// Counts a call.
     pub fn add(&mut self, slot: &Slot) {
-        let pool = self.0.entry(slot.pool).or_default();
-        pool.add(slot.client.as_ref());
+        self.0
+            .update(slot.pool, |pool| pool.add(slot.client.as_ref()));
     }
 
     /// Takes back what [`Self::add`] counted.

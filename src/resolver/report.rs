@@ -6,12 +6,12 @@
 //! The non-obvious rule: a line has fixed words, a status and what the configuration says of MAS; no token, no secret,
 //! and nothing that a client or a server sent.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use super::upstream::Upstream;
 use crate::{
     cache::bucket::{Bucket, Buckets},
-    clock::Instant,
+    clock::{Instant, duration_text},
     host::{Backend, Callback, NotWritten, Store},
     mas::introspection::{ConnectionFault, Credential, NoVerdict, Settings},
 };
@@ -129,14 +129,14 @@ impl Told {
 pub struct Reports {
     shared: Buckets,
     /// What this worker knows of the lines so far. Here a way of asking fails as soon as one question does.
-    known: BTreeMap<u64, Told>,
+    known: Vec<(u64, Told)>,
 }
 
 impl Default for Reports {
     fn default() -> Self {
         Self {
             shared: Buckets::new("o", NUMBER),
-            known: BTreeMap::new(),
+            known: Vec::new(),
         }
     }
 }
@@ -151,11 +151,13 @@ impl Reports {
     ) {
         let Some(topic) = Topic::of(why) else { return };
         let (fingerprint, now) = (upstream.fingerprint(), cb.now());
-        let known = self.known(fingerprint);
         // Too many questions at once say nothing of MAS.
         let is_fault = topic != Topic::Overloaded;
-        known.is_failing |= is_fault;
-        if known.is_quiet(topic, now) {
+        let is_quiet = self.learn(fingerprint, |known| {
+            known.is_failing |= is_fault;
+            known.is_quiet(topic, now)
+        });
+        if is_quiet {
             return;
         }
         let told = self.tell(cb.host, fingerprint, topic, now, |told| {
@@ -171,9 +173,11 @@ impl Reports {
     pub fn note_answer<H: Backend>(&mut self, cb: &Callback<'_, H>, upstream: &Upstream) {
         let (fingerprint, now) = (upstream.fingerprint(), cb.now());
         let topic = Topic::Answers;
-        let known = self.known(fingerprint);
-        let is_told = known.last(topic) != Instant::default() && !known.is_failing;
-        if is_told || known.is_quiet(topic, now) {
+        let is_told = self.learn(fingerprint, |known| {
+            let is_told = known.last(topic) != Instant::default() && !known.is_failing;
+            is_told || known.is_quiet(topic, now)
+        });
+        if is_told {
             return;
         }
         let told = self.tell(cb.host, fingerprint, topic, now, |told| {
@@ -205,9 +209,10 @@ impl Reports {
             let mut told = before;
             let is_due = update(&mut told);
             if !is_due {
-                let known = self.known(fingerprint);
-                known.set(topic, before.last(topic));
-                known.is_failing &= topic != Topic::Answers || before.is_failing;
+                self.learn(fingerprint, |known| {
+                    known.set(topic, before.last(topic));
+                    known.is_failing &= topic != Topic::Answers || before.is_failing;
+                });
                 return None;
             }
             told.set(topic, now);
@@ -218,11 +223,10 @@ impl Reports {
             records.push((fingerprint, told));
             match write(store, &bucket, &records) {
                 Ok(()) => {
-                    let is_failing = self.known(fingerprint).is_failing;
-                    *self.known(fingerprint) = Told {
-                        is_failing: is_failing && topic != Topic::Answers,
-                        ..told
-                    };
+                    self.learn(fingerprint, |known| {
+                        told.is_failing = known.is_failing && topic != Topic::Answers;
+                        *known = told;
+                    });
                     return Some(before);
                 }
                 Err(NotWritten::Changed) => {}
@@ -230,18 +234,27 @@ impl Reports {
             }
         }
         // Better one line from each worker than none.
-        let known = self.known(fingerprint);
-        let before = *known;
-        update(known);
-        known.set(topic, now);
-        Some(before)
+        self.learn(fingerprint, |known| {
+            let before = *known;
+            update(known);
+            known.set(topic, now);
+            Some(before)
+        })
     }
 
-    fn known(&mut self, fingerprint: u64) -> &mut Told {
-        if self.known.len() >= NUMBER as usize && !self.known.contains_key(&fingerprint) {
-            self.known.pop_first();
+    /// Changes what this worker knows of one way of asking. Returns what `change` returns.
+    fn learn<R>(&mut self, fingerprint: u64, change: impl FnOnce(&mut Told) -> R) -> R {
+        let mut known = self.known.iter_mut();
+        if let Some((_, told)) = known.find(|(other, _)| *other == fingerprint) {
+            return change(told);
         }
-        self.known.entry(fingerprint).or_default()
+        if self.known.len() >= NUMBER as usize {
+            self.known.remove(0);
+        }
+        let mut told = Told::default();
+        let result = change(&mut told);
+        self.known.push((fingerprint, told));
+        result
     }
 
     fn read(&self, store: &impl Store, fingerprint: u64) -> (Bucket, Vec<(u64, Told)>) {
@@ -281,7 +294,7 @@ fn failure(settings: &Settings, why: NoVerdict) -> String {
 
 /// Returns what happened, and what to look at.
 fn explanation(settings: &Settings, why: NoVerdict) -> String {
-    let timeout = settings.timeout;
+    let timeout = duration_text(settings.timeout);
     match why {
         NoVerdict::UnknownCluster => {
             "Envoy knows no cluster of that name; compare introspection.cluster with Envoy's clusters".to_owned()
@@ -302,7 +315,7 @@ fn explanation(settings: &Settings, why: NoVerdict) -> String {
             }
         }
         NoVerdict::Timeout => format!(
-            "no answer within introspection.timeout ({timeout:?}); see whether MAS or its database is overloaded"
+            "no answer within introspection.timeout ({timeout}); see whether MAS or its database is overloaded"
         ),
         NoVerdict::Reset => "the answer broke off, or was longer than Envoy keeps; see MAS's log".to_owned(),
         NoVerdict::Status(status) => format!("MAS answered {status}; {}", of_status(settings, why)),
@@ -319,7 +332,7 @@ fn explanation(settings: &Settings, why: NoVerdict) -> String {
             "the answer is no introspection response; see whether introspection.path is MAS's endpoint".to_owned()
         }
         NoVerdict::Lost => format!(
-            "Envoy delivered no answer, not even its own after introspection.timeout ({timeout:?}); see whether its \
+            "Envoy delivered no answer, not even its own after introspection.timeout ({timeout}); see whether its \
              workers are overloaded"
         ),
         NoVerdict::Overloaded => format!(

@@ -3,7 +3,7 @@
 //! The non-obvious rule: there are three verdicts. A fault is [`Verdict::None`], with a reason, and there is no
 //! way from it to [`Verdict::Inactive`].
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::rc::Rc;
 
 use super::{
     client::ClientKey,
@@ -15,6 +15,7 @@ use crate::{
     clock::Instant,
     mas::introspection::{InactiveAnswer, NoVerdict},
     metrics::Outcome,
+    sorted::SortedMap,
     token::{AccessToken, TokenDigest},
 };
 
@@ -155,7 +156,7 @@ pub struct Resolution<W> {
     /// What was found.
     pub found: Found,
     /// The requests that waited.
-    pub waiters: BTreeMap<WaiterId, Waiting<W>>,
+    pub waiters: SortedMap<WaiterId, Waiting<W>>,
 }
 
 /// What became of a renewal in the background.

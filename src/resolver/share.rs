@@ -6,9 +6,8 @@
 //! The non-obvious rule: while less than a quarter of the cap is in use, uses are not counted by client, since
 //! knowing the client is a host call. While such uses last, they count against every client's share.
 
-use std::collections::BTreeMap;
-
 use super::client::ClientKey;
+use crate::sorted::SortedMap;
 
 /// The smallest cap of which a part is left for other clients.
 const MIN_SHARED_CAP: usize = 64;
@@ -20,17 +19,17 @@ pub struct Shares {
     /// Those that are not counted by client.
     uncounted: usize,
     /// By client, as far as the client is known. Each count is more than zero.
-    clients: BTreeMap<ClientKey, usize>,
+    clients: SortedMap<ClientKey, usize>,
 }
 
 impl Shares {
     /// Counts a use. `client` is who caused it, if that is counted.
     pub fn add(&mut self, client: Option<&ClientKey>) {
         self.total += 1;
-        *match client {
-            Some(client) => self.clients.entry(*client).or_default(),
-            None => &mut self.uncounted,
-        } += 1;
+        match client {
+            Some(client) => self.clients.update(*client, |count| *count += 1),
+            None => self.uncounted += 1,
+        }
     }
 
     /// Takes back what [`Self::add`] counted.

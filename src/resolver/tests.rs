@@ -88,7 +88,7 @@ struct Worker {
     clock: CoarseClock,
     resolver: Resolver<u32>,
     next_stream: u32,
-    ended: BTreeMap<u32, End>,
+    ended: std::collections::BTreeMap<u32, End>,
 }
 
 impl Worker {
@@ -98,7 +98,7 @@ impl Worker {
             clock: CoarseClock::default(),
             resolver: Resolver::default(),
             next_stream: 0,
-            ended: BTreeMap::new(),
+            ended: std::collections::BTreeMap::new(),
         };
         worker.call_back(|cb, resolver| resolver.start(cb));
         worker
@@ -113,7 +113,7 @@ impl Worker {
         let cb = Callback::new(&*host, ROOT, &self.clock);
         let result = f(&cb, &mut self.resolver);
         while let Some(Resolution { found, waiters }) = self.resolver.poll() {
-            for waiting in waiters.into_values() {
+            for (_, waiting) in waiters {
                 let end = End::from(&found);
                 let before = self.ended.insert(waiting.waiter, end);
                 assert!(before.is_none(), "a request is resolved once");

@@ -106,7 +106,7 @@ fn each_answer_that_is_no_verdict_names_what_to_look_at() {
         ),
         (
             response(504, "text/plain", "upstream request timeout"),
-            vec!["introspection.timeout (2.5s)"],
+            vec!["introspection.timeout (2500ms)"],
         ),
         (
             response(503, "text/plain", "no healthy upstream"),

@@ -12,6 +12,8 @@
 
 use std::{fmt, str, time::Duration};
 
+use crate::clock;
+
 /// The response header that carries a [`Lifetime`]: two numbers of milliseconds, `1500-2501`. Only an edge sends
 /// it, and only with an `expires_in`.
 pub const LIFETIME: &str = "x-matrix-edge-auth-lifetime";
@@ -76,8 +78,8 @@ impl fmt::Display for Lifetime {
         write!(
             f,
             "{}-{}",
-            self.at_least.as_millis(),
-            self.at_most.as_millis()
+            clock::millis(self.at_least),
+            clock::millis(self.at_most)
         )
     }
 }

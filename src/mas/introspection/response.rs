@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{lifetime::Lifetime, no_verdict::NoVerdict};
-use crate::mas::object_text;
+use crate::mas::read_object;
 
 /// Largest response body that is read, in bytes. MAS answers with less than 2 KiB.
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -66,8 +66,7 @@ pub struct InactiveAnswer {
 impl Answer {
     /// The answer that `body` is.
     pub fn parse(body: Vec<u8>) -> Result<Self, NoVerdict> {
-        let text = object_text(&body).ok_or(NoVerdict::Malformed)?;
-        let members: Members = serde_json::from_str(text).map_err(|_| NoVerdict::Malformed)?;
+        let members: Members = read_object(&body).ok_or(NoVerdict::Malformed)?;
         if !members.active {
             return Ok(Self::Inactive(InactiveAnswer { body }));
         }

@@ -6,7 +6,7 @@
 //! be compressed, cut or of any length, and what it could tell (a 401 that only asks for interactive
 //! authentication) costs one question to MAS.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use crate::{
     cache::question::QuestionKey,
@@ -21,6 +21,7 @@ use crate::{
         exchange::{self, Chunk, Wants},
         response_status,
     },
+    sorted::SortedMap,
     token::TokenDigest,
 };
 
@@ -178,7 +179,7 @@ fn end_session<H: Host, W>(
 /// Tokens that the homeserver refused lately, each with the MAS that is asked about it. Until the given moment a
 /// further refusal asks that MAS nothing.
 #[derive(Debug, Default)]
-pub(super) struct RefusedTokens(BTreeMap<QuestionKey, Instant>);
+pub(super) struct RefusedTokens(SortedMap<QuestionKey, Instant>);
 
 impl RefusedTokens {
     /// Forgets what is too old to matter.

@@ -6,9 +6,9 @@
 //! The non-obvious rule: it counts for that MAS only. One worker may stand before two, and what the one accepts says
 //! nothing to the other.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use crate::{clock::Instant, resolver::Upstream, token::TokenDigest};
+use crate::{clock::Instant, resolver::Upstream, sorted::SortedMap, token::TokenDigest};
 
 /// How long MAS's acceptance of a credential counts.
 const ACCEPTED: Duration = Duration::from_secs(300);
@@ -19,25 +19,25 @@ const MAX_CALLERS: usize = 64;
 /// A caller, and the MAS that judges it. `Debug` shows nothing of the caller's secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CallerKey {
-    /// Names the MAS, see [`crate::config::Config::fingerprint`].
-    fingerprint: u64,
     /// The digest of the caller's `authorization`.
     authorization: TokenDigest,
+    /// Names the MAS, see [`crate::config::Config::fingerprint`].
+    fingerprint: u64,
 }
 
 impl CallerKey {
     /// Returns the key of a caller with this `authorization` for the MAS that `upstream` asks.
     pub fn of(upstream: &Upstream, authorization: &[u8]) -> Self {
         Self {
-            fingerprint: upstream.fingerprint(),
             authorization: TokenDigest::of(authorization),
+            fingerprint: upstream.fingerprint(),
         }
     }
 }
 
 /// The callers, and until when each counts.
 #[derive(Debug, Default)]
-pub struct AcceptedCallers(BTreeMap<CallerKey, Instant>);
+pub struct AcceptedCallers(SortedMap<CallerKey, Instant>);
 
 impl AcceptedCallers {
     /// Returns whether MAS has lately accepted the caller.

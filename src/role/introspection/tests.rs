@@ -107,7 +107,7 @@ impl Listener {
         let cb = Callback::new(&self.host, ROOT, &self.clock);
         self.resolver.on_call_response(&cb, call, response);
         while let Some(resolution) = self.resolver.poll() {
-            for waiting in resolution.waiters.into_values() {
+            for (_, waiting) in resolution.waiters {
                 self.host.select(waiting.waiter.exchange.stream);
                 self.role.finish(&cb, &resolution.found, &waiting.waiter);
             }

@@ -5,7 +5,7 @@
 //! begun is waited for, for as long as Envoy lets a stream be silent (`stream_idle_timeout`): MAS could not answer half
 //! of it either.
 
-use std::{collections::BTreeMap, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use super::watch::{Exchange, Watch};
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     host::{Callback, Host, StreamId},
     metrics::{Metric, Outcome},
     role::exchange::Phase,
+    sorted::SortedMap,
 };
 
 /// How long a request is held for a first piece of its body before it is passed on as it is.
@@ -32,7 +33,7 @@ const AT_ONCE: Duration = Duration::from_millis(10);
 /// The requests.
 #[derive(Debug, Default)]
 pub struct AwaitingBody {
-    streams: BTreeMap<StreamId, Request>,
+    streams: SortedMap<StreamId, Request>,
     has_warned: bool,
 }
 

@@ -1,0 +1,75 @@
+//! From exec to ready: an Envoy with the module, one with a filter that does nothing, and one without a filter.
+//!
+//! The order of the three changes from round to round. Envoy is ready when its admin interface says so, which is asked
+//! every 10 ms.
+
+use std::{env, path::Path, time::Instant};
+
+use serde_json::json;
+
+use super::{
+    median,
+    support::envoy::{Builder, Envoy, bootstrap},
+    upstream::Mas,
+};
+
+const WORKERS: u32 = 4;
+const ROUNDS: usize = 15;
+
+pub async fn beside_an_empty_filter(mas: &Mas) {
+    let empty = env::var("EMPTY_MODULE").expect("scripts/bench makes the empty filter");
+    let mut millis = [const { Vec::new() }; 3];
+    for round in 0..=ROUNDS {
+        for turn in 0..3 {
+            let which = (round + turn) % 3;
+            let builder = match which {
+                0 => with_module(mas),
+                1 => with_module(mas).bootstrap(replace_module(&empty)),
+                _ => Envoy::builder(),
+            };
+            let started = Instant::now();
+            let envoy = builder.concurrency(WORKERS).start().await;
+            let took = started.elapsed().as_secs_f64() * 1_000.0;
+            drop(envoy);
+            // The first round brings the files into memory.
+            if round > 0 {
+                millis[which].push(took);
+            }
+        }
+    }
+    let [module, empty, none] = millis.map(|mut millis| {
+        millis.sort_by(f64::total_cmp);
+        (median(&millis), millis[0], millis[millis.len() - 1])
+    });
+    println!("\n| {WORKERS} workers | exec to ready, ms | ratio | lowest to highest, ms |");
+    println!("|---|--:|--:|--:|");
+    for (name, (median, lowest, highest)) in [
+        ("no filter", none),
+        ("a filter that does nothing", empty),
+        ("the module", module),
+    ] {
+        let ratio = median / empty.0;
+        println!("| {name} | {median:.0} | {ratio:.2} | {lowest:.0} to {highest:.0} |");
+    }
+}
+
+fn with_module(mas: &Mas) -> Builder {
+    let plugin = json!({
+        "server_name": "example.org",
+        "introspection": {
+            "cluster": "mas",
+            "authority": "auth.example.org",
+            "credential": {"bearer": {"value": "bench"}},
+        },
+    });
+    Envoy::builder().plugin(plugin).mas(mas.addr())
+}
+
+/// Puts another module in the place of the module. It may call nothing that the list does not name, which is enough.
+fn replace_module(other: &str) -> impl FnOnce(&mut serde_json::Value) + Send + use<> {
+    let other = Path::new(other).to_owned();
+    move |config| {
+        let filter = &mut bootstrap::http_manager(config)["http_filters"][0];
+        filter["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = json!(other);
+    }
+}
