@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_millis(20);
 const AT_ONCE: usize = 4;
 
 /// Ends of each kind.
-const ENDS: usize = 50;
+const ENDS: usize = 40;
 
 /// A connection to each worker of the fleet.
 type Connections = Vec<Connection>;
@@ -42,6 +42,8 @@ enum End {
     Lock,
     /// `POST /logout`.
     Logout,
+    /// `POST /logout/all` with another token of the user, which no member knows.
+    LogoutAll,
     /// `POST /oauth2/revoke`.
     Revocation,
 }
@@ -56,7 +58,7 @@ impl Pair {
     fn new(fleet: &Fleet, end: End, number: usize) -> Self {
         let username = format!("{end:?}{number}").to_lowercase();
         let session = |username: &str, device| match end {
-            End::Logout => Session::compat(username, device),
+            End::Logout | End::LogoutAll => Session::compat(username, device),
             _ => Session::access(username, device).client_id(CLIENT.0),
         };
         let insert = |session| {
@@ -68,9 +70,9 @@ impl Pair {
             fleet.mas.insert(&token, session);
             token
         };
-        // Of a user who is locked all sessions end.
+        // Of a user who is locked or logs out everywhere all sessions end.
         let other = match end {
-            End::Lock => format!("bystander{number}"),
+            End::Lock | End::LogoutAll => format!("bystander{number}"),
             _ => username.clone(),
         };
         Self {
@@ -86,6 +88,14 @@ impl Pair {
             End::Lock => fleet.mas.lock_user(&format!("lock{number}")),
             End::Logout => {
                 let response = at.request(&logout("v3", &self.ended)).await;
+                assert_eq!(response.status, 200, "{response:?}");
+            }
+            End::LogoutAll => {
+                let session = Session::compat(&format!("logoutall{number}"), "LAPTOP");
+                let token = new_token("mct");
+                fleet.mas.insert(&token, session);
+                let everywhere = Request::new("POST", "/_matrix/client/v3/logout/all");
+                let response = at.request(&everywhere.bearer(&token)).await;
                 assert_eq!(response.status, 200, "{response:?}");
             }
             End::Revocation => {
@@ -183,7 +193,13 @@ async fn what_ends_at_one_member_is_refused_by_all_within_a_second() {
     let fleet = Arc::new(Fleet::start().await);
     let mut all = Vec::new();
     // What clients do must be heard without a word of MAS.
-    for end in [End::Logout, End::Revocation, End::SyncDevices, End::Lock] {
+    for end in [
+        End::Logout,
+        End::LogoutAll,
+        End::Revocation,
+        End::SyncDevices,
+        End::Lock,
+    ] {
         if matches!(end, End::SyncDevices) {
             let member = fleet.member(1);
             fleet.mas.set_homeserver(member.listener("provisioning"));
@@ -194,7 +210,7 @@ async fn what_ends_at_one_member_is_refused_by_all_within_a_second() {
     }
     all.sort();
     print("all", &all);
-    assert_eq!(all.len(), 4 * ENDS);
+    assert_eq!(all.len(), 200);
     assert!(percentile(&all, 99) < Duration::from_secs(1), "{all:?}");
     fleet.assert_untroubled();
 }

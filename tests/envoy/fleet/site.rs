@@ -58,7 +58,10 @@ impl Fleet {
     /// Starts three members with this change to the file. What is mirrored to the last one is sent to `way_to_last`, if
     /// it is given, which is then led to that member.
     pub async fn start_with(change: Change, way_to_last: Option<&Switch>) -> Self {
-        let mut options = Options::default();
+        let mut options = Options {
+            logout_all: true,
+            ..Options::default()
+        };
         options.clients.push(Client::post(CLIENT.0, CLIENT.1));
         let ports: Vec<Ports> = (0..MEMBERS).map(|_| Ports::take()).collect();
         let mut ends: Vec<SocketAddr> = ports.iter().map(|ports| ports.of("ends")).collect();
