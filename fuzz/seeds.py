@@ -21,6 +21,7 @@ def main():
     configurations()
     credentials()
     endpoints()
+    heads()
     introspections()
     forms()
     provisioning()
@@ -57,6 +58,8 @@ def first_of_each(items, kind, limit):
 
 
 def credentials():
+    many = "&".join(["access%5ftokem=x", "%61", "", "=", "a=b;c"] * 20)
+    put("credential", "many-parameters", f"GET\n-\n-\n/x?{many}&access_token=%61%25%32%35")
     counts = {}
     for case in vectors("extraction"):
         counts[case["category"]] = counts.get(case["category"], 0) + 1
@@ -83,11 +86,34 @@ def endpoints():
         "blocked-absolute": "http://example.org/_synapse//mas;p/x",
         "blocked-dots": "/_matrix/..%2f_synapse/replication/x",
         "blocked-encoded": "/%5fsynapse/metrics",
+        "blocked-nested": "/a:x%" + "25" * 40 + "/y/_synapse/x",
+        "blocked-nested-slashes": "/%5fsynapse%25252fmas%252525252f..%253b",
         "blocked-parameter": "/_synapse/;%2fx/mas",
         "dots": "/_matrix/client/v3/%2e%2e/x?y=/z",
+        "nested": "/%2525%2541%252525/_synapse%2525/%25",
         "query": "/_matrix/client/v3/sync?since=1",
     }.items():
         put("endpoint", name, f"GET\n{path}")
+
+
+def heads():
+    def serialized(fields):
+        texts = [text.encode() for field in fields for text in field]
+        sizes = b"".join(len(text).to_bytes(4, "little") for text in texts)
+        return len(fields).to_bytes(4, "little") + sizes + b"".join(text + b"\0" for text in texts)
+
+    request = [(":method", "GET"), (":path", "/_matrix/client/v3/sync?since=1"), (":authority", "example.org")]
+    token = ("authorization", "Bearer mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1")
+    for name, fields in {
+        "empty": [],
+        "forged": request + [("x_matrix_user_id", "@admin:example.org"), ("x-matrix-user-id", ""), token],
+        "one": [("", "")],
+        "request": request + [token, ("content-type", "application/json"), ("x-request-id", "\u00e9\0")],
+        "two-authorizations": request + [token, token],
+    }.items():
+        put("head", name, serialized(fields))
+    put("head", "cut", serialized(request)[:-1])
+    put("head", "larger-than-it-is", b"\xff" * 12)
 
 
 def introspections():

@@ -5,6 +5,7 @@
 
 pub mod parser;
 pub(crate) mod percent;
+pub(crate) mod steps;
 
 use self::percent::escape;
 
@@ -38,6 +39,7 @@ impl Iterator for Decoded<'_> {
     type Item = u8;
 
     fn next(&mut self) -> Option<u8> {
+        steps::note(1);
         let (byte, rest) = match self.0 {
             [b'+', rest @ ..] => (b' ', rest),
             [byte, rest @ ..] => escape(self.0).unwrap_or((*byte, rest)),

@@ -310,6 +310,11 @@ fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
         ),
         (
             "/introspection/authority",
+            Some(json!("auth.example.org/auth")),
+            "introspection.authority: takes a host name",
+        ),
+        (
+            "/introspection/authority",
             Some(json!("auth.example.org/")),
             "introspection.authority: takes a host name",
         ),

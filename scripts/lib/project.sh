@@ -26,6 +26,14 @@ fail() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# chromium_program : the browser of the tests, or nothing.
+chromium_program() {
+  local name
+  for name in "${CHROMIUM:-}" chromium chromium-browser google-chrome; do
+    if [ -n "$name" ] && command -v "$name"; then return; fi
+  done
+}
+
 # version_at_least VERSION MAJOR MINOR : compares the first two numbers of VERSION.
 version_at_least() {
   local major=${1%%.*} rest=${1#*.}

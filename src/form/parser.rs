@@ -4,7 +4,10 @@
 //! every split the parts are those of the whole form. Each byte is looked at once, or twice at the end of what turns
 //! out to be no escape.
 
-use super::percent::{escape, hex_digit};
+use super::{
+    percent::{escape, hex_digit},
+    steps,
+};
 
 /// What the bytes of a form stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +48,13 @@ impl FormParser {
     pub fn read(&mut self, piece: &[u8], mut take: impl FnMut(Part<'_>)) {
         let mut rest = piece;
         while let Some((&byte, after)) = rest.split_first() {
+            steps::note(1);
             if self.continue_escape(byte, &mut take) {
                 rest = after;
                 continue;
             }
             let length = self.plain_length(rest);
+            steps::note(length);
             if let (Some(plain @ [_, ..]), Some(after)) = (rest.get(..length), rest.get(length..)) {
                 self.has_begun = true;
                 take(self.part(plain));
@@ -225,6 +230,26 @@ mod tests {
             }
         }
         assert_eq!(pairs(FORM.chunks(1)), whole);
+    }
+
+    #[test]
+    fn a_form_is_looked_at_once_or_twice() {
+        for input in [
+            "&",
+            "=",
+            "a=b&",
+            "%25",
+            "%2525&=",
+            "%",
+            "%4",
+            "+",
+            "token=%41&",
+        ] {
+            for piece in [1, 7, usize::MAX] {
+                let read = |form: &[u8]| assert!(pairs(form.chunks(piece)).len() <= form.len());
+                steps::assert_linear("a form", 4, read, input.as_bytes());
+            }
+        }
     }
 
     #[test]

@@ -2,9 +2,12 @@
 
 use std::borrow::Cow;
 
+use super::steps;
+
 /// The byte that the escape at the start of `text` stands for, and the text after it. `None` if
 /// there is no well-formed escape.
 pub(crate) fn escape(text: &[u8]) -> Option<(u8, &[u8])> {
+    steps::note(1);
     let [b'%', high, low, rest @ ..] = text else {
         return None;
     };
@@ -28,6 +31,47 @@ pub(crate) fn decode_to_the_end(text: &[u8]) -> Cow<'_, [u8]> {
         }
     }
     Cow::Owned(decoded)
+}
+
+/// What a text stands for once every escape is decoded, and how often each byte of that was encoded.
+#[derive(Debug, Default)]
+pub(crate) struct Unwrapped {
+    /// The decoded bytes.
+    pub bytes: Vec<u8>,
+    /// For each of them, in how many rounds of decoding it comes to light.
+    pub depths: Vec<u8>,
+}
+
+impl Unwrapped {
+    /// Decodes `text` to the end, in one pass like [`decode_to_the_end`]. `None`, as soon as that is seen: a byte was
+    /// encoded more than `max_depth` times.
+    pub fn of(text: &[u8], max_depth: u8) -> Option<Self> {
+        let mut unwrapped = Self::default();
+        for &byte in text {
+            unwrapped.bytes.push(byte);
+            unwrapped.depths.push(0);
+            while let Some((byte, depth)) = unwrapped.last_escape() {
+                if depth > max_depth {
+                    return None;
+                }
+                let at = unwrapped.bytes.len().saturating_sub(3);
+                unwrapped.bytes.truncate(at);
+                unwrapped.depths.truncate(at);
+                unwrapped.bytes.push(byte);
+                unwrapped.depths.push(depth);
+            }
+        }
+        Some(unwrapped)
+    }
+
+    /// The byte that the escape at the end stands for, and its depth. All of an escape must have come to light before
+    /// it can be decoded.
+    fn last_escape(&self) -> Option<(u8, u8)> {
+        let at = self.bytes.len().checked_sub(3)?;
+        let (byte, _) = escape(self.bytes.get(at..)?)?;
+        let depth = self.depths.get(at..)?.iter().max()?;
+        Some((byte, depth.saturating_add(1)))
+    }
 }
 
 /// Returns the number that a hexadecimal digit stands for.
@@ -54,6 +98,52 @@ mod tests {
         for text in ["", "%", "%4", "%zz", "%4g", "%%41", "x%41", "%+1"] {
             assert_eq!(escape(text.as_bytes()), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_byte_is_as_deep_as_the_rounds_that_it_takes() {
+        for (text, bytes, depths) in [
+            ("", "", &[][..]),
+            ("a%", "a%", &[0, 0]),
+            ("a%41", "aA", &[0, 1]),
+            ("%2541%2e", "A.", &[2, 1]),
+            ("%%34%31", "A", &[2]),
+            ("%%3%34%31", "A", &[3]),
+        ] {
+            let found = Unwrapped::of(text.as_bytes(), 9).unwrap();
+            let bytes = bytes.as_bytes();
+            assert_eq!((&*found.bytes, &*found.depths), (bytes, depths), "{text}");
+        }
+        let mut text = "/".to_owned();
+        for depth in 1..5 {
+            text = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            assert!(Unwrapped::of(text.as_bytes(), depth - 1).is_none());
+            let found = Unwrapped::of(text.as_bytes(), depth).unwrap();
+            assert_eq!((&*found.bytes, &*found.depths), (&b"/"[..], &[depth][..]));
+        }
+    }
+
+    #[test]
+    fn decoding_takes_one_pass_however_deep() {
+        for input in [&b"%25"[..], b"%2525", b"25", b"%", b"%%34%31", b"a", b"%41"] {
+            // As deep as the text is long: one percent sign before it.
+            let deep = |text: &[u8]| [b"%", text].concat();
+            steps::assert_linear(
+                "to the end",
+                3,
+                |text| drop(decode_to_the_end(&deep(text)).into_owned()),
+                input,
+            );
+            steps::assert_linear(
+                "with depths",
+                3,
+                |text| drop(Unwrapped::of(&deep(text), u8::MAX - 1)),
+                input,
+            );
+        }
+        // Too deep is seen at once.
+        let deep = [&b"%"[..], &b"25".repeat(30_000)].concat();
+        assert!(steps::count(|| Unwrapped::of(&deep, 7)) < 64);
     }
 
     #[test]

@@ -56,6 +56,11 @@ impl FakeHost {
         self.elapsed.set(self.elapsed.get() + time);
     }
 
+    /// Takes out the oldest call that MAS has not answered.
+    pub fn take_oldest_call(&self) -> CallId {
+        self.calls.borrow_mut().remove(0)
+    }
+
     /// Returns the value of a metric.
     pub fn metric(&self, metric: Metric) -> i64 {
         let metrics = self.metrics.borrow();

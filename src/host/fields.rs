@@ -10,6 +10,8 @@
 
 use std::ops::Range;
 
+use crate::form::steps;
+
 const NUMBER: usize = size_of::<u32>();
 
 /// Fields in the order in which the host holds them. `Debug` is not there, since values hold tokens.
@@ -77,6 +79,7 @@ impl Fields {
 
     /// The field number `at`, whose name begins at `start`.
     fn place(&self, at: usize, start: usize) -> Option<Place> {
+        steps::note(2 * NUMBER);
         let sizes = at.checked_mul(2 * NUMBER)?.checked_add(NUMBER)?;
         let name = start..start.checked_add(number(&self.bytes, sizes)?)?;
         let start = name.end.checked_add(1)?;
@@ -159,6 +162,20 @@ mod tests {
         assert_eq!(fields.first("c"), Some(&b""[..]));
         assert_eq!(fields.first("A"), None);
         assert_eq!(fields.first("d"), None);
+    }
+
+    /// Each field costs at least ten bytes.
+    #[test]
+    fn every_field_is_looked_at_once() {
+        let read = |bytes: &[u8]| {
+            let fields: Vec<&[u8]> = vec![b""; bytes.len() / 10];
+            let written = serialize(fields.iter().map(|value| ("", *value)));
+            assert!(written.len() <= bytes.len() + NUMBER);
+            let fields = Fields::parse(written).unwrap();
+            assert_eq!(fields.iter().count(), bytes.len() / 10);
+            assert_eq!(fields.first("x"), None);
+        };
+        steps::assert_linear("the fields", 3, read, b"x");
     }
 
     #[cfg(not(target_arch = "wasm32"))]

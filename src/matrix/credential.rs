@@ -17,7 +17,7 @@
 use std::{borrow::Cow, fmt, str};
 
 use crate::{
-    form::{Decoded, FORM},
+    form::{Decoded, FORM, steps},
     token::AccessToken,
 };
 
@@ -169,7 +169,10 @@ fn query_token(target: &[u8]) -> Option<&[u8]> {
     let query = split_at(target, b'?')?.1;
     query
         .split(|&byte| byte == b'&' || byte == b';')
-        .filter_map(|pair| split_at(pair, b'='))
+        .filter_map(|pair| {
+            steps::note(1 + pair.len());
+            split_at(pair, b'=')
+        })
         .find(|(name, _)| is_access_token(name))
         .map(|(_, value)| value)
 }
@@ -311,6 +314,36 @@ mod tests {
     fn a_token_is_ascii_and_not_empty() {
         assert!(AccessToken::new("").is_none());
         assert!(AccessToken::new("\u{e9}").is_none());
+    }
+
+    #[test]
+    fn a_query_is_looked_at_once() {
+        for input in [
+            "&",
+            ";",
+            "=",
+            "a=b&",
+            "a&",
+            "access_token&",
+            "access_tokem=x&",
+            "access%5ftokem=x&",
+            "%61%63%63ess_tokem=x;",
+            "access_token%25=x&",
+            "%25",
+            "+",
+        ] {
+            let read = |query: &[u8]| {
+                let target = [b"/x?", query].concat();
+                drop(extract(Authorization::None, &target, || false));
+            };
+            steps::assert_linear("the query", 4, read, input.as_bytes());
+            // With a token at its end.
+            let read = |query: &[u8]| {
+                let target = [b"/x?", query, b"&access_token=%61%25%32%35"].concat();
+                drop(extract(Authorization::None, &target, || false));
+            };
+            steps::assert_linear("the query", 4, read, input.as_bytes());
+        }
     }
 
     #[test]

@@ -9,9 +9,9 @@
 //!
 //! The non-obvious rule: Synapse reads paths in two ways. It matches the raw path of every API, so
 //! `%61ccount` is another, unknown, path. What is no API, such as `/_synapse/client/unsubscribe`, it
-//! finds in a tree, and there it decodes each segment once. The table says which is which. The
-//! paths that are never public are of the second kind too, and are looked for in every encoding,
-//! since a proxy in between may decode more often.
+//! finds in a tree, and there it decodes each segment once and skips empty ones before the first.
+//! The table says which is which. The paths that are never public are of the second kind too, and
+//! are looked for in every encoding, since a proxy in between may decode more often.
 
 mod blocked;
 mod family;

@@ -150,13 +150,8 @@ impl Worker {
 
     /// MAS answers the oldest call.
     fn answer(&mut self, status: u16, body: &str) {
-        let call = self.host.calls.borrow_mut().remove(0);
-        let response = IntrospectionResponse {
-            status: Some(status),
-            content_type: Some(b"application/json"),
-            lifetime: None,
-            body: Some(body.as_bytes()),
-        };
+        let call = self.host.take_oldest_call();
+        let response = IntrospectionResponse::json(status, body);
         self.call_back(|cb, resolver| resolver.on_call_response(cb, call, response));
     }
 
@@ -419,6 +414,58 @@ fn a_client_is_not_told_of_the_budget_of_another() {
             }
             assert_eq!(worker.calls(), 0);
         }
+    }
+}
+
+/// As before, for a question that another pool has taken over from the line, and that is put back there.
+#[test]
+fn a_client_is_not_told_of_the_budget_of_another_pools_client() {
+    let mut worker = Worker::new(&Rc::default());
+    let limits = |max_in_flight: u32| {
+        json!({
+            "introspection": {"max_in_flight": max_in_flight},
+            "unknown_token_budget": {"per_source": 1, "window": "1m"},
+        })
+    };
+    let gateway = upstream(&limits(1), GATEWAY);
+    let homeserver = upstream(&limits(2), HOMESERVER);
+    worker.ask(&gateway, TOKENS[0], &ALICE);
+    let alice = worker.ask(&gateway, TOKENS[1], &ALICE);
+    for token in [TOKENS[1], TOKENS[2]] {
+        worker.ask(&homeserver, token, &BOB);
+    }
+    assert_eq!(worker.calls(), 3);
+    // Bob's second token is inactive, and the answer about his first comes too late.
+    worker.host.calls.borrow_mut().rotate_left(2);
+    worker.answer(200, INACTIVE);
+    worker.host.calls.borrow_mut().rotate_left(1);
+    worker.call_back(|cb, resolver| {
+        let token = TokenDigest::of(TOKENS[1].as_bytes());
+        let what = Invalidation::Token(&token);
+        resolver.invalidate(cb, &gateway.cache, what, InvalidationReason::Logout)
+    });
+    worker.answer(200, ACTIVE);
+    assert_eq!((worker.calls(), worker.end(alice)), (1, None), "in line");
+    worker.answer(200, ACTIVE);
+    let overloaded = End::None(NoVerdict::Overloaded);
+    assert_eq!(worker.end(alice), Some(&overloaded));
+}
+
+/// Of a token without an answer that could serve, nothing is remembered: anyone can invent such tokens in an outage.
+#[test]
+fn a_failure_is_remembered_only_where_a_stale_answer_serves() {
+    for (token, is_remembered) in [(TOKENS[0], true), (TOKENS[1], false)] {
+        let mut worker = Worker::new(&Rc::default());
+        let overrides = json!({"cache": {"stale_if_error": "10m", "refresh_ahead": false}});
+        let upstream = upstream(&overrides, GATEWAY);
+        worker.ask(&upstream, TOKENS[0], &ALICE);
+        worker.answer(200, ACTIVE);
+        worker.pass(10_000);
+        worker.ask(&upstream, token, &ALICE);
+        worker.answer(500, "");
+        let question = upstream.question(&TokenDigest::of(token.as_bytes()));
+        let failed_at = worker.resolver.failures.failed_at(&question);
+        assert_eq!(failed_at.is_some(), is_remembered, "{token}");
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::Request;
 use stand_in::{
     clock::Clock,
-    mas::{DEFAULT_SECRET, Mas, Options, Session},
+    mas::{Client, DEFAULT_SECRET, Mas, Options, Session},
 };
 use support::caller::{is_active, send};
 
@@ -135,6 +135,53 @@ async fn a_used_refresh_token_is_inactive() {
     refresh(&mas, "r0", "new", "r1");
     assert_eq!(introspect("r0").await, r#"{"active":false}"#);
     assert!(introspect("r1").await.starts_with(r#"{"active":true"#));
+}
+
+#[tokio::test]
+async fn the_token_endpoint_refreshes_for_a_client_that_it_knows() {
+    let clients = vec![Client::public("APP")];
+    let options = Options {
+        clients,
+        ..Options::default()
+    };
+    let mas = Mas::start(options).await.expect("a free port");
+    let session = Session::access("alice", "A").expires_in(Duration::from_secs(60));
+    mas.insert("old", session.refresh_token("r0"));
+    let ask = async |form: &str| {
+        let request = Request::post(format!("http://{}/oauth2/token", mas.addr()))
+            .header("content-type", "application/x-www-form-urlencoded");
+        let (status, body) = send(request, form).await;
+        let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        (status.as_u16(), body)
+    };
+    let grant = "grant_type=refresh_token&refresh_token=";
+    for (form, status, error) in [
+        (format!("{grant}r0&client_id=OTHER"), 401, "invalid_client"),
+        (format!("{grant}old&client_id=APP"), 400, "invalid_grant"),
+        (
+            "grant_type=password&client_id=APP".to_owned(),
+            400,
+            "unsupported_grant_type",
+        ),
+    ] {
+        let (refused, body) = ask(&form).await;
+        assert_eq!(refused, status, "{body}");
+        assert_eq!(body["error"], error);
+    }
+    assert!(is_active(&mas, "old").await);
+
+    let (status, issued) = ask(&format!("{grant}r0&client_id=APP")).await;
+    assert_eq!(status, 200, "{issued}");
+    assert_eq!(issued["token_type"], "Bearer");
+    assert_eq!(issued["expires_in"], 60);
+    let [access, refresh] =
+        ["access_token", "refresh_token"].map(|key| issued[key].as_str().expect("a token"));
+    assert!(!is_active(&mas, "old").await);
+    assert!(is_active(&mas, access).await);
+
+    mas.revoke(access);
+    let (status, body) = ask(&format!("{grant}{refresh}&client_id=APP")).await;
+    assert_eq!((status, &body["error"]), (400, &"invalid_grant".into()));
 }
 
 /// A MAS with this session under the access token `old` and the refresh token `r0`.

@@ -1,5 +1,6 @@
 //! The configurations and manifests below `envoy/`, running: Envoy between a stand-in homeserver and a stand-in MAS, and
-//! what every gateway among them must do. One folder a file: `istio.rs`, `envoy_gateway.rs`, `kubernetes.rs`.
+//! what every gateway among them must do. One folder a file: `compose.rs`, `envoy_gateway.rs`,
+//! `istio.rs`, `kubernetes.rs`.
 
 use std::path::Path;
 
@@ -28,6 +29,8 @@ pub struct Deployed {
     /// Behind all other clusters.
     pub other: Homeserver,
     pub envoy: Envoy,
+    /// What the configuration calls the homeserver.
+    pub server_name: &'static str,
     /// Files that Envoy reads.
     _dir: TempDir,
 }
@@ -84,6 +87,7 @@ impl Deployed {
             homeserver,
             other,
             envoy,
+            server_name: "example.org",
             _dir: dir,
         }
     }
@@ -103,7 +107,7 @@ impl Deployed {
         seen.remove(before)
     }
 
-    /// A new active access token of `@alice:example.org`, device `PHONE`.
+    /// A new active access token of alice, device `PHONE`.
     pub fn alice(&self) -> String {
         let token = new_token("mat");
         self.mas.insert(&token, Session::access("alice", "PHONE"));
@@ -116,7 +120,8 @@ impl Deployed {
             .bearer(&self.alice())
             .header("X-Matrix-User-Id", "@admin:example.org");
         let seen = self.pass(listener, &request).await;
-        assert_eq!(identity(&seen), [["@alice:example.org"], ["PHONE"]]);
+        let user = format!("@alice:{}", self.server_name);
+        assert_eq!(identity(&seen), [[user.as_str()], ["PHONE"]]);
         let forged = Request::get("/_matrix/client/versions")
             .header("X-Matrix-User-Id", "@admin:example.org");
         let seen = self.pass(listener, &forged).await;

@@ -31,6 +31,7 @@ mod capabilities;
 mod chain;
 mod clock;
 mod cold_start;
+mod compose;
 mod configuration;
 mod deployed;
 mod edge;

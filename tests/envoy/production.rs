@@ -113,6 +113,8 @@ GET    /_matrix/client/versions                                              syn
 # Synapse's own.
 GET    /_synapse/admin/v2/users                                              synapse-main               alice
 POST   /_synapse/admin/v1/purge_media_cache                                  synapse-media              alice
+GET    /_synapse/admin/v1/users/@a:b/media                                   synapse-media              alice
+POST   /_synapse/admin/v1/room/!a:b/media/quarantine                         synapse-media              alice
 GET    /_synapse/client/unsubscribe                                          synapse-main               -
 # All else.
 GET    /_matrix/client/v3/thirdparty/protocols                               synapse-main               alice
@@ -474,13 +476,23 @@ async fn the_production_gateway_speaks_http2_and_writes_what_it_knows() {
         (&line["verdict"], &line["user"]),
         (&json!("inactive"), &Value::Null)
     );
-    let version = Request::get("/_matrix/federation/v1/version");
-    assert_eq!(site.send("federation", &version).await.status, 200);
-    let line = logged(&site.envoy, "v1/version").await;
-    assert_eq!(
-        (&line["listener"], &line["verdict"]),
-        (&json!("federation"), &Value::Null)
-    );
+    // Where no token is judged, the module is not asked at all.
+    for (way, host, path) in [
+        ("federation", SERVER_NAME, "/_matrix/federation/v1/version"),
+        ("gateway", MATRIX, "/_matrix/federation/v1/event/a"),
+        ("gateway", MATRIX, "/_matrix/federation/v1/send/a"),
+        ("gateway", MATRIX, "/_matrix/federation/v1/media/download/a"),
+        ("gateway", MATRIX, "/_matrix/key/v2/server"),
+        ("gateway", RTC, "/sfu/get"),
+        ("gateway", RTC, "/rtc"),
+        ("gateway", SERVER_NAME, "/.well-known/matrix/server"),
+    ] {
+        let request = Request::get(path).header("Host", host).bearer("x");
+        assert_eq!(site.send(way, &request).await.status, 200, "{path}");
+        let line = logged(&site.envoy, &format!("\"{path}\"")).await;
+        assert_eq!(line["listener"], way);
+        assert_eq!(line["verdict"], Value::Null, "{path}");
+    }
     assert!(!site.envoy.log().contains(&site.token));
 }
 

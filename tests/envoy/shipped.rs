@@ -7,7 +7,7 @@ use stand_in::{
 };
 
 use super::{
-    edge::{WHOAMI, assert_not_active, identity, new_token},
+    edge::{WHOAMI, assert_not_active, identity, new_token, values},
     introspection_role::{assert_active, introspect},
 };
 use crate::support::{
@@ -57,7 +57,9 @@ async fn the_shipped_configuration_serves_all_three_roles() {
     mas.set_homeserver(envoy.listener("provisioning"));
     let token = new_token("mat");
     mas.insert(&token, Session::access("alice", "PHONE"));
-    let whoami = Request::get(WHOAMI).bearer(&token);
+    let whoami = Request::get(WHOAMI)
+        .header("X-Forwarded-For", "192.0.2.1")
+        .bearer(&token);
 
     // The gateway asks once, and the introspection role answers out of the same cache.
     assert_eq!(
@@ -67,6 +69,11 @@ async fn the_shipped_configuration_serves_all_three_roles() {
     assert_eq!(
         identity(&homeserver.requests()[0]),
         [["@alice:example.org"], ["PHONE"]]
+    );
+    // Synapse believes the first of these.
+    assert_eq!(
+        values(&homeserver.requests()[0], "x-forwarded-for"),
+        ["127.0.0.1"]
     );
     let answer = http::send(envoy.listener("introspection"), &introspect(&token)).await;
     assert_active(&answer, "alice");

@@ -21,6 +21,7 @@ mod support {
     pub mod mesh;
 }
 
+mod compose;
 mod kubernetes;
 mod labels;
 mod schemas;

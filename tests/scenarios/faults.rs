@@ -1,10 +1,12 @@
 //! MAS or Envoy fails: what no verdict leads to, and the bounds on what waits.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use matrix_edge_auth::{
+    host::StreamId,
     mas::introspection::{IntrospectionResponse, MAX_RESPONSE_BYTES},
     resolver::flight::MAX_WAITERS_PER_FLIGHT,
+    worker::Plugin,
 };
 use serde_json::json;
 
@@ -77,6 +79,16 @@ fn as_many_as_may_wait_are_answered() {
     }
 }
 
+/// A request with Alice's token has got no verdict, and the next one asks again.
+fn assert_no_verdict_is_kept(
+    worker: &mut SimulatedWorker,
+    gateway: &Rc<Plugin>,
+    request: StreamId,
+) {
+    assert_eq!(worker.fate(request), unable());
+    assert_eq!(worker.send(gateway, whoami(ALICE)), Fate::Held);
+}
+
 #[test]
 fn a_lost_answer_ends_in_503_at_the_deadline() {
     let process = Process::new();
@@ -89,12 +101,7 @@ fn a_lost_answer_ends_in_503_at_the_deadline() {
     assert_eq!(worker.fate(stream), Fate::Held);
     process.advance(Duration::from_millis(1));
     worker.tick();
-    assert_eq!(worker.fate(stream), unable());
-    assert_eq!(
-        worker.send(&gateway, whoami(ALICE)),
-        Fate::Held,
-        "nothing was kept"
-    );
+    assert_no_verdict_is_kept(&mut worker, &gateway, stream);
 }
 
 #[test]
@@ -105,12 +112,7 @@ fn a_call_that_times_out_is_no_verdict() {
     let stream = worker.request(&gateway, whoami(ALICE));
     process.advance(Duration::from_secs(5));
     worker.tick();
-    assert_eq!(worker.fate(stream), unable());
-    assert_eq!(
-        worker.send(&gateway, whoami(ALICE)),
-        Fate::Held,
-        "nothing was kept"
-    );
+    assert_no_verdict_is_kept(&mut worker, &gateway, stream);
 }
 
 #[test]

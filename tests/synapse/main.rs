@@ -22,6 +22,7 @@ mod support {
 }
 
 mod answer;
+mod compose;
 mod extraction;
 mod introspections;
 mod invalidation;

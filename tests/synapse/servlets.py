@@ -5,7 +5,7 @@
 
 Synapse itself builds its resources for the configuration, and this program reads their tables: of each
 pattern it takes one path for each alternative, and one with each segment empty that may be. Of a resource that is
-found by decoded segments it takes also the paths with one letter of a segment encoded. It listens on nothing.
+found by decoded segments it takes also the paths with one letter of a segment encoded, and with an empty segment first. It listens on nothing.
 
 The non-obvious rule: the first pattern that matches a path decides, and a method that this pattern
 does not have is refused, whatever the later patterns say.
@@ -136,7 +136,9 @@ def tree_paths(path, resource):
 
 
 def encodings(path):
-    """Returns the path with the first letter of one of its segments encoded, for each segment."""
+    """Returns the path with an empty segment at the beginning, and with the first letter of one of its segments
+    encoded, for each segment."""
+    yield "/" + path
     segments = path.split("/")
     for at, segment in enumerate(segments):
         if segment:

@@ -19,9 +19,9 @@
 mod support {
     pub mod envoy;
     pub mod http;
+    pub mod switch;
     pub mod synapse;
 }
 
 mod introspections;
 mod rig;
-mod switch;

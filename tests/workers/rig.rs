@@ -9,9 +9,9 @@ use tokio::{
     sync::{Mutex, MutexGuard, OnceCell},
 };
 
-use super::switch::Switch;
 use crate::support::{
     envoy::{Builder, Envoy},
+    switch::Switch,
     synapse::workers::Deployment,
 };
 

@@ -24,6 +24,19 @@ pub struct IntrospectionResponse<'a> {
     pub body: Option<&'a [u8]>,
 }
 
+#[cfg(test)]
+impl<'a> IntrospectionResponse<'a> {
+    /// Returns a response with a JSON body.
+    pub(crate) fn json(status: u16, body: &'a str) -> Self {
+        Self {
+            status: Some(status),
+            content_type: Some(b"application/json"),
+            lifetime: None,
+            body: Some(body.as_bytes()),
+        }
+    }
+}
+
 /// MAS's answer: what it says of a token, and the bytes that say it. `Debug` shows no identity: it may end
 /// in a log.
 #[derive(Clone, PartialEq, Eq)]
@@ -224,12 +237,7 @@ mod tests {
     use super::*;
 
     fn json(body: &str) -> Result<Answer, NoVerdict> {
-        read(IntrospectionResponse {
-            status: Some(200),
-            content_type: Some(b"application/json"),
-            lifetime: None,
-            body: Some(body.as_bytes()),
-        })
+        read(IntrospectionResponse::json(200, body))
     }
 
     fn is_inactive(answer: Result<Answer, NoVerdict>) -> bool {

@@ -36,8 +36,8 @@ pub(super) struct Endpoint {
 enum Spelling {
     /// As it is on the wire. So it does for every API, by regular expressions.
     Raw,
-    /// With its escapes decoded once. So it finds what is no API, in a tree of resources: `/.well-%6bnown` is
-    /// `/.well-known`.
+    /// With its escapes decoded once, and without empty segments at the beginning. So it finds what is no API, in a
+    /// tree of resources: `//.well-%6bnown` is `/.well-known`.
     Decoded,
 }
 
@@ -129,7 +129,7 @@ const fn only(method: Method, path: &'static str, requirement: AuthRequirement) 
 
 impl Endpoint {
     pub(super) fn matches_path(&self, path: &[u8]) -> bool {
-        let mut segments = path.split(|&byte| byte == b'/');
+        let mut segments = self.spelling.path(path).split(|&byte| byte == b'/');
         for expected in self.path.split('/') {
             if expected == "**" {
                 return true;
@@ -148,6 +148,18 @@ impl Endpoint {
 }
 
 impl Spelling {
+    /// What counts of `path`.
+    fn path(self, mut path: &[u8]) -> &[u8] {
+        if matches!(self, Self::Decoded) {
+            while let Some(rest) = path.strip_prefix(b"/")
+                && rest.starts_with(b"/")
+            {
+                path = rest;
+            }
+        }
+        path
+    }
+
     fn matches(self, segment: &[u8], expected: &[u8]) -> bool {
         match self {
             Self::Raw => segment == expected,
@@ -228,7 +240,14 @@ mod tests {
     fn resources_are_found_in_every_encoding() {
         let matches =
             |pattern, path: &str| resource(pattern, Required).matches_path(path.as_bytes());
-        for path in ["/a/bc/d", "/%61/b%63/d", "/a/%62%63/", "/a/bc"] {
+        for path in [
+            "/a/bc/d",
+            "/%61/b%63/d",
+            "/a/%62%63/",
+            "/a/bc",
+            "//a/bc",
+            "////%61/bc",
+        ] {
             assert!(matches("/a/bc/**", path), "{path}");
         }
         for path in [
@@ -239,6 +258,7 @@ mod tests {
             "/a/b%zz",
             "/%41/bc",
             "/a//bc",
+            "/%2Fa/bc",
             "/a/b",
             "/a/bc%",
             "/a",

@@ -363,7 +363,7 @@ const VERSIONS: &[u8] = b"/_matrix/client/versions";
 /// Everything else, by the whole path; the first match counts.
 const ELSEWHERE: &[Endpoint] = &[
     any("/_matrix/client/versions", Optional),
-    any("/", Nothing),
+    resource("/", Nothing),
     resource("/health", Nothing),
     any("/metrics", Nothing),
     // Synapse.

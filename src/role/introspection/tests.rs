@@ -102,13 +102,8 @@ impl Listener {
 
     /// MAS answers the oldest call.
     fn answer(&mut self, status: u16, body: &str) {
-        let call = self.host.calls.borrow_mut().remove(0);
-        let response = IntrospectionResponse {
-            status: Some(status),
-            content_type: Some(b"application/json"),
-            lifetime: None,
-            body: Some(body.as_bytes()),
-        };
+        let call = self.host.take_oldest_call();
+        let response = IntrospectionResponse::json(status, body);
         let cb = Callback::new(&self.host, ROOT, &self.clock);
         self.resolver.on_call_response(&cb, call, response);
         while let Some(resolution) = self.resolver.poll() {

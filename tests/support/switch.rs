@@ -1,5 +1,6 @@
 //! A TCP port that leads to where it was last told to. Synapse learns at its start where MAS is, and an
-//! Envoy with a listener for Synapse can only start after Synapse: this stands between the two.
+//! Envoy with a listener for Synapse can only start after Synapse: this stands between the two. Led to a port where nobody
+//! listens, it closes what connects, as before a server that restarts.
 
 use std::net::SocketAddr;
 
