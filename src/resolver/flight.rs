@@ -23,7 +23,7 @@ use crate::{
 
 /// Requests that may wait for one token.
 pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
-/// Requests that may wait in one worker. One client has no more than its share of these places, see [`Shares`].
+/// Requests that may wait in one worker. One client has no more than its share of these places.
 pub const MAX_WAITERS: usize = 16_384;
 
 /// Names a request that waits.
