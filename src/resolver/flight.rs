@@ -141,6 +141,12 @@ impl<Q, W: Waiter> Flights<Q, W> {
         self.places.admits(client, MAX_WAITERS)
     }
 
+    /// Returns the flight of a question that waits in line.
+    pub fn queued(&self, key: &QuestionKey) -> Option<&Flight<Q, W>> {
+        let flight = self.flights.get(key)?;
+        matches!(flight.state, State::Queued { .. }).then_some(flight)
+    }
+
     /// Returns in which pool's line the question waits, if it does.
     pub fn queued_in(&self, key: &QuestionKey) -> Option<PoolId> {
         match self.flights.get(key)?.state {
