@@ -4,8 +4,10 @@
 //! gone: made from a stream's callback, a call loses its answer when that client hangs up, and everyone
 //! who waits for it waits in vain. So every call is made by the root. From a stream's callback there is a
 //! trampoline: the SDK's own timer callback is called for the root, and makes the call from there.
+//!
+//! The SDK also fails, and the VM with it, when a queue calls a context that is no root: see [`add_root`].
 
-#![expect(unsafe_code, reason = "the SDK's timer callback is a foreign function")]
+#![expect(unsafe_code, reason = "the SDK's callbacks are foreign functions")]
 
 use std::{
     cell::{Cell, RefCell},
@@ -16,13 +18,15 @@ use proxy_wasm::{hostcalls, types::Status};
 
 use super::abi;
 use crate::{
-    host::{CallId, NotSent, RootId},
+    host::{CallId, NotSent, RootId, StreamId},
     mas::introspection::IntrospectionRequest,
 };
 
 unsafe extern "C" {
     // Exported by the SDK in this same module. It borrows the roots, which stream callbacks do not.
     fn proxy_on_tick(context: u32);
+    // Exported by the SDK as well. It borrows nothing but the roots.
+    fn proxy_on_context_create(context: u32, root: u32);
 }
 
 struct OwnedRequest {
@@ -35,6 +39,16 @@ struct OwnedRequest {
 thread_local! {
     static PENDING: RefCell<Option<OwnedRequest>> = const { RefCell::new(None) };
     static SENT: Cell<Option<Result<CallId, NotSent>>> = const { Cell::new(None) };
+}
+
+/// Makes the SDK take a stream for a root as well. A queue of a VM that has failed may call the stream, which has the
+/// number that a root of that VM had, and the SDK fails where there is no root of that number. This one has no
+/// configuration and does nothing. It stays, since the SDK ends only one context of a number; there are no more of them
+/// than seats.
+pub(super) fn add_root(stream: StreamId) {
+    const NO_ROOT: u32 = 0;
+    // SAFETY: Envoy gives a number to one context only, so there is no such root yet.
+    unsafe { proxy_on_context_create(stream.0, NO_ROOT) };
 }
 
 /// Sends `request` as a call of `root`, from a callback of `context`.

@@ -7,7 +7,7 @@ use proxy_wasm::{
     types::Action,
 };
 
-use super::{host::Envoy, vm::with_worker};
+use super::{dispatch, host::Envoy, vm::with_worker};
 use crate::{
     host::StreamId,
     worker::{AnyExchange, Chunk, Phase, Plugin},
@@ -60,6 +60,9 @@ impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
         #[cfg(feature = "trap")]
         super::trap::on_request_headers();
+        if with_worker(|worker| worker.may_be_hinted(&self.host(), self.id)) == Some(true) {
+            dispatch::add_root(self.id);
+        }
         if let Some(plugin) = &self.plugin {
             let host = self.host();
             self.exchange = with_worker(|worker| {

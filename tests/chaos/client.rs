@@ -512,12 +512,15 @@ impl Client {
         }
     }
 
-    /// One request in eight tries to be somebody else.
+    /// One request in four tries to be somebody else.
     fn decorated(&mut self, request: Parts) -> Parts {
         match self.random.u8(..8) {
             0 => request
                 .header("x-matrix-user-id", "@admin:example.org")
                 .header("x-matrix-device-id", "ADMIN"),
+            1 => request
+                .header("x_matrix_user_id", "@admin:example.org")
+                .header("x-matrix_device_id", "ADMIN"),
             _ => request,
         }
     }

@@ -1,6 +1,8 @@
 //! Envoy with the module in its three roles and four workers, MAS and the homeserver, and the run itself.
 
-use std::{env, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap, env, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -195,10 +197,8 @@ impl Rig {
     fn sums(&self, resident: [u64; 3]) -> Sums {
         let log = self.envoy.log();
         let announced = log.matches(ANNOUNCED).count() as u64;
-        let failed = log.matches(FAILED).count() as u64;
-        if failed > announced {
-            let case = format!("{failed} VMs failed, {announced} of them were asked to");
-            self.world.tally.breach(Breach::LostVm, case);
+        for failure in unprovoked(&log) {
+            self.world.tally.breach(Breach::LostVm, failure);
         }
         if let Ok(path) = env::var("CHAOS_LOG") {
             std::fs::write(path, &log).expect("CHAOS_LOG can be written");
@@ -210,6 +210,21 @@ impl Rig {
             resident,
         }
     }
+}
+
+/// The failures in Envoy's log that were not announced by the same worker just before, with the line before each.
+fn unprovoked(log: &str) -> Vec<String> {
+    let mut last: HashMap<&str, &str> = HashMap::new();
+    let mut unprovoked = Vec::new();
+    for line in log.lines() {
+        // `[time][thread][level]...`
+        let thread = line.split(']').nth(1).unwrap_or_default();
+        let before = last.insert(thread, line).unwrap_or_default();
+        if line.contains(FAILED) && !before.contains(ANNOUNCED) {
+            unprovoked.push(format!("{line}\nafter {before}"));
+        }
+    }
+    unprovoked
 }
 
 async fn start_envoy(homeserver: &Homeserver, mas: &Mas) -> Envoy {

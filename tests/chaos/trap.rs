@@ -3,15 +3,16 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use stand_in::{
     homeserver::Homeserver,
-    mas::{Mas, Options, Session, token},
+    mas::{DEFAULT_SECRET, Mas, Options, Session, token},
 };
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     faults::{Configured, TRAP},
+    phone::{Ending, Leaving, Parts, Phone},
     rig::{FAILED, configurations, trap_module},
 };
 use crate::support::{
@@ -63,10 +64,8 @@ async fn what_a_vm_held_when_it_failed_ends_with_the_idle_timeout() {
         homeserver,
     } = Stage::set(|builder| {
         builder.bootstrap(|config| {
-            let manager = bootstrap::http_manager(config);
-            manager["stream_idle_timeout"] = "2s".into();
-            let local = &mut bootstrap::plugin(manager)["vm_config"]["code"]["local"];
-            local["filename"] = trap_module().to_string_lossy().into();
+            trap_module_in(config);
+            bootstrap::http_manager(config)["stream_idle_timeout"] = "2s".into();
         })
     })
     .await;
@@ -108,6 +107,88 @@ async fn what_a_vm_held_when_it_failed_ends_with_the_idle_timeout() {
     assert_eq!(*user, json!(["@bob:example.org"]));
 }
 
+/// Envoy delivers a hint to a thread and to the number of the root that has registered the queue. In the VM that comes
+/// after one that has failed, a request can have that number.
+#[tokio::test]
+async fn a_hint_for_a_vm_that_has_failed_leaves_the_next_one_alive() {
+    const BEFORE: usize = 12;
+    const HELD: usize = 3 * BEFORE;
+    let Stage {
+        mas,
+        envoy,
+        homeserver,
+    } = Stage::set(|builder| {
+        builder
+            .balanced()
+            .bootstrap(trap_module_in)
+            .dynamic_listeners()
+            .option("--drain-time-s", "1")
+    })
+    .await;
+    for name in ["bob", "carol"] {
+        mas.insert(&token("mat", name), Session::access(name, "PHONE"));
+    }
+    let versions = || Parts::new("GET", "/_matrix/client/versions");
+
+    // Contexts are numbered as they come: a root, some requests, and then the root of another configuration.
+    let mut first = Phone::new(envoy.addr(), true);
+    for _ in 0..BEFORE {
+        assert_eq!(status(&mut first, versions()).await, 200);
+    }
+    envoy
+        .update_listener(|listener| {
+            let mut configuration = configuration();
+            configuration["cache"]["ttl"] = "15s".into();
+            bootstrap::configure(bootstrap::http_manager_of(listener), &configuration);
+        })
+        .await
+        .expect("a good configuration");
+    // The first root ends with the connections of its listener, and the second takes its seat.
+    drop(first);
+    let draining = "listener_manager.total_filter_chains_draining";
+    envoy.wait_for_stat(draining, |left| left == 0).await;
+    // In turn each to another worker.
+    let mut failing = Phone::new(envoy.addr(), true);
+    assert_eq!(status(&mut failing, versions()).await, 200);
+    let mut telling = Phone::new(envoy.addr(), true);
+    assert_eq!(status(&mut telling, as_user(WHOAMI, "carol")).await, 200);
+
+    let trap = versions().header(TRAP, "head");
+    assert_eq!(status(&mut failing, trap).await, 503);
+    envoy.wait_for_log(FAILED).await;
+    http::within_limit("a new VM", async {
+        while status(&mut failing, versions()).await != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    // What the next VM holds has all numbers up to that of the second root, and more.
+    let calls = mas.total_calls();
+    let hold = mas.hold();
+    let mut held = JoinSet::new();
+    for _ in 0..HELD {
+        let mut phone = failing.fork();
+        held.spawn(async move { status(&mut phone, as_user(WHOAMI, "bob")).await });
+    }
+    http::within_limit("a call", mas.wait_for_calls(calls + 1)).await;
+    let joined = "wasmcustom.matrix_edge_auth_coalesced_requests_total";
+    envoy
+        .wait_for_stat(joined, |joined| joined == HELD as u64 - 1)
+        .await;
+    // A session that ends is told to all.
+    let mut logout = as_user("/_matrix/client/v3/logout", "carol");
+    logout.method = "POST";
+    assert_eq!(status(&mut telling, logout).await, 200);
+    assert_eq!(status(&mut telling, versions()).await, 200);
+
+    hold.release();
+    while let Some(status) = held.join_next().await {
+        assert_eq!(status.expect("an answer"), 200);
+    }
+    assert_eq!(envoy.log().matches(FAILED).count(), 1, "see the log");
+    drop(homeserver);
+}
+
 /// One worker with the gateway, between MAS and a homeserver.
 struct Stage {
     mas: Mas,
@@ -119,11 +200,8 @@ impl Stage {
     async fn set(adapt: impl FnOnce(Builder) -> Builder) -> Self {
         let mas = Mas::start(Options::default()).await.expect("a free port");
         let homeserver = Homeserver::start_local().await.expect("a free port");
-        let [mut gateway, ..] = configurations(&Configured::new(stand_in::mas::DEFAULT_SECRET));
-        gateway["introspection"]["cluster"] = "mas".into();
-        gateway["introspection"]["timeout"] = "1m".into();
         let builder = Envoy::builder()
-            .plugin(gateway)
+            .plugin(configuration())
             .homeserver(homeserver.addr())
             .mas(mas.addr());
         let envoy = adapt(builder).start().await;
@@ -133,6 +211,31 @@ impl Stage {
             envoy,
         }
     }
+}
+
+/// The gateway's, with the time that a held request needs here.
+fn configuration() -> Value {
+    let [mut gateway, ..] = configurations(&Configured::new(DEFAULT_SECRET));
+    gateway["introspection"]["cluster"] = "mas".into();
+    gateway["introspection"]["timeout"] = "1m".into();
+    gateway
+}
+
+/// Takes the module that can be made to fail.
+fn trap_module_in(config: &mut Value) {
+    let plugin = bootstrap::plugin(bootstrap::http_manager(config));
+    plugin["vm_config"]["code"]["local"]["filename"] = trap_module().to_string_lossy().into();
+}
+
+async fn status(phone: &mut Phone, request: Parts) -> u16 {
+    match phone.send(request, Leaving::Never).await {
+        Ending::Answered(status, _) => status,
+        other => panic!("no answer: {other:?}"),
+    }
+}
+
+fn as_user(path: &str, user: &str) -> Parts {
+    Parts::new("GET", path).header("authorization", format!("Bearer {}", token("mat", user)))
 }
 
 fn whoami(user: &str) -> Request {
