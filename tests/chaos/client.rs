@@ -89,6 +89,7 @@ impl Client {
             self.unlock_if_due();
             self.act().await;
             let rest = self.random_time(REST / 10, 2 * REST);
+            let rest = rest.mul_f64(self.world.lateness.slowness());
             let rest = self.unlock_at.map_or(rest, |at| {
                 rest.min(at.saturating_duration_since(Instant::now()))
             });
@@ -566,12 +567,16 @@ async fn send(world: &World, phone: &mut Phone, ask: Ask) -> Option<u16> {
         let number = world.send(ask.what, &ask.credential, ask.needs);
         let request = ask.request.clone().header(NUMBER, number.to_string());
         world.tally.count("requests");
-        phone.be_patient(world.lateness.now());
         let ending = phone.send(request, ask.leaving).await;
         let span = world.span(number);
         match ending {
             Ending::Answered(status, body) => {
-                world.tally.longest("an answer", span.seen - span.sent);
+                let took = span.seen - span.sent;
+                world.tally.longest("an answer", took);
+                if took > PATIENCE + span.lateness {
+                    let case = format!("{} during {}, {took:?}", ask.what, world.fault());
+                    world.tally.breach(Breach::Unanswered, case);
+                }
                 judge(world, &ask, status, &body, span);
                 return Some(status);
             }
@@ -583,7 +588,7 @@ async fn send(world: &World, phone: &mut Phone, ask: Ask) -> Option<u16> {
                 return None;
             }
             Ending::Unanswered => {
-                let case = format!("{} during {}, {PATIENCE:?}", ask.what, world.fault());
+                let case = format!("{} during {}, never", ask.what, world.fault());
                 world.tally.breach(Breach::Unanswered, case);
                 return None;
             }
@@ -607,6 +612,7 @@ fn judge(world: &World, ask: &Ask, status: u16, body: &[u8], span: super::ledger
     let said = match said {
         "stream timeout" => "of Envoy: held for too long",
         said if said.starts_with("upstream connect error") => "of Envoy: no connection to MAS",
+        said if said.starts_with("pool timed out") => "of MAS: no database",
         said => said,
     };
     world.tally.count(format!("answer: {status} {said}"));

@@ -174,7 +174,7 @@ impl World {
         Span {
             sent,
             seen: Instant::now(),
-            lateness: self.lateness.now(),
+            lateness: self.lateness.since(sent),
         }
     }
 
@@ -267,8 +267,10 @@ pub struct Lateness(Mutex<VecDeque<(Instant, Duration)>>);
 impl Lateness {
     /// How often it is measured.
     const EVERY: Duration = Duration::from_millis(20);
-    /// How long a measurement counts.
-    const FOR: Duration = Duration::from_secs(5);
+    /// For how long before a moment a measurement counts.
+    const BEFORE: Duration = Duration::from_secs(5);
+    /// How long a measurement is kept, longer than any request takes.
+    const FOR: Duration = Duration::from_secs(60);
     /// What is allowed on a machine that is never late: a worker looks four times a second.
     const ALWAYS: Duration = Duration::from_millis(300);
 
@@ -297,10 +299,24 @@ impl Lateness {
         }
     }
 
-    /// How late they were at the most, lately.
-    pub fn now(&self) -> Duration {
-        let latest = lock(&self.0).front().map(|(_, late)| *late);
-        Self::ALWAYS + latest.unwrap_or_default()
+    /// How late they were at the most since `moment`, or shortly before it.
+    pub fn since(&self, moment: Instant) -> Duration {
+        Self::ALWAYS + self.measured_since(moment)
+    }
+
+    /// How much more slowly everything must go for the machine to keep up: 1 where it does.
+    pub fn slowness(&self) -> f64 {
+        const IN_TIME: f64 = 0.25;
+        const MOST: f64 = 20.0;
+        let late = self.measured_since(Instant::now());
+        (late.as_secs_f64() / IN_TIME).clamp(1.0, MOST)
+    }
+
+    fn measured_since(&self, moment: Instant) -> Duration {
+        let measured = lock(&self.0);
+        // Each is greater than all after it.
+        let greatest = measured.iter().find(|(at, _)| *at + Self::BEFORE >= moment);
+        greatest.map_or(Duration::ZERO, |(_, late)| *late)
     }
 }
 
