@@ -287,9 +287,8 @@ impl Client {
                     "token={token}&token_type_hint=access_token"
                 )))
         };
-        self.world
-            .ledger()
-            .may_end(&token, Via::SyncDevices, Instant::now());
+        let begun = Instant::now();
+        self.world.ledger().may_end(&token, Via::SyncDevices, begun);
         let ask = Ask {
             what: "logout",
             needs: Needs::Nothing,
@@ -298,11 +297,14 @@ impl Client {
             leaving: Leaving::Never,
         };
         let is_done = self.ask(ask).await == Some(200);
-        // Otherwise MAS may have ended it or not: nothing is known of the token any more.
-        if is_done {
-            self.world.ledger().has_ended(&token, true, Instant::now());
+        let mut ledger = self.world.ledger();
+        // Otherwise MAS may have ended it or not: nothing is known of the token any more. A revocation changes nothing
+        // while the user is locked, and is answered with 200 all the same.
+        if is_done && !ledger.may_have_been_locked(&self.user, begun) {
+            ledger.has_ended(&token, true, Instant::now());
             self.world.tally.count("did: logout");
         }
+        drop(ledger);
         self.log_in();
     }
 
@@ -626,10 +628,11 @@ fn judge(world: &World, ask: &Ask, status: u16, body: &[u8], span: super::ledger
         401 => {
             if let Err(why) = world.ledger().judge_refusal(&ask.credential, span) {
                 let case = format!(
-                    "{} of {} during {}: {why}",
+                    "{} of {} during {}: {why}; {}",
                     ask.what,
                     kind(&ask.credential),
-                    world.fault()
+                    world.fault(),
+                    world.truth(&ask.credential)
                 );
                 world.tally.breach(Breach::Wrong401, case);
             }

@@ -3,13 +3,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use stand_in::SeenRequest;
+use stand_in::{SeenRequest, mas::Mas};
 use tokio::time::Instant;
 
 use super::{
@@ -60,6 +60,7 @@ pub struct World {
     recent: Mutex<VecDeque<String>>,
     numbers: AtomicU64,
     end: Mutex<Option<Instant>>,
+    mas: OnceLock<Arc<Mas>>,
     fault: Mutex<String>,
     disturbed: Mutex<Option<Instant>>,
 }
@@ -77,6 +78,7 @@ impl World {
             recent: Mutex::default(),
             numbers: AtomicU64::new(0),
             end: Mutex::default(),
+            mas: OnceLock::new(),
             fault: Mutex::new("nothing".to_owned()),
             disturbed: Mutex::default(),
         })
@@ -85,6 +87,20 @@ impl World {
     /// The random numbers of one part of the run.
     pub fn random(&self, part: u64) -> fastrand::Rng {
         fastrand::Rng::with_seed(self.seed.wrapping_mul(1_000_003).wrapping_add(part))
+    }
+
+    /// Takes the MAS that can be asked about a case.
+    pub fn ask(&self, mas: &Arc<Mas>) {
+        let _ = self.mas.set(Arc::clone(mas));
+    }
+
+    /// What MAS would say of a token now, for the words of a case.
+    pub fn truth(&self, credential: &Credential) -> &'static str {
+        let token = credential.token().unwrap_or_default();
+        match self.mas.get().map(|mas| mas.is_active(token)) {
+            Some(true) => "MAS calls it active now",
+            _ => "MAS does not call it active now",
+        }
     }
 
     /// Begins to count the time.
@@ -195,10 +211,11 @@ impl World {
         let device = identities(request, "x-matrix-device-id");
         if let Err((breach, why)) = self.judge(&sent, &user, &device) {
             let case = format!(
-                "{} of {:?} with {user:?} {device:?} during {}: {why}",
+                "{} of {} with {user:?} {device:?} during {}: {why}; {}",
                 sent.what,
                 kind(&sent.credential),
-                self.fault()
+                self.fault(),
+                self.truth(&sent.credential)
             );
             self.tally.breach(breach, case);
         }
