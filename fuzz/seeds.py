@@ -142,6 +142,9 @@ def forms():
     for record in first_of_each(asked, shape, 8):
         put("introspection_form", record["name"], record["request_body"])
     put("introspection_form", "escapes", "token_type_hint=access%5ftoken&token=a%26b+c%zz%4")
+    put("introspection_form", "cut-escapes", "to%6ben=%6d%61t_%&token_type_hint=access_token%&%7&%")
+    put("introspection_form", "empty-pairs", "&&=&token&=token&token=&token_type_hint")
+    put("introspection_form", "unfinished", "token=" + "x" * 300)
     put("introspection_form", "odd", "a=1&&b&c=x=y&%64+=%zz+;e=2&token=%C3%A9%ff")
 
 

@@ -20,7 +20,7 @@ pub mod table;
 use std::time::Duration;
 
 use self::{
-    entry::Entry,
+    entry::{Entry, MAX_ANSWER_BYTES},
     expiry::Expiry,
     question::QuestionKey,
     revocation::Revocations,
@@ -94,6 +94,8 @@ pub struct StoreOutcome {
     pub invalidated: bool,
     /// The answer is in the shared cache.
     pub stored: bool,
+    /// It is not, because it is longer than [`MAX_ANSWER_BYTES`].
+    pub is_too_long: bool,
     /// What had to make room for it.
     pub evicted: Vec<(Evicted, TokenDigest)>,
 }
@@ -286,6 +288,7 @@ impl SharedCache {
         StoreOutcome {
             invalidated,
             stored: written.stored,
+            is_too_long: is_fresh && entry.answer.body().len() > MAX_ANSWER_BYTES,
             evicted: written.evicted,
         }
     }

@@ -3,6 +3,7 @@
 //! The non-obvious rule: a bad escape stands for itself. What separates the pairs is not decided here,
 //! because the two differ: MAS splits at `&`, Synapse at `;` as well.
 
+pub mod parser;
 pub(crate) mod percent;
 pub(crate) mod steps;
 
@@ -49,21 +50,6 @@ impl Iterator for Decoded<'_> {
     }
 }
 
-/// The decoded pairs of a form as MAS splits it: at `&`, then at the first `=`. A piece without `=` is a
-/// name with an empty value, an empty piece is nothing.
-pub fn pairs(form: &[u8]) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-    form.split(|&byte| byte == b'&')
-        .filter(|piece| {
-            steps::note(1);
-            !piece.is_empty()
-        })
-        .map(|piece| {
-            let mut halves = piece.splitn(2, |&byte| byte == b'=');
-            let mut half = || Decoded(halves.next().unwrap_or_default()).collect();
-            (half(), half())
-        })
-}
-
 #[cfg(test)]
 mod tests {
     #[cfg(target_arch = "wasm32")]
@@ -84,41 +70,5 @@ mod tests {
             encoded(b"a b\n%00&token_type_hint=x"),
             "a+b%0A%2500%26token_type_hint%3Dx"
         );
-    }
-
-    #[test]
-    fn pairs_are_split_at_ampersands_and_decoded() {
-        let found: Vec<_> = pairs(b"a=1&&b&c=x=y&%64+=%zz+;e=2").collect();
-        let expected = [
-            (&b"a"[..], &b"1"[..]),
-            (b"b", b""),
-            (b"c", b"x=y"),
-            (b"d ", b"%zz ;e=2"),
-        ];
-        let expected: Vec<_> = expected
-            .iter()
-            .map(|(name, value)| (name.to_vec(), value.to_vec()))
-            .collect();
-        assert_eq!(found, expected);
-        assert_eq!(pairs(b"").count(), 0);
-    }
-
-    #[test]
-    fn a_form_is_looked_at_once() {
-        for input in ["&", "=", "a=b&", "%25", "%2525&=", "%", "+", "token=%41&"] {
-            let read = |form: &[u8]| assert!(pairs(form).count() <= form.len());
-            // Each step of a decoder also looks for an escape.
-            steps::assert_linear("a form", 4, read, input.as_bytes());
-        }
-    }
-
-    #[cfg(not(target_arch = "wasm32"))]
-    proptest::proptest! {
-        #[test]
-        fn what_is_encoded_comes_back(name: Vec<u8>, value: Vec<u8>) {
-            let form = format!("{}={}", encoded(&name), encoded(&value));
-            let found: Vec<_> = pairs(form.as_bytes()).collect();
-            proptest::prop_assert_eq!(found, vec![(name, value)]);
-        }
     }
 }

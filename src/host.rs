@@ -51,6 +51,11 @@ pub struct QueueId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostError(pub u32);
 
+impl HostError {
+    /// What must be there is not.
+    pub const MISSING: Self = Self(1);
+}
+
 impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "status {}", self.0)
@@ -124,9 +129,9 @@ pub trait Streams {
     /// Removes every trailer of that name from the selected request.
     fn remove_request_trailer(&self, name: &str) -> Result<(), HostError>;
 
-    /// Returns the first `max` bytes of what Envoy holds of the selected request's body: the piece that
-    /// passes, or all so far if the body is held. Only while a body callback of that request runs.
-    fn request_body(&self, max: usize) -> Result<Vec<u8>, HostError>;
+    /// Returns as much as `max` bytes, from `start` on, of what Envoy shows of the selected request's body: the piece
+    /// that passes, or all so far if the body is held. Only while a body callback of that request runs.
+    fn request_body(&self, start: usize, max: usize) -> Result<Vec<u8>, HostError>;
 
     /// Returns a header of the selected stream's response, `None` if absent.
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError>;

@@ -19,6 +19,8 @@ pub enum Metric {
     Evicted(Table, Evicted),
     /// An entry of a worker's own cache made room for another.
     LocalEvicted,
+    /// An answer was too long for the shared cache.
+    TooLong(Table),
     /// A request joined an introspection that was already in flight.
     Coalesced,
     /// A request waits for an introspection that another worker makes.
@@ -266,6 +268,7 @@ impl Metric {
                 "cache_evictions_total",
                 vec![("table", "local"), ("reason", "capacity")],
             ),
+            Self::TooLong(table) => ("cache_too_long_total", vec![("table", table.label())]),
             Self::Coalesced => ("coalesced_requests_total", vec![]),
             Self::LeaseWait => ("lease_waits_total", vec![]),
             Self::LineWait => ("line_waits_total", vec![]),

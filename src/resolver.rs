@@ -21,6 +21,7 @@ pub mod lease;
 mod limits;
 mod line;
 mod load;
+mod long_answer;
 pub mod membership;
 mod report;
 mod resolution;
@@ -43,6 +44,7 @@ use self::{
     limits::Limits,
     line::Turn,
     load::Slot,
+    long_answer::LongAnswers,
     membership::Hint,
     report::Reports,
     workers::{Acquisition, Workers},
@@ -102,6 +104,7 @@ pub struct Resolver<W> {
     workers: Workers,
     limits: Limits,
     failures: FailureLog,
+    long_answers: LongAnswers,
     reports: Reports,
     /// When this worker last looked at deadlines.
     ticked_at: Option<Instant>,
@@ -120,6 +123,7 @@ impl<W> Default for Resolver<W> {
             workers: Workers::default(),
             limits: Limits::default(),
             failures: FailureLog::default(),
+            long_answers: LongAnswers::default(),
             reports: Reports::default(),
             ticked_at: None,
             lost_calls: 0,
@@ -860,6 +864,11 @@ impl<W> Resolver<W> {
         };
         for (evicted, _) in &outcome.evicted {
             cb.host.count(Metric::Evicted(table, *evicted));
+        }
+        if outcome.is_too_long {
+            cb.host.count(Metric::TooLong(table));
+            self.long_answers
+                .note(introspected.answer.body().len(), cb.now());
         }
         if outcome.invalidated {
             self.workers.announce(

@@ -57,6 +57,28 @@ impl TokenDigest {
     }
 }
 
+/// The digest of a token that comes in pieces. `Debug` shows nothing of it.
+#[derive(Clone, Default)]
+pub struct TokenHasher(Sha256);
+
+impl TokenHasher {
+    /// Adds a piece of the token.
+    pub fn push(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// Returns the digest of all pieces.
+    pub fn finish(self) -> TokenDigest {
+        TokenDigest(self.0.finalize().0)
+    }
+}
+
+impl fmt::Debug for TokenHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHasher(..)")
+    }
+}
+
 impl fmt::Debug for TokenDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TokenDigest(..)")

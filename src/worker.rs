@@ -13,6 +13,7 @@ use crate::{
     metrics::Metric,
     resolver::{Resolution, Resolver, TICK, WaiterId},
     role::{
+        body::BodyBudget,
         exchange::{Exchange, Wants},
         gateway::{self, Gateway},
         introspection::{self, Introspection},
@@ -108,6 +109,7 @@ pub struct Worker {
     gateway: Gateway,
     introspection: Introspection,
     provisioning: Provisioning,
+    bodies: BodyBudget,
     clock: CoarseClock,
     /// Root contexts whose timer runs.
     roots: BTreeSet<RootId>,
@@ -136,11 +138,11 @@ impl Worker {
             }
             AnyExchange::Introspection(exchange) => {
                 self.introspection
-                    .on_request_headers(&cb, exchange, is_whole);
+                    .on_request_headers(&cb, exchange, is_whole, &self.bodies);
             }
             AnyExchange::Provisioning(exchange) => {
                 self.provisioning
-                    .on_request_headers(&cb, exchange, is_whole);
+                    .on_request_headers(&cb, exchange, is_whole, &self.bodies);
             }
         }
         exchange
@@ -256,6 +258,11 @@ impl Worker {
         self.gateway.on_tick(&cb);
         self.introspection.on_tick(&cb);
         self.finish_resolved(&cb);
+    }
+
+    /// Returns what this worker has in memory of bodies.
+    pub fn bodies(&self) -> &BodyBudget {
+        &self.bodies
     }
 
     /// Returns how many grants this worker keeps for itself.

@@ -8,6 +8,8 @@ mod simulated;
 
 #[path = "scenarios/attack.rs"]
 mod attack;
+#[path = "scenarios/bodies.rs"]
+mod bodies;
 #[path = "scenarios/budget.rs"]
 mod budget;
 #[path = "scenarios/chain.rs"]

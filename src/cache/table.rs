@@ -29,6 +29,10 @@ use crate::{
 /// How often a write is tried again after another worker wrote to the same bucket first.
 const WRITE_ATTEMPTS: usize = 16;
 
+/// The most that a bucket holds, in bytes: 2 KiB for each of its eight records. Answers are shorter as a rule; where some
+/// are longer, fewer have room.
+const MAX_BUCKET_BYTES: usize = 16 * 1024;
+
 /// An entry's time of use is written no more often than this.
 const USE_RESOLUTION: Duration = Duration::from_secs(1);
 
@@ -114,8 +118,11 @@ impl Table {
             }
             set_kept_until(&mut bytes, kept_until);
             stay.sort_by_key(|(order, ..)| *order);
-            // More than one only where a larger table was configured before.
-            let surplus = (stay.len() + 1).saturating_sub(buckets.capacity);
+            let surplus = surplus(
+                stay.iter().map(|(.., record)| record.len()),
+                buckets.capacity.saturating_sub(1),
+                MAX_BUCKET_BYTES.saturating_sub(bytes.len()),
+            );
             let evicted = stay
                 .drain(..surplus)
                 .map(|(order, digest, _)| (order.evicted(), digest))
@@ -172,6 +179,25 @@ impl Table {
                 .get_or_init(|| self.configured.resized(number)),
         )
     }
+}
+
+/// Returns how many of these records, the first ones, must go so that `capacity` of them are left at the most, and
+/// they have no more than `bytes`. That is more than one where some are long, or where a larger table was configured
+/// before.
+fn surplus(
+    lengths: impl ExactSizeIterator<Item = usize> + Clone,
+    capacity: usize,
+    bytes: usize,
+) -> usize {
+    let mut left = lengths.len();
+    let mut total: usize = lengths.clone().sum();
+    let too_many = lengths.take_while(|length| {
+        let is_surplus = left > capacity || total > bytes;
+        left = left.saturating_sub(1);
+        total = total.saturating_sub(*length);
+        is_surplus
+    });
+    too_many.count()
 }
 
 /// Takes the records that are meant out of one bucket.
@@ -352,6 +378,43 @@ mod tests {
         let mut all = tokens.map(|token| (Evicted::Live, TokenDigest::of(token)));
         all.sort();
         assert_eq!(evicted, all);
+    }
+
+    #[test]
+    fn long_answers_leave_room_for_fewer() {
+        let (store, table) = (MemoryStore::default(), Table::new("t", 8));
+        let long = |token: &[u8]| Entry {
+            answer: Answer::parse(
+                format!(r#"{{"active":true,"scope":"{}"}}"#, "x".repeat(8_000)).into(),
+            )
+            .unwrap(),
+            ..entry(token, 100)
+        };
+        for token in [b"a", b"b", b"c", b"d"] {
+            table.put(&store, &entry(token, 100), NOW);
+        }
+        assert_eq!(table.put(&store, &long(b"e"), after(1)).evicted, []);
+        // They were not used for longest.
+        let evicted = table.put(&store, &long(b"f"), after(2)).evicted;
+        assert_eq!(evicted.len(), 3);
+        assert_eq!(table.put(&store, &long(b"g"), after(3)).evicted.len(), 2);
+        assert!(holds(&table, &store, b"g") && !holds(&table, &store, b"a"));
+        for value in store.values() {
+            assert!(value.len() <= MAX_BUCKET_BYTES + 100, "{}", value.len());
+        }
+    }
+
+    #[test]
+    fn only_what_must_go_goes() {
+        let surplus =
+            |lengths: &[usize], capacity, bytes| surplus(lengths.iter().copied(), capacity, bytes);
+        assert_eq!(surplus(&[], 7, 100), 0);
+        assert_eq!(surplus(&[10; 7], 7, 70), 0);
+        assert_eq!(surplus(&[10; 7], 7, 69), 1);
+        assert_eq!(surplus(&[10; 8], 7, 1_000), 1);
+        assert_eq!(surplus(&[10; 8], 0, 1_000), 8);
+        assert_eq!(surplus(&[1, 50, 50, 1], 7, 60), 2);
+        assert_eq!(surplus(&[50], 7, 0), 1);
     }
 
     #[test]

@@ -207,14 +207,18 @@ pub(super) fn remove_header(map: Map, name: &str) -> Result<(), HostError> {
     done(unsafe { proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len()) })
 }
 
-/// The first `max_size` bytes of a buffer; `None` if there is none.
-pub(super) fn buffer(buffer: Buffer, max_size: usize) -> Result<Option<Vec<u8>>, HostError> {
+/// As much as `max_size` bytes of a buffer, from `start` on; `None` if there is none.
+pub(super) fn buffer(
+    buffer: Buffer,
+    start: usize,
+    max_size: usize,
+) -> Result<Option<Vec<u8>>, HostError> {
     let mut handed = Handed::nothing();
     // SAFETY: both pointers are to live memory.
     let status = unsafe {
         proxy_get_buffer_bytes(
             buffer as u32,
-            0,
+            start,
             max_size,
             &raw mut handed.data,
             &raw mut handed.size,

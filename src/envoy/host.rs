@@ -56,8 +56,8 @@ impl Streams for Envoy {
         abi::remove_header(Map::RequestTrailers, name)
     }
 
-    fn request_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
-        abi::buffer(Buffer::RequestBody, max).map(Option::unwrap_or_default)
+    fn request_body(&self, start: usize, max: usize) -> Result<Vec<u8>, HostError> {
+        abi::buffer(Buffer::RequestBody, start, max).map(Option::unwrap_or_default)
     }
 
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {

@@ -58,13 +58,13 @@ impl Context for Root {
         let header_of_200 = |name| (status == Some(200)).then(|| header(name)).flatten();
         let content_type = header_of_200("content-type");
         let lifetime = header_of_200(LIFETIME);
-        let body = if body_size > MAX_RESPONSE_BYTES {
-            None
-        } else {
-            abi::buffer(Buffer::CallResponseBody, body_size)
-                .ok()
-                .map(Option::unwrap_or_default)
-        };
+        let share = (body_size <= MAX_RESPONSE_BYTES)
+            .then(|| with_worker(|worker| worker.bodies().take_for_answer(body_size)).flatten())
+            .flatten();
+        let body = share.as_ref().and_then(|_| {
+            let body = abi::buffer(Buffer::CallResponseBody, 0, body_size);
+            body.ok().map(Option::unwrap_or_default)
+        });
         let response = IntrospectionResponse {
             status,
             content_type: content_type.as_deref(),
@@ -79,7 +79,7 @@ impl Context for Root {
 
 impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
-        let bytes = abi::buffer(Buffer::PluginConfiguration, size)
+        let bytes = abi::buffer(Buffer::PluginConfiguration, 0, size)
             .ok()
             .flatten()
             .unwrap_or_default();

@@ -74,7 +74,8 @@ impl Unwrapped {
     }
 }
 
-const fn hex_digit(digit: u8) -> Option<u8> {
+/// Returns the number that a hexadecimal digit stands for.
+pub(crate) const fn hex_digit(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),
         b'a'..=b'f' => Some(digit - b'a' + 10),

@@ -163,8 +163,8 @@ impl Streams for FakeHost {
         Ok(())
     }
 
-    fn request_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
-        Ok(self.body.borrow().bytes().take(max).collect())
+    fn request_body(&self, start: usize, max: usize) -> Result<Vec<u8>, HostError> {
+        Ok(self.body.borrow().bytes().skip(start).take(max).collect())
     }
 
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {

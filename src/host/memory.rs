@@ -22,6 +22,12 @@ impl MemoryStore {
         self.values.borrow().len()
     }
 
+    /// Every value.
+    pub fn values(&self) -> Vec<Vec<u8>> {
+        let values = self.values.borrow();
+        values.values().map(|(value, _)| value.clone()).collect()
+    }
+
     /// Every value, to damage it.
     pub fn damage(&self, damage: impl Fn(&mut Vec<u8>)) {
         self.values

@@ -9,9 +9,12 @@
 
 use super::endpoint::{after_version, path};
 use crate::{
-    form,
-    token::{AccessToken, TokenDigest},
+    form::parser::{FormParser, Part, ShortText},
+    token::{AccessToken, TokenDigest, TokenHasher},
 };
+
+/// The name of the pair that holds the token.
+const TOKEN: &[u8] = b"token";
 
 /// What a client asks MAS to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +27,9 @@ pub enum SessionEnd {
     Revocation,
 }
 
-/// Largest revocation form that is read, in bytes.
-pub const MAX_REVOCATION_BYTES: usize = 64 * 1024;
+/// How much of a revocation's form is read, in bytes. A client's has less than 1 KiB, or a few with a signed
+/// assertion. Anyone can send one, so what is read of it must cost little time as well.
+pub const MAX_REVOCATION_BYTES: usize = 8 * 1024;
 
 impl SessionEnd {
     /// What a request asks to end, if anything. `target` is the raw `:path`, `method` and `authorization`
@@ -64,11 +68,60 @@ fn bearer(authorization: &[u8]) -> Option<&[u8]> {
         .filter(|token| !token.is_empty())
 }
 
-/// The token that a revocation's form names.
-pub fn revoked_token(form: &[u8]) -> Option<TokenDigest> {
-    form::pairs(form)
-        .find(|(name, _)| name == b"token")
-        .map(|(_, token)| TokenDigest::of(&token))
+/// The form of a revocation as it passes. It looks for one token and keeps its digest only.
+#[derive(Debug, Default)]
+pub struct RevocationForm {
+    parser: FormParser,
+    /// Bytes so far.
+    length: usize,
+    /// The name of the present pair.
+    name: ShortText,
+    token: TokenHasher,
+    found: Option<TokenDigest>,
+}
+
+impl RevocationForm {
+    /// Returns how many more bytes are read, at the most.
+    pub fn room(&self) -> usize {
+        MAX_REVOCATION_BYTES.saturating_sub(self.length)
+    }
+
+    /// Reads the next piece. `false`: no more of the form is needed, because its token is found.
+    pub fn read(&mut self, piece: &[u8]) -> bool {
+        self.length = self.length.saturating_add(piece.len());
+        let mut parser = std::mem::take(&mut self.parser);
+        parser.read(piece, |part| self.take(part));
+        self.parser = parser;
+        self.found.is_none()
+    }
+
+    /// Notes that the form has ended, if all of it was read.
+    pub fn finish(&mut self) {
+        let parser = std::mem::take(&mut self.parser);
+        parser.finish(|part| self.take(part));
+    }
+
+    /// Returns the token that the form names, once it has come. Of several it is the first.
+    pub fn found(&self) -> Option<TokenDigest> {
+        self.found
+    }
+
+    fn take(&mut self, part: Part<'_>) {
+        if self.found.is_some() {
+            return;
+        }
+        match part {
+            Part::Name(piece) => self.name.push(piece),
+            Part::Value(piece) if self.name.is(TOKEN) => self.token.push(piece),
+            Part::Value(_) => {}
+            Part::End => {
+                if self.name.is(TOKEN) {
+                    self.found = Some(std::mem::take(&mut self.token).finish());
+                }
+                self.name = ShortText::default();
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -117,8 +170,50 @@ mod tests {
         );
         assert_eq!(of("/oauth2/revoke", "GET", None), None);
         assert_eq!(of("/oauth2/token", "POST", None), None);
-        let form = b"client_id=c&token_type_hint=access_token&token=a%2Bb&token=c";
-        assert_eq!(revoked_token(form), Some(TokenDigest::of(b"a+b")));
-        assert_eq!(revoked_token(b"client_id=c"), None);
+        for (form, token) in [
+            (
+                &b"client_id=c&token_type_hint=access_token&token=a%2Bb&token=c"[..],
+                Some(&b"a+b"[..]),
+            ),
+            (b"to%6ben=a+b", Some(b"a b")),
+            (b"token", Some(b"")),
+            (b"token=", Some(b"")),
+            (b"token=a=b", Some(b"a=b")),
+            (b"client_id=token&tokens=a&Token=b", None),
+            (b"", None),
+        ] {
+            let expected = token.map(TokenDigest::of);
+            for length in 1..=form.len().max(1) {
+                assert_eq!(revoked(form.chunks(length)), expected, "{length}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_token_is_found_as_soon_as_it_has_come() {
+        let mut form = RevocationForm::default();
+        assert!(form.read(b"token=a"));
+        assert_eq!(form.found(), None, "more of it may come");
+        assert!(!form.read(b"&token=b"));
+        assert_eq!(form.found(), Some(TokenDigest::of(b"a")));
+    }
+
+    #[test]
+    fn what_is_read_of_a_form_is_counted() {
+        let mut form = RevocationForm::default();
+        assert_eq!(form.room(), MAX_REVOCATION_BYTES);
+        form.read(&[b'x'; 1_000]);
+        assert_eq!(form.room(), MAX_REVOCATION_BYTES - 1_000);
+        form.read(&[b'x'; MAX_REVOCATION_BYTES]);
+        assert_eq!(form.room(), 0);
+    }
+
+    /// What is found in a form that comes in these pieces.
+    fn revoked<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Option<TokenDigest> {
+        let mut form = RevocationForm::default();
+        if pieces.into_iter().all(|piece| form.read(piece)) {
+            form.finish();
+        }
+        form.found()
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use super::plugin::Plugin;
 use crate::{
-    host::{HostError, StreamId, Streams},
+    host::{StreamId, Streams},
     matrix::reply::Reply,
 };
 
@@ -115,51 +115,5 @@ impl<W: Watch> Exchange<W> {
         {
             log::error!("Envoy refused to resume a request with {error}");
         }
-    }
-}
-
-/// The beginning of a body that passes, up to a limit.
-#[derive(Debug)]
-pub struct BodyPrefix {
-    bytes: Vec<u8>,
-    limit: usize,
-    is_truncated: bool,
-}
-
-impl BodyPrefix {
-    /// An empty prefix that takes `limit` bytes.
-    pub fn new(limit: usize) -> Self {
-        Self {
-            bytes: Vec::new(),
-            limit,
-            is_truncated: false,
-        }
-    }
-
-    /// Takes in a piece of `size` bytes, of which `read` gives as many as it is told.
-    pub fn add(&mut self, size: usize, read: impl FnOnce(usize) -> Result<Vec<u8>, HostError>) {
-        let room = self.limit.saturating_sub(self.bytes.len());
-        self.is_truncated |= size > room;
-        let wanted = size.min(room);
-        if wanted == 0 {
-            return;
-        }
-        match read(wanted) {
-            Ok(piece) => self.bytes.extend_from_slice(&piece),
-            Err(error) => {
-                log::error!("Envoy refused to show a body with {error}");
-                self.is_truncated = true;
-            }
-        }
-    }
-
-    /// Returns the bytes so far.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// Returns whether there was more.
-    pub fn is_truncated(&self) -> bool {
-        self.is_truncated
     }
 }

@@ -10,6 +10,7 @@
 mod callers;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod chain;
+pub mod form;
 pub mod request;
 mod unread;
 mod watch;
@@ -19,11 +20,13 @@ use std::rc::Rc;
 pub use self::watch::{Exchange, Watch};
 use self::{
     callers::{AcceptedCallers, CallerKey},
+    form::QuestionForm,
     request::MAX_FORM_BYTES,
     unread::AwaitingBody,
 };
 use super::{
-    exchange::{BodyPrefix, Chunk, Phase},
+    body::{self, BodyBudget, Share},
+    exchange::{Chunk, Phase},
     head,
     origin::HomeserverOrigin,
     response_status,
@@ -46,6 +49,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Waiter {
     exchange: Rc<Exchange>,
+    /// Of the form, which Envoy holds as long as the request.
+    _share: Share,
 }
 
 /// The introspection role in one worker.
@@ -56,12 +61,14 @@ pub struct Introspection {
 }
 
 impl Introspection {
-    /// Takes in the headers of a request for MAS. `is_whole`: there is no body.
+    /// Takes in the headers of a request for MAS. `is_whole`: there is no body. A request whose form is not in the
+    /// budget is not held: MAS answers it.
     pub fn on_request_headers<H: Host>(
         &mut self,
         cb: &Callback<'_, H>,
         exchange: &Rc<Exchange>,
         is_whole: bool,
+        budget: &BodyBudget,
     ) {
         let config = &exchange.plugin.config;
         let head = match head::read(cb.host, &config.identity_headers) {
@@ -72,9 +79,10 @@ impl Introspection {
         if is_whole || config.mode == Mode::Shadow {
             return;
         }
-        let Some(credential) = request::credential(config, &head) else {
+        let Some(announced) = request::announced(config, &head) else {
             return;
         };
+        let credential = announced.credential;
         let caller = CallerKey::of(&exchange.plugin.upstream, credential);
         let is_authenticated = match config.introspection.credential.known() {
             Some(known) if known.matches(credential) => true,
@@ -83,11 +91,14 @@ impl Introspection {
             None => self.callers.contains(&caller, cb.now()),
         };
         if !is_authenticated {
-            let form = BodyPrefix::new(MAX_FORM_BYTES);
-            exchange.set_watch(Watch::Unauthenticated(caller, form));
-        } else if self.awaiting_body.insert(exchange, cb.now()) {
+            exchange.set_watch(Watch::Unauthenticated(caller, Box::default()));
+        } else if let Some(share) = budget.take(announced.form_bytes)
+            && self.awaiting_body.insert(exchange, cb.now())
+        {
             exchange.set_phase(Phase::Held);
-            exchange.set_watch(Watch::HeldForBody);
+            exchange.set_watch(Watch::HeldForBody(share));
+        } else {
+            pass_on(cb.host, exchange);
         }
     }
 
@@ -100,30 +111,28 @@ impl Introspection {
         chunk: Chunk,
     ) {
         match exchange.take_watch() {
-            Watch::Nothing => {}
+            // All of the form has passed.
+            Watch::Nothing | Watch::Matched(_) => {}
+            Watch::Released(at) => self.awaiting_body.suspect_listener(cb, at),
             Watch::Unauthenticated(caller, mut form) => {
                 // Envoy ends an HTTP/1.1 body with an empty piece.
-                form.add(chunk.size, |size| cb.host.request_body(size));
+                if !read_form(cb, &mut form, chunk.size) {
+                    return;
+                }
                 if !chunk.is_last {
                     exchange.set_watch(Watch::Unauthenticated(caller, form));
-                } else if !form.is_truncated() && request::token(form.bytes()).is_some() {
+                } else if form.finish() {
                     exchange.set_watch(Watch::Matched(caller));
                 }
             }
-            // All of the form has passed.
-            Watch::Matched(_) => {}
-            Watch::HeldForBody if !chunk.is_last && chunk.size <= MAX_FORM_BYTES => {
+            Watch::HeldForBody(share) if !chunk.is_last && chunk.size <= MAX_FORM_BYTES => {
                 self.awaiting_body.note_piece(exchange.stream);
-                exchange.set_watch(Watch::HeldForBody);
+                exchange.set_watch(Watch::HeldForBody(share));
             }
-            Watch::HeldForBody => {
+            Watch::HeldForBody(share) => {
                 self.awaiting_body.remove(exchange.stream);
-                let form = cb.host.request_body(chunk.size.min(MAX_FORM_BYTES)).ok();
-                let token = form
-                    .filter(|_| chunk.size <= MAX_FORM_BYTES)
-                    .and_then(|form| request::token(&form));
-                match token {
-                    Some(token) => self.resolve(cb, resolver, exchange, &token),
+                match held_token(cb, chunk.size) {
+                    Some(token) => self.resolve(cb, resolver, exchange, &token, share),
                     None => pass_on(cb.host, exchange),
                 }
             }
@@ -174,6 +183,7 @@ impl Introspection {
         resolver: &mut Resolver<W>,
         exchange: &Rc<Exchange>,
         token: &AccessToken<'_>,
+        share: Share,
     ) {
         if shape(token.as_bytes()) == Shape::CannotExist {
             let inactive = Verdict::Inactive(InactiveAnswer::default());
@@ -190,6 +200,7 @@ impl Introspection {
         let found = resolver.lookup(cb, &query).or_else(|| {
             let waiter = Waiter {
                 exchange: Rc::clone(exchange),
+                _share: share,
             };
             resolver.resolve(cb, &query, Some(exchange.stream), waiter.into())
         });
@@ -197,6 +208,23 @@ impl Introspection {
             answer(cb, exchange, found.outcome(), &found.verdict);
         }
     }
+}
+
+/// Reads a piece of the selected request's form as it passes. `false`: it is not one that the cache could answer.
+fn read_form<H: Host>(cb: &Callback<'_, H>, form: &mut QuestionForm, size: usize) -> bool {
+    let mut is_such = true;
+    let shown = body::show(cb.host, size, |piece| {
+        is_such = form.read(piece);
+        is_such
+    });
+    is_such && shown.is_ok()
+}
+
+/// Returns the token in the form of the selected request, which Envoy holds. `None`: the cache cannot answer it.
+fn held_token<H: Host>(cb: &Callback<'_, H>, size: usize) -> Option<AccessToken<'static>> {
+    let mut form = QuestionForm::of_question();
+    let is_such = size <= MAX_FORM_BYTES && read_form(cb, &mut form, size);
+    is_such.then_some(form)?.into_token()
 }
 
 /// Answers the selected request, or lets it go on to MAS.

@@ -10,7 +10,8 @@
 //! refusal from it, and the request ends nothing.
 
 use super::{
-    exchange::{self, BodyPrefix, Chunk, Phase, Wants},
+    body::{BodyBudget, BodyPrefix},
+    exchange::{self, Chunk, Phase, Wants},
     head, response_status,
 };
 use crate::{
@@ -55,7 +56,8 @@ impl exchange::Watch for Watch {
 pub struct ProvisioningRequest {
     endpoint: ProvisioningEndpoint,
     secret: PresentedSecret,
-    body: BodyPrefix,
+    /// As far as it has come; `None` once it is whole.
+    body: Option<BodyPrefix>,
     event: Option<ProvisioningEvent>,
 }
 
@@ -73,13 +75,17 @@ impl Provisioning {
         cb: &Callback<'_, H>,
         exchange: &Exchange,
         is_whole: bool,
+        budget: &BodyBudget,
     ) {
         let head = match head::read(cb.host, &exchange.plugin.config.identity_headers) {
             Ok(head) => head,
             Err(why) => return head::refuse(cb.host, exchange, why),
         };
         exchange.set_phase(Phase::Forwarded);
-        if !is_whole && let Some(request) = ProvisioningRequest::of(cb, exchange, &head) {
+        if is_whole {
+            return;
+        }
+        if let Some(request) = ProvisioningRequest::of(cb, exchange, &head, budget) {
             exchange.set_watch(Watch::Request(request));
         }
     }
@@ -95,14 +101,12 @@ impl Provisioning {
         let Watch::Request(mut request) = exchange.take_watch() else {
             return;
         };
-        request
-            .body
-            .add(chunk.size, |size| cb.host.request_body(size));
-        if chunk.is_last {
-            request.parse();
-            if request.secret == PresentedSecret::Matching {
-                request.apply(cb, resolver, exchange);
-            }
+        if let Some(body) = &mut request.body {
+            body.add(cb.host, chunk.size);
+        }
+        let is_complete = chunk.is_last && request.parse();
+        if is_complete && request.secret == PresentedSecret::Matching {
+            request.apply(cb, resolver, exchange);
         }
         exchange.set_watch(Watch::Request(request));
     }
@@ -147,7 +151,12 @@ impl Provisioning {
 
 impl ProvisioningRequest {
     /// Returns what a request is about; `None` if it cannot end anything.
-    fn of<H: Host>(cb: &Callback<'_, H>, exchange: &Exchange, head: &RequestHead) -> Option<Self> {
+    fn of<H: Host>(
+        cb: &Callback<'_, H>,
+        exchange: &Exchange,
+        head: &RequestHead,
+        budget: &BodyBudget,
+    ) -> Option<Self> {
         let endpoint = ProvisioningEndpoint::of(head.method(), head.target())?;
         let credential = &exchange.plugin.config.introspection.credential;
         let secret = match (credential.shared_secret(), head.authorization()) {
@@ -166,19 +175,22 @@ impl ProvisioningRequest {
         Some(Self {
             endpoint,
             secret,
-            body: BodyPrefix::new(max_body_bytes),
+            body: Some(BodyPrefix::new(max_body_bytes, budget)),
             event: None,
         })
     }
 
-    /// Reads the body, which is complete, and drops it.
-    fn parse(&mut self) {
-        self.event = if self.body.is_truncated() {
-            self.endpoint.read_beginning(self.body.bytes())
-        } else {
-            self.endpoint.read(self.body.bytes())
+    /// Reads the body, which has ended, and drops it. `false`: that is done already.
+    fn parse(&mut self) -> bool {
+        let Some(body) = self.body.take() else {
+            return false;
         };
-        self.body = BodyPrefix::new(0);
+        self.event = if body.is_truncated() {
+            self.endpoint.read_beginning(body.bytes())
+        } else {
+            self.endpoint.read(body.bytes())
+        };
+        true
     }
 
     fn apply<H: Host, W>(

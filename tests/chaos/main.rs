@@ -18,11 +18,13 @@
 mod support {
     pub mod envoy;
     pub mod http;
+    pub mod mesh;
 }
 
 mod client;
 mod faults;
 mod ledger;
+mod meshes;
 mod phone;
 mod rig;
 mod synapse;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stand_in::{
     clock::Clock,
-    mas::{Options, Session},
+    mas::{Fault, Options, Session},
 };
 use tokio::time::Instant;
 
@@ -35,6 +35,24 @@ async fn the_second_request_asks_nobody() {
         assert_eq!(identity(&seen), [["@alice:example.org"], ["PHONE"]]);
     }
     assert_eq!(edge.mas.total_calls(), 1);
+}
+
+/// A longer one costs a call each time, and the log says why, without the token.
+#[tokio::test]
+async fn answers_of_up_to_8_kib_are_kept() {
+    for (bytes, calls) in [(8_192, 1), (8_193, 3)] {
+        let edge = Edge::start(json!({})).await;
+        let token = edge.alice();
+        edge.mas.fault(Fault::oversized(bytes));
+        for _ in 0..3 {
+            assert_eq!(edge.whoami(&token).await.status, 200);
+        }
+        assert_eq!(edge.mas.calls(&token), calls, "{bytes} bytes");
+        let log = edge.envoy.log();
+        let said = log.matches("an answer of MAS has 8193 bytes").count();
+        assert_eq!(said, usize::from(calls > 1), "once a minute: {log}");
+        assert!(!log.contains(&token));
+    }
 }
 
 /// Staleness is bounded by the TTL, and the homeserver checks for itself.

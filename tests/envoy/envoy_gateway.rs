@@ -38,7 +38,7 @@ fn enforcing() -> Vec<Value> {
 async fn it_begins_in_shadow_mode() {
     let deployed = start(&resources()).await;
     deployed.assert_shadows(MATRIX).await;
-    deployed.assert_annotates(MATRIX).await;
+    deployed.assert_annotates_in_time(MATRIX).await;
     deployed.assert_untroubled();
 }
 

@@ -3,7 +3,11 @@
 
 use std::net::SocketAddr;
 
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
 
 use crate::support::http::within_limit;
 
@@ -51,6 +55,17 @@ impl Http2 {
         stream
     }
 
+    /// Sends a `POST` with this beginning of a body, and returns its stream.
+    pub async fn begin_post(&mut self, path: &str, fields: &[(&str, &str)], body: &[u8]) -> u32 {
+        const MAX_FRAME: usize = 16_384;
+        let pseudo = [(":method", "POST"), (":path", path)];
+        let stream = self.headers(&[&pseudo[..], fields].concat(), false).await;
+        for piece in body.chunks(MAX_FRAME) {
+            self.frame(Self::DATA, 0, stream, piece).await;
+        }
+        stream
+    }
+
     /// Sends a `POST` with this body and these trailers.
     pub async fn post_with_trailers(
         &mut self,
@@ -92,16 +107,82 @@ impl Http2 {
     }
 
     async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len())
-            .expect("a short frame")
-            .to_be_bytes();
-        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-        let frame = [&head, payload].concat();
+        let frame = frame(kind, flags, stream, payload);
         self.sent += frame.len() as u64;
         within_limit("the peer to read", self.stream.write_all(&frame))
             .await
             .expect("the peer has not closed");
     }
+}
+
+/// A server that takes any number of requests of any length, and answers none.
+pub struct Sink {
+    addr: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Sink {
+    /// As many streams and bytes as the protocol allows.
+    const UNLIMITED: u32 = 0x7fff_ffff;
+
+    /// Starts one on a free port.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("it listens");
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(Self::drain(stream));
+            }
+        });
+        Self { addr, task }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    async fn drain(mut stream: TcpStream) {
+        const WINDOW_UPDATE: u8 = 8;
+        const MAX_CONCURRENT_STREAMS: u16 = 3;
+        const INITIAL_WINDOW_SIZE: u16 = 4;
+        const ACK: u8 = 1;
+        let settings: Vec<u8> = [MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE]
+            .iter()
+            .flat_map(|name| [&name.to_be_bytes()[..], &Self::UNLIMITED.to_be_bytes()].concat())
+            .collect();
+        // A connection begins with a window of 65,535 bytes.
+        let more = (Self::UNLIMITED - 65_535).to_be_bytes();
+        let hello = [
+            frame(Http2::SETTINGS, 0, 0, &settings),
+            frame(WINDOW_UPDATE, 0, 0, &more),
+            frame(Http2::SETTINGS, ACK, 0, b""),
+        ]
+        .concat();
+        let mut buffer = vec![0; 65_536];
+        // The client's preface and settings come first.
+        let mut is_greeted = false;
+        while let Ok(1..) = stream.read(&mut buffer).await {
+            if !std::mem::replace(&mut is_greeted, true) && stream.write_all(&hello).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len())
+        .expect("a short frame")
+        .to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [&head, payload].concat()
 }
 
 /// RFC 7541, section 6.2.2: literals without indexing, not compressed.

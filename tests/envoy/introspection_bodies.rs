@@ -326,6 +326,27 @@ async fn a_slow_form_is_waited_for() {
     edge.assert_alive().await;
 }
 
+/// The sender of the form is slow, and no setting is to blame.
+#[tokio::test]
+async fn a_form_that_comes_late_goes_to_mas_and_blames_no_setting() {
+    let edge = start(json!({})).await;
+    let token = edge.alice();
+    let body = introspection_body(&token);
+    let request = headers(&secret()).header("Content-Length", body.len().to_string());
+    let mut connection = Connection::open(edge.envoy.listener(NAME)).await;
+    connection.send(&request.to_bytes()).await;
+    let name = "matrix_edge_auth_introspection_answers_total";
+    edge.wait_for_metric(name, &[("verdict", "not_asked")], 1.0)
+        .await;
+    // What comes at once would be what Envoy had held back.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    connection.send(&body).await;
+    assert_active(&connection.response(false).await, "alice");
+    assert_eq!(edge.mas.calls(&token), 1);
+    assert!(!edge.envoy.log().contains("no body came"), "see the log");
+    edge.assert_alive().await;
+}
+
 /// Then Envoy shows no body while the headers are held.
 #[tokio::test]
 async fn without_the_setting_mas_answers_after_a_second_and_the_log_says_what_to_set() {

@@ -35,7 +35,7 @@ async fn start_at(resources: Vec<Value>, port: impl Fn(u64) -> u64) -> Deployed 
 async fn the_wasm_plugin_begins_in_shadow_mode() {
     let deployed = start(files(&["wasmplugin", "connection", "routes"])).await;
     deployed.assert_shadows(GATEWAY).await;
-    deployed.assert_annotates(GATEWAY).await;
+    deployed.assert_annotates_in_time(GATEWAY).await;
     deployed.assert_untroubled();
 }
 
@@ -63,7 +63,7 @@ async fn the_wasm_plugin_enforces() {
 
 /// Why `connection.yaml` is there.
 #[tokio::test]
-async fn istios_defaults_would_break_paths_and_let_names_be_forged() {
+async fn istios_defaults_would_rewrite_paths_and_let_underscores_and_upgrades_pass() {
     let deployed = start(files(&["wasmplugin", "routes"])).await;
     let request = Request::get("/_matrix/federation/v1/state/%41").bearer(&deployed.alice());
     let seen = deployed.pass(GATEWAY, &request).await;

@@ -31,8 +31,9 @@ async fn it_shadows_and_enforces_beside_each_other() {
     let deployed = start().await;
     deployed.assert_shadows("shadow").await;
     deployed.assert_enforces("enforce").await;
+    deployed.assert_annotates_in_time("shadow").await;
+    deployed.assert_annotates("enforce").await;
     for listener in ["shadow", "enforce"] {
-        deployed.assert_annotates(listener).await;
         deployed.assert_keeps(listener, &PATHS).await;
         deployed.assert_keeps(listener, &REDUNDANT_PATHS).await;
         deployed.assert_login_is_of_mas(listener).await;

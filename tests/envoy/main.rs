@@ -75,6 +75,7 @@ mod stale;
 mod sync_workers;
 mod tls;
 mod trust;
+mod unfinished_bodies;
 mod uploads;
 mod verdicts;
 mod workers;

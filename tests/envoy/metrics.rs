@@ -24,6 +24,7 @@ async fn every_metric_is_counted_under_its_labels() {
         Fault::status(500, ""),
         Fault::reset_mid_body(),
         Fault::oversized(70_000),
+        Fault::oversized(8_193),
         Fault::html(),
     ] {
         edge.mas.fault(fault.times(1));
@@ -39,7 +40,7 @@ async fn every_metric_is_counted_under_its_labels() {
 
     let stats = edge.envoy.stats().await;
     for (metric, value) in [
-        ("requests_total verdict=active source=mas", 4),
+        ("requests_total verdict=active source=mas", 5),
         ("requests_total verdict=active source=local", 1),
         ("requests_total verdict=inactive source=mas", 1),
         ("requests_total verdict=inactive source=shared", 1),
@@ -47,11 +48,12 @@ async fn every_metric_is_counted_under_its_labels() {
         ("requests_total verdict=no_verdict source=mas", 5),
         ("requests_total verdict=not_asked source=offline", 2),
         ("cache_lookups_total table=negative result=hit", 1),
-        ("cache_lookups_total table=negative result=miss", 10),
-        ("cache_lookups_total table=active result=miss", 11),
+        ("cache_lookups_total table=negative result=miss", 11),
+        ("cache_lookups_total table=active result=miss", 12),
+        ("cache_too_long_total table=active", 1),
         ("coalesced_requests_total", 2),
         ("line_waits_total", 1),
-        ("introspections_total outcome=active", 2),
+        ("introspections_total outcome=active", 3),
         ("introspections_total outcome=inactive", 1),
         ("introspections_total outcome=status", 1),
         ("introspections_total outcome=reset", 1),
@@ -73,7 +75,7 @@ async fn every_metric_is_counted_under_its_labels() {
         );
     }
     let timed = "matrix_edge_auth_introspection_duration_milliseconds_count";
-    edge.wait_for_metric(timed, &[], 7.0).await;
+    edge.wait_for_metric(timed, &[], 8.0).await;
     for name in stats.names("matrix_edge_auth") {
         let ends_as_it_should = ["_total", "_in_flight", "_bucket", "_sum", "_count"]
             .iter()

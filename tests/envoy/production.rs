@@ -418,6 +418,9 @@ async fn the_production_gateway_answers_what_has_no_cluster() {
         assert_eq!(from_elsewhere.status, 403, "{target}");
         assert_eq!(site.send("gateway", &request).await.status, 200, "{target}");
     }
+    // No client needs headers this large.
+    let large = Request::get(WHOAMI).header("X-Large", "a".repeat(33 * 1024));
+    assert_eq!(site.send("gateway", &large).await.status, 431);
     // To some servers this is an identity header.
     let underscores = Request::get(WHOAMI).header("x_matrix_user_id", "@admin:example.org");
     assert_eq!(site.send("gateway", &underscores).await.status, 400);

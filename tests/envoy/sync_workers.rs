@@ -382,3 +382,50 @@ async fn a_sync_without_an_identity_stays_where_its_token_is_and_nobody_chooses_
     assert_eq!(seen.len(), 1);
     assert_eq!(identity(&seen[0]), [["@alice:example.org"], ["TABLET"]]);
 }
+
+#[test]
+fn the_production_sync_workers_are_chosen_in_the_same_way() {
+    let [mut small, mut whole] = ["envoy/sync-workers", "envoy/production"]
+        .map(|folder| yaml(&read(&format!("{folder}/envoy.yaml"))));
+    let policies = [&mut small, &mut whole].map(|config| {
+        let manager = bootstrap::http_manager(config);
+        let hosts = manager["route_config"]["virtual_hosts"].as_array();
+        let routes = hosts
+            .into_iter()
+            .flatten()
+            .flat_map(|host| host["routes"].as_array().into_iter().flatten());
+        routes
+            .map(|route| &route["route"])
+            .filter(|route| route["cluster"] == CLUSTER)
+            .map(|route| {
+                // What comes after these is for requests without any of them.
+                route["hash_policy"].as_array().expect("a list")[..3].to_vec()
+            })
+            .collect::<Vec<_>>()
+    });
+    let [[policy], of_whole] = [&policies[0][..], &policies[1][..]] else {
+        panic!("one route in the small file: {policies:?}");
+    };
+    assert_eq!(of_whole, vec![policy.clone(); 3]);
+    // The ring, and each worker's part of it.
+    let [ring, of_whole] =
+        [&mut small, &mut whole].map(|config| bootstrap::cluster(config, CLUSTER).clone());
+    for key in [
+        "lb_policy",
+        "ring_hash_lb_config",
+        "ignore_health_on_host_removal",
+    ] {
+        assert_eq!(ring[key], of_whole[key], "{key}");
+    }
+    let endpoints = yaml(&read("envoy/sync-workers/endpoints.yaml"));
+    let [ring, of_whole] = [&endpoints["resources"][0], &of_whole["load_assignment"]].map(|all| {
+        let endpoints = all["endpoints"][0]["lb_endpoints"]
+            .as_array()
+            .expect("a list");
+        endpoints
+            .iter()
+            .map(|endpoint| (&endpoint["metadata"], &endpoint["load_balancing_weight"]))
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(ring, of_whole);
+}

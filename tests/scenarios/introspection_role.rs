@@ -484,7 +484,9 @@ fn where_no_request_may_wait_any_more_mas_answers_itself() {
     assert_eq!(worker.send(&role, introspect(ALICE)), passed_on());
     for number in 0..7 {
         for _ in 0..MAX_WAITERS_PER_FLIGHT {
-            worker.request(&gateway, whoami(&invented(number)));
+            // One client has a part of the places only.
+            let source = format!("192.0.2.{number}");
+            worker.request(&gateway, whoami(&invented(number)).source(&source));
         }
     }
     assert_eq!(worker.send(&role, introspect(BOB)), passed_on());

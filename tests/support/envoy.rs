@@ -69,6 +69,13 @@ impl Builder {
         self
     }
 
+    /// Leaves the module away, to compare.
+    #[must_use]
+    pub fn without_plugin(mut self) -> Self {
+        self.plugin = None;
+        self
+    }
+
     /// Adds a listener with the same module and VM as the first one, and with a plugin configuration of its
     /// own. All its requests are routed to `cluster`.
     #[must_use]
@@ -353,6 +360,21 @@ impl Envoy {
             .and_then(|kib| kib.trim().parse().ok())
             .expect("the process runs");
         1_024 * kib
+    }
+
+    /// The time that the process has spent on the CPU, to a hundredth of a second.
+    pub fn cpu_time(&self) -> Duration {
+        let pid = self.process.lock().expect("no panic while locked").0.id();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // After the name, which is in brackets, user time is the twelfth and system time the thirteenth field.
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>().expect("the process runs"))
+            .sum();
+        Duration::from_millis(10 * ticks)
     }
 
     /// Takes away all endpoints of the cluster of [`Builder::dynamic_endpoints`], or gives them back, and waits until

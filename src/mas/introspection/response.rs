@@ -20,7 +20,7 @@ pub struct IntrospectionResponse<'a> {
     pub content_type: Option<&'a [u8]>,
     /// [`LIFETIME`](super::LIFETIME), if any.
     pub lifetime: Option<&'a [u8]>,
-    /// The body; `None` if it is larger than [`MAX_RESPONSE_BYTES`] and was not read.
+    /// The body; `None` if it was not read, because it is larger than [`MAX_RESPONSE_BYTES`].
     pub body: Option<&'a [u8]>,
 }
 

@@ -13,11 +13,12 @@ use crate::{
     clock::Instant,
     host::{Callback, Host, Streams},
     mas::{provisioning::Revocation, user::UserKey},
-    matrix::session_end::{MAX_REVOCATION_BYTES, SessionEnd, revoked_token},
+    matrix::session_end::{RevocationForm, SessionEnd},
     metrics::InvalidationReason,
     resolver::{Invalidation, Resolver},
     role::{
-        exchange::{self, BodyPrefix, Chunk, Wants},
+        body,
+        exchange::{self, Chunk, Wants},
         response_status,
     },
     token::TokenDigest,
@@ -44,56 +45,69 @@ pub enum Watch {
     Active(TokenDigest),
     /// The request was refused here with this status, and calls itself gRPC.
     GrpcReply(u16),
-    /// The request asks MAS to end a session. A 2xx means that it has ended.
-    SessionEnd(SessionRequest),
+    /// The request asks MAS to end this. A 2xx means that it has ended.
+    SessionEnd(Ending),
+    /// The request asks MAS to end the session of the token in its form, which passes.
+    Revocation(Box<RevocationForm>),
 }
 
-/// A request that ends a session if it succeeds.
+/// What ends if a request succeeds.
 #[derive(Debug)]
-pub struct SessionRequest {
-    end: SessionEnd,
-    /// Whose sessions end with [`SessionEnd::LogoutAll`], if that was found out.
-    user: Option<UserKey>,
-    form: BodyPrefix,
+pub enum Ending {
+    /// The session of this token, which logs out.
+    Logout(TokenDigest),
+    /// All sessions of a user, if that was found out, and of the token that the request has.
+    LogoutAll(TokenDigest, Option<UserKey>),
+    /// The session of this token, which is revoked.
+    Revocation(TokenDigest),
 }
 
 impl Watch {
     /// Returns the watch over a request that asks to end `end`.
     pub(super) fn session_end(end: SessionEnd) -> Self {
-        Self::SessionEnd(SessionRequest {
-            end,
-            user: None,
-            form: BodyPrefix::new(MAX_REVOCATION_BYTES),
-        })
+        match end {
+            SessionEnd::Logout(token) => Self::SessionEnd(Ending::Logout(token)),
+            SessionEnd::LogoutAll(token) => Self::logout_all(token, None),
+            SessionEnd::Revocation => Self::Revocation(Box::default()),
+        }
     }
 
     /// Returns the watch over a request that asks to end all sessions of `user`, whose token is `token`.
     pub(super) fn logout_all(token: TokenDigest, user: Option<UserKey>) -> Self {
-        Self::SessionEnd(SessionRequest {
-            end: SessionEnd::LogoutAll(token),
-            user,
-            form: BodyPrefix::new(0),
-        })
+        Self::SessionEnd(Ending::LogoutAll(token, user))
     }
 }
 
 impl exchange::Watch for Watch {
     fn wants(&self) -> Wants {
-        let is_revocation = |request: &SessionRequest| request.end == SessionEnd::Revocation;
         Wants {
-            request_body: matches!(self, Self::SessionEnd(request) if is_revocation(request)),
+            request_body: matches!(self, Self::Revocation(_)),
             response_headers: !matches!(self, Self::Nothing),
         }
     }
 }
 
-/// Takes in a piece of a request's body: the form of a revocation.
+/// Takes in a piece of a request's body: the form of a revocation. A form whose token is not found, because it is too
+/// long or Envoy does not show it, is watched no more, and ends nothing.
 pub(super) fn on_request_body(host: &impl Streams, exchange: &Exchange, chunk: Chunk) {
-    let mut watch = exchange.take_watch();
-    if let Watch::SessionEnd(request) = &mut watch {
-        request.form.add(chunk.size, |size| host.request_body(size));
+    let watch = exchange.take_watch();
+    let Watch::Revocation(mut form) = watch else {
+        exchange.set_watch(watch);
+        return;
+    };
+    let is_too_long = chunk.size > form.room();
+    let shown = body::show(host, chunk.size.min(form.room()), |piece| form.read(piece));
+    if shown.is_err() {
+        return;
     }
-    exchange.set_watch(watch);
+    if chunk.is_last && !is_too_long {
+        form.finish();
+    }
+    if let Some(token) = form.found() {
+        exchange.set_watch(Watch::SessionEnd(Ending::Revocation(token)));
+    } else if !chunk.is_last && !is_too_long {
+        exchange.set_watch(Watch::Revocation(form));
+    }
 }
 
 /// Takes in the headers of a response.
@@ -120,8 +134,8 @@ pub(super) fn on_response_headers<H: Host, W>(
                 resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Homeserver);
             }
         }
-        Watch::SessionEnd(request) if status.is_some_and(|status| (200..300).contains(&status)) => {
-            end_session(cb, resolver, exchange, &request);
+        Watch::SessionEnd(ending) if status.is_some_and(|status| (200..300).contains(&status)) => {
+            end_session(cb, resolver, exchange, &ending);
         }
         _ => {}
     }
@@ -140,41 +154,24 @@ fn end_session<H: Host, W>(
     cb: &Callback<'_, H>,
     resolver: &mut Resolver<W>,
     exchange: &Exchange,
-    request: &SessionRequest,
+    ending: &Ending,
 ) {
     let cache = &exchange.plugin.upstream.cache;
-    match request.end {
-        SessionEnd::Logout(token) => {
-            resolver.invalidate(
-                cb,
-                cache,
-                Invalidation::Token(&token),
-                InvalidationReason::Logout,
-            );
+    let mut invalidate = |what, reason| resolver.invalidate(cb, cache, what, reason);
+    match ending {
+        Ending::Logout(token) => {
+            invalidate(Invalidation::Token(token), InvalidationReason::Logout);
         }
-        SessionEnd::LogoutAll(token) => {
-            let owner = resolver.invalidate(
-                cb,
-                cache,
-                Invalidation::Token(&token),
-                InvalidationReason::Logout,
-            );
-            if let Some(user) = request.user.or(owner) {
+        Ending::LogoutAll(token, user) => {
+            let owner = invalidate(Invalidation::Token(token), InvalidationReason::Logout);
+            if let Some(user) = user.or(owner) {
                 let everything = Invalidation::User(&user, &Revocation::All);
-                resolver.invalidate(cb, cache, everything, InvalidationReason::Logout);
+                invalidate(everything, InvalidationReason::Logout);
             }
         }
-        SessionEnd::Revocation if !request.form.is_truncated() => {
-            if let Some(token) = revoked_token(request.form.bytes()) {
-                resolver.invalidate(
-                    cb,
-                    cache,
-                    Invalidation::Token(&token),
-                    InvalidationReason::Revocation,
-                );
-            }
+        Ending::Revocation(token) => {
+            invalidate(Invalidation::Token(token), InvalidationReason::Revocation);
         }
-        SessionEnd::Revocation => {}
     }
 }
 

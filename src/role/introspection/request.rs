@@ -21,10 +21,9 @@ use crate::{
     config::Config,
     form,
     host::RequestHead,
-    mas::introspection::{DEVICE_ID_SUPPORT, HINT, LIFETIME},
+    mas::introspection::{DEVICE_ID_SUPPORT, LIFETIME},
     matrix::{credential::Authorization, reply::Reply},
     metrics::RejectionReason,
-    token::AccessToken,
 };
 
 /// Largest form that is read, in bytes. Synapse's are under 1 KiB.
@@ -33,18 +32,29 @@ pub const MAX_FORM_BYTES: usize = 64 * 1024;
 /// Seconds to wait after a 503; see [`crate::matrix::reply::RETRY_INTROSPECTION_SECONDS`].
 const RETRY_AFTER: &str = "1";
 
-/// Whether the head is that of a request that the cache may answer, once its form is read. `None`: MAS answers.
-/// Otherwise the value of `authorization`, of which is still to be told whether MAS would accept it.
-pub fn credential<'a>(config: &Config, head: &'a RequestHead) -> Option<&'a [u8]> {
+/// What the head says of a request that the cache may answer, once its form is read.
+#[derive(Debug)]
+pub struct Announced<'a> {
+    /// The value of `authorization`. Whether MAS would accept it is still to be told.
+    pub credential: &'a [u8],
+    /// The length of the form.
+    pub form_bytes: usize,
+}
+
+/// Returns what the head says, if it is that of a request that the cache may answer. `None`: MAS answers.
+pub fn announced<'a>(config: &Config, head: &'a RequestHead) -> Option<Announced<'a>> {
     let (name, value) = DEVICE_ID_SUPPORT;
     let may_be_answered = head.target() == config.introspection.path.as_bytes()
         && head.method() == b"POST"
         && head.first(name) == Some(value.as_bytes())
         && head.content_type().is_some_and(is_form)
-        && head.first("content-encoding").is_none()
-        && head.first("content-length").is_some_and(is_short);
+        && head.first("content-encoding").is_none();
+    let form_bytes = short_length(head.first("content-length")?)?;
     match head.authorization() {
-        Authorization::One(value) if may_be_answered => Some(value),
+        Authorization::One(credential) if may_be_answered => Some(Announced {
+            credential,
+            form_bytes,
+        }),
         _ => None,
     }
 }
@@ -58,23 +68,9 @@ fn is_form(content_type: &[u8]) -> bool {
     })
 }
 
-fn is_short(length: &[u8]) -> bool {
-    let length = std::str::from_utf8(length).ok();
-    length
-        .and_then(|length| length.parse().ok())
-        .is_some_and(|length: usize| length <= MAX_FORM_BYTES)
-}
-
-/// The token that the form asks about: exactly `token` and `token_type_hint=access_token`. `None` for any
-/// other form, and for tokens that MAS fails on.
-pub fn token(form: &[u8]) -> Option<AccessToken<'static>> {
-    // A third is one too many already.
-    let mut pairs: Vec<_> = form::pairs(form).take(3).collect();
-    pairs.sort_unstable();
-    let [(name, token), (hint_name, hint)] = <[_; 2]>::try_from(pairs).ok()?;
-    let is_ours = name == b"token" && hint_name == HINT.0.as_bytes() && hint == HINT.1.as_bytes();
-    let token = AccessToken::new(String::from_utf8(token).ok()?)?;
-    (is_ours && !token.has_control_bytes()).then_some(token)
+fn short_length(length: &[u8]) -> Option<usize> {
+    let length = std::str::from_utf8(length).ok()?.parse().ok()?;
+    (length <= MAX_FORM_BYTES).then_some(length)
 }
 
 /// Returns MAS's reply about an active token, as of now. `None` if too little of the token's life is left to say so.
@@ -163,7 +159,8 @@ mod tests {
         let others = GOOD.iter().copied().filter(|(given, _)| *given != name);
         let fields = others.chain(value.map(|value| (name, value)));
         let fields = fields.map(|(name, value)| (name, value.as_bytes()));
-        credential(&config, &RequestHead::new(Fields::of(fields))).map(<[u8]>::to_vec)
+        let head = RequestHead::new(Fields::of(fields));
+        announced(&config, &head).map(|announced| announced.credential.to_vec())
     }
 
     #[test]
@@ -196,37 +193,6 @@ mod tests {
             ("x-mas-supports-device-id", Some("true")),
         ] {
             assert_eq!(credential_with(name, value), None, "{name} {value:?}");
-        }
-    }
-
-    #[test]
-    fn the_form_is_exactly_token_and_hint() {
-        for form in [
-            "token=a%26b+c&token_type_hint=access_token",
-            "token_type_hint=access%5ftoken&token=a%26b+c",
-        ] {
-            let token = token(form.as_bytes());
-            assert_eq!(
-                token.as_ref().map(AccessToken::as_str),
-                Some("a&b c"),
-                "{form}"
-            );
-        }
-        for form in [
-            "",
-            "token=a",
-            "token=a&token_type_hint=refresh_token",
-            "token=a&token_type_hint=",
-            "token=&token_type_hint=access_token",
-            "token=a&token=a&token_type_hint=access_token",
-            "token=a&token_type_hint=access_token&token_type_hint=access_token",
-            "token=a&token_type_hint=access_token&client_id=x",
-            "token=%00&token_type_hint=access_token",
-            "token=%C3%A9&token_type_hint=access_token",
-            "token=%ff&token_type_hint=access_token",
-            "Token=a&token_type_hint=access_token",
-        ] {
-            assert_eq!(token(form.as_bytes()), None, "{form}");
         }
     }
 

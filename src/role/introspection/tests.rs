@@ -10,7 +10,10 @@ use super::*;
 use crate::{
     cache::ActiveEntry,
     config,
-    host::{CoarseClock, RootId, Streams as _, fake::FakeHost},
+    host::{
+        CoarseClock, RootId, Streams as _,
+        fake::{FakeHost, START},
+    },
     mas::introspection::{Answer, ConnectionFault, IntrospectionResponse},
     role::{exchange::Watch as _, plugin::Plugin},
 };
@@ -49,6 +52,7 @@ struct Listener {
     clock: CoarseClock,
     plugin: Rc<Plugin>,
     role: Introspection,
+    budget: BodyBudget,
     resolver: Resolver<Waiter>,
     streams: u32,
 }
@@ -62,6 +66,7 @@ impl Listener {
             clock: CoarseClock::default(),
             plugin: Rc::new(Plugin::new(ROOT, config(overrides))),
             role: Introspection::default(),
+            budget: BodyBudget::default(),
             resolver: Resolver::default(),
             streams: 0,
         }
@@ -73,7 +78,8 @@ impl Listener {
         let exchange = Rc::new(Exchange::new(&self.plugin, StreamId(self.streams)));
         self.host.select(exchange.stream);
         let cb = Callback::new(&self.host, ROOT, &self.clock);
-        self.role.on_request_headers(&cb, &exchange, is_whole);
+        self.role
+            .on_request_headers(&cb, &exchange, is_whole, &self.budget);
         exchange
     }
 
@@ -182,6 +188,41 @@ fn a_form_that_turns_out_too_long_goes_to_mas_at_once() {
     let form = "x".repeat(MAX_FORM_BYTES + 1).leak();
     listener.piece(&exchange, form, false);
     assert!(is_passed_by(&exchange));
+}
+
+#[test]
+fn a_form_counts_against_the_budget_until_its_request_is_decided() {
+    let mut listener = Listener::new(&json!({}));
+    let held = listener.begin(false);
+    assert_eq!(listener.budget.taken(), 50, "as content-length says");
+    listener.piece(&held, FORMS[0], true);
+    assert_eq!(held.phase(), Phase::Held);
+    assert_eq!(listener.budget.taken(), 50, "Envoy still has it");
+    listener.answer(200, ACTIVE);
+    assert_eq!(listener.budget.taken(), 0);
+
+    // One that nobody ends, and one of another kind.
+    let reset = listener.begin(false);
+    drop(reset);
+    listener.role.cancel(StreamId(listener.streams));
+    assert!(is_passed_by(&listener.ask("token=syt_one")));
+    assert_eq!(listener.budget.taken(), 0);
+}
+
+#[test]
+fn over_the_budget_mas_answers() {
+    let mut listener = Listener::new(&json!({}));
+    let mut others = Vec::new();
+    while let Some(share) = listener.budget.take(50_000) {
+        others.push(share);
+    }
+    while let Some(share) = listener.budget.take(50) {
+        others.push(share);
+    }
+    let exchange = listener.begin(false);
+    assert!(is_passed_by(&exchange));
+    others.pop();
+    assert_eq!(listener.begin(false).phase(), Phase::Held);
 }
 
 #[test]
@@ -331,6 +372,9 @@ fn a_request_whose_form_does_not_come_goes_to_mas_after_a_moment() {
     listener.host.advance(Duration::from_secs(1));
     let cb = Callback::new(&listener.host, ROOT, &listener.clock);
     listener.role.on_tick(&cb);
+    assert_eq!(waits.phase(), Phase::Forwarded);
+    assert_eq!(listener.budget.taken(), 50, "of the other one only");
+    listener.piece(&waits, FORMS[0], false);
     assert!(is_passed_by(&waits));
     assert_eq!(*listener.host.resumed.borrow(), [waits.stream]);
 }
@@ -341,14 +385,20 @@ fn later_callbacks_are_asked_for_only_while_something_is_watched_for() {
         let plugin = Plugin::new(ROOT, config(&json!({})));
         CallerKey::of(&plugin.upstream, b"Bearer secret")
     };
-    for (watch, wants) in [
-        (Watch::Nothing, false),
-        (Watch::HeldForBody, true),
-        (Watch::Unauthenticated(caller(), BodyPrefix::new(1)), true),
-        (Watch::Matched(caller()), true),
+    let share = BodyBudget::default().take(1).unwrap();
+    for (watch, body, response) in [
+        (Watch::Nothing, false, false),
+        (Watch::HeldForBody(share), true, false),
+        (Watch::Released(START), true, false),
+        (
+            Watch::Unauthenticated(caller(), Box::default()),
+            true,
+            false,
+        ),
+        (Watch::Matched(caller()), false, true),
     ] {
         let found = watch.wants();
-        assert_eq!(found.request_body, wants, "{watch:?}");
-        assert_eq!(found.response_headers, wants, "{watch:?}");
+        assert_eq!(found.request_body, body, "{watch:?}");
+        assert_eq!(found.response_headers, response, "{watch:?}");
     }
 }

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
-use super::watch::Exchange;
+use super::watch::{Exchange, Watch};
 use crate::{
     clock::Instant,
     host::{Callback, Host, StreamId},
@@ -24,6 +24,10 @@ const MAX_REQUESTS: usize = 16_384;
 /// Requests that one tick lets go on at the most. Where the cluster refuses them, Envoy's replies are nested in each
 /// other, and a thousand are more than the stack of the VM takes.
 const MAX_RELEASED: usize = 64;
+
+/// What comes of a form within this time after its request was passed on had come before: Envoy had it and did not
+/// show it.
+const AT_ONCE: Duration = Duration::from_millis(10);
 
 /// The requests.
 #[derive(Debug, Default)]
@@ -67,7 +71,8 @@ impl AwaitingBody {
         }
     }
 
-    /// Passes on the requests that have waited too long, and of which nothing has come.
+    /// Passes on the requests that have waited too long, and of which nothing has come. They are watched a little longer,
+    /// to see why.
     pub fn release_expired<H: Host>(&mut self, cb: &Callback<'_, H>) {
         let now = cb.now();
         let mut released = 0;
@@ -78,19 +83,24 @@ impl AwaitingBody {
             }
             released += 1;
             if cb.host.select(*stream) {
-                request.exchange.take_watch();
+                request.exchange.set_watch(Watch::Released(now));
                 request.exchange.set_phase(Phase::Forwarded);
                 cb.host.count(Metric::Answered(Outcome::NotAsked));
                 request.exchange.resume_forwarded(cb.host);
             }
-            if !std::mem::replace(&mut self.has_warned, true) {
-                log::error!(
-                    "no body came with an introspection request, which goes on to MAS: set \
-                     allow_on_headers_stop_iteration in the plugin configuration of this listener"
-                );
-            }
             false
         });
+    }
+
+    /// Notes the first piece of a form whose request was passed on at the moment `released_at` without one. A client may
+    /// be slow, and then the piece comes at any time. If it comes at once, Envoy had it all the while.
+    pub fn suspect_listener<H: Host>(&mut self, cb: &Callback<'_, H>, released_at: Instant) {
+        if cb.now().since(released_at) < AT_ONCE && !std::mem::replace(&mut self.has_warned, true) {
+            log::error!(
+                "no body came with an introspection request, which goes on to MAS: set \
+                 allow_on_headers_stop_iteration in the plugin configuration of this listener"
+            );
+        }
     }
 }
 
@@ -103,7 +113,7 @@ mod tests {
     use crate::{
         config,
         host::{CoarseClock, RootId, Runtime as _, fake::FakeHost},
-        role::{introspection::Watch, plugin::Plugin},
+        role::{body::BodyBudget, plugin::Plugin},
     };
 
     const ROOT: RootId = RootId(1);
@@ -120,7 +130,8 @@ mod tests {
     /// A request that is held for its form.
     fn held(plugin: &Rc<Plugin>, stream: u32) -> Rc<Exchange> {
         let exchange = Rc::new(Exchange::new(plugin, StreamId(stream)));
-        exchange.set_watch(Watch::HeldForBody);
+        let share = BodyBudget::default().take(1).unwrap();
+        exchange.set_watch(Watch::HeldForBody(share));
         exchange
     }
 
@@ -145,7 +156,6 @@ mod tests {
         for _ in 0..2 {
             release(&mut awaiting, &host);
             assert_eq!(early.phase(), Phase::Forwarded);
-            assert!(!early.wants().request_body);
             assert_eq!(late.phase(), Phase::Held);
             assert_eq!(*host.resumed.borrow(), [early.stream]);
             assert_eq!(host.metric(Metric::Answered(Outcome::NotAsked)), 1);
@@ -170,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_that_has_begun_is_waited_for_and_the_listener_is_not_suspected() {
+    fn a_form_that_has_begun_is_waited_for() {
         let (host, plugin) = (FakeHost::default(), plugin());
         let mut awaiting = AwaitingBody::default();
         let slow = held(&plugin, 1);
@@ -180,11 +190,25 @@ mod tests {
         release(&mut awaiting, &host);
         assert_eq!(slow.phase(), Phase::Held);
         assert!(host.resumed.borrow().is_empty());
-        assert!(!awaiting.has_warned);
-        awaiting.insert(&held(&plugin, 2), host.now());
-        host.advance(BODY_TIMEOUT);
-        release(&mut awaiting, &host);
-        assert!(awaiting.has_warned);
+    }
+
+    #[test]
+    fn the_listener_is_suspected_only_if_envoy_had_the_form() {
+        let (host, plugin) = (FakeHost::default(), plugin());
+        let mut awaiting = AwaitingBody::default();
+        for (delay, warns) in [(AT_ONCE, false), (AT_ONCE - Duration::from_millis(1), true)] {
+            let exchange = held(&plugin, 1);
+            awaiting.insert(&exchange, host.now());
+            host.advance(BODY_TIMEOUT);
+            release(&mut awaiting, &host);
+            host.advance(delay);
+            let Watch::Released(at) = exchange.take_watch() else {
+                panic!("it is watched a little longer");
+            };
+            let cb = Callback::new(&host, ROOT, &CoarseClock::default());
+            awaiting.suspect_listener(&cb, at);
+            assert_eq!(awaiting.has_warned, warns, "{delay:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,13 @@
 //! What the introspection role still watches for in an exchange.
 
-use super::callers::CallerKey;
-use crate::role::exchange::{self, BodyPrefix, Wants};
+use super::{callers::CallerKey, form::QuestionForm};
+use crate::{
+    clock::Instant,
+    role::{
+        body::Share,
+        exchange::{self, Wants},
+    },
+};
 
 /// An exchange of the introspection role.
 pub type Exchange = exchange::Exchange<Watch>;
@@ -12,21 +18,25 @@ pub enum Watch {
     /// Nothing.
     #[default]
     Nothing,
-    /// An authenticated caller's request is held, and its form is awaited.
-    HeldForBody,
-    /// The request of a caller that is not authenticated is forwarded; its form is copied, to see whether it
-    /// is one that the cache could have answered.
-    Unauthenticated(CallerKey, BodyPrefix),
+    /// An authenticated caller's request is held, and its form is awaited. Envoy has as many bytes of it in memory.
+    HeldForBody(Share),
+    /// The request was held until this moment, and no piece of its form came.
+    Released(Instant),
+    /// The request of a caller that is not authenticated is forwarded; its form is read as it passes, to see whether
+    /// it is one that the cache could have answered.
+    Unauthenticated(CallerKey, Box<QuestionForm>),
     /// It is one, so a 200 of MAS authenticates the caller.
     Matched(CallerKey),
 }
 
 impl exchange::Watch for Watch {
     fn wants(&self) -> Wants {
-        let is_something = !matches!(self, Self::Nothing);
         Wants {
-            request_body: is_something,
-            response_headers: is_something,
+            request_body: matches!(
+                self,
+                Self::HeldForBody(_) | Self::Released(_) | Self::Unauthenticated(..)
+            ),
+            response_headers: matches!(self, Self::Matched(_)),
         }
     }
 }

@@ -168,10 +168,10 @@ impl Streams for SimulatedHost {
         })
     }
 
-    fn request_body(&self, max: usize) -> Result<Vec<u8>, HostError> {
+    fn request_body(&self, start: usize, max: usize) -> Result<Vec<u8>, HostError> {
         self.note("request body");
         let shown = self.vm.shown_request.borrow();
-        Ok(shown[..max.min(shown.len())].to_vec())
+        Ok(shown.iter().skip(start).take(max).copied().collect())
     }
 
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {

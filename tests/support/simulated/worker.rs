@@ -345,6 +345,11 @@ impl SimulatedWorker {
         self.worker.local_entries()
     }
 
+    /// Returns how many bytes of bodies the worker has in memory.
+    pub fn body_bytes(&self) -> usize {
+        self.worker.bodies().taken()
+    }
+
     /// Returns the host calls made so far, by kind.
     pub fn host_calls(&self) -> BTreeMap<String, u64> {
         self.vm.host_calls.borrow().clone()

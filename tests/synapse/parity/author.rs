@@ -154,12 +154,14 @@ const ENDINGS: [&str; 13] = [
 ];
 /// Fields that must not count.
 #[rustfmt::skip]
-const OTHER_FIELDS: [(&str, &str); 16] = [
+const OTHER_FIELDS: [(&str, &str); 18] = [
     ("X-Matrix-User-Id", " @mallory:example.org"),
     ("x-matrix-user-id", "@mallory:example.org"),
     ("X-Matrix-Device-Id", " MALLORY"),
     ("X-MATRIX-USER-ID", "\t@mallory:example.org "),
     ("X-Matrix-User-Id", ""),
+    ("X_Matrix_User_Id", " @mallory:example.org"),
+    ("x-matrix_device-id", " MALLORY"),
     ("X-HTTP-Method-Override", " OPTIONS"),
     ("X-Original-URL", " /health"),
     ("X-Rewrite-URL", " /health"),
@@ -586,6 +588,7 @@ fn is_for_effect(path: &str) -> bool {
     [
         "/createRoom",
         "/_synapse/admin",
+        "/devices/",
         "dehydrated_device",
         "room_keys",
         "/openid/",

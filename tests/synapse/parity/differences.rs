@@ -101,7 +101,7 @@ pub const OF_ENVOY: [Difference; 5] = [
         name: "A request target that is no path",
         covers: |request, outcomes| {
             let is_odd = |byte: &u8| !byte.is_ascii_graphic() || *byte == b'#';
-            outcomes.plain.is_envoys(400)
+            outcomes.has_refusal_of_bytes()
                 && (!request.target.starts_with(b"/") || request.target.iter().any(is_odd))
         },
     },
@@ -153,6 +153,12 @@ impl Outcomes {
             .is_some_and(|direct| !self.plain.agrees_with(direct))
     }
 
+    /// Whether Envoy, or Synapse's HTTP server before Synapse, refuses the bytes of the request.
+    fn has_refusal_of_bytes(&self) -> bool {
+        self.plain.is_envoys(400)
+            || matches!(&self.direct, Some(direct) if direct.is_edge_refusal(400))
+    }
+
     /// Whether the module refuses the credential in the words in which Synapse does where it looks at it.
     fn is_right_about_credential(&self) -> bool {
         self.gated.witness.is_none()
@@ -161,7 +167,7 @@ impl Outcomes {
 }
 
 impl Outcome {
-    /// Whether the module gave this reply itself.
+    /// Whether this reply came from before Synapse.
     fn is_edge_refusal(&self, expected: u16) -> bool {
         self.witness.is_none() && self.status() == expected
     }
