@@ -341,8 +341,8 @@ impl<W> Resolver<W> {
             match Hint::decode(&message) {
                 None => {}
                 Some(Hint::Stored(key)) => {
-                    let queued = self.take_from_line(&key);
-                    if let Some(flight) = queued.or_else(|| self.flights.take_awaiting(&key)) {
+                    let answered = self.take_answered(cb, &key);
+                    if let Some(flight) = answered.or_else(|| self.flights.take_awaiting(&key)) {
                         self.resume(cb, key, flight);
                     }
                 }
@@ -665,6 +665,17 @@ impl<W> Resolver<W> {
         }
     }
 
+    /// Takes a flight out of its line if the shared cache has its answer by now. Otherwise it keeps its place.
+    fn take_answered<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: &QuestionKey,
+    ) -> Option<Pending<W>> {
+        let cache = &self.flights.queued(key)?.call.upstream.cache;
+        cache.lookup(cb.host, &key.digest, cb.now(), |_| {})?;
+        self.take_from_line(key)
+    }
+
     /// Takes a flight out of its line.
     fn take_from_line(&mut self, key: &QuestionKey) -> Option<Pending<W>> {
         let flight = self.flights.take_queued(key)?;
@@ -823,10 +834,15 @@ impl<W> Resolver<W> {
             self.fail(cb, key, flight, overloaded(cb));
             return;
         }
+        // One that comes from a line has waited in it already.
+        let deadline = match flight.state {
+            State::Queued { .. } => flight.deadline,
+            _ => cb.now() + LINE_TIMEOUT,
+        };
         match self.queue(cb, &flight.call) {
             Ok(state) => {
                 flight.state = state;
-                flight.deadline = cb.now() + LINE_TIMEOUT;
+                flight.deadline = deadline;
                 self.flights.insert(key, flight);
             }
             Err(why) => self.fail(cb, key, flight, why),

@@ -54,6 +54,7 @@ impl FormParser {
                 continue;
             }
             let length = self.plain_length(rest);
+            steps::note(length);
             if let (Some(plain @ [_, ..]), Some(after)) = (rest.get(..length), rest.get(length..)) {
                 self.has_begun = true;
                 take(self.part(plain));
@@ -241,6 +242,26 @@ mod tests {
             }
         }
         assert_eq!(pairs(FORM.chunks(1)), whole);
+    }
+
+    #[test]
+    fn a_form_is_looked_at_once_or_twice() {
+        for input in [
+            "&",
+            "=",
+            "a=b&",
+            "%25",
+            "%2525&=",
+            "%",
+            "%4",
+            "+",
+            "token=%41&",
+        ] {
+            for piece in [1, 7, usize::MAX] {
+                let read = |form: &[u8]| assert!(pairs(form.chunks(piece)).len() <= form.len());
+                steps::assert_linear("a form", 4, read, input.as_bytes());
+            }
+        }
     }
 
     #[test]

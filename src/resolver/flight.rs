@@ -24,7 +24,7 @@ use crate::{
 
 /// Requests that may wait for one token.
 pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
-/// Requests that may wait in one worker. One client has no more than its share of these places, see [`Shares`].
+/// Requests that may wait in one worker. One client has no more than its share of these places.
 pub const MAX_WAITERS: usize = 16_384;
 
 /// Names a request that waits.
@@ -140,6 +140,12 @@ impl<Q, W: Waiter> Flights<Q, W> {
     /// Returns whether another request of `client` may wait.
     pub fn has_room(&self, client: Option<&ClientKey>) -> bool {
         self.places.admits(client, MAX_WAITERS)
+    }
+
+    /// Returns the flight of a question that waits in line.
+    pub fn queued(&self, key: &QuestionKey) -> Option<&Flight<Q, W>> {
+        let flight = self.flights.get(key)?;
+        matches!(flight.state, State::Queued { .. }).then_some(flight)
     }
 
     /// Returns in which pool's line the question waits, if it does.

@@ -41,7 +41,8 @@ pub enum Hint {
 }
 
 impl Hint {
-    fn encode(self) -> Vec<u8> {
+    /// Returns the message.
+    pub fn encode(self) -> Vec<u8> {
         let (kind, key) = match self {
             Self::Stored(key) => (1, Some(key)),
             Self::Failed(key) => (2, Some(key)),

@@ -7,7 +7,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use super::*;
 use crate::{
     config,
-    host::{CoarseClock, fake::FakeHost},
+    host::{CoarseClock, Runtime as _, fake::FakeHost},
     token::AccessToken,
 };
 
@@ -153,6 +153,14 @@ impl Worker {
         let call = self.host.take_oldest_call();
         let response = IntrospectionResponse::json(status, body);
         self.call_back(|cb, resolver| resolver.on_call_response(cb, call, response));
+    }
+
+    /// Another worker says that the answer about `token` is in the shared cache.
+    fn hint(&mut self, upstream: &Upstream, token: &str) {
+        const QUEUE: QueueId = QueueId(1);
+        let hint = Hint::Stored(upstream.question(&TokenDigest::of(token.as_bytes())));
+        self.host.enqueue(QUEUE, &hint.encode());
+        self.call_back(|cb, resolver| resolver.on_queue(cb, QUEUE));
     }
 
     fn pass(&mut self, millis: u64) {
@@ -314,6 +322,31 @@ fn the_line_serves_clients_in_turn() {
     worker.answer(200, ACTIVE);
     worker.answer(200, ACTIVE);
     assert!(worker.end(other).is_some() && worker.end(flood).is_none());
+}
+
+#[test]
+fn a_hint_without_an_answer_costs_no_place_in_line() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({"introspection": {"max_in_flight": 1}}), GATEWAY);
+    let [_, first, second] =
+        [TOKENS[0], TOKENS[1], TOKENS[2]].map(|token| worker.ask(&upstream, token, &ALICE));
+    worker.hint(&upstream, TOKENS[1]);
+    worker.answer(200, ACTIVE);
+    worker.answer(200, ACTIVE);
+    assert!(worker.end(first).is_some() && worker.end(second).is_none());
+}
+
+#[test]
+fn hints_without_an_answer_give_no_more_time() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({"introspection": {"max_in_flight": 1}}), GATEWAY);
+    let [_, waits] = [TOKENS[0], TOKENS[1]].map(|token| worker.ask(&upstream, token, &ALICE));
+    for _ in 0..3 {
+        assert_eq!(worker.end(waits), None);
+        worker.hint(&upstream, TOKENS[1]);
+        worker.pass(250);
+    }
+    assert_eq!(worker.end(waits), Some(&End::None(NoVerdict::Overloaded)));
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 #![expect(clippy::expect_used, reason = "a test file")]
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use serde_json::{Value, json};
-use stand_in::homeserver::Homeserver;
+use stand_in::{SeenRequest, homeserver::Homeserver};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -72,6 +72,22 @@ async fn it_tells_what_began_from_what_is_complete() {
     homeserver.wait_for(1).await;
     assert_eq!((homeserver.count(), homeserver.pending().len()), (1, 0));
     assert_eq!(homeserver.requests()[0].body, "abcd");
+}
+
+#[tokio::test]
+async fn it_shows_each_request_as_its_headers_arrive() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let watch = Arc::new(move |request: &SeenRequest| {
+        tell.send(request.target.clone()).expect("the test listens");
+    });
+    let homeserver = Homeserver::start_watched(SocketAddr::from(([127, 0, 0, 1], 0)), watch)
+        .await
+        .expect("a port");
+    let mut stream = TcpStream::connect(homeserver.addr()).await.expect("a peer");
+    let beginning = b"PUT /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\na";
+    stream.write_all(beginning).await.expect("a peer");
+    assert_eq!(told.recv().await.as_deref(), Some("/a?b"));
+    assert_eq!(homeserver.count(), 0);
 }
 
 #[tokio::test]

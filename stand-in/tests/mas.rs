@@ -560,6 +560,25 @@ async fn the_control_interface_adds_tokens_and_faults_and_counts_by_name() {
     );
 }
 
+#[tokio::test]
+async fn a_mas_that_was_killed_comes_back_with_its_sessions() {
+    let mas = start().await;
+    let token = mas::token("mat", "alice");
+    mas.insert(&token, Session::access("alice", "A"));
+    let client = Caller::new(mas.addr());
+    assert!(client.introspect(&token).await.is_ok());
+    mas.take_down().await;
+    assert!(client.introspect(&token).await.is_err());
+    assert!(mas.is_active(&token) && !mas.is_active(&mas::token("mat", "bob")));
+    for _ in 0..2 {
+        mas.bring_up().await.expect("the same port");
+    }
+    let (status, _, body) = client.introspect(&token).await.expect("an answer");
+    assert!(status == 200 && body.contains("alice"), "{status} {body}");
+    mas.revoke(&token);
+    assert!(!mas.is_active(&token));
+}
+
 async fn start() -> Mas {
     Mas::start(Options::default()).await.expect("a free port")
 }

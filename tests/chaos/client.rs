@@ -89,6 +89,7 @@ impl Client {
             self.unlock_if_due();
             self.act().await;
             let rest = self.random_time(REST / 10, 2 * REST);
+            let rest = rest.mul_f64(self.world.lateness.slowness());
             let rest = self.unlock_at.map_or(rest, |at| {
                 rest.min(at.saturating_duration_since(Instant::now()))
             });
@@ -286,9 +287,8 @@ impl Client {
                     "token={token}&token_type_hint=access_token"
                 )))
         };
-        self.world
-            .ledger()
-            .may_end(&token, Via::SyncDevices, Instant::now());
+        let begun = Instant::now();
+        self.world.ledger().may_end(&token, Via::SyncDevices, begun);
         let ask = Ask {
             what: "logout",
             needs: Needs::Nothing,
@@ -297,11 +297,14 @@ impl Client {
             leaving: Leaving::Never,
         };
         let is_done = self.ask(ask).await == Some(200);
-        // Otherwise MAS may have ended it or not: nothing is known of the token any more.
-        if is_done {
-            self.world.ledger().has_ended(&token, true, Instant::now());
+        let mut ledger = self.world.ledger();
+        // Otherwise MAS may have ended it or not: nothing is known of the token any more. A revocation changes nothing
+        // while the user is locked, and is answered with 200 all the same.
+        if is_done && !ledger.may_have_been_locked(&self.user, begun) {
+            ledger.has_ended(&token, true, Instant::now());
             self.world.tally.count("did: logout");
         }
+        drop(ledger);
         self.log_in();
     }
 
@@ -566,12 +569,16 @@ async fn send(world: &World, phone: &mut Phone, ask: Ask) -> Option<u16> {
         let number = world.send(ask.what, &ask.credential, ask.needs);
         let request = ask.request.clone().header(NUMBER, number.to_string());
         world.tally.count("requests");
-        phone.be_patient(world.lateness.now());
         let ending = phone.send(request, ask.leaving).await;
         let span = world.span(number);
         match ending {
             Ending::Answered(status, body) => {
-                world.tally.longest("an answer", span.seen - span.sent);
+                let took = span.seen - span.sent;
+                world.tally.longest("an answer", took);
+                if took > PATIENCE + span.lateness {
+                    let case = format!("{} during {}, {took:?}", ask.what, world.fault());
+                    world.tally.breach(Breach::Unanswered, case);
+                }
                 judge(world, &ask, status, &body, span);
                 return Some(status);
             }
@@ -583,7 +590,7 @@ async fn send(world: &World, phone: &mut Phone, ask: Ask) -> Option<u16> {
                 return None;
             }
             Ending::Unanswered => {
-                let case = format!("{} during {}, {PATIENCE:?}", ask.what, world.fault());
+                let case = format!("{} during {}, never", ask.what, world.fault());
                 world.tally.breach(Breach::Unanswered, case);
                 return None;
             }
@@ -607,6 +614,7 @@ fn judge(world: &World, ask: &Ask, status: u16, body: &[u8], span: super::ledger
     let said = match said {
         "stream timeout" => "of Envoy: held for too long",
         said if said.starts_with("upstream connect error") => "of Envoy: no connection to MAS",
+        said if said.starts_with("pool timed out") => "of MAS: no database",
         said => said,
     };
     world.tally.count(format!("answer: {status} {said}"));
@@ -620,10 +628,11 @@ fn judge(world: &World, ask: &Ask, status: u16, body: &[u8], span: super::ledger
         401 => {
             if let Err(why) = world.ledger().judge_refusal(&ask.credential, span) {
                 let case = format!(
-                    "{} of {} during {}: {why}",
+                    "{} of {} during {}: {why}; {}",
                     ask.what,
                     kind(&ask.credential),
-                    world.fault()
+                    world.fault(),
+                    world.truth(&ask.credential)
                 );
                 world.tally.breach(Breach::Wrong401, case);
             }

@@ -173,12 +173,16 @@ impl Faults {
             random.shuffle(&mut order);
             for trouble in &order {
                 self.world
-                    .pause(Duration::from_millis(random.u64(500..5_000)))
+                    .pause(Duration::from_millis(random.u64(500..2_500)))
                     .await;
                 if self.world.is_over() {
                     return;
                 }
-                let lasts = Duration::from_millis(random.u64(500..4_500));
+                let longest = match trouble {
+                    Trouble::Answering(_) => 2_000,
+                    _ => 4_500,
+                };
+                let lasts = Duration::from_millis(random.u64(500..longest));
                 let slow = Duration::from_millis(random.u64(200..3_000));
                 self.make(*trouble, lasts, slow).await;
             }

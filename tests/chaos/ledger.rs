@@ -191,6 +191,14 @@ impl Ledger {
             .is_some_and(|lock| lock.unlock.is_none())
     }
 
+    /// Whether the user may have been locked at any time since then.
+    pub fn may_have_been_locked(&self, user: &str, since: Instant) -> bool {
+        let locks = self.locks.get(user).map_or(&[][..], |locks| locks);
+        locks
+            .iter()
+            .any(|lock| lock.unlock.is_none_or(|unlock| unlock.by >= since))
+    }
+
     /// The user was locked between the two moments.
     pub fn locked(&mut self, user: &str, from: Instant, by: Instant) {
         self.locks.entry(user.to_owned()).or_default().push(Lock {
@@ -488,6 +496,17 @@ mod tests {
         let unlocked = r#"{"localpart":"alice","locked":false}"#;
         book.tell("/_synapse/mas/provision_user", unlocked, 21.0, 22.0);
         assert!(book.may_refuse(22.9, 23.5) && !book.may_refuse(23.1, 23.2));
+    }
+
+    #[test]
+    fn a_lock_is_remembered() {
+        let mut book = Book::new();
+        assert!(!book.ledger.may_have_been_locked(ALICE, book.at(0.0)));
+        book.ledger.locked(ALICE, book.at(10.0), book.at(10.0));
+        assert!(book.ledger.may_have_been_locked(ALICE, book.at(11.0)));
+        book.ledger.unlocked(ALICE, book.at(20.0), book.at(20.0));
+        assert!(book.ledger.may_have_been_locked(ALICE, book.at(15.0)));
+        assert!(!book.ledger.may_have_been_locked(ALICE, book.at(21.0)));
     }
 
     #[test]

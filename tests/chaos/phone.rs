@@ -19,8 +19,10 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::AbortHandle};
 
-/// How long a client waits for an answer.
+/// How long an answer may take.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a client waits for one: a machine that is late may be late with an answer too.
+const LIMIT: Duration = Duration::from_secs(45);
 
 /// Where a client hangs up.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +52,6 @@ pub enum Ending {
 pub struct Phone {
     addr: SocketAddr,
     is_http2: bool,
-    patience: Duration,
     kept: Option<Kept>,
 }
 
@@ -91,7 +92,6 @@ impl Phone {
         Self {
             addr,
             is_http2,
-            patience: PATIENCE,
             kept: None,
         }
     }
@@ -101,7 +101,6 @@ impl Phone {
         Self {
             addr: self.addr,
             is_http2: self.is_http2,
-            patience: self.patience,
             kept: self.kept.clone(),
         }
     }
@@ -114,11 +113,6 @@ impl Phone {
         })
     }
 
-    /// Waits longer for answers, by what this program itself may be late.
-    pub fn be_patient(&mut self, lateness: Duration) {
-        self.patience = PATIENCE + lateness;
-    }
-
     /// Ends the connection.
     pub fn hang_up(&mut self) {
         self.kept = None;
@@ -129,7 +123,7 @@ impl Phone {
     pub async fn send(&mut self, request: Parts, leaving: Leaving) -> Ending {
         let limit = match leaving {
             Leaving::After(limit) => limit,
-            Leaving::Never | Leaving::InAnswer => self.patience,
+            Leaving::Never | Leaving::InAnswer => LIMIT,
         };
         let ending = match tokio::time::timeout(limit, self.exchange(request, leaving)).await {
             Ok(ending) => ending,

@@ -80,6 +80,7 @@ impl Rig {
         let mas = Arc::new(Mas::start(options).await.expect("a free port"));
         let envoy = Arc::new(start_envoy(&homeserver, &mas).await);
         mas.set_homeserver(envoy.listener(PROVISIONING));
+        world.ask(&mas);
         Self {
             world: Arc::clone(world),
             mas,

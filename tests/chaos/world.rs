@@ -3,13 +3,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use stand_in::SeenRequest;
+use stand_in::{SeenRequest, mas::Mas};
 use tokio::time::Instant;
 
 use super::{
@@ -60,6 +60,7 @@ pub struct World {
     recent: Mutex<VecDeque<String>>,
     numbers: AtomicU64,
     end: Mutex<Option<Instant>>,
+    mas: OnceLock<Arc<Mas>>,
     fault: Mutex<String>,
     disturbed: Mutex<Option<Instant>>,
 }
@@ -77,6 +78,7 @@ impl World {
             recent: Mutex::default(),
             numbers: AtomicU64::new(0),
             end: Mutex::default(),
+            mas: OnceLock::new(),
             fault: Mutex::new("nothing".to_owned()),
             disturbed: Mutex::default(),
         })
@@ -85,6 +87,20 @@ impl World {
     /// The random numbers of one part of the run.
     pub fn random(&self, part: u64) -> fastrand::Rng {
         fastrand::Rng::with_seed(self.seed.wrapping_mul(1_000_003).wrapping_add(part))
+    }
+
+    /// Takes the MAS that can be asked about a case.
+    pub fn ask(&self, mas: &Arc<Mas>) {
+        let _ = self.mas.set(Arc::clone(mas));
+    }
+
+    /// What MAS would say of a token now, for the words of a case.
+    pub fn truth(&self, credential: &Credential) -> &'static str {
+        let token = credential.token().unwrap_or_default();
+        match self.mas.get().map(|mas| mas.is_active(token)) {
+            Some(true) => "MAS calls it active now",
+            _ => "MAS does not call it active now",
+        }
     }
 
     /// Begins to count the time.
@@ -174,7 +190,7 @@ impl World {
         Span {
             sent,
             seen: Instant::now(),
-            lateness: self.lateness.now(),
+            lateness: self.lateness.since(sent),
         }
     }
 
@@ -195,10 +211,11 @@ impl World {
         let device = identities(request, "x-matrix-device-id");
         if let Err((breach, why)) = self.judge(&sent, &user, &device) {
             let case = format!(
-                "{} of {:?} with {user:?} {device:?} during {}: {why}",
+                "{} of {} with {user:?} {device:?} during {}: {why}; {}",
                 sent.what,
                 kind(&sent.credential),
-                self.fault()
+                self.fault(),
+                self.truth(&sent.credential)
             );
             self.tally.breach(breach, case);
         }
@@ -267,8 +284,10 @@ pub struct Lateness(Mutex<VecDeque<(Instant, Duration)>>);
 impl Lateness {
     /// How often it is measured.
     const EVERY: Duration = Duration::from_millis(20);
-    /// How long a measurement counts.
-    const FOR: Duration = Duration::from_secs(5);
+    /// For how long before a moment a measurement counts.
+    const BEFORE: Duration = Duration::from_secs(5);
+    /// How long a measurement is kept, longer than any request takes.
+    const FOR: Duration = Duration::from_secs(60);
     /// What is allowed on a machine that is never late: a worker looks four times a second.
     const ALWAYS: Duration = Duration::from_millis(300);
 
@@ -297,10 +316,24 @@ impl Lateness {
         }
     }
 
-    /// How late they were at the most, lately.
-    pub fn now(&self) -> Duration {
-        let latest = lock(&self.0).front().map(|(_, late)| *late);
-        Self::ALWAYS + latest.unwrap_or_default()
+    /// How late they were at the most since `moment`, or shortly before it.
+    pub fn since(&self, moment: Instant) -> Duration {
+        Self::ALWAYS + self.measured_since(moment)
+    }
+
+    /// How much more slowly everything must go for the machine to keep up: 1 where it does.
+    pub fn slowness(&self) -> f64 {
+        const IN_TIME: f64 = 0.25;
+        const MOST: f64 = 20.0;
+        let late = self.measured_since(Instant::now());
+        (late.as_secs_f64() / IN_TIME).clamp(1.0, MOST)
+    }
+
+    fn measured_since(&self, moment: Instant) -> Duration {
+        let measured = lock(&self.0);
+        // Each is greater than all after it.
+        let greatest = measured.iter().find(|(at, _)| *at + Self::BEFORE >= moment);
+        greatest.map_or(Duration::ZERO, |(_, late)| *late)
     }
 }
 

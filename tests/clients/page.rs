@@ -28,6 +28,12 @@ fn a_page_of_another_origin_reads_every_refusal() {
         let whoami = page.fetch("GET", WHOAMI, Some(&alice), None).await;
         assert_eq!(whoami["status"], 200, "{whoami}");
 
+        rig.mas.fault(Fault::close());
+        let cold = page.user(&rig, "page_bob").await;
+        page.assert(&Get(WHOAMI, Some(&cold)), 503, "M_UNKNOWN", Some(1..=1))
+            .await;
+        rig.mas.clear_faults();
+
         // Without a header of its own a page's GET needs no pre-flight.
         page.assert(&Get(WHOAMI, None), 401, "M_MISSING_TOKEN", None)
             .await;
@@ -54,12 +60,6 @@ fn a_page_of_another_origin_reads_every_refusal() {
             milliseconds.is_some_and(|n| (1..=60_000).contains(&n)),
             "{limited}"
         );
-
-        rig.mas.fault(Fault::close());
-        let cold = page.user(&rig, "page_bob").await;
-        page.assert(&Get(WHOAMI, Some(&cold)), 503, "M_UNKNOWN", Some(1..=1))
-            .await;
-        rig.mas.clear_faults();
     });
 }
 

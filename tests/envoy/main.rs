@@ -21,6 +21,7 @@ mod support {
     pub mod recorded;
     pub mod recorded_mas;
     pub mod replayed_mas;
+    pub mod switch;
 }
 
 mod across_workers;
@@ -38,6 +39,7 @@ mod edge;
 mod endpoints;
 mod envoy_gateway;
 mod faults;
+mod fleet;
 mod harness;
 mod heads;
 mod http2;

@@ -22,7 +22,7 @@ use crate::support::{
 const VERSIONS: [&str; 4] = ["api/v1", "r0", "v3", "unstable"];
 
 /// A client that authenticates in the form.
-const POST_CLIENT: (&str, &str) = ("0000000000000000000000POST", "post-client-secret");
+pub const POST_CLIENT: (&str, &str) = ("0000000000000000000000POST", "post-client-secret");
 
 const REFUSAL: &str =
     r#"{"errcode":"M_UNKNOWN_TOKEN","error":"Token is not active","soft_logout":false}"#;
@@ -101,7 +101,7 @@ fn revocation_with_basic(token: &str) -> Request {
         .header("Authorization", format!("Basic {credential}"))
 }
 
-fn revocation_with_post(token: &str) -> Request {
+pub fn revocation_with_post(token: &str) -> Request {
     let (id, secret) = POST_CLIENT;
     revocation(&[
         ("client_id", id),

@@ -35,11 +35,9 @@ const PATHS: [&str; 2] = ["/oauth2/revoke", "/oauth2/token"];
 /// Streams of one HTTP/2 connection.
 const STREAMS: usize = 100;
 
-/// How much more the process may grow, in bytes, where the module reads forms.
+/// How much more the process may grow, in bytes, where the module reads forms. Streams have a context in the module, and
+/// in Envoy one for each Wasm filter: that is in it.
 const MAX_GROWTH: u64 = 16 * 1024 * 1024;
-
-/// What Envoy itself keeps of a stream for any Wasm filter, in bytes. It is about 1,500.
-const CONTEXT: u64 = 2 * 1024;
 
 /// Requests before the memory is looked at for the first time.
 const WARM_UP: usize = 100;
@@ -103,10 +101,7 @@ async fn compare(protocol: Protocol) {
     };
     for read in [long, short] {
         assert!(read <= unread + MAX_GROWTH, "{growths:?}");
-        assert!(
-            read <= without + MAX_GROWTH + number as u64 * CONTEXT,
-            "{growths:?}"
-        );
+        assert!(read <= without + MAX_GROWTH, "{growths:?}");
     }
 }
 

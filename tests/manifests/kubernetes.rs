@@ -37,7 +37,8 @@ pub fn with_image_volume() -> Vec<Value> {
     kustomize(dir.path())
 }
 
-fn named<'a>(resources: &'a [Value], kind: &str, name: &str) -> &'a Value {
+/// The resource of this kind and name.
+pub fn named<'a>(resources: &'a [Value], kind: &str, name: &str) -> &'a Value {
     of_kind(resources, kind)
         .into_iter()
         .find(|resource| resource["metadata"]["name"] == name)

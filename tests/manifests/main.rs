@@ -22,6 +22,7 @@ mod support {
 }
 
 mod compose;
+mod fleet;
 mod kubernetes;
 mod labels;
 mod schemas;

@@ -46,7 +46,8 @@ fn resources(folder: &str) -> Vec<Value> {
 
 #[test]
 fn what_kustomize_builds() {
-    for overlay in super::kubernetes::OVERLAYS {
+    let modes = super::kubernetes::OVERLAYS;
+    for overlay in modes.into_iter().chain([super::fleet::OVERLAY]) {
         let built = kustomize(&super::kubernetes::folder(overlay));
         assert_eq!(problems(&built), "", "{overlay}");
     }

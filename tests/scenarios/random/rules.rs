@@ -391,7 +391,8 @@ impl Scenario {
             .unwrap();
         assert!(
             now < attended_until.max(since.at) + UNATTENDED,
-            "who waits has something to wait for"
+            "who waits has something to wait for: worker {worker} about {session}, since {since:?}, attended until \
+             {attended_until}"
         );
         let is_reachable = member
             .reachable_since

@@ -1,0 +1,250 @@
+//! `envoy/fleet/`: three Envoys of two workers each, which ask MAS together, and tell each other what ends.
+
+mod ends;
+mod site;
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde_json::Value;
+use stand_in::mas::Session;
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpSocket,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use self::site::{Fleet, MEMBERS};
+use super::{
+    edge::{WHOAMI, assert_not_active},
+    introspection_role::{assert_active, introspect},
+};
+use crate::support::{
+    envoy::bootstrap,
+    http::{self, Connection, Request, within_limit},
+    switch::Switch,
+};
+
+/// Workers of each member.
+const WORKERS: usize = 2;
+
+/// An OAuth 2.0 client that authenticates in the form.
+const CLIENT: (&str, &str) = ("0000000000000000000000POST", "post-client-secret");
+
+/// Asks who has each of these tokens, which are all active.
+async fn ask_all(connection: &mut Connection, tokens: &[String]) {
+    for token in tokens {
+        let response = connection
+            .request(&Request::get(WHOAMI).bearer(token))
+            .await;
+        assert_eq!(response.status, 200, "{response:?}");
+    }
+}
+
+fn sessions(fleet: &Fleet, count: usize) -> Vec<String> {
+    let session = |number| fleet.session(Session::access(&format!("user{number}"), "PHONE"));
+    (0..count).map(session).collect()
+}
+
+#[tokio::test]
+async fn a_thousand_tokens_on_three_members_are_a_thousand_introspections() {
+    let fleet = Fleet::start().await;
+    let tokens = sessions(&fleet, 1_000);
+    let begun = Instant::now();
+    let mut clients = JoinSet::new();
+    for member in 0..MEMBERS {
+        for (worker, mut connection) in fleet.connections(member).await.into_iter().enumerate() {
+            let mut tokens = tokens.clone();
+            let seed = (member * WORKERS + worker) as u64;
+            fastrand::Rng::with_seed(seed).shuffle(&mut tokens);
+            clients.spawn(async move { ask_all(&mut connection, &tokens).await });
+        }
+    }
+    while let Some(client) = clients.join_next().await {
+        client.expect("a client");
+    }
+    assert_eq!(fleet.mas.total_calls(), 1_000);
+    // Synapse as well, at any member.
+    for (number, token) in tokens.iter().enumerate().step_by(10) {
+        let member = fleet.member(number / 10 % MEMBERS);
+        let answer = http::send(member.listener("introspection"), &introspect(token)).await;
+        assert_active(&answer, &format!("user{number}"));
+    }
+    assert_eq!(fleet.mas.total_calls(), 1_000);
+    assert!(tokens.iter().all(|token| fleet.mas.calls(token) == 1));
+    let shares = fleet.introspections().await;
+    println!(
+        "6,100 requests in {:?}; introspections by member: {shares:?}",
+        begun.elapsed()
+    );
+    assert_eq!(shares.iter().sum::<u64>(), 1_000);
+    assert!(
+        shares.iter().all(|share| (200..=470).contains(share)),
+        "{shares:?}"
+    );
+    fleet.assert_untroubled();
+}
+
+#[tokio::test]
+async fn a_member_that_is_killed_and_restarted_costs_its_share_again_and_no_wrong_answer() {
+    let mut fleet = Fleet::start().await;
+    let tokens = sessions(&fleet, 600);
+    ask_all(&mut fleet.connections(0).await[0], &tokens).await;
+    let shares = fleet.introspections().await;
+    assert_eq!(fleet.mas.total_calls(), 600);
+
+    // Another member has kept none of the answers. It notices by the first call that fails.
+    fleet.kill(2);
+    ask_all(&mut fleet.connections(1).await[1], &tokens).await;
+    let killed = fleet.mas.total_calls() - 600;
+    assert_eq!(killed, shares[2], "the share of the third");
+
+    fleet.restart(2).await;
+    for mut connection in fleet.connections(2).await {
+        ask_all(&mut connection, &tokens).await;
+    }
+    let restarted = fleet.mas.total_calls() - 600 - killed;
+    println!(
+        "share {}, killed {killed}, restarted {restarted}",
+        shares[2]
+    );
+    assert_eq!(restarted, shares[2], "its own part, and no other");
+    fleet.assert_untroubled();
+}
+
+/// How long an answer may hold in all in [`with_short_ttls`].
+const BOUND: Duration = Duration::from_secs(2 + 4);
+
+/// Lets an answer hold for two seconds in a member and for four in the tier, instead of 30 and 120.
+fn with_short_ttls(config: &mut Value) {
+    for listener in bootstrap::listeners(config) {
+        for filter in bootstrap::http_filters(bootstrap::http_manager_of(listener)) {
+            let plugin = filter.pointer_mut("/typed_config/config/configuration/value");
+            if let Some(ttl) = plugin.and_then(|plugin| plugin.pointer_mut("/cache/ttl")) {
+                *ttl = match ttl.as_str() {
+                    Some("30s") => "2s".into(),
+                    Some("120s") => "4s".into(),
+                    other => panic!("an unknown ttl: {other:?}"),
+                };
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_misses_an_end_believes_in_the_session_until_its_answers_are_too_old() {
+    let nobody = TcpSocket::new_v4().expect("a socket");
+    nobody
+        .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+        .expect("a free port");
+    let nobody = nobody.local_addr().expect("an address");
+    let way = Switch::start(nobody).await;
+    let fleet = Fleet::start_with(with_short_ttls, Some(&way)).await;
+    fleet
+        .mas
+        .set_homeserver(fleet.member(0).listener("provisioning"));
+    // Of many, some are the third member's to answer for.
+    let tokens = sessions(&fleet, 30);
+    let mut workers = Vec::new();
+    for member in 0..MEMBERS {
+        workers.extend(fleet.connections(member).await);
+    }
+    way.lead_to(nobody);
+    for connection in &mut workers {
+        ask_all(connection, &tokens).await;
+    }
+    for token in &tokens {
+        fleet.mas.revoke(token);
+    }
+    let ended = Instant::now();
+    fleet.mas.wait_until_provisioned().await;
+    // It has not heard of them.
+    let mut late = 0;
+    for token in &tokens {
+        let request = Request::get(WHOAMI).bearer(token);
+        late += usize::from(workers[5].request(&request).await.status == 200);
+    }
+    assert!(late > 0, "what the third member has missed");
+    sleep_until(ended + BOUND).await;
+    for connection in &mut workers {
+        for token in &tokens {
+            let request = Request::get(WHOAMI).bearer(token);
+            assert_not_active(&connection.request(&request).await);
+        }
+    }
+    fleet.assert_untroubled();
+}
+
+#[tokio::test]
+async fn a_member_that_was_dead_when_a_session_ended_knows_it_from_the_first_request() {
+    let mut fleet = Fleet::start().await;
+    let tokens = sessions(&fleet, 30);
+    for member in 0..MEMBERS {
+        ask_all(&mut fleet.connections(member).await[0], &tokens).await;
+    }
+    fleet.kill(2);
+    fleet
+        .mas
+        .set_homeserver(fleet.member(0).listener("provisioning"));
+    for token in &tokens {
+        fleet.mas.revoke(token);
+    }
+    fleet.mas.wait_until_provisioned().await;
+    // Until the end has counted twice.
+    sleep_until(Instant::now() + Duration::from_secs(1)).await;
+    fleet.restart(2).await;
+    for member in [2, 0, 1] {
+        for mut connection in fleet.connections(member).await {
+            for token in &tokens {
+                let request = Request::get(WHOAMI).bearer(token);
+                assert_not_active(&connection.request(&request).await);
+            }
+        }
+    }
+    fleet.assert_untroubled();
+}
+
+#[tokio::test]
+async fn the_listeners_for_members_are_closed_to_others_and_can_only_end_answers() {
+    let fleet = Fleet::start().await;
+    let token = &sessions(&fleet, 1)[0];
+    let [mut connection, _] = <[Connection; WORKERS]>::try_from(fleet.connections(0).await)
+        .unwrap_or_else(|_| panic!("one connection for each worker"));
+    ask_all(&mut connection, std::slice::from_ref(token)).await;
+    let ends = fleet.member(0).listener("ends");
+
+    // Another address of this machine is not in the network of the members.
+    for listener in ["introspection", "provisioning", "tier", "ends"] {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket
+            .bind(SocketAddr::from(([127, 0, 0, 2], 0)))
+            .expect("an address of loopback");
+        let mut stream = socket
+            .connect(fleet.member(0).listener(listener))
+            .await
+            .expect("is accepted at first");
+        // It may be reset or closed.
+        let read = within_limit("the connection to end", stream.read(&mut [0; 1])).await;
+        assert!(matches!(read, Ok(0) | Err(_)), "{listener}");
+    }
+
+    // Who is in the network learns nothing, whatever token is tried: nothing is asked and nothing is told.
+    for path in [WHOAMI, "/_matrix/client/v3/sync", "/oauth2/introspect", "/"] {
+        for token in [token.as_str(), "mat_invented"] {
+            let response = http::send(ends, &Request::get(path).bearer(token)).await;
+            assert_eq!((response.status, response.text()), (404, ""), "{path}");
+        }
+    }
+    assert_eq!(fleet.mas.total_calls(), 1);
+
+    // And can end an answer, which costs one question and no session.
+    let logout = super::sessions::logout("v3", token);
+    assert_eq!(http::send(ends, &logout).await.status, 200);
+    ask_all(&mut connection, std::slice::from_ref(token)).await;
+    assert_eq!(fleet.homeserver.count(), 2 + WORKERS as u64);
+
+    // A client cannot have the members read a long body.
+    let long = super::sessions::logout("v3", token).body(vec![b'x'; 100_000]);
+    assert_eq!(connection.request(&long).await.status, 413);
+    fleet.assert_untroubled();
+}
