@@ -124,19 +124,7 @@ impl Gateway {
     }
 
     async fn of(builder: Builder) -> Self {
-        let envoy = builder
-            .bootstrap(|config| {
-                // So that two Envoys share out their connections in the same way.
-                bootstrap::listener(config)["connection_balance_config"] =
-                    json!({"exact_balance": {}});
-                let manager = bootstrap::http_manager(config);
-                let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
-                let pass = routes.as_array_mut().and_then(|routes| routes.last_mut());
-                *pass.expect("a route") =
-                    json!({"match": {"prefix": "/"}, "direct_response": {"status": 200}});
-            })
-            .start()
-            .await;
+        let envoy = answering(builder).start().await;
         let process = Process::of(&envoy);
         Self { envoy, process }
     }
@@ -167,6 +155,19 @@ impl Gateway {
         let name = format!("matrix_edge_auth_{name}");
         self.envoy.stats().await.sum(&name, labels) as u64
     }
+}
+
+/// Lets an Envoy answer what passes with 200 itself.
+fn answering(builder: Builder) -> Builder {
+    builder.bootstrap(|config| {
+        // So that two Envoys share out their connections in the same way.
+        bootstrap::listener(config)["connection_balance_config"] = json!({"exact_balance": {}});
+        let manager = bootstrap::http_manager(config);
+        let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
+        let pass = routes.as_array_mut().and_then(|routes| routes.last_mut());
+        *pass.expect("a route") =
+            json!({"match": {"prefix": "/"}, "direct_response": {"status": 200}});
+    })
 }
 
 /// Access tokens with the right checksum.

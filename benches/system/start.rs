@@ -8,7 +8,7 @@ use std::{env, path::Path, time::Instant};
 use serde_json::json;
 
 use super::{
-    median,
+    answering, median,
     support::envoy::{Builder, Envoy, bootstrap},
     upstream::Mas,
 };
@@ -28,7 +28,7 @@ pub async fn beside_an_empty_filter(mas: &Mas) {
                 _ => Envoy::builder(),
             };
             let started = Instant::now();
-            let envoy = builder.concurrency(WORKERS).start().await;
+            let envoy = answering(builder).concurrency(WORKERS).start().await;
             let took = started.elapsed().as_secs_f64() * 1_000.0;
             drop(envoy);
             // The first round brings the files into memory.
