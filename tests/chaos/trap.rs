@@ -88,7 +88,9 @@ async fn what_a_vm_held_when_it_failed_ends_with_the_idle_timeout() {
     let ended = held.await.expect("an answer");
     hold.release();
     assert_eq!((ended.status, ended.text()), (503, ""));
-    assert!(begun.elapsed() >= IDLE, "{:?}", begun.elapsed());
+    // Envoy's timers count from when its loop last read the clock, a few milliseconds ago.
+    let waited = begun.elapsed() + Duration::from_millis(50);
+    assert!(waited >= IDLE, "{waited:?}");
     assert_eq!(homeserver.count(), 0, "neither has passed");
 
     // By now the VM may be made again, which the next request does.
