@@ -6,7 +6,7 @@
 //! little-endian.
 //!
 //! The non-obvious rule: names and values may hold any byte, and the sizes are not believed. What does not add up
-//! to the last byte is no head at all, so nobody decides by half of one.
+//! to the last byte is no head at all, so no request is decided by half of one.
 
 use std::ops::Range;
 

@@ -5,7 +5,7 @@
 //! dead, with all requests that it holds.
 //!
 //! The non-obvious rule: the beginning of a body is kept in any case. It is less than what Envoy itself needs for the
-//! stream, and what MAS tells the homeserver begins with the name of the user. So nobody can fill the budget to hide
+//! stream, and what MAS tells the homeserver begins with the name of the user. So no client can fill the budget to hide
 //! from the module that a session ends.
 
 use std::{cell::Cell, rc::Rc};

@@ -3,7 +3,7 @@
 //! Synapse finds these resources by decoding each segment once; a proxy in between may decode more
 //! often, merge slashes, or resolve dots. So a path is blocked if any number of decodings may lead there.
 //!
-//! The non-obvious rule: nobody decodes round by round, which would cost the length of the path for each round. One
+//! The non-obvious rule: the path is never decoded round by round, which would cost the length of the path for each round. One
 //! pass decodes to the end and notes in which round each byte comes to light. Which segments a server sees after so many
 //! rounds depends only on the separators that have come to light by then.
 

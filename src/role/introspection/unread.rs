@@ -1,7 +1,7 @@
 //! Introspection requests that are held until their form has come.
 //!
 //! The non-obvious rule: a request goes on by itself only if nothing of its form has come. Before 1.39 Envoy keeps what
-//! comes of a body after a request was resumed of which a piece was held, and sends it to nobody. So a form that has
+//! comes of a body after a request was resumed of which a piece was held, and sends it nowhere. So a form that has
 //! begun is waited for, for as long as Envoy lets a stream be silent (`stream_idle_timeout`): MAS could not answer half
 //! of it either.
 
