@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     ConfigError, Role,
-    key::{Head, List, Need, Object, Row},
+    key::{Head, List, Need, Object, Row, listed},
     members::Members,
     nearest::nearest,
     path::{Path, printable},
@@ -149,7 +149,7 @@ fn not_a_key(unknown: &str, path: &Path<'_>, object: &Object) -> ConfigError {
     let shown = printable(unknown);
     let advice = match nearest(&shown, names()) {
         Some(name) => format!("did you mean {name}?"),
-        None => format!("the keys are {}", names().collect::<Vec<_>>().join(", ")),
+        None => format!("the keys are {}", listed(&mut names())),
     };
     ConfigError(format!(
         "{}: is not a key here; {advice}",

@@ -14,15 +14,17 @@ pub(super) const MAX_BYTES: usize = 255;
 
 /// Returns whether `text` can be a homeserver's `server_name`.
 pub(super) fn is_server_name(text: &str) -> bool {
-    is_host_and_port(text, |c| c.is_ascii_alphanumeric() || c == '-')
+    is_host_and_port(text, "-")
 }
 
 /// Returns whether `text` can be the authority of a request. Host names inside a cluster may have underscores.
 pub(super) fn is_authority(text: &str) -> bool {
-    is_host_and_port(text, |c| c.is_ascii_alphanumeric() || "-_".contains(c))
+    is_host_and_port(text, "-_")
 }
 
-fn is_host_and_port(text: &str, in_label: impl Fn(char) -> bool) -> bool {
+/// A label consists of letters, digits and the characters of `others`.
+fn is_host_and_port(text: &str, others: &str) -> bool {
+    let in_label = |c: char| c.is_ascii_alphanumeric() || others.contains(c);
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
         _ => (text, None),
@@ -33,7 +35,7 @@ fn is_host_and_port(text: &str, in_label: impl Fn(char) -> bool) -> bool {
             .is_some_and(|ipv6| ipv6.parse::<Ipv6Addr>().is_ok()),
         None => host
             .split('.')
-            .all(|label| !label.is_empty() && label.chars().all(&in_label)),
+            .all(|label| !label.is_empty() && label.chars().all(in_label)),
     };
     is_host && port.is_none_or(is_port) && text.len() <= MAX_BYTES
 }

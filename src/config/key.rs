@@ -178,15 +178,19 @@ impl Span {
 }
 
 impl<T: Copy> Choice<T> {
-    /// Reads the alternative of this name.
-    pub fn read(&self, value: &Value) -> Option<T> {
-        let given = value.as_str()?;
-        let at = self.key.takes.iter().position(|name| *name == given)?;
-        match at.checked_sub(1) {
-            None => Some(self.default),
-            Some(at) => self.others.get(at).copied(),
-        }
+    /// Reads the alternative of this name; the default of any other value.
+    pub fn read(&self, value: Option<&Value>) -> T {
+        let at = place(self.key.takes, value);
+        let other = at.checked_sub(1).and_then(|at| self.others.get(at));
+        other.copied().unwrap_or(self.default)
     }
+}
+
+/// Returns the place of the name among the alternatives; the first place if it is none of them.
+fn place(names: Names, value: Option<&Value>) -> usize {
+    let given = value.and_then(Value::as_str).unwrap_or_default();
+    let place = names.iter().position(|name| *name == given);
+    place.unwrap_or_default()
 }
 
 /// Ends the sentence "the key takes ...".
@@ -206,13 +210,28 @@ impl fmt::Display for Row {
                     r#"a duration such as "500ms", "120s" or "2m", from "{from}" to "{to}""#
                 );
             }
-            Self::Choice(key) => return write!(f, "one of {}", key.takes.join(", ")),
+            Self::Choice(key) => {
+                let names = listed(&mut key.takes.iter().copied());
+                return write!(f, "one of {names}");
+            }
             Self::Text(key) => key.takes.form.takes,
             Self::Object(key) => key.takes.takes,
             Self::List(key) => key.takes.takes,
         };
         f.write_str(text)
     }
+}
+
+/// Returns names with commas between them. `join` of the standard library is a kilobyte of code.
+pub(super) fn listed(names: &mut dyn Iterator<Item = &str>) -> String {
+    let mut list = String::new();
+    for name in names {
+        if !list.is_empty() {
+            list.push_str(", ");
+        }
+        list.push_str(name);
+    }
+    list
 }
 
 /// Returns a number of milliseconds as a configuration has it.

@@ -44,9 +44,7 @@ impl<'a> Members<'a> {
     }
 
     pub fn choice<T: Copy>(self, choice: &Choice<T>) -> T {
-        self.value(&choice.key)
-            .and_then(|value| choice.read(value))
-            .unwrap_or(choice.default)
+        choice.read(self.value(&choice.key))
     }
 
     /// Returns the string, else the default; `None` of `null`, and where there is no default.

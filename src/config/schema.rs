@@ -120,8 +120,8 @@ fn needs_no_server() -> Vec<Member> {
     let Choice { key, .. } = &table::ROLE;
     let names = key.takes.iter();
     let name = names.copied().find(|name| {
-        let role = table::ROLE.read(&Value::from(*name));
-        role == Some(Role::Introspection)
+        let role = table::ROLE.read(Some(&Value::from(*name)));
+        role == Role::Introspection
     });
     let is_role = vec![member("const", name)];
     let properties = vec![(key.head.name.to_owned(), Node::Object(is_role))];

@@ -138,5 +138,6 @@ fn is_path(text: &str) -> bool {
 
 /// Visible ASCII, and spaces between.
 fn is_sendable(text: &str) -> bool {
-    !text.is_empty() && text.trim() == text && text.bytes().all(|b| (0x20..0x7f).contains(&b))
+    let has_space_around = text.starts_with(' ') || text.ends_with(' ');
+    !text.is_empty() && !has_space_around && text.bytes().all(|b| (0x20..0x7f).contains(&b))
 }
