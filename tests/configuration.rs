@@ -843,6 +843,15 @@ fn an_unknown_key_is_told_before_one_that_lacks() {
             json!({"introspection": {"cluster": "mas", "credential": {}}, "endpoints": [{"paths": "/a"}]}),
             "endpoints[0].paths: is not a key here; the keys are prefix, exact, methods, auth",
         ),
+        // A key at the wrong place.
+        (
+            json!({"cluster": "mas", "server_name": "example.org", "introspection": {"credential": {"injected": true}}}),
+            "cluster: is not a key here; did you mean introspection.cluster?",
+        ),
+        (
+            json!({"server_name": "example.org", "introspection": {"cluster": "mas", "bearer": {"value": SECRET}}}),
+            "introspection.bearer: is not a key here; did you mean introspection.credential.bearer?",
+        ),
         // A value that is wrong helps more than a key that lacks, too.
         (
             json!({"introspection": {"cluster": ""}}),

@@ -147,12 +147,27 @@ fn not_a_key(unknown: &str, path: &Path<'_>, object: &Object) -> ConfigError {
     }
     let names = || object.rows.iter().map(|row| row.head().name);
     let shown = printable(unknown);
-    let advice = match nearest(&shown, names()) {
-        Some(name) => format!("did you mean {name}?"),
+    let here = nearest(&shown, names()).map(str::to_owned);
+    let advice = match here.or_else(|| elsewhere(&shown, &Path::Root, &CONFIGURATION)) {
+        Some(meant) => format!("did you mean {meant}?"),
         None => format!("the keys are {}", listed(&mut names())),
     };
     ConfigError(format!(
         "{}: is not a key here; {advice}",
         Path::Key(path, &shown)
     ))
+}
+
+/// Returns the path of the first key of this name, in an object at a path or below it.
+fn elsewhere(name: &str, path: &Path<'_>, object: &Object) -> Option<String> {
+    object.rows.iter().find_map(|row| {
+        let path = Path::Key(path, row.head().name);
+        if row.head().name == name {
+            return Some(path.to_string());
+        }
+        match row {
+            Row::Object(key) => elsewhere(name, &path, key.takes),
+            _ => None,
+        }
+    })
 }

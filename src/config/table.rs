@@ -53,7 +53,7 @@ pub(super) static ROLE: Choice<Role> = Choice {
         Optional,
         &["gateway", "introspection", "provisioning"],
         "What the listener is for: `gateway` checks the requests of clients, `introspection` answers the homeserver's \
-     questions to MAS, `provisioning` watches what MAS tells the homeserver.",
+         questions to MAS, `provisioning` watches what MAS tells the homeserver.",
     ),
     default: Role::Gateway,
     others: &[Role::Introspection, Role::Provisioning],
@@ -100,7 +100,7 @@ pub(super) static ON_INTROSPECTION_FAILURE: Choice<OnFailure> = Choice {
         Optional,
         &["reject", "pass"],
         "What happens to a request while MAS gives no answer: `reject` sends 503, `pass` lets it go on without an \
-     identity.",
+         identity.",
     ),
     default: OnFailure::Reject,
     others: &[OnFailure::Pass],
@@ -112,7 +112,7 @@ pub(super) static UNRECOGNIZED_TOKENS: Choice<UnrecognizedTokens> = Choice {
         Optional,
         &["pass", "introspect", "reject"],
         "What happens to a token that is not of MAS's format, such as that of a bridge: `pass` lets the request go on \
-     without an identity, `introspect` asks MAS about it, `reject` sends 401.",
+         without an identity, `introspect` asks MAS about it, `reject` sends 401.",
     ),
     default: UnrecognizedTokens::Pass,
     others: &[UnrecognizedTokens::Introspect, UnrecognizedTokens::Reject],
@@ -146,7 +146,7 @@ pub(super) static QUERY_TOKEN: Choice<QueryToken> = Choice {
         Optional,
         &["accept", "reject"],
         "Whether a token in the query (`?access_token=`) counts: `accept` as Synapse does, `reject` as the Matrix \
-     specification says since version 1.20.",
+         specification says since version 1.20.",
     ),
     default: QueryToken::Accept,
     others: &[QueryToken::Reject],
@@ -158,7 +158,7 @@ pub(super) static FORM_TOKENS: Choice<FormTokens> = Choice {
         Optional,
         &["pass", "reject"],
         "What happens to a form-encoded `POST` without an `Authorization` header, whose body may hold a token: `pass` \
-     lets it go on without an identity, `reject` sends 401 `M_MISSING_TOKEN`.",
+         lets it go on without an identity, `reject` sends 401 `M_MISSING_TOKEN`.",
     ),
     default: FormTokens::Pass,
     others: &[FormTokens::Reject],
@@ -301,7 +301,8 @@ pub(super) static SHARD_BY_TOKEN: Key<bool> = key(
 );
 
 static CREDENTIAL_OBJECT: Object = Object {
-    takes: "exactly one of {bearer: S}, {basic: {client_id, client_secret: S}} and {injected: true}",
+    takes: "exactly one of {bearer: S}, {basic: {client_id, client_secret: S}} and {injected: true}, where S is \
+            {env: \"NAME\"} or {value: \"...\"}",
     rows: &[
         Row::Object(&BEARER),
         Row::Object(&BASIC),
@@ -332,7 +333,7 @@ pub(super) static INJECTED: Key<True> = key(
 );
 
 static BASIC_OBJECT: Object = Object {
-    takes: "{client_id, client_secret: S}",
+    takes: r#"{client_id, client_secret: S}, where S is {env: "NAME"} or {value: "..."}"#,
     rows: &[Row::Text(&CLIENT_ID), Row::Object(&CLIENT_SECRET)],
     may_hide_secret: true,
 };
@@ -579,8 +580,8 @@ pub(super) static AUTH: Choice<AuthRequirement> = Choice {
         Required,
         &["none", "optional", "required", "admin", "foreign"],
         "What the path needs: `none` looks at no token, `optional` takes a request without a token too, `required` needs \
-     a token, `admin` needs one with the scope of a server administrator, `foreign` leaves alone a path whose tokens \
-     are not MAS's.",
+         a token, `admin` needs one with the scope of a server administrator, `foreign` leaves alone a path whose tokens \
+         are not MAS's.",
     ),
     default: AuthRequirement::None,
     others: &[
