@@ -52,10 +52,10 @@ function show(state) {
 
 function showFigures({ edge, mas }) {
   const of = (read) => (edge ? read(edge) : null);
-  const requests = of((e) => sum(e.requests && Object.fromEntries(Object.entries(e.requests).map(([v, by]) => [v, sum(by)]))));
+  const requests = of((e) => Object.values(e.requests).reduce((all, by) => all + sum(by), 0));
   const decided = of((e) => verdictsGiven(e));
   figure("requests", requests);
-  figure("share", decided ? edge.from_cache / decided : null, decided ? `${Math.floor((100 * edge.from_cache) / decided)} %` : "–");
+  figure("share", decided ? edge.spared / decided : null, decided ? `${Math.floor((100 * edge.spared) / decided)} %` : "–");
   figure("reached", of((e) => e.reached_homeserver));
   figure("spared", of((e) => e.spared));
   figure("calls", of((e) => e.calls));
@@ -69,7 +69,7 @@ function showFigures({ edge, mas }) {
   figure("mas-calls", mas.calls);
   figure("mas-under-way", mas.under_way);
   $("refused-by").textContent = reasons(edge?.rejections, "answered by the edge itself");
-  $("invalidated-by").textContent = reasons(edge?.invalidations, "answers dropped before their time");
+  $("invalidated-by").textContent = reasons(edge?.invalidations, "times that answers ended");
   pill($("link"), edge ? "good" : "bad", edge ? "Live" : "Envoy does not answer");
 }
 

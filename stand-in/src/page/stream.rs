@@ -1,13 +1,25 @@
 //! Server-sent events: the page's state whenever it changes.
 //!
 //! A stream looks at once when MAS is asked or answers or a button did something, and else once a second, for what other
-//! clients do at the edge. It ends with its connection: what cannot be sent ends it, and something is sent every few seconds.
+//! clients do at the edge. It ends with its connection: [`Events`] tells when that is dropped. A connection whose other side
+//! vanished without a word is found out by the sign of life that is sent every few seconds.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::{BodyExt, channel::Channel};
+use http_body_util::{
+    BodyExt,
+    channel::{Channel, Sender},
+};
+use hyper::body::{Body, Frame};
+use tokio::sync::oneshot;
 
 use super::{Answer, Pressed, Shared, json, snapshot};
 
@@ -28,11 +40,20 @@ pub(super) fn open(shared: Arc<Shared>) -> Answer {
         let error = "too many pages are open".to_owned();
         return json(StatusCode::SERVICE_UNAVAILABLE, &Pressed::failed(error));
     };
-    let (sender, body) = Channel::new(1);
+    let (sender, events) = Channel::new(1);
+    let (stays, left) = oneshot::channel();
     tokio::spawn(async move {
-        run(&shared, sender).await;
+        tokio::select! {
+            () = run(&shared, sender) => {}
+            // The other half is never used, only dropped.
+            _ = left => {}
+        }
         drop(permit);
     });
+    let body = Events {
+        events,
+        _stays: stays,
+    };
     let mut response = Response::new(body.boxed());
     response.headers_mut().insert(
         header::CONTENT_TYPE,
@@ -41,8 +62,26 @@ pub(super) fn open(shared: Arc<Shared>) -> Answer {
     response
 }
 
+/// The body of a stream. It is dropped with its connection, and so is what ends the stream's task.
+struct Events {
+    events: Channel<Bytes>,
+    _stays: oneshot::Sender<()>,
+}
+
+impl Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.events).poll_frame(cx)
+    }
+}
+
 /// Sends until the other side has left.
-async fn run(shared: &Shared, mut sender: http_body_util::channel::Sender<Bytes>) {
+async fn run(shared: &Shared, mut sender: Sender<Bytes>) {
     let mut changes = shared.stack.observer.changes();
     let mut shown = None;
     let mut quiet = 0;
