@@ -137,6 +137,29 @@ async fn figures_that_cannot_be_read_are_absent() {
 }
 
 #[tokio::test]
+async fn pressing_often_makes_nothing_grow() {
+    let rig = start().await;
+    for button in ["send-new", "herd", "log-in"].repeat(40) {
+        rig.send("POST", &format!("/page/buttons/{button}"), &[BUTTON])
+            .await;
+    }
+    let (_, calls) = rig.send("GET", "/calls", &[]).await;
+    let calls: Value = serde_json::from_str(&calls).expect("JSON");
+    assert_eq!(
+        calls["tokens"].as_object().map(|tokens| tokens.len()),
+        Some(7),
+        "{calls}"
+    );
+    let (_, state) = rig.send("GET", "/page/state", &[]).await;
+    let state: Value = serde_json::from_str(&state).expect("JSON");
+    assert_eq!(
+        state["journal"].as_array().map(Vec::len),
+        Some(40),
+        "{state}"
+    );
+}
+
+#[tokio::test]
 async fn strangers_are_refused_on_the_whole_port() {
     let rig = start().await;
     let own = format!("http://{}", rig.page.addr());

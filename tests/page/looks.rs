@@ -113,10 +113,11 @@ async fn a_picture_of_it() {
     rig.press("unlock").await;
     rig.press("send-alice").await;
     rig.press("herd").await;
-    // The dots of the herd are on their way.
-    rig.browser
-        .wait_for("document.querySelectorAll('#wires circle').length > 20")
-        .await;
+    // The dots of the herd are on their way, and the first have arrived.
+    for condition in ["> 40", "< 36"] {
+        let dots = format!("document.querySelectorAll('#wires circle').length {condition}");
+        rig.browser.wait_for(&dots).await;
+    }
     let picture = rig.browser.picture().await;
     assert!(picture.starts_with(b"\x89PNG"));
     let place = match std::env::var_os("UPDATE_FIGURES") {

@@ -180,7 +180,8 @@ impl Kind {
                 format!("{status}, the homeserver sees {user} on {device}")
             }
             (_, Some(user), None) => format!("{status}, the homeserver sees {user}"),
-            (_, None, _) if status == 200 => {
+            // Only the stand-in tells what it saw.
+            (_, None, _) if body["headers"].is_object() => {
                 format!("{status}, the homeserver sees no identity")
             }
             (_, None, _) => status.to_string(),

@@ -8,7 +8,7 @@ const sum = (of) => Object.values(of).reduce((a, b) => a + b, 0);
 const words = (label) => label.replaceAll("_", " ");
 const CACHES = ["local", "shared", "stale"];
 const SOURCES = ["local", "shared", "stale", "mas", "offline", "budget"];
-const SOURCE_NAMES = { local: "own cache", shared: "shared cache", stale: "past its time", mas: "MAS", offline: "without asking", budget: "over budget" };
+const SOURCE_NAMES = { local: "own cache", shared: "shared cache", stale: "past its time", mas: "a fresh answer", offline: "without asking", budget: "over budget" };
 const VERDICTS = [
   ["active", "Active"], ["inactive", "Inactive: 401"], ["no_verdict", "No verdict: 503"], ["not_asked", "No verdict needed"],
 ];
@@ -40,6 +40,7 @@ function show(state) {
   const before = shown;
   shown = state;
   ahead = state.now_ms - Date.now();
+  document.body.classList.remove("is-old");
   $("gateway").textContent = state.gateway;
   showFigures(state);
   showMas(state);
@@ -292,7 +293,7 @@ async function press(button) {
     if (state) show(state);
     say(error ? "error" : "told", sentence(error ?? told));
   } catch {
-    say("error", "The stack does not answer. Does make run still run?");
+    say("error", "The stack does not answer. Is make run running?");
   } finally {
     button.removeAttribute("aria-busy");
   }
@@ -301,18 +302,23 @@ async function press(button) {
 const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
 
 let events = null;
+let retry = 0;
 
 /** A page that nobody looks at holds no connection. */
 function watch() {
+  clearTimeout(retry);
   events?.close();
   events = null;
   if (document.hidden) return;
   events = new EventSource("/page/events");
   events.onmessage = ({ data }) => show(JSON.parse(data));
   events.onerror = () => {
-    pill($("link"), "bad", "Not connected: does make run still run?");
+    pill($("link"), "bad", "Not connected. Is make run running?");
+    document.body.classList.add("is-old");
     // A stack that was started anew counts from the beginning.
     shown = null;
+    // The browser tries again by itself, unless it got an answer that refused.
+    if (events?.readyState === EventSource.CLOSED) retry = setTimeout(watch, 5000);
   };
 }
 
