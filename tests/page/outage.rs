@@ -29,6 +29,11 @@ async fn without_mas_known_tokens_pass_and_cold_ones_get_503() {
         told.contains("1,000 got 503; 0 calls reached MAS, 0 spared;"),
         "{told}"
     );
+    let bar = rig
+        .browser
+        .run("document.querySelector('[data-verdict=no_verdict]').parentElement.textContent")
+        .await;
+    assert_eq!(bar, "No verdict: 503 MAS gave none 1,0011,001");
     let after = rig.figures().await;
     assert_eq!((after.at_mas, after.spared), (before.at_mas, before.spared));
 

@@ -6,9 +6,8 @@ const $ = (id) => document.getElementById(id);
 const number = (n) => n.toLocaleString("en");
 const sum = (of) => Object.values(of).reduce((a, b) => a + b, 0);
 const words = (label) => label.replaceAll("_", " ");
-const CACHES = ["local", "shared", "stale"];
-const SOURCES = ["local", "shared", "stale", "mas", "offline", "budget"];
-const SOURCE_NAMES = { local: "own cache", shared: "shared cache", stale: "past its time", mas: "a fresh answer", offline: "without asking", budget: "over budget" };
+const SOURCES = ["local", "shared", "stale", "mas", "none", "offline", "budget"];
+const SOURCE_NAMES = { local: "own cache", shared: "shared cache", stale: "past its time", mas: "a fresh answer", none: "MAS gave none", offline: "without asking", budget: "over budget" };
 const VERDICTS = [
   ["active", "Active"], ["inactive", "Inactive: 401"], ["no_verdict", "No verdict: 503"], ["not_asked", "No verdict needed"],
 ];
@@ -41,7 +40,7 @@ function show(state) {
   shown = state;
   ahead = state.now_ms - Date.now();
   document.body.classList.remove("is-old");
-  $("gateway").textContent = state.gateway;
+  $("gateway").textContent = `Gateway ${state.gateway}`;
   showFigures(state);
   showMas(state);
   showHerd(state.herd);
@@ -130,10 +129,13 @@ function showHerd({ running, answered, size, last }) {
 }
 
 function showBars(edge) {
-  const rows = VERDICTS.map(([verdict, title]) => [title, verdict, edge?.requests[verdict] ?? {}]);
+  // Of what has no verdict MAS is the source as well; it gave none.
+  const named = (verdict, source) => (verdict === "no_verdict" && source === "mas" ? "none" : source);
+  const bySource = (verdict, by) => Object.entries(by ?? {}).map(([source, n]) => [named(verdict, source), n]);
+  const rows = VERDICTS.map(([verdict, title]) => [title, verdict, Object.fromEntries(bySource(verdict, edge?.requests[verdict]))]);
   const asked = {};
-  for (const by of Object.values(edge?.answers ?? {}))
-    for (const [source, n] of Object.entries(by)) asked[source] = (asked[source] ?? 0) + n;
+  for (const [verdict, by] of Object.entries(edge?.answers ?? {}))
+    for (const [source, n] of bySource(verdict, by)) asked[source] = (asked[source] ?? 0) + n;
   rows.push(["The homeserver's own questions", "answers", asked]);
   const most = Math.max(1, ...rows.map(([, , by]) => sum(by)));
   $("bars").replaceChildren(...rows.map(([title, verdict, by]) => {
