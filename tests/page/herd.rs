@@ -31,10 +31,13 @@ async fn a_herd_waits_at_the_edge_for_a_slow_mas() {
     let told = rig.press("make-slow").await;
     assert_eq!(told, "Made MAS slow: each answer takes 2 s.");
     assert_eq!(rig.text("mas-state").await, "slow");
+    // The two seconds begin when all of them are there.
+    let hold = rig.mas.hold();
     rig.begin("herd").await;
     rig.wait_for_figure("waiting", 1000).await;
     assert_eq!(rig.figure("mas-under-way").await, 1);
     assert_eq!(rig.figure("in-flight").await, 1);
+    hold.release();
     let told = rig.ended("herd").await;
     assert!(
         told.contains("1,000 got 200; 1 call reached MAS, 999 spared; "),

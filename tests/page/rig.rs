@@ -234,6 +234,8 @@ async fn start_envoy(mas: SocketAddr, homeserver: SocketAddr, cache: Cache) -> E
                 let plugin = &mut bootstrap::plugin(manager)["configuration"]["value"];
                 if plugin["role"] == "gateway" {
                     set_cache(plugin, cache);
+                    // A herd may wait for as long as a loaded machine takes to send it.
+                    plugin["introspection"]["timeout"] = json!("60s");
                 }
             }
             for (cluster, addr) in [

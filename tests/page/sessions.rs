@@ -35,12 +35,14 @@ async fn a_locked_user_is_refused_until_unlocked() {
 
     press_until(&rig, "send-alice", "401 M_UNKNOWN_TOKEN").await;
     assert!(rig.figures().await.refused > before.refused);
+    let before = rig.figures().await;
     // The button has changed.
     let told = rig.press("unlock").await;
     assert_eq!(
         told,
         "Unlocked alice, and MAS has told the homeserver through the edge."
     );
+    assert!(rig.figures().await.invalidated > before.invalidated);
     assert_eq!(rig.member("alice").await[0], "active");
     press_until(&rig, "send-alice", "200, the homeserver sees @alice").await;
 }
