@@ -103,7 +103,12 @@ impl Connection {
         self.stream.write_all(bytes).expect("Envoy reads");
     }
 
-    fn expect(&mut self, status: u16) {
+    /// Reads one response.
+    ///
+    /// # Panics
+    ///
+    /// If it has another status.
+    pub fn expect(&mut self, status: u16) {
         let given = loop {
             match super::response(&self.received) {
                 Some(response) => break response.status,
