@@ -3,6 +3,7 @@
 //! The SDK exports every callback, so Envoy calls all of them, and for each the SDK looks the request up.
 
 #![cfg(target_os = "wasi")]
+#![expect(missing_docs, reason = "the SDK's macro documents nothing")]
 
 use proxy_wasm::{
     traits::{Context, HttpContext, RootContext},
