@@ -174,6 +174,15 @@ fn by_hand() -> Vec<Variant> {
             "limit_pass.wasm",
         ),
         Variant {
+            tokens: Tokens::New,
+            calls: 1,
+            ..by_hand(
+                "limit-cold",
+                "by hand, a token that nobody has seen, active",
+                "limit_cold.wasm",
+            )
+        },
+        Variant {
             beside: None,
             status: 401,
             ..by_hand(
