@@ -54,14 +54,16 @@ pub fn count() -> bool {
     );
     let counted = count_at_once(&variants);
     print(&variants, &counted);
+    let is_whole = counted.len() == variants.len();
     let now = Figures {
         envoy: env::var("ENVOY_VERSION").expect("scripts/bench tells the version"),
         processor: env::consts::ARCH.to_owned(),
         instructions: counted,
     };
-    judge(&now, chosen.is_empty())
+    is_whole && judge(&now, chosen.is_empty())
 }
 
+/// Returns the instructions of each variant that could be counted. What went wrong with another is printed at once.
 fn count_at_once(variants: &[Variant]) -> BTreeMap<String, u64> {
     let waiting: Mutex<VecDeque<&Variant>> = Mutex::new(variants.iter().collect());
     let next = || waiting.lock().expect("no panic while locked").pop_front();
@@ -73,34 +75,45 @@ fn count_at_once(variants: &[Variant]) -> BTreeMap<String, u64> {
             scope.spawn(move || {
                 while let Some(variant) = next() {
                     let begun = Instant::now();
-                    on_this_thread(async {
-                        let instructions = measure::instructions(variant).await;
-                        sender
-                            .send((variant.name, instructions, begun.elapsed()))
-                            .expect("results are awaited");
-                    });
+                    // On a thread of its own, so that a variant that fails ends alone.
+                    let result = scope.spawn(|| counted_on_this_thread(variant)).join();
+                    sender
+                        .send((variant.name, result, begun.elapsed().as_secs()))
+                        .expect("results are awaited");
                 }
             });
         }
         drop(sender);
-        for (name, instructions, took) in results {
-            counted.insert(name.to_owned(), instructions);
-            progress(&format!(
-                "{} of {}: {name} {instructions}, {} s",
-                counted.len(),
-                variants.len(),
-                took.as_secs()
-            ));
+        for (number, (name, result, seconds)) in results.into_iter().enumerate() {
+            let number = number + 1;
+            let all = variants.len();
+            match result {
+                Ok(instructions) => {
+                    progress(&format!(
+                        "{number} of {all}: {name} {instructions}, {seconds} s"
+                    ));
+                    counted.insert(name.to_owned(), instructions);
+                }
+                Err(_) => progress(&format!("{number} of {all}: {name} FAILED, see above")),
+            }
         }
     });
     counted
+}
+
+fn counted_on_this_thread(variant: &Variant) -> u64 {
+    let mut instructions = 0;
+    on_this_thread(async { instructions = measure::instructions(variant).await });
+    instructions
 }
 
 fn print(variants: &[Variant], counted: &BTreeMap<String, u64>) {
     println!("\n| variant | what | instructions | added | ratio |");
     println!("|---|---|--:|--:|--:|");
     for variant in variants {
-        let instructions = counted[variant.name];
+        let Some(&instructions) = counted.get(variant.name) else {
+            continue;
+        };
         let beside = variant.beside.and_then(|name| counted.get(name));
         let (added, ratio) = match beside {
             Some(beside) => (

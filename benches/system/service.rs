@@ -6,7 +6,10 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -20,11 +23,13 @@ pub struct Service {
     received: Arc<Received>,
 }
 
-/// Bytes of bodies that have arrived.
+/// What has arrived.
 #[derive(Default)]
 struct Received {
+    /// Bytes of bodies.
     bytes: Mutex<usize>,
     more: Condvar,
+    identified: AtomicUsize,
 }
 
 impl Service {
@@ -51,6 +56,11 @@ impl Service {
     /// Bytes of bodies that have arrived so far.
     pub fn received(&self) -> usize {
         *self.received.bytes.lock().expect("no panic while locked")
+    }
+
+    /// Requests so far that said who sends them, in the module's own header.
+    pub fn identified(&self) -> usize {
+        self.received.identified.load(Ordering::Relaxed)
     }
 
     /// Waits until this many bytes of bodies have arrived.
@@ -91,9 +101,11 @@ fn serve(mut stream: TcpStream, answer: &[u8], received: &Received) -> io::Resul
                 None => {
                     let before = head.len();
                     head.extend_from_slice(part);
-                    let Some((end, body)) = parse(&head) else {
+                    let Some((end, body, identified)) = parse(&head) else {
                         break;
                     };
+                    let more = usize::from(identified);
+                    received.identified.fetch_add(more, Ordering::Relaxed);
                     part = &part[end - before..];
                     head.clear();
                     body
@@ -110,12 +122,17 @@ fn serve(mut stream: TcpStream, answer: &[u8], received: &Received) -> io::Resul
     }
 }
 
-/// The length of a whole head, and of the body that follows it.
-fn parse(received: &[u8]) -> Option<(usize, usize)> {
+/// The length of a whole head, that of the body which follows it, and whether it says who sends it.
+fn parse(received: &[u8]) -> Option<(usize, usize, bool)> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Request::new(&mut headers);
     match head.parse(received).expect("a request head") {
-        httparse::Status::Complete(end) => Some((end, super::content_length(head.headers))),
+        httparse::Status::Complete(end) => {
+            let names = ["x-matrix-user-id", "x-matrix-device-id"];
+            let has = |name| head.headers.iter().any(|header| header.name == name);
+            let identified = names.into_iter().all(has);
+            Some((end, super::content_length(head.headers), identified))
+        }
         httparse::Status::Partial => None,
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One request follows the other on one connection. After a warm-up, and when V8 has compiled what is hot, the
 //! instructions of as many requests again are counted, and what the worker executes in as much idle time is taken off. Of
-//! every request the status is checked, and of all together what the module says of them and how often MAS was asked.
+//! every request the status is checked, and of all together whether the homeserver was told who sends them, what the module
+//! says of them, and how often MAS was asked.
 //!
 //! The non-obvious rule: only the worker's own thread counts. V8 compiles on other threads at moments of its own, and
 //! Envoy's main thread has timers.
@@ -52,6 +53,7 @@ pub async fn instructions(variant: &Variant) -> u64 {
     let decided = setup.decided(requests).await;
     setup.counter.wait_until_quiet();
     let calls = setup.mas.calls();
+    let identified = setup.homeserver.identified();
 
     let begun = Instant::now();
     let before = setup.counter.read();
@@ -67,6 +69,11 @@ pub async fn instructions(variant: &Variant) -> u64 {
         (variant.calls * requests) as u64,
         "{name}: calls to MAS"
     );
+    if !matches!(variant.filter, Filter::Given) {
+        let identified = setup.homeserver.identified() - identified;
+        let expected = if variant.identified { requests } else { 0 };
+        assert_eq!(identified, expected, "{name}: requests with an identity");
+    }
     let decided = setup.decided(2 * requests).await - decided;
     assert_eq!(
         decided,

@@ -13,6 +13,7 @@
   (import "env" "proxy_http_call"
     (func $ask (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
   (import "env" "proxy_get_buffer_bytes" (func $get_body (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_set_effective_context" (func $select (param i32) (result i32)))
   (import "env" "proxy_continue_stream" (func $resume (param i32) (result i32)))
 
   (memory (export "memory") 4)

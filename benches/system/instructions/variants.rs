@@ -61,6 +61,8 @@ pub struct Variant {
     pub request: fn(&str) -> Vec<u8>,
     pub status: u16,
     pub decision: Option<Decision>,
+    /// Whether the homeserver must be told who sends it.
+    pub identified: bool,
     /// Calls to MAS for each request.
     pub calls: usize,
     /// To warm up, and as many to count.
@@ -108,6 +110,7 @@ fn whoami(name: &'static str, what: &'static str, filter: Filter) -> Variant {
         request: client::whoami,
         status: 200,
         decision: None,
+        identified: true,
         calls: 0,
         requests: REQUESTS,
         only_if_named: false,
@@ -135,6 +138,7 @@ fn module(
 fn without_filter() -> Vec<Variant> {
     let alone = |name, what, request| Variant {
         beside: None,
+        identified: false,
         request,
         ..whoami(name, what, Filter::None)
     };
@@ -168,11 +172,14 @@ fn by_hand() -> Vec<Variant> {
             "by hand, a shared hit: and a record is read",
             "limit_shared.wasm",
         ),
-        by_hand(
-            "limit-pass",
-            "by hand, a request that passes",
-            "limit_pass.wasm",
-        ),
+        Variant {
+            identified: false,
+            ..by_hand(
+                "limit-pass",
+                "by hand, a request that passes",
+                "limit_pass.wasm",
+            )
+        },
         Variant {
             tokens: Tokens::New,
             calls: 1,
@@ -185,6 +192,7 @@ fn by_hand() -> Vec<Variant> {
         Variant {
             beside: None,
             status: 401,
+            identified: false,
             ..by_hand(
                 "limit-refusal",
                 "by hand, a refusal: 401",
@@ -196,11 +204,14 @@ fn by_hand() -> Vec<Variant> {
 
 fn alternatives() -> Vec<Variant> {
     vec![
-        whoami(
-            "sdk",
-            "the SDK's empty filter",
-            Filter::Built("empty_filter.wasm"),
-        ),
+        Variant {
+            identified: false,
+            ..whoami(
+                "sdk",
+                "the SDK's empty filter",
+                Filter::Built("empty_filter.wasm"),
+            )
+        },
         whoami(
             "ext-authz",
             "`ext_authz`, without the service's own cost",
@@ -250,11 +261,12 @@ fn hits() -> Vec<Variant> {
         },
         Variant {
             beside: None,
+            identified: false,
             request: introspect,
             decision: Some(Decision {
                 metric: "matrix_edge_auth_introspection_answers_total",
                 verdict: "active",
-                source: "local",
+                source: "shared",
             }),
             ..module(
                 "introspection",
@@ -271,11 +283,13 @@ fn passing() -> Vec<Variant> {
     vec![
         Variant {
             beside: Some("none-federation"),
+            identified: false,
             request: federation,
             ..module("federation", "federation passes", json!({}), PASSES)
         },
         Variant {
             beside: Some("none-media"),
+            identified: false,
             request: media,
             ..module("media", "media passes", json!({}), PASSES)
         },
@@ -288,6 +302,7 @@ fn refused() -> Vec<Variant> {
         Variant {
             beside: None,
             status: 401,
+            identified: false,
             active: false,
             ..module(
                 "negative-hit",
@@ -299,6 +314,7 @@ fn refused() -> Vec<Variant> {
         Variant {
             beside: None,
             status: 401,
+            identified: false,
             tokens: Tokens::Impossible,
             ..module(
                 "offline-reject",
@@ -327,6 +343,7 @@ fn never_seen() -> Vec<Variant> {
             tokens: Tokens::New,
             active: false,
             status: 401,
+            identified: false,
             calls: 1,
             ..module(
                 "cold-inactive",
