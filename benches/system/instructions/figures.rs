@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-/// By which a figure may be above the one of the file. Two runs on one machine differ by less than 0.5 %; the rest is for
+/// By which a figure may be above the one of the file. Two runs on one machine differ by less than 0.1 %; the rest is for
 /// another version of the compiler, of QEMU and of the C library.
 pub const TOLERANCE: f64 = 0.02;
 
