@@ -1,10 +1,10 @@
 //! `matrix-edge-auth check`: reads files, applies the rules, tells what they found.
 
-mod deployment;
+pub mod deployment;
 mod finding;
 mod report;
 mod rules;
-mod source;
+pub mod source;
 
 use std::process::ExitCode;
 
@@ -24,8 +24,11 @@ const UNREADABLE: u8 = 2;
 #[derive(Args)]
 pub struct Arguments {
     /// Files of one deployment, which are looked at together; `-` is standard input
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "rules", value_name = "FILE")]
     files: Vec<String>,
+    /// Lists the rules, and looks at no file
+    #[arg(long)]
+    rules: bool,
     /// How findings are told
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -41,6 +44,10 @@ enum Format {
 
 /// Runs it. The exit code is 0 without findings, 1 with some, and 2 if a file cannot be read.
 pub fn run(arguments: &Arguments) -> ExitCode {
+    if arguments.rules {
+        report::rules(rules::RULES);
+        return ExitCode::from(CLEAN);
+    }
     let mut trees = Vec::new();
     let mut faults = Vec::new();
     for file in &arguments.files {
@@ -69,16 +76,21 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     })
 }
 
-/// Files that have too much in them.
+/// Documents inside of others that are none, and files that have too much in them.
 fn given_up(trees: &[Tree]) -> impl Iterator<Item = Fault> {
-    trees
-        .iter()
-        .filter(|tree| tree.is_exhausted())
-        .map(|tree| Fault {
+    let broken = trees.iter().flat_map(|tree| {
+        tree.broken().iter().map(|error| Fault {
             file: tree.name.clone(),
-            position: None,
-            message: "its aliases repeat each other too often: looking at it was given up".to_owned(),
+            position: Some(tree.position(error.place.start)),
+            message: error.message.clone(),
         })
+    });
+    let exhausted = trees.iter().filter(|tree| tree.is_exhausted());
+    broken.chain(exhausted.map(|tree| Fault {
+        file: tree.name.clone(),
+        position: None,
+        message: "its aliases repeat each other too often: looking at it was given up".to_owned(),
+    }))
 }
 
 fn order(trees: &[Tree], finding: &Finding<'_>) -> Option<usize> {

@@ -49,6 +49,7 @@ pub struct Tree {
     merged: usize,
     steps: Cell<usize>,
     embedded: HashMap<Id, Result<Id, Unreadable>>,
+    broken: Vec<Unreadable>,
 }
 
 /// One document of a file.
@@ -109,6 +110,7 @@ impl Tree {
             merged: 0,
             steps: Cell::new(MAX_STEPS),
             embedded: HashMap::new(),
+            broken: Vec::new(),
         };
         compose::compose(&mut tree)?;
         embedded::embed_all(&mut tree);
@@ -130,6 +132,11 @@ impl Tree {
     /// Whether looking at the file was given up, because its aliases repeat each other too often.
     pub fn is_exhausted(&self) -> bool {
         self.steps.get() == 0
+    }
+
+    /// Documents inside of others that cannot be read.
+    pub fn broken(&self) -> &[Unreadable] {
+        &self.broken
     }
 
     /// Line and column of a byte, both counted from one, the column in characters.
@@ -203,10 +210,7 @@ impl<'t> Value<'t> {
 
     /// Whether it is a mapping.
     pub fn is_mapping(self) -> bool {
-        matches!(
-            self.node().map(|node| &node.kind),
-            Some(Kind::Mapping(_))
-        )
+        matches!(self.node().map(|node| &node.kind), Some(Kind::Mapping(_)))
     }
 
     /// The text of a scalar, whatever it stands for.

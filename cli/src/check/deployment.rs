@@ -10,8 +10,8 @@ mod module;
 
 use matrix_edge_auth::config::{Config, Role};
 
-use super::finding::Spot;
 pub use self::{envoy::environment, kubernetes::variables};
+use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};
 
 pub use self::kubernetes::Resources;
@@ -144,7 +144,15 @@ impl<'t> Use<'t> {
     /// Where to point at for the use as a whole.
     pub fn spot(&self) -> Option<Spot<'t>> {
         self.plugin.or(self.configuration).map(|value| {
-            let names = ["name", "pluginName", "failStrategy", "url", "configuration", "role", "introspection"];
+            let names = [
+                "name",
+                "pluginName",
+                "failStrategy",
+                "url",
+                "configuration",
+                "role",
+                "introspection",
+            ];
             Spot::first_key(value, &names)
         })
     }

@@ -1,20 +1,28 @@
 //! Telling what was found: for people with the lines that it is about, for programs as one JSON object.
 //!
-//! The non-obvious rule: a line with a secret in it is not shown. What may be one stands in quotes or after `value`, so of
-//! a finding about a secret only the place is told.
+//! The non-obvious rule: a line that may have a secret in it is not shown. Of what the module refuses the wrong value may
+//! itself be one, as in `bearer: s3cret`; elsewhere the keys tell. Of such a line only the place is told.
 
 use std::io::{IsTerminal as _, Write as _, stdout};
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, renderer::DecorStyle};
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet, renderer::DecorStyle};
 use serde::Serialize;
 
 use super::{
     finding::{Finding, Severity},
+    rules::Rule,
     source::Fault,
 };
 
-/// Rules whose place may be that of a secret.
-const SECRETIVE: [&str; 2] = ["visible-secret", "configuration"];
+/// Words in a line that may have a secret in it.
+const SECRETIVE: [&str; 6] = [
+    "secret",
+    "credential",
+    "value",
+    "inline_",
+    "token",
+    "password",
+];
 
 /// Prints for people.
 pub fn text(findings: &[Finding<'_>], faults: &[Fault], uses: usize) {
@@ -30,18 +38,14 @@ pub fn text(findings: &[Finding<'_>], faults: &[Fault], uses: usize) {
         out += "\n\n";
     }
     for fault in faults {
-        let place = fault
-            .position
-            .map(|(line, column)| format!(":{line}:{column}"));
-        let place = place.unwrap_or_default();
-        out += &format!("error: {}{place}: {}\n", fault.file, fault.message);
+        out += &format!("error: {}\n", fault.line());
     }
-    out += &summary(findings, uses);
+    out += &summary(findings, faults, uses);
     // Who reads may have gone.
     let _ = stdout().lock().write_all(out.as_bytes());
 }
 
-fn summary(findings: &[Finding<'_>], uses: usize) -> String {
+fn summary(findings: &[Finding<'_>], faults: &[Fault], uses: usize) -> String {
     let count = |severity| {
         let of = |finding: &&Finding<'_>| finding.severity == severity;
         findings.iter().filter(of).count()
@@ -51,12 +55,17 @@ fn summary(findings: &[Finding<'_>], uses: usize) -> String {
         format!("{count} {word}{end}")
     };
     let uses = plural(uses, "use");
-    if findings.is_empty() {
+    if findings.is_empty() && faults.is_empty() {
         return format!("{uses} of the module, nothing found\n");
     }
     let errors = plural(count(Severity::Error), "error");
     let warnings = plural(count(Severity::Warning), "warning");
-    format!("{uses} of the module: {errors}, {warnings}\n")
+    let unread = if faults.is_empty() {
+        ""
+    } else {
+        "; not everything was looked at"
+    };
+    format!("{uses} of the module: {errors}, {warnings}{unread}\n")
 }
 
 fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
@@ -67,11 +76,6 @@ fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
     let title = level.primary_title(&finding.message).id(finding.rule);
     let help = Level::HELP.message(&finding.help);
     let (line, column) = finding.tree.position(finding.place.start);
-    if SECRETIVE.contains(&finding.rule) {
-        let place = format!("{}:{line}:{column}", finding.tree.name);
-        let origin = annotate_snippets::Origin::path(place);
-        return renderer.render(&[title.element(origin).element(help)]);
-    }
     // A file may be large, and every finding would have it searched again: only its own line is handed over.
     let text = finding.tree.text.as_str();
     let start = text
@@ -80,8 +84,19 @@ fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
         .map_or(0, |at| at + 1);
     let rest = text.get(start..).unwrap_or_default();
     let shown = rest.lines().next().unwrap_or_default();
+    let lower = shown.to_ascii_lowercase();
+    if finding.rule == "configuration" || SECRETIVE.iter().any(|word| lower.contains(word)) {
+        let origin = Origin::path(&finding.tree.name)
+            .line(line)
+            .char_column(column);
+        return renderer.render(&[title.element(origin).element(help)]);
+    }
     let from = finding.place.start.saturating_sub(start).min(shown.len());
-    let until = finding.place.end.saturating_sub(start).clamp(from, shown.len());
+    let until = finding
+        .place
+        .end
+        .saturating_sub(start)
+        .clamp(from, shown.len());
     let snippet = Snippet::source(shown)
         .line_start(line)
         .path(&finding.tree.name)
@@ -147,4 +162,18 @@ pub fn json(findings: &[Finding<'_>], faults: &[Fault]) {
     };
     let text = serde_json::to_string_pretty(&report).unwrap_or_default();
     let _ = writeln!(stdout().lock(), "{text}");
+}
+
+/// Lists the rules.
+pub fn rules(rules: &[Rule]) {
+    let mut out = String::new();
+    for rule in rules {
+        out += &format!(
+            "{:<20} {:<8} {}\n",
+            rule.name,
+            rule.severity.name(),
+            rule.about
+        );
+    }
+    let _ = stdout().lock().write_all(out.as_bytes());
 }

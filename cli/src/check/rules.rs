@@ -1,7 +1,7 @@
 //! The rules: one file each, with the trap, why it is one, and what to write instead.
 
-mod budget_address;
 mod bridges;
+mod budget_address;
 mod capabilities;
 mod circuit_breaker;
 mod configuration;

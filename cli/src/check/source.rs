@@ -20,10 +20,16 @@ pub struct Fault {
 impl Fault {
     /// None of the files uses the module, which is more likely a mistake than meant.
     pub fn without_use(files: &[String]) -> Self {
-        Self {
-            file: files.join(", "),
-            position: None,
-            message: "there is no use of the module in it".to_owned(),
+        let names = files.iter().map(|file| name(file));
+        let names: Vec<&str> = names.collect();
+        Self::new(&names.join(", "), "there is no use of the module in it")
+    }
+
+    /// The fault in one line, with its place.
+    pub fn line(&self) -> String {
+        match self.position {
+            Some((line, column)) => format!("{}:{line}:{column}: {}", self.file, self.message),
+            None => format!("{}: {}", self.file, self.message),
         }
     }
 
@@ -38,15 +44,19 @@ impl Fault {
 
 /// Reads a file, or standard input for `-`.
 pub fn read(file: &str) -> Result<Tree, Fault> {
-    let (name, bytes) = if file == "-" {
-        ("<standard input>", bytes(io::stdin().lock()))
+    let name = name(file);
+    let bytes = if file == "-" {
+        bytes(io::stdin().lock())
     } else {
-        (file, File::open(file).and_then(bytes))
+        File::open(file).and_then(bytes)
     };
     let bytes = bytes.map_err(|error| Fault::new(name, error.to_string()))?;
     if bytes.len() > MAX_BYTES {
         let limit = MAX_BYTES >> 20;
-        return Err(Fault::new(name, format!("it has more than {limit} MiB, and is not read")));
+        return Err(Fault::new(
+            name,
+            format!("it has more than {limit} MiB, and is not read"),
+        ));
     }
     let text = String::from_utf8(bytes)
         .map_err(|_| Fault::new(name, "it is not UTF-8, and so neither YAML nor JSON"))?;
@@ -54,6 +64,15 @@ pub fn read(file: &str) -> Result<Tree, Fault> {
         position: Some(yaml::position(&text, error.place.start)),
         ..Fault::new(name, error.message)
     })
+}
+
+/// What a file is called when something is told of it.
+fn name(file: &str) -> &str {
+    if file == "-" {
+        "<standard input>"
+    } else {
+        file
+    }
 }
 
 /// At the most one byte more than is read.

@@ -257,7 +257,7 @@ impl Composer<'_> {
                         Some(Kind::Scalar(scalar)) => scalar.text.clone(),
                         _ => {
                             return Err(Unreadable {
-                                place,
+                                place: self.tree.value(id).place(),
                                 message: "a key must be a text".to_owned(),
                             });
                         }

@@ -129,7 +129,7 @@ fn managed<'t>(
 ) -> impl Iterator<Item = (Value<'t>, Entry<'t>)> {
     let manager = filter
         .get("typed_config")
-        .filter(|config| is_type(*config, MANAGER));
+        .filter(|config| is_type(*config, "@type", MANAGER));
     manager.into_iter().flat_map(move |manager| {
         manager.list(&["http_filters"]).filter_map(move |filter| {
             let plugin = plugin_of(filter.get("typed_config")?)?;
@@ -157,12 +157,20 @@ pub(super) fn clusters<'t>(root: Value<'t>) -> Vec<Value<'t>> {
     root.list(&["static_resources", "clusters"]).collect()
 }
 
+/// The plugin in a filter's configuration, which Istio may write as a `TypedStruct`.
 fn plugin_of(typed: Value<'_>) -> Option<Value<'_>> {
-    is_type(typed, WASM).then(|| typed.get("config")).flatten()
+    if is_type(typed, "@type", WASM) {
+        return typed.get("config");
+    }
+    let is_struct = is_type(typed, "@type", "udpa.type.v1.TypedStruct")
+        || is_type(typed, "@type", "xds.type.v3.TypedStruct");
+    (is_struct && is_type(typed, "type_url", WASM))
+        .then(|| typed.at(&["value", "config"]))
+        .flatten()
 }
 
-fn is_type(value: Value<'_>, name: &str) -> bool {
+fn is_type(value: Value<'_>, key: &str, name: &str) -> bool {
     value
-        .text_at(&["@type"])
+        .text_at(&[key])
         .is_some_and(|url| url.rsplit('/').next() == Some(name))
 }

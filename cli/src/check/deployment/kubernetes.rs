@@ -136,9 +136,7 @@ fn wasm_plugin<'t>(resource: Value<'t>, envoy: usize) -> Option<super::Use<'t>> 
     let configuration = spec.get("pluginConfig");
     let is_own = configuration.is_some_and(is_configuration)
         || spec.text_at(&["url"]).is_some_and(is_name)
-        || resource
-            .text_at(&["metadata", "name"])
-            .is_some_and(is_name);
+        || resource.text_at(&["metadata", "name"]).is_some_and(is_name);
     if !is_own {
         return None;
     }
@@ -167,9 +165,7 @@ fn extension(wasm: Value<'_>, envoy: usize) -> Option<super::Use<'_>> {
     let configuration = wasm.get("config");
     let is_own = configuration.is_some_and(is_configuration)
         || wasm.text_at(&["name"]).is_some_and(is_name)
-        || wasm
-            .text_at(&["code", "image", "url"])
-            .is_some_and(is_name);
+        || wasm.text_at(&["code", "image", "url"]).is_some_and(is_name);
     if !is_own {
         return None;
     }

@@ -26,7 +26,11 @@ pub(super) fn is_configuration(value: Value<'_>) -> bool {
     );
     value.get("introspection").is_some_and(Value::is_mapping)
         || has_role && value.get("server_name").is_some()
-        || OWN_KEYS.iter().filter(|key| value.get(key).is_some()).count() >= 2
+        || OWN_KEYS
+            .iter()
+            .filter(|key| value.get(key).is_some())
+            .count()
+            >= 2
 }
 
 /// Whether a name or the place of a module says that it is this one.

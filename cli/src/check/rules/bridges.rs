@@ -18,7 +18,9 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let Some(config) = one.config() else {
             continue;
         };
-        if config.unrecognized_tokens != UnrecognizedTokens::Pass && config.appservice_tokens.is_empty() {
+        if config.unrecognized_tokens != UnrecognizedTokens::Pass
+            && config.appservice_tokens.is_empty()
+        {
             found.add(
                 one.key(&["unrecognized_tokens"]),
                 "tokens that MAS did not issue are refused, and no appservice's is listed: every bridge gets 401",

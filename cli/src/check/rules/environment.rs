@@ -29,7 +29,11 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         };
         let id = vm.text_at(&["vm_id"]).unwrap_or_default();
         let own = environment(vm).into_iter().collect();
-        if first.entry((one.envoy, id)).or_insert_with(|| BTreeMap::clone(&own)) != &own {
+        if first
+            .entry((one.envoy, id))
+            .or_insert_with(|| BTreeMap::clone(&own))
+            != &own
+        {
             let spot = Spot::first_key(vm, &["environment_variables", "vm_id"]);
             found.add(spot, MESSAGE, HELP);
         }

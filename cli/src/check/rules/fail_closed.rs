@@ -20,7 +20,12 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             continue;
         };
         let (key, value, closed, default) = match one.host {
-            Host::WasmPlugin => ("failStrategy", plugin.text_at(&["failStrategy"]), "FAIL_CLOSE", "url"),
+            Host::WasmPlugin => (
+                "failStrategy",
+                plugin.text_at(&["failStrategy"]),
+                "FAIL_CLOSE",
+                "url",
+            ),
             Host::Envoy | Host::EnvoyFilter => (
                 "failure_policy",
                 plugin.text_at(&["failure_policy"]),
@@ -32,7 +37,9 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let is_open = plugin.boolean_at(&["fail_open"]) == Some(true);
         let message = match value {
             Some(value) if value == closed || value == "UNSPECIFIED" => {
-                format!("with {closed} a worker whose VM has failed once answers 503 until Envoy is restarted")
+                format!(
+                    "with {closed} a worker whose VM has failed once answers 503 until Envoy is restarted"
+                )
             }
             None if !is_open => format!(
                 "without `{key}` a worker whose VM has failed once answers 503 until Envoy is restarted: the default is \

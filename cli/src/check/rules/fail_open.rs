@@ -11,8 +11,7 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-const MESSAGE: &str =
-    "once the VM has failed, every request passes: unverified, and with the identity headers that its client wrote";
+const MESSAGE: &str = "once the VM has failed, every request passes: unverified, and with the identity headers that its client wrote";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in &deployment.uses {
@@ -34,7 +33,11 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 let by_policy = plugin.text_at(&["failure_policy"]) == Some("FAIL_OPEN");
                 let by_flag = plugin.boolean_at(&["fail_open"]) == Some(true);
                 (
-                    if by_policy { "failure_policy" } else { "fail_open" },
+                    if by_policy {
+                        "failure_policy"
+                    } else {
+                        "fail_open"
+                    },
                     by_policy || by_flag,
                     "write `failure_policy: FAIL_RELOAD`, and no `fail_open`",
                 )

@@ -13,7 +13,10 @@ pub const RULE: Rule = Rule {
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment).filter(|one| one.host == Host::Envoy) {
-        let Some(routes) = one.entry.and_then(|entry| entry.manager.get("route_config")) else {
+        let Some(routes) = one
+            .entry
+            .and_then(|entry| entry.manager.get("route_config"))
+        else {
             continue;
         };
         let hosts = routes.list(&["virtual_hosts"]);

@@ -2,7 +2,7 @@
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{before_servers, WAITING, duration, routes_of},
+    routes::{WAITING, before_servers, duration, routes_of},
 };
 use crate::{check::deployment::Host, yaml::Value};
 
@@ -26,7 +26,9 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     found.add(Spot::key(entry.manager, KEY), MESSAGE, help);
                 }
                 for route in routes_of(one, &WAITING) {
-                    if let Some(action) = route.get("route").filter(|it| is_zero(*it, "idle_timeout")) {
+                    if let Some(action) =
+                        route.get("route").filter(|it| is_zero(*it, "idle_timeout"))
+                    {
                         let help = "write `idle_timeout: 120s`, or leave it out";
                         found.add(Spot::key(action, "idle_timeout"), MESSAGE, help);
                     }

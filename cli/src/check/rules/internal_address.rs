@@ -37,13 +37,19 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         match published(deployment, port) {
             Published::To(spot) => found.add(
                 spot,
-                format!("this opens the {} listener to everyone", role_name(one.role)),
+                format!(
+                    "this opens the {} listener to everyone",
+                    role_name(one.role)
+                ),
                 harm(one),
             ),
             Published::No => {}
             Published::Unknown => found.add(
                 Spot::key(socket, "address"),
-                format!("the {} listener has an address that others than its caller may reach", role_name(one.role)),
+                format!(
+                    "the {} listener has an address that others than its caller may reach",
+                    role_name(one.role)
+                ),
                 harm(one),
             ),
         }
@@ -82,9 +88,11 @@ fn is_guarded(entry: Entry<'_>) -> bool {
         let has = |path: &[&str]| chain.list(path).next().is_some();
         has(&["filter_chain_match", "source_prefix_ranges"])
             || has(&["filter_chain_match", "direct_source_prefix_ranges"])
-            || chain
-                .boolean_at(&["transport_socket", "typed_config", "require_client_certificate"])
-                == Some(true)
+            || chain.boolean_at(&[
+                "transport_socket",
+                "typed_config",
+                "require_client_certificate",
+            ]) == Some(true)
             || chain.list(&["filters"]).any(is_rbac)
     };
     entry.chain.is_some_and(by_chain) || entry.manager.list(&["http_filters"]).any(is_rbac)
@@ -111,7 +119,8 @@ fn published<'t>(deployment: &Deployment<'t>, port: Option<u64>) -> Published<'t
     for service in resources.kind("Service") {
         let kind = service.text_at(&["spec", "type"]);
         let mut ports = service.list(&["spec", "ports"]);
-        let leads_here = ports.any(|one| one.get("targetPort").or(one.get("port")).is_some_and(is_it));
+        let leads_here =
+            ports.any(|one| one.get("targetPort").or(one.get("port")).is_some_and(is_it));
         if let (Some("LoadBalancer" | "NodePort"), true, Some(spec)) =
             (kind, leads_here, service.get("spec"))
         {

@@ -32,7 +32,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             (Host::EnvoyGateway, _) => {
                 let mut policies = deployment.resources.kind("ClientTrafficPolicy");
                 let is_kept = policies.any(|policy| {
-                    policy.text_at(&["spec", "path", "escapedSlashesAction"]) == Some("KeepUnchanged")
+                    policy.text_at(&["spec", "path", "escapedSlashesAction"])
+                        == Some("KeepUnchanged")
                         && policy.boolean_at(&["spec", "path", "disableMergeSlashes"]) == Some(true)
                 });
                 if !is_kept {

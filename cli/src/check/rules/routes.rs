@@ -16,6 +16,9 @@ pub(super) const WAITING: [&str; 2] = [
     "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
 ];
 
+/// What MAS serves on the homeserver's host.
+const LOGIN: &str = "/_matrix/client/v3/login";
+
 /// How long clients let `/sync` wait, as a rule. What ends a request earlier ends every one of them.
 pub(super) const USUAL_WAIT: Duration = Duration::from_secs(30);
 
@@ -71,7 +74,9 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, after) = rest.split_at(digits);
-        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let unit = after
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(after.len());
         let (unit, after) = after.split_at(unit);
         let seconds = match unit {
             "ms" => 0.001,
@@ -86,23 +91,31 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(sum).ok()
 }
 
-/// The routes before the homeserver that requests for these paths may take: those of every virtual host that is not
-/// MAS's own and that the module looks at.
+/// The routes to the homeserver that requests for these paths may take, of every virtual host that the module looks at.
+/// MAS's own host is none: by its name, or because it leads where logins lead elsewhere.
 pub(super) fn routes_of<'t>(one: &Use<'t>, paths: &[&str]) -> Vec<Value<'t>> {
     let Some(entry) = one.entry else {
         return Vec::new();
     };
+    let cluster = |route: &Value<'t>| route.text_at(&["route", "cluster"]);
     let mut found: Vec<Value<'t>> = Vec::new();
+    let mut of_mas: Vec<&str> = Vec::new();
     for host in hosts(entry, one.config()) {
+        let mut own = Vec::new();
         for path in paths {
-            for route in candidates(host, path) {
-                let is_known = found.iter().any(|known| known.id == route.id);
-                if !is_known && !is_disabled(entry, route) {
-                    found.push(route);
-                }
+            own.extend(candidates(host, path));
+        }
+        let logins = candidates(host, LOGIN);
+        let is_elsewhere = |name: &&str| !own.iter().any(|route| cluster(route) == Some(name));
+        of_mas.extend(logins.iter().filter_map(cluster).filter(is_elsewhere));
+        for route in own {
+            let is_known = found.iter().any(|known| known.id == route.id);
+            if !is_known && !is_disabled(entry, route) {
+                found.push(route);
             }
         }
     }
+    found.retain(|route| cluster(route).is_none_or(|name| !of_mas.contains(&name)));
     found
 }
 

@@ -21,7 +21,11 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         };
         for (key, first, own) in [
             ("slots", first.cache.slots, own.cache.slots),
-            ("negative_slots", first.cache.negative_slots, own.cache.negative_slots),
+            (
+                "negative_slots",
+                first.cache.negative_slots,
+                own.cache.negative_slots,
+            ),
         ] {
             if first != own {
                 found.add(

@@ -2,7 +2,7 @@
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{before_servers, USUAL_WAIT, WAITING, duration, is_full_match, routes_of},
+    routes::{USUAL_WAIT, WAITING, before_servers, duration, is_full_match, routes_of},
 };
 use crate::{
     check::deployment::{Host, Use},
@@ -17,7 +17,8 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-const DEFAULT: &str = "without `timeout` Envoy ends each answer after 15 s, and clients let `/sync` wait for 30 s";
+const DEFAULT: &str =
+    "without `timeout` Envoy ends each answer after 15 s, and clients let `/sync` wait for 30 s";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment) {
@@ -37,11 +38,19 @@ fn envoy<'t>(one: &Use<'t>, found: &mut Found<'t>) {
         };
         if action.get("timeout").is_none() {
             let spot = Spot::first_key(action, &["cluster", "weighted_clusters"]);
-            found.add(spot, DEFAULT, "write `timeout: 0s` beside it; `stream_idle_timeout` still ends what is silent");
+            found.add(
+                spot,
+                DEFAULT,
+                "write `timeout: 0s` beside it; `stream_idle_timeout` still ends what is silent",
+            );
         }
         ends(action, &["timeout"], found);
         ends(action, &["idle_timeout"], found);
-        ends(action, &["max_stream_duration", "max_stream_duration"], found);
+        ends(
+            action,
+            &["max_stream_duration", "max_stream_duration"],
+            found,
+        );
     }
     if let Some(entry) = one.entry {
         ends(entry.manager, &["stream_idle_timeout"], found);
@@ -64,7 +73,10 @@ fn gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 continue;
             };
             debug_assert!(length <= path.len(), "a prefix is no longer than the path");
-            match rule.at(&["timeouts"]).filter(|it| it.get("request").is_some()) {
+            match rule
+                .at(&["timeouts"])
+                .filter(|it| it.get("request").is_some())
+            {
                 Some(timeouts) => ends(timeouts, &["request"], found),
                 None => found.add(
                     Spot::first_key(rule, &["timeouts", "matches", "backendRefs"]),

@@ -23,9 +23,13 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 let options = entry.manager.get("common_http_protocol_options");
                 let spot = match options.filter(|options| options.get(KEY).is_some()) {
                     Some(options) => Spot::key(options, KEY),
-                    None => Spot::first_key(entry.manager, &["common_http_protocol_options", "stat_prefix"]),
+                    None => Spot::first_key(
+                        entry.manager,
+                        &["common_http_protocol_options", "stat_prefix"],
+                    ),
                 };
-                let help = format!("write `common_http_protocol_options: {{ {KEY}: REJECT_REQUEST }}`");
+                let help =
+                    format!("write `common_http_protocol_options: {{ {KEY}: REJECT_REQUEST }}`");
                 found.add(spot, MESSAGE, help);
             }
             (Host::WasmPlugin | Host::EnvoyFilter, _)
@@ -41,7 +45,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 for policy in deployment.resources.kind("ClientTrafficPolicy") {
                     let headers = policy.at(&["spec", "headers"]);
                     let key = "withUnderscoresAction";
-                    if let Some(headers) = headers.filter(|it| it.text_at(&[key]) == Some("Allow")) {
+                    if let Some(headers) = headers.filter(|it| it.text_at(&[key]) == Some("Allow"))
+                    {
                         let help = format!("write `{key}: RejectRequest`, which is the default");
                         found.add(Spot::key(headers, key), MESSAGE, help);
                     }

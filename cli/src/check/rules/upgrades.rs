@@ -1,7 +1,10 @@
 //! `Connection: Upgrade, X-Matrix-User-Id` asks the next hop to drop the header. Envoy takes such a `Connection` header only
 //! where upgrades are allowed.
 
-use super::{Deployment, Found, Rule, Severity, Spot, routes::{before_servers, hosts, is_disabled}};
+use super::{
+    Deployment, Found, Rule, Severity, Spot,
+    routes::{before_servers, hosts, is_disabled},
+};
 use crate::{check::deployment::Host, yaml::Value};
 
 /// The rule.
