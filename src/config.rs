@@ -3,20 +3,36 @@
 //! A configuration is taken whole or refused with one line that names the key and what it takes, so that
 //! Envoy keeps serving the old one. The line never repeats a value, which could be a secret.
 
+mod check;
 mod header_name;
 mod host_name;
 mod introspection;
 mod json;
+mod key;
 mod keys;
+mod members;
+mod nearest;
 mod path;
+#[cfg(not(target_arch = "wasm32"))]
+mod pattern;
 mod proto_struct;
-mod reader;
+#[cfg(not(target_arch = "wasm32"))]
+mod reference;
+#[cfg(not(target_arch = "wasm32"))]
+mod schema;
+mod table;
+mod text;
 
 use std::{fmt, rc::Rc, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
 pub use self::keys::parse;
+#[cfg(not(target_arch = "wasm32"))]
+pub use self::{
+    reference::{Reference, reference},
+    schema::schema,
+};
 use crate::{clock::millis, mas::introspection::Settings, matrix::endpoint::Endpoints};
 
 /// Default of `identity_headers.user_id`.
