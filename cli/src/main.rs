@@ -17,6 +17,7 @@ mod check;
 mod configuration;
 mod digest;
 mod explain;
+mod schema;
 mod token;
 mod yaml;
 
@@ -40,6 +41,8 @@ enum Command {
     Digest(digest::Arguments),
     /// Says what an endpoint needs, and what becomes of a request
     Explain(explain::Arguments),
+    /// Prints the JSON Schema of the module's configuration
+    Schema,
     /// Says what the edge makes of a token, which is read from standard input
     Token(token::Arguments),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Digest(arguments) => digest::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Schema => schema::run(),
         Command::Token(arguments) => token::run(&arguments),
     }
 }

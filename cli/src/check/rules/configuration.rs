@@ -19,7 +19,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     place: refusal.spot.place.clone(),
                 },
                 refusal.message.clone(),
-                "these are the module's own words, and Envoy would log them; README.md lists every key",
+                "these are the module's own words, and Envoy would log them; docs/configuration.md has every key",
             );
         }
     }
