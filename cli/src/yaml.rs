@@ -289,3 +289,118 @@ impl<'t> Value<'t> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(text: &str) -> Tree {
+        Tree::read("test".to_owned(), text.to_owned()).unwrap()
+    }
+
+    fn root(tree: &Tree) -> Value<'_> {
+        tree.value(tree.documents[0].root)
+    }
+
+    /// Line and column of the value that a path leads to.
+    fn position_of(tree: &Tree, path: &[&str]) -> (usize, usize) {
+        tree.position(root(tree).at(path).unwrap().place().start)
+    }
+
+    #[test]
+    fn each_value_has_its_place() {
+        let tree = read("a: 1\nb:\n  - {c: é, d: [x]}\n---\ne: 2\n");
+        assert_eq!(position_of(&tree, &["a"]), (1, 4));
+        let item = root(&tree).list(&["b"]).next().unwrap();
+        assert_eq!(tree.position(item.get("d").unwrap().place().start), (3, 15));
+        assert_eq!(tree.position(item.key_place("d").unwrap().start), (3, 12));
+        assert_eq!(tree.documents.len(), 2);
+    }
+
+    #[test]
+    fn an_alias_is_what_it_names() {
+        let tree = read("a: &x {b: 1}\nc: *x\n");
+        assert_eq!(
+            root(&tree).json(),
+            Some(json!({"a": {"b": 1}, "c": {"b": 1}}))
+        );
+        assert_eq!(position_of(&tree, &["c", "b"]), (1, 11));
+    }
+
+    #[test]
+    fn merge_keys_add_what_is_not_there() {
+        let tree = read("a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {<<: [*a, *b], x: 3}\n");
+        let merged = root(&tree).get("c").unwrap().json();
+        assert_eq!(merged, Some(json!({"x": 3, "y": 1, "z": 2})));
+        assert_eq!(tree.documents[0].merges.len(), 1);
+        assert!(tree.documents[0].repeated.is_empty());
+    }
+
+    #[test]
+    fn of_two_equal_keys_the_last_counts_and_is_noted() {
+        let tree = read("a: 1\nb: 2\na: 3\n");
+        assert_eq!(root(&tree).text_at(&["a"]), Some("3"));
+        let repeated = &tree.documents[0].repeated;
+        assert_eq!(repeated.len(), 1);
+        assert_eq!(tree.position(repeated[0].start), (3, 1));
+    }
+
+    #[test]
+    fn a_text_that_is_a_document_has_places_of_its_own() {
+        let config =
+            "kind: ConfigMap\ndata:\n  x: |\n\n    static_resources:\n      listeners: [a]\n";
+        let quoted = "\"@type\": a/google.protobuf.StringValue\nvalue: '{\"a\": 1}'\n";
+        for (text, path, inside, place) in [
+            (
+                config,
+                &["data", "x"][..],
+                &["static_resources", "listeners"][..],
+                (6, 18),
+            ),
+            (quoted, &["value"], &["a"], (2, 15)),
+        ] {
+            let tree = read(text);
+            let embedded = root(&tree).at(path).unwrap().embedded().unwrap();
+            let value = embedded.ok().and_then(|it| it.at(inside)).unwrap();
+            assert_eq!(tree.position(value.place().start), place, "{text}");
+        }
+    }
+
+    #[test]
+    fn steps_run_out() {
+        let tree = read("[a, b]");
+        assert_eq!(root(&tree).items().count(), 2);
+        assert!(!tree.is_exhausted());
+        tree.spend(MAX_STEPS);
+        assert_eq!(root(&tree).items().count(), 0);
+        assert!(tree.is_exhausted());
+    }
+
+    proptest! {
+        /// Whatever stands in a file, it is read or refused, and each place is one of the file.
+        #[test]
+        fn every_text_is_read_or_refused(pieces in prop::collection::vec(prop::sample::select(vec![
+            "a", ": ", "\n", "  ", "- ", "&x ", "*x", "<<", "[", "]", "{", "}", ", ", "|\n", ">\n", "'", "\"", "#", "---\n",
+            "é", "!!str ", "kind: ConfigMap\n", "data:\n", "static_resources", "\"@type\": google.protobuf.StringValue\n",
+            "value: ", "\t", "%", "\r\n", "? ",
+        ]), 0..40)) {
+            let text = pieces.concat();
+            match Tree::read("test".to_owned(), text.clone()) {
+                Ok(tree) => {
+                    for id in 0..tree.values.len() {
+                        let place = tree.value(id).place();
+                        prop_assert!(place.start <= place.end && place.end <= text.len());
+                        let _ = tree.position(place.start);
+                        let _ = tree.value(id).json();
+                    }
+                }
+                Err(error) => {
+                    let _ = position(&text, error.place.start);
+                }
+            }
+        }
+    }
+}

@@ -145,11 +145,14 @@ fn verbatim(file: &str, text: &str, place: &Place) -> Option<Lines> {
 /// A literal block: its lines are those of the file, without their indentation.
 fn literal(file: &str, text: &str, place: &Place) -> Option<Lines> {
     let head = file.get(place.start..)?;
-    // The place may begin at the indicator or in the first line.
+    let start_of_line = |at: usize| Some(file.get(..at)?.rfind('\n').map_or(0, |at| at + 1));
+    // The place may begin at the indicator, or in the first line that is not empty.
     let mut at = if head.starts_with('|') {
         place.start + head.find('\n')? + 1
     } else {
-        file.get(..place.start)?.rfind('\n').map_or(0, |at| at + 1)
+        let empty = text.bytes().take_while(|&byte| byte == b'\n').count();
+        let back = |at: usize, _| start_of_line(at.checked_sub(1)?);
+        (0..empty).try_fold(start_of_line(place.start)?, back)?
     };
     let mut lines = Vec::new();
     let mut start = 0;
