@@ -38,16 +38,27 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             found.add(spot, MESSAGE, HELP);
         }
     }
-    // All WasmPlugins have the same, empty, `vm_id`: also those of other modules.
+    // All WasmPlugins of a gateway have the same, empty, `vm_id`: also those of other modules. Which ones are of one gateway is
+    // taken from their namespace.
+    let plugins: Vec<_> = deployment.resources.kind("WasmPlugin").collect();
     for one in &deployment.uses {
-        if let (Host::WasmPlugin, Some(spec)) = (one.host, one.plugin) {
-            let own = variables(spec);
-            let others = deployment.resources.kind("WasmPlugin");
-            let mut others = others.filter_map(|other: Value<'t>| other.get("spec"));
-            if others.any(|other| variables(other) != own) {
-                let spot = Spot::first_key(spec, &["vmConfig", "url"]);
-                found.add(spot, MESSAGE, HELP);
-            }
+        let Some(spec) = one.plugin.filter(|_| one.host == Host::WasmPlugin) else {
+            continue;
+        };
+        let own = variables(spec);
+        let is_own = |plugin: &&Value<'t>| {
+            let its = plugin.get("spec");
+            its.is_some_and(|its| its.id == spec.id && std::ptr::eq(its.tree, spec.tree))
+        };
+        let namespace = plugins.iter().find(is_own).map(|it| namespace(*it));
+        let mut others = plugins.iter().filter(|it| Some(self::namespace(**it)) == namespace);
+        if others.any(|other| other.get("spec").is_some_and(|spec| variables(spec) != own)) {
+            let spot = Spot::first_key(spec, &["vmConfig", "url"]);
+            found.add(spot, MESSAGE, HELP);
         }
     }
+}
+
+fn namespace(resource: Value<'_>) -> Option<&str> {
+    resource.text_at(&["metadata", "namespace"])
 }
