@@ -50,8 +50,10 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             let its = plugin.get("spec");
             its.is_some_and(|its| its.id == spec.id && std::ptr::eq(its.tree, spec.tree))
         };
-        let namespace = plugins.iter().find(is_own).map(|it| namespace(*it));
-        let mut others = plugins.iter().filter(|it| Some(self::namespace(**it)) == namespace);
+        let own_namespace = plugins.iter().find(is_own).map(|it| namespace(*it));
+        let mut others = plugins
+            .iter()
+            .filter(|it| Some(namespace(**it)) == own_namespace);
         if others.any(|other| other.get("spec").is_some_and(|spec| variables(spec) != own)) {
             let spot = Spot::first_key(spec, &["vmConfig", "url"]);
             found.add(spot, MESSAGE, HELP);
