@@ -227,15 +227,7 @@ impl Gateway {
             }
         };
         outcome::tell(cb.host, config, outcome);
-        Some(match decision {
-            // Browsers give up if a pre-flight fails, and a method that the homeserver refuses is its to refuse.
-            Decision::Reject(rejection)
-                if rejection != Rejection::Unrecognized && policy::ignores_token(config, head) =>
-            {
-                Decision::Forward
-            }
-            decision => decision,
-        })
+        Some(policy::unless_ignored(config, head, decision))
     }
 
     /// Finds the verdict on a token: in this worker's grants, from the resolver, or later.
