@@ -153,7 +153,7 @@ fn draw_series(
     let legend = LEGEND_LINES * LEGEND_LINE;
     let plot = area
         .clone()
-        .shrink((4, 22), (width - 12, height - 22 - legend));
+        .shrink((4, 22), (width - 12, height - 28 - legend));
     let mut chart = ChartBuilder::on(&plot)
         .x_label_area_size(16)
         .y_label_area_size(52)

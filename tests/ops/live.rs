@@ -30,6 +30,8 @@ async fn every_expression_returns_data_and_every_panel_is_drawn() {
     let length = Duration::from_secs(if is_update { 120 } else { 15 });
     let site = Site::start().await;
     let prometheus = Prometheus::start(site.envoy.admin()).await;
+    // It begins some seconds after its own start.
+    prometheus.wait_for("up", |is_up| is_up == 1.0).await;
     let start = seconds();
     site.run(length).await;
     let end = seconds();

@@ -105,10 +105,10 @@ impl Site {
         work.join_all().await;
     }
 
-    /// Many requests at once with tokens that no cache knows, while MAS is slow.
+    /// Many requests at once with tokens that no cache knows, while MAS is so slow that a scrape sees it.
     async fn herd(&self) {
         self.mas
-            .fault(Fault::delay(Duration::from_millis(400)).times(5));
+            .fault(Fault::delay(Duration::from_millis(1_500)).times(5));
         let mut herd = JoinSet::new();
         for user in 0..5 {
             let name = format!("herd {user}");
