@@ -1,10 +1,7 @@
 //! Every expression of the dashboard and of the rules finds data in a Prometheus that scrapes a real Envoy; and the
 //! dashboard's panels are drawn from that data.
 
-use std::{
-    env, fs,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{env, fs, time::Duration};
 
 use super::{
     dashboard::{Kind, panels},
@@ -32,9 +29,9 @@ async fn every_expression_returns_data_and_every_panel_is_drawn() {
     let prometheus = Prometheus::start(site.envoy.admin()).await;
     // It begins some seconds after its own start.
     prometheus.wait_for("up", |is_up| is_up == 1.0).await;
-    let start = seconds();
+    let start = prometheus.now().await;
     site.run(length).await;
-    let end = seconds();
+    let end = prometheus.now().await;
     // The last requests have been scraped.
     let scraped = r#"timestamp(matrix_edge_auth_requests_total{verdict="active", source="local"})"#;
     prometheus.wait_for(scraped, |moment| moment > end).await;
@@ -111,9 +108,4 @@ fn the_picture_shows_every_panel() {
             panel.title
         );
     }
-}
-
-fn seconds() -> f64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.expect("the clock is past 1970").as_secs_f64()
 }

@@ -85,6 +85,12 @@ impl Prometheus {
         }
     }
 
+    /// Returns the time of its clock, in seconds.
+    pub async fn now(&self) -> f64 {
+        let data = self.get("query", &[("query", "time()")]).await;
+        point(&data["result"]).1
+    }
+
     /// Returns the series that an expression has now.
     pub async fn query(&self, expression: &str) -> Vec<Series> {
         let data = self.get("query", &[("query", expression)]).await;
