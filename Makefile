@@ -12,7 +12,7 @@ setup: ## Install what all the others need (ENVOY=path, MATRIX_EDGE_AUTH_TOOLCHA
 build: ## Build the module: dist/matrix-edge-auth.wasm
 	@scripts/build
 
-run: ## Run a complete stack on loopback until Ctrl-C (MAS_URL=, HOMESERVER_URL=, MAS_SECRET=)
+run: ## Run a complete stack on loopback, with a page to watch, until Ctrl-C (MAS_URL=, HOMESERVER_URL=, MAS_SECRET=)
 	@scripts/run
 
 test: ## Run all tests and print one summary (LAYER="native core module envoy chaos manifests synapse" picks some)
