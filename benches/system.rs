@@ -11,6 +11,8 @@
     reason = "a bench measures real time; the core never reads a clock"
 )]
 
+#[path = "system/alternatives.rs"]
+mod alternatives;
 #[path = "system/attack.rs"]
 mod attack;
 #[path = "system/client.rs"]
@@ -21,6 +23,8 @@ mod control;
 mod flood;
 #[path = "system/hits.rs"]
 mod hits;
+#[path = "system/http2.rs"]
+mod http2;
 #[path = "system/instructions.rs"]
 mod instructions;
 #[path = "system/latency.rs"]
@@ -43,6 +47,7 @@ mod start;
 mod support {
     pub mod envoy;
     pub mod http;
+    pub mod synapse;
 }
 #[path = "system/upstream.rs"]
 mod upstream;
@@ -84,6 +89,9 @@ fn main() -> ExitCode {
         }
         if is_chosen("latency") {
             attack::side_by_side(&mas).await;
+        }
+        if is_chosen("alternatives") {
+            alternatives::all().await;
         }
         if is_chosen("attack") {
             attack::unknown_tokens(&mas).await;
@@ -248,6 +256,11 @@ fn on_this_thread(work: impl Future<Output = ()>) {
 /// Where a table is cut out of the output, progress is not in it.
 fn progress(what: &str) {
     eprintln!("  ... {what}");
+}
+
+/// Whether a few minutes are to be enough for all parts: fewer rounds, and so a wider spread.
+fn is_quick() -> bool {
+    setting("QUICK", 0) > 0
 }
 
 /// A number from the environment.

@@ -10,32 +10,63 @@ use crate::support::{
 /// Of a clock tick in `/proc`: `USER_HZ` is 100 on every Linux that Envoy runs on.
 const TICK_MICROS: f64 = 10_000.0;
 
-/// A running Envoy's process.
+/// A running process: an Envoy, another server, or the bench itself.
 pub struct Process {
     pid: u32,
+    has_children: bool,
 }
 
 impl Process {
-    /// Finds it by its own directory, which is on its command line.
+    /// Finds an Envoy.
     pub fn of(envoy: &Envoy) -> Self {
-        let dir = envoy.dir().to_str().expect("a path in UTF-8").as_bytes();
-        let is_envoy = |pid: &u32| {
+        Self::in_directory(envoy.dir())
+    }
+
+    /// Finds a process by its own directory, which is on its command line.
+    pub fn in_directory(dir: &Path) -> Self {
+        let dir = dir.to_str().expect("a path in UTF-8").as_bytes();
+        let has_directory = |pid: &u32| {
             let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             command.windows(dir.len()).any(|part| part == dir)
         };
-        let pid = fs::read_dir("/proc")
-            .expect("Linux")
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .find(is_envoy)
-            .expect("Envoy runs");
-        Self { pid }
+        let pid = pids().find(has_directory).expect("the process runs");
+        Self {
+            pid,
+            has_children: false,
+        }
+    }
+
+    /// A process whose work is done by others that it starts.
+    pub fn with_children(pid: u32) -> Self {
+        Self {
+            pid,
+            has_children: true,
+        }
     }
 
     /// The bench itself: attackers, MAS and the client that measures.
     pub fn this() -> Self {
         Self {
             pid: std::process::id(),
+            has_children: false,
         }
+    }
+
+    /// CPU time used so far, of all its threads and children that still run, in microseconds and to the nanosecond. For
+    /// servers whose threads stay.
+    pub fn exact_cpu_micros(&self) -> f64 {
+        let mut family = vec![self.pid];
+        if self.has_children {
+            let parents: Vec<(u32, u32)> =
+                pids().filter_map(|pid| Some((pid, parent(pid)?))).collect();
+            let mut at = 0;
+            while let Some(&member) = family.get(at) {
+                let children = parents.iter().filter(|(_, parent)| *parent == member);
+                family.extend(children.map(|(pid, _)| pid));
+                at += 1;
+            }
+        }
+        family.into_iter().map(threads_micros).sum()
     }
 
     /// CPU time used so far, of all its threads, in microseconds.
@@ -94,6 +125,36 @@ impl Process {
         let path = Path::new("/proc").join(self.pid.to_string()).join(file);
         fs::read_to_string(path).expect("Envoy runs")
     }
+}
+
+/// The numbers of all processes.
+fn pids() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .expect("Linux")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// The process that started this one; `None` if it has ended meanwhile.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
+}
+
+/// What the threads of a process have used, in microseconds.
+fn threads_micros(pid: u32) -> f64 {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return 0.0;
+    };
+    let nanos = threads.flatten().filter_map(|thread| {
+        let times = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        times.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    nanos.sum::<f64>() / 1_000.0
 }
 
 /// The time of some threads together.
