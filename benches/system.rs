@@ -258,9 +258,9 @@ fn progress(what: &str) {
     eprintln!("  ... {what}");
 }
 
-/// Whether a few minutes are to be enough for all parts: fewer rounds, and so a wider spread.
-fn is_quick() -> bool {
-    setting("QUICK", 0) > 0
+/// How much is measured: in `quick` measure if a few minutes are to be enough for all parts, which widens the spread.
+fn extent<T>(full: T, quick: T) -> T {
+    if setting("QUICK", 0) > 0 { quick } else { full }
 }
 
 /// A number from the environment.

@@ -22,7 +22,7 @@ use self::{
     contender::{Contender, Cpu, MODULE},
     daemon::Addrs,
 };
-use super::{client, http2, is_quick, median, tokens, upstream::Mas};
+use super::{client, extent, http2, median, tokens, upstream::Mas};
 
 /// The tokens of a hit, all used in turn.
 const SESSIONS: usize = 100;
@@ -37,21 +37,19 @@ struct Extent {
 
 impl Extent {
     fn chosen() -> Self {
-        if is_quick() {
-            Self {
-                rounds: 3,
-                hits: 2_048,
-                cold: 256,
-                workers: &[1],
-            }
-        } else {
-            Self {
-                rounds: 7,
-                hits: 8_192,
-                cold: 1_024,
-                workers: &[1, 2],
-            }
-        }
+        let full = Self {
+            rounds: 5,
+            hits: 4_096,
+            cold: 512,
+            workers: &[1, 2],
+        };
+        let quick = Self {
+            rounds: 3,
+            hits: 2_048,
+            cold: 256,
+            workers: &[1],
+        };
+        extent(full, quick)
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     Gateway,
     client::{self, Client},
     control::{self, Refusal},
+    extent,
     flood::{Answers, Attack, Flood, Pace},
     latency::{self, Measured, QUIET, Table},
     process::Apart,
@@ -16,7 +17,7 @@ use super::{
 };
 
 /// Invented tokens after the warm-up; `ATTACK_TOKENS` overrides it.
-const TOKENS: u64 = 1_000_000;
+const TOKENS: u64 = 500_000;
 
 /// Until every slot for inactive answers and for leases has been written at least once: 16,384 slots are
 /// all hit after about 16,384 x ln 16,384 = 159,000 tokens.
@@ -29,18 +30,22 @@ const COMPILED: u64 = 50_000;
 const BATCH: u64 = 50_000;
 
 /// How often each Envoy is measured under each load; `ATTACK_ROUNDS` overrides it.
-const ROUNDS: u64 = 5;
+const ROUNDS: u64 = 3;
 
 /// How long each of these measurements takes.
 const ROUND: Duration = Duration::from_secs(4);
 
-const LOADS: [(&str, Option<Pace>); 5] = [
-    (QUIET, None),
-    ("500/s", Some(Pace::PerSecond(500))),
-    ("1,000/s", Some(MODERATE)),
-    ("2,000/s", Some(Pace::PerSecond(2_000))),
-    ("flat out", Some(Pace::FlatOut(ROUND))),
-];
+/// Each for `round`.
+fn loads(round: Duration) -> [(&'static str, Option<Pace>); 5] {
+    [
+        (QUIET, None),
+        ("500/s", Some(Pace::PerSecond(500))),
+        ("1,000/s", Some(MODERATE)),
+        ("2,000/s", Some(Pace::PerSecond(2_000))),
+        ("flat out", Some(Pace::FlatOut(round))),
+    ]
+}
+
 const MODERATE: Pace = Pace::PerSecond(1_000);
 
 /// More requests a second than any Envoy here answers, so that enough are made ahead.
@@ -56,7 +61,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 
 /// Invented tokens that MAS must be asked about.
 pub async fn unknown_tokens(mas: &Mas) {
-    let number = setting("ATTACK_TOKENS", TOKENS);
+    let number = setting("ATTACK_TOKENS", extent(TOKENS, 50_000));
     println!(
         "\nAttack: invented tokens with a valid checksum, {CONNECTIONS} connections, {WORKERS} workers"
     );
@@ -125,27 +130,31 @@ pub async fn side_by_side(mas: &Mas) {
     let _apart = Apart::begin(&envoys.map(|(_, envoy)| &envoy.process));
     let mut invented = Invented::default();
     for envoy in [&gateway, &with_budget] {
-        invented.flood(envoy, COMPILED, "warming up").await;
+        invented
+            .flood(envoy, extent(COMPILED, COMPILED / 5), "warming up")
+            .await;
     }
-    let rounds = setting("ATTACK_ROUNDS", ROUNDS);
+    let rounds = setting("ATTACK_ROUNDS", extent(ROUNDS, 1));
+    let round_time = extent(ROUND, Duration::from_secs(1));
+    let loads = loads(round_time);
     progress(&format!(
         "{} Envoys under {} loads, {rounds} times: about {} s",
         envoys.len(),
-        LOADS.len(),
-        rounds * (envoys.len() * LOADS.len()) as u64 * ROUND.as_secs()
+        loads.len(),
+        rounds * (envoys.len() * loads.len()) as u64 * round_time.as_secs()
     ));
     for (_, envoy) in envoys.iter().skip(2) {
         // Memory that is needed once.
         invented
-            .measure(envoy, &live, ROUND / 4, Some(MODERATE))
+            .measure(envoy, &live, round_time / 4, Some(MODERATE))
             .await;
     }
     let mut table = Table::default();
     let mut lengths = BTreeSet::new();
     for round in 1..=rounds {
-        for (load, pace) in LOADS {
+        for (load, pace) in loads {
             for (name, envoy) in envoys {
-                let (measured, answers) = invented.measure(envoy, &live, ROUND, pace).await;
+                let (measured, answers) = invented.measure(envoy, &live, round_time, pace).await;
                 table.add(name, load, measured);
                 if name != WITH_BUDGET {
                     lengths.extend(answers.all.iter().map(|answer| answer.length));
@@ -170,7 +179,7 @@ pub async fn impossible_tokens(mas: &Mas) {
     };
     client.send(&batch(0), 10_000, 401);
     let before = (mas.calls(), gateway.memory().await);
-    let number = setting("ATTACK_TOKENS", TOKENS);
+    let number = setting("ATTACK_TOKENS", extent(TOKENS, 50_000));
     let mut sent = 0;
     while sent < number {
         client.send(&batch(sent), 10_000, 401);

@@ -8,16 +8,27 @@ use super::{
     Gateway,
     client::{self, Client, Connection},
     control::{self, Refusal},
-    median, tokens,
+    extent, median, tokens,
     upstream::Mas,
 };
 
-const ROUNDS: usize = 7;
-const REQUESTS: usize = 65_536;
-const COLD_REQUESTS: usize = 8_192;
+fn rounds() -> usize {
+    extent(7, 3)
+}
+
+fn requests_of_a_round() -> usize {
+    extent(65_536, 8_192)
+}
+
+fn cold_requests_of_a_round() -> usize {
+    extent(8_192, 1_024)
+}
 
 /// One process may be faster than another that does the same, by where its code and data happen to lie.
-const PAIRS: usize = 5;
+fn pairs() -> usize {
+    extent(3, 1)
+}
+
 const ROUNDS_OF_A_PAIR: usize = 2;
 
 /// One kind of request: its name, where it goes, what is sent and what comes back.
@@ -39,7 +50,7 @@ impl<'a> Kind<'a> {
             client: Client::open(gateway.addr()),
             gateway,
             requests: requests(tokens),
-            number: REQUESTS,
+            number: requests_of_a_round(),
             status,
             micros: Vec::new(),
         }
@@ -47,10 +58,10 @@ impl<'a> Kind<'a> {
 
     /// Tokens that nobody has seen: each is sent once.
     fn cold(name: &'static str, gateway: &'a Gateway, status: u16) -> Self {
-        let tokens = tokens(name, (1 + ROUNDS) * COLD_REQUESTS);
+        let tokens = tokens(name, (1 + rounds()) * cold_requests_of_a_round());
         Self {
             requests: tokens.iter().map(|token| client::attack(token)).collect(),
-            number: COLD_REQUESTS,
+            number: cold_requests_of_a_round(),
             ..Self::new(name, gateway, &[], status)
         }
     }
@@ -68,7 +79,7 @@ impl<'a> Kind<'a> {
 /// Takes the kinds in turn, so that whatever disturbs the machine disturbs all of them, and prints medians.
 fn measure(kinds: &mut [Kind<'_>]) {
     let mut table = Table::default();
-    table.add(kinds, ROUNDS);
+    table.add(kinds, rounds());
     table.print();
 }
 
@@ -117,7 +128,11 @@ impl Table {
 
 /// What each kind of answer costs.
 pub async fn by_kind(mas: &Mas) {
-    println!("\nCPU of the Envoy process per request; {ROUNDS} rounds of {REQUESTS}, interleaved");
+    println!(
+        "\nCPU of the Envoy process per request; {} rounds of {}, interleaved",
+        rounds(),
+        requests_of_a_round()
+    );
     let plain = Gateway::without_module().await;
     let local = Gateway::start(mas, 1, json!({})).await;
     let shared = Gateway::start(mas, 1, json!({"cache": {"local_entries": 0}})).await;
@@ -146,7 +161,9 @@ pub async fn by_kind(mas: &Mas) {
 pub async fn cold(mas: &Mas) {
     const NEVER: Duration = Duration::from_secs(3600);
     println!(
-        "\nCPU of the Envoy process per token that nobody has seen; {ROUNDS} rounds of {COLD_REQUESTS}, interleaved"
+        "\nCPU of the Envoy process per token that nobody has seen; {} rounds of {}, interleaved",
+        rounds(),
+        cold_requests_of_a_round()
     );
     let gateway = Gateway::start(mas, 1, json!({})).await;
     let refusal = Refusal::of(&gateway, &tokens("nobody", 1)[0]).await;
@@ -178,9 +195,10 @@ pub async fn growth(mas: &Mas) {
     mas.activate(&sessions);
     let few = &sessions[..FEW];
     for (name, local_entries) in [("the worker's cache", MANY), ("the shared cache", 0)] {
-        println!("\nGrowth, {name}; {PAIRS} Envoys with few and as many with many sessions");
+        let pairs = pairs();
+        println!("\nGrowth, {name}; {pairs} Envoys with few and as many with many sessions");
         let mut table = Table::default();
-        for _ in 0..PAIRS {
+        for _ in 0..pairs {
             // With fewer slots some sessions would push each other out.
             let cache = json!({"cache": {"local_entries": local_entries, "slots": 1_048_576}});
             let small = Gateway::start(mas, 1, cache.clone()).await;

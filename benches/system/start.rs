@@ -8,18 +8,17 @@ use std::{env, path::Path, time::Instant};
 use serde_json::json;
 
 use super::{
-    answering, median,
+    answering, extent, median,
     support::envoy::{Builder, Envoy, bootstrap},
     upstream::Mas,
 };
 
 const WORKERS: u32 = 4;
-const ROUNDS: usize = 15;
 
 pub async fn beside_an_empty_filter(mas: &Mas) {
     let empty = env::var("EMPTY_MODULE").expect("scripts/bench makes the empty filter");
     let mut millis = [const { Vec::new() }; 3];
-    for round in 0..=ROUNDS {
+    for round in 0..=extent(15, 3) {
         for turn in 0..3 {
             let which = (round + turn) % 3;
             let builder = match which {

@@ -35,11 +35,7 @@ pub async fn dead_tokens(mas: &Mas, extent: &Extent) {
     };
     let as_long = json!({"cache": {"negative_ttl": "2m"}});
     let gateway = Gateway::start(mas, 1, as_long).await;
-    let number = if crate::is_quick() {
-        QUICK_REQUESTS
-    } else {
-        REQUESTS
-    };
+    let number = crate::extent(REQUESTS, QUICK_REQUESTS);
     println!(
         "\n| dead token, HTTP/1.1 | Synapse alone, us | the module, us | the module's part of it | lowest to highest |"
     );
