@@ -420,12 +420,6 @@ impl<W> Resolver<W> {
         self.lost_calls += self.flights.root_ended(root);
     }
 
-    /// Returns whether Envoy may deliver hints to the context `number`, whatever it is: see
-    /// [`membership::Membership::was_root`].
-    pub fn was_root(&mut self, host: &impl Backend, number: u32) -> bool {
-        self.workers.was_root(host, number)
-    }
-
     /// Returns the epoch counters of a token and its user, as of the last tick or hint.
     pub fn stamp(&self, digest: &TokenDigest, user: Option<&UserKey>) -> Stamp {
         self.workers.stamp(digest, user)

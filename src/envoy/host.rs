@@ -4,7 +4,7 @@ use std::{cell::RefCell, time::Duration};
 
 use super::{
     abi::{self, Buffer, Map, MetricType},
-    clock, dispatch,
+    clock,
 };
 use crate::{
     clock::Instant,
@@ -110,7 +110,22 @@ impl Runtime for Envoy {
         root: RootId,
         request: &IntrospectionRequest<'_>,
     ) -> Result<CallId, NotSent> {
-        dispatch::dispatch(self.context, root, request)
+        // The answer comes to the context that makes the call, and is lost if that has ended, as a stream may have.
+        abi::set_effective_context(root.0).map_err(|_| NotSent::Refused)?;
+        let headers = request.headers();
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_bytes()));
+        let timeout = u32::try_from(request.timeout().as_millis()).unwrap_or(u32::MAX);
+        let sent = abi::http_call(request.cluster(), headers, request.body(), timeout);
+        if self.context != root.0 {
+            abi::set_effective_context(self.context).map_err(|_| NotSent::Refused)?;
+        }
+        sent.map(CallId)
+            .map_err(|HostError(status)| match status {
+                abi::BAD_ARGUMENT => NotSent::UnknownCluster,
+                _ => NotSent::Refused,
+            })
     }
 
     fn tick_every(&self, root: RootId, period: Option<Duration>) {
