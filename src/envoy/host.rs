@@ -21,6 +21,9 @@ use crate::{
 /// What the response code details of our replies begin with, as Envoy's own filters do it.
 const DETAILS_PREFIX: &str = "matrix_edge_auth_";
 
+/// proxy-wasm's status for what is no map.
+const PARSE_FAILURE: HostError = HostError(4);
+
 thread_local! {
     /// Envoy's ids of the metrics used so far; `None` for one that could not be defined.
     static METRICS: RefCell<SortedMap<Metric, Option<u32>>> = const { RefCell::new(SortedMap::new()) };
@@ -38,15 +41,15 @@ impl Streams for Envoy {
     }
 
     fn request_head(&self) -> Result<RequestHead, HostError> {
-        abi::header_map(Map::Request).map(RequestHead::new)
+        RequestHead::parse(abi::header_map(Map::Request)?).ok_or(PARSE_FAILURE)
     }
 
     fn request_trailers(&self) -> Result<Fields, HostError> {
-        abi::header_map(Map::RequestTrailers)
+        Fields::parse(abi::header_map(Map::RequestTrailers)?).ok_or(PARSE_FAILURE)
     }
 
-    fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
-        abi::set_header(Map::Request, name, value)
+    fn add_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        abi::add_header(Map::Request, name, value)
     }
 
     fn remove_request_header(&self, name: &str) -> Result<(), HostError> {
