@@ -24,6 +24,9 @@ const DETAILS_PREFIX: &str = "matrix_edge_auth_";
 /// proxy-wasm's status for what is no map.
 const PARSE_FAILURE: HostError = HostError(4);
 
+/// The details of a response that came from upstream.
+const UPSTREAM_DETAILS: &[u8] = b"via_upstream";
+
 thread_local! {
     /// Envoy's ids of the metrics used so far; `None` for one that could not be defined.
     static METRICS: RefCell<SortedMap<Metric, Option<u32>>> = const { RefCell::new(SortedMap::new()) };
@@ -66,6 +69,11 @@ impl Streams for Envoy {
 
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
         abi::header(Map::Response, name)
+    }
+
+    fn is_upstream_response(&self) -> bool {
+        let details = abi::property("response\0code_details");
+        matches!(details, Ok(Some(details)) if details == UPSTREAM_DETAILS)
     }
 
     fn set_response_status(&self, status: u16) -> Result<(), HostError> {
@@ -164,6 +172,13 @@ impl Runtime for Envoy {
 }
 
 impl Metrics for Envoy {
+    fn define(&self, metric: Metric) {
+        if let (Some(id), Kind::Counter) = (id(metric), metric.kind()) {
+            // It counts as used then, which a scrape with `usedonly` looks for.
+            let _ = abi::record_metric(id, 0);
+        }
+    }
+
     fn record(&self, metric: Metric, value: i64) {
         let Some(id) = id(metric) else { return };
         // A failure costs a sample; there is nothing to do about it.

@@ -30,7 +30,7 @@ pub(super) struct Endpoint {
     literal: usize,
     /// How a request spells the other segments.
     spelling: Spelling,
-    requirement: AuthRequirement,
+    pub(super) requirement: AuthRequirement,
 }
 
 /// How Synapse compares a segment of a path with the one that it serves.
@@ -224,15 +224,24 @@ pub(super) fn requirement<F>(
 where
     F: FnOnce() -> Method,
 {
-    endpoints
-        .iter()
-        .find(|endpoint| {
-            endpoint.matches_path(path)
-                && endpoint
-                    .method
-                    .is_none_or(|expected| expected == method.handler())
-        })
-        .map(|endpoint| endpoint.requirement)
+    line(endpoints, path, method).map(|endpoint| endpoint.requirement)
+}
+
+/// The first of `endpoints` that is for `path` and `method`.
+pub(super) fn line<'e, F>(
+    endpoints: &'e [Endpoint],
+    path: &[u8],
+    method: &LazyCell<Method, F>,
+) -> Option<&'e Endpoint>
+where
+    F: FnOnce() -> Method,
+{
+    endpoints.iter().find(|endpoint| {
+        endpoint.matches_path(path)
+            && endpoint
+                .method
+                .is_none_or(|expected| expected == method.handler())
+    })
 }
 
 /// The family that the first segment of `path` names.
