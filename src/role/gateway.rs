@@ -151,9 +151,11 @@ impl Gateway {
                 form,
                 requirement,
                 kind,
+                is_doubtful,
             } => {
                 let verdict = self.grant(cb, plugin, found);
-                let decision = policy::decide(&plugin.config, requirement, kind, verdict);
+                let decision = policy::decide(&plugin.config, requirement, kind, verdict)
+                    .without_doubt(is_doubtful);
                 if let Decision::Annotate(_) = decision {
                     watch_for_refusal(&exchange, found.digest);
                 }
@@ -217,7 +219,8 @@ impl Gateway {
                     Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
                     Progress::Decided(outcome, verdict) => {
                         let (requirement, kind) = (question.requirement, question.kind);
-                        let decision = policy::decide(config, requirement, kind, verdict);
+                        let decision = policy::decide(config, requirement, kind, verdict)
+                            .without_doubt(question.is_doubtful);
                         if let Decision::Annotate(_) = decision {
                             watch_for_refusal(exchange, question.digest);
                         }
@@ -273,6 +276,7 @@ impl Gateway {
                             form,
                             requirement,
                             kind,
+                            is_doubtful: question.is_doubtful,
                         };
                         (Some(exchange.stream), purpose)
                     }

@@ -13,7 +13,7 @@ use crate::{
         token::{Shape, TokenKind, shape},
     },
     matrix::{
-        credential::{Credential, Source, extract, has_query_token, is_form_post},
+        credential::{Credential, Source, extract, form_post, has_query_token},
         endpoint::{AuthRequirement, Method},
         identity::{Identity, identity, is_server_admin},
         reply::Rejection,
@@ -52,6 +52,8 @@ pub struct Need<'a> {
     pub kind: Option<TokenKind>,
     /// What the endpoint needs.
     pub requirement: AuthRequirement,
+    /// Whether the homeserver may take another token, in a body that is not read. Then the request gets no identity.
+    pub is_doubtful: bool,
 }
 
 /// What an active token grants on this server, ready to be written.
@@ -93,6 +95,16 @@ pub enum Decision {
     Annotate(Annotation),
     /// It is answered here.
     Reject(Rejection),
+}
+
+impl Decision {
+    /// Returns the decision without an identity, if it is doubtful whose token counts.
+    pub fn without_doubt(self, is_doubtful: bool) -> Self {
+        match self {
+            Self::Annotate(_) if is_doubtful => Self::Forward,
+            decision => decision,
+        }
+    }
 }
 
 /// What the request headers and the filter state say of an active token.
@@ -147,7 +159,7 @@ pub fn inspect<'a>(config: &Config, head: &'a RequestHead) -> Inspection<'a> {
         | AuthRequirement::Admin
         | AuthRequirement::Unknown => {}
     }
-    let form_post = || is_form_post(head.method(), head.content_type());
+    let form_post = || form_post(head.method(), head.content_type());
     let credential = match extract(head.authorization(), target, form_post) {
         Ok(credential) => credential,
         Err(error) => return unless_optional(requirement, error.into()),
@@ -165,7 +177,22 @@ pub fn inspect<'a>(config: &Config, head: &'a RequestHead) -> Inspection<'a> {
             AuthRequirement::Unknown => Inspection::Forward,
             _ => Inspection::Reject(Rejection::MissingToken),
         },
-        Credential::Token { token, .. } => inspect_token(config, token, requirement),
+        Credential::Token {
+            is_doubtful: true, ..
+        } if config.form_tokens == FormTokens::Reject
+            && requirement != AuthRequirement::Unknown =>
+        {
+            Inspection::Reject(Rejection::MissingToken)
+        }
+        Credential::Token {
+            token, is_doubtful, ..
+        } => match inspect_token(config, token, requirement) {
+            Inspection::Introspect(need) => Inspection::Introspect(Need {
+                is_doubtful,
+                ..need
+            }),
+            inspection => inspection,
+        },
     }
 }
 
@@ -234,6 +261,7 @@ fn inspect_token<'a>(
         digest,
         kind,
         requirement,
+        is_doubtful: false,
     })
 }
 
