@@ -1,7 +1,7 @@
 # Thin names for the scripts in scripts/; each target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-workers sim parity chaos fuzz bench lint package clean
+.PHONY: help setup build cli run test test-workers sim parity chaos fuzz bench docs lint package clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,7 +12,10 @@ setup: ## Install what all the others need (ENVOY=path, MATRIX_EDGE_AUTH_TOOLCHA
 build: ## Build the module: dist/matrix-edge-auth.wasm
 	@scripts/build
 
-run: ## Run a complete stack on loopback until Ctrl-C (MAS_URL=, HOMESERVER_URL=, MAS_SECRET=)
+cli: ## Build the command-line program: dist/matrix-edge-auth
+	@scripts/cli
+
+run: ## Run a complete stack on loopback, with a page to watch, until Ctrl-C (MAS_URL=, HOMESERVER_URL=, MAS_SECRET=)
 	@scripts/run
 
 test: ## Run all tests and print one summary (LAYER="native core module envoy chaos manifests synapse" picks some)
@@ -35,6 +38,9 @@ fuzz: ## Fuzz what reads bytes from outside (SECONDS=30, TARGET="endpoint worker
 
 bench: ## Measure the module in a real Envoy (PART="cold latency" picks some)
 	@scripts/bench $(PART)
+
+docs: ## Write the generated parts of docs/: the JSON Schema and the reference of the configuration
+	@WRITE_DOCS=1 cargo test --quiet --test schema documents::the_
 
 lint: ## Check formatting, lints, crates and the project's own rules
 	@scripts/lint

@@ -21,6 +21,8 @@ mod control;
 mod flood;
 #[path = "system/hits.rs"]
 mod hits;
+#[path = "system/instructions.rs"]
+mod instructions;
 #[path = "system/latency.rs"]
 mod latency;
 #[path = "system/overload.rs"]
@@ -29,6 +31,8 @@ mod overload;
 mod probe;
 #[path = "system/process.rs"]
 mod process;
+#[path = "system/service.rs"]
+mod service;
 #[path = "system/start.rs"]
 mod start;
 #[path = "../tests/support"]
@@ -43,7 +47,7 @@ mod support {
 #[path = "system/upstream.rs"]
 mod upstream;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, process::ExitCode};
 
 use serde_json::{Value, json};
 
@@ -54,12 +58,16 @@ use self::{
     upstream::Mas,
 };
 
-fn main() {
+fn main() -> ExitCode {
     let chosen: Vec<String> = std::env::args()
         .skip(1)
         .filter(|argument| !argument.starts_with('-'))
         .collect();
     let is_chosen = |part: &str| chosen.is_empty() || chosen.iter().any(|name| name == part);
+    let mut passed = true;
+    if is_chosen("instructions") {
+        passed = instructions::count();
+    }
     on_this_thread(async {
         let mas = Mas::start();
         if is_chosen("start") {
@@ -83,6 +91,11 @@ fn main() {
             overload::slow_mas().await;
         }
     });
+    if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// A running Envoy that answers what passes with 200 itself, so that no homeserver is measured.
@@ -92,28 +105,12 @@ struct Gateway {
 }
 
 impl Gateway {
-    /// `settings` are sections of the configuration, and take the place of what stands here.
+    /// `settings` as in [`plugin`].
     async fn start(mas: &Mas, workers: u32, settings: Value) -> Self {
-        let mut plugin = json!({
-            "server_name": "example.org",
-            "introspection": {
-                "cluster": "mas",
-                "authority": "auth.example.org",
-                "credential": {"bearer": {"value": "bench"}},
-            },
-            // Long enough that no session ends during a measurement.
-            "cache": {"ttl": "3600s"},
-        });
-        for (name, more) in settings.as_object().expect("sections") {
-            match (&mut plugin[name], more) {
-                (Value::Object(section), Value::Object(more)) => section.extend(more.clone()),
-                (section, more) => *section = more.clone(),
-            }
-        }
         Self::of(
             Envoy::builder()
                 .concurrency(workers)
-                .plugin(plugin)
+                .plugin(plugin(&settings))
                 .mas(mas.addr()),
         )
         .await
@@ -155,6 +152,27 @@ impl Gateway {
         let name = format!("matrix_edge_auth_{name}");
         self.envoy.stats().await.sum(&name, labels) as u64
     }
+}
+
+/// The module's configuration. `settings` are sections of it, and take the place of what stands here.
+fn plugin(settings: &Value) -> Value {
+    let mut plugin = json!({
+        "server_name": "example.org",
+        "introspection": {
+            "cluster": "mas",
+            "authority": "auth.example.org",
+            "credential": {"bearer": {"value": "bench"}},
+        },
+        // Long enough that no session ends during a measurement.
+        "cache": {"ttl": "3600s"},
+    });
+    for (name, more) in settings.as_object().expect("sections") {
+        match (&mut plugin[name], more) {
+            (Value::Object(section), Value::Object(more)) => section.extend(more.clone()),
+            (section, more) => *section = more.clone(),
+        }
+    }
+    plugin
 }
 
 /// Lets an Envoy answer what passes with 200 itself.

@@ -3,20 +3,36 @@
 //! A configuration is taken whole or refused with one line that names the key and what it takes, so that
 //! Envoy keeps serving the old one. The line never repeats a value, which could be a secret.
 
+mod check;
 mod header_name;
 mod host_name;
 mod introspection;
 mod json;
+mod key;
 mod keys;
+mod members;
+mod nearest;
 mod path;
+#[cfg(not(target_arch = "wasm32"))]
+mod pattern;
 mod proto_struct;
-mod reader;
+#[cfg(not(target_arch = "wasm32"))]
+mod reference;
+#[cfg(not(target_arch = "wasm32"))]
+mod schema;
+mod table;
+mod text;
 
 use std::{fmt, rc::Rc, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
 pub use self::keys::parse;
+#[cfg(not(target_arch = "wasm32"))]
+pub use self::{
+    reference::{Reference, reference},
+    schema::schema,
+};
 use crate::{clock::millis, mas::introspection::Settings, matrix::endpoint::Endpoints};
 
 /// Default of `identity_headers.user_id`.
@@ -85,6 +101,17 @@ pub enum Role {
     Provisioning,
 }
 
+impl Role {
+    /// Returns its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Introspection => "introspection",
+            Self::Provisioning => "provisioning",
+        }
+    }
+}
+
 /// `cache`: how long answers are kept, and how many.
 #[derive(Debug)]
 pub struct Cache {
@@ -120,6 +147,16 @@ pub enum Mode {
     Enforce,
     /// Only count it.
     Shadow,
+}
+
+impl Mode {
+    /// Returns its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Shadow => "shadow",
+        }
+    }
 }
 
 /// `on_introspection_failure`.
@@ -199,7 +236,10 @@ impl IdentityHeaders {
     /// separators are one: what reaches a program by CGI, WSGI or the like has `_` in place of `-`, and in some of
     /// every byte that is no letter or digit.
     pub fn is_reserved(&self, name: &[u8]) -> bool {
-        self.reserved()
+        // They all begin with `x-`, and nearly every header of a request does not.
+        matches!(name, [b'x' | b'X', ..])
+            && self
+                .reserved()
             .any(|reserved| header_name::may_be(name, reserved))
     }
 }

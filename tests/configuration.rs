@@ -474,7 +474,7 @@ fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
         (
             "/introspection/credential/bearer/env",
             Some(json!("HEADER")),
-            "introspection.credential.bearer.env: takes the secret alone",
+            "introspection.credential.bearer.env: takes an environment variable that holds the secret alone",
         ),
         (
             "/introspection/credential/bearer",
@@ -489,27 +489,27 @@ fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
         (
             "/introspection/credential/bearer",
             Some(json!({"value": "Bearer "})),
-            "introspection.credential.bearer.value: takes a secret",
+            "introspection.credential.bearer.value: takes the secret alone",
         ),
         (
             "/introspection/credential/bearer",
             Some(json!({"value": format!(" {SECRET}")})),
-            "introspection.credential.bearer.value: takes a secret",
+            "introspection.credential.bearer.value: takes the secret alone",
         ),
         (
             "/introspection/credential/bearer",
             Some(json!({"value": format!("{SECRET} ")})),
-            "introspection.credential.bearer.value: takes a secret",
+            "introspection.credential.bearer.value: takes the secret alone",
         ),
         (
             "/introspection/credential/bearer",
             Some(json!({"value": format!("{SECRET}\u{0}")})),
-            "introspection.credential.bearer.value: takes a secret",
+            "introspection.credential.bearer.value: takes the secret alone",
         ),
         (
             "/introspection/credential/bearer",
             Some(json!({"value": format!("{SECRET}é")})),
-            "introspection.credential.bearer.value: takes a secret",
+            "introspection.credential.bearer.value: takes the secret alone",
         ),
         (
             "/introspection/credential",
@@ -819,6 +819,57 @@ fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
         );
         assert!(!error.contains('\n'), "one line: {error}");
         assert!(!error.contains(SECRET), "a secret in {error}");
+    }
+}
+
+/// A misspelled key leaves two faults, and only the one that names it helps.
+#[test]
+fn an_unknown_key_is_told_before_one_that_lacks() {
+    let cases = [
+        (
+            json!({"sever_name": "example.org", "introspection": {"cluster": "mas", "credential": {"injected": true}}}),
+            "sever_name: is not a key here; did you mean server_name?",
+        ),
+        (
+            json!({"server_name": "example.org", "introspection": {"cluser": "mas", "credential": {"injected": true}}}),
+            "introspection.cluser: is not a key here; did you mean cluster?",
+        ),
+        // The faults stand in two objects.
+        (
+            json!({"introspection": {"cluster": "mas"}, "cache": {"TTL": "120s"}}),
+            "cache.TTL: is not a key here; did you mean ttl?",
+        ),
+        (
+            json!({"introspection": {"cluster": "mas", "credential": {}}, "endpoints": [{"paths": "/a"}]}),
+            "endpoints[0].paths: is not a key here; the keys are prefix, exact, methods, auth",
+        ),
+        // A key at the wrong place.
+        (
+            json!({"cluster": "mas", "server_name": "example.org", "introspection": {"credential": {"injected": true}}}),
+            "cluster: is not a key here; did you mean introspection.cluster?",
+        ),
+        (
+            json!({"server_name": "example.org", "introspection": {"cluster": "mas", "bearer": {"value": SECRET}}}),
+            "introspection.bearer: is not a key here; did you mean introspection.credential.bearer?",
+        ),
+        // A value that is wrong helps more than a key that lacks, too.
+        (
+            json!({"introspection": {"cluster": ""}}),
+            "introspection.cluster: takes the name of the Envoy cluster of MAS",
+        ),
+        // What lacks is told in the order of the table.
+        (
+            json!({"endpoints": [{"exact": "/a"}]}),
+            "server_name: is required and takes the homeserver's server_name, such as \"example.org\" or \"example.org:8448\"",
+        ),
+        (
+            json!({"server_name": "example.org", "introspection": {"cluster": "mas", "credential": {"basic": {}}}}),
+            "introspection.credential.basic.client_id: is required and takes the client's id in visible ASCII, \
+             without a colon, which would end it in the credential",
+        ),
+    ];
+    for (json, expected) in cases {
+        assert_eq!(parse(&json).map(|_| ()), Err(expected.to_owned()), "{json}");
     }
 }
 

@@ -10,6 +10,9 @@ use std::{
 /// everything else look dear beside a real client's.
 const CONNECTIONS: usize = 16;
 
+/// Far more than any response takes, also of an emulated Envoy on a busy machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
 /// The `User-Agent` of an attacker, as long as that of the others.
 pub const ATTACKER: &str = "Mallory/1.11 (bench)";
 
@@ -82,9 +85,7 @@ impl Connection {
     pub fn open(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).expect("Envoy listens");
         stream.set_nodelay(true).expect("a TCP connection");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .expect("not zero");
+        stream.set_read_timeout(Some(LIMIT)).expect("not zero");
         Self {
             stream,
             received: Vec::new(),
@@ -103,7 +104,12 @@ impl Connection {
         self.stream.write_all(bytes).expect("Envoy reads");
     }
 
-    fn expect(&mut self, status: u16) {
+    /// Reads one response.
+    ///
+    /// # Panics
+    ///
+    /// If it has another status.
+    pub fn expect(&mut self, status: u16) {
         let given = loop {
             match super::response(&self.received) {
                 Some(response) => break response.status,

@@ -39,14 +39,23 @@ struct Shared {
 }
 
 impl Mas {
-    /// Starts one on a free port, on a thread of its own.
+    /// Starts one on a free port, on a thread of its own, which gives way to all that is measured.
     pub fn start() -> Self {
+        Self::start_after(process::give_way)
+    }
+
+    /// Starts one that does not give way, for where no time is measured.
+    pub fn attentive() -> Self {
+        Self::start_after(|| {})
+    }
+
+    fn start_after(prepare: fn()) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = listener.local_addr().expect("a bound listener");
         let shared = Arc::<Shared>::default();
         let served = Arc::clone(&shared);
         std::thread::spawn(move || {
-            process::give_way();
+            prepare();
             super::on_this_thread(serve(listener, served));
         });
         Self { addr, shared }

@@ -26,3 +26,11 @@ envoy_of_version() { say "$venv/envoy/$1"; }
 
 # envoy_binary DIRECTORY : the program in a directory of envoy_of_version.
 envoy_binary() { say "$1/envoy/_bin/envoy"; }
+
+# envoy_program BINARY : the program itself, where BINARY is the script of the wheel in .venv that starts it.
+envoy_program() {
+  case $(head -c 2 "$1") in
+    '#!') say "$venv"/lib/python3*/site-packages/envoy/_bin/envoy ;;
+    *) say "$1" ;;
+  esac
+}

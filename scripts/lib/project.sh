@@ -34,6 +34,9 @@ chromium_program() {
   done
 }
 
+# qemu_program : QEMU's user mode for programs of this machine.
+qemu_program() { say "qemu-$(uname -m)"; }
+
 # version_at_least VERSION MAJOR MINOR : compares the first two numbers of VERSION.
 version_at_least() {
   local major=${1%%.*} rest=${1#*.}

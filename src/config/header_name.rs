@@ -7,8 +7,11 @@
 //!
 //! A name has no underscore. Envoy can be told to drop such headers, and to some servers `x_user` is `x-user`.
 
+#[cfg(not(target_arch = "wasm32"))]
+use super::pattern::exactly;
+
 /// Longest name.
-const MAX_BYTES: usize = 128;
+pub(super) const MAX_BYTES: usize = 128;
 
 /// Names that have a meaning, and for whom. One that ends in `-` stands for all that begin so.
 const TAKEN: [(&str, &str); 47] = [
@@ -76,33 +79,41 @@ const TAKEN: [(&str, &str); 47] = [
     ("x-xsrf-token", "clients send it"),
 ];
 
-/// Why a name cannot be used.
+/// Why a name that has the form cannot be used: it means something already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unusable {
-    /// It is not `x-` and lower-case letters, digits and hyphens.
-    Form,
-    /// It means something already: the row of the table.
-    Taken {
-        /// The name, or the beginning of all such names.
-        name: &'static str,
-        /// For whom.
-        why: &'static str,
-    },
+pub(super) struct Taken {
+    /// The name, or the beginning of all such names.
+    pub name: &'static str,
+    /// For whom.
+    pub why: &'static str,
 }
 
-/// Returns why an identity header cannot have this name; `None` if it can.
-pub(super) fn unusable(name: &str) -> Option<Unusable> {
+/// Returns whether a name is `x-` and lower-case letters, digits and hyphens.
+pub(super) fn has_form(name: &str) -> bool {
     let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let has_own_part = name
         .strip_prefix("x-")
         .is_some_and(|rest| rest.bytes().any(|b| b != b'-'));
-    if !has_own_part || name.len() > MAX_BYTES || !name.bytes().all(is_allowed) {
-        return Some(Unusable::Form);
-    }
+    has_own_part && name.len() <= MAX_BYTES && name.bytes().all(is_allowed)
+}
+
+/// Returns the row of the table that keeps an identity header from having this name; `None` if it is free.
+pub(super) fn taken(name: &str) -> Option<Taken> {
     TAKEN
         .iter()
         .find(|(taken, _)| *taken == name || taken.ends_with('-') && name.starts_with(taken))
-        .map(|&(name, why)| Unusable::Taken { name, why })
+        .map(|&(name, why)| Taken { name, why })
+}
+
+/// Returns both rules as a regular expression, for the JSON Schema.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn pattern() -> String {
+    let taken = TAKEN.map(|(name, _)| {
+        let end = if name.ends_with('-') { "" } else { "$" };
+        format!("{name}{end}")
+    });
+    let taken = taken.join("|");
+    exactly(&format!("(?!{taken})x-[a-z0-9-]*[a-z0-9][a-z0-9-]*"))
 }
 
 /// Returns whether a lenient server may take the field name `name` for `expected`: whatever the case, and whatever the
@@ -115,8 +126,8 @@ pub(super) fn may_be(name: &[u8], expected: &str) -> bool {
             b'-'
         }
     };
-    name.is_ascii()
-        && name.len() == expected.len()
+    name.len() == expected.len()
+        && name.is_ascii()
         && name
             .iter()
             .zip(expected.bytes())
@@ -144,9 +155,9 @@ mod tests {
             "x-envoys",
             "x-original",
         ] {
-            assert_eq!(unusable(name), None, "{name}");
+            assert!(has_form(name) && taken(name).is_none(), "{name}");
         }
-        assert_eq!(unusable(&format!("x-{}", "a".repeat(126))), None);
+        assert!(has_form(&format!("x-{}", "a".repeat(126))));
     }
 
     #[test]
@@ -176,7 +187,7 @@ mod tests {
             "x-a,b",
             &long,
         ] {
-            assert_eq!(unusable(name), Some(Unusable::Form), "{name}");
+            assert!(!has_form(name), "{name}");
         }
     }
 
@@ -197,8 +208,7 @@ mod tests {
             "x-rewrite-url",
             "x-mas-supports-device-id",
         ] {
-            let taken = unusable(name);
-            assert!(matches!(taken, Some(Unusable::Taken { .. })), "{name}");
+            assert!(has_form(name) && taken(name).is_some(), "{name}");
         }
     }
 
@@ -233,8 +243,8 @@ mod tests {
     fn the_table_is_sorted_and_each_row_can_be_met() {
         assert!(TAKEN.is_sorted());
         for (name, _) in TAKEN {
-            let met = unusable(&format!("{name}a")).or(unusable(name));
-            assert!(matches!(met, Some(Unusable::Taken { .. })), "{name}");
+            let met = taken(&format!("{name}a")).or(taken(name));
+            assert_eq!(met.map(|taken| taken.name), Some(name));
         }
     }
 }

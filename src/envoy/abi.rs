@@ -7,14 +7,11 @@
 
 use std::ptr;
 
-use crate::host::{Fields, HostError, fields::serialize};
+use crate::host::{HostError, fields::serialize};
 
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
 const EMPTY: u32 = 7;
-
-/// The host has handed over something that is no map.
-const PARSE_FAILURE: HostError = HostError(4);
 
 /// `proxy_http_call`: there is no such cluster. Also where a pseudo-header is missing.
 pub(super) const BAD_ARGUMENT: u32 = 2;
@@ -62,6 +59,13 @@ unsafe extern "C" {
         key_size: usize,
         value: *mut *mut u8,
         value_size: *mut usize,
+    ) -> u32;
+    fn proxy_add_header_map_value(
+        map: u32,
+        key: *const u8,
+        key_size: usize,
+        value: *const u8,
+        value_size: usize,
     ) -> u32;
     fn proxy_replace_header_map_value(
         map: u32,
@@ -175,15 +179,15 @@ impl Handed {
     }
 }
 
-/// All fields of a map. Envoy sets no bound of its own to them: it has let them in.
-pub(super) fn header_map(map: Map) -> Result<Fields, HostError> {
+/// All fields of a map, [serialized](crate::host::Fields::parse). Envoy sets no bound of its own to them: it has let
+/// them in.
+pub(super) fn header_map(map: Map) -> Result<Vec<u8>, HostError> {
     let mut handed = Handed::nothing();
     // SAFETY: both pointers are to live memory.
     let status = unsafe {
         proxy_get_header_map_pairs(map as u32, &raw mut handed.data, &raw mut handed.size)
     };
-    let bytes = handed.take(status)?.unwrap_or_default();
-    Fields::parse(bytes).ok_or(PARSE_FAILURE)
+    Ok(handed.take(status)?.unwrap_or_default())
 }
 
 /// The first value of a header; `None` if absent.
@@ -200,6 +204,20 @@ pub(super) fn header(map: Map, name: &str) -> Result<Option<Vec<u8>>, HostError>
         )
     };
     handed.take(status)
+}
+
+/// Adds a field to a map.
+pub(super) fn add_header(map: Map, name: &str, value: &[u8]) -> Result<(), HostError> {
+    // SAFETY: both pointers are to live memory of the sizes given.
+    done(unsafe {
+        proxy_add_header_map_value(
+            map as u32,
+            name.as_ptr(),
+            name.len(),
+            value.as_ptr(),
+            value.len(),
+        )
+    })
 }
 
 /// Sets a header, replacing every field of that name.

@@ -64,8 +64,8 @@ extern "C" fn proxy_on_context_create(context: u32, parent: u32) {
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(context: u32) {
     with_vm(|vm| {
-        if vm.streams.remove(&context).is_some() {
-            vm.worker.on_stream_end(StreamId(context));
+        if let Some(stream) = vm.streams.remove(&context) {
+            stream.end(&mut vm.worker);
         } else if vm.roots.remove(&context).is_some() {
             vm.worker.on_root_end(RootId(context));
         }

@@ -8,8 +8,9 @@ use super::{
 };
 use crate::{
     config,
-    host::{CallId, RootId},
+    host::{CallId, RootId, Runtime as _},
     mas::introspection::{IntrospectionResponse, LIFETIME, MAX_RESPONSE_BYTES},
+    role::series,
     worker::{Plugin, Worker},
 };
 
@@ -40,8 +41,13 @@ impl Root {
             .unwrap_or_default();
         match config::parse(&bytes, &|name| std::env::var(name).ok()) {
             Ok(config) => {
+                series::define(&self.host(), &config);
                 let plugin = Plugin::new(self.id, config);
-                if let Some(warning) = plugin.first_warning(&self.host()) {
+                let (host, now) = (self.host(), self.host().now());
+                if let Some(line) = plugin.first_announcement(&host, now) {
+                    log::info!("{line}");
+                }
+                if let Some(warning) = plugin.first_warning(&host, now) {
                     log::warn!("{warning}");
                 }
                 self.plugin = Some(Rc::new(plugin));

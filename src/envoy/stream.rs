@@ -70,6 +70,10 @@ impl Stream {
         }
     }
 
+    pub fn end(&self, worker: &mut Worker) {
+        worker.on_stream_end(&self.host(), self.id, self.exchange.as_ref());
+    }
+
     fn host(&self) -> Envoy {
         Envoy { context: self.id.0 }
     }

@@ -44,6 +44,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{SeenRequest, clock::Clock, server::Server};
@@ -226,6 +229,11 @@ impl Mas {
         self.server.open().await
     }
 
+    /// Whether it listens: not after [`take_down`](Self::take_down).
+    pub fn is_up(&self) -> bool {
+        self.server.is_open()
+    }
+
     /// Makes `token` valid for `session`, from now on. Any string will do; [`token()`] makes one as MAS does.
     pub fn insert(&self, token: &str, session: Session) {
         self.shared.insert(token, session);
@@ -312,6 +320,11 @@ impl Mas {
         lock(&self.shared.at_once).most
     }
 
+    /// How many introspections are under way now.
+    pub fn under_way(&self) -> u64 {
+        lock(&self.shared.at_once).now
+    }
+
     /// The introspection requests received, oldest first; at most [`Options::keep_requests`].
     pub fn requests(&self) -> Vec<SeenRequest> {
         lock(&self.shared.seen).iter().cloned().collect()
@@ -325,6 +338,28 @@ impl Mas {
     /// Whether an introspection would call `token` an active access token now. Nothing changes by looking.
     pub fn is_active(&self, token: &str) -> bool {
         lock(&self.shared.state).is_active(token, self.shared.clock.now())
+    }
+
+    /// Whether a user is locked.
+    pub fn is_locked(&self, username: &str) -> bool {
+        lock(&self.shared.state).is_locked(username)
+    }
+
+    /// What is left of the life of `token`; `None` if it does not expire, or is not there.
+    pub fn time_left(&self, token: &str) -> Option<Duration> {
+        lock(&self.shared.state).left_of(token, self.shared.clock.now())
+    }
+
+    /// Drops a token with all that is known of it: its session, its name and its count. The homeserver is not told.
+    pub fn forget(&self, token: &str) {
+        lock(&self.shared.state).forget(token);
+        lock(&self.shared.names).remove(token);
+        lock(&self.shared.calls).remove(token);
+    }
+
+    /// What the faults in force do, in the order they were added.
+    pub fn faults(&self) -> Vec<String> {
+        lock(&self.shared.faults).labels()
     }
 
     /// Adds a fault. Faults hit introspections only; of those in force the first that matches hits.
@@ -359,9 +394,17 @@ impl Mas {
     ///
     /// # Errors
     ///
-    /// If the address cannot be listened on.
+    /// If the address is not of loopback, or cannot be listened on.
     pub async fn control(&self, listen: SocketAddr) -> io::Result<Control> {
         Control::start(Arc::clone(&self.shared), listen).await
+    }
+
+    /// Answers a request to the control interface that came in on another server's port.
+    pub(crate) fn control_answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + use<> {
+        control::answer(Arc::clone(&self.shared), request)
     }
 }
 

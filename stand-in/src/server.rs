@@ -20,8 +20,10 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use http::{Request, Response};
-use http_body_util::Full;
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{
+    body::{Body, Incoming},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -63,10 +65,11 @@ impl Traffic {
 
 impl Server {
     /// Listens on `listen` and answers every request with `handler`.
-    pub(crate) async fn start<H, F>(listen: SocketAddr, handler: H) -> io::Result<Self>
+    pub(crate) async fn start<H, F, B>(listen: SocketAddr, handler: H) -> io::Result<Self>
     where
         H: Fn(Request<Incoming>, Wire) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
     {
         let listener = TcpListener::bind(listen).await?;
         let addr = listener.local_addr()?;
@@ -90,6 +93,11 @@ impl Server {
 
     pub(crate) fn traffic(&self) -> &Traffic {
         &self.traffic
+    }
+
+    /// Whether it listens.
+    pub(crate) fn is_open(&self) -> bool {
+        self.task().is_some()
     }
 
     /// Stops, and returns once the listener and all connections are closed.
@@ -130,10 +138,11 @@ impl Drop for Server {
     }
 }
 
-async fn accept<H, F>(listener: TcpListener, traffic: Arc<Traffic>, handler: H)
+async fn accept<H, F, B>(listener: TcpListener, traffic: Arc<Traffic>, handler: H)
 where
     H: Fn(Request<Incoming>, Wire) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
     // The set lives in this task: aborting the task ends every connection.
     let mut connections = JoinSet::new();
@@ -154,10 +163,11 @@ where
     }
 }
 
-async fn serve<H, F>(stream: TcpStream, traffic: Arc<Traffic>, handler: H)
+async fn serve<H, F, B>(stream: TcpStream, traffic: Arc<Traffic>, handler: H)
 where
     H: Fn(Request<Incoming>, Wire) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
     // Without this, small answers wait for acknowledgements. A socket that refuses is already gone.
     let _ = stream.set_nodelay(true);

@@ -472,6 +472,27 @@ async fn introspections_are_told_by_name() {
 }
 
 #[tokio::test]
+async fn a_forgotten_token_leaves_nothing_behind() {
+    let mas = start().await;
+    let client = Caller::new(mas.addr());
+    let token = mas::token("mat", "forgotten");
+    mas.insert(&token, Session::access("alice", "PHONE"));
+    assert!(
+        client
+            .introspect(&token)
+            .await
+            .expect("an answer")
+            .2
+            .contains("alice")
+    );
+    assert_eq!(mas.calls(&token), 1);
+    assert!(mas.time_left(&token).is_some());
+    mas.forget(&token);
+    assert!(!mas.is_active(&token));
+    assert_eq!((mas.calls(&token), mas.time_left(&token)), (0, None));
+}
+
+#[tokio::test]
 async fn the_control_interface_adds_tokens_and_faults_and_counts_by_name() {
     let mas = start().await;
     let control = mas

@@ -11,11 +11,8 @@ use std::{
 use serde_json::{Value, json};
 use stand_in::mas::{Session, token};
 
-use super::{
-    peer::Peer,
-    rig::{OAUTH_CLIENT, Rig, user_id},
-};
-use crate::support::envoy::repository;
+use super::rig::{OAUTH_CLIENT, Rig, user_id};
+use crate::support::{envoy::repository, peer::Peer};
 
 const MISSING: &str = "Run `scripts/setup clients`.";
 

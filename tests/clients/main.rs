@@ -17,18 +17,18 @@
     reason = "shared by several test programs, each of which uses a part"
 )]
 mod support {
+    pub mod browser;
     pub mod envoy;
     pub mod http;
+    pub mod peer;
     pub mod switch;
     pub mod synapse;
 }
 
 mod app;
-mod browser;
 mod conversation;
 mod logout;
 mod outage;
 mod page;
-mod peer;
 mod refresh;
 mod rig;

@@ -7,10 +7,8 @@ use stand_in::{
     mas::{Fault, Session, token},
 };
 
-use super::{
-    browser::Browser,
-    rig::{Rig, with_rig},
-};
+use super::rig::{Rig, with_rig};
+use crate::support::browser::Browser;
 
 const WHOAMI: &str = "/_matrix/client/v3/account/whoami";
 

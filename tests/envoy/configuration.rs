@@ -60,6 +60,30 @@ async fn envoy_does_not_start_with_a_bad_configuration() {
     }
 }
 
+/// The way to try a configuration before it is used: `docs/configuration.md`.
+#[tokio::test]
+async fn envoy_in_validate_mode_says_what_it_would_refuse() {
+    let validate = async |changes| {
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
+        let ended = Envoy::builder()
+            .homeserver(nobody)
+            .mas(nobody)
+            .plugin(plugin(changes))
+            .option("--mode", "validate")
+            .try_start()
+            .await;
+        ended.err().expect("it ends when it has looked").log
+    };
+    let good = validate(json!({})).await;
+    assert!(
+        good.contains("' OK") && !good.contains("configuration refused"),
+        "{good}"
+    );
+    let bad = validate(json!({"cache": {"tll": "120s"}})).await;
+    let line = "cache.tll: is not a key here; did you mean ttl?";
+    assert!(bad.contains(line), "{bad}");
+}
+
 #[tokio::test]
 async fn a_bad_update_is_refused_while_the_old_configuration_serves() {
     let edge = start_dynamic(json!({})).await;

@@ -245,19 +245,20 @@ impl Connection {
 
     /// The same for a request in bytes. `head`: it is a `HEAD`.
     pub async fn try_raw(&mut self, bytes: &[u8], head: bool) -> Option<Response> {
+        within_limit("a response", self.exchange(bytes, head)).await
+    }
+
+    async fn exchange(&mut self, bytes: &[u8], head: bool) -> Option<Response> {
         let sending = self.outgoing.write_all(bytes);
         let receiving = self.incoming.response(head);
-        within_limit("a response", async {
-            tokio::pin!(receiving);
-            // A response may come before all of the request is sent, and may then be the end of it. A failure
-            // to send shows in the response, or in its absence.
-            tokio::select! {
-                biased;
-                response = &mut receiving => response,
-                _ = sending => receiving.await,
-            }
-        })
-        .await
+        tokio::pin!(receiving);
+        // A response may come before all of the request is sent, and may then be the end of it. A failure
+        // to send shows in the response, or in its absence.
+        tokio::select! {
+            biased;
+            response = &mut receiving => response,
+            _ = sending => receiving.await,
+        }
     }
 
     /// Sends these bytes and no more.
@@ -369,6 +370,14 @@ pub async fn try_send(addr: SocketAddr, request: &Request) -> Option<Response> {
         .await
         .ok()?
         .try_request(request)
+        .await
+}
+
+/// Like [`try_send`], as part of a wait that has a limit of its own.
+pub async fn try_send_without_limit(addr: SocketAddr, request: &Request) -> Option<Response> {
+    let mut connection = Connection::try_open(addr).await.ok()?;
+    connection
+        .exchange(&request.to_bytes(), request.is_head())
         .await
 }
 

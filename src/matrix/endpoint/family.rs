@@ -26,9 +26,11 @@ pub(super) struct Endpoint {
     pub(super) method: Option<Method>,
     /// `{}` is one segment, `{+}` one that is not empty; a final `**` is any number.
     pub(super) path: &'static str,
+    /// How many bytes of it come before the first segment in braces and the final `**`.
+    literal: usize,
     /// How a request spells the other segments.
     spelling: Spelling,
-    requirement: AuthRequirement,
+    pub(super) requirement: AuthRequirement,
 }
 
 /// How Synapse compares a segment of a path with the one that it serves.
@@ -91,6 +93,7 @@ pub(super) const fn any(path: &'static str, requirement: AuthRequirement) -> End
     Endpoint {
         method: None,
         path,
+        literal: literal(path),
         spelling: Spelling::Raw,
         requirement,
     }
@@ -127,17 +130,48 @@ const fn only(method: Method, path: &'static str, requirement: AuthRequirement) 
     }
 }
 
+const fn literal(path: &str) -> usize {
+    let mut rest = path.as_bytes();
+    while let [first, tail @ ..] = rest
+        && !matches!(first, b'{' | b'*')
+    {
+        rest = tail;
+    }
+    path.len() - rest.len()
+}
+
 impl Endpoint {
     pub(super) fn matches_path(&self, path: &[u8]) -> bool {
-        let mut segments = self.spelling.path(path).split(|&byte| byte == b'/');
-        for expected in self.path.split('/') {
-            if expected == "**" {
+        self.may_match(path) && self.matches_segments(path)
+    }
+
+    /// The quick answer for nearly every line of the table: the path begins otherwise.
+    fn may_match(&self, path: &[u8]) -> bool {
+        let Some(literal) = self.path.as_bytes().get(..self.literal) else {
+            return true;
+        };
+        // `/a/**` is also for `/a`.
+        let literal = literal.strip_suffix(b"/").unwrap_or(literal);
+        match self.spelling {
+            Spelling::Raw => path.starts_with(literal),
+            // The byte after the slash may be encoded, or be another slash.
+            Spelling::Decoded => path
+                .get(1)
+                .is_none_or(|byte| matches!(byte, b'%' | b'/') || Some(byte) == literal.get(1)),
+        }
+    }
+
+    fn matches_segments(&self, path: &[u8]) -> bool {
+        let is_slash = |byte: &u8| *byte == b'/';
+        let mut segments = self.spelling.path(path).split(is_slash);
+        for expected in self.path.as_bytes().split(is_slash) {
+            if expected == b"**" {
                 return true;
             }
             let matches = segments.next().is_some_and(|segment| match expected {
-                "{}" => true,
-                "{+}" => !segment.is_empty(),
-                _ => self.spelling.matches(segment, expected.as_bytes()),
+                b"{}" => true,
+                b"{+}" => !segment.is_empty(),
+                _ => self.spelling.matches(segment, expected),
             });
             if !matches {
                 return false;
@@ -190,15 +224,24 @@ pub(super) fn requirement<F>(
 where
     F: FnOnce() -> Method,
 {
-    endpoints
-        .iter()
-        .find(|endpoint| {
-            endpoint.matches_path(path)
-                && endpoint
-                    .method
-                    .is_none_or(|expected| expected == method.handler())
-        })
-        .map(|endpoint| endpoint.requirement)
+    line(endpoints, path, method).map(|endpoint| endpoint.requirement)
+}
+
+/// The first of `endpoints` that is for `path` and `method`.
+pub(super) fn line<'e, F>(
+    endpoints: &'e [Endpoint],
+    path: &[u8],
+    method: &LazyCell<Method, F>,
+) -> Option<&'e Endpoint>
+where
+    F: FnOnce() -> Method,
+{
+    endpoints.iter().find(|endpoint| {
+        endpoint.matches_path(path)
+            && endpoint
+                .method
+                .is_none_or(|expected| expected == method.handler())
+    })
 }
 
 /// The family that the first segment of `path` names.

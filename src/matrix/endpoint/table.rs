@@ -7,6 +7,8 @@
 
 use std::cell::LazyCell;
 
+#[cfg(not(target_arch = "wasm32"))]
+use super::family::line;
 use super::{
     family::{
         Endpoint, Family, all, any, delete, find, get, listed, post, put, required, required_but,
@@ -360,9 +362,29 @@ const UNSTABLE_MEDIA_FEATURES: &[Family] = &[listed(
 /// The one path of the client-server API that has no version.
 const VERSIONS: &[u8] = b"/_matrix/client/versions";
 
+/// What is below this raw prefix stands in [`MATRIX`], and all of it begins so when it is decoded.
+const MATRIX_PREFIX: &[u8] = b"/_matrix/";
+
+/// The rest of `/_matrix/`, by the whole path; the first match counts.
+const MATRIX: &[Endpoint] = &[
+    any("/_matrix/client/versions", Optional),
+    // Matrix APIs for others than clients.
+    any("/_matrix/app/**", Foreign),
+    // A page for a browser, with a signature of Synapse's in its query.
+    resource("/_matrix/consent/**", Nothing),
+    // The query's access_token is an OpenID token; widgets and call services ask on the client's
+    // port.
+    any("/_matrix/federation/v1/openid/userinfo", Foreign),
+    // Signed by the other homeserver (`X-Matrix`).
+    any("/_matrix/federation/**", Nothing),
+    any("/_matrix/identity/**", Foreign),
+    any("/_matrix/key/**", Nothing),
+    any("/_matrix/push/**", Nothing),
+    resource("/_matrix/static/**", Nothing),
+];
+
 /// Everything else, by the whole path; the first match counts.
 const ELSEWHERE: &[Endpoint] = &[
-    any("/_matrix/client/versions", Optional),
     resource("/", Nothing),
     resource("/health", Nothing),
     any("/metrics", Nothing),
@@ -377,19 +399,6 @@ const ELSEWHERE: &[Endpoint] = &[
     resource("/_synapse/client/unsubscribe", Foreign),
     // Single sign-on pages and rendezvous sessions.
     resource("/_synapse/client/**", Nothing),
-    // Matrix APIs for others than clients.
-    any("/_matrix/app/**", Foreign),
-    // A page for a browser, with a signature of Synapse's in its query.
-    resource("/_matrix/consent/**", Nothing),
-    // The query's access_token is an OpenID token; widgets and call services ask on the client's
-    // port.
-    any("/_matrix/federation/v1/openid/userinfo", Foreign),
-    // Signed by the other homeserver (`X-Matrix`).
-    any("/_matrix/federation/**", Nothing),
-    any("/_matrix/identity/**", Foreign),
-    any("/_matrix/key/**", Nothing),
-    any("/_matrix/push/**", Nothing),
-    resource("/_matrix/static/**", Nothing),
     // MAS.
     any("/.well-known/change-password", MasOwned),
     any("/.well-known/openid-configuration", MasOwned),
@@ -422,7 +431,15 @@ where
         Some((family, rest)) => {
             requirement(family.endpoints, rest, method).unwrap_or(family.otherwise)
         }
-        None => requirement(ELSEWHERE, path, method).unwrap_or(Unknown),
+        None => {
+            let of_matrix = requirement(MATRIX, path, method);
+            let elsewhere = || match path.starts_with(MATRIX_PREFIX) {
+                true => None,
+                // Also what begins with the prefix only when it is decoded.
+                false => requirement(ELSEWHERE, path, method),
+            };
+            of_matrix.or_else(elsewhere).unwrap_or(Unknown)
+        }
     }
 }
 
@@ -436,6 +453,31 @@ pub(super) fn refuses(path: &[u8], method: Method) -> bool {
         None => return false,
     };
     !methods.contains(&method.handler())
+}
+
+/// Which part of the table decides about `path`.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) enum Said {
+    /// One line, in the family of this name, if it is in one.
+    Line(Option<&'static str>, &'static Endpoint),
+    /// What a family says of the paths that it does not list.
+    Family(&'static Family),
+    /// Nothing does.
+    Nothing,
+}
+
+/// Returns which part of the table decides, as [`classify`] asks it.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn said(path: &[u8], method: Method) -> Said {
+    let method = LazyCell::new(|| method);
+    match family(path) {
+        Some((family, rest)) => line(family.endpoints, rest, &method)
+            .map_or(Said::Family(family), |endpoint| {
+                Said::Line(Some(family.name), endpoint)
+            }),
+        None => line(ELSEWHERE, path, &method)
+            .map_or(Said::Nothing, |endpoint| Said::Line(None, endpoint)),
+    }
 }
 
 /// The family of `path`, and the part of `path` that its endpoints are written for.
@@ -470,6 +512,13 @@ pub(in crate::matrix) fn after_version(path: &[u8]) -> Option<&[u8]> {
 fn after_segment(path: &[u8]) -> Option<&[u8]> {
     let slash = path.iter().position(|&byte| byte == b'/')?;
     path.get(slash + 1..)
+}
+
+/// The names of all families.
+#[cfg(all(test, not(target_arch = "wasm32")))]
+pub(super) fn family_names() -> impl Iterator<Item = &'static str> {
+    let all = [CLIENT, UNSTABLE_FEATURES, MEDIA, UNSTABLE_MEDIA_FEATURES];
+    all.into_iter().flatten().map(|family| family.name)
 }
 
 #[cfg(test)]

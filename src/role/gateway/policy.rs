@@ -15,7 +15,7 @@ use crate::{
     matrix::{
         credential::{Credential, Source, extract, form_post, has_query_token},
         endpoint::{AuthRequirement, Method},
-        identity::{Identity, identity, is_server_admin},
+        identity::{Identity, header_value, identity, is_server_admin},
         reply::Rejection,
         session_end::{SessionEnd, logout_token},
     },
@@ -56,33 +56,70 @@ pub struct Need<'a> {
     pub is_doubtful: bool,
 }
 
+/// What a token is by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Recognized {
+    /// Its identity in the cache.
+    pub digest: TokenDigest,
+    /// Its form.
+    pub shape: Shape,
+}
+
+impl Recognized {
+    /// Returns what `token` is.
+    pub fn of(token: &[u8]) -> Self {
+        Self {
+            digest: TokenDigest::of(token),
+            shape: shape(token),
+        }
+    }
+}
+
 /// What an active token grants on this server, ready to be written.
 #[derive(Debug)]
 pub struct Grant {
-    identity: Result<Identity, Rejection>,
+    identity: Result<GrantedHeaders, Rejection>,
     is_server_admin: bool,
-    client_id: Option<String>,
-    scope: String,
+}
+
+/// The values of the identity headers, [encoded](header_value).
+#[derive(Debug)]
+pub struct GrantedHeaders {
+    /// `@localpart:server_name`.
+    pub user_id: Vec<u8>,
+    /// The device, if the token belongs to one.
+    pub device_id: Option<Vec<u8>>,
+    /// OAuth client id.
+    pub client_id: Option<Vec<u8>>,
+    /// Scope.
+    pub scope: Vec<u8>,
 }
 
 impl Grant {
     /// What `token` grants on `server_name`.
     pub fn new(token: &ActiveToken, server_name: &str) -> Self {
+        let headers = |Identity { user_id, device_id }| GrantedHeaders {
+            user_id: header_value(&user_id),
+            device_id: device_id.as_deref().map(header_value),
+            client_id: token.client_id.as_deref().map(header_value),
+            scope: header_value(&token.scope),
+        };
         Self {
-            identity: identity(token, server_name),
+            identity: identity(token, server_name).map(headers),
             is_server_admin: is_server_admin(token),
-            client_id: token.client_id.clone(),
-            scope: token.scope.clone(),
         }
     }
 
     /// Bytes on the heap, for bounding what is kept.
     pub fn heap_bytes(&self) -> usize {
-        let identity = self.identity.as_ref().map_or(0, |identity| {
-            identity.user_id.len() + identity.device_id.as_ref().map_or(0, String::len)
+        let optional = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len);
+        let headers = self.identity.as_ref().map_or(0, |headers| {
+            headers.user_id.len()
+                + optional(&headers.device_id)
+                + optional(&headers.client_id)
+                + headers.scope.len()
         });
-        let client_id = self.client_id.as_ref().map_or(0, String::len);
-        size_of::<Self>() + identity + client_id + self.scope.len()
+        size_of::<Self>() + headers
     }
 }
 
@@ -116,24 +153,18 @@ pub struct Annotation {
 }
 
 impl Annotation {
-    /// User and device.
-    pub fn identity(&self) -> Option<&Identity> {
+    /// Returns the values of the headers.
+    pub fn headers(&self) -> Option<&GrantedHeaders> {
         self.grant.identity.as_ref().ok()
-    }
-
-    /// OAuth client id.
-    pub fn client_id(&self) -> Option<&str> {
-        self.grant.client_id.as_deref()
-    }
-
-    /// Scope.
-    pub fn scope(&self) -> &str {
-        &self.grant.scope
     }
 }
 
-/// Decides what `head` needs under `config`.
-pub fn inspect<'a>(config: &Config, head: &'a RequestHead) -> Inspection<'a> {
+/// Decides what `head` needs under `config`. `recognize` says what a token is; [`Recognized::of`] does.
+pub fn inspect<'a>(
+    config: &Config,
+    head: &'a RequestHead,
+    recognize: impl FnOnce(&[u8]) -> Recognized,
+) -> Inspection<'a> {
     let target = head.target();
     let requirement = config
         .endpoints
@@ -150,7 +181,7 @@ pub fn inspect<'a>(config: &Config, head: &'a RequestHead) -> Inspection<'a> {
                 .into_iter()
                 .find_map(|target| SessionEnd::of(target, || head.method(), authorization));
             return match end {
-                Some(end) => inspect_end(config, end, authorization),
+                Some(end) => inspect_end(config, end, authorization, recognize),
                 None => Inspection::Forward,
             };
         }
@@ -186,13 +217,16 @@ pub fn inspect<'a>(config: &Config, head: &'a RequestHead) -> Inspection<'a> {
         }
         Credential::Token {
             token, is_doubtful, ..
-        } => match inspect_token(config, token, requirement) {
-            Inspection::Introspect(need) => Inspection::Introspect(Need {
-                is_doubtful,
-                ..need
-            }),
-            inspection => inspection,
-        },
+        } => {
+            let recognized = recognize(token.as_bytes());
+            match inspect_token(config, token, recognized, requirement) {
+                Inspection::Introspect(need) => Inspection::Introspect(Need {
+                    is_doubtful,
+                    ..need
+                }),
+                inspection => inspection,
+            }
+        }
     }
 }
 
@@ -202,12 +236,17 @@ fn inspect_end<'a>(
     config: &Config,
     end: SessionEnd,
     authorization: Option<&'a [u8]>,
+    recognize: impl FnOnce(&[u8]) -> Recognized,
 ) -> Inspection<'a> {
     let token = match (end, config.mode) {
         (SessionEnd::LogoutAll(_), Mode::Enforce) => authorization.and_then(logout_token),
         _ => None,
     };
-    match token.map(|token| inspect_token(config, token, AuthRequirement::MasOwned)) {
+    let inspection = token.map(|token| {
+        let recognized = recognize(token.as_bytes());
+        inspect_token(config, token, recognized, AuthRequirement::MasOwned)
+    });
+    match inspection {
         Some(Inspection::Introspect(question)) if question.kind.is_some() => {
             Inspection::Identify(question)
         }
@@ -238,13 +277,13 @@ fn inspect_form<'a>(config: &Config, target: &[u8]) -> Inspection<'a> {
 fn inspect_token<'a>(
     config: &Config,
     token: AccessToken<'a>,
+    Recognized { digest, shape }: Recognized,
     requirement: AuthRequirement,
 ) -> Inspection<'a> {
-    let digest = TokenDigest::of(token.as_bytes());
     if config.appservice_tokens.binary_search(&digest.0).is_ok() {
         return Inspection::Forward;
     }
-    let kind = match (shape(token.as_bytes()), config.unrecognized_tokens) {
+    let kind = match (shape, config.unrecognized_tokens) {
         (Shape::Introspectable(kind), _) => Some(kind),
         (Shape::CannotExist, _) | (Shape::Unrecognized, UnrecognizedTokens::Reject) => {
             return Inspection::Inactive;
@@ -270,6 +309,20 @@ fn inspect_token<'a>(
 pub fn ignores_token(config: &Config, head: &RequestHead) -> bool {
     let method = Method::from_bytes(head.method());
     method == Method::Options || config.endpoints.refuses(head.target(), method)
+}
+
+/// Returns what becomes of `head` after `decision`: where the homeserver does not look at the token, no token is a
+/// reason to reject it. Browsers give up if a pre-flight fails, and a method that the homeserver refuses is its to refuse.
+#[inline]
+pub fn unless_ignored(config: &Config, head: &RequestHead, decision: Decision) -> Decision {
+    match decision {
+        Decision::Reject(rejection)
+            if rejection != Rejection::Unrecognized && ignores_token(config, head) =>
+        {
+            Decision::Forward
+        }
+        decision => decision,
+    }
 }
 
 /// Decides what `verdict` makes of a request.

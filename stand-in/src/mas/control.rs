@@ -1,7 +1,7 @@
 //! The control interface: JSON over HTTP on its own port, for people who try the stack by hand.
 //!
-//! It names tokens; it never shows one. It has no authentication: keep it on loopback. Names in a path are
-//! percent-encoded. Of what happens to sessions and users here, the homeserver is told as ever.
+//! It names tokens; it never shows one. It has no authentication, so it listens on loopback only, and `guard.rs` refuses
+//! what a web page of another origin asks for. Names in a path are percent-encoded. Of what happens to sessions and users here, the homeserver is told as ever.
 //!
 //! | request | |
 //! |---|---|
@@ -30,7 +30,7 @@ use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use super::{Fault, Session, Shared, lock, token};
-use crate::server::Server;
+use crate::{guard, server::Server};
 
 const BODY_LIMIT: usize = 1024 * 1024;
 
@@ -41,8 +41,15 @@ pub struct Control {
 
 impl Control {
     pub(super) async fn start(shared: Arc<Shared>, listen: SocketAddr) -> io::Result<Self> {
+        guard::check_listen(listen)?;
         let server = Server::start(listen, move |request, _| {
-            answer(Arc::clone(&shared), request)
+            let shared = Arc::clone(&shared);
+            async move {
+                match guard::check(&request) {
+                    Ok(()) => answer(shared, request).await,
+                    Err(refusal) => refusal.into_response(),
+                }
+            }
         })
         .await?;
         Ok(Self { server })
@@ -166,7 +173,10 @@ struct Calls {
     unnamed: u64,
 }
 
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+pub(super) async fn answer(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let Ok(body) = Limited::new(body, BODY_LIMIT).collect().await else {
         return reply(

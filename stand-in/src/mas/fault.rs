@@ -234,6 +234,18 @@ impl Faults {
         self.0.clear();
     }
 
+    /// What each of them does, to be shown.
+    pub(super) fn labels(&self) -> Vec<String> {
+        let label = |fault: &Fault| match fault.delay {
+            Duration::ZERO => fault.kind.label().to_owned(),
+            delay if matches!(fault.kind, FaultKind::None) => {
+                format!("delay of {} ms", delay.as_millis())
+            }
+            delay => format!("{} after {} ms", fault.kind.label(), delay.as_millis()),
+        };
+        self.0.iter().map(label).collect()
+    }
+
     /// The fault that hits an introspection of `token` now, counted as used.
     pub(super) fn take(&mut self, token: Option<&str>) -> Option<Fault> {
         let at = self.0.iter().position(|fault| {
@@ -278,6 +290,18 @@ mod tests {
             faults.take(Some("a")).map(|f| f.kind),
             Some(FaultKind::Close)
         ));
+    }
+
+    #[test]
+    fn labels_name_the_delay() {
+        let mut faults = Faults::default();
+        faults.add(Fault::delay(Duration::from_secs(2)));
+        faults.add(Fault::hang());
+        faults.add(Fault::close().after(Duration::from_millis(5)));
+        assert_eq!(
+            faults.labels(),
+            ["delay of 2000 ms", "hang", "close after 5 ms"]
+        );
     }
 
     #[test]

@@ -165,6 +165,13 @@ impl State {
         session.synced_user().map(str::to_owned)
     }
 
+    /// Holds nothing of `token` any more, nor of its session.
+    pub(super) fn forget(&mut self, token: &str) {
+        if let Some(token) = self.tokens.remove(token) {
+            self.sessions.remove(&token.session);
+        }
+    }
+
     /// Puts the access token `new` in the place of `old`.
     pub(super) fn refresh(&mut self, old: &str, new: &str, now: Duration) {
         let Some(id) = self

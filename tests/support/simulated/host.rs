@@ -144,12 +144,9 @@ impl Streams for SimulatedHost {
         self.with_request(|request| Ok(fields(&request.trailers)))
     }
 
-    fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
-        self.note(format!("set {name}"));
-        self.change_header(|request| {
-            request.headers.retain(|(key, _)| key != name);
-            request.headers.push((name.to_owned(), value.to_vec()));
-        })
+    fn add_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        self.note(format!("add {name}"));
+        self.change_header(|request| request.headers.push((name.to_owned(), value.to_vec())))
     }
 
     fn remove_request_header(&self, name: &str) -> Result<(), HostError> {
@@ -178,6 +175,11 @@ impl Streams for SimulatedHost {
         self.note(format!("get response {name}"));
         let status = self.vm.response_status.get();
         Ok((name == ":status").then(|| status.to_string().into_bytes()))
+    }
+
+    fn is_upstream_response(&self) -> bool {
+        self.note("response code details");
+        !self.vm.is_local_response.get()
     }
 
     fn set_response_status(&self, status: u16) -> Result<(), HostError> {
@@ -305,6 +307,10 @@ impl Runtime for SimulatedHost {
 }
 
 impl Metrics for SimulatedHost {
+    fn define(&self, metric: Metric) {
+        self.process.record(metric, 0);
+    }
+
     fn record(&self, metric: Metric, value: i64) {
         self.note("metric");
         self.process.record(metric, value);

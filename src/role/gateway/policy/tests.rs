@@ -105,7 +105,7 @@ fn config(overrides: Value) -> Config {
 }
 
 fn needs(config: &Config, head: &Head) -> Needs {
-    match inspect(config, &head.read()) {
+    match inspect(config, &head.read(), Recognized::of) {
         Inspection::Forward => Needs::Nothing,
         Inspection::ForwardAndWatch(end) => Needs::Watching(end),
         Inspection::Identify(question) => Needs::Owner(question.digest),
@@ -393,10 +393,10 @@ fn end(overrides: &Value, requirement: AuthRequirement, verdict: Verdict<Rc<Gran
     match decide(&config(overrides.clone()), requirement, None, verdict) {
         Decision::Forward => End::Forwarded,
         Decision::Annotate(annotation) => {
-            let identity = annotation
-                .identity()
+            let headers = annotation
+                .headers()
                 .expect("one that grants nothing is no end");
-            End::ForwardedAs(identity.user_id.clone())
+            End::ForwardedAs(String::from_utf8(headers.user_id.clone()).unwrap())
         }
         Decision::Reject(rejection) => End::Rejected(rejection),
     }
@@ -414,12 +414,10 @@ fn an_active_token_makes_its_user_known() {
     let Decision::Annotate(annotation) = decision else {
         panic!("{decision:?}");
     };
-    let device = annotation
-        .identity()
-        .and_then(|identity| identity.device_id.as_deref());
-    assert_eq!(device, Some("A"));
-    assert_eq!(annotation.client_id(), Some("client"));
-    assert_eq!((annotation.scope(), annotation.kind), (API, kind));
+    let headers = annotation.headers().expect("an identity");
+    assert_eq!(headers.device_id.as_deref(), Some(&b"A"[..]));
+    assert_eq!(headers.client_id.as_deref(), Some(&b"client"[..]));
+    assert_eq!((&*headers.scope, annotation.kind), (API.as_bytes(), kind));
 }
 
 #[test]

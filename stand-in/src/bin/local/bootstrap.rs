@@ -4,9 +4,11 @@ use std::{
     env, fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
+use stand_in::page::Cache;
 
 use crate::{Failure, upstream::Upstream};
 
@@ -157,6 +159,25 @@ impl Bootstrap {
         Ok(())
     }
 
+    /// How long the gateway keeps answers; what the file does not say is the module's default.
+    pub(crate) fn cache(&self) -> Result<Cache, Failure> {
+        let place = self.named("listeners", Listener::Gateway.name())?;
+        let place = format!("{place}{MODULE_CONFIGURATION}/cache");
+        let time =
+            |key: &str, default: Duration| match self.value.pointer(&format!("{place}/{key}")) {
+                None => Ok(default),
+                Some(value) => value
+                    .as_str()
+                    .and_then(duration)
+                    .ok_or_else(|| self.lacks(&format!("a duration at {place}/{key}"))),
+            };
+        Ok(Cache {
+            ttl: time("ttl", Duration::from_secs(120))?,
+            negative_ttl: time("negative_ttl", Duration::from_secs(10))?,
+            stale_if_error: time("stale_if_error", Duration::ZERO)?,
+        })
+    }
+
     /// A real MAS: its clusters, the authority of introspections, and that of the login routes.
     pub(crate) fn point_mas_at(&mut self, upstream: &Upstream) -> Result<(), Failure> {
         for listener in Listener::ALL {
@@ -296,6 +317,20 @@ fn transport_socket(upstream: &Upstream) -> Result<Value, Failure> {
         tls["sni"] = json!(upstream.host);
     }
     Ok(json!({ "name": "envoy.transport_sockets.tls", "typed_config": tls }))
+}
+
+/// A duration as the module's configuration has it: `500ms`, `120s`, `2m`, `1h`.
+fn duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs),
+        "h" => number.checked_mul(60 * 60).map(Duration::from_secs),
+        _ => None,
+    }
 }
 
 fn trusted_certificates() -> Result<String, Failure> {
@@ -441,6 +476,26 @@ mod tests {
     fn the_stats_tags_are_those_that_stand_alone() {
         let alone: Value = serde_saphyr::from_str(STATS_TAGS).expect("YAML");
         assert_eq!(shipped().value["stats_config"], alone["stats_config"]);
+    }
+
+    #[test]
+    fn how_long_answers_hold_is_read() {
+        let mut bootstrap = shipped();
+        let read = |bootstrap: &Bootstrap| {
+            let cache = bootstrap.cache().expect("durations");
+            [cache.ttl, cache.negative_ttl, cache.stale_if_error].map(|time| time.as_millis())
+        };
+        assert_eq!(read(&bootstrap), [120_000, 10_000, 0]);
+        let cache = bootstrap.module(Listener::Gateway, "cache");
+        *cache.expect("cache") =
+            json!({"ttl": "2m", "stale_if_error": "1h", "negative_ttl": "500ms"});
+        assert_eq!(read(&bootstrap), [120_000, 500, 3_600_000]);
+        let cache = bootstrap.module(Listener::Gateway, "cache");
+        *cache.expect("cache") = json!({"ttl": 120});
+        assert!(bootstrap.cache().is_err());
+        assert_eq!(duration("s"), None);
+        assert_eq!(duration("10"), None);
+        assert_eq!(duration("1d"), None);
     }
 
     #[test]

@@ -1,56 +1,16 @@
-//! The tokens of the local stack, and the commands that show what the gateway makes of them.
+//! What `make run` prints: where the page is, and the commands that show what the gateway makes of tokens.
 
-use std::time::Duration;
-
-use stand_in::mas::{Mas, Session, token};
+use stand_in::page::{Member, Page};
 
 use crate::{
     Failure, StandInMas,
     bootstrap::{Bootstrap, Listener},
 };
 
-const GOOD: &str = "alice's phone";
-const COMPAT: &str = "bob's old client";
-const EXPIRED: &str = "an expired token";
-const LOGGED_OUT: &str = "a logged-out token";
-const UNKNOWN: &str = "a token that nobody has";
-
-/// The sessions that the printed commands use.
-pub(crate) fn insert_sessions(mas: &Mas) {
-    let day = Duration::from_secs(24 * 60 * 60);
-    insert(
-        mas,
-        "mat",
-        GOOD,
-        Session::access("alice", "PHONE").expires_in(day),
-    );
-    insert(mas, "mct", COMPAT, Session::compat("bob", "OLD CLIENT"));
-    insert(
-        mas,
-        "mat",
-        EXPIRED,
-        Session::access("alice", "TABLET").expired(),
-    );
-    insert(
-        mas,
-        "mat",
-        LOGGED_OUT,
-        Session::access("alice", "LAPTOP").expires_in(day),
-    );
-    mas.revoke(&token("mat", LOGGED_OUT));
-    mas.name(&token("mat", UNKNOWN), UNKNOWN);
-}
-
-fn insert(mas: &Mas, prefix: &str, name: &str, session: Session) {
-    let token = token(prefix, name);
-    mas.insert(&token, session);
-    mas.name(&token, name);
-}
-
 /// Prints the commands, ready to paste.
 pub(crate) fn print(
     bootstrap: &Bootstrap,
-    mas: Option<&StandInMas>,
+    mas: Option<(&StandInMas, &Page)>,
     homeserver_is_stand_in: bool,
 ) -> Result<(), Failure> {
     let gateway = bootstrap.listener(Listener::Gateway)?;
@@ -59,17 +19,23 @@ pub(crate) fn print(
         println!("\n# {what}\ncurl -i {whoami} -H 'Authorization: Bearer {token}'")
     };
 
-    println!(
-        "\nThe gateway is ready: http://{gateway}. Ctrl-C ends everything. To try it, in another terminal:"
-    );
+    println!("\nThe gateway is ready: http://{gateway}. Ctrl-C ends everything.");
+    match mas {
+        Some((_, page)) => println!(
+            "\n    Watch it, and press buttons:  http://{}/\n\nOr try it in another terminal:",
+            page.addr()
+        ),
+        None => println!("To try it, in another terminal:"),
+    }
     let seen = if homeserver_is_stand_in {
         "200, and the identity headers as the homeserver saw them"
     } else {
         "200"
     };
     match mas {
-        Some(mas) => {
-            let good = token("mat", GOOD);
+        Some((mas, page)) => {
+            let token = |member| mas.cast.token(member);
+            let good = token(Member::Alice);
             try_out(&format!("A good token: {seen}"), &good);
             try_out(
                 "The same again, from the cache: no new line `stand-in MAS: introspection` appears here",
@@ -77,18 +43,18 @@ pub(crate) fn print(
             );
             try_out(
                 "A token of the legacy login API, whose device id has a space: it is percent-encoded",
-                &token("mct", COMPAT),
+                &token(Member::Bob),
             );
-            try_out("An unknown token: 401", &token("mat", UNKNOWN));
+            try_out("An unknown token: 401", &token(Member::Unknown));
             println!("\n# No token: 401\ncurl -i {whoami}");
-            try_out("An expired one: 401", &token("mat", EXPIRED));
-            try_out("A logged-out one: 401", &token("mat", LOGGED_OUT));
-            print_roles(bootstrap, mas)?;
+            try_out("An expired one: 401", &token(Member::Expired));
+            try_out("A logged-out one: 401", &token(Member::LoggedOut));
+            print_roles(bootstrap, mas, page)?;
         }
         None => {
             println!("\n# A token of a logged-in client: {seen}; the second time from the cache");
             println!("curl -i {whoami} -H \"Authorization: Bearer $TOKEN\"");
-            try_out("An unknown token: 401", &token("mat", UNKNOWN));
+            try_out("An unknown token: 401", &Member::Unknown.first_token());
             println!("\n# No token: 401\ncurl -i {whoami}");
             println!(
                 "\n# To let Synapse ask through the edge, and MAS tell the homeserver through it:"
@@ -108,8 +74,8 @@ pub(crate) fn print(
         "curl -s 'http://{}/stats/prometheus' | grep ^matrix_edge_auth",
         bootstrap.admin()?
     );
-    if let Some(mas) = mas {
-        let control = mas.control.addr();
+    if let Some((_, page)) = mas {
+        let control = page.addr();
         println!(
             "\n# The stand-in MAS counts, and fails on command: here 503 for every introspection, until told otherwise"
         );
@@ -122,8 +88,8 @@ pub(crate) fn print(
 }
 
 /// What the two internal listeners are for.
-fn print_roles(bootstrap: &Bootstrap, mas: &StandInMas) -> Result<(), Failure> {
-    let control = mas.control.addr();
+fn print_roles(bootstrap: &Bootstrap, mas: &StandInMas, page: &Page) -> Result<(), Failure> {
+    let control = page.addr();
     println!(
         "\n# MAS locks alice and tells the homeserver, by way of the edge: her cached token is 401 at once"
     );
@@ -138,7 +104,7 @@ fn print_roles(bootstrap: &Bootstrap, mas: &StandInMas) -> Result<(), Failure> {
          -d token_type_hint=access_token -d token={}",
         bootstrap.listener(Listener::Introspection)?,
         mas.secret,
-        token("mat", GOOD)
+        mas.cast.token(Member::Alice)
     );
     Ok(())
 }

@@ -2,7 +2,8 @@
 //!
 //! It takes its ports from `envoy/local/envoy.yaml`, so that the file works alone as well. Where a port is taken, or a
 //! real MAS or homeserver is to be used, Envoy gets an adapted copy of the file. The stand-ins run in this process,
-//! and Envoy is its child: whichever way this process ends, nothing is left behind.
+//! and Envoy is its child: whichever way this process ends, nothing is left behind. With the stand-in MAS comes a page
+//! that shows what happens, on the control port.
 //!
 //! | environment | |
 //! |---|---|
@@ -22,12 +23,14 @@ use std::{
 
 use stand_in::{
     homeserver::Homeserver,
-    mas::{Control, DEFAULT_SECRET, Introspected, Mas, Options},
+    mas::{DEFAULT_SECRET, Introspected, Mas, Options},
+    page::{Cast, Observer, Page, Stack},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
 mod bootstrap;
 mod demo;
+mod descriptors;
 mod envoy;
 mod upstream;
 
@@ -101,6 +104,7 @@ async fn stack() -> Result<(), Failure> {
     }
     let program = Program::find()?;
     let secret = secret()?;
+    descriptors::allow_many();
 
     let mas = match upstream("MAS_URL")? {
         Some(url) => {
@@ -126,6 +130,10 @@ async fn stack() -> Result<(), Failure> {
     let admin = free("Envoy's admin interface", bootstrap.admin()?)?;
     bootstrap.set_admin(admin)?;
     let configuration = bootstrap.write()?;
+    let page = match &mas {
+        Some(mas) => Some(start_page(&bootstrap, mas, &secret).await?),
+        None => None,
+    };
 
     println!("Envoy: {program}, {}", configuration.display());
     let mut envoy = Envoy::start(&program, &configuration, &secret)?;
@@ -141,7 +149,11 @@ async fn stack() -> Result<(), Failure> {
                 mas.mas
                     .set_homeserver(bootstrap.listener(Listener::Provisioning)?);
             }
-            demo::print(&bootstrap, mas.as_ref(), homeserver.is_some())?;
+            demo::print(
+                &bootstrap,
+                mas.as_ref().zip(page.as_ref()),
+                homeserver.is_some(),
+            )?;
             tokio::select! {
                 died = envoy.died() => Err(died),
                 _ = interrupt.recv() => Ok(()),
@@ -162,19 +174,31 @@ fn watch(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
     signal(kind).map_err(|error| Failure::new(format!("cannot watch for signals: {error}")))
 }
 
-/// A stand-in MAS with its control interface.
+/// A stand-in MAS with the sessions that it begins with.
 struct StandInMas {
-    mas: Mas,
-    control: Control,
+    mas: Arc<Mas>,
+    cast: Arc<Cast>,
+    observer: Arc<Observer>,
     /// To be shown only if it is the stand-in's own.
     secret: String,
 }
 
 async fn start_mas(bootstrap: &mut Bootstrap, secret: &str) -> Result<StandInMas, Failure> {
     let wanted = bootstrap.mas()?;
+    let observer = Arc::new(Observer::default());
     let options = Options {
         secret: secret.to_owned(),
-        on_introspection: Some(Arc::new(tell)),
+        on_introspection: Some(Arc::new({
+            let observer = Arc::clone(&observer);
+            move |introspected| {
+                tell(introspected);
+                observer.introspected(introspected);
+            }
+        })),
+        on_provisioning: Some(Arc::new({
+            let observer = Arc::clone(&observer);
+            move |call| observer.told(call)
+        })),
         ..Options::default()
     };
     let mas = on_port_or_free("the stand-in MAS", wanted, |listen| {
@@ -185,21 +209,40 @@ async fn start_mas(bootstrap: &mut Bootstrap, secret: &str) -> Result<StandInMas
     })
     .await?;
     bootstrap.set_mas(mas.addr())?;
-    let control = on_port_or_free("its control interface", CONTROL, |listen| {
-        mas.control(listen)
-    })
-    .await?;
-    demo::insert_sessions(&mas);
     println!("stand-in MAS: http://{}", mas.addr());
+    let mas = Arc::new(mas);
     Ok(StandInMas {
+        cast: Arc::new(Cast::begin(Arc::clone(&mas))),
         mas,
-        control,
+        observer,
         secret: if secret == DEFAULT_SECRET {
             secret.to_owned()
         } else {
             "$MAS_SECRET".to_owned()
         },
     })
+}
+
+/// The page, and beside it the control interface.
+async fn start_page(
+    bootstrap: &Bootstrap,
+    mas: &StandInMas,
+    secret: &str,
+) -> Result<Page, Failure> {
+    let stack = Stack {
+        mas: Arc::clone(&mas.mas),
+        cast: Arc::clone(&mas.cast),
+        observer: Arc::clone(&mas.observer),
+        gateway: bootstrap.listener(Listener::Gateway)?,
+        introspection: bootstrap.listener(Listener::Introspection)?,
+        admin: bootstrap.admin()?,
+        secret: secret.to_owned(),
+        cache: bootstrap.cache()?,
+    };
+    on_port_or_free("the page", CONTROL, |listen| {
+        Page::start(listen, stack.clone())
+    })
+    .await
 }
 
 async fn start_homeserver(bootstrap: &mut Bootstrap) -> Result<Homeserver, Failure> {

@@ -18,7 +18,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
-use crate::support::http::within_limit;
+use super::http::within_limit;
 
 /// A running process. It is told to end when dropped, and waited for.
 pub struct Peer {

@@ -3,6 +3,7 @@
 
 use std::{env, process::Command};
 
+use base64ct::{Base64, Encoding};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -26,7 +27,7 @@ const OPTIONS: [&str; 11] = [
     "--no-default-browser-check",
 ];
 
-const MISSING: &str = "Run `scripts/setup clients`, or set CHROMIUM to a Chromium or Chrome.";
+const MISSING: &str = "Run `scripts/setup page`, or set CHROMIUM to a Chromium or Chrome.";
 
 /// A running browser with one page.
 pub struct Browser {
@@ -43,6 +44,15 @@ impl Browser {
     ///
     /// If it does not start, or does not load the page.
     pub async fn open(url: &str) -> Self {
+        Self::open_with(url, &[]).await
+    }
+
+    /// The same with more options on its command line.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start, or does not load the page.
+    pub async fn open_with(url: &str, options: &[&str]) -> Self {
         let profile = tempfile::Builder::new()
             .prefix("chromium-")
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
@@ -55,6 +65,7 @@ impl Browser {
             .args(["-c", PIPES])
             .arg(program)
             .args(OPTIONS)
+            .args(options)
             .arg(data)
             // A session bus that is not there costs seconds.
             .env_remove("DBUS_SESSION_BUS_ADDRESS");
@@ -70,7 +81,9 @@ impl Browser {
         let attached = json!({"targetId": target["targetId"], "flatten": true});
         let session = browser.call("Target.attachToTarget", attached).await;
         browser.session = text(&session["sessionId"]);
-        browser.call("Page.enable", json!({})).await;
+        for domain in ["Page", "Runtime", "Log"] {
+            browser.call(&format!("{domain}.enable"), json!({})).await;
+        }
         let loaded = browser.devtools.events();
         let opened = browser.call("Page.navigate", json!({"url": url})).await;
         assert_eq!(opened["errorText"], Value::Null, "{url}");
@@ -96,6 +109,63 @@ impl Browser {
         let thrown = &outcome["exceptionDetails"];
         assert!(thrown.is_null(), "{script}\n{thrown}");
         outcome["result"]["value"].take()
+    }
+
+    /// Resolves when the JavaScript `condition` holds in the page, which is looked at whenever the page changes.
+    pub async fn wait_for(&self, condition: &str) {
+        let script = format!(
+            "new Promise((resolve) => {{
+                const look = () => ({condition}) && (observer.disconnect(), resolve(true));
+                const observer = new MutationObserver(look);
+                observer.observe(document, {{
+                    subtree: true, childList: true, attributes: true, characterData: true,
+                }});
+                look();
+            }})"
+        );
+        self.run(&script).await;
+    }
+
+    /// Gives the page this size in pixels, and `light` or `dark` colours.
+    pub async fn look(&self, width: u32, height: u32, colours: &str) {
+        let size = json!({
+            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false,
+        });
+        self.call("Emulation.setDeviceMetricsOverride", size).await;
+        let media = json!({"features": [{"name": "prefers-color-scheme", "value": colours}]});
+        self.call("Emulation.setEmulatedMedia", media).await;
+    }
+
+    /// Presses a key, such as `Tab`, and lets it go.
+    pub async fn key(&self, key: &str, code: u32, text: &str) {
+        let mut event = json!({
+            "type": "keyDown", "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text,
+        });
+        self.call("Input.dispatchKeyEvent", event.clone()).await;
+        event["type"] = "keyUp".into();
+        self.call("Input.dispatchKeyEvent", event).await;
+    }
+
+    /// What went wrong in the page: exceptions that nobody caught, and errors in its console.
+    pub fn mistakes(&self) -> Vec<Value> {
+        let is_mistake = |event: &Value| {
+            event["method"] == "Runtime.exceptionThrown"
+                || event["method"] == "Log.entryAdded"
+                    && event["params"]["entry"]["level"] == "error"
+        };
+        let mut events = self.devtools.events_since(0);
+        events.retain(is_mistake);
+        events
+    }
+
+    /// Takes a picture of what the window shows: a PNG.
+    pub async fn picture(&self) -> Vec<u8> {
+        self.call("Emulation.setScrollbarsHidden", json!({"hidden": true}))
+            .await;
+        let taken = self
+            .call("Page.captureScreenshot", json!({"format": "png"}))
+            .await;
+        Base64::decode_vec(&text(&taken["data"])).expect("base64")
     }
 
     async fn call(&self, method: &str, parameters: Value) -> Value {
