@@ -41,7 +41,7 @@ use crate::{
         local::{LocalCache, LocalEntry},
     },
     config::Mode,
-    host::{Callback, Host, Metrics, RequestHead},
+    host::{Callback, Host, RequestHead},
     matrix::reply::Rejection,
     metrics::{Metric, Outcome},
     resolver::{Found, Query, Renewal, Resolver, Verdict},
@@ -132,8 +132,13 @@ impl Gateway {
     }
 
     /// Notes that a stream has ended.
-    pub fn on_stream_end(&self, host: &impl Metrics, exchange: &Exchange) {
-        watch::on_stream_end(host, exchange);
+    pub fn on_stream_end<H: Host, W>(
+        &self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Exchange,
+    ) {
+        watch::on_stream_end(cb, resolver, exchange);
     }
 
     /// Forgets what is too old to matter.
@@ -166,9 +171,11 @@ impl Gateway {
                 form,
                 requirement,
                 kind,
+                is_doubtful,
             } => {
                 let verdict = self.grant(cb, plugin, found);
-                let decision = policy::decide(&plugin.config, requirement, kind, verdict);
+                let decision = policy::decide(&plugin.config, requirement, kind, verdict)
+                    .without_doubt(is_doubtful);
                 if let Decision::Annotate(_) = decision {
                     watch_for_refusal(&exchange, found.digest);
                 }
@@ -241,7 +248,8 @@ impl Gateway {
                     Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
                     Progress::Decided(outcome, verdict) => {
                         let (requirement, kind) = (question.requirement, question.kind);
-                        let decision = policy::decide(config, requirement, kind, verdict);
+                        let decision = policy::decide(config, requirement, kind, verdict)
+                            .without_doubt(question.is_doubtful);
                         if let Decision::Annotate(_) = decision {
                             watch_for_refusal(exchange, question.digest);
                         }
@@ -291,6 +299,7 @@ impl Gateway {
                             form,
                             requirement,
                             kind,
+                            is_doubtful: question.is_doubtful,
                         };
                         (Some(exchange.stream), purpose)
                     }

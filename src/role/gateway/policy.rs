@@ -13,7 +13,7 @@ use crate::{
         token::{Shape, TokenKind, shape},
     },
     matrix::{
-        credential::{Credential, Source, extract, has_query_token, is_form_post},
+        credential::{Credential, Source, extract, form_post, has_query_token},
         endpoint::{AuthRequirement, Method},
         identity::{Identity, header_value, identity, is_server_admin},
         reply::Rejection,
@@ -52,6 +52,8 @@ pub struct Need<'a> {
     pub kind: Option<TokenKind>,
     /// What the endpoint needs.
     pub requirement: AuthRequirement,
+    /// Whether the homeserver may take another token, in a body that is not read. Then the request gets no identity.
+    pub is_doubtful: bool,
 }
 
 /// What a token is by itself.
@@ -132,6 +134,16 @@ pub enum Decision {
     Reject(Rejection),
 }
 
+impl Decision {
+    /// Returns the decision without an identity, if it is doubtful whose token counts.
+    pub fn without_doubt(self, is_doubtful: bool) -> Self {
+        match self {
+            Self::Annotate(_) if is_doubtful => Self::Forward,
+            decision => decision,
+        }
+    }
+}
+
 /// What the request headers and the filter state say of an active token.
 #[derive(Debug)]
 pub struct Annotation {
@@ -178,7 +190,7 @@ pub fn inspect<'a>(
         | AuthRequirement::Admin
         | AuthRequirement::Unknown => {}
     }
-    let form_post = || is_form_post(head.method(), head.content_type());
+    let form_post = || form_post(head.method(), head.content_type());
     let credential = match extract(head.authorization(), target, form_post) {
         Ok(credential) => credential,
         Err(error) => return unless_optional(requirement, error.into()),
@@ -196,9 +208,24 @@ pub fn inspect<'a>(
             AuthRequirement::Unknown => Inspection::Forward,
             _ => Inspection::Reject(Rejection::MissingToken),
         },
-        Credential::Token { token, .. } => {
+        Credential::Token {
+            is_doubtful: true, ..
+        } if config.form_tokens == FormTokens::Reject
+            && requirement != AuthRequirement::Unknown =>
+        {
+            Inspection::Reject(Rejection::MissingToken)
+        }
+        Credential::Token {
+            token, is_doubtful, ..
+        } => {
             let recognized = recognize(token.as_bytes());
-            inspect_token(config, token, recognized, requirement)
+            match inspect_token(config, token, recognized, requirement) {
+                Inspection::Introspect(need) => Inspection::Introspect(Need {
+                    is_doubtful,
+                    ..need
+                }),
+                inspection => inspection,
+            }
         }
     }
 }
@@ -273,6 +300,7 @@ fn inspect_token<'a>(
         digest,
         kind,
         requirement,
+        is_doubtful: false,
     })
 }
 

@@ -272,6 +272,37 @@ fn a_form_goes_to_the_homeserver_unless_that_is_turned_off() {
     );
 }
 
+/// Twisted decodes the type, and may find a form. Then the token in its body counts, and otherwise that in the query.
+#[test]
+fn a_body_that_may_be_a_form_hides_no_token_in_the_query() {
+    let post = |target: &str, content_type| Head {
+        content_type: Some(content_type),
+        ..Head::post(target)
+    };
+    let encoded = "application/x-www-=?utf-8?q?form-urlencoded?=";
+    let with_query = |path: &str| format!("{path}?access_token={TOKEN}");
+    let dead = format!("{REQUIRED}?access_token=mat_damaged");
+    for (form_tokens, of_query, of_body) in [
+        ("pass", OAUTH, Needs::Nothing),
+        ("reject", MISSING, MISSING),
+    ] {
+        assert_needs(
+            json!({"form_tokens": form_tokens}),
+            &[
+                (post(&with_query(REQUIRED), encoded), of_query),
+                (post(REQUIRED, encoded), of_body),
+                (post(&with_query(UNKNOWN), encoded), OAUTH),
+                (post(&with_query(REQUIRED), "application/json;a==?"), OAUTH),
+                (post(REQUIRED, "application/json;a==?"), MISSING),
+            ],
+        );
+    }
+    assert_needs(
+        json!({"form_tokens": "pass"}),
+        &[(post(&dead, encoded), Needs::Inactive)],
+    );
+}
+
 #[test]
 fn the_form_of_a_token_decides_whether_mas_is_asked() {
     let control_byte = "opaque\u{1}token";
