@@ -1,10 +1,10 @@
 //! [`Host`](crate::host::Host) by proxy-wasm host calls.
 
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, mem::ManuallyDrop, time::Duration};
 
 use super::{
     abi::{self, Buffer, Map, MetricType},
-    clock, dispatch,
+    clock,
 };
 use crate::{
     clock::Instant,
@@ -21,12 +21,16 @@ use crate::{
 /// What the response code details of our replies begin with, as Envoy's own filters do it.
 const DETAILS_PREFIX: &str = "matrix_edge_auth_";
 
+/// proxy-wasm's status for what is no map.
+const PARSE_FAILURE: HostError = HostError(4);
+
 /// The details of a response that came from upstream.
 const UPSTREAM_DETAILS: &[u8] = b"via_upstream";
 
 thread_local! {
     /// Envoy's ids of the metrics used so far; `None` for one that could not be defined.
-    static METRICS: RefCell<SortedMap<Metric, Option<u32>>> = const { RefCell::new(SortedMap::new()) };
+    static METRICS: ManuallyDrop<RefCell<SortedMap<Metric, Option<u32>>>> =
+        const { ManuallyDrop::new(RefCell::new(SortedMap::new())) };
 }
 
 /// The proxy, as seen from the context whose callback runs.
@@ -41,15 +45,15 @@ impl Streams for Envoy {
     }
 
     fn request_head(&self) -> Result<RequestHead, HostError> {
-        abi::header_map(Map::Request).map(RequestHead::new)
+        RequestHead::parse(abi::header_map(Map::Request)?).ok_or(PARSE_FAILURE)
     }
 
     fn request_trailers(&self) -> Result<Fields, HostError> {
-        abi::header_map(Map::RequestTrailers)
+        Fields::parse(abi::header_map(Map::RequestTrailers)?).ok_or(PARSE_FAILURE)
     }
 
-    fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
-        abi::set_header(Map::Request, name, value)
+    fn add_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        abi::add_header(Map::Request, name, value)
     }
 
     fn remove_request_header(&self, name: &str) -> Result<(), HostError> {
@@ -118,7 +122,21 @@ impl Runtime for Envoy {
         root: RootId,
         request: &IntrospectionRequest<'_>,
     ) -> Result<CallId, NotSent> {
-        dispatch::dispatch(self.context, root, request)
+        // The answer comes to the context that makes the call, and is lost if that has ended, as a stream may have.
+        abi::set_effective_context(root.0).map_err(|_| NotSent::Refused)?;
+        let headers = request.headers();
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_bytes()));
+        let timeout = u32::try_from(request.timeout().as_millis()).unwrap_or(u32::MAX);
+        let sent = abi::http_call(request.cluster(), headers, request.body(), timeout);
+        if self.context != root.0 {
+            abi::set_effective_context(self.context).map_err(|_| NotSent::Refused)?;
+        }
+        sent.map(CallId).map_err(|HostError(status)| match status {
+            abi::BAD_ARGUMENT => NotSent::UnknownCluster,
+            _ => NotSent::Refused,
+        })
     }
 
     fn tick_every(&self, root: RootId, period: Option<Duration>) {
@@ -173,12 +191,15 @@ impl Metrics for Envoy {
 
 /// Returns Envoy's id of a metric, which is defined at its first use.
 fn id(metric: Metric) -> Option<u32> {
-    METRICS.with_borrow_mut(|ids| match ids.get(&metric) {
-        Some(id) => *id,
-        None => {
-            let id = define(metric);
-            ids.insert(metric, id);
-            id
+    METRICS.with(|ids| {
+        let mut ids = ids.try_borrow_mut().ok()?;
+        match ids.get(&metric) {
+            Some(id) => *id,
+            None => {
+                let id = define(metric);
+                ids.insert(metric, id);
+                id
+            }
         }
     })
 }

@@ -144,12 +144,9 @@ impl Streams for SimulatedHost {
         self.with_request(|request| Ok(fields(&request.trailers)))
     }
 
-    fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
-        self.note(format!("set {name}"));
-        self.change_header(|request| {
-            request.headers.retain(|(key, _)| key != name);
-            request.headers.push((name.to_owned(), value.to_vec()));
-        })
+    fn add_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        self.note(format!("add {name}"));
+        self.change_header(|request| request.headers.push((name.to_owned(), value.to_vec())))
     }
 
     fn remove_request_header(&self, name: &str) -> Result<(), HostError> {
@@ -257,7 +254,7 @@ impl Runtime for SimulatedHost {
         self.note("dispatch");
         assert!(
             self.context >= FIRST_STREAM || self.context == root.0,
-            "the SDK would panic"
+            "roots make no calls for each other"
         );
         if self.vm.faults.dispatch.get() || self.vm.dropped.borrow().contains(&root) {
             return Err(NotSent::Refused);
