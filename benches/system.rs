@@ -31,6 +31,8 @@ mod instructions;
 mod latency;
 #[path = "system/overload.rs"]
 mod overload;
+#[path = "system/plots.rs"]
+mod plots;
 #[path = "system/probe.rs"]
 mod probe;
 #[path = "system/process.rs"]
@@ -99,6 +101,7 @@ fn main() -> ExitCode {
             overload::slow_mas().await;
         }
     });
+    plots::draw();
     if passed {
         ExitCode::SUCCESS
     } else {

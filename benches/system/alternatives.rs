@@ -22,7 +22,7 @@ use self::{
     contender::{Contender, Cpu, MODULE},
     daemon::Addrs,
 };
-use super::{client, extent, http2, median, tokens, upstream::Mas};
+use super::{client, extent, http2, median, plots, tokens, upstream::Mas};
 
 /// The tokens of a hit, all used in turn.
 const SESSIONS: usize = 100;
@@ -252,6 +252,14 @@ fn print(rows: &[Row<'_>], case: Case, protocol: Protocol, workers: u32) {
             added.map_or(String::new(), |added| format!("{added:.1}")),
             row.calls,
         );
+    }
+    if case == Case::Hit && protocol == Protocol::Http1 && workers == 1 {
+        let lines = rows.iter().map(|row| {
+            let of = |part: fn(&Cpu) -> f64| median(&row.cpu.iter().map(part).collect::<Vec<_>>());
+            let (proxy, service) = (of(|cpu| cpu.proxy), of(|cpu| cpu.service));
+            format!("{}\t{proxy:.1}\t{service:.1}", row.contender.name)
+        });
+        plots::save("alternatives", &lines.collect::<Vec<_>>());
     }
     if case == Case::Hit {
         for alternative in rows

@@ -11,6 +11,7 @@ use super::{
     extent,
     flood::{Answers, Attack, Flood, Pace},
     latency::{self, Measured, QUIET, Table},
+    plots,
     process::Apart,
     progress, setting, tokens,
     upstream::Mas,
@@ -165,6 +166,7 @@ pub async fn side_by_side(mas: &Mas) {
     }
     assert_eq!(lengths.len(), 1, "all answers are alike, whoever answers");
     table.print();
+    plots::save("latency", &table.figures());
 }
 
 /// Invented tokens that cannot exist.

@@ -8,7 +8,7 @@ use super::{
     Gateway,
     client::{self, Client, Connection},
     control::{self, Refusal},
-    extent, median, tokens,
+    extent, median, plots, tokens,
     upstream::Mas,
 };
 
@@ -194,6 +194,7 @@ pub async fn growth(mas: &Mas) {
     let sessions = tokens("session", MANY);
     mas.activate(&sessions);
     let few = &sessions[..FEW];
+    let mut figures = Vec::new();
     for (name, local_entries) in [("the worker's cache", MANY), ("the shared cache", 0)] {
         let pairs = pairs();
         println!("\nGrowth, {name}; {pairs} Envoys with few and as many with many sessions");
@@ -230,7 +231,11 @@ pub async fn growth(mas: &Mas) {
             );
         }
         table.print();
+        let lines = table.0.iter();
+        figures
+            .extend(lines.map(|(kind, micros)| format!("{name}: {kind}\t{:.1}", median(micros))));
     }
+    plots::save("growth", &figures);
 }
 
 fn requests(tokens: &[String]) -> Vec<Vec<u8>> {

@@ -132,6 +132,18 @@ impl Table {
         }
     }
 
+    /// For the picture: who answers, invented tokens a second, p99. Without the loads that fill a worker.
+    pub fn figures(&self) -> Vec<String> {
+        let rows = self.with_quiet().map(|(row, _)| row);
+        let rows = rows.filter(|row| row.load == QUIET || row.load.ends_with("/s"));
+        let lines = rows.map(|row| {
+            let rate = row.median(|one| one.rate);
+            let p99 = row.median(|one| one.seen.hits.p99);
+            format!("{}\t{rate:.0}\t{p99:.0}", row.envoy.replace('`', ""))
+        });
+        lines.collect()
+    }
+
     /// The rows of one Envoy after the other, each with the row that it is compared with.
     fn with_quiet(&self) -> impl Iterator<Item = (&Row, &Row)> {
         self.rows
