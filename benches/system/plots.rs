@@ -137,7 +137,7 @@ fn draw_bars(name: &str, title: &str, unit: &str, legend: &[&str], bars: &[Bar])
             .margin(10)
             .margin_right(70)
             .x_label_area_size(44)
-            .y_label_area_size(230)
+            .y_label_area_size(310)
             .margin_bottom(if legend.is_empty() { 4 } else { 28 })
             .build_cartesian_2d(0.0..longest * 1.02, rows..0.0)
             .expect("a chart");
@@ -174,7 +174,7 @@ fn draw_bars(name: &str, title: &str, unit: &str, legend: &[&str], bars: &[Bar])
                 .expect("a number");
         }
         for (at, (entry, colour)) in legend.iter().zip(COLOURS).enumerate() {
-            let left = 250 + 160 * at as i32;
+            let left = 330 + 160 * at as i32;
             let top = height as i32 - 24;
             let swatch = Rectangle::new([(left, top), (left + 12, top + 12)], colour.filled());
             area.draw(&swatch).expect("a swatch");

@@ -47,7 +47,7 @@ pub struct Contender {
 /// Kept for as long as it is measured.
 #[expect(dead_code, reason = "held to be dropped")]
 enum Running {
-    Envoy(Envoy),
+    Envoy(Box<Envoy>),
     Daemon(Daemon),
 }
 
@@ -168,7 +168,7 @@ async fn of_envoy(name: &'static str, base: Option<&'static str>, builder: Build
         addrs: Addrs::one(envoy.addr()),
         proxy: Process::of(&envoy),
         service: None,
-        _running: vec![Running::Envoy(envoy)],
+        _running: vec![Running::Envoy(Box::new(envoy))],
     }
 }
 

@@ -21,10 +21,11 @@ use crate::process::Process;
 const RUN: &str = r#"
 dir=$1
 shift
-exec 3<&0
+# The shell itself would say on what signal the program ended.
+exec 3<&0 4>&2 2>/dev/null
 { read -r _ <&3; kill -TERM 0; } >/dev/null &
 trap : TERM
-"$@" 3<&- </dev/null
+"$@" 3<&- </dev/null 2>&4 4>&-
 rm -rf -- "$dir"
 "#;
 
