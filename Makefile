@@ -36,7 +36,7 @@ chaos: ## Let everything fail at once around a real Envoy (SECONDS=600, SEED=n r
 fuzz: ## Fuzz what reads bytes from outside (SECONDS=30, TARGET="endpoint worker" picks some)
 	@scripts/fuzz $(or $(SECONDS),30) $(TARGET)
 
-bench: ## Measure the module in a real Envoy (PART="cold latency" picks some)
+bench: ## Measure the module in a real Envoy (PART="cold latency" picks some, QUICK=1 takes 5 minutes)
 	@scripts/bench $(PART)
 
 docs: ## Write the generated parts of docs/: the JSON Schema and the reference of the configuration
