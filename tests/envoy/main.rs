@@ -67,6 +67,7 @@ mod refusals;
 mod renewal;
 mod replies;
 mod retries;
+mod rollout;
 mod sessions;
 mod shadow;
 mod shipped;
