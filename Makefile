@@ -1,7 +1,7 @@
 # Thin names for the scripts in scripts/; each target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-workers sim parity chaos fuzz bench docs lint package clean
+.PHONY: help setup build cli run test test-workers sim parity chaos fuzz bench docs lint package clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,6 +11,9 @@ setup: ## Install what all the others need (ENVOY=path, MATRIX_EDGE_AUTH_TOOLCHA
 
 build: ## Build the module: dist/matrix-edge-auth.wasm
 	@scripts/build
+
+cli: ## Build the command-line program: dist/matrix-edge-auth
+	@scripts/cli
 
 run: ## Run a complete stack on loopback, with a page to watch, until Ctrl-C (MAS_URL=, HOMESERVER_URL=, MAS_SECRET=)
 	@scripts/run

@@ -101,6 +101,17 @@ pub enum Role {
     Provisioning,
 }
 
+impl Role {
+    /// Returns its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Introspection => "introspection",
+            Self::Provisioning => "provisioning",
+        }
+    }
+}
+
 /// `cache`: how long answers are kept, and how many.
 #[derive(Debug)]
 pub struct Cache {
@@ -136,6 +147,16 @@ pub enum Mode {
     Enforce,
     /// Only count it.
     Shadow,
+}
+
+impl Mode {
+    /// Returns its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Shadow => "shadow",
+        }
+    }
 }
 
 /// `on_introspection_failure`.

@@ -76,6 +76,9 @@ pub enum NotSent {
 
 /// Counters, gauges and histograms.
 pub trait Metrics {
+    /// Makes the series of `metric` exist, at 0 if nothing has been counted.
+    fn define(&self, metric: Metric);
+
     /// Adds `value` to a counter or gauge, or takes it as a sample of a histogram. Only a gauge takes a
     /// negative value.
     fn record(&self, metric: Metric, value: i64);
@@ -135,6 +138,10 @@ pub trait Streams {
 
     /// Returns a header of the selected stream's response, `None` if absent.
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError>;
+
+    /// Returns whether the selected stream's response came from upstream, and not from Envoy itself. Only while its
+    /// headers callback runs.
+    fn is_upstream_response(&self) -> bool;
 
     /// Sets the status of the selected stream's response.
     fn set_response_status(&self, status: u16) -> Result<(), HostError>;

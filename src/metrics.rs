@@ -4,7 +4,7 @@
 //! Prometheus labels. The set is small and fixed, and no value ever comes from a request.
 //!
 //! The non-obvious rule: a reason or an outcome has one name wherever it is told: in the metric, in the access log,
-//! and in the README, which must list every one of them.
+//! in the README, which must list every one of them, and in docs/operations.md, which explains them.
 
 /// Something worth counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +43,8 @@ pub enum Metric {
     Rejected(RejectionReason),
     /// Shadow mode let a request pass that `enforce` would have rejected, for this reason.
     WouldReject(RejectionReason),
+    /// What became of such a request, once that is known.
+    WouldRejectAnswer(RejectionReason, HomeserverAnswer),
     /// A request that may end answers passed from MAS to the homeserver.
     ProvisioningRequest(PresentedSecret),
 }
@@ -159,6 +161,21 @@ label_values! {
     Unrecognized = "unrecognized",
 }
 
+label_values! {
+    /// What the homeserver answered to a request that shadow mode let pass.
+    HomeserverAnswer:
+    /// Nothing: the request ended before, or Envoy answered in its place.
+    None = "none",
+    /// Success.
+    Success = "2xx",
+    /// A redirect.
+    Redirect = "3xx",
+    /// An error of the client.
+    ClientError = "4xx",
+    /// An error of the server.
+    ServerError = "5xx",
+}
+
 /// How a request was decided: the verdict and where it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
@@ -184,44 +201,44 @@ pub enum Outcome {
     NotAsked,
 }
 
-/// How the secret that a provisioning request presents compares with the one that is configured here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PresentedSecret {
+label_values! {
+    /// How the secret that a provisioning request presents compares with the one that is configured here.
+    PresentedSecret:
     /// It is the same: the caller is MAS.
-    Matching,
+    Matching = "matching",
     /// It is another one.
-    Different,
+    Different = "different",
     /// The request presents none.
-    Missing,
+    Missing = "missing",
     /// No shared secret is configured here.
-    Unchecked,
+    Unchecked = "unchecked",
 }
 
-/// The two tables of the shared cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Table {
+label_values! {
+    /// The two tables of the shared cache.
+    Table:
     /// Active tokens.
-    Active,
+    Active = "active",
     /// Inactive tokens.
-    Negative,
+    Negative = "negative",
 }
 
-/// What an entry was when it made room for another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Evicted {
+label_values! {
+    /// What an entry was when it made room for another.
+    Evicted:
     /// An answer past its time.
-    Expired,
+    Expired = "ended",
     /// An answer that still held.
-    Live,
+    Live = "capacity",
 }
 
-/// The result of a look-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hit {
+label_values! {
+    /// The result of a look-up.
+    Hit:
     /// A fresh entry was found.
-    Hit,
+    Hit = "hit",
     /// None was, or only a stale one.
-    Miss,
+    Miss = "miss",
 }
 
 /// What kind of metric the host is to define.
@@ -235,6 +252,12 @@ pub enum Kind {
     Histogram,
 }
 
+/// A label and its value.
+type Label = (&'static str, &'static str);
+
+/// No label.
+const NONE: Label = ("", "");
+
 impl Metric {
     /// Counter, gauge or histogram.
     pub fn kind(self) -> Kind {
@@ -247,55 +270,101 @@ impl Metric {
 
     /// The metric's name before Envoy's own prefix, with its labels.
     pub fn name(self) -> String {
-        let (name, labels): (&str, Vec<(&str, &str)>) = match self {
+        let (name, labels) = self.name_and_labels();
+        let mut full = "matrix_edge_auth_".to_owned();
+        full.push_str(name);
+        for (label, value) in labels {
+            if !label.is_empty() {
+                for part in [".", label, "=", value] {
+                    full.push_str(part);
+                }
+            }
+        }
+        full
+    }
+
+    fn name_and_labels(self) -> (&'static str, [Label; 2]) {
+        match self {
             Self::Request(outcome) => ("requests_total", outcome.labels()),
             Self::Answered(outcome) => ("introspection_answers_total", outcome.labels()),
             Self::Lookup(table, hit) => (
                 "cache_lookups_total",
-                vec![("table", table.label()), ("result", hit.label())],
+                [("table", table.label()), ("result", hit.label())],
             ),
-            Self::Evicted(table, evicted) => {
-                let reason = match evicted {
-                    Evicted::Expired => "ended",
-                    Evicted::Live => "capacity",
-                };
-                (
-                    "cache_evictions_total",
-                    vec![("table", table.label()), ("reason", reason)],
-                )
-            }
+            Self::Evicted(table, evicted) => (
+                "cache_evictions_total",
+                [("table", table.label()), ("reason", evicted.label())],
+            ),
             Self::LocalEvicted => (
                 "cache_evictions_total",
-                vec![("table", "local"), ("reason", "capacity")],
+                [("table", "local"), ("reason", "capacity")],
             ),
-            Self::TooLong(table) => ("cache_too_long_total", vec![("table", table.label())]),
-            Self::Coalesced => ("coalesced_requests_total", vec![]),
-            Self::LeaseWait => ("lease_waits_total", vec![]),
-            Self::LineWait => ("line_waits_total", vec![]),
-            Self::Refresh => ("refreshes_total", vec![]),
-            Self::Invalidated(reason) => ("invalidations_total", vec![("reason", reason.label())]),
-            Self::Introspection(outcome) => {
-                ("introspections_total", vec![("outcome", outcome.label())])
+            Self::TooLong(table) => ("cache_too_long_total", [("table", table.label()), NONE]),
+            Self::Coalesced => ("coalesced_requests_total", [NONE; 2]),
+            Self::LeaseWait => ("lease_waits_total", [NONE; 2]),
+            Self::LineWait => ("line_waits_total", [NONE; 2]),
+            Self::Refresh => ("refreshes_total", [NONE; 2]),
+            Self::Invalidated(reason) => {
+                ("invalidations_total", [("reason", reason.label()), NONE])
             }
-            Self::InFlight => ("introspections_in_flight", vec![]),
-            Self::IntrospectionMillis => ("introspection_duration_milliseconds", vec![]),
-            Self::HeldMillis => ("held_duration_milliseconds", vec![]),
-            Self::Rejected(reason) => ("rejections_total", vec![("reason", reason.label())]),
-            Self::WouldReject(reason) => ("would_reject_total", vec![("reason", reason.label())]),
+            Self::Introspection(outcome) => {
+                ("introspections_total", [("outcome", outcome.label()), NONE])
+            }
+            Self::InFlight => ("introspections_in_flight", [NONE; 2]),
+            Self::IntrospectionMillis => ("introspection_duration_milliseconds", [NONE; 2]),
+            Self::HeldMillis => ("held_duration_milliseconds", [NONE; 2]),
+            Self::Rejected(reason) => ("rejections_total", [("reason", reason.label()), NONE]),
+            Self::WouldReject(reason) => ("would_reject_total", [("reason", reason.label()), NONE]),
+            Self::WouldRejectAnswer(reason, answer) => (
+                "would_reject_answers_total",
+                [("answer", answer.label()), ("reason", reason.label())],
+            ),
             Self::ProvisioningRequest(secret) => (
                 "provisioning_requests_total",
-                vec![("secret", secret.label())],
+                [("secret", secret.label()), NONE],
             ),
-        };
-        let mut full = format!("matrix_edge_auth_{name}");
-        for (label, value) in labels {
-            full.push_str(&format!(".{label}={value}"));
         }
-        full
+    }
+}
+
+impl HomeserverAnswer {
+    /// Returns what a status says; `None` is no answer.
+    pub fn of(status: Option<u16>) -> Self {
+        match status {
+            Some(200..=299) => Self::Success,
+            Some(300..=399) => Self::Redirect,
+            Some(400..=499) => Self::ClientError,
+            Some(500..=599) => Self::ServerError,
+            _ => Self::None,
+        }
+    }
+}
+
+impl InvalidationReason {
+    /// Returns whether a provisioning request is the reason.
+    pub fn is_provisioning(self) -> bool {
+        !matches!(
+            self,
+            Self::Homeserver | Self::Introspection | Self::Logout | Self::Revocation
+        )
     }
 }
 
 impl Outcome {
+    /// Every outcome.
+    pub const ALL: &[Self] = &[
+        Self::ActiveLocal,
+        Self::ActiveShared,
+        Self::ActiveStale,
+        Self::ActiveIntrospected,
+        Self::InactiveShared,
+        Self::InactiveIntrospected,
+        Self::InactiveOffline,
+        Self::NoVerdict,
+        Self::OverBudget,
+        Self::NotAsked,
+    ];
+
     /// What is known of the token.
     pub fn verdict(self) -> &'static str {
         self.words().0
@@ -306,8 +375,8 @@ impl Outcome {
         self.words().1
     }
 
-    fn labels(self) -> Vec<(&'static str, &'static str)> {
-        vec![("verdict", self.verdict()), ("source", self.source())]
+    fn labels(self) -> [Label; 2] {
+        [("verdict", self.verdict()), ("source", self.source())]
     }
 
     fn words(self) -> (&'static str, &'static str) {
@@ -326,35 +395,6 @@ impl Outcome {
     }
 }
 
-impl PresentedSecret {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Matching => "matching",
-            Self::Different => "different",
-            Self::Missing => "missing",
-            Self::Unchecked => "unchecked",
-        }
-    }
-}
-
-impl Table {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Negative => "negative",
-        }
-    }
-}
-
-impl Hit {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -364,29 +404,60 @@ mod tests {
 
     use super::*;
 
+    fn labels<T: Copy>(all: &[T], label: fn(T) -> &'static str) -> Vec<&'static str> {
+        let labels: Vec<_> = all.iter().map(|value| label(*value)).collect();
+        let distinct: BTreeSet<_> = labels.iter().collect();
+        assert_eq!(distinct.len(), labels.len(), "{labels:?}");
+        labels
+    }
+
+    fn reasons() -> Vec<&'static str> {
+        labels(RejectionReason::ALL, RejectionReason::label)
+    }
+
+    fn outcomes() -> Vec<&'static str> {
+        labels(IntrospectionOutcome::ALL, IntrospectionOutcome::label)
+    }
+
     /// The README has a line for each metric, with all values of its label.
     #[test]
     fn the_readme_names_every_value() {
-        let outcomes = IntrospectionOutcome::ALL.iter();
-        let outcomes: Vec<_> = outcomes.map(|outcome| outcome.label()).collect();
-        let invalidations = InvalidationReason::ALL.iter();
-        let invalidations: Vec<_> = invalidations.map(|reason| reason.label()).collect();
-        let rejections = RejectionReason::ALL.iter();
-        let rejections: Vec<_> = rejections.map(|reason| reason.label()).collect();
+        let invalidations = labels(InvalidationReason::ALL, InvalidationReason::label);
+        let answers = labels(HomeserverAnswer::ALL, HomeserverAnswer::label);
         for (metric, labels) in [
-            ("introspections_total", outcomes),
+            ("introspections_total", outcomes()),
             ("invalidations_total", invalidations),
-            ("rejections_total", rejections),
+            ("rejections_total", reasons()),
+            ("would_reject_answers_total", answers),
         ] {
             let line = include_str!("../README.md")
                 .lines()
                 .find(|line| line.starts_with(&format!("| `matrix_edge_auth_{metric}`")))
                 .unwrap();
-            for label in &labels {
+            for label in labels {
                 assert!(line.contains(&format!("`{label}`")), "{metric}: {label}");
             }
-            let distinct: BTreeSet<_> = labels.iter().collect();
-            assert_eq!(distinct.len(), labels.len(), "{metric}");
+        }
+    }
+
+    /// The operations manual has a row for each reason and outcome, with a meaning and what to do.
+    #[test]
+    fn the_manual_explains_every_reason_and_outcome() {
+        let manual = include_str!("../docs/operations.md");
+        for (heading, labels) in [("## Reasons", reasons()), ("## Outcomes", outcomes())] {
+            let section = manual.split_once(heading).unwrap().1;
+            let section = section.split("\n## ").next().unwrap_or_default();
+            let rows: Vec<_> = section
+                .lines()
+                .filter(|row| row.starts_with("| `"))
+                .collect();
+            assert_eq!(rows.len(), labels.len(), "{heading}");
+            for label in labels {
+                let start = format!("| `{label}` |");
+                let row = rows.iter().find(|row| row.starts_with(&start));
+                let cells = row.map(|row| row.split('|').filter(|cell| !cell.trim().is_empty()));
+                assert!(cells.is_some_and(|cells| cells.count() >= 3), "{label}");
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod introspection;
 mod origin;
 pub mod plugin;
 pub mod provisioning;
+pub mod series;
 
 use crate::host::Streams;
 

@@ -215,7 +215,15 @@ impl Worker {
     }
 
     /// Notes that a stream has ended, whatever it waited for.
-    pub fn on_stream_end(&mut self, stream: StreamId) {
+    pub fn on_stream_end(
+        &mut self,
+        host: &impl Host,
+        stream: StreamId,
+        exchange: Option<&AnyExchange>,
+    ) {
+        if let Some(AnyExchange::Gateway(exchange)) = exchange {
+            self.gateway.on_stream_end(host, exchange);
+        }
         self.resolver.cancel(stream);
         self.introspection.cancel(stream);
     }

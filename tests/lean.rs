@@ -170,6 +170,39 @@ fn the_host_calls_of_each_kind_of_request() {
     assert_eq!(invented, rejected);
 }
 
+/// Shadow mode costs a hit nothing more, and reads more of a response only where it would have rejected the request.
+#[test]
+fn shadow_mode_costs_a_hit_nothing() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"mode": "shadow"}));
+    worker.request(&gateway, whoami(TOKEN));
+    worker.answer_only_call(ACTIVE);
+    let mut costs = |request: Request| {
+        count(&mut worker, |worker| {
+            let stream = worker.request(&gateway, request);
+            worker.response(stream, 200);
+            worker.hang_up(stream);
+        })
+    };
+    let hit = [
+        ("set x-matrix-user-id", 1),
+        ("set x-matrix-device-id", 1),
+        ("metric", 1),
+        ("get response :status", 1),
+    ];
+    let request = whoami(TOKEN);
+    assert_eq!(costs(request), expected(&[&READ[..], &hit].concat()));
+    let would_reject = [
+        ("metric", 3),
+        ("get response :status", 1),
+        ("response code details", 1),
+    ];
+    let request = Request::get("/_matrix/client/v3/account/whoami");
+    let expected = expected(&[&READ[..], &would_reject].concat());
+    assert_eq!(costs(request), expected);
+}
+
 #[test]
 fn a_hit_costs_the_same_for_as_long_as_the_answer_holds() {
     let process = Process::new();

@@ -21,6 +21,9 @@ use crate::{
 /// What the response code details of our replies begin with, as Envoy's own filters do it.
 const DETAILS_PREFIX: &str = "matrix_edge_auth_";
 
+/// The details of a response that came from upstream.
+const UPSTREAM_DETAILS: &[u8] = b"via_upstream";
+
 thread_local! {
     /// Envoy's ids of the metrics used so far; `None` for one that could not be defined.
     static METRICS: RefCell<SortedMap<Metric, Option<u32>>> = const { RefCell::new(SortedMap::new()) };
@@ -63,6 +66,11 @@ impl Streams for Envoy {
 
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
         abi::header(Map::Response, name)
+    }
+
+    fn is_upstream_response(&self) -> bool {
+        let details = abi::property("response\0code_details");
+        matches!(details, Ok(Some(details)) if details == UPSTREAM_DETAILS)
     }
 
     fn set_response_status(&self, status: u16) -> Result<(), HostError> {
@@ -146,6 +154,13 @@ impl Runtime for Envoy {
 }
 
 impl Metrics for Envoy {
+    fn define(&self, metric: Metric) {
+        if let (Some(id), Kind::Counter) = (id(metric), metric.kind()) {
+            // It counts as used then, which a scrape with `usedonly` looks for.
+            let _ = abi::record_metric(id, 0);
+        }
+    }
+
     fn record(&self, metric: Metric, value: i64) {
         let Some(id) = id(metric) else { return };
         // A failure costs a sample; there is nothing to do about it.

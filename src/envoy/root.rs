@@ -16,8 +16,9 @@ use super::{
 };
 use crate::{
     config,
-    host::{CallId, QueueId, RootId, StreamId},
+    host::{CallId, QueueId, RootId, Runtime as _, StreamId},
     mas::introspection::{IntrospectionResponse, LIFETIME, MAX_RESPONSE_BYTES},
+    role::series,
     worker::Plugin,
 };
 
@@ -85,8 +86,13 @@ impl RootContext for Root {
             .unwrap_or_default();
         match config::parse(&bytes, &|name| std::env::var(name).ok()) {
             Ok(config) => {
+                series::define(&self.host(), &config);
                 let plugin = Plugin::new(self.id, config);
-                if let Some(warning) = plugin.first_warning(&self.host()) {
+                let (host, now) = (self.host(), self.host().now());
+                if let Some(line) = plugin.first_announcement(&host, now) {
+                    log::info!("{line}");
+                }
+                if let Some(warning) = plugin.first_warning(&host, now) {
                     log::warn!("{warning}");
                 }
                 self.plugin = Some(Rc::new(plugin));

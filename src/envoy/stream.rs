@@ -45,7 +45,9 @@ impl Stream {
     }
 
     fn forget(&mut self) {
-        with_worker(|worker| worker.on_stream_end(self.id));
+        with_worker(|worker| {
+            worker.on_stream_end(&self.host(), self.id, self.exchange.as_ref());
+        });
     }
 }
 

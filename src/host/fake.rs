@@ -84,6 +84,10 @@ impl Store for FakeHost {
 }
 
 impl Metrics for FakeHost {
+    fn define(&self, metric: Metric) {
+        self.record(metric, 0);
+    }
+
     fn record(&self, metric: Metric, value: i64) {
         *self.metrics.borrow_mut().entry(metric.name()).or_default() += value;
     }
@@ -170,6 +174,10 @@ impl Streams for FakeHost {
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
         let headers = self.headers.borrow();
         Ok(headers.get(name).map(|value| value.as_bytes().to_vec()))
+    }
+
+    fn is_upstream_response(&self) -> bool {
+        true
     }
 
     fn set_response_status(&self, _status: u16) -> Result<(), HostError> {

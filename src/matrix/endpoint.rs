@@ -14,6 +14,8 @@
 //! are looked for in every encoding, since a proxy in between may decode more often.
 
 mod blocked;
+#[cfg(not(target_arch = "wasm32"))]
+mod explanation;
 mod family;
 mod method;
 mod requirement;
@@ -21,6 +23,8 @@ mod table;
 
 use std::cell::LazyCell;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use self::explanation::{Decider, Explanation};
 pub(super) use self::table::after_version;
 pub use self::{method::Method, requirement::AuthRequirement};
 

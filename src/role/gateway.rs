@@ -39,7 +39,7 @@ use crate::{
         local::{LocalCache, LocalEntry},
     },
     config::Mode,
-    host::{Callback, Host, RequestHead},
+    host::{Callback, Host, Metrics, RequestHead},
     matrix::reply::Rejection,
     metrics::{Metric, Outcome},
     resolver::{Found, Query, Renewal, Resolver, Verdict},
@@ -128,6 +128,11 @@ impl Gateway {
         watch::on_response_headers(cb, resolver, exchange, &mut self.refused);
     }
 
+    /// Notes that a stream has ended.
+    pub fn on_stream_end(&self, host: &impl Metrics, exchange: &Exchange) {
+        watch::on_stream_end(host, exchange);
+    }
+
     /// Forgets what is too old to matter.
     pub fn on_tick<H: Host>(&mut self, cb: &Callback<'_, H>) {
         self.refused.expire(cb.now());
@@ -137,9 +142,16 @@ impl Gateway {
     pub fn finish<H: Host>(&mut self, cb: &Callback<'_, H>, found: &Found, waiter: Waiter) {
         let Waiter { exchange, purpose } = waiter;
         let plugin = &exchange.plugin;
+        // Otherwise the filter state would be another stream's.
+        let is_selected = matches!(purpose, Purpose::Shadow { .. })
+            && plugin.config.filter_state
+            && cb.host.select(exchange.stream);
         if let Purpose::Shadow { .. } = purpose {
-            // Without the filter state: it would be another stream's.
-            cb.host.count(Metric::Request(found.outcome()));
+            if is_selected {
+                outcome::tell(cb.host, &plugin.config, found.outcome());
+            } else {
+                cb.host.count(Metric::Request(found.outcome()));
+            }
         } else if exchange.phase() == Phase::Held {
             outcome::tell(cb.host, &plugin.config, found.outcome());
         } else {
@@ -169,7 +181,11 @@ impl Gateway {
                 let verdict = self.grant(cb, plugin, found);
                 match policy::decide(&plugin.config, requirement, kind, verdict) {
                     Decision::Reject(rejection) => {
-                        cb.host.count(Metric::WouldReject(rejection.reason()));
+                        let reason = rejection.reason();
+                        if is_selected {
+                            outcome::tell_would_reject(cb.host, &plugin.config, reason);
+                        }
+                        watch::would_reject(cb.host, &exchange, reason);
                     }
                     // The response may not have come yet.
                     Decision::Annotate(_) => watch_for_refusal(&exchange, found.digest),
@@ -213,7 +229,11 @@ impl Gateway {
                 match self.find(cb, resolver, exchange, head, &question) {
                     Progress::Held => return None,
                     // Its outcome is counted by `finish`.
-                    Progress::Passed => return Some(Decision::Forward),
+                    Progress::Passed => {
+                        exchange.set_watch(Watch::Undecided);
+                        outcome::tell_pending(cb.host, config);
+                        return Some(Decision::Forward);
+                    }
                     Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
                     Progress::Decided(outcome, verdict) => {
                         let (requirement, kind) = (question.requirement, question.kind);
@@ -227,15 +247,7 @@ impl Gateway {
             }
         };
         outcome::tell(cb.host, config, outcome);
-        Some(match decision {
-            // Browsers give up if a pre-flight fails, and a method that the homeserver refuses is its to refuse.
-            Decision::Reject(rejection)
-                if rejection != Rejection::Unrecognized && policy::ignores_token(config, head) =>
-            {
-                Decision::Forward
-            }
-            decision => decision,
-        })
+        Some(policy::unless_ignored(config, head, decision))
     }
 
     /// Finds the verdict on a token: in this worker's grants, from the resolver, or later.

@@ -1,17 +1,21 @@
 //! One plugin configuration in use: a root context.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use crate::{
     cache::question::QuestionKey,
+    clock::Instant,
     config::{Config, Role},
-    host::{If, NotWritten, RootId, Store},
+    host::{If, NotWritten, RootId, Store, Versioned},
     resolver::{Admission, Overflow, PoolId, Upstream},
     token::TokenDigest,
 };
 
-/// Tells that the warning has been given in this process.
-const WARNED_KEY: &str = "matrix-edge-auth.warned-of-visible-secret";
+/// What the keys of the lines begin with that this process has logged; the line itself follows.
+const LOGGED_KEY: &str = "matrix-edge-auth.logged.";
+
+/// How long after a line the same line is not logged again. All workers load a configuration within it.
+const QUIET: Duration = Duration::from_secs(60);
 
 const VISIBLE_SECRET: &str = "introspection.credential: the secret is given as a value, which Envoy's admin interface \
                               shows to anyone who may ask it for /config_dump; let Envoy inject it ({injected: true}), \
@@ -43,16 +47,31 @@ impl Plugin {
         }
     }
 
-    /// Returns what an operator should know of a configuration that is taken, if this is the first to be asked in
-    /// the process: every worker loads every configuration.
-    pub fn first_warning(&self, store: &impl Store) -> Option<&'static str> {
-        if !self.config.has_visible_secret {
-            return None;
-        }
-        match store.write(WARNED_KEY, b"1", If::Absent) {
-            Err(NotWritten::Changed) => None,
-            Ok(()) | Err(NotWritten::Refused) => Some(VISIBLE_SECRET),
-        }
+    /// Returns what a configuration that is taken warns of, if the process has not logged it within a minute: every
+    /// worker loads every configuration.
+    pub fn first_warning(&self, store: &impl Store, now: Instant) -> Option<&'static str> {
+        let is_due = self.config.has_visible_secret && is_due(store, VISIBLE_SECRET, now);
+        is_due.then_some(VISIBLE_SECRET)
+    }
+
+    /// Returns what a configuration that is taken is, likewise once in a minute.
+    pub fn first_announcement(&self, store: &impl Store, now: Instant) -> Option<String> {
+        let Config {
+            role,
+            mode,
+            server_name,
+            ..
+        } = &self.config;
+        // The introspection role needs none.
+        let server_name = match &**server_name {
+            "" => "none",
+            name => name,
+        };
+        let (version, role, mode) = (env!("CARGO_PKG_VERSION"), role.name(), mode.name());
+        let line = format!(
+            "matrix-edge-auth {version}: role {role}, mode {mode}, server_name {server_name}"
+        );
+        is_due(store, &line, now).then_some(line)
     }
 
     /// Returns the key under which a worker keeps a token's grant, which names a user of one server.
@@ -62,6 +81,23 @@ impl Plugin {
             fingerprint: self.identity_fingerprint,
         }
     }
+}
+
+/// Returns whether a line is to be logged by this worker now, and notes that it is.
+fn is_due(store: &impl Store, line: &str, now: Instant) -> bool {
+    let key = [LOGGED_KEY, line].concat();
+    let condition = match store.read(&key) {
+        None => If::Absent,
+        Some(Versioned { value, cas }) => {
+            let last = value.try_into().map(u64::from_le_bytes).unwrap_or_default();
+            if now < Instant::from_millis(last) + QUIET {
+                return false;
+            }
+            If::Unchanged(cas)
+        }
+    };
+    let written = store.write(&key, &now.as_millis().to_le_bytes(), condition);
+    written != Err(NotWritten::Changed)
 }
 
 /// Returns which cap a role's calls count against. Each role has its own, so that a flood of clients does not
@@ -88,10 +124,9 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::{
-        config,
-        host::{Versioned, memory::MemoryStore},
-    };
+    use crate::{config, host::memory::MemoryStore};
+
+    const NOW: Instant = Instant::from_millis(1_000_000);
 
     fn plugin(credential: &str) -> Plugin {
         let json = format!(
@@ -109,7 +144,11 @@ mod tests {
             r#"{"basic":{"client_id":"id","client_secret":{"env":"MAS_SECRET"}}}"#,
             r#"{"injected":true}"#,
         ] {
-            assert_eq!(plugin(hidden).first_warning(&process), None, "{hidden}");
+            assert_eq!(
+                plugin(hidden).first_warning(&process, NOW),
+                None,
+                "{hidden}"
+            );
         }
         for (visible, is_first) in [
             (r#"{"bearer":{"value":"s3cret"}}"#, true),
@@ -118,11 +157,35 @@ mod tests {
                 false,
             ),
         ] {
-            let elsewhere = plugin(visible).first_warning(&MemoryStore::default());
+            let elsewhere = plugin(visible).first_warning(&MemoryStore::default(), NOW);
             assert!(elsewhere.is_some_and(|line| line.contains("/config_dump")));
-            let warning = plugin(visible).first_warning(&process);
+            let warning = plugin(visible).first_warning(&process, NOW);
             assert_eq!(warning.is_some(), is_first, "{visible}");
         }
+    }
+
+    #[test]
+    fn a_configuration_is_announced_once_by_all_workers_and_again_when_it_is_loaded_later() {
+        let process = MemoryStore::default();
+        let plugin = |mode: &str| {
+            let json = format!(
+                r#"{{"mode":"{mode}","server_name":"example.org","introspection":{{"cluster":"mas","credential":{{"injected":true}}}}}}"#
+            );
+            Plugin::new(
+                RootId(1),
+                config::parse(json.as_bytes(), &|_| None).unwrap(),
+            )
+        };
+        let announced = |mode, now| plugin(mode).first_announcement(&process, now);
+        let shadow = format!(
+            "matrix-edge-auth {}: role gateway, mode shadow, server_name example.org",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert_eq!(announced("shadow", NOW), Some(shadow.clone()));
+        assert_eq!(announced("shadow", NOW + QUIET / 2), None);
+        assert!(announced("enforce", NOW).is_some_and(|line| line.contains("mode enforce")));
+        assert_eq!(announced("shadow", NOW + QUIET), Some(shadow));
+        assert_eq!(announced("shadow", NOW + QUIET), None);
     }
 
     #[test]
@@ -143,7 +206,7 @@ mod tests {
         }
 
         let plugin = plugin(r#"{"bearer":{"value":"s3cret"}}"#);
-        assert!(plugin.first_warning(&Refusing).is_some());
+        assert!(plugin.first_warning(&Refusing, NOW).is_some());
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The metrics as Prometheus sees them, with labels made by the shipped `envoy/stats_tags.yaml`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::json;
-use stand_in::mas::Fault;
+use stand_in::mas::{Fault, Options};
 
-use super::edge::{Edge, WHOAMI, new_token};
+use super::edge::{Edge, WHOAMI, new_token, plugin};
 use crate::support::http::{self, Request};
 
 #[tokio::test]
@@ -81,6 +81,81 @@ async fn every_metric_is_counted_under_its_labels() {
             .iter()
             .any(|end| name.ends_with(end));
         assert!(ends_as_it_should, "a label was left in the name {name}");
+    }
+}
+
+/// Each configuration makes its own series, and no request makes another. A scrape with `usedonly` shows the counters.
+#[tokio::test]
+async fn every_series_is_there_at_0_from_the_start() {
+    let edge = Edge::start_with(json!({"mode": "shadow"}), Options::default(), |envoy| {
+        let role = |role: &str| plugin(json!({"role": role}));
+        envoy
+            .internal_listener("introspection", role("introspection"), "mas")
+            .internal_listener("provisioning", role("provisioning"), "homeserver")
+    })
+    .await;
+    let series = async |query: &str| {
+        let target = format!("/stats/prometheus{query}");
+        let text = http::send(edge.envoy.admin(), &Request::get(target)).await;
+        let lines = text
+            .text()
+            .lines()
+            .filter(|line| line.starts_with("matrix_edge_auth_") && !line.contains("_bucket{"));
+        let series = lines.map(|line| {
+            let (name, value) = line.rsplit_once(' ').expect("a sample");
+            (name.to_owned(), value.to_owned())
+        });
+        series.collect::<BTreeMap<_, _>>()
+    };
+    let before = series("").await;
+    assert!(before.values().all(|value| value == "0"), "{before:?}");
+    for name in [
+        r#"requests_total{verdict="active",source="local"}"#,
+        r#"would_reject_total{reason="not_active"}"#,
+        r#"would_reject_answers_total{reason="not_active",answer="none"}"#,
+        r#"introspection_answers_total{verdict="active",source="shared"}"#,
+        r#"provisioning_requests_total{secret="matching"}"#,
+        r#"invalidations_total{reason="sync_devices"}"#,
+        "introspections_in_flight{}",
+        "held_duration_milliseconds_count{}",
+    ] {
+        let name = format!("matrix_edge_auth_{name}");
+        assert!(before.contains_key(&name), "{name} in {before:?}");
+    }
+    let used = series("?usedonly").await;
+    let counters = before.keys().filter(|name| name.contains("_total"));
+    for counter in counters {
+        assert!(used.contains_key(counter), "{counter}");
+    }
+    let (active, inactive) = (edge.alice(), new_token("mat"));
+    for _ in 0..2 {
+        edge.whoami(&active).await;
+        edge.whoami(&inactive).await;
+        edge.send(&Request::get(WHOAMI)).await;
+    }
+    let requests = "matrix_edge_auth_requests_total";
+    edge.wait_for_metric(requests, &[], 6.0).await;
+    let after = series("").await;
+    assert!(after.keys().eq(before.keys()), "{after:?}");
+}
+
+#[tokio::test]
+async fn each_configuration_is_announced_in_one_line_by_all_workers() {
+    let edge = Edge::start_with(json!({"mode": "shadow"}), Options::default(), |envoy| {
+        let internal = plugin(json!({"role": "provisioning"}));
+        let envoy = envoy.internal_listener("provisioning", internal, "homeserver");
+        envoy.concurrency(3)
+    })
+    .await;
+    edge.assert_alive().await;
+    let log = edge.envoy.log();
+    for what in [
+        "role gateway, mode shadow",
+        "role provisioning, mode enforce",
+    ] {
+        let version = env!("CARGO_PKG_VERSION");
+        let line = format!("matrix-edge-auth {version}: {what}, server_name example.org");
+        assert_eq!(log.matches(&line).count(), 1, "{line} in {log}");
     }
 }
 

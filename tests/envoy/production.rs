@@ -467,6 +467,7 @@ async fn the_production_gateway_speaks_http2_and_writes_what_it_knows() {
             "host": MATRIX, "path": WHOAMI, "status": 200, "details": "via_upstream", "flags": "-",
             "cluster": "synapse-client-reader", "received_bytes": 0, "user": "@alice:example.org",
             "device": "PHONE", "verdict": "active", "verdict_source": "mas",
+            "would_reject": null,
             "time": line["time"], "duration_ms": line["duration_ms"], "sent_bytes": line["sent_bytes"],
             "upstream": line["upstream"],
         })

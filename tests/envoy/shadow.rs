@@ -1,10 +1,18 @@
 //! `mode: shadow`: everything passes at once, and what `enforce` would have rejected is counted.
 
-use serde_json::json;
-use stand_in::mas::{Fault, Session};
+use serde_json::{Value, json};
+use stand_in::{
+    homeserver::Homeserver,
+    mas::{Fault, Mas, Options, Session},
+};
 
-use super::edge::{Edge, NOBODY, WHOAMI, identity, new_token};
-use crate::support::http::{Request, within_limit};
+use super::edge::{Edge, NOBODY, WHOAMI, identity, new_token, plugin};
+use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+use crate::support::{
+    envoy::{Envoy, bootstrap},
+    http::{self, Request, within_limit},
+};
 
 #[tokio::test]
 async fn shadow_mode_counts_what_it_lets_pass() {
@@ -118,6 +126,87 @@ async fn no_request_waits_while_mas_hangs() {
     assert_eq!(edge.mas.total_calls(), tokens, "one call for each token");
 }
 
+/// The status comes from the homeserver, or there is none: it breaks off, is not there, or its client hangs up.
+#[tokio::test]
+async fn what_the_homeserver_answered_is_counted_with_the_reason() {
+    let edge = Edge::start_with(
+        json!({"mode": "shadow", "filter_state": true}),
+        Options::default(),
+        |envoy| envoy.bootstrap(log_what_enforce_would_do),
+    )
+    .await;
+    let bad = new_token("mat");
+    let reason = ("reason", "not_active");
+    // The first is decided after the homeserver has answered.
+    let hold = edge.mas.hold();
+    edge.pass(Request::get(WHOAMI).bearer(&bad)).await;
+    let line = edge.envoy.wait_for_log("would do 200").await;
+    assert!(line.contains("pending - -"), "{line}");
+    hold.release();
+    wait_for_answers(&edge, "2xx", reason, 1.0).await;
+    for (status, answer) in [(401, "4xx"), (302, "3xx"), (502, "5xx")] {
+        edge.homeserver.respond(WHOAMI, status, "{}");
+        edge.whoami(&bad).await;
+        wait_for_answers(&edge, answer, reason, 1.0).await;
+        let line = edge.envoy.wait_for_log(&format!("would do {status}")).await;
+        assert!(line.contains("inactive shared not_active"), "{line}");
+    }
+    // Envoy answers in place of the homeserver.
+    edge.homeserver.stop().await;
+    assert_eq!(
+        http::send(edge.envoy.addr(), &Request::get(WHOAMI).bearer(&bad))
+            .await
+            .status,
+        503
+    );
+    let stats = edge.envoy.stats().await;
+    let answers = "matrix_edge_auth_would_reject_answers_total";
+    assert_eq!(
+        stats.find(answers, &[("answer", "none"), reason]),
+        Some(1.0)
+    );
+    assert_eq!(stats.sum(answers, &[]), 5.0);
+    assert_eq!(stats.sum("matrix_edge_auth_would_reject_total", &[]), 5.0);
+}
+
+/// The verdict comes while the homeserver still works. One client waits for it, another hangs up.
+#[tokio::test]
+async fn a_stream_that_still_waits_is_told_of_its_verdict() {
+    let homeserver = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mas = Mas::start(Options::default()).await.unwrap();
+    let envoy = Envoy::builder()
+        .plugin(plugin(json!({"mode": "shadow", "filter_state": true})))
+        .homeserver(homeserver.local_addr().unwrap())
+        .mas(mas.addr())
+        .bootstrap(log_what_enforce_would_do);
+    let edge = Edge {
+        mas,
+        homeserver: Homeserver::start_local().await.unwrap(),
+        envoy: envoy.start().await,
+    };
+    let reason = ("reason", "not_active");
+    let patient = edge.spawn(&Request::get(WHOAMI).bearer(&new_token("mat")));
+    wait_for_would_reject(&edge, "not_active", 1.0).await;
+    let (mut upstream, _) = within_limit("a connection", homeserver.accept())
+        .await
+        .unwrap();
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    upstream.write_all(answer).await.unwrap();
+    assert_eq!(patient.await.unwrap().status, 200);
+    wait_for_answers(&edge, "2xx", reason, 1.0).await;
+    edge.envoy
+        .wait_for_log("would do 200 inactive mas not_active")
+        .await;
+
+    let hasty = edge.spawn(&Request::get(WHOAMI).bearer(&new_token("mat")));
+    wait_for_would_reject(&edge, "not_active", 2.0).await;
+    hasty.abort();
+    wait_for_answers(&edge, "none", reason, 1.0).await;
+    edge.envoy
+        .wait_for_log("would do 0 inactive mas not_active")
+        .await;
+}
+
 /// A client that hangs up at once, and MAS that never answers.
 #[tokio::test]
 async fn a_call_that_times_out_is_counted_for_a_stream_that_has_ended() {
@@ -164,4 +253,31 @@ async fn wait_for_would_reject(edge: &Edge, reason: &str, number: f64) {
 async fn would_reject(edge: &Edge, reason: &str) -> f64 {
     let stats = edge.envoy.stats().await;
     stats.sum("matrix_edge_auth_would_reject_total", &[("reason", reason)])
+}
+
+async fn wait_for_answers(edge: &Edge, answer: &str, reason: (&str, &str), number: f64) {
+    let labels = [("answer", answer), reason];
+    edge.wait_for_metric(
+        "matrix_edge_auth_would_reject_answers_total",
+        &labels,
+        number,
+    )
+    .await;
+}
+
+fn log_what_enforce_would_do(config: &mut Value) {
+    let states = [
+        "matrix_verdict",
+        "matrix_verdict_source",
+        "matrix_would_reject",
+    ];
+    let states = states.map(|name| format!("%FILTER_STATE(wasm.{name}:PLAIN)%"));
+    let format = format!("would do %RESPONSE_CODE% {}\n", states.join(" "));
+    bootstrap::http_manager(config)["access_log"] = json!([{
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+            "log_format": {"text_format_source": {"inline_string": format}},
+        },
+    }]);
 }

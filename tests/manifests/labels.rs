@@ -6,7 +6,7 @@ use super::tools::python;
 use crate::support::mesh::manifests;
 
 /// A metric for every list of labels that the README names.
-const METRICS: [(&str, &[(&str, &str)]); 9] = [
+const METRICS: [(&str, &[(&str, &str)]); 10] = [
     (
         "requests_total",
         &[("verdict", "no_verdict"), ("source", "shared")],
@@ -26,6 +26,10 @@ const METRICS: [(&str, &[(&str, &str)]); 9] = [
     ("invalidations_total", &[("reason", "delete_user")]),
     ("introspections_total", &[("outcome", "undeliverable")]),
     ("would_reject_total", &[("reason", "no_api_scope")]),
+    (
+        "would_reject_answers_total",
+        &[("answer", "2xx"), ("reason", "no_api_scope")],
+    ),
     ("provisioning_requests_total", &[("secret", "matching")]),
     ("coalesced_requests_total", &[]),
 ];

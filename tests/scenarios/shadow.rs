@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use matrix_edge_auth::{host::RootId, resolver::flight::MAX_WAITERS_PER_FLIGHT};
 use serde_json::json;
+use stand_in::mas::token;
 
 use crate::{
-    ALICE, BOB, INACTIVE, active, alice,
+    ALICE, BOB, INACTIVE, WHOAMI, active, alice,
     simulated::{Cluster, Fate, Process, Request, SimulatedWorker, gateway},
     unable, whoami,
 };
@@ -44,9 +45,8 @@ fn no_request_waits_and_each_verdict_is_counted_once() {
     assert_eq!(process.metric(REQUESTS), 100);
     assert_eq!(process.metric("matrix_edge_auth_rejections_total"), 0);
     assert_eq!(process.metric("matrix_edge_auth_held_duration"), 0);
-    let calls = ["reply", "resume", "select", "filter state"];
-    let touched = calls.map(|call| worker.host_calls().get(call).copied());
-    assert_eq!(touched, [None; 4], "the requests had gone on");
+    let touched = ["reply", "resume"].map(|call| worker.host_calls().get(call).copied());
+    assert_eq!(touched, [None; 2], "the requests had gone on");
 }
 
 #[test]
@@ -185,4 +185,85 @@ fn a_refusal_is_learned_from_once_the_verdict_is_known() {
     worker.response(stream, 401);
     assert_eq!(worker.send(&gateway, whoami(ALICE)), passes());
     assert_eq!(worker.calls().len(), 1, "MAS is asked again");
+}
+
+/// The verdict comes before the homeserver's answer or after it, or the client has hung up by then.
+#[test]
+fn what_the_homeserver_answered_is_counted_with_the_reason_whichever_comes_first() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"mode": "shadow", "filter_state": true}));
+    let counted = |answer: &str, reason: &str| {
+        let name = "matrix_edge_auth_would_reject_answers_total";
+        process.metric(&format!("{name}.answer={answer}.reason={reason}"))
+    };
+    let would_reject = || process.metric("matrix_edge_auth_would_reject_total");
+
+    // The verdict is first.
+    let stream = worker.request(&gateway, whoami(BOB));
+    let pending = worker.seen_by_homeserver(stream).filter_state;
+    assert_eq!(pending["matrix_verdict"], b"pending");
+    worker.answer_only_call(INACTIVE);
+    let told = worker.seen_by_homeserver(stream).filter_state;
+    assert_eq!(told["matrix_verdict"], b"inactive");
+    assert_eq!(told["matrix_verdict_source"], b"mas");
+    assert_eq!(told["matrix_would_reject"], b"not_active");
+    assert_eq!((would_reject(), counted("4xx", "not_active")), (1, 0));
+    worker.response(stream, 401);
+    assert_eq!(counted("4xx", "not_active"), 1);
+    worker.hang_up(stream);
+
+    // The homeserver is first; and the client has gone as well when the verdict comes.
+    for (number, is_gone) in [(1, false), (2, true)] {
+        let stream = worker.request(&gateway, whoami(&token("mat", &number.to_string())));
+        worker.response(stream, 200);
+        if is_gone {
+            worker.hang_up(stream);
+        }
+        worker.answer_only_call(INACTIVE);
+        assert_eq!(counted("2xx", "not_active"), number, "gone: {is_gone}");
+    }
+
+    // No verdict is needed; Envoy answers in place of the homeserver; the client hangs up.
+    let reason = "missing_token";
+    for (status, answer) in [(200, "2xx"), (302, "3xx"), (404, "4xx"), (500, "5xx")] {
+        let stream = worker.request(&gateway, Request::get(WHOAMI));
+        let told = worker.seen_by_homeserver(stream).filter_state;
+        assert_eq!(told["matrix_would_reject"], b"missing_token");
+        worker.response(stream, status);
+        worker.hang_up(stream);
+        assert_eq!(counted(answer, reason), 1, "{status}");
+    }
+    let stream = worker.request(&gateway, Request::get(WHOAMI));
+    worker.local_response(stream, 503);
+    let stream = worker.request(&gateway, Request::get(WHOAMI));
+    worker.hang_up(stream);
+    assert_eq!((counted("5xx", reason), counted("none", reason)), (1, 2));
+
+    // The client hangs up before the homeserver answers, and the verdict comes last.
+    let stream = worker.request(&gateway, whoami(ALICE));
+    worker.hang_up(stream);
+    worker.answer_only_call(INACTIVE);
+    assert_eq!(counted("none", "not_active"), 1);
+
+    let answers = process.metric("matrix_edge_auth_would_reject_answers_total");
+    assert_eq!(answers, would_reject(), "each is counted once");
+}
+
+/// A request that `enforce` lets pass is counted with no answer, whenever its verdict comes.
+#[test]
+fn what_enforce_lets_pass_is_counted_with_no_answer() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"mode": "shadow"}));
+    for (token, status) in [(ALICE, 200), (BOB, 401)] {
+        let early = worker.request(&gateway, whoami(token));
+        worker.response(early, status);
+        worker.answer_only_call(&active("alice"));
+        worker.hang_up(early);
+        let hit = worker.request(&gateway, whoami(token));
+        worker.response(hit, status);
+        worker.hang_up(hit);
+    }
+    assert_eq!(process.metric("matrix_edge_auth_would_reject"), 0);
 }

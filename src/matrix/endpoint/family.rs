@@ -28,7 +28,7 @@ pub(super) struct Endpoint {
     pub(super) path: &'static str,
     /// How a request spells the other segments.
     spelling: Spelling,
-    requirement: AuthRequirement,
+    pub(super) requirement: AuthRequirement,
 }
 
 /// How Synapse compares a segment of a path with the one that it serves.
@@ -190,15 +190,24 @@ pub(super) fn requirement<F>(
 where
     F: FnOnce() -> Method,
 {
-    endpoints
-        .iter()
-        .find(|endpoint| {
-            endpoint.matches_path(path)
-                && endpoint
-                    .method
-                    .is_none_or(|expected| expected == method.handler())
-        })
-        .map(|endpoint| endpoint.requirement)
+    line(endpoints, path, method).map(|endpoint| endpoint.requirement)
+}
+
+/// The first of `endpoints` that is for `path` and `method`.
+pub(super) fn line<'e, F>(
+    endpoints: &'e [Endpoint],
+    path: &[u8],
+    method: &LazyCell<Method, F>,
+) -> Option<&'e Endpoint>
+where
+    F: FnOnce() -> Method,
+{
+    endpoints.iter().find(|endpoint| {
+        endpoint.matches_path(path)
+            && endpoint
+                .method
+                .is_none_or(|expected| expected == method.handler())
+    })
 }
 
 /// The family that the first segment of `path` names.

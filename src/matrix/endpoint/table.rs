@@ -7,6 +7,8 @@
 
 use std::cell::LazyCell;
 
+#[cfg(not(target_arch = "wasm32"))]
+use super::family::line;
 use super::{
     family::{
         Endpoint, Family, all, any, delete, find, get, listed, post, put, required, required_but,
@@ -438,6 +440,31 @@ pub(super) fn refuses(path: &[u8], method: Method) -> bool {
     !methods.contains(&method.handler())
 }
 
+/// Which part of the table decides about `path`.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) enum Said {
+    /// One line, in the family of this name, if it is in one.
+    Line(Option<&'static str>, &'static Endpoint),
+    /// What a family says of the paths that it does not list.
+    Family(&'static Family),
+    /// Nothing does.
+    Nothing,
+}
+
+/// Returns which part of the table decides, as [`classify`] asks it.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn said(path: &[u8], method: Method) -> Said {
+    let method = LazyCell::new(|| method);
+    match family(path) {
+        Some((family, rest)) => line(family.endpoints, rest, &method)
+            .map_or(Said::Family(family), |endpoint| {
+                Said::Line(Some(family.name), endpoint)
+            }),
+        None => line(ELSEWHERE, path, &method)
+            .map_or(Said::Nothing, |endpoint| Said::Line(None, endpoint)),
+    }
+}
+
 /// The family of `path`, and the part of `path` that its endpoints are written for.
 fn family(path: &[u8]) -> Option<(&'static Family, &[u8])> {
     let (families, features, rest) = if let Some(rest) = path.strip_prefix(b"/_matrix/client/") {
@@ -470,6 +497,13 @@ pub(in crate::matrix) fn after_version(path: &[u8]) -> Option<&[u8]> {
 fn after_segment(path: &[u8]) -> Option<&[u8]> {
     let slash = path.iter().position(|&byte| byte == b'/')?;
     path.get(slash + 1..)
+}
+
+/// The names of all families.
+#[cfg(all(test, not(target_arch = "wasm32")))]
+pub(super) fn family_names() -> impl Iterator<Item = &'static str> {
+    let all = [CLIENT, UNSTABLE_FEATURES, MEDIA, UNSTABLE_MEDIA_FEATURES];
+    all.into_iter().flatten().map(|family| family.name)
 }
 
 #[cfg(test)]

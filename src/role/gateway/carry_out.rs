@@ -4,8 +4,9 @@
 //! would write a line of its own into an access log in text form.
 
 use super::{
+    outcome,
     policy::{Annotation, Decision},
-    watch::{Exchange, Watch},
+    watch::{self, Exchange, Watch},
 };
 use crate::{
     config::{Config, Mode},
@@ -65,7 +66,8 @@ pub(super) fn carry_out<H: Streams + Metrics>(
         },
         Decision::Reject(rejection) => match config.mode {
             Mode::Shadow => {
-                host.count(Metric::WouldReject(rejection.reason()));
+                outcome::tell_would_reject(host, config, rejection.reason());
+                watch::would_reject(host, exchange, rejection.reason());
                 exchange.set_phase(Phase::Forwarded);
             }
             Mode::Enforce => reject(host, exchange, rejection, form),

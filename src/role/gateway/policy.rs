@@ -244,6 +244,20 @@ pub fn ignores_token(config: &Config, head: &RequestHead) -> bool {
     method == Method::Options || config.endpoints.refuses(head.target(), method)
 }
 
+/// Returns what becomes of `head` after `decision`: where the homeserver does not look at the token, no token is a
+/// reason to reject it. Browsers give up if a pre-flight fails, and a method that the homeserver refuses is its to refuse.
+#[inline]
+pub fn unless_ignored(config: &Config, head: &RequestHead, decision: Decision) -> Decision {
+    match decision {
+        Decision::Reject(rejection)
+            if rejection != Rejection::Unrecognized && ignores_token(config, head) =>
+        {
+            Decision::Forward
+        }
+        decision => decision,
+    }
+}
+
 /// Decides what `verdict` makes of a request.
 pub fn decide(
     config: &Config,

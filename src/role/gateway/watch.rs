@@ -11,10 +11,10 @@ use std::time::Duration;
 use crate::{
     cache::question::QuestionKey,
     clock::Instant,
-    host::{Callback, Host, Streams},
+    host::{Callback, Host, Metrics, Streams},
     mas::{provisioning::Revocation, user::UserKey},
     matrix::session_end::{RevocationForm, SessionEnd},
-    metrics::InvalidationReason,
+    metrics::{HomeserverAnswer, InvalidationReason, Metric, RejectionReason},
     resolver::{Invalidation, Resolver},
     role::{
         body,
@@ -50,6 +50,12 @@ pub enum Watch {
     SessionEnd(Ending),
     /// The request asks MAS to end the session of the token in its form, which passes.
     Revocation(Box<RevocationForm>),
+    /// In shadow mode: the request has gone on before its verdict.
+    Undecided,
+    /// In shadow mode: the same, and this has become of it.
+    Answered(HomeserverAnswer),
+    /// In shadow mode: `enforce` would have rejected the request for this reason.
+    WouldReject(RejectionReason),
 }
 
 /// What ends if a request succeeds.
@@ -83,7 +89,7 @@ impl exchange::Watch for Watch {
     fn wants(&self) -> Wants {
         Wants {
             request_body: matches!(self, Self::Revocation(_)),
-            response_headers: !matches!(self, Self::Nothing),
+            response_headers: !matches!(self, Self::Nothing | Self::Answered(_)),
         }
     }
 }
@@ -128,6 +134,10 @@ pub(super) fn on_response_headers<H: Host, W>(
     }
     let status = response_status(cb.host);
     match watch {
+        Watch::Undecided | Watch::WouldReject(_) => {
+            let answered = cb.host.is_upstream_response().then_some(status).flatten();
+            settle(cb.host, exchange, watch, HomeserverAnswer::of(answered));
+        }
         Watch::Active(token) if status == Some(401) => {
             let upstream = &exchange.plugin.upstream;
             if refused.admit(upstream.question(&token), cb.now()) {
@@ -139,6 +149,35 @@ pub(super) fn on_response_headers<H: Host, W>(
             end_session(cb, resolver, exchange, &ending);
         }
         _ => {}
+    }
+}
+
+/// Takes in that the stream has ended. What shadow mode waits for does not come any more.
+pub(super) fn on_stream_end(host: &impl Metrics, exchange: &Exchange) {
+    settle(
+        host,
+        exchange,
+        exchange.take_watch(),
+        HomeserverAnswer::None,
+    );
+}
+
+/// Notes in shadow mode that `enforce` would have rejected the request for this reason: counts it, and counts it with
+/// what became of the request as soon as both are known.
+pub(super) fn would_reject(host: &impl Metrics, exchange: &Exchange, reason: RejectionReason) {
+    host.count(Metric::WouldReject(reason));
+    match exchange.take_watch() {
+        Watch::Answered(answer) => host.count(Metric::WouldRejectAnswer(reason, answer)),
+        _ => exchange.set_watch(Watch::WouldReject(reason)),
+    }
+}
+
+/// Notes in shadow mode what has become of a request.
+fn settle(host: &impl Metrics, exchange: &Exchange, watch: Watch, answer: HomeserverAnswer) {
+    match watch {
+        Watch::WouldReject(reason) => host.count(Metric::WouldRejectAnswer(reason, answer)),
+        Watch::Undecided => exchange.set_watch(Watch::Answered(answer)),
+        watch => exchange.set_watch(watch),
     }
 }
 

@@ -180,6 +180,11 @@ impl Streams for SimulatedHost {
         Ok((name == ":status").then(|| status.to_string().into_bytes()))
     }
 
+    fn is_upstream_response(&self) -> bool {
+        self.note("response code details");
+        !self.vm.is_local_response.get()
+    }
+
     fn set_response_status(&self, status: u16) -> Result<(), HostError> {
         self.note("set response :status");
         self.vm.response_status.set(status);
@@ -305,6 +310,10 @@ impl Runtime for SimulatedHost {
 }
 
 impl Metrics for SimulatedHost {
+    fn define(&self, metric: Metric) {
+        self.process.record(metric, 0);
+    }
+
     fn record(&self, metric: Metric, value: i64) {
         self.note("metric");
         self.process.record(metric, value);

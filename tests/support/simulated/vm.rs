@@ -25,6 +25,8 @@ pub(super) struct Vm {
     /// What a body callback shows while it runs, and the response's status.
     pub shown_request: RefCell<Vec<u8>>,
     pub response_status: Cell<u16>,
+    /// The response is Envoy's own.
+    pub is_local_response: Cell<bool>,
     pub faults: Faults,
     pub host_calls: RefCell<BTreeMap<String, u64>>,
 }

@@ -114,8 +114,18 @@ impl SimulatedWorker {
 
     /// The headers of the response to a forwarded request pass. The core sees nothing else of it.
     pub fn response(&mut self, stream: StreamId, status: u16) {
+        self.response_of(stream, status, false);
+    }
+
+    /// Envoy itself answers a forwarded request, because no upstream does.
+    pub fn local_response(&mut self, stream: StreamId, status: u16) {
+        self.response_of(stream, status, true);
+    }
+
+    fn response_of(&mut self, stream: StreamId, status: u16, is_local: bool) {
         let exchange = self.exchanges[&stream].clone();
         self.vm.response_status.set(status);
+        self.vm.is_local_response.set(is_local);
         self.worker
             .on_response_headers(&self.host(stream.0), &exchange);
     }
@@ -123,9 +133,10 @@ impl SimulatedWorker {
     /// The client hangs up.
     pub fn hang_up(&mut self, stream: StreamId) {
         self.vm.streams.borrow_mut().remove(&stream);
-        self.exchanges.remove(&stream);
+        let exchange = self.exchanges.remove(&stream);
         self.plugins.remove(&stream);
-        self.worker.on_stream_end(stream);
+        let host = self.host(stream.0);
+        self.worker.on_stream_end(&host, stream, exchange.as_ref());
     }
 
     /// MAS answers a call with `status` and a JSON body.

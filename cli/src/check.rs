@@ -1,0 +1,100 @@
+//! `matrix-edge-auth check`: reads files, applies the rules, tells what they found.
+
+pub mod deployment;
+mod finding;
+mod report;
+mod rules;
+pub mod source;
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use self::{deployment::Deployment, finding::Finding, source::Fault};
+use crate::yaml::Tree;
+
+/// No finding.
+const CLEAN: u8 = 0;
+/// At least one.
+const FOUND: u8 = 1;
+/// A file cannot be read, or none of them uses the module.
+const UNREADABLE: u8 = 2;
+
+/// What `check` takes.
+#[derive(Args)]
+pub struct Arguments {
+    /// Files of one deployment, which are looked at together; `-` is standard input
+    #[arg(required_unless_present = "rules", value_name = "FILE")]
+    files: Vec<String>,
+    /// Lists the rules, and looks at no file
+    #[arg(long)]
+    rules: bool,
+    /// How findings are told
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// With the lines that they are about
+    Text,
+    /// One JSON object
+    Json,
+}
+
+/// Runs it. The exit code is 0 without findings, 1 with some, and 2 if a file cannot be read.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    if arguments.rules {
+        report::rules(rules::RULES);
+        return ExitCode::from(CLEAN);
+    }
+    let mut trees = Vec::new();
+    let mut faults = Vec::new();
+    for file in &arguments.files {
+        match source::read(file) {
+            Ok(tree) => trees.push(tree),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let deployment = Deployment::of(&trees);
+    let mut findings = rules::apply(&deployment);
+    findings.sort_by_key(|finding| (order(&trees, finding), finding.place.start, finding.rule));
+    faults.extend(given_up(&trees));
+    if deployment.uses.is_empty() && faults.is_empty() {
+        faults.push(Fault::without_use(&arguments.files));
+    }
+    match arguments.format {
+        Format::Text => report::text(&findings, &faults, deployment.uses.len()),
+        Format::Json => report::json(&findings, &faults),
+    }
+    ExitCode::from(if !faults.is_empty() {
+        UNREADABLE
+    } else if !findings.is_empty() {
+        FOUND
+    } else {
+        CLEAN
+    })
+}
+
+/// Documents inside of others that are none, and files that have too much in them.
+fn given_up(trees: &[Tree]) -> impl Iterator<Item = Fault> {
+    let broken = trees.iter().flat_map(|tree| {
+        tree.broken().iter().map(|error| Fault {
+            file: tree.name.clone(),
+            position: Some(tree.position(error.place.start)),
+            message: error.message.clone(),
+        })
+    });
+    let exhausted = trees.iter().filter(|tree| tree.is_exhausted());
+    broken.chain(exhausted.map(|tree| Fault {
+        file: tree.name.clone(),
+        position: None,
+        message: "its aliases repeat each other too often: looking at it was given up".to_owned(),
+    }))
+}
+
+fn order(trees: &[Tree], finding: &Finding<'_>) -> Option<usize> {
+    trees
+        .iter()
+        .position(|tree| std::ptr::eq(tree, finding.tree))
+}

@@ -1,0 +1,199 @@
+//! What the files say together: every use of the module, the Envoy that it runs in, and what Kubernetes is told.
+//!
+//! The non-obvious rule: files are looked at together, because what one of them leaves open another may say. Istio's
+//! EnvoyFilter for the connection manager is not in the file of the WasmPlugin, and a NetworkPolicy closes what an Envoy
+//! in a pod opens.
+
+mod envoy;
+mod kubernetes;
+mod module;
+
+use matrix_edge_auth::config::{Config, Role};
+
+pub use self::{envoy::environment, kubernetes::variables};
+use super::finding::Spot;
+use crate::yaml::{Document, Tree, Value};
+
+pub use self::kubernetes::Resources;
+
+/// All that is known of the files.
+pub struct Deployment<'t> {
+    /// Every use of the module.
+    pub uses: Vec<Use<'t>>,
+    /// The Envoys that they run in.
+    pub envoys: Vec<Envoy<'t>>,
+    /// The resources of Kubernetes, and what Docker Compose publishes.
+    pub resources: Resources<'t>,
+    /// The documents, with their files.
+    pub documents: Vec<(&'t Tree, &'t Document)>,
+}
+
+/// One use of the module.
+pub struct Use<'t> {
+    /// Who writes the Envoy configuration out of this.
+    pub host: Host,
+    /// The number of the Envoy that it runs in.
+    pub envoy: usize,
+    /// The plugin: Envoy's `PluginConfig`, a WasmPlugin's `spec`, or one of a policy's `wasm`. A configuration alone has
+    /// none.
+    pub plugin: Option<Value<'t>>,
+    /// The module's configuration, if it can be seen.
+    pub configuration: Option<Value<'t>>,
+    /// The role, also of a configuration that the module refuses.
+    pub role: Role,
+    /// The configuration as the module reads it, or why it refuses it.
+    pub config: Result<Config, Refusal<'t>>,
+    /// Where requests come in, if that can be seen.
+    pub entry: Option<Entry<'t>>,
+}
+
+/// Why the module refuses a configuration, and where.
+pub struct Refusal<'t> {
+    /// Where.
+    pub spot: Spot<'t>,
+    /// The module's own words.
+    pub message: String,
+}
+
+/// Who writes the Envoy configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// The user: a bootstrap, a listener, a filter.
+    Envoy,
+    /// Envoy Gateway, out of an EnvoyExtensionPolicy.
+    EnvoyGateway,
+    /// Istio's agent, out of an EnvoyFilter: the plugin is Envoy's own.
+    EnvoyFilter,
+    /// Nobody yet: a configuration of the module alone.
+    Nobody,
+    /// Istio, out of a WasmPlugin.
+    WasmPlugin,
+}
+
+/// Where requests come in.
+#[derive(Clone, Copy)]
+pub struct Entry<'t> {
+    /// The listener, if the filter chain is in one.
+    pub listener: Option<Value<'t>>,
+    /// The filter chain.
+    pub chain: Option<Value<'t>>,
+    /// The HTTP connection manager.
+    pub manager: Value<'t>,
+    /// The name of the filter in the list of HTTP filters.
+    pub filter_name: &'t str,
+}
+
+/// One Envoy.
+pub struct Envoy<'t> {
+    /// Its clusters.
+    pub clusters: Vec<Value<'t>>,
+    /// Whether these are all: nothing comes by CDS, and nothing is left out of the file.
+    pub is_complete: bool,
+}
+
+impl<'t> Deployment<'t> {
+    /// Looks at all files together.
+    pub fn of(trees: &'t [Tree]) -> Self {
+        let documents: Vec<_> = trees
+            .iter()
+            .flat_map(|tree| tree.documents.iter().map(move |document| (tree, document)))
+            .collect();
+        let roots: Vec<Value<'t>> = documents
+            .iter()
+            .filter(|(_, document)| !document.is_embedded)
+            .flat_map(|(tree, document)| kubernetes::unlisted(tree.value(document.root)))
+            .collect();
+        let resources = Resources::of(&roots);
+        let mut deployment = Self {
+            uses: Vec::new(),
+            envoys: Vec::new(),
+            resources,
+            documents,
+        };
+        kubernetes::find_uses(&mut deployment, &roots);
+        for (tree, document) in deployment.documents.clone() {
+            let root = tree.value(document.root);
+            if root.get("apiVersion").is_none() {
+                envoy::find_uses(&mut deployment, root, document);
+            }
+        }
+        deployment
+    }
+
+    /// The other uses in the same Envoy.
+    pub fn others<'d>(&'d self, one: &'d Use<'t>) -> impl Iterator<Item = &'d Use<'t>> {
+        self.uses
+            .iter()
+            .filter(move |other| other.envoy == one.envoy && !std::ptr::eq(*other, one))
+    }
+
+    /// The uses with a role before clients.
+    pub fn gateways(&self) -> impl Iterator<Item = &Use<'t>> {
+        self.uses.iter().filter(|one| one.role == Role::Gateway)
+    }
+
+    /// The cluster of this name in the Envoy of a use.
+    pub fn cluster(&self, one: &Use<'_>, name: &str) -> Option<Value<'t>> {
+        let envoy = self.envoys.get(one.envoy)?;
+        let is_it = |cluster: &&Value<'t>| cluster.text_at(&["name"]) == Some(name);
+        envoy.clusters.iter().find(is_it).copied()
+    }
+}
+
+impl<'t> Use<'t> {
+    /// Where to point at for the use as a whole.
+    pub fn spot(&self) -> Option<Spot<'t>> {
+        self.plugin.or(self.configuration).map(|value| {
+            let names = [
+                "name",
+                "pluginName",
+                "failStrategy",
+                "url",
+                "configuration",
+                "role",
+                "introspection",
+            ];
+            Spot::first_key(value, &names)
+        })
+    }
+
+    /// Where to point at for a key of the configuration, or for what holds it.
+    pub fn key(&self, path: &[&str]) -> Option<Spot<'t>> {
+        let mut value = self.configuration?;
+        let mut spot = None;
+        for key in path {
+            match value.get(key) {
+                Some(member) => {
+                    spot = Some(Spot::key(value, key));
+                    value = member;
+                }
+                None => break,
+            }
+        }
+        spot.or_else(|| self.spot())
+    }
+
+    /// The configuration, if the module takes it.
+    pub fn config(&self) -> Option<&Config> {
+        self.config.as_ref().ok()
+    }
+
+    /// Envoy's `vm_config`.
+    pub fn vm(&self) -> Option<Value<'t>> {
+        self.plugin?.get("vm_config")
+    }
+
+    /// Whether Envoy's own plugin configuration can be seen.
+    pub fn is_envoys(&self) -> bool {
+        matches!(self.host, Host::Envoy | Host::EnvoyFilter) && self.plugin.is_some()
+    }
+}
+
+/// The name of a role, as the configuration has it.
+pub const fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Gateway => "gateway",
+        Role::Introspection => "introspection",
+        Role::Provisioning => "provisioning",
+    }
+}

@@ -1,0 +1,176 @@
+//! The module in Envoy's own configuration: bootstraps, listeners by themselves, single filters.
+//!
+//! A filter in a listener is found by the structure, since rules look at its connection manager; aliases may put one
+//! filter into several. Every other filter is found wherever it stands.
+
+use std::collections::HashSet;
+
+use super::{
+    Deployment, Entry, Envoy, Host,
+    module::{Encoded, Environment, is_configuration, is_name, read},
+};
+use crate::yaml::{Document, Id, Value};
+
+/// Steps that one use costs. Aliases can make many of few.
+const STEPS_OF_USE: usize = 5_000;
+
+const WASM: &str = "envoy.extensions.filters.http.wasm.v3.Wasm";
+const MANAGER: &str =
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+
+/// Adds the uses of a document, and the Envoy that they run in.
+pub(super) fn find_uses<'t>(
+    deployment: &mut Deployment<'t>,
+    root: Value<'t>,
+    document: &'t Document,
+) {
+    let number = deployment.envoys.len();
+    let before = deployment.uses.len();
+    if is_configuration(root) && root.get("static_resources").is_none() {
+        let encoded = Encoded::Object(root);
+        let alone = read(Host::Nobody, number, None, encoded, None);
+        deployment.uses.push(alone);
+    } else {
+        let mut seen = HashSet::new();
+        for (plugin, entry) in entries(root) {
+            seen.insert(plugin.id);
+            if let Some(one) = use_of(Host::Envoy, number, plugin, Some(entry)) {
+                deployment.uses.push(one);
+            }
+        }
+        for plugin in plugins(root, document) {
+            if !seen.contains(&plugin.id)
+                && let Some(one) = use_of(Host::Envoy, number, plugin, None)
+            {
+                deployment.uses.push(one);
+            }
+        }
+    }
+    if deployment.uses.len() > before {
+        deployment.envoys.push(Envoy {
+            clusters: clusters(root),
+            is_complete: root.get("static_resources").is_some()
+                && root.at(&["dynamic_resources", "cds_config"]).is_none(),
+        });
+    }
+}
+
+/// The Wasm plugins of a document, wherever they stand.
+pub(super) fn plugins<'t>(
+    root: Value<'t>,
+    document: &'t Document,
+) -> impl Iterator<Item = Value<'t>> {
+    let tree = root.tree;
+    document
+        .values
+        .clone()
+        .map(move |id: Id| tree.value(id))
+        .filter_map(plugin_of)
+}
+
+/// What can be said of a plugin; `None` if it is another module's.
+pub(super) fn use_of<'t>(
+    host: Host,
+    envoy: usize,
+    plugin: Value<'t>,
+    entry: Option<Entry<'t>>,
+) -> Option<super::Use<'t>> {
+    let encoded = Encoded::of(plugin.at(&["configuration", "value"]), plugin);
+    let is_own = match &encoded {
+        Encoded::Object(object) => is_configuration(*object),
+        Encoded::Broken(_) => false,
+    };
+    let names = [
+        plugin.text_at(&["name"]),
+        plugin.text_at(&["root_id"]),
+        plugin.text_at(&["vm_config", "vm_id"]),
+        plugin.text_at(&["vm_config", "code", "local", "filename"]),
+        plugin.text_at(&["vm_config", "code", "remote", "http_uri", "uri"]),
+    ];
+    if !is_own && !names.into_iter().flatten().any(is_name) {
+        return None;
+    }
+    plugin.tree.spend(STEPS_OF_USE).then_some(())?;
+    let environment = plugin.get("vm_config").map(environment);
+    let mut one = read(host, envoy, Some(plugin), encoded, environment.as_ref());
+    one.entry = entry;
+    Some(one)
+}
+
+/// What `environment_variables` gives a VM.
+pub fn environment(vm: Value<'_>) -> Environment {
+    let of_host = vm
+        .list(&["environment_variables", "host_env_keys"])
+        .filter_map(|key| Some((key.text()?.to_owned(), None)));
+    let given = vm
+        .at(&["environment_variables", "key_values"])
+        .into_iter()
+        .flat_map(Value::members)
+        .map(|(key, value)| (key.to_owned(), value.text().map(str::to_owned)));
+    of_host.chain(given).collect()
+}
+
+/// The HTTP filters of all connection managers that are plugins, and where their requests come in.
+fn entries<'t>(root: Value<'t>) -> impl Iterator<Item = (Value<'t>, Entry<'t>)> {
+    listeners(root).flat_map(|listener| {
+        let default = listener.get("default_filter_chain");
+        let chains = listener.list(&["filter_chains"]).chain(default);
+        chains.flat_map(move |chain| {
+            let filters = chain.list(&["filters"]);
+            filters.flat_map(move |filter| managed(Some(listener), Some(chain), filter))
+        })
+    })
+}
+
+fn managed<'t>(
+    listener: Option<Value<'t>>,
+    chain: Option<Value<'t>>,
+    filter: Value<'t>,
+) -> impl Iterator<Item = (Value<'t>, Entry<'t>)> {
+    let manager = filter
+        .get("typed_config")
+        .filter(|config| is_type(*config, "@type", MANAGER));
+    manager.into_iter().flat_map(move |manager| {
+        manager.list(&["http_filters"]).filter_map(move |filter| {
+            let plugin = plugin_of(filter.get("typed_config")?)?;
+            let entry = Entry {
+                listener,
+                chain,
+                manager,
+                filter_name: filter.text_at(&["name"]).unwrap_or_default(),
+            };
+            Some((plugin, entry))
+        })
+    })
+}
+
+/// The listeners of a bootstrap, of a file of resources, or the document itself.
+fn listeners<'t>(root: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    let itself = root.get("filter_chains").map(|_| root);
+    root.list(&["static_resources", "listeners"])
+        .chain(root.list(&["resources"]))
+        .chain(itself)
+}
+
+/// The clusters of a bootstrap.
+pub(super) fn clusters<'t>(root: Value<'t>) -> Vec<Value<'t>> {
+    root.list(&["static_resources", "clusters"]).collect()
+}
+
+/// The plugin in a filter's configuration, which Istio may write as a `TypedStruct`.
+fn plugin_of(typed: Value<'_>) -> Option<Value<'_>> {
+    if is_type(typed, "@type", WASM) {
+        return typed.get("config");
+    }
+    let is_struct = is_type(typed, "@type", "udpa.type.v1.TypedStruct")
+        || is_type(typed, "@type", "xds.type.v3.TypedStruct");
+    (is_struct && is_type(typed, "type_url", WASM))
+        .then(|| typed.at(&["value", "config"]))
+        .flatten()
+}
+
+fn is_type(value: Value<'_>, key: &str, name: &str) -> bool {
+    value
+        .text_at(&[key])
+        .is_some_and(|url| url.rsplit('/').next() == Some(name))
+}

@@ -1,0 +1,179 @@
+//! The module in resources of Kubernetes, and what other resources say of the Envoys that it runs in.
+
+use std::collections::HashMap;
+
+use super::{
+    Deployment, Envoy, Host,
+    envoy::{clusters, plugins, use_of},
+    module::{Encoded, Environment, is_configuration, is_name, read},
+};
+use crate::yaml::Value;
+
+/// The resources of all files, and the services of Docker Compose.
+pub struct Resources<'t> {
+    all: Vec<Value<'t>>,
+    /// Services of Docker Compose.
+    pub services: Vec<Value<'t>>,
+}
+
+impl<'t> Resources<'t> {
+    /// Sorts documents.
+    pub(super) fn of(roots: &[Value<'t>]) -> Self {
+        let is_resource = |root: &&Value<'t>| root.get("apiVersion").is_some();
+        let services = roots
+            .iter()
+            .filter(|root| root.get("kind").is_none())
+            .filter_map(|root| root.get("services"))
+            .flat_map(|services| services.members().map(|(_, service)| service))
+            .filter(|service| service.get("image").is_some())
+            .collect();
+        Self {
+            all: roots.iter().filter(is_resource).copied().collect(),
+            services,
+        }
+    }
+
+    /// All resources of a kind.
+    pub fn kind(&self, kind: &str) -> impl Iterator<Item = Value<'t>> {
+        let is_it = move |one: &&Value<'t>| one.text_at(&["kind"]) == Some(kind);
+        self.all.iter().filter(is_it).copied()
+    }
+
+    /// What Istio's EnvoyFilters do to one sort of thing: `applyTo`, with the whole patch.
+    pub fn patches(&self, target: &'static str) -> impl Iterator<Item = Value<'t>> {
+        self.kind("EnvoyFilter")
+            .flat_map(|filter| filter.list(&["spec", "configPatches"]))
+            .filter(move |patch| patch.text_at(&["applyTo"]) == Some(target))
+    }
+
+    /// What EnvoyFilters merge into connection managers.
+    pub fn managers(&self) -> impl Iterator<Item = Value<'t>> {
+        self.patches("NETWORK_FILTER")
+            .filter(|patch| patch.text_at(&["patch", "operation"]) == Some("MERGE"))
+            .filter_map(|patch| patch.at(&["patch", "value", "typed_config"]))
+    }
+
+    /// The bootstraps that EnvoyProxies give.
+    pub fn bootstraps(&self) -> impl Iterator<Item = Value<'t>> {
+        self.kind("EnvoyProxy")
+            .filter_map(|proxy| proxy.at(&["spec", "bootstrap", "value"])?.embedded()?.ok())
+    }
+
+    /// The port that a NetworkPolicy or a Service names, as a number.
+    pub fn port(&self, port: Value<'t>) -> Option<u64> {
+        let text = port.text()?;
+        text.parse().ok().or_else(|| {
+            let containers = self.all.iter().flat_map(|one| {
+                let pod = one.at(&["spec", "template", "spec"]).or(one.get("spec"));
+                pod.into_iter().flat_map(|pod| pod.list(&["containers"]))
+            });
+            containers
+                .flat_map(|container| container.list(&["ports"]))
+                .find(|one| one.text_at(&["name"]) == Some(text))?
+                .number_at(&["containerPort"])
+        })
+    }
+}
+
+/// The resources of a document: its own, or the items of a list.
+pub(super) fn unlisted(root: Value<'_>) -> Vec<Value<'_>> {
+    match root.text_at(&["kind"]) {
+        Some("List") => root.list(&["items"]).collect(),
+        _ => vec![root],
+    }
+}
+
+/// Adds the uses in resources. All WasmPlugins and EnvoyFilters are taken to be of one gateway, and all policies of
+/// Envoy Gateway of another.
+pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]) {
+    let istio = deployment.envoys.len();
+    let before = deployment.uses.len();
+    let mut found = Vec::new();
+    for plugin in deployment.resources.kind("WasmPlugin") {
+        found.extend(wasm_plugin(plugin, istio));
+    }
+    for (tree, document) in &deployment.documents {
+        let root = tree.value(document.root);
+        let is_filter = |one: &Value<'_>| one.text_at(&["kind"]) == Some("EnvoyFilter");
+        if !document.is_embedded && unlisted(root).iter().any(is_filter) {
+            let of_filter = |plugin| use_of(Host::EnvoyFilter, istio, plugin, None);
+            found.extend(plugins(root, document).filter_map(of_filter));
+        }
+    }
+    deployment.uses.append(&mut found);
+    if deployment.uses.len() > before {
+        let added = deployment
+            .resources
+            .patches("CLUSTER")
+            .filter_map(|patch| patch.at(&["patch", "value"]));
+        let clusters = added.collect();
+        deployment.envoys.push(Envoy {
+            clusters,
+            is_complete: false,
+        });
+    }
+    let gateway = deployment.envoys.len();
+    let before = deployment.uses.len();
+    for policy in roots {
+        if policy.text_at(&["kind"]) == Some("EnvoyExtensionPolicy") {
+            let of_policy = |wasm| extension(wasm, gateway);
+            let wasm = policy.list(&["spec", "wasm"]);
+            deployment.uses.extend(wasm.filter_map(of_policy));
+        }
+    }
+    if deployment.uses.len() > before {
+        let bootstraps = deployment.resources.bootstraps();
+        let clusters = bootstraps.flat_map(clusters).collect();
+        deployment.envoys.push(Envoy {
+            clusters,
+            is_complete: deployment.resources.bootstraps().next().is_some(),
+        });
+    }
+}
+
+fn wasm_plugin<'t>(resource: Value<'t>, envoy: usize) -> Option<super::Use<'t>> {
+    let spec = resource.get("spec")?;
+    let configuration = spec.get("pluginConfig");
+    let is_own = configuration.is_some_and(is_configuration)
+        || spec.text_at(&["url"]).is_some_and(is_name)
+        || resource.text_at(&["metadata", "name"]).is_some_and(is_name);
+    if !is_own {
+        return None;
+    }
+    let encoded = Encoded::of(configuration, spec);
+    let environment = variables(spec);
+    let host = Host::WasmPlugin;
+    Some(read(host, envoy, Some(spec), encoded, Some(&environment)))
+}
+
+/// The variables of a WasmPlugin's VM.
+pub fn variables(spec: Value<'_>) -> Environment {
+    let variable = |one: Value<'_>| {
+        let name = one.text_at(&["name"])?.to_owned();
+        let is_of_host = one.text_at(&["valueFrom"]) == Some("HOST");
+        let value = one.text_at(&["value"]).filter(|_| !is_of_host);
+        Some((name, value.map(str::to_owned)))
+    };
+    let variables: HashMap<_, _> = spec
+        .list(&["vmConfig", "env"])
+        .filter_map(variable)
+        .collect();
+    variables
+}
+
+fn extension(wasm: Value<'_>, envoy: usize) -> Option<super::Use<'_>> {
+    let configuration = wasm.get("config");
+    let is_own = configuration.is_some_and(is_configuration)
+        || wasm.text_at(&["name"]).is_some_and(is_name)
+        || wasm.text_at(&["code", "image", "url"]).is_some_and(is_name);
+    if !is_own {
+        return None;
+    }
+    let encoded = Encoded::of(configuration, wasm);
+    let keys = wasm.list(&["env", "hostKeys"]);
+    let environment = keys
+        .filter_map(|key| Some((key.text()?.to_owned(), None)))
+        .collect();
+    let host = Host::EnvoyGateway;
+    Some(read(host, envoy, Some(wasm), encoded, Some(&environment)))
+}

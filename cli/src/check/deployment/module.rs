@@ -1,0 +1,150 @@
+//! One use of the module: is it this module, which role has it, and does the module take its configuration?
+
+use std::collections::HashMap;
+
+use matrix_edge_auth::config::{self, Config, Role};
+
+use super::{Host, Refusal, Spot, Use};
+use crate::yaml::{Place, Value};
+
+/// A secret that stands for one that only Envoy's environment has.
+const UNSEEN: &str = "unseen";
+
+/// Keys of a configuration that no other plugin has.
+const OWN_KEYS: [&str; 4] = [
+    "introspection",
+    "unknown_token_budget",
+    "unrecognized_tokens",
+    "appservice_tokens",
+];
+
+/// Whether a configuration is one of this module.
+pub(super) fn is_configuration(value: Value<'_>) -> bool {
+    let has_role = matches!(
+        value.text_at(&["role"]),
+        Some("gateway" | "introspection" | "provisioning")
+    );
+    value.get("introspection").is_some_and(Value::is_mapping)
+        || has_role && value.get("server_name").is_some()
+        || OWN_KEYS
+            .iter()
+            .filter(|key| value.get(key).is_some())
+            .count()
+            >= 2
+}
+
+/// Whether a name or the place of a module says that it is this one.
+pub(super) fn is_name(text: &str) -> bool {
+    let text = text.to_ascii_lowercase().replace('_', "-");
+    text.contains("matrix-edge-auth")
+}
+
+/// Where a plugin has its configuration, and how it is encoded.
+pub(super) enum Encoded<'t> {
+    /// As an object, or as a text whose inside can be read.
+    Object(Value<'t>),
+    /// As something that cannot be read.
+    Broken(Refusal<'t>),
+}
+
+impl<'t> Encoded<'t> {
+    /// What stands in a place for an object, or for a text that is one. Without it the plugin is pointed at.
+    pub fn of(value: Option<Value<'t>>, plugin: Value<'t>) -> Self {
+        let Some(value) = value else {
+            return Self::Broken(Refusal {
+                spot: Spot::first_key(plugin, &["name", "pluginName", "url"]),
+                message: "the plugin has no configuration".to_owned(),
+            });
+        };
+        match value.embedded() {
+            Some(Ok(object)) => Self::Object(object),
+            Some(Err(error)) => Self::Broken(Refusal {
+                spot: Spot {
+                    tree: value.tree,
+                    place: error.place.clone(),
+                },
+                message: error.message.clone(),
+            }),
+            None => Self::Object(value),
+        }
+    }
+}
+
+/// The variables that a plugin is given, with the values that can be seen.
+pub type Environment = HashMap<String, Option<String>>;
+
+/// Reads a use. Without `environment` every variable is taken to be there.
+pub(super) fn read<'t>(
+    host: Host,
+    envoy: usize,
+    plugin: Option<Value<'t>>,
+    encoded: Encoded<'t>,
+    environment: Option<&Environment>,
+) -> Use<'t> {
+    let (configuration, config) = match encoded {
+        Encoded::Object(object) => (Some(object), parse(object, environment)),
+        Encoded::Broken(refusal) => (None, Err(refusal)),
+    };
+    let role = configuration.and_then(|value| value.text_at(&["role"]));
+    Use {
+        host,
+        envoy,
+        plugin,
+        configuration,
+        role: match role {
+            Some("introspection") => Role::Introspection,
+            Some("provisioning") => Role::Provisioning,
+            _ => Role::Gateway,
+        },
+        config,
+        entry: None,
+    }
+}
+
+/// Lets the module read its configuration.
+fn parse<'t>(object: Value<'t>, environment: Option<&Environment>) -> Result<Config, Refusal<'t>> {
+    let refuse = |place, message| Refusal {
+        spot: Spot {
+            tree: object.tree,
+            place,
+        },
+        message,
+    };
+    let json = object
+        .json()
+        .ok_or_else(|| refuse(object.place(), "the configuration is too large".to_owned()))?;
+    let variable = |name: &str| match environment.map(|variables| variables.get(name)) {
+        None | Some(Some(None)) => Some(UNSEEN.to_owned()),
+        Some(Some(Some(value))) => Some(value.clone()),
+        Some(None) => None,
+    };
+    config::parse(json.to_string().as_bytes(), &variable).map_err(|error| {
+        let message = error.to_string();
+        refuse(place_of(object, &message), message)
+    })
+}
+
+/// Where the key stands that a refusal begins with, such as `endpoints[1].auth: takes ...`. Where the key is missing it
+/// is what should have it.
+fn place_of(object: Value<'_>, message: &str) -> Place {
+    let path = message.split(": ").next().unwrap_or_default();
+    let mut value = object;
+    let mut place = object.place();
+    place.end = place.start;
+    for step in path.split('.') {
+        let (key, indices) = step.split_once('[').unwrap_or((step, ""));
+        let Some(member) = value.get(key) else {
+            break;
+        };
+        place = value.key_place(key).unwrap_or(place);
+        value = member;
+        for index in indices.split('[') {
+            let index = index.trim_end_matches(']').parse::<usize>().ok();
+            if let Some(item) = index.and_then(|index| value.items().nth(index)) {
+                value = item;
+                place = item.place();
+            }
+        }
+    }
+    place
+}

@@ -1,0 +1,179 @@
+//! Telling what was found: for people with the lines that it is about, for programs as one JSON object.
+//!
+//! The non-obvious rule: a line that may have a secret in it is not shown. Of what the module refuses the wrong value may
+//! itself be one, as in `bearer: s3cret`; elsewhere the keys tell. Of such a line only the place is told.
+
+use std::io::{IsTerminal as _, Write as _, stdout};
+
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet, renderer::DecorStyle};
+use serde::Serialize;
+
+use super::{
+    finding::{Finding, Severity},
+    rules::Rule,
+    source::Fault,
+};
+
+/// Words in a line that may have a secret in it.
+const SECRETIVE: [&str; 6] = [
+    "secret",
+    "credential",
+    "value",
+    "inline_",
+    "token",
+    "password",
+];
+
+/// Prints for people.
+pub fn text(findings: &[Finding<'_>], faults: &[Fault], uses: usize) {
+    let renderer = if stdout().is_terminal() {
+        Renderer::styled()
+    } else {
+        Renderer::plain()
+    }
+    .decor_style(DecorStyle::Ascii);
+    let mut out = String::new();
+    for finding in findings {
+        out += &shown(finding, &renderer);
+        out += "\n\n";
+    }
+    for fault in faults {
+        out += &format!("error: {}\n", fault.line());
+    }
+    out += &summary(findings, faults, uses);
+    // Who reads may have gone.
+    let _ = stdout().lock().write_all(out.as_bytes());
+}
+
+fn summary(findings: &[Finding<'_>], faults: &[Fault], uses: usize) -> String {
+    let count = |severity| {
+        let of = |finding: &&Finding<'_>| finding.severity == severity;
+        findings.iter().filter(of).count()
+    };
+    let plural = |count: usize, word: &str| {
+        let end = if count == 1 { "" } else { "s" };
+        format!("{count} {word}{end}")
+    };
+    let uses = plural(uses, "use");
+    if findings.is_empty() && faults.is_empty() {
+        return format!("{uses} of the module, nothing found\n");
+    }
+    let errors = plural(count(Severity::Error), "error");
+    let warnings = plural(count(Severity::Warning), "warning");
+    let unread = if faults.is_empty() {
+        ""
+    } else {
+        "; not everything was looked at"
+    };
+    format!("{uses} of the module: {errors}, {warnings}{unread}\n")
+}
+
+fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
+    let level = match finding.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    let title = level.primary_title(&finding.message).id(finding.rule);
+    let help = Level::HELP.message(&finding.help);
+    let (line, column) = finding.tree.position(finding.place.start);
+    // A file may be large, and every finding would have it searched again: only its own line is handed over.
+    let text = finding.tree.text.as_str();
+    let start = text
+        .get(..finding.place.start)
+        .and_then(|before| before.rfind('\n'))
+        .map_or(0, |at| at + 1);
+    let rest = text.get(start..).unwrap_or_default();
+    let shown = rest.lines().next().unwrap_or_default();
+    let lower = shown.to_ascii_lowercase();
+    if finding.rule == "configuration" || SECRETIVE.iter().any(|word| lower.contains(word)) {
+        let origin = Origin::path(&finding.tree.name)
+            .line(line)
+            .char_column(column);
+        return renderer.render(&[title.element(origin).element(help)]);
+    }
+    let from = finding.place.start.saturating_sub(start).min(shown.len());
+    let until = finding
+        .place
+        .end
+        .saturating_sub(start)
+        .clamp(from, shown.len());
+    let snippet = Snippet::source(shown)
+        .line_start(line)
+        .path(&finding.tree.name)
+        .annotation(AnnotationKind::Primary.span(from..until));
+    renderer.render(&[title.element(snippet).element(help)])
+}
+
+/// What `--format json` prints. Fields are added and never renamed.
+#[derive(Serialize)]
+struct Report<'r> {
+    findings: Vec<Entry<'r>>,
+    unreadable: Vec<Broken<'r>>,
+}
+
+#[derive(Serialize)]
+struct Entry<'r> {
+    file: &'r str,
+    line: usize,
+    column: usize,
+    rule: &'r str,
+    severity: &'r str,
+    message: &'r str,
+    help: &'r str,
+}
+
+#[derive(Serialize)]
+struct Broken<'r> {
+    file: &'r str,
+    line: Option<usize>,
+    column: Option<usize>,
+    message: &'r str,
+}
+
+/// Prints for programs.
+pub fn json(findings: &[Finding<'_>], faults: &[Fault]) {
+    let findings = findings
+        .iter()
+        .map(|finding| {
+            let (line, column) = finding.tree.position(finding.place.start);
+            Entry {
+                file: &finding.tree.name,
+                line,
+                column,
+                rule: finding.rule,
+                severity: finding.severity.name(),
+                message: &finding.message,
+                help: &finding.help,
+            }
+        })
+        .collect();
+    let unreadable = faults
+        .iter()
+        .map(|fault| Broken {
+            file: &fault.file,
+            line: fault.position.map(|(line, _)| line),
+            column: fault.position.map(|(_, column)| column),
+            message: &fault.message,
+        })
+        .collect();
+    let report = Report {
+        findings,
+        unreadable,
+    };
+    let text = serde_json::to_string_pretty(&report).unwrap_or_default();
+    let _ = writeln!(stdout().lock(), "{text}");
+}
+
+/// Lists the rules.
+pub fn rules(rules: &[Rule]) {
+    let mut out = String::new();
+    for rule in rules {
+        out += &format!(
+            "{:<20} {:<8} {}\n",
+            rule.name,
+            rule.severity.name(),
+            rule.about
+        );
+    }
+    let _ = stdout().lock().write_all(out.as_bytes());
+}

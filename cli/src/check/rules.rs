@@ -1,0 +1,122 @@
+//! The rules: one file each, with the trap, why it is one, and what to write instead.
+
+mod bridges;
+mod budget_address;
+mod capabilities;
+mod circuit_breaker;
+mod configuration;
+mod duplicate_key;
+mod environment;
+mod fail_closed;
+mod fail_open;
+mod forwarded_for;
+mod idle_timeout;
+mod injected_route;
+mod internal_address;
+mod introspection_buffer;
+mod merge_key;
+mod path_normalisation;
+mod question;
+mod retries;
+mod routes;
+mod slots;
+mod stop_iteration;
+mod sync_timeout;
+mod underscores;
+mod unknown_cluster;
+mod upgrades;
+mod visible_secret;
+mod vm_id;
+
+use super::{
+    deployment::Deployment,
+    finding::{Finding, Severity, Spot},
+};
+
+/// One rule.
+pub struct Rule {
+    /// Its name, which does not change.
+    pub name: &'static str,
+    /// How bad what it finds is.
+    pub severity: Severity,
+    /// What it finds, in one sentence.
+    pub about: &'static str,
+    /// Looks for it.
+    check: for<'d, 't> fn(&'d Deployment<'t>, &mut Found<'t>),
+}
+
+/// All rules, by name.
+pub const RULES: &[Rule] = &[
+    bridges::RULE,
+    budget_address::RULE,
+    capabilities::RULE,
+    circuit_breaker::RULE,
+    configuration::RULE,
+    duplicate_key::RULE,
+    environment::RULE,
+    fail_closed::RULE,
+    fail_open::RULE,
+    forwarded_for::RULE,
+    idle_timeout::RULE,
+    injected_route::RULE,
+    internal_address::RULE,
+    introspection_buffer::RULE,
+    merge_key::RULE,
+    path_normalisation::RULE,
+    question::RULE,
+    retries::RULE,
+    slots::RULE,
+    stop_iteration::RULE,
+    sync_timeout::RULE,
+    underscores::RULE,
+    unknown_cluster::RULE,
+    upgrades::RULE,
+    visible_secret::RULE,
+    vm_id::RULE,
+];
+
+/// What one rule found.
+#[derive(Default)]
+pub struct Found<'t>(Vec<(Spot<'t>, String, String)>);
+
+impl<'t> Found<'t> {
+    /// Adds a finding: where, what is wrong, and what to write instead. Without a place there is nothing to point at,
+    /// and nothing is added.
+    fn add(
+        &mut self,
+        spot: impl Into<Option<Spot<'t>>>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        if let Some(spot) = spot.into() {
+            self.0.push((spot, message.into(), help.into()));
+        }
+    }
+}
+
+/// Applies all rules. What aliases put into several places is told once.
+pub fn apply<'t>(deployment: &Deployment<'t>) -> Vec<Finding<'t>> {
+    let mut findings: Vec<Finding<'t>> = Vec::new();
+    for rule in RULES {
+        let mut found = Found::default();
+        (rule.check)(deployment, &mut found);
+        for (spot, message, help) in found.0 {
+            let is_known = findings.iter().any(|known| {
+                known.rule == rule.name
+                    && std::ptr::eq(known.tree, spot.tree)
+                    && known.place == spot.place
+            });
+            if !is_known {
+                findings.push(Finding {
+                    rule: rule.name,
+                    severity: rule.severity,
+                    tree: spot.tree,
+                    place: spot.place,
+                    message,
+                    help,
+                });
+            }
+        }
+    }
+    findings
+}

@@ -1,0 +1,44 @@
+//! A budget counts by the client's address. Unless Envoy is told that clients connect to it themselves, that address is what
+//! the client writes into `X-Forwarded-For`.
+
+use super::{Deployment, Found, Rule, Severity, Spot};
+use crate::check::deployment::Host;
+
+/// The rule.
+pub const RULE: Rule = Rule {
+    name: "budget-address",
+    severity: Severity::Error,
+    about: "`unknown_token_budget` counts by an address that the client itself writes.",
+    check,
+};
+
+const KEY: &str = "use_remote_address";
+
+fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for one in deployment.gateways().filter(|one| one.host == Host::Envoy) {
+        let has_budget = one
+            .config()
+            .is_some_and(|config| config.unknown_token_budget.is_some());
+        let Some(manager) = one.entry.map(|entry| entry.manager) else {
+            continue;
+        };
+        let extensions = manager.list(&["original_ip_detection_extensions"]);
+        let is_trusted = manager.boolean_at(&[KEY]) == Some(true)
+            || manager.boolean_at(&[KEY, "value"]) == Some(true)
+            || extensions.count() > 0;
+        if has_budget && !is_trusted {
+            let spot = match manager.get(KEY) {
+                Some(_) => Some(Spot::key(manager, KEY)),
+                None => one.key(&["unknown_token_budget"]),
+            };
+            found.add(
+                spot,
+                "the budget counts by the address in `X-Forwarded-For`, which the client writes: it can spend a budget for each \
+                 request, or that of another",
+                format!(
+                    "write `{KEY}: true` in the connection manager, and `xff_num_trusted_hops` if there are proxies before it"
+                ),
+            );
+        }
+    }
+}

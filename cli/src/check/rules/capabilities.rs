@@ -1,0 +1,37 @@
+//! Least power: Envoy can be told what a module may call, and lets it call nothing else.
+//!
+//! Neither a WasmPlugin nor an EnvoyExtensionPolicy can say it, so there is nothing to tell of one.
+
+use super::{Deployment, Found, Rule, Severity, Spot};
+
+/// The rule.
+pub const RULE: Rule = Rule {
+    name: "capabilities",
+    severity: Severity::Warning,
+    about: "The module may call every function that Envoy offers.",
+    check,
+};
+
+const KEY: &str = "capability_restriction_config";
+
+fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for one in deployment.uses.iter().filter(|one| one.is_envoys()) {
+        let Some(plugin) = one.plugin else {
+            continue;
+        };
+        let is_said = [Some(plugin), plugin.get("vm_config")]
+            .into_iter()
+            .flatten()
+            .any(|place| {
+                let allowed = place.at(&[KEY, "allowed_capabilities"]);
+                allowed.is_some_and(|allowed| allowed.members().next().is_some())
+            });
+        if !is_said {
+            found.add(
+                Spot::first_key(plugin, &[KEY, "name", "vm_config"]),
+                "the module may call every function that Envoy offers, and needs few",
+                format!("copy `{KEY}` from envoy/local/envoy.yaml of the module's version"),
+            );
+        }
+    }
+}

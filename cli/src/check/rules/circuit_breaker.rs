@@ -1,0 +1,86 @@
+//! Envoy's default circuit breaker lets three calls of a cluster be repeated at a time, and 1,024 be under way. When MAS
+//! restarts, every call on a connection that it closes is repeated at once; what the breaker refuses fails, while what is
+//! over `max_in_flight` only waits its turn.
+
+use std::collections::BTreeMap;
+
+use matrix_edge_auth::config::Role;
+
+use super::{Deployment, Found, Rule, Severity, Spot};
+use crate::yaml::Value;
+
+/// The rule.
+pub const RULE: Rule = Rule {
+    name: "circuit-breaker",
+    severity: Severity::Warning,
+    about: "The circuit breaker of MAS's cluster refuses calls that the module may make.",
+    check,
+};
+
+/// Repetitions that Envoy allows at a time, unless it is told otherwise.
+const DEFAULT_RETRIES: u64 = 3;
+/// Calls that it allows.
+const DEFAULT_REQUESTS: u64 = 1_024;
+
+fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for one in &deployment.uses {
+        let Some(asked) = one.config().map(|config| &config.introspection) else {
+            continue;
+        };
+        let Some(cluster) = deployment.cluster(one, &asked.cluster) else {
+            continue;
+        };
+        let spot = || Spot::first_key(cluster, &["circuit_breakers", "name"]);
+        if asked.retries > 0 && limit(cluster, "max_retries", DEFAULT_RETRIES) <= DEFAULT_RETRIES {
+            found.add(
+                spot(),
+                "when MAS restarts, every call on a connection that it closes is repeated at once, and Envoy lets three be \
+                 repeated at a time: the others fail, and their requests get 503",
+                "write `circuit_breakers: { thresholds: [{ max_retries: 256 }] }`",
+            );
+        }
+        let calls = calls(deployment, one.envoy, &asked.cluster);
+        for key in ["max_requests", "max_pending_requests"] {
+            let allowed = limit(cluster, key, DEFAULT_REQUESTS);
+            if allowed < calls {
+                found.add(
+                    spot(),
+                    format!(
+                        "`{key}` is {allowed}, and one worker of Envoy may make {calls} calls at a time: what Envoy refuses \
+                         fails, and what is over `max_in_flight` only waits"
+                    ),
+                    format!(
+                        "write `{key}: {calls}` for each worker of Envoy, or lower `introspection.max_in_flight`"
+                    ),
+                );
+            }
+        }
+    }
+}
+
+/// The calls that one worker may make to a cluster at a time: the gateway and the introspection role each have a limit.
+fn calls(deployment: &Deployment<'_>, envoy: usize, cluster: &str) -> u64 {
+    let mut by_role = BTreeMap::new();
+    for one in &deployment.uses {
+        if let Some(config) = one.config().filter(|_| one.envoy == envoy)
+            && config.introspection.cluster == cluster
+            && config.role != Role::Provisioning
+        {
+            let most: &mut u64 = by_role.entry(config.role == Role::Gateway).or_default();
+            *most = (*most).max(config.introspection.max_in_flight as u64);
+        }
+    }
+    by_role.values().sum()
+}
+
+/// What the cluster allows at default priority.
+fn limit(cluster: Value<'_>, key: &str, default: u64) -> u64 {
+    let mut thresholds = cluster.list(&["circuit_breakers", "thresholds"]);
+    let default_priority = thresholds.find(|one| {
+        one.text_at(&["priority"])
+            .is_none_or(|priority| priority == "DEFAULT")
+    });
+    default_priority
+        .and_then(|one| one.number_at(&[key]))
+        .unwrap_or(default)
+}

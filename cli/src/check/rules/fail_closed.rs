@@ -1,0 +1,54 @@
+//! A VM that has failed stays failed. Envoy's default is FAIL_CLOSED: the worker answers 503 until Envoy is restarted or
+//! its configuration changes. FAIL_RELOAD starts a new VM after about a second.
+//!
+//! An EnvoyExtensionPolicy cannot say it, so there is nothing to tell of one.
+
+use super::{Deployment, Found, Rule, Severity, Spot};
+use crate::check::deployment::Host;
+
+/// The rule.
+pub const RULE: Rule = Rule {
+    name: "fail-closed",
+    severity: Severity::Error,
+    about: "When the VM fails, its worker answers 503 until Envoy is restarted.",
+    check,
+};
+
+fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for one in &deployment.uses {
+        let Some(plugin) = one.plugin else {
+            continue;
+        };
+        let (key, value, closed, default) = match one.host {
+            Host::WasmPlugin => (
+                "failStrategy",
+                plugin.text_at(&["failStrategy"]),
+                "FAIL_CLOSE",
+                "url",
+            ),
+            Host::Envoy | Host::EnvoyFilter => (
+                "failure_policy",
+                plugin.text_at(&["failure_policy"]),
+                "FAIL_CLOSED",
+                "name",
+            ),
+            Host::EnvoyGateway | Host::Nobody => continue,
+        };
+        let is_open = plugin.boolean_at(&["fail_open"]) == Some(true);
+        let message = match value {
+            Some(value) if value == closed || value == "UNSPECIFIED" => {
+                format!(
+                    "with {closed} a worker whose VM has failed once answers 503 until Envoy is restarted"
+                )
+            }
+            None if !is_open => format!(
+                "without `{key}` a worker whose VM has failed once answers 503 until Envoy is restarted: the default is \
+                 {closed}"
+            ),
+            _ => continue,
+        };
+        let spot = Spot::first_key(plugin, &[key, default]);
+        let help = format!("write `{key}: FAIL_RELOAD`: a new VM is started about a second later");
+        found.add(spot, message, help);
+    }
+}

@@ -1,0 +1,50 @@
+//! A VM that has failed lets every request pass.
+
+use super::{Deployment, Found, Rule, Severity, Spot};
+use crate::check::deployment::Host;
+
+/// The rule.
+pub const RULE: Rule = Rule {
+    name: "fail-open",
+    severity: Severity::Error,
+    about: "When the VM fails, every request passes unverified and with forged identity headers.",
+    check,
+};
+
+const MESSAGE: &str = "once the VM has failed, every request passes: unverified, and with the identity headers that its client wrote";
+
+fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for one in &deployment.uses {
+        let Some(plugin) = one.plugin else {
+            continue;
+        };
+        let (key, is_open, help) = match one.host {
+            Host::WasmPlugin => (
+                "failStrategy",
+                plugin.text_at(&["failStrategy"]) == Some("FAIL_OPEN"),
+                "write `failStrategy: FAIL_RELOAD`",
+            ),
+            Host::EnvoyGateway => (
+                "failOpen",
+                plugin.boolean_at(&["failOpen"]) == Some(true),
+                "write `failOpen: false`",
+            ),
+            Host::Envoy | Host::EnvoyFilter | Host::Nobody => {
+                let by_policy = plugin.text_at(&["failure_policy"]) == Some("FAIL_OPEN");
+                let by_flag = plugin.boolean_at(&["fail_open"]) == Some(true);
+                (
+                    if by_policy {
+                        "failure_policy"
+                    } else {
+                        "fail_open"
+                    },
+                    by_policy || by_flag,
+                    "write `failure_policy: FAIL_RELOAD`, and no `fail_open`",
+                )
+            }
+        };
+        if is_open {
+            found.add(Spot::key(plugin, key), MESSAGE, help);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! A credential injector gives the credential to every request of its cluster. A client's route to that cluster lets anyone
+//! `POST /oauth2/introspect` and be answered; Synapse's own route to it gives every caller MAS's blessing.
+
+use matrix_edge_auth::config::Role;
+
+use super::{Deployment, Found, Rule, Severity, Spot};
+use crate::yaml::Value;
+
+/// The rule.
+pub const RULE: Rule = Rule {
+    name: "injected-route",
+    severity: Severity::Error,
+    about: "A route leads to a cluster whose requests all get the credential for MAS.",
+    check,
+};
+
+const INJECTOR: &str = "CredentialInjector";
+
+fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for one in &deployment.uses {
+        let Some(entry) = one.entry.filter(|_| one.role != Role::Provisioning) else {
+            continue;
+        };
+        let routes = entry
+            .manager
+            .list(&["route_config", "virtual_hosts"])
+            .flat_map(|host| host.list(&["routes"]));
+        for action in routes.filter_map(|route| route.get("route")) {
+            let name = action.text_at(&["cluster"]);
+            let cluster = name.and_then(|name| deployment.cluster(one, name));
+            if cluster.is_some_and(is_injecting) {
+                found.add(
+                    Spot::key(action, "cluster"),
+                    "every request of this cluster gets the credential for MAS: who takes this route can ask whose any token is",
+                    "give MAS two clusters: route to one without `credential_injector`, and name the other in \
+                     `introspection.cluster`",
+                );
+            }
+        }
+    }
+}
+
+fn is_injecting(cluster: Value<'_>) -> bool {
+    let options = cluster.get("typed_extension_protocol_options");
+    let protocols = options.into_iter().flat_map(|options| options.members());
+    let filters = protocols.flat_map(|(_, options)| options.list(&["http_filters"]));
+    let mut types = filters.filter_map(|filter| filter.text_at(&["typed_config", "@type"]));
+    types.any(|name| name.ends_with(INJECTOR))
+}

@@ -1,0 +1,31 @@
+//! Envoy knows aliases, but not merge keys: `no such field: '<<'`. kubectl knows both, so they are refused only in what Envoy
+//! itself reads.
+
+use super::{Deployment, Found, Rule, Severity, Spot};
+
+/// The rule.
+pub const RULE: Rule = Rule {
+    name: "merge-key",
+    severity: Severity::Error,
+    about: "Envoy refuses a file with YAML merge keys.",
+    check,
+};
+
+fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for (tree, document) in &deployment.documents {
+        if tree.value(document.root).get("apiVersion").is_some() {
+            continue;
+        }
+        for place in &document.merges {
+            let spot = Spot {
+                tree,
+                place: place.clone(),
+            };
+            found.add(
+                spot,
+                "Envoy does not know merge keys, and refuses the file for an unknown field `<<`",
+                "write the keys out, or use an alias for the whole value",
+            );
+        }
+    }
+}

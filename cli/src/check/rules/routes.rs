@@ -1,0 +1,208 @@
+//! Which routes a path may take, as Envoy and the Gateway API choose them.
+
+use std::time::Duration;
+
+use matrix_edge_auth::config::Config;
+use regex::RegexBuilder;
+
+use crate::{
+    check::deployment::{Deployment, Entry, Use},
+    yaml::Value,
+};
+
+/// Requests that wait for news: `/sync`, and its successor.
+pub(super) const WAITING: [&str; 2] = [
+    "/_matrix/client/v3/sync",
+    "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
+];
+
+/// What MAS serves on the homeserver's host.
+const LOGIN: &str = "/_matrix/client/v3/login";
+
+/// How long clients let `/sync` wait, as a rule. What ends a request earlier ends every one of them.
+pub(super) const USUAL_WAIT: Duration = Duration::from_secs(30);
+
+/// The gateways whose requests reach a server. One whose routes all lead back to this Envoy, as in a fleet, only hears of
+/// what ends; no server believes its headers.
+pub(super) fn before_servers<'d, 't>(
+    deployment: &'d Deployment<'t>,
+) -> impl Iterator<Item = &'d Use<'t>> {
+    deployment.gateways().filter(|one| {
+        let hosts = one.entry.into_iter().flat_map(|entry| {
+            let hosts = entry.manager.list(&["route_config", "virtual_hosts"]);
+            hosts.flat_map(|host| host.list(&["routes"]))
+        });
+        let mut clusters = hosts
+            .filter_map(|route| route.text_at(&["route", "cluster"]))
+            .peekable();
+        let is_own = |name| {
+            let cluster = deployment.cluster(one, name);
+            cluster.is_some_and(leads_back)
+        };
+        clusters.peek().is_none() || !clusters.all(is_own)
+    })
+}
+
+/// Whether all endpoints of a cluster are listeners of the same file, on loopback.
+fn leads_back(cluster: Value<'_>) -> bool {
+    let tree = cluster.tree;
+    let roots = tree.documents.iter().map(|it| tree.value(it.root));
+    let ports: Vec<u64> = roots
+        .flat_map(|root| root.list(&["static_resources", "listeners"]))
+        .filter_map(|listener| listener.number_at(&["address", "socket_address", "port_value"]))
+        .collect();
+    let mut endpoints = cluster
+        .list(&["load_assignment", "endpoints"])
+        .flat_map(|locality| locality.list(&["lb_endpoints"]))
+        .filter_map(|endpoint| endpoint.at(&["endpoint", "address", "socket_address"]))
+        .peekable();
+    let is_own = |socket: Value<'_>| {
+        let address = socket.text_at(&["address"]).unwrap_or_default();
+        let port = socket.number_at(&["port_value"]);
+        address.starts_with("127.") && port.is_some_and(|port| ports.contains(&port))
+    };
+    endpoints.peek().is_some() && endpoints.all(is_own)
+}
+
+/// Steps that a regular expression costs.
+const STEPS_OF_REGEX: usize = 5_000;
+
+/// A duration of Envoy's or of the Gateway API's: `15s`, `0.25s`, `1m30s`. `None` if it is anything else.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut sum = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(digits);
+        let unit = after
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        let seconds = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        sum += number.parse::<f64>().ok()? * seconds;
+        rest = after;
+    }
+    Duration::try_from_secs_f64(sum).ok()
+}
+
+/// The routes to the homeserver that requests for these paths may take, of every virtual host that the module looks at.
+/// MAS's own host is none: by its name, or because it leads where logins lead elsewhere.
+pub(super) fn routes_of<'t>(one: &Use<'t>, paths: &[&str]) -> Vec<Value<'t>> {
+    let Some(entry) = one.entry else {
+        return Vec::new();
+    };
+    let cluster = |route: &Value<'t>| route.text_at(&["route", "cluster"]);
+    let mut found: Vec<Value<'t>> = Vec::new();
+    let mut of_mas: Vec<&str> = Vec::new();
+    for host in hosts(entry, one.config()) {
+        let mut own = Vec::new();
+        for path in paths {
+            own.extend(candidates(host, path));
+        }
+        let logins = candidates(host, LOGIN);
+        let is_elsewhere = |name: &&str| !own.iter().any(|route| cluster(route) == Some(name));
+        of_mas.extend(logins.iter().filter_map(cluster).filter(is_elsewhere));
+        for route in own {
+            let is_known = found.iter().any(|known| known.id == route.id);
+            if !is_known && !is_disabled(entry, route) {
+                found.push(route);
+            }
+        }
+    }
+    found.retain(|route| cluster(route).is_none_or(|name| !of_mas.contains(&name)));
+    found
+}
+
+/// The virtual hosts of a connection manager, without MAS's own and those that the module is turned off for.
+pub(super) fn hosts<'t>(
+    entry: Entry<'t>,
+    config: Option<&Config>,
+) -> impl Iterator<Item = Value<'t>> {
+    let authority = config.map(|config| config.introspection.authority.clone());
+    entry
+        .manager
+        .list(&["route_config", "virtual_hosts"])
+        .filter(move |host| {
+            let mut domains = host.list(&["domains"]).filter_map(Value::text);
+            let is_mas = domains.any(|domain| Some(domain) == authority.as_deref());
+            !is_mas && !is_disabled(entry, *host)
+        })
+}
+
+/// Whether the module is turned off for a route or a virtual host.
+pub(super) fn is_disabled(entry: Entry<'_>, place: Value<'_>) -> bool {
+    place.boolean_at(&["typed_per_filter_config", entry.filter_name, "disabled"]) == Some(true)
+}
+
+/// The routes that a request for a path may take: the first that matches it whatever else it has, and those before it
+/// that ask for more than the path.
+fn candidates<'t>(host: Value<'t>, path: &str) -> Vec<Value<'t>> {
+    let mut found = Vec::new();
+    for route in host.list(&["routes"]) {
+        let Some(rule) = route.get("match").filter(|rule| matches(*rule, path)) else {
+            continue;
+        };
+        found.push(route);
+        let asks_for_more = rule.members().any(|(key, _)| {
+            !matches!(
+                key,
+                "prefix" | "path" | "path_separated_prefix" | "safe_regex" | "case_sensitive"
+            )
+        });
+        if !asks_for_more {
+            break;
+        }
+    }
+    found
+}
+
+fn matches(rule: Value<'_>, path: &str) -> bool {
+    if let Some(prefix) = rule.text_at(&["prefix"]) {
+        path.starts_with(prefix)
+    } else if let Some(exact) = rule.text_at(&["path"]) {
+        path == exact
+    } else if let Some(prefix) = rule.text_at(&["path_separated_prefix"]) {
+        let rest = path.strip_prefix(prefix);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    } else if let Some(regex) = rule.text_at(&["safe_regex", "regex"]) {
+        rule.tree.spend(STEPS_OF_REGEX) && is_full_match(regex, path)
+    } else {
+        false
+    }
+}
+
+/// Whether a regular expression is for the whole of a path. One that cannot be read is for none.
+pub(super) fn is_full_match(regex: &str, path: &str) -> bool {
+    RegexBuilder::new(&format!("^(?:{regex})$"))
+        .size_limit(1 << 20)
+        .build()
+        .is_ok_and(|regex| regex.is_match(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        for (text, seconds) in [
+            ("0s", Some(0.0)),
+            ("15s", Some(15.0)),
+            ("0.25s", Some(0.25)),
+            ("1m30s", Some(90.0)),
+            ("500ms", Some(0.5)),
+            ("15", None),
+            ("s", None),
+            ("1d", None),
+            ("-1s", None),
+        ] {
+            assert_eq!(duration(text).map(|it| it.as_secs_f64()), seconds, "{text}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! `allow_on_headers_stop_iteration` says whether Envoy hands the body over while the module holds the headers.
+//!
+//! The introspection role reads a form before it decides, and gets none without it. In the gateway role a large upload
+//! would gather in Envoy while its verdict is pending, and end in a 413 of Envoy's.
+
+use matrix_edge_auth::config::Role;
+
+use super::{Deployment, Found, Rule, Severity, Spot};
+use crate::check::deployment::Host;
+
+/// The rule.
+pub const RULE: Rule = Rule {
+    name: "stop-iteration",
+    severity: Severity::Error,
+    about: "`allow_on_headers_stop_iteration` is missing on an introspection listener, or set on a gateway.",
+    check,
+};
+
+const KEY: &str = "allow_on_headers_stop_iteration";
+const UNANSWERED: &str = "the introspection role gets no form to read: it answers nothing from the cache, and each \
+                          introspection takes a second longer";
+
+fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for one in &deployment.uses {
+        let Some(plugin) = one.plugin else {
+            continue;
+        };
+        let is_set = plugin.boolean_at(&[KEY]) == Some(true)
+            || plugin.boolean_at(&[KEY, "value"]) == Some(true);
+        match (one.role, one.host) {
+            (Role::Introspection, Host::WasmPlugin | Host::EnvoyGateway) => found.add(
+                one.key(&["role"]),
+                format!("{UNANSWERED}; this kind of resource cannot set `{KEY}`"),
+                "run this role in an Envoy of your own (envoy/kubernetes), or with Istio by an EnvoyFilter \
+                 (envoy/istio/envoyfilter.yaml)",
+            ),
+            (Role::Introspection, _) if !is_set => found.add(
+                Spot::first_key(plugin, &[KEY, "name"]),
+                UNANSWERED,
+                format!("write `{KEY}: true` beside `configuration`"),
+            ),
+            (Role::Gateway, _) if is_set => found.add(
+                Spot::key(plugin, KEY),
+                "a large upload gets Envoy's 413 while its verdict is pending",
+                format!("leave `{KEY}` out: Envoy then holds the body back itself"),
+            ),
+            _ => {}
+        }
+    }
+}

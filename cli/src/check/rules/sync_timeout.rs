@@ -1,0 +1,144 @@
+//! `/sync` waits, 30 seconds as a rule, and a first one may take minutes. Envoy's default for a whole answer is 15 seconds.
+
+use super::{
+    Deployment, Found, Rule, Severity, Spot,
+    routes::{USUAL_WAIT, WAITING, before_servers, duration, is_full_match, routes_of},
+};
+use crate::{
+    check::deployment::{Host, Use},
+    yaml::Value,
+};
+
+/// The rule.
+pub const RULE: Rule = Rule {
+    name: "sync-timeout",
+    severity: Severity::Error,
+    about: "A timeout ends `/sync` before the server answers.",
+    check,
+};
+
+const DEFAULT: &str =
+    "without `timeout` Envoy ends each answer after 15 s, and clients let `/sync` wait for 30 s";
+
+fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for one in before_servers(deployment) {
+        match one.host {
+            Host::Envoy => envoy(one, found),
+            Host::EnvoyGateway => gateway_api(deployment, found),
+            Host::WasmPlugin | Host::EnvoyFilter => istio(deployment, found),
+            Host::Nobody => {}
+        }
+    }
+}
+
+fn envoy<'t>(one: &Use<'t>, found: &mut Found<'t>) {
+    for route in routes_of(one, &WAITING) {
+        let Some(action) = route.get("route") else {
+            continue;
+        };
+        if action.get("timeout").is_none() {
+            let spot = Spot::first_key(action, &["cluster", "weighted_clusters"]);
+            found.add(
+                spot,
+                DEFAULT,
+                "write `timeout: 0s` beside it; `stream_idle_timeout` still ends what is silent",
+            );
+        }
+        ends(action, &["timeout"], found);
+        ends(action, &["idle_timeout"], found);
+        ends(
+            action,
+            &["max_stream_duration", "max_stream_duration"],
+            found,
+        );
+    }
+    if let Some(entry) = one.entry {
+        ends(entry.manager, &["stream_idle_timeout"], found);
+        ends(entry.manager, &["request_timeout"], found);
+        let longest = ["common_http_protocol_options", "max_stream_duration"];
+        ends(entry.manager, &longest, found);
+    }
+}
+
+/// The longest prefix wins, wherever it stands.
+fn gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for route in deployment.resources.kind("HTTPRoute") {
+        for path in WAITING {
+            let rules = route.list(&["spec", "rules"]);
+            let longest = rules
+                .filter_map(|rule| Some((prefix(rule, path)?, rule)))
+                .max_by_key(|(length, _)| *length);
+            // A route for everything is another service's.
+            let Some((_, rule)) = longest.filter(|(length, _)| *length > 1) else {
+                continue;
+            };
+            match rule
+                .at(&["timeouts"])
+                .filter(|it| it.get("request").is_some())
+            {
+                Some(timeouts) => ends(timeouts, &["request"], found),
+                None => found.add(
+                    Spot::first_key(rule, &["timeouts", "matches", "backendRefs"]),
+                    DEFAULT,
+                    "write `timeouts: { request: 0s }` in this rule",
+                ),
+            }
+        }
+    }
+}
+
+/// The length of the longest prefix of a rule that is one of the path.
+fn prefix(rule: Value<'_>, path: &str) -> Option<usize> {
+    let length = |one: Value<'_>| {
+        let value = one.text_at(&["path", "value"])?;
+        let is_match = match one.text_at(&["path", "type"]) {
+            Some("Exact") => path == value,
+            Some("RegularExpression") => is_full_match(value, path),
+            _ => path.starts_with(value),
+        };
+        is_match.then_some(value.len().min(path.len()))
+    };
+    rule.list(&["matches"]).filter_map(length).max()
+}
+
+/// Without a timeout Istio sets none.
+fn istio<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for service in deployment.resources.kind("VirtualService") {
+        for path in WAITING {
+            let first = service.list(&["spec", "http"]).find(|route| {
+                route.list(&["match"]).any(|one| {
+                    let uri = |key| one.text_at(&["uri", key]);
+                    uri("prefix").is_some_and(|it| path.starts_with(it))
+                        || uri("exact") == Some(path)
+                        || uri("regex").is_some_and(|it| is_full_match(it, path))
+                })
+            });
+            if let Some(route) = first {
+                ends(route, &["timeout"], found);
+            }
+        }
+    }
+}
+
+/// Tells of a limit that is no longer than a usual wait.
+fn ends<'t>(value: Value<'t>, path: &[&str], found: &mut Found<'t>) {
+    let [parents @ .., key] = path else {
+        return;
+    };
+    let Some(parent) = value.at(parents) else {
+        return;
+    };
+    let limit = parent.text_at(&[key]).and_then(duration);
+    if limit.is_some_and(|limit| !limit.is_zero() && limit <= USUAL_WAIT) {
+        let help = if key.contains("idle") {
+            format!("write `{key}: 120s`, or more")
+        } else {
+            format!("write `{key}: 0s`; `stream_idle_timeout` still ends what is silent")
+        };
+        found.add(
+            Spot::key(parent, key),
+            format!("`{key}` ends each `/sync` that has no news: clients let it wait for 30 s"),
+            help,
+        );
+    }
+}

@@ -1,0 +1,57 @@
+//! Listeners share the cache if, and only if, they have one `vm_id`. What MAS says to the provisioning role ends nothing in
+//! a cache that it does not share. Without a `vm_id` the cache is shared with every other plugin that has none either.
+
+use matrix_edge_auth::config::Role;
+
+use super::{Deployment, Found, Rule, Severity, Spot};
+use crate::check::deployment::{Host, Use};
+
+/// The rule.
+pub const RULE: Rule = Rule {
+    name: "vm-id",
+    severity: Severity::Error,
+    about: "Roles of one Envoy have no `vm_id`, or different ones, and so do not share the cache.",
+    check,
+};
+
+fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for one in &deployment.uses {
+        if one.host == Host::EnvoyGateway && one.role == Role::Provisioning {
+            found.add(
+                one.key(&["role"]),
+                "Envoy Gateway gives each policy a `vm_id` of its own: what MAS says here ends no answer of the gateway",
+                "run all three roles in an Envoy of your own (envoy/kubernetes)",
+            );
+        }
+        let Some(vm) = one.vm().filter(|_| one.is_envoys()) else {
+            continue;
+        };
+        let spot = Spot::first_key(vm, &["vm_id", "runtime", "code"]);
+        let first = deployment
+            .uses
+            .iter()
+            .find(|other| other.envoy == one.envoy && other.is_envoys());
+        match (id(one), first.map(id)) {
+            ("", _) => found.add(
+                spot,
+                "without a `vm_id` every other plugin without one shares the cache, and can read and change it",
+                "write the same `vm_id: matrix_edge_auth` for all roles",
+            ),
+            (own, Some(first)) if own != first && !first.is_empty() => found.add(
+                spot,
+                format!(
+                    "this role does not share the cache of the others, whose `vm_id` is \"{first}\": answers are asked \
+                     for twice, and what MAS says to one ends nothing in the other"
+                ),
+                format!("write `vm_id: {first}`"),
+            ),
+            _ => {}
+        }
+    }
+}
+
+fn id<'t>(one: &Use<'t>) -> &'t str {
+    one.vm()
+        .and_then(|vm| vm.text_at(&["vm_id"]))
+        .unwrap_or_default()
+}

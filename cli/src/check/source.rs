@@ -1,0 +1,83 @@
+//! Reading files, of any size and content, with bounded work.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+};
+
+use crate::yaml::{self, MAX_BYTES, Tree};
+
+/// Why a file could not be read.
+pub struct Fault {
+    /// The file, as the user calls it.
+    pub file: String,
+    /// Line and column, if the fault has a place.
+    pub position: Option<(usize, usize)>,
+    /// Why, in one line.
+    pub message: String,
+}
+
+impl Fault {
+    /// None of the files uses the module, which is more likely a mistake than meant.
+    pub fn without_use(files: &[String]) -> Self {
+        let names = files.iter().map(|file| name(file));
+        let names: Vec<&str> = names.collect();
+        Self::new(&names.join(", "), "there is no use of the module in it")
+    }
+
+    /// The fault in one line, with its place.
+    pub fn line(&self) -> String {
+        match self.position {
+            Some((line, column)) => format!("{}:{line}:{column}: {}", self.file, self.message),
+            None => format!("{}: {}", self.file, self.message),
+        }
+    }
+
+    fn new(file: &str, message: impl Into<String>) -> Self {
+        Self {
+            file: file.to_owned(),
+            position: None,
+            message: message.into(),
+        }
+    }
+}
+
+/// Reads a file, or standard input for `-`.
+pub fn read(file: &str) -> Result<Tree, Fault> {
+    let name = name(file);
+    let bytes = if file == "-" {
+        bytes(io::stdin().lock())
+    } else {
+        File::open(file).and_then(bytes)
+    };
+    let bytes = bytes.map_err(|error| Fault::new(name, error.to_string()))?;
+    if bytes.len() > MAX_BYTES {
+        let limit = MAX_BYTES >> 20;
+        return Err(Fault::new(
+            name,
+            format!("it has more than {limit} MiB, and is not read"),
+        ));
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Fault::new(name, "it is not UTF-8, and so neither YAML nor JSON"))?;
+    Tree::read(name.to_owned(), text.clone()).map_err(|error| Fault {
+        position: Some(yaml::position(&text, error.place.start)),
+        ..Fault::new(name, error.message)
+    })
+}
+
+/// What a file is called when something is told of it.
+fn name(file: &str) -> &str {
+    if file == "-" {
+        "<standard input>"
+    } else {
+        file
+    }
+}
+
+/// At the most one byte more than is read.
+fn bytes(reader: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,151 @@
+//! `matrix-edge-auth digest`: the configuration's `appservice_tokens`, out of the files by which appservices are registered.
+//!
+//! Only the `as_token` counts: it is what a bridge sends. No token is printed.
+
+use std::{
+    io::{self, Read as _},
+    process::ExitCode,
+};
+
+use clap::Args;
+use matrix_edge_auth::token::{AccessToken, TokenDigest};
+
+use crate::{
+    check::source,
+    yaml::{Tree, Value},
+};
+
+/// Most bytes that are read from standard input.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// What `digest` takes.
+#[derive(Args)]
+pub struct Arguments {
+    /// Registration files; without any, standard input has one token a line, or one such file
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    registration: Vec<String>,
+}
+
+/// A token's digest, and whose it is.
+struct Entry {
+    digest: TokenDigest,
+    id: Option<String>,
+}
+
+/// Runs it. The exit code is 2 if something cannot be read.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    match entries(arguments) {
+        Ok(entries) => {
+            print!("{}", written(&entries));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn entries(arguments: &Arguments) -> Result<Vec<Entry>, String> {
+    if arguments.registration.is_empty() {
+        return of_input();
+    }
+    let mut all = Vec::new();
+    for file in &arguments.registration {
+        let tree = source::read(file).map_err(|fault| fault.line())?;
+        all.extend(of_file(&tree)?);
+    }
+    Ok(all)
+}
+
+fn of_input() -> Result<Vec<Entry>, String> {
+    const NAME: &str = "<standard input>";
+    let mut text = String::new();
+    let mut stdin = io::stdin().lock().take(MAX_BYTES + 1);
+    stdin
+        .read_to_string(&mut text)
+        .map_err(|error| format!("{NAME}: {error}"))?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(format!("{NAME}: it has more than 1 MiB, and is not read"));
+    }
+    if text.lines().any(is_member) {
+        let tree = Tree::read(NAME.to_owned(), text).map_err(|error| format!("{NAME}: {error}"))?;
+        return of_file(&tree);
+    }
+    let lines = text.lines().map(str::trim).enumerate();
+    let tokens = lines.filter(|(_, line)| !line.is_empty());
+    let entries: Vec<_> = tokens
+        .map(|(number, line)| {
+            let place = format!("{NAME}:{}", number + 1);
+            entry(line, None, &place)
+        })
+        .collect::<Result<_, _>>()?;
+    match entries.is_empty() {
+        true => Err(format!("{NAME}: there is no token in it")),
+        false => Ok(entries),
+    }
+}
+
+/// Whether a line of YAML or JSON has the member `as_token`.
+fn is_member(line: &str) -> bool {
+    let punctuation = |c: char| matches!(c, '{' | '"' | '\'') || c.is_whitespace();
+    let rest = line
+        .trim_start_matches(punctuation)
+        .strip_prefix("as_token");
+    rest.is_some_and(|rest| rest.trim_start_matches(punctuation).starts_with(':'))
+}
+
+fn of_file(tree: &Tree) -> Result<Vec<Entry>, String> {
+    let roots = tree.documents.iter().map(|it| tree.value(it.root));
+    let mut entries = Vec::new();
+    for root in roots {
+        let Some(token) = root.get("as_token") else {
+            continue;
+        };
+        let (line, column) = tree.position(token.place().start);
+        let place = format!("{}:{line}:{column}", tree.name);
+        let text = token
+            .text()
+            .ok_or_else(|| format!("{place}: as_token takes a text"))?;
+        entries.push(entry(text, root.get("id").and_then(Value::text), &place)?);
+    }
+    match entries.is_empty() {
+        true => Err(format!("{}: there is no as_token in it", tree.name)),
+        false => Ok(entries),
+    }
+}
+
+fn entry(token: &str, id: Option<&str>, place: &str) -> Result<Entry, String> {
+    let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic());
+    match AccessToken::new(token).filter(|_| is_visible) {
+        Some(token) => Ok(Entry {
+            digest: TokenDigest::of(token.as_bytes()),
+            id: id.map(printable),
+        }),
+        None => Err(format!(
+            "{place}: a token is visible ASCII without white space"
+        )),
+    }
+}
+
+/// An id as it may stand in a comment.
+fn printable(id: &str) -> String {
+    let shown = id.chars().take(64);
+    shown
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
+fn written(entries: &[Entry]) -> String {
+    let mut text = "appservice_tokens:\n".to_owned();
+    for Entry { digest, id } in entries {
+        let hex: String = digest.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        // In quotes: one of digits alone would be a number.
+        text += &format!("  - \"{hex}\"");
+        if let Some(id) = id {
+            text += &format!(" # {id}");
+        }
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,233 @@
+//! `matrix-edge-auth explain`: what an endpoint needs, who says so, and what becomes of a request.
+//!
+//! Every line is asked of the module: its endpoint table, its policy, its replies.
+
+use std::{process::ExitCode, rc::Rc};
+
+use clap::Args;
+use matrix_edge_auth::{
+    config::{Config, Mode},
+    host::{Fields, RequestHead},
+    mas::introspection::{ActiveToken, InactiveAnswer, NoVerdict},
+    matrix::{
+        endpoint::{AuthRequirement, Decider, Explanation, Method},
+        reply::Cors,
+    },
+    resolver::Verdict,
+    role::gateway::policy::{
+        Decision, Grant, Inspection, decide, ignores_token, inspect, unless_ignored,
+    },
+};
+
+use crate::configuration;
+
+/// What `explain` takes.
+#[derive(Args)]
+pub struct Arguments {
+    /// The request's method, such as GET
+    #[arg(value_name = "METHOD")]
+    method: String,
+    /// The request's path, as it is sent; it may have a query
+    #[arg(value_name = "PATH")]
+    path: String,
+    /// A file with a gateway's configuration; without it every default counts
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+}
+
+/// A token of MAS's format, of nobody.
+const TOKEN: &str = "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1";
+/// A token that MAS cannot have issued.
+const FOREIGN: &str = "a-token-of-another-service";
+const SCOPE: &str = "urn:matrix:client:api:* urn:matrix:client:device:DEVICE";
+const ADMIN: &str = "urn:synapse:admin:*";
+
+/// Runs it. The exit code is 2 if the configuration cannot be read.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let config = match configuration::gateway(arguments.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if !arguments.path.starts_with('/') {
+        eprintln!("error: a path begins with \"/\"");
+        return ExitCode::from(2);
+    }
+    let (method, path) = (arguments.method.as_str(), arguments.path.as_str());
+    let explained = config
+        .endpoints
+        .explain(path.as_bytes(), Method::from_bytes(method.as_bytes()));
+    println!("{method} {path}\n");
+    println!("  needs            {}", needs(explained.requirement));
+    println!("  decided by       {}", decider(&explained));
+    println!(
+        "  source           {}",
+        explained.decider.source(explained.requirement)
+    );
+    if method == "OPTIONS" {
+        println!("  method           a browser's pre-flight has no token, and none is asked for");
+    } else if explained.is_refused {
+        println!(
+            "  method           Synapse does not serve it here and answers 405 before it looks at a token"
+        );
+    }
+    println!();
+    for (what, outcome) in outcomes(&config, method, path) {
+        println!("  {what:<16} {outcome}");
+    }
+    if config.mode == Mode::Shadow {
+        println!(
+            "\n  mode: shadow. Nothing is rejected: what is above is only counted, and the request goes on."
+        );
+    }
+    ExitCode::SUCCESS
+}
+
+const fn needs(requirement: AuthRequirement) -> &'static str {
+    match requirement {
+        AuthRequirement::Admin => "a token with the admin scope",
+        AuthRequirement::Appservice => "an appservice's token, which only the homeserver can judge",
+        AuthRequirement::Blocked => "is never served to the public",
+        AuthRequirement::Foreign => "another kind of token, which the edge does not look at",
+        AuthRequirement::MasOwned => {
+            "what MAS wants: MAS answers here, and judges the token itself"
+        }
+        AuthRequirement::None => "nothing: a token is not looked at",
+        AuthRequirement::Optional => "no token, or a good one",
+        AuthRequirement::Required => "a token",
+        AuthRequirement::Unknown => "nothing that is known: it may be another service's",
+    }
+}
+
+fn decider(explained: &Explanation) -> String {
+    match &explained.decider {
+        Decider::Blocked => "the list of paths that are never public".to_owned(),
+        Decider::Configured(number) => format!("endpoints[{number}] of the configuration"),
+        Decider::Family { name } => format!("the family `{name}` of the endpoint table"),
+        Decider::Line { family: None, path } => format!("the line `{path}` of the endpoint table"),
+        Decider::Line {
+            family: Some(family),
+            path,
+        } => format!("the line `{path}` of the family `{family}` in the endpoint table"),
+        Decider::MasPrefix => "the prefix of MAS".to_owned(),
+        Decider::Nothing => "no rule: the endpoint table does not know the path".to_owned(),
+    }
+}
+
+/// What becomes of the request with each kind of token.
+fn outcomes(config: &Config, method: &str, path: &str) -> Vec<(&'static str, String)> {
+    let user = active(config, SCOPE);
+    let admin = active(config, &format!("{SCOPE} {ADMIN}"));
+    let dead = || Verdict::Inactive(InactiveAnswer::default());
+    let mut all = vec![
+        ("no token", outcome(config, method, path, None, dead())),
+        (
+            "a dead token",
+            outcome(config, method, path, Some(TOKEN), dead()),
+        ),
+        (
+            "an active token",
+            outcome(config, method, path, Some(TOKEN), Verdict::Active(user)),
+        ),
+    ];
+    if config
+        .endpoints
+        .classify(path.as_bytes(), || Method::from_bytes(method.as_bytes()))
+        == AuthRequirement::Admin
+    {
+        let outcome = outcome(config, method, path, Some(TOKEN), Verdict::Active(admin));
+        all.push(("an admin's token", outcome));
+    }
+    all.push((
+        "no verdict",
+        outcome(
+            config,
+            method,
+            path,
+            Some(TOKEN),
+            Verdict::None(NoVerdict::Timeout),
+        ),
+    ));
+    all.push((
+        "a foreign token",
+        outcome(config, method, path, Some(FOREIGN), dead()),
+    ));
+    all
+}
+
+fn active(config: &Config, scope: &str) -> Rc<Grant> {
+    let token = ActiveToken {
+        username: Some("alice".to_owned()),
+        device_id: None,
+        client_id: None,
+        scope: scope.to_owned(),
+    };
+    Rc::new(Grant::new(&token, &config.server_name))
+}
+
+/// The head of a request.
+pub fn head(method: &str, path: &str, token: Option<&str>) -> RequestHead {
+    let authorization = token.map(|token| format!("Bearer {token}"));
+    let mut fields = vec![(":method", method.as_bytes()), (":path", path.as_bytes())];
+    if let Some(value) = &authorization {
+        fields.push(("authorization", value.as_bytes()));
+    }
+    RequestHead::new(Fields::of(fields.iter().copied()))
+}
+
+/// What becomes of one request, if MAS's verdict on its token is this.
+fn outcome(
+    config: &Config,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    verdict: Verdict<Rc<Grant>>,
+) -> String {
+    let head = head(method, path, token);
+    let decision = match inspect(config, &head) {
+        Inspection::Forward => Decision::Forward,
+        Inspection::ForwardAndWatch(_) => {
+            return "goes on; if MAS answers with 2xx, the cached answers about the session end"
+                .to_owned();
+        }
+        Inspection::Identify(_) => {
+            return "goes on once it is known whose token it is; if MAS answers with 2xx, all answers about the user end"
+                .to_owned();
+        }
+        Inspection::Reject(rejection) => Decision::Reject(rejection),
+        Inspection::Inactive => {
+            Decision::Reject(matrix_edge_auth::matrix::reply::Rejection::NotActive)
+        }
+        Inspection::Introspect(_) if ignores_token(config, &head) => {
+            return "goes on: the homeserver does not look at the token".to_owned();
+        }
+        Inspection::Introspect(need) => decide(config, need.requirement, need.kind, verdict),
+    };
+    shown(config, path, unless_ignored(config, &head, decision))
+}
+
+fn shown(config: &Config, path: &str, decision: Decision) -> String {
+    match decision {
+        Decision::Forward => "goes on, without an identity".to_owned(),
+        Decision::Annotate(_) => {
+            let names: Vec<&str> = [
+                &config.identity_headers.user_id,
+                &config.identity_headers.device_id,
+            ]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+            match names.as_slice() {
+                [] => "goes on".to_owned(),
+                names => format!("goes on, with {}", names.join(" and ")),
+            }
+        }
+        Decision::Reject(rejection) => {
+            let reply = rejection.reply(Cors::of(path.as_bytes()));
+            format!("{} {}", reply.status, String::from_utf8_lossy(&reply.body))
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! YAML 1.2 and JSON with positions: every value knows its bytes in the file.
+//!
+//! A file becomes one [`Tree`]. Its values stand in one list, and an alias is the number of the value that it names. So
+//! aliases cost nothing, however often they repeat each other (the "billion laughs"), and one that stands inside of
+//! what it names is found while reading. What looks at the values pays for each step, so lists of aliases of lists end
+//! the work and not the machine ([`Tree::is_exhausted`]).
+//!
+//! The non-obvious rule: what reads these files does not agree on everything. Envoy takes `yes` and `on` for true,
+//! keeps the last of two equal keys, and refuses merge keys (`<<`); kubectl follows them. Merge keys are followed here,
+//! and noted, as equal keys are, so that a rule can tell of them.
+
+mod compose;
+mod embedded;
+mod scalar;
+
+use std::{cell::Cell, collections::HashMap, ops::Range};
+
+pub use self::{compose::Unreadable, scalar::Scalar};
+
+/// Most bytes of one file. A bootstrap has some tens of KiB; a ConfigMap at the most 1 MiB.
+pub const MAX_BYTES: usize = 8 << 20;
+
+/// Most values of one file, with those that merge keys add.
+const MAX_VALUES: usize = 500_000;
+
+/// Most values that one configuration of the module has when its aliases are written out.
+const MAX_EXPANDED: usize = 20_000;
+
+/// Deepest nesting of one configuration of the module. It has four levels.
+const MAX_DEPTH: usize = 32;
+
+/// Most steps that may be taken through one file. The shipped ones take some tens of thousands.
+const MAX_STEPS: usize = 20_000_000;
+
+/// Number of a value within its file.
+pub type Id = usize;
+
+/// One file, read.
+#[derive(Debug)]
+pub struct Tree {
+    /// What the user calls it.
+    pub name: String,
+    /// All of its bytes.
+    pub text: String,
+    /// Its documents, and those that stand as text inside of others.
+    pub documents: Vec<Document>,
+    values: Vec<Node>,
+    /// Aliases, and members that merge keys added.
+    merged: usize,
+    steps: Cell<usize>,
+    embedded: HashMap<Id, Result<Id, Unreadable>>,
+    broken: Vec<Unreadable>,
+}
+
+/// One document of a file.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Its topmost value.
+    pub root: Id,
+    /// The numbers of all of its values.
+    pub values: Range<Id>,
+    /// Whether it stands as text inside of another document.
+    pub is_embedded: bool,
+    /// Keys that stand twice in one mapping.
+    pub repeated: Vec<Place>,
+    /// Merge keys.
+    pub merges: Vec<Place>,
+}
+
+/// Bytes of a file.
+pub type Place = Range<usize>;
+
+#[derive(Debug)]
+struct Node {
+    place: Place,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Scalar(Scalar),
+    Sequence(Vec<Id>),
+    Mapping(Vec<Member>),
+}
+
+#[derive(Clone, Debug)]
+struct Member {
+    key: String,
+    place: Place,
+    value: Id,
+}
+
+/// A value, with the file that it stands in.
+#[derive(Clone, Copy)]
+pub struct Value<'t> {
+    /// The file.
+    pub tree: &'t Tree,
+    /// Its number there.
+    pub id: Id,
+}
+
+impl Tree {
+    /// Reads a file's text: all of its documents, and those inside of them.
+    pub fn read(name: String, text: String) -> Result<Self, Unreadable> {
+        let mut tree = Self {
+            name,
+            text,
+            documents: Vec::new(),
+            values: Vec::new(),
+            merged: 0,
+            steps: Cell::new(MAX_STEPS),
+            embedded: HashMap::new(),
+            broken: Vec::new(),
+        };
+        compose::compose(&mut tree)?;
+        embedded::embed_all(&mut tree);
+        Ok(tree)
+    }
+
+    /// The value with this number.
+    pub fn value(&self, id: Id) -> Value<'_> {
+        Value { tree: self, id }
+    }
+
+    /// Takes steps through the file; false if there are none left.
+    pub fn spend(&self, steps: usize) -> bool {
+        let left = self.steps.get().saturating_sub(steps);
+        self.steps.set(left);
+        left > 0
+    }
+
+    /// Whether looking at the file was given up, because its aliases repeat each other too often.
+    pub fn is_exhausted(&self) -> bool {
+        self.steps.get() == 0
+    }
+
+    /// Documents inside of others that cannot be read.
+    pub fn broken(&self) -> &[Unreadable] {
+        &self.broken
+    }
+
+    /// Line and column of a byte, both counted from one, the column in characters.
+    pub fn position(&self, byte: usize) -> (usize, usize) {
+        position(&self.text, byte)
+    }
+}
+
+/// Line and column of a byte of `text`, both counted from one, the column in characters.
+pub fn position(text: &str, byte: usize) -> (usize, usize) {
+    let mut byte = byte.min(text.len());
+    while !text.is_char_boundary(byte) {
+        byte -= 1;
+    }
+    let before = text.get(..byte).unwrap_or_default();
+    let line = before.bytes().filter(|&b| b == b'\n').count() + 1;
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    let column = before.get(start..).unwrap_or_default().chars().count() + 1;
+    (line, column)
+}
+
+impl<'t> Value<'t> {
+    /// Its bytes in the file.
+    pub fn place(self) -> Place {
+        self.node().map_or(0..0, |node| node.place.clone())
+    }
+
+    /// The member of a mapping.
+    pub fn get(self, key: &str) -> Option<Self> {
+        self.member(key).map(|member| self.tree.value(member.value))
+    }
+
+    /// The bytes of a member's key.
+    pub fn key_place(self, key: &str) -> Option<Place> {
+        self.member(key).map(|member| member.place.clone())
+    }
+
+    /// What a path of keys leads to.
+    pub fn at(self, path: &[&str]) -> Option<Self> {
+        path.iter().try_fold(self, |value, key| value.get(key))
+    }
+
+    /// The items of a sequence; none if it is anything else.
+    pub fn items(self) -> impl Iterator<Item = Self> + use<'t> {
+        let items: &'t [Id] = match self.node().map(|node| &node.kind) {
+            Some(Kind::Sequence(items)) => items,
+            _ => &[],
+        };
+        items
+            .iter()
+            .take_while(move |_| self.tree.spend(1))
+            .map(move |&id| self.tree.value(id))
+    }
+
+    /// The items of the sequence that a path of keys leads to; none if there is no such sequence.
+    pub fn list(self, path: &[&str]) -> impl Iterator<Item = Self> + use<'t> {
+        self.at(path).into_iter().flat_map(Self::items)
+    }
+
+    /// The members of a mapping; none if it is anything else.
+    pub fn members(self) -> impl Iterator<Item = (&'t str, Self)> + use<'t> {
+        let members: &'t [Member] = match self.node().map(|node| &node.kind) {
+            Some(Kind::Mapping(members)) => members,
+            _ => &[],
+        };
+        members
+            .iter()
+            .take_while(move |_| self.tree.spend(1))
+            .map(move |member| (member.key.as_str(), self.tree.value(member.value)))
+    }
+
+    /// Whether it is a mapping.
+    pub fn is_mapping(self) -> bool {
+        matches!(self.node().map(|node| &node.kind), Some(Kind::Mapping(_)))
+    }
+
+    /// The text of a scalar, whatever it stands for.
+    pub fn text(self) -> Option<&'t str> {
+        self.scalar().map(|scalar| scalar.text.as_str())
+    }
+
+    /// The text of the scalar that a path of keys leads to.
+    pub fn text_at(self, path: &[&str]) -> Option<&'t str> {
+        self.at(path)?.text()
+    }
+
+    /// The scalar.
+    pub fn scalar(self) -> Option<&'t Scalar> {
+        match &self.node()?.kind {
+            Kind::Scalar(scalar) => Some(scalar),
+            _ => None,
+        }
+    }
+
+    /// Whether the scalar that a path of keys leads to is true; `None` if it is no boolean.
+    pub fn boolean_at(self, path: &[&str]) -> Option<bool> {
+        self.at(path)?.scalar()?.boolean()
+    }
+
+    /// The whole number that a path of keys leads to.
+    pub fn number_at(self, path: &[&str]) -> Option<u64> {
+        self.text_at(path)?.parse().ok()
+    }
+
+    /// The document that a scalar holds as text.
+    pub fn embedded(self) -> Option<Result<Self, &'t Unreadable>> {
+        match self.tree.embedded.get(&self.id)? {
+            Ok(root) => Some(Ok(self.tree.value(*root))),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// The value as JSON, as Envoy would hand it on. `None` if it is too large with its aliases written out.
+    pub fn json(self) -> Option<serde_json::Value> {
+        let mut budget = MAX_EXPANDED;
+        self.json_within(&mut budget, MAX_DEPTH)
+    }
+
+    fn json_within(self, budget: &mut usize, depth: usize) -> Option<serde_json::Value> {
+        *budget = budget.checked_sub(1)?;
+        self.tree.spend(1).then_some(())?;
+        let depth = depth.checked_sub(1)?;
+        Some(match &self.node()?.kind {
+            Kind::Scalar(scalar) => scalar.json(),
+            Kind::Sequence(items) => {
+                let json = |&id: &Id| self.tree.value(id).json_within(budget, depth);
+                items.iter().map(json).collect::<Option<_>>()?
+            }
+            Kind::Mapping(members) => {
+                let json = |member: &Member| {
+                    let value = self.tree.value(member.value);
+                    Some((member.key.clone(), value.json_within(budget, depth)?))
+                };
+                serde_json::Value::Object(members.iter().map(json).collect::<Option<_>>()?)
+            }
+        })
+    }
+
+    fn node(self) -> Option<&'t Node> {
+        self.tree.values.get(self.id)
+    }
+
+    fn member(self, key: &str) -> Option<&'t Member> {
+        match &self.node()?.kind {
+            // Of two equal keys Envoy keeps the last.
+            Kind::Mapping(members) if self.tree.spend(1 + members.len() / 8) => {
+                members.iter().rev().find(|member| member.key == key)
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(text: &str) -> Tree {
+        Tree::read("test".to_owned(), text.to_owned()).unwrap()
+    }
+
+    fn root(tree: &Tree) -> Value<'_> {
+        tree.value(tree.documents[0].root)
+    }
+
+    /// Line and column of the value that a path leads to.
+    fn position_of(tree: &Tree, path: &[&str]) -> (usize, usize) {
+        tree.position(root(tree).at(path).unwrap().place().start)
+    }
+
+    #[test]
+    fn each_value_has_its_place() {
+        let tree = read("a: 1\nb:\n  - {c: é, d: [x]}\n---\ne: 2\n");
+        assert_eq!(position_of(&tree, &["a"]), (1, 4));
+        let item = root(&tree).list(&["b"]).next().unwrap();
+        assert_eq!(tree.position(item.get("d").unwrap().place().start), (3, 15));
+        assert_eq!(tree.position(item.key_place("d").unwrap().start), (3, 12));
+        assert_eq!(tree.documents.len(), 2);
+    }
+
+    #[test]
+    fn an_alias_is_what_it_names() {
+        let tree = read("a: &x {b: 1}\nc: *x\n");
+        assert_eq!(
+            root(&tree).json(),
+            Some(json!({"a": {"b": 1}, "c": {"b": 1}}))
+        );
+        assert_eq!(position_of(&tree, &["c", "b"]), (1, 11));
+    }
+
+    #[test]
+    fn merge_keys_add_what_is_not_there() {
+        let tree = read("a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {<<: [*a, *b], x: 3}\n");
+        let merged = root(&tree).get("c").unwrap().json();
+        assert_eq!(merged, Some(json!({"x": 3, "y": 1, "z": 2})));
+        assert_eq!(tree.documents[0].merges.len(), 1);
+        assert!(tree.documents[0].repeated.is_empty());
+    }
+
+    #[test]
+    fn of_two_equal_keys_the_last_counts_and_is_noted() {
+        let tree = read("a: 1\nb: 2\na: 3\n");
+        assert_eq!(root(&tree).text_at(&["a"]), Some("3"));
+        let repeated = &tree.documents[0].repeated;
+        assert_eq!(repeated.len(), 1);
+        assert_eq!(tree.position(repeated[0].start), (3, 1));
+    }
+
+    #[test]
+    fn a_text_that_is_a_document_has_places_of_its_own() {
+        let config =
+            "kind: ConfigMap\ndata:\n  x: |\n\n    static_resources:\n      listeners: [a]\n";
+        let quoted = "\"@type\": a/google.protobuf.StringValue\nvalue: '{\"a\": 1}'\n";
+        for (text, path, inside, place) in [
+            (
+                config,
+                &["data", "x"][..],
+                &["static_resources", "listeners"][..],
+                (6, 18),
+            ),
+            (quoted, &["value"], &["a"], (2, 15)),
+        ] {
+            let tree = read(text);
+            let embedded = root(&tree).at(path).unwrap().embedded().unwrap();
+            let value = embedded.ok().and_then(|it| it.at(inside)).unwrap();
+            assert_eq!(tree.position(value.place().start), place, "{text}");
+        }
+    }
+
+    #[test]
+    fn steps_run_out() {
+        let tree = read("[a, b]");
+        assert_eq!(root(&tree).items().count(), 2);
+        assert!(!tree.is_exhausted());
+        tree.spend(MAX_STEPS);
+        assert_eq!(root(&tree).items().count(), 0);
+        assert!(tree.is_exhausted());
+    }
+
+    proptest! {
+        /// Whatever stands in a file, it is read or refused, and each place is one of the file.
+        #[test]
+        fn every_text_is_read_or_refused(pieces in prop::collection::vec(prop::sample::select(vec![
+            "a", ": ", "\n", "  ", "- ", "&x ", "*x", "<<", "[", "]", "{", "}", ", ", "|\n", ">\n", "'", "\"", "#", "---\n",
+            "é", "!!str ", "kind: ConfigMap\n", "data:\n", "static_resources", "\"@type\": google.protobuf.StringValue\n",
+            "value: ", "\t", "%", "\r\n", "? ",
+        ]), 0..40)) {
+            let text = pieces.concat();
+            match Tree::read("test".to_owned(), text.clone()) {
+                Ok(tree) => {
+                    for id in 0..tree.values.len() {
+                        let place = tree.value(id).place();
+                        prop_assert!(place.start <= place.end && place.end <= text.len());
+                        let _ = tree.position(place.start);
+                        let _ = tree.value(id).json();
+                    }
+                }
+                Err(error) => {
+                    let _ = position(&text, error.place.start);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! `explain`, `token`, `digest` and `schema`.
+
+mod support;
+
+use std::fs;
+
+use self::support::{Output, program};
+
+/// A token of MAS's format, of nobody.
+const TOKEN: &str = "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1";
+const GATEWAY: &str = "introspection: { cluster: mas, path: /auth/oauth2/introspect, credential: { injected: true } }\nserver_name: example.org\n";
+
+/// A file with a gateway's configuration, and its folder.
+fn configuration(more: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("gateway.yaml");
+    fs::write(&path, format!("{GATEWAY}{more}")).expect("a file");
+    let path = path.to_str().expect("UTF-8").to_owned();
+    (folder, path)
+}
+
+/// What a line of the output says after its name.
+fn line<'o>(output: &'o Output, name: &str) -> &'o str {
+    let mut lines = output.stdout.lines().map(str::trim_start);
+    let found = lines.find_map(|line| line.strip_prefix(name));
+    found
+        .unwrap_or_else(|| panic!("no {name} in {}", output.stdout))
+        .trim_start()
+}
+
+#[test]
+fn an_endpoint_is_explained() {
+    let output = program(&["explain", "GET", "/_matrix/client/v3/sync"], "");
+    assert_eq!(output.code, 0);
+    assert_eq!(line(&output, "needs"), "a token");
+    assert_eq!(
+        line(&output, "decided by"),
+        "the family `sync` of the endpoint table"
+    );
+    assert!(line(&output, "source").contains("\"Syncing\""));
+    assert!(line(&output, "no token").starts_with("401 {\"errcode\":\"M_MISSING_TOKEN\""));
+    assert!(line(&output, "a dead token").starts_with("401 {\"errcode\":\"M_UNKNOWN_TOKEN\""));
+    let active = line(&output, "an active token");
+    assert_eq!(
+        active,
+        "goes on, with x-matrix-user-id and x-matrix-device-id"
+    );
+    assert!(line(&output, "no verdict").starts_with("503 "));
+    assert_eq!(
+        line(&output, "a foreign token"),
+        "goes on, without an identity"
+    );
+}
+
+#[test]
+fn who_decides_is_told() {
+    for (method, path, needs, decider) in [
+        (
+            "GET",
+            "/_synapse/admin/v1/rooms",
+            "a token with the admin scope",
+            "the line `/_synapse/admin/**`",
+        ),
+        (
+            "GET",
+            "/_synapse/%6das/x",
+            "is never served to the public",
+            "the list of paths",
+        ),
+        (
+            "POST",
+            "/oauth2/token",
+            "what MAS wants",
+            "the line `/oauth2/**`",
+        ),
+        ("GET", "/another", "nothing that is known", "no rule"),
+        (
+            "GET",
+            "/_matrix/client/v3/account/whoami",
+            "a token",
+            "the line `account/whoami` of the family `account`",
+        ),
+    ] {
+        let output = program(&["explain", method, path], "");
+        assert!(
+            line(&output, "needs").starts_with(needs),
+            "{path}: {}",
+            output.stdout
+        );
+        assert!(
+            line(&output, "decided by").starts_with(decider),
+            "{path}: {}",
+            output.stdout
+        );
+    }
+}
+
+#[test]
+fn an_admin_is_told_from_a_user() {
+    let output = program(&["explain", "GET", "/_synapse/admin/v1/rooms"], "");
+    assert!(line(&output, "an active token").starts_with("403 {\"errcode\":\"M_FORBIDDEN\""));
+    assert!(line(&output, "an admin's token").starts_with("goes on, with"));
+}
+
+#[test]
+fn a_preflight_and_an_unserved_method_wait_for_no_verdict() {
+    for (method, why) in [
+        ("OPTIONS", "a browser's pre-flight"),
+        ("DELETE", "Synapse does not serve it"),
+    ] {
+        let output = program(&["explain", method, "/_matrix/client/v3/sync"], "");
+        assert!(
+            line(&output, "method").starts_with(why),
+            "{}",
+            output.stdout
+        );
+        assert_eq!(line(&output, "no token"), "goes on, without an identity");
+        assert!(line(&output, "a dead token").starts_with("goes on"));
+    }
+}
+
+#[test]
+fn a_configuration_counts() {
+    let more = "mode: shadow\nunrecognized_tokens: reject\nidentity_headers: { user_id: x-user, device_id: null }\nendpoints: [{ \
+                prefix: /_matrix/provision/, auth: foreign }]\n";
+    let (_folder, file) = configuration(more);
+    let explain = |path: &str| program(&["explain", "GET", path, "--config", &file], "");
+    let sync = explain("/_matrix/client/v3/sync");
+    assert_eq!(line(&sync, "an active token"), "goes on, with x-user");
+    assert!(line(&sync, "a foreign token").starts_with("401"));
+    assert!(line(&sync, "mode:").starts_with("shadow"));
+    let ruled = explain("/_matrix/provision/v3/x");
+    assert_eq!(
+        line(&ruled, "decided by"),
+        "endpoints[0] of the configuration"
+    );
+    let below = explain("/auth/anything");
+    assert_eq!(line(&below, "decided by"), "the prefix of MAS");
+}
+
+#[test]
+fn a_configuration_that_is_refused_is_told_at_its_place() {
+    let (_folder, file) = configuration("mode: on\n");
+    let output = program(&["explain", "GET", "/", "--config", &file], "");
+    assert_eq!(output.code, 2);
+    assert!(
+        output
+            .stderr
+            .starts_with(&format!("error: {file}:3:1: mode: takes")),
+        "{}",
+        output.stderr
+    );
+}
+
+#[test]
+fn a_token_is_described_and_not_shown() {
+    for (token, kind, checksum, edge) in [
+        (TOKEN, "access token of an OAuth", "holds", "asks MAS"),
+        (
+            "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY2",
+            "a token of MAS's format, with a wrong checksum",
+            "does not hold",
+            "refuses it, without asking MAS: 401",
+        ),
+        (
+            "syt_YWxpY2U_x_y",
+            "access token of a session made by /login",
+            "none",
+            "asks MAS",
+        ),
+        ("syr_YWxpY2U_x_y", "refresh token", "none", "refuses it"),
+        (
+            "mcr_short",
+            "a text with a prefix of MAS's tokens",
+            "none",
+            "refuses it",
+        ),
+        (
+            "of-a-bridge",
+            "no token of MAS's format",
+            "none",
+            "lets it pass",
+        ),
+        (
+            "with a blank",
+            "no token of MAS's format",
+            "none",
+            "refuses it, without asking MAS: 401",
+        ),
+    ] {
+        let output = program(&["token"], format!("{token}\n"));
+        assert_eq!(output.code, 0, "{token}");
+        assert!(
+            line(&output, "kind").starts_with(kind),
+            "{token}: {}",
+            output.stdout
+        );
+        assert!(
+            line(&output, "checksum").starts_with(checksum),
+            "{token}: {}",
+            output.stdout
+        );
+        assert!(
+            line(&output, "the edge").starts_with(edge),
+            "{token}: {}",
+            output.stdout
+        );
+        assert!(
+            !output
+                .stdout
+                .contains(token.get(4..).expect("it is longer")),
+            "{token}"
+        );
+    }
+}
+
+#[test]
+fn a_token_is_no_argument_and_what_is_none_is_told() {
+    assert_eq!(program(&["token", TOKEN], "").code, 2);
+    for (input, why) in [
+        (Vec::new(), "there is no token"),
+        (b"\n".to_vec(), "there is no token"),
+        (b"\xff".to_vec(), "not ASCII"),
+        (vec![b'a'; 70_000], "at the most"),
+    ] {
+        let output = program(&["token"], input);
+        assert_eq!(output.code, 2);
+        assert!(output.stderr.contains(why), "{}", output.stderr);
+    }
+}
+
+#[test]
+fn a_listed_token_of_a_bridge_passes() {
+    let digest = program(&["digest"], "mat_of_a_bridge\n");
+    assert_eq!(digest.code, 0);
+    let (_folder, file) = configuration(&format!("unrecognized_tokens: reject\n{}", digest.stdout));
+    let output = program(&["token", "--config", &file], "mat_of_a_bridge");
+    assert!(
+        line(&output, "the edge").contains("listed under appservice_tokens"),
+        "{}",
+        output.stdout
+    );
+}
+
+/// The digests are those of `sha256sum`.
+#[test]
+fn digests_are_made_of_registrations_and_of_lines() {
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    const XYZ: &str = "3608bca1e44ea6c4d268eb6db02260269892c0b42b86bbf1e77a6fa16c3c9282";
+    let registration = "id: irc\nurl: http://localhost\nas_token: abc\nhs_token: hidden\n";
+    let output = program(&["digest"], registration);
+    assert_eq!(
+        output.stdout,
+        format!("appservice_tokens:\n  - \"{ABC}\" # irc\n")
+    );
+    let output = program(&["digest"], "abc\n\n xyz \n");
+    assert_eq!(
+        output.stdout,
+        format!("appservice_tokens:\n  - \"{ABC}\"\n  - \"{XYZ}\"\n")
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).expect("a file");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let (irc, json) = (
+        write("irc.yaml", registration),
+        write("x.json", "{\"as_token\": \"xyz\"}"),
+    );
+    let output = program(&["digest", "--registration", &irc, &json], "");
+    assert_eq!(
+        output.stdout,
+        format!("appservice_tokens:\n  - \"{ABC}\" # irc\n  - \"{XYZ}\"\n")
+    );
+}
+
+#[test]
+fn what_has_no_token_is_refused_and_not_shown() {
+    for (input, why) in [
+        ("", "there is no token in it"),
+        (
+            "as_token: [s3cret]\n",
+            "<standard input>:1:11: as_token takes a text",
+        ),
+        ("as_token: \"s3 cret\"\n", ":1:11: a token is visible ASCII"),
+        ("s3 cret\n", ":1: a token is visible ASCII"),
+    ] {
+        let output = program(&["digest"], input);
+        assert_eq!(output.code, 2, "{input}");
+        assert!(output.stderr.contains(why), "{}", output.stderr);
+        assert!(!output.stderr.contains("cret"), "{}", output.stderr);
+    }
+    let (_folder, file) = configuration("");
+    let output = program(&["digest", "--registration", &file], "");
+    assert_eq!(output.code, 2);
+    assert!(
+        output.stderr.contains("there is no as_token in it"),
+        "{}",
+        output.stderr
+    );
+}
+
+#[test]
+fn the_schema_is_the_one_of_the_documentation() {
+    let output = program(&["schema"], "");
+    let path = support::repository().join("docs/configuration.schema.json");
+    let expected = fs::read_to_string(path).expect("docs/configuration.schema.json");
+    assert_eq!(output.code, 0);
+    assert_eq!(output.stdout, expected);
+}
+
+#[test]
+fn every_command_has_a_help() {
+    for command in ["check", "digest", "explain", "schema", "token"] {
+        let output = program(&[command, "--help"], "");
+        assert_eq!(output.code, 0);
+        assert!(
+            output.stdout.contains("Usage: matrix-edge-auth"),
+            "{command}"
+        );
+    }
+}

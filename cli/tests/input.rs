@@ -1,0 +1,192 @@
+//! What cannot be read is told in one line, and costs little.
+
+mod support;
+
+use std::{
+    fmt::Write as _,
+    fs,
+    time::{Duration, Instant},
+};
+
+use self::support::{Output, program};
+
+/// More than any of these takes, and far less than an exponential one would.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[expect(clippy::disallowed_methods, reason = "what is measured is real time")]
+fn check(text: impl AsRef<[u8]>) -> Output {
+    let started = Instant::now();
+    let output = program(&["check", "-"], text);
+    assert!(started.elapsed() < LIMIT, "it took {:?}", started.elapsed());
+    output
+}
+
+fn refuses(text: impl AsRef<[u8]>, expected: &str) {
+    let output = check(text);
+    assert_eq!(output.code, 2, "{}", output.stdout);
+    let wanted = format!("error: <standard input>{expected}");
+    assert!(output.stdout.contains(&wanted), "{}", output.stdout);
+}
+
+#[test]
+fn a_fault_has_a_place_and_a_reason() {
+    refuses("b: 1\na: [}", ":2:4: this is not YAML: ");
+    refuses(
+        "a: &a\n  b: *a\n",
+        ":2:6: this alias stands inside of what it names",
+    );
+    refuses(b"\xff\xfe", ": it is not UTF-8");
+    refuses("", ": there is no use of the module in it");
+    refuses("services: {}\n", ": there is no use of the module in it");
+    refuses("? [a]\n: b\n", ":1:3: a key must be a text");
+}
+
+#[test]
+fn a_broken_document_inside_of_another_is_told_at_its_place() {
+    let text = "kind: ConfigMap\napiVersion: v1\ndata:\n  envoy.yaml: |\n    static_resources:\n      listeners: [}\n";
+    refuses(text, ":6:18: this is not YAML");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let absent = folder.path().join("absent.yaml");
+    for path in [absent.as_path(), folder.path()] {
+        let path = path.to_str().expect("UTF-8");
+        let output = program(&["check", path], "");
+        assert_eq!(output.code, 2);
+        assert!(
+            output.stdout.starts_with(&format!("error: {path}: ")),
+            "{}",
+            output.stdout
+        );
+    }
+}
+
+#[test]
+fn one_bad_file_does_not_hide_what_another_has() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).expect("a file");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let broken = write("broken.yaml", "[");
+    let trap = write(
+        "trap.yaml",
+        "{role: gateway, introspection: {}, server_name: a}",
+    );
+    let output = program(&["check", &broken, &trap], "");
+    assert_eq!(output.code, 2);
+    assert!(
+        output.stdout.contains("error[configuration]"),
+        "{}",
+        output.stdout
+    );
+    assert!(
+        output.stdout.contains("not everything was looked at"),
+        "{}",
+        output.stdout
+    );
+}
+
+#[test]
+fn a_file_of_100_mb_is_not_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("large.json");
+    // Without content: the file system keeps only its length.
+    let file = fs::File::create(&path).expect("a file");
+    file.set_len(100_000_000).expect("a length");
+    let output = program(&["check", path.to_str().expect("UTF-8")], "");
+    assert_eq!(output.code, 2);
+    assert!(
+        output.stdout.contains("more than 8 MiB"),
+        "{}",
+        output.stdout
+    );
+}
+
+/// Each list repeats the one before it ten times: ten thousand million in all.
+fn laughs() -> String {
+    let mut text = "a0: &a0 [x]\n".to_owned();
+    for level in 1..=10 {
+        let items = vec![format!("*a{}", level - 1); 10].join(", ");
+        let _ = writeln!(text, "a{level}: &a{level} [{items}]");
+    }
+    text
+}
+
+#[test]
+fn a_billion_laughs_are_not_written_out() {
+    let configuration = "server_name: example.org\nintrospection: { cluster: *a10 }\n";
+    let output = check(laughs() + configuration);
+    assert_eq!(output.code, 1);
+    assert!(
+        output.stdout.contains("the configuration is too large"),
+        "{}",
+        output.stdout
+    );
+    let listeners = "static_resources: { listeners: *a10, clusters: *a10 }\n";
+    refuses(
+        laughs() + listeners,
+        ": there is no use of the module in it",
+    );
+}
+
+/// Lists of filters in lists of managers in lists of chains, all of them aliases: the structure is followed, and given up.
+#[test]
+fn filters_that_aliases_multiply_are_given_up() {
+    let filter = "{ typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm, config: { name: \
+                  matrix-edge-auth } } }";
+    let manager = "\"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let many = |name: &str| vec![format!("*{name}"); 300].join(", ");
+    let text = format!(
+        "f: &f {filter}\nm: &m {{ typed_config: {{ {manager}, http_filters: [{}] }} }}\nc: &c {{ filters: [{}] }}\n\
+         l: &l {{ filter_chains: [{}] }}\nstatic_resources: {{ listeners: [{}] }}\n",
+        many("f"),
+        many("m"),
+        many("c"),
+        many("l")
+    );
+    refuses(text, ": its aliases repeat each other too often");
+}
+
+#[test]
+fn the_number_of_values_and_their_nesting_are_bounded() {
+    refuses(format!("[{}]", "1,".repeat(600_000)), ":1:");
+    refuses("[".repeat(200_000), ":1:");
+    let mut merges = "a: &a {".to_owned();
+    for key in 0..1000 {
+        let _ = write!(merges, "k{key}: 1,");
+    }
+    merges += "}\n";
+    for key in 0..1000 {
+        let _ = writeln!(merges, "b{key}: {{<<: *a}}");
+    }
+    refuses(merges, ":");
+}
+
+/// Neither the module's words nor a line that is shown may repeat what may be a secret.
+#[test]
+fn no_secret_is_shown() {
+    for text in [
+        "server_name: example.org\nintrospection: { cluster: a, retries: 0, credential: { bearer: { value: s3cret } } }\n",
+        "server_name: example.org\nintrospection: { cluster: a, credential: { bearer: s3cret } }\n",
+        "server_name: example.org\nintrospection: { cluster: a, credential: s3cret }\n",
+        "server_name: example.org\nintrospection: { cluster: a, credential: { s3cret } }\n",
+        "server_name: s3 cret s3cret\nintrospection: { cluster: a, credential: { injected: true } }\n",
+    ] {
+        for format in ["text", "json"] {
+            let output = program(&["check", "--format", format, "-"], text);
+            assert_eq!(output.code, 1, "{text}");
+            assert!(!output.stdout.contains("s3cret"), "{}", output.stdout);
+        }
+    }
+}
+
+#[test]
+fn json_is_a_configuration_too() {
+    let text = "{\n\t\"server_name\": \"example.org\",\n\t\"introspection\": {\"cluster\": \"a\\/b\", \"credential\": {\"injected\": true}}\n}\n";
+    let output = check(text);
+    assert_eq!(output.code, 0, "{}", output.stdout);
+}

@@ -1,0 +1,172 @@
+//! The series that a plugin configuration can count, so that each is there at 0 before its first event.
+//!
+//! A rate over a counter that begins to exist with its first event does not see that event, and an alert cannot tell a
+//! metric that is 0 from a name that is wrong.
+
+use crate::{
+    config::{Config, Mode, Role},
+    host::Metrics,
+    metrics::{
+        Evicted, Hit, HomeserverAnswer, IntrospectionOutcome, InvalidationReason, Metric, Outcome,
+        PresentedSecret, RejectionReason, Table,
+    },
+};
+
+/// Defines all series that a plugin with `config` can count.
+pub fn define(host: &impl Metrics, config: &Config) {
+    each(config, &mut |metric| host.define(metric));
+}
+
+/// Calls `define` for each series that a plugin with `config` can count.
+fn each(config: &Config, define: &mut dyn FnMut(Metric)) {
+    // Every role answers requests whose heads it cannot clean.
+    define(Metric::Rejected(RejectionReason::Internal));
+    define(Metric::Rejected(RejectionReason::TooManyForged));
+    match config.role {
+        Role::Gateway => {
+            gateway(config.mode, define);
+            asking(define);
+        }
+        Role::Introspection => {
+            for outcome in Outcome::ALL {
+                if !matches!(outcome, Outcome::ActiveLocal | Outcome::OverBudget) {
+                    define(Metric::Answered(*outcome));
+                }
+            }
+            asking(define);
+        }
+        Role::Provisioning => {
+            for secret in PresentedSecret::ALL {
+                define(Metric::ProvisioningRequest(*secret));
+            }
+            for reason in InvalidationReason::ALL {
+                if reason.is_provisioning() {
+                    define(Metric::Invalidated(*reason));
+                }
+            }
+        }
+    }
+}
+
+fn gateway(mode: Mode, define: &mut dyn FnMut(Metric)) {
+    define(Metric::LocalEvicted);
+    for outcome in Outcome::ALL {
+        define(Metric::Request(*outcome));
+    }
+    for reason in InvalidationReason::ALL {
+        if !reason.is_provisioning() {
+            define(Metric::Invalidated(*reason));
+        }
+    }
+    for reason in RejectionReason::ALL {
+        define(Metric::Rejected(*reason));
+        if mode == Mode::Shadow {
+            define(Metric::WouldReject(*reason));
+            for answer in HomeserverAnswer::ALL {
+                define(Metric::WouldRejectAnswer(*reason, *answer));
+            }
+        }
+    }
+}
+
+/// What a role counts that asks MAS.
+fn asking(define: &mut dyn FnMut(Metric)) {
+    for table in [Table::Active, Table::Negative] {
+        for metric in [
+            Metric::Lookup(table, Hit::Hit),
+            Metric::Lookup(table, Hit::Miss),
+            Metric::Evicted(table, Evicted::Expired),
+            Metric::Evicted(table, Evicted::Live),
+            Metric::TooLong(table),
+        ] {
+            define(metric);
+        }
+    }
+    for outcome in IntrospectionOutcome::ALL {
+        define(Metric::Introspection(*outcome));
+    }
+    for metric in [
+        Metric::Invalidated(InvalidationReason::Introspection),
+        Metric::Coalesced,
+        Metric::LeaseWait,
+        Metric::LineWait,
+        Metric::Refresh,
+        Metric::InFlight,
+        Metric::IntrospectionMillis,
+        Metric::HeldMillis,
+    ] {
+        define(metric);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::{config, host::fake::FakeHost};
+
+    fn defined(role: &str, mode: &str) -> BTreeSet<String> {
+        let json = format!(
+            r#"{{"role":"{role}","mode":"{mode}","server_name":"example.org","introspection":{{"cluster":"mas","credential":{{"injected":true}}}}}}"#
+        );
+        let host = FakeHost::default();
+        define(&host, &config::parse(json.as_bytes(), &|_| None).unwrap());
+        let metrics = host.metrics.borrow();
+        assert!(metrics.values().all(|value| *value == 0));
+        metrics.keys().cloned().collect()
+    }
+
+    #[test]
+    fn a_role_defines_what_it_can_count() {
+        let [gateway, introspection, provisioning] =
+            ["gateway", "introspection", "provisioning"].map(|role| defined(role, "enforce"));
+        let shadow = defined("gateway", "shadow");
+        let has =
+            |set: &BTreeSet<String>, name: &str| set.contains(&format!("matrix_edge_auth_{name}"));
+        for (name, roles) in [
+            (
+                "requests_total.verdict=active.source=local",
+                [true, false, false],
+            ),
+            (
+                "introspection_answers_total.verdict=active.source=shared",
+                [false, true, false],
+            ),
+            (
+                "introspection_answers_total.verdict=active.source=local",
+                [false, false, false],
+            ),
+            ("invalidations_total.reason=logout", [true, false, false]),
+            (
+                "invalidations_total.reason=introspection",
+                [true, true, false],
+            ),
+            (
+                "invalidations_total.reason=sync_devices",
+                [false, false, true],
+            ),
+            ("introspections_in_flight", [true, true, false]),
+            (
+                "provisioning_requests_total.secret=matching",
+                [false, false, true],
+            ),
+            ("rejections_total.reason=not_active", [true, false, false]),
+            ("rejections_total.reason=internal", [true, true, true]),
+            (
+                "would_reject_total.reason=not_active",
+                [false, false, false],
+            ),
+        ] {
+            let found = [&gateway, &introspection, &provisioning].map(|set| has(set, name));
+            assert_eq!(found, roles, "{name}");
+        }
+        let only_in_shadow = shadow.difference(&gateway).count();
+        let reasons = RejectionReason::ALL.len();
+        assert_eq!(only_in_shadow, reasons * (1 + HomeserverAnswer::ALL.len()));
+        assert!(gateway.is_subset(&shadow));
+    }
+}

@@ -1,0 +1,76 @@
+//! Every metric of the module is drawn or watched, or it is listed here with the reason why not.
+
+use std::{cell::RefCell, collections::BTreeSet};
+
+use matrix_edge_auth::{
+    config,
+    host::Metrics,
+    metrics::{Kind, Metric},
+    role::series,
+};
+
+use super::{dashboard::panels, rules::rules};
+
+/// Metrics that no panel and no rule uses, and why.
+const UNUSED: [(&str, &str); 0] = [];
+
+/// Collects the names of metrics as Prometheus has them.
+#[derive(Default)]
+struct Names(RefCell<BTreeSet<String>>);
+
+impl Metrics for Names {
+    fn define(&self, metric: Metric) {
+        let full = metric.name();
+        let name = full.split('.').next().unwrap_or_default();
+        let end = if metric.kind() == Kind::Histogram {
+            "_bucket"
+        } else {
+            ""
+        };
+        self.0.borrow_mut().insert(format!("{name}{end}"));
+    }
+
+    fn record(&self, _metric: Metric, _value: i64) {}
+}
+
+/// The names of all metrics of the module.
+fn metrics() -> BTreeSet<String> {
+    let names = Names::default();
+    for role in ["gateway", "introspection", "provisioning"] {
+        let json = format!(
+            r#"{{"role":"{role}","mode":"shadow","server_name":"example.org","introspection":{{"cluster":"mas","credential":{{"injected":true}}}}}}"#
+        );
+        let config = config::parse(json.as_bytes(), &|_| None).expect("a configuration");
+        series::define(&names, &config);
+    }
+    names.0.into_inner()
+}
+
+#[test]
+fn every_metric_is_used_or_listed() {
+    let panels = panels();
+    let targets = panels.iter().flat_map(|panel| &panel.targets);
+    let mut expressions: Vec<String> = targets.map(|target| target.expression.clone()).collect();
+    expressions.extend(rules().into_iter().map(|rule| rule.expression));
+    let all = expressions.join("\n");
+    let metrics = metrics();
+    assert!(metrics.len() > 15, "{metrics:?}");
+    for name in &metrics {
+        let is_used = all.contains(&format!("{name}{{")) || all.contains(&format!("{name}["));
+        let is_listed = UNUSED.iter().any(|(unused, _)| unused == name);
+        assert!(
+            is_used != is_listed,
+            "{name}: used {is_used}, listed {is_listed}"
+        );
+    }
+    // And none is asked for that does not exist.
+    for part in all.split("matrix_edge_auth_").skip(1) {
+        let name: String = part
+            .chars()
+            .take_while(|c| c.is_ascii_lowercase() || *c == '_')
+            .collect();
+        let full = format!("matrix_edge_auth_{name}");
+        let is_pattern = part[name.len()..].starts_with(['.', '+']);
+        assert!(is_pattern || metrics.contains(&full), "{full}");
+    }
+}

@@ -1,0 +1,127 @@
+//! The rules: what Prometheus's own tool says of them, and that each alert tells all that an operator needs.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::envoy::{read, repository, yaml};
+
+/// The file.
+pub const PATH: &str = "ops/prometheus/rules.yaml";
+
+const TESTS: &str = "ops/prometheus/rules_test.yaml";
+const RUNBOOK: &str = "docs/runbook.md";
+
+/// A rule.
+pub struct Rule {
+    /// Of the alert, or of the series that is recorded.
+    pub name: String,
+    pub is_alert: bool,
+    pub expression: String,
+    json: Value,
+}
+
+impl Rule {
+    /// Returns what the expression compares, without what it is compared with.
+    ///
+    /// `and`, `or` and comparisons stand at the start of lines.
+    pub fn operands(&self) -> Vec<String> {
+        let mut operands = vec![String::new()];
+        for line in self.expression.lines().map(str::trim) {
+            let operand = operands.last_mut().expect("one");
+            match line.split(' ').next() {
+                Some("and" | "or") => {
+                    assert!(!line.contains(' '), "{}: {line}", self.name);
+                    operands.push(String::new());
+                }
+                Some(">" | "==") => {}
+                _ => {
+                    for comparison in [" > ", " == ", " < ", " and ", " or ", " unless "] {
+                        assert!(!line.contains(comparison), "{}: {line}", self.name);
+                    }
+                    operand.push_str(line);
+                    operand.push(' ');
+                }
+            }
+        }
+        operands
+    }
+}
+
+/// All rules.
+pub fn rules() -> Vec<Rule> {
+    let file = yaml(&read(PATH));
+    let groups = file["groups"].as_array().expect("groups").iter();
+    let rules = groups.flat_map(|group| group["rules"].as_array().expect("rules"));
+    rules
+        .map(|rule| {
+            let name = rule["alert"].as_str().or(rule["record"].as_str());
+            Rule {
+                name: name.expect("a name").to_owned(),
+                is_alert: rule["alert"].is_string(),
+                expression: rule["expr"].as_str().expect("an expression").to_owned(),
+                json: rule.clone(),
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn promtool_accepts_the_rules_and_their_tests() {
+    for arguments in [["check", "rules", PATH], ["test", "rules", TESTS]] {
+        let done = Command::new(std::env::var("PROMTOOL").unwrap_or("promtool".into()))
+            .args(arguments)
+            .current_dir(repository())
+            .output()
+            .expect("promtool runs: it comes with Prometheus, see `make setup`");
+        let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+        assert!(done.status.success(), "{said}");
+    }
+}
+
+#[test]
+fn every_alert_is_complete_tested_and_in_the_runbook() {
+    let (runbook, tests) = (read(RUNBOOK), read(TESTS));
+    let alerts: Vec<Rule> = rules().into_iter().filter(|rule| rule.is_alert).collect();
+    for Rule { name, json, .. } in &alerts {
+        let severity = json["labels"]["severity"].as_str();
+        assert!(
+            severity.is_some_and(|severity| ["critical", "warning", "info"].contains(&severity)),
+            "{name}: {severity:?}"
+        );
+        // The reload of a VM is one event.
+        assert!(
+            json["for"].is_string() || name == "MatrixEdgeAuthVmReload",
+            "{name}"
+        );
+        for annotation in ["summary", "description"] {
+            assert!(
+                json["annotations"][annotation].is_string(),
+                "{name}: {annotation}"
+            );
+        }
+        let url = format!("{RUNBOOK}#{}", name.to_lowercase());
+        assert_eq!(json["annotations"]["runbook_url"], url, "{name}");
+        let section = runbook.split_once(&format!("\n## {name}\n"));
+        let section = section
+            .unwrap_or_else(|| panic!("{RUNBOOK} has no section {name}"))
+            .1;
+        let section = section.split("\n## ").next().unwrap_or_default();
+        let causes = section
+            .lines()
+            .filter(|line| line.starts_with("| "))
+            .count()
+            - 1;
+        assert!(
+            causes >= 2 && section.contains('`'),
+            "{name}: {causes} causes"
+        );
+        assert!(
+            tests.contains(&format!(r#"{{alertname="{name}", alertstate="firing""#))
+                || tests.contains(&format!("alertname: {name}\n")),
+            "{TESTS} lets {name} never fire"
+        );
+    }
+    let sections = runbook.lines().filter(|line| line.starts_with("## "));
+    assert_eq!(sections.count(), alerts.len(), "a section without an alert");
+}
