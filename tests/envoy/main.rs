@@ -68,6 +68,7 @@ mod renewal;
 mod replies;
 mod retries;
 mod rollout;
+mod rollout_guide;
 mod sessions;
 mod shadow;
 mod shipped;

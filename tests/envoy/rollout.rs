@@ -55,6 +55,11 @@ async fn update_plugin(
         .await
 }
 
+/// What turns the identity headers off.
+pub fn without_headers() -> Value {
+    json!({"identity_headers": {"user_id": null, "device_id": null}})
+}
+
 /// A module that does the same and has other bytes: an empty custom section of this name is at its end.
 fn another_version(edge: &Edge, name: &str) -> PathBuf {
     let mut bytes = fs::read(module()).expect("the module");
@@ -284,7 +289,7 @@ async fn a_hot_restart_begins_with_an_empty_cache_and_the_old_process_hears_noth
 /// The first step after shadow mode that another filter can see: a header of one's own, and back.
 #[tokio::test]
 async fn an_identity_header_comes_and_goes_by_an_update() {
-    let edge = start(json!({"identity_headers": {"user_id": null, "device_id": null}})).await;
+    let edge = start(without_headers()).await;
     let token = new_token("mct");
     edge.mas.insert(&token, Session::compat("alice", "PHONE"));
     let whoami = Request::get(WHOAMI)
@@ -294,8 +299,7 @@ async fn an_identity_header_comes_and_goes_by_an_update() {
     configure(&edge, json!({})).await;
     let seen = edge.pass(whoami.clone()).await;
     assert_eq!(identity(&seen), [["@alice:example.org"], ["PHONE"]]);
-    let off = json!({"identity_headers": {"user_id": null, "device_id": null}});
-    configure(&edge, off).await;
+    configure(&edge, without_headers()).await;
     assert_eq!(identity(&edge.pass(whoami).await), NOBODY);
     assert_eq!(edge.mas.calls(&token), 1);
 }
