@@ -236,7 +236,10 @@ impl IdentityHeaders {
     /// separators are one: what reaches a program by CGI, WSGI or the like has `_` in place of `-`, and in some of
     /// every byte that is no letter or digit.
     pub fn is_reserved(&self, name: &[u8]) -> bool {
-        self.reserved()
+        // They all begin with `x-`, and nearly every header of a request does not.
+        matches!(name, [b'x' | b'X', ..])
+            && self
+                .reserved()
             .any(|reserved| header_name::may_be(name, reserved))
     }
 }

@@ -1,20 +1,16 @@
 //! The proxy-wasm adapter: Envoy's callbacks in, host calls out. No decision is made here.
+//!
+//! It speaks the ABI itself (proxy-wasm 0.2.1), without the SDK. The SDK exports every callback that there is, and each
+//! one costs the crossing into the VM whether it is of use or not; it ends the VM when a callback names a context that
+//! it does not know; and it loses the answers to the calls of streams that have ended.
 
 mod abi;
+mod callbacks;
 mod clock;
-mod dispatch;
 mod host;
+mod log;
 mod root;
 mod stream;
 #[cfg(feature = "trap")]
 mod trap;
 mod vm;
-
-use proxy_wasm::types::LogLevel;
-
-use self::root::Root;
-
-proxy_wasm::main! {{
-    proxy_wasm::set_log_level(LogLevel::Info);
-    proxy_wasm::set_root_context(|id| Box::new(Root::new(id)));
-}}

@@ -123,8 +123,8 @@ pub trait Streams {
     /// Returns the trailers of the selected request. Only while a trailers callback of that request runs.
     fn request_trailers(&self) -> Result<Fields, HostError>;
 
-    /// Sets a header of the selected request, replacing every field of that name.
-    fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError>;
+    /// Adds a field to the selected request, which has none of that name.
+    fn add_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError>;
 
     /// Removes every field of that name from the selected request.
     fn remove_request_header(&self, name: &str) -> Result<(), HostError>;

@@ -9,8 +9,10 @@
 //! Between workers a lease decides which of them makes the call; the others read the shared cache when they
 //! are hinted, when the lease runs out, or at a tick.
 //!
-//! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`. Whatever the
-//! reason is, a stale answer serves if configuration and expiry allow it, and only then there is none.
+//! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`. It serves a stale answer
+//! if MAS fails, and configuration and expiry allow it. No client can make it do so while MAS is well: a known token,
+//! one of which an active answer is still there, is exempt from the budget and the client's share, has calls that no
+//! flood can take, and comes first in line.
 
 pub mod budget;
 mod call;
@@ -188,9 +190,7 @@ impl<W> Resolver<W> {
             cb.host.count(Metric::Coalesced);
             return match self.flights.join(key, id, waiting) {
                 Ok(()) => None,
-                Err(Full) => {
-                    Some(self.stand_in(cb, query.upstream, &query.digest, NoVerdict::Overloaded))
-                }
+                Err(Full) => Some(self.refuse(cb, query.upstream, &query.digest)),
             };
         }
         match self.begin(cb, query, waiting.client) {
@@ -222,6 +222,7 @@ impl<W> Resolver<W> {
         let slot = Slot {
             pool: query.upstream.admission.pool,
             client: None,
+            is_known: true,
         };
         if self.flights.contains(&key)
             || self.failures.is_backing_off(&key, now)
@@ -243,7 +244,7 @@ impl<W> Resolver<W> {
             Acquisition::Mine { leased } => leased,
         };
         cb.host.count(Metric::Refresh);
-        let call = CallContext::new(query, None);
+        let call = CallContext::new(query, None, true);
         match self.call(cb, &call, leased) {
             Ok(state) => self.flights.insert(key, call.into_flight(now, state)),
             Err(why) => {
@@ -368,8 +369,8 @@ impl<W> Resolver<W> {
                     count_outcome(cb, NoVerdict::Lost.outcome());
                     self.fail(cb, key, flight, NoVerdict::Lost);
                 }
-                State::Queued { ticket, pool, .. } => {
-                    self.limits.leave_line(pool, ticket);
+                State::Queued { place, .. } => {
+                    self.limits.leave_line(place);
                     self.end_queued(cb, key, flight);
                 }
                 State::AwaitingPeer { .. } | State::Orphaned => {
@@ -407,9 +408,9 @@ impl<W> Resolver<W> {
     /// Notes that a stream has ended, whatever it waited for. A call goes on without it.
     pub fn cancel(&mut self, stream: StreamId) {
         if let Some(flight) = self.flights.forget(stream)
-            && let State::Queued { ticket, pool, .. } = flight.state
+            && let State::Queued { place, .. } = flight.state
         {
-            self.limits.leave_line(pool, ticket);
+            self.limits.leave_line(place);
         }
     }
 
@@ -418,12 +419,6 @@ impl<W> Resolver<W> {
     pub fn on_root_end(&mut self, root: RootId) {
         self.workers.on_root_end(root);
         self.lost_calls += self.flights.root_ended(root);
-    }
-
-    /// Returns whether Envoy may deliver hints to the context `number`, whatever it is: see
-    /// [`membership::Membership::was_root`].
-    pub fn was_root(&mut self, host: &impl Backend, number: u32) -> bool {
-        self.workers.was_root(host, number)
     }
 
     /// Returns the epoch counters of a token and its user, as of the last tick or hint.
@@ -481,14 +476,22 @@ impl<W> Resolver<W> {
         query: &Query<'_>,
         placed: Option<ClientKey>,
     ) -> Result<Start, NoVerdict> {
-        if !self.flights.has_room(placed.as_ref()) {
+        let upstream = query.upstream;
+        let has_room = self.flights.has_room(placed.as_ref());
+        let client = placed.or_else(|| Limits::client(self.flights.load(), query));
+        let slot = Slot {
+            pool: upstream.admission.pool,
+            client,
+            is_known: false,
+        };
+        let matters = client.is_some() || !has_room || !self.admits(upstream, &slot);
+        let is_known = matters && upstream.cache.is_known(cb.host, &query.digest, cb.now());
+        // There is always room for the first request with a known token: nobody can have many.
+        if !has_room && !is_known {
             return Err(NoVerdict::Overloaded);
         }
-        let upstream = query.upstream;
-        let client = placed.or_else(|| Limits::client(self.flights.load(), query));
-        self.limits
-            .check_budget(cb, upstream, &query.digest, client.as_ref())?;
-        let call = CallContext::new(query, client);
+        let call = CallContext::new(query, client, is_known);
+        self.limits.check_budget(cb, &call)?;
         if !self.admits(upstream, &call.slot()) {
             return match upstream.admission.overflow {
                 Overflow::Wait => {
@@ -520,11 +523,14 @@ impl<W> Resolver<W> {
     /// Returns whether a question that waits in another pool's line can be called at once by this pool.
     fn can_overtake(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
         let pool = query.upstream.admission.pool;
-        let slot = Slot { pool, client: None };
-        self.flights
-            .queued_in(key)
-            .is_some_and(|queued_in| queued_in != pool)
-            && self.admits(query.upstream, &slot)
+        self.flights.queued(key).is_some_and(|queued| {
+            let slot = Slot {
+                pool,
+                client: None,
+                is_known: queued.call.is_known,
+            };
+            queued.call.upstream.admission.pool != pool && self.admits(query.upstream, &slot)
+        })
     }
 
     /// Returns whether a question waits in another pool's line, and this pool can neither wait nor call.
@@ -578,7 +584,7 @@ impl<W> Resolver<W> {
         cb: &Callback<'_, H>,
         call: &CallContext,
     ) -> Result<State, NoVerdict> {
-        let Ok((ticket, displaced)) = self.limits.enter_line(call) else {
+        let Ok((place, displaced)) = self.limits.enter_line(call) else {
             return Err(overloaded(cb));
         };
         cb.host.count(Metric::LineWait);
@@ -586,11 +592,8 @@ impl<W> Resolver<W> {
         for key in displaced {
             self.flights.expire_queued(&key);
         }
-        let (pool, cap) = (
-            call.upstream.admission.pool,
-            call.upstream.settings.max_in_flight,
-        );
-        Ok(State::Queued { ticket, pool, cap })
+        let cap = call.upstream.settings.max_in_flight;
+        Ok(State::Queued { place, cap })
     }
 
     /// Calls MAS about the questions that wait in line, as far as calls are free.
@@ -605,12 +608,7 @@ impl<W> Resolver<W> {
                     continue;
                 };
                 // Others of the client's questions may have spent its budget while this one waited.
-                let call = &flight.call;
-                let client = call.client.as_ref();
-                let checked = self
-                    .limits
-                    .check_budget(cb, &call.upstream, call.digest(), client);
-                match checked {
+                match self.limits.check_budget(cb, &flight.call) {
                     Ok(()) => self.resume(cb, key, flight),
                     // Another client may have joined the question, and its budget may be whole: never a 429.
                     Err(_) if flight.is_joined => {
@@ -626,14 +624,14 @@ impl<W> Resolver<W> {
     /// Takes the next question out of a pool's line, if a call for it is free.
     fn next_queued(&mut self, pool: PoolId) -> Option<QuestionKey> {
         let flights = &self.flights;
-        let is_full = flights.load().is_full(pool, self.limits.largest_cap(pool));
-        self.limits.next_in_line(pool, |client, key| {
+        let largest_cap = self.limits.largest_cap(pool);
+        self.limits.next_in_line(pool, |slot, key| {
             let load = flights.load();
             match flights.queued_cap(key) {
                 // Its flight has ended.
                 None => Turn::Call,
-                Some(_) if is_full => Turn::Stop,
-                Some(cap) if load.admits(&Slot { pool, client }, cap) => Turn::Call,
+                Some(cap) if load.admits(slot, cap) => Turn::Call,
+                Some(_) if load.is_full(slot, largest_cap) => Turn::Stop,
                 Some(_) => Turn::Pass,
             }
         })
@@ -679,8 +677,8 @@ impl<W> Resolver<W> {
     /// Takes a flight out of its line.
     fn take_from_line(&mut self, key: &QuestionKey) -> Option<Pending<W>> {
         let flight = self.flights.take_queued(key)?;
-        if let State::Queued { ticket, pool, .. } = flight.state {
-            self.limits.leave_line(pool, ticket);
+        if let State::Queued { place, .. } = flight.state {
+            self.limits.leave_line(place);
         }
         Some(flight)
     }
@@ -930,8 +928,11 @@ impl<W> Resolver<W> {
 
 /// No verdict, and what serves in its place.
 impl<W> Resolver<W> {
-    /// Decides what serves where there is no fresh verdict, whatever the reason: a stale answer, or none. The
-    /// failure is noted, so that the next request does not wait for the next failure, and the log tells of it.
+    /// Decides what serves where there is no fresh verdict: a stale answer, or none. A failure of MAS is noted, so that
+    /// the next request does not wait for the next failure, and the log tells of it.
+    ///
+    /// That no call was free for a known token is none, but says that MAS takes seconds to answer: a stale answer serves
+    /// this time. A budget says nothing of MAS.
     fn stand_in<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -941,14 +942,33 @@ impl<W> Resolver<W> {
     ) -> Found {
         let now = cb.now();
         self.reports.note_failure(cb, upstream, why);
-        match upstream.cache.lookup_stale(cb.host, digest, now) {
+        let stale = match why {
+            NoVerdict::OverBudget { .. } => None,
+            _ => upstream.cache.lookup_stale(cb.host, digest, now),
+        };
+        match stale {
             Some(entry) => {
-                self.failures.note_failure(upstream.question(digest), now);
+                if why.is_failure() {
+                    self.failures.note_failure(upstream.question(digest), now);
+                }
                 let verdict = Verdict::Active(entry);
                 self.found(*digest, verdict, Provenance::Stale)
             }
             None => self.found(*digest, Verdict::None(why), Provenance::Introspected),
         }
+    }
+
+    /// Gives no verdict, and nothing in its place, since too many requests wait on this worker: that is the clients'
+    /// doing.
+    fn refuse<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        upstream: &Upstream,
+        digest: &TokenDigest,
+    ) -> Found {
+        let why = NoVerdict::Overloaded;
+        self.reports.note_failure(cb, upstream, why);
+        self.found(*digest, Verdict::None(why), Provenance::Introspected)
     }
 
     /// Returns a stale answer at once if MAS has lately failed to renew it. Starts one retry in the background

@@ -228,11 +228,6 @@ impl Worker {
         self.introspection.cancel(stream);
     }
 
-    /// Returns whether Envoy may deliver hints to this stream as if it was a root.
-    pub fn may_be_hinted(&mut self, host: &impl Host, stream: StreamId) -> bool {
-        self.resolver.was_root(host, stream.0)
-    }
-
     /// Notes that a root context has ended.
     pub fn on_root_end(&mut self, root: RootId) {
         self.roots.retain(|other| *other != root);

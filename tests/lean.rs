@@ -123,8 +123,8 @@ fn the_host_calls_of_each_kind_of_request() {
     }
 
     let identity = [
-        ("set x-matrix-user-id", 1),
-        ("set x-matrix-device-id", 1),
+        ("add x-matrix-user-id", 1),
+        ("add x-matrix-device-id", 1),
         ("metric", 1),
     ];
     assert_eq!(hit, expected(&[&READ[..], &identity].concat()));
@@ -158,8 +158,8 @@ fn the_host_calls_of_each_kind_of_request() {
         ("metric", 8),
     ];
     let passes = [
-        ("set x-matrix-user-id", 1),
-        ("set x-matrix-device-id", 1),
+        ("add x-matrix-user-id", 1),
+        ("add x-matrix-device-id", 1),
         ("resume", 1),
     ];
     assert_eq!(miss, expected(&[&READ[..], &question, &passes].concat()));

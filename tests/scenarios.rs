@@ -24,6 +24,8 @@ mod gateway;
 mod heads;
 #[path = "scenarios/introspection_role.rs"]
 mod introspection_role;
+#[path = "scenarios/known.rs"]
+mod known;
 #[path = "scenarios/outage.rs"]
 mod outage;
 #[path = "scenarios/provisioning.rs"]

@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::matrix::{
-    credential::{Authorization, Credential, CredentialError, Source, extract, is_form_post},
+    credential::{Authorization, Credential, CredentialError, FormPost, Source, extract, form_post},
     session_end::SessionEnd,
 };
 use percent_encoding::percent_decode;
@@ -18,15 +18,15 @@ fuzz_target!(|input: &[u8]| {
     let header = |line| Some(line).filter(|line| *line != b"-");
     let (content_type, authorization) = (header(content_type), header(authorization));
 
-    let is_form = is_form_post(method, content_type);
-    assert!(!is_form || (method == b"POST" && content_type.is_some()));
+    let form = form_post(method, content_type);
+    assert!(form == FormPost::No || (method == b"POST" && content_type.is_some()));
     let mut asked = 0;
     let found = extract(
         authorization.map_or(Authorization::None, Authorization::One),
         target,
         || {
             asked += 1;
-            is_form
+            form
         },
     );
     assert!(asked == usize::from(authorization.is_none()));
@@ -35,15 +35,21 @@ fuzz_target!(|input: &[u8]| {
     match (authorization, in_query) {
         (Some(_), Some(_)) => assert_eq!(found, Err(CredentialError::Mixed)),
         (Some(header), None) => assert_is_bearer(found, header),
-        (None, _) if is_form => assert_eq!(found, Ok(Credential::FormBody)),
+        (None, _) if form == FormPost::Yes => assert_eq!(found, Ok(Credential::FormBody)),
+        (None, None) if form == FormPost::Maybe => assert_eq!(found, Ok(Credential::FormBody)),
         (None, None) => assert_eq!(found, Ok(Credential::Missing)),
         (None, Some(token)) if token.is_empty() => assert_eq!(found, Ok(Credential::Empty)),
         (None, Some(token)) if !token.is_ascii() => {
             assert_eq!(found, Err(CredentialError::NotAscii));
         }
         (None, Some(expected)) => match found {
-            Ok(Credential::Token { token, source }) => {
+            Ok(Credential::Token {
+                token,
+                source,
+                is_doubtful,
+            }) => {
                 assert_eq!((token.as_bytes(), source), (&*expected, Source::Query));
+                assert_eq!(is_doubtful, form == FormPost::Maybe);
             }
             other => panic!("{other:?}"),
         },
@@ -80,7 +86,7 @@ fn assert_is_bearer(found: Result<Credential<'_>, CredentialError>, header: &[u8
     let header: String = header.iter().copied().map(char::from).collect();
     let header = header.trim_matches([' ', '\t']);
     match found {
-        Ok(Credential::Token { token, source }) => {
+        Ok(Credential::Token { token, source, .. }) => {
             assert_eq!(header, format!("Bearer {}", token.as_str()));
             assert_eq!(source, Source::Header);
             assert!(!token.as_str().contains(' '));

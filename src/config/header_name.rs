@@ -126,8 +126,8 @@ pub(super) fn may_be(name: &[u8], expected: &str) -> bool {
             b'-'
         }
     };
-    name.is_ascii()
-        && name.len() == expected.len()
+    name.len() == expected.len()
+        && name.is_ascii()
         && name
             .iter()
             .zip(expected.bytes())

@@ -1,21 +1,20 @@
 //! The proxy-wasm host calls, ABI 0.2.1, with every status handed back.
 //!
-//! The SDK's own wrappers panic on a status they do not expect, and a panic kills the worker's VM. They
-//! also cannot tell an empty header from an absent one. Only `dispatch_http_call` goes through the SDK,
-//! because that is where it learns which context the answer is for.
+//! The SDK's wrappers panic on a status they do not expect, and a panic kills the worker's VM. They also cannot tell an
+//! empty header from an absent one.
 
 #![expect(unsafe_code, reason = "host calls are foreign functions")]
 
 use std::ptr;
 
-use crate::host::{Fields, HostError, fields::serialize};
+use crate::host::{HostError, fields::serialize};
 
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
 const EMPTY: u32 = 7;
 
-/// The host has handed over something that is no map.
-const PARSE_FAILURE: HostError = HostError(4);
+/// `proxy_http_call`: there is no such cluster. Also where a pseudo-header is missing.
+pub(super) const BAD_ARGUMENT: u32 = 2;
 
 /// `proxy_set_shared_data`: the value changed in between.
 pub(super) const CAS_MISMATCH: u32 = 8;
@@ -60,6 +59,13 @@ unsafe extern "C" {
         key_size: usize,
         value: *mut *mut u8,
         value_size: *mut usize,
+    ) -> u32;
+    fn proxy_add_header_map_value(
+        map: u32,
+        key: *const u8,
+        key_size: usize,
+        value: *const u8,
+        value_size: usize,
     ) -> u32;
     fn proxy_replace_header_map_value(
         map: u32,
@@ -115,6 +121,19 @@ unsafe extern "C" {
         headers_size: usize,
         grpc_status: i32,
     ) -> u32;
+    fn proxy_http_call(
+        cluster: *const u8,
+        cluster_size: usize,
+        headers: *const u8,
+        headers_size: usize,
+        body: *const u8,
+        body_size: usize,
+        trailers: *const u8,
+        trailers_size: usize,
+        timeout_millis: u32,
+        call: *mut u32,
+    ) -> u32;
+    fn proxy_log(level: u32, message: *const u8, message_size: usize) -> u32;
     fn proxy_continue_stream(stream_type: u32) -> u32;
     fn proxy_set_effective_context(context: u32) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
@@ -131,7 +150,7 @@ fn done(status: u32) -> Result<(), HostError> {
     }
 }
 
-/// What the host hands over: it allocated the bytes in this VM through the SDK's allocator.
+/// What the host hands over: it allocated the bytes in this VM by `proxy_on_memory_allocate`.
 struct Handed {
     data: *mut u8,
     size: usize,
@@ -150,7 +169,7 @@ impl Handed {
         match status {
             OK if self.data.is_null() => Ok(Some(Vec::new())),
             // SAFETY: on success the host has written `size` bytes to memory it got from
-            // `proxy_on_memory_allocate(size)`, which is a forgotten `Vec` of that capacity.
+            // `proxy_on_memory_allocate(size)`, which is a leaked `Vec` of exactly that capacity.
             OK => Ok(Some(unsafe {
                 Vec::from_raw_parts(self.data, self.size, self.size)
             })),
@@ -160,15 +179,15 @@ impl Handed {
     }
 }
 
-/// All fields of a map. Envoy sets no bound of its own to them: it has let them in.
-pub(super) fn header_map(map: Map) -> Result<Fields, HostError> {
+/// All fields of a map, [serialized](crate::host::Fields::parse). Envoy sets no bound of its own to them: it has let
+/// them in.
+pub(super) fn header_map(map: Map) -> Result<Vec<u8>, HostError> {
     let mut handed = Handed::nothing();
     // SAFETY: both pointers are to live memory.
     let status = unsafe {
         proxy_get_header_map_pairs(map as u32, &raw mut handed.data, &raw mut handed.size)
     };
-    let bytes = handed.take(status)?.unwrap_or_default();
-    Fields::parse(bytes).ok_or(PARSE_FAILURE)
+    Ok(handed.take(status)?.unwrap_or_default())
 }
 
 /// The first value of a header; `None` if absent.
@@ -185,6 +204,20 @@ pub(super) fn header(map: Map, name: &str) -> Result<Option<Vec<u8>>, HostError>
         )
     };
     handed.take(status)
+}
+
+/// Adds a field to a map.
+pub(super) fn add_header(map: Map, name: &str, value: &[u8]) -> Result<(), HostError> {
+    // SAFETY: both pointers are to live memory of the sizes given.
+    done(unsafe {
+        proxy_add_header_map_value(
+            map as u32,
+            name.as_ptr(),
+            name.len(),
+            value.as_ptr(),
+            value.len(),
+        )
+    })
 }
 
 /// Sets a header, replacing every field of that name.
@@ -321,6 +354,40 @@ pub(super) fn send_local_response(
             NO_GRPC_STATUS,
         )
     })
+}
+
+/// Makes a call of the effective context, which must be a root: the answer comes to it. Returns the call's number.
+pub(super) fn http_call<'a>(
+    cluster: &str,
+    headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
+    body: &[u8],
+    timeout_millis: u32,
+) -> Result<u32, HostError> {
+    let headers = serialize(headers);
+    let no_trailers = serialize([].into_iter());
+    let mut call = 0;
+    // SAFETY: all pointers are to live memory of the sizes given.
+    done(unsafe {
+        proxy_http_call(
+            cluster.as_ptr(),
+            cluster.len(),
+            headers.as_ptr(),
+            headers.len(),
+            body.as_ptr(),
+            body.len(),
+            no_trailers.as_ptr(),
+            no_trailers.len(),
+            timeout_millis,
+            &raw mut call,
+        )
+    })?;
+    Ok(call)
+}
+
+/// Writes a line into Envoy's log. A line that Envoy refuses is lost.
+pub(super) fn log(level: u32, message: &str) {
+    // SAFETY: the pointer is to live memory of the size given.
+    unsafe { proxy_log(level, message.as_ptr(), message.len()) };
 }
 
 /// Lets the held request of the effective context go on.

@@ -4,7 +4,7 @@ use std::{cell::RefCell, time::Duration};
 
 use super::{
     abi::{self, Buffer, Map, MetricType},
-    clock, dispatch,
+    clock,
 };
 use crate::{
     clock::Instant,
@@ -20,6 +20,9 @@ use crate::{
 
 /// What the response code details of our replies begin with, as Envoy's own filters do it.
 const DETAILS_PREFIX: &str = "matrix_edge_auth_";
+
+/// proxy-wasm's status for what is no map.
+const PARSE_FAILURE: HostError = HostError(4);
 
 /// The details of a response that came from upstream.
 const UPSTREAM_DETAILS: &[u8] = b"via_upstream";
@@ -41,15 +44,15 @@ impl Streams for Envoy {
     }
 
     fn request_head(&self) -> Result<RequestHead, HostError> {
-        abi::header_map(Map::Request).map(RequestHead::new)
+        RequestHead::parse(abi::header_map(Map::Request)?).ok_or(PARSE_FAILURE)
     }
 
     fn request_trailers(&self) -> Result<Fields, HostError> {
-        abi::header_map(Map::RequestTrailers)
+        Fields::parse(abi::header_map(Map::RequestTrailers)?).ok_or(PARSE_FAILURE)
     }
 
-    fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
-        abi::set_header(Map::Request, name, value)
+    fn add_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        abi::add_header(Map::Request, name, value)
     }
 
     fn remove_request_header(&self, name: &str) -> Result<(), HostError> {
@@ -118,7 +121,22 @@ impl Runtime for Envoy {
         root: RootId,
         request: &IntrospectionRequest<'_>,
     ) -> Result<CallId, NotSent> {
-        dispatch::dispatch(self.context, root, request)
+        // The answer comes to the context that makes the call, and is lost if that has ended, as a stream may have.
+        abi::set_effective_context(root.0).map_err(|_| NotSent::Refused)?;
+        let headers = request.headers();
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_bytes()));
+        let timeout = u32::try_from(request.timeout().as_millis()).unwrap_or(u32::MAX);
+        let sent = abi::http_call(request.cluster(), headers, request.body(), timeout);
+        if self.context != root.0 {
+            abi::set_effective_context(self.context).map_err(|_| NotSent::Refused)?;
+        }
+        sent.map(CallId)
+            .map_err(|HostError(status)| match status {
+                abi::BAD_ARGUMENT => NotSent::UnknownCluster,
+                _ => NotSent::Refused,
+            })
     }
 
     fn tick_every(&self, root: RootId, period: Option<Duration>) {

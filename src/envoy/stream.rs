@@ -2,16 +2,19 @@
 
 use std::rc::Rc;
 
-use proxy_wasm::{
-    traits::{Context, HttpContext},
-    types::Action,
-};
-
-use super::{dispatch, host::Envoy, vm::with_worker};
+use super::host::Envoy;
 use crate::{
     host::StreamId,
-    worker::{AnyExchange, Chunk, Phase, Plugin},
+    worker::{AnyExchange, Chunk, Phase, Plugin, Worker},
 };
+
+/// What Envoy does with a piece of a request.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(super) enum Action {
+    Continue = 0,
+    Pause = 1,
+}
 
 /// An exchange on its way through the filter.
 pub(super) struct Stream {
@@ -31,80 +34,47 @@ impl Stream {
         }
     }
 
-    fn host(&self) -> Envoy {
-        Envoy { context: self.id.0 }
-    }
-
     /// Nothing of a request may go on before it is decided: with `allow_on_headers_stop_iteration` Envoy
     /// delivers the body while the headers are held, and a body let through takes the headers along.
-    fn action(&self) -> Action {
+    pub fn action(&self) -> Action {
         match self.exchange.as_ref().map(AnyExchange::phase) {
             Some(Phase::Forwarded) => Action::Continue,
             Some(Phase::Held | Phase::Replied) | None => Action::Pause,
         }
     }
 
-    fn forget(&mut self) {
-        with_worker(|worker| {
-            worker.on_stream_end(&self.host(), self.id, self.exchange.as_ref());
-        });
-    }
-}
-
-impl Context for Stream {
-    fn on_done(&mut self) -> bool {
-        self.forget();
-        true
-    }
-}
-
-impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
+    pub fn on_request_headers(&mut self, worker: &mut Worker, is_whole: bool) {
         #[cfg(feature = "trap")]
         super::trap::on_request_headers();
-        if with_worker(|worker| worker.may_be_hinted(&self.host(), self.id)) == Some(true) {
-            dispatch::add_root(self.id);
-        }
         if let Some(plugin) = &self.plugin {
-            let host = self.host();
-            self.exchange = with_worker(|worker| {
-                worker.on_request_headers(&host, plugin, self.id, end_of_stream)
-            });
+            let exchange = worker.on_request_headers(&self.host(), plugin, self.id, is_whole);
+            self.exchange = Some(exchange);
         }
-        self.action()
     }
 
-    fn on_http_request_body(&mut self, body_size: usize, end_of_stream: bool) -> Action {
+    pub fn on_request_body(&mut self, worker: &mut Worker, chunk: Chunk) {
         if let Some(exchange) = &self.exchange {
-            let chunk = Chunk {
-                size: body_size,
-                is_last: end_of_stream,
-            };
-            with_worker(|worker| worker.on_request_body(&self.host(), exchange, chunk));
-        }
-        self.action()
-    }
-
-    fn on_http_request_trailers(&mut self, _num_trailers: usize) -> Action {
-        let seen = self.exchange.as_ref().and_then(|exchange| {
-            with_worker(|worker| worker.on_request_trailers(&self.host(), exchange))
-        });
-        match seen {
-            Some(()) => self.action(),
-            None => Action::Pause,
+            worker.on_request_body(&self.host(), exchange, chunk);
         }
     }
 
-    fn on_http_response_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
+    pub fn on_request_trailers(&mut self, worker: &mut Worker) {
         if let Some(exchange) = &self.exchange {
-            with_worker(|worker| worker.on_response_headers(&self.host(), exchange));
+            worker.on_request_trailers(&self.host(), exchange);
         }
-        Action::Continue
     }
-}
 
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.forget();
+    pub fn on_response_headers(&mut self, worker: &mut Worker) {
+        if let Some(exchange) = &self.exchange {
+            worker.on_response_headers(&self.host(), exchange);
+        }
+    }
+
+    pub fn end(&self, worker: &mut Worker) {
+        worker.on_stream_end(&self.host(), self.id, self.exchange.as_ref());
+    }
+
+    fn host(&self) -> Envoy {
+        Envoy { context: self.id.0 }
     }
 }

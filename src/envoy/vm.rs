@@ -1,23 +1,32 @@
-//! The worker of this VM.
+//! This VM: its contexts, and the worker that serves them all.
+//!
+//! The worker belongs to the VM, not to a root context: a configuration update adds a root to the same VM and keeps the
+//! old one until its streams have ended.
 
 use std::cell::RefCell;
 
-use crate::worker::Worker;
+use super::{root::Root, stream::Stream};
+use crate::{sorted::SortedMap, worker::Worker};
 
-thread_local! {
-    /// This VM's worker. It belongs to the VM, not to a root context: a configuration update adds a root
-    /// to the same VM and keeps the old one until its streams have ended.
-    static WORKER: RefCell<Worker> = RefCell::default();
+/// The state of the VM. Contexts have the numbers that Envoy gave them.
+#[derive(Default)]
+pub(super) struct Vm {
+    pub roots: SortedMap<u32, Root>,
+    pub streams: SortedMap<u32, Stream>,
+    pub worker: Worker,
 }
 
-/// Runs `f` on this VM's worker. Envoy never calls back into a VM from a host call, save for the
-/// trampoline in [`dispatch`](super::dispatch), which stays away from the worker; should it ever, `None` is a refusal
-/// where a panic would be a dead VM.
-pub(super) fn with_worker<T>(f: impl FnOnce(&mut Worker) -> T) -> Option<T> {
-    WORKER.with(|worker| match worker.try_borrow_mut() {
-        Ok(mut worker) => Some(f(&mut worker)),
+thread_local! {
+    static VM: RefCell<Vm> = RefCell::default();
+}
+
+/// Runs `f` on this VM. Envoy never calls back into a VM from a host call; should it ever, `None` is a refusal where a
+/// panic would be a dead VM.
+pub(super) fn with_vm<T>(f: impl FnOnce(&mut Vm) -> T) -> Option<T> {
+    VM.with(|vm| match vm.try_borrow_mut() {
+        Ok(mut vm) => Some(f(&mut vm)),
         Err(_) => {
-            log::error!("the worker was called while at work");
+            log::error!("the VM was called while at work");
             None
         }
     })

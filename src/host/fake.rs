@@ -155,7 +155,7 @@ impl Streams for FakeHost {
         Ok(Fields::default())
     }
 
-    fn set_request_header(&self, _name: &str, _value: &[u8]) -> Result<(), HostError> {
+    fn add_request_header(&self, _name: &str, _value: &[u8]) -> Result<(), HostError> {
         Ok(())
     }
 

@@ -22,11 +22,19 @@ pub struct Fields {
 }
 
 /// Where the name and the value of a field stand in the buffer.
-pub(super) type Place = (Range<usize>, Range<usize>);
+type Place = (Range<usize>, Range<usize>);
 
 impl Fields {
     /// Takes the serialized form, which stays the only buffer. `None`: it is not whole, or longer than it says.
     pub fn parse(bytes: Vec<u8>) -> Option<Self> {
+        Self::parse_with(bytes, |_, _| {})
+    }
+
+    /// The same, and shows each name and the place of its value on the way.
+    pub(super) fn parse_with(
+        bytes: Vec<u8>,
+        mut show: impl FnMut(&[u8], Range<usize>),
+    ) -> Option<Self> {
         // Envoy hands over nothing at all in place of an empty map.
         if bytes.is_empty() {
             return Some(Self::default());
@@ -35,8 +43,9 @@ impl Fields {
         let fields = Self { bytes, count };
         let mut end = fields.start()?;
         for at in 0..count {
-            let (_, value) = fields.place(at, end)?;
+            let (name, value) = fields.place(at, end)?;
             end = value.end.checked_add(1)?;
+            show(fields.slice(name), value);
         }
         (end == fields.bytes.len()).then_some(fields)
     }
@@ -44,6 +53,10 @@ impl Fields {
     /// Returns these fields, as a host would hand them over.
     pub fn of<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> Self {
         Self::parse(serialize(fields)).unwrap_or_default()
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 
     /// Returns every name and value.
@@ -59,7 +72,7 @@ impl Fields {
             .map(|(_, value)| value)
     }
 
-    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+    fn places(&self) -> impl Iterator<Item = Place> {
         let mut end = self.start().unwrap_or_default();
         (0..self.count).map_while(move |at| {
             let (name, value) = self.place(at, end)?;

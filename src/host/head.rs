@@ -17,11 +17,12 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// Finds what decides in the fields of a request.
-    pub fn new(fields: Fields) -> Self {
+    /// Finds what decides in the fields of a request, which are serialized as [`Fields::parse`] takes them. `None`: they
+    /// are not whole.
+    pub fn parse(bytes: Vec<u8>) -> Option<Self> {
         let mut head = Self::default();
-        for (name, value) in fields.places() {
-            let found = match fields.slice(name) {
+        let fields = Fields::parse_with(bytes, |name, value| {
+            let found = match name {
                 b":method" => &mut head.method,
                 b":path" => &mut head.target,
                 b"content-type" => &mut head.content_type,
@@ -29,11 +30,16 @@ impl RequestHead {
                     head.has_several_authorizations |= head.authorization.is_some();
                     &mut head.authorization
                 }
-                _ => continue,
+                _ => return,
             };
             found.get_or_insert(value);
-        }
-        Self { fields, ..head }
+        })?;
+        Some(Self { fields, ..head })
+    }
+
+    /// Finds what decides in fields that have been read.
+    pub fn new(fields: Fields) -> Self {
+        Self::parse(fields.into_bytes()).unwrap_or_default()
     }
 
     /// Returns `:method`.

@@ -12,7 +12,8 @@
 //! - the scheme is `Bearer`, in that case, and one space;
 //! - a form body of a `POST` counts before the query. Headers do not show it, so such a request
 //!   stays undecided here unless it has an `Authorization` header, next to which Synapse allows no
-//!   other token.
+//!   other token. Where the media type is not sure to be that of a form, the query counts, with a
+//!   doubt.
 
 use std::{borrow::Cow, fmt, str};
 
@@ -70,7 +71,7 @@ pub enum Credential<'a> {
     /// An empty `?access_token=`: Synapse calls it unknown, not missing.
     Empty,
     /// A form-encoded `POST` without an `Authorization` header: the body decides, and only Synapse
-    /// sees it.
+    /// sees it. Also one that may be a form, without a token in the query.
     FormBody,
     /// Nothing.
     Missing,
@@ -80,7 +81,20 @@ pub enum Credential<'a> {
         token: AccessToken<'a>,
         /// Where it was.
         source: Source,
+        /// Whether Synapse may find another one in a form body, which then counts.
+        is_doubtful: bool,
     },
+}
+
+/// Whether Synapse looks for parameters in the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FormPost {
+    /// It does not.
+    No,
+    /// It does if what is decoded of the media type says so.
+    Maybe,
+    /// It does.
+    Yes,
 }
 
 /// Why Synapse refuses the credential before it looks at the token.
@@ -98,16 +112,23 @@ pub enum CredentialError {
 
 /// Reads the credential of a request.
 ///
-/// `target` is the raw `:path` with the query. `form_post` tells whether [`is_form_post`]; it is
-/// asked only if there is no `Authorization`.
+/// `target` is the raw `:path` with the query. `form_post` is [`form_post`]; it is asked only if
+/// there is no `Authorization`.
 pub fn extract<'a>(
     authorization: Authorization<'a>,
     target: &'a [u8],
-    form_post: impl FnOnce() -> bool,
+    form_post: impl FnOnce() -> FormPost,
 ) -> Result<Credential<'a>, CredentialError> {
     let query_token = query_token(target);
+    let form_post = match authorization {
+        Authorization::None => form_post(),
+        _ => FormPost::No,
+    };
     let (token, source) = match (authorization, query_token) {
-        (Authorization::None, _) if form_post() => return Ok(Credential::FormBody),
+        (Authorization::None, _) if form_post == FormPost::Yes => return Ok(Credential::FormBody),
+        (Authorization::None, None) if form_post == FormPost::Maybe => {
+            return Ok(Credential::FormBody);
+        }
         (Authorization::None, None) => return Ok(Credential::Missing),
         (Authorization::None, Some([])) => return Ok(Credential::Empty),
         (Authorization::None, Some(value)) => (decode(value), Source::Query),
@@ -118,25 +139,35 @@ pub fn extract<'a>(
     let token = ascii(token)
         .and_then(AccessToken::new)
         .ok_or(CredentialError::NotAscii)?;
-    Ok(Credential::Token { token, source })
+    Ok(Credential::Token {
+        token,
+        source,
+        is_doubtful: form_post == FormPost::Maybe,
+    })
 }
 
-/// Whether Synapse may look for parameters in the body: the method is `POST` and the media type,
-/// with its parameters and case set aside, is the form one.
+/// Returns whether Synapse looks for parameters in the body: the method is `POST` and the media
+/// type, with its parameters and case set aside, is the form one.
 ///
 /// Twisted reads the header like one of an e-mail: it drops any white space of Latin-1 around the
-/// type, and decodes RFC 2047 words (`=?utf-8?q?...?=`) in it. Both are taken for a form here
-/// without a closer look, since only a form that goes unseen can harm.
-pub fn is_form_post(method: &[u8], content_type: Option<&[u8]>) -> bool {
+/// type, and decodes RFC 2047 words (`=?utf-8?q?...?=`) in it. Words in the type itself, which ends
+/// at the first `;`, may make any type of it, also `multipart/form-data`, and are not decoded here.
+/// Words in its parameters change nothing.
+pub fn form_post(method: &[u8], content_type: Option<&[u8]>) -> FormPost {
     let Some(content_type) = content_type.filter(|_| method == b"POST") else {
-        return false;
+        return FormPost::No;
     };
     let media_type = content_type
         .split(|&byte| byte == b';')
         .next()
         .unwrap_or_default();
-    trim(media_type, u8::is_ascii_graphic).eq_ignore_ascii_case(FORM.as_bytes())
-        || content_type.windows(2).any(|pair| pair == b"=?")
+    if media_type.windows(2).any(|pair| pair == b"=?") {
+        FormPost::Maybe
+    } else if trim(media_type, u8::is_ascii_graphic).eq_ignore_ascii_case(FORM.as_bytes()) {
+        FormPost::Yes
+    } else {
+        FormPost::No
+    }
 }
 
 /// RFC 6750, section 2.1, as Synapse reads it.
@@ -213,7 +244,7 @@ mod tests {
 
     use super::{Authorization::One, *};
 
-    fn unasked() -> bool {
+    fn unasked() -> FormPost {
         panic!("the method and content type were read for nothing");
     }
 
@@ -236,10 +267,12 @@ mod tests {
             token(extract(One(b"Bearer x"), b"/", unasked)).0,
             Cow::Borrowed(_)
         ));
-        let plain = token(extract(Authorization::None, b"/?access_token=x", || false));
+        let plain = token(extract(Authorization::None, b"/?access_token=x", || {
+            FormPost::No
+        }));
         assert!(matches!(plain.0, Cow::Borrowed(_)));
         let encoded = token(extract(Authorization::None, b"/?access_token=%78", || {
-            false
+            FormPost::No
         }));
         assert!(matches!(encoded.0, Cow::Owned(_)));
         assert_eq!(plain, encoded);
@@ -270,13 +303,13 @@ mod tests {
         let not_ascii = Err(CredentialError::NotAscii);
         assert_eq!(extract(One(b"Bearer \xff"), b"/", unasked), not_ascii);
         assert_eq!(
-            extract(Authorization::None, b"/?access_token=a%80", || false),
+            extract(Authorization::None, b"/?access_token=a%80", || FormPost::No),
             not_ascii
         );
         let found = token(extract(
             Authorization::None,
             b"/?\xff=1&access_token=a",
-            || false,
+            || FormPost::No,
         ));
         assert_eq!(found.as_str(), "a");
     }
@@ -334,13 +367,13 @@ mod tests {
         ] {
             let read = |query: &[u8]| {
                 let target = [b"/x?", query].concat();
-                drop(extract(Authorization::None, &target, || false));
+                drop(extract(Authorization::None, &target, || FormPost::No));
             };
             steps::assert_linear("the query", 4, read, input.as_bytes());
             // With a token at its end.
             let read = |query: &[u8]| {
                 let target = [b"/x?", query, b"&access_token=%61%25%32%35"].concat();
-                drop(extract(Authorization::None, &target, || false));
+                drop(extract(Authorization::None, &target, || FormPost::No));
             };
             steps::assert_linear("the query", 4, read, input.as_bytes());
         }
@@ -348,35 +381,79 @@ mod tests {
 
     #[test]
     fn form_posts_are_recognised_as_twisted_does() {
-        for content_type in [
-            &b"application/x-www-form-urlencoded"[..],
-            b"APPLICATION/X-WWW-FORM-URLENCODED",
-            b" application/x-www-form-urlencoded ;charset=utf-8",
+        for (content_type, expected) in [
+            (&b"application/x-www-form-urlencoded"[..], FormPost::Yes),
+            (b"APPLICATION/X-WWW-FORM-URLENCODED", FormPost::Yes),
+            (
+                b" application/x-www-form-urlencoded ;charset=utf-8",
+                FormPost::Yes,
+            ),
             // Latin-1 white space, which Python strips.
-            b"application/x-www-form-urlencoded\xa0",
-            b"\x85application/x-www-form-urlencoded\x1c;",
+            (b"application/x-www-form-urlencoded\xa0", FormPost::Yes),
+            (b"\x85application/x-www-form-urlencoded\x1c;", FormPost::Yes),
             // RFC 2047 encoded words, which Python's e-mail package decodes.
-            b"=?utf-8?q?application/x-www-form-urlencoded?=",
-            b"application/x-www-form-=?utf-8?q?urlencoded?=",
+            (
+                b"=?utf-8?q?application/x-www-form-urlencoded?=",
+                FormPost::Maybe,
+            ),
+            (
+                b"application/x-www-form-=?utf-8?q?urlencoded?=",
+                FormPost::Maybe,
+            ),
+            (
+                b"=?utf-8?q?multipart/form-data;?= boundary=x",
+                FormPost::Maybe,
+            ),
+            // In the parameters, which are no part of the type.
+            (b"application/json;a==?", FormPost::No),
+            (b"application/json; charset==?utf-8?q?utf-8?=", FormPost::No),
+            (b"application/x-www-form-urlencoded; a==?", FormPost::Yes),
+            (b"", FormPost::No),
+            (b"application/json", FormPost::No),
+            (b"multipart/form-data; boundary=x", FormPost::No),
+            (
+                b"text/plain, application/x-www-form-urlencoded",
+                FormPost::No,
+            ),
+            (
+                b"text/plain; application/x-www-form-urlencoded",
+                FormPost::No,
+            ),
+            (
+                b"application/x-www-form-urlencoded, application/json",
+                FormPost::No,
+            ),
+            (b"application/x-www-form-urlencodedx", FormPost::No),
         ] {
             let shown = String::from_utf8_lossy(content_type);
-            assert!(is_form_post(b"POST", Some(content_type)), "{shown}");
-            assert!(!is_form_post(b"PUT", Some(content_type)), "{shown}");
-            assert!(!is_form_post(b"post", Some(content_type)), "{shown}");
+            assert_eq!(form_post(b"POST", Some(content_type)), expected, "{shown}");
+            for method in [&b"PUT"[..], b"post"] {
+                assert_eq!(
+                    form_post(method, Some(content_type)),
+                    FormPost::No,
+                    "{shown}"
+                );
+            }
         }
-        for content_type in [
-            &b""[..],
-            b"application/json",
-            b"multipart/form-data; boundary=x",
-            b"text/plain, application/x-www-form-urlencoded",
-            b"text/plain; application/x-www-form-urlencoded",
-            b"application/x-www-form-urlencoded, application/json",
-            b"application/x-www-form-urlencodedx",
-        ] {
-            let shown = String::from_utf8_lossy(content_type);
-            assert!(!is_form_post(b"POST", Some(content_type)), "{shown}");
+        assert_eq!(form_post(b"POST", None), FormPost::No);
+    }
+
+    #[test]
+    fn a_body_that_may_be_a_form_leaves_the_query_token_in_doubt() {
+        let read =
+            |target: &'static [u8], form_post| extract(Authorization::None, target, || form_post);
+        for form_post in [FormPost::No, FormPost::Maybe] {
+            let Ok(Credential::Token { is_doubtful, .. }) = read(b"/x?access_token=abc", form_post)
+            else {
+                panic!("no token");
+            };
+            assert_eq!(is_doubtful, form_post == FormPost::Maybe);
+            let empty = read(b"/x?access_token=", form_post);
+            assert_eq!(empty, Ok(Credential::Empty));
         }
-        assert!(!is_form_post(b"POST", None));
+        assert_eq!(read(b"/x", FormPost::Maybe), Ok(Credential::FormBody));
+        let form = read(b"/x?access_token=abc", FormPost::Yes);
+        assert_eq!(form, Ok(Credential::FormBody));
     }
 
     #[cfg(not(target_arch = "wasm32"))]
@@ -458,10 +535,10 @@ mod tests {
 
             #[test]
             fn the_query_is_read_as_twisted_reads_it(target in query()) {
-                let found = extract(Authorization::None, &target, || false).map(|credential| match credential {
+                let found = extract(Authorization::None, &target, || FormPost::No).map(|credential| match credential {
                     Credential::Missing => None,
                     Credential::Empty => Some(String::new()),
-                    Credential::Token { token, source: Source::Query } => {
+                    Credential::Token { token, source: Source::Query, .. } => {
                         Some(token.as_str().into())
                     }
                     other => panic!("{other:?}"),
@@ -471,7 +548,7 @@ mod tests {
 
             #[test]
             fn a_header_allows_no_query_token(target in query()) {
-                let mixed = extract(One(b"Bearer x"), &target, || false);
+                let mixed = extract(One(b"Bearer x"), &target, || FormPost::No);
                 prop_assert_eq!(
                     mixed == Err(CredentialError::Mixed),
                     reference(&target).is_some()
@@ -481,18 +558,18 @@ mod tests {
             #[test]
             fn arbitrary_bytes_never_panic(header: Option<Vec<u8>>, target: Vec<u8>, form: bool) {
                 let authorization = header.as_deref().map_or(Authorization::None, One);
-                let _ = extract(authorization, &target, || form);
-                let _ = is_form_post(b"POST", Some(&target));
+                let _ = extract(authorization, &target, || if form { FormPost::Yes } else { FormPost::Maybe });
+                let _ = form_post(b"POST", Some(&target));
             }
 
             #[test]
             fn a_header_token_is_kept_as_it_is(token in "[!-~]([!-~\t]{0,40}[!-~])?") {
                 let header = format!(" \tBearer {token}\t ");
-                let found = extract(One(header.as_bytes()), b"/", || false);
+                let found = extract(One(header.as_bytes()), b"/", || FormPost::No);
                 let expected = AccessToken::new(token.as_str()).unwrap();
                 prop_assert_eq!(
                     found,
-                    Ok(Credential::Token { token: expected, source: Source::Header })
+                    Ok(Credential::Token { token: expected, source: Source::Header, is_doubtful: false })
                 );
             }
         }

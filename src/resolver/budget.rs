@@ -1,7 +1,8 @@
 //! How many unknown tokens one client may bring in a window of time.
 //!
-//! An unknown token is one that MAS called inactive. The budget counts distinct ones, so nothing else costs
-//! anything: not a valid token, not an outage of MAS, and not the same dead token again and again.
+//! An unknown token is one that MAS called inactive, and not active shortly before. The budget counts distinct ones,
+//! so nothing else costs anything: not a valid token, not one that has ended, not an outage of MAS, and not the same
+//! dead token again and again.
 //!
 //! The count lives in shared data, so all workers count together. The state is a fixed number of counts. A
 //! client that finds its bucket full of other clients is not limited: the budget stops a few heavy clients, and
@@ -34,6 +35,15 @@ const WRITE_ATTEMPTS: usize = 4;
 pub struct Spent {
     /// When the window ends.
     pub until: Instant,
+}
+
+/// A token that MAS called inactive.
+#[derive(Clone, Copy, Debug)]
+pub struct Inactive<'a> {
+    /// Which one.
+    pub token: &'a TokenDigest,
+    /// Whether MAS called it active before. Then it costs nothing, and may be asked about again.
+    pub was_known: bool,
 }
 
 /// The counts of all clients.
@@ -94,8 +104,8 @@ impl Count {
         bytes
     }
 
-    /// Charges a token. `false`: it was charged before.
-    fn charge(&mut self, tag: Tag) -> bool {
+    /// Charges a token, or remembers only that it `is_free`. `false`: it was remembered before.
+    fn charge(&mut self, tag: Tag, is_free: bool) -> bool {
         if self.tags.contains(&tag) {
             return false;
         }
@@ -103,7 +113,7 @@ impl Count {
             self.tags.remove(0);
         }
         self.tags.push(tag);
-        self.charged = self.charged.saturating_add(1);
+        self.charged = self.charged.saturating_add(u32::from(!is_free));
         true
     }
 }
@@ -134,7 +144,7 @@ impl Budget {
         &self,
         store: &impl Store,
         client: &ClientKey,
-        token: &TokenDigest,
+        Inactive { token, was_known }: Inactive<'_>,
         limit: &UnknownTokenBudget,
         now: Instant,
     ) {
@@ -152,7 +162,7 @@ impl Budget {
                 });
             }
             let mut of_client = counts.iter_mut().filter(|count| count.client == *client);
-            if !of_client.any(|count| count.charge(tag(token)))
+            if !of_client.any(|count| count.charge(tag(token), was_known))
                 || write(store, &bucket, &counts).is_ok()
             {
                 return;
@@ -201,6 +211,34 @@ mod tests {
         TokenDigest::of(&number.to_le_bytes())
     }
 
+    fn dead(token: &TokenDigest) -> Inactive<'_> {
+        Inactive {
+            token,
+            was_known: false,
+        }
+    }
+
+    #[test]
+    fn a_session_that_has_ended_costs_nothing_and_may_be_asked_about_again() {
+        let (store, budget) = (MemoryStore::default(), Budget::default());
+        let client = ClientKey::of(b"192.0.2.1");
+        let check = |number| budget.check(&store, &client, &token(number), &LIMIT, NOW);
+        for number in 0..LIMIT.per_source * 2 {
+            let token = token(number);
+            let ended = Inactive {
+                was_known: true,
+                ..dead(&token)
+            };
+            budget.charge(&store, &client, ended, &LIMIT, NOW);
+        }
+        for number in 100..100 + LIMIT.per_source {
+            assert_eq!(check(number), Ok(()));
+            budget.charge(&store, &client, dead(&token(number)), &LIMIT, NOW);
+        }
+        assert!(check(200).is_err());
+        assert_eq!(check(0), Ok(()));
+    }
+
     #[test]
     fn a_client_spends_its_budget_in_each_window() {
         let (store, budget) = (MemoryStore::default(), Budget::default());
@@ -210,7 +248,7 @@ mod tests {
             let check = |client, number| budget.check(&store, client, &token(number), &LIMIT, now);
             for number in 0..LIMIT.per_source {
                 assert_eq!(check(&client, number), Ok(()));
-                budget.charge(&store, &client, &token(number), &LIMIT, now);
+                budget.charge(&store, &client, dead(&token(number)), &LIMIT, now);
             }
             let until = now + LIMIT.window;
             assert_eq!(check(&client, 100), Err(Spent { until }));
@@ -237,11 +275,11 @@ mod tests {
         let client = ClientKey::of(b"192.0.2.1");
         let check = |number| budget.check(&store, &client, &token(number), &LIMIT, NOW);
         for _ in 0..100 {
-            budget.charge(&store, &client, &token(1), &LIMIT, NOW);
+            budget.charge(&store, &client, dead(&token(1)), &LIMIT, NOW);
         }
         assert_eq!(check(2), Ok(()));
-        budget.charge(&store, &client, &token(2), &LIMIT, NOW);
-        budget.charge(&store, &client, &token(3), &LIMIT, NOW);
+        budget.charge(&store, &client, dead(&token(2)), &LIMIT, NOW);
+        budget.charge(&store, &client, dead(&token(3)), &LIMIT, NOW);
         assert!(check(4).is_err());
         assert_eq!(check(1), Ok(()));
     }
@@ -260,7 +298,7 @@ mod tests {
         };
         for number in 0..limit.per_source {
             assert!(!is_spent(), "{number}");
-            budget.charge(&store, &client, &token(number), &limit, NOW);
+            budget.charge(&store, &client, dead(&token(number)), &limit, NOW);
         }
         assert!(is_spent());
         let (_, counts) = budget.read(&store, &client, NOW);
@@ -275,12 +313,18 @@ mod tests {
                 buckets: Buckets::new("b", 1),
             },
         );
-        budget.charge(&store, &ClientKey::of(b"first"), &token(0), &LIMIT, NOW);
+        budget.charge(
+            &store,
+            &ClientKey::of(b"first"),
+            dead(&token(0)),
+            &LIMIT,
+            NOW,
+        );
         let second = ClientKey::of(b"second");
         for number in 0..10 {
             let number = token(number);
             assert_eq!(budget.check(&store, &second, &number, &LIMIT, NOW), Ok(()));
-            budget.charge(&store, &second, &number, &LIMIT, NOW);
+            budget.charge(&store, &second, dead(&number), &LIMIT, NOW);
         }
         assert_eq!(store.len(), 2);
     }

@@ -28,6 +28,9 @@ pub struct CallContext {
     pub upstream: Rc<Upstream>,
     /// The client that brought the token, if it matters.
     pub client: Option<ClientKey>,
+    /// Whether the token is known: MAS has called it active, and only the answer's time is over. Looked up only where
+    /// it matters.
+    pub is_known: bool,
     /// The call was made again, because the token or its user changed while it was on its way.
     pub is_repeated: bool,
     token: AccessToken<'static>,
@@ -37,10 +40,11 @@ pub struct CallContext {
 
 impl CallContext {
     /// Returns what a call for `query` needs. Reads the trace headers of its request.
-    pub fn new(query: &Query<'_>, client: Option<ClientKey>) -> Self {
+    pub fn new(query: &Query<'_>, client: Option<ClientKey>, is_known: bool) -> Self {
         Self {
             upstream: Rc::clone(query.upstream),
             client,
+            is_known,
             is_repeated: false,
             token: query.token.clone().into_owned(),
             digest: query.digest,
@@ -64,6 +68,7 @@ impl CallContext {
         Slot {
             pool: self.upstream.admission.pool,
             client: self.client,
+            is_known: self.is_known,
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::{
     client::ClientKey,
-    line::Ticket,
+    limits::Place,
     load::{Load, PoolId, Slot},
     share::Shares,
 };
@@ -65,9 +65,7 @@ pub enum State {
     /// From nowhere yet: the question waits in line for a free call.
     Queued {
         /// Its place in the line.
-        ticket: Ticket,
-        /// The pool whose line it is.
-        pool: PoolId,
+        place: Place,
         /// How many calls of the pool may be under way when its own is made, itself included.
         cap: usize,
     },
@@ -151,7 +149,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
     /// Returns in which pool's line the question waits, if it does.
     pub fn queued_in(&self, key: &QuestionKey) -> Option<PoolId> {
         match self.flights.get(key)?.state {
-            State::Queued { pool, .. } => Some(pool),
+            State::Queued { place, .. } => Some(place.pool),
             _ => None,
         }
     }
@@ -371,6 +369,7 @@ mod tests {
             endpoint: 0,
         },
         client: None,
+        is_known: false,
     };
     const DEADLINE: Instant = Instant::from_millis(5_500);
 

@@ -1,11 +1,11 @@
 //! How much clients may cause: their budgets of unknown tokens, and the lines for free calls.
 
 use super::{
-    budget::{Budget, Spent},
+    budget::{Budget, Inactive, Spent},
     call::CallContext,
     client::ClientKey,
     line::{Line, LineFull, Ticket, Turn},
-    load::{Load, PoolId},
+    load::{Load, PoolId, Slot},
     resolution::Query,
     upstream::Upstream,
 };
@@ -15,7 +15,6 @@ use crate::{
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
     sorted::SortedMap,
-    token::TokenDigest,
 };
 
 /// The limits, as one worker keeps them.
@@ -25,12 +24,33 @@ pub struct Limits {
     lines: SortedMap<PoolId, PoolLine>,
 }
 
+/// A place in one of the lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The pool whose line it is.
+    pub pool: PoolId,
+    is_known: bool,
+    ticket: Ticket,
+}
+
 /// What waits for a call of one pool.
 #[derive(Debug, Default)]
 struct PoolLine {
+    /// Questions about tokens that MAS lately called active. They come first, and nobody can have many.
+    known: Line,
     line: Line,
     /// The largest cap of its questions: several configurations may share a pool.
     largest_cap: usize,
+}
+
+impl PoolLine {
+    fn of(&mut self, is_known: bool) -> &mut Line {
+        if is_known {
+            &mut self.known
+        } else {
+            &mut self.line
+        }
+    }
 }
 
 impl Limits {
@@ -48,34 +68,38 @@ impl Limits {
         query.client()
     }
 
-    /// Returns whether the client's budget allows a question about `token`.
+    /// Returns whether the client's budget allows a call. It allows each that is about a known token.
     pub fn check_budget<H: Backend>(
         &self,
         cb: &Callback<'_, H>,
-        upstream: &Upstream,
-        token: &TokenDigest,
-        client: Option<&ClientKey>,
+        call: &CallContext,
     ) -> Result<(), NoVerdict> {
-        let (Some(limit), Some(client)) = (&upstream.budget, client) else {
+        let upstream = &call.upstream;
+        let (Some(limit), Some(client), false) = (&upstream.budget, &call.client, call.is_known)
+        else {
             return Ok(());
         };
         let client = client.budget(upstream.admission.pool.endpoint, limit);
         let now = cb.now();
         self.budget
-            .check(cb.host, &client, token, limit, now)
+            .check(cb.host, &client, call.digest(), limit, now)
             .map_err(|Spent { until }| NoVerdict::OverBudget {
                 retry_after_ms: millis(until.since(now)).unsigned_abs(),
             })
     }
 
-    /// Charges the client of a call for a token that MAS called inactive.
+    /// Charges the client of a call for a token that MAS called inactive. One that was known costs nothing, but is
+    /// remembered.
     pub fn charge<H: Backend>(&self, cb: &Callback<'_, H>, call: &CallContext, cached: &Cached) {
         if let (Cached::Inactive(_), Some(client), Some(limit)) =
             (cached, &call.client, &call.upstream.budget)
         {
             let client = client.budget(call.upstream.admission.pool.endpoint, limit);
-            self.budget
-                .charge(cb.host, &client, call.digest(), limit, cb.now());
+            let token = Inactive {
+                token: call.digest(),
+                was_known: call.is_known,
+            };
+            self.budget.charge(cb.host, &client, token, limit, cb.now());
         }
     }
 
@@ -84,28 +108,46 @@ impl Limits {
     pub fn enter_line(
         &mut self,
         call: &CallContext,
-    ) -> Result<(Ticket, Vec<QuestionKey>), LineFull> {
+    ) -> Result<(Place, Vec<QuestionKey>), LineFull> {
         let key = call.upstream.question(call.digest());
         let pool = call.upstream.admission.pool;
-        self.lines.update(pool, |PoolLine { line, largest_cap }| {
-            *largest_cap = call.upstream.settings.max_in_flight.max(*largest_cap);
-            line.push(key, call.client, call.bytes())
+        let is_known = call.is_known;
+        self.lines.update(pool, |lines| {
+            lines.largest_cap = call.upstream.settings.max_in_flight.max(lines.largest_cap);
+            let client = call.client.filter(|_| !is_known);
+            let (ticket, displaced) = lines.of(is_known).push(key, client, call.bytes())?;
+            let place = Place {
+                pool,
+                is_known,
+                ticket,
+            };
+            Ok((place, displaced))
         })
     }
 
-    /// Takes the next question out of a pool's line, if `turn` says so.
+    /// Takes the next question out of a pool's line, if `turn` says so of what its call would count against.
     pub fn next_in_line(
         &mut self,
         pool: PoolId,
-        turn: impl Fn(Option<ClientKey>, &QuestionKey) -> Turn,
+        turn: impl Fn(&Slot, &QuestionKey) -> Turn,
     ) -> Option<QuestionKey> {
-        self.lines.get_mut(&pool)?.line.pop(turn)
+        let lines = self.lines.get_mut(&pool)?;
+        [true, false].into_iter().find_map(|is_known| {
+            lines.of(is_known).pop(|client, key| {
+                let slot = Slot {
+                    pool,
+                    client,
+                    is_known,
+                };
+                turn(&slot, key)
+            })
+        })
     }
 
-    /// Takes a question out of a pool's line.
-    pub fn leave_line(&mut self, pool: PoolId, ticket: Ticket) {
-        if let Some(PoolLine { line, .. }) = self.lines.get_mut(&pool) {
-            line.remove(ticket);
+    /// Takes a question out of its line.
+    pub fn leave_line(&mut self, place: Place) {
+        if let Some(lines) = self.lines.get_mut(&place.pool) {
+            lines.of(place.is_known).remove(place.ticket);
         }
     }
 
@@ -116,7 +158,8 @@ impl Limits {
 
     /// Forgets the lines in which no question waits.
     pub fn drop_empty_lines(&mut self) {
-        self.lines.retain(|_, waiting| !waiting.line.is_empty());
+        self.lines
+            .retain(|_, lines| !lines.known.is_empty() || !lines.line.is_empty());
     }
 
     /// Returns the pools that have a line.

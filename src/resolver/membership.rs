@@ -6,10 +6,6 @@
 //! undelivered messages pile up.
 //!
 //! A hint only says that it is worth looking into shared data now. Hints may be lost, late or repeated.
-//!
-//! Envoy delivers to a thread and a number, that of the root context which registered the queue. When a VM fails, the
-//! next one on its thread numbers its contexts from the beginning, and the number may become a stream's. So the roots of
-//! all seats are written down, and a VM that starts can know by which numbers it may be called.
 
 use std::time::Duration;
 
@@ -81,8 +77,6 @@ pub struct Membership {
     seat: Option<Seat>,
     others: Vec<QueueId>,
     others_read_at: Option<Instant>,
-    /// The roots of all seats that there were when this worker started.
-    roots_before: Option<Vec<RootId>>,
 }
 
 struct Registration {
@@ -131,14 +125,6 @@ impl Membership {
     /// Notes that a root context has gone: a queue it registered no longer reaches this worker.
     pub fn root_ended(&mut self, root: RootId) {
         self.seat = self.seat.filter(|seat| seat.root != root);
-    }
-
-    /// Returns whether Envoy may deliver hints to the context `number` of this VM, though it is not a root that has
-    /// registered a queue: that was one of a VM before. Says yes too often, and no only where it is sure.
-    pub fn was_root(&mut self, host: &impl Backend, number: u32) -> bool {
-        self.roots_before
-            .get_or_insert_with(|| read_roots(host))
-            .contains(&RootId(number))
     }
 
     /// Sends a hint to every other worker.
@@ -222,8 +208,6 @@ fn take_seat(host: &impl Backend, holder: u64, root: RootId, now: Instant) -> Op
             queue,
             until: now + SEAT_TTL,
         };
-        // Before the seat is known to the others, who send hints to it.
-        write_root(host, number, root);
         host.write(&key, &record.encode(), If::Unchanged(stored.cas))
             .ok()?;
         return Some(Seat {
@@ -236,31 +220,8 @@ fn take_seat(host: &impl Backend, holder: u64, root: RootId, now: Instant) -> Op
     None
 }
 
-/// A root that cannot be written costs a VM that comes after this one its warning.
-fn write_root(host: &impl Backend, number: u32, root: RootId) {
-    let key = root_key(number);
-    let before = host.read(&key);
-    let condition = before.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-    let _ = host.write(&key, &root.0.to_le_bytes(), condition);
-}
-
-fn read_roots(host: &impl Backend) -> Vec<RootId> {
-    // Places are taken in order.
-    let seats = (0..MAX_WORKERS).take_while(|number| host.read(&key(*number)).is_some());
-    let roots = seats.filter_map(|number| {
-        let stored = host.read(&root_key(number))?;
-        let bytes = <[u8; 4]>::try_from(&*stored.value).ok()?;
-        Some(RootId(u32::from_le_bytes(bytes)))
-    });
-    roots.collect()
-}
-
 fn key(number: u32) -> String {
     format!("matrix-edge-auth.w.{number}")
-}
-
-fn root_key(number: u32) -> String {
-    format!("matrix-edge-auth.r.{number}")
 }
 
 #[cfg(test)]
@@ -400,22 +361,6 @@ mod tests {
         host.advance(HEARTBEAT);
         stays.broadcast(&host, Hint::Invalidated, host.now());
         assert_eq!(told(&heir, &host), [Some(Hint::Invalidated)]);
-    }
-
-    #[test]
-    fn a_worker_knows_by_which_roots_the_one_before_was_called() {
-        let host = FakeHost::default();
-        let mut before = Membership::default();
-        assert!(!before.was_root(&host, 9), "there was none before");
-        before.heartbeat(&host, RootId(9), host.now());
-        join(&host);
-        let mut after = Membership::default();
-        for (number, is_known) in [(0, false), (9, true), (ROOT.0, true), (10, false)] {
-            assert_eq!(after.was_root(&host, number), is_known, "{number}");
-        }
-        // Those who come later are on other threads.
-        Membership::default().heartbeat(&host, RootId(10), host.now());
-        assert!(!after.was_root(&host, 10));
     }
 
     #[test]

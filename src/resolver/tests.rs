@@ -246,13 +246,18 @@ fn every_way_to_no_verdict_is_one_way() {
                 "introspection": {"max_in_flight": 1},
             });
             let upstream = upstream(&overrides, GATEWAY);
-            worker.ask(&upstream, TOKENS[0], &ALICE);
-            worker.answer(200, ACTIVE);
+            for token in [TOKENS[0], TOKENS[2]] {
+                worker.ask(&upstream, token, &ALICE);
+                worker.answer(200, ACTIVE);
+            }
             worker.pass(10_000);
             let is_unreachable = name == "no call can be made";
             worker.host.is_unreachable.set(is_unreachable);
             if name == "calls hang" {
-                worker.ask(&upstream, TOKENS[1], &ALICE);
+                // The one call about an unknown token, and the one more about a known one.
+                for token in [TOKENS[1], TOKENS[2]] {
+                    worker.ask(&upstream, token, &ALICE);
+                }
             }
             let request = worker.ask(&upstream, TOKENS[0], &ALICE);
             fault(&mut worker);
@@ -402,20 +407,29 @@ fn the_budget_counts_what_mas_called_inactive() {
         }
         worker.pass(11_000);
     }
-    for token in [TOKENS[0], TOKENS[1], TOKENS[0]] {
+    // Sessions that have ended cost nothing.
+    for token in TOKENS {
+        worker.ask(&upstream, token, &ALICE);
+        worker.answer(200, INACTIVE);
+    }
+    worker.pass(1_000);
+    const UNKNOWN: [&str; 3] = ["unknown-a", "unknown-b", "unknown-c"];
+    for token in [UNKNOWN[0], UNKNOWN[1], UNKNOWN[0]] {
         worker.ask(&upstream, token, &ALICE);
         worker.answer(200, INACTIVE);
         worker.pass(1_000);
     }
-    let over = worker.ask(&upstream, TOKENS[2], &ALICE);
+    let over = worker.ask(&upstream, UNKNOWN[2], &ALICE);
     assert!(matches!(
         worker.end(over),
         Some(End::None(NoVerdict::OverBudget { .. }))
     ));
-    let known = worker.ask(&upstream, TOKENS[1], &ALICE);
-    worker.answer(200, INACTIVE);
-    assert_eq!(worker.end(known), Some(&End::Inactive));
-    let other = worker.ask(&upstream, TOKENS[2], &BOB);
+    for dead in [UNKNOWN[1], TOKENS[1]] {
+        let dead = worker.ask(&upstream, dead, &ALICE);
+        worker.answer(200, INACTIVE);
+        assert_eq!(worker.end(dead), Some(&End::Inactive));
+    }
+    let other = worker.ask(&upstream, UNKNOWN[2], &BOB);
     assert_eq!(worker.end(other), None, "asked about");
 }
 

@@ -68,11 +68,6 @@ impl Workers {
         self.membership.root_ended(root);
     }
 
-    /// Returns whether Envoy may deliver hints to the context `number`, whatever it is: see [`Membership::was_root`].
-    pub fn was_root(&mut self, host: &impl Backend, number: u32) -> bool {
-        self.membership.was_root(host, number)
-    }
-
     /// Acquires the lease on a question. Call only after a cache miss at the callback's moment: a tombstone
     /// then shows a later store, and the cache is read again. An entry that is not `useful` is passed over.
     pub fn acquire<H: Backend>(

@@ -11,6 +11,7 @@ mod logout_all;
 mod outcome;
 mod outside;
 pub mod policy;
+mod recognized;
 mod waiter;
 mod watch;
 
@@ -19,6 +20,7 @@ use std::{rc::Rc, time::Duration};
 use self::{
     carry_out::{ReplyForm, carry_out, fail_closed},
     policy::{Decision, Grant, Inspection, Need},
+    recognized::RecognizedTokens,
     waiter::Purpose,
     watch::RefusedTokens,
 };
@@ -55,6 +57,7 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 pub struct Gateway {
     /// What tokens grant. It stands here and not in the resolver, because a grant names a user of one server.
     grants: LocalCache<Rc<Grant>>,
+    recognized: RecognizedTokens,
     refused: RefusedTokens,
 }
 
@@ -88,7 +91,7 @@ impl Gateway {
                     if let Decision::Forward = decision {
                         outside::report_route(cb.host, exchange);
                     }
-                    carry_out(cb.host, exchange, decision, ReplyForm::of(&head));
+                    carry_out(cb.host, exchange, decision, || ReplyForm::of(&head));
                 }
             }
             Err(error) => fail_closed(cb.host, exchange, error),
@@ -163,13 +166,15 @@ impl Gateway {
                 form,
                 requirement,
                 kind,
+                is_doubtful,
             } => {
                 let verdict = self.grant(cb, plugin, found);
-                let decision = policy::decide(&plugin.config, requirement, kind, verdict);
+                let decision = policy::decide(&plugin.config, requirement, kind, verdict)
+                    .without_doubt(is_doubtful);
                 if let Decision::Annotate(_) = decision {
                     watch_for_refusal(&exchange, found.digest);
                 }
-                carry_out(cb.host, &exchange, decision, form);
+                carry_out(cb.host, &exchange, decision, || form);
                 exchange.resume_forwarded(cb.host);
             }
             Purpose::LogoutAll => {
@@ -209,7 +214,8 @@ impl Gateway {
         head: &RequestHead,
     ) -> Option<Decision> {
         let config = &exchange.plugin.config;
-        let (outcome, decision) = match policy::inspect(config, head) {
+        let recognize = |token: &[u8]| self.recognized.of(token);
+        let (outcome, decision) = match policy::inspect(config, head, recognize) {
             Inspection::Forward => (Outcome::NotAsked, Decision::Forward),
             Inspection::ForwardAndWatch(end) => {
                 exchange.set_watch(Watch::session_end(end));
@@ -237,7 +243,8 @@ impl Gateway {
                     Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
                     Progress::Decided(outcome, verdict) => {
                         let (requirement, kind) = (question.requirement, question.kind);
-                        let decision = policy::decide(config, requirement, kind, verdict);
+                        let decision = policy::decide(config, requirement, kind, verdict)
+                            .without_doubt(question.is_doubtful);
                         if let Decision::Annotate(_) = decision {
                             watch_for_refusal(exchange, question.digest);
                         }
@@ -271,6 +278,8 @@ impl Gateway {
             },
         };
         if let Some(grant) = self.lookup_grant(cb, resolver, plugin, &query) {
+            let capacity = plugin.config.cache.local_entries;
+            self.recognized.remember_last(capacity);
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
         }
         let found = match resolver.lookup(cb, &query) {
@@ -285,6 +294,7 @@ impl Gateway {
                             form,
                             requirement,
                             kind,
+                            is_doubtful: question.is_doubtful,
                         };
                         (Some(exchange.stream), purpose)
                     }

@@ -112,8 +112,8 @@ async fn the_envoy_filter_serves_all_three_roles() {
 #[test]
 fn the_labels_are_those_of_the_project() {
     let shipped = manifests::document("envoy/stats_tags.yaml");
-    let tags = istio::stats_tags(&manifests::file("envoy/istio/labels.yaml"));
-    assert_eq!(tags, shipped["stats_config"]["stats_tags"]);
+    let bootstrap = istio::bootstrap(&manifests::file("envoy/istio/labels.yaml"));
+    assert_eq!(bootstrap["stats_config"], shipped["stats_config"]);
     let patch = manifests::document("envoy/istio/gateway-deployment.yaml");
     let annotations = &patch["spec"]["template"]["metadata"]["annotations"];
     assert_eq!(

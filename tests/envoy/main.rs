@@ -56,6 +56,7 @@ mod introspection_role;
 mod invalidation;
 mod istio;
 mod kubernetes;
+mod limits;
 mod metrics;
 mod outage;
 mod overload;

@@ -138,6 +138,8 @@ GET    /_matrix/key/v2/server                                                syn
 PUT    /_matrix/federation/v1/send/1                                         synapse-federation-inbound -
 GET    /_matrix/federation/v1/media/download/c                               synapse-media              -
 GET    /_matrix/media/v3/download/b/c                                        synapse-media              -
+GET    /_matrix/media/r0/download/b/c/name.png                               synapse-media              -
+GET    /_matrix/media/v1/thumbnail/b/c?width=1                               synapse-media              -
 ";
 
 /// Targets that a proxy which normalises would change.
@@ -147,14 +149,44 @@ const AS_SENT: &[(&str, &str)] = &[
         "synapse-federation-reader",
     ),
     (
-        "/_matrix/federation/v1//query/./x/../profile?user_id=%40a%3Ab%7E&&x=%2F",
+        "/_matrix/federation/v1//query/./x/..a/profile?user_id=%40a%3Ab%7E&&x=%2F/../",
         "synapse-federation-reader",
     ),
     (
-        "/_matrix/federation/v1/send/%2e%2E/%5C",
+        "/_matrix/federation/v1/send/%2e/...%2E/%5C",
         "synapse-federation-inbound",
     ),
     ("/_matrix/key/v2/query/%7Eb//", "synapse-federation-reader"),
+];
+
+/// What is a client's, or has `..` in its path: not on the listener for other homeservers, nor past the module on the
+/// gateway's.
+const NOT_OF_FEDERATION: [(&str, &str); 14] = [
+    ("GET", WHOAMI),
+    ("POST", "/_matrix/media/v3/upload"),
+    ("PUT", "/_matrix/media/v3/upload/b/c"),
+    ("POST", "/_matrix/media/v1/create"),
+    ("GET", "/_matrix/media/v3/config"),
+    ("GET", "/_matrix/media/v3/preview_url?url=http://192.0.2.1/"),
+    ("POST", "/_matrix/media/v3/download/b/c"),
+    ("GET", "/_matrix/media/v3/download/../../upload"),
+    ("GET", "/_matrix/federation/../client/v3/sync"),
+    (
+        "GET",
+        "/_matrix/federation/v1/media/../../../client/v3/sync",
+    ),
+    ("GET", "/_matrix/federation/%2e%2E%2fclient/v3/sync"),
+    ("PUT", "/_matrix/federation/v1/send/.%2e"),
+    ("GET", "/_matrix/key/v2/\\..\\x"),
+    ("GET", "/_matrix/key/v2/..?x=1"),
+];
+
+/// Names that some server reads as those of identity headers.
+const SPELLINGS: [(&str, &str); 4] = [
+    ("X-Matrix-User-Id", "@admin:example.org"),
+    ("x-matrix-device-id", "FORGED"),
+    ("X.Matrix.User.Id", "@admin:example.org"),
+    ("x-matrix~device!id", "FORGED"),
 ];
 
 /// The same with tokens.
@@ -295,10 +327,10 @@ impl Site {
 
     /// With an identity and an address that the client made up.
     fn forged(&self, request: Request) -> Request {
-        request
-            .header("X-Matrix-User-Id", "@admin:example.org")
-            .header("x-matrix-device-id", "FORGED")
-            .header("X-Forwarded-For", "192.0.2.1")
+        let forged = request.header("X-Forwarded-For", "192.0.2.1");
+        SPELLINGS
+            .iter()
+            .fold(forged, |request, (name, value)| request.header(name, value))
     }
 }
 
@@ -309,6 +341,13 @@ fn assert_told(seen: &SeenRequest, user: &str) {
         _ => NOBODY,
     };
     assert_eq!(identity(seen), wanted, "{}", seen.target);
+    for (name, value) in SPELLINGS {
+        assert!(
+            !values(seen, name).contains(&value),
+            "{name}: {}",
+            seen.target
+        );
+    }
 }
 
 #[tokio::test]
@@ -350,7 +389,8 @@ async fn the_production_listeners_leave_every_byte_of_a_path() {
     let site = Site::start().await;
     for way in ["federation", "gateway"] {
         for (target, cluster) in AS_SENT {
-            site.route(way, MATRIX, "GET", target, cluster).await;
+            let seen = site.route(way, MATRIX, "GET", target, cluster).await;
+            assert_told(&seen, "nobody");
         }
     }
     for (target, cluster) in AS_SENT_BY_CLIENTS {
@@ -403,8 +443,16 @@ async fn the_production_gateway_answers_what_has_no_cluster() {
     ] {
         assert_eq!(ask(host, "GET", target).await.status, 404, "{host}{target}");
     }
-    let on_8448 = Request::get(WHOAMI).bearer(&site.token);
-    assert_eq!(site.send("federation", &on_8448).await.status, 404);
+    for (method, target) in NOT_OF_FEDERATION {
+        let request = Request::new(method, target).bearer(&site.token);
+        let response = site.send("federation", &request).await;
+        assert_eq!(response.status, 404, "{method} {target}");
+        if target.starts_with("/_matrix/federation/") || target.starts_with("/_matrix/key/") {
+            let on_gateway = request.header("Host", MATRIX);
+            let response = site.send("gateway", &on_gateway).await;
+            assert_eq!(response.status, 404, "{method} {target}");
+        }
+    }
     // The two administrations are for trusted networks only.
     for (host, target) in [
         (MATRIX, "/_synapse/admin/v2/users"),

@@ -12,8 +12,10 @@ use self::service::RateLimitService;
 use super::edge::{WHOAMI, new_token};
 use crate::support::{
     envoy::{Envoy, bootstrap, read, shipped_at, yaml},
-    http::{Connection, Request, Response},
+    http::{self, Connection, Request, Response},
 };
+
+const ROOMS: &str = "/_matrix/client/v3/createRoom";
 
 /// What a user may have, and each device.
 const USER: u64 = 12;
@@ -113,10 +115,41 @@ impl Site {
             let response = self.send(&Request::get(WHOAMI).bearer("bridge")).await;
             assert_eq!(response.status, 200, "{response:?}");
         }
+        // Nobody gets out of a limit by a token that only Synapse would read.
+        let dave = self.device("dave", "DESK");
+        for content_type in [
+            "application/x-www-form-urlencoded",
+            "=?utf-8?q?application/x-www-form-urlencoded?=",
+            "application/x-www-form-urlencoded;a==?",
+        ] {
+            for target in [ROOMS.to_owned(), format!("{ROOMS}?access_token={dave}")] {
+                let form = Request::new("POST", &target)
+                    .header("content-type", content_type)
+                    .body(format!("{{\"x\":\"&access_token={dave}&\"}}"));
+                // Envoy closes a connection whose request it refuses before the body.
+                let refused = http::send(self.envoy.addr(), &form).await;
+                assert_eq!(
+                    refused.json()["errcode"],
+                    "M_MISSING_TOKEN",
+                    "{content_type}"
+                );
+            }
+        }
+        // Nor by a type that is none of a form.
+        let erin = self.device("erin", "DESK");
+        for number in 0..DEVICE + 2 {
+            let target = format!("{ROOMS}?access_token={erin}");
+            let json = Request::new("POST", &target)
+                .header("content-type", "application/json;a==?")
+                .body("{}");
+            let expected = if number < DEVICE { 200 } else { 429 };
+            let response = http::send(self.envoy.addr(), &json).await;
+            assert_eq!(response.status, expected, "{number}");
+        }
         // The module's own replies stay its own.
         let refused = self.send(&Request::get(WHOAMI)).await;
         assert_eq!(refused.json()["errcode"], "M_MISSING_TOKEN");
-        assert_eq!(self.homeserver.count(), 2 * DEVICE + left + 1 + USER * 2);
+        assert_eq!(self.homeserver.count(), 3 * DEVICE + left + 1 + USER * 2);
     }
 }
 

@@ -193,6 +193,44 @@ fn an_identity_from_outside_never_gets_through() {
     assert_eq!(worker.fate(stream), alice());
 }
 
+/// Nobody hides a token from the gateway by a media type that only may be that of a form.
+#[test]
+fn a_token_in_the_query_is_asked_about_unless_the_body_is_a_form() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"cache": {"negative_ttl": "0s"}}));
+    for (content_type, is_named) in [
+        ("application/json", true),
+        ("application/json;a==?", true),
+        ("=?utf-8?q?application/x-www-form-urlencoded?=", false),
+        ("=?utf-8?q?multipart/form-data;?= boundary=x", false),
+    ] {
+        let post = || {
+            let target = format!("{WHOAMI}?access_token={ALICE}");
+            Request::new("POST", &target).header("content-type", content_type)
+        };
+        let stream = worker.request(&gateway, post());
+        worker.answer_only_call(INACTIVE);
+        assert_eq!(worker.fate(stream), not_active(), "{content_type}");
+        let expected = if is_named {
+            alice()
+        } else {
+            // Synapse may find another token in the body.
+            Fate::forwarded_unannotated()
+        };
+        let stream = worker.request(&gateway, post());
+        worker.answer_only_call(&active("alice"));
+        assert_eq!(worker.fate(stream), expected, "{content_type}");
+        // From the worker's own cache as well.
+        assert_eq!(worker.send(&gateway, post()), expected, "{content_type}");
+        let logout = worker.request(
+            &gateway,
+            Request::new("POST", "/_matrix/client/v3/logout").bearer(ALICE),
+        );
+        worker.response(logout, 200);
+    }
+}
+
 #[test]
 fn shadow_mode_counts_what_it_would_reject_and_rejects_nothing() {
     let process = Process::new();

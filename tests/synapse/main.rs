@@ -23,6 +23,7 @@ mod support {
 
 mod answer;
 mod compose;
+mod content_types;
 mod extraction;
 mod introspections;
 mod invalidation;

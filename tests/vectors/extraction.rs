@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use matrix_edge_auth::matrix::{
-    credential::{Authorization, Credential, CredentialError, Source, extract, is_form_post},
+    credential::{Authorization, Credential, CredentialError, Source, extract, form_post},
     endpoint::{AuthRequirement, Method, classify},
 };
 
@@ -200,7 +200,7 @@ fn join(values: &[Vec<u8>]) -> Vec<u8> {
 
 impl Row {
     fn found(&self, seen: Seen) -> String {
-        let form_post = || is_form_post(self.method.as_bytes(), self.content_type.as_deref());
+        let form_post = || form_post(self.method.as_bytes(), self.content_type.as_deref());
         let values = self.authorization.as_deref().unwrap_or_default();
         let joined = join(values);
         let authorization = match (values, seen) {
@@ -215,12 +215,14 @@ impl Row {
             Ok(Credential::Token {
                 token,
                 source: Source::Header,
+                ..
             }) => {
                 format!("header: {}", token.as_str())
             }
             Ok(Credential::Token {
                 token,
                 source: Source::Query,
+                ..
             }) => {
                 format!("query: {}", token.as_str())
             }

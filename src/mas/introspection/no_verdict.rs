@@ -100,6 +100,11 @@ impl NoVerdict {
         }
     }
 
+    /// Returns whether it says that MAS cannot be asked, or gave no answer. Otherwise MAS may be as well as ever.
+    pub const fn is_failure(self) -> bool {
+        !matches!(self, Self::Overloaded | Self::OverBudget { .. })
+    }
+
     /// Returns what the metrics call it; `None` if this worker tried to ask nothing.
     pub const fn outcome(self) -> Option<IntrospectionOutcome> {
         match self {

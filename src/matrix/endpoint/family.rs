@@ -26,6 +26,8 @@ pub(super) struct Endpoint {
     pub(super) method: Option<Method>,
     /// `{}` is one segment, `{+}` one that is not empty; a final `**` is any number.
     pub(super) path: &'static str,
+    /// How many bytes of it come before the first segment in braces and the final `**`.
+    literal: usize,
     /// How a request spells the other segments.
     spelling: Spelling,
     pub(super) requirement: AuthRequirement,
@@ -91,6 +93,7 @@ pub(super) const fn any(path: &'static str, requirement: AuthRequirement) -> End
     Endpoint {
         method: None,
         path,
+        literal: literal(path),
         spelling: Spelling::Raw,
         requirement,
     }
@@ -127,17 +130,48 @@ const fn only(method: Method, path: &'static str, requirement: AuthRequirement) 
     }
 }
 
+const fn literal(path: &str) -> usize {
+    let mut rest = path.as_bytes();
+    while let [first, tail @ ..] = rest
+        && !matches!(first, b'{' | b'*')
+    {
+        rest = tail;
+    }
+    path.len() - rest.len()
+}
+
 impl Endpoint {
     pub(super) fn matches_path(&self, path: &[u8]) -> bool {
-        let mut segments = self.spelling.path(path).split(|&byte| byte == b'/');
-        for expected in self.path.split('/') {
-            if expected == "**" {
+        self.may_match(path) && self.matches_segments(path)
+    }
+
+    /// The quick answer for nearly every line of the table: the path begins otherwise.
+    fn may_match(&self, path: &[u8]) -> bool {
+        let Some(literal) = self.path.as_bytes().get(..self.literal) else {
+            return true;
+        };
+        // `/a/**` is also for `/a`.
+        let literal = literal.strip_suffix(b"/").unwrap_or(literal);
+        match self.spelling {
+            Spelling::Raw => path.starts_with(literal),
+            // The byte after the slash may be encoded, or be another slash.
+            Spelling::Decoded => path
+                .get(1)
+                .is_none_or(|byte| matches!(byte, b'%' | b'/') || Some(byte) == literal.get(1)),
+        }
+    }
+
+    fn matches_segments(&self, path: &[u8]) -> bool {
+        let is_slash = |byte: &u8| *byte == b'/';
+        let mut segments = self.spelling.path(path).split(is_slash);
+        for expected in self.path.as_bytes().split(is_slash) {
+            if expected == b"**" {
                 return true;
             }
             let matches = segments.next().is_some_and(|segment| match expected {
-                "{}" => true,
-                "{+}" => !segment.is_empty(),
-                _ => self.spelling.matches(segment, expected.as_bytes()),
+                b"{}" => true,
+                b"{+}" => !segment.is_empty(),
+                _ => self.spelling.matches(segment, expected),
             });
             if !matches {
                 return false;

@@ -362,9 +362,29 @@ const UNSTABLE_MEDIA_FEATURES: &[Family] = &[listed(
 /// The one path of the client-server API that has no version.
 const VERSIONS: &[u8] = b"/_matrix/client/versions";
 
+/// What is below this raw prefix stands in [`MATRIX`], and all of it begins so when it is decoded.
+const MATRIX_PREFIX: &[u8] = b"/_matrix/";
+
+/// The rest of `/_matrix/`, by the whole path; the first match counts.
+const MATRIX: &[Endpoint] = &[
+    any("/_matrix/client/versions", Optional),
+    // Matrix APIs for others than clients.
+    any("/_matrix/app/**", Foreign),
+    // A page for a browser, with a signature of Synapse's in its query.
+    resource("/_matrix/consent/**", Nothing),
+    // The query's access_token is an OpenID token; widgets and call services ask on the client's
+    // port.
+    any("/_matrix/federation/v1/openid/userinfo", Foreign),
+    // Signed by the other homeserver (`X-Matrix`).
+    any("/_matrix/federation/**", Nothing),
+    any("/_matrix/identity/**", Foreign),
+    any("/_matrix/key/**", Nothing),
+    any("/_matrix/push/**", Nothing),
+    resource("/_matrix/static/**", Nothing),
+];
+
 /// Everything else, by the whole path; the first match counts.
 const ELSEWHERE: &[Endpoint] = &[
-    any("/_matrix/client/versions", Optional),
     resource("/", Nothing),
     resource("/health", Nothing),
     any("/metrics", Nothing),
@@ -379,19 +399,6 @@ const ELSEWHERE: &[Endpoint] = &[
     resource("/_synapse/client/unsubscribe", Foreign),
     // Single sign-on pages and rendezvous sessions.
     resource("/_synapse/client/**", Nothing),
-    // Matrix APIs for others than clients.
-    any("/_matrix/app/**", Foreign),
-    // A page for a browser, with a signature of Synapse's in its query.
-    resource("/_matrix/consent/**", Nothing),
-    // The query's access_token is an OpenID token; widgets and call services ask on the client's
-    // port.
-    any("/_matrix/federation/v1/openid/userinfo", Foreign),
-    // Signed by the other homeserver (`X-Matrix`).
-    any("/_matrix/federation/**", Nothing),
-    any("/_matrix/identity/**", Foreign),
-    any("/_matrix/key/**", Nothing),
-    any("/_matrix/push/**", Nothing),
-    resource("/_matrix/static/**", Nothing),
     // MAS.
     any("/.well-known/change-password", MasOwned),
     any("/.well-known/openid-configuration", MasOwned),
@@ -424,7 +431,15 @@ where
         Some((family, rest)) => {
             requirement(family.endpoints, rest, method).unwrap_or(family.otherwise)
         }
-        None => requirement(ELSEWHERE, path, method).unwrap_or(Unknown),
+        None => {
+            let of_matrix = requirement(MATRIX, path, method);
+            let elsewhere = || match path.starts_with(MATRIX_PREFIX) {
+                true => None,
+                // Also what begins with the prefix only when it is decoded.
+                false => requirement(ELSEWHERE, path, method),
+            };
+            of_matrix.or_else(elsewhere).unwrap_or(Unknown)
+        }
     }
 }
 

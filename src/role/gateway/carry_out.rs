@@ -11,10 +11,7 @@ use super::{
 use crate::{
     config::{Config, Mode},
     host::{HostError, Metrics, RequestHead, Streams},
-    matrix::{
-        identity::{Identity, header_value},
-        reply::{Cors, Rejection},
-    },
+    matrix::reply::{Cors, Rejection},
     metrics::Metric,
     role::{
         exchange::Phase,
@@ -55,7 +52,7 @@ pub(super) fn carry_out<H: Streams + Metrics>(
     host: &H,
     exchange: &Exchange,
     decision: Decision,
-    form: ReplyForm,
+    form: impl FnOnce() -> ReplyForm,
 ) {
     let config = &exchange.plugin.config;
     match decision {
@@ -70,7 +67,7 @@ pub(super) fn carry_out<H: Streams + Metrics>(
                 watch::would_reject(host, exchange, rejection.reason());
                 exchange.set_phase(Phase::Forwarded);
             }
-            Mode::Enforce => reject(host, exchange, rejection, form),
+            Mode::Enforce => reject(host, exchange, rejection, form()),
         },
     }
 }
@@ -105,25 +102,26 @@ fn annotate(
     config: &Config,
     annotation: &Annotation,
 ) -> Result<(), HostError> {
-    let Some(Identity { user_id, device_id }) = annotation.identity() else {
+    let Some(headers) = annotation.headers() else {
         return Ok(());
     };
     let names = &config.identity_headers;
+    let kind = annotation.kind.map(|kind| kind.as_str().as_bytes());
     for (name, value) in [
-        (&names.user_id, Some(user_id.as_str())),
-        (&names.device_id, device_id.as_deref()),
-        (&names.client_id, annotation.client_id()),
-        (&names.scope, Some(annotation.scope())),
-        (&names.token_kind, annotation.kind.map(|kind| kind.as_str())),
+        (&names.user_id, Some(&*headers.user_id)),
+        (&names.device_id, headers.device_id.as_deref()),
+        (&names.client_id, headers.client_id.as_deref()),
+        (&names.scope, Some(&*headers.scope)),
+        (&names.token_kind, kind),
     ] {
         if let (Some(name), Some(value)) = (name, value) {
-            host.set_request_header(name, &header_value(value))?;
+            host.add_request_header(name, value)?;
         }
     }
     if config.filter_state {
-        host.set_filter_state(STATE_USER_ID, &header_value(user_id))?;
-        if let Some(device_id) = device_id {
-            host.set_filter_state(STATE_DEVICE_ID, &header_value(device_id))?;
+        host.set_filter_state(STATE_USER_ID, &headers.user_id)?;
+        if let Some(device_id) = &headers.device_id {
+            host.set_filter_state(STATE_DEVICE_ID, device_id)?;
         }
     }
     Ok(())

@@ -13,9 +13,9 @@ use crate::{
         token::{Shape, TokenKind, shape},
     },
     matrix::{
-        credential::{Credential, Source, extract, has_query_token, is_form_post},
+        credential::{Credential, Source, extract, form_post, has_query_token},
         endpoint::{AuthRequirement, Method},
-        identity::{Identity, identity, is_server_admin},
+        identity::{Identity, header_value, identity, is_server_admin},
         reply::Rejection,
         session_end::{SessionEnd, logout_token},
     },
@@ -52,35 +52,74 @@ pub struct Need<'a> {
     pub kind: Option<TokenKind>,
     /// What the endpoint needs.
     pub requirement: AuthRequirement,
+    /// Whether the homeserver may take another token, in a body that is not read. Then the request gets no identity.
+    pub is_doubtful: bool,
+}
+
+/// What a token is by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Recognized {
+    /// Its identity in the cache.
+    pub digest: TokenDigest,
+    /// Its form.
+    pub shape: Shape,
+}
+
+impl Recognized {
+    /// Returns what `token` is.
+    pub fn of(token: &[u8]) -> Self {
+        Self {
+            digest: TokenDigest::of(token),
+            shape: shape(token),
+        }
+    }
 }
 
 /// What an active token grants on this server, ready to be written.
 #[derive(Debug)]
 pub struct Grant {
-    identity: Result<Identity, Rejection>,
+    identity: Result<GrantedHeaders, Rejection>,
     is_server_admin: bool,
-    client_id: Option<String>,
-    scope: String,
+}
+
+/// The values of the identity headers, [encoded](header_value).
+#[derive(Debug)]
+pub struct GrantedHeaders {
+    /// `@localpart:server_name`.
+    pub user_id: Vec<u8>,
+    /// The device, if the token belongs to one.
+    pub device_id: Option<Vec<u8>>,
+    /// OAuth client id.
+    pub client_id: Option<Vec<u8>>,
+    /// Scope.
+    pub scope: Vec<u8>,
 }
 
 impl Grant {
     /// What `token` grants on `server_name`.
     pub fn new(token: &ActiveToken, server_name: &str) -> Self {
+        let headers = |Identity { user_id, device_id }| GrantedHeaders {
+            user_id: header_value(&user_id),
+            device_id: device_id.as_deref().map(header_value),
+            client_id: token.client_id.as_deref().map(header_value),
+            scope: header_value(&token.scope),
+        };
         Self {
-            identity: identity(token, server_name),
+            identity: identity(token, server_name).map(headers),
             is_server_admin: is_server_admin(token),
-            client_id: token.client_id.clone(),
-            scope: token.scope.clone(),
         }
     }
 
     /// Bytes on the heap, for bounding what is kept.
     pub fn heap_bytes(&self) -> usize {
-        let identity = self.identity.as_ref().map_or(0, |identity| {
-            identity.user_id.len() + identity.device_id.as_ref().map_or(0, String::len)
+        let optional = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len);
+        let headers = self.identity.as_ref().map_or(0, |headers| {
+            headers.user_id.len()
+                + optional(&headers.device_id)
+                + optional(&headers.client_id)
+                + headers.scope.len()
         });
-        let client_id = self.client_id.as_ref().map_or(0, String::len);
-        size_of::<Self>() + identity + client_id + self.scope.len()
+        size_of::<Self>() + headers
     }
 }
 
@@ -95,6 +134,16 @@ pub enum Decision {
     Reject(Rejection),
 }
 
+impl Decision {
+    /// Returns the decision without an identity, if it is doubtful whose token counts.
+    pub fn without_doubt(self, is_doubtful: bool) -> Self {
+        match self {
+            Self::Annotate(_) if is_doubtful => Self::Forward,
+            decision => decision,
+        }
+    }
+}
+
 /// What the request headers and the filter state say of an active token.
 #[derive(Debug)]
 pub struct Annotation {
@@ -104,24 +153,18 @@ pub struct Annotation {
 }
 
 impl Annotation {
-    /// User and device.
-    pub fn identity(&self) -> Option<&Identity> {
+    /// Returns the values of the headers.
+    pub fn headers(&self) -> Option<&GrantedHeaders> {
         self.grant.identity.as_ref().ok()
-    }
-
-    /// OAuth client id.
-    pub fn client_id(&self) -> Option<&str> {
-        self.grant.client_id.as_deref()
-    }
-
-    /// Scope.
-    pub fn scope(&self) -> &str {
-        &self.grant.scope
     }
 }
 
-/// Decides what `head` needs under `config`.
-pub fn inspect<'a>(config: &Config, head: &'a RequestHead) -> Inspection<'a> {
+/// Decides what `head` needs under `config`. `recognize` says what a token is; [`Recognized::of`] does.
+pub fn inspect<'a>(
+    config: &Config,
+    head: &'a RequestHead,
+    recognize: impl FnOnce(&[u8]) -> Recognized,
+) -> Inspection<'a> {
     let target = head.target();
     let requirement = config
         .endpoints
@@ -138,7 +181,7 @@ pub fn inspect<'a>(config: &Config, head: &'a RequestHead) -> Inspection<'a> {
                 .into_iter()
                 .find_map(|target| SessionEnd::of(target, || head.method(), authorization));
             return match end {
-                Some(end) => inspect_end(config, end, authorization),
+                Some(end) => inspect_end(config, end, authorization, recognize),
                 None => Inspection::Forward,
             };
         }
@@ -147,7 +190,7 @@ pub fn inspect<'a>(config: &Config, head: &'a RequestHead) -> Inspection<'a> {
         | AuthRequirement::Admin
         | AuthRequirement::Unknown => {}
     }
-    let form_post = || is_form_post(head.method(), head.content_type());
+    let form_post = || form_post(head.method(), head.content_type());
     let credential = match extract(head.authorization(), target, form_post) {
         Ok(credential) => credential,
         Err(error) => return unless_optional(requirement, error.into()),
@@ -165,7 +208,25 @@ pub fn inspect<'a>(config: &Config, head: &'a RequestHead) -> Inspection<'a> {
             AuthRequirement::Unknown => Inspection::Forward,
             _ => Inspection::Reject(Rejection::MissingToken),
         },
-        Credential::Token { token, .. } => inspect_token(config, token, requirement),
+        Credential::Token {
+            is_doubtful: true, ..
+        } if config.form_tokens == FormTokens::Reject
+            && requirement != AuthRequirement::Unknown =>
+        {
+            Inspection::Reject(Rejection::MissingToken)
+        }
+        Credential::Token {
+            token, is_doubtful, ..
+        } => {
+            let recognized = recognize(token.as_bytes());
+            match inspect_token(config, token, recognized, requirement) {
+                Inspection::Introspect(need) => Inspection::Introspect(Need {
+                    is_doubtful,
+                    ..need
+                }),
+                inspection => inspection,
+            }
+        }
     }
 }
 
@@ -175,12 +236,17 @@ fn inspect_end<'a>(
     config: &Config,
     end: SessionEnd,
     authorization: Option<&'a [u8]>,
+    recognize: impl FnOnce(&[u8]) -> Recognized,
 ) -> Inspection<'a> {
     let token = match (end, config.mode) {
         (SessionEnd::LogoutAll(_), Mode::Enforce) => authorization.and_then(logout_token),
         _ => None,
     };
-    match token.map(|token| inspect_token(config, token, AuthRequirement::MasOwned)) {
+    let inspection = token.map(|token| {
+        let recognized = recognize(token.as_bytes());
+        inspect_token(config, token, recognized, AuthRequirement::MasOwned)
+    });
+    match inspection {
         Some(Inspection::Introspect(question)) if question.kind.is_some() => {
             Inspection::Identify(question)
         }
@@ -211,13 +277,13 @@ fn inspect_form<'a>(config: &Config, target: &[u8]) -> Inspection<'a> {
 fn inspect_token<'a>(
     config: &Config,
     token: AccessToken<'a>,
+    Recognized { digest, shape }: Recognized,
     requirement: AuthRequirement,
 ) -> Inspection<'a> {
-    let digest = TokenDigest::of(token.as_bytes());
     if config.appservice_tokens.binary_search(&digest.0).is_ok() {
         return Inspection::Forward;
     }
-    let kind = match (shape(token.as_bytes()), config.unrecognized_tokens) {
+    let kind = match (shape, config.unrecognized_tokens) {
         (Shape::Introspectable(kind), _) => Some(kind),
         (Shape::CannotExist, _) | (Shape::Unrecognized, UnrecognizedTokens::Reject) => {
             return Inspection::Inactive;
@@ -234,6 +300,7 @@ fn inspect_token<'a>(
         digest,
         kind,
         requirement,
+        is_doubtful: false,
     })
 }
 

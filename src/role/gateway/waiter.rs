@@ -20,6 +20,7 @@ pub(super) enum Purpose {
         form: ReplyForm,
         requirement: AuthRequirement,
         kind: Option<TokenKind>,
+        is_doubtful: bool,
     },
     /// Whose sessions it ends. It goes on in any case.
     LogoutAll,

@@ -85,9 +85,23 @@ impl Scenario {
             let (known, uncertain) = lost.fold((0, 0), |(known, all), lost| {
                 (known + usize::from(now.at < lost.until), all + 1)
             });
+            // A quarter more, for tokens that were active lately.
             assert!(
-                calls.len() + known <= ASKING_ROLES * cap,
+                calls.len() + known <= ASKING_ROLES * (cap + cap.div_ceil(4)),
                 "the cap on calls in flight is kept"
+            );
+            let has_never_been_active = |session: usize| {
+                let mut answers = self.mas.answers.iter();
+                !answers.any(|answer| {
+                    answer.session == session && matches!(answer.verdict, Verdict::Active { .. })
+                })
+            };
+            let unknown = calls
+                .iter()
+                .filter(|call| has_never_been_active(session_of(&call.body)));
+            assert!(
+                unknown.count() <= ASKING_ROLES * cap,
+                "the cap on calls about unknown tokens is kept"
             );
             if calls.len() + uncertain >= cap {
                 self.full = Some(now);

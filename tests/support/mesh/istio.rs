@@ -57,6 +57,8 @@ struct Listener {
     bind: u64,
     is_https: bool,
     manager: Value,
+    /// What patches say of the listener itself.
+    merged: Value,
 }
 
 impl Listener {
@@ -68,7 +70,7 @@ impl Listener {
     }
 
     fn finish(self) -> Value {
-        json!({
+        let mut listener = json!({
             "name": format!("0.0.0.0_{}", self.bind),
             "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
             "stat_prefix": format!("0.0.0.0_{}", self.bind),
@@ -76,7 +78,9 @@ impl Listener {
                 "name": "envoy.filters.network.http_connection_manager",
                 "typed_config": self.manager,
             }]}],
-        })
+        });
+        merge(&mut listener, &self.merged);
+        listener
     }
 }
 
@@ -93,6 +97,7 @@ fn listeners(resources: &[Value], port: impl Fn(u64) -> u64) -> Vec<Listener> {
                 bind: port(number),
                 is_https: server["port"]["protocol"] == "HTTPS",
                 manager: manager(virtual_hosts(resources, gateway, server, number)),
+                merged: json!({}),
             });
         }
     }
@@ -353,6 +358,13 @@ fn apply(patch: &Value, listeners: &mut [Listener], extensions: &mut Vec<Value>)
             }
             assert_ne!(merged, 0, "no virtual host is called {}", host["name"]);
         }
+        // listener_patch.go.
+        ("LISTENER", "MERGE") => {
+            assert!(wanted.is_null());
+            for listener in listeners {
+                merge(&mut listener.merged, value);
+            }
+        }
         // listener_patch.go, by the port that the container listens on.
         (of @ ("HTTP_FILTER" | "NETWORK_FILTER"), operation) => {
             let manager = "envoy.filters.network.http_connection_manager";
@@ -412,12 +424,11 @@ fn elements_mut(list: &mut Value) -> impl Iterator<Item = &mut Value> {
     super::each(list)
 }
 
-/// The labels for metrics that the ConfigMap of `bootstrapOverride` adds, which Envoy gets by `--config-yaml`
-/// (pkg/envoy/proxy.go).
-pub fn stats_tags(resources: &[Value]) -> Value {
+/// What the ConfigMap of `bootstrapOverride` adds, which Envoy gets by `--config-yaml` (pkg/envoy/proxy.go).
+pub fn bootstrap(resources: &[Value]) -> Value {
     let map = the(resources, "ConfigMap");
     let bootstrap = text(&map["data"]["custom_bootstrap.json"]);
     let bootstrap: Value = serde_json::from_str(bootstrap).expect("the override is JSON");
-    knows(&bootstrap, &["stats_config"]);
-    bootstrap["stats_config"]["stats_tags"].clone()
+    knows(&bootstrap, &["stats_config", "layered_runtime"]);
+    bootstrap
 }

@@ -144,12 +144,9 @@ impl Streams for SimulatedHost {
         self.with_request(|request| Ok(fields(&request.trailers)))
     }
 
-    fn set_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
-        self.note(format!("set {name}"));
-        self.change_header(|request| {
-            request.headers.retain(|(key, _)| key != name);
-            request.headers.push((name.to_owned(), value.to_vec()));
-        })
+    fn add_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        self.note(format!("add {name}"));
+        self.change_header(|request| request.headers.push((name.to_owned(), value.to_vec())))
     }
 
     fn remove_request_header(&self, name: &str) -> Result<(), HostError> {

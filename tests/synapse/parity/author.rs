@@ -137,14 +137,14 @@ const AFTER_HEADER_TOKEN: [&str; 18] = [
     "", "", "", "", "", "", "", "", "", " ", "\t", " x", ",x", "\tx", "=", "%20", " , Bearer x", "\u{e9}",
 ];
 #[rustfmt::skip]
-const CONTENT_TYPES: [&str; 16] = [
+const CONTENT_TYPES: [&str; 17] = [
     "application/json", "application/json", "application/json", "application/json",
     "application/x-www-form-urlencoded", "application/x-www-form-urlencoded",
     "application/x-www-form-urlencoded", "Application/X-WWW-Form-Urlencoded",
     "application/x-www-form-urlencoded ; charset=utf-8", "application/x-www-form-urlencoded;",
     "application/x-www-form-urlencoded, text/plain", "application/x-www-form-urlencoded x",
     "application /x-www-form-urlencoded", "\"application/x-www-form-urlencoded\"",
-    "multipart/form-data; boundary=x", "",
+    "multipart/form-data; boundary=x", "", "application/json;a==?",
 ];
 /// What a token may end in once it is decoded. MAS knows a token of [`Author::new_token`] with each of them, and each
 /// is another user's: one that is cut or decoded wrongly shows.

@@ -105,7 +105,7 @@ fn config(overrides: Value) -> Config {
 }
 
 fn needs(config: &Config, head: &Head) -> Needs {
-    match inspect(config, &head.read()) {
+    match inspect(config, &head.read(), Recognized::of) {
         Inspection::Forward => Needs::Nothing,
         Inspection::ForwardAndWatch(end) => Needs::Watching(end),
         Inspection::Identify(question) => Needs::Owner(question.digest),
@@ -272,6 +272,37 @@ fn a_form_goes_to_the_homeserver_unless_that_is_turned_off() {
     );
 }
 
+/// Twisted decodes the type, and may find a form. Then the token in its body counts, and otherwise that in the query.
+#[test]
+fn a_body_that_may_be_a_form_hides_no_token_in_the_query() {
+    let post = |target: &str, content_type| Head {
+        content_type: Some(content_type),
+        ..Head::post(target)
+    };
+    let encoded = "application/x-www-=?utf-8?q?form-urlencoded?=";
+    let with_query = |path: &str| format!("{path}?access_token={TOKEN}");
+    let dead = format!("{REQUIRED}?access_token=mat_damaged");
+    for (form_tokens, of_query, of_body) in [
+        ("pass", OAUTH, Needs::Nothing),
+        ("reject", MISSING, MISSING),
+    ] {
+        assert_needs(
+            json!({"form_tokens": form_tokens}),
+            &[
+                (post(&with_query(REQUIRED), encoded), of_query),
+                (post(REQUIRED, encoded), of_body),
+                (post(&with_query(UNKNOWN), encoded), OAUTH),
+                (post(&with_query(REQUIRED), "application/json;a==?"), OAUTH),
+                (post(REQUIRED, "application/json;a==?"), MISSING),
+            ],
+        );
+    }
+    assert_needs(
+        json!({"form_tokens": "pass"}),
+        &[(post(&dead, encoded), Needs::Inactive)],
+    );
+}
+
 #[test]
 fn the_form_of_a_token_decides_whether_mas_is_asked() {
     let control_byte = "opaque\u{1}token";
@@ -362,10 +393,10 @@ fn end(overrides: &Value, requirement: AuthRequirement, verdict: Verdict<Rc<Gran
     match decide(&config(overrides.clone()), requirement, None, verdict) {
         Decision::Forward => End::Forwarded,
         Decision::Annotate(annotation) => {
-            let identity = annotation
-                .identity()
+            let headers = annotation
+                .headers()
                 .expect("one that grants nothing is no end");
-            End::ForwardedAs(identity.user_id.clone())
+            End::ForwardedAs(String::from_utf8(headers.user_id.clone()).unwrap())
         }
         Decision::Reject(rejection) => End::Rejected(rejection),
     }
@@ -383,12 +414,10 @@ fn an_active_token_makes_its_user_known() {
     let Decision::Annotate(annotation) = decision else {
         panic!("{decision:?}");
     };
-    let device = annotation
-        .identity()
-        .and_then(|identity| identity.device_id.as_deref());
-    assert_eq!(device, Some("A"));
-    assert_eq!(annotation.client_id(), Some("client"));
-    assert_eq!((annotation.scope(), annotation.kind), (API, kind));
+    let headers = annotation.headers().expect("an identity");
+    assert_eq!(headers.device_id.as_deref(), Some(&b"A"[..]));
+    assert_eq!(headers.client_id.as_deref(), Some(&b"client"[..]));
+    assert_eq!((&*headers.scope, annotation.kind), (API.as_bytes(), kind));
 }
 
 #[test]

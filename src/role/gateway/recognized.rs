@@ -1,0 +1,113 @@
+//! What the tokens in use are, so that a hit computes neither the SHA-256 nor the checksum of its token.
+//!
+//! Both are pure functions of the token, so what is remembered is never out of date. Only tokens of which the worker
+//! keeps a grant are remembered: invented ones push nothing out.
+//!
+//! The non-obvious rule: the keys are hashes, and a collision would give one token the answer about another. So they are
+//! 128 bits of SipHash under a secret key of the VM: nobody outside can look for collisions, and by chance there are none.
+
+use std::hash::{BuildHasher, RandomState};
+
+use super::policy::Recognized;
+use crate::sorted::SortedMap;
+
+type Key = (u64, u64);
+
+/// The tokens in use of one worker.
+#[derive(Default)]
+pub(super) struct RecognizedTokens {
+    secret: RandomState,
+    tokens: SortedMap<Key, Recognized>,
+    /// The last token that was looked at, if it was not among them.
+    last: Option<(Key, Recognized)>,
+}
+
+impl RecognizedTokens {
+    /// Returns what `token` is.
+    pub fn of(&mut self, token: &[u8]) -> Recognized {
+        let key = (
+            self.secret.hash_one((0_u8, token)),
+            self.secret.hash_one((1_u8, token)),
+        );
+        if let Some(known) = self.tokens.get(&key) {
+            self.last = None;
+            return *known;
+        }
+        let recognized = Recognized::of(token);
+        self.last = Some((key, recognized));
+        recognized
+    }
+
+    /// Remembers the last token that was looked at. When there are `capacity` of them they are all forgotten: the next
+    /// hit of each costs its digest once.
+    pub fn remember_last(&mut self, capacity: usize) {
+        let Some((key, recognized)) = self.last.take() else {
+            return;
+        };
+        if self.tokens.len() >= capacity {
+            self.tokens = SortedMap::new();
+        }
+        self.tokens.insert(key, recognized);
+    }
+}
+
+impl std::fmt::Debug for RecognizedTokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RecognizedTokens(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::{
+        mas::token::{Shape, TokenKind},
+        token::TokenDigest,
+    };
+
+    const TOKENS: [&[u8]; 3] = [
+        b"mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1",
+        b"syt_YWxpY2U_x",
+        b"mat_of_nobody",
+    ];
+
+    #[test]
+    fn a_token_is_the_same_before_and_after_it_is_remembered() {
+        let mut tokens = RecognizedTokens::default();
+        for _ in 0..2 {
+            for token in TOKENS {
+                let found = tokens.of(token);
+                assert_eq!(found.digest, TokenDigest::of(token));
+                assert_eq!(found.shape, Recognized::of(token).shape);
+                tokens.remember_last(10);
+            }
+        }
+        assert_eq!(tokens.tokens.len(), TOKENS.len());
+        let kind = TokenKind::CompatAccessToken;
+        assert_eq!(tokens.of(TOKENS[1]).shape, Shape::Introspectable(kind));
+    }
+
+    #[test]
+    fn nothing_is_remembered_of_tokens_that_grant_nothing() {
+        let mut tokens = RecognizedTokens::default();
+        for number in 0..1_000_u32 {
+            tokens.of(&number.to_le_bytes());
+        }
+        assert!(tokens.tokens.is_empty());
+    }
+
+    #[test]
+    fn no_more_are_remembered_than_grants_are_kept() {
+        let mut tokens = RecognizedTokens::default();
+        for number in 0..1_000_u32 {
+            tokens.of(&number.to_le_bytes());
+            tokens.remember_last(64);
+            tokens.remember_last(64);
+            assert!(tokens.tokens.len() <= 64);
+        }
+        assert!(tokens.tokens.len() > 1);
+    }
+}

@@ -1,0 +1,149 @@
+//! What Envoy may hold in memory for one connection and for one call of the module: its defaults are megabytes for each,
+//! and anyone can cause many of both.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use stand_in::mas::{Fault, Options};
+
+use super::edge::{Edge, WHOAMI, assert_no_verdict, new_token};
+use crate::support::{
+    envoy::{bootstrap, read, repository, shipped, yaml},
+    http::Request,
+    mesh::{envoy_gateway, istio, manifests},
+};
+
+const MIB: u64 = 1024 * 1024;
+
+/// The runtime key, and what it may be: more than the module reads of an answer, and not much more.
+const ANSWER: &str = "http.async_response_buffer_limit";
+const ANSWER_BYTES: [u64; 2] = [65 * 1024, 128 * 1024];
+
+/// The bootstrap configurations below `envoy/`, by their paths.
+fn bootstraps() -> Vec<(String, Value)> {
+    let mut found = Vec::new();
+    visit(&repository().join("envoy"), &mut found);
+    assert!(found.len() >= 9, "{} files", found.len());
+    found
+}
+
+fn visit(folder: &Path, found: &mut Vec<(String, Value)>) {
+    for entry in folder.read_dir().expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            visit(&path, found);
+            continue;
+        }
+        let path = path.strip_prefix(repository()).expect("a path below it");
+        let path = path.to_str().expect("a plain name");
+        if !path.ends_with(".yaml") {
+            continue;
+        }
+        let text = read(path);
+        if text.lines().any(|line| line == "static_resources:") {
+            found.push((path.to_owned(), yaml(&text)));
+        }
+    }
+}
+
+/// Returns what a bootstrap configuration says of the length of answers.
+fn answer_limit(bootstrap: &Value) -> Option<u64> {
+    let layers = bootstrap["layered_runtime"]["layers"].as_array()?;
+    layers
+        .iter()
+        .find_map(|layer| layer["static_layer"][ANSWER].as_u64())
+}
+
+/// Returns the configurations of the listener's network filters, among them the HTTP connection manager's.
+fn managers(listener: &Value) -> impl Iterator<Item = &Value> {
+    let chains = listener["filter_chains"].as_array().into_iter().flatten();
+    let filters = chains.flat_map(|chain| chain["filters"].as_array().into_iter().flatten());
+    filters.map(|filter| &filter["typed_config"])
+}
+
+/// Returns why the listener may hold more of a connection than is good.
+fn fault_of(listener: &Value, manager: &Value) -> Option<String> {
+    if !listener["per_connection_buffer_limit_bytes"]
+        .as_u64()
+        .is_some_and(|limit| limit <= 64 * 1024)
+    {
+        return Some("per_connection_buffer_limit_bytes".to_owned());
+    }
+    let http2 = &manager["http2_protocol_options"];
+    [
+        ("initial_stream_window_size", 256 * 1024),
+        ("initial_connection_window_size", MIB),
+    ]
+    .into_iter()
+    .find(|(name, most)| !http2[name].as_u64().is_some_and(|size| size <= *most))
+    .map(|(name, _)| name.to_owned())
+}
+
+#[test]
+fn every_shipped_bootstrap_bounds_the_answers_of_mas() {
+    let mut shipped = bootstraps();
+    shipped.push((
+        "envoy/istio/labels.yaml".to_owned(),
+        istio::bootstrap(&manifests::file("envoy/istio/labels.yaml")),
+    ));
+    shipped.push((
+        "envoy/envoy-gateway/gateway.yaml".to_owned(),
+        envoy_gateway::bootstrap(&manifests::file("envoy/envoy-gateway/gateway.yaml")),
+    ));
+    let [least, most] = ANSWER_BYTES;
+    for (path, bootstrap) in shipped {
+        let limit = answer_limit(&bootstrap);
+        let is_good = limit.is_some_and(|limit| (least..=most).contains(&limit));
+        assert!(is_good, "{path}: {limit:?}");
+    }
+}
+
+/// Clients reach the listeners that take their address for the true one.
+#[test]
+fn every_shipped_listener_for_clients_bounds_what_a_connection_may_hold() {
+    let mut listeners = 0;
+    for (path, mut config) in bootstraps() {
+        for listener in bootstrap::listeners(&mut config) {
+            for manager in managers(listener) {
+                if manager["use_remote_address"] == json!(true) {
+                    listeners += 1;
+                    let fault = fault_of(listener, manager);
+                    assert_eq!(fault, None, "{path}: {}", listener["name"]);
+                }
+            }
+        }
+    }
+    assert!(listeners >= 11, "{listeners} listeners");
+}
+
+/// MAS, or who answers in its place, sends more than Envoy can hold, to many calls at once.
+#[tokio::test]
+async fn answers_without_an_end_do_not_fill_the_memory() {
+    const CALLS: usize = 24;
+    const ANSWER: usize = 24 << 20;
+    let edge = Edge::start_with(json!({}), Options::default(), |builder| {
+        builder.bootstrap(|config| config["layered_runtime"] = shipped()["layered_runtime"].clone())
+    })
+    .await;
+    edge.mas.fault(Fault::oversized(ANSWER));
+    let before = edge.envoy.resident_bytes();
+    let requests: Vec<_> = (0..CALLS)
+        .map(|_| edge.spawn(&Request::get(WHOAMI).bearer(&new_token("mat"))))
+        .collect();
+    let (mut peak, began) = (before, Instant::now());
+    while !requests.iter().all(tokio::task::JoinHandle::is_finished) {
+        assert!(began.elapsed() < Duration::from_secs(30));
+        peak = peak.max(edge.envoy.resident_bytes());
+        tokio::task::yield_now().await;
+    }
+    for request in requests {
+        assert_no_verdict(&request.await.expect("no panic"));
+    }
+    let grown = peak.saturating_sub(before) / MIB;
+    println!("{CALLS} answers of {} MiB: {grown} MiB more", ANSWER >> 20);
+    assert!(grown < 48, "{grown} MiB");
+    assert!(edge.envoy.is_alive());
+}
