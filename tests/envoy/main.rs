@@ -61,6 +61,7 @@ mod metrics;
 mod outage;
 mod overload;
 mod production;
+mod production_limits;
 mod provisioning;
 mod provisioning_requests;
 mod rate_limit;
