@@ -240,7 +240,7 @@ impl IdentityHeaders {
         matches!(name, [b'x' | b'X', ..])
             && self
                 .reserved()
-            .any(|reserved| header_name::may_be(name, reserved))
+                .any(|reserved| header_name::may_be(name, reserved))
     }
 }
 

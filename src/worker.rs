@@ -221,11 +221,20 @@ impl Worker {
         stream: StreamId,
         exchange: Option<&AnyExchange>,
     ) {
-        if let Some(AnyExchange::Gateway(exchange)) = exchange {
-            self.gateway.on_stream_end(host, exchange);
-        }
         self.resolver.cancel(stream);
         self.introspection.cancel(stream);
+        let Some(exchange) = exchange else {
+            return;
+        };
+        let cb = Callback::new(host, exchange.root(), &self.clock);
+        let resolver = &mut self.resolver;
+        match exchange {
+            AnyExchange::Gateway(exchange) => self.gateway.on_stream_end(&cb, resolver, exchange),
+            AnyExchange::Introspection(_) => {}
+            AnyExchange::Provisioning(exchange) => {
+                self.provisioning.on_stream_end(&cb, resolver, exchange);
+            }
+        }
     }
 
     /// Notes that a root context has ended.

@@ -15,7 +15,7 @@ use crate::{
     host::{If, NotWritten, Store},
     mas::{
         introspection::ActiveToken,
-        provisioning::Revocation,
+        provisioning::{MAX_NAMED_DEVICES, Revocation},
         user::{DeviceKey, UserKey},
     },
     matrix::identity,
@@ -25,7 +25,7 @@ use crate::{
 const SLOTS: u32 = 16_384;
 
 /// Devices of a user with a moment of their own. The others share one.
-const MAX_DEVICES: usize = 32;
+const MAX_DEVICES: usize = MAX_NAMED_DEVICES;
 
 /// Another worker may write in between. Losing every one of this many races does not happen.
 const WRITE_ATTEMPTS: usize = 64;

@@ -144,10 +144,14 @@ fn with_root(root: u32, f: impl FnOnce(&Root, &mut Worker)) {
 
 /// Returns what becomes of the request. Nothing of one may go on that no context knows.
 fn with_stream(stream: u32, f: impl FnOnce(&mut Stream, &mut Worker)) -> Action {
-    let action = with_vm(|Vm { streams, worker, .. }| {
-        let stream = streams.get_mut(&stream)?;
-        f(stream, worker);
-        Some(stream.action())
-    });
+    let action = with_vm(
+        |Vm {
+             streams, worker, ..
+         }| {
+            let stream = streams.get_mut(&stream)?;
+            f(stream, worker);
+            Some(stream.action())
+        },
+    );
     action.flatten().unwrap_or(Action::Pause)
 }

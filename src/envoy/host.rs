@@ -132,11 +132,10 @@ impl Runtime for Envoy {
         if self.context != root.0 {
             abi::set_effective_context(self.context).map_err(|_| NotSent::Refused)?;
         }
-        sent.map(CallId)
-            .map_err(|HostError(status)| match status {
-                abi::BAD_ARGUMENT => NotSent::UnknownCluster,
-                _ => NotSent::Refused,
-            })
+        sent.map(CallId).map_err(|HostError(status)| match status {
+            abi::BAD_ARGUMENT => NotSent::UnknownCluster,
+            _ => NotSent::Refused,
+        })
     }
 
     fn tick_every(&self, root: RootId, period: Option<Duration>) {

@@ -10,15 +10,18 @@
 use std::fmt;
 
 use serde::{
-    Deserialize, Deserializer as _,
-    de::{IgnoredAny, MapAccess, Visitor},
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
 use super::{
     read_object,
     user::{DeviceKey, UserKey},
 };
-use crate::metrics::InvalidationReason;
+use crate::{form::steps, metrics::InvalidationReason};
+
+/// Devices of a list that are named. It is as many as are told apart of one user; of others MAS is asked once more.
+pub const MAX_NAMED_DEVICES: usize = 32;
 
 /// The requests that end answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +45,7 @@ pub enum ProvisioningEndpoint {
 pub enum Revocation {
     /// All, also those of "inactive".
     All,
-    /// Those of tokens without a device, and of all devices but these.
+    /// Those of tokens without a device, and of all devices but these: [`MAX_NAMED_DEVICES`] at the most.
     AllExcept(Vec<DeviceKey>),
     /// Those of one device.
     Device(DeviceKey),
@@ -105,10 +108,7 @@ impl ProvisioningEndpoint {
             Self::DeleteUser | Self::ReactivateUser => Revocation::All,
             Self::ProvisionUser if body.locked == Some(true) => Revocation::All,
             Self::ProvisionUser => Revocation::Inactive,
-            Self::SyncDevices => {
-                let survivors = body.devices?;
-                Revocation::AllExcept(survivors.iter().map(|id| DeviceKey::of(id)).collect())
-            }
+            Self::SyncDevices => Revocation::AllExcept(body.devices?.0),
         };
         Some(ProvisioningEvent {
             user: UserKey::of(&body.localpart),
@@ -133,9 +133,76 @@ impl ProvisioningEndpoint {
 #[derive(Deserialize)]
 struct Body {
     localpart: String,
-    devices: Option<Vec<String>>,
+    devices: Option<Devices>,
     device_id: Option<String>,
     locked: Option<bool>,
+}
+
+/// A list of device ids, of which the first are named. The others are read, and no more: a list may hold twenty thousand,
+/// and to name one takes as long as to read a hundred.
+struct Devices(Vec<DeviceKey>);
+
+impl<'de> Deserialize<'de> for Devices {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ReadDevices)
+    }
+}
+
+struct ReadDevices;
+
+impl<'de> Visitor<'de> for ReadDevices {
+    type Value = Devices;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of device ids")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Devices, A::Error> {
+        let mut devices = Vec::new();
+        while devices.len() < MAX_NAMED_DEVICES {
+            match elements.next_element()? {
+                Some(DeviceId(key)) => devices.push(key),
+                None => return Ok(Devices(devices)),
+            }
+        }
+        while elements.next_element::<AnyText>()?.is_some() {}
+        Ok(Devices(devices))
+    }
+}
+
+/// The key of a device id, made without a copy of it.
+struct DeviceId(DeviceKey);
+
+impl<'de> Deserialize<'de> for DeviceId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(ReadText(|id: &str| Self(DeviceKey::of(id))))
+    }
+}
+
+/// A text that is read and not kept.
+struct AnyText;
+
+impl<'de> Deserialize<'de> for AnyText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(ReadText(|text: &str| {
+            steps::note(1 + text.len());
+            Self
+        }))
+    }
+}
+
+struct ReadText<F>(F);
+
+impl<T, F: FnOnce(&str) -> T> Visitor<'_> for ReadText<F> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        Ok((self.0)(text))
+    }
 }
 
 struct FindLocalpart<'a>(&'a mut Option<String>);
@@ -209,6 +276,40 @@ mod tests {
             "",
         ] {
             assert_eq!(of("POST", target), None);
+        }
+    }
+
+    #[test]
+    fn of_a_long_list_the_first_devices_are_named() {
+        let ids: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+        let body = serde_json::json!({"localpart": "alice", "devices": ids}).to_string();
+        let named: Vec<&str> = ids
+            .iter()
+            .take(MAX_NAMED_DEVICES)
+            .map(String::as_str)
+            .collect();
+        assert_eq!(SyncDevices.read(body.as_bytes()), event(all_but(&named)));
+        // What is not named is still what the homeserver understands.
+        for wrong in [r#""99""#, "\"98\",\"99\"]"] {
+            let body = body.replace(wrong, if wrong.ends_with(']') { "98" } else { "{}" });
+            assert_eq!(SyncDevices.read(body.as_bytes()), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_a_list_of_devices_costs_is_in_proportion_to_its_length() {
+        for list in [r#""","#, r#""a","#, r#""\u0061","#, r#""abcdefghij","#] {
+            for kib in [1, 4, 16, 64] {
+                let devices = list.repeat(kib * 1024 / list.len());
+                let body = format!(r#"{{"localpart":"alice","devices":[{devices}""]}}"#);
+                let steps = steps::count(|| {
+                    let event = SyncDevices.read(body.as_bytes());
+                    assert!(event.is_some(), "{list}");
+                });
+                // As many texts as are named cost a block of SHA-256 each.
+                let most = body.len() + 64 * (MAX_NAMED_DEVICES + 1);
+                assert!(steps > 0 && steps <= most, "{list}: {steps} at {kib} KiB");
+            }
         }
     }
 

@@ -41,7 +41,7 @@ use crate::{
         local::{LocalCache, LocalEntry},
     },
     config::Mode,
-    host::{Callback, Host, Metrics, RequestHead},
+    host::{Callback, Host, RequestHead},
     matrix::reply::Rejection,
     metrics::{Metric, Outcome},
     resolver::{Found, Query, Renewal, Resolver, Verdict},
@@ -132,8 +132,13 @@ impl Gateway {
     }
 
     /// Notes that a stream has ended.
-    pub fn on_stream_end(&self, host: &impl Metrics, exchange: &Exchange) {
-        watch::on_stream_end(host, exchange);
+    pub fn on_stream_end<H: Host, W>(
+        &self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Exchange,
+    ) {
+        watch::on_stream_end(cb, resolver, exchange);
     }
 
     /// Forgets what is too old to matter.

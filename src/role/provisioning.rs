@@ -2,12 +2,14 @@
 //! users and devices ends answers.
 //!
 //! A caller that knows the shared secret is MAS. It is believed as soon as the request is seen, and once more
-//! when the homeserver has agreed: an answer that MAS gave in between may be from before.
+//! when the homeserver has agreed, or will not be heard of since the stream has ended: an answer that MAS gave in between
+//! may be from before.
 //!
 //! The non-obvious rule: a caller with another secret is not taken for an impostor. While a secret is replaced,
 //! the other one may be MAS's new one. So for each request that is not proven here, the homeserver's agreement is
 //! the proof, whatever credential the request has. A caller who does not know the homeserver's secret gets a
-//! refusal from it, and the request ends nothing.
+//! refusal from it, and the request ends nothing: its body is not even parsed. Without an answer it ends nothing
+//! either. MAS tells the homeserver again until it has one.
 
 use super::{
     body::{BodyBudget, BodyPrefix},
@@ -56,7 +58,7 @@ impl exchange::Watch for Watch {
 pub struct ProvisioningRequest {
     endpoint: ProvisioningEndpoint,
     secret: PresentedSecret,
-    /// As far as it has come; `None` once it is whole.
+    /// As far as it has come; `None` once it is parsed.
     body: Option<BodyPrefix>,
     event: Option<ProvisioningEvent>,
 }
@@ -104,8 +106,8 @@ impl Provisioning {
         if let Some(body) = &mut request.body {
             body.add(cb.host, chunk.size);
         }
-        let is_complete = chunk.is_last && request.parse();
-        if is_complete && request.secret == PresentedSecret::Matching {
+        let is_proven = request.secret == PresentedSecret::Matching;
+        if is_proven && chunk.is_last && request.parse() {
             request.apply(cb, resolver, exchange);
         }
         exchange.set_watch(Watch::Request(request));
@@ -125,13 +127,27 @@ impl Provisioning {
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
     ) {
-        let Watch::Request(request) = exchange.take_watch() else {
+        let Watch::Request(mut request) = exchange.take_watch() else {
             return;
         };
         if response_status(cb.host).is_some_and(|status| (200..300).contains(&status)) {
             if request.secret == PresentedSecret::Different {
                 self.warn_of_difference();
             }
+            request.parse();
+            request.apply(cb, resolver, exchange);
+        }
+    }
+
+    /// Notes that a stream has ended. The homeserver may have done what MAS told it, unheard.
+    pub fn on_stream_end<H: Host, W>(
+        &self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        exchange: &Exchange,
+    ) {
+        if let Watch::Request(request) = exchange.take_watch() {
+            // Of a request that is not proven nothing is parsed.
             request.apply(cb, resolver, exchange);
         }
     }
@@ -180,7 +196,7 @@ impl ProvisioningRequest {
         })
     }
 
-    /// Reads the body, which has ended, and drops it. `false`: that is done already.
+    /// Reads the body and drops it. `false`: that is done already.
     fn parse(&mut self) -> bool {
         let Some(body) = self.body.take() else {
             return false;

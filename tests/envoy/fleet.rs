@@ -16,8 +16,9 @@ use tokio::{
 
 use self::site::{Fleet, MEMBERS};
 use super::{
-    edge::{WHOAMI, assert_not_active},
+    edge::{WHOAMI, assert_not_active, new_token},
     introspection_role::{assert_active, introspect},
+    workers::ask_until,
 };
 use crate::support::{
     envoy::bootstrap,
@@ -200,6 +201,52 @@ async fn a_member_that_was_dead_when_a_session_ended_knows_it_from_the_first_req
                 assert_not_active(&connection.request(&request).await);
             }
         }
+    }
+    fleet.assert_untroubled();
+}
+
+/// As if so many revocations were under way that no further one is mirrored.
+fn without_room_for_revocations(config: &mut Value) {
+    for member in 1..=MEMBERS {
+        let cluster = bootstrap::cluster(config, &format!("revocations-{member}"));
+        let limit = &mut cluster["circuit_breakers"]["thresholds"][0]["max_requests"];
+        assert!(
+            limit.as_u64().is_some_and(|limit| limit <= 2_048),
+            "{limit}"
+        );
+        *limit = 0.into();
+    }
+}
+
+/// Anyone can send revocations, with invented tokens. What they fill is theirs alone.
+#[tokio::test]
+async fn a_flood_of_revocations_keeps_no_other_end_from_the_members() {
+    let fleet = Fleet::start_with(without_room_for_revocations, None).await;
+    let token = new_token("mct");
+    fleet.mas.insert(&token, Session::compat("alice", "PHONE"));
+    let mut workers = Vec::new();
+    for member in 0..MEMBERS {
+        workers.extend(fleet.connections(member).await);
+    }
+    for connection in &mut workers {
+        ask_all(connection, std::slice::from_ref(&token)).await;
+    }
+    for _ in 0..20 {
+        let invented = super::sessions::revocation_with_post(&new_token("mat"));
+        let revoked = workers[0]
+            .request(&invented.header("Host", "auth.example.org"))
+            .await;
+        assert_eq!(revoked.status, 200, "{revoked:?}");
+    }
+    for member in 1..=MEMBERS {
+        let dropped = format!("cluster.revocations-{member}.upstream_rq_active_overflow");
+        let envoy = fleet.member(0);
+        envoy.wait_for_stat(&dropped, |dropped| dropped == 20).await;
+    }
+    let logout = super::sessions::logout("v3", &token);
+    assert_eq!(workers[0].request(&logout).await.status, 200);
+    for connection in &mut workers {
+        ask_until(connection, &token, "the end", |it| it.status == 401).await;
     }
     fleet.assert_untroubled();
 }

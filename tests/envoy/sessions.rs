@@ -8,7 +8,11 @@ use serde_json::{Value, json};
 use stand_in::mas::{
     Client, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Database, Fault, Options, Session,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep},
+};
 
 use super::{
     edge::{Edge, WHOAMI, assert_not_active, new_token},
@@ -33,6 +37,62 @@ async fn start(options: Options) -> Edge {
         builder.balanced().bootstrap(route_to_mas)
     })
     .await
+}
+
+/// MAS has ended the session, and its client does not wait for the answer.
+#[tokio::test]
+async fn a_logout_whose_client_hangs_up_ends_the_session_at_the_edge() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let silent = silent.expect("a free port");
+    let addr = silent.local_addr().expect("it is bound");
+    let edge = Edge::start_with(json!({}), options(), |builder| {
+        builder.balanced().bootstrap(move |config| {
+            route_to_mas(config);
+            let cluster = bootstrap::static_cluster("silent", addr);
+            bootstrap::clusters(config).push(cluster);
+            let manager = bootstrap::http_manager(config);
+            let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
+            for route in routes.as_array_mut().expect("a list") {
+                if route["route"]["cluster"] == "mas" {
+                    route["route"]["cluster"] = "silent".into();
+                }
+            }
+        })
+    })
+    .await;
+    let mut connections = connections(&edge, 1).await;
+    for revokes in [false, true] {
+        let token = compat(&edge, "alice");
+        hold_everywhere(&edge, &mut connections, &token).await;
+        let request = if revokes {
+            revocation_with_post(&token)
+        } else {
+            logout("v3", &token)
+        };
+        let mut client = TcpStream::connect(edge.envoy.addr())
+            .await
+            .expect("Envoy listens");
+        let sent = client.write_all(&request.to_bytes()).await;
+        sent.expect("Envoy reads");
+        let (mut upstream, _) = silent.accept().await.expect("Envoy connects");
+        let mut seen = Vec::new();
+        // Its body as well, if it has one.
+        let end = if revokes {
+            token.as_bytes()
+        } else {
+            b"\r\n\r\n"
+        };
+        while !seen.windows(end.len()).any(|part| part == end) {
+            let read = upstream.read_buf(&mut seen).await;
+            assert_ne!(read.expect("Envoy sends"), 0);
+        }
+        edge.mas.revoke_unannounced(&token);
+        drop(client);
+        for connection in &mut connections {
+            ask_until(connection, &token, "the end", |it| it.status == 401).await;
+        }
+    }
+    edge.assert_alive().await;
 }
 
 /// What MAS serves of the homeserver's host and of its own. A request with `x-gone` leads nowhere.

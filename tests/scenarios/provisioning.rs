@@ -87,6 +87,34 @@ impl Rig {
     }
 }
 
+/// What MAS said counts once more when the homeserver will not be heard of: an answer that MAS gave meanwhile may be from
+/// before. A caller who is not proven ends nothing without the homeserver's agreement.
+#[test]
+fn a_request_without_an_answer_ends_what_a_proven_one_tells_of() {
+    for (secret, expected) in [(SECRET, "AB-"), ("another", "")] {
+        let mut rig =
+            Rig::new(json!({"introspection": {"credential": {"bearer": {"value": SECRET}}}}));
+        let body = json!({"localpart": "alice", "erase": false});
+        let request = told("delete_user", secret, body);
+        let stream = rig.cluster[0].request(&rig.provisioning, request);
+        rig.cluster.deliver_all();
+        if secret == SECRET {
+            rig.cluster.skip(Duration::from_secs(1));
+            // MAS answers from before the end.
+            for (token, name) in [(ALICE, "A"), (CAROL, "B"), (DAVE, "-")] {
+                rig.cluster[1].request(&rig.gateway, whoami(token));
+                rig.cluster[1].answer_only_call(&on_device("alice", name));
+            }
+            rig.cluster.deliver_all();
+            assert_eq!(rig.gone(), "");
+        }
+        rig.cluster.skip(Duration::from_secs(1));
+        rig.cluster[0].hang_up(stream);
+        rig.cluster.deliver_all();
+        assert_eq!(rig.gone(), expected, "{secret}");
+    }
+}
+
 #[test]
 fn each_request_ends_the_answers_it_tells_of_and_no_others() {
     for (endpoint, body, expected) in [

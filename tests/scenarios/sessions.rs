@@ -55,6 +55,57 @@ fn a_session_that_ends_is_forgotten_by_every_worker() {
     }
 }
 
+/// MAS may have ended the session, and its answer finds nobody.
+#[test]
+fn an_end_without_an_answer_is_forgotten_by_every_worker() {
+    for request in [
+        logout("/_matrix/client/v3/logout", ALICE),
+        logout("/_matrix/client/r0/logout/all", ALICE),
+        revocation(ALICE),
+    ] {
+        let gateway = gateway(1, json!({}));
+        let mut cluster = warmed(3);
+        let stream = cluster[1].request(&gateway, request.clone());
+        cluster[1].hang_up(stream);
+        cluster.deliver_all();
+        cluster.skip(Duration::from_secs(1));
+        let fates = cluster.send_each(&gateway, &whoami(ALICE));
+        assert_eq!(fates, vec![Fate::Held; 3], "{request:?}");
+        // It is no word that the token is inactive.
+        cluster.answer_all(&active("alice"));
+        cluster.deliver_all();
+        let fates = cluster.send_each(&gateway, &whoami(ALICE));
+        assert_eq!(fates, vec![alice(); 3]);
+    }
+}
+
+/// Whoever hangs up with nothing under way ends nothing: after an answer, while the request is held, in a form whose token
+/// has not come.
+#[test]
+fn a_client_that_hangs_up_ends_nothing_that_it_did_not_ask_for() {
+    let gateway = gateway(1, json!({}));
+    let mut cluster = warmed(2);
+    for status in [401, 503] {
+        let refused = cluster[0].request(&gateway, logout("/_matrix/client/v3/logout", ALICE));
+        cluster[0].response(refused, status);
+        cluster[0].hang_up(refused);
+    }
+    let served = cluster[0].request(&gateway, whoami(ALICE));
+    cluster[0].hang_up(served);
+    let held = cluster[0].request(&gateway, logout("/_matrix/client/v3/logout/all", BOB));
+    assert_eq!(cluster[0].fate(held), Fate::Held);
+    cluster[0].hang_up(held);
+    let without = Request::new("POST", "/oauth2/revoke")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body("token_type_hint=access_token");
+    let without = cluster[0].request(&gateway, without);
+    cluster[0].hang_up(without);
+    cluster.deliver_all();
+    let fates = cluster.send_each(&gateway, &whoami(ALICE));
+    assert_eq!(fates, vec![alice(); 2]);
+    assert_eq!(cluster.metric("matrix_edge_auth_invalidations_total"), 0);
+}
+
 #[test]
 fn a_mas_below_a_path_ends_sessions_there() {
     let revocation = || {

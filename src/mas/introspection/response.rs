@@ -43,7 +43,7 @@ impl<'a> IntrospectionResponse<'a> {
 pub enum Answer {
     /// `active: true`.
     Active(ActiveAnswer),
-    /// `active: false`.
+    /// `active: false`; or the token has ended by the answer's own `expires_in`, as Synapse takes it.
     Inactive(InactiveAnswer),
 }
 
@@ -67,7 +67,9 @@ impl Answer {
     /// The answer that `body` is.
     pub fn parse(body: Vec<u8>) -> Result<Self, NoVerdict> {
         let members: Members = read_object(&body).ok_or(NoVerdict::Malformed)?;
-        if !members.active {
+        // Not zero: MAS rounds to it what is left of half a second.
+        let has_ended = members.expires_in.is_some_and(i64::is_negative);
+        if !members.active || has_ended {
             return Ok(Self::Inactive(InactiveAnswer { body }));
         }
         Ok(Self::Active(ActiveAnswer {
@@ -247,6 +249,12 @@ mod tests {
     fn active_false_is_the_only_inactive_answer() {
         assert!(is_inactive(json(r#"{"active":false}"#)));
         assert!(is_inactive(json(r#"{"active":false,"expires_in":5}"#)));
+        // Ended by the answer's own word, as Synapse reads it.
+        for ended in ["-1", "-300", "-9223372036854775808"] {
+            let body = format!(r#"{{"active":true,"expires_in":{ended}}}"#);
+            assert!(is_inactive(json(&body)), "{body}");
+        }
+        assert!(!is_inactive(json(r#"{"active":true,"expires_in":0}"#)));
         for body in [
             "",
             "{}",

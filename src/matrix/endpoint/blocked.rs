@@ -92,7 +92,7 @@ fn leads_to_blocked<'p>(names: impl Iterator<Item = &'p [u8]>) -> bool {
 }
 
 /// The segments that count, of those that a server sees after `depth` decodings. Each is decoded to the end, without path
-/// parameters and an encoded query or fragment, which do not change which resource it is. Servers that split before
+/// parameters and an encoded query, fragment or NUL, which do not change which resource it is. Servers that split before
 /// they decode see no separators in these.
 struct Names<'p> {
     path: &'p Unwrapped,
@@ -115,7 +115,7 @@ impl<'p> Iterator for Names<'p> {
             let end = seen.clone().position(separators(b"/\\"));
             let end = end.unwrap_or(bytes.len());
             let segment = bytes.get(..end)?;
-            let cut = seen.take(end).position(separators(b";?#"));
+            let cut = seen.take(end).position(separators(b";?#\0"));
             let name = segment.get(..cut.unwrap_or(end))?;
             steps::note(end + 1);
             self.at = self.at.saturating_add(end).saturating_add(1);
@@ -196,7 +196,12 @@ mod tests {
             for _ in 0..=MAX_DEPTH {
                 let names: Vec<Vec<u8>> = path
                     .split(|byte| b"/\\".contains(byte))
-                    .map(|segment| segment.split(|byte| b";?#".contains(byte)).next().unwrap())
+                    .map(|segment| {
+                        segment
+                            .split(|byte| b";?#\0".contains(byte))
+                            .next()
+                            .unwrap()
+                    })
                     .map(to_the_end)
                     .filter(|name| !matches!(&**name, b"" | b"."))
                     .map(|name| name.to_ascii_lowercase())
@@ -258,6 +263,7 @@ mod tests {
                 ";",
                 "?",
                 "#",
+                "%00",
                 "http:",
                 "%",
                 "25",

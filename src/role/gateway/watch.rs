@@ -18,7 +18,7 @@ use crate::{
     resolver::{Invalidation, Resolver},
     role::{
         body,
-        exchange::{self, Chunk, Wants},
+        exchange::{self, Chunk, Phase, Wants},
         response_status,
     },
     sorted::SortedMap,
@@ -46,7 +46,7 @@ pub enum Watch {
     Active(TokenDigest),
     /// The request was refused here with this status, and calls itself gRPC.
     GrpcReply(u16),
-    /// The request asks MAS to end this. A 2xx means that it has ended.
+    /// The request asks MAS to end this. A 2xx means that it has ended, and no answer that it may have.
     SessionEnd(Ending),
     /// The request asks MAS to end the session of the token in its form, which passes.
     Revocation(Box<RevocationForm>),
@@ -152,14 +152,20 @@ pub(super) fn on_response_headers<H: Host, W>(
     }
 }
 
-/// Takes in that the stream has ended. What shadow mode waits for does not come any more.
-pub(super) fn on_stream_end(host: &impl Metrics, exchange: &Exchange) {
-    settle(
-        host,
-        exchange,
-        exchange.take_watch(),
-        HomeserverAnswer::None,
-    );
+/// Takes in that the stream has ended. What is still watched for does not come any more: an end of a session that was
+/// asked for may have come about without an answer, since the client hung up or the answer was lost. What shadow mode
+/// waits for has not.
+pub(super) fn on_stream_end<H: Host, W>(
+    cb: &Callback<'_, H>,
+    resolver: &mut Resolver<W>,
+    exchange: &Exchange,
+) {
+    match exchange.take_watch() {
+        Watch::SessionEnd(ending) if exchange.phase() == Phase::Forwarded => {
+            end_session(cb, resolver, exchange, &ending);
+        }
+        watch => settle(cb.host, exchange, watch, HomeserverAnswer::None),
+    }
 }
 
 /// Notes in shadow mode that `enforce` would have rejected the request for this reason: counts it, and counts it with

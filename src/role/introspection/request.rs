@@ -240,10 +240,8 @@ mod tests {
             let said = said(&body(300), 1_000 + age).map(|(body, _)| body);
             assert_eq!(said, left.map(body), "{age} ms");
         }
-        for told in [0, -1, i64::MIN] {
-            let (said, _) = said(&body(told), 1_000).unwrap();
-            assert_eq!(said, body(told), "MAS's own word");
-        }
+        let (said, _) = said(&body(0), 1_000).unwrap();
+        assert_eq!(said, body(0), "MAS's own word");
     }
 
     #[test]

@@ -155,8 +155,10 @@ impl Fleet {
             bootstrap::move_cluster(bootstrap::cluster(&mut config, name), addr);
         }
         for (number, ends) in self.ends.iter().enumerate() {
-            let cluster = format!("member-{}", number + 1);
-            bootstrap::move_cluster(bootstrap::cluster(&mut config, &cluster), *ends);
+            for mirrored in ["member", "revocations"] {
+                let cluster = format!("{mirrored}-{}", number + 1);
+                bootstrap::move_cluster(bootstrap::cluster(&mut config, &cluster), *ends);
+            }
         }
         let tier = bootstrap::cluster(&mut config, "introspection-tier");
         let endpoints = tier.pointer_mut("/load_assignment/endpoints/0/lb_endpoints");
