@@ -21,7 +21,7 @@
 //! | [`resolver`] | whose token is this? single-flight, leases, calls, renewal, stale answers, budgets |
 //! | [`role`] | the gateway, introspection and provisioning roles |
 //! | [`worker`] | one worker: hands each callback to its role |
-//! | `envoy` | the proxy-wasm adapter; the only code that knows the SDK |
+//! | `envoy` | the proxy-wasm adapter; the only code that knows the ABI |
 //! | [`token`], [`form`], [`clock`], [`metrics`], [`sorted`] | small things that every room uses |
 //!
 //! A room uses only rooms above it in this table.

@@ -207,7 +207,11 @@ impl<K: Ord, V> SortedMap<K, V> {
     fn place(&self, key: &K) -> Place {
         let is_before = |chunk: &Vec<(K, V)>| chunk.last().is_some_and(|(last, _)| last < key);
         let last = self.chunks.len().saturating_sub(1);
-        let chunk = self.chunks.partition_point(is_before).min(last);
+        // Most maps have one chunk.
+        let chunk = match last {
+            0 => 0,
+            _ => self.chunks.partition_point(is_before).min(last),
+        };
         let entries = self.chunks.get(chunk).map_or(&[][..], Vec::as_slice);
         let found = entries.binary_search_by(|(other, _)| other.cmp(key));
         let (Ok(at) | Err(at)) = found;
@@ -222,7 +226,7 @@ impl<K: Ord, V> SortedMap<K, V> {
     fn remove_at(&mut self, Place { chunk, at, .. }: Place) -> Option<(K, V)> {
         let entries = self.chunks.get_mut(chunk)?;
         let removed = entries.remove(at);
-        if entries.len() < CHUNK / 4 {
+        if entries.len() < CHUNK / 4 && self.chunks.len() > 1 {
             self.join_chunks();
         }
         Some(removed)

@@ -186,8 +186,8 @@ fn shadow_mode_costs_a_hit_nothing() {
         })
     };
     let hit = [
-        ("set x-matrix-user-id", 1),
-        ("set x-matrix-device-id", 1),
+        ("add x-matrix-user-id", 1),
+        ("add x-matrix-device-id", 1),
         ("metric", 1),
         ("get response :status", 1),
     ];

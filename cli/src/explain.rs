@@ -15,7 +15,7 @@ use matrix_edge_auth::{
     },
     resolver::Verdict,
     role::gateway::policy::{
-        Decision, Grant, Inspection, decide, ignores_token, inspect, unless_ignored,
+        Decision, Grant, Inspection, Recognized, decide, ignores_token, inspect, unless_ignored,
     },
 };
 
@@ -186,7 +186,7 @@ fn outcome(
     verdict: Verdict<Rc<Grant>>,
 ) -> String {
     let head = head(method, path, token);
-    let decision = match inspect(config, &head) {
+    let decision = match inspect(config, &head, Recognized::of) {
         Inspection::Forward => Decision::Forward,
         Inspection::ForwardAndWatch(_) => {
             return "goes on; if MAS answers with 2xx, the cached answers about the session end"

@@ -12,7 +12,7 @@ use matrix_edge_auth::{
     config::{Config, Mode},
     mas::token::{Shape, TokenFormatError, TokenKind, check, shape},
     matrix::reply::{Cors, Rejection},
-    role::gateway::policy::{Inspection, inspect},
+    role::gateway::policy::{Inspection, Recognized, inspect},
     token::TokenDigest,
 };
 
@@ -127,7 +127,7 @@ fn treatment(config: &Config, token: &str) -> String {
             ),
         }
     };
-    match inspect(config, &head("GET", ENDPOINT, Some(token))) {
+    match inspect(config, &head("GET", ENDPOINT, Some(token)), Recognized::of) {
         Inspection::Forward if config.appservice_tokens.binary_search(&digest.0).is_ok() => {
             "lets it pass without an identity: it is listed under appservice_tokens".to_owned()
         }

@@ -1,6 +1,6 @@
 //! [`Host`](crate::host::Host) by proxy-wasm host calls.
 
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, mem::ManuallyDrop, time::Duration};
 
 use super::{
     abi::{self, Buffer, Map, MetricType},
@@ -29,7 +29,8 @@ const UPSTREAM_DETAILS: &[u8] = b"via_upstream";
 
 thread_local! {
     /// Envoy's ids of the metrics used so far; `None` for one that could not be defined.
-    static METRICS: RefCell<SortedMap<Metric, Option<u32>>> = const { RefCell::new(SortedMap::new()) };
+    static METRICS: ManuallyDrop<RefCell<SortedMap<Metric, Option<u32>>>> =
+        const { ManuallyDrop::new(RefCell::new(SortedMap::new())) };
 }
 
 /// The proxy, as seen from the context whose callback runs.
@@ -190,12 +191,15 @@ impl Metrics for Envoy {
 
 /// Returns Envoy's id of a metric, which is defined at its first use.
 fn id(metric: Metric) -> Option<u32> {
-    METRICS.with_borrow_mut(|ids| match ids.get(&metric) {
-        Some(id) => *id,
-        None => {
-            let id = define(metric);
-            ids.insert(metric, id);
-            id
+    METRICS.with(|ids| {
+        let mut ids = ids.try_borrow_mut().ok()?;
+        match ids.get(&metric) {
+            Some(id) => *id,
+            None => {
+                let id = define(metric);
+                ids.insert(metric, id);
+                id
+            }
         }
     })
 }

@@ -3,7 +3,7 @@
 //! The worker belongs to the VM, not to a root context: a configuration update adds a root to the same VM and keeps the
 //! old one until its streams have ended.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, mem::ManuallyDrop};
 
 use super::{root::Root, stream::Stream};
 use crate::{sorted::SortedMap, worker::Worker};
@@ -17,7 +17,8 @@ pub(super) struct Vm {
 }
 
 thread_local! {
-    static VM: RefCell<Vm> = RefCell::default();
+    /// Not dropped, since it lives as long as the VM. What is dropped is looked up by a longer way.
+    static VM: ManuallyDrop<RefCell<Vm>> = ManuallyDrop::default();
 }
 
 /// Runs `f` on this VM. Envoy never calls back into a VM from a host call; should it ever, `None` is a refusal where a

@@ -89,7 +89,7 @@ impl Gateway {
             Ok(head) => {
                 if let Some(decision) = self.decide(cb, resolver, exchange, &head) {
                     if let Decision::Forward = decision {
-                        outside::report_route(cb.host, exchange);
+                        outside::report_route(cb, exchange);
                     }
                     carry_out(cb.host, exchange, decision, || ReplyForm::of(&head));
                 }

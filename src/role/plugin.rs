@@ -32,6 +32,8 @@ pub struct Plugin {
     pub upstream: Rc<Upstream>,
     /// The log has told that clients are routed to the cluster of the introspections.
     pub is_route_reported: Cell<bool>,
+    /// The coarse time at which a client's route was looked at last.
+    pub route_seen_at: Cell<Option<Instant>>,
     identity_fingerprint: u64,
 }
 
@@ -42,6 +44,7 @@ impl Plugin {
             root,
             upstream: Rc::new(Upstream::new(&config, admission(&config))),
             is_route_reported: Cell::new(false),
+            route_seen_at: Cell::new(None),
             identity_fingerprint: config.identity_fingerprint(),
             config,
         }

@@ -142,7 +142,11 @@ const fn literal(path: &str) -> usize {
 
 impl Endpoint {
     pub(super) fn matches_path(&self, path: &[u8]) -> bool {
-        self.may_match(path) && self.matches_segments(path)
+        match self.spelling {
+            // Most lines name one path.
+            Spelling::Raw if self.literal == self.path.len() => path == self.path.as_bytes(),
+            _ => self.may_match(path) && self.matches_segments(path),
+        }
     }
 
     /// The quick answer for nearly every line of the table: the path begins otherwise.

@@ -15,20 +15,27 @@ use super::{
 };
 use crate::{
     form::percent::decode_to_the_end,
-    host::{Metrics, RequestHead, Streams},
+    host::{Callback, Host, Metrics, RequestHead, Streams},
     matrix::reply::Rejection,
 };
 
 /// Tells once for each plugin that the selected request, a client's, is routed to the cluster of the introspections.
 /// It passes nevertheless: most of MAS is for clients, and the injected credential does nothing there.
-pub(super) fn report_route(host: &impl Streams, exchange: &Exchange) {
-    let settings = &exchange.plugin.config.introspection;
-    if settings.credential.known().is_some() || exchange.plugin.is_route_reported.get() {
+///
+/// To look is a host call, so one request between two ticks is looked at. A route has more than one.
+pub(super) fn report_route<H: Host>(cb: &Callback<'_, H>, exchange: &Exchange) {
+    let plugin = &exchange.plugin;
+    let settings = &plugin.config.introspection;
+    let now = Some(cb.coarse_now());
+    if settings.credential.known().is_some()
+        || plugin.is_route_reported.get()
+        || plugin.route_seen_at.replace(now) == now
+    {
         return;
     }
-    let cluster = host.route_cluster();
+    let cluster = cb.host.route_cluster();
     if cluster.is_some_and(|cluster| cluster == settings.cluster.as_bytes()) {
-        exchange.plugin.is_route_reported.set(true);
+        plugin.is_route_reported.set(true);
         log::warn!(
             "requests of clients are routed to the cluster {}, which injects the credential for introspections: \
              give them a cluster of their own, without the injector",

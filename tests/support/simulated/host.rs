@@ -254,7 +254,7 @@ impl Runtime for SimulatedHost {
         self.note("dispatch");
         assert!(
             self.context >= FIRST_STREAM || self.context == root.0,
-            "the SDK would panic"
+            "roots make no calls for each other"
         );
         if self.vm.faults.dispatch.get() || self.vm.dropped.borrow().contains(&root) {
             return Err(NotSent::Refused);
