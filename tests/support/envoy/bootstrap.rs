@@ -113,6 +113,11 @@ pub fn static_cluster(name: &str, addr: SocketAddr) -> Value {
     })
 }
 
+/// An address as Envoy takes it.
+pub fn address(addr: SocketAddr) -> Value {
+    json!({"socket_address": {"address": addr.ip().to_string(), "port_value": addr.port()}})
+}
+
 fn loopback(port: u16) -> Value {
     json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
 }
@@ -181,9 +186,7 @@ pub fn move_cluster(cluster: &mut Value, addr: SocketAddr) {
 
 /// Points an endpoint to `addr`.
 pub fn move_endpoint(endpoint: &mut Value, addr: SocketAddr) {
-    endpoint["endpoint"]["address"] = json!({
-        "socket_address": {"address": addr.ip().to_string(), "port_value": addr.port()},
-    });
+    endpoint["endpoint"]["address"] = address(addr);
 }
 
 /// Lets a listener listen on a free port of loopback.
