@@ -85,3 +85,23 @@ fn every_command_prints_what_the_page_says() {
     }
     assert_eq!(page, expected);
 }
+
+/// The other commands of that page are run beside an Envoy, by `tests/envoy/rollout_guide.rs`.
+#[test]
+fn the_check_of_the_rollout_guide_prints_what_it_says() {
+    let page = fs::read_to_string(repository().join("docs/rollout.md")).expect("the page");
+    let mut lines = page.lines();
+    let commands: Vec<(&str, &str)> = std::iter::from_fn(|| {
+        let command = lines.find_map(|line| line.strip_prefix("$ matrix-edge-auth "))?;
+        Some((command, lines.next().unwrap_or_default()))
+    })
+    .collect();
+    assert_eq!(commands.len(), 1);
+    for (command, wanted) in commands {
+        let command = command.replace("/etc/envoy/", "envoy/production/");
+        assert_eq!(
+            output(&format!("matrix-edge-auth {command}")).trim_end(),
+            wanted
+        );
+    }
+}

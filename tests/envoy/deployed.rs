@@ -178,6 +178,22 @@ impl Deployed {
         }
     }
 
+    /// Checks that the homeserver is told one address of the client, which no client can choose.
+    pub async fn assert_tells_the_true_address(&self, listener: &str) {
+        for path in [
+            WHOAMI,
+            "/_matrix/client/v3/sync",
+            "/_matrix/media/v3/upload",
+        ] {
+            let forged = Request::get(path)
+                .bearer(&self.alice())
+                .header("X-Forwarded-For", "192.0.2.1")
+                .header("X-Forwarded-For", "192.0.2.2, 192.0.2.3");
+            let seen = self.pass(listener, &forged).await;
+            assert_eq!(values(&seen, "x-forwarded-for"), ["127.0.0.1"], "{path}");
+        }
+    }
+
     /// Checks that the login API is MAS's, which answers by itself what it answers here.
     pub async fn assert_login_is_of_mas(&self, listener: &str) {
         for path in [

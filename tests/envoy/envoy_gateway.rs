@@ -48,6 +48,7 @@ async fn it_enforces() {
     deployed.assert_annotates(MATRIX).await;
     deployed.assert_enforces(MATRIX).await;
     deployed.assert_keeps(MATRIX, &PATHS).await;
+    deployed.assert_tells_the_true_address(MATRIX).await;
     deployed.assert_login_is_of_mas(MATRIX).await;
     deployed.assert_hides(MATRIX).await;
     deployed.assert_untroubled();
@@ -112,6 +113,8 @@ fn no_request_is_cut_and_none_waits_for_ever() {
         for host in elements(&manager["route_config"]["virtual_hosts"]) {
             for route in elements(&host["routes"]) {
                 assert_eq!(route["route"]["timeout"], "0s", "{route}");
+                let header = &route["request_headers_to_add"][0]["header"]["key"];
+                assert_eq!(header, "X-Forwarded-For", "{route}");
                 assert_eq!(
                     route["route"]["idle_timeout"].is_null(),
                     has_module,

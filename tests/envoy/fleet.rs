@@ -2,6 +2,7 @@
 
 mod ends;
 mod site;
+mod tls;
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -55,6 +55,7 @@ async fn the_wasm_plugin_enforces() {
         deployed.assert_enforces(&gateway).await;
         deployed.assert_keeps(&gateway, &PATHS).await;
         deployed.assert_keeps(&gateway, &REDUNDANT_PATHS).await;
+        deployed.assert_tells_the_true_address(&gateway).await;
         deployed.assert_login_is_of_mas(&gateway).await;
         deployed.assert_hides(&gateway).await;
         deployed.assert_untroubled();

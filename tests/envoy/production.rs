@@ -24,7 +24,7 @@ use crate::support::{
 };
 
 const MATRIX: &str = "matrix.example.org";
-const AUTH: &str = "auth.example.org";
+pub const AUTH: &str = "auth.example.org";
 const RTC: &str = "matrix-rtc.example.org";
 const SERVER_NAME: &str = "example.org";
 
@@ -206,26 +206,30 @@ const AS_SENT_BY_CLIENTS: &[(&str, &str)] = &[
 ];
 
 /// An Envoy with what stands behind and before it.
-struct Site {
+pub struct Site {
     /// Behind `mas-introspection`.
-    mas: Mas,
+    pub mas: Mas,
     /// Behind all other clusters, by name.
-    upstreams: BTreeMap<String, Homeserver>,
-    envoy: Envoy,
+    pub upstreams: BTreeMap<String, Homeserver>,
+    pub envoy: Envoy,
     /// The ways in: `gateway`, `gateway from elsewhere`, `gateway over HTTP/2`, `federation`.
-    tls: Envoy,
+    pub tls: Envoy,
     /// Active, and an administrator's.
-    token: String,
-    _dir: TempDir,
+    pub token: String,
+    /// In the place of `/etc/envoy` and `/etc/envoy/tls`.
+    pub dir: TempDir,
 }
 
 impl Site {
-    async fn start() -> Self {
-        Self::start_with(|_, _| {}).await
+    pub async fn start() -> Self {
+        Self::start_with(2, |_, _| {}).await
     }
 
-    /// `edit` gets the configuration and the address of MAS.
-    async fn start_with(edit: impl FnOnce(&mut Value, SocketAddr) + Send + 'static) -> Self {
+    /// With so many workers. `edit` gets the configuration and the address of MAS.
+    pub async fn start_with(
+        workers: u32,
+        edit: impl FnOnce(&mut Value, SocketAddr) + Send + 'static,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         tls::make_certificate(dir.path(), &[MATRIX, AUTH, RTC, SERVER_NAME]);
         let here = format!("{}/", dir.path().display());
@@ -252,7 +256,7 @@ impl Site {
         }
         edit(&mut config, mas.addr());
         let envoy = Envoy::builder()
-            .concurrency(2)
+            .concurrency(workers)
             .bootstrap(move |whole| *whole = config)
             .start()
             .await;
@@ -277,11 +281,11 @@ impl Site {
             envoy,
             tls,
             token,
-            _dir: dir,
+            dir,
         }
     }
 
-    async fn send(&self, way: &str, request: &Request) -> Response {
+    pub async fn send(&self, way: &str, request: &Request) -> Response {
         http::send(self.tls.listener(way), request).await
     }
 
@@ -332,6 +336,25 @@ impl Site {
             .iter()
             .fold(forged, |request, (name, value)| request.header(name, value))
     }
+}
+
+/// A way, a host, a method and a target that lead to a cluster, out of the table.
+pub fn row_of(cluster: &str) -> Option<[&'static str; 4]> {
+    [
+        ("gateway", AUTH, OF_MAS),
+        ("gateway", MATRIX, OF_MATRIX),
+        ("gateway", RTC, OF_RTC),
+    ]
+    .iter()
+    .find_map(|(way, host, table)| {
+        table.lines().find_map(|row| {
+            let columns: Vec<&str> = row.split_whitespace().collect();
+            match columns[..] {
+                [method, target, found, _] if found == cluster => Some([way, host, method, target]),
+                _ => None,
+            }
+        })
+    })
 }
 
 #[track_caller]
@@ -556,7 +579,7 @@ async fn logged(envoy: &Envoy, text: &str) -> Value {
 #[tokio::test]
 async fn the_production_roles_share_answers_and_only_the_modules_calls_get_the_credential() {
     // Here clients, and Synapse, reach a real MAS.
-    let site = Site::start_with(|config, mas| {
+    let site = Site::start_with(2, |config, mas| {
         bootstrap::move_cluster(bootstrap::cluster(config, "mas"), mas);
     })
     .await;

@@ -50,6 +50,19 @@ pub struct Builder {
     edits: Vec<Edit>,
     dynamic_listeners: bool,
     dynamic_endpoints: Option<String>,
+    hot_restart: HotRestart,
+}
+
+/// Whether another process takes over from this one, or this one from another.
+#[derive(Default)]
+enum HotRestart {
+    #[default]
+    Off,
+    First,
+    Next {
+        base_id: String,
+        addrs: Addrs,
+    },
 }
 
 struct InternalListener {
@@ -152,6 +165,28 @@ impl Builder {
         self
     }
 
+    /// Lets another Envoy take over from this one, by [`taking_over_from`](Self::taking_over_from).
+    #[must_use]
+    pub fn replaceable(mut self) -> Self {
+        self.hot_restart = HotRestart::First;
+        self
+    }
+
+    /// Starts as the next process of a hot restart: on the sockets of `before`, which then drains.
+    ///
+    /// # Panics
+    ///
+    /// If that is not [`replaceable`](Self::replaceable).
+    #[must_use]
+    pub fn taking_over_from(mut self, before: &Envoy) -> Self {
+        let base_id = std::fs::read_to_string(before.dir().join(BASE_ID));
+        self.hot_restart = HotRestart::Next {
+            base_id: base_id.expect("a replaceable Envoy").trim().to_owned(),
+            addrs: before.addrs.clone(),
+        };
+        self
+    }
+
     /// Starts Envoy and returns once it takes requests.
     ///
     /// # Panics
@@ -176,6 +211,13 @@ impl Builder {
         let mut config = bootstrap::new(self.listeners(), self.clusters);
         for edit in self.edits {
             edit(&mut config);
+        }
+        if let HotRestart::Next { addrs, .. } = &self.hot_restart {
+            for listener in bootstrap::listeners(&mut config) {
+                let name = listener["name"].as_str().expect("a listener has a name");
+                let addr = addrs[name];
+                listener["address"] = bootstrap::address(addr);
+            }
         }
         let listeners = self
             .dynamic_listeners
@@ -204,7 +246,7 @@ impl Builder {
         let mut command = Command::new(words.next().expect("Envoy itself"));
         command
             .args(words)
-            .args(["--disable-hot-restart", "--log-level", "info"])
+            .args(["--log-level", "info"])
             // Not the list of everything that is compiled in.
             .args(["--component-log-level", "main:warning"])
             .args(["--concurrency", &workers.to_string()])
@@ -216,6 +258,7 @@ impl Builder {
             .arg(stats_tags())
             .arg("--admin-address-path")
             .arg(&admin_path)
+            .args(self.hot_restart.arguments(dir.path()))
             .args(self.arguments)
             .envs(self.environment)
             .stdin(Stdio::null())
@@ -272,6 +315,21 @@ impl Builder {
             bootstrap::new_listener(&listener.name, Some(filter), &listener.cluster)
         });
         [gateway].into_iter().chain(internal).collect()
+    }
+}
+
+impl HotRestart {
+    fn arguments(&self, dir: &Path) -> Vec<OsString> {
+        let words = |words: &[&str]| words.iter().map(OsString::from).collect();
+        match self {
+            Self::Off => words(&["--disable-hot-restart"]),
+            Self::First => vec![
+                "--use-dynamic-base-id".into(),
+                "--base-id-path".into(),
+                dir.join(BASE_ID).into(),
+            ],
+            Self::Next { base_id, .. } => words(&["--base-id", base_id, "--restart-epoch", "1"]),
+        }
     }
 }
 
@@ -551,6 +609,7 @@ impl Drop for Process {
 
 const LISTENERS: &str = "listeners.json";
 const ENDPOINTS: &str = "endpoints.json";
+const BASE_ID: &str = "base-id";
 
 /// Where each listener listens, by its name.
 type Addrs = HashMap<String, SocketAddr>;

@@ -79,6 +79,14 @@ fn socket_address(addr: SocketAddr) -> Value {
     json!({"address": addr.ip().to_string(), "port_value": addr.port()})
 }
 
+/// A header that a route gives to each request, in the place of those that came.
+fn header_to_set(name: &str, value: &Value) -> Value {
+    json!({
+        "header": {"key": name, "value": value},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    })
+}
+
 /// Puts `patch` over `value` as protobuf merges messages: lists are appended, messages merged, all else is replaced.
 fn merge(value: &mut Value, patch: &Value) {
     match (value, patch) {

@@ -34,7 +34,7 @@ const LISTENERS: [&str; 7] = [
 ];
 
 /// A change to the shipped configuration of a member.
-pub type Change = fn(&mut Value);
+type Change = Box<dyn Fn(&mut Value) + Send + Sync>;
 
 /// The fleet and what it stands between.
 pub struct Fleet {
@@ -57,7 +57,10 @@ impl Fleet {
 
     /// Starts three members with this change to the file. What is mirrored to the last one is sent to `way_to_last`, if
     /// it is given, which is then led to that member.
-    pub async fn start_with(change: Change, way_to_last: Option<&Switch>) -> Self {
+    pub async fn start_with(
+        change: impl Fn(&mut Value) + Send + Sync + 'static,
+        way_to_last: Option<&Switch>,
+    ) -> Self {
         let mut options = Options {
             logout_all: true,
             ..Options::default()
@@ -75,7 +78,7 @@ impl Fleet {
             members: Vec::new(),
             ports,
             ends,
-            change,
+            change: Box::new(change),
         };
         for member in 0..MEMBERS {
             let envoy = fleet.start_member(member).await;

@@ -102,7 +102,7 @@ pub fn static_cluster(name: &str, addr: SocketAddr) -> Value {
     json!({
         "name": name,
         "type": "STATIC",
-        "connect_timeout": "5s",
+        "connect_timeout": "30s",
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": {
@@ -111,6 +111,11 @@ pub fn static_cluster(name: &str, addr: SocketAddr) -> Value {
             }}}}]}],
         },
     })
+}
+
+/// An address as Envoy takes it.
+pub fn address(addr: SocketAddr) -> Value {
+    json!({"socket_address": {"address": addr.ip().to_string(), "port_value": addr.port()}})
 }
 
 fn loopback(port: u16) -> Value {
@@ -181,9 +186,7 @@ pub fn move_cluster(cluster: &mut Value, addr: SocketAddr) {
 
 /// Points an endpoint to `addr`.
 pub fn move_endpoint(endpoint: &mut Value, addr: SocketAddr) {
-    endpoint["endpoint"]["address"] = json!({
-        "socket_address": {"address": addr.ip().to_string(), "port_value": addr.port()},
-    });
+    endpoint["endpoint"]["address"] = address(addr);
 }
 
 /// Lets a listener listen on a free port of loopback.

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{
-    Upstreams, elements, knows,
+    Upstreams, elements, header_to_set, knows,
     manifests::{of_kind, the},
     merge, on_loopback, socket_address, text,
 };
@@ -211,7 +211,7 @@ fn virtual_hosts(resources: &[Value], section: &str) -> Vec<Value> {
         }
         let mut routes = Vec::new();
         for (index, rule) in elements(&route["spec"]["rules"]).iter().enumerate() {
-            knows(rule, &["matches", "backendRefs", "timeouts"]);
+            knows(rule, &["matches", "filters", "backendRefs", "timeouts"]);
             for found in elements(&rule["matches"]) {
                 knows(found, &["path"]);
                 assert_eq!(found["path"]["type"], "PathPrefix");
@@ -260,7 +260,28 @@ fn action(resources: &[Value], section: &str, rule: &Value, cluster: &str) -> Va
             (filter_name(&name), on)
         })
         .collect();
-    json!({"route": route, "typed_per_filter_config": enabled})
+    let headers: Vec<Value> = elements(&rule["filters"])
+        .iter()
+        .flat_map(headers)
+        .collect();
+    json!({
+        "route": route,
+        "typed_per_filter_config": enabled,
+        "request_headers_to_add": headers,
+    })
+}
+
+/// internal/gatewayapi/filters.go, `processRequestHeaderModifierFilter`. A value may hold Envoy's command operators
+/// (internal/gatewayapi/envoyformatvalidator).
+fn headers(filter: &Value) -> Vec<Value> {
+    knows(filter, &["type", "requestHeaderModifier"]);
+    assert_eq!(filter["type"], "RequestHeaderModifier");
+    let modifier = &filter["requestHeaderModifier"];
+    knows(modifier, &["set"]);
+    elements(&modifier["set"])
+        .iter()
+        .map(|header| header_to_set(text(&header["name"]), &header["value"]))
+        .collect()
 }
 
 /// internal/gatewayapi/helpers.go, `irRouteDestinationName`.

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{
-    Upstreams, elements, knows,
+    Upstreams, elements, header_to_set, knows,
     manifests::{of_kind, the},
     merge, socket_address, text,
 };
@@ -165,9 +165,19 @@ fn virtual_hosts(resources: &[Value], gateway: &Value, server: &Value, port: u64
 }
 
 /// pilot/pkg/networking/core/route/route.go, `translateRoute`: a route for each match. Without `timeout` there is none;
-/// without `retries` there is Istio's default (route/retry/retry.go), which `attempts: 0` turns off.
+/// without `retries` there is Istio's default (route/retry/retry.go), which `attempts: 0` turns off. A header that is `set`
+/// may hold Envoy's command operators: it is handed on as it is (`translateAppendHeaders`).
 fn routes(http: &Value) -> Vec<Value> {
-    knows(http, &["name", "match", "route", "timeout", "retries"]);
+    let known = ["name", "match", "route", "timeout", "retries", "headers"];
+    knows(http, &known);
+    knows(&http["headers"], &["request"]);
+    knows(&http["headers"]["request"], &["set"]);
+    let set = http["headers"]["request"]["set"].as_object();
+    let headers: Vec<Value> = set
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| header_to_set(name, value))
+        .collect();
     let matches = match elements(&http["match"]) {
         [] => vec![json!({"prefix": "/"})],
         all => all
@@ -198,7 +208,7 @@ fn routes(http: &Value) -> Vec<Value> {
     }
     matches
         .into_iter()
-        .map(|found| json!({"match": found, "route": route}))
+        .map(|found| json!({"match": found, "route": route, "request_headers_to_add": headers}))
         .collect()
 }
 

@@ -1,0 +1,409 @@
+//! What `envoy/production/` does when a limit is reached, a certificate is renewed or a secret is replaced. The limits are
+//! lowered so that a test can reach them; all else is as shipped.
+
+use std::{fs, net::SocketAddr, process::Command, time::Duration};
+
+use serde_json::{Value, json};
+use stand_in::mas::Session;
+use tokio::task::JoinHandle;
+
+use super::{
+    edge::{WHOAMI, assert_no_verdict, new_token},
+    introspection_role::introspect,
+    production::{AUTH, Site, row_of},
+    tls,
+};
+use crate::support::{
+    envoy::bootstrap,
+    http::{self, Connection, Request, Response, within_limit},
+};
+
+/// The trigger of every overload action.
+const HEAP: &str = "envoy.resource_monitors.fixed_heap";
+
+fn monitor<'a>(config: &'a mut Value, name: &str) -> &'a mut Value {
+    let monitors = &mut config["overload_manager"]["resource_monitors"];
+    let monitors = monitors
+        .as_array_mut()
+        .expect("resource_monitors is a list");
+    let found = monitors.iter_mut().find(|monitor| monitor["name"] == name);
+    found.unwrap_or_else(|| panic!("there is no {name}"))
+}
+
+fn set_thresholds(cluster: &mut Value, limit: u32) {
+    let thresholds = &mut cluster["circuit_breakers"]["thresholds"][0];
+    for key in ["max_connections", "max_requests", "max_pending_requests"] {
+        assert!(
+            !thresholds[key].is_null(),
+            "{} has no {key}",
+            cluster["name"]
+        );
+        thresholds[key] = limit.into();
+    }
+}
+
+/// Checks that the next connection is closed without a response.
+async fn assert_refused(addr: SocketAddr, request: &Request) {
+    let response = http::try_send(addr, request).await;
+    assert!(response.is_none(), "{response:?}");
+}
+
+/// Who comes when all connections of a listener are taken is sent away; who is connected is served, and so are the other
+/// listeners.
+#[tokio::test]
+async fn connections_over_the_limit_are_refused_and_the_others_are_served() {
+    const LIMIT: usize = 3;
+    let site = Site::start_with(2, |config, _| {
+        let limits = &mut config["layered_runtime"]["layers"][0]["static_layer"];
+        for listener in ["gateway", "federation"] {
+            let key = format!("envoy.resource_limits.listener.{listener}.connection_limit");
+            assert!(
+                limits[&key].as_u64().is_some(),
+                "{key} is no longer in the folder"
+            );
+            limits[&key] = LIMIT.into();
+        }
+    })
+    .await;
+    let whoami = Request::get(WHOAMI).bearer(&site.token);
+    let version = Request::get("/_matrix/federation/v1/version");
+    let [gateway, federation] = ["gateway", "federation"].map(|way| site.tls.listener(way));
+    for (full, request) in [(gateway, &whoami), (federation, &version)] {
+        let mut connected = Vec::new();
+        for _ in 0..LIMIT {
+            let mut connection = Connection::open(full).await;
+            assert_eq!(connection.request(request).await.status, 200);
+            connected.push(connection);
+        }
+        // More often than there are places: none is given away by what comes and goes.
+        for _ in 0..2 * LIMIT {
+            assert_refused(full, request).await;
+            for (listener, request) in [
+                ("introspection", &introspect(&site.token)),
+                ("provisioning", &Request::get("/health")),
+                ("operations", &Request::get("/healthz")),
+            ] {
+                let response = http::send(site.envoy.listener(listener), request).await;
+                assert_eq!(response.status, 200, "{listener}");
+            }
+        }
+        for connection in &mut connected {
+            assert_eq!(connection.request(request).await.status, 200);
+        }
+        for (other, request) in [(gateway, &whoami), (federation, &version)] {
+            if other != full {
+                assert_eq!(http::send(other, request).await.status, 200);
+            }
+        }
+        connected.pop();
+        within_limit("a place", async {
+            while http::try_send(full, request).await.is_none() {}
+        })
+        .await;
+    }
+}
+
+/// The limit of all listeners together counts what opens and closes, also of the internal ones.
+#[tokio::test]
+async fn the_limit_of_all_listeners_stays_where_it_is() {
+    const LIMIT: usize = 4;
+    let site = Site::start_with(2, |config, _| {
+        let name = "envoy.resource_monitors.global_downstream_max_connections";
+        let limit = &mut monitor(config, name)["typed_config"]["max_active_downstream_connections"];
+        let shipped = limit.as_u64().expect("a number");
+        let limits = &config["layered_runtime"]["layers"][0]["static_layer"];
+        let of_listeners = ["gateway", "federation"].map(|listener| {
+            let key = format!("envoy.resource_limits.listener.{listener}.connection_limit");
+            limits[key].as_u64().expect("a number")
+        });
+        assert!(
+            shipped > of_listeners.iter().sum(),
+            "there is room for the internal ones"
+        );
+        let limit = &mut monitor(config, name)["typed_config"]["max_active_downstream_connections"];
+        *limit = LIMIT.into();
+    })
+    .await;
+    let whoami = Request::get(WHOAMI).bearer(&site.token);
+    let gateway = site.tls.listener("gateway");
+    for _ in 0..2 * LIMIT {
+        let probe = http::send(site.envoy.listener("operations"), &Request::get("/healthz")).await;
+        assert_eq!(probe.status, 200);
+    }
+    let mut connected = Vec::new();
+    for _ in 0..LIMIT {
+        let mut connection = Connection::open(gateway).await;
+        assert_eq!(connection.request(&whoami).await.status, 200);
+        connected.push(connection);
+    }
+    assert_refused(gateway, &whoami).await;
+    assert_refused(site.envoy.listener("operations"), &Request::get("/healthz")).await;
+    for connection in &mut connected {
+        assert_eq!(connection.request(&whoami).await.status, 200);
+    }
+}
+
+/// With little memory left new requests end at once, in every listener, and those under way go on.
+#[tokio::test]
+async fn little_memory_ends_new_requests_and_no_others() {
+    let pressure = tempfile::tempdir().expect("a temporary directory");
+    let path = pressure.path().join("pressure");
+    let set = |value: &str| {
+        fs::write(path.with_extension("new"), value).expect("a file of our own");
+        fs::rename(path.with_extension("new"), &path).expect("a file of our own");
+    };
+    set("0");
+    let file = path.clone();
+    let site = Site::start_with(2, move |config, _| {
+        // The same actions, by a number in a file instead of the memory in use.
+        let heap = monitor(config, HEAP);
+        heap["typed_config"] = json!({
+            "@type": "type.googleapis.com/envoy.extensions.resource_monitors.injected_resource.v3.InjectedResourceConfig",
+            "filename": file,
+        });
+        let name = "envoy.resource_monitors.injected_resource";
+        heap["name"] = name.into();
+        let actions = &mut config["overload_manager"]["actions"];
+        for action in actions.as_array_mut().expect("actions is a list") {
+            assert_eq!(action["triggers"][0]["name"], HEAP);
+            action["triggers"][0]["name"] = name.into();
+        }
+    })
+    .await;
+    let token = new_token("mat");
+    site.mas.insert(&token, Session::access("bob", "PHONE"));
+    let hold = site.mas.hold();
+    let under_way = spawn(
+        site.tls.listener("gateway"),
+        Request::get(WHOAMI).bearer(&token),
+    );
+    site.mas.wait_for_calls(1).await;
+    set("1");
+    let active = "overload.envoy.overload_actions.stop_accepting_requests.active";
+    site.envoy.wait_for_stat(active, |active| active == 1).await;
+    let whoami = Request::get(WHOAMI).bearer(&site.token);
+    assert_eq!(site.send("gateway", &whoami).await.status, 503);
+    let probe = http::send(site.envoy.listener("operations"), &Request::get("/healthz")).await;
+    assert_eq!(probe.status, 503);
+    hold.release();
+    assert_eq!(under_way.await.expect("no panic").status, 200);
+    set("0");
+    site.envoy.wait_for_stat(active, |active| active == 0).await;
+    assert_eq!(site.send("gateway", &whoami).await.status, 200);
+}
+
+/// The monitor that is shipped sees the memory in use.
+#[tokio::test]
+async fn the_limit_of_memory_is_looked_at() {
+    let site = Site::start_with(2, |config, _| {
+        monitor(config, HEAP)["typed_config"]["max_heap_size_bytes"] = 1.into();
+    })
+    .await;
+    let active = "overload.envoy.overload_actions.stop_accepting_requests.active";
+    site.envoy.wait_for_stat(active, |active| active == 1).await;
+    assert_eq!(
+        site.send("gateway", &Request::get(WHOAMI)).await.status,
+        503
+    );
+}
+
+fn spawn(addr: SocketAddr, request: Request) -> JoinHandle<Response> {
+    tokio::spawn(async move { http::send(addr, &request).await })
+}
+
+/// MAS hangs and no more calls to it may be made: a new token gets 503 at once, one that was active goes on, and clients
+/// reach MAS as before.
+#[tokio::test]
+async fn a_full_breaker_of_the_modules_calls_stops_new_tokens_only() {
+    let site = Site::start_with(1, |config, _| {
+        set_thresholds(bootstrap::cluster(config, "mas-introspection"), 1);
+        let manager = bootstrap::http_manager(config);
+        let filters = bootstrap::http_filters(manager).iter_mut();
+        for filter in filters.filter(|filter| filter["name"] == "envoy.filters.http.wasm") {
+            let own = &mut filter["typed_config"]["config"]["configuration"]["value"];
+            own["cache"]["ttl"] = "1s".into();
+        }
+    })
+    .await;
+    let gateway = site.tls.listener("gateway");
+    let new = || {
+        let token = new_token("mat");
+        site.mas.insert(&token, Session::access("bob", "PHONE"));
+        Request::get(WHOAMI).bearer(&token)
+    };
+    let known = Request::get(WHOAMI).bearer(&site.token);
+    assert_eq!(http::send(gateway, &known).await.status, 200);
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let hold = site.mas.hold();
+    // One on the only connection, one that waits for it.
+    let first = spawn(gateway, new());
+    site.mas.wait_for_calls(2).await;
+    let second = spawn(gateway, new());
+    let pending = "cluster.mas-introspection.upstream_rq_pending_active";
+    site.envoy
+        .wait_for_stat(pending, |pending| pending == 1)
+        .await;
+    let third = new();
+    assert_no_verdict(&http::send(gateway, &third).await);
+    assert_eq!(http::send(gateway, &known).await.status, 200);
+    let stats = site.envoy.stats().await;
+    let stale = stats.sum("matrix_edge_auth_requests_total", &[("source", "stale")]);
+    assert!(stale >= 1.0, "{}", stats.of("matrix_edge_auth_requests"));
+    let overflow = "cluster.mas-introspection.upstream_rq_pending_overflow";
+    assert!(site.envoy.stat(overflow).await >= 1);
+    let of_clients = Request::get("/authorize").header("Host", AUTH);
+    assert_eq!(http::send(gateway, &of_clients).await.status, 200);
+    hold.release();
+    for held in [first, second] {
+        assert_eq!(held.await.expect("no panic").status, 200);
+    }
+    assert_eq!(http::send(gateway, &third).await.status, 200);
+}
+
+/// A request whose last bytes have not come: the server waits for them.
+struct Unfinished(Connection);
+
+impl Unfinished {
+    async fn send(addr: SocketAddr, [host, method, target]: [&str; 3], token: &str) -> Self {
+        let mut connection = Connection::open(addr).await;
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nContent-Length: 2\r\n\r\n1"
+        );
+        connection.send(head.as_bytes()).await;
+        Self(connection)
+    }
+
+    async fn finish(mut self) -> Response {
+        self.0.send(b"2").await;
+        self.0.response(false).await
+    }
+}
+
+/// Each cluster has a breaker of its own: a server that hangs takes none of the others with it.
+#[tokio::test]
+async fn a_full_breaker_of_a_cluster_leaves_the_others_alone() {
+    let site = Site::start_with(1, |config, _| {
+        for cluster in bootstrap::clusters(config) {
+            // Envoy's own interface is asked by probes and Prometheus only.
+            if !["admin", "mas-introspection"].contains(&cluster["name"].as_str().unwrap_or("")) {
+                set_thresholds(cluster, 1);
+            }
+        }
+    })
+    .await;
+    let row = |cluster: &str| {
+        let row = row_of(cluster);
+        row.map(|[way, host, method, target]| (site.tls.listener(way), [host, method, target]))
+    };
+    let mut rows: Vec<(&str, SocketAddr, [&str; 3])> = Vec::new();
+    for cluster in site.upstreams.keys() {
+        match (row(cluster), cluster.as_str()) {
+            (Some((addr, row)), _) => rows.push((cluster, addr, row)),
+            (None, "synapse-mas") => {
+                let row = ["mas", "GET", "/_synapse/mas/query_user?localpart=a"];
+                rows.push((cluster, site.envoy.listener("provisioning"), row));
+            }
+            (None, other) => assert_eq!(other, "admin"),
+        }
+    }
+    let whole = |[host, method, target]: [&str; 3]| {
+        let request = Request::new(method, target).header("Host", host);
+        request.bearer(&site.token)
+    };
+    let known = Request::get(WHOAMI).bearer(&site.token);
+    assert_eq!(site.send("gateway", &known).await.status, 200);
+    for (full, addr, row) in &rows {
+        let stat = |name: &str| format!("cluster.{full}.{name}");
+        let first = Unfinished::send(*addr, *row, &site.token).await;
+        let active = stat("upstream_rq_active");
+        site.envoy
+            .wait_for_stat(&active, |active| active == 1)
+            .await;
+        let second = Unfinished::send(*addr, *row, &site.token).await;
+        let pending = stat("upstream_rq_pending_active");
+        site.envoy
+            .wait_for_stat(&pending, |pending| pending == 1)
+            .await;
+        let overflow = stat("upstream_rq_pending_overflow");
+        assert_eq!(site.envoy.stat(&overflow).await, 0, "{full}");
+        assert_eq!(http::send(*addr, &whole(*row)).await.status, 503, "{full}");
+        assert_eq!(site.envoy.stat(&overflow).await, 1, "{full}");
+        for (other, addr, row) in &rows {
+            if other != full {
+                let status = http::send(*addr, &whole(*row)).await.status;
+                assert_eq!(status, 200, "{other} while {full} hangs");
+            }
+        }
+        for held in [first, second] {
+            assert_eq!(held.finish().await.status, 200, "{full}");
+        }
+    }
+    assert_eq!(rows.len() + 1, site.upstreams.len());
+}
+
+/// The serial number of the certificate that a listener shows.
+async fn serial(addr: SocketAddr) -> String {
+    let script = format!(
+        "openssl s_client -connect {addr} -servername matrix.example.org </dev/null 2>/dev/null | openssl x509 -noout -serial"
+    );
+    let shown = tokio::task::spawn_blocking(|| Command::new("bash").arg("-c").arg(script).output());
+    let shown = shown.await.expect("no panic").expect("bash starts");
+    assert!(shown.status.success(), "{shown:?}");
+    String::from_utf8(shown.stdout).expect("text")
+}
+
+/// Two files cannot be moved at once. Between the two moves the old certificate serves, and no handshake fails.
+#[tokio::test]
+async fn a_certificate_that_is_moved_into_place_is_shown_to_the_next_client() {
+    let site = Site::start().await;
+    let listeners = ["gateway", "federation"].map(|name| site.envoy.listener(name));
+    let before = serial(listeners[0]).await;
+    let folder = site.dir.path();
+    let next = folder.join("next");
+    fs::create_dir(&next).expect("a new directory");
+    tls::make_certificate(&next, &["matrix.example.org"]);
+    let mut open = Connection::open(site.tls.listener("gateway")).await;
+    let whoami = Request::get(WHOAMI).bearer(&site.token);
+    assert_eq!(open.request(&whoami).await.status, 200);
+
+    // Written over, nothing is moved. There is nothing to wait for, either.
+    for name in ["privkey.pem", "fullchain.pem"] {
+        fs::copy(next.join(name), folder.join(name)).expect("a file of our own");
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(serial(listeners[0]).await, before);
+
+    // The same by moving: a new pair, of which the key comes first.
+    tls::make_certificate(&next, &["matrix.example.org"]);
+    for name in ["privkey.pem", "fullchain.pem"] {
+        for listener in listeners {
+            assert_eq!(serial(listener).await, before);
+        }
+        fs::rename(next.join(name), folder.join(name)).expect("a file of our own");
+    }
+    within_limit("the new certificate", async {
+        while serial(listeners[0]).await == before {}
+    })
+    .await;
+    let after = serial(listeners[0]).await;
+    assert_eq!(serial(listeners[1]).await, after);
+    // Connections from before go on.
+    assert_eq!(open.request(&whoami).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_secret_that_is_moved_into_place_goes_out_with_the_next_question() {
+    let site = Site::start().await;
+    let whoami = Request::get(WHOAMI).bearer(&site.token);
+    site.mas.set_secret("another");
+    assert_no_verdict(&site.send("gateway", &whoami).await);
+    let path = site.dir.path().join("mas-secret.yaml");
+    let text = fs::read_to_string(&path).expect("a file of our own");
+    let text = text.replace(stand_in::mas::DEFAULT_SECRET, "another");
+    fs::write(path.with_extension("new"), text).expect("a file of our own");
+    fs::rename(path.with_extension("new"), &path).expect("a file of our own");
+    within_limit("the new secret", async {
+        while site.send("gateway", &whoami).await.status != 200 {}
+    })
+    .await;
+}

@@ -1,0 +1,413 @@
+//! `docs/rollout.md` is true: its commands are run from top to bottom, on `envoy/production/` with other addresses, and what
+//! is to be configured elsewhere is what the files say that other tests run.
+//!
+//! `matrix-edge-auth check` is run by the tests of that program.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+use stand_in::{
+    homeserver::Homeserver,
+    mas::{DEFAULT_SECRET, Mas, Options, Session},
+};
+use tempfile::TempDir;
+
+use super::{
+    edge::{WHOAMI, new_token},
+    introspection_role::{assert_active, introspect},
+    tls,
+};
+use crate::support::{
+    envoy::{Envoy, bootstrap, module, read, repository, yaml},
+    http::{self, within_limit},
+    switch::Switch,
+};
+
+const PAGE: &str = "docs/rollout.md";
+
+/// How the page starts Envoy, and how it starts the next one.
+const START: &str = "envoy -c /etc/envoy/run/bootstrap.yaml --concurrency 8 --drain-time-s 60 --parent-shutdown-time-s 90";
+const NEXT: &str = "--restart-epoch 1";
+
+/// Where the shipped listeners are. Each of them gets a free port.
+const ADDRESSES: [&str; 5] = [
+    r#"address: "::", port_value: 443, ipv4_compat: true"#,
+    r#"address: "::", port_value: 8448, ipv4_compat: true"#,
+    "address: 127.0.0.1, port_value: 10001",
+    "address: 127.0.0.1, port_value: 10002",
+    r#"address: "::", port_value: 8081, ipv4_compat: true"#,
+];
+
+/// A block of the page: its language and its text.
+struct Block {
+    language: String,
+    text: String,
+}
+
+fn blocks(page: &str) -> Vec<Block> {
+    let mut found = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if let Some(language) = line.strip_prefix("```") {
+            let text: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            found.push(Block {
+                language: language.to_owned(),
+                text: text.join("\n"),
+            });
+        }
+    }
+    found
+}
+
+/// Each command of a `console` block, and what it prints. Without a line to print, any output will do.
+fn commands(text: &str) -> Vec<(String, String)> {
+    let mut found: Vec<(String, Vec<&str>)> = Vec::new();
+    for line in text.lines() {
+        match line.strip_prefix("$ ") {
+            Some(command) => found.push((command.to_owned(), Vec::new())),
+            None => found.last_mut().expect("a command first").1.push(line),
+        }
+    }
+    let joined = found.into_iter();
+    joined
+        .map(|(command, lines)| (command, lines.join("\n")))
+        .collect()
+}
+
+/// What the page is carried out on.
+struct Site {
+    /// In the place of `/etc/envoy`.
+    dir: TempDir,
+    mas: Mas,
+    homeserver: Homeserver,
+    /// Leads to the admin interface of the Envoy that runs.
+    admin: Switch,
+    token: String,
+    running: Running,
+}
+
+/// An Envoy, and the way to it for clients without TLS.
+struct Running {
+    envoy: Envoy,
+    is_delivered: bool,
+}
+
+impl Site {
+    /// An Envoy without the module runs, and the folder is at its place.
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let tls = dir.path().join("tls");
+        fs::create_dir(&tls).expect("a new directory");
+        let names = ["matrix.example.org", "auth.example.org"];
+        tls::make_certificate(&tls, &names);
+        for name in ["envoy.yaml", "certificate.yaml", "mas-secret.yaml"] {
+            let mut text = read(&format!("envoy/production/{name}"))
+                .replace("/etc/envoy/", &in_place(dir.path(), "/etc/envoy/"))
+                .replace("change-me", DEFAULT_SECRET);
+            for address in ADDRESSES {
+                let is_there = text.contains(address) || name != "envoy.yaml";
+                assert!(is_there, "{address} is no longer in the folder");
+                text = text.replace(address, "address: 127.0.0.1, port_value: 0");
+            }
+            fs::write(dir.path().join(name), text).expect("a file of our own");
+        }
+        let deliver = repository().join("envoy/production/deliver");
+        fs::copy(deliver, dir.path().join("deliver")).expect("a file of our own");
+        fs::copy(module(), dir.path().join("matrix-edge-auth.wasm")).expect("a file of our own");
+        let binary = std::env::var_os("ENVOY")
+            .map_or_else(|| repository().join(".venv/bin/envoy"), PathBuf::from);
+        fs::create_dir(dir.path().join("bin")).expect("a new directory");
+        symlink(binary, dir.path().join("bin/envoy")).expect("a file of our own");
+
+        let mas = Mas::start(Options::default()).await.expect("a free port");
+        let homeserver = Homeserver::start_local().await.expect("a free port");
+        let whoami = json!({"user_id": "@alice:example.org"}).to_string();
+        homeserver.respond(WHOAMI, 200, whoami);
+        let key = json!({"server_name": "example.org"}).to_string();
+        homeserver.respond("/_matrix/key/v2/server", 200, key);
+        let token = new_token("mat");
+        mas.insert(&token, Session::access("alice", "PHONE"));
+        let admin = Switch::start(mas.addr()).await;
+        let mut before = yaml(&fs::read_to_string(dir.path().join("envoy.yaml")).expect("ours"));
+        remove_module(&mut before);
+        let upstreams = [mas.addr(), homeserver.addr(), admin.addr()];
+        let envoy = run(before, upstreams).await;
+        let site = Self {
+            dir,
+            mas,
+            homeserver,
+            admin,
+            token,
+            running: Running {
+                envoy,
+                is_delivered: false,
+            },
+        };
+        site.lead_clients();
+        site
+    }
+
+    /// Starts the Envoy that the page starts.
+    async fn restart(&mut self) {
+        let written = fs::read_to_string(self.dir.path().join("run/bootstrap.yaml"));
+        let config = yaml(&written.expect("`deliver` wrote it"));
+        let upstreams = [self.mas.addr(), self.homeserver.addr(), self.admin.addr()];
+        self.running = Running {
+            envoy: run(config, upstreams).await,
+            is_delivered: true,
+        };
+        self.lead_clients();
+    }
+
+    /// curl reads where each address leads to.
+    fn lead_clients(&self) {
+        let envoy = &self.running.envoy;
+        self.admin.lead_to(envoy.admin());
+        let lead = |from: &str, to: SocketAddr| format!("connect-to = \"{from}:{to}\"\n");
+        let mut text = format!("cacert = {}/tls/fullchain.pem\n", self.dir.path().display());
+        text += &lead("matrix.example.org:443", envoy.listener("gateway"));
+        text += &lead("auth.example.org:443", envoy.listener("gateway"));
+        text += &lead("127.0.0.1:8081", envoy.listener("operations"));
+        text += &lead("127.0.0.1:9901", envoy.admin());
+        fs::write(self.dir.path().join(".curlrc"), text).expect("a file of our own");
+    }
+
+    /// What a command prints, or what it says when it fails.
+    async fn output(&self, command: &str) -> Result<String, String> {
+        let folders = format!(
+            "{}:{}",
+            self.dir.path().join("bin").display(),
+            std::env::var("PATH").unwrap_or_default()
+        );
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &format!("set -o pipefail; {command}")])
+            .current_dir(repository())
+            .env("PATH", folders)
+            .env("CURL_HOME", self.dir.path())
+            .env("MAS_SECRET", DEFAULT_SECRET)
+            .env("TOKEN", &self.token);
+        // What it asks runs here.
+        let ended = tokio::task::spawn_blocking(move || bash.output()).await;
+        let ended = ended.expect("no panic").expect("bash starts");
+        let printed = String::from_utf8_lossy(&ended.stdout).trim_end().to_owned();
+        if ended.status.success() {
+            Ok(printed)
+        } else {
+            let said = String::from_utf8_lossy(&ended.stderr);
+            Err(format!("{} {printed}{said}", ended.status))
+        }
+    }
+
+    /// Runs a command. What it is to print may take a moment to come.
+    async fn run(&self, command: &str, wanted: &str) {
+        let command = in_place(self.dir.path(), command).replace(
+            "dist/matrix-edge-auth.wasm",
+            &module().display().to_string(),
+        );
+        const TAKEN: &str = "listener_manager.lds.update_success";
+        let envoy = &self.running.envoy;
+        let taken = envoy.stat(TAKEN).await;
+        if wanted.is_empty() {
+            let output = self.output(&command).await;
+            assert!(output.is_ok(), "{command}: {output:?}");
+        } else {
+            within_limit(&format!("{command} to print {wanted}"), async {
+                let mut before = Ok(String::new());
+                loop {
+                    let output = self.output(&command).await;
+                    if output.as_deref() == Ok(wanted) {
+                        return;
+                    }
+                    if output != before {
+                        eprintln!("{command}: {output:?}");
+                        before = output;
+                    }
+                }
+            })
+            .await;
+        }
+        if command.ends_with("/deliver") && self.running.is_delivered {
+            envoy.wait_for_stat(TAKEN, |now| now > taken).await;
+        }
+    }
+
+    /// Does what the page asks the reader to configure.
+    async fn configure(&self, wanted: &Value) {
+        let (key, value) = wanted
+            .as_object()
+            .and_then(|map| map.iter().next())
+            .expect("a key");
+        let envoy = &self.running.envoy;
+        match key.as_str() {
+            "hash_policy" => {
+                let shipped = read("envoy/production/envoy.yaml");
+                let policy = read(PAGE);
+                let line = policy
+                    .lines()
+                    .find(|line| line.contains("header_name"))
+                    .expect("one");
+                assert!(shipped.contains(line.trim()), "{line}");
+            }
+            "identity_headers" => {
+                assert_eq!(*wanted, super::rollout::without_headers());
+            }
+            "matrix" => {
+                let mas = yaml(&read("envoy/compose/mas.yaml"));
+                assert_eq!(mas["matrix"]["endpoint"], value["endpoint"]);
+                self.mas.set_homeserver(envoy.listener("provisioning"));
+                self.mas.delete_device("alice", "OTHER");
+                self.mas.wait_until_provisioned().await;
+            }
+            "matrix_authentication_service" => {
+                let synapse = yaml(&read("envoy/compose/homeserver.yaml"));
+                assert_eq!(synapse[key]["endpoint"], value["endpoint"]);
+                let question = introspect(&self.token);
+                let answer = http::send(envoy.listener("introspection"), &question).await;
+                assert_active(&answer, "alice");
+            }
+            other => panic!("nothing is done about {other}"),
+        }
+    }
+}
+
+/// A text of the page or of the folder, with this directory for the one that it names.
+fn in_place(dir: &Path, text: &str) -> String {
+    text.replace("/etc/envoy/", &format!("{}/", dir.display()))
+}
+
+/// Takes the module out of a configuration, and its switches out of the routes.
+fn remove_module(value: &mut Value) {
+    const MODULE: &str = "envoy.filters.http.wasm";
+    match value {
+        Value::Object(map) => {
+            map.remove(MODULE);
+            map.values_mut().for_each(remove_module);
+        }
+        Value::Array(list) => {
+            list.retain(|item| item["name"] != MODULE);
+            list.iter_mut().for_each(remove_module);
+        }
+        _ => {}
+    }
+}
+
+/// Starts an Envoy of the folder, before MAS, the homeserver, and what leads to its own admin interface.
+async fn run(mut config: Value, [mas, homeserver, admin]: [SocketAddr; 3]) -> Envoy {
+    // The harness brings the same ones.
+    config["stats_config"].take();
+    config["admin"]["address"]["socket_address"]["port_value"] = 0.into();
+    for cluster in bootstrap::clusters(&mut config) {
+        let addr = match cluster["name"].as_str() {
+            Some("mas" | "mas-introspection") => mas,
+            Some("admin") => admin,
+            _ => homeserver,
+        };
+        bootstrap::move_cluster(cluster, addr);
+    }
+    let envoy = Envoy::builder().concurrency(2);
+    envoy.bootstrap(move |whole| *whole = config).start().await
+}
+
+#[tokio::test]
+async fn the_rollout_guide_can_be_followed() {
+    let mut site = Site::start().await;
+    let mut starts = 0;
+    for block in blocks(&read(PAGE)) {
+        match &*block.language {
+            "console" => {
+                for (command, wanted) in commands(&block.text) {
+                    if !command.starts_with("matrix-edge-auth ") {
+                        site.run(&command, &wanted).await;
+                    }
+                }
+            }
+            "yaml" => site.configure(&yaml(&block.text)).await,
+            "sh" if block.text == START => {
+                site.restart().await;
+                starts += 1;
+            }
+            // `rollout.rs` runs a hot restart. Here Envoy says that it knows the options.
+            "sh" if block.text == format!("{START} {NEXT}") => {
+                site.run(&format!("{} --mode validate", block.text), "")
+                    .await;
+                starts += 1;
+            }
+            _ => panic!("nothing is done about\n{}", block.text),
+        }
+    }
+    assert_eq!(starts, 2);
+    let envoy = &site.running.envoy;
+    assert_eq!(envoy.stat("listener_manager.lds.update_rejected").await, 0);
+    assert!(!envoy.log().contains("RuntimeError"), "see the log");
+}
+
+/// `deliver` keeps what Envoy would refuse from Envoy, and says what it cannot deliver.
+#[tokio::test]
+async fn deliver_refuses_what_envoy_refuses() {
+    let site = Site::start().await;
+    let deliver = in_place(site.dir.path(), "/etc/envoy/deliver");
+    assert_eq!(
+        site.output(&format!("{deliver} 2>&1")).await.as_deref(),
+        Ok("configuration 'envoy.yaml' OK")
+    );
+    let written =
+        || fs::read_to_string(site.dir.path().join("run/listeners.yaml")).expect("it is there");
+    let before = written();
+    let edit = |from: &str, to: &str| {
+        let path = site.dir.path().join("envoy.yaml");
+        let text = fs::read_to_string(&path).expect("it is there");
+        assert!(text.contains(from));
+        fs::write(&path, text.replacen(from, to, 1)).expect("a file of our own");
+    };
+    edit("mode: enforce", "mode: shadw");
+    let refused = site.output(&deliver).await.expect_err("a refusal");
+    assert!(refused.contains("configuration refused: mode"), "{refused}");
+    assert_eq!(written(), before);
+    edit("mode: shadw", "mode: shadow");
+    edit("max_retries: 256", "max_retries: 255");
+    let said = site
+        .output(&format!("{deliver} 2>&1"))
+        .await
+        .expect("a success");
+    assert!(said.contains("the next start of Envoy"), "{said}");
+    assert_ne!(written(), before);
+}
+
+/// The name by which a heading is linked to: lower case, without punctuation, hyphens for spaces.
+fn anchor(heading: &str) -> String {
+    let plain = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = plain
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn the_links_of_the_page_lead_somewhere() {
+    let page = read(PAGE);
+    let links: Vec<&str> = page
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+        .collect();
+    assert!(links.len() > 15, "{links:?}");
+    for link in links {
+        let (path, wanted) = link.split_once('#').unwrap_or((link, ""));
+        let target = match path {
+            "" => repository().join(PAGE),
+            _ => repository().join("docs").join(path),
+        };
+        assert!(target.exists(), "{link}");
+        if !wanted.is_empty() {
+            let text = fs::read_to_string(target).expect("a readable file");
+            let mut headings = text.lines().filter(|line| line.starts_with('#'));
+            assert!(headings.any(|heading| anchor(heading) == wanted), "{link}");
+        }
+    }
+}
