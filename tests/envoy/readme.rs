@@ -204,12 +204,6 @@ impl Site {
     /// Runs a command of the page. A metric may take a moment to come.
     async fn follow(&self, step: &Step) {
         let command = self.in_place(&step.command);
-        // Envoy writes its last word to its log.
-        let command = if command.starts_with("envoy ") {
-            format!("{command} 2>&1")
-        } else {
-            command
-        };
         let wanted = self.in_place(&step.output);
         let mut before = Ok(String::new());
         within_limit(&format!("{command} to print {wanted}"), async {
