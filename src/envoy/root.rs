@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     config,
-    host::{CallId, RootId, Runtime as _},
+    host::{CallId, Fields, RootId, Runtime as _},
     mas::introspection::{IntrospectionResponse, LIFETIME, MAX_RESPONSE_BYTES},
     role::series,
     worker::{Plugin, Worker},
@@ -70,14 +70,13 @@ impl Root {
     ) {
         #[cfg(feature = "trap")]
         super::trap::on_call_response();
-        let header = |name| abi::header(Map::CallResponse, name).ok().flatten();
-        // Without headers there was no response, and asking for one is an error.
-        let status = (num_headers > 0).then(|| header(":status")).flatten();
-        let status = status.and_then(|status| str::from_utf8(&status).ok()?.parse().ok());
-        // Each reading is a host call, and nothing more is read of an error.
-        let header_of_200 = |name| (status == Some(200)).then(|| header(name)).flatten();
-        let content_type = header_of_200("content-type");
-        let lifetime = header_of_200(LIFETIME);
+        // Without headers there was no response, and asking for them is an error.
+        let fields = (num_headers > 0)
+            .then(|| Fields::parse(abi::header_map(Map::CallResponse).ok()?))
+            .flatten()
+            .unwrap_or_default();
+        let status = fields.first(":status");
+        let status = status.and_then(|status| str::from_utf8(status).ok()?.parse().ok());
         let share = (body_size <= MAX_RESPONSE_BYTES)
             .then(|| worker.bodies().take_for_answer(body_size))
             .flatten();
@@ -87,8 +86,8 @@ impl Root {
         });
         let response = IntrospectionResponse {
             status,
-            content_type: content_type.as_deref(),
-            lifetime: lifetime.as_deref(),
+            content_type: fields.first("content-type"),
+            lifetime: fields.first(LIFETIME),
             body: body.as_deref(),
         };
         worker.on_call_response(&self.host(), self.id, call, response);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::{
     client::ClientKey,
-    limits::Place,
+    line::Place,
     load::{Load, PoolId, Slot},
     share::Shares,
 };

@@ -4,7 +4,7 @@ use super::{
     budget::{Budget, Inactive, Spent},
     call::CallContext,
     client::ClientKey,
-    line::{Line, LineFull, Ticket, Turn},
+    line::{Line, LineFull, Place, Turn},
     load::{Load, PoolId, Slot},
     resolution::Query,
     upstream::Upstream,
@@ -22,15 +22,6 @@ use crate::{
 pub struct Limits {
     budget: Budget,
     lines: SortedMap<PoolId, PoolLine>,
-}
-
-/// A place in one of the lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The pool whose line it is.
-    pub pool: PoolId,
-    is_known: bool,
-    ticket: Ticket,
 }
 
 /// What waits for a call of one pool.

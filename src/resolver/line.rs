@@ -7,7 +7,7 @@
 //! bounded in questions and in bytes; when it is full, the client with most questions in it gives up its newest
 //! one to a client that has fewer.
 
-use super::client::ClientKey;
+use super::{client::ClientKey, load::PoolId};
 use crate::{cache::question::QuestionKey, sorted::SortedMap};
 
 /// Questions that may wait in one line.
@@ -25,6 +25,17 @@ const MAX_QUESTION_BYTES: usize = 8 * 1024;
 pub struct Ticket {
     client: Option<ClientKey>,
     number: u64,
+}
+
+/// A place in one of the lines of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The pool.
+    pub pool: PoolId,
+    /// Whether it is in the line of known tokens.
+    pub is_known: bool,
+    /// The place in that line.
+    pub ticket: Ticket,
 }
 
 /// The line has no room for this client.

@@ -35,6 +35,8 @@ struct Rig {
     tokens: Vec<String>,
     clients: Vec<Connection>,
     homeservers: Vec<Connection>,
+    /// Questions of the homeserver about tokens that nobody knows, which get no verdict.
+    unknown: usize,
 }
 
 /// What an outage did.
@@ -72,6 +74,7 @@ impl Rig {
             tokens,
             clients,
             homeservers,
+            unknown: 0,
         };
         // One after the other, since Envoy may allow no two calls at once.
         for token in &rig.tokens {
@@ -145,7 +148,8 @@ impl Rig {
         }
         assert!(decided(&self.edge, "active", "stale").await > 0.0);
         assert!(answers(&self.edge, "active", "stale").await > 0.0);
-        assert_eq!(answers(&self.edge, "no_verdict", "mas").await, 0.0);
+        let without = answers(&self.edge, "no_verdict", "mas").await;
+        assert_eq!(without, self.unknown as f64);
         assert_eq!(answers(&self.edge, "not_asked", "offline").await, 0.0);
         outcome
     }
@@ -244,12 +248,13 @@ async fn the_circuit_breaker_is_open() {
     assert_eq!(hanging.await.expect("a response").status, 401);
 }
 
-/// Every call that may be under way is, in both roles, and hangs.
+/// Every call about an unknown token that may be under way is, in both roles, and hangs. Those about live sessions, which
+/// have calls of their own, hang too.
 #[tokio::test]
 async fn every_call_hangs() {
     const CAP: usize = 2;
     let mut rig = Rig::start(
-        json!({"introspection": {"timeout": "1m", "max_in_flight": CAP}}),
+        json!({"introspection": {"max_in_flight": CAP}}),
         |builder| builder,
     )
     .await;
@@ -265,13 +270,14 @@ async fn every_call_hangs() {
         let request = introspect(&new_token("mat"));
         connection.send(&request.to_bytes()).await;
     }
+    rig.unknown = homeservers.len();
     let hanging = clients.len() + homeservers.len();
     rig.edge.wait_for_calls(calls + hanging as u64).await;
     let outcome = rig.assert_served_through().await;
-    assert_eq!(outcome.calls, [0; USERS], "none gets through");
+    assert!(outcome.calls.iter().all(|calls| *calls > 0));
     rig.assert_recovers().await;
     for connection in &mut clients {
-        assert_eq!(connection.response(false).await.status, 401);
+        assert_eq!(connection.response(false).await.status, 503);
     }
 }
 

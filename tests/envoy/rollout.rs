@@ -122,6 +122,26 @@ async fn the_mode_changes_in_both_directions_without_a_question_to_mas() {
     edge.assert_alive().await;
 }
 
+/// How long the old mode still counts, also for a client that does not hear `Connection: close`.
+#[tokio::test]
+async fn a_connection_from_before_keeps_its_mode_until_it_has_drained() {
+    let drain = Duration::from_secs(2);
+    let edge = Edge::start_with(json!({"mode": "shadow"}), Options::default(), |builder| {
+        builder.dynamic_listeners().option("--drain-time-s", "2")
+    })
+    .await;
+    let whoami = Request::get(WHOAMI).bearer(&new_token("mat"));
+    let mut open = Connection::open(edge.envoy.addr()).await;
+    assert_eq!(open.request(&whoami).await.status, 200);
+    configure(&edge, json!({"mode": "enforce"})).await;
+    let delivered = Instant::now();
+    assert_not_active(&edge.send(&whoami).await);
+    while let Some(response) = open.try_request(&whoami).await {
+        assert_eq!(response.status, 200, "{response:?}");
+        assert!(delivered.elapsed() < drain + 2 * SECOND, "it is still open");
+    }
+}
+
 /// Shared data belongs to the `vm_id` and outlives the module: the new one serves what the old one has asked. What ends
 /// a session is heard by both, while the old one still has connections.
 #[tokio::test]
@@ -284,6 +304,40 @@ async fn a_hot_restart_begins_with_an_empty_cache_and_the_old_process_hears_noth
         "{}",
         stats.of("matrix_edge_auth_requests")
     );
+}
+
+/// The process before ends by itself, and takes what is still connected with it.
+#[tokio::test]
+async fn a_hot_restart_ends_the_old_process_in_time() {
+    let timed = |builder: Builder| {
+        builder
+            .option("--drain-time-s", "1")
+            .option("--parent-shutdown-time-s", "2")
+    };
+    let edge = Edge::start_with(json!({}), Options::default(), |builder| {
+        timed(builder).replaceable()
+    })
+    .await;
+    let token = edge.alice();
+    let whoami = Request::get(WHOAMI).bearer(&token);
+    let mut old = Connection::open(edge.envoy.addr()).await;
+    assert_eq!(old.request(&whoami).await.status, 200);
+    let builder = Envoy::builder()
+        .plugin(plugin(json!({})))
+        .homeserver(edge.homeserver.addr())
+        .mas(edge.mas.addr());
+    let next = timed(builder).taking_over_from(&edge.envoy).start().await;
+    within_limit("the process before to end", async {
+        while edge.envoy.is_alive() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(old.try_request(&whoami).await.is_none());
+    for _ in 0..10 {
+        assert_eq!(http::send(next.addr(), &whoami).await.status, 200);
+    }
+    assert_eq!(edge.mas.calls(&token), 2);
 }
 
 /// The first step after shadow mode that another filter can see: a header of one's own, and back.

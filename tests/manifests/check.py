@@ -3,7 +3,8 @@
     check.py [FOLDER] < resources.json
 
 Reads a JSON list of resources and prints one line for each problem. Kubernetes' own kinds are checked by kubernetes-validate;
-custom ones by the JSON Schemas GROUP_VERSION_KIND.json in FOLDER. Without FOLDER custom resources are passed over.
+custom ones by the JSON Schemas GROUP_VERSION_KIND.json in FOLDER, and by the rules in CEL of rules.json. Without FOLDER only
+the rules are applied to custom resources.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
+import rules
 
 # The newest in which everything that is used here is on by default.
 KUBERNETES = "1.35"
@@ -32,6 +34,7 @@ def problems(resource, folder):
         except kubernetes_validate.ValidationError as error:
             yield f"{list(error.path)}: {error.message}"
         return
+    yield from rules.problems(resource)
     if folder is None:
         return
     schema = folder / f"{version.replace('/', '_')}_{kind}.json"

@@ -1,7 +1,8 @@
 //! Every manifest is what Kubernetes, Istio and Envoy Gateway take, and has no key that they would drop in silence.
 //!
 //! The schemas of the custom resources are outside of the repository, in `../shared/crds`, made from the projects' own
-//! definitions. Where the folder is absent the custom resources are not checked, and the output of the layer says so.
+//! definitions. Where the folder is absent the custom resources are not checked against them, and the output of the layer
+//! says so. What the definitions say in CEL is in `rules.json`, and is always checked.
 
 use std::path::{Path, PathBuf};
 
@@ -64,6 +65,12 @@ fn envoy_gateway() {
     assert_eq!(problems(&resources("envoy/envoy-gateway")), "");
 }
 
+/// The first resource of a kind.
+fn first<'a>(resources: &'a mut [Value], kind: &str) -> &'a mut Value {
+    let found = resources.iter_mut().find(|found| found["kind"] == kind);
+    found.unwrap_or_else(|| panic!("there is no {kind}"))
+}
+
 /// A check that finds nothing might look at nothing.
 #[test]
 fn what_is_wrong_is_found() {
@@ -71,10 +78,30 @@ fn what_is_wrong_is_found() {
     let deployment = the_mut(&mut built, "Deployment");
     deployment["spec"]["template"]["spec"]["containers"][0]["readinessProb"] = json!({});
     assert!(problems(&built).contains("readinessProb"));
+    let mut istio = resources("envoy/istio");
+    first(&mut istio, "VirtualService")["spec"]["http"][0]["timeout"] = "0s".into();
+    let found = problems(&istio);
+    assert!(found.contains("greater than 1ms"), "{found}");
+    let mut gateway = resources("envoy/envoy-gateway");
+    // What the default of another key decides, and what the name of a key that is a word of CEL does.
+    let reference = &mut first(&mut gateway, "HTTPRoute")["spec"]["rules"][0]["backendRefs"][0];
+    if let Some(reference) = reference.as_object_mut() {
+        reference.remove("port");
+    }
+    let parent =
+        json!([{"name": "matrix", "namespace": "a"}, {"name": "matrix", "namespace": "a"}]);
+    first(&mut gateway, "HTTPRoute")["spec"]["parentRefs"] = parent;
+    let found = problems(&gateway);
+    assert!(
+        found.contains("Must have port for Service reference"),
+        "{found}"
+    );
+    assert!(found.contains("parentRefs"), "{found}");
+    let unknown = json!([{"apiVersion": "telemetry.istio.io/v1", "kind": "Telemetry"}]);
+    assert!(problems(unknown.as_array().expect("a list")).contains("rules.json"));
     if schemas().is_none() {
         return;
     }
-    let mut istio = resources("envoy/istio");
     the_mut(&mut istio, "WasmPlugin")["spec"]["failStrategy"] = "RELOAD".into();
     the_mut(&mut istio, "WasmPlugin")["spec"]["vmID"] = "x".into();
     let found = problems(&istio);
