@@ -4,7 +4,7 @@
 //! Prometheus labels. The set is small and fixed, and no value ever comes from a request.
 //!
 //! The non-obvious rule: a reason or an outcome has one name wherever it is told: in the metric, in the access log,
-//! in the README, which must list every one of them, and in docs/operations.md, which explains them.
+//! in docs/operations.md, which must list every one of them and explain it.
 
 /// Something worth counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -419,9 +419,9 @@ mod tests {
         labels(IntrospectionOutcome::ALL, IntrospectionOutcome::label)
     }
 
-    /// The README has a line for each metric, with all values of its label.
+    /// The manual has a line for each metric, with all values of its label.
     #[test]
-    fn the_readme_names_every_value() {
+    fn the_manual_names_every_value() {
         let invalidations = labels(InvalidationReason::ALL, InvalidationReason::label);
         let answers = labels(HomeserverAnswer::ALL, HomeserverAnswer::label);
         for (metric, labels) in [
@@ -430,7 +430,7 @@ mod tests {
             ("rejections_total", reasons()),
             ("would_reject_answers_total", answers),
         ] {
-            let line = include_str!("../README.md")
+            let line = include_str!("../docs/operations.md")
                 .lines()
                 .find(|line| line.starts_with(&format!("| `matrix_edge_auth_{metric}`")))
                 .unwrap();

@@ -1,4 +1,5 @@
-//! docs/cli.md is true: every command in it is run, and prints what stands there.
+//! The pages of the manual are true: every command in docs/cli.md is run, and prints what stands there; links lead somewhere; and
+//! of every other block it is known which test runs it.
 //!
 //! `UPDATE_DOCUMENTATION=1 cargo test -p matrix-edge-auth-cli --test documentation` writes the outputs anew.
 
@@ -103,5 +104,123 @@ fn the_check_of_the_rollout_guide_prints_what_it_says() {
             output(&format!("matrix-edge-auth {command}")).trim_end(),
             wanted
         );
+    }
+}
+
+/// The manual, and which test runs the blocks of each page: its language, and the test's file.
+const TESTED: &[(&str, &str, &str)] = &[
+    ("README.md", "yaml", "tests/envoy/readme.rs"),
+    ("README.md", "console", "tests/envoy/readme.rs"),
+    ("docs/cli.md", "console", "cli/tests/documentation.rs"),
+    // How to build the program: the layers of tests build it by the same script.
+    ("docs/cli.md", "sh", "scripts/cli"),
+    ("docs/configuration.md", "yaml", "tests/schema/documents.rs"),
+    ("docs/rollout.md", "yaml", "tests/envoy/rollout_guide.rs"),
+    ("docs/rollout.md", "console", "tests/envoy/rollout_guide.rs"),
+    ("docs/rollout.md", "sh", "tests/envoy/rollout_guide.rs"),
+];
+
+/// README.md, and the pages below docs/ and envoy/.
+fn pages() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = ["docs", "envoy"].map(|name| repository().join(name)).into();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path);
+            }
+        }
+    }
+    let names = ["README.md", "SECURITY.md", "CHANGELOG.md"];
+    found.extend(names.map(|name| repository().join(name)));
+    found
+}
+
+/// The page without its fenced blocks.
+fn prose(page: &str) -> String {
+    let parts = page.split("\n```").enumerate();
+    parts
+        .filter(|(at, _)| at % 2 == 0)
+        .map(|(_, part)| part)
+        .collect()
+}
+
+/// The anchors of a page's headings, as GitHub, GitLab and Gitea make them.
+fn anchors(page: &str) -> Vec<String> {
+    let prose = prose(page);
+    let headings = prose.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|heading| {
+            let words = heading.trim_start_matches('#').trim().to_lowercase();
+            let kept = words
+                .chars()
+                .filter(|c| c.is_alphanumeric() || "_- ".contains(*c));
+            kept.collect::<String>().replace(' ', "-")
+        })
+        .collect()
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading() {
+    let mut links = 0;
+    for path in pages() {
+        let page = fs::read_to_string(&path).expect("a page");
+        for link in prose(&page).split("](").skip(1) {
+            let link = link.split(')').next().expect("a first part");
+            if link.contains("://") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => path.clone(),
+                file => path.parent().expect("a folder").join(file),
+            };
+            let shown = path.display();
+            assert!(target.exists(), "{shown}: {link}");
+            if !anchor.is_empty() {
+                let page = fs::read_to_string(&target).expect("a page");
+                assert!(
+                    anchors(&page).iter().any(|known| known == anchor),
+                    "{shown}: {link}"
+                );
+            }
+            links += 1;
+        }
+    }
+    assert!(links > 100, "{links} links");
+}
+
+#[test]
+fn the_readme_can_be_read_in_one_sitting() {
+    let readme = fs::read_to_string(repository().join("README.md")).expect("README.md");
+    assert!(readme.lines().count() <= 150);
+}
+
+/// A block without a language is a picture. A block of any other kind is run by a test that names its page.
+#[test]
+fn every_block_of_the_manual_is_run_by_a_test() {
+    for path in pages() {
+        let name = path.strip_prefix(repository()).expect("it is below");
+        let name = name.display().to_string();
+        if name.starts_with("envoy") || name.starts_with("docs/internals") {
+            continue;
+        }
+        let page = fs::read_to_string(&path).expect("a page");
+        let fences = page.lines().filter_map(|line| line.strip_prefix("```"));
+        for language in fences.step_by(2).filter(|language| !language.is_empty()) {
+            let test = TESTED
+                .iter()
+                .find(|(page, kind, _)| (*page, *kind) == (&*name, language));
+            let (.., test) = test.unwrap_or_else(|| panic!("{name}: nothing runs {language}"));
+            let test = fs::read_to_string(repository().join(test)).expect("the test");
+            let short = name.trim_start_matches("docs/");
+            assert!(
+                test.contains(short) || language == "sh",
+                "{name}: {language}"
+            );
+        }
     }
 }

@@ -5,7 +5,7 @@
 #   distribution  Debian's rustc-web and cargo-web, which build that library from source
 #
 # scripts/setup chooses and writes the name to .tools/toolchain. Native code is always built by the
-# user's own cargo. docs/development.md has the reasons.
+# user's own cargo. docs/internals/development.md has the reasons.
 
 module_target=wasm32-wasip1
 core_test_target=wasm32-unknown-unknown

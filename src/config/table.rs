@@ -111,8 +111,8 @@ pub(super) static UNRECOGNIZED_TOKENS: Choice<UnrecognizedTokens> = Choice {
         "unrecognized_tokens",
         Optional,
         &["pass", "introspect", "reject"],
-        "What happens to a token that is not of MAS's format, such as that of a bridge: `pass` lets the request go on \
-         without an identity, `introspect` asks MAS about it, `reject` sends 401.",
+        "What happens to a foreign token, which is not of MAS's format, such as that of a bridge: `pass` lets the \
+         request go on without an identity, `introspect` asks MAS about it, `reject` sends 401.",
     ),
     default: UnrecognizedTokens::Pass,
     others: &[UnrecognizedTokens::Introspect, UnrecognizedTokens::Reject],

@@ -1,5 +1,5 @@
 //! Everything fails at once around the module in a real Envoy, for as long as `CHAOS_SECONDS` says, and what must never
-//! happen is counted. `docs/chaos.md` says what fails, what is counted and what was measured.
+//! happen is counted. `docs/internals/chaos.md` says what fails, what is counted and what was measured.
 //!
 //! Needs an Envoy, `dist/matrix-edge-auth.wasm` and a module with the feature `trap`: `make chaos` sees to all of them.
 

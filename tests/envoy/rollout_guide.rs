@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use super::{
     edge::{WHOAMI, new_token},
     introspection_role::{assert_active, introspect},
+    pages::{blocks, steps},
     tls,
 };
 use crate::support::{
@@ -43,42 +44,6 @@ const ADDRESSES: [&str; 5] = [
     "address: 127.0.0.1, port_value: 10002",
     r#"address: "::", port_value: 8081, ipv4_compat: true"#,
 ];
-
-/// A block of the page: its language and its text.
-struct Block {
-    language: String,
-    text: String,
-}
-
-fn blocks(page: &str) -> Vec<Block> {
-    let mut found = Vec::new();
-    let mut lines = page.lines();
-    while let Some(line) = lines.next() {
-        if let Some(language) = line.strip_prefix("```") {
-            let text: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
-            found.push(Block {
-                language: language.to_owned(),
-                text: text.join("\n"),
-            });
-        }
-    }
-    found
-}
-
-/// Each command of a `console` block, and what it prints. Without a line to print, any output will do.
-fn commands(text: &str) -> Vec<(String, String)> {
-    let mut found: Vec<(String, Vec<&str>)> = Vec::new();
-    for line in text.lines() {
-        match line.strip_prefix("$ ") {
-            Some(command) => found.push((command.to_owned(), Vec::new())),
-            None => found.last_mut().expect("a command first").1.push(line),
-        }
-    }
-    let joined = found.into_iter();
-    joined
-        .map(|(command, lines)| (command, lines.join("\n")))
-        .collect()
-}
 
 /// What the page is carried out on.
 struct Site {
@@ -321,9 +286,9 @@ async fn the_rollout_guide_can_be_followed() {
     for block in blocks(&read(PAGE)) {
         match &*block.language {
             "console" => {
-                for (command, wanted) in commands(&block.text) {
-                    if !command.starts_with("matrix-edge-auth ") {
-                        site.run(&command, &wanted).await;
+                for step in steps(&block.text) {
+                    if !step.command.starts_with("matrix-edge-auth ") {
+                        site.run(&step.command, &step.output).await;
                     }
                 }
             }
