@@ -343,36 +343,3 @@ async fn deliver_refuses_what_envoy_refuses() {
     assert!(said.contains("the next start of Envoy"), "{said}");
     assert_ne!(written(), before);
 }
-
-/// The name by which a heading is linked to: lower case, without punctuation, hyphens for spaces.
-fn anchor(heading: &str) -> String {
-    let plain = heading.trim_start_matches('#').trim().to_lowercase();
-    let kept = plain
-        .chars()
-        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
-    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
-}
-
-#[test]
-fn the_links_of_the_page_lead_somewhere() {
-    let page = read(PAGE);
-    let links: Vec<&str> = page
-        .split("](")
-        .skip(1)
-        .filter_map(|rest| rest.split(')').next())
-        .collect();
-    assert!(links.len() > 15, "{links:?}");
-    for link in links {
-        let (path, wanted) = link.split_once('#').unwrap_or((link, ""));
-        let target = match path {
-            "" => repository().join(PAGE),
-            _ => repository().join("docs").join(path),
-        };
-        assert!(target.exists(), "{link}");
-        if !wanted.is_empty() {
-            let text = fs::read_to_string(target).expect("a readable file");
-            let mut headings = text.lines().filter(|line| line.starts_with('#'));
-            assert!(headings.any(|heading| anchor(heading) == wanted), "{link}");
-        }
-    }
-}

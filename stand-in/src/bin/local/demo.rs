@@ -45,7 +45,7 @@ pub(crate) fn print(
                 "A token of the legacy login API, whose device id has a space: it is percent-encoded",
                 &token(Member::Bob),
             );
-            try_out("An unknown token: 401", &token(Member::Unknown));
+            try_out("An invented token: 401", &token(Member::Unknown));
             println!("\n# No token: 401\ncurl -i {whoami}");
             try_out("An expired one: 401", &token(Member::Expired));
             try_out("A logged-out one: 401", &token(Member::LoggedOut));
@@ -54,7 +54,7 @@ pub(crate) fn print(
         None => {
             println!("\n# A token of a logged-in client: {seen}; the second time from the cache");
             println!("curl -i {whoami} -H \"Authorization: Bearer $TOKEN\"");
-            try_out("An unknown token: 401", &Member::Unknown.first_token());
+            try_out("An invented token: 401", &Member::Unknown.first_token());
             println!("\n# No token: 401\ncurl -i {whoami}");
             println!(
                 "\n# To let Synapse ask through the edge, and MAS tell the homeserver through it:"
