@@ -57,7 +57,7 @@ pub use self::{
 };
 use crate::{
     cache::{
-        Cached, Introspected, SharedCache,
+        ActiveEntry, Cached, Introspected, SharedCache,
         epoch::{Stamp, Subject},
         question::QuestionKey,
         table::Removed,
@@ -136,6 +136,8 @@ impl<W> Default for Resolver<W> {
 enum Start {
     /// Not at all: the shared cache has the answer by now.
     Hit(Cached),
+    /// Not at all: another worker's call has just failed, and this stale answer serves.
+    Stale(Box<ActiveEntry>),
     /// With a flight.
     Flight(CallContext, State),
 }
@@ -197,6 +199,7 @@ impl<W> Resolver<W> {
             Ok(Start::Hit(cached)) => {
                 Some(self.found(query.digest, cached.into(), Provenance::Shared))
             }
+            Ok(Start::Stale(entry)) => Some(self.serve_stale(cb, query.key(), entry)),
             Ok(Start::Flight(call, state)) => {
                 let mut flight = call.into_flight(cb.now(), state);
                 if let State::Queued { .. } = state {
@@ -240,7 +243,7 @@ impl<W> Resolver<W> {
                 let renewed = self.found(query.digest, cached.into(), Provenance::Shared);
                 return Renewal::Renewed(renewed);
             }
-            Acquisition::Peer { .. } | Acquisition::Failed => return Renewal::Pending,
+            Acquisition::Peer { .. } | Acquisition::Failed(_) => return Renewal::Pending,
             Acquisition::Mine { leased } => leased,
         };
         cb.host.count(Metric::Refresh);
@@ -504,7 +507,7 @@ impl<W> Resolver<W> {
         let key = query.key();
         let state = match self.workers.acquire(cb, upstream, &key, |_| true) {
             Acquisition::Hit(cached) => return Ok(Start::Hit(cached)),
-            Acquisition::Failed => return Err(NoVerdict::Elsewhere),
+            Acquisition::Failed(entry) => return Ok(Start::Stale(entry)),
             Acquisition::Peer { check_at } => {
                 cb.host.count(Metric::LeaseWait);
                 State::AwaitingPeer { check_at }
@@ -783,19 +786,23 @@ impl<W> Resolver<W> {
             }
             None => self.workers.acquire(cb, &upstream, &key, |_| true),
         };
+        let is_own = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
         let leased = match acquisition {
             Acquisition::Hit(cached) => {
                 self.limits.charge(cb, &flight.call, &cached);
                 flight.call.client = None;
-                let is_own = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
                 let own = flight.waiters.take(&is_own);
                 self.resolve_waiters(&key.digest, own, cached, true);
                 // Other configurations have caches of another size, or let an answer hold less long.
                 self.resume(cb, key, flight);
                 return;
             }
-            Acquisition::Failed => {
-                self.fail(cb, key, flight, NoVerdict::Elsewhere);
+            Acquisition::Failed(entry) => {
+                let waiters = flight.waiters.take(&is_own);
+                let found = self.serve_stale(cb, key, entry);
+                self.resolutions.push_back(Resolution { found, waiters });
+                // A stale answer may serve other configurations for less long, or not at all.
+                self.resume(cb, key, flight);
                 return;
             }
             Acquisition::Peer { check_at } => {
@@ -956,6 +963,18 @@ impl<W> Resolver<W> {
             }
             None => self.found(*digest, Verdict::None(why), Provenance::Introspected),
         }
+    }
+
+    /// Serves the stale answer that was found with the word of another worker's failure. It is not looked up again: if
+    /// the token has ended in between, there would be none, and MAS has not been asked.
+    fn serve_stale<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        entry: Box<ActiveEntry>,
+    ) -> Found {
+        self.failures.note_failure(key, cb.now());
+        self.found(key.digest, Verdict::Active(entry), Provenance::Stale)
     }
 
     /// Gives no verdict, and nothing in its place, since too many requests wait on this worker: that is the clients'

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     cache::{
-        Cached,
+        ActiveEntry, Cached,
         epoch::{Epochs, Stamp, Subject},
         question::QuestionKey,
     },
@@ -42,8 +42,8 @@ pub enum Acquisition {
         /// When to read the cache again, unless a hint comes first.
         check_at: Instant,
     },
-    /// None for a while: a call has just failed, and a stale answer serves.
-    Failed,
+    /// None for a while: a call has just failed, and this stale answer serves.
+    Failed(Box<ActiveEntry>),
     /// This one.
     Mine {
         /// Whether it holds the lease.
@@ -98,11 +98,10 @@ impl Workers {
                     }
                 }
                 Acquired::Failed(failed_at) => {
-                    let stale = upstream.cache.lookup_stale(cb.host, &key.digest, now);
-                    if stale.is_some() {
-                        return Acquisition::Failed;
+                    match upstream.cache.lookup_stale(cb.host, &key.digest, now) {
+                        Some(entry) => return Acquisition::Failed(entry),
+                        None => cache_read_at = failed_at,
                     }
-                    cache_read_at = failed_at;
                 }
             }
         }
@@ -331,7 +330,7 @@ mod tests {
             host.advance(TTL);
             ask(&mut one, &host, &upstream, Tombstone::Failed(host.now()));
             match acquire(&mut two, &host, &upstream) {
-                Acquisition::Failed => assert!(serves),
+                Acquisition::Failed(_) => assert!(serves),
                 Acquisition::Mine { leased } => assert!(leased && !serves),
                 _ => panic!("neither an answer nor a holder is there"),
             }

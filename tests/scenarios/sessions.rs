@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
-use matrix_edge_auth::worker::Plugin;
+use matrix_edge_auth::{host::StreamId, worker::Plugin};
 use serde_json::{Value, json};
 
 use crate::{
@@ -395,6 +395,102 @@ fn an_answer_that_is_kept_amid_a_logout_serves_nobody() {
             assert_ne!(fate, alice(), "access {access}");
         }
     }
+}
+
+/// Two workers that knew alice's token, whose answer has ended. She has logged out through the first, which also asks
+/// MAS about her.
+struct Ending {
+    process: Rc<Process>,
+    gateway: Rc<Plugin>,
+    first: Rc<RefCell<SimulatedWorker>>,
+    second: SimulatedWorker,
+    logout: StreamId,
+}
+
+impl Ending {
+    fn new() -> Self {
+        let process = Process::new();
+        let cache = json!({"ttl": "3s", "stale_if_error": "10m", "refresh_ahead": false});
+        let gateway = gateway(1, json!({"cache": cache}));
+        let mut first = SimulatedWorker::new(&process);
+        let mut second = SimulatedWorker::new(&process);
+        first.request(&gateway, whoami(ALICE));
+        first.answer_only_call(&active("alice"));
+        assert_eq!(second.send(&gateway, whoami(ALICE)), alice());
+        process.advance(Duration::from_secs(4));
+        first.tick();
+        second.tick();
+        let logout = first.request(&gateway, logout("/_matrix/client/v3/logout", ALICE));
+        first.request(&gateway, whoami(ALICE));
+        Self {
+            process,
+            gateway,
+            first: Rc::new(RefCell::new(first)),
+            second,
+            logout,
+        }
+    }
+
+    /// MAS fails, a stale answer serves, and the logout takes effect before this access of the second worker.
+    fn fail_and_end_before(&self, access: usize) {
+        let (first, logout) = (Rc::clone(&self.first), self.logout);
+        let call = first.borrow().calls()[0].id;
+        first.borrow_mut().answer(call, 500, "");
+        self.process
+            .interfere(access, move || first.borrow_mut().response(logout, 200));
+    }
+
+    fn pass_a_tick(&mut self) {
+        self.process.advance(Duration::from_millis(250));
+        self.first.borrow_mut().tick();
+        self.second.tick();
+    }
+}
+
+/// While the stale answer is there it serves, and once it is gone MAS is asked: there is nothing in between.
+#[test]
+fn a_session_that_ends_amid_a_request_does_not_fail_it_for_a_failure_of_another_worker() {
+    let mut fates = Vec::new();
+    for access in 0..24 {
+        let mut ending = Ending::new();
+        ending.fail_and_end_before(access);
+        let stream = ending.second.request(&ending.gateway, whoami(ALICE));
+        let fate = ending.second.fate(stream);
+        let is_asked = ending.second.calls().len() == 1;
+        let expected = if is_asked { Fate::Held } else { alice() };
+        assert_eq!(fate, expected, "access {access}");
+        fates.push(is_asked);
+    }
+    assert!(fates.contains(&true) && fates.contains(&false));
+}
+
+/// The same where a request has waited for the other worker's call, together with one of a configuration without
+/// stale answers. MAS is asked for that one in any case.
+#[test]
+fn a_session_that_ends_amid_a_tick_fails_nobody_who_waits_for_another_worker() {
+    let mut fates = Vec::new();
+    for access in 0..24 {
+        let mut ending = Ending::new();
+        let strict = gateway(2, json!({"cache": {"ttl": "3s", "stale_if_error": "0s"}}));
+        let serves_stale = Rc::clone(&ending.gateway);
+        let [waits, asks] =
+            [serves_stale, strict].map(|it| ending.second.request(&it, whoami(ALICE)));
+        (0..3).for_each(|_| ending.pass_a_tick());
+        ending.fail_and_end_before(access);
+        ending.second.drop_hints();
+        assert!(ending.second.calls().is_empty());
+        ending.process.advance(Duration::from_millis(500));
+        ending.second.tick();
+        assert_eq!(ending.second.calls().len(), 1, "access {access}");
+        assert_eq!(ending.second.fate(asks), Fate::Held, "access {access}");
+        let fate = ending.second.fate(waits);
+        assert!(
+            fate == alice() || fate == Fate::Held,
+            "access {access}: {fate:?}"
+        );
+        fates.push(fate == Fate::Held);
+    }
+    assert!(fates.contains(&true) && fates.contains(&false));
 }
 
 #[test]

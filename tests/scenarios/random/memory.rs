@@ -106,6 +106,8 @@ pub struct Kept {
 pub struct Change {
     pub told: Moment,
     pub changed: Moment,
+    /// It was told by an answer of "inactive".
+    by_answer: bool,
 }
 
 /// Notes of what is about to happen.
@@ -133,6 +135,7 @@ impl Scenario {
                     memory.ends.push(Change {
                         told: now,
                         changed: answer.computed,
+                        by_answer: true,
                     });
                 }
                 Kept {
@@ -170,6 +173,9 @@ impl Scenario {
                 let memory = &mut self.memory[session];
                 memory.forgotten_at = now.at;
                 memory.kept = memory.kept.filter(|kept| kept.since < now.step);
+                // One that comes in this very step may be asked for again, and then ends nothing.
+                let holds = |end: &Change| !end.by_answer || end.told.step < now.step;
+                memory.ends.retain(holds);
             }
             if self.settings.has_neighbours {
                 // A record that is displaced voids everything of both users.
@@ -248,7 +254,11 @@ impl Scenario {
         let now = &self.mas.sessions[session];
         if !now.stands {
             let changed = now.stands_since;
-            self.memory[session].ends.push(Change { told, changed });
+            self.memory[session].ends.push(Change {
+                told,
+                changed,
+                by_answer: false,
+            });
         }
     }
 
@@ -257,7 +267,11 @@ impl Scenario {
         let now = &self.mas.sessions[session];
         if now.stands {
             let changed = now.stands_since;
-            self.memory[session].revivals.push(Change { told, changed });
+            self.memory[session].revivals.push(Change {
+                told,
+                changed,
+                by_answer: false,
+            });
         }
     }
 }
