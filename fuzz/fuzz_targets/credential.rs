@@ -6,7 +6,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::matrix::{
-    credential::{Authorization, Credential, CredentialError, FormPost, Source, extract, form_post},
+    credential::{
+        Authorization, Credential, CredentialError, FormPost, Source, extract, form_post,
+    },
     session_end::SessionEnd,
 };
 use percent_encoding::percent_decode;

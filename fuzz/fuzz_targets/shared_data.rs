@@ -26,7 +26,7 @@ use matrix_edge_auth::{
         user::{DeviceKey, UserKey},
     },
     resolver::{
-        budget::Budget,
+        budget::{Budget, Inactive},
         client::ClientKey,
         lease::{Acquired, LEASE, Leases, Tombstone},
     },
@@ -206,7 +206,11 @@ fn budgets(store: &Planted, digest: &TokenDigest, now: Instant) {
         if let Err(spent) = check(token) {
             assert!(now < spent.until);
         }
-        budget.charge(store, &client, token, &limit, now);
+        let inactive = Inactive {
+            token,
+            was_known: false,
+        };
+        budget.charge(store, &client, inactive, &limit, now);
         assert_eq!(check(token), Ok(()));
     }
     if store.values.of("b").is_empty() && now + limit.window > now {
