@@ -168,7 +168,7 @@ impl Client {
         let mut issued = Token::new(&self.user, &self.device);
         issued.is_compat = self.is_compat;
         issued.expiry = self.life.map(|life| (before + life, Instant::now() + life));
-        self.world.ledger().issue(&token, issued);
+        self.world.ledger().issue(&token, issued, before);
         self.world.remember(&token);
         let before = std::mem::replace(&mut self.token, token);
         if !before.is_empty() {
@@ -316,11 +316,7 @@ impl Client {
         let credential = self.own();
         let tokens = {
             let mut ledger = self.world.ledger();
-            let tokens = ledger.compat_tokens(&self.user);
-            for token in &tokens {
-                ledger.may_end(token, Via::SyncDevices, Instant::now());
-            }
-            tokens
+            ledger.all_may_end(&self.user, Instant::now())
         };
         let request = Parts::new("POST", "/_matrix/client/v3/logout/all")
             .header("authorization", format!("Bearer {}", self.token))
@@ -334,9 +330,7 @@ impl Client {
         };
         if self.ask(ask).await == Some(200) {
             let mut ledger = self.world.ledger();
-            for token in &tokens {
-                ledger.has_ended(token, true, Instant::now());
-            }
+            ledger.all_have_ended(&self.user, &tokens, Instant::now());
             self.world.tally.count("did: logout/all");
         }
         self.log_in();

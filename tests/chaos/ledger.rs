@@ -9,7 +9,10 @@
 //!
 //! To the second comes what the machine was late with its own timers just then ([`Lateness`](super::world::Lateness)).
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use stand_in::mas::ProvisioningCall;
 use tokio::time::Instant;
@@ -68,6 +71,9 @@ pub enum Via {
 pub struct Ledger {
     tokens: HashMap<String, Token>,
     locks: HashMap<String, Vec<Lock>>,
+    /// Users whose sessions of the legacy login API MAS may end at any moment, those too that begin meanwhile: a
+    /// `logout/all` is under way, or the last one got no answer.
+    ending: HashSet<String>,
 }
 
 /// A token that MAS has issued.
@@ -136,8 +142,30 @@ pub struct Span {
 
 impl Ledger {
     /// Takes note of a token that MAS has issued.
-    pub fn issue(&mut self, token: &str, issued: Token) {
+    pub fn issue(&mut self, token: &str, issued: Token, now: Instant) {
+        let is_ending = issued.is_compat && self.ending.contains(&issued.user);
         self.tokens.insert(token.to_owned(), issued);
+        if is_ending {
+            self.may_end(token, Via::SyncDevices, now);
+        }
+    }
+
+    /// From now on all sessions of the legacy login API of a user may end. Returns the tokens of those that there are.
+    pub fn all_may_end(&mut self, user: &str, now: Instant) -> Vec<String> {
+        self.ending.insert(user.to_owned());
+        let tokens = self.compat_tokens(user);
+        for token in &tokens {
+            self.may_end(token, Via::SyncDevices, now);
+        }
+        tokens
+    }
+
+    /// All sessions that there were have ended, and the edge has seen it. Later ones stay.
+    pub fn all_have_ended(&mut self, user: &str, tokens: &[String], now: Instant) {
+        self.ending.remove(user);
+        for token in tokens {
+            self.has_ended(token, true, now);
+        }
     }
 
     /// What is known of a token.
@@ -146,7 +174,7 @@ impl Ledger {
     }
 
     /// The tokens of the legacy login API of a user that have not ended.
-    pub fn compat_tokens(&self, user: &str) -> Vec<String> {
+    fn compat_tokens(&self, user: &str) -> Vec<String> {
         let mut tokens: Vec<String> = self
             .tokens
             .iter()
@@ -405,12 +433,9 @@ mod tests {
 
     impl Book {
         fn new() -> Self {
-            let mut ledger = Ledger::default();
-            ledger.issue("t", Token::new(ALICE, "PHONE"));
-            Self {
-                ledger,
-                start: Instant::now(),
-            }
+            let (mut ledger, start) = (Ledger::default(), Instant::now());
+            ledger.issue("t", Token::new(ALICE, "PHONE"), start);
+            Self { ledger, start }
         }
 
         fn at(&self, seconds: f64) -> Instant {
@@ -510,11 +535,27 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_begins_during_a_logout_of_all_may_end_with_them() {
+        let mut book = Book::new();
+        let compat = || Token {
+            is_compat: true,
+            ..Token::new(ALICE, "PHONE")
+        };
+        let tokens = book.ledger.all_may_end(ALICE, book.at(10.0));
+        book.ledger.issue("t", compat(), book.at(11.0));
+        assert!(!book.may_refuse(0.0, 10.9) && book.may_refuse(0.0, 11.0));
+        book.ledger.all_have_ended(ALICE, &tokens, book.at(12.0));
+        assert!(book.may_refuse(13.0, 13.1), "it may have been among them");
+        book.ledger.issue("t", compat(), book.at(14.0));
+        assert!(!book.may_refuse(14.0, 100.0), "it began afterwards");
+    }
+
+    #[test]
     fn nothing_expires_early_and_only_half_a_second_late() {
         let mut book = Book::new();
         let mut token = Token::new(ALICE, "PHONE");
         token.expiry = Some((book.at(10.0), book.at(10.0)));
-        book.ledger.issue("t", token);
+        book.ledger.issue("t", token, book.start);
         assert!(!book.may_refuse(0.0, 9.9) && book.may_refuse(0.0, 10.0));
         assert!(book.may_accept(10.4, 11.0) && !book.may_accept(10.6, 11.0));
     }
