@@ -212,7 +212,7 @@ impl SharedCache {
     }
 
     /// Returns whether MAS has called the token active, and neither its own end nor anything MAS told since says
-    /// otherwise. Its answer may be long past its time: nobody can invent such a token.
+    /// otherwise. Its answer may be long past its time: no client can invent such a token.
     pub fn is_known(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> bool {
         let entry = self.active.find(store, &self.question(digest), now);
         let alive = entry.filter(|entry| entry.expiry.is_none_or(|expiry| now < expiry.earliest));

@@ -489,7 +489,7 @@ impl<W> Resolver<W> {
         };
         let matters = client.is_some() || !has_room || !self.admits(upstream, &slot);
         let is_known = matters && upstream.cache.is_known(cb.host, &query.digest, cb.now());
-        // There is always room for the first request with a known token: nobody can have many.
+        // There is always room for the first request with a known token: no client has many.
         if !has_room && !is_known {
             return Err(NoVerdict::Overloaded);
         }

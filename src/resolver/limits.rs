@@ -27,7 +27,7 @@ pub struct Limits {
 /// What waits for a call of one pool.
 #[derive(Debug, Default)]
 struct PoolLine {
-    /// Questions about tokens that MAS lately called active. They come first, and nobody can have many.
+    /// Questions about tokens that MAS lately called active. They come first, and no client has many.
     known: Line,
     line: Line,
     /// The largest cap of its questions: several configurations may share a pool.

@@ -2,7 +2,7 @@
 //!
 //! The non-obvious rule: each pool has a cap of its own, so a flood in one leaves the others alone. Inside a pool
 //! [`Shares`] says how many calls one client may have. Calls about known tokens, those that MAS lately called active,
-//! may go beyond the cap by a quarter: nobody can invent such a token, so no flood keeps MAS from being asked about
+//! may go beyond the cap by a quarter: no client can invent such a token, so no flood keeps MAS from being asked about
 //! them.
 
 use super::{client::ClientKey, share::Shares};

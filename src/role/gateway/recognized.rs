@@ -4,7 +4,7 @@
 //! keeps a grant are remembered: invented ones push nothing out.
 //!
 //! The non-obvious rule: the keys are hashes, and a collision would give one token the answer about another. So they are
-//! 128 bits of SipHash under a secret key of the VM: nobody outside can look for collisions, and by chance there are none.
+//! 128 bits of SipHash under a secret key of the VM: no client can look for collisions, and by chance there are none.
 
 use std::hash::{BuildHasher, RandomState};
 
