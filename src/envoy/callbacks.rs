@@ -5,7 +5,8 @@
 //! `proxy_on_delete`, and there is no `proxy_on_done` and no `proxy_on_log`.
 //!
 //! The non-obvious rule: a number may be of no context here. A shared queue calls the number that a root had in a VM
-//! which has failed, and in this one that may be the number of a stream or of no context. The callback then does nothing.
+//! which has failed, and in this one that may be the number of a stream or of no context. The callback then does
+//! nothing.
 
 #![expect(unsafe_code, reason = "exports have fixed names")]
 
