@@ -47,6 +47,7 @@ pub mod host;
 pub mod mas;
 pub mod matrix;
 pub mod metrics;
+pub mod multilinear;
 pub mod resolver;
 pub mod role;
 pub mod sorted;

@@ -6,7 +6,7 @@
 //! The entries lie in a list of chunks, sorted throughout. So what is moved to make room for an entry is a chunk and no
 //! more, however many entries there are. Chunks that have become small are joined.
 
-use std::{fmt, iter, vec};
+use std::{cmp::Ordering, fmt, iter, vec};
 
 /// Entries in a chunk, at the most.
 const CHUNK: usize = 64;
@@ -207,6 +207,20 @@ impl<K: Ord, V> SortedMap<K, V> {
     fn place(&self, key: &K) -> Place {
         let is_before = |chunk: &Vec<(K, V)>| chunk.last().is_some_and(|(last, _)| last < key);
         let last = self.chunks.len().saturating_sub(1);
+        let entries = self.chunks.last().map_or(&[][..], Vec::as_slice);
+        // Keys that only grow, such as those of streams, are mostly asked for soon after they came.
+        let order = match entries.last() {
+            Some((greatest, _)) => key.cmp(greatest),
+            None => Ordering::Greater,
+        };
+        if order != Ordering::Less {
+            let is_taken = order == Ordering::Equal;
+            return Place {
+                chunk: last,
+                at: entries.len() - usize::from(is_taken),
+                is_taken,
+            };
+        }
         // Most maps have one chunk.
         let chunk = match last {
             0 => 0,

@@ -51,6 +51,9 @@ fn stays_in_matrix(path: &[u8]) -> bool {
     let Some(mut rest) = path.strip_prefix(b"/_matrix/") else {
         return false;
     };
+    if !rest.iter().any(|byte| matches!(byte, b'.' | b'%')) {
+        return true;
+    }
     loop {
         rest = match rest {
             [] => return true,

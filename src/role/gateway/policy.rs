@@ -165,10 +165,9 @@ pub fn inspect<'a>(
     head: &'a RequestHead,
     recognize: impl FnOnce(&[u8]) -> Recognized,
 ) -> Inspection<'a> {
-    let target = head.target();
     let requirement = config
         .endpoints
-        .classify(target, || Method::from_bytes(head.method()));
+        .classify_path(head.path(), || Method::from_bytes(head.method()));
     match requirement {
         AuthRequirement::Blocked => return Inspection::Reject(Rejection::Unrecognized),
         AuthRequirement::None | AuthRequirement::Appservice | AuthRequirement::Foreign => {
@@ -176,6 +175,7 @@ pub fn inspect<'a>(
         }
         AuthRequirement::MasOwned => {
             let authorization = head.authorization().first();
+            let target = head.target();
             // The paths without MAS's prefix stay MAS's as well.
             let end = [config.endpoints.mas_target(target), target]
                 .into_iter()
@@ -191,7 +191,7 @@ pub fn inspect<'a>(
         | AuthRequirement::Unknown => {}
     }
     let form_post = || form_post(head.method(), head.content_type());
-    let credential = match extract(head.authorization(), target, form_post) {
+    let credential = match extract(head.authorization(), head.query(), form_post) {
         Ok(credential) => credential,
         Err(error) => return unless_optional(requirement, error.into()),
     };
@@ -199,7 +199,7 @@ pub fn inspect<'a>(
         Credential::Missing => unless_optional(requirement, Rejection::MissingToken),
         Credential::Empty => Inspection::Inactive,
         Credential::FormBody if requirement == AuthRequirement::Unknown => Inspection::Forward,
-        Credential::FormBody => inspect_form(config, target),
+        Credential::FormBody => inspect_form(config, head.query()),
         Credential::Token {
             source: Source::Query,
             ..
@@ -264,9 +264,9 @@ fn unless_optional<'a>(requirement: AuthRequirement, rejection: Rejection) -> In
 
 /// A form-encoded `POST` without an `Authorization` header. Only its body says whether it has a token and which,
 /// and the homeserver reads that. A token in the query is seen all the same.
-fn inspect_form<'a>(config: &Config, target: &[u8]) -> Inspection<'a> {
+fn inspect_form<'a>(config: &Config, query: Option<&[u8]>) -> Inspection<'a> {
     let is_refused = config.form_tokens == FormTokens::Reject
-        || config.query_token == QueryToken::Reject && has_query_token(target);
+        || config.query_token == QueryToken::Reject && query.is_some_and(has_query_token);
     if is_refused {
         Inspection::Reject(Rejection::MissingToken)
     } else {

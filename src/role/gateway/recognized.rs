@@ -4,50 +4,48 @@
 //! keeps a grant are remembered: invented ones push nothing out.
 //!
 //! The non-obvious rule: the keys are hashes, and a collision would give one token the answer about another. So they are
-//! 128 bits of SipHash under a secret key of the VM: no client can look for collisions, and by chance there are none.
-
-use std::hash::{BuildHasher, RandomState};
+//! 128 bits under a secret key of the VM ([`crate::multilinear`]): no client can look for collisions, and by chance there
+//! are none.
 
 use super::policy::Recognized;
-use crate::sorted::SortedMap;
-
-type Key = (u64, u64);
+use crate::{
+    multilinear::{Hash, Multilinear},
+    sorted::SortedMap,
+};
 
 /// The tokens in use of one worker.
 #[derive(Default)]
 pub(super) struct RecognizedTokens {
-    secret: RandomState,
-    tokens: SortedMap<Key, Recognized>,
+    hashes: Multilinear,
+    tokens: SortedMap<Hash, Recognized>,
     /// The last token that was looked at, if it was not among them.
-    last: Option<(Key, Recognized)>,
+    last: Option<(Hash, Recognized)>,
 }
 
 impl RecognizedTokens {
     /// Returns what `token` is.
     pub fn of(&mut self, token: &[u8]) -> Recognized {
-        let key = (
-            self.secret.hash_one((0_u8, token)),
-            self.secret.hash_one((1_u8, token)),
-        );
-        if let Some(known) = self.tokens.get(&key) {
+        let hash = self.hashes.hash(token);
+        if let Some(known) = hash.and_then(|hash| self.tokens.get(&hash)) {
             self.last = None;
             return *known;
         }
         let recognized = Recognized::of(token);
-        self.last = Some((key, recognized));
+        // Of a token that is too long to be hashed nothing is remembered.
+        self.last = hash.map(|hash| (hash, recognized));
         recognized
     }
 
     /// Remembers the last token that was looked at. When there are `capacity` of them they are all forgotten: the next
     /// hit of each costs its digest once.
     pub fn remember_last(&mut self, capacity: usize) {
-        let Some((key, recognized)) = self.last.take() else {
+        let Some((hash, recognized)) = self.last.take() else {
             return;
         };
         if self.tokens.len() >= capacity {
             self.tokens = SortedMap::new();
         }
-        self.tokens.insert(key, recognized);
+        self.tokens.insert(hash, recognized);
     }
 }
 
@@ -88,6 +86,17 @@ mod tests {
         assert_eq!(tokens.tokens.len(), TOKENS.len());
         let kind = TokenKind::CompatAccessToken;
         assert_eq!(tokens.of(TOKENS[1]).shape, Shape::Introspectable(kind));
+    }
+
+    #[test]
+    fn a_token_that_is_too_long_to_be_remembered_is_what_it_is() {
+        let mut tokens = RecognizedTokens::default();
+        let long = [b"syt_", &[b'x'; 200][..]].concat();
+        for _ in 0..2 {
+            assert_eq!(tokens.of(&long).digest, TokenDigest::of(&long));
+            tokens.remember_last(10);
+            assert!(tokens.tokens.is_empty());
+        }
     }
 
     #[test]
