@@ -16,6 +16,8 @@ mod budget;
 mod chain;
 #[path = "scenarios/configuration.rs"]
 mod configuration;
+#[path = "scenarios/expiry.rs"]
+mod expiry;
 #[path = "scenarios/faults.rs"]
 mod faults;
 #[path = "scenarios/gateway.rs"]
