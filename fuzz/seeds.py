@@ -88,6 +88,7 @@ def endpoints():
         "blocked-encoded": "/%5fsynapse/metrics",
         "blocked-nested": "/a:x%" + "25" * 40 + "/y/_synapse/x",
         "blocked-nested-slashes": "/%5fsynapse%25252fmas%252525252f..%253b",
+        "blocked-nul": "/_synapse/%00\0;%2fx/mas",
         "blocked-parameter": "/_synapse/;%2fx/mas",
         "dots": "/_matrix/client/v3/%2e%2e/x?y=/z",
         "nested": "/%2525%2541%252525/_synapse%2525/%25",
