@@ -507,7 +507,8 @@ impl<W> Resolver<W> {
         let key = query.key();
         let state = match self.workers.acquire(cb, upstream, &key, |_| true) {
             Acquisition::Hit(cached) => return Ok(Start::Hit(cached)),
-            Acquisition::Failed(entry) => return Ok(Start::Stale(entry)),
+            Acquisition::Failed(Some(entry)) => return Ok(Start::Stale(entry)),
+            Acquisition::Failed(None) => return Err(NoVerdict::Elsewhere),
             Acquisition::Peer { check_at } => {
                 cb.host.count(Metric::LeaseWait);
                 State::AwaitingPeer { check_at }
@@ -744,7 +745,8 @@ impl<W> Resolver<W> {
         }
     }
 
-    /// Ends a flight without a verdict.
+    /// Ends a flight without a verdict. A call that failed holds off the next one, in all workers: calls about a token begin
+    /// a second apart, so one that took longer holds off none. Where a stale answer serves, the second counts from the end.
     fn fail<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -758,7 +760,12 @@ impl<W> Resolver<W> {
             self.stand_in(cb, &upstream, &key.digest, why).verdict,
             Verdict::Active(_)
         );
-        let tombstone = serves_stale.then_some(Tombstone::Failed(cb.now()));
+        let tombstone = if serves_stale {
+            Some(Tombstone::Failed(cb.now()))
+        } else {
+            let begun = Tombstone::Failed(flight.asked_at);
+            why.may_have_asked().then_some(begun)
+        };
         self.end_call(cb, key, &flight, Hint::Failed(key), tombstone);
         self.resolve_without_verdict(cb, &key.digest, flight.waiters, why);
     }
@@ -797,7 +804,11 @@ impl<W> Resolver<W> {
                 self.resume(cb, key, flight);
                 return;
             }
-            Acquisition::Failed(entry) => {
+            Acquisition::Failed(None) => {
+                self.fail(cb, key, flight, NoVerdict::Elsewhere);
+                return;
+            }
+            Acquisition::Failed(Some(entry)) => {
                 let waiters = flight.waiters.take(&is_own);
                 let found = self.serve_stale(cb, key, entry);
                 self.resolutions.push_back(Resolution { found, waiters });

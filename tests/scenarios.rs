@@ -8,6 +8,8 @@ mod simulated;
 
 #[path = "scenarios/attack.rs"]
 mod attack;
+#[path = "scenarios/backoff.rs"]
+mod backoff;
 #[path = "scenarios/bodies.rs"]
 mod bodies;
 #[path = "scenarios/budget.rs"]

@@ -26,6 +26,7 @@ mod support {
 
 mod across_workers;
 mod attack;
+mod backoff;
 mod budget;
 mod cache;
 mod capabilities;
