@@ -131,6 +131,8 @@ def introspections():
         put("introspection", record["name"], f"{status}\n{media_type}\n-\n{record['response_body']}")
     for name, body in {
         "expires-in": b'{"x":{"expires_in":1}, "expires_in" : 300 ,"active":true,"username":null}',
+        "ended": b'{"active":true,"expires_in":-5,"username":"alice"}',
+        "last": b'{"active":true,"expires_in":0,"username":"alice"}',
         "list": b'[true,"urn:matrix:client:api:*","alice"]',
         "not-utf-8": b'{"active":false,"x":"\xff"}',
     }.items():
