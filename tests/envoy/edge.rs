@@ -158,6 +158,21 @@ impl Edge {
         .await;
     }
 
+    /// Sends the request again and again until there is a verdict: after a call that failed MAS is left alone about a token
+    /// for a second.
+    pub async fn send_until_verdict(&self, request: &Request) -> Response {
+        within_limit("a verdict", async {
+            loop {
+                let response = self.send(request).await;
+                if response.status != 503 {
+                    break response;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        })
+        .await
+    }
+
     /// Resolves when no call to MAS is under way, as Envoy counts them.
     pub async fn wait_until_none_is_under_way(&self) {
         within_limit("all calls to have ended", async {

@@ -25,6 +25,7 @@ mod support {
 }
 
 mod across_workers;
+mod allocation;
 mod attack;
 mod backoff;
 mod budget;
