@@ -42,7 +42,7 @@ async fn nothing_that_is_promised_breaks() {
     let seconds = number("CHAOS_SECONDS").unwrap_or(60);
     let seed = number("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
     println!(
-        "chaos: {seconds} s, seed {seed} (to replay: make chaos SECONDS={seconds} SEED={seed})"
+        "chaos: {seconds} s, seed {seed}; to repeat: make chaos SECONDS={seconds} SEED={seed}"
     );
     let world = World::new(seed, Duration::from_secs(seconds));
     let rig = Rig::start(&world).await;
