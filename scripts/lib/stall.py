@@ -30,6 +30,9 @@ def main():
     print(f"stall.py: {options.length} s after each {options.every} s on average, seed {seed}", file=sys.stderr)
     chance = random.Random(seed)
     child = subprocess.Popen(options.command, start_new_session=True)
+    # The command ends with this program. A shell may have told it to ignore Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
     stalls = 0
     try:
         while not ends_within(child, options.every * chance.uniform(0.5, 1.5)):

@@ -8,10 +8,13 @@
 //! It is for upper bounds alone. That something took long enough is judged by ordinary time, which Envoy's timers go by.
 
 use std::{
+    ops::RangeInclusive,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// Between two turns of the thread.
 const TURN: Duration = Duration::from_millis(10);
@@ -68,6 +71,15 @@ impl Stalls {
     pub fn so_far(self) -> Duration {
         let by_product = self.by_product.elapsed();
         self.begun.elapsed().saturating_sub(by_product)
+    }
+
+    /// How often one token may have been asked about: once for all, and on a machine that has stalled for longer than half a
+    /// lease once by each worker. One whose lease has run out looks dead to the others.
+    pub fn calls_for_a_token(self, workers: usize) -> RangeInclusive<u64> {
+        match self.so_far() < Duration::from_millis(500) {
+            true => 1..=1,
+            false => 1..=workers as u64,
+        }
     }
 }
 
