@@ -1,13 +1,20 @@
-//! A clock for what the product took: it stands still while the machine does.
+//! A clock for what the product took: it stands still while the machine keeps the product from running.
 //!
-//! A virtual machine that shares its processors stalls now and then, for a second and longer, and a busy one lets everything
-//! wait for its turn. Where a test bounds a time from above, that is not the product's doing. So a thread wakes up a hundred
-//! times a second, and each turn counts for no more than it should have taken: what it comes late is left out. On a machine
-//! that is never late this is ordinary time, so the bound is as strict as it reads.
+//! A virtual machine that shares its processors stalls now and then, for a second and longer, and on a busy one a thread waits
+//! for its turn. Where a test bounds a time from above, that is not the product's doing. So a thread of this module looks forty
+//! times a second for two things, and what it finds does not count:
+//!
+//! - It comes late itself: the whole machine stood still, or at least this program and all that it started.
+//! - A thread of the test, or a worker of one of its Envoys, could run and was given no processor. Linux counts that for each
+//!   thread, in the second number of `/proc/PID/task/TID/schedstat`. Elsewhere this is not seen.
+//!
+//! On a machine that has nothing else to do both are next to nothing, so the bound is as strict as it reads.
 //!
 //! It is for upper bounds alone. That something took long enough is judged by ordinary time, which Envoy's timers go by.
 
 use std::{
+    collections::HashMap,
+    fs,
     ops::RangeInclusive,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
@@ -16,34 +23,27 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Between two turns of the thread.
-const TURN: Duration = Duration::from_millis(10);
+/// Between two looks.
+const TURN: Duration = Duration::from_millis(25);
 
-/// What a turn counts for at the most: timers are a little late on every machine.
-const MOST: Duration = Duration::from_millis(15);
+/// What is shorter counts for the product.
+const LEAST: Duration = Duration::from_millis(5);
 
-/// A moment by this clock. Those of one process can be compared.
+/// A moment of the test, between two of which is time of the product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(Duration);
+pub struct Moment(Instant);
 
 impl Moment {
     pub fn now() -> Self {
-        static CLOCK: OnceLock<Mutex<Clock>> = OnceLock::new();
-        let clock = CLOCK.get_or_init(|| {
-            thread::spawn(|| {
-                loop {
-                    thread::sleep(TURN);
-                    Self::now();
-                }
-            });
-            Mutex::new(Clock::new(Instant::now()))
-        });
-        Self(lock(clock).read(Instant::now()))
+        // The clock must run before the time that it is asked about.
+        clock();
+        Self(Instant::now())
     }
 
-    /// How long it is since `earlier`; nothing if that is later.
+    /// How much time the product had since `earlier`; none if that is later.
     pub fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
+        let all = self.0.saturating_duration_since(earlier.0);
+        all.saturating_sub(lock(clock()).look().between(earlier.0, self.0).sum())
     }
 
     pub fn elapsed(self) -> Duration {
@@ -51,57 +51,146 @@ impl Moment {
     }
 }
 
-/// How long the machine stalls.
+/// What the machine keeps from the product since a moment.
 #[derive(Clone, Copy)]
-pub struct Stalls {
-    begun: Instant,
-    by_product: Moment,
-}
+pub struct Stalls(Moment);
 
 impl Stalls {
     /// Begins to measure.
     pub fn measure() -> Self {
-        Self {
-            begun: Instant::now(),
-            by_product: Moment::now(),
-        }
+        Self(Moment::now())
     }
 
-    /// How long it has stalled since.
+    /// How long the machine has stalled since, in all.
     pub fn so_far(self) -> Duration {
-        let by_product = self.by_product.elapsed();
-        self.begun.elapsed().saturating_sub(by_product)
+        let now = Instant::now();
+        lock(clock()).look().between(self.0.0, now).sum()
     }
 
-    /// How often one token may have been asked about: once for all, and on a machine that has stalled for longer than half a
-    /// lease once by each worker. One whose lease has run out looks dead to the others.
+    /// How often one token may have been asked about: once for all, and on a machine that has stalled for half a lease once by
+    /// each worker. One whose lease has run out looks dead to the others.
     pub fn calls_for_a_token(self, workers: usize) -> RangeInclusive<u64> {
-        match self.so_far() < Duration::from_millis(500) {
+        let now = Instant::now();
+        let longest = lock(clock()).look().between(self.0.0, now).max();
+        match longest.unwrap_or_default() < Duration::from_millis(500) {
             true => 1..=1,
             false => 1..=workers as u64,
         }
     }
 }
 
-/// What has counted so far.
+/// Looks at the workers of this Envoy too, from now on.
+pub fn watch(process: u32) {
+    lock(clock()).waits.processes.push(process.to_string());
+}
+
+fn clock() -> &'static Mutex<Clock> {
+    static CLOCK: OnceLock<Mutex<Clock>> = OnceLock::new();
+    CLOCK.get_or_init(|| {
+        thread::spawn(|| {
+            loop {
+                let due = Instant::now() + TURN;
+                thread::sleep(TURN);
+                let now = Instant::now();
+                let mut clock = lock(clock());
+                clock.stalls.add(now.saturating_duration_since(due), now);
+                clock.look();
+            }
+        });
+        Mutex::new(Clock::default())
+    })
+}
+
+#[derive(Default)]
 struct Clock {
-    read: Instant,
-    counted: Duration,
+    waits: Waits,
+    stalls: Periods,
 }
 
 impl Clock {
-    const fn new(now: Instant) -> Self {
-        Self {
-            read: now,
-            counted: Duration::ZERO,
+    fn look(&mut self) -> &Periods {
+        let longest = self.waits.longest();
+        self.stalls.add(longest, Instant::now());
+        &self.stalls
+    }
+}
+
+/// What the threads of some processes have waited for a processor.
+#[derive(Default)]
+struct Waits {
+    processes: Vec<String>,
+    /// By thread, what it had waited at the last look; nothing if it is of no interest.
+    threads: HashMap<String, Option<Duration>>,
+}
+
+impl Waits {
+    /// The longest that a thread has waited since the last look.
+    fn longest(&mut self) -> Duration {
+        let Self { processes, threads } = self;
+        let mut longest = Duration::ZERO;
+        let mut look = |process: &str, of_interest: fn(&str) -> bool| {
+            let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else {
+                return false;
+            };
+            for task in tasks.flatten().map(|task| task.path()) {
+                let read = |name| fs::read_to_string(task.join(name)).unwrap_or_default();
+                let waited = || {
+                    let text = read("schedstat");
+                    let nanos = text.split(' ').nth(1).and_then(|nanos| nanos.parse().ok());
+                    nanos.map(Duration::from_nanos)
+                };
+                match threads.get_mut(&*task.to_string_lossy()) {
+                    Some(None) => {}
+                    Some(Some(before)) => {
+                        let now = waited().unwrap_or(*before);
+                        longest = longest.max(now.saturating_sub(*before));
+                        *before = now;
+                    }
+                    None => {
+                        let known = waited().filter(|_| of_interest(read("comm").trim()));
+                        threads.insert(task.to_string_lossy().into_owned(), known);
+                    }
+                }
+            }
+            true
+        };
+        look("self", |_| true);
+        processes.retain(|process| look(process, |name| name.starts_with("wrk:")));
+        longest
+    }
+}
+
+/// Periods that do not touch each other, the newest last.
+#[derive(Default)]
+struct Periods(Vec<(Instant, Instant)>);
+
+impl Periods {
+    /// Adds the last `length` before `now`, if it is long enough.
+    fn add(&mut self, length: Duration, now: Instant) {
+        if length < LEAST {
+            return;
         }
+        let Some(mut begun) = now.checked_sub(length) else {
+            return;
+        };
+        let mut ended = now;
+        while let Some((first, last)) = self.0.pop_if(|(_, last)| *last >= begun) {
+            begun = begun.min(first);
+            ended = ended.max(last);
+        }
+        self.0.push((begun, ended));
     }
 
-    fn read(&mut self, now: Instant) -> Duration {
-        // Readers come in any order.
-        self.counted += now.saturating_duration_since(self.read).min(MOST);
-        self.read = self.read.max(now);
-        self.counted
+    /// The parts between two moments.
+    fn between(&self, from: Instant, to: Instant) -> impl Iterator<Item = Duration> + use<'_> {
+        let newest = self.0.iter().rev();
+        newest
+            .take_while(move |(_, ended)| *ended > from)
+            .map(move |(begun, ended)| {
+                (*ended)
+                    .min(to)
+                    .saturating_duration_since((*begun).max(from))
+            })
     }
 }
 
@@ -113,33 +202,58 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_passes_between_two_turns_counts_up_to_its_limit() {
-        let start = Instant::now();
-        let mut clock = Clock::new(start);
-        let mut at = start;
-        let mut after = |millis| {
-            at += Duration::from_millis(millis);
-            clock.read(at).as_millis()
-        };
-        // In time, a little late, between two turns.
-        assert_eq!([after(10), after(12), after(3)], [10, 22, 25]);
-        // The machine stalled.
-        assert_eq!([after(1_500), after(10)], [40, 50]);
-        // A second without a stall is a second.
-        for _ in 0..99 {
-            after(10);
-        }
-        assert_eq!(after(10), 1_050);
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
     }
 
     #[test]
-    fn an_older_reading_moves_nothing() {
-        let start = Instant::now();
-        let mut clock = Clock::new(start);
-        let later = start + TURN;
-        assert_eq!(clock.read(later), TURN);
-        assert_eq!(clock.read(start), TURN);
-        assert_eq!(clock.read(later), TURN);
+    fn periods_count_once_however_many_threads_wait_in_them() {
+        let start = Instant::now() + millis(10_000);
+        let mut periods = Periods::default();
+        for (length, at) in [
+            // One stall that three threads notice, one after the other.
+            (1_500, 2_000),
+            (1_490, 2_005),
+            (20, 2_010),
+            // Too short.
+            (4, 2_100),
+            // Two that touch, and another one.
+            (50, 3_000),
+            (60, 3_050),
+            (100, 4_000),
+        ] {
+            periods.add(millis(length), start + millis(at));
+        }
+        let sum = |from, to| -> Duration {
+            let (from, to) = (start + millis(from), start + millis(to));
+            periods.between(from, to).sum()
+        };
+        assert_eq!(sum(0, 5_000), millis(1_510 + 100 + 100));
+        assert_eq!(sum(0, 2_500), millis(1_510));
+        assert_eq!(sum(1_000, 1_500), millis(500), "within a stall");
+        assert_eq!(sum(3_980, 3_990), millis(10));
+        assert_eq!(sum(2_020, 2_900), millis(0));
+        assert_eq!(sum(4_000, 5_000), millis(0));
+    }
+
+    /// Linux counts that at the end of each wait. Two threads on one processor must wait for each other.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_thread_that_waits_for_a_processor_is_seen() {
+        let mut waits = Waits::default();
+        waits.longest();
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let begun = Instant::now();
+        let mut longest = Duration::ZERO;
+        thread::scope(|scope| {
+            for _ in 0..=2 * processors {
+                scope.spawn(|| while begun.elapsed() < millis(500) {});
+            }
+            while begun.elapsed() < millis(500) {
+                thread::sleep(millis(20));
+                longest = longest.max(waits.longest());
+            }
+        });
+        assert!(longest > Duration::ZERO);
     }
 }
