@@ -195,9 +195,6 @@ fn write(store: &impl Store, bucket: &Bucket, counts: &[Count]) -> Result<(), No
 mod tests {
     use std::time::Duration;
 
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::host::memory::MemoryStore;
 

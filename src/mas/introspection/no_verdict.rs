@@ -142,9 +142,6 @@ impl ConnectionFault {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     /// As Envoy writes them; the transport failure reason only before 1.40.
