@@ -33,7 +33,7 @@ pub enum Rejection {
     InvalidHeader,
     /// An active token that belongs to no user.
     InvalidUsername,
-    /// Too many unknown tokens from one source.
+    /// Too many inactive tokens from one client address.
     LimitExceeded {
         /// How long to wait, in milliseconds.
         retry_after_ms: u64,

@@ -32,7 +32,7 @@ pub enum NoVerdict {
     Overloaded,
     /// Another worker asked, without a verdict.
     Elsewhere,
-    /// Not asked: this source brought too many unknown tokens.
+    /// Not asked: this client brought too many inactive tokens.
     OverBudget {
         /// When it may try again.
         retry_after_ms: u64,
