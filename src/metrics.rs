@@ -135,7 +135,7 @@ label_values! {
     InvalidHeader = "invalid_header",
     /// The token belongs to no user.
     InvalidUsername = "invalid_username",
-    /// The client brought too many unknown tokens.
+    /// The client brought too many inactive tokens.
     LimitExceeded = "limit_exceeded",
     /// There is no token where one is needed.
     MissingToken = "missing_token",
@@ -193,7 +193,7 @@ pub enum Outcome {
     InactiveOffline,
     /// MAS was asked, or should have been, and there is no verdict.
     NoVerdict,
-    /// The source of the request brought too many unknown tokens.
+    /// The client brought too many inactive tokens.
     OverBudget,
     /// No verdict was needed or possible: public endpoint, no token, appservice token.
     NotAsked,
@@ -392,9 +392,6 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
 

@@ -339,9 +339,6 @@ impl<Q, W: Waiter> Flights<Q, W> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::token::TokenDigest;
 

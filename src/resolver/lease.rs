@@ -349,9 +349,6 @@ fn evict_oldest_tombstone(leases: &mut Vec<Lease>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::host::memory::MemoryStore;
 

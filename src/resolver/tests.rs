@@ -1,8 +1,6 @@
 //! The resolver without any role: a waiter is a number, and MAS is this file.
 
 use serde_json::json;
-#[cfg(target_arch = "wasm32")]
-use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
 use crate::{

@@ -173,10 +173,6 @@ impl Workers {
 mod tests {
     use std::time::Duration;
 
-    use serde_json::json;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::{
         cache::Introspected,
@@ -185,6 +181,7 @@ mod tests {
         mas::introspection::Answer,
         resolver::{Admission, Overflow, PoolId},
     };
+    use serde_json::json;
 
     const ROOT: RootId = RootId(1);
     const TTL: Duration = Duration::from_secs(10);

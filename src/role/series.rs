@@ -102,9 +102,6 @@ fn asking(define: &mut dyn FnMut(Metric)) {
 mod tests {
     use std::collections::BTreeSet;
 
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::{config, host::fake::FakeHost};
 

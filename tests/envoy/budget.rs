@@ -201,12 +201,13 @@ async fn a_forwarded_address_that_envoy_does_not_trust_is_no_source() {
 
 #[tokio::test]
 async fn a_budget_comes_back_with_the_next_window() {
-    let budget = json!({"per_source": 1, "window": "2s"});
+    // Long enough that two requests come within it also on a machine that stalls.
+    let budget = json!({"per_source": 1, "window": "5s"});
     let edge = Edge::start(json!({"unknown_token_budget": budget})).await;
     assert_not_active(&edge.whoami(&new_token("mat")).await);
     let refused = edge.whoami(&new_token("mat")).await;
     let wait = assert_limit_exceeded(&refused);
-    assert!(wait <= Duration::from_secs(2));
+    assert!(wait <= Duration::from_secs(5));
     // As long as the client was told to.
     sleep(wait).await;
     assert_not_active(&edge.whoami(&new_token("mat")).await);

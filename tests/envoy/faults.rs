@@ -72,7 +72,8 @@ async fn a_body_over_envoys_limit() {
 /// Envoy answers such a call with 504.
 #[tokio::test]
 async fn a_timeout() {
-    let edge = Edge::start(json!({"introspection": {"timeout": "1s"}})).await;
+    // Long enough that a call reaches MAS also on a machine that stalls.
+    let edge = Edge::start(json!({"introspection": {"timeout": "3s"}})).await;
     assert_fails_and_recovers(&edge, Fault::hang(), "timeout").await;
     edge.assert_alive().await;
 }

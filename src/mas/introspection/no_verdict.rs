@@ -32,7 +32,7 @@ pub enum NoVerdict {
     Overloaded,
     /// Not asked: a call about the token, of this worker or another, has just failed.
     Elsewhere,
-    /// Not asked: this source brought too many unknown tokens.
+    /// Not asked: this client brought too many inactive tokens.
     OverBudget {
         /// When it may try again.
         retry_after_ms: u64,
@@ -149,9 +149,6 @@ impl ConnectionFault {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     /// As Envoy writes them; the transport failure reason only before 1.40.

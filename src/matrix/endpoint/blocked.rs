@@ -132,9 +132,6 @@ impl<'p> Iterator for Names<'p> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     /// One look in which a byte is decoded, with what it may be the last digit of, and one for each depth.
