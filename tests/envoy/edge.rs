@@ -161,6 +161,31 @@ impl Edge {
         .await;
     }
 
+    /// Sends the request again and again until there is a verdict: after a call that failed MAS is left alone about a token
+    /// for a second.
+    pub async fn send_until_verdict(&self, request: &Request) -> Response {
+        within_limit("a verdict", async {
+            loop {
+                let response = self.send(request).await;
+                if response.status != 503 {
+                    break response;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        })
+        .await
+    }
+
+    /// Resolves when no call to MAS is under way, as Envoy counts them.
+    pub async fn wait_until_none_is_under_way(&self) {
+        within_limit("all calls to have ended", async {
+            while self.envoy.stats().await.calls_under_way() > 0.0 {
+                tokio::time::sleep(POLL).await;
+            }
+        })
+        .await;
+    }
+
     /// Resolves when this many requests have joined an introspection that was already in flight.
     pub async fn wait_for_coalesced(&self, requests: u32) {
         let name = "matrix_edge_auth_coalesced_requests_total";

@@ -39,7 +39,8 @@ async fn connections_that_break() {
 
 #[tokio::test]
 async fn a_timeout() {
-    let edge = start(json!({"introspection": {"timeout": "1s"}})).await;
+    // Long enough that a call reaches MAS also on a machine that stalls.
+    let edge = start(json!({"introspection": {"timeout": "3s"}})).await;
     assert_unavailable_and_recovers(&edge, Fault::hang()).await;
     edge.assert_alive().await;
 }
@@ -57,7 +58,7 @@ async fn mas_answers_itself_if_so_configured() {
     let edge = start(json!({
         "on_introspection_failure": "pass",
         // Without retries, so that a fault that hits once is the end of the module's call.
-        "introspection": {"timeout": "1s", "retries": 0},
+        "introspection": {"timeout": "3s", "retries": 0},
     }))
     .await;
     for (_, fault) in no_verdicts() {

@@ -18,6 +18,7 @@ mod support {
     pub mod envoy;
     pub mod http;
     pub mod mesh;
+    pub mod product_time;
     pub mod recorded;
     pub mod recorded_mas;
     pub mod replayed_mas;
@@ -25,7 +26,9 @@ mod support {
 }
 
 mod across_workers;
+mod allocation;
 mod attack;
+mod backoff;
 mod budget;
 mod cache;
 mod capabilities;

@@ -30,7 +30,7 @@ pub enum NoVerdict {
     Lost,
     /// Not asked: too many calls in flight or requests waiting on this worker.
     Overloaded,
-    /// Another worker asked, without a verdict.
+    /// Not asked: a call about the token, of this worker or another, has just failed.
     Elsewhere,
     /// Not asked: this client brought too many inactive tokens.
     OverBudget {
@@ -103,6 +103,13 @@ impl NoVerdict {
     /// Returns whether it says that MAS cannot be asked, or gave no answer. Otherwise MAS may be as well as ever.
     pub const fn is_failure(self) -> bool {
         !matches!(self, Self::Overloaded | Self::OverBudget { .. })
+    }
+
+    /// Returns whether MAS may have been asked, so that asking again at once would only add to its load. What Envoy itself
+    /// held back says nothing of the next call, and cost MAS nothing.
+    pub const fn may_have_asked(self) -> bool {
+        use ConnectionFault::{NoHealthyHost, Overflow};
+        !matches!(self, Self::Unreachable(NoHealthyHost | Overflow))
     }
 
     /// Returns what the metrics call it; `None` if this worker tried to ask nothing.
