@@ -9,7 +9,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use super::policy::Recognized;
-use crate::sorted::SortedMap;
+use crate::{config::Config, sorted::SortedMap};
 
 type Key = (u64, u64);
 
@@ -23,18 +23,18 @@ pub(super) struct RecognizedTokens {
 }
 
 impl RecognizedTokens {
-    /// Returns what `token` is.
-    pub fn of(&mut self, token: &[u8]) -> Recognized {
+    /// Returns what `token` is, as [`Recognized::of`] does.
+    pub fn of(&mut self, config: &Config, token: &[u8]) -> Option<Recognized> {
         let key = (
             self.secret.hash_one((0_u8, token)),
             self.secret.hash_one((1_u8, token)),
         );
         if let Some(known) = self.tokens.get(&key) {
             self.last = None;
-            return *known;
+            return Some(*known);
         }
-        let recognized = Recognized::of(token);
-        self.last = Some((key, recognized));
+        let recognized = Recognized::of(config, token);
+        self.last = recognized.map(|recognized| (key, recognized));
         recognized
     }
 
@@ -64,6 +64,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        config,
         mas::token::{Shape, TokenKind},
         token::TokenDigest,
     };
@@ -71,39 +72,61 @@ mod tests {
     const TOKENS: [&[u8]; 3] = [
         b"mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1",
         b"syt_YWxpY2U_x",
-        b"mat_of_nobody",
+        b"of_nobody",
     ];
+    const IMPOSSIBLE: &[u8] = b"mat_of_nobody";
+
+    fn config(appservice_tokens: &[&str]) -> Config {
+        let config = serde_json::json!({
+            "server_name": "example.org",
+            "introspection": {"cluster": "mas", "credential": {"injected": true}},
+            "appservice_tokens": appservice_tokens,
+        });
+        config::parse(config.to_string().as_bytes(), &|_| None).unwrap()
+    }
 
     #[test]
     fn a_token_is_the_same_before_and_after_it_is_remembered() {
-        let mut tokens = RecognizedTokens::default();
+        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
         for _ in 0..2 {
             for token in TOKENS {
-                let found = tokens.of(token);
+                let found = tokens.of(&config, token).unwrap();
                 assert_eq!(found.digest, TokenDigest::of(token));
-                assert_eq!(found.shape, Recognized::of(token).shape);
+                let shape = Recognized::of(&config, token).unwrap().shape;
+                assert_eq!(found.shape, shape);
                 tokens.remember_last(10);
             }
         }
         assert_eq!(tokens.tokens.len(), TOKENS.len());
         let kind = TokenKind::CompatAccessToken;
-        assert_eq!(tokens.of(TOKENS[1]).shape, Shape::Introspectable(kind));
+        let known = tokens.of(&config, TOKENS[1]).unwrap();
+        assert_eq!(known.shape, Shape::Introspectable(kind));
+    }
+
+    #[test]
+    fn a_token_that_cannot_exist_has_a_digest_only_where_it_may_be_an_appservices() {
+        let mut tokens = RecognizedTokens::default();
+        assert!(tokens.of(&config(&[]), IMPOSSIBLE).is_none());
+        let appservice = "a".repeat(64);
+        let found = tokens.of(&config(&[&appservice]), IMPOSSIBLE).unwrap();
+        assert_eq!(found.digest, TokenDigest::of(IMPOSSIBLE));
+        assert_eq!(found.shape, Shape::CannotExist);
     }
 
     #[test]
     fn nothing_is_remembered_of_tokens_that_grant_nothing() {
-        let mut tokens = RecognizedTokens::default();
+        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
         for number in 0..1_000_u32 {
-            tokens.of(&number.to_le_bytes());
+            tokens.of(&config, &number.to_le_bytes());
         }
         assert!(tokens.tokens.is_empty());
     }
 
     #[test]
     fn no_more_are_remembered_than_grants_are_kept() {
-        let mut tokens = RecognizedTokens::default();
+        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
         for number in 0..1_000_u32 {
-            tokens.of(&number.to_le_bytes());
+            tokens.of(&config, &number.to_le_bytes());
             tokens.remember_last(64);
             tokens.remember_last(64);
             assert!(tokens.tokens.len() <= 64);
