@@ -395,9 +395,6 @@ fn hit(found: bool) -> Hit {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::{host::memory::MemoryStore, mas::provisioning::Revocation};
 

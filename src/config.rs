@@ -86,7 +86,7 @@ pub struct Config {
     pub learn_from_refusals: bool,
     /// The built-in endpoint table, the rules that are tried before it, and where MAS lives.
     pub endpoints: Endpoints,
-    /// How many unknown tokens one source may bring; `None` is without limit.
+    /// How many inactive tokens one client address may bring; `None` is without limit.
     pub unknown_token_budget: Option<UnknownTokenBudget>,
 }
 
@@ -131,7 +131,7 @@ pub struct Cache {
     pub local_entries: usize,
 }
 
-/// `unknown_token_budget`: how many unknown tokens one source may bring.
+/// `unknown_token_budget`: how many inactive tokens one client address may bring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownTokenBudget {
     /// Tokens per source and window.

@@ -40,7 +40,7 @@
 pub mod cache;
 pub mod clock;
 pub mod config;
-#[cfg(target_os = "wasi")]
+#[cfg(all(target_os = "wasi", not(test)))]
 mod envoy;
 pub mod form;
 pub mod host;

@@ -107,9 +107,6 @@ pub struct Resolver<W> {
     reports: Reports,
     /// When this worker last looked at deadlines.
     ticked_at: Option<Instant>,
-    /// Calls dropped with their root context, not yet subtracted from the in-flight gauge. The next tick
-    /// does it: the end of a root gets no host.
-    lost_calls: usize,
     /// How many requests have gone on before their question was resolved: the number of the next.
     passed: u64,
     resolutions: VecDeque<Resolution<W>>,
@@ -125,7 +122,6 @@ impl<W> Default for Resolver<W> {
             long_answers: LongAnswers::default(),
             reports: Reports::default(),
             ticked_at: None,
-            lost_calls: 0,
             passed: 0,
             resolutions: VecDeque::new(),
         }
@@ -311,11 +307,7 @@ impl<W> Resolver<W> {
             return;
         };
         let now = cb.now();
-        cb.host.record(Metric::InFlight, -1);
-        cb.host.record(
-            Metric::IntrospectionMillis,
-            millis(now.since(flight.asked_at)),
-        );
+        note_duration(cb, &flight);
         let answer = introspection::read(response);
         let outcome = match &answer {
             Ok(Answer::Active(_)) => Some(IntrospectionOutcome::Active),
@@ -364,7 +356,7 @@ impl<W> Resolver<W> {
         while let Some((key, flight)) = self.flights.pop_expired(now) {
             match flight.state {
                 State::Calling { .. } => {
-                    cb.host.record(Metric::InFlight, -1);
+                    note_duration(cb, &flight);
                     count_outcome(cb, NoVerdict::Lost.outcome());
                     self.fail(cb, key, flight, NoVerdict::Lost);
                 }
@@ -376,11 +368,6 @@ impl<W> Resolver<W> {
                     self.fail(cb, key, flight, NoVerdict::Lost);
                 }
             }
-        }
-        let lost_calls = std::mem::take(&mut self.lost_calls);
-        if lost_calls > 0 {
-            let lost_calls = i64::try_from(lost_calls).unwrap_or(i64::MAX);
-            cb.host.record(Metric::InFlight, -lost_calls);
         }
         // The calls go on, and their answers will be kept.
         let timed_out = self
@@ -417,7 +404,7 @@ impl<W> Resolver<W> {
     /// waited for one are asked about again at their next tick.
     pub fn on_root_end(&mut self, root: RootId) {
         self.workers.on_root_end(root);
-        self.lost_calls += self.flights.root_ended(root);
+        self.flights.root_ended(root);
     }
 
     /// Returns the epoch counters of a token and its user, as of the last tick or hint.
@@ -503,7 +490,8 @@ impl<W> Resolver<W> {
         let key = query.key();
         let state = match self.workers.acquire(cb, upstream, &key, |_| true) {
             Acquisition::Hit(cached) => return Ok(Start::Hit(cached)),
-            Acquisition::Failed(entry) => return Ok(Start::Stale(entry)),
+            Acquisition::Failed(Some(entry)) => return Ok(Start::Stale(entry)),
+            Acquisition::Failed(None) => return Err(NoVerdict::Elsewhere),
             Acquisition::Peer { check_at } => {
                 cb.host.count(Metric::LeaseWait);
                 State::AwaitingPeer { check_at }
@@ -554,15 +542,12 @@ impl<W> Resolver<W> {
         leased: bool,
     ) -> Result<State, NoVerdict> {
         match call.send(cb.host, cb.root) {
-            Ok(id) => {
-                cb.host.record(Metric::InFlight, 1);
-                Ok(State::Calling {
-                    call: id,
-                    root: cb.root,
-                    slot: call.slot(),
-                    leased,
-                })
-            }
+            Ok(id) => Ok(State::Calling {
+                call: id,
+                root: cb.root,
+                slot: call.slot(),
+                leased,
+            }),
             Err(not_sent) => {
                 let why = match not_sent {
                     NotSent::UnknownCluster => NoVerdict::UnknownCluster,
@@ -740,7 +725,8 @@ impl<W> Resolver<W> {
         }
     }
 
-    /// Ends a flight without a verdict.
+    /// Ends a flight without a verdict. A call that failed holds off the next one, in all workers: calls about a token begin
+    /// a second apart, so one that took longer holds off none. Where a stale answer serves, the second counts from the end.
     fn fail<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -754,7 +740,12 @@ impl<W> Resolver<W> {
             self.stand_in(cb, &upstream, &key.digest, why).verdict,
             Verdict::Active(_)
         );
-        let tombstone = serves_stale.then_some(Tombstone::Failed(cb.now()));
+        let tombstone = if serves_stale {
+            Some(Tombstone::Failed(cb.now()))
+        } else {
+            let begun = Tombstone::Failed(flight.asked_at);
+            why.may_have_asked().then_some(begun)
+        };
         self.end_call(cb, key, &flight, Hint::Failed(key), tombstone);
         self.resolve_without_verdict(cb, &key.digest, flight.waiters, why);
     }
@@ -793,7 +784,11 @@ impl<W> Resolver<W> {
                 self.resume(cb, key, flight);
                 return;
             }
-            Acquisition::Failed(entry) => {
+            Acquisition::Failed(None) => {
+                self.fail(cb, key, flight, NoVerdict::Elsewhere);
+                return;
+            }
+            Acquisition::Failed(Some(entry)) => {
                 let waiters = flight.waiters.take(&is_own);
                 let found = self.serve_stale(cb, key, entry);
                 self.resolutions.push_back(Resolution { found, waiters });
@@ -1083,6 +1078,12 @@ fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {
     let why = NoVerdict::Overloaded;
     count_outcome(cb, why.outcome());
     why
+}
+
+/// Notes how long a call took that has ended. The sum of it, by the second, is how many calls are under way.
+fn note_duration<H: Backend, W>(cb: &Callback<'_, H>, flight: &Pending<W>) {
+    let took = millis(cb.now().since(flight.asked_at));
+    cb.host.record(Metric::IntrospectionMillis, took);
 }
 
 fn count_outcome<H: Backend>(cb: &Callback<'_, H>, outcome: Option<IntrospectionOutcome>) {

@@ -8,6 +8,8 @@ mod simulated;
 
 #[path = "scenarios/attack.rs"]
 mod attack;
+#[path = "scenarios/backoff.rs"]
+mod backoff;
 #[path = "scenarios/bodies.rs"]
 mod bodies;
 #[path = "scenarios/budget.rs"]
@@ -16,6 +18,8 @@ mod budget;
 mod chain;
 #[path = "scenarios/configuration.rs"]
 mod configuration;
+#[path = "scenarios/expiry.rs"]
+mod expiry;
 #[path = "scenarios/faults.rs"]
 mod faults;
 #[path = "scenarios/gateway.rs"]

@@ -4,7 +4,7 @@
 # A layer cannot pass by silence: one that fails without a failed test, ends in the middle of a test
 # binary or runs no test at all counts as a failure.
 
-summary=()
+summary=() failures=()
 total_passed=0 total_failed=0 total_ignored=0
 
 # count_results LOG : prints "PASSED FAILED IGNORED UNFINISHED", summed over the test binaries in LOG.
@@ -26,6 +26,28 @@ count_results() {
     }'
 }
 
+# list_failures LOG : prints the name of each failed test in LOG, what ended in the middle of its tests, and the lines that say
+# how to repeat a random test. The harness lists the names after all that the tests have printed.
+list_failures() {
+  sed "s/$(printf '\033')\[[0-9;]*m//g" "$1" | awk '
+    function show(text) { print (part == "" ? text : part ": " text) }
+    function leave() {
+      if (running) show(binary " (ended in the middle of its tests)")
+      running = 0
+    }
+    /^--- / { leave(); part = substr($0, 5) }
+    /^ +(Running|Doc-tests) / { leave(); binary = $2 == "unittests" ? $3 : $2 }
+    /^running [0-9]+ tests?$/ { leave(); running = 1; listed = 0 }
+    /^failures:$/ { listed = 0; lists = 1; next }
+    lists && /^    [^ ]+( - .*)?$/ { names[++listed] = $1 }
+    /^test result: / {
+      if (/^test result: FAILED/) for (i = 1; i <= listed; i++) show(names[i])
+      running = lists = listed = 0
+    }
+    /[Tt]o repeat: / && !said[$0]++ { sub(/^.*[Tt]o repeat: /, "to repeat: "); show($0) }
+    END { leave() }'
+}
+
 # record_tests LAYER STATUS SECONDS LOG : a layer that runs tests.
 record_tests() {
   local passed failed ignored unfinished note=
@@ -38,6 +60,14 @@ record_tests() {
     failed=1 note="ran no test"
   fi
   record "$1" "$passed" "$failed" "$ignored" "$3" "$note"
+  [ "$failed" -eq 0 ] || record_failures "$1" "$note" "$4"
+}
+
+# record_failures LAYER NOTE LOG
+record_failures() {
+  local failure count=${#failures[@]}
+  while read -r failure; do failures+=("$1  $failure"); done < <(list_failures "$3")
+  [ ${#failures[@]} -gt "$count" ] || failures+=("$1  ${2:-see $3}")
 }
 
 # record_step LAYER STATUS SECONDS : a layer that only prepares; it counts when it fails.
@@ -45,6 +75,7 @@ record_step() {
   local failed=0 note=
   [ "$2" -eq 0 ] || failed=1 note="stopped with status $2"
   record "$1" 0 "$failed" 0 "$3" "$note"
+  [ -z "$note" ] || failures+=("$1  $note")
 }
 
 record() {
@@ -54,12 +85,22 @@ record() {
   summary+=("$(printf '%-10s %8s %8s %8s %8s  %s' "$@")")
 }
 
-# print_summary : the table, and last the line that scripts and people read. Fails if a test failed.
+# print_summary : the table, what failed, and last the line that scripts and people read. Fails if a test failed.
+#
+# FAILURES may name a file, which collects what fails in several runs and begins with what failed elsewhere. The last of them
+# shows all of it, so that the end of a long log says everything.
 print_summary() {
-  local line="$total_passed passed, $total_failed failed"
+  local failure line="$total_passed passed, $total_failed failed"
   [ "$total_ignored" -eq 0 ] || line="$line, $total_ignored skipped"
   say "" "$(printf '%-10s %8s %8s %8s %8s' layer passed failed ignored seconds)"
   printf '%s\n' "${summary[@]}" | sed 's/ *$//'
+  if [ -n "${FAILURES:-}" ] && [ -f "$FAILURES" ]; then
+    while read -r failure; do failures+=("$failure"); done <"$FAILURES"
+  fi
+  if [ ${#failures[@]} -gt 0 ]; then
+    say "" "failed:" "${failures[@]/#/  }"
+    [ -z "${FAILURES:-}" ] || printf '%s\n' "${failures[@]}" >"$FAILURES"
+  fi
   say "" "$line"
   [ "$total_failed" -eq 0 ]
 }

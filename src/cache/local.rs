@@ -149,9 +149,6 @@ impl<V> LocalCache<V> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::token::TokenDigest;
 

@@ -260,9 +260,6 @@ impl EvictionOrder {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::{
         host::{If, memory::MemoryStore},

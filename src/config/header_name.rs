@@ -136,9 +136,6 @@ pub(super) fn may_be(name: &[u8], expected: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     #[test]

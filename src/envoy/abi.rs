@@ -43,7 +43,6 @@ pub(super) enum Buffer {
 #[repr(u32)]
 pub(super) enum MetricType {
     Counter = 0,
-    Gauge = 1,
     Histogram = 2,
 }
 

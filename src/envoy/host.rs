@@ -180,7 +180,7 @@ impl Metrics for Envoy {
         let Some(id) = id(metric) else { return };
         // A failure costs a sample; there is nothing to do about it.
         let _ = match metric.kind() {
-            Kind::Counter | Kind::Gauge => abi::increment_metric(id, value),
+            Kind::Counter => abi::increment_metric(id, value),
             Kind::Histogram => abi::record_metric(id, value.unsigned_abs()),
         };
     }
@@ -204,7 +204,6 @@ fn id(metric: Metric) -> Option<u32> {
 fn define(metric: Metric) -> Option<u32> {
     let kind = match metric.kind() {
         Kind::Counter => MetricType::Counter,
-        Kind::Gauge => MetricType::Gauge,
         Kind::Histogram => MetricType::Histogram,
     };
     let name = metric.name();

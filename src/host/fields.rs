@@ -132,9 +132,6 @@ pub(crate) fn serialize<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])> + 
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     const TWO: &[u8] = b"\x02\0\0\0\x01\0\0\0\x03\0\0\0\x02\0\0\0\0\0\0\0a\0b\0c\0dd\0\0";

@@ -83,9 +83,6 @@ impl RequestHead {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     fn head(fields: &[(&str, &str)]) -> RequestHead {

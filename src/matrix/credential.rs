@@ -239,9 +239,6 @@ fn ascii(token: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::{Authorization::One, *};
 
     fn unasked() -> FormPost {

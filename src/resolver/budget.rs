@@ -1,15 +1,15 @@
-//! How many unknown tokens one client may bring in a window of time.
+//! How many inactive tokens one client may bring in a window of time: the key `unknown_token_budget`.
 //!
-//! An unknown token is one that MAS called inactive, and not active shortly before. The budget counts distinct ones,
-//! so nothing else costs anything: not a valid token, not one that has ended, not an outage of MAS, and not the same
-//! dead token again and again.
+//! A token is charged when MAS calls it inactive and no cache knows that it was active shortly before. The budget
+//! counts distinct ones, so nothing else costs anything: not an active token, not one that has just ended, not an
+//! outage of MAS, and not the same inactive token again and again.
 //!
 //! The count lives in shared data, so all workers count together. The state is a fixed number of counts. A
 //! client that finds its bucket full of other clients is not limited: the budget stops a few heavy clients, and
-//! `max_in_flight` bounds everyone together.
+//! `max_in_flight` bounds all clients together.
 //!
 //! The non-obvious rule: a client over its budget may still ask about the tokens that it was charged for. A
-//! logged-out client that tries its dead token again gets the 401 that stops it, and not a 429.
+//! logged-out client that tries its old token again gets the 401 that stops it, and not a 429.
 
 use super::client::ClientKey;
 use crate::{
@@ -194,9 +194,6 @@ fn write(store: &impl Store, bucket: &Bucket, counts: &[Count]) -> Result<(), No
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
     use crate::host::memory::MemoryStore;

@@ -11,8 +11,10 @@
 //!
 //! Releasing a lease after a store leaves a tombstone for one lease period. It closes a race: a worker that missed
 //! just before the store and asks for the lease just after sees the tombstone and reads the cache again instead
-//! of calling MAS. A call that failed while a stale answer serves leaves another kind of tombstone, so that one
-//! worker retries at a time.
+//! of calling MAS. A call that failed leaves another kind of tombstone, so that no worker tries again within a second.
+//!
+//! A tombstone makes room for a lease, so tokens that nobody knows can fill no bucket with them: at worst a call that
+//! failed is forgotten early and made again.
 
 use std::{cell::RefCell, time::Duration};
 
@@ -53,9 +55,8 @@ pub enum Acquired {
     /// No worker holds the lease, but an answer was stored at this moment. Read the cache; if the entry
     /// cannot be used, acquire again with this moment as `cache_read_at`.
     Tombstone(Instant),
-    /// No worker holds the lease, but a call failed at this moment. Serve a stale answer, or acquire again with
-    /// this moment as `cache_read_at`.
-    Failed(Instant),
+    /// No worker holds the lease, and none may acquire it for a while: a call has failed.
+    Failed,
     /// The bucket is full of other leases: call MAS without one.
     BucketFull,
 }
@@ -65,7 +66,7 @@ pub enum Acquired {
 pub enum Tombstone {
     /// An answer has been in the shared cache since then.
     Stored(Instant),
-    /// MAS gave no answer, and a stale one serves: the other workers need not try for a while.
+    /// MAS gave no answer. No worker tries again for the time of a lease, counted from this moment.
     Failed(Instant),
 }
 
@@ -227,14 +228,13 @@ impl Leases {
         };
         match leases.iter_mut().find(|lease| lease.key == mine.key) {
             Some(Lease {
-                state: State::Released(tombstone),
+                state: State::Released(Tombstone::Failed(_)),
                 ..
-            }) if tombstone.at() > cache_read_at => {
-                return Some(match *tombstone {
-                    Tombstone::Stored(at) => Acquired::Tombstone(at),
-                    Tombstone::Failed(at) => Acquired::Failed(at),
-                });
-            }
+            }) => return Some(Acquired::Failed),
+            Some(Lease {
+                state: State::Released(Tombstone::Stored(at)),
+                ..
+            }) if *at > cache_read_at => return Some(Acquired::Tombstone(*at)),
             Some(Lease {
                 holder: theirs,
                 state: State::Held { until, marks },
@@ -371,9 +371,6 @@ fn evict_oldest_tombstone(leases: &mut Vec<Lease>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::host::memory::MemoryStore;
 
@@ -581,6 +578,24 @@ mod tests {
         leases.release(&store, &key, OTHER, Some(Tombstone::Stored(NOW)));
         let late = NOW + LEASE;
         assert_eq!(acquire(OTHER, late, before), Acquired::Mine, "long ago");
+    }
+
+    #[test]
+    fn a_failure_holds_every_worker_off_for_a_second_and_then_counts_no_more() {
+        let (store, leases) = (MemoryStore::default(), Leases::default());
+        let key = key(b"token");
+        let acquire = |holder, now| leases.acquire(&store, &key, holder, now, now);
+        acquire(ME, NOW);
+        leases.release(&store, &key, ME, Some(Tombstone::Failed(NOW)));
+        let last = (NOW + LEASE).minus(Duration::from_millis(1));
+        for holder in [ME, OTHER] {
+            assert_eq!(acquire(holder, NOW), Acquired::Failed);
+            assert_eq!(acquire(holder, last), Acquired::Failed);
+        }
+        assert_eq!(acquire(OTHER, NOW + LEASE), Acquired::Mine);
+        // A call that took as long as that holds nobody off.
+        leases.release(&store, &key, OTHER, Some(Tombstone::Failed(NOW)));
+        assert_eq!(acquire(ME, NOW + LEASE), Acquired::Mine);
     }
 
     #[test]

@@ -42,8 +42,8 @@ pub enum Acquisition {
         /// When to read the cache again, unless a hint comes first.
         check_at: Instant,
     },
-    /// None for a while: a call has just failed, and this stale answer serves.
-    Failed(Box<ActiveEntry>),
+    /// None for a while: a call has just failed. A stale answer serves, or there is no verdict.
+    Failed(Option<Box<ActiveEntry>>),
     /// This one.
     Mine {
         /// Whether it holds the lease.
@@ -97,11 +97,9 @@ impl Workers {
                         None => cache_read_at = stored_at,
                     }
                 }
-                Acquired::Failed(failed_at) => {
-                    match upstream.cache.lookup_stale(cb.host, &key.digest, now) {
-                        Some(entry) => return Acquisition::Failed(entry),
-                        None => cache_read_at = failed_at,
-                    }
+                Acquired::Failed => {
+                    let stale = upstream.cache.lookup_stale(cb.host, &key.digest, now);
+                    return Acquisition::Failed(stale);
                 }
             }
         }
@@ -175,10 +173,6 @@ impl Workers {
 mod tests {
     use std::time::Duration;
 
-    use serde_json::json;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::{
         cache::Introspected,
@@ -187,6 +181,7 @@ mod tests {
         mas::introspection::Answer,
         resolver::{Admission, Overflow, PoolId},
     };
+    use serde_json::json;
 
     const ROOT: RootId = RootId(1);
     const TTL: Duration = Duration::from_secs(10);
@@ -317,17 +312,18 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_keeps_the_others_from_calling_only_where_a_stale_answer_serves() {
+    fn a_failure_keeps_every_worker_from_calling_for_a_second() {
         for (stale_if_error, serves) in [("10m", true), ("0s", false)] {
             let (host, upstream) = (FakeHost::default(), upstream(stale_if_error));
             let [mut one, mut two] = joined(&host);
             store_active(&host, &upstream);
             host.advance(TTL);
             ask(&mut one, &host, &upstream, Tombstone::Failed(host.now()));
-            match acquire(&mut two, &host, &upstream) {
-                Acquisition::Failed(_) => assert!(serves),
-                Acquisition::Mine { leased } => assert!(leased && !serves),
-                _ => panic!("neither an answer nor a holder is there"),
+            for worker in [&mut one, &mut two] {
+                match acquire(worker, &host, &upstream) {
+                    Acquisition::Failed(stale) => assert_eq!(stale.is_some(), serves),
+                    _ => panic!("a call has just failed"),
+                }
             }
             host.advance(LEASE);
             let later = acquire(&mut two, &host, &upstream);
@@ -360,6 +356,7 @@ mod tests {
         ask(&mut one, &host, &upstream, Tombstone::Failed(host.now()));
         assert_eq!(told(&host, 1), []);
 
+        host.advance(LEASE);
         acquire(&mut one, &host, &upstream);
         let peer = acquire(&mut two, &host, &upstream);
         assert!(matches!(peer, Acquisition::Peer { .. }));

@@ -19,6 +19,7 @@ mod support {
     pub mod envoy;
     pub mod http;
     pub mod mesh;
+    pub mod product_time;
 }
 
 mod client;
@@ -42,7 +43,7 @@ async fn nothing_that_is_promised_breaks() {
     let seconds = number("CHAOS_SECONDS").unwrap_or(60);
     let seed = number("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
     println!(
-        "chaos: {seconds} s, seed {seed} (to replay: make chaos SECONDS={seconds} SEED={seed})"
+        "chaos: {seconds} s, seed {seed}; to repeat: make chaos SECONDS={seconds} SEED={seed}"
     );
     let world = World::new(seed, Duration::from_secs(seconds));
     let rig = Rig::start(&world).await;

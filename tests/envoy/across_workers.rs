@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::task::JoinHandle;
 
 use super::{
     edge::{Edge, WHOAMI, assert_not_active, new_token, plugin},
-    workers::{ask_all, connections, served, start, start_with, wait_for_waiting},
+    workers::{WORKERS, ask_all, connections, served, start, start_with, wait_for_waiting},
 };
 use crate::support::{
     envoy::bootstrap,
     http::{Connection, Request, Response},
+    product_time::{Moment, Stalls},
 };
 
 const REQUESTS: usize = 1_000;
@@ -20,8 +21,8 @@ const REQUESTS: usize = 1_000;
 /// what the machine needs.
 const LOST: Duration = Duration::from_secs(3);
 
-/// How long Envoy keeps an old configuration.
-const DRAIN: Duration = Duration::from_secs(1);
+/// How long Envoy keeps an old configuration: long enough that all requests have come by then.
+const DRAIN: Duration = Duration::from_secs(3);
 
 #[tokio::test]
 async fn a_thousand_requests_with_one_cold_token_make_one_call() {
@@ -31,6 +32,7 @@ async fn a_thousand_requests_with_one_cold_token_make_one_call() {
     let mut connections = connections(&edge, REQUESTS / 4).await;
     let mut counts = Vec::new();
     for run in 0..HELD + FREE {
+        let stalls = Stalls::measure();
         let user = format!("user{run}");
         let token = edge.active(&user, "X");
         let hold = (run < HELD).then(|| edge.mas.hold());
@@ -46,10 +48,14 @@ async fn a_thousand_requests_with_one_cold_token_make_one_call() {
         for response in responses {
             assert_is(&response, &user);
         }
-        counts.push(edge.mas.calls(&token));
+        let calls = edge.mas.calls(&token);
+        assert!(
+            stalls.calls_for_a_token(WORKERS).contains(&calls),
+            "run {run}: {calls} calls"
+        );
+        counts.push(calls);
     }
     println!("calls in {HELD} held and {FREE} free runs: {counts:?}");
-    assert_eq!(counts, [1; HELD + FREE]);
     // The same connections all the way, as many to each worker.
     assert_eq!(served(&edge, "total").await, [REQUESTS / 4; 4]);
     edge.assert_alive().await;
@@ -84,6 +90,7 @@ async fn two_hundred_tokens_five_times_each_make_two_hundred_calls() {
             _ => edge.active(&format!("user{n}"), "X"),
         })
         .collect();
+    let stalls = Stalls::measure();
     let mut order: Vec<usize> = (0..REQUESTS).map(|n| n % TOKENS).collect();
     fastrand::Rng::with_seed(seed).shuffle(&mut order);
     let asked = order.iter().map(|number| &tokens[*number]);
@@ -94,8 +101,13 @@ async fn two_hundred_tokens_five_times_each_make_two_hundred_calls() {
             _ => assert_is(response, &format!("user{number}")),
         }
     }
-    assert!(tokens.iter().all(|token| edge.mas.calls(token) == 1));
-    assert_eq!(edge.mas.total_calls(), TOKENS as u64);
+    let expected = stalls.calls_for_a_token(WORKERS);
+    let calls: Vec<u64> = tokens.iter().map(|token| edge.mas.calls(token)).collect();
+    assert!(
+        calls.iter().all(|calls| expected.contains(calls)),
+        "{calls:?}"
+    );
+    assert_eq!(edge.mas.total_calls(), calls.iter().sum::<u64>());
     edge.assert_alive().await;
 }
 
@@ -104,6 +116,7 @@ async fn two_hundred_tokens_five_times_each_make_two_hundred_calls() {
 async fn a_configuration_update_in_mid_flight_leaves_nobody_waiting() {
     let edge = start_with(json!({}), |builder| builder.dynamic_listeners()).await;
     let tokens: Vec<String> = (0..20).map(|_| edge.alice()).collect();
+    let stalls = Stalls::measure();
     let hold = edge.mas.hold();
     let before = ask_each(&edge, &tokens, 10);
     wait_for_waiting(&edge, 200).await;
@@ -114,7 +127,13 @@ async fn a_configuration_update_in_mid_flight_leaves_nobody_waiting() {
     for answer in before.into_iter().chain(after) {
         assert_is(&answer.await.expect("a response"), "alice");
     }
-    assert!(tokens.iter().all(|token| edge.mas.calls(token) == 1));
+    // Either configuration has its own workers.
+    let expected = stalls.calls_for_a_token(2 * WORKERS);
+    assert!(
+        tokens
+            .iter()
+            .all(|token| expected.contains(&edge.mas.calls(token)))
+    );
     edge.assert_alive().await;
 }
 
@@ -122,7 +141,8 @@ async fn a_configuration_update_in_mid_flight_leaves_nobody_waiting() {
 /// waited for its calls, ask again.
 #[tokio::test]
 async fn calls_lost_with_their_configuration_are_made_again() {
-    let edge = start_with(json!({}), |builder| {
+    // The calls do not fail by themselves before their configuration has gone.
+    let edge = start_with(json!({"introspection": {"timeout": "20s"}}), |builder| {
         builder
             .dynamic_listeners()
             .option("--drain-time-s", &DRAIN.as_secs().to_string())
@@ -130,6 +150,7 @@ async fn calls_lost_with_their_configuration_are_made_again() {
     .await;
     let tokens: Vec<String> = (0..20).map(|_| edge.alice()).collect();
     let asked = tokens.len() as u64;
+    let stalls = Stalls::measure();
     let hold = edge.mas.hold();
     let mut before = Vec::new();
     for token in &tokens {
@@ -139,11 +160,13 @@ async fn calls_lost_with_their_configuration_are_made_again() {
         before.push(connection);
     }
     edge.wait_for_calls(asked).await;
-    let replaced = Instant::now();
+    let replaced = Moment::now();
     update(&edge).await;
     let after = ask_each(&edge, &tokens, 10);
     wait_for_waiting(&edge, before.len() + after.len()).await;
-    assert_eq!(edge.mas.total_calls(), asked, "all wait for the same calls");
+    if stalls.calls_for_a_token(WORKERS) == (1..=1) {
+        assert_eq!(edge.mas.total_calls(), asked, "all wait for the same calls");
+    }
     edge.wait_for_calls(2 * asked).await;
     println!(
         "all were asked again {:?} after the update",
@@ -154,7 +177,12 @@ async fn calls_lost_with_their_configuration_are_made_again() {
     for answer in after {
         assert_is(&answer.await.expect("a response"), "alice");
     }
-    assert!(tokens.iter().all(|token| edge.mas.calls(token) == 2));
+    // If a worker looked dead before the update, the others asked then.
+    let most = *stalls.calls_for_a_token(WORKERS).end();
+    for token in &tokens {
+        let again = edge.mas.calls(token) - 1;
+        assert!(again == 1 || most > 1 && again <= most, "{again} of {most}");
+    }
     edge.assert_alive().await;
 }
 

@@ -40,16 +40,19 @@ fn from(address: &str, token: &str) -> Request {
 #[tokio::test]
 async fn an_outage_of_mas_costs_nothing() {
     let edge = behind_a_proxy(3, json!({})).await;
-    let tokens: Vec<String> = (0..5).map(|_| edge.alice()).collect();
+    let mut tokens = Vec::new();
     for fault in [Fault::status(500, ""), Fault::reset()] {
         edge.mas.fault(fault);
-        for token in &tokens {
-            assert_no_verdict(&edge.send(&from(OFFICE, token)).await);
+        for _ in 0..5 {
+            let token = edge.alice();
+            assert_no_verdict(&edge.send(&from(OFFICE, &token)).await);
+            tokens.push(token);
         }
         edge.mas.clear_faults();
     }
     for token in &tokens {
-        assert_eq!(edge.send(&from(OFFICE, token)).await.status, 200);
+        let again = edge.send_until_verdict(&from(OFFICE, token)).await;
+        assert_eq!(again.status, 200);
     }
     assert_eq!(decided(&edge, "no_verdict", "budget").await, 0.0);
 }
@@ -198,12 +201,13 @@ async fn a_forwarded_address_that_envoy_does_not_trust_is_no_source() {
 
 #[tokio::test]
 async fn a_budget_comes_back_with_the_next_window() {
-    let budget = json!({"per_source": 1, "window": "2s"});
+    // Long enough that two requests come within it also on a machine that stalls.
+    let budget = json!({"per_source": 1, "window": "5s"});
     let edge = Edge::start(json!({"unknown_token_budget": budget})).await;
     assert_not_active(&edge.whoami(&new_token("mat")).await);
     let refused = edge.whoami(&new_token("mat")).await;
     let wait = assert_limit_exceeded(&refused);
-    assert!(wait <= Duration::from_secs(2));
+    assert!(wait <= Duration::from_secs(5));
     // As long as the client was told to.
     sleep(wait).await;
     assert_not_active(&edge.whoami(&new_token("mat")).await);

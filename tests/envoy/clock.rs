@@ -82,13 +82,20 @@ async fn step_the_clock(seconds: i64) {
     assert!((moved - seconds).abs() < DAY / 2);
 
     // None has ended: all come from the cache until their time.
+    let mut looked = 0;
     while cold.elapsed() < LIFE - Duration::from_secs(1) {
-        for (token, status) in all {
-            assert_eq!(edge.whoami(token).await.status, status);
-            assert_eq!(edge.mas.calls(token), 1);
+        for (token, expected) in all {
+            let status = edge.whoami(token).await.status;
+            let calls = edge.mas.calls(token);
+            // On a machine that stalls the answer may come after the end.
+            if cold.elapsed() < LIFE - Duration::from_secs(1) {
+                assert_eq!((status, calls), (expected, 1));
+                looked += 1;
+            }
         }
         sleep(Duration::from_millis(50)).await;
     }
+    assert!(looked > 0);
     // And none is extended.
     sleep_until(known + LIFE + LATE).await;
     assert_not_active(&edge.whoami(&ending).await);

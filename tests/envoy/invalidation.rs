@@ -12,7 +12,10 @@ use super::{
     edge::{Edge, WHOAMI, assert_not_active},
     workers::{POLL, WORKERS, connections, decided, start},
 };
-use crate::support::http::{Connection, Request, within_limit};
+use crate::support::{
+    http::{Connection, Request, within_limit},
+    product_time::Moment,
+};
 
 const TRIALS: usize = 6;
 
@@ -28,9 +31,9 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// What one connection saw.
 struct Seen {
     /// When the last request was sent that was let through.
-    let_through: Instant,
+    let_through: Moment,
     /// When the first 401 came.
-    rejected: Instant,
+    rejected: Moment,
 }
 
 #[tokio::test]
@@ -75,8 +78,8 @@ async fn every_worker_rejects_within_a_second_of_the_first() {
         let rejected = seen.iter().map(|seen| seen.rejected);
         let first = rejected.clone().min().expect("four of them");
         for seen in &seen {
-            worst = worst.max(seen.let_through.saturating_duration_since(first));
-            spread = spread.max(seen.rejected - first);
+            worst = worst.max(seen.let_through.since(first));
+            spread = spread.max(seen.rejected.since(first));
         }
     }
     println!("after the first 401, at worst of {TRIALS} trials:");
@@ -93,16 +96,16 @@ async fn every_worker_rejects_within_a_second_of_the_first() {
 /// Uses a token until it is rejected, and long enough after that to see whether that lasts.
 async fn use_until_rejected(edge: Arc<Edge>, mut connection: Connection, token: String) -> Seen {
     let request = Request::get(WHOAMI).bearer(&token);
-    let (mut let_through, mut rejected) = (Instant::now(), None);
-    while rejected.is_none_or(|rejected: Instant| rejected.elapsed() < 2 * LIMIT) {
-        let sent = Instant::now();
+    let (mut let_through, mut rejected) = (Moment::now(), None);
+    while rejected.is_none_or(|rejected: Moment| rejected.elapsed() < 2 * LIMIT) {
+        let sent = Moment::now();
         let response = connection.request(&request).await;
         if response.status == 200 {
             assert_eq!(rejected, None, "a worker went back on its word");
             let_through = sent;
         } else {
             assert_not_active(&response);
-            rejected.get_or_insert_with(Instant::now);
+            rejected.get_or_insert_with(Moment::now);
         }
         sleep(POLL).await;
     }

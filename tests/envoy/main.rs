@@ -18,6 +18,7 @@ mod support {
     pub mod envoy;
     pub mod http;
     pub mod mesh;
+    pub mod product_time;
     pub mod recorded;
     pub mod recorded_mas;
     pub mod replayed_mas;
@@ -25,7 +26,9 @@ mod support {
 }
 
 mod across_workers;
+mod allocation;
 mod attack;
+mod backoff;
 mod budget;
 mod cache;
 mod capabilities;
@@ -73,6 +76,7 @@ mod replies;
 mod retries;
 mod rollout;
 mod rollout_guide;
+mod runbook;
 mod sessions;
 mod shadow;
 mod shipped;

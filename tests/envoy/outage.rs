@@ -15,6 +15,7 @@ use super::{
 use crate::support::{
     envoy::{Builder, bootstrap, workers::connections_to},
     http::{Connection, Request},
+    product_time::Moment,
 };
 
 /// Live sessions.
@@ -86,7 +87,7 @@ impl Rig {
 
     /// Everybody asks on every worker, in both roles, and is served. Returns how long that took.
     async fn assert_served(&mut self) -> Duration {
-        let sent = Instant::now();
+        let sent = Moment::now();
         for (at, connection) in self.clients.iter_mut().enumerate() {
             let request = Request::get(WHOAMI).bearer(&self.tokens[at / WORKERS]);
             connection.send(&request.to_bytes()).await;
@@ -174,8 +175,7 @@ impl Rig {
             self.assert_served().await;
             sleep(BETWEEN).await;
         }
-        let under_way = "matrix_edge_auth_introspections_in_flight";
-        self.edge.wait_for_metric(under_way, &[], 0.0).await;
+        self.edge.wait_until_none_is_under_way().await;
         self.edge.assert_alive().await;
     }
 }

@@ -5,7 +5,6 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
 use stand_in::mas::{Options, Session};
-use tokio::time::Instant;
 
 use super::{
     edge::{Edge, NOBODY, WHOAMI, assert_not_active, identity, new_token, plugin},
@@ -14,6 +13,7 @@ use super::{
 use crate::support::{
     envoy::{Builder, Envoy, bootstrap, module},
     http::{self, Connection, Request, within_limit},
+    product_time::Moment,
 };
 
 /// As long as an ended session may be served where it is heard of.
@@ -73,17 +73,17 @@ fn another_version(edge: &Edge, name: &str) -> PathBuf {
 
 /// Checks that requests with this token get 401 a second from now on, at the latest.
 async fn assert_ends(connection: &mut Connection, token: &str) {
-    let ended = Instant::now();
+    let ended = Moment::now();
     let whoami = Request::get(WHOAMI).bearer(token);
     loop {
-        let sent = Instant::now();
+        let sent = Moment::now();
         let response = connection.request(&whoami).await;
         if response.status == 401 {
             assert_not_active(&response);
             return;
         }
         assert_eq!(response.status, 200, "{response:?}");
-        assert!(sent - ended <= SECOND, "it is served after a second");
+        assert!(sent.since(ended) <= SECOND, "it is served after a second");
     }
 }
 
@@ -134,7 +134,7 @@ async fn a_connection_from_before_keeps_its_mode_until_it_has_drained() {
     let mut open = Connection::open(edge.envoy.addr()).await;
     assert_eq!(open.request(&whoami).await.status, 200);
     configure(&edge, json!({"mode": "enforce"})).await;
-    let delivered = Instant::now();
+    let delivered = Moment::now();
     assert_not_active(&edge.send(&whoami).await);
     while let Some(response) = open.try_request(&whoami).await {
         assert_eq!(response.status, 200, "{response:?}");

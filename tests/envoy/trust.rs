@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use stand_in::mas::{Mas, Options, Session, introspection_body};
-use tokio::time::Instant;
 
 use super::{
     edge::{Edge, WHOAMI, assert_not_active, new_token, plugin},
@@ -15,6 +14,7 @@ use super::{
 use crate::support::{
     envoy::bootstrap,
     http::{self, Connection, Request},
+    product_time::Moment,
 };
 
 /// As long as an ended session may be served.
@@ -35,17 +35,17 @@ async fn resize(edge: &Edge, slots: u32) {
 }
 
 /// Checks that a token whose session has ended is rejected, at the latest from a second on.
-async fn assert_ended(connection: &mut Connection, token: &str, ended: Instant) {
+async fn assert_ended(connection: &mut Connection, token: &str, ended: Moment) {
     let request = Request::get(WHOAMI).bearer(token);
     loop {
-        let sent = Instant::now();
+        let sent = Moment::now();
         let response = connection.request(&request).await;
         if response.status == 401 {
             assert_not_active(&response);
             return;
         }
         assert_eq!(response.status, 200, "{response:?}");
-        assert!(sent - ended <= LIMIT, "it is served after a second");
+        assert!(sent.since(ended) <= LIMIT, "it is served after a second");
     }
 }
 
@@ -70,7 +70,7 @@ async fn a_session_that_ends_between_two_updates_of_the_size_stays_ended() {
         let mut new = Connection::open(edge.envoy.addr()).await;
         assert_eq!(new.request(&whoami).await.status, 200);
         assert_eq!(new.request(&logout("v3", &token)).await.status, 200);
-        let ended = Instant::now();
+        let ended = Moment::now();
         assert_ended(&mut new, &token, ended).await;
         assert_ended(&mut old, &token, ended).await;
         resize(&edge, before).await;
@@ -98,7 +98,7 @@ async fn an_update_to_a_shorter_ttl_counts_for_an_answer_that_is_held() {
         .await
         .expect("an update");
     let mut connection = Connection::open(edge.envoy.addr()).await;
-    assert_ended(&mut connection, &token, Instant::now()).await;
+    assert_ended(&mut connection, &token, Moment::now()).await;
 }
 
 /// The name of the other MAS: its clusters and its listener.

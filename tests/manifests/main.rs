@@ -19,6 +19,7 @@ mod support {
     pub mod envoy;
     pub mod http;
     pub mod mesh;
+    pub mod product_time;
 }
 
 mod compose;

@@ -20,6 +20,7 @@
 mod support {
     pub mod envoy;
     pub mod http;
+    pub mod product_time;
 }
 
 mod coverage;

@@ -20,6 +20,7 @@ mod support {
     pub mod envoy;
     pub mod http;
     pub mod peer;
+    pub mod product_time;
 }
 
 mod herd;

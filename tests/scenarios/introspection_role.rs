@@ -349,7 +349,9 @@ fn without_a_verdict_there_is_no_word_of_the_token() {
         let call = worker.calls()[0].id;
         worker.answer(call, 500, "{}");
         assert_eq!(worker.fate(stream), expected);
-        // Not kept.
+        // MAS is left alone for a second. Nothing is kept.
+        assert_eq!(worker.send(&role, introspect(ALICE)), expected);
+        process.advance(Duration::from_secs(1));
         let stream = worker.request(&role, introspect(ALICE));
         worker.answer_only_call(ANSWER);
         assert_eq!(worker.fate(stream), answered(ANSWER));

@@ -280,7 +280,10 @@ fn rules_that_always_hold() {
     };
     println!("seeds {seeds:?}");
     if let Some(seed) = first_failure(seeds) {
-        panic!("failed; replay with SCENARIO_SEED={seed}");
+        panic!(
+            "failed; to repeat: SCENARIO_SEED={seed} cargo test --test scenarios -- \
+             --exact random::rules_that_always_hold --nocapture"
+        );
     }
 }
 

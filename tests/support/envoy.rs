@@ -29,7 +29,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use self::{log::Log, stats::Stats};
-use super::http::{self, Request, within_limit};
+use super::{
+    http::{self, Request, within_limit},
+    product_time,
+};
 
 /// How often a condition that Envoy gives no event for is looked at.
 const POLL: Duration = Duration::from_millis(10);
@@ -270,6 +273,7 @@ impl Builder {
                 command.get_program().display()
             )
         }));
+        product_time::watch(process.0.id());
         let log = Log::of(&mut process.0);
         let ready = tokio::time::timeout(limit, until_ready(&mut process, &admin_path)).await;
         let ready = ready.unwrap_or_else(|_| {

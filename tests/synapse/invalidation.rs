@@ -13,6 +13,7 @@ use super::rig::{self, SECRET, SERVER_NAME, is_from_synapse};
 use crate::support::{
     envoy::{Envoy, workers::WORKERS},
     http::{Connection, Request, Response, within_limit},
+    product_time::Stalls,
     synapse::Synapse,
 };
 
@@ -117,6 +118,8 @@ struct Seen {
     trial: usize,
     /// When the edge's own 401 was there.
     rejected: Instant,
+    /// How long the machine stalled meanwhile.
+    stalled: Duration,
     /// How many requests came to Synapse and were refused there before that.
     refused_by_synapse: usize,
 }
@@ -247,6 +250,7 @@ async fn use_until_rejected(
     trial: usize,
 ) -> (Connection, Seen) {
     let mut refused_by_synapse = 0;
+    let stalls = Stalls::measure();
     loop {
         let response = whoami(&mut connection, &token).await;
         let rejected = Instant::now();
@@ -257,6 +261,7 @@ async fn use_until_rejected(
                 let seen = Seen {
                     trial,
                     rejected,
+                    stalled: stalls.so_far(),
                     refused_by_synapse,
                 };
                 return (connection, seen);
@@ -276,8 +281,10 @@ fn report(work: &Work, calls: &[ProvisioningCall], seen: &[Seen]) {
     let after = |seen: &Seen| {
         let trial = &work.trials[seen.trial];
         let told = calls.iter().find(|call| trial.is_told_by(call));
-        seen.rejected
-            .saturating_duration_since(told.expect("MAS has told").sent)
+        let took = seen
+            .rejected
+            .saturating_duration_since(told.expect("MAS has told").sent);
+        took.saturating_sub(seen.stalled)
     };
     let mut all: Vec<Duration> = Vec::new();
     for event in EVENTS {

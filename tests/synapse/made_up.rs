@@ -75,7 +75,7 @@ fn no_request_is_read_otherwise_than_by_synapse() {
             .map(|text| text.parse().expect("a number"))
     };
     let seed = number("MADE_UP_SEED").unwrap_or_else(|| fastrand::u64(..));
-    println!("MADE_UP_SEED={seed}");
+    println!("to repeat: MADE_UP_SEED={seed}");
     with_rig(async |rig| {
         let gateway = rig.gateway().await;
         let mut author = Author {

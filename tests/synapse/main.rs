@@ -18,6 +18,7 @@
 mod support {
     pub mod envoy;
     pub mod http;
+    pub mod product_time;
     pub mod synapse;
 }
 

@@ -62,7 +62,7 @@ fn every_request_ends_as_at_synapse_alone() {
     };
     let seed = number("PARITY_SEED").unwrap_or_else(|| fastrand::u64(..));
     let requests = number("PARITY_REQUESTS").unwrap_or(REQUESTS);
-    println!("PARITY_SEED={seed}");
+    println!("to repeat: PARITY_SEED={seed}");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let (stand, material) = Stand::start().await;

@@ -19,6 +19,7 @@
 mod support {
     pub mod envoy;
     pub mod http;
+    pub mod product_time;
     pub mod switch;
     pub mod synapse;
 }

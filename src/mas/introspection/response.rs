@@ -67,7 +67,7 @@ impl Answer {
     /// The answer that `body` is.
     pub fn parse(body: Vec<u8>) -> Result<Self, NoVerdict> {
         let members: Members = read_object(&body).ok_or(NoVerdict::Malformed)?;
-        // Not zero: MAS rounds to it what is left of half a second.
+        // Not zero: MAS rounds to the nearest second, so up to half a second is left.
         let has_ended = members.expires_in.is_some_and(i64::is_negative);
         if !members.active || has_ended {
             return Ok(Self::Inactive(InactiveAnswer { body }));
@@ -232,9 +232,6 @@ fn is_json(content_type: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     fn json(body: &str) -> Result<Answer, NoVerdict> {

@@ -259,9 +259,6 @@ pub(super) fn find<'a>(families: &'a [Family], path: &[u8]) -> Option<&'a Family
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     #[test]

@@ -523,9 +523,6 @@ pub(super) fn family_names() -> impl Iterator<Item = &'static str> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     #[test]

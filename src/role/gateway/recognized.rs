@@ -59,9 +59,6 @@ impl std::fmt::Debug for RecognizedTokens {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::{
         config,

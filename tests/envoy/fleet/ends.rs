@@ -6,10 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use stand_in::mas::Session;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep},
-};
+use tokio::{task::JoinSet, time::sleep};
 
 use super::{
     super::{
@@ -19,7 +16,10 @@ use super::{
     CLIENT, WORKERS, ask_all,
     site::{Fleet, MEMBERS},
 };
-use crate::support::http::{Connection, Request, within_limit};
+use crate::support::{
+    http::{Connection, Request, within_limit},
+    product_time::Moment,
+};
 
 /// Between two requests to one worker.
 const POLL: Duration = Duration::from_millis(20);
@@ -109,7 +109,7 @@ impl Pair {
 }
 
 /// How long after `ended` the worker behind a connection refused the token.
-async fn until_refused(connection: &mut Connection, token: &str, ended: Instant) -> Duration {
+async fn until_refused(connection: &mut Connection, token: &str, ended: Moment) -> Duration {
     let request = Request::get(WHOAMI).bearer(token);
     within_limit("the token to be refused", async {
         loop {
@@ -148,7 +148,7 @@ async fn measure(fleet: &Arc<Fleet>, end: End) -> Vec<Duration> {
                 for connection in &mut asking {
                     ask_all(connection, &[pair.ended.clone(), pair.bystander.clone()]).await;
                 }
-                let ended = Instant::now();
+                let ended = Moment::now();
                 let waiting: JoinSet<_> = std::mem::take(&mut asking)
                     .into_iter()
                     .map(|mut connection| {

@@ -5,7 +5,6 @@ use std::{fs, net::SocketAddr, path::Path, process::Command, time::Duration};
 use serde_json::Value;
 use stand_in::mas::Session;
 use tempfile::TempDir;
-use tokio::time::Instant;
 
 use super::{
     super::{edge::WHOAMI, sessions::logout, tls},
@@ -15,6 +14,7 @@ use super::{
 use crate::support::{
     envoy::{bootstrap, read, yaml},
     http::{self, Request, within_limit},
+    product_time::Moment,
 };
 
 /// The folder of the certificates, in the place of `/etc/envoy`.
@@ -108,7 +108,7 @@ async fn members_with_certificates_ask_and_hear_each_other_and_nobody_else() {
             200
         );
     }
-    let ended = Instant::now();
+    let ended = Moment::now();
     let logout = http::send(fleet.member(0).addr(), &logout("v3", &token)).await;
     assert_eq!(logout.status, 200);
     within_limit("all members to hear", async {

@@ -26,6 +26,9 @@ pub const LOST_AFTER: u64 = 500;
 /// How long a lease holds that is not renewed.
 pub const LEASE: u64 = 1_000;
 
+/// How long nobody asks again after a call was sent that failed.
+const BACKOFF: u64 = LEASE;
+
 /// Longest that a question waits for a free call: ticks that are late count as if they were not.
 const QUEUED: u64 = 4 * BETWEEN_TICKS;
 
@@ -125,6 +128,11 @@ impl Scenario {
     }
 
     fn check_reason_to_ask(&self, session: usize, now: u64) {
+        let failed = self.memory[session].failed_call;
+        assert!(
+            failed.is_none_or(|sent_at| now >= sent_at + BACKOFF),
+            "a second between a call that fails and the next"
+        );
         let Some(kept) = self.memory[session].kept else {
             return;
         };
@@ -370,7 +378,8 @@ impl Scenario {
         );
     }
 
-    /// Without a verdict there was a failure, a lost call, or a cap; perhaps another worker's.
+    /// Without a verdict there was a failure, a lost call, or a cap; perhaps another worker's, and perhaps up to a second
+    /// before the request.
     fn check_reason_to_fail(&self, worker: usize, request: Open) {
         assert!(
             self.has_reason_to_fail(worker, request)
@@ -389,7 +398,9 @@ impl Scenario {
         let recent = |moment: Option<Moment>| {
             moment.is_some_and(|moment| moment.step >= heard.min(since.step))
         };
-        recent(self.memory[session].failed) || recent(self.full)
+        let failed = self.memory[session].failed;
+        let backs_off = failed.is_some_and(|failed| failed.at + BACKOFF > since.at);
+        backs_off || recent(failed) || recent(self.full)
     }
 
     /// A request that waits will be told, or somebody's lease runs out.

@@ -1,0 +1,259 @@
+//! A clock for what the product took: it stands still while the machine keeps the product from running.
+//!
+//! A virtual machine that shares its processors stalls now and then, for a second and longer, and on a busy one a thread waits
+//! for its turn. Where a test bounds a time from above, that is not the product's doing. So a thread of this module looks forty
+//! times a second for two things, and what it finds does not count:
+//!
+//! - It comes late itself: the whole machine stood still, or at least this program and all that it started.
+//! - A thread of the test, or a worker of one of its Envoys, could run and was given no processor. Linux counts that for each
+//!   thread, in the second number of `/proc/PID/task/TID/schedstat`. Elsewhere this is not seen.
+//!
+//! On a machine that has nothing else to do both are next to nothing, so the bound is as strict as it reads.
+//!
+//! It is for upper bounds alone. That something took long enough is judged by ordinary time, which Envoy's timers go by.
+
+use std::{
+    collections::HashMap,
+    fs,
+    ops::RangeInclusive,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Between two looks.
+const TURN: Duration = Duration::from_millis(25);
+
+/// What is shorter counts for the product.
+const LEAST: Duration = Duration::from_millis(5);
+
+/// A moment of the test, between two of which is time of the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(Instant);
+
+impl Moment {
+    pub fn now() -> Self {
+        // The clock must run before the time that it is asked about.
+        clock();
+        Self(Instant::now())
+    }
+
+    /// How much time the product had since `earlier`; none if that is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        let all = self.0.saturating_duration_since(earlier.0);
+        all.saturating_sub(lock(clock()).look().between(earlier.0, self.0).sum())
+    }
+
+    pub fn elapsed(self) -> Duration {
+        Self::now().since(self)
+    }
+}
+
+/// What the machine keeps from the product since a moment.
+#[derive(Clone, Copy)]
+pub struct Stalls(Moment);
+
+impl Stalls {
+    /// Begins to measure.
+    pub fn measure() -> Self {
+        Self(Moment::now())
+    }
+
+    /// How long the machine has stalled since, in all.
+    pub fn so_far(self) -> Duration {
+        let now = Instant::now();
+        lock(clock()).look().between(self.0.0, now).sum()
+    }
+
+    /// How often one token may have been asked about: once for all, and on a machine that has stalled for half a lease once by
+    /// each worker. One whose lease has run out looks dead to the others.
+    pub fn calls_for_a_token(self, workers: usize) -> RangeInclusive<u64> {
+        let now = Instant::now();
+        let longest = lock(clock()).look().between(self.0.0, now).max();
+        match longest.unwrap_or_default() < Duration::from_millis(500) {
+            true => 1..=1,
+            false => 1..=workers as u64,
+        }
+    }
+}
+
+/// Looks at the workers of this Envoy too, from now on.
+pub fn watch(process: u32) {
+    lock(clock()).waits.processes.push(process.to_string());
+}
+
+fn clock() -> &'static Mutex<Clock> {
+    static CLOCK: OnceLock<Mutex<Clock>> = OnceLock::new();
+    CLOCK.get_or_init(|| {
+        thread::spawn(|| {
+            loop {
+                let due = Instant::now() + TURN;
+                thread::sleep(TURN);
+                let now = Instant::now();
+                let mut clock = lock(clock());
+                clock.stalls.add(now.saturating_duration_since(due), now);
+                clock.look();
+            }
+        });
+        Mutex::new(Clock::default())
+    })
+}
+
+#[derive(Default)]
+struct Clock {
+    waits: Waits,
+    stalls: Periods,
+}
+
+impl Clock {
+    fn look(&mut self) -> &Periods {
+        let longest = self.waits.longest();
+        self.stalls.add(longest, Instant::now());
+        &self.stalls
+    }
+}
+
+/// What the threads of some processes have waited for a processor.
+#[derive(Default)]
+struct Waits {
+    processes: Vec<String>,
+    /// By thread, what it had waited at the last look; nothing if it is of no interest.
+    threads: HashMap<String, Option<Duration>>,
+}
+
+impl Waits {
+    /// The longest that a thread has waited since the last look.
+    fn longest(&mut self) -> Duration {
+        let Self { processes, threads } = self;
+        let mut longest = Duration::ZERO;
+        let mut look = |process: &str, of_interest: fn(&str) -> bool| {
+            let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else {
+                return false;
+            };
+            for task in tasks.flatten().map(|task| task.path()) {
+                let read = |name| fs::read_to_string(task.join(name)).unwrap_or_default();
+                let waited = || {
+                    let text = read("schedstat");
+                    let nanos = text.split(' ').nth(1).and_then(|nanos| nanos.parse().ok());
+                    nanos.map(Duration::from_nanos)
+                };
+                match threads.get_mut(&*task.to_string_lossy()) {
+                    Some(None) => {}
+                    Some(Some(before)) => {
+                        let now = waited().unwrap_or(*before);
+                        longest = longest.max(now.saturating_sub(*before));
+                        *before = now;
+                    }
+                    None => {
+                        let known = waited().filter(|_| of_interest(read("comm").trim()));
+                        threads.insert(task.to_string_lossy().into_owned(), known);
+                    }
+                }
+            }
+            true
+        };
+        look("self", |_| true);
+        processes.retain(|process| look(process, |name| name.starts_with("wrk:")));
+        longest
+    }
+}
+
+/// Periods that do not touch each other, the newest last.
+#[derive(Default)]
+struct Periods(Vec<(Instant, Instant)>);
+
+impl Periods {
+    /// Adds the last `length` before `now`, if it is long enough.
+    fn add(&mut self, length: Duration, now: Instant) {
+        if length < LEAST {
+            return;
+        }
+        let Some(mut begun) = now.checked_sub(length) else {
+            return;
+        };
+        let mut ended = now;
+        while let Some((first, last)) = self.0.pop_if(|(_, last)| *last >= begun) {
+            begun = begun.min(first);
+            ended = ended.max(last);
+        }
+        self.0.push((begun, ended));
+    }
+
+    /// The parts between two moments.
+    fn between(&self, from: Instant, to: Instant) -> impl Iterator<Item = Duration> + use<'_> {
+        let newest = self.0.iter().rev();
+        newest
+            .take_while(move |(_, ended)| *ended > from)
+            .map(move |(begun, ended)| {
+                (*ended)
+                    .min(to)
+                    .saturating_duration_since((*begun).max(from))
+            })
+    }
+}
+
+/// A panic elsewhere leaves these plain values whole, so a poisoned lock is still good.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+mod tests {
+    use super::*;
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn periods_count_once_however_many_threads_wait_in_them() {
+        let start = Instant::now() + millis(10_000);
+        let mut periods = Periods::default();
+        for (length, at) in [
+            // One stall that three threads notice, one after the other.
+            (1_500, 2_000),
+            (1_490, 2_005),
+            (20, 2_010),
+            // Too short.
+            (4, 2_100),
+            // Two that touch, and another one.
+            (50, 3_000),
+            (60, 3_050),
+            (100, 4_000),
+        ] {
+            periods.add(millis(length), start + millis(at));
+        }
+        let sum = |from, to| -> Duration {
+            let (from, to) = (start + millis(from), start + millis(to));
+            periods.between(from, to).sum()
+        };
+        assert_eq!(sum(0, 5_000), millis(1_510 + 100 + 100));
+        assert_eq!(sum(0, 2_500), millis(1_510));
+        assert_eq!(sum(1_000, 1_500), millis(500), "within a stall");
+        assert_eq!(sum(3_980, 3_990), millis(10));
+        assert_eq!(sum(2_020, 2_900), millis(0));
+        assert_eq!(sum(4_000, 5_000), millis(0));
+    }
+
+    /// Linux counts that at the end of each wait. Two threads on one processor must wait for each other.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_thread_that_waits_for_a_processor_is_seen() {
+        let mut waits = Waits::default();
+        waits.longest();
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let begun = Instant::now();
+        let mut longest = Duration::ZERO;
+        thread::scope(|scope| {
+            for _ in 0..=2 * processors {
+                scope.spawn(|| while begun.elapsed() < millis(500) {});
+            }
+            while begun.elapsed() < millis(500) {
+                thread::sleep(millis(20));
+                longest = longest.max(waits.longest());
+            }
+        });
+        assert!(longest > Duration::ZERO);
+    }
+}
