@@ -17,7 +17,7 @@ pub mod revocation;
 pub mod sizes;
 pub mod table;
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use self::{
     entry::{Entry, MAX_ANSWER_BYTES},
@@ -53,7 +53,7 @@ pub struct ActiveEntry {
     /// Which token.
     pub digest: TokenDigest,
     /// What MAS said.
-    pub answer: ActiveAnswer,
+    pub answer: Rc<ActiveAnswer>,
     /// Whose token it is.
     pub user: Option<UserKey>,
     /// When the token ends; `None` if it does not.
@@ -78,9 +78,33 @@ pub struct Introspected {
     pub answer: Answer,
     /// How much longer the token lives, as of some moment between the two: see [`Answer::lifetime`].
     pub lifetime: Option<Lifetime>,
+    /// Whose token it is, if it is active. Known here, since a digest costs as much as half a host call.
+    user: Option<UserKey>,
 }
 
 impl Introspected {
+    /// Returns the answer about the token of this digest.
+    pub fn new(
+        digest: TokenDigest,
+        asked_at: Instant,
+        answered_at: Instant,
+        answer: Answer,
+        lifetime: Option<Lifetime>,
+    ) -> Self {
+        let user = match &answer {
+            Answer::Active(answer) => UserKey::of_token(&answer.token),
+            Answer::Inactive(_) => None,
+        };
+        Self {
+            digest,
+            asked_at,
+            answered_at,
+            answer,
+            lifetime,
+            user,
+        }
+    }
+
     /// Whether MAS said that the token is active.
     pub fn is_active(&self) -> bool {
         matches!(self.answer, Answer::Active(_))
@@ -256,9 +280,9 @@ impl SharedCache {
     /// Whether what MAS told the homeserver since the question was sent voids the answer.
     pub fn is_revoked(&self, store: &impl Store, asked: &Introspected) -> bool {
         match &asked.answer {
-            Answer::Active(answer) => UserKey::of_token(&answer.token).is_some_and(|user| {
+            Answer::Active(answer) => asked.user.as_ref().is_some_and(|user| {
                 self.revocations
-                    .revokes_active(store, &user, &answer.token, asked.asked_at)
+                    .revokes_active(store, user, &answer.token, asked.asked_at)
             }),
             Answer::Inactive(_) => self
                 .revocations
@@ -315,9 +339,9 @@ impl SharedCache {
     }
 
     fn entry(&self, asked: &Introspected) -> Entry {
-        let (ttl, user) = match &asked.answer {
-            Answer::Active(answer) => (self.ttl, UserKey::of_token(&answer.token)),
-            Answer::Inactive(_) => (self.negative_ttl, None),
+        let ttl = match &asked.answer {
+            Answer::Active(_) => self.ttl,
+            Answer::Inactive(_) => self.negative_ttl,
         };
         let expiry = asked
             .lifetime
@@ -326,7 +350,7 @@ impl SharedCache {
         Entry {
             digest: asked.digest,
             fingerprint: self.fingerprint,
-            user,
+            user: asked.user,
             used_at: asked.answered_at,
             asked_at: asked.asked_at,
             kept_until: expiry.map_or(end, |expiry| end.min(expiry.earliest)),
@@ -421,13 +445,13 @@ mod tests {
         answered_at: f64,
         answer: &Answer,
     ) {
-        let asked = Introspected {
-            digest: TokenDigest::of(b"token"),
-            asked_at: seconds(asked_at),
-            answered_at: seconds(answered_at),
-            lifetime: answer.lifetime(None),
-            answer: answer.clone(),
-        };
+        let asked = Introspected::new(
+            TokenDigest::of(b"token"),
+            seconds(asked_at),
+            seconds(answered_at),
+            answer.clone(),
+            answer.lifetime(None),
+        );
         cache.store(store, &asked);
     }
 
@@ -626,13 +650,13 @@ mod tests {
             let ttl = Duration::from_secs(ttl);
             SharedCache::new(&config::Cache { ttl, ..settings() }, FINGERPRINT)
         };
-        let asked = Introspected {
-            digest: TokenDigest::of(b"token"),
-            asked_at: seconds(0.0),
-            answered_at: seconds(0.2),
-            answer: active(None),
-            lifetime: None,
-        };
+        let asked = Introspected::new(
+            TokenDigest::of(b"token"),
+            seconds(0.0),
+            seconds(0.2),
+            active(None),
+            None,
+        );
         let writer = cache();
         writer.store(&store, &asked);
         for ttl in [20, 120, 600] {
@@ -697,13 +721,8 @@ mod tests {
         let live: Vec<_> = (0..16_u8).map(|n| TokenDigest::of(&[b'l', n])).collect();
         let keep = |digest: TokenDigest, at: f64, answer: Answer| {
             let (asked_at, answered_at) = (seconds(at), seconds(at));
-            let asked = Introspected {
-                digest,
-                asked_at,
-                answered_at,
-                lifetime: answer.lifetime(None),
-                answer,
-            };
+            let lifetime = answer.lifetime(None);
+            let asked = Introspected::new(digest, asked_at, answered_at, answer, lifetime);
             cache.store(&store, &asked);
         };
         for digest in &live {

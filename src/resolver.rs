@@ -317,13 +317,9 @@ impl<W> Resolver<W> {
         count_outcome(cb, outcome);
         match answer {
             Ok(answer) => {
-                let introspected = Introspected {
-                    digest: key.digest,
-                    asked_at: flight.asked_at,
-                    answered_at: now,
-                    lifetime: answer.lifetime(response.lifetime),
-                    answer,
-                };
+                let lifetime = answer.lifetime(response.lifetime);
+                let introspected =
+                    Introspected::new(key.digest, flight.asked_at, now, answer, lifetime);
                 self.complete(cb, key, flight, introspected);
             }
             Err(why) => self.fail(cb, key, flight, why),

@@ -86,13 +86,10 @@ impl Streams for Envoy {
     }
 
     fn respond(&self, reply: &Reply) -> Result<(), HostError> {
-        let headers: Vec<(&str, &str)> = reply
-            .headers
-            .iter()
-            .map(|(name, value)| (*name, &**value))
-            .collect();
-        let details = format!("{DETAILS_PREFIX}{}", reply.reason);
-        abi::send_local_response(reply.status, &details, &headers, &reply.body)
+        let headers = reply.headers.iter();
+        let headers = headers.map(|(name, value)| (*name, value.as_bytes()));
+        let details = [DETAILS_PREFIX, reply.reason].concat();
+        abi::send_local_response(reply.status, &details, headers, &reply.body)
     }
 
     fn resume(&self) -> Result<(), HostError> {

@@ -137,19 +137,24 @@ fn number(bytes: [u8; NUMBER]) -> Option<usize> {
 
 /// Writes fields in the form of the ABI.
 pub(crate) fn serialize<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> Vec<u8> {
-    let texts = || {
-        fields
-            .clone()
-            .flat_map(|(name, value)| [name.as_bytes(), value])
-    };
-    let size = |length: usize| u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
-    let mut bytes = size(fields.clone().count()).to_vec();
-    for text in texts() {
-        bytes.extend_from_slice(&size(text.len()));
+    let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let (mut count, mut texts) = (0, 0);
+    for (name, value) in fields.clone() {
+        count += 1;
+        texts += name.len() + value.len() + 2;
     }
-    for text in texts() {
-        bytes.extend_from_slice(text);
-        bytes.push(0);
+    // Of the right size at once: what grows is copied, and asks for room, again and again.
+    let mut bytes = Vec::with_capacity(NUMBER + count * 2 * NUMBER + texts);
+    bytes.extend_from_slice(&number(count).to_le_bytes());
+    for (name, value) in fields.clone() {
+        let sizes = u64::from(number(value.len())) << 32 | u64::from(number(name.len()));
+        bytes.extend_from_slice(&sizes.to_le_bytes());
+    }
+    for (name, value) in fields {
+        for text in [name.as_bytes(), value] {
+            bytes.extend_from_slice(text);
+            bytes.push(0);
+        }
     }
     bytes
 }

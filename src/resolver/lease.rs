@@ -16,7 +16,7 @@
 //! A tombstone makes room for a lease, so tokens that nobody knows can fill no bucket with them: at worst a call that
 //! failed is forgotten early and made again.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 use crate::{
     cache::{
@@ -83,12 +83,16 @@ pub struct Marks {
 #[derive(Debug)]
 pub struct Leases {
     buckets: Buckets,
+    /// What [`Self::is_invalidated`] has read, for the release that follows. The lease is released on the condition that
+    /// nothing was written since, so no mark is missed.
+    seen: RefCell<Option<(QuestionKey, Bucket)>>,
 }
 
 impl Default for Leases {
     fn default() -> Self {
         Self {
             buckets: Buckets::new("l", NUMBER),
+            seen: RefCell::default(),
         }
     }
 }
@@ -270,13 +274,21 @@ impl Leases {
         holder: u64,
         tombstone: Option<Tombstone>,
     ) -> Marks {
+        let mut seen = self.take_seen(key);
         for _ in 0..WRITE_ATTEMPTS {
-            let (bucket, mut leases) = self.read(store, &key.digest);
+            let is_read_now = seen.is_none();
+            let bucket = seen
+                .take()
+                .unwrap_or_else(|| self.buckets.read(store, &key.digest.0));
+            let mut leases = leases_in(&bucket);
             let ours = leases
                 .iter()
                 .position(|lease| lease.marks(key, holder).is_some());
             let Some(ours) = ours else {
-                break;
+                if is_read_now {
+                    break;
+                }
+                continue;
             };
             let mut lease = leases.swap_remove(ours);
             let marks = lease.marks(key, holder).unwrap_or_default();
@@ -294,7 +306,8 @@ impl Leases {
 
     /// Returns whether this holder's lease on `key` was invalidated.
     pub fn is_invalidated(&self, store: &impl Store, key: &QuestionKey, holder: u64) -> bool {
-        let (_, leases) = self.read(store, &key.digest);
+        let (bucket, leases) = self.read(store, &key.digest);
+        self.seen.replace(Some((*key, bucket)));
         let marks = leases.iter().find_map(|lease| lease.marks(key, holder));
         marks.is_some_and(|marks| marks.invalidated)
     }
@@ -323,9 +336,18 @@ impl Leases {
 
     fn read(&self, store: &impl Store, digest: &TokenDigest) -> (Bucket, Vec<Lease>) {
         let bucket = self.buckets.read(store, &digest.0);
-        let leases = bucket.records().filter_map(Lease::decode).collect();
+        let leases = leases_in(&bucket);
         (bucket, leases)
     }
+
+    fn take_seen(&self, key: &QuestionKey) -> Option<Bucket> {
+        let (seen, bucket) = self.seen.take()?;
+        (seen == *key).then_some(bucket)
+    }
+}
+
+fn leases_in(bucket: &Bucket) -> Vec<Lease> {
+    bucket.records().filter_map(Lease::decode).collect()
 }
 
 fn write(store: &impl Store, bucket: &Bucket, leases: &[Lease]) -> Result<(), NotWritten> {
@@ -362,6 +384,34 @@ mod tests {
             digest: TokenDigest::of(token),
             fingerprint: 1,
         }
+    }
+
+    #[test]
+    fn a_release_after_a_look_reads_nothing_and_misses_no_mark() {
+        let (store, leases) = (MemoryStore::default(), Leases::default());
+        let other = Leases::default();
+        let key = key(b"token");
+        let is_current = |held: &Leases| {
+            let now = NOW + LEASE / 2;
+            held.acquire(&store, &key, OTHER, now, SEEN) != Acquired::Mine
+        };
+        for is_marked in [false, true] {
+            assert_eq!(leases.acquire(&store, &key, ME, NOW, SEEN), Acquired::Mine);
+            assert!(!leases.is_invalidated(&store, &key, ME));
+            if is_marked {
+                assert!(other.invalidate(&store, &key.digest, NOW));
+            }
+            let reads = store.reads();
+            let marks = leases.release(&store, &key, ME, None);
+            assert_eq!(marks.invalidated, is_marked);
+            assert_eq!(store.reads() - reads, usize::from(is_marked));
+        }
+        // What was seen before the lease was taken says nothing of it.
+        assert!(!leases.is_invalidated(&store, &key, ME));
+        assert_eq!(leases.acquire(&store, &key, ME, NOW, SEEN), Acquired::Mine);
+        assert!(is_current(&other));
+        leases.release(&store, &key, ME, None);
+        assert!(!is_current(&other));
     }
 
     #[test]
@@ -415,6 +465,7 @@ mod tests {
             MemoryStore::default(),
             Leases {
                 buckets: Buckets::new("l", 2),
+                ..Leases::default()
             },
         );
         assert_eq!(
@@ -552,6 +603,7 @@ mod tests {
         let store = MemoryStore::default();
         let leases = Leases {
             buckets: Buckets::new("l", 1),
+            ..Leases::default()
         };
         let (one, two) = (key(b"one"), key(b"two"));
         leases.acquire(&store, &one, ME, NOW, SEEN);

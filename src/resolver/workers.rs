@@ -223,13 +223,8 @@ mod tests {
     /// MAS has called the token active, and its answer is in the shared cache.
     fn store_active(host: &FakeHost, upstream: &Upstream) {
         let answer = Answer::parse(br#"{"active":true,"username":"alice"}"#.to_vec()).unwrap();
-        let introspected = Introspected {
-            digest: token(),
-            asked_at: host.now(),
-            answered_at: host.now(),
-            lifetime: answer.lifetime(None),
-            answer,
-        };
+        let lifetime = answer.lifetime(None);
+        let introspected = Introspected::new(token(), host.now(), host.now(), answer, lifetime);
         assert!(upstream.cache.store(host, &introspected).stored);
     }
 

@@ -1,6 +1,6 @@
 //! The introspection response, RFC 7662 section 2.2: an answer of MAS, or no verdict.
 
-use std::fmt;
+use std::{fmt, rc::Rc};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -41,8 +41,8 @@ impl<'a> IntrospectionResponse<'a> {
 /// in a log.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// `active: true`.
-    Active(ActiveAnswer),
+    /// `active: true`. Shared, since it is stored, kept and given to those who wait.
+    Active(Rc<ActiveAnswer>),
     /// `active: false`; or the token has ended by the answer's own `expires_in`, as Synapse takes it.
     Inactive(InactiveAnswer),
 }
@@ -72,7 +72,7 @@ impl Answer {
         if !members.active || has_ended {
             return Ok(Self::Inactive(InactiveAnswer { body }));
         }
-        Ok(Self::Active(ActiveAnswer {
+        Ok(Self::Active(Rc::new(ActiveAnswer {
             token: ActiveToken {
                 username: members.username,
                 device_id: members.device_id,
@@ -81,7 +81,7 @@ impl Answer {
             },
             expires_in: members.expires_in,
             body,
-        }))
+        })))
     }
 
     /// How much longer the token lives, if it is active and ends at all. `header` is the response's

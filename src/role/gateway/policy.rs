@@ -66,12 +66,17 @@ pub struct Recognized {
 }
 
 impl Recognized {
-    /// Returns what `token` is.
-    pub fn of(token: &[u8]) -> Self {
-        Self {
-            digest: TokenDigest::of(token),
-            shape: shape(token),
+    /// Returns what `token` is. `None`: it cannot exist, which is known before its digest is. Where appservice tokens
+    /// are configured such a token may be one, and only the digest tells.
+    pub fn of(config: &Config, token: &[u8]) -> Option<Self> {
+        let shape = shape(token);
+        if shape == Shape::CannotExist && config.appservice_tokens.is_empty() {
+            return None;
         }
+        Some(Self {
+            digest: TokenDigest::of(token),
+            shape,
+        })
     }
 }
 
@@ -163,7 +168,7 @@ impl Annotation {
 pub fn inspect<'a>(
     config: &Config,
     head: &'a RequestHead,
-    recognize: impl FnOnce(&[u8]) -> Recognized,
+    recognize: impl FnOnce(&Config, &[u8]) -> Option<Recognized>,
 ) -> Inspection<'a> {
     let requirement = config
         .endpoints
@@ -218,7 +223,9 @@ pub fn inspect<'a>(
         Credential::Token {
             token, is_doubtful, ..
         } => {
-            let recognized = recognize(token.as_bytes());
+            let Some(recognized) = recognize(config, token.as_bytes()) else {
+                return Inspection::Inactive;
+            };
             match inspect_token(config, token, recognized, requirement) {
                 Inspection::Introspect(need) => Inspection::Introspect(Need {
                     is_doubtful,
@@ -236,15 +243,16 @@ fn inspect_end<'a>(
     config: &Config,
     end: SessionEnd,
     authorization: Option<&'a [u8]>,
-    recognize: impl FnOnce(&[u8]) -> Recognized,
+    recognize: impl FnOnce(&Config, &[u8]) -> Option<Recognized>,
 ) -> Inspection<'a> {
     let token = match (end, config.mode) {
         (SessionEnd::LogoutAll(_), Mode::Enforce) => authorization.and_then(logout_token),
         _ => None,
     };
-    let inspection = token.map(|token| {
-        let recognized = recognize(token.as_bytes());
-        inspect_token(config, token, recognized, AuthRequirement::MasOwned)
+    let inspection = token.and_then(|token| {
+        let recognized = recognize(config, token.as_bytes())?;
+        let requirement = AuthRequirement::MasOwned;
+        Some(inspect_token(config, token, recognized, requirement))
     });
     match inspection {
         Some(Inspection::Introspect(question)) if question.kind.is_some() => {

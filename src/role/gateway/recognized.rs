@@ -9,6 +9,7 @@
 
 use super::policy::Recognized;
 use crate::{
+    config::Config,
     multilinear::{Hash, Multilinear},
     sorted::SortedMap,
 };
@@ -23,16 +24,16 @@ pub(super) struct RecognizedTokens {
 }
 
 impl RecognizedTokens {
-    /// Returns what `token` is.
-    pub fn of(&mut self, token: &[u8]) -> Recognized {
+    /// Returns what `token` is, as [`Recognized::of`] does.
+    pub fn of(&mut self, config: &Config, token: &[u8]) -> Option<Recognized> {
         let hash = self.hashes.hash(token);
         if let Some(known) = hash.and_then(|hash| self.tokens.get(&hash)) {
             self.last = None;
-            return *known;
+            return Some(*known);
         }
-        let recognized = Recognized::of(token);
+        let recognized = Recognized::of(config, token);
         // Of a token that is too long to be hashed nothing is remembered.
-        self.last = hash.map(|hash| (hash, recognized));
+        self.last = hash.zip(recognized);
         recognized
     }
 
@@ -59,6 +60,7 @@ impl std::fmt::Debug for RecognizedTokens {
 mod tests {
     use super::*;
     use crate::{
+        config,
         mas::token::{Shape, TokenKind},
         token::TokenDigest,
     };
@@ -66,31 +68,54 @@ mod tests {
     const TOKENS: [&[u8]; 3] = [
         b"mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1",
         b"syt_YWxpY2U_x",
-        b"mat_of_nobody",
+        b"of_nobody",
     ];
+    const IMPOSSIBLE: &[u8] = b"mat_of_nobody";
+
+    fn config(appservice_tokens: &[&str]) -> Config {
+        let config = serde_json::json!({
+            "server_name": "example.org",
+            "introspection": {"cluster": "mas", "credential": {"injected": true}},
+            "appservice_tokens": appservice_tokens,
+        });
+        config::parse(config.to_string().as_bytes(), &|_| None).unwrap()
+    }
 
     #[test]
     fn a_token_is_the_same_before_and_after_it_is_remembered() {
-        let mut tokens = RecognizedTokens::default();
+        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
         for _ in 0..2 {
             for token in TOKENS {
-                let found = tokens.of(token);
+                let found = tokens.of(&config, token).unwrap();
                 assert_eq!(found.digest, TokenDigest::of(token));
-                assert_eq!(found.shape, Recognized::of(token).shape);
+                let shape = Recognized::of(&config, token).unwrap().shape;
+                assert_eq!(found.shape, shape);
                 tokens.remember_last(10);
             }
         }
         assert_eq!(tokens.tokens.len(), TOKENS.len());
         let kind = TokenKind::CompatAccessToken;
-        assert_eq!(tokens.of(TOKENS[1]).shape, Shape::Introspectable(kind));
+        let known = tokens.of(&config, TOKENS[1]).unwrap();
+        assert_eq!(known.shape, Shape::Introspectable(kind));
+    }
+
+    #[test]
+    fn a_token_that_cannot_exist_has_a_digest_only_where_it_may_be_an_appservices() {
+        let mut tokens = RecognizedTokens::default();
+        assert!(tokens.of(&config(&[]), IMPOSSIBLE).is_none());
+        let appservice = "a".repeat(64);
+        let found = tokens.of(&config(&[&appservice]), IMPOSSIBLE).unwrap();
+        assert_eq!(found.digest, TokenDigest::of(IMPOSSIBLE));
+        assert_eq!(found.shape, Shape::CannotExist);
     }
 
     #[test]
     fn a_token_that_is_too_long_to_be_remembered_is_what_it_is() {
-        let mut tokens = RecognizedTokens::default();
+        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
         let long = [b"syt_", &[b'x'; 200][..]].concat();
         for _ in 0..2 {
-            assert_eq!(tokens.of(&long).digest, TokenDigest::of(&long));
+            let found = tokens.of(&config, &long).unwrap();
+            assert_eq!(found.digest, TokenDigest::of(&long));
             tokens.remember_last(10);
             assert!(tokens.tokens.is_empty());
         }
@@ -98,18 +123,18 @@ mod tests {
 
     #[test]
     fn nothing_is_remembered_of_tokens_that_grant_nothing() {
-        let mut tokens = RecognizedTokens::default();
+        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
         for number in 0..1_000_u32 {
-            tokens.of(&number.to_le_bytes());
+            tokens.of(&config, &number.to_le_bytes());
         }
         assert!(tokens.tokens.is_empty());
     }
 
     #[test]
     fn no_more_are_remembered_than_grants_are_kept() {
-        let mut tokens = RecognizedTokens::default();
+        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
         for number in 0..1_000_u32 {
-            tokens.of(&number.to_le_bytes());
+            tokens.of(&config, &number.to_le_bytes());
             tokens.remember_last(64);
             tokens.remember_last(64);
             assert!(tokens.tokens.len() <= 64);
