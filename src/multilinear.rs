@@ -95,9 +95,6 @@ fn upper_half(sum: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     /// Factors that can be told apart by eye.
