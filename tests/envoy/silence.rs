@@ -7,7 +7,7 @@ use super::{
     edge::{Edge, WHOAMI, assert_no_verdict, closed_port, new_token, plugin},
     workers::connections,
 };
-use crate::support::{envoy::bootstrap, http::Request};
+use crate::support::{envoy::bootstrap, http::Request, product_time::Stalls};
 
 const WRONG_CLUSTER: &str = "wrong";
 const TOLD: &str = "no verdict on tokens from cluster";
@@ -27,6 +27,7 @@ async fn start(changes: Value, clusters: Vec<Value>) -> Edge {
 /// Asks through every worker, and returns the one line that all of them have written.
 async fn only_line(edge: &Edge) -> String {
     let mut tokens = Vec::new();
+    let stalls = Stalls::measure();
     for mut connection in connections(edge, 1).await {
         for _ in 0..3 {
             let token = new_token("mat");
@@ -37,7 +38,12 @@ async fn only_line(edge: &Edge) -> String {
     }
     let line = edge.envoy.wait_for_log(TOLD).await;
     let log = edge.envoy.log();
-    assert_eq!(log.matches(TOLD).count(), 1, "{log}");
+    let mut told: Vec<&str> = log.lines().filter(|line| line.contains(TOLD)).collect();
+    if stalls.are_there() {
+        // The time of the call may be over by far before Envoy comes to say so.
+        told.retain(|line| !line.contains("Envoy delivered no answer"));
+    }
+    assert_eq!(told.len(), 1, "{log}");
     for secret in tokens.iter().map(String::as_str).chain([DEFAULT_SECRET]) {
         assert!(!log.contains(secret), "{log}");
     }

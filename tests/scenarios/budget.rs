@@ -210,6 +210,43 @@ fn an_active_token_that_two_workers_want_is_charged_to_nobody() {
     }
 }
 
+/// A question that waits for a free call finds another worker's answer only when its turn comes. Late ticks do not shorten its
+/// wait, so that can be later than a lease holds.
+#[test]
+fn a_window_begins_when_the_client_is_told() {
+    const LATE_TICK: Duration = Duration::from_millis(475);
+    let process = Process::new();
+    let [mut first, mut busy] = [(); 2].map(|()| SimulatedWorker::new(&process));
+    let settings = json!({
+        "introspection": {"max_in_flight": 1, "timeout": "1m"},
+        "unknown_token_budget": {"per_source": 1, "window": "5s"},
+    });
+    let gateway = gateway(1, settings);
+    busy.request(&gateway, ask(1, "192.0.2.2"));
+    busy.tick();
+    process.advance(Duration::from_millis(1));
+    let in_line = busy.request(&gateway, ask(2, OFFICE));
+    first.request(&gateway, ask(2, "192.0.2.3"));
+    first.answer_only_call(INACTIVE);
+    process.advance(LATE_TICK - Duration::from_millis(1));
+    busy.tick();
+    for _ in 0..2 {
+        process.advance(LATE_TICK);
+        busy.tick();
+    }
+    process.advance(Duration::from_millis(400));
+    assert_eq!(busy.fate(in_line), Fate::Held);
+    busy.answer_only_call(INACTIVE);
+    assert_eq!(busy.fate(in_line).status(), Some(401));
+
+    process.advance(Duration::from_millis(4_999));
+    let refused = first.request(&gateway, ask(3, OFFICE));
+    assert_eq!(first.fate(refused).status(), Some(429));
+    process.advance(Duration::from_millis(1));
+    let asked = first.request(&gateway, ask(3, OFFICE));
+    assert_eq!(first.fate(asked), Fate::Held);
+}
+
 #[test]
 fn the_state_of_budgets_is_bounded() {
     let process = Process::new();

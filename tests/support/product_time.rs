@@ -70,12 +70,17 @@ impl Stalls {
     /// How often one token may have been asked about: once for all, and on a machine that has stalled for half a lease once by
     /// each worker. One whose lease has run out looks dead to the others.
     pub fn calls_for_a_token(self, workers: usize) -> RangeInclusive<u64> {
+        match self.are_there() {
+            false => 1..=1,
+            true => 1..=workers as u64,
+        }
+    }
+
+    /// Whether the machine has stalled for half a second at once, which is more than the product allows for.
+    pub fn are_there(self) -> bool {
         let now = Instant::now();
         let longest = lock(clock()).look().between(self.0.0, now).max();
-        match longest.unwrap_or_default() < Duration::from_millis(500) {
-            true => 1..=1,
-            false => 1..=workers as u64,
-        }
+        longest >= Some(Duration::from_millis(500))
     }
 }
 

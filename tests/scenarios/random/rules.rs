@@ -354,9 +354,10 @@ impl Scenario {
             has_expired
                 || self.mas.answers.iter().any(|answer| {
                     let is_inactive = matches!(answer.verdict, Verdict::Inactive);
-                    // A worker that waits for another one's answer may charge it as late as a lease holds.
-                    let is_in_window =
-                        |at: Moment| at >= since && at.at + LEASE + BETWEEN_TICKS + WINDOW > now.at;
+                    // The window begins when the client is told. A worker that waits for another one's answer may tell
+                    // it as late as a lease holds, or as its question waits for a free call.
+                    let latest = QUEUED.max(LEASE + BETWEEN_TICKS);
+                    let is_in_window = |at: Moment| at >= since && at.at + latest + WINDOW > now.at;
                     answer.session == session
                         && is_inactive
                         && answer.delivered.is_some_and(is_in_window)
