@@ -19,6 +19,9 @@ const MIB: u64 = 1024 * 1024;
 const ANSWER: &str = "http.async_response_buffer_limit";
 const ANSWER_BYTES: [u64; 2] = [65 * 1024, 128 * 1024];
 
+/// What the heads of all requests of one connection may take.
+const HEADS_BYTES: u64 = 4 * MIB;
+
 /// The bootstrap configurations below `envoy/`, by their paths.
 fn bootstraps() -> Vec<(String, Value)> {
     let mut found = Vec::new();
@@ -75,6 +78,20 @@ fn fault_of(listener: &Value, manager: &Value) -> Option<String> {
     .into_iter()
     .find(|(name, most)| http2[name].as_u64().is_none_or(|size| size > *most))
     .map(|(name, _)| name.to_owned())
+    .or_else(|| fault_of_heads(manager))
+}
+
+/// The same for the heads of its requests: HTTP/2 header compression lets a client cause them with next to nothing.
+fn fault_of_heads(manager: &Value) -> Option<String> {
+    let streams = manager["http2_protocol_options"]["max_concurrent_streams"].as_u64();
+    let head = manager["max_request_headers_kb"].as_u64();
+    // As Envoy has them where nothing is said.
+    let bytes = streams.unwrap_or(1024) * head.unwrap_or(60) * 1024;
+    if bytes > HEADS_BYTES {
+        return Some(format!("{streams:?} streams of {head:?} KiB"));
+    }
+    let number = manager["common_http_protocol_options"]["max_headers_count"].as_u64();
+    (number != Some(100)).then(|| "max_headers_count".to_owned())
 }
 
 #[test]
@@ -112,6 +129,27 @@ fn every_shipped_listener_for_clients_bounds_what_a_connection_may_hold() {
         }
     }
     assert!(listeners >= 11, "{listeners} listeners");
+}
+
+/// Envoy takes `x-envoy-fault-*` of a client for its operator's. One says how many requests are delayed.
+#[test]
+fn no_client_of_a_shipped_configuration_has_a_word_in_its_delays() {
+    const DELAY: &str = "x-envoy-fault-delay-request";
+    let mut delaying = 0;
+    for (path, mut config) in bootstraps() {
+        for listener in bootstrap::listeners(&mut config) {
+            for manager in managers(listener) {
+                let routes = &manager["route_config"];
+                if routes.to_string().contains(&format!("\"key\":\"{DELAY}\"")) {
+                    delaying += 1;
+                    let removed = &routes["request_headers_to_remove"];
+                    let expected = json!([format!("{DELAY}-percentage")]);
+                    assert_eq!(*removed, expected, "{path}: {}", listener["name"]);
+                }
+            }
+        }
+    }
+    assert_eq!(delaying, 4, "two listeners of each fleet");
 }
 
 /// MAS, or who answers in its place, sends more than Envoy can hold, to many calls at once.

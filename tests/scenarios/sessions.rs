@@ -106,6 +106,52 @@ fn a_client_that_hangs_up_ends_nothing_that_it_did_not_ask_for() {
     assert_eq!(cluster.metric("matrix_edge_auth_invalidations_total"), 0);
 }
 
+/// A request that breaks off was carried out by nobody, however often it is sent.
+#[test]
+fn a_client_that_hangs_up_before_the_end_of_its_request_ends_nothing() {
+    let gateway = gateway(1, json!({}));
+    let form = format!("token={ALICE}&client_id=");
+    for (request, beginning) in [
+        (logout("/_matrix/client/v3/logout", ALICE), "{"),
+        (logout("/_matrix/client/v3/logout/all", ALICE), "{"),
+        (revocation(ALICE), form.as_str()),
+    ] {
+        let mut cluster = warmed(2);
+        for piece in [None, Some(beginning)] {
+            let stream = cluster[0].request_headers(&gateway, request.clone(), false);
+            if let Some(piece) = piece {
+                cluster[0].request_body(stream, piece.as_bytes(), false);
+            }
+            cluster[0].hang_up(stream);
+        }
+        cluster.deliver_all();
+        let fates = cluster.send_each(&gateway, &whoami(ALICE));
+        assert_eq!(fates, vec![alice(); 2], "{request:?}");
+        assert_eq!(cluster.metric("matrix_edge_auth_invalidations_total"), 0);
+        // With its end it counts: after the body, or after trailers.
+        let stream = cluster[0].request_headers(&gateway, request.clone(), false);
+        cluster[0].request_body(stream, beginning.as_bytes(), false);
+        cluster[0].request_trailers(stream, &[]);
+        cluster[0].hang_up(stream);
+        cluster.deliver_all();
+        let fates = cluster.send_each(&gateway, &whoami(ALICE));
+        assert_eq!(fates, vec![Fate::Held; 2], "{request:?}");
+    }
+}
+
+/// No logout makes a token active.
+#[test]
+fn logout_all_leaves_what_is_known_of_inactive_tokens() {
+    let gateway = gateway(1, json!({}));
+    let mut cluster = warmed(1);
+    cluster[0].request(&gateway, whoami(BOB));
+    cluster[0].answer_only_call(INACTIVE);
+    let stream = cluster[0].request(&gateway, logout("/_matrix/client/v3/logout/all", ALICE));
+    cluster[0].response(stream, 200);
+    assert_eq!(cluster[0].send(&gateway, whoami(BOB)), not_active());
+    assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), Fate::Held);
+}
+
 #[test]
 fn a_mas_below_a_path_ends_sessions_there() {
     let revocation = || {
