@@ -693,7 +693,8 @@ impl<W> Resolver<W> {
     ///
     /// An answer from before an end, or one to an earlier question than another worker's answer, is of no use: the cache
     /// is read again, and MAS is asked once more if it holds none. If that answer comes too late again, no request is
-    /// served by it: it gets no verdict. An answer of "inactive" that MAS has told to forget does serve then.
+    /// served by it: it gets no verdict. One that is too old by what MAS told of the user, and for the second time, does
+    /// serve those who wait, and is not kept: MAS's words come late, and often several at once.
     fn complete<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -706,7 +707,7 @@ impl<W> Resolver<W> {
         self.reports.note_answer(cb, &upstream);
         let has_ended = self.has_ended(cb, &key, &flight, &introspected);
         let is_revoked = upstream.cache.is_revoked(cb.host, &introspected);
-        let mut is_superseded = has_ended || is_revoked && introspected.is_active();
+        let mut is_superseded = has_ended;
         let mut is_stored = false;
         if !has_ended && !is_revoked {
             let outcome = self.store(cb, &upstream, &introspected);
