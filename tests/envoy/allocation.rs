@@ -3,7 +3,6 @@
 
 use std::{
     env,
-    path::PathBuf,
     process::{Command, Output},
 };
 
@@ -32,7 +31,7 @@ fn run() -> Output {
     path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     Command::new("node")
         .args(["-e", SCRIPT])
-        .arg::<PathBuf>(module().into())
+        .arg(module())
         .env("PATH", env::join_paths(path).expect("folders"))
         .output()
         .expect("node runs: `make build` needs it too")

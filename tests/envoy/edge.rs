@@ -1,6 +1,6 @@
 //! The whole edge: Envoy with the module, between a stand-in homeserver and a stand-in MAS.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 use stand_in::{
@@ -8,7 +8,10 @@ use stand_in::{
     homeserver::Homeserver,
     mas::{DEFAULT_SECRET, Mas, Options, Session, token},
 };
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::{
+    net::TcpSocket,
+    task::{JoinHandle, JoinSet},
+};
 
 use crate::support::{
     envoy::{Builder, Envoy},
@@ -272,4 +275,13 @@ pub fn assert_no_verdict(response: &Response) {
 /// Lower hex.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Returns an address on which nothing listens. Nobody else gets the port while the socket is kept.
+pub fn closed_port() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(free).expect("a free port");
+    let addr = socket.local_addr().expect("a bound socket has an address");
+    (socket, addr)
 }

@@ -4,26 +4,19 @@
 //! The ways are those that Envoy has been seen to have: a call that it does not take, a call that ends
 //! without a response, a response of its own in place of MAS's, and whatever MAS or someone posing as it sends.
 
-use std::net::SocketAddr;
-
 use serde_json::{Value, json};
 use stand_in::mas::{Fault, Options};
-use tokio::net::TcpSocket;
 
 use super::edge::{
-    Edge, NOBODY, WHOAMI, assert_no_verdict, assert_not_active, identity, new_token, plugin,
+    Edge, NOBODY, WHOAMI, assert_no_verdict, assert_not_active, closed_port, identity, new_token,
+    plugin,
 };
 use crate::support::{envoy::bootstrap, http::Request};
 
 /// Envoy answers such a call with 503.
 #[tokio::test]
 async fn a_refused_connection() {
-    // Bound, so that nobody else gets the port, but not listening.
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket
-        .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
-        .expect("a free port");
-    let addr = socket.local_addr().expect("a bound socket has an address");
+    let (_socket, addr) = closed_port();
     asking_the_wrong_cluster("unreachable", move |clusters| {
         clusters.push(bootstrap::static_cluster(WRONG_CLUSTER, addr));
     })

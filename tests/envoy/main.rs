@@ -76,6 +76,7 @@ mod replies;
 mod retries;
 mod rollout;
 mod rollout_guide;
+mod runbook;
 mod sessions;
 mod shadow;
 mod shipped;
