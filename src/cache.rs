@@ -5,8 +5,12 @@
 //!
 //! The non-obvious rule: an entry may have been written under another configuration. It never holds longer than the
 //! reader's own `ttl` or `negative_ttl`, counted from before the question.
+//!
+//! Answers may come in another order than their questions were sent, since a worker may be busy for seconds. Of two
+//! answers to one question the one that was asked for later stays.
 
 pub mod bucket;
+pub mod ended;
 pub mod entry;
 pub mod epoch;
 pub mod expiry;
@@ -118,6 +122,8 @@ pub struct StoreOutcome {
     pub invalidated: bool,
     /// The answer is in the shared cache.
     pub stored: bool,
+    /// It is not, because the cache has the answer to a later question.
+    pub is_superseded: bool,
     /// It is not, because it is longer than [`MAX_ANSWER_BYTES`].
     pub is_too_long: bool,
     /// What had to make room for it.
@@ -294,32 +300,38 @@ impl SharedCache {
     ///
     /// An active answer ends at the earliest moment at which its token may end; the expiry proves the token
     /// inactive only from the latest. In between, MAS is asked.
+    ///
+    /// The order matters: an answer is written to its own table first, and the other table is looked into second. So
+    /// of two workers that store answers of both kinds at once, one sees the other's answer, and the earlier one goes.
     pub fn store(&self, store: &impl Store, asked: &Introspected) -> StoreOutcome {
         let (key, now) = (self.question(&asked.digest), asked.answered_at);
         let mut entry = self.entry(asked);
         let is_fresh = now < entry.kept_until;
-        let mut invalidated = false;
+        let (own, other) = match &asked.answer {
+            Answer::Active(_) => (&self.active, &self.negative),
+            Answer::Inactive(_) => (&self.negative, &self.active),
+        };
+        // Another MAS may know the token: its answers stay.
+        let mut removed = Vec::new();
+        if !asked.is_active() {
+            removed = other.remove_question(store, &key, asked.asked_at);
+            entry.user = removed.iter().find_map(|removed| removed.user);
+        }
         let mut written = Written::default();
-        match &asked.answer {
-            Answer::Active(_) => {
-                self.negative.remove_question(store, &key);
-                if is_fresh {
-                    written = self.active.put(store, &entry, now);
-                }
-            }
-            Answer::Inactive(_) => {
-                // Another MAS may know the token: its answers stay.
-                let removed = self.active.remove_question(store, &key);
-                invalidated = !removed.is_empty();
-                entry.user = removed.iter().find_map(|removed| removed.user);
-                if is_fresh {
-                    written = self.negative.put(store, &entry, now);
-                }
-            }
+        if is_fresh {
+            written = own.put(store, &entry, now);
+        }
+        removed.extend(other.remove_question(store, &key, asked.asked_at));
+        let later = other.find(store, &key, now);
+        if later.is_some_and(|later| later.asked_at > asked.asked_at) {
+            own.remove_question(store, &key, asked.asked_at);
+            written.stored = false;
+            written.is_superseded = true;
         }
         StoreOutcome {
-            invalidated,
+            invalidated: !asked.is_active() && !removed.is_empty(),
             stored: written.stored,
+            is_superseded: written.is_superseded,
             is_too_long: is_fresh && entry.answer.body().len() > MAX_ANSWER_BYTES,
             evicted: written.evicted,
         }
@@ -525,6 +537,71 @@ mod tests {
         keep(&cache, &store, 2.0, 2.0, &active(None));
         assert!(is_alice(find(2.0)));
         assert_eq!(find(130.0), None);
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_question_takes_the_place_of_none() {
+        for (earlier, later) in [
+            (active(None), inactive()),
+            (inactive(), active(None)),
+            (active(None), active(Some(30))),
+        ] {
+            for negative_ttl in [10, 0] {
+                let settings = config::Cache {
+                    negative_ttl: Duration::from_secs(negative_ttl),
+                    ..settings()
+                };
+                let late = SharedCache::new(&settings, FINGERPRINT);
+                let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+                let find = || cache().lookup(&store, &digest, seconds(3.0), |_| {});
+                keep(&cache(), &store, 1.0, 2.0, &later);
+                let expected = find();
+                let asked = Introspected {
+                    digest,
+                    asked_at: seconds(0.999),
+                    answered_at: seconds(3.0),
+                    lifetime: None,
+                    answer: earlier.clone(),
+                };
+                let outcome = late.store(&store, &asked);
+                assert!(outcome.is_superseded && !outcome.stored && !outcome.invalidated);
+                assert!(expected.is_some() && find() == expected);
+            }
+        }
+    }
+
+    /// Another worker stores the answer to a later question while this one stores its own.
+    #[test]
+    fn of_answers_that_are_stored_at_once_the_later_one_stays() {
+        for later_is_active in [true, false] {
+            let kinds = [active(None), inactive()];
+            let [earlier, later] = if later_is_active {
+                [&kinds[1], &kinds[0]]
+            } else {
+                [&kinds[0], &kinds[1]]
+            };
+            for (first, second) in [(earlier, later), (later, earlier)] {
+                let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+                // The tables are registered before the race.
+                keep(&cache(), &store, 0.0, 0.0, &active(None));
+                keep(&cache(), &store, 0.5, 0.5, &inactive());
+                let asked_at = |answer| {
+                    if std::ptr::eq(answer, later) {
+                        1.0
+                    } else {
+                        0.0
+                    }
+                };
+                let (interfering, at) = (second.clone(), asked_at(second));
+                *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
+                    keep(&cache(), store, at, 2.0, &interfering);
+                }));
+                keep(&cache(), &store, asked_at(first), 2.0, first);
+                let found = cache().lookup(&store, &digest, seconds(2.0), |_| {});
+                assert_eq!(is_alice(found.clone()), later_is_active);
+                assert!(found.is_some());
+            }
+        }
     }
 
     #[test]

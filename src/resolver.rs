@@ -38,7 +38,7 @@ use self::{
     client::ClientKey,
     failure::FailureLog,
     flight::{Flight, Flights, Full, State},
-    lease::{LEASE, Marks, Tombstone},
+    lease::{LEASE, Tombstone},
     limits::Limits,
     line::Turn,
     load::Slot,
@@ -57,7 +57,7 @@ pub use self::{
 };
 use crate::{
     cache::{
-        ActiveEntry, Cached, Introspected, SharedCache,
+        ActiveEntry, Cached, Introspected, SharedCache, StoreOutcome,
         epoch::{Stamp, Subject},
         question::QuestionKey,
         table::Removed,
@@ -257,13 +257,12 @@ impl<W> Resolver<W> {
     /// Forgets answers in all workers, also those that are on their way. Returns
     /// whose token it was, if a token's answer was removed.
     ///
-    /// Nothing is written for a token that has no entry and no call under way: anyone can name such a token. One that is asked
-    /// about may be invented too, so only the removal of an answer is told to the other workers, by their epoch. A
-    /// mark on the lease is enough for the rest: no worker keeps a grant of an answer that is not in the shared
-    /// cache, and the holder of the lease takes out what it stores, and tells of it, or does not store it.
+    /// Anyone can name an invented token, so only the removal of an answer is told to the other workers, by their epoch. The
+    /// count of the token's ends is enough for the rest: no worker keeps a grant of an answer that is not in the shared
+    /// cache, and one that asks about the token takes out what it stores, and tells of it, or does not store it.
     ///
-    /// The order matters: the lease is marked first and the answer removed second. The holder stores first and reads
-    /// the mark second, so one of the two sees the other.
+    /// The order matters: the end is counted first and the answer removed second. The worker that asks stores first and
+    /// reads the count second, so one of the two sees the other.
     pub fn invalidate<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -273,7 +272,7 @@ impl<W> Resolver<W> {
     ) -> Option<UserKey> {
         match what {
             Invalidation::Token(token) => {
-                self.workers.invalidate_leases(cb, token);
+                self.workers.end(cb, token);
                 let removed = cache.remove_active(cb.host, token);
                 if removed.is_some() {
                     self.workers.announce(cb, Subject::Token(token), reason);
@@ -362,7 +361,7 @@ impl<W> Resolver<W> {
                 }
                 State::Queued { place, .. } => {
                     self.limits.leave_line(place);
-                    self.end_queued(cb, key, flight);
+                    self.end_by_cache(cb, key, flight);
                 }
                 State::AwaitingPeer { .. } | State::Orphaned => {
                     self.fail(cb, key, flight, NoVerdict::Lost);
@@ -541,12 +540,14 @@ impl<W> Resolver<W> {
         call: &CallContext,
         leased: bool,
     ) -> Result<State, NoVerdict> {
+        let ends = self.workers.ends(cb, call.digest());
         match call.send(cb.host, cb.root) {
             Ok(id) => Ok(State::Calling {
                 call: id,
                 root: cb.root,
                 slot: call.slot(),
                 leased,
+                ends,
             }),
             Err(not_sent) => {
                 let why = match not_sent {
@@ -621,8 +622,8 @@ impl<W> Resolver<W> {
         })
     }
 
-    /// Ends a flight that has waited in line for too long, unless another worker has the answer by now.
-    fn end_queued<H: Backend>(
+    /// Ends a flight that has waited for too long: with the answer of another worker, or with no verdict.
+    fn end_by_cache<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
@@ -683,9 +684,13 @@ impl<W> Resolver<W> {
 impl<W> Resolver<W> {
     /// Stores an answer and gives it to the requests that wait, in this worker and in others.
     ///
-    /// The order matters: the entry is stored before the lease is released, and the lease's mark is read with
-    /// its release. A logout marks the lease first and removes the entry second, so one of the two sees the
-    /// other.
+    /// The order matters: the entry is stored first, and whether the token has ended is looked up second. A logout counts
+    /// the end first and removes the entry second, so one of the two sees the other. The lease is released last.
+    ///
+    /// An answer from before an end, or one to an earlier question than another worker's answer, is of no use: the cache
+    /// is read again, and MAS is asked once more if it holds none. If that answer comes too late again, no request is
+    /// served by it: it gets no verdict. One that is too old by what MAS told of the user, and for the second time, does
+    /// serve those who wait, and is not kept: MAS's words come late, and often several at once.
     fn complete<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -696,31 +701,38 @@ impl<W> Resolver<W> {
         let upstream = Rc::clone(&flight.call.upstream);
         self.failures.remove(&key);
         self.reports.note_answer(cb, &upstream);
-        let mut is_outdated = self.is_outdated(cb, &upstream, &key, &introspected);
-        let is_stored = !is_outdated && self.store(cb, &upstream, &introspected);
-        let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
-        let marks = self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
-        if marks.invalidated && is_stored && introspected.is_active() {
-            // The token ended between the look and the writing.
+        let has_ended = self.has_ended(cb, &key, &flight, &introspected);
+        let is_revoked = upstream.cache.is_revoked(cb.host, &introspected);
+        let mut is_superseded = has_ended;
+        let mut is_stored = false;
+        if !has_ended && !is_revoked {
+            let outcome = self.store(cb, &upstream, &introspected);
+            (is_stored, is_superseded) = (outcome.stored, outcome.is_superseded);
+        }
+        if is_stored && self.has_ended(cb, &key, &flight, &introspected) {
+            // Between the look and the writing.
             let what = Invalidation::Token(&key.digest);
             self.invalidate(cb, &upstream.cache, what, InvalidationReason::Introspection);
-            is_outdated = true;
+            (is_stored, is_superseded) = (false, true);
         }
-        if is_outdated && !flight.call.is_repeated {
-            // Once. A second invalidation during the repeated call is not chased: its answer serves the
-            // requests that wait, and is not kept.
+        let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
+        self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
+        if (is_superseded || is_revoked) && !flight.call.is_repeated {
             flight.call.is_repeated = true;
             self.resume(cb, key, flight);
             return;
         }
+        if is_superseded {
+            self.end_by_cache(cb, key, flight);
+            return;
+        }
         let cached = |reader: &Upstream| upstream.cache.as_cached(&introspected, &reader.cache);
         self.limits.charge(cb, &flight.call, &cached(&upstream));
-        let is_cached = is_stored && !is_outdated;
         // Each by its own configuration, which may let an answer hold less long.
         for waiters in by_upstream(flight.waiters) {
             if let Some((_, waiting)) = waiters.first() {
                 let cached = cached(&waiting.upstream);
-                self.resolve_waiters(&key.digest, waiters, cached, is_cached);
+                self.resolve_waiters(&key.digest, waiters, cached, is_stored);
             }
         }
     }
@@ -845,25 +857,27 @@ impl<W> Resolver<W> {
         }
     }
 
-    /// Returns whether the token or its user changed while the answer was on its way.
-    fn is_outdated<H: Backend>(
-        &mut self,
+    /// Returns whether the token, which MAS called active, has ended since MAS was asked.
+    fn has_ended<H: Backend>(
+        &self,
         cb: &Callback<'_, H>,
-        upstream: &Upstream,
         key: &QuestionKey,
+        flight: &Pending<W>,
         introspected: &Introspected,
     ) -> bool {
-        let has_ended = introspected.is_active() && self.workers.is_invalidated(cb, key);
-        has_ended || upstream.cache.is_revoked(cb.host, introspected)
+        let State::Calling { ends, .. } = flight.state else {
+            return false;
+        };
+        introspected.is_active() && self.workers.ends(cb, &key.digest) != ends
     }
 
-    /// Writes an answer to the shared cache. Returns whether it is there.
+    /// Writes an answer to the shared cache.
     fn store<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         upstream: &Upstream,
         introspected: &Introspected,
-    ) -> bool {
+    ) -> StoreOutcome {
         let outcome = upstream.cache.store(cb.host, introspected);
         let table = match introspected.answer {
             Answer::Active(_) => metrics::Table::Active,
@@ -891,10 +905,10 @@ impl<W> Resolver<W> {
                 self.workers.void_evicted(cb, digest);
             }
         }
-        outcome.stored
+        outcome
     }
 
-    /// Releases the flight's lease, if it has one. Returns the lease's marks.
+    /// Releases the flight's lease, if it has one.
     fn end_call<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -902,10 +916,9 @@ impl<W> Resolver<W> {
         flight: &Pending<W>,
         hint: Hint,
         tombstone: Option<Tombstone>,
-    ) -> Marks {
-        match flight.state {
-            State::Calling { leased: true, .. } => self.workers.release(cb, key, hint, tombstone),
-            _ => Marks::default(),
+    ) {
+        if let State::Calling { leased: true, .. } = flight.state {
+            self.workers.release(cb, key, hint, tombstone);
         }
     }
 

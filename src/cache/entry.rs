@@ -117,9 +117,10 @@ pub struct EntryHead {
     pub user: Option<UserKey>,
     /// When a request last used the entry.
     pub used_at: Instant,
+    /// The moment before MAS was asked.
+    pub asked_at: Instant,
     /// Until when the entry is of use to any reader.
     pub kept_until: Instant,
-    asked_at: Instant,
     expiry: Option<Expiry>,
 }
 

@@ -47,6 +47,14 @@ impl KeySpace {
         ["matrix-edge-auth.", self.name, ".", &slot.to_string()].concat()
     }
 
+    /// A few bits of `digest`: enough to know it again, too few to be of use to anyone. Nobody outside can find two digests
+    /// with the same ones, because they depend on the secret, too. The last 16 bytes of 32 count.
+    pub fn tag(&self, store: &impl Store, digest: &[u8; 32]) -> [u8; 4] {
+        let [_, _, word2, word3] = words(digest);
+        let (seed0, seed1) = self.seed(store);
+        (fold(word2 ^ seed0, word3 ^ seed1) as u32).to_le_bytes()
+    }
+
     /// The secret of this process, made by whichever worker comes first.
     pub(super) fn seed(&self, store: &impl Store) -> (u64, u64) {
         if let Some(seed) = self.seed.get() {

@@ -56,6 +56,8 @@ pub enum State {
         slot: Slot,
         /// Whether this worker holds the lease, so that other workers wait for it.
         leased: bool,
+        /// How often the token had ended when MAS was asked.
+        ends: u64,
     },
     /// From another worker, by way of the shared cache.
     AwaitingPeer {
@@ -390,6 +392,7 @@ mod tests {
                 root,
                 slot: SLOT,
                 leased: false,
+                ends: 0,
             },
         }
     }
@@ -400,6 +403,7 @@ mod tests {
             root: RootId(2),
             slot: SLOT,
             leased: false,
+            ends: 0,
         }
     }
 

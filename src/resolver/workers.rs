@@ -4,13 +4,14 @@
 //! themselves. All of it only saves time: a worker that hears nothing reads shared data at its next tick.
 
 use super::{
-    lease::{Acquired, LEASE, Leases, Marks, Tombstone},
+    lease::{Acquired, LEASE, Leases, Tombstone},
     membership::{Hint, Membership},
     upstream::Upstream,
 };
 use crate::{
     cache::{
         ActiveEntry, Cached,
+        ended::EndedTokens,
         epoch::{Epochs, Stamp, Subject},
         question::QuestionKey,
     },
@@ -28,6 +29,7 @@ const MAX_RECHECKS: usize = 4;
 #[derive(Debug, Default)]
 pub struct Workers {
     leases: Leases,
+    ended: EndedTokens,
     membership: Membership,
     /// As of the last tick or hint.
     epochs: Epochs,
@@ -106,20 +108,18 @@ impl Workers {
         Acquisition::Mine { leased: false }
     }
 
-    /// Releases the lease and hints the other workers if one of them waits for it. Returns the lease's marks.
+    /// Releases the lease and hints the other workers if one of them waits for it.
     pub fn release<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
         hint: Hint,
         tombstone: Option<Tombstone>,
-    ) -> Marks {
+    ) {
         let worker = self.membership.worker_id(cb.host);
-        let marks = self.leases.release(cb.host, &key, worker, tombstone);
-        if marks.contended {
+        if self.leases.release(cb.host, &key, worker, tombstone) {
             self.membership.broadcast(cb.host, hint, cb.now());
         }
-        marks
     }
 
     /// Holds the lease for longer.
@@ -128,19 +128,18 @@ impl Workers {
         self.leases.acquire(cb.host, key, worker, now, now);
     }
 
-    /// Returns whether this worker's lease was invalidated: the token ended while it was asked about.
-    pub fn is_invalidated<H: Backend>(&mut self, cb: &Callback<'_, H>, key: &QuestionKey) -> bool {
-        let worker = self.membership.worker_id(cb.host);
-        self.leases.is_invalidated(cb.host, key, worker)
+    /// Returns how often the token has ended: see [`crate::cache::ended`].
+    pub fn ends<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest) -> u64 {
+        self.ended.count(cb.host, token)
     }
 
-    /// Invalidates every lease on a token. Returns whether there is one.
-    pub fn invalidate_leases<H: Backend>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        token: &TokenDigest,
-    ) -> bool {
-        self.leases.invalidate(cb.host, token, cb.now())
+    /// Notes that the token has ended, for the workers that ask about it.
+    pub fn end<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest) {
+        if self.ended.add(cb.host, token).is_err() {
+            log::error!(
+                "shared data could not be written; an answer on its way may outlive a session"
+            );
+        }
     }
 
     /// Tells all workers that answers no longer hold. The epoch is raised only after the shared entry is gone:
@@ -361,26 +360,9 @@ mod tests {
         let peer = acquire(&mut two, &host, &upstream);
         assert!(matches!(peer, Acquisition::Peer { .. }));
         let key = upstream.question(&token());
-        let marks = one.release(&callback(&host), key, Hint::Failed(key), None);
-        assert!(marks.contended && !marks.invalidated);
+        one.release(&callback(&host), key, Hint::Failed(key), None);
         assert_eq!(told(&host, 1), [Some(Hint::Failed(key))]);
         assert_eq!(told(&host, 0), [], "itself");
-    }
-
-    #[test]
-    fn a_lease_is_invalidated_while_it_is_held_and_renewed() {
-        let (host, upstream) = (FakeHost::default(), upstream("0s"));
-        let [mut one, mut two] = joined(&host);
-        let key = upstream.question(&token());
-        assert!(!two.invalidate_leases(&callback(&host), &token()), "none");
-        acquire(&mut one, &host, &upstream);
-        assert!(!one.is_invalidated(&callback(&host), &key));
-        assert!(two.invalidate_leases(&callback(&host), &token()));
-        one.renew(&callback(&host), &key);
-        assert!(one.is_invalidated(&callback(&host), &key));
-        assert!(!two.is_invalidated(&callback(&host), &key), "another's");
-        let marks = one.release(&callback(&host), key, Hint::Stored(key), None);
-        assert!(marks.invalidated);
     }
 
     #[test]

@@ -566,15 +566,13 @@ fn who_waits_for_another_worker_waits_while_that_one_asks_again() {
 }
 
 #[test]
-fn naming_tokens_that_nobody_knows_writes_nothing() {
+fn naming_tokens_that_nobody_knows_ends_nothing() {
     let gateway = gateway(1, json!({}));
     let mut cluster = warmed(1);
-    let keys = cluster.process.keys();
     for number in 0..1_000 {
         let stream = cluster[0].request(&gateway, revocation(&format!("mat_{number}")));
         cluster[0].response(stream, 200);
     }
-    assert_eq!(cluster.process.keys(), keys);
     assert_eq!(cluster.metric("matrix_edge_auth_invalidations_total"), 0);
     let local = "matrix_edge_auth_requests_total.verdict=active.source=local";
     let before = cluster.metric(local);
@@ -675,4 +673,74 @@ fn a_user_who_is_gone_takes_a_waiting_answer_along() {
     assert_eq!(worker.fate(waiting), Fate::Held);
     worker.answer_only_call(INACTIVE);
     assert_eq!(worker.fate(waiting), not_active());
+}
+
+/// A worker is busy for seconds while it asks, so its lease runs out. Meanwhile the session ends, or begins, elsewhere.
+fn asked_by_a_busy_worker() -> (Cluster, Rc<Plugin>, StreamId) {
+    let gateway = gateway(1, json!({}));
+    let mut cluster = Cluster::new(2);
+    cluster.seat_all(&gateway);
+    let held = cluster[0].request(&gateway, whoami(ALICE));
+    assert_eq!(cluster[0].fate(held), Fate::Held);
+    cluster.process.advance(Duration::from_secs(3));
+    cluster[1].tick();
+    (cluster, gateway, held)
+}
+
+#[test]
+fn a_logout_counts_for_an_answer_that_waits_in_a_busy_worker() {
+    for request in [
+        logout("/_matrix/client/v3/logout", ALICE),
+        revocation(ALICE),
+    ] {
+        let (mut cluster, gateway, held) = asked_by_a_busy_worker();
+        let stream = cluster[1].request(&gateway, request);
+        cluster[1].response(stream, 200);
+        cluster[0].answer_only_call(&active("alice"));
+        assert_eq!(cluster[0].fate(held), Fate::Held, "asked again");
+        cluster[0].answer_only_call(INACTIVE);
+        assert_eq!(cluster[0].fate(held), not_active());
+        cluster.deliver_all();
+        assert_eq!(
+            cluster.send_each(&gateway, &whoami(ALICE)),
+            vec![not_active(); 2]
+        );
+    }
+}
+
+/// Its second answer is from before a second end: there is no verdict, and the next request asks anew.
+#[test]
+fn a_token_that_ends_again_and_again_is_never_served() {
+    let (mut cluster, gateway, held) = asked_by_a_busy_worker();
+    for _ in 0..2 {
+        let stream = cluster[1].request(&gateway, revocation(ALICE));
+        cluster[1].response(stream, 200);
+        assert_eq!(cluster[0].fate(held), Fate::Held);
+        cluster[0].answer_only_call(&active("alice"));
+    }
+    assert_eq!(cluster[0].fate(held), unable());
+    let next = cluster[0].request(&gateway, whoami(ALICE));
+    cluster[0].answer_only_call(INACTIVE);
+    assert_eq!(cluster[0].fate(next), not_active());
+}
+
+#[test]
+fn an_answer_to_an_earlier_question_ends_with_the_later_answer() {
+    for (earlier, later, expected) in [
+        (active("alice"), INACTIVE.to_owned(), not_active()),
+        (INACTIVE.to_owned(), active("alice"), alice()),
+    ] {
+        let (mut cluster, gateway, held) = asked_by_a_busy_worker();
+        let second = cluster[1].request(&gateway, whoami(ALICE));
+        cluster[1].answer_only_call(&later);
+        assert_eq!(cluster[1].fate(second), expected);
+        cluster[0].answer_only_call(&earlier);
+        assert_eq!(cluster[0].fate(held), expected, "without a third call");
+        cluster.deliver_all();
+        assert_eq!(
+            cluster.send_each(&gateway, &whoami(ALICE)),
+            vec![expected; 2]
+        );
+        assert_eq!(cluster.calls().len(), 0);
+    }
 }
