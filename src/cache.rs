@@ -556,13 +556,9 @@ mod tests {
                 let find = || cache().lookup(&store, &digest, seconds(3.0), |_| {});
                 keep(&cache(), &store, 1.0, 2.0, &later);
                 let expected = find();
-                let asked = Introspected {
-                    digest,
-                    asked_at: seconds(0.999),
-                    answered_at: seconds(3.0),
-                    lifetime: None,
-                    answer: earlier.clone(),
-                };
+                let (asked_at, answered_at) = (seconds(0.999), seconds(3.0));
+                let asked =
+                    Introspected::new(digest, asked_at, answered_at, earlier.clone(), None);
                 let outcome = late.store(&store, &asked);
                 assert!(outcome.is_superseded && !outcome.stored && !outcome.invalidated);
                 assert!(expected.is_some() && find() == expected);

@@ -1,7 +1,7 @@
 //! What Envoy may hold in memory for one connection and for one call of the module: its defaults are megabytes for each,
-//! and anyone can cause many of both.
+//! and anyone can cause many of both. And who may fill the clusters through which Synapse reaches MAS.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use serde_json::{Value, json};
 use stand_in::mas::{Fault, Options};
@@ -150,6 +150,65 @@ fn no_client_of_a_shipped_configuration_has_a_word_in_its_delays() {
         }
     }
     assert_eq!(delaying, 4, "two listeners of each fleet");
+}
+
+/// The clusters to which the routes of a connection manager lead, mirrored requests included.
+fn routed(manager: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    visit_clusters(&manager["route_config"], &mut found);
+    found
+}
+
+fn visit_clusters(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| visit_clusters(item, found)),
+        Value::Object(members) => {
+            for (name, member) in members {
+                match member.as_str() {
+                    Some(cluster) if name == "cluster" => _ = found.insert(cluster.to_owned()),
+                    _ => visit_clusters(member, found),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn is_introspection(manager: &Value) -> bool {
+    let filters = manager["http_filters"].as_array().into_iter().flatten();
+    let mut roles =
+        filters.map(|filter| &filter["typed_config"]["config"]["configuration"]["value"]["role"]);
+    roles.any(|role| role == "introspection")
+}
+
+/// Synapse's requests to MAS never wait for a place behind those of clients.
+#[test]
+fn no_shipped_listener_for_clients_shares_a_cluster_with_that_of_synapse() {
+    let mut compared = 0;
+    for (path, mut config) in bootstraps() {
+        let (mut of_clients, mut of_synapse) = (BTreeSet::new(), BTreeSet::new());
+        for listener in bootstrap::listeners(&mut config) {
+            for manager in managers(listener) {
+                if manager["use_remote_address"] == json!(true) {
+                    of_clients.append(&mut routed(manager));
+                } else if is_introspection(manager) {
+                    of_synapse.append(&mut routed(manager));
+                }
+            }
+        }
+        let shared: Vec<_> = of_clients.intersection(&of_synapse).collect();
+        assert!(shared.is_empty(), "{path}: {shared:?}");
+        for cluster in &of_synapse {
+            compared += 1;
+            let limits =
+                &bootstrap::cluster(&mut config, cluster)["circuit_breakers"]["thresholds"];
+            for limit in ["max_connections", "max_requests", "max_pending_requests"] {
+                assert!(limits[0][limit].is_u64(), "{path}: {limit} of {cluster}");
+            }
+            assert!(!of_clients.is_empty(), "{path}");
+        }
+    }
+    assert!(compared >= 6, "{compared} clusters");
 }
 
 /// MAS, or who answers in its place, sends more than Envoy can hold, to many calls at once.

@@ -260,7 +260,7 @@ async fn run(mut config: Value, [mas, homeserver, admin]: [SocketAddr; 3]) -> En
     config["admin"]["address"]["socket_address"]["port_value"] = 0.into();
     for cluster in bootstrap::clusters(&mut config) {
         let addr = match cluster["name"].as_str() {
-            Some("mas" | "mas-introspection") => mas,
+            Some("mas" | "mas-for-synapse" | "mas-introspection") => mas,
             Some("admin") => admin,
             _ => homeserver,
         };

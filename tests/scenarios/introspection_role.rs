@@ -307,6 +307,35 @@ fn a_caller_of_an_injected_credential_must_have_been_answered_by_mas() {
     assert_eq!(cluster[0].send(&role, caller("hers")), passed_on());
 }
 
+/// The homeserver is answered from the cache however long MAS fails; one request in a while asks whether it still does.
+#[test]
+fn a_caller_stays_accepted_while_mas_gives_no_answer() {
+    let mut cluster = warmed_by_the_gateway();
+    let role = injected_role();
+    let hers = || headers().bearer("hers").body(form(BOB));
+    let stream = cluster[0].request(&role, hers());
+    cluster[0].response(stream, 200);
+    cluster.process.advance(Duration::from_secs(301));
+    // The cache has no answer about this token: a request that is held waits for a call of the module.
+    let stream = cluster[0].request(&role, hers());
+    assert_eq!(cluster[0].fate(stream), passed_on(), "MAS is to judge it");
+    let meanwhile = cluster[0].request(&role, hers());
+    assert_eq!(cluster[0].fate(meanwhile), Fate::Held);
+    cluster[0].response(stream, 503);
+    cluster[0].answer_only_call(ANSWER);
+    assert_eq!(cluster[0].fate(meanwhile), answered(ANSWER));
+    cluster.process.advance(Duration::from_secs(150));
+    let later = cluster[0].request(&role, hers());
+    assert_eq!(cluster[0].fate(later), Fate::Held, "it is still accepted");
+    cluster[0].answer_only_call(ANSWER);
+    cluster.process.advance(Duration::from_secs(151));
+    // MAS is back, and has another secret.
+    let stream = cluster[0].request(&role, hers());
+    assert_eq!(cluster[0].fate(stream), passed_on());
+    cluster[0].response(stream, 401);
+    assert_eq!(cluster[0].send(&role, hers()), passed_on());
+}
+
 /// As Envoy delivers an HTTP/1 body: its end comes with an empty piece.
 #[test]
 fn the_form_that_proves_a_caller_may_come_in_pieces() {
