@@ -352,6 +352,8 @@ impl<W> Resolver<W> {
         let now = cb.now();
         self.workers.attend(cb);
         self.forgive_lag(now);
+        // A root that has ended left its calls free. Nobody is refused for want of one.
+        self.start_queued(cb);
         while let Some((key, flight)) = self.flights.pop_expired(now) {
             match flight.state {
                 State::Calling { .. } => {

@@ -527,6 +527,24 @@ fn a_call_that_went_with_its_root_is_made_again() {
     assert!(worker.end(request).is_some());
 }
 
+/// The calls of the root are free again. The question has waited for long enough by the next tick, and is asked then.
+#[test]
+fn a_question_in_line_gets_the_call_of_a_root_that_has_ended() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({"introspection": {"max_in_flight": 1}}), GATEWAY);
+    let calls = worker.ask(&upstream, TOKENS[0], &ALICE);
+    let waits = worker.ask(&upstream, TOKENS[1], &ALICE);
+    worker.pass(250);
+    worker.pass(250);
+    worker.resolver.cancel(StreamId(calls));
+    worker.resolver.on_root_end(ROOT);
+    worker.host.calls.borrow_mut().clear();
+    worker.pass(250);
+    assert_eq!((worker.calls(), worker.end(waits)), (1, None));
+    worker.answer(200, ACTIVE);
+    assert!(worker.end(waits).is_some());
+}
+
 #[test]
 fn another_worker_waits_for_the_lease_and_reads_the_answer() {
     let host = Rc::<FakeHost>::default();

@@ -385,7 +385,12 @@ impl Scenario {
         assert!(
             self.has_reason_to_fail(worker, request)
                 || self.now().at - request.since.at >= PATIENCE - BETWEEN_TICKS,
-            "a 503 has a cause"
+            "a 503 has a cause: worker {worker} about {}, since {:?}, now {:?}, failed {:?}, full {:?}",
+            request.session,
+            request.since,
+            self.now(),
+            self.memory[request.session].failed,
+            self.full
         );
     }
 
