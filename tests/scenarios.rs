@@ -16,6 +16,8 @@ mod bodies;
 mod budget;
 #[path = "scenarios/chain.rs"]
 mod chain;
+#[path = "scenarios/client_routes.rs"]
+mod client_routes;
 #[path = "scenarios/configuration.rs"]
 mod configuration;
 #[path = "scenarios/expiry.rs"]

@@ -360,6 +360,23 @@ fn the_form_that_proves_a_caller_may_come_in_pieces() {
 }
 
 #[test]
+fn a_form_that_comes_slowly_is_waited_for() {
+    let mut cluster = Cluster::new(1);
+    let role = role(json!({}));
+    let form = form(ALICE);
+    let (first, rest) = form.split_at(10);
+    let [slow, silent] =
+        [(); 2].map(|()| cluster[0].request_headers(&role, announced(ALICE), false));
+    cluster[0].request_body(slow, first.as_bytes(), false);
+    cluster.tick_for(Duration::from_secs(3));
+    assert_eq!(cluster[0].fate(silent), passed_on(), "none of it came");
+    assert_eq!(cluster[0].fate(slow), Fate::Held);
+    cluster[0].request_body(slow, rest.as_bytes(), true);
+    cluster[0].answer_only_call(ANSWER);
+    assert_eq!(cluster[0].fate(slow), answered(ANSWER));
+}
+
+#[test]
 fn without_a_verdict_there_is_no_word_of_the_token() {
     for (overrides, expected) in [
         (

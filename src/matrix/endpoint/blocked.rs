@@ -178,6 +178,18 @@ mod tests {
         }
     }
 
+    /// What the test above bounds is all that is looked at: each byte is counted where names are read, once for each depth.
+    #[test]
+    fn what_is_looked_at_is_counted() {
+        let plain = ["/x".repeat(500), "/y/_synapse/x".to_owned()].concat();
+        for (path, depths) in [(plain.clone(), 1), (format!("{plain}%2541"), 3)] {
+            let counted = |path: &str| steps::count(|| is_blocked(path.as_bytes()));
+            let decoding = steps::count(|| Unwrapped::of(path.as_bytes(), MAX_DEPTH));
+            let names = counted(&path) - decoding;
+            assert!(names >= depths * plain.len(), "{names} of {path}");
+        }
+    }
+
     /// 58 KiB that took 40 ms of a worker when each round was decoded by itself.
     #[test]
     fn a_path_that_is_encoded_beyond_reason_is_not_decoded() {
