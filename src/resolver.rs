@@ -706,10 +706,13 @@ impl<W> Resolver<W> {
         let has_ended = self.has_ended(cb, &key, &flight, &introspected);
         let is_revoked = upstream.cache.is_revoked(cb.host, &introspected);
         let mut is_superseded = has_ended;
-        let mut is_stored = false;
+        let (mut is_stored, mut is_cached) = (false, false);
         if !has_ended && !is_revoked {
             let outcome = self.store(cb, &upstream, &introspected);
             (is_stored, is_superseded) = (outcome.stored, outcome.is_superseded);
+            // Telling of what it pushed out, this worker has read the epochs anew: it would miss that another worker has
+            // pushed out this answer meanwhile. So it keeps none of it for itself.
+            is_cached = is_stored && outcome.evicted.is_empty();
         }
         if is_stored && self.has_ended(cb, &key, &flight, &introspected) {
             // Between the look and the writing.
@@ -734,7 +737,7 @@ impl<W> Resolver<W> {
         for waiters in by_upstream(flight.waiters) {
             if let Some((_, waiting)) = waiters.first() {
                 let cached = cached(&waiting.upstream);
-                self.resolve_waiters(&key.digest, waiters, cached, is_stored);
+                self.resolve_waiters(&key.digest, waiters, cached, is_cached);
             }
         }
     }
