@@ -395,7 +395,11 @@ impl Scenario {
         let recent = |moment: Option<Moment>| {
             moment.is_some_and(|moment| moment.step >= heard.min(since.step))
         };
-        recent(self.memory[session].failed) || recent(self.full)
+        // Who joins a question that waits in line waits with it, and is refused with it if the client who asked first has
+        // spent its budget meanwhile.
+        let may_have_joined = self.settings.budget.is_some()
+            && self.full.is_some_and(|full| full.at + QUEUED >= since.at);
+        recent(self.memory[session].failed) || recent(self.full) || may_have_joined
     }
 
     /// A request that waits will be told, or somebody's lease runs out.
