@@ -557,8 +557,7 @@ mod tests {
                 keep(&cache(), &store, 1.0, 2.0, &later);
                 let expected = find();
                 let (asked_at, answered_at) = (seconds(0.999), seconds(3.0));
-                let asked =
-                    Introspected::new(digest, asked_at, answered_at, earlier.clone(), None);
+                let asked = Introspected::new(digest, asked_at, answered_at, earlier.clone(), None);
                 let outcome = late.store(&store, &asked);
                 assert!(outcome.is_superseded && !outcome.stored && !outcome.invalidated);
                 assert!(expected.is_some() && find() == expected);

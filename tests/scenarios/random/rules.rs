@@ -406,7 +406,11 @@ impl Scenario {
         };
         let failed = self.memory[session].failed;
         let backs_off = failed.is_some_and(|failed| failed.at + BACKOFF > since.at);
-        backs_off || recent(failed) || recent(self.full)
+        // Who joins a question that waits in line waits with it, and is refused with it if the client who asked first has
+        // spent its budget meanwhile.
+        let may_have_joined = self.settings.budget.is_some()
+            && self.full.is_some_and(|full| full.at + QUEUED >= since.at);
+        backs_off || recent(failed) || recent(self.full) || may_have_joined
     }
 
     /// A request that waits will be told, or somebody's lease runs out.
