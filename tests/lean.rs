@@ -151,13 +151,14 @@ fn the_host_calls_of_each_kind_of_request() {
         ("reply", 1),
     ];
     assert_eq!(negative_hit, expected(&[&READ[..], &lookup].concat()));
-    // One reading of each table before the question, of the lease before it and after, and what writing takes; since
-    // when answers about the user count; and under which sizes the table of the other kind may hold an answer.
+    // One reading of each table before the question, of the lease before it and after, and what writing takes; how often
+    // the token has ended, before the question and around the writing; since when answers about the user count; and under
+    // which sizes the table of the other kind may hold an answer.
     let question = [
         ("clock", 2),
         ("dispatch", 1),
         ("select", 1),
-        ("read shared data", 8),
+        ("read shared data", 12),
         ("write shared data", 3),
         ("metric", 6),
     ];
