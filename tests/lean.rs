@@ -135,10 +135,10 @@ fn the_host_calls_of_each_kind_of_request() {
         pass_through,
         expected(&[&READ[..], &[("metric", 1)]].concat())
     );
-    // The token's lease, the sizes of the table of active answers, of which there is one, and its bucket.
+    // The count of its ends, the sizes of the table of active answers, of which there is one, and its bucket.
     let search = [("get response :status", 1), ("read shared data", 3)];
-    let clock = [("clock", 1)];
-    assert_eq!(forgotten, expected(&[&search[..], &clock].concat()));
+    let raised = [("write shared data", 1)];
+    assert_eq!(forgotten, expected(&[&search[..], &raised].concat()));
     // A bucket of each table, and since when answers of "inactive" count.
     let lookup = [
         ("clock", 1),
