@@ -363,7 +363,7 @@ impl<W> Resolver<W> {
                 }
                 State::Queued { place, .. } => {
                     self.limits.leave_line(place);
-                    self.end_by_cache(cb, key, flight);
+                    self.end_queued(cb, key, flight);
                 }
                 State::AwaitingPeer { .. } | State::Orphaned => {
                     self.fail(cb, key, flight, NoVerdict::Lost);
@@ -624,8 +624,8 @@ impl<W> Resolver<W> {
         })
     }
 
-    /// Ends a flight that has waited for too long: with the answer of another worker, or with no verdict.
-    fn end_by_cache<H: Backend>(
+    /// Ends a flight that has waited in line for too long, unless another worker has the answer by now.
+    fn end_queued<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
@@ -689,10 +689,10 @@ impl<W> Resolver<W> {
     /// The order matters: the entry is stored first, and whether the token has ended is looked up second. A logout counts
     /// the end first and removes the entry second, so one of the two sees the other. The lease is released last.
     ///
-    /// An answer from before an end, or one to an earlier question than another worker's answer, is of no use: the cache
-    /// is read again, and MAS is asked once more if it holds none. If that answer comes too late again, no request is
-    /// served by it: it gets no verdict. One that is too old by what MAS told of the user, and for the second time, does
-    /// serve those who wait, and is not kept: MAS's words come late, and often several at once.
+    /// An answer from before an end, or one to an earlier question than another worker's answer, serves nobody: the cache
+    /// is read again, and MAS is asked again if it holds none. Each further call takes a further end, and the requests
+    /// that wait have deadlines of their own. An answer that is too old by what MAS told of the user is asked for again
+    /// once: the second one serves those who wait, and is not kept. MAS's words come late, and often several at once.
     fn complete<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -722,13 +722,9 @@ impl<W> Resolver<W> {
         }
         let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
         self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
-        if (is_superseded || is_revoked) && !flight.call.is_repeated {
+        if is_superseded || is_revoked && !flight.call.is_repeated {
             flight.call.is_repeated = true;
             self.resume(cb, key, flight);
-            return;
-        }
-        if is_superseded {
-            self.end_by_cache(cb, key, flight);
             return;
         }
         let cached = |reader: &Upstream| upstream.cache.as_cached(&introspected, &reader.cache);
