@@ -49,6 +49,7 @@ mod start;
 mod support {
     pub mod envoy;
     pub mod http;
+    pub mod product_time;
     pub mod synapse;
 }
 #[path = "system/upstream.rs"]
