@@ -88,6 +88,7 @@ def endpoints():
         "blocked-encoded": "/%5fsynapse/metrics",
         "blocked-nested": "/a:x%" + "25" * 40 + "/y/_synapse/x",
         "blocked-nested-slashes": "/%5fsynapse%25252fmas%252525252f..%253b",
+        "blocked-nul": "/_synapse/%00\0;%2fx/mas",
         "blocked-parameter": "/_synapse/;%2fx/mas",
         "dots": "/_matrix/client/v3/%2e%2e/x?y=/z",
         "nested": "/%2525%2541%252525/_synapse%2525/%25",
@@ -130,6 +131,8 @@ def introspections():
         put("introspection", record["name"], f"{status}\n{media_type}\n-\n{record['response_body']}")
     for name, body in {
         "expires-in": b'{"x":{"expires_in":1}, "expires_in" : 300 ,"active":true,"username":null}',
+        "ended": b'{"active":true,"expires_in":-5,"username":"alice"}',
+        "last": b'{"active":true,"expires_in":0,"username":"alice"}',
         "list": b'[true,"urn:matrix:client:api:*","alice"]',
         "not-utf-8": b'{"active":false,"x":"\xff"}',
     }.items():

@@ -5,8 +5,12 @@
 //!
 //! The non-obvious rule: an entry may have been written under another configuration. It never holds longer than the
 //! reader's own `ttl` or `negative_ttl`, counted from before the question.
+//!
+//! Answers may come in another order than their questions were sent, since a worker may be busy for seconds. Of two
+//! answers to one question the one that was asked for later stays.
 
 pub mod bucket;
+pub mod ended;
 pub mod entry;
 pub mod epoch;
 pub mod expiry;
@@ -17,7 +21,7 @@ pub mod revocation;
 pub mod sizes;
 pub mod table;
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use self::{
     entry::{Entry, MAX_ANSWER_BYTES},
@@ -53,7 +57,7 @@ pub struct ActiveEntry {
     /// Which token.
     pub digest: TokenDigest,
     /// What MAS said.
-    pub answer: ActiveAnswer,
+    pub answer: Rc<ActiveAnswer>,
     /// Whose token it is.
     pub user: Option<UserKey>,
     /// When the token ends; `None` if it does not.
@@ -78,9 +82,33 @@ pub struct Introspected {
     pub answer: Answer,
     /// How much longer the token lives, as of some moment between the two: see [`Answer::lifetime`].
     pub lifetime: Option<Lifetime>,
+    /// Whose token it is, if it is active. Known here, since a digest costs as much as half a host call.
+    user: Option<UserKey>,
 }
 
 impl Introspected {
+    /// Returns the answer about the token of this digest.
+    pub fn new(
+        digest: TokenDigest,
+        asked_at: Instant,
+        answered_at: Instant,
+        answer: Answer,
+        lifetime: Option<Lifetime>,
+    ) -> Self {
+        let user = match &answer {
+            Answer::Active(answer) => UserKey::of_token(&answer.token),
+            Answer::Inactive(_) => None,
+        };
+        Self {
+            digest,
+            asked_at,
+            answered_at,
+            answer,
+            lifetime,
+            user,
+        }
+    }
+
     /// Whether MAS said that the token is active.
     pub fn is_active(&self) -> bool {
         matches!(self.answer, Answer::Active(_))
@@ -94,6 +122,8 @@ pub struct StoreOutcome {
     pub invalidated: bool,
     /// The answer is in the shared cache.
     pub stored: bool,
+    /// It is not, because the cache has the answer to a later question.
+    pub is_superseded: bool,
     /// It is not, because it is longer than [`MAX_ANSWER_BYTES`].
     pub is_too_long: bool,
     /// What had to make room for it.
@@ -256,9 +286,9 @@ impl SharedCache {
     /// Whether what MAS told the homeserver since the question was sent voids the answer.
     pub fn is_revoked(&self, store: &impl Store, asked: &Introspected) -> bool {
         match &asked.answer {
-            Answer::Active(answer) => UserKey::of_token(&answer.token).is_some_and(|user| {
+            Answer::Active(answer) => asked.user.as_ref().is_some_and(|user| {
                 self.revocations
-                    .revokes_active(store, &user, &answer.token, asked.asked_at)
+                    .revokes_active(store, user, &answer.token, asked.asked_at)
             }),
             Answer::Inactive(_) => self
                 .revocations
@@ -270,32 +300,38 @@ impl SharedCache {
     ///
     /// An active answer ends at the earliest moment at which its token may end; the expiry proves the token
     /// inactive only from the latest. In between, MAS is asked.
+    ///
+    /// The order matters: an answer is written to its own table first, and the other table is looked into second. So
+    /// of two workers that store answers of both kinds at once, one sees the other's answer, and the earlier one goes.
     pub fn store(&self, store: &impl Store, asked: &Introspected) -> StoreOutcome {
         let (key, now) = (self.question(&asked.digest), asked.answered_at);
         let mut entry = self.entry(asked);
         let is_fresh = now < entry.kept_until;
-        let mut invalidated = false;
+        let (own, other) = match &asked.answer {
+            Answer::Active(_) => (&self.active, &self.negative),
+            Answer::Inactive(_) => (&self.negative, &self.active),
+        };
+        // Another MAS may know the token: its answers stay.
+        let mut removed = Vec::new();
+        if !asked.is_active() {
+            removed = other.remove_question(store, &key, asked.asked_at);
+            entry.user = removed.iter().find_map(|removed| removed.user);
+        }
         let mut written = Written::default();
-        match &asked.answer {
-            Answer::Active(_) => {
-                self.negative.remove_question(store, &key);
-                if is_fresh {
-                    written = self.active.put(store, &entry, now);
-                }
-            }
-            Answer::Inactive(_) => {
-                // Another MAS may know the token: its answers stay.
-                let removed = self.active.remove_question(store, &key);
-                invalidated = !removed.is_empty();
-                entry.user = removed.iter().find_map(|removed| removed.user);
-                if is_fresh {
-                    written = self.negative.put(store, &entry, now);
-                }
-            }
+        if is_fresh {
+            written = own.put(store, &entry, now);
+        }
+        removed.extend(other.remove_question(store, &key, asked.asked_at));
+        let later = other.find(store, &key, now);
+        if later.is_some_and(|later| later.asked_at > asked.asked_at) {
+            own.remove_question(store, &key, asked.asked_at);
+            written.stored = false;
+            written.is_superseded = true;
         }
         StoreOutcome {
-            invalidated,
+            invalidated: !asked.is_active() && !removed.is_empty(),
             stored: written.stored,
+            is_superseded: written.is_superseded,
             is_too_long: is_fresh && entry.answer.body().len() > MAX_ANSWER_BYTES,
             evicted: written.evicted,
         }
@@ -315,9 +351,9 @@ impl SharedCache {
     }
 
     fn entry(&self, asked: &Introspected) -> Entry {
-        let (ttl, user) = match &asked.answer {
-            Answer::Active(answer) => (self.ttl, UserKey::of_token(&answer.token)),
-            Answer::Inactive(_) => (self.negative_ttl, None),
+        let ttl = match &asked.answer {
+            Answer::Active(_) => self.ttl,
+            Answer::Inactive(_) => self.negative_ttl,
         };
         let expiry = asked
             .lifetime
@@ -326,7 +362,7 @@ impl SharedCache {
         Entry {
             digest: asked.digest,
             fingerprint: self.fingerprint,
-            user,
+            user: asked.user,
             used_at: asked.answered_at,
             asked_at: asked.asked_at,
             kept_until: expiry.map_or(end, |expiry| end.min(expiry.earliest)),
@@ -371,9 +407,6 @@ fn hit(found: bool) -> Hit {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::{host::memory::MemoryStore, mas::provisioning::Revocation};
 
@@ -424,13 +457,13 @@ mod tests {
         answered_at: f64,
         answer: &Answer,
     ) {
-        let asked = Introspected {
-            digest: TokenDigest::of(b"token"),
-            asked_at: seconds(asked_at),
-            answered_at: seconds(answered_at),
-            lifetime: answer.lifetime(None),
-            answer: answer.clone(),
-        };
+        let asked = Introspected::new(
+            TokenDigest::of(b"token"),
+            seconds(asked_at),
+            seconds(answered_at),
+            answer.clone(),
+            answer.lifetime(None),
+        );
         cache.store(store, &asked);
     }
 
@@ -504,6 +537,66 @@ mod tests {
         keep(&cache, &store, 2.0, 2.0, &active(None));
         assert!(is_alice(find(2.0)));
         assert_eq!(find(130.0), None);
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_question_takes_the_place_of_none() {
+        for (earlier, later) in [
+            (active(None), inactive()),
+            (inactive(), active(None)),
+            (active(None), active(Some(30))),
+        ] {
+            for negative_ttl in [10, 0] {
+                let settings = config::Cache {
+                    negative_ttl: Duration::from_secs(negative_ttl),
+                    ..settings()
+                };
+                let late = SharedCache::new(&settings, FINGERPRINT);
+                let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+                let find = || cache().lookup(&store, &digest, seconds(3.0), |_| {});
+                keep(&cache(), &store, 1.0, 2.0, &later);
+                let expected = find();
+                let (asked_at, answered_at) = (seconds(0.999), seconds(3.0));
+                let asked = Introspected::new(digest, asked_at, answered_at, earlier.clone(), None);
+                let outcome = late.store(&store, &asked);
+                assert!(outcome.is_superseded && !outcome.stored && !outcome.invalidated);
+                assert!(expected.is_some() && find() == expected);
+            }
+        }
+    }
+
+    /// Another worker stores the answer to a later question while this one stores its own.
+    #[test]
+    fn of_answers_that_are_stored_at_once_the_later_one_stays() {
+        for later_is_active in [true, false] {
+            let kinds = [active(None), inactive()];
+            let [earlier, later] = if later_is_active {
+                [&kinds[1], &kinds[0]]
+            } else {
+                [&kinds[0], &kinds[1]]
+            };
+            for (first, second) in [(earlier, later), (later, earlier)] {
+                let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+                // The tables are registered before the race.
+                keep(&cache(), &store, 0.0, 0.0, &active(None));
+                keep(&cache(), &store, 0.5, 0.5, &inactive());
+                let asked_at = |answer| {
+                    if std::ptr::eq(answer, later) {
+                        1.0
+                    } else {
+                        0.0
+                    }
+                };
+                let (interfering, at) = (second.clone(), asked_at(second));
+                *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
+                    keep(&cache(), store, at, 2.0, &interfering);
+                }));
+                keep(&cache(), &store, asked_at(first), 2.0, first);
+                let found = cache().lookup(&store, &digest, seconds(2.0), |_| {});
+                assert_eq!(is_alice(found.clone()), later_is_active);
+                assert!(found.is_some());
+            }
+        }
     }
 
     #[test]
@@ -629,13 +722,13 @@ mod tests {
             let ttl = Duration::from_secs(ttl);
             SharedCache::new(&config::Cache { ttl, ..settings() }, FINGERPRINT)
         };
-        let asked = Introspected {
-            digest: TokenDigest::of(b"token"),
-            asked_at: seconds(0.0),
-            answered_at: seconds(0.2),
-            answer: active(None),
-            lifetime: None,
-        };
+        let asked = Introspected::new(
+            TokenDigest::of(b"token"),
+            seconds(0.0),
+            seconds(0.2),
+            active(None),
+            None,
+        );
         let writer = cache();
         writer.store(&store, &asked);
         for ttl in [20, 120, 600] {
@@ -700,13 +793,8 @@ mod tests {
         let live: Vec<_> = (0..16_u8).map(|n| TokenDigest::of(&[b'l', n])).collect();
         let keep = |digest: TokenDigest, at: f64, answer: Answer| {
             let (asked_at, answered_at) = (seconds(at), seconds(at));
-            let asked = Introspected {
-                digest,
-                asked_at,
-                answered_at,
-                lifetime: answer.lifetime(None),
-                answer,
-            };
+            let lifetime = answer.lifetime(None);
+            let asked = Introspected::new(digest, asked_at, answered_at, answer, lifetime);
             cache.store(&store, &asked);
         };
         for digest in &live {

@@ -86,7 +86,7 @@ pub struct Config {
     pub learn_from_refusals: bool,
     /// The built-in endpoint table, the rules that are tried before it, and where MAS lives.
     pub endpoints: Endpoints,
-    /// How many unknown tokens one source may bring; `None` is without limit.
+    /// How many inactive tokens one client address may bring; `None` is without limit.
     pub unknown_token_budget: Option<UnknownTokenBudget>,
 }
 
@@ -131,7 +131,7 @@ pub struct Cache {
     pub local_entries: usize,
 }
 
-/// `unknown_token_budget`: how many unknown tokens one source may bring.
+/// `unknown_token_budget`: how many inactive tokens one client address may bring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownTokenBudget {
     /// Tokens per source and window.
@@ -214,33 +214,30 @@ pub struct IdentityHeaders {
 }
 
 impl IdentityHeaders {
-    /// Every name that a client must not be able to send: the configured ones, and the default names
-    /// even when they are turned off, since their readers expect them to be the edge's.
-    pub fn reserved(&self) -> impl Iterator<Item = &str> {
+    /// Returns whether a server may take a field of this name for an identity header: for a configured one, or for one
+    /// of the default names even when they are turned off, since their readers expect them to be the edge's.
+    ///
+    /// To some servers all separators are one: what reaches a program by CGI, WSGI or the like has `_` in place of `-`,
+    /// and in some of every byte that is no letter or digit.
+    #[inline]
+    pub fn is_reserved(&self, name: &[u8]) -> bool {
+        // They all begin with `x-`, and most headers of a request do not.
+        matches!(name, [b'x' | b'X', ..]) && self.is_identity(name)
+    }
+
+    fn is_identity(&self, name: &[u8]) -> bool {
         let configured = [
             &self.user_id,
             &self.device_id,
             &self.client_id,
             &self.scope,
             &self.token_kind,
-        ]
-        .into_iter()
-        .filter_map(|name| name.as_deref());
-        let defaults = [(&self.user_id, USER_ID), (&self.device_id, DEVICE_ID)]
-            .into_iter()
-            .filter_map(|(name, default)| (name.as_deref() != Some(default)).then_some(default));
-        configured.chain(defaults)
-    }
-
-    /// Returns whether a server may take a field of this name for one of [`Self::reserved`]. To some servers all
-    /// separators are one: what reaches a program by CGI, WSGI or the like has `_` in place of `-`, and in some of
-    /// every byte that is no letter or digit.
-    pub fn is_reserved(&self, name: &[u8]) -> bool {
-        // They all begin with `x-`, and nearly every header of a request does not.
-        matches!(name, [b'x' | b'X', ..])
-            && self
-                .reserved()
-                .any(|reserved| header_name::may_be(name, reserved))
+        ];
+        let is_configured = configured.into_iter().any(|configured| {
+            let configured = configured.as_deref();
+            configured.is_some_and(|configured| header_name::may_be(name, configured))
+        });
+        is_configured || header_name::may_be(name, USER_ID) || header_name::may_be(name, DEVICE_ID)
     }
 }
 

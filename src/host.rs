@@ -74,13 +74,12 @@ pub enum NotSent {
     Refused,
 }
 
-/// Counters, gauges and histograms.
+/// Counters and histograms.
 pub trait Metrics {
     /// Makes the series of `metric` exist, at 0 if nothing has been counted.
     fn define(&self, metric: Metric);
 
-    /// Adds `value` to a counter or gauge, or takes it as a sample of a histogram. Only a gauge takes a
-    /// negative value.
+    /// Adds `value` to a counter, or takes it as a sample of a histogram. It is not negative.
     fn record(&self, metric: Metric, value: i64);
 
     /// Adds one to a counter.

@@ -40,13 +40,14 @@
 pub mod cache;
 pub mod clock;
 pub mod config;
-#[cfg(target_os = "wasi")]
+#[cfg(all(target_os = "wasi", not(test)))]
 mod envoy;
 pub mod form;
 pub mod host;
 pub mod mas;
 pub mod matrix;
 pub mod metrics;
+pub mod multilinear;
 pub mod resolver;
 pub mod role;
 pub mod sorted;

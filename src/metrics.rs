@@ -33,9 +33,7 @@ pub enum Metric {
     Invalidated(InvalidationReason),
     /// An introspection call ended: `active`, `inactive`, or why there is no verdict.
     Introspection(IntrospectionOutcome),
-    /// Introspection calls under way in all workers.
-    InFlight,
-    /// How long an introspection call took, as a histogram in milliseconds.
+    /// How long an introspection call took that has ended, as a histogram in milliseconds.
     IntrospectionMillis,
     /// How long a request was held, as a histogram in milliseconds.
     HeldMillis,
@@ -137,7 +135,7 @@ label_values! {
     InvalidHeader = "invalid_header",
     /// The token belongs to no user.
     InvalidUsername = "invalid_username",
-    /// The client brought too many unknown tokens.
+    /// The client brought too many inactive tokens.
     LimitExceeded = "limit_exceeded",
     /// There is no token where one is needed.
     MissingToken = "missing_token",
@@ -195,7 +193,7 @@ pub enum Outcome {
     InactiveOffline,
     /// MAS was asked, or should have been, and there is no verdict.
     NoVerdict,
-    /// The source of the request brought too many unknown tokens.
+    /// The client brought too many inactive tokens.
     OverBudget,
     /// No verdict was needed or possible: public endpoint, no token, appservice token.
     NotAsked,
@@ -246,8 +244,6 @@ label_values! {
 pub enum Kind {
     /// Only grows.
     Counter,
-    /// Goes up and down.
-    Gauge,
     /// Collects samples.
     Histogram,
 }
@@ -259,11 +255,10 @@ type Label = (&'static str, &'static str);
 const NONE: Label = ("", "");
 
 impl Metric {
-    /// Counter, gauge or histogram.
+    /// Counter or histogram. There is no gauge: what a VM adds to one stays there when the VM fails.
     pub fn kind(self) -> Kind {
         match self {
             Self::IntrospectionMillis | Self::HeldMillis => Kind::Histogram,
-            Self::InFlight => Kind::Gauge,
             _ => Kind::Counter,
         }
     }
@@ -310,7 +305,6 @@ impl Metric {
             Self::Introspection(outcome) => {
                 ("introspections_total", [("outcome", outcome.label()), NONE])
             }
-            Self::InFlight => ("introspections_in_flight", [NONE; 2]),
             Self::IntrospectionMillis => ("introspection_duration_milliseconds", [NONE; 2]),
             Self::HeldMillis => ("held_duration_milliseconds", [NONE; 2]),
             Self::Rejected(reason) => ("rejections_total", [("reason", reason.label()), NONE]),
@@ -398,9 +392,6 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
 

@@ -38,7 +38,7 @@ use self::{
     client::ClientKey,
     failure::FailureLog,
     flight::{Flight, Flights, Full, State},
-    lease::{LEASE, Marks, Tombstone},
+    lease::{LEASE, Tombstone},
     limits::Limits,
     line::Turn,
     load::Slot,
@@ -57,7 +57,7 @@ pub use self::{
 };
 use crate::{
     cache::{
-        ActiveEntry, Cached, Introspected, SharedCache,
+        ActiveEntry, Cached, Introspected, SharedCache, StoreOutcome,
         epoch::{Stamp, Subject},
         question::QuestionKey,
         table::Removed,
@@ -107,9 +107,6 @@ pub struct Resolver<W> {
     reports: Reports,
     /// When this worker last looked at deadlines.
     ticked_at: Option<Instant>,
-    /// Calls dropped with their root context, not yet subtracted from the in-flight gauge. The next tick
-    /// does it: the end of a root gets no host.
-    lost_calls: usize,
     /// How many requests have gone on before their question was resolved: the number of the next.
     passed: u64,
     resolutions: VecDeque<Resolution<W>>,
@@ -125,7 +122,6 @@ impl<W> Default for Resolver<W> {
             long_answers: LongAnswers::default(),
             reports: Reports::default(),
             ticked_at: None,
-            lost_calls: 0,
             passed: 0,
             resolutions: VecDeque::new(),
         }
@@ -261,13 +257,12 @@ impl<W> Resolver<W> {
     /// Forgets answers in all workers, also those that are on their way. Returns
     /// whose token it was, if a token's answer was removed.
     ///
-    /// Nothing is written for a token that has no entry and no call under way: anyone can name such a token. One that is asked
-    /// about may be invented too, so only the removal of an answer is told to the other workers, by their epoch. A
-    /// mark on the lease is enough for the rest: no worker keeps a grant of an answer that is not in the shared
-    /// cache, and the holder of the lease takes out what it stores, and tells of it, or does not store it.
+    /// Anyone can name an invented token, so only the removal of an answer is told to the other workers, by their epoch. The
+    /// count of the token's ends is enough for the rest: no worker keeps a grant of an answer that is not in the shared
+    /// cache, and one that asks about the token takes out what it stores, and tells of it, or does not store it.
     ///
-    /// The order matters: the lease is marked first and the answer removed second. The holder stores first and reads
-    /// the mark second, so one of the two sees the other.
+    /// The order matters: the end is counted first and the answer removed second. The worker that asks stores first and
+    /// reads the count second, so one of the two sees the other.
     pub fn invalidate<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -277,7 +272,7 @@ impl<W> Resolver<W> {
     ) -> Option<UserKey> {
         match what {
             Invalidation::Token(token) => {
-                self.workers.invalidate_leases(cb, token);
+                self.workers.end(cb, token);
                 let removed = cache.remove_active(cb.host, token);
                 if removed.is_some() {
                     self.workers.announce(cb, Subject::Token(token), reason);
@@ -311,11 +306,7 @@ impl<W> Resolver<W> {
             return;
         };
         let now = cb.now();
-        cb.host.record(Metric::InFlight, -1);
-        cb.host.record(
-            Metric::IntrospectionMillis,
-            millis(now.since(flight.asked_at)),
-        );
+        note_duration(cb, &flight);
         let answer = introspection::read(response);
         let outcome = match &answer {
             Ok(Answer::Active(_)) => Some(IntrospectionOutcome::Active),
@@ -325,13 +316,9 @@ impl<W> Resolver<W> {
         count_outcome(cb, outcome);
         match answer {
             Ok(answer) => {
-                let introspected = Introspected {
-                    digest: key.digest,
-                    asked_at: flight.asked_at,
-                    answered_at: now,
-                    lifetime: answer.lifetime(response.lifetime),
-                    answer,
-                };
+                let lifetime = answer.lifetime(response.lifetime);
+                let introspected =
+                    Introspected::new(key.digest, flight.asked_at, now, answer, lifetime);
                 self.complete(cb, key, flight, introspected);
             }
             Err(why) => self.fail(cb, key, flight, why),
@@ -370,7 +357,7 @@ impl<W> Resolver<W> {
         while let Some((key, flight)) = self.flights.pop_expired(now) {
             match flight.state {
                 State::Calling { .. } => {
-                    cb.host.record(Metric::InFlight, -1);
+                    note_duration(cb, &flight);
                     count_outcome(cb, NoVerdict::Lost.outcome());
                     self.fail(cb, key, flight, NoVerdict::Lost);
                 }
@@ -382,11 +369,6 @@ impl<W> Resolver<W> {
                     self.fail(cb, key, flight, NoVerdict::Lost);
                 }
             }
-        }
-        let lost_calls = std::mem::take(&mut self.lost_calls);
-        if lost_calls > 0 {
-            let lost_calls = i64::try_from(lost_calls).unwrap_or(i64::MAX);
-            cb.host.record(Metric::InFlight, -lost_calls);
         }
         // The calls go on, and their answers will be kept.
         let timed_out = self
@@ -423,7 +405,7 @@ impl<W> Resolver<W> {
     /// waited for one are asked about again at their next tick.
     pub fn on_root_end(&mut self, root: RootId) {
         self.workers.on_root_end(root);
-        self.lost_calls += self.flights.root_ended(root);
+        self.flights.root_ended(root);
     }
 
     /// Returns the epoch counters of a token and its user, as of the last tick or hint.
@@ -509,7 +491,8 @@ impl<W> Resolver<W> {
         let key = query.key();
         let state = match self.workers.acquire(cb, upstream, &key, |_| true) {
             Acquisition::Hit(cached) => return Ok(Start::Hit(cached)),
-            Acquisition::Failed(entry) => return Ok(Start::Stale(entry)),
+            Acquisition::Failed(Some(entry)) => return Ok(Start::Stale(entry)),
+            Acquisition::Failed(None) => return Err(NoVerdict::Elsewhere),
             Acquisition::Peer { check_at } => {
                 cb.host.count(Metric::LeaseWait);
                 State::AwaitingPeer { check_at }
@@ -559,16 +542,15 @@ impl<W> Resolver<W> {
         call: &CallContext,
         leased: bool,
     ) -> Result<State, NoVerdict> {
+        let ends = self.workers.ends(cb, call.digest());
         match call.send(cb.host, cb.root) {
-            Ok(id) => {
-                cb.host.record(Metric::InFlight, 1);
-                Ok(State::Calling {
-                    call: id,
-                    root: cb.root,
-                    slot: call.slot(),
-                    leased,
-                })
-            }
+            Ok(id) => Ok(State::Calling {
+                call: id,
+                root: cb.root,
+                slot: call.slot(),
+                leased,
+                ends,
+            }),
             Err(not_sent) => {
                 let why = match not_sent {
                     NotSent::UnknownCluster => NoVerdict::UnknownCluster,
@@ -704,9 +686,13 @@ impl<W> Resolver<W> {
 impl<W> Resolver<W> {
     /// Stores an answer and gives it to the requests that wait, in this worker and in others.
     ///
-    /// The order matters: the entry is stored before the lease is released, and the lease's mark is read with
-    /// its release. A logout marks the lease first and removes the entry second, so one of the two sees the
-    /// other.
+    /// The order matters: the entry is stored first, and whether the token has ended is looked up second. A logout counts
+    /// the end first and removes the entry second, so one of the two sees the other. The lease is released last.
+    ///
+    /// An answer from before an end, or one to an earlier question than another worker's answer, serves nobody: the cache
+    /// is read again, and MAS is asked again if it holds none. Each further call takes a further end, and the requests
+    /// that wait have deadlines of their own. An answer that is too old by what MAS told of the user is asked for again
+    /// once: the second one serves those who wait, and is not kept. MAS's words come late, and often several at once.
     fn complete<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -717,26 +703,32 @@ impl<W> Resolver<W> {
         let upstream = Rc::clone(&flight.call.upstream);
         self.failures.remove(&key);
         self.reports.note_answer(cb, &upstream);
-        let mut is_outdated = self.is_outdated(cb, &upstream, &key, &introspected);
-        let is_stored = !is_outdated && self.store(cb, &upstream, &introspected);
-        let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
-        let marks = self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
-        if marks.invalidated && is_stored && introspected.is_active() {
-            // The token ended between the look and the writing.
+        let has_ended = self.has_ended(cb, &key, &flight, &introspected);
+        let is_revoked = upstream.cache.is_revoked(cb.host, &introspected);
+        let mut is_superseded = has_ended;
+        let (mut is_stored, mut is_cached) = (false, false);
+        if !has_ended && !is_revoked {
+            let outcome = self.store(cb, &upstream, &introspected);
+            (is_stored, is_superseded) = (outcome.stored, outcome.is_superseded);
+            // Telling of what it pushed out, this worker has read the epochs anew: it would miss that another worker has
+            // pushed out this answer meanwhile. So it keeps none of it for itself.
+            is_cached = is_stored && outcome.evicted.is_empty();
+        }
+        if is_stored && self.has_ended(cb, &key, &flight, &introspected) {
+            // Between the look and the writing.
             let what = Invalidation::Token(&key.digest);
             self.invalidate(cb, &upstream.cache, what, InvalidationReason::Introspection);
-            is_outdated = true;
+            (is_stored, is_superseded) = (false, true);
         }
-        if is_outdated && !flight.call.is_repeated {
-            // Once. A second invalidation during the repeated call is not chased: its answer serves the
-            // requests that wait, and is not kept.
+        let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
+        self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
+        if is_superseded || is_revoked && !flight.call.is_repeated {
             flight.call.is_repeated = true;
             self.resume(cb, key, flight);
             return;
         }
         let cached = |reader: &Upstream| upstream.cache.as_cached(&introspected, &reader.cache);
         self.limits.charge(cb, &flight.call, &cached(&upstream));
-        let is_cached = is_stored && !is_outdated;
         // Each by its own configuration, which may let an answer hold less long.
         for waiters in by_upstream(flight.waiters) {
             if let Some((_, waiting)) = waiters.first() {
@@ -746,7 +738,8 @@ impl<W> Resolver<W> {
         }
     }
 
-    /// Ends a flight without a verdict.
+    /// Ends a flight without a verdict. A call that failed holds off the next one, in all workers: calls about a token begin
+    /// a second apart, so one that took longer holds off none. Where a stale answer serves, the second counts from the end.
     fn fail<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -760,7 +753,12 @@ impl<W> Resolver<W> {
             self.stand_in(cb, &upstream, &key.digest, why).verdict,
             Verdict::Active(_)
         );
-        let tombstone = serves_stale.then_some(Tombstone::Failed(cb.now()));
+        let tombstone = if serves_stale {
+            Some(Tombstone::Failed(cb.now()))
+        } else {
+            let begun = Tombstone::Failed(flight.asked_at);
+            why.may_have_asked().then_some(begun)
+        };
         self.end_call(cb, key, &flight, Hint::Failed(key), tombstone);
         self.resolve_without_verdict(cb, &key.digest, flight.waiters, why);
     }
@@ -799,7 +797,11 @@ impl<W> Resolver<W> {
                 self.resume(cb, key, flight);
                 return;
             }
-            Acquisition::Failed(entry) => {
+            Acquisition::Failed(None) => {
+                self.fail(cb, key, flight, NoVerdict::Elsewhere);
+                return;
+            }
+            Acquisition::Failed(Some(entry)) => {
                 let waiters = flight.waiters.take(&is_own);
                 let found = self.serve_stale(cb, key, entry);
                 self.resolutions.push_back(Resolution { found, waiters });
@@ -856,25 +858,27 @@ impl<W> Resolver<W> {
         }
     }
 
-    /// Returns whether the token or its user changed while the answer was on its way.
-    fn is_outdated<H: Backend>(
-        &mut self,
+    /// Returns whether the token, which MAS called active, has ended since MAS was asked.
+    fn has_ended<H: Backend>(
+        &self,
         cb: &Callback<'_, H>,
-        upstream: &Upstream,
         key: &QuestionKey,
+        flight: &Pending<W>,
         introspected: &Introspected,
     ) -> bool {
-        let has_ended = introspected.is_active() && self.workers.is_invalidated(cb, key);
-        has_ended || upstream.cache.is_revoked(cb.host, introspected)
+        let State::Calling { ends, .. } = flight.state else {
+            return false;
+        };
+        introspected.is_active() && self.workers.ends(cb, &key.digest) != ends
     }
 
-    /// Writes an answer to the shared cache. Returns whether it is there.
+    /// Writes an answer to the shared cache.
     fn store<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         upstream: &Upstream,
         introspected: &Introspected,
-    ) -> bool {
+    ) -> StoreOutcome {
         let outcome = upstream.cache.store(cb.host, introspected);
         let table = match introspected.answer {
             Answer::Active(_) => metrics::Table::Active,
@@ -902,10 +906,10 @@ impl<W> Resolver<W> {
                 self.workers.void_evicted(cb, digest);
             }
         }
-        outcome.stored
+        outcome
     }
 
-    /// Releases the flight's lease, if it has one. Returns the lease's marks.
+    /// Releases the flight's lease, if it has one.
     fn end_call<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -913,10 +917,9 @@ impl<W> Resolver<W> {
         flight: &Pending<W>,
         hint: Hint,
         tombstone: Option<Tombstone>,
-    ) -> Marks {
-        match flight.state {
-            State::Calling { leased: true, .. } => self.workers.release(cb, key, hint, tombstone),
-            _ => Marks::default(),
+    ) {
+        if let State::Calling { leased: true, .. } = flight.state {
+            self.workers.release(cb, key, hint, tombstone);
         }
     }
 
@@ -1089,6 +1092,12 @@ fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {
     let why = NoVerdict::Overloaded;
     count_outcome(cb, why.outcome());
     why
+}
+
+/// Notes how long a call took that has ended. The sum of it, by the second, is how many calls are under way.
+fn note_duration<H: Backend, W>(cb: &Callback<'_, H>, flight: &Pending<W>) {
+    let took = millis(cb.now().since(flight.asked_at));
+    cb.host.record(Metric::IntrospectionMillis, took);
 }
 
 fn count_outcome<H: Backend>(cb: &Callback<'_, H>, outcome: Option<IntrospectionOutcome>) {

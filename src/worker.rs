@@ -64,6 +64,14 @@ impl AnyExchange {
         }
     }
 
+    fn set_whole(&self) {
+        match self {
+            Self::Gateway(exchange) => exchange.set_whole(),
+            Self::Introspection(exchange) => exchange.set_whole(),
+            Self::Provisioning(exchange) => exchange.set_whole(),
+        }
+    }
+
     fn root(&self) -> RootId {
         match self {
             Self::Gateway(exchange) => exchange.plugin.root,
@@ -132,6 +140,9 @@ impl Worker {
             self.resolver.start(&cb);
         }
         let exchange = AnyExchange::new(plugin, stream);
+        if is_whole {
+            exchange.set_whole();
+        }
         let resolver = &mut self.resolver;
         match &exchange {
             AnyExchange::Gateway(exchange) => {
@@ -151,6 +162,9 @@ impl Worker {
 
     /// Takes in a piece of a request's body, if the exchange wants it.
     pub fn on_request_body(&mut self, host: &impl Host, exchange: &AnyExchange, chunk: Chunk) {
+        if chunk.is_last {
+            exchange.set_whole();
+        }
         if !exchange.wants().request_body {
             return;
         }

@@ -2,6 +2,9 @@
 
 #![cfg(not(target_arch = "wasm32"))]
 
+#[path = "support/every_key.rs"]
+mod every_key;
+
 use std::time::Duration;
 
 use matrix_edge_auth::config::{
@@ -94,43 +97,11 @@ fn the_defaults_are_those_of_the_contract() {
     assert!(!config.filter_state);
 }
 
-/// A configuration with every key of the contract.
+/// A configuration with every key of the contract, one header turned off.
 fn all() -> Value {
-    json!({
-        "role": "gateway",
-        "server_name": "[2001:db8::1]:8448",
-        "introspection": {
-            "cluster": "mas",
-            "authority": "auth.example.org:8443",
-            "path": "/prefix/oauth2/introspect",
-            "timeout": "500ms",
-            "credential": {"basic": {"client_id": "id", "client_secret": {"value": "s"}}},
-            "max_in_flight": 1,
-            "retries": 2,
-            "shard_by_token": true,
-        },
-        "cache": {
-            "ttl": "1h", "negative_ttl": "0s", "stale_if_error": "2m", "refresh_ahead": false,
-            "slots": 1, "negative_slots": 4_194_304, "local_entries": 0,
-        },
-        "mode": "shadow",
-        "on_introspection_failure": "pass",
-        "unrecognized_tokens": "introspect",
-        "appservice_tokens": ["0123456789abcdef".repeat(4)],
-        "query_token": "reject",
-        "form_tokens": "reject",
-        "identity_headers": {
-            "user_id": "x-user", "device_id": null, "client_id": "x-client", "scope": "x-scope",
-            "token_kind": "x-kind",
-        },
-        "filter_state": true,
-        "learn_from_refusals": false,
-        "endpoints": [
-            {"prefix": "/_matrix/client/unstable/org.example/", "auth": "required"},
-            {"exact": "/a", "methods": ["GET", "PUT"], "auth": "foreign"},
-        ],
-        "unknown_token_budget": {"per_source": 50, "window": "10s"},
-    })
+    let mut configuration = every_key::gateway();
+    configuration["identity_headers"]["device_id"] = Value::Null;
+    configuration
 }
 
 #[test]

@@ -89,13 +89,7 @@ fn ours(trace: &[usize]) -> f64 {
         if cache.lookup(&store, &digest, now, |_| {}).is_some() {
             hits += usize::from(number >= WARM_UP);
         } else {
-            let asked = Introspected {
-                digest,
-                asked_at: now,
-                answered_at: now,
-                answer: answer.clone(),
-                lifetime: None,
-            };
+            let asked = Introspected::new(digest, now, now, answer.clone(), None);
             cache.store(&store, &asked);
         }
     }

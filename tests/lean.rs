@@ -135,10 +135,10 @@ fn the_host_calls_of_each_kind_of_request() {
         pass_through,
         expected(&[&READ[..], &[("metric", 1)]].concat())
     );
-    // The token's lease, the sizes of the table of active answers, of which there is one, and its bucket.
+    // The count of its ends, the sizes of the table of active answers, of which there is one, and its bucket.
     let search = [("get response :status", 1), ("read shared data", 3)];
-    let clock = [("clock", 1)];
-    assert_eq!(forgotten, expected(&[&search[..], &clock].concat()));
+    let raised = [("write shared data", 1)];
+    assert_eq!(forgotten, expected(&[&search[..], &raised].concat()));
     // A bucket of each table, and since when answers of "inactive" count.
     let lookup = [
         ("clock", 1),
@@ -147,15 +147,16 @@ fn the_host_calls_of_each_kind_of_request() {
         ("reply", 1),
     ];
     assert_eq!(negative_hit, expected(&[&READ[..], &lookup].concat()));
-    // One reading of each table before the question, of the lease, and what writing takes; since when answers
-    // about the user count; and under which sizes the table of the other kind may hold an answer.
+    // One reading of each table before the question, of the lease before it and after, and what writing takes; how often
+    // the token has ended, before the question and around the writing; since when answers about the user count; and under
+    // which sizes the table of the other kind may hold an answer.
     let question = [
         ("clock", 2),
         ("dispatch", 1),
         ("select", 1),
-        ("read shared data", 9),
+        ("read shared data", 12),
         ("write shared data", 3),
-        ("metric", 8),
+        ("metric", 6),
     ];
     let passes = [
         ("add x-matrix-user-id", 1),
@@ -164,9 +165,8 @@ fn the_host_calls_of_each_kind_of_request() {
     ];
     assert_eq!(miss, expected(&[&READ[..], &question, &passes].concat()));
     let mut rejected = expected(&[&READ[..], &question, &[("reply", 1)]].concat());
-    // The lease does not matter, but the reason does.
-    rejected.insert("read shared data".to_owned(), 8);
-    rejected.insert("metric".to_owned(), 9);
+    // The reason is counted.
+    rejected.insert("metric".to_owned(), 7);
     assert_eq!(invented, rejected);
 }
 

@@ -8,14 +8,20 @@ mod simulated;
 
 #[path = "scenarios/attack.rs"]
 mod attack;
+#[path = "scenarios/backoff.rs"]
+mod backoff;
 #[path = "scenarios/bodies.rs"]
 mod bodies;
 #[path = "scenarios/budget.rs"]
 mod budget;
 #[path = "scenarios/chain.rs"]
 mod chain;
+#[path = "scenarios/client_routes.rs"]
+mod client_routes;
 #[path = "scenarios/configuration.rs"]
 mod configuration;
+#[path = "scenarios/expiry.rs"]
+mod expiry;
 #[path = "scenarios/faults.rs"]
 mod faults;
 #[path = "scenarios/gateway.rs"]

@@ -9,6 +9,8 @@
 mod agreement;
 #[path = "schema/documents.rs"]
 mod documents;
+#[path = "support/every_key.rs"]
+mod every_key;
 #[path = "schema/reader.rs"]
 mod reader;
 #[path = "schema/values.rs"]

@@ -29,7 +29,7 @@ const QUIET_TIME: Duration = Duration::from_secs(10);
 const MAX_IN_FLIGHT: usize = 256;
 const LIVE: usize = 1_000;
 
-const GAUGE: &str = "wasmcustom.matrix_edge_auth_introspections_in_flight";
+const GAUGE: &str = "cluster.mas.upstream_rq_active";
 const LOOK: Duration = Duration::from_millis(250);
 
 /// What becomes of those who are too many, and of live sessions: two workers that share the processors with

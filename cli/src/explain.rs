@@ -124,7 +124,7 @@ fn outcomes(config: &Config, method: &str, path: &str) -> Vec<(&'static str, Str
     let mut all = vec![
         ("no token", outcome(config, method, path, None, dead())),
         (
-            "a dead token",
+            "an inactive token",
             outcome(config, method, path, Some(TOKEN), dead()),
         ),
         (

@@ -39,7 +39,7 @@ fn an_endpoint_is_explained() {
     );
     assert!(line(&output, "source").contains("\"Syncing\""));
     assert!(line(&output, "no token").starts_with("401 {\"errcode\":\"M_MISSING_TOKEN\""));
-    assert!(line(&output, "a dead token").starts_with("401 {\"errcode\":\"M_UNKNOWN_TOKEN\""));
+    assert!(line(&output, "an inactive token").starts_with("401 {\"errcode\":\"M_UNKNOWN_TOKEN\""));
     let active = line(&output, "an active token");
     assert_eq!(
         active,
@@ -115,7 +115,7 @@ fn a_preflight_and_an_unserved_method_wait_for_no_verdict() {
             output.stdout
         );
         assert_eq!(line(&output, "no token"), "goes on, without an identity");
-        assert!(line(&output, "a dead token").starts_with("goes on"));
+        assert!(line(&output, "an inactive token").starts_with("goes on"));
     }
 }
 

@@ -7,7 +7,7 @@
 use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::matrix::{
     credential::{
-        Authorization, Credential, CredentialError, FormPost, Source, extract, form_post,
+        Authorization, Credential, CredentialError, FormPost, Source, extract, form_post, query,
     },
     session_end::SessionEnd,
 };
@@ -25,7 +25,7 @@ fuzz_target!(|input: &[u8]| {
     let mut asked = 0;
     let found = extract(
         authorization.map_or(Authorization::None, Authorization::One),
-        target,
+        query(target),
         || {
             asked += 1;
             form

@@ -1,5 +1,6 @@
 //! MAS's answer to an introspection. It is believed only if it is a 200 with a JSON object whose `active` is a
-//! boolean; then it is kept byte for byte, and only `expires_in` changes where the seconds are lowered.
+//! boolean; a token whose `expires_in` is negative has ended. The answer is kept byte for byte, and only `expires_in`
+//! changes where the seconds are lowered.
 //!
 //! An input is the status, the media type and the header with the lifetime on a line each, and the body. `-` is none.
 
@@ -47,7 +48,10 @@ fuzz_target!(|input: &[u8]| {
     assert!(body.len() <= MAX_RESPONSE_BYTES);
     let members = json::object(body).expect("an answer is a JSON object");
     let is_active = matches!(answer, Answer::Active(_));
-    assert_eq!(members["active"].get(), is_active.to_string());
+    let ends = members.get("expires_in").map(|seconds| seconds.get());
+    let has_ended = ends.is_some_and(|seconds| seconds.starts_with('-'));
+    let expected = members["active"].get() == "true" && !has_ended;
+    assert_eq!(is_active, expected);
     assert_eq!(answer.body(), body);
     if let Answer::Active(answer) = &answer {
         lower(answer);

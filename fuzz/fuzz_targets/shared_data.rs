@@ -180,11 +180,12 @@ fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
             assert!(leases.invalidate(store, digest, now) || now + LEASE == now);
         }
         Acquired::HeldUntil(until) => assert!(is_told && until > now),
-        Acquired::Tombstone(at) | Acquired::Failed(at) => {
+        Acquired::Tombstone(at) => {
             assert!(is_told && now < at + LEASE);
             let again = leases.acquire(store, &key, ME, now, at);
             assert_eq!(again, Acquired::Mine);
         }
+        Acquired::Failed => assert!(is_told),
         Acquired::BucketFull => assert!(!store.values.of("l").is_empty()),
     }
     leases.release(store, &key, ME, Some(Tombstone::Stored(now)));

@@ -1,15 +1,15 @@
 # shellcheck shell=bash disable=SC2034
 # Sourced after project.sh: which compiler builds WebAssembly, and how it is called.
 #
-#   rustup        the user's own cargo, whose standard library for the wasm targets is installed
+#   rustup        the user's own cargo, whose standard library for the wasm target is installed
 #   distribution  Debian's rustc-web and cargo-web, which build that library from source
 #
 # scripts/setup chooses and writes the name to .tools/toolchain. Native code is always built by the
 # user's own cargo. docs/internals/development.md has the reasons.
 
 module_target=wasm32-wasip1
-core_test_target=wasm32-unknown-unknown
 toolchain_record=$tools/toolchain
+wasi_libc=/usr/lib/wasm32-wasi # Debian's
 binaryen_version=132
 # What rustc allows itself for this target. wasm-opt must know it, and uses nothing else.
 module_features=(bulk-memory bulk-memory-opt call-indirect-overlong extended-const multivalue mutable-globals
@@ -34,7 +34,11 @@ distribution_cargo() {
   local target=$1 subcommand=$2 flags=()
   shift 2
   # Debian ships WASI's C library outside of rustc's own tree.
-  [ "$target" != "$module_target" ] || flags=(-Clink-self-contained=no -L/usr/lib/wasm32-wasi)
+  [ "$target" != "$module_target" ] || flags=(-Clink-self-contained=no "-L$wasi_libc")
+  # The tests are a program, which starts in an object of that library. The library has no threads: the test harness
+  # names them, and starts none in WASI.
+  [ "$subcommand" != test ] ||
+    flags+=("-Clink-arg=$wasi_libc/crt1-command.o" -Clink-arg=--unresolved-symbols=ignore-all)
   # `cargo clippy` would start the user's clippy, which cannot read what this compiler wrote.
   local command=(/usr/bin/cargo "$subcommand")
   [ "$subcommand" != clippy ] || command=(/usr/bin/cargo-clippy clippy)
@@ -64,20 +68,3 @@ wasm_opt() { PATH=$tools/node:$PATH node "$tools/wasm-opt/bin/wasm-opt" "$@"; }
 
 # wasm_opt_version : of the one in .tools, if any.
 wasm_opt_version() { wasm_opt --version 2>/dev/null | awk '{ print $3 }'; }
-
-# wasm_bindgen_version : the version of the crate; the test runner must be of exactly this one.
-wasm_bindgen_version() {
-  awk '/^name = "wasm-bindgen"$/ { getline; gsub(/"/, "", $3); print $3 }' "$root/Cargo.lock"
-}
-
-# wasm_bindgen_runner VERSION : path of a test runner of that version, on PATH or in .tools.
-wasm_bindgen_runner() {
-  local runner
-  for runner in "$(command -v wasm-bindgen-test-runner)" "$tools/bin/wasm-bindgen-test-runner"; do
-    if [ -x "$runner" ] && [ "$("$runner" --version 2>/dev/null | awk '{ print $2 }')" = "$1" ]; then
-      say "$runner"
-      return
-    fi
-  done
-  return 1
-}

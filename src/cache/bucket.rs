@@ -58,6 +58,11 @@ impl Buckets {
         }
     }
 
+    /// See [`KeySpace::tag`].
+    pub fn tag(&self, store: &impl Store, digest: &[u8; 32]) -> [u8; 4] {
+        self.keys.tag(store, digest)
+    }
+
     /// See [`KeySpace::seed`].
     #[cfg(test)]
     pub fn seed(&self, store: &impl Store) -> (u64, u64) {
@@ -147,9 +152,6 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::host::memory::MemoryStore;
 

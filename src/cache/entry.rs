@@ -117,9 +117,10 @@ pub struct EntryHead {
     pub user: Option<UserKey>,
     /// When a request last used the entry.
     pub used_at: Instant,
+    /// The moment before MAS was asked.
+    pub asked_at: Instant,
     /// Until when the entry is of use to any reader.
     pub kept_until: Instant,
-    asked_at: Instant,
     expiry: Option<Expiry>,
 }
 
@@ -185,9 +186,6 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     const ACTIVE: &str =

@@ -45,9 +45,6 @@ impl Expiry {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     fn at(millis: u64) -> Instant {

@@ -4,7 +4,10 @@
 //! entries and in bytes; when full, the next entry that was not used since the hand last passed it goes
 //! (second chance). An entry counts for the epoch it was read in, see [`super::epoch`].
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hasher, RandomState},
+};
 
 use super::{epoch::Stamp, question::QuestionKey};
 use crate::{clock::Instant, mas::user::UserKey};
@@ -29,6 +32,43 @@ pub struct LocalEntry<V> {
     pub stamp: Stamp,
 }
 
+/// Hashes keys that hold a digest, which is evenly spread by itself. It begins with a secret number, and only tokens that
+/// MAS has issued are kept, so that nobody fills one place of the index.
+#[derive(Clone, Copy, Debug)]
+struct DigestState(u64);
+
+impl Default for DigestState {
+    fn default() -> Self {
+        Self(RandomState::new().hash_one(0))
+    }
+}
+
+impl BuildHasher for DigestState {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        *self
+    }
+}
+
+impl Hasher for DigestState {
+    fn write(&mut self, bytes: &[u8]) {
+        for word in bytes.as_chunks().0 {
+            self.write_u64(u64::from_le_bytes(*word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        // The golden ratio: what differs in any bit differs in the upper ones.
+        self.0 = (self.0.rotate_left(26) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        // The index takes the lower bits for the place and the upper ones for a first comparison.
+        self.0 ^ (self.0 >> 32)
+    }
+}
+
 #[derive(Debug)]
 struct Frame<V> {
     key: QuestionKey,
@@ -42,7 +82,7 @@ struct Frame<V> {
 #[derive(Debug)]
 pub struct LocalCache<V> {
     frames: Vec<Frame<V>>,
-    index: HashMap<QuestionKey, usize>,
+    index: HashMap<QuestionKey, usize, DigestState>,
     bytes: usize,
     hand: usize,
 }
@@ -51,7 +91,7 @@ impl<V> Default for LocalCache<V> {
     fn default() -> Self {
         Self {
             frames: Vec::new(),
-            index: HashMap::new(),
+            index: HashMap::default(),
             bytes: 0,
             hand: 0,
         }
@@ -149,9 +189,6 @@ impl<V> LocalCache<V> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::token::TokenDigest;
 

@@ -1,4 +1,5 @@
-//! Until when answers about a user count: what MAS tells the homeserver about users and devices ends them.
+//! Revocation records: for a user, or one device of the user, the moment up to which cached answers are void. They are
+//! written when MAS tells the homeserver that sessions have ended.
 //!
 //! Shared data cannot be listed, so nothing is searched for and removed. Instead a record says at which
 //! moment answers about a user, or about one device of the user, became void, and every look-up compares
@@ -288,9 +289,6 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::host::memory::MemoryStore;
 

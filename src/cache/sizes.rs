@@ -91,9 +91,6 @@ fn decode(bytes: &[u8]) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::host::{NotWritten, Versioned, memory::MemoryStore};
 

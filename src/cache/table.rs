@@ -50,6 +50,8 @@ pub struct Removed {
 pub struct Written {
     /// The answer is in the table.
     pub stored: bool,
+    /// It is not, because the table has the answer to a later question.
+    pub is_superseded: bool,
     /// What had to make room for it, and which token each was about.
     pub evicted: Vec<(Evicted, TokenDigest)>,
 }
@@ -90,7 +92,7 @@ impl Table {
         Some(entry)
     }
 
-    /// Writes the entry to its bucket, in place of any other answer to the question. A full bucket gives up the
+    /// Writes the entry to its bucket, in place of any other answer to the question, unless that was asked for later. A full bucket gives up the
     /// answer that ended first, or else the one not used for longest. If other workers write in between many times,
     /// the entry is not written; the cost is one more introspection.
     ///
@@ -111,6 +113,12 @@ impl Table {
                     continue;
                 };
                 if head.answers(&key) {
+                    if head.asked_at > entry.asked_at {
+                        return Written {
+                            is_superseded: true,
+                            ..Written::default()
+                        };
+                    }
                     kept_until = kept_until.max(head.kept_until);
                 } else {
                     let order = EvictionOrder::of(&head, now);
@@ -136,6 +144,7 @@ impl Table {
                     return Written {
                         stored: true,
                         evicted,
+                        ..Written::default()
                     };
                 }
             }
@@ -143,9 +152,17 @@ impl Table {
         Written::default()
     }
 
-    /// Takes out the answers to this question, under every size of the table. Empty: there was none.
-    pub fn remove_question(&self, store: &impl Store, key: &QuestionKey) -> Vec<Removed> {
-        self.remove(store, &key.digest, |head| head.answers(key))
+    /// Takes out the answers to this question that were asked for at that moment or before, under every size of the
+    /// table. Empty: there was none.
+    pub fn remove_question(
+        &self,
+        store: &impl Store,
+        key: &QuestionKey,
+        asked_at: Instant,
+    ) -> Vec<Removed> {
+        self.remove(store, &key.digest, |head| {
+            head.answers(key) && head.asked_at <= asked_at
+        })
     }
 
     /// Takes out all answers about this token, of every MAS, under every size of the table.
@@ -260,9 +277,6 @@ impl EvictionOrder {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::{
         host::{If, memory::MemoryStore},
@@ -361,7 +375,7 @@ mod tests {
         assert_eq!(store.len(), 3);
         let found = table.find(&store, &key(b"token"), NOW).unwrap();
         assert_eq!(found.kept_until, NOW + Duration::from_secs(3));
-        table.remove_question(&store, &key(b"token"));
+        table.remove_question(&store, &key(b"token"), NOW);
         assert!(!holds(&table, &store, b"token"));
     }
 
@@ -479,7 +493,7 @@ mod tests {
             of.map(|key| table.find(&store, &key, NOW).is_some())
         };
         assert_eq!(answered(), [true; 3]);
-        let removed = table.remove_question(&store, &of(2, 0).question());
+        let removed = table.remove_question(&store, &of(2, 0).question(), NOW);
         let one = |fingerprint| Removed {
             fingerprint,
             user: None,

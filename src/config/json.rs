@@ -90,11 +90,8 @@ impl<'de> Visitor<'de> for Reader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
+    use serde_json::json;
 
     fn refusal(text: &str) -> String {
         let error = decode(text.as_bytes()).unwrap_err();

@@ -40,9 +40,6 @@ fn count_equal(one: impl Iterator<Item = u8>, other: impl Iterator<Item = u8>) -
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     #[test]

@@ -110,11 +110,8 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
+    use serde_json::json;
 
     /// Written by the reference implementation of protobuf for the value in the test.
     const EVERYTHING: &[u8] = b"\n\x12\n\x05count\x12\t\x11\x00\x00\x00\x00\x00\x00p@\

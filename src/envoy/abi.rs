@@ -43,7 +43,6 @@ pub(super) enum Buffer {
 #[repr(u32)]
 pub(super) enum MetricType {
     Counter = 0,
-    Gauge = 1,
     Histogram = 2,
 }
 
@@ -331,15 +330,12 @@ pub(super) fn dequeue_shared_queue(id: u32) -> Result<Option<Vec<u8>>, HostError
 }
 
 /// Answers the request of the effective context. An access log shows `details` as `%RESPONSE_CODE_DETAILS%`.
-pub(super) fn send_local_response(
+pub(super) fn send_local_response<'a>(
     status: u16,
     details: &str,
-    headers: &[(&str, &str)],
+    headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
     body: &[u8],
 ) -> Result<(), HostError> {
-    let headers = headers
-        .iter()
-        .map(|(name, value)| (*name, value.as_bytes()));
     let headers = serialize(headers);
     // SAFETY: all pointers are to live memory of the sizes given.
     done(unsafe {

@@ -86,13 +86,10 @@ impl Streams for Envoy {
     }
 
     fn respond(&self, reply: &Reply) -> Result<(), HostError> {
-        let headers: Vec<(&str, &str)> = reply
-            .headers
-            .iter()
-            .map(|(name, value)| (*name, &**value))
-            .collect();
-        let details = format!("{DETAILS_PREFIX}{}", reply.reason);
-        abi::send_local_response(reply.status, &details, &headers, &reply.body)
+        let headers = reply.headers.iter();
+        let headers = headers.map(|(name, value)| (*name, value.as_bytes()));
+        let details = [DETAILS_PREFIX, reply.reason].concat();
+        abi::send_local_response(reply.status, &details, headers, &reply.body)
     }
 
     fn resume(&self) -> Result<(), HostError> {
@@ -183,7 +180,7 @@ impl Metrics for Envoy {
         let Some(id) = id(metric) else { return };
         // A failure costs a sample; there is nothing to do about it.
         let _ = match metric.kind() {
-            Kind::Counter | Kind::Gauge => abi::increment_metric(id, value),
+            Kind::Counter => abi::increment_metric(id, value),
             Kind::Histogram => abi::record_metric(id, value.unsigned_abs()),
         };
     }
@@ -207,7 +204,6 @@ fn id(metric: Metric) -> Option<u32> {
 fn define(metric: Metric) -> Option<u32> {
     let kind = match metric.kind() {
         Kind::Counter => MetricType::Counter,
-        Kind::Gauge => MetricType::Gauge,
         Kind::Histogram => MetricType::Histogram,
     };
     let name = metric.name();

@@ -174,9 +174,6 @@ impl ShortText {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     type Pair = (Vec<u8>, Vec<u8>);

@@ -86,9 +86,6 @@ pub(crate) const fn hex_digit(digit: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     #[test]

@@ -18,7 +18,6 @@ const NUMBER: usize = size_of::<u32>();
 #[derive(Default)]
 pub struct Fields {
     bytes: Vec<u8>,
-    count: usize,
 }
 
 /// Where the name and the value of a field stand in the buffer.
@@ -39,15 +38,12 @@ impl Fields {
         if bytes.is_empty() {
             return Some(Self::default());
         }
-        let count = number(&bytes, 0)?;
-        let fields = Self { bytes, count };
-        let mut end = fields.start()?;
-        for at in 0..count {
-            let (name, value) = fields.place(at, end)?;
-            end = value.end.checked_add(1)?;
-            show(fields.slice(name), value);
+        let mut places = Places::of(&bytes)?;
+        for (name, value) in &mut places {
+            show(slice(&bytes, name), value);
         }
-        (end == fields.bytes.len()).then_some(fields)
+        let is_whole = places.sizes.is_empty() && places.start == bytes.len();
+        is_whole.then_some(Self { bytes })
     }
 
     /// Returns these fields, as a host would hand them over.
@@ -65,6 +61,11 @@ impl Fields {
             .map(|(name, value)| (self.slice(name), self.slice(value)))
     }
 
+    /// Returns every name.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.places().map(|(name, _)| self.slice(name))
+    }
+
     /// Returns the first value of a field, whose name is in lower case as the host writes all names.
     pub fn first(&self, name: &str) -> Option<&[u8]> {
         self.iter()
@@ -72,64 +73,94 @@ impl Fields {
             .map(|(_, value)| value)
     }
 
-    fn places(&self) -> impl Iterator<Item = Place> {
-        let mut end = self.start().unwrap_or_default();
-        (0..self.count).map_while(move |at| {
-            let (name, value) = self.place(at, end)?;
-            end = value.end.checked_add(1)?;
-            Some((name, value))
-        })
+    fn places(&self) -> Places<'_> {
+        Places::of(&self.bytes).unwrap_or_default()
     }
 
     pub(super) fn slice(&self, range: Range<usize>) -> &[u8] {
-        self.bytes.get(range).unwrap_or_default()
-    }
-
-    /// Where the first name begins: behind the number of fields and all sizes.
-    fn start(&self) -> Option<usize> {
-        self.count.checked_mul(2 * NUMBER)?.checked_add(NUMBER)
-    }
-
-    /// The field number `at`, whose name begins at `start`.
-    fn place(&self, at: usize, start: usize) -> Option<Place> {
-        steps::note(2 * NUMBER);
-        let sizes = at.checked_mul(2 * NUMBER)?.checked_add(NUMBER)?;
-        let name = start..start.checked_add(number(&self.bytes, sizes)?)?;
-        let start = name.end.checked_add(1)?;
-        let value = start..start.checked_add(number(&self.bytes, sizes.checked_add(NUMBER)?)?)?;
-        (value.end < self.bytes.len()).then_some((name, value))
+        slice(&self.bytes, range)
     }
 }
 
-fn number(bytes: &[u8], at: usize) -> Option<usize> {
-    let number = bytes.get(at..at.checked_add(NUMBER)?)?.try_into().ok()?;
-    usize::try_from(u32::from_le_bytes(number)).ok()
+/// Goes through the places of fields. It ends before one that is not whole.
+#[derive(Default)]
+struct Places<'b> {
+    /// The sizes of the names and values that are left.
+    sizes: &'b [u8],
+    /// Where the next name begins.
+    start: usize,
+    /// Where the buffer ends.
+    end: usize,
+}
+
+impl<'b> Places<'b> {
+    /// `None`: not even the sizes are whole.
+    fn of(bytes: &'b [u8]) -> Option<Self> {
+        let (count, rest) = bytes.split_first_chunk()?;
+        let sizes = number(*count)?.checked_mul(2 * NUMBER)?;
+        Some(Self {
+            sizes: rest.get(..sizes)?,
+            start: NUMBER.checked_add(sizes)?,
+            end: bytes.len(),
+        })
+    }
+}
+
+impl Iterator for Places<'_> {
+    type Item = Place;
+
+    #[inline]
+    fn next(&mut self) -> Option<Place> {
+        steps::note(2 * NUMBER);
+        let (name, rest) = self.sizes.split_first_chunk()?;
+        let (value, rest) = rest.split_first_chunk()?;
+        let name = self.start..self.start.checked_add(number(*name)?)?;
+        let start = name.end.checked_add(1)?;
+        let value = start..start.checked_add(number(*value)?)?;
+        if value.end >= self.end {
+            return None;
+        }
+        self.start = value.end.checked_add(1)?;
+        self.sizes = rest;
+        Some((name, value))
+    }
+}
+
+fn slice(bytes: &[u8], range: Range<usize>) -> &[u8] {
+    bytes.get(range).unwrap_or_default()
+}
+
+#[inline]
+fn number(bytes: [u8; NUMBER]) -> Option<usize> {
+    usize::try_from(u32::from_le_bytes(bytes)).ok()
 }
 
 /// Writes fields in the form of the ABI.
 pub(crate) fn serialize<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> Vec<u8> {
-    let texts = || {
-        fields
-            .clone()
-            .flat_map(|(name, value)| [name.as_bytes(), value])
-    };
-    let size = |length: usize| u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
-    let mut bytes = size(fields.clone().count()).to_vec();
-    for text in texts() {
-        bytes.extend_from_slice(&size(text.len()));
+    let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let (mut count, mut texts) = (0, 0);
+    for (name, value) in fields.clone() {
+        count += 1;
+        texts += name.len() + value.len() + 2;
     }
-    for text in texts() {
-        bytes.extend_from_slice(text);
-        bytes.push(0);
+    // Of the right size at once: what grows is copied, and asks for room, again and again.
+    let mut bytes = Vec::with_capacity(NUMBER + count * 2 * NUMBER + texts);
+    bytes.extend_from_slice(&number(count).to_le_bytes());
+    for (name, value) in fields.clone() {
+        let sizes = u64::from(number(value.len())) << 32 | u64::from(number(name.len()));
+        bytes.extend_from_slice(&sizes.to_le_bytes());
+    }
+    for (name, value) in fields {
+        for text in [name.as_bytes(), value] {
+            bytes.extend_from_slice(text);
+            bytes.push(0);
+        }
     }
     bytes
 }
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     const TWO: &[u8] = b"\x02\0\0\0\x01\0\0\0\x03\0\0\0\x02\0\0\0\0\0\0\0a\0b\0c\0dd\0\0";

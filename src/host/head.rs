@@ -11,6 +11,8 @@ pub struct RequestHead {
     fields: Fields,
     method: Option<Range<usize>>,
     target: Option<Range<usize>>,
+    /// Where the query begins, in the target.
+    query: Option<usize>,
     content_type: Option<Range<usize>>,
     authorization: Option<Range<usize>>,
     has_several_authorizations: bool,
@@ -34,7 +36,10 @@ impl RequestHead {
             };
             found.get_or_insert(value);
         })?;
-        Some(Self { fields, ..head })
+        let is_mark = |byte: &u8| *byte == b'?';
+        let mut head = Self { fields, ..head };
+        head.query = head.target().iter().position(is_mark);
+        Some(head)
     }
 
     /// Finds what decides in fields that have been read.
@@ -50,6 +55,18 @@ impl RequestHead {
     /// Returns the raw `:path`, with query.
     pub fn target(&self) -> &[u8] {
         self.value(self.target.as_ref()).unwrap_or_default()
+    }
+
+    /// Returns the target without the query.
+    pub fn path(&self) -> &[u8] {
+        let target = self.target();
+        let path = self.query.and_then(|mark| target.get(..mark));
+        path.unwrap_or(target)
+    }
+
+    /// Returns the query, without the `?` before it.
+    pub fn query(&self) -> Option<&[u8]> {
+        self.target().get(self.query?.checked_add(1)?..)
     }
 
     /// Returns `content-type`; the first, if there are several.
@@ -83,9 +100,6 @@ impl RequestHead {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     fn head(fields: &[(&str, &str)]) -> RequestHead {
@@ -108,6 +122,21 @@ mod tests {
         assert_eq!(head.content_type(), Some(&b"text/plain"[..]));
         assert_eq!(head.authorization(), Authorization::One(b""));
         assert_eq!(head.first("x"), Some(&b"1"[..]));
+    }
+
+    #[test]
+    fn the_query_begins_at_the_first_question_mark() {
+        for (target, path, query) in [
+            ("/a", "/a", None),
+            ("/a?", "/a", Some("")),
+            ("/a?b?c", "/a", Some("b?c")),
+            ("?", "", Some("")),
+            ("", "", None),
+        ] {
+            let head = head(&[(":path", target)]);
+            assert_eq!(head.path(), path.as_bytes(), "{target}");
+            assert_eq!(head.query(), query.map(str::as_bytes), "{target}");
+        }
     }
 
     #[test]

@@ -228,9 +228,6 @@ impl<'de> Visitor<'de> for FindLocalpart<'_> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::{ProvisioningEndpoint::*, *};
 
     fn event(revocation: Revocation) -> Option<ProvisioningEvent> {

@@ -112,14 +112,14 @@ pub enum CredentialError {
 
 /// Reads the credential of a request.
 ///
-/// `target` is the raw `:path` with the query. `form_post` is [`form_post`]; it is asked only if
-/// there is no `Authorization`.
+/// `query` is [`query`] of the target. `form_post` is [`form_post`]; it is asked only if there is
+/// no `Authorization`.
 pub fn extract<'a>(
     authorization: Authorization<'a>,
-    target: &'a [u8],
+    query: Option<&'a [u8]>,
     form_post: impl FnOnce() -> FormPost,
 ) -> Result<Credential<'a>, CredentialError> {
-    let query_token = query_token(target);
+    let query_token = query.and_then(query_token);
     let form_post = match authorization {
         Authorization::None => form_post(),
         _ => FormPost::No,
@@ -136,7 +136,7 @@ pub fn extract<'a>(
         (Authorization::Several { .. }, None) => return Err(CredentialError::Several),
         (Authorization::One(value), None) => (Cow::Borrowed(bearer(value)?), Source::Header),
     };
-    let token = ascii(token)
+    let token = text(token)
         .and_then(AccessToken::new)
         .ok_or(CredentialError::NotAscii)?;
     Ok(Credential::Token {
@@ -190,14 +190,18 @@ fn trim(value: &[u8], wanted: impl Fn(&u8) -> bool) -> &[u8] {
     value.get(first..=last).unwrap_or_default()
 }
 
+/// Returns the query of a raw `:path`: what follows the first `?`.
+pub fn query(target: &[u8]) -> Option<&[u8]> {
+    split_at(target, b'?').map(|(_, query)| query)
+}
+
 /// Whether there is an `access_token` in the query, also an empty one.
-pub fn has_query_token(target: &[u8]) -> bool {
-    query_token(target).is_some()
+pub fn has_query_token(query: &[u8]) -> bool {
+    query_token(query).is_some()
 }
 
 /// The encoded value of the first `access_token` in the query.
-fn query_token(target: &[u8]) -> Option<&[u8]> {
-    let query = split_at(target, b'?')?.1;
+fn query_token(query: &[u8]) -> Option<&[u8]> {
     query
         .split(|&byte| byte == b'&' || byte == b';')
         .filter_map(|pair| {
@@ -227,10 +231,7 @@ fn decode(value: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-fn ascii(token: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
-    if !token.is_ascii() {
-        return None;
-    }
+fn text(token: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
     match token {
         Cow::Borrowed(token) => str::from_utf8(token).ok().map(Cow::Borrowed),
         Cow::Owned(token) => String::from_utf8(token).ok().map(Cow::Owned),
@@ -239,10 +240,15 @@ fn ascii(token: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::{Authorization::One, *};
+
+    fn extract<'a>(
+        authorization: Authorization<'a>,
+        target: &'a [u8],
+        form_post: impl FnOnce() -> FormPost,
+    ) -> Result<Credential<'a>, CredentialError> {
+        super::extract(authorization, query(target), form_post)
+    }
 
     fn unasked() -> FormPost {
         panic!("the method and content type were read for nothing");

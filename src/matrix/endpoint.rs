@@ -67,17 +67,22 @@ impl Endpoints {
 
     /// Like [`classify`], with the rules first.
     pub fn classify(&self, target: &[u8], method: impl FnOnce() -> Method) -> AuthRequirement {
-        if blocked::is_blocked(path(target)) {
+        self.classify_path(path(target), method)
+    }
+
+    /// The same for a path that has no query.
+    pub fn classify_path(&self, path: &[u8], method: impl FnOnce() -> Method) -> AuthRequirement {
+        if blocked::is_blocked(path) {
             return AuthRequirement::Blocked;
         }
         let method = LazyCell::new(method);
-        if let Some(rule) = self.rule(path(target), &method) {
+        if let Some(rule) = self.rule(path, &method) {
             return rule.requirement;
         }
-        match table::classify(path(target), &method) {
+        match table::classify(path, &method) {
             // Only here: a prefix such as `/_matrix` must not open what the homeserver serves.
             AuthRequirement::Unknown | AuthRequirement::None
-                if self.below_mas_prefix(target).is_some() =>
+                if self.below_mas_prefix(path).is_some() =>
             {
                 AuthRequirement::MasOwned
             }
@@ -115,9 +120,11 @@ impl Endpoints {
 
     /// What of `target` follows MAS's prefix, if it has one.
     fn below_mas_prefix<'t>(&self, target: &'t [u8]) -> Option<&'t [u8]> {
+        if self.mas_prefix.is_empty() {
+            return None;
+        }
         let rest = target.strip_prefix(self.mas_prefix.as_bytes())?;
-        let ends_segment = matches!(rest.first(), None | Some(b'/' | b'?'));
-        (!self.mas_prefix.is_empty() && ends_segment).then_some(rest)
+        matches!(rest.first(), None | Some(b'/' | b'?')).then_some(rest)
     }
 }
 

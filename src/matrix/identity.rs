@@ -95,9 +95,6 @@ pub fn header_value(value: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     fn token(scope: &str) -> ActiveToken {

@@ -33,7 +33,7 @@ pub enum Rejection {
     InvalidHeader,
     /// An active token that belongs to no user.
     InvalidUsername,
-    /// Too many unknown tokens from one source.
+    /// Too many inactive tokens from one client address.
     LimitExceeded {
         /// How long to wait, in milliseconds.
         retry_after_ms: u64,
@@ -268,11 +268,8 @@ fn is_rendezvous(path: &[u8]) -> bool {
 mod tests {
     use std::collections::BTreeSet;
 
-    use serde::Deserialize;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
+    use serde::Deserialize;
 
     /// An exchange with a real Synapse 1.163.2.
     #[derive(Deserialize)]

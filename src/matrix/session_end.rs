@@ -126,9 +126,6 @@ impl RevocationForm {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     fn of(target: &str, method: &str, authorization: Option<&str>) -> Option<SessionEnd> {

@@ -1,15 +1,15 @@
-//! How many unknown tokens one client may bring in a window of time.
+//! How many inactive tokens one client may bring in a window of time: the key `unknown_token_budget`.
 //!
-//! An unknown token is one that MAS called inactive, and not active shortly before. The budget counts distinct ones,
-//! so nothing else costs anything: not a valid token, not one that has ended, not an outage of MAS, and not the same
-//! dead token again and again.
+//! A token is charged when MAS calls it inactive and no cache knows that it was active shortly before. The budget
+//! counts distinct ones, so nothing else costs anything: not an active token, not one that has just ended, not an
+//! outage of MAS, and not the same inactive token again and again.
 //!
 //! The count lives in shared data, so all workers count together. The state is a fixed number of counts. A
 //! client that finds its bucket full of other clients is not limited: the budget stops a few heavy clients, and
-//! `max_in_flight` bounds everyone together.
+//! `max_in_flight` bounds all clients together.
 //!
 //! The non-obvious rule: a client over its budget may still ask about the tokens that it was charged for. A
-//! logged-out client that tries its dead token again gets the 401 that stops it, and not a 429.
+//! logged-out client that tries its old token again gets the 401 that stops it, and not a 429.
 
 use super::client::ClientKey;
 use crate::{
@@ -60,7 +60,7 @@ impl Default for Budget {
     }
 }
 
-/// A few bits of a token's digest: enough to know it again, too few to be of use to anyone.
+/// A token, as a count remembers it: see [`Buckets::tag`].
 type Tag = [u8; 4];
 
 /// ```text
@@ -129,10 +129,9 @@ impl Budget {
         now: Instant,
     ) -> Result<(), Spent> {
         let (_, counts) = self.read(store, client, now);
+        let is_charged = |count: &Count| count.tags.contains(&self.buckets.tag(store, &token.0));
         match counts.iter().find(|count| count.client == *client) {
-            Some(count)
-                if count.charged >= limit.per_source && !count.tags.contains(&tag(token)) =>
-            {
+            Some(count) if count.charged >= limit.per_source && !is_charged(count) => {
                 Err(Spent { until: count.until })
             }
             _ => Ok(()),
@@ -148,6 +147,7 @@ impl Budget {
         limit: &UnknownTokenBudget,
         now: Instant,
     ) {
+        let tag = self.buckets.tag(store, &token.0);
         for _ in 0..WRITE_ATTEMPTS {
             let (bucket, mut counts) = self.read(store, client, now);
             if !counts.iter().any(|count| count.client == *client) {
@@ -162,7 +162,7 @@ impl Budget {
                 });
             }
             let mut of_client = counts.iter_mut().filter(|count| count.client == *client);
-            if !of_client.any(|count| count.charge(tag(token), was_known))
+            if !of_client.any(|count| count.charge(tag, was_known))
                 || write(store, &bucket, &counts).is_ok()
             {
                 return;
@@ -182,10 +182,6 @@ impl Budget {
     }
 }
 
-fn tag(TokenDigest([.., a, b, c, d]): &TokenDigest) -> Tag {
-    [*a, *b, *c, *d]
-}
-
 fn write(store: &impl Store, bucket: &Bucket, counts: &[Count]) -> Result<(), NotWritten> {
     let records: Vec<_> = counts.iter().map(Count::encode).collect();
     bucket.replace(store, records.iter().map(Vec::as_slice))
@@ -194,9 +190,6 @@ fn write(store: &impl Store, bucket: &Bucket, counts: &[Count]) -> Result<(), No
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
     use crate::host::memory::MemoryStore;
@@ -282,6 +275,35 @@ mod tests {
         budget.charge(&store, &client, dead(&token(3)), &LIMIT, NOW);
         assert!(check(4).is_err());
         assert_eq!(check(1), Ok(()));
+    }
+
+    /// Tokens are easily found whose digests have some bytes in common.
+    #[test]
+    fn tokens_that_were_chosen_to_look_alike_are_told_apart() {
+        let (store, budget) = (MemoryStore::default(), Budget::default());
+        let client = ClientKey::of(b"192.0.2.1");
+        for number in 0..LIMIT.per_source {
+            budget.charge(&store, &client, dead(&token(number)), &LIMIT, NOW);
+        }
+        let check = |token| budget.check(&store, &client, &token, &LIMIT, NOW);
+        for place in (0..32).step_by(4) {
+            let mut alike = token(1_000);
+            alike.0[place..place + 4].copy_from_slice(&token(0).0[place..place + 4]);
+            assert!(check(alike).is_err(), "{place}");
+        }
+        assert_eq!(check(token(0)), Ok(()));
+    }
+
+    #[test]
+    fn the_same_tokens_are_remembered_differently_by_another_process() {
+        let tags = [0, 1].map(|writes| {
+            let store = MemoryStore::default();
+            for _ in 0..writes {
+                let _ = store.write("another", b"", crate::host::If::Absent);
+            }
+            Budget::default().buckets.tag(&store, &token(0).0)
+        });
+        assert_ne!(tags[0], tags[1]);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct CallContext {
     /// Whether the token is known: MAS has called it active, and only the answer's time is over. Looked up only where
     /// it matters.
     pub is_known: bool,
-    /// The call was made again, because the token or its user changed while it was on its way.
+    /// The call was made again, because its answer was from before an end, or before another worker's answer.
     pub is_repeated: bool,
     token: AccessToken<'static>,
     digest: TokenDigest,

@@ -63,9 +63,6 @@ impl fmt::Debug for ClientKey {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     fn is_one(addresses: &[&str]) -> bool {

@@ -6,13 +6,14 @@
 //! an economy: two holders at once cost one more call, never a wrong answer.
 //!
 //! A worker that finds the lease held marks it as contended, and the holder hints the others only then. A token
-//! that ends (a logout) while it is asked about marks the lease as invalidated: the answer may be from before, and
-//! the holder asks again instead of storing it. Memcached's leases do the same for a fill that comes late.
+//! that ends while it is asked about has nothing to do with leases: see [`crate::cache::ended`].
 //!
 //! Releasing a lease after a store leaves a tombstone for one lease period. It closes a race: a worker that missed
 //! just before the store and asks for the lease just after sees the tombstone and reads the cache again instead
-//! of calling MAS. A call that failed while a stale answer serves leaves another kind of tombstone, so that one
-//! worker retries at a time.
+//! of calling MAS. A call that failed leaves another kind of tombstone, so that no worker tries again within a second.
+//!
+//! A tombstone makes room for a lease, so tokens that nobody knows can fill no bucket with them: at worst a call that
+//! failed is forgotten early and made again.
 
 use std::time::Duration;
 
@@ -32,10 +33,9 @@ pub const LEASE: Duration = Duration::from_secs(1);
 /// Leases in all: far more than calls can be in flight, so that a bucket is seldom full.
 const NUMBER: u32 = 16_384;
 
-/// A lease as bytes: digest, fingerprint, holder, moment, marks.
+/// A lease as bytes: digest, fingerprint, holder, moment, flags.
 const BYTES: usize = QuestionKey::BYTES + 8 + 8 + 1;
 
-const INVALIDATED: u8 = 1;
 const CONTENDED: u8 = 2;
 const STORED: u8 = 4;
 const FAILED: u8 = 8;
@@ -53,9 +53,8 @@ pub enum Acquired {
     /// No worker holds the lease, but an answer was stored at this moment. Read the cache; if the entry
     /// cannot be used, acquire again with this moment as `cache_read_at`.
     Tombstone(Instant),
-    /// No worker holds the lease, but a call failed at this moment. Serve a stale answer, or acquire again with
-    /// this moment as `cache_read_at`.
-    Failed(Instant),
+    /// No worker holds the lease, and none may acquire it for a while: a call has failed.
+    Failed,
     /// The bucket is full of other leases: call MAS without one.
     BucketFull,
 }
@@ -65,17 +64,8 @@ pub enum Acquired {
 pub enum Tombstone {
     /// An answer has been in the shared cache since then.
     Stored(Instant),
-    /// MAS gave no answer, and a stale one serves: the other workers need not try for a while.
+    /// MAS gave no answer. No worker tries again for the time of a lease, counted from this moment.
     Failed(Instant),
-}
-
-/// The marks on a lease.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Marks {
-    /// The token ended after it was asked about.
-    pub invalidated: bool,
-    /// Another worker waits.
-    pub contended: bool,
 }
 
 /// The lease table.
@@ -103,7 +93,8 @@ struct Lease {
 enum State {
     Held {
         until: Instant,
-        marks: Marks,
+        /// Another worker waits.
+        contended: bool,
     },
     /// A tombstone.
     Released(Tombstone),
@@ -122,37 +113,28 @@ impl Lease {
         let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
         let (key, rest) = bytes.split_first_chunk()?;
         let (holder, rest) = rest.split_first_chunk()?;
-        let (moment, marks) = rest.split_first_chunk()?;
-        let [marks] = <[u8; 1]>::try_from(marks).ok()?;
+        let (moment, flags) = rest.split_first_chunk()?;
+        let [flags] = <[u8; 1]>::try_from(flags).ok()?;
         let moment = Instant::from_millis(u64::from_le_bytes(*moment));
         Some(Self {
             key: *key,
             holder: u64::from_le_bytes(*holder),
-            state: if marks & STORED != 0 {
+            state: if flags & STORED != 0 {
                 State::Released(Tombstone::Stored(moment))
-            } else if marks & FAILED != 0 {
+            } else if flags & FAILED != 0 {
                 State::Released(Tombstone::Failed(moment))
             } else {
                 State::Held {
                     until: moment,
-                    marks: Marks {
-                        invalidated: marks & INVALIDATED != 0,
-                        contended: marks & CONTENDED != 0,
-                    },
+                    contended: flags & CONTENDED != 0,
                 }
             },
         })
     }
 
     fn encode(&self) -> Vec<u8> {
-        let (moment, marks) = match self.state {
-            State::Held { until, marks } => {
-                let mark = |is_set, mark| if is_set { mark } else { 0 };
-                (
-                    until,
-                    mark(marks.invalidated, INVALIDATED) | mark(marks.contended, CONTENDED),
-                )
-            }
+        let (moment, flags) = match self.state {
+            State::Held { until, contended } => (until, if contended { CONTENDED } else { 0 }),
             State::Released(Tombstone::Stored(at)) => (at, STORED),
             State::Released(Tombstone::Failed(at)) => (at, FAILED),
         };
@@ -160,15 +142,17 @@ impl Lease {
         bytes.extend_from_slice(&self.key);
         bytes.extend_from_slice(&self.holder.to_le_bytes());
         bytes.extend_from_slice(&moment.as_millis().to_le_bytes());
-        bytes.push(marks);
+        bytes.push(flags);
         bytes
     }
 
-    /// Its marks, if it is held on `key` by `holder`.
-    fn marks(&self, key: &QuestionKey, holder: u64) -> Option<Marks> {
+    /// Whether it is contended, if it is held on `key` by `holder`.
+    fn contended(&self, key: &QuestionKey, holder: u64) -> Option<bool> {
         match self.state {
-            State::Held { marks, .. } if self.holder == holder && self.key == key.to_bytes() => {
-                Some(marks)
+            State::Held { contended, .. }
+                if self.holder == holder && self.key == key.to_bytes() =>
+            {
+                Some(contended)
             }
             _ => None,
         }
@@ -218,35 +202,36 @@ impl Leases {
             holder,
             state: State::Held {
                 until: now + LEASE,
-                marks: Marks::default(),
+                contended: false,
             },
         };
         match leases.iter_mut().find(|lease| lease.key == mine.key) {
             Some(Lease {
-                state: State::Released(tombstone),
+                state: State::Released(Tombstone::Failed(_)),
                 ..
-            }) if tombstone.at() > cache_read_at => {
-                return Some(match *tombstone {
-                    Tombstone::Stored(at) => Acquired::Tombstone(at),
-                    Tombstone::Failed(at) => Acquired::Failed(at),
-                });
-            }
+            }) => return Some(Acquired::Failed),
+            Some(Lease {
+                state: State::Released(Tombstone::Stored(at)),
+                ..
+            }) if *at > cache_read_at => return Some(Acquired::Tombstone(*at)),
             Some(Lease {
                 holder: theirs,
-                state: State::Held { until, marks },
+                state: State::Held { until, contended },
                 ..
             }) if *theirs != holder => {
                 let until = *until;
-                if !std::mem::replace(&mut marks.contended, true) {
+                if !std::mem::replace(contended, true) {
                     write(store, &bucket, &leases).ok()?;
                 }
                 return Some(Acquired::HeldUntil(until));
             }
             Some(lease) => {
-                if let State::Held { marks: kept, .. } = lease.state
-                    && let State::Held { marks, .. } = &mut mine.state
+                if let State::Held {
+                    contended: kept, ..
+                } = lease.state
+                    && let State::Held { contended, .. } = &mut mine.state
                 {
-                    *marks = kept;
+                    *contended = kept;
                 }
                 *lease = mine;
             }
@@ -261,7 +246,7 @@ impl Leases {
         Some(Acquired::Mine)
     }
 
-    /// Releases the lease on `key` and returns its marks; none if this holder does not hold it any more.
+    /// Releases the lease on `key`. Returns whether another worker waits; `false` if this holder does not hold it any more.
     /// `tombstone` says what stays for a while.
     pub fn release(
         &self,
@@ -269,56 +254,27 @@ impl Leases {
         key: &QuestionKey,
         holder: u64,
         tombstone: Option<Tombstone>,
-    ) -> Marks {
+    ) -> bool {
         for _ in 0..WRITE_ATTEMPTS {
             let (bucket, mut leases) = self.read(store, &key.digest);
             let ours = leases
                 .iter()
-                .position(|lease| lease.marks(key, holder).is_some());
+                .position(|lease| lease.contended(key, holder).is_some());
             let Some(ours) = ours else {
                 break;
             };
             let mut lease = leases.swap_remove(ours);
-            let marks = lease.marks(key, holder).unwrap_or_default();
+            let contended = lease.contended(key, holder).unwrap_or_default();
             if let Some(tombstone) = tombstone {
                 lease.state = State::Released(tombstone);
                 leases.push(lease);
             }
             // A worker that wrote first may have marked it: read it again.
             if write(store, &bucket, &leases).is_ok() {
-                return marks;
+                return contended;
             }
         }
-        Marks::default()
-    }
-
-    /// Returns whether this holder's lease on `key` was invalidated.
-    pub fn is_invalidated(&self, store: &impl Store, key: &QuestionKey, holder: u64) -> bool {
-        let (_, leases) = self.read(store, &key.digest);
-        let marks = leases.iter().find_map(|lease| lease.marks(key, holder));
-        marks.is_some_and(|marks| marks.invalidated)
-    }
-
-    /// Invalidates every lease on the token, of any holder. Returns whether there is one.
-    pub fn invalidate(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> bool {
-        let mut found = false;
-        for _ in 0..WRITE_ATTEMPTS {
-            let (bucket, mut leases) = self.read(store, digest);
-            let mut is_changed = false;
-            for lease in &mut leases {
-                if let State::Held { until, marks } = &mut lease.state
-                    && lease.key.starts_with(&digest.0)
-                    && now < *until
-                {
-                    found = true;
-                    is_changed |= !std::mem::replace(&mut marks.invalidated, true);
-                }
-            }
-            if !is_changed || write(store, &bucket, &leases).is_ok() {
-                break;
-            }
-        }
-        found
+        false
     }
 
     fn read(&self, store: &impl Store, digest: &TokenDigest) -> (Bucket, Vec<Lease>) {
@@ -349,9 +305,6 @@ fn evict_oldest_tombstone(leases: &mut Vec<Lease>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::host::memory::MemoryStore;
 
@@ -439,39 +392,15 @@ mod tests {
     }
 
     #[test]
-    fn an_invalidated_lease_stays_so_until_it_is_released() {
-        let (store, leases) = (MemoryStore::default(), Leases::default());
-        let key = key(b"token");
-        assert!(!leases.invalidate(&store, &key.digest, NOW), "nobody asks");
-        leases.acquire(&store, &key, ME, NOW, SEEN);
-        assert!(!leases.is_invalidated(&store, &key, ME));
-        assert!(leases.invalidate(&store, &key.digest, NOW));
-        leases.acquire(&store, &key, ME, NOW + LEASE / 2, SEEN);
-        assert!(
-            leases.is_invalidated(&store, &key, ME),
-            "renewed, and still invalidated"
-        );
-        assert!(!leases.is_invalidated(&store, &key, OTHER));
-        assert!(leases.release(&store, &key, ME, None).invalidated);
-        leases.acquire(&store, &key, ME, NOW, SEEN);
-        assert!(!leases.release(&store, &key, ME, None).invalidated);
-        leases.acquire(&store, &key, ME, NOW, SEEN);
-        assert!(
-            !leases.invalidate(&store, &key.digest, NOW + LEASE),
-            "it has run out"
-        );
-    }
-
-    #[test]
     fn contention_is_recorded() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
         leases.acquire(&store, &key, ME, NOW, SEEN);
-        assert!(!leases.release(&store, &key, ME, None).contended);
+        assert!(!leases.release(&store, &key, ME, None));
         leases.acquire(&store, &key, ME, NOW, SEEN);
         leases.acquire(&store, &key, OTHER, NOW, SEEN);
         leases.acquire(&store, &key, ME, NOW + LEASE / 2, SEEN);
-        assert!(leases.release(&store, &key, ME, None).contended);
+        assert!(leases.release(&store, &key, ME, None));
     }
 
     #[test]
@@ -480,11 +409,9 @@ mod tests {
         let key = key(b"token");
         leases.acquire(&store, &key, ME, NOW, SEEN);
         *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
-            Leases::default().invalidate(store, &key.digest, NOW);
             Leases::default().acquire(store, &key, OTHER, NOW, SEEN);
         }));
-        let marks = leases.release(&store, &key, ME, None);
-        assert!(marks.invalidated && marks.contended);
+        assert!(leases.release(&store, &key, ME, None));
     }
 
     #[test]
@@ -533,7 +460,25 @@ mod tests {
     }
 
     #[test]
-    fn a_tombstone_makes_room_for_a_lease_and_is_neither_held_nor_invalidated() {
+    fn a_failure_holds_every_worker_off_for_a_second_and_then_counts_no_more() {
+        let (store, leases) = (MemoryStore::default(), Leases::default());
+        let key = key(b"token");
+        let acquire = |holder, now| leases.acquire(&store, &key, holder, now, now);
+        acquire(ME, NOW);
+        leases.release(&store, &key, ME, Some(Tombstone::Failed(NOW)));
+        let last = (NOW + LEASE).minus(Duration::from_millis(1));
+        for holder in [ME, OTHER] {
+            assert_eq!(acquire(holder, NOW), Acquired::Failed);
+            assert_eq!(acquire(holder, last), Acquired::Failed);
+        }
+        assert_eq!(acquire(OTHER, NOW + LEASE), Acquired::Mine);
+        // A call that took as long as that holds nobody off.
+        leases.release(&store, &key, OTHER, Some(Tombstone::Failed(NOW)));
+        assert_eq!(acquire(ME, NOW + LEASE), Acquired::Mine);
+    }
+
+    #[test]
+    fn a_tombstone_makes_room_for_a_lease_and_is_not_held() {
         let store = MemoryStore::default();
         let leases = Leases {
             buckets: Buckets::new("l", 1),
@@ -541,9 +486,7 @@ mod tests {
         let (one, two) = (key(b"one"), key(b"two"));
         leases.acquire(&store, &one, ME, NOW, SEEN);
         leases.release(&store, &one, ME, Some(Tombstone::Stored(NOW)));
-        assert!(!leases.invalidate(&store, &one.digest, NOW));
-        assert!(!leases.is_invalidated(&store, &one, ME));
-        assert_eq!(leases.release(&store, &one, ME, None), Marks::default());
+        assert!(!leases.release(&store, &one, ME, None));
         let acquired = leases.acquire(&store, &two, ME, NOW, SEEN);
         assert_eq!(acquired, Acquired::Mine);
         let acquired = leases.acquire(&store, &one, ME, NOW, SEEN);

@@ -1,4 +1,4 @@
-//! How much clients may cause: their budgets of unknown tokens, and the lines for free calls.
+//! How much clients may cause: their budgets of inactive tokens, and the lines for free calls.
 
 use super::{
     budget::{Budget, Inactive, Spent},

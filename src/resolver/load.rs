@@ -94,9 +94,6 @@ impl Load {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     fn slot(group: u8, client: Option<u8>) -> Slot {

@@ -226,9 +226,6 @@ fn key(number: u32) -> String {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::{
         host::{Runtime as _, Store as _, fake::FakeHost},

@@ -363,9 +363,6 @@ fn of_status(settings: &Settings, why: NoVerdict) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::host::memory::MemoryStore;
 

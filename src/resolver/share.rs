@@ -86,9 +86,6 @@ fn reserve(cap: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     /// Fills what `client` gets of `cap`, as the resolver does.

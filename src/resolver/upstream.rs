@@ -41,7 +41,7 @@ pub struct Upstream {
     pub cache: SharedCache,
     /// Longest life of an active answer.
     pub ttl: Duration,
-    /// How many unknown tokens one client may bring.
+    /// How many inactive tokens one client may bring.
     pub budget: Option<UnknownTokenBudget>,
     /// Which cap its calls count against.
     pub admission: Admission,

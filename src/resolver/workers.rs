@@ -4,13 +4,14 @@
 //! themselves. All of it only saves time: a worker that hears nothing reads shared data at its next tick.
 
 use super::{
-    lease::{Acquired, LEASE, Leases, Marks, Tombstone},
+    lease::{Acquired, LEASE, Leases, Tombstone},
     membership::{Hint, Membership},
     upstream::Upstream,
 };
 use crate::{
     cache::{
         ActiveEntry, Cached,
+        ended::EndedTokens,
         epoch::{Epochs, Stamp, Subject},
         question::QuestionKey,
     },
@@ -28,6 +29,7 @@ const MAX_RECHECKS: usize = 4;
 #[derive(Debug, Default)]
 pub struct Workers {
     leases: Leases,
+    ended: EndedTokens,
     membership: Membership,
     /// As of the last tick or hint.
     epochs: Epochs,
@@ -42,8 +44,8 @@ pub enum Acquisition {
         /// When to read the cache again, unless a hint comes first.
         check_at: Instant,
     },
-    /// None for a while: a call has just failed, and this stale answer serves.
-    Failed(Box<ActiveEntry>),
+    /// None for a while: a call has just failed. A stale answer serves, or there is no verdict.
+    Failed(Option<Box<ActiveEntry>>),
     /// This one.
     Mine {
         /// Whether it holds the lease.
@@ -97,31 +99,27 @@ impl Workers {
                         None => cache_read_at = stored_at,
                     }
                 }
-                Acquired::Failed(failed_at) => {
-                    match upstream.cache.lookup_stale(cb.host, &key.digest, now) {
-                        Some(entry) => return Acquisition::Failed(entry),
-                        None => cache_read_at = failed_at,
-                    }
+                Acquired::Failed => {
+                    let stale = upstream.cache.lookup_stale(cb.host, &key.digest, now);
+                    return Acquisition::Failed(stale);
                 }
             }
         }
         Acquisition::Mine { leased: false }
     }
 
-    /// Releases the lease and hints the other workers if one of them waits for it. Returns the lease's marks.
+    /// Releases the lease and hints the other workers if one of them waits for it.
     pub fn release<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
         hint: Hint,
         tombstone: Option<Tombstone>,
-    ) -> Marks {
+    ) {
         let worker = self.membership.worker_id(cb.host);
-        let marks = self.leases.release(cb.host, &key, worker, tombstone);
-        if marks.contended {
+        if self.leases.release(cb.host, &key, worker, tombstone) {
             self.membership.broadcast(cb.host, hint, cb.now());
         }
-        marks
     }
 
     /// Holds the lease for longer.
@@ -130,19 +128,18 @@ impl Workers {
         self.leases.acquire(cb.host, key, worker, now, now);
     }
 
-    /// Returns whether this worker's lease was invalidated: the token ended while it was asked about.
-    pub fn is_invalidated<H: Backend>(&mut self, cb: &Callback<'_, H>, key: &QuestionKey) -> bool {
-        let worker = self.membership.worker_id(cb.host);
-        self.leases.is_invalidated(cb.host, key, worker)
+    /// Returns how often the token has ended: see [`crate::cache::ended`].
+    pub fn ends<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest) -> u64 {
+        self.ended.count(cb.host, token)
     }
 
-    /// Invalidates every lease on a token. Returns whether there is one.
-    pub fn invalidate_leases<H: Backend>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        token: &TokenDigest,
-    ) -> bool {
-        self.leases.invalidate(cb.host, token, cb.now())
+    /// Notes that the token has ended, for the workers that ask about it.
+    pub fn end<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest) {
+        if self.ended.add(cb.host, token).is_err() {
+            log::error!(
+                "shared data could not be written; an answer on its way may outlive a session"
+            );
+        }
     }
 
     /// Tells all workers that answers no longer hold. The epoch is raised only after the shared entry is gone:
@@ -175,10 +172,6 @@ impl Workers {
 mod tests {
     use std::time::Duration;
 
-    use serde_json::json;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::{
         cache::Introspected,
@@ -187,6 +180,7 @@ mod tests {
         mas::introspection::Answer,
         resolver::{Admission, Overflow, PoolId},
     };
+    use serde_json::json;
 
     const ROOT: RootId = RootId(1);
     const TTL: Duration = Duration::from_secs(10);
@@ -228,13 +222,8 @@ mod tests {
     /// MAS has called the token active, and its answer is in the shared cache.
     fn store_active(host: &FakeHost, upstream: &Upstream) {
         let answer = Answer::parse(br#"{"active":true,"username":"alice"}"#.to_vec()).unwrap();
-        let introspected = Introspected {
-            digest: token(),
-            asked_at: host.now(),
-            answered_at: host.now(),
-            lifetime: answer.lifetime(None),
-            answer,
-        };
+        let lifetime = answer.lifetime(None);
+        let introspected = Introspected::new(token(), host.now(), host.now(), answer, lifetime);
         assert!(upstream.cache.store(host, &introspected).stored);
     }
 
@@ -322,17 +311,18 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_keeps_the_others_from_calling_only_where_a_stale_answer_serves() {
+    fn a_failure_keeps_every_worker_from_calling_for_a_second() {
         for (stale_if_error, serves) in [("10m", true), ("0s", false)] {
             let (host, upstream) = (FakeHost::default(), upstream(stale_if_error));
             let [mut one, mut two] = joined(&host);
             store_active(&host, &upstream);
             host.advance(TTL);
             ask(&mut one, &host, &upstream, Tombstone::Failed(host.now()));
-            match acquire(&mut two, &host, &upstream) {
-                Acquisition::Failed(_) => assert!(serves),
-                Acquisition::Mine { leased } => assert!(leased && !serves),
-                _ => panic!("neither an answer nor a holder is there"),
+            for worker in [&mut one, &mut two] {
+                match acquire(worker, &host, &upstream) {
+                    Acquisition::Failed(stale) => assert_eq!(stale.is_some(), serves),
+                    _ => panic!("a call has just failed"),
+                }
             }
             host.advance(LEASE);
             let later = acquire(&mut two, &host, &upstream);
@@ -365,30 +355,14 @@ mod tests {
         ask(&mut one, &host, &upstream, Tombstone::Failed(host.now()));
         assert_eq!(told(&host, 1), []);
 
+        host.advance(LEASE);
         acquire(&mut one, &host, &upstream);
         let peer = acquire(&mut two, &host, &upstream);
         assert!(matches!(peer, Acquisition::Peer { .. }));
         let key = upstream.question(&token());
-        let marks = one.release(&callback(&host), key, Hint::Failed(key), None);
-        assert!(marks.contended && !marks.invalidated);
+        one.release(&callback(&host), key, Hint::Failed(key), None);
         assert_eq!(told(&host, 1), [Some(Hint::Failed(key))]);
         assert_eq!(told(&host, 0), [], "itself");
-    }
-
-    #[test]
-    fn a_lease_is_invalidated_while_it_is_held_and_renewed() {
-        let (host, upstream) = (FakeHost::default(), upstream("0s"));
-        let [mut one, mut two] = joined(&host);
-        let key = upstream.question(&token());
-        assert!(!two.invalidate_leases(&callback(&host), &token()), "none");
-        acquire(&mut one, &host, &upstream);
-        assert!(!one.is_invalidated(&callback(&host), &key));
-        assert!(two.invalidate_leases(&callback(&host), &token()));
-        one.renew(&callback(&host), &key);
-        assert!(one.is_invalidated(&callback(&host), &key));
-        assert!(!two.is_invalidated(&callback(&host), &key), "another's");
-        let marks = one.release(&callback(&host), key, Hint::Stored(key), None);
-        assert!(marks.invalidated);
     }
 
     #[test]

@@ -57,6 +57,7 @@ pub struct Exchange<W> {
     /// The configuration that it came in under.
     pub plugin: Rc<Plugin>,
     phase: Cell<Phase>,
+    is_whole: Cell<bool>,
     watch: RefCell<W>,
 }
 
@@ -67,6 +68,7 @@ impl<W: Watch> Exchange<W> {
             stream,
             plugin: Rc::clone(plugin),
             phase: Cell::new(Phase::Held),
+            is_whole: Cell::new(false),
             watch: RefCell::default(),
         }
     }
@@ -82,6 +84,16 @@ impl<W: Watch> Exchange<W> {
             .try_borrow()
             .map(|watch| watch.wants())
             .unwrap_or_default()
+    }
+
+    /// Notes that all of the request has come.
+    pub fn set_whole(&self) {
+        self.is_whole.set(true);
+    }
+
+    /// Returns whether all of the request has come. One that breaks off before its end is carried out by nobody.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole.get()
     }
 
     pub(super) fn set_phase(&self, phase: Phase) {

@@ -40,7 +40,7 @@ use crate::{
         epoch::Stamp,
         local::{LocalCache, LocalEntry},
     },
-    config::Mode,
+    config::{Config, Mode},
     host::{Callback, Host, RequestHead},
     matrix::reply::Rejection,
     metrics::{Metric, Outcome},
@@ -219,7 +219,7 @@ impl Gateway {
         head: &RequestHead,
     ) -> Option<Decision> {
         let config = &exchange.plugin.config;
-        let recognize = |token: &[u8]| self.recognized.of(token);
+        let recognize = |config: &Config, token: &[u8]| self.recognized.of(config, token);
         let (outcome, decision) = match policy::inspect(config, head, recognize) {
             Inspection::Forward => (Outcome::NotAsked, Decision::Forward),
             Inspection::ForwardAndWatch(end) => {

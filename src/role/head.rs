@@ -100,8 +100,10 @@ fn reserved<'f>(
     identity_headers: &IdentityHeaders,
 ) -> Result<Vec<&'f str>, Unclean> {
     let mut names = Vec::new();
-    let found = fields.iter().map(|(name, _)| name);
-    for name in found.filter(|name| identity_headers.is_reserved(name)) {
+    for name in fields.names() {
+        if !identity_headers.is_reserved(name) {
+            continue;
+        }
         // Letters, digits and ASCII separators.
         let name = str::from_utf8(name).unwrap_or_default();
         if names.contains(&name) {

@@ -88,7 +88,7 @@ impl Introspection {
             Some(known) if known.matches(credential) => true,
             // Another credential, which MAS may know.
             Some(_) => return,
-            None => self.callers.contains(&caller, cb.now()),
+            None => self.callers.admits(&caller, cb.now()),
         };
         if !is_authenticated {
             exchange.set_watch(Watch::Unauthenticated(caller, Box::default()));

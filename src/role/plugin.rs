@@ -123,9 +123,6 @@ fn admission(config: &Config) -> Admission {
 mod tests {
     use std::collections::BTreeSet;
 
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::{config, host::memory::MemoryStore};
 

@@ -91,7 +91,6 @@ fn asking(define: &mut dyn FnMut(Metric)) {
         Metric::LeaseWait,
         Metric::LineWait,
         Metric::Refresh,
-        Metric::InFlight,
         Metric::IntrospectionMillis,
         Metric::HeldMillis,
     ] {
@@ -102,9 +101,6 @@ fn asking(define: &mut dyn FnMut(Metric)) {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
     use crate::{config, host::fake::FakeHost};
@@ -149,7 +145,7 @@ mod tests {
                 "invalidations_total.reason=sync_devices",
                 [false, false, true],
             ),
-            ("introspections_in_flight", [true, true, false]),
+            ("refreshes_total", [true, true, false]),
             (
                 "provisioning_requests_total.secret=matching",
                 [false, false, true],

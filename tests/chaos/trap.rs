@@ -109,6 +109,55 @@ async fn what_a_vm_held_when_it_failed_ends_with_the_idle_timeout() {
     assert_eq!(*user, json!(["@bob:example.org"]));
 }
 
+/// The calls of a VM that fails are in none of the module's figures, and leave Envoy's own count of what is under way.
+#[tokio::test]
+async fn the_calls_of_a_vm_that_failed_stay_in_no_figure() {
+    const CALLS: usize = 3;
+    let Stage {
+        mas,
+        envoy,
+        homeserver: _homeserver,
+    } = Stage::set(|builder| {
+        builder.bootstrap(|config| {
+            trap_module_in(config);
+            bootstrap::http_manager(config)["stream_idle_timeout"] = "2s".into();
+        })
+    })
+    .await;
+    let hold = mas.hold();
+    let mut held = JoinSet::new();
+    for user in 0..CALLS {
+        let (addr, user) = (envoy.addr(), format!("user{user}"));
+        held.spawn(async move { http::send(addr, &whoami(&user)).await });
+    }
+    mas.wait_for_calls(CALLS as u64).await;
+    assert_eq!(envoy.stats().await.calls_under_way(), CALLS as f64);
+    let trap = Request::get("/_matrix/client/versions").header(TRAP, "head");
+    assert_eq!(http::send(envoy.addr(), &trap).await.status, 503);
+    envoy.wait_for_log(FAILED).await;
+    held.join_all().await;
+    hold.release();
+
+    mas.insert(&token("mat", "bob"), Session::access("bob", "PHONE"));
+    http::within_limit("a new VM, and none of the old one's calls", async {
+        while http::send(envoy.addr(), &whoami("bob")).await.status != 200
+            || envoy.stats().await.calls_under_way() > 0.0
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let stats = Request::get("/stats/prometheus");
+    let stats = http::send(envoy.admin(), &stats).await;
+    let types = stats.text().lines();
+    let types = types.filter(|line| line.starts_with("# TYPE matrix_edge_auth_"));
+    let types: Vec<_> = types.map(|line| line.rsplit(' ').next()).collect();
+    assert!(types.contains(&Some("counter")) && types.contains(&Some("histogram")));
+    assert!(!types.contains(&Some("gauge")), "{types:?}");
+    let calls = "matrix_edge_auth_introspections_total";
+    assert_eq!(envoy.stats().await.sum(calls, &[]), 1.0, "bob's");
+}
+
 /// Envoy delivers a hint to a thread and to the number of the root that has registered the queue. In the VM that comes
 /// after one that has failed, a request can have that number.
 #[tokio::test]

@@ -38,8 +38,6 @@ const CAP: u64 = 256 * WORKERS as u64;
 /// How long a question may wait in line, up to the next tick.
 const LINE: Duration = Duration::from_millis(750);
 
-const IN_FLIGHT: &str = "matrix_edge_auth_introspections_in_flight";
-
 /// Connections are never spread evenly: of twenty, so many go to each worker.
 const SPREAD: [usize; WORKERS] = [7, 6, 4, 3];
 
@@ -98,7 +96,7 @@ async fn assert_all_are_served(clients: usize, beside_a_flood: bool) {
     let gauge = async {
         let mut most = 0.0;
         while !is_over.load(Ordering::Relaxed) {
-            most = edge.envoy.stats().await.sum(IN_FLIGHT, &[]).max(most);
+            most = edge.envoy.stats().await.calls_under_way().max(most);
             sleep(POLL).await;
         }
         most as u64
@@ -135,7 +133,7 @@ async fn assert_all_are_served(clients: usize, beside_a_flood: bool) {
     }
     let calls = tokens.iter().map(|token| edge.mas.calls(token));
     assert!(calls.max() == Some(1), "each is asked about once");
-    edge.wait_for_metric(IN_FLIGHT, &[], 0.0).await;
+    edge.wait_until_none_is_under_way().await;
     edge.assert_alive().await;
 }
 

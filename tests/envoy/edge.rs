@@ -1,6 +1,6 @@
 //! The whole edge: Envoy with the module, between a stand-in homeserver and a stand-in MAS.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 use stand_in::{
@@ -8,7 +8,10 @@ use stand_in::{
     homeserver::Homeserver,
     mas::{DEFAULT_SECRET, Mas, Options, Session, token},
 };
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::{
+    net::TcpSocket,
+    task::{JoinHandle, JoinSet},
+};
 
 use crate::support::{
     envoy::{Builder, Envoy},
@@ -158,6 +161,31 @@ impl Edge {
         .await;
     }
 
+    /// Sends the request again and again until there is a verdict: after a call that failed MAS is left alone about a token
+    /// for a second.
+    pub async fn send_until_verdict(&self, request: &Request) -> Response {
+        within_limit("a verdict", async {
+            loop {
+                let response = self.send(request).await;
+                if response.status != 503 {
+                    break response;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        })
+        .await
+    }
+
+    /// Resolves when no call to MAS is under way, as Envoy counts them.
+    pub async fn wait_until_none_is_under_way(&self) {
+        within_limit("all calls to have ended", async {
+            while self.envoy.stats().await.calls_under_way() > 0.0 {
+                tokio::time::sleep(POLL).await;
+            }
+        })
+        .await;
+    }
+
     /// Resolves when this many requests have joined an introspection that was already in flight.
     pub async fn wait_for_coalesced(&self, requests: u32) {
         let name = "matrix_edge_auth_coalesced_requests_total";
@@ -247,4 +275,13 @@ pub fn assert_no_verdict(response: &Response) {
 /// Lower hex.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Returns an address on which nothing listens. Nobody else gets the port while the socket is kept.
+pub fn closed_port() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(free).expect("a free port");
+    let addr = socket.local_addr().expect("a bound socket has an address");
+    (socket, addr)
 }

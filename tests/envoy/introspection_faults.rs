@@ -78,8 +78,13 @@ async fn mas_answers_itself_if_so_configured() {
         assert_active(&ask(&edge, &introspect(&token)).await, "alice");
         assert_eq!(edge.mas.calls(&token), 3);
     }
-    let passed = no_verdicts().len() + below_http().len() + 1;
-    assert_eq!(answers(&edge, "not_asked", "offline").await, passed as f64);
+    // Within a second of a call that failed the next request goes on without one. A slow machine may take longer.
+    let passed = answers(&edge, "not_asked", "offline").await as usize;
+    let least = no_verdicts().len() + below_http().len() + 1;
+    assert!(
+        (least..=least + below_http().len()).contains(&passed),
+        "{passed}"
+    );
     assert_eq!(answers(&edge, "no_verdict", "mas").await, 0.0);
     edge.assert_alive().await;
 }
@@ -234,23 +239,40 @@ async fn shadow_mode_answers_nothing() {
     }
 }
 
-/// Under `fault` no token gets a verdict, however often it is asked; after it, each gets its own with one more call.
+/// Under `fault` no token gets a verdict; after it, each gets its own with one more call, a second after the one that failed.
 async fn assert_unavailable_and_recovers(edge: &Edge, fault: Fault) {
-    let (active, inactive) = (edge.alice(), new_token("mat"));
+    let active = [(); 2].map(|()| edge.alice());
+    let inactive = [(); 2].map(|()| new_token("mat"));
+    let tokens = || active.iter().chain(&inactive);
     let counted = answers(edge, "no_verdict", "mas").await;
     edge.mas.fault(fault);
-    for (token, calls) in [(&active, 1), (&inactive, 1), (&active, 2), (&inactive, 2)] {
+    for token in tokens() {
         assert_unavailable(&ask(edge, &introspect(token)).await);
-        assert_eq!(edge.mas.calls(token), calls, "one call for each try");
+        assert_eq!(edge.mas.calls(token), 1);
     }
     assert_eq!(answers(edge, "no_verdict", "mas").await, counted + 4.0);
     edge.mas.clear_faults();
-    assert_active(&ask(edge, &introspect(&active)).await, "alice");
-    assert_eq!(ask(edge, &introspect(&inactive)).await.text(), INACTIVE);
-    assert_eq!(
-        [&active, &inactive].map(|token| edge.mas.calls(token)),
-        [3, 3]
-    );
+    for token in &active {
+        assert_active(&ask_until_answered(edge, token).await, "alice");
+    }
+    for token in &inactive {
+        assert_eq!(ask_until_answered(edge, token).await.text(), INACTIVE);
+    }
+    assert!(tokens().all(|token| edge.mas.calls(token) == 2));
+}
+
+/// Asks until the module has an answer: after a call that failed MAS is left alone about a token for a second.
+async fn ask_until_answered(edge: &Edge, token: &str) -> Response {
+    within_limit("an answer", async {
+        loop {
+            let response = ask(edge, &introspect(token)).await;
+            if response.status != 503 {
+                break response;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await
 }
 
 /// An error of RFC 6749, section 5.2, that says nothing of the token.

@@ -39,7 +39,7 @@ enum Served {
     Offline,
     /// By MAS, each time.
     Passed,
-    /// By MAS, each time, after a call of the module that failed.
+    /// By MAS, each time, after a call of the module that failed. The module makes none within a second of the last.
     Failed,
 }
 
@@ -182,7 +182,9 @@ async fn replay(change: impl Fn(&mut Record)) -> usize {
         compare("cold", same(&direct, &cold, Duration::ZERO));
         compare("warm", same(&direct, &warm, before.elapsed()));
         let (expected, actual) = (served.calls(), [cold_calls, warm_calls]);
-        if actual != expected && !NEAR_ITS_END.contains(&&*record.name) {
+        let is_held_off =
+            served == Served::Failed && actual.iter().all(|calls| (1..=2).contains(calls));
+        if actual != expected && !is_held_off && !NEAR_ITS_END.contains(&&*record.name) {
             let difference = format!("{actual:?} requests to MAS instead of {expected:?}");
             compare("cold and warm", Err(difference));
         }

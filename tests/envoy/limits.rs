@@ -1,7 +1,7 @@
 //! What Envoy may hold in memory for one connection and for one call of the module: its defaults are megabytes for each,
-//! and anyone can cause many of both.
+//! and anyone can cause many of both. And who may fill the clusters through which Synapse reaches MAS.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use serde_json::{Value, json};
 use stand_in::mas::{Fault, Options};
@@ -18,6 +18,9 @@ const MIB: u64 = 1024 * 1024;
 /// The runtime key, and what it may be: more than the module reads of an answer, and not much more.
 const ANSWER: &str = "http.async_response_buffer_limit";
 const ANSWER_BYTES: [u64; 2] = [65 * 1024, 128 * 1024];
+
+/// What the heads of all requests of one connection may take.
+const HEADS_BYTES: u64 = 4 * MIB;
 
 /// The bootstrap configurations below `envoy/`, by their paths.
 fn bootstraps() -> Vec<(String, Value)> {
@@ -75,6 +78,20 @@ fn fault_of(listener: &Value, manager: &Value) -> Option<String> {
     .into_iter()
     .find(|(name, most)| http2[name].as_u64().is_none_or(|size| size > *most))
     .map(|(name, _)| name.to_owned())
+    .or_else(|| fault_of_heads(manager))
+}
+
+/// The same for the heads of its requests: HTTP/2 header compression lets a client cause them with next to nothing.
+fn fault_of_heads(manager: &Value) -> Option<String> {
+    let streams = manager["http2_protocol_options"]["max_concurrent_streams"].as_u64();
+    let head = manager["max_request_headers_kb"].as_u64();
+    // As Envoy has them where nothing is said.
+    let bytes = streams.unwrap_or(1024) * head.unwrap_or(60) * 1024;
+    if bytes > HEADS_BYTES {
+        return Some(format!("{streams:?} streams of {head:?} KiB"));
+    }
+    let number = manager["common_http_protocol_options"]["max_headers_count"].as_u64();
+    (number != Some(100)).then(|| "max_headers_count".to_owned())
 }
 
 #[test]
@@ -112,6 +129,86 @@ fn every_shipped_listener_for_clients_bounds_what_a_connection_may_hold() {
         }
     }
     assert!(listeners >= 11, "{listeners} listeners");
+}
+
+/// Envoy takes `x-envoy-fault-*` of a client for its operator's. One says how many requests are delayed.
+#[test]
+fn no_client_of_a_shipped_configuration_has_a_word_in_its_delays() {
+    const DELAY: &str = "x-envoy-fault-delay-request";
+    let mut delaying = 0;
+    for (path, mut config) in bootstraps() {
+        for listener in bootstrap::listeners(&mut config) {
+            for manager in managers(listener) {
+                let routes = &manager["route_config"];
+                if routes.to_string().contains(&format!("\"key\":\"{DELAY}\"")) {
+                    delaying += 1;
+                    let removed = &routes["request_headers_to_remove"];
+                    let expected = json!([format!("{DELAY}-percentage")]);
+                    assert_eq!(*removed, expected, "{path}: {}", listener["name"]);
+                }
+            }
+        }
+    }
+    assert_eq!(delaying, 4, "two listeners of each fleet");
+}
+
+/// The clusters to which the routes of a connection manager lead, mirrored requests included.
+fn routed(manager: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    visit_clusters(&manager["route_config"], &mut found);
+    found
+}
+
+fn visit_clusters(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| visit_clusters(item, found)),
+        Value::Object(members) => {
+            for (name, member) in members {
+                match member.as_str() {
+                    Some(cluster) if name == "cluster" => _ = found.insert(cluster.to_owned()),
+                    _ => visit_clusters(member, found),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn is_introspection(manager: &Value) -> bool {
+    let filters = manager["http_filters"].as_array().into_iter().flatten();
+    let mut roles =
+        filters.map(|filter| &filter["typed_config"]["config"]["configuration"]["value"]["role"]);
+    roles.any(|role| role == "introspection")
+}
+
+/// Synapse's requests to MAS never wait for a place behind those of clients.
+#[test]
+fn no_shipped_listener_for_clients_shares_a_cluster_with_that_of_synapse() {
+    let mut compared = 0;
+    for (path, mut config) in bootstraps() {
+        let (mut of_clients, mut of_synapse) = (BTreeSet::new(), BTreeSet::new());
+        for listener in bootstrap::listeners(&mut config) {
+            for manager in managers(listener) {
+                if manager["use_remote_address"] == json!(true) {
+                    of_clients.append(&mut routed(manager));
+                } else if is_introspection(manager) {
+                    of_synapse.append(&mut routed(manager));
+                }
+            }
+        }
+        let shared: Vec<_> = of_clients.intersection(&of_synapse).collect();
+        assert!(shared.is_empty(), "{path}: {shared:?}");
+        for cluster in &of_synapse {
+            compared += 1;
+            let limits =
+                &bootstrap::cluster(&mut config, cluster)["circuit_breakers"]["thresholds"];
+            for limit in ["max_connections", "max_requests", "max_pending_requests"] {
+                assert!(limits[0][limit].is_u64(), "{path}: {limit} of {cluster}");
+            }
+            assert!(!of_clients.is_empty(), "{path}");
+        }
+    }
+    assert!(compared >= 6, "{compared} clusters");
 }
 
 /// MAS, or who answers in its place, sends more than Envoy can hold, to many calls at once.

@@ -26,7 +26,9 @@ mod support {
 }
 
 mod across_workers;
+mod allocation;
 mod attack;
+mod backoff;
 mod budget;
 mod cache;
 mod capabilities;
@@ -74,6 +76,7 @@ mod replies;
 mod retries;
 mod rollout;
 mod rollout_guide;
+mod runbook;
 mod sessions;
 mod shadow;
 mod shipped;

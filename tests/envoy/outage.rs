@@ -175,8 +175,7 @@ impl Rig {
             self.assert_served().await;
             sleep(BETWEEN).await;
         }
-        let under_way = "matrix_edge_auth_introspections_in_flight";
-        self.edge.wait_for_metric(under_way, &[], 0.0).await;
+        self.edge.wait_until_none_is_under_way().await;
         self.edge.assert_alive().await;
     }
 }

@@ -25,8 +25,6 @@ use crate::support::{
     http::{Connection, Request, Response},
 };
 
-const IN_FLIGHT: &str = "matrix_edge_auth_introspections_in_flight";
-
 /// What became of a request, and how long that took.
 type Answer = (Response, Duration);
 
@@ -87,7 +85,7 @@ async fn a_mas_that_hangs_gets_no_more_calls_than_it_should_and_live_sessions_no
             refused.push(answers.recv().await.expect("an answer"));
         }
         is_over.store(true, Ordering::Relaxed);
-        let under_way = edge.envoy.stats().await.sum(IN_FLIGHT, &[]);
+        let under_way = edge.envoy.stats().await.calls_under_way();
         assert_eq!(under_way, CALLED as f64);
         (refused, answers)
     };
@@ -117,7 +115,7 @@ async fn a_mas_that_hangs_gets_no_more_calls_than_it_should_and_live_sessions_no
     while let Some((answer, _)) = answers.recv().await {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
-    edge.wait_for_metric(IN_FLIGHT, &[], 0.0).await;
+    edge.wait_until_none_is_under_way().await;
     edge.assert_alive().await;
 }
 
@@ -182,6 +180,6 @@ async fn a_slow_mas_and_thousands_of_cold_tokens_leave_memory_flat() {
     assert!(after < before + GROWTH, "{before} bytes, then {after}");
     assert_eq!(edge.mas.calls(&live), 1);
     edge.mas.clear_faults();
-    edge.wait_for_metric(IN_FLIGHT, &[], 0.0).await;
+    edge.wait_until_none_is_under_way().await;
     edge.assert_alive().await;
 }

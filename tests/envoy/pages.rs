@@ -1,5 +1,7 @@
 //! Pages of the manual, taken apart: their blocks, and the commands in these with what they must print.
 
+use std::process::Command;
+
 /// A block of a page: its language and its text.
 pub struct Block {
     pub language: String,
@@ -45,4 +47,17 @@ pub fn steps(text: &str) -> Vec<Step> {
             output: lines.join("\n"),
         })
         .collect()
+}
+
+/// Runs a command. Returns what it printed, or in words how it failed. What it asks may run on this thread's runtime.
+pub async fn outcome(mut command: Command) -> Result<String, String> {
+    let ended = tokio::task::spawn_blocking(move || command.output()).await;
+    let ended = ended.expect("no panic").expect("the program starts");
+    let printed = String::from_utf8_lossy(&ended.stdout).trim_end().to_owned();
+    if ended.status.success() {
+        Ok(printed)
+    } else {
+        let said = String::from_utf8_lossy(&ended.stderr);
+        Err(format!("{} {printed}{said}", ended.status))
+    }
 }

@@ -23,9 +23,9 @@ use crate::support::{
     http::{self, Connection, Request, Response, within_limit},
 };
 
-const MATRIX: &str = "matrix.example.org";
+pub const MATRIX: &str = "matrix.example.org";
 pub const AUTH: &str = "auth.example.org";
-const RTC: &str = "matrix-rtc.example.org";
+pub const RTC: &str = "matrix-rtc.example.org";
 const SERVER_NAME: &str = "example.org";
 
 /// Rows of the routing table: method, target, the cluster that must get it, and the user whom that must be told of.
@@ -394,7 +394,7 @@ async fn every_row_of_the_production_table_reaches_its_cluster_with_the_right_he
             assert_told(&seen, user);
         }
     }
-    // Every cluster but Envoy's own and the one of MAS's calls was reached by a row.
+    // Every cluster but Envoy's own, and those of Synapse's and of MAS's calls, was reached by a row.
     let untouched = site.upstreams.iter().filter(|(_, upstream)| {
         upstream
             .requests()
@@ -402,7 +402,7 @@ async fn every_row_of_the_production_table_reaches_its_cluster_with_the_right_he
             .all(|seen| seen.path() == "/health")
     });
     let untouched: Vec<&str> = untouched.map(|(name, _)| name.as_str()).collect();
-    assert_eq!(untouched, ["admin", "synapse-mas"]);
+    assert_eq!(untouched, ["admin", "mas-for-synapse", "synapse-mas"]);
     // One token, one question.
     assert_eq!(site.mas.total_calls(), 1);
 }
@@ -580,7 +580,9 @@ async fn logged(envoy: &Envoy, text: &str) -> Value {
 async fn the_production_roles_share_answers_and_only_the_modules_calls_get_the_credential() {
     // Here clients, and Synapse, reach a real MAS.
     let site = Site::start_with(2, |config, mas| {
-        bootstrap::move_cluster(bootstrap::cluster(config, "mas"), mas);
+        for cluster in ["mas", "mas-for-synapse"] {
+            bootstrap::move_cluster(bootstrap::cluster(config, cluster), mas);
+        }
     })
     .await;
     site.mas.set_homeserver(site.envoy.listener("provisioning"));

@@ -10,13 +10,15 @@ use tokio::task::JoinHandle;
 use super::{
     edge::{WHOAMI, assert_no_verdict, new_token},
     introspection_role::introspect,
-    production::{AUTH, Site, row_of},
+    production::{AUTH, MATRIX, RTC, Site, row_of},
     tls,
 };
 use crate::support::{
     envoy::bootstrap,
     http::{self, Connection, Request, Response, within_limit},
 };
+
+const SYNC: &str = "/_matrix/client/v3/sync";
 
 /// The trigger of every overload action.
 const HEAP: &str = "envoy.resource_monitors.fixed_heap";
@@ -283,6 +285,16 @@ impl Unfinished {
 #[tokio::test]
 async fn a_full_breaker_of_a_cluster_leaves_the_others_alone() {
     let site = Site::start_with(1, |config, _| {
+        // Requests that have not ended are to take places.
+        let manager = bootstrap::http_manager(config);
+        for filter in bootstrap::http_filters(manager) {
+            let name = filter["name"].as_str().unwrap_or_default();
+            if ["whole_requests", "envoy.filters.http.buffer"].contains(&name) {
+                filter["typed_config"] = json!({
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+                });
+            }
+        }
         for cluster in bootstrap::clusters(config) {
             // Envoy's own interface is asked by probes and Prometheus only.
             if !["admin", "mas-introspection"].contains(&cluster["name"].as_str().unwrap_or("")) {
@@ -302,6 +314,10 @@ async fn a_full_breaker_of_a_cluster_leaves_the_others_alone() {
             (None, "synapse-mas") => {
                 let row = ["mas", "GET", "/_synapse/mas/query_user?localpart=a"];
                 rows.push((cluster, site.envoy.listener("provisioning"), row));
+            }
+            (None, "mas-for-synapse") => {
+                let row = ["mas", "GET", "/.well-known/openid-configuration"];
+                rows.push((cluster, site.envoy.listener("introspection"), row));
             }
             (None, other) => assert_eq!(other, "admin"),
         }
@@ -339,6 +355,99 @@ async fn a_full_breaker_of_a_cluster_leaves_the_others_alone() {
         }
     }
     assert_eq!(rows.len() + 1, site.upstreams.len());
+}
+
+/// Requests that reach the smallest clusters without a look at a session, or before it: the token `x` is of a foreign form.
+const BY_ANYONE: [[&str; 4]; 14] = [
+    ["mas", AUTH, "POST", "/oauth2/revoke"],
+    ["mas", AUTH, "POST", "/graphql"],
+    ["mas", MATRIX, "POST", "/_matrix/client/v3/login"],
+    ["mas", MATRIX, "POST", "/_matrix/client/v3/logout"],
+    ["mas", MATRIX, "OPTIONS", "/_matrix/client/v3/logout/all"],
+    [
+        "synapse-main",
+        MATRIX,
+        "POST",
+        "/_matrix/client/v3/register",
+    ],
+    ["lk-jwt-service", RTC, "POST", "/sfu/get"],
+    ["synapse-initial-sync", MATRIX, "OPTIONS", SYNC],
+    ["synapse-initial-sync", MATRIX, "PATCH", SYNC],
+    ["synapse-initial-sync", MATRIX, "GET", SYNC],
+    ["synapse-initial-sync", MATRIX, "POST", SYNC],
+    [
+        "synapse-sync",
+        MATRIX,
+        "GET",
+        "/_matrix/client/v3/sync?since=s1",
+    ],
+    [
+        "synapse-sync",
+        MATRIX,
+        "POST",
+        "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
+    ],
+    [
+        "synapse-client-reader",
+        MATRIX,
+        "GET",
+        "/_matrix/client/versions",
+    ],
+];
+
+/// Clients that do not end their requests take no places from those who do.
+#[tokio::test]
+async fn a_request_takes_a_place_in_a_cluster_when_it_has_ended() {
+    let site = Site::start_with(1, |config, _| {
+        for name in BY_ANYONE.map(|[cluster, ..]| cluster) {
+            set_thresholds(bootstrap::cluster(config, name), 1);
+        }
+    })
+    .await;
+    let gateway = site.tls.listener("gateway");
+    let open = async |count: usize| {
+        let active = "http.gateway.downstream_rq_active";
+        let count = count as u64;
+        site.envoy
+            .wait_for_stat(active, |active| active == count)
+            .await;
+    };
+    let mut held = Vec::new();
+    for [_, row @ ..] in BY_ANYONE {
+        // One more than there are places, those to wait included.
+        for _ in 0..3 {
+            held.push(Unfinished::send(gateway, row, "x").await);
+        }
+    }
+    open(held.len()).await;
+    for [cluster, host, method, target] in BY_ANYONE {
+        let stat = format!("cluster.{cluster}.upstream_rq_active");
+        assert_eq!(site.envoy.stat(&stat).await, 0, "{method} {target}");
+        let request = Request::new(method, target).header("Host", host);
+        let response = site.send("gateway", &request.bearer(&site.token)).await;
+        assert_eq!(response.status, 200, "{method} {target}");
+    }
+    // What has ended goes on, whole.
+    for [cluster, ..] in BY_ANYONE {
+        for held in held.drain(..3) {
+            assert_eq!(held.finish().await.status, 200);
+            let seen = site.upstreams[cluster].requests();
+            let seen = seen.last().expect("a request");
+            assert_eq!(&*seen.body, b"12", "{} {}", seen.method, seen.target);
+        }
+    }
+    // Nobody sends bodies as large as these there.
+    let large = "a".repeat(65 * 1024);
+    let login = "/_matrix/client/v3/login";
+    for (method, target) in [("POST", login), ("DELETE", "/_matrix/client/v3/devices/X")] {
+        let request = Request::new(method, target).bearer(&site.token);
+        let response = site.send("gateway", &request.body(&large)).await;
+        assert_eq!(response.status, 413, "{method} {target}");
+    }
+    // An upload is as large as it likes to be, and its beginning does not wait for its end.
+    let upload = Request::new("POST", "/_matrix/media/v3/upload").bearer(&site.token);
+    let upload = upload.body("a".repeat(4 << 20));
+    assert_eq!(site.send("gateway", &upload).await.status, 200);
 }
 
 /// The serial number of the certificate that a listener shows.

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use super::{
     edge::{WHOAMI, new_token},
-    pages::{Step, blocks, steps},
+    pages::{Step, blocks, outcome, steps},
     tls,
 };
 use crate::support::{
@@ -189,16 +189,7 @@ impl Site {
             .env("CURL_HOME", self.dir.path())
             .env("MAS_SECRET", &self.secret)
             .env("TOKEN", &self.token);
-        // What it asks runs here.
-        let ended = tokio::task::spawn_blocking(move || bash.output()).await;
-        let ended = ended.expect("no panic").expect("bash starts");
-        let printed = String::from_utf8_lossy(&ended.stdout).trim_end().to_owned();
-        if ended.status.success() {
-            Ok(printed)
-        } else {
-            let said = String::from_utf8_lossy(&ended.stderr);
-            Err(format!("{} {printed}{said}", ended.status))
-        }
+        outcome(bash).await
     }
 
     /// Runs a command of the page. A metric may take a moment to come.

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use super::{
     edge::{WHOAMI, new_token},
     introspection_role::{assert_active, introspect},
-    pages::{blocks, steps},
+    pages::{blocks, outcome, steps},
     tls,
 };
 use crate::support::{
@@ -157,16 +157,7 @@ impl Site {
             .env("CURL_HOME", self.dir.path())
             .env("MAS_SECRET", DEFAULT_SECRET)
             .env("TOKEN", &self.token);
-        // What it asks runs here.
-        let ended = tokio::task::spawn_blocking(move || bash.output()).await;
-        let ended = ended.expect("no panic").expect("bash starts");
-        let printed = String::from_utf8_lossy(&ended.stdout).trim_end().to_owned();
-        if ended.status.success() {
-            Ok(printed)
-        } else {
-            let said = String::from_utf8_lossy(&ended.stderr);
-            Err(format!("{} {printed}{said}", ended.status))
-        }
+        outcome(bash).await
     }
 
     /// Runs a command. What it is to print may take a moment to come.
@@ -269,7 +260,7 @@ async fn run(mut config: Value, [mas, homeserver, admin]: [SocketAddr; 3]) -> En
     config["admin"]["address"]["socket_address"]["port_value"] = 0.into();
     for cluster in bootstrap::clusters(&mut config) {
         let addr = match cluster["name"].as_str() {
-            Some("mas" | "mas-introspection") => mas,
+            Some("mas" | "mas-for-synapse" | "mas-introspection") => mas,
             Some("admin") => admin,
             _ => homeserver,
         };

@@ -33,6 +33,7 @@ async fn start(mas: &Mas, homeserver: &Homeserver) -> Envoy {
             }
             for (cluster, addr) in [
                 ("mas", mas),
+                ("mas-for-synapse", mas),
                 ("mas-introspection", mas),
                 ("homeserver", homeserver),
             ] {

@@ -1,13 +1,10 @@
 //! MAS gives no verdicts: the log names what to look at, in one line of all workers.
 
-use std::net::SocketAddr;
-
 use serde_json::{Value, json};
 use stand_in::mas::{DEFAULT_SECRET, Fault, Options};
-use tokio::net::TcpSocket;
 
 use super::{
-    edge::{Edge, WHOAMI, assert_no_verdict, new_token, plugin},
+    edge::{Edge, WHOAMI, assert_no_verdict, closed_port, new_token, plugin},
     workers::connections,
 };
 use crate::support::{envoy::bootstrap, http::Request, product_time::Stalls};
@@ -103,12 +100,7 @@ async fn a_cluster_without_a_host() {
 
 #[tokio::test]
 async fn a_mas_that_is_not_there() {
-    // Bound, so that nobody else gets the port, but not listening.
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket
-        .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
-        .expect("a free port");
-    let addr = socket.local_addr().expect("a bound socket has an address");
+    let (_socket, addr) = closed_port();
     let changes = json!({"introspection": {"cluster": WRONG_CLUSTER}});
     let edge = start(
         changes,

@@ -79,6 +79,22 @@ fn promtool_accepts_the_rules_and_their_tests() {
     }
 }
 
+/// The parameter that operators set has the value that a configuration without the key has.
+#[test]
+fn the_limit_of_calls_is_the_default_of_the_configuration() {
+    let json = br#"{"role":"introspection","introspection":{"cluster":"mas","credential":{"injected":true}}}"#;
+    let config = matrix_edge_auth::config::parse(json, &|_| None).expect("a configuration");
+    let limit = rules()
+        .into_iter()
+        .find(|rule| rule.name == "matrix_edge_auth:max_in_flight");
+    let expected = format!("vector({})", config.introspection.max_in_flight);
+    assert_eq!(limit.expect("the rule").expression, expected);
+    let used = rules()
+        .into_iter()
+        .filter(|rule| rule.expression.contains("matrix_edge_auth:max_in_flight"));
+    assert_eq!(used.count(), 1, "no rule has a number of its own");
+}
+
 #[test]
 fn every_alert_is_complete_tested_and_in_the_runbook() {
     let (runbook, tests) = (read(RUNBOOK), read(TESTS));

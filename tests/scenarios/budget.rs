@@ -43,6 +43,7 @@ fn an_outage_of_mas_costs_nothing() {
     let mut worker = SimulatedWorker::new(&process);
     let gateway = gateway(1, budget(3, json!({})));
     for undeliverable in [false, true] {
+        process.advance(Duration::from_secs(1));
         worker.faults().dispatch.set(undeliverable);
         for number in 0..5 {
             let stream = worker.request(&gateway, ask(number, OFFICE));

@@ -165,6 +165,7 @@ fn every_fault_is_no_verdict_and_nothing_is_kept() {
             let stream = worker.request(&gateway, whoami(ALICE));
             worker.respond(worker.calls()[0].id, fault);
             assert_eq!(worker.fate(stream), expected);
+            process.advance(Duration::from_secs(1));
         }
         worker.faults().dispatch.set(true);
         assert_eq!(worker.send(&gateway, whoami(ALICE)), expected);

@@ -307,6 +307,35 @@ fn a_caller_of_an_injected_credential_must_have_been_answered_by_mas() {
     assert_eq!(cluster[0].send(&role, caller("hers")), passed_on());
 }
 
+/// The homeserver is answered from the cache however long MAS fails; one request in a while asks whether it still does.
+#[test]
+fn a_caller_stays_accepted_while_mas_gives_no_answer() {
+    let mut cluster = warmed_by_the_gateway();
+    let role = injected_role();
+    let hers = || headers().bearer("hers").body(form(BOB));
+    let stream = cluster[0].request(&role, hers());
+    cluster[0].response(stream, 200);
+    cluster.process.advance(Duration::from_secs(301));
+    // The cache has no answer about this token: a request that is held waits for a call of the module.
+    let stream = cluster[0].request(&role, hers());
+    assert_eq!(cluster[0].fate(stream), passed_on(), "MAS is to judge it");
+    let meanwhile = cluster[0].request(&role, hers());
+    assert_eq!(cluster[0].fate(meanwhile), Fate::Held);
+    cluster[0].response(stream, 503);
+    cluster[0].answer_only_call(ANSWER);
+    assert_eq!(cluster[0].fate(meanwhile), answered(ANSWER));
+    cluster.process.advance(Duration::from_secs(150));
+    let later = cluster[0].request(&role, hers());
+    assert_eq!(cluster[0].fate(later), Fate::Held, "it is still accepted");
+    cluster[0].answer_only_call(ANSWER);
+    cluster.process.advance(Duration::from_secs(151));
+    // MAS is back, and has another secret.
+    let stream = cluster[0].request(&role, hers());
+    assert_eq!(cluster[0].fate(stream), passed_on());
+    cluster[0].response(stream, 401);
+    assert_eq!(cluster[0].send(&role, hers()), passed_on());
+}
+
 /// As Envoy delivers an HTTP/1 body: its end comes with an empty piece.
 #[test]
 fn the_form_that_proves_a_caller_may_come_in_pieces() {
@@ -331,6 +360,23 @@ fn the_form_that_proves_a_caller_may_come_in_pieces() {
 }
 
 #[test]
+fn a_form_that_comes_slowly_is_waited_for() {
+    let mut cluster = Cluster::new(1);
+    let role = role(json!({}));
+    let form = form(ALICE);
+    let (first, rest) = form.split_at(10);
+    let [slow, silent] =
+        [(); 2].map(|()| cluster[0].request_headers(&role, announced(ALICE), false));
+    cluster[0].request_body(slow, first.as_bytes(), false);
+    cluster.tick_for(Duration::from_secs(3));
+    assert_eq!(cluster[0].fate(silent), passed_on(), "none of it came");
+    assert_eq!(cluster[0].fate(slow), Fate::Held);
+    cluster[0].request_body(slow, rest.as_bytes(), true);
+    cluster[0].answer_only_call(ANSWER);
+    assert_eq!(cluster[0].fate(slow), answered(ANSWER));
+}
+
+#[test]
 fn without_a_verdict_there_is_no_word_of_the_token() {
     for (overrides, expected) in [
         (
@@ -349,7 +395,9 @@ fn without_a_verdict_there_is_no_word_of_the_token() {
         let call = worker.calls()[0].id;
         worker.answer(call, 500, "{}");
         assert_eq!(worker.fate(stream), expected);
-        // Not kept.
+        // MAS is left alone for a second. Nothing is kept.
+        assert_eq!(worker.send(&role, introspect(ALICE)), expected);
+        process.advance(Duration::from_secs(1));
         let stream = worker.request(&role, introspect(ALICE));
         worker.answer_only_call(ANSWER);
         assert_eq!(worker.fate(stream), answered(ANSWER));

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     ALICE, BOB, active,
+    attack::invented,
     simulated::{Cluster, Fate, Process, SimulatedWorker, UNKNOWN_CLUSTER, gateway, take_log},
     unable, whoami,
 };
@@ -136,8 +137,8 @@ fn each_answer_that_is_no_verdict_names_what_to_look_at() {
         take_log();
         let mut worker = SimulatedWorker::new(&Process::new());
         let gateway = gateway(1, settings(json!({"timeout": "2500ms"})));
-        for _ in 0..3 {
-            let stream = worker.request(&gateway, whoami(ALICE));
+        for number in 0..3 {
+            let stream = worker.request(&gateway, whoami(&invented(number)));
             worker.respond(worker.calls()[0].id, answer);
             assert_eq!(worker.fate(stream), unable());
         }
@@ -238,10 +239,11 @@ fn all_workers_together_write_one_line_in_a_minute() {
     let gateway = gateway(1, settings(json!({})));
     let mut cluster = Cluster::new(3);
     cluster.seat_all(&gateway);
-    let fail_all = |cluster: &mut Cluster, status: u16| {
+    let mut tokens = (0..).map(invented);
+    let mut fail_all = |cluster: &mut Cluster, status: u16| {
         for worker in 0..3 {
-            for _ in 0..5 {
-                cluster[worker].request(&gateway, whoami(ALICE));
+            for token in tokens.by_ref().take(5) {
+                cluster[worker].request(&gateway, whoami(&token));
                 let calls = cluster[worker].calls();
                 calls
                     .iter()

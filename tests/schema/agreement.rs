@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use jsonschema::Validator;
 use proptest::{prelude::*, sample::Index};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
+    every_key,
     reader::{minimal, read, schema},
     values::{texts, values},
 };
@@ -36,51 +37,13 @@ fn verdict(schema: &Validator, configuration: &Value) -> Result<bool, String> {
 
 /// Configurations in which every key of the table stands, and every alternative.
 fn whole() -> Vec<Value> {
-    let mut gateway = minimal();
-    let members = gateway.as_object_mut().unwrap();
-    members.extend(object(json!({
-        "role": "gateway",
-        "introspection": {
-            "cluster": "mas", "authority": "auth.example.org:8443", "path": "/prefix/oauth2/introspect",
-            "timeout": "500ms", "max_in_flight": 1, "retries": 2, "shard_by_token": true,
-            "credential": {"basic": {"client_id": "id", "client_secret": {"value": "s"}}},
-        },
-        "cache": {
-            "ttl": "1h", "negative_ttl": "0s", "stale_if_error": "2m", "refresh_ahead": false,
-            "slots": 1, "negative_slots": 4_194_304, "local_entries": 0,
-        },
-        "mode": "shadow",
-        "on_introspection_failure": "pass",
-        "unrecognized_tokens": "introspect",
-        "appservice_tokens": ["0123456789abcdef".repeat(4)],
-        "query_token": "reject",
-        "form_tokens": "reject",
-        "identity_headers": {
-            "user_id": "x-user", "device_id": "x-device", "client_id": "x-client", "scope": "x-scope",
-            "token_kind": "x-kind",
-        },
-        "filter_state": true,
-        "learn_from_refusals": false,
-        "endpoints": [
-            {"prefix": "/_matrix/client/unstable/org.example/", "auth": "required"},
-            {"exact": "/a", "methods": ["GET", "PUT"], "auth": "foreign"},
-        ],
-        "unknown_token_budget": {"per_source": 50, "window": "10s"},
-    })));
     let mut introspection = minimal();
     introspection["role"] = json!("introspection");
     introspection["introspection"]["credential"] = json!({"injected": true});
     let mut provisioning = minimal();
     provisioning["role"] = json!("provisioning");
     provisioning["introspection"]["credential"] = json!({"bearer": {"value": "s"}});
-    vec![gateway, introspection, provisioning, minimal()]
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(members) => members,
-        _ => panic!("not an object: {value}"),
-    }
+    vec![every_key::gateway(), introspection, provisioning, minimal()]
 }
 
 /// Every place in a value, the whole included, as JSON pointers.

@@ -208,7 +208,7 @@ impl Row {
             ([first, _, ..], Seen::Apart) => Authorization::Several { first },
             _ => Authorization::One(&joined),
         };
-        match extract(authorization, &self.target, form_post) {
+        match extract(authorization, query(&self.target), form_post) {
             Ok(Credential::Missing) => "missing".into(),
             Ok(Credential::Empty) => "empty".into(),
             Ok(Credential::FormBody) => "form body".into(),

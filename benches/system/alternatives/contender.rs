@@ -105,48 +105,38 @@ pub async fn start_all(mas: MasAddrs, workers: u32) -> Vec<Contender> {
         mas: mas.plain,
         mas_tls: mas.tls,
     };
-    if let Some(program) = program("nginx", &[]) {
-        contenders.push(nginx(
-            NGINX,
-            None,
-            program,
-            &configuration("nginx-alone.conf"),
-        ));
-    }
-    if let Some(program) = program("nginx", &[NGINX_JS]) {
-        let configuration = configuration("nginx-auth-request.conf");
-        contenders.push(nginx(
+    let servers: [(_, _, Start, _, &[&str], _); 5] = [
+        (NGINX, None, nginx, "nginx", &[], "nginx-alone.conf"),
+        (
             "nginx auth_request, njs",
             Some(NGINX),
-            program,
-            &configuration,
-        ));
-    }
-    if let Some(program) = program("nginx", &[NGINX_LUA, CJSON]) {
-        let configuration = configuration("nginx-lua.conf");
-        contenders.push(nginx(
+            nginx,
+            "nginx",
+            &[NGINX_JS],
+            "nginx-auth-request.conf",
+        ),
+        (
             "nginx Lua, resty's method",
             Some(NGINX),
-            program,
-            &configuration,
-        ));
-    }
-    if let Some(program) = program("apache2", &[]) {
-        contenders.push(apache(
-            APACHE,
-            None,
-            program,
-            &configuration("apache-alone.conf"),
-        ));
-    }
-    if let Some(program) = program("apache2", &[APACHE_OPENIDC]) {
-        let configuration = configuration("apache-auth-openidc.conf");
-        contenders.push(apache(
+            nginx,
+            "nginx",
+            &[NGINX_LUA, CJSON],
+            "nginx-lua.conf",
+        ),
+        (APACHE, None, apache, "apache2", &[], "apache-alone.conf"),
+        (
             "Apache mod_auth_openidc",
             Some(APACHE),
-            program,
-            &configuration,
-        ));
+            apache,
+            "apache2",
+            &[APACHE_OPENIDC],
+            "apache-auth-openidc.conf",
+        ),
+    ];
+    for (name, base, start, server, modules, file) in servers {
+        if let Some(program) = program(server, modules) {
+            contenders.push(start(name, base, program, &configuration(file)));
+        }
     }
     contenders
 }
@@ -201,6 +191,9 @@ async fn ext_authz(
     contender._running.push(Running::Daemon(service));
     contender
 }
+
+/// Starts a server with its name in the tables, the one that it is compared with, its program and its configuration.
+type Start = fn(&'static str, Option<&'static str>, PathBuf, &Configuration<'_>) -> Contender;
 
 fn nginx(
     name: &'static str,

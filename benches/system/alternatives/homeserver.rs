@@ -37,7 +37,7 @@ pub async fn dead_tokens(mas: &Mas, extent: &Extent) {
     let gateway = Gateway::start(mas, 1, as_long).await;
     let number = crate::extent(REQUESTS, QUICK_REQUESTS);
     println!(
-        "\n| dead token, HTTP/1.1 | Synapse alone, us | the module, us | the module's part of it | lowest to highest |"
+        "\n| inactive token, HTTP/1.1 | Synapse alone, us | the module, us | the module's part of it | lowest to highest |"
     );
     println!("|---|--:|--:|--:|--:|");
     let mut reached = Vec::new();

@@ -95,9 +95,6 @@ fn millis(digits: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     fn lifetime(at_least: u64, at_most: u64) -> Lifetime {

@@ -30,9 +30,9 @@ pub enum NoVerdict {
     Lost,
     /// Not asked: too many calls in flight or requests waiting on this worker.
     Overloaded,
-    /// Another worker asked, without a verdict.
+    /// Not asked: a call about the token, of this worker or another, has just failed.
     Elsewhere,
-    /// Not asked: this source brought too many unknown tokens.
+    /// Not asked: this client brought too many inactive tokens.
     OverBudget {
         /// When it may try again.
         retry_after_ms: u64,
@@ -105,6 +105,13 @@ impl NoVerdict {
         !matches!(self, Self::Overloaded | Self::OverBudget { .. })
     }
 
+    /// Returns whether MAS may have been asked, so that asking again at once would only add to its load. What Envoy itself
+    /// held back says nothing of the next call, and cost MAS nothing.
+    pub const fn may_have_asked(self) -> bool {
+        use ConnectionFault::{NoHealthyHost, Overflow};
+        !matches!(self, Self::Unreachable(NoHealthyHost | Overflow))
+    }
+
     /// Returns what the metrics call it; `None` if this worker tried to ask nothing.
     pub const fn outcome(self) -> Option<IntrospectionOutcome> {
         match self {
@@ -142,9 +149,6 @@ impl ConnectionFault {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     /// As Envoy writes them; the transport failure reason only before 1.40.

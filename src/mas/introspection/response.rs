@@ -1,6 +1,6 @@
 //! The introspection response, RFC 7662 section 2.2: an answer of MAS, or no verdict.
 
-use std::fmt;
+use std::{fmt, rc::Rc};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -41,8 +41,8 @@ impl<'a> IntrospectionResponse<'a> {
 /// in a log.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// `active: true`.
-    Active(ActiveAnswer),
+    /// `active: true`. Shared, since it is stored, kept and given to those who wait.
+    Active(Rc<ActiveAnswer>),
     /// `active: false`; or the token has ended by the answer's own `expires_in`, as Synapse takes it.
     Inactive(InactiveAnswer),
 }
@@ -67,12 +67,12 @@ impl Answer {
     /// The answer that `body` is.
     pub fn parse(body: Vec<u8>) -> Result<Self, NoVerdict> {
         let members: Members = read_object(&body).ok_or(NoVerdict::Malformed)?;
-        // Not zero: MAS rounds to it what is left of half a second.
+        // Not zero: MAS rounds to the nearest second, so up to half a second is left.
         let has_ended = members.expires_in.is_some_and(i64::is_negative);
         if !members.active || has_ended {
             return Ok(Self::Inactive(InactiveAnswer { body }));
         }
-        Ok(Self::Active(ActiveAnswer {
+        Ok(Self::Active(Rc::new(ActiveAnswer {
             token: ActiveToken {
                 username: members.username,
                 device_id: members.device_id,
@@ -81,7 +81,7 @@ impl Answer {
             },
             expires_in: members.expires_in,
             body,
-        }))
+        })))
     }
 
     /// How much longer the token lives, if it is active and ends at all. `header` is the response's
@@ -232,9 +232,6 @@ fn is_json(content_type: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     fn json(body: &str) -> Result<Answer, NoVerdict> {

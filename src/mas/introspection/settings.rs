@@ -185,9 +185,6 @@ impl fmt::Debug for Credential {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     fn matches(credential: &Credential, value: &[u8]) -> bool {

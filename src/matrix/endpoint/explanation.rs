@@ -241,6 +241,12 @@ mod tests {
                 line(Some("account"), "account/whoami"),
             ),
             (
+                Method::Get,
+                "/_matrix/federation/v1/version",
+                AuthRequirement::None,
+                line(None, "/_matrix/federation/**"),
+            ),
+            (
                 Method::Post,
                 "/oauth2/revoke",
                 MasOwned,

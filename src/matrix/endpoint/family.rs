@@ -145,24 +145,31 @@ impl Endpoint {
         match self.spelling {
             // Most lines name one path.
             Spelling::Raw if self.literal == self.path.len() => path == self.path.as_bytes(),
+            Spelling::Raw if self.is_subtree() => self.may_match(path),
             _ => self.may_match(path) && self.matches_segments(path),
         }
     }
 
+    /// Whether nothing but the final `**` follows what the path begins with.
+    fn is_subtree(&self) -> bool {
+        self.path.len() == self.literal + 2 && self.path.ends_with("/**")
+    }
+
     /// The quick answer for nearly every line of the table: the path begins otherwise.
     fn may_match(&self, path: &[u8]) -> bool {
-        let Some(literal) = self.path.as_bytes().get(..self.literal) else {
-            return true;
-        };
-        // `/a/**` is also for `/a`.
-        let literal = literal.strip_suffix(b"/").unwrap_or(literal);
-        match self.spelling {
-            Spelling::Raw => path.starts_with(literal),
-            // The byte after the slash may be encoded, or be another slash.
-            Spelling::Decoded => path
-                .get(1)
-                .is_none_or(|byte| matches!(byte, b'%' | b'/') || Some(byte) == literal.get(1)),
+        let literal = self.path.as_bytes().iter().take(self.literal);
+        let mut bytes = path.iter();
+        for expected in literal {
+            match bytes.next() {
+                Some(byte) if byte == expected => {}
+                // It may be encoded, or be a slash too many.
+                Some(b'%' | b'/') => return matches!(self.spelling, Spelling::Decoded),
+                // `/a/**` is also for `/a`.
+                None => return *expected == b'/' && path.len() + 1 == self.literal,
+                Some(_) => return false,
+            }
         }
+        true
     }
 
     fn matches_segments(&self, path: &[u8]) -> bool {
@@ -259,9 +266,6 @@ pub(super) fn find<'a>(families: &'a [Family], path: &[u8]) -> Option<&'a Family
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     #[test]

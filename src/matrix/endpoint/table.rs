@@ -365,18 +365,18 @@ const VERSIONS: &[u8] = b"/_matrix/client/versions";
 /// What is below this raw prefix stands in [`MATRIX`], and all of it begins so when it is decoded.
 const MATRIX_PREFIX: &[u8] = b"/_matrix/";
 
-/// The rest of `/_matrix/`, by the whole path; the first match counts.
+/// The rest of `/_matrix/`, by the whole path; the first match counts. What is asked for most stands first.
 const MATRIX: &[Endpoint] = &[
-    any("/_matrix/client/versions", Optional),
-    // Matrix APIs for others than clients.
-    any("/_matrix/app/**", Foreign),
-    // A page for a browser, with a signature of Synapse's in its query.
-    resource("/_matrix/consent/**", Nothing),
     // The query's access_token is an OpenID token; widgets and call services ask on the client's
     // port.
     any("/_matrix/federation/v1/openid/userinfo", Foreign),
     // Signed by the other homeserver (`X-Matrix`).
     any("/_matrix/federation/**", Nothing),
+    any("/_matrix/client/versions", Optional),
+    // Matrix APIs for others than clients.
+    any("/_matrix/app/**", Foreign),
+    // A page for a browser, with a signature of Synapse's in its query.
+    resource("/_matrix/consent/**", Nothing),
     any("/_matrix/identity/**", Foreign),
     any("/_matrix/key/**", Nothing),
     any("/_matrix/push/**", Nothing),
@@ -475,7 +475,8 @@ pub(super) fn said(path: &[u8], method: Method) -> Said {
             .map_or(Said::Family(family), |endpoint| {
                 Said::Line(Some(family.name), endpoint)
             }),
-        None => line(ELSEWHERE, path, &method)
+        None => line(MATRIX, path, &method)
+            .or_else(|| line(ELSEWHERE, path, &method))
             .map_or(Said::Nothing, |endpoint| Said::Line(None, endpoint)),
     }
 }
@@ -523,9 +524,6 @@ pub(super) fn family_names() -> impl Iterator<Item = &'static str> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     #[test]

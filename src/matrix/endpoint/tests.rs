@@ -1,8 +1,5 @@
 //! The rules of the table, the overrides and the blocked paths, one by one.
 
-#[cfg(target_arch = "wasm32")]
-use wasm_bindgen_test::wasm_bindgen_test as test;
-
 use super::{
     AuthRequirement::{
         Admin, Appservice, Blocked, Foreign, MasOwned, None as Nothing, Optional, Required, Unknown,

@@ -84,9 +84,6 @@ fn may_be_introspection(endpoint: &str, target: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     #[test]

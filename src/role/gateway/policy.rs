@@ -66,12 +66,17 @@ pub struct Recognized {
 }
 
 impl Recognized {
-    /// Returns what `token` is.
-    pub fn of(token: &[u8]) -> Self {
-        Self {
-            digest: TokenDigest::of(token),
-            shape: shape(token),
+    /// Returns what `token` is. `None`: it cannot exist, which is known before its digest is. Where appservice tokens
+    /// are configured such a token may be one, and only the digest tells.
+    pub fn of(config: &Config, token: &[u8]) -> Option<Self> {
+        let shape = shape(token);
+        if shape == Shape::CannotExist && config.appservice_tokens.is_empty() {
+            return None;
         }
+        Some(Self {
+            digest: TokenDigest::of(token),
+            shape,
+        })
     }
 }
 
@@ -163,12 +168,11 @@ impl Annotation {
 pub fn inspect<'a>(
     config: &Config,
     head: &'a RequestHead,
-    recognize: impl FnOnce(&[u8]) -> Recognized,
+    recognize: impl FnOnce(&Config, &[u8]) -> Option<Recognized>,
 ) -> Inspection<'a> {
-    let target = head.target();
     let requirement = config
         .endpoints
-        .classify(target, || Method::from_bytes(head.method()));
+        .classify_path(head.path(), || Method::from_bytes(head.method()));
     match requirement {
         AuthRequirement::Blocked => return Inspection::Reject(Rejection::Unrecognized),
         AuthRequirement::None | AuthRequirement::Appservice | AuthRequirement::Foreign => {
@@ -176,6 +180,7 @@ pub fn inspect<'a>(
         }
         AuthRequirement::MasOwned => {
             let authorization = head.authorization().first();
+            let target = head.target();
             // The paths without MAS's prefix stay MAS's as well.
             let end = [config.endpoints.mas_target(target), target]
                 .into_iter()
@@ -191,7 +196,7 @@ pub fn inspect<'a>(
         | AuthRequirement::Unknown => {}
     }
     let form_post = || form_post(head.method(), head.content_type());
-    let credential = match extract(head.authorization(), target, form_post) {
+    let credential = match extract(head.authorization(), head.query(), form_post) {
         Ok(credential) => credential,
         Err(error) => return unless_optional(requirement, error.into()),
     };
@@ -199,7 +204,7 @@ pub fn inspect<'a>(
         Credential::Missing => unless_optional(requirement, Rejection::MissingToken),
         Credential::Empty => Inspection::Inactive,
         Credential::FormBody if requirement == AuthRequirement::Unknown => Inspection::Forward,
-        Credential::FormBody => inspect_form(config, target),
+        Credential::FormBody => inspect_form(config, head.query()),
         Credential::Token {
             source: Source::Query,
             ..
@@ -218,7 +223,9 @@ pub fn inspect<'a>(
         Credential::Token {
             token, is_doubtful, ..
         } => {
-            let recognized = recognize(token.as_bytes());
+            let Some(recognized) = recognize(config, token.as_bytes()) else {
+                return Inspection::Inactive;
+            };
             match inspect_token(config, token, recognized, requirement) {
                 Inspection::Introspect(need) => Inspection::Introspect(Need {
                     is_doubtful,
@@ -236,15 +243,16 @@ fn inspect_end<'a>(
     config: &Config,
     end: SessionEnd,
     authorization: Option<&'a [u8]>,
-    recognize: impl FnOnce(&[u8]) -> Recognized,
+    recognize: impl FnOnce(&Config, &[u8]) -> Option<Recognized>,
 ) -> Inspection<'a> {
     let token = match (end, config.mode) {
         (SessionEnd::LogoutAll(_), Mode::Enforce) => authorization.and_then(logout_token),
         _ => None,
     };
-    let inspection = token.map(|token| {
-        let recognized = recognize(token.as_bytes());
-        inspect_token(config, token, recognized, AuthRequirement::MasOwned)
+    let inspection = token.and_then(|token| {
+        let recognized = recognize(config, token.as_bytes())?;
+        let requirement = AuthRequirement::MasOwned;
+        Some(inspect_token(config, token, recognized, requirement))
     });
     match inspection {
         Some(Inspection::Introspect(question)) if question.kind.is_some() => {
@@ -264,9 +272,9 @@ fn unless_optional<'a>(requirement: AuthRequirement, rejection: Rejection) -> In
 
 /// A form-encoded `POST` without an `Authorization` header. Only its body says whether it has a token and which,
 /// and the homeserver reads that. A token in the query is seen all the same.
-fn inspect_form<'a>(config: &Config, target: &[u8]) -> Inspection<'a> {
+fn inspect_form<'a>(config: &Config, query: Option<&[u8]>) -> Inspection<'a> {
     let is_refused = config.form_tokens == FormTokens::Reject
-        || config.query_token == QueryToken::Reject && has_query_token(target);
+        || config.query_token == QueryToken::Reject && query.is_some_and(has_query_token);
     if is_refused {
         Inspection::Reject(Rejection::MissingToken)
     } else {

@@ -4,50 +4,49 @@
 //! keeps a grant are remembered: invented ones push nothing out.
 //!
 //! The non-obvious rule: the keys are hashes, and a collision would give one token the answer about another. So they are
-//! 128 bits of SipHash under a secret key of the VM: no client can look for collisions, and by chance there are none.
-
-use std::hash::{BuildHasher, RandomState};
+//! 128 bits under a secret key of the VM ([`crate::multilinear`]): no client can look for collisions, and by chance there
+//! are none.
 
 use super::policy::Recognized;
-use crate::sorted::SortedMap;
-
-type Key = (u64, u64);
+use crate::{
+    config::Config,
+    multilinear::{Hash, Multilinear},
+    sorted::SortedMap,
+};
 
 /// The tokens in use of one worker.
 #[derive(Default)]
 pub(super) struct RecognizedTokens {
-    secret: RandomState,
-    tokens: SortedMap<Key, Recognized>,
+    hashes: Multilinear,
+    tokens: SortedMap<Hash, Recognized>,
     /// The last token that was looked at, if it was not among them.
-    last: Option<(Key, Recognized)>,
+    last: Option<(Hash, Recognized)>,
 }
 
 impl RecognizedTokens {
-    /// Returns what `token` is.
-    pub fn of(&mut self, token: &[u8]) -> Recognized {
-        let key = (
-            self.secret.hash_one((0_u8, token)),
-            self.secret.hash_one((1_u8, token)),
-        );
-        if let Some(known) = self.tokens.get(&key) {
+    /// Returns what `token` is, as [`Recognized::of`] does.
+    pub fn of(&mut self, config: &Config, token: &[u8]) -> Option<Recognized> {
+        let hash = self.hashes.hash(token);
+        if let Some(known) = hash.and_then(|hash| self.tokens.get(&hash)) {
             self.last = None;
-            return *known;
+            return Some(*known);
         }
-        let recognized = Recognized::of(token);
-        self.last = Some((key, recognized));
+        let recognized = Recognized::of(config, token);
+        // Of a token that is too long to be hashed nothing is remembered.
+        self.last = hash.zip(recognized);
         recognized
     }
 
     /// Remembers the last token that was looked at. When there are `capacity` of them they are all forgotten: the next
     /// hit of each costs its digest once.
     pub fn remember_last(&mut self, capacity: usize) {
-        let Some((key, recognized)) = self.last.take() else {
+        let Some((hash, recognized)) = self.last.take() else {
             return;
         };
         if self.tokens.len() >= capacity {
             self.tokens = SortedMap::new();
         }
-        self.tokens.insert(key, recognized);
+        self.tokens.insert(hash, recognized);
     }
 }
 
@@ -59,11 +58,9 @@ impl std::fmt::Debug for RecognizedTokens {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::{
+        config,
         mas::token::{Shape, TokenKind},
         token::TokenDigest,
     };
@@ -71,39 +68,73 @@ mod tests {
     const TOKENS: [&[u8]; 3] = [
         b"mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1",
         b"syt_YWxpY2U_x",
-        b"mat_of_nobody",
+        b"of_nobody",
     ];
+    const IMPOSSIBLE: &[u8] = b"mat_of_nobody";
+
+    fn config(appservice_tokens: &[&str]) -> Config {
+        let config = serde_json::json!({
+            "server_name": "example.org",
+            "introspection": {"cluster": "mas", "credential": {"injected": true}},
+            "appservice_tokens": appservice_tokens,
+        });
+        config::parse(config.to_string().as_bytes(), &|_| None).unwrap()
+    }
 
     #[test]
     fn a_token_is_the_same_before_and_after_it_is_remembered() {
-        let mut tokens = RecognizedTokens::default();
+        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
         for _ in 0..2 {
             for token in TOKENS {
-                let found = tokens.of(token);
+                let found = tokens.of(&config, token).unwrap();
                 assert_eq!(found.digest, TokenDigest::of(token));
-                assert_eq!(found.shape, Recognized::of(token).shape);
+                let shape = Recognized::of(&config, token).unwrap().shape;
+                assert_eq!(found.shape, shape);
                 tokens.remember_last(10);
             }
         }
         assert_eq!(tokens.tokens.len(), TOKENS.len());
         let kind = TokenKind::CompatAccessToken;
-        assert_eq!(tokens.of(TOKENS[1]).shape, Shape::Introspectable(kind));
+        let known = tokens.of(&config, TOKENS[1]).unwrap();
+        assert_eq!(known.shape, Shape::Introspectable(kind));
+    }
+
+    #[test]
+    fn a_token_that_cannot_exist_has_a_digest_only_where_it_may_be_an_appservices() {
+        let mut tokens = RecognizedTokens::default();
+        assert!(tokens.of(&config(&[]), IMPOSSIBLE).is_none());
+        let appservice = "a".repeat(64);
+        let found = tokens.of(&config(&[&appservice]), IMPOSSIBLE).unwrap();
+        assert_eq!(found.digest, TokenDigest::of(IMPOSSIBLE));
+        assert_eq!(found.shape, Shape::CannotExist);
+    }
+
+    #[test]
+    fn a_token_that_is_too_long_to_be_remembered_is_what_it_is() {
+        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
+        let long = [b"syt_", &[b'x'; 200][..]].concat();
+        for _ in 0..2 {
+            let found = tokens.of(&config, &long).unwrap();
+            assert_eq!(found.digest, TokenDigest::of(&long));
+            tokens.remember_last(10);
+            assert!(tokens.tokens.is_empty());
+        }
     }
 
     #[test]
     fn nothing_is_remembered_of_tokens_that_grant_nothing() {
-        let mut tokens = RecognizedTokens::default();
+        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
         for number in 0..1_000_u32 {
-            tokens.of(&number.to_le_bytes());
+            tokens.of(&config, &number.to_le_bytes());
         }
         assert!(tokens.tokens.is_empty());
     }
 
     #[test]
     fn no_more_are_remembered_than_grants_are_kept() {
-        let mut tokens = RecognizedTokens::default();
+        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
         for number in 0..1_000_u32 {
-            tokens.of(&number.to_le_bytes());
+            tokens.of(&config, &number.to_le_bytes());
             tokens.remember_last(64);
             tokens.remember_last(64);
             assert!(tokens.tokens.len() <= 64);

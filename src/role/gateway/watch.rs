@@ -155,13 +155,18 @@ pub(super) fn on_response_headers<H: Host, W>(
 /// Takes in that the stream has ended. What is still watched for does not come any more: an end of a session that was
 /// asked for may have come about without an answer, since the client hung up or the answer was lost. What shadow mode
 /// waits for has not.
+///
+/// A request whose end was never seen was not carried out, and ends nothing: a client could send the beginning of one again
+/// and again, and each would cost MAS a question.
 pub(super) fn on_stream_end<H: Host, W>(
     cb: &Callback<'_, H>,
     resolver: &mut Resolver<W>,
     exchange: &Exchange,
 ) {
     match exchange.take_watch() {
-        Watch::SessionEnd(ending) if exchange.phase() == Phase::Forwarded => {
+        Watch::SessionEnd(ending)
+            if exchange.phase() == Phase::Forwarded && exchange.is_whole() =>
+        {
             end_session(cb, resolver, exchange, &ending);
         }
         watch => settle(cb.host, exchange, watch, HomeserverAnswer::None),
@@ -211,8 +216,12 @@ fn end_session<H: Host, W>(
         Ending::LogoutAll(token, user) => {
             let owner = invalidate(Invalidation::Token(token), InvalidationReason::Logout);
             if let Some(user) = user.or(owner) {
-                let everything = Invalidation::User(&user, &Revocation::All);
-                invalidate(everything, InvalidationReason::Logout);
+                // Every active answer. No logout makes a token active, so what is known of inactive ones holds on.
+                let everything = Revocation::AllExcept(Vec::new());
+                invalidate(
+                    Invalidation::User(&user, &everything),
+                    InvalidationReason::Logout,
+                );
             }
         }
         Ending::Revocation(token) => {

@@ -3,8 +3,9 @@
 //! Where Envoy injects the credential, the module knows no secret to compare a caller's with. So MAS judges a
 //! caller's own request first, and its 200 counts for a while.
 //!
-//! The non-obvious rule: it counts for that MAS only. One worker may stand before two, and what the one accepts says
-//! nothing to the other.
+//! The non-obvious rules: it counts for that MAS only. One worker may stand before two, and what the one accepts says
+//! nothing to the other. And it does not run out because MAS cannot answer: the cache is there for just that time. When
+//! it has run out, one request is left to MAS, and only an answer ends the acceptance.
 
 use std::time::Duration;
 
@@ -12,6 +13,12 @@ use crate::{clock::Instant, resolver::Upstream, sorted::SortedMap, token::TokenD
 
 /// How long MAS's acceptance of a credential counts.
 const ACCEPTED: Duration = Duration::from_secs(300);
+
+/// How long the other requests of a caller are served while one is left to MAS: longer than Envoy waits for it.
+const CHECK: Duration = Duration::from_secs(120);
+
+/// How long an acceptance counts at the most, if MAS answers nothing any more. A credential may be withdrawn meanwhile.
+const LONGEST: Duration = Duration::from_secs(3_600);
 
 /// Credentials that are remembered as accepted.
 const MAX_CALLERS: usize = 64;
@@ -35,36 +42,64 @@ impl CallerKey {
     }
 }
 
-/// The callers, and until when each counts.
+/// A caller that MAS has accepted.
+#[derive(Clone, Copy, Debug)]
+struct Acceptance {
+    /// When MAS last accepted the caller.
+    since: Instant,
+    /// Until when it counts.
+    until: Instant,
+    /// It ran out once, and a request was left to MAS. The others are served meanwhile.
+    is_checked: bool,
+}
+
+/// The callers that MAS has accepted.
 #[derive(Debug, Default)]
-pub struct AcceptedCallers(SortedMap<CallerKey, Instant>);
+pub struct AcceptedCallers(SortedMap<CallerKey, Acceptance>);
 
 impl AcceptedCallers {
-    /// Returns whether MAS has lately accepted the caller.
-    pub fn contains(&self, caller: &CallerKey, now: Instant) -> bool {
-        self.0.get(caller).is_some_and(|until| now < *until)
+    /// Returns whether MAS has lately accepted the caller. Where that has run out, MAS is to judge this request, and the
+    /// caller's others are served while it does.
+    pub fn admits(&mut self, caller: &CallerKey, now: Instant) -> bool {
+        let Some(acceptance) = self.0.get_mut(caller) else {
+            return false;
+        };
+        if now < acceptance.until {
+            return true;
+        }
+        if !acceptance.is_checked && now < acceptance.since + LONGEST {
+            acceptance.is_checked = true;
+            acceptance.until = now + CHECK;
+        }
+        false
     }
 
-    /// Notes with which status MAS has answered a caller.
+    /// Notes with which status MAS has answered a caller. One of 5xx, which Envoy gives as well where MAS cannot be reached,
+    /// is no answer: a caller that was accepted stays so.
     pub fn note(&mut self, caller: CallerKey, status: Option<u16>, now: Instant) {
-        self.0.retain(|_, until| now < *until);
-        match status {
-            Some(200) if self.0.len() < MAX_CALLERS => {
-                self.0.insert(caller, now + ACCEPTED);
-            }
-            Some(400..500) => {
+        self.0
+            .retain(|_, acceptance| now < acceptance.since + LONGEST);
+        let since = match (status, self.0.get(&caller)) {
+            (Some(200), Some(_)) => now,
+            (Some(200), None) if self.0.len() < MAX_CALLERS => now,
+            (Some(500..600), Some(acceptance)) => acceptance.since,
+            (Some(400..500), _) => {
                 self.0.remove(&caller);
+                return;
             }
-            _ => {}
-        }
+            _ => return,
+        };
+        let acceptance = Acceptance {
+            since,
+            until: now + ACCEPTED,
+            is_checked: false,
+        };
+        self.0.insert(caller, acceptance);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::{
         config,
@@ -94,14 +129,51 @@ mod tests {
         let mut callers = AcceptedCallers::default();
         for status in [None, Some(201), Some(302), Some(401), Some(500)] {
             callers.note(caller, status, NOW);
-            assert!(!callers.contains(&caller, NOW), "{status:?}");
+            assert!(!callers.admits(&caller, NOW), "{status:?}");
         }
         callers.note(caller, Some(200), NOW);
-        callers.note(caller, Some(500), NOW);
-        assert!(callers.contains(&caller, NOW + ACCEPTED / 2));
-        assert!(!callers.contains(&caller, NOW + ACCEPTED));
-        callers.note(caller, Some(401), NOW);
-        assert!(!callers.contains(&caller, NOW));
+        assert!(callers.admits(&caller, NOW + ACCEPTED / 2));
+        assert!(!callers.admits(&caller, NOW + ACCEPTED));
+        callers.note(caller, Some(401), NOW + ACCEPTED);
+        assert!(!callers.admits(&caller, NOW + ACCEPTED));
+        assert!(!callers.admits(&caller, NOW + ACCEPTED));
+    }
+
+    #[test]
+    fn while_one_request_is_left_to_mas_the_others_are_served() {
+        let caller = CallerKey::of(&upstream("a"), b"Bearer s");
+        let mut callers = AcceptedCallers::default();
+        callers.note(caller, Some(200), NOW);
+        let then = NOW + ACCEPTED;
+        assert!(!callers.admits(&caller, then));
+        assert!(callers.admits(&caller, then));
+        // Nothing came of it: a caller that gives up its requests is not served for ever.
+        for _ in 0..2 {
+            assert!(!callers.admits(&caller, then + CHECK));
+        }
+        callers.note(caller, Some(200), then + CHECK);
+        assert!(callers.admits(&caller, then + CHECK));
+    }
+
+    #[test]
+    fn an_acceptance_does_not_run_out_because_mas_gives_no_answer() {
+        let caller = CallerKey::of(&upstream("a"), b"Bearer s");
+        let mut callers = AcceptedCallers::default();
+        callers.note(caller, Some(200), NOW);
+        let mut now = NOW;
+        // An hour in all, without the last piece.
+        for status in [500, 502, 503, 504].into_iter().cycle().take(11) {
+            now = now + ACCEPTED;
+            assert!(!callers.admits(&caller, now), "MAS is asked");
+            callers.note(caller, Some(status), now);
+            assert!(callers.admits(&caller, now + ACCEPTED / 2), "{status}");
+        }
+        now = now + ACCEPTED;
+        assert_eq!(now, NOW + LONGEST);
+        callers.note(caller, Some(503), now);
+        for _ in 0..2 {
+            assert!(!callers.admits(&caller, now));
+        }
     }
 
     #[test]
@@ -109,9 +181,9 @@ mod tests {
         let [a, b] = ["a", "b"].map(|mas| CallerKey::of(&upstream(mas), b"Bearer s"));
         let mut callers = AcceptedCallers::default();
         callers.note(a, Some(200), NOW);
-        assert!(callers.contains(&a, NOW) && !callers.contains(&b, NOW));
+        assert!(callers.admits(&a, NOW) && !callers.admits(&b, NOW));
         callers.note(b, Some(401), NOW);
-        assert!(callers.contains(&a, NOW));
+        assert!(callers.admits(&a, NOW));
     }
 
     #[test]
@@ -123,6 +195,6 @@ mod tests {
             callers.note(of(number), Some(200), NOW);
         }
         assert_eq!(callers.0.len(), MAX_CALLERS);
-        assert!(callers.contains(&of(0), NOW));
+        assert!(callers.admits(&of(0), NOW));
     }
 }

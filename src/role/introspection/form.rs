@@ -106,9 +106,6 @@ impl QuestionForm {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     /// The token of a form that comes in pieces of this length. It is one that the homeserver sends, whether its token

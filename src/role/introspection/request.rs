@@ -132,9 +132,6 @@ fn headers() -> Vec<(&'static str, Cow<'static, str>)> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
     use crate::{
         cache::expiry::Expiry, config, host::Fields, mas::introspection::Answer, token::TokenDigest,

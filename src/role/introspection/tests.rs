@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-#[cfg(target_arch = "wasm32")]
-use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
 use crate::{

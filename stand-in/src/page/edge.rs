@@ -120,10 +120,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_and_gauges_are_read_and_the_rest_is_not() {
+    fn labels_and_plain_names_are_read_and_the_rest_is_not() {
         let stats = Stats::parse(
             "http.matrix.downstream_rq_active: 3\n\
-             wasmcustom.matrix_edge_auth_introspections_in_flight: 1\n\
+             wasmcustom.matrix_edge_auth_coalesced_requests_total: 1\n\
              wasmcustom.matrix_edge_auth_requests_total.verdict=active.source=local: 5\n\
              wasmcustom.matrix_edge_auth_requests_total.verdict=active.source=mas: 2\n\
              wasmcustom.matrix_edge_auth_requests_total.verdict=inactive.source=mas: 1\n\
@@ -131,7 +131,7 @@ mod tests {
         );
         assert_eq!(stats.of("http.matrix.downstream_rq_active"), 3);
         assert_eq!(stats.of("http.matrix"), 0);
-        assert_eq!(stats.plain("introspections_in_flight"), 1);
+        assert_eq!(stats.plain("coalesced_requests_total"), 1);
         assert_eq!(
             Vec::from_iter(stats.by("requests_total", "verdict")),
             [("active".to_owned(), 7), ("inactive".to_owned(), 1)]

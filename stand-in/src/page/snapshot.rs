@@ -192,7 +192,7 @@ impl EdgeFigures {
                 .saturating_sub(sum_of(&outcomes, &VERDICTS)),
             coalesced: stats.plain("coalesced_requests_total"),
             waiting: arrived.saturating_sub(gone_on),
-            in_flight: stats.plain("introspections_in_flight"),
+            in_flight: stats.of("cluster.mas-introspection.upstream_rq_active"),
             rejections: stats.by("rejections_total", "reason"),
             invalidations: stats.by("invalidations_total", "reason"),
             reached_homeserver: stats.of("cluster.homeserver.upstream_rq_total"),

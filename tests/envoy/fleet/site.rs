@@ -151,6 +151,7 @@ impl Fleet {
         for (name, addr) in [
             ("homeserver", self.homeserver.addr()),
             ("mas", mas),
+            ("mas-for-synapse", mas),
             ("mas-introspection", mas),
             ("ends-again", self.ports[member].of("ends-again")),
             ("nowhere", self.ports[member].of("nowhere")),

@@ -73,6 +73,8 @@ pub struct Memory {
     pub revivals: Vec<Change>,
     /// When a call last failed.
     pub failed: Option<Moment>,
+    /// When the last call that failed was sent.
+    pub failed_call: Option<u64>,
     /// When a call was last under way.
     pub attended_at: u64,
     /// When a call last went with its root, and left its lease behind.
@@ -122,6 +124,7 @@ impl Scenario {
         let kept = match &answer.verdict {
             Verdict::Fault(..) => {
                 memory.failed = Some(now);
+                memory.failed_call = Some(answer.sent_at);
                 return;
             }
             Verdict::Active { left, .. } => Kept {

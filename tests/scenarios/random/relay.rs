@@ -108,13 +108,15 @@ impl Relay {
         };
         let answer = Answer::parse(body.to_string().into()).expect("an answer");
         let cache = SharedCache::new(&settings, 1);
-        let introspected = Introspected {
-            digest: TokenDigest::of(b"token"),
-            asked_at: Instant::from_millis(self.asked_at),
-            answered_at: Instant::from_millis(self.answered_at),
-            lifetime: answer.lifetime(left.lifetime.as_ref().map(String::as_bytes)),
+        let lifetime = left.lifetime.as_ref().map(String::as_bytes);
+        let lifetime = answer.lifetime(lifetime);
+        let introspected = Introspected::new(
+            TokenDigest::of(b"token"),
+            Instant::from_millis(self.asked_at),
+            Instant::from_millis(self.answered_at),
             answer,
-        };
+            lifetime,
+        );
         let Cached::Active(entry) = cache.as_cached(&introspected, &cache) else {
             panic!("the token is active");
         };

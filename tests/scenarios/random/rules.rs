@@ -26,6 +26,9 @@ pub const LOST_AFTER: u64 = 500;
 /// How long a lease holds that is not renewed.
 pub const LEASE: u64 = 1_000;
 
+/// How long nobody asks again after a call was sent that failed.
+const BACKOFF: u64 = LEASE;
+
 /// Longest that a question waits for a free call: ticks that are late count as if they were not.
 const QUEUED: u64 = 4 * BETWEEN_TICKS;
 
@@ -125,6 +128,11 @@ impl Scenario {
     }
 
     fn check_reason_to_ask(&self, session: usize, now: u64) {
+        let failed = self.memory[session].failed_call;
+        assert!(
+            failed.is_none_or(|sent_at| now >= sent_at + BACKOFF),
+            "a second between a call that fails and the next"
+        );
         let Some(kept) = self.memory[session].kept else {
             return;
         };
@@ -371,7 +379,8 @@ impl Scenario {
         );
     }
 
-    /// Without a verdict there was a failure, a lost call, or a cap; perhaps another worker's.
+    /// Without a verdict there was a failure, a lost call, or a cap; perhaps another worker's, and perhaps up to a second
+    /// before the request.
     fn check_reason_to_fail(&self, worker: usize, request: Open) {
         assert!(
             self.has_reason_to_fail(worker, request)
@@ -395,11 +404,13 @@ impl Scenario {
         let recent = |moment: Option<Moment>| {
             moment.is_some_and(|moment| moment.step >= heard.min(since.step))
         };
+        let failed = self.memory[session].failed;
+        let backs_off = failed.is_some_and(|failed| failed.at + BACKOFF > since.at);
         // Who joins a question that waits in line waits with it, and is refused with it if the client who asked first has
         // spent its budget meanwhile.
         let may_have_joined = self.settings.budget.is_some()
             && self.full.is_some_and(|full| full.at + QUEUED >= since.at);
-        recent(self.memory[session].failed) || recent(self.full) || may_have_joined
+        backs_off || recent(failed) || recent(self.full) || may_have_joined
     }
 
     /// A request that waits will be told, or somebody's lease runs out.

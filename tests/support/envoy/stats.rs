@@ -33,6 +33,12 @@ impl Stats {
         self.find(name, labels).unwrap_or_default()
     }
 
+    /// Requests of the cluster `mas` that are under way, as Envoy itself counts them.
+    pub fn calls_under_way(&self) -> f64 {
+        let labels = [("envoy_cluster_name", "mas")];
+        self.sum("envoy_cluster_upstream_rq_active", &labels)
+    }
+
     /// The names of all samples that start with `prefix`, each once.
     pub fn names(&self, prefix: &str) -> Vec<&str> {
         let mut names: Vec<&str> = self.0.iter().map(|sample| sample.name.as_str()).collect();

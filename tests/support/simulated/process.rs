@@ -70,6 +70,12 @@ impl Process {
         self.shared_data.borrow().len()
     }
 
+    /// Returns how many bytes the values of shared data have together.
+    pub fn shared_bytes(&self) -> usize {
+        let data = self.shared_data.borrow();
+        data.values().map(|(value, _)| value.len()).sum()
+    }
+
     /// Sends `message` to every worker, as another version of the module might.
     pub fn broadcast(&self, message: &[u8]) {
         self.queues.borrow_mut().broadcast(message);

@@ -76,7 +76,7 @@ impl SimulatedWorker {
     /// A piece of a request's body arrives. Envoy adds it to what it holds, if it holds the body.
     pub fn request_body(&mut self, stream: StreamId, piece: &[u8], is_last: bool) {
         let exchange = self.exchanges[&stream].clone();
-        if exchange.phase() == Phase::Replied || !exchange.wants().request_body {
+        if exchange.phase() == Phase::Replied {
             return;
         }
         let shown = {

@@ -1,5 +1,6 @@
 //! A credential injector gives the credential to every request of its cluster. A client's route to that cluster lets anyone
-//! `POST /oauth2/introspect` and be answered; Synapse's own route to it gives every caller MAS's blessing.
+//! `POST /oauth2/introspect` and be answered. On Synapse's own route to it MAS accepts every caller, also one without a
+//! secret.
 
 use matrix_edge_auth::config::Role;
 
@@ -31,7 +32,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             if cluster.is_some_and(is_injecting) {
                 found.add(
                     Spot::key(action, "cluster"),
-                    "every request of this cluster gets the credential for MAS: who takes this route can ask whose any token is",
+                    "every request of this cluster gets the credential for MAS: a client that uses this route can ask whose any token is",
                     "give MAS two clusters: route to one without `credential_injector`, and name the other in \
                      `introspection.cluster`",
                 );

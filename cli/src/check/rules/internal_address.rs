@@ -1,5 +1,5 @@
-//! Whoever reaches the introspection listener can try tokens. Whoever reaches the provisioning listener stands before the
-//! homeserver's own check of the secret.
+//! A client that can reach the introspection listener can test whether tokens are active. One that can reach the
+//! provisioning listener can reach Synapse's own listener for MAS, with only the secret between them.
 //!
 //! The non-obvious rule: an address that any interface has is no fault by itself. A filter chain may take only some
 //! networks, a NetworkPolicy only some pods, and Docker publishes a port or does not.
@@ -59,11 +59,11 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 fn harm(one: &Use<'_>) -> &'static str {
     match one.role {
         Role::Introspection => {
-            "whoever reaches it can try tokens: use an internal address, or let only Synapse in by \
+            "a client that reaches it can test whether tokens are active: use an internal address, or let only Synapse in by \
              `filter_chain_match: { source_prefix_ranges: .. }`, or by a NetworkPolicy given to `check` together with this file"
         }
         _ => {
-            "whoever reaches it stands before the homeserver's own check of the secret: use an internal address, or let only \
+            "a client that reaches it is kept from the homeserver by the secret alone: use an internal address, or let only \
              MAS in by `filter_chain_match: { source_prefix_ranges: .. }`, or by a NetworkPolicy given to `check` together \
              with this file"
         }

@@ -1,8 +1,6 @@
 //! Each thing that a request may need, and each end that a verdict may lead to.
 
 use serde_json::{Value, json};
-#[cfg(target_arch = "wasm32")]
-use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
 use crate::{

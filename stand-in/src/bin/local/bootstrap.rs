@@ -25,8 +25,8 @@ const MODULE_CONFIGURATION: &str = "/filter_chains/0/filters/0/typed_config/\
                                     http_filters/0/typed_config/config/configuration/value";
 const VIRTUAL_HOSTS: &str = "/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts";
 
-/// The clusters of MAS: for clients, and for the module's own calls.
-const MAS_CLUSTERS: [&str; 2] = ["mas", "mas-introspection"];
+/// The clusters of MAS: for clients, for Synapse, and for the module's own calls.
+const MAS_CLUSTERS: [&str; 3] = ["mas", "mas-for-synapse", "mas-introspection"];
 
 /// The listeners of the file, by their names there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -441,7 +441,7 @@ mod tests {
             );
             return;
         }
-        for cluster in [1, 2] {
+        for cluster in [1, 2, 3] {
             let cluster = &bootstrap.value["static_resources"]["clusters"][cluster];
             let tls = &cluster["transport_socket"]["typed_config"];
             assert_eq!(tls["sni"], "auth.example.net", "{cluster}");
@@ -464,7 +464,7 @@ mod tests {
         for listener in Listener::ALL {
             let cluster = bootstrap.module(listener, "introspection/cluster");
             let cluster = cluster.expect("cluster").clone();
-            assert_eq!(cluster, MAS_CLUSTERS[1]);
+            assert_eq!(cluster, MAS_CLUSTERS[2]);
             let actions = bootstrap.route_actions(listener).expect("routes");
             for action in actions {
                 assert_ne!(action["cluster"], cluster, "{listener:?}");

@@ -1,0 +1,155 @@
+//! A keyed hash of short strings, for maps whose keys must not be the strings themselves.
+//!
+//! It is the family "multilinear" of Lemire and Kaser (*Strongly universal string hashing is fast*, 2014): the sum of the
+//! words of the string, each times a secret number of its own, modulo 2^64, of which the upper half counts. Two
+//! different strings have the same 32 bits under at most one of 2^32 keys, whatever the strings are. Four such sums are
+//! 128 bits.
+//!
+//! The non-obvious rule: that holds as long as nothing tells what the key is. So hashes never leave the VM, and what is
+//! stored by them must not take a time that tells two of them apart.
+
+use std::hash::{BuildHasher, RandomState};
+
+/// Length of the strings that it hashes, at the most, in bytes.
+pub const MAX_BYTES: usize = 128;
+
+const WORD: usize = size_of::<u32>();
+
+/// Sums side by side.
+const SUMS: usize = 4;
+
+/// The length is a word of its own, since a string and the same with zeros behind it have the same words otherwise.
+const WORDS: usize = 1 + MAX_BYTES / WORD;
+
+/// The hash of a string.
+pub type Hash = [u32; SUMS];
+
+/// The hash under one secret key. `Debug` is not there.
+pub struct Multilinear {
+    /// What the sums begin with.
+    start: [u64; SUMS],
+    /// For each word, its factor in each sum.
+    factors: [[u64; SUMS]; WORDS],
+}
+
+impl Multilinear {
+    /// Takes the key from a source of random numbers.
+    pub fn new(mut random: impl FnMut() -> u64) -> Self {
+        let mut row = || std::array::from_fn(|_| random());
+        Self {
+            start: row(),
+            factors: std::array::from_fn(|_| row()),
+        }
+    }
+
+    /// Returns the hash of `bytes`; `None`, if they are more than [`MAX_BYTES`].
+    pub fn hash(&self, bytes: &[u8]) -> Option<Hash> {
+        if bytes.len() > MAX_BYTES {
+            return None;
+        }
+        let [length, factors @ ..] = &self.factors;
+        let mut sums = add(self.start, length, u32::try_from(bytes.len()).ok()?);
+        let (words, rest) = bytes.as_chunks::<WORD>();
+        let mut factors = factors.iter();
+        for (word, factors) in words.iter().zip(&mut factors) {
+            sums = add(sums, factors, u32::from_le_bytes(*word));
+        }
+        if let Some(factors) = factors.next().filter(|_| !rest.is_empty()) {
+            let mut word = [0; WORD];
+            for (to, byte) in word.iter_mut().zip(rest) {
+                *to = *byte;
+            }
+            sums = add(sums, factors, u32::from_le_bytes(word));
+        }
+        Some(sums.map(upper_half))
+    }
+}
+
+impl Default for Multilinear {
+    /// Takes the key from the random numbers of the host.
+    fn default() -> Self {
+        let random = RandomState::new();
+        let mut number = 0_u64;
+        Self::new(|| {
+            number += 1;
+            random.hash_one(number)
+        })
+    }
+}
+
+#[inline]
+fn add([a, b, c, d]: [u64; SUMS], [e, f, g, h]: &[u64; SUMS], word: u32) -> [u64; SUMS] {
+    let times = |factor: &u64| factor.wrapping_mul(word.into());
+    [
+        a.wrapping_add(times(e)),
+        b.wrapping_add(times(f)),
+        c.wrapping_add(times(g)),
+        d.wrapping_add(times(h)),
+    ]
+}
+
+fn upper_half(sum: u64) -> u32 {
+    let [.., a, b, c, d] = sum.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Factors that can be told apart by eye.
+    fn counted() -> Multilinear {
+        let mut number = 0;
+        Multilinear::new(|| {
+            number += 1;
+            number << 32
+        })
+    }
+
+    #[test]
+    fn it_is_the_sum_of_the_words_times_their_factors() {
+        let hash = counted().hash(b"\x02\0\0\0\x03").unwrap();
+        // The start, the length of 5, the words 2 and 3.
+        let expected = [1, 2, 3, 4].map(|sum| sum + 5 * (sum + 4) + 2 * (sum + 8) + 3 * (sum + 12));
+        assert_eq!(hash, expected);
+    }
+
+    #[test]
+    fn only_the_upper_half_of_a_sum_counts() {
+        let low = Multilinear::new(|| 1);
+        assert_eq!(low.hash(b"abc"), Some([0; SUMS]));
+    }
+
+    #[test]
+    fn every_byte_counts_and_so_does_the_length() {
+        let hashes = Multilinear::default();
+        let longest = [b'x'; MAX_BYTES];
+        let hash = hashes.hash(&longest).unwrap();
+        for at in 0..MAX_BYTES {
+            let mut changed = longest;
+            changed[at] = b'y';
+            let changed = hashes.hash(&changed).unwrap();
+            assert!(changed.iter().zip(hash).all(|(one, other)| *one != other));
+        }
+        let zeros = [0; MAX_BYTES];
+        let mut all: Vec<_> = (0..=MAX_BYTES)
+            .map(|length| hashes.hash(&zeros[..length]).unwrap())
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), MAX_BYTES + 1);
+    }
+
+    #[test]
+    fn what_is_too_long_has_no_hash() {
+        let hashes = Multilinear::default();
+        assert!(hashes.hash(&[0; MAX_BYTES]).is_some());
+        assert!(hashes.hash(&[0; MAX_BYTES + 1]).is_none());
+    }
+
+    #[test]
+    fn two_keys_hash_differently() {
+        let hash = || Multilinear::default().hash(b"a token").unwrap();
+        assert!(hash().iter().zip(hash()).all(|(one, other)| *one != other));
+    }
+}

@@ -1,0 +1,111 @@
+//! `docs/runbook.md` is true: each command that it gives shows something, beside an Envoy that has seen what the command
+//! looks for. Which alert leads to which section is in the layer `ops`.
+
+use std::{fs, path::Path, process::Command};
+
+use serde_json::{Value, json};
+use stand_in::mas::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_SECRET, Fault, Options};
+
+use super::{
+    edge::{Edge, WHOAMI, new_token, plugin},
+    introspection::start_with_injected,
+    pages::outcome,
+    production,
+};
+use crate::support::{
+    envoy::read,
+    http::{Request, within_limit},
+};
+
+const PAGE: &str = "docs/runbook.md";
+
+/// Those that need what no test beside a single Envoy has, and what shows that they are right.
+const ELSEWHERE: &[(&str, &str)] = &[(
+    "grep -A8 -E 'RuntimeError|wasm log.*panicked|Function: proxy_' envoy.log",
+    "tests/chaos/trap.rs",
+)];
+
+/// The commands of the page: what stands between back quotes and begins with a program.
+fn commands(page: &str) -> Vec<String> {
+    let quoted = page.split('`').skip(1).step_by(2);
+    let commands = quoted.filter(|text| text.starts_with("curl ") || text.starts_with("grep "));
+    commands.map(|text| text.replace("\\|", "|")).collect()
+}
+
+/// What a command prints in a folder that has the logs.
+async fn output(command: &str, folder: &Path, edge: &Edge) -> String {
+    let command = command
+        .replace("https://MAS/", &format!("http://{}/", edge.mas.addr()))
+        .replace(
+            "CLIENT:SECRET",
+            &format!("{DEFAULT_CLIENT_ID}:{DEFAULT_CLIENT_SECRET}"),
+        )
+        .replace("REASON", "not_active");
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &command])
+        .env("ADMIN", format!("http://{}", edge.envoy.admin()))
+        .current_dir(folder);
+    outcome(bash).await.unwrap_or_default()
+}
+
+/// The access log of the gateway in production in this mode, in which the edge has refused a token, or would have.
+async fn access_log(mode: &'static str) -> String {
+    let site = production::Site::start_with(1, move |config, _| set_mode(config, mode)).await;
+    let request = Request::get(WHOAMI).bearer(&new_token("mat"));
+    within_limit("a line of the access log", async {
+        // In shadow mode the first request goes on before its verdict is known.
+        while !site.envoy.log().contains("not_active") {
+            site.send("gateway", &request).await;
+        }
+    })
+    .await;
+    site.envoy.log()
+}
+
+/// Sets the mode of every gateway in a configuration.
+fn set_mode(value: &mut Value, mode: &str) {
+    match value {
+        Value::Object(members) => {
+            if members.get("role").is_some_and(|role| role == "gateway") {
+                members.insert("mode".to_owned(), mode.into());
+            }
+            members.values_mut().for_each(|value| set_mode(value, mode));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|value| set_mode(value, mode)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn every_command_of_the_runbook_shows_what_it_looks_for() {
+    let secret = format!("Bearer {DEFAULT_SECRET}");
+    let provisioning = plugin(json!({"role": "provisioning"}));
+    let (edge, _secret) = start_with_injected(Options::default(), &secret, |builder| {
+        builder.internal_listener("provisioning", provisioning, "homeserver")
+    })
+    .await;
+    assert_eq!(edge.whoami(&edge.alice()).await.status, 200);
+    edge.mas.fault(Fault::status(401, "{}").times(1));
+    assert_eq!(edge.whoami(&new_token("mat")).await.status, 503);
+    edge.envoy.wait_for_log("MAS answered 401").await;
+    let lost = Edge::start(json!({"introspection": {"cluster": "nowhere"}})).await;
+    assert_eq!(lost.whoami(&new_token("mat")).await.status, 503);
+    lost.envoy.wait_for_log("knows no cluster").await;
+
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let logs = edge.envoy.log() + &lost.envoy.log();
+    fs::write(folder.path().join("envoy.log"), logs).expect("our own folder");
+    let access = access_log("enforce").await + &access_log("shadow").await;
+    fs::write(folder.path().join("access.log"), access).expect("our own folder");
+
+    let commands = commands(&read(PAGE));
+    assert!(commands.len() > 20, "{commands:?}");
+    let mut silent = Vec::new();
+    for command in &commands {
+        let is_elsewhere = ELSEWHERE.iter().any(|(elsewhere, _)| command == elsewhere);
+        if !is_elsewhere && output(command, folder.path(), &edge).await.is_empty() {
+            silent.push(command);
+        }
+    }
+    assert!(silent.is_empty(), "these show nothing: {silent:#?}");
+}

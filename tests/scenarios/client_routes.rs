@@ -1,0 +1,73 @@
+//! A client's route to the cluster that injects the credential: the gateway looks at one request between two ticks, and tells
+//! of such a route once.
+
+use std::{rc::Rc, time::Duration};
+
+use matrix_edge_auth::worker::Plugin;
+use serde_json::json;
+
+use crate::simulated::{Cluster, Request, gateway, take_log};
+
+/// The cluster of the introspections, and another one.
+const INJECTING: &str = "mas";
+const OTHER: &str = "homeserver";
+
+fn plugin() -> Rc<Plugin> {
+    gateway(
+        1,
+        json!({"introspection": {"credential": {"injected": true}}}),
+    )
+}
+
+/// Sends requests that pass, routed to `cluster`. Returns how often the gateway looked where they go.
+fn looks(edge: &mut Cluster, gateway: &Rc<Plugin>, cluster: &str, requests: usize) -> u64 {
+    let looked = |edge: &Cluster| {
+        let calls = edge[0].host_calls();
+        calls.get("route cluster").copied().unwrap_or_default()
+    };
+    let before = looked(edge);
+    for _ in 0..requests {
+        let request = Request::get("/_matrix/client/versions").cluster(cluster);
+        edge[0].request(gateway, request);
+    }
+    looked(edge) - before
+}
+
+/// How often the log has told of the route since the last look.
+fn told() -> usize {
+    let lines = take_log();
+    let told = lines
+        .iter()
+        .filter(|(_, line)| line.contains(&format!("are routed to the cluster {INJECTING}")));
+    told.count()
+}
+
+#[test]
+fn one_request_between_two_ticks_is_looked_at() {
+    take_log();
+    let mut edge = Cluster::new(1);
+    let gateway = plugin();
+    // The first request sets the time of the worker.
+    looks(&mut edge, &gateway, OTHER, 1);
+    for _ in 0..4 {
+        edge.skip(Duration::from_millis(250));
+        assert_eq!(looks(&mut edge, &gateway, OTHER, 50), 1);
+    }
+    assert_eq!(told(), 0);
+}
+
+#[test]
+fn a_route_to_the_injecting_cluster_is_told_of_once() {
+    take_log();
+    let mut edge = Cluster::new(1);
+    let gateway = plugin();
+    looks(&mut edge, &gateway, OTHER, 1);
+    edge.skip(Duration::from_millis(250));
+    assert_eq!(looks(&mut edge, &gateway, INJECTING, 50), 1);
+    assert_eq!(told(), 1);
+    for _ in 0..4 {
+        edge.skip(Duration::from_millis(250));
+        assert_eq!(looks(&mut edge, &gateway, INJECTING, 50), 0, "it is known");
+    }
+    assert_eq!(told(), 0);
+}
