@@ -13,7 +13,6 @@ type Interference = Box<dyn FnOnce(&MemoryStore)>;
 pub(crate) struct MemoryStore {
     values: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
     writes: Cell<u32>,
-    reads: Cell<usize>,
     /// Runs before the next write, as another worker would.
     pub interfere: RefCell<Option<Interference>>,
 }
@@ -21,11 +20,6 @@ pub(crate) struct MemoryStore {
 impl MemoryStore {
     pub fn len(&self) -> usize {
         self.values.borrow().len()
-    }
-
-    /// Returns how often a key was read.
-    pub fn reads(&self) -> usize {
-        self.reads.get()
     }
 
     /// Every value.
@@ -45,7 +39,6 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     fn read(&self, key: &str) -> Option<Versioned> {
-        self.reads.set(self.reads.get() + 1);
         let (value, cas) = self.values.borrow().get(key)?.clone();
         Some(Versioned { value, cas })
     }

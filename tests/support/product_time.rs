@@ -84,9 +84,12 @@ impl Stalls {
     }
 }
 
-/// Looks at the workers of this Envoy too, from now on.
+/// The Envoys that were started, by process.
+static ENVOYS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Looks at the workers of this Envoy too. Nothing is looked at before the clock is asked for the first time.
 pub fn watch(process: u32) {
-    lock(clock()).waits.processes.push(process.to_string());
+    lock(&ENVOYS).push(process.to_string());
 }
 
 fn clock() -> &'static Mutex<Clock> {
@@ -120,10 +123,9 @@ impl Clock {
     }
 }
 
-/// What the threads of some processes have waited for a processor.
+/// What the threads of this program and of its Envoys have waited for a processor.
 #[derive(Default)]
 struct Waits {
-    processes: Vec<String>,
     /// By thread, what it had waited at the last look; nothing if it is of no interest.
     threads: HashMap<String, Option<Duration>>,
 }
@@ -131,7 +133,7 @@ struct Waits {
 impl Waits {
     /// The longest that a thread has waited since the last look.
     fn longest(&mut self) -> Duration {
-        let Self { processes, threads } = self;
+        let threads = &mut self.threads;
         let mut longest = Duration::ZERO;
         let mut look = |process: &str, of_interest: fn(&str) -> bool| {
             let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else {
@@ -160,7 +162,7 @@ impl Waits {
             true
         };
         look("self", |_| true);
-        processes.retain(|process| look(process, |name| name.starts_with("wrk:")));
+        lock(&ENVOYS).retain(|process| look(process, |name| name.starts_with("wrk:")));
         longest
     }
 }
