@@ -80,9 +80,14 @@ impl Repository {
             for entry in fs::read_dir(&folder).expect("a folder") {
                 let path = entry.expect("an entry").path();
                 let name = relative(&path);
-                let skipped =
-                    ["target", "dist", ".git", ".venv", ".tools", "fuzz/corpus"].contains(&&*name);
-                if skipped || name.ends_with("node_modules") || name.ends_with("__pycache__") {
+                // What is built, fetched or found by a run, and no part of the repository.
+                let built = ["target", "dist", ".git", ".venv", ".tools"].contains(&&*name);
+                let fuzzed = ["fuzz/target", "fuzz/corpus", "fuzz/artifacts"].contains(&&*name);
+                if built
+                    || fuzzed
+                    || name.ends_with("node_modules")
+                    || name.ends_with("__pycache__")
+                {
                     continue;
                 }
                 if path.is_dir() {
