@@ -689,7 +689,7 @@ impl<W> Resolver<W> {
     /// The order matters: the entry is stored first, and whether the token has ended is looked up second. A logout counts
     /// the end first and removes the entry second, so one of the two sees the other. The lease is released last.
     ///
-    /// An answer from before an end, or one to an earlier question than another worker's answer, serves nobody: the cache
+    /// An answer from before an end, or one to an earlier question than another worker's answer, serves no request: the cache
     /// is read again, and MAS is asked again if it holds none. Each further call takes a further end, and the requests
     /// that wait have deadlines of their own. An answer that is too old by what MAS told of the user is asked for again
     /// once: the second one serves those who wait, and is not kept. MAS's words come late, and often several at once.
@@ -703,21 +703,20 @@ impl<W> Resolver<W> {
         let upstream = Rc::clone(&flight.call.upstream);
         self.failures.remove(&key);
         self.reports.note_answer(cb, &upstream);
-        let has_ended = self.has_ended(cb, &key, &flight, &introspected);
         let is_revoked = upstream.cache.is_revoked(cb.host, &introspected);
-        let mut is_superseded = has_ended;
-        let (mut is_stored, mut is_cached) = (false, false);
-        if !has_ended && !is_revoked {
+        let (mut is_stored, mut is_cached, mut is_superseded) = (false, false, false);
+        if !is_revoked {
             let outcome = self.store(cb, &upstream, &introspected);
             (is_stored, is_superseded) = (outcome.stored, outcome.is_superseded);
             // Telling of what it pushed out, this worker has read the epochs anew: it would miss that another worker has
             // pushed out this answer meanwhile. So it keeps none of it for itself.
             is_cached = is_stored && outcome.evicted.is_empty();
         }
-        if is_stored && self.has_ended(cb, &key, &flight, &introspected) {
-            // Between the look and the writing.
-            let what = Invalidation::Token(&key.digest);
-            self.invalidate(cb, &upstream.cache, what, InvalidationReason::Introspection);
+        if self.has_ended(cb, &key, &flight, &introspected) {
+            if is_stored {
+                let what = Invalidation::Token(&key.digest);
+                self.invalidate(cb, &upstream.cache, what, InvalidationReason::Introspection);
+            }
             (is_stored, is_superseded) = (false, true);
         }
         let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));

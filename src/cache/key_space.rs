@@ -47,8 +47,8 @@ impl KeySpace {
         ["matrix-edge-auth.", self.name, ".", &slot.to_string()].concat()
     }
 
-    /// A few bits of `digest`: enough to know it again, too few to be of use to anyone. Nobody outside can find two digests
-    /// with the same ones, because they depend on the secret, too. The last 16 bytes of 32 count.
+    /// Returns a few bits of `digest`: enough to know it again, and too few to search for the token. They depend on the
+    /// secret as well, so no client can look for two digests that share them. The last 16 bytes of 32 count.
     pub fn tag(&self, store: &impl Store, digest: &[u8; 32]) -> [u8; 4] {
         let [_, _, word2, word3] = words(digest);
         let (seed0, seed1) = self.seed(store);

@@ -33,7 +33,7 @@ pub struct LocalEntry<V> {
 }
 
 /// Hashes keys that hold a digest, which is evenly spread by itself. It begins with a secret number, and only tokens that
-/// MAS has issued are kept, so that nobody fills one place of the index.
+/// MAS has issued are kept, so no client can choose tokens that share one place of the index.
 #[derive(Clone, Copy, Debug)]
 struct DigestState(u64);
 

@@ -92,9 +92,9 @@ impl Table {
         Some(entry)
     }
 
-    /// Writes the entry to its bucket, in place of any other answer to the question, unless that was asked for later. A full bucket gives up the
-    /// answer that ended first, or else the one not used for longest. If other workers write in between many times,
-    /// the entry is not written; the cost is one more introspection.
+    /// Writes the entry to its bucket, in place of any other answer to the question, unless that was asked for later. A
+    /// full bucket gives up the answer that ended first, or else the one not used for longest. If other workers write in
+    /// between many times, the entry is not written; the cost is one more introspection.
     ///
     /// The end of use never goes back: a configuration with a longer TTL may have written the answer before, and a
     /// worker may keep for itself what it made of that. While it does, the token has an entry here that an

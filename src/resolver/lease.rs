@@ -12,7 +12,7 @@
 //! just before the store and asks for the lease just after sees the tombstone and reads the cache again instead
 //! of calling MAS. A call that failed leaves another kind of tombstone, so that no worker tries again within a second.
 //!
-//! A tombstone makes room for a lease, so tokens that nobody knows can fill no bucket with them: at worst a call that
+//! A tombstone makes room for a lease, so invented tokens can fill no bucket with them: at worst a call that
 //! failed is forgotten early and made again.
 
 use std::time::Duration;

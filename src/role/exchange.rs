@@ -91,7 +91,7 @@ impl<W: Watch> Exchange<W> {
         self.is_whole.set(true);
     }
 
-    /// Returns whether all of the request has come. One that breaks off before its end is carried out by nobody.
+    /// Returns whether all of the request has come. No server carries out a request that breaks off before its end.
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole.get()
     }

@@ -42,13 +42,17 @@ fn told() -> usize {
     told.count()
 }
 
+/// A worker that has served one request, which sets its time. The log is empty.
+fn start() -> (Cluster, Rc<Plugin>) {
+    take_log();
+    let (mut edge, gateway) = (Cluster::new(1), plugin());
+    looks(&mut edge, &gateway, OTHER, 1);
+    (edge, gateway)
+}
+
 #[test]
 fn one_request_between_two_ticks_is_looked_at() {
-    take_log();
-    let mut edge = Cluster::new(1);
-    let gateway = plugin();
-    // The first request sets the time of the worker.
-    looks(&mut edge, &gateway, OTHER, 1);
+    let (mut edge, gateway) = start();
     for _ in 0..4 {
         edge.skip(Duration::from_millis(250));
         assert_eq!(looks(&mut edge, &gateway, OTHER, 50), 1);
@@ -58,10 +62,7 @@ fn one_request_between_two_ticks_is_looked_at() {
 
 #[test]
 fn a_route_to_the_injecting_cluster_is_told_of_once() {
-    take_log();
-    let mut edge = Cluster::new(1);
-    let gateway = plugin();
-    looks(&mut edge, &gateway, OTHER, 1);
+    let (mut edge, gateway) = start();
     edge.skip(Duration::from_millis(250));
     assert_eq!(looks(&mut edge, &gateway, INJECTING, 50), 1);
     assert_eq!(told(), 1);
