@@ -742,3 +742,33 @@ fn an_answer_to_an_earlier_question_ends_with_the_later_answer() {
         assert_eq!(cluster.calls().len(), 0);
     }
 }
+
+/// An answer pushes out another one, and is pushed out itself before the worker keeps it for itself. The logout finds none
+/// in the shared cache, and must end that worker's all the same.
+#[test]
+fn an_answer_that_is_pushed_out_as_it_is_kept_ends_with_its_session() {
+    const CAROL: &str = "syt_carol_x_0";
+    for access in 0..24 {
+        let process = Process::new();
+        let gateway = gateway(1, json!({"cache": {"slots": 1}}));
+        let mut keeping = SimulatedWorker::new(&process);
+        let pushing = Rc::new(RefCell::new(SimulatedWorker::new(&process)));
+        keeping.request(&gateway, whoami(BOB));
+        keeping.answer_only_call(&active("bob"));
+        pushing.borrow_mut().request(&gateway, whoami(CAROL));
+        keeping.request(&gateway, whoami(ALICE));
+        process.interfere(access, {
+            let pushing = Rc::clone(&pushing);
+            move || pushing.borrow_mut().answer_only_call(&active("carol"))
+        });
+        keeping.answer_only_call(&active("alice"));
+        process.run_interference();
+        let mut ending = pushing.borrow_mut();
+        let stream = ending.request(&gateway, logout("/_matrix/client/v3/logout", ALICE));
+        ending.response(stream, 200);
+        process.advance(Duration::from_secs(1));
+        keeping.tick();
+        let fate = keeping.send(&gateway, whoami(ALICE));
+        assert_ne!(fate, alice(), "access {access}");
+    }
+}
