@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use matrix_edge_auth::matrix::{
-    credential::{Authorization, Credential, CredentialError, Source, extract, form_post},
+    credential::{Authorization, Credential, CredentialError, Source, extract, form_post, query},
     endpoint::{AuthRequirement, Method, classify},
 };
 
