@@ -58,7 +58,7 @@ impl Buckets {
         }
     }
 
-    /// See [`KeySpace::tag`].
+    /// See `KeySpace::tag`.
     pub fn tag(&self, store: &impl Store, digest: &[u8; 32]) -> [u8; 4] {
         self.keys.tag(store, digest)
     }

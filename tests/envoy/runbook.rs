@@ -40,7 +40,9 @@ async fn output(command: &str, folder: &Path, edge: &Edge) -> String {
             "CLIENT:SECRET",
             &format!("{DEFAULT_CLIENT_ID}:{DEFAULT_CLIENT_SECRET}"),
         )
-        .replace("REASON", "not_active");
+        .replace("REASON", "not_active")
+        // This Envoy has one cluster for MAS.
+        .replace("cluster.mas-introspection.", "cluster.mas.");
     let mut bash = Command::new("bash");
     bash.args(["-c", &command])
         .env("ADMIN", format!("http://{}", edge.envoy.admin()))
