@@ -80,7 +80,8 @@ impl Repository {
             for entry in fs::read_dir(&folder).expect("a folder") {
                 let path = entry.expect("an entry").path();
                 let name = relative(&path);
-                let skipped = ["target", "dist", ".git", ".venv", ".tools"].contains(&&*name);
+                let skipped =
+                    ["target", "dist", ".git", ".venv", ".tools", "fuzz/corpus"].contains(&&*name);
                 if skipped || name.ends_with("node_modules") || name.ends_with("__pycache__") {
                     continue;
                 }
