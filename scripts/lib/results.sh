@@ -32,17 +32,22 @@ list_failures() {
   sed "s/$(printf '\033')\[[0-9;]*m//g" "$1" | awk '
     function show(text) { print (part == "" ? text : part ": " text) }
     function leave() {
-      if (running) show(binary " (ended in the middle of its tests)")
-      running = 0
+      if (running) {
+        for (i = 1; i <= failed; i++) show(early[i])
+        show(binary " (ended in the middle of its tests)")
+      }
+      running = failed = 0
     }
     /^--- / { leave(); part = substr($0, 5) }
     /^ +(Running|Doc-tests) / { leave(); binary = $2 == "unittests" ? $3 : $2 }
     /^running [0-9]+ tests?$/ { leave(); running = 1; listed = 0 }
+    # There is no list if the program ends in the middle.
+    /^test [^ ]+( - .*)? \.\.\. FAILED$/ { early[++failed] = $2 }
     /^failures:$/ { listed = 0; lists = 1; next }
     lists && /^    [^ ]+( - .*)?$/ { names[++listed] = $1 }
     /^test result: / {
       if (/^test result: FAILED/) for (i = 1; i <= listed; i++) show(names[i])
-      running = lists = listed = 0
+      running = lists = listed = failed = 0
     }
     /[Tt]o repeat: / && !said[$0]++ { sub(/^.*[Tt]o repeat: /, "to repeat: "); show($0) }
     END { leave() }'

@@ -51,6 +51,7 @@ CUT = """\
 
 running 3 tests
 test a::one ... ok
+test a::two ... FAILED
 error: test failed, to rerun pass `--test scenarios`
 """
 
@@ -103,7 +104,8 @@ class Summary(unittest.TestCase):
         for output in [CUT, CUT + PASSED]:
             text, is_ok = summary(("native", 101, output))
             self.assertFalse(is_ok)
-            self.assertEqual(failed(text), ["native  tests/scenarios.rs (ended in the middle of its tests)"])
+            names = ["a::two", "tests/scenarios.rs (ended in the middle of its tests)"]
+            self.assertEqual(failed(text), [f"native  {name}" for name in names])
 
     def test_a_layer_that_runs_no_test_is_named(self):
         text, is_ok = summary(("native", 0, "nothing\n"))
