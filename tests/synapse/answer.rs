@@ -1,8 +1,28 @@
 //! What a client makes of a response: all of it but what every hop writes anew.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use crate::support::http::Response;
+use tokio::time::sleep;
+
+use crate::support::http::{Response, within_limit};
+
+/// Between two tries.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Sends a request until the edge has a verdict. After a call that failed it leaves MAS alone about the token for a
+/// second.
+pub async fn until_answered(send: impl AsyncFn() -> Response) -> Response {
+    within_limit("a verdict", async {
+        loop {
+            let response = send().await;
+            if response.status != 503 {
+                break response;
+            }
+            sleep(AGAIN).await;
+        }
+    })
+    .await
+}
 
 /// Status, body, and the headers that Synapse means.
 #[derive(Clone, Debug, PartialEq, Eq)]
