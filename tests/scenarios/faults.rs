@@ -96,11 +96,9 @@ fn a_lost_answer_ends_in_503_at_the_deadline() {
     let gateway = gateway(1, json!({"introspection": {"timeout": "2s"}}));
     let stream = worker.request(&gateway, whoami(ALICE));
     worker.drop_call(worker.calls()[0].id);
-    process.advance(Duration::from_millis(2_499));
-    worker.tick();
+    worker.tick_for(Duration::from_millis(2_499));
     assert_eq!(worker.fate(stream), Fate::Held);
-    process.advance(Duration::from_millis(1));
-    worker.tick();
+    worker.tick_for(Duration::from_millis(1));
     assert_no_verdict_is_kept(&mut worker, &gateway, stream);
 }
 
@@ -110,8 +108,7 @@ fn a_call_that_times_out_is_no_verdict() {
     let mut worker = SimulatedWorker::new(&process);
     let gateway = gateway(1, json!({}));
     let stream = worker.request(&gateway, whoami(ALICE));
-    process.advance(Duration::from_secs(5));
-    worker.tick();
+    worker.tick_for(Duration::from_secs(5));
     assert_no_verdict_is_kept(&mut worker, &gateway, stream);
 }
 
@@ -165,7 +162,7 @@ fn every_fault_is_no_verdict_and_nothing_is_kept() {
             let stream = worker.request(&gateway, whoami(ALICE));
             worker.respond(worker.calls()[0].id, fault);
             assert_eq!(worker.fate(stream), expected);
-            process.advance(Duration::from_secs(1));
+            worker.tick_for(Duration::from_secs(1));
         }
         worker.faults().dispatch.set(true);
         assert_eq!(worker.send(&gateway, whoami(ALICE)), expected);
