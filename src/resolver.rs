@@ -84,6 +84,10 @@ const MAX_STARTS: usize = 256;
 /// most, not counting what ticks are late.
 const LINE_TIMEOUT: Duration = Duration::from_millis(750);
 
+/// Longest token that MAS is asked about, in bytes. One of MAS has some hundred at the most, and a macaroon less than 1 KiB.
+/// Each question holds its token while it waits, in every worker to which a client brings it.
+const MAX_TOKEN_BYTES: usize = 4 * 1024;
+
 /// A worker that comes to no tick for so long has so much else to do that MAS's answers wait in its sockets.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -483,6 +487,9 @@ impl<W> Resolver<W> {
         query: &Query<'_>,
         placed: Option<ClientKey>,
     ) -> Result<Start, NoVerdict> {
+        if query.token.as_bytes().len() > MAX_TOKEN_BYTES {
+            return Err(NoVerdict::TokenTooLong);
+        }
         let upstream = query.upstream;
         let has_room = self.flights.has_room(placed.as_ref());
         let client = placed.or_else(|| Limits::client(self.flights.load(), query));
@@ -1020,7 +1027,7 @@ impl<W> Resolver<W> {
         let now = cb.now();
         self.reports.note_failure(cb, upstream, why);
         let stale = match why {
-            NoVerdict::OverBudget { .. } => None,
+            NoVerdict::OverBudget { .. } | NoVerdict::TokenTooLong => None,
             _ => upstream.cache.lookup_stale(cb.host, digest, now),
         };
         match stale {

@@ -11,8 +11,10 @@ use matrix_edge_auth::{
 use serde_json::json;
 
 use crate::{
-    ALICE, BOB, INACTIVE, active, alice, not_active,
-    simulated::{Fate, Process, SimulatedWorker, gateway},
+    ALICE, BOB, INACTIVE, active, alice,
+    introspection_role::{introspect, passed_on},
+    not_active,
+    simulated::{Fate, Process, SimulatedWorker, gateway, plugin},
     unable, whoami,
 };
 
@@ -75,6 +77,32 @@ fn as_many_as_may_wait_are_answered() {
         .collect();
     worker.answer_only_call(INACTIVE);
     for stream in streams {
+        assert_eq!(worker.fate(stream), not_active());
+    }
+}
+
+/// Each question that waits holds its token, in every worker to which a client brings it.
+#[test]
+fn a_token_that_is_longer_than_any_of_mas_is_not_asked_about() {
+    let token = |length: usize| format!("syt_{}", "x".repeat(length - 4));
+    for (pass, expected) in [
+        ("reject", unable()),
+        ("pass", Fate::forwarded_unannotated()),
+    ] {
+        let process = Process::new();
+        let mut worker = SimulatedWorker::new(&process);
+        let gateway = gateway(1, json!({"on_introspection_failure": pass}));
+        let introspection = plugin(2, "introspection", json!({}));
+        for length in [4_097, 55_000] {
+            assert_eq!(worker.send(&gateway, whoami(&token(length))), expected);
+            // MAS itself answers the homeserver.
+            let fate = worker.send(&introspection, introspect(&token(length)));
+            assert_eq!(fate, passed_on());
+        }
+        assert!(worker.calls().is_empty());
+        assert_eq!(process.metric("matrix_edge_auth_introspections_total"), 0);
+        let stream = worker.request(&gateway, whoami(&token(4_096)));
+        worker.answer_only_call(INACTIVE);
         assert_eq!(worker.fate(stream), not_active());
     }
 }
