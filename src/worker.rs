@@ -282,7 +282,7 @@ impl Worker {
     pub fn on_tick(&mut self, host: &impl Host, root: RootId) {
         let cb = Callback::new(host, root, &self.clock);
         self.resolver.on_tick(&cb);
-        self.gateway.on_tick(&cb);
+        self.gateway.on_tick(&cb, &mut self.resolver);
         self.introspection.on_tick(&cb);
         self.finish_resolved(&cb);
     }
