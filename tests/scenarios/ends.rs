@@ -115,28 +115,27 @@ fn an_end_that_is_alone_acts_at_once_whatever_else_ends() {
     assert_forgotten(&mut cluster, &gateway, ALICE);
 }
 
-/// Also if it was the user's token alone that ended at first, and in shadow mode, where nobody waits to learn the user.
+/// Also if it was the user's token alone that ended at first; in shadow mode, where nobody waits to learn the user; and if
+/// another worker ends the token before the tick.
 #[test]
 fn an_end_of_all_sessions_that_waits_ends_all_of_them() {
-    for mode in ["enforce", "shadow"] {
-        let (mut cluster, gateway) = warmed(&[ALICE, BOB], json!({"mode": "enforce"}));
-        let other = gateway_in(mode);
-        end(&mut cluster, &gateway, &revocation(ALICE), false);
-        let everywhere = logout_all(ALICE);
-        let stream = cluster[0].request(&other, everywhere);
+    for (mode, is_ended_elsewhere) in [("enforce", false), ("shadow", false), ("shadow", true)] {
+        let (mut cluster, enforcing) = warmed(&[ALICE, BOB], json!({}));
+        end(&mut cluster, &enforcing, &revocation(ALICE), false);
+        let stream = cluster[0].request(&gateway(2, json!({"mode": mode})), logout_all(ALICE));
         cluster.answer_all(&active("alice"));
-        ask_everywhere(&mut cluster, &gateway, ALICE);
+        ask_everywhere(&mut cluster, &enforcing, ALICE);
         cluster[0].response(stream, 200);
+        if is_ended_elsewhere {
+            let stream = cluster[1].request(&enforcing, revocation(ALICE));
+            cluster[1].response(stream, 200);
+        }
         cluster.skip(TICK);
         cluster.deliver_all();
         for token in [ALICE, BOB] {
-            assert_forgotten(&mut cluster, &gateway, token);
+            assert_forgotten(&mut cluster, &enforcing, token);
         }
     }
-}
-
-fn gateway_in(mode: &str) -> Rc<Plugin> {
-    gateway(2, json!({"mode": mode}))
 }
 
 /// Anyone can end invented tokens.
