@@ -48,8 +48,8 @@ use crate::{
     token::TokenDigest,
 };
 
-/// Safety margin of the coarse clock. A hit in the local cache uses the time of the last tick, which may lag
-/// by up to this much; within the margin of an entry's end the real clock is read.
+/// Safety margin of the coarse clock. A hit in the local cache uses the time of the last tick, which lags by no more than
+/// this in a worker that has pauses; within the margin of an entry's end the real clock is read.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 /// The gateway role in one worker.
@@ -332,7 +332,9 @@ impl Gateway {
         query: &Query<'_>,
     ) -> Option<Rc<Grant>> {
         let key = plugin.grant_key(&query.digest);
-        let now = cb.coarse_now() + CLOCK_SLACK;
+        let now = cb.coarse_now();
+        resolver.read_old_epochs(cb, now);
+        let now = now + CLOCK_SLACK;
         let entry = self.grants.find(&key)?;
         if entry.stamp != resolver.stamp(&query.digest, entry.user.as_ref())
             || entry.fresh_until <= now
