@@ -13,7 +13,7 @@ use super::{
 use crate::{
     cache::{
         ActiveEntry, Cached,
-        ended::EndedTokens,
+        ended::{EndedTokens, Event, Events},
         epoch::{Epochs, Stamp, Subject},
         question::QuestionKey,
     },
@@ -143,14 +143,14 @@ impl Workers {
         self.leases.acquire(cb.host, key, worker, now, now);
     }
 
-    /// Returns how often the token has ended: see [`crate::cache::ended`].
-    pub fn ends<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest) -> u64 {
-        self.ended.count(cb.host, token)
+    /// Returns what has happened to the token: see [`crate::cache::ended`].
+    pub fn events<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest) -> Events {
+        self.ended.events(cb.host, token)
     }
 
-    /// Notes that the token has ended, for the workers that ask about it.
-    pub fn end<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest) {
-        if self.ended.add(cb.host, token).is_err() {
+    /// Notes that the token has ended or was refused, for the workers that ask about it.
+    pub fn note_event<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest, event: Event) {
+        if self.ended.add(cb.host, token, event).is_err() {
             log::error!(
                 "shared data could not be written; an answer on its way may outlive a session"
             );

@@ -42,7 +42,7 @@ use crate::{
     },
     config::{Config, Mode},
     host::{Callback, Host, RequestHead},
-    matrix::reply::Rejection,
+    matrix::{endpoint::AuthRequirement, reply::Rejection},
     metrics::{Metric, Outcome},
     resolver::{Found, Query, Renewal, Resolver, Verdict},
     token::TokenDigest,
@@ -177,7 +177,7 @@ impl Gateway {
                 let decision = policy::decide(&plugin.config, requirement, kind, verdict)
                     .without_doubt(is_doubtful);
                 if let Decision::Annotate(_) = decision {
-                    watch_for_refusal(&exchange, found.digest);
+                    watch_for_refusal(&exchange, found.digest, requirement);
                 }
                 carry_out(cb.host, &exchange, decision, || form);
                 exchange.resume_forwarded(cb.host);
@@ -198,7 +198,9 @@ impl Gateway {
                         watch::would_reject(cb.host, &exchange, reason);
                     }
                     // The response may not have come yet.
-                    Decision::Annotate(_) => watch_for_refusal(&exchange, found.digest),
+                    Decision::Annotate(_) => {
+                        watch_for_refusal(&exchange, found.digest, requirement);
+                    }
                     Decision::Forward => {}
                 }
             }
@@ -251,7 +253,7 @@ impl Gateway {
                         let decision = policy::decide(config, requirement, kind, verdict)
                             .without_doubt(question.is_doubtful);
                         if let Decision::Annotate(_) = decision {
-                            watch_for_refusal(exchange, question.digest);
+                            watch_for_refusal(exchange, question.digest, requirement);
                         }
                         (outcome, decision)
                     }
@@ -408,9 +410,10 @@ impl Gateway {
     }
 }
 
-/// Watches whether the homeserver refuses the active token of a request, if that is to be learned from.
-fn watch_for_refusal(exchange: &Exchange, token: TokenDigest) {
-    if exchange.plugin.config.learn_from_refusals {
+/// Watches whether the homeserver refuses the active token of a request, if that is to be learned from. A path that the
+/// table does not know may be another service's, whose 401 says nothing of the token.
+fn watch_for_refusal(exchange: &Exchange, token: TokenDigest, requirement: AuthRequirement) {
+    if exchange.plugin.config.learn_from_refusals && requirement != AuthRequirement::Unknown {
         exchange.set_watch(Watch::Active(token));
     }
 }

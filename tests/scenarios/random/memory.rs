@@ -69,6 +69,8 @@ pub struct Memory {
     forgotten_at: u64,
     /// Since then, answers of "active" from before no longer count.
     pub ends: Vec<Change>,
+    /// When a worker listened to a refusal of the homeserver. Answers of "active" to questions from before are doubted.
+    pub doubts: Vec<Moment>,
     /// Since then, answers of "inactive" from before no longer count.
     pub revivals: Vec<Change>,
     /// When a call last failed.
@@ -253,8 +255,9 @@ impl Scenario {
     }
 
     pub(super) fn note_refusal(&mut self, session: usize) {
+        let now = self.now();
         self.forget(session, true);
-        self.note_end(session);
+        self.memory[session].doubts.push(now);
     }
 
     /// The edge may forget this kind of answer.

@@ -225,14 +225,30 @@ impl Scenario {
         let answer = &self.mas.answers[number];
         assert_eq!(answer.session, session, "an identity is that of the token");
         assert!(answer.delivered.is_some(), "active only if MAS said so");
+        let has_failed =
+            |failed: Option<Moment>| failed.is_some_and(|failed| failed.at >= answer.sent_at);
+        // An answer from before an end or a refusal is taken out or doubted as soon as it is in. Another worker may read
+        // it just then.
+        let is_just_coming = answer
+            .delivered
+            .is_some_and(|delivered| delivered.step == since.step);
+        let mut doubts = self.memory[session].doubts.iter();
+        let is_doubted = !is_just_coming
+            && doubts.any(|doubt| since.at > doubt.at + INVALIDATION && answer.sent_at < doubt.at);
+        assert!(
+            !is_doubted
+                || has_failed(self.memory[session].failed)
+                || has_failed(self.full)
+                // Another worker may have told of an earlier failure late, or was waited for too long.
+                || self.members.len() > 1,
+            "a doubted answer is served only where there is no other"
+        );
         if since.at >= answer.sent_at + ttl {
             assert!(
                 since.at < answer.sent_at + ttl + self.settings.stale,
                 "nothing is served past its TTL: about {session}, since {since:?}, asked at {} with a TTL of {ttl} ms",
                 answer.sent_at
             );
-            let has_failed =
-                |failed: Option<Moment>| failed.is_some_and(|failed| failed.at >= answer.sent_at);
             assert!(
                 // Another worker may have told of an earlier failure late.
                 has_failed(self.memory[session].failed)
@@ -261,6 +277,7 @@ impl Scenario {
         }
         let mut ends = self.memory[session].ends.iter();
         let ended = !self.was_asked_again(answer, since)
+            && !is_just_coming
             && ends
                 .any(|end| since.at > end.told.at + INVALIDATION && answer.computed < end.changed);
         assert!(!ended, "nothing is served long after an invalidation");
