@@ -9,6 +9,7 @@
 
 use crate::form::{
     percent::{Unwrapped, escape},
+    scan::has_any,
     steps,
 };
 
@@ -51,7 +52,7 @@ fn stays_in_matrix(path: &[u8]) -> bool {
     let Some(mut rest) = path.strip_prefix(b"/_matrix/") else {
         return false;
     };
-    if !rest.iter().any(|byte| matches!(byte, b'.' | b'%')) {
+    if !has_any(rest, [b'.', b'%']) {
         return true;
     }
     loop {
