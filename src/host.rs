@@ -23,7 +23,7 @@ use std::{
 };
 
 pub use self::{
-    fields::Fields,
+    fields::{Fields, Lengths},
     head::RequestHead,
     store::{If, NotWritten, Store, Versioned},
 };

@@ -82,7 +82,7 @@ impl Gateway {
         exchange: &Rc<Exchange>,
     ) {
         let config = &exchange.plugin.config;
-        match head::read(cb.host, &config.identity_headers) {
+        match head::read(cb.host, &exchange.plugin) {
             Ok(head) if outside::refuse(cb.host, exchange, &head) => {
                 outcome::tell(cb.host, config, Outcome::NotAsked);
             }
