@@ -28,7 +28,7 @@ use self::{
     expiry::Expiry,
     question::QuestionKey,
     revocation::Revocations,
-    table::{Removed, Table, Written},
+    table::{Removed, Settled, Table, Written},
 };
 use crate::{
     clock::Instant,
@@ -312,20 +312,25 @@ impl SharedCache {
             Answer::Active(_) => (&self.active, &self.negative),
             Answer::Inactive(_) => (&self.negative, &self.active),
         };
-        // Another MAS may know the token: its answers stay.
-        let mut removed = Vec::new();
-        if !asked.is_active() {
-            removed = other.remove_question(store, &key, asked.asked_at);
-            entry.user = removed.iter().find_map(|removed| removed.user);
-        }
         let mut written = Written::default();
         if is_fresh {
             written = own.put(store, &entry, now);
         }
-        removed.extend(other.remove_question(store, &key, asked.asked_at));
-        let later = other.find(store, &key, now);
-        if later.is_some_and(|later| later.asked_at > asked.asked_at) {
-            own.remove_question(store, &key, asked.asked_at);
+        // Another MAS may know the token: its answers stay.
+        let Settled {
+            removed,
+            is_superseded,
+        } = other.settle(store, &key, asked.asked_at);
+        // Whose token it was decides what brings it back to life. Until this is written, whatever revives any user does.
+        let user = removed.iter().find_map(|removed| removed.user);
+        if !asked.is_active() && user.is_some() && written.stored {
+            entry.user = user;
+            let Written { evicted, .. } = written;
+            written = own.put(store, &entry, now);
+            written.evicted.extend(evicted);
+        }
+        if is_superseded {
+            own.settle(store, &key, asked.asked_at);
             written.stored = false;
             written.is_superseded = true;
         }
@@ -808,8 +813,8 @@ mod tests {
         let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
         keep(&cache(), &store, 0.0, 0.0, &active(None));
         store.damage(|value| {
-            // The seed has 16 bytes and no version, a register of sizes 4.
-            if ![16, 4].contains(&value.len()) {
+            // The seed has 16 bytes and no version, a register of sizes 4, and its mark none.
+            if ![16, 4, 0].contains(&value.len()) {
                 *value.first_mut().unwrap() = bucket::FORMAT_VERSION + 1;
             }
         });
@@ -849,7 +854,7 @@ mod tests {
             keep(TokenDigest::of(&n.to_le_bytes()), 1.0, inactive());
         }
         assert_eq!(kept(2.0), before);
-        // The buckets, the registers of sizes, the seed.
-        assert!(store.len() <= 8 + 8 + 2 + 1);
+        // The buckets, the registers of sizes and their marks, the seed.
+        assert!(store.len() <= 8 + 8 + 4 + 1);
     }
 }
