@@ -28,7 +28,7 @@ use self::{
     expiry::Expiry,
     question::QuestionKey,
     revocation::Revocations,
-    table::{Removed, Table, Written},
+    table::{Removed, Settled, Table, Written},
 };
 use crate::{
     clock::Instant,
@@ -62,6 +62,8 @@ pub struct ActiveEntry {
     pub user: Option<UserKey>,
     /// When the token ends; `None` if it does not.
     pub expiry: Option<Expiry>,
+    /// The moment before MAS was asked.
+    pub asked_at: Instant,
     /// End of the answer, for this reader.
     pub fresh_until: Instant,
     /// From then on the answer is renewed in the background if it is used. `None` if that is turned off,
@@ -194,7 +196,7 @@ impl SharedCache {
         if entry.expiry.is_some_and(|expiry| expiry.has_passed(now)) {
             return Some(Cached::Inactive(InactiveAnswer::default()));
         }
-        if now >= self.fresh_until(&entry) {
+        if entry.is_doubted || now >= self.fresh_until(&entry) {
             return None;
         }
         self.known(store, entry).map(Cached::Active)
@@ -221,16 +223,14 @@ impl SharedCache {
     }
 
     /// An active answer past its time, for while MAS cannot be asked: within `stale_if_error`, and never
-    /// past the token's own expiry.
+    /// past the token's own expiry. Within its time a doubted one serves as well, whatever `stale_if_error` is: the
+    /// homeserver's refusal is no word of MAS.
     pub fn lookup_stale(
         &self,
         store: &impl Store,
         digest: &TokenDigest,
         now: Instant,
     ) -> Option<Box<ActiveEntry>> {
-        if self.stale_if_error.is_zero() {
-            return None;
-        }
         let entry = self.active.find(store, &self.question(digest), now)?;
         let holds = now < self.fresh_until(&entry) + self.stale_if_error
             && entry.expiry.is_none_or(|expiry| now < expiry.earliest);
@@ -271,6 +271,7 @@ impl SharedCache {
                 answer,
                 user: entry.user,
                 expiry: entry.expiry,
+                asked_at: entry.asked_at,
                 fresh_until,
                 refresh_at,
             })),
@@ -311,20 +312,25 @@ impl SharedCache {
             Answer::Active(_) => (&self.active, &self.negative),
             Answer::Inactive(_) => (&self.negative, &self.active),
         };
-        // Another MAS may know the token: its answers stay.
-        let mut removed = Vec::new();
-        if !asked.is_active() {
-            removed = other.remove_question(store, &key, asked.asked_at);
-            entry.user = removed.iter().find_map(|removed| removed.user);
-        }
         let mut written = Written::default();
         if is_fresh {
             written = own.put(store, &entry, now);
         }
-        removed.extend(other.remove_question(store, &key, asked.asked_at));
-        let later = other.find(store, &key, now);
-        if later.is_some_and(|later| later.asked_at > asked.asked_at) {
-            own.remove_question(store, &key, asked.asked_at);
+        // Another MAS may know the token: its answers stay.
+        let Settled {
+            removed,
+            is_superseded,
+        } = other.settle(store, &key, asked.asked_at);
+        // Whose token it was decides what brings it back to life. Until this is written, whatever revives any user does.
+        let user = removed.iter().find_map(|removed| removed.user);
+        if !asked.is_active() && user.is_some() && written.stored {
+            entry.user = user;
+            let Written { evicted, .. } = written;
+            written = own.put(store, &entry, now);
+            written.evicted.extend(evicted);
+        }
+        if is_superseded {
+            own.settle(store, &key, asked.asked_at);
             written.stored = false;
             written.is_superseded = true;
         }
@@ -343,6 +349,12 @@ impl SharedCache {
         let removed = self.active.remove_token(store, digest);
         let own = |removed: &&Removed| removed.fingerprint == self.fingerprint;
         removed.iter().find(own).or(removed.first()).copied()
+    }
+
+    /// Marks the active answers about a token as doubted, of every MAS and under every size of the table: MAS is asked
+    /// again, and they serve only where it gives no answer. Returns whether one of them was not doubted before.
+    pub fn doubt(&self, store: &impl Store, digest: &TokenDigest) -> bool {
+        self.active.doubt(store, digest)
     }
 
     /// What MAS tells about its users voids answers about them.
@@ -367,6 +379,7 @@ impl SharedCache {
             asked_at: asked.asked_at,
             kept_until: expiry.map_or(end, |expiry| end.min(expiry.earliest)),
             expiry,
+            is_doubted: false,
             answer: asked.answer.clone(),
         }
     }
@@ -600,6 +613,33 @@ mod tests {
     }
 
     #[test]
+    fn a_doubted_answer_serves_only_where_mas_gives_none_and_not_past_its_time() {
+        for stale_if_error in [0.0, 30.0] {
+            let settings = config::Cache {
+                stale_if_error: Duration::from_secs_f64(stale_if_error),
+                ..settings()
+            };
+            let cache = SharedCache::new(&settings, FINGERPRINT);
+            let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+            let find = |at: f64| cache.lookup(&store, &digest, seconds(at), |_| {});
+            let stale = |at: f64| cache.lookup_stale(&store, &digest, seconds(at)).is_some();
+            keep(&cache, &store, 0.0, 0.0, &active(Some(300)));
+            assert!(cache.doubt(&store, &digest) && !cache.doubt(&store, &digest));
+            assert_eq!(find(0.0), None);
+            assert!(cache.is_known(&store, &digest, seconds(0.0)));
+            let end = 120.0 + stale_if_error;
+            assert_eq!([0.0, end - 0.001, end].map(stale), [true, true, false]);
+            // Its token's end holds all the same.
+            assert!(matches!(find(301.0), Some(Cached::Inactive(_))));
+            keep(&cache, &store, 1.0, 1.0, &active(None));
+            assert!(is_alice(find(1.0)), "MAS has said it anew");
+            cache.doubt(&store, &digest);
+            keep(&cache, &store, 2.0, 2.0, &inactive());
+            assert!(matches!(find(2.0), Some(Cached::Inactive(_))) && !stale(2.0));
+        }
+    }
+
+    #[test]
     fn a_revoked_user_has_no_answers_from_before() {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
         let find = |at: f64| cache.lookup(&store, &digest, seconds(at), |_| {});
@@ -773,8 +813,8 @@ mod tests {
         let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
         keep(&cache(), &store, 0.0, 0.0, &active(None));
         store.damage(|value| {
-            // The seed has 16 bytes and no version, a register of sizes 4.
-            if ![16, 4].contains(&value.len()) {
+            // The seed has 16 bytes and no version, a register of sizes 4, and its mark none.
+            if ![16, 4, 0].contains(&value.len()) {
                 *value.first_mut().unwrap() = bucket::FORMAT_VERSION + 1;
             }
         });
@@ -814,7 +854,7 @@ mod tests {
             keep(TokenDigest::of(&n.to_le_bytes()), 1.0, inactive());
         }
         assert_eq!(kept(2.0), before);
-        // The buckets, the registers of sizes, the seed.
-        assert!(store.len() <= 8 + 8 + 2 + 1);
+        // The buckets, the registers of sizes and their marks, the seed.
+        assert!(store.len() <= 8 + 8 + 4 + 1);
     }
 }

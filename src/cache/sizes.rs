@@ -11,8 +11,14 @@
 //!
 //! The register is small and bounded. When it is full, a table takes a registered size in place of its own: the
 //! largest that is not larger, or else the smallest. So there is never a table that a removal does not know.
+//!
+//! Reading a value costs four times as much as learning that it is empty, since Envoy asks the VM for room for it. So
+//! beside the register stands an empty value, the *mark*. Whoever registers writes it anew, between the register and the
+//! first use of the table, and as long as its number is the same so is the register.
 
-use crate::host::{If, Store};
+use std::cell::RefCell;
+
+use crate::host::{If, NotWritten, Store, Versioned};
 
 /// Sizes in all. Each one costs a removal one reading.
 const MAX_SIZES: usize = 64;
@@ -25,6 +31,9 @@ const WRITE_ATTEMPTS: usize = 64;
 #[derive(Debug)]
 pub struct Sizes {
     key: String,
+    mark: String,
+    /// The register as it was last read, and the number that the mark had before.
+    known: RefCell<Option<(u32, Vec<u32>)>>,
 }
 
 impl Sizes {
@@ -32,25 +41,40 @@ impl Sizes {
     pub fn new(name: &str) -> Self {
         Self {
             key: format!("matrix-edge-auth.{name}.sizes"),
+            mark: format!("matrix-edge-auth.{name}.sizes.mark"),
+            known: RefCell::default(),
         }
     }
 
-    /// Returns the registered numbers of buckets.
-    pub fn read(&self, store: &impl Store) -> Vec<u32> {
-        store
-            .read(&self.key)
-            .map(|stored| decode(&stored.value))
-            .unwrap_or_default()
+    /// Calls `each` with every registered number of buckets.
+    pub fn for_each(&self, store: &impl Store, mut each: impl FnMut(u32)) {
+        // First: what is registered after this is marked after this.
+        let mark = store.read(&self.mark).map(|mark| mark.cas);
+        let known = match self.known.take() {
+            Some((at, sizes)) if Some(at) == mark => sizes,
+            _ => self.read(store),
+        };
+        known.iter().copied().for_each(&mut each);
+        self.known.replace(mark.map(|mark| (mark, known)));
     }
 
     /// Registers a number of buckets. Returns the number to use: the same, or a registered one if the register is
     /// full. `None`: shared data could not be written, so the table must not be used yet.
     pub fn register(&self, store: &impl Store, number: u32) -> Option<u32> {
+        let number = self.enter(store, number)?;
+        // Also if the number was there: the worker that entered it may not have come to this yet.
+        let condition = condition(store.read(&self.mark).as_ref());
+        match store.write(&self.mark, &[], condition) {
+            // Another worker has written the mark since the number is in the register.
+            Ok(()) | Err(NotWritten::Changed) => Some(number),
+            Err(NotWritten::Refused) => None,
+        }
+    }
+
+    fn enter(&self, store: &impl Store, number: u32) -> Option<u32> {
         for _ in 0..WRITE_ATTEMPTS {
             let stored = store.read(&self.key);
-            let condition = stored
-                .as_ref()
-                .map_or(If::Absent, |stored| If::Unchanged(stored.cas));
+            let condition = condition(stored.as_ref());
             let mut sizes = stored.map_or_else(Vec::new, |stored| decode(&stored.value));
             if sizes.contains(&number) {
                 return Some(number);
@@ -65,6 +89,15 @@ impl Sizes {
         }
         None
     }
+
+    fn read(&self, store: &impl Store) -> Vec<u32> {
+        let stored = store.read(&self.key);
+        stored.map_or_else(Vec::new, |stored| decode(&stored.value))
+    }
+}
+
+fn condition(stored: Option<&Versioned>) -> If {
+    stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas))
 }
 
 /// Returns the largest size that is not larger than `number`, or else the smallest.
@@ -92,22 +125,90 @@ fn decode(bytes: &[u8]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{NotWritten, Versioned, memory::MemoryStore};
+    use crate::host::memory::MemoryStore;
 
     fn sizes() -> Sizes {
         Sizes::new("t")
     }
 
+    fn all(sizes: &Sizes, store: &impl Store) -> Vec<u32> {
+        let mut all = Vec::new();
+        sizes.for_each(store, |number| all.push(number));
+        all
+    }
+
     #[test]
     fn a_size_is_registered_once_and_stays() {
         let store = MemoryStore::default();
-        assert!(sizes().read(&store).is_empty());
+        assert!(all(&sizes(), &store).is_empty());
         for number in [8, 16, 8, 8, 4] {
             assert_eq!(sizes().register(&store, number), Some(number));
         }
-        assert_eq!(sizes().read(&store), [8, 16, 4]);
-        assert!(Sizes::new("other").read(&store).is_empty());
-        assert_eq!(store.len(), 1);
+        assert_eq!(all(&sizes(), &store), [8, 16, 4]);
+        assert!(all(&Sizes::new("other"), &store).is_empty());
+        assert_eq!(store.len(), 2, "the register and its mark");
+    }
+
+    #[test]
+    fn a_size_that_another_worker_registers_is_known_at_once() {
+        let (store, [one, two]) = (MemoryStore::default(), [sizes(), sizes()]);
+        one.register(&store, 8);
+        for expected in [&[8][..], &[8, 16], &[8, 16, 4]] {
+            if let Some(new) = expected.get(1..).and_then(<[u32]>::last) {
+                two.register(&store, *new);
+            }
+            for _ in 0..2 {
+                assert_eq!(all(&one, &store), expected);
+            }
+        }
+    }
+
+    /// A worker that comes upon a size before its mark may use the table at once.
+    #[test]
+    fn a_size_whose_mark_is_missing_is_marked_by_the_next_that_registers_it() {
+        let (store, known) = (MemoryStore::default(), sizes());
+        known.register(&store, 8);
+        assert_eq!(all(&known, &store), [8]);
+        assert_eq!(
+            sizes().enter(&store, 16),
+            Some(16),
+            "and its worker is gone"
+        );
+        assert_eq!(sizes().register(&store, 16), Some(16));
+        assert_eq!(all(&known, &store), [8, 16]);
+    }
+
+    #[test]
+    fn a_register_is_read_again_only_after_a_change() {
+        struct Counting<'s>(&'s MemoryStore, std::cell::Cell<usize>);
+
+        impl Store for Counting<'_> {
+            fn read(&self, key: &str) -> Option<Versioned> {
+                let found = self.0.read(key);
+                let is_empty = found.as_ref().is_none_or(|found| found.value.is_empty());
+                self.1.set(self.1.get() + usize::from(!is_empty));
+                found
+            }
+
+            fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+                self.0.write(key, value, condition)
+            }
+
+            fn random(&self) -> u64 {
+                self.0.random()
+            }
+        }
+
+        let (store, known) = (MemoryStore::default(), sizes());
+        known.register(&store, 8);
+        let counting = Counting(&store, std::cell::Cell::default());
+        for _ in 0..3 {
+            all(&known, &counting);
+        }
+        assert_eq!(counting.1.get(), 1);
+        sizes().register(&store, 8);
+        all(&known, &counting);
+        assert_eq!(counting.1.get(), 2, "it may have changed");
     }
 
     #[test]
@@ -119,7 +220,7 @@ mod tests {
             }));
             assert_eq!(sizes().register(&store, mine), Some(mine));
         }
-        assert_eq!(sizes().read(&store), [2, 1, 4, 3, 5]);
+        assert_eq!(all(&sizes(), &store), [2, 1, 4, 3, 5]);
     }
 
     #[test]
@@ -138,7 +239,7 @@ mod tests {
         ] {
             assert_eq!(sizes().register(&store, wanted), Some(given), "{wanted}");
         }
-        assert_eq!(sizes().read(&store).len(), 64, "it does not grow");
+        assert_eq!(all(&sizes(), &store).len(), 64, "it does not grow");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! A path with a byte that was encoded more often than the readings follow is blocked.
 
 use super::reading::Readings;
-use crate::form::percent::escape;
+use crate::form::{percent::escape, scan::has_any};
 
 const SYNAPSE: &[u8] = b"_synapse";
 
@@ -34,7 +34,7 @@ fn stays_in_matrix(path: &[u8]) -> bool {
     let Some(mut rest) = path.strip_prefix(b"/_matrix/") else {
         return false;
     };
-    if !rest.iter().any(|byte| matches!(byte, b'.' | b'%')) {
+    if !has_any(rest, [b'.', b'%']) {
         return true;
     }
     loop {
