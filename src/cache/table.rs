@@ -189,9 +189,9 @@ impl Table {
     /// that is put in their place is not doubted. Returns whether one of them was not doubted before.
     pub fn doubt(&self, store: &impl Store, digest: &TokenDigest) -> bool {
         let mut is_new = false;
-        for number in self.sizes.read(store) {
+        self.sizes.for_each(store, |number| {
             is_new |= doubt_in(&self.configured.resized(number), store, digest);
-        }
+        });
         is_new
     }
 
