@@ -9,7 +9,7 @@ use crate::support::{
     mesh::{self, manifests},
 };
 
-async fn start() -> Deployed {
+pub async fn start() -> Deployed {
     Deployed::start(|upstreams, _| {
         let mut config = manifests::document("envoy/kubernetes/base/envoy.yaml");
         set_everywhere(&mut config, "filename", &module().display().to_string());

@@ -131,6 +131,16 @@ fn every_shipped_listener_for_clients_bounds_what_a_connection_may_hold() {
     assert!(listeners >= 11, "{listeners} listeners");
 }
 
+/// From an address that counts as internal Envoy takes timeouts, retries and more. None does, unless a file says so.
+/// `envoy_headers.rs` sees that nothing else changes what these files do.
+#[test]
+fn no_shipped_listener_takes_an_address_for_internal() {
+    for (path, config) in bootstraps() {
+        let text = config.to_string();
+        assert!(!text.contains("\"internal_address_config\""), "{path}");
+    }
+}
+
 /// Envoy takes `x-envoy-fault-*` of a client for its operator's. One says how many requests are delayed.
 #[test]
 fn no_client_of_a_shipped_configuration_has_a_word_in_its_delays() {
