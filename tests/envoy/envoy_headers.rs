@@ -10,8 +10,9 @@ use stand_in::{
 };
 
 use super::{
+    deployed::Deployed,
     edge::{WHOAMI, identity, new_token},
-    kubernetes, production, shipped,
+    envoy_gateway, istio, kubernetes, production, shipped,
 };
 use crate::support::{
     envoy::Envoy,
@@ -122,12 +123,29 @@ async fn none_changes_what_the_local_file_does() {
     .await;
 }
 
-#[tokio::test]
-async fn none_changes_what_kubernetes_does() {
-    let deployed = kubernetes::start().await;
+/// The same for a folder whose gateway is this listener.
+async fn assert_changes_nothing_at(deployed: &Deployed, listener: &str) {
     let (mas, homeserver) = (&deployed.mas, &deployed.homeserver);
     assert_changes_nothing(mas, homeserver, &deployed.envoy, async |request| {
-        deployed.send("enforce", request).await
+        deployed.send(listener, request).await
     })
     .await;
+}
+
+#[tokio::test]
+async fn none_changes_what_kubernetes_does() {
+    assert_changes_nothing_at(&kubernetes::start().await, "enforce").await;
+}
+
+/// Its gateways have the fault filter, too.
+#[tokio::test]
+async fn none_changes_what_istio_does() {
+    let deployed = istio::start(istio::enforcing()).await;
+    assert_changes_nothing_at(&deployed, istio::GATEWAY).await;
+}
+
+#[tokio::test]
+async fn none_changes_what_envoy_gateway_does() {
+    let deployed = envoy_gateway::start(&envoy_gateway::enforcing()).await;
+    assert_changes_nothing_at(&deployed, envoy_gateway::MATRIX).await;
 }

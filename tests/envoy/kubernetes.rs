@@ -37,6 +37,7 @@ async fn it_shadows_and_enforces_beside_each_other() {
         deployed.assert_keeps(listener, &PATHS).await;
         deployed.assert_keeps(listener, &REDUNDANT_PATHS).await;
         deployed.assert_login_is_of_mas(listener).await;
+        deployed.assert_waits_for_whole_requests(listener).await;
     }
     deployed.assert_untroubled();
 }
