@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! offset  bytes  what
-//!      0      1  flags: 1 = a user is known, 2 = the token expires
+//!      0      1  flags: 1 = a user is known, 2 = the token expires, 8 = a worker keeps it
 //!      1      8  configuration fingerprint          all numbers little-endian
 //!      9     32  SHA-256 of the token
 //!     41     16  user, see `revocation::UserKey`; zero if none is known
@@ -29,6 +29,7 @@ pub const MAX_ANSWER_BYTES: usize = 8 * 1024;
 
 const USER_KNOWN: u8 = 1;
 const EXPIRES: u8 = 2;
+const KEPT: u8 = 8;
 
 /// What MAS said of a token, and until when that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +122,8 @@ pub struct EntryHead {
     pub asked_at: Instant,
     /// Until when the entry is of use to any reader.
     pub kept_until: Instant,
+    /// Whether a worker may keep it for itself, see [`super::inactive`].
+    pub is_kept: bool,
     expiry: Option<Expiry>,
 }
 
@@ -136,7 +139,7 @@ impl EntryHead {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let [flags] = reader.take()?;
-        if flags & !(USER_KNOWN | EXPIRES) != 0 {
+        if flags & !(USER_KNOWN | EXPIRES | KEPT) != 0 {
             return None;
         }
         let fingerprint = u64::from_le_bytes(reader.take()?);
@@ -152,6 +155,7 @@ impl EntryHead {
             used_at,
             asked_at,
             kept_until,
+            is_kept: flags & KEPT != 0,
             expiry: (flags & EXPIRES != 0).then_some(Expiry { earliest, latest }),
         })
     }
@@ -160,6 +164,13 @@ impl EntryHead {
 /// Writes the time of use into an encoded entry.
 pub fn set_used_at(bytes: &mut [u8], used_at: Instant) {
     set_moment(bytes, 57, used_at);
+}
+
+/// Notes in an encoded entry that a worker keeps it for itself.
+pub fn set_kept(bytes: &mut [u8]) {
+    if let Some(flags) = bytes.first_mut() {
+        *flags |= KEPT;
+    }
 }
 
 /// Writes the end of use into an encoded entry.
@@ -247,9 +258,21 @@ mod tests {
     }
 
     #[test]
+    fn that_a_worker_keeps_it_changes_nothing_else() {
+        let bytes = active().encode().unwrap();
+        let mut kept = bytes.clone();
+        set_kept(&mut kept);
+        let heads = [&bytes, &kept].map(|bytes| EntryHead::decode(bytes).unwrap());
+        assert_eq!(heads.map(|head| head.is_kept), [false, true]);
+        assert_eq!(Entry::decode(&kept), Some(active()));
+        set_kept(&mut []);
+    }
+
+    #[test]
     fn an_unknown_flag_is_a_miss() {
         let mut bytes = active().encode().unwrap();
-        for flags in (0..=u8::MAX).filter(|flags| *flags > (USER_KNOWN | EXPIRES)) {
+        let unknown = |flags: &u8| flags & !(USER_KNOWN | EXPIRES | KEPT) != 0;
+        for flags in (0..=u8::MAX).filter(unknown) {
             bytes[0] = flags;
             assert_eq!(Entry::decode(&bytes), None);
         }
