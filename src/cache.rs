@@ -65,6 +65,8 @@ pub struct ActiveEntry {
     pub user: Option<UserKey>,
     /// When the token ends; `None` if it does not.
     pub expiry: Option<Expiry>,
+    /// The moment before MAS was asked.
+    pub asked_at: Instant,
     /// End of the answer, for this reader.
     pub fresh_until: Instant,
     /// From then on the answer is renewed in the background if it is used. `None` if that is turned off,
@@ -217,7 +219,7 @@ impl SharedCache {
         if entry.expiry.is_some_and(|expiry| expiry.has_passed(now)) {
             return Some(Cached::Inactive(InactiveAnswer::default()));
         }
-        if now >= self.fresh_until(&entry) {
+        if entry.is_doubted || now >= self.fresh_until(&entry) {
             return None;
         }
         self.known(store, entry).map(Cached::Active)
@@ -258,16 +260,14 @@ impl SharedCache {
     }
 
     /// An active answer past its time, for while MAS cannot be asked: within `stale_if_error`, and never
-    /// past the token's own expiry.
+    /// past the token's own expiry. Within its time a doubted one serves as well, whatever `stale_if_error` is: the
+    /// homeserver's refusal is no word of MAS.
     pub fn lookup_stale(
         &self,
         store: &impl Store,
         digest: &TokenDigest,
         now: Instant,
     ) -> Option<Box<ActiveEntry>> {
-        if self.stale_if_error.is_zero() {
-            return None;
-        }
         let entry = self.active.find(store, &self.question(digest), now)?;
         let holds = now < self.fresh_until(&entry) + self.stale_if_error
             && entry.expiry.is_none_or(|expiry| now < expiry.earliest);
@@ -308,6 +308,7 @@ impl SharedCache {
                 answer,
                 user: entry.user,
                 expiry: entry.expiry,
+                asked_at: entry.asked_at,
                 fresh_until,
                 refresh_at,
             })),
@@ -387,6 +388,12 @@ impl SharedCache {
         removed.iter().find(own).or(removed.first()).copied()
     }
 
+    /// Marks the active answers about a token as doubted, of every MAS and under every size of the table: MAS is asked
+    /// again, and they serve only where it gives no answer. Returns whether one of them was not doubted before.
+    pub fn doubt(&self, store: &impl Store, digest: &TokenDigest) -> bool {
+        self.active.doubt(store, digest)
+    }
+
     /// What MAS tells about its users voids answers about them.
     pub fn revocations(&self) -> &Revocations {
         &self.revocations
@@ -409,6 +416,7 @@ impl SharedCache {
             asked_at: asked.asked_at,
             kept_until: expiry.map_or(end, |expiry| end.min(expiry.earliest)),
             expiry,
+            is_doubted: false,
             answer: asked.answer.clone(),
         }
     }
@@ -638,6 +646,33 @@ mod tests {
                 assert_eq!(is_alice(found.clone()), later_is_active);
                 assert!(found.is_some());
             }
+        }
+    }
+
+    #[test]
+    fn a_doubted_answer_serves_only_where_mas_gives_none_and_not_past_its_time() {
+        for stale_if_error in [0.0, 30.0] {
+            let settings = config::Cache {
+                stale_if_error: Duration::from_secs_f64(stale_if_error),
+                ..settings()
+            };
+            let cache = SharedCache::new(&settings, FINGERPRINT);
+            let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+            let find = |at: f64| cache.lookup(&store, &digest, seconds(at), |_| {});
+            let stale = |at: f64| cache.lookup_stale(&store, &digest, seconds(at)).is_some();
+            keep(&cache, &store, 0.0, 0.0, &active(Some(300)));
+            assert!(cache.doubt(&store, &digest) && !cache.doubt(&store, &digest));
+            assert_eq!(find(0.0), None);
+            assert!(cache.is_known(&store, &digest, seconds(0.0)));
+            let end = 120.0 + stale_if_error;
+            assert_eq!([0.0, end - 0.001, end].map(stale), [true, true, false]);
+            // Its token's end holds all the same.
+            assert!(matches!(find(301.0), Some(Cached::Inactive(_))));
+            keep(&cache, &store, 1.0, 1.0, &active(None));
+            assert!(is_alice(find(1.0)), "MAS has said it anew");
+            cache.doubt(&store, &digest);
+            keep(&cache, &store, 2.0, 2.0, &inactive());
+            assert!(matches!(find(2.0), Some(Cached::Inactive(_))) && !stale(2.0));
         }
     }
 

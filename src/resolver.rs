@@ -58,6 +58,7 @@ pub use self::{
 use crate::{
     cache::{
         ActiveEntry, Cached, Introspected, SharedCache, StoreOutcome,
+        ended::Event,
         epoch::{Stamp, Subject},
         question::QuestionKey,
         table::Removed,
@@ -262,7 +263,7 @@ impl<W> Resolver<W> {
     /// cache, and one that asks about the token takes out what it stores, and tells of it, or does not store it.
     ///
     /// The order matters: the end is counted first and the answer removed second. The worker that asks stores first and
-    /// reads the count second, so one of the two sees the other.
+    /// reads the count second, so one of the two sees the other. A refusal is counted and the answer doubted in that order.
     pub fn invalidate<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -272,12 +273,19 @@ impl<W> Resolver<W> {
     ) -> Option<UserKey> {
         match what {
             Invalidation::Token(token) => {
-                self.workers.end(cb, token);
+                self.workers.note_event(cb, token, Event::End);
                 let removed = cache.remove_active(cb.host, token);
                 if removed.is_some() {
                     self.workers.announce(cb, Subject::Token(token), reason);
                 }
                 removed.and_then(|Removed { user, .. }| user)
+            }
+            Invalidation::Refusal(token) => {
+                self.workers.note_event(cb, token, Event::Refusal);
+                if cache.doubt(cb.host, token) {
+                    self.workers.announce(cb, Subject::Token(token), reason);
+                }
+                None
             }
             Invalidation::User(user, revocation) => {
                 let revocations = cache.revocations();
@@ -408,7 +416,12 @@ impl<W> Resolver<W> {
         self.flights.root_ended(root);
     }
 
-    /// Returns the epoch counters of a token and its user, as of the last tick or hint.
+    /// Reads what other workers have voided, if this worker has not for most of a second.
+    pub fn read_old_epochs<H: Backend>(&mut self, cb: &Callback<'_, H>, now: Instant) {
+        self.workers.read_old_epochs(cb, now);
+    }
+
+    /// Returns the epoch counters of a token and its user, as of the last reading.
     pub fn stamp(&self, digest: &TokenDigest, user: Option<&UserKey>) -> Stamp {
         self.workers.stamp(digest, user)
     }
@@ -542,14 +555,14 @@ impl<W> Resolver<W> {
         call: &CallContext,
         leased: bool,
     ) -> Result<State, NoVerdict> {
-        let ends = self.workers.ends(cb, call.digest());
+        let events = self.workers.events(cb, call.digest());
         match call.send(cb.host, cb.root) {
             Ok(id) => Ok(State::Calling {
                 call: id,
                 root: cb.root,
                 slot: call.slot(),
                 leased,
-                ends,
+                events,
             }),
             Err(not_sent) => {
                 let why = match not_sent {
@@ -712,9 +725,8 @@ impl<W> Resolver<W> {
             // pushed out this answer meanwhile. So it keeps none of it for itself.
             is_cached = is_stored && outcome.evicted.is_empty();
         }
-        if self.has_ended(cb, &key, &flight, &introspected) {
+        if let Some(what) = self.outdated_by(cb, &key, &flight, &introspected) {
             if is_stored {
-                let what = Invalidation::Token(&key.digest);
                 self.invalidate(cb, &upstream.cache, what, InvalidationReason::Introspection);
             }
             (is_stored, is_superseded) = (false, true);
@@ -857,18 +869,24 @@ impl<W> Resolver<W> {
         }
     }
 
-    /// Returns whether the token, which MAS called active, has ended since MAS was asked.
-    fn has_ended<H: Backend>(
+    /// Returns what has happened to the token, which MAS called active, since MAS was asked.
+    fn outdated_by<'a, H: Backend>(
         &self,
         cb: &Callback<'_, H>,
-        key: &QuestionKey,
+        key: &'a QuestionKey,
         flight: &Pending<W>,
         introspected: &Introspected,
-    ) -> bool {
-        let State::Calling { ends, .. } = flight.state else {
-            return false;
+    ) -> Option<Invalidation<'a>> {
+        let State::Calling { events, .. } = flight.state else {
+            return None;
         };
-        introspected.is_active() && self.workers.ends(cb, &key.digest) != ends
+        if !introspected.is_active() {
+            return None;
+        }
+        match self.workers.events(cb, &key.digest).since(events)? {
+            Event::End => Some(Invalidation::Token(&key.digest)),
+            Event::Refusal => Some(Invalidation::Refusal(&key.digest)),
+        }
     }
 
     /// Writes an answer to the shared cache.
@@ -1005,7 +1023,7 @@ impl<W> Resolver<W> {
         let failed_at = self.failures.failed_at(&key)?;
         let entry = upstream.cache.lookup_stale(cb.host, &query.digest, now)?;
         // A failure from before this answer was asked for says nothing of MAS now.
-        if failed_at + upstream.ttl < entry.fresh_until {
+        if failed_at < entry.asked_at {
             return None;
         }
         self.refresh(cb, query);

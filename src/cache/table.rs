@@ -6,7 +6,7 @@
 //! Which answer of a full bucket is given up when all are live is decided by when each was last *used*, so
 //! the table keeps what an ideal least-recently-used cache would keep, nearly.
 //!
-//! The non-obvious rule: a removal goes over every size that the table was ever used with in this process, see
+//! The non-obvious rule: a removal or a doubt goes over every size that the table was ever used with in this process, see
 //! [`super::sizes`]. Only the bucket of the table's own size is looked into for an answer, so a hit pays nothing
 //! for that.
 
@@ -17,7 +17,7 @@ use std::{
 
 use super::{
     bucket::Buckets,
-    entry::{Entry, EntryHead, set_kept, set_kept_until, set_used_at},
+    entry::{Entry, EntryHead, set_doubted, set_kept, set_kept_until, set_used_at},
     inactive::KeptMark,
     question::QuestionKey,
     sizes::Sizes,
@@ -215,6 +215,16 @@ impl Table {
         self.remove(store, digest, |head| head.digest == *digest)
     }
 
+    /// Marks all answers about this token as doubted, of every MAS, under every size of the table. They stay, and an answer
+    /// that is put in their place is not doubted. Returns whether one of them was not doubted before.
+    pub fn doubt(&self, store: &impl Store, digest: &TokenDigest) -> bool {
+        let mut is_new = false;
+        self.sizes.for_each(store, |number| {
+            is_new |= doubt_in(&self.configured.resized(number), store, digest);
+        });
+        is_new
+    }
+
     fn remove(
         &self,
         store: &impl Store,
@@ -302,6 +312,27 @@ fn surplus(
     too_many.count()
 }
 
+/// Marks the records about the token in one bucket as doubted. Returns whether there was one that was not.
+fn doubt_in(buckets: &Buckets, store: &impl Store, digest: &TokenDigest) -> bool {
+    let mut is_new = false;
+    for _ in 0..WRITE_ATTEMPTS {
+        let mut bucket = buckets.read(store, &digest.0);
+        let is_meant = |record: &[u8]| {
+            EntryHead::decode(record).is_some_and(|head| head.digest == *digest && !head.is_doubted)
+        };
+        let mut has_changed = false;
+        while let Some(record) = bucket.find_mut(is_meant) {
+            set_doubted(record);
+            has_changed = true;
+        }
+        is_new |= has_changed;
+        if !has_changed || bucket.save(store) != Err(NotWritten::Changed) {
+            break;
+        }
+    }
+    is_new
+}
+
 /// The order of eviction, smallest first: expired entries by their expiry, then live ones by their last use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum EvictionOrder {
@@ -351,6 +382,7 @@ mod tests {
             asked_at: NOW,
             kept_until: NOW + Duration::from_secs(fresh_for),
             expiry: None,
+            is_doubted: false,
             answer: Answer::Inactive(InactiveAnswer::default()),
         }
     }
@@ -534,6 +566,40 @@ mod tests {
             one.configured.seed(&store),
             three.configured.seed(&elsewhere)
         );
+    }
+
+    #[test]
+    fn a_doubt_is_noted_once_in_every_answer_about_a_token_until_a_new_one_comes() {
+        let store = MemoryStore::default();
+        let (table, small) = (Table::new("t", 64), Table::new("t", 8));
+        let of = |fingerprint| Entry {
+            fingerprint,
+            ..entry(b"token", 100)
+        };
+        let doubted = |table: &Table, fingerprint| {
+            let found = table.find(&store, &of(fingerprint).question(), NOW);
+            found.expect("it stays").is_doubted
+        };
+        let digest = TokenDigest::of(b"token");
+        assert!(!table.doubt(&store, &digest), "there is none");
+        for fingerprint in [1, 2] {
+            table.put(&store, &of(fingerprint), NOW);
+        }
+        small.put(&store, &of(3), NOW);
+        small.put(&store, &entry(b"other", 100), NOW);
+        // Another worker writes in between.
+        *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
+            Table::new("t", 64).put(store, &entry(b"third", 100), NOW);
+        }));
+        assert!(table.doubt(&store, &digest));
+        assert!(!small.doubt(&store, &digest), "nothing new");
+        let all = [(&table, 1), (&table, 2), (&small, 3)];
+        assert!(all.iter().all(|(table, number)| doubted(table, *number)));
+        let other = small.find(&store, &key(b"other"), NOW).unwrap();
+        assert!(!other.is_doubted);
+        table.put(&store, &of(1), NOW);
+        assert!(!doubted(&table, 1) && doubted(&table, 2));
+        assert!(table.doubt(&store, &digest));
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! or another service's. A wrong *required* on a path that Synapse serves to anyone would be an
 //! outage; a wrong *optional* is harmless, because Synapse checks for itself.
 //!
-//! MAS may live below a path of any host that the edge serves. Everything below that path is MAS's.
+//! MAS may live below a path of any host that the edge serves. Everything below that path is MAS's, but for a path with `..`,
+//! in any disguise: it may lead elsewhere. MAS itself resolves no dots and says 404 to it, so what looks at its token, as on
+//! any unknown path, takes nothing away; a proxy that does resolve them would hand it to the homeserver, unverified.
 //!
 //! The non-obvious rule: Synapse reads paths in two ways. It matches the raw path of every API, so
 //! `%61ccount` is another, unknown, path. What is no API, such as `/_synapse/client/unsubscribe`, it
@@ -18,6 +20,7 @@ mod blocked;
 mod explanation;
 mod family;
 mod method;
+mod reading;
 mod requirement;
 mod table;
 
@@ -25,6 +28,7 @@ use std::cell::LazyCell;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use self::explanation::{Decider, Explanation};
+use self::reading::has_dots;
 pub(super) use self::table::after_version;
 pub use self::{method::Method, requirement::AuthRequirement};
 
@@ -79,7 +83,7 @@ impl Endpoints {
         if let Some(rule) = self.rule(path, &method) {
             return rule.requirement;
         }
-        match table::classify(path, &method) {
+        let requirement = match table::classify(path, &method) {
             // Only here: a prefix such as `/_matrix` must not open what the homeserver serves.
             AuthRequirement::Unknown | AuthRequirement::None
                 if self.below_mas_prefix(path).is_some() =>
@@ -87,7 +91,11 @@ impl Endpoints {
                 AuthRequirement::MasOwned
             }
             requirement => requirement,
+        };
+        if requirement == AuthRequirement::MasOwned && has_dots(path) {
+            return AuthRequirement::Unknown;
         }
+        requirement
     }
 
     /// Whether the homeserver refuses a request for its method alone, before it looks at a token. Nothing

@@ -16,7 +16,7 @@ use super::{
     share::Shares,
 };
 use crate::{
-    cache::question::QuestionKey,
+    cache::{ended::Events, question::QuestionKey},
     clock::Instant,
     host::{CallId, RootId, StreamId},
     sorted::SortedMap,
@@ -56,8 +56,8 @@ pub enum State {
         slot: Slot,
         /// Whether this worker holds the lease, so that other workers wait for it.
         leased: bool,
-        /// How often the token had ended when MAS was asked.
-        ends: u64,
+        /// What had happened to the token when MAS was asked.
+        events: Events,
     },
     /// From another worker, by way of the shared cache.
     AwaitingPeer {
@@ -392,7 +392,7 @@ mod tests {
                 root,
                 slot: SLOT,
                 leased: false,
-                ends: 0,
+                events: Events::default(),
             },
         }
     }
@@ -403,7 +403,7 @@ mod tests {
             root: RootId(2),
             slot: SLOT,
             leased: false,
-            ends: 0,
+            events: Events::default(),
         }
     }
 

@@ -575,3 +575,26 @@ fn a_token_that_ends_while_it_is_asked_about_is_asked_about_again() {
     worker.answer(200, INACTIVE);
     assert_eq!(worker.end(request), Some(&End::Inactive));
 }
+
+/// Whether the answer is the old one or comes only after the refusal: it is doubted, and serves if MAS gives no other.
+#[test]
+fn a_token_that_is_refused_while_it_is_asked_about_is_asked_about_again() {
+    for (second, expected) in [
+        ((200, ACTIVE), End::Active(Provenance::Introspected)),
+        ((200, INACTIVE), End::Inactive),
+        ((500, ""), End::Active(Provenance::Stale)),
+    ] {
+        let mut worker = Worker::new(&Rc::default());
+        let upstream = upstream(&json!({}), GATEWAY);
+        let request = worker.ask(&upstream, TOKENS[0], &ALICE);
+        let digest = TokenDigest::of(TOKENS[0].as_bytes());
+        worker.call_back(|cb, resolver| {
+            let what = Invalidation::Refusal(&digest);
+            resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Homeserver)
+        });
+        worker.answer(200, ACTIVE);
+        assert_eq!(worker.end(request), None);
+        worker.answer(second.0, second.1);
+        assert_eq!(worker.end(request), Some(&expected));
+    }
+}

@@ -4,7 +4,7 @@
 //! Everything that grants is keyed by the question: who was asked, and about which token. So an answer of one
 //! MAS never serves for another.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use super::load::PoolId;
 use crate::{
@@ -39,8 +39,6 @@ pub struct Upstream {
     pub settings: Rc<Settings>,
     /// The shared cache, as this configuration sizes it.
     pub cache: SharedCache,
-    /// Longest life of an active answer.
-    pub ttl: Duration,
     /// How many inactive tokens one client may bring.
     pub budget: Option<UnknownTokenBudget>,
     /// Which cap its calls count against.
@@ -62,7 +60,6 @@ impl Upstream {
         Self {
             settings: Rc::clone(&config.introspection),
             cache: cache.keeping_inactive(kept),
-            ttl: config.cache.ttl,
             budget: config.unknown_token_budget,
             admission,
             fingerprint,

@@ -16,6 +16,7 @@
 )]
 mod support {
     pub mod envoy;
+    pub mod folder_pages;
     pub mod http;
     pub mod mesh;
     pub mod product_time;
@@ -43,6 +44,7 @@ mod endpoints;
 mod envoy_gateway;
 mod faults;
 mod fleet;
+mod folder_pages;
 mod harness;
 mod heads;
 mod http2;

@@ -245,6 +245,19 @@ fn everything_below_the_prefix_of_mas_is_of_mas() {
         ("/%61uth/oauth2/revoke", Unknown),
         ("/_matrix/client/v3/rooms/x/join", Required),
         ("/auth/../_synapse/mas/x", Blocked),
+        // It may lead elsewhere: looked at like any unknown path.
+        ("/auth/../_matrix/client/v3/account/whoami", Unknown),
+        ("/auth/%2e%2e/_matrix/client/v3/account/whoami", Unknown),
+        ("/auth/%252e%252e/_matrix/client/v3/account/whoami", Unknown),
+        ("/auth/x%2f..%2f../_matrix/client/v3/sync", Unknown),
+        ("/auth/..;x/_matrix/client/v3/sync", Unknown),
+        ("/auth/..\\_matrix/client/v3/sync", Unknown),
+        ("/auth/oauth2/../oauth2/revoke", Unknown),
+        ("/oauth2/../_matrix/client/v3/sync", Unknown),
+        ("/_matrix/client/v3/login/../account/whoami", Unknown),
+        ("/_matrix/client/v3/logout/%2e%2e/sync", Unknown),
+        ("/auth/./oauth2/revoke", MasOwned),
+        ("/auth/a..b", MasOwned),
     ] {
         assert_eq!(classified(&auth, target), expected, "{target}");
     }

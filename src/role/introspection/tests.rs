@@ -350,6 +350,7 @@ fn each_verdict_makes_its_reply() {
         user: None,
         answer,
         expiry: None,
+        asked_at: now,
         fresh_until: now + Duration::from_secs(1),
         refresh_at: None,
     };
