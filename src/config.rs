@@ -225,7 +225,19 @@ impl IdentityHeaders {
         matches!(name, [b'x' | b'X', ..]) && self.is_identity(name)
     }
 
+    /// Returns the lengths of the names that [`Self::is_reserved`] is about. Whatever a name's spelling, its length is one
+    /// of them.
+    pub fn lengths(&self) -> impl Iterator<Item = usize> {
+        self.names().map(str::len)
+    }
+
     fn is_identity(&self, name: &[u8]) -> bool {
+        self.names()
+            .any(|expected| header_name::may_be(name, expected))
+    }
+
+    /// The configured names, and the default ones.
+    fn names(&self) -> impl Iterator<Item = &str> {
         let configured = [
             &self.user_id,
             &self.device_id,
@@ -233,11 +245,8 @@ impl IdentityHeaders {
             &self.scope,
             &self.token_kind,
         ];
-        let is_configured = configured.into_iter().any(|configured| {
-            let configured = configured.as_deref();
-            configured.is_some_and(|configured| header_name::may_be(name, configured))
-        });
-        is_configured || header_name::may_be(name, USER_ID) || header_name::may_be(name, DEVICE_ID)
+        let configured = configured.into_iter().filter_map(|name| name.as_deref());
+        configured.chain([USER_ID, DEVICE_ID])
     }
 }
 

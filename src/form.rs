@@ -5,6 +5,7 @@
 
 pub mod parser;
 pub(crate) mod percent;
+pub(crate) mod scan;
 pub(crate) mod steps;
 
 use self::percent::escape;

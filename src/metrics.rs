@@ -263,6 +263,38 @@ impl Metric {
         }
     }
 
+    /// Places that metrics have.
+    pub const PLACES: usize = 22 * Self::ROW;
+
+    /// Places in a row. No label has more values.
+    const ROW: usize = 16;
+
+    /// Returns the metric's place among all of them, for a list that is looked up without a search. Each kind of metric has
+    /// a row, and the one with two reasons has a row for each answer.
+    pub fn place(self) -> usize {
+        let (row, place) = match self {
+            Self::Request(outcome) => (0, outcome as usize),
+            Self::Answered(outcome) => (1, outcome as usize),
+            Self::Lookup(table, hit) => (2, 2 * table as usize + hit as usize),
+            Self::Evicted(table, evicted) => (3, 2 * table as usize + evicted as usize),
+            Self::LocalEvicted => (4, 0),
+            Self::TooLong(table) => (5, table as usize),
+            Self::Coalesced => (6, 0),
+            Self::LeaseWait => (7, 0),
+            Self::LineWait => (8, 0),
+            Self::Refresh => (9, 0),
+            Self::Invalidated(reason) => (10, reason as usize),
+            Self::Introspection(outcome) => (11, outcome as usize),
+            Self::IntrospectionMillis => (12, 0),
+            Self::HeldMillis => (13, 0),
+            Self::Rejected(reason) => (14, reason as usize),
+            Self::WouldReject(reason) => (15, reason as usize),
+            Self::ProvisioningRequest(secret) => (16, secret as usize),
+            Self::WouldRejectAnswer(reason, answer) => (17 + answer as usize, reason as usize),
+        };
+        row * Self::ROW + place
+    }
+
     /// The metric's name before Envoy's own prefix, with its labels.
     pub fn name(self) -> String {
         let (name, labels) = self.name_and_labels();
@@ -408,6 +440,49 @@ mod tests {
 
     fn outcomes() -> Vec<&'static str> {
         labels(IntrospectionOutcome::ALL, IntrospectionOutcome::label)
+    }
+
+    /// Every metric.
+    fn metrics() -> Vec<Metric> {
+        let mut all = vec![
+            Metric::LocalEvicted,
+            Metric::Coalesced,
+            Metric::LeaseWait,
+            Metric::LineWait,
+            Metric::Refresh,
+            Metric::IntrospectionMillis,
+            Metric::HeldMillis,
+        ];
+        all.extend(Outcome::ALL.iter().map(|value| Metric::Request(*value)));
+        all.extend(Outcome::ALL.iter().map(|value| Metric::Answered(*value)));
+        for table in Table::ALL {
+            all.extend(Hit::ALL.iter().map(|hit| Metric::Lookup(*table, *hit)));
+            let evicted = Evicted::ALL.iter();
+            all.extend(evicted.map(|evicted| Metric::Evicted(*table, *evicted)));
+            all.push(Metric::TooLong(*table));
+        }
+        let reasons = InvalidationReason::ALL.iter();
+        all.extend(reasons.map(|value| Metric::Invalidated(*value)));
+        let outcomes = IntrospectionOutcome::ALL.iter();
+        all.extend(outcomes.map(|value| Metric::Introspection(*value)));
+        let secrets = PresentedSecret::ALL.iter();
+        all.extend(secrets.map(|value| Metric::ProvisioningRequest(*value)));
+        for reason in RejectionReason::ALL {
+            all.push(Metric::Rejected(*reason));
+            all.push(Metric::WouldReject(*reason));
+            let answers = HomeserverAnswer::ALL.iter();
+            all.extend(answers.map(|answer| Metric::WouldRejectAnswer(*reason, *answer)));
+        }
+        all
+    }
+
+    #[test]
+    fn every_metric_has_a_place_of_its_own() {
+        let all = metrics();
+        let names: BTreeSet<_> = all.iter().map(|metric| metric.name()).collect();
+        let places: BTreeSet<_> = all.iter().map(|metric| metric.place()).collect();
+        assert_eq!((names.len(), places.len()), (all.len(), all.len()));
+        assert!(places.iter().all(|place| *place < Metric::PLACES));
     }
 
     /// The manual has a line for each metric, with all values of its label.

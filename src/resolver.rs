@@ -432,7 +432,12 @@ impl<W> Resolver<W> {
         self.flights.root_ended(root);
     }
 
-    /// Returns the epoch counters of a token and its user, as of the last tick or hint.
+    /// Reads what other workers have voided, if this worker has not for most of a second.
+    pub fn read_old_epochs<H: Backend>(&mut self, cb: &Callback<'_, H>, now: Instant) {
+        self.workers.read_old_epochs(cb, now);
+    }
+
+    /// Returns the epoch counters of a token and its user, as of the last reading.
     pub fn stamp(&self, digest: &TokenDigest, user: Option<&UserKey>) -> Stamp {
         self.workers.stamp(digest, user)
     }

@@ -235,11 +235,14 @@ impl Worker {
         stream: StreamId,
         exchange: Option<&AnyExchange>,
     ) {
-        self.resolver.cancel(stream);
-        self.introspection.cancel(stream);
         let Some(exchange) = exchange else {
             return;
         };
+        // Nothing else waits: most streams have gone on long before.
+        if exchange.phase() == Phase::Held {
+            self.resolver.cancel(stream);
+            self.introspection.cancel(stream);
+        }
         let cb = Callback::new(host, exchange.root(), &self.clock);
         let resolver = &mut self.resolver;
         match exchange {

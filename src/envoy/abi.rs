@@ -168,7 +168,7 @@ impl Handed {
         match status {
             OK if self.data.is_null() => Ok(Some(Vec::new())),
             // SAFETY: on success the host has written `size` bytes to memory it got from
-            // `proxy_on_memory_allocate(size)`, which is a leaked `Vec` of exactly that capacity.
+            // `proxy_on_memory_allocate(size)`, from the global allocator.
             OK => Ok(Some(unsafe {
                 Vec::from_raw_parts(self.data, self.size, self.size)
             })),

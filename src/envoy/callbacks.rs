@@ -10,6 +10,11 @@
 
 #![expect(unsafe_code, reason = "exports have fixed names")]
 
+use std::{
+    alloc::{self, Layout},
+    ptr,
+};
+
 use super::{
     log,
     root::Root,
@@ -42,10 +47,11 @@ extern "C" fn _initialize() {
 /// Makes room for bytes that Envoy hands over. Null, if there is none: the host call that would have brought them fails.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
-    let mut bytes = Vec::new();
-    match bytes.try_reserve_exact(size) {
-        Ok(()) => bytes.leak().as_mut_ptr(),
-        Err(_) => std::ptr::null_mut(),
+    match Layout::array::<u8>(size) {
+        Ok(_) if size == 0 => ptr::dangling_mut(),
+        // SAFETY: the size is not zero.
+        Ok(layout) => unsafe { alloc::alloc(layout) },
+        Err(_) => ptr::null_mut(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`Host`](crate::host::Host) by proxy-wasm host calls.
 
-use std::{cell::RefCell, mem::ManuallyDrop, time::Duration};
+use std::{cell::Cell, time::Duration};
 
 use super::{
     abi::{self, Buffer, Map, MetricType},
@@ -15,7 +15,6 @@ use crate::{
     mas::introspection::IntrospectionRequest,
     matrix::reply::Reply,
     metrics::{Kind, Metric},
-    sorted::SortedMap,
 };
 
 /// What the response code details of our replies begin with, as Envoy's own filters do it.
@@ -27,10 +26,20 @@ const PARSE_FAILURE: HostError = HostError(4);
 /// The details of a response that came from upstream.
 const UPSTREAM_DETAILS: &[u8] = b"via_upstream";
 
+/// Envoy's id of a metric.
+#[derive(Clone, Copy)]
+enum MetricId {
+    /// It was not used so far.
+    Unknown,
+    /// It could not be defined.
+    Refused,
+    Known(u32),
+}
+
 thread_local! {
-    /// Envoy's ids of the metrics used so far; `None` for one that could not be defined.
-    static METRICS: ManuallyDrop<RefCell<SortedMap<Metric, Option<u32>>>> =
-        const { ManuallyDrop::new(RefCell::new(SortedMap::new())) };
+    /// Envoy's ids of the metrics, each at the place of its metric.
+    static METRICS: [Cell<MetricId>; Metric::PLACES] =
+        const { [const { Cell::new(MetricId::Unknown) }; Metric::PLACES] };
 }
 
 /// The proxy, as seen from the context whose callback runs.
@@ -189,27 +198,31 @@ impl Metrics for Envoy {
 /// Returns Envoy's id of a metric, which is defined at its first use.
 fn id(metric: Metric) -> Option<u32> {
     METRICS.with(|ids| {
-        let mut ids = ids.try_borrow_mut().ok()?;
-        match ids.get(&metric) {
-            Some(id) => *id,
-            None => {
-                let id = define(metric);
-                ids.insert(metric, id);
-                id
-            }
+        let id = ids.get(metric.place())?;
+        if let MetricId::Unknown = id.get() {
+            id.set(define(metric));
+        }
+        match id.get() {
+            MetricId::Known(id) => Some(id),
+            MetricId::Unknown | MetricId::Refused => None,
         }
     })
 }
 
-fn define(metric: Metric) -> Option<u32> {
+#[cold]
+fn define(metric: Metric) -> MetricId {
     let kind = match metric.kind() {
         Kind::Counter => MetricType::Counter,
         Kind::Histogram => MetricType::Histogram,
     };
     let name = metric.name();
-    abi::define_metric(kind, &name)
-        .inspect_err(|HostError(status)| log::error!("Envoy refused the metric {name}: {status}"))
-        .ok()
+    match abi::define_metric(kind, &name) {
+        Ok(id) => MetricId::Known(id),
+        Err(HostError(status)) => {
+            log::error!("Envoy refused the metric {name}: {status}");
+            MetricId::Refused
+        }
+    }
 }
 
 impl Store for Envoy {

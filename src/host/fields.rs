@@ -8,7 +8,7 @@
 //! The non-obvious rule: names and values may hold any byte, and the sizes are not believed. What does not add up
 //! to the last byte is no head at all, so no request is decided by half of one.
 
-use std::ops::Range;
+use std::{ops::Range, slice};
 
 use crate::form::steps;
 
@@ -18,10 +18,69 @@ const NUMBER: usize = size_of::<u32>();
 #[derive(Default)]
 pub struct Fields {
     bytes: Vec<u8>,
+    name_lengths: Lengths,
 }
 
-/// Where the name and the value of a field stand in the buffer.
-type Place = (Range<usize>, Range<usize>);
+/// A set of lengths of names. A field whose length is not in a set has none of its names, which is seen without a look at
+/// the name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lengths(u64);
+
+impl Lengths {
+    /// Returns the set of these lengths.
+    pub fn of(lengths: impl Iterator<Item = usize>) -> Self {
+        let mut set = Self::default();
+        lengths.for_each(|length| set.insert(length));
+        set
+    }
+
+    /// Adds a length. All that are longer than the set has places for are one.
+    #[inline]
+    fn insert(&mut self, length: usize) {
+        self.0 |= 1 << length.min(63);
+    }
+
+    /// Returns whether a length is in both sets.
+    #[inline]
+    pub fn meet(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Where a field stands in the buffer, if its sizes are true. No sum of so many 32-bit numbers is too large for 64 bits, so
+/// it is enough to look at the end whether all of them fit.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    start: u64,
+    name: u32,
+    value: u32,
+}
+
+impl Place {
+    /// Returns the length of the name.
+    #[inline]
+    pub fn name_length(self) -> usize {
+        self.name as usize
+    }
+
+    /// Returns where the name stands.
+    #[inline]
+    pub fn name(self) -> Range<usize> {
+        range(self.start, self.name)
+    }
+
+    /// Returns where the value stands: behind the name and its zero byte.
+    #[inline]
+    pub fn value(self) -> Range<usize> {
+        range(self.start + u64::from(self.name) + 1, self.value)
+    }
+}
+
+/// On a machine of 32 bits what is cut off here has been behind every buffer, and fields that are not whole are dropped.
+#[inline]
+fn range(start: u64, length: u32) -> Range<usize> {
+    start as usize..(start + u64::from(length)) as usize
+}
 
 impl Fields {
     /// Takes the serialized form, which stays the only buffer. `None`: it is not whole, or longer than it says.
@@ -29,21 +88,24 @@ impl Fields {
         Self::parse_with(bytes, |_, _| {})
     }
 
-    /// The same, and shows each name and the place of its value on the way.
-    pub(super) fn parse_with(
-        bytes: Vec<u8>,
-        mut show: impl FnMut(&[u8], Range<usize>),
-    ) -> Option<Self> {
+    /// The same, and shows each field on the way: the buffer, and the place in it, which may not be true yet.
+    #[inline]
+    pub(super) fn parse_with(bytes: Vec<u8>, mut show: impl FnMut(&[u8], Place)) -> Option<Self> {
         // Envoy hands over nothing at all in place of an empty map.
         if bytes.is_empty() {
             return Some(Self::default());
         }
         let mut places = Places::of(&bytes)?;
-        for (name, value) in &mut places {
-            show(slice(&bytes, name), value);
+        let mut name_lengths = Lengths::default();
+        for place in &mut places {
+            name_lengths.insert(place.name_length());
+            show(&bytes, place);
         }
-        let is_whole = places.sizes.is_empty() && places.start == bytes.len();
-        is_whole.then_some(Self { bytes })
+        let is_whole = usize::try_from(places.start) == Ok(bytes.len());
+        is_whole.then_some(Self {
+            bytes,
+            name_lengths,
+        })
     }
 
     /// Returns these fields, as a host would hand them over.
@@ -58,19 +120,26 @@ impl Fields {
     /// Returns every name and value.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.places()
-            .map(|(name, value)| (self.slice(name), self.slice(value)))
+            .map(|place| (self.slice(place.name()), self.slice(place.value())))
     }
 
     /// Returns every name.
     pub fn names(&self) -> impl Iterator<Item = &[u8]> {
-        self.places().map(|(name, _)| self.slice(name))
+        self.places().map(|place| self.slice(place.name()))
+    }
+
+    /// Returns the lengths of all names.
+    pub fn name_lengths(&self) -> Lengths {
+        self.name_lengths
     }
 
     /// Returns the first value of a field, whose name is in lower case as the host writes all names.
     pub fn first(&self, name: &str) -> Option<&[u8]> {
-        self.iter()
-            .find(|(key, _)| *key == name.as_bytes())
-            .map(|(_, value)| value)
+        let is_it = |place: &Place| {
+            place.name_length() == name.len() && self.slice(place.name()) == name.as_bytes()
+        };
+        let place = self.places().find(is_it)?;
+        Some(self.slice(place.value()))
     }
 
     fn places(&self) -> Places<'_> {
@@ -82,26 +151,25 @@ impl Fields {
     }
 }
 
-/// Goes through the places of fields. It ends before one that is not whole.
+/// Goes through the places of fields.
 #[derive(Default)]
 struct Places<'b> {
     /// The sizes of the names and values that are left.
-    sizes: &'b [u8],
+    sizes: slice::Iter<'b, [u8; 2 * NUMBER]>,
     /// Where the next name begins.
-    start: usize,
-    /// Where the buffer ends.
-    end: usize,
+    start: u64,
 }
 
 impl<'b> Places<'b> {
     /// `None`: not even the sizes are whole.
+    #[inline]
     fn of(bytes: &'b [u8]) -> Option<Self> {
         let (count, rest) = bytes.split_first_chunk()?;
-        let sizes = number(*count)?.checked_mul(2 * NUMBER)?;
+        let count = u32::from_le_bytes(*count);
+        let (sizes, _) = rest.as_chunks();
         Some(Self {
-            sizes: rest.get(..sizes)?,
-            start: NUMBER.checked_add(sizes)?,
-            end: bytes.len(),
+            sizes: sizes.get(..usize::try_from(count).ok()?)?.iter(),
+            start: (NUMBER as u64) + u64::from(count) * (2 * NUMBER as u64),
         })
     }
 }
@@ -112,27 +180,17 @@ impl Iterator for Places<'_> {
     #[inline]
     fn next(&mut self) -> Option<Place> {
         steps::note(2 * NUMBER);
-        let (name, rest) = self.sizes.split_first_chunk()?;
-        let (value, rest) = rest.split_first_chunk()?;
-        let name = self.start..self.start.checked_add(number(*name)?)?;
-        let start = name.end.checked_add(1)?;
-        let value = start..start.checked_add(number(*value)?)?;
-        if value.end >= self.end {
-            return None;
-        }
-        self.start = value.end.checked_add(1)?;
-        self.sizes = rest;
-        Some((name, value))
+        let sizes = u64::from_le_bytes(*self.sizes.next()?);
+        let (name, value) = (sizes as u32, (sizes >> 32) as u32);
+        let start = self.start;
+        // A zero byte follows the name, and another one the value.
+        self.start += u64::from(name) + u64::from(value) + 2;
+        Some(Place { start, name, value })
     }
 }
 
 fn slice(bytes: &[u8], range: Range<usize>) -> &[u8] {
     bytes.get(range).unwrap_or_default()
-}
-
-#[inline]
-fn number(bytes: [u8; NUMBER]) -> Option<usize> {
-    usize::try_from(u32::from_le_bytes(bytes)).ok()
 }
 
 /// Writes fields in the form of the ABI.

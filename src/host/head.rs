@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::fields::Fields;
-use crate::matrix::credential::Authorization;
+use crate::{form::scan::position, matrix::credential::Authorization};
 
 /// The head of a request. `Debug` is not there, since it holds the token.
 #[derive(Default)]
@@ -13,7 +13,6 @@ pub struct RequestHead {
     target: Option<Range<usize>>,
     /// Where the query begins, in the target.
     query: Option<usize>,
-    content_type: Option<Range<usize>>,
     authorization: Option<Range<usize>>,
     has_several_authorizations: bool,
 }
@@ -23,22 +22,22 @@ impl RequestHead {
     /// are not whole.
     pub fn parse(bytes: Vec<u8>) -> Option<Self> {
         let mut head = Self::default();
-        let fields = Fields::parse_with(bytes, |name, value| {
-            let found = match name {
-                b":method" => &mut head.method,
-                b":path" => &mut head.target,
-                b"content-type" => &mut head.content_type,
-                b"authorization" => {
+        let fields = Fields::parse_with(bytes, |bytes, field| {
+            let is = |name: &[u8]| bytes.get(field.name()) == Some(name);
+            // Nearly always the lengths tell.
+            let found = match field.name_length() {
+                5 if is(b":path") => &mut head.target,
+                7 if is(b":method") => &mut head.method,
+                13 if is(b"authorization") => {
                     head.has_several_authorizations |= head.authorization.is_some();
                     &mut head.authorization
                 }
                 _ => return,
             };
-            found.get_or_insert(value);
+            found.get_or_insert(field.value());
         })?;
-        let is_mark = |byte: &u8| *byte == b'?';
         let mut head = Self { fields, ..head };
-        head.query = head.target().iter().position(is_mark);
+        head.query = position(head.target(), b'?');
         Some(head)
     }
 
@@ -71,7 +70,7 @@ impl RequestHead {
 
     /// Returns `content-type`; the first, if there are several.
     pub fn content_type(&self) -> Option<&[u8]> {
-        self.value(self.content_type.as_ref())
+        self.first("content-type")
     }
 
     /// Returns the `authorization` fields. Where Envoy joins them with commas they are one.

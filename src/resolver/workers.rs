@@ -3,6 +3,8 @@
 //! A lease in shared data decides who calls, hints tell the others, and epochs void what they keep for
 //! themselves. All of it only saves time: a worker that hears nothing reads shared data at its next tick.
 
+use std::time::Duration;
+
 use super::{
     lease::{Acquired, LEASE, Leases, Tombstone},
     membership::{Hint, Membership},
@@ -25,14 +27,18 @@ use crate::{
 /// How many tombstones are followed before MAS is called without a lease.
 const MAX_RECHECKS: usize = 4;
 
+/// How long the epochs count without being read again: a session that has ended is refused within a second.
+const EPOCHS_HOLD: Duration = Duration::from_millis(750);
+
 /// This worker among the others.
 #[derive(Debug, Default)]
 pub struct Workers {
     leases: Leases,
     ended: EndedTokens,
     membership: Membership,
-    /// As of the last tick or hint.
     epochs: Epochs,
+    /// When the epochs were read last: at a tick, after a hint, or for a hit.
+    epochs_read_at: Instant,
 }
 
 /// Which worker calls MAS about a question.
@@ -63,6 +69,15 @@ impl Workers {
     /// Reads what other workers have voided.
     pub fn read_epochs<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         self.epochs.read(cb.host);
+        self.epochs_read_at = cb.now();
+    }
+
+    /// Reads what other workers have voided, if the last reading is so long ago that a session may have ended for more than
+    /// a second. A worker that is busy without a pause comes to no tick.
+    pub fn read_old_epochs<H: Backend>(&mut self, cb: &Callback<'_, H>, now: Instant) {
+        if now.since(self.epochs_read_at) >= EPOCHS_HOLD {
+            self.read_epochs(cb);
+        }
     }
 
     /// Notes that a root context has ended.
@@ -162,7 +177,7 @@ impl Workers {
         self.epochs.bump(cb.host, Subject::Token(token));
     }
 
-    /// Returns the epoch counters of a token and its user, as of the last tick or hint.
+    /// Returns the epoch counters of a token and its user, as of the last reading.
     pub fn stamp(&self, token: &TokenDigest, user: Option<&UserKey>) -> Stamp {
         self.epochs.stamp(token, user)
     }
@@ -170,8 +185,6 @@ impl Workers {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{
         cache::Introspected,

@@ -49,8 +49,8 @@ use crate::{
     token::TokenDigest,
 };
 
-/// Safety margin of the coarse clock. A hit in the local cache uses the time of the last tick, which may lag
-/// by up to this much; within the margin of an entry's end the real clock is read.
+/// Safety margin of the coarse clock. A hit in the local cache uses the time of the last tick, which lags by no more than
+/// this in a worker that has pauses; within the margin of an entry's end the real clock is read.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 /// The gateway role in one worker.
@@ -83,7 +83,7 @@ impl Gateway {
         exchange: &Rc<Exchange>,
     ) {
         let config = &exchange.plugin.config;
-        match head::read(cb.host, &config.identity_headers) {
+        match head::read(cb.host, &exchange.plugin) {
             Ok(head) if outside::refuse(cb.host, exchange, &head) => {
                 outcome::tell(cb.host, config, Outcome::NotAsked);
             }
@@ -291,7 +291,13 @@ impl Gateway {
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
         }
         let found = match resolver.lookup(cb, &query) {
-            Some(found) => Some(found),
+            Some(found) => {
+                if let Verdict::Inactive(_) = found.verdict {
+                    let capacity = plugin.config.cache.local_entries;
+                    self.recognized.remember_last_inactive(capacity);
+                }
+                Some(found)
+            }
             None if policy::ignores_token(&plugin.config, head) => return Progress::NotNeeded,
             None => {
                 let (requirement, kind) = (question.requirement, question.kind);
@@ -335,7 +341,9 @@ impl Gateway {
         query: &Query<'_>,
     ) -> Option<Rc<Grant>> {
         let key = plugin.grant_key(&query.digest);
-        let now = cb.coarse_now() + CLOCK_SLACK;
+        let now = cb.coarse_now();
+        resolver.read_old_epochs(cb, now);
+        let now = now + CLOCK_SLACK;
         let entry = self.grants.find(&key)?;
         if entry.stamp != resolver.stamp(&query.digest, entry.user.as_ref())
             || entry.fresh_until <= now

@@ -8,9 +8,11 @@
 
 use std::str;
 
-use super::exchange::{Exchange, Phase, Watch};
+use super::{
+    exchange::{Exchange, Phase, Watch},
+    plugin::Plugin,
+};
 use crate::{
-    config::IdentityHeaders,
     host::{Fields, HostError, Metrics, RequestHead, Streams},
     matrix::reply::{Cors, Rejection},
     metrics::Metric,
@@ -40,15 +42,12 @@ impl From<HostError> for Unclean {
 
 /// Reads the head of the selected request, and removes the identity headers that it brought. After an error nothing
 /// is known of the request, and it must not go on.
-pub(super) fn read(
-    host: &impl Streams,
-    identity_headers: &IdentityHeaders,
-) -> Result<RequestHead, Unclean> {
+pub(super) fn read(host: &impl Streams, plugin: &Plugin) -> Result<RequestHead, Unclean> {
     let head = host.request_head()?;
     if head.method().is_empty() {
         return Err(NO_METHOD.into());
     }
-    for name in reserved(head.fields(), identity_headers)? {
+    for name in reserved(head.fields(), plugin)? {
         host.remove_request_header(name)?;
     }
     Ok(head)
@@ -64,7 +63,7 @@ pub(super) fn clean_trailers<W: Watch>(
         return Ok(());
     }
     let trailers = host.request_trailers()?;
-    for name in reserved(&trailers, &exchange.plugin.config.identity_headers)? {
+    for name in reserved(&trailers, &exchange.plugin)? {
         host.remove_request_trailer(name)?;
     }
     Ok(())
@@ -95,11 +94,13 @@ pub(super) fn rejection(why: Unclean) -> Rejection {
 }
 
 /// Returns the names of the identity headers among the fields, each spelling once.
-fn reserved<'f>(
-    fields: &'f Fields,
-    identity_headers: &IdentityHeaders,
-) -> Result<Vec<&'f str>, Unclean> {
+fn reserved<'f>(fields: &'f Fields, plugin: &Plugin) -> Result<Vec<&'f str>, Unclean> {
     let mut names = Vec::new();
+    // Nearly always the lengths of all names tell that there is none.
+    if !fields.name_lengths().meet(plugin.reserved_lengths) {
+        return Ok(names);
+    }
+    let identity_headers = &plugin.config.identity_headers;
     for name in fields.names() {
         if !identity_headers.is_reserved(name) {
             continue;

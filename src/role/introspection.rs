@@ -71,7 +71,7 @@ impl Introspection {
         budget: &BodyBudget,
     ) {
         let config = &exchange.plugin.config;
-        let head = match head::read(cb.host, &config.identity_headers) {
+        let head = match head::read(cb.host, &exchange.plugin) {
             Ok(head) => head,
             Err(why) => return head::refuse(cb.host, exchange.as_ref(), why),
         };

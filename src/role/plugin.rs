@@ -6,7 +6,7 @@ use crate::{
     cache::question::QuestionKey,
     clock::Instant,
     config::{Config, Role},
-    host::{If, NotWritten, RootId, Store, Versioned},
+    host::{If, Lengths, NotWritten, RootId, Store, Versioned},
     resolver::{Admission, Overflow, PoolId, Upstream},
     token::TokenDigest,
 };
@@ -34,6 +34,8 @@ pub struct Plugin {
     pub is_route_reported: Cell<bool>,
     /// The coarse time at which a client's route was looked at last.
     pub route_seen_at: Cell<Option<Instant>>,
+    /// The lengths of the names that are kept for identity headers.
+    pub reserved_lengths: Lengths,
     identity_fingerprint: u64,
 }
 
@@ -45,6 +47,7 @@ impl Plugin {
             upstream: Rc::new(Upstream::new(&config, admission(&config))),
             is_route_reported: Cell::new(false),
             route_seen_at: Cell::new(None),
+            reserved_lengths: Lengths::of(config.identity_headers.lengths()),
             identity_fingerprint: config.identity_fingerprint(),
             config,
         }

@@ -79,7 +79,7 @@ impl Provisioning {
         is_whole: bool,
         budget: &BodyBudget,
     ) {
-        let head = match head::read(cb.host, &exchange.plugin.config.identity_headers) {
+        let head = match head::read(cb.host, &exchange.plugin) {
             Ok(head) => head,
             Err(why) => return head::refuse(cb.host, exchange, why),
         };
