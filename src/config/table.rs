@@ -195,7 +195,9 @@ pub(super) static ENDPOINTS: Key<List> = key(
         item: Row::Object(&ENDPOINT),
         may_be_empty: true,
     },
-    "Rules that say which paths need a token. They are tried in order, before the built-in table of the Matrix API.",
+    "Rules that say which paths need a token. They are tried in order, before the built-in table of the Matrix API. By \
+     themselves `required` and `admin` protect nothing: `unrecognized_tokens: pass` lets any foreign token pass, and \
+     `form_tokens: pass` a form without one.",
 );
 
 pub(super) static UNKNOWN_TOKEN_BUDGET: Key<&Object> = key(

@@ -131,6 +131,46 @@ async fn a_path_of_mas_that_may_lead_elsewhere_is_looked_at() {
 }
 
 #[tokio::test]
+async fn what_a_rule_restricts_is_restricted_in_every_spelling() {
+    let edge = Edge::start(json!({
+        "unrecognized_tokens": "reject",
+        "form_tokens": "reject",
+        "endpoints": [
+            {"prefix": "/internal/", "auth": "required"},
+            {"exact": "/metrics-private", "auth": "admin"},
+            {"prefix": "/_matrix/client/unstable/org.example/", "auth": "admin"},
+        ],
+    }))
+    .await;
+    for path in [
+        "/internal/x",
+        "/%69nternal/x",
+        "//internal/x",
+        "/./internal/x",
+        "/internal%2fx",
+        "/x/../internal/x",
+        "/internal;a/x",
+        "/metrics%2dprivate",
+        "/metrics-private/",
+        "/_matrix/client/unstable/org%2eexample/a",
+        "/_matrix/client//unstable/org.example/a",
+    ] {
+        let response = edge.send(&Request::get(path)).await;
+        assert_eq!(response.status, 401, "{path}");
+        let foreign = Request::get(path).bearer("as_foreign");
+        assert_eq!(edge.send(&foreign).await.status, 401, "{path}");
+        let form = Request::post(path, "application/x-www-form-urlencoded", "access_token=x");
+        assert_eq!(edge.send(&form).await.status, 401, "{path}");
+    }
+    assert_eq!(edge.homeserver.count(), 0);
+    let alice = edge.alice();
+    for (path, status) in [("//internal/x", 200), ("/metrics-private/", 403)] {
+        let request = Request::get(path).bearer(&alice);
+        assert_eq!(edge.send(&request).await.status, status, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_method_that_the_homeserver_refuses_is_left_to_it() {
     let edge = Edge::start(json!({})).await;
     let sync = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";

@@ -42,6 +42,7 @@ mod deployed;
 mod edge;
 mod endpoints;
 mod envoy_gateway;
+mod envoy_headers;
 mod faults;
 mod fleet;
 mod folder_pages;

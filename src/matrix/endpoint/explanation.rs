@@ -63,7 +63,7 @@ impl Endpoints {
         if blocked::is_blocked(path(target)) {
             return Decider::Blocked;
         }
-        if let Some(rule) = self.rule(path(target), &LazyCell::new(|| method)) {
+        if let Some(rule) = self.deciding_rule(path(target), &LazyCell::new(|| method)) {
             let at = self.rules.iter().position(|one| std::ptr::eq(one, rule));
             return Decider::Configured(at.unwrap_or_default());
         }
@@ -76,7 +76,7 @@ impl Endpoints {
             Said::Nothing => (AuthRequirement::Unknown, Decider::Nothing),
         };
         if table == requirement
-            && (table != AuthRequirement::Unknown || !self.below_mas_prefix(path(target)).is_some())
+            && (table != AuthRequirement::Unknown || self.below_mas_prefix(path(target)).is_none())
         {
             decider
         } else if requirement == AuthRequirement::MasOwned {

@@ -26,6 +26,11 @@ impl Readings {
         &self.0.bytes
     }
 
+    /// Whether a segment is `..` in any reading.
+    pub fn have_dots(&self) -> bool {
+        has_two_dots(self.bytes()) && self.each().any(|mut names| names.any(|name| name == b".."))
+    }
+
     /// The segments after each number of decodings that makes a difference, from none on.
     pub fn each(&self) -> impl Iterator<Item = Names<'_>> {
         let deepest = self.0.depths.iter().copied().max().unwrap_or_default();
@@ -37,20 +42,16 @@ impl Readings {
     }
 }
 
-/// Whether some server may see a segment `..` in `path`, which has no query. Where that leads cannot be told: servers read empty
-/// segments, parameters and backslashes differently. No honest client sends one, since clients resolve dots themselves.
+/// Whether [some server](Readings::have_dots) may see a segment `..` in `path`, which has no query. Where that leads cannot be
+/// told: servers read empty segments, parameters and backslashes differently. No honest client sends one, since clients resolve
+/// dots themselves.
 pub(super) fn has_dots(path: &[u8]) -> bool {
-    let has_two = |path: &[u8]| path.windows(2).any(|two| two == b"..");
-    if !path.contains(&b'%') && !has_two(path) {
-        return false;
-    }
-    let Some(readings) = Readings::of(path) else {
-        return true;
-    };
-    has_two(readings.bytes())
-        && readings
-            .each()
-            .any(|mut names| names.any(|name| name == b".."))
+    (path.contains(&b'%') || has_two_dots(path))
+        && Readings::of(path).is_none_or(|readings| readings.have_dots())
+}
+
+fn has_two_dots(path: &[u8]) -> bool {
+    path.windows(2).any(|two| two == b"..")
 }
 
 /// The segments that count, of those that a server sees after `depth` decodings. Each is decoded to the end, without path
