@@ -15,12 +15,57 @@ pub const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Appends `value`, with the unreserved set of RFC 3986 kept: the bytes that Synapse sends.
 pub fn encode(value: &[u8], out: &mut Vec<u8>) {
-    for &byte in value {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte),
-            b' ' => out.push(b'+'),
-            _ => out.extend_from_slice(&[b'%', upper_hex(byte >> 4), upper_hex(byte & 0x0f)]),
+    UNRESERVED.encode(value, b"+", out);
+}
+
+static UNRESERVED: PlainBytes = PlainBytes::visible_but(b"!\"#$%&'()*+,/:;<=>?@[\\]^`{|}");
+
+/// The bytes that an encoding leaves as they are: some of visible ASCII.
+pub struct PlainBytes([bool; 128]);
+
+impl PlainBytes {
+    /// All but `others`.
+    #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+    pub const fn visible_but(others: &[u8]) -> Self {
+        let mut is_plain = [false; 128];
+        let mut byte = b'!' as usize;
+        while byte <= b'~' as usize {
+            is_plain[byte] = true;
+            byte += 1;
         }
+        let mut at = 0;
+        while at < others.len() {
+            is_plain[others[at] as usize] = false;
+            at += 1;
+        }
+        Self(is_plain)
+    }
+
+    /// Appends `value`, a space as `space`, and every other byte that is not one of these as `%XX`.
+    pub fn encode(&self, value: &[u8], space: &[u8], out: &mut Vec<u8>) {
+        let mut rest = value;
+        // Nearly all of most values is plain, and is copied as a whole.
+        while let Some(at) = rest.iter().position(|byte| !self.contains(*byte)) {
+            let (plain, after) = rest.split_at_checked(at).unwrap_or_default();
+            out.extend_from_slice(plain);
+            match after.split_first() {
+                Some((b' ', after)) => {
+                    out.extend_from_slice(space);
+                    rest = after;
+                }
+                Some((byte, after)) => {
+                    out.extend_from_slice(&[b'%', upper_hex(byte >> 4), upper_hex(byte & 0x0f)]);
+                    rest = after;
+                }
+                None => rest = after,
+            }
+        }
+        out.extend_from_slice(rest);
+    }
+
+    fn contains(&self, byte: u8) -> bool {
+        let Self(is_plain) = self;
+        is_plain.get(usize::from(byte)).copied().unwrap_or_default()
     }
 }
 
@@ -59,6 +104,19 @@ mod tests {
         let mut out = Vec::new();
         encode(value, &mut out);
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn exactly_the_unreserved_bytes_stay() {
+        for byte in 0..=u8::MAX {
+            let expected = match byte {
+                b' ' => "+".to_owned(),
+                b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+                _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+                _ => format!("%{byte:02X}"),
+            };
+            assert_eq!(encoded(&[byte]), expected);
+        }
     }
 
     #[test]

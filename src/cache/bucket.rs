@@ -147,7 +147,7 @@ impl Bucket {
         store: &impl Store,
         records: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<(), NotWritten> {
-        let mut value = Vec::with_capacity(self.value.len() + 128);
+        let mut value = Vec::with_capacity(self.value.len() + 512);
         value.push(FORMAT_VERSION);
         for record in records {
             let length = u16::try_from(record.len()).map_err(|_| NotWritten::Refused)?;

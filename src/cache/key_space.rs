@@ -83,20 +83,23 @@ impl KeySpace {
 /// Returns `matrix-edge-auth.`, the name, a full stop and the number. Every look-up makes a few of these: `format!` takes
 /// six times as long.
 fn key(name: &str, mut number: u32) -> String {
-    let mut key = String::with_capacity(PREFIX.len() + name.len() + 11);
-    key.push_str(PREFIX);
-    key.push_str(name);
-    key.push('.');
-    let mut place = 1;
-    while number / place >= 10 {
-        place *= 10;
+    let mut digits = [0; 10];
+    let mut length = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        length += 1;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
     }
-    while place > 0 {
-        key.push(char::from(b'0' + (number / place) as u8));
-        number %= place;
-        place /= 10;
-    }
-    key
+    let digits = digits.get(digits.len() - length..).unwrap_or_default();
+    let mut key = Vec::with_capacity(PREFIX.len() + name.len() + 1 + length);
+    key.extend_from_slice(PREFIX.as_bytes());
+    key.extend_from_slice(name.as_bytes());
+    key.push(b'.');
+    key.extend_from_slice(digits);
+    String::from_utf8(key).unwrap_or_default()
 }
 
 /// Returns the first words of a digest.

@@ -3,7 +3,7 @@
 //!
 //! Header values are percent-encoded: a compat device id may hold spaces, quotes and non-ASCII.
 
-use crate::{form::upper_hex, mas::introspection::ActiveToken, matrix::reply::Rejection};
+use crate::{form::PlainBytes, mas::introspection::ActiveToken, matrix::reply::Rejection};
 
 const API_SCOPES: [&str; 2] = [
     "urn:matrix:client:api:*",
@@ -81,25 +81,13 @@ pub fn device_id(token: &ActiveToken) -> Result<Option<&str>, Rejection> {
 /// `value` for a header: visible ASCII stays, save `%` itself and the characters that lists and quoting
 /// give a meaning (`"`, `,`, `;`, `\`); every other byte becomes `%XX`.
 pub fn header_value(value: &str) -> Vec<u8> {
-    let bytes = value.as_bytes();
-    // Nearly every value is written as it is.
-    if bytes.iter().all(|byte| is_plain(*byte)) {
-        return bytes.to_vec();
-    }
-    let mut out = Vec::with_capacity(bytes.len());
-    for &byte in bytes {
-        if is_plain(byte) {
-            out.push(byte);
-        } else {
-            out.extend_from_slice(&[b'%', upper_hex(byte >> 4), upper_hex(byte & 0x0f)]);
-        }
-    }
+    let mut out = Vec::with_capacity(value.len() + 16);
+    PLAIN.encode(value.as_bytes(), b"%20", &mut out);
     out
 }
 
-fn is_plain(byte: u8) -> bool {
-    !matches!(byte, b'%' | b'"' | b',' | b';' | b'\\' | 0..=0x20 | 0x7f..)
-}
+/// The bytes that stay.
+static PLAIN: PlainBytes = PlainBytes::visible_but(b"%\",;\\");
 
 #[cfg(test)]
 mod tests {
@@ -183,6 +171,20 @@ mod tests {
             Err(Rejection::InvalidDevice)
         );
         assert_eq!(device(&with(String::new())), Err(Rejection::InvalidDevice));
+    }
+
+    #[test]
+    fn exactly_the_plain_bytes_of_a_header_value_stay() {
+        for byte in 0..=0x7f_u8 {
+            let text = char::from(byte).to_string();
+            let is_plain = (0x21..0x7f).contains(&byte) && !b"%\",;\\".contains(&byte);
+            let expected = if is_plain {
+                text.clone()
+            } else {
+                format!("%{byte:02X}")
+            };
+            assert_eq!(header_value(&text), expected.as_bytes());
+        }
     }
 
     #[test]

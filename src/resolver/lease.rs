@@ -132,18 +132,16 @@ impl Lease {
         })
     }
 
-    fn encode(&self) -> Vec<u8> {
+    fn encode(&self, bytes: &mut Vec<u8>) {
         let (moment, flags) = match self.state {
             State::Held { until, contended } => (until, if contended { CONTENDED } else { 0 }),
             State::Released(Tombstone::Stored(at)) => (at, STORED),
             State::Released(Tombstone::Failed(at)) => (at, FAILED),
         };
-        let mut bytes = Vec::with_capacity(BYTES);
         bytes.extend_from_slice(&self.key);
         bytes.extend_from_slice(&self.holder.to_le_bytes());
         bytes.extend_from_slice(&moment.as_millis().to_le_bytes());
         bytes.push(flags);
-        bytes
     }
 
     /// Whether it is contended, if it is held on `key` by `holder`.
@@ -285,8 +283,9 @@ impl Leases {
 }
 
 fn write(store: &impl Store, bucket: &Bucket, leases: &[Lease]) -> Result<(), NotWritten> {
-    let records: Vec<_> = leases.iter().map(Lease::encode).collect();
-    bucket.replace(store, records.iter().map(Vec::as_slice))
+    let mut records = Vec::with_capacity(leases.len() * BYTES);
+    leases.iter().for_each(|lease| lease.encode(&mut records));
+    bucket.replace(store, records.chunks(BYTES))
 }
 
 /// Makes room for a lease. `false`: all are held.

@@ -342,7 +342,7 @@ fn an_unknown_path_lets_every_active_token_pass() {
         ] {
             let mut worker = SimulatedWorker::new(&Process::new());
             assert_eq!(
-                worker.send(&gateway, request),
+                worker.send(&gateway(1, overrides.clone()), request),
                 Fate::forwarded_unannotated()
             );
         }

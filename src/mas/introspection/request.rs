@@ -39,7 +39,7 @@ pub struct IntrospectionRequest<'a> {
     settings: &'a Settings,
     authority: Cow<'a, str>,
     body: Vec<u8>,
-    trace: Vec<(&'static str, String)>,
+    trace: &'a [(&'static str, String)],
 }
 
 impl<'a> IntrospectionRequest<'a> {
@@ -49,7 +49,7 @@ impl<'a> IntrospectionRequest<'a> {
         settings: &'a Settings,
         token: &AccessToken<'_>,
         digest: &[u8; 32],
-        trace: Vec<(&'static str, String)>,
+        trace: &'a [(&'static str, String)],
     ) -> Self {
         Self {
             settings,
@@ -71,14 +71,16 @@ impl<'a> IntrospectionRequest<'a> {
 
     /// Pseudo-headers and headers, as Synapse sends them.
     pub fn headers(&self) -> Vec<(&'static str, &str)> {
-        let mut headers = vec![
+        // Of the right size at once.
+        let mut headers = Vec::with_capacity(9 + self.trace.len());
+        headers.extend([
             (":method", "POST"),
             (":authority", &*self.authority),
             (":path", &*self.settings.path),
             ("accept", "application/json"),
             ("content-type", form::FORM),
             DEVICE_ID_SUPPORT,
-        ];
+        ]);
         if let Some(authorization) = self.settings.credential.authorization() {
             headers.push(("authorization", authorization));
         }
@@ -114,9 +116,10 @@ fn retry_count(retries: u32) -> Option<&'static str> {
 }
 
 fn form_body(token: &[u8]) -> Vec<u8> {
-    let mut body = b"token=".to_vec();
-    form::encode(token, &mut body);
     let (name, value) = HINT;
+    let mut body = Vec::with_capacity(token.len() + 64);
+    body.extend_from_slice(b"token=");
+    form::encode(token, &mut body);
     for part in ["&", name, "=", value] {
         body.extend_from_slice(part.as_bytes());
     }
