@@ -14,8 +14,10 @@ pub mod ended;
 pub mod entry;
 pub mod epoch;
 pub mod expiry;
+mod inactive;
 mod key_space;
 pub mod local;
+mod mark;
 pub mod question;
 pub mod revocation;
 pub mod sizes;
@@ -26,6 +28,7 @@ use std::{rc::Rc, time::Duration};
 use self::{
     entry::{Entry, MAX_ANSWER_BYTES},
     expiry::Expiry,
+    inactive::{KeptInactive, KeptMark},
     question::QuestionKey,
     revocation::Revocations,
     table::{Removed, Settled, Table, Written},
@@ -147,6 +150,8 @@ pub struct SharedCache {
     stale_if_error: Duration,
     refresh_ahead: bool,
     fingerprint: u64,
+    kept: KeptInactive,
+    kept_mark: KeptMark,
 }
 
 impl SharedCache {
@@ -162,10 +167,22 @@ impl SharedCache {
             stale_if_error: settings.stale_if_error,
             refresh_ahead: settings.refresh_ahead,
             fingerprint,
+            kept: KeptInactive::new(0),
+            kept_mark: KeptMark::default(),
         }
     }
 
-    /// What is known of the token at `now`. `count` receives one metric for each table looked into.
+    /// The same cache, of which the worker keeps the inactive tokens that come again for itself: `number` of them at the
+    /// most. It gives away what they are, and not MAS's answer.
+    pub fn keeping_inactive(self, number: usize) -> Self {
+        Self {
+            kept: KeptInactive::new(number),
+            ..self
+        }
+    }
+
+    /// What is known of the token at `now`. `count` receives one metric for each table looked into. There is none where the
+    /// worker keeps the token for itself.
     pub fn lookup(
         &self,
         store: &impl Store,
@@ -175,6 +192,9 @@ impl SharedCache {
     ) -> Option<Cached> {
         use crate::metrics::Table::{Active, Negative};
 
+        if self.kept.contains(store, &self.kept_mark, digest, now) {
+            return Some(Cached::Inactive(InactiveAnswer::default()));
+        }
         let active = self.lookup_active_table(store, digest, now);
         count(Metric::Lookup(Active, hit(active.is_some())));
         if active.is_some() {
@@ -182,6 +202,9 @@ impl SharedCache {
         }
         let inactive = self.lookup_negative_table(store, digest, now);
         count(Metric::Lookup(Negative, hit(inactive.is_some())));
+        if inactive.is_some() && self.kept.is_in_use() {
+            self.keep_inactive(store, digest, now);
+        }
         inactive.map(Cached::Inactive)
     }
 
@@ -209,16 +232,30 @@ impl SharedCache {
         now: Instant,
     ) -> Option<InactiveAnswer> {
         let entry = self.negative.find(store, &self.question(digest), now)?;
-        let is_fresh = now < self.fresh_until(&entry);
+        let is_good = self.is_inactive(store, &entry, now);
         match entry.answer {
-            Answer::Inactive(answer) if is_fresh => {
-                let user = entry.user.as_ref();
-                let void = self
-                    .revocations
-                    .revokes_inactive(store, user, entry.asked_at);
-                (!void).then_some(answer)
-            }
+            Answer::Inactive(answer) if is_good => Some(answer),
             _ => None,
+        }
+    }
+
+    /// Whether an entry of the table of inactive answers still says that its token is inactive.
+    fn is_inactive(&self, store: &impl Store, entry: &Entry, now: Instant) -> bool {
+        let (user, asked_at) = (entry.user.as_ref(), entry.asked_at);
+        matches!(entry.answer, Answer::Inactive(_))
+            && now < self.fresh_until(entry)
+            && !self.revocations.revokes_inactive(store, user, asked_at)
+    }
+
+    /// Keeps an inactive token for this worker. The order matters, see [`inactive`].
+    fn keep_inactive(&self, store: &impl Store, digest: &TokenDigest, now: Instant) {
+        let number = self.kept_mark.read(store);
+        let Some(entry) = self.negative.keep(store, &self.question(digest)) else {
+            return;
+        };
+        if self.is_inactive(store, &entry, now) {
+            let until = self.fresh_until(&entry);
+            self.kept.insert(*digest, until, number);
         }
     }
 
@@ -825,6 +862,215 @@ mod tests {
                 .lookup(&store, &digest, seconds(1.0), |_| {})
                 .is_some()
         );
+    }
+
+    /// A worker's cache that keeps inactive tokens for itself.
+    fn keeping(settings: &config::Cache) -> SharedCache {
+        SharedCache::new(settings, FINGERPRINT).keeping_inactive(8)
+    }
+
+    /// Looks the token up at a second until the worker keeps it, which takes no table.
+    fn is_kept(cache: &SharedCache, store: &impl Store, at: f64) -> bool {
+        (0..2).any(|_| {
+            let mut tables = 0;
+            let digest = TokenDigest::of(b"token");
+            let found = cache.lookup(store, &digest, seconds(at), |_| tables += 1);
+            matches!(found, Some(Cached::Inactive(_))) && tables == 0
+        })
+    }
+
+    #[test]
+    fn an_inactive_token_that_comes_again_is_kept_for_the_readers_negative_ttl() {
+        let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+        let short = config::Cache {
+            negative_ttl: Duration::from_secs(2),
+            ..settings()
+        };
+        let (long, short) = (keeping(&settings()), keeping(&short));
+        keep(&long, &store, 0.0, 0.0, &inactive());
+        assert!(is_kept(&long, &store, 1.0) && is_kept(&short, &store, 1.0));
+        assert!(is_kept(&long, &store, 9.999) && is_kept(&short, &store, 1.999));
+        for (cache, end) in [(&long, 10.0), (&short, 2.0)] {
+            assert_eq!(cache.lookup(&store, &digest, seconds(end), |_| {}), None);
+        }
+        let other = SharedCache::new(&settings(), FINGERPRINT + 1).keeping_inactive(8);
+        assert!(!is_kept(&other, &store, 1.0), "another MAS");
+        assert!(!is_kept(&cache(), &store, 1.0), "it keeps nothing");
+    }
+
+    /// Calls `act` before its n-th call.
+    struct Meanwhile<'a> {
+        store: &'a MemoryStore,
+        calls_before: std::cell::Cell<Option<usize>>,
+        act: &'a dyn Fn(),
+    }
+
+    impl Meanwhile<'_> {
+        fn call(&self) {
+            match self.calls_before.take() {
+                Some(0) => (self.act)(),
+                before => self.calls_before.set(before.map(|before| before - 1)),
+            }
+        }
+    }
+
+    impl Store for Meanwhile<'_> {
+        fn read(&self, key: &str) -> Option<crate::host::Versioned> {
+            self.call();
+            self.store.read(key)
+        }
+
+        fn write(
+            &self,
+            key: &str,
+            value: &[u8],
+            condition: crate::host::If,
+        ) -> Result<(), crate::host::NotWritten> {
+            self.call();
+            self.store.write(key, value, condition)
+        }
+
+        fn random(&self) -> u64 {
+            self.store.random()
+        }
+    }
+
+    type Workers = [SharedCache; 2];
+
+    /// Two workers whose tables have other sizes, and an inactive token that neither keeps yet.
+    fn two_workers(store: &MemoryStore) -> Workers {
+        let workers = [64, 8].map(|slots| {
+            keeping(&config::Cache {
+                slots,
+                negative_slots: slots,
+                ..settings()
+            })
+        });
+        for worker in &workers {
+            keep(worker, store, 0.0, 0.0, &active(None));
+        }
+        keep(&workers[0], store, 1.0, 1.0, &inactive());
+        workers
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        /// The first worker is asked, and keeps the token.
+        Lookup,
+        /// MAS tells that the user is back.
+        Revival,
+        /// A worker has a later answer.
+        Active(usize),
+    }
+
+    impl Event {
+        fn happen(self, workers: &Workers, store: &impl Store) {
+            let digest = TokenDigest::of(b"token");
+            match self {
+                Self::Lookup => {
+                    let [worker, _] = workers;
+                    worker.lookup(store, &digest, seconds(2.0), |_| {});
+                }
+                Self::Revival => workers[1]
+                    .revocations()
+                    .add(
+                        store,
+                        &UserKey::of("alice"),
+                        &Revocation::Inactive,
+                        seconds(2.0),
+                    )
+                    .unwrap(),
+                Self::Active(worker) => {
+                    let at = seconds(2.0);
+                    let asked = Introspected::new(digest, at, at, active(None), None);
+                    workers[worker].store(store, &asked);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_kept_token_is_void_as_soon_as_anything_says_so() {
+        for end in [Event::Revival, Event::Active(0), Event::Active(1)] {
+            for (one, other) in [(Event::Lookup, end), (end, Event::Lookup)] {
+                for is_kept_before in [false, true] {
+                    in_any_order(one, other, is_kept_before);
+                }
+            }
+        }
+    }
+
+    /// Lets one event happen before each host call of another, in turn. Then the token is not inactive any more.
+    fn in_any_order(one: Event, other: Event, is_kept_before: bool) {
+        for calls in 0.. {
+            let store = MemoryStore::default();
+            let workers = two_workers(&store);
+            if is_kept_before {
+                assert!(is_kept(&workers[0], &store, 1.5));
+            }
+            let meanwhile = Meanwhile {
+                store: &store,
+                calls_before: std::cell::Cell::new(Some(calls)),
+                act: &|| other.happen(&workers, &store),
+            };
+            one.happen(&workers, &meanwhile);
+            let is_over = meanwhile.calls_before.get().is_some();
+            let digest = TokenDigest::of(b"token");
+            if !is_over {
+                let found = workers[0].lookup(&store, &digest, seconds(3.0), |_| {});
+                let is_inactive = matches!(found, Some(Cached::Inactive(_)));
+                assert!(!is_inactive, "{other:?} after {calls} calls of {one:?}");
+                continue;
+            }
+            assert!(calls > 0, "there was no call");
+            break;
+        }
+    }
+
+    #[test]
+    fn a_kept_token_that_is_pushed_out_of_the_table_is_looked_for_again() {
+        let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+        let [one, two] = [settings(), settings()].map(|settings| keeping(&settings));
+        keep(&one, &store, 0.0, 0.0, &inactive());
+        assert!(is_kept(&one, &store, 1.0));
+        for n in 0..1_000_u32 {
+            let (at, token) = (seconds(2.0), TokenDigest::of(&n.to_le_bytes()));
+            two.store(&store, &Introspected::new(token, at, at, inactive(), None));
+        }
+        assert_eq!(cache().lookup(&store, &digest, seconds(3.0), |_| {}), None);
+        assert_eq!(one.lookup(&store, &digest, seconds(3.0), |_| {}), None);
+    }
+
+    #[test]
+    fn a_kept_token_whose_bucket_has_another_format_is_looked_for_again() {
+        let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+        let worker = keeping(&config::Cache {
+            negative_slots: 1,
+            ..settings()
+        });
+        keep(&worker, &store, 0.0, 0.0, &inactive());
+        assert!(is_kept(&worker, &store, 1.0));
+        store.damage(|value| {
+            if value.first() == Some(&bucket::FORMAT_VERSION) {
+                value[0] += 1;
+            }
+        });
+        let at = seconds(2.0);
+        let other = TokenDigest::of(b"other");
+        worker.store(&store, &Introspected::new(other, at, at, inactive(), None));
+        assert_eq!(worker.lookup(&store, &digest, at, |_| {}), None);
+    }
+
+    #[test]
+    fn a_kept_token_of_which_mas_says_again_that_it_is_inactive_is_void_later_too() {
+        let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+        let [one, two] = [settings(), settings()].map(|settings| keeping(&settings));
+        keep(&one, &store, 0.0, 0.0, &inactive());
+        assert!(is_kept(&one, &store, 1.0));
+        keep(&two, &store, 2.0, 2.0, &inactive());
+        assert!(is_kept(&one, &store, 3.0));
+        keep(&two, &store, 4.0, 4.0, &active(None));
+        assert!(is_alice(one.lookup(&store, &digest, seconds(5.0), |_| {})));
     }
 
     #[test]

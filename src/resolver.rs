@@ -84,6 +84,16 @@ const MAX_STARTS: usize = 256;
 /// most, not counting what ticks are late.
 const LINE_TIMEOUT: Duration = Duration::from_millis(750);
 
+/// Longest token that MAS is asked about, in bytes. One of MAS has some hundred at the most, and a macaroon less than 1 KiB.
+/// Each question holds its token while it waits, in every worker to which a client brings it.
+const MAX_TOKEN_BYTES: usize = 4 * 1024;
+
+/// A worker that comes to no tick for so long has so much else to do that MAS's answers wait in its sockets.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// The most that the time in which the worker is busy lengthens a wait by.
+const MAX_LAG: Duration = Duration::from_secs(30);
+
 /// A flight of this worker, and the requests that wait for it.
 type Pending<W> = Flight<CallContext, Waiting<W>>;
 
@@ -144,7 +154,8 @@ impl<W> Resolver<W> {
     /// Prepares a root context for its first request: joins the workers, reads the epochs.
     pub fn start<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         cb.host.tick_every(cb.root, Some(TICK));
-        self.ticked_at.get_or_insert_with(|| cb.now());
+        // The last root may have ended long ago: that no timer ran since is no lag.
+        self.ticked_at = Some(cb.now());
         self.workers.attend(cb);
     }
 
@@ -310,7 +321,7 @@ impl<W> Resolver<W> {
         call: CallId,
         response: IntrospectionResponse<'_>,
     ) {
-        let Some((key, flight)) = self.flights.complete(call) else {
+        let Some((key, mut flight)) = self.flights.complete(call) else {
             return;
         };
         let now = cb.now();
@@ -328,6 +339,11 @@ impl<W> Resolver<W> {
                 let introspected =
                     Introspected::new(key.digest, flight.asked_at, now, answer, lifetime);
                 self.complete(cb, key, flight, introspected);
+            }
+            Err(NoVerdict::Timeout) if self.is_excused(&flight, now) => {
+                flight.call.is_excused = true;
+                self.end_call(cb, key, &flight, Hint::Stored(key), None);
+                self.resume(cb, key, flight);
             }
             Err(why) => self.fail(cb, key, flight, why),
         }
@@ -476,6 +492,9 @@ impl<W> Resolver<W> {
         query: &Query<'_>,
         placed: Option<ClientKey>,
     ) -> Result<Start, NoVerdict> {
+        if query.token.as_bytes().len() > MAX_TOKEN_BYTES {
+            return Err(NoVerdict::TokenTooLong);
+        }
         let upstream = query.upstream;
         let has_room = self.flights.has_room(placed.as_ref());
         let client = placed.or_else(|| Limits::client(self.flights.load(), query));
@@ -683,15 +702,56 @@ impl<W> Resolver<W> {
         Some(flight)
     }
 
-    /// Gives the questions in line the time back by which this tick is late. A worker that has a thousand requests
+    /// Gives all that waits the time back by which this tick is late. A worker that has a thousand requests
     /// to read at once comes to nothing else for a while, and MAS's answers wait in its sockets: that time says
-    /// nothing of MAS.
+    /// nothing of MAS. Nothing ends before they are read.
+    ///
+    /// Each wait has an end all the same: a question in line waits no longer than if it had just come, and everything
+    /// else no more than [`MAX_LAG`] longer.
     fn forgive_lag(&mut self, now: Instant) {
-        let since = self.ticked_at.replace(now).unwrap_or(now);
-        let lag = now.since(since).saturating_sub(TICK);
-        if !lag.is_zero() {
-            self.flights.postpone_queued(lag, now + LINE_TIMEOUT);
+        let lag = self.lag(now);
+        self.ticked_at = Some(now);
+        if lag.is_zero() {
+            return;
         }
+        for flight in self.flights.iter_mut() {
+            match flight.state {
+                // Its question has left the line.
+                State::Queued { .. } if flight.deadline == Instant::default() => {}
+                State::Queued { .. } => {
+                    flight.deadline = (flight.deadline + lag).min(now + LINE_TIMEOUT);
+                }
+                _ => {
+                    let latest = flight.call.deadline(flight.asked_at) + MAX_LAG;
+                    postpone(&mut flight.deadline, lag, latest);
+                }
+            }
+            for (_, waiting) in flight.waiters.iter_mut() {
+                let latest = waiting.since + max_hold(&waiting.upstream) + MAX_LAG;
+                postpone(&mut waiting.give_up_at, lag, latest);
+            }
+        }
+    }
+
+    /// Returns how late the next tick is.
+    fn lag(&self, now: Instant) -> Duration {
+        let since = self.ticked_at.unwrap_or(now);
+        now.since(since).saturating_sub(TICK)
+    }
+
+    /// Returns whether Envoy took a call for timed out of which this worker was busy for half the time. MAS may have
+    /// answered, and Envoy had no time to read it: so MAS is asked again, once.
+    fn is_excused(&self, flight: &Pending<W>, now: Instant) -> bool {
+        let forgiven = flight.deadline.since(flight.call.deadline(flight.asked_at));
+        let timeout = flight.call.upstream.settings.timeout;
+        !flight.call.is_excused && forgiven + self.lag(now) >= timeout / 2
+    }
+}
+
+/// Lets a wait end so much later, but no later than `latest`.
+fn postpone(end: &mut Instant, by: Duration, latest: Instant) {
+    if by >= BUSY {
+        *end = latest.min(*end + by).max(*end);
     }
 }
 
@@ -972,7 +1032,7 @@ impl<W> Resolver<W> {
         let now = cb.now();
         self.reports.note_failure(cb, upstream, why);
         let stale = match why {
-            NoVerdict::OverBudget { .. } => None,
+            NoVerdict::OverBudget { .. } | NoVerdict::TokenTooLong => None,
             _ => upstream.cache.lookup_stale(cb.host, digest, now),
         };
         match stale {

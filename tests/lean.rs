@@ -95,6 +95,9 @@ fn the_host_calls_of_each_kind_of_request() {
         worker.request(&gateway, whoami(OTHER));
         worker.answer_only_call(r#"{"active":false}"#);
     });
+    let first_negative_hit = count(&mut worker, |worker| {
+        assert_eq!(worker.send(&gateway, whoami(OTHER)).status(), Some(401));
+    });
     let negative_hit = count(&mut worker, |worker| {
         assert_eq!(worker.send(&gateway, whoami(OTHER)).status(), Some(401));
     });
@@ -112,6 +115,7 @@ fn the_host_calls_of_each_kind_of_request() {
     for (kind, calls) in [
         ("hit", &hit),
         ("the response to a hit", &response),
+        ("first negative hit", &first_negative_hit),
         ("negative hit", &negative_hit),
         ("offline reject", &offline_reject),
         ("pass-through", &pass_through),
@@ -142,14 +146,24 @@ fn the_host_calls_of_each_kind_of_request() {
     let search = [("get response :status", 1), ("read shared data", 3)];
     let raised = [("write shared data", 1)];
     assert_eq!(forgotten, expected(&[&search[..], &raised].concat()));
-    // A bucket of each table, and since when answers of "inactive" count.
+    // A bucket of each table, and since when answers of "inactive" count. Then the worker keeps it: the mark of what is
+    // kept, and once more what it has just read, since that may have changed before.
     let lookup = [
         ("clock", 1),
-        ("read shared data", 3),
+        ("read shared data", 6),
+        ("write shared data", 1),
         ("metric", 4),
         ("reply", 1),
     ];
-    assert_eq!(negative_hit, expected(&[&READ[..], &lookup].concat()));
+    assert_eq!(first_negative_hit, expected(&[&READ[..], &lookup].concat()));
+    // The mark.
+    let kept = [
+        ("clock", 1),
+        ("read shared data", 1),
+        ("metric", 2),
+        ("reply", 1),
+    ];
+    assert_eq!(negative_hit, expected(&[&READ[..], &kept].concat()));
     // One reading of each table before the question, of the lease before it and after, and what writing takes; how often
     // the token has ended, before the question and after the writing; since when answers about the user count; and, after
     // the writing, whether the table of the other kind has other sizes than were known, and what it holds.

@@ -111,6 +111,14 @@ impl Bucket {
         })
     }
 
+    /// Returns whether another version of the module wrote it: whatever is in it is lost to that version when this one
+    /// writes.
+    pub fn is_foreign(&self) -> bool {
+        self.value
+            .first()
+            .is_some_and(|version| *version != FORMAT_VERSION)
+    }
+
     /// The first record that is `wanted`, to change it in place: see [`Self::save`].
     pub fn find_mut(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Option<&mut [u8]> {
         let mut rest = match self.value.split_first_mut() {

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! offset  bytes  what
-//!      0      1  flags: 1 = a user is known, 2 = the token expires, 4 = the answer is doubted
+//!      0      1  flags: 1 = a user is known, 2 = the token expires, 4 = the answer is doubted, 8 = a worker keeps it
 //!      1      8  configuration fingerprint          all numbers little-endian
 //!      9     32  SHA-256 of the token
 //!     41     16  user, see `revocation::UserKey`; zero if none is known
@@ -30,6 +30,7 @@ pub const MAX_ANSWER_BYTES: usize = 8 * 1024;
 const USER_KNOWN: u8 = 1;
 const EXPIRES: u8 = 2;
 const DOUBTED: u8 = 4;
+const KEPT: u8 = 8;
 
 /// What MAS said of a token, and until when that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +130,8 @@ pub struct EntryHead {
     pub kept_until: Instant,
     /// Whether the homeserver has refused the token since.
     pub is_doubted: bool,
+    /// Whether a worker may keep it for itself, see [`super::inactive`].
+    pub is_kept: bool,
     expiry: Option<Expiry>,
 }
 
@@ -144,7 +147,7 @@ impl EntryHead {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let [flags] = reader.take()?;
-        if flags & !(USER_KNOWN | EXPIRES | DOUBTED) != 0 {
+        if flags & !(USER_KNOWN | EXPIRES | DOUBTED | KEPT) != 0 {
             return None;
         }
         let fingerprint = u64::from_le_bytes(reader.take()?);
@@ -161,6 +164,7 @@ impl EntryHead {
             asked_at,
             kept_until,
             is_doubted: flags & DOUBTED != 0,
+            is_kept: flags & KEPT != 0,
             expiry: (flags & EXPIRES != 0).then_some(Expiry { earliest, latest }),
         })
     }
@@ -175,6 +179,13 @@ pub fn set_used_at(bytes: &mut [u8], used_at: Instant) {
 pub fn set_doubted(bytes: &mut [u8]) {
     if let Some(flags) = bytes.first_mut() {
         *flags |= DOUBTED;
+    }
+}
+
+/// Notes in an encoded entry that a worker keeps it for itself.
+pub fn set_kept(bytes: &mut [u8]) {
+    if let Some(flags) = bytes.first_mut() {
+        *flags |= KEPT;
     }
 }
 
@@ -273,9 +284,21 @@ mod tests {
     }
 
     #[test]
+    fn that_a_worker_keeps_it_changes_nothing_else() {
+        let bytes = active().encode().unwrap();
+        let mut kept = bytes.clone();
+        set_kept(&mut kept);
+        let heads = [&bytes, &kept].map(|bytes| EntryHead::decode(bytes).unwrap());
+        assert_eq!(heads.map(|head| head.is_kept), [false, true]);
+        assert_eq!(Entry::decode(&kept), Some(active()));
+        set_kept(&mut []);
+    }
+
+    #[test]
     fn an_unknown_flag_is_a_miss() {
         let mut bytes = active().encode().unwrap();
-        for flags in (0..=u8::MAX).filter(|flags| *flags > (USER_KNOWN | EXPIRES | DOUBTED)) {
+        let unknown = |flags: &u8| flags & !(USER_KNOWN | EXPIRES | DOUBTED | KEPT) != 0;
+        for flags in (0..=u8::MAX).filter(unknown) {
             bytes[0] = flags;
             assert_eq!(Entry::decode(&bytes), None);
         }

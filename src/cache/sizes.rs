@@ -12,13 +12,13 @@
 //! The register is small and bounded. When it is full, a table takes a registered size in place of its own: the
 //! largest that is not larger, or else the smallest. So there is never a table that a removal does not know.
 //!
-//! Reading a value costs four times as much as learning that it is empty, since Envoy asks the VM for room for it. So
-//! beside the register stands an empty value, the *mark*. Whoever registers writes it anew, between the register and the
-//! first use of the table, and as long as its number is the same so is the register.
+//! The register has a [mark](super::mark), which is renewed between the registration and the first use of the table. So the
+//! register is read only after a change.
 
 use std::cell::RefCell;
 
-use crate::host::{If, NotWritten, Store, Versioned};
+use super::mark::{Mark, Number};
+use crate::host::{If, Store};
 
 /// Sizes in all. Each one costs a removal one reading.
 const MAX_SIZES: usize = 64;
@@ -31,9 +31,9 @@ const WRITE_ATTEMPTS: usize = 64;
 #[derive(Debug)]
 pub struct Sizes {
     key: String,
-    mark: String,
-    /// The register as it was last read, and the number that the mark had before.
-    known: RefCell<Option<(u32, Vec<u32>)>>,
+    mark: Mark,
+    /// The register as it was last read, and the number that its mark had before.
+    known: RefCell<(Number, Vec<u32>)>,
 }
 
 impl Sizes {
@@ -41,7 +41,7 @@ impl Sizes {
     pub fn new(name: &str) -> Self {
         Self {
             key: format!("matrix-edge-auth.{name}.sizes"),
-            mark: format!("matrix-edge-auth.{name}.sizes.mark"),
+            mark: Mark::new(&format!("{name}.sizes")),
             known: RefCell::default(),
         }
     }
@@ -49,13 +49,14 @@ impl Sizes {
     /// Calls `each` with every registered number of buckets.
     pub fn for_each(&self, store: &impl Store, mut each: impl FnMut(u32)) {
         // First: what is registered after this is marked after this.
-        let mark = store.read(&self.mark).map(|mark| mark.cas);
-        let known = match self.known.take() {
-            Some((at, sizes)) if Some(at) == mark => sizes,
-            _ => self.read(store),
-        };
-        known.iter().copied().for_each(&mut each);
-        self.known.replace(mark.map(|mark| (mark, known)));
+        let mark = self.mark.read(store);
+        let (at, mut sizes) = self.known.take();
+        if mark.is_none() || at != mark {
+            let stored = store.read(&self.key);
+            sizes = stored.map_or_else(Vec::new, |stored| decode(&stored.value));
+        }
+        sizes.iter().copied().for_each(&mut each);
+        self.known.replace((mark, sizes));
     }
 
     /// Registers a number of buckets. Returns the number to use: the same, or a registered one if the register is
@@ -63,18 +64,16 @@ impl Sizes {
     pub fn register(&self, store: &impl Store, number: u32) -> Option<u32> {
         let number = self.enter(store, number)?;
         // Also if the number was there: the worker that entered it may not have come to this yet.
-        let condition = condition(store.read(&self.mark).as_ref());
-        match store.write(&self.mark, &[], condition) {
-            // Another worker has written the mark since the number is in the register.
-            Ok(()) | Err(NotWritten::Changed) => Some(number),
-            Err(NotWritten::Refused) => None,
-        }
+        self.mark.renew(store).ok()?;
+        Some(number)
     }
 
     fn enter(&self, store: &impl Store, number: u32) -> Option<u32> {
         for _ in 0..WRITE_ATTEMPTS {
             let stored = store.read(&self.key);
-            let condition = condition(stored.as_ref());
+            let condition = stored
+                .as_ref()
+                .map_or(If::Absent, |stored| If::Unchanged(stored.cas));
             let mut sizes = stored.map_or_else(Vec::new, |stored| decode(&stored.value));
             if sizes.contains(&number) {
                 return Some(number);
@@ -89,15 +88,6 @@ impl Sizes {
         }
         None
     }
-
-    fn read(&self, store: &impl Store) -> Vec<u32> {
-        let stored = store.read(&self.key);
-        stored.map_or_else(Vec::new, |stored| decode(&stored.value))
-    }
-}
-
-fn condition(stored: Option<&Versioned>) -> If {
-    stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas))
 }
 
 /// Returns the largest size that is not larger than `number`, or else the smallest.
@@ -125,7 +115,7 @@ fn decode(bytes: &[u8]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::memory::MemoryStore;
+    use crate::host::{NotWritten, Versioned, memory::MemoryStore};
 
     fn sizes() -> Sizes {
         Sizes::new("t")

@@ -17,7 +17,8 @@ use std::{
 
 use super::{
     bucket::Buckets,
-    entry::{Entry, EntryHead, set_doubted, set_kept_until, set_used_at},
+    entry::{Entry, EntryHead, set_doubted, set_kept, set_kept_until, set_used_at},
+    inactive::KeptMark,
     question::QuestionKey,
     sizes::Sizes,
 };
@@ -77,6 +78,8 @@ pub struct Table {
     configured: Buckets,
     /// The buckets in use, once their number is registered.
     registered: OnceCell<Buckets>,
+    /// Renewed before an entry goes that a worker keeps for itself.
+    kept: KeptMark,
 }
 
 impl Table {
@@ -87,6 +90,7 @@ impl Table {
             slots,
             configured: Buckets::new(name, slots),
             registered: OnceCell::new(),
+            kept: KeptMark::default(),
         }
     }
 
@@ -101,6 +105,19 @@ impl Table {
             // If another worker wrote, this use is forgotten; the next one is not.
             let _ = bucket.save(store);
         }
+        Some(entry)
+    }
+
+    /// Returns the answer to this question, and notes in it that this worker keeps it for itself. `None`: there is none, or
+    /// another worker wrote in between.
+    pub fn keep(&self, store: &impl Store, key: &QuestionKey) -> Option<Entry> {
+        let mut bucket = self.buckets(store)?.read(store, &key.digest.0);
+        let record = bucket
+            .find_mut(|record| EntryHead::decode(record).is_some_and(|head| head.answers(key)))?;
+        let entry = Entry::decode(record)?;
+        set_kept(record);
+        // Also if it was noted before: the write is what tells that nobody takes the entry out meanwhile.
+        bucket.save(store).ok()?;
         Some(entry)
     }
 
@@ -119,6 +136,7 @@ impl Table {
         for _ in 0..WRITE_ATTEMPTS {
             let bucket = buckets.read(store, &key.digest.0);
             let mut kept_until = entry.kept_until;
+            let mut is_kept = false;
             let mut stay: Vec<(EvictionOrder, TokenDigest, &[u8])> = Vec::new();
             for record in bucket.records() {
                 let Some(head) = EntryHead::decode(record) else {
@@ -132,6 +150,7 @@ impl Table {
                         };
                     }
                     kept_until = kept_until.max(head.kept_until);
+                    is_kept = head.is_kept;
                 } else {
                     let order = EvictionOrder::of(&head, now);
                     let at = stay.partition_point(|(other, ..)| *other <= order);
@@ -139,15 +158,26 @@ impl Table {
                 }
             }
             set_kept_until(&mut bytes, kept_until);
+            if is_kept {
+                set_kept(&mut bytes);
+            }
             let surplus = surplus(
                 stay.iter().map(|(.., record)| record.len()),
                 buckets.capacity.saturating_sub(1),
                 MAX_BUCKET_BYTES.saturating_sub(bytes.len()),
             );
+            let mut voids_kept = bucket.is_foreign();
             let evicted = stay
                 .drain(..surplus)
-                .map(|(order, digest, _)| (order.evicted(), digest))
+                .map(|(order, digest, record)| {
+                    let is_kept = EntryHead::decode(record).is_some_and(|head| head.is_kept);
+                    voids_kept |= is_kept && order.evicted() == Evicted::Live;
+                    (order.evicted(), digest)
+                })
                 .collect();
+            if voids_kept && self.kept.void(store).is_err() {
+                break;
+            }
             let records = stay.into_iter().map(|(.., record)| record);
             match bucket.replace(store, records.chain([&*bytes])) {
                 Err(NotWritten::Changed) => {}
@@ -204,8 +234,47 @@ impl Table {
         let mut removed = Vec::new();
         self.sizes.for_each(store, |number| {
             let buckets = self.configured.resized(number);
-            removed.extend(remove_from(&buckets, store, digest, &is_meant));
+            removed.extend(self.remove_from(&buckets, store, digest, &is_meant));
         });
+        removed
+    }
+
+    /// Takes the records that are meant out of one bucket.
+    fn remove_from(
+        &self,
+        buckets: &Buckets,
+        store: &impl Store,
+        digest: &TokenDigest,
+        is_meant: impl Fn(&EntryHead) -> bool,
+    ) -> Vec<Removed> {
+        let mut removed = Vec::new();
+        for _ in 0..WRITE_ATTEMPTS {
+            let bucket = buckets.read(store, &digest.0);
+            let meant = |record: &[u8]| EntryHead::decode(record).filter(&is_meant);
+            let mut voids_kept = false;
+            let found: Vec<Removed> = bucket
+                .records()
+                .filter_map(meant)
+                .map(|head| {
+                    voids_kept |= head.is_kept;
+                    Removed {
+                        fingerprint: head.fingerprint,
+                        user: head.user,
+                    }
+                })
+                .collect();
+            if found.is_empty() {
+                break;
+            }
+            removed = found;
+            if voids_kept && self.kept.void(store).is_err() {
+                break;
+            }
+            let stay = bucket.records().filter(|record| meant(record).is_none());
+            if bucket.replace(store, stay) != Err(NotWritten::Changed) {
+                break;
+            }
+        }
         removed
     }
 
@@ -241,37 +310,6 @@ fn surplus(
         is_surplus
     });
     too_many.count()
-}
-
-/// Takes the records that are meant out of one bucket.
-fn remove_from(
-    buckets: &Buckets,
-    store: &impl Store,
-    digest: &TokenDigest,
-    is_meant: impl Fn(&EntryHead) -> bool,
-) -> Vec<Removed> {
-    let mut removed = Vec::new();
-    for _ in 0..WRITE_ATTEMPTS {
-        let bucket = buckets.read(store, &digest.0);
-        let meant = |record: &[u8]| EntryHead::decode(record).filter(&is_meant);
-        let found: Vec<Removed> = bucket
-            .records()
-            .filter_map(meant)
-            .map(|head| Removed {
-                fingerprint: head.fingerprint,
-                user: head.user,
-            })
-            .collect();
-        if found.is_empty() {
-            break;
-        }
-        removed = found;
-        let stay = bucket.records().filter(|record| meant(record).is_none());
-        if bucket.replace(store, stay) != Err(NotWritten::Changed) {
-            break;
-        }
-    }
-    removed
 }
 
 /// Marks the records about the token in one bucket as doubted. Returns whether there was one that was not.

@@ -470,7 +470,7 @@ pub(super) static LOCAL_ENTRIES: Key<Count> = key(
         to: 1_048_576,
         default: 4_096,
     },
-    "How many active answers each Envoy worker also keeps for itself; `0` keeps none.",
+    "How many active answers each Envoy worker also keeps for itself, and at most 1,024 of the inactive ones that come again; `0` keeps none.",
 );
 
 static IDENTITY_HEADERS_OBJECT: Object = Object {

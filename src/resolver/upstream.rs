@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::load::PoolId;
 use crate::{
     cache::{SharedCache, question::QuestionKey},
-    config::{Config, UnknownTokenBudget},
+    config::{Config, Role, UnknownTokenBudget},
     mas::introspection::Settings,
     token::TokenDigest,
 };
@@ -51,9 +51,15 @@ impl Upstream {
     /// Returns the way of asking that `config` describes.
     pub fn new(config: &Config, admission: Admission) -> Self {
         let fingerprint = config.fingerprint();
+        let cache = SharedCache::new(&config.cache, fingerprint);
+        // The introspection role gives MAS's own bytes away, and needs them from the shared cache.
+        let kept = match config.role {
+            Role::Gateway => config.cache.local_entries,
+            Role::Introspection | Role::Provisioning => 0,
+        };
         Self {
             settings: Rc::clone(&config.introspection),
-            cache: SharedCache::new(&config.cache, fingerprint),
+            cache: cache.keeping_inactive(kept),
             budget: config.unknown_token_budget,
             admission,
             fingerprint,

@@ -290,7 +290,13 @@ impl Gateway {
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
         }
         let found = match resolver.lookup(cb, &query) {
-            Some(found) => Some(found),
+            Some(found) => {
+                if let Verdict::Inactive(_) = found.verdict {
+                    let capacity = plugin.config.cache.local_entries;
+                    self.recognized.remember_last_inactive(capacity);
+                }
+                Some(found)
+            }
             None if policy::ignores_token(&plugin.config, head) => return Progress::NotNeeded,
             None => {
                 let (requirement, kind) = (question.requirement, question.kind);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
 
 use super::{lifetime::Lifetime, no_verdict::NoVerdict};
-use crate::mas::read_object;
+use crate::json::read_object;
 
 /// Largest response body that is read, in bytes. MAS answers with less than 2 KiB.
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -164,7 +164,7 @@ impl ActiveAnswer {
             expires_in: Option<&'a RawValue>,
         }
 
-        let found: ExpiresIn<'_> = serde_json::from_slice(&self.body).ok()?;
+        let found: ExpiresIn<'_> = read_object(&self.body)?;
         let value = found.expires_in?.get();
         // The value borrows from the body, so the addresses tell where it stands.
         let start = value

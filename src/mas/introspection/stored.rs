@@ -13,7 +13,7 @@
 //! then, if it is active
 //!      3      8  expires_in; the smallest number if there is none
 //!     11    4*4  username, device_id, client_id, scope: where it begins, counted from the JSON's begin, and its length;
-//!                all bits are set if it is absent
+//!                all bits of the first are set if it is absent
 //! then
 //!            ..  the JSON, and the texts that follow it
 //! ```
@@ -28,51 +28,51 @@ const ACTIVE: u8 = 1;
 /// In place of `expires_in`. No active answer has a number below 0.
 const LASTS: i64 = i64::MIN;
 
-/// In place of a text.
-const ABSENT: [u8; 4] = [u8::MAX; 4];
+/// In place of where a text begins.
+const ABSENT: u16 = u16::MAX;
+
+/// The longest JSON that is stored. The texts that follow it are no longer than itself, so no number has more than 16 bits.
+const MAX_JSON: usize = (ABSENT / 2) as usize;
 
 impl Answer {
-    /// Adds the answer to `bytes`. `None`: it is too long, and what was added is no answer.
+    /// Adds the answer to `bytes`. `None`: it is too long.
     pub fn encode(&self, bytes: &mut Vec<u8>) -> Option<()> {
         let json = self.body();
-        let length = u16::try_from(json.len()).ok()?.to_le_bytes();
+        if json.len() > MAX_JSON {
+            return None;
+        }
         let Self::Active(answer) = self else {
             bytes.push(INACTIVE);
-            bytes.extend_from_slice(&length);
+            push(bytes, json.len());
             bytes.extend_from_slice(json);
             return Some(());
         };
         bytes.push(ACTIVE);
-        bytes.extend_from_slice(&length);
+        push(bytes, json.len());
         bytes.extend_from_slice(&answer.expires_in.unwrap_or(LASTS).to_le_bytes());
-        let mut end = json.len();
-        let texts = answer.token.texts().into_iter().zip(answer.begins);
-        for (text, begin) in texts.clone() {
-            bytes.extend_from_slice(&match text {
-                Some(text) => {
-                    let begin = begin.unwrap_or_else(|| {
-                        end += text.len();
-                        end - text.len()
-                    });
-                    place(begin, text.len())?
+        let mut behind = Vec::new();
+        for (text, begin) in answer.token.texts().iter().zip(&answer.begins) {
+            let text = text.map(str::as_bytes);
+            let begin = match (text, begin) {
+                (Some(_), Some(begin)) => *begin,
+                (Some(text), None) => {
+                    behind.extend_from_slice(text);
+                    json.len() + behind.len() - text.len()
                 }
-                None => ABSENT,
-            });
+                (None, _) => ABSENT.into(),
+            };
+            push(bytes, begin);
+            push(bytes, text.map_or(0, <[u8]>::len));
         }
         bytes.extend_from_slice(json);
-        for (text, begin) in texts {
-            if let (Some(text), None) = (text, begin) {
-                bytes.extend_from_slice(text.as_bytes());
-            }
-        }
+        bytes.extend_from_slice(&behind);
         Some(())
     }
 
     /// Reads an answer back; `None` if these bytes are anything else.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (&[kind], rest) = bytes.split_first_chunk()?;
-        let (length, rest) = rest.split_first_chunk()?;
-        let length = usize::from(u16::from_le_bytes(*length));
+        let (&[kind, a, b], rest) = bytes.split_first_chunk()?;
+        let length = number(a, b);
         match kind {
             INACTIVE => {
                 (rest.len() == length).then(|| Self::Inactive(InactiveAnswer::new(rest.to_vec())))
@@ -84,49 +84,49 @@ impl Answer {
 
     fn decode_active(bytes: &[u8], length: usize) -> Option<Self> {
         let (expires_in, rest) = bytes.split_first_chunk()?;
-        let expires_in = i64::from_le_bytes(*expires_in);
-        let (places, texts) = rest.split_first_chunk::<{ 4 * TEXTS }>()?;
-        let json = texts.get(..length)?;
-        let mut places = places.as_chunks().0.iter();
-        let mut begins = [None; TEXTS];
-        let mut in_json = begins.iter_mut();
+        let expires_in = Some(i64::from_le_bytes(*expires_in));
+        let (places, rest) = rest.split_at_checked(4 * TEXTS)?;
         let mut end = length;
-        let mut text = || {
-            let (place, in_json) = (places.next()?, in_json.next()?);
-            if *place == ABSENT {
-                return Some(None);
+        let mut texts = <[Option<String>; TEXTS]>::default();
+        let mut begins = [None; TEXTS];
+        let to = texts.iter_mut().zip(&mut begins);
+        for (&[a, b, c, d], (to, in_json)) in places.as_chunks().0.iter().zip(to) {
+            let begin = number(a, b);
+            if begin == usize::from(ABSENT) {
+                continue;
             }
-            let [a, b, c, d] = *place;
-            let begin = usize::from(u16::from_le_bytes([a, b]));
-            let text = texts.get(begin..)?;
-            let text = text.get(..usize::from(u16::from_le_bytes([c, d])))?;
+            let text = rest.get(begin..begin + number(c, d))?;
+            *to = Some(str::from_utf8(text).ok()?.to_owned());
             if begin < length {
                 *in_json = Some(begin);
             } else {
                 end += text.len();
             }
-            Some(Some(str::from_utf8(text).ok()?.to_owned()))
-        };
-        let token = ActiveToken {
-            username: text()?,
-            device_id: text()?,
-            client_id: text()?,
-            scope: text()??,
-        };
-        if end != texts.len() {
+        }
+        if end != rest.len() {
             return None;
         }
-        let expires_in = (expires_in != LASTS).then_some(expires_in);
-        let answer = ActiveAnswer::new(token, begins, expires_in, json.to_vec());
+        let [username, device_id, client_id, scope] = texts;
+        let token = ActiveToken {
+            username,
+            device_id,
+            client_id,
+            scope: scope?,
+        };
+        let expires_in = expires_in.filter(|seconds| *seconds != LASTS);
+        let json = rest.get(..length)?.to_vec();
+        let answer = ActiveAnswer::new(token, begins, expires_in, json);
         Some(Self::Active(Rc::new(answer)))
     }
 }
 
-/// Returns where a text stands.
-fn place(begin: usize, length: usize) -> Option<[u8; 4]> {
-    let [a, b] = u16::try_from(begin).ok()?.to_le_bytes();
-    let [c, d] = u16::try_from(length).ok()?.to_le_bytes();
-    Some([a, b, c, d]).filter(|place| *place != ABSENT)
+fn push(bytes: &mut Vec<u8>, number: usize) {
+    let number = u16::try_from(number).unwrap_or(ABSENT);
+    bytes.extend_from_slice(&number.to_le_bytes());
+}
+
+fn number(low: u8, high: u8) -> usize {
+    u16::from_le_bytes([low, high]).into()
 }
 
 #[cfg(test)]
@@ -201,9 +201,9 @@ mod tests {
                 let scope = escape.to_owned() + &"x".repeat(length - rest);
                 encoded(&answer(&format!(r#"{{"active":true,"scope":"{scope}"}}"#)))
             };
-            let stored = of(65_535).unwrap();
+            let stored = of(32_767).unwrap();
             assert!(Answer::decode(&stored).is_some());
-            assert!(of(65_536).is_none());
+            assert!(of(32_768).is_none());
         }
     }
 

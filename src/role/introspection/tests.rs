@@ -332,6 +332,7 @@ fn each_verdict_makes_its_reply() {
         (NoVerdict::Lost, false),
         (NoVerdict::Elsewhere, false),
         (NoVerdict::Overloaded, true),
+        (NoVerdict::TokenTooLong, true),
         (NoVerdict::OverBudget { retry_after_ms }, true),
     ] {
         for (on_failure, passes) in [("reject", is_passed_on), ("pass", true)] {
