@@ -46,7 +46,7 @@ pub fn classify(target: &[u8], method: impl FnOnce() -> Method) -> AuthRequireme
 }
 
 /// The endpoints of one configuration: its rules are tried, in order, before the built-in table.
-/// Neither they nor the prefix of MAS can open a blocked path. What they restrict is restricted in every [spelling].
+/// Neither they nor the prefix of MAS can open a blocked path. What they restrict is restricted in every spelling.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
     rules: Vec<Rule>,
