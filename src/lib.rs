@@ -37,6 +37,8 @@
 )]
 #![cfg_attr(not(test), deny(clippy::string_slice))]
 
+#[cfg(target_os = "wasi")]
+mod allocator;
 pub mod cache;
 pub mod clock;
 pub mod config;
