@@ -7,25 +7,29 @@ use std::{borrow::Cow, fmt};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::form::scan::is_ascii;
+
 /// An access token: ASCII, not empty. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct AccessToken<'a>(pub(crate) Cow<'a, str>);
+pub struct AccessToken<'a>(pub(crate) Cow<'a, [u8]>);
 
 impl<'a> AccessToken<'a> {
     /// `None` if the token is empty or has bytes outside ASCII.
-    pub fn new(token: impl Into<Cow<'a, str>>) -> Option<Self> {
+    #[inline]
+    pub fn new(token: impl Into<Cow<'a, [u8]>>) -> Option<Self> {
         let token = token.into();
-        (!token.is_empty() && token.is_ascii()).then_some(Self(token))
+        (!token.is_empty() && is_ascii(&token)).then_some(Self(token))
     }
 
     /// The token.
     pub fn as_str(&self) -> &str {
-        &self.0
+        // ASCII is UTF-8.
+        str::from_utf8(&self.0).unwrap_or_default()
     }
 
     /// The token.
     pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
+        &self.0
     }
 
     /// The token, free of the request that it came in.

@@ -18,11 +18,21 @@ pub(crate) fn has_any<const N: usize>(text: &[u8], wanted: [u8; N]) -> bool {
     match text.last_chunk() {
         // The last word may overlap the one before.
         Some(last) => {
-            let mut words = text.as_chunks().0.iter().chain([last]);
-            words.any(|word| marks(word, wanted) != 0)
+            let has_any = |word: &[u8; WORD]| marks(word, wanted) != 0;
+            text.as_chunks().0.iter().any(has_any) || has_any(last)
         }
         None => text.iter().any(|byte| wanted.contains(byte)),
     }
+}
+
+/// Returns whether every byte of `text` is ASCII.
+#[inline]
+pub(crate) fn is_ascii(text: &[u8]) -> bool {
+    let (words, rest) = text.as_chunks::<WORD>();
+    let all = words
+        .iter()
+        .fold(0, |all, word| all | u64::from_le_bytes(*word));
+    all & (ONES << 7) == 0 && rest.is_ascii()
 }
 
 /// Returns where `wanted` stands first in `text`.
@@ -105,7 +115,10 @@ mod tests {
                 text[at] = b'?';
                 assert_eq!(position(&text, b'?'), Some(at), "of {length}");
                 assert!(has_any(&text, [b'.', b'?']) && has_any(&text, [b'?', b'.']));
+                text[at] = b'\xc3';
+                assert!(!is_ascii(&text), "at {at} of {length}");
                 text[at] = b'a';
+                assert!(is_ascii(&text));
             }
         }
     }

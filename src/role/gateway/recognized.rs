@@ -11,14 +11,22 @@ use super::policy::Recognized;
 use crate::{
     config::Config,
     multilinear::{Hash, Multilinear},
-    sorted::SortedMap,
+    probing::{ProbingMap, Spread},
 };
+
+/// Secret hashes: no client can choose them.
+impl Spread for Hash {
+    fn spread(&self) -> u32 {
+        let [first, ..] = *self;
+        first
+    }
+}
 
 /// The tokens in use of one worker.
 #[derive(Default)]
 pub(super) struct RecognizedTokens {
     hashes: Multilinear,
-    tokens: SortedMap<Hash, Recognized>,
+    tokens: ProbingMap<Hash, Recognized>,
     /// The last token that was looked at, if it was not among them.
     last: Option<(Hash, Recognized)>,
 }
@@ -44,7 +52,7 @@ impl RecognizedTokens {
             return;
         };
         if self.tokens.len() >= capacity {
-            self.tokens = SortedMap::new();
+            self.tokens = ProbingMap::default();
         }
         self.tokens.insert(hash, recognized);
     }
