@@ -14,8 +14,10 @@ pub mod ended;
 pub mod entry;
 pub mod epoch;
 pub mod expiry;
+mod inactive;
 mod key_space;
 pub mod local;
+mod mark;
 pub mod question;
 pub mod revocation;
 pub mod sizes;
@@ -26,9 +28,10 @@ use std::{rc::Rc, time::Duration};
 use self::{
     entry::{Entry, MAX_ANSWER_BYTES},
     expiry::Expiry,
+    inactive::{KeptInactive, KeptMark},
     question::QuestionKey,
     revocation::Revocations,
-    table::{Removed, Table, Written},
+    table::{Removed, Settled, Table, Written},
 };
 use crate::{
     clock::Instant,
@@ -62,6 +65,8 @@ pub struct ActiveEntry {
     pub user: Option<UserKey>,
     /// When the token ends; `None` if it does not.
     pub expiry: Option<Expiry>,
+    /// The moment before MAS was asked.
+    pub asked_at: Instant,
     /// End of the answer, for this reader.
     pub fresh_until: Instant,
     /// From then on the answer is renewed in the background if it is used. `None` if that is turned off,
@@ -145,6 +150,8 @@ pub struct SharedCache {
     stale_if_error: Duration,
     refresh_ahead: bool,
     fingerprint: u64,
+    kept: KeptInactive,
+    kept_mark: KeptMark,
 }
 
 impl SharedCache {
@@ -160,10 +167,22 @@ impl SharedCache {
             stale_if_error: settings.stale_if_error,
             refresh_ahead: settings.refresh_ahead,
             fingerprint,
+            kept: KeptInactive::new(0),
+            kept_mark: KeptMark::default(),
         }
     }
 
-    /// What is known of the token at `now`. `count` receives one metric for each table looked into.
+    /// The same cache, of which the worker keeps the inactive tokens that come again for itself: `number` of them at the
+    /// most. It gives away what they are, and not MAS's answer.
+    pub fn keeping_inactive(self, number: usize) -> Self {
+        Self {
+            kept: KeptInactive::new(number),
+            ..self
+        }
+    }
+
+    /// What is known of the token at `now`. `count` receives one metric for each table looked into. There is none where the
+    /// worker keeps the token for itself.
     pub fn lookup(
         &self,
         store: &impl Store,
@@ -173,6 +192,9 @@ impl SharedCache {
     ) -> Option<Cached> {
         use crate::metrics::Table::{Active, Negative};
 
+        if self.kept.contains(store, &self.kept_mark, digest, now) {
+            return Some(Cached::Inactive(InactiveAnswer::default()));
+        }
         let active = self.lookup_active_table(store, digest, now);
         count(Metric::Lookup(Active, hit(active.is_some())));
         if active.is_some() {
@@ -180,6 +202,9 @@ impl SharedCache {
         }
         let inactive = self.lookup_negative_table(store, digest, now);
         count(Metric::Lookup(Negative, hit(inactive.is_some())));
+        if inactive.is_some() && self.kept.is_in_use() {
+            self.keep_inactive(store, digest, now);
+        }
         inactive.map(Cached::Inactive)
     }
 
@@ -194,7 +219,7 @@ impl SharedCache {
         if entry.expiry.is_some_and(|expiry| expiry.has_passed(now)) {
             return Some(Cached::Inactive(InactiveAnswer::default()));
         }
-        if now >= self.fresh_until(&entry) {
+        if entry.is_doubted || now >= self.fresh_until(&entry) {
             return None;
         }
         self.known(store, entry).map(Cached::Active)
@@ -207,30 +232,42 @@ impl SharedCache {
         now: Instant,
     ) -> Option<InactiveAnswer> {
         let entry = self.negative.find(store, &self.question(digest), now)?;
-        let is_fresh = now < self.fresh_until(&entry);
+        let is_good = self.is_inactive(store, &entry, now);
         match entry.answer {
-            Answer::Inactive(answer) if is_fresh => {
-                let user = entry.user.as_ref();
-                let void = self
-                    .revocations
-                    .revokes_inactive(store, user, entry.asked_at);
-                (!void).then_some(answer)
-            }
+            Answer::Inactive(answer) if is_good => Some(answer),
             _ => None,
         }
     }
 
+    /// Whether an entry of the table of inactive answers still says that its token is inactive.
+    fn is_inactive(&self, store: &impl Store, entry: &Entry, now: Instant) -> bool {
+        let (user, asked_at) = (entry.user.as_ref(), entry.asked_at);
+        matches!(entry.answer, Answer::Inactive(_))
+            && now < self.fresh_until(entry)
+            && !self.revocations.revokes_inactive(store, user, asked_at)
+    }
+
+    /// Keeps an inactive token for this worker. The order matters, see [`inactive`].
+    fn keep_inactive(&self, store: &impl Store, digest: &TokenDigest, now: Instant) {
+        let number = self.kept_mark.read(store);
+        let Some(entry) = self.negative.keep(store, &self.question(digest)) else {
+            return;
+        };
+        if self.is_inactive(store, &entry, now) {
+            let until = self.fresh_until(&entry);
+            self.kept.insert(*digest, until, number);
+        }
+    }
+
     /// An active answer past its time, for while MAS cannot be asked: within `stale_if_error`, and never
-    /// past the token's own expiry.
+    /// past the token's own expiry. Within its time a doubted one serves as well, whatever `stale_if_error` is: the
+    /// homeserver's refusal is no word of MAS.
     pub fn lookup_stale(
         &self,
         store: &impl Store,
         digest: &TokenDigest,
         now: Instant,
     ) -> Option<Box<ActiveEntry>> {
-        if self.stale_if_error.is_zero() {
-            return None;
-        }
         let entry = self.active.find(store, &self.question(digest), now)?;
         let holds = now < self.fresh_until(&entry) + self.stale_if_error
             && entry.expiry.is_none_or(|expiry| now < expiry.earliest);
@@ -271,6 +308,7 @@ impl SharedCache {
                 answer,
                 user: entry.user,
                 expiry: entry.expiry,
+                asked_at: entry.asked_at,
                 fresh_until,
                 refresh_at,
             })),
@@ -311,20 +349,25 @@ impl SharedCache {
             Answer::Active(_) => (&self.active, &self.negative),
             Answer::Inactive(_) => (&self.negative, &self.active),
         };
-        // Another MAS may know the token: its answers stay.
-        let mut removed = Vec::new();
-        if !asked.is_active() {
-            removed = other.remove_question(store, &key, asked.asked_at);
-            entry.user = removed.iter().find_map(|removed| removed.user);
-        }
         let mut written = Written::default();
         if is_fresh {
             written = own.put(store, &entry, now);
         }
-        removed.extend(other.remove_question(store, &key, asked.asked_at));
-        let later = other.find(store, &key, now);
-        if later.is_some_and(|later| later.asked_at > asked.asked_at) {
-            own.remove_question(store, &key, asked.asked_at);
+        // Another MAS may know the token: its answers stay.
+        let Settled {
+            removed,
+            is_superseded,
+        } = other.settle(store, &key, asked.asked_at);
+        // Whose token it was decides what brings it back to life. Until this is written, whatever revives any user does.
+        let user = removed.iter().find_map(|removed| removed.user);
+        if !asked.is_active() && user.is_some() && written.stored {
+            entry.user = user;
+            let Written { evicted, .. } = written;
+            written = own.put(store, &entry, now);
+            written.evicted.extend(evicted);
+        }
+        if is_superseded {
+            own.settle(store, &key, asked.asked_at);
             written.stored = false;
             written.is_superseded = true;
         }
@@ -343,6 +386,12 @@ impl SharedCache {
         let removed = self.active.remove_token(store, digest);
         let own = |removed: &&Removed| removed.fingerprint == self.fingerprint;
         removed.iter().find(own).or(removed.first()).copied()
+    }
+
+    /// Marks the active answers about a token as doubted, of every MAS and under every size of the table: MAS is asked
+    /// again, and they serve only where it gives no answer. Returns whether one of them was not doubted before.
+    pub fn doubt(&self, store: &impl Store, digest: &TokenDigest) -> bool {
+        self.active.doubt(store, digest)
     }
 
     /// What MAS tells about its users voids answers about them.
@@ -367,6 +416,7 @@ impl SharedCache {
             asked_at: asked.asked_at,
             kept_until: expiry.map_or(end, |expiry| end.min(expiry.earliest)),
             expiry,
+            is_doubted: false,
             answer: asked.answer.clone(),
         }
     }
@@ -600,6 +650,33 @@ mod tests {
     }
 
     #[test]
+    fn a_doubted_answer_serves_only_where_mas_gives_none_and_not_past_its_time() {
+        for stale_if_error in [0.0, 30.0] {
+            let settings = config::Cache {
+                stale_if_error: Duration::from_secs_f64(stale_if_error),
+                ..settings()
+            };
+            let cache = SharedCache::new(&settings, FINGERPRINT);
+            let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+            let find = |at: f64| cache.lookup(&store, &digest, seconds(at), |_| {});
+            let stale = |at: f64| cache.lookup_stale(&store, &digest, seconds(at)).is_some();
+            keep(&cache, &store, 0.0, 0.0, &active(Some(300)));
+            assert!(cache.doubt(&store, &digest) && !cache.doubt(&store, &digest));
+            assert_eq!(find(0.0), None);
+            assert!(cache.is_known(&store, &digest, seconds(0.0)));
+            let end = 120.0 + stale_if_error;
+            assert_eq!([0.0, end - 0.001, end].map(stale), [true, true, false]);
+            // Its token's end holds all the same.
+            assert!(matches!(find(301.0), Some(Cached::Inactive(_))));
+            keep(&cache, &store, 1.0, 1.0, &active(None));
+            assert!(is_alice(find(1.0)), "MAS has said it anew");
+            cache.doubt(&store, &digest);
+            keep(&cache, &store, 2.0, 2.0, &inactive());
+            assert!(matches!(find(2.0), Some(Cached::Inactive(_))) && !stale(2.0));
+        }
+    }
+
+    #[test]
     fn a_revoked_user_has_no_answers_from_before() {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
         let find = |at: f64| cache.lookup(&store, &digest, seconds(at), |_| {});
@@ -773,8 +850,8 @@ mod tests {
         let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
         keep(&cache(), &store, 0.0, 0.0, &active(None));
         store.damage(|value| {
-            // The seed has 16 bytes and no version, a register of sizes 4.
-            if ![16, 4].contains(&value.len()) {
+            // The seed has 16 bytes and no version, a register of sizes 4, and its mark none.
+            if ![16, 4, 0].contains(&value.len()) {
                 *value.first_mut().unwrap() = bucket::FORMAT_VERSION + 1;
             }
         });
@@ -785,6 +862,215 @@ mod tests {
                 .lookup(&store, &digest, seconds(1.0), |_| {})
                 .is_some()
         );
+    }
+
+    /// A worker's cache that keeps inactive tokens for itself.
+    fn keeping(settings: &config::Cache) -> SharedCache {
+        SharedCache::new(settings, FINGERPRINT).keeping_inactive(8)
+    }
+
+    /// Looks the token up at a second until the worker keeps it, which takes no table.
+    fn is_kept(cache: &SharedCache, store: &impl Store, at: f64) -> bool {
+        (0..2).any(|_| {
+            let mut tables = 0;
+            let digest = TokenDigest::of(b"token");
+            let found = cache.lookup(store, &digest, seconds(at), |_| tables += 1);
+            matches!(found, Some(Cached::Inactive(_))) && tables == 0
+        })
+    }
+
+    #[test]
+    fn an_inactive_token_that_comes_again_is_kept_for_the_readers_negative_ttl() {
+        let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+        let short = config::Cache {
+            negative_ttl: Duration::from_secs(2),
+            ..settings()
+        };
+        let (long, short) = (keeping(&settings()), keeping(&short));
+        keep(&long, &store, 0.0, 0.0, &inactive());
+        assert!(is_kept(&long, &store, 1.0) && is_kept(&short, &store, 1.0));
+        assert!(is_kept(&long, &store, 9.999) && is_kept(&short, &store, 1.999));
+        for (cache, end) in [(&long, 10.0), (&short, 2.0)] {
+            assert_eq!(cache.lookup(&store, &digest, seconds(end), |_| {}), None);
+        }
+        let other = SharedCache::new(&settings(), FINGERPRINT + 1).keeping_inactive(8);
+        assert!(!is_kept(&other, &store, 1.0), "another MAS");
+        assert!(!is_kept(&cache(), &store, 1.0), "it keeps nothing");
+    }
+
+    /// Calls `act` before its n-th call.
+    struct Meanwhile<'a> {
+        store: &'a MemoryStore,
+        calls_before: std::cell::Cell<Option<usize>>,
+        act: &'a dyn Fn(),
+    }
+
+    impl Meanwhile<'_> {
+        fn call(&self) {
+            match self.calls_before.take() {
+                Some(0) => (self.act)(),
+                before => self.calls_before.set(before.map(|before| before - 1)),
+            }
+        }
+    }
+
+    impl Store for Meanwhile<'_> {
+        fn read(&self, key: &str) -> Option<crate::host::Versioned> {
+            self.call();
+            self.store.read(key)
+        }
+
+        fn write(
+            &self,
+            key: &str,
+            value: &[u8],
+            condition: crate::host::If,
+        ) -> Result<(), crate::host::NotWritten> {
+            self.call();
+            self.store.write(key, value, condition)
+        }
+
+        fn random(&self) -> u64 {
+            self.store.random()
+        }
+    }
+
+    type Workers = [SharedCache; 2];
+
+    /// Two workers whose tables have other sizes, and an inactive token that neither keeps yet.
+    fn two_workers(store: &MemoryStore) -> Workers {
+        let workers = [64, 8].map(|slots| {
+            keeping(&config::Cache {
+                slots,
+                negative_slots: slots,
+                ..settings()
+            })
+        });
+        for worker in &workers {
+            keep(worker, store, 0.0, 0.0, &active(None));
+        }
+        keep(&workers[0], store, 1.0, 1.0, &inactive());
+        workers
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        /// The first worker is asked, and keeps the token.
+        Lookup,
+        /// MAS tells that the user is back.
+        Revival,
+        /// A worker has a later answer.
+        Active(usize),
+    }
+
+    impl Event {
+        fn happen(self, workers: &Workers, store: &impl Store) {
+            let digest = TokenDigest::of(b"token");
+            match self {
+                Self::Lookup => {
+                    let [worker, _] = workers;
+                    worker.lookup(store, &digest, seconds(2.0), |_| {});
+                }
+                Self::Revival => workers[1]
+                    .revocations()
+                    .add(
+                        store,
+                        &UserKey::of("alice"),
+                        &Revocation::Inactive,
+                        seconds(2.0),
+                    )
+                    .unwrap(),
+                Self::Active(worker) => {
+                    let at = seconds(2.0);
+                    let asked = Introspected::new(digest, at, at, active(None), None);
+                    workers[worker].store(store, &asked);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_kept_token_is_void_as_soon_as_anything_says_so() {
+        for end in [Event::Revival, Event::Active(0), Event::Active(1)] {
+            for (one, other) in [(Event::Lookup, end), (end, Event::Lookup)] {
+                for is_kept_before in [false, true] {
+                    in_any_order(one, other, is_kept_before);
+                }
+            }
+        }
+    }
+
+    /// Lets one event happen before each host call of another, in turn. Then the token is not inactive any more.
+    fn in_any_order(one: Event, other: Event, is_kept_before: bool) {
+        for calls in 0.. {
+            let store = MemoryStore::default();
+            let workers = two_workers(&store);
+            if is_kept_before {
+                assert!(is_kept(&workers[0], &store, 1.5));
+            }
+            let meanwhile = Meanwhile {
+                store: &store,
+                calls_before: std::cell::Cell::new(Some(calls)),
+                act: &|| other.happen(&workers, &store),
+            };
+            one.happen(&workers, &meanwhile);
+            let is_over = meanwhile.calls_before.get().is_some();
+            let digest = TokenDigest::of(b"token");
+            if !is_over {
+                let found = workers[0].lookup(&store, &digest, seconds(3.0), |_| {});
+                let is_inactive = matches!(found, Some(Cached::Inactive(_)));
+                assert!(!is_inactive, "{other:?} after {calls} calls of {one:?}");
+                continue;
+            }
+            assert!(calls > 0, "there was no call");
+            break;
+        }
+    }
+
+    #[test]
+    fn a_kept_token_that_is_pushed_out_of_the_table_is_looked_for_again() {
+        let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+        let [one, two] = [settings(), settings()].map(|settings| keeping(&settings));
+        keep(&one, &store, 0.0, 0.0, &inactive());
+        assert!(is_kept(&one, &store, 1.0));
+        for n in 0..1_000_u32 {
+            let (at, token) = (seconds(2.0), TokenDigest::of(&n.to_le_bytes()));
+            two.store(&store, &Introspected::new(token, at, at, inactive(), None));
+        }
+        assert_eq!(cache().lookup(&store, &digest, seconds(3.0), |_| {}), None);
+        assert_eq!(one.lookup(&store, &digest, seconds(3.0), |_| {}), None);
+    }
+
+    #[test]
+    fn a_kept_token_whose_bucket_has_another_format_is_looked_for_again() {
+        let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+        let worker = keeping(&config::Cache {
+            negative_slots: 1,
+            ..settings()
+        });
+        keep(&worker, &store, 0.0, 0.0, &inactive());
+        assert!(is_kept(&worker, &store, 1.0));
+        store.damage(|value| {
+            if value.first() == Some(&bucket::FORMAT_VERSION) {
+                value[0] += 1;
+            }
+        });
+        let at = seconds(2.0);
+        let other = TokenDigest::of(b"other");
+        worker.store(&store, &Introspected::new(other, at, at, inactive(), None));
+        assert_eq!(worker.lookup(&store, &digest, at, |_| {}), None);
+    }
+
+    #[test]
+    fn a_kept_token_of_which_mas_says_again_that_it_is_inactive_is_void_later_too() {
+        let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+        let [one, two] = [settings(), settings()].map(|settings| keeping(&settings));
+        keep(&one, &store, 0.0, 0.0, &inactive());
+        assert!(is_kept(&one, &store, 1.0));
+        keep(&two, &store, 2.0, 2.0, &inactive());
+        assert!(is_kept(&one, &store, 3.0));
+        keep(&two, &store, 4.0, 4.0, &active(None));
+        assert!(is_alice(one.lookup(&store, &digest, seconds(5.0), |_| {})));
     }
 
     #[test]
@@ -814,7 +1100,7 @@ mod tests {
             keep(TokenDigest::of(&n.to_le_bytes()), 1.0, inactive());
         }
         assert_eq!(kept(2.0), before);
-        // The buckets, the registers of sizes, the seed.
-        assert!(store.len() <= 8 + 8 + 2 + 1);
+        // The buckets, the registers of sizes and their marks, the seed.
+        assert!(store.len() <= 8 + 8 + 4 + 1);
     }
 }

@@ -186,9 +186,20 @@ pub struct Callback<'h, H> {
     clock: CoarseClock,
 }
 
+/// How often the coarse time serves until the clock is read again. A worker that does nothing but serve hits for seconds
+/// comes to no tick, and its time would stand still.
+const COARSE_READINGS: u8 = 128;
+
 /// The moment of the last callback that read the clock. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct CoarseClock(Rc<Cell<Instant>>);
+pub struct CoarseClock(Rc<CoarseTime>);
+
+#[derive(Debug, Default)]
+struct CoarseTime {
+    read: Cell<Instant>,
+    /// How often it has served since.
+    readings: Cell<u8>,
+}
 
 impl<'h, H: Runtime> Callback<'h, H> {
     /// A callback that runs now. `clock` is the worker's.
@@ -205,13 +216,20 @@ impl<'h, H: Runtime> Callback<'h, H> {
     pub fn now(&self) -> Instant {
         *self.now.get_or_init(|| {
             let now = self.host.now();
-            self.clock.0.set(now);
+            self.clock.0.read.set(now);
+            self.clock.0.readings.set(0);
             now
         })
     }
 
-    /// Returns the last moment that any callback of this worker read, without a host call.
+    /// Returns the last moment that any callback of this worker read: without a host call, but for one reading in
+    /// [`COARSE_READINGS`].
     pub fn coarse_now(&self) -> Instant {
-        self.clock.0.get()
+        let CoarseTime { read, readings } = &*self.clock.0;
+        if readings.get() >= COARSE_READINGS {
+            return self.now();
+        }
+        readings.set(readings.get() + 1);
+        read.get()
     }
 }

@@ -22,7 +22,7 @@
 //! | [`role`] | the gateway, introspection and provisioning roles |
 //! | [`worker`] | one worker: hands each callback to its role |
 //! | `envoy` | the proxy-wasm adapter; the only code that knows the ABI |
-//! | [`token`], [`form`], [`clock`], [`metrics`], [`probing`], [`sorted`] | small things that every room uses |
+//! | [`token`], [`form`], [`json`], [`clock`], [`metrics`], [`probing`], [`sorted`] | small things that every room uses |
 //!
 //! A room uses only rooms above it in this table.
 
@@ -46,6 +46,7 @@ pub mod config;
 mod envoy;
 pub mod form;
 pub mod host;
+pub mod json;
 pub mod mas;
 pub mod matrix;
 pub mod metrics;

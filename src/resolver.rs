@@ -58,6 +58,7 @@ pub use self::{
 use crate::{
     cache::{
         ActiveEntry, Cached, Introspected, SharedCache, StoreOutcome,
+        ended::Event,
         epoch::{Stamp, Subject},
         question::QuestionKey,
         table::Removed,
@@ -82,6 +83,16 @@ const MAX_STARTS: usize = 256;
 /// How long a question waits in line. It is looked at with each tick, so a request waits for a second at the
 /// most, not counting what ticks are late.
 const LINE_TIMEOUT: Duration = Duration::from_millis(750);
+
+/// Longest token that MAS is asked about, in bytes. One of MAS has some hundred at the most, and a macaroon less than 1 KiB.
+/// Each question holds its token while it waits, in every worker to which a client brings it.
+const MAX_TOKEN_BYTES: usize = 4 * 1024;
+
+/// A worker that comes to no tick for so long has so much else to do that MAS's answers wait in its sockets.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// The most that the time in which the worker is busy lengthens a wait by.
+const MAX_LAG: Duration = Duration::from_secs(30);
 
 /// A flight of this worker, and the requests that wait for it.
 type Pending<W> = Flight<CallContext, Waiting<W>>;
@@ -143,7 +154,8 @@ impl<W> Resolver<W> {
     /// Prepares a root context for its first request: joins the workers, reads the epochs.
     pub fn start<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         cb.host.tick_every(cb.root, Some(TICK));
-        self.ticked_at.get_or_insert_with(|| cb.now());
+        // The last root may have ended long ago: that no timer ran since is no lag.
+        self.ticked_at = Some(cb.now());
         self.workers.attend(cb);
     }
 
@@ -262,7 +274,7 @@ impl<W> Resolver<W> {
     /// cache, and one that asks about the token takes out what it stores, and tells of it, or does not store it.
     ///
     /// The order matters: the end is counted first and the answer removed second. The worker that asks stores first and
-    /// reads the count second, so one of the two sees the other.
+    /// reads the count second, so one of the two sees the other. A refusal is counted and the answer doubted in that order.
     pub fn invalidate<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -272,12 +284,19 @@ impl<W> Resolver<W> {
     ) -> Option<UserKey> {
         match what {
             Invalidation::Token(token) => {
-                self.workers.end(cb, token);
+                self.workers.note_event(cb, token, Event::End);
                 let removed = cache.remove_active(cb.host, token);
                 if removed.is_some() {
                     self.workers.announce(cb, Subject::Token(token), reason);
                 }
                 removed.and_then(|Removed { user, .. }| user)
+            }
+            Invalidation::Refusal(token) => {
+                self.workers.note_event(cb, token, Event::Refusal);
+                if cache.doubt(cb.host, token) {
+                    self.workers.announce(cb, Subject::Token(token), reason);
+                }
+                None
             }
             Invalidation::User(user, revocation) => {
                 let revocations = cache.revocations();
@@ -302,7 +321,7 @@ impl<W> Resolver<W> {
         call: CallId,
         response: IntrospectionResponse<'_>,
     ) {
-        let Some((key, flight)) = self.flights.complete(call) else {
+        let Some((key, mut flight)) = self.flights.complete(call) else {
             return;
         };
         let now = cb.now();
@@ -320,6 +339,11 @@ impl<W> Resolver<W> {
                 let introspected =
                     Introspected::new(key.digest, flight.asked_at, now, answer, lifetime);
                 self.complete(cb, key, flight, introspected);
+            }
+            Err(NoVerdict::Timeout) if self.is_excused(&flight, now) => {
+                flight.call.is_excused = true;
+                self.end_call(cb, key, &flight, Hint::Stored(key), None);
+                self.resume(cb, key, flight);
             }
             Err(why) => self.fail(cb, key, flight, why),
         }
@@ -408,7 +432,12 @@ impl<W> Resolver<W> {
         self.flights.root_ended(root);
     }
 
-    /// Returns the epoch counters of a token and its user, as of the last tick or hint.
+    /// Reads what other workers have voided, if this worker has not for most of a second.
+    pub fn read_old_epochs<H: Backend>(&mut self, cb: &Callback<'_, H>, now: Instant) {
+        self.workers.read_old_epochs(cb, now);
+    }
+
+    /// Returns the epoch counters of a token and its user, as of the last reading.
     pub fn stamp(&self, digest: &TokenDigest, user: Option<&UserKey>) -> Stamp {
         self.workers.stamp(digest, user)
     }
@@ -463,6 +492,9 @@ impl<W> Resolver<W> {
         query: &Query<'_>,
         placed: Option<ClientKey>,
     ) -> Result<Start, NoVerdict> {
+        if query.token.as_bytes().len() > MAX_TOKEN_BYTES {
+            return Err(NoVerdict::TokenTooLong);
+        }
         let upstream = query.upstream;
         let has_room = self.flights.has_room(placed.as_ref());
         let client = placed.or_else(|| Limits::client(self.flights.load(), query));
@@ -542,14 +574,14 @@ impl<W> Resolver<W> {
         call: &CallContext,
         leased: bool,
     ) -> Result<State, NoVerdict> {
-        let ends = self.workers.ends(cb, call.digest());
+        let events = self.workers.events(cb, call.digest());
         match call.send(cb.host, cb.root) {
             Ok(id) => Ok(State::Calling {
                 call: id,
                 root: cb.root,
                 slot: call.slot(),
                 leased,
-                ends,
+                events,
             }),
             Err(not_sent) => {
                 let why = match not_sent {
@@ -670,15 +702,56 @@ impl<W> Resolver<W> {
         Some(flight)
     }
 
-    /// Gives the questions in line the time back by which this tick is late. A worker that has a thousand requests
+    /// Gives all that waits the time back by which this tick is late. A worker that has a thousand requests
     /// to read at once comes to nothing else for a while, and MAS's answers wait in its sockets: that time says
-    /// nothing of MAS.
+    /// nothing of MAS. Nothing ends before they are read.
+    ///
+    /// Each wait has an end all the same: a question in line waits no longer than if it had just come, and everything
+    /// else no more than [`MAX_LAG`] longer.
     fn forgive_lag(&mut self, now: Instant) {
-        let since = self.ticked_at.replace(now).unwrap_or(now);
-        let lag = now.since(since).saturating_sub(TICK);
-        if !lag.is_zero() {
-            self.flights.postpone_queued(lag, now + LINE_TIMEOUT);
+        let lag = self.lag(now);
+        self.ticked_at = Some(now);
+        if lag.is_zero() {
+            return;
         }
+        for flight in self.flights.iter_mut() {
+            match flight.state {
+                // Its question has left the line.
+                State::Queued { .. } if flight.deadline == Instant::default() => {}
+                State::Queued { .. } => {
+                    flight.deadline = (flight.deadline + lag).min(now + LINE_TIMEOUT);
+                }
+                _ => {
+                    let latest = flight.call.deadline(flight.asked_at) + MAX_LAG;
+                    postpone(&mut flight.deadline, lag, latest);
+                }
+            }
+            for (_, waiting) in flight.waiters.iter_mut() {
+                let latest = waiting.since + max_hold(&waiting.upstream) + MAX_LAG;
+                postpone(&mut waiting.give_up_at, lag, latest);
+            }
+        }
+    }
+
+    /// Returns how late the next tick is.
+    fn lag(&self, now: Instant) -> Duration {
+        let since = self.ticked_at.unwrap_or(now);
+        now.since(since).saturating_sub(TICK)
+    }
+
+    /// Returns whether Envoy took a call for timed out of which this worker was busy for half the time. MAS may have
+    /// answered, and Envoy had no time to read it: so MAS is asked again, once.
+    fn is_excused(&self, flight: &Pending<W>, now: Instant) -> bool {
+        let forgiven = flight.deadline.since(flight.call.deadline(flight.asked_at));
+        let timeout = flight.call.upstream.settings.timeout;
+        !flight.call.is_excused && forgiven + self.lag(now) >= timeout / 2
+    }
+}
+
+/// Lets a wait end so much later, but no later than `latest`.
+fn postpone(end: &mut Instant, by: Duration, latest: Instant) {
+    if by >= BUSY {
+        *end = latest.min(*end + by).max(*end);
     }
 }
 
@@ -712,9 +785,8 @@ impl<W> Resolver<W> {
             // pushed out this answer meanwhile. So it keeps none of it for itself.
             is_cached = is_stored && outcome.evicted.is_empty();
         }
-        if self.has_ended(cb, &key, &flight, &introspected) {
+        if let Some(what) = self.outdated_by(cb, &key, &flight, &introspected) {
             if is_stored {
-                let what = Invalidation::Token(&key.digest);
                 self.invalidate(cb, &upstream.cache, what, InvalidationReason::Introspection);
             }
             (is_stored, is_superseded) = (false, true);
@@ -857,18 +929,24 @@ impl<W> Resolver<W> {
         }
     }
 
-    /// Returns whether the token, which MAS called active, has ended since MAS was asked.
-    fn has_ended<H: Backend>(
+    /// Returns what has happened to the token, which MAS called active, since MAS was asked.
+    fn outdated_by<'a, H: Backend>(
         &self,
         cb: &Callback<'_, H>,
-        key: &QuestionKey,
+        key: &'a QuestionKey,
         flight: &Pending<W>,
         introspected: &Introspected,
-    ) -> bool {
-        let State::Calling { ends, .. } = flight.state else {
-            return false;
+    ) -> Option<Invalidation<'a>> {
+        let State::Calling { events, .. } = flight.state else {
+            return None;
         };
-        introspected.is_active() && self.workers.ends(cb, &key.digest) != ends
+        if !introspected.is_active() {
+            return None;
+        }
+        match self.workers.events(cb, &key.digest).since(events)? {
+            Event::End => Some(Invalidation::Token(&key.digest)),
+            Event::Refusal => Some(Invalidation::Refusal(&key.digest)),
+        }
     }
 
     /// Writes an answer to the shared cache.
@@ -954,7 +1032,7 @@ impl<W> Resolver<W> {
         let now = cb.now();
         self.reports.note_failure(cb, upstream, why);
         let stale = match why {
-            NoVerdict::OverBudget { .. } => None,
+            NoVerdict::OverBudget { .. } | NoVerdict::TokenTooLong => None,
             _ => upstream.cache.lookup_stale(cb.host, digest, now),
         };
         match stale {
@@ -1005,7 +1083,7 @@ impl<W> Resolver<W> {
         let failed_at = self.failures.failed_at(&key)?;
         let entry = upstream.cache.lookup_stale(cb.host, &query.digest, now)?;
         // A failure from before this answer was asked for says nothing of MAS now.
-        if failed_at + upstream.ttl < entry.fresh_until {
+        if failed_at < entry.asked_at {
             return None;
         }
         self.refresh(cb, query);

@@ -19,6 +19,7 @@ use self::simulated::{Fate, Process, Request, SimulatedWorker, gateway};
 const TOKEN: &str = "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1";
 const FIRST: &str = "mat_4o334U5SdPgICgyEJVmoHl2Xz1D6Bu_dB9Le3";
 const OTHER: &str = "mat_mavzfVABqZ5YsOOlB1f46RfHk7hp3I_0pfwQt";
+const ENDED: &str = "syt_ended";
 const UNKNOWN: &str = "mat_of_nobody";
 const ACTIVE: &str =
     r#"{"active":true,"scope":"urn:matrix:client:api:*","username":"alice","device_id":"PHONE"}"#;
@@ -57,10 +58,12 @@ fn the_host_calls_of_each_kind_of_request() {
     let process = Process::new();
     let mut worker = SimulatedWorker::new(&process);
     let gateway = gateway(1, json!({}));
-    // The first request takes the worker's place among the others, and the first question the secret by which
-    // places are chosen.
-    worker.request(&gateway, whoami(FIRST));
-    worker.answer_only_call(ACTIVE);
+    // The first request takes the worker's place among the others, the first question the secret by which places are
+    // chosen, and the first answer of each kind the sizes of the other kind's table.
+    for (token, answer) in [(FIRST, ACTIVE), (ENDED, r#"{"active":false}"#)] {
+        worker.request(&gateway, whoami(token));
+        worker.answer_only_call(answer);
+    }
 
     let miss = count(&mut worker, |worker| {
         let stream = worker.request(&gateway, whoami(TOKEN));
@@ -92,6 +95,9 @@ fn the_host_calls_of_each_kind_of_request() {
         worker.request(&gateway, whoami(OTHER));
         worker.answer_only_call(r#"{"active":false}"#);
     });
+    let first_negative_hit = count(&mut worker, |worker| {
+        assert_eq!(worker.send(&gateway, whoami(OTHER)).status(), Some(401));
+    });
     let negative_hit = count(&mut worker, |worker| {
         assert_eq!(worker.send(&gateway, whoami(OTHER)).status(), Some(401));
     });
@@ -109,6 +115,7 @@ fn the_host_calls_of_each_kind_of_request() {
     for (kind, calls) in [
         ("hit", &hit),
         ("the response to a hit", &response),
+        ("first negative hit", &first_negative_hit),
         ("negative hit", &negative_hit),
         ("offline reject", &offline_reject),
         ("pass-through", &pass_through),
@@ -135,26 +142,36 @@ fn the_host_calls_of_each_kind_of_request() {
         pass_through,
         expected(&[&READ[..], &[("metric", 1)]].concat())
     );
-    // The count of its ends, the sizes of the table of active answers, of which there is one, and its bucket.
+    // The count of its ends, whether the table of active answers has other sizes than were known, and its bucket.
     let search = [("get response :status", 1), ("read shared data", 3)];
     let raised = [("write shared data", 1)];
     assert_eq!(forgotten, expected(&[&search[..], &raised].concat()));
-    // A bucket of each table, and since when answers of "inactive" count.
+    // A bucket of each table, and since when answers of "inactive" count. Then the worker keeps it: the mark of what is
+    // kept, and once more what it has just read, since that may have changed before.
     let lookup = [
         ("clock", 1),
-        ("read shared data", 3),
+        ("read shared data", 6),
+        ("write shared data", 1),
         ("metric", 4),
         ("reply", 1),
     ];
-    assert_eq!(negative_hit, expected(&[&READ[..], &lookup].concat()));
+    assert_eq!(first_negative_hit, expected(&[&READ[..], &lookup].concat()));
+    // The mark.
+    let kept = [
+        ("clock", 1),
+        ("read shared data", 1),
+        ("metric", 2),
+        ("reply", 1),
+    ];
+    assert_eq!(negative_hit, expected(&[&READ[..], &kept].concat()));
     // One reading of each table before the question, of the lease before it and after, and what writing takes; how often
-    // the token has ended, before the question and after the writing; since when answers about the user count; and under
-    // which sizes the table of the other kind may hold an answer.
+    // the token has ended, before the question and after the writing; since when answers about the user count; and, after
+    // the writing, whether the table of the other kind has other sizes than were known, and what it holds.
     let question = [
         ("clock", 2),
         ("dispatch", 1),
         ("select", 1),
-        ("read shared data", 11),
+        ("read shared data", 10),
         ("write shared data", 3),
         ("metric", 6),
     ];
@@ -167,8 +184,8 @@ fn the_host_calls_of_each_kind_of_request() {
     let mut rejected = expected(&[&READ[..], &question, &[("reply", 1)]].concat());
     // The reason is counted.
     rejected.insert("metric".to_owned(), 7);
-    // Whose token it was is looked up before the writing.
-    rejected.insert("read shared data".to_owned(), 12);
+    // That the token has ended means nothing to it.
+    rejected.insert("read shared data".to_owned(), 9);
     assert_eq!(invented, rejected);
 }
 

@@ -38,6 +38,8 @@ mod outage;
 mod provisioning;
 #[path = "scenarios/random.rs"]
 mod random;
+#[path = "scenarios/refusals.rs"]
+mod refusals;
 #[path = "scenarios/renewal.rs"]
 mod renewal;
 #[path = "scenarios/rush.rs"]

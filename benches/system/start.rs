@@ -1,6 +1,7 @@
-//! From exec to ready: an Envoy with the module, one with a filter that does nothing, and one without a filter.
+//! From exec to ready: an Envoy with the module, one with the SDK's empty filter, one with a filter of a few bytes that does
+//! nothing, and one without a filter.
 //!
-//! The order of the three changes from round to round. Envoy is ready when its admin interface says so, which is asked
+//! Their order changes from round to round. Envoy is ready when its admin interface says so, which is asked
 //! every 10 ms.
 
 use std::{env, path::Path, time::Instant};
@@ -16,14 +17,16 @@ use super::{
 const WORKERS: u32 = 4;
 
 pub async fn beside_an_empty_filter(mas: &Mas) {
-    let empty = env::var("EMPTY_MODULE").expect("scripts/bench makes the empty filter");
-    let mut millis = [const { Vec::new() }; 3];
+    let [empty, sdk] = ["EMPTY_MODULE", "SDK_MODULE"]
+        .map(|name| env::var(name).expect("scripts/bench makes the other filters"));
+    let mut millis = [const { Vec::new() }; 4];
     for round in 0..=extent(15, 3) {
-        for turn in 0..3 {
-            let which = (round + turn) % 3;
+        for turn in 0..4 {
+            let which = (round + turn) % 4;
             let builder = match which {
                 0 => with_module(mas),
-                1 => with_module(mas).bootstrap(replace_module(&empty)),
+                1 => with_module(mas).bootstrap(replace_module(&sdk)),
+                2 => with_module(mas).bootstrap(replace_module(&empty)),
                 _ => Envoy::builder(),
             };
             let started = Instant::now();
@@ -36,7 +39,7 @@ pub async fn beside_an_empty_filter(mas: &Mas) {
             }
         }
     }
-    let [module, empty, none] = millis.map(|mut millis| {
+    let [module, sdk, empty, none] = millis.map(|mut millis| {
         millis.sort_by(f64::total_cmp);
         (median(&millis), millis[0], millis[millis.len() - 1])
     });
@@ -44,10 +47,11 @@ pub async fn beside_an_empty_filter(mas: &Mas) {
     println!("|---|--:|--:|--:|");
     for (name, (median, lowest, highest)) in [
         ("no filter", none),
-        ("a filter that does nothing", empty),
+        ("a filter of a few bytes that does nothing", empty),
+        ("the SDK's empty filter", sdk),
         ("the module", module),
     ] {
-        let ratio = median / empty.0;
+        let ratio = median / sdk.0;
         println!("| {name} | {median:.0} | {ratio:.2} | {lowest:.0} to {highest:.0} |");
     }
 }

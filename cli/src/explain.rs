@@ -111,6 +111,7 @@ fn decider(explained: &Explanation) -> String {
             family: Some(family),
             path,
         } => format!("the line `{path}` of the family `{family}` in the endpoint table"),
+        Decider::Dots => "a segment `..` in a path of MAS".to_owned(),
         Decider::MasPrefix => "the prefix of MAS".to_owned(),
         Decider::Nothing => "no rule: the endpoint table does not know the path".to_owned(),
     }

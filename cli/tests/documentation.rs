@@ -5,6 +5,13 @@
 
 mod support;
 
+#[path = "../../tests/support/folder_pages.rs"]
+#[allow(
+    dead_code,
+    reason = "shared by several test programs, each of which uses a part"
+)]
+mod folder_pages;
+
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -197,6 +204,37 @@ fn every_link_leads_to_a_file_and_a_heading() {
 fn the_readme_can_be_read_in_one_sitting() {
     let readme = fs::read_to_string(repository().join("README.md")).expect("README.md");
     assert!(readme.lines().count() <= 150);
+}
+
+/// What one screen shows, and so the most that a page about a folder may have.
+const SCREEN: usize = 40;
+
+/// A command that is new or changed is in no list, and so nothing runs it.
+#[test]
+fn every_command_of_the_folders_is_run_by_a_test() {
+    let mut expected: Vec<(String, &str)> = folder_pages::COMMANDS
+        .iter()
+        .map(|command| (command.page.to_owned(), command.text))
+        .collect();
+    for name in folder_pages::pages(&repository()) {
+        let page = fs::read_to_string(repository().join(&name)).expect("a page");
+        let lines = page.lines().count();
+        assert!(lines <= SCREEN, "{name} has {lines} lines");
+        for command in folder_pages::commands(&page) {
+            let at = expected
+                .iter()
+                .position(|(page, text)| *page == name && *text == command);
+            let at = at.unwrap_or_else(|| panic!("{name}: nothing runs\n{command}"));
+            expected.remove(at);
+        }
+    }
+    assert!(expected.is_empty(), "these are on no page: {expected:#?}");
+    for command in folder_pages::COMMANDS {
+        if let folder_pages::Runner::Elsewhere(path, reason) = command.runner {
+            let text = fs::read_to_string(repository().join(path)).expect("the file that runs it");
+            assert!(!text.is_empty() && !reason.is_empty(), "{}", command.text);
+        }
+    }
 }
 
 /// A block without a language is a picture. A block of any other kind is run by a test that names its page.

@@ -118,6 +118,7 @@ impl Repository {
             ];
             !path.ends_with(".md")
                 && !path.ends_with("inline_code.rs")
+                && !path.ends_with("folder_pages.rs")
                 && !data.iter().any(|data| path.contains(data))
         });
         let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');

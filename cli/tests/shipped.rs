@@ -46,6 +46,29 @@ fn each_folder_is_clean() {
     }
 }
 
+/// Envoy opens the ports of the internal roles to its containers, and only the Compose file says that nobody else reaches
+/// them. Alone it is not clean, and the finding says what to add.
+#[test]
+fn the_envoy_of_compose_is_clean_beside_what_publishes_its_ports() {
+    let file = |name: &str| format!("{}/envoy/compose/{name}", repository().display());
+    let alone = check(&[file("envoy.yaml")]);
+    assert_eq!(alone.code, 1);
+    assert_eq!(
+        alone.stdout.matches("error[internal-address]").count(),
+        2,
+        "{}",
+        alone.stdout
+    );
+    assert!(alone.stdout.contains("2 errors, 0 warnings"));
+    assert!(
+        alone
+            .stdout
+            .contains("a Compose file that does not publish it")
+    );
+    let both = check(&[file("envoy.yaml"), file("compose.yaml")]);
+    assert_eq!(both.code, 0, "{}", both.stdout);
+}
+
 /// The overlay's own Envoy configuration takes the place of the base's.
 #[test]
 fn the_overlay_for_a_fleet_is_clean() {

@@ -92,6 +92,7 @@ fn store(answer: Answer, lifetime: Option<&[u8]>) {
         expiry: answer
             .lifetime(lifetime)
             .map(|told| Expiry::new(told, Instant::from_millis(3), Instant::from_millis(5))),
+        is_doubted: false,
         answer,
     };
     if let Some(bytes) = entry.encode() {

@@ -47,7 +47,8 @@ fuzz_target!(|input: &[u8]| {
         .collect();
     sorted.sort_unstable();
     let asked = match sorted[..] {
-        [(b"token", token), (b"token_type_hint", b"access_token")] => AccessToken::new(token).filter(|token| !token.has_control_bytes() && token.as_bytes().len() <= MAX_TOKEN),
+        [(b"token", token), (b"token_type_hint", b"access_token")] => AccessToken::new(token)
+            .filter(|token| !token.has_control_bytes() && token.as_bytes().len() <= MAX_TOKEN),
         _ => None,
     };
     for length in PIECES {

@@ -14,7 +14,7 @@ use matrix_edge_auth::{
     cache::{
         Cached, Introspected, SharedCache,
         bucket::FORMAT_VERSION,
-        ended::EndedTokens,
+        ended::{EndedTokens, Event},
         epoch::{Epochs, Subject},
         question::QuestionKey,
         revocation::Revocations,
@@ -189,12 +189,14 @@ fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
     leases.release(store, &key, OTHER, None);
 }
 
-/// An end is seen whatever stood there before.
+/// An end and a refusal are seen whatever stood there before.
 fn ends(store: &Planted, digest: &TokenDigest) {
     let ended = EndedTokens::default();
-    let before = ended.count(store, digest);
-    assert_eq!(ended.add(store, digest), Ok(()));
-    assert_ne!(ended.count(store, digest), before);
+    for event in [Event::End, Event::Refusal] {
+        let before = ended.events(store, digest);
+        assert_eq!(ended.add(store, digest, event), Ok(()));
+        assert_eq!(ended.events(store, digest).since(before), Some(event));
+    }
 }
 
 /// A client over its budget may still ask about what it was charged for. Nothing planted hinders that.

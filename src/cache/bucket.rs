@@ -22,7 +22,7 @@ use super::key_space::KeySpace;
 use crate::host::{If, NotWritten, Store};
 
 /// The format of buckets and of all records in them that this module writes, and the only one it reads.
-pub const FORMAT_VERSION: u8 = 4;
+pub const FORMAT_VERSION: u8 = 5;
 
 /// Records in a bucket, or a few more where their number does not divide evenly.
 const RECORDS: u32 = 8;
@@ -109,6 +109,14 @@ impl Bucket {
             rest = after;
             Some(record)
         })
+    }
+
+    /// Returns whether another version of the module wrote it: whatever is in it is lost to that version when this one
+    /// writes.
+    pub fn is_foreign(&self) -> bool {
+        self.value
+            .first()
+            .is_some_and(|version| *version != FORMAT_VERSION)
     }
 
     /// The first record that is `wanted`, to change it in place: see [`Self::save`].

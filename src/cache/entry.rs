@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! offset  bytes  what
-//!      0      1  flags: 1 = a user is known, 2 = the token expires
+//!      0      1  flags: 1 = a user is known, 2 = the token expires, 4 = the answer is doubted, 8 = a worker keeps it
 //!      1      8  configuration fingerprint          all numbers little-endian
 //!      9     32  SHA-256 of the token
 //!     41     16  user, see `revocation::UserKey`; zero if none is known
@@ -14,7 +14,7 @@
 //!     73      8  kept until, milliseconds
 //!     81      8  earliest expiry, milliseconds; zero if the token does not expire
 //!     89      8  latest expiry, the same
-//!     97     ..  MAS's answer: JSON, as it wrote it
+//!     97     ..  MAS's answer, see `Answer::encode`
 //! ```
 
 use super::{expiry::Expiry, question::QuestionKey};
@@ -29,6 +29,8 @@ pub const MAX_ANSWER_BYTES: usize = 8 * 1024;
 
 const USER_KNOWN: u8 = 1;
 const EXPIRES: u8 = 2;
+const DOUBTED: u8 = 4;
+const KEPT: u8 = 8;
 
 /// What MAS said of a token, and until when that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +51,9 @@ pub struct Entry {
     pub kept_until: Instant,
     /// When the token ends; `None` if it does not.
     pub expiry: Option<Expiry>,
+    /// The homeserver has refused the token since: MAS is to be asked again, and the answer serves only where MAS gives
+    /// none.
+    pub is_doubted: bool,
     /// What MAS said.
     pub answer: Answer,
 }
@@ -60,10 +65,11 @@ impl Entry {
         if body.len() > MAX_ANSWER_BYTES {
             return None;
         }
-        let mut bytes = Vec::with_capacity(EntryHead::BYTES + body.len());
+        let mut bytes = Vec::with_capacity(EntryHead::BYTES + 32 + body.len());
         let user_known = if self.user.is_some() { USER_KNOWN } else { 0 };
         let expires = if self.expiry.is_some() { EXPIRES } else { 0 };
-        bytes.push(user_known | expires);
+        let doubted = if self.is_doubted { DOUBTED } else { 0 };
+        bytes.push(user_known | expires | doubted);
         bytes.extend_from_slice(&self.fingerprint.to_le_bytes());
         bytes.extend_from_slice(&self.digest.0);
         bytes.extend_from_slice(&self.user.map_or([0; 16], |user| user.0));
@@ -79,7 +85,7 @@ impl Entry {
         ] {
             bytes.extend_from_slice(&moment.as_millis().to_le_bytes());
         }
-        bytes.extend_from_slice(body);
+        self.answer.encode(&mut bytes)?;
         Some(bytes)
     }
 
@@ -94,7 +100,8 @@ impl Entry {
             asked_at: head.asked_at,
             kept_until: head.kept_until,
             expiry: head.expiry,
-            answer: Answer::parse(bytes.get(EntryHead::BYTES..)?.to_vec()).ok()?,
+            is_doubted: head.is_doubted,
+            answer: Answer::decode(bytes.get(EntryHead::BYTES..)?)?,
         })
     }
 
@@ -121,6 +128,10 @@ pub struct EntryHead {
     pub asked_at: Instant,
     /// Until when the entry is of use to any reader.
     pub kept_until: Instant,
+    /// Whether the homeserver has refused the token since.
+    pub is_doubted: bool,
+    /// Whether a worker may keep it for itself, see [`super::inactive`].
+    pub is_kept: bool,
     expiry: Option<Expiry>,
 }
 
@@ -136,7 +147,7 @@ impl EntryHead {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let [flags] = reader.take()?;
-        if flags & !(USER_KNOWN | EXPIRES) != 0 {
+        if flags & !(USER_KNOWN | EXPIRES | DOUBTED | KEPT) != 0 {
             return None;
         }
         let fingerprint = u64::from_le_bytes(reader.take()?);
@@ -152,6 +163,8 @@ impl EntryHead {
             used_at,
             asked_at,
             kept_until,
+            is_doubted: flags & DOUBTED != 0,
+            is_kept: flags & KEPT != 0,
             expiry: (flags & EXPIRES != 0).then_some(Expiry { earliest, latest }),
         })
     }
@@ -160,6 +173,20 @@ impl EntryHead {
 /// Writes the time of use into an encoded entry.
 pub fn set_used_at(bytes: &mut [u8], used_at: Instant) {
     set_moment(bytes, 57, used_at);
+}
+
+/// Notes in an encoded entry that its answer is doubted.
+pub fn set_doubted(bytes: &mut [u8]) {
+    if let Some(flags) = bytes.first_mut() {
+        *flags |= DOUBTED;
+    }
+}
+
+/// Notes in an encoded entry that a worker keeps it for itself.
+pub fn set_kept(bytes: &mut [u8]) {
+    if let Some(flags) = bytes.first_mut() {
+        *flags |= KEPT;
+    }
 }
 
 /// Writes the end of use into an encoded entry.
@@ -203,6 +230,7 @@ mod tests {
                 earliest: Instant::from_millis(2_100),
                 latest: Instant::from_millis(3_400),
             }),
+            is_doubted: false,
             answer: Answer::parse(body.into()).unwrap(),
         }
     }
@@ -225,31 +253,52 @@ mod tests {
             expiry: None,
             ..entry(r#"{"active":false}"#)
         };
-        for entry in [active(), of_nobody, lasting, inactive] {
+        let doubted = Entry {
+            is_doubted: true,
+            ..active()
+        };
+        for entry in [active(), of_nobody, lasting, inactive, doubted] {
             let bytes = entry.encode().unwrap();
             assert_eq!(Entry::decode(&bytes), Some(entry));
         }
     }
 
     #[test]
-    fn the_time_and_the_end_of_use_can_be_written_in_place() {
+    fn the_time_the_end_of_use_and_a_doubt_can_be_written_in_place() {
         let mut bytes = active().encode().unwrap();
         set_used_at(&mut bytes, Instant::from_millis(777));
         set_kept_until(&mut bytes, Instant::from_millis(888));
+        for _ in 0..2 {
+            set_doubted(&mut bytes);
+        }
         let used = Entry {
             used_at: Instant::from_millis(777),
             kept_until: Instant::from_millis(888),
+            is_doubted: true,
             ..active()
         };
         assert_eq!(Entry::decode(&bytes), Some(used));
         set_used_at(&mut [0; 43], Instant::from_millis(777));
         set_kept_until(&mut [0; 43], Instant::from_millis(888));
+        set_doubted(&mut []);
+    }
+
+    #[test]
+    fn that_a_worker_keeps_it_changes_nothing_else() {
+        let bytes = active().encode().unwrap();
+        let mut kept = bytes.clone();
+        set_kept(&mut kept);
+        let heads = [&bytes, &kept].map(|bytes| EntryHead::decode(bytes).unwrap());
+        assert_eq!(heads.map(|head| head.is_kept), [false, true]);
+        assert_eq!(Entry::decode(&kept), Some(active()));
+        set_kept(&mut []);
     }
 
     #[test]
     fn an_unknown_flag_is_a_miss() {
         let mut bytes = active().encode().unwrap();
-        for flags in (0..=u8::MAX).filter(|flags| *flags > (USER_KNOWN | EXPIRES)) {
+        let unknown = |flags: &u8| flags & !(USER_KNOWN | EXPIRES | DOUBTED | KEPT) != 0;
+        for flags in (0..=u8::MAX).filter(unknown) {
             bytes[0] = flags;
             assert_eq!(Entry::decode(&bytes), None);
         }
@@ -274,7 +323,6 @@ mod tests {
             entry(&format!(r#"{{"active":true,"scope":"{scope}"}}"#)).encode()
         };
         let longest = with_answer(MAX_ANSWER_BYTES).unwrap();
-        assert_eq!(longest.len(), EntryHead::BYTES + MAX_ANSWER_BYTES);
         assert!(Entry::decode(&longest).is_some());
         assert_eq!(with_answer(MAX_ANSWER_BYTES + 1), None);
         assert_eq!(with_answer(100_000), None);

@@ -8,6 +8,9 @@ use std::{cell::Cell, rc::Rc};
 
 use crate::host::{If, Store};
 
+/// What every key begins with.
+const PREFIX: &str = "matrix-edge-auth.";
+
 const SEED_KEY: &str = "matrix-edge-auth.seed";
 
 /// A fixed number of shared-data keys. Workers with the same name and number share them.
@@ -42,9 +45,8 @@ impl KeySpace {
         let [word0, word1] = words(digest);
         let (seed0, seed1) = self.seed(store);
         let hash = fold(word0 ^ seed0, word1 ^ seed1);
-        let slot = ((u128::from(hash) * u128::from(self.number)) >> 64) as u64;
-        // Every look-up makes a few of these. `format!` takes three times as long.
-        ["matrix-edge-auth.", self.name, ".", &slot.to_string()].concat()
+        let slot = ((u128::from(hash) * u128::from(self.number)) >> 64) as u32;
+        key(self.name, slot)
     }
 
     /// Returns a few bits of `digest`: enough to know it again, and too few to search for the token. They depend on the
@@ -78,13 +80,30 @@ impl KeySpace {
     }
 }
 
+/// Returns `matrix-edge-auth.`, the name, a full stop and the number. Every look-up makes a few of these: `format!` takes
+/// six times as long.
+fn key(name: &str, mut number: u32) -> String {
+    let mut key = String::with_capacity(PREFIX.len() + name.len() + 11);
+    key.push_str(PREFIX);
+    key.push_str(name);
+    key.push('.');
+    let mut place = 1;
+    while number / place >= 10 {
+        place *= 10;
+    }
+    while place > 0 {
+        key.push(char::from(b'0' + (number / place) as u8));
+        number %= place;
+        place /= 10;
+    }
+    key
+}
+
+/// Returns the first words of a digest.
 fn words<const N: usize>(digest: &[u8]) -> [u64; N] {
     let mut words = [0; N];
-    for (word, bytes) in words.iter_mut().zip(digest.chunks_exact(8)) {
-        *word = bytes
-            .iter()
-            .rev()
-            .fold(0, |word, byte| word << 8 | u64::from(*byte));
+    for (word, bytes) in words.iter_mut().zip(digest.as_chunks().0) {
+        *word = u64::from_le_bytes(*bytes);
     }
     words
 }

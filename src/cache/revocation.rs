@@ -10,7 +10,7 @@
 //! moment behind as the slot's *floor*, which holds for every user of the slot: room is made by voiding too
 //! much, which costs an introspection, and never too little.
 
-use super::key_space::KeySpace;
+use super::{inactive::KeptMark, key_space::KeySpace};
 use crate::{
     clock::Instant,
     host::{If, NotWritten, Store},
@@ -40,12 +40,14 @@ const NOBODY_KEY: &str = "matrix-edge-auth.revived";
 #[derive(Debug)]
 pub struct Revocations {
     keys: KeySpace,
+    kept: KeptMark,
 }
 
 impl Default for Revocations {
     fn default() -> Self {
         Self {
             keys: KeySpace::new("u", SLOTS),
+            kept: KeptMark::default(),
         }
     }
 }
@@ -66,10 +68,13 @@ impl Revocations {
             slot.encode()
         })?;
         match revocation {
-            Revocation::All | Revocation::Inactive => update(store, NOBODY_KEY, |stored| {
-                let latest = stored.and_then(moment).unwrap_or_default().max(now);
-                latest.as_millis().to_le_bytes().to_vec()
-            }),
+            Revocation::All | Revocation::Inactive => {
+                update(store, NOBODY_KEY, |stored| {
+                    let latest = stored.and_then(moment).unwrap_or_default().max(now);
+                    latest.as_millis().to_le_bytes().to_vec()
+                })?;
+                self.kept.void(store)
+            }
             Revocation::AllExcept(_) | Revocation::Device(_) => Ok(()),
         }
     }
@@ -393,6 +398,7 @@ mod tests {
         let store = MemoryStore::default();
         let revocations = Revocations {
             keys: KeySpace::new("u", 1),
+            ..Revocations::default()
         };
         let users: Vec<UserKey> = (0..50).map(|n| UserKey::of(&n.to_string())).collect();
         for (seconds, user) in (10..).zip(&users) {

@@ -11,7 +11,13 @@
 //!
 //! The register is small and bounded. When it is full, a table takes a registered size in place of its own: the
 //! largest that is not larger, or else the smallest. So there is never a table that a removal does not know.
+//!
+//! The register has a [mark](super::mark), which is renewed between the registration and the first use of the table. So the
+//! register is read only after a change.
 
+use std::cell::RefCell;
+
+use super::mark::{Mark, Number};
 use crate::host::{If, Store};
 
 /// Sizes in all. Each one costs a removal one reading.
@@ -25,6 +31,9 @@ const WRITE_ATTEMPTS: usize = 64;
 #[derive(Debug)]
 pub struct Sizes {
     key: String,
+    mark: Mark,
+    /// The register as it was last read, and the number that its mark had before.
+    known: RefCell<(Number, Vec<u32>)>,
 }
 
 impl Sizes {
@@ -32,20 +41,34 @@ impl Sizes {
     pub fn new(name: &str) -> Self {
         Self {
             key: format!("matrix-edge-auth.{name}.sizes"),
+            mark: Mark::new(&format!("{name}.sizes")),
+            known: RefCell::default(),
         }
     }
 
-    /// Returns the registered numbers of buckets.
-    pub fn read(&self, store: &impl Store) -> Vec<u32> {
-        store
-            .read(&self.key)
-            .map(|stored| decode(&stored.value))
-            .unwrap_or_default()
+    /// Calls `each` with every registered number of buckets.
+    pub fn for_each(&self, store: &impl Store, mut each: impl FnMut(u32)) {
+        // First: what is registered after this is marked after this.
+        let mark = self.mark.read(store);
+        let (at, mut sizes) = self.known.take();
+        if mark.is_none() || at != mark {
+            let stored = store.read(&self.key);
+            sizes = stored.map_or_else(Vec::new, |stored| decode(&stored.value));
+        }
+        sizes.iter().copied().for_each(&mut each);
+        self.known.replace((mark, sizes));
     }
 
     /// Registers a number of buckets. Returns the number to use: the same, or a registered one if the register is
     /// full. `None`: shared data could not be written, so the table must not be used yet.
     pub fn register(&self, store: &impl Store, number: u32) -> Option<u32> {
+        let number = self.enter(store, number)?;
+        // Also if the number was there: the worker that entered it may not have come to this yet.
+        self.mark.renew(store).ok()?;
+        Some(number)
+    }
+
+    fn enter(&self, store: &impl Store, number: u32) -> Option<u32> {
         for _ in 0..WRITE_ATTEMPTS {
             let stored = store.read(&self.key);
             let condition = stored
@@ -98,16 +121,84 @@ mod tests {
         Sizes::new("t")
     }
 
+    fn all(sizes: &Sizes, store: &impl Store) -> Vec<u32> {
+        let mut all = Vec::new();
+        sizes.for_each(store, |number| all.push(number));
+        all
+    }
+
     #[test]
     fn a_size_is_registered_once_and_stays() {
         let store = MemoryStore::default();
-        assert!(sizes().read(&store).is_empty());
+        assert!(all(&sizes(), &store).is_empty());
         for number in [8, 16, 8, 8, 4] {
             assert_eq!(sizes().register(&store, number), Some(number));
         }
-        assert_eq!(sizes().read(&store), [8, 16, 4]);
-        assert!(Sizes::new("other").read(&store).is_empty());
-        assert_eq!(store.len(), 1);
+        assert_eq!(all(&sizes(), &store), [8, 16, 4]);
+        assert!(all(&Sizes::new("other"), &store).is_empty());
+        assert_eq!(store.len(), 2, "the register and its mark");
+    }
+
+    #[test]
+    fn a_size_that_another_worker_registers_is_known_at_once() {
+        let (store, [one, two]) = (MemoryStore::default(), [sizes(), sizes()]);
+        one.register(&store, 8);
+        for expected in [&[8][..], &[8, 16], &[8, 16, 4]] {
+            if let Some(new) = expected.get(1..).and_then(<[u32]>::last) {
+                two.register(&store, *new);
+            }
+            for _ in 0..2 {
+                assert_eq!(all(&one, &store), expected);
+            }
+        }
+    }
+
+    /// A worker that comes upon a size before its mark may use the table at once.
+    #[test]
+    fn a_size_whose_mark_is_missing_is_marked_by_the_next_that_registers_it() {
+        let (store, known) = (MemoryStore::default(), sizes());
+        known.register(&store, 8);
+        assert_eq!(all(&known, &store), [8]);
+        assert_eq!(
+            sizes().enter(&store, 16),
+            Some(16),
+            "and its worker is gone"
+        );
+        assert_eq!(sizes().register(&store, 16), Some(16));
+        assert_eq!(all(&known, &store), [8, 16]);
+    }
+
+    #[test]
+    fn a_register_is_read_again_only_after_a_change() {
+        struct Counting<'s>(&'s MemoryStore, std::cell::Cell<usize>);
+
+        impl Store for Counting<'_> {
+            fn read(&self, key: &str) -> Option<Versioned> {
+                let found = self.0.read(key);
+                let is_empty = found.as_ref().is_none_or(|found| found.value.is_empty());
+                self.1.set(self.1.get() + usize::from(!is_empty));
+                found
+            }
+
+            fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+                self.0.write(key, value, condition)
+            }
+
+            fn random(&self) -> u64 {
+                self.0.random()
+            }
+        }
+
+        let (store, known) = (MemoryStore::default(), sizes());
+        known.register(&store, 8);
+        let counting = Counting(&store, std::cell::Cell::default());
+        for _ in 0..3 {
+            all(&known, &counting);
+        }
+        assert_eq!(counting.1.get(), 1);
+        sizes().register(&store, 8);
+        all(&known, &counting);
+        assert_eq!(counting.1.get(), 2, "it may have changed");
     }
 
     #[test]
@@ -119,7 +210,7 @@ mod tests {
             }));
             assert_eq!(sizes().register(&store, mine), Some(mine));
         }
-        assert_eq!(sizes().read(&store), [2, 1, 4, 3, 5]);
+        assert_eq!(all(&sizes(), &store), [2, 1, 4, 3, 5]);
     }
 
     #[test]
@@ -138,7 +229,7 @@ mod tests {
         ] {
             assert_eq!(sizes().register(&store, wanted), Some(given), "{wanted}");
         }
-        assert_eq!(sizes().read(&store).len(), 64, "it does not grow");
+        assert_eq!(all(&sizes(), &store).len(), 64, "it does not grow");
     }
 
     #[test]

@@ -6,15 +6,19 @@
 //! Which answer of a full bucket is given up when all are live is decided by when each was last *used*, so
 //! the table keeps what an ideal least-recently-used cache would keep, nearly.
 //!
-//! The non-obvious rule: a removal goes over every size that the table was ever used with in this process, see
+//! The non-obvious rule: a removal or a doubt goes over every size that the table was ever used with in this process, see
 //! [`super::sizes`]. Only the bucket of the table's own size is looked into for an answer, so a hit pays nothing
 //! for that.
 
-use std::{cell::OnceCell, time::Duration};
+use std::{
+    cell::{Cell, OnceCell},
+    time::Duration,
+};
 
 use super::{
     bucket::Buckets,
-    entry::{Entry, EntryHead, set_kept_until, set_used_at},
+    entry::{Entry, EntryHead, set_doubted, set_kept, set_kept_until, set_used_at},
+    inactive::KeptMark,
     question::QuestionKey,
     sizes::Sizes,
 };
@@ -45,6 +49,15 @@ pub struct Removed {
     pub user: Option<UserKey>,
 }
 
+/// What a table held about a question whose answer has just come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// The answers that were asked for no later. They are gone.
+    pub removed: Vec<Removed>,
+    /// There is one that was asked for later. It stays.
+    pub is_superseded: bool,
+}
+
 /// What writing an answer did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
@@ -65,6 +78,8 @@ pub struct Table {
     configured: Buckets,
     /// The buckets in use, once their number is registered.
     registered: OnceCell<Buckets>,
+    /// Renewed before an entry goes that a worker keeps for itself.
+    kept: KeptMark,
 }
 
 impl Table {
@@ -75,6 +90,7 @@ impl Table {
             slots,
             configured: Buckets::new(name, slots),
             registered: OnceCell::new(),
+            kept: KeptMark::default(),
         }
     }
 
@@ -89,6 +105,19 @@ impl Table {
             // If another worker wrote, this use is forgotten; the next one is not.
             let _ = bucket.save(store);
         }
+        Some(entry)
+    }
+
+    /// Returns the answer to this question, and notes in it that this worker keeps it for itself. `None`: there is none, or
+    /// another worker wrote in between.
+    pub fn keep(&self, store: &impl Store, key: &QuestionKey) -> Option<Entry> {
+        let mut bucket = self.buckets(store)?.read(store, &key.digest.0);
+        let record = bucket
+            .find_mut(|record| EntryHead::decode(record).is_some_and(|head| head.answers(key)))?;
+        let entry = Entry::decode(record)?;
+        set_kept(record);
+        // Also if it was noted before: the write is what tells that nobody takes the entry out meanwhile.
+        bucket.save(store).ok()?;
         Some(entry)
     }
 
@@ -107,6 +136,7 @@ impl Table {
         for _ in 0..WRITE_ATTEMPTS {
             let bucket = buckets.read(store, &key.digest.0);
             let mut kept_until = entry.kept_until;
+            let mut is_kept = false;
             let mut stay: Vec<(EvictionOrder, TokenDigest, &[u8])> = Vec::new();
             for record in bucket.records() {
                 let Some(head) = EntryHead::decode(record) else {
@@ -120,6 +150,7 @@ impl Table {
                         };
                     }
                     kept_until = kept_until.max(head.kept_until);
+                    is_kept = head.is_kept;
                 } else {
                     let order = EvictionOrder::of(&head, now);
                     let at = stay.partition_point(|(other, ..)| *other <= order);
@@ -127,15 +158,26 @@ impl Table {
                 }
             }
             set_kept_until(&mut bytes, kept_until);
+            if is_kept {
+                set_kept(&mut bytes);
+            }
             let surplus = surplus(
                 stay.iter().map(|(.., record)| record.len()),
                 buckets.capacity.saturating_sub(1),
                 MAX_BUCKET_BYTES.saturating_sub(bytes.len()),
             );
+            let mut voids_kept = bucket.is_foreign();
             let evicted = stay
                 .drain(..surplus)
-                .map(|(order, digest, _)| (order.evicted(), digest))
+                .map(|(order, digest, record)| {
+                    let is_kept = EntryHead::decode(record).is_some_and(|head| head.is_kept);
+                    voids_kept |= is_kept && order.evicted() == Evicted::Live;
+                    (order.evicted(), digest)
+                })
                 .collect();
+            if voids_kept && self.kept.void(store).is_err() {
+                break;
+            }
             let records = stay.into_iter().map(|(.., record)| record);
             match bucket.replace(store, records.chain([&*bytes])) {
                 Err(NotWritten::Changed) => {}
@@ -153,21 +195,34 @@ impl Table {
     }
 
     /// Takes out the answers to this question that were asked for at that moment or before, under every size of the
-    /// table. Empty: there was none.
-    pub fn remove_question(
-        &self,
-        store: &impl Store,
-        key: &QuestionKey,
-        asked_at: Instant,
-    ) -> Vec<Removed> {
-        self.remove(store, &key.digest, |head| {
-            head.answers(key) && head.asked_at <= asked_at
-        })
+    /// table, and tells whether there is a later one.
+    pub fn settle(&self, store: &impl Store, key: &QuestionKey, asked_at: Instant) -> Settled {
+        let is_superseded = Cell::new(false);
+        let removed = self.remove(store, &key.digest, |head| {
+            let is_later = head.asked_at > asked_at;
+            let answers = head.answers(key);
+            is_superseded.set(is_superseded.get() || answers && is_later);
+            answers && !is_later
+        });
+        Settled {
+            removed,
+            is_superseded: is_superseded.get(),
+        }
     }
 
     /// Takes out all answers about this token, of every MAS, under every size of the table.
     pub fn remove_token(&self, store: &impl Store, digest: &TokenDigest) -> Vec<Removed> {
         self.remove(store, digest, |head| head.digest == *digest)
+    }
+
+    /// Marks all answers about this token as doubted, of every MAS, under every size of the table. They stay, and an answer
+    /// that is put in their place is not doubted. Returns whether one of them was not doubted before.
+    pub fn doubt(&self, store: &impl Store, digest: &TokenDigest) -> bool {
+        let mut is_new = false;
+        self.sizes.for_each(store, |number| {
+            is_new |= doubt_in(&self.configured.resized(number), store, digest);
+        });
+        is_new
     }
 
     fn remove(
@@ -177,9 +232,48 @@ impl Table {
         is_meant: impl Fn(&EntryHead) -> bool,
     ) -> Vec<Removed> {
         let mut removed = Vec::new();
-        for number in self.sizes.read(store) {
+        self.sizes.for_each(store, |number| {
             let buckets = self.configured.resized(number);
-            removed.extend(remove_from(&buckets, store, digest, &is_meant));
+            removed.extend(self.remove_from(&buckets, store, digest, &is_meant));
+        });
+        removed
+    }
+
+    /// Takes the records that are meant out of one bucket.
+    fn remove_from(
+        &self,
+        buckets: &Buckets,
+        store: &impl Store,
+        digest: &TokenDigest,
+        is_meant: impl Fn(&EntryHead) -> bool,
+    ) -> Vec<Removed> {
+        let mut removed = Vec::new();
+        for _ in 0..WRITE_ATTEMPTS {
+            let bucket = buckets.read(store, &digest.0);
+            let meant = |record: &[u8]| EntryHead::decode(record).filter(&is_meant);
+            let mut voids_kept = false;
+            let found: Vec<Removed> = bucket
+                .records()
+                .filter_map(meant)
+                .map(|head| {
+                    voids_kept |= head.is_kept;
+                    Removed {
+                        fingerprint: head.fingerprint,
+                        user: head.user,
+                    }
+                })
+                .collect();
+            if found.is_empty() {
+                break;
+            }
+            removed = found;
+            if voids_kept && self.kept.void(store).is_err() {
+                break;
+            }
+            let stay = bucket.records().filter(|record| meant(record).is_none());
+            if bucket.replace(store, stay) != Err(NotWritten::Changed) {
+                break;
+            }
         }
         removed
     }
@@ -218,35 +312,25 @@ fn surplus(
     too_many.count()
 }
 
-/// Takes the records that are meant out of one bucket.
-fn remove_from(
-    buckets: &Buckets,
-    store: &impl Store,
-    digest: &TokenDigest,
-    is_meant: impl Fn(&EntryHead) -> bool,
-) -> Vec<Removed> {
-    let mut removed = Vec::new();
+/// Marks the records about the token in one bucket as doubted. Returns whether there was one that was not.
+fn doubt_in(buckets: &Buckets, store: &impl Store, digest: &TokenDigest) -> bool {
+    let mut is_new = false;
     for _ in 0..WRITE_ATTEMPTS {
-        let bucket = buckets.read(store, &digest.0);
-        let meant = |record: &[u8]| EntryHead::decode(record).filter(&is_meant);
-        let found: Vec<Removed> = bucket
-            .records()
-            .filter_map(meant)
-            .map(|head| Removed {
-                fingerprint: head.fingerprint,
-                user: head.user,
-            })
-            .collect();
-        if found.is_empty() {
-            break;
+        let mut bucket = buckets.read(store, &digest.0);
+        let is_meant = |record: &[u8]| {
+            EntryHead::decode(record).is_some_and(|head| head.digest == *digest && !head.is_doubted)
+        };
+        let mut has_changed = false;
+        while let Some(record) = bucket.find_mut(is_meant) {
+            set_doubted(record);
+            has_changed = true;
         }
-        removed = found;
-        let stay = bucket.records().filter(|record| meant(record).is_none());
-        if bucket.replace(store, stay) != Err(NotWritten::Changed) {
+        is_new |= has_changed;
+        if !has_changed || bucket.save(store) != Err(NotWritten::Changed) {
             break;
         }
     }
-    removed
+    is_new
 }
 
 /// The order of eviction, smallest first: expired entries by their expiry, then live ones by their last use.
@@ -298,12 +382,19 @@ mod tests {
             asked_at: NOW,
             kept_until: NOW + Duration::from_secs(fresh_for),
             expiry: None,
+            is_doubted: false,
             answer: Answer::Inactive(InactiveAnswer::default()),
         }
     }
 
     fn key(token: &[u8]) -> QuestionKey {
         entry(token, 0).question()
+    }
+
+    fn registered(store: &MemoryStore) -> Vec<u32> {
+        let mut numbers = Vec::new();
+        Sizes::new("t").for_each(store, |number| numbers.push(number));
+        numbers
     }
 
     fn holds(table: &Table, store: &MemoryStore, token: &[u8]) -> bool {
@@ -321,8 +412,8 @@ mod tests {
                 "the latest entry is always found"
             );
         }
-        // All buckets, the seed, the register of sizes.
-        assert_eq!(store.len(), 128 / 8 + 2);
+        // All buckets, the seed, the register of sizes and its mark.
+        assert_eq!(store.len(), 128 / 8 + 3);
     }
 
     #[test]
@@ -372,10 +463,10 @@ mod tests {
         for fresh_for in [1, 2, 3] {
             table.put(&store, &entry(b"token", fresh_for), NOW);
         }
-        assert_eq!(store.len(), 3);
+        assert_eq!(store.len(), 4);
         let found = table.find(&store, &key(b"token"), NOW).unwrap();
         assert_eq!(found.kept_until, NOW + Duration::from_secs(3));
-        table.remove_question(&store, &key(b"token"), NOW);
+        table.settle(&store, &key(b"token"), NOW);
         assert!(!holds(&table, &store, b"token"));
     }
 
@@ -400,7 +491,7 @@ mod tests {
         let (store, table) = (MemoryStore::default(), Table::new("t", 8));
         let long = |token: &[u8]| Entry {
             answer: Answer::parse(
-                format!(r#"{{"active":true,"scope":"{}"}}"#, "x".repeat(8_000)).into(),
+                format!(r#"{{"active":true,"scope":"{}"}}"#, "x".repeat(7_970)).into(),
             )
             .unwrap(),
             ..entry(token, 100)
@@ -478,6 +569,40 @@ mod tests {
     }
 
     #[test]
+    fn a_doubt_is_noted_once_in_every_answer_about_a_token_until_a_new_one_comes() {
+        let store = MemoryStore::default();
+        let (table, small) = (Table::new("t", 64), Table::new("t", 8));
+        let of = |fingerprint| Entry {
+            fingerprint,
+            ..entry(b"token", 100)
+        };
+        let doubted = |table: &Table, fingerprint| {
+            let found = table.find(&store, &of(fingerprint).question(), NOW);
+            found.expect("it stays").is_doubted
+        };
+        let digest = TokenDigest::of(b"token");
+        assert!(!table.doubt(&store, &digest), "there is none");
+        for fingerprint in [1, 2] {
+            table.put(&store, &of(fingerprint), NOW);
+        }
+        small.put(&store, &of(3), NOW);
+        small.put(&store, &entry(b"other", 100), NOW);
+        // Another worker writes in between.
+        *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
+            Table::new("t", 64).put(store, &entry(b"third", 100), NOW);
+        }));
+        assert!(table.doubt(&store, &digest));
+        assert!(!small.doubt(&store, &digest), "nothing new");
+        let all = [(&table, 1), (&table, 2), (&small, 3)];
+        assert!(all.iter().all(|(table, number)| doubted(table, *number)));
+        let other = small.find(&store, &key(b"other"), NOW).unwrap();
+        assert!(!other.is_doubted);
+        table.put(&store, &of(1), NOW);
+        assert!(!doubted(&table, 1) && doubted(&table, 2));
+        assert!(table.doubt(&store, &digest));
+    }
+
+    #[test]
     fn two_questions_about_one_token_have_a_record_each() {
         let (store, table) = (MemoryStore::default(), Table::new("t", 8));
         let of = |fingerprint, fresh_for| Entry {
@@ -493,7 +618,7 @@ mod tests {
             of.map(|key| table.find(&store, &key, NOW).is_some())
         };
         assert_eq!(answered(), [true; 3]);
-        let removed = table.remove_question(&store, &of(2, 0).question(), NOW);
+        let removed = table.settle(&store, &of(2, 0).question(), NOW).removed;
         let one = |fingerprint| Removed {
             fingerprint,
             user: None,
@@ -504,6 +629,31 @@ mod tests {
         assert_eq!(removed, [one(3), one(1)]);
         assert_eq!(answered(), [false; 3]);
         assert_eq!(table.remove_token(&store, &TokenDigest::of(b"token")), []);
+    }
+
+    #[test]
+    fn a_later_answer_stays_and_is_told_of_under_every_size() {
+        let store = MemoryStore::default();
+        let [one, two] = [8, 128].map(|slots| Table::new("t", slots));
+        let key = key(b"token");
+        for (own, asked_at, is_superseded, stays) in [
+            (&one, Instant::default(), false, false),
+            (&two, NOW, false, false),
+            (&one, after(1), true, true),
+            (&two, after(1), true, true),
+        ] {
+            let entry = Entry {
+                asked_at,
+                ..entry(b"token", 100)
+            };
+            own.put(&store, &entry, NOW);
+            for table in [&one, &two] {
+                let settled = table.settle(&store, &key, NOW);
+                assert_eq!(settled.is_superseded, is_superseded);
+                assert!(settled.removed.len() <= usize::from(!stays));
+            }
+            assert_eq!(holds(own, &store, b"token"), stays);
+        }
     }
 
     #[test]
@@ -563,12 +713,12 @@ mod tests {
         Table::new("t", 8).put(&store, &entry(b"other", 100), NOW);
         // Whatever it writes first, a removal in between knows it.
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
-            assert_eq!(Sizes::new("t").read(store), [1]);
+            assert_eq!(registered(store), [1]);
             assert!(!holds(&Table::new("t", 8), store, b"token"));
         }));
         let table = Table::new("t", 64);
         table.put(&store, &entry(b"token", 100), NOW);
-        assert_eq!(Sizes::new("t").read(&store), [1, 8]);
+        assert_eq!(registered(&store), [1, 8]);
         assert!(holds(&table, &store, b"token"));
     }
 

@@ -195,7 +195,9 @@ pub(super) static ENDPOINTS: Key<List> = key(
         item: Row::Object(&ENDPOINT),
         may_be_empty: true,
     },
-    "Rules that say which paths need a token. They are tried in order, before the built-in table of the Matrix API.",
+    "Rules that say which paths need a token. They are tried in order, before the built-in table of the Matrix API. By \
+     themselves `required` and `admin` protect nothing: `unrecognized_tokens: pass` lets any foreign token pass, and \
+     `form_tokens: pass` a form without one.",
 );
 
 pub(super) static UNKNOWN_TOKEN_BUDGET: Key<&Object> = key(
@@ -468,7 +470,7 @@ pub(super) static LOCAL_ENTRIES: Key<Count> = key(
         to: 1_048_576,
         default: 4_096,
     },
-    "How many active answers each Envoy worker also keeps for itself; `0` keeps none.",
+    "How many active answers each Envoy worker also keeps for itself, and at most 1,024 of the inactive ones that come again; `0` keeps none.",
 );
 
 static IDENTITY_HEADERS_OBJECT: Object = Object {

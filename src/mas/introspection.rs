@@ -13,6 +13,7 @@ mod no_verdict;
 mod request;
 mod response;
 mod settings;
+mod stored;
 
 pub use self::{
     lifetime::{LIFETIME, Lifetime},

@@ -14,11 +14,8 @@ use serde::{
     de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::{
-    read_object,
-    user::{DeviceKey, UserKey},
-};
-use crate::{form::steps, metrics::InvalidationReason};
+use super::user::{DeviceKey, UserKey};
+use crate::{form::steps, json, metrics::InvalidationReason};
 
 /// Devices of a list that are named. It is as many as are told apart of one user; of others MAS is asked once more.
 pub const MAX_NAMED_DEVICES: usize = 32;
@@ -100,7 +97,7 @@ impl ProvisioningEndpoint {
 
     /// What a request with this body says; `None` if the homeserver will not understand it either.
     pub fn read(self, body: &[u8]) -> Option<ProvisioningEvent> {
-        let body: Body = read_object(body)?;
+        let body: Body = json::read_object(body)?;
         let revocation = match self {
             Self::DeleteDevice | Self::UpsertDevice => {
                 Revocation::Device(DeviceKey::of(&body.device_id?))
@@ -121,8 +118,7 @@ impl ProvisioningEndpoint {
     pub fn read_beginning(self, beginning: &[u8]) -> Option<ProvisioningEvent> {
         let mut localpart = None;
         // It ends in an error, since the body does.
-        let _ = serde_json::Deserializer::from_slice(beginning)
-            .deserialize_map(FindLocalpart(&mut localpart));
+        let _ = json::visit_beginning(beginning, FindLocalpart(&mut localpart));
         Some(ProvisioningEvent {
             user: UserKey::of(&localpart?),
             revocation: Revocation::All,

@@ -5,7 +5,9 @@
 //! or another service's. A wrong *required* on a path that Synapse serves to anyone would be an
 //! outage; a wrong *optional* is harmless, because Synapse checks for itself.
 //!
-//! MAS may live below a path of any host that the edge serves. Everything below that path is MAS's.
+//! MAS may live below a path of any host that the edge serves. Everything below that path is MAS's, but for a path with `..`,
+//! in any disguise: it may lead elsewhere. MAS itself resolves no dots and says 404 to it, so what looks at its token, as on
+//! any unknown path, takes nothing away; a proxy that does resolve them would hand it to the homeserver, unverified.
 //!
 //! The non-obvious rule: Synapse reads paths in two ways. It matches the raw path of every API, so
 //! `%61ccount` is another, unknown, path. What is no API, such as `/_synapse/client/unsubscribe`, it
@@ -18,7 +20,9 @@ mod blocked;
 mod explanation;
 mod family;
 mod method;
+mod reading;
 mod requirement;
+mod spelling;
 mod table;
 
 use std::cell::LazyCell;
@@ -29,6 +33,10 @@ use crate::form::scan::position;
 pub use self::explanation::{Decider, Explanation};
 pub(super) use self::table::after_version;
 pub use self::{method::Method, requirement::AuthRequirement};
+use self::{
+    reading::{Readings, has_dots},
+    spelling::Spelling,
+};
 
 /// What the built-in table says of a request for `target`, the raw `:path`. `method` is asked at
 /// most once, and only where the answer depends on it.
@@ -40,10 +48,12 @@ pub fn classify(target: &[u8], method: impl FnOnce() -> Method) -> AuthRequireme
 }
 
 /// The endpoints of one configuration: its rules are tried, in order, before the built-in table.
-/// Neither they nor the prefix of MAS can open a blocked path.
+/// Neither they nor the prefix of MAS can open a blocked path. What they restrict is restricted in every [spelling].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
     rules: Vec<Rule>,
+    /// The paths of all rules, as segments. Empty if no rule restricts.
+    spellings: Vec<Spelling>,
     /// The path that MAS lives below, without the slash at its end; empty if that is the root.
     mas_prefix: String,
 }
@@ -51,10 +61,19 @@ pub struct Endpoints {
 impl Endpoints {
     /// The first rule that matches a request decides.
     pub fn new(rules: Vec<Rule>) -> Self {
+        let restricts = rules.iter().any(|rule| rule.strictness() > 0);
+        let spelt = rules.iter().filter(|_| restricts);
         Self {
+            spellings: spelt.map(|rule| rule.path.spelling()).collect(),
             rules,
             mas_prefix: String::new(),
         }
+    }
+
+    /// Whether a rule asks for a token where none would be needed without it.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn restricts(&self) -> bool {
+        !self.spellings.is_empty()
     }
 
     /// The same for a MAS whose introspection endpoint is `target`: what stands before
@@ -78,10 +97,10 @@ impl Endpoints {
             return AuthRequirement::Blocked;
         }
         let method = LazyCell::new(method);
-        if let Some(rule) = self.rule(path, &method) {
+        if let Some(rule) = self.deciding_rule(path, &method) {
             return rule.requirement;
         }
-        match table::classify(path, &method) {
+        let requirement = match table::classify(path, &method) {
             // Only here: a prefix such as `/_matrix` must not open what the homeserver serves.
             AuthRequirement::Unknown | AuthRequirement::None
                 if self.below_mas_prefix(path).is_some() =>
@@ -89,7 +108,11 @@ impl Endpoints {
                 AuthRequirement::MasOwned
             }
             requirement => requirement,
+        };
+        if requirement == AuthRequirement::MasOwned && has_dots(path) {
+            return AuthRequirement::Unknown;
         }
+        requirement
     }
 
     /// Whether the homeserver refuses a request for its method alone, before it looks at a token. Nothing
@@ -98,7 +121,7 @@ impl Endpoints {
     pub fn refuses(&self, target: &[u8], method: Method) -> bool {
         let path = path(target);
         let is_ruled = self.rules.iter().any(|rule| rule.path.matches(path));
-        !is_ruled && table::refuses(path, method)
+        !is_ruled && table::refuses(path, method) && self.restriction(path, &|| method).is_none()
     }
 
     /// The target as MAS has it: without its prefix, if it is below that.
@@ -106,18 +129,43 @@ impl Endpoints {
         self.below_mas_prefix(target).unwrap_or(target)
     }
 
-    fn rule<F>(&self, path: &[u8], method: &LazyCell<Method, F>) -> Option<&Rule>
+    /// The rule that decides about a path: the first that names it, unless one that is stricter has it in another spelling.
+    fn deciding_rule<F>(&self, path: &[u8], method: &LazyCell<Method, F>) -> Option<&Rule>
     where
         F: FnOnce() -> Method,
     {
-        self.rules.iter().find(|rule| {
-            rule.path.matches(path)
-                && rule.methods.as_ref().is_none_or(|methods| {
-                    methods
-                        .iter()
-                        .any(|allowed| allowed.handler() == method.handler())
-                })
-        })
+        let method = || **method;
+        let named = self
+            .rules
+            .iter()
+            .find(|rule| rule.path.matches(path) && rule.is_for(&method));
+        stricter(named, self.restriction(path, &method))
+    }
+
+    /// The strictest rule that restricts a path in any reading of it. In each reading the first rule decides here too. Where dots
+    /// lead cannot be told, so a path with `..` needs what any rule restricts to.
+    fn restriction(&self, path: &[u8], method: &dyn Fn() -> Method) -> Option<&Rule> {
+        if self.spellings.is_empty() {
+            return None;
+        }
+        let mut found = None;
+        match Readings::of(path).filter(|readings| !readings.have_dots()) {
+            None => {
+                for rule in self.rules.iter().filter(|rule| rule.is_for(method)) {
+                    found = stricter(found, Some(rule));
+                }
+            }
+            Some(readings) => {
+                for names in readings.each() {
+                    let names = spelling::first(names, &self.spellings);
+                    let mut rules = self.rules.iter().zip(&self.spellings);
+                    let first = rules
+                        .find(|(rule, spelling)| spelling.matches(&names) && rule.is_for(method));
+                    found = stricter(found, first.map(|(rule, _)| rule));
+                }
+            }
+        }
+        found.filter(|rule| rule.strictness() > 0)
     }
 
     /// What of `target` follows MAS's prefix, if it has one.
@@ -141,7 +189,33 @@ pub struct Rule {
     pub requirement: AuthRequirement,
 }
 
-/// How a rule names paths. Raw bytes are compared, without the query.
+impl Rule {
+    fn is_for(&self, method: &dyn Fn() -> Method) -> bool {
+        self.methods.as_ref().is_none_or(|methods| {
+            let handler = method().handler();
+            methods.iter().any(|allowed| allowed.handler() == handler)
+        })
+    }
+
+    /// How much it asks for; 0 if no token is needed.
+    fn strictness(&self) -> u8 {
+        match self.requirement {
+            AuthRequirement::Admin => 2,
+            AuthRequirement::Required => 1,
+            _ => 0,
+        }
+    }
+}
+
+/// The stricter of two rules; of two that are as strict the first.
+fn stricter<'r>(one: Option<&'r Rule>, other: Option<&'r Rule>) -> Option<&'r Rule> {
+    match (one, other) {
+        (Some(one), Some(other)) if other.strictness() > one.strictness() => Some(other),
+        (one, other) => one.or(other),
+    }
+}
+
+/// How a rule names paths. Raw bytes are compared, without the query; where the rule restricts, other spellings count too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathMatch {
     /// This path and no other.
@@ -151,6 +225,13 @@ pub enum PathMatch {
 }
 
 impl PathMatch {
+    fn spelling(&self) -> Spelling {
+        match self {
+            Self::Exact(exact) => Spelling::of_path(exact),
+            Self::Prefix(prefix) => Spelling::of_prefix(prefix),
+        }
+    }
+
     fn matches(&self, path: &[u8]) -> bool {
         match self {
             Self::Exact(exact) => path == exact.as_bytes(),

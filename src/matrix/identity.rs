@@ -81,16 +81,24 @@ pub fn device_id(token: &ActiveToken) -> Result<Option<&str>, Rejection> {
 /// `value` for a header: visible ASCII stays, save `%` itself and the characters that lists and quoting
 /// give a meaning (`"`, `,`, `;`, `\`); every other byte becomes `%XX`.
 pub fn header_value(value: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(value.len());
-    for &byte in value.as_bytes() {
-        match byte {
-            b'%' | b'"' | b',' | b';' | b'\\' | 0..=0x20 | 0x7f.. => {
-                out.extend_from_slice(&[b'%', upper_hex(byte >> 4), upper_hex(byte & 0x0f)]);
-            }
-            _ => out.push(byte),
+    let bytes = value.as_bytes();
+    // Nearly every value is written as it is.
+    if bytes.iter().all(|byte| is_plain(*byte)) {
+        return bytes.to_vec();
+    }
+    let mut out = Vec::with_capacity(bytes.len());
+    for &byte in bytes {
+        if is_plain(byte) {
+            out.push(byte);
+        } else {
+            out.extend_from_slice(&[b'%', upper_hex(byte >> 4), upper_hex(byte & 0x0f)]);
         }
     }
     out
+}
+
+fn is_plain(byte: u8) -> bool {
+    !matches!(byte, b'%' | b'"' | b',' | b';' | b'\\' | 0..=0x20 | 0x7f..)
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ pub struct CallContext {
     pub is_known: bool,
     /// The call was made again, because its answer was from before an end, or before another worker's answer.
     pub is_repeated: bool,
+    /// The call was made again, because this worker had no time for the answer.
+    pub is_excused: bool,
     token: AccessToken<'static>,
     digest: TokenDigest,
     trace: Vec<(&'static str, String)>,
@@ -46,6 +48,7 @@ impl CallContext {
             client,
             is_known,
             is_repeated: false,
+            is_excused: false,
             token: query.token.clone().into_owned(),
             digest: query.digest,
             trace: query.origin.trace(),

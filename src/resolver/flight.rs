@@ -7,8 +7,6 @@
 //! Everything is bounded: flights by configuration, waiting requests by the constants below. A flight whose
 //! answer never comes ends at its deadline.
 
-use std::time::Duration;
-
 use super::{
     client::ClientKey,
     line::Place,
@@ -16,7 +14,7 @@ use super::{
     share::Shares,
 };
 use crate::{
-    cache::question::QuestionKey,
+    cache::{ended::Events, question::QuestionKey},
     clock::Instant,
     host::{CallId, RootId, StreamId},
     sorted::SortedMap,
@@ -56,8 +54,8 @@ pub enum State {
         slot: Slot,
         /// Whether this worker holds the lease, so that other workers wait for it.
         leased: bool,
-        /// How often the token had ended when MAS was asked.
-        ends: u64,
+        /// What had happened to the token when MAS was asked.
+        events: Events,
     },
     /// From another worker, by way of the shared cache.
     AwaitingPeer {
@@ -246,14 +244,9 @@ impl<Q, W: Waiter> Flights<Q, W> {
         }
     }
 
-    /// Lets the flights that wait in line wait for so much longer, but not past `limit`.
-    pub fn postpone_queued(&mut self, time: Duration, limit: Instant) {
-        for (_, flight) in self.flights.iter_mut() {
-            let is_expired = flight.deadline == Instant::default();
-            if let (State::Queued { .. }, false) = (flight.state, is_expired) {
-                flight.deadline = limit.min(flight.deadline + time);
-            }
-        }
+    /// Returns the flights, to change what they wait for.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flight<Q, W>> {
+        self.flights.iter_mut().map(|(_, flight)| flight)
     }
 
     /// Takes out a flight that is answered elsewhere and should be looked at.
@@ -392,7 +385,7 @@ mod tests {
                 root,
                 slot: SLOT,
                 leased: false,
-                ends: 0,
+                events: Events::default(),
             },
         }
     }
@@ -403,7 +396,7 @@ mod tests {
             root: RootId(2),
             slot: SLOT,
             leased: false,
-            ends: 0,
+            events: Events::default(),
         }
     }
 

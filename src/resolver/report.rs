@@ -65,7 +65,9 @@ impl Topic {
             NoVerdict::Malformed => Self::Malformed,
             NoVerdict::Lost => Self::Lost,
             NoVerdict::Overloaded => Self::Overloaded,
-            NoVerdict::Elsewhere | NoVerdict::OverBudget { .. } => return None,
+            NoVerdict::Elsewhere | NoVerdict::OverBudget { .. } | NoVerdict::TokenTooLong => {
+                return None;
+            }
         })
     }
 }
@@ -340,7 +342,7 @@ fn explanation(settings: &Settings, why: NoVerdict) -> String {
              is slow, or raise it",
             settings.max_in_flight
         ),
-        NoVerdict::Elsewhere | NoVerdict::OverBudget { .. } => String::new(),
+        NoVerdict::Elsewhere | NoVerdict::OverBudget { .. } | NoVerdict::TokenTooLong => String::new(),
     }
 }
 

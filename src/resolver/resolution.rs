@@ -173,6 +173,8 @@ pub enum Renewal {
 pub enum Invalidation<'a> {
     /// The active answer about this token.
     Token(&'a TokenDigest),
+    /// Nothing, but the active answer about this token is doubted: the homeserver has refused the token.
+    Refusal(&'a TokenDigest),
     /// Answers about the tokens of this user.
     User(
         &'a crate::mas::user::UserKey,

@@ -166,6 +166,11 @@ impl Worker {
         self.call_back(|cb, resolver| resolver.on_tick(cb));
     }
 
+    /// Time passes while the worker comes to its ticks.
+    fn tick_for(&mut self, millis: u64) {
+        (0..millis / 250).for_each(|_| self.pass(250));
+    }
+
     fn calls(&self) -> usize {
         self.host.calls.borrow().len()
     }
@@ -231,9 +236,9 @@ fn every_way_to_no_verdict_is_one_way() {
         ("no call can be made", |_| {}),
         ("MAS fails", |worker| worker.answer(500, "")),
         ("not an answer", |worker| worker.answer(200, "nonsense")),
-        ("the answer is lost", |worker| worker.pass(5_500)),
+        ("the answer is lost", |worker| worker.tick_for(5_500)),
         ("calls hang", |worker| {
-            (0..4).for_each(|_| worker.pass(250));
+            worker.tick_for(1_000);
         }),
     ];
     for (name, fault) in faults {
@@ -574,4 +579,110 @@ fn a_token_that_ends_while_it_is_asked_about_is_asked_about_again() {
     assert_eq!(worker.end(request), None);
     worker.answer(200, INACTIVE);
     assert_eq!(worker.end(request), Some(&End::Inactive));
+}
+
+/// Whether the answer is the old one or comes only after the refusal: it is doubted, and serves if MAS gives no other.
+#[test]
+fn a_token_that_is_refused_while_it_is_asked_about_is_asked_about_again() {
+    for (second, expected) in [
+        ((200, ACTIVE), End::Active(Provenance::Introspected)),
+        ((200, INACTIVE), End::Inactive),
+        ((500, ""), End::Active(Provenance::Stale)),
+    ] {
+        let mut worker = Worker::new(&Rc::default());
+        let upstream = upstream(&json!({}), GATEWAY);
+        let request = worker.ask(&upstream, TOKENS[0], &ALICE);
+        let digest = TokenDigest::of(TOKENS[0].as_bytes());
+        worker.call_back(|cb, resolver| {
+            let what = Invalidation::Refusal(&digest);
+            resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Homeserver)
+        });
+        worker.answer(200, ACTIVE);
+        assert_eq!(worker.end(request), None);
+        worker.answer(second.0, second.1);
+        assert_eq!(worker.end(request), Some(&expected));
+    }
+}
+
+/// A worker that has too much to read comes to its next tick when a call should long have ended.
+#[test]
+fn an_answer_that_a_busy_worker_has_not_read_is_waited_for() {
+    for (body, expected) in [
+        (ACTIVE, End::Active(Provenance::Introspected)),
+        (INACTIVE, End::Inactive),
+    ] {
+        let mut worker = Worker::new(&Rc::default());
+        let overrides = json!({"cache": {"stale_if_error": "10m", "refresh_ahead": false}});
+        let upstream = upstream(&overrides, GATEWAY);
+        worker.ask(&upstream, TOKENS[0], &ALICE);
+        worker.answer(200, ACTIVE);
+        worker.tick_for(10_000);
+        let request = worker.ask(&upstream, TOKENS[0], &ALICE);
+        worker.pass(13_000);
+        assert_eq!(worker.end(request), None);
+        worker.answer(200, body);
+        assert_eq!(worker.end(request), Some(&expected));
+    }
+}
+
+/// Envoy's timer for the call may fire before the answer is read. MAS is asked again, and a second timeout counts.
+#[test]
+fn a_call_that_timed_out_while_the_worker_was_busy_is_made_again_once() {
+    const TIMED_OUT: &str = "upstream request timeout";
+    for is_ticked_first in [true, false] {
+        for (second, expected) in [
+            ((200, INACTIVE), End::Inactive),
+            ((504, TIMED_OUT), End::Active(Provenance::Stale)),
+        ] {
+            let mut worker = Worker::new(&Rc::default());
+            let overrides = json!({"cache": {"stale_if_error": "10m", "refresh_ahead": false}});
+            let upstream = upstream(&overrides, GATEWAY);
+            worker.ask(&upstream, TOKENS[0], &ALICE);
+            worker.answer(200, ACTIVE);
+            worker.tick_for(10_000);
+            let request = worker.ask(&upstream, TOKENS[0], &ALICE);
+            if is_ticked_first {
+                worker.pass(13_000);
+            } else {
+                worker.host.advance(Duration::from_secs(13));
+            }
+            worker.answer(504, TIMED_OUT);
+            assert_eq!((worker.calls(), worker.end(request)), (1, None));
+            worker.pass(13_000);
+            worker.answer(second.0, second.1);
+            assert_eq!(worker.end(request), Some(&expected));
+        }
+    }
+}
+
+#[test]
+fn a_call_that_timed_out_while_the_worker_had_time_is_not_made_again() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({}), GATEWAY);
+    let request = worker.ask(&upstream, TOKENS[0], &ALICE);
+    // Late by less than half of the timeout.
+    worker.pass(2_500);
+    worker.tick_for(2_500);
+    worker.answer(504, "upstream request timeout");
+    let expected = End::None(NoVerdict::Timeout);
+    assert_eq!((worker.calls(), worker.end(request)), (0, Some(&expected)));
+}
+
+/// Its answers never come either.
+#[test]
+fn a_worker_that_is_always_busy_ends_what_waits() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({}), GATEWAY);
+    let request = worker.ask(&upstream, TOKENS[0], &ALICE);
+    // Each tick would take a quarter of a second off the wait.
+    let between = Duration::from_millis(2_600);
+    let ticks = (1..).find(|_| {
+        worker.pass(2_600);
+        worker.end(request).is_some()
+    });
+    let waited = between * ticks.unwrap();
+    println!("waited for {waited:?}");
+    let call = upstream.settings.timeout + CALL_GRACE;
+    let longest = call + Duration::from_secs(30) + between;
+    assert!(waited > 2 * call && waited <= longest);
 }

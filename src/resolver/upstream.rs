@@ -4,12 +4,12 @@
 //! Everything that grants is keyed by the question: who was asked, and about which token. So an answer of one
 //! MAS never serves for another.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use super::load::PoolId;
 use crate::{
     cache::{SharedCache, question::QuestionKey},
-    config::{Config, UnknownTokenBudget},
+    config::{Config, Role, UnknownTokenBudget},
     mas::introspection::Settings,
     token::TokenDigest,
 };
@@ -39,8 +39,6 @@ pub struct Upstream {
     pub settings: Rc<Settings>,
     /// The shared cache, as this configuration sizes it.
     pub cache: SharedCache,
-    /// Longest life of an active answer.
-    pub ttl: Duration,
     /// How many inactive tokens one client may bring.
     pub budget: Option<UnknownTokenBudget>,
     /// Which cap its calls count against.
@@ -53,10 +51,15 @@ impl Upstream {
     /// Returns the way of asking that `config` describes.
     pub fn new(config: &Config, admission: Admission) -> Self {
         let fingerprint = config.fingerprint();
+        let cache = SharedCache::new(&config.cache, fingerprint);
+        // The introspection role gives MAS's own bytes away, and needs them from the shared cache.
+        let kept = match config.role {
+            Role::Gateway => config.cache.local_entries,
+            Role::Introspection | Role::Provisioning => 0,
+        };
         Self {
             settings: Rc::clone(&config.introspection),
-            cache: SharedCache::new(&config.cache, fingerprint),
-            ttl: config.cache.ttl,
+            cache: cache.keeping_inactive(kept),
             budget: config.unknown_token_budget,
             admission,
             fingerprint,

@@ -3,6 +3,8 @@
 //! A lease in shared data decides who calls, hints tell the others, and epochs void what they keep for
 //! themselves. All of it only saves time: a worker that hears nothing reads shared data at its next tick.
 
+use std::time::Duration;
+
 use super::{
     lease::{Acquired, LEASE, Leases, Tombstone},
     membership::{Hint, Membership},
@@ -11,7 +13,7 @@ use super::{
 use crate::{
     cache::{
         ActiveEntry, Cached,
-        ended::EndedTokens,
+        ended::{EndedTokens, Event, Events},
         epoch::{Epochs, Stamp, Subject},
         question::QuestionKey,
     },
@@ -25,14 +27,18 @@ use crate::{
 /// How many tombstones are followed before MAS is called without a lease.
 const MAX_RECHECKS: usize = 4;
 
+/// How long the epochs count without being read again: a session that has ended is refused within a second.
+const EPOCHS_HOLD: Duration = Duration::from_millis(750);
+
 /// This worker among the others.
 #[derive(Debug, Default)]
 pub struct Workers {
     leases: Leases,
     ended: EndedTokens,
     membership: Membership,
-    /// As of the last tick or hint.
     epochs: Epochs,
+    /// When the epochs were read last: at a tick, after a hint, or for a hit.
+    epochs_read_at: Instant,
 }
 
 /// Which worker calls MAS about a question.
@@ -63,6 +69,15 @@ impl Workers {
     /// Reads what other workers have voided.
     pub fn read_epochs<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         self.epochs.read(cb.host);
+        self.epochs_read_at = cb.now();
+    }
+
+    /// Reads what other workers have voided, if the last reading is so long ago that a session may have ended for more than
+    /// a second. A worker that is busy without a pause comes to no tick.
+    pub fn read_old_epochs<H: Backend>(&mut self, cb: &Callback<'_, H>, now: Instant) {
+        if now.since(self.epochs_read_at) >= EPOCHS_HOLD {
+            self.read_epochs(cb);
+        }
     }
 
     /// Notes that a root context has ended.
@@ -128,14 +143,14 @@ impl Workers {
         self.leases.acquire(cb.host, key, worker, now, now);
     }
 
-    /// Returns how often the token has ended: see [`crate::cache::ended`].
-    pub fn ends<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest) -> u64 {
-        self.ended.count(cb.host, token)
+    /// Returns what has happened to the token: see [`crate::cache::ended`].
+    pub fn events<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest) -> Events {
+        self.ended.events(cb.host, token)
     }
 
-    /// Notes that the token has ended, for the workers that ask about it.
-    pub fn end<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest) {
-        if self.ended.add(cb.host, token).is_err() {
+    /// Notes that the token has ended or was refused, for the workers that ask about it.
+    pub fn note_event<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest, event: Event) {
+        if self.ended.add(cb.host, token, event).is_err() {
             log::error!(
                 "shared data could not be written; an answer on its way may outlive a session"
             );
@@ -162,7 +177,7 @@ impl Workers {
         self.epochs.bump(cb.host, Subject::Token(token));
     }
 
-    /// Returns the epoch counters of a token and its user, as of the last tick or hint.
+    /// Returns the epoch counters of a token and its user, as of the last reading.
     pub fn stamp(&self, token: &TokenDigest, user: Option<&UserKey>) -> Stamp {
         self.epochs.stamp(token, user)
     }
@@ -170,8 +185,6 @@ impl Workers {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{
         cache::Introspected,

@@ -42,14 +42,14 @@ use crate::{
     },
     config::{Config, Mode},
     host::{Callback, Host, RequestHead},
-    matrix::reply::Rejection,
+    matrix::{endpoint::AuthRequirement, reply::Rejection},
     metrics::{Metric, Outcome},
     resolver::{Found, Query, Renewal, Resolver, Verdict},
     token::TokenDigest,
 };
 
-/// Safety margin of the coarse clock. A hit in the local cache uses the time of the last tick, which may lag
-/// by up to this much; within the margin of an entry's end the real clock is read.
+/// Safety margin of the coarse clock. A hit in the local cache uses the time of the last tick, which lags by no more than
+/// this in a worker that has pauses; within the margin of an entry's end the real clock is read.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 /// The gateway role in one worker.
@@ -177,7 +177,7 @@ impl Gateway {
                 let decision = policy::decide(&plugin.config, requirement, kind, verdict)
                     .without_doubt(is_doubtful);
                 if let Decision::Annotate(_) = decision {
-                    watch_for_refusal(&exchange, found.digest);
+                    watch_for_refusal(&exchange, found.digest, requirement);
                 }
                 carry_out(cb.host, &exchange, decision, || form);
                 exchange.resume_forwarded(cb.host);
@@ -198,7 +198,9 @@ impl Gateway {
                         watch::would_reject(cb.host, &exchange, reason);
                     }
                     // The response may not have come yet.
-                    Decision::Annotate(_) => watch_for_refusal(&exchange, found.digest),
+                    Decision::Annotate(_) => {
+                        watch_for_refusal(&exchange, found.digest, requirement);
+                    }
                     Decision::Forward => {}
                 }
             }
@@ -251,7 +253,7 @@ impl Gateway {
                         let decision = policy::decide(config, requirement, kind, verdict)
                             .without_doubt(question.is_doubtful);
                         if let Decision::Annotate(_) = decision {
-                            watch_for_refusal(exchange, question.digest);
+                            watch_for_refusal(exchange, question.digest, requirement);
                         }
                         (outcome, decision)
                     }
@@ -288,7 +290,13 @@ impl Gateway {
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
         }
         let found = match resolver.lookup(cb, &query) {
-            Some(found) => Some(found),
+            Some(found) => {
+                if let Verdict::Inactive(_) = found.verdict {
+                    let capacity = plugin.config.cache.local_entries;
+                    self.recognized.remember_last_inactive(capacity);
+                }
+                Some(found)
+            }
             None if policy::ignores_token(&plugin.config, head) => return Progress::NotNeeded,
             None => {
                 let (requirement, kind) = (question.requirement, question.kind);
@@ -332,7 +340,9 @@ impl Gateway {
         query: &Query<'_>,
     ) -> Option<Rc<Grant>> {
         let key = plugin.grant_key(&query.digest);
-        let now = cb.coarse_now() + CLOCK_SLACK;
+        let now = cb.coarse_now();
+        resolver.read_old_epochs(cb, now);
+        let now = now + CLOCK_SLACK;
         let entry = self.grants.find(&key)?;
         if entry.stamp != resolver.stamp(&query.digest, entry.user.as_ref())
             || entry.fresh_until <= now
@@ -406,9 +416,10 @@ impl Gateway {
     }
 }
 
-/// Watches whether the homeserver refuses the active token of a request, if that is to be learned from.
-fn watch_for_refusal(exchange: &Exchange, token: TokenDigest) {
-    if exchange.plugin.config.learn_from_refusals {
+/// Watches whether the homeserver refuses the active token of a request, if that is to be learned from. A path that the
+/// table does not know may be another service's, whose 401 says nothing of the token.
+fn watch_for_refusal(exchange: &Exchange, token: TokenDigest, requirement: AuthRequirement) {
+    if exchange.plugin.config.learn_from_refusals && requirement != AuthRequirement::Unknown {
         exchange.set_watch(Watch::Active(token));
     }
 }

@@ -249,7 +249,9 @@ fn reply(config: &Config, verdict: &Verdict, now: Instant) -> Option<Reply> {
         Verdict::Active(entry) => request::active_reply(entry, now),
         Verdict::Inactive(answer) => Some(request::reply(answer.body().to_vec())),
         // A flood of clients must not cut the homeserver off from MAS.
-        Verdict::None(NoVerdict::OverBudget { .. } | NoVerdict::Overloaded) => None,
+        Verdict::None(
+            NoVerdict::OverBudget { .. } | NoVerdict::Overloaded | NoVerdict::TokenTooLong,
+        ) => None,
         Verdict::None(_) => match config.on_introspection_failure {
             OnFailure::Reject => Some(request::unavailable()),
             OnFailure::Pass => None,

@@ -5,7 +5,9 @@ use serde_json::json;
 use stand_in::mas::Options;
 
 use super::{
-    edge::{Edge, NOBODY, WHOAMI, assert_not_active, identity, new_token, plugin},
+    edge::{
+        Edge, NOBODY, WHOAMI, assert_no_verdict, assert_not_active, identity, new_token, plugin,
+    },
     http2::Http2,
 };
 use crate::support::{
@@ -84,6 +86,23 @@ async fn nothing_of_an_upgrade_goes_on_before_the_verdict() {
     hold.release();
     assert_not_active(&connection.response(false).await);
     assert!(!edge.homeserver.first_byte_seen());
+}
+
+/// Such questions would wait with their tokens in every worker while MAS hangs.
+#[tokio::test]
+async fn tokens_that_are_longer_than_any_of_mas_are_not_held_in_memory() {
+    let edge = Edge::start(json!({})).await;
+    let hold = edge.mas.hold();
+    for number in 0..100 {
+        let token = format!("syt_{number:050000}");
+        let response = edge.whoami(&token).await;
+        assert_no_verdict(&response);
+    }
+    assert_eq!(edge.mas.total_calls(), 0);
+    hold.release();
+    let token = edge.alice();
+    assert_eq!(edge.whoami(&token).await.status, 200);
+    edge.assert_alive().await;
 }
 
 /// Envoy joins the fields of one name with commas in HTTP/2 as well.

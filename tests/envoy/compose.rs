@@ -15,14 +15,14 @@ use crate::support::{
     mesh::{self, elements, manifests, text},
 };
 
-const GATEWAY: &str = "gateway";
+pub const GATEWAY: &str = "gateway";
 
 fn envoy() -> Value {
     manifests::document("envoy/compose/envoy.yaml")
 }
 
 /// All as in the containers, where the secret that Envoy presents to MAS is in a file.
-async fn start() -> Deployed {
+pub async fn start() -> Deployed {
     let mut deployed = Deployed::start(|upstreams, dir| {
         let bearer = dir.join("bearer");
         std::fs::write(&bearer, format!("Bearer {DEFAULT_SECRET}")).expect("a directory");
@@ -51,6 +51,7 @@ async fn the_gateway_asks_with_the_secret_that_envoy_adds() {
     deployed.assert_keeps(GATEWAY, &PATHS).await;
     deployed.assert_keeps(GATEWAY, &REDUNDANT_PATHS).await;
     deployed.assert_login_is_of_mas(GATEWAY).await;
+    deployed.assert_waits_for_whole_requests(GATEWAY).await;
     deployed.assert_untroubled();
 }
 

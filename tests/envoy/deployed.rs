@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::{
     edge::{WHOAMI, assert_not_active, identity, new_token, values},
+    http2::Http2,
     introspection_role::{assert_active, introspect},
 };
 use crate::support::{
@@ -221,6 +222,27 @@ impl Deployed {
             self.send(listener, &Request::get(path)).await;
             assert_eq!(self.homeserver.count(), before, "{path}");
         }
+    }
+
+    /// Checks that a request takes no place in MAS's cluster before it has ended: a few connections could fill it.
+    pub async fn assert_waits_for_whole_requests(&self, listener: &str) {
+        const LOGIN: &str = "/_matrix/client/v3/login";
+        let count = async |name: &str| self.envoy.stat(&format!("cluster.mas.{name}")).await;
+        let [total, completed] = ["upstream_rq_total", "upstream_rq_completed"];
+        let before = count(total).await;
+        let whole = count(completed).await;
+        let mut http2 = Http2::open(self.envoy.listener(listener)).await;
+        let json = [("content-type", "application/json")];
+        http2.begin_post(LOGIN, &json, b"{").await;
+        // One worker reads both, in this order.
+        http2.request(LOGIN, &[], true).await;
+        let completed = format!("cluster.mas.{completed}");
+        self.envoy
+            .wait_for_stat(&completed, |now| now == whole + 1)
+            .await;
+        assert_eq!(count(total).await, before + 1, "{listener}");
+        let long = Request::post(LOGIN, "application/json", vec![b' '; 70_000]);
+        assert_eq!(self.send(listener, &long).await.status, 413, "{listener}");
     }
 
     /// Checks that what is not for the public reaches nobody, also with a good token.

@@ -3,7 +3,9 @@
 use serde_json::json;
 use stand_in::mas::Session;
 
-use super::edge::{Edge, NOBODY, WHOAMI, assert_not_active, identity, new_token};
+use super::edge::{
+    Edge, NOBODY, WHOAMI, assert_no_verdict, assert_not_active, identity, new_token,
+};
 use crate::support::{http::Request, recorded::assert_is_synapses};
 
 #[tokio::test]
@@ -97,6 +99,75 @@ async fn below_the_prefix_of_mas_no_token_is_looked_at() {
         assert_eq!(identity(&seen), NOBODY);
     }
     assert_eq!(edge.mas.total_calls(), 0);
+}
+
+/// A proxy behind the edge may resolve dots, and hand the request to the homeserver.
+#[tokio::test]
+async fn a_path_of_mas_that_may_lead_elsewhere_is_looked_at() {
+    let edge = Edge::start(json!({})).await;
+    for path in [
+        "/oauth2/../_matrix/client/v3/account/whoami",
+        "/oauth2/x%252f..%252f../_matrix/client/v3/account/whoami",
+        "/_matrix/client/v3/login/%2e%2e/account/whoami",
+    ] {
+        let dead = Request::get(path).bearer(&new_token("mat"));
+        assert_not_active(&edge.send(&dead).await);
+        // As on any path that nobody knows.
+        assert_eq!(identity(&edge.pass(Request::get(path)).await), NOBODY);
+        let seen = edge.pass(Request::get(path).bearer(&edge.alice())).await;
+        assert_eq!(identity(&seen)[0].len(), 1, "{path}");
+    }
+    let introspection = json!({"path": "/auth/oauth2/introspect"});
+    let edge = Edge::start(json!({"introspection": introspection})).await;
+    for path in [
+        "/auth/../_matrix/client/v3/account/whoami",
+        "/auth/%2e%2e/_matrix/client/v3/account/whoami",
+    ] {
+        // The stand-in for MAS has no such prefix, so it is asked and gives no verdict.
+        let dead = Request::get(path).bearer(&new_token("mat"));
+        assert_no_verdict(&edge.send(&dead).await);
+    }
+    assert_eq!(edge.homeserver.count(), 0);
+}
+
+#[tokio::test]
+async fn what_a_rule_restricts_is_restricted_in_every_spelling() {
+    let edge = Edge::start(json!({
+        "unrecognized_tokens": "reject",
+        "form_tokens": "reject",
+        "endpoints": [
+            {"prefix": "/internal/", "auth": "required"},
+            {"exact": "/metrics-private", "auth": "admin"},
+            {"prefix": "/_matrix/client/unstable/org.example/", "auth": "admin"},
+        ],
+    }))
+    .await;
+    for path in [
+        "/internal/x",
+        "/%69nternal/x",
+        "//internal/x",
+        "/./internal/x",
+        "/internal%2fx",
+        "/x/../internal/x",
+        "/internal;a/x",
+        "/metrics%2dprivate",
+        "/metrics-private/",
+        "/_matrix/client/unstable/org%2eexample/a",
+        "/_matrix/client//unstable/org.example/a",
+    ] {
+        let response = edge.send(&Request::get(path)).await;
+        assert_eq!(response.status, 401, "{path}");
+        let foreign = Request::get(path).bearer("as_foreign");
+        assert_eq!(edge.send(&foreign).await.status, 401, "{path}");
+        let form = Request::post(path, "application/x-www-form-urlencoded", "access_token=x");
+        assert_eq!(edge.send(&form).await.status, 401, "{path}");
+    }
+    assert_eq!(edge.homeserver.count(), 0);
+    let alice = edge.alice();
+    for (path, status) in [("//internal/x", 200), ("/metrics-private/", 403)] {
+        let request = Request::get(path).bearer(&alice);
+        assert_eq!(edge.send(&request).await.status, status, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::support::{
     mesh::{Upstreams, elements, envoy_gateway, manifests, text},
 };
 
-const MATRIX: &str = "matrix";
+pub const MATRIX: &str = "matrix";
 
 fn resources() -> Vec<Value> {
     ["gateway", "policies", "routes"]
@@ -22,12 +22,12 @@ fn resources() -> Vec<Value> {
         .collect()
 }
 
-async fn start(resources: &[Value]) -> Deployed {
+pub async fn start(resources: &[Value]) -> Deployed {
     Deployed::start(|upstreams, _| envoy_gateway::configuration(resources, &module(), upstreams))
         .await
 }
 
-fn enforcing() -> Vec<Value> {
+pub fn enforcing() -> Vec<Value> {
     let mut resources = resources();
     let policy = manifests::the_mut(&mut resources, "EnvoyExtensionPolicy");
     set_everywhere(policy, "mode", "enforce");

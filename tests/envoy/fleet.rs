@@ -296,3 +296,27 @@ async fn the_listeners_for_members_are_closed_to_others_and_can_only_end_answers
     assert_eq!(connection.request(&long).await.status, 413);
     fleet.assert_untroubled();
 }
+
+/// Envoy leaves the headers of its fault filter in a client's request, and the one behind `ends` takes its delay from a header.
+#[tokio::test]
+async fn no_client_changes_how_its_logout_is_mirrored() {
+    let fleet = Fleet::start().await;
+    let faults = async |member: usize, kind: &str| {
+        let name = format!("http.nowhere.fault.{kind}");
+        fleet.member(member).stat(&name).await
+    };
+    let token = new_token("mct");
+    fleet.mas.insert(&token, Session::compat("alice", "PHONE"));
+    let logout = super::envoy_headers::commanding(super::sessions::logout("v3", &token));
+    let response = http::send(fleet.member(0).addr(), &logout).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    for member in 0..MEMBERS {
+        let name = "http.nowhere.fault.delays_injected";
+        let envoy = fleet.member(member);
+        // What is heard first, and what is heard again.
+        envoy.wait_for_stat(name, |delays| delays == 2).await;
+        assert_eq!(faults(member, "aborts_injected").await, 0);
+        assert_eq!(faults(member, "response_rl_injected").await, 0);
+    }
+    fleet.assert_untroubled();
+}

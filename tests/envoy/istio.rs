@@ -9,8 +9,19 @@ use crate::support::{
     mesh::{istio, manifests},
 };
 
-const GATEWAY: &str = "0.0.0.0_8443";
+pub const GATEWAY: &str = "0.0.0.0_8443";
 const INTERNAL: [&str; 2] = ["0.0.0.0_10001", "0.0.0.0_10002"];
+
+/// What makes a gateway with the WasmPlugin that enforces.
+pub fn enforcing() -> Vec<Value> {
+    let mut resources = files(&["wasmplugin", "connection", "routes"]);
+    set_everywhere(
+        manifests::the_mut(&mut resources, "WasmPlugin"),
+        "mode",
+        "enforce",
+    );
+    resources
+}
 
 fn files(names: &[&str]) -> Vec<Value> {
     names
@@ -20,7 +31,7 @@ fn files(names: &[&str]) -> Vec<Value> {
 }
 
 /// A gateway that `istioctl` installed: its container listens on 8443 where its Service has 443.
-async fn start(resources: Vec<Value>) -> Deployed {
+pub async fn start(resources: Vec<Value>) -> Deployed {
     start_at(resources, |port| if port == 443 { 8443 } else { port }).await
 }
 
@@ -41,12 +52,7 @@ async fn the_wasm_plugin_begins_in_shadow_mode() {
 
 #[tokio::test]
 async fn the_wasm_plugin_enforces() {
-    let mut resources = files(&["wasmplugin", "connection", "routes"]);
-    set_everywhere(
-        manifests::the_mut(&mut resources, "WasmPlugin"),
-        "mode",
-        "enforce",
-    );
+    let resources = enforcing();
     // Both ways to install a gateway.
     for bind in [443, 8443] {
         let deployed = start_at(resources.clone(), |_| bind).await;

@@ -9,7 +9,7 @@ use crate::support::{
     mesh::{self, manifests},
 };
 
-async fn start() -> Deployed {
+pub async fn start() -> Deployed {
     Deployed::start(|upstreams, _| {
         let mut config = manifests::document("envoy/kubernetes/base/envoy.yaml");
         set_everywhere(&mut config, "filename", &module().display().to_string());
@@ -37,6 +37,7 @@ async fn it_shadows_and_enforces_beside_each_other() {
         deployed.assert_keeps(listener, &PATHS).await;
         deployed.assert_keeps(listener, &REDUNDANT_PATHS).await;
         deployed.assert_login_is_of_mas(listener).await;
+        deployed.assert_waits_for_whole_requests(listener).await;
     }
     deployed.assert_untroubled();
 }

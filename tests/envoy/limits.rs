@@ -1,7 +1,7 @@
 //! What Envoy may hold in memory for one connection and for one call of the module: its defaults are megabytes for each,
 //! and anyone can cause many of both. And who may fill the clusters through which Synapse reaches MAS.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path};
 
 use serde_json::{Value, json};
 use stand_in::mas::{Fault, Options};
@@ -10,7 +10,7 @@ use super::edge::{Edge, WHOAMI, assert_no_verdict, new_token};
 use crate::support::{
     envoy::{bootstrap, read, repository, shipped, yaml},
     http::{Request, within_limit},
-    mesh::{envoy_gateway, istio, manifests},
+    mesh::{Upstreams, envoy_gateway, istio, manifests},
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -91,7 +91,7 @@ fn fault_of_heads(manager: &Value) -> Option<String> {
         return Some(format!("{streams:?} streams of {head:?} KiB"));
     }
     let number = manager["common_http_protocol_options"]["max_headers_count"].as_u64();
-    (number != Some(100)).then(|| "max_headers_count".to_owned())
+    (number.unwrap_or(100) > 100).then(|| "max_headers_count".to_owned())
 }
 
 #[test]
@@ -113,6 +113,55 @@ fn every_shipped_bootstrap_bounds_the_answers_of_mas() {
     }
 }
 
+/// What the meshes make of their folders. Where the upstreams are is all one here.
+fn meshes() -> [(&'static str, Value); 2] {
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+    let upstreams = Upstreams {
+        homeserver: nowhere,
+        mas: nowhere,
+        other: nowhere,
+    };
+    let files = |folder: &str, names: &[&str]| -> Vec<Value> {
+        let paths = names
+            .iter()
+            .map(|name| format!("envoy/{folder}/{name}.yaml"));
+        paths.flat_map(|path| manifests::file(&path)).collect()
+    };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let of_istio = files("istio", &["wasmplugin", "connection", "routes"]);
+    let of_gateway = files("envoy-gateway", &["gateway", "policies", "routes"]);
+    let port = |port| port;
+    [
+        (
+            "envoy/istio",
+            istio::configuration(&of_istio, port, Path::new("x"), upstreams, dir.path()),
+        ),
+        (
+            "envoy/envoy-gateway",
+            envoy_gateway::configuration(&of_gateway, Path::new("x"), upstreams),
+        ),
+    ]
+}
+
+#[test]
+fn what_the_meshes_make_of_their_folders_bounds_what_a_connection_may_hold() {
+    for (folder, mut config) in meshes() {
+        let mut managers_of_clients = 0;
+        for listener in bootstrap::listeners(&mut config) {
+            // The services of MatrixRTC have one of their own, which the folder leaves to Envoy Gateway.
+            if listener["name"] == "rtc" {
+                continue;
+            }
+            for manager in managers(listener) {
+                managers_of_clients += 1;
+                let fault = fault_of(listener, manager);
+                assert_eq!(fault, None, "{folder}: {}", listener["name"]);
+            }
+        }
+        assert!(managers_of_clients > 0, "{folder}");
+    }
+}
+
 /// Clients reach the listeners that take their address for the true one.
 #[test]
 fn every_shipped_listener_for_clients_bounds_what_a_connection_may_hold() {
@@ -129,6 +178,52 @@ fn every_shipped_listener_for_clients_bounds_what_a_connection_may_hold() {
         }
     }
     assert!(listeners >= 11, "{listeners} listeners");
+}
+
+/// The routes of a connection manager, each with whether it or its virtual host waits until a request has ended.
+fn waiting(manager: &Value) -> impl Iterator<Item = (&Value, bool)> {
+    const BUFFER: &str = "envoy.filters.http.buffer";
+    let waits = |of: &Value| !of["typed_per_filter_config"][BUFFER].is_null();
+    let has_filter = manager["http_filters"]
+        .as_array()
+        .is_some_and(|filters| filters.iter().any(|filter| filter["name"] == BUFFER));
+    let hosts = manager["route_config"]["virtual_hosts"].as_array();
+    hosts.into_iter().flatten().flat_map(move |host| {
+        let routes = host["routes"].as_array().into_iter().flatten();
+        routes.map(move |route| (route, has_filter && (waits(host) || waits(route))))
+    })
+}
+
+/// Anyone may log in. `Deployed::assert_waits_for_whole_requests` shows what this is for.
+#[test]
+fn no_request_of_a_client_takes_a_place_at_mas_before_it_has_ended() {
+    let mut routes = 0;
+    for (path, mut config) in bootstraps() {
+        for listener in bootstrap::listeners(&mut config) {
+            for manager in managers(listener) {
+                if manager["use_remote_address"] != json!(true) {
+                    continue;
+                }
+                for (route, waits) in waiting(manager) {
+                    if route["route"]["cluster"] == "mas" {
+                        routes += 1;
+                        assert!(waits, "{path}: {}", route["match"]);
+                    }
+                }
+            }
+        }
+    }
+    assert!(routes >= 19, "{routes} routes");
+}
+
+/// From an address that counts as internal Envoy takes timeouts, retries and more. None does, unless a file says so.
+/// `envoy_headers.rs` sees that nothing else changes what these files do.
+#[test]
+fn no_shipped_listener_takes_an_address_for_internal() {
+    for (path, config) in bootstraps() {
+        let text = config.to_string();
+        assert!(!text.contains("\"internal_address_config\""), "{path}");
+    }
 }
 
 /// Envoy takes `x-envoy-fault-*` of a client for its operator's. One says how many requests are delayed.

@@ -16,6 +16,7 @@
 )]
 mod support {
     pub mod envoy;
+    pub mod folder_pages;
     pub mod http;
     pub mod mesh;
     pub mod product_time;
@@ -41,8 +42,10 @@ mod deployed;
 mod edge;
 mod endpoints;
 mod envoy_gateway;
+mod envoy_headers;
 mod faults;
 mod fleet;
+mod folder_pages;
 mod harness;
 mod heads;
 mod http2;

@@ -46,7 +46,7 @@ const ADDRESSES: [&str; 5] = [
 ];
 
 /// What the page is carried out on.
-struct Site {
+pub struct Site {
     /// In the place of `/etc/envoy`.
     dir: TempDir,
     mas: Mas,
@@ -65,7 +65,7 @@ struct Running {
 
 impl Site {
     /// An Envoy without the module runs, and the folder is at its place.
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let tls = dir.path().join("tls");
         fs::create_dir(&tls).expect("a new directory");
@@ -119,7 +119,7 @@ impl Site {
     }
 
     /// Starts the Envoy that the page starts.
-    async fn restart(&mut self) {
+    pub async fn restart(&mut self) {
         let written = fs::read_to_string(self.dir.path().join("run/bootstrap.yaml"));
         let config = yaml(&written.expect("`deliver` wrote it"));
         let upstreams = [self.mas.addr(), self.homeserver.addr(), self.admin.addr()];
@@ -139,6 +139,7 @@ impl Site {
         text += &lead("matrix.example.org:443", envoy.listener("gateway"));
         text += &lead("auth.example.org:443", envoy.listener("gateway"));
         text += &lead("127.0.0.1:8081", envoy.listener("operations"));
+        text += &lead("localhost:8081", envoy.listener("operations"));
         text += &lead("127.0.0.1:9901", envoy.admin());
         fs::write(self.dir.path().join(".curlrc"), text).expect("a file of our own");
     }
@@ -161,7 +162,7 @@ impl Site {
     }
 
     /// Runs a command. What it is to print may take a moment to come.
-    async fn run(&self, command: &str, wanted: &str) {
+    pub async fn run(&self, command: &str, wanted: &str) {
         let command = in_place(self.dir.path(), command).replace(
             "dist/matrix-edge-auth.wasm",
             &module().display().to_string(),

@@ -15,7 +15,7 @@ use crate::support::{
     http::{self, Request},
 };
 
-async fn start(mas: &Mas, homeserver: &Homeserver) -> Envoy {
+pub async fn start(mas: &Mas, homeserver: &Homeserver) -> Envoy {
     let (mas, homeserver) = (mas.addr(), homeserver.addr());
     Envoy::builder()
         .concurrency(2)

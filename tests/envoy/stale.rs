@@ -225,6 +225,35 @@ async fn while_mas_answers_no_worker_serves_an_old_answer() {
     assert_eq!(decided(&edge, "active", "stale").await, 0.0);
 }
 
+/// Uploading keys for signing takes interactive authentication: the homeserver's first answer is a 401.
+#[tokio::test]
+async fn a_refusal_of_the_homeserver_ends_no_session_while_mas_is_down() {
+    const UPLOAD: &str = "/_matrix/client/v3/keys/device_signing/upload";
+    for stale_if_error in ["0s", "1h"] {
+        let cache = json!({"ttl": "10m", "stale_if_error": stale_if_error});
+        let edge = start(json!({"cache": cache})).await;
+        let mut connections = connections(&edge, 1).await;
+        let token = edge.alice();
+        ask_all(&mut connections, [&token; WORKERS].into_iter()).await;
+        edge.mas.fault(down());
+        let flows = json!({"flows": [{"stages": ["m.login.password"]}], "session": "s"});
+        edge.homeserver.respond(UPLOAD, 401, flows.to_string());
+        let upload = Request::new("POST", UPLOAD).bearer(&token);
+        let refused = connections[0].request(&upload).await;
+        assert_eq!((refused.status, refused.text()), (401, &*flows.to_string()));
+        // MAS is asked in vain, and all workers know of the refusal.
+        serve_stale_on_each(&edge, &mut connections, &token).await;
+        edge.mas.clear_faults();
+        let calls = edge.mas.calls(&token);
+        ask_until(&mut connections[0], &token, "a new answer", |response| {
+            assert_eq!(response.status, 200, "{response:?}");
+            edge.mas.calls(&token) > calls
+        })
+        .await;
+        edge.assert_alive().await;
+    }
+}
+
 /// Uses a token on each connection until it is served by an old answer.
 async fn serve_stale_on_each(edge: &Edge, connections: &mut [Connection], token: &str) {
     for connection in connections {

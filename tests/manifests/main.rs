@@ -17,13 +17,16 @@
 )]
 mod support {
     pub mod envoy;
+    pub mod folder_pages;
     pub mod http;
     pub mod mesh;
     pub mod product_time;
 }
 
+mod cluster;
 mod compose;
 mod fleet;
+mod folder_pages;
 mod kubernetes;
 mod labels;
 mod schemas;

@@ -11,8 +11,10 @@ use matrix_edge_auth::{
 use serde_json::json;
 
 use crate::{
-    ALICE, BOB, INACTIVE, active, alice, not_active,
-    simulated::{Fate, Process, SimulatedWorker, gateway},
+    ALICE, BOB, INACTIVE, active, alice,
+    introspection_role::{introspect, passed_on},
+    not_active,
+    simulated::{Fate, Process, SimulatedWorker, gateway, plugin},
     unable, whoami,
 };
 
@@ -79,6 +81,32 @@ fn as_many_as_may_wait_are_answered() {
     }
 }
 
+/// Each question that waits holds its token, in every worker to which a client brings it.
+#[test]
+fn a_token_that_is_longer_than_any_of_mas_is_not_asked_about() {
+    let token = |length: usize| format!("syt_{}", "x".repeat(length - 4));
+    for (pass, expected) in [
+        ("reject", unable()),
+        ("pass", Fate::forwarded_unannotated()),
+    ] {
+        let process = Process::new();
+        let mut worker = SimulatedWorker::new(&process);
+        let gateway = gateway(1, json!({"on_introspection_failure": pass}));
+        let introspection = plugin(2, "introspection", json!({}));
+        for length in [4_097, 55_000] {
+            assert_eq!(worker.send(&gateway, whoami(&token(length))), expected);
+            // MAS itself answers the homeserver.
+            let fate = worker.send(&introspection, introspect(&token(length)));
+            assert_eq!(fate, passed_on());
+        }
+        assert!(worker.calls().is_empty());
+        assert_eq!(process.metric("matrix_edge_auth_introspections_total"), 0);
+        let stream = worker.request(&gateway, whoami(&token(4_096)));
+        worker.answer_only_call(INACTIVE);
+        assert_eq!(worker.fate(stream), not_active());
+    }
+}
+
 /// A request with Alice's token has got no verdict, and the next one asks again.
 fn assert_no_verdict_is_kept(
     worker: &mut SimulatedWorker,
@@ -96,11 +124,9 @@ fn a_lost_answer_ends_in_503_at_the_deadline() {
     let gateway = gateway(1, json!({"introspection": {"timeout": "2s"}}));
     let stream = worker.request(&gateway, whoami(ALICE));
     worker.drop_call(worker.calls()[0].id);
-    process.advance(Duration::from_millis(2_499));
-    worker.tick();
+    worker.tick_for(Duration::from_millis(2_499));
     assert_eq!(worker.fate(stream), Fate::Held);
-    process.advance(Duration::from_millis(1));
-    worker.tick();
+    worker.tick_for(Duration::from_millis(1));
     assert_no_verdict_is_kept(&mut worker, &gateway, stream);
 }
 
@@ -110,8 +136,7 @@ fn a_call_that_times_out_is_no_verdict() {
     let mut worker = SimulatedWorker::new(&process);
     let gateway = gateway(1, json!({}));
     let stream = worker.request(&gateway, whoami(ALICE));
-    process.advance(Duration::from_secs(5));
-    worker.tick();
+    worker.tick_for(Duration::from_secs(5));
     assert_no_verdict_is_kept(&mut worker, &gateway, stream);
 }
 
@@ -165,7 +190,7 @@ fn every_fault_is_no_verdict_and_nothing_is_kept() {
             let stream = worker.request(&gateway, whoami(ALICE));
             worker.respond(worker.calls()[0].id, fault);
             assert_eq!(worker.fate(stream), expected);
-            process.advance(Duration::from_secs(1));
+            worker.tick_for(Duration::from_secs(1));
         }
         worker.faults().dispatch.set(true);
         assert_eq!(worker.send(&gateway, whoami(ALICE)), expected);

@@ -314,7 +314,6 @@ fn an_unknown_path_lets_every_active_token_pass() {
         // MAS's own, below a path that the configuration does not tell of.
         ("/auth/oauth2/userinfo", json!({})),
     ] {
-        let gateway = gateway(1, overrides);
         let request = || Request::get(path).bearer(ALICE);
         for (body, expected) in [
             (unscoped, Fate::forwarded_unannotated()),
@@ -323,6 +322,8 @@ fn an_unknown_path_lets_every_active_token_pass() {
             (INACTIVE, not_active()),
             ("nonsense", unable()),
         ] {
+            // What a worker keeps of a process ends with it.
+            let gateway = gateway(1, overrides.clone());
             let mut worker = SimulatedWorker::new(&Process::new());
             let cold = worker.request(&gateway, request());
             worker.answer_only_call(body);
@@ -332,6 +333,7 @@ fn an_unknown_path_lets_every_active_token_pass() {
             }
         }
         // Without one, and with what is none.
+        let gateway = gateway(1, overrides);
         for request in [
             Request::get(path),
             Request::get(path).header("authorization", "Basic x"),

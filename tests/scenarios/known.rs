@@ -60,6 +60,26 @@ fn assert_asked_at_once(worker: &mut SimulatedWorker, gateway: &Rc<Plugin>) {
     assert_eq!(worker.fate(stream).status(), Some(401));
 }
 
+/// It has so many requests to read at once that it comes to nothing else for a while. MAS has answered meanwhile.
+#[test]
+fn a_busy_worker_is_no_reason_to_serve_a_stale_answer() {
+    for timeout in ["5s", "1m"] {
+        let process = Process::new();
+        let gateway = gateway(1, settings(json!({"introspection": {"timeout": timeout}})));
+        let mut worker = worker_that_knows_alice(&process, &gateway);
+        let stream = worker.request(&gateway, whoami(ALICE).source(OFFICE));
+        process.advance(Duration::from_secs(13));
+        // Envoy may take the call for timed out before it reads the answer.
+        worker.tick();
+        let next = worker.request(&gateway, whoami(ALICE).source(OFFICE));
+        assert_eq!(worker.fate(next), Fate::Held, "{timeout}");
+        worker.answer_only_call(INACTIVE);
+        for stream in [stream, next] {
+            assert_eq!(worker.fate(stream).status(), Some(401), "{timeout}");
+        }
+    }
+}
+
 #[test]
 fn a_spent_budget_is_no_reason_to_serve_a_stale_answer() {
     let process = Process::new();

@@ -4,7 +4,8 @@
 //! Hints between workers are delivered late, in any order, or never. MAS answers late, fails, or is silent;
 //! locks users and ends sessions, and tells of it some time later. Clients hang up and log out, time passes,
 //! ticks are late, configurations are replaced and VMs fail. In half of the seeds another worker does
-//! something between two host calls of one callback.
+//! something between two host calls of one callback. In an eighth of them workers are busy for seconds: then they
+//! read nothing and come to no tick, and only what must never happen is checked, not what must happen in time.
 //!
 //! The seeds are printed. `SCENARIO_SEED=n` replays one and shows its steps, `SCENARIO_SEEDS=n` runs as many.
 
@@ -73,6 +74,8 @@ struct Settings {
     is_relayed: bool,
     /// Configurations differ in the size of their tables and in how long an answer holds.
     is_varied: bool,
+    /// Workers may be busy for seconds with something else.
+    is_crowded: bool,
 }
 
 impl Settings {
@@ -92,6 +95,7 @@ impl Settings {
             interferes: rng.bool(),
             is_relayed: rng.bool(),
             is_varied: rng.u32(..4) == 0,
+            is_crowded: rng.u32(..8) == 0,
         }
     }
 
@@ -188,6 +192,8 @@ struct Member {
     ticked_at: u64,
     /// How late the next tick is.
     late: u64,
+    /// Until when it does something else, and neither reads nor ticks.
+    busy_until: u64,
     /// The newest call that was looked at.
     newest_call: CallId,
     /// Since when the others can tell it something; unknown after its root went.
@@ -366,6 +372,7 @@ impl Scenario {
             worker: Rc::new(RefCell::new(SimulatedWorker::new(&self.process))),
             ticked_at: self.now().at,
             late: 0,
+            busy_until: 0,
             newest_call: CallId(0),
             reachable_since: None,
             queues: 0,

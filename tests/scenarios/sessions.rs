@@ -55,6 +55,47 @@ fn a_session_that_ends_is_forgotten_by_every_worker() {
     }
 }
 
+/// The longest that a worker without a pause serves hits of an ended session: its own cache counts most of a second, and
+/// it reads the clock at each 128th hit.
+const HITS_WITHOUT_A_PAUSE: u64 = 100 + 128;
+
+/// Sends one hit each 10 ms to a worker that comes to no tick and reads no hint. Returns how many are served.
+fn served_without_a_pause(worker: &mut SimulatedWorker, process: &Process) -> u64 {
+    let gateway = gateway(1, json!({}));
+    let mut served = 0;
+    while served < 10 * HITS_WITHOUT_A_PAUSE {
+        process.advance(Duration::from_millis(10));
+        if worker.send(&gateway, whoami(ALICE)) != alice() {
+            break;
+        }
+        served += 1;
+    }
+    served
+}
+
+#[test]
+fn a_session_that_ends_is_forgotten_by_a_worker_that_comes_to_no_tick() {
+    let gateway = gateway(1, json!({}));
+    let mut cluster = warmed(2);
+    let process = Rc::clone(&cluster.process);
+    let stream = cluster[1].request(&gateway, logout("/_matrix/client/v3/logout", ALICE));
+    cluster[1].response(stream, 200);
+    let served = served_without_a_pause(&mut cluster[0], &process);
+    assert!(served <= HITS_WITHOUT_A_PAUSE, "{served}");
+}
+
+#[test]
+fn a_token_that_expires_is_not_served_by_a_worker_that_comes_to_no_tick() {
+    let gateway = gateway(1, json!({}));
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    worker.request(&gateway, whoami(ALICE));
+    let body = active("alice").replace('{', "{\"expires_in\":3,");
+    worker.answer_only_call(&body);
+    let served = served_without_a_pause(&mut worker, &process);
+    assert!((100..=300 + 128).contains(&served), "{served}");
+}
+
 /// MAS may have ended the session, and its answer finds nobody.
 #[test]
 fn an_end_without_an_answer_is_forgotten_by_every_worker() {
@@ -630,6 +671,8 @@ fn only_a_401_to_an_annotated_request_is_a_refusal() {
         (401, Request::get("/_matrix/client/v3/login").bearer(ALICE)),
         (401, whoami("an-appservice-token")),
         (401, Request::get("/_matrix/client/versions")),
+        // Annotated, but perhaps another service's.
+        (401, Request::get("/tickets/open").bearer(ALICE)),
     ] {
         let stream = cluster[0].request(&gateway, request);
         cluster[0].response(stream, status);

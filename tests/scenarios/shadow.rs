@@ -86,8 +86,7 @@ fn an_answer_that_never_comes_is_counted() {
     let gateway = gateway(1, json!({"mode": "shadow"}));
     worker.send(&gateway, whoami(ALICE));
     worker.drop_call(worker.calls()[0].id);
-    process.advance(Duration::from_millis(5_500));
-    worker.tick();
+    worker.tick_for(Duration::from_millis(5_500));
     assert_eq!(would_reject(&process, "introspection_failed"), 1);
 }
 

@@ -204,8 +204,7 @@ fn a_lost_answer_and_a_full_line_are_told_of() {
     assert_eq!(worker.fate(waiting), unable());
     let line = only_warning();
     assert!(line.contains("introspection.max_in_flight (1)"), "{line}");
-    process.advance(Duration::from_millis(1_500));
-    worker.tick();
+    worker.tick_for(Duration::from_millis(1_500));
     let line = only_warning();
     assert!(line.contains("Envoy delivered no answer"), "{line}");
 }

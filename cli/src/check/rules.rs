@@ -17,6 +17,7 @@ mod introspection_buffer;
 mod merge_key;
 mod path_normalisation;
 mod question;
+mod restricted_endpoints;
 mod retries;
 mod routes;
 mod slots;
@@ -64,6 +65,7 @@ pub const RULES: &[Rule] = &[
     merge_key::RULE,
     path_normalisation::RULE,
     question::RULE,
+    restricted_endpoints::RULE,
     retries::RULE,
     slots::RULE,
     stop_iteration::RULE,

@@ -30,6 +30,8 @@ pub enum NoVerdict {
     Lost,
     /// Not asked: too many calls in flight or requests waiting on this worker.
     Overloaded,
+    /// Not asked: no token of MAS is as long, and a question holds its token while it waits.
+    TokenTooLong,
     /// Not asked: a call about the token, of this worker or another, has just failed.
     Elsewhere,
     /// Not asked: this client brought too many inactive tokens.
@@ -102,7 +104,10 @@ impl NoVerdict {
 
     /// Returns whether it says that MAS cannot be asked, or gave no answer. Otherwise MAS may be as well as ever.
     pub const fn is_failure(self) -> bool {
-        !matches!(self, Self::Overloaded | Self::OverBudget { .. })
+        !matches!(
+            self,
+            Self::Overloaded | Self::OverBudget { .. } | Self::TokenTooLong
+        )
     }
 
     /// Returns whether MAS may have been asked, so that asking again at once would only add to its load. What Envoy itself
@@ -124,7 +129,7 @@ impl NoVerdict {
             Self::NotJson | Self::Malformed => Some(IntrospectionOutcome::Malformed),
             Self::Lost => Some(IntrospectionOutcome::Lost),
             Self::Overloaded => Some(IntrospectionOutcome::Overloaded),
-            Self::Elsewhere | Self::OverBudget { .. } => None,
+            Self::Elsewhere | Self::OverBudget { .. } | Self::TokenTooLong => None,
         }
     }
 }

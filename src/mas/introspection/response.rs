@@ -1,12 +1,12 @@
 //! The introspection response, RFC 7662 section 2.2: an answer of MAS, or no verdict.
 
-use std::{fmt, rc::Rc};
+use std::{borrow::Cow, fmt, rc::Rc};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
 
 use super::{lifetime::Lifetime, no_verdict::NoVerdict};
-use crate::mas::read_object;
+use crate::json::read_object;
 
 /// Largest response body that is read, in bytes. MAS answers with less than 2 KiB.
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -55,7 +55,14 @@ pub struct ActiveAnswer {
     /// Seconds left at the moment of the answer; `None`: the token does not expire.
     pub expires_in: Option<i64>,
     body: Vec<u8>,
+    /// Where [`ActiveToken::texts`] begin in the body. `None`: it is absent, or has an escape.
+    pub(super) begins: Begins,
 }
+
+/// Texts in [`ActiveToken`].
+pub(super) const TEXTS: usize = 4;
+
+type Begins = [Option<usize>; TEXTS];
 
 /// An answer with `active: false`.
 #[derive(Clone, PartialEq, Eq)]
@@ -66,22 +73,30 @@ pub struct InactiveAnswer {
 impl Answer {
     /// The answer that `body` is.
     pub fn parse(body: Vec<u8>) -> Result<Self, NoVerdict> {
-        let members: Members = read_object(&body).ok_or(NoVerdict::Malformed)?;
+        let members: Members<'_> = read_object(&body).ok_or(NoVerdict::Malformed)?;
+        let expires_in = members.expires_in;
         // Not zero: MAS rounds to the nearest second, so up to half a second is left.
-        let has_ended = members.expires_in.is_some_and(i64::is_negative);
+        let has_ended = expires_in.is_some_and(i64::is_negative);
         if !members.active || has_ended {
             return Ok(Self::Inactive(InactiveAnswer { body }));
         }
-        Ok(Self::Active(Rc::new(ActiveAnswer {
-            token: ActiveToken {
-                username: members.username,
-                device_id: members.device_id,
-                client_id: members.client_id,
-                scope: members.scope.unwrap_or_default(),
-            },
-            expires_in: members.expires_in,
-            body,
-        })))
+        let texts = [
+            members.username,
+            members.device_id,
+            members.client_id,
+            members.scope,
+        ];
+        let begins = texts.each_ref().map(|text| text.as_ref()?.begin(&body));
+        let [username, device_id, client_id, scope] =
+            texts.map(|text| text.map(|Text(text)| text.into_owned()));
+        let token = ActiveToken {
+            username,
+            device_id,
+            client_id,
+            scope: scope.unwrap_or_default(),
+        };
+        let answer = ActiveAnswer::new(token, begins, expires_in, body);
+        Ok(Self::Active(Rc::new(answer)))
     }
 
     /// How much longer the token lives, if it is active and ends at all. `header` is the response's
@@ -115,6 +130,20 @@ impl fmt::Debug for Answer {
 }
 
 impl ActiveAnswer {
+    pub(super) fn new(
+        token: ActiveToken,
+        begins: Begins,
+        expires_in: Option<i64>,
+        body: Vec<u8>,
+    ) -> Self {
+        Self {
+            token,
+            expires_in,
+            body,
+            begins,
+        }
+    }
+
     /// The JSON, as MAS wrote it.
     pub fn body(&self) -> &[u8] {
         &self.body
@@ -135,7 +164,7 @@ impl ActiveAnswer {
             expires_in: Option<&'a RawValue>,
         }
 
-        let found: ExpiresIn<'_> = serde_json::from_slice(&self.body).ok()?;
+        let found: ExpiresIn<'_> = read_object(&self.body)?;
         let value = found.expires_in?.get();
         // The value borrows from the body, so the addresses tell where it stands.
         let start = value
@@ -154,6 +183,10 @@ impl fmt::Debug for ActiveAnswer {
 }
 
 impl InactiveAnswer {
+    pub(super) fn new(body: Vec<u8>) -> Self {
+        Self { body }
+    }
+
     /// The JSON, as MAS wrote it.
     pub fn body(&self) -> &[u8] {
         &self.body
@@ -188,19 +221,68 @@ pub struct ActiveToken {
     pub scope: String,
 }
 
+impl ActiveToken {
+    /// Returns the texts, in the order in which they are stored.
+    pub(super) fn texts(&self) -> [Option<&str>; TEXTS] {
+        [
+            self.username.as_deref(),
+            self.device_id.as_deref(),
+            self.client_id.as_deref(),
+            Some(&self.scope),
+        ]
+    }
+}
+
 #[derive(Deserialize)]
-struct Members {
+struct Members<'a> {
     active: bool,
-    #[serde(default)]
-    scope: Option<String>,
-    #[serde(default)]
-    username: Option<String>,
-    #[serde(default)]
-    device_id: Option<String>,
-    #[serde(default)]
-    client_id: Option<String>,
+    #[serde(borrow, default)]
+    scope: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    username: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    device_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    client_id: Option<Text<'a>>,
     #[serde(default)]
     expires_in: Option<i64>,
+}
+
+/// A string of the JSON: a part of it, unless it has an escape.
+struct Text<'a>(Cow<'a, str>);
+
+impl Text<'_> {
+    /// Returns where the text begins in the body that it was read from.
+    fn begin(&self, body: &[u8]) -> Option<usize> {
+        match &self.0 {
+            Cow::Borrowed(text) => text.as_ptr().addr().checked_sub(body.as_ptr().addr()),
+            Cow::Owned(_) => None,
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+
+        deserializer.deserialize_str(Visitor)
+    }
 }
 
 /// Reads a response, RFC 7662 section 2.2.

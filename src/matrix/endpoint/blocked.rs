@@ -2,16 +2,10 @@
 //!
 //! Synapse finds these resources by decoding each segment once; a proxy in between may decode more
 //! often, merge slashes, or resolve dots. So a path is blocked if any number of decodings may lead there.
-//!
-//! The non-obvious rule: the path is never decoded round by round, which would cost the length of the path for each round. One
-//! pass decodes to the end and notes in which round each byte comes to light. Which segments a server sees after so many
-//! rounds depends only on the separators that have come to light by then.
+//! A path with a byte that was encoded more often than the readings follow is blocked.
 
-use crate::form::{
-    percent::{Unwrapped, escape},
-    scan::has_any,
-    steps,
-};
+use super::reading::Readings;
+use crate::form::{percent::escape, scan::has_any};
 
 const SYNAPSE: &[u8] = b"_synapse";
 
@@ -19,31 +13,19 @@ const SYNAPSE: &[u8] = b"_synapse";
 /// without any secret), and the numbers.
 const BLOCKED: [&[u8]; 3] = [b"mas", b"metrics", b"replication"];
 
-/// Decodings that are followed. Nothing honest is encoded even twice, so a path with a byte that was
-/// encoded more often is blocked.
-const MAX_DEPTH: u8 = 7;
-
 /// Whether `path`, which has no query, leads to a blocked resource.
 pub(super) fn is_blocked(path: &[u8]) -> bool {
     if stays_in_matrix(path) {
         return false;
     }
-    let Some(path) = Unwrapped::of(path, MAX_DEPTH) else {
+    let Some(readings) = Readings::of(path) else {
         return true;
     };
-    let is_mentioned = path
-        .bytes
+    let is_mentioned = readings
+        .bytes()
         .windows(SYNAPSE.len())
         .any(|window| window.eq_ignore_ascii_case(SYNAPSE));
-    let deepest = path.depths.iter().copied().max().unwrap_or_default();
-    is_mentioned
-        && (0..=deepest).any(|depth| {
-            leads_to_blocked(Names {
-                path: &path,
-                at: 0,
-                depth,
-            })
-        })
+    is_mentioned && readings.each().any(leads_to_blocked)
 }
 
 /// The quick answer for nearly every request: the first segment is `_matrix`, and no decoding makes
@@ -95,48 +77,10 @@ fn leads_to_blocked<'p>(names: impl Iterator<Item = &'p [u8]>) -> bool {
     has_synapse && has_dots
 }
 
-/// The segments that count, of those that a server sees after `depth` decodings. Each is decoded to the end, without path
-/// parameters and an encoded query, fragment or NUL, which do not change which resource it is. Servers that split before
-/// they decode see no separators in these. A NUL ends a name however deep it is: a server that takes it for an end
-/// does so once it has decoded the segment.
-struct Names<'p> {
-    path: &'p Unwrapped,
-    at: usize,
-    depth: u8,
-}
-
-impl<'p> Iterator for Names<'p> {
-    type Item = &'p [u8];
-
-    fn next(&mut self) -> Option<&'p [u8]> {
-        loop {
-            let bytes = self.path.bytes.get(self.at..)?;
-            let depths = self.path.depths.get(self.at..)?;
-            let seen = bytes.iter().zip(depths);
-            let separators = |separators: &'static [u8]| {
-                let depth = self.depth;
-                move |(byte, at): (&u8, &u8)| *at <= depth && separators.contains(byte)
-            };
-            let end = seen.clone().position(separators(b"/\\"));
-            let end = end.unwrap_or(bytes.len());
-            let segment = bytes.get(..end)?;
-            let ends = separators(b";?#");
-            let cut = seen
-                .take(end)
-                .position(|(byte, depth)| *byte == 0 || ends((byte, depth)));
-            let name = segment.get(..cut.unwrap_or(end))?;
-            steps::note(end + 1);
-            self.at = self.at.saturating_add(end).saturating_add(1);
-            if !matches!(name, b"" | b".") {
-                return Some(name);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::reading::MAX_DEPTH, *};
+    use crate::form::{percent::Unwrapped, steps};
 
     /// One look in which a byte is decoded, with what it may be the last digit of, and one for each depth.
     const LOOKS: usize = 3 + MAX_DEPTH as usize + 1;

@@ -40,6 +40,8 @@ pub enum Decider {
         /// Its path, where `{}` is one segment, `{+}` one that is not empty, and `**` any number.
         path: &'static str,
     },
+    /// The path is one of MAS, but has a segment `..`, by which it may lead elsewhere.
+    Dots,
     /// The path lies below the prefix of MAS.
     MasPrefix,
     /// No rule knows the path.
@@ -61,7 +63,7 @@ impl Endpoints {
         if blocked::is_blocked(path(target)) {
             return Decider::Blocked;
         }
-        if let Some(rule) = self.rule(path(target), &LazyCell::new(|| method)) {
+        if let Some(rule) = self.deciding_rule(path(target), &LazyCell::new(|| method)) {
             let at = self.rules.iter().position(|one| std::ptr::eq(one, rule));
             return Decider::Configured(at.unwrap_or_default());
         }
@@ -73,10 +75,14 @@ impl Endpoints {
             Said::Family(family) => (family.otherwise, Decider::Family { name: family.name }),
             Said::Nothing => (AuthRequirement::Unknown, Decider::Nothing),
         };
-        if table == requirement {
+        if table == requirement
+            && (table != AuthRequirement::Unknown || self.below_mas_prefix(path(target)).is_none())
+        {
             decider
-        } else {
+        } else if requirement == AuthRequirement::MasOwned {
             Decider::MasPrefix
+        } else {
+            Decider::Dots
         }
     }
 }
@@ -87,6 +93,9 @@ impl Decider {
         match self {
             Self::Blocked => "Synapse's resources for MAS, its workers and its metrics".to_owned(),
             Self::Configured(_) => "this configuration".to_owned(),
+            Self::Dots => {
+                "MAS says 404 to a path with `..`; a proxy may resolve it to another one".to_owned()
+            }
             Self::MasPrefix => {
                 "this configuration: what stands before /oauth2/introspect in introspection.path"
                     .to_owned()
@@ -258,6 +267,9 @@ mod tests {
                 MasOwned,
                 Decider::MasPrefix,
             ),
+            (Method::Get, "/auth/../x", Unknown, Decider::Dots),
+            (Method::Get, "/oauth2/%2e%2e/x", Unknown, Decider::Dots),
+            (Method::Get, "/x/../auth/x", Unknown, Decider::Nothing),
         ] {
             let explained = endpoints().explain(target.as_bytes(), method);
             assert_eq!(explained.requirement, requirement, "{target}");
@@ -308,7 +320,7 @@ mod tests {
                 Decider::Blocked => AuthRequirement::Blocked,
                 Decider::Nothing => AuthRequirement::Unknown,
                 Decider::Family { .. } | Decider::Line { .. } => explained.requirement,
-                Decider::Configured(_) | Decider::MasPrefix => {
+                Decider::Configured(_) | Decider::Dots | Decider::MasPrefix => {
                     return Err(proptest::test_runner::TestCaseError::fail("there is no such rule"));
                 }
             };

@@ -174,6 +174,116 @@ fn overrides_come_first_and_in_order() {
 }
 
 #[test]
+fn what_a_rule_restricts_is_restricted_in_every_spelling() {
+    let rule = |path, methods, requirement| Rule {
+        path,
+        methods,
+        requirement,
+    };
+    let exact = |path: &str| PathMatch::Exact(path.to_owned());
+    let prefix = |path: &str| PathMatch::Prefix(path.to_owned());
+    let endpoints = Endpoints::new(vec![
+        rule(exact("/internal/health"), None, Nothing),
+        rule(exact("/internal/whois"), None, Admin),
+        rule(prefix("/internal/"), Some(vec![Method::Get]), Required),
+        rule(exact("/metrics-private"), None, Admin),
+        rule(prefix("/_matrix/client/unstable/org.example/"), None, Admin),
+        rule(prefix("/_matrix/client/v3/directory/"), None, Nothing),
+        rule(
+            prefix("/_matrix/client/v3/"),
+            Some(vec![Method::Put]),
+            Required,
+        ),
+    ]);
+    for (method, target, expected) in [
+        // Plain paths go by the order of the rules.
+        (Method::Get, "/internal/health", Nothing),
+        (Method::Get, "/internal/whois", Admin),
+        (Method::Get, "/internal/x", Required),
+        (Method::Post, "/internal/x", Unknown),
+        (Method::Get, "/other", Unknown),
+        (
+            Method::Put,
+            "/_matrix/client/v3/directory/room/%23a%3Ab.c",
+            Nothing,
+        ),
+        // So do other spellings.
+        (Method::Get, "//internal//health", Unknown),
+        (Method::Get, "/internal//health", Required),
+        (Method::Get, "/internal/WHOIS/", Admin),
+        (Method::Get, "/%69nternal/x", Required),
+        (Method::Get, "//internal/x", Required),
+        (Method::Get, "/./internal/x", Required),
+        (Method::Get, "/internal%2fx", Required),
+        (Method::Get, "/internal;a/x", Required),
+        (Method::Get, "/metrics%2dprivate?x", Admin),
+        (Method::Get, "/metrics-private/", Admin),
+        (Method::Post, "/%69nternal/x", Unknown),
+        (
+            Method::Get,
+            "/_matrix/client/unstable/org%2eexample/a",
+            Admin,
+        ),
+        (
+            Method::Get,
+            "/_matrix/client//unstable/org.example/a",
+            Admin,
+        ),
+        // Where dots lead cannot be told.
+        (Method::Get, "/x/../internal/x", Admin),
+        (Method::Get, "/internal/x/%2e%2e/health", Admin),
+        (Method::Get, "/internal%2f..%2fx", Admin),
+        // What the homeserver needs a token for, a rule that restricts something else does not open.
+        (Method::Get, "/_matrix/client/v3/sync", Required),
+    ] {
+        let requirement = endpoints.classify(target.as_bytes(), || method);
+        assert_eq!(requirement, expected, "{method:?} {target}");
+    }
+    // Who serves another spelling is the operator's knowledge too.
+    assert!(!endpoints.refuses(b"/_matrix/client//v3/x", Method::Put));
+}
+
+/// Rules that open paths are as narrow as they are written, and cost no second look.
+#[test]
+fn what_a_rule_opens_is_opened_in_its_own_spelling_alone() {
+    let endpoints = Endpoints::new(vec![Rule {
+        path: PathMatch::Prefix("/_matrix/client/v3/search".to_owned()),
+        methods: None,
+        requirement: Nothing,
+    }]);
+    assert!(endpoints.spellings.is_empty());
+    let classified = |target: &[u8]| endpoints.classify(target, || Method::Post);
+    assert_eq!(classified(b"/_matrix/client/v3/search"), Nothing);
+    assert_eq!(classified(b"/_matrix/client/v3//search"), Unknown);
+    assert_eq!(classified(b"/_matrix/client/v3/%73earch"), Unknown);
+}
+
+#[test]
+fn spellings_are_read_in_linear_time() {
+    let endpoints = Endpoints::new(
+        ["/internal/a/b/", "/x", "/x/x/x/x"]
+            .map(|path| Rule {
+                path: PathMatch::Prefix(path.to_owned()),
+                methods: None,
+                requirement: Required,
+            })
+            .into(),
+    );
+    // Blocked paths, dots and readings take a pass each.
+    const LOOKS: usize = 3 * (3 + reading::MAX_DEPTH as usize + 1);
+    for input in ["/", "x/", "%2f", "%252f", "%25", "25", "..;", "x", "\\"] {
+        for suffix in ["", "/..", "/internal/a/b"] {
+            let read = |middle: &[u8]| {
+                crate::form::steps::note(1);
+                let path = [b"/".as_slice(), middle, suffix.as_bytes()].concat();
+                endpoints.classify_path(&path, || Method::Get);
+            };
+            crate::form::steps::assert_linear("/", LOOKS, read, input.as_bytes());
+        }
+    }
+}
+
+#[test]
 fn a_method_that_no_path_of_a_family_has_is_refused_by_the_homeserver() {
     let rule = Rule {
         path: PathMatch::Prefix("/_matrix/client/v3/sync/".to_owned()),
@@ -196,7 +306,9 @@ fn a_method_that_no_path_of_a_family_has_is_refused_by_the_homeserver() {
     for (method, target, expected) in [
         (Method::Get, "/_matrix/client/v3/sync", false),
         (Method::Head, "/_matrix/client/v3/sync", false),
-        (Method::Delete, "/_matrix/client/v3/sync", true),
+        (Method::Put, "/_matrix/client/v3/sync", true),
+        // Another spelling of what the rule restricts.
+        (Method::Delete, "/_matrix/client/v3/sync", false),
         (Method::Get, "/_matrix/client/v3/createRoom", true),
         (Method::Get, "/_matrix/client/versions", false),
         (Method::Post, "/_matrix/client/versions", true),
@@ -245,6 +357,19 @@ fn everything_below_the_prefix_of_mas_is_of_mas() {
         ("/%61uth/oauth2/revoke", Unknown),
         ("/_matrix/client/v3/rooms/x/join", Required),
         ("/auth/../_synapse/mas/x", Blocked),
+        // It may lead elsewhere: looked at like any unknown path.
+        ("/auth/../_matrix/client/v3/account/whoami", Unknown),
+        ("/auth/%2e%2e/_matrix/client/v3/account/whoami", Unknown),
+        ("/auth/%252e%252e/_matrix/client/v3/account/whoami", Unknown),
+        ("/auth/x%2f..%2f../_matrix/client/v3/sync", Unknown),
+        ("/auth/..;x/_matrix/client/v3/sync", Unknown),
+        ("/auth/..\\_matrix/client/v3/sync", Unknown),
+        ("/auth/oauth2/../oauth2/revoke", Unknown),
+        ("/oauth2/../_matrix/client/v3/sync", Unknown),
+        ("/_matrix/client/v3/login/../account/whoami", Unknown),
+        ("/_matrix/client/v3/logout/%2e%2e/sync", Unknown),
+        ("/auth/./oauth2/revoke", MasOwned),
+        ("/auth/a..b", MasOwned),
     ] {
         assert_eq!(classified(&auth, target), expected, "{target}");
     }

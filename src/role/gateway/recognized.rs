@@ -1,7 +1,8 @@
 //! What the tokens in use are, so that a hit computes neither the SHA-256 nor the checksum of its token.
 //!
 //! Both are pure functions of the token, so what is remembered is never out of date. Only tokens of which the worker
-//! keeps a grant are remembered: invented ones push nothing out.
+//! keeps a grant are remembered, and, in a place of their own, inactive ones that come again: invented ones push no session
+//! out.
 //!
 //! The non-obvious rule: the keys are hashes, and a collision would give one token the answer about another. So they are
 //! 128 bits under a secret key of the VM ([`crate::multilinear`]): no client can look for collisions, and by chance there
@@ -13,6 +14,9 @@ use crate::{
     multilinear::{Hash, Multilinear},
     probing::{ProbingMap, Spread},
 };
+
+/// Inactive tokens that are remembered at the most.
+const MAX_INACTIVE: usize = 1_024;
 
 /// Secret hashes: no client can choose them.
 impl Spread for Hash {
@@ -27,6 +31,8 @@ impl Spread for Hash {
 pub(super) struct RecognizedTokens {
     hashes: Multilinear,
     tokens: ProbingMap<Hash, Recognized>,
+    /// Those that are inactive.
+    inactive: ProbingMap<Hash, Recognized>,
     /// The last token that was looked at, if it was not among them.
     last: Option<(Hash, Recognized)>,
 }
@@ -35,7 +41,8 @@ impl RecognizedTokens {
     /// Returns what `token` is, as [`Recognized::of`] does.
     pub fn of(&mut self, config: &Config, token: &[u8]) -> Option<Recognized> {
         let hash = self.hashes.hash(token);
-        if let Some(known) = hash.and_then(|hash| self.tokens.get(&hash)) {
+        let known = |hash| self.tokens.get(&hash).or_else(|| self.inactive.get(&hash));
+        if let Some(known) = hash.and_then(known) {
             self.last = None;
             return Some(*known);
         }
@@ -48,13 +55,31 @@ impl RecognizedTokens {
     /// Remembers the last token that was looked at. When there are `capacity` of them they are all forgotten: the next
     /// hit of each costs its digest once.
     pub fn remember_last(&mut self, capacity: usize) {
-        let Some((hash, recognized)) = self.last.take() else {
-            return;
-        };
-        if self.tokens.len() >= capacity {
-            self.tokens = ProbingMap::default();
+        if let Some((hash, recognized)) = self.last.take() {
+            remember(&mut self.tokens, capacity, hash, recognized);
         }
-        self.tokens.insert(hash, recognized);
+    }
+
+    /// Remembers it as an inactive one.
+    pub fn remember_last_inactive(&mut self, capacity: usize) {
+        if let Some((hash, recognized)) = self.last.take() {
+            let capacity = capacity.min(MAX_INACTIVE);
+            remember(&mut self.inactive, capacity, hash, recognized);
+        }
+    }
+}
+
+fn remember(
+    tokens: &mut ProbingMap<Hash, Recognized>,
+    capacity: usize,
+    hash: Hash,
+    recognized: Recognized,
+) {
+    if tokens.len() >= capacity {
+        *tokens = ProbingMap::default();
+    }
+    if capacity > 0 {
+        tokens.insert(hash, recognized);
     }
 }
 
@@ -136,6 +161,27 @@ mod tests {
             tokens.of(&config, &number.to_le_bytes());
         }
         assert!(tokens.tokens.is_empty());
+    }
+
+    #[test]
+    fn inactive_tokens_are_remembered_apart_and_not_many() {
+        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
+        tokens.of(&config, TOKENS[0]);
+        tokens.remember_last(64);
+        for number in 0..10_000_u32 {
+            for _ in 0..2 {
+                let token = number.to_le_bytes();
+                let found = tokens.of(&config, &token).unwrap();
+                assert_eq!(found.digest, TokenDigest::of(&token));
+                tokens.remember_last_inactive(65_536);
+            }
+            assert!(tokens.inactive.len() <= MAX_INACTIVE);
+        }
+        assert!(tokens.inactive.len() > 1);
+        assert_eq!(tokens.tokens.len(), 1);
+        tokens.of(&config, TOKENS[1]);
+        tokens.remember_last_inactive(0);
+        assert!(tokens.inactive.is_empty());
     }
 
     #[test]

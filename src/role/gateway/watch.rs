@@ -1,10 +1,10 @@
 //! The ends of sessions that pass by the gateway: logouts, revocations, and tokens that the homeserver refuses
 //! although the edge takes them for active.
 //!
-//! The non-obvious rule: all of them only make the edge forget. None is taken for MAS's word that a token is
-//! inactive: the next request asks MAS. So the status alone decides, and no body of a response is read. It may
-//! be compressed, cut or of any length, and what it could tell (a 401 that only asks for interactive
-//! authentication) costs one question to MAS.
+//! The non-obvious rule: all of them only make the edge ask MAS at the next request. None is taken for MAS's word that a
+//! token is inactive. A refusal does not even end the answer: it is doubted, and serves on where MAS gives no other. So
+//! the status alone decides, and no body of a response is read. It may be compressed, cut or of any length, and what it
+//! could tell (a 401 that only asks for interactive authentication) costs one question to MAS.
 
 use std::time::Duration;
 
@@ -141,7 +141,7 @@ pub(super) fn on_response_headers<H: Host, W>(
         Watch::Active(token) if status == Some(401) => {
             let upstream = &exchange.plugin.upstream;
             if refused.admit(upstream.question(&token), cb.now()) {
-                let what = Invalidation::Token(&token);
+                let what = Invalidation::Refusal(&token);
                 resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Homeserver);
             }
         }

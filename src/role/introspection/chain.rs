@@ -92,6 +92,7 @@ proptest! {
                 user: None,
                 answer,
                 expiry: Some(expiry),
+                asked_at: Instant::default(),
                 fresh_until: expiry.earliest,
                 refresh_at: None,
             };

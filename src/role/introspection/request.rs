@@ -214,6 +214,7 @@ mod tests {
             user: None,
             answer,
             expiry: lifetime.map(|told| Expiry::new(told, at(900), at(1_000))),
+            asked_at: at(900),
             fresh_until: at(u64::MAX),
             refresh_at: None,
         };

@@ -332,6 +332,7 @@ fn each_verdict_makes_its_reply() {
         (NoVerdict::Lost, false),
         (NoVerdict::Elsewhere, false),
         (NoVerdict::Overloaded, true),
+        (NoVerdict::TokenTooLong, true),
         (NoVerdict::OverBudget { retry_after_ms }, true),
     ] {
         for (on_failure, passes) in [("reject", is_passed_on), ("pass", true)] {
@@ -350,6 +351,7 @@ fn each_verdict_makes_its_reply() {
         user: None,
         answer,
         expiry: None,
+        asked_at: now,
         fresh_until: now + Duration::from_secs(1),
         refresh_at: None,
     };

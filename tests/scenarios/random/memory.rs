@@ -69,6 +69,8 @@ pub struct Memory {
     forgotten_at: u64,
     /// Since then, answers of "active" from before no longer count.
     pub ends: Vec<Change>,
+    /// When a worker listened to a refusal of the homeserver. Answers of "active" to questions from before are doubted.
+    pub doubts: Vec<Moment>,
     /// Since then, answers of "inactive" from before no longer count.
     pub revivals: Vec<Change>,
     /// When a call last failed.
@@ -116,10 +118,20 @@ pub struct Change {
 impl Scenario {
     pub(super) fn note_answer(&mut self, number: usize) {
         let now = self.now();
+        let (session, sent_at) = {
+            let answer = &self.mas.answers[number];
+            (answer.session, answer.sent_at)
+        };
+        let is_older = self.mas.answers.iter().any(|other| {
+            let is_verdict = !matches!(other.verdict, Verdict::Fault(..));
+            let is_later = other.session == session && other.sent_at > sent_at;
+            is_verdict && is_later && other.delivered.is_some()
+        });
         let answer = &mut self.mas.answers[number];
         answer.delivered = Some(now);
         let memory = &mut self.memory[answer.session];
-        let is_outdated = memory.forgotten_at >= answer.sent_at
+        let is_outdated = is_older
+            || memory.forgotten_at >= answer.sent_at
             || memory.orphaned_at + LEASE + BETWEEN_TICKS > answer.sent_at;
         let kept = match &answer.verdict {
             Verdict::Fault(..) => {
@@ -195,7 +207,10 @@ impl Scenario {
         let now = self.now();
         let has_waited = since.step < now.step;
         assert!(
-            has_waited || self.may_know(session) || self.has_reason_to_fail(worker, request),
+            has_waited
+                || self.settings.is_crowded
+                || self.may_know(session)
+                || self.has_reason_to_fail(worker, request),
             "MAS is asked whose sessions end"
         );
         let is_kept = self.memory[session].kept.is_some_and(|kept| {
@@ -204,6 +219,7 @@ impl Scenario {
         });
         let is_certain = is_kept
             && self.settings.slots == ROOMY
+            && !self.settings.is_crowded
             && !self.settings.is_varied
             && now.at - since.at < TIMEOUT
             && !self.has_reason_to_fail(worker, request);
@@ -239,8 +255,9 @@ impl Scenario {
     }
 
     pub(super) fn note_refusal(&mut self, session: usize) {
+        let now = self.now();
         self.forget(session, true);
-        self.note_end(session);
+        self.memory[session].doubts.push(now);
     }
 
     /// The edge may forget this kind of answer.

@@ -29,6 +29,9 @@ const LATE: u64 = 100;
 /// Time passes in pieces of this many milliseconds at the most.
 const PIECE: u64 = 125;
 
+/// How long a worker is busy at the most: longer than any lease, call or wait lasts.
+const BUSY: u64 = 8_000;
+
 /// Where clients come from.
 const SOURCES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
 
@@ -105,8 +108,10 @@ impl Scenario {
             80..96 => self.act(worker, Self::homeserver_request),
             96..110 => self.compute(worker),
             110..142 => self.act(worker, Self::answer),
-            142..146 => self.hang_up(worker),
+            142..146 if !self.is_busy(worker) => self.hang_up(worker),
+            142..146 => {}
             146..164 => {
+                self.occupy(worker);
                 let millis = self.rng.u64(1..2_000);
                 self.pass_time(millis);
             }
@@ -129,7 +134,11 @@ impl Scenario {
 
     pub(super) fn let_everyone_be_answered(&mut self) {
         self.settings.interferes = false;
-        let until = self.now().at + PATIENCE + TICK;
+        let mut until = self.now().at + PATIENCE + TICK;
+        if self.settings.is_crowded {
+            // Calls and waits get the time back in which their worker was busy.
+            until += BUSY + PATIENCE;
+        }
         while !self.open.is_empty() && self.now().at < until {
             self.pass_time(TICK);
         }
@@ -139,6 +148,19 @@ impl Scenario {
         f(&mut self.members[worker].worker.borrow_mut())
     }
 
+    /// A worker of a crowded machine may become busy.
+    fn occupy(&mut self, worker: usize) {
+        if self.settings.is_crowded && self.rng.bool() {
+            let millis = self.rng.u64(1..BUSY);
+            self.show(|| format!("worker {worker} is busy for {millis} ms"));
+            self.members[worker].busy_until = self.now().at + millis;
+        }
+    }
+
+    fn is_busy(&self, worker: usize) -> bool {
+        self.now().at < self.members[worker].busy_until
+    }
+
     fn act_of_any(&mut self, choose: impl FnOnce(&mut Self) -> Option<(usize, Action)>) {
         if let Some((worker, action)) = choose(self) {
             self.carry_out(worker, action);
@@ -146,6 +168,9 @@ impl Scenario {
     }
 
     fn act(&mut self, worker: usize, choose: impl FnOnce(&mut Self, usize) -> Option<Action>) {
+        if self.is_busy(worker) {
+            return;
+        }
         if let Some(action) = choose(self, worker) {
             self.carry_out(worker, action);
         }
@@ -185,7 +210,7 @@ impl Scenario {
             return None;
         }
         let other = self.rng.usize(..self.members.len());
-        if other == worker {
+        if other == worker || self.is_busy(other) {
             return None;
         }
         let action = match self.rng.u32(..10) {
@@ -350,7 +375,8 @@ impl Scenario {
             for worker in 0..self.members.len() {
                 let now = self.now().at;
                 let member = &mut self.members[worker];
-                if now - member.ticked_at >= TICK + member.late {
+                let is_free = member.busy_until <= now;
+                if is_free && now - member.ticked_at >= TICK + member.late {
                     member.ticked_at = now;
                     member.late = self.rng.choice([0, 0, 0, LATE]).unwrap();
                     self.step += 1;
@@ -428,12 +454,16 @@ impl Scenario {
         ))
     }
 
-    /// MAS answers a client that ends a session, or the homeserver answers MAS, through any worker but this.
+    /// MAS answers a client that ends a session, or the homeserver answers MAS, through any worker but this that is
+    /// not busy.
     fn response(&mut self, except: Option<usize>) -> Option<(usize, Action)> {
-        if self.rng.bool() {
+        let is_telling = self.rng.bool();
+        let can_read = |worker: usize| Some(worker) != except && !self.is_busy(worker);
+        if is_telling {
             let tellings = self.tellings.iter().enumerate();
-            let others = tellings.filter(|(_, telling)| Some(telling.worker) != except);
-            let (at, _) = self.rng.choice(others.collect::<Vec<_>>())?;
+            let others = tellings.filter(|(_, telling)| can_read(telling.worker));
+            let others: Vec<_> = others.map(|(at, _)| at).collect();
+            let at = self.rng.choice(others)?;
             let Telling {
                 worker,
                 stream,
@@ -446,10 +476,11 @@ impl Scenario {
             return Some((worker, Action::Response(stream, status)));
         }
         let ends = self.session_ends.iter().enumerate();
-        let others = ends.filter(|(_, end)| Some(end.worker) != except);
+        let others = ends.filter(|(_, end)| can_read(end.worker));
         // What waits has not reached MAS.
         let reached = others.filter(|(_, end)| !self.open.contains_key(&(end.worker, end.stream)));
-        let (at, _) = self.rng.choice(reached.collect::<Vec<_>>())?;
+        let reached: Vec<_> = reached.map(|(at, _)| at).collect();
+        let at = self.rng.choice(reached)?;
         let SessionEnd {
             worker,
             stream,
@@ -496,7 +527,10 @@ impl Scenario {
     /// The homeserver refuses a token that went on as active, rightly or wrongly.
     fn refusal(&mut self) -> Option<(usize, Action)> {
         let at = self.rng.usize(..self.forwarded.len().max(1));
-        self.forwarded.get(at)?;
+        let (worker, ..) = *self.forwarded.get(at)?;
+        if self.is_busy(worker) {
+            return None;
+        }
         let (worker, stream, session) = self.forwarded.swap_remove(at);
         let now = self.now().at;
         let until = self.doubted.entry((worker, session)).or_default();

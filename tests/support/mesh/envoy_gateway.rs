@@ -44,14 +44,17 @@ pub fn bootstrap(resources: &[Value]) -> Value {
     serde_saphyr::from_str(value).expect("the bootstrap is YAML")
 }
 
-/// internal/xds/translator/listener.go. A listener may hold 32 KiB of a connection.
+/// internal/xds/translator/listener.go. Without a policy a listener may hold 32 KiB of a connection.
 fn listener(resources: &[Value], section: &Value, module: &Path) -> Value {
     let name = text(&section["name"]);
+    let policy = policy(resources, "ClientTrafficPolicy", name).unwrap_or(&Value::Null);
+    let connection = &policy["spec"]["connection"];
+    knows(connection, &["bufferLimit"]);
     json!({
         "name": name,
         "stat_prefix": name,
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
-        "per_connection_buffer_limit_bytes": 32_768,
+        "per_connection_buffer_limit_bytes": bytes(&connection["bufferLimit"]).unwrap_or(32_768),
         "filter_chains": [{"filters": [{
             "name": "envoy.filters.network.http_connection_manager",
             "typed_config": manager(resources, name, module),
@@ -65,7 +68,14 @@ fn manager(resources: &[Value], section: &str, module: &Path) -> Value {
     let policy = policy(resources, "ClientTrafficPolicy", section).unwrap_or(&Value::Null);
     knows(
         &policy["spec"],
-        &["targetRefs", "path", "headers", "timeout"],
+        &[
+            "targetRefs",
+            "connection",
+            "http2",
+            "path",
+            "headers",
+            "timeout",
+        ],
     );
     let path = &policy["spec"]["path"];
     knows(path, &["escapedSlashesAction", "disableMergeSlashes"]);
@@ -82,6 +92,15 @@ fn manager(resources: &[Value], section: &str, module: &Path) -> Value {
         Some("DropHeader") => "DROP_HEADER",
         _ => "REJECT_REQUEST",
     };
+    let http2 = &policy["spec"]["http2"];
+    knows(
+        http2,
+        &[
+            "maxConcurrentStreams",
+            "initialStreamWindowSize",
+            "initialConnectionWindowSize",
+        ],
+    );
     let mut manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "codec_type": "AUTO",
@@ -89,9 +108,9 @@ fn manager(resources: &[Value], section: &str, module: &Path) -> Value {
         "use_remote_address": true,
         "server_header_transformation": "PASS_THROUGH",
         "http2_protocol_options": {
-            "max_concurrent_streams": 100,
-            "initial_stream_window_size": 65_536,
-            "initial_connection_window_size": 1_048_576,
+            "max_concurrent_streams": http2["maxConcurrentStreams"].as_u64().unwrap_or(100),
+            "initial_stream_window_size": bytes(&http2["initialStreamWindowSize"]).unwrap_or(65_536),
+            "initial_connection_window_size": bytes(&http2["initialConnectionWindowSize"]).unwrap_or(1_048_576),
         },
         "normalize_path": true,
         "merge_slashes": path["disableMergeSlashes"] != true,
@@ -114,6 +133,17 @@ fn manager(resources: &[Value], section: &str, module: &Path) -> Value {
         }
     }
     manager
+}
+
+/// A quantity of Kubernetes, as far as it is a number of KiB or MiB.
+fn bytes(quantity: &Value) -> Option<u64> {
+    let text = quantity.as_str()?;
+    let (number, unit) = text
+        .strip_suffix("Ki")
+        .map(|number| (number, 1024))
+        .or_else(|| text.strip_suffix("Mi").map(|number| (number, 1024 * 1024)))
+        .unwrap_or_else(|| panic!("there is no rule for {text}"));
+    Some(number.parse::<u64>().expect("a number") * unit)
 }
 
 /// The modules that a policy of the section brings, and the router. All are off until a route turns them on

@@ -2,7 +2,7 @@
 //!
 //! Every callback into the core is made here.
 
-use std::{cell::Cell, collections::BTreeMap, rc::Rc};
+use std::{cell::Cell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use matrix_edge_auth::{
     host::{CallId, RootId, StreamId},
@@ -198,6 +198,16 @@ impl SimulatedWorker {
             self.worker.on_tick(&self.host(root.0), root);
         }
         self.run_hurried_timers();
+    }
+
+    /// Time passes while the timers fire when they should.
+    pub fn tick_for(&mut self, mut time: Duration) {
+        while !time.is_zero() {
+            let piece = time.min(TICK);
+            time -= piece;
+            self.process.advance(piece);
+            self.tick();
+        }
     }
 
     /// Envoy calls back for one message that was sent to this worker, if there is one.

@@ -56,18 +56,21 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-fn harm(one: &Use<'_>) -> &'static str {
-    match one.role {
-        Role::Introspection => {
-            "a client that reaches it can test whether tokens are active: use an internal address, or let only Synapse in by \
-             `filter_chain_match: { source_prefix_ranges: .. }`, or by a NetworkPolicy given to `check` together with this file"
-        }
-        _ => {
-            "a client that reaches it is kept from the homeserver by the secret alone: use an internal address, or let only \
-             MAS in by `filter_chain_match: { source_prefix_ranges: .. }`, or by a NetworkPolicy given to `check` together \
-             with this file"
-        }
-    }
+fn harm(one: &Use<'_>) -> String {
+    let (harm, caller) = match one.role {
+        Role::Introspection => (
+            "a client that reaches it can test whether tokens are active",
+            "Synapse",
+        ),
+        _ => (
+            "a client that reaches it is kept from the homeserver by the secret alone",
+            "MAS",
+        ),
+    };
+    format!(
+        "{harm}: use an internal address, or let only {caller} in by `filter_chain_match: {{ source_prefix_ranges: .. }}`, or \
+         give `check` together with this file what closes the port: a NetworkPolicy, or a Compose file that does not publish it"
+    )
 }
 
 /// Whether the address is neither loopback nor of a private network.

@@ -463,6 +463,7 @@ fn without_a_verdict_the_configuration_decides_and_no_token_is_called_inactive()
         NoVerdict::Malformed,
         NoVerdict::Lost,
         NoVerdict::Overloaded,
+        NoVerdict::TokenTooLong,
         NoVerdict::Elsewhere,
     ] {
         for (on_failure, expected) in [

@@ -1,0 +1,195 @@
+//! The commands of the pages below `envoy/` that start Envoy, or ask it something. `support/folder_pages.rs` has the list.
+//!
+//! The non-obvious rule: a command that starts Envoy is run as it stands, on the folder as it stands, and only checks the
+//! configuration: the listeners of the folder have fixed ports. That the folder's Envoy serves is what the tests of the
+//! folder show.
+
+use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
+
+use stand_in::mas::{DEFAULT_SECRET, Session};
+
+use super::{
+    compose,
+    edge::{WHOAMI, identity, new_token},
+    pages::outcome,
+    rollout_guide,
+};
+use crate::support::{
+    envoy::{module, repository},
+    folder_pages::{Runner, commands_of},
+    http,
+};
+
+/// The pages whose commands this file runs. Each has a test below.
+const PAGES: [&str; 6] = [
+    "docs/deploy.md",
+    "envoy/compose/README.md",
+    "envoy/fleet/README.md",
+    "envoy/production/README.md",
+    "envoy/rate-limit/README.md",
+    "envoy/sync-workers/README.md",
+];
+
+/// The commands of a page that are run here.
+fn commands(page: &str) -> Vec<&'static str> {
+    let all = commands_of(Runner::Envoy).filter(|command| command.page == page);
+    let found: Vec<&str> = all.map(|command| command.text).collect();
+    assert!(!found.is_empty(), "{page}");
+    found
+}
+
+#[test]
+fn every_page_has_its_test() {
+    let pages: BTreeSet<&str> = commands_of(Runner::Envoy)
+        .map(|command| command.page)
+        .collect();
+    assert_eq!(pages, BTreeSet::from(PAGES));
+}
+
+/// Runs a command that starts Envoy, in a copy of `envoy/`. Returns what Envoy says of the configuration, or why it fails.
+async fn validate(
+    command: &str,
+    folder: &str,
+    edit: impl Fn(&str) -> String,
+) -> Result<String, String> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut folders = vec![PathBuf::from("envoy")];
+    while let Some(folder) = folders.pop() {
+        fs::create_dir(dir.path().join(&folder)).expect("a new directory");
+        for entry in fs::read_dir(repository().join(&folder)).expect("a folder") {
+            let path = folder.join(entry.expect("an entry").file_name());
+            let from = repository().join(&path);
+            if from.is_dir() {
+                folders.push(path);
+            } else if path
+                .extension()
+                .is_some_and(|extension| extension == "yaml")
+            {
+                let text = fs::read_to_string(from).expect("a file");
+                let text = text.replace(
+                    "/etc/envoy/matrix-edge-auth.wasm",
+                    &module().display().to_string(),
+                );
+                fs::write(dir.path().join(path), edit(&text)).expect("a file of our own");
+            }
+        }
+    }
+    fs::create_dir(dir.path().join("dist")).expect("a new directory");
+    let built = dir.path().join("dist/matrix-edge-auth.wasm");
+    fs::copy(module(), built).expect("a file of our own");
+    let binary = std::env::var_os("ENVOY")
+        .map_or_else(|| repository().join(".venv/bin/envoy"), PathBuf::from);
+    // func-e fetches an Envoy, and passes what follows `run` on to it.
+    let functions = format!(
+        "envoy() {{ '{}' \"$@\" --mode validate 2>&1; }}; func-e() {{ [ \"$1\" = run ] && shift && envoy \"$@\"; }}",
+        binary.display()
+    );
+    let command = command.replace("MAS_SECRET=...", &format!("MAS_SECRET={DEFAULT_SECRET}"));
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &format!("{functions}; {command}")])
+        .env("MAS_SECRET", "")
+        .current_dir(dir.path().join(folder));
+    outcome(bash).await
+}
+
+/// Checks that every command of a page starts an Envoy, and that one with a wrong configuration would not start.
+async fn assert_starts(page: &str, folder: &str) {
+    for command in commands(page) {
+        let said = validate(command, folder, str::to_owned).await;
+        assert!(
+            said.as_ref().is_ok_and(|said| said.ends_with(" OK")),
+            "{command}: {said:?}"
+        );
+        let wrong = validate(command, folder, |text| {
+            text.replace("server_name:", "server_nam:")
+        })
+        .await;
+        assert!(
+            wrong
+                .as_ref()
+                .is_err_and(|said| said.contains("server_nam:")),
+            "{command}: {wrong:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_folders_of_the_overview_start() {
+    assert_starts("docs/deploy.md", "").await;
+}
+
+/// Its page says to run it beside the file.
+#[tokio::test]
+async fn a_member_of_the_fleet_starts() {
+    assert_starts("envoy/fleet/README.md", "envoy/fleet").await;
+}
+
+#[tokio::test]
+async fn the_rate_limits_start() {
+    assert_starts("envoy/rate-limit/README.md", "").await;
+}
+
+#[tokio::test]
+async fn the_sync_workers_start() {
+    assert_starts("envoy/sync-workers/README.md", "").await;
+}
+
+/// In the order of the page: deliver, start, ask.
+#[tokio::test]
+async fn production_can_be_installed_as_its_page_says() {
+    let mut site = rollout_guide::Site::start().await;
+    for command in commands("envoy/production/README.md") {
+        match command.split_whitespace().next() {
+            Some("/etc/envoy/deliver") => site.run(command, "").await,
+            Some("envoy") => {
+                site.run(&format!("{command} --mode validate"), "").await;
+                site.restart().await;
+            }
+            Some("curl") => site.run(command, "200").await,
+            _ => panic!("nothing is done about {command}"),
+        }
+    }
+}
+
+/// A login, and a request with the token that it gives.
+#[tokio::test]
+async fn a_user_of_compose_logs_in_and_is_told_to_the_homeserver() {
+    let deployed = compose::start().await;
+    let token = new_token("mct");
+    deployed
+        .mas
+        .insert(&token, Session::compat("alice", "PHONE"));
+    let gateway = deployed.envoy.listener(compose::GATEWAY);
+    let curl = async |command: &str| {
+        let connect = format!("--silent --connect-to localhost:10000:{gateway}");
+        let command = command.replacen("curl", &format!("curl {connect}"), 1);
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &command]);
+        outcome(bash).await.expect("an answer")
+    };
+    let [login, whoami] = commands("envoy/compose/README.md")[..] else {
+        panic!("two commands");
+    };
+    // The stand-in for MAS has no login. It answers through Envoy what it answers by itself, and the homeserver sees nothing.
+    let form = login.split('\'').nth(1).expect("a body");
+    let direct = http::Request::post("/_matrix/client/v3/login", "application/json", form);
+    let direct = http::send(deployed.mas.addr(), &direct).await;
+    assert_eq!(curl(login).await, direct.text().trim_end());
+    assert_eq!(deployed.homeserver.count(), 0);
+    serde_json::from_str::<serde_json::Value>(form).expect("the body is JSON");
+
+    curl(&whoami.replace("mct_...", &token)).await;
+    let seen = deployed.homeserver.requests();
+    assert_eq!(seen[0].path(), WHOAMI);
+    assert_eq!(
+        identity(&seen[0]),
+        [["@alice:example.localhost"], ["PHONE"]]
+    );
+    // Its page: "a token with another last letter ends at Envoy".
+    let mut other = token.clone();
+    let last = other.pop().expect("a letter");
+    other.push(if last == 'a' { 'b' } else { 'a' });
+    let refused = curl(&whoami.replace("mct_...", &other)).await;
+    assert!(refused.contains("M_UNKNOWN_TOKEN"), "{refused}");
+    assert_eq!(deployed.homeserver.count(), 1);
+}
