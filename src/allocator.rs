@@ -99,12 +99,15 @@ impl Recycler {
     fn class(&self, layout: Layout) -> Option<(usize, &Class)> {
         // Rust asks for no empty block.
         let rest = layout.size().wrapping_sub(1);
-        let at = match rest {
-            _ if layout.align() > ALIGN => return None,
-            ..MAX_SMALL => rest / SMALL_STEP,
-            ..MAX_LARGE => SMALL_CLASSES - 1 + rest / LARGE_STEP,
-            _ => return None,
+        let at = if rest < MAX_SMALL {
+            rest / SMALL_STEP
+        } else {
+            SMALL_CLASSES - 1 + rest / LARGE_STEP
         };
+        if layout.align() > ALIGN {
+            return None;
+        }
+        // Behind the last class there are none.
         Some((at, self.0.get(at)?))
     }
 }
@@ -116,4 +119,66 @@ fn whole(class: usize) -> Layout {
         Some(large) => (large + 2) * LARGE_STEP,
     };
     Layout::from_size_align(size, ALIGN).unwrap_or(Layout::new::<[u64; MAX_LARGE / 8]>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(size: usize) -> Layout {
+        Layout::from_size_align(size, ALIGN).unwrap()
+    }
+
+    #[test]
+    fn every_block_is_as_large_as_it_is_asked_for() {
+        let mut last = None;
+        for size in 1..=MAX_LARGE {
+            let (class, _) = ALLOCATOR.class(layout(size)).unwrap();
+            let block = whole(class).size();
+            let step = if size <= MAX_SMALL {
+                SMALL_STEP
+            } else {
+                LARGE_STEP
+            };
+            assert!((size..size + step).contains(&block), "{size} in {block}");
+            assert!(last <= Some(class), "{size}");
+            last = Some(class);
+        }
+        assert_eq!(last, Some(CLASSES - 1));
+        for other in [layout(0), layout(MAX_LARGE + 1), layout(1 << 30)] {
+            assert!(ALLOCATOR.class(other).is_none(), "{other:?}");
+        }
+        let aligned = Layout::from_size_align(64, 2 * ALIGN).unwrap();
+        assert!(ALLOCATOR.class(aligned).is_none());
+    }
+
+    #[test]
+    fn a_freed_block_is_the_next_one_and_no_two_in_use_are_the_same() {
+        let recycler = Recycler([const { Class::new() }; CLASSES]);
+        for size in [1, 16, 17, 512, 513, MAX_LARGE] {
+            let blocks = [(); 2 * MAX_KEPT].map(|()| {
+                // SAFETY: the size is not zero.
+                let block = unsafe { recycler.alloc(layout(size)) };
+                // SAFETY: the block is as large.
+                unsafe { block.write_bytes(0xaa, size) };
+                block
+            });
+            let mut distinct = blocks.to_vec();
+            distinct.sort_unstable();
+            distinct.dedup();
+            assert_eq!(distinct.len(), blocks.len());
+            for block in blocks {
+                // SAFETY: it is freed once, as it was made.
+                unsafe { recycler.dealloc(block, layout(size)) };
+            }
+            let (_, class) = recycler.class(layout(size)).unwrap();
+            assert_eq!(class.kept.get(), MAX_KEPT);
+            for (left, block) in (0..MAX_KEPT).zip(&blocks).rev() {
+                // SAFETY: the size is not zero.
+                assert_eq!(unsafe { recycler.alloc(layout(size)) }, *block);
+                assert_eq!(class.kept.get(), left);
+            }
+            assert!(class.first.get().is_null());
+        }
+    }
 }

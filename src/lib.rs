@@ -22,6 +22,7 @@
 //! | [`role`] | the gateway, introspection and provisioning roles |
 //! | [`worker`] | one worker: hands each callback to its role |
 //! | `envoy` | the proxy-wasm adapter; the only code that knows the ABI |
+//! | `allocator` | the module's memory, block by block |
 //! | [`token`], [`form`], [`json`], [`clock`], [`metrics`], [`probing`], [`sorted`] | small things that every room uses |
 //!
 //! A room uses only rooms above it in this table.

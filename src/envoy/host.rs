@@ -36,13 +36,16 @@ enum MetricId {
     Known(u32),
 }
 
+/// A list of headers that is a constant, and its serialized form.
+type Constant = (&'static [Header], Rc<[u8]>);
+
 thread_local! {
     /// Envoy's ids of the metrics, each at the place of its metric.
     static METRICS: [Cell<MetricId>; Metric::PLACES] =
         const { [const { Cell::new(MetricId::Unknown) }; Metric::PLACES] };
 
-    /// The lists of headers that are constants, each with its serialized form. There are three.
-    static CONSTANTS: Cell<Vec<(&'static [Header], Rc<[u8]>)>> = const { Cell::new(Vec::new()) };
+    /// The lists of headers that are constants. There are three.
+    static CONSTANTS: Cell<Vec<Constant>> = const { Cell::new(Vec::new()) };
 }
 
 /// The proxy, as seen from the context whose callback runs.

@@ -25,16 +25,6 @@ pub(crate) fn has_any<const N: usize>(text: &[u8], wanted: [u8; N]) -> bool {
     }
 }
 
-/// Returns whether every byte of `text` is ASCII.
-#[inline]
-pub(crate) fn is_ascii(text: &[u8]) -> bool {
-    let (words, rest) = text.as_chunks::<WORD>();
-    let all = words
-        .iter()
-        .fold(0, |all, word| all | u64::from_le_bytes(*word));
-    all & (ONES << 7) == 0 && rest.is_ascii()
-}
-
 /// Returns where `wanted` stands first in `text`.
 #[inline]
 pub(crate) fn position(text: &[u8], wanted: u8) -> Option<usize> {
@@ -115,10 +105,7 @@ mod tests {
                 text[at] = b'?';
                 assert_eq!(position(&text, b'?'), Some(at), "of {length}");
                 assert!(has_any(&text, [b'.', b'?']) && has_any(&text, [b'?', b'.']));
-                text[at] = b'\xc3';
-                assert!(!is_ascii(&text), "at {at} of {length}");
                 text[at] = b'a';
-                assert!(is_ascii(&text));
             }
         }
     }
