@@ -243,6 +243,10 @@ impl Worker {
             self.resolver.cancel(stream);
             self.introspection.cancel(stream);
         }
+        // What is still watched for at the end is always something that the response would have told.
+        if !exchange.wants().response_headers {
+            return;
+        }
         let cb = Callback::new(host, exchange.root(), &self.clock);
         let resolver = &mut self.resolver;
         match exchange {

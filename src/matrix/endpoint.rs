@@ -27,6 +27,8 @@ mod table;
 
 use std::cell::LazyCell;
 
+use crate::form::scan::position;
+
 #[cfg(not(target_arch = "wasm32"))]
 pub use self::explanation::{Decider, Explanation};
 pub(super) use self::table::after_version;
@@ -240,7 +242,8 @@ impl PathMatch {
 
 /// The path of a request target: everything before the first `?`.
 pub(super) fn path(target: &[u8]) -> &[u8] {
-    target.split(|&byte| byte == b'?').next().unwrap_or(target)
+    let end = position(target, b'?');
+    end.and_then(|end| target.get(..end)).unwrap_or(target)
 }
 
 #[cfg(test)]
