@@ -2,8 +2,8 @@
 //!
 //! The non-obvious rule: an error says nothing but that there is one. serde's own errors repeat the value that they met,
 //! which may be a secret. And what can repeat any value can print a floating-point number, which takes a twentieth of the
-//! whole module. So [`Plain`] stands between serde_json and what reads a value: it asks serde_json only for what it finds
-//! (`deserialize_any`), and an error on the way is [`Malformed`].
+//! whole module. So `Plain` stands between serde_json and what reads a value: it asks serde_json only for what it finds
+//! (`deserialize_any`), and an error on the way is `Malformed`.
 
 use std::fmt;
 
@@ -82,7 +82,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Plain<D> {
         self.0.deserialize_option(Plain(visitor)).map_err(malformed)
     }
 
-    /// A part of the text as it stands has this form, see [`serde_json::value::RawValue`].
+    /// A part of the text as it stands has this form, see `serde_json::value::RawValue`.
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
