@@ -333,7 +333,6 @@ fn an_unknown_path_lets_every_active_token_pass() {
             }
         }
         // Without one, and with what is none.
-        let gateway = gateway(1, overrides);
         for request in [
             Request::get(path),
             Request::get(path).header("authorization", "Basic x"),
