@@ -22,6 +22,7 @@
 //! | [`role`] | the gateway, introspection and provisioning roles |
 //! | [`worker`] | one worker: hands each callback to its role |
 //! | `envoy` | the proxy-wasm adapter; the only code that knows the ABI |
+//! | `allocator` | the module's memory, block by block |
 //! | [`token`], [`form`], [`json`], [`clock`], [`metrics`], [`probing`], [`sorted`] | small things that every room uses |
 //!
 //! A room uses only rooms above it in this table.
@@ -37,6 +38,8 @@
 )]
 #![cfg_attr(not(test), deny(clippy::string_slice))]
 
+#[cfg(target_os = "wasi")]
+mod allocator;
 pub mod cache;
 pub mod clock;
 pub mod config;

@@ -49,17 +49,15 @@ impl Multilinear {
         }
         let [length, factors @ ..] = &self.factors;
         let mut sums = add(self.start, length, u32::try_from(bytes.len()).ok()?);
-        let (words, rest) = bytes.as_chunks::<WORD>();
-        let mut factors = factors.iter();
-        for (word, factors) in words.iter().zip(&mut factors) {
-            sums = add(sums, factors, u32::from_le_bytes(*word));
+        // Two words at a time. Zeros behind the end add nothing.
+        let (pairs, rest) = bytes.as_chunks::<{ 2 * WORD }>();
+        let mut factors = factors.as_chunks::<2>().0.iter();
+        for (pair, factors) in pairs.iter().zip(&mut factors) {
+            sums = add_pair(sums, factors, u64::from_le_bytes(*pair));
         }
         if let Some(factors) = factors.next().filter(|_| !rest.is_empty()) {
-            let mut word = [0; WORD];
-            for (to, byte) in word.iter_mut().zip(rest) {
-                *to = *byte;
-            }
-            sums = add(sums, factors, u32::from_le_bytes(word));
+            let shift = |pair, byte: &u8| pair << 8 | u64::from(*byte);
+            sums = add_pair(sums, factors, rest.iter().rev().fold(0, shift));
         }
         Some(sums.map(upper_half))
     }
@@ -75,6 +73,11 @@ impl Default for Multilinear {
             random.hash_one(number)
         })
     }
+}
+
+#[inline]
+fn add_pair(sums: [u64; SUMS], [first, second]: &[[u64; SUMS]; 2], pair: u64) -> [u64; SUMS] {
+    add(add(sums, first, pair as u32), second, (pair >> 32) as u32)
 }
 
 #[inline]

@@ -243,6 +243,10 @@ impl Worker {
             self.resolver.cancel(stream);
             self.introspection.cancel(stream);
         }
+        // What is still watched for at the end is always something that the response would have told.
+        if !exchange.wants().response_headers {
+            return;
+        }
         let cb = Callback::new(host, exchange.root(), &self.clock);
         let resolver = &mut self.resolver;
         match exchange {
@@ -285,7 +289,7 @@ impl Worker {
     pub fn on_tick(&mut self, host: &impl Host, root: RootId) {
         let cb = Callback::new(host, root, &self.clock);
         self.resolver.on_tick(&cb);
-        self.gateway.on_tick(&cb);
+        self.gateway.on_tick(&cb, &mut self.resolver);
         self.introspection.on_tick(&cb);
         self.finish_resolved(&cb);
     }

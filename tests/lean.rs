@@ -142,9 +142,9 @@ fn the_host_calls_of_each_kind_of_request() {
         pass_through,
         expected(&[&READ[..], &[("metric", 1)]].concat())
     );
-    // The count of its ends, whether the table of active answers has other sizes than were known, and its bucket.
+    // The moment, since a further end is to wait; the count of its ends, whether the table of active answers has other sizes than were known, and its bucket.
     let search = [("get response :status", 1), ("read shared data", 3)];
-    let raised = [("write shared data", 1)];
+    let raised = [("clock", 1), ("write shared data", 1)];
     assert_eq!(forgotten, expected(&[&search[..], &raised].concat()));
     // A bucket of each table, and since when answers of "inactive" count. Then the worker keeps it: the mark of what is
     // kept, and once more what it has just read, since that may have changed before.

@@ -20,6 +20,8 @@ mod chain;
 mod client_routes;
 #[path = "scenarios/configuration.rs"]
 mod configuration;
+#[path = "scenarios/ends.rs"]
+mod ends;
 #[path = "scenarios/expiry.rs"]
 mod expiry;
 #[path = "scenarios/faults.rs"]

@@ -117,7 +117,7 @@ fn of_file(tree: &Tree) -> Result<Vec<Entry>, String> {
 
 fn entry(token: &str, id: Option<&str>, place: &str) -> Result<Entry, String> {
     let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic());
-    match AccessToken::new(token).filter(|_| is_visible) {
+    match AccessToken::new(token.as_bytes()).filter(|_| is_visible) {
         Some(token) => Ok(Entry {
             digest: TokenDigest::of(token.as_bytes()),
             id: id.map(printable),

@@ -329,14 +329,14 @@ pub(super) fn dequeue_shared_queue(id: u32) -> Result<Option<Vec<u8>>, HostError
     handed.take(status)
 }
 
-/// Answers the request of the effective context. An access log shows `details` as `%RESPONSE_CODE_DETAILS%`.
-pub(super) fn send_local_response<'a>(
+/// Answers the request of the effective context. `headers` are [serialized](serialize). An access log shows `details` as
+/// `%RESPONSE_CODE_DETAILS%`.
+pub(super) fn send_local_response(
     status: u16,
     details: &str,
-    headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
+    headers: &[u8],
     body: &[u8],
 ) -> Result<(), HostError> {
-    let headers = serialize(headers);
     // SAFETY: all pointers are to live memory of the sizes given.
     done(unsafe {
         proxy_send_local_response(

@@ -1,6 +1,6 @@
 //! [`Host`](crate::host::Host) by proxy-wasm host calls.
 
-use std::{cell::Cell, time::Duration};
+use std::{borrow::Cow, cell::Cell, ptr, rc::Rc, time::Duration};
 
 use super::{
     abi::{self, Buffer, Map, MetricType},
@@ -10,10 +10,10 @@ use crate::{
     clock::Instant,
     host::{
         CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead, RootId,
-        Runtime, Store, StreamId, Streams, Versioned,
+        Runtime, Store, StreamId, Streams, Versioned, fields::serialize,
     },
     mas::introspection::IntrospectionRequest,
-    matrix::reply::Reply,
+    matrix::reply::{Header, Reply},
     metrics::{Kind, Metric},
 };
 
@@ -36,10 +36,16 @@ enum MetricId {
     Known(u32),
 }
 
+/// A list of headers that is a constant, and its serialized form.
+type Constant = (&'static [Header], Rc<[u8]>);
+
 thread_local! {
     /// Envoy's ids of the metrics, each at the place of its metric.
     static METRICS: [Cell<MetricId>; Metric::PLACES] =
         const { [const { Cell::new(MetricId::Unknown) }; Metric::PLACES] };
+
+    /// The lists of headers that are constants. There are three.
+    static CONSTANTS: Cell<Vec<Constant>> = const { Cell::new(Vec::new()) };
 }
 
 /// The proxy, as seen from the context whose callback runs.
@@ -95,10 +101,13 @@ impl Streams for Envoy {
     }
 
     fn respond(&self, reply: &Reply) -> Result<(), HostError> {
-        let headers = reply.headers.iter();
-        let headers = headers.map(|(name, value)| (*name, value.as_bytes()));
         let details = [DETAILS_PREFIX, reply.reason].concat();
-        abi::send_local_response(reply.status, &details, headers, &reply.body)
+        let send =
+            |headers: &[u8]| abi::send_local_response(reply.status, &details, headers, &reply.body);
+        match &reply.headers {
+            Cow::Borrowed(headers) => send(&constant(headers)),
+            Cow::Owned(headers) => send(&serialized(headers)),
+        }
     }
 
     fn resume(&self) -> Result<(), HostError> {
@@ -193,6 +202,30 @@ impl Metrics for Envoy {
             Kind::Histogram => abi::record_metric(id, value.unsigned_abs()),
         };
     }
+}
+
+/// Returns a list of headers that is a constant, serialized. It is kept so from its first use on.
+fn constant(headers: &'static [Header]) -> Rc<[u8]> {
+    let mut constants = CONSTANTS.take();
+    let known = constants.iter().find(|(list, _)| ptr::eq(*list, headers));
+    let written = match known {
+        Some((_, written)) => Rc::clone(written),
+        None => {
+            let written = Rc::from(serialized(headers));
+            constants.push((headers, Rc::clone(&written)));
+            written
+        }
+    };
+    CONSTANTS.set(constants);
+    written
+}
+
+fn serialized(headers: &[Header]) -> Vec<u8> {
+    serialize(
+        headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_bytes())),
+    )
 }
 
 /// Returns Envoy's id of a metric, which is defined at its first use.

@@ -6,12 +6,12 @@
 use std::{cell::RefCell, mem::ManuallyDrop};
 
 use super::{root::Root, stream::Stream};
-use crate::{probing::ProbingMap, sorted::SortedMap, worker::Worker};
+use crate::{probing::ProbingMap, worker::Worker};
 
 /// The state of the VM. Contexts have the numbers that Envoy gave them.
 #[derive(Default)]
 pub(super) struct Vm {
-    pub roots: SortedMap<u32, Root>,
+    pub roots: ProbingMap<u32, Root>,
     pub streams: ProbingMap<u32, Stream>,
     pub worker: Worker,
 }

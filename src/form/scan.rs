@@ -1,4 +1,5 @@
-//! Looks for single bytes in a text, eight bytes at a time: most texts have none of them.
+//! Looks for single bytes in a text, and compares texts, eight bytes at a time. The C library of the module's target does so
+//! byte by byte.
 //!
 //! A word has a zero byte if, with 1 taken from each byte, a top bit appears where there was none (Hacker's Delight,
 //! section 6-1). What is exclusive-or'd with the byte in each place has one where that byte was.
@@ -13,36 +14,73 @@ const ONES: u64 = u64::MAX / 0xff;
 /// Returns whether any of the `wanted` bytes is in `text`.
 #[inline]
 pub(crate) fn has_any<const N: usize>(text: &[u8], wanted: [u8; N]) -> bool {
-    first_word(text, wanted).is_some()
+    steps::note(text.len());
+    match text.last_chunk() {
+        // The last word may overlap the one before.
+        Some(last) => {
+            let has_any = |word: &[u8; WORD]| marks(word, wanted) != 0;
+            text.as_chunks().0.iter().any(has_any) || has_any(last)
+        }
+        None => text.iter().any(|byte| wanted.contains(byte)),
+    }
 }
 
 /// Returns where `wanted` stands first in `text`.
 #[inline]
 pub(crate) fn position(text: &[u8], wanted: u8) -> Option<usize> {
-    let start = first_word(text, [wanted])?;
-    let within = text.get(start..)?.iter().position(|byte| *byte == wanted)?;
-    Some(start + within)
+    steps::note(text.len());
+    let Some(last) = text.last_chunk() else {
+        return text.iter().position(|byte| *byte == wanted);
+    };
+    let mut start = 0;
+    for word in text.as_chunks().0 {
+        if let Some(at) = first(marks(word, [wanted])) {
+            return Some(start + at);
+        }
+        start += WORD;
+    }
+    let at = first(marks(last, [wanted]))?;
+    Some(text.len() - WORD + at)
 }
 
-/// Returns where the first word begins that has any of the `wanted` bytes. The last word may be a short one.
+/// Returns a word with the top bit of each byte that is one of the `wanted` ones. Above the first of them other bytes may
+/// be marked, too.
 #[inline]
-fn first_word<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize> {
-    steps::note(text.len());
-    let (words, rest) = text.as_chunks::<WORD>();
-    let has_wanted = |word: &[u8; WORD]| {
-        let word = u64::from_le_bytes(*word);
-        let mut tops = 0;
-        for byte in wanted {
-            let zero_where_it_is = word ^ (ONES * u64::from(byte));
-            tops |= zero_where_it_is.wrapping_sub(ONES) & !zero_where_it_is;
-        }
-        tops & (ONES << 7) != 0
-    };
-    if let Some(at) = words.iter().position(has_wanted) {
-        return Some(at * WORD);
+fn marks<const N: usize>(word: &[u8; WORD], wanted: [u8; N]) -> u64 {
+    let word = u64::from_le_bytes(*word);
+    let mut marks = 0;
+    for byte in wanted {
+        let zero_where_it_is = word ^ (ONES * u64::from(byte));
+        marks |= zero_where_it_is.wrapping_sub(ONES) & !zero_where_it_is;
     }
-    let is_wanted = |byte: &u8| wanted.contains(byte);
-    rest.iter().any(is_wanted).then_some(words.len() * WORD)
+    marks & (ONES << 7)
+}
+
+/// Returns which byte of a word is the first with a mark.
+#[inline]
+fn first(marks: u64) -> Option<usize> {
+    (marks != 0).then(|| marks.trailing_zeros() as usize / 8)
+}
+
+/// Returns whether both texts are the same.
+#[inline]
+pub(crate) fn is_equal(one: &[u8], other: &[u8]) -> bool {
+    // Nearly always the lengths tell.
+    if one.len() != other.len() {
+        return false;
+    }
+    let (words, rest) = one.as_chunks::<WORD>();
+    let (other_words, other_rest) = other.as_chunks::<WORD>();
+    let number = |word: &[u8; WORD]| u64::from_le_bytes(*word);
+    words.iter().map(number).eq(other_words.iter().map(number))
+        && rest.iter().zip(other_rest).all(|(one, other)| one == other)
+}
+
+/// Returns whether `text` begins with `start`.
+#[inline]
+pub(crate) fn begins_with(text: &[u8], start: &[u8]) -> bool {
+    text.get(..start.len())
+        .is_some_and(|text| is_equal(text, start))
 }
 
 #[cfg(test)]
@@ -68,6 +106,25 @@ mod tests {
                 assert_eq!(position(&text, b'?'), Some(at), "of {length}");
                 assert!(has_any(&text, [b'.', b'?']) && has_any(&text, [b'?', b'.']));
                 text[at] = b'a';
+            }
+        }
+    }
+
+    #[test]
+    fn texts_are_equal_if_every_byte_is() {
+        let text: Vec<u8> = (0..30).collect();
+        for length in 0..=text.len() {
+            let one = &text[..length];
+            assert!(is_equal(one, one) && begins_with(&text, one));
+            assert_eq!(begins_with(one, &text), length == text.len());
+            for at in 0..length {
+                let mut other = one.to_vec();
+                other[at] ^= 0x80;
+                assert!(
+                    !is_equal(one, &other) && !begins_with(&text, &other),
+                    "{at} of {length}"
+                );
+                assert!(!is_equal(one, &one[..at]));
             }
         }
     }

@@ -21,8 +21,8 @@ pub struct Fields {
     name_lengths: Lengths,
 }
 
-/// A set of lengths of names. A field whose length is not in a set has none of its names, which is seen without a look at
-/// the name.
+/// A set of lengths of names, modulo 64. A field whose length is not in a set has none of its names, which is seen without a
+/// look at the name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lengths(u64);
 
@@ -34,10 +34,10 @@ impl Lengths {
         set
     }
 
-    /// Adds a length. All that are longer than the set has places for are one.
+    /// Adds a length.
     #[inline]
     fn insert(&mut self, length: usize) {
-        self.0 |= 1 << length.min(63);
+        self.0 |= 1 << (length % 64);
     }
 
     /// Returns whether a length is in both sets.

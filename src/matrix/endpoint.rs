@@ -27,6 +27,8 @@ mod table;
 
 use std::cell::LazyCell;
 
+use crate::form::scan::position;
+
 #[cfg(not(target_arch = "wasm32"))]
 pub use self::explanation::{Decider, Explanation};
 pub(super) use self::table::after_version;
@@ -46,7 +48,7 @@ pub fn classify(target: &[u8], method: impl FnOnce() -> Method) -> AuthRequireme
 }
 
 /// The endpoints of one configuration: its rules are tried, in order, before the built-in table.
-/// Neither they nor the prefix of MAS can open a blocked path. What they restrict is restricted in every [spelling].
+/// Neither they nor the prefix of MAS can open a blocked path. What they restrict is restricted in every spelling.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
     rules: Vec<Rule>,
@@ -240,7 +242,8 @@ impl PathMatch {
 
 /// The path of a request target: everything before the first `?`.
 pub(super) fn path(target: &[u8]) -> &[u8] {
-    target.split(|&byte| byte == b'?').next().unwrap_or(target)
+    let end = position(target, b'?');
+    end.and_then(|end| target.get(..end)).unwrap_or(target)
 }
 
 #[cfg(test)]

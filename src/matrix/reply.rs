@@ -203,13 +203,23 @@ pub struct Reply {
     pub body: Cow<'static, [u8]>,
 }
 
-type Headers = Vec<(&'static str, Cow<'static, str>)>;
+/// The name and the value of a header field.
+pub type Header = (&'static str, Cow<'static, str>);
+
+/// The fields of a reply. Most replies have a list that is a constant, which the adapter writes once for all.
+pub type Headers = Cow<'static, [Header]>;
+
+/// Returns a field that is a constant.
+pub const fn header(name: &'static str, value: &'static str) -> Header {
+    (name, Cow::Borrowed(value))
+}
 
 const EXPOSE_HEADERS: &str = "access-control-expose-headers";
 const RETRY_AFTER: &str = "retry-after";
 
 /// Adds `Retry-After`, readable by the page that a browser shows.
 fn push_retry_after(headers: &mut Headers, seconds: u64) {
+    let headers = headers.to_mut();
     let exposed = headers.iter_mut().find(|(name, _)| *name == EXPOSE_HEADERS);
     if let Some((_, names)) = exposed {
         names.to_mut().push_str(", Retry-After");
@@ -232,29 +242,31 @@ fn limit_exceeded(retry_after_ms: u64, cors: Cors) -> Reply {
 }
 
 fn headers(cors: Cors) -> Headers {
-    let (allow_headers, expose_headers) = match cors {
-        Cors::Rendezvous => (
-            "Content-Type, If-Match, If-None-Match",
-            "Synapse-Trace-Id, Server, ETag",
-        ),
-        Cors::Standard => (
-            "X-Requested-With, Content-Type, Authorization, Date",
-            "Synapse-Trace-Id, Server",
-        ),
-    };
-    vec![
-        ("content-type", "application/json".into()),
-        (
-            "cache-control",
-            "no-cache, no-store, must-revalidate".into(),
-        ),
-        ("access-control-allow-origin", "*".into()),
-        (
+    static RENDEZVOUS: [Header; 6] = cors_headers(
+        "Content-Type, If-Match, If-None-Match",
+        "Synapse-Trace-Id, Server, ETag",
+    );
+    static STANDARD: [Header; 6] = cors_headers(
+        "X-Requested-With, Content-Type, Authorization, Date",
+        "Synapse-Trace-Id, Server",
+    );
+    Cow::Borrowed(match cors {
+        Cors::Rendezvous => &RENDEZVOUS,
+        Cors::Standard => &STANDARD,
+    })
+}
+
+const fn cors_headers(allowed: &'static str, exposed: &'static str) -> [Header; 6] {
+    [
+        header("content-type", "application/json"),
+        header("cache-control", "no-cache, no-store, must-revalidate"),
+        header("access-control-allow-origin", "*"),
+        header(
             "access-control-allow-methods",
-            "GET, HEAD, POST, PUT, DELETE, OPTIONS".into(),
+            "GET, HEAD, POST, PUT, DELETE, OPTIONS",
         ),
-        ("access-control-allow-headers", allow_headers.into()),
-        (EXPOSE_HEADERS, expose_headers.into()),
+        header("access-control-allow-headers", allowed),
+        header(EXPOSE_HEADERS, exposed),
     ]
 }
 

@@ -56,7 +56,7 @@ impl SessionEnd {
 
 /// Returns the token of a logout. `None` if there is none, or none that MAS could have made.
 pub fn logout_token(authorization: &[u8]) -> Option<AccessToken<'_>> {
-    AccessToken::new(std::str::from_utf8(bearer(authorization)?).ok()?)
+    AccessToken::new(bearer(authorization)?)
 }
 
 /// RFC 6750, section 2.1, as MAS reads it.

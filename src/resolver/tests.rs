@@ -125,7 +125,7 @@ impl Worker {
         self.next_stream += 1;
         let stream = self.next_stream;
         let found = self.call_back(|cb, resolver| {
-            let token = AccessToken::new(token).unwrap();
+            let token = AccessToken::new(token.as_bytes()).unwrap();
             let query = Query {
                 upstream,
                 digest: TokenDigest::of(token.as_bytes()),

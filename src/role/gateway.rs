@@ -7,6 +7,7 @@
 //! `enforce` would have made of it is counted when the resolver has a resolution, even if its stream has ended.
 
 mod carry_out;
+mod ends;
 mod logout_all;
 mod outcome;
 mod outside;
@@ -22,7 +23,7 @@ use self::{
     policy::{Decision, Grant, Inspection, Need},
     recognized::RecognizedTokens,
     waiter::Purpose,
-    watch::RefusedTokens,
+    watch::Learned,
 };
 pub use self::{
     waiter::Waiter,
@@ -58,7 +59,7 @@ pub struct Gateway {
     /// What tokens grant. It stands here and not in the resolver, because a grant names a user of one server.
     grants: LocalCache<Rc<Grant>>,
     recognized: RecognizedTokens,
-    refused: RefusedTokens,
+    learned: Learned,
 }
 
 /// How far the question of a request has come.
@@ -128,22 +129,22 @@ impl Gateway {
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
     ) {
-        watch::on_response_headers(cb, resolver, exchange, &mut self.refused);
+        watch::on_response_headers(cb, resolver, exchange, &mut self.learned);
     }
 
     /// Notes that a stream has ended.
     pub fn on_stream_end<H: Host, W>(
-        &self,
+        &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
     ) {
-        watch::on_stream_end(cb, resolver, exchange);
+        watch::on_stream_end(cb, resolver, exchange, &mut self.learned);
     }
 
-    /// Forgets what is too old to matter.
-    pub fn on_tick<H: Host>(&mut self, cb: &Callback<'_, H>) {
-        self.refused.expire(cb.now());
+    /// Ends the answers of sessions that wait for a tick, and forgets what is too old to matter.
+    pub fn on_tick<H: Host, W>(&mut self, cb: &Callback<'_, H>, resolver: &mut Resolver<W>) {
+        self.learned.on_tick(cb, resolver);
     }
 
     /// Decides a request that waited. In shadow mode it has gone on: its stream is not selected and may have ended.

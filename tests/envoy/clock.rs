@@ -43,7 +43,7 @@ async fn a_day_back_extends_nothing() {
 /// have without the step.
 async fn step_the_clock(seconds: i64) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let library = build(dir.path());
+    let library = build("wall_clock", dir.path());
     let offset = dir.path().join("offset");
     set(&offset, 0);
     let cache = json!({"ttl": "10s", "negative_ttl": "5s", "refresh_ahead": false});
@@ -135,10 +135,10 @@ fn set(offset: &Path, seconds: i64) {
         .unwrap_or_else(|error| panic!("cannot write {}: {error}", offset.display()));
 }
 
-/// Builds the library to be preloaded. Rust links with `cc`, so there is one.
-fn build(dir: &Path) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/envoy/wall_clock.c");
-    let library = dir.join("wall_clock.so");
+/// Builds a library to be preloaded, from its source in this folder. Rust links with `cc`, so there is one.
+pub fn build(name: &str, dir: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/envoy/{name}.c"));
+    let library = dir.join(format!("{name}.so"));
     let status = Command::new("cc")
         .args([
             "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o",

@@ -31,6 +31,7 @@ mod allocation;
 mod attack;
 mod backoff;
 mod budget;
+mod busy_worker;
 mod cache;
 mod capabilities;
 mod chain;

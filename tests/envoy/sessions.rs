@@ -11,7 +11,7 @@ use stand_in::mas::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -510,6 +510,41 @@ async fn revoking_tokens_that_nobody_knows_changes_nothing() {
 }
 
 /// Checks that every worker goes on with what it holds of these tokens, and that nothing was ended.
+/// MAS answers 200 to the revocation of a compat token, and lets it live.
+#[tokio::test]
+async fn revocations_that_end_nothing_cost_few_questions() {
+    const ROUNDS: u32 = 100;
+    let edge = start(options()).await;
+    let mut connection = Connection::open(edge.envoy.addr()).await;
+    let token = compat(&edge, "alice");
+    assert_eq!(whoami(&mut connection, &token).await.status, 200);
+    let begun = Instant::now();
+    for _ in 0..ROUNDS {
+        let revoked = connection.request(&revocation_with_post(&token)).await;
+        assert_eq!(revoked.status, 200);
+        assert_eq!(whoami(&mut connection, &token).await.status, 200);
+    }
+    let calls = edge.mas.calls(&token);
+    let ticks = begun.elapsed().as_millis() as u64 / 250;
+    println!("{calls} calls for {ROUNDS} revocations in {ticks} ticks");
+    // The first one, the first end, and one for each tick.
+    assert!(calls <= 2 + ticks + 1, "{calls}");
+    // The last one acts as well.
+    let calls = edge.mas.calls(&token);
+    assert_eq!(
+        connection
+            .request(&revocation_with_post(&token))
+            .await
+            .status,
+        200
+    );
+    ask_until(&mut connection, &token, "a new question", |_| {
+        edge.mas.calls(&token) > calls
+    })
+    .await;
+    edge.assert_alive().await;
+}
+
 async fn assert_untouched(edge: &Edge, connections: &mut [Connection], tokens: &[&String]) {
     let before = decided(edge, "active", "local").await;
     for token in tokens {

@@ -1,6 +1,6 @@
 //! The gateway role: an access token comes in, and the request goes on annotated, waits, or is rejected.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::json;
 
@@ -228,6 +228,8 @@ fn a_token_in_the_query_is_asked_about_unless_the_body_is_a_form() {
             Request::new("POST", "/_matrix/client/v3/logout").bearer(ALICE),
         );
         worker.response(logout, 200);
+        // A second end within a second waits for the next tick.
+        worker.tick_for(Duration::from_secs(1));
     }
 }
 

@@ -760,6 +760,8 @@ fn a_token_that_ends_again_and_again_is_never_served() {
         cluster[1].response(stream, 200);
         assert_eq!(cluster[0].fate(held), Fate::Held);
         cluster[0].answer_only_call(&active("alice"));
+        // Ends that come closer wait for a tick.
+        cluster.process.advance(Duration::from_secs(1));
     }
     cluster[0].answer_only_call(INACTIVE);
     assert_eq!(cluster[0].fate(held), not_active());

@@ -6,12 +6,17 @@ use super::{
     method::Method,
     requirement::AuthRequirement::{self, Required, Unknown},
 };
-use crate::form::percent::escape;
+use crate::form::{
+    percent::escape,
+    scan::{begins_with, is_equal, position},
+};
 
 /// Endpoints whose paths begin with the same segment.
 pub(super) struct Family {
     /// The segment.
     pub(super) name: &'static str,
+    /// How the segment begins.
+    key: u64,
     /// The methods that Synapse serves on any of its paths. It refuses all others (405) before it
     /// looks at a token.
     pub(super) methods: &'static [Method],
@@ -28,9 +33,21 @@ pub(super) struct Endpoint {
     pub(super) path: &'static str,
     /// How many bytes of it come before the first segment in braces and the final `**`.
     literal: usize,
-    /// How a request spells the other segments.
-    spelling: Spelling,
+    form: Form,
     pub(super) requirement: AuthRequirement,
+}
+
+/// What a line has to be compared with. Most name one path, or all below one.
+#[derive(Clone, Copy)]
+enum Form {
+    /// One path, as it is on the wire.
+    Whole,
+    /// Likewise, and with a `/**` behind it.
+    Subtree,
+    /// One segment after the other, as they are on the wire.
+    Segments,
+    /// One segment after the other, decoded.
+    DecodedSegments,
 }
 
 /// How Synapse compares a segment of a path with the one that it serves.
@@ -51,6 +68,7 @@ pub(super) const fn all(
 ) -> Family {
     Family {
         name,
+        key: key(name.as_bytes()),
         methods,
         endpoints: &[],
         otherwise: requirement,
@@ -68,10 +86,8 @@ pub(super) const fn required_but(
     endpoints: &'static [Endpoint],
 ) -> Family {
     Family {
-        name,
-        methods,
         endpoints,
-        otherwise: Required,
+        ..required(name, methods)
     }
 }
 
@@ -82,10 +98,8 @@ pub(super) const fn listed(
     endpoints: &'static [Endpoint],
 ) -> Family {
     Family {
-        name,
-        methods,
         endpoints,
-        otherwise: Unknown,
+        ..all(name, methods, Unknown)
     }
 }
 
@@ -94,7 +108,7 @@ pub(super) const fn any(path: &'static str, requirement: AuthRequirement) -> End
         method: None,
         path,
         literal: literal(path),
-        spelling: Spelling::Raw,
+        form: form(path),
         requirement,
     }
 }
@@ -102,7 +116,7 @@ pub(super) const fn any(path: &'static str, requirement: AuthRequirement) -> End
 /// A resource of Synapse's tree, for every method.
 pub(super) const fn resource(path: &'static str, requirement: AuthRequirement) -> Endpoint {
     Endpoint {
-        spelling: Spelling::Decoded,
+        form: Form::DecodedSegments,
         ..any(path, requirement)
     }
 }
@@ -130,6 +144,15 @@ const fn only(method: Method, path: &'static str, requirement: AuthRequirement) 
     }
 }
 
+/// The form of a line that Synapse matches as it is on the wire.
+const fn form(path: &str) -> Form {
+    match path.len() - literal(path) {
+        0 => Form::Whole,
+        2 if matches!(path.as_bytes(), [.., b'/', b'*', b'*']) => Form::Subtree,
+        _ => Form::Segments,
+    }
+}
+
 const fn literal(path: &str) -> usize {
     let mut rest = path.as_bytes();
     while let [first, tail @ ..] = rest
@@ -141,29 +164,39 @@ const fn literal(path: &str) -> usize {
 }
 
 impl Endpoint {
+    #[inline]
     pub(super) fn matches_path(&self, path: &[u8]) -> bool {
-        match self.spelling {
-            // Most lines name one path.
-            Spelling::Raw if self.literal == self.path.len() => path == self.path.as_bytes(),
-            Spelling::Raw if self.is_subtree() => self.may_match(path),
-            _ => self.may_match(path) && self.matches_segments(path),
+        match self.form {
+            Form::Whole => is_equal(path, self.path.as_bytes()),
+            Form::Subtree => self.is_above(path),
+            Form::Segments => self.is_like(path, Spelling::Raw),
+            Form::DecodedSegments => self.is_like(path, Spelling::Decoded),
         }
     }
 
-    /// Whether nothing but the final `**` follows what the path begins with.
-    fn is_subtree(&self) -> bool {
-        self.path.len() == self.literal + 2 && self.path.ends_with("/**")
+    /// Whether a line with `/**` at its end is for `path`. `/a/**` is also for `/a`.
+    fn is_above(&self, path: &[u8]) -> bool {
+        let start = self.path.as_bytes().get(..self.literal);
+        let start = start.unwrap_or_default();
+        match path.len() + 1 == start.len() {
+            true => begins_with(start, path),
+            false => begins_with(path, start),
+        }
+    }
+
+    fn is_like(&self, path: &[u8], spelling: Spelling) -> bool {
+        self.may_match(path, spelling) && self.matches_segments(path, spelling)
     }
 
     /// The quick answer for nearly every line of the table: the path begins otherwise.
-    fn may_match(&self, path: &[u8]) -> bool {
+    fn may_match(&self, path: &[u8], spelling: Spelling) -> bool {
         let literal = self.path.as_bytes().iter().take(self.literal);
         let mut bytes = path.iter();
         for expected in literal {
             match bytes.next() {
                 Some(byte) if byte == expected => {}
                 // It may be encoded, or be a slash too many.
-                Some(b'%' | b'/') => return matches!(self.spelling, Spelling::Decoded),
+                Some(b'%' | b'/') => return matches!(spelling, Spelling::Decoded),
                 // `/a/**` is also for `/a`.
                 None => return *expected == b'/' && path.len() + 1 == self.literal,
                 Some(_) => return false,
@@ -172,9 +205,9 @@ impl Endpoint {
         true
     }
 
-    fn matches_segments(&self, path: &[u8]) -> bool {
+    fn matches_segments(&self, path: &[u8], spelling: Spelling) -> bool {
         let is_slash = |byte: &u8| *byte == b'/';
-        let mut segments = self.spelling.path(path).split(is_slash);
+        let mut segments = spelling.path(path).split(is_slash);
         for expected in self.path.as_bytes().split(is_slash) {
             if expected == b"**" {
                 return true;
@@ -182,7 +215,7 @@ impl Endpoint {
             let matches = segments.next().is_some_and(|segment| match expected {
                 b"{}" => true,
                 b"{+}" => !segment.is_empty(),
-                _ => self.spelling.matches(segment, expected),
+                _ => spelling.matches(segment, expected),
             });
             if !matches {
                 return false;
@@ -257,11 +290,36 @@ where
 
 /// The family that the first segment of `path` names.
 pub(super) fn find<'a>(families: &'a [Family], path: &[u8]) -> Option<&'a Family> {
-    let name = path.split(|&byte| byte == b'/').next()?;
-    let at = families
-        .binary_search_by(|family| family.name.as_bytes().cmp(name))
-        .ok()?;
-    families.get(at)
+    let end = position(path, b'/').unwrap_or(path.len());
+    let name = path.get(..end)?;
+    let key = match path.first_chunk() {
+        // What follows the name is no part of it.
+        Some(word) if end < word.len() => u64::from_be_bytes(*word) & !(u64::MAX >> (8 * end)),
+        Some(word) => u64::from_be_bytes(*word),
+        None => key(name),
+    };
+    let first = families.partition_point(|family| family.key < key);
+    families
+        .get(first..)?
+        .iter()
+        .take_while(|family| family.key == key)
+        .find(|family| is_equal(family.name.as_bytes(), name))
+}
+
+/// How a name begins: its first eight bytes, as a number that has the order of names.
+const fn key(name: &[u8]) -> u64 {
+    let mut rest = name;
+    let mut key = 0;
+    let mut bytes = 0;
+    while bytes < size_of::<u64>() {
+        key <<= 8;
+        if let [first, tail @ ..] = rest {
+            key |= *first as u64;
+            rest = tail;
+        }
+        bytes += 1;
+    }
+    key
 }
 
 #[cfg(test)]

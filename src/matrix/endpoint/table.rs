@@ -34,6 +34,8 @@ const CLIENT: &[Family] = &[
         "account",
         &[Get, Post],
         &[
+            // Every client asks for it as it starts.
+            any("account/whoami", Required),
             // Under MAS a 404 before any look at a token.
             post("account/3pid", Nothing),
             any("account/3pid", Required),
@@ -47,7 +49,6 @@ const CLIENT: &[Family] = &[
             any("account/password", Optional),
             any("account/password/email/requestToken", Nothing),
             any("account/password/msisdn/requestToken", Nothing),
-            any("account/whoami", Required),
         ],
     ),
     listed(

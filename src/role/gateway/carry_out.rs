@@ -107,17 +107,15 @@ fn annotate(
     };
     let names = &config.identity_headers;
     let kind = annotation.kind.map(|kind| kind.as_str().as_bytes());
-    for (name, value) in [
-        (&names.user_id, Some(&*headers.user_id)),
-        (&names.device_id, headers.device_id.as_deref()),
-        (&names.client_id, headers.client_id.as_deref()),
-        (&names.scope, Some(&*headers.scope)),
-        (&names.token_kind, kind),
-    ] {
-        if let (Some(name), Some(value)) = (name, value) {
-            host.add_request_header(name, value)?;
-        }
-    }
+    let add = |name: &Option<String>, value: Option<&[u8]>| match (name, value) {
+        (Some(name), Some(value)) => host.add_request_header(name, value),
+        _ => Ok(()),
+    };
+    add(&names.user_id, Some(&headers.user_id))?;
+    add(&names.device_id, headers.device_id.as_deref())?;
+    add(&names.client_id, headers.client_id.as_deref())?;
+    add(&names.scope, Some(&headers.scope))?;
+    add(&names.token_kind, kind)?;
     if config.filter_state {
         host.set_filter_state(STATE_USER_ID, &headers.user_id)?;
         if let Some(device_id) = &headers.device_id {

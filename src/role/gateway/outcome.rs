@@ -20,8 +20,10 @@ const PENDING: &str = "pending";
 /// Counts the outcome of the selected request, and says it in the filter state if that is asked for.
 pub(super) fn tell<H: Streams + Metrics>(host: &H, config: &Config, outcome: Outcome) {
     host.count(Metric::Request(outcome));
-    set_state(host, config, STATE_VERDICT, outcome.verdict());
-    set_state(host, config, STATE_SOURCE, outcome.source());
+    if config.filter_state {
+        set_state(host, config, STATE_VERDICT, outcome.verdict());
+        set_state(host, config, STATE_SOURCE, outcome.source());
+    }
 }
 
 /// Says in the filter state that the selected request goes on before its verdict, as it does in shadow mode. What is

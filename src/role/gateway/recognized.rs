@@ -12,19 +12,27 @@ use super::policy::Recognized;
 use crate::{
     config::Config,
     multilinear::{Hash, Multilinear},
-    sorted::SortedMap,
+    probing::{ProbingMap, Spread},
 };
 
 /// Inactive tokens that are remembered at the most.
 const MAX_INACTIVE: usize = 1_024;
 
+/// Secret hashes: no client can choose them.
+impl Spread for Hash {
+    fn spread(&self) -> u32 {
+        let [first, ..] = *self;
+        first
+    }
+}
+
 /// The tokens in use of one worker.
 #[derive(Default)]
 pub(super) struct RecognizedTokens {
     hashes: Multilinear,
-    tokens: SortedMap<Hash, Recognized>,
+    tokens: ProbingMap<Hash, Recognized>,
     /// Those that are inactive.
-    inactive: SortedMap<Hash, Recognized>,
+    inactive: ProbingMap<Hash, Recognized>,
     /// The last token that was looked at, if it was not among them.
     last: Option<(Hash, Recognized)>,
 }
@@ -62,13 +70,13 @@ impl RecognizedTokens {
 }
 
 fn remember(
-    tokens: &mut SortedMap<Hash, Recognized>,
+    tokens: &mut ProbingMap<Hash, Recognized>,
     capacity: usize,
     hash: Hash,
     recognized: Recognized,
 ) {
     if tokens.len() >= capacity {
-        *tokens = SortedMap::new();
+        *tokens = ProbingMap::default();
     }
     if capacity > 0 {
         tokens.insert(hash, recognized);

@@ -8,11 +8,12 @@
 
 use std::time::Duration;
 
+use super::ends::{Ending, SessionEnds};
 use crate::{
     cache::question::QuestionKey,
     clock::Instant,
     host::{Callback, Host, Metrics, Streams},
-    mas::{provisioning::Revocation, user::UserKey},
+    mas::user::UserKey,
     matrix::session_end::{RevocationForm, SessionEnd},
     metrics::{HomeserverAnswer, InvalidationReason, Metric, RejectionReason},
     resolver::{Invalidation, Resolver},
@@ -56,17 +57,6 @@ pub enum Watch {
     Answered(HomeserverAnswer),
     /// In shadow mode: `enforce` would have rejected the request for this reason.
     WouldReject(RejectionReason),
-}
-
-/// What ends if a request succeeds.
-#[derive(Debug)]
-pub enum Ending {
-    /// The session of this token, which logs out.
-    Logout(TokenDigest),
-    /// All sessions of a user, if that was found out, and of the token that the request has.
-    LogoutAll(TokenDigest, Option<UserKey>),
-    /// The session of this token, which is revoked.
-    Revocation(TokenDigest),
 }
 
 impl Watch {
@@ -122,7 +112,7 @@ pub(super) fn on_response_headers<H: Host, W>(
     cb: &Callback<'_, H>,
     resolver: &mut Resolver<W>,
     exchange: &Exchange,
-    refused: &mut RefusedTokens,
+    learned: &mut Learned,
 ) {
     let watch = exchange.take_watch();
     if let Watch::Nothing = watch {
@@ -140,13 +130,13 @@ pub(super) fn on_response_headers<H: Host, W>(
         }
         Watch::Active(token) if status == Some(401) => {
             let upstream = &exchange.plugin.upstream;
-            if refused.admit(upstream.question(&token), cb.now()) {
+            if learned.refused.admit(upstream.question(&token), cb.now()) {
                 let what = Invalidation::Refusal(&token);
                 resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Homeserver);
             }
         }
         Watch::SessionEnd(ending) if status.is_some_and(|status| (200..300).contains(&status)) => {
-            end_session(cb, resolver, exchange, &ending);
+            learned.ends.end(cb, resolver, &exchange.plugin, &ending);
         }
         _ => {}
     }
@@ -162,12 +152,13 @@ pub(super) fn on_stream_end<H: Host, W>(
     cb: &Callback<'_, H>,
     resolver: &mut Resolver<W>,
     exchange: &Exchange,
+    learned: &mut Learned,
 ) {
     match exchange.take_watch() {
         Watch::SessionEnd(ending)
             if exchange.phase() == Phase::Forwarded && exchange.is_whole() =>
         {
-            end_session(cb, resolver, exchange, &ending);
+            learned.ends.end(cb, resolver, &exchange.plugin, &ending);
         }
         watch => settle(cb.host, exchange, watch, HomeserverAnswer::None),
     }
@@ -201,43 +192,29 @@ fn restore_status(host: &impl Streams, status: u16) {
     }
 }
 
-fn end_session<H: Host, W>(
-    cb: &Callback<'_, H>,
-    resolver: &mut Resolver<W>,
-    exchange: &Exchange,
-    ending: &Ending,
-) {
-    let cache = &exchange.plugin.upstream.cache;
-    let mut invalidate = |what, reason| resolver.invalidate(cb, cache, what, reason);
-    match ending {
-        Ending::Logout(token) => {
-            invalidate(Invalidation::Token(token), InvalidationReason::Logout);
-        }
-        Ending::LogoutAll(token, user) => {
-            let owner = invalidate(Invalidation::Token(token), InvalidationReason::Logout);
-            if let Some(user) = user.or(owner) {
-                // Every active answer. No logout makes a token active, so what is known of inactive ones holds on.
-                let everything = Revocation::AllExcept(Vec::new());
-                invalidate(
-                    Invalidation::User(&user, &everything),
-                    InvalidationReason::Logout,
-                );
-            }
-        }
-        Ending::Revocation(token) => {
-            invalidate(Invalidation::Token(token), InvalidationReason::Revocation);
-        }
+/// What was learned lately from what passes, so that it costs MAS few questions.
+#[derive(Debug, Default)]
+pub(super) struct Learned {
+    refused: RefusedTokens,
+    ends: SessionEnds,
+}
+
+impl Learned {
+    /// Ends what waits, and forgets what is too old to matter.
+    pub fn on_tick<H: Host, W>(&mut self, cb: &Callback<'_, H>, resolver: &mut Resolver<W>) {
+        self.refused.expire(cb.now());
+        self.ends.on_tick(cb, resolver);
     }
 }
 
 /// Tokens that the homeserver refused lately, each with the MAS that is asked about it. Until the given moment a
 /// further refusal asks that MAS nothing.
 #[derive(Debug, Default)]
-pub(super) struct RefusedTokens(SortedMap<QuestionKey, Instant>);
+struct RefusedTokens(SortedMap<QuestionKey, Instant>);
 
 impl RefusedTokens {
     /// Forgets what is too old to matter.
-    pub fn expire(&mut self, now: Instant) {
+    fn expire(&mut self, now: Instant) {
         self.0.retain(|_, until| now < *until);
     }
 

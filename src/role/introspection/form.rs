@@ -61,7 +61,7 @@ impl QuestionForm {
         if !self.finish() {
             return None;
         }
-        AccessToken::new(String::from_utf8(self.token).ok()?)
+        AccessToken::new(self.token)
     }
 
     fn take(&mut self, part: Part<'_>) {

@@ -22,7 +22,10 @@ use crate::{
     form,
     host::RequestHead,
     mas::introspection::{DEVICE_ID_SUPPORT, LIFETIME},
-    matrix::{credential::Authorization, reply::Reply},
+    matrix::{
+        credential::Authorization,
+        reply::{Header, Reply, header},
+    },
     metrics::RejectionReason,
 };
 
@@ -90,7 +93,10 @@ pub fn active_reply(known: &ActiveEntry, now: Instant) -> Option<Reply> {
         return None;
     };
     let mut reply = reply(body);
-    reply.headers.push((LIFETIME, lifetime.to_string().into()));
+    reply
+        .headers
+        .to_mut()
+        .push((LIFETIME, lifetime.to_string().into()));
     Some(reply)
 }
 
@@ -99,19 +105,19 @@ pub fn reply(body: Vec<u8>) -> Reply {
     Reply {
         reason: "answered",
         status: 200,
-        headers: headers(),
+        headers: Cow::Borrowed(&HEADERS),
         body: Cow::Owned(body),
     }
 }
 
 /// The reply when there is no verdict: an error of RFC 6749, section 5.2, and not MAS's own.
 pub fn unavailable() -> Reply {
-    let mut headers = headers();
-    headers.push(("retry-after", RETRY_AFTER.into()));
+    let mut headers = HEADERS.to_vec();
+    headers.push(header("retry-after", RETRY_AFTER));
     Reply {
         reason: RejectionReason::IntrospectionFailed.label(),
         status: 503,
-        headers,
+        headers: Cow::Owned(headers),
         body: Cow::Borrowed(
             br#"{"error":"temporarily_unavailable","error_description":"Unable to introspect the token"}"#,
         ),
@@ -119,16 +125,14 @@ pub fn unavailable() -> Reply {
 }
 
 /// MAS's headers, save those that the proxy writes itself.
-fn headers() -> Vec<(&'static str, Cow<'static, str>)> {
-    vec![
-        ("content-type", "application/json".into()),
-        (
-            "vary",
-            "origin, access-control-request-method, access-control-request-headers".into(),
-        ),
-        ("access-control-allow-origin", "*".into()),
-    ]
-}
+static HEADERS: [Header; 3] = [
+    header("content-type", "application/json"),
+    header(
+        "vary",
+        "origin, access-control-request-method, access-control-request-headers",
+    ),
+    header("access-control-allow-origin", "*"),
+];
 
 #[cfg(test)]
 mod tests {

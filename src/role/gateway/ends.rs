@@ -1,0 +1,174 @@
+//! What ends with a session that a client ends, and how often that may be.
+//!
+//! The non-obvious rule: MAS may not have ended anything. It answers 200 to the revocation of a token that it lets live, and
+//! in a fleet a mirrored request says nothing of MAS's answer. Each end costs a question, so a client could make the edge
+//! ask as often as it likes. So the first end of a token, or of all of a user's tokens, acts at once, and further ones
+//! within [`SPACING`] are merged into one that acts at the next tick. No end is lost.
+//!
+//! Anyone can end an invented token, so what is remembered is bounded. Where there is no room, an end acts at once.
+
+use std::{rc::Rc, time::Duration};
+
+use crate::{
+    clock::Instant,
+    host::{Backend, Callback},
+    mas::{provisioning::Revocation, user::UserKey},
+    metrics::InvalidationReason,
+    resolver::{Invalidation, Resolver},
+    role::plugin::Plugin,
+    token::TokenDigest,
+};
+
+/// How long after an end a further one waits for the next tick.
+const SPACING: Duration = Duration::from_secs(1);
+
+/// Ends that are remembered. One takes some 80 bytes, and all of them are looked through for each end.
+const MAX_ENDS: usize = 1_024;
+
+/// What ends if a request succeeds.
+#[derive(Debug)]
+pub enum Ending {
+    /// The session of this token, which logs out.
+    Logout(TokenDigest),
+    /// All sessions of a user, if that was found out, and of the token that the request has.
+    LogoutAll(TokenDigest, Option<UserKey>),
+    /// The session of this token, which is revoked.
+    Revocation(TokenDigest),
+}
+
+/// Whose answers end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    /// One token's.
+    Token(TokenDigest),
+    /// All active ones about a user. No logout makes a token active, so what is known of inactive ones holds on.
+    User(UserKey),
+}
+
+/// An end of some answers.
+#[derive(Debug)]
+struct End {
+    plugin: Rc<Plugin>,
+    reason: InvalidationReason,
+    /// All answers about the user whose token it is end as well.
+    ends_owner: bool,
+}
+
+/// The last end of a subject.
+#[derive(Debug)]
+struct Recent {
+    subject: Subject,
+    /// Until then a further one waits for a tick.
+    until: Instant,
+    /// It waits.
+    waiting: Option<End>,
+}
+
+/// The ends of a while.
+#[derive(Debug, Default)]
+pub(super) struct SessionEnds(Vec<Recent>);
+
+impl SessionEnds {
+    /// Ends a session, now or at the next tick.
+    pub fn end<H: Backend, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        plugin: &Rc<Plugin>,
+        ending: &Ending,
+    ) {
+        let (token, reason, user, is_all) = match ending {
+            Ending::Logout(token) => (token, InvalidationReason::Logout, None, false),
+            Ending::LogoutAll(token, user) => (token, InvalidationReason::Logout, *user, true),
+            Ending::Revocation(token) => (token, InvalidationReason::Revocation, None, false),
+        };
+        let end = End {
+            plugin: Rc::clone(plugin),
+            reason,
+            ends_owner: is_all && user.is_none(),
+        };
+        let owner = self.act(cb, resolver, Subject::Token(*token), &end);
+        if let Some(user) = user.or(owner) {
+            self.act(cb, resolver, Subject::User(user), &end.of_owner());
+        }
+    }
+
+    /// Lets the ends act that wait, and forgets those that are too old to matter.
+    pub fn on_tick<H: Backend, W>(&mut self, cb: &Callback<'_, H>, resolver: &mut Resolver<W>) {
+        let now = cb.now();
+        let mut due = Vec::new();
+        self.0.retain_mut(|recent| {
+            let waiting = recent.waiting.take();
+            let stays = waiting.is_none() && now < recent.until;
+            due.extend(waiting.map(|end| (recent.subject, end)));
+            stays
+        });
+        for (subject, end) in due {
+            if let Some(owner) = self.act(cb, resolver, subject, &end) {
+                self.act(cb, resolver, Subject::User(owner), &end.of_owner());
+            }
+        }
+    }
+
+    /// Ends answers now, or notes that they end at the next tick. Returns whose token it was, if all of that user's end as
+    /// well.
+    fn act<H: Backend, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        subject: Subject,
+        end: &End,
+    ) -> Option<UserKey> {
+        let now = cb.now();
+        let cache = &end.plugin.upstream.cache;
+        let until = now + SPACING;
+        let mut recents = self.0.iter_mut();
+        let owner = match recents.find(|recent| recent.subject == subject) {
+            Some(recent) if now < recent.until => {
+                let waiting = recent.waiting.take();
+                let ends_owner = waiting.is_some_and(|end| end.ends_owner) || end.ends_owner;
+                recent.waiting = Some(End {
+                    plugin: Rc::clone(&end.plugin),
+                    reason: end.reason,
+                    ends_owner,
+                });
+                // Whose token it is may not be known any longer at the tick.
+                match &subject {
+                    Subject::Token(token) => cache
+                        .lookup_stale(cb.host, token, now)
+                        .and_then(|known| known.user),
+                    Subject::User(_) => None,
+                }
+            }
+            recent => {
+                if let Some(recent) = recent {
+                    recent.until = until;
+                } else if self.0.len() < MAX_ENDS {
+                    self.0.push(Recent {
+                        subject,
+                        until,
+                        waiting: None,
+                    });
+                }
+                let everything = Revocation::AllExcept(Vec::new());
+                let what = match &subject {
+                    Subject::Token(token) => Invalidation::Token(token),
+                    Subject::User(user) => Invalidation::User(user, &everything),
+                };
+                resolver.invalidate(cb, cache, what, end.reason)
+            }
+        };
+        owner.filter(|_| end.ends_owner)
+    }
+}
+
+impl End {
+    /// The same of all answers about a user.
+    fn of_owner(&self) -> Self {
+        Self {
+            plugin: Rc::clone(&self.plugin),
+            reason: self.reason,
+            ends_owner: false,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Ends of sessions that come again and again, since MAS ends none of them: they cost few questions, and each has acted
+//! within a tick.
+
+use std::{rc::Rc, time::Duration};
+
+use matrix_edge_auth::worker::Plugin;
+use serde_json::json;
+
+use crate::{
+    ALICE, BOB, INACTIVE, active, alice,
+    attack::invented,
+    simulated::{Cluster, Fate, Request, gateway},
+    whoami,
+};
+
+const QUESTIONS: &str = "matrix_edge_auth_introspections_total";
+const TICK: Duration = Duration::from_millis(250);
+
+fn logout(path: &str, token: &str) -> Request {
+    Request::new("POST", path).bearer(token)
+}
+
+fn revocation(token: &str) -> Request {
+    Request::new("POST", "/oauth2/revoke").body(format!("token={token}"))
+}
+
+fn logout_all(token: &str) -> Request {
+    logout("/_matrix/client/v3/logout/all", token)
+}
+
+/// Two workers that hold these tokens, all of which are alice's.
+fn warmed(tokens: &[&str], settings: serde_json::Value) -> (Cluster, Rc<Plugin>) {
+    let gateway = gateway(1, settings);
+    let mut cluster = Cluster::new(2);
+    cluster.seat_all(&gateway);
+    for token in tokens {
+        ask_everywhere(&mut cluster, &gateway, token);
+    }
+    (cluster, gateway)
+}
+
+/// The token is used in all workers, and MAS calls it active.
+fn ask_everywhere(cluster: &mut Cluster, gateway: &Rc<Plugin>, token: &str) {
+    let streams = cluster.request_each(gateway, &whoami(token));
+    cluster.answer_all(&active("alice"));
+    cluster.deliver_all();
+    assert_eq!(cluster.fates(&streams), [alice(), alice()]);
+}
+
+/// MAS agrees, or the client hangs up after its whole request.
+fn end(cluster: &mut Cluster, gateway: &Rc<Plugin>, request: &Request, hangs_up: bool) {
+    let stream = cluster[0].request(gateway, request.clone());
+    // The end of all sessions waits until it is known whose they are.
+    cluster.answer_all(&active("alice"));
+    assert_eq!(cluster[0].fate(stream), Fate::forwarded_unannotated());
+    if hangs_up {
+        cluster[0].hang_up(stream);
+    } else {
+        cluster[0].response(stream, 200);
+    }
+    cluster.deliver_all();
+}
+
+/// Nobody holds an answer about the token any longer.
+fn assert_forgotten(cluster: &mut Cluster, gateway: &Rc<Plugin>, token: &str) {
+    let fates = cluster.send_each(gateway, &whoami(token));
+    assert_eq!(fates, [Fate::Held, Fate::Held]);
+    cluster.answer_all(INACTIVE);
+}
+
+#[test]
+fn a_session_that_ends_again_and_again_costs_one_question_a_tick() {
+    for hangs_up in [false, true] {
+        for request in [
+            logout("/_matrix/client/v3/logout", ALICE),
+            logout_all(ALICE),
+            revocation(ALICE),
+        ] {
+            let (mut cluster, gateway) = warmed(&[ALICE], json!({}));
+            let before = cluster.metric(QUESTIONS);
+            for _ in 0..12 {
+                for _ in 0..10 {
+                    cluster.process.advance(TICK / 25);
+                    end(&mut cluster, &gateway, &request, hangs_up);
+                    cluster.process.advance(TICK / 25);
+                    ask_everywhere(&mut cluster, &gateway, ALICE);
+                }
+                cluster.skip(TICK / 5);
+                cluster.deliver_all();
+            }
+            let questions = cluster.metric(QUESTIONS) - before;
+            assert!((12..=13).contains(&questions), "{request:?}: {questions}");
+            // The last one has acted as well.
+            assert_forgotten(&mut cluster, &gateway, ALICE);
+        }
+    }
+}
+
+#[test]
+fn an_end_that_is_alone_acts_at_once_whatever_else_ends() {
+    let (mut cluster, gateway) = warmed(&[ALICE, BOB], json!({}));
+    for _ in 0..3 {
+        let request = logout("/_matrix/client/v3/logout", ALICE);
+        end(&mut cluster, &gateway, &request, false);
+        ask_everywhere(&mut cluster, &gateway, ALICE);
+    }
+    let request = logout("/_matrix/client/v3/logout", BOB);
+    end(&mut cluster, &gateway, &request, false);
+    assert_forgotten(&mut cluster, &gateway, BOB);
+    // A second later so does another one of the first.
+    cluster.skip(TICK);
+    ask_everywhere(&mut cluster, &gateway, ALICE);
+    cluster.tick_for(Duration::from_secs(1));
+    end(&mut cluster, &gateway, &revocation(ALICE), false);
+    assert_forgotten(&mut cluster, &gateway, ALICE);
+}
+
+/// Also if it was the user's token alone that ended at first; in shadow mode, where nobody waits to learn the user; and if
+/// another worker ends the token before the tick.
+#[test]
+fn an_end_of_all_sessions_that_waits_ends_all_of_them() {
+    for (mode, is_ended_elsewhere) in [("enforce", false), ("shadow", false), ("shadow", true)] {
+        let (mut cluster, enforcing) = warmed(&[ALICE, BOB], json!({}));
+        end(&mut cluster, &enforcing, &revocation(ALICE), false);
+        let stream = cluster[0].request(&gateway(2, json!({"mode": mode})), logout_all(ALICE));
+        cluster.answer_all(&active("alice"));
+        ask_everywhere(&mut cluster, &enforcing, ALICE);
+        cluster[0].response(stream, 200);
+        if is_ended_elsewhere {
+            let stream = cluster[1].request(&enforcing, revocation(ALICE));
+            cluster[1].response(stream, 200);
+        }
+        cluster.skip(TICK);
+        cluster.deliver_all();
+        for token in [ALICE, BOB] {
+            assert_forgotten(&mut cluster, &enforcing, token);
+        }
+    }
+}
+
+/// Anyone can end invented tokens.
+#[test]
+fn where_nothing_more_is_remembered_an_end_acts_at_once() {
+    let (mut cluster, gateway) = warmed(&[ALICE], json!({}));
+    for number in 0..5_000 {
+        let stream = cluster[0].request(&gateway, revocation(&invented(number)));
+        cluster[0].response(stream, 200);
+    }
+    for _ in 0..3 {
+        end(&mut cluster, &gateway, &revocation(ALICE), false);
+        let streams = cluster.request_each(&gateway, &whoami(ALICE));
+        assert_eq!(cluster.fates(&streams), [Fate::Held, Fate::Held]);
+        cluster.answer_all(&active("alice"));
+        cluster.deliver_all();
+    }
+    // It is forgotten a second later.
+    cluster.skip(Duration::from_secs(1));
+    end(&mut cluster, &gateway, &revocation(ALICE), false);
+    ask_everywhere(&mut cluster, &gateway, ALICE);
+    end(&mut cluster, &gateway, &revocation(ALICE), false);
+    let fates = cluster.send_each(&gateway, &whoami(ALICE));
+    assert_eq!(fates, [alice(), alice()], "it waits");
+}
