@@ -222,8 +222,7 @@ impl<'h, H: Runtime> Callback<'h, H> {
         })
     }
 
-    /// Returns the last moment that any callback of this worker read: without a host call, but for one reading in
-    /// [`COARSE_READINGS`].
+    /// Returns the last moment that any callback of this worker read: without a host call, but for one reading in 128.
     pub fn coarse_now(&self) -> Instant {
         let CoarseTime { read, readings } = &*self.clock.0;
         if readings.get() >= COARSE_READINGS {
