@@ -50,8 +50,6 @@ POST   /_matrix/client/r0/login                                              mas
 GET    /_matrix/client/v3/login/sso/redirect                                 mas                        -
 GET    /_matrix/client/v3/login/sso/redirect/                                mas                        -
 GET    /_matrix/client/v3/login/sso/redirect/oidc-x                          mas                        -
-POST   /_matrix/client/api/v1/logout                                         mas                        -
-POST   /_matrix/client/unstable/logout                                       mas                        -
 POST   /_matrix/client/v3/refresh                                            mas                        -
 POST   /_matrix/client/v3/login/get_token                                    synapse-main               alice
 # Sync.
@@ -119,7 +117,10 @@ GET    /_synapse/client/unsubscribe                                          syn
 # All else.
 GET    /_matrix/client/v3/thirdparty/protocols                               synapse-main               alice
 POST   /_matrix/client/v3/register                                           synapse-main               -
+# Last, since they end the session.
 POST   /_matrix/client/v3/logout/all                                         mas                        -
+POST   /_matrix/client/api/v1/logout                                         mas                        -
+POST   /_matrix/client/unstable/logout                                       mas                        -
 ";
 
 /// The host of MatrixRTC.

@@ -252,11 +252,13 @@ impl Ports {
         let take = |listener| {
             let socket = TcpSocket::new_v4().expect("a socket");
             socket.set_reuseport(true).expect("is known on Unix");
-            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            // One of the listeners listens on every address, so the port must be free on each.
+            let any = SocketAddr::from(([0, 0, 0, 0], 0));
             socket.bind(any).expect("a free port");
+            let port = socket.local_addr().expect("an address").port();
             Port {
                 listener,
-                addr: socket.local_addr().expect("an address"),
+                addr: SocketAddr::from(([127, 0, 0, 1], port)),
                 _socket: socket,
             }
         };
