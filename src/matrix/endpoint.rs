@@ -97,19 +97,20 @@ impl Endpoints {
             return AuthRequirement::Blocked;
         }
         let method = LazyCell::new(method);
-        if let Some(rule) = self.deciding_rule(path, &method) {
-            return rule.requirement;
-        }
-        let requirement = match table::classify(path, &method) {
-            // Only here: a prefix such as `/_matrix` must not open what the homeserver serves.
-            AuthRequirement::Unknown | AuthRequirement::None
-                if self.below_mas_prefix(path).is_some() =>
-            {
-                AuthRequirement::MasOwned
-            }
-            requirement => requirement,
+        let requirement = match self.deciding_rule(path, &method) {
+            Some(rule) => rule.requirement,
+            None => match table::classify(path, &method) {
+                // Only here: a prefix such as `/_matrix` must not open what the homeserver serves.
+                AuthRequirement::Unknown | AuthRequirement::None
+                    if self.below_mas_prefix(path).is_some() =>
+                {
+                    AuthRequirement::MasOwned
+                }
+                requirement => requirement,
+            },
         };
-        if requirement == AuthRequirement::MasOwned && has_dots(path) {
+        // Dots may lead from where no token is looked at to where one counts.
+        if requirement.ignores_tokens() && has_dots(path) {
             return AuthRequirement::Unknown;
         }
         requirement
@@ -156,12 +157,16 @@ impl Endpoints {
                 }
             }
             Some(readings) => {
+                let authorities = 0..=usize::from(readings.may_have_authority());
                 for names in readings.each() {
-                    let names = spelling::first(names, &self.spellings);
-                    let mut rules = self.rules.iter().zip(&self.spellings);
-                    let first = rules
-                        .find(|(rule, spelling)| spelling.matches(&names) && rule.is_for(method));
-                    found = stricter(found, first.map(|(rule, _)| rule));
+                    for skipped in authorities.clone() {
+                        let names = spelling::first(names.clone().skip(skipped), &self.spellings);
+                        let mut rules = self.rules.iter().zip(&self.spellings);
+                        let first = rules.find(|(rule, spelling)| {
+                            spelling.matches(&names) && rule.is_for(method)
+                        });
+                        found = stricter(found, first.map(|(rule, _)| rule));
+                    }
                 }
             }
         }

@@ -103,12 +103,14 @@ async fn below_the_prefix_of_mas_no_token_is_looked_at() {
 
 /// A proxy behind the edge may resolve dots, and hand the request to the homeserver.
 #[tokio::test]
-async fn a_path_of_mas_that_may_lead_elsewhere_is_looked_at() {
+async fn a_path_that_may_lead_elsewhere_is_looked_at() {
     let edge = Edge::start(json!({})).await;
     for path in [
         "/oauth2/../_matrix/client/v3/account/whoami",
         "/oauth2/x%252f..%252f../_matrix/client/v3/account/whoami",
         "/_matrix/client/v3/login/%2e%2e/account/whoami",
+        "/_matrix/federation/../client/v3/account/whoami",
+        "/_matrix/key/..%2fclient/v3/account/whoami",
     ] {
         let dead = Request::get(path).bearer(&new_token("mat"));
         assert_not_active(&edge.send(&dead).await);

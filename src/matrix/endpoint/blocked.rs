@@ -25,7 +25,8 @@ pub(super) fn is_blocked(path: &[u8]) -> bool {
         .bytes()
         .windows(SYNAPSE.len())
         .any(|window| window.eq_ignore_ascii_case(SYNAPSE));
-    is_mentioned && readings.each().any(leads_to_blocked)
+    let first = usize::from(readings.may_have_authority());
+    is_mentioned && readings.each().any(|names| leads_to_blocked(names, first))
 }
 
 /// The quick answer for nearly every request: the first segment is `_matrix`, and no decoding makes
@@ -52,8 +53,8 @@ fn stays_in_matrix(path: &[u8]) -> bool {
 
 /// Whether a path with these names may lead to a blocked resource. Servers read empty segments, parameters and
 /// backslashes differently, so where dots are resolved cannot be told: a path with `..` that names `_synapse`
-/// anywhere is blocked, wherever it would lead.
-fn leads_to_blocked<'p>(names: impl Iterator<Item = &'p [u8]>) -> bool {
+/// anywhere is blocked, wherever it would lead. Up to `first` names may be an authority.
+fn leads_to_blocked<'p>(names: impl Iterator<Item = &'p [u8]>, first: usize) -> bool {
     let mut is_absolute = false;
     let mut has_dots = false;
     let mut has_synapse = false;
@@ -68,7 +69,7 @@ fn leads_to_blocked<'p>(names: impl Iterator<Item = &'p [u8]>) -> bool {
         }
         // RFC 9112, section 3.2.2, absolute form: `http:` and an authority come before the path.
         is_absolute |= number == 0 && name.ends_with(b":");
-        let is_first = number == 0 || (is_absolute && number == 2);
+        let is_first = number <= first || (is_absolute && number == 2);
         let is_synapse = name.eq_ignore_ascii_case(SYNAPSE);
         follows_synapse = is_first && is_synapse;
         has_synapse |= is_synapse;

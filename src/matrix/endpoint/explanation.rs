@@ -64,6 +64,9 @@ impl Endpoints {
             return Decider::Blocked;
         }
         if let Some(rule) = self.deciding_rule(path(target), &LazyCell::new(|| method)) {
+            if rule.requirement != requirement {
+                return Decider::Dots;
+            }
             let at = self.rules.iter().position(|one| std::ptr::eq(one, rule));
             return Decider::Configured(at.unwrap_or_default());
         }
@@ -93,9 +96,7 @@ impl Decider {
         match self {
             Self::Blocked => "Synapse's resources for MAS, its workers and its metrics".to_owned(),
             Self::Configured(_) => "this configuration".to_owned(),
-            Self::Dots => {
-                "MAS says 404 to a path with `..`; a proxy may resolve it to another one".to_owned()
-            }
+            Self::Dots => "a proxy may resolve the `..` and so lead to another path".to_owned(),
             Self::MasPrefix => {
                 "this configuration: what stands before /oauth2/introspect in introspection.path"
                     .to_owned()

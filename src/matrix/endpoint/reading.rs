@@ -7,7 +7,7 @@
 //! pass decodes to the end and notes in which round each byte comes to light. Which segments a server sees after so many
 //! rounds depends only on the separators that have come to light by then.
 
-use crate::form::{percent::Unwrapped, steps};
+use crate::form::{percent::Unwrapped, scan::has_any, steps};
 
 /// Decodings that are followed. Nothing honest is encoded even twice.
 pub(super) const MAX_DEPTH: u8 = 7;
@@ -31,6 +31,12 @@ impl Readings {
         has_two_dots(self.bytes()) && self.each().any(|mut names| names.any(|name| name == b".."))
     }
 
+    /// Whether some server may take the first name for an authority and the rest for the path: RFC 3986, section 3.3, a path
+    /// that begins with two slashes.
+    pub fn may_have_authority(&self) -> bool {
+        matches!(self.bytes(), [b'/' | b'\\', b'/' | b'\\', ..])
+    }
+
     /// The segments after each number of decodings that makes a difference, from none on.
     pub fn each(&self) -> impl Iterator<Item = Names<'_>> {
         let deepest = self.0.depths.iter().copied().max().unwrap_or_default();
@@ -46,7 +52,8 @@ impl Readings {
 /// told: servers read empty segments, parameters and backslashes differently. No honest client sends one, since clients resolve
 /// dots themselves.
 pub(super) fn has_dots(path: &[u8]) -> bool {
-    (path.contains(&b'%') || has_two_dots(path))
+    has_any(path, [b'.', b'%'])
+        && (path.contains(&b'%') || has_two_dots(path))
         && Readings::of(path).is_none_or(|readings| readings.have_dots())
 }
 
@@ -58,6 +65,7 @@ fn has_two_dots(path: &[u8]) -> bool {
 /// parameters and an encoded query, fragment or NUL, which do not change which resource it is. Servers that split before
 /// they decode see no separators in these. A NUL ends a name however deep it is: a server that takes it for an end
 /// does so once it has decoded the segment.
+#[derive(Clone)]
 pub(super) struct Names<'p> {
     path: &'p Unwrapped,
     at: usize,

@@ -29,6 +29,11 @@ pub enum AuthRequirement {
 }
 
 impl AuthRequirement {
+    /// Whether no token is looked at.
+    pub fn ignores_tokens(self) -> bool {
+        matches!(self, Self::Foreign | Self::MasOwned | Self::None)
+    }
+
     /// What is left of the requirement for a request with this method: nothing for `OPTIONS`, which
     /// is a browser's pre-flight, has no credentials, and gets a 204 on every path before any of
     /// them is looked at. Only a blocked path stays blocked.

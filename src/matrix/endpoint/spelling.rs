@@ -5,7 +5,7 @@
 //!
 //! The non-obvious rule: other spellings only restrict. A rule that opens paths opens these and no others.
 
-use super::reading::{Names, Readings};
+use super::reading::Readings;
 
 /// The path of a rule, as segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +77,10 @@ impl Spelling {
 }
 
 /// The first segments of a path, as many as the spellings look at.
-pub(super) fn first<'p>(names: Names<'p>, spellings: &[Spelling]) -> Vec<&'p [u8]> {
+pub(super) fn first<'p>(
+    names: impl Iterator<Item = &'p [u8]>,
+    spellings: &[Spelling],
+) -> Vec<&'p [u8]> {
     let longest = spellings.iter().map(Spelling::looks_at).max();
     names.take(longest.unwrap_or_default()).collect()
 }
