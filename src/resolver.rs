@@ -574,14 +574,14 @@ impl<W> Resolver<W> {
         call: &CallContext,
         leased: bool,
     ) -> Result<State, NoVerdict> {
-        let events = self.workers.events(cb, call.digest());
+        let asked_at = self.workers.point(cb, call.digest());
         match call.send(cb.host, cb.root) {
             Ok(id) => Ok(State::Calling {
                 call: id,
                 root: cb.root,
                 slot: call.slot(),
                 leased,
-                events,
+                asked_at,
             }),
             Err(not_sent) => {
                 let why = match not_sent {
@@ -937,13 +937,13 @@ impl<W> Resolver<W> {
         flight: &Pending<W>,
         introspected: &Introspected,
     ) -> Option<Invalidation<'a>> {
-        let State::Calling { events, .. } = flight.state else {
+        let State::Calling { asked_at, .. } = flight.state else {
             return None;
         };
         if !introspected.is_active() {
             return None;
         }
-        match self.workers.events(cb, &key.digest).since(events)? {
+        match self.workers.event_since(cb, &key.digest, asked_at)? {
             Event::End => Some(Invalidation::Token(&key.digest)),
             Event::Refusal => Some(Invalidation::Refusal(&key.digest)),
         }

@@ -193,9 +193,9 @@ fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
 fn ends(store: &Planted, digest: &TokenDigest) {
     let ended = EndedTokens::default();
     for event in [Event::End, Event::Refusal] {
-        let before = ended.events(store, digest);
+        let before = ended.now(store, digest);
         assert_eq!(ended.add(store, digest, event), Ok(()));
-        assert_eq!(ended.events(store, digest).since(before), Some(event));
+        assert_eq!(ended.since(store, digest, before), Some(event));
     }
 }
 

@@ -1,16 +1,16 @@
-//! How often tokens have ended, and how often the homeserver has refused them: what tells an answer that was on its way at
-//! the time.
+//! Which tokens have ended lately, and which the homeserver has refused: what tells an answer that was on its way at the
+//! time.
 //!
-//! An end (a logout, a revocation) or a refusal raises its count of the token, before the answer is removed or doubted. A
-//! worker reads the counts before it asks MAS, and again after it has stored the answer: if one has changed, the answer
-//! may be from before, and does not stay, or stays doubted.
+//! An end (a logout, a revocation) or a refusal is noted before the answer is removed or doubted. A worker reads how many
+//! events there were before it asks MAS, and after it has stored the answer what has come since: if one is about its
+//! token, the answer may be from before, and does not stay, or stays doubted.
 //!
-//! The non-obvious rule: no time is involved. The counts are right however late the answer is read, and however long
-//! the worker that asked did nothing, for they are nothing that the worker has to keep up.
+//! The non-obvious rule: no time is involved. The events are counted, so it is told right however late the answer is read,
+//! and however long the worker that asked did nothing, for they are nothing that the worker has to keep up.
 //!
-//! There is a fixed number of counts, which tokens share. Anyone can end an invented token, and so raise any count:
-//! that voids no answer that is kept, and costs one more call only if another token of the same count is being asked
-//! about.
+//! There is a fixed number of histories, which tokens share, and each names its last events only. When more have come than
+//! it names, any token of it may be among them. Anyone can end invented tokens, and so fill histories: that voids no
+//! answer that is kept, and costs one more call only where more events than a history names come while MAS is asked.
 
 use super::key_space::KeySpace;
 use crate::{
@@ -18,10 +18,13 @@ use crate::{
     token::TokenDigest,
 };
 
-/// Pairs of counts in all.
+/// Histories in all.
 const NUMBER: u32 = 16_384;
 
-/// How often a count is raised again after another worker wrote first.
+/// Events that a history names. Some thousand ended tokens a second come to less than one a second in each history.
+const NAMED: usize = 15;
+
+/// How often an event is written again after another worker wrote first.
 const WRITE_ATTEMPTS: usize = 64;
 
 /// What happens to a token.
@@ -33,47 +36,70 @@ pub enum Event {
     Refusal,
 }
 
-/// How often each has happened, modulo 2^32.
+/// How many events a history had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Events {
-    ends: u32,
-    refusals: u32,
+pub struct Point(u64);
+
+/// The events of the tokens that share it.
+#[derive(Debug, Default)]
+struct History {
+    events: u64,
+    /// The last ones, the newest at the end: half of the token's digest each, whose last bit tells which event it was.
+    named: Vec<u64>,
 }
 
-impl Events {
-    /// Returns what has happened since `earlier`. An end counts for more than a refusal.
-    pub fn since(self, earlier: Self) -> Option<Event> {
-        if self.ends != earlier.ends {
-            Some(Event::End)
-        } else if self.refusals != earlier.refusals {
-            Some(Event::Refusal)
-        } else {
-            None
+/// What a history names an event.
+fn name(token: &TokenDigest, event: Event) -> u64 {
+    let TokenDigest([.., a, b, c, d, e, f, g, h]) = *token;
+    let token = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    match event {
+        Event::End => token | 1,
+        Event::Refusal => token & !1,
+    }
+}
+
+impl History {
+    fn add(&mut self, event: u64) {
+        self.events = self.events.wrapping_add(1);
+        if self.named.len() >= NAMED {
+            self.named.remove(0);
         }
+        self.named.push(event);
     }
 
-    fn count(&mut self, event: Event) -> &mut u32 {
-        match event {
-            Event::End => &mut self.ends,
-            Event::Refusal => &mut self.refusals,
-        }
+    /// Returns what has happened to a token since `earlier`. An end counts for more than a refusal.
+    fn since(&self, earlier: Point, token: &TokenDigest) -> Option<Event> {
+        let came = usize::try_from(self.events.wrapping_sub(earlier.0)).unwrap_or(usize::MAX);
+        let Some(before) = self.named.len().checked_sub(came) else {
+            return Some(Event::End);
+        };
+        [Event::End, Event::Refusal].into_iter().find(|event| {
+            self.named
+                .iter()
+                .skip(before)
+                .any(|one| *one == name(token, *event))
+        })
     }
 
-    fn encode(self) -> [u8; 8] {
-        (u64::from(self.refusals) << 32 | u64::from(self.ends)).to_le_bytes()
+    fn encode(&self) -> Vec<u8> {
+        let numbers = std::iter::once(&self.events).chain(&self.named);
+        numbers.flat_map(|number| number.to_le_bytes()).collect()
     }
 
-    /// Bytes of another format count as none.
+    /// Bytes of another format are no history.
     fn decode(bytes: &[u8]) -> Self {
-        let both = bytes.try_into().map_or(0, u64::from_le_bytes);
-        Self {
-            ends: both as u32,
-            refusals: (both >> 32) as u32,
+        let (numbers, rest) = bytes.as_chunks();
+        match numbers {
+            [events, named @ ..] if rest.is_empty() && named.len() <= NAMED => Self {
+                events: u64::from_le_bytes(*events),
+                named: named.iter().copied().map(u64::from_le_bytes).collect(),
+            },
+            _ => Self::default(),
         }
     }
 }
 
-/// The counts, as any worker sees them.
+/// The histories, as any worker sees them.
 #[derive(Debug)]
 pub struct EndedTokens {
     keys: KeySpace,
@@ -88,13 +114,17 @@ impl Default for EndedTokens {
 }
 
 impl EndedTokens {
-    /// Returns what has happened so far to tokens with this one's counts.
-    pub fn events(&self, store: &impl Store, token: &TokenDigest) -> Events {
-        let stored = store.read(&self.keys.key(store, &token.0));
-        stored.map_or_else(Events::default, |stored| Events::decode(&stored.value))
+    /// Returns the present point of the token's history.
+    pub fn now(&self, store: &impl Store, token: &TokenDigest) -> Point {
+        Point(self.history(store, token).events)
     }
 
-    /// Notes an event. If another worker raises the same count in between, that is enough: it came later than this event.
+    /// Returns what has happened to the token since that point.
+    pub fn since(&self, store: &impl Store, token: &TokenDigest, earlier: Point) -> Option<Event> {
+        self.history(store, token).since(earlier, token)
+    }
+
+    /// Notes an event.
     pub fn add(
         &self,
         store: &impl Store,
@@ -102,25 +132,25 @@ impl EndedTokens {
         event: Event,
     ) -> Result<(), NotWritten> {
         let key = self.keys.key(store, &token.0);
-        let mut before = None;
         let mut outcome = Err(NotWritten::Changed);
         for _ in 0..WRITE_ATTEMPTS {
             let stored = store.read(&key);
-            let mut events = stored
+            let mut history = stored
                 .as_ref()
-                .map_or_else(Events::default, |stored| Events::decode(&stored.value));
-            let count = events.count(event);
-            if *before.get_or_insert(*count) != *count {
-                return Ok(());
-            }
-            *count = count.wrapping_add(1);
+                .map_or_else(History::default, |stored| History::decode(&stored.value));
+            history.add(name(token, event));
             let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-            outcome = store.write(&key, &events.encode(), condition);
+            outcome = store.write(&key, &history.encode(), condition);
             if outcome != Err(NotWritten::Changed) {
                 break;
             }
         }
         outcome
+    }
+
+    fn history(&self, store: &impl Store, token: &TokenDigest) -> History {
+        let stored = store.read(&self.keys.key(store, &token.0));
+        stored.map_or_else(History::default, |stored| History::decode(&stored.value))
     }
 }
 
@@ -135,46 +165,100 @@ mod tests {
         TokenDigest::of(&number.to_le_bytes())
     }
 
-    #[test]
-    fn each_event_changes_the_count_of_its_token_for_every_worker() {
-        let store = MemoryStore::default();
-        let [one, two] = [EndedTokens::default(), EndedTokens::default()];
-        let first = one.events(&store, &token(1));
-        for event in EVENTS {
-            for _ in 0..3 {
-                let before = one.events(&store, &token(1));
-                two.add(&store, &token(1), event).unwrap();
-                assert_eq!(one.events(&store, &token(1)).since(before), Some(event));
-            }
+    /// All tokens share one history.
+    fn crowded() -> EndedTokens {
+        EndedTokens {
+            keys: KeySpace::new("e", 1),
         }
-        let now = one.events(&store, &token(1));
-        assert_eq!((now.ends, now.refusals), (3, 3));
-        assert_eq!(now.since(first), Some(Event::End), "it counts for more");
-        assert_eq!(now.since(now), None);
-        assert_eq!(one.events(&store, &token(2)), first, "another's");
     }
 
     #[test]
-    fn an_event_that_loses_a_race_is_seen_all_the_same() {
+    fn each_event_is_told_of_its_token_to_every_worker() {
+        let store = MemoryStore::default();
+        let [one, two] = [crowded(), crowded()];
+        let first = one.now(&store, &token(1));
+        for event in EVENTS {
+            for _ in 0..3 {
+                let before = one.now(&store, &token(1));
+                two.add(&store, &token(1), event).unwrap();
+                assert_eq!(one.since(&store, &token(1), before), Some(event));
+                assert_eq!(one.since(&store, &token(2), before), None, "another's");
+            }
+        }
+        let since = |earlier| one.since(&store, &token(1), earlier);
+        assert_eq!(since(first), Some(Event::End), "it counts for more");
+        assert_eq!(since(one.now(&store, &token(1))), None);
+    }
+
+    #[test]
+    fn an_event_counts_however_many_come_after_it() {
+        for event in EVENTS {
+            for others in 0..3 * NAMED {
+                let (store, ended) = (MemoryStore::default(), crowded());
+                for number in 0..u32::try_from(others).unwrap() {
+                    ended.add(&store, &token(100 + number), Event::End).unwrap();
+                }
+                let before = ended.now(&store, &token(1));
+                ended.add(&store, &token(1), event).unwrap();
+                for number in 0..u32::try_from(others).unwrap() {
+                    ended.add(&store, &token(200 + number), Event::End).unwrap();
+                }
+                let told = ended.since(&store, &token(1), before);
+                // One that is not named any more counts as an end.
+                let expected = if others < NAMED { event } else { Event::End };
+                assert_eq!(told, Some(expected), "{others}");
+                let is_named = others < NAMED;
+                let other = ended.since(&store, &token(2), before);
+                assert_eq!(other.is_none(), is_named, "{others}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_history_that_is_damaged_counts_as_an_end() {
+        for damaged in [
+            &b""[..],
+            b"1234567",
+            &[0; 8],
+            &[0; 9],
+            &[1; 8 * (NAMED + 2)],
+        ] {
+            let (store, ended) = (MemoryStore::default(), crowded());
+            for _ in 0..2 {
+                ended.add(&store, &token(1), Event::Refusal).unwrap();
+            }
+            let before = ended.now(&store, &token(1));
+            store.damage(|value| {
+                // The seed has 16 bytes, and stays.
+                if value.len() == 24 {
+                    *value = damaged.to_vec();
+                }
+            });
+            let told = ended.since(&store, &token(1), before);
+            assert_eq!(told, Some(Event::End), "{damaged:?}");
+            ended.add(&store, &token(1), Event::Refusal).unwrap();
+            assert!(ended.since(&store, &token(1), before).is_some());
+        }
+    }
+
+    #[test]
+    fn an_event_that_loses_a_race_is_told_all_the_same() {
         for event in EVENTS {
             for other in EVENTS {
                 for has_ended_before in [false, true] {
-                    let (store, ended) = (MemoryStore::default(), EndedTokens::default());
+                    let (store, ended) = (MemoryStore::default(), crowded());
                     if has_ended_before {
                         ended.add(&store, &token(1), Event::End).unwrap();
                     }
-                    let mut before = ended.events(&store, &token(1));
+                    let before = ended.now(&store, &token(1));
                     *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
-                        let ended = EndedTokens::default();
-                        ended.add(store, &token(1), other).unwrap();
+                        crowded().add(store, &token(2), other).unwrap();
                     }));
                     ended.add(&store, &token(1), event).unwrap();
-                    let mut now = ended.events(&store, &token(1));
-                    assert_ne!(
-                        now.count(event),
-                        before.count(event),
-                        "{event:?} and {other:?}"
-                    );
+                    for (number, event) in [(1, event), (2, other)] {
+                        let told = ended.since(&store, &token(number), before);
+                        assert_eq!(told, Some(event), "{event:?} and {other:?}");
+                    }
                 }
             }
         }
@@ -189,6 +273,6 @@ mod tests {
         for number in 0..1_000 {
             ended.add(&store, &token(number), Event::End).unwrap();
         }
-        assert_eq!(store.len(), 4 + 1, "the counts, the seed");
+        assert_eq!(store.len(), 4 + 1, "the histories, the seed");
     }
 }

@@ -14,7 +14,7 @@ use super::{
     share::Shares,
 };
 use crate::{
-    cache::{ended::Events, question::QuestionKey},
+    cache::{ended::Point, question::QuestionKey},
     clock::Instant,
     host::{CallId, RootId, StreamId},
     sorted::SortedMap,
@@ -54,8 +54,8 @@ pub enum State {
         slot: Slot,
         /// Whether this worker holds the lease, so that other workers wait for it.
         leased: bool,
-        /// What had happened to the token when MAS was asked.
-        events: Events,
+        /// The point of the token's history at which MAS was asked.
+        asked_at: Point,
     },
     /// From another worker, by way of the shared cache.
     AwaitingPeer {
@@ -385,7 +385,7 @@ mod tests {
                 root,
                 slot: SLOT,
                 leased: false,
-                events: Events::default(),
+                asked_at: Point::default(),
             },
         }
     }
@@ -396,7 +396,7 @@ mod tests {
             root: RootId(2),
             slot: SLOT,
             leased: false,
-            events: Events::default(),
+            asked_at: Point::default(),
         }
     }
 

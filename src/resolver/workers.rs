@@ -13,7 +13,7 @@ use super::{
 use crate::{
     cache::{
         ActiveEntry, Cached,
-        ended::{EndedTokens, Event, Events},
+        ended::{EndedTokens, Event, Point},
         epoch::{Epochs, Stamp, Subject},
         question::QuestionKey,
     },
@@ -143,9 +143,19 @@ impl Workers {
         self.leases.acquire(cb.host, key, worker, now, now);
     }
 
-    /// Returns what has happened to the token: see [`crate::cache::ended`].
-    pub fn events<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest) -> Events {
-        self.ended.events(cb.host, token)
+    /// Returns the present point of the token's history: see [`crate::cache::ended`].
+    pub fn point<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest) -> Point {
+        self.ended.now(cb.host, token)
+    }
+
+    /// Returns what has happened to the token since that point.
+    pub fn event_since<H: Backend>(
+        &self,
+        cb: &Callback<'_, H>,
+        token: &TokenDigest,
+        earlier: Point,
+    ) -> Option<Event> {
+        self.ended.since(cb.host, token, earlier)
     }
 
     /// Notes that the token has ended or was refused, for the workers that ask about it.
