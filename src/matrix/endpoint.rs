@@ -157,9 +157,8 @@ impl Endpoints {
                 }
             }
             Some(readings) => {
-                let authorities = 0..=usize::from(readings.may_have_authority());
                 for names in readings.each() {
-                    for skipped in authorities.clone() {
+                    for skipped in readings.authority_ends(&names) {
                         let names = spelling::first(names.clone().skip(skipped), &self.spellings);
                         let mut rules = self.rules.iter().zip(&self.spellings);
                         let first = rules.find(|(rule, spelling)| {

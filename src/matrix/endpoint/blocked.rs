@@ -4,7 +4,7 @@
 //! often, merge slashes, or resolve dots. So a path is blocked if any number of decodings may lead there.
 //! A path with a byte that was encoded more often than the readings follow is blocked.
 
-use super::reading::Readings;
+use super::reading::{Readings, is_scheme};
 use crate::form::{percent::escape, scan::has_any};
 
 const SYNAPSE: &[u8] = b"_synapse";
@@ -67,8 +67,7 @@ fn leads_to_blocked<'p>(names: impl Iterator<Item = &'p [u8]>, first: usize) -> 
         {
             return true;
         }
-        // RFC 9112, section 3.2.2, absolute form: `http:` and an authority come before the path.
-        is_absolute |= number == 0 && name.ends_with(b":");
+        is_absolute |= number == 0 && is_scheme(name);
         let is_first = number <= first || (is_absolute && number == 2);
         let is_synapse = name.eq_ignore_ascii_case(SYNAPSE);
         follows_synapse = is_first && is_synapse;

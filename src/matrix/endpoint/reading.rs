@@ -37,6 +37,13 @@ impl Readings {
         matches!(self.bytes(), [b'/' | b'\\', b'/' | b'\\', ..])
     }
 
+    /// How many of the first names some server may take for a scheme and an authority, see RFC 9112, section 3.2.2.
+    pub fn authority_ends(&self, names: &Names<'_>) -> impl Iterator<Item = usize> + use<> {
+        let is_absolute = names.clone().next().is_some_and(is_scheme);
+        let ends = [true, self.may_have_authority(), is_absolute];
+        (0..).zip(ends).filter_map(|(end, may)| may.then_some(end))
+    }
+
     /// The segments after each number of decodings that makes a difference, from none on.
     pub fn each(&self) -> impl Iterator<Item = Names<'_>> {
         let deepest = self.0.depths.iter().copied().max().unwrap_or_default();
@@ -46,6 +53,11 @@ impl Readings {
             depth,
         })
     }
+}
+
+/// Whether a name may be the scheme of an absolute form: `http:` and an authority come before the path.
+pub(super) fn is_scheme(name: &[u8]) -> bool {
+    name.ends_with(b":")
 }
 
 /// Whether [some server](Readings::have_dots) may see a segment `..` in `path`, which has no query. Where that leads cannot be

@@ -217,6 +217,9 @@ fn what_a_rule_restricts_is_restricted_in_every_spelling() {
         // What a server may take for an authority.
         (Method::Get, "//host/internal/x", Required),
         (Method::Get, "/%5chost/internal/whois", Admin),
+        (Method::Get, "//u@h:80/internal/x", Required),
+        (Method::Get, "/http://h/internal/x", Required),
+        (Method::Get, "//h:/internal/x", Required),
         (Method::Get, "/host/internal/x", Unknown),
         (Method::Get, "/internal%2fx", Required),
         (Method::Get, "/internal;a/x", Required),
