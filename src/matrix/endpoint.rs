@@ -143,8 +143,9 @@ impl Endpoints {
         stricter(named, self.restriction(path, &method))
     }
 
-    /// The strictest rule that restricts a path in any reading of it. In each reading the first rule decides here too. Where dots
-    /// lead cannot be told, so a path with `..` needs what any rule restricts to.
+    /// The strictest rule that restricts a path in any reading of it. In each reading the first rule decides here too, but a
+    /// rule that opens is none in another spelling. Where dots lead cannot be told, so a path with `..` needs what any rule
+    /// restricts to.
     fn restriction(&self, path: &[u8], method: &dyn Fn() -> Method) -> Option<&Rule> {
         if self.spellings.is_empty() {
             return None;
@@ -162,7 +163,9 @@ impl Endpoints {
                         let names = spelling::first(names.clone().skip(skipped), &self.spellings);
                         let mut rules = self.rules.iter().zip(&self.spellings);
                         let first = rules.find(|(rule, spelling)| {
-                            spelling.matches(&names) && rule.is_for(method)
+                            (rule.strictness() > 0 || rule.path.matches(path))
+                                && spelling.matches(&names)
+                                && rule.is_for(method)
                         });
                         found = stricter(found, first.map(|(rule, _)| rule));
                     }

@@ -208,7 +208,8 @@ fn what_a_rule_restricts_is_restricted_in_every_spelling() {
             Nothing,
         ),
         // So do other spellings.
-        (Method::Get, "//internal//health", Unknown),
+        (Method::Get, "//internal//health", Required),
+        (Method::Get, "/internal/HEALTH", Required),
         (Method::Get, "/internal//health", Required),
         (Method::Get, "/internal/WHOIS/", Admin),
         (Method::Get, "/%69nternal/x", Required),
