@@ -93,7 +93,8 @@ impl Endpoints {
 
     /// The same for a path that has no query.
     pub fn classify_path(&self, path: &[u8], method: impl FnOnce() -> Method) -> AuthRequirement {
-        if blocked::is_blocked(path) {
+        let may_leave = !blocked::stays_in_matrix(path);
+        if may_leave && blocked::may_be_blocked(path) {
             return AuthRequirement::Blocked;
         }
         let method = LazyCell::new(method);
@@ -110,7 +111,7 @@ impl Endpoints {
             },
         };
         // Dots may lead from where no token is looked at to where one counts.
-        if requirement.ignores_tokens() && has_dots(path) {
+        if may_leave && requirement.ignores_tokens() && has_dots(path) {
             return AuthRequirement::Unknown;
         }
         requirement

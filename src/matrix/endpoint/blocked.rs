@@ -15,9 +15,11 @@ const BLOCKED: [&[u8]; 3] = [b"mas", b"metrics", b"replication"];
 
 /// Whether `path`, which has no query, leads to a blocked resource.
 pub(super) fn is_blocked(path: &[u8]) -> bool {
-    if stays_in_matrix(path) {
-        return false;
-    }
+    !stays_in_matrix(path) && may_be_blocked(path)
+}
+
+/// The same for a path that may leave the Matrix API.
+pub(super) fn may_be_blocked(path: &[u8]) -> bool {
     let Some(readings) = Readings::of(path) else {
         return true;
     };
@@ -31,7 +33,7 @@ pub(super) fn is_blocked(path: &[u8]) -> bool {
 
 /// The quick answer for nearly every request: the first segment is `_matrix`, and no decoding makes
 /// a `..` that could leave it. Encoded percent signs and dots, and bad escapes, go the long way.
-fn stays_in_matrix(path: &[u8]) -> bool {
+pub(super) fn stays_in_matrix(path: &[u8]) -> bool {
     let Some(mut rest) = path.strip_prefix(b"/_matrix/") else {
         return false;
     };
