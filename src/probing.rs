@@ -5,7 +5,7 @@
 //! R): an entry lies at the place that its key says, or behind it, without a gap in between. At most half of the places are
 //! taken. Removing an entry closes the gap, so no mark is left behind.
 //!
-//! The non-obvious rule: places are the lower bits of a key. Nobody outside may be able to choose keys that share them, or
+//! The non-obvious rule: places are the lower bits of a key. No client may be able to choose keys that share them, or
 //! a search passes all of these.
 
 /// A key that says where its entry lies.
