@@ -100,7 +100,7 @@ print_summary() {
   say "" "$(printf '%-10s %8s %8s %8s %8s' layer passed failed ignored seconds)"
   printf '%s\n' "${summary[@]}" | sed 's/ *$//'
   if [ -n "${FAILURES:-}" ] && [ -f "$FAILURES" ]; then
-    while read -r failure; do failures+=("$failure"); done <"$FAILURES"
+    while IFS= read -r failure; do failures+=("$failure"); done <"$FAILURES"
   fi
   if [ ${#failures[@]} -gt 0 ]; then
     say "" "failed:" "${failures[@]/#/  }"
