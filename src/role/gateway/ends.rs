@@ -61,7 +61,7 @@ struct Recent {
     subject: Subject,
     /// Until then a further one waits for a tick.
     until: Instant,
-    /// It took an answer away. It costs a question only then, or if MAS was just being asked.
+    /// One of its ends took an answer away. An end costs a question only then, or if MAS was just being asked.
     took: bool,
     /// It waits.
     waiting: Option<End>,
@@ -152,15 +152,18 @@ impl SessionEnds {
                     Subject::User(user) => Invalidation::User(user, &everything),
                 };
                 let removed = resolver.invalidate(cb, cache, what, end.reason);
-                let now_recent = Recent {
-                    subject,
-                    until: now + SPACING,
-                    took: removed.is_some() || matches!(subject, Subject::User(_)),
-                    waiting: None,
-                };
-                match recent {
-                    Some(recent) => *recent = now_recent,
-                    None => self.remember(now_recent),
+                let until = now + SPACING;
+                let took = removed.is_some() || matches!(subject, Subject::User(_));
+                if let Some(recent) = recent {
+                    recent.until = until;
+                    recent.took |= took;
+                } else {
+                    self.remember(Recent {
+                        subject,
+                        until,
+                        took,
+                        waiting: None,
+                    });
                 }
                 removed.and_then(|removed| removed.user)
             }
