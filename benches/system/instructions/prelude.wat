@@ -6,6 +6,7 @@
   (import "env" "proxy_add_header_map_value" (func $add_header (param i32 i32 i32 i32 i32) (result i32)))
   (import "env" "proxy_define_metric" (func $define_metric (param i32 i32 i32 i32) (result i32)))
   (import "env" "proxy_increment_metric" (func $increment (param i32 i64) (result i32)))
+  (import "env" "proxy_record_metric" (func $record_metric (param i32 i64) (result i32)))
   (import "env" "proxy_get_shared_data" (func $read_shared (param i32 i32 i32 i32 i32) (result i32)))
   (import "env" "proxy_set_shared_data" (func $write_shared (param i32 i32 i32 i32 i32) (result i32)))
   (import "env" "proxy_send_local_response"
@@ -15,6 +16,7 @@
   (import "env" "proxy_get_buffer_bytes" (func $get_body (param i32 i32 i32 i32 i32) (result i32)))
   (import "env" "proxy_set_effective_context" (func $select (param i32) (result i32)))
   (import "env" "proxy_continue_stream" (func $resume (param i32) (result i32)))
+  (import "wasi_snapshot_preview1" "clock_time_get" (func $read_clock (param i32 i64 i32) (result i32)))
 
   (memory (export "memory") 4)
 

@@ -190,6 +190,15 @@ fn by_hand() -> Vec<Variant> {
             )
         },
         Variant {
+            tokens: Tokens::New,
+            calls: 1,
+            ..by_hand(
+                "limit-cold-whole",
+                "the same, with all that the module promises",
+                "limit_cold_whole.wasm",
+            )
+        },
+        Variant {
             beside: None,
             status: 401,
             identified: false,
