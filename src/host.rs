@@ -83,6 +83,7 @@ pub trait Metrics {
     fn record(&self, metric: Metric, value: i64);
 
     /// Adds one to a counter.
+    #[inline]
     fn count(&self, metric: Metric) {
         self.record(metric, 1);
     }
@@ -223,6 +224,7 @@ impl<'h, H: Runtime> Callback<'h, H> {
     }
 
     /// Returns the last moment that any callback of this worker read: without a host call, but for one reading in 128.
+    #[inline]
     pub fn coarse_now(&self) -> Instant {
         let CoarseTime { read, readings } = &*self.clock.0;
         if readings.get() >= COARSE_READINGS {

@@ -120,6 +120,7 @@ impl<K: Spread, V> ProbingMap<K, V> {
     }
 
     /// Puts an entry that is not there into the first free place.
+    #[inline]
     fn put(&mut self, key: K, value: V) {
         let mut at = self.wrap(home(&key));
         while let Some(place) = self.places.get_mut(at) {

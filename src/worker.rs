@@ -56,6 +56,7 @@ impl AnyExchange {
     }
 
     /// Returns which later callbacks are needed.
+    #[inline]
     pub fn wants(&self) -> Wants {
         match self {
             Self::Gateway(exchange) => exchange.wants(),

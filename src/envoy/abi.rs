@@ -164,6 +164,7 @@ impl Handed {
     }
 
     /// The bytes after a call that returned `status`; `None` if the host found nothing.
+    #[inline]
     fn take(self, status: u32) -> Result<Option<Vec<u8>>, HostError> {
         match status {
             OK if self.data.is_null() => Ok(Some(Vec::new())),
@@ -180,6 +181,7 @@ impl Handed {
 
 /// All fields of a map, [serialized](crate::host::Fields::parse). Envoy sets no bound of its own to them: it has let
 /// them in.
+#[inline]
 pub(super) fn header_map(map: Map) -> Result<Vec<u8>, HostError> {
     let mut handed = Handed::nothing();
     // SAFETY: both pointers are to live memory.

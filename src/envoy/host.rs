@@ -59,6 +59,7 @@ impl Streams for Envoy {
         abi::set_effective_context(stream.0).is_ok()
     }
 
+    #[inline]
     fn request_head(&self) -> Result<RequestHead, HostError> {
         RequestHead::parse(abi::header_map(Map::Request)?).ok_or(PARSE_FAILURE)
     }
@@ -194,6 +195,7 @@ impl Metrics for Envoy {
         }
     }
 
+    #[inline]
     fn record(&self, metric: Metric, value: i64) {
         let Some(id) = id(metric) else { return };
         // A failure costs a sample; there is nothing to do about it.
@@ -229,20 +231,31 @@ fn serialized(headers: &[Header]) -> Vec<u8> {
 }
 
 /// Returns Envoy's id of a metric, which is defined at its first use.
+#[inline]
 fn id(metric: Metric) -> Option<u32> {
-    METRICS.with(|ids| {
-        let id = ids.get(metric.place())?;
-        if let MetricId::Unknown = id.get() {
-            id.set(define(metric));
-        }
-        match id.get() {
-            MetricId::Known(id) => Some(id),
-            MetricId::Unknown | MetricId::Refused => None,
-        }
-    })
+    let known = METRICS.with(|ids| ids.get(metric.place()).map(Cell::get))?;
+    let id = match known {
+        MetricId::Unknown => first_id(metric),
+        known => known,
+    };
+    match id {
+        MetricId::Known(id) => Some(id),
+        MetricId::Unknown | MetricId::Refused => None,
+    }
 }
 
+/// Defines a metric, and keeps its id.
 #[cold]
+fn first_id(metric: Metric) -> MetricId {
+    let id = define(metric);
+    METRICS.with(|ids| {
+        if let Some(place) = ids.get(metric.place()) {
+            place.set(id);
+        }
+    });
+    id
+}
+
 fn define(metric: Metric) -> MetricId {
     let kind = match metric.kind() {
         Kind::Counter => MetricType::Counter,

@@ -36,6 +36,7 @@ impl Stream {
 
     /// Nothing of a request may go on before it is decided: with `allow_on_headers_stop_iteration` Envoy
     /// delivers the body while the headers are held, and a body let through takes the headers along.
+    #[inline]
     pub fn action(&self) -> Action {
         match self.exchange.as_ref().map(AnyExchange::phase) {
             Some(Phase::Forwarded) => Action::Continue,

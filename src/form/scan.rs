@@ -69,11 +69,16 @@ pub(crate) fn is_equal(one: &[u8], other: &[u8]) -> bool {
     if one.len() != other.len() {
         return false;
     }
-    let (words, rest) = one.as_chunks::<WORD>();
-    let (other_words, other_rest) = other.as_chunks::<WORD>();
-    let number = |word: &[u8; WORD]| u64::from_le_bytes(*word);
-    words.iter().map(number).eq(other_words.iter().map(number))
-        && rest.iter().zip(other_rest).all(|(one, other)| one == other)
+    match (one.last_chunk::<WORD>(), other.last_chunk::<WORD>()) {
+        // The last word may overlap the one before.
+        (Some(last), Some(other_last)) => {
+            let is_same = |(word, other)| u64::from_le_bytes(word) == u64::from_le_bytes(other);
+            let words = one.as_chunks().0.iter().copied();
+            words.zip(other.as_chunks().0.iter().copied()).all(is_same)
+                && is_same((*last, *other_last))
+        }
+        _ => one.iter().zip(other).all(|(one, other)| one == other),
+    }
 }
 
 /// Returns whether `text` begins with `start`.

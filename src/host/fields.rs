@@ -189,6 +189,7 @@ impl Iterator for Places<'_> {
     }
 }
 
+#[inline]
 fn slice(bytes: &[u8], range: Range<usize>) -> &[u8] {
     bytes.get(range).unwrap_or_default()
 }

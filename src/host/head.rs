@@ -1,6 +1,6 @@
 //! The head of a request: every field that decides something, found in one pass over one reading.
 
-use std::ops::Range;
+use std::{mem, ops::Range};
 
 use super::fields::Fields;
 use crate::{form::scan::position, matrix::credential::Authorization};
@@ -13,13 +13,35 @@ pub struct RequestHead {
     target: Option<Range<usize>>,
     /// Where the query begins, in the target.
     query: Option<usize>,
-    authorization: Option<Range<usize>>,
-    has_several_authorizations: bool,
+    authorization: Authorizations,
+}
+
+/// Where the `authorization` fields have their first value.
+#[derive(Default)]
+enum Authorizations {
+    /// There is none.
+    #[default]
+    None,
+    /// There is one field.
+    One(Range<usize>),
+    /// There are more.
+    Several(Range<usize>),
+}
+
+impl Authorizations {
+    /// Takes in a further field, which has its value there.
+    fn add(&mut self, value: Range<usize>) {
+        *self = match mem::take(self) {
+            Self::None => Self::One(value),
+            Self::One(first) | Self::Several(first) => Self::Several(first),
+        };
+    }
 }
 
 impl RequestHead {
     /// Finds what decides in the fields of a request, which are serialized as [`Fields::parse`] takes them. `None`: they
     /// are not whole.
+    #[inline]
     pub fn parse(bytes: Vec<u8>) -> Option<Self> {
         let mut head = Self::default();
         let fields = Fields::parse_with(bytes, |bytes, field| {
@@ -28,10 +50,7 @@ impl RequestHead {
             let found = match field.name_length() {
                 5 if is(b":path") => &mut head.target,
                 7 if is(b":method") => &mut head.method,
-                13 if is(b"authorization") => {
-                    head.has_several_authorizations |= head.authorization.is_some();
-                    &mut head.authorization
-                }
+                13 if is(b"authorization") => return head.authorization.add(field.value()),
                 _ => return,
             };
             found.get_or_insert(field.value());
@@ -52,6 +71,7 @@ impl RequestHead {
     }
 
     /// Returns the raw `:path`, with query.
+    #[inline]
     pub fn target(&self) -> &[u8] {
         self.value(self.target.as_ref()).unwrap_or_default()
     }
@@ -75,10 +95,13 @@ impl RequestHead {
 
     /// Returns the `authorization` fields. Where Envoy joins them with commas they are one.
     pub fn authorization(&self) -> Authorization<'_> {
-        match self.value(self.authorization.as_ref()) {
-            None => Authorization::None,
-            Some(first) if self.has_several_authorizations => Authorization::Several { first },
-            Some(value) => Authorization::One(value),
+        let value = |range: &Range<usize>| self.fields.slice(range.clone());
+        match &self.authorization {
+            Authorizations::None => Authorization::None,
+            Authorizations::One(range) => Authorization::One(value(range)),
+            Authorizations::Several(range) => Authorization::Several {
+                first: value(range),
+            },
         }
     }
 

@@ -147,10 +147,16 @@ impl Endpoints {
     /// The strictest rule that restricts a path in any reading of it. In each reading the first rule decides here too, but a
     /// rule that opens is none in another spelling. Where dots lead cannot be told, so a path with `..` needs what any rule
     /// restricts to.
+    #[inline]
     fn restriction(&self, path: &[u8], method: &dyn Fn() -> Method) -> Option<&Rule> {
         if self.spellings.is_empty() {
             return None;
         }
+        self.strictest(path, method)
+    }
+
+    /// The same where a rule restricts.
+    fn strictest(&self, path: &[u8], method: &dyn Fn() -> Method) -> Option<&Rule> {
         let mut found = None;
         match Readings::of(path).filter(|readings| !readings.have_dots()) {
             None => {
@@ -177,6 +183,7 @@ impl Endpoints {
     }
 
     /// What of `target` follows MAS's prefix, if it has one.
+    #[inline]
     fn below_mas_prefix<'t>(&self, target: &'t [u8]) -> Option<&'t [u8]> {
         if self.mas_prefix.is_empty() {
             return None;

@@ -79,6 +79,7 @@ impl<W: Watch> Exchange<W> {
     }
 
     /// Returns which later callbacks are needed.
+    #[inline]
     pub fn wants(&self) -> Wants {
         self.watch
             .try_borrow()

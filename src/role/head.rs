@@ -47,8 +47,10 @@ pub(super) fn read(host: &impl Streams, plugin: &Plugin) -> Result<RequestHead, 
     if head.method().is_empty() {
         return Err(NO_METHOD.into());
     }
-    for name in reserved(head.fields(), plugin)? {
-        host.remove_request_header(name)?;
+    if may_be_reserved(head.fields(), plugin) {
+        for name in reserved(head.fields(), plugin)? {
+            host.remove_request_header(name)?;
+        }
     }
     Ok(head)
 }
@@ -93,13 +95,15 @@ pub(super) fn rejection(why: Unclean) -> Rejection {
     }
 }
 
+/// Nearly always the lengths of all names tell that there is no identity header among the fields.
+#[inline]
+fn may_be_reserved(fields: &Fields, plugin: &Plugin) -> bool {
+    fields.name_lengths().meet(plugin.reserved_lengths)
+}
+
 /// Returns the names of the identity headers among the fields, each spelling once.
 fn reserved<'f>(fields: &'f Fields, plugin: &Plugin) -> Result<Vec<&'f str>, Unclean> {
     let mut names = Vec::new();
-    // Nearly always the lengths of all names tell that there is none.
-    if !fields.name_lengths().meet(plugin.reserved_lengths) {
-        return Ok(names);
-    }
     let identity_headers = &plugin.config.identity_headers;
     for name in fields.names() {
         if !identity_headers.is_reserved(name) {

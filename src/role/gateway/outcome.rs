@@ -18,6 +18,7 @@ const STATE_WOULD_REJECT: &str = "matrix_would_reject";
 const PENDING: &str = "pending";
 
 /// Counts the outcome of the selected request, and says it in the filter state if that is asked for.
+#[inline]
 pub(super) fn tell<H: Streams + Metrics>(host: &H, config: &Config, outcome: Outcome) {
     host.count(Metric::Request(outcome));
     if config.filter_state {

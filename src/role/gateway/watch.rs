@@ -76,6 +76,7 @@ impl Watch {
 }
 
 impl exchange::Watch for Watch {
+    #[inline]
     fn wants(&self) -> Wants {
         Wants {
             request_body: matches!(self, Self::Revocation(_)),
