@@ -20,14 +20,15 @@ pub fn encode(value: &[u8], out: &mut Vec<u8>) {
 
 static UNRESERVED: PlainBytes = PlainBytes::visible_but(b"!\"#$%&'()*+,/:;<=>?@[\\]^`{|}");
 
-/// The bytes that an encoding leaves as they are: some of visible ASCII.
-pub struct PlainBytes([bool; 128]);
+/// The bytes that an encoding leaves as they are: some of visible ASCII. Every byte has its place, so
+/// that no bound is looked at.
+pub struct PlainBytes([bool; 256]);
 
 impl PlainBytes {
     /// All but `others`.
     #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
     pub const fn visible_but(others: &[u8]) -> Self {
-        let mut is_plain = [false; 128];
+        let mut is_plain = [false; 256];
         let mut byte = b'!' as usize;
         while byte <= b'~' as usize {
             is_plain[byte] = true;

@@ -18,7 +18,7 @@
 //! Shared data survives a configuration update and a new module binary, so an old and a new version may read
 //! each other's values. One of another version is empty, and records end where a length does not fit.
 
-use super::key_space::KeySpace;
+use super::key_space::{Key, KeySpace};
 use crate::host::{If, NotWritten, Store};
 
 /// The format of buckets and of all records in them that this module writes, and the only one it reads.
@@ -72,7 +72,7 @@ impl Buckets {
     /// The bucket for `digest`.
     pub fn read(&self, store: &impl Store, digest: &[u8]) -> Bucket {
         let key = self.keys.key(store, digest);
-        match store.read(&key) {
+        match store.read(key.as_str()) {
             Some(stored) => Bucket {
                 key,
                 value: stored.value,
@@ -90,7 +90,7 @@ impl Buckets {
 /// A bucket as it was read.
 #[derive(Debug)]
 pub struct Bucket {
-    key: String,
+    key: Key,
     value: Vec<u8>,
     condition: If,
 }
@@ -138,23 +138,24 @@ impl Bucket {
 
     /// Writes what was changed in place.
     pub fn save(&self, store: &impl Store) -> Result<(), NotWritten> {
-        store.write(&self.key, &self.value, self.condition)
+        store.write(self.key.as_str(), &self.value, self.condition)
     }
 
     /// Writes these records in place of all that were in it. Each has less than 64 KiB.
-    pub fn replace<'a>(
+    pub fn replace(
         &self,
         store: &impl Store,
-        records: impl IntoIterator<Item = &'a [u8]>,
+        records: impl IntoIterator<Item = impl AsRef<[u8]>>,
     ) -> Result<(), NotWritten> {
         let mut value = Vec::with_capacity(self.value.len() + 512);
         value.push(FORMAT_VERSION);
         for record in records {
+            let record = record.as_ref();
             let length = u16::try_from(record.len()).map_err(|_| NotWritten::Refused)?;
             value.extend_from_slice(&length.to_le_bytes());
             value.extend_from_slice(record);
         }
-        store.write(&self.key, &value, self.condition)
+        store.write(self.key.as_str(), &value, self.condition)
     }
 }
 
@@ -167,7 +168,7 @@ mod tests {
 
     fn bucket(value: &[u8]) -> Bucket {
         Bucket {
-            key: "key".to_owned(),
+            key: KeySpace::new("t", 1).key(&MemoryStore::default(), DIGEST),
             value: value.to_vec(),
             condition: If::Absent,
         }

@@ -69,10 +69,12 @@ impl Entry {
         let user_known = if self.user.is_some() { USER_KNOWN } else { 0 };
         let expires = if self.expiry.is_some() { EXPIRES } else { 0 };
         let doubted = if self.is_doubted { DOUBTED } else { 0 };
-        bytes.push(user_known | expires | doubted);
-        bytes.extend_from_slice(&self.fingerprint.to_le_bytes());
-        bytes.extend_from_slice(&self.digest.0);
-        bytes.extend_from_slice(&self.user.map_or([0; 16], |user| user.0));
+        let mut head = [0; EntryHead::BYTES];
+        let mut writer = Writer(&mut head);
+        writer.put([user_known | expires | doubted]);
+        writer.put(self.fingerprint.to_le_bytes());
+        writer.put(self.digest.0);
+        writer.put(self.user.map_or([0; 16], |user| user.0));
         let (earliest, latest) = self
             .expiry
             .map_or_else(Default::default, |expiry| (expiry.earliest, expiry.latest));
@@ -83,8 +85,9 @@ impl Entry {
             earliest,
             latest,
         ] {
-            bytes.extend_from_slice(&moment.as_millis().to_le_bytes());
+            writer.put(moment.as_millis().to_le_bytes());
         }
+        bytes.extend_from_slice(&head);
         self.answer.encode(&mut bytes)?;
         Some(bytes)
     }
@@ -198,6 +201,19 @@ fn set_moment(bytes: &mut [u8], offset: usize, moment: Instant) {
     let rest = bytes.get_mut(offset..);
     if let Some(field) = rest.and_then(|rest| rest.first_chunk_mut()) {
         *field = moment.as_millis().to_le_bytes();
+    }
+}
+
+/// Writes fields one behind the other. What does not fit is left out; [`EntryHead::BYTES`] fit.
+struct Writer<'a>(&'a mut [u8]);
+
+impl Writer<'_> {
+    #[inline(always)]
+    fn put<const N: usize>(&mut self, field: [u8; N]) {
+        if let Some((place, rest)) = std::mem::take(&mut self.0).split_first_chunk_mut() {
+            *place = field;
+            self.0 = rest;
+        }
     }
 }
 

@@ -16,7 +16,7 @@ const SEED_KEY: &str = "matrix-edge-auth.seed";
 /// A fixed number of shared-data keys. Workers with the same name and number share them.
 #[derive(Clone, Debug)]
 pub struct KeySpace {
-    name: &'static str,
+    beginning: Key,
     number: u32,
     /// Read once. Key spaces that were made from each other share it.
     seed: Rc<Cell<Option<(u64, u64)>>>,
@@ -26,7 +26,7 @@ impl KeySpace {
     /// `number` keys called `name`.
     pub fn new(name: &'static str, number: u32) -> Self {
         Self {
-            name,
+            beginning: Key::beginning(name),
             number: number.max(1),
             seed: Rc::default(),
         }
@@ -41,12 +41,12 @@ impl KeySpace {
     }
 
     /// The key for `digest`, of which the first 16 bytes count.
-    pub fn key(&self, store: &impl Store, digest: &[u8]) -> String {
+    pub fn key(&self, store: &impl Store, digest: &[u8]) -> Key {
         let [word0, word1] = words(digest);
         let (seed0, seed1) = self.seed(store);
         let hash = fold(word0 ^ seed0, word1 ^ seed1);
         let slot = ((u128::from(hash) * u128::from(self.number)) >> 64) as u32;
-        key(self.name, slot)
+        self.beginning.numbered(slot)
     }
 
     /// Returns a few bits of `digest`: enough to know it again, and too few to search for the token. They depend on the
@@ -80,26 +80,59 @@ impl KeySpace {
     }
 }
 
-/// Returns `matrix-edge-auth.`, the name, a full stop and the number. Every look-up makes a few of these: `format!` takes
-/// six times as long.
-fn key(name: &str, mut number: u32) -> String {
-    let mut digits = [0; 10];
-    let mut length = 0;
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        length += 1;
-        number /= 10;
-        if number == 0 {
-            break;
+/// The longest key: the prefix, a short name, a full stop and ten digits.
+const MAX_KEY: usize = 32;
+
+/// A key. Every look-up makes a few of these, so it takes no memory of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    bytes: [u8; MAX_KEY],
+    length: usize,
+}
+
+impl Key {
+    /// What all keys called `name` begin with.
+    fn beginning(name: &str) -> Self {
+        let mut key = Self {
+            bytes: [0; MAX_KEY],
+            length: 0,
+        };
+        for byte in [PREFIX, name, "."].iter().flat_map(|text| text.bytes()) {
+            key.push(byte);
+        }
+        key
+    }
+
+    /// Returns the key that goes on with this number.
+    fn numbered(mut self, mut number: u32) -> Self {
+        let mut digits = [0; 10];
+        let mut places = digits.iter_mut();
+        while let Some(digit) = places.next_back() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        let left = places.len();
+        for digit in digits.iter().skip(left) {
+            self.push(*digit);
+        }
+        self
+    }
+
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.length) {
+            *place = byte;
+            self.length += 1;
         }
     }
-    let digits = digits.get(digits.len() - length..).unwrap_or_default();
-    let mut key = Vec::with_capacity(PREFIX.len() + name.len() + 1 + length);
-    key.extend_from_slice(PREFIX.as_bytes());
-    key.extend_from_slice(name.as_bytes());
-    key.push(b'.');
-    key.extend_from_slice(digits);
-    String::from_utf8(key).unwrap_or_default()
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..self.length).unwrap_or_default();
+        str::from_utf8(bytes).unwrap_or_default()
+    }
 }
 
 /// Returns the first words of a digest.
@@ -116,4 +149,18 @@ fn words<const N: usize>(digest: &[u8]) -> [u64; N] {
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_names_its_kind_and_its_number() {
+        let key = |name, number| Key::beginning(name).numbered(number).as_str().to_owned();
+        for number in [0, 7, 10, 4_096, 100_000, u32::MAX] {
+            assert_eq!(key("a", number), format!("matrix-edge-auth.a.{number}"));
+        }
+        assert_eq!(key("t.u", u32::MAX), "matrix-edge-auth.t.u.4294967295");
+    }
 }

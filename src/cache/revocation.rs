@@ -62,7 +62,7 @@ impl Revocations {
         now: Instant,
     ) -> Result<(), NotWritten> {
         let key = self.keys.key(store, &user.0);
-        update(store, &key, |stored| {
+        update(store, key.as_str(), |stored| {
             let mut slot = stored.and_then(Slot::decode).unwrap_or_default();
             slot.enter(*user).revoke(revocation, now);
             slot.encode()
@@ -117,7 +117,7 @@ impl Revocations {
     }
 
     fn read(&self, store: &impl Store, user: &UserKey) -> Option<Slot> {
-        let stored = store.read(&self.keys.key(store, &user.0))?;
+        let stored = store.read(self.keys.key(store, &user.0).as_str())?;
         Slot::decode(&stored.value)
     }
 }

@@ -37,7 +37,7 @@ pub fn identity(token: &ActiveToken, server_name: &str) -> Result<Identity, Reje
         .as_deref()
         .ok_or(Rejection::InvalidUsername)?;
     Ok(Identity {
-        user_id: format!("@{localpart}:{server_name}"),
+        user_id: ["@", localpart, ":", server_name].concat(),
         device_id: device_id(token)?.map(str::to_owned),
     })
 }

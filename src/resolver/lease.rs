@@ -132,16 +132,21 @@ impl Lease {
         })
     }
 
-    fn encode(&self, bytes: &mut Vec<u8>) {
+    fn encode(&self) -> [u8; BYTES] {
         let (moment, flags) = match self.state {
             State::Held { until, contended } => (until, if contended { CONTENDED } else { 0 }),
             State::Released(Tombstone::Stored(at)) => (at, STORED),
             State::Released(Tombstone::Failed(at)) => (at, FAILED),
         };
-        bytes.extend_from_slice(&self.key);
-        bytes.extend_from_slice(&self.holder.to_le_bytes());
-        bytes.extend_from_slice(&moment.as_millis().to_le_bytes());
-        bytes.push(flags);
+        let mut bytes = [0; BYTES];
+        let (key, rest) = bytes.split_at_mut(QuestionKey::BYTES);
+        let (holder, rest) = rest.split_at_mut(8);
+        let (at, last) = rest.split_at_mut(8);
+        key.copy_from_slice(&self.key);
+        holder.copy_from_slice(&self.holder.to_le_bytes());
+        at.copy_from_slice(&moment.as_millis().to_le_bytes());
+        last.copy_from_slice(&[flags]);
+        bytes
     }
 
     /// Whether it is contended, if it is held on `key` by `holder`.
@@ -283,9 +288,7 @@ impl Leases {
 }
 
 fn write(store: &impl Store, bucket: &Bucket, leases: &[Lease]) -> Result<(), NotWritten> {
-    let mut records = Vec::with_capacity(leases.len() * BYTES);
-    leases.iter().for_each(|lease| lease.encode(&mut records));
-    bucket.replace(store, records.chunks(BYTES))
+    bucket.replace(store, leases.iter().map(Lease::encode))
 }
 
 /// Makes room for a lease. `false`: all are held.
