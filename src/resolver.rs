@@ -266,8 +266,8 @@ impl<W> Resolver<W> {
         Renewal::Pending
     }
 
-    /// Forgets answers in all workers, also those that are on their way. Returns
-    /// whose token it was, if a token's answer was removed.
+    /// Forgets answers in all workers, also those that are on their way. Returns what was known of a token, if an answer about
+    /// it was removed.
     ///
     /// Anyone can name an invented token, so only the removal of an answer is told to the other workers, by their epoch. The
     /// count of the token's ends is enough for the rest: no worker keeps a grant of an answer that is not in the shared
@@ -281,7 +281,7 @@ impl<W> Resolver<W> {
         cache: &SharedCache,
         what: Invalidation<'_>,
         reason: InvalidationReason,
-    ) -> Option<UserKey> {
+    ) -> Option<Removed> {
         match what {
             Invalidation::Token(token) => {
                 self.workers.note_event(cb, token, Event::End);
@@ -289,7 +289,7 @@ impl<W> Resolver<W> {
                 if removed.is_some() {
                     self.workers.announce(cb, Subject::Token(token), reason);
                 }
-                removed.and_then(|Removed { user, .. }| user)
+                removed
             }
             Invalidation::Refusal(token) => {
                 self.workers.note_event(cb, token, Event::Refusal);

@@ -48,12 +48,17 @@ distribution_cargo() {
     "${command[@]}" --target "$target" -Zbuild-std=std,panic_abort "$@"
 }
 
+# What LLVM inlines by itself, as a cost in its own units: little, so that the module stays small although it is optimized
+# for speed. What every request passes says by #[inline] that it is worth more.
+module_inline_cost=25
+
 # encoded_flags RUSTC FLAG... : the flags for CARGO_ENCODED_RUSTFLAGS, and those by which no path of this machine gets
 # into what is built. So two builds with one compiler are equal, wherever they are made. Of two that match a path the
 # later one counts.
 encoded_flags() {
   local rustc=$1 folder
   local flags=("${@:2}")
+  flags+=("-Cllvm-args=-inline-threshold=$module_inline_cost")
   flags+=("--remap-path-prefix=$root=." "--remap-path-prefix=$CARGO_TARGET_DIR=target")
   flags+=("--remap-path-prefix=$("$rustc" --print sysroot)/lib/rustlib/src/rust=/rust")
   # The folder's name tells from where the crates were downloaded.

@@ -3,7 +3,7 @@
 //! Each request is made up at random and sent on three ways: to Synapse itself (HTTP/1.1 only, since Synapse speaks
 //! no other), through an Envoy without the module, and through the module. The second tells the module's own effect
 //! from Envoy's. Status, `errcode`, `error` and the user are compared. A difference is in the lists of
-//! [`differences`], which `docs/internals/parity.md` explains one by one, or the test fails.
+//! [`differences`], which `docs/parity.md` explains one by one, or the test fails.
 //!
 //! The seed is printed. `PARITY_SEED=n` makes up the same requests again, `PARITY_REQUESTS=n` says how many, and
 //! `PARITY_REQUEST=n` sends only the one with this number and prints what became of it. `make parity` sets all three.
@@ -49,7 +49,7 @@ const SENDERS: usize = 6;
 const MAX_FAILURES: usize = 100;
 
 /// The explanation of every listed difference.
-const DOCUMENT: &str = include_str!("../../docs/internals/parity.md");
+const DOCUMENT: &str = include_str!("../../docs/parity.md");
 
 #[test]
 fn every_request_ends_as_at_synapse_alone() {
@@ -79,7 +79,7 @@ fn every_listed_difference_is_explained() {
         let heading = format!("\n### {name}\n");
         assert!(
             DOCUMENT.contains(&heading),
-            "docs/internals/parity.md has no section {name:?}"
+            "docs/parity.md has no section {name:?}"
         );
     }
 }

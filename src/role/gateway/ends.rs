@@ -5,7 +5,8 @@
 //! ask as often as it likes. So the first end of a token, or of all of a user's tokens, acts at once, and further ones
 //! within [`SPACING`] are merged into one that acts at the next tick. No end is lost.
 //!
-//! Anyone can end an invented token, so what is remembered is bounded. Where there is no room, an end acts at once.
+//! Anyone can end an invented token, so what is remembered is bounded. An end that took no answer away gives way to one that
+//! did. Where there is still no room, an end acts at once.
 
 use std::{rc::Rc, time::Duration};
 
@@ -60,6 +61,8 @@ struct Recent {
     subject: Subject,
     /// Until then a further one waits for a tick.
     until: Instant,
+    /// One of its ends took an answer away. An end costs a question only then, or if MAS was just being asked.
+    took: bool,
     /// It waits.
     waiting: Option<End>,
 }
@@ -98,10 +101,13 @@ impl SessionEnds {
         let now = cb.now();
         let mut due = Vec::new();
         self.0.retain_mut(|recent| {
-            let waiting = recent.waiting.take();
-            let stays = waiting.is_none() && now < recent.until;
-            due.extend(waiting.map(|end| (recent.subject, end)));
-            stays
+            let Some(end) = recent.waiting.take() else {
+                return now < recent.until;
+            };
+            // It keeps its place.
+            recent.until = now;
+            due.push((recent.subject, end));
+            true
         });
         for (subject, end) in due {
             if let Some(owner) = self.act(cb, resolver, subject, &end) {
@@ -121,7 +127,6 @@ impl SessionEnds {
     ) -> Option<UserKey> {
         let now = cb.now();
         let cache = &end.plugin.upstream.cache;
-        let until = now + SPACING;
         let mut recents = self.0.iter_mut();
         let owner = match recents.find(|recent| recent.subject == subject) {
             Some(recent) if now < recent.until => {
@@ -141,24 +146,47 @@ impl SessionEnds {
                 }
             }
             recent => {
-                if let Some(recent) = recent {
-                    recent.until = until;
-                } else if self.0.len() < MAX_ENDS {
-                    self.0.push(Recent {
-                        subject,
-                        until,
-                        waiting: None,
-                    });
-                }
                 let everything = Revocation::AllExcept(Vec::new());
                 let what = match &subject {
                     Subject::Token(token) => Invalidation::Token(token),
                     Subject::User(user) => Invalidation::User(user, &everything),
                 };
-                resolver.invalidate(cb, cache, what, end.reason)
+                let removed = resolver.invalidate(cb, cache, what, end.reason);
+                let until = now + SPACING;
+                let took = removed.is_some() || matches!(subject, Subject::User(_));
+                if let Some(recent) = recent {
+                    recent.until = until;
+                    recent.took |= took;
+                } else {
+                    self.remember(Recent {
+                        subject,
+                        until,
+                        took,
+                        waiting: None,
+                    });
+                }
+                removed.and_then(|removed| removed.user)
             }
         };
         owner.filter(|_| end.ends_owner)
+    }
+
+    /// Remembers one more. Among as many as there may be, it takes the place of one that took nothing away.
+    fn remember(&mut self, recent: Recent) {
+        if self.0.len() < MAX_ENDS {
+            self.0.push(recent);
+        } else if recent.took
+            && let Some(other) = self.0.iter_mut().find(|other| other.gives_way())
+        {
+            *other = recent;
+        }
+    }
+}
+
+impl Recent {
+    /// It took nothing away, and nothing waits to.
+    fn gives_way(&self) -> bool {
+        !self.took && self.waiting.is_none()
     }
 }
 

@@ -1,5 +1,5 @@
 //! The differences that are meant: each has a name, the condition under which it is expected, and a section in
-//! `docs/internals/parity.md` that says why it is safe. Any other difference fails the test.
+//! `docs/parity.md` that says why it is safe. Any other difference fails the test.
 //!
 //! No condition lets a request be served, or act as somebody, that Synapse alone would refuse: see [`is_bypass`].
 
@@ -25,7 +25,7 @@ pub struct Outcomes {
 
 /// A difference that is meant.
 pub struct Difference {
-    /// As `docs/internals/parity.md` names it.
+    /// As `docs/parity.md` names it.
     pub name: &'static str,
     /// Whether it is what these outcomes show.
     pub covers: fn(&Request, &Outcomes) -> bool,
