@@ -255,7 +255,13 @@ def varint(number):
 # --- shared data ----------------------------------------------------------------------------------
 
 # The order is that of fuzz_targets/planted.rs.
-KINDS = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes"]
+KINDS = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes", "mark", "e", "o"]
+
+# `FORMAT_VERSION` of src/cache/bucket.rs. tests/fuzz_seeds.rs fails if what is written here is of another format.
+BUCKET_FORMAT = 5
+
+# What the gateway needs of an answer, in the order of src/mas/introspection/stored.rs.
+TEXTS = ["username", "device_id", "client_id", "scope"]
 
 
 def shared_data():
@@ -278,7 +284,8 @@ def planted(digest, fingerprint):
         head = struct.pack("<BQ", (user is not None) | expires << 1, fingerprint)
         expiry = (NOW + 299_000, NOW + 300_100) if expires else (0, 0)
         times = struct.pack("<5Q", NOW - 500, NOW - 1000, kept_until, *expiry)
-        return head + digest + (half_digest(user) if user else bytes(16)) + times + body
+        user = half_digest(user) if user else bytes(16)
+        return head + digest + user + times + stored(body)
 
     def hint(kind):
         return value("seed", bytes([kind]) + key)
@@ -294,25 +301,28 @@ def planted(digest, fingerprint):
     moments = struct.pack("<QQ", NOW - 2000, NOW)
     void = value("u", struct.pack("<BQ", 1, 5) + half_digest("alice") + moments + devices)
     lease = bucket("l", key + struct.pack("<QQB", 9, NOW + 900, 1))
-    stored, failed = (
+    found, failed = (
         bucket("l", bytes(57), key + struct.pack("<QQB", 9, NOW - 100, mark)) for mark in (4, 8)
     )
     budget = bucket("b", digest + struct.pack("<QI", NOW + 5000, 3) + digest[-4:])
     seat = value("w", struct.pack("<QIQ", 9, 0, NOW + 4000))
     epoch = value("epoch", struct.pack("<8I", *range(8)))
     revived = value("revived", struct.pack("<Q", NOW - 100))
-    sizes = value("sizes", struct.pack("<3I", 1, 4, 8))
+    sizes = value("sizes", struct.pack("<3I", 1, 4, 8)) + value("mark", b"")
+    ends = value("e", struct.pack("<3Q", 7, 1, 2))
     return {
-        "all": live + ended + void + lease + budget + seat + epoch + revived + sizes,
+        "all": live + ended + void + lease + budget + seat + epoch + revived + sizes + ends,
+        "ends": ends + live,
         "failed": failed + stale + seat,
         "budget": budget + seat,
-        "inactive": ended + revived,
+        "inactive": ended,
         "lease": lease + seat + hint(1) + hint(2) + hint(3),
         "live": live + other,
         "others": other + seat + seat,
+        "revived": ended + revived,
         "sizes": sizes + live + ended,
         "stale": stale + epoch,
-        "stored": stored + seat,
+        "stored": found + seat,
         "void": live + void,
     }
 
@@ -320,7 +330,20 @@ def planted(digest, fingerprint):
 def bucket(kind, *records):
     """See src/cache/bucket.rs."""
     framed = b"".join(struct.pack("<H", len(record)) + record for record in records)
-    return value(kind, bytes([4]) + framed)
+    return value(kind, bytes([BUCKET_FORMAT]) + framed)
+
+
+def stored(body):
+    """See src/mas/introspection/stored.rs."""
+    answer = json.loads(body)
+    head = struct.pack("<BH", answer["active"], len(body))
+    if not answer["active"]:
+        return head + body
+    head += struct.pack("<q", answer.get("expires_in", -(2**63)))
+    for name in TEXTS:
+        text = json.dumps(answer[name])[1:-1].encode() if name in answer else b""
+        head += struct.pack("<HH", body.index(text) if name in answer else 0xFFFF, len(text))
+    return head + body
 
 
 def value(kind, content):

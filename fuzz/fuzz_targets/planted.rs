@@ -7,9 +7,9 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use matrix_edge_auth::host::{If, NotWritten, Store, Versioned};
 
-/// What follows `matrix-edge-auth.` in a key: active and inactive answers, users, leases, budgets, seats, and so on.
-const KINDS: [&str; 10] = [
-    "a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes",
+/// What follows `matrix-edge-auth.` in a key: active and inactive answers, users, leases, budgets, seats, ends, and so on.
+const KINDS: [&str; 13] = [
+    "a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes", "mark", "e", "o",
 ];
 
 /// The planted values, by kind.
@@ -33,7 +33,7 @@ impl Values {
     pub fn get(&self, key: &str) -> Option<&[u8]> {
         let rest = key.strip_prefix("matrix-edge-auth.")?;
         let (kind, number) = match rest.split_once('.') {
-            Some((_, "sizes")) => ("sizes", "0"),
+            Some((_, of_a_table @ ("sizes" | "mark"))) => (of_a_table, "0"),
             Some(split) => split,
             None => (rest, "0"),
         };

@@ -108,7 +108,10 @@ fn keeps(store: &Planted, digest: &TokenDigest, now: Instant) {
     let active = introspected(ACTIVE);
     let outcome = cache.store(store, &active);
     match cache.lookup(store, digest, now, |_| {}) {
-        Some(Cached::Active(known)) => assert_eq!(known.answer.body(), ACTIVE),
+        // What is planted may be the answer to a later question.
+        Some(Cached::Active(known)) => {
+            assert!(outcome.is_superseded || known.answer.body() == ACTIVE);
+        }
         other => assert!(
             !outcome.stored || outcome.is_superseded || cache.is_revoked(store, &active),
             "{other:?}"
@@ -116,7 +119,6 @@ fn keeps(store: &Planted, digest: &TokenDigest, now: Instant) {
     }
     let outcome = cache.store(store, &introspected(br#"{"active":false}"#));
     match cache.lookup(store, digest, now, |_| {}) {
-        // What is planted may be the answer to a later question.
         Some(Cached::Active(_)) => assert!(outcome.is_superseded, "it was said to be inactive"),
         Some(Cached::Inactive(_)) => assert!(outcome.stored || outcome.is_superseded),
         None => {}
