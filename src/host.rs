@@ -139,9 +139,8 @@ pub trait Streams {
     /// Returns a header of the selected stream's response, `None` if absent.
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError>;
 
-    /// Returns whether the selected stream's response came from upstream, and not from Envoy itself. Only while its
-    /// headers callback runs.
-    fn is_upstream_response(&self) -> bool;
+    /// Returns who made the selected stream's response. Only while its headers callback runs.
+    fn response_origin(&self) -> ResponseOrigin;
 
     /// Sets the status of the selected stream's response.
     fn set_response_status(&self, status: u16) -> Result<(), HostError>;
@@ -162,6 +161,18 @@ pub trait Streams {
 
     /// Returns the address of the client as Envoy trusts it, without the port.
     fn source_address(&self) -> Option<Vec<u8>>;
+}
+
+/// Who made a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResponseOrigin {
+    /// The server behind Envoy.
+    #[default]
+    Upstream,
+    /// Envoy: the server had the request, and its answer did not come.
+    Lost,
+    /// Envoy, for any other reason.
+    Envoy,
 }
 
 /// What asking MAS takes: no request.

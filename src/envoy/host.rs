@@ -9,8 +9,8 @@ use super::{
 use crate::{
     clock::Instant,
     host::{
-        CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead, RootId,
-        Runtime, Store, StreamId, Streams, Versioned, fields::serialize,
+        CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead,
+        ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned, fields::serialize,
     },
     mas::introspection::IntrospectionRequest,
     matrix::reply::{Header, Reply},
@@ -23,8 +23,20 @@ const DETAILS_PREFIX: &str = "matrix_edge_auth_";
 /// proxy-wasm's status for what is no map.
 const PARSE_FAILURE: HostError = HostError(4);
 
-/// The details of a response that came from upstream.
+/// What Envoy's router says of a response that came from upstream, of one that a timeout ended, and of one that a reset did,
+/// before the kind of the reset: its `ResponseCodeDetails`.
 const UPSTREAM_DETAILS: &[u8] = b"via_upstream";
+const TIMEOUT_DETAILS: [&[u8]; 2] = [b"response_timeout", b"upstream_per_try_timeout"];
+const RESET_DETAILS: &[u8] = b"upstream_reset_before_response_started{";
+
+/// What the kinds of resets have in their names after which nothing of the request was read upstream.
+const UNREAD: [&[u8]; 5] = [
+    b"connection_failure",
+    b"connection_timeout",
+    b"connect_error",
+    b"refused_stream",
+    b"overflow",
+];
 
 /// Envoy's id of a metric.
 #[derive(Clone, Copy)]
@@ -88,9 +100,11 @@ impl Streams for Envoy {
         abi::header(Map::Response, name)
     }
 
-    fn is_upstream_response(&self) -> bool {
-        let details = abi::property("response\0code_details");
-        matches!(details, Ok(Some(details)) if details == UPSTREAM_DETAILS)
+    fn response_origin(&self) -> ResponseOrigin {
+        match abi::property("response\0code_details") {
+            Ok(Some(details)) => origin(&details),
+            _ => ResponseOrigin::Envoy,
+        }
     }
 
     fn set_response_status(&self, status: u16) -> Result<(), HostError> {
@@ -296,5 +310,21 @@ impl Store for Envoy {
 
     fn random(&self) -> u64 {
         clock::random()
+    }
+}
+
+/// Reads Envoy's details of a response.
+fn origin(details: &[u8]) -> ResponseOrigin {
+    let reset = details.strip_prefix(RESET_DETAILS);
+    let is_unread = |kind: &[u8]| {
+        let has = |name: &&[u8]| kind.windows(name.len()).any(|part| part == *name);
+        UNREAD.iter().any(has)
+    };
+    if details == UPSTREAM_DETAILS {
+        ResponseOrigin::Upstream
+    } else if TIMEOUT_DETAILS.contains(&details) || reset.is_some_and(|kind| !is_unread(kind)) {
+        ResponseOrigin::Lost
+    } else {
+        ResponseOrigin::Envoy
     }
 }

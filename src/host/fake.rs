@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead, RootId,
-    Runtime, Store, StreamId, Streams, Versioned, memory::MemoryStore,
+    CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead,
+    ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned, memory::MemoryStore,
 };
 use crate::{
     clock::Instant, mas::introspection::IntrospectionRequest, matrix::reply::Reply, metrics::Metric,
@@ -176,8 +176,8 @@ impl Streams for FakeHost {
         Ok(headers.get(name).map(|value| value.as_bytes().to_vec()))
     }
 
-    fn is_upstream_response(&self) -> bool {
-        true
+    fn response_origin(&self) -> ResponseOrigin {
+        ResponseOrigin::Upstream
     }
 
     fn set_response_status(&self, _status: u16) -> Result<(), HostError> {

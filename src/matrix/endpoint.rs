@@ -70,6 +70,11 @@ impl Endpoints {
         }
     }
 
+    /// Whether there are rules beside the built-in table.
+    pub fn have_rules(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
     /// Whether a rule asks for a token where none would be needed without it.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn restricts(&self) -> bool {

@@ -43,6 +43,31 @@ async fn start(options: Options) -> Edge {
 /// MAS has ended the session, and its client does not wait for the answer.
 #[tokio::test]
 async fn a_logout_whose_client_hangs_up_ends_the_session_at_the_edge() {
+    end_without_an_answer(HangsUp::Client).await;
+}
+
+/// MAS has ended the session, and fails before it answers.
+#[tokio::test]
+async fn a_logout_that_mas_does_not_answer_ends_the_session_at_the_edge() {
+    end_without_an_answer(HangsUp::Mas).await;
+}
+
+/// MAS has ended the session, and takes too long to say so.
+#[tokio::test]
+async fn a_logout_that_times_out_ends_the_session_at_the_edge() {
+    end_without_an_answer(HangsUp::Envoy).await;
+}
+
+/// Who ends a request that has no answer yet.
+#[derive(Clone, Copy, PartialEq)]
+enum HangsUp {
+    Client,
+    Mas,
+    /// By its route's timeout.
+    Envoy,
+}
+
+async fn end_without_an_answer(who: HangsUp) {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let silent = silent.expect("a free port");
     let addr = silent.local_addr().expect("it is bound");
@@ -56,6 +81,9 @@ async fn a_logout_whose_client_hangs_up_ends_the_session_at_the_edge() {
             for route in routes.as_array_mut().expect("a list") {
                 if route["route"]["cluster"] == "mas" {
                     route["route"]["cluster"] = "silent".into();
+                    if who == HangsUp::Envoy {
+                        route["route"]["timeout"] = "0.5s".into();
+                    }
                 }
             }
         })
@@ -88,7 +116,11 @@ async fn a_logout_whose_client_hangs_up_ends_the_session_at_the_edge() {
             assert_ne!(read.expect("Envoy sends"), 0);
         }
         edge.mas.revoke_unannounced(&token);
-        drop(client);
+        match who {
+            HangsUp::Client => drop(client),
+            HangsUp::Mas => drop(upstream),
+            HangsUp::Envoy => {}
+        }
         for connection in &mut connections {
             ask_until(connection, &token, "the end", |it| it.status == 401).await;
         }
@@ -509,7 +541,6 @@ async fn revoking_tokens_that_nobody_knows_changes_nothing() {
     assert_untouched(&edge, &mut connections[..WORKERS], &[&token]).await;
 }
 
-/// Checks that every worker goes on with what it holds of these tokens, and that nothing was ended.
 /// MAS answers 200 to the revocation of a compat token, and lets it live.
 #[tokio::test]
 async fn revocations_that_end_nothing_cost_few_questions() {
@@ -545,6 +576,7 @@ async fn revocations_that_end_nothing_cost_few_questions() {
     edge.assert_alive().await;
 }
 
+/// Checks that every worker goes on with what it holds of these tokens, and that nothing was ended.
 async fn assert_untouched(edge: &Edge, connections: &mut [Connection], tokens: &[&String]) {
     let before = decided(edge, "active", "local").await;
     for token in tokens {

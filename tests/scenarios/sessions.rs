@@ -104,20 +104,62 @@ fn an_end_without_an_answer_is_forgotten_by_every_worker() {
         logout("/_matrix/client/r0/logout/all", ALICE),
         revocation(ALICE),
     ] {
-        let gateway = gateway(1, json!({}));
-        let mut cluster = warmed(3);
-        let stream = cluster[1].request(&gateway, request.clone());
-        cluster[1].hang_up(stream);
-        cluster.deliver_all();
-        cluster.skip(Duration::from_secs(1));
-        let fates = cluster.send_each(&gateway, &whoami(ALICE));
-        assert_eq!(fates, vec![Fate::Held; 3], "{request:?}");
-        // It is no word that the token is inactive.
-        cluster.answer_all(&active("alice"));
-        cluster.deliver_all();
-        let fates = cluster.send_each(&gateway, &whoami(ALICE));
-        assert_eq!(fates, vec![alice(); 3]);
+        for is_lost_by_mas in [false, true] {
+            let gateway = gateway(1, json!({}));
+            let mut cluster = warmed(3);
+            let stream = cluster[1].request(&gateway, request.clone());
+            if is_lost_by_mas {
+                cluster[1].lost_response(stream, 503);
+            }
+            cluster[1].hang_up(stream);
+            cluster.deliver_all();
+            cluster.skip(Duration::from_secs(1));
+            let fates = cluster.send_each(&gateway, &whoami(ALICE));
+            assert_eq!(fates, vec![Fate::Held; 3], "{request:?}");
+            // It is no word that the token is inactive.
+            cluster.answer_all(&active("alice"));
+            cluster.deliver_all();
+            let fates = cluster.send_each(&gateway, &whoami(ALICE));
+            assert_eq!(fates, vec![alice(); 3]);
+        }
     }
+}
+
+/// What ends a session is MAS's to judge, and the edge hears of it.
+#[test]
+fn no_rule_of_an_endpoint_hides_an_end() {
+    for auth in ["none", "foreign", "optional", "required", "admin"] {
+        let rules = json!({"endpoints": [{"prefix": "/", "auth": auth}]});
+        for request in [
+            logout("/_matrix/client/v3/logout", ALICE),
+            logout("/_matrix/client/v3/logout/all", ALICE),
+            revocation(ALICE),
+        ] {
+            let mut cluster = warmed(2);
+            let stream = cluster[0].request(&gateway(2, rules.clone()), request.clone());
+            assert_eq!(cluster[0].fate(stream), Fate::forwarded_unannotated());
+            cluster[0].response(stream, 200);
+            cluster.deliver_all();
+            let fates = cluster.send_each(&gateway(1, json!({})), &whoami(ALICE));
+            assert_eq!(fates, [Fate::Held, Fate::Held], "{auth}: {request:?}");
+        }
+    }
+}
+
+/// Nothing of the request has reached MAS, or not all of it.
+#[test]
+fn an_end_that_mas_cannot_have_read_ends_nothing() {
+    let gateway = gateway(1, json!({}));
+    let mut cluster = warmed(1);
+    let stream = cluster[0].request(&gateway, revocation(ALICE));
+    cluster[0].local_response(stream, 503);
+    cluster[0].hang_up(stream);
+    let stream = cluster[0].request_headers(&gateway, revocation(ALICE), false);
+    let form = format!("token={ALICE}&client_id=");
+    cluster[0].request_body(stream, form.as_bytes(), false);
+    cluster[0].lost_response(stream, 503);
+    cluster[0].hang_up(stream);
+    assert_eq!(cluster.send_each(&gateway, &whoami(ALICE)), [alice()]);
 }
 
 /// Whoever hangs up with nothing under way ends nothing: after an answer, while the request is held, in a form whose token

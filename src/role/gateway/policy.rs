@@ -173,23 +173,21 @@ pub fn inspect<'a>(
     let requirement = config
         .endpoints
         .classify_path(head.path(), || Method::from_bytes(head.method()));
-    match requirement {
+    let may_end = match requirement {
         AuthRequirement::Blocked => return Inspection::Reject(Rejection::Unrecognized),
-        AuthRequirement::None | AuthRequirement::Appservice | AuthRequirement::Foreign => {
-            return Inspection::Forward;
-        }
-        AuthRequirement::MasOwned => {
-            let authorization = head.authorization().first();
-            let target = head.target();
-            // The paths without MAS's prefix stay MAS's as well.
-            let end = [config.endpoints.mas_target(target), target]
-                .into_iter()
-                .find_map(|target| SessionEnd::of(target, || head.method(), authorization));
-            return match end {
-                Some(end) => inspect_end(config, end, authorization, recognize),
-                None => Inspection::Forward,
-            };
-        }
+        AuthRequirement::MasOwned => true,
+        // A rule may say otherwise of MAS's paths. What ends a session stays MAS's to judge all the same.
+        _ => config.endpoints.have_rules(),
+    };
+    if may_end && let Some(end) = session_end(config, head) {
+        return inspect_end(config, end, head.authorization().first(), recognize);
+    }
+    match requirement {
+        AuthRequirement::Blocked
+        | AuthRequirement::None
+        | AuthRequirement::Appservice
+        | AuthRequirement::Foreign
+        | AuthRequirement::MasOwned => return Inspection::Forward,
         AuthRequirement::Optional
         | AuthRequirement::Required
         | AuthRequirement::Admin
@@ -235,6 +233,15 @@ pub fn inspect<'a>(
             }
         }
     }
+}
+
+/// Returns what a request asks MAS to end. The paths without MAS's prefix stay MAS's as well.
+fn session_end(config: &Config, head: &RequestHead) -> Option<SessionEnd> {
+    let authorization = head.authorization().first();
+    let target = head.target();
+    [config.endpoints.mas_target(target), target]
+        .into_iter()
+        .find_map(|target| SessionEnd::of(target, || head.method(), authorization))
 }
 
 /// Decides what a request that ends sessions needs. Of `logout/all` it must be known whose token it is, if MAS can

@@ -12,7 +12,7 @@ use super::ends::{Ending, SessionEnds};
 use crate::{
     cache::question::QuestionKey,
     clock::Instant,
-    host::{Callback, Host, Metrics, Streams},
+    host::{Callback, Host, Metrics, ResponseOrigin, Streams},
     mas::user::UserKey,
     matrix::session_end::{RevocationForm, SessionEnd},
     metrics::{HomeserverAnswer, InvalidationReason, Metric, RejectionReason},
@@ -47,7 +47,7 @@ pub enum Watch {
     Active(TokenDigest),
     /// The request was refused here with this status, and calls itself gRPC.
     GrpcReply(u16),
-    /// The request asks MAS to end this. A 2xx means that it has ended, and no answer that it may have.
+    /// The request asks MAS to end this. A 2xx means that it has ended, and no answer of MAS that it may have.
     SessionEnd(Ending),
     /// The request asks MAS to end the session of the token in its form, which passes.
     Revocation(Box<RevocationForm>),
@@ -126,7 +126,8 @@ pub(super) fn on_response_headers<H: Host, W>(
     let status = response_status(cb.host);
     match watch {
         Watch::Undecided | Watch::WouldReject(_) => {
-            let answered = cb.host.is_upstream_response().then_some(status).flatten();
+            let is_upstream = cb.host.response_origin() == ResponseOrigin::Upstream;
+            let answered = status.filter(|_| is_upstream);
             settle(cb.host, exchange, watch, HomeserverAnswer::of(answered));
         }
         Watch::Active(token) if status == Some(401) => {
@@ -136,7 +137,10 @@ pub(super) fn on_response_headers<H: Host, W>(
                 resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Homeserver);
             }
         }
-        Watch::SessionEnd(ending) if status.is_some_and(|status| (200..300).contains(&status)) => {
+        Watch::SessionEnd(ending)
+            if status.is_some_and(|status| (200..300).contains(&status))
+                || exchange.is_whole() && cb.host.response_origin() == ResponseOrigin::Lost =>
+        {
             learned.ends.end(cb, resolver, &exchange.plugin, &ending);
         }
         _ => {}

@@ -8,8 +8,8 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use matrix_edge_auth::{
     clock::Instant,
     host::{
-        CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead, RootId,
-        Runtime, Store, StreamId, Streams, Versioned,
+        CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead,
+        ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned,
     },
     mas::introspection::IntrospectionRequest,
     matrix::reply::Reply,
@@ -177,9 +177,9 @@ impl Streams for SimulatedHost {
         Ok((name == ":status").then(|| status.to_string().into_bytes()))
     }
 
-    fn is_upstream_response(&self) -> bool {
+    fn response_origin(&self) -> ResponseOrigin {
         self.note("response code details");
-        !self.vm.is_local_response.get()
+        self.vm.response_origin.get()
     }
 
     fn set_response_status(&self, status: u16) -> Result<(), HostError> {

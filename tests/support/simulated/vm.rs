@@ -8,7 +8,7 @@ use std::{
 
 use matrix_edge_auth::{
     clock::Instant,
-    host::{CallId, RootId, StreamId},
+    host::{CallId, ResponseOrigin, RootId, StreamId},
 };
 
 use super::Request;
@@ -25,8 +25,7 @@ pub(super) struct Vm {
     /// What a body callback shows while it runs, and the response's status.
     pub shown_request: RefCell<Vec<u8>>,
     pub response_status: Cell<u16>,
-    /// The response is Envoy's own.
-    pub is_local_response: Cell<bool>,
+    pub response_origin: Cell<ResponseOrigin>,
     pub faults: Faults,
     pub host_calls: RefCell<BTreeMap<String, u64>>,
 }

@@ -5,7 +5,7 @@
 use std::{cell::Cell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use matrix_edge_auth::{
-    host::{CallId, RootId, StreamId},
+    host::{CallId, ResponseOrigin, RootId, StreamId},
     mas::introspection::IntrospectionResponse,
     resolver::TICK,
     worker::{AnyExchange, Chunk, Phase, Plugin, Worker},
@@ -114,18 +114,23 @@ impl SimulatedWorker {
 
     /// The headers of the response to a forwarded request pass. The core sees nothing else of it.
     pub fn response(&mut self, stream: StreamId, status: u16) {
-        self.response_of(stream, status, false);
+        self.response_of(stream, status, ResponseOrigin::Upstream);
     }
 
-    /// Envoy itself answers a forwarded request, because no upstream does.
+    /// Envoy itself answers a forwarded request, because no upstream gets it.
     pub fn local_response(&mut self, stream: StreamId, status: u16) {
-        self.response_of(stream, status, true);
+        self.response_of(stream, status, ResponseOrigin::Envoy);
     }
 
-    fn response_of(&mut self, stream: StreamId, status: u16, is_local: bool) {
+    /// Envoy itself answers a forwarded request, because the upstream that got it does not.
+    pub fn lost_response(&mut self, stream: StreamId, status: u16) {
+        self.response_of(stream, status, ResponseOrigin::Lost);
+    }
+
+    fn response_of(&mut self, stream: StreamId, status: u16, origin: ResponseOrigin) {
         let exchange = self.exchanges[&stream].clone();
         self.vm.response_status.set(status);
-        self.vm.is_local_response.set(is_local);
+        self.vm.response_origin.set(origin);
         self.worker
             .on_response_headers(&self.host(stream.0), &exchange);
     }
