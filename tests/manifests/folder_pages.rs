@@ -19,9 +19,6 @@ use crate::support::{
     mesh::{elements, manifests, text},
 };
 
-/// The file of the secret, which the reader has beside him.
-const SECRET: &str = "mas-secret";
-
 /// The ingress gateway, as far as Istio's own charts and this project's patch agree on it.
 fn ingress_gateway() -> Value {
     json!({
@@ -57,11 +54,10 @@ fn resources() -> Vec<Value> {
     found
 }
 
-/// The reader's folder: a checkout, and the secret beside it.
+/// The reader's folder, which has a checkout.
 fn checkout() -> TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory");
     symlink(repository().join("envoy"), dir.path().join("envoy")).expect("a link of our own");
-    fs::write(dir.path().join(SECRET), "a-secret").expect("a file of our own");
     dir
 }
 
@@ -71,6 +67,7 @@ fn run(command: &str, functions: &str, dir: &TempDir) -> String {
         .args(["-c", &format!("{functions}\n{command}")])
         .env("HOME", dir.path())
         .env("KUBECONFIG", "/dev/null")
+        .env("MAS_SECRET", "a-secret")
         .current_dir(dir.path())
         .output()
         .expect("bash starts");
@@ -185,11 +182,15 @@ fn kubectl_takes_every_command() {
     assert!(commands >= 11, "{commands} commands");
 }
 
-/// The secrets that a resource reads, with its namespace.
+/// The secrets that a resource reads, with the namespace of the pods that do. Those of an EnvoyProxy run in Envoy Gateway's own,
+/// without Gateway Namespace Mode: <https://gateway.envoyproxy.io/docs/tasks/operations/gateway-namespace-mode/>.
 fn secrets_of(resource: &Value, readers: &mut Vec<(String, (String, String))>) {
     let mut found = Vec::new();
     secrets(resource, &mut found);
-    let namespace = text(&resource["metadata"]["namespace"]);
+    let namespace = match text(&resource["kind"]) {
+        "EnvoyProxy" => "envoy-gateway-system",
+        _ => text(&resource["metadata"]["namespace"]),
+    };
     readers.extend(found.into_iter().map(|one| (namespace.to_owned(), one)));
 }
 

@@ -86,7 +86,7 @@ pub const COMMANDS: &[Command] = &[
     ),
     command(
         "envoy/envoy-gateway/README.md",
-        "kubectl -n matrix create secret generic matrix-edge-auth --from-file=mas-secret",
+        "kubectl -n envoy-gateway-system create secret generic matrix-edge-auth --from-literal=mas-secret=\"$MAS_SECRET\"",
         Manifests,
     ),
     command(
@@ -111,7 +111,7 @@ pub const COMMANDS: &[Command] = &[
     ),
     command(
         "envoy/istio/README.md",
-        "kubectl -n istio-ingress create secret generic matrix-edge-auth --from-file=mas-secret",
+        "kubectl -n istio-ingress create secret generic matrix-edge-auth --from-literal=mas-secret=\"$MAS_SECRET\"",
         Manifests,
     ),
     command(
@@ -131,7 +131,7 @@ pub const COMMANDS: &[Command] = &[
     ),
     command(
         "envoy/kubernetes/README.md",
-        "kubectl -n matrix create secret generic matrix-edge-auth --from-file=mas-secret",
+        "kubectl -n matrix create secret generic matrix-edge-auth --from-literal=mas-secret=\"$MAS_SECRET\"",
         Manifests,
     ),
     command(

@@ -91,12 +91,6 @@ pub(crate) fn print(
 fn print_roles(bootstrap: &Bootstrap, mas: &StandInMas, page: &Page) -> Result<(), Failure> {
     let control = page.addr();
     println!(
-        "\n# MAS locks alice and tells the homeserver, by way of the edge: her cached token is 401 at once"
-    );
-    println!("curl -s -X POST http://{control}/users/alice/lock");
-    println!("\n# And unlocked again: 200 at once");
-    println!("curl -s -X POST http://{control}/users/alice/unlock");
-    println!(
         "\n# Synapse's own introspection, answered from the cache that the gateway has filled: `expires_in` counts down"
     );
     println!(
@@ -106,5 +100,11 @@ fn print_roles(bootstrap: &Bootstrap, mas: &StandInMas, page: &Page) -> Result<(
         mas.secret,
         mas.cast.token(Member::Alice)
     );
+    println!(
+        "\n# MAS locks alice and tells the homeserver, by way of the edge: her cached token is 401 at once"
+    );
+    println!("curl -s -X POST http://{control}/users/alice/lock");
+    println!("\n# And unlocked again: 200 at once");
+    println!("curl -s -X POST http://{control}/users/alice/unlock");
     Ok(())
 }
