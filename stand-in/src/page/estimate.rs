@@ -78,9 +78,10 @@ impl Estimate {
         self.0.remove(&member);
     }
 
+    /// Its session has ended for this reason. What MAS tells the homeserver of it may come first.
     pub(super) fn end(&mut self, member: Member, reason: &'static str) {
         if let Some(cached) = self.0.get_mut(&member) {
-            cached.ended.get_or_insert(reason);
+            cached.ended = Some(reason);
         }
     }
 
@@ -216,6 +217,28 @@ mod tests {
             r#"{"localpart":"alice","locked":false}"#,
         );
         assert!(ended(&estimate, Member::Unknown) && !ended(&estimate, Member::Bob));
+    }
+
+    /// MAS tells the homeserver before the client has its answer, or after.
+    #[test]
+    fn a_logout_is_told_as_one_whatever_comes_first() {
+        let sync = |estimate: &mut Estimate| {
+            let path = "/_synapse/mas/sync_devices";
+            told(estimate, path, r#"{"localpart":"bob","devices":[]}"#);
+        };
+        for is_mas_first in [true, false] {
+            let mut estimate = Estimate::default();
+            estimate.answered(Member::Bob, Said::Active, 1);
+            if is_mas_first {
+                sync(&mut estimate);
+            }
+            estimate.end(Member::Bob, "the client logged out");
+            if !is_mas_first {
+                sync(&mut estimate);
+            }
+            let bob = estimate.of(Member::Bob);
+            assert_eq!(bob.and_then(|bob| bob.ended), Some("the client logged out"));
+        }
     }
 
     #[test]
