@@ -25,7 +25,7 @@ use super::{
     production_limits::{Unfinished, assert_refused, monitor, spawn},
 };
 use crate::support::{
-    envoy::bootstrap,
+    envoy::{Envoy, bootstrap},
     http::{self, Connection, Request, within_limit},
 };
 
@@ -42,13 +42,13 @@ const FOREIGN: [(&str, &str); 1] = [("authorization", "Bearer x")];
 const ACTIVE: &str = "http.gateway.downstream_rq_active";
 
 /// A file that says how short memory is, from 0 to 1, in the place of the memory in use.
-struct Pressure {
+pub struct Pressure {
     path: PathBuf,
     _dir: TempDir,
 }
 
 impl Pressure {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let pressure = Self {
             path: dir.path().join("pressure"),
@@ -59,13 +59,13 @@ impl Pressure {
     }
 
     /// Triggers the actions by this file. All else about them is as shipped.
-    fn trigger(path: PathBuf, config: &mut Value) {
+    pub fn trigger(&self, config: &mut Value) {
         let name = "envoy.resource_monitors.injected_resource";
         let heap = monitor(config, HEAP);
         heap["name"] = name.into();
         heap["typed_config"] = json!({
             "@type": "type.googleapis.com/envoy.extensions.resource_monitors.injected_resource.v3.InjectedResourceConfig",
-            "filename": path,
+            "filename": self.path,
         });
         for kind in ["actions", "loadshed_points"] {
             let all = config["overload_manager"][kind].as_array_mut();
@@ -83,10 +83,10 @@ impl Pressure {
     }
 
     /// Waits until Envoy has seen this part of 100.
-    async fn set(&self, site: &Site, percent: u64) {
+    pub async fn set(&self, envoy: &Envoy, percent: u64) {
         self.write(&format!("{}", percent as f64 / 100.0));
         let stat = "overload.envoy.resource_monitors.injected_resource.pressure";
-        site.envoy.wait_for_stat(stat, |now| now == percent).await;
+        envoy.wait_for_stat(stat, |now| now == percent).await;
     }
 }
 
@@ -152,9 +152,9 @@ impl Live {
 /// listeners go on.
 #[tokio::test]
 async fn memory_is_given_up_in_the_order_of_what_it_costs() {
-    let pressure = Pressure::new();
-    let file = pressure.path.clone();
-    let site = Site::start_with(2, move |config, _| Pressure::trigger(file, config)).await;
+    let pressure = Arc::new(Pressure::new());
+    let trigger = Arc::clone(&pressure);
+    let site = Site::start_with(2, move |config, _| trigger.trigger(config)).await;
     let gateway = site.tls.listener("gateway");
     let whoami = Request::get(WHOAMI).bearer(&site.token);
     let mut connected = Connection::open(gateway).await;
@@ -167,15 +167,15 @@ async fn memory_is_given_up_in_the_order_of_what_it_costs() {
         .await;
     let small = Unfinished::send(gateway, [MATRIX, "PUT", SEND], "x").await;
     site.envoy.wait_for_stat(ACTIVE, |active| active == 2).await;
-    pressure.set(&site, 74).await;
+    pressure.set(&site.envoy, 74).await;
     assert_eq!(site.envoy.stat(ACTIVE).await, 2);
-    pressure.set(&site, 89).await;
+    pressure.set(&site.envoy, 89).await;
     site.envoy.wait_for_stat(ACTIVE, |active| active == 1).await;
     assert_eq!(site.send("gateway", &whoami).await.status, 200);
     assert_eq!(small.finish().await.status, 200);
 
     // Who is connected is served.
-    pressure.set(&site, 91).await;
+    pressure.set(&site.envoy, 91).await;
     assert_refused(gateway, &whoami).await;
     assert_refused(site.tls.listener("federation"), &whoami).await;
     assert_eq!(connected.request(&whoami).await.status, 200);
@@ -184,37 +184,39 @@ async fn memory_is_given_up_in_the_order_of_what_it_costs() {
     let token = new_token("mat");
     site.mas.insert(&token, Session::access("bob", "PHONE"));
     let hold = site.mas.hold();
-    pressure.set(&site, 0).await;
+    pressure.set(&site.envoy, 0).await;
     let under_way = spawn(gateway, Request::get(WHOAMI).bearer(&token));
     site.mas.wait_for_calls(2).await;
-    pressure.set(&site, 100).await;
+    pressure.set(&site.envoy, 100).await;
     let active = "overload.envoy.overload_actions.stop_accepting_requests.active";
     site.envoy.wait_for_stat(active, |active| active == 1).await;
     assert_eq!(connected.request(&whoami).await.status, 503);
-    let operations = site.envoy.listener("operations");
-    assert_refused(operations, &Request::get("/healthz")).await;
     hold.release();
     assert_eq!(under_way.await.expect("no panic").status, 200);
     let internal = |name| site.envoy.listener(name);
     let answer = http::send(internal("introspection"), &introspect(&site.token)).await;
     assert_eq!(answer.status, 200);
-    let health = http::send(internal("provisioning"), &Request::get("/health")).await;
-    assert_eq!(health.status, 200);
+    for (listener, path) in [
+        ("provisioning", "/health"),
+        ("operations", "/healthz"),
+        ("operations", "/stats/prometheus"),
+    ] {
+        let response = http::send(internal(listener), &Request::get(path)).await;
+        assert_eq!(response.status, 200, "{listener}{path}");
+    }
 
-    pressure.set(&site, 0).await;
+    pressure.set(&site.envoy, 0).await;
     site.envoy.wait_for_stat(active, |active| active == 0).await;
     assert_eq!(site.send("gateway", &whoami).await.status, 200);
-    let probe = http::send(operations, &Request::get("/healthz")).await;
-    assert_eq!(probe.status, 200);
 }
 
 /// A request that does not end is given less time then. A /sync of the usual 30 s is not cut.
 #[tokio::test]
 async fn silent_requests_end_sooner_when_memory_runs_short() {
-    let pressure = Pressure::new();
-    let file = pressure.path.clone();
+    let pressure = Arc::new(Pressure::new());
+    let trigger = Arc::clone(&pressure);
     let site = Site::start_with(1, move |config, _| {
-        Pressure::trigger(file, config);
+        trigger.trigger(config);
         let silence = shortest_silence(config);
         let seconds = silence.as_str().and_then(|text| text.strip_suffix('s'));
         let seconds: u64 = seconds.expect("seconds").parse().expect("a number");
@@ -227,7 +229,7 @@ async fn silent_requests_end_sooner_when_memory_runs_short() {
     site.envoy.wait_for_stat(ACTIVE, |active| active == 1).await;
     sleep(Duration::from_millis(500)).await;
     assert_eq!(site.envoy.stat(ACTIVE).await, 1);
-    pressure.set(&site, 86).await;
+    pressure.set(&site.envoy, 86).await;
     assert_eq!(silent.response().await.status, 408);
 }
 
