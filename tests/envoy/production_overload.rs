@@ -243,6 +243,10 @@ async fn the_limit_of_memory_is_looked_at() {
     let active = "overload.envoy.overload_actions.stop_accepting_requests.active";
     site.envoy.wait_for_stat(active, |active| active == 1).await;
     assert_refused(site.tls.listener("gateway"), &Request::get(WHOAMI)).await;
+    // What a page tells to watch.
+    let metric = "envoy_overload_envoy_resource_monitors_fixed_heap_pressure";
+    let pressure = site.envoy.stats().await.find(metric, &[]);
+    assert!(pressure.is_some_and(|percent| percent >= 100.0));
 }
 
 /// So many requests at once Envoy takes of one connection.

@@ -451,8 +451,9 @@ mod tests {
             );
             return;
         }
-        for cluster in [1, 2, 3] {
-            let cluster = &bootstrap.value["static_resources"]["clusters"][cluster];
+        for name in MAS_CLUSTERS {
+            let place = bootstrap.cluster(name).expect("a cluster");
+            let cluster = bootstrap.value.pointer(&place).expect("its place");
             let tls = &cluster["transport_socket"]["typed_config"];
             assert_eq!(tls["sni"], "auth.example.net", "{cluster}");
             let context = &tls["common_tls_context"]["validation_context"];
