@@ -146,6 +146,11 @@ impl Http2 {
         stream
     }
 
+    /// Sends more of a body that does not end.
+    pub async fn send(&mut self, stream: u32, bytes: &[u8]) {
+        self.frame(Self::DATA, 0, stream, bytes).await;
+    }
+
     /// Resets a stream.
     pub async fn reset(&mut self, stream: u32) {
         const CANCEL: u32 = 8;

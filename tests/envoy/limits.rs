@@ -233,6 +233,37 @@ fn no_request_of_a_client_takes_a_place_before_it_has_ended() {
     assert_eq!(at_once.len(), AS_IT_COMES.len());
 }
 
+/// A connection may hold as much for minutes at the most, for as many bytes as it sends.
+#[test]
+fn no_shipped_route_holds_a_long_body_for_long() {
+    const BUFFER: &str = "envoy.filters.http.buffer";
+    let mut long = 0;
+    for (path, mut config) in bootstraps() {
+        for listener in bootstrap::listeners(&mut config) {
+            for manager in managers(listener) {
+                if manager["use_remote_address"] != json!(true) {
+                    continue;
+                }
+                let filters = manager["http_filters"].as_array().into_iter().flatten();
+                let mut filters = filters.filter(|filter| filter["name"] == BUFFER);
+                let bytes = |of: &Value| of["max_request_bytes"].as_u64();
+                let filter = filters.next().map(|filter| &filter["typed_config"]);
+                assert_eq!(filter.and_then(bytes), Some(MIB), "{path}");
+                for (route, _) in waiting(manager) {
+                    let own = bytes(&route["typed_per_filter_config"][BUFFER]["buffer"]);
+                    if own.is_some_and(|own| own > MIB) {
+                        long += 1;
+                        let time = &route["route"]["max_stream_duration"]["max_stream_duration"];
+                        assert_eq!(own, Some(200 * 65_536), "{path}: {}", route["match"]);
+                        assert_eq!(*time, "300s", "{path}: {}", route["match"]);
+                    }
+                }
+            }
+        }
+    }
+    assert!(long >= 15, "{long} routes");
+}
+
 /// What Envoy gives up when its memory runs short, and from which part of it on: the same everywhere.
 /// `production_overload.rs` shows what this is for.
 #[test]

@@ -388,6 +388,7 @@ async fn a_body_may_be_as_long_as_its_reader_takes_it() {
     const SMALL: usize = 64 * 1024;
     let site = Site::start().await;
     let backup = "/_matrix/client/v3/room_keys/keys?version=1";
+    let send = "/_matrix/client/v3/rooms/!a:b/send/m.x/1";
     let transaction = "/_matrix/federation/v1/send/1";
     for (way, method, target, most) in [
         ("gateway", "PUT", backup, OF_SYNAPSE),
@@ -405,6 +406,7 @@ async fn a_body_may_be_as_long_as_its_reader_takes_it() {
         ),
         ("gateway", "PUT", transaction, OF_SYNAPSE),
         ("federation", "PUT", transaction, OF_SYNAPSE),
+        ("gateway", "PUT", send, 1 << 20),
         ("gateway", "POST", "/_matrix/client/v3/login", SMALL),
         (
             "gateway",

@@ -38,6 +38,9 @@ const MIB: u64 = 1024 * 1024;
 const SEND: &str = "/_matrix/client/v3/rooms/!a:b/send/m.x/1";
 const FOREIGN: [(&str, &str); 1] = [("authorization", "Bearer x")];
 
+/// The same, where a body may have MiBs.
+const TO_DEVICE: &str = "/_matrix/client/v3/sendToDevice/m.x/1";
+
 /// Requests under way.
 const ACTIVE: &str = "http.gateway.downstream_rq_active";
 
@@ -233,6 +236,29 @@ async fn silent_requests_end_sooner_when_memory_runs_short() {
     assert_eq!(silent.response().await.status, 408);
 }
 
+/// What may hold MiBs ends in time, also if a byte comes now and then, which no idle timeout ends.
+#[tokio::test]
+async fn a_body_that_comes_byte_by_byte_is_not_held_for_ever() {
+    let site = Site::start_with(1, |config, _| {
+        let routes = &mut bootstrap::http_manager(config)["route_config"];
+        let text = routes.to_string();
+        assert_eq!(text.matches("\"300s\"").count(), 5);
+        *routes = serde_json::from_str(&text.replace("\"300s\"", "\"0.5s\"")).expect("JSON");
+    })
+    .await;
+    let mut http2 = Http2::open(site.tls.listener("gateway over HTTP/2")).await;
+    let stream = http2.begin_post(TO_DEVICE, &FOREIGN, b"1").await;
+    site.envoy.wait_for_stat(ACTIVE, |active| active == 1).await;
+    let reached = "http.gateway.downstream_rq_max_duration_reached";
+    within_limit("its end", async {
+        while site.envoy.stat(reached).await == 0 {
+            http2.send(stream, b"1").await;
+        }
+    })
+    .await;
+    site.envoy.wait_for_stat(ACTIVE, |active| active == 0).await;
+}
+
 /// The monitor that is shipped sees the memory in use.
 #[tokio::test]
 async fn the_limit_of_memory_is_looked_at() {
@@ -386,7 +412,7 @@ async fn bodies_that_fill_the_memory_end_the_largest_first() {
     for _ in 0..20 {
         let mut attacker = Http2::open(gateway).await;
         for _ in 0..8 {
-            attacker.begin_post(SEND, &FOREIGN, &body).await;
+            attacker.begin_post(TO_DEVICE, &FOREIGN, &body).await;
         }
         attackers.push(attacker);
     }
