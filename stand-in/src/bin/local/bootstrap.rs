@@ -424,7 +424,7 @@ mod tests {
         assert_eq!(cluster["type"], "STRICT_DNS");
         assert!(cluster["transport_socket"].is_null());
         for (listener, of_homeserver) in [
-            (Listener::Gateway, 2),
+            (Listener::Gateway, 3),
             (Listener::Introspection, 0),
             (Listener::Provisioning, 1),
         ] {
