@@ -29,6 +29,9 @@ pub struct Arguments {
     /// Lists the rules, and looks at no file
     #[arg(long)]
     rules: bool,
+    /// The files are templates: what is still to be filled in is no finding
+    #[arg(long)]
+    template: bool,
     /// How findings are told
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -58,6 +61,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
     let deployment = Deployment::of(&trees);
     let mut findings = rules::apply(&deployment);
+    findings.retain(|finding| !arguments.template || finding.rule != rules::OF_TEMPLATES);
     findings.sort_by_key(|finding| (order(&trees, finding), finding.place.start, finding.rule));
     faults.extend(given_up(&trees));
     if deployment.uses.is_empty() && faults.is_empty() {

@@ -105,8 +105,15 @@ fn the_check_of_the_rollout_guide_prints_what_it_says() {
     })
     .collect();
     assert_eq!(commands.len(), 1);
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["envoy.yaml", "mas-secret.yaml"] {
+        let text = fs::read_to_string(repository().join("envoy/production").join(name));
+        // The guide has the reader write the secret before.
+        let text = text.expect("a file").replace("change-me", "s3cret");
+        fs::write(folder.path().join(name), text).expect("a file of our own");
+    }
     for (command, wanted) in commands {
-        let command = command.replace("/etc/envoy/", "envoy/production/");
+        let command = command.replace("/etc/envoy", &folder.path().display().to_string());
         assert_eq!(
             output(&format!("matrix-edge-auth {command}")).trim_end(),
             wanted

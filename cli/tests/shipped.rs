@@ -1,8 +1,10 @@
-//! The configurations that the repository ships have no trap.
+//! The configurations that the repository ships have no trap, and `check` tells every gap in them that is to be filled in.
 
 mod support;
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
+
+use serde_json::Value;
 
 use self::support::{Output, program, repository};
 
@@ -32,10 +34,88 @@ fn files(folder: &str) -> Vec<String> {
     files
 }
 
+/// Checks files as they are shipped: with gaps.
 fn check(files: &[String]) -> Output {
-    let mut arguments = vec!["check"];
+    run(&["check", "--template"], files)
+}
+
+fn run(command: &[&str], files: &[String]) -> Output {
+    let mut arguments = command.to_vec();
     arguments.extend(files.iter().map(String::as_str));
     program(&arguments, "")
+}
+
+/// A place of a file: the file and the line.
+type Place = (String, usize);
+
+/// The lines of files that are no comments, and about which this holds.
+fn lines(files: &[String], holds: impl Fn(&str) -> bool) -> BTreeSet<Place> {
+    let mut found = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(file).expect("a file");
+        for (index, line) in text.lines().enumerate() {
+            let value = line.split("# ").next().unwrap_or_default();
+            if holds(value) {
+                found.insert((file.clone(), index + 1));
+            }
+        }
+    }
+    found
+}
+
+/// Where something is still to be filled in. Nothing else may be found.
+fn placeholders(output: &Output) -> BTreeSet<Place> {
+    let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
+    let findings = report["findings"].as_array().expect("a list").iter();
+    let place = |finding: &Value| {
+        assert_eq!(finding["rule"], "placeholder", "{finding}");
+        let file = finding["file"].as_str().expect("a name").to_owned();
+        let line = finding["line"].as_u64().expect("a number");
+        (file, usize::try_from(line).expect("a small number"))
+    };
+    findings.map(place).collect()
+}
+
+/// Digests and secrets are to be filled in wherever they stand.
+#[test]
+fn a_file_that_is_deployed_as_it_is_shipped_is_told_as_one() {
+    let is_gap = |line: &str| line.contains("change-me") || line.contains(&"0".repeat(64));
+    let mut count = 0;
+    for folder in FOLDERS {
+        let files = files(folder);
+        let expected = lines(&files, is_gap);
+        let output = run(&["check", "--format", "json"], &files);
+        assert_eq!(placeholders(&output), expected, "{folder}");
+        assert_eq!(output.code, i32::from(!expected.is_empty()), "{folder}");
+        count += expected.len();
+    }
+    assert_eq!(
+        count, 5,
+        "production, kubernetes, istio twice, envoy-gateway"
+    );
+}
+
+/// Of a configuration in which one host was replaced, every other is told.
+#[test]
+fn a_host_that_was_forgotten_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut copies = Vec::new();
+    for file in files("production") {
+        let text = fs::read_to_string(&file).expect("a file");
+        let text = text.replace("change-me", "s3cret").replacen(
+            "authority: auth.example.org",
+            "authority: auth.matrix.test",
+            1,
+        );
+        let name = Path::new(&file).file_name().expect("a name");
+        let copy = folder.path().join(name);
+        fs::write(&copy, text).expect("a file of our own");
+        copies.push(copy.to_str().expect("UTF-8").to_owned());
+    }
+    let expected = lines(&copies, |line| line.contains("example.org"));
+    assert!(expected.len() > 8, "{expected:?}");
+    let output = run(&["check", "--format", "json"], &copies);
+    assert_eq!(placeholders(&output), expected);
 }
 
 #[test]
@@ -108,7 +188,7 @@ fn the_snippets_of_the_readme_are_clean() {
     for snippet in snippets {
         // For brevity it leaves the list of functions out, which the text below it tells of.
         let output = program(&["check", "--format", "json", "-"], snippet);
-        let report: serde_json::Value = serde_json::from_str(&output.stdout).expect("JSON");
+        let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
         let rules = report["findings"].as_array().expect("a list").iter();
         let other = rules.filter(|finding| finding["rule"] != "capabilities");
         assert_eq!(other.count(), 0, "{}", output.stdout);

@@ -16,6 +16,7 @@ mod internal_address;
 mod introspection_buffer;
 mod merge_key;
 mod path_normalisation;
+mod placeholder;
 mod question;
 mod restricted_endpoints;
 mod retries;
@@ -64,6 +65,7 @@ pub const RULES: &[Rule] = &[
     introspection_buffer::RULE,
     merge_key::RULE,
     path_normalisation::RULE,
+    placeholder::RULE,
     question::RULE,
     restricted_endpoints::RULE,
     retries::RULE,
@@ -76,6 +78,9 @@ pub const RULES: &[Rule] = &[
     visible_secret::RULE,
     vm_id::RULE,
 ];
+
+/// The rule that files which are templates break on purpose.
+pub const OF_TEMPLATES: &str = placeholder::RULE.name;
 
 /// What one rule found.
 #[derive(Default)]
