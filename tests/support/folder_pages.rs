@@ -154,6 +154,11 @@ pub const COMMANDS: &[Command] = &[
         "make package",
         Elsewhere("scripts/package", "`make package` is what writes the image"),
     ),
+    command(
+        "envoy/production/README.md",
+        "sed -i -E 's/address: synapse-[a-z0-9-]+,/address: synapse,/' /etc/envoy/envoy.yaml",
+        Envoy,
+    ),
     command("envoy/production/README.md", "/etc/envoy/deliver", Envoy),
     command(
         "envoy/production/README.md",
