@@ -46,6 +46,11 @@ pub const COMMANDS: &[Command] = &[
     ),
     command(
         "docs/deploy.md",
+        "make cli",
+        Elsewhere("scripts/cli", "the layer `native` tests what it builds"),
+    ),
+    command(
+        "docs/deploy.md",
         "make package",
         Elsewhere("scripts/package", "`make package` is what writes the image"),
     ),

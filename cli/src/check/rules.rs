@@ -14,6 +14,8 @@ mod idle_timeout;
 mod injected_route;
 mod internal_address;
 mod introspection_buffer;
+mod labels;
+mod long_ttl;
 mod merge_key;
 mod path_normalisation;
 mod placeholder;
@@ -21,6 +23,7 @@ mod question;
 mod restricted_endpoints;
 mod retries;
 mod routes;
+mod shared_cluster;
 mod slots;
 mod stop_iteration;
 mod sync_timeout;
@@ -63,12 +66,15 @@ pub const RULES: &[Rule] = &[
     injected_route::RULE,
     internal_address::RULE,
     introspection_buffer::RULE,
+    labels::RULE,
+    long_ttl::RULE,
     merge_key::RULE,
     path_normalisation::RULE,
     placeholder::RULE,
     question::RULE,
     restricted_endpoints::RULE,
     retries::RULE,
+    shared_cluster::RULE,
     slots::RULE,
     stop_iteration::RULE,
     sync_timeout::RULE,
