@@ -159,6 +159,23 @@ fn the_overlay_for_a_fleet_is_clean() {
     assert_eq!(output.code, 0, "{}", output.stdout);
 }
 
+/// Deciding to enforce needs the reason beside the status, for each request.
+#[test]
+fn every_access_log_tells_what_enforce_would_refuse() {
+    const REASON: &str = "would_reject: \"%FILTER_STATE(wasm.matrix_would_reject:PLAIN)%\"";
+    let mut logs = 0;
+    for file in FOLDERS.into_iter().flat_map(files) {
+        let text = fs::read_to_string(&file).expect("a file");
+        if text.contains("envoy.access_loggers.stdout") {
+            for wanted in [REASON, "%RESPONSE_CODE%", "filter_state: true"] {
+                assert!(text.contains(wanted), "{file}: {wanted}");
+            }
+            logs += 1;
+        }
+    }
+    assert_eq!(logs, 4, "local, production, compose, kubernetes");
+}
+
 #[test]
 fn no_folder_is_left_out() {
     let is_listed = |folder: &Path| {
