@@ -29,9 +29,6 @@ pub struct Arguments {
     /// Lists the rules, and looks at no file
     #[arg(long)]
     rules: bool,
-    /// The files are templates: what is still to be filled in is no finding
-    #[arg(long)]
-    template: bool,
     /// How findings are told
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -61,15 +58,15 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
     let deployment = Deployment::of(&trees);
     let mut findings = rules::apply(&deployment);
-    findings.retain(|finding| !arguments.template || finding.rule != rules::OF_TEMPLATES);
     findings.sort_by_key(|finding| (order(&trees, finding), finding.place.start, finding.rule));
     faults.extend(given_up(&trees));
     if deployment.uses.is_empty() && faults.is_empty() {
         faults.push(Fault::without_use(&arguments.files));
     }
+    let remaining = rules::remaining(&deployment);
     match arguments.format {
-        Format::Text => report::text(&findings, &faults, deployment.uses.len()),
-        Format::Json => report::json(&findings, &faults),
+        Format::Text => report::text(&findings, &faults, deployment.uses.len(), remaining),
+        Format::Json => report::json(&findings, &faults, remaining),
     }
     ExitCode::from(if !faults.is_empty() {
         UNREADABLE

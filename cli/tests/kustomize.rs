@@ -23,7 +23,7 @@ fn kustomize(overlay: &str) -> String {
 #[test]
 fn each_overlay_is_clean() {
     for overlay in ["enforce", "fleet", "shadow"] {
-        let output = program(&["check", "--template", "-"], kustomize(overlay));
+        let output = program(&["check", "-"], kustomize(overlay));
         assert_eq!(output.code, 0, "{overlay}:\n{}", output.stdout);
     }
 }
@@ -41,7 +41,7 @@ fn a_trap_in_the_config_map_is_told_at_its_line() {
         .expect("it is there");
     let line = before.matches('\n').count() + 1;
     let column = before.len() - before.rfind('\n').expect("a line before");
-    let output = program(&["check", "--template", "-"], &broken);
+    let output = program(&["check", "-"], &broken);
     assert_eq!(output.code, 1);
     let place = format!("<standard input>:{line}:{column}\n");
     assert!(

@@ -34,15 +34,29 @@ fn files(folder: &str) -> Vec<String> {
     files
 }
 
-/// Checks files as they are shipped: with gaps.
 fn check(files: &[String]) -> Output {
-    run(&["check", "--template"], files)
+    run(&["check"], files)
 }
 
 fn run(command: &[&str], files: &[String]) -> Output {
     let mut arguments = command.to_vec();
     arguments.extend(files.iter().map(String::as_str));
     program(&arguments, "")
+}
+
+/// Copies of a folder's files, changed so.
+fn changed(folder: &str, change: impl Fn(String) -> String) -> (tempfile::TempDir, Vec<String>) {
+    let copies = tempfile::tempdir().expect("a folder");
+    let mut names = Vec::new();
+    for file in files(folder) {
+        let text = change(fs::read_to_string(&file).expect("a file"));
+        let copy = copies
+            .path()
+            .join(Path::new(&file).file_name().expect("a name"));
+        fs::write(&copy, text).expect("a file of our own");
+        names.push(copy.to_str().expect("UTF-8").to_owned());
+    }
+    (copies, names)
 }
 
 /// A place of a file: the file and the line.
@@ -76,15 +90,15 @@ fn placeholders(output: &Output) -> BTreeSet<Place> {
     findings.map(place).collect()
 }
 
-/// Digests and secrets are to be filled in wherever they stand.
+/// As they are shipped they are templates. Where the hosts were filled in, each digest and each secret that was not is told.
 #[test]
-fn a_file_that_is_deployed_as_it_is_shipped_is_told_as_one() {
+fn a_digest_or_secret_that_was_forgotten_is_told() {
     let is_gap = |line: &str| line.contains("change-me") || line.contains(&"0".repeat(64));
     let mut count = 0;
     for folder in FOLDERS {
-        let files = files(folder);
-        let expected = lines(&files, is_gap);
-        let output = run(&["check", "--format", "json"], &files);
+        let (_copies, names) = changed(folder, |text| text.replace("example.org", "matrix.test"));
+        let expected = lines(&names, is_gap);
+        let output = run(&["check", "--format", "json"], &names);
         assert_eq!(placeholders(&output), expected, "{folder}");
         assert_eq!(output.code, i32::from(!expected.is_empty()), "{folder}");
         count += expected.len();
@@ -98,24 +112,38 @@ fn a_file_that_is_deployed_as_it_is_shipped_is_told_as_one() {
 /// Of a configuration in which one host was replaced, every other is told.
 #[test]
 fn a_host_that_was_forgotten_is_told() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut copies = Vec::new();
-    for file in files("production") {
-        let text = fs::read_to_string(&file).expect("a file");
-        let text = text.replace("change-me", "s3cret").replacen(
+    let (_copies, names) = changed("production", |text| {
+        text.replace("change-me", "s3cret").replacen(
             "authority: auth.example.org",
             "authority: auth.matrix.test",
             1,
-        );
-        let name = Path::new(&file).file_name().expect("a name");
-        let copy = folder.path().join(name);
-        fs::write(&copy, text).expect("a file of our own");
-        copies.push(copy.to_str().expect("UTF-8").to_owned());
-    }
-    let expected = lines(&copies, |line| line.contains("example.org"));
+        )
+    });
+    let expected = lines(&names, |line| line.contains("example.org"));
     assert!(expected.len() > 8, "{expected:?}");
-    let output = run(&["check", "--format", "json"], &copies);
+    let output = run(&["check", "--format", "json"], &names);
     assert_eq!(placeholders(&output), expected);
+}
+
+/// A template says how much is still to be filled in, and a deployment that is whole says nothing of it.
+#[test]
+fn what_is_to_be_filled_in_is_counted() {
+    let shipped = check(&files("production"));
+    assert_eq!(shipped.code, 0);
+    let lines: Vec<&str> = shipped.stdout.lines().collect();
+    assert_eq!(lines[0], "3 uses of the module, nothing found");
+    assert!(
+        lines[1].starts_with("still to be filled in: 1 secret, "),
+        "{lines:?}"
+    );
+    let (_copies, names) = changed("production", |text| {
+        text.replace("example.org", "matrix.test")
+            .replace("change-me", "s3cret")
+    });
+    assert_eq!(
+        check(&names).stdout,
+        "3 uses of the module, nothing found\n"
+    );
 }
 
 #[test]

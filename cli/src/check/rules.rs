@@ -33,6 +33,7 @@ mod upgrades;
 mod visible_secret;
 mod vm_id;
 
+pub use self::placeholder::remaining;
 use super::{
     deployment::Deployment,
     finding::{Finding, Severity, Spot},
@@ -84,9 +85,6 @@ pub const RULES: &[Rule] = &[
     visible_secret::RULE,
     vm_id::RULE,
 ];
-
-/// The rule that files which are templates break on purpose.
-pub const OF_TEMPLATES: &str = placeholder::RULE.name;
 
 /// What one rule found.
 #[derive(Default)]
