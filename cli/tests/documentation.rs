@@ -214,6 +214,29 @@ fn the_readme_can_be_read_in_one_sitting() {
     assert!(readme.lines().count() <= 150);
 }
 
+/// The pages that say with which versions the module is tested say those that are installed for the tests.
+#[test]
+fn the_versions_on_the_pages_are_those_of_the_tests() {
+    let read = |name: &str| fs::read_to_string(repository().join(name)).expect("a file");
+    let between = |text: &str, before: &str, after: char| -> String {
+        let (_, rest) = text.split_once(before).expect("it is said there");
+        rest.split(after).next().unwrap_or_default().to_owned()
+    };
+    let envoy = read("scripts/lib/envoy.sh");
+    let newest = between(&envoy, "\nenvoy_newest=", '\n');
+    let older = between(&envoy, "ENVOY_VERSIONS:-", '$');
+    let synapse = between(&read("scripts/setup"), "\nsynapse_version=", '\n');
+    let versions = older.split_whitespace().chain([&*newest, &*synapse]);
+    let versions: Vec<&str> = versions.collect();
+    assert_eq!(versions.len(), 5, "{versions:?}");
+    for page in ["README.md", "docs/rollout.md"] {
+        let text = read(page);
+        for version in &versions {
+            assert!(text.contains(version), "{page}: {version}");
+        }
+    }
+}
+
 /// What one screen shows, and so the most that a page about a folder may have.
 const SCREEN: usize = 40;
 
