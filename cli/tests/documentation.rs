@@ -94,6 +94,48 @@ fn every_command_prints_what_the_page_says() {
     assert_eq!(page, expected);
 }
 
+/// How the program is built. Continuous integration runs the first of them, which takes a minute.
+#[test]
+fn the_program_can_be_installed_as_the_page_says() {
+    let page = fs::read_to_string(repository().join(PAGE)).expect(PAGE);
+    let (_, block) = page.split_once("```sh\n").expect("how to build it");
+    let lines = block.lines().take_while(|line| *line != "```");
+    let commands: Vec<&str> = lines
+        .filter_map(|line| line.split('#').next())
+        .map(str::trim)
+        .collect();
+    let [make, install] = commands[..] else {
+        panic!("two commands: {commands:?}");
+    };
+    let ci = fs::read_to_string(repository().join(".ci/run")).expect("what is run");
+    assert!(
+        ci.contains(&format!("\npart {make}\n")),
+        "nothing runs {make}"
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    // Of what the tests have built already.
+    let built = Path::new(env!("CARGO_BIN_EXE_matrix-edge-auth"));
+    let target = built.ancestors().nth(2).expect("target/debug/");
+    let command = format!(
+        "{install} --debug --offline --locked --root '{}' --target-dir '{}'",
+        folder.path().display(),
+        target.display()
+    );
+    let installed = Command::new("bash")
+        .args(["-c", &command])
+        .current_dir(repository())
+        .output()
+        .expect("bash starts");
+    let said = String::from_utf8_lossy(&installed.stderr);
+    assert!(installed.status.success(), "{command}: {said}");
+    let version = Command::new(folder.path().join("bin/matrix-edge-auth"))
+        .arg("--version")
+        .output()
+        .expect("the program starts");
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    assert!(version.starts_with("matrix-edge-auth "), "{version}");
+}
+
 /// The other commands of that page are run beside an Envoy, by `tests/envoy/rollout_guide.rs`.
 #[test]
 fn the_check_of_the_rollout_guide_prints_what_it_says() {
@@ -127,8 +169,7 @@ const TESTED: &[(&str, &str, &str)] = &[
     ("README.md", "yaml", "tests/envoy/readme.rs"),
     ("README.md", "console", "tests/envoy/readme.rs"),
     ("docs/cli.md", "console", "cli/tests/documentation.rs"),
-    // How to build the program: the layers of tests build it by the same script.
-    ("docs/cli.md", "sh", "scripts/cli"),
+    ("docs/cli.md", "sh", "cli/tests/documentation.rs"),
     ("docs/configuration.md", "yaml", "tests/schema/documents.rs"),
     ("docs/rollout.md", "yaml", "tests/envoy/rollout_guide.rs"),
     ("docs/rollout.md", "console", "tests/envoy/rollout_guide.rs"),

@@ -47,7 +47,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         "docs/deploy.md",
         "make cli",
-        Elsewhere("scripts/cli", "the layer `native` tests what it builds"),
+        Elsewhere(".ci/run", "continuous integration runs it"),
     ),
     command(
         "docs/deploy.md",
