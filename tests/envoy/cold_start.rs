@@ -121,7 +121,8 @@ async fn assert_all_are_served(clients: usize, beside_a_flood: bool) {
         refused.len(),
         edge.mas.most_at_once(),
     );
-    assert!(waits > 0.0, "more than the cap");
+    // On a busy machine the clients may come so slowly that there is room for each.
+    assert!(waits > 0.0 || most < CAP, "more than the cap");
     // Envoy counts a call for as long as the module is told its answer, and then the next one begins: one in each worker.
     assert!(most <= CAP + WORKERS as u64 && edge.mas.most_at_once() <= CAP);
     refused

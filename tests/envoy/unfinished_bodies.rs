@@ -46,6 +46,7 @@ const WARM_UP: usize = 100;
 const BATCH: u64 = 100;
 
 const RECEIVED: &str = "cluster.sink.upstream_rq_total";
+const SENT: &str = "cluster.sink.upstream_cx_tx_bytes_total";
 const ACTIVE: &str = "http.gateway.downstream_rq_active";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -181,11 +182,13 @@ impl Attack {
                 open.close_oldest();
             }
             total += open.add(&edge.envoy, self).await;
-            // Envoy keeps step: what lies in its sockets is not what is measured.
+            // Envoy keeps step, and so does who reads behind it: what lies in their sockets is not what is measured.
             let all = total as u64;
             if all.is_multiple_of(BATCH) {
                 let received = |requests| requests >= all;
                 edge.envoy.wait_for_stat(RECEIVED, received).await;
+                let sent = |bytes| bytes >= all * self.bytes as u64;
+                edge.envoy.wait_for_stat(SENT, sent).await;
             }
             most = most.max(edge.envoy.resident_bytes());
         }
