@@ -128,9 +128,9 @@ fn keeps(store: &Planted, digest: &TokenDigest, now: Instant) {
 fn revokes(store: &Planted, now: Instant) {
     let revocations = Revocations::default();
     let user = UserKey::of("alice");
-    let token = |device: Option<&str>| ActiveToken {
-        username: Some("alice".into()),
-        device_id: device.map(str::to_owned),
+    let token = |device_id| ActiveToken {
+        username: Some("alice"),
+        device_id,
         ..ActiveToken::default()
     };
     let voids = |device| revocations.revokes_active(store, &user, &token(device), now);

@@ -72,7 +72,7 @@ impl Buckets {
     /// The bucket for `digest`.
     pub fn read(&self, store: &impl Store, digest: &[u8]) -> Bucket {
         let key = self.keys.key(store, digest);
-        match store.read(key.as_str()) {
+        match store.read(key.as_bytes()) {
             Some(stored) => Bucket {
                 key,
                 value: stored.value,
@@ -138,7 +138,7 @@ impl Bucket {
 
     /// Writes what was changed in place.
     pub fn save(&self, store: &impl Store) -> Result<(), NotWritten> {
-        store.write(self.key.as_str(), &self.value, self.condition)
+        store.write(self.key.as_bytes(), &self.value, self.condition)
     }
 
     /// Writes these records in place of all that were in it. Each has less than 64 KiB.
@@ -155,7 +155,7 @@ impl Bucket {
             value.extend_from_slice(&length.to_le_bytes());
             value.extend_from_slice(record);
         }
-        store.write(self.key.as_str(), &value, self.condition)
+        store.write(self.key.as_bytes(), &value, self.condition)
     }
 }
 

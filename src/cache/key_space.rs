@@ -11,7 +11,7 @@ use crate::host::{If, Store};
 /// What every key begins with.
 const PREFIX: &str = "matrix-edge-auth.";
 
-const SEED_KEY: &str = "matrix-edge-auth.seed";
+const SEED_KEY: &[u8] = b"matrix-edge-auth.seed";
 
 /// A fixed number of shared-data keys. Workers with the same name and number share them.
 #[derive(Clone, Debug)]
@@ -105,18 +105,13 @@ impl Key {
 
     /// Returns the key that goes on with this number.
     fn numbered(mut self, mut number: u32) -> Self {
-        let mut digits = [0; 10];
-        let mut places = digits.iter_mut();
-        while let Some(digit) = places.next_back() {
-            *digit = b'0' + (number % 10) as u8;
+        let digits = number.checked_ilog10().unwrap_or_default() as usize + 1;
+        let start = self.length;
+        self.length += digits;
+        let places = self.bytes.get_mut(start..self.length);
+        for place in places.unwrap_or_default().iter_mut().rev() {
+            *place = b'0' + (number % 10) as u8;
             number /= 10;
-            if number == 0 {
-                break;
-            }
-        }
-        let left = places.len();
-        for digit in digits.iter().skip(left) {
-            self.push(*digit);
         }
         self
     }
@@ -128,10 +123,9 @@ impl Key {
         }
     }
 
-    /// The key as text.
-    pub fn as_str(&self) -> &str {
-        let bytes = self.bytes.get(..self.length).unwrap_or_default();
-        str::from_utf8(bytes).unwrap_or_default()
+    /// The key as the store takes it.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
     }
 }
 
@@ -157,8 +151,11 @@ mod tests {
 
     #[test]
     fn a_key_names_its_kind_and_its_number() {
-        let key = |name, number| Key::beginning(name).numbered(number).as_str().to_owned();
-        for number in [0, 7, 10, 4_096, 100_000, u32::MAX] {
+        let key = |name, number| {
+            let key = Key::beginning(name).numbered(number);
+            String::from_utf8(key.as_bytes().to_vec()).unwrap()
+        };
+        for number in [0, 7, 9, 10, 99, 100, 4_096, 99_999, 100_000, u32::MAX] {
             assert_eq!(key("a", number), format!("matrix-edge-auth.a.{number}"));
         }
         assert_eq!(key("t.u", u32::MAX), "matrix-edge-auth.t.u.4294967295");

@@ -559,7 +559,7 @@ mod tests {
         assert!(holds(&two, &store, b"token"));
         assert_eq!(one.configured.seed(&store), two.configured.seed(&store));
         let elsewhere = MemoryStore::default();
-        elsewhere.write("other", b"", If::Absent).unwrap();
+        elsewhere.write(b"other", b"", If::Absent).unwrap();
         let three = Table::new("t", 1 << 20);
         three.put(&elsewhere, &entry(b"token", 100), NOW);
         assert_ne!(

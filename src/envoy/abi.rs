@@ -262,7 +262,7 @@ pub(super) fn buffer(
 }
 
 /// A shared value and its CAS number; `None` if the key was never written.
-pub(super) fn shared_data(key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
+pub(super) fn shared_data(key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, HostError> {
     let mut handed = Handed::nothing();
     let mut cas = 0;
     // SAFETY: all pointers are to live memory of the sizes given.
@@ -280,7 +280,7 @@ pub(super) fn shared_data(key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError
 
 /// Writes a shared value if its CAS number is still `cas`. An absent key takes any number; 0 always
 /// writes.
-pub(super) fn set_shared_data(key: &str, value: &[u8], cas: u32) -> Result<(), HostError> {
+pub(super) fn set_shared_data(key: &[u8], value: &[u8], cas: u32) -> Result<(), HostError> {
     // SAFETY: both pointers are to live memory of the sizes given.
     done(unsafe {
         proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas)

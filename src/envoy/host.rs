@@ -286,7 +286,7 @@ fn define(metric: Metric) -> MetricId {
 }
 
 impl Store for Envoy {
-    fn read(&self, key: &str) -> Option<Versioned> {
+    fn read(&self, key: &[u8]) -> Option<Versioned> {
         match abi::shared_data(key) {
             Ok(found) => found.map(|(value, cas)| Versioned { value, cas }),
             Err(HostError(status)) => {
@@ -296,7 +296,7 @@ impl Store for Envoy {
         }
     }
 
-    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+    fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
         // An absent key takes any number but 0, which would write over whatever is there by now.
         let cas = match condition {
             If::Absent => u32::MAX,

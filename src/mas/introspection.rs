@@ -9,6 +9,7 @@
 //! it calls a valid compat token inactive when its device id is not scope-safe.
 
 mod lifetime;
+mod members;
 mod no_verdict;
 mod request;
 mod response;

@@ -20,8 +20,8 @@ impl UserKey {
     }
 
     /// The key of the user that `token` belongs to, if it belongs to one.
-    pub fn of_token(token: &ActiveToken) -> Option<Self> {
-        token.username.as_deref().map(Self::of)
+    pub fn of_token(token: &ActiveToken<'_>) -> Option<Self> {
+        token.username.map(Self::of)
     }
 }
 

@@ -220,8 +220,8 @@ fn take_seat(host: &impl Backend, holder: u64, root: RootId, now: Instant) -> Op
     None
 }
 
-fn key(number: u32) -> String {
-    format!("matrix-edge-auth.w.{number}")
+fn key(number: u32) -> Vec<u8> {
+    format!("matrix-edge-auth.w.{number}").into_bytes()
 }
 
 #[cfg(test)]

@@ -1,0 +1,486 @@
+//! The members of an introspection response that the edge uses, RFC 7662 section 2.2, found in one pass over its JSON, RFC
+//! 8259.
+//!
+//! The non-obvious rule: what is read decides about people, so everything is looked at as strictly as serde_json does it,
+//! which the tests compare with. What is skipped must be JSON as well, and a member that stands there twice says nothing.
+
+use std::borrow::Cow;
+
+use crate::form::steps;
+
+/// Texts in [`Members`].
+pub const TEXTS: usize = 4;
+
+/// How deep a value may be nested that is skipped: as deep as serde_json takes it elsewhere.
+const MAX_DEPTH: u8 = 127;
+
+/// What the edge uses of a response.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Members<'a> {
+    /// Whether the token is active.
+    pub active: bool,
+    /// `username`, `device_id`, `client_id` and `scope`, as they stand between their quotes.
+    pub texts: [Option<Text<'a>>; TEXTS],
+    /// `expires_in`, and its digits.
+    pub expires_in: Option<(i64, &'a str)>,
+}
+
+/// A string as it is written, without its quotes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Text<'a> {
+    written: &'a str,
+    has_escape: bool,
+}
+
+impl<'a> Members<'a> {
+    /// Finds the members in a JSON object. `None`: it is none, or one of them is not what it has to be.
+    pub fn find(json: &'a str) -> Option<Self> {
+        let mut active = None;
+        let mut texts = [None; TEXTS];
+        let mut expires_in = None;
+        let mut reader = Reader(json);
+        reader.object(&mut |name, reader| {
+            let name = name.read()?;
+            let text = match &*name {
+                "active" => return first(&mut active, reader.value(0)?.boolean()?),
+                "expires_in" => return first(&mut expires_in, reader.value(0)?.integer()?),
+                "username" => 0,
+                "device_id" => 1,
+                "client_id" => 2,
+                "scope" => 3,
+                _ => return reader.value(0).map(drop),
+            };
+            first(texts.get_mut(text)?, reader.value(0)?.text()?)
+        })?;
+        reader.skip_space();
+        reader.0.is_empty().then_some(Self {
+            active: active?,
+            texts: texts.map(Option::flatten),
+            expires_in: expires_in.flatten(),
+        })
+    }
+}
+
+/// Takes in a member. `None`: it was there before.
+fn first<T>(member: &mut Option<T>, value: T) -> Option<()> {
+    member.replace(value).is_none().then_some(())
+}
+
+impl<'a> Text<'a> {
+    /// Returns what the string reads. `None`: it has half a character, in the form of one surrogate.
+    pub fn read(self) -> Option<Cow<'a, str>> {
+        if !self.has_escape {
+            return Some(Cow::Borrowed(self.written));
+        }
+        let mut text = String::with_capacity(self.written.len());
+        let mut rest = self.written;
+        while let Some((plain, escape)) = rest.split_once('\\') {
+            text.push_str(plain);
+            let (kind, after) = escape.split_at_checked(1)?;
+            rest = after;
+            text.push(match kind {
+                "b" => '\u{8}',
+                "f" => '\u{c}',
+                "n" => '\n',
+                "r" => '\r',
+                "t" => '\t',
+                "u" => {
+                    let (unit, after) = code_unit(after)?;
+                    rest = after;
+                    match unit {
+                        0xd800..=0xdbff => {
+                            let (low, after) = code_unit(after.strip_prefix("\\u")?)?;
+                            rest = after;
+                            let low = low.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
+                            char::from_u32(0x1_0000 + ((unit - 0xd800) << 10 | low))?
+                        }
+                        unit => char::from_u32(unit)?,
+                    }
+                }
+                // It stands for itself: a quote, a stroke.
+                other => other.chars().next()?,
+            });
+        }
+        text.push_str(rest);
+        Some(Cow::Owned(text))
+    }
+}
+
+/// Reads four hexadecimal digits. Returns what follows, too.
+fn code_unit(text: &str) -> Option<(u32, &str)> {
+    let (digits, rest) = text.split_at_checked(4)?;
+    let are_digits = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    are_digits.then_some(())?;
+    Some((u32::from_str_radix(digits, 16).ok()?, rest))
+}
+
+/// A value, of which no more is kept than a member can be made of.
+enum Value<'a> {
+    Null,
+    Boolean(bool),
+    Integer(&'a str),
+    Text(Text<'a>),
+    /// A number with a fraction or an exponent, a list or an object.
+    Other,
+}
+
+impl<'a> Value<'a> {
+    fn boolean(self) -> Option<bool> {
+        match self {
+            Self::Boolean(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// `null` is none.
+    fn text(self) -> Option<Option<Text<'a>>> {
+        match self {
+            Self::Null => Some(None),
+            // What cannot be read is no text, whether it is needed or not.
+            Self::Text(text) if !text.has_escape || text.read().is_some() => Some(Some(text)),
+            _ => None,
+        }
+    }
+
+    /// `null` is none. Minus zero is a floating-point number.
+    fn integer(self) -> Option<Option<(i64, &'a str)>> {
+        match self {
+            Self::Null => Some(None),
+            Self::Integer(digits) if digits != "-0" => Some(Some((digits.parse().ok()?, digits))),
+            _ => None,
+        }
+    }
+}
+
+/// What is left to read.
+struct Reader<'a>(&'a str);
+
+/// What takes a member of an object: its name, and the reader, which stands before the value.
+type Take<'a, 't> = dyn FnMut(Text<'a>, &mut Reader<'a>) -> Option<()> + 't;
+
+impl<'a> Reader<'a> {
+    /// Reads an object, whose members `take` takes.
+    fn object(&mut self, take: &mut Take<'a, '_>) -> Option<()> {
+        self.mark(b'{')?;
+        if self.mark(b'}').is_some() {
+            return Some(());
+        }
+        loop {
+            self.skip_space();
+            let name = self.text()?;
+            self.mark(b':')?;
+            take(name, self)?;
+            if self.mark(b',').is_none() {
+                return self.mark(b'}');
+            }
+        }
+    }
+
+    fn list(&mut self, depth: u8) -> Option<()> {
+        self.mark(b'[')?;
+        if self.mark(b']').is_some() {
+            return Some(());
+        }
+        loop {
+            self.value(depth)?;
+            if self.mark(b',').is_none() {
+                return self.mark(b']');
+            }
+        }
+    }
+
+    /// Reads any value.
+    fn value(&mut self, depth: u8) -> Option<Value<'a>> {
+        self.skip_space();
+        match *self.0.as_bytes().first()? {
+            b'"' => self.text().map(Value::Text),
+            b't' => self.word("true", Value::Boolean(true)),
+            b'f' => self.word("false", Value::Boolean(false)),
+            b'n' => self.word("null", Value::Null),
+            b'{' | b'[' if depth >= MAX_DEPTH => None,
+            b'{' => {
+                let skip = &mut |_, reader: &mut Self| reader.value(depth + 1).map(drop);
+                self.object(skip)?;
+                Some(Value::Other)
+            }
+            b'[' => {
+                self.list(depth + 1)?;
+                Some(Value::Other)
+            }
+            _ => self.number(),
+        }
+    }
+
+    fn word(&mut self, word: &str, value: Value<'a>) -> Option<Value<'a>> {
+        self.0 = self.0.strip_prefix(word)?;
+        Some(value)
+    }
+
+    fn number(&mut self) -> Option<Value<'a>> {
+        let start = self.0;
+        self.next_if(|byte| byte == b'-');
+        if !self.next_if(|byte| byte == b'0') {
+            self.digits()?;
+        }
+        let end = self.0;
+        if self.next_if(|byte| byte == b'.') {
+            self.digits()?;
+        }
+        if self.next_if(|byte| matches!(byte, b'e' | b'E')) {
+            self.next_if(|byte| matches!(byte, b'+' | b'-'));
+            self.digits()?;
+        }
+        if self.0.len() < end.len() {
+            return Some(Value::Other);
+        }
+        let written = start.get(..start.len().checked_sub(end.len())?)?;
+        Some(Value::Integer(written))
+    }
+
+    /// Passes digits, of which there must be one.
+    fn digits(&mut self) -> Option<()> {
+        let before = self.0.len();
+        while self.next_if(|byte| byte.is_ascii_digit()) {}
+        (self.0.len() < before).then_some(())
+    }
+
+    /// Reads a string.
+    fn text(&mut self) -> Option<Text<'a>> {
+        let text = self.0.strip_prefix('"')?;
+        let mut length = 0;
+        let mut has_escape = false;
+        loop {
+            let rest = text.as_bytes().get(length..)?;
+            length += plain(rest);
+            let written = text.get(..length)?;
+            match text.as_bytes().get(length..)? {
+                [b'"', ..] => {
+                    self.0 = text.get(length + 1..)?;
+                    return Some(Text {
+                        written,
+                        has_escape,
+                    });
+                }
+                [b'\\', b'u', ..] => {
+                    code_unit(text.get(length + 2..)?)?;
+                    length += 6;
+                }
+                [
+                    b'\\',
+                    b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't',
+                    ..,
+                ] => length += 2,
+                _ => return None,
+            }
+            has_escape = true;
+        }
+    }
+
+    /// Passes white space and this mark. `None`: it is not there.
+    #[inline]
+    fn mark(&mut self, mark: u8) -> Option<()> {
+        self.skip_space();
+        self.next_if(|byte| byte == mark).then_some(())
+    }
+
+    #[inline]
+    fn skip_space(&mut self) {
+        while self.next_if(|byte| matches!(byte, b' ' | b'\n' | b'\t' | b'\r')) {}
+    }
+
+    /// Passes a byte of ASCII if it is one that is wanted.
+    #[inline]
+    fn next_if(&mut self, is_wanted: impl FnOnce(u8) -> bool) -> bool {
+        steps::note(1);
+        let is_there = self
+            .0
+            .as_bytes()
+            .first()
+            .is_some_and(|byte| is_wanted(*byte));
+        if is_there {
+            self.0 = self.0.get(1..).unwrap_or_default();
+        }
+        is_there
+    }
+}
+
+/// Returns how many bytes at the beginning are neither a quote nor a stroke nor a control character: of strings, all but
+/// escapes. Eight at a time are looked at first, see `form/scan.rs`.
+fn plain(text: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 0xff;
+    steps::note(text.len());
+    let is_other = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    let mut passed = 0;
+    for word in text.as_chunks().0 {
+        let word = u64::from_le_bytes(*word);
+        let is = |byte: u8| {
+            let zero_where_it_is = word ^ (ONES * u64::from(byte));
+            zero_where_it_is.wrapping_sub(ONES) & !zero_where_it_is
+        };
+        let is_control = word.wrapping_sub(ONES * 0x20) & !word;
+        let marks = (is(b'"') | is(b'\\') | is_control) & (ONES << 7);
+        if marks != 0 {
+            return passed + marks.trailing_zeros() as usize / 8;
+        }
+        passed += 8;
+    }
+    let rest = text.get(passed..).unwrap_or_default();
+    passed
+        + rest
+            .iter()
+            .position(|byte| is_other(*byte))
+            .unwrap_or(rest.len())
+}
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::json::read_object;
+
+    /// What serde_json makes of the same bytes.
+    #[derive(Debug, Deserialize, PartialEq, Eq)]
+    struct Expected {
+        active: bool,
+        username: Option<String>,
+        device_id: Option<String>,
+        client_id: Option<String>,
+        scope: Option<String>,
+        expires_in: Option<i64>,
+    }
+
+    fn found(json: &str) -> Option<Expected> {
+        let found = Members::find(json)?;
+        let [username, device_id, client_id, scope] = found
+            .texts
+            .map(|text| text.map(|text| text.read().expect("it has been read").into_owned()));
+        Some(Expected {
+            active: found.active,
+            username,
+            device_id,
+            client_id,
+            scope,
+            expires_in: found.expires_in.map(|(seconds, _)| seconds),
+        })
+    }
+
+    fn assert_same(json: &str) {
+        let expected: Option<Expected> = read_object(json.as_bytes());
+        assert_eq!(found(json), expected, "{json}");
+    }
+
+    const VALUES: [&str; 40] = [
+        "true",
+        "false",
+        "null",
+        "0",
+        "-0",
+        "7",
+        "-1",
+        "00",
+        "01",
+        "1.",
+        "1.5",
+        "-",
+        "1e3",
+        "1E-7",
+        "1e",
+        "+1",
+        ".5",
+        "9223372036854775807",
+        "9223372036854775808",
+        "-9223372036854775808",
+        "99999999999999999999999",
+        "\"\"",
+        "\"alice\"",
+        "\"a\\\"b\\\\c\\/\\b\\f\\n\\r\\t\"",
+        "\"\\u00e9\\u0041\"",
+        "\"\\ud83d\\ude00\"",
+        "\"\\ud83d\"",
+        "\"\\ude00\"",
+        "\"\\ud83d\\u0041\"",
+        "\"\\u12\"",
+        "\"\\x\"",
+        "\"\\u00g0\"",
+        "\"é💥\"",
+        "\"a\tb\"",
+        "\"0123456789abcdef\\u0000\"",
+        "[]",
+        "[1, [\"\\ud800\"] ,{}]",
+        "[1,]",
+        "{\"a\":{\"b\":[]}, \"a\" : 1}",
+        "{\"a\"}",
+    ];
+
+    const NAMES: [&str; 10] = [
+        "\"active\"",
+        "\"username\"",
+        "\"device_id\"",
+        "\"client_id\"",
+        "\"scope\"",
+        "\"expires_in\"",
+        "\"other\"",
+        "\"\\u0061ctive\"",
+        "\"\\ud800\"",
+        "\"Active\"",
+    ];
+
+    #[test]
+    fn every_value_of_every_member_is_read_as_serde_json_reads_it() {
+        for name in NAMES {
+            for value in VALUES {
+                assert_same(&format!("{{{name}:{value}}}"));
+                assert_same(&format!("{{\"active\":true,{name}:{value}}}"));
+                assert_same(&format!(" {{ {name} : {value} , \"active\" : false }}\n"));
+                assert_same(&format!(
+                    "{{\"x\":[{value}],{name}:1,{name}:{value},\"active\":true}}"
+                ));
+            }
+        }
+    }
+
+    #[test]
+    fn every_beginning_and_every_other_byte_is_read_as_serde_json_reads_it() {
+        let json = r#"{"active":true , "scope":"a b\u00e9\n","n":[{"x":-1.5e+3},null,""],"expires_in":300}"#;
+        for length in 0..=json.len() {
+            assert_same(&json[..length]);
+            for other in ["", " ", "\"", "\\", ",", "{", "]", "0", "e", "\u{1}", "é"] {
+                let Some(rest) = json.get(length + 1..) else {
+                    continue;
+                };
+                assert_same(&[&json[..length], other, rest].concat());
+            }
+        }
+    }
+
+    #[test]
+    fn nesting_has_an_end() {
+        let nested = |depth| {
+            let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+            Members::find(&format!(r#"{{"active":true,"x":{open}{close}}}"#)).is_some()
+        };
+        assert!(nested(usize::from(MAX_DEPTH)));
+        assert!(!nested(usize::from(MAX_DEPTH) + 1));
+        assert!(!nested(30_000));
+    }
+
+    #[test]
+    fn the_digits_are_those_of_the_value() {
+        let found = Members::find(r#"{"active":true,"expires_in": 300 }"#).unwrap();
+        assert_eq!(found.expires_in, Some((300, "300")));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_put_together_at_random_is_read_as_serde_json_reads_it(
+            parts in proptest::collection::vec(0..NAMES.len() + VALUES.len() + 8, 0..24),
+        ) {
+            let marks = ["{", "}", ":", ",", " ", "[", "]", "{\"active\":true,"];
+            let all: Vec<&str> = NAMES.iter().chain(&VALUES).chain(&marks).copied().collect();
+            let json: String = parts.into_iter().map(|part| all[part]).collect();
+            assert_same(&json);
+            assert_same(&format!("{{\"active\":true,{json}}}"));
+        }
+    }
+}
