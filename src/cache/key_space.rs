@@ -45,8 +45,7 @@ impl KeySpace {
         let [word0, word1] = words(digest);
         let (seed0, seed1) = self.seed(store);
         let hash = fold(word0 ^ seed0, word1 ^ seed1);
-        let slot = ((u128::from(hash) * u128::from(self.number)) >> 64) as u32;
-        self.beginning.numbered(slot)
+        self.beginning.numbered(slot(hash, self.number))
     }
 
     /// Returns a few bits of `digest`: enough to know it again, and too few to search for the token. They depend on the
@@ -105,7 +104,24 @@ impl Key {
 
     /// Returns the key that goes on with this number.
     fn numbered(mut self, mut number: u32) -> Self {
-        let digits = number.checked_ilog10().unwrap_or_default() as usize + 1;
+        const POWERS: [u32; 9] = [
+            10,
+            100,
+            1_000,
+            10_000,
+            100_000,
+            1_000_000,
+            10_000_000,
+            100_000_000,
+            1_000_000_000,
+        ];
+        let mut digits = 1;
+        for power in POWERS {
+            if number < power {
+                break;
+            }
+            digits += 1;
+        }
         let start = self.length;
         self.length += digits;
         let places = self.bytes.get_mut(start..self.length);
@@ -129,6 +145,15 @@ impl Key {
     }
 }
 
+/// Returns the part of `number` that a hash is of all hashes. Both halves of the hash times the number, the upper one of which
+/// counts as a whole, are what 128 bits would hold.
+fn slot(hash: u64, number: u32) -> u32 {
+    let number = u64::from(number);
+    let low = (hash & u64::from(u32::MAX)) * number;
+    let high = (hash >> 32) * number;
+    ((high + (low >> 32)) >> 32) as u32
+}
+
 /// Returns the first words of a digest.
 fn words<const N: usize>(digest: &[u8]) -> [u64; N] {
     let mut words = [0; N];
@@ -148,6 +173,23 @@ fn fold(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slot_is_the_upper_half_of_128_bits() {
+        for hash in [
+            0,
+            1,
+            u64::MAX,
+            0x9e37_79b9_7f4a_7c15,
+            u64::from(u32::MAX),
+            1 << 63,
+        ] {
+            for number in [1, 7, 4_096, 10_000, u32::MAX] {
+                let expected = (u128::from(hash) * u128::from(number)) >> 64;
+                assert_eq!(u128::from(slot(hash, number)), expected);
+            }
+        }
+    }
 
     #[test]
     fn a_key_names_its_kind_and_its_number() {

@@ -10,7 +10,8 @@ use crate::{
     clock::Instant,
     host::{
         CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead,
-        ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned, fields::serialize,
+        ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned, extended,
+        fields::serialize,
     },
     mas::introspection::IntrospectionRequest,
     matrix::reply::{Header, Reply},
@@ -55,6 +56,9 @@ thread_local! {
     /// Envoy's ids of the metrics, each at the place of its metric.
     static METRICS: [Cell<MetricId>; Metric::PLACES] =
         const { [const { Cell::new(MetricId::Unknown) }; Metric::PLACES] };
+
+    /// What is to be added to the counters that are told at a tick, each at the place of its metric.
+    static GATHERED: [Cell<i64>; Metric::PLACES] = const { [const { Cell::new(0) }; Metric::PLACES] };
 
     /// The lists of headers that are constants. There are three.
     static CONSTANTS: Cell<Vec<Constant>> = const { Cell::new(Vec::new()) };
@@ -154,12 +158,10 @@ impl Runtime for Envoy {
     ) -> Result<CallId, NotSent> {
         // The answer comes to the context that makes the call, and is lost if that has ended, as a stream may have.
         abi::set_effective_context(root.0).map_err(|_| NotSent::Refused)?;
-        let headers = request.headers();
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (*name, value.as_bytes()));
+        let fixed = request.written_headers(|fixed| serialize(fixed.iter().copied().map(bytes)));
+        let headers = extended(fixed, request.own_headers().map(bytes));
         let timeout = u32::try_from(request.timeout().as_millis()).unwrap_or(u32::MAX);
-        let sent = abi::http_call(request.cluster(), headers, request.body(), timeout);
+        let sent = abi::http_call(request.cluster(), &headers, request.body(), timeout);
         if self.context != root.0 {
             abi::set_effective_context(self.context).map_err(|_| NotSent::Refused)?;
         }
@@ -212,12 +214,30 @@ impl Metrics for Envoy {
     #[inline]
     fn record(&self, metric: Metric, value: i64) {
         let Some(id) = id(metric) else { return };
+        if metric.is_gathered() {
+            GATHERED.with(|gathered| {
+                if let Some(sum) = gathered.get(metric.place()) {
+                    sum.update(|sum| sum.saturating_add(value));
+                }
+            });
+            return;
+        }
         // A failure costs a sample; there is nothing to do about it.
         let _ = match metric.kind() {
             Kind::Counter => abi::increment_metric(id, value),
             Kind::Histogram => abi::record_metric(id, value.unsigned_abs()),
         };
     }
+}
+
+/// Tells what has been gathered of counters.
+pub(super) fn tell_gathered() {
+    let tell = |(sum, id): (&Cell<i64>, &Cell<MetricId>)| {
+        if let (1.., MetricId::Known(id)) = (sum.get(), id.get()) {
+            let _ = abi::increment_metric(id, sum.take());
+        }
+    };
+    METRICS.with(|ids| GATHERED.with(|gathered| gathered.iter().zip(ids).for_each(tell)));
 }
 
 /// Returns a list of headers that is a constant, serialized. It is kept so from its first use on.
@@ -242,6 +262,10 @@ fn serialized(headers: &[Header]) -> Vec<u8> {
             .iter()
             .map(|(name, value)| (*name, value.as_bytes())),
     )
+}
+
+fn bytes<'a>((name, value): (&'a str, &'a str)) -> (&'a str, &'a [u8]) {
+    (name, value.as_bytes())
 }
 
 /// Returns Envoy's id of a metric, which is defined at its first use.

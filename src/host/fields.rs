@@ -218,6 +218,29 @@ pub(crate) fn serialize<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])> + 
     bytes
 }
 
+/// Returns serialized fields with some more behind them.
+pub fn extended<'a>(
+    fields: &[u8],
+    more: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
+) -> Vec<u8> {
+    let more = serialize(more);
+    match (parts(fields), parts(&more)) {
+        (Some((count, sizes, texts)), Some((further, more_sizes, more_texts))) => {
+            let count = count.saturating_add(further).to_le_bytes();
+            [&count, sizes, more_sizes, texts, more_texts].concat()
+        }
+        _ => more,
+    }
+}
+
+/// Returns the number of serialized fields, their sizes and their texts.
+fn parts(serialized: &[u8]) -> Option<(u32, &[u8], &[u8])> {
+    let (count, rest) = serialized.split_first_chunk()?;
+    let count = u32::from_le_bytes(*count);
+    let (sizes, texts) = rest.split_at_checked(count as usize * 2 * NUMBER)?;
+    Some((count, sizes, texts))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +262,16 @@ mod tests {
         assert_eq!(parsed(TWO), Some(expected));
         assert_eq!(parsed(b""), Some(Vec::new()));
         assert_eq!(parsed(b"\0\0\0\0"), Some(Vec::new()));
+    }
+
+    #[test]
+    fn fields_that_follow_serialized_ones_are_fields() {
+        let (one, two) = (("a", &b"b\0c"[..]), ("dd", &b""[..]));
+        let first = serialize([one].into_iter());
+        assert_eq!(extended(&first, [two].into_iter()), TWO);
+        assert_eq!(extended(TWO, [].into_iter()), TWO);
+        let none = serialize([].into_iter());
+        assert_eq!(extended(&none, [one, two].into_iter()), TWO);
     }
 
     #[test]

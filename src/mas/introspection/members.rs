@@ -4,9 +4,7 @@
 //! The non-obvious rule: what is read decides about people, so everything is looked at as strictly as serde_json does it,
 //! which the tests compare with. What is skipped must be JSON as well, and a member that stands there twice says nothing.
 
-use std::borrow::Cow;
-
-use crate::form::steps;
+use crate::form::{percent::hex_digit, steps};
 
 /// Texts in [`Members`].
 pub const TEXTS: usize = 4;
@@ -28,8 +26,10 @@ pub struct Members<'a> {
 /// A string as it is written, without its quotes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Text<'a> {
-    written: &'a str,
-    has_escape: bool,
+    /// The bytes between the quotes.
+    pub written: &'a [u8],
+    /// Whether one of them begins an escape.
+    pub has_escape: bool,
 }
 
 impl<'a> Members<'a> {
@@ -38,20 +38,38 @@ impl<'a> Members<'a> {
         let mut active = None;
         let mut texts = [None; TEXTS];
         let mut expires_in = None;
-        let mut reader = Reader(json);
-        reader.object(&mut |name, reader| {
-            let name = name.read()?;
-            let text = match &*name {
-                "active" => return first(&mut active, reader.value(0)?.boolean()?),
-                "expires_in" => return first(&mut expires_in, reader.value(0)?.integer()?),
-                "username" => 0,
-                "device_id" => 1,
-                "client_id" => 2,
-                "scope" => 3,
-                _ => return reader.value(0).map(drop),
+        let mut reader = Reader(json.as_bytes());
+        let mut has_more = reader.begin(b'{', b'}')?;
+        while has_more {
+            let name = reader.name()?;
+            let value = reader.value(0)?;
+            let read;
+            let name = if name.has_escape {
+                read = name.read()?;
+                read.as_bytes()
+            } else {
+                name.written
             };
-            first(texts.get_mut(text)?, reader.value(0)?.text()?)
-        })?;
+            let text = match name {
+                b"username" => 0,
+                b"device_id" => 1,
+                b"client_id" => 2,
+                b"scope" => 3,
+                b"active" => {
+                    first(&mut active, value.boolean()?)?;
+                    TEXTS
+                }
+                b"expires_in" => {
+                    first(&mut expires_in, value.integer()?)?;
+                    TEXTS
+                }
+                _ => TEXTS,
+            };
+            if let Some(member) = texts.get_mut(text) {
+                first(member, value.text()?)?;
+            }
+            has_more = reader.goes_on(b'}')?;
+        }
         reader.skip_space();
         reader.0.is_empty().then_some(Self {
             active: active?,
@@ -66,14 +84,11 @@ fn first<T>(member: &mut Option<T>, value: T) -> Option<()> {
     member.replace(value).is_none().then_some(())
 }
 
-impl<'a> Text<'a> {
+impl Text<'_> {
     /// Returns what the string reads. `None`: it has half a character, in the form of one surrogate.
-    pub fn read(self) -> Option<Cow<'a, str>> {
-        if !self.has_escape {
-            return Some(Cow::Borrowed(self.written));
-        }
-        let mut text = String::with_capacity(self.written.len());
-        let mut rest = self.written;
+    pub fn read(self) -> Option<String> {
+        let mut rest = str::from_utf8(self.written).ok()?;
+        let mut text = String::with_capacity(rest.len());
         while let Some((plain, escape)) = rest.split_once('\\') {
             text.push_str(plain);
             let (kind, after) = escape.split_at_checked(1)?;
@@ -102,23 +117,28 @@ impl<'a> Text<'a> {
             });
         }
         text.push_str(rest);
-        Some(Cow::Owned(text))
+        Some(text)
     }
 }
 
 /// Reads four hexadecimal digits. Returns what follows, too.
 fn code_unit(text: &str) -> Option<(u32, &str)> {
     let (digits, rest) = text.split_at_checked(4)?;
-    let are_digits = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    are_digits.then_some(())?;
-    Some((u32::from_str_radix(digits, 16).ok()?, rest))
+    Some((number_of(digits.as_bytes())?, rest))
+}
+
+/// Returns the number that hexadecimal digits stand for.
+fn number_of(digits: &[u8]) -> Option<u32> {
+    let add = |number, digit: &u8| Some(number << 4 | u32::from(hex_digit(*digit)?));
+    digits.iter().try_fold(0, add)
 }
 
 /// A value, of which no more is kept than a member can be made of.
+#[derive(Clone, Copy)]
 enum Value<'a> {
     Null,
     Boolean(bool),
-    Integer(&'a str),
+    Integer(&'a [u8]),
     Text(Text<'a>),
     /// A number with a fraction or an exponent, a list or an object.
     Other,
@@ -146,72 +166,81 @@ impl<'a> Value<'a> {
     fn integer(self) -> Option<Option<(i64, &'a str)>> {
         match self {
             Self::Null => Some(None),
-            Self::Integer(digits) if digits != "-0" => Some(Some((digits.parse().ok()?, digits))),
+            Self::Integer(b"-0") => None,
+            Self::Integer(digits) => {
+                let text = str::from_utf8(digits).ok()?;
+                Some(Some((text.parse().ok()?, text)))
+            }
             _ => None,
         }
     }
 }
 
 /// What is left to read.
-struct Reader<'a>(&'a str);
-
-/// What takes a member of an object: its name, and the reader, which stands before the value.
-type Take<'a, 't> = dyn FnMut(Text<'a>, &mut Reader<'a>) -> Option<()> + 't;
+struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Reads an object, whose members `take` takes.
-    fn object(&mut self, take: &mut Take<'a, '_>) -> Option<()> {
-        self.mark(b'{')?;
-        if self.mark(b'}').is_some() {
-            return Some(());
-        }
-        loop {
-            self.skip_space();
-            let name = self.text()?;
-            self.mark(b':')?;
-            take(name, self)?;
-            if self.mark(b',').is_none() {
-                return self.mark(b'}');
-            }
-        }
+    /// Passes the mark at the beginning of an object or a list. Returns whether there is anything in it.
+    #[inline]
+    fn begin(&mut self, mark: u8, end: u8) -> Option<bool> {
+        let has_begun = self.has(mark);
+        has_begun.then(|| !self.has(end))
     }
 
-    fn list(&mut self, depth: u8) -> Option<()> {
-        self.mark(b'[')?;
-        if self.mark(b']').is_some() {
-            return Some(());
-        }
-        loop {
-            self.value(depth)?;
-            if self.mark(b',').is_none() {
-                return self.mark(b']');
-            }
-        }
+    /// Passes a comma, or the mark at the end. Returns which: whether there is more.
+    #[inline(always)]
+    fn goes_on(&mut self, end: u8) -> Option<bool> {
+        let has_more = self.has(b',');
+        (has_more || self.has(end)).then_some(has_more)
+    }
+
+    /// Reads the name of a member, up to its value.
+    #[inline(always)]
+    fn name(&mut self) -> Option<Text<'a>> {
+        self.skip_space();
+        let name = self.text()?;
+        self.has(b':').then_some(name)
     }
 
     /// Reads any value.
     fn value(&mut self, depth: u8) -> Option<Value<'a>> {
         self.skip_space();
-        match *self.0.as_bytes().first()? {
+        match *self.0.first()? {
             b'"' => self.text().map(Value::Text),
-            b't' => self.word("true", Value::Boolean(true)),
-            b'f' => self.word("false", Value::Boolean(false)),
-            b'n' => self.word("null", Value::Null),
-            b'{' | b'[' if depth >= MAX_DEPTH => None,
-            b'{' => {
-                let skip = &mut |_, reader: &mut Self| reader.value(depth + 1).map(drop);
-                self.object(skip)?;
-                Some(Value::Other)
-            }
-            b'[' => {
-                self.list(depth + 1)?;
-                Some(Value::Other)
-            }
+            b't' => self.word(b"true", Value::Boolean(true)),
+            b'f' => self.word(b"false", Value::Boolean(false)),
+            b'n' => self.word(b"null", Value::Null),
+            b'{' => self.nested(depth, true),
+            b'[' => self.nested(depth, false),
             _ => self.number(),
         }
     }
 
-    fn word(&mut self, word: &str, value: Value<'a>) -> Option<Value<'a>> {
+    /// Passes an object or a list.
+    fn nested(&mut self, depth: u8, is_object: bool) -> Option<Value<'a>> {
+        let (mark, end) = if is_object {
+            (b'{', b'}')
+        } else {
+            (b'[', b']')
+        };
+        if depth >= MAX_DEPTH {
+            return None;
+        }
+        let mut has_more = self.begin(mark, end)?;
+        while has_more {
+            if is_object {
+                let name = self.name()?;
+                if name.has_escape {
+                    name.read()?;
+                }
+            }
+            self.value(depth + 1)?;
+            has_more = self.goes_on(end)?;
+        }
+        Some(Value::Other)
+    }
+
+    fn word(&mut self, word: &[u8], value: Value<'a>) -> Option<Value<'a>> {
         self.0 = self.0.strip_prefix(word)?;
         Some(value)
     }
@@ -222,90 +251,105 @@ impl<'a> Reader<'a> {
         if !self.next_if(|byte| byte == b'0') {
             self.digits()?;
         }
-        let end = self.0;
+        let integer = start.get(..start.len().checked_sub(self.0.len())?)?;
+        let mut is_integer = true;
         if self.next_if(|byte| byte == b'.') {
+            is_integer = false;
             self.digits()?;
         }
         if self.next_if(|byte| matches!(byte, b'e' | b'E')) {
+            is_integer = false;
             self.next_if(|byte| matches!(byte, b'+' | b'-'));
             self.digits()?;
         }
-        if self.0.len() < end.len() {
-            return Some(Value::Other);
-        }
-        let written = start.get(..start.len().checked_sub(end.len())?)?;
-        Some(Value::Integer(written))
+        Some(if is_integer {
+            Value::Integer(integer)
+        } else {
+            Value::Other
+        })
     }
 
     /// Passes digits, of which there must be one.
     fn digits(&mut self) -> Option<()> {
-        let before = self.0.len();
-        while self.next_if(|byte| byte.is_ascii_digit()) {}
-        (self.0.len() < before).then_some(())
+        let end = self.0.iter().position(|byte| !byte.is_ascii_digit());
+        let (digits, rest) = self.0.split_at_checked(end.unwrap_or(self.0.len()))?;
+        steps::note(digits.len());
+        self.0 = rest;
+        (!digits.is_empty()).then_some(())
     }
 
     /// Reads a string.
     fn text(&mut self) -> Option<Text<'a>> {
-        let text = self.0.strip_prefix('"')?;
-        let mut length = 0;
-        let mut has_escape = false;
-        loop {
-            let rest = text.as_bytes().get(length..)?;
-            length += plain(rest);
-            let written = text.get(..length)?;
-            match text.as_bytes().get(length..)? {
-                [b'"', ..] => {
-                    self.0 = text.get(length + 1..)?;
-                    return Some(Text {
-                        written,
-                        has_escape,
-                    });
-                }
-                [b'\\', b'u', ..] => {
-                    code_unit(text.get(length + 2..)?)?;
-                    length += 6;
-                }
-                [
-                    b'\\',
-                    b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't',
-                    ..,
-                ] => length += 2,
-                _ => return None,
-            }
-            has_escape = true;
+        let (b'"', text) = self.0.split_first()? else {
+            return None;
+        };
+        let mut length = plain(text);
+        let has_escape = *text.get(length)? != b'"';
+        if has_escape {
+            length = end_behind_escape(text, length)?;
         }
+        let (written, rest) = text.split_at_checked(length)?;
+        self.0 = rest.get(1..)?;
+        Some(Text {
+            written,
+            has_escape,
+        })
     }
 
-    /// Passes white space and this mark. `None`: it is not there.
-    #[inline]
-    fn mark(&mut self, mark: u8) -> Option<()> {
+    /// Passes white space and this mark. Returns whether it is there.
+    #[inline(always)]
+    fn has(&mut self, mark: u8) -> bool {
         self.skip_space();
-        self.next_if(|byte| byte == mark).then_some(())
+        self.next_if(|byte| byte == mark)
     }
 
-    #[inline]
+    #[inline(always)]
     fn skip_space(&mut self) {
-        while self.next_if(|byte| matches!(byte, b' ' | b'\n' | b'\t' | b'\r')) {}
+        // MAS writes none.
+        while let [0..=b' ', ..] = self.0
+            && self.next_if(|byte| matches!(byte, b' ' | b'\n' | b'\t' | b'\r'))
+        {}
     }
 
-    /// Passes a byte of ASCII if it is one that is wanted.
-    #[inline]
+    /// Passes a byte if it is one that is wanted.
+    #[inline(always)]
     fn next_if(&mut self, is_wanted: impl FnOnce(u8) -> bool) -> bool {
         steps::note(1);
-        let is_there = self
-            .0
-            .as_bytes()
-            .first()
-            .is_some_and(|byte| is_wanted(*byte));
-        if is_there {
-            self.0 = self.0.get(1..).unwrap_or_default();
+        match self.0 {
+            [byte, rest @ ..] if is_wanted(*byte) => {
+                self.0 = rest;
+                true
+            }
+            _ => false,
         }
-        is_there
+    }
+}
+
+/// Returns where the quote stands that ends a string whose first escape begins there. `None`: it has no end, a character
+/// that must be escaped, or an escape that there is not.
+#[cold]
+fn end_behind_escape(text: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += match text.get(at..)? {
+            [b'"', ..] => return Some(at),
+            [b'\\', b'u', digits @ ..] => {
+                number_of(digits.get(..4)?)?;
+                6
+            }
+            [
+                b'\\',
+                b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't',
+                ..,
+            ] => 2,
+            _ => return None,
+        };
+        at += plain(text.get(at..)?);
     }
 }
 
 /// Returns how many bytes at the beginning are neither a quote nor a stroke nor a control character: of strings, all but
 /// escapes. Eight at a time are looked at first, see `form/scan.rs`.
+#[inline]
 fn plain(text: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 0xff;
     steps::note(text.len());
@@ -354,7 +398,7 @@ mod tests {
         let found = Members::find(json)?;
         let [username, device_id, client_id, scope] = found
             .texts
-            .map(|text| text.map(|text| text.read().expect("it has been read").into_owned()));
+            .map(|text| text.map(|text| text.read().expect("it has been read")));
         Some(Expected {
             active: found.active,
             username,

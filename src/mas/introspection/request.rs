@@ -4,9 +4,9 @@
 //! kept-alive connection that MAS closes just as the call goes out. A question may be asked twice, since it
 //! changes nothing. An answer is never asked for again, whatever its status.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
-use super::{MAX_RETRIES, Settings};
+use super::{MAX_RETRIES, Settings, settings::Written};
 use crate::{form, token::AccessToken};
 
 /// The form field without which MAS calls a refresh token active.
@@ -24,6 +24,8 @@ pub const TRACE_STATE: &str = "tracestate";
 /// Another: Envoy's own.
 pub const REQUEST_ID: &str = "x-request-id";
 
+const AUTHORITY: &str = ":authority";
+
 /// The header by which Envoy learns when to repeat a call, and its value: no status is among the reasons. Envoy
 /// removes both headers before it sends the call, and its timeout covers all repetitions.
 const RETRY_ON: (&str, &str) = ("x-envoy-retry-on", "connect-failure,refused-stream,reset");
@@ -37,7 +39,8 @@ const RETRY_COUNTS: [&str; MAX_RETRIES as usize] = ["1", "2"];
 /// `POST /oauth2/introspect` for one token. `Debug` shows neither token nor credential.
 pub struct IntrospectionRequest<'a> {
     settings: &'a Settings,
-    authority: Cow<'a, str>,
+    /// `:authority`, if each token has its own.
+    authority: Option<String>,
     body: Vec<u8>,
     trace: &'a [(&'static str, String)],
 }
@@ -53,7 +56,7 @@ impl<'a> IntrospectionRequest<'a> {
     ) -> Self {
         Self {
             settings,
-            authority: settings.authority_for(digest),
+            authority: settings.authority_of(digest),
             body: form_body(token.as_bytes()),
             trace,
         }
@@ -70,29 +73,25 @@ impl<'a> IntrospectionRequest<'a> {
     }
 
     /// Pseudo-headers and headers, as Synapse sends them.
-    pub fn headers(&self) -> Vec<(&'static str, &str)> {
-        // Of the right size at once.
-        let mut headers = Vec::with_capacity(9 + self.trace.len());
-        headers.extend([
-            (":method", "POST"),
-            (":authority", &*self.authority),
-            (":path", &*self.settings.path),
-            ("accept", "application/json"),
-            ("content-type", form::FORM),
-            DEVICE_ID_SUPPORT,
-        ]);
-        if let Some(authorization) = self.settings.credential.authorization() {
-            headers.push(("authorization", authorization));
-        }
-        if let Some(count) = retry_count(self.settings.retries) {
-            headers.extend([RETRY_ON, (RETRIES, count)]);
-        }
-        headers.extend(
-            self.trace
-                .iter()
-                .map(|(name, value)| (*name, value.as_str())),
-        );
+    pub fn headers(&self) -> Vec<(&str, &str)> {
+        let mut headers = fixed_headers(self.settings);
+        headers.extend(self.own_headers());
         headers
+    }
+
+    /// Returns those of the headers that all requests with these settings have, as `write` has made bytes of them once.
+    pub fn written_headers(&self, write: impl FnOnce(&[(&str, &str)]) -> Vec<u8>) -> &[u8] {
+        let Written(written) = &self.settings.written_headers;
+        written.get_or_init(|| write(&fixed_headers(self.settings)))
+    }
+
+    /// Returns the other ones.
+    pub fn own_headers(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
+        let authority = self.authority.as_deref().map(|value| (AUTHORITY, value));
+        let trace = self.trace.iter();
+        authority
+            .into_iter()
+            .chain(trace.map(|(name, value)| (*name, value.as_str())))
     }
 
     /// The form: the token re-encoded, so that no byte of it can become another form field.
@@ -107,6 +106,27 @@ impl fmt::Debug for IntrospectionRequest<'_> {
             .field("cluster", &self.cluster())
             .finish_non_exhaustive()
     }
+}
+
+/// Returns the headers that all requests with these settings have.
+fn fixed_headers(settings: &Settings) -> Vec<(&str, &str)> {
+    let mut headers = vec![
+        (":method", "POST"),
+        (":path", &*settings.path),
+        ("accept", "application/json"),
+        ("content-type", form::FORM),
+        DEVICE_ID_SUPPORT,
+    ];
+    if !settings.shard_by_token {
+        headers.push((AUTHORITY, &settings.authority));
+    }
+    if let Some(authorization) = settings.credential.authorization() {
+        headers.push(("authorization", authorization));
+    }
+    if let Some(count) = retry_count(settings.retries) {
+        headers.extend([RETRY_ON, (RETRIES, count)]);
+    }
+    headers
 }
 
 /// The number of retries as text; `None` for none.

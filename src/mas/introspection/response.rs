@@ -1,6 +1,6 @@
 //! The introspection response, RFC 7662 section 2.2: an answer of MAS, or no verdict.
 
-use std::{borrow::Cow, fmt, ops::Range, rc::Rc};
+use std::{fmt, ops::Range, rc::Rc};
 
 use super::{
     lifetime::Lifetime,
@@ -83,15 +83,16 @@ impl Answer {
         }
         let json_length = json.len();
         let mut behind = String::new();
-        let places = members.texts.map(|text| match text?.read()? {
-            Cow::Borrowed(text) => {
-                let start = text.as_ptr().addr().checked_sub(json.as_ptr().addr())?;
-                Some(start..start + text.len())
-            }
-            Cow::Owned(text) => {
+        let places = members.texts.map(|text| {
+            let text = text?;
+            if text.has_escape {
                 let start = json_length + behind.len();
-                behind.push_str(&text);
-                Some(start..start + text.len())
+                behind.push_str(&text.read()?);
+                Some(start..json_length + behind.len())
+            } else {
+                let (start, json) = (text.written.as_ptr().addr(), json.as_ptr().addr());
+                let start = start.checked_sub(json)?;
+                Some(start..start + text.written.len())
             }
         });
         let mut text = json;
