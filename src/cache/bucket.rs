@@ -22,7 +22,7 @@ use super::key_space::{Key, KeySpace};
 use crate::host::{If, NotWritten, Store};
 
 /// The format of buckets and of all records in them that this module writes, and the only one it reads.
-pub const FORMAT_VERSION: u8 = 5;
+pub const FORMAT_VERSION: u8 = 6;
 
 /// Records in a bucket, or a few more where their number does not divide evenly.
 const RECORDS: u32 = 8;
@@ -48,6 +48,11 @@ impl Buckets {
     /// Returns how many buckets `records` records take.
     pub fn number_for(records: u32) -> u32 {
         (records / RECORDS).max(1)
+    }
+
+    /// Returns how many buckets there are.
+    pub fn number(&self) -> u32 {
+        self.keys.number()
     }
 
     /// Returns `number` buckets of the same name and capacity.

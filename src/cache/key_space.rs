@@ -4,7 +4,7 @@
 //! purpose. Nobody outside can aim collisions at a session, because the choice depends on a secret of this
 //! process.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, fmt, rc::Rc};
 
 use crate::host::{If, Store};
 
@@ -14,12 +14,14 @@ const PREFIX: &str = "matrix-edge-auth.";
 const SEED_KEY: &[u8] = b"matrix-edge-auth.seed";
 
 /// A fixed number of shared-data keys. Workers with the same name and number share them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct KeySpace {
     beginning: Key,
     number: u32,
     /// Read once. Key spaces that were made from each other share it.
     seed: Rc<Cell<Option<(u64, u64)>>>,
+    /// The beginning of a digest, and its key: most are asked for twice.
+    last: Cell<Option<([u64; 2], Key)>>,
 }
 
 impl KeySpace {
@@ -29,23 +31,37 @@ impl KeySpace {
             beginning: Key::beginning(name),
             number: number.max(1),
             seed: Rc::default(),
+            last: Cell::new(None),
         }
+    }
+
+    /// Returns how many keys there are.
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// Returns as many keys as `number` under the same name.
     pub fn resized(&self, number: u32) -> Self {
         Self {
             number: number.max(1),
+            last: Cell::new(None),
             ..self.clone()
         }
     }
 
     /// The key for `digest`, of which the first 16 bytes count.
     pub fn key(&self, store: &impl Store, digest: &[u8]) -> Key {
-        let [word0, word1] = words(digest);
+        let words @ [word0, word1] = words(digest);
+        if let Some((known, key)) = self.last.get()
+            && known == words
+        {
+            return key;
+        }
         let (seed0, seed1) = self.seed(store);
         let hash = fold(word0 ^ seed0, word1 ^ seed1);
-        self.beginning.numbered(slot(hash, self.number))
+        let key = self.beginning.numbered(slot(hash, self.number));
+        self.last.set(Some((words, key)));
+        key
     }
 
     /// Returns a few bits of `digest`: enough to know it again, and too few to search for the token. They depend on the
@@ -76,6 +92,15 @@ impl KeySpace {
         let seed = (number as u64, (number >> 64) as u64);
         self.seed.set(Some(seed));
         seed
+    }
+}
+
+impl fmt::Debug for KeySpace {
+    /// Shows neither the secret nor a digest.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeySpace")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
     }
 }
 

@@ -31,7 +31,7 @@ const MAX_DEVICES: usize = MAX_NAMED_DEVICES;
 /// Another worker may write in between. Losing every one of this many races does not happen.
 const WRITE_ATTEMPTS: usize = 64;
 
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
 
 /// Since when answers of "inactive" about tokens of unknown users count.
 const NOBODY_KEY: &[u8] = b"matrix-edge-auth.revived";
