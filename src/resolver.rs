@@ -95,7 +95,7 @@ const BUSY: Duration = Duration::from_secs(1);
 const MAX_LAG: Duration = Duration::from_secs(30);
 
 /// A flight of this worker, and the requests that wait for it.
-type Pending<W> = Flight<CallContext, Waiting<W>>;
+type Pending<W> = Box<Flight<CallContext, Waiting<W>>>;
 
 /// Requests that wait.
 type Waiters<W> = SortedMap<WaiterId, Waiting<W>>;
@@ -367,6 +367,13 @@ impl<W> Resolver<W> {
                     }
                 }
                 Some(Hint::Invalidated) => self.workers.read_epochs(cb),
+                // Its call has ended, and what it brought is in the shared cache, unless the token has ended since.
+                Some(Hint::Wanted(key)) if !self.flights.note_wanted(&key) => {
+                    let tombstone = Tombstone::Stored(cb.now());
+                    self.workers
+                        .release(cb, key, Hint::Stored(key), Some(tombstone));
+                }
+                Some(Hint::Wanted(_)) => {}
             }
         }
     }
@@ -792,14 +799,20 @@ impl<W> Resolver<W> {
             (is_stored, is_superseded) = (false, true);
         }
         let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
-        self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
+        // A lease that nobody waits for may run out: who finds it will tell.
+        let is_left = is_stored && introspected.is_active() && !flight.is_wanted;
+        if !(is_left && self.workers.can_be_told()) {
+            self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
+        }
         if is_superseded || is_revoked && !flight.call.is_repeated {
             flight.call.is_repeated = true;
             self.resume(cb, key, flight);
             return;
         }
         let cached = |reader: &Upstream| upstream.cache.as_cached(&introspected, &reader.cache);
-        self.limits.charge(cb, &flight.call, &cached(&upstream));
+        if flight.call.client.is_some() {
+            self.limits.charge(cb, &flight.call, &cached(&upstream));
+        }
         // Each by its own configuration, which may let an answer hold less long.
         for waiters in by_upstream(flight.waiters) {
             if let Some((_, waiting)) = waiters.first() {
@@ -1152,7 +1165,13 @@ fn by_upstream<W>(mut waiters: Waiters<W>) -> Vec<Waiters<W>> {
     let mut groups = Vec::new();
     while let Some((_, first)) = waiters.first() {
         let upstream = Rc::clone(&first.upstream);
-        groups.push(waiters.take(&|waiting| Rc::ptr_eq(&waiting.upstream, &upstream)));
+        let is_of_it = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
+        if waiters.values().all(is_of_it) {
+            // Nearly always.
+            groups.push(waiters);
+            break;
+        }
+        groups.push(waiters.take(&is_of_it));
     }
     groups
 }

@@ -113,7 +113,7 @@ fn ends() {
 fn leases() {
     assert!(matches!(
         Seed::read("lease").acquire(),
-        Acquired::HeldUntil(_)
+        Acquired::Held { .. }
     ));
     assert!(matches!(
         Seed::read("stored").acquire(),

@@ -37,7 +37,7 @@ use matrix_edge_auth::{
 use self::planted::{Planted, Values, contain};
 
 const FINGERPRINT: u64 = 1;
-const REVOCATIONS_FORMAT: u8 = 1;
+const REVOCATIONS_FORMAT: u8 = 2;
 const ACTIVE: &[u8] = br#"{"active":true,"username":"alice","device_id":"A"}"#;
 
 fuzz_target!(|input: &[u8]| {
@@ -175,9 +175,13 @@ fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
         Acquired::Mine => {
             let others = leases.acquire(store, &key, OTHER, now, now);
             // Nothing lasts past the end of time.
-            assert!(others == Acquired::HeldUntil(now + LEASE) || now + LEASE == now);
+            let held = Acquired::Held {
+                until: now + LEASE,
+                untold: Some(ME),
+            };
+            assert!(others == held || now + LEASE == now);
         }
-        Acquired::HeldUntil(until) => assert!(is_told && until > now),
+        Acquired::Held { until, .. } => assert!(is_told && until > now),
         Acquired::Tombstone(at) => {
             assert!(is_told && now < at + LEASE);
             let again = leases.acquire(store, &key, ME, now, at);

@@ -233,8 +233,16 @@ impl Table {
     ) -> Vec<Removed> {
         let mut removed = Vec::new();
         self.sizes.for_each(store, |number| {
-            let buckets = self.configured.resized(number);
-            removed.extend(self.remove_from(&buckets, store, digest, &is_meant));
+            let in_use = self.registered.get();
+            let resized;
+            let buckets = match in_use.filter(|buckets| buckets.number() == number) {
+                Some(buckets) => buckets,
+                None => {
+                    resized = self.configured.resized(number);
+                    &resized
+                }
+            };
+            removed.extend(self.remove_from(buckets, store, digest, &is_meant));
         });
         removed
     }

@@ -25,6 +25,19 @@ pub(crate) fn has_any<const N: usize>(text: &[u8], wanted: [u8; N]) -> bool {
     }
 }
 
+/// Returns whether there is a control character of ASCII in `text`.
+pub(crate) fn has_control(text: &[u8]) -> bool {
+    const DELETE: u8 = 0x7f;
+    let (words, rest) = text.as_chunks::<WORD>();
+    let is_below_space = |word: &[u8; WORD]| {
+        let word = u64::from_le_bytes(*word);
+        word.wrapping_sub(ONES * u64::from(b' ')) & !word & (ONES << 7) != 0
+    };
+    has_any(text, [DELETE])
+        || words.iter().any(is_below_space)
+        || rest.iter().any(|byte| *byte < b' ')
+}
+
 /// Returns where `wanted` stands first in `text`.
 #[inline]
 pub(crate) fn position(text: &[u8], wanted: u8) -> Option<usize> {
@@ -91,6 +104,23 @@ pub(crate) fn begins_with(text: &[u8], start: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_control_character_is_found_wherever_it_stands() {
+        for length in 0..20 {
+            for byte in 0..=u8::MAX {
+                for at in 0..length {
+                    let mut text = vec![b'a'; length];
+                    text[at] = byte;
+                    assert_eq!(
+                        has_control(&text),
+                        byte.is_ascii_control(),
+                        "{byte} at {at}"
+                    );
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_byte_is_found_wherever_it_stands() {

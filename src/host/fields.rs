@@ -40,6 +40,12 @@ impl Lengths {
         self.0 |= 1 << (length % 64);
     }
 
+    /// Returns whether a length is in the set.
+    #[inline]
+    fn has(self, length: usize) -> bool {
+        self.0 & (1 << (length % 64)) != 0
+    }
+
     /// Returns whether a length is in both sets.
     #[inline]
     pub fn meet(self, other: Self) -> bool {
@@ -135,6 +141,10 @@ impl Fields {
 
     /// Returns the first value of a field, whose name is in lower case as the host writes all names.
     pub fn first(&self, name: &str) -> Option<&[u8]> {
+        // Many that are asked for are absent.
+        if !self.name_lengths.has(name.len()) {
+            return None;
+        }
         let is_it = |place: &Place| {
             place.name_length() == name.len() && self.slice(place.name()) == name.as_bytes()
         };

@@ -92,7 +92,8 @@ pub fn device_id<'a>(token: &ActiveToken<'a>) -> Result<Option<&'a str>, Rejecti
 /// The user id of a localpart on this server, as a [`header_value`].
 pub fn user_id_value(localpart: &str, server_name: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(localpart.len() + server_name.len() + 16);
-    for part in ["@", localpart, ":", server_name] {
+    for (before, part) in [(b'@', localpart), (b':', server_name)] {
+        out.push(before);
         PLAIN.encode(part.as_bytes(), b"%20", &mut out);
     }
     out

@@ -106,7 +106,13 @@ impl Workers {
             {
                 Acquired::Mine => return Acquisition::Mine { leased: true },
                 Acquired::BucketFull => break,
-                Acquired::HeldUntil(check_at) => return Acquisition::Peer { check_at },
+                Acquired::Held { until, untold } => {
+                    if let Some(holder) = untold {
+                        let hint = Hint::Wanted(*key);
+                        self.membership.tell(cb.host, holder, hint, now);
+                    }
+                    return Acquisition::Peer { check_at: until };
+                }
                 Acquired::Tombstone(stored_at) => {
                     let cached = upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
                     match cached.filter(&useful) {
@@ -135,6 +141,11 @@ impl Workers {
         if self.leases.release(cb.host, &key, worker, tombstone) {
             self.membership.broadcast(cb.host, hint, cb.now());
         }
+    }
+
+    /// Returns whether another worker that waits for a lease of this one can tell it so.
+    pub fn can_be_told(&self) -> bool {
+        self.membership.has_seat()
     }
 
     /// Holds the lease for longer.
@@ -385,7 +396,8 @@ mod tests {
         let key = upstream.question(&token());
         one.release(&callback(&host), key, Hint::Failed(key), None);
         assert_eq!(told(&host, 1), [Some(Hint::Failed(key))]);
-        assert_eq!(told(&host, 0), [], "itself");
+        let wanted = [Some(Hint::Wanted(key))];
+        assert_eq!(told(&host, 0), wanted, "what the other one told");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{
     members::{Members, TEXTS},
     no_verdict::NoVerdict,
 };
+use crate::form::scan;
 
 /// Largest response body that is read, in bytes. MAS answers with less than 2 KiB.
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -238,13 +239,15 @@ pub fn read(response: IntrospectionResponse<'_>) -> Result<Answer, NoVerdict> {
 }
 
 fn is_json(content_type: &[u8]) -> bool {
+    const JSON: &[u8] = b"application/json";
+    if scan::is_equal(content_type, JSON) {
+        return true;
+    }
     let essence = content_type
         .split(|&byte| byte == b';')
         .next()
         .unwrap_or_default();
-    essence
-        .trim_ascii()
-        .eq_ignore_ascii_case(b"application/json")
+    essence.trim_ascii().eq_ignore_ascii_case(JSON)
 }
 
 #[cfg(test)]
