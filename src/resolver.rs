@@ -38,7 +38,7 @@ use self::{
     client::ClientKey,
     failure::FailureLog,
     flight::{Flight, Flights, Full, State},
-    lease::{LEASE, Tombstone},
+    lease::{LEASE, Leased, Tombstone},
     limits::Limits,
     line::Turn,
     load::Slot,
@@ -579,7 +579,7 @@ impl<W> Resolver<W> {
         &self,
         cb: &Callback<'_, H>,
         call: &CallContext,
-        leased: bool,
+        leased: Leased,
     ) -> Result<State, NoVerdict> {
         let asked_at = self.workers.point(cb, call.digest());
         match call.send(cb.host, cb.root) {
@@ -800,8 +800,8 @@ impl<W> Resolver<W> {
         }
         let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
         // A lease that nobody waits for may run out: who finds it will tell.
-        let is_left = is_stored && introspected.is_active() && !flight.is_wanted;
-        if !(is_left && self.workers.can_be_told()) {
+        let is_loose = flight.leased() == Leased::Loosely;
+        if !(is_stored && is_loose && !flight.is_wanted) {
             self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
         }
         if is_superseded || is_revoked && !flight.call.is_repeated {
@@ -1008,7 +1008,7 @@ impl<W> Resolver<W> {
         hint: Hint,
         tombstone: Option<Tombstone>,
     ) {
-        if let State::Calling { leased: true, .. } = flight.state {
+        if flight.leased() != Leased::No {
             self.workers.release(cb, key, hint, tombstone);
         }
     }

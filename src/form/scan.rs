@@ -41,18 +41,31 @@ pub(crate) fn has_control(text: &[u8]) -> bool {
 /// Returns where `wanted` stands first in `text`.
 #[inline]
 pub(crate) fn position(text: &[u8], wanted: u8) -> Option<usize> {
-    steps::note(text.len());
+    first_of(text, [wanted])
+}
+
+/// Returns where any of the `wanted` bytes stands first in `text`.
+#[inline]
+pub(crate) fn first_of<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize> {
+    let found = find(text, wanted);
+    // Nothing behind the word in which it stands is looked at.
+    steps::note(found.map_or(text.len(), |at| text.len().min(at + WORD)));
+    found
+}
+
+#[inline]
+fn find<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize> {
     let Some(last) = text.last_chunk() else {
-        return text.iter().position(|byte| *byte == wanted);
+        return text.iter().position(|byte| wanted.contains(byte));
     };
     let mut start = 0;
     for word in text.as_chunks().0 {
-        if let Some(at) = first(marks(word, [wanted])) {
+        if let Some(at) = first(marks(word, wanted)) {
             return Some(start + at);
         }
         start += WORD;
     }
-    let at = first(marks(last, [wanted]))?;
+    let at = first(marks(last, wanted))?;
     Some(text.len() - WORD + at)
 }
 
@@ -139,6 +152,7 @@ mod tests {
                 }
                 text[at] = b'?';
                 assert_eq!(position(&text, b'?'), Some(at), "of {length}");
+                assert_eq!(first_of(&text, [b'.', b'?']), Some(at), "of {length}");
                 assert!(has_any(&text, [b'.', b'?']) && has_any(&text, [b'?', b'.']));
                 text[at] = b'a';
             }

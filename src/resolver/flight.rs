@@ -9,6 +9,7 @@
 
 use super::{
     client::ClientKey,
+    lease::Leased,
     line::Place,
     load::{Load, PoolId, Slot},
     share::Shares,
@@ -53,7 +54,7 @@ pub enum State {
         /// What it counts against.
         slot: Slot,
         /// Whether this worker holds the lease, so that other workers wait for it.
-        leased: bool,
+        leased: Leased,
         /// The point of the token's history at which MAS was asked.
         asked_at: Point,
     },
@@ -93,6 +94,14 @@ pub struct Flight<Q, W> {
 }
 
 impl<Q, W> Flight<Q, W> {
+    /// Returns whether this worker holds the lease on the question.
+    pub fn leased(&self) -> Leased {
+        match self.state {
+            State::Calling { leased, .. } => leased,
+            _ => Leased::No,
+        }
+    }
+
     /// Returns whether no request waits and no call of this worker will bring an answer.
     fn is_abandoned(&self) -> bool {
         self.waiters.is_empty() && !matches!(self.state, State::Calling { .. })
@@ -273,10 +282,8 @@ impl<Q, W: Waiter> Flights<Q, W> {
     pub fn leased(&self) -> impl Iterator<Item = (&QuestionKey, Instant)> {
         self.flights
             .iter()
-            .filter_map(|(key, flight)| match flight.state {
-                State::Calling { leased: true, .. } => Some((key, flight.asked_at)),
-                _ => None,
-            })
+            .filter(|(_, flight)| flight.leased() != Leased::No)
+            .map(|(key, flight)| (key, flight.asked_at))
     }
 
     /// Takes out the waiters that are `chosen`, by question. The calls go on: their answers will be kept.
@@ -398,7 +405,7 @@ mod tests {
                 call: CallId(call),
                 root,
                 slot: SLOT,
-                leased: false,
+                leased: Leased::No,
                 asked_at: Point::default(),
             },
         })
@@ -409,7 +416,7 @@ mod tests {
             call: CallId(call),
             root: RootId(2),
             slot: SLOT,
-            leased: false,
+            leased: Leased::No,
             asked_at: Point::default(),
         }
     }

@@ -8,10 +8,10 @@
 //! A worker that finds the lease held marks it as contended and tells the holder that it waits, and the holder hints the
 //! others only then. A token that ends while it is asked about has nothing to do with leases: see [`crate::cache::ended`].
 //!
-//! The holder leaves a lease to run out if its call brought an active answer, which is in the shared cache, and no worker
-//! has told that it waits: most new tokens come to one worker only, and releasing is a reading and a writing. Whoever finds
-//! such a lease tells the holder, which has no call any more and releases it then. With inactive answers that would not do:
-//! a lease that is held makes no room, and anyone can invent as many tokens as there are leases.
+//! The holder leaves a lease to run out if the answer is in the shared cache, and no worker has told that it waits: most new
+//! tokens come to one worker only, and releasing is a reading and a writing. Whoever finds such a lease tells the holder,
+//! which has no call any more and releases it then. A lease that is held makes no room for another, and anyone can invent as
+//! many tokens as there are leases: so none is left in a bucket of which more than half is held.
 //!
 //! Releasing a lease after a store leaves a tombstone for one lease period. It closes a race: a worker that missed
 //! just before the store and asks for the lease just after sees the tombstone and reads the cache again instead
@@ -53,6 +53,8 @@ const WRITE_ATTEMPTS: usize = 16;
 pub enum Acquired {
     /// This worker holds it: call MAS.
     Mine,
+    /// The same, in a bucket of which more than half is held.
+    MineAmongMany,
     /// Another worker calls MAS, or has called it.
     Held {
         /// Until when it holds the lease unless it renews it.
@@ -67,6 +69,17 @@ pub enum Acquired {
     Failed,
     /// The bucket is full of other leases: call MAS without one.
     BucketFull,
+}
+
+/// Whether a worker holds the lease on its question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leased {
+    /// It does not.
+    No,
+    /// It does, and must release it, to make room for others.
+    Tightly,
+    /// It does, and may leave it to run out.
+    Loosely,
 }
 
 /// What stays of a lease that is released.
@@ -263,6 +276,10 @@ impl Leases {
             }
         }
         write(store, &bucket, &leases).ok()?;
+        let is_held = |lease: &&Lease| matches!(lease.state, State::Held { .. });
+        if 2 * leases.iter().filter(is_held).count() > self.buckets.capacity {
+            return Some(Acquired::MineAmongMany);
+        }
         Some(Acquired::Mine)
     }
 
@@ -404,7 +421,7 @@ mod tests {
         );
         assert_eq!(
             leases.acquire(&store, &key(b"b"), OTHER, NOW, SEEN),
-            Acquired::Mine
+            Acquired::MineAmongMany
         );
         assert_eq!(
             leases.acquire(&store, &key(b"c"), ME, NOW, SEEN),
@@ -414,6 +431,26 @@ mod tests {
             leases.acquire(&store, &key(b"c"), ME, NOW + LEASE, SEEN),
             Acquired::Mine
         );
+    }
+
+    #[test]
+    fn half_a_bucket_may_be_left_held() {
+        let store = MemoryStore::default();
+        let leases = Leases {
+            buckets: Buckets::new("l", 8),
+        };
+        let acquired: Vec<_> = (0..6_u8)
+            .map(|token| leases.acquire(&store, &key(&[token]), ME, NOW, SEEN))
+            .collect();
+        assert_eq!(acquired[..4], [Acquired::Mine; 4]);
+        assert_eq!(acquired[4..], [Acquired::MineAmongMany; 2]);
+        // Tombstones are not held.
+        for token in 0..6_u8 {
+            let tombstone = Some(Tombstone::Stored(NOW));
+            leases.release(&store, &key(&[token]), ME, tombstone);
+        }
+        let acquired = leases.acquire(&store, &key(b"another"), ME, NOW, SEEN);
+        assert_eq!(acquired, Acquired::Mine);
     }
 
     #[test]
@@ -513,7 +550,7 @@ mod tests {
         leases.release(&store, &one, ME, Some(Tombstone::Stored(NOW)));
         assert!(!leases.release(&store, &one, ME, None));
         let acquired = leases.acquire(&store, &two, ME, NOW, SEEN);
-        assert_eq!(acquired, Acquired::Mine);
+        assert_eq!(acquired, Acquired::MineAmongMany);
         let acquired = leases.acquire(&store, &one, ME, NOW, SEEN);
         assert_eq!(acquired, Acquired::BucketFull);
     }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{
-    lease::{Acquired, LEASE, Leases, Tombstone},
+    lease::{Acquired, LEASE, Leased, Leases, Tombstone},
     membership::{Hint, Membership},
     upstream::Upstream,
 };
@@ -55,7 +55,7 @@ pub enum Acquisition {
     /// This one.
     Mine {
         /// Whether it holds the lease.
-        leased: bool,
+        leased: Leased,
     },
 }
 
@@ -104,7 +104,14 @@ impl Workers {
                 .leases
                 .acquire(cb.host, key, worker, now, cache_read_at)
             {
-                Acquired::Mine => return Acquisition::Mine { leased: true },
+                Acquired::Mine => {
+                    let leased = self.loosely();
+                    return Acquisition::Mine { leased };
+                }
+                Acquired::MineAmongMany => {
+                    let leased = Leased::Tightly;
+                    return Acquisition::Mine { leased };
+                }
                 Acquired::BucketFull => break,
                 Acquired::Held { until, untold } => {
                     if let Some(holder) = untold {
@@ -126,7 +133,16 @@ impl Workers {
                 }
             }
         }
-        Acquisition::Mine { leased: false }
+        Acquisition::Mine { leased: Leased::No }
+    }
+
+    /// A lease may be left to run out if another worker that waits for it can tell this one so.
+    fn loosely(&self) -> Leased {
+        if self.membership.has_seat() {
+            Leased::Loosely
+        } else {
+            Leased::Tightly
+        }
     }
 
     /// Releases the lease and hints the other workers if one of them waits for it.
@@ -141,11 +157,6 @@ impl Workers {
         if self.leases.release(cb.host, &key, worker, tombstone) {
             self.membership.broadcast(cb.host, hint, cb.now());
         }
-    }
-
-    /// Returns whether another worker that waits for a lease of this one can tell it so.
-    pub fn can_be_told(&self) -> bool {
-        self.membership.has_seat()
     }
 
     /// Holds the lease for longer.
@@ -269,7 +280,12 @@ mod tests {
     /// Takes the lease and releases it with this tombstone.
     fn ask(worker: &mut Workers, host: &FakeHost, upstream: &Upstream, tombstone: Tombstone) {
         let lease = acquire(worker, host, upstream);
-        assert!(matches!(lease, Acquisition::Mine { leased: true }));
+        assert!(matches!(
+            lease,
+            Acquisition::Mine {
+                leased: Leased::Loosely
+            }
+        ));
         let key = upstream.question(&token());
         worker.release(&callback(host), key, Hint::Stored(key), Some(tombstone));
     }
@@ -287,7 +303,12 @@ mod tests {
         let (host, upstream) = (FakeHost::default(), upstream("0s"));
         let [mut one, mut two] = joined(&host);
         let mine = acquire(&mut one, &host, &upstream);
-        assert!(matches!(mine, Acquisition::Mine { leased: true }));
+        assert!(matches!(
+            mine,
+            Acquisition::Mine {
+                leased: Leased::Loosely
+            }
+        ));
         let peer = acquire(&mut two, &host, &upstream);
         assert!(matches!(peer, Acquisition::Peer { check_at } if check_at == host.now() + LEASE));
         host.advance(LEASE / 2);
@@ -297,7 +318,15 @@ mod tests {
         assert!(matches!(still, Acquisition::Peer { .. }), "renewed");
         host.advance(LEASE / 2);
         let mine = acquire(&mut two, &host, &upstream);
-        assert!(matches!(mine, Acquisition::Mine { leased: true }), "ended");
+        assert!(
+            matches!(
+                mine,
+                Acquisition::Mine {
+                    leased: Leased::Loosely
+                }
+            ),
+            "ended"
+        );
     }
 
     #[test]
@@ -320,7 +349,12 @@ mod tests {
         store_active(&host, &upstream);
         let key = upstream.question(&token());
         let mine = three.acquire(&callback(&host), &upstream, &key, |_| false);
-        assert!(matches!(mine, Acquisition::Mine { leased: true }));
+        assert!(matches!(
+            mine,
+            Acquisition::Mine {
+                leased: Leased::Loosely
+            }
+        ));
     }
 
     #[test]
@@ -340,7 +374,7 @@ mod tests {
             rivals.release(&host, &key, rival, Some(Tombstone::Stored(later)));
             false
         });
-        assert!(matches!(mine, Acquisition::Mine { leased: false }));
+        assert!(matches!(mine, Acquisition::Mine { leased: Leased::No }));
         assert_eq!(followed.get(), MAX_RECHECKS as u64);
     }
 
@@ -360,7 +394,12 @@ mod tests {
             }
             host.advance(LEASE);
             let later = acquire(&mut two, &host, &upstream);
-            assert!(matches!(later, Acquisition::Mine { leased: true }));
+            assert!(matches!(
+                later,
+                Acquisition::Mine {
+                    leased: Leased::Loosely
+                }
+            ));
         }
     }
 
@@ -379,7 +418,7 @@ mod tests {
         digest.0[30] ^= 1;
         let key = upstream.question(&digest);
         let mine = two.acquire(&callback(&host), &upstream, &key, |_| true);
-        assert!(matches!(mine, Acquisition::Mine { leased: false }));
+        assert!(matches!(mine, Acquisition::Mine { leased: Leased::No }));
     }
 
     #[test]

@@ -42,8 +42,8 @@ fn without_hints_the_answer_is_found_when_the_lease_runs_out() {
 
 #[test]
 fn a_lease_that_was_left_is_given_back_to_the_first_that_needs_it() {
-    let gateway = gateway(1, json!({}));
     for hints_arrive in [true, false] {
+        let gateway = gateway(1, json!({}));
         let mut cluster = Cluster::new(2);
         // Both take their places.
         cluster.request_each(&gateway, &whoami("mat_bad"));
