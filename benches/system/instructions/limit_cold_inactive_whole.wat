@@ -93,9 +93,11 @@
     (call $write_form)
     ;; The moment before the question: answers and leases end by it.
     (call $read_time)
-    ;; Both tables. A metric of each look is told with the worker's timer, which no request pays.
+    ;; Both tables, and a metric of each look.
     (call $look_up (i32.const 2048))
+    (call $count)
     (call $look_up (i32.const 2080))
+    (call $count)
     ;; The lease: of all workers one asks.
     (call $look_up (i32.const 2112))
     (call $keep (i32.const 2112) (i32.const 60))
@@ -131,7 +133,7 @@
     ;; The other table, under each size that it was used with: of two answers the later one stays.
     (call $look_up (i32.const 2336))
     (call $look_up (i32.const 2048))
-    ;; The lease ends, and whether another worker waits is in it. It makes room then: anyone can invent tokens.
+    ;; The lease ends, and whether another worker waits is in it.
     (call $look_up (i32.const 2112))
     (call $keep (i32.const 2112) (i32.const 60))
     ;; The request is answered, with how long it was held, how it was decided, and why it is refused.

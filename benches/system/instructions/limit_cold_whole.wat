@@ -75,9 +75,11 @@
     (call $write_form)
     ;; The moment before the question: answers and leases end by it.
     (call $read_time)
-    ;; Both tables. A metric of each look is told with the worker's timer, which no request pays.
+    ;; Both tables, and a metric of each look.
     (call $look_up (i32.const 2048))
+    (call $count)
     (call $look_up (i32.const 2080))
+    (call $count)
     ;; The lease: of all workers one asks.
     (call $look_up (i32.const 2112))
     (call $keep (i32.const 2112) (i32.const 60))
@@ -115,7 +117,9 @@
     (call $look_up (i32.const 2080))
     ;; The token's ends since the question.
     (call $look_up (i32.const 2272))
-    ;; The lease runs out by itself: another worker that waits would have told.
+    ;; The lease ends, and whether another worker waits is in it.
+    (call $look_up (i32.const 2112))
+    (call $keep (i32.const 2112) (i32.const 60))
     ;; The request goes on, with how long it was held and whose it is.
     (drop (call $select (global.get $waiting)))
     (call $sample)

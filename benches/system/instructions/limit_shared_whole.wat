@@ -1,6 +1,5 @@
-  ;; The limit of a hit in the shared cache with all that the module promises: that of such a hit, and the user's record, which
-  ;; tells whether sessions of the user have ended since MAS was asked. Metrics of the cache are told with the worker's timer,
-  ;; which no request pays.
+  ;; The limit of a hit in the shared cache with all that the module promises: that of such a hit, the user's record, which
+  ;; tells whether sessions of the user have ended since MAS was asked, and a metric of the look.
 
   (data (i32.const 2048) "hand-written.bucket.12345")
   (data (i32.const 2080) "hand-written.user.1234567")
@@ -18,6 +17,7 @@
     ;; The moment by which the answer holds.
     (drop (call $read_clock (i32.const 1) (i64.const 0) (i32.const 32)))
     (call $look_up (i32.const 2048))
+    (call $count)
     (call $look_up (i32.const 2080))
     (call $count)
     (call $add_identity)
