@@ -5,12 +5,16 @@
 //! (second chance). An entry counts for the epoch it was read in, see [`super::epoch`].
 
 use std::{
-    collections::HashMap,
-    hash::{BuildHasher, Hasher, RandomState},
+    fmt,
+    hash::{BuildHasher, RandomState},
 };
 
 use super::{epoch::Stamp, question::QuestionKey};
-use crate::{clock::Instant, mas::user::UserKey};
+use crate::{
+    clock::Instant,
+    mas::user::UserKey,
+    probing::{ProbingMap, Spread},
+};
 
 /// Room for one entry's identity and scope, on average. The bound in bytes is this times the entries.
 const BYTES_PER_ENTRY: usize = 1024;
@@ -32,40 +36,28 @@ pub struct LocalEntry<V> {
     pub stamp: Stamp,
 }
 
-/// Hashes keys that hold a digest, which is evenly spread by itself. It begins with a secret number, and only tokens that
-/// MAS has issued are kept, so no client can choose tokens that share one place of the index.
-#[derive(Clone, Copy, Debug)]
-struct DigestState(u64);
+/// The hash of a key under a secret of the worker. No client can tell which tokens share a place of the index, and of two
+/// keys with one hash only the later has an entry.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct KeyHash(u64);
 
-impl Default for DigestState {
-    fn default() -> Self {
-        Self(RandomState::new().hash_one(0))
+/// Of a range of 64 bits.
+const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
+
+impl KeyHash {
+    fn new(key: &QuestionKey, secret: u64) -> Self {
+        // The digest is evenly spread by itself.
+        let words = key.digest.0.as_chunks().0.iter().copied();
+        let words = words.map(u64::from_le_bytes).chain([key.fingerprint]);
+        // What differs in any bit differs in the upper ones.
+        let mix = |hash: u64, word: u64| (hash.rotate_left(26) ^ word).wrapping_mul(GOLDEN_RATIO);
+        Self(words.fold(secret, mix))
     }
 }
 
-impl BuildHasher for DigestState {
-    type Hasher = Self;
-
-    fn build_hasher(&self) -> Self {
-        *self
-    }
-}
-
-impl Hasher for DigestState {
-    fn write(&mut self, bytes: &[u8]) {
-        for word in bytes.as_chunks().0 {
-            self.write_u64(u64::from_le_bytes(*word));
-        }
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        // The golden ratio: what differs in any bit differs in the upper ones.
-        self.0 = (self.0.rotate_left(26) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        // The index takes the lower bits for the place and the upper ones for a first comparison.
-        self.0 ^ (self.0 >> 32)
+impl Spread for KeyHash {
+    fn spread(&self) -> u32 {
+        (self.0 >> 32) as u32
     }
 }
 
@@ -79,10 +71,11 @@ struct Frame<V> {
 }
 
 /// The active answers that one worker holds.
-#[derive(Debug)]
 pub struct LocalCache<V> {
     frames: Vec<Frame<V>>,
-    index: HashMap<QuestionKey, usize, DigestState>,
+    /// Where each frame is.
+    index: ProbingMap<KeyHash, usize>,
+    secret: u64,
     bytes: usize,
     hand: usize,
 }
@@ -91,24 +84,37 @@ impl<V> Default for LocalCache<V> {
     fn default() -> Self {
         Self {
             frames: Vec::new(),
-            index: HashMap::default(),
+            index: ProbingMap::default(),
+            secret: RandomState::new().hash_one(0),
             bytes: 0,
             hand: 0,
         }
     }
 }
 
+impl<V> fmt::Debug for LocalCache<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("LocalCache");
+        shown.field("len", &self.len()).field("bytes", &self.bytes);
+        shown.finish_non_exhaustive()
+    }
+}
+
 impl<V> LocalCache<V> {
     /// The entry for `key`, whatever its age.
     pub fn find(&mut self, key: &QuestionKey) -> Option<&LocalEntry<V>> {
-        let frame = self.frames.get_mut(*self.index.get(key)?)?;
+        let at = *self.index.get(&KeyHash::new(key, self.secret))?;
+        let frame = self.frames.get_mut(at).filter(|frame| frame.key == *key)?;
         frame.referenced = true;
         Some(&frame.entry)
     }
 
     /// Keeps `entry`, making room within `capacity` entries. Returns how many had to go.
     pub fn insert(&mut self, key: QuestionKey, entry: LocalEntry<V>, capacity: usize) -> usize {
-        self.remove(&key);
+        let hash = KeyHash::new(&key, self.secret);
+        if let Some(at) = self.index.get(&hash).copied() {
+            self.remove_at(at);
+        }
         let bytes = size_of::<Frame<V>>() + size_of::<QuestionKey>() + entry.heap_bytes;
         let limit = capacity.saturating_mul(BYTES_PER_ENTRY);
         if bytes > limit {
@@ -120,7 +126,7 @@ impl<V> LocalCache<V> {
             evicted += 1;
         }
         self.bytes += bytes;
-        self.index.insert(key, self.frames.len());
+        self.index.insert(hash, self.frames.len());
         self.frames.push(Frame {
             key,
             entry,
@@ -132,7 +138,9 @@ impl<V> LocalCache<V> {
 
     /// Forgets `key`.
     pub fn remove(&mut self, key: &QuestionKey) {
-        if let Some(at) = self.index.get(key).copied() {
+        let at = self.index.get(&KeyHash::new(key, self.secret)).copied();
+        let is_its = |at: &usize| self.frames.get(*at).is_some_and(|frame| frame.key == *key);
+        if let Some(at) = at.filter(is_its) {
             self.remove_at(at);
         }
     }
@@ -180,9 +188,9 @@ impl<V> LocalCache<V> {
         }
         let removed = self.frames.swap_remove(at);
         self.bytes -= removed.bytes;
-        self.index.remove(&removed.key);
+        self.index.remove(&KeyHash::new(&removed.key, self.secret));
         if let Some(moved) = self.frames.get(at) {
-            self.index.insert(moved.key, at);
+            self.index.insert(KeyHash::new(&moved.key, self.secret), at);
         }
     }
 }
@@ -211,7 +219,10 @@ mod tests {
     }
 
     fn holds(local: &LocalCache<()>, number: usize) -> bool {
-        local.index.contains_key(&key(number))
+        local
+            .index
+            .get(&KeyHash::new(&key(number), local.secret))
+            .is_some()
     }
 
     #[test]
@@ -240,6 +251,41 @@ mod tests {
         );
         (0..1_000).for_each(|number| local.remove(&key(number)));
         assert_eq!((local.len(), local.bytes(), local.index.len()), (0, 0, 0));
+    }
+
+    /// Returns a key that has the same hash as `key(0)`, and another digest.
+    fn twin(secret: u64) -> QuestionKey {
+        // Newton's method doubles the bits that are right.
+        let inverse = (0..6).fold(1_u64, |inverse, _| {
+            inverse.wrapping_mul(2_u64.wrapping_sub(GOLDEN_RATIO.wrapping_mul(inverse)))
+        });
+        let before_last = |number| {
+            let fingerprint = 0;
+            let key = QuestionKey {
+                fingerprint,
+                ..key(number)
+            };
+            KeyHash::new(&key, secret).0.wrapping_mul(inverse)
+        };
+        let fingerprint = before_last(0) ^ before_last(1) ^ key(0).fingerprint;
+        QuestionKey {
+            fingerprint,
+            ..key(1)
+        }
+    }
+
+    #[test]
+    fn keys_with_one_hash_are_told_apart() {
+        let mut local = LocalCache::default();
+        let twin = twin(local.secret);
+        assert!(KeyHash::new(&twin, local.secret) == KeyHash::new(&key(0), local.secret));
+        local.insert(key(0), entry(1), 64);
+        assert!(local.find(&twin).is_none());
+        local.remove(&twin);
+        assert!(local.find(&key(0)).is_some());
+        local.insert(twin, entry(2), 64);
+        assert!(local.find(&key(0)).is_none() && local.find(&twin).is_some());
+        assert_eq!((local.len(), local.index.len()), (1, 1));
     }
 
     #[test]
