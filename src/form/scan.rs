@@ -28,14 +28,16 @@ pub(crate) fn has_any<const N: usize>(text: &[u8], wanted: [u8; N]) -> bool {
 /// Returns whether there is a control character of ASCII in `text`.
 pub(crate) fn has_control(text: &[u8]) -> bool {
     const DELETE: u8 = 0x7f;
-    let (words, rest) = text.as_chunks::<WORD>();
-    let is_below_space = |word: &[u8; WORD]| {
-        let word = u64::from_le_bytes(*word);
-        word.wrapping_sub(ONES * u64::from(b' ')) & !word & (ONES << 7) != 0
+    let is_there = |bytes: &[u8; WORD]| {
+        let word = u64::from_le_bytes(*bytes);
+        let below_space = word.wrapping_sub(ONES * u64::from(b' ')) & !word & (ONES << 7);
+        below_space | marks(bytes, [DELETE]) != 0
     };
-    has_any(text, [DELETE])
-        || words.iter().any(is_below_space)
-        || rest.iter().any(|byte| *byte < b' ')
+    match text.last_chunk() {
+        // The last word may overlap the one before.
+        Some(last) => text.as_chunks().0.iter().chain([last]).any(is_there),
+        None => text.iter().any(u8::is_ascii_control),
+    }
 }
 
 /// Returns where `wanted` stands first in `text`.

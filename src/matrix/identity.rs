@@ -50,13 +50,21 @@ pub fn is_server_admin(token: &ActiveToken<'_>) -> bool {
 /// The parts of the scope, as the standard library's `split` gives them, which looks for the spaces byte by byte.
 fn scopes<'a>(token: &ActiveToken<'a>) -> impl Iterator<Item = &'a str> {
     let mut rest = Some(token.scope);
-    std::iter::from_fn(move || {
-        let text = rest?;
+    std::iter::from_fn(move || next_scope(&mut rest))
+}
+
+/// Takes the next part off a scope.
+#[inline(never)]
+fn next_scope<'a>(rest: &mut Option<&'a str>) -> Option<&'a str> {
+    loop {
+        let text = (*rest)?;
         let end = scan::position(text.as_bytes(), b' ');
-        rest = end.and_then(|end| text.get(end + 1..));
-        text.get(..end.unwrap_or(text.len()))
-    })
-    .filter(|scope| !scope.is_empty())
+        *rest = end.and_then(|end| text.get(end + 1..));
+        let scope = text.get(..end.unwrap_or(text.len()))?;
+        if !scope.is_empty() {
+            return Some(scope);
+        }
+    }
 }
 
 /// The device that `token` belongs to, if any.

@@ -86,45 +86,53 @@ fn first<T>(member: &mut Option<T>, value: T) -> Option<()> {
 
 impl Text<'_> {
     /// Returns what the string reads. `None`: it has half a character, in the form of one surrogate.
+    #[cold]
     pub fn read(self) -> Option<String> {
-        let mut rest = str::from_utf8(self.written).ok()?;
-        let mut text = String::with_capacity(rest.len());
-        while let Some((plain, escape)) = rest.split_once('\\') {
-            text.push_str(plain);
-            let (kind, after) = escape.split_at_checked(1)?;
+        let mut text = Vec::with_capacity(self.written.len());
+        let mut rest = self.written;
+        while let Some((byte, after)) = rest.split_first() {
             rest = after;
-            text.push(match kind {
-                "b" => '\u{8}',
-                "f" => '\u{c}',
-                "n" => '\n',
-                "r" => '\r',
-                "t" => '\t',
-                "u" => {
-                    let (unit, after) = code_unit(after)?;
+            if *byte != b'\\' {
+                text.push(*byte);
+                continue;
+            }
+            let (kind, after) = rest.split_first()?;
+            rest = after;
+            let byte = match kind {
+                b'b' => 0x8,
+                b'f' => 0xc,
+                b'n' => b'\n',
+                b'r' => b'\r',
+                b't' => b'\t',
+                b'u' => {
+                    let (character, after) = character(rest)?;
                     rest = after;
-                    match unit {
-                        0xd800..=0xdbff => {
-                            let (low, after) = code_unit(after.strip_prefix("\\u")?)?;
-                            rest = after;
-                            let low = low.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
-                            char::from_u32(0x1_0000 + ((unit - 0xd800) << 10 | low))?
-                        }
-                        unit => char::from_u32(unit)?,
-                    }
+                    text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+                    continue;
                 }
                 // It stands for itself: a quote, a stroke.
-                other => other.chars().next()?,
-            });
+                other => *other,
+            };
+            text.push(byte);
         }
-        text.push_str(rest);
-        Some(text)
+        String::from_utf8(text).ok()
     }
 }
 
-/// Reads four hexadecimal digits. Returns what follows, too.
-fn code_unit(text: &str) -> Option<(u32, &str)> {
+/// Reads the character that four hexadecimal digits stand for, or two times four. Returns what follows, too.
+fn character(digits: &[u8]) -> Option<(char, &[u8])> {
+    let (unit, rest) = code_unit(digits)?;
+    let Some(high) = unit.checked_sub(0xd800).filter(|high| *high < 0x400) else {
+        return Some((char::from_u32(unit)?, rest));
+    };
+    let (low, rest) = code_unit(rest.strip_prefix(b"\\u")?)?;
+    let low = low.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
+    Some((char::from_u32(0x1_0000 + (high << 10 | low))?, rest))
+}
+
+fn code_unit(text: &[u8]) -> Option<(u32, &[u8])> {
     let (digits, rest) = text.split_at_checked(4)?;
-    Some((number_of(digits.as_bytes())?, rest))
+    Some((number_of(digits)?, rest))
 }
 
 /// Returns the number that hexadecimal digits stand for.
