@@ -624,6 +624,9 @@ impl<W> Resolver<W> {
 
     /// Calls MAS about the questions that wait in line, as far as calls are free.
     fn start_queued<H: Backend>(&mut self, cb: &Callback<'_, H>) {
+        if self.limits.have_no_lines() {
+            return;
+        }
         for pool in self.limits.pools() {
             // A call that cannot be made leaves its slot free, so the number of tries is bounded as well.
             for _ in 0..MAX_STARTS {

@@ -3,11 +3,14 @@
 //! The non-obvious rule: the token itself is a secret that only the question to MAS carries. Everywhere
 //! else a token is known by its SHA-256, and the `Debug` output of neither shows anything.
 
-use std::{borrow::Cow, cmp::Ordering, fmt};
+use std::{
+    borrow::Cow,
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 use sha2::{Digest as _, Sha256};
-
-use crate::form::scan;
 
 /// An access token: ASCII, not empty. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
@@ -40,7 +43,7 @@ impl<'a> AccessToken<'a> {
     /// Whether there is a control byte in it. MAS fails on some of them, so such a token is never
     /// sent.
     pub fn has_control_bytes(&self) -> bool {
-        scan::has_control(self.as_bytes())
+        self.as_bytes().iter().any(u8::is_ascii_control)
     }
 }
 
@@ -60,7 +63,7 @@ impl fmt::Debug for AccessToken<'_> {
 }
 
 /// The SHA-256 of a token. `Debug` shows nothing of it.
-#[derive(Clone, Copy, Hash)]
+#[derive(Clone, Copy)]
 pub struct TokenDigest(pub [u8; 32]);
 
 impl TokenDigest {
@@ -84,6 +87,12 @@ impl PartialEq for TokenDigest {
 }
 
 impl Eq for TokenDigest {}
+
+impl Hash for TokenDigest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 impl PartialOrd for TokenDigest {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {

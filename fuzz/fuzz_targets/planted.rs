@@ -59,10 +59,13 @@ pub fn contain(value: &[u8], bytes: &[u8]) -> bool {
     value.windows(bytes.len()).any(|window| window == bytes)
 }
 
+/// What was written under a key, and its number.
+type Written = BTreeMap<Vec<u8>, (Vec<u8>, u32)>;
+
 /// A store that begins with planted values and takes writes.
 pub struct Planted {
     pub values: Values,
-    written: RefCell<BTreeMap<Vec<u8>, (Vec<u8>, u32)>>,
+    written: RefCell<Written>,
 }
 
 impl Planted {

@@ -7,11 +7,14 @@ use std::{
 
 use super::{If, NotWritten, Store, Versioned};
 
+/// What is stored under a key, and its number.
+type Values = BTreeMap<Vec<u8>, (Vec<u8>, u32)>;
+
 type Interference = Box<dyn FnOnce(&MemoryStore)>;
 
 #[derive(Default)]
 pub(crate) struct MemoryStore {
-    values: RefCell<BTreeMap<Vec<u8>, (Vec<u8>, u32)>>,
+    values: RefCell<Values>,
     writes: Cell<u32>,
     /// Runs before the next write, as another worker would.
     pub interfere: RefCell<Option<Interference>>,

@@ -404,9 +404,8 @@ mod tests {
 
     fn found(json: &str) -> Option<Expected> {
         let found = Members::find(json)?;
-        let [username, device_id, client_id, scope] = found
-            .texts
-            .map(|text| text.map(|text| text.read().expect("it has been read")));
+        let [username, device_id, client_id, scope] =
+            found.texts.map(|text| text.and_then(Text::read));
         Some(Expected {
             active: found.active,
             username,

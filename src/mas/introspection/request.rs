@@ -12,6 +12,9 @@ use crate::{form, token::AccessToken};
 /// The form field without which MAS calls a refresh token active.
 pub const HINT: (&str, &str) = ("token_type_hint", "access_token");
 
+/// [`HINT`] as it stands in the form.
+const HINT_FIELD: &[u8] = b"&token_type_hint=access_token";
+
 /// The header without which MAS calls some valid compat tokens inactive.
 pub const DEVICE_ID_SUPPORT: (&str, &str) = ("x-mas-supports-device-id", "1");
 
@@ -136,12 +139,22 @@ fn retry_count(retries: u32) -> Option<&'static str> {
 }
 
 fn form_body(token: &[u8]) -> Vec<u8> {
-    let (name, value) = HINT;
     let mut body = Vec::with_capacity(token.len() + 64);
     body.extend_from_slice(b"token=");
     form::encode(token, &mut body);
-    for part in ["&", name, "=", value] {
-        body.extend_from_slice(part.as_bytes());
-    }
+    body.extend_from_slice(HINT_FIELD);
     body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hint_stands_in_the_form_as_it_is() {
+        let (name, value) = HINT;
+        assert_eq!(HINT_FIELD, format!("&{name}={value}").as_bytes());
+        let body = form_body(b"mat_a&b");
+        assert_eq!(body, [&b"token=mat_a%26b"[..], HINT_FIELD].concat());
+    }
 }

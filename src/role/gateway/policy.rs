@@ -106,7 +106,7 @@ impl Grant {
     pub fn new(token: &ActiveToken<'_>, config: &Config) -> Self {
         let names = &config.identity_headers;
         let value = |name: &Option<String>, text: Option<&str>| {
-            name.as_ref().and_then(|_| text).map(header_value)
+            text.filter(|_| name.is_some()).map(header_value)
         };
         let headers = |Identity {
                            localpart,
