@@ -114,7 +114,7 @@ async fn run(workers: u32, rate: u64, is_apart: bool) {
         );
     }
     println!(
-        "\n  calls under way: {} at the most by the module's gauge, {} by MAS's own count (limit: {}); live sessions \
+        "\n  calls under way: {} at the most by Envoy's own count, {} by MAS's (limit: {}); live sessions \
          MAS was asked about: {}",
         most.get(),
         mas.most_open(),

@@ -63,9 +63,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     if deployment.uses.is_empty() && faults.is_empty() {
         faults.push(Fault::without_use(&arguments.files));
     }
+    let remaining = rules::remaining(&deployment);
     match arguments.format {
-        Format::Text => report::text(&findings, &faults, deployment.uses.len()),
-        Format::Json => report::json(&findings, &faults),
+        Format::Text => report::text(&findings, &faults, deployment.uses.len(), remaining),
+        Format::Json => report::json(&findings, &faults, remaining),
     }
     ExitCode::from(if !faults.is_empty() {
         UNREADABLE

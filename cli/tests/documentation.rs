@@ -94,6 +94,48 @@ fn every_command_prints_what_the_page_says() {
     assert_eq!(page, expected);
 }
 
+/// How the program is built. Continuous integration runs the first of them, which takes a minute.
+#[test]
+fn the_program_can_be_installed_as_the_page_says() {
+    let page = fs::read_to_string(repository().join(PAGE)).expect(PAGE);
+    let (_, block) = page.split_once("```sh\n").expect("how to build it");
+    let lines = block.lines().take_while(|line| *line != "```");
+    let commands: Vec<&str> = lines
+        .filter_map(|line| line.split('#').next())
+        .map(str::trim)
+        .collect();
+    let [make, install] = commands[..] else {
+        panic!("two commands: {commands:?}");
+    };
+    let ci = fs::read_to_string(repository().join(".ci/run")).expect("what is run");
+    assert!(
+        ci.contains(&format!("\npart {make}\n")),
+        "nothing runs {make}"
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    // Of what the tests have built already.
+    let built = Path::new(env!("CARGO_BIN_EXE_matrix-edge-auth"));
+    let target = built.ancestors().nth(2).expect("target/debug/");
+    let command = format!(
+        "{install} --debug --offline --locked --root '{}' --target-dir '{}'",
+        folder.path().display(),
+        target.display()
+    );
+    let installed = Command::new("bash")
+        .args(["-c", &command])
+        .current_dir(repository())
+        .output()
+        .expect("bash starts");
+    let said = String::from_utf8_lossy(&installed.stderr);
+    assert!(installed.status.success(), "{command}: {said}");
+    let version = Command::new(folder.path().join("bin/matrix-edge-auth"))
+        .arg("--version")
+        .output()
+        .expect("the program starts");
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    assert!(version.starts_with("matrix-edge-auth "), "{version}");
+}
+
 /// The other commands of that page are run beside an Envoy, by `tests/envoy/rollout_guide.rs`.
 #[test]
 fn the_check_of_the_rollout_guide_prints_what_it_says() {
@@ -105,8 +147,16 @@ fn the_check_of_the_rollout_guide_prints_what_it_says() {
     })
     .collect();
     assert_eq!(commands.len(), 1);
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["envoy.yaml", "mas-secret.yaml"] {
+        let text = fs::read_to_string(repository().join("envoy/production").join(name));
+        // The reader has the guide's names and secret replaced before.
+        let text = text.expect("a file").replace("change-me", "s3cret");
+        let text = text.replace("example.org", "matrix.test");
+        fs::write(folder.path().join(name), text).expect("a file of our own");
+    }
     for (command, wanted) in commands {
-        let command = command.replace("/etc/envoy/", "envoy/production/");
+        let command = command.replace("/etc/envoy", &folder.path().display().to_string());
         assert_eq!(
             output(&format!("matrix-edge-auth {command}")).trim_end(),
             wanted
@@ -119,8 +169,7 @@ const TESTED: &[(&str, &str, &str)] = &[
     ("README.md", "yaml", "tests/envoy/readme.rs"),
     ("README.md", "console", "tests/envoy/readme.rs"),
     ("docs/cli.md", "console", "cli/tests/documentation.rs"),
-    // How to build the program: the layers of tests build it by the same script.
-    ("docs/cli.md", "sh", "scripts/cli"),
+    ("docs/cli.md", "sh", "cli/tests/documentation.rs"),
     ("docs/configuration.md", "yaml", "tests/schema/documents.rs"),
     ("docs/rollout.md", "yaml", "tests/envoy/rollout_guide.rs"),
     ("docs/rollout.md", "console", "tests/envoy/rollout_guide.rs"),
@@ -204,6 +253,29 @@ fn every_link_leads_to_a_file_and_a_heading() {
 fn the_readme_can_be_read_in_one_sitting() {
     let readme = fs::read_to_string(repository().join("README.md")).expect("README.md");
     assert!(readme.lines().count() <= 150);
+}
+
+/// The pages that say with which versions the module is tested say those that are installed for the tests.
+#[test]
+fn the_versions_on_the_pages_are_those_of_the_tests() {
+    let read = |name: &str| fs::read_to_string(repository().join(name)).expect("a file");
+    let between = |text: &str, before: &str, after: char| -> String {
+        let (_, rest) = text.split_once(before).expect("it is said there");
+        rest.split(after).next().unwrap_or_default().to_owned()
+    };
+    let envoy = read("scripts/lib/envoy.sh");
+    let newest = between(&envoy, "\nenvoy_newest=", '\n');
+    let older = between(&envoy, "ENVOY_VERSIONS:-", '$');
+    let synapse = between(&read("scripts/setup"), "\nsynapse_version=", '\n');
+    let versions = older.split_whitespace().chain([&*newest, &*synapse]);
+    let versions: Vec<&str> = versions.collect();
+    assert_eq!(versions.len(), 5, "{versions:?}");
+    for page in ["README.md", "docs/rollout.md"] {
+        let text = read(page);
+        for version in &versions {
+            assert!(text.contains(version), "{page}: {version}");
+        }
+    }
 }
 
 /// What one screen shows, and so the most that a page about a folder may have.

@@ -20,7 +20,9 @@ use self::support::{program, repository};
 const OUTSIDE: &[(&str, &str)] = &[
     ("--flatten", "wasm-opt"),
     ("--gufa-optimizing", "wasm-opt"),
+    ("--no-wasm-inlining", "V8"),
     ("--rereloop", "wasm-opt"),
+    ("--trace-wasm-compilation-times", "V8"),
     ("--volumes", "docker compose"),
     ("ANY_MEMBER:10001", "whose address the reader knows"),
     ("ANY_MEMBER:10002", "whose address the reader knows"),

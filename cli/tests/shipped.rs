@@ -1,8 +1,10 @@
-//! The configurations that the repository ships have no trap.
+//! The configurations that the repository ships have no trap, and `check` tells every gap in them that is to be filled in.
 
 mod support;
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
+
+use serde_json::Value;
 
 use self::support::{Output, program, repository};
 
@@ -33,9 +35,115 @@ fn files(folder: &str) -> Vec<String> {
 }
 
 fn check(files: &[String]) -> Output {
-    let mut arguments = vec!["check"];
+    run(&["check"], files)
+}
+
+fn run(command: &[&str], files: &[String]) -> Output {
+    let mut arguments = command.to_vec();
     arguments.extend(files.iter().map(String::as_str));
     program(&arguments, "")
+}
+
+/// Copies of a folder's files, changed so.
+fn changed(folder: &str, change: impl Fn(String) -> String) -> (tempfile::TempDir, Vec<String>) {
+    let copies = tempfile::tempdir().expect("a folder");
+    let mut names = Vec::new();
+    for file in files(folder) {
+        let text = change(fs::read_to_string(&file).expect("a file"));
+        let copy = copies
+            .path()
+            .join(Path::new(&file).file_name().expect("a name"));
+        fs::write(&copy, text).expect("a file of our own");
+        names.push(copy.to_str().expect("UTF-8").to_owned());
+    }
+    (copies, names)
+}
+
+/// A place of a file: the file and the line.
+type Place = (String, usize);
+
+/// The lines of files that are no comments, and about which this holds.
+fn lines(files: &[String], holds: impl Fn(&str) -> bool) -> BTreeSet<Place> {
+    let mut found = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(file).expect("a file");
+        for (index, line) in text.lines().enumerate() {
+            let value = line.split("# ").next().unwrap_or_default();
+            if holds(value) {
+                found.insert((file.clone(), index + 1));
+            }
+        }
+    }
+    found
+}
+
+/// Where something is still to be filled in. Nothing else may be found.
+fn placeholders(output: &Output) -> BTreeSet<Place> {
+    let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
+    let findings = report["findings"].as_array().expect("a list").iter();
+    let place = |finding: &Value| {
+        assert_eq!(finding["rule"], "placeholder", "{finding}");
+        let file = finding["file"].as_str().expect("a name").to_owned();
+        let line = finding["line"].as_u64().expect("a number");
+        (file, usize::try_from(line).expect("a small number"))
+    };
+    findings.map(place).collect()
+}
+
+/// As they are shipped they are templates. Where the hosts were filled in, each digest and each secret that was not is told.
+#[test]
+fn a_digest_or_secret_that_was_forgotten_is_told() {
+    let is_gap = |line: &str| line.contains("change-me") || line.contains(&"0".repeat(64));
+    let mut count = 0;
+    for folder in FOLDERS {
+        let (_copies, names) = changed(folder, |text| text.replace("example.org", "matrix.test"));
+        let expected = lines(&names, is_gap);
+        let output = run(&["check", "--format", "json"], &names);
+        assert_eq!(placeholders(&output), expected, "{folder}");
+        assert_eq!(output.code, i32::from(!expected.is_empty()), "{folder}");
+        count += expected.len();
+    }
+    assert_eq!(
+        count, 5,
+        "production, kubernetes, istio twice, envoy-gateway"
+    );
+}
+
+/// Of a configuration in which one host was replaced, every other is told.
+#[test]
+fn a_host_that_was_forgotten_is_told() {
+    let (_copies, names) = changed("production", |text| {
+        text.replace("change-me", "s3cret").replacen(
+            "authority: auth.example.org",
+            "authority: auth.matrix.test",
+            1,
+        )
+    });
+    let expected = lines(&names, |line| line.contains("example.org"));
+    assert!(expected.len() > 8, "{expected:?}");
+    let output = run(&["check", "--format", "json"], &names);
+    assert_eq!(placeholders(&output), expected);
+}
+
+/// A template says how much is still to be filled in, and a deployment that is whole says nothing of it.
+#[test]
+fn what_is_to_be_filled_in_is_counted() {
+    let shipped = check(&files("production"));
+    assert_eq!(shipped.code, 0);
+    let lines: Vec<&str> = shipped.stdout.lines().collect();
+    assert_eq!(lines[0], "3 uses of the module, nothing found");
+    assert!(
+        lines[1].starts_with("still to be filled in: 1 secret, "),
+        "{lines:?}"
+    );
+    let (_copies, names) = changed("production", |text| {
+        text.replace("example.org", "matrix.test")
+            .replace("change-me", "s3cret")
+    });
+    assert_eq!(
+        check(&names).stdout,
+        "3 uses of the module, nothing found\n"
+    );
 }
 
 #[test]
@@ -79,6 +187,23 @@ fn the_overlay_for_a_fleet_is_clean() {
     assert_eq!(output.code, 0, "{}", output.stdout);
 }
 
+/// Deciding to enforce needs the reason beside the status, for each request.
+#[test]
+fn every_access_log_tells_what_enforce_would_refuse() {
+    const REASON: &str = "would_reject: \"%FILTER_STATE(wasm.matrix_would_reject:PLAIN)%\"";
+    let mut logs = 0;
+    for file in FOLDERS.into_iter().flat_map(files) {
+        let text = fs::read_to_string(&file).expect("a file");
+        if text.contains("envoy.access_loggers.stdout") {
+            for wanted in [REASON, "%RESPONSE_CODE%", "filter_state: true"] {
+                assert!(text.contains(wanted), "{file}: {wanted}");
+            }
+            logs += 1;
+        }
+    }
+    assert_eq!(logs, 4, "local, production, compose, kubernetes");
+}
+
 #[test]
 fn no_folder_is_left_out() {
     let is_listed = |folder: &Path| {
@@ -108,7 +233,7 @@ fn the_snippets_of_the_readme_are_clean() {
     for snippet in snippets {
         // For brevity it leaves the list of functions out, which the text below it tells of.
         let output = program(&["check", "--format", "json", "-"], snippet);
-        let report: serde_json::Value = serde_json::from_str(&output.stdout).expect("JSON");
+        let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
         let rules = report["findings"].as_array().expect("a list").iter();
         let other = rules.filter(|finding| finding["rule"] != "capabilities");
         assert_eq!(other.count(), 0, "{}", output.stdout);

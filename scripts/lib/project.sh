@@ -5,6 +5,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 tools=$root/.tools
 venv=$root/.venv
 cargo_deny_record=$tools/cargo-deny # the path of the one to use; scripts/setup writes it
+image_readers=(skopeo umoci docker-registry) # programs, and the names of Debian's packages
 kubectl_record=$tools/kubectl-program # likewise
 
 # One target directory for everything, whatever the user's cargo configuration says.

@@ -1,6 +1,8 @@
-"""Tests results.sh on outputs of cargo's test harness that are written for each test: python3 scripts/lib/results_test.py"""
+"""Tests results.sh on outputs of cargo's test harness that are written for each test, and the table of what layers take:
+python3 scripts/lib/results_test.py"""
 
 import os
+import re
 import subprocess
 import tempfile
 import unittest
@@ -125,6 +127,14 @@ class Summary(unittest.TestCase):
         self.assertIn("page  retries::third", failed(text))
         self.assertIn("make lint", failed(text))
         self.assertEqual(len(failed(text)), 4)
+
+    def test_how_long_each_layer_takes_is_known(self):
+        script = (HERE.parent / "test").read_text()
+        layers = re.findall(r"^(?:layers|others)=\((.*)\)$", script, re.MULTILINE)
+        self.assertEqual(len(layers), 2)
+        rows = [line.split() for line in (HERE / "seconds.tsv").read_text().splitlines() if not line.startswith("#")]
+        self.assertEqual(sorted(row[0] for row in rows), sorted(" ".join(layers).split()))
+        self.assertTrue(all(int(row[1]) > 0 for row in rows))
 
 
 if __name__ == "__main__":

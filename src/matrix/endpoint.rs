@@ -31,7 +31,6 @@ use crate::form::scan::position;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use self::explanation::{Decider, Explanation};
-pub(super) use self::table::after_version;
 pub use self::{method::Method, requirement::AuthRequirement};
 use self::{
     reading::{Readings, has_dots},

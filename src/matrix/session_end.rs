@@ -1,13 +1,13 @@
 //! Ends of sessions that a client asks for itself, as the gateway sees them pass to MAS.
 //!
-//! `POST /_matrix/client/{version}/logout` and `/logout/all` end compat sessions; MAS serves them, reads the
-//! token from the header only, and takes the scheme in any case. `POST /oauth2/revoke` (RFC 7009) ends OAuth
+//! `POST /_matrix/client/{version}/logout` and `/logout/all` end compat sessions; MAS serves them under anything that
+//! stands in the place of the version, reads the token from the header only, and takes the scheme in any case. `POST /oauth2/revoke` (RFC 7009) ends OAuth
 //! sessions and has the token in its form.
 //!
 //! The non-obvious rule: none of these is believed, they only make the edge forget. MAS answers 200 to a
 //! revocation of a token that it does not know, and of a compat token, which it does not revoke.
 
-use super::endpoint::{after_version, path};
+use super::endpoint::path;
 use crate::{
     form::parser::{FormParser, Part, ShortText},
     token::{AccessToken, TokenDigest, TokenHasher},
@@ -43,9 +43,12 @@ impl SessionEnd {
         let end = if path == b"/oauth2/revoke" {
             Self::Revocation
         } else {
-            let end = match after_version(path.strip_prefix(b"/_matrix/client/")?)? {
-                b"logout" => Self::Logout,
-                b"logout/all" => Self::LogoutAll,
+            let versioned = path.strip_prefix(b"/_matrix/client/")?;
+            let slash = versioned.iter().position(|byte| *byte == b'/')?;
+            let end = match versioned.split_at_checked(slash)? {
+                (b"", _) => return None,
+                (_, b"/logout") => Self::Logout,
+                (_, b"/logout/all") => Self::LogoutAll,
                 _ => return None,
             };
             end(TokenDigest::of(bearer(authorization?)?))
@@ -139,7 +142,7 @@ mod tests {
     #[test]
     fn logouts_are_found_under_every_version() {
         let token = TokenDigest::of(b"t");
-        for version in ["api/v1", "r0", "v3", "unstable"] {
+        for version in ["r0", "v3", "unstable", "v", "anything", "%2f"] {
             let target = format!("/_matrix/client/{version}/logout");
             for header in ["Bearer t", "bearer t", "BEARER  t "] {
                 assert_eq!(
@@ -156,6 +159,10 @@ mod tests {
             assert_eq!(of(&target, "POST", Some("Bearer ")), None);
             assert_eq!(of(&target, "POST", None), None);
             assert_eq!(of(&format!("{target}/"), "POST", Some("Bearer t")), None);
+        }
+        for prefix in ["", "/", "//", "/api/v1/", "v3/"] {
+            let target = format!("/_matrix/client{prefix}logout");
+            assert_eq!(of(&target, "POST", Some("Bearer t")), None, "{target}");
         }
     }
 

@@ -245,6 +245,53 @@ impl Deployed {
         assert_eq!(self.send(listener, &long).await.status, 413, "{listener}");
     }
 
+    /// Checks the same of the homeserver's cluster. In that of media, which may be the same, a request takes its place as it
+    /// comes. Checks as well that a body may be as long as Synapse reads it.
+    pub async fn assert_holds_bodies(&self, listener: &str, clusters: [&str; 2]) {
+        const SEND: &str = "/_matrix/client/v3/rooms/!a:b/send/m.x/1";
+        const UPLOAD: &str = "/_matrix/media/v3/upload";
+        const BACKUP: &str = "/_matrix/client/v3/room_keys/keys";
+        const LONGEST: usize = 200 * 65_536;
+        let count = async |cluster: &str, name: &str| {
+            self.envoy.stat(&format!("cluster.{cluster}.{name}")).await
+        };
+        let [homeserver, media] = clusters;
+        let [total, completed] = ["upstream_rq_total", "upstream_rq_completed"];
+        let before = count(homeserver, total).await;
+        let whole = count(homeserver, completed).await;
+        let uploads = count(media, total).await;
+        let bearer = format!("Bearer {}", self.alice());
+        let token = [("authorization", bearer.as_str())];
+        let mut http2 = Http2::open(self.envoy.listener(listener)).await;
+        http2.request(SEND, &token, false).await;
+        // One worker reads all three, in this order.
+        http2.begin_post(UPLOAD, &token, b"a beginning").await;
+        http2.request(WHOAMI, &token, true).await;
+        let completed = format!("cluster.{homeserver}.{completed}");
+        self.envoy
+            .wait_for_stat(&completed, |now| now == whole + 1)
+            .await;
+        let of_upload = u64::from(homeserver == media);
+        let of_both = count(homeserver, total).await;
+        assert_eq!(of_both, before + 1 + of_upload, "{listener}");
+        let of_whoami = of_upload;
+        self.envoy
+            .wait_for_stat(&format!("cluster.{media}.{total}"), |now| {
+                now == uploads + 1 + of_whoami
+            })
+            .await;
+        let backup = Request::new("PUT", BACKUP).bearer(&self.alice());
+        let response = self
+            .send(listener, &backup.clone().body("a".repeat(LONGEST)))
+            .await;
+        assert_eq!(response.json()["body_bytes"], LONGEST, "{listener}");
+        let longer = backup.body("a".repeat(LONGEST + 1));
+        assert_eq!(self.send(listener, &longer).await.status, 413, "{listener}");
+        let upload = Request::new("POST", UPLOAD).bearer(&self.alice());
+        let upload = upload.body("a".repeat(LONGEST + 1));
+        self.pass(listener, &upload).await;
+    }
+
     /// Checks that what is not for the public reaches nobody, also with a good token.
     pub async fn assert_hides(&self, listener: &str) {
         let before = self.homeserver.count();

@@ -51,6 +51,12 @@ async fn it_enforces() {
     deployed.assert_tells_the_true_address(MATRIX).await;
     deployed.assert_login_is_of_mas(MATRIX).await;
     deployed.assert_hides(MATRIX).await;
+    let clusters = ["matrix/rule/3", "media/rule/0"];
+    let clusters = clusters.map(|rule| format!("httproute/matrix/{rule}"));
+    let [homeserver, media] = clusters.each_ref();
+    deployed
+        .assert_holds_bodies(MATRIX, [homeserver, media])
+        .await;
     deployed.assert_untroubled();
 }
 

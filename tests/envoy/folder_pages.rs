@@ -4,9 +4,15 @@
 //! configuration: the listeners of the folder have fixed ports. That the folder's Envoy serves is what the tests of the
 //! folder show.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use stand_in::mas::{DEFAULT_SECRET, Session};
+use tokio::io::AsyncBufReadExt as _;
 
 use super::{
     compose,
@@ -15,9 +21,9 @@ use super::{
     rollout_guide,
 };
 use crate::support::{
-    envoy::{module, repository},
+    envoy::{module, repository, shipped_at},
     folder_pages::{Runner, commands_of},
-    http,
+    http::{self, within_limit},
 };
 
 /// The pages whose commands this file runs. Each has a test below.
@@ -44,6 +50,12 @@ fn every_page_has_its_test() {
         .map(|command| command.page)
         .collect();
     assert_eq!(pages, BTreeSet::from(PAGES));
+}
+
+/// The Envoy that the tests run.
+fn binary() -> PathBuf {
+    let chosen = std::env::var_os("ENVOY");
+    chosen.map_or_else(|| repository().join(".venv/bin/envoy"), PathBuf::from)
 }
 
 /// Runs a command that starts Envoy, in a copy of `envoy/`. Returns what Envoy says of the configuration, or why it fails.
@@ -77,8 +89,7 @@ async fn validate(
     fs::create_dir(dir.path().join("dist")).expect("a new directory");
     let built = dir.path().join("dist/matrix-edge-auth.wasm");
     fs::copy(module(), built).expect("a file of our own");
-    let binary = std::env::var_os("ENVOY")
-        .map_or_else(|| repository().join(".venv/bin/envoy"), PathBuf::from);
+    let binary = binary();
     // func-e fetches an Envoy, and passes what follows `run` on to it.
     let functions = format!(
         "envoy() {{ '{}' \"$@\" --mode validate 2>&1; }}; func-e() {{ [ \"$1\" = run ] && shift && envoy \"$@\"; }}",
@@ -118,6 +129,58 @@ async fn the_folders_of_the_overview_start() {
     assert_starts("docs/deploy.md", "").await;
 }
 
+/// `docs/operations.md`: a stricter level hides the module's lines, but for refusals, unless the reader asks for them. Envoy heeds
+/// the levels of components only where it serves.
+#[tokio::test]
+async fn a_stricter_level_hides_the_modules_lines_unless_they_are_asked_for() {
+    const START: &str = "MAS_SECRET=... envoy -c envoy/local/envoy.yaml";
+    const LINE: &str = "role gateway, mode enforce, server_name example.org";
+    for (options, shows) in [("", true), ("--log-level error", false)] {
+        let command = format!("{START} {options}");
+        let said = validate(&command, "", str::to_owned).await;
+        let said = said.expect("the shipped file is right");
+        assert_eq!(said.contains(LINE), shows, "{command}: {said}");
+        let wrong = |text: &str| text.replace("server_name:", "server_nam:");
+        let refused = validate(&command, "", wrong).await;
+        let refused = refused.expect_err("a key that nobody knows");
+        assert!(
+            refused.contains("configuration refused: server_nam:"),
+            "{command}: {refused}"
+        );
+    }
+
+    let page = fs::read_to_string(repository().join("docs/operations.md")).expect("the page");
+    let mut quoted = page.split('`');
+    let option = quoted.find(|text| text.starts_with("--component-log-level "));
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("envoy.json");
+    let shipped = shipped_at("envoy/local/envoy.yaml", &[]);
+    fs::write(&file, shipped.to_string()).expect("a file of our own");
+    let mut envoy = tokio::process::Command::new(binary());
+    envoy
+        .arg("-c")
+        .arg(&file)
+        .args(["--disable-hot-restart", "--concurrency", "1"])
+        .args(["--log-level", "error"])
+        .args(option.expect("the page says how").split(' '))
+        .env("MAS_SECRET", DEFAULT_SECRET)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut envoy = envoy.spawn().expect("Envoy starts");
+    let log = envoy.stderr.take().expect("it is piped");
+    let mut lines = tokio::io::BufReader::new(log).lines();
+    within_limit("the module's line", async {
+        while let Some(line) = lines.next_line().await.expect("text") {
+            if line.contains(LINE) {
+                return;
+            }
+        }
+        panic!("Envoy ended before");
+    })
+    .await;
+}
+
 /// Its page says to run it beside the file.
 #[tokio::test]
 async fn a_member_of_the_fleet_starts() {
@@ -134,13 +197,13 @@ async fn the_sync_workers_start() {
     assert_starts("envoy/sync-workers/README.md", "").await;
 }
 
-/// In the order of the page: deliver, start, ask.
+/// In the order of the page: one process of Synapse, deliver, start, ask. `production.rs` has what the first does.
 #[tokio::test]
 async fn production_can_be_installed_as_its_page_says() {
     let mut site = rollout_guide::Site::start().await;
     for command in commands("envoy/production/README.md") {
         match command.split_whitespace().next() {
-            Some("/etc/envoy/deliver") => site.run(command, "").await,
+            Some("sed" | "/etc/envoy/deliver") => site.run(command, "").await,
             Some("envoy") => {
                 site.run(&format!("{command} --mode validate"), "").await;
                 site.restart().await;

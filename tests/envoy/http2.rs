@@ -1,7 +1,7 @@
 //! HTTP/2 with prior knowledge (RFC 9113), frame by frame: header fields go out as they are given, which no
 //! well-behaved client does. It does not listen to what comes back.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,6 +11,8 @@ use tokio::{
 
 use crate::support::http::within_limit;
 
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// A connection.
 pub struct Http2 {
     stream: TcpStream,
@@ -19,6 +21,9 @@ pub struct Http2 {
 }
 
 impl Http2 {
+    /// The value of the field that [`with_large_heads`](Self::with_large_heads) repeats. A table of 4 KiB holds it.
+    const LARGE: usize = 3_900;
+
     const DATA: u8 = 0;
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
@@ -29,15 +34,57 @@ impl Http2 {
     /// Connects.
     pub async fn open(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).await.expect("a connection");
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         let mut http2 = Self {
             stream,
             next: 1,
-            sent: preface.len() as u64,
+            sent: PREFACE.len() as u64,
         };
-        http2.stream.write_all(preface).await.expect("a peer");
+        http2.stream.write_all(PREFACE).await.expect("a peer");
         http2.frame(Self::SETTINGS, 0, 0, b"").await;
         http2
+    }
+
+    /// Connects and begins so many `POST`s that do not end, each with a field of 3,900 bytes, as often as `times` says. It goes
+    /// out once: each other time is one byte (RFC 7541, section 6.1). Fails if the peer closes the connection.
+    pub async fn with_large_heads(
+        addr: SocketAddr,
+        path: &str,
+        streams: u32,
+        times: usize,
+    ) -> io::Result<Self> {
+        const NEWEST: u8 = 0x80 | 62;
+        let fields = [
+            (":method", "POST"),
+            (":path", path),
+            (":scheme", "http"),
+            (":authority", "matrix.example.org"),
+            ("content-type", "application/json"),
+            ("content-length", "10"),
+        ];
+        let mut bytes = PREFACE.to_vec();
+        bytes.extend(frame(Self::SETTINGS, 0, 0, b""));
+        for number in 0..streams {
+            let mut block = block(&fields);
+            let mut left = times;
+            if number == 0 {
+                block.extend(large_field());
+                left -= 1;
+            }
+            block.resize(block.len() + left, NEWEST);
+            bytes.extend(frame(
+                Self::HEADERS,
+                Self::END_HEADERS,
+                2 * number + 1,
+                &block,
+            ));
+        }
+        let mut stream = TcpStream::connect(addr).await?;
+        stream.write_all(&bytes).await?;
+        Ok(Self {
+            stream,
+            next: 2 * streams + 1,
+            sent: bytes.len() as u64,
+        })
     }
 
     /// Sends a `GET`, or a `PUT` whose body does not end, and returns its stream.
@@ -97,6 +144,11 @@ impl Http2 {
         self.frame(Self::HEADERS, Self::END_HEADERS | end, stream, &block)
             .await;
         stream
+    }
+
+    /// Sends more of a body that does not end.
+    pub async fn send(&mut self, stream: u32, bytes: &[u8]) {
+        self.frame(Self::DATA, 0, stream, bytes).await;
     }
 
     /// Resets a stream.
@@ -183,6 +235,19 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         .to_be_bytes();
     let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
     [&head, payload].concat()
+}
+
+/// RFC 7541, section 6.2.1: a literal that the peer keeps in its table.
+fn large_field() -> Vec<u8> {
+    const INDEXED: u8 = 0x40;
+    let name = b"x-large";
+    let mut field = vec![INDEXED, name.len() as u8];
+    field.extend_from_slice(name);
+    // Section 5.1: what seven bits do not hold goes on in groups of seven bits, the lowest first.
+    let rest = Http2::LARGE - 127;
+    field.extend_from_slice(&[127, (rest % 128) as u8 | 0x80, (rest / 128) as u8]);
+    field.resize(field.len() + Http2::LARGE, b'v');
+    field
 }
 
 /// RFC 7541, section 6.2.2: literals without indexing, not compressed.

@@ -37,7 +37,10 @@ pub async fn start(resources: Vec<Value>) -> Deployed {
 
 async fn start_at(resources: Vec<Value>, port: impl Fn(u64) -> u64) -> Deployed {
     Deployed::start(|upstreams, dir| {
-        istio::configuration(&resources, port, &module(), upstreams, dir)
+        let mut config = istio::configuration(&resources, port, &module(), upstreams, dir);
+        let labels = manifests::file("envoy/istio/labels.yaml");
+        config["overload_manager"] = istio::bootstrap(&labels)["overload_manager"].clone();
+        config
     })
     .await
 }
@@ -64,6 +67,10 @@ async fn the_wasm_plugin_enforces() {
         deployed.assert_tells_the_true_address(&gateway).await;
         deployed.assert_login_is_of_mas(&gateway).await;
         deployed.assert_hides(&gateway).await;
+        let synapse = "outbound|8008||synapse.matrix.svc.cluster.local";
+        deployed
+            .assert_holds_bodies(&gateway, [synapse, synapse])
+            .await;
         deployed.assert_untroubled();
     }
 }

@@ -2,14 +2,22 @@
 
 use serde_json::{Value, json};
 
-use super::deployed::{Deployed, PATHS, REDUNDANT_PATHS, set_everywhere};
+use super::{
+    deployed::{Deployed, PATHS, REDUNDANT_PATHS, set_everywhere},
+    edge::WHOAMI,
+    production_overload::Pressure,
+};
 use crate::support::{
     envoy::module,
-    http::Request,
+    http::{self, Connection, Request},
     mesh::{self, manifests},
 };
 
 pub async fn start() -> Deployed {
+    start_with(|_| {}).await
+}
+
+async fn start_with(edit: impl FnOnce(&mut Value)) -> Deployed {
     Deployed::start(|upstreams, _| {
         let mut config = manifests::document("envoy/kubernetes/base/envoy.yaml");
         set_everywhere(&mut config, "filename", &module().display().to_string());
@@ -21,6 +29,7 @@ pub async fn start() -> Deployed {
                 address["socket_address"] = json!({"address": "127.0.0.1", "port_value": upstreams.other.port()});
             }
         }
+        edit(&mut config);
         config
     })
     .await
@@ -38,6 +47,9 @@ async fn it_shadows_and_enforces_beside_each_other() {
         deployed.assert_keeps(listener, &REDUNDANT_PATHS).await;
         deployed.assert_login_is_of_mas(listener).await;
         deployed.assert_waits_for_whole_requests(listener).await;
+        deployed
+            .assert_holds_bodies(listener, ["homeserver", "homeserver-media"])
+            .await;
     }
     deployed.assert_untroubled();
 }
@@ -70,6 +82,36 @@ async fn only_health_and_metrics_of_the_admin_interface_are_open() {
         assert_eq!(get(path).await, 404, "{path}");
     }
     assert_eq!(deployed.other.count(), 2);
+}
+
+/// All pods are short of memory at once when they are attacked. One that is ended, or that no connection is led to, serves
+/// nobody.
+#[tokio::test]
+async fn a_pod_that_is_short_of_memory_is_neither_ended_nor_taken_out_of_the_service() {
+    let pressure = Pressure::new();
+    let deployed = start_with(|config| pressure.trigger(config)).await;
+    let whoami = Request::get(WHOAMI).bearer(&deployed.alice());
+    let mut connected = Connection::open(deployed.envoy.listener("enforce")).await;
+    assert_eq!(connected.request(&whoami).await.status, 200);
+    pressure.set(&deployed.envoy, 91).await;
+    for listener in ["enforce", "shadow"] {
+        let addr = deployed.envoy.listener(listener);
+        assert!(http::try_send(addr, &whoami).await.is_none(), "{listener}");
+    }
+    assert_eq!(connected.request(&whoami).await.status, 200);
+    pressure.set(&deployed.envoy, 100).await;
+    deployed
+        .envoy
+        .wait_for_stat(
+            "overload.envoy.overload_actions.stop_accepting_requests.active",
+            |active| active == 1,
+        )
+        .await;
+    assert_eq!(connected.request(&whoami).await.status, 503);
+    for path in ["/live", "/ready", "/stats/prometheus"] {
+        let response = deployed.send("health", &Request::get(path)).await;
+        assert_eq!(response.status, 200, "{path}");
+    }
 }
 
 #[test]

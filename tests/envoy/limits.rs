@@ -20,7 +20,10 @@ const ANSWER: &str = "http.async_response_buffer_limit";
 const ANSWER_BYTES: [u64; 2] = [65 * 1024, 128 * 1024];
 
 /// What the heads of all requests of one connection may take.
-const HEADS_BYTES: u64 = 4 * MIB;
+const HEADS_BYTES: u64 = MIB / 2;
+
+/// The same where Envoy Gateway makes the listeners: before 1.9 it leaves heads at Envoy's 60 KiB.
+const HEADS_BYTES_OF_ENVOY_GATEWAY: u64 = 2 * MIB;
 
 /// The bootstrap configurations below `envoy/`, by their paths.
 fn bootstraps() -> Vec<(String, Value)> {
@@ -65,7 +68,7 @@ fn managers(listener: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// Returns why the listener may hold more of a connection than is good.
-fn fault_of(listener: &Value, manager: &Value) -> Option<String> {
+fn fault_of(listener: &Value, manager: &Value, heads: u64) -> Option<String> {
     let buffered = listener["per_connection_buffer_limit_bytes"].as_u64();
     if buffered.is_none_or(|bytes| bytes > 64 * 1024) {
         return Some("per_connection_buffer_limit_bytes".to_owned());
@@ -78,16 +81,16 @@ fn fault_of(listener: &Value, manager: &Value) -> Option<String> {
     .into_iter()
     .find(|(name, most)| http2[name].as_u64().is_none_or(|size| size > *most))
     .map(|(name, _)| name.to_owned())
-    .or_else(|| fault_of_heads(manager))
+    .or_else(|| fault_of_heads(manager, heads))
 }
 
 /// The same for the heads of its requests: HTTP/2 header compression lets a client cause them with next to nothing.
-fn fault_of_heads(manager: &Value) -> Option<String> {
+fn fault_of_heads(manager: &Value, most: u64) -> Option<String> {
     let streams = manager["http2_protocol_options"]["max_concurrent_streams"].as_u64();
     let head = manager["max_request_headers_kb"].as_u64();
     // As Envoy has them where nothing is said.
     let bytes = streams.unwrap_or(1024) * head.unwrap_or(60) * 1024;
-    if bytes > HEADS_BYTES {
+    if bytes > most {
         return Some(format!("{streams:?} streams of {head:?} KiB"));
     }
     let number = manager["common_http_protocol_options"]["max_headers_count"].as_u64();
@@ -154,7 +157,11 @@ fn what_the_meshes_make_of_their_folders_bounds_what_a_connection_may_hold() {
             }
             for manager in managers(listener) {
                 managers_of_clients += 1;
-                let fault = fault_of(listener, manager);
+                let heads = match folder {
+                    "envoy/envoy-gateway" => HEADS_BYTES_OF_ENVOY_GATEWAY,
+                    _ => HEADS_BYTES,
+                };
+                let fault = fault_of(listener, manager, heads);
                 assert_eq!(fault, None, "{folder}: {}", listener["name"]);
             }
         }
@@ -171,7 +178,7 @@ fn every_shipped_listener_for_clients_bounds_what_a_connection_may_hold() {
             for manager in managers(listener) {
                 if manager["use_remote_address"] == json!(true) {
                     listeners += 1;
-                    let fault = fault_of(listener, manager);
+                    let fault = fault_of(listener, manager, HEADS_BYTES);
                     assert_eq!(fault, None, "{path}: {}", listener["name"]);
                 }
             }
@@ -180,24 +187,28 @@ fn every_shipped_listener_for_clients_bounds_what_a_connection_may_hold() {
     assert!(listeners >= 11, "{listeners} listeners");
 }
 
-/// The routes of a connection manager, each with whether it or its virtual host waits until a request has ended.
+/// The routes of a connection manager, each with whether it waits until a request has ended.
 fn waiting(manager: &Value) -> impl Iterator<Item = (&Value, bool)> {
     const BUFFER: &str = "envoy.filters.http.buffer";
-    let waits = |of: &Value| !of["typed_per_filter_config"][BUFFER].is_null();
-    let has_filter = manager["http_filters"]
-        .as_array()
-        .is_some_and(|filters| filters.iter().any(|filter| filter["name"] == BUFFER));
+    let is_off = |of: &Value| of["typed_per_filter_config"][BUFFER]["disabled"] == true;
+    let has_filter = manager["http_filters"].as_array().is_some_and(|filters| {
+        let mut filters = filters.iter();
+        filters.any(|filter| filter["name"] == BUFFER && filter["disabled"] != true)
+    });
     let hosts = manager["route_config"]["virtual_hosts"].as_array();
     hosts.into_iter().flatten().flat_map(move |host| {
         let routes = host["routes"].as_array().into_iter().flatten();
-        routes.map(move |route| (route, has_filter && (waits(host) || waits(route))))
+        routes.map(move |route| (route, has_filter && !is_off(host) && !is_off(route)))
     })
 }
 
-/// Anyone may log in. `Deployed::assert_waits_for_whole_requests` shows what this is for.
+/// Clusters of media, whose requests are of any size, and of calls, which do not end. Nobody else shares their places.
+const AS_IT_COMES: [&str; 3] = ["synapse-media", "homeserver-media", "livekit"];
+
+/// `Deployed::assert_waits_for_whole_requests` shows what this is for.
 #[test]
-fn no_request_of_a_client_takes_a_place_at_mas_before_it_has_ended() {
-    let mut routes = 0;
+fn no_request_of_a_client_takes_a_place_before_it_has_ended() {
+    let (mut routes, mut at_once) = (0, BTreeSet::new());
     for (path, mut config) in bootstraps() {
         for listener in bootstrap::listeners(&mut config) {
             for manager in managers(listener) {
@@ -205,15 +216,93 @@ fn no_request_of_a_client_takes_a_place_at_mas_before_it_has_ended() {
                     continue;
                 }
                 for (route, waits) in waiting(manager) {
-                    if route["route"]["cluster"] == "mas" {
-                        routes += 1;
-                        assert!(waits, "{path}: {}", route["match"]);
+                    let Some(cluster) = route["route"]["cluster"].as_str() else {
+                        continue;
+                    };
+                    routes += 1;
+                    if !waits {
+                        at_once.insert(cluster.to_owned());
+                        let is_expected = AS_IT_COMES.contains(&cluster);
+                        assert!(is_expected, "{path}: {}", route["match"]);
                     }
                 }
             }
         }
     }
-    assert!(routes >= 19, "{routes} routes");
+    assert!(routes >= 80, "{routes} routes");
+    assert_eq!(at_once.len(), AS_IT_COMES.len());
+}
+
+/// A connection may hold as much for minutes at the most, for as many bytes as it sends.
+#[test]
+fn no_shipped_route_holds_a_long_body_for_long() {
+    const BUFFER: &str = "envoy.filters.http.buffer";
+    let mut long = 0;
+    for (path, mut config) in bootstraps() {
+        for listener in bootstrap::listeners(&mut config) {
+            for manager in managers(listener) {
+                if manager["use_remote_address"] != json!(true) {
+                    continue;
+                }
+                let filters = manager["http_filters"].as_array().into_iter().flatten();
+                let mut filters = filters.filter(|filter| filter["name"] == BUFFER);
+                let bytes = |of: &Value| of["max_request_bytes"].as_u64();
+                let filter = filters.next().map(|filter| &filter["typed_config"]);
+                assert_eq!(filter.and_then(bytes), Some(MIB), "{path}");
+                for (route, _) in waiting(manager) {
+                    let own = bytes(&route["typed_per_filter_config"][BUFFER]["buffer"]);
+                    if own.is_some_and(|own| own > MIB) {
+                        long += 1;
+                        let time = &route["route"]["max_stream_duration"]["max_stream_duration"];
+                        assert_eq!(own, Some(200 * 65_536), "{path}: {}", route["match"]);
+                        assert_eq!(*time, "300s", "{path}: {}", route["match"]);
+                    }
+                }
+            }
+        }
+    }
+    assert!(long >= 15, "{long} routes");
+}
+
+/// What Envoy gives up when its memory runs short, and from which part of it on: the same everywhere.
+/// `production_overload.rs` shows what this is for.
+#[test]
+fn every_shipped_bootstrap_gives_up_memory_before_it_is_full() {
+    let mut all = bootstraps();
+    let of = |config: &Value, kind: &str| {
+        let mut all = config["overload_manager"][kind].clone();
+        for action in all.as_array_mut().into_iter().flatten() {
+            let timers = &mut action["typed_config"]["timer_scale_factors"];
+            if let Some(timers) = timers.as_array_mut() {
+                // Only some have TLS.
+                timers.retain(|timer| timer["timer"] != "TRANSPORT_SOCKET_CONNECT");
+            }
+        }
+        all
+    };
+    let model = yaml(&read("envoy/production/envoy.yaml"));
+    all.push((
+        "envoy/istio/labels.yaml".to_owned(),
+        istio::bootstrap(&manifests::file("envoy/istio/labels.yaml")),
+    ));
+    for (path, config) in &all {
+        for kind in ["buffer_factory_config", "actions", "loadshed_points"] {
+            assert!(!of(&model, kind).is_null());
+            assert_eq!(of(config, kind), of(&model, kind), "{path}: {kind}");
+        }
+        let monitors = config["overload_manager"]["resource_monitors"].as_array();
+        let mut monitors = monitors.into_iter().flatten();
+        let heap = monitors.find(|monitor| monitor["name"] == "envoy.resource_monitors.fixed_heap");
+        let bytes = heap.and_then(|heap| heap["typed_config"]["max_heap_size_bytes"].as_u64());
+        assert!(bytes.is_some_and(|bytes| bytes >= 512 * MIB), "{path}");
+        let listeners = config["static_resources"]["listeners"].as_array();
+        for listener in listeners.into_iter().flatten() {
+            let is_for_clients =
+                managers(listener).any(|manager| manager["use_remote_address"] == json!(true));
+            let bypasses = listener["bypass_overload_manager"] == json!(true);
+            assert_eq!(bypasses, !is_for_clients, "{path}: {}", listener["name"]);
+        }
+    }
 }
 
 /// From an address that counts as internal Envoy takes timeouts, retries and more. None does, unless a file says so.

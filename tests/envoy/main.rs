@@ -70,6 +70,7 @@ mod overload;
 mod pages;
 mod production;
 mod production_limits;
+mod production_overload;
 mod provisioning;
 mod provisioning_requests;
 mod rate_limit;

@@ -2,7 +2,7 @@
 //!
 //! Behind each cluster stands a server that counts. Clients reach the public listeners through TLS.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, process::Command};
 
 use serde_json::{Value, json};
 use stand_in::{
@@ -16,10 +16,12 @@ use super::{
     edge::{NOBODY, WHOAMI, assert_not_active, identity, new_token, values},
     http2::Http2,
     introspection_role::{assert_active, introspect},
+    pages::outcome,
     tls::{self, Way},
 };
 use crate::support::{
     envoy::{Envoy, bootstrap, read, shipped_at, yaml},
+    folder_pages,
     http::{self, Connection, Request, Response, within_limit},
 };
 
@@ -339,23 +341,51 @@ impl Site {
     }
 }
 
-/// A way, a host, a method and a target that lead to a cluster, out of the table.
-pub fn row_of(cluster: &str) -> Option<[&'static str; 4]> {
+/// A row of the routing table.
+#[derive(Clone, Copy)]
+pub struct Row {
+    pub way: &'static str,
+    pub host: &'static str,
+    pub method: &'static str,
+    pub target: &'static str,
+    pub cluster: &'static str,
+    pub user: &'static str,
+}
+
+/// All rows of the routing table.
+pub fn rows() -> impl Iterator<Item = Row> {
     [
         ("gateway", AUTH, OF_MAS),
         ("gateway", MATRIX, OF_MATRIX),
         ("gateway", RTC, OF_RTC),
+        ("federation", SERVER_NAME, OF_FEDERATION),
     ]
-    .iter()
-    .find_map(|(way, host, table)| {
-        table.lines().find_map(|row| {
+    .into_iter()
+    .flat_map(|(way, host, table)| {
+        let rows = table
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        rows.map(move |row| {
             let columns: Vec<&str> = row.split_whitespace().collect();
-            match columns[..] {
-                [method, target, found, _] if found == cluster => Some([way, host, method, target]),
-                _ => None,
+            let [method, target, cluster, user] = columns[..] else {
+                panic!("four columns: {row}");
+            };
+            Row {
+                way,
+                host,
+                method,
+                target,
+                cluster,
+                user,
             }
         })
     })
+}
+
+/// A way, a host, a method and a target that lead to a cluster, out of the table.
+pub fn row_of(cluster: &str) -> Option<[&'static str; 4]> {
+    let row = rows().find(|row| row.cluster == cluster)?;
+    Some([row.way, row.host, row.method, row.target])
 }
 
 #[track_caller]
@@ -377,23 +407,11 @@ fn assert_told(seen: &SeenRequest, user: &str) {
 #[tokio::test]
 async fn every_row_of_the_production_table_reaches_its_cluster_with_the_right_headers() {
     let site = Site::start().await;
-    for (way, host, table) in [
-        ("gateway", AUTH, OF_MAS),
-        ("gateway", MATRIX, OF_MATRIX),
-        ("gateway", RTC, OF_RTC),
-        ("federation", SERVER_NAME, OF_FEDERATION),
-    ] {
-        let rows = table
-            .lines()
-            .filter(|line| !line.is_empty() && !line.starts_with('#'));
-        for row in rows {
-            let columns: Vec<&str> = row.split_whitespace().collect();
-            let [method, target, cluster, user] = columns[..] else {
-                panic!("four columns: {row}");
-            };
-            let seen = site.route(way, host, method, target, cluster).await;
-            assert_told(&seen, user);
-        }
+    for row in rows() {
+        let seen = site
+            .route(row.way, row.host, row.method, row.target, row.cluster)
+            .await;
+        assert_told(&seen, row.user);
     }
     // Every cluster but Envoy's own, and those of Synapse's and of MAS's calls, was reached by a row.
     let untouched = site.upstreams.iter().filter(|(_, upstream)| {
@@ -406,6 +424,125 @@ async fn every_row_of_the_production_table_reaches_its_cluster_with_the_right_he
     assert_eq!(untouched, ["admin", "mas-for-synapse", "synapse-mas"]);
     // One token, one question.
     assert_eq!(site.mas.total_calls(), 1);
+}
+
+/// A Synapse of one process, after the command of the page that leads every route to it.
+struct OneProcess {
+    homeserver: Homeserver,
+    mas: Mas,
+    envoy: Envoy,
+    tls: Envoy,
+    token: String,
+    _dir: TempDir,
+}
+
+impl OneProcess {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        tls::make_certificate(dir.path(), &[MATRIX, AUTH, RTC, SERVER_NAME]);
+        let here = format!("{}/", dir.path().display());
+        for name in ["certificate.yaml", "mas-secret.yaml", "envoy.yaml"] {
+            let text = read(&format!("envoy/production/{name}"))
+                .replace("/etc/envoy/tls", "/etc/envoy")
+                .replace("/etc/envoy/matrix-edge-auth.wasm", "MODULE")
+                .replace("/etc/envoy", dir.path().to_str().expect("UTF-8"))
+                .replace("MODULE", "/etc/envoy/matrix-edge-auth.wasm")
+                .replace("change-me", DEFAULT_SECRET);
+            std::fs::write(dir.path().join(name), text).expect("a file of our own");
+        }
+        let page = folder_pages::commands(&read("envoy/production/README.md"));
+        let command = page.iter().find(|command| command.starts_with("sed "));
+        let command = command
+            .expect("the page says how")
+            .replace("/etc/envoy/", &here);
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &command]);
+        outcome(bash).await.expect("sed knows the command");
+
+        let homeserver = Homeserver::start_local().await.expect("a free port");
+        let mas = Mas::start(Options::default()).await.expect("a free port");
+        let at = |addr: SocketAddr| format!("address: {}, port_value: {}", addr.ip(), addr.port());
+        // The names of the page lead to the stand-ins, each by itself. What is called otherwise leads nowhere.
+        let replaced = [
+            ("address: synapse, port_value: 8008", at(homeserver.addr())),
+            ("address: mas, port_value: 8080", at(mas.addr())),
+        ];
+        let path = dir.path().join("envoy.yaml");
+        let replaced: Vec<(&str, &str)> =
+            replaced.iter().map(|(from, to)| (*from, &**to)).collect();
+        let config = shipped_at(path.to_str().expect("UTF-8"), &replaced);
+        let envoy = Envoy::builder()
+            .concurrency(2)
+            .bootstrap(move |whole| *whole = config);
+        let envoy = envoy.start().await;
+        let way = |name| Way {
+            name,
+            to: envoy.listener(name),
+            protocol: "http/1.1",
+            from: "127.0.0.1",
+        };
+        let ways = vec![way("gateway"), way("federation")];
+        let tls = tls::start(ways, &dir.path().join("fullchain.pem")).await;
+        let token = new_token("mat");
+        mas.insert(&token, Session::access("alice", "PHONE").admin());
+        Self {
+            homeserver,
+            mas,
+            envoy,
+            tls,
+            token,
+            _dir: dir,
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_command_suits_a_synapse_of_one_process() {
+    let site = OneProcess::start().await;
+    site.mas.set_homeserver(site.envoy.listener("provisioning"));
+    let mut requests = 0;
+    for (way, host, table) in [
+        ("gateway", MATRIX, OF_MATRIX),
+        ("federation", SERVER_NAME, OF_FEDERATION),
+    ] {
+        for row in table
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
+            let columns: Vec<&str> = row.split_whitespace().collect();
+            let [method, target, cluster, user] = columns[..] else {
+                panic!("four columns: {row}");
+            };
+            if cluster == "mas" {
+                continue;
+            }
+            let mark = new_token("mark");
+            let request = Request::new(method, target)
+                .header("Host", host)
+                .header("X-Mark", &mark)
+                .bearer(&site.token);
+            let response = http::send(site.tls.listener(way), &request).await;
+            assert_eq!(response.status, 200, "{method} {target}: {response:?}");
+            let mut seen = site.homeserver.requests();
+            seen.retain(|seen| values(seen, "x-mark") == [&*mark]);
+            assert_eq!(seen.len(), 1, "{method} {target}");
+            assert_told(&seen[0], user);
+            requests += 1;
+        }
+    }
+    assert!(requests > 50, "{requests} rows");
+    // What MAS says of users reaches it, too.
+    site.mas.lock_user("alice");
+    site.mas.wait_until_provisioned().await;
+    let whoami = Request::get(WHOAMI).bearer(&site.token);
+    within_limit("the answer to end", async {
+        while http::send(site.tls.listener("gateway"), &whoami)
+            .await
+            .status
+            == 200
+        {}
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -491,7 +628,7 @@ async fn the_production_gateway_answers_what_has_no_cluster() {
         assert_eq!(site.send("gateway", &request).await.status, 200, "{target}");
     }
     // No client needs headers this large.
-    let large = Request::get(WHOAMI).header("X-Large", "a".repeat(33 * 1024));
+    let large = Request::get(WHOAMI).header("X-Large", "a".repeat(17 * 1024));
     assert_eq!(site.send("gateway", &large).await.status, 431);
     // To some servers this is an identity header.
     let underscores = Request::get(WHOAMI).header("x_matrix_user_id", "@admin:example.org");

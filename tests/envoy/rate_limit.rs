@@ -39,6 +39,7 @@ impl Site {
         bootstrap::listener(&mut config)["connection_balance_config"] = balance;
         for (name, addr) in [
             ("homeserver", homeserver.addr()),
+            ("homeserver-media", homeserver.addr()),
             ("mas-introspection", mas.addr()),
         ] {
             bootstrap::move_cluster(bootstrap::cluster(&mut config, name), addr);

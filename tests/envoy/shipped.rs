@@ -36,6 +36,7 @@ pub async fn start(mas: &Mas, homeserver: &Homeserver) -> Envoy {
                 ("mas-for-synapse", mas),
                 ("mas-introspection", mas),
                 ("homeserver", homeserver),
+                ("homeserver-media", homeserver),
             ] {
                 bootstrap::move_cluster(bootstrap::cluster(config, cluster), addr);
             }

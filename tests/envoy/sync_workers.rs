@@ -82,6 +82,7 @@ impl Site {
         listener["connection_balance_config"] = json!({"exact_balance": {}});
         for (name, addr) in [
             ("homeserver", homeserver.addr()),
+            ("homeserver-media", homeserver.addr()),
             ("mas-introspection", mas.addr()),
         ] {
             bootstrap::move_cluster(bootstrap::cluster(&mut config, name), addr);

@@ -19,9 +19,14 @@ use crate::support::{
 pub const OVERLAY: &str = "fleet";
 
 /// What the overlay's configuration has in place of what stands in `envoy/fleet/envoy.yaml`.
-const REPLACED: [(&str, &str); 5] = [
+const REPLACED: [(&str, &str); 6] = [
     ("/etc/envoy/matrix-edge-auth.wasm", "/module/plugin.wasm"),
     ("xff_num_trusted_hops: 0", "xff_num_trusted_hops: 1"),
+    // Of the memory that a pod has.
+    (
+        "max_heap_size_bytes: 1073741824",
+        "max_heap_size_bytes: 536870912",
+    ),
     // Network policies say who may connect.
     (
         "address_prefix: 10.0.0.0, prefix_len: 24",

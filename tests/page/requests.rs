@@ -1,5 +1,7 @@
 //! The buttons that send one request each.
 
+use std::collections::BTreeSet;
+
 use crate::rig::Rig;
 
 /// What a button must tell, and by how much the page's figures must grow: requests, calls, refused.
@@ -81,9 +83,48 @@ async fn each_kind_of_request_changes_the_figures_that_it_must() {
         assert_eq!(after.at_mas - before.at_mas, calls, "{kind}");
         assert_eq!(after.refused - before.refused, refused, "{kind}");
     }
+    // Alice's token is known by now, to one worker or to all.
+    let before = rig.figures().await;
     let told = rig.press("send-admin").await;
     let expected = "Alice's phone at the admin API: 403 M_FORBIDDEN, from ";
     assert!(told.starts_with(expected), "{told}");
+    let after = rig.figures().await;
+    assert_eq!(after.requests - before.requests, 1);
+    assert_eq!(after.calls, before.calls);
+    assert_eq!(after.from_cache - before.from_cache, 1);
+    assert_eq!(after.refused - before.refused, 1);
+}
+
+/// Buttons that the page has, and those that take their places.
+#[test]
+fn every_button_is_pressed_by_a_test() {
+    let page = include_str!("../../stand-in/src/page/index.html");
+    let script = include_str!("../../stand-in/src/page/page.js");
+    let name = |text: &str| text.split('"').next().map(str::to_owned);
+    let shown = page.split("data-button=\"").skip(1).filter_map(name);
+    let toggles = script
+        .lines()
+        .filter(|line| line.contains("toggle(\"toggle-"));
+    let turned = toggles
+        .flat_map(|line| line.split("[\"").skip(1))
+        .filter_map(name);
+    let buttons: BTreeSet<String> = shown.chain(turned).collect();
+    assert_eq!(buttons.len(), 22, "{buttons:?}");
+    let tests = [
+        include_str!("herd.rs"),
+        include_str!("outage.rs"),
+        include_str!("requests.rs"),
+        include_str!("sessions.rs"),
+    ]
+    .concat();
+    for button in buttons {
+        // Those that send one request are a table, without what their names begin with.
+        let of_table = button.trim_start_matches("send-");
+        let is_pressed = [button.as_str(), of_table]
+            .iter()
+            .any(|name| tests.contains(&format!("\"{name}\"")));
+        assert!(is_pressed, "{button}");
+    }
 }
 
 #[tokio::test]

@@ -259,6 +259,7 @@ async fn start_envoy(mas: SocketAddr, homeserver: SocketAddr, cache: Cache) -> E
                 ("mas", mas),
                 ("mas-introspection", mas),
                 ("homeserver", homeserver),
+                ("homeserver-media", homeserver),
             ] {
                 bootstrap::move_cluster(bootstrap::cluster(config, cluster), addr);
             }

@@ -38,6 +38,7 @@ fn warmed(workers: usize) -> Cluster {
 fn a_session_that_ends_is_forgotten_by_every_worker() {
     for request in [
         logout("/_matrix/client/v3/logout", ALICE),
+        logout("/_matrix/client/anything/logout", ALICE),
         logout("/_matrix/client/r0/logout/all", ALICE),
         revocation(ALICE),
     ] {

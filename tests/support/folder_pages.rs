@@ -46,6 +46,11 @@ pub const COMMANDS: &[Command] = &[
     ),
     command(
         "docs/deploy.md",
+        "make cli",
+        Elsewhere(".ci/run", "continuous integration runs it"),
+    ),
+    command(
+        "docs/deploy.md",
         "make package",
         Elsewhere("scripts/package", "`make package` is what writes the image"),
     ),
@@ -153,6 +158,11 @@ pub const COMMANDS: &[Command] = &[
         "envoy/kubernetes/README.md",
         "make package",
         Elsewhere("scripts/package", "`make package` is what writes the image"),
+    ),
+    command(
+        "envoy/production/README.md",
+        "sed -i -E 's/address: synapse-[a-z0-9-]+,/address: synapse,/' /etc/envoy/envoy.yaml",
+        Envoy,
     ),
     command("envoy/production/README.md", "/etc/envoy/deliver", Envoy),
     command(

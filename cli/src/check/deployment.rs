@@ -85,6 +85,8 @@ pub struct Entry<'t> {
 
 /// One Envoy.
 pub struct Envoy<'t> {
+    /// Its bootstrap, if that is in the files.
+    pub bootstrap: Option<Value<'t>>,
     /// Its clusters.
     pub clusters: Vec<Value<'t>>,
     /// Whether these are all: nothing comes by CDS, and nothing is left out of the file.

@@ -25,7 +25,7 @@ const SECRETIVE: [&str; 6] = [
 ];
 
 /// Prints for people.
-pub fn text(findings: &[Finding<'_>], faults: &[Fault], uses: usize) {
+pub fn text(findings: &[Finding<'_>], faults: &[Fault], uses: usize, remaining: [usize; 3]) {
     let renderer = if stdout().is_terminal() {
         Renderer::styled()
     } else {
@@ -41,6 +41,7 @@ pub fn text(findings: &[Finding<'_>], faults: &[Fault], uses: usize) {
         out += &format!("error: {}\n", fault.line());
     }
     out += &summary(findings, faults, uses);
+    out += &to_fill_in(remaining);
     // Who reads may have gone.
     let _ = stdout().lock().write_all(out.as_bytes());
 }
@@ -49,10 +50,6 @@ fn summary(findings: &[Finding<'_>], faults: &[Fault], uses: usize) -> String {
     let count = |severity| {
         let of = |finding: &&Finding<'_>| finding.severity == severity;
         findings.iter().filter(of).count()
-    };
-    let plural = |count: usize, word: &str| {
-        let end = if count == 1 { "" } else { "s" };
-        format!("{count} {word}{end}")
     };
     let uses = plural(uses, "use");
     if findings.is_empty() && faults.is_empty() {
@@ -66,6 +63,25 @@ fn summary(findings: &[Finding<'_>], faults: &[Fault], uses: usize) -> String {
         "; not everything was looked at"
     };
     format!("{uses} of the module: {errors}, {warnings}{unread}\n")
+}
+
+fn plural(count: usize, word: &str) -> String {
+    let end = if count == 1 { "" } else { "s" };
+    format!("{count} {word}{end}")
+}
+
+/// What is still to be filled in before these files can be deployed; empty if nothing is.
+fn to_fill_in(remaining: [usize; 3]) -> String {
+    let kinds = remaining.into_iter().zip(["digest", "secret", "host"]);
+    let some: Vec<String> = kinds
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, kind)| plural(count, kind))
+        .collect();
+    if some.is_empty() {
+        String::new()
+    } else {
+        format!("still to be filled in: {}\n", some.join(", "))
+    }
 }
 
 fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
@@ -109,6 +125,7 @@ fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
 struct Report<'r> {
     findings: Vec<Entry<'r>>,
     unreadable: Vec<Broken<'r>>,
+    placeholders: usize,
 }
 
 #[derive(Serialize)]
@@ -131,7 +148,7 @@ struct Broken<'r> {
 }
 
 /// Prints for programs.
-pub fn json(findings: &[Finding<'_>], faults: &[Fault]) {
+pub fn json(findings: &[Finding<'_>], faults: &[Fault], remaining: [usize; 3]) {
     let findings = findings
         .iter()
         .map(|finding| {
@@ -159,6 +176,7 @@ pub fn json(findings: &[Finding<'_>], faults: &[Fault]) {
     let report = Report {
         findings,
         unreadable,
+        placeholders: remaining.iter().sum(),
     };
     let text = serde_json::to_string_pretty(&report).unwrap_or_default();
     let _ = writeln!(stdout().lock(), "{text}");

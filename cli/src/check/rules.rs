@@ -14,12 +14,16 @@ mod idle_timeout;
 mod injected_route;
 mod internal_address;
 mod introspection_buffer;
+mod labels;
+mod long_ttl;
 mod merge_key;
 mod path_normalisation;
+mod placeholder;
 mod question;
 mod restricted_endpoints;
 mod retries;
 mod routes;
+mod shared_cluster;
 mod slots;
 mod stop_iteration;
 mod sync_timeout;
@@ -29,6 +33,7 @@ mod upgrades;
 mod visible_secret;
 mod vm_id;
 
+pub use self::placeholder::remaining;
 use super::{
     deployment::Deployment,
     finding::{Finding, Severity, Spot},
@@ -62,11 +67,15 @@ pub const RULES: &[Rule] = &[
     injected_route::RULE,
     internal_address::RULE,
     introspection_buffer::RULE,
+    labels::RULE,
+    long_ttl::RULE,
     merge_key::RULE,
     path_normalisation::RULE,
+    placeholder::RULE,
     question::RULE,
     restricted_endpoints::RULE,
     retries::RULE,
+    shared_cluster::RULE,
     slots::RULE,
     stop_iteration::RULE,
     sync_timeout::RULE,

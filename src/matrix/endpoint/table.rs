@@ -498,7 +498,7 @@ fn family(path: &[u8]) -> Option<(&'static Family, &[u8])> {
 }
 
 /// The path after its version: `r0`, `v1` and higher, `unstable`, and `api/v1` of long ago.
-pub(in crate::matrix) fn after_version(path: &[u8]) -> Option<&[u8]> {
+fn after_version(path: &[u8]) -> Option<&[u8]> {
     let path = path.strip_prefix(b"api/").unwrap_or(path);
     match path {
         [b'r', b'0', b'/', rest @ ..] => Some(rest),

@@ -49,11 +49,11 @@ impl Endpoint {
             "/.well-known/openid-configuration" => Some(Self::Discovery),
             "/health" => Some(Self::Health),
             _ => {
+                // Anything may stand in the place of the version.
                 let versioned = path.strip_prefix("/_matrix/client/")?;
-                let rest = ["api/v1/", "r0/", "v3/", "unstable/"]
-                    .iter()
-                    .find_map(|version| versioned.strip_prefix(version))?;
+                let (version, rest) = versioned.split_once('/')?;
                 match rest {
+                    _ if version.is_empty() => None,
                     "logout" => Some(Self::Logout),
                     "logout/all" => Some(Self::LogoutAll),
                     _ => None,
@@ -467,12 +467,13 @@ mod tests {
         for path in [
             "/oauth2/introspect/",
             "/oauth2//introspect",
-            "/_matrix/client/v1/logout",
+            "/_matrix/client//logout",
+            "/_matrix/client/api/v1/logout",
             "/_matrix/client/v3/logout/",
         ] {
             assert!(Endpoint::of(path).is_none(), "{path}");
         }
-        for version in ["api/v1", "r0", "v3", "unstable"] {
+        for version in ["r0", "v1", "v3", "unstable", "anything"] {
             assert!(
                 Endpoint::of(&format!("/_matrix/client/{version}/logout"))
                     == Some(Endpoint::Logout),

@@ -150,6 +150,7 @@ impl Fleet {
         let mas = self.mas.addr();
         for (name, addr) in [
             ("homeserver", self.homeserver.addr()),
+            ("homeserver-media", self.homeserver.addr()),
             ("mas", mas),
             ("mas-for-synapse", mas),
             ("mas-introspection", mas),

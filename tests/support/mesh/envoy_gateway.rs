@@ -14,6 +14,9 @@ use super::{
     merge, on_loopback, socket_address, text,
 };
 
+/// What Envoy Gateway calls the filter that holds bodies.
+const BUFFER: &str = "envoy.filters.http.buffer";
+
 /// The bootstrap configuration of the Envoys of the only `Gateway` among these resources. Listeners are called as the
 /// sections.
 pub fn configuration(resources: &[Value], module: &Path, upstreams: Upstreams) -> Value {
@@ -30,6 +33,7 @@ pub fn configuration(resources: &[Value], module: &Path, upstreams: Upstreams) -
             "clusters": clusters(resources, upstreams),
         },
     });
+    merge(&mut config, &overload_manager(resources));
     merge(&mut config, &bootstrap(resources));
     on_loopback(&mut config, upstreams);
     config
@@ -38,10 +42,35 @@ pub fn configuration(resources: &[Value], module: &Path, upstreams: Upstreams) -
 /// What `EnvoyProxy` merges into the bootstrap (internal/xds/bootstrap, `ApplyBootstrapConfig`).
 pub fn bootstrap(resources: &[Value]) -> Value {
     let proxy = the(resources, "EnvoyProxy");
-    knows(&proxy["spec"], &["provider", "bootstrap"]);
+    knows(&proxy["spec"], &["provider", "bootstrap", "filterOrder"]);
     assert_eq!(proxy["spec"]["bootstrap"]["type"], "Merge");
     let value = text(&proxy["spec"]["bootstrap"]["value"]);
     serde_saphyr::from_str(value).expect("the bootstrap is YAML")
+}
+
+/// What Envoy Gateway says of overload by itself (internal/xds/bootstrap/bootstrap.yaml.tpl): the heap is four fifths of the
+/// container's memory (internal/infrastructure/kubernetes/proxy/resource.go, `calculateMaxHeapSizeBytes`).
+fn overload_manager(resources: &[Value]) -> Value {
+    let kubernetes = &the(resources, "EnvoyProxy")["spec"]["provider"]["kubernetes"];
+    let limits = &kubernetes["envoyDeployment"]["container"]["resources"]["limits"];
+    let memory = bytes(&limits["memory"]).expect("without it there is no limit of the heap");
+    let trigger = |name: &str, value: f64| {
+        json!({
+            "name": format!("envoy.overload_actions.{name}"),
+            "triggers": [{"name": "envoy.resource_monitors.fixed_heap", "threshold": {"value": value}}],
+        })
+    };
+    json!({"overload_manager": {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [{
+            "name": "envoy.resource_monitors.fixed_heap",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+                "max_heap_size_bytes": memory / 5 * 4,
+            },
+        }],
+        "actions": [trigger("shrink_heap", 0.95), trigger("stop_accepting_requests", 0.98)],
+    }})
 }
 
 /// internal/xds/translator/listener.go. Without a policy a listener may hold 32 KiB of a connection.
@@ -135,19 +164,19 @@ fn manager(resources: &[Value], section: &str, module: &Path) -> Value {
     manager
 }
 
-/// A quantity of Kubernetes, as far as it is a number of KiB or MiB.
+/// A quantity of Kubernetes, as far as it is a number of KiB, MiB or GiB.
 fn bytes(quantity: &Value) -> Option<u64> {
     let text = quantity.as_str()?;
-    let (number, unit) = text
-        .strip_suffix("Ki")
-        .map(|number| (number, 1024))
-        .or_else(|| text.strip_suffix("Mi").map(|number| (number, 1024 * 1024)))
+    let (number, unit) = [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30)]
+        .into_iter()
+        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))
         .unwrap_or_else(|| panic!("there is no rule for {text}"));
     Some(number.parse::<u64>().expect("a number") * unit)
 }
 
-/// The modules that a policy of the section brings, and the router. All are off until a route turns them on
-/// (internal/xds/translator/wasm.go).
+/// The modules that a policy of the section brings, what holds bodies (internal/xds/translator/request_buffer.go), and the
+/// router. All but the last are off until a route turns them on (internal/xds/translator/wasm.go). What holds bodies comes
+/// before the modules unless `filterOrder` says otherwise (httpfilters.go).
 fn filters(resources: &[Value], section: &str, module: &Path) -> Vec<Value> {
     let mut filters: Vec<Value> = extensions(resources, section)
         .into_iter()
@@ -162,6 +191,26 @@ fn filters(resources: &[Value], section: &str, module: &Path) -> Vec<Value> {
             })
         })
         .collect();
+    let holds = |route: &&Value| {
+        let section_of = |parent: &Value| parent["sectionName"] == section;
+        let is_bound = elements(&route["spec"]["parentRefs"])
+            .iter()
+            .any(section_of);
+        is_bound && body_limit(resources, route).is_some()
+    };
+    if of_kind(resources, "HTTPRoute").iter().any(holds) {
+        let order = &the(resources, "EnvoyProxy")["spec"]["filterOrder"];
+        let after = json!([{"name": BUFFER, "after": "envoy.filters.http.wasm"}]);
+        assert_eq!(*order, after, "there is no rule for another order");
+        filters.push(json!({
+            "name": BUFFER,
+            "disabled": true,
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer",
+                "max_request_bytes": 1,
+            },
+        }));
+    }
     filters.push(json!({
         "name": "envoy.filters.http.router",
         "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
@@ -228,9 +277,36 @@ fn policy<'a>(resources: &'a [Value], kind: &str, section: &str) -> Option<&'a V
     of(Some(section)).or_else(|| of(None))
 }
 
-/// A virtual host for each `HTTPRoute` of the section. The longest path comes first (internal/gatewayapi/sort.go).
+/// The `BackendTrafficPolicy` of a route, or of the gateway. That of the route counts alone.
+fn backend_policy<'a>(resources: &'a [Value], route: &Value) -> &'a Value {
+    let policies = of_kind(resources, "BackendTrafficPolicy");
+    let of = |kind: &str, name: &Value| {
+        policies.iter().copied().find(|policy| {
+            let known = ["targetRefs", "circuitBreaker", "requestBuffer"];
+            knows(&policy["spec"], &known);
+            let mut targets = elements(&policy["spec"]["targetRefs"]).iter();
+            targets.any(|target| {
+                knows(target, &["group", "kind", "name"]);
+                target["kind"] == kind && target["name"] == *name
+            })
+        })
+    };
+    of("HTTPRoute", &route["metadata"]["name"])
+        .or_else(|| of("Gateway", &route["spec"]["parentRefs"][0]["name"]))
+        .expect("a policy of the gateway")
+}
+
+/// How much of a body is held of a route's requests, if they are held.
+fn body_limit(resources: &[Value], route: &Value) -> Option<u64> {
+    let buffer = &backend_policy(resources, route)["spec"]["requestBuffer"];
+    knows(buffer, &["limit"]);
+    bytes(&buffer["limit"])
+}
+
+/// A virtual host for the hosts of an `HTTPRoute` of the section; those with the same hosts share it
+/// (internal/xds/translator/translator.go). The longest path comes first (internal/gatewayapi/sort.go).
 fn virtual_hosts(resources: &[Value], section: &str) -> Vec<Value> {
-    let mut hosts = Vec::new();
+    let mut hosts: Vec<(&Value, Vec<(&str, Value)>)> = Vec::new();
     for route in of_kind(resources, "HTTPRoute") {
         knows(&route["spec"], &["parentRefs", "hostnames", "rules"]);
         let is_bound = elements(&route["spec"]["parentRefs"])
@@ -246,21 +322,36 @@ fn virtual_hosts(resources: &[Value], section: &str) -> Vec<Value> {
                 knows(found, &["path"]);
                 assert_eq!(found["path"]["type"], "PathPrefix");
                 let prefix = text(&found["path"]["value"]);
-                let action = action(resources, section, rule, &cluster_name(route, index));
+                let mut action = action(resources, section, rule, &cluster_name(route, index));
+                if let Some(limit) = body_limit(resources, route) {
+                    action["typed_per_filter_config"][BUFFER] = json!({
+                        "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute",
+                        "buffer": {"max_request_bytes": limit},
+                    });
+                }
                 routes.push((prefix, action));
             }
         }
-        routes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        hosts.push(json!({
-            "name": route["metadata"]["name"],
-            "domains": route["spec"]["hostnames"],
-            "routes": routes.into_iter().map(|(prefix, mut action)| {
-                action["match"] = path_match(prefix);
-                action
-            }).collect::<Vec<_>>(),
-        }));
+        let hostnames = &route["spec"]["hostnames"];
+        match hosts.iter_mut().find(|(names, _)| *names == hostnames) {
+            Some((_, known)) => known.extend(routes),
+            None => hosts.push((hostnames, routes)),
+        }
     }
     hosts
+        .into_iter()
+        .map(|(hostnames, mut routes)| {
+            routes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+            json!({
+                "name": hostnames[0],
+                "domains": hostnames,
+                "routes": routes.into_iter().map(|(prefix, mut action)| {
+                    action["match"] = path_match(prefix);
+                    action
+                }).collect::<Vec<_>>(),
+            })
+        })
+        .collect()
 }
 
 /// internal/xds/translator/route.go, `buildXdsRouteMatch`.
@@ -323,13 +414,11 @@ fn cluster_name(route: &Value, rule: usize) -> String {
     format!("httproute/{namespace}/{name}/rule/{rule}")
 }
 
-/// A cluster for each rule, with the limits of the `BackendTrafficPolicy`.
+/// A cluster for each rule, with the limits of its `BackendTrafficPolicy`.
 fn clusters(resources: &[Value], upstreams: Upstreams) -> Vec<Value> {
-    let limits = &the(resources, "BackendTrafficPolicy")["spec"];
-    knows(limits, &["targetRefs", "circuitBreaker"]);
-    let limits = &limits["circuitBreaker"];
     let mut clusters = Vec::new();
     for route in of_kind(resources, "HTTPRoute") {
+        let limits = &backend_policy(resources, route)["spec"]["circuitBreaker"];
         for (index, rule) in elements(&route["spec"]["rules"]).iter().enumerate() {
             let name = cluster_name(route, index);
             let [backend] = elements(&rule["backendRefs"]) else {

@@ -208,7 +208,14 @@ fn routes(http: &Value) -> Vec<Value> {
     }
     matches
         .into_iter()
-        .map(|found| json!({"match": found, "route": route, "request_headers_to_add": headers}))
+        .map(|found| {
+            json!({
+                "name": http["name"],
+                "match": found,
+                "route": route,
+                "request_headers_to_add": headers,
+            })
+        })
         .collect()
 }
 
@@ -356,17 +363,23 @@ fn apply(patch: &Value, listeners: &mut [Listener], extensions: &mut Vec<Value>)
         // route_patch.go, by the name of the virtual host.
         ("HTTP_ROUTE", "MERGE") => {
             let host = &patch["match"]["routeConfiguration"]["vhost"];
-            assert_eq!(host["route"], json!({"action": "ROUTE"}));
+            knows(&host["route"], &["name", "action"]);
+            assert_eq!(host["route"]["action"], "ROUTE");
+            let name = &host["route"]["name"];
             let mut merged = 0;
             for listener in listeners {
                 for found in elements_mut(&mut listener.manager["route_config"]["virtual_hosts"]) {
                     if found["name"] == host["name"] {
-                        elements_mut(&mut found["routes"]).for_each(|route| merge(route, value));
-                        merged += 1;
+                        elements_mut(&mut found["routes"])
+                            .filter(|route| name.is_null() || route["name"] == *name)
+                            .for_each(|route| {
+                                merge(route, value);
+                                merged += 1;
+                            });
                     }
                 }
             }
-            assert_ne!(merged, 0, "no virtual host is called {}", host["name"]);
+            assert_ne!(merged, 0, "no route is called {host}");
         }
         // listener_patch.go.
         ("LISTENER", "MERGE") => {
@@ -378,13 +391,23 @@ fn apply(patch: &Value, listeners: &mut [Listener], extensions: &mut Vec<Value>)
         // listener_patch.go, by the port that the container listens on.
         (of @ ("HTTP_FILTER" | "NETWORK_FILTER"), operation) => {
             let manager = "envoy.filters.network.http_connection_manager";
-            assert_eq!(wanted["filterChain"], json!({"filter": {"name": manager}}));
+            let mut chain = json!({"filter": {"name": manager}});
+            if operation == "INSERT_BEFORE" {
+                chain["filter"]["subFilter"] = json!({"name": "envoy.filters.http.router"});
+            }
+            assert_eq!(wanted["filterChain"], chain);
             for listener in listeners {
                 if !wanted["portNumber"].is_null() && wanted["portNumber"] != listener.bind {
                     continue;
                 }
                 match (of, operation) {
                     ("HTTP_FILTER", "INSERT_FIRST") => insert_first(&mut listener.manager, value),
+                    // Before the last filter, which is the router.
+                    ("HTTP_FILTER", "INSERT_BEFORE") => {
+                        let filters = listener.manager["http_filters"].as_array_mut();
+                        let filters = filters.expect("a list");
+                        filters.insert(filters.len().saturating_sub(1), value.clone());
+                    }
                     ("NETWORK_FILTER", "MERGE") => {
                         merge(&mut listener.manager, &value["typed_config"]);
                     }
@@ -439,6 +462,7 @@ pub fn bootstrap(resources: &[Value]) -> Value {
     let map = the(resources, "ConfigMap");
     let bootstrap = text(&map["data"]["custom_bootstrap.json"]);
     let bootstrap: Value = serde_json::from_str(bootstrap).expect("the override is JSON");
-    knows(&bootstrap, &["stats_config", "layered_runtime"]);
+    let known = ["stats_config", "layered_runtime", "overload_manager"];
+    knows(&bootstrap, &known);
     bootstrap
 }

@@ -48,6 +48,7 @@ pub(super) fn find_uses<'t>(
     }
     if deployment.uses.len() > before {
         deployment.envoys.push(Envoy {
+            bootstrap: Some(root).filter(|root| root.get("static_resources").is_some()),
             clusters: clusters(root),
             is_complete: root.get("static_resources").is_some()
                 && root.at(&["dynamic_resources", "cds_config"]).is_none(),

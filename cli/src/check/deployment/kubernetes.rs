@@ -108,6 +108,7 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
             .filter_map(|patch| patch.at(&["patch", "value"]));
         let clusters = added.collect();
         deployment.envoys.push(Envoy {
+            bootstrap: None,
             clusters,
             is_complete: false,
         });
@@ -125,6 +126,7 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
         let bootstraps = deployment.resources.bootstraps();
         let clusters = bootstraps.flat_map(clusters).collect();
         deployment.envoys.push(Envoy {
+            bootstrap: None,
             clusters,
             is_complete: deployment.resources.bootstraps().next().is_some(),
         });

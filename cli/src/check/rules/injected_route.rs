@@ -41,7 +41,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-fn is_injecting(cluster: Value<'_>) -> bool {
+/// Whether every request of a cluster gets the credential.
+pub(super) fn is_injecting(cluster: Value<'_>) -> bool {
     let options = cluster.get("typed_extension_protocol_options");
     let protocols = options.into_iter().flat_map(|options| options.members());
     let filters = protocols.flat_map(|(_, options)| options.list(&["http_filters"]));

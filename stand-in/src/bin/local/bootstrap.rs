@@ -28,6 +28,9 @@ const VIRTUAL_HOSTS: &str = "/filter_chains/0/filters/0/typed_config/route_confi
 /// The clusters of MAS: for clients, for Synapse, and for the module's own calls.
 const MAS_CLUSTERS: [&str; 3] = ["mas", "mas-for-synapse", "mas-introspection"];
 
+/// The clusters of the homeserver: for all but media, and for media.
+const HOMESERVER_CLUSTERS: [&str; 2] = ["homeserver", "homeserver-media"];
+
 /// The listeners of the file, by their names there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Listener {
@@ -144,11 +147,14 @@ impl Bootstrap {
     }
 
     pub(crate) fn homeserver(&self) -> Result<SocketAddr, Failure> {
-        self.address(&self.endpoint("homeserver")?)
+        self.address(&self.endpoint(HOMESERVER_CLUSTERS[0])?)
     }
 
     pub(crate) fn set_homeserver(&mut self, to: SocketAddr) -> Result<(), Failure> {
-        self.set_address(&self.endpoint("homeserver")?, to)
+        for cluster in HOMESERVER_CLUSTERS {
+            self.set_address(&self.endpoint(cluster)?, to)?;
+        }
+        Ok(())
     }
 
     /// The part after the colon in user ids.
@@ -191,7 +197,10 @@ impl Bootstrap {
 
     /// A real homeserver.
     pub(crate) fn point_homeserver_at(&mut self, upstream: &Upstream) -> Result<(), Failure> {
-        self.point_at("homeserver", upstream)
+        for cluster in HOMESERVER_CLUSTERS {
+            self.point_at(cluster, upstream)?;
+        }
+        Ok(())
     }
 
     fn point_at(&mut self, name: &str, upstream: &Upstream) -> Result<(), Failure> {
@@ -415,14 +424,15 @@ mod tests {
         assert_eq!(cluster["type"], "STRICT_DNS");
         assert!(cluster["transport_socket"].is_null());
         for (listener, of_homeserver) in [
-            (Listener::Gateway, 1),
+            (Listener::Gateway, 3),
             (Listener::Introspection, 0),
             (Listener::Provisioning, 1),
         ] {
             let actions = bootstrap.route_actions(listener).expect("routes");
             let rewritten = actions.filter(|action| {
                 let name = action.get("host_rewrite_literal");
-                assert_eq!(name.is_some(), action["cluster"] == "homeserver");
+                let is_homeserver = HOMESERVER_CLUSTERS.map(|cluster| action["cluster"] == cluster);
+                assert_eq!(name.is_some(), is_homeserver.contains(&true));
                 name.is_some_and(|name| name == "matrix.example.org:8008")
             });
             assert_eq!(rewritten.count(), of_homeserver, "{listener:?}");
@@ -441,8 +451,9 @@ mod tests {
             );
             return;
         }
-        for cluster in [1, 2, 3] {
-            let cluster = &bootstrap.value["static_resources"]["clusters"][cluster];
+        for name in MAS_CLUSTERS {
+            let place = bootstrap.cluster(name).expect("a cluster");
+            let cluster = bootstrap.value.pointer(&place).expect("its place");
             let tls = &cluster["transport_socket"]["typed_config"];
             assert_eq!(tls["sni"], "auth.example.net", "{cluster}");
             let context = &tls["common_tls_context"]["validation_context"];

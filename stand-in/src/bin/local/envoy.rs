@@ -109,6 +109,8 @@ impl Envoy {
             .args(["--concurrency", "2"])
             // No hot restart: another Envoy on this machine is none of our business.
             .args(["--disable-hot-restart", "--log-level", "warning"])
+            // What the module says of itself.
+            .args(["--component-log-level", "wasm:info"])
             // Access log lines show up at once, not every ten seconds.
             .args(["--file-flush-interval-msec", "100"])
             .env("MAS_SECRET", secret)
