@@ -101,7 +101,7 @@ impl Introspected {
         lifetime: Option<Lifetime>,
     ) -> Self {
         let user = match &answer {
-            Answer::Active(answer) => UserKey::of_token(&answer.token()),
+            Answer::Active(answer) => answer.username().map(UserKey::of),
             Answer::Inactive(_) => None,
         };
         Self {
@@ -294,7 +294,7 @@ impl SharedCache {
         };
         let is_void = known.user.as_ref().is_some_and(|user| {
             self.revocations
-                .revokes_active(store, user, &known.answer.token(), asked_at)
+                .revokes_answer(store, user, &known.answer, asked_at)
         });
         (!is_void).then_some(known)
     }
@@ -326,7 +326,7 @@ impl SharedCache {
         match &asked.answer {
             Answer::Active(answer) => asked.user.as_ref().is_some_and(|user| {
                 self.revocations
-                    .revokes_active(store, user, &answer.token(), asked.asked_at)
+                    .revokes_answer(store, user, answer, asked.asked_at)
             }),
             Answer::Inactive(_) => self
                 .revocations

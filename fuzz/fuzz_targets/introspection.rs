@@ -79,7 +79,7 @@ fn lower(answer: &ActiveAnswer) {
 /// What fits into the shared cache comes out of it.
 fn store(answer: Answer, lifetime: Option<&[u8]>) {
     let user = match &answer {
-        Answer::Active(answer) => UserKey::of_token(&answer.token()),
+        Answer::Active(answer) => answer.username().map(UserKey::of),
         Answer::Inactive(_) => None,
     };
     let entry = Entry {

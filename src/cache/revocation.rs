@@ -15,7 +15,7 @@ use crate::{
     clock::Instant,
     host::{If, NotWritten, Store},
     mas::{
-        introspection::ActiveToken,
+        introspection::{ActiveAnswer, ActiveToken},
         provisioning::{MAX_NAMED_DEVICES, Revocation},
         user::{DeviceKey, UserKey},
     },
@@ -87,11 +87,32 @@ impl Revocations {
         token: &ActiveToken<'_>,
         asked_at: Instant,
     ) -> bool {
+        self.revokes(store, user, || device_key(token), asked_at)
+    }
+
+    /// The same of an answer, whose texts are looked for only if there is a record.
+    pub fn revokes_answer(
+        &self,
+        store: &impl Store,
+        user: &UserKey,
+        answer: &ActiveAnswer,
+        asked_at: Instant,
+    ) -> bool {
+        self.revokes(store, user, || device_key(&answer.token()), asked_at)
+    }
+
+    fn revokes(
+        &self,
+        store: &impl Store,
+        user: &UserKey,
+        device: impl FnOnce() -> Option<DeviceKey>,
+        asked_at: Instant,
+    ) -> bool {
         let Some(slot) = self.read(store, user) else {
             return false;
         };
         let since = match slot.record_of(user) {
-            Some(record) => record.of(device_key(token)),
+            Some(record) => record.of(device()),
             None => Instant::default(),
         };
         asked_at <= since.max(slot.floor)

@@ -195,8 +195,8 @@ impl Runtime for Envoy {
     ) -> Result<CallId, NotSent> {
         // The answer comes to the context that makes the call, and is lost if that has ended, as a stream may have.
         abi::set_effective_context(root.0).map_err(|_| NotSent::Refused)?;
-        let fixed = request.written_headers(|fixed| serialize(fixed.iter().copied().map(bytes)));
-        let headers = extended(fixed, request.own_headers().map(bytes));
+        let fixed = request.written_headers(texts);
+        let headers = extended(fixed, &texts(&request.own_headers()));
         let timeout = u32::try_from(request.timeout().as_millis()).unwrap_or(u32::MAX);
         let sent = abi::http_call(request.cluster(), &headers, request.body(), timeout);
         self.is_elsewhere.set(self.context != root.0);
@@ -301,8 +301,13 @@ fn serialized(headers: &[Header]) -> Vec<u8> {
     )
 }
 
-fn bytes<'a>((name, value): (&'a str, &'a str)) -> (&'a str, &'a [u8]) {
-    (name, value.as_bytes())
+/// Returns headers that are texts, serialized.
+fn texts(headers: &[(&str, &str)]) -> Vec<u8> {
+    serialize(
+        headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_bytes())),
+    )
 }
 
 /// Returns Envoy's id of a metric, which is defined at its first use.

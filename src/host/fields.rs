@@ -228,18 +228,14 @@ pub(crate) fn serialize<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])> + 
     bytes
 }
 
-/// Returns serialized fields with some more behind them.
-pub fn extended<'a>(
-    fields: &[u8],
-    more: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
-) -> Vec<u8> {
-    let more = serialize(more);
-    match (parts(fields), parts(&more)) {
+/// Returns serialized fields with more of them behind.
+pub fn extended(fields: &[u8], more: &[u8]) -> Vec<u8> {
+    match (parts(fields), parts(more)) {
         (Some((count, sizes, texts)), Some((further, more_sizes, more_texts))) => {
             let count = count.saturating_add(further).to_le_bytes();
             [&count, sizes, more_sizes, texts, more_texts].concat()
         }
-        _ => more,
+        _ => more.to_vec(),
     }
 }
 
@@ -277,11 +273,11 @@ mod tests {
     #[test]
     fn fields_that_follow_serialized_ones_are_fields() {
         let (one, two) = (("a", &b"b\0c"[..]), ("dd", &b""[..]));
-        let first = serialize([one].into_iter());
-        assert_eq!(extended(&first, [two].into_iter()), TWO);
-        assert_eq!(extended(TWO, [].into_iter()), TWO);
+        let [first, second] = [one, two].map(|field| serialize([field].into_iter()));
         let none = serialize([].into_iter());
-        assert_eq!(extended(&none, [one, two].into_iter()), TWO);
+        assert_eq!(extended(&first, &second), TWO);
+        assert_eq!(extended(TWO, &none), TWO);
+        assert_eq!(extended(&none, TWO), TWO);
     }
 
     #[test]

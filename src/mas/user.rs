@@ -1,6 +1,6 @@
 //! Users and devices as shared data names them: by a hash, since a stored name would be personal data.
 
-use super::{introspection::ActiveToken, sip_hash};
+use super::sip_hash;
 use crate::form::steps;
 
 /// A user: a hash of the localpart.
@@ -15,11 +15,6 @@ impl UserKey {
     /// The key of the user with this localpart. MAS knows no other part of a user id.
     pub fn of(localpart: &str) -> Self {
         Self(hash(localpart))
-    }
-
-    /// The key of the user that `token` belongs to, if it belongs to one.
-    pub fn of_token(token: &ActiveToken<'_>) -> Option<Self> {
-        token.username.map(Self::of)
     }
 }
 

@@ -46,11 +46,7 @@ impl<H: Streams> Origin for HomeserverOrigin<'_, H> {
 
 /// Returns the trace headers. Oversized ones are left out: Envoy would refuse the call.
 fn trace(head: &RequestHead) -> Vec<(&'static str, String)> {
-    let present = |name| {
-        let value = head.first(name)?;
-        let value = std::str::from_utf8(value).ok()?;
-        (value.len() <= MAX_TRACE_BYTES).then(|| (name, value.to_owned()))
-    };
+    let present = |name| present(head, name);
     let mut headers = Vec::with_capacity(1);
     if let Some(id) = present(REQUEST_ID) {
         headers.push(id);
@@ -61,4 +57,11 @@ fn trace(head: &RequestHead) -> Vec<(&'static str, String)> {
         headers.extend(present(TRACE_STATE));
     }
     headers
+}
+
+#[inline(never)]
+fn present(head: &RequestHead, name: &'static str) -> Option<(&'static str, String)> {
+    let value = head.first(name)?;
+    let value = std::str::from_utf8(value).ok()?;
+    (value.len() <= MAX_TRACE_BYTES).then(|| (name, value.to_owned()))
 }

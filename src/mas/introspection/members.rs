@@ -39,7 +39,7 @@ impl<'a> Members<'a> {
         let mut texts = [None; TEXTS];
         let mut expires_in = None;
         let mut reader = Reader(json.as_bytes());
-        let mut has_more = reader.begin(b'{', b'}')?;
+        let mut has_more = reader.passes(b'{').then(|| !reader.passes(b'}'))?;
         while has_more {
             let name = reader.name()?;
             let value = reader.value(0)?;
@@ -177,10 +177,30 @@ impl<'a> Value<'a> {
             Self::Integer(b"-0") => None,
             Self::Integer(digits) => {
                 let text = str::from_utf8(digits).ok()?;
-                Some(Some((text.parse().ok()?, text)))
+                Some(Some((seconds(digits)?, text)))
             }
             _ => None,
         }
+    }
+}
+
+/// Reads a whole number.
+fn seconds(text: &[u8]) -> Option<i64> {
+    /// What is longer is too large, and what is not has no more than 64 bits.
+    const MAX_DIGITS: usize = 19;
+    let (is_negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if digits.len() > MAX_DIGITS {
+        return None;
+    }
+    let add = |number: u64, digit: &u8| number * 10 + u64::from(digit & 0xf);
+    let number = digits.iter().fold(0, add);
+    if is_negative {
+        0_i64.checked_sub_unsigned(number)
+    } else {
+        i64::try_from(number).ok()
     }
 }
 
@@ -188,13 +208,6 @@ impl<'a> Value<'a> {
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Passes the mark at the beginning of an object or a list. Returns whether there is anything in it.
-    #[inline]
-    fn begin(&mut self, mark: u8, end: u8) -> Option<bool> {
-        let has_begun = self.has(mark);
-        has_begun.then(|| !self.has(end))
-    }
-
     /// Passes a comma, or the mark at the end. Returns which: whether there is more.
     #[inline(always)]
     fn goes_on(&mut self, end: u8) -> Option<bool> {
@@ -225,27 +238,42 @@ impl<'a> Reader<'a> {
     }
 
     /// Passes an object or a list.
+    #[cold]
     fn nested(&mut self, depth: u8, is_object: bool) -> Option<Value<'a>> {
         let (mark, end) = if is_object {
             (b'{', b'}')
         } else {
             (b'[', b']')
         };
-        if depth >= MAX_DEPTH {
+        if depth >= MAX_DEPTH || !self.passes(mark) {
             return None;
         }
-        let mut has_more = self.begin(mark, end)?;
-        while has_more {
+        if self.passes(end) {
+            return Some(Value::Other);
+        }
+        loop {
             if is_object {
-                let name = self.name()?;
+                let Value::Text(name) = self.value(depth + 1)? else {
+                    return None;
+                };
                 if name.has_escape {
                     name.read()?;
                 }
+                if !self.passes(b':') {
+                    return None;
+                }
             }
             self.value(depth + 1)?;
-            has_more = self.goes_on(end)?;
+            if !self.passes(b',') {
+                return self.passes(end).then_some(Value::Other);
+            }
         }
-        Some(Value::Other)
+    }
+
+    /// [`Self::has`], for what MAS does not write.
+    #[inline(never)]
+    fn passes(&mut self, mark: u8) -> bool {
+        self.has(mark)
     }
 
     fn word(&mut self, word: &[u8], value: Value<'a>) -> Option<Value<'a>> {
@@ -338,6 +366,7 @@ impl<'a> Reader<'a> {
 #[cold]
 fn end_behind_escape(text: &[u8], mut at: usize) -> Option<usize> {
     loop {
+        steps::note(1);
         at += match text.get(at..)? {
             [b'"', ..] => return Some(at),
             [b'\\', b'u', digits @ ..] => {
@@ -349,9 +378,9 @@ fn end_behind_escape(text: &[u8], mut at: usize) -> Option<usize> {
                 b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't',
                 ..,
             ] => 2,
-            _ => return None,
+            [b'\\' | 0..b' ', ..] | [] => return None,
+            [_, ..] => 1,
         };
-        at += plain(text.get(at..)?);
     }
 }
 

@@ -89,12 +89,15 @@ impl<'a> IntrospectionRequest<'a> {
     }
 
     /// Returns the other ones.
-    pub fn own_headers(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
-        let authority = self.authority.as_deref().map(|value| (AUTHORITY, value));
-        let trace = self.trace.iter();
-        authority
-            .into_iter()
-            .chain(trace.map(|(name, value)| (*name, value.as_str())))
+    pub fn own_headers(&self) -> Vec<(&str, &str)> {
+        let mut headers = Vec::with_capacity(1 + self.trace.len());
+        if let Some(authority) = &self.authority {
+            headers.push((AUTHORITY, authority.as_str()));
+        }
+        for (name, value) in self.trace {
+            headers.push((name, value));
+        }
+        headers
     }
 
     /// The form: the token re-encoded, so that no byte of it can become another form field.

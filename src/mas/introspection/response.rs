@@ -140,13 +140,23 @@ impl ActiveAnswer {
     /// Returns whose the token is and what it grants.
     pub fn token(&self) -> ActiveToken<'_> {
         let [username, device_id, client_id, scope] = &self.places;
-        let text = |place: &Option<Range<usize>>| self.text.get(place.clone()?);
         ActiveToken {
-            username: text(username),
-            device_id: text(device_id),
-            client_id: text(client_id),
-            scope: text(scope).unwrap_or_default(),
+            username: self.at(username),
+            device_id: self.at(device_id),
+            client_id: self.at(client_id),
+            scope: self.at(scope).unwrap_or_default(),
         }
+    }
+
+    #[inline(never)]
+    fn at(&self, place: &Option<Range<usize>>) -> Option<&str> {
+        self.text.get(place.clone()?)
+    }
+
+    /// Returns [`ActiveToken::username`] alone.
+    pub fn username(&self) -> Option<&str> {
+        let [username, ..] = &self.places;
+        self.at(username)
     }
 
     /// The JSON, as MAS wrote it.
