@@ -258,7 +258,7 @@ def varint(number):
 KINDS = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes", "mark", "e", "o"]
 
 # `FORMAT_VERSION` of src/cache/bucket.rs. tests/fuzz_seeds.rs fails if what is written here is of another format.
-BUCKET_FORMAT = 5
+BUCKET_FORMAT = 6
 
 # What the gateway needs of an answer, in the order of src/mas/introspection/stored.rs.
 TEXTS = ["username", "device_id", "client_id", "scope"]
@@ -284,7 +284,7 @@ def planted(digest, fingerprint):
         head = struct.pack("<BQ", (user is not None) | expires << 1, fingerprint)
         expiry = (NOW + 299_000, NOW + 300_100) if expires else (0, 0)
         times = struct.pack("<5Q", NOW - 500, NOW - 1000, kept_until, *expiry)
-        user = half_digest(user) if user else bytes(16)
+        user = name_hash(user) if user else bytes(16)
         return head + digest + user + times + stored(body)
 
     def hint(kind):
@@ -296,10 +296,10 @@ def planted(digest, fingerprint):
     stale = bucket("a", entry(digest, "alice", NOW - 1, active))
     ended = bucket("n", entry(digest, None, NOW + 60_000, inactive))
     devices = b"".join(
-        half_digest(device) + struct.pack("<Q", since) for device, since in [("A", NOW), ("B", 3)]
+        name_hash(device) + struct.pack("<Q", since) for device, since in [("A", NOW), ("B", 3)]
     )
     moments = struct.pack("<QQ", NOW - 2000, NOW)
-    void = value("u", struct.pack("<BQ", 1, 5) + half_digest("alice") + moments + devices)
+    void = value("u", struct.pack("<BQ", 2, 5) + name_hash("alice") + moments + devices)
     lease = bucket("l", key + struct.pack("<QQB", 9, NOW + 900, 1))
     found, failed = (
         bucket("l", bytes(57), key + struct.pack("<QQB", 9, NOW - 100, mark)) for mark in (4, 8)
@@ -316,7 +316,7 @@ def planted(digest, fingerprint):
         "failed": failed + stale + seat,
         "budget": budget + seat,
         "inactive": ended,
-        "lease": lease + seat + hint(1) + hint(2) + hint(3),
+        "lease": lease + seat + hint(1) + hint(2) + hint(3) + hint(4),
         "live": live + other,
         "others": other + seat + seat,
         "revived": ended + revived,
@@ -350,8 +350,42 @@ def value(kind, content):
     return struct.pack("<BH", KINDS.index(kind), len(content)) + content
 
 
-def half_digest(text):
-    return hashlib.sha256(text.encode()).digest()[:16]
+def name_hash(text):
+    """See src/mas/sip_hash.rs."""
+    limit = (1 << 64) - 1
+    key = [0x0706050403020100, 0x0F0E0D0C0B0A0908]
+    state = [
+        key[0] ^ 0x736F6D6570736575,
+        key[1] ^ 0x646F72616E646F6D ^ 0xEE,
+        key[0] ^ 0x6C7967656E657261,
+        key[1] ^ 0x7465646279746573,
+    ]
+
+    def rotated(word, bits):
+        return (word << bits | word >> (64 - bits)) & limit
+
+    def rounds(number):
+        a, b, c, d = state
+        for _ in range(number):
+            a, c = (a + b) & limit, (c + d) & limit
+            b, d = rotated(b, 13) ^ a, rotated(d, 16) ^ c
+            a, c = (rotated(a, 32) + d) & limit, (c + b) & limit
+            d, b = rotated(d, 21) ^ a, rotated(b, 17) ^ c
+            c = rotated(c, 32)
+        state[:] = a, b, c, d
+
+    name = text.encode()
+    padded = name + bytes(7 - len(name) % 8) + bytes([len(name) % 256])
+    for (word,) in struct.iter_unpack("<Q", padded):
+        state[3] ^= word
+        rounds(2)
+        state[0] ^= word
+    halves = []
+    for place, mark in [(2, 0xEE), (1, 0xDD)]:
+        state[place] ^= mark
+        rounds(4)
+        halves.append(state[0] ^ state[1] ^ state[2] ^ state[3])
+    return struct.pack("<2Q", *halves)
 
 
 def fingerprint(*parts):

@@ -101,7 +101,7 @@ impl Introspected {
         lifetime: Option<Lifetime>,
     ) -> Self {
         let user = match &answer {
-            Answer::Active(answer) => UserKey::of_token(&answer.token),
+            Answer::Active(answer) => answer.username().map(UserKey::of),
             Answer::Inactive(_) => None,
         };
         Self {
@@ -294,7 +294,7 @@ impl SharedCache {
         };
         let is_void = known.user.as_ref().is_some_and(|user| {
             self.revocations
-                .revokes_active(store, user, &known.answer.token, asked_at)
+                .revokes_answer(store, user, &known.answer, asked_at)
         });
         (!is_void).then_some(known)
     }
@@ -326,7 +326,7 @@ impl SharedCache {
         match &asked.answer {
             Answer::Active(answer) => asked.user.as_ref().is_some_and(|user| {
                 self.revocations
-                    .revokes_active(store, user, &answer.token, asked.asked_at)
+                    .revokes_answer(store, user, answer, asked.asked_at)
             }),
             Answer::Inactive(_) => self
                 .revocations
@@ -497,7 +497,7 @@ mod tests {
     }
 
     fn is_alice(cached: Option<Cached>) -> bool {
-        matches!(cached, Some(Cached::Active(known)) if known.answer.token.username.as_deref() == Some("alice"))
+        matches!(cached, Some(Cached::Active(known)) if known.answer.token().username == Some("alice"))
     }
 
     fn keep(
@@ -915,14 +915,14 @@ mod tests {
     }
 
     impl Store for Meanwhile<'_> {
-        fn read(&self, key: &str) -> Option<crate::host::Versioned> {
+        fn read(&self, key: &[u8]) -> Option<crate::host::Versioned> {
             self.call();
             self.store.read(key)
         }
 
         fn write(
             &self,
-            key: &str,
+            key: &[u8],
             value: &[u8],
             condition: crate::host::If,
         ) -> Result<(), crate::host::NotWritten> {

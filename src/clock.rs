@@ -23,8 +23,7 @@ impl Instant {
 
     /// The moment `duration` before this one; the clock's base if that is too far back.
     pub fn minus(self, duration: Duration) -> Self {
-        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_sub(millis))
+        Self(self.0.saturating_sub(whole_millis(duration)))
     }
 
     /// Time passed since `earlier`; zero if `earlier` is later.
@@ -38,14 +37,23 @@ impl Add<Duration> for Instant {
 
     /// Saturates: a moment too far away to count is simply never reached.
     fn add(self, duration: Duration) -> Self {
-        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_add(millis))
+        Self(self.0.saturating_add(whole_millis(duration)))
     }
 }
 
 /// Returns `duration` in whole milliseconds.
 pub fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(whole_millis(duration)).unwrap_or(i64::MAX)
+}
+
+/// Returns `duration` in whole milliseconds, in 64 bits throughout: 128 of them are dear where a register has 64.
+fn whole_millis(duration: Duration) -> u64 {
+    const PER_SECOND: u64 = 1_000;
+    let seconds = duration.as_secs();
+    if seconds >= u64::MAX / PER_SECOND {
+        return u64::MAX;
+    }
+    seconds * PER_SECOND + u64::from(duration.subsec_millis())
 }
 
 /// Returns `duration` as a configuration has it: a whole number and a unit.

@@ -257,11 +257,20 @@ impl Config {
         fingerprint(&self.question())
     }
 
-    /// Names the question and what a worker makes of the answer for itself: user ids of this server, for as long as
-    /// this configuration lets an answer hold.
+    /// Names the question and what a worker makes of the answer for itself: user ids of this server, and what else the
+    /// headers tell, for as long as this configuration lets an answer hold.
     pub fn identity_fingerprint(&self) -> u64 {
         let ttl = millis(self.cache.ttl).to_string();
         let [cluster, authority, path, credential] = self.question();
+        let IdentityHeaders {
+            client_id, scope, ..
+        } = &self.identity_headers;
+        let told = match (client_id, scope) {
+            (None, None) => "",
+            (Some(_), None) => "client_id",
+            (None, Some(_)) => "scope",
+            (Some(_), Some(_)) => "client_id scope",
+        };
         fingerprint(&[
             cluster,
             authority,
@@ -269,6 +278,7 @@ impl Config {
             credential,
             &self.server_name,
             &ttl,
+            told,
         ])
     }
 

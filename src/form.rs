@@ -46,7 +46,7 @@ impl PlainBytes {
     pub fn encode(&self, value: &[u8], space: &[u8], out: &mut Vec<u8>) {
         let mut rest = value;
         // Nearly all of most values is plain, and is copied as a whole.
-        while let Some(at) = rest.iter().position(|byte| !self.contains(*byte)) {
+        while let Some(at) = self.first_other(rest) {
             let (plain, after) = rest.split_at_checked(at).unwrap_or_default();
             out.extend_from_slice(plain);
             match after.split_first() {
@@ -64,6 +64,21 @@ impl PlainBytes {
         out.extend_from_slice(rest);
     }
 
+    /// Returns where the first byte stands that is not one of these. Four bytes at a time are looked at first.
+    fn first_other(&self, text: &[u8]) -> Option<usize> {
+        let mut passed = 0;
+        for &[a, b, c, d] in text.as_chunks().0 {
+            if !(self.contains(a) & self.contains(b) & self.contains(c) & self.contains(d)) {
+                break;
+            }
+            passed += 4;
+        }
+        let rest = text.get(passed..)?;
+        let at = rest.iter().position(|byte| !self.contains(*byte))?;
+        Some(passed + at)
+    }
+
+    #[inline]
     fn contains(&self, byte: u8) -> bool {
         let Self(is_plain) = self;
         is_plain.get(usize::from(byte)).copied().unwrap_or_default()

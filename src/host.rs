@@ -23,7 +23,7 @@ use std::{
 };
 
 pub use self::{
-    fields::{Fields, Lengths},
+    fields::{Fields, Lengths, extended},
     head::RequestHead,
     store::{If, NotWritten, Store, Versioned},
 };

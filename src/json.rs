@@ -82,18 +82,6 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Plain<D> {
         self.0.deserialize_option(Plain(visitor)).map_err(malformed)
     }
 
-    /// A part of the text as it stands has this form, see `serde_json::value::RawValue`.
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Malformed> {
-        let visitor = Plain(visitor);
-        self.0
-            .deserialize_newtype_struct(name, visitor)
-            .map_err(malformed)
-    }
-
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Malformed> {
         self.0
             .deserialize_ignored_any(Plain(visitor))
@@ -101,7 +89,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Plain<D> {
     }
 
     serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct newtype_struct seq tuple
         tuple_struct map struct enum identifier
     }
 }
@@ -203,8 +191,6 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Plain<A> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::value::RawValue;
-
     use super::*;
 
     #[derive(Debug, Deserialize, PartialEq)]
@@ -255,18 +241,6 @@ mod tests {
             assert_eq!(read, expected(body.as_bytes()), "{body}");
         }
         assert!(read_object::<Sample>(b"{\"flag\":true,\"x\":\"\xff\"}").is_none());
-    }
-
-    #[test]
-    fn it_reads_a_part_as_it_stands() {
-        #[derive(Deserialize)]
-        struct Raw<'a> {
-            #[serde(borrow)]
-            part: &'a RawValue,
-        }
-        let body = br#"{"part": {"a" : [1.50, "x"]} }"#;
-        let read: Raw<'_> = read_object(body).unwrap();
-        assert_eq!(read.part.get(), r#"{"a" : [1.50, "x"]}"#);
     }
 
     #[test]

@@ -3,5 +3,6 @@
 
 pub mod introspection;
 pub mod provisioning;
+mod sip_hash;
 pub mod token;
 pub mod user;

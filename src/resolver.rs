@@ -38,7 +38,7 @@ use self::{
     client::ClientKey,
     failure::FailureLog,
     flight::{Flight, Flights, Full, State},
-    lease::{LEASE, Tombstone},
+    lease::{LEASE, Leased, Tombstone},
     limits::Limits,
     line::Turn,
     load::Slot,
@@ -95,7 +95,7 @@ const BUSY: Duration = Duration::from_secs(1);
 const MAX_LAG: Duration = Duration::from_secs(30);
 
 /// A flight of this worker, and the requests that wait for it.
-type Pending<W> = Flight<CallContext, Waiting<W>>;
+type Pending<W> = Box<Flight<CallContext, Waiting<W>>>;
 
 /// Requests that wait.
 type Waiters<W> = SortedMap<WaiterId, Waiting<W>>;
@@ -367,6 +367,13 @@ impl<W> Resolver<W> {
                     }
                 }
                 Some(Hint::Invalidated) => self.workers.read_epochs(cb),
+                // Its call has ended, and what it brought is in the shared cache, unless the token has ended since.
+                Some(Hint::Wanted(key)) if !self.flights.note_wanted(&key) => {
+                    let tombstone = Tombstone::Stored(cb.now());
+                    self.workers
+                        .release(cb, key, Hint::Stored(key), Some(tombstone));
+                }
+                Some(Hint::Wanted(_)) => {}
             }
         }
     }
@@ -572,7 +579,7 @@ impl<W> Resolver<W> {
         &self,
         cb: &Callback<'_, H>,
         call: &CallContext,
-        leased: bool,
+        leased: Leased,
     ) -> Result<State, NoVerdict> {
         let asked_at = self.workers.point(cb, call.digest());
         match call.send(cb.host, cb.root) {
@@ -617,6 +624,9 @@ impl<W> Resolver<W> {
 
     /// Calls MAS about the questions that wait in line, as far as calls are free.
     fn start_queued<H: Backend>(&mut self, cb: &Callback<'_, H>) {
+        if self.limits.have_no_lines() {
+            return;
+        }
         for pool in self.limits.pools() {
             // A call that cannot be made leaves its slot free, so the number of tries is bounded as well.
             for _ in 0..MAX_STARTS {
@@ -792,14 +802,20 @@ impl<W> Resolver<W> {
             (is_stored, is_superseded) = (false, true);
         }
         let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
-        self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
+        // A lease that nobody waits for may run out: who finds it will tell.
+        let is_loose = flight.leased() == Leased::Loosely;
+        if !(is_stored && is_loose && !flight.is_wanted) {
+            self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
+        }
         if is_superseded || is_revoked && !flight.call.is_repeated {
             flight.call.is_repeated = true;
             self.resume(cb, key, flight);
             return;
         }
         let cached = |reader: &Upstream| upstream.cache.as_cached(&introspected, &reader.cache);
-        self.limits.charge(cb, &flight.call, &cached(&upstream));
+        if flight.call.client.is_some() {
+            self.limits.charge(cb, &flight.call, &cached(&upstream));
+        }
         // Each by its own configuration, which may let an answer hold less long.
         for waiters in by_upstream(flight.waiters) {
             if let Some((_, waiting)) = waiters.first() {
@@ -995,7 +1011,7 @@ impl<W> Resolver<W> {
         hint: Hint,
         tombstone: Option<Tombstone>,
     ) {
-        if let State::Calling { leased: true, .. } = flight.state {
+        if flight.leased() != Leased::No {
             self.workers.release(cb, key, hint, tombstone);
         }
     }
@@ -1152,7 +1168,13 @@ fn by_upstream<W>(mut waiters: Waiters<W>) -> Vec<Waiters<W>> {
     let mut groups = Vec::new();
     while let Some((_, first)) = waiters.first() {
         let upstream = Rc::clone(&first.upstream);
-        groups.push(waiters.take(&|waiting| Rc::ptr_eq(&waiting.upstream, &upstream)));
+        let is_of_it = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
+        if waiters.values().all(is_of_it) {
+            // Nearly always.
+            groups.push(waiters);
+            break;
+        }
+        groups.push(waiters.take(&is_of_it));
     }
     groups
 }

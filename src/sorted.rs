@@ -237,7 +237,12 @@ impl<K: Ord, V> SortedMap<K, V> {
     /// Removes the entry at a place that is taken.
     fn remove_at(&mut self, Place { chunk, at, .. }: Place) -> Option<(K, V)> {
         let entries = self.chunks.get_mut(chunk)?;
-        let removed = entries.remove(at);
+        // Of few entries it is mostly the last one, behind which nothing is to be moved.
+        let removed = if at + 1 == entries.len() {
+            entries.pop()?
+        } else {
+            entries.remove(at)
+        };
         if entries.len() < CHUNK / 4 && self.chunks.len() > 1 {
             self.join_chunks();
         }

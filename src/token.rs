@@ -3,7 +3,12 @@
 //! The non-obvious rule: the token itself is a secret that only the question to MAS carries. Everywhere
 //! else a token is known by its SHA-256, and the `Debug` output of neither shows anything.
 
-use std::{borrow::Cow, fmt};
+use std::{
+    borrow::Cow,
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 use sha2::{Digest as _, Sha256};
 
@@ -58,8 +63,49 @@ impl fmt::Debug for AccessToken<'_> {
 }
 
 /// The SHA-256 of a token. `Debug` shows nothing of it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy)]
 pub struct TokenDigest(pub [u8; 32]);
+
+impl TokenDigest {
+    /// The digest as words. They are compared in place of bytes, which the C library of the module's target compares one by
+    /// one. The order means nothing, so that the words may be of any.
+    #[inline]
+    fn words(&self) -> [u64; 4] {
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(self.0.as_chunks().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        words
+    }
+}
+
+impl PartialEq for TokenDigest {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.words() == other.words()
+    }
+}
+
+impl Eq for TokenDigest {}
+
+impl Hash for TokenDigest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+impl PartialOrd for TokenDigest {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for TokenDigest {
+    #[inline]
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.words().cmp(&other.words())
+    }
+}
 
 impl TokenDigest {
     /// The digest of `token`.

@@ -186,6 +186,19 @@ fn a_workers_own_grants_are_of_one_server_and_one_ttl() {
     assert_ne!(identity("/cache", json!({"ttl": "119s"})), own);
     assert_ne!(identity("/server_name", json!("other.example")), own);
     assert_ne!(identity("/introspection/path", json!("/other")), own);
+    let mut told = vec![own];
+    for names in [
+        json!({"client_id": "x-client"}),
+        json!({"scope": "x-scope"}),
+        json!({"client_id": "x-client", "scope": "x-scope"}),
+    ] {
+        let identity = identity("/identity_headers", names);
+        assert!(
+            !told.contains(&identity),
+            "what a grant holds is told apart"
+        );
+        told.push(identity);
+    }
 }
 
 #[test]

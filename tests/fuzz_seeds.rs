@@ -78,8 +78,8 @@ fn answers() {
         panic!("an active answer");
     };
     assert_eq!(known.user, Some(UserKey::of("alice")));
-    assert_eq!(known.answer.token.username.as_deref(), Some("alice"));
-    assert_eq!(known.answer.token.scope, "urn:matrix:client:api:*");
+    assert_eq!(known.answer.token().username, Some("alice"));
+    assert_eq!(known.answer.token().scope, "urn:matrix:client:api:*");
     let inactive = Seed::read("inactive").lookup();
     assert!(matches!(inactive, Some(Cached::Inactive(_))));
     let stale = Seed::read("stale");
@@ -92,8 +92,8 @@ fn answers() {
 fn ends() {
     let seed = Seed::read("void");
     let token = ActiveToken {
-        username: Some("alice".into()),
-        device_id: Some("A".into()),
+        username: Some("alice"),
+        device_id: Some("A"),
         ..ActiveToken::default()
     };
     let (user, revocations) = (UserKey::of("alice"), Revocations::default());
@@ -113,7 +113,7 @@ fn ends() {
 fn leases() {
     assert!(matches!(
         Seed::read("lease").acquire(),
-        Acquired::HeldUntil(_)
+        Acquired::Held { .. }
     ));
     assert!(matches!(
         Seed::read("stored").acquire(),

@@ -160,12 +160,12 @@ fn outcomes(config: &Config, method: &str, path: &str) -> Vec<(&'static str, Str
 
 fn active(config: &Config, scope: &str) -> Rc<Grant> {
     let token = ActiveToken {
-        username: Some("alice".to_owned()),
+        username: Some("alice"),
         device_id: None,
         client_id: None,
-        scope: scope.to_owned(),
+        scope,
     };
-    Rc::new(Grant::new(&token, &config.server_name))
+    Rc::new(Grant::new(&token, config))
 }
 
 /// The head of a request.

@@ -55,7 +55,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(answer.body(), body);
     if let Answer::Active(answer) = &answer {
         lower(answer);
-        let _ = identity::identity(&answer.token, "example.org");
+        let _ = identity::identity(&answer.token());
     }
     store(answer, lifetime);
 });
@@ -79,7 +79,7 @@ fn lower(answer: &ActiveAnswer) {
 /// What fits into the shared cache comes out of it.
 fn store(answer: Answer, lifetime: Option<&[u8]>) {
     let user = match &answer {
-        Answer::Active(answer) => UserKey::of_token(&answer.token),
+        Answer::Active(answer) => answer.username().map(UserKey::of),
         Answer::Inactive(_) => None,
     };
     let entry = Entry {

@@ -59,10 +59,13 @@ pub fn contain(value: &[u8], bytes: &[u8]) -> bool {
     value.windows(bytes.len()).any(|window| window == bytes)
 }
 
+/// What was written under a key, and its number.
+type Written = BTreeMap<Vec<u8>, (Vec<u8>, u32)>;
+
 /// A store that begins with planted values and takes writes.
 pub struct Planted {
     pub values: Values,
-    written: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
+    written: RefCell<Written>,
 }
 
 impl Planted {
@@ -75,14 +78,14 @@ impl Planted {
 }
 
 impl Store for Planted {
-    fn read(&self, key: &str) -> Option<Versioned> {
+    fn read(&self, key: &[u8]) -> Option<Versioned> {
         let written = self.written.borrow().get(key).cloned();
-        let planted = || Some((self.values.get(key)?.to_vec(), 1));
+        let planted = || Some((self.values.get(str::from_utf8(key).ok()?)?.to_vec(), 1));
         let (value, cas) = written.or_else(planted)?;
         Some(Versioned { value, cas })
     }
 
-    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+    fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
         let cas = self.read(key).map(|present| present.cas);
         let holds = match condition {
             If::Absent => cas.is_none(),
@@ -92,7 +95,7 @@ impl Store for Planted {
             return Err(NotWritten::Changed);
         }
         let value = (value.to_vec(), cas.unwrap_or(1) + 1);
-        self.written.borrow_mut().insert(key.to_owned(), value);
+        self.written.borrow_mut().insert(key.to_vec(), value);
         Ok(())
     }
 

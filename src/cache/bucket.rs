@@ -22,7 +22,7 @@ use super::key_space::{Key, KeySpace};
 use crate::host::{If, NotWritten, Store};
 
 /// The format of buckets and of all records in them that this module writes, and the only one it reads.
-pub const FORMAT_VERSION: u8 = 5;
+pub const FORMAT_VERSION: u8 = 6;
 
 /// Records in a bucket, or a few more where their number does not divide evenly.
 const RECORDS: u32 = 8;
@@ -50,6 +50,11 @@ impl Buckets {
         (records / RECORDS).max(1)
     }
 
+    /// Returns how many buckets there are.
+    pub fn number(&self) -> u32 {
+        self.keys.number()
+    }
+
     /// Returns `number` buckets of the same name and capacity.
     pub fn resized(&self, number: u32) -> Self {
         Self {
@@ -72,7 +77,7 @@ impl Buckets {
     /// The bucket for `digest`.
     pub fn read(&self, store: &impl Store, digest: &[u8]) -> Bucket {
         let key = self.keys.key(store, digest);
-        match store.read(key.as_str()) {
+        match store.read(key.as_bytes()) {
             Some(stored) => Bucket {
                 key,
                 value: stored.value,
@@ -138,7 +143,7 @@ impl Bucket {
 
     /// Writes what was changed in place.
     pub fn save(&self, store: &impl Store) -> Result<(), NotWritten> {
-        store.write(self.key.as_str(), &self.value, self.condition)
+        store.write(self.key.as_bytes(), &self.value, self.condition)
     }
 
     /// Writes these records in place of all that were in it. Each has less than 64 KiB.
@@ -155,7 +160,7 @@ impl Bucket {
             value.extend_from_slice(&length.to_le_bytes());
             value.extend_from_slice(record);
         }
-        store.write(self.key.as_str(), &value, self.condition)
+        store.write(self.key.as_bytes(), &value, self.condition)
     }
 }
 

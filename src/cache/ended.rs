@@ -134,13 +134,13 @@ impl EndedTokens {
         let key = self.keys.key(store, &token.0);
         let mut outcome = Err(NotWritten::Changed);
         for _ in 0..WRITE_ATTEMPTS {
-            let stored = store.read(key.as_str());
+            let stored = store.read(key.as_bytes());
             let mut history = stored
                 .as_ref()
                 .map_or_else(History::default, |stored| History::decode(&stored.value));
             history.add(name(token, event));
             let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-            outcome = store.write(key.as_str(), &history.encode(), condition);
+            outcome = store.write(key.as_bytes(), &history.encode(), condition);
             if outcome != Err(NotWritten::Changed) {
                 break;
             }
@@ -149,7 +149,7 @@ impl EndedTokens {
     }
 
     fn history(&self, store: &impl Store, token: &TokenDigest) -> History {
-        let stored = store.read(self.keys.key(store, &token.0).as_str());
+        let stored = store.read(self.keys.key(store, &token.0).as_bytes());
         stored.map_or_else(History::default, |stored| History::decode(&stored.value))
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     token::TokenDigest,
 };
 
-const KEY: &str = "matrix-edge-auth.epoch";
+const KEY: &[u8] = b"matrix-edge-auth.epoch";
 const TOKENS: usize = 256;
 const USERS: usize = 256;
 

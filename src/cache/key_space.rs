@@ -4,22 +4,24 @@
 //! purpose. Nobody outside can aim collisions at a session, because the choice depends on a secret of this
 //! process.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, fmt, rc::Rc};
 
 use crate::host::{If, Store};
 
 /// What every key begins with.
 const PREFIX: &str = "matrix-edge-auth.";
 
-const SEED_KEY: &str = "matrix-edge-auth.seed";
+const SEED_KEY: &[u8] = b"matrix-edge-auth.seed";
 
 /// A fixed number of shared-data keys. Workers with the same name and number share them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct KeySpace {
     beginning: Key,
     number: u32,
     /// Read once. Key spaces that were made from each other share it.
     seed: Rc<Cell<Option<(u64, u64)>>>,
+    /// The beginning of a digest, and its key: most are asked for twice.
+    last: Cell<Option<([u64; 2], Key)>>,
 }
 
 impl KeySpace {
@@ -29,24 +31,37 @@ impl KeySpace {
             beginning: Key::beginning(name),
             number: number.max(1),
             seed: Rc::default(),
+            last: Cell::new(None),
         }
+    }
+
+    /// Returns how many keys there are.
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// Returns as many keys as `number` under the same name.
     pub fn resized(&self, number: u32) -> Self {
         Self {
             number: number.max(1),
+            last: Cell::new(None),
             ..self.clone()
         }
     }
 
     /// The key for `digest`, of which the first 16 bytes count.
     pub fn key(&self, store: &impl Store, digest: &[u8]) -> Key {
-        let [word0, word1] = words(digest);
+        let words @ [word0, word1] = words(digest);
+        if let Some((known, key)) = self.last.get()
+            && known == words
+        {
+            return key;
+        }
         let (seed0, seed1) = self.seed(store);
         let hash = fold(word0 ^ seed0, word1 ^ seed1);
-        let slot = ((u128::from(hash) * u128::from(self.number)) >> 64) as u32;
-        self.beginning.numbered(slot)
+        let key = self.beginning.numbered(slot(hash, self.number));
+        self.last.set(Some((words, key)));
+        key
     }
 
     /// Returns a few bits of `digest`: enough to know it again, and too few to search for the token. They depend on the
@@ -80,6 +95,15 @@ impl KeySpace {
     }
 }
 
+impl fmt::Debug for KeySpace {
+    /// Shows neither the secret nor a digest.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeySpace")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The longest key: the prefix, a short name, a full stop and ten digits.
 const MAX_KEY: usize = 32;
 
@@ -105,18 +129,30 @@ impl Key {
 
     /// Returns the key that goes on with this number.
     fn numbered(mut self, mut number: u32) -> Self {
-        let mut digits = [0; 10];
-        let mut places = digits.iter_mut();
-        while let Some(digit) = places.next_back() {
-            *digit = b'0' + (number % 10) as u8;
-            number /= 10;
-            if number == 0 {
+        const POWERS: [u32; 9] = [
+            10,
+            100,
+            1_000,
+            10_000,
+            100_000,
+            1_000_000,
+            10_000_000,
+            100_000_000,
+            1_000_000_000,
+        ];
+        let mut digits = 1;
+        for power in POWERS {
+            if number < power {
                 break;
             }
+            digits += 1;
         }
-        let left = places.len();
-        for digit in digits.iter().skip(left) {
-            self.push(*digit);
+        let start = self.length;
+        self.length += digits;
+        let places = self.bytes.get_mut(start..self.length);
+        for place in places.unwrap_or_default().iter_mut().rev() {
+            *place = b'0' + (number % 10) as u8;
+            number /= 10;
         }
         self
     }
@@ -128,11 +164,19 @@ impl Key {
         }
     }
 
-    /// The key as text.
-    pub fn as_str(&self) -> &str {
-        let bytes = self.bytes.get(..self.length).unwrap_or_default();
-        str::from_utf8(bytes).unwrap_or_default()
+    /// The key as the store takes it.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
     }
+}
+
+/// Returns the part of `number` that a hash is of all hashes. Both halves of the hash times the number, the upper one of which
+/// counts as a whole, are what 128 bits would hold.
+fn slot(hash: u64, number: u32) -> u32 {
+    let number = u64::from(number);
+    let low = (hash & u64::from(u32::MAX)) * number;
+    let high = (hash >> 32) * number;
+    ((high + (low >> 32)) >> 32) as u32
 }
 
 /// Returns the first words of a digest.
@@ -156,9 +200,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_slot_is_the_upper_half_of_128_bits() {
+        for hash in [
+            0,
+            1,
+            u64::MAX,
+            0x9e37_79b9_7f4a_7c15,
+            u64::from(u32::MAX),
+            1 << 63,
+        ] {
+            for number in [1, 7, 4_096, 10_000, u32::MAX] {
+                let expected = (u128::from(hash) * u128::from(number)) >> 64;
+                assert_eq!(u128::from(slot(hash, number)), expected);
+            }
+        }
+    }
+
+    #[test]
     fn a_key_names_its_kind_and_its_number() {
-        let key = |name, number| Key::beginning(name).numbered(number).as_str().to_owned();
-        for number in [0, 7, 10, 4_096, 100_000, u32::MAX] {
+        let key = |name, number| {
+            let key = Key::beginning(name).numbered(number);
+            String::from_utf8(key.as_bytes().to_vec()).unwrap()
+        };
+        for number in [0, 7, 9, 10, 99, 100, 4_096, 99_999, 100_000, u32::MAX] {
             assert_eq!(key("a", number), format!("matrix-edge-auth.a.{number}"));
         }
         assert_eq!(key("t.u", u32::MAX), "matrix-edge-auth.t.u.4294967295");

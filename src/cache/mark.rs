@@ -25,13 +25,13 @@ impl Mark {
 
     /// Returns its number.
     pub fn read(&self, store: &impl Store) -> Number {
-        store.read(&self.key).map(|stored| stored.cas)
+        store.read(self.key.as_bytes()).map(|stored| stored.cas)
     }
 
     /// Gives it another number.
     pub fn renew(&self, store: &impl Store) -> Result<(), NotWritten> {
         let condition = self.read(store).map_or(If::Absent, If::Unchanged);
-        match store.write(&self.key, &[], condition) {
+        match store.write(self.key.as_bytes(), &[], condition) {
             // Another worker has written it since the change.
             Ok(()) | Err(NotWritten::Changed) => Ok(()),
             Err(refused) => Err(refused),

@@ -15,7 +15,7 @@ use crate::{
     clock::Instant,
     host::{If, NotWritten, Store},
     mas::{
-        introspection::ActiveToken,
+        introspection::{ActiveAnswer, ActiveToken},
         provisioning::{MAX_NAMED_DEVICES, Revocation},
         user::{DeviceKey, UserKey},
     },
@@ -31,10 +31,10 @@ const MAX_DEVICES: usize = MAX_NAMED_DEVICES;
 /// Another worker may write in between. Losing every one of this many races does not happen.
 const WRITE_ATTEMPTS: usize = 64;
 
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
 
 /// Since when answers of "inactive" about tokens of unknown users count.
-const NOBODY_KEY: &str = "matrix-edge-auth.revived";
+const NOBODY_KEY: &[u8] = b"matrix-edge-auth.revived";
 
 /// The records, as any worker sees them.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Revocations {
         now: Instant,
     ) -> Result<(), NotWritten> {
         let key = self.keys.key(store, &user.0);
-        update(store, key.as_str(), |stored| {
+        update(store, key.as_bytes(), |stored| {
             let mut slot = stored.and_then(Slot::decode).unwrap_or_default();
             slot.enter(*user).revoke(revocation, now);
             slot.encode()
@@ -84,14 +84,35 @@ impl Revocations {
         &self,
         store: &impl Store,
         user: &UserKey,
-        token: &ActiveToken,
+        token: &ActiveToken<'_>,
+        asked_at: Instant,
+    ) -> bool {
+        self.revokes(store, user, || device_key(token), asked_at)
+    }
+
+    /// The same of an answer, whose texts are looked for only if there is a record.
+    pub fn revokes_answer(
+        &self,
+        store: &impl Store,
+        user: &UserKey,
+        answer: &ActiveAnswer,
+        asked_at: Instant,
+    ) -> bool {
+        self.revokes(store, user, || device_key(&answer.token()), asked_at)
+    }
+
+    fn revokes(
+        &self,
+        store: &impl Store,
+        user: &UserKey,
+        device: impl FnOnce() -> Option<DeviceKey>,
         asked_at: Instant,
     ) -> bool {
         let Some(slot) = self.read(store, user) else {
             return false;
         };
         let since = match slot.record_of(user) {
-            Some(record) => record.of(device_key(token)),
+            Some(record) => record.of(device()),
             None => Instant::default(),
         };
         asked_at <= since.max(slot.floor)
@@ -117,13 +138,13 @@ impl Revocations {
     }
 
     fn read(&self, store: &impl Store, user: &UserKey) -> Option<Slot> {
-        let stored = store.read(self.keys.key(store, &user.0).as_str())?;
+        let stored = store.read(self.keys.key(store, &user.0).as_bytes())?;
         Slot::decode(&stored.value)
     }
 }
 
 /// Returns the key of the device that `token` belongs to; `None` without one, or with more than one.
-fn device_key(token: &ActiveToken) -> Option<DeviceKey> {
+fn device_key(token: &ActiveToken<'_>) -> Option<DeviceKey> {
     let device_id = identity::device_id(token).ok().flatten()?;
     Some(DeviceKey::of(device_id))
 }
@@ -136,7 +157,7 @@ fn moment(bytes: &[u8]) -> Option<Instant> {
 /// Writes what `change` makes of the value of `key`, also while other workers write.
 fn update(
     store: &impl Store,
-    key: &str,
+    key: &[u8],
     change: impl Fn(Option<&[u8]>) -> Vec<u8>,
 ) -> Result<(), NotWritten> {
     let mut outcome = Err(NotWritten::Changed);
@@ -301,10 +322,10 @@ mod tests {
         Instant::from_millis(1_000_000 + 1_000 * seconds)
     }
 
-    fn token(username: &str, device_id: Option<&str>) -> ActiveToken {
+    fn token<'a>(username: &'a str, device_id: Option<&'a str>) -> ActiveToken<'a> {
         ActiveToken {
-            username: Some(username.into()),
-            device_id: device_id.map(str::to_owned),
+            username: Some(username),
+            device_id,
             ..ActiveToken::default()
         }
     }

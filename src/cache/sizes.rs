@@ -52,7 +52,7 @@ impl Sizes {
         let mark = self.mark.read(store);
         let (at, mut sizes) = self.known.take();
         if mark.is_none() || at != mark {
-            let stored = store.read(&self.key);
+            let stored = store.read(self.key.as_bytes());
             sizes = stored.map_or_else(Vec::new, |stored| decode(&stored.value));
         }
         sizes.iter().copied().for_each(&mut each);
@@ -70,7 +70,7 @@ impl Sizes {
 
     fn enter(&self, store: &impl Store, number: u32) -> Option<u32> {
         for _ in 0..WRITE_ATTEMPTS {
-            let stored = store.read(&self.key);
+            let stored = store.read(self.key.as_bytes());
             let condition = stored
                 .as_ref()
                 .map_or(If::Absent, |stored| If::Unchanged(stored.cas));
@@ -82,7 +82,10 @@ impl Sizes {
                 return nearest(&sizes, number);
             }
             sizes.push(number);
-            if store.write(&self.key, &encode(&sizes), condition).is_ok() {
+            if store
+                .write(self.key.as_bytes(), &encode(&sizes), condition)
+                .is_ok()
+            {
                 return Some(number);
             }
         }
@@ -173,14 +176,14 @@ mod tests {
         struct Counting<'s>(&'s MemoryStore, std::cell::Cell<usize>);
 
         impl Store for Counting<'_> {
-            fn read(&self, key: &str) -> Option<Versioned> {
+            fn read(&self, key: &[u8]) -> Option<Versioned> {
                 let found = self.0.read(key);
                 let is_empty = found.as_ref().is_none_or(|found| found.value.is_empty());
                 self.1.set(self.1.get() + usize::from(!is_empty));
                 found
             }
 
-            fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+            fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
                 self.0.write(key, value, condition)
             }
 
@@ -237,11 +240,11 @@ mod tests {
         struct ReadOnly;
 
         impl Store for ReadOnly {
-            fn read(&self, _key: &str) -> Option<Versioned> {
+            fn read(&self, _key: &[u8]) -> Option<Versioned> {
                 None
             }
 
-            fn write(&self, _: &str, _: &[u8], _: If) -> Result<(), NotWritten> {
+            fn write(&self, _: &[u8], _: &[u8], _: If) -> Result<(), NotWritten> {
                 Err(NotWritten::Refused)
             }
 

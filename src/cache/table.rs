@@ -233,8 +233,16 @@ impl Table {
     ) -> Vec<Removed> {
         let mut removed = Vec::new();
         self.sizes.for_each(store, |number| {
-            let buckets = self.configured.resized(number);
-            removed.extend(self.remove_from(&buckets, store, digest, &is_meant));
+            let in_use = self.registered.get();
+            let resized;
+            let buckets = match in_use.filter(|buckets| buckets.number() == number) {
+                Some(buckets) => buckets,
+                None => {
+                    resized = self.configured.resized(number);
+                    &resized
+                }
+            };
+            removed.extend(self.remove_from(buckets, store, digest, &is_meant));
         });
         removed
     }
@@ -559,7 +567,7 @@ mod tests {
         assert!(holds(&two, &store, b"token"));
         assert_eq!(one.configured.seed(&store), two.configured.seed(&store));
         let elsewhere = MemoryStore::default();
-        elsewhere.write("other", b"", If::Absent).unwrap();
+        elsewhere.write(b"other", b"", If::Absent).unwrap();
         let three = Table::new("t", 1 << 20);
         three.put(&elsewhere, &entry(b"token", 100), NOW);
         assert_ne!(

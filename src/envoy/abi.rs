@@ -7,7 +7,7 @@
 
 use std::ptr;
 
-use crate::host::{HostError, fields::serialize};
+use crate::host::HostError;
 
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
@@ -48,6 +48,9 @@ pub(super) enum MetricType {
 
 const HTTP_REQUEST_STREAM: u32 = 0;
 const NO_GRPC_STATUS: i32 = -1;
+
+/// A map without a pair, serialized: their number.
+const NO_PAIRS: [u8; 4] = [0; 4];
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
@@ -262,7 +265,7 @@ pub(super) fn buffer(
 }
 
 /// A shared value and its CAS number; `None` if the key was never written.
-pub(super) fn shared_data(key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
+pub(super) fn shared_data(key: &[u8]) -> Result<Option<(Vec<u8>, u32)>, HostError> {
     let mut handed = Handed::nothing();
     let mut cas = 0;
     // SAFETY: all pointers are to live memory of the sizes given.
@@ -280,7 +283,7 @@ pub(super) fn shared_data(key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError
 
 /// Writes a shared value if its CAS number is still `cas`. An absent key takes any number; 0 always
 /// writes.
-pub(super) fn set_shared_data(key: &str, value: &[u8], cas: u32) -> Result<(), HostError> {
+pub(super) fn set_shared_data(key: &[u8], value: &[u8], cas: u32) -> Result<(), HostError> {
     // SAFETY: both pointers are to live memory of the sizes given.
     done(unsafe {
         proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas)
@@ -331,7 +334,7 @@ pub(super) fn dequeue_shared_queue(id: u32) -> Result<Option<Vec<u8>>, HostError
     handed.take(status)
 }
 
-/// Answers the request of the effective context. `headers` are [serialized](serialize). An access log shows `details` as
+/// Answers the request of the effective context. `headers` are serialized. An access log shows `details` as
 /// `%RESPONSE_CODE_DETAILS%`.
 pub(super) fn send_local_response(
     status: u16,
@@ -354,15 +357,14 @@ pub(super) fn send_local_response(
     })
 }
 
-/// Makes a call of the effective context, which must be a root: the answer comes to it. Returns the call's number.
-pub(super) fn http_call<'a>(
+/// Makes a call of the effective context, which must be a root: the answer comes to it. `headers` are serialized. Returns
+/// the call's number.
+pub(super) fn http_call(
     cluster: &str,
-    headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
+    headers: &[u8],
     body: &[u8],
     timeout_millis: u32,
 ) -> Result<u32, HostError> {
-    let headers = serialize(headers);
-    let no_trailers = serialize([].into_iter());
     let mut call = 0;
     // SAFETY: all pointers are to live memory of the sizes given.
     done(unsafe {
@@ -373,8 +375,8 @@ pub(super) fn http_call<'a>(
             headers.len(),
             body.as_ptr(),
             body.len(),
-            no_trailers.as_ptr(),
-            no_trailers.len(),
+            NO_PAIRS.as_ptr(),
+            NO_PAIRS.len(),
             timeout_millis,
             &raw mut call,
         )

@@ -16,6 +16,7 @@ use std::{
 };
 
 use super::{
+    host::tell_gathered,
     log,
     root::Root,
     stream::{Action, Stream},
@@ -75,6 +76,8 @@ extern "C" fn proxy_on_delete(context: u32) {
             stream.end(&mut vm.worker);
         } else if vm.roots.remove(&context).is_some() {
             vm.worker.on_root_end(RootId(context));
+            // Its timer may have been the last.
+            tell_gathered();
         }
     });
 }
@@ -88,6 +91,7 @@ extern "C" fn proxy_on_configure(root: u32, size: usize) -> bool {
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_tick(root: u32) {
     with_root(root, |root, worker| worker.on_tick(&root.host(), root.id));
+    tell_gathered();
 }
 
 #[unsafe(no_mangle)]

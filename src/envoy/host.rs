@@ -10,7 +10,8 @@ use crate::{
     clock::Instant,
     host::{
         CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead,
-        ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned, fields::serialize,
+        ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned, extended,
+        fields::serialize,
     },
     mas::introspection::IntrospectionRequest,
     matrix::reply::{Header, Reply},
@@ -56,6 +57,9 @@ thread_local! {
     static METRICS: [Cell<MetricId>; Metric::PLACES] =
         const { [const { Cell::new(MetricId::Unknown) }; Metric::PLACES] };
 
+    /// What is to be added to the counters that are told at a tick, each at the place of its metric.
+    static GATHERED: [Cell<i64>; Metric::PLACES] = const { [const { Cell::new(0) }; Metric::PLACES] };
+
     /// The lists of headers that are constants. There are three.
     static CONSTANTS: Cell<Vec<Constant>> = const { Cell::new(Vec::new()) };
 }
@@ -63,59 +67,93 @@ thread_local! {
 /// The proxy, as seen from the context whose callback runs.
 pub(super) struct Envoy {
     /// That context, which is what host calls act on unless another is selected.
-    pub context: u32,
+    context: u32,
+    /// Whether a root is selected in its place, for a call. It is selected again when something is to be done to its stream,
+    /// and most callbacks that make a call do nothing more.
+    is_elsewhere: Cell<bool>,
+}
+
+impl Envoy {
+    /// The proxy in a callback of this context.
+    pub fn of(context: u32) -> Self {
+        Self {
+            context,
+            is_elsewhere: Cell::new(false),
+        }
+    }
+
+    /// Selects the context again, if a root is selected in its place.
+    #[inline]
+    fn return_to_stream(&self) -> Result<(), HostError> {
+        if self.is_elsewhere.take() {
+            return abi::set_effective_context(self.context);
+        }
+        Ok(())
+    }
 }
 
 impl Streams for Envoy {
     fn select(&self, stream: StreamId) -> bool {
+        self.is_elsewhere.set(false);
         abi::set_effective_context(stream.0).is_ok()
     }
 
     #[inline]
     fn request_head(&self) -> Result<RequestHead, HostError> {
+        self.return_to_stream()?;
         RequestHead::parse(abi::header_map(Map::Request)?).ok_or(PARSE_FAILURE)
     }
 
     fn request_trailers(&self) -> Result<Fields, HostError> {
+        self.return_to_stream()?;
         Fields::parse(abi::header_map(Map::RequestTrailers)?).ok_or(PARSE_FAILURE)
     }
 
     fn add_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        self.return_to_stream()?;
         abi::add_header(Map::Request, name, value)
     }
 
     fn remove_request_header(&self, name: &str) -> Result<(), HostError> {
+        self.return_to_stream()?;
         abi::remove_header(Map::Request, name)
     }
 
     fn remove_request_trailer(&self, name: &str) -> Result<(), HostError> {
+        self.return_to_stream()?;
         abi::remove_header(Map::RequestTrailers, name)
     }
 
     fn request_body(&self, start: usize, max: usize) -> Result<Vec<u8>, HostError> {
+        self.return_to_stream()?;
         abi::buffer(Buffer::RequestBody, start, max).map(Option::unwrap_or_default)
     }
 
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
+        self.return_to_stream()?;
         abi::header(Map::Response, name)
     }
 
     fn response_origin(&self) -> ResponseOrigin {
-        match abi::property("response\0code_details") {
+        let details = self.return_to_stream();
+        match details.and_then(|()| abi::property("response\0code_details")) {
             Ok(Some(details)) => origin(&details),
             _ => ResponseOrigin::Envoy,
         }
     }
 
     fn set_response_status(&self, status: u16) -> Result<(), HostError> {
+        self.return_to_stream()?;
         abi::set_header(Map::Response, ":status", status.to_string().as_bytes())
     }
 
     fn set_filter_state(&self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        self.return_to_stream()?;
         abi::set_property(name, value)
     }
 
     fn respond(&self, reply: &Reply) -> Result<(), HostError> {
+        self.return_to_stream()?;
         let details = [DETAILS_PREFIX, reply.reason].concat();
         let send =
             |headers: &[u8]| abi::send_local_response(reply.status, &details, headers, &reply.body);
@@ -126,14 +164,17 @@ impl Streams for Envoy {
     }
 
     fn resume(&self) -> Result<(), HostError> {
+        self.return_to_stream()?;
         abi::continue_request()
     }
 
     fn route_cluster(&self) -> Option<Vec<u8>> {
+        self.return_to_stream().ok()?;
         abi::property("xds\0cluster_name").ok().flatten()
     }
 
     fn source_address(&self) -> Option<Vec<u8>> {
+        self.return_to_stream().ok()?;
         let mut address = abi::property("source\0address").ok().flatten()?;
         // `192.0.2.1:1234` or `[2001:db8::1]:1234`.
         let port = address.iter().rposition(|byte| *byte == b':')?;
@@ -154,15 +195,11 @@ impl Runtime for Envoy {
     ) -> Result<CallId, NotSent> {
         // The answer comes to the context that makes the call, and is lost if that has ended, as a stream may have.
         abi::set_effective_context(root.0).map_err(|_| NotSent::Refused)?;
-        let headers = request.headers();
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (*name, value.as_bytes()));
+        let fixed = request.written_headers(texts);
+        let headers = extended(fixed, &texts(&request.own_headers()));
         let timeout = u32::try_from(request.timeout().as_millis()).unwrap_or(u32::MAX);
-        let sent = abi::http_call(request.cluster(), headers, request.body(), timeout);
-        if self.context != root.0 {
-            abi::set_effective_context(self.context).map_err(|_| NotSent::Refused)?;
-        }
+        let sent = abi::http_call(request.cluster(), &headers, request.body(), timeout);
+        self.is_elsewhere.set(self.context != root.0);
         sent.map(CallId).map_err(|HostError(status)| match status {
             abi::BAD_ARGUMENT => NotSent::UnknownCluster,
             _ => NotSent::Refused,
@@ -173,6 +210,7 @@ impl Runtime for Envoy {
         let millis = period.map_or(0, |period| {
             u32::try_from(period.as_millis()).unwrap_or(u32::MAX)
         });
+        self.is_elsewhere.set(false);
         let set = abi::set_effective_context(root.0)
             .and_then(|()| abi::set_tick_period(millis))
             .and_then(|()| abi::set_effective_context(self.context));
@@ -182,6 +220,7 @@ impl Runtime for Envoy {
     }
 
     fn register_queue(&self, root: RootId, name: &str) -> Option<QueueId> {
+        self.is_elsewhere.set(false);
         abi::set_effective_context(root.0)
             .and_then(|()| abi::register_shared_queue(name))
             .and_then(|id| abi::set_effective_context(self.context).map(|()| QueueId(id)))
@@ -212,12 +251,30 @@ impl Metrics for Envoy {
     #[inline]
     fn record(&self, metric: Metric, value: i64) {
         let Some(id) = id(metric) else { return };
+        if metric.is_gathered() {
+            GATHERED.with(|gathered| {
+                if let Some(sum) = gathered.get(metric.place()) {
+                    sum.update(|sum| sum.saturating_add(value));
+                }
+            });
+            return;
+        }
         // A failure costs a sample; there is nothing to do about it.
         let _ = match metric.kind() {
             Kind::Counter => abi::increment_metric(id, value),
             Kind::Histogram => abi::record_metric(id, value.unsigned_abs()),
         };
     }
+}
+
+/// Tells what has been gathered of counters.
+pub(super) fn tell_gathered() {
+    let tell = |(sum, id): (&Cell<i64>, &Cell<MetricId>)| {
+        if let (1.., MetricId::Known(id)) = (sum.get(), id.get()) {
+            let _ = abi::increment_metric(id, sum.take());
+        }
+    };
+    METRICS.with(|ids| GATHERED.with(|gathered| gathered.iter().zip(ids).for_each(tell)));
 }
 
 /// Returns a list of headers that is a constant, serialized. It is kept so from its first use on.
@@ -237,6 +294,15 @@ fn constant(headers: &'static [Header]) -> Rc<[u8]> {
 }
 
 fn serialized(headers: &[Header]) -> Vec<u8> {
+    serialize(
+        headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_bytes())),
+    )
+}
+
+/// Returns headers that are texts, serialized.
+fn texts(headers: &[(&str, &str)]) -> Vec<u8> {
     serialize(
         headers
             .iter()
@@ -286,7 +352,7 @@ fn define(metric: Metric) -> MetricId {
 }
 
 impl Store for Envoy {
-    fn read(&self, key: &str) -> Option<Versioned> {
+    fn read(&self, key: &[u8]) -> Option<Versioned> {
         match abi::shared_data(key) {
             Ok(found) => found.map(|(value, cas)| Versioned { value, cas }),
             Err(HostError(status)) => {
@@ -296,7 +362,7 @@ impl Store for Envoy {
         }
     }
 
-    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+    fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
         // An absent key takes any number but 0, which would write over whatever is there by now.
         let cas = match condition {
             If::Absent => u32::MAX,

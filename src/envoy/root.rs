@@ -30,7 +30,7 @@ impl Root {
     }
 
     pub fn host(&self) -> Envoy {
-        Envoy { context: self.id.0 }
+        Envoy::of(self.id.0)
     }
 
     /// Reads the configuration, of `size` bytes. `false`: Envoy must not serve with it.

@@ -76,6 +76,6 @@ impl Stream {
     }
 
     fn host(&self) -> Envoy {
-        Envoy { context: self.id.0 }
+        Envoy::of(self.id.0)
     }
 }

@@ -25,21 +25,49 @@ pub(crate) fn has_any<const N: usize>(text: &[u8], wanted: [u8; N]) -> bool {
     }
 }
 
+/// Returns whether there is a control character of ASCII in `text`.
+pub(crate) fn has_control(text: &[u8]) -> bool {
+    const DELETE: u8 = 0x7f;
+    let is_there = |bytes: &[u8; WORD]| {
+        let word = u64::from_le_bytes(*bytes);
+        let below_space = word.wrapping_sub(ONES * u64::from(b' ')) & !word & (ONES << 7);
+        below_space | marks(bytes, [DELETE]) != 0
+    };
+    match text.last_chunk() {
+        // The last word may overlap the one before.
+        Some(last) => text.as_chunks().0.iter().chain([last]).any(is_there),
+        None => text.iter().any(u8::is_ascii_control),
+    }
+}
+
 /// Returns where `wanted` stands first in `text`.
 #[inline]
 pub(crate) fn position(text: &[u8], wanted: u8) -> Option<usize> {
-    steps::note(text.len());
+    first_of(text, [wanted])
+}
+
+/// Returns where any of the `wanted` bytes stands first in `text`.
+#[inline]
+pub(crate) fn first_of<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize> {
+    let found = find(text, wanted);
+    // Nothing behind the word in which it stands is looked at.
+    steps::note(found.map_or(text.len(), |at| text.len().min(at + WORD)));
+    found
+}
+
+#[inline]
+fn find<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize> {
     let Some(last) = text.last_chunk() else {
-        return text.iter().position(|byte| *byte == wanted);
+        return text.iter().position(|byte| wanted.contains(byte));
     };
     let mut start = 0;
     for word in text.as_chunks().0 {
-        if let Some(at) = first(marks(word, [wanted])) {
+        if let Some(at) = first(marks(word, wanted)) {
             return Some(start + at);
         }
         start += WORD;
     }
-    let at = first(marks(last, [wanted]))?;
+    let at = first(marks(last, wanted))?;
     Some(text.len() - WORD + at)
 }
 
@@ -93,6 +121,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_control_character_is_found_wherever_it_stands() {
+        for length in 0..20 {
+            for byte in 0..=u8::MAX {
+                for at in 0..length {
+                    let mut text = vec![b'a'; length];
+                    text[at] = byte;
+                    assert_eq!(
+                        has_control(&text),
+                        byte.is_ascii_control(),
+                        "{byte} at {at}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_byte_is_found_wherever_it_stands() {
         for length in 0..40 {
             let mut text = vec![b'a'; length];
@@ -109,6 +154,7 @@ mod tests {
                 }
                 text[at] = b'?';
                 assert_eq!(position(&text, b'?'), Some(at), "of {length}");
+                assert_eq!(first_of(&text, [b'.', b'?']), Some(at), "of {length}");
                 assert!(has_any(&text, [b'.', b'?']) && has_any(&text, [b'?', b'.']));
                 text[at] = b'a';
             }

@@ -69,11 +69,11 @@ impl FakeHost {
 }
 
 impl Store for FakeHost {
-    fn read(&self, key: &str) -> Option<Versioned> {
+    fn read(&self, key: &[u8]) -> Option<Versioned> {
         self.store.read(key)
     }
 
-    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+    fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
         self.store.write(key, value, condition)
     }
 

@@ -40,6 +40,12 @@ impl Lengths {
         self.0 |= 1 << (length % 64);
     }
 
+    /// Returns whether a length is in the set.
+    #[inline]
+    fn has(self, length: usize) -> bool {
+        self.0 & (1 << (length % 64)) != 0
+    }
+
     /// Returns whether a length is in both sets.
     #[inline]
     pub fn meet(self, other: Self) -> bool {
@@ -135,6 +141,10 @@ impl Fields {
 
     /// Returns the first value of a field, whose name is in lower case as the host writes all names.
     pub fn first(&self, name: &str) -> Option<&[u8]> {
+        // Many that are asked for are absent.
+        if !self.name_lengths.has(name.len()) {
+            return None;
+        }
         let is_it = |place: &Place| {
             place.name_length() == name.len() && self.slice(place.name()) == name.as_bytes()
         };
@@ -218,6 +228,25 @@ pub(crate) fn serialize<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])> + 
     bytes
 }
 
+/// Returns serialized fields with more of them behind.
+pub fn extended(fields: &[u8], more: &[u8]) -> Vec<u8> {
+    match (parts(fields), parts(more)) {
+        (Some((count, sizes, texts)), Some((further, more_sizes, more_texts))) => {
+            let count = count.saturating_add(further).to_le_bytes();
+            [&count, sizes, more_sizes, texts, more_texts].concat()
+        }
+        _ => more.to_vec(),
+    }
+}
+
+/// Returns the number of serialized fields, their sizes and their texts.
+fn parts(serialized: &[u8]) -> Option<(u32, &[u8], &[u8])> {
+    let (count, rest) = serialized.split_first_chunk()?;
+    let count = u32::from_le_bytes(*count);
+    let (sizes, texts) = rest.split_at_checked(count as usize * 2 * NUMBER)?;
+    Some((count, sizes, texts))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +268,16 @@ mod tests {
         assert_eq!(parsed(TWO), Some(expected));
         assert_eq!(parsed(b""), Some(Vec::new()));
         assert_eq!(parsed(b"\0\0\0\0"), Some(Vec::new()));
+    }
+
+    #[test]
+    fn fields_that_follow_serialized_ones_are_fields() {
+        let (one, two) = (("a", &b"b\0c"[..]), ("dd", &b""[..]));
+        let [first, second] = [one, two].map(|field| serialize([field].into_iter()));
+        let none = serialize([].into_iter());
+        assert_eq!(extended(&first, &second), TWO);
+        assert_eq!(extended(TWO, &none), TWO);
+        assert_eq!(extended(&none, TWO), TWO);
     }
 
     #[test]

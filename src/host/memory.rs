@@ -7,11 +7,14 @@ use std::{
 
 use super::{If, NotWritten, Store, Versioned};
 
+/// What is stored under a key, and its number.
+type Values = BTreeMap<Vec<u8>, (Vec<u8>, u32)>;
+
 type Interference = Box<dyn FnOnce(&MemoryStore)>;
 
 #[derive(Default)]
 pub(crate) struct MemoryStore {
-    values: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
+    values: RefCell<Values>,
     writes: Cell<u32>,
     /// Runs before the next write, as another worker would.
     pub interfere: RefCell<Option<Interference>>,
@@ -38,12 +41,12 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn read(&self, key: &str) -> Option<Versioned> {
+    fn read(&self, key: &[u8]) -> Option<Versioned> {
         let (value, cas) = self.values.borrow().get(key)?.clone();
         Some(Versioned { value, cas })
     }
 
-    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+    fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
         let interfere = self.interfere.borrow_mut().take();
         if let Some(interfere) = interfere {
             interfere(self);
@@ -57,7 +60,7 @@ impl Store for MemoryStore {
         self.writes.set(self.writes.get() + 1);
         self.values
             .borrow_mut()
-            .insert(key.to_owned(), (value.to_vec(), self.writes.get()));
+            .insert(key.to_vec(), (value.to_vec(), self.writes.get()));
         Ok(())
     }
 

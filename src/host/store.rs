@@ -32,10 +32,10 @@ pub enum NotWritten {
 /// Envoy's shared data: keys that every worker sees and that are never freed.
 pub trait Store {
     /// The value of `key`; `None` if it was never written or cannot be read.
-    fn read(&self, key: &str) -> Option<Versioned>;
+    fn read(&self, key: &[u8]) -> Option<Versioned>;
 
     /// Writes `value` under `key` on a condition.
-    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten>;
+    fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten>;
 
     /// A random number, unknown to clients.
     fn random(&self) -> u64;

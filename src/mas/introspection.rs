@@ -9,6 +9,7 @@
 //! it calls a valid compat token inactive when its device id is not scope-safe.
 
 mod lifetime;
+mod members;
 mod no_verdict;
 mod request;
 mod response;
@@ -25,5 +26,5 @@ pub use self::{
         ActiveAnswer, ActiveToken, Answer, InactiveAnswer, IntrospectionResponse,
         MAX_RESPONSE_BYTES, read,
     },
-    settings::{Authorization, Credential, MAX_RETRIES, Settings},
+    settings::{Authorization, Credential, MAX_RETRIES, Settings, Written},
 };

@@ -12,6 +12,8 @@
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 
+use crate::form::scan;
+
 /// The kinds of token that MAS tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
@@ -81,23 +83,26 @@ pub fn check(token: &[u8]) -> Result<TokenKind, TokenFormatError> {
     if token.starts_with(b"syr_") {
         return Ok(TokenKind::CompatRefreshToken);
     }
-    let mut parts = token.split(|&byte| byte == b'_');
-    let (Some(prefix), Some(random), Some(checksum), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(TokenFormatError::InvalidFormat);
-    };
-    if (prefix.len(), random.len(), checksum.len()) != (PREFIX_BYTES, RANDOM_BYTES, CHECKSUM_BYTES)
-    {
-        return Err(TokenFormatError::InvalidFormat);
-    }
+    let (prefix, checksum) = parts(token).ok_or(TokenFormatError::InvalidFormat)?;
     let kind = TokenKind::from_prefix(prefix).ok_or(TokenFormatError::UnknownPrefix)?;
     let covered = token.get(..PREFIX_BYTES + 1 + RANDOM_BYTES);
-    if base62(crc32(covered.unwrap_or_default())) == checksum {
+    if base62(crc32(covered.unwrap_or_default())) == *checksum {
         Ok(kind)
     } else {
         Err(TokenFormatError::InvalidCrc)
     }
+}
+
+/// Returns the prefix and the checksum of a token of three parts, none of which has the separator in it.
+fn parts(token: &[u8]) -> Option<(&[u8], &[u8; CHECKSUM_BYTES])> {
+    let (prefix, rest) = token.split_at_checked(PREFIX_BYTES)?;
+    let (random, rest) = rest
+        .strip_prefix(SEPARATOR)?
+        .split_at_checked(RANDOM_BYTES)?;
+    let checksum: &[u8; CHECKSUM_BYTES] = rest.strip_prefix(SEPARATOR)?.try_into().ok()?;
+    let has_more = |part: &[u8]| scan::has_any(part, [b'_']);
+    let is_one = !has_more(prefix) && !has_more(random) && !has_more(checksum);
+    is_one.then_some((prefix, checksum))
 }
 
 /// What a string's form says about introspecting it.
@@ -118,15 +123,14 @@ pub enum Shape {
 /// no NUL in text). No token was ever issued with a control byte, so none is sent.
 pub fn shape(token: &[u8]) -> Shape {
     match check(token) {
-        Ok(kind) if kind.is_refresh() || token.iter().any(u8::is_ascii_control) => {
-            Shape::CannotExist
-        }
+        Ok(kind) if kind.is_refresh() || scan::has_control(token) => Shape::CannotExist,
         Ok(kind) => Shape::Introspectable(kind),
         Err(_) if token.is_empty() || has_mas_prefix(token) => Shape::CannotExist,
         Err(_) => Shape::Unrecognized,
     }
 }
 
+const SEPARATOR: &[u8] = b"_";
 const PREFIX_BYTES: usize = 3;
 const RANDOM_BYTES: usize = 30;
 const CHECKSUM_BYTES: usize = 6;

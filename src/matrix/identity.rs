@@ -3,7 +3,11 @@
 //!
 //! Header values are percent-encoded: a compat device id may hold spaces, quotes and non-ASCII.
 
-use crate::{form::PlainBytes, mas::introspection::ActiveToken, matrix::reply::Rejection};
+use crate::{
+    form::{PlainBytes, scan},
+    mas::introspection::ActiveToken,
+    matrix::reply::Rejection,
+};
 
 const API_SCOPES: [&str; 2] = [
     "urn:matrix:client:api:*",
@@ -20,41 +24,53 @@ const MAX_DEVICE_ID_CHARS: usize = 255;
 
 /// Who a request acts as.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// `@localpart:server_name`.
-    pub user_id: String,
+pub struct Identity<'a> {
+    /// The localpart of the user, on this server.
+    pub localpart: &'a str,
     /// The device, if the token belongs to one.
-    pub device_id: Option<String>,
+    pub device_id: Option<&'a str>,
 }
 
-/// The identity that `token` gives on `server_name`, or the reply with which Synapse refuses it.
-pub fn identity(token: &ActiveToken, server_name: &str) -> Result<Identity, Rejection> {
+/// The identity that `token` gives, or the reply with which Synapse refuses it.
+pub fn identity<'a>(token: &ActiveToken<'a>) -> Result<Identity<'a>, Rejection> {
     if !scopes(token).any(|scope| API_SCOPES.contains(&scope)) {
         return Err(Rejection::NoApiScope);
     }
-    let localpart = token
-        .username
-        .as_deref()
-        .ok_or(Rejection::InvalidUsername)?;
     Ok(Identity {
-        user_id: ["@", localpart, ":", server_name].concat(),
-        device_id: device_id(token)?.map(str::to_owned),
+        localpart: token.username.ok_or(Rejection::InvalidUsername)?,
+        device_id: device_id(token)?,
     })
 }
 
 /// Whether `token` may use `/_synapse/admin`.
-pub fn is_server_admin(token: &ActiveToken) -> bool {
+pub fn is_server_admin(token: &ActiveToken<'_>) -> bool {
     scopes(token).any(|scope| scope == ADMIN_SCOPE)
 }
 
-fn scopes(token: &ActiveToken) -> impl Iterator<Item = &str> {
-    token.scope.split(' ').filter(|scope| !scope.is_empty())
+/// The parts of the scope, as the standard library's `split` gives them, which looks for the spaces byte by byte.
+fn scopes<'a>(token: &ActiveToken<'a>) -> impl Iterator<Item = &'a str> {
+    let mut rest = Some(token.scope);
+    std::iter::from_fn(move || next_scope(&mut rest))
+}
+
+/// Takes the next part off a scope.
+#[inline(never)]
+fn next_scope<'a>(rest: &mut Option<&'a str>) -> Option<&'a str> {
+    loop {
+        let text = (*rest)?;
+        let end = scan::position(text.as_bytes(), b' ');
+        *rest = end.and_then(|end| text.get(end + 1..));
+        let scope = text.get(..end.unwrap_or(text.len()))?;
+        if !scope.is_empty() {
+            return Some(scope);
+        }
+    }
 }
 
 /// The device that `token` belongs to, if any.
-pub fn device_id(token: &ActiveToken) -> Result<Option<&str>, Rejection> {
-    let device_id = match &token.device_id {
-        Some(device_id) => device_id.as_str(),
+pub fn device_id<'a>(token: &ActiveToken<'a>) -> Result<Option<&'a str>, Rejection> {
+    let device_id = match token.device_id {
+        Some(device_id) => device_id,
         None => {
             let mut devices = scopes(token).filter_map(|scope| {
                 DEVICE_SCOPES
@@ -71,11 +87,24 @@ pub fn device_id(token: &ActiveToken) -> Result<Option<&str>, Rejection> {
             first
         }
     };
-    if (1..=MAX_DEVICE_ID_CHARS).contains(&device_id.chars().count()) {
+    // Characters have one byte or more.
+    let is_short =
+        device_id.len() <= MAX_DEVICE_ID_CHARS || device_id.chars().count() <= MAX_DEVICE_ID_CHARS;
+    if is_short && !device_id.is_empty() {
         Ok(Some(device_id))
     } else {
         Err(Rejection::InvalidDevice)
     }
+}
+
+/// The user id of a localpart on this server, as a [`header_value`].
+pub fn user_id_value(localpart: &str, server_name: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(localpart.len() + server_name.len() + 16);
+    for (before, part) in [(b'@', localpart), (b':', server_name)] {
+        out.push(before);
+        PLAIN.encode(part.as_bytes(), b"%20", &mut out);
+    }
+    out
 }
 
 /// `value` for a header: visible ASCII stays, save `%` itself and the characters that lists and quoting
@@ -93,23 +122,23 @@ static PLAIN: PlainBytes = PlainBytes::visible_but(b"%\",;\\");
 mod tests {
     use super::*;
 
-    fn token(scope: &str) -> ActiveToken {
+    fn token(scope: &str) -> ActiveToken<'_> {
         ActiveToken {
-            username: Some("alice".into()),
-            scope: scope.into(),
+            username: Some("alice"),
+            scope,
             ..ActiveToken::default()
         }
     }
 
-    fn device(token: &ActiveToken) -> Result<Option<String>, Rejection> {
-        identity(token, "example.org").map(|identity| identity.device_id)
+    fn device<'a>(token: &ActiveToken<'a>) -> Result<Option<&'a str>, Rejection> {
+        identity(token).map(|identity| identity.device_id)
     }
 
     #[test]
     fn both_spellings_of_the_api_scope_count() {
         for scope in API_SCOPES {
-            let identity = identity(&token(scope), "example.org").unwrap();
-            assert_eq!(identity.user_id, "@alice:example.org");
+            let identity = identity(&token(scope)).unwrap();
+            assert_eq!(identity.localpart, "alice");
             assert_eq!(identity.device_id, None);
         }
         for scope in [
@@ -118,10 +147,7 @@ mod tests {
             "urn:matrix:client:api:",
             "xurn:matrix:client:api:*",
         ] {
-            assert_eq!(
-                identity(&token(scope), "example.org"),
-                Err(Rejection::NoApiScope)
-            );
+            assert_eq!(identity(&token(scope)), Err(Rejection::NoApiScope));
         }
     }
 
@@ -131,46 +157,44 @@ mod tests {
             username: None,
             ..token(API_SCOPES[0])
         };
-        assert_eq!(
-            identity(&nobody, "example.org"),
-            Err(Rejection::InvalidUsername)
-        );
+        assert_eq!(identity(&nobody), Err(Rejection::InvalidUsername));
         let neither = ActiveToken {
             username: None,
             ..token("urn:mas:admin")
         };
-        assert_eq!(
-            identity(&neither, "example.org"),
-            Err(Rejection::NoApiScope)
-        );
+        assert_eq!(identity(&neither), Err(Rejection::NoApiScope));
     }
 
     #[test]
     fn the_device_is_the_member_or_the_one_in_the_scope() {
         let both = "urn:matrix:client:api:* urn:matrix:client:device:A \
                     urn:matrix:org.matrix.msc2967.client:device:A";
-        assert_eq!(device(&token(both)), Ok(Some("A".into())));
+        assert_eq!(device(&token(both)), Ok(Some("A")));
         let two = "urn:matrix:client:api:* urn:matrix:client:device:A urn:matrix:client:device:B";
         assert_eq!(device(&token(two)), Err(Rejection::MultipleDevices));
         let member = ActiveToken {
-            device_id: Some("M".into()),
+            device_id: Some("M"),
             ..token(two)
         };
-        assert_eq!(device(&member), Ok(Some("M".into())));
+        assert_eq!(device(&member), Ok(Some("M")));
     }
 
     #[test]
     fn a_device_id_has_1_to_255_characters() {
-        let with = |id: String| ActiveToken {
-            device_id: Some(id),
-            ..token(API_SCOPES[0])
-        };
-        assert_eq!(device(&with("é".repeat(255))), Ok(Some("é".repeat(255))));
-        assert_eq!(
-            device(&with("x".repeat(256))),
-            Err(Rejection::InvalidDevice)
-        );
-        assert_eq!(device(&with(String::new())), Err(Rejection::InvalidDevice));
+        for (id, is_one) in [
+            ("x".repeat(255), true),
+            ("é".repeat(255), true),
+            ("x".repeat(256), false),
+            ("é".repeat(256), false),
+            (String::new(), false),
+        ] {
+            let token = ActiveToken {
+                device_id: Some(&id),
+                ..token(API_SCOPES[0])
+            };
+            let expected = is_one.then_some(Some(&*id));
+            assert_eq!(device(&token), expected.ok_or(Rejection::InvalidDevice));
+        }
     }
 
     #[test]
@@ -189,6 +213,10 @@ mod tests {
 
     #[test]
     fn header_values_are_percent_encoded() {
+        assert_eq!(
+            user_id_value("we;ird", "example.org:8448"),
+            b"@we%3Bird:example.org:8448"
+        );
         assert_eq!(
             header_value("@alice+b=/_.-:example.org:8448"),
             b"@alice+b=/_.-:example.org:8448"

@@ -299,7 +299,7 @@ mod tests {
         let tags = [0, 1].map(|writes| {
             let store = MemoryStore::default();
             for _ in 0..writes {
-                let _ = store.write("another", b"", crate::host::If::Absent);
+                let _ = store.write(b"another", b"", crate::host::If::Absent);
             }
             Budget::default().buckets.tag(&store, &token(0).0)
         });

@@ -84,15 +84,16 @@ impl CallContext {
     }
 
     /// Returns the flight of this call, which has no waiter yet.
-    pub fn into_flight<W>(self, now: Instant, state: State) -> Flight<Self, Waiting<W>> {
-        Flight {
+    pub fn into_flight<W>(self, now: Instant, state: State) -> Box<Flight<Self, Waiting<W>>> {
+        Box::new(Flight {
             asked_at: now,
             deadline: self.deadline(now),
             call: self,
             waiters: SortedMap::new(),
             is_joined: false,
+            is_wanted: false,
             state,
-        }
+        })
     }
 
     /// Returns when an answer to a call made at `now` is no longer expected.

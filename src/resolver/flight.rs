@@ -9,6 +9,7 @@
 
 use super::{
     client::ClientKey,
+    lease::Leased,
     line::Place,
     load::{Load, PoolId, Slot},
     share::Shares,
@@ -53,7 +54,7 @@ pub enum State {
         /// What it counts against.
         slot: Slot,
         /// Whether this worker holds the lease, so that other workers wait for it.
-        leased: bool,
+        leased: Leased,
         /// The point of the token's history at which MAS was asked.
         asked_at: Point,
     },
@@ -86,11 +87,21 @@ pub struct Flight<Q, W> {
     pub waiters: SortedMap<WaiterId, W>,
     /// Whether a request has joined the one that it began with, which may have left since. Their clients may differ.
     pub is_joined: bool,
+    /// Whether another worker has told that it waits for the answer to this worker's call.
+    pub is_wanted: bool,
     /// Where the answer comes from.
     pub state: State,
 }
 
 impl<Q, W> Flight<Q, W> {
+    /// Returns whether this worker holds the lease on the question.
+    pub fn leased(&self) -> Leased {
+        match self.state {
+            State::Calling { leased, .. } => leased,
+            _ => Leased::No,
+        }
+    }
+
     /// Returns whether no request waits and no call of this worker will bring an answer.
     fn is_abandoned(&self) -> bool {
         self.waiters.is_empty() && !matches!(self.state, State::Calling { .. })
@@ -101,10 +112,10 @@ impl<Q, W> Flight<Q, W> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// The flights of one worker.
+/// The flights of one worker. Each has a place of its own in memory, since it is handed on as a whole.
 #[derive(Debug)]
 pub struct Flights<Q, W> {
-    flights: SortedMap<QuestionKey, Flight<Q, W>>,
+    flights: SortedMap<QuestionKey, Box<Flight<Q, W>>>,
     calls: SortedMap<CallId, QuestionKey>,
     waiters: SortedMap<WaiterId, QuestionKey>,
     load: Load,
@@ -159,8 +170,19 @@ impl<Q, W: Waiter> Flights<Q, W> {
         self.flights.contains_key(key)
     }
 
+    /// Notes that another worker waits for the answer to this worker's call. `false`: there is no call.
+    pub fn note_wanted(&mut self, key: &QuestionKey) -> bool {
+        match self.flights.get_mut(key) {
+            Some(flight) if matches!(flight.state, State::Calling { .. }) => {
+                flight.is_wanted = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Notes that the answer to `key` is on its way.
-    pub fn insert(&mut self, key: QuestionKey, flight: Flight<Q, W>) {
+    pub fn insert(&mut self, key: QuestionKey, flight: Box<Flight<Q, W>>) {
         if let State::Calling { call, slot, .. } = flight.state {
             self.calls.insert(call, key);
             self.load.add(&slot);
@@ -196,7 +218,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
 
     /// Forgets the held request of a stream that has ended. A call goes on without it: its answer will be kept.
     /// Returns a flight that has ended with it.
-    pub fn forget(&mut self, stream: StreamId) -> Option<Flight<Q, W>> {
+    pub fn forget(&mut self, stream: StreamId) -> Option<Box<Flight<Q, W>>> {
         let id = WaiterId::Held(stream);
         let key = self.waiters.remove(&id)?;
         let flight = self.flights.get_mut(&key)?;
@@ -211,18 +233,18 @@ impl<Q, W: Waiter> Flights<Q, W> {
     }
 
     /// Ends the flight that `call` answers; `None` if it was given up before.
-    pub fn complete(&mut self, call: CallId) -> Option<(QuestionKey, Flight<Q, W>)> {
+    pub fn complete(&mut self, call: CallId) -> Option<(QuestionKey, Box<Flight<Q, W>>)> {
         let key = self.calls.remove(&call)?;
         self.end(key)
     }
 
     /// Ends a flight whose deadline has passed.
-    pub fn pop_expired(&mut self, now: Instant) -> Option<(QuestionKey, Flight<Q, W>)> {
+    pub fn pop_expired(&mut self, now: Instant) -> Option<(QuestionKey, Box<Flight<Q, W>>)> {
         self.pop(&|flight| flight.deadline <= now)
     }
 
     /// Takes out a flight that is answered elsewhere, if `key` is.
-    pub fn take_awaiting(&mut self, key: &QuestionKey) -> Option<Flight<Q, W>> {
+    pub fn take_awaiting(&mut self, key: &QuestionKey) -> Option<Box<Flight<Q, W>>> {
         let State::AwaitingPeer { .. } = self.flights.get(key)?.state else {
             return None;
         };
@@ -230,7 +252,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
     }
 
     /// Takes out a flight that waits in line, if `key` does.
-    pub fn take_queued(&mut self, key: &QuestionKey) -> Option<Flight<Q, W>> {
+    pub fn take_queued(&mut self, key: &QuestionKey) -> Option<Box<Flight<Q, W>>> {
         self.queued_in(key)?;
         Some(self.end(*key)?.1)
     }
@@ -246,11 +268,11 @@ impl<Q, W: Waiter> Flights<Q, W> {
 
     /// Returns the flights, to change what they wait for.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flight<Q, W>> {
-        self.flights.iter_mut().map(|(_, flight)| flight)
+        self.flights.iter_mut().map(|(_, flight)| &mut **flight)
     }
 
     /// Takes out a flight that is answered elsewhere and should be looked at.
-    pub fn pop_due(&mut self, now: Instant) -> Option<(QuestionKey, Flight<Q, W>)> {
+    pub fn pop_due(&mut self, now: Instant) -> Option<(QuestionKey, Box<Flight<Q, W>>)> {
         self.pop(
             &|flight| matches!(flight.state, State::AwaitingPeer { check_at } if check_at <= now),
         )
@@ -260,10 +282,8 @@ impl<Q, W: Waiter> Flights<Q, W> {
     pub fn leased(&self) -> impl Iterator<Item = (&QuestionKey, Instant)> {
         self.flights
             .iter()
-            .filter_map(|(key, flight)| match flight.state {
-                State::Calling { leased: true, .. } => Some((key, flight.asked_at)),
-                _ => None,
-            })
+            .filter(|(_, flight)| flight.leased() != Leased::No)
+            .map(|(key, flight)| (key, flight.asked_at))
     }
 
     /// Takes out the waiters that are `chosen`, by question. The calls go on: their answers will be kept.
@@ -305,7 +325,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
     }
 
     /// Takes out a flight whose call is gone.
-    pub fn pop_orphan(&mut self) -> Option<(QuestionKey, Flight<Q, W>)> {
+    pub fn pop_orphan(&mut self) -> Option<(QuestionKey, Box<Flight<Q, W>>)> {
         self.pop(&|flight| flight.state == State::Orphaned)
     }
 
@@ -313,12 +333,12 @@ impl<Q, W: Waiter> Flights<Q, W> {
     fn pop(
         &mut self,
         chosen: &dyn Fn(&Flight<Q, W>) -> bool,
-    ) -> Option<(QuestionKey, Flight<Q, W>)> {
+    ) -> Option<(QuestionKey, Box<Flight<Q, W>>)> {
         let (key, _) = self.flights.iter().find(|(_, flight)| chosen(flight))?;
         self.end(*key)
     }
 
-    fn end(&mut self, key: QuestionKey) -> Option<(QuestionKey, Flight<Q, W>)> {
+    fn end(&mut self, key: QuestionKey) -> Option<(QuestionKey, Box<Flight<Q, W>>)> {
         let flight = self.flights.remove(&key)?;
         if let State::Calling { call, slot, .. } = flight.state {
             self.calls.remove(&call);
@@ -373,21 +393,22 @@ mod tests {
         }
     }
 
-    fn flight<W>(root: RootId, call: u32) -> Flight<(), W> {
-        Flight {
+    fn flight<W>(root: RootId, call: u32) -> Box<Flight<(), W>> {
+        Box::new(Flight {
             asked_at: Instant::default(),
             deadline: DEADLINE,
             call: (),
             waiters: SortedMap::new(),
             is_joined: false,
+            is_wanted: false,
             state: State::Calling {
                 call: CallId(call),
                 root,
                 slot: SLOT,
-                leased: false,
+                leased: Leased::No,
                 asked_at: Point::default(),
             },
-        }
+        })
     }
 
     fn asked(call: u32) -> State {
@@ -395,7 +416,7 @@ mod tests {
             call: CallId(call),
             root: RootId(2),
             slot: SLOT,
-            leased: false,
+            leased: Leased::No,
             asked_at: Point::default(),
         }
     }
@@ -514,10 +535,10 @@ mod tests {
         assert!(flights.pop_orphan().is_none());
         flights.insert(
             orphan,
-            Flight {
+            Box::new(Flight {
                 state: asked(8),
-                ..flight
-            },
+                ..*flight
+            }),
         );
         flights.forget(StreamId(1));
         assert!(flights.complete(CallId(8)).unwrap().1.waiters.is_empty());

@@ -5,8 +5,13 @@
 //! that failed, a configuration that ended) costs the others no more than [`LEASE`]. A lease is only ever
 //! an economy: two holders at once cost one more call, never a wrong answer.
 //!
-//! A worker that finds the lease held marks it as contended, and the holder hints the others only then. A token
-//! that ends while it is asked about has nothing to do with leases: see [`crate::cache::ended`].
+//! A worker that finds the lease held marks it as contended and tells the holder that it waits, and the holder hints the
+//! others only then. A token that ends while it is asked about has nothing to do with leases: see [`crate::cache::ended`].
+//!
+//! The holder leaves a lease to run out if the answer is in the shared cache, and no worker has told that it waits: most new
+//! tokens come to one worker only, and releasing is a reading and a writing. Whoever finds such a lease tells the holder,
+//! which has no call any more and releases it then. A lease that is held makes no room for another, and anyone can invent as
+//! many tokens as there are leases: so none is left in a bucket of which more than half is held.
 //!
 //! Releasing a lease after a store leaves a tombstone for one lease period. It closes a race: a worker that missed
 //! just before the store and asks for the lease just after sees the tombstone and reads the cache again instead
@@ -48,8 +53,15 @@ const WRITE_ATTEMPTS: usize = 16;
 pub enum Acquired {
     /// This worker holds it: call MAS.
     Mine,
-    /// Another worker calls MAS, and holds the lease until then unless it renews it.
-    HeldUntil(Instant),
+    /// The same, in a bucket of which more than half is held.
+    MineAmongMany,
+    /// Another worker calls MAS, or has called it.
+    Held {
+        /// Until when it holds the lease unless it renews it.
+        until: Instant,
+        /// The holder, if it is to be told that a worker waits: this one is the first.
+        untold: Option<u64>,
+    },
     /// No worker holds the lease, but an answer was stored at this moment. Read the cache; if the entry
     /// cannot be used, acquire again with this moment as `cache_read_at`.
     Tombstone(Instant),
@@ -57,6 +69,17 @@ pub enum Acquired {
     Failed,
     /// The bucket is full of other leases: call MAS without one.
     BucketFull,
+}
+
+/// Whether a worker holds the lease on its question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leased {
+    /// It does not.
+    No,
+    /// It does, and must release it, to make room for others.
+    Tightly,
+    /// It does, and may leave it to run out.
+    Loosely,
 }
 
 /// What stays of a lease that is released.
@@ -186,7 +209,10 @@ impl Leases {
                 return acquired;
             }
         }
-        Acquired::HeldUntil(now + LEASE / 4)
+        Acquired::Held {
+            until: now + LEASE / 4,
+            untold: None,
+        }
     }
 
     /// `None`: another worker wrote first.
@@ -222,11 +248,15 @@ impl Leases {
                 state: State::Held { until, contended },
                 ..
             }) if *theirs != holder => {
-                let until = *until;
-                if !std::mem::replace(contended, true) {
+                let (until, theirs) = (*until, *theirs);
+                let is_first = !std::mem::replace(contended, true);
+                if is_first {
                     write(store, &bucket, &leases).ok()?;
                 }
-                return Some(Acquired::HeldUntil(until));
+                return Some(Acquired::Held {
+                    until,
+                    untold: is_first.then_some(theirs),
+                });
             }
             Some(lease) => {
                 if let State::Held {
@@ -246,6 +276,10 @@ impl Leases {
             }
         }
         write(store, &bucket, &leases).ok()?;
+        let is_held = |lease: &&Lease| matches!(lease.state, State::Held { .. });
+        if 2 * leases.iter().filter(is_held).count() > self.buckets.capacity {
+            return Some(Acquired::MineAmongMany);
+        }
         Some(Acquired::Mine)
     }
 
@@ -322,6 +356,11 @@ mod tests {
         }
     }
 
+    /// It is another worker's, which the first one that waits must tell.
+    fn held(until: Instant, untold: Option<u64>) -> Acquired {
+        Acquired::Held { until, untold }
+    }
+
     #[test]
     fn one_holder_at_a_time() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
@@ -329,12 +368,13 @@ mod tests {
         assert_eq!(leases.acquire(&store, &key, ME, NOW, SEEN), Acquired::Mine);
         assert_eq!(
             leases.acquire(&store, &key, OTHER, NOW, SEEN),
-            Acquired::HeldUntil(NOW + LEASE)
+            held(NOW + LEASE, Some(ME))
         );
         leases.release(&store, &key, OTHER, None);
         assert_eq!(
             leases.acquire(&store, &key, OTHER, NOW, SEEN),
-            Acquired::HeldUntil(NOW + LEASE)
+            held(NOW + LEASE, None),
+            "it has been told"
         );
         leases.release(&store, &key, ME, None);
         assert_eq!(
@@ -355,7 +395,7 @@ mod tests {
         );
         assert_eq!(
             leases.acquire(&store, &key, OTHER, NOW + LEASE, SEEN),
-            Acquired::HeldUntil(later + LEASE)
+            held(later + LEASE, Some(ME))
         );
         assert_eq!(
             leases.acquire(&store, &key, OTHER, later + LEASE, SEEN),
@@ -363,7 +403,7 @@ mod tests {
         );
         assert_eq!(
             leases.acquire(&store, &key, ME, later + LEASE, SEEN),
-            Acquired::HeldUntil(later + LEASE + LEASE)
+            held(later + LEASE + LEASE, Some(OTHER))
         );
     }
 
@@ -381,7 +421,7 @@ mod tests {
         );
         assert_eq!(
             leases.acquire(&store, &key(b"b"), OTHER, NOW, SEEN),
-            Acquired::Mine
+            Acquired::MineAmongMany
         );
         assert_eq!(
             leases.acquire(&store, &key(b"c"), ME, NOW, SEEN),
@@ -391,6 +431,26 @@ mod tests {
             leases.acquire(&store, &key(b"c"), ME, NOW + LEASE, SEEN),
             Acquired::Mine
         );
+    }
+
+    #[test]
+    fn half_a_bucket_may_be_left_held() {
+        let store = MemoryStore::default();
+        let leases = Leases {
+            buckets: Buckets::new("l", 8),
+        };
+        let acquired: Vec<_> = (0..6_u8)
+            .map(|token| leases.acquire(&store, &key(&[token]), ME, NOW, SEEN))
+            .collect();
+        assert_eq!(acquired[..4], [Acquired::Mine; 4]);
+        assert_eq!(acquired[4..], [Acquired::MineAmongMany; 2]);
+        // Tombstones are not held.
+        for token in 0..6_u8 {
+            let tombstone = Some(Tombstone::Stored(NOW));
+            leases.release(&store, &key(&[token]), ME, tombstone);
+        }
+        let acquired = leases.acquire(&store, &key(b"another"), ME, NOW, SEEN);
+        assert_eq!(acquired, Acquired::Mine);
     }
 
     #[test]
@@ -439,7 +499,7 @@ mod tests {
         }));
         assert!(matches!(
             leases.acquire(&store, &key(b"token"), ME, NOW, SEEN),
-            Acquired::HeldUntil(_)
+            Acquired::Held { .. }
         ));
     }
 
@@ -490,7 +550,7 @@ mod tests {
         leases.release(&store, &one, ME, Some(Tombstone::Stored(NOW)));
         assert!(!leases.release(&store, &one, ME, None));
         let acquired = leases.acquire(&store, &two, ME, NOW, SEEN);
-        assert_eq!(acquired, Acquired::Mine);
+        assert_eq!(acquired, Acquired::MineAmongMany);
         let acquired = leases.acquire(&store, &one, ME, NOW, SEEN);
         assert_eq!(acquired, Acquired::BucketFull);
     }

@@ -147,6 +147,11 @@ impl Limits {
         self.lines.get(&pool).map_or(0, |line| line.largest_cap)
     }
 
+    /// Returns whether no question waits.
+    pub fn have_no_lines(&self) -> bool {
+        self.lines.is_empty()
+    }
+
     /// Forgets the lines in which no question waits.
     pub fn drop_empty_lines(&mut self) {
         self.lines

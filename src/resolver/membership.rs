@@ -32,6 +32,8 @@ pub enum Hint {
     Stored(QuestionKey),
     /// This question got no verdict.
     Failed(QuestionKey),
+    /// A worker waits for the answer to this question, whose lease the receiver has.
+    Wanted(QuestionKey),
     /// Answers no longer hold: a number was raised, see [`crate::cache::epoch`].
     Invalidated,
 }
@@ -43,6 +45,7 @@ impl Hint {
             Self::Stored(key) => (1, Some(key)),
             Self::Failed(key) => (2, Some(key)),
             Self::Invalidated => (3, None),
+            Self::Wanted(key) => (4, Some(key)),
         };
         let mut bytes = vec![kind];
         if let Some(key) = key {
@@ -57,6 +60,7 @@ impl Hint {
             (1, key) => QuestionKey::from_bytes(key).map(Self::Stored),
             (2, key) => QuestionKey::from_bytes(key).map(Self::Failed),
             (3, _) => Some(Self::Invalidated),
+            (4, key) => QuestionKey::from_bytes(key).map(Self::Wanted),
             _ => None,
         }
     }
@@ -75,7 +79,8 @@ struct Seat {
 pub struct Membership {
     holder: Option<u64>,
     seat: Option<Seat>,
-    others: Vec<QueueId>,
+    /// The others, and their queues.
+    others: Vec<(u64, QueueId)>,
     others_read_at: Option<Instant>,
 }
 
@@ -136,9 +141,31 @@ impl Membership {
             self.read_others(host, now);
         }
         let message = hint.encode();
-        for queue in &self.others {
+        for (_, queue) in &self.others {
             host.enqueue(*queue, &message);
         }
+    }
+
+    /// Sends a hint to the worker that signs leases with this number, if it has a seat.
+    pub fn tell(&mut self, host: &impl Backend, holder: u64, hint: Hint, now: Instant) {
+        let queue = self.queue_of(holder).or_else(|| {
+            // It may be new.
+            self.read_others(host, now);
+            self.queue_of(holder)
+        });
+        if let Some(queue) = queue {
+            host.enqueue(queue, &hint.encode());
+        }
+    }
+
+    /// Returns whether this worker has a seat, so that hints reach it.
+    pub fn has_seat(&self) -> bool {
+        self.seat.is_some()
+    }
+
+    fn queue_of(&self, holder: u64) -> Option<QueueId> {
+        let mut others = self.others.iter();
+        others.find_map(|(other, queue)| (*other == holder).then_some(*queue))
     }
 
     fn renew(&mut self, host: &impl Backend, holder: u64, mut seat: Seat, now: Instant) {
@@ -174,7 +201,7 @@ impl Membership {
             };
             let record = Registration::decode(&stored.value).filter(|record| now < record.until);
             if let Some(record) = record.filter(|_| own != Some(number)) {
-                self.others.push(record.queue);
+                self.others.push((record.holder, record.queue));
             }
         }
     }
@@ -220,8 +247,8 @@ fn take_seat(host: &impl Backend, holder: u64, root: RootId, now: Instant) -> Op
     None
 }
 
-fn key(number: u32) -> String {
-    format!("matrix-edge-auth.w.{number}")
+fn key(number: u32) -> Vec<u8> {
+    format!("matrix-edge-auth.w.{number}").into_bytes()
 }
 
 #[cfg(test)]
@@ -445,6 +472,27 @@ mod tests {
         host.advance(Duration::from_millis(1));
         worker.broadcast(&host, Hint::Invalidated, host.now());
         assert_eq!(told(&late, &host), [Some(Hint::Invalidated)]);
+    }
+
+    #[test]
+    fn one_worker_is_told_alone_also_if_it_is_new() {
+        let host = FakeHost::default();
+        let mut workers = [0, 1, 2].map(|_| join(&host));
+        let hint = Hint::Invalidated;
+        let [one, two, three] = &mut workers;
+        let (second, third) = (two.worker_id(&host), three.worker_id(&host));
+        one.tell(&host, second, hint, host.now());
+        assert_eq!(told(two, &host), [Some(hint)]);
+        assert_eq!(told(three, &host), []);
+        let mut late = join(&host);
+        let fourth = late.worker_id(&host);
+        one.tell(&host, fourth, hint, host.now());
+        assert_eq!(told(&late, &host), [Some(hint)]);
+        one.tell(&host, second ^ third ^ fourth, hint, host.now());
+        one.tell(&host, STRANGER, hint, host.now());
+        for worker in [one, two, three, &late] {
+            assert_eq!(told(worker, &host), []);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{
-    lease::{Acquired, LEASE, Leases, Tombstone},
+    lease::{Acquired, LEASE, Leased, Leases, Tombstone},
     membership::{Hint, Membership},
     upstream::Upstream,
 };
@@ -55,7 +55,7 @@ pub enum Acquisition {
     /// This one.
     Mine {
         /// Whether it holds the lease.
-        leased: bool,
+        leased: Leased,
     },
 }
 
@@ -104,9 +104,22 @@ impl Workers {
                 .leases
                 .acquire(cb.host, key, worker, now, cache_read_at)
             {
-                Acquired::Mine => return Acquisition::Mine { leased: true },
+                Acquired::Mine => {
+                    let leased = self.loosely();
+                    return Acquisition::Mine { leased };
+                }
+                Acquired::MineAmongMany => {
+                    let leased = Leased::Tightly;
+                    return Acquisition::Mine { leased };
+                }
                 Acquired::BucketFull => break,
-                Acquired::HeldUntil(check_at) => return Acquisition::Peer { check_at },
+                Acquired::Held { until, untold } => {
+                    if let Some(holder) = untold {
+                        let hint = Hint::Wanted(*key);
+                        self.membership.tell(cb.host, holder, hint, now);
+                    }
+                    return Acquisition::Peer { check_at: until };
+                }
                 Acquired::Tombstone(stored_at) => {
                     let cached = upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
                     match cached.filter(&useful) {
@@ -120,7 +133,16 @@ impl Workers {
                 }
             }
         }
-        Acquisition::Mine { leased: false }
+        Acquisition::Mine { leased: Leased::No }
+    }
+
+    /// A lease may be left to run out if another worker that waits for it can tell this one so.
+    fn loosely(&self) -> Leased {
+        if self.membership.has_seat() {
+            Leased::Loosely
+        } else {
+            Leased::Tightly
+        }
     }
 
     /// Releases the lease and hints the other workers if one of them waits for it.
@@ -258,7 +280,12 @@ mod tests {
     /// Takes the lease and releases it with this tombstone.
     fn ask(worker: &mut Workers, host: &FakeHost, upstream: &Upstream, tombstone: Tombstone) {
         let lease = acquire(worker, host, upstream);
-        assert!(matches!(lease, Acquisition::Mine { leased: true }));
+        assert!(matches!(
+            lease,
+            Acquisition::Mine {
+                leased: Leased::Loosely
+            }
+        ));
         let key = upstream.question(&token());
         worker.release(&callback(host), key, Hint::Stored(key), Some(tombstone));
     }
@@ -276,7 +303,12 @@ mod tests {
         let (host, upstream) = (FakeHost::default(), upstream("0s"));
         let [mut one, mut two] = joined(&host);
         let mine = acquire(&mut one, &host, &upstream);
-        assert!(matches!(mine, Acquisition::Mine { leased: true }));
+        assert!(matches!(
+            mine,
+            Acquisition::Mine {
+                leased: Leased::Loosely
+            }
+        ));
         let peer = acquire(&mut two, &host, &upstream);
         assert!(matches!(peer, Acquisition::Peer { check_at } if check_at == host.now() + LEASE));
         host.advance(LEASE / 2);
@@ -286,7 +318,15 @@ mod tests {
         assert!(matches!(still, Acquisition::Peer { .. }), "renewed");
         host.advance(LEASE / 2);
         let mine = acquire(&mut two, &host, &upstream);
-        assert!(matches!(mine, Acquisition::Mine { leased: true }), "ended");
+        assert!(
+            matches!(
+                mine,
+                Acquisition::Mine {
+                    leased: Leased::Loosely
+                }
+            ),
+            "ended"
+        );
     }
 
     #[test]
@@ -309,7 +349,12 @@ mod tests {
         store_active(&host, &upstream);
         let key = upstream.question(&token());
         let mine = three.acquire(&callback(&host), &upstream, &key, |_| false);
-        assert!(matches!(mine, Acquisition::Mine { leased: true }));
+        assert!(matches!(
+            mine,
+            Acquisition::Mine {
+                leased: Leased::Loosely
+            }
+        ));
     }
 
     #[test]
@@ -329,7 +374,7 @@ mod tests {
             rivals.release(&host, &key, rival, Some(Tombstone::Stored(later)));
             false
         });
-        assert!(matches!(mine, Acquisition::Mine { leased: false }));
+        assert!(matches!(mine, Acquisition::Mine { leased: Leased::No }));
         assert_eq!(followed.get(), MAX_RECHECKS as u64);
     }
 
@@ -349,7 +394,12 @@ mod tests {
             }
             host.advance(LEASE);
             let later = acquire(&mut two, &host, &upstream);
-            assert!(matches!(later, Acquisition::Mine { leased: true }));
+            assert!(matches!(
+                later,
+                Acquisition::Mine {
+                    leased: Leased::Loosely
+                }
+            ));
         }
     }
 
@@ -368,7 +418,7 @@ mod tests {
         digest.0[30] ^= 1;
         let key = upstream.question(&digest);
         let mine = two.acquire(&callback(&host), &upstream, &key, |_| true);
-        assert!(matches!(mine, Acquisition::Mine { leased: false }));
+        assert!(matches!(mine, Acquisition::Mine { leased: Leased::No }));
     }
 
     #[test]
@@ -385,7 +435,8 @@ mod tests {
         let key = upstream.question(&token());
         one.release(&callback(&host), key, Hint::Failed(key), None);
         assert_eq!(told(&host, 1), [Some(Hint::Failed(key))]);
-        assert_eq!(told(&host, 0), [], "itself");
+        let wanted = [Some(Hint::Wanted(key))];
+        assert_eq!(told(&host, 0), wanted, "what the other one told");
     }
 
     #[test]

@@ -373,7 +373,7 @@ impl Gateway {
         self.grants.remove(&plugin.grant_key(&found.digest));
         match &found.verdict {
             Verdict::Active(entry) => {
-                let grant = Grant::new(&entry.answer.token, &plugin.config.server_name);
+                let grant = Grant::new(&entry.answer.token(), &plugin.config);
                 Verdict::Active(Rc::new(grant))
             }
             Verdict::Inactive(answer) => Verdict::Inactive(answer.clone()),
@@ -397,7 +397,7 @@ impl Gateway {
         {
             return Rc::clone(&kept.value);
         }
-        let grant = Rc::new(Grant::new(&active.answer.token, &plugin.config.server_name));
+        let grant = Rc::new(Grant::new(&active.answer.token(), &plugin.config));
         let entry = LocalEntry {
             heap_bytes: grant.heap_bytes(),
             value: Rc::clone(&grant),

@@ -46,17 +46,22 @@ impl<H: Streams> Origin for HomeserverOrigin<'_, H> {
 
 /// Returns the trace headers. Oversized ones are left out: Envoy would refuse the call.
 fn trace(head: &RequestHead) -> Vec<(&'static str, String)> {
-    let present = |name| {
-        let value = head.first(name)?;
-        let value = std::str::from_utf8(value).ok()?;
-        (value.len() <= MAX_TRACE_BYTES).then(|| (name, value.to_owned()))
-    };
-    let mut headers = Vec::new();
-    headers.extend(present(REQUEST_ID));
-    headers.extend(present(TRACE_PARENT));
-    // On its own it means nothing: W3C Trace Context, section 3.3.
-    if headers.iter().any(|(name, _)| *name == TRACE_PARENT) {
+    let present = |name| present(head, name);
+    let mut headers = Vec::with_capacity(1);
+    if let Some(id) = present(REQUEST_ID) {
+        headers.push(id);
+    }
+    if let Some(parent) = present(TRACE_PARENT) {
+        headers.push(parent);
+        // On its own it means nothing: W3C Trace Context, section 3.3.
         headers.extend(present(TRACE_STATE));
     }
     headers
+}
+
+#[inline(never)]
+fn present(head: &RequestHead, name: &'static str) -> Option<(&'static str, String)> {
+    let value = head.first(name)?;
+    let value = std::str::from_utf8(value).ok()?;
+    (value.len() <= MAX_TRACE_BYTES).then(|| (name, value.to_owned()))
 }

@@ -92,7 +92,7 @@ impl Plugin {
 /// Returns whether a line is to be logged by this worker now, and notes that it is.
 fn is_due(store: &impl Store, line: &str, now: Instant) -> bool {
     let key = [LOGGED_KEY, line].concat();
-    let condition = match store.read(&key) {
+    let condition = match store.read(key.as_bytes()) {
         None => If::Absent,
         Some(Versioned { value, cas }) => {
             let last = value.try_into().map(u64::from_le_bytes).unwrap_or_default();
@@ -102,7 +102,7 @@ fn is_due(store: &impl Store, line: &str, now: Instant) -> bool {
             If::Unchanged(cas)
         }
     };
-    let written = store.write(&key, &now.as_millis().to_le_bytes(), condition);
+    let written = store.write(key.as_bytes(), &now.as_millis().to_le_bytes(), condition);
     written != Err(NotWritten::Changed)
 }
 
@@ -195,11 +195,11 @@ mod tests {
     fn a_store_that_refuses_silences_no_warning() {
         struct Refusing;
         impl Store for Refusing {
-            fn read(&self, _key: &str) -> Option<Versioned> {
+            fn read(&self, _key: &[u8]) -> Option<Versioned> {
                 None
             }
 
-            fn write(&self, _key: &str, _value: &[u8], _condition: If) -> Result<(), NotWritten> {
+            fn write(&self, _key: &[u8], _value: &[u8], _condition: If) -> Result<(), NotWritten> {
                 Err(NotWritten::Refused)
             }
 

@@ -370,7 +370,7 @@ fn invented_tokens_that_are_asked_about_and_revoked_reach_no_worker() {
     }
     assert_eq!(cluster.metric("matrix_edge_auth_invalidations_total"), 0);
     assert_eq!(cluster.process.messages(), 0);
-    let epochs = store(&cluster.process).read("matrix-edge-auth.epoch");
+    let epochs = store(&cluster.process).read(b"matrix-edge-auth.epoch");
     assert!(epochs.is_none(), "no epoch was raised");
 }
 

@@ -41,6 +41,31 @@ fn without_hints_the_answer_is_found_when_the_lease_runs_out() {
 }
 
 #[test]
+fn a_lease_that_was_left_is_given_back_to_the_first_that_needs_it() {
+    for hints_arrive in [true, false] {
+        let gateway = gateway(1, json!({}));
+        let mut cluster = Cluster::new(2);
+        // Both take their places.
+        cluster.request_each(&gateway, &whoami("mat_bad"));
+        cluster[0].request(&gateway, whoami(ALICE));
+        cluster[0].answer_only_call(&active("alice"));
+        let refused = cluster[0].request(&gateway, whoami(ALICE));
+        cluster[0].response(refused, 401);
+        cluster.deliver_all();
+        let waiting = cluster[1].request(&gateway, whoami(ALICE));
+        assert!(cluster.calls().is_empty(), "the other one may be asking");
+        if hints_arrive {
+            cluster.deliver_all();
+        } else {
+            cluster.drop_hints();
+            cluster.tick_for(Duration::from_millis(1_250));
+        }
+        cluster[1].answer_only_call(&active("alice"));
+        assert_eq!(cluster[1].fate(waiting), alice());
+    }
+}
+
+#[test]
 fn a_failure_is_shared_too() {
     let (mut cluster, streams) = herd();
     cluster[0].answer_only_call("no verdict");

@@ -172,6 +172,11 @@ fn by_hand() -> Vec<Variant> {
             "by hand, a shared hit: and a record is read",
             "limit_shared.wasm",
         ),
+        by_hand(
+            "limit-shared-whole",
+            "the same, with all that the module promises",
+            "limit_shared_whole.wasm",
+        ),
         Variant {
             identified: false,
             ..by_hand(
@@ -196,6 +201,28 @@ fn by_hand() -> Vec<Variant> {
                 "limit-cold-whole",
                 "the same, with all that the module promises",
                 "limit_cold_whole.wasm",
+            )
+        },
+        Variant {
+            tokens: Tokens::New,
+            calls: 1,
+            ..by_hand(
+                "limit-cold-spared",
+                "the same, without the calls that the module spares",
+                "limit_cold_spared.wasm",
+            )
+        },
+        Variant {
+            beside: None,
+            tokens: Tokens::New,
+            active: false,
+            status: 401,
+            identified: false,
+            calls: 1,
+            ..by_hand(
+                "limit-cold-inactive-whole",
+                "by hand, a token that nobody has seen, inactive: 401; with all promises",
+                "limit_cold_inactive_whole.wasm",
             )
         },
         Variant {

@@ -4,13 +4,16 @@
 //! kept-alive connection that MAS closes just as the call goes out. A question may be asked twice, since it
 //! changes nothing. An answer is never asked for again, whatever its status.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
-use super::{MAX_RETRIES, Settings};
+use super::{MAX_RETRIES, Settings, settings::Written};
 use crate::{form, token::AccessToken};
 
 /// The form field without which MAS calls a refresh token active.
 pub const HINT: (&str, &str) = ("token_type_hint", "access_token");
+
+/// [`HINT`] as it stands in the form.
+const HINT_FIELD: &[u8] = b"&token_type_hint=access_token";
 
 /// The header without which MAS calls some valid compat tokens inactive.
 pub const DEVICE_ID_SUPPORT: (&str, &str) = ("x-mas-supports-device-id", "1");
@@ -23,6 +26,8 @@ pub const TRACE_STATE: &str = "tracestate";
 
 /// Another: Envoy's own.
 pub const REQUEST_ID: &str = "x-request-id";
+
+const AUTHORITY: &str = ":authority";
 
 /// The header by which Envoy learns when to repeat a call, and its value: no status is among the reasons. Envoy
 /// removes both headers before it sends the call, and its timeout covers all repetitions.
@@ -37,7 +42,8 @@ const RETRY_COUNTS: [&str; MAX_RETRIES as usize] = ["1", "2"];
 /// `POST /oauth2/introspect` for one token. `Debug` shows neither token nor credential.
 pub struct IntrospectionRequest<'a> {
     settings: &'a Settings,
-    authority: Cow<'a, str>,
+    /// `:authority`, if each token has its own.
+    authority: Option<String>,
     body: Vec<u8>,
     trace: &'a [(&'static str, String)],
 }
@@ -53,7 +59,7 @@ impl<'a> IntrospectionRequest<'a> {
     ) -> Self {
         Self {
             settings,
-            authority: settings.authority_for(digest),
+            authority: settings.authority_of(digest),
             body: form_body(token.as_bytes()),
             trace,
         }
@@ -70,28 +76,27 @@ impl<'a> IntrospectionRequest<'a> {
     }
 
     /// Pseudo-headers and headers, as Synapse sends them.
-    pub fn headers(&self) -> Vec<(&'static str, &str)> {
-        // Of the right size at once.
-        let mut headers = Vec::with_capacity(9 + self.trace.len());
-        headers.extend([
-            (":method", "POST"),
-            (":authority", &*self.authority),
-            (":path", &*self.settings.path),
-            ("accept", "application/json"),
-            ("content-type", form::FORM),
-            DEVICE_ID_SUPPORT,
-        ]);
-        if let Some(authorization) = self.settings.credential.authorization() {
-            headers.push(("authorization", authorization));
+    pub fn headers(&self) -> Vec<(&str, &str)> {
+        let mut headers = fixed_headers(self.settings);
+        headers.extend(self.own_headers());
+        headers
+    }
+
+    /// Returns those of the headers that all requests with these settings have, as `write` has made bytes of them once.
+    pub fn written_headers(&self, write: impl FnOnce(&[(&str, &str)]) -> Vec<u8>) -> &[u8] {
+        let Written(written) = &self.settings.written_headers;
+        written.get_or_init(|| write(&fixed_headers(self.settings)))
+    }
+
+    /// Returns the other ones.
+    pub fn own_headers(&self) -> Vec<(&str, &str)> {
+        let mut headers = Vec::with_capacity(1 + self.trace.len());
+        if let Some(authority) = &self.authority {
+            headers.push((AUTHORITY, authority.as_str()));
         }
-        if let Some(count) = retry_count(self.settings.retries) {
-            headers.extend([RETRY_ON, (RETRIES, count)]);
+        for (name, value) in self.trace {
+            headers.push((name, value));
         }
-        headers.extend(
-            self.trace
-                .iter()
-                .map(|(name, value)| (*name, value.as_str())),
-        );
         headers
     }
 
@@ -109,6 +114,27 @@ impl fmt::Debug for IntrospectionRequest<'_> {
     }
 }
 
+/// Returns the headers that all requests with these settings have.
+fn fixed_headers(settings: &Settings) -> Vec<(&str, &str)> {
+    let mut headers = vec![
+        (":method", "POST"),
+        (":path", &*settings.path),
+        ("accept", "application/json"),
+        ("content-type", form::FORM),
+        DEVICE_ID_SUPPORT,
+    ];
+    if !settings.shard_by_token {
+        headers.push((AUTHORITY, &settings.authority));
+    }
+    if let Some(authorization) = settings.credential.authorization() {
+        headers.push(("authorization", authorization));
+    }
+    if let Some(count) = retry_count(settings.retries) {
+        headers.extend([RETRY_ON, (RETRIES, count)]);
+    }
+    headers
+}
+
 /// The number of retries as text; `None` for none.
 fn retry_count(retries: u32) -> Option<&'static str> {
     let index = usize::try_from(retries.checked_sub(1)?).ok()?;
@@ -116,12 +142,22 @@ fn retry_count(retries: u32) -> Option<&'static str> {
 }
 
 fn form_body(token: &[u8]) -> Vec<u8> {
-    let (name, value) = HINT;
     let mut body = Vec::with_capacity(token.len() + 64);
     body.extend_from_slice(b"token=");
     form::encode(token, &mut body);
-    for part in ["&", name, "=", value] {
-        body.extend_from_slice(part.as_bytes());
-    }
+    body.extend_from_slice(HINT_FIELD);
     body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hint_stands_in_the_form_as_it_is() {
+        let (name, value) = HINT;
+        assert_eq!(HINT_FIELD, format!("&{name}={value}").as_bytes());
+        let body = form_body(b"mat_a&b");
+        assert_eq!(body, [&b"token=mat_a%26b"[..], HINT_FIELD].concat());
+    }
 }

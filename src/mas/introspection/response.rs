@@ -1,12 +1,13 @@
 //! The introspection response, RFC 7662 section 2.2: an answer of MAS, or no verdict.
 
-use std::{borrow::Cow, fmt, rc::Rc};
+use std::{fmt, ops::Range, rc::Rc};
 
-use serde::{Deserialize, Deserializer, de};
-use serde_json::value::RawValue;
-
-use super::{lifetime::Lifetime, no_verdict::NoVerdict};
-use crate::json::read_object;
+use super::{
+    lifetime::Lifetime,
+    members::{Members, TEXTS},
+    no_verdict::NoVerdict,
+};
+use crate::form::scan;
 
 /// Largest response body that is read, in bytes. MAS answers with less than 2 KiB.
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -50,19 +51,18 @@ pub enum Answer {
 /// An answer with `active: true`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ActiveAnswer {
-    /// Whose the token is and what it grants.
-    pub token: ActiveToken,
     /// Seconds left at the moment of the answer; `None`: the token does not expire.
     pub expires_in: Option<i64>,
-    body: Vec<u8>,
-    /// Where [`ActiveToken::texts`] begin in the body. `None`: it is absent, or has an escape.
-    pub(super) begins: Begins,
+    /// The JSON, as MAS wrote it, and behind it the texts that it has with an escape, as they read.
+    pub(super) text: String,
+    /// How long the JSON is.
+    pub(super) json_length: usize,
+    /// Where the texts of [`ActiveToken`] stand.
+    pub(super) places: Places,
 }
 
-/// Texts in [`ActiveToken`].
-pub(super) const TEXTS: usize = 4;
-
-type Begins = [Option<usize>; TEXTS];
+/// Where texts stand; `None`: it is absent.
+pub(super) type Places = [Option<Range<usize>>; TEXTS];
 
 /// An answer with `active: false`.
 #[derive(Clone, PartialEq, Eq)]
@@ -73,30 +73,37 @@ pub struct InactiveAnswer {
 impl Answer {
     /// The answer that `body` is.
     pub fn parse(body: Vec<u8>) -> Result<Self, NoVerdict> {
-        let members: Members<'_> = read_object(&body).ok_or(NoVerdict::Malformed)?;
-        let expires_in = members.expires_in;
+        let json = String::from_utf8(body).map_err(|_| NoVerdict::Malformed)?;
+        let members = Members::find(&json).ok_or(NoVerdict::Malformed)?;
+        let expires_in = members.expires_in.map(|(seconds, _)| seconds);
         // Not zero: MAS rounds to the nearest second, so up to half a second is left.
         let has_ended = expires_in.is_some_and(i64::is_negative);
         if !members.active || has_ended {
+            let body = json.into_bytes();
             return Ok(Self::Inactive(InactiveAnswer { body }));
         }
-        let texts = [
-            members.username,
-            members.device_id,
-            members.client_id,
-            members.scope,
-        ];
-        let begins = texts.each_ref().map(|text| text.as_ref()?.begin(&body));
-        let [username, device_id, client_id, scope] =
-            texts.map(|text| text.map(|Text(text)| text.into_owned()));
-        let token = ActiveToken {
-            username,
-            device_id,
-            client_id,
-            scope: scope.unwrap_or_default(),
-        };
-        let answer = ActiveAnswer::new(token, begins, expires_in, body);
-        Ok(Self::Active(Rc::new(answer)))
+        let json_length = json.len();
+        let mut behind = String::new();
+        let places = members.texts.map(|text| {
+            let text = text?;
+            if text.has_escape {
+                let start = json_length + behind.len();
+                behind.push_str(&text.read()?);
+                Some(start..json_length + behind.len())
+            } else {
+                let (start, json) = (text.written.as_ptr().addr(), json.as_ptr().addr());
+                let start = start.checked_sub(json)?;
+                Some(start..start + text.written.len())
+            }
+        });
+        let mut text = json;
+        text.push_str(&behind);
+        Ok(Self::Active(Rc::new(ActiveAnswer {
+            expires_in,
+            text,
+            json_length,
+            places,
+        })))
     }
 
     /// How much longer the token lives, if it is active and ends at all. `header` is the response's
@@ -130,49 +137,52 @@ impl fmt::Debug for Answer {
 }
 
 impl ActiveAnswer {
-    pub(super) fn new(
-        token: ActiveToken,
-        begins: Begins,
-        expires_in: Option<i64>,
-        body: Vec<u8>,
-    ) -> Self {
-        Self {
-            token,
-            expires_in,
-            body,
-            begins,
+    /// Returns whose the token is and what it grants.
+    pub fn token(&self) -> ActiveToken<'_> {
+        let [username, device_id, client_id, scope] = &self.places;
+        ActiveToken {
+            username: self.at(username),
+            device_id: self.at(device_id),
+            client_id: self.at(client_id),
+            scope: self.at(scope).unwrap_or_default(),
         }
+    }
+
+    #[inline(never)]
+    fn at(&self, place: &Option<Range<usize>>) -> Option<&str> {
+        self.text.get(place.clone()?)
+    }
+
+    /// Returns [`ActiveToken::username`] alone.
+    pub fn username(&self) -> Option<&str> {
+        let [username, ..] = &self.places;
+        self.at(username)
     }
 
     /// The JSON, as MAS wrote it.
     pub fn body(&self) -> &[u8] {
-        &self.body
+        self.json().as_bytes()
+    }
+
+    fn json(&self) -> &str {
+        self.text.get(..self.json_length).unwrap_or_default()
     }
 
     /// The JSON with another `expires_in`, if it has one. All other bytes stay.
     pub fn body_with_expires_in(&self, seconds: i64) -> Vec<u8> {
         match self.around_expires_in() {
-            Some((before, after)) => [before, seconds.to_string().as_bytes(), after].concat(),
-            None => self.body.clone(),
+            Some((before, after)) => [before, &seconds.to_string(), after].concat().into_bytes(),
+            None => self.body().to_vec(),
         }
     }
 
-    fn around_expires_in(&self) -> Option<(&[u8], &[u8])> {
-        #[derive(Deserialize)]
-        struct ExpiresIn<'a> {
-            #[serde(borrow)]
-            expires_in: Option<&'a RawValue>,
-        }
-
-        let found: ExpiresIn<'_> = read_object(&self.body)?;
-        let value = found.expires_in?.get();
-        // The value borrows from the body, so the addresses tell where it stands.
-        let start = value
-            .as_ptr()
-            .addr()
-            .checked_sub(self.body.as_ptr().addr())?;
-        let (before, rest) = self.body.split_at_checked(start)?;
-        Some((before, rest.get(value.len()..)?))
+    fn around_expires_in(&self) -> Option<(&str, &str)> {
+        let json = self.json();
+        let (_, digits) = Members::find(json)?.expires_in?;
+        // They are a part of the JSON, so the addresses tell where they stand.
+        let start = digits.as_ptr().addr().checked_sub(json.as_ptr().addr())?;
+        let (before, rest) = json.split_at_checked(start)?;
+        Some((before, rest.get(digits.len()..)?))
     }
 }
 
@@ -209,80 +219,16 @@ impl fmt::Debug for InactiveAnswer {
 }
 
 /// The members of an active answer that the edge uses. Absent members are `None`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ActiveToken {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ActiveToken<'a> {
     /// Localpart of the user; absent for a client-credentials token.
-    pub username: Option<String>,
+    pub username: Option<&'a str>,
     /// The device, if not in the scope.
-    pub device_id: Option<String>,
+    pub device_id: Option<&'a str>,
     /// OAuth client, or `legacy` for compat tokens.
-    pub client_id: Option<String>,
+    pub client_id: Option<&'a str>,
     /// Space-separated scope tokens, RFC 6749 section 3.3.
-    pub scope: String,
-}
-
-impl ActiveToken {
-    /// Returns the texts, in the order in which they are stored.
-    pub(super) fn texts(&self) -> [Option<&str>; TEXTS] {
-        [
-            self.username.as_deref(),
-            self.device_id.as_deref(),
-            self.client_id.as_deref(),
-            Some(&self.scope),
-        ]
-    }
-}
-
-#[derive(Deserialize)]
-struct Members<'a> {
-    active: bool,
-    #[serde(borrow, default)]
-    scope: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    username: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    device_id: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    client_id: Option<Text<'a>>,
-    #[serde(default)]
-    expires_in: Option<i64>,
-}
-
-/// A string of the JSON: a part of it, unless it has an escape.
-struct Text<'a>(Cow<'a, str>);
-
-impl Text<'_> {
-    /// Returns where the text begins in the body that it was read from.
-    fn begin(&self, body: &[u8]) -> Option<usize> {
-        match &self.0 {
-            Cow::Borrowed(text) => text.as_ptr().addr().checked_sub(body.as_ptr().addr()),
-            Cow::Owned(_) => None,
-        }
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Text<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-
-        deserializer.deserialize_str(Visitor)
-    }
+    pub scope: &'a str,
 }
 
 /// Reads a response, RFC 7662 section 2.2.
@@ -303,13 +249,15 @@ pub fn read(response: IntrospectionResponse<'_>) -> Result<Answer, NoVerdict> {
 }
 
 fn is_json(content_type: &[u8]) -> bool {
+    const JSON: &[u8] = b"application/json";
+    if scan::is_equal(content_type, JSON) {
+        return true;
+    }
     let essence = content_type
         .split(|&byte| byte == b';')
         .next()
         .unwrap_or_default();
-    essence
-        .trim_ascii()
-        .eq_ignore_ascii_case(b"application/json")
+    essence.trim_ascii().eq_ignore_ascii_case(JSON)
 }
 
 #[cfg(test)]
@@ -426,14 +374,14 @@ mod tests {
                 "device_id":"we ird/\"dev\"\\é"}"#,
         );
         let expected = ActiveToken {
-            username: Some("bob".into()),
-            device_id: Some("we ird/\"dev\"\\é".into()),
-            client_id: Some("legacy".into()),
-            scope: "urn:matrix:client:api:*".into(),
+            username: Some("bob"),
+            device_id: Some("we ird/\"dev\"\\é"),
+            client_id: Some("legacy"),
+            scope: "urn:matrix:client:api:*",
         };
         assert!(matches!(
             answer,
-            Ok(Answer::Active(answer)) if answer.token == expected && answer.expires_in == Some(300)
+            Ok(Answer::Active(answer)) if answer.token() == expected && answer.expires_in == Some(300)
         ));
     }
 

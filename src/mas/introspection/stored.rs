@@ -20,7 +20,10 @@
 
 use std::rc::Rc;
 
-use super::response::{ActiveAnswer, ActiveToken, Answer, InactiveAnswer, TEXTS};
+use super::{
+    members::TEXTS,
+    response::{ActiveAnswer, Answer, InactiveAnswer, Places},
+};
 
 const INACTIVE: u8 = 0;
 const ACTIVE: u8 = 1;
@@ -50,22 +53,15 @@ impl Answer {
         bytes.push(ACTIVE);
         push(bytes, json.len());
         bytes.extend_from_slice(&answer.expires_in.unwrap_or(LASTS).to_le_bytes());
-        let mut behind = Vec::new();
-        for (text, begin) in answer.token.texts().iter().zip(&answer.begins) {
-            let text = text.map(str::as_bytes);
-            let begin = match (text, begin) {
-                (Some(_), Some(begin)) => *begin,
-                (Some(text), None) => {
-                    behind.extend_from_slice(text);
-                    json.len() + behind.len() - text.len()
-                }
-                (None, _) => ABSENT.into(),
+        for place in &answer.places {
+            let (begin, length) = match place {
+                Some(place) => (place.start, place.len()),
+                None => (ABSENT.into(), 0),
             };
             push(bytes, begin);
-            push(bytes, text.map_or(0, <[u8]>::len));
+            push(bytes, length);
         }
-        bytes.extend_from_slice(json);
-        bytes.extend_from_slice(&behind);
+        bytes.extend_from_slice(answer.text.as_bytes());
         Some(())
     }
 
@@ -86,36 +82,31 @@ impl Answer {
         let (expires_in, rest) = bytes.split_first_chunk()?;
         let expires_in = Some(i64::from_le_bytes(*expires_in));
         let (places, rest) = rest.split_at_checked(4 * TEXTS)?;
+        let text = str::from_utf8(rest).ok()?;
         let mut end = length;
-        let mut texts = <[Option<String>; TEXTS]>::default();
-        let mut begins = [None; TEXTS];
-        let to = texts.iter_mut().zip(&mut begins);
-        for (&[a, b, c, d], (to, in_json)) in places.as_chunks().0.iter().zip(to) {
+        let mut in_text = Places::default();
+        for (&[a, b, c, d], to) in places.as_chunks().0.iter().zip(&mut in_text) {
             let begin = number(a, b);
             if begin == usize::from(ABSENT) {
                 continue;
             }
-            let text = rest.get(begin..begin + number(c, d))?;
-            *to = Some(str::from_utf8(text).ok()?.to_owned());
-            if begin < length {
-                *in_json = Some(begin);
-            } else {
-                end += text.len();
+            let place = begin..begin + number(c, d);
+            text.get(place.clone())?;
+            if begin >= length {
+                end += place.len();
             }
+            *to = Some(place);
         }
-        if end != rest.len() {
+        // Where the JSON ends, a character does, too.
+        if end != text.len() || !text.is_char_boundary(length) {
             return None;
         }
-        let [username, device_id, client_id, scope] = texts;
-        let token = ActiveToken {
-            username,
-            device_id,
-            client_id,
-            scope: scope?,
+        let answer = ActiveAnswer {
+            expires_in: expires_in.filter(|seconds| *seconds != LASTS),
+            text: text.to_owned(),
+            json_length: length,
+            places: in_text,
         };
-        let expires_in = expires_in.filter(|seconds| *seconds != LASTS);
-        let json = rest.get(..length)?.to_vec();
-        let answer = ActiveAnswer::new(token, begins, expires_in, json);
         Some(Self::Active(Rc::new(answer)))
     }
 }

@@ -5,7 +5,7 @@
 //! A path with a byte that was encoded more often than the readings follow is blocked.
 
 use super::reading::{Readings, is_scheme};
-use crate::form::{percent::escape, scan::has_any};
+use crate::form::{percent::escape, scan::first_of};
 
 const SYNAPSE: &[u8] = b"_synapse";
 
@@ -37,20 +37,18 @@ pub(super) fn stays_in_matrix(path: &[u8]) -> bool {
     let Some(mut rest) = path.strip_prefix(b"/_matrix/") else {
         return false;
     };
-    if !has_any(rest, [b'.', b'%']) {
-        return true;
-    }
-    loop {
-        rest = match rest {
-            [] => return true,
+    while let Some(marked) = first_of(rest, [b'.', b'%']).and_then(|at| rest.get(at..)) {
+        rest = match marked {
+            [] => break,
             [b'.', b'.', ..] => return false,
-            [b'%', ..] => match escape(rest) {
+            [b'%', ..] => match escape(marked) {
                 None | Some((b'%' | b'.', _)) => return false,
                 Some((_, rest)) => rest,
             },
             [_, rest @ ..] => rest,
         };
     }
+    true
 }
 
 /// Whether a path with these names may lead to a blocked resource. Servers read empty segments, parameters and

@@ -114,7 +114,7 @@ fn annotate(
     add(&names.user_id, Some(&headers.user_id))?;
     add(&names.device_id, headers.device_id.as_deref())?;
     add(&names.client_id, headers.client_id.as_deref())?;
-    add(&names.scope, Some(&headers.scope))?;
+    add(&names.scope, headers.scope.as_deref())?;
     add(&names.token_kind, kind)?;
     if config.filter_state {
         host.set_filter_state(STATE_USER_ID, &headers.user_id)?;

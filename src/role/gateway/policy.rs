@@ -15,7 +15,7 @@ use crate::{
     matrix::{
         credential::{Credential, Source, extract, form_post, has_query_token},
         endpoint::{AuthRequirement, Method},
-        identity::{Identity, header_value, identity, is_server_admin},
+        identity::{Identity, header_value, identity, is_server_admin, user_id_value},
         reply::Rejection,
         session_end::{SessionEnd, logout_token},
     },
@@ -87,7 +87,8 @@ pub struct Grant {
     is_server_admin: bool,
 }
 
-/// The values of the identity headers, [encoded](header_value).
+/// The values of the identity headers, [encoded](header_value). The client and the scope are there only where a header tells
+/// them.
 #[derive(Debug)]
 pub struct GrantedHeaders {
     /// `@localpart:server_name`.
@@ -97,20 +98,27 @@ pub struct GrantedHeaders {
     /// OAuth client id.
     pub client_id: Option<Vec<u8>>,
     /// Scope.
-    pub scope: Vec<u8>,
+    pub scope: Option<Vec<u8>>,
 }
 
 impl Grant {
-    /// What `token` grants on `server_name`.
-    pub fn new(token: &ActiveToken, server_name: &str) -> Self {
-        let headers = |Identity { user_id, device_id }| GrantedHeaders {
-            user_id: header_value(&user_id),
-            device_id: device_id.as_deref().map(header_value),
-            client_id: token.client_id.as_deref().map(header_value),
-            scope: header_value(&token.scope),
+    /// What `token` grants under `config`. What no header tells is left out.
+    pub fn new(token: &ActiveToken<'_>, config: &Config) -> Self {
+        let names = &config.identity_headers;
+        let value = |name: &Option<String>, text: Option<&str>| {
+            text.filter(|_| name.is_some()).map(header_value)
+        };
+        let headers = |Identity {
+                           localpart,
+                           device_id,
+                       }| GrantedHeaders {
+            user_id: user_id_value(localpart, &config.server_name),
+            device_id: device_id.map(header_value),
+            client_id: value(&names.client_id, token.client_id),
+            scope: value(&names.scope, Some(token.scope)),
         };
         Self {
-            identity: identity(token, server_name).map(headers),
+            identity: identity(token).map(headers),
             is_server_admin: is_server_admin(token),
         }
     }
@@ -122,7 +130,7 @@ impl Grant {
             headers.user_id.len()
                 + optional(&headers.device_id)
                 + optional(&headers.client_id)
-                + headers.scope.len()
+                + optional(&headers.scope)
         });
         size_of::<Self>() + headers
     }

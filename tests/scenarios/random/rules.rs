@@ -469,7 +469,10 @@ impl Scenario {
         let is_reachable = member
             .reachable_since
             .is_some_and(|since| since + 1_100 < attended_at);
-        let is_told = is_reachable && !member.worker.borrow().has_messages();
+        // Who asked may still have to hear that somebody waits.
+        let mut members = self.members.iter();
+        let have_heard = members.all(|member| !member.worker.borrow().has_messages());
+        let is_told = is_reachable && have_heard;
         // A question that waits for a free call marks nobody's lease.
         let may_queue = self.full.is_some_and(|full| full.at + QUEUED >= now);
         let is_certain =

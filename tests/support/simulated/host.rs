@@ -318,14 +318,15 @@ impl Metrics for SimulatedHost {
 }
 
 impl Store for SimulatedHost {
-    fn read(&self, key: &str) -> Option<Versioned> {
+    fn read(&self, key: &[u8]) -> Option<Versioned> {
         self.note("read shared data");
-        self.process.read(key)
+        self.process.read(&String::from_utf8_lossy(key))
     }
 
-    fn write(&self, key: &str, value: &[u8], condition: If) -> Result<(), NotWritten> {
+    fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
         self.note("write shared data");
-        self.process.write(key, value, condition)
+        self.process
+            .write(&String::from_utf8_lossy(key), value, condition)
     }
 
     fn random(&self) -> u64 {
