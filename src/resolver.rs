@@ -184,6 +184,7 @@ impl<W> Resolver<W> {
     ) -> Option<Found> {
         let upstream = query.upstream;
         let now = cb.now();
+        self.workers.read_old_epochs(cb, now);
         let epochs = as_of_epochs.then(|| self.workers.epochs());
         let count = |metric| cb.host.count(metric);
         let cached = upstream

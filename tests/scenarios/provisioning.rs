@@ -222,6 +222,29 @@ fn a_busy_worker_takes_no_answer_of_an_ended_session_from_the_shared_cache_for_l
     }
 }
 
+/// Synapse would keep such an answer for itself.
+#[test]
+fn the_introspection_role_gives_no_answer_of_an_ended_session_away_before_it_is_told() {
+    let mut rig = Rig::new(json!({}));
+    rig.cluster.skip(Duration::from_secs(5));
+    let introspection = plugin(3, "introspection", json!({}));
+    let question = |token: &str| {
+        Request::new("POST", "/oauth2/introspect")
+            .header("accept", "application/json")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("x-mas-supports-device-id", "1")
+            .bearer(SECRET)
+            .body(format!("token={token}&token_type_hint=access_token"))
+    };
+    let body = json!({"localpart": "alice", "devices": ["A"]});
+    rig.cluster[0].request(&rig.provisioning, told("sync_devices", SECRET, body));
+    for (token, is_held) in [(CAROL, true), (BOB, false)] {
+        let stream = rig.cluster[1].request(&introspection, question(token));
+        let fate = rig.cluster[1].fate(stream);
+        assert_eq!(fate == Fate::Held, is_held, "{token}: {fate:?}");
+    }
+}
+
 #[test]
 fn mas_may_know_the_homeserver_below_a_path() {
     let mut rig = Rig::new(json!({}));
