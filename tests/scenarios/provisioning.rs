@@ -229,6 +229,7 @@ fn the_introspection_role_gives_no_answer_of_an_ended_session_away_before_it_is_
     rig.cluster.skip(Duration::from_secs(5));
     rig.cluster.tick_for(Duration::from_millis(250));
     let introspection = plugin(3, "introspection", json!({}));
+    rig.cluster.seat_all(&introspection);
     let question = |token: &str| {
         Request::new("POST", "/oauth2/introspect")
             .header("accept", "application/json")
