@@ -174,6 +174,7 @@ const TESTED: &[(&str, &str, &str)] = &[
     ("docs/rollout.md", "yaml", "tests/envoy/rollout_guide.rs"),
     ("docs/rollout.md", "console", "tests/envoy/rollout_guide.rs"),
     ("docs/rollout.md", "sh", "tests/envoy/rollout_guide.rs"),
+    ("docs/operations.md", "sh", "tests/ops/rules.rs"),
 ];
 
 /// README.md, and the pages below docs/ and envoy/.

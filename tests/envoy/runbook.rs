@@ -4,7 +4,7 @@
 use std::{fs, path::Path, process::Command};
 
 use serde_json::{Value, json};
-use stand_in::mas::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_SECRET, Fault, Options};
+use stand_in::mas::{DEFAULT_SECRET, Fault, Options};
 
 use super::{
     edge::{Edge, WHOAMI, new_token, plugin},
@@ -36,13 +36,10 @@ fn commands(page: &str) -> Vec<String> {
 async fn output(command: &str, folder: &Path, edge: &Edge) -> String {
     let command = command
         .replace("https://MAS/", &format!("http://{}/", edge.mas.addr()))
-        .replace(
-            "CLIENT:SECRET",
-            &format!("{DEFAULT_CLIENT_ID}:{DEFAULT_CLIENT_SECRET}"),
-        )
         .replace("REASON", "not_active")
         // This Envoy has one cluster for MAS.
-        .replace("cluster.mas-introspection.", "cluster.mas.");
+        .replace("cluster.mas-introspection.", "cluster.mas.")
+        .replace("^mas-introspection::", "^mas::");
     let mut bash = Command::new("bash");
     bash.args(["-c", &command])
         .env("ADMIN", format!("http://{}", edge.envoy.admin()))
@@ -78,6 +75,34 @@ fn set_mode(value: &mut Value, mode: &str) {
     }
 }
 
+/// Figures of the clients' cluster look healthy whatever becomes of the module's calls.
+#[test]
+fn the_commands_look_at_the_cluster_of_the_modules_own_calls() {
+    let cluster = "mas-introspection";
+    for file in ["envoy/local/envoy.yaml", "envoy/production/envoy.yaml"] {
+        assert!(
+            read(file).contains(&format!("cluster: {cluster}")),
+            "{file}"
+        );
+    }
+    let commands = commands(&read(PAGE));
+    let named: Vec<&str> = commands
+        .iter()
+        .flat_map(|command| {
+            let of_stats = command.split("cluster.").skip(1);
+            let of_clusters = command.split("'^").skip(1);
+            let of_clusters = of_clusters
+                .filter_map(|rest| rest.split_once("::"))
+                .map(|(name, _)| name);
+            of_stats
+                .filter_map(|rest| rest.split('.').next())
+                .chain(of_clusters)
+        })
+        .collect();
+    assert!(named.len() > 8, "{named:?}");
+    assert!(named.iter().all(|name| *name == cluster), "{named:?}");
+}
+
 #[tokio::test]
 async fn every_command_of_the_runbook_shows_what_it_looks_for() {
     let secret = format!("Bearer {DEFAULT_SECRET}");
@@ -105,8 +130,25 @@ async fn every_command_of_the_runbook_shows_what_it_looks_for() {
     let access = access_log("enforce").await + &access_log("shadow").await;
     fs::write(folder.path().join("access.log"), access).expect("our own folder");
 
-    let commands = commands(&read(PAGE));
+    // The files of a question to MAS, as the page gives them.
+    let page = read(PAGE);
+    let mut given = page.split("\n```\n").skip(1).step_by(2);
+    for name in ["mas-header", "mas-form"] {
+        let text = given.next().expect("what the file holds");
+        let text = text
+            .replace("SECRET", DEFAULT_SECRET)
+            .replace("TOKEN", &edge.alice());
+        fs::write(folder.path().join(name), text).expect("our own folder");
+    }
+    let commands = commands(&page);
     assert!(commands.len() > 20, "{commands:?}");
+    for command in commands
+        .iter()
+        .filter(|command| command.contains("mas-form"))
+    {
+        let answer = output(command, folder.path(), &edge).await;
+        assert!(answer.contains(r#""active":true"#), "{command}: {answer}");
+    }
     let mut silent = Vec::new();
     for command in &commands {
         let is_elsewhere = ELSEWHERE.iter().any(|(elsewhere, _)| command == elsewhere);

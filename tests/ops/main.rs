@@ -26,6 +26,7 @@ mod support {
 mod coverage;
 mod dashboard;
 mod drawing;
+mod guard;
 mod live;
 mod prometheus;
 mod rules;

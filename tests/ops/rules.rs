@@ -28,20 +28,25 @@ pub struct Rule {
 impl Rule {
     /// Returns what the expression compares, without what it is compared with.
     ///
-    /// `and`, `or` and comparisons stand at the start of lines.
+    /// `and`, `or`, `unless` and comparisons stand at the start of lines, unless they are in parentheses.
     pub fn operands(&self) -> Vec<String> {
         let mut operands = vec![String::new()];
         for line in self.expression.lines().map(str::trim) {
             let operand = operands.last_mut().expect("one");
             match line.split(' ').next() {
-                Some("and" | "or") => {
-                    assert!(!line.contains(' '), "{}: {line}", self.name);
+                Some("and" | "or" | "unless") => {
+                    assert!(
+                        !line.contains(' ') || line == "and on (job)",
+                        "{}: {line}",
+                        self.name
+                    );
                     operands.push(String::new());
                 }
-                Some(">" | "==") => {}
+                Some(">" | "<" | "==") => {}
                 _ => {
+                    let outer = outside_parentheses(line);
                     for comparison in [" > ", " == ", " < ", " and ", " or ", " unless "] {
-                        assert!(!line.contains(comparison), "{}: {line}", self.name);
+                        assert!(!outer.contains(comparison), "{}: {line}", self.name);
                     }
                     operand.push_str(line);
                     operand.push(' ');
@@ -50,6 +55,16 @@ impl Rule {
         }
         operands
     }
+}
+
+/// Returns what of a line is in no parentheses.
+fn outside_parentheses(line: &str) -> String {
+    let mut depth = 0;
+    let is_outside = |c: &char| {
+        depth += i32::from(*c == '(') - i32::from(*c == ')');
+        depth == 0
+    };
+    line.chars().filter(is_outside).collect()
 }
 
 /// All rules.
@@ -97,6 +112,31 @@ fn the_limit_of_calls_is_the_default_of_the_configuration() {
         .into_iter()
         .filter(|rule| rule.expression.contains("matrix_edge_auth:max_in_flight"));
     assert_eq!(used.count(), 1, "no rule has a number of its own");
+}
+
+/// The command that docs/operations.md gives makes a link of each path to the runbook.
+#[test]
+fn the_paths_to_the_runbook_become_links() {
+    let page = read("docs/operations.md");
+    let command = page.lines().find(|line| line.starts_with("sed -i "));
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("rules.yaml");
+    std::fs::copy(repository().join(PATH), &path).expect("a copy");
+    let done = Command::new("bash")
+        .args(["-c", command.expect("a command")])
+        .current_dir(folder.path())
+        .status();
+    assert!(done.expect("bash starts").success());
+    let rules = std::fs::read_to_string(path).expect("the copy");
+    let link = "runbook_url: https://git.example.org/matrix-edge-auth/docs/runbook.md#";
+    assert_eq!(
+        rules.matches(link).count(),
+        rules.matches("runbook_url:").count()
+    );
+    assert_eq!(
+        rules.matches(link).count(),
+        rules.matches("- alert:").count()
+    );
 }
 
 #[test]

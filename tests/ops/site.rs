@@ -22,7 +22,7 @@ use crate::support::{
 
 const WHOAMI: &str = "/_matrix/client/v3/account/whoami";
 const ADMIN: &str = "/_synapse/admin/v2/users";
-const USERS: usize = 30;
+pub const USERS: usize = 30;
 /// Clients of the gateway that keep a connection open.
 const CLIENTS: usize = 6;
 /// How long such a client waits between requests.
@@ -95,6 +95,12 @@ impl Site {
         at(0.65).await;
         self.mas.bring_up().await.expect("the port is free again");
         at(0.8).await;
+        self.scan().await;
+        work.join_all().await;
+    }
+
+    /// Brings 200 invented tokens.
+    pub async fn scan(&self) {
         let mut scanners = JoinSet::new();
         for number in 0..200 {
             let addr = self.envoy.addr();
@@ -102,7 +108,25 @@ impl Site {
             scanners.spawn(async move { http::send(addr, &request).await });
         }
         scanners.join_all().await;
-        work.join_all().await;
+    }
+
+    /// Sends a request of each of these users, and returns those whose token still serves.
+    pub async fn serve(&self, users: impl IntoIterator<Item = usize>) -> Vec<usize> {
+        let mut served = Vec::new();
+        for user in users {
+            let request = Request::get(WHOAMI).bearer(&access_token(user));
+            if http::send(self.envoy.addr(), &request).await.status == 200 {
+                served.push(user);
+            }
+        }
+        served
+    }
+
+    /// Lets MAS forget all sessions, and tell nobody.
+    pub fn forget_all(&self) {
+        for user in 0..USERS {
+            self.mas.forget(&access_token(user));
+        }
     }
 
     /// Many requests at once with tokens that no cache knows, while MAS is so slow that a scrape sees it.

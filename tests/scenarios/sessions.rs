@@ -56,6 +56,27 @@ fn a_session_that_ends_is_forgotten_by_every_worker() {
     }
 }
 
+/// What tells a mass logout from a flood of invented tokens: MAS called those that ended active before.
+#[test]
+fn a_token_is_counted_once_if_mas_calls_it_inactive_and_called_it_active_before() {
+    const COUNTED: &str = "matrix_edge_auth_invalidations_total.reason=introspection";
+    for seconds in [121, 1_000] {
+        let gateway = gateway(1, json!({}));
+        let mut cluster = warmed(3);
+        cluster.skip(Duration::from_secs(seconds));
+        for token in [ALICE, BOB] {
+            let stream = cluster[0].request(&gateway, whoami(token));
+            cluster[0].answer_only_call(INACTIVE);
+            assert_eq!(cluster[0].fate(stream), not_active());
+            cluster.deliver_all();
+            let fates = cluster.send_each(&gateway, &whoami(token));
+            assert_eq!(fates, vec![not_active(); 3]);
+            // BOB's was never active.
+            assert_eq!(cluster.metric(COUNTED), 1);
+        }
+    }
+}
+
 /// The longest that a worker without a pause serves hits of an ended session: its own cache counts most of a second, and
 /// it reads the clock at each 128th hit.
 const HITS_WITHOUT_A_PAUSE: u64 = 100 + 128;
