@@ -70,6 +70,9 @@ pub enum Host {
     WasmPlugin,
 }
 
+/// What Envoy does when a VM has failed, in the order of the numbers.
+pub const FAILURE_POLICIES: &[&str] = &["UNSPECIFIED", "FAIL_RELOAD", "FAIL_CLOSED", "FAIL_OPEN"];
+
 /// Where requests come in.
 #[derive(Clone, Copy)]
 pub struct Entry<'t> {

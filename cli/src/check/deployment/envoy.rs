@@ -78,7 +78,7 @@ pub(super) fn use_of<'t>(
 ) -> Option<super::Use<'t>> {
     let encoded = Encoded::of(plugin.at(&["configuration", "value"]), plugin);
     let is_own = match &encoded {
-        Encoded::Object(object) => is_configuration(*object),
+        Encoded::Object(object) | Encoded::Text(object, _) => is_configuration(*object),
         Encoded::Broken(_) => false,
     };
     let names = [

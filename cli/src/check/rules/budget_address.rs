@@ -23,9 +23,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             continue;
         };
         let extensions = manager.list(&["original_ip_detection_extensions"]);
-        let is_trusted = manager.boolean_at(&[KEY]) == Some(true)
-            || manager.boolean_at(&[KEY, "value"]) == Some(true)
-            || extensions.count() > 0;
+        let is_trusted = manager.boolean_at(&[KEY]) == Some(true) || extensions.count() > 0;
         if has_budget && !is_trusted {
             let spot = match manager.get(KEY) {
                 Some(_) => Some(Spot::key(manager, KEY)),

@@ -79,7 +79,7 @@ fn calls(deployment: &Deployment<'_>, envoy: usize, cluster: &str) -> u64 {
 fn limit(cluster: Value<'_>, key: &str, default: u64) -> u64 {
     let mut thresholds = cluster.list(&["circuit_breakers", "thresholds"]);
     let default_priority = thresholds.find(|one| {
-        one.text_at(&["priority"])
+        one.name_at(&["priority"], &["DEFAULT", "HIGH"])
             .is_none_or(|priority| priority == "DEFAULT")
     });
     default_priority

@@ -12,6 +12,14 @@ pub const RULE: Rule = Rule {
 };
 
 const KEPT: &str = "KEEP_UNCHANGED";
+/// In the order of the numbers.
+const ACTIONS: &[&str] = &[
+    DEFAULT,
+    KEPT,
+    "REJECT_REQUEST",
+    "UNESCAPE_AND_REDIRECT",
+    "UNESCAPE_AND_FORWARD",
+];
 const DEFAULT: &str = "IMPLEMENTATION_SPECIFIC_DEFAULT";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
@@ -64,7 +72,7 @@ fn manager<'t>(manager: Value<'t>, found: &mut Found<'t>) {
     }
     let key = "path_with_escaped_slashes_action";
     if manager
-        .text_at(&[key])
+        .name_at(&[key], ACTIONS)
         .is_some_and(|action| action != KEPT && action != DEFAULT)
     {
         found.add(

@@ -7,7 +7,7 @@ use regex::RegexBuilder;
 
 use crate::{
     check::deployment::{Deployment, Entry, Use},
-    yaml::Value,
+    yaml::{Value, is_field},
 };
 
 /// Requests that wait for news: `/sync`, and its successor.
@@ -137,7 +137,11 @@ pub(super) fn hosts<'t>(
 
 /// Whether the module is turned off for a route or a virtual host.
 pub(super) fn is_disabled(entry: Entry<'_>, place: Value<'_>) -> bool {
-    place.boolean_at(&["typed_per_filter_config", entry.filter_name, "disabled"]) == Some(true)
+    place
+        .get("typed_per_filter_config")
+        .and_then(|filters| filters.entry(entry.filter_name))
+        .and_then(|filter| filter.boolean_at(&["disabled"]))
+        == Some(true)
 }
 
 /// The routes that a request for a path may take: the first that matches it whatever else it has, and those before it
@@ -150,10 +154,14 @@ fn candidates<'t>(host: Value<'t>, path: &str) -> Vec<Value<'t>> {
         };
         found.push(route);
         let asks_for_more = rule.members().any(|(key, _)| {
-            !matches!(
-                key,
-                "prefix" | "path" | "path_separated_prefix" | "safe_regex" | "case_sensitive"
-            )
+            let of_path = [
+                "prefix",
+                "path",
+                "path_separated_prefix",
+                "safe_regex",
+                "case_sensitive",
+            ];
+            !of_path.iter().any(|name| is_field(key, name))
         });
         if !asks_for_more {
             break;

@@ -25,8 +25,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let Some(plugin) = one.plugin else {
             continue;
         };
-        let is_set = plugin.boolean_at(&[KEY]) == Some(true)
-            || plugin.boolean_at(&[KEY, "value"]) == Some(true);
+        let is_set = plugin.boolean_at(&[KEY]) == Some(true);
         match (one.role, one.host) {
             (Role::Introspection, Host::WasmPlugin | Host::EnvoyGateway) => found.add(
                 one.key(&["role"]),

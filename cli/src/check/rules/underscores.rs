@@ -57,7 +57,10 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
+/// In the order of the numbers.
+const ACTIONS: &[&str] = &["ALLOW", "REJECT_REQUEST", "DROP_HEADER"];
+
 fn is_safe(manager: Value<'_>) -> bool {
-    let action = manager.text_at(&["common_http_protocol_options", KEY]);
+    let action = manager.name_at(&["common_http_protocol_options", KEY], ACTIONS);
     matches!(action, Some("REJECT_REQUEST" | "DROP_HEADER"))
 }
