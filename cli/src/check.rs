@@ -10,7 +10,11 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use self::{deployment::Deployment, finding::Finding, source::Fault};
+use self::{
+    deployment::Deployment,
+    finding::{Finding, Severity},
+    source::Fault,
+};
 use crate::yaml::Tree;
 
 /// No finding.
@@ -70,7 +74,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
     ExitCode::from(if !faults.is_empty() {
         UNREADABLE
-    } else if !findings.is_empty() {
+    } else if findings
+        .iter()
+        .any(|finding| finding.severity != Severity::Note)
+    {
         FOUND
     } else {
         CLEAN

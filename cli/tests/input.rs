@@ -47,6 +47,30 @@ fn a_broken_document_inside_of_another_is_told_at_its_place() {
     refuses(text, ":6:18: this is not YAML");
 }
 
+/// What cannot be known is told, and fails no pipeline.
+#[test]
+fn a_note_is_no_finding() {
+    let file = "cli/tests/rules/internal-address/good-policy-presumed.yaml";
+    let text = program(&["check", file], "");
+    assert_eq!(text.code, 0, "{}", text.stdout);
+    let expected = format!(
+        "note[internal-address]: it is taken for a policy of the pods with the introspection listener, since it names the port: what runs Envoy is not in these files\n   --> {file}:123:3\n"
+    );
+    assert!(text.stdout.starts_with(&expected), "{}", text.stdout);
+    assert!(
+        text.stdout
+            .contains("2 uses of the module, nothing found\n"),
+        "{}",
+        text.stdout
+    );
+    let json = program(&["check", "--format", "json", file], "");
+    let report: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!(json.code, 0);
+    assert_eq!(report["findings"], serde_json::json!([]));
+    assert_eq!(report["notes"][0]["severity"], "note");
+    assert_eq!(report["notes"][0]["line"], 123);
+}
+
 #[test]
 fn a_file_that_is_not_there_is_told() {
     let folder = tempfile::tempdir().expect("a folder");

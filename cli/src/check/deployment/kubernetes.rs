@@ -25,7 +25,7 @@ impl<'t> Resources<'t> {
             .filter(|root| root.get("kind").is_none())
             .filter_map(|root| root.get("services"))
             .flat_map(|services| services.members().map(|(_, service)| service))
-            .filter(|service| service.get("image").is_some())
+            .filter(|service| service.get("image").is_some() || service.get("build").is_some())
             .collect();
         Self {
             all: roots.iter().filter(is_resource).copied().collect(),
@@ -57,6 +57,23 @@ impl<'t> Resources<'t> {
     pub fn bootstraps(&self) -> impl Iterator<Item = Value<'t>> {
         self.kind("EnvoyProxy")
             .filter_map(|proxy| proxy.at(&["spec", "bootstrap", "value"])?.embedded()?.ok())
+    }
+
+    /// The name of the ConfigMap or Secret that a value of an Envoy's configuration stands in.
+    pub fn holder(&self, deployment: &Deployment<'t>, value: Value<'t>) -> Option<&'t str> {
+        let (_, document) = deployment.documents.iter().find(|(tree, document)| {
+            std::ptr::eq(*tree, value.tree) && document.values.contains(&value.id)
+        })?;
+        let holds = |holder: &Value<'t>| {
+            let keys = ["data", "binaryData", "stringData"];
+            let data = keys.into_iter().filter_map(|key| holder.get(key));
+            let mut texts = data.flat_map(Value::members);
+            let is_it = |root: Value<'t>| root.id == document.root;
+            std::ptr::eq(holder.tree, value.tree)
+                && texts.any(|(_, text)| text.embedded().and_then(Result::ok).is_some_and(is_it))
+        };
+        let mut holders = self.kind("ConfigMap").chain(self.kind("Secret"));
+        holders.find(holds)?.text_at(&["metadata", "name"])
     }
 
     /// The port that a NetworkPolicy or a Service names, as a number.
