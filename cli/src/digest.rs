@@ -12,6 +12,7 @@ use matrix_edge_auth::token::{AccessToken, TokenDigest};
 
 use crate::{
     check::source,
+    output::{complain, print},
     yaml::{Tree, Value},
 };
 
@@ -36,11 +37,11 @@ struct Entry {
 pub fn run(arguments: &Arguments) -> ExitCode {
     match entries(arguments) {
         Ok(entries) => {
-            print!("{}", written(&entries));
+            print(&written(&entries));
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            complain(&error);
             ExitCode::from(2)
         }
     }

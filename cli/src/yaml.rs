@@ -19,7 +19,7 @@ mod scalar;
 
 use std::{
     borrow::Cow,
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
     ops::Range,
 };
@@ -64,6 +64,8 @@ pub struct Tree {
     /// Those of them that stand in base64.
     encoded: HashSet<Id>,
     broken: Vec<Unreadable>,
+    /// What was answered about values, by the question.
+    answers: RefCell<HashMap<(Id, &'static str), bool>>,
 }
 
 /// One document of a file.
@@ -126,6 +128,7 @@ impl Tree {
             embedded: HashMap::new(),
             encoded: HashSet::new(),
             broken: Vec::new(),
+            answers: RefCell::default(),
         };
         compose::compose(&mut tree)?;
         embedded::embed_all(&mut tree);
@@ -144,7 +147,18 @@ impl Tree {
         left > 0
     }
 
-    /// Whether looking at the file was given up, because its aliases repeat each other too often.
+    /// The answer to a question about a value, which is worked out once.
+    pub fn remember(&self, id: Id, question: &'static str, answer: impl FnOnce() -> bool) -> bool {
+        let known = self.answers.borrow().get(&(id, question)).copied();
+        known.unwrap_or_else(|| {
+            let answer = answer();
+            self.answers.borrow_mut().insert((id, question), answer);
+            answer
+        })
+    }
+
+    /// Whether looking at the file was given up: its aliases repeat each other too often, or it has too many regular
+    /// expressions.
     pub fn is_exhausted(&self) -> bool {
         self.steps.get() == 0
     }

@@ -54,7 +54,7 @@ fn a_note_is_no_finding() {
     let text = program(&["check", file], "");
     assert_eq!(text.code, 0, "{}", text.stdout);
     let expected = format!(
-        "note[internal-address]: it is taken for a policy of the pods with the introspection listener, since it names the port: what runs Envoy is not in these files\n   --> {file}:123:3\n"
+        "note[internal-address]: it is taken for a policy of the pods with the introspection listener: what runs Envoy with this port is not in these files\n   --> {file}:123:3\n"
     );
     assert!(text.stdout.starts_with(&expected), "{}", text.stdout);
     assert!(
@@ -172,7 +172,47 @@ fn filters_that_aliases_multiply_are_given_up() {
         many("c"),
         many("l")
     );
-    refuses(text, ": its aliases repeat each other too often");
+    refuses(
+        text,
+        ": looking at it was given up, after too many steps: its aliases repeat each other too often",
+    );
+}
+
+/// Each virtual host has a regular expression of its own.
+#[test]
+fn thousands_of_regular_expressions_are_no_aliases() {
+    let mut hosts = String::new();
+    for number in 0..3000 {
+        let _ = writeln!(
+            hosts,
+            "                    - {{ name: v{number}, domains: [h{number}.matrix.test], routes: [{{ match: {{ safe_regex: {{ regex: \"/(a+)+{number}\" }} }}, route: {{ cluster: homeserver, timeout: 0s }} }}] }}"
+        );
+    }
+    let good = include_str!("rules/sync-timeout/good.yaml");
+    let line = "                  virtual_hosts:\n";
+    let text = good.replacen(line, &format!("{line}{hosts}"), 1);
+    assert_ne!(text, good);
+    let output = check(text);
+    assert_eq!(output.code, 0, "{}", output.stdout);
+}
+
+/// Of what was given up nothing is told as missing.
+#[test]
+fn a_file_that_is_given_up_has_no_findings() {
+    let repeated = "a{1,9}".repeat(400);
+    let mut hosts = String::new();
+    for number in 0..10 {
+        let _ = writeln!(
+            hosts,
+            "                    - {{ name: v{number}, domains: [h{number}.matrix.test], routes: [{{ match: {{ safe_regex: {{ regex: \"{repeated}{number}\" }} }}, route: {{ cluster: homeserver }} }}] }}"
+        );
+    }
+    let good = include_str!("rules/sync-timeout/good.yaml");
+    let line = "                  virtual_hosts:\n";
+    let output = check(good.replacen(line, &format!("{line}{hosts}"), 1));
+    assert_eq!(output.code, 2, "{}", output.stdout);
+    let given_up = "error: <standard input>: looking at it was given up, after too many steps";
+    assert!(output.stdout.starts_with(given_up), "{}", output.stdout);
 }
 
 #[test]

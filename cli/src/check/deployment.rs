@@ -39,8 +39,8 @@ pub struct Use<'t> {
     pub plugin: Option<Value<'t>>,
     /// The module's configuration, if it can be seen.
     pub configuration: Option<Value<'t>>,
-    /// The role, also of a configuration that the module refuses.
-    pub role: Role,
+    /// The role, also of a configuration that the module refuses. `None` if that cannot be told.
+    pub role: Option<Role>,
     /// The configuration as the module reads it, or why it refuses it.
     pub config: Result<Config, Refusal<'t>>,
     /// Where requests come in, if that can be seen.
@@ -134,7 +134,7 @@ impl<'t> Deployment<'t> {
 
     /// The uses with a role before clients.
     pub fn gateways(&self) -> impl Iterator<Item = &Use<'t>> {
-        self.uses.iter().filter(|one| one.role == Role::Gateway)
+        self.uses.iter().filter(|one| one.is(Role::Gateway))
     }
 
     /// The cluster of this name in the Envoy of a use.
@@ -181,6 +181,11 @@ impl<'t> Use<'t> {
     /// The configuration, if the module takes it.
     pub fn config(&self) -> Option<&Config> {
         self.config.as_ref().ok()
+    }
+
+    /// Whether it has this role.
+    pub fn is(&self, role: Role) -> bool {
+        self.role == Some(role)
     }
 
     /// Envoy's `vm_config`.

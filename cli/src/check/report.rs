@@ -3,7 +3,7 @@
 //! The non-obvious rule: a line that may have a secret in it is not shown. Of what the module refuses the wrong value may
 //! itself be one, as in `bearer: s3cret`; elsewhere the keys tell. Of such a line only the place is told.
 
-use std::io::{IsTerminal as _, Write as _, stdout};
+use std::io::{IsTerminal as _, stdout};
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet, renderer::DecorStyle};
 use serde::Serialize;
@@ -13,6 +13,7 @@ use super::{
     rules::Rule,
     source::Fault,
 };
+use crate::output::print;
 
 /// Words in a line that may have a secret in it.
 const SECRETIVE: [&str; 6] = [
@@ -42,8 +43,7 @@ pub fn text(findings: &[Finding<'_>], faults: &[Fault], uses: usize, remaining: 
     }
     out += &summary(findings, faults, uses);
     out += &to_fill_in(remaining);
-    // Who reads may have gone.
-    let _ = stdout().lock().write_all(out.as_bytes());
+    print(&out);
 }
 
 fn summary(findings: &[Finding<'_>], faults: &[Fault], uses: usize) -> String {
@@ -183,7 +183,7 @@ pub fn json(findings: &[Finding<'_>], faults: &[Fault], remaining: [usize; 3]) {
         placeholders: remaining.iter().sum(),
     };
     let text = serde_json::to_string_pretty(&report).unwrap_or_default();
-    let _ = writeln!(stdout().lock(), "{text}");
+    print(&format!("{text}\n"));
 }
 
 /// Lists the rules.
@@ -197,5 +197,5 @@ pub fn rules(rules: &[Rule]) {
             rule.about
         );
     }
-    let _ = stdout().lock().write_all(out.as_bytes());
+    print(&out);
 }

@@ -98,17 +98,18 @@ pub(super) fn read<'t>(
         Encoded::Text(object, text) => (Some(object), parse(object, text.as_bytes(), environment)),
         Encoded::Broken(refusal) => (None, Err(refusal)),
     };
-    let role = configuration.and_then(|value| value.text_at(&["role"]));
+    let role = configuration.and_then(|value| match value.text_at(&["role"]) {
+        None | Some("gateway") => Some(Role::Gateway),
+        Some("introspection") => Some(Role::Introspection),
+        Some("provisioning") => Some(Role::Provisioning),
+        Some(_) => None,
+    });
     Use {
         host,
         envoy,
         plugin,
         configuration,
-        role: match role {
-            Some("introspection") => Role::Introspection,
-            Some("provisioning") => Role::Provisioning,
-            _ => Role::Gateway,
-        },
+        role,
         config,
         entry: None,
     }

@@ -19,7 +19,7 @@ const INJECTOR: &str = "CredentialInjector";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in &deployment.uses {
-        let Some(entry) = one.entry.filter(|_| one.role != Role::Provisioning) else {
+        let Some(entry) = one.entry.filter(|_| !one.is(Role::Provisioning)) else {
             continue;
         };
         let routes = entry

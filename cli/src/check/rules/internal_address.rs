@@ -16,7 +16,7 @@ use matrix_edge_auth::config::Role;
 use self::networks::are_nearly_all;
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::{
-    check::deployment::{Entry, Use, role_name},
+    check::deployment::{Entry, role_name},
     yaml::Value,
 };
 
@@ -42,35 +42,35 @@ enum Reach<'t> {
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in &deployment.uses {
-        let Some(entry) = one.entry.filter(|_| one.role != Role::Gateway) else {
+        let (Some(entry), Some(role)) = (one.entry, one.role) else {
             continue;
         };
-        if is_guarded(entry) {
+        if role == Role::Gateway || is_guarded(entry) {
             continue;
         }
         let open = entry.listener.into_iter().flat_map(sockets);
         for socket in open.filter(|socket| is_open(*socket)) {
             let port = socket.number_at(&["port_value"]).unwrap_or_default();
-            let role = role_name(one.role);
+            let (harm, role) = (harm(role), role_name(role));
             match reach(deployment, socket, port) {
                 Reach::Open(spot, how) => found.add(
                     spot,
                     format!("this opens the {role} listener: {how}"),
-                    harm(one),
+                    harm,
                 ),
                 Reach::Closed => {}
                 Reach::Presumed(spot) => found.note(
                     spot,
                     format!(
-                        "it is taken for a policy of the pods with the {role} listener, since it names the port: what runs \
-                         Envoy is not in these files"
+                        "it is taken for a policy of the pods with the {role} listener: what runs Envoy with this port \
+                         is not in these files"
                     ),
-                    "give `check` the Deployment, or what else runs Envoy, as well",
+                    "give `check` the Deployment, or what else runs Envoy, as well; with kustomize, give it what that prints",
                 ),
                 Reach::Unknown => found.add(
                     Spot::key(socket, "address"),
                     format!("the {role} listener has an address that others than its caller may reach"),
-                    harm(one),
+                    harm,
                 ),
             }
         }
@@ -84,8 +84,8 @@ fn reach<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u64) -> Reach
     }
 }
 
-fn harm(one: &Use<'_>) -> String {
-    let (harm, caller) = match one.role {
+fn harm(role: Role) -> String {
+    let (harm, caller) = match role {
         Role::Introspection => (
             "a client that reaches it can test whether tokens are active",
             "Synapse",

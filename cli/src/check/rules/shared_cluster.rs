@@ -27,7 +27,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             .collect();
         let of_clients: HashSet<&str> = deployment
             .others(one)
-            .filter(|other| other.role == Role::Gateway)
+            .filter(|other| other.is(Role::Gateway))
             .flat_map(routed)
             .map(|(name, _)| name)
             .collect();
@@ -40,7 +40,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                      token gets 503",
                     "give MAS another cluster for this route, and let none lead to `introspection.cluster`",
                 );
-            } else if one.role == Role::Introspection && of_clients.contains(name) {
+            } else if one.is(Role::Introspection) && of_clients.contains(name) {
                 found.add(
                     Spot::key(action, "cluster"),
                     "clients' requests go to this cluster too: when they fill its limits, Envoy refuses Synapse's",

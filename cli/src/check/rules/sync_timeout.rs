@@ -54,7 +54,6 @@ fn envoy<'t>(one: &Use<'t>, found: &mut Found<'t>) {
     }
     if let Some(entry) = one.entry {
         ends(entry.manager, &["stream_idle_timeout"], found);
-        ends(entry.manager, &["request_timeout"], found);
         let longest = ["common_http_protocol_options", "max_stream_duration"];
         ends(entry.manager, &longest, found);
     }

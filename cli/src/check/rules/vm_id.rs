@@ -16,7 +16,7 @@ pub const RULE: Rule = Rule {
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in &deployment.uses {
-        if one.host == Host::EnvoyGateway && one.role == Role::Provisioning {
+        if one.host == Host::EnvoyGateway && one.is(Role::Provisioning) {
             found.add(
                 one.key(&["role"]),
                 "Envoy Gateway gives each policy a `vm_id` of its own: what MAS says here ends no answer of the gateway",

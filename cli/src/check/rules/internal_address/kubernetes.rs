@@ -262,11 +262,16 @@ impl<'t> Target<'_, 't> {
         ports.peek().is_none() || ports.any(|one| self.is_it(one, pod))
     }
 
-    /// Whether a rule of a policy has this port in its list.
+    /// Whether a rule of a policy has this port in its list, or a name that no container here has: before kustomize has patched
+    /// them, files may lack it.
     fn names_port(&self, spec: Value<'t>) -> bool {
         let rules = spec.list(&["ingress"]);
         let mut ports = rules.flat_map(|rule| rule.list(&["ports"]));
-        ports.any(|one| one.get("port").is_some() && self.is_it(one, None))
+        let is_nobodys = |port| self.deployment.resources.port(port).is_none();
+        ports.any(|one| {
+            let port = one.get("port");
+            port.is_some_and(is_nobodys) || port.is_some() && self.is_it(one, None)
+        })
     }
 
     fn is_it(&self, one: Value<'t>, pod: Option<&Pod<'t>>) -> bool {
