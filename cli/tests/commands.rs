@@ -385,7 +385,7 @@ fn what_has_no_token_is_refused_and_not_shown() {
 #[test]
 fn the_schema_is_the_one_of_the_documentation() {
     let output = program(&["schema"], "");
-    let path = support::repository().join("docs/configuration.schema.json");
+    let path = repository().join("docs/configuration.schema.json");
     let expected = fs::read_to_string(path).expect("docs/configuration.schema.json");
     assert_eq!(output.code, 0);
     assert_eq!(output.stdout, expected);

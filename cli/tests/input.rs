@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64ct::{Base64, Encoding as _};
+
 use self::support::{Output, program};
 
 /// More than any of these takes, and far less than an exponential one would.
@@ -47,28 +49,53 @@ fn a_broken_document_inside_of_another_is_told_at_its_place() {
     refuses(text, ":6:18: this is not YAML");
 }
 
-/// What cannot be known is told, and fails no pipeline.
+/// A Secret has its texts in base64, and a ConfigMap some of them.
+#[test]
+fn a_configuration_in_base64_is_looked_at() {
+    let good = fs::read_to_string(support::repository().join("envoy/sync-workers/envoy.yaml"))
+        .expect("a file");
+    for (resource, key) in [("Secret", "data"), ("ConfigMap", "binaryData")] {
+        for (configuration, code) in [
+            (good.clone(), 0),
+            (good.replace("FAIL_RELOAD", "FAIL_OPEN"), 1),
+        ] {
+            let text = Base64::encode_string(configuration.as_bytes());
+            let output = check(format!(
+                "apiVersion: v1\nkind: {resource}\n{key}:\n  envoy.yaml: {text}\n"
+            ));
+            assert_eq!(output.code, code, "{}", output.stdout);
+            assert!(output.stdout.contains("1 use of the module"));
+            assert_eq!(output.stdout.contains("error[fail-open]"), code == 1);
+        }
+    }
+}
+
+/// What cannot be known is told, and fails no pipeline. Here the Deployment is not given.
 #[test]
 fn a_note_is_no_finding() {
-    let file = "cli/tests/rules/internal-address/good-policy-presumed.yaml";
-    let text = program(&["check", file], "");
+    let files = ["envoy.yaml", "network-policies.yaml"];
+    let files = files.map(|file| format!("envoy/kubernetes/base/{file}"));
+    let text = program(&["check", &files[0], &files[1]], "");
     assert_eq!(text.code, 0, "{}", text.stdout);
-    let expected = format!(
-        "note[internal-address]: it is taken for a policy of the pods with the introspection listener: what runs Envoy with this port is not in these files\n   --> {file}:123:3\n"
-    );
-    assert!(text.stdout.starts_with(&expected), "{}", text.stdout);
+    for role in ["introspection", "provisioning"] {
+        let expected = format!(
+            "note[internal-address]: the {role} listener is taken to be closed by a NetworkPolicy: whether it is one for the \
+             pods with this port is not in these files\n"
+        );
+        assert!(text.stdout.contains(&expected), "{}", text.stdout);
+    }
     assert!(
         text.stdout
-            .contains("2 uses of the module, nothing found\n"),
+            .contains("4 uses of the module, nothing found\n"),
         "{}",
         text.stdout
     );
-    let json = program(&["check", "--format", "json", file], "");
+    let json = program(&["check", "--format", "json", &files[0], &files[1]], "");
     let report: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
     assert_eq!(json.code, 0);
     assert_eq!(report["findings"], serde_json::json!([]));
     assert_eq!(report["notes"][0]["severity"], "note");
-    assert_eq!(report["notes"][0]["line"], 123);
+    assert_eq!(report["notes"][0]["file"], files[0].as_str());
 }
 
 #[test]
@@ -188,7 +215,7 @@ fn thousands_of_regular_expressions_are_no_aliases() {
             "                    - {{ name: v{number}, domains: [h{number}.matrix.test], routes: [{{ match: {{ safe_regex: {{ regex: \"/(a+)+{number}\" }} }}, route: {{ cluster: homeserver, timeout: 0s }} }}] }}"
         );
     }
-    let good = include_str!("rules/sync-timeout/good.yaml");
+    let good = include_str!("../../envoy/sync-workers/envoy.yaml");
     let line = "                  virtual_hosts:\n";
     let text = good.replacen(line, &format!("{line}{hosts}"), 1);
     assert_ne!(text, good);
@@ -207,7 +234,7 @@ fn a_file_that_is_given_up_has_no_findings() {
             "                    - {{ name: v{number}, domains: [h{number}.matrix.test], routes: [{{ match: {{ safe_regex: {{ regex: \"{repeated}{number}\" }} }}, route: {{ cluster: homeserver }} }}] }}"
         );
     }
-    let good = include_str!("rules/sync-timeout/good.yaml");
+    let good = include_str!("../../envoy/sync-workers/envoy.yaml");
     let line = "                  virtual_hosts:\n";
     let output = check(good.replacen(line, &format!("{line}{hosts}"), 1));
     assert_eq!(output.code, 2, "{}", output.stdout);

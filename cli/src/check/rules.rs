@@ -17,6 +17,8 @@ mod introspection_buffer;
 mod labels;
 mod long_ttl;
 mod merge_key;
+mod missing_capability;
+mod missing_injector;
 mod path_normalisation;
 mod placeholder;
 mod question;
@@ -70,6 +72,8 @@ pub const RULES: &[Rule] = &[
     labels::RULE,
     long_ttl::RULE,
     merge_key::RULE,
+    missing_capability::RULE,
+    missing_injector::RULE,
     path_normalisation::RULE,
     placeholder::RULE,
     question::RULE,

@@ -34,8 +34,8 @@ enum Reach<'t> {
     Open(Spot<'t>, &'static str),
     /// It is closed to all but some.
     Closed,
-    /// It is closed, if this NetworkPolicy is one for the pods that run Envoy.
-    Presumed(Spot<'t>),
+    /// It is closed, if one of the NetworkPolicies is for the pods that run Envoy.
+    Presumed,
     /// Nothing.
     Unknown,
 }
@@ -59,11 +59,11 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     harm,
                 ),
                 Reach::Closed => {}
-                Reach::Presumed(spot) => found.note(
-                    spot,
+                Reach::Presumed => found.note(
+                    Spot::key(socket, "address"),
                     format!(
-                        "it is taken for a policy of the pods with the {role} listener: what runs Envoy with this port \
-                         is not in these files"
+                        "the {role} listener is taken to be closed by a NetworkPolicy: whether it is one for the pods with this \
+                         port is not in these files"
                     ),
                     "give `check` the Deployment, or what else runs Envoy, as well; with kustomize, give it what that prints",
                 ),

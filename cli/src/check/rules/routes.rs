@@ -6,7 +6,10 @@ use matrix_edge_auth::config::Config;
 use regex::bytes::RegexBuilder;
 
 use crate::{
-    check::deployment::{Deployment, Entry, Use},
+    check::{
+        deployment::{Deployment, Entry, Use},
+        finding::Spot,
+    },
     yaml::{Value, is_field},
 };
 
@@ -165,6 +168,23 @@ fn waiting<'t>(host: &Value<'t>) -> impl Iterator<Item = &'t str> + use<'t> {
         .into_iter()
         .flat_map(move |path| candidates(host, path));
     routes.filter_map(|route| route.text_at(&["route", "cluster"]))
+}
+
+/// The clusters that a route's action may lead to, and where that is said: one, several by their weights, and those that get
+/// a copy.
+pub(super) fn targets<'t>(action: Value<'t>) -> impl Iterator<Item = (&'t str, Spot<'t>)> {
+    let own = std::iter::once((action, "cluster"));
+    let weighted = action.list(&["weighted_clusters", "clusters"]);
+    let copies = action.list(&["request_mirror_policies"]);
+    own.chain(weighted.map(|one| (one, "name")))
+        .chain(copies.map(|one| (one, "cluster")))
+        .filter_map(|(value, key)| Some((value.text_at(&[key])?, Spot::key(value, key))))
+}
+
+/// Where a route has a client's header name the cluster, if one does.
+pub(super) fn header_of<'t>(action: Value<'t>) -> Option<Spot<'t>> {
+    let key = "cluster_header";
+    action.get(key).map(|_| Spot::key(action, key))
 }
 
 /// Whether the module is turned off for a route or a virtual host.

@@ -250,7 +250,7 @@ impl<'t> Target<'_, 't> {
             reach = match reach {
                 Reach::Closed => Reach::Closed,
                 _ if is_known => Reach::Closed,
-                _ => Reach::Presumed(Spot::first_key(spec, &["podSelector"])),
+                _ => Reach::Presumed,
             };
         }
         reach
