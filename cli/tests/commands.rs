@@ -402,3 +402,26 @@ fn every_command_has_a_help() {
         );
     }
 }
+
+/// What YAML takes for something else is no token to Synapse either.
+#[test]
+fn a_token_of_a_registration_is_a_text() {
+    for value in ["null", "12345", "0123", "true", "~", "1.5", "[a]"] {
+        let output = program(&["digest"], format!("id: irc\nas_token: {value}\n"));
+        assert_eq!(output.code, 2, "{value}: {}", output.stdout);
+        assert_eq!(
+            output.stderr,
+            "error: <standard input>:2:11: as_token takes a text: write it in quotes\n"
+        );
+        assert_eq!(output.stdout, "");
+    }
+    let quoted = program(&["digest"], "id: irc\nas_token: \"12345\"\n");
+    assert_eq!(quoted.code, 0);
+}
+
+#[test]
+fn a_token_that_is_given_twice_is_listed_once() {
+    let output = program(&["digest"], "abc\ndef\nabc\n");
+    assert_eq!(output.code, 0);
+    assert_eq!(output.stdout.lines().count(), 3, "{}", output.stdout);
+}

@@ -10,7 +10,10 @@ mod module;
 
 use matrix_edge_auth::config::{Config, Role};
 
-pub use self::{envoy::environment, kubernetes::variables};
+pub use self::{
+    envoy::{environment, managers},
+    kubernetes::variables,
+};
 use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};
 

@@ -133,6 +133,7 @@ pub fn apply<'t>(deployment: &Deployment<'t>) -> Vec<Finding<'t>> {
         for (spot, message, help, is_note) in found.0 {
             let is_known = findings.iter().any(|known| {
                 known.rule == rule.name
+                    && (known.severity == Severity::Note) == is_note
                     && std::ptr::eq(known.tree, spot.tree)
                     && known.place == spot.place
             });

@@ -1,6 +1,6 @@
 //! One use of the module: is it this module, which role has it, and does the module take its configuration?
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 
 use matrix_edge_auth::config::{self, Config, Role};
 
@@ -31,6 +31,27 @@ pub(super) fn is_configuration(value: Value<'_>) -> bool {
             .filter(|key| value.get(key).is_some())
             .count()
             >= 2
+        || has_keys(value)
+}
+
+/// The keys of a configuration.
+static KEYS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let schema: serde_json::Value = serde_json::from_str(&config::schema()).unwrap_or_default();
+    let keys = schema.get("properties").and_then(|keys| keys.as_object());
+    keys.map(|keys| keys.keys().cloned().collect())
+        .unwrap_or_default()
+});
+
+/// Whether a mapping has a server's name, and all but one of the keys beside it are of a configuration: the one may be
+/// mistyped. Synapse's own configuration has a `server_name`, too.
+fn has_keys(value: Value<'_>) -> bool {
+    let Some(name) = value.entry("server_name") else {
+        return false;
+    };
+    let others = value.members().filter(|(_, other)| other.id != name.id);
+    let is_known = |(key, _): &(&str, Value<'_>)| KEYS.iter().any(|known| known == key);
+    let (known, unknown): (Vec<_>, Vec<_>) = others.partition(is_known);
+    unknown.len() <= 1 && known.len() + unknown.len() >= 1
 }
 
 /// Whether a name or the place of a module says that it is this one.

@@ -1,7 +1,15 @@
 //! Paths must reach Synapse as they were sent: federation signs them, and an event id or room alias may hold `%2F`.
 
-use super::{Deployment, Found, Rule, Severity, Spot, routes::before_servers};
-use crate::{check::deployment::Host, yaml::Value};
+use std::collections::HashSet;
+
+use super::{
+    Deployment, Found, Rule, Severity, Spot,
+    routes::{WAITING, before_servers, routes_of, targets},
+};
+use crate::{
+    check::deployment::{Host, Use, managers},
+    yaml::Value,
+};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -25,7 +33,18 @@ const DEFAULT: &str = "IMPLEMENTATION_SPECIFIC_DEFAULT";
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment) {
         match (one.host, one.entry) {
-            (Host::Envoy, Some(entry)) => manager(entry.manager, found),
+            (Host::Envoy, Some(entry)) => {
+                manager(entry.manager, found);
+                for route in routes_of(one, &SIGNED) {
+                    rewriting(route, found);
+                }
+                if let Some(bootstrap) =
+                    deployment.envoys.get(one.envoy).and_then(|it| it.bootstrap)
+                {
+                    runtime(bootstrap, entry.manager, found);
+                    beside(one, bootstrap, found);
+                }
+            }
             (Host::WasmPlugin | Host::EnvoyFilter, _) => {
                 let mut managers = deployment.resources.managers();
                 if !managers.any(|one| one.boolean_at(&["normalize_path"]) == Some(false)) {
@@ -55,6 +74,88 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 }
             }
             _ => {}
+        }
+    }
+}
+
+/// Paths that are signed, or that the module looks at.
+const SIGNED: [&str; 3] = [
+    "/_matrix/federation/v1/send/1",
+    "/_matrix/client/v3/directory/room/%23a%3Aexample.org",
+    WAITING[0],
+];
+
+/// Tells of a route that changes what it hands on.
+fn rewriting<'t>(route: Value<'t>, found: &mut Found<'t>) {
+    let Some(action) = route.get("route") else {
+        return;
+    };
+    for key in ["prefix_rewrite", "regex_rewrite", "path_rewrite_policy"] {
+        // A prefix that is written as it was is none.
+        let is_same = action
+            .text_at(&[key])
+            .is_some_and(|prefix| route.text_at(&["match", "prefix"]) == Some(prefix));
+        if action.get(key).is_some() && !is_same {
+            found.add(
+                Spot::key(action, key),
+                format!("`{key}` changes paths: a federation request whose path changes fails its signature"),
+                format!("leave `{key}` out: the homeserver's paths are the clients'"),
+            );
+        }
+    }
+}
+
+/// Tells of what the runtime says where the connection manager says nothing.
+fn runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) {
+    const SPACE: &str = "http_connection_manager";
+    for layer in bootstrap.list(&["layered_runtime", "layers"]) {
+        let Some(layer) = layer.get("static_layer") else {
+            continue;
+        };
+        for key in ["normalize_path", "path_with_escaped_slashes_action"] {
+            let is_said = manager.get(key).is_some();
+            let name = format!("{SPACE}.{key}");
+            let nested = layer
+                .entry(SPACE)
+                .filter(|space| space.entry(key).is_some());
+            let (place, name) = match nested {
+                Some(space) => (space, key),
+                None => (layer, name.as_str()),
+            };
+            let value = place.entry(name).filter(|_| !is_said);
+            let number = value.and_then(|value| value.scalar()?.whole_number());
+            // 1 of the actions keeps paths as they are.
+            let is_harmless = match number {
+                Some(0) | None => true,
+                Some(1) => key != "normalize_path",
+                Some(_) => false,
+            };
+            if !is_harmless {
+                found.add(
+                    Spot::key(place, name),
+                    format!("this runtime key has Envoy change or refuse paths, since the connection manager has no `{key}`"),
+                    format!("leave the runtime key out, and write `{key}` in the connection manager"),
+                );
+            }
+        }
+    }
+}
+
+/// Looks at the listeners without the module that lead to the same servers, such as one for federation.
+fn beside<'t>(one: &Use<'t>, bootstrap: Value<'t>, found: &mut Found<'t>) {
+    let clusters: HashSet<&str> = routes_of(one, &SIGNED)
+        .into_iter()
+        .filter_map(|route| route.get("route"))
+        .flat_map(targets)
+        .map(|(name, _)| name)
+        .collect();
+    for other in managers(bootstrap) {
+        let hosts = other.list(&["route_config", "virtual_hosts"]);
+        let routes = hosts.flat_map(|host| host.list(&["routes"]));
+        let actions = routes.filter_map(|route| route.get("route"));
+        let mut names = actions.flat_map(targets).map(|(name, _)| name);
+        if names.any(|name| clusters.contains(name)) {
+            manager(other, found);
         }
     }
 }
