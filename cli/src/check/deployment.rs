@@ -7,6 +7,7 @@
 mod envoy;
 mod kubernetes;
 mod module;
+mod scope;
 
 use matrix_edge_auth::config::{Config, Role};
 
@@ -48,6 +49,8 @@ pub struct Use<'t> {
     pub config: Result<Config, Refusal<'t>>,
     /// Where requests come in, if that can be seen.
     pub entry: Option<Entry<'t>>,
+    /// The resource of Kubernetes that it is in.
+    pub resource: Option<Value<'t>>,
 }
 
 /// Why the module refuses a configuration, and where.

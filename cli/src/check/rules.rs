@@ -30,6 +30,7 @@ mod slots;
 mod stop_iteration;
 mod sync_timeout;
 mod underscores;
+mod unguarded_route;
 mod unknown_cluster;
 mod upgrades;
 mod visible_secret;
@@ -84,6 +85,7 @@ pub const RULES: &[Rule] = &[
     stop_iteration::RULE,
     sync_timeout::RULE,
     underscores::RULE,
+    unguarded_route::RULE,
     unknown_cluster::RULE,
     upgrades::RULE,
     visible_secret::RULE,

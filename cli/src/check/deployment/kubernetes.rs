@@ -46,13 +46,6 @@ impl<'t> Resources<'t> {
             .filter(move |patch| patch.text_at(&["applyTo"]) == Some(target))
     }
 
-    /// What EnvoyFilters merge into connection managers.
-    pub fn managers(&self) -> impl Iterator<Item = Value<'t>> {
-        self.patches("NETWORK_FILTER")
-            .filter(|patch| patch.text_at(&["patch", "operation"]) == Some("MERGE"))
-            .filter_map(|patch| patch.at(&["patch", "value", "typed_config"]))
-    }
-
     /// The bootstraps that EnvoyProxies give.
     pub fn bootstraps(&self) -> impl Iterator<Item = Value<'t>> {
         self.kind("EnvoyProxy")
@@ -114,7 +107,15 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
         let is_filter = |one: &Value<'_>| one.text_at(&["kind"]) == Some("EnvoyFilter");
         if !document.is_embedded && unlisted(root).iter().any(is_filter) {
             let of_filter = |plugin| use_of(Host::EnvoyFilter, istio, plugin, None);
-            found.extend(plugins(root, document).filter_map(of_filter));
+            let mut own: Vec<_> = plugins(root, document).filter_map(of_filter).collect();
+            for one in &mut own {
+                one.resource = unlisted(root).into_iter().filter(is_filter).find(|filter| {
+                    let place = one.plugin.map(Value::place).unwrap_or_default();
+                    let whole = filter.place();
+                    whole.start <= place.start && place.end <= whole.end
+                });
+            }
+            found.append(&mut own);
         }
     }
     deployment.uses.append(&mut found);
@@ -134,7 +135,11 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
     let before = deployment.uses.len();
     for policy in roots {
         if policy.text_at(&["kind"]) == Some("EnvoyExtensionPolicy") {
-            let of_policy = |wasm| extension(wasm, gateway);
+            let of_policy = |wasm| {
+                let mut one = extension(wasm, gateway)?;
+                one.resource = Some(*policy);
+                Some(one)
+            };
             let wasm = policy.list(&["spec", "wasm"]);
             deployment.uses.extend(wasm.filter_map(of_policy));
         }
@@ -162,7 +167,9 @@ fn wasm_plugin<'t>(resource: Value<'t>, envoy: usize) -> Option<super::Use<'t>> 
     let encoded = Encoded::of(configuration, spec);
     let environment = variables(spec);
     let host = Host::WasmPlugin;
-    Some(read(host, envoy, Some(spec), encoded, Some(&environment)))
+    let mut one = read(host, envoy, Some(spec), encoded, Some(&environment));
+    one.resource = Some(resource);
+    Some(one)
 }
 
 /// The variables of a WasmPlugin's VM.

@@ -133,6 +133,7 @@ pub(super) fn read<'t>(
         role,
         config,
         entry: None,
+        resource: None,
     }
 }
 

@@ -46,7 +46,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 }
             }
             (Host::WasmPlugin | Host::EnvoyFilter, _) => {
-                let mut managers = deployment.resources.managers();
+                scoped(deployment, one, found);
+                let mut managers = deployment.managers(one);
                 if !managers.any(|one| one.boolean_at(&["normalize_path"]) == Some(false)) {
                     found.add(
                         one.spot(),
@@ -57,8 +58,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 }
             }
             (Host::EnvoyGateway, _) => {
-                let mut policies = deployment.resources.kind("ClientTrafficPolicy");
-                let is_kept = policies.any(|policy| {
+                let is_kept = deployment.has_policy(one, |policy| {
                     policy.text_at(&["spec", "path", "escapedSlashesAction"])
                         == Some("KeepUnchanged")
                         && policy.boolean_at(&["spec", "path", "disableMergeSlashes"]) == Some(true)
@@ -84,6 +84,23 @@ const SIGNED: [&str; 3] = [
     "/_matrix/client/v3/directory/room/%23a%3Aexample.org",
     WAITING[0],
 ];
+
+/// Tells of a patch that is for one port.
+fn scoped<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+    let path = ["match", "listener", "portNumber"];
+    let value = ["patch", "value", "typed_config", "normalize_path"];
+    let patches = deployment.patches(one, "NETWORK_FILTER");
+    let setting: Vec<Value<'t>> = patches.filter(|it| it.at(&value).is_some()).collect();
+    if setting.iter().all(|patch| patch.at(&path).is_some()) {
+        for listener in setting.iter().filter_map(|patch| patch.at(&path[..2])) {
+            found.note(
+                Spot::key(listener, path[2]),
+                "paths are kept on this port: whether Matrix is served on others is not in these files",
+                "leave `portNumber` out, or patch each port that serves Matrix",
+            );
+        }
+    }
+}
 
 /// Tells of a route that changes what it hands on.
 fn rewriting<'t>(route: Value<'t>, found: &mut Found<'t>) {

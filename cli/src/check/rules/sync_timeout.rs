@@ -35,7 +35,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         match one.host {
             Host::Envoy => envoy(deployment, one, found),
             Host::EnvoyGateway => gateway_api(deployment, found),
-            Host::WasmPlugin | Host::EnvoyFilter => istio(deployment, found),
+            Host::WasmPlugin | Host::EnvoyFilter => istio(deployment, one, found),
             Host::Nobody => {}
         }
     }
@@ -163,8 +163,8 @@ fn prefix(rule: Value<'_>, path: &str) -> Option<usize> {
 }
 
 /// Without a timeout Istio sets none.
-fn istio<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    for manager in deployment.resources.managers() {
+fn istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+    for manager in deployment.managers(one) {
         ends(manager, &["stream_idle_timeout"], found);
         ends(manager, &LONGEST, found);
     }
