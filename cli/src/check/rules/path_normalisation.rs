@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{WAITING, before_servers, routes_of, targets},
+    routes::{WAITING, all_routes_of, before_servers, targets},
 };
 use crate::{
     check::deployment::{Host, Use, managers},
@@ -35,7 +35,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         match (one.host, one.entry) {
             (Host::Envoy, Some(entry)) => {
                 manager(entry.manager, found);
-                for route in routes_of(one, &SIGNED) {
+                for route in all_routes_of(one, &SIGNED) {
                     rewriting(route, found);
                 }
                 if let Some(bootstrap) =
@@ -160,7 +160,7 @@ fn runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) 
 
 /// Looks at the listeners without the module that lead to the same servers, such as one for federation.
 fn beside<'t>(one: &Use<'t>, bootstrap: Value<'t>, found: &mut Found<'t>) {
-    let clusters: HashSet<&str> = routes_of(one, &SIGNED)
+    let clusters: HashSet<&str> = all_routes_of(one, &SIGNED)
         .into_iter()
         .filter_map(|route| route.get("route"))
         .flat_map(targets)

@@ -97,6 +97,13 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 /// The routes to the homeserver that requests for these paths may take, of every virtual host that the module looks at.
 /// MAS's own host is none: by its name, or because it leads where logins lead elsewhere.
 pub(super) fn routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
+    let mut found = all_routes_of(one, paths);
+    found.retain(|route| one.entry.is_none_or(|entry| !is_disabled(entry, *route)));
+    found
+}
+
+/// The same, with those that the module is turned off for.
+pub(super) fn all_routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
     let Some(entry) = one.entry else {
         return Vec::new();
     };
@@ -113,7 +120,7 @@ pub(super) fn routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<
         of_mas.extend(logins.iter().filter_map(cluster).filter(is_elsewhere));
         for route in own {
             let is_known = found.iter().any(|known| known.id == route.id);
-            if !is_known && !is_disabled(entry, route) {
+            if !is_known {
                 found.push(route);
             }
         }

@@ -13,11 +13,18 @@ const PUBLIC: &str = "this Service is reached from outside";
 
 /// What the resources say of a port of the Envoy whose listener this socket is of.
 pub(super) fn reach<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u64) -> Reach<'t> {
+    let of_clients = deployment
+        .gateways()
+        .filter_map(|one| one.entry?.listener)
+        .filter(|listener| std::ptr::eq(listener.tree, socket.tree))
+        .filter_map(|listener| listener.number_at(&["address", "socket_address", "port_value"]))
+        .collect();
     let pods = pods(deployment, socket, port);
     let target = Target {
         deployment,
         pods: &pods,
         port,
+        of_clients,
     };
     if let Some((spot, how)) = target.opened() {
         return Reach::Open(spot, how);
@@ -110,6 +117,8 @@ struct Target<'d, 't> {
     deployment: &'d Deployment<'t>,
     pods: &'d [Pod<'t>],
     port: u64,
+    /// The ports of this Envoy that clients come to.
+    of_clients: Vec<u64>,
 }
 
 impl<'t> Target<'_, 't> {
@@ -212,11 +221,14 @@ impl<'t> Target<'_, 't> {
 
     /// Whether what is named is this port.
     fn is_port(&self, port: Value<'t>, pod: Option<&Pod<'t>>) -> bool {
-        let number = match pod.or(self.pods.first()) {
+        self.number_of(port, pod) == Some(self.port)
+    }
+
+    fn number_of(&self, port: Value<'t>, pod: Option<&Pod<'t>>) -> Option<u64> {
+        match pod.or(self.pods.first()) {
             Some(pod) => pod.port(port),
             None => self.deployment.resources.port(port),
-        };
-        number == Some(self.port)
+        }
     }
 
     /// What the policies that select a pod allow. Without a pod, those count that select every one, and those that name the
@@ -240,8 +252,9 @@ impl<'t> Target<'_, 't> {
                 continue;
             }
             for rule in spec.list(&["ingress"]) {
-                if self.is_for_port(rule, pod)
-                    && let Some((spot, who)) = too_many(rule)
+                if self.is_for_port(rule, pod, self.port)
+                    && let Some((spot, who)) =
+                        too_many(rule).or_else(|| self.brings_clients(rule, pod))
                 {
                     return Reach::Open(spot, who);
                 }
@@ -257,9 +270,29 @@ impl<'t> Target<'_, 't> {
     }
 
     /// Whether a rule allows something at this port.
-    fn is_for_port(&self, rule: Value<'t>, pod: Option<&Pod<'t>>) -> bool {
+    fn is_for_port(&self, rule: Value<'t>, pod: Option<&Pod<'t>>, port: u64) -> bool {
         let mut ports = rule.list(&["ports"]).peekable();
-        ports.peek().is_none() || ports.any(|one| self.is_it(one, pod))
+        ports.peek().is_none() || ports.any(|one| self.is_it(one, pod, port))
+    }
+
+    /// A rule that lets in here, by a range of ports or by naming none, what brings clients to a gateway of the same Envoy: an
+    /// ingress controller leads every client to where its routes say.
+    fn brings_clients(
+        &self,
+        rule: Value<'t>,
+        pod: Option<&Pod<'t>>,
+    ) -> Option<(Spot<'t>, &'static str)> {
+        let mut ports = rule.list(&["ports"]).peekable();
+        let is_range = |one: Value<'t>| one.get("port").is_none() || one.get("endPort").is_some();
+        let is_wide = ports.peek().is_none()
+            || ports.any(|one| is_range(one) && self.is_it(one, pod, self.port));
+        let mut clients = self.of_clients.iter();
+        (is_wide && clients.any(|port| self.is_for_port(rule, pod, *port))).then(|| {
+            (
+                Spot::first_key(rule, &["ports", "from"]),
+                "this rule lets in here what brings clients to the gateway",
+            )
+        })
     }
 
     /// Whether a rule of a policy has this port in its list, or a name that no container here has: before kustomize has patched
@@ -270,19 +303,19 @@ impl<'t> Target<'_, 't> {
         let is_nobodys = |port| self.deployment.resources.port(port).is_none();
         ports.any(|one| {
             let port = one.get("port");
-            port.is_some_and(is_nobodys) || port.is_some() && self.is_it(one, None)
+            port.is_some_and(is_nobodys) || port.is_some() && self.is_it(one, None, self.port)
         })
     }
 
-    fn is_it(&self, one: Value<'t>, pod: Option<&Pod<'t>>) -> bool {
+    fn is_it(&self, one: Value<'t>, pod: Option<&Pod<'t>>, wanted: u64) -> bool {
         let is_tcp = one.text_at(&["protocol"]).is_none_or(|it| it == "TCP");
         let is_within = match (one.get("port"), one.number_at(&["endPort"])) {
             (None, _) => true,
             (Some(first), Some(last)) => {
                 let first = first.scalar().and_then(|it| it.whole_number());
-                first.is_some_and(|first| (first..=last).contains(&self.port))
+                first.is_some_and(|first| (first..=last).contains(&wanted))
             }
-            (Some(port), None) => self.is_port(port, pod),
+            (Some(port), None) => self.number_of(port, pod) == Some(wanted),
         };
         is_tcp && is_within
     }
