@@ -10,7 +10,11 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use self::{deployment::Deployment, finding::Finding, source::Fault};
+use self::{
+    deployment::Deployment,
+    finding::{Finding, Severity},
+    source::Fault,
+};
 use crate::yaml::Tree;
 
 /// No finding.
@@ -58,6 +62,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
     let deployment = Deployment::of(&trees);
     let mut findings = rules::apply(&deployment);
+    // What was given up looks as if much were missing.
+    findings.retain(|finding| !finding.tree.is_exhausted());
     findings.sort_by_key(|finding| (order(&trees, finding), finding.place.start, finding.rule));
     faults.extend(given_up(&trees));
     if deployment.uses.is_empty() && faults.is_empty() {
@@ -70,7 +76,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
     ExitCode::from(if !faults.is_empty() {
         UNREADABLE
-    } else if !findings.is_empty() {
+    } else if findings
+        .iter()
+        .any(|finding| finding.severity != Severity::Note)
+    {
         FOUND
     } else {
         CLEAN
@@ -90,7 +99,9 @@ fn given_up(trees: &[Tree]) -> impl Iterator<Item = Fault> {
     broken.chain(exhausted.map(|tree| Fault {
         file: tree.name.clone(),
         position: None,
-        message: "its aliases repeat each other too often: looking at it was given up".to_owned(),
+        message: "looking at it was given up, after too many steps: its aliases repeat each other too often, or it has too many \
+                  regular expressions"
+            .to_owned(),
     }))
 }
 

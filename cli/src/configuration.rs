@@ -27,7 +27,7 @@ fn read(file: &str) -> Result<Config, String> {
     let mut gateways: Vec<_> = Deployment::of(&trees)
         .uses
         .into_iter()
-        .filter(|one| one.role == Role::Gateway)
+        .filter(|one| one.role.is_none_or(|role| role == Role::Gateway))
         .collect();
     if gateways.len() > 1 {
         // An Envoy may have one that rejects and one that counts.

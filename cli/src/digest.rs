@@ -3,6 +3,7 @@
 //! Only the `as_token` counts: it is what a bridge sends. No token is printed.
 
 use std::{
+    collections::HashSet,
     io::{self, Read as _},
     process::ExitCode,
 };
@@ -12,7 +13,8 @@ use matrix_edge_auth::token::{AccessToken, TokenDigest};
 
 use crate::{
     check::source,
-    yaml::{Tree, Value},
+    output::{complain, print},
+    yaml::{Reader, Tree, Value},
 };
 
 /// Most bytes that are read from standard input.
@@ -36,11 +38,11 @@ struct Entry {
 pub fn run(arguments: &Arguments) -> ExitCode {
     match entries(arguments) {
         Ok(entries) => {
-            print!("{}", written(&entries));
+            print(&written(&entries));
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            complain(&error);
             ExitCode::from(2)
         }
     }
@@ -104,9 +106,13 @@ fn of_file(tree: &Tree) -> Result<Vec<Entry>, String> {
         };
         let (line, column) = tree.position(token.place().start);
         let place = format!("{}:{line}:{column}", tree.name);
+        let is_text = token
+            .scalar()
+            .is_some_and(|scalar| scalar.json(Reader::Json).is_string());
         let text = token
             .text()
-            .ok_or_else(|| format!("{place}: as_token takes a text"))?;
+            .filter(|_| is_text)
+            .ok_or_else(|| format!("{place}: as_token takes a text: write it in quotes"))?;
         entries.push(entry(text, root.get("id").and_then(Value::text), &place)?);
     }
     match entries.is_empty() {
@@ -138,7 +144,8 @@ fn printable(id: &str) -> String {
 
 fn written(entries: &[Entry]) -> String {
     let mut text = "appservice_tokens:\n".to_owned();
-    for Entry { digest, id } in entries {
+    let mut seen = HashSet::new();
+    for Entry { digest, id } in entries.iter().filter(|entry| seen.insert(entry.digest.0)) {
         let hex: String = digest.0.iter().map(|byte| format!("{byte:02x}")).collect();
         // In quotes: one of digits alone would be a number.
         text += &format!("  - \"{hex}\"");

@@ -19,7 +19,10 @@ use matrix_edge_auth::{
     },
 };
 
-use crate::configuration;
+use crate::{
+    configuration,
+    output::{complain, print},
+};
 
 /// What `explain` takes.
 #[derive(Args)]
@@ -42,47 +45,82 @@ const FOREIGN: &str = "a-token-of-another-service";
 const SCOPE: &str = "urn:matrix:client:api:* urn:matrix:client:device:DEVICE";
 const ADMIN: &str = "urn:synapse:admin:*";
 
-/// Runs it. The exit code is 2 if the configuration cannot be read.
+/// Runs it. The exit code is 2 if the configuration cannot be read, or if Envoy takes no such request.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let config = match configuration::gateway(arguments.config.as_deref()) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(2);
-        }
-    };
-    if !arguments.path.starts_with('/') {
-        eprintln!("error: a path begins with \"/\"");
-        return ExitCode::from(2);
-    }
     let (method, path) = (arguments.method.as_str(), arguments.path.as_str());
+    let config =
+        fault(method, path).and_then(|()| configuration::gateway(arguments.config.as_deref()));
+    match config {
+        Ok(config) => {
+            print(&explained(&config, method, path));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What is wrong with a request, if Envoy would refuse it or it should not be an argument.
+fn fault(method: &str, path: &str) -> Result<(), String> {
+    let is_of_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    let fault = if method.is_empty() || !method.chars().all(is_of_token) {
+        "a method is one word, such as GET"
+    } else if !path.starts_with('/') {
+        "a path begins with \"/\""
+    } else if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "a path is visible ASCII: write other characters as %XX"
+    } else if path.contains('#') {
+        "a path has no fragment (`#`): clients do not send it"
+    } else if has_token(path) {
+        "leave `access_token` out of the path: other users of this machine can see an argument. Each kind of token is explained \
+         anyway"
+    } else {
+        return Ok(());
+    };
+    Err(fault.to_owned())
+}
+
+/// Whether a query has a token in it.
+fn has_token(path: &str) -> bool {
+    let query = path.split_once('?').map_or("", |(_, query)| query);
+    query
+        .split('&')
+        .any(|pair| pair.split('=').next() == Some("access_token"))
+}
+
+fn explained(config: &Config, method: &str, path: &str) -> String {
     let explained = config
         .endpoints
         .explain(path.as_bytes(), Method::from_bytes(method.as_bytes()));
-    println!("{method} {path}\n");
-    println!("  needs            {}", needs(explained.requirement));
-    println!("  decided by       {}", decider(&explained));
-    println!(
-        "  source           {}",
+    let why = if method == "OPTIONS" {
+        Some("a browser's pre-flight has no token, and none is asked for")
+    } else if explained.is_refused {
+        Some("Synapse does not serve it here and answers 405 before it looks at a token")
+    } else {
+        None
+    };
+    let needs = match why {
+        Some(_) => "nothing with this method",
+        None => needs(explained.requirement),
+    };
+    let mut out = format!(
+        "{method} {path}\n\n  needs            {needs}\n  decided by       {}\n  source           {}\n",
+        decider(&explained),
         explained.decider.source(explained.requirement)
     );
-    if method == "OPTIONS" {
-        println!("  method           a browser's pre-flight has no token, and none is asked for");
-    } else if explained.is_refused {
-        println!(
-            "  method           Synapse does not serve it here and answers 405 before it looks at a token"
-        );
+    if let Some(why) = why {
+        out += &format!("  method           {why}\n");
     }
-    println!();
-    for (what, outcome) in outcomes(&config, method, path) {
-        println!("  {what:<16} {outcome}");
+    out.push('\n');
+    for (what, outcome) in outcomes(config, method, path) {
+        out += &format!("  {what:<16} {outcome}\n");
     }
     if config.mode == Mode::Shadow {
-        println!(
-            "\n  mode: shadow. Nothing is rejected: what is above is only counted, and the request goes on."
-        );
+        out += "\n  mode: shadow. Nothing is rejected: what is above is only counted, and the request goes on.\n";
     }
-    ExitCode::SUCCESS
+    out
 }
 
 const fn needs(requirement: AuthRequirement) -> &'static str {
@@ -105,6 +143,9 @@ fn decider(explained: &Explanation) -> String {
     match &explained.decider {
         Decider::Blocked => "the list of paths that are never public".to_owned(),
         Decider::Configured(number) => format!("endpoints[{number}] of the configuration"),
+        Decider::Family { name } if explained.requirement == AuthRequirement::Unknown => {
+            format!("no line: the family `{name}` of the endpoint table has none for the path")
+        }
         Decider::Family { name } => format!("the family `{name}` of the endpoint table"),
         Decider::Line { family: None, path } => format!("the line `{path}` of the endpoint table"),
         Decider::Line {

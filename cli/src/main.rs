@@ -17,6 +17,7 @@ mod check;
 mod configuration;
 mod digest;
 mod explain;
+mod output;
 mod schema;
 mod token;
 mod yaml;

@@ -1,15 +1,11 @@
 //! `matrix-edge-auth schema`: the JSON Schema of the configuration, for editors and pipelines.
 
-use std::{
-    io::{Write as _, stdout},
-    process::ExitCode,
-};
+use std::process::ExitCode;
+
+use crate::output::print;
 
 /// Runs it.
 pub fn run() -> ExitCode {
-    // Who reads may have gone.
-    let _ = stdout()
-        .lock()
-        .write_all(matrix_edge_auth::config::schema().as_bytes());
+    print(&matrix_edge_auth::config::schema());
     ExitCode::SUCCESS
 }

@@ -16,7 +16,11 @@ use matrix_edge_auth::{
     token::TokenDigest,
 };
 
-use crate::{configuration, explain::head};
+use crate::{
+    configuration,
+    explain::head,
+    output::{complain, print},
+};
 
 /// Longest token that is read. Envoy takes no longer header.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -36,11 +40,11 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> ExitCode {
     match described(arguments) {
         Ok(text) => {
-            print!("{text}");
+            print(&text);
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            complain(&error);
             ExitCode::from(2)
         }
     }

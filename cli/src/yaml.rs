@@ -5,6 +5,10 @@
 //! what it names is found while reading. What looks at the values pays for each step, so lists of aliases of lists end
 //! the work and not the machine ([`Tree::is_exhausted`]).
 //!
+//! Protobuf, which reads what Envoy is given, takes a field in more than one spelling: by its own name or by the one of JSON
+//! (`normalize_path`, `normalizePath`), a boolean or a number also in quotes or as `{value: ..}`, an enumeration also by
+//! its number. All are read here, so that no rule has to know of it.
+//!
 //! The non-obvious rule: what reads these files does not agree on everything. Envoy takes `yes` and `on` for true,
 //! keeps the last of two equal keys, and refuses merge keys (`<<`); kubectl follows them. Merge keys are followed here,
 //! and noted, as equal keys are, so that a rule can tell of them.
@@ -13,9 +17,17 @@ mod compose;
 mod embedded;
 mod scalar;
 
-use std::{cell::Cell, collections::HashMap, ops::Range};
+use std::{
+    borrow::Cow,
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
-pub use self::{compose::Unreadable, scalar::Scalar};
+pub use self::{
+    compose::Unreadable,
+    scalar::{Reader, Scalar},
+};
 
 /// Most bytes of one file. A bootstrap has some tens of KiB; a ConfigMap at the most 1 MiB.
 pub const MAX_BYTES: usize = 8 << 20;
@@ -49,7 +61,11 @@ pub struct Tree {
     merged: usize,
     steps: Cell<usize>,
     embedded: HashMap<Id, Result<Id, Unreadable>>,
+    /// Those of them that stand in base64.
+    encoded: HashSet<Id>,
     broken: Vec<Unreadable>,
+    /// What was answered about values, by the question.
+    answers: RefCell<HashMap<(Id, &'static str), bool>>,
 }
 
 /// One document of a file.
@@ -110,7 +126,9 @@ impl Tree {
             merged: 0,
             steps: Cell::new(MAX_STEPS),
             embedded: HashMap::new(),
+            encoded: HashSet::new(),
             broken: Vec::new(),
+            answers: RefCell::default(),
         };
         compose::compose(&mut tree)?;
         embedded::embed_all(&mut tree);
@@ -129,7 +147,18 @@ impl Tree {
         left > 0
     }
 
-    /// Whether looking at the file was given up, because its aliases repeat each other too often.
+    /// The answer to a question about a value, which is worked out once.
+    pub fn remember(&self, id: Id, question: &'static str, answer: impl FnOnce() -> bool) -> bool {
+        let known = self.answers.borrow().get(&(id, question)).copied();
+        known.unwrap_or_else(|| {
+            let answer = answer();
+            self.answers.borrow_mut().insert((id, question), answer);
+            answer
+        })
+    }
+
+    /// Whether looking at the file was given up: its aliases repeat each other too often, or it has too many regular
+    /// expressions.
     pub fn is_exhausted(&self) -> bool {
         self.steps.get() == 0
     }
@@ -164,7 +193,7 @@ impl<'t> Value<'t> {
         self.node().map_or(0..0, |node| node.place.clone())
     }
 
-    /// The member of a mapping.
+    /// The member of a mapping, in either spelling of its name.
     pub fn get(self, key: &str) -> Option<Self> {
         self.member(key).map(|member| self.tree.value(member.value))
     }
@@ -218,9 +247,24 @@ impl<'t> Value<'t> {
         self.scalar().map(|scalar| scalar.text.as_str())
     }
 
+    /// The member of a mapping whose keys are names of the user's own, which have one spelling.
+    pub fn entry(self, key: &str) -> Option<Self> {
+        let mut members = self.members().filter(|(own, _)| *own == key);
+        members.next().map(|(_, value)| value)
+    }
+
     /// The text of the scalar that a path of keys leads to.
     pub fn text_at(self, path: &[&str]) -> Option<&'t str> {
-        self.at(path)?.text()
+        self.at(path)?.unwrapped().text()
+    }
+
+    /// The name of an enumeration's value that a path of keys leads to. `names` has the names in the order of their numbers.
+    pub fn name_at(self, path: &[&str], names: &'static [&'static str]) -> Option<&'t str> {
+        let value = self.at(path)?.unwrapped();
+        let number = value.scalar()?.whole_number();
+        let number = number.and_then(|number| usize::try_from(number).ok());
+        let name = number.and_then(|number| names.get(number)).copied();
+        name.or_else(|| value.text())
     }
 
     /// The scalar.
@@ -233,12 +277,22 @@ impl<'t> Value<'t> {
 
     /// Whether the scalar that a path of keys leads to is true; `None` if it is no boolean.
     pub fn boolean_at(self, path: &[&str]) -> Option<bool> {
-        self.at(path)?.scalar()?.boolean()
+        self.at(path)?.unwrapped().scalar()?.truth()
     }
 
     /// The whole number that a path of keys leads to.
     pub fn number_at(self, path: &[&str]) -> Option<u64> {
-        self.text_at(path)?.parse().ok()
+        self.at(path)?.unwrapped().scalar()?.whole_number()
+    }
+
+    /// The value in `{value: ..}`, which is how protobuf writes one that may be absent; else the value itself.
+    fn unwrapped(self) -> Self {
+        match self.node().map(|node| &node.kind) {
+            Some(Kind::Mapping(members)) if members.len() == 1 => {
+                self.entry("value").unwrap_or(self)
+            }
+            _ => self,
+        }
     }
 
     /// The document that a scalar holds as text.
@@ -249,26 +303,39 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// The value as JSON, as Envoy would hand it on. `None` if it is too large with its aliases written out.
-    pub fn json(self) -> Option<serde_json::Value> {
-        let mut budget = MAX_EXPANDED;
-        self.json_within(&mut budget, MAX_DEPTH)
+    /// The text that a scalar holds a document in, out of base64 if it is in it.
+    pub fn embedded_text(self) -> Option<Cow<'t, str>> {
+        embedded::text_of(self)
     }
 
-    fn json_within(self, budget: &mut usize, depth: usize) -> Option<serde_json::Value> {
+    /// The value as JSON, as its reader would hand it on. `None` if it is too large with its aliases written out.
+    pub fn json(self, reader: Reader) -> Option<serde_json::Value> {
+        let mut budget = MAX_EXPANDED;
+        self.json_within(reader, &mut budget, MAX_DEPTH)
+    }
+
+    fn json_within(
+        self,
+        reader: Reader,
+        budget: &mut usize,
+        depth: usize,
+    ) -> Option<serde_json::Value> {
         *budget = budget.checked_sub(1)?;
         self.tree.spend(1).then_some(())?;
         let depth = depth.checked_sub(1)?;
         Some(match &self.node()?.kind {
-            Kind::Scalar(scalar) => scalar.json(),
+            Kind::Scalar(scalar) => scalar.json(reader),
             Kind::Sequence(items) => {
-                let json = |&id: &Id| self.tree.value(id).json_within(budget, depth);
+                let json = |&id: &Id| self.tree.value(id).json_within(reader, budget, depth);
                 items.iter().map(json).collect::<Option<_>>()?
             }
             Kind::Mapping(members) => {
                 let json = |member: &Member| {
                     let value = self.tree.value(member.value);
-                    Some((member.key.clone(), value.json_within(budget, depth)?))
+                    Some((
+                        member.key.clone(),
+                        value.json_within(reader, budget, depth)?,
+                    ))
                 };
                 serde_json::Value::Object(members.iter().map(json).collect::<Option<_>>()?)
             }
@@ -283,11 +350,28 @@ impl<'t> Value<'t> {
         match &self.node()?.kind {
             // Of two equal keys Envoy keeps the last.
             Kind::Mapping(members) if self.tree.spend(1 + members.len() / 8) => {
-                members.iter().rev().find(|member| member.key == key)
+                members.iter().rev().find(|it| is_field(&it.key, key))
             }
             _ => None,
         }
     }
+}
+
+/// Whether a key names a field of protobuf: by its own name, or by the one that JSON has for it.
+pub fn is_field(key: &str, name: &str) -> bool {
+    if key == name || !name.contains('_') {
+        return key == name;
+    }
+    let mut words = name.split('_');
+    let mut rest = key.strip_prefix(words.next().unwrap_or_default());
+    for word in words {
+        let mut letters = word.chars();
+        let first = letters.next().map(|c| c.to_ascii_uppercase());
+        rest = rest
+            .and_then(|rest| first.map_or(Some(rest), |first| rest.strip_prefix(first)))
+            .and_then(|rest| rest.strip_prefix(letters.as_str()));
+    }
+    rest == Some("")
 }
 
 #[cfg(test)]
@@ -324,7 +408,7 @@ mod tests {
     fn an_alias_is_what_it_names() {
         let tree = read("a: &x {b: 1}\nc: *x\n");
         assert_eq!(
-            root(&tree).json(),
+            root(&tree).json(Reader::Envoy),
             Some(json!({"a": {"b": 1}, "c": {"b": 1}}))
         );
         assert_eq!(position_of(&tree, &["c", "b"]), (1, 11));
@@ -333,7 +417,7 @@ mod tests {
     #[test]
     fn merge_keys_add_what_is_not_there() {
         let tree = read("a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {<<: [*a, *b], x: 3}\n");
-        let merged = root(&tree).get("c").unwrap().json();
+        let merged = root(&tree).get("c").unwrap().json(Reader::Envoy);
         assert_eq!(merged, Some(json!({"x": 3, "y": 1, "z": 2})));
         assert_eq!(tree.documents[0].merges.len(), 1);
         assert!(tree.documents[0].repeated.is_empty());
@@ -370,6 +454,43 @@ mod tests {
     }
 
     #[test]
+    fn each_spelling_that_protobuf_takes_is_read() {
+        const NAMES: &[&str] = &["ALLOW", "REJECT_REQUEST"];
+        for text in [
+            "normalize_path: true",
+            "normalizePath: yes",
+            "normalizePath: \"true\"",
+            "normalize_path: {value: true}",
+        ] {
+            let tree = read(text);
+            assert_eq!(
+                root(&tree).boolean_at(&["normalize_path"]),
+                Some(true),
+                "{text}"
+            );
+            assert!(root(&tree).key_place("normalize_path").is_some(), "{text}");
+        }
+        for text in ["a_b: 16", "aB: \"16\"", "aB: {value: 0x10}", "aB: 16.0"] {
+            assert_eq!(root(&read(text)).number_at(&["a_b"]), Some(16), "{text}");
+        }
+        for text in ["a: REJECT_REQUEST", "a: 1", "a: \"1\""] {
+            let tree = read(text);
+            let name = root(&tree).name_at(&["a"], NAMES);
+            assert_eq!(name, Some("REJECT_REQUEST"), "{text}");
+        }
+        for (key, name, is_it) in [
+            ("pathV2Rfc3986", "path_v2_rfc_3986", true),
+            ("failOpen", "failOpen", true),
+            ("fail_open", "failOpen", false),
+            ("failopen", "fail_open", false),
+            ("failOpenx", "fail_open", false),
+            ("fail", "fail_open", false),
+        ] {
+            assert_eq!(is_field(key, name), is_it, "{key}");
+        }
+    }
+
+    #[test]
     fn steps_run_out() {
         let tree = read("[a, b]");
         assert_eq!(root(&tree).items().count(), 2);
@@ -394,7 +515,7 @@ mod tests {
                         let place = tree.value(id).place();
                         prop_assert!(place.start <= place.end && place.end <= text.len());
                         let _ = tree.position(place.start);
-                        let _ = tree.value(id).json();
+                        let _ = tree.value(id).json(Reader::Envoy);
                     }
                 }
                 Err(error) => {

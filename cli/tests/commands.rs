@@ -2,9 +2,13 @@
 
 mod support;
 
-use std::fs;
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
+};
 
-use self::support::{Output, program};
+use self::support::{Output, program, repository};
 
 /// A token of MAS's format, of nobody.
 const TOKEN: &str = "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1";
@@ -103,6 +107,82 @@ fn an_admin_is_told_from_a_user() {
 }
 
 #[test]
+fn a_path_that_no_line_of_its_family_has_is_told() {
+    let output = program(
+        &["explain", "GET", "/_matrix/client/v3/account/whoami;x"],
+        "",
+    );
+    assert_eq!(
+        line(&output, "decided by"),
+        "no line: the family `account` of the endpoint table has none for the path"
+    );
+}
+
+/// Envoy refuses such a request, or everyone on the machine would see its token.
+#[test]
+fn what_is_no_request_is_not_explained() {
+    for (method, path, why) in [
+        ("", "/", "a method is one word"),
+        ("G ET", "/", "a method is one word"),
+        ("GET", "sync", "a path begins with"),
+        ("GET", "/a\nb", "a path is visible ASCII"),
+        ("GET", "/a b", "a path is visible ASCII"),
+        ("GET", "/a#b", "a path has no fragment"),
+        (
+            "GET",
+            "/a?b=1&access_token=s3cret",
+            "leave `access_token` out of the path",
+        ),
+    ] {
+        let output = program(&["explain", method, path], "");
+        assert_eq!(output.code, 2, "{path}");
+        assert_eq!(output.stdout, "", "{path}");
+        assert!(
+            output.stderr.starts_with(&format!("error: {why}")),
+            "{}",
+            output.stderr
+        );
+        assert!(!output.stderr.contains("s3cret"));
+    }
+    let queried = program(&["explain", "GET", "/_matrix/client/v3/sync?timeout=0"], "");
+    assert_eq!(queried.code, 0);
+}
+
+/// As in `... | head -1`.
+#[test]
+fn a_reader_that_has_gone_is_no_fault() {
+    for arguments in [
+        &["explain", "GET", "/_matrix/client/v3/sync"][..],
+        &["schema"],
+        &["check", "--rules"],
+        &["check", "envoy/local/envoy.yaml"],
+        &["token"],
+        &["digest"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_matrix-edge-auth"))
+            .args(arguments)
+            .current_dir(repository())
+            .stdin(Stdio::piped())
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut stdin = child.stdin.take().expect("is piped");
+        let _ = stdin.write_all(TOKEN.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output().expect("the program ends");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            (output.status.code(), &*stderr),
+            (Some(0), ""),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
 fn a_preflight_and_an_unserved_method_wait_for_no_verdict() {
     for (method, why) in [
         ("OPTIONS", "a browser's pre-flight"),
@@ -114,6 +194,7 @@ fn a_preflight_and_an_unserved_method_wait_for_no_verdict() {
             "{}",
             output.stdout
         );
+        assert_eq!(line(&output, "needs"), "nothing with this method");
         assert_eq!(line(&output, "no token"), "goes on, without an identity");
         assert!(line(&output, "an inactive token").starts_with("goes on"));
     }
@@ -304,7 +385,7 @@ fn what_has_no_token_is_refused_and_not_shown() {
 #[test]
 fn the_schema_is_the_one_of_the_documentation() {
     let output = program(&["schema"], "");
-    let path = support::repository().join("docs/configuration.schema.json");
+    let path = repository().join("docs/configuration.schema.json");
     let expected = fs::read_to_string(path).expect("docs/configuration.schema.json");
     assert_eq!(output.code, 0);
     assert_eq!(output.stdout, expected);
@@ -320,4 +401,27 @@ fn every_command_has_a_help() {
             "{command}"
         );
     }
+}
+
+/// What YAML takes for something else is no token to Synapse either.
+#[test]
+fn a_token_of_a_registration_is_a_text() {
+    for value in ["null", "12345", "0123", "true", "~", "1.5", "[a]"] {
+        let output = program(&["digest"], format!("id: irc\nas_token: {value}\n"));
+        assert_eq!(output.code, 2, "{value}: {}", output.stdout);
+        assert_eq!(
+            output.stderr,
+            "error: <standard input>:2:11: as_token takes a text: write it in quotes\n"
+        );
+        assert_eq!(output.stdout, "");
+    }
+    let quoted = program(&["digest"], "id: irc\nas_token: \"12345\"\n");
+    assert_eq!(quoted.code, 0);
+}
+
+#[test]
+fn a_token_that_is_given_twice_is_listed_once() {
+    let output = program(&["digest"], "abc\ndef\nabc\n");
+    assert_eq!(output.code, 0);
+    assert_eq!(output.stdout.lines().count(), 3, "{}", output.stdout);
 }

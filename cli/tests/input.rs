@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64ct::{Base64, Encoding as _};
+
 use self::support::{Output, program};
 
 /// More than any of these takes, and far less than an exponential one would.
@@ -45,6 +47,55 @@ fn a_fault_has_a_place_and_a_reason() {
 fn a_broken_document_inside_of_another_is_told_at_its_place() {
     let text = "kind: ConfigMap\napiVersion: v1\ndata:\n  envoy.yaml: |\n    static_resources:\n      listeners: [}\n";
     refuses(text, ":6:18: this is not YAML");
+}
+
+/// A Secret has its texts in base64, and a ConfigMap some of them.
+#[test]
+fn a_configuration_in_base64_is_looked_at() {
+    let good = fs::read_to_string(support::repository().join("envoy/sync-workers/envoy.yaml"))
+        .expect("a file");
+    for (resource, key) in [("Secret", "data"), ("ConfigMap", "binaryData")] {
+        for (configuration, code) in [
+            (good.clone(), 0),
+            (good.replace("FAIL_RELOAD", "FAIL_OPEN"), 1),
+        ] {
+            let text = Base64::encode_string(configuration.as_bytes());
+            let output = check(format!(
+                "apiVersion: v1\nkind: {resource}\n{key}:\n  envoy.yaml: {text}\n"
+            ));
+            assert_eq!(output.code, code, "{}", output.stdout);
+            assert!(output.stdout.contains("1 use of the module"));
+            assert_eq!(output.stdout.contains("error[fail-open]"), code == 1);
+        }
+    }
+}
+
+/// What cannot be known is told, and fails no pipeline. Here the Deployment is not given.
+#[test]
+fn a_note_is_no_finding() {
+    let files = ["envoy.yaml", "network-policies.yaml"];
+    let files = files.map(|file| format!("envoy/kubernetes/base/{file}"));
+    let text = program(&["check", &files[0], &files[1]], "");
+    assert_eq!(text.code, 0, "{}", text.stdout);
+    for role in ["introspection", "provisioning"] {
+        let expected = format!(
+            "note[internal-address]: the {role} listener is taken to be closed by a NetworkPolicy: whether it is one for the \
+             pods with this port is not in these files\n"
+        );
+        assert!(text.stdout.contains(&expected), "{}", text.stdout);
+    }
+    assert!(
+        text.stdout
+            .contains("4 uses of the module, nothing found\n"),
+        "{}",
+        text.stdout
+    );
+    let json = program(&["check", "--format", "json", &files[0], &files[1]], "");
+    let report: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!(json.code, 0);
+    assert_eq!(report["findings"], serde_json::json!([]));
+    assert_eq!(report["notes"][0]["severity"], "note");
+    assert_eq!(report["notes"][0]["file"], files[0].as_str());
 }
 
 #[test]
@@ -148,7 +199,47 @@ fn filters_that_aliases_multiply_are_given_up() {
         many("c"),
         many("l")
     );
-    refuses(text, ": its aliases repeat each other too often");
+    refuses(
+        text,
+        ": looking at it was given up, after too many steps: its aliases repeat each other too often",
+    );
+}
+
+/// Each virtual host has a regular expression of its own.
+#[test]
+fn thousands_of_regular_expressions_are_no_aliases() {
+    let mut hosts = String::new();
+    for number in 0..3000 {
+        let _ = writeln!(
+            hosts,
+            "                    - {{ name: v{number}, domains: [h{number}.matrix.test], routes: [{{ match: {{ safe_regex: {{ regex: \"/(a+)+{number}\" }} }}, route: {{ cluster: homeserver, timeout: 0s }} }}] }}"
+        );
+    }
+    let good = include_str!("../../envoy/sync-workers/envoy.yaml");
+    let line = "                  virtual_hosts:\n";
+    let text = good.replacen(line, &format!("{line}{hosts}"), 1);
+    assert_ne!(text, good);
+    let output = check(text);
+    assert_eq!(output.code, 0, "{}", output.stdout);
+}
+
+/// Of what was given up nothing is told as missing.
+#[test]
+fn a_file_that_is_given_up_has_no_findings() {
+    let repeated = "a{1,9}".repeat(400);
+    let mut hosts = String::new();
+    for number in 0..10 {
+        let _ = writeln!(
+            hosts,
+            "                    - {{ name: v{number}, domains: [h{number}.matrix.test], routes: [{{ match: {{ safe_regex: {{ regex: \"{repeated}{number}\" }} }}, route: {{ cluster: homeserver }} }}] }}"
+        );
+    }
+    let good = include_str!("../../envoy/sync-workers/envoy.yaml");
+    let line = "                  virtual_hosts:\n";
+    let output = check(good.replacen(line, &format!("{line}{hosts}"), 1));
+    assert_eq!(output.code, 2, "{}", output.stdout);
+    let given_up = "error: <standard input>: looking at it was given up, after too many steps";
+    assert!(output.stdout.starts_with(given_up), "{}", output.stdout);
 }
 
 #[test]

@@ -7,10 +7,14 @@
 mod envoy;
 mod kubernetes;
 mod module;
+mod scope;
 
 use matrix_edge_auth::config::{Config, Role};
 
-pub use self::{envoy::environment, kubernetes::variables};
+pub use self::{
+    envoy::{environment, managers},
+    kubernetes::variables,
+};
 use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};
 
@@ -39,12 +43,14 @@ pub struct Use<'t> {
     pub plugin: Option<Value<'t>>,
     /// The module's configuration, if it can be seen.
     pub configuration: Option<Value<'t>>,
-    /// The role, also of a configuration that the module refuses.
-    pub role: Role,
+    /// The role, also of a configuration that the module refuses. `None` if that cannot be told.
+    pub role: Option<Role>,
     /// The configuration as the module reads it, or why it refuses it.
     pub config: Result<Config, Refusal<'t>>,
     /// Where requests come in, if that can be seen.
     pub entry: Option<Entry<'t>>,
+    /// The resource of Kubernetes that it is in.
+    pub resource: Option<Value<'t>>,
 }
 
 /// Why the module refuses a configuration, and where.
@@ -69,6 +75,9 @@ pub enum Host {
     /// Istio, out of a WasmPlugin.
     WasmPlugin,
 }
+
+/// What Envoy does when a VM has failed, in the order of the numbers.
+pub const FAILURE_POLICIES: &[&str] = &["UNSPECIFIED", "FAIL_RELOAD", "FAIL_CLOSED", "FAIL_OPEN"];
 
 /// Where requests come in.
 #[derive(Clone, Copy)]
@@ -131,7 +140,7 @@ impl<'t> Deployment<'t> {
 
     /// The uses with a role before clients.
     pub fn gateways(&self) -> impl Iterator<Item = &Use<'t>> {
-        self.uses.iter().filter(|one| one.role == Role::Gateway)
+        self.uses.iter().filter(|one| one.is(Role::Gateway))
     }
 
     /// The cluster of this name in the Envoy of a use.
@@ -178,6 +187,11 @@ impl<'t> Use<'t> {
     /// The configuration, if the module takes it.
     pub fn config(&self) -> Option<&Config> {
         self.config.as_ref().ok()
+    }
+
+    /// Whether it has this role.
+    pub fn is(&self, role: Role) -> bool {
+        self.role == Some(role)
     }
 
     /// Envoy's `vm_config`.

@@ -9,6 +9,8 @@ pub enum Severity {
     Error,
     /// It works until something happens: a restart of MAS, a failed VM, a client that lies.
     Warning,
+    /// It cannot be known from the files. No rule is of this kind, but one may say so.
+    Note,
 }
 
 impl Severity {
@@ -17,6 +19,7 @@ impl Severity {
         match self {
             Self::Error => "error",
             Self::Warning => "warning",
+            Self::Note => "note",
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The non-obvious rule: a line that may have a secret in it is not shown. Of what the module refuses the wrong value may
 //! itself be one, as in `bearer: s3cret`; elsewhere the keys tell. Of such a line only the place is told.
 
-use std::io::{IsTerminal as _, Write as _, stdout};
+use std::io::{IsTerminal as _, stdout};
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet, renderer::DecorStyle};
 use serde::Serialize;
@@ -13,6 +13,7 @@ use super::{
     rules::Rule,
     source::Fault,
 };
+use crate::output::print;
 
 /// Words in a line that may have a secret in it.
 const SECRETIVE: [&str; 6] = [
@@ -42,8 +43,7 @@ pub fn text(findings: &[Finding<'_>], faults: &[Fault], uses: usize, remaining: 
     }
     out += &summary(findings, faults, uses);
     out += &to_fill_in(remaining);
-    // Who reads may have gone.
-    let _ = stdout().lock().write_all(out.as_bytes());
+    print(&out);
 }
 
 fn summary(findings: &[Finding<'_>], faults: &[Fault], uses: usize) -> String {
@@ -52,7 +52,8 @@ fn summary(findings: &[Finding<'_>], faults: &[Fault], uses: usize) -> String {
         findings.iter().filter(of).count()
     };
     let uses = plural(uses, "use");
-    if findings.is_empty() && faults.is_empty() {
+    let is_note = |finding: &Finding<'_>| finding.severity == Severity::Note;
+    if findings.iter().all(is_note) && faults.is_empty() {
         return format!("{uses} of the module, nothing found\n");
     }
     let errors = plural(count(Severity::Error), "error");
@@ -88,6 +89,7 @@ fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
     let level = match finding.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
+        Severity::Note => Level::NOTE,
     };
     let title = level.primary_title(&finding.message).id(finding.rule);
     let help = Level::HELP.message(&finding.help);
@@ -124,6 +126,7 @@ fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
 #[derive(Serialize)]
 struct Report<'r> {
     findings: Vec<Entry<'r>>,
+    notes: Vec<Entry<'r>>,
     unreadable: Vec<Broken<'r>>,
     placeholders: usize,
 }
@@ -149,7 +152,7 @@ struct Broken<'r> {
 
 /// Prints for programs.
 pub fn json(findings: &[Finding<'_>], faults: &[Fault], remaining: [usize; 3]) {
-    let findings = findings
+    let (notes, findings): (Vec<_>, Vec<_>) = findings
         .iter()
         .map(|finding| {
             let (line, column) = finding.tree.position(finding.place.start);
@@ -163,7 +166,7 @@ pub fn json(findings: &[Finding<'_>], faults: &[Fault], remaining: [usize; 3]) {
                 help: &finding.help,
             }
         })
-        .collect();
+        .partition(|entry| entry.severity == Severity::Note.name());
     let unreadable = faults
         .iter()
         .map(|fault| Broken {
@@ -175,11 +178,12 @@ pub fn json(findings: &[Finding<'_>], faults: &[Fault], remaining: [usize; 3]) {
         .collect();
     let report = Report {
         findings,
+        notes,
         unreadable,
         placeholders: remaining.iter().sum(),
     };
     let text = serde_json::to_string_pretty(&report).unwrap_or_default();
-    let _ = writeln!(stdout().lock(), "{text}");
+    print(&format!("{text}\n"));
 }
 
 /// Lists the rules.
@@ -193,5 +197,5 @@ pub fn rules(rules: &[Rule]) {
             rule.about
         );
     }
-    let _ = stdout().lock().write_all(out.as_bytes());
+    print(&out);
 }

@@ -17,6 +17,8 @@ mod introspection_buffer;
 mod labels;
 mod long_ttl;
 mod merge_key;
+mod missing_capability;
+mod missing_injector;
 mod path_normalisation;
 mod placeholder;
 mod question;
@@ -28,6 +30,7 @@ mod slots;
 mod stop_iteration;
 mod sync_timeout;
 mod underscores;
+mod unguarded_route;
 mod unknown_cluster;
 mod upgrades;
 mod visible_secret;
@@ -70,6 +73,8 @@ pub const RULES: &[Rule] = &[
     labels::RULE,
     long_ttl::RULE,
     merge_key::RULE,
+    missing_capability::RULE,
+    missing_injector::RULE,
     path_normalisation::RULE,
     placeholder::RULE,
     question::RULE,
@@ -80,6 +85,7 @@ pub const RULES: &[Rule] = &[
     stop_iteration::RULE,
     sync_timeout::RULE,
     underscores::RULE,
+    unguarded_route::RULE,
     unknown_cluster::RULE,
     upgrades::RULE,
     visible_secret::RULE,
@@ -88,7 +94,10 @@ pub const RULES: &[Rule] = &[
 
 /// What one rule found.
 #[derive(Default)]
-pub struct Found<'t>(Vec<(Spot<'t>, String, String)>);
+pub struct Found<'t>(Vec<Entry<'t>>);
+
+/// Where, what is wrong, what to write instead, and whether that is only a note.
+type Entry<'t> = (Spot<'t>, String, String, bool);
 
 impl<'t> Found<'t> {
     /// Adds a finding: where, what is wrong, and what to write instead. Without a place there is nothing to point at,
@@ -100,27 +109,44 @@ impl<'t> Found<'t> {
         help: impl Into<String>,
     ) {
         if let Some(spot) = spot.into() {
-            self.0.push((spot, message.into(), help.into()));
+            self.0.push((spot, message.into(), help.into(), false));
+        }
+    }
+
+    /// Adds a note: what cannot be known from the files, and what would tell.
+    fn note(
+        &mut self,
+        spot: impl Into<Option<Spot<'t>>>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        if let Some(spot) = spot.into() {
+            self.0.push((spot, message.into(), help.into(), true));
         }
     }
 }
 
-/// Applies all rules. What aliases put into several places is told once.
+/// Applies all rules; what cannot be known is among what they find, as a note. What aliases put into several places is told once.
 pub fn apply<'t>(deployment: &Deployment<'t>) -> Vec<Finding<'t>> {
     let mut findings: Vec<Finding<'t>> = Vec::new();
     for rule in RULES {
         let mut found = Found::default();
         (rule.check)(deployment, &mut found);
-        for (spot, message, help) in found.0 {
+        for (spot, message, help, is_note) in found.0 {
             let is_known = findings.iter().any(|known| {
                 known.rule == rule.name
+                    && (known.severity == Severity::Note) == is_note
                     && std::ptr::eq(known.tree, spot.tree)
                     && known.place == spot.place
             });
             if !is_known {
                 findings.push(Finding {
                     rule: rule.name,
-                    severity: rule.severity,
+                    severity: if is_note {
+                        Severity::Note
+                    } else {
+                        rule.severity
+                    },
                     tree: spot.tree,
                     place: spot.place,
                     message,

@@ -148,7 +148,11 @@ impl Composer<'_> {
     ) -> Result<(), Unreadable> {
         let scalar = Scalar {
             text: text.into_owned(),
-            is_plain: style == ScalarStyle::Plain && tag.is_none(),
+            is_plain: match &tag {
+                None => style == ScalarStyle::Plain,
+                // `!` says that it is a text, as quotes do.
+                Some(tag) => format!("{}{}", tag.handle(), tag.suffix()) != "!",
+            },
             is_literal: style == ScalarStyle::Literal,
         };
         let id = self.push(self.place_of(span), Kind::Scalar(scalar))?;

@@ -1,13 +1,15 @@
-//! Documents that stand as text inside of others: an Envoy configuration in a ConfigMap, a bootstrap in an EnvoyProxy,
+//! Documents that stand as text inside of others: an Envoy configuration in a ConfigMap or a Secret, a bootstrap in an EnvoyProxy,
 //! the module's configuration in a `StringValue`.
 //!
 //! A `BytesValue` is one in base64. Of a literal block (`|`) and of a text that stands in the file as it is, every position is told. Of a text with
 //! escapes or folded lines only the place of the whole is known.
 
+use std::borrow::Cow;
+
 use base64ct::{Base64, Encoding as _};
 
 use super::{
-    Id, Kind, Place, Tree,
+    Id, Kind, Place, Tree, Value,
     compose::{Unreadable, compose_text},
 };
 
@@ -44,6 +46,9 @@ pub(super) fn embed_all(tree: &mut Tree) {
                     tree.broken.push(error.clone());
                 }
                 tree.embedded.insert(id, read);
+                if form == Form::Base64 {
+                    tree.encoded.insert(id);
+                }
             }
         }
         from = until;
@@ -57,12 +62,23 @@ fn documents_of(tree: &Tree, id: Id) -> Vec<(Id, Form)> {
         return Vec::new();
     }
     match value.text_at(&["kind"]) {
-        Some("ConfigMap") => {
-            let data = value.get("data").into_iter();
-            return data
-                .flat_map(|data| data.members())
-                .filter(|(_, text)| text.text().is_some_and(is_of_envoy))
-                .map(|(_, text)| (text.id, Form::Document))
+        Some(kind @ ("ConfigMap" | "Secret")) => {
+            let (texts, base64) = match kind {
+                "Secret" => ("stringData", "data"),
+                _ => ("data", "binaryData"),
+            };
+            let entries = |key, form| {
+                let data = value.get(key).into_iter().flat_map(Value::members);
+                data.filter_map(move |(_, text)| {
+                    let is_it = match form {
+                        Form::Base64 => is_of_envoy(&decoded(text.text()?)?),
+                        _ => is_of_envoy(text.text()?),
+                    };
+                    is_it.then_some((text.id, form))
+                })
+            };
+            return entries(texts, Form::Document)
+                .chain(entries(base64, Form::Base64))
                 .collect();
         }
         Some("EnvoyProxy") => {
@@ -85,9 +101,16 @@ fn documents_of(tree: &Tree, id: Id) -> Vec<(Id, Form)> {
 }
 
 fn is_of_envoy(text: &str) -> bool {
-    ["static_resources", "typed_config", "http_filters"]
-        .iter()
-        .any(|word| text.contains(word))
+    [
+        "static_resources",
+        "staticResources",
+        "typed_config",
+        "typedConfig",
+        "http_filters",
+        "httpFilters",
+    ]
+    .iter()
+    .any(|word| text.contains(word))
 }
 
 fn embed(tree: &mut Tree, id: Id, form: Form) -> Result<Id, Unreadable> {
@@ -113,8 +136,19 @@ fn embed(tree: &mut Tree, id: Id, form: Form) -> Result<Id, Unreadable> {
     compose_text(tree, &text, true, &place)?.ok_or_else(|| empty(whole))
 }
 
+/// The text that a scalar holds, out of base64 if it is in it.
+pub(super) fn text_of(value: Value<'_>) -> Option<Cow<'_, str>> {
+    let text = value.text()?;
+    let is_base64 = value.tree.encoded.contains(&value.id);
+    match is_base64 {
+        true => decoded(text).map(Cow::Owned),
+        false => Some(Cow::Borrowed(text)),
+    }
+}
+
 fn decoded(base64: &str) -> Option<String> {
-    String::from_utf8(Base64::decode_vec(base64).ok()?).ok()
+    let letters: String = base64.split_ascii_whitespace().collect();
+    String::from_utf8(Base64::decode_vec(&letters).ok()?).ok()
 }
 
 fn empty(place: Place) -> Unreadable {

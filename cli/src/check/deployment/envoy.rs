@@ -47,11 +47,15 @@ pub(super) fn find_uses<'t>(
         }
     }
     if deployment.uses.len() > before {
+        let dynamic = of_file(deployment, root);
         deployment.envoys.push(Envoy {
             bootstrap: Some(root).filter(|root| root.get("static_resources").is_some()),
-            clusters: clusters(root),
+            clusters: clusters(root)
+                .into_iter()
+                .chain(dynamic.iter().flatten().copied())
+                .collect(),
             is_complete: root.get("static_resources").is_some()
-                && root.at(&["dynamic_resources", "cds_config"]).is_none(),
+                && (root.at(&["dynamic_resources", "cds_config"]).is_none() || dynamic.is_some()),
         });
     }
 }
@@ -78,7 +82,7 @@ pub(super) fn use_of<'t>(
 ) -> Option<super::Use<'t>> {
     let encoded = Encoded::of(plugin.at(&["configuration", "value"]), plugin);
     let is_own = match &encoded {
-        Encoded::Object(object) => is_configuration(*object),
+        Encoded::Object(object) | Encoded::Text(object, _) => is_configuration(*object),
         Encoded::Broken(_) => false,
     };
     let names = [
@@ -123,6 +127,18 @@ fn entries<'t>(root: Value<'t>) -> impl Iterator<Item = (Value<'t>, Entry<'t>)> 
     })
 }
 
+/// The HTTP connection managers of a bootstrap.
+pub fn managers<'t>(root: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    let chains = listeners(root).flat_map(|listener| {
+        let default = listener.get("default_filter_chain");
+        listener.list(&["filter_chains"]).chain(default)
+    });
+    chains
+        .flat_map(|chain| chain.list(&["filters"]))
+        .filter_map(|filter| filter.get("typed_config"))
+        .filter(|config| is_type(*config, "@type", MANAGER))
+}
+
 fn managed<'t>(
     listener: Option<Value<'t>>,
     chain: Option<Value<'t>>,
@@ -151,6 +167,22 @@ fn listeners<'t>(root: Value<'t>) -> impl Iterator<Item = Value<'t>> {
     root.list(&["static_resources", "listeners"])
         .chain(root.list(&["resources"]))
         .chain(itself)
+}
+
+/// The clusters of the file that a bootstrap has its clusters from, if that is among the files.
+fn of_file<'t>(deployment: &Deployment<'t>, root: Value<'t>) -> Option<Vec<Value<'t>>> {
+    let source = root.at(&["dynamic_resources", "cds_config"])?;
+    let path = source
+        .text_at(&["path_config_source", "path"])
+        .or(source.text_at(&["path"]))?;
+    let name = |path: &'t str| path.rsplit('/').next();
+    let documents = deployment.documents.iter();
+    let mut own = documents
+        .filter(|(tree, document)| name(&tree.name) == name(path) && !document.is_embedded)
+        .peekable();
+    own.peek()?;
+    let all = own.flat_map(|(tree, document)| tree.value(document.root).list(&["resources"]));
+    Some(all.collect())
 }
 
 /// The clusters of a bootstrap.

@@ -25,7 +25,7 @@ impl<'t> Resources<'t> {
             .filter(|root| root.get("kind").is_none())
             .filter_map(|root| root.get("services"))
             .flat_map(|services| services.members().map(|(_, service)| service))
-            .filter(|service| service.get("image").is_some())
+            .filter(|service| service.get("image").is_some() || service.get("build").is_some())
             .collect();
         Self {
             all: roots.iter().filter(is_resource).copied().collect(),
@@ -46,17 +46,27 @@ impl<'t> Resources<'t> {
             .filter(move |patch| patch.text_at(&["applyTo"]) == Some(target))
     }
 
-    /// What EnvoyFilters merge into connection managers.
-    pub fn managers(&self) -> impl Iterator<Item = Value<'t>> {
-        self.patches("NETWORK_FILTER")
-            .filter(|patch| patch.text_at(&["patch", "operation"]) == Some("MERGE"))
-            .filter_map(|patch| patch.at(&["patch", "value", "typed_config"]))
-    }
-
     /// The bootstraps that EnvoyProxies give.
     pub fn bootstraps(&self) -> impl Iterator<Item = Value<'t>> {
         self.kind("EnvoyProxy")
             .filter_map(|proxy| proxy.at(&["spec", "bootstrap", "value"])?.embedded()?.ok())
+    }
+
+    /// The name of the ConfigMap or Secret that a value of an Envoy's configuration stands in.
+    pub fn holder(&self, deployment: &Deployment<'t>, value: Value<'t>) -> Option<&'t str> {
+        let (_, document) = deployment.documents.iter().find(|(tree, document)| {
+            std::ptr::eq(*tree, value.tree) && document.values.contains(&value.id)
+        })?;
+        let holds = |holder: &Value<'t>| {
+            let keys = ["data", "binaryData", "stringData"];
+            let data = keys.into_iter().filter_map(|key| holder.get(key));
+            let mut texts = data.flat_map(Value::members);
+            let is_it = |root: Value<'t>| root.id == document.root;
+            std::ptr::eq(holder.tree, value.tree)
+                && texts.any(|(_, text)| text.embedded().and_then(Result::ok).is_some_and(is_it))
+        };
+        let mut holders = self.kind("ConfigMap").chain(self.kind("Secret"));
+        holders.find(holds)?.text_at(&["metadata", "name"])
     }
 
     /// The port that a NetworkPolicy or a Service names, as a number.
@@ -97,7 +107,15 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
         let is_filter = |one: &Value<'_>| one.text_at(&["kind"]) == Some("EnvoyFilter");
         if !document.is_embedded && unlisted(root).iter().any(is_filter) {
             let of_filter = |plugin| use_of(Host::EnvoyFilter, istio, plugin, None);
-            found.extend(plugins(root, document).filter_map(of_filter));
+            let mut own: Vec<_> = plugins(root, document).filter_map(of_filter).collect();
+            for one in &mut own {
+                one.resource = unlisted(root).into_iter().filter(is_filter).find(|filter| {
+                    let place = one.plugin.map(Value::place).unwrap_or_default();
+                    let whole = filter.place();
+                    whole.start <= place.start && place.end <= whole.end
+                });
+            }
+            found.append(&mut own);
         }
     }
     deployment.uses.append(&mut found);
@@ -117,7 +135,11 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
     let before = deployment.uses.len();
     for policy in roots {
         if policy.text_at(&["kind"]) == Some("EnvoyExtensionPolicy") {
-            let of_policy = |wasm| extension(wasm, gateway);
+            let of_policy = |wasm| {
+                let mut one = extension(wasm, gateway)?;
+                one.resource = Some(*policy);
+                Some(one)
+            };
             let wasm = policy.list(&["spec", "wasm"]);
             deployment.uses.extend(wasm.filter_map(of_policy));
         }
@@ -145,7 +167,9 @@ fn wasm_plugin<'t>(resource: Value<'t>, envoy: usize) -> Option<super::Use<'t>> 
     let encoded = Encoded::of(configuration, spec);
     let environment = variables(spec);
     let host = Host::WasmPlugin;
-    Some(read(host, envoy, Some(spec), encoded, Some(&environment)))
+    let mut one = read(host, envoy, Some(spec), encoded, Some(&environment));
+    one.resource = Some(resource);
+    Some(one)
 }
 
 /// The variables of a WasmPlugin's VM.

@@ -1,11 +1,11 @@
 //! One use of the module: is it this module, which role has it, and does the module take its configuration?
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 
 use matrix_edge_auth::config::{self, Config, Role};
 
 use super::{Host, Refusal, Spot, Use};
-use crate::yaml::{Place, Value};
+use crate::yaml::{Place, Reader, Value};
 
 /// A secret that stands for one that only Envoy's environment has.
 const UNSEEN: &str = "unseen";
@@ -31,6 +31,27 @@ pub(super) fn is_configuration(value: Value<'_>) -> bool {
             .filter(|key| value.get(key).is_some())
             .count()
             >= 2
+        || has_keys(value)
+}
+
+/// The keys of a configuration.
+static KEYS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let schema: serde_json::Value = serde_json::from_str(&config::schema()).unwrap_or_default();
+    let keys = schema.get("properties").and_then(|keys| keys.as_object());
+    keys.map(|keys| keys.keys().cloned().collect())
+        .unwrap_or_default()
+});
+
+/// Whether a mapping has a server's name, and all but one of the keys beside it are of a configuration: the one may be
+/// mistyped. Synapse's own configuration has a `server_name`, too.
+fn has_keys(value: Value<'_>) -> bool {
+    let Some(name) = value.entry("server_name") else {
+        return false;
+    };
+    let others = value.members().filter(|(_, other)| other.id != name.id);
+    let is_known = |(key, _): &(&str, Value<'_>)| KEYS.iter().any(|known| known == key);
+    let (known, unknown): (Vec<_>, Vec<_>) = others.partition(is_known);
+    unknown.len() <= 1 && known.len() + unknown.len() >= 1
 }
 
 /// Whether a name or the place of a module says that it is this one.
@@ -41,8 +62,10 @@ pub(super) fn is_name(text: &str) -> bool {
 
 /// Where a plugin has its configuration, and how it is encoded.
 pub(super) enum Encoded<'t> {
-    /// As an object, or as a text whose inside can be read.
+    /// As an object.
     Object(Value<'t>),
+    /// As a text, which the module reads itself, and in which objects can be pointed at.
+    Text(Value<'t>, Cow<'t, str>),
     /// As something that cannot be read.
     Broken(Refusal<'t>),
 }
@@ -57,7 +80,7 @@ impl<'t> Encoded<'t> {
             });
         };
         match value.embedded() {
-            Some(Ok(object)) => Self::Object(object),
+            Some(Ok(object)) => Self::Text(object, value.embedded_text().unwrap_or_default()),
             Some(Err(error)) => Self::Broken(Refusal {
                 spot: Spot {
                     tree: value.tree,
@@ -82,45 +105,71 @@ pub(super) fn read<'t>(
     environment: Option<&Environment>,
 ) -> Use<'t> {
     let (configuration, config) = match encoded {
-        Encoded::Object(object) => (Some(object), parse(object, environment)),
+        Encoded::Object(object) => {
+            let is_kubernetes = matches!(
+                host,
+                Host::EnvoyFilter | Host::EnvoyGateway | Host::WasmPlugin
+            );
+            let reader = match is_kubernetes || object.tree.name.ends_with(".json") {
+                true => Reader::Json,
+                false => Reader::Envoy,
+            };
+            (Some(object), of_object(object, reader, environment))
+        }
+        Encoded::Text(object, text) => (Some(object), parse(object, text.as_bytes(), environment)),
         Encoded::Broken(refusal) => (None, Err(refusal)),
     };
-    let role = configuration.and_then(|value| value.text_at(&["role"]));
+    let role = configuration.and_then(|value| match value.text_at(&["role"]) {
+        None | Some("gateway") => Some(Role::Gateway),
+        Some("introspection") => Some(Role::Introspection),
+        Some("provisioning") => Some(Role::Provisioning),
+        Some(_) => None,
+    });
     Use {
         host,
         envoy,
         plugin,
         configuration,
-        role: match role {
-            Some("introspection") => Role::Introspection,
-            Some("provisioning") => Role::Provisioning,
-            _ => Role::Gateway,
-        },
+        role,
         config,
         entry: None,
+        resource: None,
+    }
+}
+
+/// Lets the module read its configuration, as what stands before it hands an object on.
+fn of_object<'t>(
+    object: Value<'t>,
+    reader: Reader,
+    environment: Option<&Environment>,
+) -> Result<Config, Refusal<'t>> {
+    match object.json(reader) {
+        Some(json) => parse(object, json.to_string().as_bytes(), environment),
+        None => Err(Refusal {
+            spot: Spot::value(object),
+            message: "the configuration is too large".to_owned(),
+        }),
     }
 }
 
 /// Lets the module read its configuration.
-fn parse<'t>(object: Value<'t>, environment: Option<&Environment>) -> Result<Config, Refusal<'t>> {
-    let refuse = |place, message| Refusal {
-        spot: Spot {
-            tree: object.tree,
-            place,
-        },
-        message,
-    };
-    let json = object
-        .json()
-        .ok_or_else(|| refuse(object.place(), "the configuration is too large".to_owned()))?;
+fn parse<'t>(
+    object: Value<'t>,
+    json: &[u8],
+    environment: Option<&Environment>,
+) -> Result<Config, Refusal<'t>> {
     let variable = |name: &str| match environment.map(|variables| variables.get(name)) {
         None | Some(Some(None)) => Some(UNSEEN.to_owned()),
         Some(Some(Some(value))) => Some(value.clone()),
         Some(None) => None,
     };
-    config::parse(json.to_string().as_bytes(), &variable).map_err(|error| {
+    config::parse(json, &variable).map_err(|error| {
         let message = error.to_string();
-        refuse(place_of(object, &message), message)
+        let spot = Spot {
+            tree: object.tree,
+            place: place_of(object, &message),
+        };
+        Refusal { spot, message }
     })
 }
 

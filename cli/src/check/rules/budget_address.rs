@@ -2,7 +2,7 @@
 //! the client writes into `X-Forwarded-For`.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
-use crate::check::deployment::Host;
+use crate::{check::deployment::Host, yaml::Value};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -23,9 +23,22 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             continue;
         };
         let extensions = manager.list(&["original_ip_detection_extensions"]);
-        let is_trusted = manager.boolean_at(&[KEY]) == Some(true)
-            || manager.boolean_at(&[KEY, "value"]) == Some(true)
-            || extensions.count() > 0;
+        let is_header = |one: &Value<'t>| {
+            let name = one.text_at(&["typed_config", "@type"]);
+            name.is_some_and(|name| name.ends_with(".CustomHeaderConfig"))
+        };
+        if let Some(header) = manager
+            .list(&["original_ip_detection_extensions"])
+            .find(is_header)
+            && has_budget
+        {
+            found.note(
+                Spot::first_key(header, &["name", "typed_config"]),
+                "the budget counts by the address in this header: whether clients can write it is not in these files",
+                "let only the proxy that sets the header connect to this listener",
+            );
+        }
+        let is_trusted = manager.boolean_at(&[KEY]) == Some(true) || extensions.count() > 0;
         if has_budget && !is_trusted {
             let spot = match manager.get(KEY) {
                 Some(_) => Some(Spot::key(manager, KEY)),

@@ -3,6 +3,7 @@
 //! Neither a WasmPlugin nor an EnvoyExtensionPolicy can say it, so there is nothing to tell of one.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
+use crate::yaml::Value;
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -19,14 +20,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let Some(plugin) = one.plugin else {
             continue;
         };
-        let is_said = [Some(plugin), plugin.get("vm_config")]
-            .into_iter()
-            .flatten()
-            .any(|place| {
-                let allowed = place.at(&[KEY, "allowed_capabilities"]);
-                allowed.is_some_and(|allowed| allowed.members().next().is_some())
-            });
-        if !is_said {
+        let is_said = |list: Value<'_>| list.members().next().is_some();
+        if !allowed(plugin).any(is_said) {
             found.add(
                 Spot::first_key(plugin, &[KEY, "name", "vm_config"]),
                 "the module may call every function that Envoy offers, and needs few",
@@ -34,4 +29,13 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             );
         }
     }
+}
+
+/// The lists of what a plugin may call.
+pub(super) fn allowed<'t>(plugin: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    let places = [Some(plugin), plugin.get("vm_config")];
+    places
+        .into_iter()
+        .flatten()
+        .filter_map(|place| place.at(&[KEY, "allowed_capabilities"]))
 }

@@ -31,7 +31,10 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             continue;
         };
         let spot = || Spot::first_key(cluster, &["circuit_breakers", "name"]);
-        if asked.retries > 0 && limit(cluster, "max_retries", DEFAULT_RETRIES) <= DEFAULT_RETRIES {
+        if asked.retries > 0
+            && !has_budget(cluster)
+            && limit(cluster, "max_retries", DEFAULT_RETRIES) <= DEFAULT_RETRIES
+        {
             found.add(
                 spot(),
                 "when MAS restarts, every call on a connection that it closes is repeated at once, and Envoy lets three be \
@@ -40,14 +43,20 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             );
         }
         let calls = calls(deployment, one.envoy, &asked.cluster);
-        for key in ["max_requests", "max_pending_requests"] {
+        for key in ["max_requests", "max_pending_requests", "max_connections"] {
             let allowed = limit(cluster, key, DEFAULT_REQUESTS);
-            if allowed < calls {
+            let is_one_each = key != "max_connections" || !shares_connections(cluster);
+            if allowed < calls && is_one_each {
+                let what = match key {
+                    "max_connections" => {
+                        "over HTTP/1.1 each has a connection of its own, and the others wait until their time is up"
+                    }
+                    _ => "what Envoy refuses fails, and what is over `max_in_flight` only waits",
+                };
                 found.add(
                     spot(),
                     format!(
-                        "`{key}` is {allowed}, and one worker of Envoy may make {calls} calls at a time: what Envoy refuses \
-                         fails, and what is over `max_in_flight` only waits"
+                        "`{key}` is {allowed}, and one worker of Envoy may make {calls} calls at a time: {what}"
                     ),
                     format!(
                         "write `{key}: {calls}` for each worker of Envoy, or lower `introspection.max_in_flight`"
@@ -75,14 +84,34 @@ fn calls(deployment: &Deployment<'_>, envoy: usize, cluster: &str) -> u64 {
     by_role.values().sum()
 }
 
+/// Whether many calls go over one connection.
+fn shares_connections(cluster: Value<'_>) -> bool {
+    let options = cluster.get("typed_extension_protocol_options");
+    let mut protocols = options.into_iter().flat_map(Value::members);
+    protocols.any(|(_, options)| {
+        options
+            .at(&["explicit_http_config", "http2_protocol_options"])
+            .is_some()
+            || options.get("auto_config").is_some()
+    })
+}
+
+/// Whether repetitions are allowed by their share of all calls, and not by their number.
+fn has_budget(cluster: Value<'_>) -> bool {
+    threshold(cluster).is_some_and(|it| it.get("retry_budget").is_some())
+}
+
 /// What the cluster allows at default priority.
 fn limit(cluster: Value<'_>, key: &str, default: u64) -> u64 {
-    let mut thresholds = cluster.list(&["circuit_breakers", "thresholds"]);
-    let default_priority = thresholds.find(|one| {
-        one.text_at(&["priority"])
-            .is_none_or(|priority| priority == "DEFAULT")
-    });
-    default_priority
+    threshold(cluster)
         .and_then(|one| one.number_at(&[key]))
         .unwrap_or(default)
+}
+
+fn threshold(cluster: Value<'_>) -> Option<Value<'_>> {
+    let mut thresholds = cluster.list(&["circuit_breakers", "thresholds"]);
+    thresholds.find(|one| {
+        one.name_at(&["priority"], &["DEFAULT", "HIGH"])
+            .is_none_or(|priority| priority == "DEFAULT")
+    })
 }

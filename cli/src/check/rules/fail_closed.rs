@@ -4,7 +4,7 @@
 //! An EnvoyExtensionPolicy cannot say it, so there is nothing to tell of one.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
-use crate::check::deployment::Host;
+use crate::check::deployment::{FAILURE_POLICIES, Host};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -28,7 +28,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             ),
             Host::Envoy | Host::EnvoyFilter => (
                 "failure_policy",
-                plugin.text_at(&["failure_policy"]),
+                plugin.name_at(&["failure_policy"], FAILURE_POLICIES),
                 "FAIL_CLOSED",
                 "name",
             ),

@@ -1,7 +1,7 @@
 //! A VM that has failed lets every request pass.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
-use crate::check::deployment::Host;
+use crate::check::deployment::{FAILURE_POLICIES, Host};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -30,7 +30,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 "write `failOpen: false`",
             ),
             Host::Envoy | Host::EnvoyFilter | Host::Nobody => {
-                let by_policy = plugin.text_at(&["failure_policy"]) == Some("FAIL_OPEN");
+                let by_policy =
+                    plugin.name_at(&["failure_policy"], FAILURE_POLICIES) == Some("FAIL_OPEN");
                 let by_flag = plugin.boolean_at(&["fail_open"]) == Some(true);
                 (
                     if by_policy {

@@ -32,11 +32,19 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
+/// In the order of the numbers.
+const ACTIONS: &[&str] = &[
+    "APPEND_IF_EXISTS_OR_ADD",
+    "ADD_IF_ABSENT",
+    "OVERWRITE_IF_EXISTS_OR_ADD",
+    "OVERWRITE_IF_EXISTS",
+];
+
 /// Whether the one address that is left is Envoy's.
 fn overwrites(value: Value<'_>) -> bool {
     value.list(&["request_headers_to_add"]).any(|one| {
         let name = one.text_at(&["header", "key"]);
-        let action = one.text_at(&["append_action"]);
+        let action = one.name_at(&["append_action"], ACTIONS);
         name.is_some_and(|name| name.eq_ignore_ascii_case("x-forwarded-for"))
             && matches!(
                 action,

@@ -35,7 +35,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 }
             }
             (Host::WasmPlugin | Host::EnvoyFilter, _) => {
-                let mut managers = deployment.resources.managers();
+                let mut managers = deployment.managers(one);
                 let is_set = |it: Value<'_>| it.get(KEY).is_some() && !is_zero(it, KEY);
                 if !managers.any(is_set) {
                     found.add(
@@ -46,9 +46,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 }
             }
             (Host::EnvoyGateway, _) => {
-                let mut policies = deployment.resources.kind("ClientTrafficPolicy");
                 let path = ["spec", "timeout", "http", "streamIdleTimeout"];
-                if !policies.any(|policy| policy.at(&path).is_some()) {
+                if !deployment.has_policy(one, |policy| policy.at(&path).is_some()) {
                     found.add(
                         one.spot(),
                         format!("`timeouts.request: 0s` of a route turns Envoy Gateway's idle timeout off, too: {MESSAGE}"),

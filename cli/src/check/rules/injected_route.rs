@@ -4,7 +4,10 @@
 
 use matrix_edge_auth::config::Role;
 
-use super::{Deployment, Found, Rule, Severity, Spot};
+use super::{
+    Deployment, Found, Rule, Severity,
+    routes::{header_of, targets},
+};
 use crate::yaml::Value;
 
 /// The rule.
@@ -19,7 +22,7 @@ const INJECTOR: &str = "CredentialInjector";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in &deployment.uses {
-        let Some(entry) = one.entry.filter(|_| one.role != Role::Provisioning) else {
+        let Some(entry) = one.entry.filter(|_| !one.is(Role::Provisioning)) else {
             continue;
         };
         let routes = entry
@@ -27,11 +30,16 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             .list(&["route_config", "virtual_hosts"])
             .flat_map(|host| host.list(&["routes"]));
         for action in routes.filter_map(|route| route.get("route")) {
-            let name = action.text_at(&["cluster"]);
-            let cluster = name.and_then(|name| deployment.cluster(one, name));
-            if cluster.is_some_and(is_injecting) {
+            let leading = targets(action).filter(|(name, _)| {
+                let cluster = deployment.cluster(one, name);
+                cluster.is_some_and(is_injecting)
+            });
+            let envoy = deployment.envoys.get(one.envoy);
+            let clusters = envoy.into_iter().flat_map(|envoy| &envoy.clusters);
+            let by_header = header_of(action).filter(|_| clusters.copied().any(is_injecting));
+            for spot in leading.map(|(_, spot)| spot).chain(by_header) {
                 found.add(
-                    Spot::key(action, "cluster"),
+                    spot,
                     "every request of this cluster gets the credential for MAS: a client that uses this route can ask whose any token is",
                     "give MAS two clusters: route to one without `credential_injector`, and name the other in \
                      `introspection.cluster`",

@@ -2,15 +2,21 @@
 //! provisioning listener can reach Synapse's own listener for MAS, with only the secret between them.
 //!
 //! The non-obvious rule: an address that any interface has is no fault by itself. A filter chain may take only some
-//! networks, a NetworkPolicy only some pods, and Docker publishes a port or does not.
+//! networks, a NetworkPolicy only some pods, and Docker publishes a port or does not. What is given is believed only as far as it
+//! really closes: networks that are nearly all addresses, a policy for other pods and a Compose file of something else close nothing.
+
+mod compose;
+mod kubernetes;
+mod networks;
 
 use std::net::IpAddr;
 
 use matrix_edge_auth::config::Role;
 
+use self::networks::are_nearly_all;
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::{
-    check::deployment::{Entry, Use, role_name},
+    check::deployment::{Entry, role_name},
     yaml::Value,
 };
 
@@ -22,42 +28,64 @@ pub const RULE: Rule = Rule {
     check,
 };
 
+/// What the files say of a port that every interface has.
+enum Reach<'t> {
+    /// This opens it.
+    Open(Spot<'t>, &'static str),
+    /// It is closed to all but some.
+    Closed,
+    /// It is closed, if one of the NetworkPolicies is for the pods that run Envoy.
+    Presumed,
+    /// Nothing.
+    Unknown,
+}
+
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in &deployment.uses {
-        let Some(entry) = one.entry.filter(|_| one.role != Role::Gateway) else {
+        let (Some(entry), Some(role)) = (one.entry, one.role) else {
             continue;
         };
-        let socket = entry
-            .listener
-            .and_then(|listener| listener.at(&["address", "socket_address"]));
-        let Some(socket) = socket.filter(|socket| is_open(*socket) && !is_guarded(entry)) else {
+        if role == Role::Gateway || is_guarded(entry) {
             continue;
-        };
-        let port = socket.number_at(&["port_value"]);
-        match published(deployment, port) {
-            Published::To(spot) => found.add(
-                spot,
-                format!(
-                    "this opens the {} listener to everyone",
-                    role_name(one.role)
+        }
+        let open = entry.listener.into_iter().flat_map(sockets);
+        for socket in open.filter(|socket| is_open(*socket)) {
+            let port = socket.number_at(&["port_value"]).unwrap_or_default();
+            let (harm, role) = (harm(role), role_name(role));
+            match reach(deployment, socket, port) {
+                Reach::Open(spot, how) => found.add(
+                    spot,
+                    format!("this opens the {role} listener: {how}"),
+                    harm,
                 ),
-                harm(one),
-            ),
-            Published::No => {}
-            Published::Unknown => found.add(
-                Spot::key(socket, "address"),
-                format!(
-                    "the {} listener has an address that others than its caller may reach",
-                    role_name(one.role)
+                Reach::Closed => {}
+                Reach::Presumed => found.note(
+                    Spot::key(socket, "address"),
+                    format!(
+                        "the {role} listener is taken to be closed by a NetworkPolicy: whether it is one for the pods with this \
+                         port is not in these files"
+                    ),
+                    "give `check` the Deployment, or what else runs Envoy, as well; with kustomize, give it what that prints",
                 ),
-                harm(one),
-            ),
+                Reach::Unknown => found.add(
+                    Spot::key(socket, "address"),
+                    format!("the {role} listener has an address that others than its caller may reach"),
+                    harm,
+                ),
+            }
         }
     }
 }
 
-fn harm(one: &Use<'_>) -> String {
-    let (harm, caller) = match one.role {
+fn reach<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u64) -> Reach<'t> {
+    match kubernetes::reach(deployment, socket, port) {
+        Reach::Unknown => compose::reach(deployment, socket, port),
+        known => known,
+    }
+}
+
+fn harm(role: Role) -> String {
+    let (harm, caller) = match role {
         Role::Introspection => (
             "a client that reaches it can test whether tokens are active",
             "Synapse",
@@ -73,10 +101,20 @@ fn harm(one: &Use<'_>) -> String {
     )
 }
 
+/// The addresses of a listener.
+fn sockets<'t>(listener: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    let path = ["address", "socket_address"];
+    let more = listener.list(&["additional_addresses"]);
+    listener
+        .at(&path)
+        .into_iter()
+        .chain(more.filter_map(move |one| one.at(&path)))
+}
+
 /// Whether the address is neither loopback nor of a private network.
 fn is_open(socket: Value<'_>) -> bool {
     let address = socket.text_at(&["address"]).unwrap_or_default();
-    match address.parse() {
+    match address.parse::<IpAddr>().map(|it| it.to_canonical()) {
         Ok(IpAddr::V4(it)) => !(it.is_loopback() || it.is_private() || it.is_link_local()),
         Ok(IpAddr::V6(it)) => {
             !(it.is_loopback() || it.is_unique_local() || it.is_unicast_link_local())
@@ -85,12 +123,20 @@ fn is_open(socket: Value<'_>) -> bool {
     }
 }
 
+/// In the order of the numbers.
+const SOURCES: &[&str] = &["ANY", "SAME_IP_OR_LOOPBACK", "EXTERNAL"];
+
 /// Whether Envoy itself takes only some callers.
 fn is_guarded(entry: Entry<'_>) -> bool {
     let by_chain = |chain: Value<'_>| {
-        let has = |path: &[&str]| chain.list(path).next().is_some();
-        has(&["filter_chain_match", "source_prefix_ranges"])
-            || has(&["filter_chain_match", "direct_source_prefix_ranges"])
+        let rule = chain.get("filter_chain_match");
+        let by_source = rule.is_some_and(|rule| {
+            ["source_prefix_ranges", "direct_source_prefix_ranges"]
+                .iter()
+                .any(|key| is_narrow(rule, key))
+                || rule.name_at(&["source_type"], SOURCES) == Some("SAME_IP_OR_LOOPBACK")
+        });
+        by_source
             || chain.boolean_at(&[
                 "transport_socket",
                 "typed_config",
@@ -101,60 +147,36 @@ fn is_guarded(entry: Entry<'_>) -> bool {
     entry.chain.is_some_and(by_chain) || entry.manager.list(&["http_filters"]).any(is_rbac)
 }
 
+/// Whether there are ranges, and they leave most addresses out.
+fn is_narrow(rule: Value<'_>, key: &str) -> bool {
+    let ranges: Vec<(&str, u64)> = rule
+        .list(&[key])
+        .map(|range| {
+            let prefix = range.text_at(&["address_prefix"]).unwrap_or_default();
+            // A length that is not given is none.
+            (prefix, range.number_at(&["prefix_len"]).unwrap_or(0))
+        })
+        .collect();
+    !ranges.is_empty() && !are_nearly_all(ranges)
+}
+
 /// Whether a filter lets only some callers in.
 fn is_rbac(filter: Value<'_>) -> bool {
     let is_it = filter
         .text_at(&["typed_config", "@type"])
         .is_some_and(|name| name.ends_with(".RBAC"));
-    is_it && filter.at(&["typed_config", "rules"]).is_some()
-}
-
-enum Published<'t> {
-    To(Spot<'t>),
-    No,
-    Unknown,
-}
-
-/// What Kubernetes or Docker makes of a port that every interface has.
-fn published<'t>(deployment: &Deployment<'t>, port: Option<u64>) -> Published<'t> {
-    let resources = &deployment.resources;
-    let is_it = |value: Value<'t>| resources.port(value) == port;
-    for service in resources.kind("Service") {
-        let kind = service.text_at(&["spec", "type"]);
-        let mut ports = service.list(&["spec", "ports"]);
-        let leads_here =
-            ports.any(|one| one.get("targetPort").or(one.get("port")).is_some_and(is_it));
-        if let (Some("LoadBalancer" | "NodePort"), true, Some(spec)) =
-            (kind, leads_here, service.get("spec"))
-        {
-            return Published::To(Spot::key(spec, "type"));
-        }
-    }
-    let is_closed = resources
-        .kind("NetworkPolicy")
-        .flat_map(|policy| policy.list(&["spec", "ingress"]))
-        .filter(|rule| rule.list(&["from"]).next().is_some())
-        .flat_map(|rule| rule.list(&["ports"]))
-        .any(|one| one.get("port").is_some_and(is_it));
-    if is_closed {
-        return Published::No;
-    }
-    let mappings = resources
-        .services
-        .iter()
-        .flat_map(|service| service.list(&["ports"]));
-    for mapping in mappings {
-        let text = mapping.text().unwrap_or_default();
-        let (outside, inside) = text.rsplit_once(':').unwrap_or(("", text));
-        let inside: Option<u64> = inside.split('/').next().and_then(|it| it.parse().ok());
-        let is_local = outside.starts_with("127.") || outside.starts_with("[::1]");
-        if inside.is_some() && inside == port && !is_local {
-            return Published::To(Spot::value(mapping));
-        }
-    }
-    if resources.services.is_empty() {
-        Published::Unknown
-    } else {
-        Published::No
+    let Some(rules) = filter.at(&["typed_config", "rules"]).filter(|_| is_it) else {
+        return false;
+    };
+    let policies = rules.get("policies").into_iter().flat_map(Value::members);
+    let is_any = |one: Value<'_>| one.boolean_at(&["any"]) == Some(true);
+    let mut open = policies.filter(|(_, policy)| {
+        policy.list(&["principals"]).any(is_any) && policy.list(&["permissions"]).any(is_any)
+    });
+    let denies = rules.name_at(&["action"], &["ALLOW", "DENY", "LOG"]);
+    match denies.unwrap_or("ALLOW") {
+        "ALLOW" => open.next().is_none(),
+        "DENY" => true,
+        _ => false,
     }
 }

@@ -18,7 +18,7 @@ const FORM: u64 = 65_536;
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in &deployment.uses {
         let listener = one.entry.and_then(|entry| entry.listener);
-        let Some(listener) = listener.filter(|_| one.role == Role::Introspection) else {
+        let Some(listener) = listener.filter(|_| one.is(Role::Introspection)) else {
             continue;
         };
         if listener.number_at(&[KEY]).is_some_and(|limit| limit < FORM) {

@@ -1,7 +1,15 @@
 //! Paths must reach Synapse as they were sent: federation signs them, and an event id or room alias may hold `%2F`.
 
-use super::{Deployment, Found, Rule, Severity, Spot, routes::before_servers};
-use crate::{check::deployment::Host, yaml::Value};
+use std::collections::HashSet;
+
+use super::{
+    Deployment, Found, Rule, Severity, Spot,
+    routes::{WAITING, all_routes_of, before_servers, targets},
+};
+use crate::{
+    check::deployment::{Host, Use, managers},
+    yaml::Value,
+};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -12,14 +20,34 @@ pub const RULE: Rule = Rule {
 };
 
 const KEPT: &str = "KEEP_UNCHANGED";
+/// In the order of the numbers.
+const ACTIONS: &[&str] = &[
+    DEFAULT,
+    KEPT,
+    "REJECT_REQUEST",
+    "UNESCAPE_AND_REDIRECT",
+    "UNESCAPE_AND_FORWARD",
+];
 const DEFAULT: &str = "IMPLEMENTATION_SPECIFIC_DEFAULT";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment) {
         match (one.host, one.entry) {
-            (Host::Envoy, Some(entry)) => manager(entry.manager, found),
+            (Host::Envoy, Some(entry)) => {
+                manager(entry.manager, found);
+                for route in all_routes_of(one, &SIGNED) {
+                    rewriting(route, found);
+                }
+                if let Some(bootstrap) =
+                    deployment.envoys.get(one.envoy).and_then(|it| it.bootstrap)
+                {
+                    runtime(bootstrap, entry.manager, found);
+                    beside(one, bootstrap, found);
+                }
+            }
             (Host::WasmPlugin | Host::EnvoyFilter, _) => {
-                let mut managers = deployment.resources.managers();
+                scoped(deployment, one, found);
+                let mut managers = deployment.managers(one);
                 if !managers.any(|one| one.boolean_at(&["normalize_path"]) == Some(false)) {
                     found.add(
                         one.spot(),
@@ -30,8 +58,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 }
             }
             (Host::EnvoyGateway, _) => {
-                let mut policies = deployment.resources.kind("ClientTrafficPolicy");
-                let is_kept = policies.any(|policy| {
+                let is_kept = deployment.has_policy(one, |policy| {
                     policy.text_at(&["spec", "path", "escapedSlashesAction"])
                         == Some("KeepUnchanged")
                         && policy.boolean_at(&["spec", "path", "disableMergeSlashes"]) == Some(true)
@@ -51,6 +78,105 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
+/// Paths that are signed, or that the module looks at.
+const SIGNED: [&str; 3] = [
+    "/_matrix/federation/v1/send/1",
+    "/_matrix/client/v3/directory/room/%23a%3Aexample.org",
+    WAITING[0],
+];
+
+/// Tells of a patch that is for one port.
+fn scoped<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+    let path = ["match", "listener", "portNumber"];
+    let value = ["patch", "value", "typed_config", "normalize_path"];
+    let patches = deployment.patches(one, "NETWORK_FILTER");
+    let setting: Vec<Value<'t>> = patches.filter(|it| it.at(&value).is_some()).collect();
+    if setting.iter().all(|patch| patch.at(&path).is_some()) {
+        for listener in setting.iter().filter_map(|patch| patch.at(&path[..2])) {
+            found.note(
+                Spot::key(listener, path[2]),
+                "paths are kept on this port: whether Matrix is served on others is not in these files",
+                "leave `portNumber` out, or patch each port that serves Matrix",
+            );
+        }
+    }
+}
+
+/// Tells of a route that changes what it hands on.
+fn rewriting<'t>(route: Value<'t>, found: &mut Found<'t>) {
+    let Some(action) = route.get("route") else {
+        return;
+    };
+    for key in ["prefix_rewrite", "regex_rewrite", "path_rewrite_policy"] {
+        // A prefix that is written as it was is none.
+        let is_same = action
+            .text_at(&[key])
+            .is_some_and(|prefix| route.text_at(&["match", "prefix"]) == Some(prefix));
+        if action.get(key).is_some() && !is_same {
+            found.add(
+                Spot::key(action, key),
+                format!("`{key}` changes paths: a federation request whose path changes fails its signature"),
+                format!("leave `{key}` out: the homeserver's paths are the clients'"),
+            );
+        }
+    }
+}
+
+/// Tells of what the runtime says where the connection manager says nothing.
+fn runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) {
+    const SPACE: &str = "http_connection_manager";
+    for layer in bootstrap.list(&["layered_runtime", "layers"]) {
+        let Some(layer) = layer.get("static_layer") else {
+            continue;
+        };
+        for key in ["normalize_path", "path_with_escaped_slashes_action"] {
+            let is_said = manager.get(key).is_some();
+            let name = format!("{SPACE}.{key}");
+            let nested = layer
+                .entry(SPACE)
+                .filter(|space| space.entry(key).is_some());
+            let (place, name) = match nested {
+                Some(space) => (space, key),
+                None => (layer, name.as_str()),
+            };
+            let value = place.entry(name).filter(|_| !is_said);
+            let number = value.and_then(|value| value.scalar()?.whole_number());
+            // 1 of the actions keeps paths as they are.
+            let is_harmless = match number {
+                Some(0) | None => true,
+                Some(1) => key != "normalize_path",
+                Some(_) => false,
+            };
+            if !is_harmless {
+                found.add(
+                    Spot::key(place, name),
+                    format!("this runtime key has Envoy change or refuse paths, since the connection manager has no `{key}`"),
+                    format!("leave the runtime key out, and write `{key}` in the connection manager"),
+                );
+            }
+        }
+    }
+}
+
+/// Looks at the listeners without the module that lead to the same servers, such as one for federation.
+fn beside<'t>(one: &Use<'t>, bootstrap: Value<'t>, found: &mut Found<'t>) {
+    let clusters: HashSet<&str> = all_routes_of(one, &SIGNED)
+        .into_iter()
+        .filter_map(|route| route.get("route"))
+        .flat_map(targets)
+        .map(|(name, _)| name)
+        .collect();
+    for other in managers(bootstrap) {
+        let hosts = other.list(&["route_config", "virtual_hosts"]);
+        let routes = hosts.flat_map(|host| host.list(&["routes"]));
+        let actions = routes.filter_map(|route| route.get("route"));
+        let mut names = actions.flat_map(targets).map(|(name, _)| name);
+        if names.any(|name| clusters.contains(name)) {
+            manager(other, found);
+        }
+    }
+}
+
 fn manager<'t>(manager: Value<'t>, found: &mut Found<'t>) {
     for key in ["normalize_path", "merge_slashes"] {
         if manager.boolean_at(&[key]) == Some(true) {
@@ -64,7 +190,7 @@ fn manager<'t>(manager: Value<'t>, found: &mut Found<'t>) {
     }
     let key = "path_with_escaped_slashes_action";
     if manager
-        .text_at(&[key])
+        .name_at(&[key], ACTIONS)
         .is_some_and(|action| action != KEPT && action != DEFAULT)
     {
         found.add(

@@ -18,7 +18,7 @@ pub const RULE: Rule = Rule {
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in &deployment.uses {
-        let Some(own) = one.config().filter(|_| one.role != Role::Gateway) else {
+        let Some(own) = one.config().filter(|own| own.role != Role::Gateway) else {
             continue;
         };
         let others: Vec<_> = deployment.others(one).filter_map(Use::config).collect();
@@ -35,7 +35,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             format!(
                 "the {} role asks another question than the gateway, so the two do not share answers: `introspection.{key}` \
                  differs",
-                role_name(one.role)
+                role_name(own.role)
             ),
             format!("give all roles the same `introspection`, with {value}"),
         );

@@ -1,13 +1,16 @@
 //! Which routes a path may take, as Envoy and the Gateway API choose them.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use matrix_edge_auth::config::Config;
-use regex::RegexBuilder;
+use regex::bytes::RegexBuilder;
 
 use crate::{
-    check::deployment::{Deployment, Entry, Use},
-    yaml::Value,
+    check::{
+        deployment::{Deployment, Entry, Use},
+        finding::Spot,
+    },
+    yaml::{Value, is_field},
 };
 
 /// Requests that wait for news: `/sync`, and its successor.
@@ -64,8 +67,8 @@ fn leads_back(cluster: Value<'_>) -> bool {
     endpoints.peek().is_some() && endpoints.all(is_own)
 }
 
-/// Steps that a regular expression costs.
-const STEPS_OF_REGEX: usize = 5_000;
+/// Steps that a regular expression costs, each of its bytes, and each of its braces, which may repeat the rest.
+const STEPS_OF_REGEX: [usize; 3] = [200, 20, 20_000];
 
 /// A duration of Envoy's or of the Gateway API's: `15s`, `0.25s`, `1m30s`. `None` if it is anything else.
 pub(super) fn duration(text: &str) -> Option<Duration> {
@@ -93,7 +96,14 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 
 /// The routes to the homeserver that requests for these paths may take, of every virtual host that the module looks at.
 /// MAS's own host is none: by its name, or because it leads where logins lead elsewhere.
-pub(super) fn routes_of<'t>(one: &Use<'t>, paths: &[&str]) -> Vec<Value<'t>> {
+pub(super) fn routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
+    let mut found = all_routes_of(one, paths);
+    found.retain(|route| one.entry.is_none_or(|entry| !is_disabled(entry, *route)));
+    found
+}
+
+/// The same, with those that the module is turned off for.
+pub(super) fn all_routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
     let Some(entry) = one.entry else {
         return Vec::new();
     };
@@ -110,7 +120,7 @@ pub(super) fn routes_of<'t>(one: &Use<'t>, paths: &[&str]) -> Vec<Value<'t>> {
         of_mas.extend(logins.iter().filter_map(cluster).filter(is_elsewhere));
         for route in own {
             let is_known = found.iter().any(|known| known.id == route.id);
-            if !is_known && !is_disabled(entry, route) {
+            if !is_known {
                 found.push(route);
             }
         }
@@ -119,30 +129,83 @@ pub(super) fn routes_of<'t>(one: &Use<'t>, paths: &[&str]) -> Vec<Value<'t>> {
     found
 }
 
-/// The virtual hosts of a connection manager, without MAS's own and those that the module is turned off for.
-pub(super) fn hosts<'t>(
-    entry: Entry<'t>,
-    config: Option<&Config>,
-) -> impl Iterator<Item = Value<'t>> {
-    let authority = config.map(|config| config.introspection.authority.clone());
-    entry
-        .manager
-        .list(&["route_config", "virtual_hosts"])
-        .filter(move |host| {
+/// The virtual hosts of a connection manager that are the homeserver's, without those that the module is turned off for.
+/// MAS's own is none, and neither is one of another service, such as a web client, unless its `/sync` leads where the
+/// homeserver's does.
+pub(super) fn hosts<'t>(entry: Entry<'t>, config: Option<&Config>) -> Vec<Value<'t>> {
+    let authority = config.map(|config| config.introspection.authority.as_str());
+    let name = config.map(|config| config.server_name.as_str());
+    let all = entry.manager.list(&["route_config", "virtual_hosts"]);
+    let candidates: Vec<Value<'t>> = all
+        .filter(|host| {
             let mut domains = host.list(&["domains"]).filter_map(Value::text);
-            let is_mas = domains.any(|domain| Some(domain) == authority.as_deref());
-            !is_mas && !is_disabled(entry, *host)
+            !domains.any(|domain| Some(domain) == authority) && !is_disabled(entry, *host)
         })
+        .collect();
+    let own = |host: &&Value<'t>| is_of_homeserver(**host, name);
+    let clusters: HashSet<&str> = candidates.iter().filter(own).flat_map(waiting).collect();
+    if clusters.is_empty() {
+        return candidates;
+    }
+    let is_it = |host: &Value<'t>| {
+        is_of_homeserver(*host, name) || waiting(host).any(|cluster| clusters.contains(cluster))
+    };
+    candidates.into_iter().filter(is_it).collect()
+}
+
+/// Whether a virtual host is the homeserver's by what it is called, or by a path of Matrix.
+fn is_of_homeserver(host: Value<'_>, name: Option<&str>) -> bool {
+    let mut domains = host.list(&["domains"]).filter_map(Value::text);
+    let is_its = |domain: &str| domain.starts_with("matrix.") || Some(domain) == name;
+    let has_path = |route: Value<'_>| {
+        let rule = route.get("match");
+        let keys = ["prefix", "path", "path_separated_prefix"];
+        let paths = keys.into_iter().filter_map(|key| rule?.text_at(&[key]));
+        let regex = rule.and_then(|rule| rule.text_at(&["safe_regex", "regex"]));
+        let mut texts = paths.chain(regex);
+        texts.any(|text| text.contains("/_matrix") || text.contains("/_synapse"))
+    };
+    domains.any(is_its) || host.list(&["routes"]).any(has_path)
+}
+
+/// The clusters that requests which wait for news may go to.
+fn waiting<'t>(host: &Value<'t>) -> impl Iterator<Item = &'t str> + use<'t> {
+    let host = *host;
+    let routes = WAITING
+        .into_iter()
+        .flat_map(move |path| candidates(host, path));
+    routes.filter_map(|route| route.text_at(&["route", "cluster"]))
+}
+
+/// The clusters that a route's action may lead to, and where that is said: one, several by their weights, and those that get
+/// a copy.
+pub(super) fn targets<'t>(action: Value<'t>) -> impl Iterator<Item = (&'t str, Spot<'t>)> {
+    let own = std::iter::once((action, "cluster"));
+    let weighted = action.list(&["weighted_clusters", "clusters"]);
+    let copies = action.list(&["request_mirror_policies"]);
+    own.chain(weighted.map(|one| (one, "name")))
+        .chain(copies.map(|one| (one, "cluster")))
+        .filter_map(|(value, key)| Some((value.text_at(&[key])?, Spot::key(value, key))))
+}
+
+/// Where a route has a client's header name the cluster, if one does.
+pub(super) fn header_of<'t>(action: Value<'t>) -> Option<Spot<'t>> {
+    let key = "cluster_header";
+    action.get(key).map(|_| Spot::key(action, key))
 }
 
 /// Whether the module is turned off for a route or a virtual host.
 pub(super) fn is_disabled(entry: Entry<'_>, place: Value<'_>) -> bool {
-    place.boolean_at(&["typed_per_filter_config", entry.filter_name, "disabled"]) == Some(true)
+    place
+        .get("typed_per_filter_config")
+        .and_then(|filters| filters.entry(entry.filter_name))
+        .and_then(|filter| filter.boolean_at(&["disabled"]))
+        == Some(true)
 }
 
 /// The routes that a request for a path may take: the first that matches it whatever else it has, and those before it
 /// that ask for more than the path.
-fn candidates<'t>(host: Value<'t>, path: &str) -> Vec<Value<'t>> {
+fn candidates<'t>(host: Value<'t>, path: &'static str) -> Vec<Value<'t>> {
     let mut found = Vec::new();
     for route in host.list(&["routes"]) {
         let Some(rule) = route.get("match").filter(|rule| matches(*rule, path)) else {
@@ -150,10 +213,14 @@ fn candidates<'t>(host: Value<'t>, path: &str) -> Vec<Value<'t>> {
         };
         found.push(route);
         let asks_for_more = rule.members().any(|(key, _)| {
-            !matches!(
-                key,
-                "prefix" | "path" | "path_separated_prefix" | "safe_regex" | "case_sensitive"
-            )
+            let of_path = [
+                "prefix",
+                "path",
+                "path_separated_prefix",
+                "safe_regex",
+                "case_sensitive",
+            ];
+            !of_path.iter().any(|name| is_field(key, name))
         });
         if !asks_for_more {
             break;
@@ -162,7 +229,7 @@ fn candidates<'t>(host: Value<'t>, path: &str) -> Vec<Value<'t>> {
     found
 }
 
-fn matches(rule: Value<'_>, path: &str) -> bool {
+fn matches(rule: Value<'_>, path: &'static str) -> bool {
     if let Some(prefix) = rule.text_at(&["prefix"]) {
         path.starts_with(prefix)
     } else if let Some(exact) = rule.text_at(&["path"]) {
@@ -171,18 +238,27 @@ fn matches(rule: Value<'_>, path: &str) -> bool {
         let rest = path.strip_prefix(prefix);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     } else if let Some(regex) = rule.text_at(&["safe_regex", "regex"]) {
-        rule.tree.spend(STEPS_OF_REGEX) && is_full_match(regex, path)
+        rule.tree
+            .remember(rule.id, path, || is_match_at_a_cost(rule, regex, path))
     } else {
         false
     }
+}
+
+fn is_match_at_a_cost(rule: Value<'_>, regex: &str, path: &str) -> bool {
+    let [base, byte, brace] = STEPS_OF_REGEX;
+    let braces = regex.matches('{').count();
+    rule.tree.spend(base + byte * regex.len() + brace * braces) && is_full_match(regex, path)
 }
 
 /// Whether a regular expression is for the whole of a path. One that cannot be read is for none.
 pub(super) fn is_full_match(regex: &str, path: &str) -> bool {
     RegexBuilder::new(&format!("^(?:{regex})$"))
         .size_limit(1 << 20)
+        // Classes are of ASCII, as in Envoy's RE2.
+        .unicode(false)
         .build()
-        .is_ok_and(|regex| regex.is_match(path))
+        .is_ok_and(|regex| regex.is_match(path.as_bytes()))
 }
 
 #[cfg(test)]

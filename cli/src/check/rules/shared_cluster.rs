@@ -7,7 +7,11 @@ use std::collections::HashSet;
 
 use matrix_edge_auth::config::Role;
 
-use super::{Deployment, Found, Rule, Severity, Spot, injected_route::is_injecting};
+use super::{
+    Deployment, Found, Rule, Severity, Spot,
+    injected_route::is_injecting,
+    routes::{header_of, targets},
+};
 use crate::{check::deployment::Use, yaml::Value};
 
 /// The rule.
@@ -27,22 +31,35 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             .collect();
         let of_clients: HashSet<&str> = deployment
             .others(one)
-            .filter(|other| other.role == Role::Gateway)
+            .filter(|other| other.is(Role::Gateway))
             .flat_map(routed)
             .map(|(name, _)| name)
             .collect();
-        for (name, action) in routed(one) {
+        for spot in actions(one).filter_map(header_of) {
+            let is_injecting = asked
+                .iter()
+                .any(|name| deployment.cluster(one, name).is_some_and(is_injecting));
+            if !is_injecting {
+                found.add(
+                    spot,
+                    "a client's header names the cluster, and may name that of the module's own calls: what fills its limits keeps \
+                     them from MAS",
+                    "name the cluster in the route",
+                );
+            }
+        }
+        for (name, spot) in routed(one) {
             let is_injected = deployment.cluster(one, name).is_some_and(is_injecting);
             if asked.contains(name) && !is_injected {
                 found.add(
-                    Spot::key(action, "cluster"),
+                    spot,
                     "the module's own calls go to this cluster too: what fills its limits keeps them from MAS, and each unproven \
                      token gets 503",
                     "give MAS another cluster for this route, and let none lead to `introspection.cluster`",
                 );
-            } else if one.role == Role::Introspection && of_clients.contains(name) {
+            } else if one.is(Role::Introspection) && of_clients.contains(name) {
                 found.add(
-                    Spot::key(action, "cluster"),
+                    spot,
                     "clients' requests go to this cluster too: when they fill its limits, Envoy refuses Synapse's",
                     "give this listener a cluster of its own, as `mas-for-synapse` in envoy/local/envoy.yaml",
                 );
@@ -52,11 +69,15 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 }
 
 /// The clusters that the routes of a listener lead to, and where that is said.
-fn routed<'t>(one: &Use<'t>) -> impl Iterator<Item = (&'t str, Value<'t>)> {
+fn routed<'t>(one: &Use<'t>) -> impl Iterator<Item = (&'t str, Spot<'t>)> {
+    actions(one).flat_map(targets)
+}
+
+/// What the routes of a listener do.
+fn actions<'t>(one: &Use<'t>) -> impl Iterator<Item = Value<'t>> {
     let entry = one.entry.into_iter();
     let hosts = entry.flat_map(|entry| entry.manager.list(&["route_config", "virtual_hosts"]));
     hosts
         .flat_map(|host| host.list(&["routes"]))
         .filter_map(|route| route.get("route"))
-        .filter_map(|action| Some((action.text_at(&["cluster"])?, action)))
 }

@@ -25,21 +25,20 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let Some(plugin) = one.plugin else {
             continue;
         };
-        let is_set = plugin.boolean_at(&[KEY]) == Some(true)
-            || plugin.boolean_at(&[KEY, "value"]) == Some(true);
+        let is_set = plugin.boolean_at(&[KEY]) == Some(true);
         match (one.role, one.host) {
-            (Role::Introspection, Host::WasmPlugin | Host::EnvoyGateway) => found.add(
+            (Some(Role::Introspection), Host::WasmPlugin | Host::EnvoyGateway) => found.add(
                 one.key(&["role"]),
                 format!("{UNANSWERED}; this kind of resource cannot set `{KEY}`"),
                 "run this role in an Envoy of your own (envoy/kubernetes), or with Istio by an EnvoyFilter \
                  (envoy/istio/envoyfilter.yaml)",
             ),
-            (Role::Introspection, _) if !is_set => found.add(
+            (Some(Role::Introspection), _) if !is_set => found.add(
                 Spot::first_key(plugin, &[KEY, "name"]),
                 UNANSWERED,
                 format!("write `{KEY}: true` beside `configuration`"),
             ),
-            (Role::Gateway, _) if is_set => found.add(
+            (Some(Role::Gateway), _) if is_set => found.add(
                 Spot::key(plugin, KEY),
                 "a large upload gets Envoy's 413 while its verdict is pending",
                 format!("leave `{KEY}` out: Envoy then holds the body back itself"),

@@ -2,7 +2,9 @@
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{USUAL_WAIT, WAITING, before_servers, duration, is_full_match, routes_of},
+    routes::{
+        USUAL_WAIT, WAITING, before_servers, duration, hosts, is_full_match, routes_of, targets,
+    },
 };
 use crate::{
     check::deployment::{Host, Use},
@@ -17,21 +19,29 @@ pub const RULE: Rule = Rule {
     check,
 };
 
+const LONGEST: [&str; 2] = ["common_http_protocol_options", "max_stream_duration"];
+/// In the order of the numbers.
+const TIMERS: &[&str] = &[
+    "UNSPECIFIED",
+    "HTTP_DOWNSTREAM_CONNECTION_IDLE",
+    "HTTP_DOWNSTREAM_STREAM_IDLE",
+];
+
 const DEFAULT: &str =
     "without `timeout` Envoy ends each answer after 15 s, and clients let `/sync` wait for 30 s";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment) {
         match one.host {
-            Host::Envoy => envoy(one, found),
+            Host::Envoy => envoy(deployment, one, found),
             Host::EnvoyGateway => gateway_api(deployment, found),
-            Host::WasmPlugin | Host::EnvoyFilter => istio(deployment, found),
+            Host::WasmPlugin | Host::EnvoyFilter => istio(deployment, one, found),
             Host::Nobody => {}
         }
     }
 }
 
-fn envoy<'t>(one: &Use<'t>, found: &mut Found<'t>) {
+fn envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
     for route in routes_of(one, &WAITING) {
         let Some(action) = route.get("route") else {
             continue;
@@ -51,17 +61,48 @@ fn envoy<'t>(one: &Use<'t>, found: &mut Found<'t>) {
             &["max_stream_duration", "max_stream_duration"],
             found,
         );
+        retries(action, found);
+        for (name, _) in targets(action) {
+            let cluster = deployment.cluster(one, name);
+            let options = cluster.and_then(|it| it.get("typed_extension_protocol_options"));
+            for (_, options) in options.into_iter().flat_map(Value::members) {
+                ends(options, &LONGEST, found);
+            }
+        }
     }
     if let Some(entry) = one.entry {
+        for host in hosts(entry, one.config()) {
+            retries(host, found);
+        }
         ends(entry.manager, &["stream_idle_timeout"], found);
-        ends(entry.manager, &["request_timeout"], found);
-        let longest = ["common_http_protocol_options", "max_stream_duration"];
-        ends(entry.manager, &longest, found);
+        ends(entry.manager, &LONGEST, found);
+    }
+    let envoy = deployment.envoys.get(one.envoy);
+    if let Some(bootstrap) = envoy.and_then(|envoy| envoy.bootstrap) {
+        overload(bootstrap, found);
+    }
+}
+
+/// A try that is ended is repeated, and ended again.
+fn retries<'t>(value: Value<'t>, found: &mut Found<'t>) {
+    ends(value, &["retry_policy", "per_try_timeout"], found);
+    ends(value, &["retry_policy", "per_try_idle_timeout"], found);
+}
+
+/// What idle requests are left with when memory is short.
+fn overload<'t>(bootstrap: Value<'t>, found: &mut Found<'t>) {
+    let actions = bootstrap.list(&["overload_manager", "actions"]);
+    let factors = actions.flat_map(|action| action.list(&["typed_config", "timer_scale_factors"]));
+    for factor in factors {
+        if factor.name_at(&["timer"], TIMERS) == Some("HTTP_DOWNSTREAM_STREAM_IDLE") {
+            ends(factor, &["min_timeout"], found);
+        }
     }
 }
 
 /// The longest prefix wins, wherever it stands.
 fn gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    policies(deployment, found);
     for route in deployment.resources.kind("HTTPRoute") {
         for path in WAITING {
             let rules = route.list(&["spec", "rules"]);
@@ -76,7 +117,10 @@ fn gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 .at(&["timeouts"])
                 .filter(|it| it.get("request").is_some())
             {
-                Some(timeouts) => ends(timeouts, &["request"], found),
+                Some(timeouts) => {
+                    ends(timeouts, &["request"], found);
+                    ends(timeouts, &["backendRequest"], found);
+                }
                 None => found.add(
                     Spot::first_key(rule, &["timeouts", "matches", "backendRefs"]),
                     DEFAULT,
@@ -84,6 +128,23 @@ fn gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 ),
             }
         }
+    }
+}
+
+/// What Envoy Gateway's policies say of timeouts, for whatever they are.
+fn policies<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for policy in deployment.resources.kind("ClientTrafficPolicy") {
+        ends(
+            policy,
+            &["spec", "timeout", "http", "streamIdleTimeout"],
+            found,
+        );
+    }
+    for policy in deployment.resources.kind("BackendTrafficPolicy") {
+        for key in ["requestTimeout", "maxStreamDuration", "streamIdleTimeout"] {
+            ends(policy, &["spec", "timeout", "http", key], found);
+        }
+        ends(policy, &["spec", "retry", "perRetry", "timeout"], found);
     }
 }
 
@@ -102,7 +163,11 @@ fn prefix(rule: Value<'_>, path: &str) -> Option<usize> {
 }
 
 /// Without a timeout Istio sets none.
-fn istio<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+fn istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+    for manager in deployment.managers(one) {
+        ends(manager, &["stream_idle_timeout"], found);
+        ends(manager, &LONGEST, found);
+    }
     for service in deployment.resources.kind("VirtualService") {
         for path in WAITING {
             let first = service.list(&["spec", "http"]).find(|route| {
@@ -115,6 +180,7 @@ fn istio<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             });
             if let Some(route) = first {
                 ends(route, &["timeout"], found);
+                ends(route, &["retries", "perTryTimeout"], found);
             }
         }
     }
@@ -130,8 +196,14 @@ fn ends<'t>(value: Value<'t>, path: &[&str], found: &mut Found<'t>) {
     };
     let limit = parent.text_at(&[key]).and_then(duration);
     if limit.is_some_and(|limit| !limit.is_zero() && limit <= USUAL_WAIT) {
-        let help = if key.contains("idle") {
+        let help = if key.to_ascii_lowercase().contains("idle") {
             format!("write `{key}: 120s`, or more")
+        } else if *key == "min_timeout" {
+            format!("write `{key}: 35s`, or more")
+        } else if key.to_ascii_lowercase().contains("try")
+            || *key == "timeout" && parents.contains(&"retry")
+        {
+            format!("leave `{key}` out, or write more than 30 s")
         } else {
             format!("write `{key}: 0s`; `stream_idle_timeout` still ends what is silent")
         };

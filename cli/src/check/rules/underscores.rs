@@ -32,9 +32,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     format!("write `common_http_protocol_options: {{ {KEY}: REJECT_REQUEST }}`");
                 found.add(spot, MESSAGE, help);
             }
-            (Host::WasmPlugin | Host::EnvoyFilter, _)
-                if !deployment.resources.managers().any(is_safe) =>
-            {
+            (Host::WasmPlugin | Host::EnvoyFilter, _) if !deployment.managers(one).any(is_safe) => {
                 found.add(
                     one.spot(),
                     format!("Istio lets headers with underscores pass, and no EnvoyFilter of these files says otherwise: {MESSAGE}"),
@@ -57,7 +55,10 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
+/// In the order of the numbers.
+const ACTIONS: &[&str] = &["ALLOW", "REJECT_REQUEST", "DROP_HEADER"];
+
 fn is_safe(manager: Value<'_>) -> bool {
-    let action = manager.text_at(&["common_http_protocol_options", KEY]);
+    let action = manager.name_at(&["common_http_protocol_options", KEY], ACTIONS);
     matches!(action, Some("REJECT_REQUEST" | "DROP_HEADER"))
 }

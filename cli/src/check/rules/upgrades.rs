@@ -38,7 +38,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 }
             }
             (Host::WasmPlugin | Host::EnvoyFilter, _) => {
-                let mut routes = deployment.resources.patches("HTTP_ROUTE");
+                let mut routes = deployment.patches(one, "HTTP_ROUTE");
                 let is_off = |patch: Value<'_>| {
                     let configs = ["patch", "value", "route", KEY];
                     patch

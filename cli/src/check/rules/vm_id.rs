@@ -4,7 +4,10 @@
 use matrix_edge_auth::config::Role;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
-use crate::check::deployment::{Host, Use};
+use crate::{
+    check::deployment::{Host, Use},
+    yaml::{Reader, Value},
+};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -16,7 +19,7 @@ pub const RULE: Rule = Rule {
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in &deployment.uses {
-        if one.host == Host::EnvoyGateway && one.role == Role::Provisioning {
+        if one.host == Host::EnvoyGateway && one.is(Role::Provisioning) {
             found.add(
                 one.key(&["role"]),
                 "Envoy Gateway gives each policy a `vm_id` of its own: what MAS says here ends no answer of the gateway",
@@ -32,6 +35,11 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             .iter()
             .find(|other| other.envoy == one.envoy && other.is_envoys());
         match (id(one), first.map(id)) {
+            ("", _) if is_alone(deployment, one) => found.note(
+                spot,
+                "without a `vm_id` every other plugin without one shares the cache: whether there is one is not in these files",
+                "write `vm_id: matrix_edge_auth`",
+            ),
             ("", _) => found.add(
                 spot,
                 "without a `vm_id` every other plugin without one shares the cache, and can read and change it",
@@ -45,9 +53,50 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 ),
                 format!("write `vm_id: {first}`"),
             ),
+            (own, Some(first_id)) if own == first_id => {
+                let same = |key| {
+                    let of = |one: &Use<'t>| one.vm().and_then(|vm| vm.get(key)?.json(Reader::Envoy));
+                    match (first.and_then(of), of(one)) {
+                        (Some(first), Some(own)) => first == own,
+                        _ => true,
+                    }
+                };
+                if let Some(key) = ["code", "runtime"].into_iter().find(|key| !same(key)) {
+                    found.add(
+                        Spot::first_key(vm, &[key, "vm_id"]),
+                        format!(
+                            "another role with this `vm_id` has another `{key}`: two modules write one cache, and each may take the \
+                             other's answers for its own"
+                        ),
+                        "give all roles of one `vm_id` the same `code` and `runtime`",
+                    );
+                }
+            }
             _ => {}
         }
     }
+}
+
+/// Whether no other plugin is in the files of a use.
+fn is_alone(deployment: &Deployment<'_>, one: &Use<'_>) -> bool {
+    let is_other = |value: Value<'_>| {
+        value
+            .get("vm_config")
+            .is_some_and(|vm| vm.get("code").is_some())
+            && one.plugin.is_none_or(|plugin| plugin.id != value.id)
+    };
+    let mut documents = deployment.documents.iter().filter(|(tree, document)| {
+        one.plugin.is_some_and(|plugin| {
+            std::ptr::eq(plugin.tree, *tree) && document.values.contains(&plugin.id)
+        })
+    });
+    !documents.any(|(tree, document)| {
+        document
+            .values
+            .clone()
+            .take_while(|_| tree.spend(1))
+            .any(|id| is_other(tree.value(id)))
+    })
 }
 
 fn id<'t>(one: &Use<'t>) -> &'t str {

@@ -1,0 +1,144 @@
+//! Which resources are about the Envoy of a use: an EnvoyFilter or a policy counts where it applies, and nowhere else.
+//!
+//! The non-obvious rule: only what contradicts shuts one out. A namespace or a label that is given on one side alone may still
+//! fit.
+
+use super::{Deployment, Use};
+use crate::yaml::Value;
+
+/// Istio applies what stands in its own namespace everywhere.
+const ROOT_NAMESPACE: &str = "istio-system";
+
+/// The label by which Kubernetes names the Gateway of a pod.
+const GATEWAY_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+
+impl<'t> Deployment<'t> {
+    /// What Istio's EnvoyFilters do to one sort of thing (`applyTo`) in the Envoy of a use, as whole patches.
+    pub fn patches(&self, one: &Use<'t>, target: &'static str) -> impl Iterator<Item = Value<'t>> {
+        let filters = self.resources.kind("EnvoyFilter");
+        filters
+            .filter(|filter| one.resource.is_none_or(|own| fits(*filter, own)))
+            .flat_map(|filter| filter.list(&["spec", "configPatches"]))
+            .filter(move |patch| {
+                let context = patch.text_at(&["match", "context"]).unwrap_or_default();
+                patch.text_at(&["applyTo"]) == Some(target) && !context.starts_with("SIDECAR")
+            })
+            .filter(|patch| self.is_of_matrix(*patch))
+    }
+
+    /// What EnvoyFilters merge into connection managers of the Envoy of a use.
+    pub fn managers(&self, one: &Use<'t>) -> impl Iterator<Item = Value<'t>> {
+        self.patches(one, "NETWORK_FILTER")
+            .filter(|patch| patch.text_at(&["patch", "operation"]) == Some("MERGE"))
+            .filter_map(|patch| patch.at(&["patch", "value", "typed_config"]))
+    }
+
+    /// Whether a patch of routes is for a host of Matrix, as far as VirtualServices tell which these are.
+    fn is_of_matrix(&self, patch: Value<'t>) -> bool {
+        let path = ["match", "routeConfiguration", "vhost", "name"];
+        let Some(name) = patch.text_at(&path) else {
+            return true;
+        };
+        let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+        let is_matrix = |service: &Value<'t>| {
+            let routes = service.list(&["spec", "http"]);
+            let mut rules = routes.flat_map(|route| route.list(&["match"]));
+            rules.any(|rule| {
+                let uri = rule.get("uri").into_iter().flat_map(Value::members);
+                let mut texts = uri.filter_map(|(_, text)| text.text());
+                texts.any(|text| text.contains("/_matrix"))
+            })
+        };
+        let services = self.resources.kind("VirtualService").filter(is_matrix);
+        let mut hosts = services
+            .flat_map(|service| service.list(&["spec", "hosts"]))
+            .filter_map(Value::text)
+            .peekable();
+        hosts.peek().is_none() || hosts.any(|it| it == host)
+    }
+
+    /// Whether Envoy Gateway's ClientTrafficPolicies say something (`holds`) of every Gateway that a use is for.
+    pub fn has_policy(&self, one: &Use<'t>, holds: impl Fn(Value<'t>) -> bool) -> bool {
+        let own = one.resource.map(gateways).unwrap_or_default();
+        let policies: Vec<Value<'t>> = self
+            .resources
+            .kind("ClientTrafficPolicy")
+            .filter(|policy| one.resource.is_none_or(|own| is_near(*policy, own)))
+            .filter(|policy| holds(*policy))
+            .collect();
+        let is_covered = |wanted: &Value<'t>| {
+            policies.iter().any(|policy| {
+                let targets = gateways(*policy);
+                targets.is_empty() || targets.iter().any(|target| covers(*target, *wanted))
+            })
+        };
+        !policies.is_empty() && own.iter().all(is_covered)
+    }
+}
+
+/// The Gateways that a policy is for.
+fn gateways(policy: Value<'_>) -> Vec<Value<'_>> {
+    let several = policy.list(&["spec", "targetRefs"]);
+    let one = policy.at(&["spec", "targetRef"]);
+    several
+        .chain(one)
+        .filter(|target| target.text_at(&["kind"]) == Some("Gateway"))
+        .collect()
+}
+
+/// Whether what is said of a Gateway, or of one of its listeners, is said of another.
+fn covers(target: Value<'_>, wanted: Value<'_>) -> bool {
+    let section = target.text_at(&["sectionName"]);
+    target.text_at(&["name"]) == wanted.text_at(&["name"])
+        && (section.is_none() || section == wanted.text_at(&["sectionName"]))
+}
+
+/// Whether an EnvoyFilter may be for the workload of another resource.
+fn fits(filter: Value<'_>, own: Value<'_>) -> bool {
+    let is_everywhere = filter.text_at(&["metadata", "namespace"]) == Some(ROOT_NAMESPACE);
+    let wanted = filter.at(&["spec", "workloadSelector", "labels"]);
+    let labels = own.at(&["spec", "selector", "matchLabels"]).or(own.at(&[
+        "spec",
+        "workloadSelector",
+        "labels",
+    ]));
+    let is_same = |(key, value): (&str, Value<'_>)| {
+        let label = labels.and_then(|labels| labels.entry(key)?.text());
+        let mut named = names(own).into_iter().peekable();
+        if key == GATEWAY_LABEL && named.peek().is_some() {
+            return named.any(|name| Some(name) == value.text());
+        }
+        label.is_none() || label == value.text()
+    };
+    let targets = names(filter);
+    let own_targets = names(own);
+    let is_named = targets.is_empty()
+        || own_targets.is_empty()
+        || targets.iter().any(|name| own_targets.contains(name));
+    (is_everywhere || is_near(filter, own))
+        && is_named
+        && wanted.into_iter().flat_map(Value::members).all(is_same)
+}
+
+/// The names of what a resource is for.
+fn names(resource: Value<'_>) -> Vec<&str> {
+    let several = resource.list(&["spec", "targetRefs"]);
+    let one = resource.at(&["spec", "targetRef"]);
+    several
+        .chain(one)
+        .filter_map(|target| target.text_at(&["name"]))
+        .collect()
+}
+
+/// Whether two resources may be in one namespace: where none is given, the user's command names it.
+pub fn is_near(one: Value<'_>, other: Value<'_>) -> bool {
+    let of = |resource: Value<'_>| {
+        resource
+            .text_at(&["metadata", "namespace"])
+            .map(str::to_owned)
+    };
+    match (of(one), of(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => true,
+    }
+}

@@ -1,0 +1,406 @@
+//! Who reaches a port of an Envoy in Kubernetes.
+//!
+//! A pod that no NetworkPolicy selects takes everything; one that some select takes what any of these allows. Services and
+//! routes may lead to it from outside, and a port of the host is there for everyone.
+
+use super::{
+    Reach, Spot,
+    networks::{are_nearly_all, network},
+};
+use crate::{check::deployment::Deployment, yaml::Value};
+
+const PUBLIC: &str = "this Service is reached from outside";
+
+/// What the resources say of a port of the Envoy whose listener this socket is of.
+pub(super) fn reach<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u64) -> Reach<'t> {
+    let of_clients = deployment
+        .gateways()
+        .filter_map(|one| one.entry?.listener)
+        .filter(|listener| std::ptr::eq(listener.tree, socket.tree))
+        .filter_map(|listener| listener.number_at(&["address", "socket_address", "port_value"]))
+        .collect();
+    let pods = pods(deployment, socket, port);
+    let target = Target {
+        deployment,
+        pods: &pods,
+        port,
+        of_clients,
+    };
+    if let Some((spot, how)) = target.opened() {
+        return Reach::Open(spot, how);
+    }
+    if pods.is_empty() {
+        return target.by_policies(None);
+    }
+    let mut reach = Reach::Closed;
+    for pod in &pods {
+        match target.by_policies(Some(pod)) {
+            Reach::Open(spot, how) => return Reach::Open(spot, how),
+            Reach::Closed => {}
+            other => reach = other,
+        }
+    }
+    reach
+}
+
+/// A pod that a workload makes.
+struct Pod<'t> {
+    namespace: Option<&'t str>,
+    labels: Option<Value<'t>>,
+    spec: Value<'t>,
+}
+
+impl<'t> Pod<'t> {
+    fn of(workload: Value<'t>) -> Option<Self> {
+        let template = workload.at(&["spec", "template"]).unwrap_or(workload);
+        Some(Self {
+            namespace: namespace(workload),
+            labels: template.at(&["metadata", "labels"]),
+            spec: template.get("spec")?,
+        })
+    }
+
+    /// The ports of its containers.
+    fn ports(&self) -> impl Iterator<Item = Value<'t>> + use<'t> {
+        let containers = self.spec.list(&["containers"]);
+        containers.flat_map(|container| container.list(&["ports"]))
+    }
+
+    /// The port that a policy or a Service names.
+    fn port(&self, port: Value<'t>) -> Option<u64> {
+        let named = |it: &Value<'t>| it.text_at(&["name"]) == port.text();
+        port.scalar()?
+            .whole_number()
+            .or_else(|| self.ports().find(named)?.number_at(&["containerPort"]))
+    }
+
+    /// Whether it mounts a ConfigMap or a Secret of this name.
+    fn mounts(&self, name: &str) -> bool {
+        let of = |volume: Value<'t>| {
+            volume.text_at(&["configMap", "name"]) == Some(name)
+                || volume.text_at(&["secret", "secretName"]) == Some(name)
+                || volume.text_at(&["secret", "name"]) == Some(name)
+        };
+        self.spec
+            .list(&["volumes"])
+            .any(|volume| of(volume) || volume.list(&["projected", "sources"]).any(of))
+    }
+}
+
+/// The pods that run an Envoy: those that mount its configuration, or else those that have its port.
+fn pods<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u64) -> Vec<Pod<'t>> {
+    let all = || {
+        let kinds = [
+            "Deployment",
+            "DaemonSet",
+            "StatefulSet",
+            "ReplicaSet",
+            "Pod",
+        ];
+        let workloads = kinds
+            .into_iter()
+            .flat_map(|kind| deployment.resources.kind(kind));
+        workloads.filter_map(Pod::of)
+    };
+    let name = deployment.resources.holder(deployment, socket);
+    let mounting: Vec<Pod<'t>> = all()
+        .filter(|pod| name.is_some_and(|name| pod.mounts(name)))
+        .collect();
+    if !mounting.is_empty() {
+        return mounting;
+    }
+    let has_it = |one: Value<'_>| one.number_at(&["containerPort"]) == Some(port);
+    all().filter(|pod| pod.ports().any(has_it)).collect()
+}
+
+struct Target<'d, 't> {
+    deployment: &'d Deployment<'t>,
+    pods: &'d [Pod<'t>],
+    port: u64,
+    /// The ports of this Envoy that clients come to.
+    of_clients: Vec<u64>,
+}
+
+impl<'t> Target<'_, 't> {
+    /// What opens the port whatever policies say.
+    fn opened(&self) -> Option<(Spot<'t>, &'static str)> {
+        for pod in self.pods {
+            if pod.spec.boolean_at(&["hostNetwork"]) == Some(true) {
+                let how = "the pod has its node's own addresses, and no NetworkPolicy holds there";
+                return Some((Spot::key(pod.spec, "hostNetwork"), how));
+            }
+            let is_it = |one: &Value<'t>| {
+                one.number_at(&["containerPort"]) == Some(self.port)
+                    && one.get("hostPort").is_some()
+            };
+            if let Some(one) = pod.ports().find(is_it) {
+                return Some((Spot::key(one, "hostPort"), "it is a port of the node"));
+            }
+        }
+        let resources = &self.deployment.resources;
+        for service in resources.kind("Service").filter(|it| self.is_served(*it)) {
+            let (Some(spec), Some(leading)) = (service.get("spec"), self.leading(service)) else {
+                continue;
+            };
+            if let Some("LoadBalancer" | "NodePort") = spec.text_at(&["type"]) {
+                return Some((Spot::key(spec, "type"), PUBLIC));
+            }
+            if spec.list(&["externalIPs"]).next().is_some() {
+                return Some((Spot::key(spec, "externalIPs"), PUBLIC));
+            }
+            if let Some(backend) = self.routed(service, leading) {
+                return Some((
+                    Spot::first_key(backend, &["service", "name"]),
+                    "a route from outside leads here",
+                ));
+            }
+        }
+        None
+    }
+
+    /// Whether a Service may be one of these pods. What one without a selector leads to is said elsewhere.
+    fn is_served(&self, service: Value<'t>) -> bool {
+        let selector = service.at(&["spec", "selector"]);
+        self.pods.is_empty()
+            || self.pods.iter().any(|pod| {
+                is_near(namespace(service), pod.namespace)
+                    && selector.is_none_or(|it| has_labels(it, pod.labels))
+            })
+    }
+
+    /// The port of a Service that leads to this one.
+    fn leading(&self, service: Value<'t>) -> Option<Value<'t>> {
+        service.list(&["spec", "ports"]).find(|one| {
+            let target = one.get("targetPort").or(one.get("port"));
+            let is_tcp = one.text_at(&["protocol"]).is_none_or(|it| it == "TCP");
+            is_tcp && target.is_some_and(|it| self.is_port(it, None))
+        })
+    }
+
+    /// The backend of an Ingress or a route that is this port of a Service.
+    fn routed(&self, service: Value<'t>, leading: Value<'t>) -> Option<Value<'t>> {
+        let resources = &self.deployment.resources;
+        let own = service.text_at(&["metadata", "name"])?;
+        let is_number = |port: Option<Value<'t>>| {
+            port.is_none_or(|port| {
+                port.text() == leading.text_at(&["port"])
+                    || port.text() == leading.text_at(&["name"])
+            })
+        };
+        let is_here = |route: &Value<'t>| is_near(namespace(*route), namespace(service));
+        let of_ingress = resources
+            .kind("Ingress")
+            .filter(is_here)
+            .flat_map(|ingress| {
+                let rules = ingress.list(&["spec", "rules"]);
+                let paths = rules.flat_map(|rule| rule.list(&["http", "paths"]));
+                let backends = paths.filter_map(|path| path.get("backend"));
+                backends.chain(ingress.at(&["spec", "defaultBackend"]))
+            });
+        let mut of_ingress = of_ingress.filter(|backend| {
+            let port = backend.at(&["service", "port"]);
+            let port = port.and_then(|port| port.get("number").or(port.get("name")));
+            backend.text_at(&["service", "name"]) == Some(own) && is_number(port)
+        });
+        let is_public = |route: &Value<'t>| {
+            // In a mesh a route may be one of a Service.
+            let mut parents = route.list(&["spec", "parentRefs"]);
+            parents.any(|parent| parent.text_at(&["kind"]) != Some("Service"))
+        };
+        let kinds = ["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"];
+        let routes = kinds.into_iter().flat_map(|kind| resources.kind(kind));
+        let rules = routes.filter(is_here).filter(is_public);
+        let backends = rules
+            .flat_map(|route| route.list(&["spec", "rules"]))
+            .flat_map(|rule| rule.list(&["backendRefs"]));
+        let mut of_routes = backends.filter(|backend| {
+            backend.text_at(&["name"]) == Some(own) && is_number(backend.get("port"))
+        });
+        of_ingress.next().or_else(|| of_routes.next())
+    }
+
+    /// Whether what is named is this port.
+    fn is_port(&self, port: Value<'t>, pod: Option<&Pod<'t>>) -> bool {
+        self.number_of(port, pod) == Some(self.port)
+    }
+
+    fn number_of(&self, port: Value<'t>, pod: Option<&Pod<'t>>) -> Option<u64> {
+        match pod.or(self.pods.first()) {
+            Some(pod) => pod.port(port),
+            None => self.deployment.resources.port(port),
+        }
+    }
+
+    /// What the policies that select a pod allow. Without a pod, those count that select every one, and those that name the
+    /// port.
+    fn by_policies(&self, pod: Option<&Pod<'t>>) -> Reach<'t> {
+        let mut reach = Reach::Unknown;
+        for policy in self.deployment.resources.kind("NetworkPolicy") {
+            let Some(spec) = policy.get("spec").filter(|it| is_about_ingress(*it)) else {
+                continue;
+            };
+            let is_selected = match pod {
+                Some(pod) => {
+                    is_near(namespace(policy), pod.namespace)
+                        && spec
+                            .get("podSelector")
+                            .is_none_or(|it| selects(it, pod.labels))
+                }
+                None => selects_all(spec.get("podSelector")) || self.names_port(spec),
+            };
+            if !is_selected {
+                continue;
+            }
+            for rule in spec.list(&["ingress"]) {
+                if self.is_for_port(rule, pod, self.port)
+                    && let Some((spot, who)) =
+                        too_many(rule).or_else(|| self.brings_clients(rule, pod))
+                {
+                    return Reach::Open(spot, who);
+                }
+            }
+            let is_known = pod.is_some() || selects_all(spec.get("podSelector"));
+            reach = match reach {
+                Reach::Closed => Reach::Closed,
+                _ if is_known => Reach::Closed,
+                _ => Reach::Presumed,
+            };
+        }
+        reach
+    }
+
+    /// Whether a rule allows something at this port.
+    fn is_for_port(&self, rule: Value<'t>, pod: Option<&Pod<'t>>, port: u64) -> bool {
+        let mut ports = rule.list(&["ports"]).peekable();
+        ports.peek().is_none() || ports.any(|one| self.is_it(one, pod, port))
+    }
+
+    /// A rule that lets in here, by a range of ports or by naming none, what brings clients to a gateway of the same Envoy: an
+    /// ingress controller leads every client to where its routes say.
+    fn brings_clients(
+        &self,
+        rule: Value<'t>,
+        pod: Option<&Pod<'t>>,
+    ) -> Option<(Spot<'t>, &'static str)> {
+        let mut ports = rule.list(&["ports"]).peekable();
+        let is_range = |one: Value<'t>| one.get("port").is_none() || one.get("endPort").is_some();
+        let is_wide = ports.peek().is_none()
+            || ports.any(|one| is_range(one) && self.is_it(one, pod, self.port));
+        let mut clients = self.of_clients.iter();
+        (is_wide && clients.any(|port| self.is_for_port(rule, pod, *port))).then(|| {
+            (
+                Spot::first_key(rule, &["ports", "from"]),
+                "this rule lets in here what brings clients to the gateway",
+            )
+        })
+    }
+
+    /// Whether a rule of a policy has this port in its list, or a name that no container here has: before kustomize has patched
+    /// them, files may lack it.
+    fn names_port(&self, spec: Value<'t>) -> bool {
+        let rules = spec.list(&["ingress"]);
+        let mut ports = rules.flat_map(|rule| rule.list(&["ports"]));
+        let is_nobodys = |port| self.deployment.resources.port(port).is_none();
+        ports.any(|one| {
+            let port = one.get("port");
+            port.is_some_and(is_nobodys) || port.is_some() && self.is_it(one, None, self.port)
+        })
+    }
+
+    fn is_it(&self, one: Value<'t>, pod: Option<&Pod<'t>>, wanted: u64) -> bool {
+        let is_tcp = one.text_at(&["protocol"]).is_none_or(|it| it == "TCP");
+        let is_within = match (one.get("port"), one.number_at(&["endPort"])) {
+            (None, _) => true,
+            (Some(first), Some(last)) => {
+                let first = first.scalar().and_then(|it| it.whole_number());
+                first.is_some_and(|first| (first..=last).contains(&wanted))
+            }
+            (Some(port), None) => self.number_of(port, pod) == Some(wanted),
+        };
+        is_tcp && is_within
+    }
+}
+
+/// What lets in more than some callers, if a rule does.
+fn too_many(rule: Value<'_>) -> Option<(Spot<'_>, &'static str)> {
+    let mut peers = rule.list(&["from"]).peekable();
+    if peers.peek().is_none() {
+        let spot = Spot::first_key(rule, &["from", "ports"]);
+        return Some((spot, "this rule lets everyone in"));
+    }
+    peers.find_map(|peer| {
+        let who = match (peer.get("namespaceSelector"), peer.get("podSelector")) {
+            (None, None) => {
+                let cidr = peer.text_at(&["ipBlock", "cidr"])?;
+                are_nearly_all([network(cidr)]).then_some("this rule lets every address in")?
+            }
+            (Some(namespaces), pods) if selects_all(Some(namespaces)) && selects_all(pods) => {
+                "this rule lets every pod of the cluster in"
+            }
+            (None, pods) if selects_all(pods) => "this rule lets every pod of the namespace in",
+            _ => return None,
+        };
+        Some((
+            Spot::first_key(peer, &["ipBlock", "namespaceSelector", "podSelector"]),
+            who,
+        ))
+    })
+}
+
+/// Whether a policy restricts who comes in. Each does that is not said to be about something else.
+fn is_about_ingress(spec: Value<'_>) -> bool {
+    let mut types = spec
+        .list(&["policyTypes"])
+        .filter_map(Value::text)
+        .peekable();
+    types.peek().is_none() || types.any(|it| it == "Ingress")
+}
+
+/// Whether a selector is empty, and so selects everything.
+fn selects_all(selector: Option<Value<'_>>) -> bool {
+    let is_empty = |selector: Value<'_>| {
+        let labels = selector
+            .get("matchLabels")
+            .into_iter()
+            .flat_map(Value::members);
+        labels.count() == 0 && selector.list(&["matchExpressions"]).count() == 0
+    };
+    selector.is_none_or(is_empty)
+}
+
+/// Whether a selector is for what has these labels.
+fn selects(selector: Value<'_>, labels: Option<Value<'_>>) -> bool {
+    let by_labels = selector
+        .get("matchLabels")
+        .is_none_or(|wanted| has_labels(wanted, labels));
+    by_labels
+        && selector.list(&["matchExpressions"]).all(|one| {
+            let key = one.text_at(&["key"]).unwrap_or_default();
+            let own = labels.and_then(|labels| labels.entry(key)?.text());
+            let is_listed = one
+                .list(&["values"])
+                .any(|value| own.is_some() && value.text() == own);
+            match one.text_at(&["operator"]) {
+                Some("In") => is_listed,
+                Some("NotIn") => !is_listed,
+                Some("Exists") => own.is_some(),
+                _ => own.is_none(),
+            }
+        })
+}
+
+fn has_labels(wanted: Value<'_>, labels: Option<Value<'_>>) -> bool {
+    wanted.members().all(|(key, value)| {
+        let own = labels.and_then(|labels| labels.entry(key)?.text());
+        own.is_some() && own == value.text()
+    })
+}
+
+fn namespace(resource: Value<'_>) -> Option<&str> {
+    resource.text_at(&["metadata", "namespace"])
+}
+
+/// Whether two resources may be in one namespace: where none is given, the user's command names it.
+fn is_near(one: Option<&str>, other: Option<&str>) -> bool {
+    one.is_none() || other.is_none() || one == other
+}
