@@ -135,6 +135,11 @@ pub const COMMANDS: &[Command] = &[
         Manifests,
     ),
     command(
+        "envoy/istio/README.md",
+        "kubectl apply -f envoy/istio/connection.yaml -f envoy/istio/routes.yaml -f envoy/istio/internal.yaml -f envoy/istio/envoyfilter.yaml",
+        Manifests,
+    ),
+    command(
         "envoy/kubernetes/README.md",
         "kubectl -n matrix create secret generic matrix-edge-auth --from-literal=mas-secret=\"$MAS_SECRET\"",
         Manifests,
