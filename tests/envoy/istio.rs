@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     deployed::{Deployed, PATHS, REDUNDANT_PATHS, set_everywhere},
-    edge::WHOAMI,
+    edge::{WHOAMI, assert_is_matrix_error},
     introspection_role::introspect,
 };
 use crate::support::{
@@ -71,6 +71,10 @@ async fn the_wasm_plugin_enforces() {
         deployed.assert_tells_the_true_address(&gateway).await;
         deployed.assert_login_is_of_mas(&gateway).await;
         deployed.assert_hides(&gateway).await;
+        deployed.assert_answers_as_synapse(&gateway).await;
+        let nowhere = deployed.send(&gateway, &Request::get("/")).await;
+        assert_eq!(nowhere.status, 404, "{nowhere:?}");
+        assert_is_matrix_error(&nowhere, "M_UNRECOGNIZED");
         let synapse = "outbound|8008||synapse.matrix.svc.cluster.local";
         deployed
             .assert_holds_bodies(&gateway, [synapse, synapse])

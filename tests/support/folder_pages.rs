@@ -161,6 +161,21 @@ pub const COMMANDS: &[Command] = &[
     ),
     command(
         "envoy/kubernetes/README.md",
+        "kubectl -n matrix rollout restart deployment matrix-edge-auth",
+        Manifests,
+    ),
+    command(
+        "envoy/kubernetes/README.md",
+        "kubectl -n matrix delete deployment,horizontalpodautoscaler matrix-edge-auth",
+        Manifests,
+    ),
+    command(
+        "envoy/kubernetes/README.md",
+        "kubectl -n matrix delete statefulset matrix-edge-auth",
+        Manifests,
+    ),
+    command(
+        "envoy/kubernetes/README.md",
         "make package",
         Elsewhere("scripts/package", "`make package` is what writes the image"),
     ),
