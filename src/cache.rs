@@ -27,6 +27,7 @@ use std::{rc::Rc, time::Duration};
 
 use self::{
     entry::{Entry, MAX_ANSWER_BYTES},
+    epoch::Epochs,
     expiry::Expiry,
     inactive::{KeptInactive, KeptMark},
     question::QuestionKey,
@@ -188,6 +189,19 @@ impl SharedCache {
         store: &impl Store,
         digest: &TokenDigest,
         now: Instant,
+        count: impl FnMut(Metric),
+    ) -> Option<Cached> {
+        self.lookup_as_of(store, digest, now, None, count)
+    }
+
+    /// The same, where what MAS told of a user counts as of the last reading of these epochs: a user's record is read only
+    /// if it may say that the answer is void.
+    pub fn lookup_as_of(
+        &self,
+        store: &impl Store,
+        digest: &TokenDigest,
+        now: Instant,
+        epochs: Option<&Epochs>,
         mut count: impl FnMut(Metric),
     ) -> Option<Cached> {
         use crate::metrics::Table::{Active, Negative};
@@ -195,7 +209,7 @@ impl SharedCache {
         if self.kept.contains(store, &self.kept_mark, digest, now) {
             return Some(Cached::Inactive(InactiveAnswer::default()));
         }
-        let active = self.lookup_active_table(store, digest, now);
+        let active = self.lookup_active_table(store, digest, now, epochs);
         count(Metric::Lookup(Active, hit(active.is_some())));
         if active.is_some() {
             return active;
@@ -214,6 +228,7 @@ impl SharedCache {
         store: &impl Store,
         digest: &TokenDigest,
         now: Instant,
+        epochs: Option<&Epochs>,
     ) -> Option<Cached> {
         let entry = self.active.find(store, &self.question(digest), now)?;
         if entry.expiry.is_some_and(|expiry| expiry.has_passed(now)) {
@@ -222,7 +237,7 @@ impl SharedCache {
         if entry.is_doubted || now >= self.fresh_until(&entry) {
             return None;
         }
-        self.known(store, entry).map(Cached::Active)
+        self.known(store, entry, epochs).map(Cached::Active)
     }
 
     fn lookup_negative_table(
@@ -272,7 +287,7 @@ impl SharedCache {
         let holds = now < self.fresh_until(&entry) + self.stale_if_error
             && entry.expiry.is_none_or(|expiry| now < expiry.earliest);
         if holds {
-            self.known(store, entry)
+            self.known(store, entry, None)
         } else {
             None
         }
@@ -283,18 +298,25 @@ impl SharedCache {
     pub fn is_known(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> bool {
         let entry = self.active.find(store, &self.question(digest), now);
         let alive = entry.filter(|entry| entry.expiry.is_none_or(|expiry| now < expiry.earliest));
-        alive.is_some_and(|entry| self.known(store, entry).is_some())
+        alive.is_some_and(|entry| self.known(store, entry, None).is_some())
     }
 
     /// The entry as what is known, if it is active and nothing has voided it.
-    fn known(&self, store: &impl Store, entry: Entry) -> Option<Box<ActiveEntry>> {
+    fn known(
+        &self,
+        store: &impl Store,
+        entry: Entry,
+        epochs: Option<&Epochs>,
+    ) -> Option<Box<ActiveEntry>> {
         let asked_at = entry.asked_at;
         let Cached::Active(known) = self.cached(entry) else {
             return None;
         };
         let is_void = known.user.as_ref().is_some_and(|user| {
-            self.revocations
-                .revokes_answer(store, user, &known.answer, asked_at)
+            !epochs.is_some_and(|epochs| epochs.is_past(user, asked_at))
+                && self
+                    .revocations
+                    .revokes_answer(store, user, &known.answer, asked_at)
         });
         (!is_void).then_some(known)
     }

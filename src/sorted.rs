@@ -250,9 +250,18 @@ impl<K: Ord, V> SortedMap<K, V> {
     }
 }
 
-/// Compares two keys. Keys are long, and so is the code that compares two of them: it is there once for each type.
-#[inline(never)]
+/// Compares two keys. The code that compares two long ones is long, and there once for each type.
+#[inline(always)]
 fn order<K: Ord>(one: &K, other: &K) -> Ordering {
+    if size_of::<K>() <= size_of::<u64>() {
+        one.cmp(other)
+    } else {
+        order_long(one, other)
+    }
+}
+
+#[inline(never)]
+fn order_long<K: Ord>(one: &K, other: &K) -> Ordering {
     one.cmp(other)
 }
 

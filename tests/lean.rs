@@ -112,8 +112,16 @@ fn the_host_calls_of_each_kind_of_request() {
     let logout = Request::new("POST", "/_matrix/client/v3/logout").bearer(UNKNOWN);
     let stream = worker.request(&gateway, logout);
     let forgotten = count(&mut worker, |worker| worker.response(stream, 200));
+    // Last, since a further worker is one more to tell.
+    let shared_gateway = simulated::gateway(2, json!({"cache": {"local_entries": 0}}));
+    let mut other = SimulatedWorker::new(&process);
+    other.request(&shared_gateway, whoami(TOKEN));
+    let shared_hit = count(&mut other, |worker| {
+        worker.request(&shared_gateway, whoami(TOKEN));
+    });
     for (kind, calls) in [
         ("hit", &hit),
+        ("hit in the shared cache", &shared_hit),
         ("the response to a hit", &response),
         ("first negative hit", &first_negative_hit),
         ("negative hit", &negative_hit),
@@ -135,6 +143,18 @@ fn the_host_calls_of_each_kind_of_request() {
         ("metric", 1),
     ];
     assert_eq!(hit, expected(&[&READ[..], &identity].concat()));
+    // Its bucket. What MAS told of the user is known by the epochs.
+    let mut found = expected(
+        &[
+            &READ[..],
+            &identity,
+            &[("clock", 1), ("read shared data", 1)],
+        ]
+        .concat(),
+    );
+    // The look is counted, too.
+    found.insert("metric".to_owned(), 2);
+    assert_eq!(shared_hit, found);
     assert_eq!(response, expected(&[("get response :status", 1)]));
     let rejection = [("metric", 2), ("reply", 1)];
     assert_eq!(offline_reject, expected(&[&READ[..], &rejection].concat()));

@@ -50,7 +50,7 @@ distribution_cargo() {
 
 # What LLVM inlines by itself, as a cost in its own units: little, so that the module stays small although it is optimized
 # for speed. What every request passes says by #[inline] that it is worth more.
-module_inline_cost=25
+module_inline_cost=20
 
 # encoded_flags RUSTC FLAG... : the flags for CARGO_ENCODED_RUSTFLAGS, and those by which no path of this machine gets
 # into what is built. So two builds with one compiler are equal, wherever they are made. Of two that match a path the

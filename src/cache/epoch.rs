@@ -4,8 +4,12 @@
 //! worker reads the counters at each tick: an answer that it keeps from before one of its counters was bumped
 //! is looked up again before its next use. There are 256 counters for tokens and as many for users, by the
 //! first byte of the digest, so that one invalidation makes a worker look up few of its answers again.
+//!
+//! The counters for users are never behind the clock when they are raised. So of an answer that was asked for later than its
+//! counter says, no record of the user, which lies in shared data, can say that it is void: it need not be read.
 
 use crate::{
+    clock::Instant,
     host::{If, Store},
     mas::user::UserKey,
     token::TokenDigest,
@@ -79,8 +83,17 @@ impl Epochs {
         }
     }
 
-    /// Raises the counter for `subject`, for all workers.
-    pub fn bump(&mut self, store: &impl Store, subject: Subject<'_>) {
+    /// Returns whether nothing was told of the user, up to the last reading, since this moment.
+    pub fn is_past(&self, user: &UserKey, moment: Instant) -> bool {
+        self.counter(Subject::User(user)) < coarse(moment)
+    }
+
+    /// Raises the counter for `subject`, for all workers, at the moment `now`.
+    pub fn bump(&mut self, store: &impl Store, subject: Subject<'_>, now: Instant) {
+        let least = match subject {
+            Subject::Token(_) => 0,
+            Subject::User(_) => coarse(now),
+        };
         for _ in 0..WRITE_ATTEMPTS {
             let stored = store.read(KEY);
             let condition = stored
@@ -88,7 +101,7 @@ impl Epochs {
                 .map_or(If::Absent, |stored| If::Unchanged(stored.cas));
             *self = stored.map_or_else(Self::default, |stored| Self::decode(&stored.value));
             if let Some(counter) = self.counters.get_mut(subject.index()) {
-                *counter = counter.wrapping_add(1);
+                *counter = counter.wrapping_add(1).max(least);
             }
             if store.write(KEY, &self.encode(), condition).is_ok() {
                 return;
@@ -123,11 +136,17 @@ impl Epochs {
     }
 }
 
+/// Returns a moment in units of 1,024 milliseconds, of which 32 bits count for a century.
+fn coarse(moment: Instant) -> u32 {
+    (moment.as_millis() >> 10) as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::host::memory::MemoryStore;
 
+    const NOW: Instant = Instant::from_millis(0);
     const TOKEN: TokenDigest = TokenDigest([7; 32]);
     const USER: UserKey = UserKey([7; 16]);
 
@@ -137,7 +156,7 @@ mod tests {
             let store = MemoryStore::default();
             let (mut one, mut two) = (Epochs::default(), Epochs::default());
             for raised in 1..=3 {
-                one.bump(&store, subject);
+                one.bump(&store, subject, NOW);
                 two.read(&store);
                 assert_eq!(
                     [one.counter(subject), two.counter(subject)],
@@ -158,13 +177,41 @@ mod tests {
         let mut epochs = Epochs::default();
         let stamps = |epochs: &Epochs| [None, Some(&USER)].map(|user| epochs.stamp(&TOKEN, user));
         let before = stamps(&epochs);
-        epochs.bump(&store, Subject::User(&USER));
+        epochs.bump(&store, Subject::User(&USER), NOW);
         let user_raised = stamps(&epochs);
         assert_eq!(user_raised[0], before[0]);
         assert_ne!(user_raised[1], before[1]);
-        epochs.bump(&store, Subject::Token(&TOKEN));
+        epochs.bump(&store, Subject::Token(&TOKEN), NOW);
         assert_ne!(stamps(&epochs)[0], user_raised[0]);
         assert_ne!(stamps(&epochs)[1], user_raised[1]);
+    }
+
+    #[test]
+    fn an_answer_from_before_a_users_last_end_or_soon_after_needs_the_record() {
+        let store = MemoryStore::default();
+        let (mut one, mut two) = (Epochs::default(), Epochs::default());
+        let at = |seconds: u64| Instant::from_millis(seconds * 1_000);
+        let is_past = |epochs: &Epochs, seconds| epochs.is_past(&USER, at(seconds));
+        assert!(is_past(&one, 100) && !is_past(&one, 0));
+        one.bump(&store, Subject::User(&USER), at(100));
+        assert!(is_past(&two, 100), "not yet read");
+        two.read(&store);
+        for epochs in [&one, &two] {
+            assert!(!is_past(epochs, 99) && !is_past(epochs, 100) && is_past(epochs, 102));
+        }
+        // Many ends at once are counted each, which takes the counter ahead of the clock.
+        for _ in 0..10 {
+            let before = one.stamp(&TOKEN, Some(&USER));
+            one.bump(&store, Subject::User(&USER), at(100));
+            assert_ne!(one.stamp(&TOKEN, Some(&USER)), before);
+        }
+        assert!(!is_past(&one, 105) && is_past(&one, 120));
+        // A clock that stands behind takes nothing back.
+        one.bump(&store, Subject::User(&USER), at(50));
+        assert!(!is_past(&one, 105));
+        one.bump(&store, Subject::Token(&TOKEN), at(500));
+        assert!(is_past(&one, 120), "of a token, not of the user");
+        assert!(one.is_past(&UserKey([8; 16]), at(2)), "of another user");
     }
 
     #[test]
@@ -172,9 +219,9 @@ mod tests {
         let store = MemoryStore::default();
         let mut epochs = Epochs::default();
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
-            Epochs::default().bump(store, Subject::Token(&TokenDigest([1; 32])));
+            Epochs::default().bump(store, Subject::Token(&TokenDigest([1; 32])), NOW);
         }));
-        epochs.bump(&store, Subject::Token(&TokenDigest([2; 32])));
+        epochs.bump(&store, Subject::Token(&TokenDigest([2; 32])), NOW);
         let of = |first| epochs.counter(Subject::Token(&TokenDigest([first; 32])));
         assert_eq!([of(1), of(2)], [1, 1]);
     }

@@ -189,15 +189,46 @@ fn words<const N: usize>(digest: &[u8]) -> [u64; N] {
 }
 
 /// Folded multiplication: both halves of the 128-bit product depend on every bit of both factors. The
-/// input is a digest and a secret, already uniform, so one round is enough.
+/// input is a digest and a secret, already uniform, so one round is enough. The upper half is what a multiplication by
+/// hand gives, in digits of 32 bits: WebAssembly has none of 128 bits.
+#[inline]
 fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
+    const LOW: u64 = u32::MAX as u64;
+    let (a_low, a_high) = (a & LOW, a >> 32);
+    let (b_low, b_high) = (b & LOW, b >> 32);
+    // None of the sums has more than 64 bits.
+    let middle = a_high * b_low + (a_low * b_low >> 32);
+    let other = a_low * b_high + (middle & LOW);
+    let upper = a_high * b_high + (middle >> 32) + (other >> 32);
+    a.wrapping_mul(b) ^ upper
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_folded_product_is_that_of_128_bits() {
+        let factors = [
+            0,
+            1,
+            2,
+            0xffff_ffff,
+            1 << 32,
+            (1 << 32) + 1,
+            1 << 63,
+            u64::MAX - 1,
+            u64::MAX,
+        ];
+        let mixed = (1..50).map(|number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let factors: Vec<u64> = factors.into_iter().chain(mixed).collect();
+        for a in &factors {
+            for b in &factors {
+                let product = u128::from(*a) * u128::from(*b);
+                assert_eq!(fold(*a, *b), product as u64 ^ (product >> 64) as u64);
+            }
+        }
+    }
 
     #[test]
     fn a_slot_is_the_upper_half_of_128_bits() {

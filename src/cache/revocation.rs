@@ -2,8 +2,9 @@
 //! written when MAS tells the homeserver that sessions have ended.
 //!
 //! Shared data cannot be listed, so nothing is searched for and removed. Instead a record says at which
-//! moment answers about a user, or about one device of the user, became void, and every look-up compares
-//! it with the moment *before the question was sent*. So an answer that was on its way at the time is void
+//! moment answers about a user, or about one device of the user, became void, and a look-up compares
+//! it with the moment *before the question was sent*, unless the user's epoch says that there is nothing to compare, see
+//! [`super::epoch`]. So an answer that was on its way at the time is void
 //! too. All moments are on the one monotonic clock of the process.
 //!
 //! Records live in a fixed number of slots. A record that makes room for another user's leaves its latest

@@ -7,7 +7,7 @@ use super::{
     clock,
 };
 use crate::{
-    clock::Instant,
+    clock::{Instant, millis},
     host::{
         CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead,
         ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned, extended,
@@ -197,7 +197,7 @@ impl Runtime for Envoy {
         abi::set_effective_context(root.0).map_err(|_| NotSent::Refused)?;
         let fixed = request.written_headers(texts);
         let headers = extended(fixed, &texts(&request.own_headers()));
-        let timeout = u32::try_from(request.timeout().as_millis()).unwrap_or(u32::MAX);
+        let timeout = whole_millis(request.timeout());
         let sent = abi::http_call(request.cluster(), &headers, request.body(), timeout);
         self.is_elsewhere.set(self.context != root.0);
         sent.map(CallId).map_err(|HostError(status)| match status {
@@ -207,9 +207,7 @@ impl Runtime for Envoy {
     }
 
     fn tick_every(&self, root: RootId, period: Option<Duration>) {
-        let millis = period.map_or(0, |period| {
-            u32::try_from(period.as_millis()).unwrap_or(u32::MAX)
-        });
+        let millis = period.map_or(0, whole_millis);
         self.is_elsewhere.set(false);
         let set = abi::set_effective_context(root.0)
             .and_then(|()| abi::set_tick_period(millis))
@@ -299,6 +297,10 @@ fn serialized(headers: &[Header]) -> Vec<u8> {
             .iter()
             .map(|(name, value)| (*name, value.as_bytes())),
     )
+}
+
+fn whole_millis(duration: Duration) -> u32 {
+    u32::try_from(millis(duration)).unwrap_or(u32::MAX)
 }
 
 /// Returns headers that are texts, serialized.

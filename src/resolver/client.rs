@@ -10,7 +10,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use crate::config::UnknownTokenBudget;
+use crate::{clock::millis, config::UnknownTokenBudget};
 
 /// A client: the digest of its address. `Debug` shows nothing of it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +45,7 @@ impl ClientKey {
         hash.update(self.0);
         hash.update(endpoint.to_le_bytes());
         hash.update(limit.per_source.to_le_bytes());
-        hash.update(limit.window.as_millis().to_le_bytes());
+        hash.update(millis(limit.window).to_le_bytes());
         Self(hash.finalize().0)
     }
 }

@@ -197,7 +197,7 @@ impl Workers {
         subject: Subject<'_>,
         reason: InvalidationReason,
     ) {
-        self.epochs.bump(cb.host, subject);
+        self.epochs.bump(cb.host, subject, cb.now());
         self.membership
             .broadcast(cb.host, Hint::Invalidated, cb.now());
         cb.host.count(Metric::Invalidated(reason));
@@ -206,7 +206,12 @@ impl Workers {
     /// Makes all workers compare what they keep of an evicted answer with the shared cache, at their next tick.
     /// An invalidation finds only what the shared cache holds.
     pub fn void_evicted<H: Backend>(&mut self, cb: &Callback<'_, H>, token: &TokenDigest) {
-        self.epochs.bump(cb.host, Subject::Token(token));
+        self.epochs.bump(cb.host, Subject::Token(token), cb.now());
+    }
+
+    /// Returns the epoch counters, as of the last reading.
+    pub fn epochs(&self) -> &Epochs {
+        &self.epochs
     }
 
     /// Returns the epoch counters of a token and its user, as of the last reading.

@@ -188,13 +188,19 @@ impl Gateway {
                 exchange.set_phase(Phase::Forwarded);
                 exchange.resume_forwarded(cb.host);
             }
-            Purpose::Shadow { requirement, kind } => {
+            Purpose::Shadow {
+                requirement,
+                kind,
+                request_id,
+            } => {
                 let verdict = self.grant(cb, plugin, found);
                 match policy::decide(&plugin.config, requirement, kind, verdict) {
                     Decision::Reject(rejection) => {
                         let reason = rejection.reason();
                         if is_selected {
                             outcome::tell_would_reject(cb.host, &plugin.config, reason);
+                        } else if let Some(id) = request_id {
+                            outcome::log_would_reject(&id, reason);
                         }
                         watch::would_reject(cb.host, &exchange, reason);
                     }
@@ -290,7 +296,7 @@ impl Gateway {
             self.recognized.remember_last(capacity);
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
         }
-        let found = match resolver.lookup(cb, &query) {
+        let found = match resolver.lookup_as_of_epochs(cb, &query) {
             Some(found) => {
                 if let Verdict::Inactive(_) = found.verdict {
                     let capacity = plugin.config.cache.local_entries;
@@ -312,7 +318,15 @@ impl Gateway {
                         };
                         (Some(exchange.stream), purpose)
                     }
-                    Mode::Shadow => (None, Purpose::Shadow { requirement, kind }),
+                    Mode::Shadow => {
+                        let request_id = outcome::request_id(&plugin.config, head);
+                        let purpose = Purpose::Shadow {
+                            requirement,
+                            kind,
+                            request_id,
+                        };
+                        (None, purpose)
+                    }
                 };
                 let waiter = Waiter {
                     exchange: Rc::clone(exchange),

@@ -219,6 +219,22 @@ async fn a_call_that_times_out_is_counted_for_a_stream_that_has_ended() {
     wait_for_would_reject(&edge, "introspection_failed", 3.0).await;
 }
 
+/// The line of the access log is written by then, and has the same name for the request.
+#[tokio::test]
+async fn a_verdict_that_comes_after_the_request_has_ended_stands_in_the_log() {
+    let edge = Edge::start(json!({"mode": "shadow", "filter_state": true})).await;
+    let hold = edge.mas.hold();
+    let seen = edge
+        .pass(Request::get(WHOAMI).bearer(&new_token("mat")))
+        .await;
+    let id = seen.header("x-request-id").expect("Envoy gives it a name");
+    let id = str::from_utf8(id).expect("a UUID");
+    let line = format!("shadow: request {id} would have been rejected: not_active");
+    edge.wait_for_calls(1).await;
+    hold.release();
+    edge.envoy.wait_for_log(&line).await;
+}
+
 /// What ends sessions is seen in shadow mode too.
 #[tokio::test]
 async fn a_logout_ends_what_is_on_its_way_and_what_is_known() {

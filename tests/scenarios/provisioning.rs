@@ -199,6 +199,52 @@ fn mas_is_believed_at_once_and_again_when_the_homeserver_agrees() {
     assert_eq!(rig.gone(), "B");
 }
 
+/// Such a worker keeps nothing for itself, and comes neither to its hints nor to a tick.
+#[test]
+fn a_busy_worker_takes_no_answer_of_an_ended_session_from_the_shared_cache_for_longer_than_a_second()
+ {
+    let mut rig = Rig::new(json!({"cache": {"local_entries": 0}}));
+    rig.cluster.skip(Duration::from_secs(5));
+    rig.cluster.tick_for(Duration::from_millis(250));
+    let body = json!({"localpart": "alice", "devices": ["A"]});
+    let request = told("sync_devices", SECRET, body);
+    rig.cluster[0].request(&rig.provisioning, request);
+    let fate = |rig: &mut Rig, worker: usize, token| {
+        let stream = rig.cluster[worker].request(&rig.gateway, whoami(token));
+        rig.cluster[worker].fate(stream)
+    };
+    assert_eq!(fate(&mut rig, 0, DAVE), Fate::Held, "it was told itself");
+    rig.cluster.process.advance(Duration::from_secs(1));
+    assert_eq!(fate(&mut rig, 1, CAROL), Fate::Held);
+    for token in [ALICE, BOB] {
+        let forwarded = fate(&mut rig, 1, token);
+        assert!(matches!(forwarded, Fate::Forwarded { .. }), "{token}");
+    }
+}
+
+/// Synapse would keep such an answer for itself.
+#[test]
+fn the_introspection_role_gives_no_answer_of_an_ended_session_away_before_it_is_told() {
+    let mut rig = Rig::new(json!({}));
+    rig.cluster.skip(Duration::from_secs(5));
+    let introspection = plugin(3, "introspection", json!({}));
+    let question = |token: &str| {
+        Request::new("POST", "/oauth2/introspect")
+            .header("accept", "application/json")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("x-mas-supports-device-id", "1")
+            .bearer(SECRET)
+            .body(format!("token={token}&token_type_hint=access_token"))
+    };
+    let body = json!({"localpart": "alice", "devices": ["A"]});
+    rig.cluster[0].request(&rig.provisioning, told("sync_devices", SECRET, body));
+    for (token, is_held) in [(CAROL, true), (BOB, false)] {
+        let stream = rig.cluster[1].request(&introspection, question(token));
+        let fate = rig.cluster[1].fate(stream);
+        assert_eq!(fate == Fate::Held, is_held, "{token}: {fate:?}");
+    }
+}
+
 #[test]
 fn mas_may_know_the_homeserver_below_a_path() {
     let mut rig = Rig::new(json!({}));

@@ -8,7 +8,7 @@ use stand_in::mas::token;
 
 use crate::{
     ALICE, BOB, INACTIVE, WHOAMI, active, alice,
-    simulated::{Cluster, Fate, Process, Request, SimulatedWorker, gateway},
+    simulated::{Cluster, Fate, Process, Request, SimulatedWorker, gateway, take_log},
     unable, whoami,
 };
 
@@ -62,6 +62,49 @@ fn a_verdict_is_counted_if_the_stream_has_ended() {
     worker.answer_only_call(INACTIVE);
     assert_eq!(would_reject(&process, "not_active"), 10);
     assert_eq!(process.metric(REQUESTS), 10);
+}
+
+/// Otherwise a client that may choose the name of its request could forge lines.
+#[test]
+fn a_verdict_that_comes_late_is_logged_under_a_name_of_envoys_form() {
+    const ID: &str = "1b0c6f64-7a0f-9d0f-b0a5-2c7d2f1f7c11";
+    let line = format!("shadow: request {ID} would have been rejected: not_active");
+    for (id, settings, has_ended, logged) in [
+        (ID, json!({"filter_state": true}), true, vec![line]),
+        (ID, json!({"filter_state": true}), false, vec![]),
+        (ID, json!({}), true, vec![]),
+        (&ID[1..], json!({"filter_state": true}), true, vec![]),
+        (
+            "1b0c6f64 7a0f-9d0f-b0a5-2c7d2f1f7c11",
+            json!({"filter_state": true}),
+            true,
+            vec![],
+        ),
+        (
+            "1b0c6f64\n7a0f-9d0f-b0a5-2c7d2f1f7c11",
+            json!({"filter_state": true}),
+            true,
+            vec![],
+        ),
+    ] {
+        let mut worker = SimulatedWorker::new(&Process::new());
+        let mut settings = settings;
+        settings["mode"] = "shadow".into();
+        let request = whoami(ALICE).header("x-request-id", id);
+        take_log();
+        let stream = worker.request(&gateway(1, settings), request);
+        if has_ended {
+            worker.response(stream, 200);
+            worker.hang_up(stream);
+        }
+        worker.answer(worker.calls()[0].id, 200, INACTIVE);
+        let lines: Vec<_> = take_log().into_iter().map(|(_, line)| line).collect();
+        let lines: Vec<_> = lines
+            .into_iter()
+            .filter(|line| line.starts_with("shadow"))
+            .collect();
+        assert_eq!(lines, logged, "{id}");
+    }
 }
 
 #[test]

@@ -37,6 +37,11 @@ const ABSENT: u16 = u16::MAX;
 /// The longest JSON that is stored. The texts that follow it are no longer than itself, so no number has more than 16 bits.
 const MAX_JSON: usize = (ABSENT / 2) as usize;
 
+/// Bytes of the parts of what stands before the JSON of an active answer: kind and length, `expires_in`, the places.
+const KIND: usize = 3;
+const EXPIRES_IN: usize = size_of::<i64>();
+const ACTIVE_HEAD: usize = KIND + EXPIRES_IN + 4 * TEXTS;
+
 impl Answer {
     /// Adds the answer to `bytes`. `None`: it is too long.
     pub fn encode(&self, bytes: &mut Vec<u8>) -> Option<()> {
@@ -45,22 +50,27 @@ impl Answer {
             return None;
         }
         let Self::Active(answer) = self else {
-            bytes.push(INACTIVE);
-            push(bytes, json.len());
+            let [low, high] = number_bytes(json.len());
+            bytes.extend_from_slice(&[INACTIVE, low, high]);
             bytes.extend_from_slice(json);
             return Some(());
         };
-        bytes.push(ACTIVE);
-        push(bytes, json.len());
-        bytes.extend_from_slice(&answer.expires_in.unwrap_or(LASTS).to_le_bytes());
-        for place in &answer.places {
+        // As a whole, since each addition looks whether there is room.
+        let mut head = [0; ACTIVE_HEAD];
+        let (kind, rest) = head.split_at_mut(KIND);
+        let (expires_in, places) = rest.split_at_mut(EXPIRES_IN);
+        let [low, high] = number_bytes(json.len());
+        kind.copy_from_slice(&[ACTIVE, low, high]);
+        expires_in.copy_from_slice(&answer.expires_in.unwrap_or(LASTS).to_le_bytes());
+        for (to, place) in places.as_chunks_mut().0.iter_mut().zip(&answer.places) {
             let (begin, length) = match place {
                 Some(place) => (place.start, place.len()),
                 None => (ABSENT.into(), 0),
             };
-            push(bytes, begin);
-            push(bytes, length);
+            let ([a, b], [c, d]) = (number_bytes(begin), number_bytes(length));
+            *to = [a, b, c, d];
         }
+        bytes.extend_from_slice(&head);
         bytes.extend_from_slice(answer.text.as_bytes());
         Some(())
     }
@@ -111,9 +121,8 @@ impl Answer {
     }
 }
 
-fn push(bytes: &mut Vec<u8>, number: usize) {
-    let number = u16::try_from(number).unwrap_or(ABSENT);
-    bytes.extend_from_slice(&number.to_le_bytes());
+fn number_bytes(number: usize) -> [u8; 2] {
+    u16::try_from(number).unwrap_or(ABSENT).to_le_bytes()
 }
 
 fn number(low: u8, high: u8) -> usize {

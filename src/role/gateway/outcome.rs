@@ -5,7 +5,8 @@
 
 use crate::{
     config::Config,
-    host::{Metrics, Streams},
+    host::{Metrics, RequestHead, Streams},
+    mas::introspection::REQUEST_ID,
     metrics::{Metric, Outcome, RejectionReason},
 };
 
@@ -13,6 +14,9 @@ use crate::{
 const STATE_VERDICT: &str = "matrix_verdict";
 const STATE_SOURCE: &str = "matrix_verdict_source";
 const STATE_WOULD_REJECT: &str = "matrix_would_reject";
+
+/// A UUID, as Envoy writes it.
+pub(super) type RequestId = [u8; 36];
 
 /// The verdict of a request that has none yet.
 const PENDING: &str = "pending";
@@ -36,6 +40,22 @@ pub(super) fn tell_pending(host: &impl Streams, config: &Config) {
 /// Says in the filter state that `enforce` would have rejected the selected request, and why.
 pub(super) fn tell_would_reject(host: &impl Streams, config: &Config, reason: RejectionReason) {
     set_state(host, config, STATE_WOULD_REJECT, reason.label());
+}
+
+/// Says it in the module's log: the stream has ended, and its line of the access log is written.
+#[cold]
+pub(super) fn log_would_reject(request_id: &RequestId, reason: RejectionReason) {
+    let request_id = str::from_utf8(request_id).unwrap_or_default();
+    let reason = reason.label();
+    log::info!("shadow: request {request_id} would have been rejected: {reason}");
+}
+
+/// Returns what Envoy calls the selected request, if its verdict may come too late for the access log. `None` also for
+/// a name that is not of Envoy's form: a client's own could forge a line.
+pub(super) fn request_id(config: &Config, head: &RequestHead) -> Option<RequestId> {
+    let id = config.filter_state.then(|| head.first(REQUEST_ID))??;
+    let id = RequestId::try_from(id).ok()?;
+    id.iter().all(u8::is_ascii_graphic).then_some(id)
 }
 
 fn set_state(host: &impl Streams, config: &Config, name: &str, value: &str) {

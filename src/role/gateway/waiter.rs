@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{carry_out::ReplyForm, watch::Exchange};
+use super::{carry_out::ReplyForm, outcome::RequestId, watch::Exchange};
 use crate::{mas::token::TokenKind, matrix::endpoint::AuthRequirement};
 
 /// What a request that waits needs to be decided.
@@ -28,5 +28,7 @@ pub(super) enum Purpose {
     Shadow {
         requirement: AuthRequirement,
         kind: Option<TokenKind>,
+        /// What the access log calls the request, if it is to be told of.
+        request_id: Option<RequestId>,
     },
 }
