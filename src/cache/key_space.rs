@@ -197,7 +197,7 @@ fn fold(a: u64, b: u64) -> u64 {
     let (a_low, a_high) = (a & LOW, a >> 32);
     let (b_low, b_high) = (b & LOW, b >> 32);
     // None of the sums has more than 64 bits.
-    let middle = a_high * b_low + (a_low * b_low >> 32);
+    let middle = a_high * b_low + ((a_low * b_low) >> 32);
     let other = a_low * b_high + (middle & LOW);
     let upper = a_high * b_high + (middle >> 32) + (other >> 32);
     a.wrapping_mul(b) ^ upper

@@ -44,6 +44,15 @@ impl Http2 {
         http2
     }
 
+    /// Connects, and lets no byte of an answer come: its streams have no window (RFC 9113, section 6.9.2).
+    pub async fn unread(addr: SocketAddr) -> Self {
+        const INITIAL_WINDOW_SIZE: u8 = 4;
+        let mut http2 = Self::open(addr).await;
+        let settings = [0, INITIAL_WINDOW_SIZE, 0, 0, 0, 0];
+        http2.frame(Self::SETTINGS, 0, 0, &settings).await;
+        http2
+    }
+
     /// Connects and begins so many `POST`s that do not end, each with a field of 3,900 bytes, as often as `times` says. It goes
     /// out once: each other time is one byte (RFC 7541, section 6.1). Fails if the peer closes the connection.
     pub async fn with_large_heads(

@@ -10,7 +10,7 @@ use super::edge::{Edge, WHOAMI, assert_no_verdict, new_token};
 use crate::support::{
     envoy::{bootstrap, read, repository, shipped, yaml},
     http::{Request, within_limit},
-    mesh::{Upstreams, envoy_gateway, istio, manifests},
+    mesh::{Upstreams, elements, envoy_gateway, istio, manifests},
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -147,6 +147,23 @@ fn every_shipped_bootstrap_bounds_the_answers_of_mas() {
         let limit = answer_limit(&bootstrap);
         let is_good = limit.is_some_and(|limit| (least..=most).contains(&limit));
         assert!(is_good, "{path}: {limit:?}");
+    }
+}
+
+/// Otherwise a client that asks for a long answer and reads nothing of it makes Envoy hold a MiB of each.
+#[test]
+fn every_shipped_cluster_bounds_what_is_read_ahead_of_a_client() {
+    const MOST: u64 = 64 * 1024;
+    for (path, bootstrap) in bootstraps() {
+        for cluster in elements(&bootstrap["static_resources"]["clusters"]) {
+            let limit = cluster["per_connection_buffer_limit_bytes"].as_u64();
+            let is_own = cluster["name"] == "admin";
+            assert!(
+                is_own || limit.is_some_and(|limit| limit <= MOST),
+                "{path}: {}",
+                cluster["name"]
+            );
+        }
     }
 }
 

@@ -36,12 +36,12 @@ type Table = &'static str;
 
 /// The host of MAS.
 const OF_MAS: Table = "
-GET    /                                                                     mas                        -
-GET    /authorize?client_id=x                                                mas                        -
+GET    /                                                                     mas-pages                  -
+GET    /authorize?client_id=x                                                mas-pages                  -
 POST   /oauth2/revoke                                                        mas                        -
 POST   /oauth2/introspect                                                    mas                        -
-POST   /graphql                                                              mas                        -
-GET    /api/admin/v1/users                                                   mas                        -
+POST   /graphql                                                              mas-pages                  -
+GET    /api/admin/v1/users                                                   mas-pages                  -
 ";
 
 /// The host of the homeserver.
@@ -132,6 +132,7 @@ POST   /get_token                                                            lk-
 POST   /delegate_delayed_leave                                               lk-jwt-service             -
 POST   /sfu_webhook                                                          lk-jwt-service             -
 GET    /rtc?access_token=jwt                                                 livekit                    -
+POST   /twirp/livekit.RoomService/ListRooms                                  livekit                    -
 ";
 
 /// The listener for other homeservers.
@@ -676,7 +677,7 @@ async fn the_production_gateway_speaks_http2_and_writes_what_it_knows() {
             "host": MATRIX, "path": WHOAMI, "status": 200, "details": "via_upstream", "flags": "-",
             "cluster": "synapse-client-reader", "received_bytes": 0, "user": "@alice:example.org",
             "device": "PHONE", "verdict": "active", "verdict_source": "mas",
-            "would_reject": null,
+            "would_reject": null, "request_id": line["request_id"],
             "time": line["time"], "duration_ms": line["duration_ms"], "sent_bytes": line["sent_bytes"],
             "upstream": line["upstream"],
         })

@@ -15,7 +15,12 @@ use std::{
 use serde_json::{Value, json};
 use stand_in::mas::Session;
 use tempfile::TempDir;
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinHandle,
+    time::sleep,
+};
 
 use super::{
     edge::{WHOAMI, new_token},
@@ -392,6 +397,79 @@ async fn requests_without_an_end_leave_room_for_live_sessions() {
     );
     let active = "cluster.synapse-event-creator.upstream_rq_active";
     assert_eq!(site.envoy.stat(active).await, 0);
+}
+
+/// Sends a file of a MiB to each request.
+async fn serve_files(listener: TcpListener) {
+    const FILE: usize = MIB as usize;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {FILE}\r\n\r\n");
+    let answer = Arc::new([head.as_bytes(), &[b'x'; FILE]].concat());
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let answer = Arc::clone(&answer);
+        tokio::spawn(async move {
+            let mut piece = [0; 4_096];
+            // Envoy sends no second request before the first is answered.
+            while stream.read(&mut piece).await.is_ok_and(|length| length > 0) {
+                if stream.write_all(&answer).await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+/// Of answers that nobody reads Envoy holds little, and leaves the rest where it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_not_read_wait_at_the_homeserver() {
+    const CONNECTIONS: u64 = 10;
+    const READ_AHEAD: u64 = 128 * 1024;
+    let files = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let addr = files.local_addr().expect("a port");
+    tokio::spawn(serve_files(files));
+    let site = Site::start_with(2, move |config, _| {
+        without_tls(config);
+        let media = bootstrap::clusters(config)
+            .iter_mut()
+            .find(|cluster| cluster["name"] == "synapse-media");
+        bootstrap::move_cluster(media.expect("it has one"), addr);
+    })
+    .await;
+    let gateway = site.envoy.listener("gateway");
+    let live = Live::start(gateway, Request::get(WHOAMI).bearer(&site.token)).await;
+    let mut attackers = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut attacker = Http2::unread(gateway).await;
+        for _ in 0..STREAMS {
+            let path = "/_matrix/media/v3/download/a/b";
+            attacker.request(path, &[], true).await;
+        }
+        attackers.push(attacker);
+    }
+    let all = CONNECTIONS * STREAMS;
+    let received = "cluster.synapse-media.upstream_cx_rx_bytes_total";
+    let has_begun = |bytes| bytes >= all * 1_024;
+    site.envoy.wait_for_stat(received, has_begun).await;
+    // Until no more comes while a live session is served a hundred times.
+    let mut seen = (0, 0);
+    loop {
+        let served = live.served.load(Ordering::Relaxed);
+        let bytes = site.envoy.stat(received).await;
+        assert!(
+            bytes <= all * READ_AHEAD,
+            "{} KiB an answer",
+            bytes / all / 1_024
+        );
+        if bytes != seen.0 {
+            seen = (bytes, served);
+        } else if served >= seen.1 + 100 {
+            break;
+        }
+    }
+    println!(
+        "{} KiB of each answer were read; a live session was served {} times",
+        seen.0 / all / 1_024,
+        live.end().await
+    );
 }
 
 /// Held bodies cost as much as was sent of them. Those that hold most end before they fill the memory.

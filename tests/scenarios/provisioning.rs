@@ -227,7 +227,9 @@ fn a_busy_worker_takes_no_answer_of_an_ended_session_from_the_shared_cache_for_l
 fn the_introspection_role_gives_no_answer_of_an_ended_session_away_before_it_is_told() {
     let mut rig = Rig::new(json!({}));
     rig.cluster.skip(Duration::from_secs(5));
+    rig.cluster.tick_for(Duration::from_millis(250));
     let introspection = plugin(3, "introspection", json!({}));
+    rig.cluster.seat_all(&introspection);
     let question = |token: &str| {
         Request::new("POST", "/oauth2/introspect")
             .header("accept", "application/json")
