@@ -201,7 +201,7 @@ fn every_access_log_tells_what_enforce_would_refuse() {
             logs += 1;
         }
     }
-    assert_eq!(logs, 4, "local, production, compose, kubernetes");
+    assert_eq!(logs, 5, "local, production, compose, fleet, kubernetes");
 }
 
 #[test]

@@ -52,6 +52,7 @@ async fn the_gateway_asks_with_the_secret_that_envoy_adds() {
     deployed.assert_keeps(GATEWAY, &REDUNDANT_PATHS).await;
     deployed.assert_login_is_of_mas(GATEWAY).await;
     deployed.assert_waits_for_whole_requests(GATEWAY).await;
+    deployed.assert_answers_as_synapse(GATEWAY).await;
     deployed
         .assert_holds_bodies(GATEWAY, ["homeserver", "homeserver-media"])
         .await;

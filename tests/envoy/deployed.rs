@@ -13,7 +13,7 @@ use stand_in::{
 use tempfile::TempDir;
 
 use super::{
-    edge::{WHOAMI, assert_not_active, identity, new_token, values},
+    edge::{WHOAMI, assert_not_active, assert_too_large, identity, new_token, values},
     http2::Http2,
     introspection_role::{assert_active, introspect},
 };
@@ -290,6 +290,19 @@ impl Deployed {
         let upload = Request::new("POST", UPLOAD).bearer(&self.alice());
         let upload = upload.body("a".repeat(LONGEST + 1));
         self.pass(listener, &upload).await;
+    }
+
+    /// Checks how Envoy answers by itself. The module's own replies are compared with Synapse's elsewhere, byte for byte.
+    pub async fn assert_answers_as_synapse(&self, listener: &str) {
+        let long = Request::new("PUT", "/_matrix/client/v3/room_keys/keys")
+            .bearer(&self.alice())
+            .body("a".repeat(200 * 65_536 + 1));
+        assert_too_large(&self.send(listener, &long).await);
+        assert_not_active(
+            &self
+                .send(listener, &Request::get(WHOAMI).bearer(&new_token("mat")))
+                .await,
+        );
     }
 
     /// Checks that what is not for the public reaches nobody, also with a good token.

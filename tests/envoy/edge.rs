@@ -272,6 +272,35 @@ pub fn assert_no_verdict(response: &Response) {
     );
 }
 
+/// Checks that Envoy refused a long body as Synapse would, and that a browser may read that.
+#[track_caller]
+pub fn assert_too_large(response: &Response) {
+    assert_eq!(response.status, 413, "{response:?}");
+    assert_is_matrix_error(response, "M_TOO_LARGE");
+}
+
+/// Checks that a reply of Envoy's has the form of Matrix, and that a browser may read it.
+#[track_caller]
+pub fn assert_is_matrix_error(response: &Response, errcode: &str) {
+    let values = |wanted: &str| -> Vec<&[u8]> {
+        let named = response.headers.iter().filter(|(name, _)| name == wanted);
+        named.map(|(_, value)| value.as_slice()).collect()
+    };
+    assert_eq!(
+        values("content-type"),
+        [b"application/json"],
+        "{response:?}"
+    );
+    assert_eq!(
+        values("access-control-allow-origin"),
+        [b"*"],
+        "{response:?}"
+    );
+    let error = response.json();
+    assert_eq!(error["errcode"], errcode, "{response:?}");
+    assert!(error["error"].is_string(), "{response:?}");
+}
+
 /// Lower hex.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -17,7 +17,8 @@ use tokio::{
 
 use self::site::{Fleet, MEMBERS};
 use super::{
-    edge::{WHOAMI, assert_not_active, new_token},
+    deployed::set_everywhere,
+    edge::{WHOAMI, assert_is_matrix_error, assert_not_active, assert_too_large, new_token},
     introspection_role::{assert_active, introspect},
     workers::ask_until,
 };
@@ -293,8 +294,58 @@ async fn the_listeners_for_members_are_closed_to_others_and_can_only_end_answers
 
     // A client cannot have the members read a long body.
     let long = super::sessions::logout("v3", token).body(vec![b'x'; 100_000]);
-    assert_eq!(connection.request(&long).await.status, 413);
+    assert_too_large(&connection.request(&long).await);
     fleet.assert_untroubled();
+}
+
+/// MAS serves the login API on its own host as well, and takes any word for the version.
+#[tokio::test]
+async fn a_logout_ends_everywhere_whatever_its_host_and_version() {
+    let fleet = Fleet::start().await;
+    let mut workers = Vec::new();
+    for member in 0..MEMBERS {
+        workers.extend(fleet.connections(member).await);
+    }
+    for (host, version) in [
+        ("auth.example.org", "v3"),
+        ("auth.example.org:443", "v1"),
+        ("matrix.example.org", "v1"),
+        ("matrix.example.org", "org.example"),
+    ] {
+        let token = new_token("mct");
+        fleet.mas.insert(&token, Session::compat("alice", "PHONE"));
+        for connection in &mut workers {
+            ask_all(connection, std::slice::from_ref(&token)).await;
+        }
+        let begun = Instant::now();
+        let logout = super::sessions::logout(version, &token).header("Host", host);
+        let response = workers[0].request(&logout).await;
+        assert_eq!(response.status, 200, "{host} {version}: {response:?}");
+        for connection in &mut workers {
+            ask_until(connection, &token, "the end", |it| it.status == 401).await;
+        }
+        // Unheard, it would hold for 30 s and longer. `ends.rs` measures.
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(10), "{host} {version}: {took:?}");
+    }
+    fleet.assert_untroubled();
+}
+
+#[tokio::test]
+async fn what_is_not_for_the_public_has_no_route() {
+    let fleet = Fleet::start_with(|config| set_everywhere(config, "mode", "shadow"), None).await;
+    let gateway = fleet.member(0).addr();
+    for (host, path) in [
+        ("matrix.example.org", "/_synapse/admin/v1/users"),
+        ("matrix.example.org", "/_synapse/mas/query_user"),
+        ("auth.example.org", "/api/admin/v1/users"),
+        ("auth.example.org", "/metrics"),
+    ] {
+        let response = http::send(gateway, &Request::get(path).header("Host", host)).await;
+        assert_eq!(response.status, 404, "{path}");
+        assert_is_matrix_error(&response, "M_UNRECOGNIZED");
+    }
+    assert_eq!(fleet.homeserver.count(), 0);
 }
 
 /// Envoy leaves the headers of its fault filter in a client's request, and the one behind `ends` takes its delay from a header.

@@ -1,12 +1,16 @@
 //! `envoy/istio/` as Istio makes Envoy configuration of it.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::deployed::{Deployed, PATHS, REDUNDANT_PATHS, set_everywhere};
+use super::{
+    deployed::{Deployed, PATHS, REDUNDANT_PATHS, set_everywhere},
+    edge::{WHOAMI, assert_is_matrix_error},
+    introspection_role::introspect,
+};
 use crate::support::{
     envoy::module,
     http::Request,
-    mesh::{istio, manifests},
+    mesh::{elements, istio, manifests},
 };
 
 pub const GATEWAY: &str = "0.0.0.0_8443";
@@ -67,6 +71,10 @@ async fn the_wasm_plugin_enforces() {
         deployed.assert_tells_the_true_address(&gateway).await;
         deployed.assert_login_is_of_mas(&gateway).await;
         deployed.assert_hides(&gateway).await;
+        deployed.assert_answers_as_synapse(&gateway).await;
+        let nowhere = deployed.send(&gateway, &Request::get("/")).await;
+        assert_eq!(nowhere.status, 404, "{nowhere:?}");
+        assert_is_matrix_error(&nowhere, "M_UNRECOGNIZED");
         let synapse = "outbound|8008||synapse.matrix.svc.cluster.local";
         deployed
             .assert_holds_bodies(&gateway, [synapse, synapse])
@@ -120,6 +128,120 @@ async fn the_envoy_filter_serves_all_three_roles() {
         deployed.assert_keeps(&gateway, &PATHS).await;
         deployed.assert_roles_share(&gateway, INTERNAL).await;
         deployed.assert_untroubled();
+    }
+}
+
+/// The answers that the introspection role keeps are not for those whom a policy of the operator's refuses.
+#[tokio::test]
+async fn a_policy_is_asked_before_the_internal_roles_answer() {
+    let policy = json!({
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "internal", "namespace": "istio-ingress"},
+        "spec": {
+            "selector": {"matchLabels": {"istio": "ingressgateway"}},
+            "action": "DENY",
+            "rules": [{
+                "from": [{"source": {"notIpBlocks": ["192.0.2.0/24"]}}],
+                "to": [{"operation": {"ports": ["10001", "10002"]}}],
+            }],
+        },
+    });
+    // Istio applies EnvoyFilters in the order in which they were made.
+    for names in [["envoyfilter", "connection"], ["connection", "envoyfilter"]] {
+        let mut resources = files(&names);
+        resources.extend(files(&["routes", "internal"]));
+        for resource in &mut resources {
+            set_everywhere(resource, "mode", "enforce");
+        }
+        let open = start(resources.clone()).await;
+        open.assert_roles_share(GATEWAY, INTERNAL).await;
+        resources.push(policy.clone());
+        let closed = start(resources).await;
+        let token = closed.alice();
+        let whoami = Request::get(WHOAMI).bearer(&token);
+        closed.pass(GATEWAY, &whoami).await;
+        let before = closed.homeserver.count();
+        for listener in INTERNAL {
+            let refused = closed.send(listener, &introspect(&token)).await;
+            assert_eq!(refused.status, 403, "{listener}: {refused:?}");
+        }
+        assert_eq!(closed.homeserver.count(), before);
+        closed.assert_untroubled();
+    }
+}
+
+#[tokio::test]
+async fn without_the_module_nothing_passes() {
+    let resources = files(&["envoyfilter", "connection", "routes", "internal"]);
+    let deployed = Deployed::start(|upstreams, dir| {
+        let port = |port| if port == 443 { 8443 } else { port };
+        let config = istio::configuration(&resources, port, &module(), upstreams, dir);
+        for role in ["gateway", "introspection", "provisioning"] {
+            istio::cannot_fetch(&format!("matrix-edge-auth-{role}"), dir);
+        }
+        config
+    })
+    .await;
+    for listener in [GATEWAY].into_iter().chain(INTERNAL) {
+        let request = Request::get(WHOAMI).bearer(&deployed.alice());
+        let refused = deployed.send(listener, &request).await;
+        assert_eq!(refused.status, 403, "{listener}: {refused:?}");
+    }
+    assert_eq!(deployed.homeserver.count(), 0);
+}
+
+/// Sidecars speak plain text to a gateway, so what is told apart by certificates would refuse Synapse and MAS as well.
+#[test]
+fn the_internal_ports_are_for_the_pods_of_synapse_and_mas_and_no_public_one_is_closed() {
+    let resources = files(&["routes", "internal"]);
+    let policy = &manifests::the(&resources, "NetworkPolicy")["spec"];
+    assert_eq!(policy["policyTypes"], json!(["Ingress"]));
+    let rules = |port: u64| -> Vec<&Value> {
+        let is_open = |rule: &&Value| {
+            let ports = elements(&rule["ports"]);
+            assert!(!ports.is_empty(), "{rule} opens every port");
+            ports
+                .iter()
+                .any(|open| open["protocol"] == "TCP" && open["port"] == port)
+        };
+        elements(&policy["ingress"])
+            .iter()
+            .filter(is_open)
+            .collect()
+    };
+    let pods = |name: &str| {
+        json!([{
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "matrix"}},
+            "podSelector": {"matchLabels": {"app.kubernetes.io/name": name}},
+        }])
+    };
+    for gateway in manifests::of_kind(&resources, "Gateway") {
+        let selected = &gateway["spec"]["selector"];
+        assert_eq!(policy["podSelector"]["matchLabels"], *selected);
+        for server in elements(&gateway["spec"]["servers"]) {
+            let port = server["port"]["number"].as_u64().expect("a port");
+            let [rule] = rules(port)[..] else {
+                panic!("one rule for {port}");
+            };
+            let expected = match port {
+                10001 => pods("synapse"),
+                10002 => pods("matrix-authentication-service"),
+                _ => Value::Null,
+            };
+            assert_eq!(rule["from"], expected, "{port}");
+        }
+    }
+    // Those of a container that istioctl installed, of probes, and of Istio's own metrics.
+    for port in [80, 8080, 8443, 15020, 15021, 15090] {
+        let [rule] = rules(port)[..] else {
+            panic!("one rule for {port}");
+        };
+        assert!(rule["from"].is_null(), "{port}");
+    }
+    for service in manifests::of_kind(&resources, "Service") {
+        let selected = &service["spec"]["selector"];
+        assert_eq!(policy["podSelector"]["matchLabels"], *selected);
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     deployed::{Deployed, PATHS, REDUNDANT_PATHS, set_everywhere},
-    edge::WHOAMI,
+    edge::{WHOAMI, assert_is_matrix_error},
     production_overload::Pressure,
 };
 use crate::support::{
@@ -52,6 +52,79 @@ async fn it_shadows_and_enforces_beside_each_other() {
             .await;
     }
     deployed.assert_untroubled();
+}
+
+/// In no mode, and in no spelling: only what is public has a route.
+#[tokio::test]
+async fn what_is_not_for_the_public_has_no_route() {
+    let deployed = start().await;
+    for listener in ["enforce", "shadow"] {
+        let before = deployed.homeserver.count();
+        for path in [
+            "/_synapse/admin/v1/users",
+            "/_synapse/mas/query_user",
+            "/_synapse/replication/x",
+            "/_synapse/metrics",
+            "/%5Fsynapse/admin/v1/users",
+            "/_synapse%2Fadmin/v1/users",
+            "//_synapse/admin/v1/users",
+            "/health",
+            "/",
+        ] {
+            let request = Request::get(path).bearer(&deployed.alice());
+            let response = deployed.send(listener, &request).await;
+            // The module is asked first, and alice is no administrator.
+            let errcode = match response.status {
+                403 if listener == "enforce" && path.contains("admin") => "M_FORBIDDEN",
+                status => {
+                    assert_eq!(status, 404, "{listener} {path}");
+                    "M_UNRECOGNIZED"
+                }
+            };
+            assert_is_matrix_error(&response, errcode);
+        }
+        assert_eq!(deployed.homeserver.count(), before);
+        let before = deployed.mas.total_calls();
+        for path in [
+            "/api/admin",
+            "/api/admin/v1/users",
+            "/health",
+            "/metrics",
+            "/connection-info",
+        ] {
+            let request = Request::get(path).header("Host", "auth.example.org");
+            let response = deployed.send(listener, &request).await;
+            assert_eq!(response.status, 404, "{listener} {path}");
+            assert_is_matrix_error(&response, "M_UNRECOGNIZED");
+        }
+        assert_eq!(deployed.mas.total_calls(), before);
+        for path in [
+            "/.well-known/matrix/client",
+            "/_matrix/client/versions",
+            "/_synapse/client/oidc/callback",
+        ] {
+            deployed.pass(listener, &Request::get(path)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_envoy_answers_by_itself_is_for_matrix_clients() {
+    let deployed = start_with(|config| {
+        for cluster in mesh::each(&mut config["static_resources"]["clusters"]) {
+            if cluster["name"] == "homeserver-media" {
+                cluster["load_assignment"]["endpoints"] = json!([]);
+            }
+        }
+    })
+    .await;
+    deployed.assert_answers_as_synapse("enforce").await;
+    for listener in ["enforce", "shadow"] {
+        let media = Request::get("/_matrix/client/v1/media/config").bearer(&deployed.alice());
+        let response = deployed.send(listener, &media).await;
+        assert_eq!(response.status, 503, "{response:?}");
+        assert_is_matrix_error(&response, "M_UNKNOWN");
+    }
 }
 
 #[tokio::test]

@@ -67,6 +67,40 @@ fn managers(listener: &Value) -> impl Iterator<Item = &Value> {
     filters.map(|filter| &filter["typed_config"])
 }
 
+/// Returns whether a connection manager is for clients and leads their requests somewhere.
+fn serves_clients(manager: &Value) -> bool {
+    manager["use_remote_address"] == json!(true)
+        && waiting(manager).any(|(route, _)| route["route"]["cluster"].is_string())
+}
+
+/// A page in a browser is told nothing of a reply without CORS headers, and takes it for a network that fails.
+#[test]
+fn every_shipped_gateway_answers_by_itself_as_synapse_would() {
+    let mut gateways = 0;
+    for (path, config) in bootstraps() {
+        let listeners = config["static_resources"]["listeners"].as_array();
+        for listener in listeners.into_iter().flatten() {
+            for manager in managers(listener).filter(|manager| serves_clients(manager)) {
+                gateways += 1;
+                let mappers = manager["local_reply_config"]["mappers"].as_array();
+                let mappers = mappers.unwrap_or_else(|| panic!("{path}: {}", listener["name"]));
+                for wanted in ["request_payload_too_large", "response_flag_filter"] {
+                    let has = |mapper: &&Value| {
+                        let headers = mapper["headers_to_add"].to_string();
+                        mapper["filter"].to_string().contains(wanted)
+                            && headers.contains("access-control-allow-origin")
+                    };
+                    assert!(
+                        mappers.iter().any(|mapper| has(&mapper)),
+                        "{path}: {wanted}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(gateways >= 9, "{gateways}");
+}
+
 /// Returns why the listener may hold more of a connection than is good.
 fn fault_of(listener: &Value, manager: &Value, heads: u64) -> Option<String> {
     let buffered = listener["per_connection_buffer_limit_bytes"].as_u64();
@@ -258,7 +292,7 @@ fn no_shipped_route_holds_a_long_body_for_long() {
     for (path, mut config) in bootstraps() {
         for listener in bootstrap::listeners(&mut config) {
             for manager in managers(listener) {
-                if manager["use_remote_address"] != json!(true) {
+                if !serves_clients(manager) {
                     continue;
                 }
                 let filters = manager["http_filters"].as_array().into_iter().flatten();

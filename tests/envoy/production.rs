@@ -782,3 +782,16 @@ async fn the_production_probe_and_metrics_are_all_that_operations_shows() {
     assert_eq!(http::send(site.envoy.admin(), &fail).await.status, 200);
     assert_eq!(ask("/healthz").await, 503);
 }
+
+#[tokio::test]
+async fn who_asks_production_without_tls_is_told_to_come_with_it() {
+    let site = Site::start().await;
+    let target = "/_matrix/federation/v1/event/%24a%2Fb/..?x=%7E";
+    for (host, method) in [(MATRIX, "GET"), (AUTH, "POST")] {
+        let request = Request::new(method, target).header("Host", host);
+        let response = http::send(site.envoy.listener("redirect"), &request).await;
+        assert_eq!(response.status, 301, "{response:?}");
+        let location = format!("https://{host}{target}");
+        assert_eq!(response.header("location"), Some(&*location));
+    }
+}

@@ -14,10 +14,13 @@ use stand_in::{
 };
 use tempfile::TempDir;
 
-use super::edge::{WHOAMI, identity, values};
+use super::{
+    edge::{WHOAMI, assert_too_large, identity, new_token, values},
+    sessions,
+};
 use crate::support::{
     envoy::{Envoy, bootstrap, read, repository, shipped_at, yaml},
-    http::{Connection, Request, within_limit},
+    http::{self, Connection, Request, within_limit},
 };
 
 const USERS: usize = 100;
@@ -83,12 +86,13 @@ impl Site {
         for (name, addr) in [
             ("homeserver", homeserver.addr()),
             ("homeserver-media", homeserver.addr()),
+            ("mas", mas.addr()),
             ("mas-introspection", mas.addr()),
         ] {
             bootstrap::move_cluster(bootstrap::cluster(&mut config, name), addr);
         }
         if hash == Hash::Token {
-            let route = "/route_config/virtual_hosts/0/routes/0/route/hash_policy";
+            let route = "/route_config/virtual_hosts/1/routes/1/route/hash_policy";
             let policy = bootstrap::http_manager(&mut config).pointer_mut(route);
             let policy = policy
                 .and_then(Value::as_array_mut)
@@ -429,4 +433,34 @@ fn the_production_sync_workers_are_chosen_in_the_same_way() {
             .collect::<Vec<_>>()
     });
     assert_eq!(ring, of_whole);
+}
+
+/// The folder's Envoy is a whole one: MAS is behind it, too.
+#[tokio::test]
+async fn the_login_api_and_the_host_of_mas_are_of_mas() {
+    let mut site = Site::start(Hash::User).await;
+    let before = site.homeserver.count();
+    for (host, request) in [
+        ("example.org", sessions::logout("v3", &new_token("mct"))),
+        ("example.org", Request::get("/_matrix/client/v3/login")),
+        (
+            "auth.example.org",
+            sessions::revocation_with_post(&new_token("mat")),
+        ),
+    ] {
+        let request = request.header("Host", host);
+        let response = site.connections[0].request(&request).await;
+        let own = http::send(site.mas.addr(), &request).await;
+        assert_eq!(
+            (response.status, &response.body),
+            (own.status, &own.body),
+            "{host}"
+        );
+    }
+    assert_eq!(site.homeserver.count(), before);
+    let long = Request::new("PUT", "/_matrix/client/v3/rooms/!a:b/send/m.x/1");
+    let token = new_token("mat");
+    site.mas.insert(&token, Session::access("alice", "PHONE"));
+    let long = long.bearer(&token).body("a".repeat((1 << 20) + 1));
+    assert_too_large(&site.connections[0].request(&long).await);
 }

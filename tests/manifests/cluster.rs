@@ -1,5 +1,5 @@
-//! A stand-in for a Kubernetes cluster: an API server that knows the kinds it is told, keeps what kubectl creates, and takes
-//! patches. It checks nothing; `schemas.rs` does.
+//! A stand-in for a Kubernetes cluster: an API server that knows the kinds it is told, keeps what kubectl creates, deletes it,
+//! and takes patches. It checks nothing; `schemas.rs` does.
 
 use std::{
     collections::BTreeMap,
@@ -186,6 +186,13 @@ impl Shared {
                 }
                 (200, self.objects[path].clone())
             }
+            "DELETE" => match self.objects.remove(path) {
+                Some(_) => (
+                    200,
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}),
+                ),
+                None => (404, failure(404, "NotFound")),
+            },
             _ => (405, failure(405, "MethodNotAllowed")),
         }
     }
@@ -216,7 +223,7 @@ impl Shared {
                             "singularName": kind.to_lowercase(),
                             "namespaced": !CLUSTER_WIDE.contains(&&**kind),
                             "kind": kind,
-                            "verbs": ["create", "get", "list", "patch", "update"],
+                            "verbs": ["create", "delete", "get", "list", "patch", "update"],
                         })
                     })
                     .collect();

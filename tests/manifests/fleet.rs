@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    kubernetes::{folder, named},
+    kubernetes::{OVERLAYS, folder, named},
     tools::kustomize,
 };
 use crate::support::{
@@ -64,6 +64,10 @@ fn the_pods_run_what_is_tested_as_a_fleet() {
     let [map] = of_kind(&resources, "ConfigMap")[..] else {
         panic!("one configuration");
     };
+    let gateway = "role: gateway\n";
+    let (_, after) = expected.split_once(gateway).expect("a gateway");
+    assert_eq!(after.matches("mode: shadow").count(), 1);
+    assert!(!expected.contains("mode: enforce"));
     let is_same = yaml(text(&map["data"]["envoy.yaml"])) == yaml(&expected);
     assert!(
         is_same,
@@ -104,6 +108,42 @@ fn each_pod_has_the_name_that_the_configuration_mirrors_to() {
     }
 }
 
+/// `kubectl apply` leaves the pods of the overlay that was there before: they keep answers of which no member tells them the end.
+#[test]
+fn no_pod_of_another_overlay_is_led_to_and_none_leads_to_a_member() {
+    let fleet = kustomize(&folder(OVERLAY));
+    let selected = |resources: &[Value]| -> Vec<Value> {
+        let services = of_kind(resources, "Service").into_iter();
+        let budgets = of_kind(resources, "PodDisruptionBudget").into_iter();
+        let policies = of_kind(resources, "NetworkPolicy").into_iter();
+        services
+            .map(|service| service["spec"]["selector"].clone())
+            .chain(budgets.map(|budget| budget["spec"]["selector"]["matchLabels"].clone()))
+            .chain(policies.map(|policy| policy["spec"]["podSelector"]["matchLabels"].clone()))
+            .collect()
+    };
+    let set = the(&fleet, "StatefulSet");
+    let members = &set["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(set["spec"]["selector"]["matchLabels"], *members);
+    let spread = &set["spec"]["template"]["spec"]["topologySpreadConstraints"][0];
+    assert_eq!(spread["labelSelector"]["matchLabels"], *members);
+    let of_fleet = selected(&fleet);
+    assert_eq!(of_fleet.len(), 4 + 1 + 5);
+    assert!(of_fleet.iter().all(|selector| selector == members));
+    for overlay in OVERLAYS {
+        let other = kustomize(&folder(overlay));
+        let pods = &the(&other, "Deployment")["spec"]["template"]["metadata"]["labels"];
+        let of_other = selected(&other);
+        assert_eq!(of_other.len(), 3 + 1 + 4);
+        assert!(of_other.iter().all(|selector| selector == pods));
+        // Each label of one is missing in the other, or different there.
+        let labels = members.as_object().expect("labels");
+        assert!(labels.iter().any(|(name, value)| pods[name] != *value));
+        let labels = pods.as_object().expect("labels");
+        assert!(labels.iter().any(|(name, value)| members[name] != *value));
+    }
+}
+
 #[test]
 fn every_port_is_a_listener_and_only_members_reach_those_for_members() {
     let resources = kustomize(&folder(OVERLAY));
@@ -129,7 +169,7 @@ fn every_port_is_a_listener_and_only_members_reach_those_for_members() {
             assert!(is_open(&port["targetPort"]), "{port}");
         }
     }
-    let own = json!({"app.kubernetes.io/name": "matrix-edge-auth"});
+    let own = json!({"app.kubernetes.io/name": "matrix-edge-auth-fleet"});
     let mut callers = Vec::new();
     for policy in of_kind(&resources, "NetworkPolicy") {
         assert_eq!(policy["spec"]["podSelector"]["matchLabels"], own);

@@ -146,8 +146,14 @@ fn kubectl_takes_every_command() {
                 continue;
             }
             commands += 1;
+            let before = cluster.objects();
             run(command, &kubectl(&cluster), &dir);
             let kept = cluster.objects();
+            assert_eq!(
+                command.contains(" delete "),
+                kept.len() < before.len(),
+                "{command}"
+            );
             for resource in expected(command) {
                 let path = cluster::path(&resource);
                 let found = kept

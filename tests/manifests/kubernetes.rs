@@ -192,6 +192,36 @@ fn the_probes_ask_what_the_health_listener_serves() {
     );
 }
 
+/// A pod is led to no longer, and then has time for what is under way: Envoy ends as soon as it is told to.
+#[test]
+fn a_pod_that_ends_has_its_time_for_what_is_under_way() {
+    let resources = kustomize(&folder("enforce"));
+    let pod = &the(&resources, "Deployment")["spec"]["template"]["spec"];
+    let grace = pod["terminationGracePeriodSeconds"].as_u64();
+    let sleep = &pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"];
+    let (grace, sleep) = grace.zip(sleep.as_u64()).expect("two numbers");
+    assert!(sleep >= 45 && grace >= sleep + 5, "{sleep} of {grace}");
+}
+
+/// A tag that moves would bring another program into the cluster.
+#[test]
+fn every_image_has_a_version() {
+    let resources = kustomize(&folder("enforce"));
+    let pod = &the(&resources, "Deployment")["spec"]["template"]["spec"];
+    for container in elements(&pod["initContainers"])
+        .iter()
+        .chain(elements(&pod["containers"]))
+    {
+        let image = text(&container["image"]);
+        let tag = image
+            .split('@')
+            .next()
+            .and_then(|name| name.rsplit(':').next());
+        let is_version = tag.is_some_and(|tag| tag.contains(|c: char| c.is_ascii_digit()));
+        assert!(is_version, "{image}");
+    }
+}
+
 #[test]
 fn the_image_volume_takes_the_place_of_the_init_container() {
     let resources = with_image_volume();

@@ -135,6 +135,11 @@ pub const COMMANDS: &[Command] = &[
         Manifests,
     ),
     command(
+        "envoy/istio/README.md",
+        "kubectl apply -f envoy/istio/connection.yaml -f envoy/istio/routes.yaml -f envoy/istio/internal.yaml -f envoy/istio/envoyfilter.yaml",
+        Manifests,
+    ),
+    command(
         "envoy/kubernetes/README.md",
         "kubectl -n matrix create secret generic matrix-edge-auth --from-literal=mas-secret=\"$MAS_SECRET\"",
         Manifests,
@@ -152,6 +157,21 @@ pub const COMMANDS: &[Command] = &[
     command(
         "envoy/kubernetes/README.md",
         "kubectl apply -k envoy/kubernetes/overlays/fleet",
+        Manifests,
+    ),
+    command(
+        "envoy/kubernetes/README.md",
+        "kubectl -n matrix rollout restart deployment matrix-edge-auth",
+        Manifests,
+    ),
+    command(
+        "envoy/kubernetes/README.md",
+        "kubectl -n matrix delete deployment,horizontalpodautoscaler matrix-edge-auth",
+        Manifests,
+    ),
+    command(
+        "envoy/kubernetes/README.md",
+        "kubectl -n matrix delete statefulset matrix-edge-auth",
         Manifests,
     ),
     command(

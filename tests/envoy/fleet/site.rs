@@ -12,7 +12,10 @@ use stand_in::{
 };
 use tokio::net::TcpSocket;
 
-use super::{super::edge::new_token, CLIENT, WORKERS};
+use super::{
+    super::{deployed::set_everywhere, edge::new_token},
+    CLIENT, WORKERS,
+};
 use crate::support::{
     envoy::{Envoy, bootstrap, shipped_at},
     http::{Connection, Request},
@@ -135,6 +138,8 @@ impl Fleet {
     fn config(&self, member: usize) -> Value {
         // The members are on loopback, which has access as shipped.
         let mut config = shipped_at("envoy/fleet/envoy.yaml", &[]);
+        // As shipped it rejects nothing yet.
+        set_everywhere(&mut config, "mode", "enforce");
         for listener in bootstrap::listeners(&mut config) {
             let name = listener["name"].as_str().expect("a name").to_owned();
             if LISTENERS.contains(&&*name) {

@@ -1,9 +1,9 @@
-//! What Istio 1.27 or later makes of its resources for an ingress gateway.
+//! What Istio 1.29 or later makes of its resources for an ingress gateway.
 //!
 //! Paths are those of the repository istio/istio. Left out: TLS, tracing, statistics, locality, and all that does not
 //! change what becomes of a request. Routes are in the listener here; Istio delivers them apart (RDS).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -14,6 +14,7 @@ use super::{
 };
 
 const WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
 
 /// The bootstrap configuration of a gateway with these resources. `port` gives the port of the container for a port of the
 /// Service. Extension configurations are written into `dir`, as files that Envoy reads as it reads xDS.
@@ -25,6 +26,7 @@ pub fn configuration(
     dir: &Path,
 ) -> Value {
     let mut listeners = listeners(resources, port);
+    authorization_policies(resources, &mut listeners);
     let mut extensions = wasm_plugins(resources, &mut listeners);
     for filter in of_kind(resources, "EnvoyFilter") {
         for patch in elements(&filter["spec"]["configPatches"]) {
@@ -258,6 +260,68 @@ fn clusters(resources: &[Value], upstreams: Upstreams) -> Vec<Value> {
     clusters
 }
 
+/// Puts the rules of the policies into the listeners, before all that is there (listener_builder.go, `buildHTTPFilters`).
+///
+/// pilot/pkg/security/authz/model/generator.go: a namespace, a principal and a service account are read from the certificate
+/// of the mesh's own TLS, which no listener here has. A rule about one of these would hold for everyone or for nobody, so
+/// only addresses are known here.
+fn authorization_policies(resources: &[Value], listeners: &mut [Listener]) {
+    for policy in of_kind(resources, "AuthorizationPolicy") {
+        let spec = &policy["spec"];
+        knows(spec, &["selector", "action", "rules"]);
+        assert_eq!(spec["action"], "DENY");
+        for (index, rule) in elements(&spec["rules"]).iter().enumerate() {
+            knows(rule, &["from", "to"]);
+            let [from] = elements(&rule["from"]) else {
+                panic!("one source: {rule}");
+            };
+            knows(&from["source"], &["notIpBlocks"]);
+            let blocks = elements(&from["source"]["notIpBlocks"])
+                .iter()
+                .map(|block| {
+                    let (address, length) = text(block).split_once('/').expect("a network");
+                    let length: u32 = length.parse().expect("a number");
+                    json!({"direct_remote_ip": {"address_prefix": address, "prefix_len": length}})
+                });
+            let elsewhere = json!({"not_id": {"or_ids": {"ids": blocks.collect::<Vec<_>>()}}});
+            let [to] = elements(&rule["to"]) else {
+                panic!("one operation: {rule}");
+            };
+            knows(&to["operation"], &["ports"]);
+            for listener in &mut *listeners {
+                let is_meant = elements(&to["operation"]["ports"])
+                    .iter()
+                    .any(|port| text(port) == listener.bind.to_string());
+                if is_meant {
+                    let name = format!("rule-{index}");
+                    let rules = json!({"permissions": [{"any": true}], "principals": [elsewhere]});
+                    insert_first(
+                        &mut listener.manager,
+                        &json!({
+                            "name": "envoy.filters.http.rbac",
+                            "typed_config": {
+                                "@type": RBAC,
+                                "rules": {"action": "DENY", "policies": {name: rules}},
+                            },
+                        }),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// What the agent sends in the place of a module that it cannot fetch: rules that refuse everything (pkg/wasm/convert.go,
+/// `createHTTPDefaultFilter`).
+pub fn cannot_fetch(extension: &str, dir: &Path) {
+    let refusal = json!({
+        "@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+        "name": extension,
+        "typed_config": {"@type": RBAC, "rules": {}, "rules_stat_prefix": "wasm-default-deny"},
+    });
+    deliver(extension, &refusal, dir);
+}
+
 /// Puts the plugins into the listeners, and returns their extension configurations.
 ///
 /// pilot/pkg/model/extensions.go: the name is NAMESPACE.NAME, the configuration JSON in a `StringValue`; there is no
@@ -294,7 +358,7 @@ fn wasm_plugins(resources: &[Value], listeners: &mut [Listener]) -> Vec<Value> {
                     &mut listener.manager,
                     &json!({
                         "name": name,
-                        "config_discovery": {"config_source": {"ads": {}}, "type_urls": [WASM]},
+                        "config_discovery": {"config_source": {"ads": {}}, "type_urls": [WASM, RBAC]},
                     }),
                 );
             }
@@ -446,11 +510,17 @@ fn discover(filter: &mut Value, extensions: &[Value], dir: &Path) {
         .unwrap_or_else(|| panic!("there is no extension {name}"));
     let mut resource = extension.clone();
     resource["@type"] = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig".into();
+    let path = deliver(name, &resource, dir);
+    filter["config_discovery"]["config_source"] =
+        json!({"resource_api_version": "V3", "path_config_source": {"path": path}});
+}
+
+/// Writes what Envoy is told of an extension, where it reads it.
+fn deliver(name: &str, resource: &Value, dir: &Path) -> PathBuf {
     let path = dir.join(format!("{name}.json"));
     let response = json!({"version_info": "1", "resources": [resource]});
     std::fs::write(&path, response.to_string()).expect("a directory that can be written");
-    filter["config_discovery"]["config_source"] =
-        json!({"resource_api_version": "V3", "path_config_source": {"path": path}});
+    path
 }
 
 fn elements_mut(list: &mut Value) -> impl Iterator<Item = &mut Value> {
