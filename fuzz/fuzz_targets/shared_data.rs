@@ -56,7 +56,7 @@ fuzz_target!(|input: &[u8]| {
     leases(&store(), &digest, now);
     ends(&store(), &digest);
     budgets(&store(), &digest, now);
-    epochs(&store(), &digest);
+    epochs(&store(), &digest, now);
 });
 
 fn cache() -> SharedCache {
@@ -230,13 +230,13 @@ fn budgets(store: &Planted, digest: &TokenDigest, now: Instant) {
     }
 }
 
-fn epochs(store: &Planted, digest: &TokenDigest) {
+fn epochs(store: &Planted, digest: &TokenDigest, now: Instant) {
     let mut epochs = Epochs::default();
     epochs.read(store);
     let user = UserKey::of("alice");
     for subject in [Subject::Token(digest), Subject::User(&user)] {
         let before = epochs.stamp(digest, Some(&user));
-        epochs.bump(store, subject);
+        epochs.bump(store, subject, now);
         assert_ne!(epochs.stamp(digest, Some(&user)), before);
     }
     let mut others = Epochs::default();
