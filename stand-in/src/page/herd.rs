@@ -30,8 +30,8 @@ use super::{
 
 /// How many requests.
 const SIZE: u64 = 1000;
-/// Over how many connections.
-const CONNECTIONS: u64 = 20;
+/// Over how many connections: the gateway takes 32 requests at once on each.
+const CONNECTIONS: u64 = 40;
 const PATIENCE: Duration = Duration::from_secs(70);
 
 /// The herd that runs, and how the last one ended.
