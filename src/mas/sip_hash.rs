@@ -1,7 +1,7 @@
 //! SipHash-2-4 with 128 bits (Aumasson and Bernstein, *SipHash: a fast short-input PRF*, 2012, and the authors' reference
 //! code), under a key that everyone knows. It names users and devices for a tenth of what SHA-256 takes.
 //!
-//! The non-obvious rule: nothing may depend on names that nobody could give twice. Whoever found two names with one hash, for
+//! The non-obvious rule: nothing may depend on names that nobody could give twice. A user who found two names with one hash, for
 //! which 2^64 are to be tried, could have answers about the one void those about the other, which costs a question to MAS.
 
 /// What the names of the reference code's tests have as key, too.

@@ -9,7 +9,7 @@
 //! others only then. A token that ends while it is asked about has nothing to do with leases: see [`crate::cache::ended`].
 //!
 //! The holder leaves a lease to run out if the answer is in the shared cache, and no worker has told that it waits: most new
-//! tokens come to one worker only, and releasing is a reading and a writing. Whoever finds such a lease tells the holder,
+//! tokens come to one worker only, and releasing is a reading and a writing. A worker that finds such a lease tells the holder,
 //! which has no call any more and releases it then. A lease that is held makes no room for another, and anyone can invent as
 //! many tokens as there are leases: so none is left in a bucket of which more than half is held.
 //!

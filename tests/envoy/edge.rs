@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::support::{
     envoy::{Builder, Envoy},
-    http::{self, Request, Response, within_limit},
+    http::{self, Connection, Request, Response, within_limit},
     recorded,
 };
 
@@ -277,6 +277,42 @@ pub fn assert_no_verdict(response: &Response) {
 pub fn assert_too_large(response: &Response) {
     assert_eq!(response.status, 413, "{response:?}");
     assert_is_matrix_error(response, "M_TOO_LARGE");
+}
+
+/// Checks that an Envoy that serves without TLS leads the login API and MAS's host to MAS, and what Envoy says of a body that
+/// is too long.
+pub async fn assert_mas_has_its_own(
+    connection: &mut Connection,
+    mas: &Mas,
+    homeserver: &Homeserver,
+) {
+    let before = homeserver.count();
+    for (host, request) in [
+        (
+            "example.org",
+            super::sessions::logout("v3", &new_token("mct")),
+        ),
+        ("example.org", Request::get("/_matrix/client/v3/login")),
+        (
+            "auth.example.org",
+            super::sessions::revocation_with_post(&new_token("mat")),
+        ),
+    ] {
+        let request = request.header("Host", host);
+        let response = connection.request(&request).await;
+        let own = http::send(mas.addr(), &request).await;
+        assert_eq!(
+            (response.status, &response.body),
+            (own.status, &own.body),
+            "{host}"
+        );
+    }
+    assert_eq!(homeserver.count(), before);
+    let long = Request::new("PUT", "/_matrix/client/v3/rooms/!a:b/send/m.x/1");
+    let token = new_token("mat");
+    mas.insert(&token, Session::access("alice", "PHONE"));
+    let long = long.bearer(&token).body("a".repeat((1 << 20) + 1));
+    assert_too_large(&connection.request(&long).await);
 }
 
 /// Checks that a reply of Envoy's has the form of Matrix, and that a browser may read it.

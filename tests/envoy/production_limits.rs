@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::{
     edge::{WHOAMI, assert_no_verdict, assert_too_large, new_token},
     introspection_role::introspect,
-    production::{AUTH, MATRIX, Site, row_of, rows},
+    production::{AUTH, MATRIX, Row, Site, row_of, rows},
     tls,
 };
 use crate::support::{
@@ -295,8 +295,10 @@ async fn a_full_breaker_of_a_cluster_leaves_the_others_alone() {
     assert_eq!(rows.len() + 1, site.upstreams.len());
 }
 
-/// Clusters whose requests do not wait: uploads are of any size, and a WebSocket does not end.
-const AS_IT_COMES: [&str; 2] = ["synapse-media", "livekit"];
+/// Returns whether a request does not wait: uploads are of any size, and a WebSocket, as `/rtc` is one, does not end.
+fn goes_on_at_once(row: &Row) -> bool {
+    row.cluster == "synapse-media" || row.target.starts_with("/rtc")
+}
 
 /// Requests that anyone may send, and that no row of the table is.
 const BY_ANYONE: [[&str; 5]; 5] = [
@@ -321,7 +323,7 @@ const BY_ANYONE: [[&str; 5]; 5] = [
 
 /// The cluster, way, host, method and target of requests that must end before they take a place.
 fn waiting() -> Vec<[&'static str; 5]> {
-    let rows = rows().filter(|row| !AS_IT_COMES.contains(&row.cluster));
+    let rows = rows().filter(|row| !goes_on_at_once(row));
     let mut found: Vec<_> = rows
         .map(|row| [row.cluster, row.way, row.host, row.method, row.target])
         .collect();

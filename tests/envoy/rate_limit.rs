@@ -9,10 +9,7 @@ use stand_in::{
 };
 
 use self::service::RateLimitService;
-use super::{
-    edge::{WHOAMI, assert_too_large, new_token},
-    sessions,
-};
+use super::edge::{self, WHOAMI, new_token};
 use crate::support::{
     envoy::{Envoy, bootstrap, read, shipped_at, yaml},
     http::{self, Connection, Request, Response},
@@ -220,28 +217,6 @@ async fn the_limit_of_a_fleet_counts_by_user_and_by_device() {
 #[tokio::test]
 async fn the_login_api_and_the_host_of_mas_are_of_mas() {
     let mut site = Site::start("envoy/rate-limit/envoy.yaml", |_| {}).await;
-    let before = site.homeserver.count();
-    for (host, request) in [
-        ("example.org", sessions::logout("v3", &new_token("mct"))),
-        ("example.org", Request::get("/_matrix/client/v3/login")),
-        (
-            "auth.example.org",
-            sessions::revocation_with_post(&new_token("mat")),
-        ),
-    ] {
-        let request = request.header("Host", host);
-        let response = site.connections[0].request(&request).await;
-        let own = http::send(site.mas.addr(), &request).await;
-        assert_eq!(
-            (response.status, &response.body),
-            (own.status, &own.body),
-            "{host}"
-        );
-    }
-    assert_eq!(site.homeserver.count(), before);
-    let long = Request::new("PUT", "/_matrix/client/v3/rooms/!a:b/send/m.x/1");
-    let token = new_token("mat");
-    site.mas.insert(&token, Session::access("alice", "PHONE"));
-    let long = long.bearer(&token).body("a".repeat((1 << 20) + 1));
-    assert_too_large(&site.connections[0].request(&long).await);
+    let (mas, homeserver) = (&site.mas, &site.homeserver);
+    edge::assert_mas_has_its_own(&mut site.connections[0], mas, homeserver).await;
 }

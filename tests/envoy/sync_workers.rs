@@ -14,13 +14,10 @@ use stand_in::{
 };
 use tempfile::TempDir;
 
-use super::{
-    edge::{WHOAMI, assert_too_large, identity, new_token, values},
-    sessions,
-};
+use super::edge::{self, WHOAMI, identity, values};
 use crate::support::{
     envoy::{Envoy, bootstrap, read, repository, shipped_at, yaml},
-    http::{self, Connection, Request, within_limit},
+    http::{Connection, Request, within_limit},
 };
 
 const USERS: usize = 100;
@@ -439,28 +436,6 @@ fn the_production_sync_workers_are_chosen_in_the_same_way() {
 #[tokio::test]
 async fn the_login_api_and_the_host_of_mas_are_of_mas() {
     let mut site = Site::start(Hash::User).await;
-    let before = site.homeserver.count();
-    for (host, request) in [
-        ("example.org", sessions::logout("v3", &new_token("mct"))),
-        ("example.org", Request::get("/_matrix/client/v3/login")),
-        (
-            "auth.example.org",
-            sessions::revocation_with_post(&new_token("mat")),
-        ),
-    ] {
-        let request = request.header("Host", host);
-        let response = site.connections[0].request(&request).await;
-        let own = http::send(site.mas.addr(), &request).await;
-        assert_eq!(
-            (response.status, &response.body),
-            (own.status, &own.body),
-            "{host}"
-        );
-    }
-    assert_eq!(site.homeserver.count(), before);
-    let long = Request::new("PUT", "/_matrix/client/v3/rooms/!a:b/send/m.x/1");
-    let token = new_token("mat");
-    site.mas.insert(&token, Session::access("alice", "PHONE"));
-    let long = long.bearer(&token).body("a".repeat((1 << 20) + 1));
-    assert_too_large(&site.connections[0].request(&long).await);
+    let (mas, homeserver) = (&site.mas, &site.homeserver);
+    edge::assert_mas_has_its_own(&mut site.connections[0], mas, homeserver).await;
 }

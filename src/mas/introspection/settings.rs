@@ -72,7 +72,7 @@ impl Settings {
     }
 }
 
-/// Headers that are the same for all requests, in the form of whoever sends them. `Debug` shows no credential.
+/// Headers that are the same for all requests, in the form of the host that sends them. `Debug` shows no credential.
 #[derive(Default)]
 pub struct Written(pub(super) OnceCell<Vec<u8>>);
 
