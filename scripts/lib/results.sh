@@ -26,8 +26,8 @@ count_results() {
     }'
 }
 
-# list_failures LOG : prints the name of each failed test in LOG, what ended in the middle of its tests, and the lines that say
-# how to repeat a random test. The harness lists the names after all that the tests have printed.
+# list_failures LOG : prints the name of each failed test in LOG, what ended in the middle of its tests, the first panics of each
+# in a line, and the lines that say how to repeat a random test. The harness lists the names after all that the tests have printed.
 list_failures() {
   sed "s/$(printf '\033')\[[0-9;]*m//g" "$1" | awk '
     function show(text) { print (part == "" ? text : part ": " text) }
@@ -38,19 +38,29 @@ list_failures() {
       }
       running = failed = 0
     }
-    /^--- / { leave(); part = substr($0, 5) }
+    function show_panic() {
+      if (panic != "") show(substr(panic, 1, 400))
+      panic = ""
+    }
+    # Tests print such lines too.
+    /^--- Envoy [0-9.]+$/ { leave(); part = substr($0, 5) }
     /^ +(Running|Doc-tests) / { leave(); binary = $2 == "unittests" ? $3 : $2 }
     /^running [0-9]+ tests?$/ { leave(); running = 1; listed = 0 }
     # There is no list if the program ends in the middle.
     /^test [^ ]+( - .*)? \.\.\. FAILED$/ { early[++failed] = $2 }
     /^failures:$/ { listed = 0; lists = 1; next }
+    /^---- .+ stdout ----$/ { panics = 0 }
+    # Its message ends with the first of these.
+    /^$|^note: |^--- / { show_panic() }
+    panic != "" { panic = panic " " $0 }
+    /^thread .* panicked at / && ++panics <= 3 { panic = substr($0, index($0, "panicked at ")) }
     lists && /^    [^ ]+( - .*)?$/ { names[++listed] = $1 }
     /^test result: / {
       if (/^test result: FAILED/) for (i = 1; i <= listed; i++) show(names[i])
       running = lists = listed = failed = 0
     }
     /[Tt]o repeat: / && !said[$0]++ { sub(/^.*[Tt]o repeat: /, "to repeat: "); show($0) }
-    END { leave() }'
+    END { show_panic(); leave() }'
 }
 
 # record_tests LAYER STATUS SECONDS LOG : a layer that runs tests.

@@ -3,14 +3,14 @@
 //! Every member must know the others' ports before any of them has started. So the ports are taken beforehand, by sockets
 //! that never listen: Envoy shares them (`SO_REUSEPORT`), and no other program can be given one meanwhile.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 use stand_in::{
     homeserver::Homeserver,
     mas::{Client, DEFAULT_SECRET, Mas, Options, Session},
 };
-use tokio::net::TcpSocket;
+use tokio::{net::TcpSocket, time::sleep};
 
 use super::{
     super::{deployed::set_everywhere, edge::new_token},
@@ -18,9 +18,12 @@ use super::{
 };
 use crate::support::{
     envoy::{Envoy, bootstrap, shipped_at},
-    http::{Connection, Request},
+    http::{Connection, Request, within_limit},
     switch::Switch,
 };
+
+/// Between two looks at a statistic.
+const POLL: Duration = Duration::from_millis(10);
 
 /// Members of the fleet.
 pub const MEMBERS: usize = 3;
@@ -207,7 +210,19 @@ impl Fleet {
     /// Connections to the gateway of a member, of which each worker serves one.
     pub async fn connections(&self, member: usize) -> Vec<Connection> {
         let envoy = self.member(member);
-        let before = self.served(member).await;
+        // Envoy counts one that was just closed until its worker has noticed, and gives each new one to whoever has fewest.
+        within_limit("the workers to have as many each", async {
+            while self
+                .served(member, "active")
+                .await
+                .windows(2)
+                .any(|two| two[0] != two[1])
+            {
+                sleep(POLL).await;
+            }
+        })
+        .await;
+        let before = self.served(member, "total").await;
         let mut connections = Vec::new();
         for _ in 0..WORKERS {
             let mut connection = Connection::open(envoy.addr()).await;
@@ -216,18 +231,18 @@ impl Fleet {
             assert_eq!(connection.request(&versions).await.status, 200);
             connections.push(connection);
         }
-        let after = self.served(member).await;
+        let after = self.served(member, "total").await;
         assert_eq!(after, before.map(|connections| connections + 1));
         connections
     }
 
-    /// How many connections to the gateway each worker of a member has had.
-    async fn served(&self, member: usize) -> [u64; WORKERS] {
+    /// How many connections to the gateway each worker of a member has now (`active`), or has had (`total`).
+    async fn served(&self, member: usize, which: &str) -> [u64; WORKERS] {
         let envoy = self.member(member);
         let addr = envoy.addr().to_string().replace(':', "_");
         let mut served = [0; WORKERS];
         for (worker, served) in served.iter_mut().enumerate() {
-            let stat = format!("listener.{addr}.worker_{worker}.downstream_cx_total");
+            let stat = format!("listener.{addr}.worker_{worker}.downstream_cx_{which}");
             *served = envoy.stat(&stat).await;
         }
         served
