@@ -1,6 +1,6 @@
 //! The shared cache: what MAS said of a token, for every worker of one Envoy process.
 //!
-//! An entry is identified by the SHA-256 of the token and by who was asked; the token itself is never stored.
+//! An entry is identified by the [digest](TokenDigest) of the token and by who was asked; the token itself is never stored.
 //! Active and inactive answers live in two tables, so that a flood of invented tokens cannot evict one live session.
 //!
 //! The non-obvious rule: an entry may have been written under another configuration. It never holds longer than the
@@ -22,6 +22,7 @@ pub mod question;
 pub mod revocation;
 pub mod sizes;
 pub mod table;
+pub mod token_secret;
 
 use std::{rc::Rc, time::Duration};
 

@@ -3,6 +3,7 @@
 //! A configuration is taken whole or refused with one line that names the key and what it takes, so that
 //! Envoy keeps serving the old one. The line never repeats a value, which could be a secret.
 
+mod appservice_tokens;
 mod check;
 mod header_name;
 mod host_name;
@@ -27,7 +28,7 @@ use std::{fmt, rc::Rc, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
-pub use self::keys::parse;
+pub use self::{appservice_tokens::AppserviceTokens, keys::parse};
 #[cfg(not(target_arch = "wasm32"))]
 pub use self::{
     reference::{Reference, reference},
@@ -72,8 +73,8 @@ pub struct Config {
     pub on_introspection_failure: OnFailure,
     /// What happens to tokens that no MAS could have issued.
     pub unrecognized_tokens: UnrecognizedTokens,
-    /// SHA-256 of each known appservice token, sorted.
-    pub appservice_tokens: Vec<[u8; 32]>,
+    /// The known appservice tokens.
+    pub appservice_tokens: AppserviceTokens,
     /// Whether `?access_token=` counts.
     pub query_token: QueryToken,
     /// Whether a form-encoded `POST` without an `Authorization` header goes on.

@@ -23,7 +23,7 @@
 //! | [`worker`] | one worker: hands each callback to its role |
 //! | `envoy` | the proxy-wasm adapter; the only code that knows the ABI |
 //! | `allocator` | the module's memory, block by block |
-//! | [`token`], [`form`], [`json`], [`clock`], [`metrics`], [`probing`], [`sorted`] | small things that every room uses |
+//! | [`token`], [`form`], [`json`], [`clock`], [`metrics`], [`probing`], [`sip_hash`], [`sorted`] | small things that every room uses |
 //!
 //! A room uses only rooms above it in this table.
 
@@ -55,6 +55,7 @@ pub mod multilinear;
 pub mod probing;
 pub mod resolver;
 pub mod role;
+pub mod sip_hash;
 pub mod sorted;
 pub mod token;
 pub mod worker;

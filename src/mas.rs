@@ -3,6 +3,5 @@
 
 pub mod introspection;
 pub mod provisioning;
-mod sip_hash;
 pub mod token;
 pub mod user;

@@ -62,16 +62,17 @@ use crate::{
         epoch::{Stamp, Subject},
         question::QuestionKey,
         table::Removed,
+        token_secret::SharedTokenSecret,
     },
     clock::{Instant, millis},
-    host::{Backend, CallId, Callback, NotSent, QueueId, RootId, StreamId},
+    host::{Backend, CallId, Callback, NotSent, QueueId, RootId, Store, StreamId},
     mas::{
         introspection::{self, Answer, IntrospectionResponse, NoVerdict},
         user::UserKey,
     },
     metrics::{self, Evicted, IntrospectionOutcome, InvalidationReason, Metric},
     sorted::SortedMap,
-    token::TokenDigest,
+    token::{TokenDigest, TokenSecret},
 };
 
 /// How often a worker looks at deadlines, leases and epochs.
@@ -112,6 +113,7 @@ fn max_hold(upstream: &Upstream) -> Duration {
 pub struct Resolver<W> {
     flights: Flights<CallContext, Waiting<W>>,
     workers: Workers,
+    token_secret: SharedTokenSecret,
     limits: Limits,
     failures: FailureLog,
     long_answers: LongAnswers,
@@ -128,6 +130,7 @@ impl<W> Default for Resolver<W> {
         Self {
             flights: Flights::default(),
             workers: Workers::default(),
+            token_secret: SharedTokenSecret::default(),
             limits: Limits::default(),
             failures: FailureLog::default(),
             long_answers: LongAnswers::default(),
@@ -157,6 +160,11 @@ impl<W> Resolver<W> {
         // The last root may have ended long ago: that no timer ran since is no lag.
         self.ticked_at = Some(cb.now());
         self.workers.attend(cb);
+    }
+
+    /// The secret under which all workers of this process name tokens.
+    pub fn token_secret(&self, store: &impl Store) -> TokenSecret {
+        self.token_secret.get(store)
     }
 
     /// Returns what is known without a call: from the shared cache, or a stale answer while MAS fails. Renews

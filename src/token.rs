@@ -1,7 +1,8 @@
 //! An access token and its digest.
 //!
 //! The non-obvious rule: the token itself is a secret that only the question to MAS carries. Everywhere
-//! else a token is known by its SHA-256, and the `Debug` output of neither shows anything.
+//! else a token is known by its hash under a secret of the process, and the `Debug` output of neither shows anything. So no
+//! client can look for two tokens with one name, and who reads the name learns nothing of the token.
 
 use std::{
     borrow::Cow,
@@ -10,7 +11,7 @@ use std::{
     hash::{Hash, Hasher},
 };
 
-use sha2::{Digest as _, Sha256};
+use crate::sip_hash::{self, SipHasher};
 
 /// An access token: ASCII, not empty. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
@@ -62,16 +63,49 @@ impl fmt::Debug for AccessToken<'_> {
     }
 }
 
-/// The SHA-256 of a token. `Debug` shows nothing of it.
+/// A secret under which tokens are named. `Debug` shows nothing of it.
 #[derive(Clone, Copy)]
-pub struct TokenDigest(pub [u8; 32]);
+pub struct TokenSecret(sip_hash::Key);
+
+impl TokenSecret {
+    /// No secret, for those who keep nothing by the names of tokens.
+    pub const NONE: Self = Self([0; 2]);
+
+    /// The secret of these random numbers.
+    pub fn new(random: [u64; 2]) -> Self {
+        Self(random)
+    }
+
+    /// Returns the name of `token`.
+    pub fn digest(self, token: &[u8]) -> TokenDigest {
+        TokenDigest(sip_hash::hash(self.0, token))
+    }
+
+    /// Names a token that comes in pieces.
+    pub fn hasher(self) -> TokenHasher {
+        TokenHasher(SipHasher::new(self.0))
+    }
+}
+
+impl fmt::Debug for TokenSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenSecret(..)")
+    }
+}
+
+/// The hash of a token under a [`TokenSecret`]. `Debug` shows nothing of it.
+#[derive(Clone, Copy)]
+pub struct TokenDigest(pub [u8; TokenDigest::BYTES]);
 
 impl TokenDigest {
+    /// Length of a digest.
+    pub const BYTES: usize = 16;
+
     /// The digest as words. They are compared in place of bytes, which the C library of the module's target compares one by
     /// one. The order means nothing, so that the words may be of any.
     #[inline]
-    fn words(&self) -> [u64; 4] {
-        let mut words = [0; 4];
+    fn words(&self) -> [u64; 2] {
+        let mut words = [0; 2];
         for (word, bytes) in words.iter_mut().zip(self.0.as_chunks().0) {
             *word = u64::from_le_bytes(*bytes);
         }
@@ -107,26 +141,27 @@ impl Ord for TokenDigest {
     }
 }
 
+#[cfg(test)]
 impl TokenDigest {
-    /// The digest of `token`.
+    /// The digest of `token` under no secret.
     pub fn of(token: &[u8]) -> Self {
-        Self(Sha256::digest(token).0)
+        TokenSecret::NONE.digest(token)
     }
 }
 
 /// The digest of a token that comes in pieces. `Debug` shows nothing of it.
-#[derive(Clone, Default)]
-pub struct TokenHasher(Sha256);
+#[derive(Clone)]
+pub struct TokenHasher(SipHasher);
 
 impl TokenHasher {
     /// Adds a piece of the token.
     pub fn push(&mut self, piece: &[u8]) {
-        self.0.update(piece);
+        self.0.push(piece);
     }
 
     /// Returns the digest of all pieces.
     pub fn finish(self) -> TokenDigest {
-        TokenDigest(self.0.finalize().0)
+        TokenDigest(self.0.finish())
     }
 }
 

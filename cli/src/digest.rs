@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::Args;
-use matrix_edge_auth::token::{AccessToken, TokenDigest};
+use matrix_edge_auth::{config::AppserviceTokens, token::AccessToken};
 
 use crate::{
     check::source,
@@ -30,7 +30,7 @@ pub struct Arguments {
 
 /// A token's digest, and whose it is.
 struct Entry {
-    digest: TokenDigest,
+    digest: [u8; 32],
     id: Option<String>,
 }
 
@@ -125,7 +125,7 @@ fn entry(token: &str, id: Option<&str>, place: &str) -> Result<Entry, String> {
     let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic());
     match AccessToken::new(token.as_bytes()).filter(|_| is_visible) {
         Some(token) => Ok(Entry {
-            digest: TokenDigest::of(token.as_bytes()),
+            digest: AppserviceTokens::digest(token.as_bytes()),
             id: id.map(printable),
         }),
         None => Err(format!(
@@ -145,8 +145,8 @@ fn printable(id: &str) -> String {
 fn written(entries: &[Entry]) -> String {
     let mut text = "appservice_tokens:\n".to_owned();
     let mut seen = HashSet::new();
-    for Entry { digest, id } in entries.iter().filter(|entry| seen.insert(entry.digest.0)) {
-        let hex: String = digest.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    for Entry { digest, id } in entries.iter().filter(|entry| seen.insert(entry.digest)) {
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         // In quotes: one of digits alone would be a number.
         text += &format!("  - \"{hex}\"");
         if let Some(id) = id {

@@ -17,6 +17,7 @@ use matrix_edge_auth::{
     role::gateway::policy::{
         Decision, Grant, Inspection, Recognized, decide, ignores_token, inspect, unless_ignored,
     },
+    token::TokenSecret,
 };
 
 use crate::{
@@ -228,7 +229,7 @@ fn outcome(
     verdict: Verdict<Rc<Grant>>,
 ) -> String {
     let head = head(method, path, token);
-    let decision = match inspect(config, &head, Recognized::of) {
+    let decision = match inspect(config, TokenSecret::NONE, &head, Recognized::of) {
         Inspection::Forward => Decision::Forward,
         Inspection::ForwardAndWatch(_) => {
             return "goes on; if MAS answers with 2xx, the cached answers about the session end"

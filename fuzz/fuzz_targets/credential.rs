@@ -57,7 +57,7 @@ fuzz_target!(|input: &[u8]| {
         },
     }
 
-    let _ = SessionEnd::of(target, || method, authorization);
+    let _ = SessionEnd::of(target, TokenSecret::NONE, || method, authorization);
 });
 
 /// The first `access_token` in the query: split, replaced, decoded, in that order.

@@ -17,7 +17,7 @@ use matrix_edge_auth::{
         user::UserKey,
     },
     matrix::identity,
-    token::TokenDigest,
+    token::TokenSecret,
 };
 
 fuzz_target!(|input: &[u8]| {
@@ -83,7 +83,7 @@ fn store(answer: Answer, lifetime: Option<&[u8]>) {
         Answer::Inactive(_) => None,
     };
     let entry = Entry {
-        digest: TokenDigest::of(b"token"),
+        digest: TokenSecret::NONE.digest(b"token"),
         fingerprint: 1,
         user,
         used_at: Instant::from_millis(2),

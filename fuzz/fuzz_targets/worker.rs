@@ -15,7 +15,7 @@ mod simulated;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use matrix_edge_auth::{cache::bucket::FORMAT_VERSION, token::TokenDigest};
+use matrix_edge_auth::{cache::bucket::FORMAT_VERSION, token::TokenSecret};
 use serde_json::json;
 
 use self::{
@@ -37,13 +37,16 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn run(values: Values, answer: &str) {
-    let digest = TokenDigest::of(TOKEN.as_bytes());
+    let digest = TokenSecret::NONE.digest(TOKEN.as_bytes());
     let is_told = ["a", "n"]
         .iter()
         .any(|kind| values.tell(kind, FORMAT_VERSION, &digest.0));
     let hints = values.of("seed").to_vec();
     let process = Process::new();
-    process.plant(move |key| values.get(key).map(<[u8]>::to_vec));
+    process.plant(move |key| match key {
+        "matrix-edge-auth.token-secret" => Some(vec![0; 16]),
+        _ => values.get(key).map(<[u8]>::to_vec),
+    });
     let plugin = gateway(
         1,
         json!({

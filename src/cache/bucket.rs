@@ -22,7 +22,7 @@ use super::key_space::{Key, KeySpace};
 use crate::host::{If, NotWritten, Store};
 
 /// The format of buckets and of all records in them that this module writes, and the only one it reads.
-pub const FORMAT_VERSION: u8 = 6;
+pub const FORMAT_VERSION: u8 = 7;
 
 /// Records in a bucket, or a few more where their number does not divide evenly.
 const RECORDS: u32 = 8;
@@ -64,13 +64,13 @@ impl Buckets {
     }
 
     /// See `KeySpace::tag`.
-    pub fn tag(&self, store: &impl Store, digest: &[u8; 32]) -> [u8; 4] {
+    pub fn tag(&self, store: &impl Store, digest: &[u8; 16]) -> [u8; 4] {
         self.keys.tag(store, digest)
     }
 
     /// See [`KeySpace::seed`].
     #[cfg(test)]
-    pub fn seed(&self, store: &impl Store) -> (u64, u64) {
+    pub fn seed(&self, store: &impl Store) -> [u64; 2] {
         self.keys.seed(store)
     }
 
@@ -101,6 +101,11 @@ pub struct Bucket {
 }
 
 impl Bucket {
+    /// How long it is.
+    pub fn bytes(&self) -> usize {
+        self.value.len()
+    }
+
     /// The records in it.
     pub fn records(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = match self.value.split_first() {

@@ -7,14 +7,14 @@
 //! offset  bytes  what
 //!      0      1  flags: 1 = a user is known, 2 = the token expires, 4 = the answer is doubted, 8 = a worker keeps it
 //!      1      8  configuration fingerprint          all numbers little-endian
-//!      9     32  SHA-256 of the token
-//!     41     16  user, see `revocation::UserKey`; zero if none is known
-//!     57      8  used at, milliseconds
-//!     65      8  asked at, milliseconds
-//!     73      8  kept until, milliseconds
-//!     81      8  earliest expiry, milliseconds; zero if the token does not expire
-//!     89      8  latest expiry, the same
-//!     97     ..  MAS's answer, see `Answer::encode`
+//!      9     16  digest of the token
+//!     25     16  user, see `mas::user::UserKey`; zero if none is known
+//!     41      8  used at, milliseconds
+//!     49      8  asked at, milliseconds
+//!     57      8  kept until, milliseconds
+//!     65      8  earliest expiry, milliseconds; zero if the token does not expire
+//!     73      8  latest expiry, the same
+//!     81     ..  MAS's answer, see `Answer::encode`
 //! ```
 
 use super::{expiry::Expiry, question::QuestionKey};
@@ -139,7 +139,7 @@ pub struct EntryHead {
 }
 
 impl EntryHead {
-    const BYTES: usize = 97;
+    const BYTES: usize = 81;
 
     /// Returns whether the entry answers this question.
     pub fn answers(&self, key: &QuestionKey) -> bool {
@@ -175,7 +175,7 @@ impl EntryHead {
 
 /// Writes the time of use into an encoded entry.
 pub fn set_used_at(bytes: &mut [u8], used_at: Instant) {
-    set_moment(bytes, 57, used_at);
+    set_moment(bytes, 41, used_at);
 }
 
 /// Notes in an encoded entry that its answer is doubted.
@@ -194,7 +194,7 @@ pub fn set_kept(bytes: &mut [u8]) {
 
 /// Writes the end of use into an encoded entry.
 pub fn set_kept_until(bytes: &mut [u8], kept_until: Instant) {
-    set_moment(bytes, 73, kept_until);
+    set_moment(bytes, 57, kept_until);
 }
 
 fn set_moment(bytes: &mut [u8], offset: usize, moment: Instant) {

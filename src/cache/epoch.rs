@@ -147,7 +147,7 @@ mod tests {
     use crate::host::memory::MemoryStore;
 
     const NOW: Instant = Instant::from_millis(0);
-    const TOKEN: TokenDigest = TokenDigest([7; 32]);
+    const TOKEN: TokenDigest = TokenDigest([7; 16]);
     const USER: UserKey = UserKey([7; 16]);
 
     #[test]
@@ -219,18 +219,18 @@ mod tests {
         let store = MemoryStore::default();
         let mut epochs = Epochs::default();
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
-            Epochs::default().bump(store, Subject::Token(&TokenDigest([1; 32])), NOW);
+            Epochs::default().bump(store, Subject::Token(&TokenDigest([1; 16])), NOW);
         }));
-        epochs.bump(&store, Subject::Token(&TokenDigest([2; 32])), NOW);
-        let of = |first| epochs.counter(Subject::Token(&TokenDigest([first; 32])));
+        epochs.bump(&store, Subject::Token(&TokenDigest([2; 16])), NOW);
+        let of = |first| epochs.counter(Subject::Token(&TokenDigest([first; 16])));
         assert_eq!([of(1), of(2)], [1, 1]);
     }
 
     #[test]
     fn a_value_of_another_length_is_read_as_far_as_it_goes() {
         let mut epochs = Epochs::decode(&[1, 0, 0, 0, 9]);
-        assert_eq!(epochs.counter(Subject::Token(&TokenDigest([0; 32]))), 1);
-        assert_eq!(epochs.counter(Subject::Token(&TokenDigest([255; 32]))), 0);
+        assert_eq!(epochs.counter(Subject::Token(&TokenDigest([0; 16]))), 1);
+        assert_eq!(epochs.counter(Subject::Token(&TokenDigest([255; 16]))), 0);
         epochs.read(&MemoryStore::default());
         assert_eq!(epochs.encode().len(), (TOKENS + USERS) * 4);
     }

@@ -19,7 +19,7 @@ pub struct KeySpace {
     beginning: Key,
     number: u32,
     /// Read once. Key spaces that were made from each other share it.
-    seed: Rc<Cell<Option<(u64, u64)>>>,
+    seed: Rc<Cell<Option<[u64; 2]>>>,
     /// The beginning of a digest, and its key: most are asked for twice.
     last: Cell<Option<([u64; 2], Key)>>,
 }
@@ -57,7 +57,7 @@ impl KeySpace {
         {
             return key;
         }
-        let (seed0, seed1) = self.seed(store);
+        let [seed0, seed1] = self.seed(store);
         let hash = fold(word0 ^ seed0, word1 ^ seed1);
         let key = self.beginning.numbered(slot(hash, self.number));
         self.last.set(Some((words, key)));
@@ -65,34 +65,39 @@ impl KeySpace {
     }
 
     /// Returns a few bits of `digest`: enough to know it again, and too few to search for the token. They depend on the
-    /// secret as well, so no client can look for two digests that share them. The last 16 bytes of 32 count.
-    pub fn tag(&self, store: &impl Store, digest: &[u8; 32]) -> [u8; 4] {
-        let [_, _, word2, word3] = words(digest);
-        let (seed0, seed1) = self.seed(store);
-        (fold(word2 ^ seed0, word3 ^ seed1) as u32).to_le_bytes()
+    /// secret in another way than the key, so no client can look for two digests that share them.
+    pub fn tag(&self, store: &impl Store, digest: &[u8; 16]) -> [u8; 4] {
+        let [word0, word1] = words(digest);
+        let [seed0, seed1] = self.seed(store);
+        (fold(word0 ^ seed1, word1 ^ seed0) as u32).to_le_bytes()
     }
 
     /// The secret of this process, made by whichever worker comes first.
-    pub(super) fn seed(&self, store: &impl Store) -> (u64, u64) {
+    pub(super) fn seed(&self, store: &impl Store) -> [u64; 2] {
         if let Some(seed) = self.seed.get() {
             return seed;
         }
-        let mut fresh = [0; 16];
-        let (low, high) = fresh.split_at_mut(8);
-        low.copy_from_slice(&store.random().to_le_bytes());
-        high.copy_from_slice(&store.random().to_le_bytes());
-        let stored = match store.write(SEED_KEY, &fresh, If::Absent) {
-            Ok(()) => fresh,
-            Err(_) => store
-                .read(SEED_KEY)
-                .and_then(|stored| stored.value.try_into().ok())
-                .unwrap_or(fresh),
-        };
-        let number = u128::from_le_bytes(stored);
-        let seed = (number as u64, (number >> 64) as u64);
+        let seed = shared_secret(store, SEED_KEY);
         self.seed.set(Some(seed));
         seed
     }
+}
+
+/// Returns the secret of this process under `key`, made by whichever worker comes first. A worker that can neither write nor
+/// read it gets one of its own.
+pub(super) fn shared_secret(store: &impl Store, key: &[u8]) -> [u64; 2] {
+    let mut fresh = [0; 16];
+    let (low, high) = fresh.split_at_mut(8);
+    low.copy_from_slice(&store.random().to_le_bytes());
+    high.copy_from_slice(&store.random().to_le_bytes());
+    let stored = match store.write(key, &fresh, If::Absent) {
+        Ok(()) => fresh,
+        Err(_) => store
+            .read(key)
+            .and_then(|stored| stored.value.try_into().ok())
+            .unwrap_or(fresh),
+    };
+    words(&stored)
 }
 
 impl fmt::Debug for KeySpace {

@@ -16,12 +16,12 @@ pub struct QuestionKey {
 
 impl QuestionKey {
     /// Length of [`Self::to_bytes`].
-    pub const BYTES: usize = 40;
+    pub const BYTES: usize = TokenDigest::BYTES + 8;
 
     /// The key as it stands in leases and hints.
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
-        let (digest, fingerprint) = bytes.split_at_mut(32);
+        let (digest, fingerprint) = bytes.split_at_mut(TokenDigest::BYTES);
         digest.copy_from_slice(&self.digest.0);
         fingerprint.copy_from_slice(&self.fingerprint.to_le_bytes());
         bytes

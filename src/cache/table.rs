@@ -11,12 +11,13 @@
 //! for that.
 
 use std::{
-    cell::{Cell, OnceCell},
+    cell::{Cell, OnceCell, RefCell},
+    collections::VecDeque,
     time::Duration,
 };
 
 use super::{
-    bucket::Buckets,
+    bucket::{Bucket, Buckets},
     entry::{Entry, EntryHead, set_doubted, set_kept, set_kept_until, set_used_at},
     inactive::KeptMark,
     question::QuestionKey,
@@ -36,6 +37,10 @@ const WRITE_ATTEMPTS: usize = 16;
 /// The most that a bucket holds, in bytes: 2 KiB for each of its eight records. Answers are shorter as a rule; where some
 /// are longer, fewer have room.
 const MAX_BUCKET_BYTES: usize = 16 * 1024;
+
+/// Buckets without an answer that are remembered at the most, and the longest of them, in bytes.
+const MAX_MISSES: usize = 32;
+const MAX_MISS_BYTES: usize = 1024;
 
 /// An entry's time of use is written no more often than this.
 const USE_RESOLUTION: Duration = Duration::from_secs(1);
@@ -80,6 +85,35 @@ pub struct Table {
     registered: OnceCell<Buckets>,
     /// Renewed before an entry goes that a worker keeps for itself.
     kept: KeptMark,
+    misses: Misses,
+}
+
+/// The buckets that were last looked into in vain, each for the answer that MAS is asked for then: it is written to the bucket
+/// as it was read. If that has changed since, nothing is written and the bucket is read again. So a bucket that is out of
+/// date costs a call and does no harm.
+#[derive(Debug, Default)]
+struct Misses(RefCell<VecDeque<(TokenDigest, Bucket)>>);
+
+impl Misses {
+    fn remember(&self, digest: TokenDigest, bucket: Bucket) {
+        let Ok(mut misses) = self.0.try_borrow_mut() else {
+            return;
+        };
+        if bucket.bytes() > MAX_MISS_BYTES {
+            return;
+        }
+        if misses.len() >= MAX_MISSES {
+            misses.pop_front();
+        }
+        misses.push_back((digest, bucket));
+    }
+
+    /// Returns the bucket that was last looked into for this token.
+    fn take(&self, digest: &TokenDigest) -> Option<Bucket> {
+        let mut misses = self.0.try_borrow_mut().ok()?;
+        let at = misses.iter().rposition(|(missed, _)| missed == digest)?;
+        misses.swap_remove_back(at).map(|(_, bucket)| bucket)
+    }
 }
 
 impl Table {
@@ -91,14 +125,19 @@ impl Table {
             configured: Buckets::new(name, slots),
             registered: OnceCell::new(),
             kept: KeptMark::default(),
+            misses: Misses::default(),
         }
     }
 
     /// Returns the answer to this question, fresh or not. Finding it is a use.
     pub fn find(&self, store: &impl Store, key: &QuestionKey, now: Instant) -> Option<Entry> {
         let mut bucket = self.buckets(store)?.read(store, &key.digest.0);
-        let record = bucket
-            .find_mut(|record| EntryHead::decode(record).is_some_and(|head| head.answers(key)))?;
+        let answers =
+            |record: &[u8]| EntryHead::decode(record).is_some_and(|head| head.answers(key));
+        let Some(record) = bucket.find_mut(answers) else {
+            self.misses.remember(key.digest, bucket);
+            return None;
+        };
         let entry = Entry::decode(record)?;
         if now.since(entry.used_at) >= USE_RESOLUTION {
             set_used_at(record, now);
@@ -133,8 +172,11 @@ impl Table {
             return Written::default();
         };
         let key = entry.question();
+        let mut missed = self.misses.take(&key.digest);
         for _ in 0..WRITE_ATTEMPTS {
-            let bucket = buckets.read(store, &key.digest.0);
+            let bucket = missed
+                .take()
+                .unwrap_or_else(|| buckets.read(store, &key.digest.0));
             let mut kept_until = entry.kept_until;
             let mut is_kept = false;
             let mut stay: Vec<(EvictionOrder, TokenDigest, &[u8])> = Vec::new();
@@ -407,6 +449,55 @@ mod tests {
 
     fn holds(table: &Table, store: &MemoryStore, token: &[u8]) -> bool {
         table.find(store, &key(token), NOW).is_some()
+    }
+
+    #[test]
+    fn an_answer_is_written_beside_what_came_since_its_bucket_was_looked_into() {
+        for others in [0, 1, MAX_MISSES - 1, MAX_MISSES, 3 * MAX_MISSES] {
+            let (store, [table, other]) =
+                (MemoryStore::default(), [0; 2].map(|_| Table::new("t", 8)));
+            let is_there = |token: &[u8]| table.find(&store, &key(token), NOW).is_some();
+            assert!(!is_there(b"first") && !is_there(b"mine"));
+            for number in 0..others {
+                assert!(!is_there(&number.to_le_bytes()));
+            }
+            assert!(other.put(&store, &entry(b"theirs", 60), NOW).stored);
+            for token in [&b"first"[..], b"mine"] {
+                assert!(table.put(&store, &entry(token, 60), NOW).stored);
+            }
+            for token in [&b"first"[..], b"mine", b"theirs"] {
+                assert!(is_there(token), "after {others} others");
+            }
+        }
+    }
+
+    #[test]
+    fn a_few_short_buckets_are_remembered() {
+        let (store, table) = (MemoryStore::default(), Table::new("t", 8));
+        let look = |token: &[u8]| assert!(table.find(&store, &key(token), NOW).is_none());
+        let remembered = || table.misses.0.borrow().len();
+        for number in 0..3 * MAX_MISSES {
+            look(&number.to_le_bytes());
+            assert_eq!(remembered(), MAX_MISSES.min(number + 1));
+        }
+        let body = format!(
+            r#"{{"active":true,"username":"{}"}}"#,
+            "x".repeat(MAX_MISS_BYTES)
+        );
+        let long = Entry {
+            answer: Answer::parse(body.into()).unwrap(),
+            ..entry(b"long", 60)
+        };
+        table.put(&store, &long, NOW);
+        look(b"beside it");
+        assert!(table.misses.take(&key(b"beside it").digest).is_none());
+        assert!(
+            table
+                .misses
+                .take(&key(&(3 * MAX_MISSES - 1).to_le_bytes()).digest)
+                .is_some()
+        );
+        assert_eq!(remembered(), MAX_MISSES - 1, "each is taken once");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use super::{
-    Cache, Config, ConfigError, IdentityHeaders, UnknownTokenBudget,
+    AppserviceTokens, Cache, Config, ConfigError, IdentityHeaders, UnknownTokenBudget,
     check::{check, takes},
     header_name::{Taken, taken},
     introspection::{Introspection, introspection},
@@ -78,17 +78,14 @@ fn cache(keys: Members<'_>) -> Cache {
     }
 }
 
-/// Sorted as they come: a sort of the whole list would be much code.
-fn appservice_tokens(keys: Members<'_>) -> Vec<[u8; 32]> {
-    let mut digests = Vec::new();
+fn appservice_tokens(keys: Members<'_>) -> AppserviceTokens {
+    let mut tokens = AppserviceTokens::default();
     for item in keys.list(&table::APPSERVICE_TOKENS) {
-        if let Some(digest) = item.as_str().and_then(text::base16_lower)
-            && let Err(at) = digests.binary_search(&digest)
-        {
-            digests.insert(at, digest);
+        if let Some(digest) = item.as_str().and_then(text::base16_lower) {
+            tokens.insert(digest);
         }
     }
-    digests
+    tokens
 }
 
 fn identity_headers(keys: Members<'_>) -> Result<IdentityHeaders, ConfigError> {

@@ -10,7 +10,7 @@
 use super::endpoint::path;
 use crate::{
     form::parser::{FormParser, Part, ShortText},
-    token::{AccessToken, TokenDigest, TokenHasher},
+    token::{AccessToken, TokenDigest, TokenHasher, TokenSecret},
 };
 
 /// The name of the pair that holds the token.
@@ -33,9 +33,10 @@ pub const MAX_REVOCATION_BYTES: usize = 8 * 1024;
 
 impl SessionEnd {
     /// What a request asks to end, if anything. `target` is the raw `:path`, `method` and `authorization`
-    /// are asked only where they matter.
+    /// are asked only where they matter. A token is named under `secret`.
     pub fn of<'a>(
         target: &[u8],
+        secret: TokenSecret,
         method: impl FnOnce() -> &'a [u8],
         authorization: Option<&[u8]>,
     ) -> Option<Self> {
@@ -51,7 +52,7 @@ impl SessionEnd {
                 (_, b"/logout/all") => Self::LogoutAll,
                 _ => return None,
             };
-            end(TokenDigest::of(bearer(authorization?)?))
+            end(secret.digest(bearer(authorization?)?))
         };
         (method() == b"POST").then_some(end)
     }
@@ -72,7 +73,7 @@ fn bearer(authorization: &[u8]) -> Option<&[u8]> {
 }
 
 /// The form of a revocation as it passes. It looks for one token and keeps its digest only.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RevocationForm {
     parser: FormParser,
     /// Bytes so far.
@@ -84,6 +85,17 @@ pub struct RevocationForm {
 }
 
 impl RevocationForm {
+    /// Nothing so far. The token is named under `secret`.
+    pub fn new(secret: TokenSecret) -> Self {
+        Self {
+            parser: FormParser::default(),
+            length: 0,
+            name: ShortText::default(),
+            token: secret.hasher(),
+            found: None,
+        }
+    }
+
     /// Returns how many more bytes are read, at the most.
     pub fn room(&self) -> usize {
         MAX_REVOCATION_BYTES.saturating_sub(self.length)
@@ -119,7 +131,7 @@ impl RevocationForm {
             Part::Value(_) => {}
             Part::End => {
                 if self.name.is(TOKEN) {
-                    self.found = Some(std::mem::take(&mut self.token).finish());
+                    self.found = Some(self.token.clone().finish());
                 }
                 self.name = ShortText::default();
             }
@@ -134,6 +146,7 @@ mod tests {
     fn of(target: &str, method: &str, authorization: Option<&str>) -> Option<SessionEnd> {
         SessionEnd::of(
             target.as_bytes(),
+            TokenSecret::NONE,
             || method.as_bytes(),
             authorization.map(str::as_bytes),
         )
@@ -195,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_token_is_found_as_soon_as_it_has_come() {
-        let mut form = RevocationForm::default();
+        let mut form = RevocationForm::new(TokenSecret::NONE);
         assert!(form.read(b"token=a"));
         assert_eq!(form.found(), None, "more of it may come");
         assert!(!form.read(b"&token=b"));
@@ -204,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_is_read_of_a_form_is_counted() {
-        let mut form = RevocationForm::default();
+        let mut form = RevocationForm::new(TokenSecret::NONE);
         assert_eq!(form.room(), MAX_REVOCATION_BYTES);
         form.read(&[b'x'; 1_000]);
         assert_eq!(form.room(), MAX_REVOCATION_BYTES - 1_000);
@@ -214,7 +227,7 @@ mod tests {
 
     /// What is found in a form that comes in these pieces.
     fn revoked<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Option<TokenDigest> {
-        let mut form = RevocationForm::default();
+        let mut form = RevocationForm::new(TokenSecret::NONE);
         if pieces.into_iter().all(|piece| form.read(piece)) {
             form.finish();
         }

@@ -78,8 +78,7 @@ impl CallContext {
     /// Sends the request as a call of `root`: the request's own, or the one whose callback runs.
     pub fn send(&self, host: &impl Runtime, root: RootId) -> Result<CallId, NotSent> {
         let settings = &self.upstream.settings;
-        let digest = &self.digest.0;
-        let request = IntrospectionRequest::new(settings, &self.token, digest, &self.trace);
+        let request = IntrospectionRequest::new(settings, &self.token, &self.trace);
         host.dispatch(root, &request)
     }
 

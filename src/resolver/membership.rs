@@ -328,9 +328,9 @@ mod tests {
             &[1],
             &[2],
             &[4],
-            &[255; 41],
-            &stored[..40],
-            &failed[..40],
+            &[255; 1 + QuestionKey::BYTES],
+            &stored[..stored.len() - 1],
+            &failed[..failed.len() - 1],
             &longer,
         ] {
             assert_eq!(Hint::decode(bytes), None, "{bytes:?}");

@@ -228,11 +228,13 @@ impl Gateway {
         head: &RequestHead,
     ) -> Option<Decision> {
         let config = &exchange.plugin.config;
-        let recognize = |config: &Config, token: &[u8]| self.recognized.of(config, token);
-        let (outcome, decision) = match policy::inspect(config, head, recognize) {
+        let secret = resolver.token_secret(cb.host);
+        let recognize =
+            |config: &Config, secret, token: &[u8]| self.recognized.of(config, secret, token);
+        let (outcome, decision) = match policy::inspect(config, secret, head, recognize) {
             Inspection::Forward => (Outcome::NotAsked, Decision::Forward),
             Inspection::ForwardAndWatch(end) => {
-                exchange.set_watch(Watch::session_end(end));
+                exchange.set_watch(Watch::session_end(end, secret));
                 (Outcome::NotAsked, Decision::Forward)
             }
             Inspection::Identify(question) => {

@@ -32,6 +32,7 @@ use super::{
     response_status,
 };
 use crate::{
+    cache::token_secret::SharedTokenSecret,
     clock::Instant,
     config::{Config, Mode, OnFailure},
     host::{Callback, Host, Metrics, StreamId},
@@ -42,7 +43,7 @@ use crate::{
     matrix::reply::Reply,
     metrics::{Metric, Outcome},
     resolver::{Found, Query, Resolver, Verdict},
-    token::{AccessToken, TokenDigest},
+    token::AccessToken,
 };
 
 /// What a held request needs to go on.
@@ -57,6 +58,7 @@ pub struct Waiter {
 #[derive(Debug, Default)]
 pub struct Introspection {
     callers: AcceptedCallers,
+    secret: SharedTokenSecret,
     awaiting_body: AwaitingBody,
 }
 
@@ -83,7 +85,11 @@ impl Introspection {
             return;
         };
         let credential = announced.credential;
-        let caller = CallerKey::of(&exchange.plugin.upstream, credential);
+        let caller = CallerKey::of(
+            &exchange.plugin.upstream,
+            self.secret.get(cb.host),
+            credential,
+        );
         let is_authenticated = match config.introspection.credential.known() {
             Some(known) if known.matches(credential) => true,
             // Another credential, which MAS may know.
@@ -194,7 +200,7 @@ impl Introspection {
         let query = Query {
             upstream,
             token,
-            digest: TokenDigest::of(token.as_bytes()),
+            digest: resolver.token_secret(cb.host).digest(token.as_bytes()),
             origin: &HomeserverOrigin(cb.host),
         };
         let found = resolver.lookup(cb, &query).or_else(|| {

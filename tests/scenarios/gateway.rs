@@ -148,8 +148,8 @@ fn tokens_that_cannot_exist_are_refused_without_a_call() {
     assert!(worker.calls().is_empty());
     assert_eq!(
         process.keys(),
-        1,
-        "nothing is kept of them; the key is the worker's place"
+        2,
+        "nothing is kept of them; the keys are the worker's place and the secret that names tokens"
     );
 }
 

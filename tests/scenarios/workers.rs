@@ -122,5 +122,8 @@ fn the_place_of_a_failed_worker_is_taken_over() {
         process.advance(Duration::from_secs(5));
     }
     let keys = process.keys();
-    assert_eq!(keys, 1, "one place, however often it fails");
+    assert_eq!(
+        keys, 2,
+        "one place, however often it fails, and the secret that names tokens"
+    );
 }

@@ -49,17 +49,16 @@ pub struct IntrospectionRequest<'a> {
 }
 
 impl<'a> IntrospectionRequest<'a> {
-    /// The request for `token`, whose SHA-256 is `digest`. `trace` holds those of
+    /// The request for `token`. `trace` holds those of
     /// [`TRACE_PARENT`], [`TRACE_STATE`] and [`REQUEST_ID`] that are present.
     pub fn new(
         settings: &'a Settings,
         token: &AccessToken<'_>,
-        digest: &[u8; 32],
         trace: &'a [(&'static str, String)],
     ) -> Self {
         Self {
             settings,
-            authority: settings.authority_of(digest),
+            authority: settings.authority_of(token.as_bytes()),
             body: form_body(token.as_bytes()),
             trace,
         }

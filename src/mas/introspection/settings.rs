@@ -63,12 +63,14 @@ enum Scheme {
 }
 
 impl Settings {
-    /// The `:authority` of a token with this digest, if it has its own. The label has 16 bits: enough to spread tokens over
-    /// a ring, too few to recognise one.
-    pub fn authority_of(&self, digest: &[u8; 32]) -> Option<String> {
-        let [first, second, ..] = digest;
-        self.shard_by_token
-            .then(|| format!("{first:02x}{second:02x}.{}", self.authority))
+    /// The `:authority` of a question about this token, if it has its own. The label has 16 bits of the token's SHA-256, which
+    /// is the same in every process: enough to spread tokens over a ring, too few to recognise one.
+    pub fn authority_of(&self, token: &[u8]) -> Option<String> {
+        if !self.shard_by_token {
+            return None;
+        }
+        let [first, second, ..] = Sha256::digest(token).0;
+        Some(format!("{first:02x}{second:02x}.{}", self.authority))
     }
 }
 

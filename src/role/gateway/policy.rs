@@ -20,7 +20,7 @@ use crate::{
         session_end::{SessionEnd, logout_token},
     },
     resolver::Verdict,
-    token::{AccessToken, TokenDigest},
+    token::{AccessToken, TokenDigest, TokenSecret},
 };
 
 /// What a request needs before it may go on.
@@ -63,19 +63,22 @@ pub struct Recognized {
     pub digest: TokenDigest,
     /// Its form.
     pub shape: Shape,
+    /// Whether the configuration knows it as an application service's.
+    pub is_appservice: bool,
 }
 
 impl Recognized {
-    /// Returns what `token` is. `None`: it cannot exist, which is known before its digest is. Where appservice tokens
-    /// are configured such a token may be one, and only the digest tells.
-    pub fn of(config: &Config, token: &[u8]) -> Option<Self> {
+    /// Returns what `token` is, which is named under `secret`. `None`: it cannot exist, which is known before it is named.
+    pub fn of(config: &Config, secret: TokenSecret, token: &[u8]) -> Option<Self> {
         let shape = shape(token);
-        if shape == Shape::CannotExist && config.appservice_tokens.is_empty() {
+        let is_appservice = config.appservice_tokens.contains(token);
+        if shape == Shape::CannotExist && !is_appservice {
             return None;
         }
         Some(Self {
-            digest: TokenDigest::of(token),
+            digest: secret.digest(token),
             shape,
+            is_appservice,
         })
     }
 }
@@ -172,11 +175,13 @@ impl Annotation {
     }
 }
 
-/// Decides what `head` needs under `config`. `recognize` says what a token is; [`Recognized::of`] does.
+/// Decides what `head` needs under `config`. `recognize` says what a token is, which is named under `secret`:
+/// [`Recognized::of`] does.
 pub fn inspect<'a>(
     config: &Config,
+    secret: TokenSecret,
     head: &'a RequestHead,
-    recognize: impl FnOnce(&Config, &[u8]) -> Option<Recognized>,
+    recognize: impl FnOnce(&Config, TokenSecret, &[u8]) -> Option<Recognized>,
 ) -> Inspection<'a> {
     let requirement = config
         .endpoints
@@ -188,7 +193,8 @@ pub fn inspect<'a>(
         // A rule may say otherwise of MAS's paths. What ends a session stays MAS's to judge all the same.
         _ => config.endpoints.have_rules(),
     };
-    if may_end && let Some(end) = session_end(config, head) {
+    if may_end && let Some(end) = session_end(config, secret, head) {
+        let recognize = |token: &[u8]| recognize(config, secret, token);
         return inspect_end(config, end, head.authorization().first(), recognize);
     }
     match requirement {
@@ -230,7 +236,7 @@ pub fn inspect<'a>(
         Credential::Token {
             token, is_doubtful, ..
         } => {
-            let Some(recognized) = recognize(config, token.as_bytes()) else {
+            let Some(recognized) = recognize(config, secret, token.as_bytes()) else {
                 return Inspection::Inactive;
             };
             match inspect_token(config, token, recognized, requirement) {
@@ -245,12 +251,12 @@ pub fn inspect<'a>(
 }
 
 /// Returns what a request asks MAS to end. The paths without MAS's prefix stay MAS's as well.
-fn session_end(config: &Config, head: &RequestHead) -> Option<SessionEnd> {
+fn session_end(config: &Config, secret: TokenSecret, head: &RequestHead) -> Option<SessionEnd> {
     let authorization = head.authorization().first();
     let target = head.target();
     [config.endpoints.mas_target(target), target]
         .into_iter()
-        .find_map(|target| SessionEnd::of(target, || head.method(), authorization))
+        .find_map(|target| SessionEnd::of(target, secret, || head.method(), authorization))
 }
 
 /// Decides what a request that ends sessions needs. Of `logout/all` it must be known whose token it is, if MAS can
@@ -259,14 +265,14 @@ fn inspect_end<'a>(
     config: &Config,
     end: SessionEnd,
     authorization: Option<&'a [u8]>,
-    recognize: impl FnOnce(&Config, &[u8]) -> Option<Recognized>,
+    recognize: impl FnOnce(&[u8]) -> Option<Recognized>,
 ) -> Inspection<'a> {
     let token = match (end, config.mode) {
         (SessionEnd::LogoutAll(_), Mode::Enforce) => authorization.and_then(logout_token),
         _ => None,
     };
     let inspection = token.and_then(|token| {
-        let recognized = recognize(config, token.as_bytes())?;
+        let recognized = recognize(token.as_bytes())?;
         let requirement = AuthRequirement::MasOwned;
         Some(inspect_token(config, token, recognized, requirement))
     });
@@ -301,13 +307,13 @@ fn inspect_form<'a>(config: &Config, query: Option<&[u8]>) -> Inspection<'a> {
 fn inspect_token<'a>(
     config: &Config,
     token: AccessToken<'a>,
-    Recognized { digest, shape }: Recognized,
+    recognized: Recognized,
     requirement: AuthRequirement,
 ) -> Inspection<'a> {
-    if config.appservice_tokens.binary_search(&digest.0).is_ok() {
+    if recognized.is_appservice {
         return Inspection::Forward;
     }
-    let kind = match (shape, config.unrecognized_tokens) {
+    let kind = match (recognized.shape, config.unrecognized_tokens) {
         (Shape::Introspectable(kind), _) => Some(kind),
         (Shape::CannotExist, _) | (Shape::Unrecognized, UnrecognizedTokens::Reject) => {
             return Inspection::Inactive;
@@ -321,7 +327,7 @@ fn inspect_token<'a>(
     };
     Inspection::Introspect(Need {
         token,
-        digest,
+        digest: recognized.digest,
         kind,
         requirement,
         is_doubtful: false,

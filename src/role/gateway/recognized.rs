@@ -1,6 +1,7 @@
-//! What the tokens in use are, so that a hit computes neither the SHA-256 nor the checksum of its token.
+//! What the tokens in use are, so that a hit computes neither digest nor checksum of its token.
 //!
-//! Both are pure functions of the token, so what is remembered is never out of date. Only tokens of which the worker
+//! Both are pure functions of the token and of the process's secret, so what is remembered is never out of date. Whether a token
+//! is an application service's depends on the configuration too: where another list of them counts, all is forgotten. Only tokens of which the worker
 //! keeps a grant are remembered, and, in a place of their own, inactive ones that come again: invented ones push no session
 //! out.
 //!
@@ -13,6 +14,7 @@ use crate::{
     config::Config,
     multilinear::{Hash, Multilinear},
     probing::{ProbingMap, Spread},
+    token::TokenSecret,
 };
 
 /// Inactive tokens that are remembered at the most.
@@ -30,6 +32,8 @@ impl Spread for Hash {
 #[derive(Default)]
 pub(super) struct RecognizedTokens {
     hashes: Multilinear,
+    /// Names the application services' tokens that those below were looked for among.
+    appservices: u64,
     tokens: ProbingMap<Hash, Recognized>,
     /// Those that are inactive.
     inactive: ProbingMap<Hash, Recognized>,
@@ -39,14 +43,20 @@ pub(super) struct RecognizedTokens {
 
 impl RecognizedTokens {
     /// Returns what `token` is, as [`Recognized::of`] does.
-    pub fn of(&mut self, config: &Config, token: &[u8]) -> Option<Recognized> {
+    pub fn of(&mut self, config: &Config, secret: TokenSecret, token: &[u8]) -> Option<Recognized> {
+        let appservices = config.appservice_tokens.fingerprint();
+        if self.appservices != appservices {
+            self.tokens = ProbingMap::default();
+            self.inactive = ProbingMap::default();
+            self.appservices = appservices;
+        }
         let hash = self.hashes.hash(token);
         let known = |hash| self.tokens.get(&hash).or_else(|| self.inactive.get(&hash));
         if let Some(known) = hash.and_then(known) {
             self.last = None;
             return Some(*known);
         }
-        let recognized = Recognized::of(config, token);
+        let recognized = Recognized::of(config, secret, token);
         // Of a token that is too long to be hashed nothing is remembered.
         self.last = hash.zip(recognized);
         recognized
@@ -93,7 +103,7 @@ impl std::fmt::Debug for RecognizedTokens {
 mod tests {
     use super::*;
     use crate::{
-        config,
+        config::{self, AppserviceTokens},
         mas::token::{Shape, TokenKind},
         token::TokenDigest,
     };
@@ -104,6 +114,7 @@ mod tests {
         b"of_nobody",
     ];
     const IMPOSSIBLE: &[u8] = b"mat_of_nobody";
+    const SECRET: TokenSecret = TokenSecret::NONE;
 
     fn config(appservice_tokens: &[&str]) -> Config {
         let config = serde_json::json!({
@@ -119,27 +130,45 @@ mod tests {
         let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
         for _ in 0..2 {
             for token in TOKENS {
-                let found = tokens.of(&config, token).unwrap();
+                let found = tokens.of(&config, SECRET, token).unwrap();
                 assert_eq!(found.digest, TokenDigest::of(token));
-                let shape = Recognized::of(&config, token).unwrap().shape;
+                let shape = Recognized::of(&config, SECRET, token).unwrap().shape;
                 assert_eq!(found.shape, shape);
                 tokens.remember_last(10);
             }
         }
         assert_eq!(tokens.tokens.len(), TOKENS.len());
         let kind = TokenKind::CompatAccessToken;
-        let known = tokens.of(&config, TOKENS[1]).unwrap();
+        let known = tokens.of(&config, SECRET, TOKENS[1]).unwrap();
         assert_eq!(known.shape, Shape::Introspectable(kind));
     }
 
     #[test]
-    fn a_token_that_cannot_exist_has_a_digest_only_where_it_may_be_an_appservices() {
+    fn a_token_of_any_form_may_be_an_appservices_under_its_own_list_only() {
         let mut tokens = RecognizedTokens::default();
-        assert!(tokens.of(&config(&[]), IMPOSSIBLE).is_none());
-        let appservice = "a".repeat(64);
-        let found = tokens.of(&config(&[&appservice]), IMPOSSIBLE).unwrap();
-        assert_eq!(found.digest, TokenDigest::of(IMPOSSIBLE));
-        assert_eq!(found.shape, Shape::CannotExist);
+        let sha256 = |token| {
+            let digest = AppserviceTokens::digest(token);
+            digest.map(|byte| format!("{byte:02x}")).concat()
+        };
+        let [none, other, both] = [
+            config(&[]),
+            config(&[&"a".repeat(64)]),
+            config(&[&sha256(TOKENS[0]), &sha256(IMPOSSIBLE)]),
+        ];
+        for _ in 0..2 {
+            for (config, is_listed) in [(&none, false), (&other, false), (&both, true)] {
+                let mut of = |token| {
+                    let found = tokens.of(config, SECRET, token);
+                    tokens.remember_last(10);
+                    found
+                };
+                for _ in 0..2 {
+                    assert_eq!(of(TOKENS[0]).unwrap().is_appservice, is_listed);
+                    assert!(!of(TOKENS[1]).unwrap().is_appservice);
+                    assert_eq!(of(IMPOSSIBLE).is_some(), is_listed);
+                }
+            }
+        }
     }
 
     #[test]
@@ -147,7 +176,7 @@ mod tests {
         let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
         let long = [b"syt_", &[b'x'; 200][..]].concat();
         for _ in 0..2 {
-            let found = tokens.of(&config, &long).unwrap();
+            let found = tokens.of(&config, SECRET, &long).unwrap();
             assert_eq!(found.digest, TokenDigest::of(&long));
             tokens.remember_last(10);
             assert!(tokens.tokens.is_empty());
@@ -158,7 +187,7 @@ mod tests {
     fn nothing_is_remembered_of_tokens_that_grant_nothing() {
         let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
         for number in 0..1_000_u32 {
-            tokens.of(&config, &number.to_le_bytes());
+            tokens.of(&config, SECRET, &number.to_le_bytes());
         }
         assert!(tokens.tokens.is_empty());
     }
@@ -166,12 +195,12 @@ mod tests {
     #[test]
     fn inactive_tokens_are_remembered_apart_and_not_many() {
         let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
-        tokens.of(&config, TOKENS[0]);
+        tokens.of(&config, SECRET, TOKENS[0]);
         tokens.remember_last(64);
         for number in 0..10_000_u32 {
             for _ in 0..2 {
                 let token = number.to_le_bytes();
-                let found = tokens.of(&config, &token).unwrap();
+                let found = tokens.of(&config, SECRET, &token).unwrap();
                 assert_eq!(found.digest, TokenDigest::of(&token));
                 tokens.remember_last_inactive(65_536);
             }
@@ -179,7 +208,7 @@ mod tests {
         }
         assert!(tokens.inactive.len() > 1);
         assert_eq!(tokens.tokens.len(), 1);
-        tokens.of(&config, TOKENS[1]);
+        tokens.of(&config, SECRET, TOKENS[1]);
         tokens.remember_last_inactive(0);
         assert!(tokens.inactive.is_empty());
     }
@@ -188,7 +217,7 @@ mod tests {
     fn no_more_are_remembered_than_grants_are_kept() {
         let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
         for number in 0..1_000_u32 {
-            tokens.of(&config, &number.to_le_bytes());
+            tokens.of(&config, SECRET, &number.to_le_bytes());
             tokens.remember_last(64);
             tokens.remember_last(64);
             assert!(tokens.tokens.len() <= 64);

@@ -23,7 +23,7 @@ use crate::{
         response_status,
     },
     sorted::SortedMap,
-    token::TokenDigest,
+    token::{TokenDigest, TokenSecret},
 };
 
 /// A token that the homeserver refuses again and again, while MAS calls it active, costs one call in this time
@@ -60,12 +60,12 @@ pub enum Watch {
 }
 
 impl Watch {
-    /// Returns the watch over a request that asks to end `end`.
-    pub(super) fn session_end(end: SessionEnd) -> Self {
+    /// Returns the watch over a request that asks to end `end`. A token in its form is named under `secret`.
+    pub(super) fn session_end(end: SessionEnd, secret: TokenSecret) -> Self {
         match end {
             SessionEnd::Logout(token) => Self::SessionEnd(Ending::Logout(token)),
             SessionEnd::LogoutAll(token) => Self::logout_all(token, None),
-            SessionEnd::Revocation => Self::Revocation(Box::default()),
+            SessionEnd::Revocation => Self::Revocation(Box::new(RevocationForm::new(secret))),
         }
     }
 

@@ -9,7 +9,12 @@
 
 use std::time::Duration;
 
-use crate::{clock::Instant, resolver::Upstream, sorted::SortedMap, token::TokenDigest};
+use crate::{
+    clock::Instant,
+    resolver::Upstream,
+    sorted::SortedMap,
+    token::{TokenDigest, TokenSecret},
+};
 
 /// How long MAS's acceptance of a credential counts.
 const ACCEPTED: Duration = Duration::from_secs(300);
@@ -33,10 +38,10 @@ pub struct CallerKey {
 }
 
 impl CallerKey {
-    /// Returns the key of a caller with this `authorization` for the MAS that `upstream` asks.
-    pub fn of(upstream: &Upstream, authorization: &[u8]) -> Self {
+    /// Returns the key of a caller with this `authorization`, under `secret`, for the MAS that `upstream` asks.
+    pub fn of(upstream: &Upstream, secret: TokenSecret, authorization: &[u8]) -> Self {
         Self {
-            authorization: TokenDigest::of(authorization),
+            authorization: secret.digest(authorization),
             fingerprint: upstream.fingerprint(),
         }
     }
@@ -125,7 +130,7 @@ mod tests {
 
     #[test]
     fn acceptance_counts_for_a_while_and_ends_with_a_refusal() {
-        let caller = CallerKey::of(&upstream("a"), b"Bearer s");
+        let caller = CallerKey::of(&upstream("a"), TokenSecret::NONE, b"Bearer s");
         let mut callers = AcceptedCallers::default();
         for status in [None, Some(201), Some(302), Some(401), Some(500)] {
             callers.note(caller, status, NOW);
@@ -141,7 +146,7 @@ mod tests {
 
     #[test]
     fn while_one_request_is_left_to_mas_the_others_are_served() {
-        let caller = CallerKey::of(&upstream("a"), b"Bearer s");
+        let caller = CallerKey::of(&upstream("a"), TokenSecret::NONE, b"Bearer s");
         let mut callers = AcceptedCallers::default();
         callers.note(caller, Some(200), NOW);
         let then = NOW + ACCEPTED;
@@ -157,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_acceptance_does_not_run_out_because_mas_gives_no_answer() {
-        let caller = CallerKey::of(&upstream("a"), b"Bearer s");
+        let caller = CallerKey::of(&upstream("a"), TokenSecret::NONE, b"Bearer s");
         let mut callers = AcceptedCallers::default();
         callers.note(caller, Some(200), NOW);
         let mut now = NOW;
@@ -178,7 +183,8 @@ mod tests {
 
     #[test]
     fn what_one_mas_accepts_or_refuses_says_nothing_to_another() {
-        let [a, b] = ["a", "b"].map(|mas| CallerKey::of(&upstream(mas), b"Bearer s"));
+        let [a, b] =
+            ["a", "b"].map(|mas| CallerKey::of(&upstream(mas), TokenSecret::NONE, b"Bearer s"));
         let mut callers = AcceptedCallers::default();
         callers.note(a, Some(200), NOW);
         assert!(callers.admits(&a, NOW) && !callers.admits(&b, NOW));
@@ -190,7 +196,7 @@ mod tests {
     fn callers_are_bounded() {
         let mut callers = AcceptedCallers::default();
         let upstream = upstream("a");
-        let of = |number: usize| CallerKey::of(&upstream, &number.to_le_bytes());
+        let of = |number: usize| CallerKey::of(&upstream, TokenSecret::NONE, &number.to_le_bytes());
         for number in 0..MAX_CALLERS + 10 {
             callers.note(of(number), Some(200), NOW);
         }

@@ -14,6 +14,7 @@ use crate::{
     },
     mas::introspection::{Answer, ConnectionFault, IntrospectionResponse},
     role::{exchange::Watch as _, plugin::Plugin},
+    token::{TokenDigest, TokenSecret},
 };
 
 const ROOT: RootId = RootId(1);
@@ -383,7 +384,7 @@ fn a_request_whose_form_does_not_come_goes_to_mas_after_a_moment() {
 fn later_callbacks_are_asked_for_only_while_something_is_watched_for() {
     let caller = || {
         let plugin = Plugin::new(ROOT, config(&json!({})));
-        CallerKey::of(&plugin.upstream, b"Bearer secret")
+        CallerKey::of(&plugin.upstream, TokenSecret::NONE, b"Bearer secret")
     };
     let share = BodyBudget::default().take(1).unwrap();
     for (watch, body, response) in [

@@ -11,7 +11,7 @@ use matrix_edge_auth::{
     config,
     mas::introspection::{Answer, LIFETIME},
     role::introspection::request::active_reply,
-    token::TokenDigest,
+    token::TokenSecret,
 };
 use serde_json::Value;
 
@@ -111,7 +111,7 @@ impl Relay {
         let lifetime = left.lifetime.as_ref().map(String::as_bytes);
         let lifetime = answer.lifetime(lifetime);
         let introspected = Introspected::new(
-            TokenDigest::of(b"token"),
+            TokenSecret::NONE.digest(b"token"),
             Instant::from_millis(self.asked_at),
             Instant::from_millis(self.answered_at),
             answer,

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    config,
+    config::{self, AppserviceTokens},
     host::Fields,
     mas::introspection::{ConnectionFault, InactiveAnswer},
 };
@@ -103,7 +103,7 @@ fn config(overrides: Value) -> Config {
 }
 
 fn needs(config: &Config, head: &Head) -> Needs {
-    match inspect(config, &head.read(), Recognized::of) {
+    match inspect(config, TokenSecret::NONE, &head.read(), Recognized::of) {
         Inspection::Forward => Needs::Nothing,
         Inspection::ForwardAndWatch(end) => Needs::Watching(end),
         Inspection::Identify(question) => Needs::Owner(question.digest),
@@ -326,8 +326,8 @@ fn the_form_of_a_token_decides_whether_mas_is_asked() {
 #[test]
 fn an_appservice_token_may_look_like_anything() {
     let digest = |token: &str| {
-        let bytes = TokenDigest::of(token.as_bytes()).0;
-        bytes.map(|byte| format!("{byte:02x}")).concat()
+        let digest = AppserviceTokens::digest(token.as_bytes());
+        digest.map(|byte| format!("{byte:02x}")).concat()
     };
     let tokens = [TOKEN, "opaque"];
     assert_needs(

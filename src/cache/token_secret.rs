@@ -1,0 +1,50 @@
+//! The secret under which this process names tokens. It lies in shared data, so that all workers have the same one.
+
+use std::cell::Cell;
+
+use super::key_space;
+use crate::{host::Store, token::TokenSecret};
+
+const KEY: &[u8] = b"matrix-edge-auth.token-secret";
+
+/// The secret as one worker knows it. `Debug` shows nothing of it.
+#[derive(Debug, Default)]
+pub struct SharedTokenSecret(Cell<Option<TokenSecret>>);
+
+impl SharedTokenSecret {
+    /// The secret, made by whichever worker comes first. A worker that can neither read nor write it has one of its own: it
+    /// shares no answer then, and takes none for another's.
+    pub fn get(&self, store: &impl Store) -> TokenSecret {
+        if let Some(secret) = self.0.get() {
+            return secret;
+        }
+        let secret = TokenSecret::new(key_space::shared_secret(store, KEY));
+        self.0.set(Some(secret));
+        secret
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{If, memory::MemoryStore};
+
+    #[test]
+    fn workers_of_one_process_name_a_token_alike_and_those_of_two_do_not() {
+        let name = |store: &MemoryStore| SharedTokenSecret::default().get(store).digest(b"token");
+        let [one, two] = [MemoryStore::default(), MemoryStore::default()];
+        // Its random numbers go on with each write.
+        two.write(b"another", b"", If::Absent).unwrap();
+        assert_eq!(name(&one), name(&one));
+        assert_ne!(name(&one), name(&two));
+    }
+
+    #[test]
+    fn a_worker_keeps_its_secret() {
+        let store = MemoryStore::default();
+        let secret = SharedTokenSecret::default();
+        let first = secret.get(&store).digest(b"token");
+        store.damage(|value| value.fill(7));
+        assert_eq!(secret.get(&store).digest(b"token"), first);
+    }
+}
