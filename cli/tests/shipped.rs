@@ -231,7 +231,7 @@ fn the_snippets_of_the_readme_are_clean() {
         .collect();
     assert!(!snippets.is_empty(), "README.md has no configuration");
     for snippet in snippets {
-        // For brevity it leaves the list of functions out, which the text below it tells of.
+        // For brevity it leaves the list of functions out, which the text above it tells of.
         let output = program(&["check", "--format", "json", "-"], snippet);
         let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
         let rules = report["findings"].as_array().expect("a list").iter();
