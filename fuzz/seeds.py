@@ -59,6 +59,7 @@ def first_of_each(items, kind, limit):
 
 def credentials():
     many = "&".join(["access%5ftokem=x", "%61", "", "=", "a=b;c"] * 20)
+    put("credential", "control-byte", "GET\n-\n-\n/_matrix/client/v3/sync?access_token=bridge%00%7f")
     put("credential", "many-parameters", f"GET\n-\n-\n/x?{many}&access_token=%61%25%32%35")
     counts = {}
     for case in vectors("extraction"):
@@ -90,11 +91,14 @@ def endpoints():
         "blocked-nested-slashes": "/%5fsynapse%25252fmas%252525252f..%253b",
         "blocked-nul": "/_synapse/%00\0;%2fx/mas",
         "blocked-parameter": "/_synapse/;%2fx/mas",
+        "client-encoded": "/_synapse/cl%69ent/v1/config/federation_whitelist",
         "dots": "/_matrix/client/v3/%2e%2e/x?y=/z",
+        "empty-segment": "/_matrix/client/v3/profile//displayname",
         "nested": "/%2525%2541%252525/_synapse%2525/%25",
         "query": "/_matrix/client/v3/sync?since=1",
     }.items():
-        put("endpoint", name, f"GET\n{path}")
+        method = "PUT" if name == "empty-segment" else "GET"
+        put("endpoint", name, f"{method}\n{path}")
 
 
 def heads():
@@ -130,6 +134,8 @@ def introspections():
         media_type = headers.get("content-type", "-")
         put("introspection", record["name"], f"{status}\n{media_type}\n-\n{record['response_body']}")
     for name, body in {
+        "device-with-newline": b'{"active":true,"scope":"urn:matrix:client:api:*","username":"mallory",'
+        b'"device_id":"X\\"}\\n{\\"forged\\":\\"line\\"}"}',
         "expires-in": b'{"x":{"expires_in":1}, "expires_in" : 300 ,"active":true,"username":null}',
         "ended": b'{"active":true,"expires_in":-5,"username":"alice"}',
         "last": b'{"active":true,"expires_in":0,"username":"alice"}',
@@ -166,7 +172,20 @@ def provisioning():
 
 
 def configurations():
+    def minimal(mas={}, **others):
+        asked = {"cluster": "mas", "credential": {"bearer": {"env": "MAS_SECRET"}}}
+        return {"server_name": "example.org", "introspection": asked | mas, **others}
+
     for name, configuration in {
+        "authority-with-scheme": minimal({"authority": "https://auth.example.org/"}),
+        "basic-secret": minimal({
+            "credential": {
+                "basic": {"client_id": "edge", "client_secret": {"value": "n0Tq+3u/9mZ2yVQ1=="}}
+            }
+        }),
+        "header-of-envoy": minimal(identity_headers={"user_id": "x-envoy-original-path"}),
+        "header-of-others": minimal(identity_headers={"device_id": "origin"}),
+        "secret-with-scheme": minimal({"credential": {"bearer": {"value": "Bearer s3cret"}}}),
         "gateway": {
             "role": "gateway",
             "server_name": "[::1]:8448",
@@ -210,10 +229,7 @@ def configurations():
                 "local_entries": 0,
             },
         },
-        "minimal": {
-            "server_name": "example.org",
-            "introspection": {"cluster": "mas", "credential": {"bearer": {"env": "MAS_SECRET"}}},
-        },
+        "minimal": minimal(),
     }.items():
         put("configuration", f"{name}.json", json.dumps(configuration, separators=(",", ":")))
         put("configuration", f"{name}.struct", proto_struct(configuration))

@@ -16,7 +16,14 @@ use matrix_edge_auth::{
     },
     clock::Instant,
     config,
-    mas::{introspection::ActiveToken, user::UserKey},
+    mas::{
+        introspection::{ActiveToken, Answer, IntrospectionResponse, read},
+        user::UserKey,
+    },
+    matrix::{
+        credential::{Authorization, Credential, FormPost, extract, query},
+        endpoint::{AuthRequirement, Method, classify},
+    },
     resolver::lease::{Acquired, LEASE, Leases},
     token::TokenDigest,
 };
@@ -32,10 +39,22 @@ struct Seed {
     store: Planted,
 }
 
+/// A seed of a target.
+fn seed(target: &str, name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    fs::read(folder.join(target).join(name)).expect("a seed")
+}
+
+/// The lines of a seed, so many of them.
+fn lines<const COUNT: usize>(target: &str, name: &str) -> [String; COUNT] {
+    let text = String::from_utf8(seed(target, name)).expect("UTF-8");
+    let lines: Vec<String> = text.splitn(COUNT, '\n').map(str::to_owned).collect();
+    lines.try_into().expect("so many lines")
+}
+
 impl Seed {
     fn read(name: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/shared_data");
-        let bytes = fs::read(folder.join(name)).expect("a seed");
+        let bytes = seed("shared_data", name);
         let (digest, rest) = bytes.split_first_chunk().expect("a digest");
         let (now, planted) = rest.split_first_chunk().expect("a time");
         Self {
@@ -120,4 +139,72 @@ fn leases() {
         Acquired::Tombstone(_)
     ));
     assert_eq!(Seed::read("failed").acquire(), Acquired::Failed);
+}
+
+/// What was found by attack is where the fuzzing begins.
+#[test]
+fn a_configuration_that_cannot_be_right_is_refused_and_one_that_looks_so_is_not() {
+    for (name, refused) in [
+        ("authority-with-scheme", Some("authority")),
+        ("header-of-envoy", Some("\"x-envoy-\"")),
+        ("header-of-others", Some("identity_headers.device_id")),
+        ("secret-with-scheme", Some("Bearer")),
+        ("basic-secret", None),
+    ] {
+        for kind in ["json", "struct"] {
+            let bytes = seed("configuration", &format!("{name}.{kind}"));
+            let refusal = config::parse(&bytes, &|_| Some("s3cret".to_owned())).err();
+            let refusal = refusal.map(|refusal| refusal.to_string());
+            match (&refusal, refused) {
+                (Some(refusal), Some(part)) => assert!(refusal.contains(part), "{name}: {refusal}"),
+                _ => assert_eq!((refusal.is_some(), refused), (false, None), "{name}.{kind}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_with_a_control_byte_is_one() {
+    let [_, _, _, target] = lines("credential", "control-byte");
+    let found = extract(Authorization::None, query(target.as_bytes()), || {
+        FormPost::No
+    });
+    let Ok(Credential::Token { token, .. }) = found else {
+        panic!("a token: {found:?}");
+    };
+    assert!(token.has_control_bytes());
+}
+
+#[test]
+fn endpoints_are_those_that_synapse_serves() {
+    for (name, expected) in [
+        ("client-encoded", AuthRequirement::Required),
+        ("empty-segment", AuthRequirement::None),
+    ] {
+        let [method, target] = lines("endpoint", name);
+        let found = classify(target.as_bytes(), || Method::from_bytes(method.as_bytes()));
+        assert_eq!(found, expected, "{name}");
+    }
+    for name in ["blocked-nested", "blocked-nested-slashes"] {
+        let [_, target] = lines("endpoint", name);
+        let found = classify(target.as_bytes(), || Method::Get);
+        assert_eq!(found, AuthRequirement::Blocked, "{name}");
+    }
+}
+
+#[test]
+fn a_device_may_hold_a_newline() {
+    let [_, _, _, body] = lines("introspection", "device-with-newline");
+    let answer = read(IntrospectionResponse {
+        status: Some(200),
+        content_type: Some(b"application/json"),
+        lifetime: None,
+        body: Some(body.as_bytes()),
+    });
+    let Ok(Answer::Active(answer)) = answer else {
+        panic!("an active answer: {answer:?}");
+    };
+    let token = answer.token();
+    let device = token.device_id.expect("a device");
+    assert!(device.contains('\n'), "{device}");
 }

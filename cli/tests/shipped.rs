@@ -187,21 +187,54 @@ fn the_overlay_for_a_fleet_is_clean() {
     assert_eq!(output.code, 0, "{}", output.stdout);
 }
 
-/// Deciding to enforce needs the reason beside the status, for each request.
+/// Deciding to enforce needs the reason beside the status, for each request; and whoever looks for the cause of a refusal needs
+/// that. What a client chose cannot end a line of JSON. Of each manager with the module there is such a log: of each
+/// bootstrap, and of the resources for a mesh, of which one makes the log and another the filter state.
 #[test]
-fn every_access_log_tells_what_enforce_would_refuse() {
-    const REASON: &str = "would_reject: \"%FILTER_STATE(wasm.matrix_would_reject:PLAIN)%\"";
-    let mut logs = 0;
-    for file in FOLDERS.into_iter().flat_map(files) {
-        let text = fs::read_to_string(&file).expect("a file");
-        if text.contains("envoy.access_loggers.stdout") {
-            for wanted in [REASON, "%RESPONSE_CODE%", "filter_state: true"] {
-                assert!(text.contains(wanted), "{file}: {wanted}");
+fn every_access_log_tells_what_the_edge_refused_and_what_enforce_would() {
+    const FIELDS: [&str; 6] = [
+        "details: \"%RESPONSE_CODE_DETAILS%\"",
+        "path: \"%PATH(NQ)%\"",
+        "status: \"%RESPONSE_CODE%\"",
+        "user: \"%FILTER_STATE(wasm.matrix_user_id:PLAIN)%\"",
+        "verdict: \"%FILTER_STATE(wasm.matrix_verdict:PLAIN)%\"",
+        "would_reject: \"%FILTER_STATE(wasm.matrix_would_reject:PLAIN)%\"",
+    ];
+    let logs = |text: &str| {
+        text.contains("stream.v3.StdoutAccessLog\n") || text.contains("    accessLog:\n")
+    };
+    let (mut bootstraps, mut meshes) = (0, 0);
+    for folder in FOLDERS.into_iter().chain(["kubernetes/overlays/fleet"]) {
+        for file in files(folder) {
+            let text = fs::read_to_string(&file).expect("a file");
+            let is_bootstrap = text.contains("filters.http.wasm.v3.Wasm\n")
+                && text.contains("\nstatic_resources:\n");
+            let is_plugin = ["WasmPlugin", "EnvoyExtensionPolicy"]
+                .iter()
+                .any(|kind| text.contains(&format!("\nkind: {kind}\n")));
+            let is_mesh = is_plugin || file.ends_with("istio/envoyfilter.yaml");
+            assert_eq!(
+                text.contains("filter_state: true"),
+                is_bootstrap || is_mesh,
+                "{file}"
+            );
+            assert!(!is_bootstrap || logs(&text), "{file} has no access log");
+            if logs(&text) {
+                let json = ["json_format:\n", "type: JSON\n            json:\n"];
+                assert!(json.iter().any(|json| text.contains(json)), "{file}");
+                for wanted in FIELDS {
+                    assert!(text.contains(wanted), "{file}: {wanted}");
+                }
+                bootstraps += usize::from(is_bootstrap);
+                meshes += usize::from(!is_bootstrap);
             }
-            logs += 1;
         }
     }
-    assert_eq!(logs, 5, "local, production, compose, fleet, kubernetes");
+    assert_eq!(
+        bootstraps, 9,
+        "local, production, compose, fleet, kubernetes twice, rate-limit twice, sync-workers"
+    );
+    assert_eq!(meshes, 2, "istio, envoy-gateway");
 }
 
 #[test]
@@ -231,7 +264,7 @@ fn the_snippets_of_the_readme_are_clean() {
         .collect();
     assert!(!snippets.is_empty(), "README.md has no configuration");
     for snippet in snippets {
-        // For brevity it leaves the list of functions out, which the text below it tells of.
+        // For brevity it leaves the list of functions out, which the text above it tells of.
         let output = program(&["check", "--format", "json", "-"], snippet);
         let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
         let rules = report["findings"].as_array().expect("a list").iter();

@@ -48,6 +48,7 @@ async fn the_gateway_asks_with_the_secret_that_envoy_adds() {
     let deployed = start().await;
     deployed.assert_annotates(GATEWAY).await;
     deployed.assert_enforces(GATEWAY).await;
+    deployed.assert_logs(GATEWAY).await;
     deployed.assert_keeps(GATEWAY, &PATHS).await;
     deployed.assert_keeps(GATEWAY, &REDUNDANT_PATHS).await;
     deployed.assert_login_is_of_mas(GATEWAY).await;

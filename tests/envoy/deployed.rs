@@ -2,7 +2,7 @@
 //! what every gateway among them must do. One folder a file: `compose.rs`, `envoy_gateway.rs`,
 //! `istio.rs`, `kubernetes.rs`.
 
-use std::path::Path;
+use std::{net::SocketAddr, path::Path};
 
 use serde_json::{Value, json};
 use stand_in::{
@@ -52,6 +52,34 @@ pub const REDUNDANT_PATHS: [&str; 3] = [
     "/_matrix/federation/v1/state/%41",
     "/_matrix/client/v3/rooms/../x",
 ];
+
+/// Checks that each request has a line of JSON in Envoy's access log, with whose it was or why the edge refused it, and
+/// without its token. It is that of the user's device `PHONE`.
+pub async fn assert_access_log(envoy: &Envoy, listener: SocketAddr, token: &str, user: &str) {
+    let line = async |path: &str| -> Value {
+        let line = envoy.wait_for_log(&format!("\"{path}\"")).await;
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("one line is one object: {line}"))
+    };
+    let path = "/_matrix/client/v3/logged%22";
+    let passing = Request::get(format!("{path}?access_token={token}"));
+    assert_eq!(http::send(listener, &passing).await.status, 200);
+    let passed = line(path).await;
+    for (field, expected) in [
+        ("user", json!(user)),
+        ("device", json!("PHONE")),
+        ("verdict", json!("active")),
+        ("status", json!(200)),
+        ("details", json!("via_upstream")),
+    ] {
+        assert_eq!(passed[field], expected, "{passed}");
+    }
+    let path = "/_matrix/client/v3/joined_rooms";
+    assert_eq!(http::send(listener, &Request::get(path)).await.status, 401);
+    let refused = line(path).await;
+    assert_eq!(refused["details"], "matrix_edge_auth_missing_token");
+    assert!(refused["user"].is_null(), "{refused}");
+    assert!(!envoy.log().contains(token));
+}
 
 impl Deployed {
     /// Starts all with the bootstrap configuration that `make` returns. It may write files into the directory.
@@ -151,6 +179,13 @@ impl Deployed {
         assert!(values(&seen, "x-matrix-user-id").is_empty());
         let forged = forged.header("x_matrix_user_id", "@admin:example.org");
         assert_eq!(self.send(listener, &forged).await.status, 400);
+    }
+
+    /// Checks what the access log tells of requests.
+    pub async fn assert_logs(&self, listener: &str) {
+        let user = format!("@alice:{}", self.server_name);
+        let addr = self.envoy.listener(listener);
+        assert_access_log(&self.envoy, addr, &self.alice(), &user).await;
     }
 
     /// Checks that a token which MAS does not know ends here.

@@ -47,6 +47,7 @@ async fn it_enforces() {
     let deployed = start(&enforcing()).await;
     deployed.assert_annotates(MATRIX).await;
     deployed.assert_enforces(MATRIX).await;
+    deployed.assert_logs(MATRIX).await;
     deployed.assert_keeps(MATRIX, &PATHS).await;
     deployed.assert_tells_the_true_address(MATRIX).await;
     deployed.assert_login_is_of_mas(MATRIX).await;

@@ -66,6 +66,7 @@ async fn the_wasm_plugin_enforces() {
         let gateway = format!("0.0.0.0_{bind}");
         deployed.assert_annotates(&gateway).await;
         deployed.assert_enforces(&gateway).await;
+        deployed.assert_logs(&gateway).await;
         deployed.assert_keeps(&gateway, &PATHS).await;
         deployed.assert_keeps(&gateway, &REDUNDANT_PATHS).await;
         deployed.assert_tells_the_true_address(&gateway).await;
@@ -125,6 +126,7 @@ async fn the_envoy_filter_serves_all_three_roles() {
         let gateway = format!("0.0.0.0_{bind}");
         deployed.assert_annotates(&gateway).await;
         deployed.assert_enforces(&gateway).await;
+        deployed.assert_logs(&gateway).await;
         deployed.assert_keeps(&gateway, &PATHS).await;
         deployed.assert_roles_share(&gateway, INTERNAL).await;
         deployed.assert_untroubled();

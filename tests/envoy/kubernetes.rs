@@ -40,6 +40,7 @@ async fn it_shadows_and_enforces_beside_each_other() {
     let deployed = start().await;
     deployed.assert_shadows("shadow").await;
     deployed.assert_enforces("enforce").await;
+    deployed.assert_logs("enforce").await;
     deployed.assert_annotates_in_time("shadow").await;
     deployed.assert_annotates("enforce").await;
     for listener in ["shadow", "enforce"] {

@@ -9,7 +9,10 @@ use stand_in::{
 };
 
 use self::service::RateLimitService;
-use super::edge::{self, WHOAMI, new_token};
+use super::{
+    deployed::assert_access_log,
+    edge::{self, WHOAMI, new_token},
+};
 use crate::support::{
     envoy::{Envoy, bootstrap, read, shipped_at, yaml},
     http::{self, Connection, Request, Response},
@@ -148,10 +151,12 @@ impl Site {
             let response = http::send(self.envoy.addr(), &json).await;
             assert_eq!(response.status, expected, "{number}");
         }
+        let frank = self.device("frank", "PHONE");
+        assert_access_log(&self.envoy, self.envoy.addr(), &frank, "@frank:example.org").await;
         // The module's own replies stay its own.
         let refused = self.send(&Request::get(WHOAMI)).await;
         assert_eq!(refused.json()["errcode"], "M_MISSING_TOKEN");
-        assert_eq!(self.homeserver.count(), 3 * DEVICE + left + 1 + USER * 2);
+        assert_eq!(self.homeserver.count(), 3 * DEVICE + left + 2 + USER * 2);
     }
 }
 

@@ -14,7 +14,10 @@ use stand_in::{
 };
 use tempfile::TempDir;
 
-use super::edge::{self, WHOAMI, identity, values};
+use super::{
+    deployed::assert_access_log,
+    edge::{self, WHOAMI, identity, values},
+};
 use crate::support::{
     envoy::{Envoy, bootstrap, read, repository, shipped_at, yaml},
     http::{Connection, Request, within_limit},
@@ -347,6 +350,9 @@ async fn a_sync_without_an_identity_stays_where_its_token_is_and_nobody_chooses_
     for connection in [0, 1, 0, 1] {
         assert_eq!(site.ask(connection, "bridge").await, place);
     }
+    let dora = token_of(1, 0);
+    site.mas.insert(&dora, Session::access("dora", "PHONE"));
+    assert_access_log(&site.envoy, site.envoy.addr(), &dora, "@dora:example.org").await;
     // A user who says to be others is where they are by themselves.
     let alice = token_of(0, 0);
     site.mas.insert(&alice, Session::access("alice", "PHONE"));

@@ -1,6 +1,6 @@
 //! What Envoy Gateway 1.7 or later makes of its resources and those of the Gateway API.
 //!
-//! Paths are those of the repository envoyproxy/gateway. Left out: TLS, HTTP/3, access logs and tracing. Each section of
+//! Paths are those of the repository envoyproxy/gateway. Left out: TLS, HTTP/3 and tracing. Each section of
 //! the `Gateway` has a listener of its own here; Envoy Gateway makes filter chains of one listener, told apart by the
 //! host name of TLS. Routes are in the listener; Envoy Gateway delivers them apart (RDS).
 
@@ -42,7 +42,10 @@ pub fn configuration(resources: &[Value], module: &Path, upstreams: Upstreams) -
 /// What `EnvoyProxy` merges into the bootstrap (internal/xds/bootstrap, `ApplyBootstrapConfig`).
 pub fn bootstrap(resources: &[Value]) -> Value {
     let proxy = the(resources, "EnvoyProxy");
-    knows(&proxy["spec"], &["provider", "bootstrap", "filterOrder"]);
+    knows(
+        &proxy["spec"],
+        &["provider", "bootstrap", "filterOrder", "telemetry"],
+    );
     assert_eq!(proxy["spec"]["bootstrap"]["type"], "Merge");
     let value = text(&proxy["spec"]["bootstrap"]["value"]);
     serde_saphyr::from_str(value).expect("the bootstrap is YAML")
@@ -147,6 +150,7 @@ fn manager(resources: &[Value], section: &str, module: &Path) -> Value {
         "common_http_protocol_options": {"headers_with_underscores_action": underscores},
         "http_filters": filters(resources, section, module),
         "route_config": {"name": section, "virtual_hosts": virtual_hosts(resources, section)},
+        "access_log": access_logs(resources),
     });
     let timeout = &policy["spec"]["timeout"]["http"];
     knows(
@@ -162,6 +166,30 @@ fn manager(resources: &[Value], section: &str, module: &Path) -> Value {
         }
     }
     manager
+}
+
+/// internal/xds/translator/accesslog.go. What it logs of connections for which no filter chain is found is left out.
+fn access_logs(resources: &[Value]) -> Vec<Value> {
+    let telemetry = &the(resources, "EnvoyProxy")["spec"]["telemetry"];
+    knows(telemetry, &["accessLog"]);
+    knows(&telemetry["accessLog"], &["settings"]);
+    let mut logs = Vec::new();
+    for setting in elements(&telemetry["accessLog"]["settings"]) {
+        knows(setting, &["format", "sinks"]);
+        assert_eq!(setting["format"]["type"], "JSON");
+        for sink in elements(&setting["sinks"]) {
+            assert_eq!(sink["type"], "File");
+            logs.push(json!({
+                "name": "envoy.access_loggers.file",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+                    "path": sink["file"]["path"],
+                    "log_format": {"json_format": setting["format"]["json"]},
+                },
+            }));
+        }
+    }
+    logs
 }
 
 /// A quantity of Kubernetes, as far as it is a number of KiB, MiB or GiB.
