@@ -13,6 +13,7 @@ mod support;
 mod folder_pages;
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     path::{Path, PathBuf},
     process::Command,
@@ -279,8 +280,88 @@ fn the_versions_on_the_pages_are_those_of_the_tests() {
     }
 }
 
-/// What one screen shows, and so the most that a page about a folder may have.
+/// What one screen shows, and so the most that a page about a folder may have: lines, and columns of each, in the wider of the two
+/// widths of a terminal. A row of a table cannot be wrapped.
 const SCREEN: usize = 40;
+const COLUMNS: usize = 132;
+
+#[test]
+fn each_folder_has_a_page_of_one_screen() {
+    let entries = fs::read_dir(repository().join("envoy")).expect("envoy/");
+    let folders: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.is_dir())
+        .collect();
+    assert!(folders.len() >= 9, "{folders:?}");
+    let overview = fs::read_to_string(repository().join("docs/deploy.md")).expect("the overview");
+    for folder in folders {
+        let page = folder.join("README.md");
+        let name = page.strip_prefix(repository()).expect("it is below");
+        let name = name.display();
+        let text = fs::read_to_string(&page).unwrap_or_else(|_| panic!("there is no {name}"));
+        assert!(text.lines().count() <= SCREEN, "{name}");
+        for (at, line) in text.lines().enumerate() {
+            let columns = line.chars().count();
+            assert!(columns <= COLUMNS, "{name}:{}: {columns}", at + 1);
+        }
+        assert!(overview.contains(&format!("](../{name})")), "{name}");
+    }
+}
+
+/// The files of a folder and of those below it, by their paths in the repository.
+fn files_below(folder: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(repository().join(folder)).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let path = format!("{folder}/{}", entry.file_name().display());
+        if entry.path().is_dir() {
+            found.extend(files_below(&path));
+        } else {
+            found.insert(path);
+        }
+    }
+    found
+}
+
+/// `shipped_files.tsv` says which test reads each file.
+#[test]
+fn every_file_of_the_folders_is_run_or_checked() {
+    let read = |path: &str| {
+        fs::read_to_string(repository().join(path)).unwrap_or_else(|_| panic!("there is no {path}"))
+    };
+    let table = read("cli/tests/shipped_files.tsv");
+    let rows: Vec<[&str; 3]> = table
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let columns: Vec<&str> = line.split('\t').collect();
+            columns.try_into().expect("three columns")
+        })
+        .collect();
+    let listed: BTreeSet<String> = rows.iter().map(|[file, ..]| (*file).to_owned()).collect();
+    assert_eq!(listed.len(), rows.len(), "a file is listed twice");
+    let files = files_below("envoy");
+    let unread: Vec<&String> = files.difference(&listed).collect();
+    assert!(unread.is_empty(), "nothing runs or checks {unread:?}");
+    let gone: Vec<&String> = listed.difference(&files).collect();
+    assert!(gone.is_empty(), "there is no {gone:?}");
+    for [file, by, words] in &rows {
+        let text = read(by);
+        let mut lines = text.lines().map(str::trim_start);
+        let names = lines.any(|line| !line.starts_with(['#', '/']) && line.contains(words));
+        assert!(names, "{by} does not name {file} as {words}");
+        // A file that another brings along is read by who reads that.
+        let mut reader = *by;
+        for _ in 0..rows.len() {
+            match rows.iter().find(|[file, ..]| *file == reader) {
+                Some([_, next, _]) => reader = next,
+                None => break,
+            }
+        }
+        let is_test = reader.starts_with("tests/") || reader.starts_with("cli/tests/");
+        assert!(is_test, "{file} is read by {reader}, which is no test");
+    }
+}
 
 /// A command that is new or changed is in no list, and so nothing runs it.
 #[test]

@@ -49,9 +49,14 @@ def licences():
         if name == NAME:
             continue
         lines.append(f"{name} {version}: {package['license'].replace('/', ' OR ')}")
-        for file in sorted(Path(package["manifest_path"]).parent.iterdir()):
-            if file.is_file() and file.name.upper().startswith(LICENCE_FILES):
-                files[f"licenses/{name}-{version}/{file.name}"] = file.read_bytes()
+        texts = {
+            f"licenses/{name}-{version}/{file.name}": file.read_bytes()
+            for file in sorted(Path(package["manifest_path"]).parent.iterdir())
+            if file.is_file() and file.name.upper().startswith(LICENCE_FILES)
+        }
+        if not texts:
+            raise SystemExit(f"{name} {version} has no file with its licence, which must go along with it")
+        files.update(texts)
     return {"licenses/crates.txt": "".join(line + "\n" for line in lines).encode(), **files}
 
 

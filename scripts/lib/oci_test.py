@@ -3,7 +3,8 @@
     python3 scripts/lib/oci_test.py LAYOUT VERSION DIGEST MODULE
 
 `skopeo` inspects it and pushes it to a registry (`docker-registry`, on loopback), from where it pulls it again. `umoci`
-unpacks what came back. The manifest must have kept its digest all the way, and the module its bytes.
+unpacks what came back. The manifest must have kept its digest all the way, and the module its bytes. Every crate of the
+bill of materials must have its licence in it.
 """
 
 import json
@@ -12,6 +13,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+# Shorter than the text of any licence, longer than a file that names some.
+SHORTEST_LICENCE = 500
 
 REGISTRY = """
 version: 0.1
@@ -56,7 +60,22 @@ def check_journey(folder, source, digest, module):
     run("umoci", "unpack", "--rootless", "--image", f"{folder}/pulled:1", folder / "bundle")
     root = folder / "bundle" / "rootfs"
     assert (root / "plugin.wasm").read_bytes() == module
-    assert (root / "licenses" / "crates.txt").read_text().count("\n") > 1
+    check_licences(root)
+
+
+def check_licences(root):
+    """Every crate that the bill of materials says is in the module has its licence named and its text beside it."""
+    bill = json.loads((root / "plugin.wasm.cdx.json").read_text())
+    shipped = [crate for crate in bill["components"] if crate["scope"] == "required"]
+    assert shipped, "the bill names no crate"
+    crates = [(crate["name"], crate["version"], crate["licenses"][0]["expression"]) for crate in shipped]
+    named = (root / "licenses" / "crates.txt").read_text().splitlines()
+    assert named[0].startswith("Rust's standard library: ")
+    assert sorted(named[1:]) == sorted(f"{name} {version}: {licence}" for name, version, licence in crates)
+    texts = {folder.name: [file.read_text() for file in folder.iterdir()] for folder in (root / "licenses").glob("*/")}
+    assert sorted(texts) == sorted(f"{name}-{version}" for name, version, _ in crates)
+    for crate, files in texts.items():
+        assert any(len(text) > SHORTEST_LICENCE for text in files), f"{crate} has no licence's text"
 
 
 def address(registry):

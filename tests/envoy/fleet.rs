@@ -1,6 +1,7 @@
 //! `envoy/fleet/`: three Envoys of two workers each, which ask MAS together, and tell each other what ends.
 
 mod ends;
+mod restart;
 mod site;
 mod tls;
 
@@ -88,45 +89,23 @@ async fn a_thousand_tokens_on_three_members_are_a_thousand_introspections() {
     fleet.assert_untroubled();
 }
 
-#[tokio::test]
-async fn a_member_that_is_killed_and_restarted_costs_its_share_again_and_no_wrong_answer() {
-    let mut fleet = Fleet::start().await;
-    let tokens = sessions(&fleet, 600);
-    ask_all(&mut fleet.connections(0).await[0], &tokens).await;
-    let shares = fleet.introspections().await;
-    assert_eq!(fleet.mas.total_calls(), 600);
-
-    // Another member has kept none of the answers. It notices by the first call that fails.
-    fleet.kill(2);
-    ask_all(&mut fleet.connections(1).await[1], &tokens).await;
-    let killed = fleet.mas.total_calls() - 600;
-    assert_eq!(killed, shares[2], "the share of the third");
-
-    fleet.restart(2).await;
-    for mut connection in fleet.connections(2).await {
-        ask_all(&mut connection, &tokens).await;
-    }
-    let restarted = fleet.mas.total_calls() - 600 - killed;
-    println!(
-        "share {}, killed {killed}, restarted {restarted}",
-        shares[2]
-    );
-    assert_eq!(restarted, shares[2], "its own part, and no other");
-    fleet.assert_untroubled();
-}
-
 /// How long an answer may hold in all in [`with_short_ttls`].
 const BOUND: Duration = Duration::from_secs(2 + 4);
 
 /// Lets an answer hold for two seconds in a member and for four in the tier, instead of 30 and 120.
 fn with_short_ttls(config: &mut Value) {
+    set_ttls(config, "2s", "4s");
+}
+
+/// Lets an answer hold for so long in a member and in the tier.
+fn set_ttls(config: &mut Value, member: &str, tier: &str) {
     for listener in bootstrap::listeners(config) {
         for filter in bootstrap::http_filters(bootstrap::http_manager_of(listener)) {
             let plugin = filter.pointer_mut("/typed_config/config/configuration/value");
             if let Some(ttl) = plugin.and_then(|plugin| plugin.pointer_mut("/cache/ttl")) {
                 *ttl = match ttl.as_str() {
-                    Some("30s") => "2s".into(),
-                    Some("120s") => "4s".into(),
+                    Some("30s") => member.into(),
+                    Some("120s") => tier.into(),
                     other => panic!("an unknown ttl: {other:?}"),
                 };
             }

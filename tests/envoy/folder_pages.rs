@@ -27,10 +27,11 @@ use crate::support::{
 };
 
 /// The pages whose commands this file runs. Each has a test below.
-const PAGES: [&str; 6] = [
+const PAGES: [&str; 7] = [
     "docs/deploy.md",
     "envoy/compose/README.md",
     "envoy/fleet/README.md",
+    "envoy/local/README.md",
     "envoy/production/README.md",
     "envoy/rate-limit/README.md",
     "envoy/sync-workers/README.md",
@@ -127,6 +128,11 @@ async fn assert_starts(page: &str, folder: &str) {
 #[tokio::test]
 async fn the_folders_of_the_overview_start() {
     assert_starts("docs/deploy.md", "").await;
+}
+
+#[tokio::test]
+async fn the_file_for_one_machine_starts() {
+    assert_starts("envoy/local/README.md", "").await;
 }
 
 /// `docs/operations.md`: a stricter level hides the module's lines, but for refusals, unless the reader asks for them. Envoy heeds

@@ -69,6 +69,7 @@ mod outage;
 mod overload;
 mod pages;
 mod production;
+mod production_hashes;
 mod production_limits;
 mod production_overload;
 mod provisioning;

@@ -13,13 +13,14 @@ use std::{
 
 use serde_json::{Value, json};
 use stand_in::{
+    SeenRequest,
     homeserver::Homeserver,
     mas::{DEFAULT_SECRET, Mas, Options, Session},
 };
 use tempfile::TempDir;
 
 use super::{
-    edge::{WHOAMI, new_token},
+    edge::{NOBODY, WHOAMI, identity, new_token},
     introspection_role::{assert_active, introspect},
     pages::{blocks, outcome, steps},
     tls,
@@ -35,6 +36,12 @@ const PAGE: &str = "docs/rollout.md";
 /// How the page starts Envoy, and how it starts the next one.
 const START: &str = "envoy -c /etc/envoy/run/bootstrap.yaml --concurrency 8 --drain-time-s 60 --parent-shutdown-time-s 90";
 const NEXT: &str = "--restart-epoch 1";
+
+/// What turns a filter off.
+const OFF: &str = "disabled: true";
+
+/// Whose the token of the page is.
+const ALICE: [&[&str]; 2] = [&["@alice:example.org"], &["PHONE"]];
 
 /// Where the shipped listeners are. Each of them gets a free port.
 const ADDRESSES: [&str; 5] = [
@@ -194,6 +201,85 @@ impl Site {
         }
     }
 
+    /// MAS tells the homeserver something, by whatever way.
+    async fn tell(&self) {
+        self.mas.delete_device("alice", "OTHER");
+        self.mas.wait_until_provisioned().await;
+    }
+
+    /// The ways back of step 5, and forward again: MAS and Synapse reach each other without Envoy, which goes on.
+    async fn go_back_from_the_internal_listeners(&self) {
+        let heard = async || {
+            let stats = self.running.envoy.stats().await;
+            let requests = stats.sum("matrix_edge_auth_provisioning_requests_total", &[]);
+            (requests, self.told())
+        };
+        let (by_envoy, at_homeserver) = heard().await;
+        self.mas.set_homeserver(self.homeserver.addr());
+        self.tell().await;
+        assert_eq!(heard().await, (by_envoy, at_homeserver + 1));
+        let directly =
+            introspect(&self.token).header("Authorization", format!("Bearer {DEFAULT_SECRET}"));
+        assert_active(&http::send(self.mas.addr(), &directly).await, "alice");
+        self.ask_until(|seen| identity(seen) == ALICE).await;
+
+        self.mas
+            .set_homeserver(self.running.envoy.listener("provisioning"));
+        self.tell().await;
+        assert_eq!(self.told(), at_homeserver + 2);
+        let envoy = &self.running.envoy;
+        within_limit("the provisioning role to count", async {
+            while heard().await.0 <= by_envoy {}
+        })
+        .await;
+        assert!(!envoy.log().contains("RuntimeError"), "see the log");
+    }
+
+    /// How often MAS has told the homeserver something.
+    fn told(&self) -> usize {
+        let seen = self.homeserver.requests();
+        let told = seen
+            .iter()
+            .filter(|seen| seen.path().starts_with("/_synapse/mas/"));
+        told.count()
+    }
+
+    /// Asks, as the page does, until the homeserver sees such a request. Envoy's workers take a change one after the other.
+    async fn ask_until(&self, wanted: impl Fn(&SeenRequest) -> bool) {
+        const ASK: &str = r#"curl -s -f -H "Authorization: Bearer $TOKEN" https://matrix.example.org/_matrix/client/v3/account/whoami"#;
+        within_limit("the homeserver to see it", async {
+            loop {
+                let output = self.output(ASK).await;
+                assert!(output.is_ok(), "{output:?}");
+                let seen = self.homeserver.requests();
+                let last = seen.iter().rfind(|seen| seen.path() == WHOAMI);
+                if last.is_some_and(&wanted) {
+                    return;
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Changes the folder's file.
+    fn edit(&self, from: &str, to: &str) {
+        let path = self.dir.path().join("envoy.yaml");
+        let text = fs::read_to_string(&path).expect("it is there");
+        assert!(text.contains(from), "{from}");
+        fs::write(&path, text.replace(from, to)).expect("a file of our own");
+    }
+
+    /// What a block of commands has led to, beside what its commands print.
+    async fn check(&self, block: &str) {
+        let calls = self.mas.calls(&self.token);
+        if block.contains(OFF) {
+            self.ask_until(|seen| identity(seen) == NOBODY).await;
+        } else if block.contains("envoy.filters.http.wasm") {
+            self.ask_until(|seen| identity(seen) == ALICE).await;
+        }
+        assert_eq!(self.mas.calls(&self.token), calls, "the cache stays");
+    }
+
     /// Does what the page asks the reader to configure.
     async fn configure(&self, wanted: &Value) {
         let (key, value) = wanted
@@ -209,7 +295,15 @@ impl Site {
                     .lines()
                     .find(|line| line.contains("header_name"))
                     .expect("one");
-                assert!(shipped.contains(line.trim()), "{line}");
+                let line = line.trim();
+                assert!(shipped.contains(line), "{line}");
+                // Back, and forward again. What comes after it in the list is for requests without the header.
+                let comment = "# the policy of before";
+                for (from, to) in [(line, comment), (comment, line)] {
+                    self.edit(from, to);
+                    self.run("/etc/envoy/deliver", "").await;
+                    self.ask_until(|seen| identity(seen) == ALICE).await;
+                }
             }
             "identity_headers" => {
                 assert_eq!(*wanted, super::rollout::without_headers());
@@ -218,8 +312,7 @@ impl Site {
                 let mas = yaml(&read("envoy/compose/mas.yaml"));
                 assert_eq!(mas["matrix"]["endpoint"], value["endpoint"]);
                 self.mas.set_homeserver(envoy.listener("provisioning"));
-                self.mas.delete_device("alice", "OTHER");
-                self.mas.wait_until_provisioned().await;
+                self.tell().await;
             }
             "matrix_authentication_service" => {
                 let synapse = yaml(&read("envoy/compose/homeserver.yaml"));
@@ -227,6 +320,7 @@ impl Site {
                 let question = introspect(&self.token);
                 let answer = http::send(envoy.listener("introspection"), &question).await;
                 assert_active(&answer, "alice");
+                self.go_back_from_the_internal_listeners().await;
             }
             other => panic!("nothing is done about {other}"),
         }
@@ -275,7 +369,9 @@ async fn run(mut config: Value, [mas, homeserver, admin]: [SocketAddr; 3]) -> En
 async fn the_rollout_guide_can_be_followed() {
     let mut site = Site::start().await;
     let mut starts = 0;
+    let mut without_module = 0;
     for block in blocks(&read(PAGE)) {
+        without_module += usize::from(block.text.contains(OFF));
         match &*block.language {
             "console" => {
                 for step in steps(&block.text) {
@@ -283,6 +379,7 @@ async fn the_rollout_guide_can_be_followed() {
                         site.run(&step.command, &step.output).await;
                     }
                 }
+                site.check(&block.text).await;
             }
             "yaml" => site.configure(&yaml(&block.text)).await,
             "sh" if block.text == START => {
@@ -298,7 +395,7 @@ async fn the_rollout_guide_can_be_followed() {
             _ => panic!("nothing is done about\n{}", block.text),
         }
     }
-    assert_eq!(starts, 2);
+    assert_eq!((starts, without_module), (2, 1));
     let envoy = &site.running.envoy;
     assert_eq!(envoy.stat("listener_manager.lds.update_rejected").await, 0);
     assert!(!envoy.log().contains("RuntimeError"), "see the log");
@@ -316,18 +413,12 @@ async fn deliver_refuses_what_envoy_refuses() {
     let written =
         || fs::read_to_string(site.dir.path().join("run/listeners.yaml")).expect("it is there");
     let before = written();
-    let edit = |from: &str, to: &str| {
-        let path = site.dir.path().join("envoy.yaml");
-        let text = fs::read_to_string(&path).expect("it is there");
-        assert!(text.contains(from));
-        fs::write(&path, text.replacen(from, to, 1)).expect("a file of our own");
-    };
-    edit("mode: enforce", "mode: shadw");
+    site.edit("mode: enforce", "mode: shadw");
     let refused = site.output(&deliver).await.expect_err("a refusal");
     assert!(refused.contains("configuration refused: mode"), "{refused}");
     assert_eq!(written(), before);
-    edit("mode: shadw", "mode: shadow");
-    edit("max_retries: 256", "max_retries: 255");
+    site.edit("mode: shadw", "mode: shadow");
+    site.edit("max_retries: 256", "max_retries: 255");
     let said = site
         .output(&format!("{deliver} 2>&1"))
         .await

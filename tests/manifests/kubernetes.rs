@@ -92,6 +92,27 @@ fn each_service_leads_to_its_role_and_the_overlays_choose_the_mode() {
     }
 }
 
+/// What it scales must be there: Kubernetes takes an autoscaler of nothing, which then scales nothing.
+#[test]
+fn the_autoscaler_scales_the_deployment() {
+    for overlay in OVERLAYS {
+        let resources = kustomize(&folder(overlay));
+        let deployment = the(&resources, "Deployment");
+        let autoscaler = &the(&resources, "HorizontalPodAutoscaler")["spec"];
+        let target = json!({
+            "apiVersion": deployment["apiVersion"],
+            "kind": deployment["kind"],
+            "name": deployment["metadata"]["name"],
+        });
+        assert_eq!(autoscaler["scaleTargetRef"], target, "{overlay}");
+        // A number of its own would undo the autoscaler's at each `kubectl apply`.
+        assert!(deployment["spec"]["replicas"].is_null(), "{overlay}");
+        // A part of the CPU time that a pod asks for can be told only if it asks for some.
+        let requests = &deployment["spec"]["template"]["spec"]["containers"][0]["resources"];
+        assert!(requests["requests"]["cpu"].is_string(), "{overlay}");
+    }
+}
+
 #[test]
 fn the_overlays_differ_in_one_line() {
     let [mut shadow, enforce] = OVERLAYS.map(|overlay| kustomize(&folder(overlay)));

@@ -180,6 +180,19 @@ pub const COMMANDS: &[Command] = &[
         Elsewhere("scripts/package", "`make package` is what writes the image"),
     ),
     command(
+        "envoy/local/README.md",
+        "make run",
+        Elsewhere(
+            "stand-in/tests/local.rs",
+            "it starts the program that this starts",
+        ),
+    ),
+    command(
+        "envoy/local/README.md",
+        "MAS_SECRET=... func-e run -c envoy/local/envoy.yaml",
+        Envoy,
+    ),
+    command(
         "envoy/production/README.md",
         "sed -i -E 's/address: synapse-[a-z0-9-]+,/address: synapse,/' /etc/envoy/envoy.yaml",
         Envoy,

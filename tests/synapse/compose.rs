@@ -1,4 +1,5 @@
-//! `envoy/compose/homeserver.yaml`, read by Synapse itself, with the secrets that `envoy/compose/prepare.py` makes.
+//! `envoy/compose/homeserver.yaml` and `log.yaml`, read by Synapse itself, with the secrets that `envoy/compose/prepare.py`
+//! makes.
 
 use std::process::Command;
 
@@ -26,7 +27,14 @@ assert config.mas.enabled and config.mas.secret() == made["shared"]
 assert made["bearer"] == "Bearer " + made["shared"]
 assert len(bytes.fromhex(made["encryption"])) == 32
 assert len(config.key.signing_key) == 1
-print(config.server.server_name, config.mas.endpoint, end="")
+print(config.server.server_name, config.mas.endpoint, end="", flush=True)
+
+# The file that the configuration names, as Synapse reads it at its start.
+from synapse.config.logger import _load_logging_config
+import logging
+_load_logging_config(config.logging.log_config)
+logging.getLogger("synapse.http").info("not to be heard")
+logging.getLogger("synapse.http").warning("to be heard")
 "#;
 
 #[test]
@@ -43,5 +51,14 @@ fn synapse_takes_the_configuration() {
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
         "example.localhost http://envoy:10001/"
+    );
+    // What there is to say is on the container's standard error, for `docker compose logs`.
+    let lines: Vec<&str> = said.lines().collect();
+    let [line] = lines[..] else {
+        panic!("one line: {said}");
+    };
+    assert!(
+        line.ends_with(" WARNING synapse.http: to be heard"),
+        "{line}"
     );
 }

@@ -24,5 +24,6 @@ mod support {
     pub mod synapse;
 }
 
+mod compose;
 mod introspections;
 mod rig;

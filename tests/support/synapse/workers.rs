@@ -5,6 +5,7 @@ use std::{
     env,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use serde_json::{Value, json};
@@ -27,7 +28,7 @@ pub struct Deployment {
     pub workers: [Synapse; WORKERS.len()],
     // Dropped after those that use them.
     _services: Process,
-    _home: TempDir,
+    home: TempDir,
 }
 
 impl Deployment {
@@ -65,7 +66,7 @@ impl Deployment {
             main,
             workers: [one, two],
             _services: services,
-            _home: home,
+            home,
         }
     }
 
@@ -73,6 +74,26 @@ impl Deployment {
     pub fn addrs(&self) -> [SocketAddr; 1 + WORKERS.len()] {
         let [one, two] = &self.workers;
         [&self.main, one, two].map(Synapse::addr)
+    }
+
+    /// What psql prints, without decoration, that works in this database as the server's own user.
+    ///
+    /// # Panics
+    ///
+    /// If psql fails.
+    pub fn psql(&self, database: &str, arguments: &[&str]) -> String {
+        let output = Command::new("psql")
+            .args(["--no-psqlrc", "--set", "ON_ERROR_STOP=1"])
+            .args(["--no-align", "--tuples-only", "--username", "synapse"])
+            .arg("--host")
+            .arg(self.home.path().join("postgres"))
+            .args(["--dbname", database])
+            .args(arguments)
+            .output()
+            .expect("psql, which comes with PostgreSQL");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
 
