@@ -263,13 +263,6 @@ impl Metric {
         }
     }
 
-    /// Returns whether an event is told with the next tick only, together with others: telling is a host call. That is enough
-    /// for what says how good caches are, and comes with most requests.
-    #[inline]
-    pub fn is_gathered(self) -> bool {
-        matches!(self, Self::Lookup(..) | Self::LocalEvicted)
-    }
-
     /// Places that metrics have.
     pub const PLACES: usize = 22 * Self::ROW;
 

@@ -246,22 +246,21 @@ impl Metrics for Envoy {
         }
     }
 
+    /// A counter is told with the next tick only: telling is a host call, and every request counts.
     #[inline]
     fn record(&self, metric: Metric, value: i64) {
         let Some(id) = id(metric) else { return };
-        if metric.is_gathered() {
-            GATHERED.with(|gathered| {
+        match metric.kind() {
+            Kind::Counter => GATHERED.with(|gathered| {
                 if let Some(sum) = gathered.get(metric.place()) {
                     sum.update(|sum| sum.saturating_add(value));
                 }
-            });
-            return;
+            }),
+            // A failure costs a sample; there is nothing to do about it.
+            Kind::Histogram => {
+                let _ = abi::record_metric(id, value.unsigned_abs());
+            }
         }
-        // A failure costs a sample; there is nothing to do about it.
-        let _ = match metric.kind() {
-            Kind::Counter => abi::increment_metric(id, value),
-            Kind::Histogram => abi::record_metric(id, value.unsigned_abs()),
-        };
     }
 }
 

@@ -131,7 +131,7 @@ async fn the_calls_of_a_vm_that_failed_stay_in_no_figure() {
         held.spawn(async move { http::send(addr, &whoami(&user)).await });
     }
     mas.wait_for_calls(CALLS as u64).await;
-    assert_eq!(envoy.stats().await.calls_under_way(), CALLS as f64);
+    assert_eq!(envoy.stats_so_far().await.calls_under_way(), CALLS as f64);
     let trap = Request::get("/_matrix/client/versions").header(TRAP, "head");
     assert_eq!(http::send(envoy.addr(), &trap).await.status, 503);
     envoy.wait_for_log(FAILED).await;
@@ -141,7 +141,7 @@ async fn the_calls_of_a_vm_that_failed_stay_in_no_figure() {
     mas.insert(&token("mat", "bob"), Session::access("bob", "PHONE"));
     http::within_limit("a new VM, and none of the old one's calls", async {
         while http::send(envoy.addr(), &whoami("bob")).await.status != 200
-            || envoy.stats().await.calls_under_way() > 0.0
+            || envoy.stats_so_far().await.calls_under_way() > 0.0
         {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

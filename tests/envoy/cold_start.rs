@@ -96,7 +96,7 @@ async fn assert_all_are_served(clients: usize, beside_a_flood: bool) {
     let gauge = async {
         let mut most = 0.0;
         while !is_over.load(Ordering::Relaxed) {
-            most = edge.envoy.stats().await.calls_under_way().max(most);
+            most = edge.envoy.stats_so_far().await.calls_under_way().max(most);
             sleep(POLL).await;
         }
         most as u64

@@ -201,7 +201,7 @@ impl Deployed {
         assert!(values(&seen, "x-matrix-user-id").is_empty());
         let labels = [("reason", "not_active")];
         let name = "matrix_edge_auth_would_reject_total";
-        while self.envoy.stats().await.sum(name, &labels) < 1.0 {
+        while self.envoy.stats_so_far().await.sum(name, &labels) < 1.0 {
             tokio::task::yield_now().await;
         }
     }

@@ -154,7 +154,7 @@ impl Edge {
     /// Resolves when a metric of the module, summed over `labels`, is as `wanted`.
     pub async fn wait_for_metric(&self, name: &str, labels: &[(&str, &str)], wanted: f64) {
         within_limit(&format!("{name}{labels:?} to be {wanted}"), async {
-            while self.envoy.stats().await.sum(name, labels) != wanted {
+            while self.envoy.stats_so_far().await.sum(name, labels) != wanted {
                 tokio::time::sleep(POLL).await;
             }
         })
@@ -179,7 +179,7 @@ impl Edge {
     /// Resolves when no call to MAS is under way, as Envoy counts them.
     pub async fn wait_until_none_is_under_way(&self) {
         within_limit("all calls to have ended", async {
-            while self.envoy.stats().await.calls_under_way() > 0.0 {
+            while self.envoy.stats_so_far().await.calls_under_way() > 0.0 {
                 tokio::time::sleep(POLL).await;
             }
         })
@@ -198,7 +198,7 @@ impl Edge {
         let response = self.whoami(&self.alice()).await;
         assert_eq!(response.status, 200, "{response:?}");
         assert!(self.envoy.is_alive());
-        let stats = self.envoy.stats().await;
+        let stats = self.envoy.stats_so_far().await;
         for event in [
             "vm_reload",
             "vm_reload_success",

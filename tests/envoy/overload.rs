@@ -85,7 +85,7 @@ async fn a_mas_that_hangs_gets_no_more_calls_than_it_should_and_live_sessions_no
             refused.push(answers.recv().await.expect("an answer"));
         }
         is_over.store(true, Ordering::Relaxed);
-        let under_way = edge.envoy.stats().await.calls_under_way();
+        let under_way = edge.envoy.stats_so_far().await.calls_under_way();
         assert_eq!(under_way, CALLED as f64);
         (refused, answers)
     };

@@ -215,7 +215,7 @@ impl Rig {
     }
 
     async fn true_figures(&self) -> Figures {
-        let stats = self.envoy.stats().await;
+        let stats = self.envoy.stats_so_far().await;
         let sum = |metric: &str, labels: &[(&str, &str)]| {
             stats.sum(&format!("matrix_edge_auth_{metric}"), labels) as u64
         };

@@ -25,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+use matrix_edge_auth::resolver::TICK;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -36,6 +37,9 @@ use super::{
 
 /// How often a condition that Envoy gives no event for is looked at.
 const POLL: Duration = Duration::from_millis(10);
+
+/// How soon a worker has told what it has counted: half a tick later than it should.
+const TOLD_WITHIN: Duration = TICK.saturating_add(Duration::from_millis(125));
 
 /// How long an Envoy may take to start that an emulator runs, on a busy machine.
 const SLOW_START: Duration = Duration::from_secs(180);
@@ -395,8 +399,17 @@ impl Envoy {
         self.dir.path()
     }
 
-    /// All statistics, as Prometheus sees them.
+    /// All statistics, as Prometheus sees them, with all that has happened before: a worker tells its counts at its tick.
     pub async fn stats(&self) -> Stats {
+        let asked = product_time::Moment::now();
+        while asked.elapsed() < TOLD_WITHIN {
+            tokio::time::sleep(POLL).await;
+        }
+        self.stats_so_far().await
+    }
+
+    /// All statistics, as far as the workers have told.
+    pub async fn stats_so_far(&self) -> Stats {
         let text = http::send(self.admin, &Request::get("/stats/prometheus")).await;
         Stats::parse(text.text())
     }

@@ -48,7 +48,7 @@ impl Envoy {
 
     /// How many connections to the first listener each worker has now (`active`), or has had (`total`).
     pub async fn served(&self, which: &str) -> [usize; WORKERS] {
-        let stats = self.stats().await;
+        let stats = self.stats_so_far().await;
         let name = format!("envoy_listener_worker_downstream_cx_{which}");
         std::array::from_fn(|worker| {
             let labels = [
