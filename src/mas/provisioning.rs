@@ -299,7 +299,7 @@ mod tests {
                     let event = SyncDevices.read(body.as_bytes());
                     assert!(event.is_some(), "{list}");
                 });
-                // As many texts as are named cost a block of SHA-256 each.
+                // As many texts as are named cost some steps each.
                 let most = body.len() + 64 * (MAX_NAMED_DEVICES + 1);
                 assert!(steps > 0 && steps <= most, "{list}: {steps} at {kib} KiB");
             }
