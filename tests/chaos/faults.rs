@@ -240,6 +240,7 @@ impl Faults {
                 .await;
             number += 1;
             let secret = format!("secret-{}-{number}", self.world.seed);
+            self.world.hidden.hide(&secret);
             let mut order = [0, 1, 2];
             random.shuffle(&mut order);
             for who in order {

@@ -24,6 +24,7 @@ mod support {
 
 mod client;
 mod faults;
+mod leaks;
 mod ledger;
 mod meshes;
 mod phone;

@@ -20,7 +20,10 @@ use super::{
     tally::{Breach, Counts},
     world::{SERVER_NAME, World},
 };
-use crate::support::envoy::{Envoy, bootstrap, workers::WORKERS};
+use crate::support::{
+    envoy::{Envoy, bootstrap, workers::WORKERS},
+    http::{self, Request},
+};
 
 /// The listener for the homeserver's own introspections.
 pub const INTROSPECTION: &str = "introspection";
@@ -81,6 +84,7 @@ impl Rig {
         let envoy = Arc::new(start_envoy(&homeserver, &mas).await);
         mas.set_homeserver(envoy.listener(PROVISIONING));
         world.ask(&mas);
+        world.hidden.hide(DEFAULT_SECRET);
         Self {
             world: Arc::clone(world),
             mas,
@@ -134,7 +138,9 @@ impl Rig {
         self.mas.clear_faults();
         bring_up(&self.mas).await;
         self.assert_serving().await;
-        self.sums([resident[0], peak, self.envoy.resident_bytes()])
+        let resident = [resident[0], peak, self.envoy.resident_bytes()];
+        let metrics = http::send(self.envoy.admin(), &Request::get("/stats")).await;
+        self.sums(resident, metrics.text())
     }
 
     /// Says every five seconds how it goes; returns the most memory that Envoy had.
@@ -195,11 +201,16 @@ impl Rig {
         self.world.send("versions", &nobody, needs).to_string()
     }
 
-    fn sums(&self, resident: [u64; 3]) -> Sums {
+    fn sums(&self, resident: [u64; 3], metrics: &str) -> Sums {
         let log = self.envoy.log();
         let announced = log.matches(ANNOUNCED).count() as u64;
         for failure in unprovoked(&log) {
             self.world.tally.breach(Breach::LostVm, failure);
+        }
+        for text in [log.as_str(), metrics] {
+            for line in self.world.hidden.lines(text) {
+                self.world.tally.breach(Breach::Leaked, line.to_owned());
+            }
         }
         if let Ok(path) = env::var("CHAOS_LOG") {
             std::fs::write(path, &log).expect("CHAOS_LOG can be written");
@@ -208,6 +219,8 @@ impl Rig {
             length: self.world.length,
             counts: self.world.tally.so_far(),
             traps: announced,
+            hidden: self.world.hidden.count(),
+            looked_through: log.len() + metrics.len(),
             resident,
         }
     }
@@ -315,6 +328,10 @@ pub struct Sums {
     length: Duration,
     counts: Counts,
     traps: u64,
+    /// How many tokens and secrets there were.
+    hidden: usize,
+    /// In how many bytes of log and metrics they were looked for.
+    looked_through: usize,
     resident: [u64; 3],
 }
 
@@ -328,6 +345,12 @@ impl Sums {
             return;
         }
         assert!(self.traps > 0, "no VM was made to fail");
+        assert!(self.hidden > 2_000, "only {} tokens", self.hidden);
+        assert!(
+            self.looked_through > 100_000,
+            "{} bytes",
+            self.looked_through
+        );
         for (event, least) in [
             ("answer: 200", 100),
             ("answer: 401", 20),
@@ -352,6 +375,15 @@ impl fmt::Display for Sums {
         let [start, peak, end] = self.resident.map(|bytes| bytes >> 20);
         writeln!(f, "\n{}", self.counts)?;
         writeln!(f, "{:<60} {:>9}", "VMs made to fail", self.traps)?;
+        for (what, count) in [
+            ("tokens and secrets that were looked for", self.hidden),
+            (
+                "bytes of log and metrics that were looked through",
+                self.looked_through,
+            ),
+        ] {
+            writeln!(f, "{what:<60} {count:>9}")?;
+        }
         writeln!(
             f,
             "memory of Envoy: {start} MiB at the start, {peak} at the most, {end} at the end"

@@ -22,17 +22,20 @@ pub enum Breach {
     Unexplained,
     /// A worker's VM failed, and nobody asked for it.
     LostVm,
+    /// A token or a secret in Envoy's log or metrics.
+    Leaked,
 }
 
 impl Breach {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Wrong401,
         Self::WrongIdentity,
         Self::Unverified,
         Self::Unanswered,
         Self::Unexplained,
         Self::LostVm,
+        Self::Leaked,
     ];
 
     /// As the table has it.
@@ -44,6 +47,7 @@ impl Breach {
             Self::Unanswered => "requests unanswered after 15 s",
             Self::Unexplained => "answers that nothing explains",
             Self::LostVm => "VMs lost without being asked to",
+            Self::Leaked => "lines of log and metrics with a token or a secret",
         }
     }
 }

@@ -13,6 +13,7 @@ use stand_in::{SeenRequest, mas::Mas};
 use tokio::time::Instant;
 
 use super::{
+    leaks::Hidden,
     ledger::{Credential, Ledger, Span},
     tally::{Breach, Tally},
 };
@@ -55,6 +56,8 @@ pub struct World {
     pub tally: Tally,
     /// How late the machine is.
     pub lateness: Lateness,
+    /// The tokens and secrets, which nobody may read.
+    pub hidden: Hidden,
     ledger: Mutex<Ledger>,
     sent: Mutex<HashMap<u64, Sent>>,
     recent: Mutex<VecDeque<String>>,
@@ -73,6 +76,7 @@ impl World {
             length,
             tally: Tally::default(),
             lateness: Lateness::default(),
+            hidden: Hidden::default(),
             ledger: Mutex::default(),
             sent: Mutex::default(),
             recent: Mutex::default(),
@@ -153,6 +157,7 @@ impl World {
 
     /// Remembers a token, for [`any_token`](Self::any_token).
     pub fn remember(&self, token: &str) {
+        self.hidden.hide(token);
         let mut recent = lock(&self.recent);
         recent.push_back(token.to_owned());
         if recent.len() > RECENT {
@@ -168,6 +173,9 @@ impl World {
 
     /// Takes note of a request that is about to be sent; returns its number.
     pub fn send(&self, what: &'static str, credential: &Credential, needs: Needs) -> u64 {
+        if let Some(token) = credential.token() {
+            self.hidden.hide(token);
+        }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let sent = Sent {
             at: Instant::now(),
