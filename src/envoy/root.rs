@@ -9,7 +9,7 @@ use super::{
 use crate::{
     config,
     host::{CallId, Fields, RootId, Runtime as _},
-    mas::introspection::{IntrospectionResponse, LIFETIME, MAX_RESPONSE_BYTES},
+    mas::introspection::{IntrospectionResponse, LIFETIME},
     role::series,
     worker::{Plugin, Worker},
 };
@@ -77,10 +77,7 @@ impl Root {
             .unwrap_or_default();
         let status = fields.first(":status");
         let status = status.and_then(|status| str::from_utf8(status).ok()?.parse().ok());
-        let share = (body_size <= MAX_RESPONSE_BYTES)
-            .then(|| worker.bodies().take_for_answer(body_size))
-            .flatten();
-        let body = share.as_ref().and_then(|_| {
+        let body = worker.bodies().read_answer(body_size, || {
             let body = abi::buffer(Buffer::CallResponseBody, 0, body_size);
             body.ok().map(Option::unwrap_or_default)
         });
@@ -88,7 +85,7 @@ impl Root {
             status,
             content_type: fields.first("content-type"),
             lifetime: fields.first(LIFETIME),
-            body: body.as_deref(),
+            body: body.as_ref().map(|(body, _)| &**body),
         };
         worker.on_call_response(&self.host(), self.id, call, response);
     }

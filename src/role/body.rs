@@ -10,14 +10,17 @@
 
 use std::{cell::Cell, rc::Rc};
 
-use crate::host::{HostError, Streams};
+use crate::{
+    host::{HostError, Streams},
+    mas::introspection::MAX_RESPONSE_BYTES,
+};
 
 /// Bytes of bodies that one worker has in memory at the most, save their beginnings.
 pub const BODY_BUDGET: usize = 4 * 1024 * 1024;
 
 /// Bytes of the budget that are left to MAS's answers. An answer is read and parsed in one callback, so one at a time
 /// is in memory.
-const SET_APART: usize = 64 * 1024;
+const SET_APART: usize = MAX_RESPONSE_BYTES;
 
 /// The beginning of a body that is kept in any case, in bytes. It holds the localpart of any user.
 pub const BEGINNING: usize = 512;
@@ -38,10 +41,19 @@ impl BodyBudget {
         share.grow(bytes).then_some(share)
     }
 
-    /// Takes bytes for an answer of MAS. No number of requests can leave it without.
-    pub fn take_for_answer(&self, bytes: usize) -> Option<Share> {
+    /// Reads an answer of MAS of so many bytes, which count until the share is dropped. No number of requests can leave it
+    /// without. `None`: it is longer than an answer may be, or cannot be read.
+    pub fn read_answer<T>(
+        &self,
+        bytes: usize,
+        read: impl FnOnce() -> Option<T>,
+    ) -> Option<(T, Share)> {
+        if bytes > MAX_RESPONSE_BYTES {
+            return None;
+        }
         let mut share = self.share();
-        share.grow_to(bytes, BODY_BUDGET).then_some(share)
+        let has_room = share.grow_to(bytes, BODY_BUDGET);
+        Some((has_room.then(read)??, share))
     }
 
     /// Returns how many bytes are taken.
@@ -226,9 +238,19 @@ mod tests {
     fn an_answer_of_mas_always_has_its_bytes() {
         let budget = BodyBudget::default();
         let requests = budget.take(BODY_BUDGET - SET_APART).unwrap();
-        let answer = budget.take_for_answer(SET_APART).unwrap();
-        assert!(budget.take_for_answer(1).is_none());
-        drop((requests, answer));
+        let read = |bytes| {
+            budget.read_answer(bytes, || {
+                assert_eq!(budget.taken(), BODY_BUDGET - SET_APART + bytes);
+                Some(bytes)
+            })
+        };
+        assert!(read(SET_APART + 1).is_none());
+        let (bytes, answer) = read(SET_APART).unwrap();
+        assert_eq!((bytes, budget.taken()), (SET_APART, BODY_BUDGET));
+        assert!(budget.read_answer(1, || Some(())).is_none());
+        drop(answer);
+        assert!(budget.read_answer(1, || None::<()>).is_none());
+        drop(requests);
         assert_eq!(budget.taken(), 0);
     }
 
