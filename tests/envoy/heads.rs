@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// More spellings of one name than are removed from a request.
-fn many_spellings(request: Request, number: usize) -> Request {
+pub fn many_spellings(request: Request, number: usize) -> Request {
     let separators = "-_.~!#$%&'*+^`|".chars();
     let pairs = separators
         .clone()

@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use stand_in::mas::{Fault, Options};
 
-use super::edge::{Edge, WHOAMI, new_token};
+use super::{
+    edge::{Edge, WHOAMI, new_token},
+    heads::many_spellings,
+};
 use crate::support::{
     envoy::bootstrap,
     http::{Request, Response},
@@ -17,6 +20,7 @@ async fn the_access_log_tells_why_the_edge_refused() {
     })
     .await;
     let alice = edge.alice();
+    let slow = edge.alice();
     let whoami = |name: &str| Request::get(format!("{WHOAMI}?{name}"));
     for (name, request, status) in [
         ("via_upstream", whoami("via_upstream").bearer(&alice), 200),
@@ -46,7 +50,20 @@ async fn the_access_log_tells_why_the_edge_refused() {
             Request::get("/_synapse/admin/x?not_server_admin").bearer(&alice),
             403,
         ),
+        (
+            "too_many_forged",
+            many_spellings(whoami("too_many_forged"), 17),
+            431,
+        ),
+        (
+            "introspection_failed",
+            whoami("introspection_failed").bearer(&slow),
+            503,
+        ),
     ] {
+        if status == 503 {
+            edge.mas.fault(Fault::close());
+        }
         assert_eq!(edge.send(&request).await.status, status, "{name}");
         let details = match name {
             "via_upstream" => name.to_owned(),
