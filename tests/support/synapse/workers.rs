@@ -70,6 +70,36 @@ impl Deployment {
         }
     }
 
+    /// Has PostgreSQL carry out statements, all of them in one transaction, and returns what psql prints.
+    ///
+    /// # Panics
+    ///
+    /// If it refuses one.
+    pub fn sql(&self, statements: &str) -> String {
+        let done = Command::new("psql")
+            .arg("--host")
+            .arg(self.home.path().join("postgres"))
+            .args([
+                "--username",
+                "synapse",
+                "--dbname",
+                "postgres",
+                "--no-psqlrc",
+            ])
+            .args([
+                "--set",
+                "ON_ERROR_STOP=1",
+                "--single-transaction",
+                "--command",
+                statements,
+            ])
+            .output()
+            .expect("psql runs: it comes with PostgreSQL");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{statements}: {said}");
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+
     /// Where the client API is served: by the main process first, then by the workers.
     pub fn addrs(&self) -> [SocketAddr; 1 + WORKERS.len()] {
         let [one, two] = &self.workers;
