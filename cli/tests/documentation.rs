@@ -251,6 +251,31 @@ fn every_link_leads_to_a_file_and_a_heading() {
     assert!(links > 100, "{links} links");
 }
 
+/// The tables of docs/operations.md that say what a value of a label means, and what to do about it. `src/metrics.rs` sees that
+/// each value has its row.
+#[test]
+fn every_cell_about_reasons_outcomes_and_sources_is_filled() {
+    let page = fs::read_to_string(repository().join("docs/operations.md")).expect("a page");
+    for (heading, columns, least) in [("Sources", 4, 8), ("Reasons", 5, 16), ("Outcomes", 4, 11)] {
+        let (_, section) = page
+            .split_once(&format!("\n## {heading}\n"))
+            .unwrap_or_else(|| panic!("no section {heading}"));
+        let section = section.split("\n## ").next().unwrap_or_default();
+        let mut rows = 0;
+        for row in section.lines().filter(|line| line.starts_with("| `")) {
+            let inner = row.trim_start_matches("| ").trim_end_matches(" |");
+            let cells: Vec<&str> = inner.split(" | ").map(str::trim).collect();
+            assert_eq!(cells.len(), columns, "{heading}: {row}");
+            let is_filled = cells
+                .iter()
+                .all(|cell| cell.chars().any(char::is_alphanumeric));
+            assert!(is_filled, "{heading}: {row}");
+            rows += 1;
+        }
+        assert!(rows >= least, "{heading}: {rows} rows");
+    }
+}
+
 /// What `make bench` draws stands beside the table of the same figures.
 #[test]
 fn every_plot_is_shown_beside_its_table() {

@@ -1,7 +1,6 @@
 //! The questions to a database that docs/runbook.md gives, asked of a PostgreSQL.
 
-use super::rig::with_rig;
-use crate::support::envoy::read;
+use crate::support::{envoy::read, synapse::workers::Services};
 
 /// MAS's table of jobs, as its migrations make it, with a job that waits and two that are done. It goes with the session.
 const JOBS: &str = "
@@ -18,29 +17,27 @@ const JOBS: &str = "
             (gen_random_uuid(), 'completed', 'sync-devices'),
             (gen_random_uuid(), 'completed', 'sync-devices');";
 
-#[test]
-fn the_questions_to_a_database_are_answered() {
+#[tokio::test]
+async fn the_questions_to_a_database_are_answered() {
     let page = read("docs/runbook.md");
     let quoted = page.split('`').skip(1).step_by(2);
     let questions: Vec<&str> = quoted.filter(|text| text.starts_with("SELECT ")).collect();
     let [activity, jobs] = questions[..] else {
         panic!("other questions than two: {questions:?}");
     };
-    with_rig(async |rig| {
-        // Synapse's connections are idle: the one that works is the one that asks.
-        let answer = rig.synapse.sql(activity);
-        assert!(answer.contains(" active "), "{answer}");
-        assert!(answer.contains("pg_stat_activity"), "{answer}");
-        let answer = rig.synapse.sql(&format!("{JOBS} {jobs}"));
-        for row in [
-            ["sync-devices", "available", "1"],
-            ["sync-devices", "completed", "2"],
-        ] {
-            let is_there = answer.lines().any(|line| {
-                let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-                cells == row
-            });
-            assert!(is_there, "{row:?} in {answer}");
-        }
-    });
+    let services = Services::start().await;
+    // The only connection that works is the one that asks.
+    let answer = services.sql(activity);
+    assert!(answer.contains("pg_stat_activity"), "{answer}");
+    let answer = services.sql(&format!("{JOBS} {jobs}"));
+    for row in [
+        ["sync-devices", "available", "1"],
+        ["sync-devices", "completed", "2"],
+    ] {
+        let is_there = answer.lines().any(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            cells == row
+        });
+        assert!(is_there, "{row:?} in {answer}");
+    }
 }

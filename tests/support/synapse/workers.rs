@@ -20,52 +20,30 @@ const SERVICES: &str = include_str!("services.py");
 /// Both PostgreSQL and Redis log it once.
 const READY: &str = "ready to accept connections";
 
-/// A running Synapse with workers.
-pub struct Deployment {
-    /// The main process, where accounts are made.
-    pub main: Synapse,
-    /// The generic workers.
-    pub workers: [Synapse; WORKERS.len()],
-    // Dropped after those that use them.
-    _services: Process,
+/// PostgreSQL and Redis on unix sockets. They end when the value is dropped.
+pub struct Services {
+    // Dropped before its folder.
+    _process: Process,
     home: TempDir,
 }
 
-impl Deployment {
-    /// Starts all processes; see [`Synapse::start`].
+impl Services {
+    /// Starts both.
     ///
     /// # Panics
     ///
     /// If one does not start.
-    pub async fn start(server_name: &str, mas: SocketAddr, secret: &str) -> Self {
+    pub async fn start() -> Self {
         // The system's directory: its path is short enough for sockets, and PostgreSQL's user can go there.
         let home = temp_dir(env::temp_dir(), "synapse-");
         let mut to_come = 2;
-        let (services, ()) = Process::start(SERVICES, &[home.path().as_ref()], move |line| {
+        let (process, ()) = Process::start(SERVICES, &[home.path().as_ref()], move |line| {
             to_come -= usize::from(line.contains(READY));
             (to_come == 0).then_some(())
         })
         .await;
-        let configure = |name: &str| {
-            let own = temp_dir(home.path(), name);
-            let mut settings = configuration::new(own.path(), server_name, mas, secret);
-            share_state(&mut settings, home.path());
-            (own, settings)
-        };
-        let (own, mut settings) = configure("main");
-        add_replication(&mut settings, home.path());
-        // It makes the tables, so the workers come later.
-        let main = Synapse::run(own, &settings, secret).await;
-        let [one, two] = WORKERS.map(|name| {
-            let (own, mut settings) = configure(name);
-            make_worker(&mut settings, name);
-            async move { Synapse::run(own, &settings, secret).await }
-        });
-        let (one, two) = tokio::join!(one, two);
         Self {
-            main,
-            workers: [one, two],
-            _services: services,
+            _process: process,
             home,
         }
     }
@@ -79,25 +57,57 @@ impl Deployment {
         let done = Command::new("psql")
             .arg("--host")
             .arg(self.home.path().join("postgres"))
-            .args([
-                "--username",
-                "synapse",
-                "--dbname",
-                "postgres",
-                "--no-psqlrc",
-            ])
-            .args([
-                "--set",
-                "ON_ERROR_STOP=1",
-                "--single-transaction",
-                "--command",
-                statements,
-            ])
+            .args(["--username", "synapse", "--dbname", "postgres"])
+            .args(["--no-psqlrc", "--set", "ON_ERROR_STOP=1"])
+            .args(["--single-transaction", "--command", statements])
             .output()
             .expect("psql runs: it comes with PostgreSQL");
         let said = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success(), "{statements}: {said}");
         String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+}
+
+/// A running Synapse with workers.
+pub struct Deployment {
+    /// The main process, where accounts are made.
+    pub main: Synapse,
+    /// The generic workers.
+    pub workers: [Synapse; WORKERS.len()],
+    // Dropped after those that use them.
+    _services: Services,
+}
+
+impl Deployment {
+    /// Starts all processes; see [`Synapse::start`].
+    ///
+    /// # Panics
+    ///
+    /// If one does not start.
+    pub async fn start(server_name: &str, mas: SocketAddr, secret: &str) -> Self {
+        let services = Services::start().await;
+        let home = services.home.path();
+        let configure = |name: &str| {
+            let own = temp_dir(home, name);
+            let mut settings = configuration::new(own.path(), server_name, mas, secret);
+            share_state(&mut settings, home);
+            (own, settings)
+        };
+        let (own, mut settings) = configure("main");
+        add_replication(&mut settings, home);
+        // It makes the tables, so the workers come later.
+        let main = Synapse::run(own, &settings, secret).await;
+        let [one, two] = WORKERS.map(|name| {
+            let (own, mut settings) = configure(name);
+            make_worker(&mut settings, name);
+            async move { Synapse::run(own, &settings, secret).await }
+        });
+        let (one, two) = tokio::join!(one, two);
+        Self {
+            main,
+            workers: [one, two],
+            _services: services,
+        }
     }
 
     /// Where the client API is served: by the main process first, then by the workers.
