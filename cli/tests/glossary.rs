@@ -48,6 +48,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("unrecognised token", "foreign token"),
     ("unrecognized token", "foreign token"),
     ("compatibility token", "compat token"),
+    ("legacy login", "compat token"),
     ("legacy token", "compat token"),
     ("time to live", "TTL"),
     ("time-to-live", "TTL"),

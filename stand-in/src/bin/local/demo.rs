@@ -42,7 +42,7 @@ pub(crate) fn print(
                 &good,
             );
             try_out(
-                "A token of the legacy login API, whose device id has a space: it is percent-encoded",
+                "A compat token, whose device id has a space: it is percent-encoded",
                 &token(Member::Bob),
             );
             try_out("An invented token: 401", &token(Member::Unknown));
