@@ -202,7 +202,7 @@ fn short_texts() -> Vec<Text> {
             text,
         }));
     };
-    for folder in ["cli/src", "src", "stand-in/src/page"] {
+    for folder in ["cli/src", "src", "stand-in/src/bin", "stand-in/src/page"] {
         for name in files(folder, &[".rs"]) {
             let is_test = name.ends_with("tests.rs") || name.contains("/fake.rs");
             if !is_test {

@@ -36,7 +36,7 @@ pub(crate) fn print(
         Some((mas, page)) => {
             let token = |member| mas.cast.token(member);
             let good = token(Member::Alice);
-            try_out(&format!("A good token: {seen}"), &good);
+            try_out(&format!("An active token: {seen}"), &good);
             try_out(
                 "The same again, from the cache: no new line `stand-in MAS: introspection` appears here",
                 &good,
