@@ -130,8 +130,8 @@ impl Case {
 
     fn name(self) -> &'static str {
         match self {
-            Self::Hit => "live token, known",
-            Self::Cold => "live token, never seen",
+            Self::Hit => "known token",
+            Self::Cold => "unproven token",
             Self::DeadAgain => "dead token, seen before",
         }
     }

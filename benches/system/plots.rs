@@ -63,7 +63,7 @@ pub fn draw() {
         let legend = ["proxy", "service that it asks"];
         draw_bars(
             "alternatives",
-            "CPU of a request with a live token that is known, HTTP/1.1, one worker",
+            "CPU of a request with a known token, HTTP/1.1, one worker",
             "microseconds",
             &legend,
             &bars,

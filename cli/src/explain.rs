@@ -21,7 +21,7 @@ use matrix_edge_auth::{
 };
 
 use crate::{
-    configuration,
+    arguments, configuration,
     output::{complain, print},
 };
 
@@ -43,6 +43,8 @@ pub struct Arguments {
 const TOKEN: &str = "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1";
 /// A token that MAS cannot have issued.
 const FOREIGN: &str = "a-token-of-another-service";
+/// Longer than each method that is registered.
+const LONGEST_METHOD: usize = 20;
 const SCOPE: &str = "urn:matrix:client:api:* urn:matrix:client:device:DEVICE";
 const ADMIN: &str = "urn:synapse:admin:*";
 
@@ -65,9 +67,12 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 
 /// What is wrong with a request, if Envoy would refuse it or it should not be an argument.
 fn fault(method: &str, path: &str) -> Result<(), String> {
-    let is_of_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    let fault = if method.is_empty() || !method.chars().all(is_of_token) {
-        "a method is one word, such as GET"
+    let is_of_method = |c: char| c.is_ascii_uppercase() || c == '-';
+    // A word of any other kind may be a token, and the method is shown.
+    let is_method =
+        (1..=LONGEST_METHOD).contains(&method.len()) && method.chars().all(is_of_method);
+    let fault = if !is_method {
+        "a method is one word in capitals, such as GET"
     } else if !path.starts_with('/') {
         "a path begins with \"/\""
     } else if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -75,7 +80,7 @@ fn fault(method: &str, path: &str) -> Result<(), String> {
     } else if path.contains('#') {
         "a path has no fragment (`#`): clients do not send it"
     } else if has_token(path) {
-        "leave `access_token` out of the path: other users of this machine can see an argument. Each kind of token is explained \
+        "leave the token out of the path: other users of this machine can see an argument. Each kind of token is explained \
          anyway"
     } else {
         return Ok(());
@@ -83,12 +88,13 @@ fn fault(method: &str, path: &str) -> Result<(), String> {
     Err(fault.to_owned())
 }
 
-/// Whether a query has a token in it.
+/// Whether a path has a token in it, in its query or elsewhere.
 fn has_token(path: &str) -> bool {
     let query = path.split_once('?').map_or("", |(_, query)| query);
-    query
-        .split('&')
-        .any(|pair| pair.split('=').next() == Some("access_token"))
+    arguments::has_token(path)
+        || query
+            .split('&')
+            .any(|pair| pair.split('=').next() == Some("access_token"))
 }
 
 fn explained(config: &Config, method: &str, path: &str) -> String {

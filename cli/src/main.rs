@@ -13,6 +13,7 @@
     clippy::unwrap_used
 )]
 
+mod arguments;
 mod check;
 mod configuration;
 mod digest;
@@ -24,7 +25,7 @@ mod yaml;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Checks and explains configurations of matrix-edge-auth, an Envoy filter for Matrix.
 #[derive(Parser)]
@@ -49,7 +50,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().command {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return arguments::refuse(&error, &Arguments::command()),
+    };
+    match arguments.command {
         Command::Check(arguments) => check::run(&arguments),
         Command::Digest(arguments) => digest::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

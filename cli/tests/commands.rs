@@ -124,6 +124,7 @@ fn what_is_no_request_is_not_explained() {
     for (method, path, why) in [
         ("", "/", "a method is one word"),
         ("G ET", "/", "a method is one word"),
+        ("s3cret", "/", "a method is one word"),
         ("GET", "sync", "a path begins with"),
         ("GET", "/a\nb", "a path is visible ASCII"),
         ("GET", "/a b", "a path is visible ASCII"),
@@ -131,7 +132,7 @@ fn what_is_no_request_is_not_explained() {
         (
             "GET",
             "/a?b=1&access_token=s3cret",
-            "leave `access_token` out of the path",
+            "leave the token out of the path",
         ),
     ] {
         let output = program(&["explain", method, path], "");
@@ -296,8 +297,109 @@ fn a_token_is_described_and_not_shown() {
 }
 
 #[test]
-fn a_token_is_no_argument_and_what_is_none_is_told() {
-    assert_eq!(program(&["token", TOKEN], "").code, 2);
+fn a_secret_that_is_given_as_an_argument_is_not_shown() {
+    // Of MAS's format, of MAS's format but mistyped, one of Synapse's own, and a secret of any form.
+    let secrets = [
+        TOKEN,
+        "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY2",
+        "syt_YWxpY2U_qXzJvKwPqXzJvKwPqXzJ_0lFrY1",
+        "qXzJvKwPqXzJvKwPqXzJ",
+    ];
+    for secret in secrets {
+        let option = format!("--{secret}");
+        let assigned = format!("--token={secret}");
+        let format = format!("--format={secret}");
+        let rules = format!("--rules={secret}");
+        let path = format!("/{secret}");
+        let mut all = vec![
+            vec![secret],
+            vec![&option],
+            vec!["help", secret],
+            vec!["check", secret],
+            vec!["check", "--format", secret, "a.yaml"],
+            vec!["check", &format, "a.yaml"],
+            vec!["check", &rules],
+            vec!["digest", "--registration", secret],
+            vec!["explain", secret],
+            vec!["explain", secret, "/"],
+            vec!["explain", "GET", secret],
+            vec!["explain", "GET", "/", "--config", secret],
+            vec!["token", "--config", secret],
+        ];
+        for arguments in [
+            &["check", "a.yaml"][..],
+            &["digest"],
+            &["explain", "GET", "/"],
+            &["schema"],
+            &["token"],
+        ] {
+            if arguments[0] != "check" {
+                all.push([arguments, &[secret]].concat());
+            }
+            all.push([arguments, &[&option]].concat());
+            all.push([arguments, &[&assigned]].concat());
+            all.push([arguments, &["--token", secret]].concat());
+        }
+        // Any other word may be a path.
+        if secret.starts_with('m') {
+            all.push(vec!["explain", "GET", &path]);
+        }
+        for arguments in all {
+            let output = program(&arguments, "");
+            assert_eq!(output.code, 2, "{arguments:?}");
+            let said = output.stdout + &output.stderr;
+            assert!(said.contains("error: "), "{arguments:?}: {said}");
+            // Nor the most of it.
+            for part in [secret, &secret[4..], &secret[..12]] {
+                assert!(!said.contains(part), "{arguments:?}: {said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wrong_argument_is_told_in_full_but_for_what_was_given() {
+    let told = |arguments: &[&str]| program(arguments, "").stderr;
+    let unexpected = told(&["token", "s3cret"]);
+    for part in [
+        "error: unexpected argument 'not shown: it may be a secret' found\n",
+        "Usage: matrix-edge-auth token [OPTIONS]\n",
+        "error: a token or a secret is never an argument",
+    ] {
+        assert!(unexpected.contains(part), "{unexpected}");
+    }
+    let value = told(&["check", "--format", "s3cret"]);
+    assert!(
+        value.contains("for '--format <FORMAT>'\n  [possible values: text, json]"),
+        "{value}"
+    );
+    let none = told(&["token", "--config"]);
+    assert!(
+        none.contains("a value is required for '--config <FILE>' but none was supplied"),
+        "{none}"
+    );
+    let twice = told(&["token", "--config", "a", "--config", "b"]);
+    assert!(
+        twice.contains("'--config <FILE>' cannot be used multiple times"),
+        "{twice}"
+    );
+    let missing = told(&["explain", "GET"]);
+    assert!(missing.contains("\n  <PATH>\n"), "{missing}");
+    let command = told(&["s3cret"]);
+    assert!(
+        command.contains("unrecognized subcommand 'not shown"),
+        "{command}"
+    );
+    assert!(told(&[]).contains("Usage: matrix-edge-auth <COMMAND>"));
+    // What looks like a file is told by its name.
+    for file in ["absent.yaml", "docs/absent", "absent.json"] {
+        let absent = told(&["token", "--config", file]);
+        assert!(absent.starts_with(&format!("error: {file}: ")), "{absent}");
+    }
+}
+
+#[test]
+fn what_is_no_token_is_told() {
     for (input, why) in [
         (Vec::new(), "there is no token"),
         (b"\n".to_vec(), "there is no token"),

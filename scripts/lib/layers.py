@@ -22,19 +22,20 @@ from pathlib import Path
 from rust_uses import Crate
 
 # What everything may use, and what uses nothing.
-LEAVES = ["clock", "form", "json", "metrics", "multilinear", "probing", "sorted", "token"]
+LEAVES = ["clock", "form", "json", "metrics", "multilinear", "probing", "sip_hash", "sorted"]
 
 # Top down: each room may use the leaves and the rooms behind its name, all of which stand below it.
 LAYERS = {
-    "envoy": ["worker", "role", "resolver", "cache", "host", "config", "matrix", "mas"],
-    "worker": ["role", "resolver", "cache", "host", "config", "matrix", "mas"],
-    "role": ["resolver", "cache", "host", "config", "matrix", "mas"],
-    "resolver": ["cache", "host", "config", "matrix", "mas"],
-    "cache": ["host", "config", "matrix", "mas"],
-    "host": ["matrix", "mas"],
-    "config": ["matrix", "mas"],
-    "matrix": ["mas"],
-    "mas": [],
+    "envoy": ["worker", "role", "resolver", "cache", "host", "config", "matrix", "mas", "token"],
+    "worker": ["role", "resolver", "cache", "host", "config", "matrix", "mas", "token"],
+    "role": ["resolver", "cache", "host", "config", "matrix", "mas", "token"],
+    "resolver": ["cache", "host", "config", "matrix", "mas", "token"],
+    "cache": ["host", "config", "matrix", "mas", "token"],
+    "host": ["matrix", "mas", "token"],
+    "config": ["matrix", "mas", "token"],
+    "matrix": ["mas", "token"],
+    "mas": ["token"],
+    "token": [],
     # Under everything: nobody names it.
     "allocator": [],
 }

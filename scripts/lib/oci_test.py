@@ -49,7 +49,7 @@ def check_journey(folder, source, digest, module):
     )
     try:
         remote = f"docker://{address(registry)}/matrix-edge-auth:1"
-        run("skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", source, remote)
+        run("skopeo", "--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false", source, remote)
         assert json.loads(run("skopeo", "inspect", "--tls-verify=false", remote))["Digest"] == digest
         run("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", remote, f"oci:{folder}/pulled:1")
     finally:

@@ -334,8 +334,8 @@ fn explanation(settings: &Settings, why: NoVerdict) -> String {
             "the answer is no introspection response; see whether introspection.path is MAS's endpoint".to_owned()
         }
         NoVerdict::Lost => format!(
-            "Envoy delivered no answer, not even its own after introspection.timeout ({timeout}); see whether its \
-             workers are overloaded"
+            "Envoy delivered no answer, not even its own after introspection.timeout ({timeout}); see whether Envoy \
+             workers are blocked"
         ),
         NoVerdict::Overloaded => format!(
             "more questions at once than introspection.max_in_flight ({}) and the line behind it take; see whether MAS \

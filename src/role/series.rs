@@ -105,6 +105,120 @@ mod tests {
     use super::*;
     use crate::{config, host::fake::FakeHost};
 
+    /// Places in a row of metrics, which are all of one kind.
+    fn row() -> usize {
+        Metric::LeaseWait.place() - Metric::Coalesced.place()
+    }
+
+    /// Every metric, in any order.
+    fn metrics() -> Vec<Metric> {
+        let mut all = vec![
+            Metric::LocalEvicted,
+            Metric::Coalesced,
+            Metric::LeaseWait,
+            Metric::LineWait,
+            Metric::Refresh,
+            Metric::IntrospectionMillis,
+            Metric::HeldMillis,
+        ];
+        for outcome in Outcome::ALL {
+            all.extend([Metric::Request(*outcome), Metric::Answered(*outcome)]);
+        }
+        for table in Table::ALL {
+            all.extend(Hit::ALL.iter().map(|hit| Metric::Lookup(*table, *hit)));
+            let evicted = Evicted::ALL.iter();
+            all.extend(evicted.map(|evicted| Metric::Evicted(*table, *evicted)));
+            all.push(Metric::TooLong(*table));
+        }
+        all.extend(
+            InvalidationReason::ALL
+                .iter()
+                .copied()
+                .map(Metric::Invalidated),
+        );
+        all.extend(
+            IntrospectionOutcome::ALL
+                .iter()
+                .copied()
+                .map(Metric::Introspection),
+        );
+        all.extend(
+            PresentedSecret::ALL
+                .iter()
+                .copied()
+                .map(Metric::ProvisioningRequest),
+        );
+        for reason in RejectionReason::ALL {
+            all.extend([Metric::Rejected(*reason), Metric::WouldReject(*reason)]);
+            let answers = HomeserverAnswer::ALL.iter();
+            all.extend(answers.map(|answer| Metric::WouldRejectAnswer(*reason, *answer)));
+        }
+        // A kind of metric that is new has a row of its own.
+        let rows: BTreeSet<_> = all.iter().map(|metric| metric.place() / row()).collect();
+        assert_eq!(rows.len(), Metric::PLACES / row(), "a kind of metric lacks");
+        all
+    }
+
+    /// Who counts a metric: a gateway that enforces, one in shadow mode, the introspection role, the provisioning role.
+    fn counts(metric: Metric) -> [bool; 4] {
+        const NOBODY: [bool; 4] = [false; 4];
+        const GATEWAY: [bool; 4] = [true, true, false, false];
+        const SHADOW: [bool; 4] = [false, true, false, false];
+        const INTROSPECTION: [bool; 4] = [false, false, true, false];
+        const PROVISIONING: [bool; 4] = [false, false, false, true];
+        /// Who asks MAS.
+        const ASKING: [bool; 4] = [true, true, true, false];
+        match metric {
+            Metric::Request(_) | Metric::LocalEvicted => GATEWAY,
+            // The introspection role has the shared cache only, and counts nobody's tokens.
+            Metric::Answered(Outcome::ActiveLocal | Outcome::OverBudget) => NOBODY,
+            Metric::Answered(_) => INTROSPECTION,
+            Metric::Invalidated(reason) => match reason {
+                InvalidationReason::Introspection => ASKING,
+                InvalidationReason::Homeserver
+                | InvalidationReason::Logout
+                | InvalidationReason::Revocation => GATEWAY,
+                InvalidationReason::DeleteDevice
+                | InvalidationReason::DeleteUser
+                | InvalidationReason::ProvisionUser
+                | InvalidationReason::ReactivateUser
+                | InvalidationReason::SyncDevices
+                | InvalidationReason::UpsertDevice => PROVISIONING,
+            },
+            Metric::Rejected(RejectionReason::Internal | RejectionReason::TooManyForged) => {
+                [true; 4]
+            }
+            Metric::Rejected(_) => GATEWAY,
+            Metric::WouldReject(_) | Metric::WouldRejectAnswer(..) => SHADOW,
+            Metric::ProvisioningRequest(_) => PROVISIONING,
+            Metric::Lookup(..)
+            | Metric::Evicted(..)
+            | Metric::TooLong(_)
+            | Metric::Introspection(_)
+            | Metric::Coalesced
+            | Metric::LeaseWait
+            | Metric::LineWait
+            | Metric::Refresh
+            | Metric::IntrospectionMillis
+            | Metric::HeldMillis => ASKING,
+        }
+    }
+
+    #[test]
+    fn each_role_defines_every_metric_that_it_counts_and_no_other() {
+        let roles = [
+            ("gateway", "enforce"),
+            ("gateway", "shadow"),
+            ("introspection", "enforce"),
+            ("provisioning", "enforce"),
+        ];
+        for (at, (role, mode)) in roles.into_iter().enumerate() {
+            let counted = metrics().into_iter().filter(|metric| counts(*metric)[at]);
+            let expected: BTreeSet<String> = counted.map(Metric::name).collect();
+            assert_eq!(defined(role, mode), expected, "{role} {mode}");
+        }
+    }
+
     fn defined(role: &str, mode: &str) -> BTreeSet<String> {
         let json = format!(
             r#"{{"role":"{role}","mode":"{mode}","server_name":"example.org","introspection":{{"cluster":"mas","credential":{{"injected":true}}}}}}"#

@@ -1,17 +1,24 @@
-//! The runner of the local stack ends what it started, however it ends itself. Envoy is played by a shell.
+//! The runner of the local stack serves its page, and ends what it started, however it ends itself. Envoy is played by a shell.
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::expect_used, reason = "a test file")]
 
+#[path = "support/caller.rs"]
+#[expect(dead_code, reason = "shared by several test programs")]
+mod caller;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
+    net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
 };
 
+use http::{Request, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 /// Writes a line, then does nothing for longer than any test runs.
 const IDLE: &str = "#!/bin/sh\necho envoy-is-running\nexec sleep 600\n";
@@ -41,6 +48,47 @@ fn envoy_ends_with_a_killed_runner() {
     runner.signal(Signal::KILL);
     assert!(!runner.wait().expect("it ends").success());
     runner.all_have_ended();
+}
+
+/// The page is of the runner's own MAS, sessions and ports, and it is there before Envoy is.
+#[tokio::test]
+async fn the_page_is_served_at_the_address_that_is_printed() {
+    let mut runner = Runner::start("page", IDLE);
+    let mas = runner.address_after("stand-in MAS: ");
+    let page = runner.address_after("page: ");
+    runner.wait_for_line("envoy-is-running");
+    let get = async |path: &str| {
+        let (status, body) = caller::send(Request::get(format!("http://{page}{path}")), "").await;
+        assert_eq!(status, StatusCode::OK, "{path}: {body}");
+        body
+    };
+    let state = async || serde_json::from_str::<Value>(&get("/page/state").await).expect("JSON");
+
+    let html = get("/").await;
+    assert!(html.contains("<title>"), "{html}");
+    let files = html.split('"').filter(|text| text.starts_with("/page."));
+    let files: Vec<&str> = files.collect();
+    assert_eq!(files, ["/page.css", "/page.js"]);
+    for file in files {
+        assert!(!get(file).await.is_empty(), "{file}");
+    }
+    let before = state().await;
+    assert_eq!(before["mas"]["is_up"], true, "{before}");
+    // Of the shipped configuration.
+    assert_eq!(before["cache"]["ttl_ms"], 120_000, "{before}");
+
+    let kill =
+        Request::post(format!("http://{page}/page/buttons/kill")).header("x-page-button", "1");
+    let (status, told) = caller::send(kill, "").await;
+    assert_eq!(status, StatusCode::OK, "{told}");
+    let after = state().await;
+    assert_eq!(after["mas"]["is_up"], false, "{after}");
+    assert!(TcpStream::connect(mas).is_err(), "the runner's MAS goes on");
+
+    runner.signal(Signal::TERM);
+    assert!(runner.wait().expect("it ends").success());
+    runner.all_have_ended();
+    assert!(TcpStream::connect(page).is_err(), "the page is still there");
 }
 
 #[test]
@@ -114,11 +162,28 @@ impl Runner {
     }
 
     fn wait_for_line(&mut self, wanted: &str) {
+        self.line(wanted, |line| (line == wanted).then_some(()));
+    }
+
+    /// The address of a URL that the runner prints after these words.
+    fn address_after(&mut self, words: &str) -> SocketAddr {
+        let url = self.line(words, |line| {
+            let url = line.strip_prefix(words)?.strip_prefix("http://")?;
+            Some(url.trim_end_matches('/').to_owned())
+        });
+        url.parse().expect("an address")
+    }
+
+    /// What is found in the first line that has it.
+    fn line<T>(&mut self, wanted: &str, find: impl Fn(&str) -> Option<T>) -> T {
         let mut line = String::new();
-        while line.trim_end() != wanted {
+        loop {
             line.clear();
             let read = self.output.read_line(&mut line).expect("text");
             assert_ne!(read, 0, "ended before it said {wanted}");
+            if let Some(found) = find(line.trim_end()) {
+                return found;
+            }
         }
     }
 

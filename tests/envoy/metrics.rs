@@ -1,7 +1,14 @@
 //! The metrics as Prometheus sees them, with labels made by the shipped `envoy/stats_tags.yaml`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use matrix_edge_auth::metrics::{
+    Evicted, Hit, HomeserverAnswer, IntrospectionOutcome, InvalidationReason, Kind, Metric,
+    Outcome, PresentedSecret, RejectionReason, Table,
+};
 use serde_json::json;
 use stand_in::mas::{Fault, Options};
 
@@ -108,19 +115,8 @@ async fn every_series_is_there_at_0_from_the_start() {
     };
     let before = series("").await;
     assert!(before.values().all(|value| value == "0"), "{before:?}");
-    for name in [
-        r#"requests_total{verdict="active",source="local"}"#,
-        r#"would_reject_total{reason="not_active"}"#,
-        r#"would_reject_answers_total{reason="not_active",answer="none"}"#,
-        r#"introspection_answers_total{verdict="active",source="shared"}"#,
-        r#"provisioning_requests_total{secret="matching"}"#,
-        r#"invalidations_total{reason="sync_devices"}"#,
-        "introspection_duration_milliseconds_count{}",
-        "held_duration_milliseconds_count{}",
-    ] {
-        let name = format!("matrix_edge_auth_{name}");
-        assert!(before.contains_key(&name), "{name} in {before:?}");
-    }
+    let shown: BTreeSet<_> = before.keys().map(|name| sorted(name)).collect();
+    assert_eq!(shown, every_series());
     let used = series("?usedonly").await;
     let counters = before.keys().filter(|name| name.contains("_total"));
     for counter in counters {
@@ -136,6 +132,68 @@ async fn every_series_is_there_at_0_from_the_start() {
     edge.wait_for_metric(requests, &[], 6.0).await;
     let after = series("").await;
     assert!(after.keys().eq(before.keys()), "{after:?}");
+}
+
+/// A series as Prometheus sees it, with its labels in the order of their names.
+fn sorted(series: &str) -> String {
+    let (name, labels) = series.split_once('{').expect("labels");
+    let mut labels: Vec<&str> = labels.trim_end_matches('}').split(',').collect();
+    labels.sort_unstable();
+    format!("{name}{{{}}}", labels.join(","))
+}
+
+/// Every series of the three roles together in shadow mode, by the values that each label has.
+fn every_series() -> BTreeSet<String> {
+    let mut all = vec![
+        Metric::LocalEvicted,
+        Metric::Coalesced,
+        Metric::LeaseWait,
+        Metric::LineWait,
+        Metric::Refresh,
+        Metric::IntrospectionMillis,
+        Metric::HeldMillis,
+    ];
+    all.extend(Outcome::ALL.iter().copied().map(Metric::Request));
+    // The introspection role looks into the shared cache only, and has no budget.
+    let answers = Outcome::ALL.iter().copied();
+    let answers = answers.filter(|it| !matches!(it, Outcome::ActiveLocal | Outcome::OverBudget));
+    all.extend(answers.map(Metric::Answered));
+    for table in Table::ALL {
+        all.extend(Hit::ALL.iter().map(|hit| Metric::Lookup(*table, *hit)));
+        let evicted = Evicted::ALL.iter();
+        all.extend(evicted.map(|evicted| Metric::Evicted(*table, *evicted)));
+        all.push(Metric::TooLong(*table));
+    }
+    let invalidations = InvalidationReason::ALL.iter().copied();
+    all.extend(invalidations.map(Metric::Invalidated));
+    let outcomes = IntrospectionOutcome::ALL.iter().copied();
+    all.extend(outcomes.map(Metric::Introspection));
+    let secrets = PresentedSecret::ALL.iter().copied();
+    all.extend(secrets.map(Metric::ProvisioningRequest));
+    for reason in RejectionReason::ALL {
+        all.extend([Metric::Rejected(*reason), Metric::WouldReject(*reason)]);
+        let answers = HomeserverAnswer::ALL.iter();
+        all.extend(answers.map(|answer| Metric::WouldRejectAnswer(*reason, *answer)));
+    }
+    let names = all.into_iter().flat_map(|metric| {
+        let name = metric.name();
+        let mut parts = name.split('.');
+        let base = parts.next().unwrap_or_default().to_owned();
+        let labels = parts.filter_map(|part| part.split_once('='));
+        let labels: Vec<String> = labels
+            .map(|(key, value)| format!("{key}=\"{value}\""))
+            .collect();
+        let labels = labels.join(",");
+        let ends: &[&str] = match metric.kind() {
+            Kind::Counter => &[""],
+            Kind::Histogram => &["_count", "_sum"],
+        };
+        let series = ends
+            .iter()
+            .map(move |end| sorted(&format!("{base}{end}{{{labels}}}")));
+        series.collect::<Vec<_>>()
+    });
+    names.collect()
 }
 
 #[tokio::test]

@@ -44,7 +44,14 @@ async fn output(command: &str, folder: &Path, edge: &Edge) -> String {
     bash.args(["-c", &command])
         .env("ADMIN", format!("http://{}", edge.envoy.admin()))
         .current_dir(folder);
-    outcome(bash).await.unwrap_or_default()
+    let shown = outcome(bash).await.unwrap_or_default();
+    // A count of nothing shows nothing.
+    let is_count = command.contains("grep -c");
+    if is_count && shown.trim() == "0" {
+        String::new()
+    } else {
+        shown
+    }
 }
 
 /// The access log of the gateway in production in this mode, in which the edge has refused a token, or would have.

@@ -1,11 +1,12 @@
-//! Every expression of the dashboard and of the rules finds data in a Prometheus that scrapes a real Envoy; and the
-//! dashboard's panels are drawn from that data.
+//! Every expression of the dashboard, of the rules, and of docs/operations.md and docs/runbook.md finds data in a Prometheus
+//! that scrapes a real Envoy; and the dashboard's panels are drawn from that data.
 
 use std::{env, fs, time::Duration};
 
 use super::{
     dashboard::{Kind, panels},
     drawing,
+    pages::questions,
     prometheus::Prometheus,
     rules::rules,
     site::Site,
@@ -58,6 +59,13 @@ async fn every_expression_returns_data_and_every_panel_is_drawn() {
             }
         }
         drawn.push((panel, series));
+    }
+    for question in questions() {
+        // The pages look back over more than this run.
+        let query = question.query(&format!("{}s", length.as_secs()));
+        if prometheus.query(&query).await.is_empty() {
+            empty.push(format!("{}: {query}", question.page));
+        }
     }
     for rule in rules() {
         for operand in rule.operands() {

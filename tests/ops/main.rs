@@ -28,6 +28,7 @@ mod dashboard;
 mod drawing;
 mod guard;
 mod live;
+mod pages;
 mod prometheus;
 mod rules;
 mod site;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::rig::Rig;
+use crate::rig::{BARS, Rig};
 
-/// What a button must tell, and by how much the page's figures must grow: requests, calls, refused.
-type Case = (&'static str, &'static str, [u64; 3]);
+/// What a button must tell, by how much the page's figures must grow (requests, calls, refused), and which of its bars.
+type Case = (&'static str, &'static str, [u64; 3], &'static str);
 
 #[tokio::test]
 async fn each_kind_of_request_changes_the_figures_that_it_must() {
@@ -15,65 +15,77 @@ async fn each_kind_of_request_changes_the_figures_that_it_must() {
             "alice",
             "Alice's phone: 200, the homeserver sees @alice:example.org on PHONE, MAS was asked;",
             [1, 1, 0],
+            "active",
         ),
         (
             "bob",
             "Bob's old client: 200, the homeserver sees @bob:example.org on OLD%20CLIENT, MAS was asked;",
             [1, 1, 0],
+            "active",
         ),
         (
             "new",
             "A new session: 200, the homeserver sees @dave:example.org on NEW, MAS was asked;",
             [1, 1, 0],
+            "active",
         ),
         (
             "public",
             "A public endpoint: 200, the homeserver sees no identity, no verdict needed;",
             [1, 0, 0],
+            "not_asked",
         ),
         (
             "foreign",
             "A token of another service: 200, the homeserver sees no identity, no verdict needed;",
             [1, 0, 0],
+            "not_asked",
         ),
         (
             "expired",
             "An expired token: 401 M_UNKNOWN_TOKEN, MAS was asked;",
             [1, 1, 1],
+            "inactive",
         ),
         (
             "logged-out",
             "A logged-out token: 401 M_UNKNOWN_TOKEN, MAS was asked;",
             [1, 1, 1],
+            "inactive",
         ),
         (
             "unknown",
             "A token that nobody has: 401 M_UNKNOWN_TOKEN, MAS was asked;",
             [1, 1, 1],
+            "inactive",
         ),
         (
             "impossible",
             "A token that cannot exist: 401 M_UNKNOWN_TOKEN, decided without MAS;",
             [1, 0, 1],
+            "inactive",
         ),
         (
             "no-token",
             "No token: 401 M_MISSING_TOKEN, no verdict needed;",
             [1, 0, 1],
+            "not_asked",
         ),
         (
             "internal",
             "An internal path: 404 M_UNRECOGNIZED,",
             [1, 0, 1],
+            "not_asked",
         ),
         // A question of the homeserver's is no client's request.
         (
             "synapse",
             "The homeserver asks about alice's phone: 200 active, from the shared cache;",
             [0, 0, 0],
+            "answers",
         ),
     ];
-    for (kind, told, [requests, calls, refused]) in cases {
+    for (kind, told, [requests, calls, refused], bar) in cases {
         let before = rig.figures().await;
         let is_told = rig.press(&format!("send-{kind}")).await;
         assert!(is_told.starts_with(told), "{is_told}");
@@ -82,6 +94,10 @@ async fn each_kind_of_request_changes_the_figures_that_it_must() {
         assert_eq!(after.calls - before.calls, calls, "{kind}");
         assert_eq!(after.at_mas - before.at_mas, calls, "{kind}");
         assert_eq!(after.refused - before.refused, refused, "{kind}");
+        for (at, name) in BARS.iter().enumerate() {
+            let grown = after.by_verdict[at] - before.by_verdict[at];
+            assert_eq!(grown, u64::from(*name == bar), "{kind}: {name}");
+        }
     }
     // Alice's token is known by now, to one worker or to all.
     let before = rig.figures().await;
@@ -142,7 +158,7 @@ async fn a_token_that_is_known_spares_a_call_each_time() {
     for _ in 0..6 {
         let told = rig.press("send-alice").await;
         assert!(told.contains("200, the homeserver sees @alice"), "{told}");
-        own_cache += u32::from(told.contains("from the worker's own cache"));
+        own_cache += u32::from(told.contains("from the Envoy worker's own cache"));
         assert!(told.contains("cache"), "{told}");
     }
     assert!(own_cache >= 4, "{own_cache}");

@@ -44,7 +44,12 @@ pub struct Figures {
     pub refused: u64,
     pub invalidated: u64,
     pub at_mas: u64,
+    /// The bars: requests by their verdicts, and the homeserver's own questions.
+    pub by_verdict: [u64; BARS.len()],
 }
+
+/// The bars of the page, by their names there. The last is of the homeserver's own questions.
+pub const BARS: [&str; 5] = ["active", "inactive", "no_verdict", "not_asked", "answers"];
 
 impl Rig {
     /// Starts it with the shipped configuration.
@@ -166,8 +171,11 @@ impl Rig {
 
     /// The figures of the page, all of one moment.
     pub async fn figures(&self) -> Figures {
-        let script = r#"Object.fromEntries([...document.querySelectorAll("[data-figure]")]
-            .map(({dataset}) => [dataset.figure, Number(dataset.value)]))"#;
+        let script = r#"Object.fromEntries([
+            ...[...document.querySelectorAll("[data-figure]")].map(({dataset}) => [dataset.figure, Number(dataset.value)]),
+            ...[...document.querySelectorAll("[data-verdict]")]
+                .map(({dataset, textContent}) => [`bar ${dataset.verdict}`, Number(textContent.replaceAll(",", ""))]),
+        ])"#;
         let read = self.browser.run(script).await;
         let of = |name: &str| {
             read[name]
@@ -182,6 +190,7 @@ impl Rig {
             refused: of("refused"),
             invalidated: of("invalidated"),
             at_mas: of("mas-calls"),
+            by_verdict: BARS.map(|bar| of(&format!("bar {bar}"))),
         }
     }
 
@@ -236,6 +245,10 @@ impl Rig {
             refused: sum("rejections_total", &[]),
             invalidated: sum("invalidations_total", &[]),
             at_mas: self.mas.total_calls(),
+            by_verdict: BARS.map(|bar| match bar {
+                "answers" => sum("introspection_answers_total", &[]),
+                verdict => sum("requests_total", &[("verdict", verdict)]),
+            }),
         }
     }
 }

@@ -43,7 +43,16 @@ fn whole() -> Vec<Value> {
     let mut provisioning = minimal();
     provisioning["role"] = json!("provisioning");
     provisioning["introspection"]["credential"] = json!({"bearer": {"value": "s"}});
-    vec![every_key::gateway(), introspection, provisioning, minimal()]
+    let mut client = minimal();
+    client["introspection"]["credential"] =
+        json!({"basic": {"client_id": "id", "client_secret": {"env": "MAS_SECRET"}}});
+    vec![
+        every_key::gateway(),
+        introspection,
+        provisioning,
+        client,
+        minimal(),
+    ]
 }
 
 /// Every place in a value, the whole included, as JSON pointers.
@@ -68,6 +77,53 @@ fn places(value: &Value) -> Vec<String> {
     let mut places = Vec::new();
     collect(value, "", &mut places);
     places
+}
+
+/// Does something with each key of the schema: its path, in which an item of a list has the name 0, and what is said of it.
+fn each_key(schema: &Value, path: &str, act: &mut impl FnMut(&str, &Value)) {
+    for (key, value) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}/{key}");
+        act(&path, value);
+        each_key(value, &path, act);
+    }
+    if schema["items"].is_object() {
+        each_key(&schema["items"], &format!("{path}/0"), act);
+    }
+}
+
+/// A key that is in none of the configurations that are changed is compared by nothing.
+#[test]
+fn every_key_of_the_table_is_in_what_is_changed() {
+    let known = |configurations: &[Value]| -> BTreeSet<String> {
+        let places = configurations.iter().flat_map(places);
+        // Each item of a list has keys of its own.
+        let first = places.map(|place| {
+            let parts = place.split('/');
+            let parts = parts.map(|part| part.parse::<u32>().map_or(part, |_| "0"));
+            parts.collect::<Vec<_>>().join("/")
+        });
+        first.collect()
+    };
+    let (all, gateway) = (known(&whole()), known(&[every_key::gateway()]));
+    let schema: Value = serde_json::from_str(&matrix_edge_auth::config::schema()).unwrap();
+    let (mut keys, mut defaults) = (0, 0);
+    each_key(&schema, "", &mut |path, said| {
+        keys += 1;
+        assert!(all.contains(path), "{path} is in no configuration");
+        // The gateway has one way to prove who asks.
+        let is_alternative = path.starts_with("/introspection/credential/");
+        assert!(is_alternative || gateway.contains(path), "{path}");
+        if let Some(default) = said.get("default") {
+            defaults += 1;
+            // The role decides which keys there are.
+            let value = every_key::gateway().pointer(path).cloned();
+            assert!(path == "/role" || value.as_ref() != Some(default), "{path}");
+        }
+    });
+    assert!(
+        keys > 40 && defaults > 15,
+        "{keys} keys, {defaults} defaults"
+    );
 }
 
 #[test]

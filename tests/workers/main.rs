@@ -27,3 +27,4 @@ mod support {
 mod compose;
 mod introspections;
 mod rig;
+mod runbook;

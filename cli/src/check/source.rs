@@ -5,7 +5,10 @@ use std::{
     io::{self, Read},
 };
 
-use crate::yaml::{self, MAX_BYTES, Tree};
+use crate::{
+    arguments,
+    yaml::{self, MAX_BYTES, Tree},
+};
 
 /// Why a file could not be read.
 pub struct Fault {
@@ -50,7 +53,7 @@ pub fn read(file: &str) -> Result<Tree, Fault> {
     } else {
         File::open(file).and_then(bytes)
     };
-    let bytes = bytes.map_err(|error| Fault::new(name, error.to_string()))?;
+    let bytes = bytes.map_err(|error| Fault::new(arguments::file(name), error.to_string()))?;
     if bytes.len() > MAX_BYTES {
         let limit = MAX_BYTES >> 20;
         return Err(Fault::new(

@@ -94,7 +94,9 @@ impl Decider {
     /// Where the rule is from.
     pub fn source(&self, requirement: AuthRequirement) -> String {
         match self {
-            Self::Blocked => "Synapse's resources for MAS, its workers and its metrics".to_owned(),
+            Self::Blocked => {
+                "Synapse's resources for MAS, for its own workers and for metrics".to_owned()
+            }
             Self::Configured(_) => "this configuration".to_owned(),
             Self::Dots => "a proxy may resolve the `..` and so lead to another path".to_owned(),
             Self::MasPrefix => {

@@ -268,7 +268,7 @@ fn source(metric: &str, before: &Stats, after: &Stats) -> Option<&'static str> {
         return None;
     }
     Some(match (verdict.as_str(), source.as_str()) {
-        (_, "local") => "from the worker's own cache",
+        (_, "local") => "from the Envoy worker's own cache",
         (_, "shared") => "from the shared cache",
         (_, "stale") => "from the cache past its time, since MAS cannot be asked",
         ("no_verdict", "budget") => "over its budget",
@@ -299,7 +299,7 @@ mod tests {
         let mas = "verdict=no_verdict.source=mas";
         assert_eq!(
             from(&[(local, 1)], &[(local, 2)]),
-            Some("from the worker's own cache")
+            Some("from the Envoy worker's own cache")
         );
         assert_eq!(
             from(&[(local, 1)], &[(local, 1), (mas, 1)]),

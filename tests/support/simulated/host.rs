@@ -308,7 +308,7 @@ impl Runtime for SimulatedHost {
 
 impl Metrics for SimulatedHost {
     fn define(&self, metric: Metric) {
-        self.process.record(metric, 0);
+        self.process.define(metric);
     }
 
     fn record(&self, metric: Metric, value: i64) {

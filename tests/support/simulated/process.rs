@@ -11,8 +11,10 @@ use std::{
 
 use matrix_edge_auth::{
     clock::Instant,
-    host::{If, NotWritten, Versioned},
+    config::{Config, Mode, Role},
+    host::{If, Metrics, NotWritten, Versioned},
     metrics::Metric,
+    role::series,
 };
 
 use super::{
@@ -28,6 +30,8 @@ pub struct Process {
     cas: Cell<u32>,
     /// Counters, gauges and sums of histograms, by full name.
     metrics: RefCell<BTreeMap<String, i64>>,
+    /// Kinds of configurations whose series are defined.
+    configured: RefCell<Vec<(Role, Mode)>>,
     pub(super) queues: RefCell<Queues>,
     workers: Cell<usize>,
     random_numbers: Cell<u64>,
@@ -119,7 +123,26 @@ impl Process {
         fastrand::Rng::with_seed(number).u64(..)
     }
 
+    /// A configuration is read: its series are there from then on.
+    pub(super) fn configure(&self, host: &impl Metrics, config: &Config) {
+        let kind = (config.role, config.mode);
+        if !self.configured.borrow().contains(&kind) {
+            self.configured.borrow_mut().push(kind);
+            series::define(host, config);
+        }
+    }
+
+    pub(super) fn define(&self, metric: Metric) {
+        self.metrics.borrow_mut().entry(metric.name()).or_default();
+    }
+
+    /// Panics if the series was not there before its first event: a rate does not see that event.
     pub(super) fn record(&self, metric: Metric, value: i64) {
-        *self.metrics.borrow_mut().entry(metric.name()).or_default() += value;
+        let mut metrics = self.metrics.borrow_mut();
+        let name = metric.name();
+        match metrics.get_mut(&name) {
+            Some(sum) => *sum += value,
+            None => panic!("{name} is counted and was not defined"),
+        }
     }
 }

@@ -64,6 +64,7 @@ impl SimulatedWorker {
         let stream = StreamId(self.next_stream);
         self.vm.streams.borrow_mut().insert(stream, request);
         let host = self.host(stream.0);
+        self.process.configure(&host, &plugin.config);
         let exchange = self
             .worker
             .on_request_headers(&host, plugin, stream, is_whole);

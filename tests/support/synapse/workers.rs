@@ -20,6 +20,54 @@ const SERVICES: &str = include_str!("services.py");
 /// Both PostgreSQL and Redis log it once.
 const READY: &str = "ready to accept connections";
 
+/// PostgreSQL and Redis on unix sockets. They end when the value is dropped.
+pub struct Services {
+    // Dropped before its folder.
+    _process: Process,
+    home: TempDir,
+}
+
+impl Services {
+    /// Starts both.
+    ///
+    /// # Panics
+    ///
+    /// If one does not start.
+    pub async fn start() -> Self {
+        // The system's directory: its path is short enough for sockets, and PostgreSQL's user can go there.
+        let home = temp_dir(env::temp_dir(), "synapse-");
+        let mut to_come = 2;
+        let (process, ()) = Process::start(SERVICES, &[home.path().as_ref()], move |line| {
+            to_come -= usize::from(line.contains(READY));
+            (to_come == 0).then_some(())
+        })
+        .await;
+        Self {
+            _process: process,
+            home,
+        }
+    }
+
+    /// Has PostgreSQL carry out statements, all of them in one transaction, and returns what psql prints.
+    ///
+    /// # Panics
+    ///
+    /// If it refuses one.
+    pub fn sql(&self, statements: &str) -> String {
+        let done = Command::new("psql")
+            .arg("--host")
+            .arg(self.home.path().join("postgres"))
+            .args(["--username", "synapse", "--dbname", "postgres"])
+            .args(["--no-psqlrc", "--set", "ON_ERROR_STOP=1"])
+            .args(["--single-transaction", "--command", statements])
+            .output()
+            .expect("psql runs: it comes with PostgreSQL");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{statements}: {said}");
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+}
+
 /// A running Synapse with workers.
 pub struct Deployment {
     /// The main process, where accounts are made.
@@ -27,8 +75,7 @@ pub struct Deployment {
     /// The generic workers.
     pub workers: [Synapse; WORKERS.len()],
     // Dropped after those that use them.
-    _services: Process,
-    home: TempDir,
+    _services: Services,
 }
 
 impl Deployment {
@@ -38,22 +85,16 @@ impl Deployment {
     ///
     /// If one does not start.
     pub async fn start(server_name: &str, mas: SocketAddr, secret: &str) -> Self {
-        // The system's directory: its path is short enough for sockets, and PostgreSQL's user can go there.
-        let home = temp_dir(env::temp_dir(), "synapse-");
-        let mut to_come = 2;
-        let (services, ()) = Process::start(SERVICES, &[home.path().as_ref()], move |line| {
-            to_come -= usize::from(line.contains(READY));
-            (to_come == 0).then_some(())
-        })
-        .await;
+        let services = Services::start().await;
+        let home = services.home.path();
         let configure = |name: &str| {
-            let own = temp_dir(home.path(), name);
+            let own = temp_dir(home, name);
             let mut settings = configuration::new(own.path(), server_name, mas, secret);
-            share_state(&mut settings, home.path());
+            share_state(&mut settings, home);
             (own, settings)
         };
         let (own, mut settings) = configure("main");
-        add_replication(&mut settings, home.path());
+        add_replication(&mut settings, home);
         // It makes the tables, so the workers come later.
         let main = Synapse::run(own, &settings, secret).await;
         let [one, two] = WORKERS.map(|name| {
@@ -66,7 +107,6 @@ impl Deployment {
             main,
             workers: [one, two],
             _services: services,
-            home,
         }
     }
 

@@ -56,10 +56,10 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 found.add(
                     spot(),
                     format!(
-                        "`{key}` is {allowed}, and one worker of Envoy may make {calls} calls at a time: {what}"
+                        "`{key}` is {allowed}, and one Envoy worker may make {calls} calls at a time: {what}"
                     ),
                     format!(
-                        "write `{key}: {calls}` for each worker of Envoy, or lower `introspection.max_in_flight`"
+                        "write `{key}: {calls}` for each Envoy worker, or lower `introspection.max_in_flight`"
                     ),
                 );
             }

@@ -1,4 +1,4 @@
-//! A VM that has failed stays failed. Envoy's default is FAIL_CLOSED: the worker answers 503 until Envoy is restarted or
+//! A VM that has failed stays failed. Envoy's default is FAIL_CLOSED: the Envoy worker answers 503 until Envoy is restarted or
 //! its configuration changes. FAIL_RELOAD starts a new VM after about a second.
 //!
 //! An EnvoyExtensionPolicy cannot say it, so there is nothing to tell of one.
@@ -10,7 +10,7 @@ use crate::check::deployment::{FAILURE_POLICIES, Host};
 pub const RULE: Rule = Rule {
     name: "fail-closed",
     severity: Severity::Error,
-    about: "When the VM fails, its worker answers 503 until Envoy is restarted.",
+    about: "When the VM fails, its Envoy worker answers 503 until Envoy is restarted.",
     check,
 };
 
@@ -38,11 +38,11 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let message = match value {
             Some(value) if value == closed || value == "UNSPECIFIED" => {
                 format!(
-                    "with {closed} a worker whose VM has failed once answers 503 until Envoy is restarted"
+                    "with {closed} an Envoy worker whose VM has failed once answers 503 until Envoy is restarted"
                 )
             }
             None if !is_open => format!(
-                "without `{key}` a worker whose VM has failed once answers 503 until Envoy is restarted: the default is \
+                "without `{key}` an Envoy worker whose VM has failed once answers 503 until Envoy is restarted: the default is \
                  {closed}"
             ),
             _ => continue,

@@ -36,13 +36,13 @@ pub(crate) fn print(
         Some((mas, page)) => {
             let token = |member| mas.cast.token(member);
             let good = token(Member::Alice);
-            try_out(&format!("A good token: {seen}"), &good);
+            try_out(&format!("An active token: {seen}"), &good);
             try_out(
                 "The same again, from the cache: no new line `stand-in MAS: introspection` appears here",
                 &good,
             );
             try_out(
-                "A token of the legacy login API, whose device id has a space: it is percent-encoded",
+                "A compat token, whose device id has a space: it is percent-encoded",
                 &token(Member::Bob),
             );
             try_out("An invented token: 401", &token(Member::Unknown));

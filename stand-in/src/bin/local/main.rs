@@ -239,10 +239,12 @@ async fn start_page(
         secret: secret.to_owned(),
         cache: bootstrap.cache()?,
     };
-    on_port_or_free("the page", CONTROL, |listen| {
+    let page = on_port_or_free("the page", CONTROL, |listen| {
         Page::start(listen, stack.clone())
     })
-    .await
+    .await?;
+    println!("page: http://{}/", page.addr());
+    Ok(page)
 }
 
 async fn start_homeserver(bootstrap: &mut Bootstrap) -> Result<Homeserver, Failure> {
