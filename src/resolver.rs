@@ -699,6 +699,7 @@ impl<W> Resolver<W> {
     }
 
     /// Ends a flight that has waited in line for too long, unless another worker has the answer by now.
+    #[allow(clippy::boxed_local, reason = "flights are boxed everywhere")]
     fn end_queued<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,

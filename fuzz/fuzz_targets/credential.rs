@@ -5,11 +5,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use matrix_edge_auth::matrix::{
-    credential::{
-        Authorization, Credential, CredentialError, FormPost, Source, extract, form_post, query,
+use matrix_edge_auth::{
+    matrix::{
+        credential::{
+            Authorization, Credential, CredentialError, FormPost, Source, extract, form_post, query,
+        },
+        session_end::SessionEnd,
     },
-    session_end::SessionEnd,
+    token::TokenSecret,
 };
 use percent_encoding::percent_decode;
 

@@ -210,7 +210,9 @@ fn budgets(store: &Planted, digest: &TokenDigest, now: Instant) {
         per_source: 3,
         window: Duration::from_secs(10),
     };
-    let client = ClientKey(digest.0);
+    let mut client = [0; 32];
+    client[..digest.0.len()].copy_from_slice(&digest.0);
+    let client = ClientKey(client);
     let check = |token: &TokenDigest| budget.check(store, &client, token, &limit, now);
     let tokens = [0u8, 1, 2].map(|number| TokenSecret::NONE.digest(&[number]));
     for token in &tokens {

@@ -14,7 +14,7 @@ const DATABASES: &str =
     "SELECT datname, pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database";
 
 fn databases(synapse: &Deployment) -> BTreeSet<String> {
-    let listed = synapse.psql("postgres", &["--command", DATABASES]);
+    let listed = synapse.services.psql("postgres", &["--command", DATABASES]);
     listed.lines().map(str::to_owned).collect()
 }
 
@@ -24,7 +24,7 @@ fn the_databases_of_compose_are_those_that_mas_and_synapse_open() {
         let before = databases(&rig.synapse);
         let file = repository().join("envoy/compose/databases.sql");
         let file = file.display().to_string();
-        rig.synapse.psql("postgres", &["--file", &file]);
+        rig.synapse.services.psql("postgres", &["--file", &file]);
         let after = databases(&rig.synapse);
         let made: Vec<&str> = after.difference(&before).map(String::as_str).collect();
         // Synapse starts with no other encoding and locale.
@@ -45,6 +45,7 @@ fn the_databases_of_compose_are_those_that_mas_and_synapse_open() {
             let name = name.expect("a name");
             let there = rig
                 .synapse
+                .services
                 .psql(name, &["--command", "SELECT current_database()"]);
             assert_eq!(there.trim(), name);
         }

@@ -27,9 +27,15 @@ async fn the_questions_to_a_database_are_answered() {
     };
     let services = Services::start().await;
     // The only connection that works is the one that asks.
-    let answer = services.sql(activity);
+    let ask = |statements: &str| {
+        services.psql(
+            "postgres",
+            &["--single-transaction", "--command", statements],
+        )
+    };
+    let answer = ask(activity);
     assert!(answer.contains("pg_stat_activity"), "{answer}");
-    let answer = services.sql(&format!("{JOBS} {jobs}"));
+    let answer = ask(&format!("{JOBS} {jobs}"));
     for row in [
         ["sync-devices", "available", "1"],
         ["sync-devices", "completed", "2"],

@@ -48,23 +48,24 @@ impl Services {
         }
     }
 
-    /// Has PostgreSQL carry out statements, all of them in one transaction, and returns what psql prints.
+    /// What psql prints, without decoration, that works in this database as the server's own user.
     ///
     /// # Panics
     ///
-    /// If it refuses one.
-    pub fn sql(&self, statements: &str) -> String {
-        let done = Command::new("psql")
+    /// If psql fails.
+    pub fn psql(&self, database: &str, arguments: &[&str]) -> String {
+        let output = Command::new("psql")
+            .args(["--no-psqlrc", "--set", "ON_ERROR_STOP=1"])
+            .args(["--no-align", "--tuples-only", "--username", "synapse"])
             .arg("--host")
             .arg(self.home.path().join("postgres"))
-            .args(["--username", "synapse", "--dbname", "postgres"])
-            .args(["--no-psqlrc", "--set", "ON_ERROR_STOP=1"])
-            .args(["--single-transaction", "--command", statements])
+            .args(["--dbname", database])
+            .args(arguments)
             .output()
-            .expect("psql runs: it comes with PostgreSQL");
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "{statements}: {said}");
-        String::from_utf8_lossy(&done.stdout).into_owned()
+            .expect("psql, which comes with PostgreSQL");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
 
@@ -74,8 +75,8 @@ pub struct Deployment {
     pub main: Synapse,
     /// The generic workers.
     pub workers: [Synapse; WORKERS.len()],
-    // Dropped after those that use them.
-    _services: Services,
+    /// Dropped after those that use them.
+    pub services: Services,
 }
 
 impl Deployment {
@@ -106,7 +107,7 @@ impl Deployment {
         Self {
             main,
             workers: [one, two],
-            _services: services,
+            services,
         }
     }
 
@@ -114,26 +115,6 @@ impl Deployment {
     pub fn addrs(&self) -> [SocketAddr; 1 + WORKERS.len()] {
         let [one, two] = &self.workers;
         [&self.main, one, two].map(Synapse::addr)
-    }
-
-    /// What psql prints, without decoration, that works in this database as the server's own user.
-    ///
-    /// # Panics
-    ///
-    /// If psql fails.
-    pub fn psql(&self, database: &str, arguments: &[&str]) -> String {
-        let output = Command::new("psql")
-            .args(["--no-psqlrc", "--set", "ON_ERROR_STOP=1"])
-            .args(["--no-align", "--tuples-only", "--username", "synapse"])
-            .arg("--host")
-            .arg(self.home.path().join("postgres"))
-            .args(["--dbname", database])
-            .args(arguments)
-            .output()
-            .expect("psql, which comes with PostgreSQL");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
 
