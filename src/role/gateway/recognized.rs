@@ -32,8 +32,9 @@ impl Spread for Hash {
 #[derive(Default)]
 pub(super) struct RecognizedTokens {
     hashes: Multilinear,
-    /// Names the application services' tokens that those below were looked for among.
-    appservices: u64,
+    /// Names the application services' tokens that those below were looked for among, and the secret that they are named under.
+    /// A worker may come to the secret of all late.
+    under: Option<(u64, TokenSecret)>,
     tokens: ProbingMap<Hash, Recognized>,
     /// Those that are inactive.
     inactive: ProbingMap<Hash, Recognized>,
@@ -44,11 +45,11 @@ pub(super) struct RecognizedTokens {
 impl RecognizedTokens {
     /// Returns what `token` is, as [`Recognized::of`] does.
     pub fn of(&mut self, config: &Config, secret: TokenSecret, token: &[u8]) -> Option<Recognized> {
-        let appservices = config.appservice_tokens.fingerprint();
-        if self.appservices != appservices {
+        let under = Some((config.appservice_tokens.fingerprint(), secret));
+        if self.under != under {
             self.tokens = ProbingMap::default();
             self.inactive = ProbingMap::default();
-            self.appservices = appservices;
+            self.under = under;
         }
         let hash = self.hashes.hash(token);
         let known = |hash| self.tokens.get(&hash).or_else(|| self.inactive.get(&hash));
