@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     ALICE, active, alice,
-    simulated::{Cluster, Fate, Request, gateway},
+    simulated::{Cluster, Fate, Request, gateway, plugin},
     whoami,
 };
 
@@ -79,4 +79,57 @@ fn a_session_that_ends_at_a_worker_that_shared_data_failed_at_its_start_is_forgo
             [Fate::Held, Fate::Held]
         );
     });
+}
+
+/// A token has one name wherever it stands, whatever its length and however its form is cut.
+#[test]
+fn a_token_has_one_name_in_header_query_and_forms() {
+    let open = json!({"unrecognized_tokens": "introspect"});
+    for length in (1..40).chain([63, 64, 65, 127, 128, 129, 255, 256, 257, 1_000]) {
+        let token: String = "a+Z/=9~.".chars().cycle().take(length).collect();
+        let coded: String = token.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let gateways = [0; 2].map(|_| gateway(1, open.clone()));
+        let roles = [0; 2].map(|_| plugin(2, "introspection", json!({})));
+        let mut cluster = Cluster::new(2);
+        cluster[0].request(&gateways[0], whoami(&token));
+        cluster[0].answer_only_call(&active("alice"));
+        let ask = |cluster: &mut Cluster, at: usize| {
+            let query = format!("{}?access_token={coded}", crate::WHOAMI);
+            let form = format!("token={coded}&token_type_hint=access_token");
+            let introspect = Request::new("POST", "/oauth2/introspect")
+                .header("content-type", "application/x-www-form-urlencoded")
+                .header("x-mas-supports-device-id", "1")
+                .bearer("secret")
+                .body(form);
+            [
+                cluster[at].send(&gateways[at], whoami(&token)),
+                cluster[at].send(&gateways[at], Request::get(&query)),
+                cluster[at].send(&roles[at], introspect),
+            ]
+        };
+        let answered = Fate::Replied(200, active("alice"));
+        for at in [1, 0] {
+            let fates = ask(&mut cluster, at);
+            assert_eq!(fates, [alice(), alice(), answered.clone()], "{length}");
+        }
+        let form = format!("x=token&token={coded}&token=b");
+        let end = Request::new("POST", "/oauth2/revoke")
+            .header("content-type", "application/x-www-form-urlencoded");
+        let stream = cluster[1].request_headers(&gateways[1], end, false);
+        let pieces: Vec<&[u8]> = form.as_bytes().chunks(1 + length % 5).collect();
+        for (at, piece) in pieces.iter().enumerate() {
+            cluster[1].request_body(stream, piece, at + 1 == pieces.len());
+        }
+        cluster[1].response(stream, 200);
+        cluster.deliver_all();
+        cluster.tick_for(Duration::from_secs(1));
+        for at in [0, 1] {
+            assert_eq!(
+                ask(&mut cluster, at),
+                [Fate::Held, Fate::Held, Fate::Held],
+                "{length}"
+            );
+        }
+        assert_eq!(cluster.calls().len(), 1, "{length}");
+    }
 }
