@@ -133,3 +133,14 @@ fn a_token_has_one_name_in_header_query_and_forms() {
         assert_eq!(cluster.calls().len(), 1, "{length}");
     }
 }
+
+/// Nobody is refused because shared data takes nothing: MAS is asked without a lease.
+#[test]
+fn while_shared_data_takes_nothing_mas_is_asked() {
+    let gateway = gateway(1, json!({}));
+    let mut cluster = Cluster::new(1);
+    cluster[0].faults().shared_data.set(Some(""));
+    let stream = cluster[0].request(&gateway, whoami(ALICE));
+    cluster.run_for(Duration::from_secs(60), &active("alice"));
+    assert_eq!(cluster[0].fate(stream), alice());
+}
