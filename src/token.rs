@@ -64,8 +64,8 @@ impl fmt::Debug for AccessToken<'_> {
 }
 
 /// A secret under which tokens are named. `Debug` shows nothing of it.
-#[derive(Clone, Copy)]
-pub struct TokenSecret(sip_hash::Key);
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TokenSecret(pub(crate) sip_hash::Key);
 
 impl TokenSecret {
     /// No secret, for those who keep nothing by the names of tokens.

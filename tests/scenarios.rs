@@ -34,6 +34,8 @@ mod heads;
 mod introspection_role;
 #[path = "scenarios/known.rs"]
 mod known;
+#[path = "scenarios/names.rs"]
+mod names;
 #[path = "scenarios/outage.rs"]
 mod outage;
 #[path = "scenarios/provisioning.rs"]

@@ -60,7 +60,7 @@ impl KeySpace {
         let [seed0, seed1] = self.seed(store);
         let hash = fold(word0 ^ seed0, word1 ^ seed1);
         let key = self.beginning.numbered(slot(hash, self.number));
-        self.last.set(Some((words, key)));
+        self.last.set(self.seed.get().map(|_| (words, key)));
         key
     }
 
@@ -77,27 +77,27 @@ impl KeySpace {
         if let Some(seed) = self.seed.get() {
             return seed;
         }
-        let seed = shared_secret(store, SEED_KEY);
-        self.seed.set(Some(seed));
-        seed
+        let own = random(store);
+        let shared = shared_secret(store, SEED_KEY, own);
+        self.seed.set(shared);
+        shared.unwrap_or(own)
     }
 }
 
-/// Returns the secret of this process under `key`, made by whichever worker comes first. A worker that can neither write nor
-/// read it gets one of its own.
-pub(super) fn shared_secret(store: &impl Store, key: &[u8]) -> [u64; 2] {
-    let mut fresh = [0; 16];
-    let (low, high) = fresh.split_at_mut(8);
-    low.copy_from_slice(&store.random().to_le_bytes());
-    high.copy_from_slice(&store.random().to_le_bytes());
-    let stored = match store.write(key, &fresh, If::Absent) {
-        Ok(()) => fresh,
-        Err(_) => store
-            .read(key)
-            .and_then(|stored| stored.value.try_into().ok())
-            .unwrap_or(fresh),
-    };
-    words(&stored)
+/// Returns a secret that nobody has.
+pub(super) fn random(store: &impl Store) -> [u64; 2] {
+    [store.random(), store.random()]
+}
+
+/// Returns the secret of this process under `key`: that of whichever worker came first, or else `own`. `None`: it can neither
+/// be read nor written, and may be at the next try.
+pub(super) fn shared_secret(store: &impl Store, key: &[u8], own: [u64; 2]) -> Option<[u64; 2]> {
+    let bytes = own.map(u64::to_le_bytes);
+    if store.write(key, bytes.as_flattened(), If::Absent).is_ok() {
+        return Some(own);
+    }
+    let stored = store.read(key)?.value;
+    (stored.len() == size_of_val(&own)).then(|| words(&stored))
 }
 
 impl fmt::Debug for KeySpace {

@@ -102,6 +102,8 @@ impl Misses {
         if bucket.bytes() > MAX_MISS_BYTES {
             return;
         }
+        // One request looks for its token several times.
+        misses.retain(|(missed, _)| *missed != digest);
         if misses.len() >= MAX_MISSES {
             misses.pop_front();
         }
@@ -111,8 +113,8 @@ impl Misses {
     /// Returns the bucket that was last looked into for this token.
     fn take(&self, digest: &TokenDigest) -> Option<Bucket> {
         let mut misses = self.0.try_borrow_mut().ok()?;
-        let at = misses.iter().rposition(|(missed, _)| missed == digest)?;
-        misses.swap_remove_back(at).map(|(_, bucket)| bucket)
+        let at = misses.iter().position(|(missed, _)| missed == digest)?;
+        misses.remove(at).map(|(_, bucket)| bucket)
     }
 }
 
@@ -469,6 +471,25 @@ mod tests {
                 assert!(is_there(token), "after {others} others");
             }
         }
+    }
+
+    #[test]
+    fn of_a_token_that_is_looked_for_again_and_again_one_bucket_is_remembered() {
+        let (store, table) = (MemoryStore::default(), Table::new("t", 8));
+        let look = |token: &[u8]| assert!(table.find(&store, &key(token), NOW).is_none());
+        for number in 1..MAX_MISSES {
+            look(&number.to_le_bytes());
+        }
+        (0..MAX_MISSES).for_each(|_| look(b"again"));
+        assert_eq!(table.misses.0.borrow().len(), MAX_MISSES);
+        assert!(
+            table
+                .misses
+                .take(&key(&1_usize.to_le_bytes()).digest)
+                .is_some()
+        );
+        assert!(table.misses.take(&key(b"again").digest).is_some());
+        assert!(table.misses.take(&key(b"again").digest).is_none());
     }
 
     #[test]

@@ -9,18 +9,27 @@ const KEY: &[u8] = b"matrix-edge-auth.token-secret";
 
 /// The secret as one worker knows it. `Debug` shows nothing of it.
 #[derive(Debug, Default)]
-pub struct SharedTokenSecret(Cell<Option<TokenSecret>>);
+pub struct SharedTokenSecret {
+    shared: Cell<Option<TokenSecret>>,
+    /// The worker's own, until it has that of all.
+    own: Cell<Option<TokenSecret>>,
+}
 
 impl SharedTokenSecret {
-    /// The secret, made by whichever worker comes first. A worker that can neither read nor write it has one of its own: it
-    /// shares no answer then, and takes none for another's.
+    /// The secret, made by whichever worker comes first. A worker that can neither read nor write it has one of its own until it
+    /// can: it shares no answer meanwhile, takes none for another's, and none hears of the sessions that end there.
     pub fn get(&self, store: &impl Store) -> TokenSecret {
-        if let Some(secret) = self.0.get() {
-            return secret;
+        if let Some(shared) = self.shared.get() {
+            return shared;
         }
-        let secret = TokenSecret::new(key_space::shared_secret(store, KEY));
-        self.0.set(Some(secret));
-        secret
+        let own = self
+            .own
+            .get()
+            .unwrap_or_else(|| TokenSecret::new(key_space::random(store)));
+        self.own.set(Some(own));
+        let shared = key_space::shared_secret(store, KEY, own.0);
+        self.shared.set(shared.map(TokenSecret::new));
+        self.shared.get().unwrap_or(own)
     }
 }
 

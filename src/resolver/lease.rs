@@ -67,7 +67,7 @@ pub enum Acquired {
     Tombstone(Instant),
     /// No worker holds the lease, and none may acquire it for a while: a call has failed.
     Failed,
-    /// The bucket is full of other leases: call MAS without one.
+    /// The bucket is full of other leases, or shared data takes none: call MAS without one.
     BucketFull,
 }
 
@@ -275,7 +275,12 @@ impl Leases {
                 leases.push(mine);
             }
         }
-        write(store, &bucket, &leases).ok()?;
+        match write(store, &bucket, &leases) {
+            Ok(()) => {}
+            Err(NotWritten::Changed) => return None,
+            // No other worker gets it either.
+            Err(NotWritten::Refused) => return Some(Acquired::BucketFull),
+        }
         let is_held = |lease: &&Lease| matches!(lease.state, State::Held { .. });
         if 2 * leases.iter().filter(is_held).count() > self.buckets.capacity {
             return Some(Acquired::MineAmongMany);

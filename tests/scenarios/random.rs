@@ -183,7 +183,8 @@ enum Role {
 struct Configured {
     role: Role,
     root: RootId,
-    plugin: Rc<Plugin>,
+    /// Each worker's own, as in Envoy.
+    plugins: Vec<Rc<Plugin>>,
 }
 
 /// One worker, and what the simulation knows of it.
@@ -382,12 +383,18 @@ impl Scenario {
 
     fn configure(&mut self, role: Role) {
         self.roots += 1;
-        let name = format!("{role:?}").to_lowercase();
+        let plugins = (0..self.members.len()).map(|_| self.new_plugin(role, self.roots));
+        let plugins = plugins.collect();
         self.configured.push(Configured {
             role,
             root: RootId(self.roots),
-            plugin: plugin(self.roots, &name, self.settings.config(role, self.roots)),
+            plugins,
         });
+    }
+
+    fn new_plugin(&self, role: Role, root: u32) -> Rc<Plugin> {
+        let name = format!("{role:?}").to_lowercase();
+        plugin(root, &name, self.settings.config(role, root))
     }
 
     fn now(&self) -> Moment {

@@ -1,7 +1,7 @@
 //! What the tokens in use are, so that a hit computes neither digest nor checksum of its token.
 //!
 //! Both are pure functions of the token and of the process's secret, so what is remembered is never out of date. Whether a token
-//! is an application service's depends on the configuration too: where another list of them counts, all is forgotten. Only tokens of which the worker
+//! is an application service's depends on the configuration too, so the list of them is a part of the key. Only tokens of which the worker
 //! keeps a grant are remembered, and, in a place of their own, inactive ones that come again: invented ones push no session
 //! out.
 //!
@@ -32,8 +32,8 @@ impl Spread for Hash {
 #[derive(Default)]
 pub(super) struct RecognizedTokens {
     hashes: Multilinear,
-    /// Names the application services' tokens that those below were looked for among.
-    appservices: u64,
+    /// Under which those below are named. A worker may come to the secret of all late.
+    secret: Option<TokenSecret>,
     tokens: ProbingMap<Hash, Recognized>,
     /// Those that are inactive.
     inactive: ProbingMap<Hash, Recognized>,
@@ -44,13 +44,15 @@ pub(super) struct RecognizedTokens {
 impl RecognizedTokens {
     /// Returns what `token` is, as [`Recognized::of`] does.
     pub fn of(&mut self, config: &Config, secret: TokenSecret, token: &[u8]) -> Option<Recognized> {
-        let appservices = config.appservice_tokens.fingerprint();
-        if self.appservices != appservices {
+        if self.secret != Some(secret) {
             self.tokens = ProbingMap::default();
             self.inactive = ProbingMap::default();
-            self.appservices = appservices;
+            self.secret = Some(secret);
         }
+        let appservices = config.appservice_tokens.fingerprint();
+        let [low, high] = [appservices as u32, (appservices >> 32) as u32];
         let hash = self.hashes.hash(token);
+        let hash = hash.map(|[a, b, c, d]| [a, b, c ^ low, d ^ high]);
         let known = |hash| self.tokens.get(&hash).or_else(|| self.inactive.get(&hash));
         if let Some(known) = hash.and_then(known) {
             self.last = None;
@@ -180,6 +182,20 @@ mod tests {
             assert_eq!(found.digest, TokenDigest::of(&long));
             tokens.remember_last(10);
             assert!(tokens.tokens.is_empty());
+        }
+    }
+
+    #[test]
+    fn two_configurations_with_other_appservices_push_each_others_tokens_not_out() {
+        let mut tokens = RecognizedTokens::default();
+        let configs = [config(&[]), config(&[&"a".repeat(64)])];
+        for config in &configs {
+            tokens.of(config, SECRET, TOKENS[0]);
+            tokens.remember_last(10);
+        }
+        for config in &configs {
+            tokens.of(config, SECRET, TOKENS[0]);
+            assert!(tokens.last.is_none(), "it is known");
         }
     }
 

@@ -277,25 +277,25 @@ impl Scenario {
         self.open.insert((worker, stream), open);
     }
 
-    fn plugin(&mut self, role: Role) -> Rc<Plugin> {
+    fn plugin(&mut self, role: Role, worker: usize) -> Rc<Plugin> {
         let of_role = self.configured.iter().filter(|one| one.role == role);
         let chosen = self.rng.choice(of_role.collect::<Vec<_>>());
-        Rc::clone(&chosen.expect("every role is configured").plugin)
+        Rc::clone(&chosen.expect("every role is configured").plugins[worker])
     }
 
-    fn client_request(&mut self, _: usize) -> Option<Action> {
+    fn client_request(&mut self, worker: usize) -> Option<Action> {
         let session = self.rng.usize(..SESSIONS);
         let source = self.rng.usize(..2);
         let request = whoami(TOKENS[session].0).source(SOURCES[source]);
         let purpose = Purpose::Decide { session, source };
         Some(Action::Request(
-            self.plugin(Role::Gateway),
+            self.plugin(Role::Gateway, worker),
             request.into(),
             purpose,
         ))
     }
 
-    fn homeserver_request(&mut self, _: usize) -> Option<Action> {
+    fn homeserver_request(&mut self, worker: usize) -> Option<Action> {
         let session = self.rng.usize(..SESSIONS);
         let form = format!("token={}&token_type_hint=access_token", TOKENS[session].0);
         let request = Request::new("POST", "/oauth2/introspect")
@@ -305,7 +305,7 @@ impl Scenario {
             .body(form);
         let purpose = Purpose::Answer { session };
         Some(Action::Request(
-            self.plugin(Role::Introspection),
+            self.plugin(Role::Introspection, worker),
             request.into(),
             purpose,
         ))
@@ -409,17 +409,17 @@ impl Scenario {
     }
 
     /// MAS tells the homeserver something.
-    fn tell(&mut self, _: usize) -> Option<Action> {
+    fn tell(&mut self, worker: usize) -> Option<Action> {
         let (request, told) = self.mas.run_a_job(&mut self.rng)?;
         if self.settings.unproven.is_none() {
             self.note_told(&told);
         }
-        let plugin = self.plugin(Role::Provisioning);
+        let plugin = self.plugin(Role::Provisioning, worker);
         Some(Action::Request(plugin, request.into(), Purpose::Tell(told)))
     }
 
     /// A client ends a session, often one that is being asked about.
-    fn session_end(&mut self, _: usize) -> Option<Action> {
+    fn session_end(&mut self, worker: usize) -> Option<Action> {
         let asked = (0..self.members.len())
             .flat_map(|worker| self.worker(worker, |worker| worker.calls()))
             .map(|call| session_of(&call.body));
@@ -448,7 +448,7 @@ impl Scenario {
             source,
         };
         Some(Action::Request(
-            self.plugin(Role::Gateway),
+            self.plugin(Role::Gateway, worker),
             request.source(SOURCES[source]).into(),
             purpose,
         ))
@@ -562,7 +562,7 @@ impl Scenario {
         let old = self.configured.remove(at);
         self.configure(old.role);
         for at in 0..self.members.len() {
-            for stream in self.worker(at, |worker| worker.held_by(&old.plugin)) {
+            for stream in self.worker(at, |worker| worker.held_by(&old.plugins[at])) {
                 self.hang_up_one(at, stream);
             }
             for call in self.worker(at, |worker| worker.calls()) {
@@ -596,6 +596,10 @@ impl Scenario {
             self.memory[lost.session].give_up(now);
         }
         self.worker(worker, SimulatedWorker::reload);
+        for at in 0..self.configured.len() {
+            let (role, root) = (self.configured[at].role, self.configured[at].root);
+            self.configured[at].plugins[worker] = self.new_plugin(role, root.0);
+        }
         let member = &mut self.members[worker];
         member.newest_call = CallId(0);
         member.go_out_of_reach();

@@ -91,6 +91,11 @@ impl SimulatedHost {
         f(streams.get_mut(&self.selected.get()).ok_or(BAD_ARGUMENT)?)
     }
 
+    fn is_out_of_reach(&self, key: &[u8]) -> bool {
+        let part = self.vm.faults.shared_data.get();
+        part.is_some_and(|part| String::from_utf8_lossy(key).contains(part))
+    }
+
     fn note_end(&self) {
         let is_own = self.selected.get() == StreamId(self.context);
         assert!(
@@ -320,11 +325,17 @@ impl Metrics for SimulatedHost {
 impl Store for SimulatedHost {
     fn read(&self, key: &[u8]) -> Option<Versioned> {
         self.note("read shared data");
+        if self.is_out_of_reach(key) {
+            return None;
+        }
         self.process.read(&String::from_utf8_lossy(key))
     }
 
     fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
         self.note("write shared data");
+        if self.is_out_of_reach(key) {
+            return Err(NotWritten::Refused);
+        }
         self.process
             .write(&String::from_utf8_lossy(key), value, condition)
     }

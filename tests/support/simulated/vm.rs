@@ -52,4 +52,6 @@ pub struct Faults {
     pub get_header: Cell<bool>,
     /// Every look at trailers, and every change, fails.
     pub trailers: Cell<bool>,
+    /// Every reading of shared data finds nothing, and every writing is refused, where a key contains this.
+    pub shared_data: Cell<Option<&'static str>>,
 }
