@@ -51,7 +51,7 @@ list_failures() {
     /^failures:$/ { listed = 0; lists = 1; next }
     /^---- .+ stdout ----$/ { panics = 0 }
     # Its message ends with the first of these.
-    /^$|^note: |^--- / { show_panic() }
+    /^$|^note: |^stack backtrace:|^--- / { show_panic() }
     panic != "" { panic = panic " " $0 }
     /^thread .* panicked at / && ++panics <= 3 { panic = substr($0, index($0, "panicked at ")) }
     lists && /^    [^ ]+( - .*)?$/ { names[++listed] = $1 }

@@ -105,7 +105,15 @@ fn every_example_in_the_reference_is_taken() {
     assert_eq!(count, 8);
 }
 
-/// Configurations from which the fuzzer starts, which the reader takes.
+/// Configurations from which the fuzzer starts and which are wrong. Each breaks a rule that only the reader knows, or both.
+const WRONG: [&str; 4] = [
+    "authority-with-scheme.json",
+    "header-of-envoy.json",
+    "header-of-others.json",
+    "secret-with-scheme.json",
+];
+
+/// Configurations from which the fuzzer starts.
 #[test]
 fn configurations_of_the_repository_are_taken_by_both() {
     let seeds = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/configuration");
@@ -117,6 +125,10 @@ fn configurations_of_the_repository_are_taken_by_both() {
             .is_some_and(|extension| extension == "json")
         {
             let json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            if WRONG.iter().any(|name| path.ends_with(name)) {
+                assert!(read(&json).is_err(), "{}", path.display());
+                continue;
+            }
             assert_eq!(read(&json), Ok(()), "{}", path.display());
             assert!(schema().is_valid(&json), "{}", path.display());
             count += 1;
