@@ -52,17 +52,22 @@ impl Button {
         })
     }
 
-    /// Does it, and tells what came of it.
+    /// Does it, and tells what came of it, when the edge's figures have it too.
     ///
     /// # Errors
     ///
     /// Why nothing came of it.
     pub(super) async fn press(self, shared: &Arc<Shared>) -> Result<String, String> {
-        match self {
+        let told = match self {
             Self::Send(kind) => return kind.send(shared).await,
-            Self::Herd => return herd::send(shared).await,
-            _ => {}
-        }
+            Self::Herd => herd::send(shared).await,
+            _ => self.change_and_write(shared).await,
+        };
+        let _ = shared.edge.settled_stats().await;
+        told
+    }
+
+    async fn change_and_write(self, shared: &Shared) -> Result<String, String> {
         let _changing = shared.changing.lock().await;
         let told = self.change(shared).await?;
         let tone = Tone::Plain;

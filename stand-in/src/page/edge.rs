@@ -12,6 +12,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use tokio::time::{Instant, sleep};
 
 /// What is asked for: the module's metrics, and what Envoy counts of requests under way.
 const FILTER: &str =
@@ -20,6 +21,8 @@ const PREFIX: &str = "wasmcustom.matrix_edge_auth_";
 /// More than Envoy ever says of these.
 const LIMIT: usize = 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How soon the module has told what it has counted: it does so with its timer, four times a second.
+const TOLD_WITHIN: Duration = Duration::from_millis(375);
 
 /// Envoy's admin interface.
 pub(super) struct Edge {
@@ -50,6 +53,23 @@ impl Edge {
     }
 }
 
+impl Edge {
+    /// Reads the figures when all that has happened before is in them. Where more and more happens they are those of some
+    /// seconds later.
+    pub(super) async fn settled_stats(&self) -> Option<Stats> {
+        let begun = Instant::now();
+        let mut last = self.stats().await?;
+        loop {
+            sleep(TOLD_WITHIN).await;
+            let stats = self.stats().await?;
+            if stats.has_the_same_counts(&last) || begun.elapsed() > PATIENCE {
+                return Some(stats);
+            }
+            last = stats;
+        }
+    }
+}
+
 /// One reading.
 #[derive(Debug, Default)]
 pub(super) struct Stats(Vec<(String, u64)>);
@@ -61,6 +81,15 @@ impl Stats {
             Some((name.to_owned(), value.trim().parse().ok()?))
         };
         Self(text.lines().filter_map(sample).collect())
+    }
+
+    /// Whether the module has counted nothing between the two.
+    fn has_the_same_counts(&self, other: &Self) -> bool {
+        let counts = |stats: &Self| -> u64 {
+            let of_module = stats.0.iter().filter(|(name, _)| name.starts_with(PREFIX));
+            of_module.map(|(_, value)| *value).sum()
+        };
+        counts(self) == counts(other)
     }
 
     /// A figure of Envoy itself, by its whole name.

@@ -146,7 +146,7 @@ impl Kind {
         let begun = Instant::now();
         let answer = send(request).await?;
         let took = begun.elapsed();
-        let after = shared.edge.stats().await;
+        let after = shared.edge.settled_stats().await;
         let source = before
             .zip(after)
             .and_then(|(before, after)| source(self.metric(), &before, &after));
