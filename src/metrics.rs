@@ -422,7 +422,7 @@ impl Outcome {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
@@ -443,7 +443,7 @@ mod tests {
     }
 
     /// Every metric.
-    fn metrics() -> Vec<Metric> {
+    pub(crate) fn metrics() -> Vec<Metric> {
         let mut all = vec![
             Metric::LocalEvicted,
             Metric::Coalesced,
@@ -473,6 +473,10 @@ mod tests {
             let answers = HomeserverAnswer::ALL.iter();
             all.extend(answers.map(|answer| Metric::WouldRejectAnswer(*reason, *answer)));
         }
+        // A kind of metric that is new has a row of its own.
+        let rows: BTreeSet<_> = all.iter().map(|one| one.place() / Metric::ROW).collect();
+        let number = Metric::PLACES / Metric::ROW;
+        assert_eq!(rows.len(), number, "a kind of metric lacks");
         all
     }
 

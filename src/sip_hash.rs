@@ -1,9 +1,9 @@
 //! SipHash-2-4 with 128 bits (Aumasson and Bernstein, *SipHash: a fast short-input PRF*, 2012, and the authors' reference
 //! code). It names tokens, users and devices for a tenth of what SHA-256 takes.
 //!
-//! The non-obvious rule: it hides nothing and keeps nobody from finding two texts with one hash who knows the key. What
-//! stands for a token is hashed under a [secret of the process](crate::token::TokenSecret). Users and devices are hashed
-//! under a [key that everyone knows](crate::mas::user).
+//! The non-obvious rule: whoever knows the key can find two texts with one hash. So a token is hashed under a
+//! [secret of the process](crate::token::TokenSecret), which no client knows. Users and devices are hashed under a
+//! [key that everyone knows](crate::mas::user).
 
 /// The key of a hash.
 pub type Key = [u64; 2];

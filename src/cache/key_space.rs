@@ -84,7 +84,7 @@ impl KeySpace {
     }
 }
 
-/// Returns a secret that nobody has.
+/// Returns a new secret, of random numbers that no client knows.
 pub(super) fn random(store: &impl Store) -> [u64; 2] {
     [store.random(), store.random()]
 }

@@ -5,8 +5,8 @@ use crate::{
     sip_hash::{self, Key},
 };
 
-/// The key of the hash, which everyone knows. So nothing may depend on names that nobody could give twice: who found two with
-/// one hash could have answers about the one void those about the other, which costs a question to MAS.
+/// The key of the hash, which everyone knows. So a user may find two names with one hash. Then the end of one user's sessions
+/// voids answers about the other user as well, and the worker asks MAS once more. Nothing else may depend on these hashes.
 const KEY: Key = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
 
 /// A user: a hash of the localpart.

@@ -103,61 +103,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::{config, host::fake::FakeHost};
-
-    /// Places in a row of metrics, which are all of one kind.
-    fn row() -> usize {
-        Metric::LeaseWait.place() - Metric::Coalesced.place()
-    }
-
-    /// Every metric, in any order.
-    fn metrics() -> Vec<Metric> {
-        let mut all = vec![
-            Metric::LocalEvicted,
-            Metric::Coalesced,
-            Metric::LeaseWait,
-            Metric::LineWait,
-            Metric::Refresh,
-            Metric::IntrospectionMillis,
-            Metric::HeldMillis,
-        ];
-        for outcome in Outcome::ALL {
-            all.extend([Metric::Request(*outcome), Metric::Answered(*outcome)]);
-        }
-        for table in Table::ALL {
-            all.extend(Hit::ALL.iter().map(|hit| Metric::Lookup(*table, *hit)));
-            let evicted = Evicted::ALL.iter();
-            all.extend(evicted.map(|evicted| Metric::Evicted(*table, *evicted)));
-            all.push(Metric::TooLong(*table));
-        }
-        all.extend(
-            InvalidationReason::ALL
-                .iter()
-                .copied()
-                .map(Metric::Invalidated),
-        );
-        all.extend(
-            IntrospectionOutcome::ALL
-                .iter()
-                .copied()
-                .map(Metric::Introspection),
-        );
-        all.extend(
-            PresentedSecret::ALL
-                .iter()
-                .copied()
-                .map(Metric::ProvisioningRequest),
-        );
-        for reason in RejectionReason::ALL {
-            all.extend([Metric::Rejected(*reason), Metric::WouldReject(*reason)]);
-            let answers = HomeserverAnswer::ALL.iter();
-            all.extend(answers.map(|answer| Metric::WouldRejectAnswer(*reason, *answer)));
-        }
-        // A kind of metric that is new has a row of its own.
-        let rows: BTreeSet<_> = all.iter().map(|metric| metric.place() / row()).collect();
-        assert_eq!(rows.len(), Metric::PLACES / row(), "a kind of metric lacks");
-        all
-    }
+    use crate::{config, host::fake::FakeHost, metrics::tests::metrics};
 
     /// Who counts a metric: a gateway that enforces, one in shadow mode, the introspection role, the provisioning role.
     fn counts(metric: Metric) -> [bool; 4] {
