@@ -71,6 +71,11 @@ pub struct Variant {
 }
 
 impl Variant {
+    /// Whether a change of the module can alter it, or it is what such a variant is compared with.
+    pub fn is_of_the_module(&self) -> bool {
+        matches!(self.filter, Filter::None | Filter::Module(_))
+    }
+
     /// The token of a request.
     pub fn token(&self, number: usize) -> String {
         let name = match self.tokens {
