@@ -401,8 +401,8 @@ impl Envoy {
 
     /// All statistics, as Prometheus sees them, with all that has happened before: a worker tells its counts at its tick.
     pub async fn stats(&self) -> Stats {
-        let asked = product_time::Moment::now();
-        while asked.elapsed() < TOLD_WITHIN {
+        let had = product_time::OfWorkers::measure(self.pid());
+        while had.so_far() < TOLD_WITHIN {
             tokio::time::sleep(POLL).await;
         }
         self.stats_so_far().await
@@ -452,9 +452,13 @@ impl Envoy {
         self.process.lock().expect("no panic while locked").runs()
     }
 
+    fn pid(&self) -> u32 {
+        self.process.lock().expect("no panic while locked").0.id()
+    }
+
     /// Resident memory of the process, in bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let pid = self.process.lock().expect("no panic while locked").0.id();
+        let pid = self.pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let kib: u64 = status
             .lines()
@@ -466,7 +470,7 @@ impl Envoy {
 
     /// The time that the process has spent on the CPU, to a hundredth of a second.
     pub fn cpu_time(&self) -> Duration {
-        let pid = self.process.lock().expect("no panic while locked").0.id();
+        let pid = self.pid();
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // After the name, which is in brackets, user time is the twelfth and system time the thirteenth field.
         let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);

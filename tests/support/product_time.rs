@@ -16,6 +16,7 @@ use std::{
     collections::HashMap,
     fs,
     ops::RangeInclusive,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::Duration,
@@ -51,6 +52,42 @@ impl Moment {
 
     pub fn elapsed(self) -> Duration {
         Self::now().since(self)
+    }
+}
+
+/// How much time the workers of one Envoy had since a moment, whatever else is waiting on the machine: for a timer of theirs.
+pub struct OfWorkers {
+    process: String,
+    since: Instant,
+    /// By worker, what it had waited until then.
+    waited: HashMap<PathBuf, Duration>,
+}
+
+impl OfWorkers {
+    /// Begins to measure.
+    pub fn measure(process: u32) -> Self {
+        clock();
+        let process = process.to_string();
+        let workers = threads(&process).unwrap_or_default().into_iter();
+        let workers = workers.filter(|worker| is_worker(&name(worker)));
+        let waited = workers.filter_map(|worker| Some((waited(&worker)?, worker)));
+        Self {
+            since: Instant::now(),
+            waited: waited.map(|(waited, worker)| (worker, waited)).collect(),
+            process,
+        }
+    }
+
+    /// How much time the one had that waited longest.
+    pub fn so_far(&self) -> Duration {
+        let now = Instant::now();
+        let waits = self.waited.iter().map(|(worker, before)| {
+            let now = waited(worker).unwrap_or(*before);
+            now.saturating_sub(*before)
+        });
+        let longest = waits.max().unwrap_or_default();
+        let machine: Duration = lock(clock()).machine.between(self.since, now).sum();
+        (now - self.since).saturating_sub(longest + machine)
     }
 }
 
@@ -106,7 +143,9 @@ fn clock() -> &'static Mutex<Clock> {
                 thread::sleep(TURN);
                 let now = Instant::now();
                 let mut clock = lock(clock());
-                clock.add(now.saturating_duration_since(due), now);
+                let late = now.saturating_duration_since(due);
+                clock.machine.add(late, now);
+                clock.add(late, now);
                 clock.look();
             }
         });
@@ -118,6 +157,8 @@ fn clock() -> &'static Mutex<Clock> {
 struct Clock {
     waits: Waits,
     stalls: Periods,
+    /// Those of them in which the clock itself stood still.
+    machine: Periods,
     /// Those of them that a single wait made, each long enough.
     long_waits: Periods,
 }
@@ -141,7 +182,7 @@ impl Clock {
 #[derive(Default)]
 struct Waits {
     /// By thread, what it had waited at the last look; nothing if it is of no interest.
-    threads: HashMap<String, Option<Duration>>,
+    threads: HashMap<PathBuf, Option<Duration>>,
 }
 
 impl Waits {
@@ -150,35 +191,52 @@ impl Waits {
         let threads = &mut self.threads;
         let mut longest = Duration::ZERO;
         let mut look = |process: &str, of_interest: fn(&str) -> bool| {
-            let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else {
+            let Some(tasks) = self::threads(process) else {
                 return false;
             };
-            for task in tasks.flatten().map(|task| task.path()) {
-                let read = |name| fs::read_to_string(task.join(name)).unwrap_or_default();
-                let waited = || {
-                    let text = read("schedstat");
-                    let nanos = text.split(' ').nth(1).and_then(|nanos| nanos.parse().ok());
-                    nanos.map(Duration::from_nanos)
-                };
-                match threads.get_mut(&*task.to_string_lossy()) {
+            for task in tasks {
+                match threads.get_mut(&task) {
                     Some(None) => {}
                     Some(Some(before)) => {
-                        let now = waited().unwrap_or(*before);
+                        let now = waited(&task).unwrap_or(*before);
                         longest = longest.max(now.saturating_sub(*before));
                         *before = now;
                     }
                     None => {
-                        let known = waited().filter(|_| of_interest(read("comm").trim()));
-                        threads.insert(task.to_string_lossy().into_owned(), known);
+                        let known = waited(&task).filter(|_| of_interest(&name(&task)));
+                        threads.insert(task, known);
                     }
                 }
             }
             true
         };
         look("self", |_| true);
-        lock(&ENVOYS).retain(|process| look(process, |name| name.starts_with("wrk:")));
+        lock(&ENVOYS).retain(|process| look(process, is_worker));
         longest
     }
+}
+
+/// The threads of a process; `None` if it has ended.
+fn threads(process: &str) -> Option<Vec<PathBuf>> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).ok()?;
+    Some(tasks.flatten().map(|task| task.path()).collect())
+}
+
+fn name(thread: &Path) -> String {
+    let name = fs::read_to_string(thread.join("comm")).unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// Whether a thread of this name is a worker of an Envoy.
+fn is_worker(name: &str) -> bool {
+    name.starts_with("wrk:")
+}
+
+/// How long a thread has waited for a processor since it began.
+fn waited(thread: &Path) -> Option<Duration> {
+    let text = fs::read_to_string(thread.join("schedstat")).ok()?;
+    let nanos = text.split(' ').nth(1)?.parse().ok()?;
+    Some(Duration::from_nanos(nanos))
 }
 
 /// Periods that do not touch each other, the newest last.
