@@ -22,6 +22,9 @@ use crate::support::{
 /// An endpoint that needs a token.
 pub const WHOAMI: &str = "/_matrix/client/v3/account/whoami";
 
+/// How many introspections have ended, by outcome.
+pub const INTROSPECTIONS: &str = "matrix_edge_auth_introspections_total";
+
 /// How often a metric is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -216,8 +219,8 @@ impl Edge {
 
     /// How many introspections have ended like this, by the module's own count.
     pub async fn introspections(&self, outcome: &str) -> f64 {
-        let name = "matrix_edge_auth_introspections_total";
-        self.envoy.stats().await.sum(name, &[("outcome", outcome)])
+        let stats = self.envoy.stats().await;
+        stats.sum(INTROSPECTIONS, &[("outcome", outcome)])
     }
 }
 

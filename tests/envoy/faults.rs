@@ -4,12 +4,14 @@
 //! The ways are those that Envoy has been seen to have: a call that it does not take, a call that ends
 //! without a response, a response of its own in place of MAS's, and whatever MAS or someone posing as it sends.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use stand_in::mas::{Fault, Options};
 
 use super::edge::{
-    Edge, NOBODY, WHOAMI, assert_no_verdict, assert_not_active, closed_port, identity, new_token,
-    plugin,
+    Edge, INTROSPECTIONS, NOBODY, WHOAMI, assert_no_verdict, assert_not_active, closed_port,
+    identity, new_token, plugin,
 };
 use crate::support::{envoy::bootstrap, http::Request};
 
@@ -68,7 +70,6 @@ async fn a_timeout() {
     // Long enough that a call reaches MAS also on a machine that stalls.
     let edge = Edge::start(json!({"introspection": {"timeout": "3s"}})).await;
     assert_fails_and_recovers(&edge, Fault::hang(), "timeout").await;
-    edge.assert_alive().await;
 }
 
 /// Envoy does not take such a call.
@@ -178,9 +179,20 @@ pub fn answers() -> Vec<(&'static str, Fault)> {
 #[tokio::test]
 async fn answers_that_are_no_verdict() {
     let edge = Edge::start(json!({})).await;
+    let mut failed = BTreeMap::new();
+    let mut asked = Vec::new();
     for (outcome, fault) in answers() {
         println!("{outcome}: {fault:?}");
-        assert_fails_and_recovers(&edge, fault, outcome).await;
+        let failed = failed.entry(outcome).or_insert(0.0);
+        asked.push(assert_fails(&edge, fault, outcome, *failed).await);
+        *failed += 4.0;
+        assert_eq!(edge.whoami(&edge.alice()).await.status, 200);
+    }
+    for tokens in asked {
+        tokens.assert_recover(&edge).await;
+    }
+    for (outcome, failed) in failed {
+        assert_eq!(edge.introspections(outcome).await, failed, "{outcome}");
     }
     edge.assert_alive().await;
 }
@@ -259,9 +271,7 @@ async fn all_who_wait_get_the_503() {
 
 /// With an Envoy of its own, so that a dead VM is this fault's doing.
 async fn fails_and_recovers(fault: Fault, outcome: &str) {
-    let edge = Edge::start(json!({})).await;
-    assert_fails_and_recovers(&edge, fault, outcome).await;
-    edge.assert_alive().await;
+    assert_fails_and_recovers(&Edge::start(json!({})).await, fault, outcome).await;
 }
 
 /// Like [`fails_and_recovers`], for a fault that Envoy would repeat the call for (`retries.rs`), so that each try is
@@ -269,41 +279,62 @@ async fn fails_and_recovers(fault: Fault, outcome: &str) {
 async fn fails_and_recovers_without_retries(fault: Fault, outcome: &str) {
     let edge = Edge::start(json!({"introspection": {"retries": 0}})).await;
     assert_fails_and_recovers(&edge, fault, outcome).await;
+}
+
+/// Under `fault` there is no verdict; and after it, there is. The edge is new.
+async fn assert_fails_and_recovers(edge: &Edge, fault: Fault, outcome: &str) {
+    let tokens = assert_fails(edge, fault, outcome, 0.0).await;
+    tokens.assert_recover(edge).await;
+    assert_eq!(edge.introspections(outcome).await, 4.0, "{outcome}");
     edge.assert_alive().await;
 }
 
-/// Under `fault` neither active nor inactive tokens get a verdict; and after it, each gets its own with one more call. The
-/// module counts each failed call under `outcome`.
-async fn assert_fails_and_recovers(edge: &Edge, fault: Fault, outcome: &str) {
-    let active = [(); 2].map(|()| edge.alice());
-    let inactive = [(); 2].map(|()| new_token("mat"));
-    let tokens = || active.iter().chain(&inactive);
+/// Tokens that MAS has been asked about once, in vain.
+struct Asked {
+    active: [String; 2],
+    inactive: [String; 2],
+}
+
+/// Under `fault` neither active nor inactive tokens get a verdict. The module counts each failed call under `outcome`, and has
+/// counted so many before.
+async fn assert_fails(edge: &Edge, fault: Fault, outcome: &str, before: f64) -> Asked {
+    let asked = Asked {
+        active: [(); 2].map(|()| edge.alice()),
+        inactive: [(); 2].map(|()| new_token("mat")),
+    };
     let forwarded = edge.homeserver.count();
-    let failed = edge.introspections(outcome).await;
     edge.mas.fault(fault);
-    for token in tokens() {
+    for token in asked.tokens() {
         assert_no_verdict(&edge.whoami(token).await);
         assert_eq!(edge.mas.calls(token), 1);
     }
-    assert_eq!(
-        edge.introspections(outcome).await,
-        failed + 4.0,
-        "{outcome}"
-    );
+    edge.wait_for_metric(INTROSPECTIONS, &[("outcome", outcome)], before + 4.0)
+        .await;
     assert_eq!(
         edge.homeserver.count(),
         forwarded,
         "nothing reached the homeserver"
     );
     edge.mas.clear_faults();
-    let whoami = |token: &String| Request::get(WHOAMI).bearer(token);
-    for token in &active {
-        assert_eq!(edge.send_until_verdict(&whoami(token)).await.status, 200);
+    asked
+}
+
+impl Asked {
+    fn tokens(&self) -> impl Iterator<Item = &String> {
+        self.active.iter().chain(&self.inactive)
     }
-    for token in &inactive {
-        assert_not_active(&edge.send_until_verdict(&whoami(token)).await);
+
+    /// Each token gets its own verdict with one more call.
+    async fn assert_recover(&self, edge: &Edge) {
+        let whoami = |token: &String| Request::get(WHOAMI).bearer(token);
+        for token in &self.active {
+            assert_eq!(edge.send_until_verdict(&whoami(token)).await.status, 200);
+        }
+        for token in &self.inactive {
+            assert_not_active(&edge.send_until_verdict(&whoami(token)).await);
+        }
+        assert!(self.tokens().all(|token| edge.mas.calls(token) == 2));
     }
-    assert!(tokens().all(|token| edge.mas.calls(token) == 2));
 }
 
 const WRONG_CLUSTER: &str = "wrong";

@@ -20,29 +20,21 @@ use crate::support::{
 #[tokio::test]
 async fn answers_that_are_no_verdict() {
     let edge = start(json!({})).await;
-    for (outcome, fault) in no_verdicts() {
-        println!("{outcome}: {fault:?}");
-        assert_unavailable_and_recovers(&edge, fault).await;
-    }
-    edge.assert_alive().await;
+    let faults = no_verdicts().into_iter().map(|(_, fault)| fault);
+    assert_unavailable_and_recovers(&edge, faults).await;
 }
 
 #[tokio::test]
 async fn connections_that_break() {
     let edge = start(json!({"introspection": {"retries": 0}})).await;
-    for fault in below_http() {
-        println!("{fault:?}");
-        assert_unavailable_and_recovers(&edge, fault).await;
-    }
-    edge.assert_alive().await;
+    assert_unavailable_and_recovers(&edge, below_http()).await;
 }
 
 #[tokio::test]
 async fn a_timeout() {
     // Long enough that a call reaches MAS also on a machine that stalls.
     let edge = start(json!({"introspection": {"timeout": "3s"}})).await;
-    assert_unavailable_and_recovers(&edge, Fault::hang()).await;
-    edge.assert_alive().await;
+    assert_unavailable_and_recovers(&edge, [Fault::hang()]).await;
 }
 
 #[tokio::test]
@@ -239,26 +231,40 @@ async fn shadow_mode_answers_nothing() {
     }
 }
 
-/// Under `fault` no token gets a verdict; after it, each gets its own with one more call, a second after the one that failed.
-async fn assert_unavailable_and_recovers(edge: &Edge, fault: Fault) {
-    let active = [(); 2].map(|()| edge.alice());
-    let inactive = [(); 2].map(|()| new_token("mat"));
-    let tokens = || active.iter().chain(&inactive);
-    let counted = answers(edge, "no_verdict", "mas").await;
-    edge.mas.fault(fault);
-    for token in tokens() {
-        assert_unavailable(&ask(edge, &introspect(token)).await);
-        assert_eq!(edge.mas.calls(token), 1);
+/// Under each fault no token gets a verdict, and after it one that is new does. After all of them, each token gets its own verdict
+/// with one more call, a second after the one that failed.
+async fn assert_unavailable_and_recovers(edge: &Edge, faults: impl IntoIterator<Item = Fault>) {
+    let (mut active, mut inactive) = (Vec::new(), Vec::new());
+    for fault in faults {
+        println!("{fault:?}");
+        let tokens = [
+            edge.alice(),
+            edge.alice(),
+            new_token("mat"),
+            new_token("mat"),
+        ];
+        edge.mas.fault(fault);
+        for token in &tokens {
+            assert_unavailable(&ask(edge, &introspect(token)).await);
+            assert_eq!(edge.mas.calls(token), 1);
+        }
+        edge.mas.clear_faults();
+        assert_active(&ask(edge, &introspect(&edge.alice())).await, "alice");
+        let [first, second, third, fourth] = tokens;
+        active.extend([first, second]);
+        inactive.extend([third, fourth]);
     }
-    assert_eq!(answers(edge, "no_verdict", "mas").await, counted + 4.0);
-    edge.mas.clear_faults();
+    let failed = active.len() + inactive.len();
+    assert_eq!(answers(edge, "no_verdict", "mas").await, failed as f64);
     for token in &active {
         assert_active(&ask_until_answered(edge, token).await, "alice");
     }
     for token in &inactive {
         assert_eq!(ask_until_answered(edge, token).await.text(), INACTIVE);
     }
-    assert!(tokens().all(|token| edge.mas.calls(token) == 2));
+    let mut tokens = active.iter().chain(&inactive);
+    assert!(tokens.all(|token| edge.mas.calls(token) == 2));
+    edge.assert_alive().await;
 }
 
 /// Asks until the module has an answer: after a call that failed MAS is left alone about a token for a second.

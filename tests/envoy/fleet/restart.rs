@@ -161,8 +161,14 @@ impl Clients {
 
     /// Resolves when each of these clients has been told this much from now on.
     async fn wait_for(&mut self, which: std::ops::Range<usize>, enough: fn(Told, Told) -> bool) {
-        for told in &mut self.told[which] {
-            let before = *told.borrow();
+        let begun: Vec<Told> = self.told.iter().map(|told| *told.borrow()).collect();
+        for (told, before) in self
+            .told
+            .iter_mut()
+            .zip(begun)
+            .take(which.end)
+            .skip(which.start)
+        {
             let waiting = told.wait_for(|told| enough(before, *told));
             // A client that is gone has failed.
             let seen = within_limit("a client to be answered", waiting).await;
