@@ -14,7 +14,7 @@ use super::{
 };
 use crate::support::{
     http::{Connection, Request, within_limit},
-    product_time::Moment,
+    product_time::{Moment, Stalls},
 };
 
 const TRIALS: usize = 6;
@@ -41,7 +41,7 @@ async fn every_worker_rejects_within_a_second_of_the_first() {
     let edge = Arc::new(start(json!({"cache": {"ttl": format!("{}s", TTL.as_secs())}})).await);
     let mut connections = connections(&edge, TRIALS).await;
     let tokens: Vec<String> = (0..TRIALS).map(|_| edge.alice()).collect();
-    let cold = Instant::now();
+    let (cold, stalls) = (Instant::now(), Stalls::measure());
     // The second time, each worker answers by itself.
     for _ in 0..2 {
         for (connections, token) in connections.chunks_mut(WORKERS).zip(&tokens) {
@@ -87,8 +87,11 @@ async fn every_worker_rejects_within_a_second_of_the_first() {
         "a request let through was sent {worst:?} later, the last worker's 401 came {spread:?} later"
     );
     assert!(worst <= LIMIT);
+    // The first and the renewal.
+    let each = stalls.calls_for_a_token(WORKERS);
     for token in &tokens {
-        assert_eq!(edge.mas.calls(token), 2, "the first and the renewal");
+        let calls = edge.mas.calls(token);
+        assert!((2..=2 * each.end()).contains(&calls), "{calls} calls");
     }
     edge.assert_alive().await;
 }

@@ -22,10 +22,10 @@ use crate::support::{
 };
 
 /// Between two requests to one worker.
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(40);
 
 /// Sessions that end beside each other.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 4;
 
 /// Ends of each kind.
 const ENDS: usize = 40;
