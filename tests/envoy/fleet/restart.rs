@@ -229,7 +229,9 @@ async fn a_member_that_is_killed_and_restarted_costs_its_share_again_and_no_wron
     let begun = Instant::now();
     fleet.kill(2);
     clients
-        .wait_for(at_the_dead, |before, now| now.nothing > before.nothing)
+        .wait_for(at_the_dead.clone(), |before, now| {
+            now.nothing > before.nothing
+        })
         .await;
     ask_all(&mut fleet.connections(1).await[1], &all).await;
     clients.wait_for_verdicts(at_the_living).await;
@@ -237,6 +239,8 @@ async fn a_member_that_is_killed_and_restarted_costs_its_share_again_and_no_wron
     assert_eq!(killed, share, "the share of the third");
 
     fleet.restart(2).await;
+    // Its clients have connected again.
+    clients.wait_for_verdicts(at_the_dead).await;
     for mut connection in fleet.connections(2).await {
         ask_all(&mut connection, &all).await;
     }

@@ -3,14 +3,14 @@
 //! Every member must know the others' ports before any of them has started. So the ports are taken beforehand, by sockets
 //! that never listen: Envoy shares them (`SO_REUSEPORT`), and no other program can be given one meanwhile.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 use stand_in::{
     homeserver::Homeserver,
     mas::{Client, DEFAULT_SECRET, Mas, Options, Session},
 };
-use tokio::{net::TcpSocket, time::sleep};
+use tokio::net::TcpSocket;
 
 use super::{
     super::{deployed::set_everywhere, edge::new_token},
@@ -21,9 +21,6 @@ use crate::support::{
     http::{Connection, Request, within_limit},
     switch::Switch,
 };
-
-/// Between two looks at a statistic.
-const POLL: Duration = Duration::from_millis(10);
 
 /// Members of the fleet.
 pub const MEMBERS: usize = 3;
@@ -210,39 +207,35 @@ impl Fleet {
     /// Connections to the gateway of a member, of which each worker serves one.
     pub async fn connections(&self, member: usize) -> Vec<Connection> {
         let envoy = self.member(member);
-        // Envoy counts one that was just closed until its worker has noticed, and gives each new one to whoever has fewest.
-        within_limit("the workers to have as many each", async {
-            while self
-                .served(member, "active")
-                .await
-                .windows(2)
-                .any(|two| two[0] != two[1])
-            {
-                sleep(POLL).await;
+        // Envoy gives each new one to the worker that has fewest. It counts one that was just closed until its worker has
+        // noticed, and the first workers that start may have taken all of those who came at once.
+        let mut one_each: [Option<Connection>; WORKERS] = Default::default();
+        let mut others = Vec::new();
+        within_limit("each worker to serve a connection", async {
+            while one_each.iter().any(Option::is_none) {
+                let before = self.served(member).await;
+                let mut connection = Connection::open(envoy.addr()).await;
+                // Envoy balances what it has accepted.
+                let versions = Request::get("/_matrix/client/versions");
+                assert_eq!(connection.request(&versions).await.status, 200);
+                let after = self.served(member).await;
+                let more: Vec<u64> = after.iter().zip(before).map(|(a, b)| a - b).collect();
+                assert_eq!(more.iter().sum::<u64>(), 1, "nobody else connects");
+                let worker = more.iter().position(|more| *more == 1).expect("a worker");
+                others.extend(one_each[worker].replace(connection));
             }
         })
         .await;
-        let before = self.served(member, "total").await;
-        let mut connections = Vec::new();
-        for _ in 0..WORKERS {
-            let mut connection = Connection::open(envoy.addr()).await;
-            // Envoy balances what it has accepted.
-            let versions = Request::get("/_matrix/client/versions");
-            assert_eq!(connection.request(&versions).await.status, 200);
-            connections.push(connection);
-        }
-        let after = self.served(member, "total").await;
-        assert_eq!(after, before.map(|connections| connections + 1));
-        connections
+        one_each.into_iter().flatten().collect()
     }
 
-    /// How many connections to the gateway each worker of a member has now (`active`), or has had (`total`).
-    async fn served(&self, member: usize, which: &str) -> [u64; WORKERS] {
+    /// How many connections to the gateway each worker of a member has had.
+    async fn served(&self, member: usize) -> [u64; WORKERS] {
         let envoy = self.member(member);
         let addr = envoy.addr().to_string().replace(':', "_");
         let mut served = [0; WORKERS];
         for (worker, served) in served.iter_mut().enumerate() {
-            let stat = format!("listener.{addr}.worker_{worker}.downstream_cx_{which}");
+            let stat = format!("listener.{addr}.worker_{worker}.downstream_cx_total");
             *served = envoy.stat(&stat).await;
         }
         served
