@@ -380,7 +380,7 @@ impl SharedCache {
         let Settled {
             removed,
             is_superseded,
-        } = other.settle(store, &key, asked.asked_at);
+        } = other.settle(store, &key, asked.asked_at, now);
         // Whose token it was decides what brings it back to life. Until this is written, whatever revives any user does.
         let user = removed.iter().find_map(|removed| removed.user);
         if !asked.is_active() && user.is_some() && written.stored {
@@ -390,7 +390,7 @@ impl SharedCache {
             written.evicted.extend(evicted);
         }
         if is_superseded {
-            own.settle(store, &key, asked.asked_at);
+            own.settle(store, &key, asked.asked_at, now);
             written.stored = false;
             written.is_superseded = true;
         }

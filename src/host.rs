@@ -195,7 +195,7 @@ pub struct Callback<'h, H> {
     /// The root context whose callback runs, or that owns the stream whose callback runs.
     pub root: RootId,
     now: OnceCell<Instant>,
-    clock: CoarseClock,
+    clock: &'h CoarseClock,
 }
 
 /// How often the coarse time serves until the clock is read again. A worker that does nothing but serve hits for seconds
@@ -215,12 +215,12 @@ struct CoarseTime {
 
 impl<'h, H: Runtime> Callback<'h, H> {
     /// A callback that runs now. `clock` is the worker's.
-    pub fn new(host: &'h H, root: RootId, clock: &CoarseClock) -> Self {
+    pub fn new(host: &'h H, root: RootId, clock: &'h CoarseClock) -> Self {
         Self {
             host,
             root,
             now: OnceCell::new(),
-            clock: clock.clone(),
+            clock,
         }
     }
 

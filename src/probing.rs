@@ -75,14 +75,9 @@ impl<K: Spread, V> ProbingMap<K, V> {
 
     /// Gives `key` a value, instead of the one that it may have.
     pub fn insert(&mut self, key: K, value: V) {
-        if let Some(old) = self.get_mut(&key) {
-            *old = value;
-            return;
-        }
         if self.places.len() < 2 * (self.len + 1) {
             self.grow();
         }
-        self.len += 1;
         self.put(key, value);
     }
 
@@ -119,16 +114,26 @@ impl<K: Spread, V> ProbingMap<K, V> {
         None
     }
 
-    /// Puts an entry that is not there into the first free place.
+    /// Puts an entry into its place, or else into the first free one.
     #[inline]
     fn put(&mut self, key: K, value: V) {
         let mut at = self.wrap(home(&key));
-        while let Some(place) = self.places.get_mut(at) {
-            if place.is_none() {
-                *place = Some((key, value));
-                return;
+        loop {
+            let next = self.wrap(at + 1);
+            match self.places.get_mut(at) {
+                Some(place @ None) => {
+                    *place = Some((key, value));
+                    self.len += 1;
+                    return;
+                }
+                Some(Some((other, old))) if *other == key => {
+                    *old = value;
+                    return;
+                }
+                Some(Some(_)) => at = next,
+                // There is no map without a free place.
+                None => return,
             }
-            at = self.wrap(at + 1);
         }
     }
 
@@ -136,6 +141,7 @@ impl<K: Spread, V> ProbingMap<K, V> {
     fn grow(&mut self) {
         let places = MIN_PLACES.max(2 * self.places.len());
         let fresh = std::iter::repeat_with(|| None).take(places).collect();
+        self.len = 0;
         for (key, value) in std::mem::replace(&mut self.places, fresh)
             .into_iter()
             .flatten()

@@ -29,6 +29,8 @@ pub use crate::role::{
 /// An exchange of any role. It has one role for life.
 #[derive(Clone, Debug)]
 pub enum AnyExchange {
+    /// Of a gateway that has let the request go on and watches for nothing.
+    Passed,
     /// Of a gateway.
     Gateway(Rc<gateway::Exchange>),
     /// Of the introspection role.
@@ -38,17 +40,10 @@ pub enum AnyExchange {
 }
 
 impl AnyExchange {
-    fn new(plugin: &Rc<Plugin>, stream: StreamId) -> Self {
-        match plugin.config.role {
-            Role::Gateway => Self::Gateway(Rc::new(Exchange::new(plugin, stream))),
-            Role::Introspection => Self::Introspection(Rc::new(Exchange::new(plugin, stream))),
-            Role::Provisioning => Self::Provisioning(Rc::new(Exchange::new(plugin, stream))),
-        }
-    }
-
     /// Returns how far the request has come.
     pub fn phase(&self) -> Phase {
         match self {
+            Self::Passed => Phase::Forwarded,
             Self::Gateway(exchange) => exchange.phase(),
             Self::Introspection(exchange) => exchange.phase(),
             Self::Provisioning(exchange) => exchange.phase(),
@@ -59,25 +54,27 @@ impl AnyExchange {
     #[inline]
     pub fn wants(&self) -> Wants {
         match self {
+            Self::Passed => Wants::default(),
             Self::Gateway(exchange) => exchange.wants(),
             Self::Introspection(exchange) => exchange.wants(),
             Self::Provisioning(exchange) => exchange.wants(),
         }
     }
 
+    /// Notes that all of the request has come. Only a gateway wants to know.
     fn set_whole(&self) {
-        match self {
-            Self::Gateway(exchange) => exchange.set_whole(),
-            Self::Introspection(exchange) => exchange.set_whole(),
-            Self::Provisioning(exchange) => exchange.set_whole(),
+        if let Self::Gateway(exchange) = self {
+            exchange.set_whole();
         }
     }
 
-    fn root(&self) -> RootId {
+    /// Returns the root that decides what is still to be decided, if anything is.
+    fn root(&self) -> Option<RootId> {
         match self {
-            Self::Gateway(exchange) => exchange.plugin.root,
-            Self::Introspection(exchange) => exchange.plugin.root,
-            Self::Provisioning(exchange) => exchange.plugin.root,
+            Self::Passed => None,
+            Self::Gateway(exchange) => Some(exchange.plugin.root),
+            Self::Introspection(exchange) => Some(exchange.plugin.root),
+            Self::Provisioning(exchange) => Some(exchange.plugin.root),
         }
     }
 }
@@ -140,25 +137,34 @@ impl Worker {
             self.roots.push(plugin.root);
             self.resolver.start(&cb);
         }
-        let exchange = AnyExchange::new(plugin, stream);
-        if is_whole {
-            exchange.set_whole();
-        }
-        let resolver = &mut self.resolver;
-        match &exchange {
-            AnyExchange::Gateway(exchange) => {
-                self.gateway.on_request_headers(&cb, resolver, exchange);
+        match plugin.config.role {
+            Role::Gateway => {
+                let begin = || {
+                    let exchange = Rc::new(Exchange::new(plugin, stream));
+                    if is_whole {
+                        exchange.set_whole();
+                    }
+                    exchange
+                };
+                let resolver = &mut self.resolver;
+                let exchange = self
+                    .gateway
+                    .on_request_headers(&cb, resolver, plugin, begin);
+                exchange.map_or(AnyExchange::Passed, AnyExchange::Gateway)
             }
-            AnyExchange::Introspection(exchange) => {
+            Role::Introspection => {
+                let exchange = Rc::new(Exchange::new(plugin, stream));
                 self.introspection
-                    .on_request_headers(&cb, exchange, is_whole, &self.bodies);
+                    .on_request_headers(&cb, &exchange, is_whole, &self.bodies);
+                AnyExchange::Introspection(exchange)
             }
-            AnyExchange::Provisioning(exchange) => {
+            Role::Provisioning => {
+                let exchange = Rc::new(Exchange::new(plugin, stream));
                 self.provisioning
-                    .on_request_headers(&cb, exchange, is_whole, &self.bodies);
+                    .on_request_headers(&cb, &exchange, is_whole, &self.bodies);
+                AnyExchange::Provisioning(exchange)
             }
         }
-        exchange
     }
 
     /// Takes in a piece of a request's body, if the exchange wants it.
@@ -166,12 +172,13 @@ impl Worker {
         if chunk.is_last {
             exchange.set_whole();
         }
-        if !exchange.wants().request_body {
+        let Some(root) = exchange.root().filter(|_| exchange.wants().request_body) else {
             return;
-        }
-        let cb = Callback::new(host, exchange.root(), &self.clock);
+        };
+        let cb = Callback::new(host, root, &self.clock);
         let resolver = &mut self.resolver;
         match exchange {
+            AnyExchange::Passed => {}
             AnyExchange::Gateway(exchange) => self.gateway.on_request_body(&cb, exchange, chunk),
             AnyExchange::Introspection(exchange) => {
                 self.introspection
@@ -184,17 +191,29 @@ impl Worker {
         }
     }
 
-    /// Takes in the trailers of a request. They go on if the request does.
-    pub fn on_request_trailers(&mut self, host: &impl Host, exchange: &AnyExchange) {
+    /// Takes in the trailers of a request. They go on if the request does. One that has passed may still be answered for them.
+    pub fn on_request_trailers(
+        &mut self,
+        host: &impl Host,
+        plugin: &Rc<Plugin>,
+        stream: StreamId,
+        exchange: &mut AnyExchange,
+    ) {
+        if let AnyExchange::Passed = exchange {
+            let passed = Exchange::new(plugin, stream);
+            passed.set_phase(Phase::Forwarded);
+            *exchange = AnyExchange::Gateway(Rc::new(passed));
+        }
         // The body has ended without a last piece.
         let end = Chunk {
             size: 0,
             is_last: true,
         };
         self.on_request_body(host, exchange, end);
-        let cb = Callback::new(host, exchange.root(), &self.clock);
+        let cb = Callback::new(host, plugin.root, &self.clock);
         let resolver = &mut self.resolver;
         match exchange {
+            AnyExchange::Passed => {}
             AnyExchange::Gateway(exchange) => {
                 self.gateway.on_request_trailers(&cb, resolver, exchange);
             }
@@ -210,12 +229,16 @@ impl Worker {
 
     /// Takes in the headers of a response, if the exchange wants them.
     pub fn on_response_headers(&mut self, host: &impl Host, exchange: &AnyExchange) {
-        if !exchange.wants().response_headers {
+        let Some(root) = exchange
+            .root()
+            .filter(|_| exchange.wants().response_headers)
+        else {
             return;
-        }
-        let cb = Callback::new(host, exchange.root(), &self.clock);
+        };
+        let cb = Callback::new(host, root, &self.clock);
         let resolver = &mut self.resolver;
         match exchange {
+            AnyExchange::Passed => {}
             AnyExchange::Gateway(exchange) => {
                 self.gateway.on_response_headers(&cb, resolver, exchange);
             }
@@ -245,14 +268,17 @@ impl Worker {
             self.introspection.cancel(stream);
         }
         // What is still watched for at the end is always something that the response would have told.
-        if !exchange.wants().response_headers {
+        let Some(root) = exchange
+            .root()
+            .filter(|_| exchange.wants().response_headers)
+        else {
             return;
-        }
-        let cb = Callback::new(host, exchange.root(), &self.clock);
+        };
+        let cb = Callback::new(host, root, &self.clock);
         let resolver = &mut self.resolver;
         match exchange {
             AnyExchange::Gateway(exchange) => self.gateway.on_stream_end(&cb, resolver, exchange),
-            AnyExchange::Introspection(_) => {}
+            AnyExchange::Passed | AnyExchange::Introspection(_) => {}
             AnyExchange::Provisioning(exchange) => {
                 self.provisioning.on_stream_end(&cb, resolver, exchange);
             }
@@ -274,21 +300,24 @@ impl Worker {
         call: CallId,
         response: IntrospectionResponse<'_>,
     ) {
-        let cb = Callback::new(host, root, &self.clock);
+        let clock = self.clock.clone();
+        let cb = Callback::new(host, root, &clock);
         self.resolver.on_call_response(&cb, call, response);
         self.finish_resolved(&cb);
     }
 
     /// Takes in the messages of a shared queue of `root`.
     pub fn on_queue(&mut self, host: &impl Host, root: RootId, queue: QueueId) {
-        let cb = Callback::new(host, root, &self.clock);
+        let clock = self.clock.clone();
+        let cb = Callback::new(host, root, &clock);
         self.resolver.on_queue(&cb, queue);
         self.finish_resolved(&cb);
     }
 
     /// Takes in a tick of `root`.
     pub fn on_tick(&mut self, host: &impl Host, root: RootId) {
-        let cb = Callback::new(host, root, &self.clock);
+        let clock = self.clock.clone();
+        let cb = Callback::new(host, root, &clock);
         self.resolver.on_tick(&cb);
         self.gateway.on_tick(&cb, &mut self.resolver);
         self.introspection.on_tick(&cb);

@@ -10,7 +10,7 @@ use matrix_edge_auth::{
     host::{Fields, RequestHead},
     mas::introspection::{ActiveToken, InactiveAnswer, NoVerdict},
     matrix::{
-        endpoint::{AuthRequirement, Decider, Explanation, Method},
+        endpoint::{AuthRequirement, Decider, Explanation, Method, Served},
         reply::Cors,
     },
     resolver::Verdict,
@@ -235,7 +235,7 @@ fn outcome(
     verdict: Verdict<Rc<Grant>>,
 ) -> String {
     let head = head(method, path, token);
-    let decision = match inspect(config, TokenSecret::NONE, &head, Recognized::of) {
+    let decision = match inspect(config, || TokenSecret::NONE, &head, Recognized::of) {
         Inspection::Forward => Decision::Forward,
         Inspection::ForwardAndWatch(_) => {
             return "goes on; if MAS answers with 2xx, the cached answers about the session end"
@@ -249,12 +249,16 @@ fn outcome(
         Inspection::Inactive => {
             Decision::Reject(matrix_edge_auth::matrix::reply::Rejection::NotActive)
         }
-        Inspection::Introspect(_) if ignores_token(config, &head) => {
+        Inspection::Introspect(_) if ignores_token(config, &head, Served::default()) => {
             return "goes on: the homeserver does not look at the token".to_owned();
         }
-        Inspection::Introspect(need) => decide(config, need.requirement, need.kind, verdict),
+        Inspection::Introspect(need) => decide(config, need.class.requirement, need.kind, verdict),
     };
-    shown(config, path, unless_ignored(config, &head, decision))
+    shown(
+        config,
+        path,
+        unless_ignored(config, &head, Served::default(), decision),
+    )
 }
 
 fn shown(config: &Config, path: &str, decision: Decision) -> String {

@@ -30,15 +30,18 @@ impl Values {
     }
 
     /// The value under `key`, if one was planted there.
-    pub fn get(&self, key: &str) -> Option<&[u8]> {
-        let rest = key.strip_prefix("matrix-edge-auth.")?;
-        let (kind, number) = match rest.split_once('.') {
-            Some((_, of_a_table @ ("sizes" | "mark"))) => (of_a_table, "0"),
+    pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        let rest = key.strip_prefix(b"matrix-edge-auth.")?;
+        let stop = rest.iter().position(|byte| *byte == b'.');
+        let (kind, number) = match stop.and_then(|stop| rest.split_at_checked(stop)) {
+            Some((_, of_a_table @ (b".sizes" | b".mark"))) => (&of_a_table[1..], &[][..]),
             Some(split) => split,
-            None => (rest, "0"),
+            None => (rest, &[][..]),
         };
-        let values = self.of(kind);
-        let number: usize = number.parse().ok()?;
+        let values = self.of(str::from_utf8(kind).ok()?);
+        let number = number.iter().fold(0, |number: usize, byte| {
+            number.wrapping_mul(31) + usize::from(*byte)
+        });
         values.get(number % values.len().max(1)).map(Vec::as_slice)
     }
 
@@ -80,7 +83,7 @@ impl Planted {
 impl Store for Planted {
     fn read(&self, key: &[u8]) -> Option<Versioned> {
         let written = self.written.borrow().get(key).cloned();
-        let planted = || Some((self.values.get(str::from_utf8(key).ok()?)?.to_vec(), 1));
+        let planted = || Some((self.values.get(key)?.to_vec(), 1));
         let (value, cas) = written.or_else(planted)?;
         Some(Versioned { value, cas })
     }

@@ -45,7 +45,7 @@ fn run(values: Values, answer: &str) {
     let process = Process::new();
     process.plant(move |key| match key {
         "matrix-edge-auth.token-secret" => Some(vec![0; 16]),
-        _ => values.get(key).map(<[u8]>::to_vec),
+        _ => values.get(key.as_bytes()).map(<[u8]>::to_vec),
     });
     let plugin = gateway(
         1,

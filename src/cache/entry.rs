@@ -27,6 +27,9 @@ use crate::{
 /// Longest answer that is kept, in bytes. MAS's have a few hundred; a long scope can make one longer.
 pub const MAX_ANSWER_BYTES: usize = 8 * 1024;
 
+/// Where the digest stands.
+const DIGEST_AT: usize = 9;
+
 const USER_KNOWN: u8 = 1;
 const EXPIRES: u8 = 2;
 const DOUBTED: u8 = 4;
@@ -144,6 +147,17 @@ impl EntryHead {
     /// Returns whether the entry answers this question.
     pub fn answers(&self, key: &QuestionKey) -> bool {
         self.digest == key.digest && self.fingerprint == key.fingerprint
+    }
+
+    /// Reads the fixed part of an entry about this token. `None`: it is about another one. That is what most of a bucket are,
+    /// and nothing else of them is read.
+    #[inline]
+    pub fn of(bytes: &[u8], token: &TokenDigest) -> Option<Self> {
+        let digest = bytes.get(DIGEST_AT..).and_then(<[u8]>::first_chunk);
+        if digest.copied().map(TokenDigest) != Some(*token) {
+            return None;
+        }
+        Self::decode(bytes)
     }
 
     /// Reads the fixed part; `None` if these bytes are no entry of this format.

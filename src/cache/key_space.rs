@@ -21,7 +21,8 @@ pub struct KeySpace {
     /// Read once. Key spaces that were made from each other share it.
     seed: Rc<Cell<Option<[u64; 2]>>>,
     /// The beginning of a digest, and its key: most are asked for twice.
-    last: Cell<Option<([u64; 2], Key)>>,
+    last: Cell<[u64; 2]>,
+    last_key: Cell<Option<Key>>,
 }
 
 impl KeySpace {
@@ -31,7 +32,8 @@ impl KeySpace {
             beginning: Key::beginning(name),
             number: number.max(1),
             seed: Rc::default(),
-            last: Cell::new(None),
+            last: Cell::default(),
+            last_key: Cell::new(None),
         }
     }
 
@@ -44,7 +46,7 @@ impl KeySpace {
     pub fn resized(&self, number: u32) -> Self {
         Self {
             number: number.max(1),
-            last: Cell::new(None),
+            last_key: Cell::new(None),
             ..self.clone()
         }
     }
@@ -52,15 +54,16 @@ impl KeySpace {
     /// The key for `digest`, of which the first 16 bytes count.
     pub fn key(&self, store: &impl Store, digest: &[u8]) -> Key {
         let words @ [word0, word1] = words(digest);
-        if let Some((known, key)) = self.last.get()
-            && known == words
+        if self.last.get() == words
+            && let Some(key) = self.last_key.get()
         {
             return key;
         }
         let [seed0, seed1] = self.seed(store);
         let hash = fold(word0 ^ seed0, word1 ^ seed1);
         let key = self.beginning.numbered(slot(hash, self.number));
-        self.last.set(self.seed.get().map(|_| (words, key)));
+        self.last.set(words);
+        self.last_key.set(self.seed.get().map(|_| key));
         key
     }
 
@@ -109,7 +112,8 @@ impl fmt::Debug for KeySpace {
     }
 }
 
-/// The longest key: the prefix, a short name, a full stop and ten digits.
+/// The longest key: the prefix, a short name, a full stop and four bytes. No number has to be read in it, so none is written
+/// in digits.
 const MAX_KEY: usize = 32;
 
 /// A key. Every look-up makes a few of these, so it takes no memory of its own.
@@ -133,31 +137,11 @@ impl Key {
     }
 
     /// Returns the key that goes on with this number.
-    fn numbered(mut self, mut number: u32) -> Self {
-        const POWERS: [u32; 9] = [
-            10,
-            100,
-            1_000,
-            10_000,
-            100_000,
-            1_000_000,
-            10_000_000,
-            100_000_000,
-            1_000_000_000,
-        ];
-        let mut digits = 1;
-        for power in POWERS {
-            if number < power {
-                break;
-            }
-            digits += 1;
-        }
-        let start = self.length;
-        self.length += digits;
-        let places = self.bytes.get_mut(start..self.length);
-        for place in places.unwrap_or_default().iter_mut().rev() {
-            *place = b'0' + (number % 10) as u8;
-            number /= 10;
+    fn numbered(mut self, number: u32) -> Self {
+        let place = self.bytes.get_mut(self.length..);
+        if let Some(place) = place.and_then(|place| place.first_chunk_mut()) {
+            *place = number.to_le_bytes();
+            self.length += size_of_val(place);
         }
         self
     }
@@ -254,13 +238,10 @@ mod tests {
 
     #[test]
     fn a_key_names_its_kind_and_its_number() {
-        let key = |name, number| {
-            let key = Key::beginning(name).numbered(number);
-            String::from_utf8(key.as_bytes().to_vec()).unwrap()
-        };
-        for number in [0, 7, 9, 10, 99, 100, 4_096, 99_999, 100_000, u32::MAX] {
-            assert_eq!(key("a", number), format!("matrix-edge-auth.a.{number}"));
+        for number in [0, 7, 256, u32::from(b'.'), u32::MAX] {
+            let key = Key::beginning("t.u").numbered(number);
+            let expected = [&b"matrix-edge-auth.t.u."[..], &number.to_le_bytes()].concat();
+            assert_eq!(key.as_bytes(), expected);
         }
-        assert_eq!(key("t.u", u32::MAX), "matrix-edge-auth.t.u.4294967295");
     }
 }

@@ -14,14 +14,26 @@
 //!
 //! The register has a [mark](super::mark), which is renewed between the registration and the first use of the table. So the
 //! register is read only after a change.
+//!
+//! What ends a session looks at the mark each time. What keeps the later one of two answers goes by a look that is no older
+//! than a quarter of a second: at worst the earlier answer, which a worker with a new size has just kept, stays for its TTL.
 
-use std::cell::RefCell;
+use std::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
 
 use super::mark::{Mark, Number};
-use crate::host::{If, Store};
+use crate::{
+    clock::Instant,
+    host::{If, Store},
+};
 
 /// Sizes in all. Each one costs a removal one reading.
 const MAX_SIZES: usize = 64;
+
+/// How long a look at the mark serves for what ends no session.
+const LOOK_LASTS: Duration = Duration::from_millis(250);
 
 /// How often the register is written again after another worker wrote first. There are few writes in the life of
 /// a process.
@@ -34,6 +46,8 @@ pub struct Sizes {
     mark: Mark,
     /// The register as it was last read, and the number that its mark had before.
     known: RefCell<(Number, Vec<u32>)>,
+    /// When the mark was last looked at for an answer.
+    looked_at: Cell<Option<Instant>>,
 }
 
 impl Sizes {
@@ -43,7 +57,22 @@ impl Sizes {
             key: format!("matrix-edge-auth.{name}.sizes"),
             mark: Mark::new(&format!("{name}.sizes")),
             known: RefCell::default(),
+            looked_at: Cell::default(),
         }
+    }
+
+    /// Calls `each` with every number of buckets that was registered a quarter of a second ago or before, and with some that
+    /// came since.
+    pub fn for_each_known(&self, store: &impl Store, now: Instant, mut each: impl FnMut(u32)) {
+        let is_recent = |at: Instant| at <= now && now < at + LOOK_LASTS;
+        if self.looked_at.get().is_some_and(is_recent)
+            && let Ok(known) = self.known.try_borrow()
+        {
+            known.1.iter().copied().for_each(&mut each);
+            return;
+        }
+        self.looked_at.set(Some(now));
+        self.for_each(store, each);
     }
 
     /// Calls `each` with every registered number of buckets.
@@ -65,6 +94,7 @@ impl Sizes {
         let number = self.enter(store, number)?;
         // Also if the number was there: the worker that entered it may not have come to this yet.
         self.mark.renew(store).ok()?;
+        self.looked_at.set(None);
         Some(number)
     }
 
@@ -131,6 +161,28 @@ mod tests {
     }
 
     #[test]
+    fn a_look_serves_a_quarter_of_a_second() {
+        let at = |millis: u64| Instant::from_millis(1_000 + millis);
+        let store = MemoryStore::default();
+        let [one, other] = [sizes(), sizes()];
+        let known = |now| {
+            let mut known = Vec::new();
+            one.for_each_known(&store, now, |number| known.push(number));
+            known
+        };
+        assert_eq!(one.register(&store, 8), Some(8));
+        assert_eq!(known(at(0)), [8]);
+        assert_eq!(other.register(&store, 16), Some(16));
+        assert_eq!(known(at(249)), [8]);
+        assert_eq!(known(at(250)), [8, 16]);
+        assert_eq!(other.register(&store, 4), Some(4));
+        assert_eq!(known(at(249)), [8, 16, 4], "the clock went back");
+        assert_eq!(one.register(&store, 2), Some(2));
+        assert_eq!(known(at(249)), [8, 16, 4, 2], "its own");
+        assert_eq!(all(&one, &store), [8, 16, 4, 2]);
+    }
+
+    #[test]
     fn a_size_is_registered_once_and_stays() {
         let store = MemoryStore::default();
         assert!(all(&sizes(), &store).is_empty());
@@ -173,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_register_is_read_again_only_after_a_change() {
-        struct Counting<'s>(&'s MemoryStore, std::cell::Cell<usize>);
+        struct Counting<'s>(&'s MemoryStore, Cell<usize>);
 
         impl Store for Counting<'_> {
             fn read(&self, key: &[u8]) -> Option<Versioned> {
@@ -194,7 +246,7 @@ mod tests {
 
         let (store, known) = (MemoryStore::default(), sizes());
         known.register(&store, 8);
-        let counting = Counting(&store, std::cell::Cell::default());
+        let counting = Counting(&store, Cell::default());
         for _ in 0..3 {
             all(&known, &counting);
         }

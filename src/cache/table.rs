@@ -38,6 +38,9 @@ const WRITE_ATTEMPTS: usize = 16;
 /// are longer, fewer have room.
 const MAX_BUCKET_BYTES: usize = 16 * 1024;
 
+/// Records that stay in a bucket beside a new one, as a rule.
+const STAYING: usize = 7;
+
 /// Buckets without an answer that are remembered at the most, and the longest of them, in bytes.
 const MAX_MISSES: usize = 32;
 const MAX_MISS_BYTES: usize = 1024;
@@ -102,8 +105,10 @@ impl Misses {
         if bucket.bytes() > MAX_MISS_BYTES {
             return;
         }
-        // One request looks for its token several times.
-        misses.retain(|(missed, _)| *missed != digest);
+        // One request looks for its token several times, most often one look after the other.
+        if misses.back().is_some_and(|(missed, _)| *missed == digest) {
+            misses.pop_back();
+        }
         if misses.len() >= MAX_MISSES {
             misses.pop_front();
         }
@@ -113,7 +118,7 @@ impl Misses {
     /// Returns the bucket that was last looked into for this token.
     fn take(&self, digest: &TokenDigest) -> Option<Bucket> {
         let mut misses = self.0.try_borrow_mut().ok()?;
-        let at = misses.iter().position(|(missed, _)| missed == digest)?;
+        let at = misses.iter().rposition(|(missed, _)| missed == digest)?;
         misses.remove(at).map(|(_, bucket)| bucket)
     }
 }
@@ -134,9 +139,7 @@ impl Table {
     /// Returns the answer to this question, fresh or not. Finding it is a use.
     pub fn find(&self, store: &impl Store, key: &QuestionKey, now: Instant) -> Option<Entry> {
         let mut bucket = self.buckets(store)?.read(store, &key.digest.0);
-        let answers =
-            |record: &[u8]| EntryHead::decode(record).is_some_and(|head| head.answers(key));
-        let Some(record) = bucket.find_mut(answers) else {
+        let Some(record) = bucket.find_mut(|record| answers(record, key)) else {
             self.misses.remember(key.digest, bucket);
             return None;
         };
@@ -153,8 +156,7 @@ impl Table {
     /// another worker wrote in between.
     pub fn keep(&self, store: &impl Store, key: &QuestionKey) -> Option<Entry> {
         let mut bucket = self.buckets(store)?.read(store, &key.digest.0);
-        let record = bucket
-            .find_mut(|record| EntryHead::decode(record).is_some_and(|head| head.answers(key)))?;
+        let record = bucket.find_mut(|record| answers(record, key))?;
         let entry = Entry::decode(record)?;
         set_kept(record);
         // Also if it was noted before: the write is what tells that nobody takes the entry out meanwhile.
@@ -181,7 +183,7 @@ impl Table {
                 .unwrap_or_else(|| buckets.read(store, &key.digest.0));
             let mut kept_until = entry.kept_until;
             let mut is_kept = false;
-            let mut stay: Vec<(EvictionOrder, TokenDigest, &[u8])> = Vec::new();
+            let mut stay: Vec<(EvictionOrder, TokenDigest, &[u8])> = Vec::with_capacity(STAYING);
             for record in bucket.records() {
                 let Some(head) = EntryHead::decode(record) else {
                     continue;
@@ -239,24 +241,37 @@ impl Table {
     }
 
     /// Takes out the answers to this question that were asked for at that moment or before, under every size of the
-    /// table, and tells whether there is a later one.
-    pub fn settle(&self, store: &impl Store, key: &QuestionKey, asked_at: Instant) -> Settled {
+    /// table, and tells whether there is a later one. A size that was registered a moment before `now` may be left out.
+    pub fn settle(
+        &self,
+        store: &impl Store,
+        key: &QuestionKey,
+        asked_at: Instant,
+        now: Instant,
+    ) -> Settled {
+        let mut settled = Settled::default();
         let is_superseded = Cell::new(false);
-        let removed = self.remove(store, &key.digest, |head| {
-            let is_later = head.asked_at > asked_at;
-            let answers = head.answers(key);
-            is_superseded.set(is_superseded.get() || answers && is_later);
-            answers && !is_later
+        self.sizes.for_each_known(store, now, |number| {
+            let is_meant = |head: &EntryHead| {
+                let is_later = head.asked_at > asked_at;
+                let answers = head.answers(key);
+                is_superseded.set(is_superseded.get() || answers && is_later);
+                answers && !is_later
+            };
+            let removed = self.remove_of_size(number, store, &key.digest, is_meant);
+            settled.removed.extend(removed);
         });
-        Settled {
-            removed,
-            is_superseded: is_superseded.get(),
-        }
+        settled.is_superseded = is_superseded.get();
+        settled
     }
 
     /// Takes out all answers about this token, of every MAS, under every size of the table.
     pub fn remove_token(&self, store: &impl Store, digest: &TokenDigest) -> Vec<Removed> {
-        self.remove(store, digest, |head| head.digest == *digest)
+        let mut removed = Vec::new();
+        self.sizes.for_each(store, |number| {
+            removed.extend(self.remove_of_size(number, store, digest, |_| true));
+        });
+        removed
     }
 
     /// Marks all answers about this token as doubted, of every MAS, under every size of the table. They stay, and an answer
@@ -269,29 +284,23 @@ impl Table {
         is_new
     }
 
-    fn remove(
+    /// Takes out the answers about this token that are meant, under one size of the table.
+    fn remove_of_size(
         &self,
+        number: u32,
         store: &impl Store,
         digest: &TokenDigest,
         is_meant: impl Fn(&EntryHead) -> bool,
     ) -> Vec<Removed> {
-        let mut removed = Vec::new();
-        self.sizes.for_each(store, |number| {
-            let in_use = self.registered.get();
-            let resized;
-            let buckets = match in_use.filter(|buckets| buckets.number() == number) {
-                Some(buckets) => buckets,
-                None => {
-                    resized = self.configured.resized(number);
-                    &resized
-                }
-            };
-            removed.extend(self.remove_from(buckets, store, digest, &is_meant));
-        });
-        removed
+        match self.registered.get() {
+            Some(buckets) if buckets.number() == number => {
+                self.remove_from(buckets, store, digest, is_meant)
+            }
+            _ => self.remove_from(&self.configured.resized(number), store, digest, is_meant),
+        }
     }
 
-    /// Takes the records that are meant out of one bucket.
+    /// Takes the records about this token that are meant out of one bucket.
     fn remove_from(
         &self,
         buckets: &Buckets,
@@ -302,7 +311,7 @@ impl Table {
         let mut removed = Vec::new();
         for _ in 0..WRITE_ATTEMPTS {
             let bucket = buckets.read(store, &digest.0);
-            let meant = |record: &[u8]| EntryHead::decode(record).filter(&is_meant);
+            let meant = |record: &[u8]| EntryHead::of(record, digest).filter(&is_meant);
             let mut voids_kept = false;
             let found: Vec<Removed> = bucket
                 .records()
@@ -345,6 +354,11 @@ impl Table {
     }
 }
 
+/// Returns whether a record is the answer to this question.
+fn answers(record: &[u8], key: &QuestionKey) -> bool {
+    EntryHead::of(record, &key.digest).is_some_and(|head| head.answers(key))
+}
+
 /// Returns how many of these records, the first ones, must go so that `capacity` of them are left at the most, and
 /// they have no more than `bytes`. That is more than one where some are long, or where a larger table was configured
 /// before.
@@ -369,9 +383,8 @@ fn doubt_in(buckets: &Buckets, store: &impl Store, digest: &TokenDigest) -> bool
     let mut is_new = false;
     for _ in 0..WRITE_ATTEMPTS {
         let mut bucket = buckets.read(store, &digest.0);
-        let is_meant = |record: &[u8]| {
-            EntryHead::decode(record).is_some_and(|head| head.digest == *digest && !head.is_doubted)
-        };
+        let is_meant =
+            |record: &[u8]| EntryHead::of(record, digest).is_some_and(|head| !head.is_doubted);
         let mut has_changed = false;
         while let Some(record) = bucket.find_mut(is_meant) {
             set_doubted(record);
@@ -586,7 +599,7 @@ mod tests {
         assert_eq!(store.len(), 4);
         let found = table.find(&store, &key(b"token"), NOW).unwrap();
         assert_eq!(found.kept_until, NOW + Duration::from_secs(3));
-        table.settle(&store, &key(b"token"), NOW);
+        table.settle(&store, &key(b"token"), NOW, NOW);
         assert!(!holds(&table, &store, b"token"));
     }
 
@@ -738,7 +751,7 @@ mod tests {
             of.map(|key| table.find(&store, &key, NOW).is_some())
         };
         assert_eq!(answered(), [true; 3]);
-        let removed = table.settle(&store, &of(2, 0).question(), NOW).removed;
+        let removed = table.settle(&store, &of(2, 0).question(), NOW, NOW).removed;
         let one = |fingerprint| Removed {
             fingerprint,
             user: None,
@@ -768,7 +781,7 @@ mod tests {
             };
             own.put(&store, &entry, NOW);
             for table in [&one, &two] {
-                let settled = table.settle(&store, &key, NOW);
+                let settled = table.settle(&store, &key, NOW, NOW);
                 assert_eq!(settled.is_superseded, is_superseded);
                 assert!(settled.removed.len() <= usize::from(!stays));
             }

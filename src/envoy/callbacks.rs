@@ -13,6 +13,7 @@
 use std::{
     alloc::{self, Layout},
     ptr,
+    rc::Rc,
 };
 
 use super::{
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     host::{CallId, QueueId, RootId, StreamId},
-    worker::{Chunk, Worker},
+    worker::{Chunk, Plugin, Worker},
 };
 
 /// As a root's parent.
@@ -63,8 +64,7 @@ extern "C" fn proxy_on_context_create(context: u32, parent: u32) {
             vm.roots.insert(context, Root::new(RootId(context)));
             return;
         }
-        let root = vm.roots.get(&parent);
-        let stream = Stream::new(StreamId(context), root.and_then(Root::plugin));
+        let stream = Stream::new(StreamId(context), parent);
         vm.streams.insert(context, stream);
     });
 }
@@ -116,8 +116,8 @@ extern "C" fn proxy_on_http_call_response(
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_request_headers(stream: u32, _num_headers: usize, is_whole: bool) -> Action {
-    with_stream(stream, |stream, worker| {
-        stream.on_request_headers(worker, is_whole);
+    with_stream_and_plugin(stream, |stream, worker, plugin| {
+        stream.on_request_headers(worker, plugin, is_whole);
     })
 }
 
@@ -130,7 +130,7 @@ extern "C" fn proxy_on_request_body(stream: u32, size: usize, is_last: bool) -> 
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_request_trailers(stream: u32, _num_trailers: usize) -> Action {
-    with_stream(stream, Stream::on_request_trailers)
+    with_stream_and_plugin(stream, Stream::on_request_trailers)
 }
 
 #[unsafe(no_mangle)]
@@ -139,8 +139,12 @@ extern "C" fn proxy_on_response_headers(
     _num_headers: usize,
     _is_whole: bool,
 ) -> Action {
+    with_vm(|vm| {
+        if let Some(stream) = vm.streams.get_mut(&stream) {
+            stream.on_response_headers(&mut vm.worker);
+        }
+    });
     // Responses are never held.
-    with_stream(stream, Stream::on_response_headers);
     Action::Continue
 }
 
@@ -164,5 +168,21 @@ fn with_stream(stream: u32, f: impl FnOnce(&mut Stream, &mut Worker)) -> Action 
             Some(stream.action())
         },
     );
+    action.flatten().unwrap_or(Action::Pause)
+}
+
+/// The same, with the configuration that the stream came in under.
+fn with_stream_and_plugin(
+    stream: u32,
+    f: impl FnOnce(&mut Stream, &mut Worker, &Rc<Plugin>),
+) -> Action {
+    let action = with_vm(|vm| {
+        let stream = vm.streams.get_mut(&stream)?;
+        // Envoy serves no requests with a configuration that was refused.
+        if let Some(plugin) = vm.roots.get(&stream.root).and_then(Root::plugin) {
+            f(stream, &mut vm.worker, plugin);
+        }
+        Some(stream.action())
+    });
     action.flatten().unwrap_or(Action::Pause)
 }

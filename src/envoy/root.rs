@@ -25,8 +25,8 @@ impl Root {
         Self { id, plugin: None }
     }
 
-    pub fn plugin(&self) -> Option<Rc<Plugin>> {
-        self.plugin.clone()
+    pub fn plugin(&self) -> Option<&Rc<Plugin>> {
+        self.plugin.as_ref()
     }
 
     pub fn host(&self) -> Envoy {

@@ -19,17 +19,18 @@ pub(super) enum Action {
 /// An exchange on its way through the filter.
 pub(super) struct Stream {
     id: StreamId,
-    plugin: Option<Rc<Plugin>>,
+    /// The number of its root context, which lives longer.
+    pub root: u32,
     /// `None` until the request's headers have come. Envoy serves no requests with a plugin whose
     /// configuration was refused.
     exchange: Option<AnyExchange>,
 }
 
 impl Stream {
-    pub fn new(id: StreamId, plugin: Option<Rc<Plugin>>) -> Self {
+    pub fn new(id: StreamId, root: u32) -> Self {
         Self {
             id,
-            plugin,
+            root,
             exchange: None,
         }
     }
@@ -44,13 +45,11 @@ impl Stream {
         }
     }
 
-    pub fn on_request_headers(&mut self, worker: &mut Worker, is_whole: bool) {
+    pub fn on_request_headers(&mut self, worker: &mut Worker, plugin: &Rc<Plugin>, is_whole: bool) {
         #[cfg(feature = "trap")]
         super::trap::on_request_headers();
-        if let Some(plugin) = &self.plugin {
-            let exchange = worker.on_request_headers(&self.host(), plugin, self.id, is_whole);
-            self.exchange = Some(exchange);
-        }
+        let exchange = worker.on_request_headers(&self.host(), plugin, self.id, is_whole);
+        self.exchange = Some(exchange);
     }
 
     pub fn on_request_body(&mut self, worker: &mut Worker, chunk: Chunk) {
@@ -59,9 +58,10 @@ impl Stream {
         }
     }
 
-    pub fn on_request_trailers(&mut self, worker: &mut Worker) {
-        if let Some(exchange) = &self.exchange {
-            worker.on_request_trailers(&self.host(), exchange);
+    pub fn on_request_trailers(&mut self, worker: &mut Worker, plugin: &Rc<Plugin>) {
+        let host = self.host();
+        if let Some(exchange) = &mut self.exchange {
+            worker.on_request_trailers(&host, plugin, self.id, exchange);
         }
     }
 

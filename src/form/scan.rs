@@ -1,5 +1,5 @@
-//! Looks for single bytes in a text, and compares texts, eight bytes at a time. The C library of the module's target does so
-//! byte by byte.
+//! Looks for single bytes in a text, and compares texts, eight bytes at a time, or sixteen where the machine has vectors
+//! (fixed-width SIMD of WebAssembly 2.0). The C library of the module's target does so byte by byte.
 //!
 //! A word has a zero byte if, with 1 taken from each byte, a top bit appears where there was none (Hacker's Delight,
 //! section 6-1). What is exclusive-or'd with the byte in each place has one where that byte was.
@@ -57,18 +57,51 @@ pub(crate) fn first_of<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<u
 
 #[inline]
 fn find<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize> {
-    let Some(last) = text.last_chunk() else {
-        return text.iter().position(|byte| wanted.contains(byte));
-    };
+    #[cfg(target_feature = "simd128")]
+    if let Some(last) = text.last_chunk() {
+        return find_in_chunks(text, last, |bytes| vector::first(bytes, wanted));
+    }
+    match text.last_chunk() {
+        Some(last) => find_in_chunks(text, last, |word| first(marks(word, wanted))),
+        None => text.iter().position(|byte| wanted.contains(byte)),
+    }
+}
+
+/// Looks through a text by chunks, of which the `last` one may overlap the one before.
+#[inline]
+fn find_in_chunks<const CHUNK: usize>(
+    text: &[u8],
+    last: &[u8; CHUNK],
+    first: impl Fn(&[u8; CHUNK]) -> Option<usize>,
+) -> Option<usize> {
     let mut start = 0;
-    for word in text.as_chunks().0 {
-        if let Some(at) = first(marks(word, wanted)) {
+    for chunk in text.as_chunks().0 {
+        if let Some(at) = first(chunk) {
             return Some(start + at);
         }
-        start += WORD;
+        start += CHUNK;
     }
-    let at = first(marks(last, wanted))?;
-    Some(text.len() - WORD + at)
+    first(last).map(|at| text.len() - CHUNK + at)
+}
+
+#[cfg(target_feature = "simd128")]
+mod vector {
+    use std::arch::wasm32::{i8x16_bitmask, i8x16_eq, i8x16_splat, u64x2};
+
+    /// Returns which of sixteen bytes is the first that is one of the `wanted` ones.
+    #[inline]
+    pub fn first<const N: usize>(bytes: &[u8; 16], wanted: [u8; N]) -> Option<usize> {
+        let [low, high] = [0, 8].map(|at| {
+            let half = bytes.get(at..).and_then(<[u8]>::first_chunk);
+            u64::from_le_bytes(half.copied().unwrap_or_default())
+        });
+        let vector = u64x2(low, high);
+        let mut places = 0;
+        for byte in wanted {
+            places |= i8x16_bitmask(i8x16_eq(vector, i8x16_splat(byte.cast_signed())));
+        }
+        (places != 0).then(|| places.trailing_zeros() as usize)
+    }
 }
 
 /// Returns a word with the top bit of each byte that is one of the `wanted` ones. Above the first of them other bytes may
@@ -114,6 +147,13 @@ pub(crate) fn is_equal(one: &[u8], other: &[u8]) -> bool {
 pub(crate) fn begins_with(text: &[u8], start: &[u8]) -> bool {
     text.get(..start.len())
         .is_some_and(|text| is_equal(text, start))
+}
+
+/// Returns what of `text` follows `start`, if it begins with that.
+#[inline]
+pub(crate) fn after<'t>(text: &'t [u8], start: &[u8]) -> Option<&'t [u8]> {
+    let (beginning, rest) = text.split_at_checked(start.len())?;
+    is_equal(beginning, start).then_some(rest)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead,
+    CallId, CoarseClock, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead,
     ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned, memory::MemoryStore,
 };
 use crate::{
@@ -28,6 +28,8 @@ pub(crate) struct FakeHost {
     pub store: MemoryStore,
     /// How far the clock has gone since [`START`].
     elapsed: Cell<Duration>,
+    /// For tests without a worker.
+    pub coarse_clock: CoarseClock,
     randoms: Cell<u64>,
     pub metrics: RefCell<BTreeMap<String, i64>>,
     /// Calls that MAS has not answered, oldest first.

@@ -10,7 +10,7 @@
 
 use std::{ops::Range, slice};
 
-use crate::form::steps;
+use crate::form::{scan::is_equal, steps};
 
 const NUMBER: usize = size_of::<u32>();
 
@@ -71,21 +71,52 @@ impl Place {
 
     /// Returns where the name stands.
     #[inline]
-    pub fn name(self) -> Range<usize> {
-        range(self.start, self.name)
+    pub fn name(self) -> Span {
+        Span::of(self.start, self.name)
     }
 
     /// Returns where the value stands: behind the name and its zero byte.
     #[inline]
-    pub fn value(self) -> Range<usize> {
-        range(self.start + u64::from(self.name) + 1, self.value)
+    pub fn value(self) -> Span {
+        Span::of(self.start + u64::from(self.name) + 1, self.value)
     }
 }
 
-/// On a machine of 32 bits what is cut off here has been behind every buffer, and fields that are not whole are dropped.
-#[inline]
-fn range(start: u64, length: u32) -> Range<usize> {
-    start as usize..(start + u64::from(length)) as usize
+/// Where a text stands in the buffer. None begins at 0, where the number of fields is.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    /// What is cut off here has been behind every buffer, and fields that are not whole are dropped.
+    #[inline]
+    fn of(start: u64, length: u32) -> Self {
+        Self {
+            start: start as u32,
+            end: (start + u64::from(length)) as u32,
+        }
+    }
+
+    /// Returns whether there is a text, which may be empty.
+    #[inline]
+    pub fn is_set(self) -> bool {
+        self.start != 0
+    }
+
+    /// Takes a text, unless there is one.
+    #[inline]
+    pub fn set_first(&mut self, span: Self) {
+        if !self.is_set() {
+            *self = span;
+        }
+    }
+
+    #[inline]
+    pub fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
 }
 
 impl Fields {
@@ -146,7 +177,7 @@ impl Fields {
             return None;
         }
         let is_it = |place: &Place| {
-            place.name_length() == name.len() && self.slice(place.name()) == name.as_bytes()
+            place.name_length() == name.len() && is_equal(self.slice(place.name()), name.as_bytes())
         };
         let place = self.places().find(is_it)?;
         Some(self.slice(place.value()))
@@ -156,8 +187,9 @@ impl Fields {
         Places::of(&self.bytes).unwrap_or_default()
     }
 
-    pub(super) fn slice(&self, range: Range<usize>) -> &[u8] {
-        slice(&self.bytes, range)
+    #[inline]
+    pub(super) fn slice(&self, span: Span) -> &[u8] {
+        self.bytes.get(span.range()).unwrap_or_default()
     }
 }
 
@@ -197,11 +229,6 @@ impl Iterator for Places<'_> {
         self.start += u64::from(name) + u64::from(value) + 2;
         Some(Place { start, name, value })
     }
-}
-
-#[inline]
-fn slice(bytes: &[u8], range: Range<usize>) -> &[u8] {
-    bytes.get(range).unwrap_or_default()
 }
 
 /// Writes fields in the form of the ABI.

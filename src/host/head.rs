@@ -1,41 +1,25 @@
 //! The head of a request: every field that decides something, found in one pass over one reading.
 
-use std::{mem, ops::Range};
-
-use super::fields::Fields;
-use crate::{form::scan::position, matrix::credential::Authorization};
+use super::fields::{Fields, Span};
+use crate::{
+    form::scan::{first_of, position},
+    matrix::{credential::Authorization, endpoint::Path},
+};
 
 /// The head of a request. `Debug` is not there, since it holds the token.
 #[derive(Default)]
 pub struct RequestHead {
     fields: Fields,
-    method: Option<Range<usize>>,
-    target: Option<Range<usize>>,
-    /// Where the query begins, in the target.
-    query: Option<usize>,
-    authorization: Authorizations,
-}
-
-/// Where the `authorization` fields have their first value.
-#[derive(Default)]
-enum Authorizations {
-    /// There is none.
-    #[default]
-    None,
-    /// There is one field.
-    One(Range<usize>),
-    /// There are more.
-    Several(Range<usize>),
-}
-
-impl Authorizations {
-    /// Takes in a further field, which has its value there.
-    fn add(&mut self, value: Range<usize>) {
-        *self = match mem::take(self) {
-            Self::None => Self::One(value),
-            Self::One(first) | Self::Several(first) => Self::Several(first),
-        };
-    }
+    method: Span,
+    target: Span,
+    /// How long the target is without its query.
+    path_length: usize,
+    /// How many bytes of the path come before the first that may have to be decoded, and the first two dots.
+    plain_length: usize,
+    /// The value of the first `authorization` field.
+    authorization: Span,
+    /// There is more than one `authorization` field.
+    has_further_authorization: bool,
 }
 
 impl RequestHead {
@@ -43,21 +27,36 @@ impl RequestHead {
     /// are not whole.
     #[inline]
     pub fn parse(bytes: Vec<u8>) -> Option<Self> {
-        let mut head = Self::default();
+        let mut method = Span::default();
+        let mut target = Span::default();
+        let mut authorization = Span::default();
+        let mut has_further_authorization = false;
         let fields = Fields::parse_with(bytes, |bytes, field| {
-            let is = |name: &[u8]| bytes.get(field.name()) == Some(name);
+            let is = |name: &[u8]| bytes.get(field.name().range()) == Some(name);
             // Nearly always the lengths tell.
-            let found = match field.name_length() {
-                5 if is(b":path") => &mut head.target,
-                7 if is(b":method") => &mut head.method,
-                13 if is(b"authorization") => return head.authorization.add(field.value()),
-                _ => return,
-            };
-            found.get_or_insert(field.value());
+            match field.name_length() {
+                5 if is(b":path") => target.set_first(field.value()),
+                7 if is(b":method") => method.set_first(field.value()),
+                13 if is(b"authorization") => {
+                    has_further_authorization = authorization.is_set();
+                    authorization.set_first(field.value());
+                }
+                _ => {}
+            }
         })?;
-        let mut head = Self { fields, ..head };
-        head.query = position(head.target(), b'?');
-        Some(head)
+        let text = fields.slice(target);
+        let plain_length = plain_length(text);
+        let rest = text.get(plain_length..).unwrap_or_default();
+        let path_length = position(rest, b'?').map_or(text.len(), |at| plain_length + at);
+        Some(Self {
+            path_length,
+            plain_length,
+            fields,
+            method,
+            target,
+            authorization,
+            has_further_authorization,
+        })
     }
 
     /// Finds what decides in fields that have been read.
@@ -67,25 +66,32 @@ impl RequestHead {
 
     /// Returns `:method`.
     pub fn method(&self) -> &[u8] {
-        self.value(self.method.as_ref()).unwrap_or_default()
+        self.fields.slice(self.method)
     }
 
     /// Returns the raw `:path`, with query.
     #[inline]
     pub fn target(&self) -> &[u8] {
-        self.value(self.target.as_ref()).unwrap_or_default()
+        self.fields.slice(self.target)
     }
 
     /// Returns the target without the query.
     pub fn path(&self) -> &[u8] {
-        let target = self.target();
-        let path = self.query.and_then(|mark| target.get(..mark));
-        path.unwrap_or(target)
+        self.target().get(..self.path_length).unwrap_or_default()
+    }
+
+    /// Returns the same with what is known of it.
+    #[inline]
+    pub fn scanned_path(&self) -> Path<'_> {
+        Path {
+            text: self.path(),
+            plain_length: self.plain_length,
+        }
     }
 
     /// Returns the query, without the `?` before it.
     pub fn query(&self) -> Option<&[u8]> {
-        self.target().get(self.query?.checked_add(1)?..)
+        self.target().get(self.path_length.checked_add(1)?..)
     }
 
     /// Returns `content-type`; the first, if there are several.
@@ -95,13 +101,11 @@ impl RequestHead {
 
     /// Returns the `authorization` fields. Where Envoy joins them with commas they are one.
     pub fn authorization(&self) -> Authorization<'_> {
-        let value = |range: &Range<usize>| self.fields.slice(range.clone());
-        match &self.authorization {
-            Authorizations::None => Authorization::None,
-            Authorizations::One(range) => Authorization::One(value(range)),
-            Authorizations::Several(range) => Authorization::Several {
-                first: value(range),
-            },
+        let first = self.fields.slice(self.authorization);
+        match (self.authorization.is_set(), self.has_further_authorization) {
+            (false, _) => Authorization::None,
+            (true, false) => Authorization::One(first),
+            (true, true) => Authorization::Several { first },
         }
     }
 
@@ -114,9 +118,22 @@ impl RequestHead {
     pub fn fields(&self) -> &Fields {
         &self.fields
     }
+}
 
-    fn value(&self, range: Option<&Range<usize>>) -> Option<&[u8]> {
-        range.map(|range| self.fields.slice(range.clone()))
+/// Returns how long the path of a target is, up to the first `%`, the first `..` or a dot at its end.
+#[inline]
+fn plain_length(target: &[u8]) -> usize {
+    let mut start = 0;
+    loop {
+        let rest = target.get(start..).unwrap_or_default();
+        let Some(at) = first_of(rest, [b'?', b'.', b'%']) else {
+            return target.len();
+        };
+        match rest.get(at..) {
+            // Names of servers have dots.
+            Some([b'.', next, ..]) if *next != b'.' => start += at + 1,
+            _ => return start + at,
+        }
     }
 }
 
@@ -150,6 +167,7 @@ mod tests {
     fn the_query_begins_at_the_first_question_mark() {
         for (target, path, query) in [
             ("/a", "/a", None),
+            ("?b", "", Some("b")),
             ("/a?", "/a", Some("")),
             ("/a?b?c", "/a", Some("b?c")),
             ("?", "", Some("")),
@@ -158,6 +176,24 @@ mod tests {
             let head = head(&[(":path", target)]);
             assert_eq!(head.path(), path.as_bytes(), "{target}");
             assert_eq!(head.query(), query.map(str::as_bytes), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_plain_up_to_what_may_have_to_be_decoded_or_resolved() {
+        for (target, plain) in [
+            ("/a/example.org/b", 16),
+            ("/a/example.org/b?c=%2e..", 16),
+            ("/a.b/..", 5),
+            ("/a.b%2e", 4),
+            ("/a.%2e", 3),
+            ("/a.", 2),
+            ("/a.?b", 3),
+            ("..", 0),
+            ("", 0),
+        ] {
+            let head = head(&[(":path", target)]);
+            assert_eq!(head.scanned_path().plain_length, plain, "{target}");
         }
     }
 

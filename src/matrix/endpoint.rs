@@ -16,10 +16,12 @@
 //! are looked for in every encoding, since a proxy in between may decode more often.
 
 mod blocked;
+mod class;
 #[cfg(not(target_arch = "wasm32"))]
 mod explanation;
 mod family;
 mod method;
+mod path;
 mod reading;
 mod requirement;
 mod spelling;
@@ -31,7 +33,12 @@ use crate::form::scan::position;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use self::explanation::{Decider, Explanation};
-pub use self::{method::Method, requirement::AuthRequirement};
+pub use self::{
+    class::{Class, Served},
+    method::Method,
+    path::Path,
+    requirement::AuthRequirement,
+};
 use self::{
     reading::{Readings, has_dots},
     spelling::Spelling,
@@ -43,7 +50,7 @@ pub fn classify(target: &[u8], method: impl FnOnce() -> Method) -> AuthRequireme
     if blocked::is_blocked(path(target)) {
         return AuthRequirement::Blocked;
     }
-    table::classify(path(target), &LazyCell::new(method))
+    table::classify(path(target), &LazyCell::new(method)).requirement
 }
 
 /// The endpoints of one configuration: its rules are tried, in order, before the built-in table.
@@ -92,33 +99,35 @@ impl Endpoints {
 
     /// Like [`classify`], with the rules first.
     pub fn classify(&self, target: &[u8], method: impl FnOnce() -> Method) -> AuthRequirement {
-        self.classify_path(path(target), method)
+        self.classify_path(path(target).into(), method).requirement
     }
 
-    /// The same for a path that has no query.
-    pub fn classify_path(&self, path: &[u8], method: impl FnOnce() -> Method) -> AuthRequirement {
+    /// The same for a path, with the methods that are served there.
+    pub fn classify_path(&self, path: Path<'_>, method: impl FnOnce() -> Method) -> Class {
         let may_leave = !blocked::stays_in_matrix(path);
+        let path = path.text;
         if may_leave && blocked::may_be_blocked(path) {
-            return AuthRequirement::Blocked;
+            return AuthRequirement::Blocked.into();
         }
         let method = LazyCell::new(method);
-        let requirement = match self.deciding_rule(path, &method) {
-            Some(rule) => rule.requirement,
+        let class = match self.deciding_rule(path, &method) {
+            Some(rule) => rule.requirement.into(),
             None => match table::classify(path, &method) {
                 // Only here: a prefix such as `/_matrix` must not open what the homeserver serves.
-                AuthRequirement::Unknown | AuthRequirement::None
-                    if self.below_mas_prefix(path).is_some() =>
-                {
-                    AuthRequirement::MasOwned
-                }
-                requirement => requirement,
+                Class {
+                    requirement: AuthRequirement::Unknown | AuthRequirement::None,
+                    ..
+                } if self.below_mas_prefix(path).is_some() => AuthRequirement::MasOwned.into(),
+                // A rule may name the path for another method, and then nothing is known of it.
+                class if self.rules.is_empty() => class,
+                class => class.requirement.into(),
             },
         };
         // Dots may lead from where no token is looked at to where one counts.
-        if may_leave && requirement.ignores_tokens() && has_dots(path) {
-            return AuthRequirement::Unknown;
+        if may_leave && class.requirement.ignores_tokens() && has_dots(path) {
+            return AuthRequirement::Unknown.into();
         }
-        requirement
+        class
     }
 
     /// Whether the homeserver refuses a request for its method alone, before it looks at a token. Nothing

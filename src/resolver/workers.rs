@@ -226,7 +226,7 @@ mod tests {
     use crate::{
         cache::Introspected,
         config,
-        host::{CoarseClock, QueueId, Runtime as _, fake::FakeHost},
+        host::{QueueId, Runtime as _, fake::FakeHost},
         mas::introspection::Answer,
         resolver::{Admission, Overflow, PoolId},
     };
@@ -236,7 +236,7 @@ mod tests {
     const TTL: Duration = Duration::from_secs(10);
 
     fn callback(host: &FakeHost) -> Callback<'_, FakeHost> {
-        Callback::new(host, ROOT, &CoarseClock::default())
+        Callback::new(host, ROOT, &host.coarse_clock)
     }
 
     /// Workers that have taken their seats, in order.

@@ -97,7 +97,8 @@ impl<W: Watch> Exchange<W> {
         self.is_whole.get()
     }
 
-    pub(super) fn set_phase(&self, phase: Phase) {
+    /// Notes how far the request has come.
+    pub fn set_phase(&self, phase: Phase) {
         self.phase.set(phase);
     }
 

@@ -19,7 +19,7 @@ mod watch;
 use std::{rc::Rc, time::Duration};
 
 use self::{
-    carry_out::{ReplyForm, carry_out, fail_closed},
+    carry_out::{ReplyForm, carry_out, fail_closed, reject},
     policy::{Decision, Grant, Inspection, Need},
     recognized::RecognizedTokens,
     waiter::Purpose,
@@ -43,7 +43,10 @@ use crate::{
     },
     config::{Config, Mode},
     host::{Callback, Host, RequestHead},
-    matrix::{endpoint::AuthRequirement, reply::Rejection},
+    matrix::{
+        endpoint::{AuthRequirement, Served},
+        reply::Rejection,
+    },
     metrics::{Metric, Outcome},
     resolver::{Found, Query, Renewal, Resolver, Verdict},
     token::TokenDigest,
@@ -75,28 +78,56 @@ enum Progress {
 }
 
 impl Gateway {
-    /// Takes in the headers of a request: answers it, lets it go on, or holds it.
+    /// Takes in the headers of a request: answers it, lets it go on, or holds it. Returns the exchange, which `begin` makes.
+    /// `None`: the request goes on, and there is nothing to watch for. So it is with federation and media.
     pub fn on_request_headers<H: Host, W: From<Waiter>>(
         &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
-        exchange: &Rc<Exchange>,
-    ) {
-        let config = &exchange.plugin.config;
-        match head::read(cb.host, &exchange.plugin) {
-            Ok(head) if outside::refuse(cb.host, exchange, &head) => {
-                outcome::tell(cb.host, config, Outcome::NotAsked);
+        plugin: &Plugin,
+        begin: impl FnOnce() -> Rc<Exchange>,
+    ) -> Option<Rc<Exchange>> {
+        let config = &plugin.config;
+        // It stays where it was read, since it is long.
+        let read = head::read(cb.host, plugin);
+        let head = match &read {
+            Ok(head) => head,
+            Err(error) => {
+                let exchange = begin();
+                fail_closed(cb.host, &exchange, *error);
+                return Some(exchange);
             }
-            Ok(head) => {
-                if let Some(decision) = self.decide(cb, resolver, exchange, &head) {
-                    if let Decision::Forward = decision {
-                        outside::report_route(cb, exchange);
-                    }
-                    carry_out(cb.host, exchange, decision, || ReplyForm::of(&head));
-                }
-            }
-            Err(error) => fail_closed(cb.host, exchange, error),
+        };
+        if outside::is_introspection(cb.host, plugin, head) {
+            let exchange = begin();
+            reject(
+                cb.host,
+                &exchange,
+                Rejection::Unrecognized,
+                ReplyForm::of(head),
+            );
+            outcome::tell(cb.host, config, Outcome::NotAsked);
+            return Some(exchange);
         }
+        let secret = || resolver.token_secret(cb.host);
+        let recognize =
+            |config: &Config, secret, token: &[u8]| self.recognized.of(config, secret, token);
+        let inspection = match policy::inspect(config, secret, head, recognize) {
+            Inspection::Forward => {
+                outcome::tell(cb.host, config, Outcome::NotAsked);
+                outside::report_route(cb, plugin);
+                return None;
+            }
+            inspection => inspection,
+        };
+        let exchange = begin();
+        if let Some(decision) = self.decide(cb, resolver, &exchange, head, inspection) {
+            if let Decision::Forward = decision {
+                outside::report_route(cb, plugin);
+            }
+            carry_out(cb.host, &exchange, decision, || ReplyForm::of(head));
+        }
+        Some(exchange)
     }
 
     /// Takes in a piece of a request's body.
@@ -219,21 +250,21 @@ impl Gateway {
         self.grants.len()
     }
 
-    /// Decides a request. `None`: it is held, and [`Self::finish`] decides it.
+    /// Decides a request by what it needs. `None`: it is held, and [`Self::finish`] decides it.
     fn decide<H: Host, W: From<Waiter>>(
         &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Rc<Exchange>,
         head: &RequestHead,
+        inspection: Inspection<'_>,
     ) -> Option<Decision> {
         let config = &exchange.plugin.config;
-        let secret = resolver.token_secret(cb.host);
-        let recognize =
-            |config: &Config, secret, token: &[u8]| self.recognized.of(config, secret, token);
-        let (outcome, decision) = match policy::inspect(config, secret, head, recognize) {
+        let mut served = Served::default();
+        let (outcome, decision) = match inspection {
             Inspection::Forward => (Outcome::NotAsked, Decision::Forward),
             Inspection::ForwardAndWatch(end) => {
+                let secret = resolver.token_secret(cb.host);
                 exchange.set_watch(Watch::session_end(end, secret));
                 (Outcome::NotAsked, Decision::Forward)
             }
@@ -248,6 +279,7 @@ impl Gateway {
                 Decision::Reject(Rejection::NotActive),
             ),
             Inspection::Introspect(question) => {
+                served = question.class.served;
                 match self.find(cb, resolver, exchange, head, &question) {
                     Progress::Held => return None,
                     // Its outcome is counted by `finish`.
@@ -258,7 +290,7 @@ impl Gateway {
                     }
                     Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
                     Progress::Decided(outcome, verdict) => {
-                        let (requirement, kind) = (question.requirement, question.kind);
+                        let (requirement, kind) = (question.class.requirement, question.kind);
                         let decision = policy::decide(config, requirement, kind, verdict)
                             .without_doubt(question.is_doubtful);
                         if let Decision::Annotate(_) = decision {
@@ -270,7 +302,7 @@ impl Gateway {
             }
         };
         outcome::tell(cb.host, config, outcome);
-        Some(policy::unless_ignored(config, head, decision))
+        Some(policy::unless_ignored(config, head, served, decision))
     }
 
     /// Finds the verdict on a token: in this worker's grants, from the resolver, or later.
@@ -306,9 +338,11 @@ impl Gateway {
                 }
                 Some(found)
             }
-            None if policy::ignores_token(&plugin.config, head) => return Progress::NotNeeded,
+            None if policy::ignores_token(&plugin.config, head, question.class.served) => {
+                return Progress::NotNeeded;
+            }
             None => {
-                let (requirement, kind) = (question.requirement, question.kind);
+                let (requirement, kind) = (question.class.requirement, question.kind);
                 let (stream, purpose) = match mode {
                     Mode::Enforce => {
                         let form = ReplyForm::of(head);

@@ -30,6 +30,8 @@ pub struct Plugin {
     pub config: Config,
     /// Who is asked about tokens.
     pub upstream: Rc<Upstream>,
+    /// Envoy injects the credential for introspections: the module does not know it.
+    pub is_injected: bool,
     /// The log has told that clients are routed to the cluster of the introspections.
     pub is_route_reported: Cell<bool>,
     /// The coarse time at which a client's route was looked at last.
@@ -45,6 +47,7 @@ impl Plugin {
         Self {
             root,
             upstream: Rc::new(Upstream::new(&config, admission(&config))),
+            is_injected: config.introspection.credential.known().is_none(),
             is_route_reported: Cell::new(false),
             route_seen_at: Cell::new(None),
             reserved_lengths: Lengths::of(config.identity_headers.lengths()),

@@ -10,6 +10,7 @@ use std::cell::LazyCell;
 #[cfg(not(target_arch = "wasm32"))]
 use super::family::line;
 use super::{
+    Class, Served,
     family::{
         Endpoint, Family, all, any, delete, find, get, listed, post, put, required, required_but,
         requirement, resource,
@@ -19,6 +20,7 @@ use super::{
         self, Admin, Appservice, Foreign, MasOwned, None as Nothing, Optional, Required, Unknown,
     },
 };
+use crate::form::scan::{after, position};
 
 /// The methods that Synapse has handlers for. It refuses all others on every path.
 const EVERY: &[Method] = &[Get, Post, Put, Delete];
@@ -424,14 +426,15 @@ const ELSEWHERE: &[Endpoint] = &[
 ];
 
 /// What the table says of `path`.
-pub(super) fn classify<F>(path: &[u8], method: &LazyCell<Method, F>) -> AuthRequirement
+pub(super) fn classify<F>(path: &[u8], method: &LazyCell<Method, F>) -> Class
 where
     F: FnOnce() -> Method,
 {
     match family(path) {
-        Some((family, rest)) => {
-            requirement(family.endpoints, rest, method).unwrap_or(family.otherwise)
-        }
+        Some((family, rest)) => Class {
+            requirement: requirement(family.endpoints, rest, method).unwrap_or(family.otherwise),
+            served: Served(Some(family.methods)),
+        },
         None => {
             let of_matrix = requirement(MATRIX, path, method);
             let elsewhere = || match path.starts_with(MATRIX_PREFIX) {
@@ -439,7 +442,7 @@ where
                 // Also what begins with the prefix only when it is decoded.
                 false => requirement(ELSEWHERE, path, method),
             };
-            of_matrix.or_else(elsewhere).unwrap_or(Unknown)
+            of_matrix.or_else(elsewhere).unwrap_or(Unknown).into()
         }
     }
 }
@@ -484,10 +487,10 @@ pub(super) fn said(path: &[u8], method: Method) -> Said {
 
 /// The family of `path`, and the part of `path` that its endpoints are written for.
 fn family(path: &[u8]) -> Option<(&'static Family, &[u8])> {
-    let (families, features, rest) = if let Some(rest) = path.strip_prefix(b"/_matrix/client/") {
+    let (families, features, rest) = if let Some(rest) = after(path, b"/_matrix/client/") {
         (CLIENT, UNSTABLE_FEATURES, rest)
     } else {
-        let rest = path.strip_prefix(b"/_matrix/media/")?;
+        let rest = after(path, b"/_matrix/media/")?;
         (MEDIA, UNSTABLE_MEDIA_FEATURES, rest)
     };
     let rest = after_version(rest)?;
@@ -499,20 +502,23 @@ fn family(path: &[u8]) -> Option<(&'static Family, &[u8])> {
 
 /// The path after its version: `r0`, `v1` and higher, `unstable`, and `api/v1` of long ago.
 fn after_version(path: &[u8]) -> Option<&[u8]> {
-    let path = path.strip_prefix(b"api/").unwrap_or(path);
+    let path = after(path, b"api/").unwrap_or(path);
     match path {
         [b'r', b'0', b'/', rest @ ..] => Some(rest),
         [b'v', rest @ ..] => {
-            let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-            let rest = rest.get(digits..)?.strip_prefix(b"/")?;
-            (digits > 0).then_some(rest)
+            let mut after_digits = rest;
+            while let [b'0'..=b'9', more @ ..] = after_digits {
+                after_digits = more;
+            }
+            let rest_of_path = after_digits.strip_prefix(b"/")?;
+            (after_digits.len() < rest.len()).then_some(rest_of_path)
         }
-        _ => path.strip_prefix(b"unstable/"),
+        _ => after(path, b"unstable/"),
     }
 }
 
 fn after_segment(path: &[u8]) -> Option<&[u8]> {
-    let slash = path.iter().position(|&byte| byte == b'/')?;
+    let slash = position(path, b'/')?;
     path.get(slash + 1..)
 }
 

@@ -284,7 +284,7 @@ fn spellings_are_read_in_linear_time() {
             let read = |middle: &[u8]| {
                 crate::form::steps::note(1);
                 let path = [b"/".as_slice(), middle, suffix.as_bytes()].concat();
-                endpoints.classify_path(&path, || Method::Get);
+                let _ = endpoints.classify_path(path.as_slice().into(), || Method::Get);
             };
             crate::form::steps::assert_linear("/", LOOKS, read, input.as_bytes());
         }
@@ -332,7 +332,21 @@ fn a_method_that_no_path_of_a_family_has_is_refused_by_the_homeserver() {
         (Method::Patch, "/nope", false),
     ] {
         assert_eq!(refuses(method, target), expected, "{method:?} {target}");
+        let path = target.as_bytes();
+        let served = endpoints.classify_path(path.into(), || method).served;
+        assert_eq!(served.refuses(method), None, "a rule may name {target}");
+        let without_rules = Endpoints::default();
+        let served = without_rules.classify_path(path.into(), || method).served;
+        let known = without_rules.refuses(path, method);
+        assert_eq!(served.refuses(method).unwrap_or(known), known, "{target}");
     }
+    let served = |target: &[u8]| {
+        let class = Endpoints::default().classify_path(target.into(), || Method::Get);
+        class.served.refuses(Method::Delete)
+    };
+    assert_eq!(served(b"/_matrix/client/v3/sync"), Some(true));
+    assert_eq!(served(b"/_matrix/client/v3/devices/D"), Some(false));
+    assert_eq!(served(b"/_matrix/federation/v1/x"), None);
 }
 
 #[test]

@@ -9,28 +9,31 @@
 //! has the endpoint's name in it, in any encoding, may be an introspection. And if Envoy does not tell where the
 //! request goes, it may go there.
 
-use super::{
-    carry_out::{ReplyForm, reject},
-    watch::Exchange,
-};
 use crate::{
     form::percent::decode_to_the_end,
-    host::{Callback, Host, Metrics, RequestHead, Streams},
-    matrix::reply::Rejection,
+    host::{Callback, Host, RequestHead, Streams},
+    role::plugin::Plugin,
 };
 
 /// Tells once for each plugin that the selected request, a client's, is routed to the cluster of the introspections.
 /// It passes nevertheless: most of MAS is for clients, and the injected credential does nothing there.
 ///
 /// To look is a host call, so one request between two ticks is looked at. A route has more than one.
-pub(super) fn report_route<H: Host>(cb: &Callback<'_, H>, exchange: &Exchange) {
-    let plugin = &exchange.plugin;
+#[inline]
+pub(super) fn report_route<H: Host>(cb: &Callback<'_, H>, plugin: &Plugin) {
+    if plugin.is_injected {
+        report_route_to_injector(cb, plugin);
+    }
+}
+
+#[inline(never)]
+fn report_route_to_injector<H: Host>(cb: &Callback<'_, H>, plugin: &Plugin) {
     let settings = &plugin.config.introspection;
+    if plugin.is_route_reported.get() {
+        return;
+    }
     let now = Some(cb.coarse_now());
-    if settings.credential.known().is_some()
-        || plugin.is_route_reported.get()
-        || plugin.route_seen_at.replace(now) == now
-    {
+    if plugin.route_seen_at.replace(now) == now {
         return;
     }
     let cluster = cb.host.route_cluster();
@@ -44,25 +47,16 @@ pub(super) fn report_route<H: Host>(cb: &Callback<'_, H>, exchange: &Exchange) {
     }
 }
 
-/// Refuses the selected request if it may be an introspection that MAS would answer. Shadow mode is no exception:
-/// the way to MAS is open only because of this module's configuration. Returns whether the request was refused.
-pub(super) fn refuse<H: Streams + Metrics>(
-    host: &H,
-    exchange: &Exchange,
-    head: &RequestHead,
-) -> bool {
-    let settings = &exchange.plugin.config.introspection;
-    if settings.credential.known().is_some() || !may_be_introspection(&settings.path, head.target())
-    {
-        return false;
-    }
-    let is_elsewhere = host
-        .route_cluster()
-        .is_some_and(|cluster| cluster != settings.cluster.as_bytes());
-    if !is_elsewhere {
-        reject(host, exchange, Rejection::Unrecognized, ReplyForm::of(head));
-    }
-    !is_elsewhere
+/// Returns whether the selected request may be an introspection that MAS would answer. It is refused. Shadow mode is no
+/// exception: the way to MAS is open only because of this module's configuration.
+#[inline]
+pub(super) fn is_introspection(host: &impl Streams, plugin: &Plugin, head: &RequestHead) -> bool {
+    let settings = &plugin.config.introspection;
+    plugin.is_injected
+        && may_be_introspection(&settings.path, head.target())
+        && host
+            .route_cluster()
+            .is_none_or(|cluster| cluster == settings.cluster.as_bytes())
 }
 
 /// Whether a server may take `target` for the endpoint `endpoint`, the path that introspections have.

@@ -14,7 +14,7 @@ use crate::{
     },
     matrix::{
         credential::{Credential, Source, extract, form_post, has_query_token},
-        endpoint::{AuthRequirement, Method},
+        endpoint::{AuthRequirement, Class, Method, Served},
         identity::{Identity, header_value, identity, is_server_admin, user_id_value},
         reply::Rejection,
         session_end::{SessionEnd, logout_token},
@@ -50,8 +50,8 @@ pub struct Need<'a> {
     pub digest: TokenDigest,
     /// Its kind; `None` if no MAS would have made it.
     pub kind: Option<TokenKind>,
-    /// What the endpoint needs.
-    pub requirement: AuthRequirement,
+    /// What the endpoint needs, and which methods it serves.
+    pub class: Class,
     /// Whether the homeserver may take another token, in a body that is not read. Then the request gets no identity.
     pub is_doubtful: bool,
 }
@@ -179,13 +179,14 @@ impl Annotation {
 /// [`Recognized::of`] does.
 pub fn inspect<'a>(
     config: &Config,
-    secret: TokenSecret,
+    secret: impl Fn() -> TokenSecret,
     head: &'a RequestHead,
     recognize: impl FnOnce(&Config, TokenSecret, &[u8]) -> Option<Recognized>,
 ) -> Inspection<'a> {
-    let requirement = config
+    let class = config
         .endpoints
-        .classify_path(head.path(), || Method::from_bytes(head.method()));
+        .classify_path(head.scanned_path(), || Method::from_bytes(head.method()));
+    let requirement = class.requirement;
     let may_end = match requirement {
         AuthRequirement::Blocked => return Inspection::Reject(Rejection::Unrecognized),
         // MAS takes anything for the version of a logout, and the table does not.
@@ -193,8 +194,8 @@ pub fn inspect<'a>(
         // A rule may say otherwise of MAS's paths. What ends a session stays MAS's to judge all the same.
         _ => config.endpoints.have_rules(),
     };
-    if may_end && let Some(end) = session_end(config, secret, head) {
-        let recognize = |token: &[u8]| recognize(config, secret, token);
+    if may_end && let Some(end) = session_end(config, secret(), head) {
+        let recognize = |token: &[u8]| recognize(config, secret(), token);
         return inspect_end(config, end, head.authorization().first(), recognize);
     }
     match requirement {
@@ -236,10 +237,10 @@ pub fn inspect<'a>(
         Credential::Token {
             token, is_doubtful, ..
         } => {
-            let Some(recognized) = recognize(config, secret, token.as_bytes()) else {
+            let Some(recognized) = recognize(config, secret(), token.as_bytes()) else {
                 return Inspection::Inactive;
             };
-            match inspect_token(config, token, recognized, requirement) {
+            match inspect_token(config, token, recognized, class) {
                 Inspection::Introspect(need) => Inspection::Introspect(Need {
                     is_doubtful,
                     ..need
@@ -273,8 +274,8 @@ fn inspect_end<'a>(
     };
     let inspection = token.and_then(|token| {
         let recognized = recognize(token.as_bytes())?;
-        let requirement = AuthRequirement::MasOwned;
-        Some(inspect_token(config, token, recognized, requirement))
+        let class = AuthRequirement::MasOwned.into();
+        Some(inspect_token(config, token, recognized, class))
     });
     match inspection {
         Some(Inspection::Introspect(question)) if question.kind.is_some() => {
@@ -308,7 +309,7 @@ fn inspect_token<'a>(
     config: &Config,
     token: AccessToken<'a>,
     recognized: Recognized,
-    requirement: AuthRequirement,
+    class: Class,
 ) -> Inspection<'a> {
     if recognized.is_appservice {
         return Inspection::Forward;
@@ -329,25 +330,33 @@ fn inspect_token<'a>(
         token,
         digest: recognized.digest,
         kind,
-        requirement,
+        class,
         is_doubtful: false,
     })
 }
 
 /// Whether the homeserver answers `head` without a look at its token, so that none can be wrong: a
 /// pre-flight, or a method that it does not serve there.
-pub fn ignores_token(config: &Config, head: &RequestHead) -> bool {
+pub fn ignores_token(config: &Config, head: &RequestHead, served: Served) -> bool {
     let method = Method::from_bytes(head.method());
-    method == Method::Options || config.endpoints.refuses(head.target(), method)
+    method == Method::Options
+        || served
+            .refuses(method)
+            .unwrap_or_else(|| config.endpoints.refuses(head.target(), method))
 }
 
 /// Returns what becomes of `head` after `decision`: where the homeserver does not look at the token, no token is a
 /// reason to reject it. Browsers give up if a pre-flight fails, and a method that the homeserver refuses is its to refuse.
 #[inline]
-pub fn unless_ignored(config: &Config, head: &RequestHead, decision: Decision) -> Decision {
+pub fn unless_ignored(
+    config: &Config,
+    head: &RequestHead,
+    served: Served,
+    decision: Decision,
+) -> Decision {
     match decision {
         Decision::Reject(rejection)
-            if rejection != Rejection::Unrecognized && ignores_token(config, head) =>
+            if rejection != Rejection::Unrecognized && ignores_token(config, head, served) =>
         {
             Decision::Forward
         }

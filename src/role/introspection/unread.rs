@@ -134,7 +134,8 @@ mod tests {
     }
 
     fn release(awaiting: &mut AwaitingBody, host: &FakeHost) {
-        let cb = Callback::new(host, ROOT, &CoarseClock::default());
+        let clock = CoarseClock::default();
+        let cb = Callback::new(host, ROOT, &clock);
         awaiting.release_expired(&cb);
     }
 
@@ -203,7 +204,8 @@ mod tests {
             let Watch::Released(at) = exchange.take_watch() else {
                 panic!("it is watched a little longer");
             };
-            let cb = Callback::new(&host, ROOT, &CoarseClock::default());
+            let clock = CoarseClock::default();
+            let cb = Callback::new(&host, ROOT, &clock);
             awaiting.suspect_listener(&cb, at);
             assert_eq!(awaiting.has_warned, warns, "{delay:?}");
         }

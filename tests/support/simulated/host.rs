@@ -93,7 +93,7 @@ impl SimulatedHost {
 
     fn is_out_of_reach(&self, key: &[u8]) -> bool {
         let part = self.vm.faults.shared_data.get();
-        part.is_some_and(|part| String::from_utf8_lossy(key).contains(part))
+        part.is_some_and(|part| name(key).contains(part))
     }
 
     fn note_end(&self) {
@@ -328,7 +328,7 @@ impl Store for SimulatedHost {
         if self.is_out_of_reach(key) {
             return None;
         }
-        self.process.read(&String::from_utf8_lossy(key))
+        self.process.read(&name(key))
     }
 
     fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
@@ -336,11 +336,15 @@ impl Store for SimulatedHost {
         if self.is_out_of_reach(key) {
             return Err(NotWritten::Refused);
         }
-        self.process
-            .write(&String::from_utf8_lossy(key), value, condition)
+        self.process.write(&name(key), value, condition)
     }
 
     fn random(&self) -> u64 {
         self.process.random()
     }
+}
+
+/// Returns a key as text. Some end in bytes that are none.
+fn name(key: &[u8]) -> String {
+    key.escape_ascii().to_string()
 }

@@ -103,14 +103,19 @@ impl SimulatedWorker {
 
     /// The trailers of a request arrive, and end it.
     pub fn request_trailers(&mut self, stream: StreamId, trailers: &[(&str, &str)]) {
-        let exchange = self.exchanges[&stream].clone();
         if let Some(request) = self.vm.streams.borrow_mut().get_mut(&stream) {
             let owned =
                 |(name, value): &(&str, &str)| ((*name).to_owned(), value.as_bytes().to_vec());
             request.trailers = trailers.iter().map(owned).collect();
         }
+        let host = self.host(stream.0);
+        let plugin = Rc::clone(&self.plugins[&stream]);
+        let exchange = self
+            .exchanges
+            .get_mut(&stream)
+            .expect("the request has begun");
         self.worker
-            .on_request_trailers(&self.host(stream.0), &exchange);
+            .on_request_trailers(&host, &plugin, stream, exchange);
     }
 
     /// The headers of the response to a forwarded request pass. The core sees nothing else of it.

@@ -103,7 +103,7 @@ fn config(overrides: Value) -> Config {
 }
 
 fn needs(config: &Config, head: &Head) -> Needs {
-    match inspect(config, TokenSecret::NONE, &head.read(), Recognized::of) {
+    match inspect(config, || TokenSecret::NONE, &head.read(), Recognized::of) {
         Inspection::Forward => Needs::Nothing,
         Inspection::ForwardAndWatch(end) => Needs::Watching(end),
         Inspection::Identify(question) => Needs::Owner(question.digest),
@@ -351,7 +351,7 @@ fn no_token_is_wrong_where_the_homeserver_looks_at_none() {
             method,
             ..Head::get(target)
         };
-        ignores_token(&config, &head.read())
+        ignores_token(&config, &head.read(), Served::default())
     };
     assert!(of("OPTIONS", REQUIRED));
     assert!(of("DELETE", REQUIRED), "a method that it does not serve");
