@@ -71,8 +71,10 @@ impl Sizes {
             known.1.iter().copied().for_each(&mut each);
             return;
         }
-        self.looked_at.set(Some(now));
         self.for_each(store, each);
+        // Where the mark cannot be read, it is looked at again the next time.
+        let is_read = self.known.try_borrow().is_ok_and(|known| known.0.is_some());
+        self.looked_at.set(is_read.then_some(now));
     }
 
     /// Calls `each` with every registered number of buckets.
