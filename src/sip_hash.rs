@@ -1,7 +1,7 @@
 //! SipHash-2-4 with 128 bits (Aumasson and Bernstein, *SipHash: a fast short-input PRF*, 2012, and the authors' reference
 //! code). It names tokens, users and devices for a tenth of what SHA-256 takes.
 //!
-//! The non-obvious rule: whoever knows the key can find two texts with one hash. So a token is hashed under a
+//! The non-obvious rule: a client that knew the key could find two texts with one hash. So a token is hashed under a
 //! [secret of the process](crate::token::TokenSecret), which no client knows. Users and devices are hashed under a
 //! [key that everyone knows](crate::mas::user).
 

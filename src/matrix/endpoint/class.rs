@@ -1,7 +1,7 @@
 //! What the table and the rules say of a request: what it needs, and which methods are served there.
 //!
-//! The non-obvious rule: which methods are served is known only where a family of the table decides, and there are no rules:
-//! one may name the path for another method. Elsewhere it was not looked up, and whoever wants to know asks
+//! The non-obvious rule: which methods are served is known only where a family of the table decides, and there are no rules,
+//! since a rule may name the path for another method. Everywhere else the caller asks
 //! [`Endpoints::refuses`](super::Endpoints::refuses).
 
 use super::{method::Method, requirement::AuthRequirement};
