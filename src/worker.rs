@@ -253,15 +253,7 @@ impl Worker {
     }
 
     /// Notes that a stream has ended, whatever it waited for.
-    pub fn on_stream_end(
-        &mut self,
-        host: &impl Host,
-        stream: StreamId,
-        exchange: Option<&AnyExchange>,
-    ) {
-        let Some(exchange) = exchange else {
-            return;
-        };
+    pub fn on_stream_end(&mut self, host: &impl Host, stream: StreamId, exchange: &AnyExchange) {
         // Nothing else waits: most streams have gone on long before.
         if exchange.phase() == Phase::Held {
             self.resolver.cancel(stream);

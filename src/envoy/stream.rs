@@ -66,13 +66,18 @@ impl Stream {
     }
 
     pub fn on_response_headers(&mut self, worker: &mut Worker) {
-        if let Some(exchange) = &self.exchange {
-            worker.on_response_headers(&self.host(), exchange);
+        match &self.exchange {
+            None | Some(AnyExchange::Passed) => {}
+            Some(exchange) => worker.on_response_headers(&self.host(), exchange),
         }
     }
 
-    pub fn end(&self, worker: &mut Worker) {
-        worker.on_stream_end(&self.host(), self.id, self.exchange.as_ref());
+    #[inline]
+    pub fn end(self, worker: &mut Worker) {
+        match self.exchange {
+            None | Some(AnyExchange::Passed) => {}
+            Some(exchange) => worker.on_stream_end(&Envoy::of(self.id.0), self.id, &exchange),
+        }
     }
 
     fn host(&self) -> Envoy {

@@ -147,7 +147,9 @@ impl SimulatedWorker {
         let exchange = self.exchanges.remove(&stream);
         self.plugins.remove(&stream);
         let host = self.host(stream.0);
-        self.worker.on_stream_end(&host, stream, exchange.as_ref());
+        if let Some(exchange) = &exchange {
+            self.worker.on_stream_end(&host, stream, exchange);
+        }
     }
 
     /// MAS answers a call with `status` and a JSON body.
