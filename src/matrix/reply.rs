@@ -56,7 +56,7 @@ pub enum Rejection {
     SeveralAuthorizations,
     /// More identity headers that the client made up than are removed from a request.
     TooManyForged,
-    /// A path that is never served to the public.
+    /// A path that is never served to the public, or a tunnel.
     Unrecognized,
 }
 

@@ -1,6 +1,7 @@
 //! The head of a request: it is read once, and what the client must not bring is removed before anything else.
 //!
-//! In every role, since each listener may lead to a server that believes the identity headers.
+//! In every role, since each listener may lead to a server that believes the identity headers. For the same reason no
+//! role lets a tunnel through (RFC 9110, section 9.3.6): what a client sends inside of it no filter sees.
 //!
 //! The non-obvious rule: to some servers `x_matrix_user_id` is `x-matrix-user-id`, and Envoy lets it pass unless it is
 //! told otherwise. So names are compared as the most lenient server would
@@ -30,6 +31,8 @@ const NO_METHOD: HostError = HostError(1);
 pub(super) enum Unclean {
     /// It brought more of them than are removed.
     TooMany,
+    /// It asks for a tunnel, and may bring them through that.
+    Tunnel,
     /// The host refused.
     Refused(HostError),
 }
@@ -46,6 +49,9 @@ pub(super) fn read(host: &impl Streams, plugin: &Plugin) -> Result<RequestHead, 
     let head = host.request_head()?;
     if head.method().is_empty() {
         return Err(NO_METHOD.into());
+    }
+    if head.method() == b"CONNECT" || head.target().is_empty() {
+        return Err(Unclean::Tunnel);
     }
     if may_be_reserved(head.fields(), plugin) {
         for name in reserved(head.fields(), plugin)? {
@@ -86,6 +92,7 @@ pub(super) fn refuse<W: Watch>(
 pub(super) fn rejection(why: Unclean) -> Rejection {
     match why {
         Unclean::TooMany => Rejection::TooManyForged,
+        Unclean::Tunnel => Rejection::Unrecognized,
         Unclean::Refused(error) => {
             log::error!(
                 "Envoy refused a header operation with {error}; the request is answered with 500"

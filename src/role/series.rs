@@ -22,6 +22,7 @@ fn each(config: &Config, define: &mut dyn FnMut(Metric)) {
     // Every role answers requests whose heads it cannot clean.
     define(Metric::Rejected(RejectionReason::Internal));
     define(Metric::Rejected(RejectionReason::TooManyForged));
+    define(Metric::Rejected(RejectionReason::Unrecognized));
     match config.role {
         Role::Gateway => {
             gateway(config.mode, define);
@@ -131,9 +132,11 @@ mod tests {
                 | InvalidationReason::SyncDevices
                 | InvalidationReason::UpsertDevice => PROVISIONING,
             },
-            Metric::Rejected(RejectionReason::Internal | RejectionReason::TooManyForged) => {
-                [true; 4]
-            }
+            Metric::Rejected(
+                RejectionReason::Internal
+                | RejectionReason::TooManyForged
+                | RejectionReason::Unrecognized,
+            ) => [true; 4],
             Metric::Rejected(_) => GATEWAY,
             Metric::WouldReject(_) | Metric::WouldRejectAnswer(..) => SHADOW,
             Metric::ProvisioningRequest(_) => PROVISIONING,

@@ -88,6 +88,42 @@ async fn nothing_of_an_upgrade_goes_on_before_the_verdict() {
     assert!(!edge.homeserver.first_byte_seen());
 }
 
+/// Through a tunnel to the homeserver anyone could send it identity headers.
+#[tokio::test]
+async fn no_tunnel_leads_to_the_homeserver() {
+    for mode in ["enforce", "shadow"] {
+        let edge = Edge::start_with(json!({"mode": mode}), Options::default(), |builder| {
+            builder.bootstrap(|config| {
+                let manager = bootstrap::http_manager(config);
+                manager["upgrade_configs"] = json!([{"upgrade_type": "CONNECT"}]);
+                let host = &mut manager["route_config"]["virtual_hosts"][0];
+                host["domains"] = json!(["*"]);
+                let tunnel = json!({
+                    "match": {"connect_matcher": {}},
+                    "route": {
+                        "cluster": "homeserver",
+                        "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}],
+                    },
+                });
+                let routes = host["routes"].as_array_mut().expect("a list");
+                routes.insert(0, tunnel);
+            })
+        })
+        .await;
+        let token = edge.alice();
+        for authorization in [String::new(), format!("Authorization: Bearer {token}\r\n")] {
+            let mut connection = Connection::open(edge.envoy.addr()).await;
+            let connect = format!("CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n{authorization}\r\n");
+            connection.send(connect.as_bytes()).await;
+            let response = connection.response(false).await;
+            assert_eq!(response.status, 404, "{mode}: {response:?}");
+            assert_eq!(response.json()["errcode"], "M_UNRECOGNIZED", "{mode}");
+        }
+        assert!(!edge.homeserver.first_byte_seen(), "{mode}");
+        edge.assert_alive().await;
+    }
+}
+
 /// Such questions would wait with their tokens in every worker while MAS hangs.
 #[tokio::test]
 async fn tokens_that_are_longer_than_any_of_mas_are_not_held_in_memory() {

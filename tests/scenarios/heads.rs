@@ -121,6 +121,28 @@ fn more_spellings_than_are_removed_are_refused_in_any_role_and_mode() {
     }
 }
 
+/// What a client sends through a tunnel is seen by no filter, and the homeserver takes it for another request.
+#[test]
+fn no_role_and_mode_lets_a_tunnel_through() {
+    let body = r#"{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}"#;
+    for role in roles() {
+        let process = Process::new();
+        let mut worker = SimulatedWorker::new(&process);
+        let connect = Request::default().header(":authority", "x:1");
+        let with_path = connect.clone().header(":path", "/_matrix/client/v3/sync");
+        for request in [
+            connect.clone().header(":method", "CONNECT"),
+            with_path.header(":method", "CONNECT"),
+            connect.header(":method", "GET"),
+        ] {
+            let fate = worker.send(&role, request);
+            assert_eq!(fate, Fate::Replied(404, body.to_owned()));
+        }
+        let name = "matrix_edge_auth_rejections_total.reason=unrecognized";
+        assert_eq!(process.metric(name), 3);
+    }
+}
+
 /// An empty head is what a host gives that has none to give.
 #[test]
 fn a_head_without_a_method_goes_nowhere() {
