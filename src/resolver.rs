@@ -89,6 +89,9 @@ const LINE_TIMEOUT: Duration = Duration::from_millis(750);
 /// Each question holds its token while it waits, in every worker to which a client brings it.
 const MAX_TOKEN_BYTES: usize = 4 * 1024;
 
+/// A call that took less than this is brief: what MAS tells while it lasts is told a moment ago when its answer serves.
+const BRIEF_CALL: Duration = Duration::from_millis(250);
+
 /// A worker that comes to no tick for so long has so much else to do that MAS's answers wait in its sockets.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -819,7 +822,8 @@ impl<W> Resolver<W> {
         let upstream = Rc::clone(&flight.call.upstream);
         self.failures.remove(&key);
         self.reports.note_answer(cb, &upstream);
-        let is_revoked = upstream.cache.is_revoked(cb.host, &introspected);
+        let is_revoked = !serves_unread(&flight, &introspected)
+            && upstream.cache.is_revoked(cb.host, &introspected);
         let (mut is_stored, mut is_cached, mut is_superseded) = (false, false, false);
         if !is_revoked {
             let outcome = self.store(cb, &upstream, &introspected);
@@ -1218,6 +1222,21 @@ fn is_due(cached: &Cached, now: Instant) -> bool {
         Cached::Active(entry) => entry.refresh_at.is_some_and(|refresh_at| refresh_at <= now),
         Cached::Inactive(_) => false,
     }
+}
+
+/// Returns whether an answer serves those who wait without a look at what MAS has told of users since the question was sent:
+/// one of "inactive" to a brief call. What brings a user back counts for them within a second, and for everybody else at once,
+/// since it voids the entry. A reader that keeps answers is never given one that is void.
+fn serves_unread<W>(flight: &Pending<W>, introspected: &Introspected) -> bool {
+    let Introspected {
+        asked_at,
+        answered_at,
+        ..
+    } = *introspected;
+    let mut waiting = flight.waiters.values();
+    !introspected.is_active()
+        && answered_at < asked_at + BRIEF_CALL
+        && !waiting.any(|waiting| waiting.upstream.is_kept_by_reader)
 }
 
 fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {
