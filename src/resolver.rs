@@ -616,7 +616,7 @@ impl<W> Resolver<W> {
         call: &CallContext,
         leased: Leased,
     ) -> Result<State, NoVerdict> {
-        let asked_at = self.workers.point(cb, call.digest());
+        let asked_at = self.workers.point(cb);
         match call.send(cb.host, cb.root) {
             Ok(id) => Ok(State::Calling {
                 call: id,

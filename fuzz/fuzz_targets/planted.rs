@@ -9,7 +9,7 @@ use matrix_edge_auth::host::{If, NotWritten, Store, Versioned};
 
 /// What follows `matrix-edge-auth.` in a key: active and inactive answers, users, leases, budgets, seats, ends, and so on.
 const KINDS: [&str; 13] = [
-    "a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes", "mark", "e", "o",
+    "a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes", "mark", "h", "o",
 ];
 
 /// The planted values, by kind.

@@ -1,31 +1,38 @@
 //! Which tokens have ended lately, and which the homeserver has refused: what tells an answer that was on its way at the
 //! time.
 //!
-//! An end (a logout, a revocation) or a refusal is noted before the answer is removed or doubted. A worker reads how many
-//! events there were before it asks MAS, and after it has stored the answer what has come since: if one is about its
+//! An end (a logout, a revocation) or a refusal is noted before the answer is removed or doubted. A worker knows how many
+//! events there were before it asks MAS, and reads after it has stored the answer what has come since: if one is about its
 //! token, the answer may be from before, and does not stay, or stays doubted.
 //!
-//! The non-obvious rule: no time is involved. The events are counted, so it is told right however late the answer is read,
-//! and however long the worker that asked did nothing, for they are nothing that the worker has to keep up.
+//! The non-obvious rule: no time is involved. The events are numbered, so it is told right however late the answer is read,
+//! and however long the worker that asked did nothing, for they are nothing that the worker has to keep up. Their number is
+//! read once in a quarter of a second: one that is out of date costs a call for a token that ended a moment before.
 //!
 //! There is a fixed number of histories, which tokens share, and each names its last events only. When more have come than
 //! it names, any token of it may be among them. Anyone can end invented tokens, and so fill histories: that voids no
 //! answer that is kept, and costs one more call only where more events than a history names come while MAS is asked.
 
-use super::key_space::KeySpace;
+use std::{cell::Cell, time::Duration};
+
+use super::{key_space::KeySpace, revocation::update};
 use crate::{
-    host::{If, NotWritten, Store},
+    clock::Instant,
+    host::{NotWritten, Store},
     token::TokenDigest,
 };
+
+/// The number of events in all.
+const EVENTS_KEY: &[u8] = b"matrix-edge-auth.events";
+
+/// How long a look at that number serves.
+const LOOK_LASTS: Duration = Duration::from_millis(250);
 
 /// Histories in all.
 const NUMBER: u32 = 16_384;
 
 /// Events that a history names. Some thousand ended tokens a second come to less than one a second in each history.
 const NAMED: usize = 15;
-
-/// How often an event is written again after another worker wrote first.
-const WRITE_ATTEMPTS: usize = 64;
 
 /// What happens to a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,16 +43,18 @@ pub enum Event {
     Refusal,
 }
 
-/// How many events a history had.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How many events there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Point(u64);
 
 /// The events of the tokens that share it.
 #[derive(Debug, Default)]
 struct History {
-    events: u64,
-    /// The last ones, the newest at the end: half of the token's digest each, whose last bit tells which event it was.
-    named: Vec<u64>,
+    /// The highest number of an event that is not named any more.
+    forgotten: u64,
+    /// The last ones, the newest at the end: the number of each, and half of the token's digest, whose last bit tells which
+    /// event it was.
+    named: Vec<[u64; 2]>,
 }
 
 /// What a history names an event.
@@ -59,69 +68,89 @@ fn name(token: &TokenDigest, event: Event) -> u64 {
 }
 
 impl History {
-    fn add(&mut self, event: u64) {
-        self.events = self.events.wrapping_add(1);
+    fn add(&mut self, number: u64, event: u64) {
         if self.named.len() >= NAMED {
-            self.named.remove(0);
+            let [oldest, _] = self.named.remove(0);
+            self.forgotten = self.forgotten.max(oldest);
         }
-        self.named.push(event);
+        self.named.push([number, event]);
     }
 
     /// Returns what has happened to a token since `earlier`. An end counts for more than a refusal.
-    fn since(&self, earlier: Point, token: &TokenDigest) -> Option<Event> {
-        let came = usize::try_from(self.events.wrapping_sub(earlier.0)).unwrap_or(usize::MAX);
-        let Some(before) = self.named.len().checked_sub(came) else {
+    fn since(&self, Point(earlier): Point, token: &TokenDigest) -> Option<Event> {
+        if self.forgotten > earlier {
             return Some(Event::End);
-        };
+        }
         [Event::End, Event::Refusal].into_iter().find(|event| {
             self.named
                 .iter()
-                .skip(before)
-                .any(|one| *one == name(token, *event))
+                .any(|[number, one]| *number > earlier && *one == name(token, *event))
         })
     }
 
     fn encode(&self) -> Vec<u8> {
-        let numbers = std::iter::once(&self.events).chain(&self.named);
+        let numbers = std::iter::once(&self.forgotten).chain(self.named.as_flattened());
         numbers.flat_map(|number| number.to_le_bytes()).collect()
     }
 
     /// Bytes of another format are no history.
     fn decode(bytes: &[u8]) -> Self {
         let (numbers, rest) = bytes.as_chunks();
-        match numbers {
-            [events, named @ ..] if rest.is_empty() && named.len() <= NAMED => Self {
-                events: u64::from_le_bytes(*events),
-                named: named.iter().copied().map(u64::from_le_bytes).collect(),
+        let numbers: Vec<u64> = numbers.iter().copied().map(u64::from_le_bytes).collect();
+        match numbers.split_first() {
+            Some((forgotten, named)) if rest.is_empty() => Self {
+                forgotten: *forgotten,
+                named: named.as_chunks().0.to_vec(),
             },
             _ => Self::default(),
         }
     }
 }
 
+fn number(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}
+
 /// The histories, as any worker sees them.
 #[derive(Debug)]
 pub struct EndedTokens {
     keys: KeySpace,
+    /// The number of events, as far as this worker knows.
+    known: Cell<Point>,
+    /// When it was last read.
+    looked_at: Cell<Option<Instant>>,
 }
 
 impl Default for EndedTokens {
     fn default() -> Self {
         Self {
-            keys: KeySpace::new("e", NUMBER),
+            keys: KeySpace::new("h", NUMBER),
+            known: Cell::default(),
+            looked_at: Cell::default(),
         }
     }
 }
 
 impl EndedTokens {
-    /// Returns the present point of the token's history.
-    pub fn now(&self, store: &impl Store, token: &TokenDigest) -> Point {
-        Point(self.history(store, token).events)
+    /// Returns the present point, or one of the last quarter of a second.
+    pub fn point(&self, store: &impl Store, now: Instant) -> Point {
+        let is_recent = |at: Instant| at <= now && now < at + LOOK_LASTS;
+        if !self.looked_at.get().is_some_and(is_recent) {
+            if let Some(events) = store.read(EVENTS_KEY) {
+                self.know(number(&events.value).unwrap_or_default());
+            }
+            self.looked_at.set(Some(now));
+        }
+        self.known.get()
     }
 
     /// Returns what has happened to the token since that point.
     pub fn since(&self, store: &impl Store, token: &TokenDigest, earlier: Point) -> Option<Event> {
-        self.history(store, token).since(earlier, token)
+        let stored = store.read(self.keys.key(store, &token.0).as_bytes())?;
+        let event = History::decode(&stored.value).since(earlier, token)?;
+        // MAS is asked again, which must not go by the same point.
+        self.looked_at.set(None);
+        Some(event)
     }
 
     /// Notes an event.
@@ -131,26 +160,25 @@ impl EndedTokens {
         token: &TokenDigest,
         event: Event,
     ) -> Result<(), NotWritten> {
+        let mut events = 0;
+        update(store, EVENTS_KEY, |stored| {
+            events = stored
+                .and_then(number)
+                .unwrap_or_default()
+                .saturating_add(1);
+            events.to_le_bytes().to_vec()
+        })?;
+        self.know(events);
         let key = self.keys.key(store, &token.0);
-        let mut outcome = Err(NotWritten::Changed);
-        for _ in 0..WRITE_ATTEMPTS {
-            let stored = store.read(key.as_bytes());
-            let mut history = stored
-                .as_ref()
-                .map_or_else(History::default, |stored| History::decode(&stored.value));
-            history.add(name(token, event));
-            let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-            outcome = store.write(key.as_bytes(), &history.encode(), condition);
-            if outcome != Err(NotWritten::Changed) {
-                break;
-            }
-        }
-        outcome
+        update(store, key.as_bytes(), |stored| {
+            let mut history = stored.map_or_else(History::default, History::decode);
+            history.add(events, name(token, event));
+            history.encode()
+        })
     }
 
-    fn history(&self, store: &impl Store, token: &TokenDigest) -> History {
-        let stored = store.read(self.keys.key(store, &token.0).as_bytes());
-        stored.map_or_else(History::default, |stored| History::decode(&stored.value))
+    fn know(&self, events: u64) {
+        self.known.set(self.known.get().max(Point(events)));
     }
 }
 
@@ -168,18 +196,24 @@ mod tests {
     /// All tokens share one history.
     fn crowded() -> EndedTokens {
         EndedTokens {
-            keys: KeySpace::new("e", 1),
+            keys: KeySpace::new("h", 1),
+            ..EndedTokens::default()
         }
+    }
+
+    /// The present point, by a worker that has not looked.
+    fn present(store: &MemoryStore) -> Point {
+        crowded().point(store, Instant::default())
     }
 
     #[test]
     fn each_event_is_told_of_its_token_to_every_worker() {
         let store = MemoryStore::default();
         let [one, two] = [crowded(), crowded()];
-        let first = one.now(&store, &token(1));
+        let first = present(&store);
         for event in EVENTS {
             for _ in 0..3 {
-                let before = one.now(&store, &token(1));
+                let before = present(&store);
                 two.add(&store, &token(1), event).unwrap();
                 assert_eq!(one.since(&store, &token(1), before), Some(event));
                 assert_eq!(one.since(&store, &token(2), before), None, "another's");
@@ -187,7 +221,34 @@ mod tests {
         }
         let since = |earlier| one.since(&store, &token(1), earlier);
         assert_eq!(since(first), Some(Event::End), "it counts for more");
-        assert_eq!(since(one.now(&store, &token(1))), None);
+        assert_eq!(since(present(&store)), None);
+    }
+
+    #[test]
+    fn a_look_serves_a_quarter_of_a_second_and_never_hides_an_event() {
+        let at = |millis: u64| Instant::from_millis(1_000 + millis);
+        let store = MemoryStore::default();
+        let [one, two] = [crowded(), crowded()];
+        let add = |ended: &EndedTokens| ended.add(&store, &token(1), Event::End).unwrap();
+        let first = one.point(&store, at(0));
+        add(&two);
+        assert_eq!(one.point(&store, at(249)), first);
+        assert_eq!(one.point(&store, at(250)), present(&store));
+        add(&two);
+        let earlier = one.point(&store, at(499));
+        assert_ne!(earlier, present(&store));
+        assert_eq!(one.since(&store, &token(1), earlier), Some(Event::End));
+        let later = one.point(&store, at(499));
+        assert_eq!(later, present(&store), "that was told");
+        assert_eq!(one.since(&store, &token(1), later), None);
+        add(&one);
+        assert_eq!(one.point(&store, at(500)), present(&store), "its own");
+        add(&two);
+        assert_eq!(
+            one.point(&store, at(400)),
+            present(&store),
+            "the clock went back"
+        );
     }
 
     #[test]
@@ -198,7 +259,7 @@ mod tests {
                 for number in 0..u32::try_from(others).unwrap() {
                     ended.add(&store, &token(100 + number), Event::End).unwrap();
                 }
-                let before = ended.now(&store, &token(1));
+                let before = present(&store);
                 ended.add(&store, &token(1), event).unwrap();
                 for number in 0..u32::try_from(others).unwrap() {
                     ended.add(&store, &token(200 + number), Event::End).unwrap();
@@ -215,29 +276,43 @@ mod tests {
     }
 
     #[test]
-    fn a_history_that_is_damaged_counts_as_an_end() {
+    fn an_event_is_told_whatever_stood_there_before() {
         for damaged in [
             &b""[..],
             b"1234567",
             &[0; 8],
             &[0; 9],
-            &[1; 8 * (NAMED + 2)],
+            &[0; 16],
+            &[1; 8 * (2 * NAMED + 3)],
         ] {
             let (store, ended) = (MemoryStore::default(), crowded());
-            for _ in 0..2 {
-                ended.add(&store, &token(1), Event::Refusal).unwrap();
-            }
-            let before = ended.now(&store, &token(1));
+            ended.add(&store, &token(1), Event::Refusal).unwrap();
             store.damage(|value| {
-                // The seed has 16 bytes, and stays.
+                // The seed has 16 bytes and their number 8. Both stay.
                 if value.len() == 24 {
                     *value = damaged.to_vec();
                 }
             });
-            let told = ended.since(&store, &token(1), before);
-            assert_eq!(told, Some(Event::End), "{damaged:?}");
+            let before = present(&store);
             ended.add(&store, &token(1), Event::Refusal).unwrap();
-            assert!(ended.since(&store, &token(1), before).is_some());
+            let told = ended.since(&store, &token(1), before);
+            assert!(told.is_some(), "{damaged:?}");
+        }
+    }
+
+    /// Another worker's event has the lower number, and comes into the history after more than that names.
+    #[test]
+    fn an_event_that_is_written_late_is_told_all_the_same() {
+        for late in 0..=2 * NAMED as u64 {
+            let mut history = History::default();
+            let numbers = (1..=2 * NAMED as u64).filter(|number| *number != late);
+            for number in numbers.chain([late]) {
+                history.add(number, name(&token(1), Event::End));
+            }
+            for earlier in 0..2 * NAMED as u64 {
+                let told = history.since(Point(earlier), &token(1));
+                assert_eq!(told, Some(Event::End), "{late} since {earlier}");
+            }
         }
     }
 
@@ -250,7 +325,7 @@ mod tests {
                     if has_ended_before {
                         ended.add(&store, &token(1), Event::End).unwrap();
                     }
-                    let before = ended.now(&store, &token(1));
+                    let before = present(&store);
                     *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
                         crowded().add(store, &token(2), other).unwrap();
                     }));
@@ -268,11 +343,12 @@ mod tests {
     fn no_number_of_tokens_takes_more_than_the_fixed_number_of_keys() {
         let store = MemoryStore::default();
         let ended = EndedTokens {
-            keys: KeySpace::new("e", 4),
+            keys: KeySpace::new("h", 4),
+            ..EndedTokens::default()
         };
         for number in 0..1_000 {
             ended.add(&store, &token(number), Event::End).unwrap();
         }
-        assert_eq!(store.len(), 4 + 1, "the histories, the seed");
+        assert_eq!(store.len(), 4 + 2, "the histories, their number, the seed");
     }
 }

@@ -156,10 +156,10 @@ fn moment(bytes: &[u8]) -> Option<Instant> {
 }
 
 /// Writes what `change` makes of the value of `key`, also while other workers write.
-fn update(
+pub(super) fn update(
     store: &impl Store,
     key: &[u8],
-    change: impl Fn(Option<&[u8]>) -> Vec<u8>,
+    mut change: impl FnMut(Option<&[u8]>) -> Vec<u8>,
 ) -> Result<(), NotWritten> {
     let mut outcome = Err(NotWritten::Changed);
     for _ in 0..WRITE_ATTEMPTS {

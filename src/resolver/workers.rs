@@ -165,9 +165,9 @@ impl Workers {
         self.leases.acquire(cb.host, key, worker, now, now);
     }
 
-    /// Returns the present point of the token's history: see [`crate::cache::ended`].
-    pub fn point<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest) -> Point {
-        self.ended.now(cb.host, token)
+    /// Returns the present point of all histories, nearly: see [`crate::cache::ended`].
+    pub fn point<H: Backend>(&self, cb: &Callback<'_, H>) -> Point {
+        self.ended.point(cb.host, cb.now())
     }
 
     /// Returns what has happened to the token since that point.
