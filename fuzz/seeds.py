@@ -326,7 +326,7 @@ def planted(digest, fingerprint):
     epoch = value("epoch", struct.pack("<8I", *range(8)))
     revived = value("revived", struct.pack("<Q", NOW - 100))
     sizes = value("sizes", struct.pack("<3I", 1, 4, 8)) + value("mark", b"")
-    ends = value("h", struct.pack("<5Q", 7, 8, 1, 9, 2))
+    ends = value("h", struct.pack("<32Q", *range(2, 34)))
     return {
         "all": live + ended + void + lease + budget + seat + epoch + revived + sizes + ends,
         "ends": ends + live,

@@ -32,7 +32,7 @@ const LOOK_LASTS: Duration = Duration::from_millis(250);
 const NUMBER: u32 = 16_384;
 
 /// Events that a history names. Some thousand ended tokens a second come to less than one a second in each history.
-const NAMED: usize = 15;
+const NAMED: usize = 16;
 
 /// What happens to a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,15 +47,10 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Point(u64);
 
-/// The events of the tokens that share it.
+/// The last events of the tokens that share it, in the order of their numbers. Each has its number in its upper half, and in
+/// the lower one half of the token's digest, whose last bit tells which event it was.
 #[derive(Debug, Default)]
-struct History {
-    /// The highest number of an event that is not named any more.
-    forgotten: u64,
-    /// The last ones, the newest at the end: the number of each, and half of the token's digest, whose last bit tells which
-    /// event it was.
-    named: Vec<[u64; 2]>,
-}
+struct History(Vec<u128>);
 
 /// What a history names an event.
 fn name(token: &TokenDigest, event: Event) -> u64 {
@@ -68,42 +63,40 @@ fn name(token: &TokenDigest, event: Event) -> u64 {
 }
 
 impl History {
-    fn add(&mut self, number: u64, event: u64) {
-        if self.named.len() >= NAMED {
-            let [oldest, _] = self.named.remove(0);
-            self.forgotten = self.forgotten.max(oldest);
+    fn add(&mut self, number: u64, name: u64) {
+        let event = u128::from(number) << 64 | u128::from(name);
+        // A later one may have been written first.
+        let at = self.0.partition_point(|other| *other < event);
+        self.0.insert(at, event);
+        if self.0.len() > NAMED {
+            self.0.remove(0);
         }
-        self.named.push([number, event]);
     }
 
-    /// Returns what has happened to a token since `earlier`. An end counts for more than a refusal.
+    /// Returns what has happened to a token since `earlier`. An end counts for more than a refusal, and an event that is not
+    /// named any more counts as an end: its number is lower than that of any other.
     fn since(&self, Point(earlier): Point, token: &TokenDigest) -> Option<Event> {
-        if self.forgotten > earlier {
+        let came = |event: &u128| (event >> 64) as u64 > earlier;
+        if self.0.len() >= NAMED && self.0.first().is_some_and(came) {
             return Some(Event::End);
         }
-        [Event::End, Event::Refusal].into_iter().find(|event| {
-            self.named
-                .iter()
-                .any(|[number, one]| *number > earlier && *one == name(token, *event))
-        })
+        let named = |event: &Event| {
+            let is_it = |one: &u128| came(one) && *one as u64 == name(token, *event);
+            self.0.iter().any(is_it)
+        };
+        [Event::End, Event::Refusal].into_iter().find(named)
     }
 
     fn encode(&self) -> Vec<u8> {
-        let numbers = std::iter::once(&self.forgotten).chain(self.named.as_flattened());
-        numbers.flat_map(|number| number.to_le_bytes()).collect()
+        self.0
+            .iter()
+            .flat_map(|event| event.to_le_bytes())
+            .collect()
     }
 
-    /// Bytes of another format are no history.
     fn decode(bytes: &[u8]) -> Self {
-        let (numbers, rest) = bytes.as_chunks();
-        let numbers: Vec<u64> = numbers.iter().copied().map(u64::from_le_bytes).collect();
-        match numbers.split_first() {
-            Some((forgotten, named)) if rest.is_empty() => Self {
-                forgotten: *forgotten,
-                named: named.as_chunks().0.to_vec(),
-            },
-            _ => Self::default(),
-        }
+        let (events, _) = bytes.as_chunks();
+        Self(events.iter().copied().map(u128::from_le_bytes).collect())
     }
 }
 
@@ -161,7 +154,7 @@ impl EndedTokens {
         event: Event,
     ) -> Result<(), NotWritten> {
         let mut events = 0;
-        update(store, EVENTS_KEY, |stored| {
+        update(store, EVENTS_KEY, &mut |stored| {
             events = stored
                 .and_then(number)
                 .unwrap_or_default()
@@ -170,7 +163,7 @@ impl EndedTokens {
         })?;
         self.know(events);
         let key = self.keys.key(store, &token.0);
-        update(store, key.as_bytes(), |stored| {
+        update(store, key.as_bytes(), &mut |stored| {
             let mut history = stored.map_or_else(History::default, History::decode);
             history.add(events, name(token, event));
             history.encode()
@@ -266,9 +259,9 @@ mod tests {
                 }
                 let told = ended.since(&store, &token(1), before);
                 // One that is not named any more counts as an end.
-                let expected = if others < NAMED { event } else { Event::End };
+                let is_named = others < NAMED - 1;
+                let expected = if is_named { event } else { Event::End };
                 assert_eq!(told, Some(expected), "{others}");
-                let is_named = others < NAMED;
                 let other = ended.since(&store, &token(2), before);
                 assert_eq!(other.is_none(), is_named, "{others}");
             }
@@ -280,16 +273,15 @@ mod tests {
         for damaged in [
             &b""[..],
             b"1234567",
-            &[0; 8],
-            &[0; 9],
             &[0; 16],
-            &[1; 8 * (2 * NAMED + 3)],
+            &[1; 17],
+            &[1; 16 * (NAMED + 2)],
         ] {
             let (store, ended) = (MemoryStore::default(), crowded());
             ended.add(&store, &token(1), Event::Refusal).unwrap();
             store.damage(|value| {
-                // The seed has 16 bytes and their number 8. Both stay.
-                if value.len() == 24 {
+                // Their number stays. Any seed will do.
+                if value.len() != 8 {
                     *value = damaged.to_vec();
                 }
             });
