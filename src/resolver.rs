@@ -707,10 +707,10 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        flight: Pending<W>,
+        mut flight: Pending<W>,
     ) {
         let mut has_failed = false;
-        for waiters in by_upstream(flight.waiters) {
+        while let Some(waiters) = next_group(&mut flight.waiters) {
             let Some((_, waiting)) = waiters.first() else {
                 continue;
             };
@@ -854,7 +854,7 @@ impl<W> Resolver<W> {
             self.limits.charge(cb, &flight.call, &cached(&upstream));
         }
         // Each by its own configuration, which may let an answer hold less long.
-        for waiters in by_upstream(flight.waiters) {
+        while let Some(waiters) = next_group(&mut flight.waiters) {
             if let Some((_, waiting)) = waiters.first() {
                 let cached = cached(&waiting.upstream);
                 self.resolve_waiters(&key.digest, waiters, cached, is_cached);
@@ -1158,10 +1158,10 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         digest: &TokenDigest,
-        waiters: Waiters<W>,
+        mut waiters: Waiters<W>,
         why: NoVerdict,
     ) {
-        for waiters in by_upstream(waiters) {
+        while let Some(waiters) = next_group(&mut waiters) {
             let Some((_, waiting)) = waiters.first() else {
                 continue;
             };
@@ -1200,20 +1200,16 @@ impl<W> Resolver<W> {
     }
 }
 
-/// Splits requests by configuration: each has its own rule of what serves if there is no answer.
-fn by_upstream<W>(mut waiters: Waiters<W>) -> Vec<Waiters<W>> {
-    let mut groups = Vec::new();
-    while let Some((_, first)) = waiters.first() {
-        let upstream = Rc::clone(&first.upstream);
-        let is_of_it = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
-        if waiters.values().all(is_of_it) {
-            // Nearly always.
-            groups.push(waiters);
-            break;
-        }
-        groups.push(waiters.take(&is_of_it));
+/// Takes out the requests of the first one's configuration: each has its own rule of what serves if there is no answer.
+fn next_group<W>(waiters: &mut Waiters<W>) -> Option<Waiters<W>> {
+    let (_, first) = waiters.first()?;
+    let upstream = Rc::clone(&first.upstream);
+    let is_of_it = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
+    // Nearly always.
+    if waiters.values().all(is_of_it) {
+        return Some(std::mem::take(waiters));
     }
-    groups
+    Some(waiters.take(&is_of_it))
 }
 
 /// Returns whether an active answer is old enough to be renewed.
