@@ -7,11 +7,13 @@
 //!
 //! The non-obvious rule: no time is involved. The events are numbered, so it is told right however late the answer is read,
 //! and however long the worker that asked did nothing, for they are nothing that the worker has to keep up. Their number is
-//! read once in a quarter of a second: one that is out of date costs a call for a token that ended a moment before.
+//! read once in a quarter of a second, or after a hint: one that is out of date costs a call for a token that ended a moment
+//! before.
 //!
 //! There is a fixed number of histories, which tokens share, and each names its last events only. When more have come than
 //! it names, any token of it may be among them. Anyone can end invented tokens, and so fill histories: that voids no
-//! answer that is kept, and costs one more call only where more events than a history names come while MAS is asked.
+//! answer that is kept, and costs one more call only where more events than a history names come while MAS is asked, or in the
+//! quarter of a second before.
 
 use std::{cell::Cell, time::Duration};
 
@@ -142,8 +144,13 @@ impl EndedTokens {
         let stored = store.read(self.keys.key(store, &token.0).as_bytes())?;
         let event = History::decode(&stored.value).since(earlier, token)?;
         // MAS is asked again, which must not go by the same point.
-        self.looked_at.set(None);
+        self.look_again();
         Some(event)
+    }
+
+    /// Lets the next question go by the present number of events.
+    pub fn look_again(&self) {
+        self.looked_at.set(None);
     }
 
     /// Notes an event.

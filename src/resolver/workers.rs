@@ -70,6 +70,7 @@ impl Workers {
     pub fn read_epochs<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         self.epochs.read(cb.host);
         self.epochs_read_at = cb.now();
+        self.ended.look_again();
     }
 
     /// Reads what other workers have voided, if the last reading is so long ago that a session may have ended for more than
