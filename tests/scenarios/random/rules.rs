@@ -498,8 +498,9 @@ impl Scenario {
         let leases = 2 * SESSIONS;
         let budgets = 4;
         let users_and_nobody = 3;
-        let sizes_seed_and_epoch = 6;
-        let bound = tables + leases + budgets + users_and_nobody + self.vms + sizes_seed_and_epoch;
+        let sizes_seed_epoch_and_events = 7;
+        let bound =
+            tables + leases + budgets + users_and_nobody + self.vms + sizes_seed_epoch_and_events;
         assert!(self.process.keys() <= bound, "bounded keys");
     }
 }
