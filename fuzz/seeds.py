@@ -271,7 +271,7 @@ def varint(number):
 # --- shared data ----------------------------------------------------------------------------------
 
 # The order is that of fuzz_targets/planted.rs.
-KINDS = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes", "mark", "e", "o"]
+KINDS = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes", "mark", "h", "o"]
 
 # `FORMAT_VERSION` of src/cache/bucket.rs. tests/fuzz_seeds.rs fails if what is written here is of another format.
 BUCKET_FORMAT = 7
@@ -326,7 +326,7 @@ def planted(digest, fingerprint):
     epoch = value("epoch", struct.pack("<8I", *range(8)))
     revived = value("revived", struct.pack("<Q", NOW - 100))
     sizes = value("sizes", struct.pack("<3I", 1, 4, 8)) + value("mark", b"")
-    ends = value("e", struct.pack("<3Q", 7, 1, 2))
+    ends = value("h", struct.pack("<32Q", *range(2, 34)))
     return {
         "all": live + ended + void + lease + budget + seat + epoch + revived + sizes + ends,
         "ends": ends + live,

@@ -341,7 +341,10 @@ impl SharedCache {
 
     /// An answer that has just come and was given to this cache, as `reader` knows it from then on.
     pub fn as_cached(&self, asked: &Introspected, reader: &Self) -> Cached {
-        reader.cached(self.entry(asked))
+        match &asked.answer {
+            Answer::Inactive(answer) => Cached::Inactive(answer.clone()),
+            Answer::Active(_) => reader.cached(self.entry(asked)),
+        }
     }
 
     /// Whether what MAS told the homeserver since the question was sent voids the answer.

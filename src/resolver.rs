@@ -89,6 +89,9 @@ const LINE_TIMEOUT: Duration = Duration::from_millis(750);
 /// Each question holds its token while it waits, in every worker to which a client brings it.
 const MAX_TOKEN_BYTES: usize = 4 * 1024;
 
+/// A call that took less than this is brief: what MAS tells while it lasts is told a moment ago when its answer serves.
+const BRIEF_CALL: Duration = Duration::from_millis(250);
+
 /// A worker that comes to no tick for so long has so much else to do that MAS's answers wait in its sockets.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -613,7 +616,7 @@ impl<W> Resolver<W> {
         call: &CallContext,
         leased: Leased,
     ) -> Result<State, NoVerdict> {
-        let asked_at = self.workers.point(cb, call.digest());
+        let asked_at = self.workers.point(cb);
         match call.send(cb.host, cb.root) {
             Ok(id) => Ok(State::Calling {
                 call: id,
@@ -704,10 +707,10 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        flight: Pending<W>,
+        mut flight: Pending<W>,
     ) {
         let mut has_failed = false;
-        for waiters in by_upstream(flight.waiters) {
+        while let Some(waiters) = next_group(&mut flight.waiters) {
             let Some((_, waiting)) = waiters.first() else {
                 continue;
             };
@@ -819,7 +822,8 @@ impl<W> Resolver<W> {
         let upstream = Rc::clone(&flight.call.upstream);
         self.failures.remove(&key);
         self.reports.note_answer(cb, &upstream);
-        let is_revoked = upstream.cache.is_revoked(cb.host, &introspected);
+        let is_revoked = !serves_unread(&flight, &introspected)
+            && upstream.cache.is_revoked(cb.host, &introspected);
         let (mut is_stored, mut is_cached, mut is_superseded) = (false, false, false);
         if !is_revoked {
             let outcome = self.store(cb, &upstream, &introspected);
@@ -850,7 +854,7 @@ impl<W> Resolver<W> {
             self.limits.charge(cb, &flight.call, &cached(&upstream));
         }
         // Each by its own configuration, which may let an answer hold less long.
-        for waiters in by_upstream(flight.waiters) {
+        while let Some(waiters) = next_group(&mut flight.waiters) {
             if let Some((_, waiting)) = waiters.first() {
                 let cached = cached(&waiting.upstream);
                 self.resolve_waiters(&key.digest, waiters, cached, is_cached);
@@ -1154,10 +1158,10 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         digest: &TokenDigest,
-        waiters: Waiters<W>,
+        mut waiters: Waiters<W>,
         why: NoVerdict,
     ) {
-        for waiters in by_upstream(waiters) {
+        while let Some(waiters) = next_group(&mut waiters) {
             let Some((_, waiting)) = waiters.first() else {
                 continue;
             };
@@ -1196,20 +1200,16 @@ impl<W> Resolver<W> {
     }
 }
 
-/// Splits requests by configuration: each has its own rule of what serves if there is no answer.
-fn by_upstream<W>(mut waiters: Waiters<W>) -> Vec<Waiters<W>> {
-    let mut groups = Vec::new();
-    while let Some((_, first)) = waiters.first() {
-        let upstream = Rc::clone(&first.upstream);
-        let is_of_it = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
-        if waiters.values().all(is_of_it) {
-            // Nearly always.
-            groups.push(waiters);
-            break;
-        }
-        groups.push(waiters.take(&is_of_it));
+/// Takes out the requests of the first one's configuration: each has its own rule of what serves if there is no answer.
+fn next_group<W>(waiters: &mut Waiters<W>) -> Option<Waiters<W>> {
+    let (_, first) = waiters.first()?;
+    let upstream = Rc::clone(&first.upstream);
+    let is_of_it = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
+    // Nearly always.
+    if waiters.values().all(is_of_it) {
+        return Some(std::mem::take(waiters));
     }
-    groups
+    Some(waiters.take(&is_of_it))
 }
 
 /// Returns whether an active answer is old enough to be renewed.
@@ -1218,6 +1218,21 @@ fn is_due(cached: &Cached, now: Instant) -> bool {
         Cached::Active(entry) => entry.refresh_at.is_some_and(|refresh_at| refresh_at <= now),
         Cached::Inactive(_) => false,
     }
+}
+
+/// Returns whether an answer serves those who wait without a look at what MAS has told of users since the question was sent:
+/// one of "inactive" to a brief call. What brings a user back counts for them within a second, and for everybody else at once,
+/// since it voids the entry. A reader that keeps answers is never given one that is void.
+fn serves_unread<W>(flight: &Pending<W>, introspected: &Introspected) -> bool {
+    let Introspected {
+        asked_at,
+        answered_at,
+        ..
+    } = *introspected;
+    let mut waiting = flight.waiters.values();
+    !introspected.is_active()
+        && answered_at < asked_at + BRIEF_CALL
+        && !waiting.any(|waiting| waiting.upstream.is_kept_by_reader)
 }
 
 fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {

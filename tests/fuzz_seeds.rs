@@ -10,7 +10,7 @@ use std::{fs, path::Path, time::Duration};
 use matrix_edge_auth::{
     cache::{
         Cached, SharedCache,
-        ended::{EndedTokens, Event},
+        ended::{EndedTokens, Event, Point},
         question::QuestionKey,
         revocation::Revocations,
     },
@@ -120,11 +120,8 @@ fn ends() {
 
     let seed = Seed::read("ends");
     let ended = EndedTokens::default();
-    let now = ended.now(&seed.store, &seed.digest);
-    let nothing_yet = ended.now(&Seed::read("live").store, &seed.digest);
-    assert_ne!(now, nothing_yet);
-    // It has more events than it names.
-    let since = ended.since(&seed.store, &seed.digest, nothing_yet);
+    // Some of its events are not named any more.
+    let since = ended.since(&seed.store, &seed.digest, Point::default());
     assert_eq!(since, Some(Event::End));
 }
 

@@ -162,9 +162,9 @@ fn the_host_calls_of_each_kind_of_request() {
         pass_through,
         expected(&[&READ[..], &[("metric", 1)]].concat())
     );
-    // The moment, since a further end is to wait; the count of its ends, whether the table of active answers has other sizes than were known, and its bucket.
-    let search = [("get response :status", 1), ("read shared data", 3)];
-    let raised = [("clock", 1), ("write shared data", 1)];
+    // The moment, since a further end is to wait; the count of all ends, and those of its history, whether the table of active answers has other sizes than were known, and its bucket.
+    let search = [("get response :status", 1), ("read shared data", 4)];
+    let raised = [("clock", 1), ("write shared data", 2)];
     assert_eq!(forgotten, expected(&[&search[..], &raised].concat()));
     // A bucket of each table, and since when answers of "inactive" count. Then the worker keeps it: the mark of what is
     // kept, and once more what it has just read, since that may have changed before.
@@ -184,13 +184,14 @@ fn the_host_calls_of_each_kind_of_request() {
         ("reply", 1),
     ];
     assert_eq!(negative_hit, expected(&[&READ[..], &kept].concat()));
-    // One reading of each table before the question, which the writing goes by, and of the lease; how often the token has ended, before the question and after the writing; since when answers about the user count; and, after
-    // the writing, what the table of the other kind holds. Which sizes that has was read less than a quarter of a second before.
+    // One reading of each table before the question, which the writing goes by, and of the lease; whether the token has ended, after the writing; since when answers about the user count; and, after
+    // the writing, what the table of the other kind holds. Which sizes that has, and how many tokens have ended, was read less than a
+    // quarter of a second before.
     let question = [
         ("clock", 2),
         ("dispatch", 1),
         ("select", 1),
-        ("read shared data", 7),
+        ("read shared data", 6),
         ("write shared data", 2),
         ("metric", 6),
     ];
@@ -203,8 +204,8 @@ fn the_host_calls_of_each_kind_of_request() {
     let mut rejected = expected(&[&READ[..], &question, &[("reply", 1)]].concat());
     // The reason is counted.
     rejected.insert("metric".to_owned(), 7);
-    // That the token has ended means nothing to it.
-    rejected.insert("read shared data".to_owned(), 6);
+    // That the token has ended means nothing to it, and its call was brief.
+    rejected.insert("read shared data".to_owned(), 4);
     assert_eq!(invented, rejected);
 }
 

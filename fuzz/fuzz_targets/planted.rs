@@ -9,7 +9,7 @@ use matrix_edge_auth::host::{If, NotWritten, Store, Versioned};
 
 /// What follows `matrix-edge-auth.` in a key: active and inactive answers, users, leases, budgets, seats, ends, and so on.
 const KINDS: [&str; 13] = [
-    "a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes", "mark", "e", "o",
+    "a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes", "mark", "h", "o",
 ];
 
 /// The planted values, by kind.
@@ -35,6 +35,8 @@ impl Values {
         let stop = rest.iter().position(|byte| *byte == b'.');
         let (kind, number) = match stop.and_then(|stop| rest.split_at_checked(stop)) {
             Some((_, of_a_table @ (b".sizes" | b".mark"))) => (&of_a_table[1..], &[][..]),
+            // The key of a bucket: a letter, and its number.
+            _ if rest.len() == 5 && rest != b"epoch" => rest.split_at(1),
             Some(split) => split,
             None => (rest, &[][..]),
         };

@@ -1,31 +1,40 @@
 //! Which tokens have ended lately, and which the homeserver has refused: what tells an answer that was on its way at the
 //! time.
 //!
-//! An end (a logout, a revocation) or a refusal is noted before the answer is removed or doubted. A worker reads how many
-//! events there were before it asks MAS, and after it has stored the answer what has come since: if one is about its
+//! An end (a logout, a revocation) or a refusal is noted before the answer is removed or doubted. A worker knows how many
+//! events there were before it asks MAS, and reads after it has stored the answer what has come since: if one is about its
 //! token, the answer may be from before, and does not stay, or stays doubted.
 //!
-//! The non-obvious rule: no time is involved. The events are counted, so it is told right however late the answer is read,
-//! and however long the worker that asked did nothing, for they are nothing that the worker has to keep up.
+//! The non-obvious rule: no time is involved. The events are numbered, so it is told right however late the answer is read,
+//! and however long the worker that asked did nothing, for they are nothing that the worker has to keep up. Their number is
+//! read once in a quarter of a second, or after a hint: one that is out of date costs a call for a token that ended a moment
+//! before.
 //!
 //! There is a fixed number of histories, which tokens share, and each names its last events only. When more have come than
 //! it names, any token of it may be among them. Anyone can end invented tokens, and so fill histories: that voids no
-//! answer that is kept, and costs one more call only where more events than a history names come while MAS is asked.
+//! answer that is kept, and costs one more call only where more events than a history names come while MAS is asked, or in the
+//! quarter of a second before.
 
-use super::key_space::KeySpace;
+use std::{cell::Cell, time::Duration};
+
+use super::{key_space::KeySpace, revocation::update};
 use crate::{
-    host::{If, NotWritten, Store},
+    clock::Instant,
+    host::{NotWritten, Store},
     token::TokenDigest,
 };
+
+/// The number of events in all.
+const EVENTS_KEY: &[u8] = b"matrix-edge-auth.events";
+
+/// How long a look at that number serves.
+const LOOK_LASTS: Duration = Duration::from_millis(250);
 
 /// Histories in all.
 const NUMBER: u32 = 16_384;
 
 /// Events that a history names. Some thousand ended tokens a second come to less than one a second in each history.
-const NAMED: usize = 15;
-
-/// How often an event is written again after another worker wrote first.
-const WRITE_ATTEMPTS: usize = 64;
+const NAMED: usize = 16;
 
 /// What happens to a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,17 +45,14 @@ pub enum Event {
     Refusal,
 }
 
-/// How many events a history had.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How many events there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Point(u64);
 
-/// The events of the tokens that share it.
+/// The last events of the tokens that share it, in the order of their numbers. Each has its number in its upper half, and in
+/// the lower one half of the token's digest, whose last bit tells which event it was.
 #[derive(Debug, Default)]
-struct History {
-    events: u64,
-    /// The last ones, the newest at the end: half of the token's digest each, whose last bit tells which event it was.
-    named: Vec<u64>,
-}
+struct History(Vec<u128>);
 
 /// What a history names an event.
 fn name(token: &TokenDigest, event: Event) -> u64 {
@@ -59,69 +65,92 @@ fn name(token: &TokenDigest, event: Event) -> u64 {
 }
 
 impl History {
-    fn add(&mut self, event: u64) {
-        self.events = self.events.wrapping_add(1);
-        if self.named.len() >= NAMED {
-            self.named.remove(0);
+    fn add(&mut self, number: u64, name: u64) {
+        let event = u128::from(number) << 64 | u128::from(name);
+        // A later one may have been written first.
+        let at = self.0.partition_point(|other| *other < event);
+        self.0.insert(at, event);
+        if self.0.len() > NAMED {
+            self.0.remove(0);
         }
-        self.named.push(event);
     }
 
-    /// Returns what has happened to a token since `earlier`. An end counts for more than a refusal.
-    fn since(&self, earlier: Point, token: &TokenDigest) -> Option<Event> {
-        let came = usize::try_from(self.events.wrapping_sub(earlier.0)).unwrap_or(usize::MAX);
-        let Some(before) = self.named.len().checked_sub(came) else {
+    /// Returns what has happened to a token since `earlier`. An end counts for more than a refusal, and an event that is not
+    /// named any more counts as an end: its number is lower than that of any other.
+    fn since(&self, Point(earlier): Point, token: &TokenDigest) -> Option<Event> {
+        let came = |event: &u128| (event >> 64) as u64 > earlier;
+        if self.0.len() >= NAMED && self.0.first().is_some_and(came) {
             return Some(Event::End);
+        }
+        let named = |event: &Event| {
+            let is_it = |one: &u128| came(one) && *one as u64 == name(token, *event);
+            self.0.iter().any(is_it)
         };
-        [Event::End, Event::Refusal].into_iter().find(|event| {
-            self.named
-                .iter()
-                .skip(before)
-                .any(|one| *one == name(token, *event))
-        })
+        [Event::End, Event::Refusal].into_iter().find(named)
     }
 
     fn encode(&self) -> Vec<u8> {
-        let numbers = std::iter::once(&self.events).chain(&self.named);
-        numbers.flat_map(|number| number.to_le_bytes()).collect()
+        self.0
+            .iter()
+            .flat_map(|event| event.to_le_bytes())
+            .collect()
     }
 
-    /// Bytes of another format are no history.
     fn decode(bytes: &[u8]) -> Self {
-        let (numbers, rest) = bytes.as_chunks();
-        match numbers {
-            [events, named @ ..] if rest.is_empty() && named.len() <= NAMED => Self {
-                events: u64::from_le_bytes(*events),
-                named: named.iter().copied().map(u64::from_le_bytes).collect(),
-            },
-            _ => Self::default(),
-        }
+        let (events, _) = bytes.as_chunks();
+        Self(events.iter().copied().map(u128::from_le_bytes).collect())
     }
+}
+
+fn number(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
 }
 
 /// The histories, as any worker sees them.
 #[derive(Debug)]
 pub struct EndedTokens {
     keys: KeySpace,
+    /// The number of events, as far as this worker knows.
+    known: Cell<Point>,
+    /// When it was last read.
+    looked_at: Cell<Option<Instant>>,
 }
 
 impl Default for EndedTokens {
     fn default() -> Self {
         Self {
-            keys: KeySpace::new("e", NUMBER),
+            keys: KeySpace::new("h", NUMBER),
+            known: Cell::default(),
+            looked_at: Cell::default(),
         }
     }
 }
 
 impl EndedTokens {
-    /// Returns the present point of the token's history.
-    pub fn now(&self, store: &impl Store, token: &TokenDigest) -> Point {
-        Point(self.history(store, token).events)
+    /// Returns the present point, or one of the last quarter of a second.
+    pub fn point(&self, store: &impl Store, now: Instant) -> Point {
+        let is_recent = |at: Instant| at <= now && now < at + LOOK_LASTS;
+        if !self.looked_at.get().is_some_and(is_recent) {
+            if let Some(events) = store.read(EVENTS_KEY) {
+                self.know(number(&events.value).unwrap_or_default());
+            }
+            self.looked_at.set(Some(now));
+        }
+        self.known.get()
     }
 
     /// Returns what has happened to the token since that point.
     pub fn since(&self, store: &impl Store, token: &TokenDigest, earlier: Point) -> Option<Event> {
-        self.history(store, token).since(earlier, token)
+        let stored = store.read(self.keys.key(store, &token.0).as_bytes())?;
+        let event = History::decode(&stored.value).since(earlier, token)?;
+        // MAS is asked again, which must not go by the same point.
+        self.look_again();
+        Some(event)
+    }
+
+    /// Lets the next question go by the present number of events.
+    pub fn look_again(&self) {
+        self.looked_at.set(None);
     }
 
     /// Notes an event.
@@ -131,26 +160,25 @@ impl EndedTokens {
         token: &TokenDigest,
         event: Event,
     ) -> Result<(), NotWritten> {
+        let mut events = 0;
+        update(store, EVENTS_KEY, &mut |stored| {
+            events = stored
+                .and_then(number)
+                .unwrap_or_default()
+                .saturating_add(1);
+            events.to_le_bytes().to_vec()
+        })?;
+        self.know(events);
         let key = self.keys.key(store, &token.0);
-        let mut outcome = Err(NotWritten::Changed);
-        for _ in 0..WRITE_ATTEMPTS {
-            let stored = store.read(key.as_bytes());
-            let mut history = stored
-                .as_ref()
-                .map_or_else(History::default, |stored| History::decode(&stored.value));
-            history.add(name(token, event));
-            let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-            outcome = store.write(key.as_bytes(), &history.encode(), condition);
-            if outcome != Err(NotWritten::Changed) {
-                break;
-            }
-        }
-        outcome
+        update(store, key.as_bytes(), &mut |stored| {
+            let mut history = stored.map_or_else(History::default, History::decode);
+            history.add(events, name(token, event));
+            history.encode()
+        })
     }
 
-    fn history(&self, store: &impl Store, token: &TokenDigest) -> History {
-        let stored = store.read(self.keys.key(store, &token.0).as_bytes());
-        stored.map_or_else(History::default, |stored| History::decode(&stored.value))
+    fn know(&self, events: u64) {
+        self.known.set(self.known.get().max(Point(events)));
     }
 }
 
@@ -168,18 +196,24 @@ mod tests {
     /// All tokens share one history.
     fn crowded() -> EndedTokens {
         EndedTokens {
-            keys: KeySpace::new("e", 1),
+            keys: KeySpace::new("h", 1),
+            ..EndedTokens::default()
         }
+    }
+
+    /// The present point, by a worker that has not looked.
+    fn present(store: &MemoryStore) -> Point {
+        crowded().point(store, Instant::default())
     }
 
     #[test]
     fn each_event_is_told_of_its_token_to_every_worker() {
         let store = MemoryStore::default();
         let [one, two] = [crowded(), crowded()];
-        let first = one.now(&store, &token(1));
+        let first = present(&store);
         for event in EVENTS {
             for _ in 0..3 {
-                let before = one.now(&store, &token(1));
+                let before = present(&store);
                 two.add(&store, &token(1), event).unwrap();
                 assert_eq!(one.since(&store, &token(1), before), Some(event));
                 assert_eq!(one.since(&store, &token(2), before), None, "another's");
@@ -187,7 +221,34 @@ mod tests {
         }
         let since = |earlier| one.since(&store, &token(1), earlier);
         assert_eq!(since(first), Some(Event::End), "it counts for more");
-        assert_eq!(since(one.now(&store, &token(1))), None);
+        assert_eq!(since(present(&store)), None);
+    }
+
+    #[test]
+    fn a_look_serves_a_quarter_of_a_second_and_never_hides_an_event() {
+        let at = |millis: u64| Instant::from_millis(1_000 + millis);
+        let store = MemoryStore::default();
+        let [one, two] = [crowded(), crowded()];
+        let add = |ended: &EndedTokens| ended.add(&store, &token(1), Event::End).unwrap();
+        let first = one.point(&store, at(0));
+        add(&two);
+        assert_eq!(one.point(&store, at(249)), first);
+        assert_eq!(one.point(&store, at(250)), present(&store));
+        add(&two);
+        let earlier = one.point(&store, at(499));
+        assert_ne!(earlier, present(&store));
+        assert_eq!(one.since(&store, &token(1), earlier), Some(Event::End));
+        let later = one.point(&store, at(499));
+        assert_eq!(later, present(&store), "that was told");
+        assert_eq!(one.since(&store, &token(1), later), None);
+        add(&one);
+        assert_eq!(one.point(&store, at(500)), present(&store), "its own");
+        add(&two);
+        assert_eq!(
+            one.point(&store, at(400)),
+            present(&store),
+            "the clock went back"
+        );
     }
 
     #[test]
@@ -198,16 +259,16 @@ mod tests {
                 for number in 0..u32::try_from(others).unwrap() {
                     ended.add(&store, &token(100 + number), Event::End).unwrap();
                 }
-                let before = ended.now(&store, &token(1));
+                let before = present(&store);
                 ended.add(&store, &token(1), event).unwrap();
                 for number in 0..u32::try_from(others).unwrap() {
                     ended.add(&store, &token(200 + number), Event::End).unwrap();
                 }
                 let told = ended.since(&store, &token(1), before);
                 // One that is not named any more counts as an end.
-                let expected = if others < NAMED { event } else { Event::End };
+                let is_named = others < NAMED - 1;
+                let expected = if is_named { event } else { Event::End };
                 assert_eq!(told, Some(expected), "{others}");
-                let is_named = others < NAMED;
                 let other = ended.since(&store, &token(2), before);
                 assert_eq!(other.is_none(), is_named, "{others}");
             }
@@ -215,29 +276,44 @@ mod tests {
     }
 
     #[test]
-    fn a_history_that_is_damaged_counts_as_an_end() {
+    fn an_event_is_told_whatever_stood_there_before() {
         for damaged in [
             &b""[..],
             b"1234567",
-            &[0; 8],
-            &[0; 9],
-            &[1; 8 * (NAMED + 2)],
+            &[0; 16],
+            &[1; 17],
+            &[1; 16 * (NAMED + 2)],
         ] {
             let (store, ended) = (MemoryStore::default(), crowded());
-            for _ in 0..2 {
-                ended.add(&store, &token(1), Event::Refusal).unwrap();
-            }
-            let before = ended.now(&store, &token(1));
+            ended.add(&store, &token(1), Event::Refusal).unwrap();
             store.damage(|value| {
-                // The seed has 16 bytes, and stays.
-                if value.len() == 24 {
+                // Their number stays. Any seed will do.
+                if value.len() != 8 {
                     *value = damaged.to_vec();
                 }
             });
-            let told = ended.since(&store, &token(1), before);
-            assert_eq!(told, Some(Event::End), "{damaged:?}");
+            let before = present(&store);
             ended.add(&store, &token(1), Event::Refusal).unwrap();
-            assert!(ended.since(&store, &token(1), before).is_some());
+            let told = ended.since(&store, &token(1), before);
+            assert!(told.is_some(), "{damaged:?}");
+        }
+    }
+
+    /// The event with the lowest number comes into the history late, as that of a busy worker.
+    #[test]
+    fn an_event_that_is_written_late_hides_none() {
+        let last = 3 * u32::try_from(NAMED).unwrap();
+        for late in 0..last {
+            let mut numbers: Vec<u32> = (2..=last).collect();
+            numbers.insert(usize::try_from(late).unwrap(), 1);
+            let mut history = History::default();
+            for number in numbers {
+                history.add(number.into(), name(&token(number), Event::End));
+            }
+            for number in 1..=last {
+                let told = history.since(Point(u64::from(number) - 1), &token(number));
+                assert_eq!(told, Some(Event::End), "{number}, with the first at {late}");
+            }
         }
     }
 
@@ -250,7 +326,7 @@ mod tests {
                     if has_ended_before {
                         ended.add(&store, &token(1), Event::End).unwrap();
                     }
-                    let before = ended.now(&store, &token(1));
+                    let before = present(&store);
                     *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
                         crowded().add(store, &token(2), other).unwrap();
                     }));
@@ -268,11 +344,12 @@ mod tests {
     fn no_number_of_tokens_takes_more_than_the_fixed_number_of_keys() {
         let store = MemoryStore::default();
         let ended = EndedTokens {
-            keys: KeySpace::new("e", 4),
+            keys: KeySpace::new("h", 4),
+            ..EndedTokens::default()
         };
         for number in 0..1_000 {
             ended.add(&store, &token(number), Event::End).unwrap();
         }
-        assert_eq!(store.len(), 4 + 1, "the histories, the seed");
+        assert_eq!(store.len(), 4 + 2, "the histories, their number, the seed");
     }
 }

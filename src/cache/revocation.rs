@@ -63,14 +63,14 @@ impl Revocations {
         now: Instant,
     ) -> Result<(), NotWritten> {
         let key = self.keys.key(store, &user.0);
-        update(store, key.as_bytes(), |stored| {
+        update(store, key.as_bytes(), &mut |stored| {
             let mut slot = stored.and_then(Slot::decode).unwrap_or_default();
             slot.enter(*user).revoke(revocation, now);
             slot.encode()
         })?;
         match revocation {
             Revocation::All | Revocation::Inactive => {
-                update(store, NOBODY_KEY, |stored| {
+                update(store, NOBODY_KEY, &mut |stored| {
                     let latest = stored.and_then(moment).unwrap_or_default().max(now);
                     latest.as_millis().to_le_bytes().to_vec()
                 })?;
@@ -156,10 +156,10 @@ fn moment(bytes: &[u8]) -> Option<Instant> {
 }
 
 /// Writes what `change` makes of the value of `key`, also while other workers write.
-fn update(
+pub(super) fn update(
     store: &impl Store,
     key: &[u8],
-    change: impl Fn(Option<&[u8]>) -> Vec<u8>,
+    change: &mut dyn FnMut(Option<&[u8]>) -> Vec<u8>,
 ) -> Result<(), NotWritten> {
     let mut outcome = Err(NotWritten::Changed);
     for _ in 0..WRITE_ATTEMPTS {

@@ -55,7 +55,7 @@ pub enum State {
         slot: Slot,
         /// Whether this worker holds the lease, so that other workers wait for it.
         leased: Leased,
-        /// The point of the token's history at which MAS was asked.
+        /// The point at which MAS was asked, or one before.
         asked_at: Point,
     },
     /// From another worker, by way of the shared cache.

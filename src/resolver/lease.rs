@@ -321,7 +321,8 @@ impl Leases {
 
     fn read(&self, store: &impl Store, digest: &TokenDigest) -> (Bucket, Vec<Lease>) {
         let bucket = self.buckets.read(store, &digest.0);
-        let leases = bucket.records().filter_map(Lease::decode).collect();
+        let mut leases = Vec::with_capacity(self.buckets.capacity + 1);
+        leases.extend(bucket.records().filter_map(Lease::decode));
         (bucket, leases)
     }
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     config,
     host::{CoarseClock, Runtime as _, fake::FakeHost},
+    mas::provisioning::Revocation,
     token::AccessToken,
 };
 
@@ -605,6 +606,41 @@ fn a_token_that_is_refused_while_it_is_asked_about_is_asked_about_again() {
 }
 
 /// A worker that has too much to read comes to its next tick when a call should long have ended.
+/// An unlocked user's answer of "inactive", from before that was told. It serves where the call was brief, but never a
+/// reader that keeps it, and no later request.
+#[test]
+fn an_inactive_answer_from_before_its_user_is_back_serves_a_moment_at_the_most() {
+    let gateway = json!({});
+    let homeserver = json!({"role": "introspection"});
+    for (joins, millis, serves) in [
+        (&gateway, 249, true),
+        (&gateway, 250, false),
+        (&homeserver, 249, false),
+    ] {
+        let host = Rc::<FakeHost>::default();
+        let (mut one, mut two) = (Worker::new(&host), Worker::new(&host));
+        let [gateway, joins] = [&gateway, joins].map(|role| upstream(role, GATEWAY));
+        let requests = [&gateway, &joins].map(|from| one.ask(from, TOKENS[0], &ALICE));
+        assert_eq!(one.calls(), 1);
+        host.advance(Duration::from_millis(millis));
+        let (alice, what) = (UserKey::of("alice"), Revocation::Inactive);
+        two.call_back(|cb, resolver| {
+            let what = Invalidation::User(&alice, &what);
+            resolver.invalidate(cb, &gateway.cache, what, InvalidationReason::ProvisionUser);
+        });
+        one.answer(200, INACTIVE);
+        for request in requests {
+            let end = one.end(request);
+            assert_eq!(end.is_some(), serves, "after {millis} ms");
+        }
+        assert_eq!(one.calls(), usize::from(!serves), "it is asked again");
+        for worker in [&mut one, &mut two] {
+            let later = worker.ask(&gateway, TOKENS[0], &ALICE);
+            assert_eq!(worker.end(later), None, "the answer is void");
+        }
+    }
+}
+
 #[test]
 fn an_answer_that_a_busy_worker_has_not_read_is_waited_for() {
     for (body, expected) in [

@@ -43,6 +43,8 @@ pub struct Upstream {
     pub budget: Option<UnknownTokenBudget>,
     /// Which cap its calls count against.
     pub admission: Admission,
+    /// Whether those who ask keep the answers they are given, as the homeserver does.
+    pub is_kept_by_reader: bool,
     /// Names who is asked.
     fingerprint: u64,
 }
@@ -62,6 +64,7 @@ impl Upstream {
             cache: cache.keeping_inactive(kept),
             budget: config.unknown_token_budget,
             admission,
+            is_kept_by_reader: config.role == Role::Introspection,
             fingerprint,
         }
     }

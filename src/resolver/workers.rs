@@ -70,6 +70,7 @@ impl Workers {
     pub fn read_epochs<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         self.epochs.read(cb.host);
         self.epochs_read_at = cb.now();
+        self.ended.look_again();
     }
 
     /// Reads what other workers have voided, if the last reading is so long ago that a session may have ended for more than
@@ -165,9 +166,9 @@ impl Workers {
         self.leases.acquire(cb.host, key, worker, now, now);
     }
 
-    /// Returns the present point of the token's history: see [`crate::cache::ended`].
-    pub fn point<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest) -> Point {
-        self.ended.now(cb.host, token)
+    /// Returns the present point of all histories, nearly: see [`crate::cache::ended`].
+    pub fn point<H: Backend>(&self, cb: &Callback<'_, H>) -> Point {
+        self.ended.point(cb.host, cb.now())
     }
 
     /// Returns what has happened to the token since that point.

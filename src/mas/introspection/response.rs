@@ -67,7 +67,7 @@ pub(super) type Places = [Option<Range<usize>>; TEXTS];
 /// An answer with `active: false`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct InactiveAnswer {
-    body: Vec<u8>,
+    body: Rc<[u8]>,
 }
 
 impl Answer {
@@ -79,8 +79,7 @@ impl Answer {
         // Not zero: MAS rounds to the nearest second, so up to half a second is left.
         let has_ended = expires_in.is_some_and(i64::is_negative);
         if !members.active || has_ended {
-            let body = json.into_bytes();
-            return Ok(Self::Inactive(InactiveAnswer { body }));
+            return Ok(Self::Inactive(InactiveAnswer::new(json.as_bytes())));
         }
         let json_length = json.len();
         let mut behind = String::new();
@@ -193,8 +192,8 @@ impl fmt::Debug for ActiveAnswer {
 }
 
 impl InactiveAnswer {
-    pub(super) fn new(body: Vec<u8>) -> Self {
-        Self { body }
+    pub(super) fn new(body: &[u8]) -> Self {
+        Self { body: body.into() }
     }
 
     /// The JSON, as MAS wrote it.
@@ -206,9 +205,7 @@ impl InactiveAnswer {
 impl Default for InactiveAnswer {
     /// What MAS answers for every token that is not active.
     fn default() -> Self {
-        Self {
-            body: br#"{"active":false}"#.to_vec(),
-        }
+        Self::new(br#"{"active":false}"#)
     }
 }
 

@@ -80,9 +80,7 @@ impl Answer {
         let (&[kind, a, b], rest) = bytes.split_first_chunk()?;
         let length = number(a, b);
         match kind {
-            INACTIVE => {
-                (rest.len() == length).then(|| Self::Inactive(InactiveAnswer::new(rest.to_vec())))
-            }
+            INACTIVE => (rest.len() == length).then(|| Self::Inactive(InactiveAnswer::new(rest))),
             ACTIVE => Self::decode_active(rest, length),
             _ => None,
         }

@@ -37,6 +37,9 @@ const QUEUED: u64 = 4 * BETWEEN_TICKS;
 /// Longest time between two ticks of a worker.
 pub const BETWEEN_TICKS: u64 = 475;
 
+/// Less than this is no time in which MAS's word of a revival counts for an answer that is on its way.
+const BRIEF_CALL: u64 = 250;
+
 /// Longest that a request waits: one call, the lease of a lost worker, one more call, and the next tick.
 pub const PATIENCE: u64 = 2 * (TIMEOUT + LOST_AFTER) + LEASE + BETWEEN_TICKS;
 
@@ -197,7 +200,7 @@ impl Scenario {
                 );
             }
             Fate::Replied(200, body) => self.check_body(worker, request, &body),
-            fate if fate == not_active() => self.check_inactive(request),
+            fate if fate == not_active() => self.check_inactive(request, false),
             Fate::Replied(429, _) if self.settings.is_crowded => {}
             Fate::Replied(429, _) => self.check_budget(request),
             Fate::Replied(503, body) => {
@@ -283,8 +286,8 @@ impl Scenario {
         assert!(!ended, "nothing is served long after an invalidation");
     }
 
-    /// A token is called inactive.
-    fn check_inactive(&self, request: Open) {
+    /// A token is called inactive, to a client or to the homeserver, which keeps what it is told.
+    fn check_inactive(&self, request: Open, is_kept: bool) {
         let Open {
             session,
             since,
@@ -313,8 +316,15 @@ impl Scenario {
             !inactive.is_empty(),
             "401 only if MAS said inactive or the expiry has passed"
         );
+        // It serves who has waited for it.
+        let is_brief = |answer: &Answer| {
+            answer.delivered.is_some_and(|delivered| {
+                delivered >= since && delivered.at < answer.sent_at + BRIEF_CALL
+            })
+        };
         let revoked = |answer: &Answer| {
             !self.was_asked_again(answer, since)
+                && (is_kept || !is_brief(answer))
                 && self.memory[session].revivals.iter().any(|revival| {
                     revival.told.step < since.step && answer.computed < revival.changed
                 })
@@ -352,7 +362,7 @@ impl Scenario {
     /// The homeserver gets an answer.
     fn check_body(&self, worker: usize, request: Open, body: &str) {
         if body == crate::INACTIVE {
-            self.check_inactive(request);
+            self.check_inactive(request, true);
             return;
         }
         let told: Value = serde_json::from_str(body).unwrap();
@@ -488,8 +498,9 @@ impl Scenario {
         let leases = 2 * SESSIONS;
         let budgets = 4;
         let users_and_nobody = 3;
-        let sizes_seed_and_epoch = 6;
-        let bound = tables + leases + budgets + users_and_nobody + self.vms + sizes_seed_and_epoch;
+        let sizes_seed_epoch_and_events = 7;
+        let bound =
+            tables + leases + budgets + users_and_nobody + self.vms + sizes_seed_epoch_and_events;
         assert!(self.process.keys() <= bound, "bounded keys");
     }
 }
