@@ -605,7 +605,6 @@ fn a_token_that_is_refused_while_it_is_asked_about_is_asked_about_again() {
     }
 }
 
-/// A worker that has too much to read comes to its next tick when a call should long have ended.
 /// An unlocked user's answer of "inactive", from before that was told. It serves where the call was brief, but never a
 /// reader that keeps it, and no later request.
 #[test]
@@ -641,6 +640,7 @@ fn an_inactive_answer_from_before_its_user_is_back_serves_a_moment_at_the_most()
     }
 }
 
+/// A worker that has too much to read comes to its next tick when a call should long have ended.
 #[test]
 fn an_answer_that_a_busy_worker_has_not_read_is_waited_for() {
     for (body, expected) in [
