@@ -1,12 +1,10 @@
 //! CPU of the Envoy process per request, one kind of request after the other, over and over.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::{
     Gateway,
-    client::{self, Client, Connection},
+    client::{self, Client},
     control::{self, Refusal},
     extent, median, plots, tokens,
     upstream::Mas,
@@ -17,11 +15,11 @@ fn rounds() -> usize {
 }
 
 fn requests_of_a_round() -> usize {
-    extent(65_536, 8_192)
+    extent(32_768, 8_192)
 }
 
 fn cold_requests_of_a_round() -> usize {
-    extent(8_192, 1_024)
+    extent(4_096, 1_024)
 }
 
 /// One process may be faster than another that does the same, by where its code and data happen to lie.
@@ -159,7 +157,6 @@ pub async fn by_kind(mas: &Mas) {
 
 /// What a token costs that nobody has seen, and what Envoy alone takes to ask or to refuse.
 pub async fn cold(mas: &Mas) {
-    const NEVER: Duration = Duration::from_secs(3600);
     println!(
         "\nCPU of the Envoy process per token that nobody has seen; {} rounds of {}, interleaved",
         rounds(),
@@ -169,22 +166,11 @@ pub async fn cold(mas: &Mas) {
     let refusal = Refusal::of(&gateway, &tokens("nobody", 1)[0]).await;
     let at_once = control::at_once(1, &refusal).await;
     let after_a_call = control::after_a_call(mas, 1, &refusal).await;
-
-    let silent = Mas::start();
-    silent.delay(NEVER);
-    let one_call = json!({"introspection": {"max_in_flight": 1, "timeout": "60s"}});
-    let full = Gateway::start(&silent, 1, one_call).await;
-    let mut held = Connection::open(full.addr());
-    held.send(&client::whoami(&tokens("held", 1)[0]));
-    silent.asked(1).await;
     measure(&mut [
         Kind::cold("no module, 401 at once", &at_once, 401),
         Kind::cold("no module, 401 after a call", &after_a_call, 401),
         Kind::cold("MAS is asked, 401", &gateway, 401),
-        Kind::cold("too many calls under way, 503", &full, 503),
     ]);
-    let asked = silent.calls();
-    assert_eq!(asked, 1, "the call that is under way keeps all others out");
 }
 
 /// Whether a hit costs more when there are many sessions, and how much memory a session takes.

@@ -92,13 +92,6 @@ impl Mas {
         self.shared.calls.load(Ordering::Relaxed)
     }
 
-    /// Waits until there have been as many.
-    pub async fn asked(&self, number: u64) {
-        while self.calls() < number {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
     /// Introspections of active tokens so far.
     pub fn active_calls(&self) -> u64 {
         self.shared.active_calls.load(Ordering::Relaxed)
