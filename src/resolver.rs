@@ -92,6 +92,9 @@ const MAX_TOKEN_BYTES: usize = 4 * 1024;
 /// A call that took less than this is brief: what MAS tells while it lasts is told a moment ago when its answer serves.
 const BRIEF_CALL: Duration = Duration::from_millis(250);
 
+/// How long after MAS has told of a user an answer from before may still serve.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
+
 /// A worker that comes to no tick for so long has so much else to do that MAS's answers wait in its sockets.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -811,7 +814,8 @@ impl<W> Resolver<W> {
     /// An answer from before an end, or one to an earlier question than another worker's answer, serves no request: the cache
     /// is read again, and MAS is asked again if it holds none. Each further call takes a further end, and the requests
     /// that wait have deadlines of their own. An answer that is too old by what MAS told of the user is asked for again
-    /// once: the second one serves those who wait, and is not kept. MAS's words come late, and often several at once.
+    /// once: the second one serves those who wait, and is not kept. MAS's words come late, and often several at once. But if the
+    /// second call took so long that they may be a second old, MAS is asked once more.
     fn complete<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -844,7 +848,8 @@ impl<W> Resolver<W> {
         if !(is_stored && is_loose && !flight.is_wanted) {
             self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
         }
-        if is_superseded || is_revoked && !flight.call.is_repeated {
+        let is_late = introspected.answered_at >= introspected.asked_at + HEARD_WITHIN;
+        if is_superseded || is_revoked && (is_late || !flight.call.is_repeated) {
             flight.call.is_repeated = true;
             self.resume(cb, key, flight);
             return;

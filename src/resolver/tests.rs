@@ -640,6 +640,29 @@ fn an_inactive_answer_from_before_its_user_is_back_serves_a_moment_at_the_most()
     }
 }
 
+/// MAS tells of users during each call. What it tells counts within a second, however long its calls take.
+#[test]
+fn a_void_answer_serves_after_one_more_call_only_if_that_was_quick() {
+    for (millis, serves) in [(999, true), (1_000, false), (2_000, false)] {
+        let host = Rc::<FakeHost>::default();
+        let (mut one, mut two) = (Worker::new(&host), Worker::new(&host));
+        let gateway = upstream(&json!({}), GATEWAY);
+        let request = one.ask(&gateway, TOKENS[0], &ALICE);
+        for call in 1..=2 {
+            assert_eq!(one.calls(), 1, "call {call}");
+            host.advance(Duration::from_millis(millis));
+            let (bob, what) = (UserKey::of("bob"), Revocation::Inactive);
+            two.call_back(|cb, resolver| {
+                let what = Invalidation::User(&bob, &what);
+                resolver.invalidate(cb, &gateway.cache, what, InvalidationReason::ProvisionUser);
+            });
+            one.answer(200, INACTIVE);
+        }
+        assert_eq!(one.end(request).is_some(), serves, "calls of {millis} ms");
+        assert_eq!(one.calls(), usize::from(!serves), "it is asked again");
+    }
+}
+
 /// A worker that has too much to read comes to its next tick when a call should long have ended.
 #[test]
 fn an_answer_that_a_busy_worker_has_not_read_is_waited_for() {
