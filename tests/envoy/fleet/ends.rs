@@ -30,6 +30,11 @@ const AT_ONCE: usize = 4;
 /// Ends of each kind.
 const ENDS: usize = 40;
 
+/// Bystanders that MAS may be asked about once more. Two users may share a revocation record, and one whose record has made
+/// room for another's is asked about again: of [`ENDS`] users and 16,384 records, two share one in a run of twenty, and two
+/// pairs do in a run of a thousand.
+const ASKED_AGAIN: u64 = 2;
+
 /// A connection to each worker of the fleet.
 type Connections = Vec<Connection>;
 
@@ -170,7 +175,7 @@ async fn measure(fleet: &Arc<Fleet>, end: End) -> Vec<Duration> {
             (asking, pairs, took)
         });
     }
-    let mut took = Vec::new();
+    let (mut took, mut asked_again) = (Vec::new(), 0);
     for (mut connections, pairs, of_client) in clients.join_all().await {
         took.extend(of_client);
         // What has ended stays ended, and the others are as they were: MAS was not asked about them again.
@@ -183,10 +188,15 @@ async fn measure(fleet: &Arc<Fleet>, end: End) -> Vec<Duration> {
         }
         for pair in &pairs {
             let calls = fleet.mas.calls(&pair.bystander);
-            let may_be = stalls.calls_for_a_token(MEMBERS * WORKERS);
-            assert!(may_be.contains(&calls), "{end:?}: {calls}");
+            assert!(calls > 0, "{end:?}");
+            asked_again += calls - 1;
         }
     }
+    let most = match *stalls.calls_for_a_token(MEMBERS * WORKERS).end() {
+        1 => ASKED_AGAIN,
+        calls => calls * ENDS as u64,
+    };
+    assert!(asked_again <= most, "{end:?}: {asked_again} once more");
     took.sort();
     took
 }
