@@ -55,7 +55,7 @@ mod support {
 #[path = "system/upstream.rs"]
 mod upstream;
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{net::SocketAddr, process::ExitCode, time::Instant};
 
 use serde_json::{Value, json};
 
@@ -66,40 +66,47 @@ use self::{
     upstream::Mas,
 };
 
+/// In this order. `contention` is a program of its own.
+const PARTS: [&str; 8] = [
+    "instructions",
+    "start",
+    "hits",
+    "cold",
+    "growth",
+    "latency",
+    "alternatives",
+    "attack",
+];
+
 fn main() -> ExitCode {
     let chosen: Vec<String> = std::env::args()
         .skip(1)
         .filter(|argument| !argument.starts_with('-'))
         .collect();
-    let is_chosen = |part: &str| chosen.is_empty() || chosen.iter().any(|name| name == part);
     let mut passed = true;
-    if is_chosen("instructions") {
-        passed = instructions::count();
-    }
     on_this_thread(async {
         let mas = Mas::start();
-        if is_chosen("start") {
-            start::beside_an_empty_filter(&mas).await;
-        }
-        if is_chosen("hits") {
-            hits::by_kind(&mas).await;
-        }
-        if is_chosen("cold") {
-            hits::cold(&mas).await;
-        }
-        if is_chosen("growth") {
-            hits::growth(&mas).await;
-        }
-        if is_chosen("latency") {
-            attack::side_by_side(&mas).await;
-        }
-        if is_chosen("alternatives") {
-            alternatives::all().await;
-        }
-        if is_chosen("attack") {
-            attack::unknown_tokens(&mas).await;
-            attack::impossible_tokens(&mas).await;
-            overload::slow_mas().await;
+        for part in PARTS {
+            if !chosen.is_empty() && !chosen.iter().any(|name| name == part) {
+                continue;
+            }
+            let begun = Instant::now();
+            match part {
+                "instructions" => passed = instructions::count(),
+                "start" => start::beside_an_empty_filter(&mas).await,
+                "hits" => hits::by_kind(&mas).await,
+                "cold" => hits::cold(&mas).await,
+                "growth" => hits::growth(&mas).await,
+                "latency" => attack::side_by_side(&mas).await,
+                "alternatives" => alternatives::all().await,
+                "attack" => {
+                    attack::unknown_tokens(&mas).await;
+                    attack::impossible_tokens(&mas).await;
+                    overload::slow_mas().await;
+                }
+                other => panic!("an unknown part: {other}"),
+            }
+            println!("\n{part}: took {} s", begun.elapsed().as_secs());
         }
     });
     plots::draw();

@@ -89,6 +89,8 @@ pub struct Introspected {
     pub answer: Answer,
     /// How much longer the token lives, as of some moment between the two: see [`Answer::lifetime`].
     pub lifetime: Option<Lifetime>,
+    /// Whether no other worker can have asked in between.
+    pub is_only_answer: bool,
     /// Whose token it is, if it is active. Known here, since a digest costs as much as half a host call.
     user: Option<UserKey>,
 }
@@ -112,6 +114,7 @@ impl Introspected {
             answered_at,
             answer,
             lifetime,
+            is_only_answer: false,
             user,
         }
     }
@@ -313,13 +316,26 @@ impl SharedCache {
         let Cached::Active(known) = self.cached(entry) else {
             return None;
         };
-        let is_void = known.user.as_ref().is_some_and(|user| {
+        let user = known.user.as_ref();
+        let is_void = self.is_void(store, user, &known.answer, asked_at, epochs);
+        (!is_void).then_some(known)
+    }
+
+    /// Whether MAS has told of the user that this answer is void. The record is read unless the epochs say that it cannot tell.
+    fn is_void(
+        &self,
+        store: &impl Store,
+        user: Option<&UserKey>,
+        answer: &ActiveAnswer,
+        asked_at: Instant,
+        epochs: Option<&Epochs>,
+    ) -> bool {
+        user.is_some_and(|user| {
             !epochs.is_some_and(|epochs| epochs.is_past(user, asked_at))
                 && self
                     .revocations
-                    .revokes_answer(store, user, &known.answer, asked_at)
-        });
-        (!is_void).then_some(known)
+                    .revokes_answer(store, user, answer, asked_at)
+        })
     }
 
     fn cached(&self, entry: Entry) -> Cached {
@@ -347,13 +363,18 @@ impl SharedCache {
         }
     }
 
-    /// Whether what MAS told the homeserver since the question was sent voids the answer.
-    pub fn is_revoked(&self, store: &impl Store, asked: &Introspected) -> bool {
+    /// Whether what MAS told the homeserver since the question was sent voids the answer. With `epochs`, what it told of the user
+    /// of an active token counts as of their last reading.
+    pub fn is_revoked(
+        &self,
+        store: &impl Store,
+        asked: &Introspected,
+        epochs: Option<&Epochs>,
+    ) -> bool {
         match &asked.answer {
-            Answer::Active(answer) => asked.user.as_ref().is_some_and(|user| {
-                self.revocations
-                    .revokes_answer(store, user, answer, asked.asked_at)
-            }),
+            Answer::Active(answer) => {
+                self.is_void(store, asked.user.as_ref(), answer, asked.asked_at, epochs)
+            }
             Answer::Inactive(_) => self
                 .revocations
                 .revokes_inactive(store, None, asked.asked_at),
@@ -366,7 +387,8 @@ impl SharedCache {
     /// inactive only from the latest. In between, MAS is asked.
     ///
     /// The order matters: an answer is written to its own table first, and the other table is looked into second. So
-    /// of two workers that store answers of both kinds at once, one sees the other's answer, and the earlier one goes.
+    /// of two workers that store answers of both kinds at once, one sees the other's answer, and the earlier one goes. An active
+    /// answer that is the only one is spared that look: it comes first in [`Self::lookup`].
     pub fn store(&self, store: &impl Store, asked: &Introspected) -> StoreOutcome {
         let (key, now) = (self.question(&asked.digest), asked.answered_at);
         let mut entry = self.entry(asked);
@@ -379,11 +401,18 @@ impl SharedCache {
         if is_fresh {
             written = own.put(store, &entry, now);
         }
+        let is_settled = asked.is_only_answer
+            && asked.is_active()
+            && other.is_settled(&key, asked.asked_at, now);
         // Another MAS may know the token: its answers stay.
         let Settled {
             removed,
             is_superseded,
-        } = other.settle(store, &key, asked.asked_at, now);
+        } = if is_settled {
+            Settled::default()
+        } else {
+            other.settle(store, &key, asked.asked_at, now)
+        };
         // Whose token it was decides what brings it back to life. Until this is written, whatever revives any user does.
         let user = removed.iter().find_map(|removed| removed.user);
         if !asked.is_active() && user.is_some() && written.stored {

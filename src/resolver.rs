@@ -374,8 +374,10 @@ impl<W> Resolver<W> {
         match answer {
             Ok(answer) => {
                 let lifetime = answer.lifetime(response.lifetime);
-                let introspected =
+                let mut introspected =
                     Introspected::new(key.digest, flight.asked_at, now, answer, lifetime);
+                introspected.is_only_answer =
+                    flight.leased() != Leased::No && is_brief(&introspected);
                 self.complete(cb, key, flight, introspected);
             }
             Err(NoVerdict::Timeout) if self.is_excused(&flight, now) => {
@@ -815,7 +817,8 @@ impl<W> Resolver<W> {
     /// is read again, and MAS is asked again if it holds none. Each further call takes a further end, and the requests
     /// that wait have deadlines of their own. An answer that is too old by what MAS told of the user is asked for again
     /// once: the second one serves those who wait, and is not kept. MAS's words come late, and often several at once. But if the
-    /// second call took so long that they may be a second old, MAS is asked once more.
+    /// second call took so long that they may be a second old, or one of those who wait keeps what it is given, MAS is asked
+    /// once more.
     fn complete<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -826,8 +829,8 @@ impl<W> Resolver<W> {
         let upstream = Rc::clone(&flight.call.upstream);
         self.failures.remove(&key);
         self.reports.note_answer(cb, &upstream);
-        let is_revoked = !serves_unread(&flight, &introspected)
-            && upstream.cache.is_revoked(cb.host, &introspected);
+        let is_kept_by_reader = is_kept_by_reader(&flight);
+        let is_revoked = self.is_revoked(cb, &upstream, &introspected, is_kept_by_reader);
         let (mut is_stored, mut is_cached, mut is_superseded) = (false, false, false);
         if !is_revoked {
             let outcome = self.store(cb, &upstream, &introspected);
@@ -849,7 +852,8 @@ impl<W> Resolver<W> {
             self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
         }
         let is_late = introspected.answered_at >= introspected.asked_at + HEARD_WITHIN;
-        if is_superseded || is_revoked && (is_late || !flight.call.is_repeated) {
+        let may_serve_void = flight.call.is_repeated && !is_late && !is_kept_by_reader;
+        if is_superseded || is_revoked && !may_serve_void {
             flight.call.is_repeated = true;
             self.resume(cb, key, flight);
             return;
@@ -985,6 +989,27 @@ impl<W> Resolver<W> {
             }
             Err(why) => self.fail(cb, key, flight, why),
         }
+    }
+
+    /// Returns whether what MAS has told of users since the question was sent voids its answer, as far as that must be known
+    /// before it serves.
+    ///
+    /// Where no reader keeps it, a word of the last second need not be known: an answer of "active" is held against the epochs,
+    /// as a hit is, and one of "inactive" to a brief call against nothing. What such a word voids is void for everybody who
+    /// comes later.
+    fn is_revoked<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        upstream: &Upstream,
+        introspected: &Introspected,
+        is_kept_by_reader: bool,
+    ) -> bool {
+        if !is_kept_by_reader && !introspected.is_active() && is_brief(introspected) {
+            return false;
+        }
+        self.workers.read_old_epochs(cb, introspected.answered_at);
+        let epochs = (!is_kept_by_reader).then(|| self.workers.epochs());
+        upstream.cache.is_revoked(cb.host, introspected, epochs)
     }
 
     /// Returns what has happened to the token, which MAS called active, since MAS was asked.
@@ -1225,19 +1250,15 @@ fn is_due(cached: &Cached, now: Instant) -> bool {
     }
 }
 
-/// Returns whether an answer serves those who wait without a look at what MAS has told of users since the question was sent:
-/// one of "inactive" to a brief call. What brings a user back counts for them within a second, and for everybody else at once,
-/// since it voids the entry. A reader that keeps answers is never given one that is void.
-fn serves_unread<W>(flight: &Pending<W>, introspected: &Introspected) -> bool {
-    let Introspected {
-        asked_at,
-        answered_at,
-        ..
-    } = *introspected;
+/// Returns whether one of those who wait keeps what it is given.
+fn is_kept_by_reader<W>(flight: &Pending<W>) -> bool {
     let mut waiting = flight.waiters.values();
-    !introspected.is_active()
-        && answered_at < asked_at + BRIEF_CALL
-        && !waiting.any(|waiting| waiting.upstream.is_kept_by_reader)
+    waiting.any(|waiting| waiting.upstream.is_kept_by_reader)
+}
+
+/// Returns whether an answer came so soon that what was told meanwhile was told a moment ago.
+fn is_brief(introspected: &Introspected) -> bool {
+    introspected.answered_at < introspected.asked_at + BRIEF_CALL
 }
 
 fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {

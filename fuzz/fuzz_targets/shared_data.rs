@@ -113,7 +113,7 @@ fn keeps(store: &Planted, digest: &TokenDigest, now: Instant) {
             assert!(outcome.is_superseded || known.answer.body() == ACTIVE);
         }
         other => assert!(
-            !outcome.stored || outcome.is_superseded || cache.is_revoked(store, &active),
+            !outcome.stored || outcome.is_superseded || cache.is_revoked(store, &active, None),
             "{other:?}"
         ),
     }

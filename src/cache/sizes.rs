@@ -64,8 +64,7 @@ impl Sizes {
     /// Calls `each` with every number of buckets that was registered a quarter of a second ago or before, and with some that
     /// came since.
     pub fn for_each_known(&self, store: &impl Store, now: Instant, mut each: impl FnMut(u32)) {
-        let is_recent = |at: Instant| at <= now && now < at + LOOK_LASTS;
-        if self.looked_at.get().is_some_and(is_recent)
+        if self.is_known(now)
             && let Ok(known) = self.known.try_borrow()
         {
             known.1.iter().copied().for_each(&mut each);
@@ -75,6 +74,21 @@ impl Sizes {
         // Where the mark cannot be read, it is looked at again the next time.
         let is_read = self.known.try_borrow().is_ok_and(|known| known.0.is_some());
         self.looked_at.set(is_read.then_some(now));
+    }
+
+    /// Returns whether a look of the last quarter of a second found one number of buckets.
+    pub fn is_only_one(&self, now: Instant) -> bool {
+        self.is_known(now)
+            && self
+                .known
+                .try_borrow()
+                .is_ok_and(|known| known.1.len() == 1)
+    }
+
+    /// Returns whether there was a look at the mark lately.
+    fn is_known(&self, now: Instant) -> bool {
+        let is_recent = |at: Instant| at <= now && now < at + LOOK_LASTS;
+        self.looked_at.get().is_some_and(is_recent)
     }
 
     /// Calls `each` with every registered number of buckets.

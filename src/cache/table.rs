@@ -95,10 +95,18 @@ pub struct Table {
 /// as it was read. If that has changed since, nothing is written and the bucket is read again. So a bucket that is out of
 /// date costs a call and does no harm.
 #[derive(Debug, Default)]
-struct Misses(RefCell<VecDeque<(TokenDigest, Bucket)>>);
+struct Misses(RefCell<VecDeque<Miss>>);
+
+/// A look for a token in vain.
+#[derive(Debug)]
+struct Miss {
+    token: TokenDigest,
+    at: Instant,
+    bucket: Bucket,
+}
 
 impl Misses {
-    fn remember(&self, digest: TokenDigest, bucket: Bucket) {
+    fn remember(&self, token: TokenDigest, at: Instant, bucket: Bucket) {
         let Ok(mut misses) = self.0.try_borrow_mut() else {
             return;
         };
@@ -106,20 +114,20 @@ impl Misses {
             return;
         }
         // One request looks for its token several times, most often one look after the other.
-        if misses.back().is_some_and(|(missed, _)| *missed == digest) {
+        if misses.back().is_some_and(|last| last.token == token) {
             misses.pop_back();
         }
         if misses.len() >= MAX_MISSES {
             misses.pop_front();
         }
-        misses.push_back((digest, bucket));
+        misses.push_back(Miss { token, at, bucket });
     }
 
-    /// Returns the bucket that was last looked into for this token.
-    fn take(&self, digest: &TokenDigest) -> Option<Bucket> {
+    /// Returns the last look for this token in vain.
+    fn take(&self, token: &TokenDigest) -> Option<Miss> {
         let mut misses = self.0.try_borrow_mut().ok()?;
-        let at = misses.iter().rposition(|(missed, _)| missed == digest)?;
-        misses.remove(at).map(|(_, bucket)| bucket)
+        let at = misses.iter().rposition(|miss| miss.token == *token)?;
+        misses.remove(at)
     }
 }
 
@@ -140,7 +148,7 @@ impl Table {
     pub fn find(&self, store: &impl Store, key: &QuestionKey, now: Instant) -> Option<Entry> {
         let mut bucket = self.buckets(store)?.read(store, &key.digest.0);
         let Some(record) = bucket.find_mut(|record| answers(record, key)) else {
-            self.misses.remember(key.digest, bucket);
+            self.misses.remember(key.digest, now, bucket);
             return None;
         };
         let entry = Entry::decode(record)?;
@@ -176,7 +184,7 @@ impl Table {
             return Written::default();
         };
         let key = entry.question();
-        let mut missed = self.misses.take(&key.digest);
+        let mut missed = self.misses.take(&key.digest).map(|miss| miss.bucket);
         for _ in 0..WRITE_ATTEMPTS {
             let bucket = missed
                 .take()
@@ -263,6 +271,13 @@ impl Table {
         });
         settled.is_superseded = is_superseded.get();
         settled
+    }
+
+    /// Returns whether there is nothing to settle, as this worker knows it without a reading: it has looked for the answer in
+    /// vain at `since` or later, and the table has had one size. Only for who knows that no other worker has asked since.
+    pub fn is_settled(&self, key: &QuestionKey, since: Instant, now: Instant) -> bool {
+        let missed = self.misses.take(&key.digest);
+        missed.is_some_and(|miss| miss.at >= since) && self.sizes.is_only_one(now)
     }
 
     /// Takes out all answers about this token, of every MAS, under every size of the table.
@@ -762,6 +777,32 @@ mod tests {
         assert_eq!(removed, [one(3), one(1)]);
         assert_eq!(answered(), [false; 3]);
         assert_eq!(table.remove_token(&store, &TokenDigest::of(b"token")), []);
+    }
+
+    #[test]
+    fn a_look_in_vain_settles_what_was_asked_no_later_under_one_size() {
+        let (store, key) = (MemoryStore::default(), key(b"token"));
+        let table = Table::new("t", 8);
+        let looks = |at| assert!(table.find(&store, &key, at).is_none());
+        let is_settled = |since| table.is_settled(&key, since, after(2));
+        looks(after(1));
+        assert!(!is_settled(after(1)), "the sizes were not looked at");
+        table.settle(&store, &key, NOW, after(2));
+        looks(after(1));
+        assert!(is_settled(after(1)));
+        assert!(!is_settled(after(1)), "it counts once");
+        looks(after(1));
+        assert!(!is_settled(after(2)), "from before");
+        looks(after(2));
+        assert!(is_settled(after(1)));
+        table.put(&store, &entry(b"token", 100), NOW);
+        assert!(table.find(&store, &key, after(2)).is_some());
+        assert!(!is_settled(after(1)), "not in vain");
+        table.remove_token(&store, &key.digest);
+        Table::new("t", 128).find(&store, &key, NOW);
+        table.settle(&store, &key, NOW, after(3));
+        table.find(&store, &key, after(3));
+        assert!(!table.is_settled(&key, after(3), after(3)), "two sizes");
     }
 
     #[test]

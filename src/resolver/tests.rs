@@ -663,6 +663,67 @@ fn a_void_answer_serves_after_one_more_call_only_if_that_was_quick() {
     }
 }
 
+/// The homeserver keeps what it is told for minutes. It waits until MAS has answered without a word about the user meanwhile.
+#[test]
+fn a_void_answer_is_never_given_to_a_reader_that_keeps_it() {
+    for (body, expected) in [
+        (ACTIVE, End::Active(Provenance::Introspected)),
+        (INACTIVE, End::Inactive),
+    ] {
+        let host = Rc::<FakeHost>::default();
+        let (mut one, mut two) = (Worker::new(&host), Worker::new(&host));
+        let roles = [json!({}), json!({"role": "introspection"})];
+        let [gateway, homeserver] = roles.map(|role| upstream(&role, GATEWAY));
+        let requests = [&gateway, &homeserver].map(|from| one.ask(from, TOKENS[0], &ALICE));
+        for call in 1..=5 {
+            assert_eq!(one.calls(), 1, "call {call}");
+            host.advance(Duration::from_millis(100));
+            let (alice, what) = (UserKey::of("alice"), Revocation::All);
+            two.call_back(|cb, resolver| {
+                let what = Invalidation::User(&alice, &what);
+                resolver.invalidate(cb, &gateway.cache, what, InvalidationReason::ProvisionUser);
+            });
+            // A question of the same moment counts as one from before.
+            host.advance(Duration::from_millis(1));
+            one.answer(200, body);
+            assert_eq!(requests.map(|request| one.end(request)), [None; 2]);
+        }
+        host.advance(Duration::from_millis(100));
+        one.answer(200, body);
+        assert_eq!(
+            requests.map(|request| one.end(request)),
+            [Some(&expected); 2]
+        );
+    }
+}
+
+/// An active user's answer from before the lock serves only for as long as a hit does: until the worker reads the epochs.
+#[test]
+fn an_active_answer_from_before_its_user_was_locked_serves_as_a_hit_does() {
+    for is_heard in [false, true] {
+        let host = Rc::<FakeHost>::default();
+        let (mut one, mut two) = (Worker::new(&host), Worker::new(&host));
+        let gateway = upstream(&json!({}), GATEWAY);
+        host.advance(Duration::from_secs(100));
+        one.tick_for(250);
+        let request = one.ask(&gateway, TOKENS[0], &ALICE);
+        host.advance(Duration::from_millis(if is_heard { 750 } else { 100 }));
+        let (alice, what) = (UserKey::of("alice"), Revocation::All);
+        two.call_back(|cb, resolver| {
+            let what = Invalidation::User(&alice, &what);
+            resolver.invalidate(cb, &gateway.cache, what, InvalidationReason::SyncDevices);
+        });
+        one.answer(200, ACTIVE);
+        assert_eq!(one.end(request).is_some(), !is_heard);
+        assert_eq!(one.calls(), usize::from(is_heard), "it is asked again");
+        one.tick_for(250);
+        for worker in [&mut one, &mut two] {
+            let later = worker.ask(&gateway, TOKENS[0], &ALICE);
+            assert_eq!(worker.end(later), None, "the answer is void");
+        }
+    }
+}
+
 /// A worker that has too much to read comes to its next tick when a call should long have ended.
 #[test]
 fn an_answer_that_a_busy_worker_has_not_read_is_waited_for() {
