@@ -2,6 +2,8 @@
 //! for anything that MAS has answered.
 
 use std::{
+    io,
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -11,10 +13,14 @@ use stand_in::{
     SeenRequest,
     mas::{Fault, Introspected, Options},
 };
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket},
+    time::Instant,
+};
 
 use super::edge::{Edge, assert_no_verdict, values};
-use crate::support::product_time::Moment;
+use crate::support::{envoy::bootstrap, product_time::Moment};
 
 /// The questions that MAS has seen: the name of each token, and what became of it.
 type Questions = Arc<Mutex<Vec<(String, String)>>>;
@@ -122,6 +128,78 @@ async fn what_mas_has_begun_to_answer_is_not_asked_again() {
         edge.mas.clear_faults();
     }
     edge.assert_alive().await;
+}
+
+/// `reset` is said to be for connections that are lost. That it counts for those that are never made, and for what MAS refuses
+/// before it looks at it, is seen here.
+#[tokio::test]
+async fn a_call_that_never_reached_mas_is_repeated() {
+    let nobody = TcpSocket::new_v4().expect("a socket");
+    nobody
+        .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+        .expect("a free port");
+    let nobody = nobody.local_addr().expect("an address");
+    let refusing = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let refuses = refusing.local_addr().expect("an address");
+    let refusing = tokio::spawn(refuse_streams(refusing));
+    for (addr, is_http2) in [(nobody, false), (refuses, true)] {
+        let edge = Edge::start_with(json!({}), Options::default(), |builder| {
+            builder.bootstrap(move |config| {
+                let cluster = bootstrap::cluster(config, "mas");
+                bootstrap::move_cluster(cluster, addr);
+                if is_http2 {
+                    cluster["typed_extension_protocol_options"] = json!({
+                        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                            "explicit_http_config": {"http2_protocol_options": {}},
+                        },
+                    });
+                }
+            })
+        })
+        .await;
+        assert_eq!(edge.whoami(&edge.alice()).await.status, 503);
+        let retries = edge.envoy.stat("cluster.mas.upstream_rq_retry").await;
+        assert_eq!(retries, 1, "HTTP/2: {is_http2}");
+        assert!(edge.envoy.is_alive());
+    }
+    refusing.abort();
+}
+
+/// Refuses each request of HTTP/2 before anything is done with it: `REFUSED_STREAM`, RFC 9113 section 8.7.
+async fn refuse_streams(listener: TcpListener) {
+    const PREFACE: usize = 24;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    loop {
+        let (mut connection, _) = listener.accept().await.expect("a connection");
+        tokio::spawn(async move {
+            connection.read_exact(&mut [0; PREFACE]).await?;
+            connection
+                .write_all(&[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])
+                .await?;
+            loop {
+                let mut head = [0; 9];
+                connection.read_exact(&mut head).await?;
+                let [a, b, c, kind, flags, stream @ ..] = head;
+                let length = u32::from_be_bytes([0, a, b, c]);
+                let mut payload = vec![0; length as usize];
+                connection.read_exact(&mut payload).await?;
+                if kind == SETTINGS && flags == 0 {
+                    connection
+                        .write_all(&[0, 0, 0, SETTINGS, 1, 0, 0, 0, 0])
+                        .await?;
+                }
+                if kind == HEADERS {
+                    let [a, b, c, d] = stream;
+                    let refusal = [0, 0, 4, 3, 0, a, b, c, d, 0, 0, 0, 7];
+                    connection.write_all(&refusal).await?;
+                }
+            }
+            #[expect(unreachable_code, reason = "it tells the type of the error")]
+            Ok::<(), io::Error>(())
+        });
+    }
 }
 
 /// Two seconds, and then a second time without end: a timeout of its own for each would make seven. The first call fails long

@@ -29,15 +29,16 @@ pub const REQUEST_ID: &str = "x-request-id";
 
 const AUTHORITY: &str = ":authority";
 
-/// The header by which Envoy learns when to repeat a call, and its value: no status is among the reasons. Envoy
-/// removes both headers before it sends the call, and its timeout covers all repetitions.
-const RETRY_ON: (&str, &str) = ("x-envoy-retry-on", "connect-failure,refused-stream,reset");
+/// The header by which Envoy learns when to repeat a call, and its value: whenever MAS has not begun to answer, since the
+/// connection could not be made or was lost, or the stream was refused. No status is among the reasons. Envoy removes both
+/// headers before it sends the call, and its timeout covers all repetitions.
+const RETRY_ON: (&str, &str) = ("x-envoy-retry-on", "reset");
 
-/// The header by which Envoy learns how often.
+/// The header by which Envoy learns how often, if that is not once.
 const RETRIES: &str = "x-envoy-max-retries";
 
-/// The values of [`RETRIES`], from one on.
-const RETRY_COUNTS: [&str; MAX_RETRIES as usize] = ["1", "2"];
+/// What it says, from once on.
+const RETRY_COUNTS: [Option<&str>; MAX_RETRIES as usize] = [None, Some("2")];
 
 /// `POST /oauth2/introspect` for one token. `Debug` shows neither token nor credential.
 pub struct IntrospectionRequest<'a> {
@@ -128,16 +129,15 @@ fn fixed_headers(settings: &Settings) -> Vec<(&str, &str)> {
     if let Some(authorization) = settings.credential.authorization() {
         headers.push(("authorization", authorization));
     }
-    if let Some(count) = retry_count(settings.retries) {
-        headers.extend([RETRY_ON, (RETRIES, count)]);
+    if let Some((count, _)) = RETRY_COUNTS
+        .iter()
+        .zip(1..)
+        .find(|(_, retries)| *retries == settings.retries)
+    {
+        headers.push(RETRY_ON);
+        headers.extend(count.map(|count| (RETRIES, count)));
     }
     headers
-}
-
-/// The number of retries as text; `None` for none.
-fn retry_count(retries: u32) -> Option<&'static str> {
-    let index = usize::try_from(retries.checked_sub(1)?).ok()?;
-    RETRY_COUNTS.get(index).copied()
 }
 
 fn form_body(token: &[u8]) -> Vec<u8> {
