@@ -33,6 +33,7 @@ struct Extent {
     hits: usize,
     cold: usize,
     workers: &'static [u32],
+    protocols: &'static [Protocol],
 }
 
 impl Extent {
@@ -42,12 +43,14 @@ impl Extent {
             hits: 4_096,
             cold: 512,
             workers: &[1, 2],
+            protocols: &[Protocol::Http1, Protocol::Http2],
         };
         let quick = Self {
-            rounds: 3,
+            rounds: 2,
             hits: 2_048,
             cold: 256,
             workers: &[1],
+            protocols: &[Protocol::Http1],
         };
         extent(full, quick)
     }
@@ -60,7 +63,7 @@ pub async fn all() {
     let (_tls, addrs) = contender::with_tls(mas.addr()).await;
     for &workers in extent.workers {
         let contenders = contender::start_all(addrs, workers).await;
-        for protocol in [Protocol::Http1, Protocol::Http2] {
+        for &protocol in extent.protocols {
             compare(&mas, &contenders, protocol, workers, &extent).await;
         }
         herd::count(&mas, &contenders, workers).await;

@@ -19,6 +19,7 @@ use super::{
 
 /// Invented tokens after the warm-up; `ATTACK_TOKENS` overrides it.
 const TOKENS: u64 = 300_000;
+const QUICK_TOKENS: u64 = 20_000;
 
 /// Until every slot for inactive answers and for leases has been written at least once: 16,384 slots are
 /// all hit after about 16,384 x ln 16,384 = 159,000 tokens.
@@ -62,7 +63,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 
 /// Invented tokens that MAS must be asked about.
 pub async fn unknown_tokens(mas: &Mas) {
-    let number = setting("ATTACK_TOKENS", extent(TOKENS, 50_000));
+    let number = setting("ATTACK_TOKENS", extent(TOKENS, QUICK_TOKENS));
     println!(
         "\nAttack: invented tokens with a valid checksum, {CONNECTIONS} connections, {WORKERS} workers"
     );
@@ -181,7 +182,7 @@ pub async fn impossible_tokens(mas: &Mas) {
     };
     client.send(&batch(0), 10_000, 401);
     let before = (mas.calls(), gateway.memory().await);
-    let number = setting("ATTACK_TOKENS", extent(TOKENS, 50_000));
+    let number = setting("ATTACK_TOKENS", extent(TOKENS, QUICK_TOKENS));
     let mut sent = 0;
     while sent < number {
         client.send(&batch(sent), 10_000, 401);

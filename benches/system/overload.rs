@@ -35,7 +35,8 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What becomes of those who are too many, and of live sessions: two workers that share the processors with
 /// attacker, MAS and client, and one worker that has one for itself and gets half of the attack.
 pub async fn slow_mas() {
-    for (workers, rate, is_apart) in [(2, 5_000, false), (1, 2_500, true)] {
+    let runs = [(2, 5_000, false), (1, 2_500, true)];
+    for &(workers, rate, is_apart) in extent(&runs[..], &runs[1..]) {
         run(workers, rate, is_apart).await;
     }
 }
