@@ -815,10 +815,12 @@ impl<W> Resolver<W> {
     ///
     /// An answer from before an end, or one to an earlier question than another worker's answer, serves no request: the cache
     /// is read again, and MAS is asked again if it holds none. Each further call takes a further end, and the requests
-    /// that wait have deadlines of their own. An answer that is too old by what MAS told of the user is asked for again
-    /// once: the second one serves those who wait, and is not kept. MAS's words come late, and often several at once. But if the
-    /// second call took so long that they may be a second old, or one of those who wait keeps what it is given, MAS is asked
-    /// once more.
+    /// that wait have deadlines of their own.
+    ///
+    /// An answer that is too old by what MAS told of the user is asked for again once, and no more: of who an inactive token is
+    /// nobody knows, so a word about anybody counts, and they may come without a pause. The second answer serves those who wait,
+    /// and is not kept. It serves nobody if its call took so long that what MAS told may be a second old, and no reader that
+    /// keeps it.
     fn complete<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -845,29 +847,38 @@ impl<W> Resolver<W> {
             }
             (is_stored, is_superseded) = (false, true);
         }
+        let must_ask_again = is_superseded || is_revoked && !flight.call.is_repeated;
+        let is_late = introspected.answered_at >= introspected.asked_at + HEARD_WITHIN;
+        let cached = |reader: &Upstream| upstream.cache.as_cached(&introspected, &reader.cache);
+        if !must_ask_again && flight.call.client.is_some() {
+            self.limits.charge(cb, &flight.call, &cached(&upstream));
+        }
+        if !must_ask_again && is_revoked && is_late {
+            self.fail(cb, key, flight, NoVerdict::Outdated);
+            return;
+        }
         let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
         // A lease that nobody waits for may run out: who finds it will tell.
         let is_loose = flight.leased() == Leased::Loosely;
         if !(is_stored && is_loose && !flight.is_wanted) {
             self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
         }
-        let is_late = introspected.answered_at >= introspected.asked_at + HEARD_WITHIN;
-        let may_serve_void = flight.call.is_repeated && !is_late && !is_kept_by_reader;
-        if is_superseded || is_revoked && !may_serve_void {
+        if must_ask_again {
             flight.call.is_repeated = true;
             self.resume(cb, key, flight);
             return;
         }
-        let cached = |reader: &Upstream| upstream.cache.as_cached(&introspected, &reader.cache);
-        if flight.call.client.is_some() {
-            self.limits.charge(cb, &flight.call, &cached(&upstream));
-        }
         // Each by its own configuration, which may let an answer hold less long.
         while let Some(waiters) = next_group(&mut flight.waiters) {
-            if let Some((_, waiting)) = waiters.first() {
-                let cached = cached(&waiting.upstream);
-                self.resolve_waiters(&key.digest, waiters, cached, is_cached);
+            let Some((_, waiting)) = waiters.first() else {
+                continue;
+            };
+            if is_revoked && waiting.upstream.is_kept_by_reader {
+                self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Outdated);
+                continue;
             }
+            let cached = cached(&waiting.upstream);
+            self.resolve_waiters(&key.digest, waiters, cached, is_cached);
         }
     }
 
@@ -1115,7 +1126,7 @@ impl<W> Resolver<W> {
         let now = cb.now();
         self.reports.note_failure(cb, upstream, why);
         let stale = match why {
-            NoVerdict::OverBudget { .. } | NoVerdict::TokenTooLong => None,
+            NoVerdict::OverBudget { .. } | NoVerdict::Outdated | NoVerdict::TokenTooLong => None,
             _ => upstream.cache.lookup_stale(cb.host, digest, now),
         };
         match stale {

@@ -3,7 +3,8 @@
 //!
 //! The non-obvious rule: `sync_devices` lists the devices that *remain*. Tokens without a device are in no
 //! list, so it ends the answers about them too. `provision_user` tells of a lock (`locked: true`), and
-//! otherwise of a user who may have been unlocked: tokens called inactive may be active again. `upsert_device`
+//! otherwise of a user who may have been unlocked: tokens called inactive may be active again. A lock or a deletion brings none
+//! back, and leaves the answers of "inactive": those of everybody would go with them. `upsert_device`
 //! tells of a login, which may have taken the device over: MAS then ends the device's other sessions and says
 //! nothing else.
 
@@ -102,8 +103,9 @@ impl ProvisioningEndpoint {
             Self::DeleteDevice | Self::UpsertDevice => {
                 Revocation::Device(DeviceKey::of(&body.device_id?))
             }
-            Self::DeleteUser | Self::ReactivateUser => Revocation::All,
-            Self::ProvisionUser if body.locked == Some(true) => Revocation::All,
+            Self::ReactivateUser => Revocation::All,
+            Self::DeleteUser => Revocation::AllExcept(Vec::new()),
+            Self::ProvisionUser if body.locked == Some(true) => Revocation::AllExcept(Vec::new()),
             Self::ProvisionUser => Revocation::Inactive,
             Self::SyncDevices => Revocation::AllExcept(body.devices?.0),
         };
@@ -332,13 +334,13 @@ mod tests {
             (
                 DeleteUser,
                 r#"{"localpart":"alice","erase":false}"#,
-                Revocation::All,
+                all_but(&[]),
             ),
             (ReactivateUser, r#"{"localpart":"alice"}"#, Revocation::All),
             (
                 ProvisionUser,
                 r#"{"localpart":"alice","locked":true}"#,
-                Revocation::All,
+                all_but(&[]),
             ),
             (
                 ProvisionUser,

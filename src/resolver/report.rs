@@ -65,7 +65,10 @@ impl Topic {
             NoVerdict::Malformed => Self::Malformed,
             NoVerdict::Lost => Self::Lost,
             NoVerdict::Overloaded => Self::Overloaded,
-            NoVerdict::Elsewhere | NoVerdict::OverBudget { .. } | NoVerdict::TokenTooLong => {
+            NoVerdict::Elsewhere
+            | NoVerdict::OverBudget { .. }
+            | NoVerdict::Outdated
+            | NoVerdict::TokenTooLong => {
                 return None;
             }
         })
@@ -342,7 +345,10 @@ fn explanation(settings: &Settings, why: NoVerdict) -> String {
              is slow, or raise it",
             settings.max_in_flight
         ),
-        NoVerdict::Elsewhere | NoVerdict::OverBudget { .. } | NoVerdict::TokenTooLong => String::new(),
+        NoVerdict::Elsewhere
+        | NoVerdict::OverBudget { .. }
+        | NoVerdict::Outdated
+        | NoVerdict::TokenTooLong => String::new(),
     }
 }
 

@@ -254,9 +254,12 @@ fn reply(config: &Config, verdict: &Verdict, now: Instant) -> Option<Reply> {
     match verdict {
         Verdict::Active(entry) => request::active_reply(entry, now),
         Verdict::Inactive(answer) => Some(request::reply(answer.body().to_vec())),
-        // A flood of clients must not cut the homeserver off from MAS.
+        // A flood of clients must not cut the homeserver off from MAS, and neither must MAS's own words about users.
         Verdict::None(
-            NoVerdict::OverBudget { .. } | NoVerdict::Overloaded | NoVerdict::TokenTooLong,
+            NoVerdict::OverBudget { .. }
+            | NoVerdict::Outdated
+            | NoVerdict::Overloaded
+            | NoVerdict::TokenTooLong,
         ) => None,
         Verdict::None(_) => match config.on_introspection_failure {
             OnFailure::Reject => Some(request::unavailable()),

@@ -34,6 +34,8 @@ pub enum NoVerdict {
     TokenTooLong,
     /// Not asked: a call about the token, of this worker or another, has just failed.
     Elsewhere,
+    /// MAS has told of the user, or of somebody who may be the user, during each call: its answer may be from before.
+    Outdated,
     /// Not asked: this client brought too many inactive tokens.
     OverBudget {
         /// When it may try again.
@@ -106,7 +108,7 @@ impl NoVerdict {
     pub const fn is_failure(self) -> bool {
         !matches!(
             self,
-            Self::Overloaded | Self::OverBudget { .. } | Self::TokenTooLong
+            Self::Overloaded | Self::OverBudget { .. } | Self::Outdated | Self::TokenTooLong
         )
     }
 
@@ -117,7 +119,7 @@ impl NoVerdict {
         !matches!(self, Self::Unreachable(NoHealthyHost | Overflow))
     }
 
-    /// Returns what the metrics call it; `None` if this worker tried to ask nothing.
+    /// Returns what the metrics call it; `None` if this worker tried to ask nothing, or if MAS has answered.
     pub const fn outcome(self) -> Option<IntrospectionOutcome> {
         match self {
             Self::UnknownCluster | Self::Undeliverable => Some(IntrospectionOutcome::Undeliverable),
@@ -129,7 +131,7 @@ impl NoVerdict {
             Self::NotJson | Self::Malformed => Some(IntrospectionOutcome::Malformed),
             Self::Lost => Some(IntrospectionOutcome::Lost),
             Self::Overloaded => Some(IntrospectionOutcome::Overloaded),
-            Self::Elsewhere | Self::OverBudget { .. } | Self::TokenTooLong => None,
+            Self::Elsewhere | Self::OverBudget { .. } | Self::Outdated | Self::TokenTooLong => None,
         }
     }
 }

@@ -334,6 +334,7 @@ fn each_verdict_makes_its_reply() {
         (NoVerdict::Elsewhere, false),
         (NoVerdict::Overloaded, true),
         (NoVerdict::TokenTooLong, true),
+        (NoVerdict::Outdated, true),
         (NoVerdict::OverBudget { retry_after_ms }, true),
     ] {
         for (on_failure, passes) in [("reject", is_passed_on), ("pass", true)] {

@@ -337,6 +337,11 @@ impl Mas {
             active: tokens(user, &|_, _| true),
             inactive_of: Some(user),
         };
+        // Who is locked or deleted brings no token back.
+        let all_active = |user| Told {
+            inactive_of: None,
+            ..everything(user)
+        };
         let of_device = |user, told_of: &str| Told {
             active: tokens(user, &|device, _| device == Some(told_of)),
             inactive_of: None,
@@ -368,7 +373,7 @@ impl Mas {
             Job::ProvisionUser(user) => {
                 let is_locked = self.users[user].is_locked;
                 let told = if is_locked {
-                    everything(user)
+                    all_active(user)
                 } else {
                     let inactive_of = Some(user);
                     Told {
@@ -381,7 +386,7 @@ impl Mas {
             Job::DeleteUser(user) => (
                 "delete_user",
                 user,
-                everything(user),
+                all_active(user),
                 json!({"erase": false}),
             ),
             Job::ReactivateUser(user) => ("reactivate_user", user, everything(user), json!({})),

@@ -40,6 +40,9 @@ pub const BETWEEN_TICKS: u64 = 475;
 /// Less than this is no time in which MAS's word of a revival counts for an answer that is on its way.
 const BRIEF_CALL: u64 = 250;
 
+/// A second answer that is void serves nobody if its call took so long.
+const HEARD_WITHIN: u64 = 1_000;
+
 /// Longest that a request waits: one call, the lease of a lost worker, one more call, and the next tick.
 pub const PATIENCE: u64 = 2 * (TIMEOUT + LOST_AFTER) + LEASE + BETWEEN_TICKS;
 
@@ -195,7 +198,9 @@ impl Scenario {
                     expiry.is_some_and(|expiry| now.at + 1_500 + TIMEOUT + LOST_AFTER >= expiry);
                 let is_full = self.full.is_some_and(|full| full.at >= request.since.at);
                 assert!(
-                    ends || is_full || self.settings.is_crowded,
+                    ends || is_full
+                        || self.settings.is_crowded
+                        || self.was_outdated(worker, request),
                     "the homeserver's question is answered"
                 );
             }
@@ -359,6 +364,24 @@ impl Scenario {
         answer.delivered >= Some(since) && self.mas.answers.iter().any(is_outdated)
     }
 
+    /// Whether MAS has told of users in both calls about a token, so that the second answer serves no homeserver, and no client
+    /// if the call took a second. A worker that waits for another one's answer may hear of that late.
+    fn was_outdated(&self, worker: usize, request: Open) -> bool {
+        let Open { session, since, .. } = request;
+        let heard = self.members[worker].messages_read.step;
+        self.mas.answers.iter().any(|answer| {
+            let is_of_second = answer.session == session
+                && !answer.is_kept
+                && self.was_asked_again(answer, Moment::default());
+            is_of_second
+                && answer.delivered.is_some_and(|delivered| {
+                    let is_late = delivered.at >= answer.sent_at + HEARD_WITHIN;
+                    delivered.step >= heard.min(since.step)
+                        && (is_late || request.asker == Asker::Homeserver)
+                })
+        })
+    }
+
     /// The homeserver gets an answer.
     fn check_body(&self, worker: usize, request: Open, body: &str) {
         if body == crate::INACTIVE {
@@ -442,11 +465,8 @@ impl Scenario {
     }
 
     /// Whether a failure, a lost call or a cap may have left a request without a verdict.
-    pub(super) fn has_reason_to_fail(
-        &self,
-        worker: usize,
-        Open { session, since, .. }: Open,
-    ) -> bool {
+    pub(super) fn has_reason_to_fail(&self, worker: usize, request: Open) -> bool {
+        let Open { session, since, .. } = request;
         let heard = self.members[worker].messages_read.step;
         let recent = |moment: Option<Moment>| {
             moment.is_some_and(|moment| moment.step >= heard.min(since.step))
@@ -457,7 +477,11 @@ impl Scenario {
         // spent its budget meanwhile.
         let may_have_joined = self.settings.budget.is_some()
             && self.full.is_some_and(|full| full.at + QUEUED >= since.at);
-        backs_off || recent(failed) || recent(self.full) || may_have_joined
+        backs_off
+            || recent(failed)
+            || recent(self.full)
+            || may_have_joined
+            || self.was_outdated(worker, request)
     }
 
     /// A request that waits will be told, or somebody's lease runs out.

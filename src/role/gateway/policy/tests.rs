@@ -467,6 +467,7 @@ fn without_a_verdict_the_configuration_decides_and_no_token_is_called_inactive()
         NoVerdict::Overloaded,
         NoVerdict::TokenTooLong,
         NoVerdict::Elsewhere,
+        NoVerdict::Outdated,
     ] {
         for (on_failure, expected) in [
             ("reject", End::Rejected(Rejection::IntrospectionFailed)),
