@@ -39,9 +39,9 @@ struct Extent {
 impl Extent {
     fn chosen() -> Self {
         let full = Self {
-            rounds: 5,
+            rounds: 4,
             hits: 4_096,
-            cold: 512,
+            cold: 256,
             workers: &[1, 2],
             protocols: &[Protocol::Http1, Protocol::Http2],
         };

@@ -11,7 +11,7 @@ use super::{
 };
 
 fn rounds() -> usize {
-    extent(7, 3)
+    extent(5, 3)
 }
 
 fn requests_of_a_round() -> usize {
@@ -24,7 +24,7 @@ fn cold_requests_of_a_round() -> usize {
 
 /// One process may be faster than another that does the same, by where its code and data happen to lie.
 fn pairs() -> usize {
-    extent(3, 1)
+    extent(2, 1)
 }
 
 const ROUNDS_OF_A_PAIR: usize = 2;

@@ -22,7 +22,7 @@ use super::{
 const SLOW: Duration = Duration::from_secs(2);
 
 /// How long; `ATTACK_SECONDS` overrides it.
-const SECONDS: u64 = 30;
+const SECONDS: u64 = 20;
 
 const QUIET_TIME: Duration = Duration::from_secs(10);
 
