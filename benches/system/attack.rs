@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Invented tokens after the warm-up; `ATTACK_TOKENS` overrides it.
-const TOKENS: u64 = 200_000;
+const TOKENS: u64 = 100_000;
 const QUICK_TOKENS: u64 = 20_000;
 
 /// Until every slot for inactive answers and for leases has been written at least once: 16,384 slots are

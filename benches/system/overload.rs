@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What becomes of those who are too many, and of live sessions: two workers that share the processors with
 /// attacker, MAS and client, and one worker that has one for itself and gets half of the attack.
 pub async fn slow_mas() {
-    let runs = [(2, 5_000, false), (1, 2_500, true)];
+    let runs = [(2, 2_500, false), (1, 1_250, true)];
     for &(workers, rate, is_apart) in extent(&runs[..], &runs[1..]) {
         run(workers, rate, is_apart).await;
     }
@@ -44,8 +44,8 @@ pub async fn slow_mas() {
 /// `rate`: requests a second, each with a token that nobody has seen.
 async fn run(workers: u32, rate: u64, is_apart: bool) {
     let time = Duration::from_secs(setting("ATTACK_SECONDS", extent(SECONDS, 5)));
-    // As many as can be held, and enough to send the others meanwhile.
-    let connections = workers as usize * MAX_IN_FLIGHT + 256;
+    // As many as wait for MAS, and as many as come in the second for which each of the others waits in line.
+    let connections = workers as usize * MAX_IN_FLIGHT + rate as usize;
     println!(
         "\nAttack: {rate} cold tokens a second for {time:?}, while MAS takes {SLOW:?}; {connections} connections, \
          {workers} workers{}, max_in_flight {MAX_IN_FLIGHT}",
