@@ -817,10 +817,10 @@ impl<W> Resolver<W> {
     /// is read again, and MAS is asked again if it holds none. Each further call takes a further end, and the requests
     /// that wait have deadlines of their own.
     ///
-    /// An answer that is too old by what MAS told of the user is asked for again once, and no more: of who an inactive token is
-    /// nobody knows, so a word about anybody counts, and they may come without a pause. The second answer serves those who wait,
-    /// and is not kept. It serves nobody if its call took so long that what MAS told may be a second old, and no reader that
-    /// keeps it.
+    /// MAS is asked again once, and no more, about a token whose answer is void by what MAS told of the user meanwhile. Nobody
+    /// knows whose an inactive token is, so there what MAS tells of any user counts, and MAS may tell without a pause. A second
+    /// answer that is void as well is not kept. It serves the gateway's requests, unless its call took a second or longer. It
+    /// never serves the homeserver's question, since the homeserver keeps it.
     fn complete<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
