@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde_json::Value;
 use stand_in::mas::Session;
 use tokio::{
     sync::watch,
@@ -14,7 +15,10 @@ use super::{
     set_ttls,
     site::{Fleet, MEMBERS},
 };
-use crate::support::http::{Connection, Request, Response, within_limit};
+use crate::support::{
+    envoy::bootstrap,
+    http::{Connection, Request, Response, within_limit},
+};
 
 /// From one turn of a client to the next.
 const PACE: Duration = Duration::from_millis(100);
@@ -281,5 +285,33 @@ async fn a_member_that_is_killed_and_restarted_costs_its_share_again_and_no_wron
         ask_all(&mut fleet.connections(member).await[0], &all).await;
     }
     assert_eq!(calls(&fleet, &all) - before, share, "and no more");
+    fleet.assert_untroubled();
+}
+
+/// As if nobody noticed yet that a member is gone.
+fn without_ejection(config: &mut Value) {
+    set_ttls(config, "600s", "600s");
+    let tier = bootstrap::cluster(config, "introspection-tier");
+    let tier = tier.as_object_mut().expect("a cluster");
+    for known_by in ["outlier_detection", "health_checks"] {
+        assert!(tier.remove(known_by).is_some(), "{known_by}");
+    }
+}
+
+/// A worker learns of an ejection from the main thread. Until then a call that is repeated must not meet the same member.
+#[tokio::test]
+async fn a_call_to_a_member_that_is_gone_is_made_at_the_next_one_before_its_ejection_is_known() {
+    let mut fleet = Fleet::start_with(without_ejection, None).await;
+    let all: Vec<Known> = (0..TOKENS)
+        .map(|number| Known::active(&fleet, &format!("user{number}")))
+        .collect();
+    fleet.kill(2);
+    ask_all(&mut fleet.connections(0).await[0], &all).await;
+    // The next one is the same for all who ask, so that MAS is asked once.
+    ask_all(&mut fleet.connections(1).await[1], &all).await;
+    assert_eq!(calls(&fleet, &all), TOKENS);
+    let repeated = "cluster.introspection-tier.upstream_rq_retry_success";
+    let repeated = fleet.member(0).stat(repeated).await;
+    assert!((50..=150).contains(&repeated), "{repeated}");
     fleet.assert_untroubled();
 }
