@@ -149,7 +149,7 @@ const TARGETS: &[(&str, Runner)] = &[
     ("parity", File("tests/synapse/parity.rs", "2_000")),
     (
         "run",
-        File("stand-in/tests/local.rs", "CARGO_BIN_EXE_local"),
+        File("stand-in/tests/behaviour/local.rs", "CARGO_BIN_EXE_local"),
     ),
     ("setup", File("scripts/test", "\"$here/setup\"")),
     ("sim", File("tests/scenarios/random.rs", "SCENARIO_SEED")),

@@ -14,6 +14,13 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
 # rustup's directory is missing from PATH in shells that read no profile.
 command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
 
+# test_program NAME ARGUMENTS... : builds and runs one program of tests. Features and workspace are the same for all, whatever a
+# program needs, so that no crate is built again for the next one.
+test_program() {
+  local features=test-chaos,test-clients,test-envoy,test-manifests,test-ops,test-page,test-synapse,test-workers
+  cargo test --workspace --features "$features" --no-fail-fast --test "$@"
+}
+
 say() { printf '%s\n' "$@"; }
 warn() { printf 'warning: %s\n' "$*" >&2; }
 

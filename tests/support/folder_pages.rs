@@ -183,7 +183,7 @@ pub const COMMANDS: &[Command] = &[
         "envoy/local/README.md",
         "make run",
         Elsewhere(
-            "stand-in/tests/local.rs",
+            "stand-in/tests/behaviour/local.rs",
             "it starts the program that this starts",
         ),
     ),

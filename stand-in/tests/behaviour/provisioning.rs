@@ -1,23 +1,16 @@
 //! What the stand-in MAS tells its homeserver: which event makes which calls, byte for byte.
 
-#![expect(clippy::expect_used, reason = "a test file")]
-
-mod support {
-    pub mod caller;
-    pub mod told;
-}
-
 use std::{net::SocketAddr, time::Duration};
 
+use crate::support::{
+    caller::{introspect, is_active, send},
+    told::{calls, start, start_with},
+};
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use stand_in::{
     homeserver::Homeserver,
     mas::{self, DEFAULT_SECRET, Mas, Options, Session},
-};
-use support::{
-    caller::{introspect, is_active, send},
-    told::{calls, start, start_with},
 };
 
 const DELETE_DEVICE: &str = "/_synapse/mas/delete_device";

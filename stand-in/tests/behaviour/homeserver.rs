@@ -1,7 +1,5 @@
 //! The stand-in homeserver over a socket: what it saw, when, and what it is told to answer.
 
-#![expect(clippy::expect_used, reason = "a test file")]
-
 use std::{net::SocketAddr, sync::Arc};
 
 use serde_json::{Value, json};

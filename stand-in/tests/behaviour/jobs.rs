@@ -1,25 +1,18 @@
 //! How the stand-in MAS makes its calls to the homeserver: what runs side by side, what is tried again, when and with
 //! what, and how the calls look on the wire.
 
-#![expect(clippy::expect_used, reason = "a test file")]
-
-mod support {
-    pub mod caller;
-    pub mod told;
-}
-
 use std::{net::SocketAddr, time::Duration};
 
+use crate::support::{
+    caller::{is_active, send},
+    told::{calls, start, start_mas, start_with},
+};
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use stand_in::{
     clock::Clock,
     homeserver::Homeserver,
     mas::{Control, Mas, Options, Session},
-};
-use support::{
-    caller::{is_active, send},
-    told::{calls, start, start_mas, start_with},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

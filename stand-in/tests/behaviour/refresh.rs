@@ -1,19 +1,13 @@
 //! Refreshes in the stand-in MAS: one after the other, at once, again with a token that was used.
 
-#![expect(clippy::expect_used, reason = "a test file")]
-
-mod support {
-    pub mod caller;
-}
-
 use std::time::Duration;
 
+use crate::support::caller::{is_active, send};
 use http::Request;
 use stand_in::{
     clock::Clock,
     mas::{Client, DEFAULT_SECRET, Mas, Options, Session},
 };
-use support::caller::{is_active, send};
 
 #[tokio::test]
 async fn a_refresh_ends_the_old_pair_and_keeps_the_session() {

@@ -1,7 +1,5 @@
 //! The stand-in MAS over a socket: faults, holds, counters, revocation, keep-alive, the control interface.
 
-#![expect(clippy::expect_used, reason = "a test file")]
-
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use base64ct::{Base64, Encoding};

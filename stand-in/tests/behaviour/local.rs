@@ -1,12 +1,5 @@
 //! The runner of the local stack serves its page, and ends what it started, however it ends itself. Envoy is played by a shell.
 
-#![cfg(target_os = "linux")]
-#![expect(clippy::expect_used, reason = "a test file")]
-
-#[path = "support/caller.rs"]
-#[expect(dead_code, reason = "shared by several test programs")]
-mod caller;
-
 use std::{
     fs,
     io::{BufRead, BufReader, ErrorKind, Read},
@@ -20,6 +13,8 @@ use std::{
 use http::{Request, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use crate::support::caller;
 
 /// Writes a line, then does nothing for longer than any test runs.
 const IDLE: &str = "#!/bin/sh\necho envoy-is-running\nexec sleep 600\n";
