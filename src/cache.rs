@@ -226,6 +226,26 @@ impl SharedCache {
         inactive.map(Cached::Inactive)
     }
 
+    /// What is known of the token to a request that waited while another worker asked: the answer to a question from after
+    /// `since`, even if MAS has told of users since then. It would be void for anybody else.
+    pub fn lookup_awaited(
+        &self,
+        store: &impl Store,
+        digest: &TokenDigest,
+        since: Instant,
+        now: Instant,
+    ) -> Option<Cached> {
+        let key = self.question(digest);
+        let find = |table: &Table| {
+            let entry = table.find(store, &key, now)?;
+            let holds =
+                entry.asked_at > since && !entry.is_doubted && now < self.fresh_until(&entry);
+            holds.then_some(entry)
+        };
+        let entry = find(&self.active).or_else(|| find(&self.negative))?;
+        Some(self.cached(entry))
+    }
+
     /// In the table of active answers: an active one, or one whose token has certainly ended since.
     fn lookup_active_table(
         &self,

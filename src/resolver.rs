@@ -833,13 +833,14 @@ impl<W> Resolver<W> {
         self.reports.note_answer(cb, &upstream);
         let is_kept_by_reader = is_kept_by_reader(&flight);
         let is_revoked = self.is_revoked(cb, &upstream, &introspected, is_kept_by_reader);
+        let is_late = introspected.answered_at >= introspected.asked_at + HEARD_WITHIN;
         let (mut is_stored, mut is_cached, mut is_superseded) = (false, false, false);
-        if !is_revoked {
+        if !is_revoked || flight.call.is_repeated && !is_late {
             let outcome = self.store(cb, &upstream, &introspected);
             (is_stored, is_superseded) = (outcome.stored, outcome.is_superseded);
             // Telling of what it pushed out, this worker has read the epochs anew: it would miss that another worker has
             // pushed out this answer meanwhile. So it keeps none of it for itself.
-            is_cached = is_stored && outcome.evicted.is_empty();
+            is_cached = is_stored && !is_revoked && outcome.evicted.is_empty();
         }
         if let Some(what) = self.outdated_by(cb, &key, &flight, &introspected) {
             if is_stored {
@@ -848,7 +849,13 @@ impl<W> Resolver<W> {
             (is_stored, is_superseded) = (false, true);
         }
         let must_ask_again = is_superseded || is_revoked && !flight.call.is_repeated;
-        let is_late = introspected.answered_at >= introspected.asked_at + HEARD_WITHIN;
+        if must_ask_again && !is_superseded && !flight.waiters.is_empty() {
+            // The lease stays: other workers wait for the second answer.
+            flight.call.is_repeated = true;
+            let leased = flight.leased();
+            self.call_for(cb, key, flight, leased);
+            return;
+        }
         let cached = |reader: &Upstream| upstream.cache.as_cached(&introspected, &reader.cache);
         if !must_ask_again && flight.call.client.is_some() {
             self.limits.charge(cb, &flight.call, &cached(&upstream));
@@ -922,7 +929,17 @@ impl<W> Resolver<W> {
         flight.call.upstream = Rc::clone(&upstream);
         let now = cb.now();
         let cached = upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
-        let acquisition = match cached {
+        let awaited = match (&cached, flight.state) {
+            (None, State::AwaitingPeer { .. }) => {
+                let since = flight.asked_at.max(now.minus(HEARD_WITHIN));
+                upstream
+                    .cache
+                    .lookup_awaited(cb.host, &key.digest, since, now)
+            }
+            _ => None,
+        };
+        let is_void = awaited.is_some();
+        let acquisition = match cached.or(awaited) {
             Some(cached) => Acquisition::Hit(cached),
             None if !self.admits(&upstream, &flight.call.slot()) => {
                 self.queue_again(cb, key, flight);
@@ -936,7 +953,11 @@ impl<W> Resolver<W> {
                 self.limits.charge(cb, &flight.call, &cached);
                 flight.call.client = None;
                 let own = flight.waiters.take(&is_own);
-                self.resolve_waiters(&key.digest, own, cached, true);
+                if is_void && upstream.is_kept_by_reader {
+                    self.resolve_without_verdict(cb, &key.digest, own, NoVerdict::Outdated);
+                } else {
+                    self.resolve_waiters(&key.digest, own, cached, !is_void);
+                }
                 // Other configurations have caches of another size, or let an answer hold less long.
                 self.resume(cb, key, flight);
                 return;
@@ -962,6 +983,19 @@ impl<W> Resolver<W> {
             }
             Acquisition::Mine { leased } => leased,
         };
+        self.call_for(cb, key, flight, leased);
+    }
+
+    /// Calls MAS for a flight that waits for its answer.
+    #[inline(never)]
+    fn call_for<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        mut flight: Pending<W>,
+        leased: Leased,
+    ) {
+        let now = cb.now();
         match self.call(cb, &flight.call, leased) {
             Ok(state) => {
                 flight.state = state;
@@ -970,6 +1004,7 @@ impl<W> Resolver<W> {
                 self.flights.insert(key, flight);
             }
             Err(why) => {
+                let upstream = Rc::clone(&flight.call.upstream);
                 self.release_failed(cb, &upstream, key);
                 self.fail(cb, key, flight, why);
             }

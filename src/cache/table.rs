@@ -309,24 +309,24 @@ impl Table {
     ) -> Vec<Removed> {
         match self.registered.get() {
             Some(buckets) if buckets.number() == number => {
-                self.remove_from(buckets, store, digest, is_meant)
+                self.remove_from(buckets, store, digest, &is_meant)
             }
-            _ => self.remove_from(&self.configured.resized(number), store, digest, is_meant),
+            _ => self.remove_from(&self.configured.resized(number), store, digest, &is_meant),
         }
     }
 
-    /// Takes the records about this token that are meant out of one bucket.
+    /// Takes the records about this token that are meant out of one bucket. Its code is there once for all meanings.
     fn remove_from(
         &self,
         buckets: &Buckets,
         store: &impl Store,
         digest: &TokenDigest,
-        is_meant: impl Fn(&EntryHead) -> bool,
+        is_meant: &dyn Fn(&EntryHead) -> bool,
     ) -> Vec<Removed> {
         let mut removed = Vec::new();
         for _ in 0..WRITE_ATTEMPTS {
             let bucket = buckets.read(store, &digest.0);
-            let meant = |record: &[u8]| EntryHead::of(record, digest).filter(&is_meant);
+            let meant = |record: &[u8]| EntryHead::of(record, digest).filter(is_meant);
             let mut voids_kept = false;
             let found: Vec<Removed> = bucket
                 .records()

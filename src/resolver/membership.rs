@@ -22,6 +22,9 @@ const MAX_WORKERS: u32 = 128;
 const SEAT_TTL: Duration = Duration::from_secs(4);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// In the place of a queue that is about to be registered.
+const NO_QUEUE: QueueId = QueueId(0);
+
 /// A seat as bytes: holder, queue, end.
 const BYTES: usize = 8 + 4 + 8;
 
@@ -82,6 +85,8 @@ pub struct Membership {
     /// The others, and their queues.
     others: Vec<(u64, QueueId)>,
     others_read_at: Option<Instant>,
+    /// The first place that nobody had, or whose queue was not known yet, at that time.
+    free: u32,
 }
 
 struct Registration {
@@ -132,12 +137,12 @@ impl Membership {
         self.seat = self.seat.filter(|seat| seat.root != root);
     }
 
-    /// Sends a hint to every other worker.
+    /// Sends a hint to every other worker, also to one that has just taken its seat.
     pub fn broadcast(&mut self, host: &impl Backend, hint: Hint, now: Instant) {
-        if self
+        let is_old = self
             .others_read_at
-            .is_none_or(|read_at| now >= read_at + HEARTBEAT)
-        {
+            .is_none_or(|read_at| now >= read_at + HEARTBEAT);
+        if is_old || host.read(&key(self.free)).is_some() {
             self.read_others(host, now);
         }
         let message = hint.encode();
@@ -194,15 +199,21 @@ impl Membership {
         self.others_read_at = Some(now);
         self.others.clear();
         let own = self.seat.map(|seat| seat.number);
+        self.free = MAX_WORKERS;
         for number in 0..MAX_WORKERS {
             // Places are taken in order, so the first that was never taken ends the list.
             let Some(stored) = host.read(&key(number)) else {
+                self.free = self.free.min(number);
                 break;
             };
             let record = Registration::decode(&stored.value).filter(|record| now < record.until);
-            if let Some(record) = record.filter(|_| own != Some(number)) {
-                self.others.push((record.holder, record.queue));
+            let Some(record) = record.filter(|_| own != Some(number)) else {
+                continue;
+            };
+            if record.queue == NO_QUEUE {
+                self.free = self.free.min(number);
             }
+            self.others.push((record.holder, record.queue));
         }
     }
 }
@@ -222,7 +233,7 @@ fn take_seat(host: &impl Backend, holder: u64, root: RootId, now: Instant) -> Op
         // The seat comes first: registering takes the queue away from its last worker.
         let reserved = Registration {
             holder,
-            queue: QueueId(0),
+            queue: NO_QUEUE,
             until: now + SEAT_TTL,
         };
         if host.write(&key, &reserved.encode(), condition).is_err() {
@@ -461,17 +472,35 @@ mod tests {
     }
 
     #[test]
-    fn a_new_worker_is_told_after_a_heartbeat_at_the_latest() {
+    fn a_new_worker_is_told_at_once() {
         let host = FakeHost::default();
         let mut worker = join(&host);
-        worker.broadcast(&host, Hint::Invalidated, host.now());
-        let late = join(&host);
-        host.advance(HEARTBEAT - Duration::from_millis(1));
-        worker.broadcast(&host, Hint::Invalidated, host.now());
-        assert_eq!(told(&late, &host), []);
-        host.advance(Duration::from_millis(1));
-        worker.broadcast(&host, Hint::Invalidated, host.now());
-        assert_eq!(told(&late, &host), [Some(Hint::Invalidated)]);
+        for _ in 0..3 {
+            worker.broadcast(&host, Hint::Invalidated, host.now());
+            let late = join(&host);
+            worker.broadcast(&host, Hint::Invalidated, host.now());
+            assert_eq!(told(&late, &host), [Some(Hint::Invalidated)]);
+        }
+    }
+
+    #[test]
+    fn a_worker_that_was_seen_while_it_took_its_seat_is_told_once_it_has_a_queue() {
+        let host = FakeHost::default();
+        let mut worker = join(&host);
+        let queue = QueueId(STRANGER as u32);
+        for queue_so_far in [NO_QUEUE, queue] {
+            let seat = Registration {
+                holder: STRANGER,
+                queue: queue_so_far,
+                until: host.now() + SEAT_TTL,
+            };
+            let condition = host
+                .read(&key(1))
+                .map_or(If::Absent, |seat| If::Unchanged(seat.cas));
+            host.write(&key(1), &seat.encode(), condition).unwrap();
+            worker.broadcast(&host, Hint::Invalidated, host.now());
+        }
+        assert!(host.dequeue(queue).is_some());
     }
 
     #[test]

@@ -88,6 +88,8 @@ struct Worker {
     resolver: Resolver<u32>,
     next_stream: u32,
     ended: std::collections::BTreeMap<u32, End>,
+    /// Those whose answers a worker may keep for itself.
+    cached: std::collections::BTreeSet<u32>,
 }
 
 impl Worker {
@@ -98,6 +100,7 @@ impl Worker {
             resolver: Resolver::default(),
             next_stream: 0,
             ended: std::collections::BTreeMap::new(),
+            cached: std::collections::BTreeSet::new(),
         };
         worker.call_back(|cb, resolver| resolver.start(cb));
         worker
@@ -116,6 +119,9 @@ impl Worker {
                 let end = End::from(&found);
                 let before = self.ended.insert(waiting.waiter, end);
                 assert!(before.is_none(), "a request is resolved once");
+                if found.is_cached {
+                    self.cached.insert(waiting.waiter);
+                }
             }
         }
         result
@@ -672,6 +678,90 @@ fn a_void_answer_serves_after_one_more_call_only_if_that_was_quick() {
         one.answer(200, INACTIVE);
         assert_eq!(one.end(later), Some(&End::Inactive));
     }
+}
+
+/// A herd on a token costs no more than one request for it, on however many workers it comes.
+#[test]
+fn a_void_answer_serves_all_who_waited_for_it_on_every_worker() {
+    for (body, expected, told) in [
+        (ACTIVE, End::Active(Provenance::Introspected), "alice"),
+        (INACTIVE, End::Inactive, "bob"),
+    ] {
+        for (millis, late) in [(250, 0), (900, 98), (900, 100), (999, 0)] {
+            let host = Rc::<FakeHost>::default();
+            let [mut one, mut two, mut three] = [(); 3].map(|()| Worker::new(&host));
+            let roles = [json!({}), json!({"role": "introspection"})];
+            let [gateway, homeserver] = roles.map(|role| upstream(&role, GATEWAY));
+            [&mut one, &mut two, &mut three].map(|worker| worker.pass(100_000));
+            [&mut one, &mut two].map(|worker| worker.pass(0));
+            let first = one.ask(&gateway, TOKENS[0], &ALICE);
+            let second = two.ask(&gateway, TOKENS[0], &BOB);
+            let third = three.ask(&homeserver, TOKENS[0], &BOB);
+            for call in 1..=2 {
+                assert_eq!(one.calls(), 1, "call {call} of {millis} ms");
+                host.advance(Duration::from_millis(millis));
+                tell(&mut three, &gateway, told, &Revocation::All);
+                one.call_back(|cb, resolver| {
+                    resolver.on_queue(cb, QueueId(1));
+                    resolver.workers.read_epochs(cb);
+                });
+                one.answer(200, body);
+                let is_told = heard(&host, 2).any(|hint| matches!(hint, Hint::Stored(_)));
+                assert_eq!(is_told, call == 2, "the others wait for the second answer");
+            }
+            assert_eq!(one.end(first), Some(&expected));
+            host.advance(Duration::from_millis(late));
+            two.hint(&gateway, TOKENS[0]);
+            three.hint(&gateway, TOKENS[0]);
+            if millis + late >= 1_000 {
+                assert_eq!([two.end(second), three.end(third)], [None; 2]);
+                assert_eq!(host.calls.borrow().len(), 1, "it is asked again");
+                continue;
+            }
+            let none = End::None(NoVerdict::Outdated);
+            assert_eq!(two.end(second), Some(&expected), "calls of {millis} ms");
+            assert_eq!(three.end(third), Some(&none), "a reader that keeps it");
+            assert_eq!(host.calls.borrow().len(), 0, "it is not asked again");
+            assert!(!one.cached.contains(&first), "nobody keeps it");
+            assert!(!two.cached.contains(&second), "nobody keeps it");
+            for worker in [&mut one, &mut two] {
+                let later = worker.ask(&gateway, TOKENS[0], &ALICE);
+                assert_eq!(worker.end(later), None, "the answer is void");
+            }
+        }
+    }
+}
+
+/// What was sent to the worker of this seat.
+fn heard(host: &FakeHost, seat: u32) -> impl Iterator<Item = Hint> {
+    std::iter::from_fn(move || host.dequeue(QueueId(seat)))
+        .map(|message| Hint::decode(&message).expect("a hint"))
+}
+
+/// It asked after MAS was asked, so the answer is from before what it may have been told.
+#[test]
+fn a_void_answer_serves_nobody_on_another_worker_who_asked_later() {
+    let host = Rc::<FakeHost>::default();
+    let (mut one, mut two) = (Worker::new(&host), Worker::new(&host));
+    let gateway = upstream(&json!({}), GATEWAY);
+    // Each has its seat, so that hints reach it.
+    one.pass(100_000);
+    two.pass(0);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    host.advance(Duration::from_millis(10));
+    one.answer(200, INACTIVE);
+    tell(&mut two, &gateway, "alice", &Revocation::Inactive);
+    host.advance(Duration::from_millis(1));
+    let later = two.ask(&gateway, TOKENS[0], &ALICE);
+    assert_eq!((two.end(later), two.calls()), (None, 0));
+    // The other worker has left its lease to run out, and is told that it is waited for.
+    for worker in [&mut one, &mut two] {
+        worker.call_back(|cb, resolver| {
+            (1..=2).for_each(|queue| resolver.on_queue(cb, QueueId(queue)))
+        });
+    }
+    two.hint(&gateway, TOKENS[0]);
+    assert_eq!((two.end(later), two.calls()), (None, 1));
 }
 
 /// The homeserver keeps what it is told for minutes, so after two such answers MAS is to tell it itself.

@@ -124,6 +124,8 @@ pub enum Verdict {
 #[derive(Clone)]
 pub struct Answer {
     pub session: usize,
+    /// Which worker asked.
+    pub worker: usize,
     /// When Envoy sent the question.
     pub sent_at: u64,
     pub computed: Moment,
@@ -196,8 +198,14 @@ impl Mas {
         stands && expires_at.is_none_or(|expiry| now < expiry)
     }
 
-    /// Computes the answer to a question about a token; returns its number.
-    pub fn compute(&mut self, session: usize, sent_at: u64, now: Moment, rng: &mut Rng) -> usize {
+    /// Computes the answer to a worker's question about a token, sent at a moment; returns its number.
+    pub fn compute(
+        &mut self,
+        worker: usize,
+        (session, sent_at): (usize, u64),
+        now: Moment,
+        rng: &mut Rng,
+    ) -> usize {
         let number = self.answers.len();
         let verdict = match rng.u32(..16) {
             0 => Verdict::Fault(Some(500), r#"{"active":false}"#),
@@ -208,6 +216,7 @@ impl Mas {
         };
         self.answers.push(Answer {
             session,
+            worker,
             sent_at,
             computed: now,
             delivered: None,

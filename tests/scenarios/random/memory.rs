@@ -66,7 +66,7 @@ pub struct Memory {
     /// The answer that the shared cache holds for certain.
     pub kept: Option<Kept>,
     /// When something last made the edge forget answers about it.
-    forgotten_at: u64,
+    pub forgotten_at: u64,
     /// Since then, answers of "active" from before no longer count.
     pub ends: Vec<Change>,
     /// When a worker listened to a refusal of the homeserver. Answers of "active" to questions from before are doubted.

@@ -201,7 +201,7 @@ impl Scenario {
                     ends || is_full
                         || self.settings.is_crowded
                         || self.was_outdated(worker, request),
-                    "the homeserver's question is answered"
+                    "the homeserver's question is answered: about {session}, at worker {worker} since {since:?}"
                 );
             }
             Fate::Replied(200, body) => self.check_body(worker, request, &body),
@@ -365,19 +365,21 @@ impl Scenario {
     }
 
     /// Whether MAS has told of users in both calls about a token, so that the second answer serves no homeserver, and no client
-    /// if the call took a second. A worker that waits for another one's answer may hear of that late.
+    /// if the call took a second. A worker that waits for another one's answer may hear of that late. It leaves the homeserver's
+    /// question to MAS also if the answer was void when it heard of it.
     fn was_outdated(&self, worker: usize, request: Open) -> bool {
         let Open { session, since, .. } = request;
+        let is_homeserver = request.asker == Asker::Homeserver;
         let heard = self.members[worker].messages_read.step;
+        let forgotten_at = self.memory[session].forgotten_at;
         self.mas.answers.iter().any(|answer| {
-            let is_of_second = answer.session == session
-                && !answer.is_kept
-                && self.was_asked_again(answer, Moment::default());
-            is_of_second
+            let is_void = answer.worker != worker && answer.sent_at <= forgotten_at;
+            let is_of_second = !answer.is_kept && self.was_asked_again(answer, Moment::default());
+            answer.session == session
+                && (is_of_second || is_homeserver && is_void)
                 && answer.delivered.is_some_and(|delivered| {
                     let is_late = delivered.at >= answer.sent_at + HEARD_WITHIN;
-                    delivered.step >= heard.min(since.step)
-                        && (is_late || request.asker == Asker::Homeserver)
+                    delivered.step >= heard.min(since.step) && (is_late || is_homeserver)
                 })
         })
     }

@@ -327,9 +327,9 @@ impl Scenario {
         if let Some(answer) = self.computed.get(&(worker, call.id)) {
             return *answer;
         }
-        let (session, sent_at) = (session_of(&call.body), call.sent_at.as_millis());
+        let question = (session_of(&call.body), call.sent_at.as_millis());
         let now = self.now();
-        let answer = self.mas.compute(session, sent_at, now, &mut self.rng);
+        let answer = self.mas.compute(worker, question, now, &mut self.rng);
         self.computed.insert((worker, call.id), answer);
         answer
     }
