@@ -261,7 +261,7 @@ pub(super) static TIMEOUT: Key<Span> = key(
         to: MINUTE,
         default: 5 * SECOND,
     },
-    "How long the gateway waits for MAS's answer, retries included.",
+    "How long a call to MAS may take, retries included. A request waits for two calls at the most.",
 );
 
 pub(super) static CREDENTIAL: Key<&Object> = key(

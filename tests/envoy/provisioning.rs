@@ -3,7 +3,7 @@
 use std::{net::TcpListener, time::Duration};
 
 use serde_json::{Value, json};
-use stand_in::mas::{DEFAULT_SECRET, Mas, Options, Session};
+use stand_in::mas::{DEFAULT_SECRET, Fault, Mas, Options, Session};
 use tokio::time::sleep;
 
 use super::{
@@ -239,6 +239,32 @@ async fn a_user_who_is_back_is_so_at_once() {
         }
     }
     assert_eq!(calls(tokens), [3, 2, 2, 3]);
+    edge.assert_alive().await;
+}
+
+/// Whose token it is that MAS calls inactive, nobody knows, so that any user who is back voids the answer.
+#[tokio::test]
+async fn a_herd_costs_two_calls_on_however_many_workers_while_mas_goes_on_telling() {
+    let edge = start(json!({})).await;
+    let mut connections = connections(&edge, 3).await;
+    edge.active("stranger", "PHONE");
+    let token = new_token("mat");
+    edge.mas.fault(Fault::delay(Duration::from_millis(400)));
+    let goes_on_telling = async {
+        loop {
+            edge.mas.lock_user("stranger");
+            edge.mas.unlock_user("stranger");
+            told(&edge).await;
+        }
+    };
+    let herd = std::iter::repeat_n(&token, connections.len());
+    let responses = tokio::select! {
+        responses = ask_all(&mut connections, herd) => responses,
+        () = goes_on_telling => Vec::new(),
+    };
+    assert_eq!(responses.len(), 3 * WORKERS);
+    responses.iter().for_each(assert_not_active);
+    assert_eq!(edge.mas.calls(&token), 2);
     edge.assert_alive().await;
 }
 
