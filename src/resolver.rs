@@ -376,8 +376,10 @@ impl<W> Resolver<W> {
                 let lifetime = answer.lifetime(response.lifetime);
                 let mut introspected =
                     Introspected::new(key.digest, flight.asked_at, now, answer, lifetime);
-                introspected.is_only_answer =
-                    flight.leased() != Leased::No && is_brief(&introspected);
+                // For a second call the lease was not acquired anew.
+                introspected.is_only_answer = !flight.call.is_repeated
+                    && flight.leased() != Leased::No
+                    && is_brief(&introspected);
                 self.complete(cb, key, flight, introspected);
             }
             Err(NoVerdict::Timeout) if self.is_excused(&flight, now) => {
@@ -865,9 +867,10 @@ impl<W> Resolver<W> {
             return;
         }
         let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
-        // A lease that nobody waits for may run out: who finds it will tell.
-        let is_loose = flight.leased() == Leased::Loosely;
-        if !(is_stored && is_loose && !flight.is_wanted) {
+        // A lease that nobody waits for may run out: who finds it will tell. A void answer is of no use to who comes.
+        let is_loose = flight.leased() == Leased::Loosely && !flight.is_wanted;
+        let may_run_out = is_loose && is_stored && !is_revoked;
+        if !may_run_out {
             self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
         }
         if must_ask_again {

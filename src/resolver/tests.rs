@@ -734,6 +734,22 @@ fn a_void_answer_serves_all_who_waited_for_it_on_every_worker() {
     }
 }
 
+#[test]
+fn who_comes_after_a_void_answer_waits_for_nobody() {
+    let host = Rc::<FakeHost>::default();
+    let (mut one, mut two) = (Worker::new(&host), Worker::new(&host));
+    let gateway = upstream(&json!({}), GATEWAY);
+    let request = one.ask(&gateway, TOKENS[0], &ALICE);
+    for _ in 0..2 {
+        host.advance(Duration::from_millis(300));
+        tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+        one.answer(200, INACTIVE);
+    }
+    assert_eq!(one.end(request), Some(&End::Inactive));
+    two.ask(&gateway, TOKENS[0], &BOB);
+    assert_eq!(two.calls(), 1);
+}
+
 /// What was sent to the worker of this seat.
 fn heard(host: &FakeHost, seat: u32) -> impl Iterator<Item = Hint> {
     std::iter::from_fn(move || host.dequeue(QueueId(seat)))
