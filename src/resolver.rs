@@ -819,9 +819,10 @@ impl<W> Resolver<W> {
     /// is read again, and MAS is asked again if it holds none. Each further call takes a further end, and the requests
     /// that wait have deadlines of their own.
     ///
-    /// MAS is asked again once, and no more, about a token whose answer is void by what MAS told of the user meanwhile. Nobody
-    /// knows whose an inactive token is, so there what MAS tells of any user counts, and MAS may tell without a pause. A second
-    /// answer that is void as well is not kept. It serves the gateway's requests, unless its call took a second or longer. It
+    /// What MAS tells of a token's user during the call voids the answer. The worker then asks MAS once more, and no more. No
+    /// worker knows whose an inactive token is, so what MAS tells of any user voids that answer, and MAS may tell without a
+    /// pause. The second answer serves the gateway's requests even if it is void as well, unless its call took a second or
+    /// longer. The worker writes it to the shared cache, for other workers that wait: see [`SharedCache::lookup_awaited`]. It
     /// never serves the homeserver's question, since the homeserver keeps it.
     fn complete<H: Backend>(
         &mut self,

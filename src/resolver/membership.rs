@@ -85,7 +85,8 @@ pub struct Membership {
     /// The others, and their queues.
     others: Vec<(u64, QueueId)>,
     others_read_at: Option<Instant>,
-    /// The first place that nobody had, or whose queue was not known yet, at that time.
+    /// When this worker read the others: the number of the first seat that no worker had ever taken, or of one whose worker
+    /// had not registered its queue yet.
     free: u32,
 }
 
@@ -137,7 +138,8 @@ impl Membership {
         self.seat = self.seat.filter(|seat| seat.root != root);
     }
 
-    /// Sends a hint to every other worker, also to one that has just taken its seat.
+    /// Sends a hint to every other worker, also to one that has just taken a new seat. A worker that has taken over the seat of
+    /// another is told a heartbeat later at the most.
     pub fn broadcast(&mut self, host: &impl Backend, hint: Hint, now: Instant) {
         let is_old = self
             .others_read_at
