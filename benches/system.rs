@@ -21,6 +21,8 @@ mod client;
 mod control;
 #[path = "system/flood.rs"]
 mod flood;
+#[path = "system/half_load.rs"]
+mod half_load;
 #[path = "system/hits.rs"]
 mod hits;
 #[path = "system/http2.rs"]
@@ -67,12 +69,13 @@ use self::{
 };
 
 /// In this order. `contention` is a program of its own.
-const PARTS: [&str; 8] = [
+const PARTS: [&str; 9] = [
     "instructions",
     "start",
     "hits",
     "cold",
     "growth",
+    "half-load",
     "latency",
     "alternatives",
     "attack",
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
                 "hits" => hits::by_kind(&mas).await,
                 "cold" => hits::cold(&mas).await,
                 "growth" => hits::growth(&mas).await,
+                "half-load" => half_load::beside_no_filter(&mas).await,
                 "latency" => attack::side_by_side(&mas).await,
                 "alternatives" => alternatives::all().await,
                 "attack" => {
@@ -286,4 +290,10 @@ fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted[sorted.len() / 2]
+}
+
+/// Says whether a goal is reached.
+fn goal(what: &str, is: f64, at_most: f64) {
+    let outcome = if is <= at_most { "reached" } else { "MISSED" };
+    println!("\ngoal {outcome}: {what}: {is:.3}");
 }

@@ -22,7 +22,7 @@ use self::{
     contender::{Contender, Cpu, MODULE},
     daemon::Addrs,
 };
-use super::{client, extent, http2, median, plots, tokens, upstream::Mas};
+use super::{client, extent, goal, http2, median, plots, tokens, upstream::Mas};
 
 /// The tokens of a hit, all used in turn.
 const SESSIONS: usize = 100;
@@ -287,12 +287,6 @@ impl Row<'_> {
             .map(|(this, other)| this.together() / other.together())
             .collect()
     }
-}
-
-/// Says whether a goal is reached.
-fn goal(what: &str, is: f64, at_most: f64) {
-    let outcome = if is <= at_most { "reached" } else { "MISSED" };
-    println!("\ngoal {outcome}: {what}: {is:.3}");
 }
 
 fn range(values: &[f64]) -> (f64, f64) {

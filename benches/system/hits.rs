@@ -6,7 +6,7 @@ use super::{
     Gateway,
     client::{self, Client},
     control::{self, Refusal},
-    extent, median, plots, tokens,
+    extent, median, plots, progress, tokens,
     upstream::Mas,
 };
 
@@ -173,48 +173,85 @@ pub async fn cold(mas: &Mas) {
     ]);
 }
 
+/// So many sessions, all in one Envoy.
+struct Size {
+    sessions: usize,
+    /// The row of those that ask for [`FEW`] of them.
+    few: &'static str,
+    /// The row of those that ask for all of them, one after the other.
+    in_turn: Option<&'static str>,
+}
+
+const FEW: usize = 1_000;
+const SIZES: [Size; 3] = [
+    Size {
+        sessions: FEW,
+        few: "1,000 cached, all used",
+        in_turn: None,
+    },
+    Size {
+        sessions: 65_536,
+        few: "65,536 cached, 1,000 used",
+        in_turn: Some("65,536 cached, all used in turn"),
+    },
+    Size {
+        sessions: 1_000_000,
+        few: "1,000,000 cached, 1,000 used",
+        in_turn: Some("1,000,000 cached, all used in turn"),
+    },
+];
+
+/// With fewer some sessions would push each other out.
+const SLOTS: u32 = 4_194_304;
+
+/// It takes minutes to fill an Envoy with more, so there is only one of them.
+const SOON_FILLED: usize = 100_000;
+
 /// Whether a hit costs more when there are many sessions, and how much memory a session takes.
 pub async fn growth(mas: &Mas) {
-    const FEW: usize = 100;
-    const MANY: usize = 65_536;
-    let sessions = tokens("session", MANY);
+    let [few, many, most] = &SIZES;
+    let sessions = tokens("session", extent(most, many).sessions);
     mas.activate(&sessions);
-    let few = &sessions[..FEW];
     let mut figures = Vec::new();
-    for (name, local_entries) in [("the worker's cache", MANY), ("the shared cache", 0)] {
-        let pairs = pairs();
-        println!("\nGrowth, {name}; {pairs} Envoys with few and as many with many sessions");
+    for (name, local_entries, sizes) in [
+        ("the worker's cache", many.sessions, vec![few, many]),
+        (
+            "the shared cache",
+            0,
+            extent(vec![few, many, most], vec![few, many]),
+        ),
+    ] {
+        println!(
+            "\nGrowth, {name}; {} Envoys of each number of sessions, and one of 1,000,000",
+            pairs()
+        );
         let mut table = Table::default();
-        for _ in 0..pairs {
-            // With fewer slots some sessions would push each other out.
-            let cache = json!({"cache": {"local_entries": local_entries, "slots": 1_048_576}});
-            let small = Gateway::start(mas, 1, cache.clone()).await;
-            let large = Gateway::start(mas, 1, cache).await;
-            Client::open(small.addr()).send(&requests(few), 2 * FEW, 200);
-            let mut filling = Client::open(large.addr());
-            // Also before the first measurement: memory that every connection and VM needs once.
-            filling.send(&requests(few), 2 * FEW, 200);
-            let (resident, allocated) = large.memory().await;
-            let calls = mas.calls();
-            filling.send(&requests(&sessions[FEW..]), MANY - FEW, 200);
-            let kept = mas.calls() - calls;
-            let (resident_full, allocated_full) = large.memory().await;
-            println!(
-                "  {kept} sessions filled in; bytes per session: {:.0} resident, {:.0} by Envoy's own count",
-                (resident_full as f64 - resident as f64) / kept as f64,
-                (allocated_full as f64 - allocated as f64) / kept as f64,
-            );
-            let mut kinds = [
-                Kind::new("100 cached, all used", &small, few, 200),
-                Kind::new("65,536 cached, 100 used", &large, few, 200),
-                Kind::new("65,536 cached, all used in turn", &large, &sessions, 200),
-            ];
+        for pair in 0..pairs() {
+            let mut envoys = Vec::new();
+            for &size in &sizes {
+                if pair > 0 && size.sessions > SOON_FILLED {
+                    continue;
+                }
+                let cache = json!({"cache": {"local_entries": local_entries, "slots": SLOTS}});
+                let envoy = Gateway::start(mas, 1, cache).await;
+                fill(&envoy, mas, &sessions[..size.sessions]).await;
+                envoys.push((size, envoy));
+            }
+            let mut kinds = Vec::new();
+            for (size, envoy) in &envoys {
+                kinds.push(Kind::new(size.few, envoy, &sessions[..FEW], 200));
+                let all = &sessions[..size.sessions];
+                kinds.extend(size.in_turn.map(|name| Kind::new(name, envoy, all, 200)));
+            }
             table.add(&mut kinds, ROUNDS_OF_A_PAIR);
-            let [local, shared, mas_asked] = large.sources().await;
-            println!(
-                "  answered in the Envoy with 65,536, filling included: {local} from the worker's cache, \
-                 {shared} from the shared cache, {mas_asked} by MAS"
-            );
+            for (size, envoy) in &envoys {
+                let [local, shared, mas_asked] = envoy.sources().await;
+                println!(
+                    "  {} sessions, all requests: {local} answered from the worker's cache, {shared} from the shared \
+                     cache, {mas_asked} by MAS",
+                    size.sessions
+                );
+            }
         }
         table.print();
         let lines = table.0.iter();
@@ -222,6 +259,33 @@ pub async fn growth(mas: &Mas) {
             .extend(lines.map(|(kind, micros)| format!("{name}: {kind}\t{:.1}", median(micros))));
     }
     plots::save("growth", &figures);
+}
+
+/// Has MAS asked about these sessions, and tells what memory they take.
+async fn fill(envoy: &Gateway, mas: &Mas, sessions: &[String]) {
+    let (few, others) = sessions.split_at(FEW);
+    let mut client = Client::open(envoy.addr());
+    // Twice, and before the first measurement: memory that every connection and VM needs once.
+    client.send(&requests(few), 2 * FEW, 200);
+    if others.is_empty() {
+        return;
+    }
+    let (resident, allocated) = envoy.memory().await;
+    let calls = mas.calls();
+    for batch in others.chunks(SOON_FILLED) {
+        client.send(&requests(batch), batch.len(), 200);
+        let filled = mas.calls() - calls;
+        if others.len() > SOON_FILLED {
+            progress(&format!("{filled} of {} sessions filled in", others.len()));
+        }
+    }
+    let filled = mas.calls() - calls;
+    let (resident_full, allocated_full) = envoy.memory().await;
+    println!(
+        "  {filled} sessions filled in; bytes per session: {:.0} resident, {:.0} by Envoy's own count",
+        (resident_full as f64 - resident as f64) / filled as f64,
+        (allocated_full as f64 - allocated as f64) / filled as f64,
+    );
 }
 
 fn requests(tokens: &[String]) -> Vec<Vec<u8>> {

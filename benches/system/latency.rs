@@ -6,7 +6,7 @@ use super::{
     Gateway,
     flood::{Answers, Attack, Flood},
     median,
-    probe::{Probe, Seen},
+    probe::{Percentiles, Probe, Seen},
 };
 
 /// The load that all others are compared with.
@@ -132,6 +132,22 @@ impl Table {
         }
     }
 
+    /// By how much one Envoy is slower than another under the same load, in microseconds: the median of what each round says.
+    pub fn added(
+        &self,
+        envoy: &str,
+        other: &str,
+        load: &str,
+        percentile: fn(&Percentiles) -> f64,
+    ) -> f64 {
+        let of = |envoy| {
+            let row = self.find(envoy, load).expect("a row of the table");
+            row.measured.iter().map(|one| percentile(&one.seen.hits))
+        };
+        let added = of(envoy).zip(of(other)).map(|(one, other)| one - other);
+        median(&added.collect::<Vec<_>>())
+    }
+
     /// For the picture: who answers, invented tokens a second, p99. Without the loads that fill a worker.
     pub fn figures(&self) -> Vec<String> {
         let rows = self.with_quiet().map(|(row, _)| row);
@@ -153,6 +169,11 @@ impl Table {
                 let same = self.rows.iter().filter(|row| row.envoy == quiet.envoy);
                 same.map(move |row| (row, quiet))
             })
+    }
+
+    fn find(&self, envoy: &str, load: &str) -> Option<&Row> {
+        let mut rows = self.rows.iter();
+        rows.find(|row| row.envoy == envoy && row.load == load)
     }
 
     fn find_mut(&mut self, envoy: &str, load: &str) -> Option<&mut Row> {
