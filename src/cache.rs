@@ -227,14 +227,14 @@ impl SharedCache {
     }
 
     /// What is known of the token to a request that waited while another worker asked: the answer to a question from after
-    /// `since`, even if MAS has told of users since then. It would be void for anybody else.
+    /// `since`, even if MAS has told of users since then, and when that was asked. It would be void for anybody else.
     pub fn lookup_awaited(
         &self,
         store: &impl Store,
         digest: &TokenDigest,
         since: Instant,
         now: Instant,
-    ) -> Option<Cached> {
+    ) -> Option<(Instant, Cached)> {
         let key = self.question(digest);
         let find = |table: &Table| {
             let entry = table.find(store, &key, now)?;
@@ -243,7 +243,7 @@ impl SharedCache {
             holds.then_some(entry)
         };
         let entry = find(&self.active).or_else(|| find(&self.negative))?;
-        Some(self.cached(entry))
+        Some((entry.asked_at, self.cached(entry)))
     }
 
     /// In the table of active answers: an active one, or one whose token has certainly ended since.

@@ -403,11 +403,8 @@ impl<W> Resolver<W> {
                         self.resume(cb, key, flight);
                     }
                 }
-                Some(Hint::Failed(key)) => {
-                    if let Some(flight) = self.flights.take_awaiting(&key) {
-                        self.fail(cb, key, flight, NoVerdict::Elsewhere);
-                    }
-                }
+                Some(Hint::Failed(key)) => self.fail_awaiting(cb, key, NoVerdict::Elsewhere),
+                Some(Hint::Outdated(key)) => self.fail_awaiting(cb, key, NoVerdict::Outdated),
                 Some(Hint::Invalidated) => self.workers.read_epochs(cb),
                 // Its call has ended, and what it brought is in the shared cache, unless the token has ended since.
                 Some(Hint::Wanted(key)) if !self.flights.note_wanted(&key) => {
@@ -427,6 +424,17 @@ impl<W> Resolver<W> {
         self.forgive_lag(now);
         // A root that has ended left its calls free. Nobody is refused for want of one.
         self.start_queued(cb);
+        // The calls go on, and their answers will be kept.
+        let timed_out = self
+            .flights
+            .drain_waiters(|waiting| waiting.give_up_at <= now);
+        for (key, waiters) in timed_out {
+            self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Lost);
+        }
+        // Before any of them ends: another worker may be calling for it once more.
+        while let Some((key, flight)) = self.flights.pop_due(now) {
+            self.resume(cb, key, flight);
+        }
         while let Some((key, flight)) = self.flights.pop_expired(now) {
             match flight.state {
                 State::Calling { .. } => {
@@ -443,17 +451,7 @@ impl<W> Resolver<W> {
                 }
             }
         }
-        // The calls go on, and their answers will be kept.
-        let timed_out = self
-            .flights
-            .drain_waiters(|waiting| waiting.give_up_at <= now);
-        for (key, waiters) in timed_out {
-            self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Lost);
-        }
         while let Some((key, flight)) = self.flights.pop_orphan() {
-            self.resume(cb, key, flight);
-        }
-        while let Some((key, flight)) = self.flights.pop_due(now) {
             self.resume(cb, key, flight);
         }
         self.start_queued(cb);
@@ -914,8 +912,24 @@ impl<W> Resolver<W> {
             let begun = Tombstone::Failed(flight.asked_at);
             why.may_have_asked().then_some(begun)
         };
-        self.end_call(cb, key, &flight, Hint::Failed(key), tombstone);
+        let hint = match why {
+            NoVerdict::Outdated => Hint::Outdated(key),
+            _ => Hint::Failed(key),
+        };
+        self.end_call(cb, key, &flight, hint, tombstone);
         self.resolve_without_verdict(cb, &key.digest, flight.waiters, why);
+    }
+
+    /// Ends the flight, if there is one, of a question that another worker has asked and got no verdict for.
+    fn fail_awaiting<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        why: NoVerdict,
+    ) {
+        if let Some(flight) = self.flights.take_awaiting(&key) {
+            self.fail(cb, key, flight, why);
+        }
     }
 
     /// Reads the cache again, for an answer of another worker, and calls MAS if there is none. The root is the
@@ -932,18 +946,26 @@ impl<W> Resolver<W> {
         let upstream = Rc::clone(&waiting.upstream);
         flight.call.upstream = Rc::clone(&upstream);
         let now = cb.now();
-        let cached = upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
-        let awaited = match (&cached, flight.state) {
+        let look = || upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
+        let mut cached = look();
+        let is_own = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
+        let void = match (&cached, flight.state) {
             (None, State::AwaitingPeer { .. }) => {
-                let since = flight.asked_at.max(now.minus(HEARD_WITHIN));
-                upstream
-                    .cache
-                    .lookup_awaited(cb.host, &key.digest, since, now)
+                let own = flight.waiters.values().filter(|waiting| is_own(waiting));
+                let since = own.map(|waiting| waiting.since).min().unwrap_or(now);
+                let since = since.max(now.minus(HEARD_WITHIN));
+                let cache = &upstream.cache;
+                cache.lookup_awaited(cb.host, &key.digest, since, now)
             }
             _ => None,
         };
-        let is_void = awaited.is_some();
-        let acquisition = match cached.or(awaited) {
+        if void.is_some() {
+            // It may have come since that look, and be void for nobody.
+            cached = look();
+        }
+        let void = void.filter(|_| cached.is_none());
+        let void_since = void.as_ref().map(|(asked_at, _)| *asked_at);
+        let acquisition = match cached.or(void.map(|(_, cached)| cached)) {
             Some(cached) => Acquisition::Hit(cached),
             None if !self.admits(&upstream, &flight.call.slot()) => {
                 self.queue_again(cb, key, flight);
@@ -951,16 +973,18 @@ impl<W> Resolver<W> {
             }
             None => self.workers.acquire(cb, &upstream, &key, |_| true),
         };
-        let is_own = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
         let leased = match acquisition {
             Acquisition::Hit(cached) => {
                 self.limits.charge(cb, &flight.call, &cached);
                 flight.call.client = None;
-                let own = flight.waiters.take(&is_own);
-                if is_void && upstream.is_kept_by_reader {
-                    self.resolve_without_verdict(cb, &key.digest, own, NoVerdict::Outdated);
+                // Who came after the question was asked may have been told what voids its answer.
+                let served = flight.waiters.take(&|waiting| {
+                    is_own(waiting) && void_since.is_none_or(|asked_at| waiting.since < asked_at)
+                });
+                if void_since.is_some() && upstream.is_kept_by_reader {
+                    self.resolve_without_verdict(cb, &key.digest, served, NoVerdict::Outdated);
                 } else {
-                    self.resolve_waiters(&key.digest, own, cached, !is_void);
+                    self.resolve_waiters(&key.digest, served, cached, void_since.is_none());
                 }
                 // Other configurations have caches of another size, or let an answer hold less long.
                 self.resume(cb, key, flight);

@@ -35,6 +35,8 @@ pub enum Hint {
     Stored(QuestionKey),
     /// This question got no verdict.
     Failed(QuestionKey),
+    /// This question got answers that MAS has voided while they were on their way.
+    Outdated(QuestionKey),
     /// A worker waits for the answer to this question, whose lease the receiver has.
     Wanted(QuestionKey),
     /// Answers no longer hold: a number was raised, see [`crate::cache::epoch`].
@@ -49,6 +51,7 @@ impl Hint {
             Self::Failed(key) => (2, Some(key)),
             Self::Invalidated => (3, None),
             Self::Wanted(key) => (4, Some(key)),
+            Self::Outdated(key) => (5, Some(key)),
         };
         let mut bytes = vec![kind];
         if let Some(key) = key {
@@ -64,6 +67,7 @@ impl Hint {
             (2, key) => QuestionKey::from_bytes(key).map(Self::Failed),
             (3, _) => Some(Self::Invalidated),
             (4, key) => QuestionKey::from_bytes(key).map(Self::Wanted),
+            (5, key) => QuestionKey::from_bytes(key).map(Self::Outdated),
             _ => None,
         }
     }
@@ -324,6 +328,7 @@ mod tests {
         for hint in [
             Hint::Stored(question()),
             Hint::Failed(question()),
+            Hint::Outdated(question()),
             Hint::Invalidated,
         ] {
             assert_eq!(Hint::decode(&hint.encode()), Some(hint));

@@ -734,6 +734,65 @@ fn a_void_answer_serves_all_who_waited_for_it_on_every_worker() {
     }
 }
 
+/// Every worker says the same of an answer that came too late to serve: no old one serves in its place, though MAS failed by no
+/// word of it.
+#[test]
+fn a_late_void_answer_serves_nobody_on_any_worker() {
+    let host = Rc::<FakeHost>::default();
+    let (mut one, mut two) = (Worker::new(&host), Worker::new(&host));
+    let cache = json!({"cache": {"stale_if_error": "10m", "refresh_ahead": false}});
+    let gateway = upstream(&cache, GATEWAY);
+    host.advance(Duration::from_secs(100));
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    one.answer(200, ACTIVE);
+    for worker in [&mut one, &mut two] {
+        worker.tick_for(10_000);
+    }
+    let requests = [
+        one.ask(&gateway, TOKENS[0], &ALICE),
+        two.ask(&gateway, TOKENS[0], &BOB),
+    ];
+    for call in 1..=2 {
+        assert_eq!(one.calls(), 1, "call {call}");
+        one.tick_for(1_000);
+        tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+        one.call_back(|cb, resolver| resolver.on_queue(cb, QueueId(1)));
+        one.answer(200, INACTIVE);
+    }
+    two.call_back(|cb, resolver| resolver.on_queue(cb, QueueId(2)));
+    let none = End::None(NoVerdict::Outdated);
+    let ends = [one.end(requests[0]), two.end(requests[1])];
+    assert_eq!(ends, [Some(&none); 2]);
+}
+
+/// Two calls take longer than one call and its grace where the timeout is short.
+#[test]
+fn who_waits_for_another_worker_waits_for_its_second_call() {
+    let host = Rc::<FakeHost>::default();
+    let (mut one, mut two) = (Worker::new(&host), Worker::new(&host));
+    let gateway = upstream(&json!({"introspection": {"timeout": "600ms"}}), GATEWAY);
+    host.advance(Duration::from_secs(100));
+    for worker in [&mut one, &mut two] {
+        worker.pass(0);
+    }
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    let waits = two.ask(&gateway, TOKENS[0], &BOB);
+    one.tick_for(500);
+    host.advance(Duration::from_millis(90));
+    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    one.answer(200, INACTIVE);
+    for _ in 0..2 {
+        one.pass(255);
+    }
+    // Its lease and the first call with its grace have ended.
+    two.pass(0);
+    assert_eq!((two.end(waits), one.calls()), (None, 1));
+    one.call_back(|cb, resolver| resolver.on_queue(cb, QueueId(1)));
+    one.answer(200, INACTIVE);
+    two.call_back(|cb, resolver| resolver.on_queue(cb, QueueId(2)));
+    assert_eq!(two.end(waits), Some(&End::Inactive));
+}
+
 #[test]
 fn who_comes_after_a_void_answer_waits_for_nobody() {
     let host = Rc::<FakeHost>::default();
@@ -754,6 +813,36 @@ fn who_comes_after_a_void_answer_waits_for_nobody() {
 fn heard(host: &FakeHost, seat: u32) -> impl Iterator<Item = Hint> {
     std::iter::from_fn(move || host.dequeue(QueueId(seat)))
         .map(|message| Hint::decode(&message).expect("a hint"))
+}
+
+/// It has joined those whom the answer serves, but may have been told meanwhile.
+#[test]
+fn a_void_answer_serves_nobody_who_came_after_its_question() {
+    let host = Rc::<FakeHost>::default();
+    let (mut one, mut two) = (Worker::new(&host), Worker::new(&host));
+    let gateway = upstream(&json!({}), GATEWAY);
+    host.advance(Duration::from_secs(100));
+    for worker in [&mut one, &mut two] {
+        worker.pass(0);
+    }
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    let before = two.ask(&gateway, TOKENS[0], &BOB);
+    let mut later = None;
+    for _ in 0..2 {
+        host.advance(Duration::from_millis(300));
+        later.get_or_insert_with(|| two.ask(&gateway, TOKENS[0], &BOB));
+        tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+        one.call_back(|cb, resolver| resolver.on_queue(cb, QueueId(1)));
+        one.answer(200, INACTIVE);
+    }
+    let after = two.ask(&gateway, TOKENS[0], &BOB);
+    two.hint(&gateway, TOKENS[0]);
+    assert_eq!(two.end(before), Some(&End::Inactive));
+    assert_eq!(
+        [later, Some(after)].map(|request| two.end(request.unwrap())),
+        [None; 2]
+    );
+    assert_eq!(two.calls(), 1, "MAS is asked for those who came later");
 }
 
 /// It asked after MAS was asked, so the answer is from before what it may have been told.

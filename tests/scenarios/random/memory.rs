@@ -5,7 +5,7 @@ use matrix_edge_auth::host::{RootId, StreamId};
 use super::{
     EndKind, NEGATIVE_TTL, ROOMY, Scenario, SessionEnd, TIMEOUT, TTL,
     mas::{Moment, TOKENS, Told, Verdict, session_of},
-    rules::{BETWEEN_TICKS, LEASE, LOST_AFTER},
+    rules::{BETWEEN_TICKS, LEASE, LOOK_LASTS, LOST_AFTER},
 };
 use crate::simulated::Call;
 
@@ -80,7 +80,7 @@ pub struct Memory {
     /// When a call was last under way.
     pub attended_at: u64,
     /// When a call last went with its root, and left its lease behind.
-    orphaned_at: u64,
+    pub orphaned_at: u64,
 }
 
 impl Memory {
@@ -111,7 +111,7 @@ pub struct Change {
     pub told: Moment,
     pub changed: Moment,
     /// It was told by an answer of "inactive".
-    by_answer: bool,
+    pub by_answer: bool,
 }
 
 /// Notes of what is about to happen.
@@ -130,8 +130,10 @@ impl Scenario {
         let answer = &mut self.mas.answers[number];
         answer.delivered = Some(now);
         let memory = &mut self.memory[answer.session];
+        let is_active = matches!(answer.verdict, Verdict::Active { .. });
+        let may_count = if is_active { LOOK_LASTS } else { 1 };
         let is_outdated = is_older
-            || memory.forgotten_at >= answer.sent_at
+            || memory.forgotten_at + may_count > answer.sent_at
             || memory.orphaned_at + LEASE + BETWEEN_TICKS > answer.sent_at;
         let kept = match &answer.verdict {
             Verdict::Fault(..) => {
