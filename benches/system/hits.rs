@@ -222,7 +222,7 @@ pub async fn growth(mas: &Mas) {
         ),
     ] {
         println!(
-            "\nGrowth, {name}; {} Envoys of each number of sessions, and one of 1,000,000",
+            "\nGrowth, {name}; {} Envoys of each number of sessions, of a million only one",
             pairs()
         );
         let mut table = Table::default();
