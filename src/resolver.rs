@@ -323,18 +323,11 @@ impl<W> Resolver<W> {
         match what {
             Invalidation::Token(token) => {
                 self.workers.note_event(cb, token, Event::End);
-                let removed = cache.remove_active(cb.host, token);
-                if removed.is_some() {
-                    self.workers.announce(cb, Subject::Token(token), reason);
-                }
-                removed
+                self.void(cb, cache, token, Event::End, reason)
             }
             Invalidation::Refusal(token) => {
                 self.workers.note_event(cb, token, Event::Refusal);
-                if cache.doubt(cb.host, token) {
-                    self.workers.announce(cb, Subject::Token(token), reason);
-                }
-                None
+                self.void(cb, cache, token, Event::Refusal, reason)
             }
             Invalidation::User(user, revocation) => {
                 let revocations = cache.revocations();
@@ -843,9 +836,11 @@ impl<W> Resolver<W> {
             // pushed out this answer meanwhile. So it keeps none of it for itself.
             is_cached = is_stored && !is_revoked && outcome.evicted.is_empty();
         }
-        if let Some(what) = self.outdated_by(cb, &key, &flight, &introspected) {
+        if let Some(event) = self.outdated_by(cb, &key, &flight, &introspected) {
             if is_stored {
-                self.invalidate(cb, &upstream.cache, what, InvalidationReason::Introspection);
+                // The event is not noted again: it is none to another question about the token.
+                let reason = InvalidationReason::Introspection;
+                self.void(cb, &upstream.cache, &key.digest, event, reason);
             }
             (is_stored, is_superseded) = (false, true);
         }
@@ -1087,23 +1082,44 @@ impl<W> Resolver<W> {
     }
 
     /// Returns what has happened to the token, which MAS called active, since MAS was asked.
-    fn outdated_by<'a, H: Backend>(
+    fn outdated_by<H: Backend>(
         &self,
         cb: &Callback<'_, H>,
-        key: &'a QuestionKey,
+        key: &QuestionKey,
         flight: &Pending<W>,
         introspected: &Introspected,
-    ) -> Option<Invalidation<'a>> {
+    ) -> Option<Event> {
         let State::Calling { asked_at, .. } = flight.state else {
             return None;
         };
         if !introspected.is_active() {
             return None;
         }
-        match self.workers.event_since(cb, &key.digest, asked_at)? {
-            Event::End => Some(Invalidation::Token(&key.digest)),
-            Event::Refusal => Some(Invalidation::Refusal(&key.digest)),
+        self.workers.event_since(cb, &key.digest, asked_at)
+    }
+
+    /// Takes the answers about a token that has ended out of the shared cache, or doubts those about one that was refused. The
+    /// event must have been noted.
+    fn void<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        cache: &SharedCache,
+        token: &TokenDigest,
+        event: Event,
+        reason: InvalidationReason,
+    ) -> Option<Removed> {
+        let (removed, is_void) = match event {
+            Event::End => {
+                let removed = cache.remove_active(cb.host, token);
+                let is_void = removed.is_some();
+                (removed, is_void)
+            }
+            Event::Refusal => (None, cache.doubt(cb.host, token)),
+        };
+        if is_void {
+            self.workers.announce(cb, Subject::Token(token), reason);
         }
+        removed
     }
 
     /// Writes an answer to the shared cache.

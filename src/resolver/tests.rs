@@ -620,6 +620,33 @@ fn a_token_that_is_refused_while_it_is_asked_about_is_asked_about_again() {
     }
 }
 
+/// Two MASs are asked about the token, and both still call it active. Neither answer is an end to the other question.
+#[test]
+fn two_questions_about_a_token_that_ends_are_each_asked_again_once() {
+    let digest = TokenDigest::of(TOKENS[0].as_bytes());
+    for what in [Invalidation::Token(&digest), Invalidation::Refusal(&digest)] {
+        let mut worker = Worker::new(&Rc::default());
+        let other = json!({"introspection": {"authority": "other.example.org"}});
+        let upstreams = [json!({}), other].map(|role| upstream(&role, GATEWAY));
+        let requests = upstreams.each_ref().map(|upstream| {
+            worker.host.advance(Duration::from_millis(300));
+            worker.ask(upstream, TOKENS[0], &ALICE)
+        });
+        worker.call_back(|cb, resolver| {
+            let cache = &upstreams[0].cache;
+            resolver.invalidate(cb, cache, what, InvalidationReason::Homeserver)
+        });
+        for _ in 0..4 {
+            worker.host.advance(Duration::from_millis(300));
+            worker.answer(200, ACTIVE);
+        }
+        assert_eq!(worker.calls(), 0);
+        for request in requests {
+            assert!(worker.end(request).is_some());
+        }
+    }
+}
+
 /// An unlocked user's answer of "inactive", from before that was told. It serves where the call was brief, but never a
 /// reader that keeps it, and no later request.
 #[test]
