@@ -1,11 +1,13 @@
 //! What must be remembered to check the rules.
 
+use std::collections::BTreeMap;
+
 use matrix_edge_auth::host::{RootId, StreamId};
 
 use super::{
     EndKind, NEGATIVE_TTL, ROOMY, Scenario, SessionEnd, TIMEOUT, TTL,
     mas::{Moment, TOKENS, Told, Verdict, session_of},
-    rules::{BETWEEN_TICKS, LEASE, LOOK_LASTS, LOST_AFTER},
+    rules::{BETWEEN_TICKS, LEASE, LOOK_LASTS, LOST_AFTER, SPACING},
 };
 use crate::simulated::Call;
 
@@ -69,6 +71,8 @@ pub struct Memory {
     pub forgotten_at: u64,
     /// Since then, answers of "active" from before no longer count.
     pub ends: Vec<Change>,
+    /// When each worker was last told by a client that it ends.
+    pub ended_at: BTreeMap<usize, u64>,
     /// When a worker listened to a refusal of the homeserver. Answers of "active" to questions from before are doubted.
     pub doubts: Vec<Moment>,
     /// Since then, answers of "inactive" from before no longer count.
@@ -112,6 +116,8 @@ pub struct Change {
     pub changed: Moment,
     /// It was told by an answer of "inactive".
     pub by_answer: bool,
+    /// It is a further end of a session at this worker, and counts from its next tick on.
+    pub waits_at: Option<usize>,
 }
 
 /// Notes of what is about to happen.
@@ -153,6 +159,7 @@ impl Scenario {
                         told: now,
                         changed: answer.computed,
                         by_answer: true,
+                        waits_at: None,
                     });
                 }
                 Kept {
@@ -173,7 +180,7 @@ impl Scenario {
             let is_of_user = told.inactive_of.as_ref() == Some(user);
             if told.active[session] {
                 self.forget(session, true);
-                self.note_end(session);
+                self.note_end(session, None);
             }
             if is_of_user {
                 self.note_revival(session);
@@ -193,6 +200,7 @@ impl Scenario {
                 // One that comes in this very step may be asked for again, and then ends nothing.
                 let holds = |end: &Change| !end.by_answer || end.told.step < now.step;
                 memory.ends.retain(holds);
+                self.void_just_coming(session);
             }
             if self.settings.has_neighbours {
                 // A record that is displaced voids everything of both users.
@@ -243,14 +251,14 @@ impl Scenario {
 
     pub(super) fn note_session_end(&mut self, end: SessionEnd) {
         self.forget(end.session, true);
-        self.note_end(end.session);
+        self.note_end(end.session, Some(end.worker));
         if end.kind == EndKind::LogoutAll {
             // If it is known whose token it was, everything is forgotten of the user.
             for (other, (_, user, _)) in TOKENS.iter().enumerate() {
                 self.forget(other, true);
                 self.forget(other, false);
                 if end.knows_user && *user == TOKENS[end.session].1 {
-                    self.note_end(other);
+                    self.note_end(other, Some(end.worker));
                 }
             }
         }
@@ -269,10 +277,46 @@ impl Scenario {
         memory.forgotten_at = now.at;
         let remains = |kept: &Kept| kept.is_active != active && kept.since < now.step;
         memory.kept = memory.kept.filter(remains);
+        self.void_just_coming(session);
     }
 
-    fn note_end(&mut self, session: usize) {
+    /// An answer that comes in this very step may be void.
+    fn void_just_coming(&mut self, session: usize) {
+        let step = self.now().step;
+        let answers = self.mas.answers.iter_mut();
+        for answer in answers.filter(|answer| answer.session == session) {
+            answer.is_kept &= answer
+                .delivered
+                .is_none_or(|delivered| delivered.step < step);
+        }
+    }
+
+    /// A worker comes to its tick.
+    pub(super) fn let_ends_act(&mut self, worker: usize) {
+        let now = self.now();
+        let ends = self.memory.iter_mut().flat_map(|memory| &mut memory.ends);
+        for end in ends.filter(|end| end.waits_at == Some(worker)) {
+            end.told = now;
+            end.waits_at = None;
+        }
+    }
+
+    /// A worker is lost, and the ends with it that waited there.
+    pub(super) fn lose_ends(&mut self, worker: usize) {
+        for memory in &mut self.memory {
+            memory.ends.retain(|end| end.waits_at != Some(worker));
+            memory.ended_at.remove(&worker);
+        }
+    }
+
+    /// MAS tells of an end, or a client does, at a worker.
+    fn note_end(&mut self, session: usize, worker: Option<usize>) {
         let told = self.now();
+        let last = worker.and_then(|worker| {
+            let ended_at = &mut self.memory[session].ended_at;
+            ended_at.insert(worker, told.at)
+        });
+        let is_further = last.is_some_and(|last| told.at < last + SPACING + BETWEEN_TICKS);
         let now = &self.mas.sessions[session];
         if !now.stands {
             let changed = now.stands_since;
@@ -280,6 +324,7 @@ impl Scenario {
                 told,
                 changed,
                 by_answer: false,
+                waits_at: worker.filter(|_| is_further),
             });
         }
     }
@@ -293,6 +338,7 @@ impl Scenario {
                 told,
                 changed,
                 by_answer: false,
+                waits_at: None,
             });
         }
     }

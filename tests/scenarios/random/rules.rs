@@ -41,6 +41,9 @@ const QUEUED: u64 = 4 * BETWEEN_TICKS;
 /// Longest time between two ticks of a worker.
 pub const BETWEEN_TICKS: u64 = 475;
 
+/// How long after an end at a worker a further one of the same session waits there for the next tick.
+pub const SPACING: u64 = 1_000;
+
 /// Less than this is no time in which MAS's word of a revival counts for an answer that is on its way.
 const BRIEF_CALL: u64 = 250;
 
@@ -287,18 +290,13 @@ impl Scenario {
                 "nothing is served past its expiry"
             );
         }
-        // MAS's later answer does not reach an earlier one that was just kept in a table of a new size.
-        let is_new = |told_at: u64| {
-            let kept = answer.delivered;
-            self.settings.is_varied && kept.is_some_and(|kept| told_at < kept.at + LOOK_LASTS)
-        };
         let mut ends = self.memory[session].ends.iter();
         let ended = !self.was_asked_again(answer, since)
             && !is_just_coming
             && ends.any(|end| {
-                let is_missed = end.by_answer && is_new(end.told.at);
-                let is_told = since.at > end.told.at + INVALIDATION && !is_missed;
-                is_told && answer.computed < end.changed
+                let is_missed = end.by_answer && self.misses(answer, end.told.at);
+                let is_told = since.at > end.told.at + INVALIDATION && end.waits_at.is_none();
+                is_told && !is_missed && answer.computed < end.changed
             });
         assert!(!ended, "nothing is served long after an invalidation");
     }
@@ -357,13 +355,23 @@ impl Scenario {
             .collect();
         let is_newest = |inactive: &&Answer| {
             earlier.iter().all(|active| {
-                inactive.delivered >= active.delivered && inactive.sent_at >= active.sent_at
+                let is_missed = active
+                    .delivered
+                    .is_some_and(|delivered| self.misses(inactive, delivered.at));
+                is_missed
+                    || inactive.delivered >= active.delivered && inactive.sent_at >= active.sent_at
             })
         };
         assert!(
             inactive.iter().any(is_newest),
             "no 401 after MAS said active"
         );
+    }
+
+    /// Whether what MAS says at that moment may not reach an earlier answer: one that was just kept in a table of a new size.
+    fn misses(&self, earlier: &Answer, at: u64) -> bool {
+        let kept = earlier.delivered;
+        self.settings.is_varied && kept.is_some_and(|kept| at < kept.at + LOOK_LASTS)
     }
 
     /// An answer is asked for again once at the most. The second serves those who have waited, even if
@@ -539,12 +547,22 @@ impl Scenario {
 
     pub(super) fn check_memory(&self) {
         let tables = 2 * self.settings.most_slots() as usize;
+        let sizes_and_their_marks = 4;
         let leases = 2 * SESSIONS;
         let budgets = 4;
+        let histories = SESSIONS;
         let users_and_nobody = 3;
-        let sizes_seed_epoch_and_events = 7;
-        let bound =
-            tables + leases + budgets + users_and_nobody + self.vms + sizes_seed_epoch_and_events;
+        let lines_of_the_log = 2;
+        let secrets_epoch_events_and_mark = 5;
+        let bound = tables
+            + sizes_and_their_marks
+            + leases
+            + budgets
+            + histories
+            + users_and_nobody
+            + lines_of_the_log
+            + secrets_epoch_events_and_mark
+            + self.vms;
         assert!(self.process.keys() <= bound, "bounded keys");
     }
 }

@@ -392,6 +392,7 @@ impl Scenario {
     /// Calls that time out, and calls that were lost, fail at the tick.
     fn note_tick(&mut self, worker: usize) {
         let now = self.now();
+        self.let_ends_act(worker);
         for call in self.worker(worker, |worker| worker.timed_out()) {
             self.computed.remove(&(worker, call.id));
             self.memory[session_of(&call.body)].failed = Some(now);
@@ -603,6 +604,7 @@ impl Scenario {
         let member = &mut self.members[worker];
         member.newest_call = CallId(0);
         member.go_out_of_reach();
+        self.lose_ends(worker);
         self.vms += 1;
         self.last_loss = now.at;
     }
