@@ -5,6 +5,8 @@
 
 use sha2::{Digest as _, Sha256};
 
+use crate::sorted::order_digests;
+
 /// Known tokens of application services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppserviceTokens {
@@ -21,7 +23,7 @@ impl AppserviceTokens {
 
     /// Adds the token of this digest. They are sorted as they come: a sort of the whole list would be much code.
     pub fn insert(&mut self, digest: [u8; 32]) {
-        if let Err(at) = self.digests.binary_search(&digest) {
+        if let Err(at) = self.find(&digest) {
             let [a, b, c, d, e, f, g, h, ..] = digest;
             self.fingerprint ^= u64::from_le_bytes([a, b, c, d, e, f, g, h]);
             self.digests.insert(at, digest);
@@ -30,7 +32,14 @@ impl AppserviceTokens {
 
     /// Returns whether `token` is one of them.
     pub fn contains(&self, token: &[u8]) -> bool {
-        !self.is_empty() && self.digests.binary_search(&Self::digest(token)).is_ok()
+        !self.is_empty() && self.find(&Self::digest(token)).is_ok()
+    }
+
+    /// Returns where a digest is, or would be.
+    #[inline(never)]
+    fn find(&self, digest: &[u8; 32]) -> Result<usize, usize> {
+        let order = |other: &[u8; 32]| order_digests(other, digest);
+        self.digests.binary_search_by(order)
     }
 
     /// Returns whether there are none.

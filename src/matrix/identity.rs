@@ -4,7 +4,10 @@
 //! Header values are percent-encoded: a compat device id may hold spaces, quotes and non-ASCII.
 
 use crate::{
-    form::{PlainBytes, scan},
+    form::{
+        PlainBytes,
+        scan::{self, begins_with},
+    },
     mas::introspection::ActiveToken,
     matrix::reply::Rejection,
 };
@@ -73,9 +76,9 @@ pub fn device_id<'a>(token: &ActiveToken<'a>) -> Result<Option<&'a str>, Rejecti
         Some(device_id) => device_id,
         None => {
             let mut devices = scopes(token).filter_map(|scope| {
-                DEVICE_SCOPES
-                    .iter()
-                    .find_map(|prefix| scope.strip_prefix(prefix))
+                let is_it = |prefix: &&&str| begins_with(scope.as_bytes(), prefix.as_bytes());
+                let prefix = DEVICE_SCOPES.iter().find(is_it)?;
+                scope.get(prefix.len()..)
             });
             let Some(first) = devices.next() else {
                 return Ok(None);

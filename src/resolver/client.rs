@@ -4,16 +4,17 @@
 //! that is mapped into IPv6 (`::ffff:192.0.2.1`) is the IPv4 client.
 
 use std::{
+    cmp::Ordering,
     fmt,
     net::{IpAddr, Ipv6Addr},
 };
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{clock::millis, config::UnknownTokenBudget};
+use crate::{clock::millis, config::UnknownTokenBudget, sorted::order_digests};
 
 /// A client: the digest of its address. `Debug` shows nothing of it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ClientKey(pub [u8; 32]);
 
 impl ClientKey {
@@ -53,6 +54,18 @@ impl ClientKey {
 /// Returns the first 64 bits of an address.
 fn network(address: Ipv6Addr) -> [u8; 8] {
     ((u128::from(address) >> 64) as u64).to_be_bytes()
+}
+
+impl PartialOrd for ClientKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ClientKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        order_digests(&self.0, &other.0)
+    }
 }
 
 impl fmt::Debug for ClientKey {
