@@ -52,8 +52,10 @@ use crate::{
 pub enum Cached {
     /// MAS said active, not long ago.
     Active(Box<ActiveEntry>),
-    /// MAS said inactive, not long ago; or its expiry has passed since.
+    /// MAS said inactive, not long ago.
     Inactive(InactiveAnswer),
+    /// MAS said active, and its expiry has passed since.
+    Ended,
 }
 
 /// An active token, and until when that is known.
@@ -89,7 +91,7 @@ pub struct Introspected {
     pub answer: Answer,
     /// How much longer the token lives, as of some moment between the two: see [`Answer::lifetime`].
     pub lifetime: Option<Lifetime>,
-    /// Whether no other worker can have asked in between.
+    /// Whether no other worker has asked in between, so that one that asked before makes sure of that before it keeps "inactive".
     pub is_only_answer: bool,
     /// Whose token it is, if it is active. Known here, since a digest costs as much as half a host call.
     user: Option<UserKey>,
@@ -256,7 +258,7 @@ impl SharedCache {
     ) -> Option<Cached> {
         let entry = self.active.find(store, &self.question(digest), now)?;
         if entry.expiry.is_some_and(|expiry| expiry.has_passed(now)) {
-            return Some(Cached::Inactive(InactiveAnswer::default()));
+            return Some(Cached::Ended);
         }
         if entry.is_doubted || now >= self.fresh_until(&entry) {
             return None;
@@ -442,7 +444,7 @@ impl SharedCache {
             written.evicted.extend(evicted);
         }
         if is_superseded {
-            own.settle(store, &key, asked.asked_at, now);
+            self.withdraw(store, asked);
             written.stored = false;
             written.is_superseded = true;
         }
@@ -453,6 +455,16 @@ impl SharedCache {
             is_too_long: is_fresh && entry.answer.body().len() > MAX_ANSWER_BYTES,
             evicted: written.evicted,
         }
+    }
+
+    /// Takes the answer out again.
+    pub fn withdraw(&self, store: &impl Store, asked: &Introspected) {
+        let own = match &asked.answer {
+            Answer::Active(_) => &self.active,
+            Answer::Inactive(_) => &self.negative,
+        };
+        let key = self.question(&asked.digest);
+        own.settle(store, &key, asked.asked_at, asked.answered_at);
     }
 
     /// Drops the active answers about a token, of every MAS and under every size of the table. `None`: there was
@@ -598,7 +610,7 @@ mod tests {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
         keep(&cache, &store, 0.0, 0.2, answer);
         let known = |time: &f64| match cache.lookup(&store, &digest, seconds(*time), |_| {}) {
-            Some(Cached::Inactive(_)) => 'I',
+            Some(Cached::Inactive(_) | Cached::Ended) => 'I',
             None => '-',
             active => {
                 assert!(is_alice(active));
@@ -742,7 +754,7 @@ mod tests {
             let end = 120.0 + stale_if_error;
             assert_eq!([0.0, end - 0.001, end].map(stale), [true, true, false]);
             // Its token's end holds all the same.
-            assert!(matches!(find(301.0), Some(Cached::Inactive(_))));
+            assert_eq!(find(301.0), Some(Cached::Ended));
             keep(&cache, &store, 1.0, 1.0, &active(None));
             assert!(is_alice(find(1.0)), "MAS has said it anew");
             cache.doubt(&store, &digest);

@@ -369,10 +369,8 @@ impl<W> Resolver<W> {
                 let lifetime = answer.lifetime(response.lifetime);
                 let mut introspected =
                     Introspected::new(key.digest, flight.asked_at, now, answer, lifetime);
-                // For a second call the lease was not acquired anew.
-                introspected.is_only_answer = !flight.call.is_repeated
-                    && flight.leased() != Leased::No
-                    && is_brief(&introspected);
+                introspected.is_only_answer =
+                    flight.leased() != Leased::No && is_brief(&introspected);
                 self.complete(cb, key, flight, introspected);
             }
             Err(NoVerdict::Timeout) if self.is_excused(&flight, now) => {
@@ -396,8 +394,12 @@ impl<W> Resolver<W> {
                         self.resume(cb, key, flight);
                     }
                 }
-                Some(Hint::Failed(key)) => self.fail_awaiting(cb, key, NoVerdict::Elsewhere),
-                Some(Hint::Outdated(key)) => self.fail_awaiting(cb, key, NoVerdict::Outdated),
+                Some(Hint::Failed(key, at)) => {
+                    self.fail_awaiting(cb, key, at, NoVerdict::Elsewhere);
+                }
+                Some(Hint::Outdated(key, at)) => {
+                    self.fail_awaiting(cb, key, at, NoVerdict::Outdated);
+                }
                 Some(Hint::Invalidated) => self.workers.read_epochs(cb),
                 // Its call has ended, and what it brought is in the shared cache, unless the token has ended since.
                 Some(Hint::Wanted(key)) if !self.flights.note_wanted(&key) => {
@@ -813,8 +815,8 @@ impl<W> Resolver<W> {
     /// What MAS tells of a token's user during the call voids the answer. The worker then asks MAS once more, and no more. No
     /// worker knows whose an inactive token is, so what MAS tells of any user voids that answer, and MAS may tell without a
     /// pause. The second answer serves the gateway's requests even if it is void as well, unless its call took a second or
-    /// longer. The worker writes it to the shared cache, for other workers that wait: see [`SharedCache::lookup_awaited`]. It
-    /// never serves the homeserver's question, since the homeserver keeps it.
+    /// longer, or they came after its question. The worker writes it to the shared cache, for other workers that wait: see
+    /// [`SharedCache::lookup_awaited`]. It never serves the homeserver's question, since the homeserver keeps it.
     fn complete<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -829,12 +831,27 @@ impl<W> Resolver<W> {
         let is_revoked = self.is_revoked(cb, &upstream, &introspected, is_kept_by_reader);
         let is_late = introspected.answered_at >= introspected.asked_at + HEARD_WITHIN;
         let (mut is_stored, mut is_cached, mut is_superseded) = (false, false, false);
-        if !is_revoked || flight.call.is_repeated && !is_late {
+        // Between the writing and the second look another worker may read the answer. Where the call took its time, an end of
+        // long ago must not be found only then.
+        let has_ended = !is_brief(&introspected)
+            && self.outdated_by(cb, &key, &flight, &introspected) == Some(Event::End);
+        if !has_ended && (!is_revoked || flight.call.is_repeated && !is_late) {
             let outcome = self.store(cb, &upstream, &introspected);
             (is_stored, is_superseded) = (outcome.stored, outcome.is_superseded);
             // Telling of what it pushed out, this worker has read the epochs anew: it would miss that another worker has
             // pushed out this answer meanwhile. So it keeps none of it for itself.
             is_cached = is_stored && !is_revoked && outcome.evicted.is_empty();
+        }
+        if is_stored && !introspected.is_active() && !introspected.is_only_answer {
+            match self.workers.acquire(cb, &upstream, &key, |_| true) {
+                Acquisition::Mine { .. } | Acquisition::Hit(Cached::Inactive(_)) => {}
+                // Another worker has asked later, and may not look for this answer when it stores its own.
+                later => {
+                    upstream.cache.withdraw(cb.host, &introspected);
+                    is_superseded = matches!(later, Acquisition::Hit(_));
+                    (is_stored, is_cached) = (false, false);
+                }
+            }
         }
         if let Some(event) = self.outdated_by(cb, &key, &flight, &introspected) {
             if is_stored {
@@ -845,11 +862,14 @@ impl<W> Resolver<W> {
             (is_stored, is_superseded) = (false, true);
         }
         let must_ask_again = is_superseded || is_revoked && !flight.call.is_repeated;
-        if must_ask_again && !is_superseded && !flight.waiters.is_empty() {
-            // The lease stays: other workers wait for the second answer.
+        let is_awaited = !flight.waiters.is_empty() || flight.is_wanted;
+        if must_ask_again && !is_superseded && is_awaited {
+            // Other workers wait for the second answer, so the lease stays, if no other worker has it by now.
             flight.call.is_repeated = true;
-            let leased = flight.leased();
-            self.call_for(cb, key, flight, leased);
+            match self.workers.acquire(cb, &upstream, &key, |_| true) {
+                Acquisition::Mine { leased } => self.call_for(cb, key, flight, leased),
+                _ => self.resume(cb, key, flight),
+            }
             return;
         }
         let cached = |reader: &Upstream| upstream.cache.as_cached(&introspected, &reader.cache);
@@ -872,6 +892,12 @@ impl<W> Resolver<W> {
             self.resume(cb, key, flight);
             return;
         }
+        let later = if is_revoked {
+            let is_later = |waiting: &Waiting<W>| waiting.since >= introspected.asked_at;
+            flight.waiters.take(&is_later)
+        } else {
+            SortedMap::new()
+        };
         // Each by its own configuration, which may let an answer hold less long.
         while let Some(waiters) = next_group(&mut flight.waiters) {
             let Some((_, waiting)) = waiters.first() else {
@@ -884,6 +910,10 @@ impl<W> Resolver<W> {
             let cached = cached(&waiting.upstream);
             self.resolve_waiters(&key.digest, waiters, cached, is_cached);
         }
+        // Who came after the question was asked may have been told what voids its answer.
+        flight.waiters = later;
+        flight.call.is_repeated = false;
+        self.resume(cb, key, flight);
     }
 
     /// Ends a flight without a verdict. A call that failed holds off the next one, in all workers: calls about a token begin
@@ -908,23 +938,28 @@ impl<W> Resolver<W> {
             why.may_have_asked().then_some(begun)
         };
         let hint = match why {
-            NoVerdict::Outdated => Hint::Outdated(key),
-            _ => Hint::Failed(key),
+            NoVerdict::Outdated => Hint::Outdated(key, cb.now()),
+            _ => Hint::Failed(key, cb.now()),
         };
         self.end_call(cb, key, &flight, hint, tombstone);
         self.resolve_without_verdict(cb, &key.digest, flight.waiters, why);
     }
 
-    /// Ends the flight, if there is one, of a question that another worker has asked and got no verdict for.
+    /// Ends the waiting for another worker that had asked and got no verdict `at` that moment. Who has come since gets a later
+    /// call.
     fn fail_awaiting<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
+        at: Instant,
         why: NoVerdict,
     ) {
-        if let Some(flight) = self.flights.take_awaiting(&key) {
-            self.fail(cb, key, flight, why);
-        }
+        let Some(mut flight) = self.flights.take_awaiting(&key) else {
+            return;
+        };
+        let told = flight.waiters.take(&|waiting| waiting.since <= at);
+        self.resolve_without_verdict(cb, &key.digest, told, why);
+        self.resume(cb, key, flight);
     }
 
     /// Reads the cache again, for an answer of another worker, and calls MAS if there is none. The root is the
@@ -1041,8 +1076,12 @@ impl<W> Resolver<W> {
         key: QuestionKey,
         mut flight: Pending<W>,
     ) {
-        if flight.call.upstream.admission.overflow == Overflow::Refuse {
-            self.fail(cb, key, flight, overloaded(cb));
+        let refuses = |upstream: &Upstream| upstream.admission.overflow == Overflow::Refuse;
+        if refuses(&flight.call.upstream) {
+            let refused = flight.waiters.take(&|waiting| refuses(&waiting.upstream));
+            self.resolve_without_verdict(cb, &key.digest, refused, overloaded(cb));
+            // The pool of the others may have calls free.
+            self.resume(cb, key, flight);
             return;
         }
         // One that comes from a line has waited in it already.
@@ -1336,7 +1375,7 @@ fn next_group<W>(waiters: &mut Waiters<W>) -> Option<Waiters<W>> {
 fn is_due(cached: &Cached, now: Instant) -> bool {
     match cached {
         Cached::Active(entry) => entry.refresh_at.is_some_and(|refresh_at| refresh_at <= now),
-        Cached::Inactive(_) => false,
+        Cached::Inactive(_) | Cached::Ended => false,
     }
 }
 

@@ -2,8 +2,12 @@
 //!
 //! The worker that holds the lease calls MAS; the others wait for the answer to appear in the shared cache. The
 //! lease is short and its holder renews it while the call is on its way, so a holder that vanishes (a VM
-//! that failed, a configuration that ended) costs the others no more than [`LEASE`]. A lease is only ever
-//! an economy: two holders at once cost one more call, never a wrong answer.
+//! that failed, a configuration that ended) costs the others no more than [`LEASE`]. A lease is an economy: two holders at
+//! once cost one more call.
+//!
+//! The non-obvious rule: one thing relies on it. A worker that stores "active" within a quarter of a second, under its lease,
+//! looks for no earlier "inactive". So whoever stores "inactive" later than that, or without a lease, acquires the lease
+//! afterwards, and takes its answer out where another worker has it.
 //!
 //! A worker that finds the lease held marks it as contended and tells the holder that it waits, and the holder hints the
 //! others only then. A token that ends while it is asked about has nothing to do with leases: see [`crate::cache::ended`].

@@ -33,10 +33,10 @@ const BYTES: usize = 8 + 4 + 8;
 pub enum Hint {
     /// The answer to this question is in the shared cache.
     Stored(QuestionKey),
-    /// This question got no verdict.
-    Failed(QuestionKey),
-    /// This question got answers that MAS has voided while they were on their way.
-    Outdated(QuestionKey),
+    /// This question got no verdict, at this moment.
+    Failed(QuestionKey, Instant),
+    /// The same: MAS has voided the answers while they were on their way.
+    Outdated(QuestionKey, Instant),
     /// A worker waits for the answer to this question, whose lease the receiver has.
     Wanted(QuestionKey),
     /// Answers no longer hold: a number was raised, see [`crate::cache::epoch`].
@@ -46,28 +46,37 @@ pub enum Hint {
 impl Hint {
     /// Returns the message.
     pub fn encode(self) -> Vec<u8> {
-        let (kind, key) = match self {
-            Self::Stored(key) => (1, Some(key)),
-            Self::Failed(key) => (2, Some(key)),
-            Self::Invalidated => (3, None),
-            Self::Wanted(key) => (4, Some(key)),
-            Self::Outdated(key) => (5, Some(key)),
+        let (kind, key, at) = match self {
+            Self::Stored(key) => (1, Some(key), None),
+            Self::Invalidated => (3, None, None),
+            Self::Wanted(key) => (4, Some(key), None),
+            Self::Failed(key, at) => (6, Some(key), Some(at)),
+            Self::Outdated(key, at) => (7, Some(key), Some(at)),
         };
         let mut bytes = vec![kind];
         if let Some(key) = key {
             bytes.extend_from_slice(&key.to_bytes());
+        }
+        if let Some(at) = at {
+            bytes.extend_from_slice(&at.as_millis().to_le_bytes());
         }
         bytes
     }
 
     /// Reads a hint; `None` for one of another version of this module.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        match bytes.split_first()? {
-            (1, key) => QuestionKey::from_bytes(key).map(Self::Stored),
-            (2, key) => QuestionKey::from_bytes(key).map(Self::Failed),
-            (3, _) => Some(Self::Invalidated),
-            (4, key) => QuestionKey::from_bytes(key).map(Self::Wanted),
-            (5, key) => QuestionKey::from_bytes(key).map(Self::Outdated),
+        let (kind, rest) = bytes.split_first()?;
+        let with_moment = |hint: fn(QuestionKey, Instant) -> Self| {
+            let (key, at) = rest.split_last_chunk()?;
+            let at = Instant::from_millis(u64::from_le_bytes(*at));
+            Some(hint(QuestionKey::from_bytes(key)?, at))
+        };
+        match kind {
+            1 => QuestionKey::from_bytes(rest).map(Self::Stored),
+            3 => Some(Self::Invalidated),
+            4 => QuestionKey::from_bytes(rest).map(Self::Wanted),
+            6 => with_moment(Self::Failed),
+            7 => with_moment(Self::Outdated),
             _ => None,
         }
     }
@@ -323,12 +332,14 @@ mod tests {
         .encode()
     }
 
+    const NOW: Instant = Instant::from_millis(1_790_000_000_000);
+
     #[test]
     fn a_hint_is_read_as_it_was_written() {
         for hint in [
             Hint::Stored(question()),
-            Hint::Failed(question()),
-            Hint::Outdated(question()),
+            Hint::Failed(question(), NOW),
+            Hint::Outdated(question(), NOW),
             Hint::Invalidated,
         ] {
             assert_eq!(Hint::decode(&hint.encode()), Some(hint));
@@ -338,7 +349,7 @@ mod tests {
     #[test]
     fn a_hint_of_another_version_is_none() {
         let stored = Hint::Stored(question()).encode();
-        let failed = Hint::Failed(question()).encode();
+        let failed = Hint::Failed(question(), NOW).encode();
         let longer = [&*stored, &[0]].concat();
         for bytes in [
             &[][..],

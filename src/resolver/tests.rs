@@ -1,5 +1,7 @@
 //! The resolver without any role: a waiter is a number, and MAS is this file.
 
+mod several;
+
 use serde_json::json;
 
 use super::*;

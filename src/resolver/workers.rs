@@ -435,8 +435,9 @@ mod tests {
         let peer = acquire(&mut two, &host, &upstream);
         assert!(matches!(peer, Acquisition::Peer { .. }));
         let key = upstream.question(&token());
-        one.release(&callback(&host), key, Hint::Failed(key), None);
-        assert_eq!(told(&host, 1), [Some(Hint::Failed(key))]);
+        let failed = Hint::Failed(key, host.now());
+        one.release(&callback(&host), key, failed, None);
+        assert_eq!(told(&host, 1), [Some(failed)]);
         let wanted = [Some(Hint::Wanted(key))];
         assert_eq!(told(&host, 0), wanted, "what the other one told");
     }

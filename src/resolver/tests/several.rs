@@ -1,0 +1,640 @@
+//! What several workers do at once: late answers, late words, and second calls.
+
+use std::cell::RefCell;
+
+use super::*;
+
+/// Workers that can tell each other something.
+fn seated<const N: usize>(host: &Rc<FakeHost>) -> [Worker; N] {
+    let mut workers = [(); N].map(|()| Worker::new(host));
+    host.advance(Duration::from_secs(100));
+    for worker in &mut workers {
+        worker.pass(0);
+    }
+    workers
+}
+
+/// Reads what the worker of this seat was told.
+fn read_hints(worker: &mut Worker, seat: u32) {
+    worker.call_back(|cb, resolver| resolver.on_queue(cb, QueueId(seat)));
+}
+
+/// The token ends, or the homeserver refuses it.
+fn end(worker: &mut Worker, upstream: &Upstream, token: &str, is_refusal: bool) {
+    let digest = TokenDigest::of(token.as_bytes());
+    worker.call_back(|cb, resolver| {
+        let what = if is_refusal {
+            Invalidation::Refusal(&digest)
+        } else {
+            Invalidation::Token(&digest)
+        };
+        resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Logout);
+    });
+}
+
+/// The answer of a busy worker, whose lease has run out, comes between the question and the answer of the worker that has the
+/// lease now, which does not look for it.
+#[test]
+fn an_older_inactive_answer_does_not_outlive_a_later_active_one() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    // Each worker has its own, as it does in truth.
+    let settings = json!({"cache": {"negative_ttl": "10s"}});
+    let [of_one, of_two] = [(); 2].map(|()| upstream(&settings, GATEWAY));
+    // It is busy from then on: its lease runs out.
+    let first = two.ask(&of_two, TOKENS[0], &BOB);
+    one.tick_for(1_250);
+    // It has stored another answer lately, so it knows the sizes of the tables without a look.
+    one.ask(&of_one, TOKENS[1], &ALICE);
+    host.calls.borrow_mut().rotate_left(1);
+    one.answer(200, ACTIVE);
+    let second = one.ask(&of_one, TOKENS[0], &ALICE);
+    assert_eq!(one.calls(), 2);
+    host.advance(Duration::from_millis(10));
+    two.answer(200, INACTIVE);
+    assert_eq!(two.end(first), Some(&End::Inactive));
+    host.advance(Duration::from_millis(10));
+    one.answer(200, ACTIVE);
+    assert_eq!(
+        one.end(second),
+        Some(&End::Active(Provenance::Introspected))
+    );
+    // The homeserver, which has kept an older answer, refuses the token: no word of MAS.
+    let digest = TokenDigest::of(TOKENS[0].as_bytes());
+    one.call_back(|cb, resolver| {
+        let what = Invalidation::Refusal(&digest);
+        resolver.invalidate(cb, &of_one.cache, what, InvalidationReason::Homeserver)
+    });
+    let later = one.ask(&of_one, TOKENS[0], &ALICE);
+    assert_eq!(one.end(later), None, "MAS is asked");
+}
+
+/// The same, where a third worker comes upon the older answer meanwhile.
+#[test]
+fn no_401_from_a_kept_token_after_mas_said_active() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two, mut three] = seated(&host);
+    let settings = json!({"cache": {"negative_ttl": "10s"}});
+    let [of_one, of_two, of_three] = [(); 3].map(|()| upstream(&settings, GATEWAY));
+    two.ask(&of_two, TOKENS[0], &BOB);
+    for _ in 0..5 {
+        one.pass(250);
+        three.pass(0);
+    }
+    // It has stored another answer lately, so it knows the sizes of the tables without a look.
+    one.ask(&of_one, TOKENS[1], &ALICE);
+    host.calls.borrow_mut().rotate_left(1);
+    one.answer(200, ACTIVE);
+    let second = one.ask(&of_one, TOKENS[0], &ALICE);
+    assert_eq!(one.calls(), 2);
+    host.advance(Duration::from_millis(10));
+    two.answer(200, INACTIVE);
+    let waits = three.ask(&of_three, TOKENS[0], &BOB);
+    assert_eq!(three.end(waits), None, "for the worker that asks");
+    host.advance(Duration::from_millis(10));
+    one.answer(200, ACTIVE);
+    assert_eq!(
+        one.end(second),
+        Some(&End::Active(Provenance::Introspected))
+    );
+    for _ in 0..8 {
+        one.pass(250);
+        three.pass(0);
+    }
+    let later = three.ask(&of_three, TOKENS[0], &BOB);
+    assert_eq!(three.end(later), Some(&End::Active(Provenance::Shared)));
+}
+
+/// Its first answer is void, and it was busy for so long that another worker asks by now.
+#[test]
+fn a_second_call_needs_the_lease() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    two.ask(&gateway, TOKENS[0], &BOB);
+    for _ in 0..4 {
+        two.pass(251);
+    }
+    assert_eq!(
+        host.calls.borrow().len(),
+        2,
+        "the lease of the busy one has run out"
+    );
+    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    host.advance(Duration::from_millis(5));
+    read_hints(&mut one, 1);
+    one.answer(200, INACTIVE);
+    assert_eq!(
+        host.calls.borrow().len(),
+        1,
+        "one call is under way, and the other worker has its lease"
+    );
+}
+
+/// A tick just before the second call, and the next one late.
+#[test]
+fn a_second_call_has_the_lease_for_as_long_as_a_first_one() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    let waits = two.ask(&gateway, TOKENS[0], &BOB);
+    one.pass(249);
+    host.advance(Duration::from_millis(470));
+    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    read_hints(&mut one, 1);
+    one.answer(200, INACTIVE);
+    assert_eq!(one.calls(), 1);
+    one.pass(5);
+    two.pass(0);
+    // 290 ms after the last tick.
+    two.pass(290);
+    assert_eq!((two.end(waits), host.calls.borrow().len()), (None, 1));
+}
+
+/// A third worker reads only after its own request has come that another one got no verdict before.
+#[test]
+fn a_late_hint_ends_no_later_question() {
+    for (is_outdated, stale) in [(false, "0s"), (true, "0s"), (true, "10m")] {
+        let host = Rc::<FakeHost>::default();
+        let [mut one, mut two, mut three] = seated(&host);
+        let gateway = upstream(
+            &json!({"cache": {"stale_if_error": stale, "refresh_ahead": false}}),
+            GATEWAY,
+        );
+        one.ask(&gateway, TOKENS[0], &ALICE);
+        two.ask(&gateway, TOKENS[0], &BOB);
+        for call in 1..=2 {
+            for _ in 0..5 {
+                one.pass(250);
+                two.pass(0);
+            }
+            assert_eq!(one.calls(), 1, "{call}");
+            if is_outdated {
+                tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+                read_hints(&mut one, 1);
+                one.answer(200, INACTIVE);
+            } else {
+                one.answer(500, "");
+                break;
+            }
+        }
+        assert_eq!(host.calls.borrow().len(), 0);
+        // One more comes to the second worker, and later one to the third, which has not read what it was told.
+        read_hints(&mut two, 2);
+        host.advance(Duration::from_millis(1));
+        two.ask(&gateway, TOKENS[0], &BOB);
+        let later = three.ask(&gateway, TOKENS[0], &BOB);
+        assert_eq!((three.end(later), host.calls.borrow().len()), (None, 1));
+        read_hints(&mut three, 3);
+        assert_eq!(
+            three.end(later),
+            None,
+            "its own question is still under way"
+        );
+    }
+}
+
+/// He may have come because he was told that he is unlocked.
+#[test]
+fn a_void_answer_serves_nobody_of_its_own_worker_who_came_later() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    host.advance(Duration::from_millis(300));
+    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    one.answer(200, INACTIVE);
+    host.advance(Duration::from_millis(100));
+    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    host.advance(Duration::from_millis(100));
+    // He comes after he was told that he is unlocked.
+    let later = one.ask(&gateway, TOKENS[0], &BOB);
+    host.advance(Duration::from_millis(100));
+    read_hints(&mut one, 1);
+    one.answer(200, INACTIVE);
+    assert_eq!((one.end(later), one.calls()), (None, 1));
+}
+
+/// Another worker's request comes before each thing that is written.
+#[test]
+fn a_slow_answer_from_before_an_end_serves_nobody() {
+    let host = Rc::<FakeHost>::default();
+    let (mut one, two) = (Worker::new(&host), Worker::new(&host));
+    let [of_one, of_two] = [(); 2].map(|()| upstream(&json!({}), GATEWAY));
+    let two = Rc::new(RefCell::new(two));
+    host.advance(Duration::from_secs(100));
+    one.pass(0);
+    two.borrow_mut().pass(0);
+    one.ask(&of_one, TOKENS[0], &ALICE);
+    let digest = TokenDigest::of(TOKENS[0].as_bytes());
+    one.call_back(|cb, resolver| {
+        let what = Invalidation::Token(&digest);
+        resolver.invalidate(cb, &of_one.cache, what, InvalidationReason::Logout)
+    });
+    for _ in 0..16 {
+        one.pass(250);
+        two.borrow_mut().pass(0);
+    }
+    // Another worker's request comes before each of the writes that follow.
+    let served = Rc::new(RefCell::new(Vec::new()));
+    fn ask_before_next_write(
+        store: &crate::host::memory::MemoryStore,
+        two: Rc<RefCell<Worker>>,
+        of_two: Rc<Upstream>,
+        served: Rc<RefCell<Vec<Option<End>>>>,
+    ) {
+        *store.interfere.borrow_mut() = Some(Box::new(move |store| {
+            {
+                let mut two = two.borrow_mut();
+                let request = two.ask(&of_two, TOKENS[0], &BOB);
+                served.borrow_mut().push(two.ended.remove(&request));
+            }
+            ask_before_next_write(store, two, of_two, served);
+        }));
+    }
+    ask_before_next_write(&host.store, Rc::clone(&two), of_two, Rc::clone(&served));
+    one.answer(200, ACTIVE);
+    host.store.interfere.take();
+    assert!(
+        served.borrow().iter().all(Option::is_none),
+        "four seconds after the end"
+    );
+}
+
+/// Of the worker that asks nobody waits: it renews, or its client has hung up.
+#[test]
+fn a_void_answer_is_asked_for_again_once_by_all_workers() {
+    for is_renewal in [false, true] {
+        let host = Rc::<FakeHost>::default();
+        let [mut one, mut two] = seated(&host);
+        let gateway = upstream(&json!({}), GATEWAY);
+        if is_renewal {
+            one.ask(&gateway, TOKENS[0], &ALICE);
+            one.answer(200, ACTIVE);
+            for _ in 0..38 {
+                one.pass(250);
+                two.pass(0);
+            }
+            // Due, and asked about in the background.
+            one.ask(&gateway, TOKENS[0], &ALICE);
+            for _ in 0..2 {
+                one.pass(250);
+                two.pass(0);
+            }
+        } else {
+            let gone = one.ask(&gateway, TOKENS[0], &ALICE);
+            one.resolver.cancel(StreamId(gone));
+        }
+        assert_eq!(one.calls(), 1);
+        let waits = two.ask(&gateway, TOKENS[0], &BOB);
+        let mut calls = 0;
+        while two.end(waits).is_none() {
+            calls += 1;
+            for _ in 0..2 {
+                one.pass(200);
+                two.pass(0);
+            }
+            read_hints(&mut one, 1);
+            let is_first = one.resolver.flights.load().total(GATEWAY.pool) > 0;
+            let calling = if is_first { &mut one } else { &mut two };
+            tell(calling, &gateway, "alice", &Revocation::All);
+            host.advance(Duration::from_millis(1));
+            calling.answer(200, ACTIVE);
+            read_hints(&mut two, 2);
+        }
+        assert!(calls <= 2);
+    }
+}
+
+/// Both wait for another worker's answer, and it serves neither. Only the gateway's pool has a call free.
+#[test]
+fn a_full_pool_of_the_homeserver_costs_no_client_its_answer() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let settings = json!({"introspection": {"max_in_flight": 1}});
+    let kept = json!({"introspection": {"max_in_flight": 1}, "role": "introspection"});
+    let gateway = upstream(&settings, GATEWAY);
+    let homeserver = upstream(&kept, HOMESERVER);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    // Both wait for the other worker; the homeserver came first.
+    let of_homeserver = two.ask(&homeserver, TOKENS[0], &BOB);
+    let client = two.ask(&gateway, TOKENS[0], &ALICE);
+    // The one call of the homeserver's pool.
+    two.ask(&homeserver, TOKENS[1], &BOB);
+    assert_eq!(host.calls.borrow().len(), 2);
+    // The session ends meanwhile, so the answer serves nobody and the others look again.
+    let digest = TokenDigest::of(TOKENS[0].as_bytes());
+    one.call_back(|cb, resolver| {
+        let what = Invalidation::Token(&digest);
+        resolver.invalidate(cb, &gateway.cache, what, InvalidationReason::Logout);
+        resolver.on_queue(cb, QueueId(1));
+        // The first worker's client has left, and so it does not ask again.
+        resolver.cancel(StreamId(1));
+    });
+    one.answer(200, ACTIVE);
+    read_hints(&mut two, 2);
+    let _ = of_homeserver;
+    assert_eq!(two.end(client), None, "the gateway's pool has a free call");
+}
+
+/// The one who looks is a reader that keeps what it is told.
+#[test]
+fn an_answer_that_comes_between_two_looks_is_void_for_nobody() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let [of_one, of_two] =
+        [json!({}), json!({"role": "introspection"})].map(|role| upstream(&role, GATEWAY));
+    // An answer whose time is over: each look at it writes that it is used.
+    one.ask(&of_one, TOKENS[0], &ALICE);
+    one.answer(200, ACTIVE);
+    for _ in 0..44 {
+        one.pass(250);
+        two.pass(0);
+    }
+    one.ask(&of_one, TOKENS[0], &ALICE);
+    host.advance(Duration::from_millis(10));
+    let waits = two.ask(&of_two, TOKENS[0], &BOB);
+    host.advance(Duration::from_millis(290));
+    read_hints(&mut one, 1);
+    tell(&mut two, &of_one, "alice", &Revocation::All);
+    read_hints(&mut one, 1);
+    host.advance(Duration::from_millis(1));
+    one.answer(200, ACTIVE);
+    assert_eq!(
+        (one.calls(), two.end(waits)),
+        (1, None),
+        "the first answer is void"
+    );
+    one.pass(250);
+    host.advance(Duration::from_millis(600));
+    let one = Rc::new(RefCell::new(one));
+    let answers = Rc::clone(&one);
+    *host.store.interfere.borrow_mut() = Some(Box::new(move |_| {
+        answers.borrow_mut().answer(200, ACTIVE);
+    }));
+    two.hint(&of_two, TOKENS[0]);
+    assert_eq!(two.end(waits), Some(&End::Active(Provenance::Introspected)));
+}
+
+/// It is slow, so another worker has asked later and answered first.
+#[test]
+fn an_answer_whose_lease_may_have_run_out_is_not_the_only_one() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let [of_one, of_two] = [(); 2].map(|()| upstream(&json!({}), GATEWAY));
+    let first = one.ask(&of_one, TOKENS[0], &ALICE);
+    host.advance(Duration::from_millis(900));
+    assert_eq!(one.calls(), 1);
+    host.advance(Duration::from_millis(50));
+    let joins = one.ask(&of_one, TOKENS[0], &ALICE);
+    host.advance(Duration::from_millis(55));
+    let other = two.ask(&of_two, TOKENS[0], &BOB);
+    assert_eq!(host.calls.borrow().len(), 2, "the lease has run out");
+    // The first worker knows the sizes of the tables.
+    one.ask(&of_one, TOKENS[1], &ALICE);
+    host.calls.borrow_mut().rotate_left(2);
+    one.answer(200, ACTIVE);
+    host.calls.borrow_mut().rotate_left(1);
+    host.advance(Duration::from_millis(10));
+    two.answer(200, INACTIVE);
+    assert_eq!(two.end(other), Some(&End::Inactive));
+    host.advance(Duration::from_millis(80));
+    one.answer(200, ACTIVE);
+    let ends = [first, joins].map(|request| one.end(request));
+    assert_eq!(ends, [Some(&End::Inactive); 2]);
+}
+
+/// All places for leases are taken.
+#[test]
+fn an_answer_to_a_call_without_a_lease_is_not_the_only_one() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let [of_one, of_two] = [(); 2].map(|()| upstream(&json!({}), GATEWAY));
+    one.ask(&of_one, TOKENS[1], &ALICE);
+    one.answer(200, ACTIVE);
+    one.call_back(|cb, resolver| {
+        for number in 0..80_000_u32 {
+            let key = of_one.question(&TokenDigest::of(&number.to_le_bytes()));
+            resolver.workers.acquire(cb, &of_one, &key, |_| true);
+        }
+    });
+    let first = one.ask(&of_one, TOKENS[0], &ALICE);
+    host.advance(Duration::from_millis(50));
+    two.ask(&of_two, TOKENS[0], &BOB);
+    assert_eq!(host.calls.borrow().len(), 2, "no lease");
+    one.ask(&of_one, TOKENS[0], &ALICE);
+    host.calls.borrow_mut().rotate_left(1);
+    two.answer(200, INACTIVE);
+    one.answer(200, ACTIVE);
+    assert_eq!(one.end(first), Some(&End::Inactive));
+}
+
+#[test]
+fn a_void_answer_that_is_doubted_serves_nobody() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    let waits = two.ask(&gateway, TOKENS[0], &BOB);
+    for _ in 0..2 {
+        host.advance(Duration::from_millis(300));
+        tell(&mut two, &gateway, "alice", &Revocation::All);
+        read_hints(&mut one, 1);
+        one.answer(200, ACTIVE);
+    }
+    end(&mut one, &gateway, TOKENS[0], true);
+    two.hint(&gateway, TOKENS[0]);
+    assert_eq!((two.end(waits), two.calls()), (None, 1));
+}
+
+#[test]
+fn who_waits_for_a_call_that_has_gone_with_its_root_is_told() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    one.resolver.on_root_end(RootId(7));
+    one.resolver.flights.root_ended(ROOT);
+    host.calls.borrow_mut().clear();
+    let waits = two.ask(&gateway, TOKENS[0], &BOB);
+    assert_eq!(two.calls(), 0);
+    read_hints(&mut one, 1);
+    read_hints(&mut two, 2);
+    assert_eq!((two.end(waits), two.calls()), (None, 1), "at once");
+}
+
+#[test]
+fn a_void_answer_costs_no_budget() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let budget = json!({"unknown_token_budget": {"per_source": 1, "window": "1m"}});
+    let gateway = upstream(&budget, GATEWAY);
+    let gone = one.ask(&gateway, TOKENS[0], &ALICE);
+    one.resolver.cancel(StreamId(gone));
+    host.advance(Duration::from_millis(300));
+    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    one.answer(200, INACTIVE);
+    assert_eq!(one.calls(), 0, "nobody waits for another answer");
+    let other = one.ask(&gateway, TOKENS[1], &ALICE);
+    assert_eq!((one.end(other), one.calls()), (None, 1));
+}
+
+/// Both others have looked into the cache before the answer came there.
+#[test]
+fn a_lease_that_is_released_late_leaves_word_of_the_answer() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two, mut three] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    one.answer(200, ACTIVE);
+    let resolve = |worker: &mut Worker| {
+        let token = AccessToken::new(TOKENS[0].as_bytes()).unwrap();
+        let query = Query {
+            upstream: &gateway,
+            digest: TokenDigest::of(TOKENS[0].as_bytes()),
+            token: &token,
+            origin: &BOB,
+        };
+        worker.call_back(|cb, resolver| resolver.resolve(cb, &query, Some(StreamId(1)), 1))
+    };
+    assert!(resolve(&mut two).is_none());
+    read_hints(&mut one, 1);
+    let found = resolve(&mut three);
+    assert!(found.is_some_and(|found| End::from(&found) == End::Active(Provenance::Shared)));
+    assert_eq!(host.calls.borrow().len(), 0);
+}
+
+#[test]
+fn a_lease_outlasts_a_tick_that_is_late() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    two.ask(&gateway, TOKENS[0], &BOB);
+    one.pass(400);
+    two.pass(610);
+    assert_eq!(host.calls.borrow().len(), 1);
+}
+
+#[test]
+fn an_answer_from_before_an_end_counts_as_the_first_of_two() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    let request = one.ask(&gateway, TOKENS[0], &ALICE);
+    end(&mut one, &gateway, TOKENS[0], false);
+    host.advance(Duration::from_millis(1));
+    one.answer(200, ACTIVE);
+    assert_eq!((one.end(request), one.calls()), (None, 1));
+    host.advance(Duration::from_millis(300));
+    tell(&mut two, &gateway, "alice", &Revocation::All);
+    read_hints(&mut one, 1);
+    one.answer(200, ACTIVE);
+    assert!(one.end(request).is_some());
+    assert_eq!(one.calls(), 0);
+}
+
+#[test]
+fn an_answer_that_another_worker_wants_is_told_at_once() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    let waits = two.ask(&gateway, TOKENS[0], &BOB);
+    read_hints(&mut one, 1);
+    one.answer(200, ACTIVE);
+    read_hints(&mut two, 2);
+    assert_eq!(two.end(waits), Some(&End::Active(Provenance::Introspected)));
+}
+
+#[test]
+fn no_answer_that_pushed_out_a_live_one_is_kept_by_the_worker() {
+    const MANY: [&str; 9] = ["0", "1", "2", "3", "4", "5", "6", "7", "8"];
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({"cache": {"slots": 8}}), GATEWAY);
+    let kept = MANY.map(|token| {
+        let request = worker.ask(&upstream, token, &ALICE);
+        worker.answer(200, ACTIVE);
+        worker.cached.contains(&request)
+    });
+    let pushes_out = kept.iter().position(|is_kept| !is_kept);
+    assert_eq!(pushes_out, Some(8), "{kept:?}");
+}
+
+#[test]
+fn a_void_answer_that_nobody_waits_for_is_not_asked_for_again() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    let gone = one.ask(&gateway, TOKENS[0], &ALICE);
+    one.resolver.cancel(StreamId(gone));
+    host.advance(Duration::from_millis(300));
+    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    one.answer(200, INACTIVE);
+    assert_eq!(one.calls(), 0);
+}
+
+#[test]
+fn a_void_answer_serves_no_longer_than_it_would_otherwise() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({"cache": {"negative_ttl": "400ms"}}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    let waits = two.ask(&gateway, TOKENS[0], &BOB);
+    for _ in 0..2 {
+        host.advance(Duration::from_millis(300));
+        tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+        read_hints(&mut one, 1);
+        one.answer(200, INACTIVE);
+    }
+    host.advance(Duration::from_millis(100));
+    two.hint(&gateway, TOKENS[0]);
+    assert_eq!((two.end(waits), two.calls()), (None, 1));
+}
+/// MAS has never called it inactive.
+#[test]
+fn a_token_that_ends_in_line_costs_no_budget() {
+    let mut worker = Worker::new(&Rc::default());
+    let limits = json!({
+        "introspection": {"max_in_flight": 1},
+        "unknown_token_budget": {"per_source": 1, "window": "1m"},
+    });
+    let upstream = upstream(&limits, GATEWAY);
+    worker.ask(&upstream, TOKENS[0], &ALICE);
+    worker.answer(200, r#"{"active":true,"username":"alice","expires_in":2}"#);
+    // It may have ended, or not yet.
+    worker.tick_for(2_000);
+    worker.pass(50);
+    worker.ask(&upstream, TOKENS[1], &BOB);
+    let ends = worker.ask(&upstream, TOKENS[0], &ALICE);
+    assert_eq!((worker.end(ends), worker.calls()), (None, 1), "in line");
+    worker.pass(250);
+    worker.pass(250);
+    worker.host.advance(Duration::from_millis(600));
+    worker.answer(200, ACTIVE);
+    let other = worker.ask(&upstream, TOKENS[2], &ALICE);
+    assert_eq!(worker.end(other), None, "asked about");
+}
+
+/// Its request joins one that has waited for longer, on a worker that has not read the word of the failure.
+#[test]
+fn who_comes_after_a_failure_is_not_ended_by_it() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    let before = two.ask(&gateway, TOKENS[0], &BOB);
+    for _ in 0..5 {
+        one.pass(250);
+        two.pass(0);
+    }
+    one.answer(500, "");
+    host.advance(Duration::from_millis(1));
+    let after = two.ask(&gateway, TOKENS[0], &BOB);
+    read_hints(&mut two, 2);
+    let failed = End::None(NoVerdict::Elsewhere);
+    assert_eq!(two.end(before), Some(&failed));
+    assert_eq!((two.end(after), two.calls()), (None, 1));
+}
