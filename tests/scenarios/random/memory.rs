@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use matrix_edge_auth::host::{RootId, StreamId};
 
 use super::{
-    EndKind, NEGATIVE_TTL, ROOMY, Scenario, SessionEnd, TIMEOUT, TTL,
+    EndKind, NEGATIVE_TTL, ROOMY, SESSIONS, Scenario, SessionEnd, TIMEOUT, TTL,
     mas::{Moment, TOKENS, Told, Verdict, session_of},
     rules::{BETWEEN_TICKS, LEASE, LOOK_LASTS, LOST_AFTER, SPACING},
 };
@@ -298,6 +298,12 @@ impl Scenario {
         for end in ends.filter(|end| end.waits_at == Some(worker)) {
             end.told = now;
             end.waits_at = None;
+        }
+        for session in 0..SESSIONS {
+            let ended_at = self.memory[session].ended_at.get(&worker);
+            if ended_at.is_some_and(|ended_at| now.at < ended_at + SPACING + BETWEEN_TICKS) {
+                self.forget(session, true);
+            }
         }
     }
 
