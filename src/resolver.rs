@@ -872,13 +872,13 @@ impl<W> Resolver<W> {
             }
             return;
         }
-        let cached = |reader: &Upstream| upstream.cache.as_cached(&introspected, &reader.cache);
-        if !must_ask_again && flight.call.client.is_some() {
-            self.limits.charge(cb, &flight.call, &cached(&upstream));
-        }
         if !must_ask_again && is_revoked && is_late {
             self.fail(cb, key, flight, NoVerdict::Outdated);
             return;
+        }
+        let cached = |reader: &Upstream| upstream.cache.as_cached(&introspected, &reader.cache);
+        if !must_ask_again && flight.call.client.is_some() {
+            self.limits.charge(cb, &flight.call, &cached(&upstream));
         }
         let tombstone = is_stored.then_some(Tombstone::Stored(introspected.answered_at));
         // A lease that nobody waits for may run out: who finds it will tell. A void answer is of no use to who comes.

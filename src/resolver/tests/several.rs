@@ -481,6 +481,25 @@ fn a_void_answer_costs_no_budget() {
     assert_eq!((one.end(other), one.calls()), (None, 1));
 }
 
+/// Nor does one that comes so late that it serves nobody.
+#[test]
+fn a_late_void_answer_costs_no_budget() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let budget = json!({"unknown_token_budget": {"per_source": 1, "window": "1m"}});
+    let gateway = upstream(&budget, GATEWAY);
+    let request = one.ask(&gateway, TOKENS[0], &ALICE);
+    for _ in 0..2 {
+        one.tick_for(1_000);
+        tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+        one.answer(200, INACTIVE);
+    }
+    let outdated = End::None(NoVerdict::Outdated);
+    assert_eq!(one.end(request), Some(&outdated));
+    let other = one.ask(&gateway, TOKENS[1], &ALICE);
+    assert_eq!((one.end(other), one.calls()), (None, 1));
+}
+
 /// Both others have looked into the cache before the answer came there.
 #[test]
 fn a_lease_that_is_released_late_leaves_word_of_the_answer() {
