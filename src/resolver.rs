@@ -844,11 +844,19 @@ impl<W> Resolver<W> {
         }
         if is_stored && !introspected.is_active() && !introspected.is_only_answer {
             match self.workers.acquire(cb, &upstream, &key, |_| true) {
-                Acquisition::Mine { .. } | Acquisition::Hit(Cached::Inactive(_)) => {}
+                // It is released below, so that nobody waits for it.
+                Acquisition::Mine { leased } if leased != Leased::No => flight.hold_tightly(),
+                // Nobody else asks.
+                Acquisition::Mine { .. }
+                | Acquisition::Hit(Cached::Inactive(_))
+                | Acquisition::Failed(_) => {}
                 // Another worker has asked later, and may not look for this answer when it stores its own.
-                later => {
+                Acquisition::Hit(_) | Acquisition::Peer { .. } => {
                     upstream.cache.withdraw(cb.host, &introspected);
-                    is_superseded = matches!(later, Acquisition::Hit(_));
+                    let look = upstream
+                        .cache
+                        .lookup(cb.host, &key.digest, cb.now(), |_| {});
+                    is_superseded = look.is_some();
                     (is_stored, is_cached) = (false, false);
                 }
             }
@@ -886,13 +894,15 @@ impl<W> Resolver<W> {
         let may_run_out = is_loose && is_stored && !is_revoked;
         if !may_run_out {
             self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
+            flight.is_wanted = false;
         }
         if must_ask_again {
             flight.call.is_repeated = true;
             self.resume(cb, key, flight);
             return;
         }
-        let later = if is_revoked {
+        // In one moment nobody is later: the call would be made again and again.
+        let later = if is_revoked && introspected.asked_at < introspected.answered_at {
             let is_later = |waiting: &Waiting<W>| waiting.since >= introspected.asked_at;
             flight.waiters.take(&is_later)
         } else {
@@ -957,7 +967,7 @@ impl<W> Resolver<W> {
         let Some(mut flight) = self.flights.take_awaiting(&key) else {
             return;
         };
-        let told = flight.waiters.take(&|waiting| waiting.since <= at);
+        let told = flight.waiters.take(&|waiting| waiting.since < at);
         self.resolve_without_verdict(cb, &key.digest, told, why);
         self.resume(cb, key, flight);
     }

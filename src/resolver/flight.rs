@@ -102,6 +102,13 @@ impl<Q, W> Flight<Q, W> {
         }
     }
 
+    /// Lets the lease be released in any case, since it was acquired anew.
+    pub fn hold_tightly(&mut self) {
+        if let State::Calling { leased, .. } = &mut self.state {
+            *leased = Leased::Tightly;
+        }
+    }
+
     /// Returns whether no request waits and no call of this worker will bring an answer.
     fn is_abandoned(&self) -> bool {
         self.waiters.is_empty() && !matches!(self.state, State::Calling { .. })

@@ -101,10 +101,11 @@ impl Workers {
         // time that a lease holds.
         let mut cache_read_at = now.minus(LEASE);
         for _ in 0..MAX_RECHECKS {
-            match self
+            let acquired = self
                 .leases
-                .acquire(cb.host, key, worker, now, cache_read_at)
-            {
+                .acquire(cb.host, key, worker, now, cache_read_at);
+            self.tell_holder(cb, key, &acquired);
+            match acquired {
                 Acquired::Mine => {
                     let leased = self.loosely();
                     return Acquisition::Mine { leased };
@@ -114,11 +115,7 @@ impl Workers {
                     return Acquisition::Mine { leased };
                 }
                 Acquired::BucketFull => break,
-                Acquired::Held { until, untold } => {
-                    if let Some(holder) = untold {
-                        let hint = Hint::Wanted(*key);
-                        self.membership.tell(cb.host, holder, hint, now);
-                    }
+                Acquired::Held { until, .. } => {
                     return Acquisition::Peer { check_at: until };
                 }
                 Acquired::Tombstone(stored_at) => {
@@ -163,7 +160,25 @@ impl Workers {
     /// Holds the lease for longer.
     pub fn renew<H: Backend>(&mut self, cb: &Callback<'_, H>, key: &QuestionKey) {
         let (worker, now) = (self.membership.worker_id(cb.host), cb.now());
-        self.leases.acquire(cb.host, key, worker, now, now);
+        let acquired = self.leases.acquire(cb.host, key, worker, now, now);
+        self.tell_holder(cb, key, &acquired);
+    }
+
+    /// Tells the holder of a lease that this worker waits, if it is the first. Who comes next is not.
+    fn tell_holder<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: &QuestionKey,
+        acquired: &Acquired,
+    ) {
+        if let Acquired::Held {
+            untold: Some(holder),
+            ..
+        } = acquired
+        {
+            let hint = Hint::Wanted(*key);
+            self.membership.tell(cb.host, *holder, hint, cb.now());
+        }
     }
 
     /// Returns the present point of all histories, nearly: see [`crate::cache::ended`].

@@ -319,7 +319,7 @@ fn a_full_pool_of_the_homeserver_costs_no_client_its_answer() {
     let homeserver = upstream(&kept, HOMESERVER);
     one.ask(&gateway, TOKENS[0], &ALICE);
     // Both wait for the other worker; the homeserver came first.
-    let of_homeserver = two.ask(&homeserver, TOKENS[0], &BOB);
+    two.ask(&homeserver, TOKENS[0], &BOB);
     let client = two.ask(&gateway, TOKENS[0], &ALICE);
     // The one call of the homeserver's pool.
     two.ask(&homeserver, TOKENS[1], &BOB);
@@ -335,7 +335,6 @@ fn a_full_pool_of_the_homeserver_costs_no_client_its_answer() {
     });
     one.answer(200, ACTIVE);
     read_hints(&mut two, 2);
-    let _ = of_homeserver;
     assert_eq!(two.end(client), None, "the gateway's pool has a free call");
 }
 
@@ -656,4 +655,283 @@ fn who_comes_after_a_failure_is_not_ended_by_it() {
     let failed = End::None(NoVerdict::Elsewhere);
     assert_eq!(two.end(before), Some(&failed));
     assert_eq!((two.end(after), two.calls()), (None, 1));
+}
+
+#[test]
+fn a_failed_call_takes_away_no_right_inactive() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two, mut three] = seated(&host);
+    let settings = json!({"cache": {"negative_ttl": "10s"}});
+    let [of_one, of_two, of_three] = [(); 3].map(|()| upstream(&settings, GATEWAY));
+    let first = one.ask(&of_one, TOKENS[0], &ALICE);
+    for _ in 0..5 {
+        two.pass(250);
+        three.pass(0);
+    }
+    two.ask(&of_two, TOKENS[0], &BOB);
+    assert_eq!(host.calls.borrow().len(), 2);
+    host.calls.borrow_mut().rotate_left(1);
+    two.answer(500, "");
+    host.advance(Duration::from_millis(10));
+    one.answer(200, INACTIVE);
+    assert_eq!(one.end(first), Some(&End::Inactive));
+    let later = three.ask(&of_three, TOKENS[0], &BOB);
+    assert_eq!(three.end(later), Some(&End::Inactive));
+}
+
+/// It reads its answer late, while another worker stores the later one.
+#[test]
+fn an_inactive_that_is_withdrawn_serves_nobody_once_active_is_there() {
+    for nth in 1..=6_usize {
+        let host = Rc::<FakeHost>::default();
+        let [mut one, mut two] = seated(&host);
+        let settings = json!({"cache": {"negative_ttl": "10s"}});
+        let [of_one, of_two] = [(); 2].map(|()| upstream(&settings, GATEWAY));
+        let first = one.ask(&of_one, TOKENS[0], &ALICE);
+        two.tick_for(1_250);
+        two.ask(&of_two, TOKENS[1], &ALICE);
+        host.calls.borrow_mut().rotate_left(1);
+        two.answer(200, ACTIVE);
+        let second = two.ask(&of_two, TOKENS[0], &BOB);
+        assert_eq!(host.calls.borrow().len(), 2);
+        host.advance(Duration::from_millis(10));
+        let two = Rc::new(RefCell::new(two));
+        fn at_write(
+            store: &crate::host::memory::MemoryStore,
+            nth: usize,
+            two: Rc<RefCell<Worker>>,
+        ) {
+            *store.interfere.borrow_mut() = Some(Box::new(move |store| {
+                if nth == 1 {
+                    two.borrow_mut().answer(200, ACTIVE);
+                } else {
+                    at_write(store, nth - 1, two);
+                }
+            }));
+        }
+        at_write(&host.store, nth, Rc::clone(&two));
+        one.answer(200, INACTIVE);
+        host.store.interfere.take();
+        if two.borrow().end(second).is_none() {
+            break;
+        }
+        assert_ne!(one.end(first), Some(&End::Inactive), "at write {nth}");
+    }
+}
+
+/// Both workers were busy, and both leases have run out.
+#[test]
+fn a_lease_that_was_only_made_sure_of_takes_away_no_right_answer() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two, mut three] = seated(&host);
+    let settings = json!({"cache": {"negative_ttl": "10s"}});
+    let [of_one, of_two, of_three] = [(); 3].map(|()| upstream(&settings, GATEWAY));
+    one.ask(&of_one, TOKENS[0], &ALICE);
+    host.advance(Duration::from_millis(1_250));
+    two.ask(&of_two, TOKENS[0], &BOB);
+    assert_eq!(host.calls.borrow().len(), 2);
+    host.advance(Duration::from_millis(1_250));
+    one.answer(200, INACTIVE);
+    host.advance(Duration::from_millis(10));
+    two.answer(200, INACTIVE);
+    host.advance(Duration::from_millis(10));
+    let later = three.ask(&of_three, TOKENS[0], &BOB);
+    assert_eq!(
+        (three.end(later), host.calls.borrow().len()),
+        (Some(&End::Inactive), 0)
+    );
+}
+
+/// The bucket of leases was full, and no worker can be told that another waits.
+#[test]
+fn nobody_waits_for_a_lease_that_was_only_made_sure_of() {
+    let host = Rc::<FakeHost>::default();
+    host.has_no_queues.set(true);
+    let [mut one, mut two, mut three] = [(); 3].map(|()| Worker::new(&host));
+    host.advance(Duration::from_secs(100));
+    for worker in [&mut one, &mut two, &mut three] {
+        worker.pass(0);
+    }
+    let gateway = upstream(&json!({"cache": {"negative_ttl": "10s"}}), GATEWAY);
+    one.call_back(|cb, resolver| {
+        for number in 0..80_000_u32 {
+            let key = gateway.question(&TokenDigest::of(&number.to_le_bytes()));
+            resolver.workers.acquire(cb, &gateway, &key, |_| true);
+        }
+    });
+    let first = one.ask(&gateway, TOKENS[0], &ALICE);
+    host.advance(Duration::from_millis(300));
+    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    one.answer(200, INACTIVE);
+    assert_eq!((one.end(first), one.calls()), (None, 1));
+    host.advance(Duration::from_millis(710));
+    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    one.answer(200, INACTIVE);
+    assert_eq!((one.end(first), one.calls()), (Some(&End::Inactive), 0));
+    host.advance(Duration::from_millis(1));
+    let later = three.ask(&gateway, TOKENS[0], &BOB);
+    assert_eq!((three.end(later), host.calls.borrow().len()), (None, 1));
+}
+
+/// Everything happens in one moment.
+#[test]
+fn a_late_hint_ends_no_question_of_the_same_moment() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two, mut three] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    two.ask(&gateway, TOKENS[0], &BOB);
+    for _ in 0..5 {
+        one.pass(250);
+        two.pass(0);
+    }
+    one.answer(500, "");
+    read_hints(&mut two, 2);
+    two.ask(&gateway, TOKENS[0], &BOB);
+    let later = three.ask(&gateway, TOKENS[0], &BOB);
+    assert_eq!((three.end(later), host.calls.borrow().len()), (None, 1));
+    read_hints(&mut three, 3);
+    assert_eq!(three.end(later), None);
+}
+
+/// More than half of the bucket is held by the time of a slow answer.
+#[test]
+fn a_lease_that_was_made_sure_of_among_many_is_released() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({"cache": {"negative_ttl": "10s"}}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    host.advance(Duration::from_millis(290));
+    one.call_back(|cb, resolver| {
+        for number in 0..80_000_u32 {
+            let key = gateway.question(&TokenDigest::of(&number.to_le_bytes()));
+            resolver.workers.acquire(cb, &gateway, &key, |_| true);
+        }
+    });
+    host.advance(Duration::from_millis(10));
+    one.answer(200, INACTIVE);
+    let key = gateway.question(&TokenDigest::of(TOKENS[0].as_bytes()));
+    two.call_back(|cb, resolver| {
+        let lease = resolver.workers.acquire(cb, &gateway, &key, |_| true);
+        assert!(!matches!(lease, Acquisition::Peer { .. }), "it is held");
+    });
+}
+
+/// MAS tells and answers in one moment, again and again.
+#[test]
+fn a_word_in_the_moment_of_the_call_makes_no_loop() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let kept = upstream(&json!({"role": "introspection"}), HOMESERVER);
+    let request = one.ask(&kept, TOKENS[0], &ALICE);
+    tell(&mut two, &kept, "bob", &Revocation::Inactive);
+    let mut calls = 0;
+    while one.calls() > 0 && calls < 20 {
+        calls += 1;
+        one.answer(200, INACTIVE);
+    }
+    assert!(calls <= 2, "{calls} {:?}", one.end(request));
+}
+
+/// The one who waited on another worker has its answer, and the one who came later has left.
+#[test]
+fn nobody_waits_for_a_third_call() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    let wants = two.ask(&gateway, TOKENS[0], &BOB);
+    read_hints(&mut one, 1);
+    let mut later = 0;
+    for _ in 0..2 {
+        host.advance(Duration::from_millis(300));
+        tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+        host.advance(Duration::from_millis(1));
+        later = one.ask(&gateway, TOKENS[0], &ALICE);
+        host.advance(Duration::from_millis(1));
+        read_hints(&mut one, 1);
+        one.answer(200, INACTIVE);
+    }
+    read_hints(&mut two, 2);
+    assert_eq!(two.end(wants), Some(&End::Inactive));
+    assert_eq!((one.end(later), one.calls()), (None, 1));
+    one.resolver.cancel(StreamId(later));
+    host.advance(Duration::from_millis(300));
+    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    one.answer(200, INACTIVE);
+    assert_eq!(one.calls(), 0, "nobody waits");
+}
+
+/// A busy worker comes to a tick when another has its lease.
+#[test]
+fn who_has_lost_a_lease_renews_nothing_of_another() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two, mut three] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    for _ in 0..5 {
+        two.pass(250);
+        three.pass(0);
+    }
+    two.ask(&gateway, TOKENS[0], &BOB);
+    assert_eq!(host.calls.borrow().len(), 2);
+    one.pass(0);
+    let waits = three.ask(&gateway, TOKENS[0], &BOB);
+    read_hints(&mut two, 2);
+    host.calls.borrow_mut().rotate_left(1);
+    host.advance(Duration::from_millis(10));
+    two.answer(200, ACTIVE);
+    read_hints(&mut three, 3);
+    assert_eq!(
+        three.end(waits),
+        Some(&End::Active(Provenance::Introspected))
+    );
+}
+
+/// A third worker looks for the token, and keeps it, before each thing that is written.
+#[test]
+fn no_worker_keeps_what_is_withdrawn() {
+    for nth in 1..=6_usize {
+        let host = Rc::<FakeHost>::default();
+        let [mut one, mut two, three] = seated(&host);
+        let settings = json!({"cache": {"negative_ttl": "10s"}});
+        let [of_one, of_two, of_three] = [(); 3].map(|()| upstream(&settings, GATEWAY));
+        one.ask(&of_one, TOKENS[0], &ALICE);
+        let three = Rc::new(RefCell::new(three));
+        for _ in 0..5 {
+            two.pass(250);
+            three.borrow_mut().pass(0);
+        }
+        two.ask(&of_two, TOKENS[1], &ALICE);
+        host.calls.borrow_mut().rotate_left(1);
+        two.answer(200, ACTIVE);
+        let second = two.ask(&of_two, TOKENS[0], &BOB);
+        assert_eq!(host.calls.borrow().len(), 2);
+        host.advance(Duration::from_millis(10));
+        fn at_write(
+            store: &crate::host::memory::MemoryStore,
+            nth: usize,
+            three: Rc<RefCell<Worker>>,
+            of_three: Rc<Upstream>,
+        ) {
+            *store.interfere.borrow_mut() = Some(Box::new(move |store| {
+                if nth == 1 {
+                    for _ in 0..3 {
+                        three.borrow_mut().ask(&of_three, TOKENS[0], &BOB);
+                    }
+                } else {
+                    at_write(store, nth - 1, three, of_three);
+                }
+            }));
+        }
+        at_write(&host.store, nth, Rc::clone(&three), Rc::clone(&of_three));
+        one.answer(200, INACTIVE);
+        host.store.interfere.take();
+        two.answer(200, ACTIVE);
+        assert!(two.end(second).is_some());
+        host.advance(Duration::from_millis(1));
+        let mut three = three.borrow_mut();
+        let later = three.ask(&of_three, TOKENS[0], &BOB);
+        assert_ne!(three.end(later), Some(&End::Inactive), "{nth}");
+    }
 }
