@@ -6,8 +6,8 @@
 //! once cost one more call.
 //!
 //! The non-obvious rule: one thing relies on it. A worker that stores "active" within a quarter of a second, under its lease,
-//! looks for no earlier "inactive". So whoever stores "inactive" later than that, or without a lease, acquires the lease
-//! afterwards, and takes its answer out where another worker has it.
+//! looks for no earlier "inactive". So a worker that stores "inactive" later than that, or without a lease, acquires the lease
+//! afterwards, and takes its answer out where another worker has the lease.
 //!
 //! A worker that finds the lease held marks it as contended and tells the holder that it waits, and the holder hints the
 //! others only then. A token that ends while it is asked about has nothing to do with leases: see [`crate::cache::ended`].

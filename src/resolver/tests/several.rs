@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use super::*;
+use crate::host::memory::MemoryStore;
 
 /// Workers that can tell each other something.
 fn seated<const N: usize>(host: &Rc<FakeHost>) -> [Worker; N] {
@@ -17,6 +18,25 @@ fn seated<const N: usize>(host: &Rc<FakeHost>) -> [Worker; N] {
 /// Reads what the worker of this seat was told.
 fn read_hints(worker: &mut Worker, seat: u32) {
     worker.call_back(|cb, resolver| resolver.on_queue(cb, QueueId(seat)));
+}
+
+/// A worker asks about another token, and stores the answer. For a quarter of a second it then knows the sizes of the tables
+/// without a look. Its call is the second of two that are under way.
+fn learn_sizes(worker: &mut Worker, upstream: &Rc<Upstream>) {
+    worker.ask(upstream, TOKENS[1], &ALICE);
+    worker.host.calls.borrow_mut().rotate_left(1);
+    worker.answer(200, ACTIVE);
+}
+
+/// Lets something happen before the `nth` thing that is written to the store.
+fn before_write(store: &MemoryStore, nth: usize, act: impl FnOnce() + 'static) {
+    *store.interfere.borrow_mut() = Some(Box::new(move |store| {
+        if nth <= 1 {
+            act();
+        } else {
+            before_write(store, nth - 1, act);
+        }
+    }));
 }
 
 /// The token ends, or the homeserver refuses it.
@@ -44,10 +64,7 @@ fn an_older_inactive_answer_does_not_outlive_a_later_active_one() {
     // It is busy from then on: its lease runs out.
     let first = two.ask(&of_two, TOKENS[0], &BOB);
     one.tick_for(1_250);
-    // It has stored another answer lately, so it knows the sizes of the tables without a look.
-    one.ask(&of_one, TOKENS[1], &ALICE);
-    host.calls.borrow_mut().rotate_left(1);
-    one.answer(200, ACTIVE);
+    learn_sizes(&mut one, &of_one);
     let second = one.ask(&of_one, TOKENS[0], &ALICE);
     assert_eq!(one.calls(), 2);
     host.advance(Duration::from_millis(10));
@@ -81,10 +98,7 @@ fn no_401_from_a_kept_token_after_mas_said_active() {
         one.pass(250);
         three.pass(0);
     }
-    // It has stored another answer lately, so it knows the sizes of the tables without a look.
-    one.ask(&of_one, TOKENS[1], &ALICE);
-    host.calls.borrow_mut().rotate_left(1);
-    one.answer(200, ACTIVE);
+    learn_sizes(&mut one, &of_one);
     let second = one.ask(&of_one, TOKENS[0], &ALICE);
     assert_eq!(one.calls(), 2);
     host.advance(Duration::from_millis(10));
@@ -105,7 +119,7 @@ fn no_401_from_a_kept_token_after_mas_said_active() {
     assert_eq!(three.end(later), Some(&End::Active(Provenance::Shared)));
 }
 
-/// Its first answer is void, and it was busy for so long that another worker asks by now.
+/// A worker's first answer is void, and the worker was busy for so long that another one asks by now.
 #[test]
 fn a_second_call_needs_the_lease() {
     let host = Rc::<FakeHost>::default();
@@ -196,7 +210,7 @@ fn a_late_hint_ends_no_later_question() {
     }
 }
 
-/// He may have come because he was told that he is unlocked.
+/// The later client may have come because its user was told that he is unlocked.
 #[test]
 fn a_void_answer_serves_nobody_of_its_own_worker_who_came_later() {
     let host = Rc::<FakeHost>::default();
@@ -240,7 +254,7 @@ fn a_slow_answer_from_before_an_end_serves_nobody() {
     // Another worker's request comes before each of the writes that follow.
     let served = Rc::new(RefCell::new(Vec::new()));
     fn ask_before_next_write(
-        store: &crate::host::memory::MemoryStore,
+        store: &MemoryStore,
         two: Rc<RefCell<Worker>>,
         of_two: Rc<Upstream>,
         served: Rc<RefCell<Vec<Option<End>>>>,
@@ -263,7 +277,7 @@ fn a_slow_answer_from_before_an_end_serves_nobody() {
     );
 }
 
-/// Of the worker that asks nobody waits: it renews, or its client has hung up.
+/// No request of the worker that asks waits: the worker renews an answer, or its client has hung up.
 #[test]
 fn a_void_answer_is_asked_for_again_once_by_all_workers() {
     for is_renewal in [false, true] {
@@ -377,7 +391,7 @@ fn an_answer_that_comes_between_two_looks_is_void_for_nobody() {
     assert_eq!(two.end(waits), Some(&End::Active(Provenance::Introspected)));
 }
 
-/// It is slow, so another worker has asked later and answered first.
+/// The first worker's call is slow, so the second worker has asked later and answered first.
 #[test]
 fn an_answer_whose_lease_may_have_run_out_is_not_the_only_one() {
     let host = Rc::<FakeHost>::default();
@@ -480,7 +494,7 @@ fn a_void_answer_costs_no_budget() {
     assert_eq!((one.end(other), one.calls()), (None, 1));
 }
 
-/// Nor does one that comes so late that it serves nobody.
+/// The second answer comes a second after its question, so it serves no request.
 #[test]
 fn a_late_void_answer_costs_no_budget() {
     let host = Rc::<FakeHost>::default();
@@ -611,7 +625,8 @@ fn a_void_answer_serves_no_longer_than_it_would_otherwise() {
     two.hint(&gateway, TOKENS[0]);
     assert_eq!((two.end(waits), two.calls()), (None, 1));
 }
-/// MAS has never called it inactive.
+
+/// MAS has never called the token inactive.
 #[test]
 fn a_token_that_ends_in_line_costs_no_budget() {
     let mut worker = Worker::new(&Rc::default());
@@ -679,7 +694,7 @@ fn a_failed_call_takes_away_no_right_inactive() {
     assert_eq!(three.end(later), Some(&End::Inactive));
 }
 
-/// It reads its answer late, while another worker stores the later one.
+/// The first worker reads its answer late, while the second one stores the later answer.
 #[test]
 fn an_inactive_that_is_withdrawn_serves_nobody_once_active_is_there() {
     for nth in 1..=6_usize {
@@ -689,27 +704,15 @@ fn an_inactive_that_is_withdrawn_serves_nobody_once_active_is_there() {
         let [of_one, of_two] = [(); 2].map(|()| upstream(&settings, GATEWAY));
         let first = one.ask(&of_one, TOKENS[0], &ALICE);
         two.tick_for(1_250);
-        two.ask(&of_two, TOKENS[1], &ALICE);
-        host.calls.borrow_mut().rotate_left(1);
-        two.answer(200, ACTIVE);
+        learn_sizes(&mut two, &of_two);
         let second = two.ask(&of_two, TOKENS[0], &BOB);
         assert_eq!(host.calls.borrow().len(), 2);
         host.advance(Duration::from_millis(10));
         let two = Rc::new(RefCell::new(two));
-        fn at_write(
-            store: &crate::host::memory::MemoryStore,
-            nth: usize,
-            two: Rc<RefCell<Worker>>,
-        ) {
-            *store.interfere.borrow_mut() = Some(Box::new(move |store| {
-                if nth == 1 {
-                    two.borrow_mut().answer(200, ACTIVE);
-                } else {
-                    at_write(store, nth - 1, two);
-                }
-            }));
-        }
-        at_write(&host.store, nth, Rc::clone(&two));
+        let answers = Rc::clone(&two);
+        before_write(&host.store, nth, move || {
+            answers.borrow_mut().answer(200, ACTIVE);
+        });
         one.answer(200, INACTIVE);
         host.store.interfere.take();
         if two.borrow().end(second).is_none() {
@@ -902,29 +905,16 @@ fn no_worker_keeps_what_is_withdrawn() {
             two.pass(250);
             three.borrow_mut().pass(0);
         }
-        two.ask(&of_two, TOKENS[1], &ALICE);
-        host.calls.borrow_mut().rotate_left(1);
-        two.answer(200, ACTIVE);
+        learn_sizes(&mut two, &of_two);
         let second = two.ask(&of_two, TOKENS[0], &BOB);
         assert_eq!(host.calls.borrow().len(), 2);
         host.advance(Duration::from_millis(10));
-        fn at_write(
-            store: &crate::host::memory::MemoryStore,
-            nth: usize,
-            three: Rc<RefCell<Worker>>,
-            of_three: Rc<Upstream>,
-        ) {
-            *store.interfere.borrow_mut() = Some(Box::new(move |store| {
-                if nth == 1 {
-                    for _ in 0..3 {
-                        three.borrow_mut().ask(&of_three, TOKENS[0], &BOB);
-                    }
-                } else {
-                    at_write(store, nth - 1, three, of_three);
-                }
-            }));
-        }
-        at_write(&host.store, nth, Rc::clone(&three), Rc::clone(&of_three));
+        let (looks, of_three_then) = (Rc::clone(&three), Rc::clone(&of_three));
+        before_write(&host.store, nth, move || {
+            for _ in 0..3 {
+                looks.borrow_mut().ask(&of_three_then, TOKENS[0], &BOB);
+            }
+        });
         one.answer(200, INACTIVE);
         host.store.interfere.take();
         two.answer(200, ACTIVE);
