@@ -21,7 +21,7 @@ pub struct Http2 {
 }
 
 impl Http2 {
-    /// The value of the field that [`with_large_heads`](Self::with_large_heads) repeats. A table of 4 KiB holds it.
+    /// The value of the field that [`begin_large_heads`](Self::begin_large_heads) repeats. A table of 4 KiB holds it.
     const LARGE: usize = 3_900;
 
     const DATA: u8 = 0;
@@ -33,15 +33,7 @@ impl Http2 {
 
     /// Connects.
     pub async fn open(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).await.expect("a connection");
-        let mut http2 = Self {
-            stream,
-            next: 1,
-            sent: PREFACE.len() as u64,
-        };
-        http2.stream.write_all(PREFACE).await.expect("a peer");
-        http2.frame(Self::SETTINGS, 0, 0, b"").await;
-        http2
+        Self::try_open(addr).await.expect("a connection")
     }
 
     /// Connects, and lets no byte of an answer come: its streams have no window (RFC 9113, section 6.9.2).
@@ -53,14 +45,27 @@ impl Http2 {
         http2
     }
 
-    /// Connects and begins so many `POST`s that do not end, each with a field of 3,900 bytes, as often as `times` says. It goes
-    /// out once: each other time is one byte (RFC 7541, section 6.1). Fails if the peer closes the connection.
-    pub async fn with_large_heads(
-        addr: SocketAddr,
+    /// Connects, unless the peer closes the connection.
+    pub async fn try_open(addr: SocketAddr) -> io::Result<Self> {
+        let mut stream = TcpStream::connect(addr).await?;
+        let bytes = [PREFACE, &frame(Self::SETTINGS, 0, 0, b"")].concat();
+        stream.write_all(&bytes).await?;
+        Ok(Self {
+            stream,
+            next: 1,
+            sent: bytes.len() as u64,
+        })
+    }
+
+    /// Begins so many `POST`s that do not end, the first on this connection, each with a field of 3,900 bytes, as often as
+    /// `times` says. It goes out once: each other time is one byte (RFC 7541, section 6.1). Fails if the peer closes the
+    /// connection.
+    pub async fn begin_large_heads(
+        &mut self,
         path: &str,
         streams: u32,
         times: usize,
-    ) -> io::Result<Self> {
+    ) -> io::Result<()> {
         const NEWEST: u8 = 0x80 | 62;
         let fields = [
             (":method", "POST"),
@@ -70,8 +75,7 @@ impl Http2 {
             ("content-type", "application/json"),
             ("content-length", "10"),
         ];
-        let mut bytes = PREFACE.to_vec();
-        bytes.extend(frame(Self::SETTINGS, 0, 0, b""));
+        let mut bytes = Vec::new();
         for number in 0..streams {
             let mut block = block(&fields);
             let mut left = times;
@@ -80,20 +84,12 @@ impl Http2 {
                 left -= 1;
             }
             block.resize(block.len() + left, NEWEST);
-            bytes.extend(frame(
-                Self::HEADERS,
-                Self::END_HEADERS,
-                2 * number + 1,
-                &block,
-            ));
+            bytes.extend(frame(Self::HEADERS, Self::END_HEADERS, self.next, &block));
+            self.next += 2;
         }
-        let mut stream = TcpStream::connect(addr).await?;
-        stream.write_all(&bytes).await?;
-        Ok(Self {
-            stream,
-            next: 2 * streams + 1,
-            sent: bytes.len() as u64,
-        })
+        self.stream.write_all(&bytes).await?;
+        self.sent += bytes.len() as u64;
+        Ok(())
     }
 
     /// Sends a `GET`, or a `PUT` whose body does not end, and returns its stream.

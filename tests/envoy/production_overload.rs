@@ -285,7 +285,23 @@ const STREAMS: u64 = 32;
 
 /// Fills a connection with heads of nearly 16 KiB, of requests that do not end, and with more of them than Envoy takes.
 async fn fill_with_heads(gateway: SocketAddr) -> io::Result<Http2> {
-    Http2::with_large_heads(gateway, "/_matrix/client/v3/login", 100, 4).await
+    let mut http2 = Http2::try_open(gateway).await?;
+    fill(&mut http2).await?;
+    Ok(http2)
+}
+
+async fn fill(http2: &mut Http2) -> io::Result<()> {
+    let path = "/_matrix/client/v3/login";
+    http2.begin_large_heads(path, 100, 4).await
+}
+
+/// Waits until Envoy has looked at the memory that it uses now.
+async fn wait_for_a_look(envoy: &Envoy, heap_bytes: u64) {
+    let pressure = "overload.envoy.resource_monitors.fixed_heap.pressure";
+    within_limit("Envoy to look at its memory", async {
+        while envoy.stat(pressure).await + 1 < 100 * envoy.heap_bytes().await / heap_bytes {}
+    })
+    .await;
 }
 
 /// Header compression makes a MiB of some KiB: no more for each connection, and the others are served.
@@ -317,8 +333,8 @@ async fn a_connection_full_of_large_heads_costs_some_mib() {
     assert!(grown < CONNECTIONS * 3 * MIB / 2, "{} MiB", grown / MIB);
 }
 
-/// As many such connections as Envoy takes: who is connected is served all the time, and new clients are again once the
-/// silent requests have ended, though the attackers stay.
+/// As many such connections as Envoy takes, each after it has looked at its memory: who is connected is served all the
+/// time, and new clients are again once the silent requests have ended, though the attackers stay.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_fill_the_memory_with_heads_keep_nobody_off_the_air() {
     const HEAP_BYTES: u64 = 384 * MIB;
@@ -347,6 +363,7 @@ async fn clients_that_fill_the_memory_with_heads_keep_nobody_off_the_air() {
             while site.envoy.stat(refused).await == 0 && site.envoy.stat(total).await < all {}
         })
         .await;
+        wait_for_a_look(&site.envoy, HEAP_BYTES).await;
         assert!(attackers.len() < 4_000, "memory has an end");
     }
     println!(
@@ -361,6 +378,44 @@ async fn clients_that_fill_the_memory_with_heads_keep_nobody_off_the_air() {
     .await;
     let served = live.end().await;
     assert!(served > 10, "{served} times");
+}
+
+/// Who fills the memory between two looks of Envoy's gets past the order: everybody is refused then, and whoever is
+/// connected is served again once the silent requests have ended, though the attackers stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_is_filled_at_once_is_free_again_when_silent_requests_have_ended() {
+    const HEAP_BYTES: u64 = 384 * MIB;
+    const CONNECTIONS: usize = 400;
+    let site = Site::start_with(2, |config, _| {
+        without_tls(config);
+        monitor(config, HEAP)["typed_config"]["max_heap_size_bytes"] = HEAP_BYTES.into();
+        *shortest_silence(config) = "5s".into();
+    })
+    .await;
+    let gateway = site.envoy.listener("gateway");
+    let whoami = Request::get(WHOAMI).bearer(&site.token);
+    let mut connected = Connection::open(gateway).await;
+    let mut attackers = Vec::new();
+    for _ in 0..CONNECTIONS {
+        attackers.push(Http2::open(gateway).await);
+    }
+    for attacker in &mut attackers {
+        fill(attacker).await.expect("a place");
+    }
+    let mut refused = 0;
+    within_limit("Envoy to refuse everybody", async {
+        while connected.request(&whoami).await.status == 200 {}
+    })
+    .await;
+    within_limit("Envoy to serve whoever is connected", async {
+        while connected.request(&whoami).await.status == 503 {
+            refused += 1;
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(connected.request(&whoami).await.status, 200);
+    println!("{CONNECTIONS} connections at once: a live session was refused {refused} times more");
 }
 
 /// More requests that do not end than their cluster has places: they take none, and live sessions go on sending.

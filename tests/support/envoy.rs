@@ -468,6 +468,19 @@ impl Envoy {
         1_024 * kib
     }
 
+    /// The memory that Envoy's allocator has in use, as its overload manager counts it: of what it has from the system, all
+    /// but what it has given back or could give back.
+    pub async fn heap_bytes(&self) -> u64 {
+        let memory = http::send(self.admin, &Request::get("/memory"))
+            .await
+            .json();
+        let bytes = |name: &str| -> u64 {
+            let bytes = memory[name].as_str().and_then(|bytes| bytes.parse().ok());
+            bytes.expect("a number of bytes")
+        };
+        bytes("heap_size") - bytes("pageheap_unmapped") - bytes("pageheap_free")
+    }
+
     /// The time that the process has spent on the CPU, to a hundredth of a second.
     pub fn cpu_time(&self) -> Duration {
         let pid = self.pid();

@@ -104,7 +104,7 @@ fn no_401_from_a_kept_token_after_mas_said_active() {
     host.advance(Duration::from_millis(10));
     two.answer(200, INACTIVE);
     let waits = three.ask(&of_three, TOKENS[0], &BOB);
-    assert_eq!(three.end(waits), None, "for the worker that asks");
+    assert_eq!(three.end(waits), None, "for the word of the one that asks");
     host.advance(Duration::from_millis(10));
     one.answer(200, ACTIVE);
     assert_eq!(
@@ -142,7 +142,7 @@ fn a_second_call_needs_the_lease() {
     assert_eq!(
         host.calls.borrow().len(),
         1,
-        "one call is under way, and the other worker has its lease"
+        "one call is under way, and its lease is held"
     );
 }
 
