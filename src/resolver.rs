@@ -956,7 +956,7 @@ impl<W> Resolver<W> {
     }
 
     /// Ends the waiting for another worker that had asked and got no verdict `at` that moment. Who has come since gets a later
-    /// call.
+    /// call, and so does everybody if a look since then has found that a worker was asking.
     fn fail_awaiting<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -967,23 +967,30 @@ impl<W> Resolver<W> {
         let Some(mut flight) = self.flights.take_awaiting(&key) else {
             return;
         };
-        let told = flight.waiters.take(&|waiting| waiting.since < at);
+        let told = flight
+            .waiters
+            .take(&|waiting| waiting.since.max(flight.asked_at) < at);
         self.resolve_without_verdict(cb, &key.digest, told, why);
         self.resume(cb, key, flight);
     }
 
     /// Reads the cache again, for an answer of another worker, and calls MAS if there is none. The root is the
     /// callback's: the one that the flight began with may have ended.
-    fn resume<H: Backend>(
+    fn resume<H: Backend>(&mut self, cb: &Callback<'_, H>, key: QuestionKey, flight: Pending<W>) {
+        if let Some((_, waiting)) = flight.waiters.first() {
+            let upstream = Rc::clone(&waiting.upstream);
+            self.resume_as(cb, key, flight, upstream);
+        }
+    }
+
+    /// The same, as one of the configurations asks whose requests wait.
+    fn resume_as<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
         mut flight: Pending<W>,
+        upstream: Rc<Upstream>,
     ) {
-        let Some((_, waiting)) = flight.waiters.first() else {
-            return;
-        };
-        let upstream = Rc::clone(&waiting.upstream);
         flight.call.upstream = Rc::clone(&upstream);
         let now = cb.now();
         let look = || upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
@@ -1045,6 +1052,7 @@ impl<W> Resolver<W> {
             Acquisition::Peer { check_at } => {
                 flight.state = State::AwaitingPeer { check_at };
                 // The peer may have called again just now. Each request has a deadline of its own.
+                flight.asked_at = now;
                 flight.deadline = flight.call.deadline(now);
                 self.flights.insert(key, flight);
                 return;
@@ -1079,19 +1087,24 @@ impl<W> Resolver<W> {
         }
     }
 
-    /// Puts a flight whose answer did not come into the line of its pool.
+    /// Puts a flight whose answer did not come into the line of its pool. A request whose own pool has no line does not wait in
+    /// that of another: its pool makes the call, or it is refused at once.
     fn queue_again<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
         mut flight: Pending<W>,
     ) {
-        let refuses = |upstream: &Upstream| upstream.admission.overflow == Overflow::Refuse;
-        if refuses(&flight.call.upstream) {
-            let refused = flight.waiters.take(&|waiting| refuses(&waiting.upstream));
-            self.resolve_without_verdict(cb, &key.digest, refused, overloaded(cb));
-            // The pool of the others may have calls free.
-            self.resume(cb, key, flight);
+        if let Some(upstream) = that_cannot_wait(&flight) {
+            flight.call.upstream = Rc::clone(&upstream);
+            if self.admits(&upstream, &flight.call.slot()) {
+                self.resume_as(cb, key, flight, upstream);
+            } else {
+                let refused = flight.waiters.take(&cannot_wait);
+                self.resolve_without_verdict(cb, &key.digest, refused, overloaded(cb));
+                // The pool of the others may have calls free.
+                self.resume(cb, key, flight);
+            }
             return;
         }
         // One that comes from a line has waited in it already.
@@ -1393,6 +1406,18 @@ fn is_due(cached: &Cached, now: Instant) -> bool {
 fn is_kept_by_reader<W>(flight: &Pending<W>) -> bool {
     let mut waiting = flight.waiters.values();
     waiting.any(|waiting| waiting.upstream.is_kept_by_reader)
+}
+
+/// Returns whether the request's pool has no line.
+fn cannot_wait<W>(waiting: &Waiting<W>) -> bool {
+    waiting.upstream.admission.overflow == Overflow::Refuse
+}
+
+/// Returns the configuration of a request whose pool has no line, if one waits.
+fn that_cannot_wait<W>(flight: &Pending<W>) -> Option<Rc<Upstream>> {
+    let mut waiting = flight.waiters.values();
+    let found = waiting.find(|waiting| cannot_wait(waiting))?;
+    Some(Rc::clone(&found.upstream))
 }
 
 /// Returns whether an answer came so soon that what was told meanwhile was told a moment ago.

@@ -925,3 +925,64 @@ fn no_worker_keeps_what_is_withdrawn() {
         assert_ne!(three.end(later), Some(&End::Inactive), "{nth}");
     }
 }
+
+/// Between the failure and its word, which comes late, a tick finds that a third worker asks by now.
+#[test]
+fn a_late_word_of_a_failure_ends_no_wait_for_a_later_call() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two, mut three] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    let waits = two.ask(&gateway, TOKENS[0], &BOB);
+    for _ in 0..5 {
+        one.pass(250);
+        two.pass(0);
+    }
+    one.answer(500, "");
+    host.advance(Duration::from_millis(1));
+    three.ask(&gateway, TOKENS[0], &ALICE);
+    assert_eq!(host.calls.borrow().len(), 1);
+    for _ in 0..5 {
+        three.pass(250);
+        two.pass(0);
+    }
+    read_hints(&mut two, 2);
+    assert_eq!((two.end(waits), host.calls.borrow().len()), (None, 1));
+    three.answer(200, ACTIVE);
+    two.tick_for(1_250);
+    assert_eq!(two.end(waits), Some(&End::Active(Provenance::Introspected)));
+}
+
+/// A client's request and the homeserver's wait for another worker, whose lease runs out, and the clients' calls are used up.
+#[test]
+fn the_homeserver_does_not_wait_in_the_line_of_clients() {
+    for is_full in [false, true] {
+        let host = Rc::<FakeHost>::default();
+        let [mut one, mut two] = seated(&host);
+        let one_call = json!({"introspection": {"max_in_flight": 1}});
+        let gateway = upstream(&one_call, GATEWAY);
+        let homeserver = upstream(&one_call, HOMESERVER);
+        one.ask(&gateway, TOKENS[0], &ALICE);
+        let of_client = two.ask(&gateway, TOKENS[0], &BOB);
+        let of_homeserver = two.ask(&homeserver, TOKENS[0], &BOB);
+        host.calls.borrow_mut().clear();
+        two.ask(&gateway, TOKENS[1], &BOB);
+        if is_full {
+            two.ask(&homeserver, TOKENS[2], &BOB);
+        }
+        two.tick_for(1_500);
+        if is_full {
+            let overloaded = End::None(NoVerdict::Overloaded);
+            assert_eq!(two.end(of_homeserver), Some(&overloaded), "at once");
+            assert_eq!((two.end(of_client), two.calls()), (None, 2), "in line");
+        } else {
+            assert_eq!(two.calls(), 2, "by the homeserver's call");
+            host.calls.borrow_mut().rotate_left(1);
+            two.answer(200, ACTIVE);
+            for request in [of_client, of_homeserver] {
+                let expected = End::Active(Provenance::Introspected);
+                assert_eq!(two.end(request), Some(&expected));
+            }
+        }
+    }
+}
