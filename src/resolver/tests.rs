@@ -2,9 +2,11 @@
 
 mod several;
 
+use std::{rc::Rc, time::Duration};
+
 use serde_json::json;
 
-use super::*;
+use super::{call::CALL_GRACE, workers::Acquisition, *};
 use crate::{
     config,
     host::{CoarseClock, Runtime as _, fake::FakeHost},

@@ -1,0 +1,228 @@
+//! What becomes of an answer in the shared cache: whether it is stored, and whether what happened meanwhile voids it.
+
+use std::{rc::Rc, time::Duration};
+
+use super::{
+    flight::State,
+    lease::Leased,
+    state::{Pending, Resolver},
+    upstream::Upstream,
+    workers::Acquisition,
+};
+use crate::{
+    cache::{
+        Cached, Introspected, SharedCache, StoreOutcome, ended::Event, epoch::Subject,
+        question::QuestionKey, table::Removed,
+    },
+    host::{Backend, Callback},
+    mas::introspection::Answer,
+    metrics::{self, Evicted, InvalidationReason, Metric},
+    token::TokenDigest,
+};
+
+/// A call that took less than this is brief: what MAS tells while it lasts is told a moment ago when its answer serves.
+const BRIEF_CALL: Duration = Duration::from_millis(250);
+
+/// How long after MAS has told of a user an answer from before may still serve.
+pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(1);
+
+/// What has become of an answer.
+pub(super) struct Kept {
+    /// It is in the shared cache.
+    pub is_stored: bool,
+    /// This worker may keep it for itself, too.
+    pub is_cached: bool,
+    /// It serves nobody: the token has ended since the question, or the shared cache has the answer to a later one.
+    pub is_superseded: bool,
+    /// What MAS has told of a user since the question voids it.
+    pub is_revoked: bool,
+}
+
+impl<W> Resolver<W> {
+    /// Writes an answer to the shared cache, unless it is void.
+    pub(super) fn keep<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: &QuestionKey,
+        flight: &mut Pending<W>,
+        introspected: &Introspected,
+    ) -> Kept {
+        let upstream = Rc::clone(&flight.call.upstream);
+        let is_revoked = self.is_revoked(cb, &upstream, introspected, is_kept_by_reader(flight));
+        let mut kept = Kept {
+            is_stored: false,
+            is_cached: false,
+            is_superseded: false,
+            is_revoked,
+        };
+        // Between the writing and the second look another worker may read the answer. Where the call took its time, an end of
+        // long ago must not be found only then.
+        let has_ended = !is_brief(introspected)
+            && self.outdated_by(cb, key, flight, introspected) == Some(Event::End);
+        if !has_ended && (!is_revoked || flight.call.is_repeated && !is_late(introspected)) {
+            let outcome = self.store(cb, &upstream, introspected);
+            kept.is_stored = outcome.stored;
+            kept.is_superseded = outcome.is_superseded;
+            // Telling of what it pushed out, this worker has read the epochs anew: it would miss that another worker has
+            // pushed out this answer meanwhile. So it keeps none of it for itself.
+            kept.is_cached = outcome.stored && !is_revoked && outcome.evicted.is_empty();
+        }
+        if kept.is_stored && !introspected.is_active() && !introspected.is_only_answer {
+            self.make_sure(cb, key, flight, introspected, &mut kept);
+        }
+        if let Some(event) = self.outdated_by(cb, key, flight, introspected) {
+            if kept.is_stored {
+                // The event is not noted again: it is none to another question about the token.
+                let reason = InvalidationReason::Introspection;
+                self.void(cb, &upstream.cache, &key.digest, event, reason);
+            }
+            kept.is_stored = false;
+            kept.is_superseded = true;
+        }
+        kept
+    }
+
+    /// Takes an "inactive" out of the shared cache again where another worker has asked later, since that one may not look
+    /// for it when it stores its own answer.
+    fn make_sure<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: &QuestionKey,
+        flight: &mut Pending<W>,
+        introspected: &Introspected,
+        kept: &mut Kept,
+    ) {
+        let upstream = Rc::clone(&flight.call.upstream);
+        match self.workers.acquire(cb, &upstream, key, |_| true) {
+            // It is released with the call, so that nobody waits for it.
+            Acquisition::Mine { leased } if leased != Leased::No => flight.hold_tightly(),
+            // Nobody else asks.
+            Acquisition::Mine { .. }
+            | Acquisition::Hit(Cached::Inactive(_))
+            | Acquisition::Failed(_) => {}
+            Acquisition::Hit(_) | Acquisition::Peer { .. } => {
+                let cache = &upstream.cache;
+                cache.withdraw(cb.host, introspected);
+                let look = cache.lookup(cb.host, &key.digest, cb.now(), |_| {});
+                kept.is_stored = false;
+                kept.is_cached = false;
+                kept.is_superseded = look.is_some();
+            }
+        }
+    }
+
+    /// Writes an answer to the shared cache.
+    fn store<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        upstream: &Upstream,
+        introspected: &Introspected,
+    ) -> StoreOutcome {
+        let outcome = upstream.cache.store(cb.host, introspected);
+        let table = match introspected.answer {
+            Answer::Active(_) => metrics::Table::Active,
+            Answer::Inactive(_) => metrics::Table::Negative,
+        };
+        for (evicted, _) in &outcome.evicted {
+            cb.host.count(Metric::Evicted(table, *evicted));
+        }
+        if outcome.is_too_long {
+            cb.host.count(Metric::TooLong(table));
+            self.long_answers
+                .note(introspected.answer.body().len(), cb.now());
+        }
+        if outcome.invalidated {
+            self.workers.announce(
+                cb,
+                Subject::Token(&introspected.digest),
+                InvalidationReason::Introspection,
+            );
+        }
+        // An invalidation finds only what the shared cache holds: workers that hold an answer which was
+        // evicted from it must look there again.
+        for (evicted, digest) in &outcome.evicted {
+            if let (metrics::Table::Active, Evicted::Live) = (table, evicted) {
+                self.workers.void_evicted(cb, digest);
+            }
+        }
+        outcome
+    }
+
+    /// Returns whether what MAS has told of users since the question was sent voids its answer, as far as that must be known
+    /// before it serves.
+    ///
+    /// Where no reader keeps it, a word of the last second need not be known: an answer of "active" is held against the epochs,
+    /// as a hit is, and one of "inactive" to a brief call against nothing. What such a word voids is void for everybody who
+    /// comes later.
+    fn is_revoked<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        upstream: &Upstream,
+        introspected: &Introspected,
+        is_kept_by_reader: bool,
+    ) -> bool {
+        if !is_kept_by_reader && !introspected.is_active() && is_brief(introspected) {
+            return false;
+        }
+        self.workers.read_old_epochs(cb, introspected.answered_at);
+        let epochs = (!is_kept_by_reader).then(|| self.workers.epochs());
+        upstream.cache.is_revoked(cb.host, introspected, epochs)
+    }
+
+    /// Returns what has happened to the token, which MAS called active, since MAS was asked.
+    fn outdated_by<H: Backend>(
+        &self,
+        cb: &Callback<'_, H>,
+        key: &QuestionKey,
+        flight: &Pending<W>,
+        introspected: &Introspected,
+    ) -> Option<Event> {
+        let State::Calling { asked_at, .. } = flight.state else {
+            return None;
+        };
+        if !introspected.is_active() {
+            return None;
+        }
+        self.workers.event_since(cb, &key.digest, asked_at)
+    }
+
+    /// Takes the answers about a token that has ended out of the shared cache, or doubts those about one that was refused. The
+    /// event must have been noted.
+    pub(super) fn void<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        cache: &SharedCache,
+        token: &TokenDigest,
+        event: Event,
+        reason: InvalidationReason,
+    ) -> Option<Removed> {
+        let (removed, is_void) = match event {
+            Event::End => {
+                let removed = cache.remove_active(cb.host, token);
+                let is_void = removed.is_some();
+                (removed, is_void)
+            }
+            Event::Refusal => (None, cache.doubt(cb.host, token)),
+        };
+        if is_void {
+            self.workers.announce(cb, Subject::Token(token), reason);
+        }
+        removed
+    }
+}
+
+/// Returns whether an answer came so soon that what was told meanwhile was told a moment ago.
+pub(super) fn is_brief(introspected: &Introspected) -> bool {
+    introspected.answered_at < introspected.asked_at + BRIEF_CALL
+}
+
+/// Returns whether an answer took so long that what was told meanwhile must be known before it serves.
+pub(super) fn is_late(introspected: &Introspected) -> bool {
+    introspected.answered_at >= introspected.asked_at + HEARD_WITHIN
+}
+
+/// Returns whether one of those who wait keeps what it is given.
+fn is_kept_by_reader<W>(flight: &Pending<W>) -> bool {
+    let mut waiting = flight.waiters.values();
+    waiting.any(|waiting| waiting.upstream.is_kept_by_reader)
+}

@@ -1,0 +1,136 @@
+//! How a flight ends: with MAS's answer, or with the word of another worker that there is none.
+
+use std::rc::Rc;
+
+use super::{
+    answer::{Kept, is_late},
+    lease::{Leased, Tombstone},
+    membership::Hint,
+    resolution::Waiting,
+    stand_in::next_group,
+    state::{Pending, Resolver},
+    workers::Acquisition,
+};
+use crate::{
+    cache::{Introspected, question::QuestionKey},
+    clock::Instant,
+    host::{Backend, Callback},
+    mas::introspection::NoVerdict,
+    sorted::SortedMap,
+};
+
+impl<W> Resolver<W> {
+    /// Stores an answer and gives it to the requests that wait, in this worker and in others.
+    ///
+    /// The order matters: the entry is stored first, and whether the token has ended is looked up second. A logout counts
+    /// the end first and removes the entry second, so one of the two sees the other. The lease is released last.
+    ///
+    /// An answer from before an end, or one to an earlier question than another worker's answer, serves no request: the cache
+    /// is read again, and MAS is asked again if it holds none. Each further call takes a further end, and the requests
+    /// that wait have deadlines of their own.
+    ///
+    /// What MAS tells of a token's user during the call voids the answer. The worker then asks MAS once more, and no more. No
+    /// worker knows whose an inactive token is, so what MAS tells of any user voids that answer, and MAS may tell without a
+    /// pause. The second answer serves the gateway's requests even if it is void as well, unless its call took a second or
+    /// longer, or they came after its question. The worker writes it to the shared cache, for other workers that wait: see
+    /// [`lookup_awaited`](crate::cache::SharedCache::lookup_awaited). It never serves the homeserver's question, since the homeserver keeps it.
+    pub(super) fn complete<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        mut flight: Pending<W>,
+        introspected: Introspected,
+    ) {
+        let upstream = Rc::clone(&flight.call.upstream);
+        self.failures.remove(&key);
+        self.reports.note_answer(cb, &upstream);
+        let kept = self.keep(cb, &key, &mut flight, &introspected);
+        let is_void = kept.is_revoked && !flight.call.is_repeated;
+        let is_awaited = !flight.waiters.is_empty() || flight.is_wanted;
+        if is_void && !kept.is_superseded && is_awaited {
+            // Other workers wait for the second answer, so the lease stays, if no other worker has it by now.
+            flight.call.is_repeated = true;
+            match self.workers.acquire(cb, &upstream, &key, |_| true) {
+                Acquisition::Mine { leased } => self.call_for(cb, key, flight, leased),
+                _ => self.resume(cb, key, flight),
+            }
+            return;
+        }
+        let must_ask_again = is_void || kept.is_superseded;
+        if !must_ask_again && kept.is_revoked && is_late(&introspected) {
+            self.fail(cb, key, flight, NoVerdict::Outdated);
+            return;
+        }
+        if !must_ask_again && flight.call.client.is_some() {
+            let cached = upstream.cache.as_cached(&introspected, &upstream.cache);
+            self.limits.charge(cb, &flight.call, &cached);
+        }
+        // A lease that nobody waits for may run out: who finds it will tell. A void answer is of no use to who comes.
+        let is_loose = flight.leased() == Leased::Loosely && !flight.is_wanted;
+        if !(is_loose && kept.is_stored && !kept.is_revoked) {
+            let stored = Tombstone::Stored(introspected.answered_at);
+            let tombstone = kept.is_stored.then_some(stored);
+            self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
+            flight.is_wanted = false;
+        }
+        if must_ask_again {
+            flight.call.is_repeated = true;
+            self.resume(cb, key, flight);
+        } else {
+            self.serve(cb, key, flight, &introspected, &kept);
+        }
+    }
+
+    /// Gives an answer to the requests that wait for it, to each by its own configuration, which may let an answer hold less
+    /// long. Who came after the question was asked may have been told what voids its answer, and gets another.
+    fn serve<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        mut flight: Pending<W>,
+        introspected: &Introspected,
+        kept: &Kept,
+    ) {
+        // In one moment nobody is later: the call would be made again and again.
+        let later = if kept.is_revoked && introspected.asked_at < introspected.answered_at {
+            let is_later = |waiting: &Waiting<W>| waiting.since >= introspected.asked_at;
+            flight.waiters.take(&is_later)
+        } else {
+            SortedMap::new()
+        };
+        let cache = &Rc::clone(&flight.call.upstream).cache;
+        while let Some(waiters) = next_group(&mut flight.waiters) {
+            let Some((_, waiting)) = waiters.first() else {
+                continue;
+            };
+            if kept.is_revoked && waiting.upstream.is_kept_by_reader {
+                self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Outdated);
+                continue;
+            }
+            let cached = cache.as_cached(introspected, &waiting.upstream.cache);
+            self.resolve_waiters(&key.digest, waiters, cached, kept.is_cached);
+        }
+        flight.waiters = later;
+        flight.call.is_repeated = false;
+        self.resume(cb, key, flight);
+    }
+
+    /// Ends the waiting for another worker that had asked and got no verdict `at` that moment. Who has come since gets a later
+    /// call, and so does everybody if a look since then has found that a worker was asking.
+    pub(super) fn fail_awaiting<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        at: Instant,
+        why: NoVerdict,
+    ) {
+        let Some(mut flight) = self.flights.take_awaiting(&key) else {
+            return;
+        };
+        let told = flight
+            .waiters
+            .take(&|waiting| waiting.since.max(flight.asked_at) < at);
+        self.resolve_without_verdict(cb, &key.digest, told, why);
+        self.resume(cb, key, flight);
+    }
+}

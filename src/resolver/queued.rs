@@ -1,0 +1,129 @@
+//! Questions that wait in line for a free call: how they come into it, and how they leave it without one.
+
+use std::{rc::Rc, time::Duration};
+
+use super::{
+    call::CallContext,
+    flight::State,
+    line::Turn,
+    load::{PoolId, Slot},
+    resolution::Query,
+    stand_in::{next_group, overloaded},
+    state::{Pending, Resolver},
+    upstream::Overflow,
+};
+use crate::{
+    cache::question::QuestionKey,
+    host::{Backend, Callback},
+    mas::introspection::NoVerdict,
+    metrics::Metric,
+};
+
+/// How long a question waits in line. It is looked at with each tick, so a request waits for a second at the
+/// most, not counting what ticks are late.
+pub(super) const LINE_TIMEOUT: Duration = Duration::from_millis(750);
+
+impl<W> Resolver<W> {
+    /// Puts a question into its pool's line.
+    pub(super) fn queue<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        call: &CallContext,
+    ) -> Result<State, NoVerdict> {
+        let Ok((place, displaced)) = self.limits.enter_line(call) else {
+            return Err(overloaded(cb));
+        };
+        cb.host.count(Metric::LineWait);
+        // Their requests are answered with the next tick: this callback may answer its own only.
+        for key in displaced {
+            self.flights.expire_queued(&key);
+        }
+        let cap = call.upstream.settings.max_in_flight;
+        Ok(State::Queued { place, cap })
+    }
+
+    /// Takes the next question out of a pool's line, if a call for it is free.
+    pub(super) fn next_queued(&mut self, pool: PoolId) -> Option<QuestionKey> {
+        let flights = &self.flights;
+        let largest_cap = self.limits.largest_cap(pool);
+        self.limits.next_in_line(pool, |slot, key| {
+            let load = flights.load();
+            match flights.queued_cap(key) {
+                // Its flight has ended.
+                None => Turn::Call,
+                Some(cap) if load.admits(slot, cap) => Turn::Call,
+                Some(_) if load.is_full(slot, largest_cap) => Turn::Stop,
+                Some(_) => Turn::Pass,
+            }
+        })
+    }
+
+    /// Ends a flight that has waited in line for too long, unless another worker has the answer by now.
+    #[allow(clippy::boxed_local, reason = "flights are boxed everywhere")]
+    pub(super) fn end_queued<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        mut flight: Pending<W>,
+    ) {
+        let mut has_failed = false;
+        while let Some(waiters) = next_group(&mut flight.waiters) {
+            let Some((_, waiting)) = waiters.first() else {
+                continue;
+            };
+            let cache = &Rc::clone(&waiting.upstream).cache;
+            match cache.lookup(cb.host, &key.digest, cb.now(), |_| {}) {
+                Some(cached) => self.resolve_waiters(&key.digest, waiters, cached, true),
+                None => {
+                    has_failed = true;
+                    self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Overloaded);
+                }
+            }
+        }
+        if has_failed {
+            overloaded(cb);
+        }
+    }
+
+    /// Takes a flight out of its line if the shared cache has its answer by now. Otherwise it keeps its place.
+    pub(super) fn take_answered<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: &QuestionKey,
+    ) -> Option<Pending<W>> {
+        let cache = &self.flights.queued(key)?.call.upstream.cache;
+        cache.lookup(cb.host, &key.digest, cb.now(), |_| {})?;
+        self.take_from_line(key)
+    }
+
+    /// Takes a flight out of its line.
+    pub(super) fn take_from_line(&mut self, key: &QuestionKey) -> Option<Pending<W>> {
+        let flight = self.flights.take_queued(key)?;
+        if let State::Queued { place, .. } = flight.state {
+            self.limits.leave_line(place);
+        }
+        Some(flight)
+    }
+
+    /// Returns whether a question that waits in another pool's line can be called at once by this pool.
+    pub(super) fn can_overtake(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
+        let pool = query.upstream.admission.pool;
+        self.flights.queued(key).is_some_and(|queued| {
+            let slot = Slot {
+                pool,
+                client: None,
+                is_known: queued.call.is_known,
+            };
+            queued.call.upstream.admission.pool != pool && self.admits(query.upstream, &slot)
+        })
+    }
+
+    /// Returns whether a question waits in another pool's line, and this pool can neither wait nor call.
+    pub(super) fn must_not_queue(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
+        let admission = query.upstream.admission;
+        let queued_in = self.flights.queued_in(key);
+        admission.overflow == Overflow::Refuse
+            && queued_in.is_some_and(|queued_in| queued_in != admission.pool)
+            && !self.can_overtake(query, key)
+    }
+}

@@ -1,0 +1,98 @@
+//! Answers that are renewed in the background while they serve, and stale ones that serve while MAS fails.
+
+use super::{
+    call::CallContext,
+    load::Slot,
+    resolution::{Found, Provenance, Query, Renewal, Verdict},
+    state::Resolver,
+    workers::Acquisition,
+};
+use crate::{
+    cache::Cached,
+    clock::Instant,
+    host::{Backend, Callback},
+    metrics::Metric,
+};
+
+impl<W> Resolver<W> {
+    /// Renews an answer in the background while it is served.
+    pub fn refresh<H: Backend>(&mut self, cb: &Callback<'_, H>, query: &Query<'_>) -> Renewal {
+        let now = cb.now();
+        let key = query.key();
+        let slot = Slot {
+            pool: query.upstream.admission.pool,
+            client: None,
+            is_known: true,
+        };
+        if self.flights.contains(&key)
+            || self.failures.is_backing_off(&key, now)
+            || !self.admits(query.upstream, &slot)
+        {
+            return Renewal::Pending;
+        }
+        if let Some(renewed) = self.lookup_renewal(cb, query) {
+            return Renewal::Renewed(renewed);
+        }
+        self.failures.note_attempt(key, now);
+        let is_fresh = |cached: &Cached| !is_due(cached, now);
+        let leased = match self.workers.acquire(cb, query.upstream, &key, is_fresh) {
+            Acquisition::Hit(cached) => {
+                let renewed = self.found(query.digest, cached.into(), Provenance::Shared);
+                return Renewal::Renewed(renewed);
+            }
+            Acquisition::Peer { .. } | Acquisition::Failed(_) => return Renewal::Pending,
+            Acquisition::Mine { leased } => leased,
+        };
+        cb.host.count(Metric::Refresh);
+        let call = CallContext::new(query, None, true);
+        match self.call(cb, &call, leased) {
+            Ok(state) => self.flights.insert(key, call.into_flight(now, state)),
+            Err(why) => {
+                self.stand_in(cb, query.upstream, &query.digest, why);
+                self.release_failed(cb, query.upstream, key);
+            }
+        }
+        Renewal::Pending
+    }
+
+    /// Returns a stale answer at once if MAS has lately failed to renew it. Starts one retry in the background
+    /// at the most.
+    pub(super) fn lookup_stale<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        query: &Query<'_>,
+    ) -> Option<Found> {
+        let (upstream, key, now) = (query.upstream, query.key(), cb.now());
+        let failed_at = self.failures.failed_at(&key)?;
+        let entry = upstream.cache.lookup_stale(cb.host, &query.digest, now)?;
+        // A failure from before this answer was asked for says nothing of MAS now.
+        if failed_at < entry.asked_at {
+            return None;
+        }
+        self.refresh(cb, query);
+        let verdict = Verdict::Active(entry);
+        Some(self.found(query.digest, verdict, Provenance::Stale))
+    }
+
+    /// Returns an answer that needs no renewal, if another worker has stored one.
+    pub(super) fn lookup_renewal<H: Backend>(
+        &self,
+        cb: &Callback<'_, H>,
+        query: &Query<'_>,
+    ) -> Option<Found> {
+        let now = cb.now();
+        let cached = query
+            .upstream
+            .cache
+            .lookup(cb.host, &query.digest, now, |_| {})?;
+        (!is_due(&cached, now)).then(|| self.found(query.digest, cached.into(), Provenance::Shared))
+    }
+}
+
+/// Returns whether an active answer is old enough to be renewed.
+fn is_due(cached: &Cached, now: Instant) -> bool {
+    match cached {
+        Cached::Active(entry) => entry.refresh_at.is_some_and(|refresh_at| refresh_at <= now),
+        Cached::Inactive(_) | Cached::Ended => false,
+    }
+}

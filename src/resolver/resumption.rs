@@ -1,0 +1,219 @@
+//! A question whose answer did not come by the way that it was waited for: the cache is read again, and MAS is asked again
+//! if it holds none, at once or from the line.
+
+use std::rc::Rc;
+
+use super::{
+    answer::HEARD_WITHIN,
+    flight::State,
+    lease::Leased,
+    queued::LINE_TIMEOUT,
+    resolution::{Resolution, Waiting},
+    stand_in::overloaded,
+    state::{Pending, Resolver},
+    upstream::{Overflow, Upstream},
+    workers::Acquisition,
+};
+use crate::{
+    cache::question::QuestionKey,
+    host::{Backend, Callback},
+    mas::introspection::NoVerdict,
+};
+
+/// Questions of one line that are started in one callback at the most.
+const MAX_STARTS: usize = 256;
+
+impl<W> Resolver<W> {
+    /// Reads the cache again, for an answer of another worker, and calls MAS if there is none. The root is the
+    /// callback's: the one that the flight began with may have ended.
+    pub(super) fn resume<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        flight: Pending<W>,
+    ) {
+        if let Some((_, waiting)) = flight.waiters.first() {
+            let upstream = Rc::clone(&waiting.upstream);
+            self.resume_as(cb, key, flight, upstream);
+        }
+    }
+
+    /// The same, as one of the configurations asks whose requests wait.
+    pub(super) fn resume_as<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        mut flight: Pending<W>,
+        upstream: Rc<Upstream>,
+    ) {
+        flight.call.upstream = Rc::clone(&upstream);
+        let now = cb.now();
+        let look = || upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
+        let mut cached = look();
+        let is_own = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
+        let void = match (&cached, flight.state) {
+            (None, State::AwaitingPeer { .. }) => {
+                let own = flight.waiters.values().filter(|waiting| is_own(waiting));
+                let since = own.map(|waiting| waiting.since).min().unwrap_or(now);
+                let since = since.max(now.minus(HEARD_WITHIN));
+                let cache = &upstream.cache;
+                cache.lookup_awaited(cb.host, &key.digest, since, now)
+            }
+            _ => None,
+        };
+        if void.is_some() {
+            // It may have come since that look, and be void for nobody.
+            cached = look();
+        }
+        let void = void.filter(|_| cached.is_none());
+        let void_since = void.as_ref().map(|(asked_at, _)| *asked_at);
+        let acquisition = match cached.or(void.map(|(_, cached)| cached)) {
+            Some(cached) => Acquisition::Hit(cached),
+            None if !self.admits(&upstream, &flight.call.slot()) => {
+                self.queue_again(cb, key, flight);
+                return;
+            }
+            None => self.workers.acquire(cb, &upstream, &key, |_| true),
+        };
+        let leased = match acquisition {
+            Acquisition::Hit(cached) => {
+                self.limits.charge(cb, &flight.call, &cached);
+                flight.call.client = None;
+                // Who came after the question was asked may have been told what voids its answer.
+                let served = flight.waiters.take(&|waiting| {
+                    is_own(waiting) && void_since.is_none_or(|asked_at| waiting.since < asked_at)
+                });
+                if void_since.is_some() && upstream.is_kept_by_reader {
+                    self.resolve_without_verdict(cb, &key.digest, served, NoVerdict::Outdated);
+                } else {
+                    self.resolve_waiters(&key.digest, served, cached, void_since.is_none());
+                }
+                // Other configurations have caches of another size, or let an answer hold less long.
+                self.resume(cb, key, flight);
+                return;
+            }
+            Acquisition::Failed(None) => {
+                self.fail(cb, key, flight, NoVerdict::Elsewhere);
+                return;
+            }
+            Acquisition::Failed(Some(entry)) => {
+                let waiters = flight.waiters.take(&is_own);
+                let found = self.serve_stale(cb, key, entry);
+                self.resolutions.push_back(Resolution { found, waiters });
+                // A stale answer may serve other configurations for less long, or not at all.
+                self.resume(cb, key, flight);
+                return;
+            }
+            Acquisition::Peer { check_at } => {
+                flight.state = State::AwaitingPeer { check_at };
+                // The peer may have called again just now. Each request has a deadline of its own.
+                flight.asked_at = now;
+                flight.deadline = flight.call.deadline(now);
+                self.flights.insert(key, flight);
+                return;
+            }
+            Acquisition::Mine { leased } => leased,
+        };
+        self.call_for(cb, key, flight, leased);
+    }
+
+    /// Calls MAS for a flight that waits for its answer.
+    #[inline(never)]
+    pub(super) fn call_for<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        mut flight: Pending<W>,
+        leased: Leased,
+    ) {
+        let now = cb.now();
+        match self.call(cb, &flight.call, leased) {
+            Ok(state) => {
+                flight.state = state;
+                flight.asked_at = now;
+                flight.deadline = flight.call.deadline(now);
+                self.flights.insert(key, flight);
+            }
+            Err(why) => {
+                let upstream = Rc::clone(&flight.call.upstream);
+                self.release_failed(cb, &upstream, key);
+                self.fail(cb, key, flight, why);
+            }
+        }
+    }
+
+    /// Puts a flight whose answer did not come into the line of its pool. A request whose own pool has no line does not wait in
+    /// that of another: its pool makes the call, or it is refused at once.
+    pub(super) fn queue_again<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        mut flight: Pending<W>,
+    ) {
+        if let Some(upstream) = that_cannot_wait(&flight) {
+            flight.call.upstream = Rc::clone(&upstream);
+            if self.admits(&upstream, &flight.call.slot()) {
+                self.resume_as(cb, key, flight, upstream);
+            } else {
+                let refused = flight.waiters.take(&cannot_wait);
+                self.resolve_without_verdict(cb, &key.digest, refused, overloaded(cb));
+                // The pool of the others may have calls free.
+                self.resume(cb, key, flight);
+            }
+            return;
+        }
+        // One that comes from a line has waited in it already.
+        let deadline = match flight.state {
+            State::Queued { .. } => flight.deadline,
+            _ => cb.now() + LINE_TIMEOUT,
+        };
+        match self.queue(cb, &flight.call) {
+            Ok(state) => {
+                flight.state = state;
+                flight.deadline = deadline;
+                self.flights.insert(key, flight);
+            }
+            Err(why) => self.fail(cb, key, flight, why),
+        }
+    }
+
+    /// Calls MAS about the questions that wait in line, as far as calls are free.
+    pub(super) fn start_queued<H: Backend>(&mut self, cb: &Callback<'_, H>) {
+        if self.limits.have_no_lines() {
+            return;
+        }
+        for pool in self.limits.pools() {
+            // A call that cannot be made leaves its slot free, so the number of tries is bounded as well.
+            for _ in 0..MAX_STARTS {
+                let Some(key) = self.next_queued(pool) else {
+                    break;
+                };
+                let Some(flight) = self.flights.take_queued(&key) else {
+                    continue;
+                };
+                // Others of the client's questions may have spent its budget while this one waited.
+                match self.limits.check_budget(cb, &flight.call) {
+                    Ok(()) => self.resume(cb, key, flight),
+                    // Another client may have joined the question, and its budget may be whole: never a 429.
+                    Err(_) if flight.is_joined => {
+                        self.fail(cb, key, flight, overloaded(cb));
+                    }
+                    Err(why) => self.fail(cb, key, flight, why),
+                }
+            }
+        }
+        self.limits.drop_empty_lines();
+    }
+}
+
+/// Returns whether the request's pool has no line.
+fn cannot_wait<W>(waiting: &Waiting<W>) -> bool {
+    waiting.upstream.admission.overflow == Overflow::Refuse
+}
+
+/// Returns the configuration of a request whose pool has no line, if one waits.
+fn that_cannot_wait<W>(flight: &Pending<W>) -> Option<Rc<Upstream>> {
+    let mut waiting = flight.waiters.values();
+    let found = waiting.find(|waiting| cannot_wait(waiting))?;
+    Some(Rc::clone(&found.upstream))
+}

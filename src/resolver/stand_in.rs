@@ -1,0 +1,193 @@
+//! No verdict, and what serves in its place; and how those who wait are told of either.
+//!
+//! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`. It serves a stale answer
+//! if MAS fails, and configuration and expiry allow it.
+
+use std::rc::Rc;
+
+use super::{
+    lease::{Leased, Tombstone},
+    membership::Hint,
+    resolution::{Found, Provenance, Resolution, Verdict, Waiting},
+    state::{Pending, Resolver, Waiters},
+    upstream::Upstream,
+};
+use crate::{
+    cache::{ActiveEntry, Cached, question::QuestionKey},
+    host::{Backend, Callback},
+    mas::introspection::NoVerdict,
+    metrics::{IntrospectionOutcome, Metric},
+    token::TokenDigest,
+};
+
+impl<W> Resolver<W> {
+    /// Decides what serves where there is no fresh verdict: a stale answer, or none. A failure of MAS is noted, so that
+    /// the next request does not wait for the next failure, and the log tells of it.
+    ///
+    /// That no call was free for a known token is none, but says that MAS takes seconds to answer: a stale answer serves
+    /// this time. A budget says nothing of MAS.
+    pub(super) fn stand_in<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        upstream: &Upstream,
+        digest: &TokenDigest,
+        why: NoVerdict,
+    ) -> Found {
+        let now = cb.now();
+        self.reports.note_failure(cb, upstream, why);
+        let stale = match why {
+            NoVerdict::OverBudget { .. } | NoVerdict::Outdated | NoVerdict::TokenTooLong => None,
+            _ => upstream.cache.lookup_stale(cb.host, digest, now),
+        };
+        match stale {
+            Some(entry) => {
+                if why.is_failure() {
+                    self.failures.note_failure(upstream.question(digest), now);
+                }
+                let verdict = Verdict::Active(entry);
+                self.found(*digest, verdict, Provenance::Stale)
+            }
+            None => self.found(*digest, Verdict::None(why), Provenance::Introspected),
+        }
+    }
+
+    /// Serves the stale answer that was found with the word of another worker's failure. It is not looked up again: if
+    /// the token has ended in between, there would be none, and MAS has not been asked.
+    pub(super) fn serve_stale<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        entry: Box<ActiveEntry>,
+    ) -> Found {
+        self.failures.note_failure(key, cb.now());
+        self.found(key.digest, Verdict::Active(entry), Provenance::Stale)
+    }
+
+    /// Gives no verdict, and nothing in its place, since too many requests wait on this worker: that is the clients'
+    /// doing.
+    pub(super) fn refuse<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        upstream: &Upstream,
+        digest: &TokenDigest,
+    ) -> Found {
+        let why = NoVerdict::Overloaded;
+        self.reports.note_failure(cb, upstream, why);
+        self.found(*digest, Verdict::None(why), Provenance::Introspected)
+    }
+
+    /// Ends a flight without a verdict. A call that failed holds off the next one, in all workers: calls about a token begin
+    /// a second apart, so one that took longer holds off none. Where a stale answer serves, the second counts from the end.
+    pub(super) fn fail<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        flight: Pending<W>,
+        why: NoVerdict,
+    ) {
+        let upstream = Rc::clone(&flight.call.upstream);
+        // A renewal has no waiter; what it was to renew serves on.
+        let serves_stale = matches!(
+            self.stand_in(cb, &upstream, &key.digest, why).verdict,
+            Verdict::Active(_)
+        );
+        let tombstone = if serves_stale {
+            Some(Tombstone::Failed(cb.now()))
+        } else {
+            let begun = Tombstone::Failed(flight.asked_at);
+            why.may_have_asked().then_some(begun)
+        };
+        let hint = match why {
+            NoVerdict::Outdated => Hint::Outdated(key, cb.now()),
+            _ => Hint::Failed(key, cb.now()),
+        };
+        self.end_call(cb, key, &flight, hint, tombstone);
+        self.resolve_without_verdict(cb, &key.digest, flight.waiters, why);
+    }
+
+    /// Releases the flight's lease, if it has one.
+    pub(super) fn end_call<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        flight: &Pending<W>,
+        hint: Hint,
+        tombstone: Option<Tombstone>,
+    ) {
+        if flight.leased() != Leased::No {
+            self.workers.release(cb, key, hint, tombstone);
+        }
+    }
+
+    /// Releases the lease of a call that could not be made. The other workers may be able to make it, unless a
+    /// stale answer serves: then they leave MAS alone for a while, too.
+    pub(super) fn release_failed<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        upstream: &Upstream,
+        key: QuestionKey,
+    ) {
+        let now = cb.now();
+        let stale = upstream.cache.lookup_stale(cb.host, &key.digest, now);
+        let tombstone = stale.is_some().then_some(Tombstone::Failed(now));
+        self.workers.release(cb, key, Hint::Stored(key), tombstone);
+    }
+
+    pub(super) fn resolve_without_verdict<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        digest: &TokenDigest,
+        mut waiters: Waiters<W>,
+        why: NoVerdict,
+    ) {
+        while let Some(waiters) = next_group(&mut waiters) {
+            let Some((_, waiting)) = waiters.first() else {
+                continue;
+            };
+            let upstream = Rc::clone(&waiting.upstream);
+            let found = self.stand_in(cb, &upstream, digest, why);
+            self.resolutions.push_back(Resolution { found, waiters });
+        }
+    }
+
+    pub(super) fn resolve_waiters(
+        &mut self,
+        digest: &TokenDigest,
+        waiters: Waiters<W>,
+        cached: Cached,
+        is_cached: bool,
+    ) {
+        let found = Found {
+            is_cached,
+            ..self.found(*digest, cached.into(), Provenance::Introspected)
+        };
+        self.resolutions.push_back(Resolution { found, waiters });
+    }
+}
+
+/// Takes out the requests of the first one's configuration: each has its own rule of what serves if there is no answer.
+pub(super) fn next_group<W>(waiters: &mut Waiters<W>) -> Option<Waiters<W>> {
+    let (_, first) = waiters.first()?;
+    let upstream = Rc::clone(&first.upstream);
+    let is_of_it = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
+    // Nearly always.
+    if waiters.values().all(is_of_it) {
+        return Some(std::mem::take(waiters));
+    }
+    Some(waiters.take(&is_of_it))
+}
+
+pub(super) fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {
+    let why = NoVerdict::Overloaded;
+    count_outcome(cb, why.outcome());
+    why
+}
+
+pub(super) fn count_outcome<H: Backend>(
+    cb: &Callback<'_, H>,
+    outcome: Option<IntrospectionOutcome>,
+) {
+    if let Some(outcome) = outcome {
+        cb.host.count(Metric::Introspection(outcome));
+    }
+}

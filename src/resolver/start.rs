@@ -1,0 +1,157 @@
+//! How a question begins: with a call of this worker or of another one, in line for a free call, or not at all.
+
+use std::{rc::Rc, time::Duration};
+
+use super::{
+    call::{CALL_GRACE, CallContext},
+    client::ClientKey,
+    flight::{State, WaiterId},
+    lease::{LEASE, Leased},
+    limits::Limits,
+    load::Slot,
+    resolution::{Query, Waiting},
+    stand_in::{count_outcome, overloaded},
+    state::Resolver,
+    upstream::{Overflow, Upstream},
+    workers::Acquisition,
+};
+use crate::{
+    cache::{ActiveEntry, Cached},
+    host::{Backend, Callback, NotSent, StreamId},
+    mas::introspection::NoVerdict,
+    metrics::Metric,
+};
+
+/// Longest token that MAS is asked about, in bytes. One of MAS has some hundred at the most, and a macaroon less than 1 KiB.
+/// Each question holds its token while it waits, in every worker to which a client brings it.
+const MAX_TOKEN_BYTES: usize = 4 * 1024;
+
+/// How a question begins.
+pub(super) enum Start {
+    /// Not at all: the shared cache has the answer by now.
+    Hit(Cached),
+    /// Not at all: another worker's call has just failed, and this stale answer serves.
+    Stale(Box<ActiveEntry>),
+    /// With a flight.
+    Flight(CallContext, State),
+}
+
+impl<W> Resolver<W> {
+    /// Names a request that is to wait.
+    pub(super) fn waiter_id(&mut self, stream: Option<StreamId>) -> WaiterId {
+        match stream {
+            Some(stream) => WaiterId::Held(stream),
+            None => {
+                self.passed += 1;
+                WaiterId::Passed(self.passed)
+            }
+        }
+    }
+
+    /// Returns a request as it begins to wait.
+    pub(super) fn waiting<H: Backend>(
+        &self,
+        cb: &Callback<'_, H>,
+        query: &Query<'_>,
+        waiter: W,
+    ) -> Waiting<W> {
+        let now = cb.now();
+        let counts_clients = self.flights.counts_clients();
+        Waiting {
+            upstream: Rc::clone(query.upstream),
+            since: now,
+            give_up_at: now + max_hold(query.upstream),
+            client: counts_clients.then(|| query.client()).flatten(),
+            waiter,
+        }
+    }
+
+    /// Begins with a question that no flight of this worker answers, for a request in the place of `placed`.
+    pub(super) fn begin<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        query: &Query<'_>,
+        placed: Option<ClientKey>,
+    ) -> Result<Start, NoVerdict> {
+        if query.token.as_bytes().len() > MAX_TOKEN_BYTES {
+            return Err(NoVerdict::TokenTooLong);
+        }
+        let upstream = query.upstream;
+        let has_room = self.flights.has_room(placed.as_ref());
+        let client = placed.or_else(|| Limits::client(self.flights.load(), query));
+        let slot = Slot {
+            pool: upstream.admission.pool,
+            client,
+            is_known: false,
+        };
+        let matters = client.is_some() || !has_room || !self.admits(upstream, &slot);
+        let is_known = matters && upstream.cache.is_known(cb.host, &query.digest, cb.now());
+        // There is always room for the first request with a known token: no client has many.
+        if !has_room && !is_known {
+            return Err(NoVerdict::Overloaded);
+        }
+        let call = CallContext::new(query, client, is_known);
+        self.limits.check_budget(cb, &call)?;
+        if !self.admits(upstream, &call.slot()) {
+            return match upstream.admission.overflow {
+                Overflow::Wait => {
+                    let state = self.queue(cb, &call)?;
+                    Ok(Start::Flight(call, state))
+                }
+                Overflow::Refuse => Err(overloaded(cb)),
+            };
+        }
+        let key = query.key();
+        let state = match self.workers.acquire(cb, upstream, &key, |_| true) {
+            Acquisition::Hit(cached) => return Ok(Start::Hit(cached)),
+            Acquisition::Failed(Some(entry)) => return Ok(Start::Stale(entry)),
+            Acquisition::Failed(None) => return Err(NoVerdict::Elsewhere),
+            Acquisition::Peer { check_at } => {
+                cb.host.count(Metric::LeaseWait);
+                State::AwaitingPeer { check_at }
+            }
+            Acquisition::Mine { leased } => match self.call(cb, &call, leased) {
+                Ok(state) => state,
+                Err(why) => {
+                    self.release_failed(cb, upstream, key);
+                    return Err(why);
+                }
+            },
+        };
+        Ok(Start::Flight(call, state))
+    }
+
+    /// Makes the call. Returns the state of its flight.
+    pub(super) fn call<H: Backend>(
+        &self,
+        cb: &Callback<'_, H>,
+        call: &CallContext,
+        leased: Leased,
+    ) -> Result<State, NoVerdict> {
+        let asked_at = self.workers.point(cb);
+        match call.send(cb.host, cb.root) {
+            Ok(id) => Ok(State::Calling {
+                call: id,
+                root: cb.root,
+                slot: call.slot(),
+                leased,
+                asked_at,
+            }),
+            Err(not_sent) => {
+                let why = match not_sent {
+                    NotSent::UnknownCluster => NoVerdict::UnknownCluster,
+                    NotSent::Refused => NoVerdict::Undeliverable,
+                };
+                count_outcome(cb, why.outcome());
+                Err(why)
+            }
+        }
+    }
+}
+
+/// Returns the longest that a request is held, however often its question is asked again: one call, the lease
+/// of a worker that vanished, and one more call.
+pub(super) fn max_hold(upstream: &Upstream) -> Duration {
+    let call = upstream.settings.timeout + CALL_GRACE;
+    call + LEASE + call
+}
