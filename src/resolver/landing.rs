@@ -33,7 +33,8 @@ impl<W> Resolver<W> {
     /// worker knows whose an inactive token is, so what MAS tells of any user voids that answer, and MAS may tell without a
     /// pause. The second answer serves the gateway's requests even if it is void as well, unless its call took a second or
     /// longer, or they came after its question. The worker writes it to the shared cache, for other workers that wait: see
-    /// [`lookup_awaited`](crate::cache::SharedCache::lookup_awaited). It never serves the homeserver's question, since the homeserver keeps it.
+    /// [`lookup_awaited`](crate::cache::SharedCache::lookup_awaited). It never serves the homeserver's question, since the
+    /// homeserver keeps it.
     pub(super) fn complete<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
