@@ -84,18 +84,62 @@ fn find_in_chunks<const CHUNK: usize>(
     first(last).map(|at| text.len() - CHUNK + at)
 }
 
+/// Bytes that a vector has.
+pub(crate) const VECTOR: usize = 16;
+
+/// Returns at which places of a vector `wanted` stands, with a bit for each. `None`: `unwanted` is among the bytes, a control
+/// character of ASCII below the space, or a byte beyond ASCII.
+#[inline]
+pub(crate) fn places(bytes: &[u8; VECTOR], wanted: u8, unwanted: u8) -> Option<u32> {
+    steps::note(VECTOR);
+    #[cfg(target_feature = "simd128")]
+    return vector::places(bytes, wanted, unwanted);
+    #[cfg(not(target_feature = "simd128"))]
+    {
+        let is_unwanted = |byte: &u8| !matches!(byte, b' '..=0x7f) || *byte == unwanted;
+        if bytes.iter().any(is_unwanted) {
+            return None;
+        }
+        let place = |byte: &u8| u32::from(*byte == wanted);
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |all, byte| all << 1 | place(byte)),
+        )
+    }
+}
+
 #[cfg(target_feature = "simd128")]
 mod vector {
-    use std::arch::wasm32::{i8x16_bitmask, i8x16_eq, i8x16_splat, u64x2};
+    use std::arch::wasm32::{
+        i8x16_bitmask, i8x16_eq, i8x16_lt, i8x16_splat, u64x2, v128, v128_any_true, v128_or,
+    };
 
-    /// Returns which of sixteen bytes is the first that is one of the `wanted` ones.
-    #[inline]
-    pub fn first<const N: usize>(bytes: &[u8; 16], wanted: [u8; N]) -> Option<usize> {
+    fn read(bytes: &[u8; 16]) -> v128 {
         let [low, high] = [0, 8].map(|at| {
             let half = bytes.get(at..).and_then(<[u8]>::first_chunk);
             u64::from_le_bytes(half.copied().unwrap_or_default())
         });
-        let vector = u64x2(low, high);
+        u64x2(low, high)
+    }
+
+    /// See [`super::places`]. Bytes beyond ASCII are negative numbers.
+    #[inline]
+    pub fn places(bytes: &[u8; 16], wanted: u8, unwanted: u8) -> Option<u32> {
+        let vector = read(bytes);
+        let is = |byte: u8| i8x16_eq(vector, i8x16_splat(byte.cast_signed()));
+        let other = i8x16_lt(vector, i8x16_splat(0x20));
+        if v128_any_true(v128_or(other, is(unwanted))) {
+            return None;
+        }
+        Some(i8x16_bitmask(is(wanted)).into())
+    }
+
+    /// Returns which of sixteen bytes is the first that is one of the `wanted` ones.
+    #[inline]
+    pub fn first<const N: usize>(bytes: &[u8; 16], wanted: [u8; N]) -> Option<usize> {
+        let vector = read(bytes);
         let mut places = 0;
         for byte in wanted {
             places |= i8x16_bitmask(i8x16_eq(vector, i8x16_splat(byte.cast_signed())));
@@ -199,6 +243,23 @@ mod tests {
                 text[at] = b'a';
             }
         }
+    }
+
+    #[test]
+    fn every_byte_of_a_vector_has_its_place() {
+        for at in 0..VECTOR {
+            for byte in 0..=u8::MAX {
+                let mut bytes = [b'a'; VECTOR];
+                bytes[at] = byte;
+                let expected = match byte {
+                    0..b' ' | b'\\' | 0x80.. => None,
+                    b'"' => Some(1 << at),
+                    _ => Some(0),
+                };
+                assert_eq!(places(&bytes, b'"', b'\\'), expected, "{byte} at {at}");
+            }
+        }
+        assert_eq!(places(&[b'"'; VECTOR], b'"', b'\\'), Some(0xffff));
     }
 
     #[test]

@@ -3,6 +3,10 @@
 //!
 //! The non-obvious rule: what is read decides about people, so everything is looked at as strictly as serde_json does it,
 //! which the tests compare with. What is skipped must be JSON as well, and a member that stands there twice says nothing.
+//!
+//! MAS writes its answers in one way, of which `plain.rs` makes use. What is written in another way is read here.
+
+mod plain;
 
 use crate::form::{percent::hex_digit, steps};
 
@@ -35,46 +39,66 @@ pub struct Text<'a> {
 impl<'a> Members<'a> {
     /// Finds the members in a JSON object. `None`: it is none, or one of them is not what it has to be.
     pub fn find(json: &'a str) -> Option<Self> {
-        let mut active = None;
-        let mut texts = [None; TEXTS];
-        let mut expires_in = None;
+        plain::find(json.as_bytes()).or_else(|| Self::find_in_any(json))
+    }
+
+    /// The same, however the object is written.
+    #[cold]
+    fn find_in_any(json: &'a str) -> Option<Self> {
+        let mut found = Found::default();
         let mut reader = Reader(json.as_bytes());
         let mut has_more = reader.passes(b'{').then(|| !reader.passes(b'}'))?;
         while has_more {
             let name = reader.name()?;
             let value = reader.value(0)?;
-            let read;
-            let name = if name.has_escape {
-                read = name.read()?;
-                read.as_bytes()
+            if name.has_escape {
+                found.take(name.read()?.as_bytes(), value)?;
             } else {
-                name.written
-            };
-            let text = match name {
-                b"username" => 0,
-                b"device_id" => 1,
-                b"client_id" => 2,
-                b"scope" => 3,
-                b"active" => {
-                    first(&mut active, value.boolean()?)?;
-                    TEXTS
-                }
-                b"expires_in" => {
-                    first(&mut expires_in, value.integer()?)?;
-                    TEXTS
-                }
-                _ => TEXTS,
-            };
-            if let Some(member) = texts.get_mut(text) {
-                first(member, value.text()?)?;
+                found.take(name.written, value)?;
             }
             has_more = reader.goes_on(b'}')?;
         }
         reader.skip_space();
-        reader.0.is_empty().then_some(Self {
-            active: active?,
-            texts: texts.map(Option::flatten),
-            expires_in: expires_in.flatten(),
+        if reader.0.is_empty() {
+            found.members()
+        } else {
+            None
+        }
+    }
+}
+
+/// The members that were found so far. `None` within is that the member is `null`.
+#[derive(Default)]
+struct Found<'a> {
+    active: Option<bool>,
+    texts: [Option<Option<Text<'a>>>; TEXTS],
+    expires_in: Option<Option<(i64, &'a str)>>,
+}
+
+impl<'a> Found<'a> {
+    /// Takes in a member. `None`: it was there before, or is not what it has to be.
+    fn take(&mut self, name: &[u8], value: Value<'a>) -> Option<()> {
+        let text = match name {
+            b"username" => 0,
+            b"device_id" => 1,
+            b"client_id" => 2,
+            b"scope" => 3,
+            b"active" => return first(&mut self.active, value.boolean()?),
+            b"expires_in" => return first(&mut self.expires_in, value.integer()?),
+            _ => TEXTS,
+        };
+        match self.texts.get_mut(text) {
+            Some(member) => first(member, value.text()?),
+            None => Some(()),
+        }
+    }
+
+    /// Returns all of them. `None`: the one is missing that must be there.
+    fn members(self) -> Option<Members<'a>> {
+        Some(Members {
+            active: self.active?,
+            texts: self.texts.map(Option::flatten),
+            expires_in: self.expires_in.flatten(),
         })
     }
 }
@@ -209,18 +233,16 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     /// Passes a comma, or the mark at the end. Returns which: whether there is more.
-    #[inline(always)]
     fn goes_on(&mut self, end: u8) -> Option<bool> {
-        let has_more = self.has(b',');
-        (has_more || self.has(end)).then_some(has_more)
+        let has_more = self.passes(b',');
+        (has_more || self.passes(end)).then_some(has_more)
     }
 
     /// Reads the name of a member, up to its value.
-    #[inline(always)]
     fn name(&mut self) -> Option<Text<'a>> {
         self.skip_space();
         let name = self.text()?;
-        self.has(b':').then_some(name)
+        self.passes(b':').then_some(name)
     }
 
     /// Reads any value.
@@ -270,12 +292,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// [`Self::has`], for what MAS does not write.
-    #[inline(never)]
-    fn passes(&mut self, mark: u8) -> bool {
-        self.has(mark)
-    }
-
     fn word(&mut self, word: &[u8], value: Value<'a>) -> Option<Value<'a>> {
         self.0 = self.0.strip_prefix(word)?;
         Some(value)
@@ -319,7 +335,7 @@ impl<'a> Reader<'a> {
         let (b'"', text) = self.0.split_first()? else {
             return None;
         };
-        let mut length = plain(text);
+        let mut length = plain_length(text);
         let has_escape = *text.get(length)? != b'"';
         if has_escape {
             length = end_behind_escape(text, length)?;
@@ -333,22 +349,16 @@ impl<'a> Reader<'a> {
     }
 
     /// Passes white space and this mark. Returns whether it is there.
-    #[inline(always)]
-    fn has(&mut self, mark: u8) -> bool {
+    fn passes(&mut self, mark: u8) -> bool {
         self.skip_space();
         self.next_if(|byte| byte == mark)
     }
 
-    #[inline(always)]
     fn skip_space(&mut self) {
-        // MAS writes none.
-        while let [0..=b' ', ..] = self.0
-            && self.next_if(|byte| matches!(byte, b' ' | b'\n' | b'\t' | b'\r'))
-        {}
+        while self.next_if(|byte| matches!(byte, b' ' | b'\n' | b'\t' | b'\r')) {}
     }
 
     /// Passes a byte if it is one that is wanted.
-    #[inline(always)]
     fn next_if(&mut self, is_wanted: impl FnOnce(u8) -> bool) -> bool {
         steps::note(1);
         match self.0 {
@@ -385,33 +395,12 @@ fn end_behind_escape(text: &[u8], mut at: usize) -> Option<usize> {
 }
 
 /// Returns how many bytes at the beginning are neither a quote nor a stroke nor a control character: of strings, all but
-/// escapes. Eight at a time are looked at first, see `form/scan.rs`.
-#[inline]
-fn plain(text: &[u8]) -> usize {
-    const ONES: u64 = u64::MAX / 0xff;
-    let is_other = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
-    let mut passed = 0;
-    for word in text.as_chunks().0 {
-        steps::note(size_of::<u64>());
-        let word = u64::from_le_bytes(*word);
-        let is = |byte: u8| {
-            let zero_where_it_is = word ^ (ONES * u64::from(byte));
-            zero_where_it_is.wrapping_sub(ONES) & !zero_where_it_is
-        };
-        let is_control = word.wrapping_sub(ONES * 0x20) & !word;
-        let marks = (is(b'"') | is(b'\\') | is_control) & (ONES << 7);
-        if marks != 0 {
-            return passed + marks.trailing_zeros() as usize / 8;
-        }
-        passed += 8;
-    }
-    let rest = text.get(passed..).unwrap_or_default();
-    steps::note(rest.len());
-    passed
-        + rest
-            .iter()
-            .position(|byte| is_other(*byte))
-            .unwrap_or(rest.len())
+/// escapes.
+fn plain_length(text: &[u8]) -> usize {
+    let is_other = |byte: &u8| matches!(byte, 0..b' ' | b'"' | b'\\');
+    let length = text.iter().position(is_other).unwrap_or(text.len());
+    steps::note(length);
+    length
 }
 
 #[cfg(all(test, not(target_arch = "wasm32")))]
@@ -552,15 +541,53 @@ mod tests {
 
     #[test]
     fn every_beginning_and_every_other_byte_is_read_as_serde_json_reads_it() {
-        let json = r#"{"active":true , "scope":"a b\u00e9\n","n":[{"x":-1.5e+3},null,""],"expires_in":300}"#;
-        for length in 0..=json.len() {
-            assert_same(&json[..length]);
-            for other in ["", " ", "\"", "\\", ",", "{", "]", "0", "e", "\u{1}", "é"] {
-                let Some(rest) = json.get(length + 1..) else {
-                    continue;
-                };
-                assert_same(&[&json[..length], other, rest].concat());
+        let any = r#"{"active":true , "scope":"a b\u00e9\n","n":[{"x":-1.5e+3},null,""],"expires_in":300}"#;
+        for json in [any, OF_MAS, OF_MAS_WITHOUT_END] {
+            for length in 0..=json.len() {
+                let (beginning, rest) = json.split_at(length);
+                assert_same(beginning);
+                for other in ["", " ", "\"", "\\", ",", "{", "]", "0", "e", "\u{1}", "é"] {
+                    assert_same(&[beginning, other, rest].concat());
+                    if let Some(rest) = rest.get(1..) {
+                        assert_same(&[beginning, other, rest].concat());
+                    }
+                }
             }
+        }
+    }
+
+    /// Strings, numbers and words at the end, in the middle and beside each other.
+    const OF_MAS: &str = r#"{"active":true,"scope":"a b","client_id":"","username":"alice","exp":17,"iat":0,"n":null,"sub":"01J","x":false,"expires_in":300}"#;
+
+    /// A string comes last.
+    const OF_MAS_WITHOUT_END: &str = r#"{"active":true,"n":1,"jti":"","sub":"01J"}"#;
+
+    #[test]
+    fn what_mas_writes_is_read_the_quick_way() {
+        let recorded = include_str!("../../../tests/wire/mas.jsonl");
+        let answers = recorded.lines().filter_map(|line| {
+            let exchange: serde_json::Value = serde_json::from_str(line).ok()?;
+            Some(exchange["response_body"].as_str()?.to_owned())
+        });
+        let (mut active, mut inactive) = (0, 0);
+        for answer in answers.filter(|answer| answer.contains("\"active\"")) {
+            assert_same(&answer);
+            // A device has another name.
+            let is_plain = answer.is_ascii() && !answer.contains('\\');
+            match plain::find(answer.as_bytes()) {
+                Some(Members { active: true, .. }) => active += 1,
+                Some(_) => inactive += 1,
+                None => assert!(!is_plain, "{answer}"),
+            }
+        }
+        assert!(active > 5 && inactive > 5, "{active} and {inactive}");
+        for length in 0..40 {
+            let json = format!(
+                r#"{{"active":true,"username":"{}","expires_in":7}}"#,
+                "x".repeat(length)
+            );
+            assert!(plain::find(json.as_bytes()).is_some(), "{json}");
+            assert_same(&json);
         }
     }
 
