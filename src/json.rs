@@ -3,7 +3,8 @@
 //! The non-obvious rule: an error says nothing but that there is one. serde's own errors repeat the value that they met,
 //! which may be a secret. And what can repeat any value can print a floating-point number, which takes a twentieth of the
 //! whole module. So `Plain` stands between serde_json and what reads a value: it asks serde_json only for what it finds
-//! (`deserialize_any`), and an error on the way is `Malformed`.
+//! (`deserialize_any`), and an error on the way is `Malformed`. serde_json is told of none, since an error of its own would
+//! have a text: for serde_json a visitor always succeeds, with a value or with the error.
 
 use std::fmt;
 
@@ -63,11 +64,6 @@ fn malformed(_: impl de::Error) -> Malformed {
     Malformed
 }
 
-/// What it says to the other side.
-fn other<E: de::Error>(error: Malformed) -> E {
-    E::custom(error)
-}
-
 /// A deserializer, a visitor, a seed or a list without the text of errors.
 struct Plain<T>(T);
 
@@ -75,17 +71,19 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Plain<D> {
     type Error = Malformed;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Malformed> {
-        self.0.deserialize_any(Plain(visitor)).map_err(malformed)
+        self.0.deserialize_any(Plain(visitor)).map_err(malformed)?
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Malformed> {
-        self.0.deserialize_option(Plain(visitor)).map_err(malformed)
+        self.0
+            .deserialize_option(Plain(visitor))
+            .map_err(malformed)?
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Malformed> {
         self.0
             .deserialize_ignored_any(Plain(visitor))
-            .map_err(malformed)
+            .map_err(malformed)?
     }
 
     serde::forward_to_deserialize_any! {
@@ -95,71 +93,69 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Plain<D> {
 }
 
 impl<'de, V: Visitor<'de>> Visitor<'de> for Plain<V> {
-    type Value = V::Value;
+    type Value = Result<V::Value, Malformed>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.expecting(f)
     }
 
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<V::Value, E> {
-        self.0.visit_bool(value).map_err(other)
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(self.0.visit_bool(value))
     }
 
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<V::Value, E> {
-        self.0.visit_i64(value).map_err(other)
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Self::Value, E> {
+        Ok(self.0.visit_i64(value))
     }
 
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<V::Value, E> {
-        self.0.visit_u64(value).map_err(other)
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Self::Value, E> {
+        Ok(self.0.visit_u64(value))
     }
 
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<V::Value, E> {
-        self.0.visit_f64(value).map_err(other)
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self::Value, E> {
+        Ok(self.0.visit_f64(value))
     }
 
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<V::Value, E> {
-        self.0.visit_str(value).map_err(other)
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Self::Value, E> {
+        Ok(self.0.visit_str(value))
     }
 
-    fn visit_borrowed_str<E: de::Error>(self, value: &'de str) -> Result<V::Value, E> {
-        self.0.visit_borrowed_str(value).map_err(other)
+    fn visit_borrowed_str<E: de::Error>(self, value: &'de str) -> Result<Self::Value, E> {
+        Ok(self.0.visit_borrowed_str(value))
     }
 
-    fn visit_none<E: de::Error>(self) -> Result<V::Value, E> {
-        self.0.visit_none().map_err(other)
+    fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(self.0.visit_none())
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<V::Value, D::Error> {
-        self.0.visit_some(Plain(deserializer)).map_err(other)
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        Ok(self.0.visit_some(Plain(deserializer)))
     }
 
-    fn visit_unit<E: de::Error>(self) -> Result<V::Value, E> {
-        self.0.visit_unit().map_err(other)
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(self.0.visit_unit())
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(
         self,
         deserializer: D,
-    ) -> Result<V::Value, D::Error> {
-        self.0
-            .visit_newtype_struct(Plain(deserializer))
-            .map_err(other)
+    ) -> Result<Self::Value, D::Error> {
+        Ok(self.0.visit_newtype_struct(Plain(deserializer)))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<V::Value, A::Error> {
-        self.0.visit_seq(Plain(list)).map_err(other)
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+        Ok(self.0.visit_seq(Plain(list)))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<V::Value, A::Error> {
-        self.0.visit_map(Plain(object)).map_err(other)
+    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Self::Value, A::Error> {
+        Ok(self.0.visit_map(Plain(object)))
     }
 }
 
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Plain<S> {
-    type Value = S::Value;
+    type Value = Result<S::Value, Malformed>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
-        self.0.deserialize(Plain(deserializer)).map_err(other)
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        Ok(self.0.deserialize(Plain(deserializer)))
     }
 }
 
@@ -170,7 +166,8 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Plain<A> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, Malformed> {
-        self.0.next_element_seed(Plain(seed)).map_err(malformed)
+        let element = self.0.next_element_seed(Plain(seed)).map_err(malformed)?;
+        element.transpose()
     }
 }
 
@@ -181,11 +178,12 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Plain<A> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, Malformed> {
-        self.0.next_key_seed(Plain(seed)).map_err(malformed)
+        let key = self.0.next_key_seed(Plain(seed)).map_err(malformed)?;
+        key.transpose()
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Malformed> {
-        self.0.next_value_seed(Plain(seed)).map_err(malformed)
+        self.0.next_value_seed(Plain(seed)).map_err(malformed)?
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     check::{check, takes},
     header_name::{Taken, taken},
     introspection::{Introspection, introspection},
-    json,
+    json::{self, Refusal},
     key::{Key, Words},
     members::Members,
     path::Path,
@@ -54,8 +54,10 @@ pub fn parse(bytes: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Confi
 fn decode(bytes: &[u8]) -> Result<Value, ConfigError> {
     let error = match json::decode(bytes) {
         Ok(value) => return Ok(value),
-        Err(error) if error.is_data() => return Err(ConfigError(error.to_string())),
-        Err(error) => error,
+        Err(Refusal::Repeated(path)) => {
+            return Err(ConfigError(format!("{path}: is given twice")));
+        }
+        Err(Refusal::Syntax(error)) => error,
     };
     proto_struct::decode(bytes)
         .filter(|_| !bytes.is_empty())
