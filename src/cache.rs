@@ -420,8 +420,10 @@ impl SharedCache {
             Answer::Inactive(_) => (&self.negative, &self.active),
         };
         let mut written = Written::default();
-        if is_fresh {
+        if is_fresh || !asked.is_active() {
             written = own.put(store, &entry, now);
+            // An "inactive" that does not hold serves nobody, and tells an earlier "active" that it is one.
+            written.stored &= is_fresh;
         }
         let is_settled = asked.is_only_answer
             && asked.is_active()
@@ -804,6 +806,28 @@ mod tests {
                 .lookup(&store, &digest, seconds(1.0), |_| {})
                 .is_some()
         );
+    }
+
+    #[test]
+    fn an_inactive_answer_that_does_not_hold_is_there_for_earlier_answers_only() {
+        let cache = SharedCache::new(
+            &config::Cache {
+                negative_ttl: Duration::ZERO,
+                ..settings()
+            },
+            FINGERPRINT,
+        );
+        let store = MemoryStore::default();
+        let token = TokenDigest::of(b"token");
+        let outcome = |asked_at, answer: Answer| {
+            let answered_at = seconds(3.0);
+            let asked = Introspected::new(token, seconds(asked_at), answered_at, answer, None);
+            cache.store(&store, &asked)
+        };
+        assert_eq!(outcome(2.0, inactive()), StoreOutcome::default());
+        assert_eq!(cache.lookup(&store, &token, seconds(3.0), |_| {}), None);
+        assert!(outcome(1.0, active(None)).is_superseded);
+        assert!(outcome(2.5, active(None)).stored);
     }
 
     #[test]

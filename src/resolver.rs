@@ -276,11 +276,11 @@ impl<W> Resolver<W> {
                         self.resume(cb, key, flight);
                     }
                 }
-                Some(Hint::Failed(key, at)) => {
-                    self.fail_awaiting(cb, key, at, NoVerdict::Elsewhere);
+                Some(Hint::Failed(key, word)) => {
+                    self.fail_awaiting(cb, key, word, NoVerdict::Elsewhere);
                 }
-                Some(Hint::Outdated(key, at)) => {
-                    self.fail_awaiting(cb, key, at, NoVerdict::Outdated);
+                Some(Hint::Outdated(key, word)) => {
+                    self.fail_awaiting(cb, key, word, NoVerdict::Outdated);
                 }
                 Some(Hint::Invalidated) => self.workers.read_epochs(cb),
                 // Its call has ended, and what it brought is in the shared cache, unless the token has ended since.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{
     answer::{Kept, is_late},
     lease::{Leased, Tombstone},
-    membership::Hint,
+    membership::{Hint, Word},
     resolution::Waiting,
     stand_in::next_group,
     state::{Pending, Resolver},
@@ -59,7 +59,7 @@ impl<W> Resolver<W> {
         }
         let must_ask_again = is_void || kept.is_superseded;
         if !must_ask_again && kept.is_revoked && is_late(&introspected) {
-            self.fail(cb, key, flight, NoVerdict::Outdated);
+            self.fail_outdated(cb, key, flight, introspected.asked_at);
             return;
         }
         if !must_ask_again && flight.call.client.is_some() {
@@ -112,25 +112,56 @@ impl<W> Resolver<W> {
             self.resolve_waiters(&key.digest, waiters, cached, kept.is_cached);
         }
         flight.waiters = later;
+        self.resume_anew(cb, key, flight);
+    }
+
+    /// Ends the waiting of those who had come before the question was asked to which MAS's answer is void. The others have been
+    /// told nothing yet.
+    fn fail_outdated<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        mut flight: Pending<W>,
+        asked_at: Instant,
+    ) {
+        let word = Word {
+            before: asked_at,
+            at: cb.now(),
+        };
+        self.end_call(cb, key, &flight, Hint::Outdated(key, word), None);
+        let told = flight.waiters.take(&|waiting| waiting.since < asked_at);
+        self.resolve_without_verdict(cb, &key.digest, told, NoVerdict::Outdated);
+        self.resume_anew(cb, key, flight);
+    }
+
+    /// Asks anew for those who came after a question was asked.
+    fn resume_anew<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        mut flight: Pending<W>,
+    ) {
         flight.call.is_repeated = false;
+        flight.is_wanted = false;
         self.resume(cb, key, flight);
     }
 
-    /// Ends the waiting for another worker that had asked and got no verdict `at` that moment. Who has come since gets a later
-    /// call, and so does everybody if a look since then has found that a worker was asking.
+    /// Ends the waiting for another worker that had asked and got no verdict, of those for whom its word is meant. The others
+    /// get a later call, and so does everybody if a look since the word has found that a worker was asking.
     pub(super) fn fail_awaiting<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        at: Instant,
+        word: Word,
         why: NoVerdict,
     ) {
         let Some(mut flight) = self.flights.take_awaiting(&key) else {
             return;
         };
+        let is_current = flight.asked_at < word.at;
         let told = flight
             .waiters
-            .take(&|waiting| waiting.since.max(flight.asked_at) < at);
+            .take(&|waiting| is_current && waiting.since < word.before);
         self.resolve_without_verdict(cb, &key.digest, told, why);
         self.resume(cb, key, flight);
     }

@@ -87,10 +87,23 @@ impl Line {
         }
         let mut displaced = Vec::new();
         while !self.has_room(bytes) {
-            let key = self.displace(client).ok_or(LineFull)?;
-            displaced.push(key);
+            let Some(newest) = self.displace(client) else {
+                // Nobody leaves for one that finds no room.
+                for (ticket, waiting) in displaced {
+                    self.insert(ticket, waiting);
+                }
+                return Err(LineFull);
+            };
+            displaced.push(newest);
         }
-        Ok((self.insert(key, client, bytes), displaced))
+        let ticket = Ticket {
+            client,
+            number: self.next_number,
+        };
+        self.next_number += 1;
+        self.insert(ticket, Waiting { key, bytes });
+        let keys = displaced.iter().map(|(_, waiting)| waiting.key);
+        Ok((ticket, keys.collect()))
     }
 
     /// Takes out the next question: the oldest of the next client in turn, if `turn` says so.
@@ -149,32 +162,30 @@ impl Line {
     }
 
     /// Takes out the newest question of the client that has most, if that is more than `client` would have.
-    fn displace(&mut self, client: Option<ClientKey>) -> Option<QuestionKey> {
+    fn displace(&mut self, client: Option<ClientKey>) -> Option<(Ticket, Waiting)> {
         let (&(length, longest), ()) = self.by_length.last()?;
         if length <= self.length(client) + 1 {
             return None;
         }
         let (number, waiting) = self.clients.get(&longest)?.last()?;
-        let (number, key) = (*number, waiting.key);
-        self.remove(Ticket {
+        let ticket = Ticket {
             client: longest,
-            number,
-        });
-        Some(key)
+            number: *number,
+        };
+        let waiting = *waiting;
+        self.remove(ticket);
+        Some((ticket, waiting))
     }
 
-    fn insert(&mut self, key: QuestionKey, client: Option<ClientKey>, bytes: usize) -> Ticket {
-        let number = self.next_number;
-        self.next_number += 1;
+    fn insert(&mut self, Ticket { client, number }: Ticket, waiting: Waiting) {
         let length = self.length(client);
         self.by_length.remove(&(length, client));
         self.by_length.insert((length + 1, client), ());
         self.clients.update(client, |questions| {
-            questions.insert(number, Waiting { key, bytes });
+            questions.insert(number, waiting);
         });
         self.questions += 1;
-        self.bytes += bytes;
-        Ticket { client, number }
+        self.bytes += waiting.bytes;
     }
 
     fn length(&self, client: Option<ClientKey>) -> usize {
@@ -291,6 +302,26 @@ mod tests {
             .unwrap();
         assert_eq!(displaced.len(), 1);
         assert!(line.bytes <= MAX_BYTES);
+    }
+
+    #[test]
+    fn nobody_leaves_for_one_that_finds_no_room() {
+        let mut line = Line::default();
+        let fit = u8::try_from(MAX_BYTES / MAX_QUESTION_BYTES - 1).unwrap();
+        for number in 0..fit {
+            let client = client(number);
+            line.push(key(number.into()), client, MAX_QUESTION_BYTES)
+                .unwrap();
+        }
+        for number in [9_000, 9_001] {
+            line.push(key(number), client(255), MAX_QUESTION_BYTES / 2)
+                .unwrap();
+        }
+        let before = line.questions;
+        let last = line.push(key(9_002), None, MAX_QUESTION_BYTES);
+        assert_eq!((last, line.questions), (Err(LineFull), before));
+        let served = std::iter::from_fn(|| pop(&mut line)).count();
+        assert_eq!(served, before);
     }
 
     #[test]

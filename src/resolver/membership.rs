@@ -33,32 +33,43 @@ const BYTES: usize = 8 + 4 + 8;
 pub enum Hint {
     /// The answer to this question is in the shared cache.
     Stored(QuestionKey),
-    /// This question got no verdict, at this moment.
-    Failed(QuestionKey, Instant),
+    /// This question got no verdict.
+    Failed(QuestionKey, Word),
     /// The same: MAS has voided the answers while they were on their way.
-    Outdated(QuestionKey, Instant),
+    Outdated(QuestionKey, Word),
     /// A worker waits for the answer to this question, whose lease the receiver has.
     Wanted(QuestionKey),
     /// Answers no longer hold: a number was raised, see [`crate::cache::epoch`].
     Invalidated,
 }
 
+/// The word that a question got no verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// It is meant for those who had come before this moment.
+    pub before: Instant,
+    /// When it was given.
+    pub at: Instant,
+}
+
 impl Hint {
     /// Returns the message.
     pub fn encode(self) -> Vec<u8> {
-        let (kind, key, at) = match self {
+        let (kind, key, word) = match self {
             Self::Stored(key) => (1, Some(key), None),
             Self::Invalidated => (3, None, None),
             Self::Wanted(key) => (4, Some(key), None),
-            Self::Failed(key, at) => (6, Some(key), Some(at)),
-            Self::Outdated(key, at) => (7, Some(key), Some(at)),
+            Self::Failed(key, word) => (8, Some(key), Some(word)),
+            Self::Outdated(key, word) => (9, Some(key), Some(word)),
         };
         let mut bytes = vec![kind];
         if let Some(key) = key {
             bytes.extend_from_slice(&key.to_bytes());
         }
-        if let Some(at) = at {
-            bytes.extend_from_slice(&at.as_millis().to_le_bytes());
+        if let Some(Word { before, at }) = word {
+            for moment in [before, at] {
+                bytes.extend_from_slice(&moment.as_millis().to_le_bytes());
+            }
         }
         bytes
     }
@@ -66,17 +77,22 @@ impl Hint {
     /// Reads a hint; `None` for one of another version of this module.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
-        let with_moment = |hint: fn(QuestionKey, Instant) -> Self| {
-            let (key, at) = rest.split_last_chunk()?;
-            let at = Instant::from_millis(u64::from_le_bytes(*at));
-            Some(hint(QuestionKey::from_bytes(key)?, at))
+        let moment = |bytes: &[u8; 8]| Instant::from_millis(u64::from_le_bytes(*bytes));
+        let with_word = |hint: fn(QuestionKey, Word) -> Self| {
+            let (rest, at) = rest.split_last_chunk()?;
+            let (key, before) = rest.split_last_chunk()?;
+            let word = Word {
+                before: moment(before),
+                at: moment(at),
+            };
+            Some(hint(QuestionKey::from_bytes(key)?, word))
         };
         match kind {
             1 => QuestionKey::from_bytes(rest).map(Self::Stored),
             3 => Some(Self::Invalidated),
             4 => QuestionKey::from_bytes(rest).map(Self::Wanted),
-            6 => with_moment(Self::Failed),
-            7 => with_moment(Self::Outdated),
+            8 => with_word(Self::Failed),
+            9 => with_word(Self::Outdated),
             _ => None,
         }
     }
@@ -333,13 +349,17 @@ mod tests {
     }
 
     const NOW: Instant = Instant::from_millis(1_790_000_000_000);
+    const WORD: Word = Word {
+        before: Instant::from_millis(1_789_999_999_000),
+        at: NOW,
+    };
 
     #[test]
     fn a_hint_is_read_as_it_was_written() {
         for hint in [
             Hint::Stored(question()),
-            Hint::Failed(question(), NOW),
-            Hint::Outdated(question(), NOW),
+            Hint::Failed(question(), WORD),
+            Hint::Outdated(question(), WORD),
             Hint::Invalidated,
         ] {
             assert_eq!(Hint::decode(&hint.encode()), Some(hint));
@@ -349,7 +369,7 @@ mod tests {
     #[test]
     fn a_hint_of_another_version_is_none() {
         let stored = Hint::Stored(question()).encode();
-        let failed = Hint::Failed(question(), NOW).encode();
+        let failed = Hint::Failed(question(), WORD).encode();
         let longer = [&*stored, &[0]].concat();
         for bytes in [
             &[][..],

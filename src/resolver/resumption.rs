@@ -69,7 +69,7 @@ impl<W> Resolver<W> {
         let void_since = void.as_ref().map(|(asked_at, _)| *asked_at);
         let acquisition = match cached.or(void.map(|(_, cached)| cached)) {
             Some(cached) => Acquisition::Hit(cached),
-            None if !self.admits(&upstream, &flight.call.slot()) => {
+            None if !self.admits_flight(cb, &key, &mut flight) => {
                 self.queue_again(cb, key, flight);
                 return;
             }
@@ -78,7 +78,6 @@ impl<W> Resolver<W> {
         let leased = match acquisition {
             Acquisition::Hit(cached) => {
                 self.limits.charge(cb, &flight.call, &cached);
-                flight.call.client = None;
                 // Who came after the question was asked may have been told what voids its answer.
                 let served = flight.waiters.take(&|waiting| {
                     is_own(waiting) && void_since.is_none_or(|asked_at| waiting.since < asked_at)
@@ -117,6 +116,23 @@ impl<W> Resolver<W> {
         self.call_for(cb, key, flight, leased);
     }
 
+    /// Returns whether a call for the flight is free. Whether its token is known is looked up only now if it did not matter
+    /// when the first request came.
+    fn admits_flight<H: Backend>(
+        &self,
+        cb: &Callback<'_, H>,
+        key: &QuestionKey,
+        flight: &mut Pending<W>,
+    ) -> bool {
+        let upstream = Rc::clone(&flight.call.upstream);
+        if self.admits(&upstream, &flight.call.slot()) {
+            return true;
+        }
+        let cache = &upstream.cache;
+        flight.call.is_known |= cache.is_known(cb.host, &key.digest, cb.now());
+        self.admits(&upstream, &flight.call.slot())
+    }
+
     /// Calls MAS for a flight that waits for its answer.
     #[inline(never)]
     pub(super) fn call_for<H: Backend>(
@@ -152,7 +168,7 @@ impl<W> Resolver<W> {
     ) {
         if let Some(upstream) = that_cannot_wait(&flight) {
             flight.call.upstream = Rc::clone(&upstream);
-            if self.admits(&upstream, &flight.call.slot()) {
+            if self.admits_flight(cb, &key, &mut flight) {
                 self.resume_as(cb, key, flight, upstream);
             } else {
                 let refused = flight.waiters.take(&cannot_wait);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::{
     lease::{Leased, Tombstone},
-    membership::Hint,
+    membership::{Hint, Word},
     resolution::{Found, Provenance, Resolution, Verdict, Waiting},
     state::{Pending, Resolver, Waiters},
     upstream::Upstream,
@@ -97,11 +97,11 @@ impl<W> Resolver<W> {
             let begun = Tombstone::Failed(flight.asked_at);
             why.may_have_asked().then_some(begun)
         };
-        let hint = match why {
-            NoVerdict::Outdated => Hint::Outdated(key, cb.now()),
-            _ => Hint::Failed(key, cb.now()),
+        let word = Word {
+            before: cb.now(),
+            at: cb.now(),
         };
-        self.end_call(cb, key, &flight, hint, tombstone);
+        self.end_call(cb, key, &flight, Hint::Failed(key, word), tombstone);
         self.resolve_without_verdict(cb, &key.digest, flight.waiters, why);
     }
 

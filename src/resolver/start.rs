@@ -90,7 +90,7 @@ impl<W> Resolver<W> {
         if !has_room && !is_known {
             return Err(NoVerdict::Overloaded);
         }
-        let call = CallContext::new(query, client, is_known);
+        let mut call = CallContext::new(query, client, is_known);
         self.limits.check_budget(cb, &call)?;
         if !self.admits(upstream, &call.slot()) {
             return match upstream.admission.overflow {
@@ -108,6 +108,8 @@ impl<W> Resolver<W> {
             Acquisition::Failed(None) => return Err(NoVerdict::Elsewhere),
             Acquisition::Peer { check_at } => {
                 cb.host.count(Metric::LeaseWait);
+                // It counts if this worker comes to make the call, when many may be under way.
+                call.client = call.client.or_else(|| query.client());
                 State::AwaitingPeer { check_at }
             }
             Acquisition::Mine { leased } => match self.call(cb, &call, leased) {

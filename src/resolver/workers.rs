@@ -244,7 +244,7 @@ mod tests {
         config,
         host::{QueueId, Runtime as _, fake::FakeHost},
         mas::introspection::Answer,
-        resolver::{Admission, Overflow, PoolId},
+        resolver::{Admission, Overflow, PoolId, membership::Word},
     };
     use serde_json::json;
 
@@ -450,7 +450,11 @@ mod tests {
         let peer = acquire(&mut two, &host, &upstream);
         assert!(matches!(peer, Acquisition::Peer { .. }));
         let key = upstream.question(&token());
-        let failed = Hint::Failed(key, host.now());
+        let word = Word {
+            before: host.now(),
+            at: host.now(),
+        };
+        let failed = Hint::Failed(key, word);
         one.release(&callback(&host), key, failed, None);
         assert_eq!(told(&host, 1), [Some(failed)]);
         let wanted = [Some(Hint::Wanted(key))];

@@ -986,3 +986,190 @@ fn the_homeserver_does_not_wait_in_the_line_of_clients() {
         }
     }
 }
+
+/// A known token comes before all others. The worker that waited for another one learns only then that it is known.
+#[test]
+fn a_known_token_keeps_its_rank_while_it_waits_for_another_worker() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let settings =
+        json!({"introspection": {"max_in_flight": 1}, "cache": {"refresh_ahead": false}});
+    let gateway = upstream(&settings, GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    one.answer(200, ACTIVE);
+    for _ in 0..40 {
+        one.pass(250);
+        two.pass(0);
+    }
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    two.ask(&gateway, TOKENS[0], &ALICE);
+    assert_eq!(host.calls.borrow().len(), 1);
+    for token in [TOKENS[1], TOKENS[2]] {
+        two.ask(&gateway, token, &BOB);
+    }
+    assert_eq!(host.calls.borrow().len(), 2, "and one in line");
+    // The first worker is busy.
+    two.tick_for(1_250);
+    assert_eq!(host.calls.borrow().len(), 3);
+}
+
+/// The homeserver keeps what it is given, and a doubted answer serves only where MAS gives none.
+#[test]
+fn no_flood_has_a_doubted_answer_given_to_the_homeserver() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let settings = json!({
+        "role": "introspection",
+        "introspection": {"max_in_flight": 1},
+        "cache": {"stale_if_error": "0s"},
+    });
+    let kept = upstream(&settings, HOMESERVER);
+    one.ask(&kept, TOKENS[0], &ALICE);
+    one.answer(200, ACTIVE);
+    end(&mut one, &kept, TOKENS[0], true);
+    host.advance(Duration::from_millis(1));
+    one.ask(&kept, TOKENS[0], &ALICE);
+    let waits = two.ask(&kept, TOKENS[0], &ALICE);
+    two.ask(&kept, TOKENS[1], &BOB);
+    assert_eq!(host.calls.borrow().len(), 2);
+    two.tick_for(1_250);
+    assert_eq!((two.end(waits), host.calls.borrow().len()), (None, 3));
+}
+
+#[test]
+fn a_known_token_keeps_its_rank_when_its_root_ends() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one] = seated(&host);
+    let settings = json!({
+        "introspection": {"max_in_flight": 1},
+        "cache": {"refresh_ahead": false, "stale_if_error": "10m"},
+    });
+    let gateway = upstream(&settings, GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    one.answer(200, ACTIVE);
+    one.tick_for(10_000);
+    let waits = one.ask(&gateway, TOKENS[0], &ALICE);
+    one.resolver.on_root_end(ROOT);
+    host.calls.borrow_mut().clear();
+    one.ask(&gateway, TOKENS[1], &BOB);
+    one.tick_for(1_250);
+    assert_eq!((one.end(waits), host.calls.borrow().len()), (None, 2));
+}
+
+/// Returns as many tokens as one pool may ask about at once.
+fn pool_of_tokens(name: &str) -> Vec<&'static str> {
+    (0..64)
+        .map(|number| &*format!("{name}-{number}").leak())
+        .collect()
+}
+
+/// A client that waits for another worker has no call, so nobody needs to know who it is, until the worker calls after all.
+#[test]
+fn who_waits_for_another_worker_takes_no_more_than_its_share_of_the_calls() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({"introspection": {"max_in_flight": 64}}), GATEWAY);
+    for token in pool_of_tokens("first").iter().take(48) {
+        one.ask(&gateway, token, &ALICE);
+        two.ask(&gateway, token, &ALICE);
+    }
+    assert_eq!(host.calls.borrow().len(), 48, "a client's share");
+    two.tick_for(1_250);
+    for token in pool_of_tokens("second") {
+        two.ask(&gateway, token, &ALICE);
+    }
+    let before = host.calls.borrow().len();
+    two.ask(&gateway, "token of bob", &BOB);
+    assert_eq!(host.calls.borrow().len(), before + 1);
+}
+
+/// The same, where the other worker's answer serves one configuration and not the other.
+#[test]
+fn who_is_served_no_answer_of_another_worker_takes_no_more_than_its_share() {
+    for has_other in [false, true] {
+        let host = Rc::<FakeHost>::default();
+        let [mut one, mut two] = seated(&host);
+        let gateway = |negative_ttl: &str| {
+            let settings = json!({
+                "introspection": {"max_in_flight": 64},
+                "cache": {"negative_ttl": negative_ttl},
+            });
+            upstream(&settings, GATEWAY)
+        };
+        let (long, none) = (gateway("10s"), gateway("0s"));
+        for token in pool_of_tokens("first").iter().take(48) {
+            if has_other {
+                one.ask(&long, token, &ALICE);
+                two.ask(&long, token, &ALICE);
+            } else {
+                one.ask(&none, token, &ALICE);
+            }
+            two.ask(&none, token, &ALICE);
+        }
+        assert_eq!(host.calls.borrow().len(), 48, "a client's share");
+        read_hints(&mut one, 1);
+        for _ in 0..48 {
+            one.answer(200, INACTIVE);
+        }
+        read_hints(&mut two, 2);
+        for token in pool_of_tokens("second") {
+            two.ask(&none, token, &ALICE);
+        }
+        let before = two.calls();
+        two.ask(&none, "token of bob", &BOB);
+        assert_eq!(two.calls(), before + 1, "{has_other}");
+    }
+}
+
+#[test]
+fn a_late_void_answer_ends_nobody_who_came_after_its_question() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    let first = one.ask(&gateway, TOKENS[0], &ALICE);
+    one.pass(250);
+    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    one.answer(200, INACTIVE);
+    for _ in 0..4 {
+        one.pass(250);
+        two.pass(0);
+    }
+    let later = one.ask(&gateway, TOKENS[0], &BOB);
+    let elsewhere = two.ask(&gateway, TOKENS[0], &BOB);
+    host.advance(Duration::from_millis(1));
+    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    read_hints(&mut one, 1);
+    one.answer(200, INACTIVE);
+    read_hints(&mut two, 2);
+    let outdated = End::None(NoVerdict::Outdated);
+    assert_eq!(one.end(first), Some(&outdated));
+    assert_eq!((one.end(later), two.end(elsewhere)), (None, None));
+    assert_eq!(host.calls.borrow().len(), 1);
+    one.answer(200, INACTIVE);
+    assert_eq!(one.end(later), Some(&End::Inactive));
+}
+
+/// The later answer holds for no time at all.
+#[test]
+fn an_older_active_answer_does_not_outlive_a_later_inactive_one_that_does_not_hold() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two, mut three] = seated(&host);
+    let settings = json!({"cache": {"negative_ttl": "0s"}});
+    let [of_one, of_two, of_three] = [(); 3].map(|()| upstream(&settings, GATEWAY));
+    two.ask(&of_two, TOKENS[0], &BOB);
+    for _ in 0..5 {
+        one.pass(250);
+        three.pass(0);
+    }
+    let second = one.ask(&of_one, TOKENS[0], &ALICE);
+    assert_eq!(one.calls(), 2);
+    host.advance(Duration::from_millis(10));
+    host.calls.borrow_mut().rotate_left(1);
+    one.answer(200, INACTIVE);
+    assert_eq!(one.end(second), Some(&End::Inactive));
+    host.advance(Duration::from_millis(10));
+    two.answer(200, ACTIVE);
+    host.advance(Duration::from_millis(10));
+    let later = three.ask(&of_three, TOKENS[0], &ALICE);
+    assert_eq!(three.end(later), None, "MAS is asked");
+}
