@@ -4,7 +4,7 @@ use std::{fmt, ops::Range, rc::Rc};
 
 use super::{
     lifetime::Lifetime,
-    members::{Members, TEXTS},
+    members::{self, TEXTS},
     no_verdict::NoVerdict,
 };
 use crate::form::scan;
@@ -74,7 +74,7 @@ impl Answer {
     /// The answer that `body` is.
     pub fn parse(body: Vec<u8>) -> Result<Self, NoVerdict> {
         let json = String::from_utf8(body).map_err(|_| NoVerdict::Malformed)?;
-        let members = Members::find(&json).ok_or(NoVerdict::Malformed)?;
+        let members = members::find(&json).ok_or(NoVerdict::Malformed)?;
         let expires_in = members.expires_in.map(|(seconds, _)| seconds);
         // Not zero: MAS rounds to the nearest second, so up to half a second is left.
         let has_ended = expires_in.is_some_and(i64::is_negative);
@@ -177,7 +177,7 @@ impl ActiveAnswer {
 
     fn around_expires_in(&self) -> Option<(&str, &str)> {
         let json = self.json();
-        let (_, digits) = Members::find(json)?.expires_in?;
+        let (_, digits) = members::find(json)?.expires_in?;
         // They are a part of the JSON, so the addresses tell where they stand.
         let start = digits.as_ptr().addr().checked_sub(json.as_ptr().addr())?;
         let (before, rest) = json.split_at_checked(start)?;

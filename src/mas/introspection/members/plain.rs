@@ -5,7 +5,7 @@
 //! at a time, and the rest is looked at between them. Whatever is not as expected is left to the other reader, so that this
 //! one never says "no".
 
-use super::{Found, Members, Text, Value};
+use super::found::{Found, Members, Text, Value};
 use crate::form::scan::{self, VECTOR};
 
 /// Quotes in an answer. MAS writes 36 at the most, in that of an active token that ends.
