@@ -422,8 +422,9 @@ impl SharedCache {
         let mut written = Written::default();
         if is_fresh || !asked.is_active() {
             written = own.put(store, &entry, now);
-            // An "inactive" that does not hold serves nobody, and tells an earlier "active" that it is one.
-            written.stored &= is_fresh;
+            // An "inactive" that does not hold serves nobody, and tells an earlier "active" that it is one. An earlier
+            // "inactive" is as good: it finds nothing in its place that could serve.
+            written.is_superseded &= is_fresh;
         }
         let is_settled = asked.is_only_answer
             && asked.is_active()
@@ -824,8 +825,10 @@ mod tests {
             let asked = Introspected::new(token, seconds(asked_at), answered_at, answer, None);
             cache.store(&store, &asked)
         };
-        assert_eq!(outcome(2.0, inactive()), StoreOutcome::default());
-        assert_eq!(cache.lookup(&store, &token, seconds(3.0), |_| {}), None);
+        for asked_at in [2.0, 1.5] {
+            assert!(!outcome(asked_at, inactive()).is_superseded);
+            assert_eq!(cache.lookup(&store, &token, seconds(3.0), |_| {}), None);
+        }
         assert!(outcome(1.0, active(None)).is_superseded);
         assert!(outcome(2.5, active(None)).stored);
     }

@@ -418,7 +418,7 @@ pub(super) static NEGATIVE_TTL: Key<Span> = key(
         default: 10 * SECOND,
     },
     "How long an inactive answer is used. Keep it short, because unlocking a user makes the same token active again; \
-     `0s` keeps no inactive answer.",
+     with `0s` none is used again.",
 );
 
 pub(super) static STALE_IF_ERROR: Key<Span> = key(

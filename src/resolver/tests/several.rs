@@ -1173,3 +1173,29 @@ fn an_older_active_answer_does_not_outlive_a_later_inactive_one_that_does_not_ho
     let later = three.ask(&of_three, TOKENS[0], &ALICE);
     assert_eq!(three.end(later), None, "MAS is asked");
 }
+
+/// Two workers ask at once, since one was busy, and neither answer holds.
+#[test]
+fn an_inactive_answer_that_does_not_hold_voids_no_other() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let settings = json!({"cache": {"negative_ttl": "0s"}});
+    let [of_one, of_two] = [(); 2].map(|()| upstream(&settings, GATEWAY));
+    let first = two.ask(&of_two, TOKENS[0], &BOB);
+    for _ in 0..5 {
+        one.pass(250);
+    }
+    let second = one.ask(&of_one, TOKENS[0], &ALICE);
+    assert_eq!(one.calls(), 2);
+    host.advance(Duration::from_millis(10));
+    host.calls.borrow_mut().rotate_left(1);
+    one.answer(200, INACTIVE);
+    host.advance(Duration::from_millis(10));
+    two.answer(200, INACTIVE);
+    assert_eq!(one.end(second), Some(&End::Inactive));
+    assert_eq!(
+        (two.end(first), two.calls()),
+        (Some(&End::Inactive), 0),
+        "MAS is not asked again"
+    );
+}
