@@ -28,11 +28,12 @@ pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 /// What has become of an answer.
 pub(super) struct Kept {
-    /// It is in the shared cache.
+    /// The answer is in the shared cache.
     pub is_stored: bool,
     /// This worker may keep it for itself, too.
     pub is_cached: bool,
-    /// It serves nobody: the token has ended since the question, or the shared cache has the answer to a later one.
+    /// The answer serves no request: the token has ended since MAS was asked, or the shared cache has the answer to a later
+    /// question about it.
     pub is_superseded: bool,
     /// What MAS has told of a user since the question voids it.
     pub is_revoked: bool,

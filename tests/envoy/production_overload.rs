@@ -295,11 +295,24 @@ async fn fill(http2: &mut Http2) -> io::Result<()> {
     http2.begin_large_heads(path, 100, 4).await
 }
 
+/// What an Envoy with little memory may have.
+const HEAP_BYTES: u64 = 384 * MIB;
+
+/// Starts an Envoy with little memory, which ends silent requests after 5 s when it runs short of it.
+async fn start_with_little_memory() -> Site {
+    Site::start_with(2, |config, _| {
+        without_tls(config);
+        monitor(config, HEAP)["typed_config"]["max_heap_size_bytes"] = HEAP_BYTES.into();
+        *shortest_silence(config) = "5s".into();
+    })
+    .await
+}
+
 /// Waits until Envoy has looked at the memory that it uses now.
-async fn wait_for_a_look(envoy: &Envoy, heap_bytes: u64) {
+async fn wait_for_a_look(envoy: &Envoy) {
     let pressure = "overload.envoy.resource_monitors.fixed_heap.pressure";
     within_limit("Envoy to look at its memory", async {
-        while envoy.stat(pressure).await + 1 < 100 * envoy.heap_bytes().await / heap_bytes {}
+        while envoy.stat(pressure).await + 1 < 100 * envoy.heap_bytes().await / HEAP_BYTES {}
     })
     .await;
 }
@@ -337,14 +350,8 @@ async fn a_connection_full_of_large_heads_costs_some_mib() {
 /// time, and new clients are again once the silent requests have ended, though the attackers stay.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_fill_the_memory_with_heads_keep_nobody_off_the_air() {
-    const HEAP_BYTES: u64 = 384 * MIB;
     const BATCH: usize = 8;
-    let site = Site::start_with(2, |config, _| {
-        without_tls(config);
-        monitor(config, HEAP)["typed_config"]["max_heap_size_bytes"] = HEAP_BYTES.into();
-        *shortest_silence(config) = "5s".into();
-    })
-    .await;
+    let site = start_with_little_memory().await;
     let gateway = site.envoy.listener("gateway");
     let whoami = Request::get(WHOAMI).bearer(&site.token);
     let live = Live::start(gateway, whoami.clone()).await;
@@ -363,7 +370,7 @@ async fn clients_that_fill_the_memory_with_heads_keep_nobody_off_the_air() {
             while site.envoy.stat(refused).await == 0 && site.envoy.stat(total).await < all {}
         })
         .await;
-        wait_for_a_look(&site.envoy, HEAP_BYTES).await;
+        wait_for_a_look(&site.envoy).await;
         assert!(attackers.len() < 4_000, "memory has an end");
     }
     println!(
@@ -384,14 +391,8 @@ async fn clients_that_fill_the_memory_with_heads_keep_nobody_off_the_air() {
 /// connected is served again once the silent requests have ended, though the attackers stay.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_that_is_filled_at_once_is_free_again_when_silent_requests_have_ended() {
-    const HEAP_BYTES: u64 = 384 * MIB;
     const CONNECTIONS: usize = 400;
-    let site = Site::start_with(2, |config, _| {
-        without_tls(config);
-        monitor(config, HEAP)["typed_config"]["max_heap_size_bytes"] = HEAP_BYTES.into();
-        *shortest_silence(config) = "5s".into();
-    })
-    .await;
+    let site = start_with_little_memory().await;
     let gateway = site.envoy.listener("gateway");
     let whoami = Request::get(WHOAMI).bearer(&site.token);
     let mut connected = Connection::open(gateway).await;
@@ -532,7 +533,6 @@ async fn answers_that_are_not_read_wait_at_the_homeserver() {
 /// Held bodies cost as much as was sent of them. Those that hold most end before they fill the memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_fill_the_memory_end_the_largest_first() {
-    const HEAP_BYTES: u64 = 384 * MIB;
     const BODY: usize = 4 << 20;
     let site = Site::start_with(2, |config, _| {
         without_tls(config);

@@ -1063,7 +1063,7 @@ fn pool_of_tokens(name: &str) -> Vec<&'static str> {
         .collect()
 }
 
-/// A client that waits for another worker has no call, so nobody needs to know who it is, until the worker calls after all.
+/// A request that waits for another worker's call has none of its own. Its client counts once this worker calls MAS after all.
 #[test]
 fn who_waits_for_another_worker_takes_no_more_than_its_share_of_the_calls() {
     let host = Rc::<FakeHost>::default();

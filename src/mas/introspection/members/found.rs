@@ -1,4 +1,5 @@
-//! What is found in an introspection response, member by member, whoever reads it.
+//! The members of an introspection response, as either reader takes them in one after the other: [`super::plain`] and
+//! [`super::any`].
 
 use crate::form::percent::hex_digit;
 
