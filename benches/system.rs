@@ -57,7 +57,7 @@ mod support {
 #[path = "system/upstream.rs"]
 mod upstream;
 
-use std::{net::SocketAddr, process::ExitCode, time::Instant};
+use std::{net::SocketAddr, path::Path, process::ExitCode, time::Instant};
 
 use serde_json::{Value, json};
 
@@ -139,6 +139,15 @@ impl Gateway {
         .await
     }
 
+    /// Another module in the place of the module, with the same plugin.
+    async fn with_other_module(mas: &Mas, workers: u32, module: &Path) -> Self {
+        let builder = Envoy::builder()
+            .concurrency(workers)
+            .plugin(plugin(&json!({})))
+            .mas(mas.addr());
+        Self::of(builder.bootstrap(replace_module(module))).await
+    }
+
     async fn without_module() -> Self {
         Self::of(Envoy::builder()).await
     }
@@ -209,6 +218,15 @@ fn answering(builder: Builder) -> Builder {
         *pass.expect("a route") =
             json!({"match": {"prefix": "/"}, "direct_response": {"status": 200}});
     })
+}
+
+/// Puts another module in the place of the module. It may call nothing that the list does not name, which is enough.
+fn replace_module(other: &Path) -> impl FnOnce(&mut Value) + Send + use<> {
+    let other = other.to_owned();
+    move |config| {
+        let filter = &mut bootstrap::http_manager(config)["http_filters"][0];
+        filter["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = json!(other);
+    }
 }
 
 /// Access tokens with the right checksum.

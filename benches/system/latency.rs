@@ -132,20 +132,22 @@ impl Table {
         }
     }
 
-    /// By how much one Envoy is slower than another under the same load, in microseconds: the median of what each round says.
+    /// By how much one Envoy is slower than another under the same load, in microseconds: what each round says, the lowest first.
     pub fn added(
         &self,
         envoy: &str,
         other: &str,
         load: &str,
         percentile: fn(&Percentiles) -> f64,
-    ) -> f64 {
+    ) -> Vec<f64> {
         let of = |envoy| {
             let row = self.find(envoy, load).expect("a row of the table");
             row.measured.iter().map(|one| percentile(&one.seen.hits))
         };
         let added = of(envoy).zip(of(other)).map(|(one, other)| one - other);
-        median(&added.collect::<Vec<_>>())
+        let mut added: Vec<f64> = added.collect();
+        added.sort_by(f64::total_cmp);
+        added
     }
 
     /// For the picture: who answers, invented tokens a second, p99. Without the loads that fill a worker.

@@ -9,8 +9,8 @@ use std::{env, path::Path, time::Instant};
 use serde_json::json;
 
 use super::{
-    answering, extent, median,
-    support::envoy::{Builder, Envoy, bootstrap},
+    answering, extent, median, replace_module,
+    support::envoy::{Builder, Envoy},
     upstream::Mas,
 };
 
@@ -25,8 +25,8 @@ pub async fn beside_an_empty_filter(mas: &Mas) {
             let which = (round + turn) % 4;
             let builder = match which {
                 0 => with_module(mas),
-                1 => with_module(mas).bootstrap(replace_module(&sdk)),
-                2 => with_module(mas).bootstrap(replace_module(&empty)),
+                1 => with_module(mas).bootstrap(replace_module(Path::new(&sdk))),
+                2 => with_module(mas).bootstrap(replace_module(Path::new(&empty))),
                 _ => Envoy::builder(),
             };
             let started = Instant::now();
@@ -66,13 +66,4 @@ fn with_module(mas: &Mas) -> Builder {
         },
     });
     Envoy::builder().plugin(plugin).mas(mas.addr())
-}
-
-/// Puts another module in the place of the module. It may call nothing that the list does not name, which is enough.
-fn replace_module(other: &str) -> impl FnOnce(&mut serde_json::Value) + Send + use<> {
-    let other = Path::new(other).to_owned();
-    move |config| {
-        let filter = &mut bootstrap::http_manager(config)["http_filters"][0];
-        filter["typed_config"]["config"]["vm_config"]["code"]["local"]["filename"] = json!(other);
-    }
 }
