@@ -95,21 +95,21 @@ async fn the_page_is_served_at_the_address_that_is_printed() {
 }
 
 #[test]
-fn the_runner_fails_when_envoy_ends_by_itself() {
-    let mut runner = Runner::start("died", "#!/bin/sh\nexit 7\n");
-    assert_eq!(runner.wait().expect("it ends").code(), Some(1));
-    let mut errors = String::new();
-    runner
-        .child
-        .stderr
-        .take()
-        .expect("piped")
-        .read_to_string(&mut errors)
-        .expect("text");
-    assert!(
-        errors.starts_with("error: Envoy ended by itself: exit code 7\n"),
-        "{errors}"
-    );
+fn the_runner_fails_when_envoy_ends_by_itself_or_by_somebody_else() {
+    for (exit, error) in [
+        ("exit 7", "error: Envoy ended by itself: exit code 7\n"),
+        (
+            "exit 0",
+            "error: Envoy was told to end\n       by a signal, or",
+        ),
+    ] {
+        let mut runner = Runner::start("died", &format!("#!/bin/sh\n{exit}\n"));
+        assert_eq!(runner.wait().expect("it ends").code(), Some(1));
+        let mut errors = String::new();
+        let stderr = runner.child.stderr.as_mut().expect("piped");
+        stderr.read_to_string(&mut errors).expect("text");
+        assert!(errors.starts_with(error), "{errors}");
+    }
 }
 
 #[test]

@@ -139,9 +139,13 @@ impl Envoy {
         }
     }
 
-    /// Resolves when Envoy ends without being asked to.
+    /// Resolves when Envoy ends without being asked to by [`Self::stop`].
     pub(crate) async fn died(&mut self) -> Failure {
         let how = match self.child.wait().await {
+            Ok(status) if status.success() => {
+                return Failure::new("Envoy was told to end")
+                    .hint("by a signal, or by /quitquitquit of its admin interface");
+            }
             Ok(status) => describe(status),
             Err(error) => error.to_string(),
         };
