@@ -29,6 +29,7 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("PILOT_FILTER_GATEWAY_CLUSTER_CONFIG", "istiod"),
     ("SCHED_IDLE", "Linux"),
     ("can_request_admin", "MAS"),
+    ("delayed_close_timeout", "Envoy"),
     ("envoy_cluster_upstream_cx_connect_fail", "Envoy"),
     ("envoy_cluster_upstream_rq_active_overflow", "Envoy"),
     ("experimental_features.msc3861", "Synapse"),
