@@ -246,6 +246,8 @@ fn damaged(token: &str) -> String {
 struct Response {
     status: u16,
     has_retry_after: bool,
+    /// The server closes the connection after it.
+    is_last: bool,
     length: usize,
 }
 
@@ -257,13 +259,16 @@ fn response(received: &[u8]) -> Option<Response> {
         return None;
     };
     let length = start + content_length(head.headers);
-    let has_retry_after = head
-        .headers
-        .iter()
-        .any(|header| header.name.eq_ignore_ascii_case("retry-after"));
+    let value = |name: &str| {
+        let mut headers = head.headers.iter();
+        let header = headers.find(|header| header.name.eq_ignore_ascii_case(name));
+        header.map(|header| header.value)
+    };
+    let closes = |value: &[u8]| value.eq_ignore_ascii_case(b"close");
     (received.len() >= length).then_some(Response {
         status: head.code.expect("a parsed head has a status"),
-        has_retry_after,
+        has_retry_after: value("retry-after").is_some(),
+        is_last: value("connection").is_some_and(closes),
         length,
     })
 }

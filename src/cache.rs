@@ -344,6 +344,7 @@ impl SharedCache {
     }
 
     /// Whether MAS has told of the user that this answer is void. The record is read unless the epochs say that it cannot tell.
+    /// An answer that names no user is void by what it told of anybody.
     fn is_void(
         &self,
         store: &impl Store,
@@ -352,12 +353,13 @@ impl SharedCache {
         asked_at: Instant,
         epochs: Option<&Epochs>,
     ) -> bool {
-        user.is_some_and(|user| {
-            !epochs.is_some_and(|epochs| epochs.is_past(user, asked_at))
-                && self
-                    .revocations
-                    .revokes_answer(store, user, answer, asked_at)
-        })
+        let Some(user) = user else {
+            return self.revocations.revokes_unowned(store, asked_at);
+        };
+        !epochs.is_some_and(|epochs| epochs.is_past(user, asked_at))
+            && self
+                .revocations
+                .revokes_answer(store, user, answer, asked_at)
     }
 
     fn cached(&self, entry: Entry) -> Cached {
@@ -791,6 +793,38 @@ mod tests {
         assert!(matches!(find(5.0), Some(Cached::Inactive(_))));
         revoke(6.0, Revocation::Inactive);
         assert_eq!(find(6.0), None, "the token may have come back to life");
+    }
+
+    #[test]
+    fn an_active_answer_that_names_nobody_ends_with_what_is_told_of_anybody() {
+        let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
+        let is_found = |at: f64| cache.lookup(&store, &digest, seconds(at), |_| {}).is_some();
+        let is_stale = |at: f64| cache.lookup_stale(&store, &digest, seconds(at)).is_some();
+        let revoke = |at: f64, revocation| {
+            let revocations = cache.revocations();
+            revocations
+                .add(&store, &UserKey::of("alice"), &revocation, seconds(at))
+                .unwrap();
+        };
+        let of_nobody = Answer::parse(br#"{"active":true}"#.to_vec()).unwrap();
+        for (at, revocation, ends) in [
+            (10.0, Revocation::Inactive, true),
+            (20.0, Revocation::All, true),
+            (30.0, Revocation::AllExcept(Vec::new()), false),
+        ] {
+            keep(&cache, &store, at, at, &of_nobody);
+            assert!(is_found(at) && is_stale(at));
+            revoke(at + 1.0, revocation);
+            assert_eq!([is_found(at + 1.0), is_stale(at + 1.0)], [!ends; 2]);
+            keep(&cache, &store, at + 1.0, at + 2.0, &of_nobody);
+            assert_eq!(is_found(at + 2.0), !ends, "it was on its way at the time");
+        }
+        let asked = |at: f64| {
+            let (asked_at, answered_at) = (seconds(at), seconds(25.0));
+            Introspected::new(digest, asked_at, answered_at, of_nobody.clone(), None)
+        };
+        let is_revoked = |at: f64| cache.is_revoked(&store, &asked(at), Some(&Epochs::default()));
+        assert!(is_revoked(21.0) && !is_revoked(22.0));
     }
 
     #[test]

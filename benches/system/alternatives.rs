@@ -15,19 +15,23 @@ mod herd;
 mod homeserver;
 #[path = "alternatives/outage.rs"]
 mod outage;
+#[path = "alternatives/summary.rs"]
+mod summary;
 
 use std::net::SocketAddr;
 
 use self::{
     contender::{Contender, Cpu, MODULE},
     daemon::Addrs,
+    outage::Outage,
+    summary::{Compared, Times},
 };
 use super::{client, extent, goal, http2, median, plots, tokens, upstream::Mas};
 
 /// The tokens of a hit, all used in turn.
 const SESSIONS: usize = 100;
 
-/// How much is measured.
+/// How much is measured. The rounds are odd, so that a median of ratios is the inverse of that of their inverses.
 struct Extent {
     rounds: usize,
     hits: usize,
@@ -39,14 +43,14 @@ struct Extent {
 impl Extent {
     fn chosen() -> Self {
         let full = Self {
-            rounds: 4,
+            rounds: 5,
             hits: 4_096,
             cold: 256,
             workers: &[1, 2],
             protocols: &[Protocol::Http1, Protocol::Http2],
         };
         let quick = Self {
-            rounds: 2,
+            rounds: 3,
             hits: 2_048,
             cold: 256,
             workers: &[1],
@@ -61,14 +65,30 @@ pub async fn all() {
     let extent = Extent::chosen();
     let mas = Mas::start();
     let (_tls, addrs) = contender::with_tls(mas.addr()).await;
+    let mut compared = Vec::new();
     for &workers in extent.workers {
         let contenders = contender::start_all(addrs, workers).await;
         for &protocol in extent.protocols {
-            compare(&mas, &contenders, protocol, workers, &extent).await;
+            for case in [Case::Hit, Case::Cold, Case::DeadAgain] {
+                compared.push(compare(&mas, &contenders, case, protocol, workers, &extent).await);
+            }
         }
         herd::count(&mas, &contenders, workers).await;
     }
-    outage::what_clients_get().await;
+    let outage = Outage::begin();
+    let (_tls, nowhere) = contender::with_tls(outage.addr).await;
+    for &workers in extent.workers {
+        let contenders = contender::start_all(nowhere, workers).await;
+        if workers == 1 {
+            outage::what_clients_get(&contenders).await;
+        }
+        for &protocol in extent.protocols {
+            compared.push(compare(&mas, &contenders, Case::Down, protocol, workers, &extent).await);
+        }
+    }
+    for case in Case::ALL {
+        summary::print(case, &compared);
+    }
     homeserver::dead_tokens(&mas, &extent).await;
 }
 
@@ -126,16 +146,19 @@ enum Case {
     Hit,
     Cold,
     DeadAgain,
+    /// A token that nobody has seen, while MAS takes no connections.
+    Down,
 }
 
 impl Case {
-    const ALL: [Self; 3] = [Self::Hit, Self::Cold, Self::DeadAgain];
+    const ALL: [Self; 4] = [Self::Hit, Self::Cold, Self::DeadAgain, Self::Down];
 
     fn name(self) -> &'static str {
         match self {
             Self::Hit => "known token",
             Self::Cold => "unproven token",
             Self::DeadAgain => "dead token, seen before",
+            Self::Down => "unproven token, MAS is down",
         }
     }
 }
@@ -151,79 +174,98 @@ struct Row<'a> {
 async fn compare(
     mas: &Mas,
     contenders: &[Contender],
+    case: Case,
     protocol: Protocol,
     workers: u32,
     extent: &Extent,
-) {
+) -> Compared {
     let live = tokens("alternatives", SESSIONS);
     mas.activate(&live);
     let dead = tokens("dead", SESSIONS);
-    for case in Case::ALL {
-        let mut rows = Vec::new();
-        for contender in contenders {
-            // A proxy alone refuses nothing.
-            if case != Case::DeadAgain || contender.asks_mas() {
-                rows.push(Row {
-                    contender,
-                    client: Client::open(contender.addrs, protocol).await,
-                    cpu: Vec::new(),
-                    calls: 0.0,
+    let mut rows = Vec::new();
+    for contender in contenders {
+        // A proxy alone refuses nothing.
+        if matches!(case, Case::Hit | Case::Cold) || contender.asks_mas() {
+            rows.push(Row {
+                contender,
+                client: Client::open(contender.addrs, protocol).await,
+                cpu: Vec::new(),
+                calls: 0.0,
+            });
+        }
+    }
+    let number = match case {
+        Case::Hit => extent.hits,
+        // Some ask MAS about every dead token.
+        Case::Cold | Case::DeadAgain | Case::Down => extent.cold,
+    };
+    for round in 0..=extent.rounds {
+        let turn = round % rows.len();
+        rows.rotate_left(turn);
+        for row in &mut rows {
+            let unseen = || {
+                let name = format!(
+                    "{} {} {workers} {round} {}",
+                    case.name(),
+                    protocol.name(),
+                    row.contender.name
+                );
+                let unseen = tokens(&name, number);
+                mas.activate(&unseen);
+                unseen
+            };
+            let (tokens, status) = match case {
+                Case::Hit => (live.clone(), 200),
+                Case::Cold => (unseen(), 200),
+                Case::DeadAgain => (dead.clone(), 401),
+                Case::Down => (unseen(), row.contender.status_while_mas_is_down()),
+            };
+            let (calls, before) = (mas.calls(), row.contender.cpu());
+            row.client.send(&tokens, number, status).await;
+            let after = row.contender.cpu();
+            // The first round fills caches and does not count.
+            if round > 0 {
+                let each = |after: f64, before: f64| (after - before) / number as f64;
+                row.cpu.push(Cpu {
+                    proxy: each(after.proxy, before.proxy),
+                    service: each(after.service, before.service),
                 });
+                row.calls += (mas.calls() - calls) as f64 / (number * extent.rounds) as f64;
             }
         }
-        let number = match case {
-            Case::Hit => extent.hits,
-            // Some ask MAS about every dead token.
-            Case::Cold | Case::DeadAgain => extent.cold,
-        };
-        for round in 0..=extent.rounds {
-            let turn = round % rows.len();
-            rows.rotate_left(turn);
-            for row in &mut rows {
-                let unseen = || {
-                    let name = format!(
-                        "{} {workers} {round} {}",
-                        protocol.name(),
-                        row.contender.name
-                    );
-                    let unseen = tokens(&name, number);
-                    mas.activate(&unseen);
-                    unseen
-                };
-                let (tokens, status) = match case {
-                    Case::Hit => (live.clone(), 200),
-                    Case::Cold => (unseen(), 200),
-                    Case::DeadAgain => (dead.clone(), 401),
-                };
-                let (calls, before) = (mas.calls(), row.contender.cpu());
-                row.client.send(&tokens, number, status).await;
-                let after = row.contender.cpu();
-                // The first round fills caches and does not count.
-                if round > 0 {
-                    let each = |after: f64, before: f64| (after - before) / number as f64;
-                    row.cpu.push(Cpu {
-                        proxy: each(after.proxy, before.proxy),
-                        service: each(after.service, before.service),
-                    });
-                    row.calls += (mas.calls() - calls) as f64 / (number * extent.rounds) as f64;
-                }
-            }
-        }
-        rows.sort_by_key(|row| {
-            contenders
-                .iter()
-                .position(|contender| contender.name == row.contender.name)
-        });
-        print(&rows, case, protocol, workers);
+    }
+    rows.sort_by_key(|row| {
+        contenders
+            .iter()
+            .position(|contender| contender.name == row.contender.name)
+    });
+    print(&rows, case, protocol, workers);
+    let find = |name: &str| rows.iter().find(|row| row.contender.name == name);
+    let module = find(MODULE).expect("it is always there");
+    let together: Vec<f64> = module.cpu.iter().map(|cpu| cpu.together()).collect();
+    let times = rows.iter().map(|row| Times {
+        name: row.contender.name,
+        ratios: row.ratios_to(module),
+    });
+    Compared {
+        case,
+        column: format!("{}, {}", protocol.name(), workers_of(workers)),
+        times: times.collect(),
+        module_micros: median(&together),
     }
 }
 
+fn workers_of(number: u32) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} worker{plural}")
+}
+
 fn print(rows: &[Row<'_>], case: Case, protocol: Protocol, workers: u32) {
-    let plural = if workers == 1 { "" } else { "s" };
     println!(
-        "\n| {}, {}, {workers} worker{plural} | proxy, us | service, us | together, us | times the module | lowest to highest | added to the proxy alone, us | calls to MAS |",
+        "\n| {}, {}, {} | proxy, us | service, us | together, us | times the module | lowest to highest | added to the proxy alone, us | calls to MAS |",
         case.name(),
-        protocol.name()
+        protocol.name(),
+        workers_of(workers)
     );
     println!("|---|--:|--:|--:|--:|--:|--:|--:|");
     let find = |name: &str| rows.iter().find(|row| row.contender.name == name);

@@ -77,17 +77,16 @@ impl Client {
 
 /// One connection.
 pub struct Connection {
+    addr: SocketAddr,
     stream: TcpStream,
     received: Vec<u8>,
 }
 
 impl Connection {
     pub fn open(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).expect("Envoy listens");
-        stream.set_nodelay(true).expect("a TCP connection");
-        stream.set_read_timeout(Some(LIMIT)).expect("not zero");
         Self {
-            stream,
+            addr,
+            stream: connect(addr),
             received: Vec::new(),
         }
     }
@@ -113,16 +112,19 @@ impl Connection {
         assert_eq!(self.answer(), status, "the status of a response");
     }
 
-    /// Reads one response and returns its status.
+    /// Reads one response and returns its status. Connects anew if the server is about to close the connection.
     pub fn answer(&mut self) -> u16 {
-        let status = loop {
+        let response = loop {
             match super::response(&self.received) {
-                Some(response) => break response.status,
+                Some(response) => break response,
                 None => self.fill(),
             }
         };
         self.received.clear();
-        status
+        if response.is_last {
+            self.stream = connect(self.addr);
+        }
+        response.status
     }
 
     fn fill(&mut self) {
@@ -131,4 +133,11 @@ impl Connection {
         assert!(length > 0, "the connection ended before a response");
         self.received.extend_from_slice(&buffer[..length]);
     }
+}
+
+fn connect(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).expect("Envoy listens");
+    stream.set_nodelay(true).expect("a TCP connection");
+    stream.set_read_timeout(Some(LIMIT)).expect("not zero");
+    stream
 }

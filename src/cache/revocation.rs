@@ -34,7 +34,7 @@ const WRITE_ATTEMPTS: usize = 64;
 
 const FORMAT_VERSION: u8 = 2;
 
-/// Since when answers of "inactive" about tokens of unknown users count.
+/// Since when answers about tokens of unknown users count: nearly all of them are "inactive".
 const NOBODY_KEY: &[u8] = b"matrix-edge-auth.revived";
 
 /// The records, as any worker sees them.
@@ -126,15 +126,19 @@ impl Revocations {
         user: Option<&UserKey>,
         asked_at: Instant,
     ) -> bool {
-        let since = match user {
-            Some(user) => self.read(store, user).map(|slot| {
-                let revived = slot.record_of(user).map(|record| record.inactive);
-                revived.unwrap_or_default().max(slot.floor)
-            }),
-            None => store
-                .read(NOBODY_KEY)
-                .and_then(|stored| moment(&stored.value)),
+        let Some(user) = user else {
+            return self.revokes_unowned(store, asked_at);
         };
+        self.read(store, user).is_some_and(|slot| {
+            let revived = slot.record_of(user).map(|record| record.inactive);
+            asked_at <= revived.unwrap_or_default().max(slot.floor)
+        })
+    }
+
+    /// Whether an answer is void of which nobody knows whose token it is about.
+    pub fn revokes_unowned(&self, store: &impl Store, asked_at: Instant) -> bool {
+        let told = store.read(NOBODY_KEY);
+        let since = told.and_then(|stored| moment(&stored.value));
         since.is_some_and(|since| asked_at <= since)
     }
 

@@ -409,15 +409,18 @@ impl Gateway {
         Some(grant)
     }
 
-    /// Returns what a finding grants. Keeps it if the shared cache holds it as well; otherwise nothing is kept
-    /// of the token.
+    /// Returns what a finding grants. Keeps it if the shared cache holds it as well, and it is about a user, since no word about
+    /// anybody ends what a worker keeps; otherwise nothing is kept of the token.
     fn grant<H: Host>(
         &mut self,
         cb: &Callback<'_, H>,
         plugin: &Plugin,
         found: &Found,
     ) -> Verdict<Rc<Grant>> {
-        if let (Verdict::Active(entry), true) = (&found.verdict, found.is_cached) {
+        if let Verdict::Active(entry) = &found.verdict
+            && found.is_cached
+            && entry.user.is_some()
+        {
             return Verdict::Active(self.keep_grant(cb, plugin, found.stamp, entry));
         }
         self.grants.remove(&plugin.grant_key(&found.digest));

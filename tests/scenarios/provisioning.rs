@@ -13,6 +13,8 @@ use crate::{
 
 const CAROL: &str = "mct_qGh7iRXFLAjieIGwtXLPByYRJfDhd1_GkhVP2";
 const DAVE: &str = "mpt_axW7vg7OvqRxfwDbI1mInQZa8ByaHA_dl7rZ3";
+/// A client's own, by client credentials.
+const NOBODYS: &str = "mat_NobodyNobodyNobodyNobodyNobody_hXOsz1";
 const SECRET: &str = "secret";
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -383,6 +385,34 @@ fn an_unlocked_user_is_not_called_inactive_any_longer() {
         200,
     );
     assert_eq!(rig.gone(), "AB-");
+}
+
+/// MAS names the user of each token that is anybody's. One answer that leaves the user and the scope out, by whatever fault,
+/// must not outlast what MAS tells.
+#[test]
+fn an_active_answer_that_names_nobody_ends_with_a_word_about_anybody() {
+    for (answer, refused) in [
+        (r#"{"active":true}"#, 401),
+        (r#"{"active":true,"scope":"urn:matrix:client:api:*"}"#, 500),
+    ] {
+        let mut rig = Rig::new(json!({}));
+        rig.cluster[0].request(&rig.gateway, whoami(NOBODYS));
+        rig.cluster[0].answer_only_call(answer);
+        for worker in [0, 1, 0, 1] {
+            let fate = rig.cluster[worker].send(&rig.gateway, whoami(NOBODYS));
+            assert!(
+                matches!(fate, Fate::Replied(status, _) if status == refused),
+                "{fate:?}"
+            );
+        }
+        rig.cluster.process.advance(Duration::from_secs(1));
+        let unlocked = json!({"localpart": "alice", "locked": false});
+        rig.tell(told("provision_user", SECRET, unlocked), 200);
+        for worker in [0, 1] {
+            let request = rig.cluster[worker].request(&rig.gateway, whoami(NOBODYS));
+            assert_eq!(rig.cluster[worker].fate(request), Fate::Held, "{answer}");
+        }
+    }
 }
 
 #[test]

@@ -69,6 +69,12 @@ impl Contender {
         self.base.is_some()
     }
 
+    /// What it says to a token that nobody has seen, then.
+    pub fn status_while_mas_is_down(&self) -> u16 {
+        // That cannot be configured.
+        if self.base == Some(APACHE) { 401 } else { 503 }
+    }
+
     pub fn cpu(&self) -> Cpu {
         Cpu {
             proxy: self.proxy.exact_cpu_micros(),

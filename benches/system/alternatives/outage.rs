@@ -4,20 +4,33 @@ use std::{net::SocketAddr, time::Instant};
 
 use tokio::net::TcpSocket;
 
-use super::contender;
+use super::contender::Contender;
 use crate::{
     support::http::{self, Request},
     tokens,
 };
 
-pub async fn what_clients_get() {
-    // Bound and not listening: nobody else can take the port, and connections are refused.
-    let socket = TcpSocket::new_v4().expect("a socket");
-    let free = SocketAddr::from(([127, 0, 0, 1], 0));
-    socket.bind(free).expect("a free port");
-    let addr = socket.local_addr().expect("a bound socket");
-    let (_tls, mas) = contender::with_tls(addr).await;
-    let contenders = contender::start_all(mas, 1).await;
+/// An address at which connections are refused, for as long as this is kept.
+pub struct Outage {
+    pub addr: SocketAddr,
+    _socket: TcpSocket,
+}
+
+impl Outage {
+    pub fn begin() -> Self {
+        // Bound and not listening: nobody else can take the port.
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(free).expect("a free port");
+        Self {
+            addr: socket.local_addr().expect("a bound socket"),
+            _socket: socket,
+        }
+    }
+}
+
+/// Asks each of them, whose MAS is down.
+pub async fn what_clients_get(contenders: &[Contender]) {
     println!(
         "\n| MAS is down, a token never seen | status | errcode | Content-Type | Retry-After | after, ms |"
     );
