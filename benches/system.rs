@@ -140,11 +140,8 @@ impl Gateway {
     }
 
     /// Another module in the place of the module, with the same plugin.
-    async fn with_other_module(mas: &Mas, workers: u32, module: &Path) -> Self {
-        let builder = Envoy::builder()
-            .concurrency(workers)
-            .plugin(plugin(&json!({})))
-            .mas(mas.addr());
+    async fn with_other_module(mas: &Mas, module: &Path) -> Self {
+        let builder = Envoy::builder().plugin(plugin(&json!({}))).mas(mas.addr());
         Self::of(builder.bootstrap(replace_module(module))).await
     }
 

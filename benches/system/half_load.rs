@@ -61,9 +61,11 @@ pub async fn beside_no_filter(mas: &Mas) {
             (BY_HAND, calls_by_hand(mas).await),
             (MODULE, Gateway::start(mas, 1, json!({})).await),
         ];
-        let [.., live] =
-            [&envoys[0], &envoys[1], &envoys[2]].map(|(_, envoy)| log_in(mas, envoy, LIVE));
-        let [plain, by_hand, module] = [0, 1, 2].map(|which| &envoys[which].1);
+        let [(_, plain), (_, by_hand), (_, module)] = &envoys;
+        let live = log_in(mas, module, LIVE);
+        for other in [plain, by_hand] {
+            log_in(mas, other, LIVE);
+        }
         let _apart = Apart::begin(&[&plain.process, &by_hand.process, &module.process]);
         let rate = match rate {
             Some(rate) => rate,
@@ -105,7 +107,7 @@ pub async fn beside_no_filter(mas: &Mas) {
 
 async fn calls_by_hand(mas: &Mas) -> Gateway {
     let built = env::var("INSTRUCTIONS_BUILT").expect("scripts/bench makes the modules by hand");
-    Gateway::with_other_module(mas, 1, &Path::new(&built).join("limit.wasm")).await
+    Gateway::with_other_module(mas, &Path::new(&built).join("limit.wasm")).await
 }
 
 type Percentile = fn(&Percentiles) -> f64;

@@ -34,7 +34,7 @@ const WRITE_ATTEMPTS: usize = 64;
 
 const FORMAT_VERSION: u8 = 2;
 
-/// Since when answers about tokens of unknown users count: nearly all of them are "inactive".
+/// Since when answers count that name no user. Nearly all of them are "inactive".
 const NOBODY_KEY: &[u8] = b"matrix-edge-auth.revived";
 
 /// The records, as any worker sees them.
@@ -135,7 +135,7 @@ impl Revocations {
         })
     }
 
-    /// Whether an answer is void of which nobody knows whose token it is about.
+    /// Whether an answer is void that names no user: MAS has told of some user since, who may be the token's.
     pub fn revokes_unowned(&self, store: &impl Store, asked_at: Instant) -> bool {
         let told = store.read(NOBODY_KEY);
         let since = told.and_then(|stored| moment(&stored.value));
