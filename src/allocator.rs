@@ -61,35 +61,32 @@ unsafe impl Sync for Recycler {}
 unsafe impl GlobalAlloc for Recycler {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let Some((at, class)) = self.class(layout) else {
-            // SAFETY: the caller's promises are those of this call.
-            return unsafe { System.alloc(layout) };
-        };
-        let block = class.first.get();
-        if block.is_null() {
-            // SAFETY: no class is of size 0.
-            return unsafe { System.alloc(whole(at)) };
+        if let Some((_, class)) = self.class(layout) {
+            let block = class.first.get();
+            if !block.is_null() {
+                // SAFETY: a free block begins with an address, and is aligned for one.
+                class.first.set(unsafe { block.cast::<*mut u8>().read() });
+                class.kept.update(|kept| kept - 1);
+                return block;
+            }
         }
-        // SAFETY: a free block begins with an address, and is aligned for one.
-        class.first.set(unsafe { block.cast::<*mut u8>().read() });
-        class.kept.update(|kept| kept - 1);
-        block
+        // SAFETY: the caller's promises are those of this call.
+        unsafe { self.make(layout) }
     }
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let Some((at, class)) = self.class(layout) else {
-            // SAFETY: the caller's promises are those of this call.
-            return unsafe { System.dealloc(block, layout) };
-        };
-        if class.kept.get() == MAX_KEPT {
-            // SAFETY: `alloc` made the block so.
-            return unsafe { System.dealloc(block, whole(at)) };
+        if let Some((_, class)) = self.class(layout)
+            && class.kept.get() < MAX_KEPT
+        {
+            // SAFETY: nobody uses the block any more; it is aligned for an address, and no class is too small for one.
+            unsafe { block.cast::<*mut u8>().write(class.first.get()) };
+            class.first.set(block);
+            class.kept.update(|kept| kept + 1);
+            return;
         }
-        // SAFETY: nobody uses the block any more; it is aligned for an address, and no class is too small for one.
-        unsafe { block.cast::<*mut u8>().write(class.first.get()) };
-        class.first.set(block);
-        class.kept.update(|kept| kept + 1);
+        // SAFETY: the caller's promises are those of this call.
+        unsafe { self.give_back(block, layout) }
     }
 }
 
@@ -109,6 +106,35 @@ impl Recycler {
         }
         // Behind the last class there are none.
         Some((at, self.0.get(at)?))
+    }
+
+    /// Takes a block from the C library. Out of the way of those that are kept: a call of it needs room on the stack.
+    ///
+    /// # Safety
+    ///
+    /// As of [`GlobalAlloc::alloc`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn make(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: no class is of size 0, and of what has none the caller promises it.
+        unsafe { System.alloc(self.made(layout)) }
+    }
+
+    /// Gives a block back to the C library.
+    ///
+    /// # Safety
+    ///
+    /// As of [`GlobalAlloc::dealloc`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn give_back(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: `make` made the block so.
+        unsafe { System.dealloc(block, self.made(layout)) }
+    }
+
+    /// Returns how a block is made that is asked for like this.
+    fn made(&self, layout: Layout) -> Layout {
+        self.class(layout).map_or(layout, |(at, _)| whole(at))
     }
 }
 

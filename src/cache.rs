@@ -166,8 +166,8 @@ impl SharedCache {
     /// [`config::Config::fingerprint`].
     pub fn new(settings: &config::Cache, fingerprint: u64) -> Self {
         Self {
-            active: Table::new("a", settings.slots),
-            negative: Table::new("n", settings.negative_slots),
+            active: Table::new(b'a', settings.slots),
+            negative: Table::new(b'n', settings.negative_slots),
             revocations: Revocations::default(),
             ttl: settings.ttl,
             negative_ttl: settings.negative_ttl,

@@ -71,6 +71,8 @@ impl State {
         ])
     }
 
+    /// A part of each loop over words, so that those keep the state at hand.
+    #[inline(always)]
     fn add(&mut self, word: u64) {
         self.mix([0, 0, 0, word]);
         self.rounds(2);
@@ -98,6 +100,7 @@ impl State {
         self.0 = [a ^ e, b ^ f, c ^ g, d ^ h];
     }
 
+    #[inline(always)]
     fn rounds(&mut self, number: usize) {
         let [mut a, mut b, mut c, mut d] = self.0;
         for _ in 0..number {

@@ -37,7 +37,7 @@ pub struct Buckets {
 
 impl Buckets {
     /// Room for `records` records, or a few less, called `name`.
-    pub fn new(name: &'static str, records: u32) -> Self {
+    pub fn new(name: u8, records: u32) -> Self {
         let number = Self::number_for(records);
         Self {
             keys: KeySpace::new(name, number),
@@ -178,7 +178,7 @@ mod tests {
 
     fn bucket(value: &[u8]) -> Bucket {
         Bucket {
-            key: KeySpace::new("t", 1).key(&MemoryStore::default(), DIGEST),
+            key: KeySpace::new(b't', 1).key(&MemoryStore::default(), DIGEST),
             value: value.to_vec(),
             condition: If::Absent,
         }
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn records_come_back_as_they_were() {
-        let (store, buckets) = (MemoryStore::default(), Buckets::new("t", 64));
+        let (store, buckets) = (MemoryStore::default(), Buckets::new(b't', 64));
         let long = [9; 3_000];
         for expected in [
             vec![],
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_record_can_be_changed_in_place() {
-        let (store, buckets) = (MemoryStore::default(), Buckets::new("t", 64));
+        let (store, buckets) = (MemoryStore::default(), Buckets::new(b't', 64));
         let bucket = buckets.read(&store, DIGEST);
         bucket.replace(&store, [&b"one"[..], b"two"]).unwrap();
         let mut bucket = buckets.read(&store, DIGEST);
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn the_number_of_records_is_never_exceeded() {
         for records in 1..=100 {
-            let buckets = Buckets::new("t", records);
+            let buckets = Buckets::new(b't', records);
             let store = MemoryStore::default();
             for digest in 0..1_000_u64 {
                 let digest = (u128::from(digest) << 64 | 1).to_le_bytes();

@@ -119,7 +119,7 @@ pub struct EndedTokens {
 impl Default for EndedTokens {
     fn default() -> Self {
         Self {
-            keys: KeySpace::new("h", NUMBER),
+            keys: KeySpace::new(b'h', NUMBER),
             known: Cell::default(),
             looked_at: Cell::default(),
         }
@@ -196,7 +196,7 @@ mod tests {
     /// All tokens share one history.
     fn crowded() -> EndedTokens {
         EndedTokens {
-            keys: KeySpace::new("h", 1),
+            keys: KeySpace::new(b'h', 1),
             ..EndedTokens::default()
         }
     }
@@ -344,7 +344,7 @@ mod tests {
     fn no_number_of_tokens_takes_more_than_the_fixed_number_of_keys() {
         let store = MemoryStore::default();
         let ended = EndedTokens {
-            keys: KeySpace::new("h", 4),
+            keys: KeySpace::new(b'h', 4),
             ..EndedTokens::default()
         };
         for number in 0..1_000 {

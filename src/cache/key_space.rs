@@ -8,15 +8,16 @@ use std::{cell::Cell, fmt, rc::Rc};
 
 use crate::host::{If, Store};
 
-/// What every key begins with.
-const PREFIX: &str = "matrix-edge-auth.";
+/// A key whose name and number are still to be written. It is as long as a string that Envoy holds without memory of its own. No
+/// number has to be read in a key, so none is written in digits.
+const BLANK: [u8; 22] = *b"matrix-edge-auth.\0\0\0\0\0";
 
 const SEED_KEY: &[u8] = b"matrix-edge-auth.seed";
 
 /// A fixed number of shared-data keys. Workers with the same name and number share them.
 #[derive(Clone)]
 pub struct KeySpace {
-    beginning: Key,
+    name: u8,
     number: u32,
     /// Read once. Key spaces that were made from each other share it.
     seed: Rc<Cell<Option<[u64; 2]>>>,
@@ -26,10 +27,10 @@ pub struct KeySpace {
 }
 
 impl KeySpace {
-    /// `number` keys called `name`.
-    pub fn new(name: &'static str, number: u32) -> Self {
+    /// `number` keys called `name`, a letter of ASCII.
+    pub fn new(name: u8, number: u32) -> Self {
         Self {
-            beginning: Key::beginning(name),
+            name,
             number: number.max(1),
             seed: Rc::default(),
             last: Cell::default(),
@@ -61,7 +62,7 @@ impl KeySpace {
         }
         let [seed0, seed1] = self.seed(store);
         let hash = fold(word0 ^ seed0, word1 ^ seed1);
-        let key = self.beginning.numbered(slot(hash, self.number));
+        let key = Key::of(self.name, slot(hash, self.number));
         self.last.set(words);
         self.last_key.set(self.seed.get().map(|_| key));
         key
@@ -112,50 +113,24 @@ impl fmt::Debug for KeySpace {
     }
 }
 
-/// The longest key: the prefix, a short name and four bytes. No number has to be read in it, so none is written in digits. With
-/// a name of one letter it is of 22 bytes, which is all that a string of Envoy's holds without memory of its own.
-const MAX_KEY: usize = 32;
-
 /// A key. Every look-up makes a few of these, so it takes no memory of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key {
-    bytes: [u8; MAX_KEY],
-    length: usize,
-}
+pub struct Key([u8; BLANK.len()]);
 
 impl Key {
-    /// What all keys called `name` begin with.
-    fn beginning(name: &str) -> Self {
-        let mut key = Self {
-            bytes: [0; MAX_KEY],
-            length: 0,
-        };
-        for byte in [PREFIX, name].iter().flat_map(|text| text.bytes()) {
-            key.push(byte);
-        }
-        key
-    }
-
-    /// Returns the key that goes on with this number.
-    fn numbered(mut self, number: u32) -> Self {
-        let place = self.bytes.get_mut(self.length..);
-        if let Some(place) = place.and_then(|place| place.first_chunk_mut()) {
-            *place = number.to_le_bytes();
-            self.length += size_of_val(place);
-        }
-        self
-    }
-
-    fn push(&mut self, byte: u8) {
-        if let Some(place) = self.bytes.get_mut(self.length) {
-            *place = byte;
-            self.length += 1;
-        }
+    /// Returns the key with this name, and this number in four bytes.
+    fn of(name: u8, number: u32) -> Self {
+        let mut bytes = BLANK;
+        let [.., letter, a, b, c, d] = &mut bytes;
+        *letter = name;
+        [*a, *b, *c, *d] = number.to_le_bytes();
+        Self(bytes)
     }
 
     /// The key as the store takes it.
     pub fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
+        let Self(bytes) = self;
+        bytes
     }
 }
 
@@ -239,7 +214,7 @@ mod tests {
     #[test]
     fn a_key_names_its_kind_and_its_number() {
         for number in [0, 7, 256, u32::from(b'.'), u32::MAX] {
-            let key = Key::beginning("t").numbered(number);
+            let key = Key::of(b't', number);
             let expected = [&b"matrix-edge-auth.t"[..], &number.to_le_bytes()].concat();
             assert_eq!(key.as_bytes(), expected);
             assert_eq!(expected.len(), 22);

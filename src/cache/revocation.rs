@@ -47,7 +47,7 @@ pub struct Revocations {
 impl Default for Revocations {
     fn default() -> Self {
         Self {
-            keys: KeySpace::new("u", SLOTS),
+            keys: KeySpace::new(b'u', SLOTS),
             kept: KeptMark::default(),
         }
     }
@@ -423,7 +423,7 @@ mod tests {
     fn a_user_who_makes_room_for_another_stays_revoked() {
         let store = MemoryStore::default();
         let revocations = Revocations {
-            keys: KeySpace::new("u", 1),
+            keys: KeySpace::new(b'u', 1),
             ..Revocations::default()
         };
         let users: Vec<UserKey> = (0..50).map(|n| UserKey::of(&n.to_string())).collect();

@@ -52,7 +52,8 @@ pub struct Sizes {
 
 impl Sizes {
     /// The register of the table `name`.
-    pub fn new(name: &str) -> Self {
+    pub fn new(name: u8) -> Self {
+        let name = char::from(name);
         Self {
             key: format!("matrix-edge-auth.{name}.sizes"),
             mark: Mark::new(&format!("{name}.sizes")),
@@ -167,7 +168,7 @@ mod tests {
     use crate::host::{NotWritten, Versioned, memory::MemoryStore};
 
     fn sizes() -> Sizes {
-        Sizes::new("t")
+        Sizes::new(b't')
     }
 
     fn all(sizes: &Sizes, store: &impl Store) -> Vec<u32> {
@@ -207,7 +208,7 @@ mod tests {
             assert_eq!(sizes().register(&store, number), Some(number));
         }
         assert_eq!(all(&sizes(), &store), [8, 16, 4]);
-        assert!(all(&Sizes::new("other"), &store).is_empty());
+        assert!(all(&Sizes::new(b'o'), &store).is_empty());
         assert_eq!(store.len(), 2, "the register and its mark");
     }
 

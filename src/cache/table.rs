@@ -133,7 +133,7 @@ impl Misses {
 
 impl Table {
     /// A table for `slots` answers.
-    pub fn new(name: &'static str, slots: u32) -> Self {
+    pub fn new(name: u8, slots: u32) -> Self {
         Self {
             sizes: Sizes::new(name),
             slots,
@@ -473,7 +473,7 @@ mod tests {
 
     fn registered(store: &MemoryStore) -> Vec<u32> {
         let mut numbers = Vec::new();
-        Sizes::new("t").for_each(store, |number| numbers.push(number));
+        Sizes::new(b't').for_each(store, |number| numbers.push(number));
         numbers
     }
 
@@ -485,7 +485,7 @@ mod tests {
     fn an_answer_is_written_beside_what_came_since_its_bucket_was_looked_into() {
         for others in [0, 1, MAX_MISSES - 1, MAX_MISSES, 3 * MAX_MISSES] {
             let (store, [table, other]) =
-                (MemoryStore::default(), [0; 2].map(|_| Table::new("t", 8)));
+                (MemoryStore::default(), [0; 2].map(|_| Table::new(b't', 8)));
             let is_there = |token: &[u8]| table.find(&store, &key(token), NOW).is_some();
             assert!(!is_there(b"first") && !is_there(b"mine"));
             for number in 0..others {
@@ -503,7 +503,7 @@ mod tests {
 
     #[test]
     fn of_a_token_that_is_looked_for_again_and_again_one_bucket_is_remembered() {
-        let (store, table) = (MemoryStore::default(), Table::new("t", 8));
+        let (store, table) = (MemoryStore::default(), Table::new(b't', 8));
         let look = |token: &[u8]| assert!(table.find(&store, &key(token), NOW).is_none());
         for number in 1..MAX_MISSES {
             look(&number.to_le_bytes());
@@ -522,7 +522,7 @@ mod tests {
 
     #[test]
     fn a_few_short_buckets_are_remembered() {
-        let (store, table) = (MemoryStore::default(), Table::new("t", 8));
+        let (store, table) = (MemoryStore::default(), Table::new(b't', 8));
         let look = |token: &[u8]| assert!(table.find(&store, &key(token), NOW).is_none());
         let remembered = || table.misses.0.borrow().len();
         for number in 0..3 * MAX_MISSES {
@@ -551,7 +551,7 @@ mod tests {
 
     #[test]
     fn a_full_table_keeps_working_and_never_grows() {
-        let (store, table) = (MemoryStore::default(), Table::new("t", 128));
+        let (store, table) = (MemoryStore::default(), Table::new(b't', 128));
         for n in 0..10_000_u32 {
             let token = n.to_le_bytes();
             table.put(&store, &entry(&token, u64::from(n)), NOW);
@@ -566,7 +566,7 @@ mod tests {
 
     #[test]
     fn most_of_the_table_is_filled_before_anything_live_is_lost() {
-        let (store, table) = (MemoryStore::default(), Table::new("t", 1024));
+        let (store, table) = (MemoryStore::default(), Table::new(b't', 1024));
         for n in 0..512_u32 {
             table.put(&store, &entry(&n.to_le_bytes(), 100), NOW);
         }
@@ -578,7 +578,7 @@ mod tests {
 
     #[test]
     fn what_has_ended_gives_way_before_what_is_live() {
-        let (store, table) = (MemoryStore::default(), Table::new("t", 2));
+        let (store, table) = (MemoryStore::default(), Table::new(b't', 2));
         table.put(&store, &entry(b"live", 100), NOW);
         assert_eq!(table.put(&store, &entry(b"ended", 0), NOW).evicted, []);
         assert_eq!(
@@ -590,7 +590,7 @@ mod tests {
 
     #[test]
     fn what_was_not_used_for_longer_gives_way_to_what_was() {
-        let (store, table) = (MemoryStore::default(), Table::new("t", 2));
+        let (store, table) = (MemoryStore::default(), Table::new(b't', 2));
         table.put(&store, &entry(b"old", 100), NOW);
         table.put(&store, &entry(b"new", 100), NOW);
         assert!(table.find(&store, &key(b"old"), after(1)).is_some());
@@ -607,7 +607,7 @@ mod tests {
 
     #[test]
     fn a_question_has_one_entry() {
-        let (store, table) = (MemoryStore::default(), Table::new("t", 1024));
+        let (store, table) = (MemoryStore::default(), Table::new(b't', 1024));
         for fresh_for in [1, 2, 3] {
             table.put(&store, &entry(b"token", fresh_for), NOW);
         }
@@ -623,9 +623,9 @@ mod tests {
         let store = MemoryStore::default();
         let tokens = [b"a", b"b", b"c", b"d"];
         for token in tokens {
-            Table::new("t", 4).put(&store, &entry(token, 100), NOW);
+            Table::new(b't', 4).put(&store, &entry(token, 100), NOW);
         }
-        let mut evicted = Table::new("t", 1)
+        let mut evicted = Table::new(b't', 1)
             .put(&store, &entry(b"new", 100), NOW)
             .evicted;
         evicted.sort();
@@ -636,7 +636,7 @@ mod tests {
 
     #[test]
     fn long_answers_leave_room_for_fewer() {
-        let (store, table) = (MemoryStore::default(), Table::new("t", 8));
+        let (store, table) = (MemoryStore::default(), Table::new(b't', 8));
         let long = |token: &[u8]| Entry {
             answer: Answer::parse(
                 format!(r#"{{"active":true,"scope":"{}"}}"#, "x".repeat(7_970)).into(),
@@ -673,7 +673,7 @@ mod tests {
 
     #[test]
     fn removing_a_token_leaves_its_neighbours() {
-        let (store, table) = (MemoryStore::default(), Table::new("t", 2));
+        let (store, table) = (MemoryStore::default(), Table::new(b't', 2));
         table.put(&store, &entry(b"one", 100), NOW);
         table.put(&store, &entry(b"two", 100), NOW);
         table.remove_token(&store, &TokenDigest::of(b"three"));
@@ -682,15 +682,15 @@ mod tests {
 
     #[test]
     fn an_interfering_write_is_not_overwritten_blindly() {
-        let (store, table) = (MemoryStore::default(), Table::new("t", 1));
+        let (store, table) = (MemoryStore::default(), Table::new(b't', 1));
         table.put(&store, &entry(b"seed", 0), NOW);
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
-            Table::new("t", 1).put(store, &entry(b"other", 100), NOW);
+            Table::new(b't', 1).put(store, &entry(b"other", 100), NOW);
         }));
         table.put(&store, &entry(b"mine", 100), NOW);
         assert!(holds(&table, &store, b"mine"), "a lost race is tried again");
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
-            Table::new("t", 1).put(store, &entry(b"other", 100), NOW);
+            Table::new(b't', 1).put(store, &entry(b"other", 100), NOW);
         }));
         table.remove_token(&store, &TokenDigest::of(b"mine"));
         assert!(
@@ -701,14 +701,14 @@ mod tests {
 
     #[test]
     fn workers_agree_on_the_seed_and_processes_do_not() {
-        let (one, two) = (Table::new("t", 1 << 20), Table::new("t", 1 << 20));
+        let (one, two) = (Table::new(b't', 1 << 20), Table::new(b't', 1 << 20));
         let store = MemoryStore::default();
         one.put(&store, &entry(b"token", 100), NOW);
         assert!(holds(&two, &store, b"token"));
         assert_eq!(one.configured.seed(&store), two.configured.seed(&store));
         let elsewhere = MemoryStore::default();
         elsewhere.write(b"other", b"", If::Absent).unwrap();
-        let three = Table::new("t", 1 << 20);
+        let three = Table::new(b't', 1 << 20);
         three.put(&elsewhere, &entry(b"token", 100), NOW);
         assert_ne!(
             one.configured.seed(&store),
@@ -719,7 +719,7 @@ mod tests {
     #[test]
     fn a_doubt_is_noted_once_in_every_answer_about_a_token_until_a_new_one_comes() {
         let store = MemoryStore::default();
-        let (table, small) = (Table::new("t", 64), Table::new("t", 8));
+        let (table, small) = (Table::new(b't', 64), Table::new(b't', 8));
         let of = |fingerprint| Entry {
             fingerprint,
             ..entry(b"token", 100)
@@ -737,7 +737,7 @@ mod tests {
         small.put(&store, &entry(b"other", 100), NOW);
         // Another worker writes in between.
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
-            Table::new("t", 64).put(store, &entry(b"third", 100), NOW);
+            Table::new(b't', 64).put(store, &entry(b"third", 100), NOW);
         }));
         assert!(table.doubt(&store, &digest));
         assert!(!small.doubt(&store, &digest), "nothing new");
@@ -752,7 +752,7 @@ mod tests {
 
     #[test]
     fn two_questions_about_one_token_have_a_record_each() {
-        let (store, table) = (MemoryStore::default(), Table::new("t", 8));
+        let (store, table) = (MemoryStore::default(), Table::new(b't', 8));
         let of = |fingerprint, fresh_for| Entry {
             fingerprint,
             ..entry(b"token", fresh_for)
@@ -782,7 +782,7 @@ mod tests {
     #[test]
     fn a_look_in_vain_settles_what_was_asked_no_later_under_one_size() {
         let (store, key) = (MemoryStore::default(), key(b"token"));
-        let table = Table::new("t", 8);
+        let table = Table::new(b't', 8);
         let looks = |at| assert!(table.find(&store, &key, at).is_none());
         let is_settled = |since| table.is_settled(&key, since, after(2));
         looks(after(1));
@@ -799,7 +799,7 @@ mod tests {
         assert!(table.find(&store, &key, after(2)).is_some());
         assert!(!is_settled(after(1)), "not in vain");
         table.remove_token(&store, &key.digest);
-        Table::new("t", 128).find(&store, &key, NOW);
+        Table::new(b't', 128).find(&store, &key, NOW);
         table.settle(&store, &key, NOW, after(3));
         table.find(&store, &key, after(3));
         assert!(!table.is_settled(&key, after(3), after(3)), "two sizes");
@@ -808,7 +808,7 @@ mod tests {
     #[test]
     fn a_later_answer_stays_and_is_told_of_under_every_size() {
         let store = MemoryStore::default();
-        let [one, two] = [8, 128].map(|slots| Table::new("t", slots));
+        let [one, two] = [8, 128].map(|slots| Table::new(b't', slots));
         let key = key(b"token");
         for (own, asked_at, is_superseded, stays) in [
             (&one, Instant::default(), false, false),
@@ -832,7 +832,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_kept_for_as_long_as_the_one_before_it_would_have_been() {
-        let (store, table) = (MemoryStore::default(), Table::new("t", 1));
+        let (store, table) = (MemoryStore::default(), Table::new(b't', 1));
         let put = |token: &[u8], fingerprint, fresh_for, at| {
             let entry = Entry {
                 fingerprint,
@@ -865,13 +865,13 @@ mod tests {
         for written in SIZES {
             for removing in SIZES {
                 let store = MemoryStore::default();
-                let tables = SIZES.map(|slots| Table::new("t", slots));
+                let tables = SIZES.map(|slots| Table::new(b't', slots));
                 // All sizes are known before, as after some updates.
                 for table in &tables {
                     assert!(!holds(table, &store, b"token"));
                 }
-                Table::new("t", written).put(&store, &entry(b"token", 100), NOW);
-                let fresh = Table::new("t", removing);
+                Table::new(b't', written).put(&store, &entry(b"token", 100), NOW);
+                let fresh = Table::new(b't', removing);
                 let removed = fresh.remove_token(&store, &TokenDigest::of(b"token"));
                 assert_eq!(removed.len(), 1, "{written} {removing}");
                 for table in &tables {
@@ -884,13 +884,13 @@ mod tests {
     #[test]
     fn a_table_is_registered_before_it_is_written() {
         let store = MemoryStore::default();
-        Table::new("t", 8).put(&store, &entry(b"other", 100), NOW);
+        Table::new(b't', 8).put(&store, &entry(b"other", 100), NOW);
         // Whatever it writes first, a removal in between knows it.
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
             assert_eq!(registered(store), [1]);
-            assert!(!holds(&Table::new("t", 8), store, b"token"));
+            assert!(!holds(&Table::new(b't', 8), store, b"token"));
         }));
-        let table = Table::new("t", 64);
+        let table = Table::new(b't', 64);
         table.put(&store, &entry(b"token", 100), NOW);
         assert_eq!(registered(&store), [1, 8]);
         assert!(holds(&table, &store, b"token"));
@@ -900,14 +900,14 @@ mod tests {
     fn without_room_in_the_register_a_table_takes_a_size_that_removals_know() {
         let store = MemoryStore::default();
         for number in 1..=64 {
-            Table::new("t", 8 * number).find(&store, &key(b"other"), NOW);
+            Table::new(b't', 8 * number).find(&store, &key(b"other"), NOW);
         }
         let keys = store.len();
-        let large = Table::new("t", 1 << 20);
+        let large = Table::new(b't', 1 << 20);
         large.put(&store, &entry(b"token", 100), NOW);
         assert!(holds(&large, &store, b"token"));
-        assert!(holds(&Table::new("t", 8 * 64), &store, b"token"));
-        let removed = Table::new("t", 8).remove_token(&store, &TokenDigest::of(b"token"));
+        assert!(holds(&Table::new(b't', 8 * 64), &store, b"token"));
+        let removed = Table::new(b't', 8).remove_token(&store, &TokenDigest::of(b"token"));
         assert_eq!(removed.len(), 1);
         assert!(!holds(&large, &store, b"token"));
         for number in 0..10_000_u32 {

@@ -85,36 +85,31 @@ fn find_in_chunks<const CHUNK: usize>(
 }
 
 /// Bytes that a vector has.
-pub(crate) const VECTOR: usize = 16;
+const VECTOR: usize = 16;
 
-/// Returns at which places of a vector `wanted` stands, with a bit for each. `None`: `unwanted` is among the bytes, a control
-/// character of ASCII below the space, or a byte beyond ASCII.
+/// Returns how long the plain beginning of a JSON string is: all before the first quote, backslash, control character of ASCII
+/// below the space, or byte beyond ASCII.
 #[inline]
-pub(crate) fn places(bytes: &[u8; VECTOR], wanted: u8, unwanted: u8) -> Option<u32> {
-    steps::note(VECTOR);
+pub(crate) fn plain_length(text: &[u8]) -> usize {
+    let length = end_of_plain(text).unwrap_or(text.len());
+    // Nothing behind the vector in which it ends is looked at.
+    steps::note(text.len().min(length + VECTOR));
+    length
+}
+
+#[inline]
+fn end_of_plain(text: &[u8]) -> Option<usize> {
     #[cfg(target_feature = "simd128")]
-    return vector::places(bytes, wanted, unwanted);
-    #[cfg(not(target_feature = "simd128"))]
-    {
-        let is_unwanted = |byte: &u8| !matches!(byte, b' '..=0x7f) || *byte == unwanted;
-        if bytes.iter().any(is_unwanted) {
-            return None;
-        }
-        let place = |byte: &u8| u32::from(*byte == wanted);
-        Some(
-            bytes
-                .iter()
-                .rev()
-                .fold(0, |all, byte| all << 1 | place(byte)),
-        )
+    if let Some(last) = text.last_chunk() {
+        return find_in_chunks(text, last, vector::end_of_plain);
     }
+    let ends = |byte: &u8| !matches!(byte, b' '..=0x7f) || matches!(byte, b'"' | b'\\');
+    text.iter().position(ends)
 }
 
 #[cfg(target_feature = "simd128")]
 mod vector {
-    use std::arch::wasm32::{
-        i8x16_bitmask, i8x16_eq, i8x16_lt, i8x16_splat, u64x2, v128, v128_any_true, v128_or,
-    };
+    use std::arch::wasm32::{i8x16_bitmask, i8x16_eq, i8x16_lt, i8x16_splat, u64x2, v128, v128_or};
 
     fn read(bytes: &[u8; 16]) -> v128 {
         let [low, high] = [0, 8].map(|at| {
@@ -124,16 +119,14 @@ mod vector {
         u64x2(low, high)
     }
 
-    /// See [`super::places`]. Bytes beyond ASCII are negative numbers.
+    /// See [`super::plain_length`]. Bytes beyond ASCII are negative numbers.
     #[inline]
-    pub fn places(bytes: &[u8; 16], wanted: u8, unwanted: u8) -> Option<u32> {
+    pub fn end_of_plain(bytes: &[u8; 16]) -> Option<usize> {
         let vector = read(bytes);
         let is = |byte: u8| i8x16_eq(vector, i8x16_splat(byte.cast_signed()));
-        let other = i8x16_lt(vector, i8x16_splat(0x20));
-        if v128_any_true(v128_or(other, is(unwanted))) {
-            return None;
-        }
-        Some(i8x16_bitmask(is(wanted)).into())
+        let below_space = i8x16_lt(vector, i8x16_splat(0x20));
+        let places = i8x16_bitmask(v128_or(below_space, v128_or(is(b'"'), is(b'\\'))));
+        (places != 0).then(|| places.trailing_zeros() as usize)
     }
 
     /// Returns which of sixteen bytes is the first that is one of the `wanted` ones.
@@ -246,20 +239,24 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_of_a_vector_has_its_place() {
-        for at in 0..VECTOR {
-            for byte in 0..=u8::MAX {
-                let mut bytes = [b'a'; VECTOR];
-                bytes[at] = byte;
-                let expected = match byte {
-                    0..b' ' | b'\\' | 0x80.. => None,
-                    b'"' => Some(1 << at),
-                    _ => Some(0),
-                };
-                assert_eq!(places(&bytes, b'"', b'\\'), expected, "{byte} at {at}");
+    fn what_is_plain_ends_at_a_quote_and_at_what_is_not_plain() {
+        for length in 0..40 {
+            let mut text = vec![b'a'; length];
+            assert_eq!(plain_length(&text), length);
+            for at in 0..length {
+                for byte in 0..=u8::MAX {
+                    text[at] = byte;
+                    let ends = matches!(byte, 0..b' ' | b'"' | b'\\' | 0x80..);
+                    let expected = if ends { at } else { length };
+                    assert_eq!(plain_length(&text), expected, "{byte} at {at} of {length}");
+                }
+                text[at] = b'a';
+            }
+            for at in (0..length).rev() {
+                text[at] = b'"';
+                assert_eq!(plain_length(&text), at, "the first counts");
             }
         }
-        assert_eq!(places(&[b'"'; VECTOR], b'"', b'\\'), Some(0xffff));
     }
 
     #[test]

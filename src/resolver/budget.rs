@@ -55,7 +55,7 @@ pub struct Budget {
 impl Default for Budget {
     fn default() -> Self {
         Self {
-            buckets: Buckets::new("b", NUMBER),
+            buckets: Buckets::new(b'b', NUMBER),
         }
     }
 }
@@ -332,7 +332,7 @@ mod tests {
         let (store, budget) = (
             MemoryStore::default(),
             Budget {
-                buckets: Buckets::new("b", 1),
+                buckets: Buckets::new(b'b', 1),
             },
         );
         budget.charge(

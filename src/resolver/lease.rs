@@ -104,7 +104,7 @@ pub struct Leases {
 impl Default for Leases {
     fn default() -> Self {
         Self {
-            buckets: Buckets::new("l", NUMBER),
+            buckets: Buckets::new(b'l', NUMBER),
         }
     }
 }
@@ -422,7 +422,7 @@ mod tests {
         let (store, leases) = (
             MemoryStore::default(),
             Leases {
-                buckets: Buckets::new("l", 2),
+                buckets: Buckets::new(b'l', 2),
             },
         );
         assert_eq!(
@@ -447,7 +447,7 @@ mod tests {
     fn half_a_bucket_may_be_left_held() {
         let store = MemoryStore::default();
         let leases = Leases {
-            buckets: Buckets::new("l", 8),
+            buckets: Buckets::new(b'l', 8),
         };
         let acquired: Vec<_> = (0..6_u8)
             .map(|token| leases.acquire(&store, &key(&[token]), ME, NOW, SEEN))
@@ -553,7 +553,7 @@ mod tests {
     fn a_tombstone_makes_room_for_a_lease_and_is_not_held() {
         let store = MemoryStore::default();
         let leases = Leases {
-            buckets: Buckets::new("l", 1),
+            buckets: Buckets::new(b'l', 1),
         };
         let (one, two) = (key(b"one"), key(b"two"));
         leases.acquire(&store, &one, ME, NOW, SEEN);

@@ -140,7 +140,7 @@ pub struct Reports {
 impl Default for Reports {
     fn default() -> Self {
         Self {
-            shared: Buckets::new("o", NUMBER),
+            shared: Buckets::new(b'o', NUMBER),
             known: Vec::new(),
         }
     }
