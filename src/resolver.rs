@@ -49,7 +49,6 @@ use self::{
     flight::{Full, State},
     lease::{LEASE, Leased, Tombstone},
     membership::Hint,
-    queued::LINE_TIMEOUT,
     stand_in::{count_outcome, overloaded},
     start::Start,
     state::Pending,
@@ -168,11 +167,7 @@ impl<W> Resolver<W> {
                 Some(self.found(query.digest, cached.into(), Provenance::Shared))
             }
             Ok(Start::Stale(entry)) => Some(self.serve_stale(cb, query.key(), entry)),
-            Ok(Start::Flight(call, state)) => {
-                let mut flight = call.into_flight(cb.now(), state);
-                if let State::Queued { .. } = state {
-                    flight.deadline = cb.now() + LINE_TIMEOUT;
-                }
+            Ok(Start::Flight(mut flight)) => {
                 // Requests of another pool that wait in line for the same answer.
                 if let Some(queued) = self.take_from_line(&key) {
                     flight.waiters = queued.waiters;
@@ -239,6 +234,7 @@ impl<W> Resolver<W> {
         };
         let now = cb.now();
         note_duration(cb, &flight);
+        let told = response.lifetime;
         let answer = introspection::read(response);
         let outcome = match &answer {
             Ok(Answer::Active(_)) => Some(IntrospectionOutcome::Active),
@@ -248,7 +244,7 @@ impl<W> Resolver<W> {
         count_outcome(cb, outcome);
         match answer {
             Ok(answer) => {
-                let lifetime = answer.lifetime(response.lifetime);
+                let lifetime = answer.lifetime(told);
                 let mut introspected =
                     Introspected::new(key.digest, flight.asked_at, now, answer, lifetime);
                 introspected.is_only_answer =

@@ -196,7 +196,7 @@ fn a_device_may_hold_a_newline() {
         status: Some(200),
         content_type: Some(b"application/json"),
         lifetime: None,
-        body: Some(body.as_bytes()),
+        body: Some(body.as_bytes().into()),
     });
     let Ok(Answer::Active(answer)) = answer else {
         panic!("an active answer: {answer:?}");

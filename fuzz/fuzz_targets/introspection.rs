@@ -32,7 +32,7 @@ fuzz_target!(|input: &[u8]| {
         status,
         content_type,
         lifetime,
-        body,
+        body: body.map(Into::into),
     }) else {
         return;
     };

@@ -143,13 +143,13 @@ fn slot(hash: u64, number: u32) -> u32 {
     ((high + (low >> 32)) >> 32) as u32
 }
 
-/// Returns the first words of a digest.
-fn words<const N: usize>(digest: &[u8]) -> [u64; N] {
-    let mut words = [0; N];
-    for (word, bytes) in words.iter_mut().zip(digest.as_chunks().0) {
-        *word = u64::from_le_bytes(*bytes);
+/// Returns the first words of a digest, which has at least as many.
+fn words(digest: &[u8]) -> [u64; 2] {
+    let (words, _) = digest.as_chunks();
+    match words {
+        [first, second, ..] => [*first, *second].map(u64::from_le_bytes),
+        _ => [0; 2],
     }
-    words
 }
 
 /// Folded multiplication: both halves of the 128-bit product depend on every bit of both factors. The

@@ -191,7 +191,8 @@ impl Table {
                 .unwrap_or_else(|| buckets.read(store, &key.digest.0));
             let mut kept_until = entry.kept_until;
             let mut is_kept = false;
-            let mut stay: Vec<(EvictionOrder, TokenDigest, &[u8])> = Vec::with_capacity(STAYING);
+            let staying = if bucket.bytes() == 0 { 0 } else { STAYING };
+            let mut stay: Vec<(EvictionOrder, TokenDigest, &[u8])> = Vec::with_capacity(staying);
             for record in bucket.records() {
                 let Some(head) = EntryHead::decode(record) else {
                     continue;

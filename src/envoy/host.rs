@@ -196,7 +196,8 @@ impl Runtime for Envoy {
         // The answer comes to the context that makes the call, and is lost if that has ended, as a stream may have.
         abi::set_effective_context(root.0).map_err(|_| NotSent::Refused)?;
         let fixed = request.written_headers(texts);
-        let headers = extended(fixed, &texts(&request.own_headers()));
+        let own = request.own_headers();
+        let headers = extended(fixed, own.map(|(name, value)| (name, value.as_bytes())));
         let timeout = whole_millis(request.timeout());
         let sent = abi::http_call(request.cluster(), &headers, request.body(), timeout);
         self.is_elsewhere.set(self.context != root.0);

@@ -1,6 +1,6 @@
 //! The root context: one plugin configuration, its calls and its timer.
 
-use std::{rc::Rc, str};
+use std::{borrow::Cow, rc::Rc, str};
 
 use super::{
     abi::{self, Buffer, Map},
@@ -77,15 +77,17 @@ impl Root {
             .unwrap_or_default();
         let status = fields.first(":status");
         let status = status.and_then(|status| str::from_utf8(status).ok()?.parse().ok());
-        let body = worker.bodies().read_answer(body_size, || {
+        let read = worker.bodies().read_answer(body_size, || {
             let body = abi::buffer(Buffer::CallResponseBody, 0, body_size);
             body.ok().map(Option::unwrap_or_default)
         });
+        // The share is given back with the callback.
+        let (body, _share) = read.unzip();
         let response = IntrospectionResponse {
             status,
             content_type: fields.first("content-type"),
             lifetime: fields.first(LIFETIME),
-            body: body.as_ref().map(|(body, _)| &**body),
+            body: body.map(Cow::Owned),
         };
         worker.on_call_response(&self.host(), self.id, call, response);
     }

@@ -233,37 +233,37 @@ impl Iterator for Places<'_> {
 
 /// Writes fields in the form of the ABI.
 pub(crate) fn serialize<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> Vec<u8> {
+    extended(&[0; NUMBER], fields)
+}
+
+/// Returns serialized fields with more of them behind.
+pub fn extended<'a>(
+    serialized: &[u8],
+    more: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
+) -> Vec<u8> {
     let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let (mut count, mut texts) = (0, 0);
-    for (name, value) in fields.clone() {
-        count += 1;
-        texts += name.len() + value.len() + 2;
+    let (count, sizes, texts) = parts(serialized).unwrap_or_default();
+    let (mut further, mut length) = (0, serialized.len());
+    for (name, value) in more.clone() {
+        further += 1;
+        length += 2 * NUMBER + name.len() + value.len() + 2;
     }
     // Of the right size at once: what grows is copied, and asks for room, again and again.
-    let mut bytes = Vec::with_capacity(NUMBER + count * 2 * NUMBER + texts);
-    bytes.extend_from_slice(&number(count).to_le_bytes());
-    for (name, value) in fields.clone() {
+    let mut bytes = Vec::with_capacity(length);
+    bytes.extend_from_slice(&count.saturating_add(further).to_le_bytes());
+    bytes.extend_from_slice(sizes);
+    for (name, value) in more.clone() {
         let sizes = u64::from(number(value.len())) << 32 | u64::from(number(name.len()));
         bytes.extend_from_slice(&sizes.to_le_bytes());
     }
-    for (name, value) in fields {
+    bytes.extend_from_slice(texts);
+    for (name, value) in more {
         for text in [name.as_bytes(), value] {
             bytes.extend_from_slice(text);
             bytes.push(0);
         }
     }
     bytes
-}
-
-/// Returns serialized fields with more of them behind.
-pub fn extended(fields: &[u8], more: &[u8]) -> Vec<u8> {
-    match (parts(fields), parts(more)) {
-        (Some((count, sizes, texts)), Some((further, more_sizes, more_texts))) => {
-            let count = count.saturating_add(further).to_le_bytes();
-            [&count, sizes, more_sizes, texts, more_texts].concat()
-        }
-        _ => more.to_vec(),
-    }
 }
 
 /// Returns the number of serialized fields, their sizes and their texts.
@@ -300,11 +300,11 @@ mod tests {
     #[test]
     fn fields_that_follow_serialized_ones_are_fields() {
         let (one, two) = (("a", &b"b\0c"[..]), ("dd", &b""[..]));
-        let [first, second] = [one, two].map(|field| serialize([field].into_iter()));
-        let none = serialize([].into_iter());
-        assert_eq!(extended(&first, &second), TWO);
-        assert_eq!(extended(TWO, &none), TWO);
-        assert_eq!(extended(&none, TWO), TWO);
+        let first = serialize([one].into_iter());
+        assert_eq!(extended(&first, [two].into_iter()), TWO);
+        assert_eq!(extended(TWO, [].into_iter()), TWO);
+        assert_eq!(serialize([one, two].into_iter()), TWO);
+        assert_eq!(extended(b"?", [one, two].into_iter()), TWO);
     }
 
     #[test]

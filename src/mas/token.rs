@@ -183,7 +183,10 @@ fn base62(mut number: u32) -> [u8; CHECKSUM_BYTES] {
         number /= DIGITS;
         digits += 1;
     }
-    text.rotate_left(digits);
+    // Most have six digits.
+    if digits < CHECKSUM_BYTES {
+        text.rotate_left(digits);
+    }
     text
 }
 

@@ -42,6 +42,7 @@ pub struct CallContext {
 
 impl CallContext {
     /// Returns what a call for `query` needs. Reads the trace headers of its request.
+    #[inline(always)]
     pub fn new(query: &Query<'_>, client: Option<ClientKey>, is_known: bool) -> Self {
         Self {
             upstream: Rc::clone(query.upstream),
@@ -82,8 +83,9 @@ impl CallContext {
         host.dispatch(root, &request)
     }
 
-    /// Returns the flight of this call, which has no waiter yet.
-    pub fn into_flight<W>(self, now: Instant, state: State) -> Box<Flight<Self, Waiting<W>>> {
+    /// Returns a flight for this call, which is still to be made. It has no waiter yet.
+    #[inline(always)]
+    pub fn into_flight<W>(self, now: Instant) -> Box<Flight<Self, Waiting<W>>> {
         Box::new(Flight {
             asked_at: now,
             deadline: self.deadline(now),
@@ -91,7 +93,7 @@ impl CallContext {
             waiters: SortedMap::new(),
             is_joined: false,
             is_wanted: false,
-            state,
+            state: State::Orphaned,
         })
     }
 

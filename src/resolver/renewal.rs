@@ -46,7 +46,11 @@ impl<W> Resolver<W> {
         cb.host.count(Metric::Refresh);
         let call = CallContext::new(query, None, true);
         match self.call(cb, &call, leased) {
-            Ok(state) => self.flights.insert(key, call.into_flight(now, state)),
+            Ok(state) => {
+                let mut flight = call.into_flight(now);
+                flight.state = state;
+                self.flights.insert(key, flight);
+            }
             Err(why) => {
                 self.stand_in(cb, query.upstream, &query.digest, why);
                 self.release_failed(cb, query.upstream, key);

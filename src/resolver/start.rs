@@ -9,9 +9,10 @@ use super::{
     lease::{LEASE, Leased},
     limits::Limits,
     load::Slot,
+    queued::LINE_TIMEOUT,
     resolution::{Query, Waiting},
     stand_in::{count_outcome, overloaded},
-    state::Resolver,
+    state::{Pending, Resolver},
     upstream::{Overflow, Upstream},
     workers::Acquisition,
 };
@@ -27,13 +28,13 @@ use crate::{
 const MAX_TOKEN_BYTES: usize = 4 * 1024;
 
 /// How a question begins.
-pub(super) enum Start {
+pub(super) enum Start<W> {
     /// Not at all: the shared cache has the answer by now.
     Hit(Cached),
     /// Not at all: another worker's call has just failed, and this stale answer serves.
     Stale(Box<ActiveEntry>),
     /// With a flight.
-    Flight(CallContext, State),
+    Flight(Pending<W>),
 }
 
 impl<W> Resolver<W> {
@@ -72,7 +73,7 @@ impl<W> Resolver<W> {
         cb: &Callback<'_, H>,
         query: &Query<'_>,
         placed: Option<ClientKey>,
-    ) -> Result<Start, NoVerdict> {
+    ) -> Result<Start<W>, NoVerdict> {
         if query.token.as_bytes().len() > MAX_TOKEN_BYTES {
             return Err(NoVerdict::TokenTooLong);
         }
@@ -90,19 +91,21 @@ impl<W> Resolver<W> {
         if !has_room && !is_known {
             return Err(NoVerdict::Overloaded);
         }
-        let mut call = CallContext::new(query, client, is_known);
-        self.limits.check_budget(cb, &call)?;
+        let mut flight = CallContext::new(query, client, is_known).into_flight(cb.now());
+        let call = &mut flight.call;
+        self.limits.check_budget(cb, call)?;
         if !self.admits(upstream, &call.slot()) {
             return match upstream.admission.overflow {
                 Overflow::Wait => {
-                    let state = self.queue(cb, &call)?;
-                    Ok(Start::Flight(call, state))
+                    flight.state = self.queue(cb, call)?;
+                    flight.deadline = cb.now() + LINE_TIMEOUT;
+                    Ok(Start::Flight(flight))
                 }
                 Overflow::Refuse => Err(overloaded(cb)),
             };
         }
         let key = query.key();
-        let state = match self.workers.acquire(cb, upstream, &key, |_| true) {
+        flight.state = match self.workers.acquire(cb, upstream, &key, |_| true) {
             Acquisition::Hit(cached) => return Ok(Start::Hit(cached)),
             Acquisition::Failed(Some(entry)) => return Ok(Start::Stale(entry)),
             Acquisition::Failed(None) => return Err(NoVerdict::Elsewhere),
@@ -112,7 +115,7 @@ impl<W> Resolver<W> {
                 call.client = call.client.or_else(|| query.client());
                 State::AwaitingPeer { check_at }
             }
-            Acquisition::Mine { leased } => match self.call(cb, &call, leased) {
+            Acquisition::Mine { leased } => match self.call(cb, call, leased) {
                 Ok(state) => state,
                 Err(why) => {
                     self.release_failed(cb, upstream, key);
@@ -120,7 +123,7 @@ impl<W> Resolver<W> {
                 }
             },
         };
-        Ok(Start::Flight(call, state))
+        Ok(Start::Flight(flight))
     }
 
     /// Makes the call. Returns the state of its flight.

@@ -163,7 +163,7 @@ impl Chain {
                 status: Some(200),
                 content_type: Some(b"application/json"),
                 lifetime: lifetime.as_ref().map(String::as_bytes),
-                body: Some(response.body.as_bytes()),
+                body: Some(response.body.as_bytes().into()),
             },
         );
     }

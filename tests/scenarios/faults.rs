@@ -144,11 +144,11 @@ fn a_call_that_times_out_is_no_verdict() {
 fn every_fault_is_no_verdict_and_nothing_is_kept() {
     let oversized = vec![b' '; MAX_RESPONSE_BYTES + 1];
     let json_type: Option<&[u8]> = Some(b"application/json");
-    let answered = |status, body| IntrospectionResponse {
+    let answered = |status, body: Option<&'static [u8]>| IntrospectionResponse {
         status,
         content_type: json_type,
         lifetime: None,
-        body,
+        body: body.map(Into::into),
     };
     let inactive = Some(INACTIVE.as_bytes());
     let faults = [
@@ -160,7 +160,10 @@ fn every_fault_is_no_verdict_and_nothing_is_kept() {
         answered(Some(429), inactive),
         answered(Some(504), Some(b"upstream request timeout")),
         answered(Some(200), None),
-        answered(Some(200), Some(&oversized)),
+        IntrospectionResponse {
+            body: Some(oversized.into()),
+            ..answered(Some(200), None)
+        },
         answered(Some(200), Some(b"")),
         answered(Some(200), Some(b"{}")),
         answered(Some(200), Some(br#"{"active":"#)),
@@ -170,13 +173,13 @@ fn every_fault_is_no_verdict_and_nothing_is_kept() {
             status: Some(200),
             content_type: Some(b"text/html"),
             lifetime: None,
-            body: inactive,
+            body: inactive.map(Into::into),
         },
         IntrospectionResponse {
             status: Some(200),
             content_type: None,
             lifetime: None,
-            body: inactive,
+            body: inactive.map(Into::into),
         },
     ];
     for (pass, expected) in [
@@ -186,9 +189,9 @@ fn every_fault_is_no_verdict_and_nothing_is_kept() {
         let process = Process::new();
         let mut worker = SimulatedWorker::new(&process);
         let gateway = gateway(1, json!({"on_introspection_failure": pass}));
-        for fault in faults {
+        for fault in &faults {
             let stream = worker.request(&gateway, whoami(ALICE));
-            worker.respond(worker.calls()[0].id, fault);
+            worker.respond(worker.calls()[0].id, fault.clone());
             assert_eq!(worker.fate(stream), expected);
             worker.tick_for(Duration::from_secs(1));
         }

@@ -57,7 +57,7 @@ fn response(
         status: Some(status),
         content_type: Some(content_type.as_bytes()),
         lifetime: None,
-        body: Some(body.as_bytes()),
+        body: Some(body.as_bytes().into()),
     }
 }
 
@@ -119,7 +119,7 @@ fn each_answer_that_is_no_verdict_names_what_to_look_at() {
         ),
         (
             IntrospectionResponse {
-                body: Some(&oversized),
+                body: Some((&oversized).into()),
                 ..response(200, json_type, "")
             },
             vec!["too long"],
@@ -139,7 +139,7 @@ fn each_answer_that_is_no_verdict_names_what_to_look_at() {
         let gateway = gateway(1, settings(json!({"timeout": "2500ms"})));
         for number in 0..3 {
             let stream = worker.request(&gateway, whoami(&invented(number)));
-            worker.respond(worker.calls()[0].id, answer);
+            worker.respond(worker.calls()[0].id, answer.clone());
             assert_eq!(worker.fate(stream), unable());
         }
         let line = only_warning();

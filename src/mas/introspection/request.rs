@@ -89,15 +89,12 @@ impl<'a> IntrospectionRequest<'a> {
     }
 
     /// Returns the other ones.
-    pub fn own_headers(&self) -> Vec<(&str, &str)> {
-        let mut headers = Vec::with_capacity(1 + self.trace.len());
-        if let Some(authority) = &self.authority {
-            headers.push((AUTHORITY, authority.as_str()));
-        }
-        for (name, value) in self.trace {
-            headers.push((name, value));
-        }
-        headers
+    pub fn own_headers(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
+        let authority = self.authority.iter();
+        let trace = self.trace.iter();
+        authority
+            .map(|authority| (AUTHORITY, authority.as_str()))
+            .chain(trace.map(|(name, value)| (*name, value.as_str())))
     }
 
     /// The form: the token re-encoded, so that no byte of it can become another form field.

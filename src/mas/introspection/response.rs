@@ -1,6 +1,6 @@
 //! The introspection response, RFC 7662 section 2.2: an answer of MAS, or no verdict.
 
-use std::{fmt, ops::Range, rc::Rc};
+use std::{borrow::Cow, fmt, ops::Range, rc::Rc};
 
 use super::{
     lifetime::Lifetime,
@@ -13,7 +13,7 @@ use crate::form::scan;
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
 /// What came back from the cluster: MAS's response, or Envoy's own in its place.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct IntrospectionResponse<'a> {
     /// HTTP status; `None` if the call ended without a response (reset, or a body over Envoy's limit).
     pub status: Option<u16>,
@@ -22,7 +22,7 @@ pub struct IntrospectionResponse<'a> {
     /// [`LIFETIME`](super::LIFETIME), if any.
     pub lifetime: Option<&'a [u8]>,
     /// The body; `None` if it was not read, because it is larger than [`MAX_RESPONSE_BYTES`].
-    pub body: Option<&'a [u8]>,
+    pub body: Option<Cow<'a, [u8]>>,
 }
 
 #[cfg(test)]
@@ -33,7 +33,7 @@ impl<'a> IntrospectionResponse<'a> {
             status: Some(status),
             content_type: Some(b"application/json"),
             lifetime: None,
-            body: Some(body.as_bytes()),
+            body: Some(body.as_bytes().into()),
         }
     }
 }
@@ -233,7 +233,7 @@ pub fn read(response: IntrospectionResponse<'_>) -> Result<Answer, NoVerdict> {
     let status = response.status.ok_or(NoVerdict::Reset)?;
     if status != 200 {
         let body = response.body.unwrap_or_default();
-        return Err(NoVerdict::of_status(status, body));
+        return Err(NoVerdict::of_status(status, &body));
     }
     let body = response.body.ok_or(NoVerdict::Oversized)?;
     if body.len() > MAX_RESPONSE_BYTES {
@@ -242,7 +242,7 @@ pub fn read(response: IntrospectionResponse<'_>) -> Result<Answer, NoVerdict> {
     if !response.content_type.is_some_and(is_json) {
         return Err(NoVerdict::NotJson);
     }
-    Answer::parse(body.to_vec())
+    Answer::parse(body.into_owned())
 }
 
 fn is_json(content_type: &[u8]) -> bool {
@@ -315,15 +315,15 @@ mod tests {
             status: Some(200),
             content_type: Some(b"application/json; charset=utf-8"),
             lifetime: None,
-            body: Some(inactive),
+            body: Some(inactive.into()),
         };
-        assert!(is_inactive(read(response)));
+        assert!(is_inactive(read(response.clone())));
         for status in [
             100, 201, 204, 302, 400, 401, 403, 404, 429, 500, 502, 503, 504,
         ] {
             let other = IntrospectionResponse {
                 status: Some(status),
-                ..response
+                ..response.clone()
             };
             assert_eq!(
                 read(other).err(),
@@ -346,7 +346,7 @@ mod tests {
         ] {
             let other = IntrospectionResponse {
                 content_type,
-                ..response
+                ..response.clone()
             };
             assert_eq!(read(other).err(), Some(NoVerdict::NotJson));
         }
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(read(unread).err(), Some(NoVerdict::Oversized));
         let large = vec![b' '; MAX_RESPONSE_BYTES + 1];
         let large = IntrospectionResponse {
-            body: Some(&large),
+            body: Some((&large).into()),
             ..response
         };
         assert_eq!(read(large).err(), Some(NoVerdict::Oversized));

@@ -88,7 +88,7 @@ fn perform(worker: &mut SimulatedWorker, action: Action) -> Option<(StreamId, Pu
                 status,
                 content_type: status.map(|_| &b"application/json"[..]),
                 lifetime: lifetime.as_ref().map(String::as_bytes),
-                body: status.map(|_| body.as_bytes()),
+                body: status.map(|_| body.as_bytes().into()),
             };
             worker.respond(call, response);
         }

@@ -160,7 +160,7 @@ impl SimulatedWorker {
                 status: Some(status),
                 content_type: Some(b"application/json"),
                 lifetime: None,
-                body: Some(body.as_bytes()),
+                body: Some(body.as_bytes().into()),
             },
         );
     }
