@@ -22,7 +22,7 @@ fn response_status(host: &impl Streams) -> Option<u16> {
 }
 
 /// Reads a status, which is three digits (RFC 9110, section 15).
-fn status(text: &[u8]) -> Option<u16> {
+pub(crate) fn status(text: &[u8]) -> Option<u16> {
     let [hundreds, tens, ones] = *text else {
         return None;
     };

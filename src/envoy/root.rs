@@ -1,6 +1,6 @@
 //! The root context: one plugin configuration, its calls and its timer.
 
-use std::{borrow::Cow, rc::Rc, str};
+use std::{borrow::Cow, rc::Rc};
 
 use super::{
     abi::{self, Buffer, Map},
@@ -10,7 +10,7 @@ use crate::{
     config,
     host::{CallId, Fields, RootId, Runtime as _},
     mas::introspection::{IntrospectionResponse, LIFETIME},
-    role::series,
+    role::{self, series},
     worker::{Plugin, Worker},
 };
 
@@ -75,8 +75,7 @@ impl Root {
             .then(|| Fields::parse(abi::header_map(Map::CallResponse).ok()?))
             .flatten()
             .unwrap_or_default();
-        let status = fields.first(":status");
-        let status = status.and_then(|status| str::from_utf8(status).ok()?.parse().ok());
+        let status = fields.first(":status").and_then(role::status);
         let read = worker.bodies().read_answer(body_size, || {
             let body = abi::buffer(Buffer::CallResponseBody, 0, body_size);
             body.ok().map(Option::unwrap_or_default)

@@ -36,7 +36,11 @@ pub struct Identity<'a> {
 
 /// The identity that `token` gives, or the reply with which Synapse refuses it.
 pub fn identity<'a>(token: &ActiveToken<'a>) -> Result<Identity<'a>, Rejection> {
-    if !scopes(token).any(|scope| API_SCOPES.contains(&scope)) {
+    let is_api = |scope: &str| {
+        let mut known = API_SCOPES.iter();
+        known.any(|api| scan::is_equal(scope.as_bytes(), api.as_bytes()))
+    };
+    if !scopes(token).any(is_api) {
         return Err(Rejection::NoApiScope);
     }
     Ok(Identity {

@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn the_digits_are_those_of_the_value() {
         let found = find(r#"{"active":true,"expires_in": 300 }"#).unwrap();
-        assert_eq!(found.expires_in, Some((300, "300")));
+        assert_eq!(found.expires_in, Some((300, &b"300"[..])));
     }
 
     proptest::proptest! {

@@ -14,7 +14,7 @@ pub struct Members<'a> {
     /// `username`, `device_id`, `client_id` and `scope`, as they stand between their quotes.
     pub texts: [Option<Text<'a>>; TEXTS],
     /// `expires_in`, and its digits.
-    pub expires_in: Option<(i64, &'a str)>,
+    pub expires_in: Option<(i64, &'a [u8])>,
 }
 
 /// A string as it is written, without its quotes.
@@ -56,14 +56,11 @@ impl<'a> Value<'a> {
     }
 
     /// `null` is none. Minus zero is a floating-point number.
-    fn integer(self) -> Option<Option<(i64, &'a str)>> {
+    fn integer(self) -> Option<Option<(i64, &'a [u8])>> {
         match self {
             Self::Null => Some(None),
             Self::Integer(b"-0") => None,
-            Self::Integer(digits) => {
-                let text = str::from_utf8(digits).ok()?;
-                Some(Some((seconds(digits)?, text)))
-            }
+            Self::Integer(digits) => Some(Some((seconds(digits)?, digits))),
             _ => None,
         }
     }
@@ -94,7 +91,7 @@ fn seconds(text: &[u8]) -> Option<i64> {
 pub(super) struct Found<'a> {
     active: Option<bool>,
     texts: [Option<Option<Text<'a>>>; TEXTS],
-    expires_in: Option<Option<(i64, &'a str)>>,
+    expires_in: Option<Option<(i64, &'a [u8])>>,
 }
 
 impl<'a> Found<'a> {

@@ -49,18 +49,18 @@ fn string(json: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Takes off a value that is no string. `None`: it is none that MAS writes.
 #[inline]
 fn word_or_number(json: &[u8]) -> Option<(Value<'_>, &[u8])> {
-    const WORDS: [(&[u8], Value<'_>); 3] = [
-        (b"true", Value::Boolean(true)),
-        (b"false", Value::Boolean(false)),
-        (b"null", Value::Null),
-    ];
+    match json {
+        [b't', b'r', b'u', b'e', rest @ ..] => return Some((Value::Boolean(true), rest)),
+        [b'f', b'a', b'l', b's', b'e', rest @ ..] => return Some((Value::Boolean(false), rest)),
+        [b'n', b'u', b'l', b'l', rest @ ..] => return Some((Value::Null, rest)),
+        _ => {}
+    }
     let end = json.iter().position(|byte| !byte.is_ascii_digit())?;
     steps::note(end);
-    if end == 0 {
-        let mut words = WORDS.iter();
-        return words.find_map(|(word, value)| Some((*value, json.strip_prefix(*word)?)));
-    }
     let (digits, rest) = json.split_at_checked(end)?;
-    let has_sense = digits == b"0" || !digits.starts_with(b"0");
-    has_sense.then_some((Value::Integer(digits), rest))
+    let is_number = match digits {
+        [b'0', further @ ..] => further.is_empty(),
+        digits => !digits.is_empty(),
+    };
+    is_number.then_some((Value::Integer(digits), rest))
 }
