@@ -319,12 +319,12 @@ impl SharedCache {
         }
     }
 
-    /// Returns whether MAS has called the token active, and neither its own end nor anything MAS told since says
-    /// otherwise. Its answer may be long past its time: no client can invent such a token.
+    /// Returns whether MAS has called the token active, and its own end has not passed since. Its answer may be long past its
+    /// time, or void by what MAS told of the user, which makes MAS asked about live sessions as well: no client can invent such a
+    /// token. One that has ended is known for one more question, whose answer takes the place of this one.
     pub fn is_known(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> bool {
         let entry = self.active.find(store, &self.question(digest), now);
-        let alive = entry.filter(|entry| entry.expiry.is_none_or(|expiry| now < expiry.earliest));
-        alive.is_some_and(|entry| self.known(store, entry, None).is_some())
+        entry.is_some_and(|entry| entry.expiry.is_none_or(|expiry| now < expiry.earliest))
     }
 
     /// The entry as what is known, if it is active and nothing has voided it.

@@ -42,6 +42,7 @@ pub struct CallContext {
 
 impl CallContext {
     /// Returns what a call for `query` needs. Reads the trace headers of its request.
+    // Inlined like `into_flight`, so that a flight is put together once and not handed on in parts.
     #[inline(always)]
     pub fn new(query: &Query<'_>, client: Option<ClientKey>, is_known: bool) -> Self {
         Self {

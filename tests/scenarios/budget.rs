@@ -7,9 +7,10 @@ use matrix_edge_auth::{host::StreamId, worker::Plugin};
 use serde_json::{Value, json};
 
 use crate::{
-    INACTIVE, WHOAMI, active, alice,
+    ALICE, INACTIVE, WHOAMI, active, alice,
     attack::invented,
-    simulated::{Cluster, Fate, Process, Request, SimulatedWorker, gateway},
+    not_active,
+    simulated::{Cluster, Fate, Process, Request, SimulatedWorker, gateway, plugin},
     unable,
 };
 
@@ -207,6 +208,39 @@ fn an_active_token_that_two_workers_want_is_charged_to_nobody() {
         cluster[0].answer_only_call(&active("alice"));
         cluster.deliver_all();
         assert_eq!(cluster.fates(&streams), vec![alice(); 2]);
+    }
+}
+
+/// What MAS tells of a user has it asked about the user's live sessions, too. That is no reason to refuse them where somebody else
+/// has spent the budget of their address. One that has ended is asked about once.
+#[test]
+fn a_live_session_is_not_refused_when_mas_has_told_of_its_user() {
+    let secret = json!({"introspection": {"credential": {"bearer": {"value": "secret"}}}});
+    let gateway = gateway(1, budget(2, secret.clone()));
+    let provisioning = plugin(2, "provisioning", secret);
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let session = || Request::get(WHOAMI).bearer(ALICE).source(OFFICE);
+    worker.request(&gateway, session());
+    worker.answer_only_call(&active("alice"));
+    spend(&mut worker, &gateway, OFFICE, 0..2);
+    assert_eq!(worker.send(&gateway, ask(2, OFFICE)).status(), Some(429));
+    for answer in [active("alice"), INACTIVE.to_owned()] {
+        let told = Request::new("POST", "/_synapse/mas/reactivate_user")
+            .header("content-type", "application/json")
+            .bearer("secret")
+            .body(r#"{"localpart":"alice"}"#);
+        let told = worker.request(&provisioning, told);
+        worker.response(told, 200);
+        process.advance(Duration::from_millis(1));
+        let asked = worker.request(&gateway, session());
+        assert_eq!(worker.fate(asked), Fate::Held);
+        worker.answer_only_call(&answer);
+        let expected = match answer.as_str() {
+            INACTIVE => not_active(),
+            _ => alice(),
+        };
+        assert_eq!(worker.fate(asked), expected);
     }
 }
 

@@ -26,6 +26,7 @@ mod restricted_endpoints;
 mod retries;
 mod routes;
 mod shared_cluster;
+mod short_ttl;
 mod slots;
 mod stop_iteration;
 mod sync_timeout;
@@ -81,6 +82,7 @@ pub const RULES: &[Rule] = &[
     restricted_endpoints::RULE,
     retries::RULE,
     shared_cluster::RULE,
+    short_ttl::RULE,
     slots::RULE,
     stop_iteration::RULE,
     sync_timeout::RULE,

@@ -96,6 +96,7 @@ pub(super) struct Found<'a> {
 
 impl<'a> Found<'a> {
     /// Takes in a member. `None`: it was there before, or is not what it has to be.
+    // What a member is made of stays at hand then.
     #[inline(always)]
     pub(super) fn take(&mut self, name: &[u8], value: Value<'a>) -> Option<()> {
         let text = match name {

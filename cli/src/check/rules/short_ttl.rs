@@ -1,0 +1,36 @@
+//! How old an answer is counts from its question. One that takes longer than `cache.ttl` is too old as it comes: it serves the
+//! requests that wait for it in its own Envoy worker, and those in the others ask anew, one after the other, until their time is up.
+
+use matrix_edge_auth::config::Role;
+
+use super::{Deployment, Found, Rule, Severity};
+
+/// The rule.
+pub const RULE: Rule = Rule {
+    name: "short-ttl",
+    severity: Severity::Warning,
+    about: "`cache.ttl` is shorter than MAS may take for an answer.",
+    check,
+};
+
+fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for one in &deployment.uses {
+        let Some(config) = one.config().filter(|_| !one.is(Role::Provisioning)) else {
+            continue;
+        };
+        let (ttl, timeout) = (config.cache.ttl, config.introspection.timeout);
+        if ttl < timeout {
+            let seconds = timeout.as_millis().div_ceil(1000);
+            found.add(
+                one.key(&["cache", "ttl"]),
+                format!(
+                    "while MAS takes longer than {} s, and it may take {} s, each Envoy worker asks for itself, and some requests \
+                     get 503",
+                    ttl.as_secs_f64(),
+                    timeout.as_secs_f64(),
+                ),
+                format!("write `ttl: {seconds}s` or more, or a shorter `introspection.timeout`"),
+            );
+        }
+    }
+}
