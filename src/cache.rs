@@ -146,6 +146,9 @@ pub struct StoreOutcome {
 /// for a slow MAS, short enough to ask once per TTL.
 const REFRESH_AHEAD: Duration = Duration::from_secs(6);
 
+/// How long after it came an active answer serves at least: two ticks, in which every worker looks for what it waits for.
+const HANDED_OVER_WITHIN: Duration = Duration::from_millis(500);
+
 /// The two tables, as one worker sees them.
 #[derive(Debug)]
 pub struct SharedCache {
@@ -492,20 +495,17 @@ impl SharedCache {
     }
 
     fn entry(&self, asked: &Introspected) -> Entry {
-        let ttl = match &asked.answer {
-            Answer::Active(_) => self.ttl,
-            Answer::Inactive(_) => self.negative_ttl,
-        };
         let expiry = asked
             .lifetime
             .map(|told| Expiry::new(told, asked.asked_at, asked.answered_at));
-        let end = asked.asked_at + ttl;
+        let end = self.own_end(&asked.answer, asked.asked_at, asked.answered_at);
         Entry {
             digest: asked.digest,
             fingerprint: self.fingerprint,
             user: asked.user,
             used_at: asked.answered_at,
             asked_at: asked.asked_at,
+            answered_at: asked.answered_at,
             kept_until: expiry.map_or(end, |expiry| end.min(expiry.earliest)),
             expiry,
             is_doubted: false,
@@ -515,15 +515,20 @@ impl SharedCache {
 
     /// Returns the end of an answer for a reader with these settings, also if another configuration wrote it.
     fn fresh_until(&self, entry: &Entry) -> Instant {
-        let own_ttl = match entry.answer {
-            Answer::Active(_) => self.ttl,
-            Answer::Inactive(_) => self.negative_ttl,
-        };
-        let own_end = entry.asked_at + own_ttl;
+        let own_end = self.own_end(&entry.answer, entry.asked_at, entry.answered_at);
         let end = entry
             .expiry
             .map_or(own_end, |expiry| expiry.earliest.min(own_end));
         end.min(entry.kept_until)
+    }
+
+    /// Returns the end of an answer by this TTL, which counts from the question. Who waited in another worker for an active one
+    /// reads it a moment after it has come, however long MAS took.
+    fn own_end(&self, answer: &Answer, asked_at: Instant, answered_at: Instant) -> Instant {
+        match answer {
+            Answer::Active(_) => (asked_at + self.ttl).max(answered_at + HANDED_OVER_WITHIN),
+            Answer::Inactive(_) => asked_at + self.negative_ttl,
+        }
     }
 
     fn refresh_at(&self, entry: &Entry) -> Option<Instant> {

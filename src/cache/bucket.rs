@@ -22,7 +22,7 @@ use super::key_space::{Key, KeySpace};
 use crate::host::{If, NotWritten, Store};
 
 /// The format of buckets and of all records in them that this module writes, and the only one it reads.
-pub const FORMAT_VERSION: u8 = 7;
+pub const FORMAT_VERSION: u8 = 8;
 
 /// Records in a bucket, or a few more where their number does not divide evenly.
 const RECORDS: u32 = 8;

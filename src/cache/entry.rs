@@ -14,7 +14,8 @@
 //!     57      8  kept until, milliseconds
 //!     65      8  earliest expiry, milliseconds; zero if the token does not expire
 //!     73      8  latest expiry, the same
-//!     81     ..  MAS's answer, see `Answer::encode`
+//!     81      8  answered at, milliseconds
+//!     89     ..  MAS's answer, see `Answer::encode`
 //! ```
 
 use super::{expiry::Expiry, question::QuestionKey};
@@ -48,6 +49,8 @@ pub struct Entry {
     pub used_at: Instant,
     /// The moment before MAS was asked.
     pub asked_at: Instant,
+    /// When its answer came.
+    pub answered_at: Instant,
     /// Until when the entry is of use to any reader. That is the end of the writer's TTL, or of the token if that
     /// comes first; or a later moment that the entry said which stood here before, see
     /// [`super::table::Table::put`].
@@ -87,6 +90,7 @@ impl Entry {
             self.kept_until,
             earliest,
             latest,
+            self.answered_at,
         ] {
             writer.put(moment.as_millis().to_le_bytes());
         }
@@ -104,6 +108,7 @@ impl Entry {
             user: head.user,
             used_at: head.used_at,
             asked_at: head.asked_at,
+            answered_at: head.answered_at,
             kept_until: head.kept_until,
             expiry: head.expiry,
             is_doubted: head.is_doubted,
@@ -139,10 +144,11 @@ pub struct EntryHead {
     /// Whether a worker may keep it for itself, see [`super::inactive`].
     pub is_kept: bool,
     expiry: Option<Expiry>,
+    answered_at: Instant,
 }
 
 impl EntryHead {
-    const BYTES: usize = 81;
+    const BYTES: usize = 89;
 
     /// Returns whether the entry answers this question.
     pub fn answers(&self, key: &QuestionKey) -> bool {
@@ -172,7 +178,7 @@ impl EntryHead {
         let user = UserKey(reader.take()?);
         let mut moment = || Some(Instant::from_millis(u64::from_le_bytes(reader.take()?)));
         let (used_at, asked_at, kept_until) = (moment()?, moment()?, moment()?);
-        let (earliest, latest) = (moment()?, moment()?);
+        let (earliest, latest, answered_at) = (moment()?, moment()?, moment()?);
         Some(Self {
             digest,
             fingerprint,
@@ -183,6 +189,7 @@ impl EntryHead {
             is_doubted: flags & DOUBTED != 0,
             is_kept: flags & KEPT != 0,
             expiry: (flags & EXPIRES != 0).then_some(Expiry { earliest, latest }),
+            answered_at,
         })
     }
 }
@@ -255,6 +262,7 @@ mod tests {
             user: Some(UserKey::of("alice")),
             used_at: Instant::from_millis(500),
             asked_at: Instant::from_millis(100),
+            answered_at: Instant::from_millis(150),
             kept_until: Instant::from_millis(1_000),
             expiry: Some(Expiry {
                 earliest: Instant::from_millis(2_100),

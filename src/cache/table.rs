@@ -461,6 +461,7 @@ mod tests {
             user: None,
             used_at: NOW,
             asked_at: NOW,
+            answered_at: NOW,
             kept_until: NOW + Duration::from_secs(fresh_for),
             expiry: None,
             is_doubted: false,

@@ -315,19 +315,32 @@ fn who_waits_for_the_call_of_another_configuration_keeps_to_its_own_ttl() {
     }
 }
 
+/// It is as old for who waits in the worker that has asked, and asking anew would take as long again.
 #[test]
-fn who_waits_is_not_given_an_answer_that_has_ended_for_it() {
+fn who_waits_is_given_an_answer_that_took_longer_than_its_ttl() {
     let (long, short) = (lasting(1, "1h"), lasting(2, "2s"));
-    let mut cluster = Cluster::new(2);
-    cluster[0].request(&long, whoami(ALICE));
-    let [patient, hasty] = [&long, &short].map(|plugin| cluster[1].request(plugin, whoami(ALICE)));
-    cluster.tick_for(Duration::from_secs(3));
-    cluster[0].answer_only_call(&active("alice"));
-    cluster.deliver_all();
-    assert_eq!(cluster[1].fate(patient), alice());
-    assert_eq!(cluster[1].fate(hasty), Fate::Held);
-    cluster[1].answer_only_call(&active("alice"));
-    assert_eq!(cluster[1].fate(hasty), alice());
+    for asking in [&long, &short] {
+        let mut cluster = Cluster::new(4);
+        cluster[0].request(asking, whoami(ALICE));
+        let waiting: Vec<_> = [&long, &short]
+            .map(|plugin| cluster.request_each(plugin, &whoami(ALICE)))
+            .concat();
+        cluster.tick_for(Duration::from_secs(3));
+        cluster[0].answer_only_call(&active("alice"));
+        cluster.deliver_all();
+        assert!(cluster.calls().is_empty(), "one call for all");
+        for fates in waiting.chunks(4).map(|streams| cluster.fates(streams)) {
+            assert_eq!(fates, vec![alice(); 4]);
+        }
+        cluster.skip(Duration::from_millis(499));
+        assert_eq!(cluster.send_each(&short, &whoami(ALICE)), vec![alice(); 4]);
+        cluster.skip(Duration::from_millis(1));
+        assert_forgotten(
+            &mut cluster,
+            std::slice::from_ref(&short),
+            "and not for long",
+        );
+    }
 }
 
 /// An answer of a configuration with a short TTL takes the place of one with a long TTL, ends and is pushed out.

@@ -1,5 +1,5 @@
 //! How old an answer is counts from its question. One that takes longer than `cache.ttl` is too old as it comes: it serves the
-//! requests that wait for it in its own Envoy worker, and those in the others ask anew, one after the other, until their time is up.
+//! requests that wait for it, and hardly any other. So a MAS that is slow is asked most.
 
 use matrix_edge_auth::config::Role;
 
@@ -24,8 +24,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             found.add(
                 one.key(&["cache", "ttl"]),
                 format!(
-                    "while MAS takes longer than {} s, and it may take {} s, each Envoy worker asks for itself, and some requests \
-                     get 503",
+                    "while MAS takes longer than {} s for an answer, and it may take {} s, hardly a request is spared it: an answer \
+                     is too old as it comes",
                     ttl.as_secs_f64(),
                     timeout.as_secs_f64(),
                 ),
