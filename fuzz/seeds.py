@@ -274,7 +274,7 @@ def varint(number):
 KINDS = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes", "mark", "h", "o"]
 
 # `FORMAT_VERSION` of src/cache/bucket.rs. tests/fuzz_seeds.rs fails if what is written here is of another format.
-BUCKET_FORMAT = 7
+BUCKET_FORMAT = 8
 
 # What the gateway needs of an answer, in the order of src/mas/introspection/stored.rs.
 TEXTS = ["username", "device_id", "client_id", "scope"]
@@ -300,7 +300,7 @@ def planted(digest, fingerprint):
         expires = b"expires_in" in body
         head = struct.pack("<BQ", (user is not None) | expires << 1, fingerprint)
         expiry = (NOW + 299_000, NOW + 300_100) if expires else (0, 0)
-        times = struct.pack("<5Q", NOW - 500, NOW - 1000, kept_until, *expiry)
+        times = struct.pack("<6Q", NOW - 500, NOW - 1000, kept_until, *expiry, NOW - 900)
         user = name_hash(user) if user else bytes(16)
         return head + digest + user + times + stored(body)
 

@@ -88,6 +88,7 @@ fn store(answer: Answer, lifetime: Option<&[u8]>) {
         user,
         used_at: Instant::from_millis(2),
         asked_at: Instant::from_millis(3),
+        answered_at: Instant::from_millis(5),
         kept_until: Instant::from_millis(4),
         expiry: answer
             .lifetime(lifetime)
