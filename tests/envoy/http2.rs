@@ -109,13 +109,25 @@ impl Http2 {
 
     /// Sends a `POST` with this beginning of a body, and returns its stream.
     pub async fn begin_post(&mut self, path: &str, fields: &[(&str, &str)], body: &[u8]) -> u32 {
+        let begun = self.try_begin_post(path, fields, body).await;
+        begun.expect("the peer has not closed")
+    }
+
+    /// The same, unless the peer closes the connection.
+    pub async fn try_begin_post(
+        &mut self,
+        path: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<u32> {
         const MAX_FRAME: usize = 16_384;
         let pseudo = [(":method", "POST"), (":path", path)];
-        let stream = self.headers(&[&pseudo[..], fields].concat(), false).await;
+        let fields = [&pseudo[..], fields].concat();
+        let stream = self.try_headers(&fields, false).await?;
         for piece in body.chunks(MAX_FRAME) {
-            self.frame(Self::DATA, 0, stream, piece).await;
+            self.try_frame(Self::DATA, 0, stream, piece).await?;
         }
-        stream
+        Ok(stream)
     }
 
     /// Sends a `POST` with this body and these trailers.
@@ -141,14 +153,19 @@ impl Http2 {
 
     /// Sends the headers of a request on a new stream. `is_whole`: nothing comes after them.
     async fn headers(&mut self, fields: &[(&str, &str)], is_whole: bool) -> u32 {
+        let sent = self.try_headers(fields, is_whole).await;
+        sent.expect("the peer has not closed")
+    }
+
+    async fn try_headers(&mut self, fields: &[(&str, &str)], is_whole: bool) -> io::Result<u32> {
         let stream = self.next;
         self.next += 2;
         let everywhere = [(":scheme", "http"), (":authority", "matrix.example.org")];
         let end = if is_whole { Self::END_STREAM } else { 0 };
         let block = block(&[&everywhere[..], fields].concat());
-        self.frame(Self::HEADERS, Self::END_HEADERS | end, stream, &block)
-            .await;
-        stream
+        self.try_frame(Self::HEADERS, Self::END_HEADERS | end, stream, &block)
+            .await?;
+        Ok(stream)
     }
 
     /// Sends more of a body that does not end.
@@ -164,11 +181,21 @@ impl Http2 {
     }
 
     async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let sent = self.try_frame(kind, flags, stream, payload).await;
+        sent.expect("the peer has not closed");
+    }
+
+    async fn try_frame(
+        &mut self,
+        kind: u8,
+        flags: u8,
+        stream: u32,
+        payload: &[u8],
+    ) -> io::Result<()> {
         let frame = frame(kind, flags, stream, payload);
+        within_limit("the peer to read", self.stream.write_all(&frame)).await?;
         self.sent += frame.len() as u64;
-        within_limit("the peer to read", self.stream.write_all(&frame))
-            .await
-            .expect("the peer has not closed");
+        Ok(())
     }
 }
 
