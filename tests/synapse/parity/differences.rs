@@ -87,7 +87,7 @@ pub const OF_MODULE: [Difference; 7] = [
 ];
 
 /// Between an Envoy without the module and Synapse itself. The first that covers a difference counts.
-pub const OF_ENVOY: [Difference; 5] = [
+pub const OF_ENVOY: [Difference; 6] = [
     Difference {
         name: "An absolute request target",
         covers: |request, _| {
@@ -128,6 +128,13 @@ pub const OF_ENVOY: [Difference; 5] = [
         covers: |request, _| {
             request.values("authorization").count() > 1
                 || request.values("content-type").count() > 1
+        },
+    },
+    Difference {
+        name: "A connection that Synapse ends",
+        covers: |_, outcomes| {
+            outcomes.plain.is_envoys(503)
+                && matches!(&outcomes.direct, Some(direct) if direct.reply == Reply::Ended)
         },
     },
 ];
