@@ -18,7 +18,7 @@ cli: ## Build the command-line program: dist/matrix-edge-auth
 run: ## Run a complete stack on loopback, with a page to watch, until Ctrl-C (MAS_URL=, HOMESERVER_URL=, MAS_SECRET=)
 	@scripts/run
 
-test: ## Run all tests and print one summary (LAYER="native core module envoy chaos manifests synapse" picks some)
+test: ## Run all tests and print one summary (LAYER="native core module envoy chaos manifests ops synapse" picks some)
 	@scripts/test $(LAYER)
 
 test-workers: ## Test with a real Synapse of several processes; needs PostgreSQL and Redis

@@ -60,6 +60,7 @@ pub use self::{
     resolution::{
         Found, Invalidation, Origin, Provenance, Query, Renewal, Resolution, Verdict, Waiting,
     },
+    start::MAX_TOKEN_BYTES,
     state::Resolver,
     upstream::{Admission, Overflow, Upstream},
 };

@@ -188,7 +188,10 @@ fn judge(now: &Figures, is_all: bool, names: &[&str]) -> bool {
         println!("  {better}: far fewer than in {FILE}; UPDATE_FIGURES=1 writes it anew");
     }
     if complaints.is_empty() {
-        println!("\n  compared with {FILE}: none takes more");
+        println!(
+            "\n  compared with {FILE}: no variant takes over {} % more",
+            100.0 * figures::TOLERANCE
+        );
     } else {
         eprintln!(
             "       the figures of {FILE} may be passed by {} %; if it must be so: \

@@ -9,9 +9,10 @@ use std::{
 
 use clap::Args;
 use matrix_edge_auth::{
-    config::{Config, Mode},
+    config::{Config, Mode, OnFailure},
     mas::token::{Shape, TokenFormatError, TokenKind, check, shape},
     matrix::reply::{Cors, Rejection},
+    resolver::MAX_TOKEN_BYTES,
     role::gateway::policy::{Inspection, Recognized, inspect},
     token::TokenSecret,
 };
@@ -140,6 +141,13 @@ fn treatment(config: &Config, token: &str) -> String {
         }
         Inspection::Inactive => rejected(Rejection::NotActive),
         Inspection::Reject(rejection) => rejected(rejection),
+        Inspection::Introspect(_) if token.len() > MAX_TOKEN_BYTES => {
+            match config.on_introspection_failure {
+                OnFailure::Reject => rejected(Rejection::IntrospectionFailed),
+                OnFailure::Pass => "lets it pass without an identity, and without asking MAS (on_introspection_failure: pass)"
+                    .to_owned(),
+            }
+        }
         Inspection::Introspect(_) | Inspection::Identify(_) | Inspection::ForwardAndWatch(_) => {
             "asks MAS, unless the cache knows it".to_owned()
         }

@@ -236,6 +236,8 @@ fn a_configuration_that_is_refused_is_told_at_its_place() {
 
 #[test]
 fn a_token_is_described_and_not_shown() {
+    // As Synapse's were before MAS, in this many bytes.
+    let long = |bytes: usize| format!("syt_YWxpY2U_{}_y", "x".repeat(bytes - 14));
     for (token, kind, checksum, edge) in [
         (TOKEN, "access token of an OAuth", "holds", "asks MAS"),
         (
@@ -268,6 +270,18 @@ fn a_token_is_described_and_not_shown() {
             "no token of MAS's format",
             "none",
             "refuses it, without asking MAS: 401",
+        ),
+        (
+            &long(4_096),
+            "access token of a session made by /login",
+            "none",
+            "asks MAS",
+        ),
+        (
+            &long(4_097),
+            "access token of a session made by /login",
+            "none",
+            "refuses it, without asking MAS: 503",
         ),
     ] {
         let output = program(&["token"], format!("{token}\n"));

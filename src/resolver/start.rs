@@ -25,7 +25,7 @@ use crate::{
 
 /// Longest token that MAS is asked about, in bytes. One of MAS has some hundred at the most, and a macaroon less than 1 KiB.
 /// Each question holds its token while it waits, in every worker to which a client brings it.
-const MAX_TOKEN_BYTES: usize = 4 * 1024;
+pub const MAX_TOKEN_BYTES: usize = 4 * 1024;
 
 /// How a question begins.
 pub(super) enum Start<W> {
