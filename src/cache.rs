@@ -78,6 +78,17 @@ pub struct ActiveEntry {
     pub refresh_at: Option<Instant>,
 }
 
+/// What the cache knows of a token to some requests alone: those that waited while another worker asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// What it knows.
+    pub cached: Cached,
+    /// The requests are those that came before this moment.
+    pub serves_before: Instant,
+    /// What MAS has told of users since the question voids the answer.
+    pub is_void: bool,
+}
+
 /// An answer and the times of its call.
 #[derive(Clone, Debug)]
 pub struct Introspected {
@@ -146,7 +157,8 @@ pub struct StoreOutcome {
 /// for a slow MAS, short enough to ask once per TTL.
 const REFRESH_AHEAD: Duration = Duration::from_secs(6);
 
-/// How long after it came an active answer serves at least: two ticks, in which every worker looks for what it waits for.
+/// How long after it came an answer serves at least, an inactive one only who waited for it: two ticks, in which every worker
+/// looks for what it waits for.
 const HANDED_OVER_WITHIN: Duration = Duration::from_millis(500);
 
 /// The two tables, as one worker sees them.
@@ -231,24 +243,42 @@ impl SharedCache {
         inactive.map(Cached::Inactive)
     }
 
-    /// What is known of the token to a request that waited while another worker asked: the answer to a question from after
-    /// `since`, even if MAS has told of users since then, and when that was asked. It would be void for anybody else.
+    /// What is known of the token to requests that waited while another worker asked, the first of them since `since`, and to
+    /// nobody else. That is the answer to a question from after they came, even if MAS has told of users since then; and an
+    /// inactive answer that was past its time as it came, since asking anew would take as long again.
     pub fn lookup_awaited(
         &self,
         store: &impl Store,
         digest: &TokenDigest,
         since: Instant,
         now: Instant,
-    ) -> Option<(Instant, Cached)> {
+    ) -> Option<Awaited> {
         let key = self.question(digest);
         let find = |table: &Table| {
             let entry = table.find(store, &key, now)?;
-            let holds =
-                entry.asked_at > since && !entry.is_doubted && now < self.fresh_until(&entry);
-            holds.then_some(entry)
+            let fresh_until = self.fresh_until(&entry);
+            let is_late = now >= fresh_until && self.is_valid_inactive(store, &entry);
+            let (serves_before, end) = if is_late {
+                (entry.answered_at, entry.answered_at + HANDED_OVER_WITHIN)
+            } else {
+                (entry.asked_at, fresh_until)
+            };
+            let holds = since < serves_before && !entry.is_doubted && now < end;
+            holds.then(|| Awaited {
+                cached: self.cached(entry),
+                serves_before,
+                // One that is in its time, and serves nobody else.
+                is_void: !is_late,
+            })
         };
-        let entry = find(&self.active).or_else(|| find(&self.negative))?;
-        Some((entry.asked_at, self.cached(entry)))
+        find(&self.active).or_else(|| find(&self.negative))
+    }
+
+    /// Whether an entry says that its token is inactive, and nothing that MAS has told of users voids that.
+    fn is_valid_inactive(&self, store: &impl Store, entry: &Entry) -> bool {
+        let (user, asked_at) = (entry.user.as_ref(), entry.asked_at);
+        matches!(entry.answer, Answer::Inactive(_))
+            && !self.revocations.revokes_inactive(store, user, asked_at)
     }
 
     /// In the table of active answers: an active one, or one whose token has certainly ended since.
@@ -285,10 +315,7 @@ impl SharedCache {
 
     /// Whether an entry of the table of inactive answers still says that its token is inactive.
     fn is_inactive(&self, store: &impl Store, entry: &Entry, now: Instant) -> bool {
-        let (user, asked_at) = (entry.user.as_ref(), entry.asked_at);
-        matches!(entry.answer, Answer::Inactive(_))
-            && now < self.fresh_until(entry)
-            && !self.revocations.revokes_inactive(store, user, asked_at)
+        now < self.fresh_until(entry) && self.is_valid_inactive(store, entry)
     }
 
     /// Keeps an inactive token for this worker. The order matters, see [`inactive`].
@@ -313,8 +340,11 @@ impl SharedCache {
         now: Instant,
     ) -> Option<Box<ActiveEntry>> {
         let entry = self.active.find(store, &self.question(digest), now)?;
-        let holds = now < self.fresh_until(&entry) + self.stale_if_error
-            && entry.expiry.is_none_or(|expiry| now < expiry.earliest);
+        let fresh_until = self.fresh_until(&entry);
+        // Who is handed an answer that is past its time has it for no longer because of that.
+        let end = fresh_until.min(entry.asked_at + self.ttl) + self.stale_if_error;
+        let holds =
+            now < end.max(fresh_until) && entry.expiry.is_none_or(|expiry| now < expiry.earliest);
         if holds {
             self.known(store, entry, None)
         } else {
@@ -630,6 +660,42 @@ mod tests {
         times.iter().map(known).collect()
     }
 
+    /// The call lasted from 0 to 3.
+    #[test]
+    fn an_inactive_answer_past_its_time_serves_who_waited_and_for_a_moment() {
+        let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+        let cache = SharedCache::new(
+            &config::Cache {
+                negative_ttl: Duration::ZERO,
+                ..settings()
+            },
+            FINGERPRINT,
+        );
+        keep(&cache, &store, 0.0, 3.0, &inactive());
+        let awaited = |since, now| {
+            assert_eq!(
+                cache.lookup(&store, &digest, seconds(now), |_| {}),
+                None,
+                "nobody else"
+            );
+            let awaited = cache.lookup_awaited(&store, &digest, seconds(since), seconds(now))?;
+            assert_eq!(awaited.cached, Cached::Inactive(InactiveAnswer::default()));
+            Some((awaited.serves_before, awaited.is_void))
+        };
+        for since in [0.0, 1.0, 2.999] {
+            assert_eq!(awaited(since, 3.499), Some((seconds(3.0), false)));
+            assert_eq!(awaited(since, 3.5), None);
+        }
+        assert_eq!(awaited(3.0, 3.1), None, "it came later");
+        // A user is back, perhaps this one.
+        let (alice, back) = (UserKey::of("alice"), Revocation::Inactive);
+        let revocations = cache.revocations();
+        revocations
+            .add(&store, &alice, &back, seconds(1.0))
+            .unwrap();
+        assert_eq!(awaited(0.0, 3.1), None);
+    }
+
     #[test]
     fn a_lasting_token_is_kept_for_the_ttl_from_before_it_was_asked_about() {
         assert_eq!(
@@ -770,6 +836,22 @@ mod tests {
             cache.doubt(&store, &digest);
             keep(&cache, &store, 2.0, 2.0, &inactive());
             assert!(matches!(find(2.0), Some(Cached::Inactive(_))) && !stale(2.0));
+        }
+    }
+
+    #[test]
+    fn how_long_a_stale_answer_serves_counts_from_the_question_however_long_that_took() {
+        for (stale_if_error, end) in [(0, 3.4), (2, 3.4), (6, 7.0)] {
+            let settings = config::Cache {
+                ttl: Duration::from_secs(1),
+                stale_if_error: Duration::from_secs(stale_if_error),
+                ..settings()
+            };
+            let cache = SharedCache::new(&settings, FINGERPRINT);
+            let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
+            keep(&cache, &store, 0.0, 2.9, &active(None));
+            let stale = |at: f64| cache.lookup_stale(&store, &digest, seconds(at)).is_some();
+            assert_eq!([2.9, end - 0.001, end].map(stale), [true, true, false]);
         }
     }
 

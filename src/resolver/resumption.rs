@@ -51,7 +51,7 @@ impl<W> Resolver<W> {
         let look = || upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
         let mut cached = look();
         let is_own = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
-        let void = match (&cached, flight.state) {
+        let awaited = match (&cached, flight.state) {
             (None, State::AwaitingPeer { .. }) => {
                 let own = flight.waiters.values().filter(|waiting| is_own(waiting));
                 let since = own.map(|waiting| waiting.since).min().unwrap_or(now);
@@ -61,13 +61,14 @@ impl<W> Resolver<W> {
             }
             _ => None,
         };
-        if void.is_some() {
-            // It may have come since that look, and be void for nobody.
+        if awaited.is_some() {
+            // It may have come since that look, and serve everybody.
             cached = look();
         }
-        let void = void.filter(|_| cached.is_none());
-        let void_since = void.as_ref().map(|(asked_at, _)| *asked_at);
-        let acquisition = match cached.or(void.map(|(_, cached)| cached)) {
+        let awaited = awaited.filter(|_| cached.is_none());
+        let is_void = awaited.as_ref().is_some_and(|awaited| awaited.is_void);
+        let serves_before = awaited.as_ref().map(|awaited| awaited.serves_before);
+        let acquisition = match cached.or(awaited.map(|awaited| awaited.cached)) {
             Some(cached) => Acquisition::Hit(cached),
             None if !self.admits_flight(cb, &key, &mut flight) => {
                 self.queue_again(cb, key, flight);
@@ -80,12 +81,12 @@ impl<W> Resolver<W> {
                 self.limits.charge(cb, &flight.call, &cached);
                 // Who came after the question was asked may have been told what voids its answer.
                 let served = flight.waiters.take(&|waiting| {
-                    is_own(waiting) && void_since.is_none_or(|asked_at| waiting.since < asked_at)
+                    is_own(waiting) && serves_before.is_none_or(|moment| waiting.since < moment)
                 });
-                if void_since.is_some() && upstream.is_kept_by_reader {
+                if is_void && upstream.is_kept_by_reader {
                     self.resolve_without_verdict(cb, &key.digest, served, NoVerdict::Outdated);
                 } else {
-                    self.resolve_waiters(&key.digest, served, cached, void_since.is_none());
+                    self.resolve_waiters(&key.digest, served, cached, serves_before.is_none());
                 }
                 // Other configurations have caches of another size, or let an answer hold less long.
                 self.resume(cb, key, flight);

@@ -6,7 +6,7 @@ use matrix_edge_auth::worker::Plugin;
 use serde_json::{Value, json};
 
 use crate::{
-    ALICE, BOB, INACTIVE, active, not_active,
+    ALICE, BOB, INACTIVE, active, alice, not_active,
     simulated::{Cluster, Fate, Request, gateway, plugin},
     whoami,
 };
@@ -413,6 +413,23 @@ fn an_active_answer_that_names_nobody_ends_with_a_word_about_anybody() {
             assert_eq!(rig.cluster[worker].fate(request), Fate::Held, "{answer}");
         }
     }
+}
+
+/// Not even one that is for nobody else, since it serves no later request.
+#[test]
+fn who_waits_is_given_no_inactive_answer_to_a_user_who_is_back() {
+    let mut rig = Rig::new(json!({"cache": {"negative_ttl": "0s"}}));
+    let waiting = rig.cluster.request_each(&rig.gateway, &whoami(NOBODYS));
+    rig.cluster.tick_for(Duration::from_secs(2));
+    let unlocked = json!({"localpart": "alice", "locked": false});
+    rig.tell(told("provision_user", SECRET, unlocked), 200);
+    rig.cluster[0].answer_only_call(INACTIVE);
+    rig.cluster.deliver_all();
+    assert_eq!(rig.cluster.fates(&waiting), vec![Fate::Held; 2]);
+    rig.cluster[0].answer_only_call(&active("alice"));
+    rig.cluster.deliver_all();
+    assert_eq!(rig.cluster.fates(&waiting), vec![alice(); 2]);
+    assert!(rig.cluster.calls().is_empty());
 }
 
 #[test]

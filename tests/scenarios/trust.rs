@@ -343,6 +343,40 @@ fn who_waits_is_given_an_answer_that_took_longer_than_its_ttl() {
     }
 }
 
+/// The same of an inactive one, which serves nobody who comes later.
+#[test]
+fn who_waits_is_given_an_inactive_answer_that_took_longer_than_its_ttl() {
+    let lasting = |root, ttl: &str| {
+        let introspection = json!({"timeout": "15s"});
+        gateway(
+            root,
+            json!({"introspection": introspection, "cache": {"negative_ttl": ttl}}),
+        )
+    };
+    let (long, short) = (lasting(1, "10s"), lasting(2, "1s"));
+    let none = lasting(3, "0s");
+    for (asking, took) in [(&long, 12), (&short, 3), (&none, 3), (&none, 0)] {
+        let mut cluster = Cluster::new(4);
+        cluster[0].request(asking, whoami(ALICE));
+        let waiting: Vec<_> = [&long, &short, &none]
+            .map(|plugin| cluster.request_each(plugin, &whoami(ALICE)))
+            .concat();
+        cluster.tick_for(Duration::from_secs(took));
+        cluster.skip(Duration::from_millis(50));
+        cluster[0].answer_only_call(INACTIVE);
+        cluster.deliver_all();
+        assert!(cluster.calls().is_empty(), "one call for all");
+        for fates in waiting.chunks(4).map(|streams| cluster.fates(streams)) {
+            assert_eq!(fates, vec![not_active(); 4]);
+        }
+        assert_eq!(
+            cluster.send_each(&none, &whoami(ALICE)),
+            vec![Fate::Held; 4]
+        );
+        assert_eq!(cluster.calls().len(), 1);
+    }
+}
+
 /// An answer of a configuration with a short TTL takes the place of one with a long TTL, ends and is pushed out.
 /// Who held the first for itself must not be missed by a logout then.
 #[test]
