@@ -243,9 +243,10 @@ impl SharedCache {
         inactive.map(Cached::Inactive)
     }
 
-    /// What is known of the token to requests that waited while another worker asked, the first of them since `since`, and to
-    /// nobody else. That is the answer to a question from after they came, even if MAS has told of users since then; and an
-    /// inactive answer that was past its time as it came, since asking anew would take as long again.
+    /// What is known of the token only to requests that waited while another worker asked, the first of them since `since`. It
+    /// is one of two entries. One answers a question from after a request came, and serves that request even if MAS has told of
+    /// users since. The other is an inactive one that was past its time as it came, and serves each request that came before it,
+    /// since asking anew would take as long again.
     pub fn lookup_awaited(
         &self,
         store: &impl Store,
@@ -267,7 +268,7 @@ impl SharedCache {
             holds.then(|| Awaited {
                 cached: self.cached(entry),
                 serves_before,
-                // One that is in its time, and serves nobody else.
+                // The entry is in its time, and yet serves no other request.
                 is_void: !is_late,
             })
         };

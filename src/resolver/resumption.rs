@@ -79,7 +79,8 @@ impl<W> Resolver<W> {
         let leased = match acquisition {
             Acquisition::Hit(cached) => {
                 self.limits.charge(cb, &flight.call, &cached);
-                // Who came after the question was asked may have been told what voids its answer.
+                // A request that came after a void answer's question may have been told what voids it, and one that came after a
+                // late answer has not waited for it.
                 let served = flight.waiters.take(&|waiting| {
                     is_own(waiting) && serves_before.is_none_or(|moment| waiting.since < moment)
                 });

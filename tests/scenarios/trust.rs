@@ -343,7 +343,7 @@ fn who_waits_is_given_an_answer_that_took_longer_than_its_ttl() {
     }
 }
 
-/// The same of an inactive one, which serves nobody who comes later.
+/// The same of an inactive answer, which serves no request that comes later.
 #[test]
 fn who_waits_is_given_an_inactive_answer_that_took_longer_than_its_ttl() {
     let lasting = |root, ttl: &str| {
