@@ -10,7 +10,7 @@
 //!
 //! On a machine that has nothing else to do both are next to nothing, so the bound is as strict as it reads.
 //!
-//! It is for upper bounds alone. That something took long enough is judged by ordinary time, which Envoy's timers go by.
+//! It is for upper bounds alone. That something took long enough is judged by ordinary time, less what [`EARLY`] says.
 
 use std::{
     collections::HashMap,
@@ -29,6 +29,12 @@ const TURN: Duration = Duration::from_millis(25);
 
 /// What is shorter counts for the product.
 const LEAST: Duration = Duration::from_millis(5);
+
+/// How much sooner than after its time a timer of Envoy may end, or an answer of the module.
+///
+/// Envoy's timers go by the coarse clock of Linux, which moves on 100 to 1,000 times a second: a timer may count from a moment
+/// that is up to 10 ms past. The module counts in whole milliseconds.
+pub const EARLY: Duration = Duration::from_millis(10);
 
 /// A wait that the product notices.
 const LONG: Duration = Duration::from_millis(500);
