@@ -44,7 +44,7 @@ fn loads(round: Duration) -> [(&'static str, Option<Pace>); 5] {
         ("500/s", Some(Pace::PerSecond(500))),
         ("1,000/s", Some(MODERATE)),
         ("2,000/s", Some(Pace::PerSecond(2_000))),
-        ("flat out", Some(Pace::FlatOut(round))),
+        ("all it can take", Some(Pace::FlatOut(round))),
     ]
 }
 
