@@ -49,7 +49,7 @@ impl<W> Resolver<W> {
         introspected: &Introspected,
     ) -> Kept {
         let upstream = Rc::clone(&flight.call.upstream);
-        let is_revoked = self.is_revoked(cb, &upstream, introspected, is_kept_by_reader(flight));
+        let is_revoked = self.is_revoked(cb, &upstream, introspected, flight);
         let mut kept = Kept {
             is_stored: false,
             is_cached: false,
@@ -153,16 +153,18 @@ impl<W> Resolver<W> {
     /// before it serves.
     ///
     /// Where no reader keeps it, a word of the last second need not be known: an answer of "active" is held against the epochs,
-    /// as a hit is, and one of "inactive" to a brief call against nothing. What such a word voids is void for everybody who
-    /// comes later.
+    /// as a hit is, and one of "inactive" to a brief call against nothing, if only the request that caused the call waits: that
+    /// was sent before. What such a word voids is void for everybody who comes later.
     fn is_revoked<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         upstream: &Upstream,
         introspected: &Introspected,
-        is_kept_by_reader: bool,
+        flight: &Pending<W>,
     ) -> bool {
-        if !is_kept_by_reader && !introspected.is_active() && is_brief(introspected) {
+        let is_kept_by_reader = is_kept_by_reader(flight);
+        let must_be_known = is_kept_by_reader || flight.is_joined;
+        if !must_be_known && !introspected.is_active() && is_brief(introspected) {
             return false;
         }
         self.workers.read_old_epochs(cb, introspected.answered_at);

@@ -1139,6 +1139,7 @@ fn a_late_void_answer_ends_nobody_who_came_after_its_question() {
     host.advance(Duration::from_millis(1));
     tell(&mut two, &gateway, "bob", &Revocation::Inactive);
     read_hints(&mut one, 1);
+    host.advance(Duration::from_millis(1));
     one.answer(200, INACTIVE);
     read_hints(&mut two, 2);
     let outdated = End::None(NoVerdict::Outdated);
