@@ -20,7 +20,7 @@ use super::{
 };
 use crate::support::{
     envoy::bootstrap,
-    http::{Connection, Request, Response},
+    http::{Connection, Request, Response, within_limit},
     product_time::Moment,
 };
 
@@ -40,19 +40,19 @@ async fn start(options: Options) -> Edge {
     .await
 }
 
-/// MAS has ended the session, and its client does not wait for the answer.
+/// MAS ends the session, and its client does not wait for the answer.
 #[tokio::test]
 async fn a_logout_whose_client_hangs_up_ends_the_session_at_the_edge() {
     end_without_an_answer(HangsUp::Client).await;
 }
 
-/// MAS has ended the session, and fails before it answers.
+/// MAS ends the session, and fails before it answers.
 #[tokio::test]
 async fn a_logout_that_mas_does_not_answer_ends_the_session_at_the_edge() {
     end_without_an_answer(HangsUp::Mas).await;
 }
 
-/// MAS has ended the session, and takes too long to say so.
+/// MAS ends the session, and takes too long to say so.
 #[tokio::test]
 async fn a_logout_that_times_out_ends_the_session_at_the_edge() {
     end_without_an_answer(HangsUp::Envoy).await;
@@ -67,6 +67,7 @@ enum HangsUp {
     Envoy,
 }
 
+/// The edge notices that there is no answer, and is told once more that the session is active, before MAS ends it.
 async fn end_without_an_answer(who: HangsUp) {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let silent = silent.expect("a free port");
@@ -115,12 +116,29 @@ async fn end_without_an_answer(who: HangsUp) {
             let read = upstream.read_buf(&mut seen).await;
             assert_ne!(read.expect("Envoy sends"), 0);
         }
-        edge.mas.revoke_unannounced(&token);
         match who {
             HangsUp::Client => drop(client),
             HangsUp::Mas => drop(upstream),
             HangsUp::Envoy => {}
         }
+        let reason = if revokes { "revocation" } else { "logout" };
+        within_limit("the end to be noticed", async {
+            let name = "matrix_edge_auth_invalidations_total";
+            while edge
+                .envoy
+                .stats_so_far()
+                .await
+                .sum(name, &[("reason", reason)])
+                == 0.0
+            {
+                sleep(POLL).await;
+            }
+        })
+        .await;
+        for connection in &mut connections {
+            assert_eq!(whoami(connection, &token).await.status, 200);
+        }
+        edge.mas.revoke_unannounced(&token);
         for connection in &mut connections {
             ask_until(connection, &token, "the end", |it| it.status == 401).await;
         }

@@ -61,6 +61,14 @@ fn end(cluster: &mut Cluster, gateway: &Rc<Plugin>, request: &Request, hangs_up:
     cluster.deliver_all();
 }
 
+/// What becomes of a request on each worker, before MAS calls the token active.
+fn assert_fates(cluster: &mut Cluster, gateway: &Rc<Plugin>, token: &str, fates: &[Fate]) {
+    let streams = cluster.request_each(gateway, &whoami(token));
+    assert_eq!(cluster.fates(&streams), fates, "{token}");
+    cluster.answer_all(&active("alice"));
+    cluster.deliver_all();
+}
+
 /// Nobody holds an answer about the token any longer.
 fn assert_forgotten(cluster: &mut Cluster, gateway: &Rc<Plugin>, token: &str) {
     let fates = cluster.send_each(gateway, &whoami(token));
@@ -94,6 +102,51 @@ fn a_session_that_ends_again_and_again_costs_one_question_a_tick() {
             assert_forgotten(&mut cluster, &gateway, ALICE);
         }
     }
+}
+
+/// MAS ends the session up to three seconds after its client has hung up, or after Envoy has lost the answer. Until then it calls
+/// the token active.
+#[test]
+fn an_end_that_mas_does_not_confirm_acts_again() {
+    for is_lost in [false, true] {
+        for (request, others) in [
+            (logout("/_matrix/client/v3/logout", ALICE), alice()),
+            (logout_all(ALICE), Fate::Held),
+            (revocation(ALICE), alice()),
+        ] {
+            let others = [others.clone(), others];
+            let (mut cluster, gateway) = warmed(&[ALICE, BOB], json!({}));
+            let stream = cluster[0].request(&gateway, request);
+            cluster.answer_all(&active("alice"));
+            if is_lost {
+                cluster[0].lost_response(stream, 503);
+            } else {
+                cluster[0].hang_up(stream);
+            }
+            cluster.deliver_all();
+            for _ in 0..4 {
+                // What is asked in the millisecond of an end counts as asked before.
+                cluster.process.advance(Duration::from_millis(1));
+                assert_fates(&mut cluster, &gateway, ALICE, &[Fate::Held, Fate::Held]);
+                assert_fates(&mut cluster, &gateway, BOB, &others);
+                cluster.tick_for(Duration::from_secs(1));
+                cluster.deliver_all();
+            }
+            cluster.tick_for(Duration::from_secs(2));
+            for token in [ALICE, BOB] {
+                assert_fates(&mut cluster, &gateway, token, &[alice(), alice()]);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_end_that_mas_confirms_acts_once() {
+    let (mut cluster, gateway) = warmed(&[ALICE], json!({}));
+    end(&mut cluster, &gateway, &revocation(ALICE), false);
+    ask_everywhere(&mut cluster, &gateway, ALICE);
+    cluster.tick_for(Duration::from_secs(5));
+    assert_fates(&mut cluster, &gateway, ALICE, &[alice(), alice()]);
 }
 
 #[test]
@@ -138,32 +191,39 @@ fn an_end_of_all_sessions_that_waits_ends_all_of_them() {
     }
 }
 
-/// Anyone can end invented tokens. They take no room from an end that takes an answer away, also while that one waits.
+/// Anyone can end invented tokens. They take no room from an end that takes an answer away, also while that one waits, and
+/// whether MAS confirms them or not.
 #[test]
 fn ends_of_invented_tokens_make_no_end_cost_more() {
-    let (mut cluster, gateway) = warmed(&[ALICE], json!({}));
-    let before = cluster.metric(QUESTIONS);
-    let mut numbers = 0..;
-    let mut end_invented_ones = |cluster: &mut Cluster, count| {
-        for number in numbers.by_ref().take(count) {
-            let stream = cluster[0].request(&gateway, revocation(&invented(number)));
-            cluster[0].response(stream, 200);
+    for hangs_up in [false, true] {
+        let (mut cluster, gateway) = warmed(&[ALICE], json!({}));
+        let before = cluster.metric(QUESTIONS);
+        let mut numbers = 0..;
+        let mut end_invented_ones = |cluster: &mut Cluster, count| {
+            for number in numbers.by_ref().take(count) {
+                let stream = cluster[0].request(&gateway, revocation(&invented(number)));
+                if hangs_up {
+                    cluster[0].hang_up(stream);
+                } else {
+                    cluster[0].response(stream, 200);
+                }
+            }
+        };
+        end_invented_ones(&mut cluster, 2_000);
+        for _ in 0..12 {
+            for _ in 0..10 {
+                end_invented_ones(&mut cluster, 200);
+                cluster.process.advance(TICK / 25);
+                end(&mut cluster, &gateway, &revocation(ALICE), false);
+                cluster.process.advance(TICK / 25);
+                ask_everywhere(&mut cluster, &gateway, ALICE);
+            }
+            cluster.skip(TICK / 5);
+            cluster.deliver_all();
         }
-    };
-    end_invented_ones(&mut cluster, 2_000);
-    for _ in 0..12 {
-        for _ in 0..10 {
-            end_invented_ones(&mut cluster, 200);
-            cluster.process.advance(TICK / 25);
-            end(&mut cluster, &gateway, &revocation(ALICE), false);
-            cluster.process.advance(TICK / 25);
-            ask_everywhere(&mut cluster, &gateway, ALICE);
-        }
-        cluster.skip(TICK / 5);
-        cluster.deliver_all();
+        let questions = cluster.metric(QUESTIONS) - before;
+        assert!((12..=13).contains(&questions), "{hangs_up}: {questions}");
     }
-    let questions = cluster.metric(QUESTIONS) - before;
-    assert!((12..=13).contains(&questions), "{questions}");
 }
 
 #[test]

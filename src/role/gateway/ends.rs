@@ -5,6 +5,9 @@
 //! ask as often as it likes. So the first end of a token, or of all of a user's tokens, acts at once, and further ones
 //! within [`SPACING`] are merged into one that acts at the next tick. No end is lost.
 //!
+//! Where MAS has not answered, it may end the session only later, and a question in between brings an "active" that is out of
+//! date. So such an end acts at once and some seconds more.
+//!
 //! Anyone can end an invented token, so what is remembered is bounded. An end that took no answer away gives way to one that
 //! did. Where there is still no room, an end acts at once.
 
@@ -22,6 +25,9 @@ use crate::{
 
 /// How long after an end a further one waits for the next tick.
 const SPACING: Duration = Duration::from_secs(1);
+
+/// How often an end acts again that MAS has not confirmed, each time after [`SPACING`].
+const REPETITIONS: u8 = 3;
 
 /// Ends that are remembered. One takes some 80 bytes, and all of them are looked through for each end.
 const MAX_ENDS: usize = 1_024;
@@ -47,12 +53,16 @@ enum Subject {
 }
 
 /// An end of some answers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct End {
     plugin: Rc<Plugin>,
     reason: InvalidationReason,
     /// All answers about the user whose token it is end as well.
     ends_owner: bool,
+    /// The moment from which on it acts.
+    at: Instant,
+    /// How often it acts again after that.
+    repetitions: u8,
 }
 
 /// The last end of a subject.
@@ -72,13 +82,14 @@ struct Recent {
 pub(super) struct SessionEnds(Vec<Recent>);
 
 impl SessionEnds {
-    /// Ends a session, now or at the next tick.
+    /// Ends a session, now or at the next tick. MAS has confirmed that, or it acts more than once.
     pub fn end<H: Backend, W>(
         &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         plugin: &Rc<Plugin>,
         ending: &Ending,
+        is_confirmed: bool,
     ) {
         let (token, reason, user, is_all) = match ending {
             Ending::Logout(token) => (token, InvalidationReason::Logout, None, false),
@@ -89,11 +100,10 @@ impl SessionEnds {
             plugin: Rc::clone(plugin),
             reason,
             ends_owner: is_all && user.is_none(),
+            at: cb.now(),
+            repetitions: if is_confirmed { 0 } else { REPETITIONS },
         };
-        let owner = self.act(cb, resolver, Subject::Token(*token), &end);
-        if let Some(user) = user.or(owner) {
-            self.act(cb, resolver, Subject::User(user), &end.of_owner());
-        }
+        self.act_on_all(cb, resolver, Subject::Token(*token), user, end);
     }
 
     /// Lets the ends act that wait, and forgets those that are too old to matter.
@@ -101,7 +111,7 @@ impl SessionEnds {
         let now = cb.now();
         let mut due = Vec::new();
         self.0.retain_mut(|recent| {
-            let Some(end) = recent.waiting.take() else {
+            let Some(end) = recent.waiting.take_if(|end| end.at <= now) else {
                 return now < recent.until;
             };
             // It keeps its place.
@@ -110,9 +120,24 @@ impl SessionEnds {
             true
         });
         for (subject, end) in due {
-            if let Some(owner) = self.act(cb, resolver, subject, &end) {
-                self.act(cb, resolver, Subject::User(owner), &end.of_owner());
-            }
+            self.act_on_all(cb, resolver, subject, None, end);
+        }
+    }
+
+    /// Ends answers, and all of the user's as well: `user` is that one, or else the owner of the token, if those are to end.
+    fn act_on_all<H: Backend, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        subject: Subject,
+        user: Option<UserKey>,
+        end: End,
+    ) {
+        let mut of_user = end.clone();
+        of_user.ends_owner = false;
+        let owner = self.act(cb, resolver, subject, end);
+        if let Some(user) = user.or(owner) {
+            self.act(cb, resolver, Subject::User(user), of_user);
         }
     }
 
@@ -123,27 +148,27 @@ impl SessionEnds {
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         subject: Subject,
-        end: &End,
+        mut end: End,
     ) -> Option<UserKey> {
         let now = cb.now();
+        let ends_owner = end.ends_owner;
         let cache = &end.plugin.upstream.cache;
         let mut recents = self.0.iter_mut();
         let owner = match recents.find(|recent| recent.subject == subject) {
             Some(recent) if now < recent.until => {
-                let waiting = recent.waiting.take();
-                let ends_owner = waiting.is_some_and(|end| end.ends_owner) || end.ends_owner;
-                recent.waiting = Some(End {
-                    plugin: Rc::clone(&end.plugin),
-                    reason: end.reason,
-                    ends_owner,
-                });
                 // Whose token it is may not be known any longer at the tick.
-                match &subject {
+                let owner = match &subject {
                     Subject::Token(token) => cache
                         .lookup_stale(cb.host, token, now)
                         .and_then(|known| known.user),
                     Subject::User(_) => None,
+                };
+                if let Some(other) = &recent.waiting {
+                    end.ends_owner |= other.ends_owner;
+                    end.repetitions = end.repetitions.max(other.repetitions);
                 }
+                recent.waiting = Some(end);
+                owner
             }
             recent => {
                 let everything = Revocation::AllExcept(Vec::new());
@@ -154,21 +179,23 @@ impl SessionEnds {
                 let removed = resolver.invalidate(cb, cache, what, end.reason);
                 let until = now + SPACING;
                 let took = removed.is_some() || matches!(subject, Subject::User(_));
+                let waiting = end.again(until);
                 if let Some(recent) = recent {
                     recent.until = until;
                     recent.took |= took;
+                    recent.waiting = waiting;
                 } else {
                     self.remember(Recent {
                         subject,
                         until,
                         took,
-                        waiting: None,
+                        waiting,
                     });
                 }
                 removed.and_then(|removed| removed.user)
             }
         };
-        owner.filter(|_| end.ends_owner)
+        owner.filter(|_| ends_owner)
     }
 
     /// Remembers one more. Among as many as there may be, it takes the place of one that took nothing away.
@@ -184,19 +211,20 @@ impl SessionEnds {
 }
 
 impl Recent {
-    /// It took nothing away, and nothing waits to.
+    /// It took nothing away, and nothing waits to but, maybe, a repetition of it.
     fn gives_way(&self) -> bool {
-        !self.took && self.waiting.is_none()
+        !self.took && self.waiting.as_ref().is_none_or(|end| end.at >= self.until)
     }
 }
 
 impl End {
-    /// The same of all answers about a user.
-    fn of_owner(&self) -> Self {
-        Self {
-            plugin: Rc::clone(&self.plugin),
-            reason: self.reason,
-            ends_owner: false,
-        }
+    /// Its repetition at that moment, if there is to be one.
+    fn again(self, at: Instant) -> Option<Self> {
+        let repetitions = self.repetitions.checked_sub(1)?;
+        Some(Self {
+            at,
+            repetitions,
+            ..self
+        })
     }
 }

@@ -137,11 +137,16 @@ pub(super) fn on_response_headers<H: Host, W>(
                 resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Homeserver);
             }
         }
-        Watch::SessionEnd(ending)
-            if status.is_some_and(|status| (200..300).contains(&status))
-                || exchange.is_whole() && cb.host.response_origin() == ResponseOrigin::Lost =>
-        {
-            learned.ends.end(cb, resolver, &exchange.plugin, &ending);
+        Watch::SessionEnd(ending) => {
+            let is_confirmed = status.is_some_and(|status| (200..300).contains(&status));
+            let is_lost =
+                || exchange.is_whole() && cb.host.response_origin() == ResponseOrigin::Lost;
+            if is_confirmed || is_lost() {
+                let plugin = &exchange.plugin;
+                learned
+                    .ends
+                    .end(cb, resolver, plugin, &ending, is_confirmed);
+            }
         }
         _ => {}
     }
@@ -163,7 +168,8 @@ pub(super) fn on_stream_end<H: Host, W>(
         Watch::SessionEnd(ending)
             if exchange.phase() == Phase::Forwarded && exchange.is_whole() =>
         {
-            learned.ends.end(cb, resolver, &exchange.plugin, &ending);
+            let plugin = &exchange.plugin;
+            learned.ends.end(cb, resolver, plugin, &ending, false);
         }
         watch => settle(cb.host, exchange, watch, HomeserverAnswer::None),
     }
