@@ -135,7 +135,7 @@ fn an_end_without_an_answer_is_forgotten_by_every_worker() {
             }
             cluster[1].hang_up(stream);
             cluster.deliver_all();
-            cluster.skip(Duration::from_secs(1));
+            cluster.skip(Duration::from_millis(500));
             let fates = cluster.send_each(&gateway, &whoami(ALICE));
             assert_eq!(fates, vec![Fate::Held; 3], "{request:?}");
             // It is no word that the token is inactive.
