@@ -17,9 +17,9 @@ const LOGGED_KEY: &str = "matrix-edge-auth.logged.";
 /// How long after a line the same line is not logged again. All workers load a configuration within it.
 const QUIET: Duration = Duration::from_secs(60);
 
-const VISIBLE_SECRET: &str = "introspection.credential: the secret is given as a value, which Envoy's admin interface \
-                              shows to anyone who may ask it for /config_dump; let Envoy inject it ({injected: true}), \
-                              or give it by an environment variable ({env: NAME})";
+const VISIBLE_SECRET: &str = "introspection.credential: the secret is given as a value, which Envoy's /config_dump \
+                              shows; let Envoy inject it ({injected: true}), or give it by an environment variable \
+                              ({env: NAME})";
 
 /// A plugin configuration, and what is derived from it once.
 #[derive(Debug)]

@@ -157,9 +157,8 @@ impl Provisioning {
     fn warn_of_difference(&mut self) {
         if !std::mem::replace(&mut self.has_warned, true) {
             log::warn!(
-                "the secret in introspection.credential differs from the one that MAS presents and the homeserver \
-                 accepts; what MAS says counts only after the homeserver's answer. Compare introspection.credential \
-                 here with matrix.secret of MAS"
+                "introspection.credential differs from the secret that MAS presents and the homeserver accepts; what MAS says \
+                 counts only after the homeserver's answer. Compare it with matrix.secret of MAS"
             );
         }
     }

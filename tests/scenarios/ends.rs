@@ -140,6 +140,26 @@ fn an_end_that_mas_does_not_confirm_acts_again() {
     }
 }
 
+/// MAS answers 200 also where it ends nothing.
+#[test]
+fn ends_that_mas_confirms_do_not_stop_one_that_it_does_not_confirm() {
+    let (mut cluster, gateway) = warmed(&[ALICE], json!({}));
+    end(
+        &mut cluster,
+        &gateway,
+        &logout("/_matrix/client/v3/logout", ALICE),
+        true,
+    );
+    for _ in 0..11 {
+        cluster.skip(TICK);
+        end(&mut cluster, &gateway, &revocation(ALICE), false);
+    }
+    ask_everywhere(&mut cluster, &gateway, ALICE);
+    cluster.tick_for(Duration::from_secs(1));
+    cluster.deliver_all();
+    assert_forgotten(&mut cluster, &gateway, ALICE);
+}
+
 #[test]
 fn an_end_that_mas_confirms_acts_once() {
     let (mut cluster, gateway) = warmed(&[ALICE], json!({}));

@@ -6,7 +6,7 @@
 //! within [`SPACING`] are merged into one that acts at the next tick. No end is lost.
 //!
 //! Where MAS has not answered, it may end the session only later, and a question in between brings an "active" that is out of
-//! date. So such an end acts at once and some seconds more.
+//! date. So such an end acts at once and again and again for some seconds.
 //!
 //! Anyone can end an invented token, so what is remembered is bounded. An end that took no answer away gives way to one that
 //! did. Where there is still no room, an end acts at once.
@@ -23,11 +23,12 @@ use crate::{
     token::TokenDigest,
 };
 
-/// How long after an end a further one waits for the next tick.
-const SPACING: Duration = Duration::from_secs(1);
+/// How long after an end a further one waits for the next tick. With that tick it is a second at the most.
+const SPACING: Duration = Duration::from_millis(750);
 
-/// How often an end acts again that MAS has not confirmed, each time after [`SPACING`].
-const REPETITIONS: u8 = 3;
+/// For how long an end acts again and again that MAS has not confirmed, each time after [`SPACING`]. It acts for the last time
+/// after three seconds or more.
+const REPETITION: Duration = Duration::from_millis(3_750);
 
 /// Ends that are remembered. One takes some 80 bytes, and all of them are looked through for each end.
 const MAX_ENDS: usize = 1_024;
@@ -61,8 +62,8 @@ struct End {
     ends_owner: bool,
     /// The moment from which on it acts.
     at: Instant,
-    /// How often it acts again after that.
-    repetitions: u8,
+    /// The moment before which it acts again and again.
+    until: Instant,
 }
 
 /// The last end of a subject.
@@ -96,12 +97,13 @@ impl SessionEnds {
             Ending::LogoutAll(token, user) => (token, InvalidationReason::Logout, *user, true),
             Ending::Revocation(token) => (token, InvalidationReason::Revocation, None, false),
         };
+        let now = cb.now();
         let end = End {
             plugin: Rc::clone(plugin),
             reason,
             ends_owner: is_all && user.is_none(),
-            at: cb.now(),
-            repetitions: if is_confirmed { 0 } else { REPETITIONS },
+            at: now,
+            until: if is_confirmed { now } else { now + REPETITION },
         };
         self.act_on_all(cb, resolver, Subject::Token(*token), user, end);
     }
@@ -135,14 +137,14 @@ impl SessionEnds {
     ) {
         let mut of_user = end.clone();
         of_user.ends_owner = false;
+        let ends_owner = end.ends_owner;
         let owner = self.act(cb, resolver, subject, end);
-        if let Some(user) = user.or(owner) {
+        if let Some(user) = user.or(owner.filter(|_| ends_owner)) {
             self.act(cb, resolver, Subject::User(user), of_user);
         }
     }
 
-    /// Ends answers now, or notes that they end at the next tick. Returns whose token it was, if all of that user's end as
-    /// well.
+    /// Ends answers now, or notes that they end at the next tick. Returns whose token it was, if that is known.
     fn act<H: Backend, W>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -151,10 +153,9 @@ impl SessionEnds {
         mut end: End,
     ) -> Option<UserKey> {
         let now = cb.now();
-        let ends_owner = end.ends_owner;
         let cache = &end.plugin.upstream.cache;
         let mut recents = self.0.iter_mut();
-        let owner = match recents.find(|recent| recent.subject == subject) {
+        match recents.find(|recent| recent.subject == subject) {
             Some(recent) if now < recent.until => {
                 // Whose token it is may not be known any longer at the tick.
                 let owner = match &subject {
@@ -165,7 +166,7 @@ impl SessionEnds {
                 };
                 if let Some(other) = &recent.waiting {
                     end.ends_owner |= other.ends_owner;
-                    end.repetitions = end.repetitions.max(other.repetitions);
+                    end.until = end.until.max(other.until);
                 }
                 recent.waiting = Some(end);
                 owner
@@ -178,24 +179,21 @@ impl SessionEnds {
                 };
                 let removed = resolver.invalidate(cb, cache, what, end.reason);
                 let until = now + SPACING;
-                let took = removed.is_some() || matches!(subject, Subject::User(_));
-                let waiting = end.again(until);
+                let mut last = Recent {
+                    subject,
+                    until,
+                    took: removed.is_some() || matches!(subject, Subject::User(_)),
+                    waiting: end.again(until),
+                };
                 if let Some(recent) = recent {
-                    recent.until = until;
-                    recent.took |= took;
-                    recent.waiting = waiting;
+                    last.took |= recent.took;
+                    *recent = last;
                 } else {
-                    self.remember(Recent {
-                        subject,
-                        until,
-                        took,
-                        waiting,
-                    });
+                    self.remember(last);
                 }
                 removed.and_then(|removed| removed.user)
             }
-        };
-        owner.filter(|_| ends_owner)
+        }
     }
 
     /// Remembers one more. Among as many as there may be, it takes the place of one that took nothing away.
@@ -220,11 +218,6 @@ impl Recent {
 impl End {
     /// Its repetition at that moment, if there is to be one.
     fn again(self, at: Instant) -> Option<Self> {
-        let repetitions = self.repetitions.checked_sub(1)?;
-        Some(Self {
-            at,
-            repetitions,
-            ..self
-        })
+        (at < self.until).then_some(Self { at, ..self })
     }
 }
