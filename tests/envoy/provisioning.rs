@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 /// What the log says of a secret that the homeserver takes and the edge does not know.
-const DIFFERENCE: &str = "the secret in introspection.credential differs";
+const DIFFERENCE: &str = "introspection.credential differs";
 
 /// The listener between MAS and the homeserver.
 pub const LISTENER: &str = "provisioning";
