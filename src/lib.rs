@@ -53,6 +53,7 @@ pub mod matrix;
 pub mod metrics;
 pub mod multilinear;
 pub mod probing;
+pub mod random;
 pub mod resolver;
 pub mod role;
 pub mod sip_hash;

@@ -73,6 +73,11 @@ impl<K: Spread, V> ProbingMap<K, V> {
         Some(value)
     }
 
+    /// Returns all values, in no order.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.places.iter().flatten().map(|(_, value)| value)
+    }
+
     /// Gives `key` a value, instead of the one that it may have.
     pub fn insert(&mut self, key: K, value: V) {
         if self.places.len() < 2 * (self.len + 1) {
@@ -195,6 +200,12 @@ mod tests {
                 }
                 prop_assert_eq!(ours.len(), theirs.len());
                 prop_assert_eq!(ours.is_empty(), theirs.is_empty());
+                let mut values: Vec<_> = ours.values().collect();
+                values.sort_unstable();
+                // Each value is the number of a step.
+                let mut expected: Vec<_> = theirs.values().collect();
+                expected.sort_unstable();
+                prop_assert_eq!(values, expected);
                 for key in 0..400 {
                     prop_assert_eq!(ours.get(&key), theirs.get(&key), "{} after {:?}", key, step);
                     prop_assert_eq!(ours.get_mut(&key), theirs.get_mut(&key));

@@ -132,11 +132,10 @@ impl Worker {
         stream: StreamId,
         is_whole: bool,
     ) -> AnyExchange {
-        let cb = Callback::new(host, plugin.root, &self.clock);
         if !self.roots.contains(&plugin.root) {
-            self.roots.push(plugin.root);
-            self.resolver.start(&cb);
+            self.start(host, plugin.root);
         }
+        let cb = Callback::new(host, plugin.root, &self.clock);
         match plugin.config.role {
             Role::Gateway => {
                 let begin = || {
@@ -277,11 +276,23 @@ impl Worker {
         }
     }
 
-    /// Notes that a root context has ended.
-    pub fn on_root_end(&mut self, root: RootId) {
+    /// Notes that a root context has ended. If its timer was the last one, one of the others gets a timer, whether it has had
+    /// a request or not: an end may wait for a tick. `another` returns one that has a configuration.
+    pub fn on_root_end<H: Host>(
+        &mut self,
+        root: RootId,
+        another: impl FnOnce() -> Option<(H, RootId)>,
+    ) {
+        let had_timer = self.roots.contains(&root);
         self.roots.retain(|other| *other != root);
         self.hurried.take_if(|hurried| *hurried == root);
         self.resolver.on_root_end(root);
+        if had_timer
+            && self.roots.is_empty()
+            && let Some((host, another)) = another()
+        {
+            self.start(&host, another);
+        }
     }
 
     /// Takes in the response to `call`, one of `root`.
@@ -324,6 +335,13 @@ impl Worker {
     /// Returns how many grants this worker keeps for itself.
     pub fn local_entries(&self) -> usize {
         self.gateway.local_entries()
+    }
+
+    /// Starts the timer of a root context.
+    fn start(&mut self, host: &impl Host, root: RootId) {
+        self.roots.push(root);
+        let cb = Callback::new(host, root, &self.clock);
+        self.resolver.start(&cb);
     }
 
     /// Ends the holds whose resolution has come: so many as one callback may end, the rest soon.

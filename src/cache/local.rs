@@ -4,16 +4,14 @@
 //! entries and in bytes; when full, the next entry that was not used since the hand last passed it goes
 //! (second chance). An entry counts for the epoch it was read in, see [`super::epoch`].
 
-use std::{
-    fmt,
-    hash::{BuildHasher, RandomState},
-};
+use std::fmt;
 
 use super::{epoch::Stamp, question::QuestionKey};
 use crate::{
     clock::Instant,
     mas::user::UserKey,
     probing::{ProbingMap, Spread},
+    random,
 };
 
 /// Room for one entry's identity and scope, on average. The bound in bytes is this times the entries.
@@ -85,7 +83,7 @@ impl<V> Default for LocalCache<V> {
         Self {
             frames: Vec::new(),
             index: ProbingMap::default(),
-            secret: RandomState::new().hash_one(0),
+            secret: random::number(),
             bytes: 0,
             hand: 0,
         }

@@ -75,7 +75,11 @@ extern "C" fn proxy_on_delete(context: u32) {
         if let Some(stream) = vm.streams.remove(&context) {
             stream.end(&mut vm.worker);
         } else if vm.roots.remove(&context).is_some() {
-            vm.worker.on_root_end(RootId(context));
+            let another = || {
+                let root = vm.roots.values().find(|root| root.plugin().is_some())?;
+                Some((root.host(), root.id))
+            };
+            vm.worker.on_root_end(RootId(context), another);
             // Its timer may have been the last.
             tell_gathered();
         }

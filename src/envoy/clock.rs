@@ -1,11 +1,9 @@
-//! The clock and the source of randomness, from WASI.
+//! The clock, from WASI.
 
 #![expect(
     unsafe_code,
     reason = "std hides the number behind its monotonic clock"
 )]
-
-use std::hash::{BuildHasher, Hasher, RandomState};
 
 use crate::clock::Instant;
 
@@ -26,9 +24,4 @@ pub(super) fn now() -> Instant {
         log::error!("the monotonic clock failed with errno {errno}");
     }
     Instant::from_millis(nanos / 1_000_000)
-}
-
-/// A random number: `std` seeds every hash state from the host's source of randomness.
-pub(super) fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
 }

@@ -16,6 +16,7 @@ use crate::{
     mas::introspection::IntrospectionRequest,
     matrix::reply::{Header, Reply},
     metrics::{Kind, Metric},
+    random,
 };
 
 /// What the response code details of our replies begin with, as Envoy's own filters do it.
@@ -377,7 +378,7 @@ impl Store for Envoy {
     }
 
     fn random(&self) -> u64 {
-        clock::random()
+        random::number()
     }
 }
 

@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
 use stand_in::mas::{Options, Session};
+use tokio::net::TcpListener;
 
 use super::{
     edge::{Edge, NOBODY, WHOAMI, assert_not_active, identity, new_token, plugin},
@@ -140,6 +141,54 @@ async fn a_connection_from_before_keeps_its_mode_until_it_has_drained() {
         assert_eq!(response.status, 200, "{response:?}");
         assert!(delivered.elapsed() < drain + 2 * SECOND, "it is still open");
     }
+}
+
+/// The end of the old listener is the end of a logout that MAS has not answered, and of the timer by which that acts again. The
+/// new listener has had no request that would have started another one.
+#[tokio::test]
+async fn a_logout_that_an_update_cuts_off_acts_again_and_again() {
+    let silent = TcpListener::bind("127.0.0.1:0").await;
+    let silent = silent.expect("a free port");
+    let addr = silent.local_addr().expect("it is bound");
+    let edge = Edge::start_with(json!({}), Options::default(), |builder| {
+        builder
+            .concurrency(1)
+            .dynamic_listeners()
+            .option("--drain-time-s", "1")
+            .bootstrap(move |config| {
+                route_to_mas(config);
+                let cluster = bootstrap::static_cluster("silent", addr);
+                bootstrap::clusters(config).push(cluster);
+                let manager = bootstrap::http_manager(config);
+                let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
+                for route in routes.as_array_mut().expect("a list") {
+                    if route["route"]["cluster"] == "mas" {
+                        route["route"]["cluster"] = "silent".into();
+                    }
+                }
+            })
+    })
+    .await;
+    let token = edge.alice();
+    let mut client = Connection::open(edge.envoy.addr()).await;
+    let whoami = Request::get(WHOAMI).bearer(&token);
+    assert_eq!(client.request(&whoami).await.status, 200);
+    let logout = Request::new("POST", "/_matrix/client/v3/logout/all").bearer(&token);
+    let cut_off = tokio::spawn(async move { client.try_request(&logout).await });
+    let _unanswered = silent.accept().await.expect("Envoy connects");
+
+    configure(&edge, without_headers()).await;
+    let response = cut_off.await.expect("no panic");
+    assert!(response.is_none(), "{response:?}");
+    // It acts at first on the token and on the user, and then on the user alone.
+    within_limit("the logout to act for the third time", async {
+        let name = "matrix_edge_auth_invalidations_total";
+        while edge.envoy.stats_so_far().await.sum(name, &[]) < 4.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    edge.assert_alive().await;
 }
 
 /// Shared data belongs to the `vm_id` and outlives the module: the new one serves what the old one has asked. What ends

@@ -140,6 +140,28 @@ fn an_end_that_mas_does_not_confirm_acts_again() {
     }
 }
 
+/// The old listener of an update goes with its timer, and the new one has had no request at this worker.
+#[test]
+fn an_end_acts_again_when_its_configuration_has_gone() {
+    let (mut cluster, old) = warmed(&[ALICE], json!({}));
+    let new = gateway(2, json!({}));
+    cluster[0].configure(&new);
+    end(
+        &mut cluster,
+        &old,
+        &logout("/_matrix/client/v3/logout", ALICE),
+        true,
+    );
+    cluster.process.advance(Duration::from_millis(1));
+    let stream = cluster[1].request(&new, whoami(ALICE));
+    cluster.answer_all(&active("alice"));
+    cluster.deliver_all();
+    assert_eq!(cluster[1].fate(stream), alice());
+    cluster[0].drop_root(old.root);
+    cluster.tick_for(Duration::from_secs(1));
+    assert_eq!(cluster[1].send(&new, whoami(ALICE)), Fate::Held);
+}
+
 /// MAS answers 200 also where it ends nothing.
 #[test]
 fn ends_that_mas_confirms_do_not_stop_one_that_it_does_not_confirm() {

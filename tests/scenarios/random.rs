@@ -384,7 +384,10 @@ impl Scenario {
     fn configure(&mut self, role: Role) {
         self.roots += 1;
         let plugins = (0..self.members.len()).map(|_| self.new_plugin(role, self.roots));
-        let plugins = plugins.collect();
+        let plugins: Vec<_> = plugins.collect();
+        for (member, plugin) in self.members.iter().zip(&plugins) {
+            member.worker.borrow_mut().configure(plugin);
+        }
         self.configured.push(Configured {
             role,
             root: RootId(self.roots),

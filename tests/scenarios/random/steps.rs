@@ -599,7 +599,9 @@ impl Scenario {
         self.worker(worker, SimulatedWorker::reload);
         for at in 0..self.configured.len() {
             let (role, root) = (self.configured[at].role, self.configured[at].root);
-            self.configured[at].plugins[worker] = self.new_plugin(role, root.0);
+            let plugin = self.new_plugin(role, root.0);
+            self.worker(worker, |worker| worker.configure(&plugin));
+            self.configured[at].plugins[worker] = plugin;
         }
         let member = &mut self.members[worker];
         member.newest_call = CallId(0);

@@ -24,6 +24,8 @@ pub struct SimulatedWorker {
     worker: Worker,
     exchanges: BTreeMap<StreamId, AnyExchange>,
     plugins: BTreeMap<StreamId, Rc<Plugin>>,
+    /// Roots that have a configuration.
+    roots: Vec<RootId>,
     next_stream: u32,
 }
 
@@ -39,7 +41,15 @@ impl SimulatedWorker {
             worker: Worker::default(),
             exchanges: BTreeMap::new(),
             plugins: BTreeMap::new(),
+            roots: Vec::new(),
             next_stream: FIRST_STREAM,
+        }
+    }
+
+    /// Envoy hands a configuration over, before its first request.
+    pub fn configure(&mut self, plugin: &Plugin) {
+        if !self.roots.contains(&plugin.root) {
+            self.roots.push(plugin.root);
         }
     }
 
@@ -60,6 +70,7 @@ impl SimulatedWorker {
         request: Request,
         is_whole: bool,
     ) -> StreamId {
+        self.configure(plugin);
         self.next_stream += 1;
         let stream = StreamId(self.next_stream);
         self.vm.streams.borrow_mut().insert(stream, request);
@@ -259,7 +270,9 @@ impl SimulatedWorker {
         self.vm.calls.borrow_mut().retain(|call| call.root != root);
         self.vm.ticking.borrow_mut().remove(&root);
         self.vm.dropped.borrow_mut().push(root);
-        self.worker.on_root_end(root);
+        self.roots.retain(|other| *other != root);
+        let another = self.roots.first().map(|root| (self.host(root.0), *root));
+        self.worker.on_root_end(root, || another);
     }
 
     fn host(&self, context: u32) -> SimulatedHost {
