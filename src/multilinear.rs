@@ -8,8 +8,6 @@
 //! The non-obvious rule: that holds as long as nothing tells what the key is. So hashes never leave the VM, and what is
 //! stored by them must not take a time that tells two of them apart.
 
-use crate::{random, sip_hash};
-
 /// Length of the strings that it hashes, at the most, in bytes.
 pub const MAX_BYTES: usize = 128;
 
@@ -63,19 +61,6 @@ impl Multilinear {
     }
 }
 
-impl Default for Multilinear {
-    /// Makes the key of hashes of numbers that count up, under a random key.
-    fn default() -> Self {
-        let key = [random::number(), random::number()];
-        let mut number = 0_u64;
-        Self::new(|| {
-            number += 1;
-            // Half of it is enough.
-            u128::from_le_bytes(sip_hash::hash(key, &number.to_le_bytes())) as u64
-        })
-    }
-}
-
 #[inline]
 fn add_pair(sums: [u64; SUMS], [first, second]: &[[u64; SUMS]; 2], pair: u64) -> [u64; SUMS] {
     add(add(sums, first, pair as u32), second, (pair >> 32) as u32)
@@ -100,6 +85,7 @@ fn upper_half(sum: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random;
 
     /// Factors that can be told apart by eye.
     fn counted() -> Multilinear {
@@ -126,7 +112,7 @@ mod tests {
 
     #[test]
     fn every_byte_counts_and_so_does_the_length() {
-        let hashes = Multilinear::default();
+        let hashes = Multilinear::new(random::number);
         let longest = [b'x'; MAX_BYTES];
         let hash = hashes.hash(&longest).unwrap();
         for at in 0..MAX_BYTES {
@@ -146,14 +132,14 @@ mod tests {
 
     #[test]
     fn what_is_too_long_has_no_hash() {
-        let hashes = Multilinear::default();
+        let hashes = Multilinear::new(random::number);
         assert!(hashes.hash(&[0; MAX_BYTES]).is_some());
         assert!(hashes.hash(&[0; MAX_BYTES + 1]).is_none());
     }
 
     #[test]
     fn two_keys_hash_differently() {
-        let hash = || Multilinear::default().hash(b"a token").unwrap();
+        let hash = || Multilinear::new(random::number).hash(b"a token").unwrap();
         assert!(hash().iter().zip(hash()).all(|(one, other)| *one != other));
     }
 }

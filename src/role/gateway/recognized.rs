@@ -14,6 +14,7 @@ use crate::{
     config::Config,
     multilinear::{Hash, Multilinear},
     probing::{ProbingMap, Spread},
+    random,
     token::TokenSecret,
 };
 
@@ -29,7 +30,6 @@ impl Spread for Hash {
 }
 
 /// The tokens in use of one worker.
-#[derive(Default)]
 pub(super) struct RecognizedTokens {
     hashes: Multilinear,
     /// Under which those below are named. A worker may come to the secret of all late.
@@ -39,6 +39,19 @@ pub(super) struct RecognizedTokens {
     inactive: ProbingMap<Hash, Recognized>,
     /// The last token that was looked at, if it was not among them.
     last: Option<(Hash, Recognized)>,
+}
+
+/// None, and a new secret key.
+impl Default for RecognizedTokens {
+    fn default() -> Self {
+        Self {
+            hashes: Multilinear::new(random::number),
+            secret: None,
+            tokens: ProbingMap::default(),
+            inactive: ProbingMap::default(),
+            last: None,
+        }
+    }
 }
 
 impl RecognizedTokens {
