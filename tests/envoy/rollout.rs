@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 
 use super::{
     edge::{Edge, NOBODY, WHOAMI, assert_not_active, identity, new_token, plugin},
-    sessions::{compat, logout, route_to_mas},
+    sessions::{compat, logout, route_to_mas, route_to_silence},
 };
 use crate::support::{
     envoy::{Builder, Envoy, bootstrap, module},
@@ -156,16 +156,7 @@ async fn a_logout_that_an_update_cuts_off_acts_again_and_again() {
             .dynamic_listeners()
             .option("--drain-time-s", "1")
             .bootstrap(move |config| {
-                route_to_mas(config);
-                let cluster = bootstrap::static_cluster("silent", addr);
-                bootstrap::clusters(config).push(cluster);
-                let manager = bootstrap::http_manager(config);
-                let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
-                for route in routes.as_array_mut().expect("a list") {
-                    if route["route"]["cluster"] == "mas" {
-                        route["route"]["cluster"] = "silent".into();
-                    }
-                }
+                route_to_silence(config, addr, "0s");
             })
     })
     .await;

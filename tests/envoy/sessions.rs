@@ -1,7 +1,10 @@
 //! Sessions that end while the gateway looks on: logouts and revocations on their way to MAS, and tokens that
 //! the homeserver refuses.
 
-use std::{net::TcpListener, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use base64ct::{Base64, Encoding};
 use serde_json::{Value, json};
@@ -74,19 +77,8 @@ async fn end_without_an_answer(who: HangsUp) {
     let addr = silent.local_addr().expect("it is bound");
     let edge = Edge::start_with(json!({}), options(), |builder| {
         builder.balanced().bootstrap(move |config| {
-            route_to_mas(config);
-            let cluster = bootstrap::static_cluster("silent", addr);
-            bootstrap::clusters(config).push(cluster);
-            let manager = bootstrap::http_manager(config);
-            let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
-            for route in routes.as_array_mut().expect("a list") {
-                if route["route"]["cluster"] == "mas" {
-                    route["route"]["cluster"] = "silent".into();
-                    if who == HangsUp::Envoy {
-                        route["route"]["timeout"] = "0.5s".into();
-                    }
-                }
-            }
+            let is_timed = who == HangsUp::Envoy;
+            route_to_silence(config, addr, if is_timed { "0.5s" } else { "0s" });
         })
     })
     .await;
@@ -167,6 +159,20 @@ pub fn route_to_mas(config: &mut Value) {
     {
         let route = json!({"match": of, "route": {"cluster": cluster, "timeout": "0s"}});
         routes.insert(at, route);
+    }
+}
+
+/// The same, with a stand-in for MAS at `addr` that answers nothing, and the timeout of these routes.
+pub fn route_to_silence(config: &mut Value, addr: SocketAddr, timeout: &str) {
+    route_to_mas(config);
+    let cluster = bootstrap::static_cluster("silent", addr);
+    bootstrap::clusters(config).push(cluster);
+    let manager = bootstrap::http_manager(config);
+    let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
+    for route in routes.as_array_mut().expect("a list") {
+        if route["route"]["cluster"] == "mas" {
+            route["route"] = json!({"cluster": "silent", "timeout": timeout});
+        }
     }
 }
 

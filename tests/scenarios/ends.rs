@@ -162,6 +162,29 @@ fn an_end_acts_again_when_its_configuration_has_gone() {
     assert_eq!(cluster[1].send(&new, whoami(ALICE)), Fate::Held);
 }
 
+/// The VM of Envoy's main thread has configurations and no requests. A worker needs one timer.
+#[test]
+fn a_timer_is_handed_on_only_by_the_last_root_that_has_one() {
+    let [first, second, third] = [1, 2, 3].map(|root| gateway(root, json!({})));
+    let mut cluster = Cluster::new(2);
+    for plugin in [&third, &first, &second] {
+        cluster[0].configure(plugin);
+        cluster[1].configure(plugin);
+    }
+    cluster[0].drop_root(first.root);
+    assert_eq!(cluster[0].timers(), 0);
+
+    cluster[1].send(&first, whoami(ALICE));
+    cluster[1].send(&second, whoami(ALICE));
+    let mut timers = |root| {
+        cluster[1].drop_root(root);
+        cluster[1].timers()
+    };
+    assert_eq!(timers(first.root), 1);
+    assert_eq!(timers(second.root), 1);
+    assert_eq!(timers(third.root), 0);
+}
+
 /// MAS answers 200 also where it ends nothing.
 #[test]
 fn ends_that_mas_confirms_do_not_stop_one_that_it_does_not_confirm() {

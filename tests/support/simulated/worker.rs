@@ -309,6 +309,11 @@ impl SimulatedWorker {
         self.fate(stream)
     }
 
+    /// Returns how many roots have a timer.
+    pub fn timers(&self) -> usize {
+        self.vm.ticking.borrow().len()
+    }
+
     pub fn fate(&self, stream: StreamId) -> Fate {
         let streams = self.vm.streams.borrow();
         let request = &streams[&stream];
