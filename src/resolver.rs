@@ -209,13 +209,8 @@ impl<W> Resolver<W> {
             }
             Invalidation::User(user, revocation) => {
                 let revocations = cache.revocations();
-                if revocations
-                    .add(cb.host, user, revocation, cb.now())
-                    .is_err()
-                {
-                    log::error!(
-                        "shared data could not be written; answers about a user hold until their TTL"
-                    );
+                if let Err(error) = revocations.add(cb.host, user, revocation, cb.now()) {
+                    error.log("answers about a user hold until their TTL");
                 }
                 self.workers.announce(cb, Subject::User(user), reason);
                 None

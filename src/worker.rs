@@ -277,21 +277,22 @@ impl Worker {
     }
 
     /// Notes that a root context has ended. If its timer was the last one, one of the others gets a timer, whether it has had
-    /// a request or not: an end may wait for a tick. `another` returns one that has a configuration.
-    pub fn on_root_end<H: Host>(
+    /// a request or not: an end may wait for a tick. `another` returns one that has a configuration. Without any the VM goes.
+    pub fn on_root_end(
         &mut self,
+        host: &impl Host,
         root: RootId,
-        another: impl FnOnce() -> Option<(H, RootId)>,
+        another: impl FnOnce() -> Option<RootId>,
     ) {
         let had_timer = self.roots.contains(&root);
         self.roots.retain(|other| *other != root);
         self.hurried.take_if(|hurried| *hurried == root);
         self.resolver.on_root_end(root);
-        if had_timer
-            && self.roots.is_empty()
-            && let Some((host, another)) = another()
-        {
-            self.start(&host, another);
+        if had_timer && self.roots.is_empty() {
+            match another() {
+                Some(another) => self.start(host, another),
+                None => self.gateway.leave(host),
+            }
         }
     }
 
@@ -317,12 +318,12 @@ impl Worker {
         self.finish_resolved(&cb);
     }
 
-    /// Takes in a tick of `root`.
-    pub fn on_tick(&mut self, host: &impl Host, root: RootId) {
+    /// Takes in a tick of the root of `plugin`.
+    pub fn on_tick(&mut self, host: &impl Host, plugin: &Rc<Plugin>) {
         let clock = self.clock.clone();
-        let cb = Callback::new(host, root, &clock);
+        let cb = Callback::new(host, plugin.root, &clock);
         self.resolver.on_tick(&cb);
-        self.gateway.on_tick(&cb, &mut self.resolver);
+        self.gateway.on_tick(&cb, &mut self.resolver, plugin);
         self.introspection.on_tick(&cb);
         self.finish_resolved(&cb);
     }

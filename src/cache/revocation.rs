@@ -160,7 +160,7 @@ fn moment(bytes: &[u8]) -> Option<Instant> {
 }
 
 /// Writes what `change` makes of the value of `key`, also while other workers write.
-pub(super) fn update(
+pub fn update(
     store: &impl Store,
     key: &[u8],
     change: &mut dyn FnMut(Option<&[u8]>) -> Vec<u8>,

@@ -74,12 +74,12 @@ extern "C" fn proxy_on_delete(context: u32) {
     with_vm(|vm| {
         if let Some(stream) = vm.streams.remove(&context) {
             stream.end(&mut vm.worker);
-        } else if vm.roots.remove(&context).is_some() {
+        } else if let Some(root) = vm.roots.remove(&context) {
             let another = || {
-                let root = vm.roots.values().find(|root| root.plugin().is_some())?;
-                Some((root.host(), root.id))
+                let mut others = vm.roots.values();
+                Some(others.find(|root| root.plugin().is_some())?.id)
             };
-            vm.worker.on_root_end(RootId(context), another);
+            vm.worker.on_root_end(&root.host(), root.id, another);
             // Its timer may have been the last.
             tell_gathered();
         }
@@ -94,7 +94,11 @@ extern "C" fn proxy_on_configure(root: u32, size: usize) -> bool {
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_tick(root: u32) {
-    with_root(root, |root, worker| worker.on_tick(&root.host(), root.id));
+    with_root(root, |root, worker| {
+        if let Some(plugin) = root.plugin() {
+            worker.on_tick(&root.host(), plugin);
+        }
+    });
     tell_gathered();
 }
 

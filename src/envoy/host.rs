@@ -214,8 +214,8 @@ impl Runtime for Envoy {
         let set = abi::set_effective_context(root.0)
             .and_then(|()| abi::set_tick_period(millis))
             .and_then(|()| abi::set_effective_context(self.context));
-        if let Err(HostError(status)) = set {
-            log::error!("Envoy refused a timer with status {status}");
+        if let Err(error) = set {
+            log_refusal("a timer", error);
         }
     }
 
@@ -224,9 +224,7 @@ impl Runtime for Envoy {
         abi::set_effective_context(root.0)
             .and_then(|()| abi::register_shared_queue(name))
             .and_then(|id| abi::set_effective_context(self.context).map(|()| QueueId(id)))
-            .inspect_err(|HostError(status)| {
-                log::error!("Envoy refused a shared queue with status {status}");
-            })
+            .inspect_err(|error| log_refusal("a shared queue", *error))
             .ok()
     }
 
@@ -347,8 +345,8 @@ fn define(metric: Metric) -> MetricId {
     let name = metric.name();
     match abi::define_metric(kind, &name) {
         Ok(id) => MetricId::Known(id),
-        Err(HostError(status)) => {
-            log::error!("Envoy refused the metric {name}: {status}");
+        Err(error) => {
+            log_refusal(&name, error);
             MetricId::Refused
         }
     }
@@ -358,8 +356,8 @@ impl Store for Envoy {
     fn read(&self, key: &[u8]) -> Option<Versioned> {
         match abi::shared_data(key) {
             Ok(found) => found.map(|(value, cas)| Versioned { value, cas }),
-            Err(HostError(status)) => {
-                log::error!("Envoy refused to read shared data with status {status}");
+            Err(error) => {
+                log_refusal("to read shared data", error);
                 None
             }
         }
@@ -380,6 +378,12 @@ impl Store for Envoy {
     fn random(&self) -> u64 {
         random::number()
     }
+}
+
+/// Says in the log what Envoy refused.
+#[cold]
+fn log_refusal(what: &str, error: HostError) {
+    log::error!("Envoy refused {what} with {error}");
 }
 
 /// Reads Envoy's details of a response.

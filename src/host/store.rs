@@ -29,6 +29,14 @@ pub enum NotWritten {
     Refused,
 }
 
+impl NotWritten {
+    /// Says in the log what follows from it.
+    #[cold]
+    pub fn log(self, consequence: &str) {
+        log::error!("shared data could not be written; {consequence}");
+    }
+}
+
 /// Envoy's shared data: keys that every worker sees and that are never freed.
 pub trait Store {
     /// The value of `key`; `None` if it was never written or cannot be read.

@@ -198,10 +198,8 @@ impl Workers {
 
     /// Notes that the token has ended or was refused, for the workers that ask about it.
     pub fn note_event<H: Backend>(&self, cb: &Callback<'_, H>, token: &TokenDigest, event: Event) {
-        if self.ended.add(cb.host, token, event).is_err() {
-            log::error!(
-                "shared data could not be written; an answer on its way may outlive a session"
-            );
+        if let Err(error) = self.ended.add(cb.host, token, event) {
+            error.log("an answer on its way may outlive a session");
         }
     }
 

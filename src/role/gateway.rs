@@ -42,7 +42,7 @@ use crate::{
         local::{LocalCache, LocalEntry},
     },
     config::{Config, Mode},
-    host::{Callback, Host, RequestHead},
+    host::{Callback, Host, RequestHead, Store},
     matrix::{
         endpoint::{AuthRequirement, Served},
         reply::Rejection,
@@ -173,9 +173,19 @@ impl Gateway {
         watch::on_stream_end(cb, resolver, exchange, &mut self.learned);
     }
 
-    /// Ends the answers of sessions that wait for a tick, and forgets what is too old to matter.
-    pub fn on_tick<H: Host, W>(&mut self, cb: &Callback<'_, H>, resolver: &mut Resolver<W>) {
-        self.learned.on_tick(cb, resolver);
+    /// Ends the answers of sessions that wait for a tick, and forgets what is too old to matter. The tick is one of `plugin`'s.
+    pub fn on_tick<H: Host, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        plugin: &Rc<Plugin>,
+    ) {
+        self.learned.on_tick(cb, resolver, plugin);
+    }
+
+    /// Leaves what waits for a tick to another VM, since this one goes.
+    pub fn leave(&self, store: &impl Store) {
+        self.learned.leave(store);
     }
 
     /// Decides a request that waited. In shadow mode it has gone on: its stream is not selected and may have ended.

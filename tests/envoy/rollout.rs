@@ -143,10 +143,9 @@ async fn a_connection_from_before_keeps_its_mode_until_it_has_drained() {
     }
 }
 
-/// The end of the old listener is the end of a logout that MAS has not answered, and of the timer by which that acts again. The
-/// new listener has had no request that would have started another one.
-#[tokio::test]
-async fn a_logout_that_an_update_cuts_off_acts_again_and_again() {
+/// An Envoy with one worker, whose MAS says nothing to a logout, and whose old listeners end after a second. Returns what the
+/// logout is sent to, too.
+async fn start_with_silent_logout() -> (Edge, TcpListener) {
     let silent = TcpListener::bind("127.0.0.1:0").await;
     let silent = silent.expect("a free port");
     let addr = silent.local_addr().expect("it is bound");
@@ -160,17 +159,34 @@ async fn a_logout_that_an_update_cuts_off_acts_again_and_again() {
             })
     })
     .await;
-    let token = edge.alice();
-    let mut client = Connection::open(edge.envoy.addr()).await;
-    let whoami = Request::get(WHOAMI).bearer(&token);
-    assert_eq!(client.request(&whoami).await.status, 200);
-    let logout = Request::new("POST", "/_matrix/client/v3/logout/all").bearer(&token);
-    let cut_off = tokio::spawn(async move { client.try_request(&logout).await });
-    let _unanswered = silent.accept().await.expect("Envoy connects");
+    (edge, silent)
+}
 
-    configure(&edge, without_headers()).await;
-    let response = cut_off.await.expect("no panic");
+/// Sends a logout to which MAS says nothing, and makes an update meanwhile, until the old listener has ended and cut it off.
+async fn cut_off(
+    edge: &Edge,
+    silent: &TcpListener,
+    logout: Request,
+    edit: impl FnOnce(&mut Value),
+) {
+    let mut client = Connection::open(edge.envoy.addr()).await;
+    let sent = tokio::spawn(async move { client.try_request(&logout).await });
+    let _unanswered = silent.accept().await.expect("Envoy connects");
+    let changes = without_headers();
+    update_plugin(edge, edit, changes).await.expect("an update");
+    let response = sent.await.expect("no panic");
     assert!(response.is_none(), "{response:?}");
+}
+
+/// The end of the old listener is the end of a logout that MAS has not answered, and of the timer by which that acts again. The
+/// new listener has had no request that would have started another one.
+#[tokio::test]
+async fn a_logout_that_an_update_cuts_off_acts_again_and_again() {
+    let (edge, silent) = start_with_silent_logout().await;
+    let token = edge.alice();
+    edge.pass(Request::get(WHOAMI).bearer(&token)).await;
+    let logout = Request::new("POST", "/_matrix/client/v3/logout/all").bearer(&token);
+    cut_off(&edge, &silent, logout, |_| {}).await;
     // It acts at first on the token and on the user, and then on the user alone.
     within_limit("the logout to act for the third time", async {
         let name = "matrix_edge_auth_invalidations_total";
@@ -179,6 +195,32 @@ async fn a_logout_that_an_update_cuts_off_acts_again_and_again() {
         }
     })
     .await;
+    edge.assert_alive().await;
+}
+
+/// The same where the update makes another VM: the old one goes with the old listener, and with what waits there. MAS ends the
+/// session a moment later, when the new one has asked about it already.
+#[tokio::test]
+async fn a_logout_that_a_new_module_cuts_off_acts_again_and_again() {
+    let (edge, silent) = start_with_silent_logout().await;
+    for (at, request) in ["logout", "logout/all", "revoke"].into_iter().enumerate() {
+        let token = compat(&edge, "alice");
+        let whoami = Request::get(WHOAMI).bearer(&token);
+        edge.pass(whoami.clone()).await;
+        let end = match request {
+            "revoke" => Request::new("POST", "/oauth2/revoke").body(format!("token={token}")),
+            end => Request::new("POST", format!("/_matrix/client/v3/{end}")).bearer(&token),
+        };
+        let path = another_version(&edge, &format!("next{at}"));
+        let load = move |plugin: &mut Value| {
+            plugin["vm_config"]["code"]["local"]["filename"] = json!(path);
+        };
+        cut_off(&edge, &silent, end, load).await;
+        let mut client = Connection::open(edge.envoy.addr()).await;
+        assert_eq!(client.request(&whoami).await.status, 200, "{request}");
+        edge.mas.revoke_unannounced(&token);
+        assert_ends(&mut client, &token).await;
+    }
     edge.assert_alive().await;
 }
 

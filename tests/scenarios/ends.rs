@@ -185,6 +185,70 @@ fn a_timer_is_handed_on_only_by_the_last_root_that_has_one() {
     assert_eq!(timers(third.root), 0);
 }
 
+/// An update of the module makes other VMs, and the old one goes with the last of its clients. That the session has not ended yet
+/// is known to the new one by then.
+#[test]
+fn an_end_acts_again_when_its_vm_has_gone() {
+    for (request, others) in [
+        (logout("/_matrix/client/v3/logout", ALICE), alice()),
+        (logout_all(ALICE), Fate::Held),
+        (revocation(ALICE), alice()),
+    ] {
+        let (mut cluster, gateway) = warmed(&[ALICE, BOB], json!({}));
+        end(&mut cluster, &gateway, &request, true);
+        cluster[0].drop_root(gateway.root);
+        cluster[0].reload();
+        for _ in 0..4 {
+            // What is asked in the millisecond of an end counts as asked before.
+            cluster.process.advance(Duration::from_millis(1));
+            assert_eq!(cluster[1].send(&gateway, whoami(ALICE)), Fate::Held);
+            assert_eq!(cluster[1].send(&gateway, whoami(BOB)), others);
+            cluster.answer_all(&active("alice"));
+            cluster.tick_for(Duration::from_secs(1));
+        }
+        ask_everywhere(&mut cluster, &gateway, ALICE);
+        cluster.tick_for(Duration::from_secs(2));
+        assert_fates(&mut cluster, &gateway, ALICE, &[alice(), alice()]);
+    }
+}
+
+/// The second logout comes right after the first, which has ended nothing, and waits for a tick.
+#[test]
+fn an_end_that_waits_for_a_tick_acts_when_its_vm_has_gone() {
+    let (mut cluster, gateway) = warmed(&[ALICE], json!({}));
+    for _ in 0..2 {
+        end(&mut cluster, &gateway, &revocation(ALICE), false);
+        ask_everywhere(&mut cluster, &gateway, ALICE);
+    }
+    cluster[0].drop_root(gateway.root);
+    cluster[0].reload();
+    assert_eq!(cluster[1].send(&gateway, whoami(ALICE)), alice());
+    cluster.tick_for(TICK);
+    assert_forgotten(&mut cluster, &gateway, ALICE);
+}
+
+/// Anyone can log invented tokens out, and whose worker goes first has the room first.
+#[test]
+fn invented_ends_leave_room_for_a_session_when_a_vm_goes() {
+    let (mut cluster, gateway) = warmed(&[ALICE], json!({}));
+    let mut flooded = Cluster::on(&cluster.process, 1);
+    for number in 0..1_100 {
+        let request = logout("/_matrix/client/v3/logout", &invented(number));
+        let stream = flooded[0].request(&gateway, request);
+        flooded[0].hang_up(stream);
+    }
+    let request = logout("/_matrix/client/v3/logout", ALICE);
+    end(&mut cluster, &gateway, &request, true);
+    flooded[0].drop_root(gateway.root);
+    cluster[0].drop_root(gateway.root);
+    cluster.process.advance(Duration::from_millis(1));
+    let stream = cluster[1].request(&gateway, whoami(ALICE));
+    cluster[1].answer_only_call(&active("alice"));
+    assert_eq!(cluster[1].fate(stream), alice());
+    cluster[1].tick_for(TICK);
+    assert_eq!(cluster[1].send(&gateway, whoami(ALICE)), Fate::Held);
+}
+
 /// MAS answers 200 also where it ends nothing.
 #[test]
 fn ends_that_mas_confirms_do_not_stop_one_that_it_does_not_confirm() {

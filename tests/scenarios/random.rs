@@ -3,7 +3,7 @@
 //!
 //! Hints between workers are delivered late, in any order, or never. MAS answers late, fails, or is silent;
 //! locks users and ends sessions, and tells of it some time later. Clients hang up and log out, time passes,
-//! ticks are late, configurations are replaced and VMs fail. In half of the seeds another worker does
+//! ticks are late, configurations and VMs are replaced, and VMs fail. In half of the seeds another worker does
 //! something between two host calls of one callback. In an eighth of them workers are busy for seconds: then they
 //! read nothing and come to no tick, and only what must never happen is checked, not what must happen in time.
 //!

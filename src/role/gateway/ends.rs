@@ -6,16 +6,20 @@
 //! within [`SPACING`] are merged into one that acts at the next tick. No end is lost.
 //!
 //! Where MAS has not answered, it may end the session only later, and a question in between brings an "active" that is out of
-//! date. So such an end acts at once and again and again for some seconds.
+//! date. So such an end acts at once and again and again for some seconds. What still waits when the VM goes is left to another
+//! one (`ends/handover.rs`).
 //!
 //! Anyone can end an invented token, so what is remembered is bounded. An end that took no answer away gives way to one that
 //! did. Where there is still no room, an end acts at once.
 
+mod handover;
+
 use std::{rc::Rc, time::Duration};
 
+use self::handover::{Estate, LeftEnd, Subject};
 use crate::{
     clock::Instant,
-    host::{Backend, Callback},
+    host::{Backend, Callback, Store},
     mas::{provisioning::Revocation, user::UserKey},
     metrics::InvalidationReason,
     resolver::{Invalidation, Resolver},
@@ -30,7 +34,8 @@ const SPACING: Duration = Duration::from_millis(750);
 /// after three seconds or more.
 const REPETITION: Duration = Duration::from_millis(3_750);
 
-/// Ends that are remembered. One takes some 80 bytes, and all of them are looked through for each end.
+/// Ends that are remembered, and that are left to other VMs. One takes some 80 bytes, and all of them are looked through for each
+/// end.
 const MAX_ENDS: usize = 1_024;
 
 /// What ends if a request succeeds.
@@ -42,15 +47,6 @@ pub enum Ending {
     LogoutAll(TokenDigest, Option<UserKey>),
     /// The session of this token, which is revoked.
     Revocation(TokenDigest),
-}
-
-/// Whose answers end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Subject {
-    /// One token's.
-    Token(TokenDigest),
-    /// All active ones about a user. No logout makes a token active, so what is known of inactive ones holds on.
-    User(UserKey),
 }
 
 /// An end of some answers.
@@ -108,8 +104,13 @@ impl SessionEnds {
         self.act_on_all(cb, resolver, Subject::Token(*token), user, end);
     }
 
-    /// Lets the ends act that wait, and forgets those that are too old to matter.
-    pub fn on_tick<H: Backend, W>(&mut self, cb: &Callback<'_, H>, resolver: &mut Resolver<W>) {
+    /// Lets the ends act that wait, and those that another VM has left, and forgets those that are too old to matter.
+    pub fn on_tick<H: Backend, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        plugin: &Rc<Plugin>,
+    ) {
         let now = cb.now();
         let mut due = Vec::new();
         self.0.retain_mut(|recent| {
@@ -121,8 +122,35 @@ impl SessionEnds {
             due.push((recent.subject, end));
             true
         });
+        for left in handover::take(cb.host) {
+            let end = End {
+                plugin: Rc::clone(plugin),
+                reason: left.reason,
+                ends_owner: left.ends_owner,
+                at: now,
+                until: left.until,
+            };
+            due.push((left.subject, end));
+        }
         for (subject, end) in due {
             self.act_on_all(cb, resolver, subject, None, end);
+        }
+    }
+
+    /// Leaves what waits to another VM, since this one goes. What took no answer away has half of the room.
+    pub fn leave(&self, store: &impl Store) {
+        for (took, max) in [(true, MAX_ENDS), (false, MAX_ENDS / 2)] {
+            let mut estate = Estate::default();
+            for recent in &self.0 {
+                if recent.took == took
+                    && let Some(end) = &recent.waiting
+                {
+                    estate.add(&end.left(recent.subject));
+                }
+            }
+            if let Err(error) = estate.leave(store, max) {
+                error.log("a logout without an answer may not act again");
+            }
         }
     }
 
@@ -216,6 +244,16 @@ impl Recent {
 }
 
 impl End {
+    /// It as it is left to another VM.
+    fn left(&self, subject: Subject) -> LeftEnd {
+        LeftEnd {
+            subject,
+            reason: self.reason,
+            ends_owner: self.ends_owner,
+            until: self.until,
+        }
+    }
+
     /// Its repetition at that moment, if there is to be one.
     fn again(self, at: Instant) -> Option<Self> {
         (at < self.until).then_some(Self { at, ..self })

@@ -6,13 +6,13 @@
 //! the status alone decides, and no body of a response is read. It may be compressed, cut or of any length, and what it
 //! could tell (a 401 that only asks for interactive authentication) costs one question to MAS.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use super::ends::{Ending, SessionEnds};
 use crate::{
     cache::question::QuestionKey,
     clock::Instant,
-    host::{Callback, Host, Metrics, ResponseOrigin, Streams},
+    host::{Callback, Host, Metrics, ResponseOrigin, Store, Streams},
     mas::user::UserKey,
     matrix::session_end::{RevocationForm, SessionEnd},
     metrics::{HomeserverAnswer, InvalidationReason, Metric, RejectionReason},
@@ -20,6 +20,7 @@ use crate::{
     role::{
         body,
         exchange::{self, Chunk, Phase, Wants},
+        plugin::Plugin,
         response_status,
     },
     sorted::SortedMap,
@@ -212,9 +213,19 @@ pub(super) struct Learned {
 
 impl Learned {
     /// Ends what waits, and forgets what is too old to matter.
-    pub fn on_tick<H: Host, W>(&mut self, cb: &Callback<'_, H>, resolver: &mut Resolver<W>) {
+    pub fn on_tick<H: Host, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        plugin: &Rc<Plugin>,
+    ) {
         self.refused.expire(cb.now());
-        self.ends.on_tick(cb, resolver);
+        self.ends.on_tick(cb, resolver, plugin);
+    }
+
+    /// Leaves the ends that wait to another VM.
+    pub fn leave(&self, store: &impl Store) {
+        self.ends.leave(store);
     }
 }
 

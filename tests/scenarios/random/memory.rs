@@ -62,6 +62,9 @@ impl Lost {
     }
 }
 
+/// No worker's number: what its VM has left waits for any other.
+const LEFT: usize = usize::MAX;
+
 /// What is remembered of one token.
 #[derive(Default)]
 pub struct Memory {
@@ -116,7 +119,7 @@ pub struct Change {
     pub changed: Moment,
     /// It was told by an answer of "inactive".
     pub by_answer: bool,
-    /// It is a further end of a session at this worker, and counts from its next tick on.
+    /// It is a further end of a session at this worker, and counts from its next tick on. Or it was [left](LEFT).
     pub waits_at: Option<usize>,
 }
 
@@ -294,16 +297,41 @@ impl Scenario {
     /// A worker comes to its tick.
     pub(super) fn let_ends_act(&mut self, worker: usize) {
         let now = self.now();
+        let has_timer = self.members[worker].worker.borrow().timers() > 0;
         let ends = self.memory.iter_mut().flat_map(|memory| &mut memory.ends);
-        for end in ends.filter(|end| end.waits_at == Some(worker)) {
-            end.told = now;
-            end.waits_at = None;
+        for end in ends {
+            if end.waits_at == Some(worker) {
+                end.told = now;
+                end.waits_at = None;
+            } else if end.waits_at == Some(LEFT) && has_timer {
+                // Another end of the session may have come to the worker that takes it over.
+                end.told = now;
+                end.told.at += SPACING + BETWEEN_TICKS;
+                end.waits_at = None;
+            }
         }
         for session in 0..SESSIONS {
             let ended_at = self.memory[session].ended_at.get(&worker);
             if ended_at.is_some_and(|ended_at| now.at < ended_at + SPACING + BETWEEN_TICKS) {
                 self.forget(session, true);
             }
+        }
+    }
+
+    /// A worker at which an end waits for a tick.
+    pub(super) fn waiting_end(&self) -> Option<usize> {
+        let mut ends = self.memory.iter().flat_map(|memory| &memory.ends);
+        ends.find_map(|end| end.waits_at.filter(|worker| *worker != LEFT))
+    }
+
+    /// A worker's VM goes, and leaves the ends that waited there to whichever worker comes to its tick.
+    pub(super) fn leave_ends(&mut self, worker: usize) {
+        for memory in &mut self.memory {
+            let ends = memory.ends.iter_mut();
+            for end in ends.filter(|end| end.waits_at == Some(worker)) {
+                end.waits_at = Some(LEFT);
+            }
+            memory.ended_at.remove(&worker);
         }
     }
 

@@ -103,6 +103,12 @@ impl Scenario {
     pub(super) fn take_a_step(&mut self) {
         self.step += 1;
         let worker = self.rng.usize(..self.members.len());
+        // What waits for a tick waits for a moment only.
+        if let Some(worker) = self.waiting_end()
+            && self.rng.u32(..4) == 0
+        {
+            self.replace_a_vm(worker);
+        }
         match self.rng.u32(..200) {
             0..80 => self.act(worker, Self::client_request),
             80..96 => self.act(worker, Self::homeserver_request),
@@ -127,6 +133,7 @@ impl Scenario {
             188..195 => self.act(worker, |_, _| Some(Action::Hints)),
             195..197 => self.worker(worker, |worker| worker.drop_hints()),
             197..199 => self.replace_a_configuration(),
+            _ if self.rng.bool() => self.replace_a_vm(worker),
             _ => self.fail_a_vm(worker),
         }
         self.check();
@@ -583,9 +590,37 @@ impl Scenario {
         }
     }
 
+    /// An update makes another VM in the place of a worker's, whose remaining clients hang up.
+    fn replace_a_vm(&mut self, worker: usize) {
+        self.show(|| format!("the VM of worker {worker} is replaced"));
+        for at in 0..self.configured.len() {
+            let plugin = Rc::clone(&self.configured[at].plugins[worker]);
+            for stream in self.worker(worker, |worker| worker.held_by(&plugin)) {
+                self.hang_up_one(worker, stream);
+            }
+        }
+        for at in 0..self.configured.len() {
+            let root = self.configured[at].root;
+            for call in self.worker(worker, |worker| worker.calls()) {
+                if call.root == root {
+                    self.note_lost(worker, &call);
+                }
+            }
+            self.worker(worker, |worker| worker.drop_root(root));
+        }
+        self.leave_ends(worker);
+        self.make_a_vm(worker);
+    }
+
     /// A VM fails. What it held stays unanswered, which nothing in it can help.
     fn fail_a_vm(&mut self, worker: usize) {
         self.show(|| format!("the VM of worker {worker} fails"));
+        self.lose_ends(worker);
+        self.make_a_vm(worker);
+    }
+
+    /// A worker gets a new VM, which has nothing of the old one's.
+    fn make_a_vm(&mut self, worker: usize) {
         self.open.retain(|(at, _), _| *at != worker);
         self.computed.retain(|(at, _), _| *at != worker);
         self.doubted.retain(|(at, _), _| *at != worker);
@@ -606,7 +641,6 @@ impl Scenario {
         let member = &mut self.members[worker];
         member.newest_call = CallId(0);
         member.go_out_of_reach();
-        self.lose_ends(worker);
         self.vms += 1;
         self.last_loss = now.at;
     }

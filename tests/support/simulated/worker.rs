@@ -24,8 +24,8 @@ pub struct SimulatedWorker {
     worker: Worker,
     exchanges: BTreeMap<StreamId, AnyExchange>,
     plugins: BTreeMap<StreamId, Rc<Plugin>>,
-    /// Roots that have a configuration.
-    roots: Vec<RootId>,
+    /// Configurations, each of a root of its own.
+    configured: BTreeMap<RootId, Rc<Plugin>>,
     next_stream: u32,
 }
 
@@ -41,16 +41,14 @@ impl SimulatedWorker {
             worker: Worker::default(),
             exchanges: BTreeMap::new(),
             plugins: BTreeMap::new(),
-            roots: Vec::new(),
+            configured: BTreeMap::new(),
             next_stream: FIRST_STREAM,
         }
     }
 
     /// Envoy hands a configuration over, before its first request.
-    pub fn configure(&mut self, plugin: &Plugin) {
-        if !self.roots.contains(&plugin.root) {
-            self.roots.push(plugin.root);
-        }
+    pub fn configure(&mut self, plugin: &Rc<Plugin>) {
+        self.configured.insert(plugin.root, Rc::clone(plugin));
     }
 
     /// A request arrives: its headers, and its body if it has one.
@@ -219,7 +217,7 @@ impl SimulatedWorker {
         }
         let roots: Vec<RootId> = self.vm.ticking.borrow().keys().copied().collect();
         for root in roots {
-            self.worker.on_tick(&self.host(root.0), root);
+            self.tick_of(root);
         }
         self.run_hurried_timers();
     }
@@ -270,9 +268,16 @@ impl SimulatedWorker {
         self.vm.calls.borrow_mut().retain(|call| call.root != root);
         self.vm.ticking.borrow_mut().remove(&root);
         self.vm.dropped.borrow_mut().push(root);
-        self.roots.retain(|other| *other != root);
-        let another = self.roots.first().map(|root| (self.host(root.0), *root));
-        self.worker.on_root_end(root, || another);
+        self.configured.remove(&root);
+        let another = self.configured.keys().next().copied();
+        let host = self.host(root.0);
+        self.worker.on_root_end(&host, root, || another);
+    }
+
+    /// The timer of a root fires.
+    fn tick_of(&mut self, root: RootId) {
+        let plugin = Rc::clone(&self.configured[&root]);
+        self.worker.on_tick(&self.host(root.0), &plugin);
     }
 
     fn host(&self, context: u32) -> SimulatedHost {
@@ -296,7 +301,7 @@ impl SimulatedWorker {
             let Some(root) = hurried else {
                 return;
             };
-            self.worker.on_tick(&self.host(root.0), root);
+            self.tick_of(root);
         }
     }
 }

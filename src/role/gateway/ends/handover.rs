@@ -1,0 +1,215 @@
+//! Ends that a VM leaves to another one, in shared data, which outlives it.
+//!
+//! An update of the module or of its `vm_config` makes a new VM, and the old one goes with its last configuration. What waited
+//! there for a tick would go as well. So it is left, and any worker takes it over at its next tick.
+//!
+//! The non-obvious rule: one worker takes all of it, and whoever writes first has it. So what is left costs the questions of one
+//! worker, however many there are.
+//!
+//! All of it has one key, whose name would change with the format.
+
+use crate::{
+    cache::revocation::update,
+    clock::Instant,
+    host::{If, NotWritten, Store},
+    mas::user::UserKey,
+    metrics::InvalidationReason,
+    token::TokenDigest,
+};
+
+const KEY: &[u8] = b"matrix-edge-auth.ends";
+
+/// The hash of a token or a user, and a little-endian number: the last moment in milliseconds, times eight, and what it is.
+type Record = [u8; 24];
+
+/// What the number says of an end. Without any of them it is a token's, whose session logs out.
+const OF_USER: u64 = 1;
+const ENDS_OWNER: u64 = 2;
+const REVOKED: u64 = 4;
+
+/// Whose answers end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// One token's.
+    Token(TokenDigest),
+    /// All active ones about a user. No logout makes a token active, so what is known of inactive ones holds on.
+    User(UserKey),
+}
+
+/// An end that is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeftEnd {
+    /// Whose answers end.
+    pub subject: Subject,
+    /// Why they end: a logout, or else a revocation.
+    pub reason: InvalidationReason,
+    /// All answers about the user whose token it is end as well.
+    pub ends_owner: bool,
+    /// The moment before which it acts again and again.
+    pub until: Instant,
+}
+
+impl LeftEnd {
+    fn decode(record: &Record) -> Option<Self> {
+        let (hash, number) = record.split_first_chunk()?;
+        let number = u64::from_le_bytes(number.try_into().ok()?);
+        let has = |flag| number & flag != 0;
+        Some(Self {
+            subject: if has(OF_USER) {
+                Subject::User(UserKey(*hash))
+            } else {
+                Subject::Token(TokenDigest(*hash))
+            },
+            reason: if has(REVOKED) {
+                InvalidationReason::Revocation
+            } else {
+                InvalidationReason::Logout
+            },
+            ends_owner: has(ENDS_OWNER),
+            until: Instant::from_millis(number >> 3),
+        })
+    }
+}
+
+/// Ends that are to be left.
+#[derive(Debug, Default)]
+pub struct Estate(Vec<u8>);
+
+impl Estate {
+    /// Adds one more.
+    pub fn add(&mut self, end: &LeftEnd) {
+        let (hash, mut number) = match end.subject {
+            Subject::Token(TokenDigest(hash)) => (hash, 0),
+            Subject::User(UserKey(hash)) => (hash, OF_USER),
+        };
+        if end.ends_owner {
+            number |= ENDS_OWNER;
+        }
+        if let InvalidationReason::Revocation = end.reason {
+            number |= REVOKED;
+        }
+        number |= end.until.as_millis() << 3;
+        self.0.extend_from_slice(&hash);
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    /// Leaves them to other VMs, beside what is left already. The last ones are lost where there are more than `max` in all.
+    pub fn leave(&self, store: &impl Store, max: usize) -> Result<(), NotWritten> {
+        update(store, KEY, &mut |stored| {
+            let stored = stored.unwrap_or_default();
+            let room = (max * size_of::<Record>()).saturating_sub(stored.len());
+            [stored, self.0.get(..room).unwrap_or(&self.0)].concat()
+        })
+    }
+}
+
+/// Takes what is left. It is nobody else's then.
+pub fn take(store: &impl Store) -> Vec<LeftEnd> {
+    let Some(left) = store.read(KEY).filter(|left| !left.value.is_empty()) else {
+        return Vec::new();
+    };
+    // Another worker was first, or shared data cannot be written: then there is another tick.
+    if store.write(KEY, &[], If::Unchanged(left.cas)).is_err() {
+        return Vec::new();
+    }
+    let (records, _) = left.value.as_chunks();
+    records.iter().filter_map(LeftEnd::decode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::memory::MemoryStore;
+
+    const HASH: [u8; 16] = *b"0123456789abcdef";
+
+    fn end(number: u64) -> LeftEnd {
+        LeftEnd {
+            subject: Subject::Token(TokenDigest(HASH)),
+            reason: InvalidationReason::Logout,
+            ends_owner: false,
+            until: Instant::from_millis(number),
+        }
+    }
+
+    fn ends(numbers: std::ops::Range<u64>) -> Vec<LeftEnd> {
+        numbers.map(end).collect()
+    }
+
+    fn leave_all(store: &MemoryStore, ends: &[LeftEnd]) {
+        let mut estate = Estate::default();
+        ends.iter().for_each(|end| estate.add(end));
+        estate.leave(store, 100).unwrap();
+    }
+
+    #[test]
+    fn every_kind_is_taken_once_as_it_was_left() {
+        let store = MemoryStore::default();
+        let mut all = Vec::new();
+        for subject in [
+            Subject::Token(TokenDigest(HASH)),
+            Subject::User(UserKey(HASH)),
+        ] {
+            for reason in [InvalidationReason::Logout, InvalidationReason::Revocation] {
+                for ends_owner in [false, true] {
+                    for until in [0, 1, u64::MAX >> 3] {
+                        all.push(LeftEnd {
+                            subject,
+                            reason,
+                            ends_owner,
+                            until: Instant::from_millis(until),
+                        });
+                    }
+                }
+            }
+        }
+        assert_eq!(take(&store), []);
+        let (first, second) = all.split_at(7);
+        leave_all(&store, first);
+        leave_all(&store, second);
+        assert_eq!(take(&store), all);
+        assert_eq!(take(&store), []);
+        leave_all(&store, first);
+        assert_eq!(take(&store), first);
+    }
+
+    #[test]
+    fn what_is_left_is_bounded_and_the_first_stay() {
+        let store = MemoryStore::default();
+        leave_all(&store, &ends(0..99));
+        leave_all(&store, &ends(100..200));
+        assert_eq!(
+            take(&store),
+            ends(0..99)
+                .into_iter()
+                .chain([end(100)])
+                .collect::<Vec<_>>()
+        );
+        leave_all(&store, &ends(0..1));
+        assert_eq!(take(&store), ends(0..1));
+    }
+
+    #[test]
+    fn who_writes_first_has_all_of_it() {
+        let store = MemoryStore::default();
+        leave_all(&store, &ends(0..3));
+        *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
+            assert_eq!(take(store), ends(0..3));
+        }));
+        assert_eq!(take(&store), []);
+
+        *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
+            leave_all(store, &ends(0..1));
+        }));
+        leave_all(&store, &ends(1..2));
+        assert_eq!(take(&store), ends(0..2));
+    }
+
+    #[test]
+    fn what_is_damaged_ends_nothing_that_was_not_left() {
+        let store = MemoryStore::default();
+        leave_all(&store, &ends(0..2));
+        store.damage(|value| value.truncate(size_of::<Record>() + 7));
+        assert_eq!(take(&store), ends(0..1));
+    }
+}
