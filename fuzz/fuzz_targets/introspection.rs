@@ -55,7 +55,8 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(answer.body(), body);
     if let Answer::Active(answer) = &answer {
         lower(answer);
-        let _ = identity::identity(&answer.token());
+        let token = answer.token();
+        let _ = identity::identity(&token, &identity::ScopeRights::of(token.scope));
     }
     store(answer, lifetime);
 });

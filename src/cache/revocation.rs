@@ -20,7 +20,7 @@ use crate::{
         provisioning::{MAX_NAMED_DEVICES, Revocation},
         user::{DeviceKey, UserKey},
     },
-    matrix::identity,
+    matrix::identity::{self, ScopeRights},
 };
 
 /// KeySpace for users that were invalidated.
@@ -150,7 +150,8 @@ impl Revocations {
 
 /// Returns the key of the device that `token` belongs to; `None` without one, or with more than one.
 fn device_key(token: &ActiveToken<'_>) -> Option<DeviceKey> {
-    let device_id = identity::device_id(token).ok().flatten()?;
+    let rights = ScopeRights::of(token.scope);
+    let device_id = identity::device_id(token, &rights).ok().flatten()?;
     Some(DeviceKey::of(device_id))
 }
 

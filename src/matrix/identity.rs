@@ -34,65 +34,82 @@ pub struct Identity<'a> {
     pub device_id: Option<&'a str>,
 }
 
-/// The identity that `token` gives, or the reply with which Synapse refuses it.
-pub fn identity<'a>(token: &ActiveToken<'a>) -> Result<Identity<'a>, Rejection> {
-    let is_api = |scope: &str| {
-        let mut known = API_SCOPES.iter();
-        known.any(|api| scan::is_equal(scope.as_bytes(), api.as_bytes()))
-    };
-    if !scopes(token).any(is_api) {
-        return Err(Rejection::NoApiScope);
+/// What a scope says, from one reading of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScopeRights<'a> {
+    /// The token may use `/_synapse/admin`.
+    pub is_server_admin: bool,
+    /// It may use the API of clients.
+    is_client: bool,
+    /// Its device, if the scope names one.
+    device_id: Option<&'a str>,
+    /// The scope names another device as well.
+    has_other_device: bool,
+}
+
+impl<'a> ScopeRights<'a> {
+    /// Reads a scope.
+    pub fn of(scope: &'a str) -> Self {
+        let mut rights = Self::default();
+        let mut rest = Some(scope);
+        while let Some(part) = next_part(&mut rest) {
+            let is = |other: &str| scan::is_equal(part.as_bytes(), other.as_bytes());
+            let begins = |prefix: &&&str| begins_with(part.as_bytes(), prefix.as_bytes());
+            if let Some(prefix) = DEVICE_SCOPES.iter().find(begins) {
+                let device_id = part.get(prefix.len()..);
+                // One device stands in the scope twice, in both spellings.
+                match rights.device_id {
+                    None => rights.device_id = device_id,
+                    first => rights.has_other_device |= first != device_id,
+                }
+            } else {
+                rights.is_client |= API_SCOPES.into_iter().any(is);
+                rights.is_server_admin |= is(ADMIN_SCOPE);
+            }
+        }
+        rights
     }
-    Ok(Identity {
-        localpart: token.username.ok_or(Rejection::InvalidUsername)?,
-        device_id: device_id(token)?,
-    })
 }
 
-/// Whether `token` may use `/_synapse/admin`.
-pub fn is_server_admin(token: &ActiveToken<'_>) -> bool {
-    scopes(token).any(|scope| scope == ADMIN_SCOPE)
-}
-
-/// The parts of the scope, as the standard library's `split` gives them, which looks for the spaces byte by byte.
-fn scopes<'a>(token: &ActiveToken<'a>) -> impl Iterator<Item = &'a str> {
-    let mut rest = Some(token.scope);
-    std::iter::from_fn(move || next_scope(&mut rest))
-}
-
-/// Takes the next part off a scope.
-#[inline(never)]
-fn next_scope<'a>(rest: &mut Option<&'a str>) -> Option<&'a str> {
+/// Takes the next part off a scope, as the standard library's `split` does, which looks for the spaces byte by byte.
+fn next_part<'a>(rest: &mut Option<&'a str>) -> Option<&'a str> {
     loop {
         let text = (*rest)?;
         let end = scan::position(text.as_bytes(), b' ');
         *rest = end.and_then(|end| text.get(end + 1..));
-        let scope = text.get(..end.unwrap_or(text.len()))?;
-        if !scope.is_empty() {
-            return Some(scope);
+        let part = text.get(..end.unwrap_or(text.len()))?;
+        if !part.is_empty() {
+            return Some(part);
         }
     }
 }
 
-/// The device that `token` belongs to, if any.
-pub fn device_id<'a>(token: &ActiveToken<'a>) -> Result<Option<&'a str>, Rejection> {
+/// The identity that `token` gives, whose scope says this, or the reply with which Synapse refuses it.
+pub fn identity<'a>(
+    token: &ActiveToken<'a>,
+    rights: &ScopeRights<'a>,
+) -> Result<Identity<'a>, Rejection> {
+    if !rights.is_client {
+        return Err(Rejection::NoApiScope);
+    }
+    Ok(Identity {
+        localpart: token.username.ok_or(Rejection::InvalidUsername)?,
+        device_id: device_id(token, rights)?,
+    })
+}
+
+/// The device that `token` belongs to, whose scope says this, if any.
+pub fn device_id<'a>(
+    token: &ActiveToken<'a>,
+    rights: &ScopeRights<'a>,
+) -> Result<Option<&'a str>, Rejection> {
     let device_id = match token.device_id {
         Some(device_id) => device_id,
-        None => {
-            let mut devices = scopes(token).filter_map(|scope| {
-                let is_it = |prefix: &&&str| begins_with(scope.as_bytes(), prefix.as_bytes());
-                let prefix = DEVICE_SCOPES.iter().find(is_it)?;
-                scope.get(prefix.len()..)
-            });
-            let Some(first) = devices.next() else {
-                return Ok(None);
-            };
-            // One device stands in the scope twice, in both spellings.
-            if devices.any(|other| other != first) {
-                return Err(Rejection::MultipleDevices);
-            }
-            first
-        }
+        None if rights.has_other_device => return Err(Rejection::MultipleDevices),
+        None => match rights.device_id {
+            Some(device_id) => device_id,
+            None => return Ok(None),
+        },
     };
     // Characters have one byte or more.
     let is_short =
@@ -135,6 +152,10 @@ mod tests {
             scope,
             ..ActiveToken::default()
         }
+    }
+
+    fn identity<'a>(token: &ActiveToken<'a>) -> Result<Identity<'a>, Rejection> {
+        super::identity(token, &ScopeRights::of(token.scope))
     }
 
     fn device<'a>(token: &ActiveToken<'a>) -> Result<Option<&'a str>, Rejection> {
@@ -184,6 +205,37 @@ mod tests {
             ..token(two)
         };
         assert_eq!(device(&member), Ok(Some("M")));
+    }
+
+    #[test]
+    fn the_order_and_the_spaces_of_a_scope_do_not_matter() {
+        let parts = [
+            "openid",
+            "urn:synapse:admin:*",
+            "urn:matrix:client:device:A",
+            "urn:matrix:client:api:*",
+        ];
+        for start in 0..parts.len() {
+            let mut parts = parts;
+            parts.rotate_left(start);
+            for space in [" ", "   "] {
+                let scope = format!("{space}{}{space}", parts.join(space));
+                let expected = ScopeRights {
+                    is_server_admin: true,
+                    is_client: true,
+                    device_id: Some("A"),
+                    has_other_device: false,
+                };
+                assert_eq!(ScopeRights::of(&scope), expected, "{scope}");
+            }
+        }
+        for scope in [
+            "urn:synapse:admin:",
+            "urn:synapse:admin:**",
+            "x urn:synapse:admin",
+        ] {
+            assert_eq!(ScopeRights::of(scope), ScopeRights::default());
+        }
     }
 
     #[test]

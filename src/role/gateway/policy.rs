@@ -15,7 +15,7 @@ use crate::{
     matrix::{
         credential::{Credential, Source, extract, form_post, has_query_token},
         endpoint::{AuthRequirement, Class, Method, Served},
-        identity::{Identity, header_value, identity, is_server_admin, user_id_value},
+        identity::{Identity, ScopeRights, header_value, identity, user_id_value},
         reply::Rejection,
         session_end::{SessionEnd, logout_token},
     },
@@ -120,9 +120,10 @@ impl Grant {
             client_id: value(&names.client_id, token.client_id),
             scope: value(&names.scope, Some(token.scope)),
         };
+        let rights = ScopeRights::of(token.scope);
         Self {
-            identity: identity(token).map(headers),
-            is_server_admin: is_server_admin(token),
+            identity: identity(token, &rights).map(headers),
+            is_server_admin: rights.is_server_admin,
         }
     }
 
