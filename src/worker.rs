@@ -133,7 +133,7 @@ impl Worker {
         is_whole: bool,
     ) -> AnyExchange {
         if !self.roots.contains(&plugin.root) {
-            self.start(host, plugin.root);
+            self.start(host, plugin);
         }
         let cb = Callback::new(host, plugin.root, &self.clock);
         match plugin.config.role {
@@ -282,7 +282,7 @@ impl Worker {
         &mut self,
         host: &impl Host,
         root: RootId,
-        another: impl FnOnce() -> Option<RootId>,
+        another: impl FnOnce() -> Option<Rc<Plugin>>,
     ) {
         let had_timer = self.roots.contains(&root);
         self.roots.retain(|other| *other != root);
@@ -290,7 +290,7 @@ impl Worker {
         self.resolver.on_root_end(root);
         if had_timer && self.roots.is_empty() {
             match another() {
-                Some(another) => self.start(host, another),
+                Some(another) => self.start(host, &another),
                 None => self.gateway.leave(host),
             }
         }
@@ -323,7 +323,8 @@ impl Worker {
         let clock = self.clock.clone();
         let cb = Callback::new(host, plugin.root, &clock);
         self.resolver.on_tick(&cb);
-        self.gateway.on_tick(&cb, &mut self.resolver, plugin);
+        self.gateway.on_tick(&cb, &mut self.resolver);
+        self.gateway.take_over(&cb, &mut self.resolver, plugin);
         self.introspection.on_tick(&cb);
         self.finish_resolved(&cb);
     }
@@ -338,11 +339,12 @@ impl Worker {
         self.gateway.local_entries()
     }
 
-    /// Starts the timer of a root context.
-    fn start(&mut self, host: &impl Host, root: RootId) {
-        self.roots.push(root);
-        let cb = Callback::new(host, root, &self.clock);
+    /// Starts the timer of a root context. Its first request must not be decided by what other VMs have left to end.
+    fn start(&mut self, host: &impl Host, plugin: &Rc<Plugin>) {
+        self.roots.push(plugin.root);
+        let cb = Callback::new(host, plugin.root, &self.clock);
         self.resolver.start(&cb);
+        self.gateway.take_over(&cb, &mut self.resolver, plugin);
     }
 
     /// Ends the holds whose resolution has come: so many as one callback may end, the rest soon.

@@ -77,7 +77,7 @@ extern "C" fn proxy_on_delete(context: u32) {
         } else if let Some(root) = vm.roots.remove(&context) {
             let another = || {
                 let mut others = vm.roots.values();
-                Some(others.find(|root| root.plugin().is_some())?.id)
+                others.find_map(|root| root.plugin().cloned())
             };
             vm.worker.on_root_end(&root.host(), root.id, another);
             // Its timer may have been the last.

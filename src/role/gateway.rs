@@ -173,14 +173,19 @@ impl Gateway {
         watch::on_stream_end(cb, resolver, exchange, &mut self.learned);
     }
 
-    /// Ends the answers of sessions that wait for a tick, and forgets what is too old to matter. The tick is one of `plugin`'s.
-    pub fn on_tick<H: Host, W>(
+    /// Ends the answers of sessions that wait for a tick, and forgets what is too old to matter.
+    pub fn on_tick<H: Host, W>(&mut self, cb: &Callback<'_, H>, resolver: &mut Resolver<W>) {
+        self.learned.on_tick(cb, resolver);
+    }
+
+    /// Takes over what other VMs have left, in a callback of `plugin`'s.
+    pub fn take_over<H: Host, W>(
         &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         plugin: &Rc<Plugin>,
     ) {
-        self.learned.on_tick(cb, resolver, plugin);
+        self.learned.take_over(cb, resolver, plugin);
     }
 
     /// Leaves what waits for a tick to another VM, since this one goes.

@@ -224,6 +224,35 @@ async fn a_logout_that_a_new_module_cuts_off_acts_again_and_again() {
     edge.assert_alive().await;
 }
 
+/// The new VM has had no request, and so no tick, when MAS has ended the session. The old one has asked about it a moment before
+/// it goes.
+#[tokio::test]
+async fn the_first_request_after_an_update_is_served_by_nothing_that_is_left_to_end() {
+    let (edge, silent) = start_with_silent_logout().await;
+    let token = compat(&edge, "alice");
+    let whoami = Request::get(WHOAMI).bearer(&token);
+    let mut open = Connection::open(edge.envoy.addr()).await;
+    assert_eq!(open.request(&whoami).await.status, 200);
+    let mut client = Connection::open(edge.envoy.addr()).await;
+    let logout = logout("v3", &token);
+    let sent = tokio::spawn(async move { client.try_request(&logout).await });
+    let _unanswered = silent.accept().await.expect("Envoy connects");
+    sent.abort();
+    let path = another_version(&edge, "next");
+    let load = |plugin: &mut Value| {
+        plugin["vm_config"]["code"]["local"]["filename"] = json!(path);
+    };
+    update_plugin(&edge, load, json!({}))
+        .await
+        .expect("an update");
+    while let Some(response) = open.try_request(&whoami).await {
+        assert_eq!(response.status, 200, "{response:?}");
+    }
+    edge.mas.revoke_unannounced(&token);
+    assert_not_active(&edge.send(&whoami).await);
+    edge.assert_alive().await;
+}
+
 /// Shared data belongs to the `vm_id` and outlives the module: the new one serves what the old one has asked. What ends
 /// a session is heard by both, while the old one still has connections.
 #[tokio::test]

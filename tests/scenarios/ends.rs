@@ -1,7 +1,11 @@
 //! Ends of sessions that come again and again, since MAS ends none of them: they cost few questions, and each has acted
 //! within a tick.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use matrix_edge_auth::worker::Plugin;
 use serde_json::json;
@@ -9,7 +13,7 @@ use serde_json::json;
 use crate::{
     ALICE, BOB, INACTIVE, active, alice,
     attack::invented,
-    simulated::{Cluster, Fate, Request, gateway},
+    simulated::{Cluster, Fate, Request, SimulatedWorker, gateway},
     whoami,
 };
 
@@ -212,6 +216,85 @@ fn an_end_acts_again_when_its_vm_has_gone() {
     }
 }
 
+/// No worker of the new VM has had a request, so none has had a tick either. MAS may have ended the session long ago.
+#[test]
+fn the_first_request_of_a_vm_finds_what_the_one_before_has_left_to_end() {
+    for request in [
+        logout("/_matrix/client/v3/logout", ALICE),
+        logout_all(ALICE),
+        revocation(ALICE),
+    ] {
+        let (mut old, gateway) = warmed(&[ALICE], json!({}));
+        end(&mut old, &gateway, &request, true);
+        let mut last = old;
+        // Each goes before it has had a tick.
+        for _ in 0..3 {
+            last.process.advance(Duration::from_millis(100));
+            ask_everywhere(&mut last, &gateway, ALICE);
+            last[0].drop_root(gateway.root);
+            last[1].drop_root(gateway.root);
+            last = Cluster::on(&last.process, 2);
+            // The leases have run out.
+            last.process.advance(Duration::from_secs(1));
+            let stream = last[1].request(&gateway, whoami(ALICE));
+            assert_eq!(last[1].fate(stream), Fate::Held, "{request:?}");
+            // What is asked in the millisecond of an end counts as asked before, and is asked again.
+            for _ in 0..2 {
+                last.process.advance(Duration::from_millis(1));
+                last.answer_all(&active("alice"));
+            }
+        }
+    }
+}
+
+/// A VM that may not write shared data cannot take over what another has left, and finds it at each tick.
+#[test]
+fn what_cannot_be_taken_over_acts_once() {
+    let (mut cluster, gateway) = warmed(&[ALICE], json!({}));
+    let request = logout("/_matrix/client/v3/logout", ALICE);
+    end(&mut cluster, &gateway, &request, true);
+    cluster[0].drop_root(gateway.root);
+    cluster[0].reload();
+    cluster[1].faults().writing.set(Some(".ends"));
+    cluster.process.advance(Duration::from_secs(1));
+    let count = |cluster: &Cluster| cluster.metric("matrix_edge_auth_invalidations_total");
+    let before = count(&cluster);
+    for _ in 0..20 {
+        let stream = cluster[1].request(&gateway, whoami(ALICE));
+        cluster[1].answer_all(&active("alice"));
+        assert_eq!(cluster[1].fate(stream), alice());
+        cluster[1].tick_for(TICK);
+    }
+    assert_eq!(count(&cluster) - before, 1);
+}
+
+/// Two workers of the new VM get their first requests in one moment, and only one of them takes over what is left.
+#[test]
+fn no_first_request_is_decided_before_what_is_left_has_ended() {
+    for access in 0..40 {
+        let (mut old, gateway) = warmed(&[ALICE], json!({}));
+        let request = logout("/_matrix/client/v3/logout", ALICE);
+        end(&mut old, &gateway, &request, true);
+        old.process.advance(Duration::from_millis(100));
+        ask_everywhere(&mut old, &gateway, ALICE);
+        for worker in &mut old.workers {
+            worker.drop_root(gateway.root);
+        }
+        let mut one = SimulatedWorker::new(&old.process);
+        let other = Rc::new(RefCell::new(SimulatedWorker::new(&old.process)));
+        let stream = Rc::new(Cell::new(None));
+        old.process.interfere(access, {
+            let (gateway, other) = (Rc::clone(&gateway), Rc::clone(&other));
+            let stream = Rc::clone(&stream);
+            move || stream.set(Some(other.borrow_mut().request(&gateway, whoami(ALICE))))
+        });
+        assert_ne!(one.send(&gateway, whoami(ALICE)), alice(), "{access}");
+        old.process.run_interference();
+        let stream = stream.get().expect("it has come");
+        assert_ne!(other.borrow().fate(stream), alice(), "{access}");
+    }
+}
+
 /// The second logout comes right after the first, which has ended nothing, and waits for a tick.
 #[test]
 fn an_end_that_waits_for_a_tick_acts_when_its_vm_has_gone() {
@@ -231,15 +314,16 @@ fn an_end_that_waits_for_a_tick_acts_when_its_vm_has_gone() {
 #[test]
 fn invented_ends_leave_room_for_a_session_when_a_vm_goes() {
     let (mut cluster, gateway) = warmed(&[ALICE], json!({}));
-    let mut flooded = Cluster::on(&cluster.process, 1);
-    for number in 0..1_100 {
+    let mut flooded = Cluster::on(&cluster.process, 3);
+    for (at, number) in (0..3).cycle().zip(0..3_300) {
         let request = logout("/_matrix/client/v3/logout", &invented(number));
-        let stream = flooded[0].request(&gateway, request);
-        flooded[0].hang_up(stream);
+        let stream = flooded[at].request(&gateway, request);
+        flooded[at].hang_up(stream);
     }
     let request = logout("/_matrix/client/v3/logout", ALICE);
     end(&mut cluster, &gateway, &request, true);
-    flooded[0].drop_root(gateway.root);
+    let flooded = flooded.workers.iter_mut();
+    flooded.for_each(|worker| worker.drop_root(gateway.root));
     cluster[0].drop_root(gateway.root);
     cluster.process.advance(Duration::from_millis(1));
     let stream = cluster[1].request(&gateway, whoami(ALICE));
@@ -247,6 +331,30 @@ fn invented_ends_leave_room_for_a_session_when_a_vm_goes() {
     assert_eq!(cluster[1].fate(stream), alice());
     cluster[1].tick_for(TICK);
     assert_eq!(cluster[1].send(&gateway, whoami(ALICE)), Fate::Held);
+}
+
+/// What has taken an answer away in the first VM finds none in the second.
+#[test]
+fn invented_ends_leave_room_for_a_session_when_two_vms_go() {
+    let (mut first, gateway) = warmed(&[ALICE], json!({}));
+    let request = logout("/_matrix/client/v3/logout", ALICE);
+    end(&mut first, &gateway, &request, true);
+    first[0].drop_root(gateway.root);
+    let mut second = Cluster::on(&first.process, 2);
+    second[0].request(&gateway, Request::get("/"));
+    for number in 0..1_100 {
+        let request = logout("/_matrix/client/v3/logout", &invented(number));
+        let stream = second[1].request(&gateway, request);
+        second[1].hang_up(stream);
+    }
+    second[1].drop_root(gateway.root);
+    second[0].drop_root(gateway.root);
+    first.process.advance(Duration::from_secs(1));
+    let stream = first[1].request(&gateway, whoami(ALICE));
+    first[1].answer_only_call(&active("alice"));
+    assert_eq!(first[1].fate(stream), alice());
+    let mut third = Cluster::on(&first.process, 1);
+    assert_eq!(third[0].send(&gateway, whoami(ALICE)), Fate::Held);
 }
 
 /// MAS answers 200 also where it ends nothing.

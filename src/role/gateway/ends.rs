@@ -16,7 +16,7 @@ mod handover;
 
 use std::{rc::Rc, time::Duration};
 
-use self::handover::{Estate, LeftEnd, Subject};
+use self::handover::{Estate, Left, LeftEnd, Subject};
 use crate::{
     clock::Instant,
     host::{Backend, Callback, Store},
@@ -34,8 +34,8 @@ const SPACING: Duration = Duration::from_millis(750);
 /// after three seconds or more.
 const REPETITION: Duration = Duration::from_millis(3_750);
 
-/// Ends that are remembered, and that are left to other VMs. One takes some 80 bytes, and all of them are looked through for each
-/// end.
+/// Ends that are remembered. One takes some 80 bytes, and all of them are looked through for each end. Twice as many are left to
+/// other VMs, of all workers together.
 const MAX_ENDS: usize = 1_024;
 
 /// What ends if a request succeeds.
@@ -56,6 +56,8 @@ struct End {
     reason: InvalidationReason,
     /// All answers about the user whose token it is end as well.
     ends_owner: bool,
+    /// It took an answer away in another VM.
+    took: bool,
     /// The moment from which on it acts.
     at: Instant,
     /// The moment before which it acts again and again.
@@ -76,7 +78,11 @@ struct Recent {
 
 /// The ends of a while.
 #[derive(Debug, Default)]
-pub(super) struct SessionEnds(Vec<Recent>);
+pub(super) struct SessionEnds {
+    recents: Vec<Recent>,
+    /// The number of what other VMs had left when it was last found.
+    found: u32,
+}
 
 impl SessionEnds {
     /// Ends a session, now or at the next tick. MAS has confirmed that, or it acts more than once.
@@ -98,22 +104,18 @@ impl SessionEnds {
             plugin: Rc::clone(plugin),
             reason,
             ends_owner: is_all && user.is_none(),
+            took: false,
             at: now,
             until: if is_confirmed { now } else { now + REPETITION },
         };
         self.act_on_all(cb, resolver, Subject::Token(*token), user, end);
     }
 
-    /// Lets the ends act that wait, and those that another VM has left, and forgets those that are too old to matter.
-    pub fn on_tick<H: Backend, W>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        resolver: &mut Resolver<W>,
-        plugin: &Rc<Plugin>,
-    ) {
+    /// Lets the ends act that wait, and forgets those that are too old to matter.
+    pub fn on_tick<H: Backend, W>(&mut self, cb: &Callback<'_, H>, resolver: &mut Resolver<W>) {
         let now = cb.now();
         let mut due = Vec::new();
-        self.0.retain_mut(|recent| {
+        self.recents.retain_mut(|recent| {
             let Some(end) = recent.waiting.take_if(|end| end.at <= now) else {
                 return now < recent.until;
             };
@@ -122,30 +124,58 @@ impl SessionEnds {
             due.push((recent.subject, end));
             true
         });
-        for left in handover::take(cb.host) {
-            let end = End {
-                plugin: Rc::clone(plugin),
-                reason: left.reason,
-                ends_owner: left.ends_owner,
-                at: now,
-                until: left.until,
-            };
-            due.push((left.subject, end));
-        }
         for (subject, end) in due {
             self.act_on_all(cb, resolver, subject, None, end);
         }
     }
 
+    /// Lets act what other VMs have left, and takes it over. It acts again with the next tick and later where no other worker
+    /// has been faster.
+    pub fn take_over<H: Backend, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        plugin: &Rc<Plugin>,
+    ) {
+        let Some(left) = Left::find(cb.host).filter(|left| left.number() != self.found) else {
+            return;
+        };
+        // Where it cannot be taken it acts only once.
+        self.found = left.number();
+        for is_taken in [false, true] {
+            if is_taken && left.take(cb.host).is_err() {
+                return;
+            }
+            for other in left.ends() {
+                let at = cb.now();
+                let end = End {
+                    plugin: Rc::clone(plugin),
+                    reason: other.reason,
+                    ends_owner: other.ends_owner,
+                    took: other.took,
+                    at,
+                    until: if is_taken { other.until } else { at },
+                };
+                self.act_on_all(cb, resolver, other.subject, None, end);
+            }
+        }
+    }
+
     /// Leaves what waits to another VM, since this one goes. What took no answer away has half of the room.
     pub fn leave(&self, store: &impl Store) {
-        for (took, max) in [(true, MAX_ENDS), (false, MAX_ENDS / 2)] {
+        for (took, max) in [(true, 2 * MAX_ENDS), (false, MAX_ENDS)] {
             let mut estate = Estate::default();
-            for recent in &self.0 {
+            for recent in &self.recents {
                 if recent.took == took
                     && let Some(end) = &recent.waiting
                 {
-                    estate.add(&end.left(recent.subject));
+                    estate.add(&LeftEnd {
+                        subject: recent.subject,
+                        reason: end.reason,
+                        ends_owner: end.ends_owner,
+                        took,
+                        until: end.until,
+                    });
                 }
             }
             if let Err(error) = estate.leave(store, max) {
@@ -182,7 +212,7 @@ impl SessionEnds {
     ) -> Option<UserKey> {
         let now = cb.now();
         let cache = &end.plugin.upstream.cache;
-        let mut recents = self.0.iter_mut();
+        let mut recents = self.recents.iter_mut();
         match recents.find(|recent| recent.subject == subject) {
             Some(recent) if now < recent.until => {
                 // Whose token it is may not be known any longer at the tick.
@@ -210,7 +240,7 @@ impl SessionEnds {
                 let mut last = Recent {
                     subject,
                     until,
-                    took: removed.is_some() || matches!(subject, Subject::User(_)),
+                    took: end.took || removed.is_some() || matches!(subject, Subject::User(_)),
                     waiting: end.again(until),
                 };
                 if let Some(recent) = recent {
@@ -226,10 +256,10 @@ impl SessionEnds {
 
     /// Remembers one more. Among as many as there may be, it takes the place of one that took nothing away.
     fn remember(&mut self, recent: Recent) {
-        if self.0.len() < MAX_ENDS {
-            self.0.push(recent);
+        if self.recents.len() < MAX_ENDS {
+            self.recents.push(recent);
         } else if recent.took
-            && let Some(other) = self.0.iter_mut().find(|other| other.gives_way())
+            && let Some(other) = self.recents.iter_mut().find(|other| other.gives_way())
         {
             *other = recent;
         }
@@ -244,16 +274,6 @@ impl Recent {
 }
 
 impl End {
-    /// It as it is left to another VM.
-    fn left(&self, subject: Subject) -> LeftEnd {
-        LeftEnd {
-            subject,
-            reason: self.reason,
-            ends_owner: self.ends_owner,
-            until: self.until,
-        }
-    }
-
     /// Its repetition at that moment, if there is to be one.
     fn again(self, at: Instant) -> Option<Self> {
         (at < self.until).then_some(Self { at, ..self })

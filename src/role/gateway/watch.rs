@@ -213,14 +213,19 @@ pub(super) struct Learned {
 
 impl Learned {
     /// Ends what waits, and forgets what is too old to matter.
-    pub fn on_tick<H: Host, W>(
+    pub fn on_tick<H: Host, W>(&mut self, cb: &Callback<'_, H>, resolver: &mut Resolver<W>) {
+        self.refused.expire(cb.now());
+        self.ends.on_tick(cb, resolver);
+    }
+
+    /// Takes over the ends that other VMs have left.
+    pub fn take_over<H: Host, W>(
         &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         plugin: &Rc<Plugin>,
     ) {
-        self.refused.expire(cb.now());
-        self.ends.on_tick(cb, resolver, plugin);
+        self.ends.take_over(cb, resolver, plugin);
     }
 
     /// Leaves the ends that wait to another VM.

@@ -333,7 +333,8 @@ impl Store for SimulatedHost {
 
     fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
         self.note("write shared data");
-        if self.is_out_of_reach(key) {
+        let part = self.vm.faults.writing.get();
+        if self.is_out_of_reach(key) || part.is_some_and(|part| name(key).contains(part)) {
             return Err(NotWritten::Refused);
         }
         self.process.write(&name(key), value, condition)

@@ -54,4 +54,6 @@ pub struct Faults {
     pub trailers: Cell<bool>,
     /// Every reading of shared data finds nothing, and every writing is refused, where a key contains this.
     pub shared_data: Cell<Option<&'static str>>,
+    /// Every writing of shared data is refused where a key contains this.
+    pub writing: Cell<Option<&'static str>>,
 }

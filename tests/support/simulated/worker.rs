@@ -269,7 +269,7 @@ impl SimulatedWorker {
         self.vm.ticking.borrow_mut().remove(&root);
         self.vm.dropped.borrow_mut().push(root);
         self.configured.remove(&root);
-        let another = self.configured.keys().next().copied();
+        let another = self.configured.values().next().cloned();
         let host = self.host(root.0);
         self.worker.on_root_end(&host, root, || another);
     }

@@ -1,17 +1,18 @@
 //! Ends that a VM leaves to another one, in shared data, which outlives it.
 //!
 //! An update of the module or of its `vm_config` makes a new VM, and the old one goes with its last configuration. What waited
-//! there for a tick would go as well. So it is left, and any worker takes it over at its next tick.
+//! there for a tick would go as well. So it is left, and any worker takes it over: at its next tick, or with the first request of a
+//! configuration, which comes before the first tick.
 //!
-//! The non-obvious rule: one worker takes all of it, and whoever writes first has it. So what is left costs the questions of one
-//! worker, however many there are.
+//! The non-obvious rule: it acts before it is taken. So no worker finds nothing left and an answer that is still to end. Of
+//! several workers that find it at once each lets it act, and the one that takes it lets it act again later.
 //!
 //! All of it has one key, whose name would change with the format.
 
 use crate::{
     cache::revocation::update,
     clock::Instant,
-    host::{If, NotWritten, Store},
+    host::{If, NotWritten, Store, Versioned},
     mas::user::UserKey,
     metrics::InvalidationReason,
     token::TokenDigest,
@@ -19,13 +20,14 @@ use crate::{
 
 const KEY: &[u8] = b"matrix-edge-auth.ends";
 
-/// The hash of a token or a user, and a little-endian number: the last moment in milliseconds, times eight, and what it is.
+/// The hash of a token or a user, and a little-endian number: the last moment in milliseconds, times 16, and what it is.
 type Record = [u8; 24];
 
 /// What the number says of an end. Without any of them it is a token's, whose session logs out.
 const OF_USER: u64 = 1;
 const ENDS_OWNER: u64 = 2;
 const REVOKED: u64 = 4;
+const TOOK: u64 = 8;
 
 /// Whose answers end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub struct LeftEnd {
     pub reason: InvalidationReason,
     /// All answers about the user whose token it is end as well.
     pub ends_owner: bool,
+    /// It took an answer away.
+    pub took: bool,
     /// The moment before which it acts again and again.
     pub until: Instant,
 }
@@ -66,7 +70,8 @@ impl LeftEnd {
                 InvalidationReason::Logout
             },
             ends_owner: has(ENDS_OWNER),
-            until: Instant::from_millis(number >> 3),
+            took: has(TOOK),
+            until: Instant::from_millis(number >> 4),
         })
     }
 }
@@ -88,7 +93,10 @@ impl Estate {
         if let InvalidationReason::Revocation = end.reason {
             number |= REVOKED;
         }
-        number |= end.until.as_millis() << 3;
+        if end.took {
+            number |= TOOK;
+        }
+        number |= end.until.as_millis() << 4;
         self.0.extend_from_slice(&hash);
         self.0.extend_from_slice(&number.to_le_bytes());
     }
@@ -103,17 +111,32 @@ impl Estate {
     }
 }
 
-/// Takes what is left. It is nobody else's then.
-pub fn take(store: &impl Store) -> Vec<LeftEnd> {
-    let Some(left) = store.read(KEY).filter(|left| !left.value.is_empty()) else {
-        return Vec::new();
-    };
-    // Another worker was first, or shared data cannot be written: then there is another tick.
-    if store.write(KEY, &[], If::Unchanged(left.cas)).is_err() {
-        return Vec::new();
+/// What other VMs have left.
+pub struct Left(Versioned);
+
+impl Left {
+    /// Looks for it. `None`: there is nothing.
+    pub fn find(store: &impl Store) -> Option<Self> {
+        let left = store.read(KEY)?;
+        (!left.value.is_empty()).then_some(Self(left))
     }
-    let (records, _) = left.value.as_chunks();
-    records.iter().filter_map(LeftEnd::decode).collect()
+
+    /// Which of all that was ever left this is.
+    pub fn number(&self) -> u32 {
+        self.0.cas
+    }
+
+    /// Returns the ends.
+    pub fn ends(&self) -> impl Iterator<Item = LeftEnd> {
+        let (records, _) = self.0.value.as_chunks();
+        records.iter().filter_map(LeftEnd::decode)
+    }
+
+    /// Takes it, so that it is nobody else's. An error: another worker was first, more has been left, or shared data cannot
+    /// be written.
+    pub fn take(&self, store: &impl Store) -> Result<(), NotWritten> {
+        store.write(KEY, &[], If::Unchanged(self.number()))
+    }
 }
 
 #[cfg(test)]
@@ -128,6 +151,7 @@ mod tests {
             subject: Subject::Token(TokenDigest(HASH)),
             reason: InvalidationReason::Logout,
             ends_owner: false,
+            took: true,
             until: Instant::from_millis(number),
         }
     }
@@ -142,6 +166,12 @@ mod tests {
         estate.leave(store, 100).unwrap();
     }
 
+    /// Takes all of it.
+    fn take(store: &MemoryStore) -> Vec<LeftEnd> {
+        let left = Left::find(store).filter(|left| left.take(store).is_ok());
+        left.map(|left| left.ends().collect()).unwrap_or_default()
+    }
+
     #[test]
     fn every_kind_is_taken_once_as_it_was_left() {
         let store = MemoryStore::default();
@@ -151,12 +181,15 @@ mod tests {
             Subject::User(UserKey(HASH)),
         ] {
             for reason in [InvalidationReason::Logout, InvalidationReason::Revocation] {
-                for ends_owner in [false, true] {
-                    for until in [0, 1, u64::MAX >> 3] {
+                for (ends_owner, took) in
+                    [(false, false), (false, true), (true, false), (true, true)]
+                {
+                    for until in [0, 1, u64::MAX >> 4] {
                         all.push(LeftEnd {
                             subject,
                             reason,
                             ends_owner,
+                            took,
                             until: Instant::from_millis(until),
                         });
                     }
