@@ -1,7 +1,11 @@
 //! What `docs/rollout.md` says of each step and of the way back: what happens to the cache, and to connections that are
 //! open meanwhile.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use stand_in::mas::{Options, Session};
@@ -70,6 +74,11 @@ fn another_version(edge: &Edge, name: &str) -> PathBuf {
     let path = edge.envoy.dir().join(format!("{name}.wasm"));
     fs::write(&path, bytes).expect("a file in our own directory");
     path
+}
+
+/// The change of a plugin that loads this module.
+fn load(path: &Path) -> impl FnOnce(&mut Value) {
+    move |plugin| plugin["vm_config"]["code"]["local"]["filename"] = json!(path)
 }
 
 /// Checks that requests with this token get 401 a second from now on, at the latest.
@@ -212,10 +221,7 @@ async fn a_logout_that_a_new_module_cuts_off_acts_again_and_again() {
             end => Request::new("POST", format!("/_matrix/client/v3/{end}")).bearer(&token),
         };
         let path = another_version(&edge, &format!("next{at}"));
-        let load = move |plugin: &mut Value| {
-            plugin["vm_config"]["code"]["local"]["filename"] = json!(path);
-        };
-        cut_off(&edge, &silent, end, load).await;
+        cut_off(&edge, &silent, end, load(&path)).await;
         let mut client = Connection::open(edge.envoy.addr()).await;
         assert_eq!(client.request(&whoami).await.status, 200, "{request}");
         edge.mas.revoke_unannounced(&token);
@@ -247,10 +253,7 @@ async fn the_first_request_after_an_update_is_served_by_nothing_that_is_left_to_
     let vms = "wasm.envoy.wasm.runtime.v8.active";
     let before = edge.envoy.stat(vms).await;
     let path = another_version(&edge, "next");
-    let load = |plugin: &mut Value| {
-        plugin["vm_config"]["code"]["local"]["filename"] = json!(path);
-    };
-    update_plugin(&edge, load, json!({}))
+    update_plugin(&edge, load(&path), json!({}))
         .await
         .expect("an update");
     within_limit("the old VMs to go", async {
@@ -278,10 +281,7 @@ async fn an_upgrade_keeps_the_cache_and_both_versions_hear_of_ends() {
     let vms = "wasm.envoy.wasm.runtime.v8.created";
     let created = edge.envoy.stat(vms).await;
     let path = another_version(&edge, "next");
-    let load = |plugin: &mut Value| {
-        plugin["vm_config"]["code"]["local"]["filename"] = json!(path);
-    };
-    update_plugin(&edge, load, json!({}))
+    update_plugin(&edge, load(&path), json!({}))
         .await
         .expect("an update");
     assert!(edge.envoy.stat(vms).await > created, "VMs of the new one");
@@ -328,10 +328,7 @@ async fn another_vm_id_begins_empty_and_is_deaf_to_the_other() {
 async fn a_module_that_is_written_over_is_loaded_by_the_next_update() {
     let edge = start(json!({})).await;
     let path = another_version(&edge, "fixed-name");
-    let load = |plugin: &mut Value| {
-        plugin["vm_config"]["code"]["local"]["filename"] = json!(path);
-    };
-    update_plugin(&edge, load, json!({}))
+    update_plugin(&edge, load(&path), json!({}))
         .await
         .expect("an update");
     let token = edge.alice();

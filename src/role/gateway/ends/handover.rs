@@ -132,8 +132,8 @@ impl Left {
         records.iter().filter_map(LeftEnd::decode)
     }
 
-    /// Takes it, so that it is nobody else's. An error: another worker was first, more has been left, or shared data cannot
-    /// be written.
+    /// Takes it, so that no other worker can. An error: another worker was first, another VM has left more, or shared data
+    /// cannot be written.
     pub fn take(&self, store: &impl Store) -> Result<(), NotWritten> {
         store.write(KEY, &[], If::Unchanged(self.number()))
     }
