@@ -354,7 +354,7 @@ impl SharedCache {
     }
 
     /// Returns whether MAS has called the token active, and its own end has not passed since. Its answer may be long past its
-    /// time, or void by what MAS told of the user, which makes MAS asked about live sessions as well: no client can invent such a
+    /// time, or void by what MAS told of the user, which happens to live sessions, too: no client can invent such a
     /// token. One that has ended is known for one more question, whose answer takes the place of this one.
     pub fn is_known(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> bool {
         let entry = self.active.find(store, &self.question(digest), now);

@@ -25,7 +25,7 @@ use std::{
 pub use self::{
     fields::{Fields, Lengths, extended},
     head::RequestHead,
-    store::{If, NotWritten, Store, Versioned},
+    store::{If, NotWritten, Store, Versioned, update},
 };
 use crate::{
     clock::Instant, mas::introspection::IntrospectionRequest, matrix::reply::Reply, metrics::Metric,

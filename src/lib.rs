@@ -21,11 +21,11 @@
 //! | [`resolver`] | whose token is this? single-flight, leases, calls, renewal, stale answers, budgets |
 //! | [`role`] | the gateway, introspection and provisioning roles |
 //! | [`worker`] | one worker: hands each callback to its role |
-//! | `envoy` | the proxy-wasm adapter; the only code that knows the ABI |
+//! | `envoy` | the proxy-wasm adapter; the only code that calls the proxy. [`host::Fields`] reads the form of its maps |
 //! | `allocator` | the module's memory, block by block |
-//! | [`token`], [`form`], [`json`], [`clock`], [`metrics`], [`probing`], [`sip_hash`], [`sorted`] | small things that every room uses |
+//! | [`token`], [`form`], [`json`], [`clock`], [`metrics`], [`multilinear`], [`probing`], [`random`], [`sip_hash`], [`sorted`] | small things that every room uses |
 //!
-//! A room uses only rooms above it in this table.
+//! `scripts/lib/layers.py` says which room may use which.
 
 #![cfg_attr(not(target_os = "wasi"), forbid(unsafe_code))]
 // A panic kills the worker's VM and leaves the requests it held without an answer.

@@ -85,9 +85,14 @@ impl<W> Resolver<W> {
     /// Prepares a root context for its first request: joins the workers, reads the epochs.
     pub fn start<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         cb.host.tick_every(cb.root, Some(TICK));
-        // The last root may have ended long ago: that no timer ran since is no lag.
-        self.ticked_at = Some(cb.now());
+        // Where the timer of another root runs, its next tick may be late already.
+        self.ticked_at.get_or_insert_with(|| cb.now());
         self.workers.attend(cb);
+    }
+
+    /// Notes that no timer runs any more, so that the next tick is not late whenever it comes.
+    pub fn rest(&mut self) {
+        self.ticked_at = None;
     }
 
     /// The secret under which all workers of this process name tokens.

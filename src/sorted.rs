@@ -250,7 +250,7 @@ impl<K: Ord, V> SortedMap<K, V> {
     }
 }
 
-/// Compares two keys. The code that compares two long ones is long, and there once for each type.
+/// Compares two keys. The code that compares two long ones is long, so each type has it once and not inlined.
 #[inline(always)]
 fn order<K: Ord>(one: &K, other: &K) -> Ordering {
     if size_of::<K>() <= size_of::<u64>() {

@@ -291,7 +291,10 @@ impl Worker {
         if had_timer && self.roots.is_empty() {
             match another() {
                 Some(another) => self.start(host, &another),
-                None => self.gateway.leave(host),
+                None => {
+                    self.gateway.leave(host);
+                    self.resolver.rest();
+                }
             }
         }
     }
@@ -325,8 +328,11 @@ impl Worker {
         self.resolver.on_tick(&cb);
         self.gateway.on_tick(&cb, &mut self.resolver);
         self.gateway.take_over(&cb, &mut self.resolver, plugin);
-        self.introspection.on_tick(&cb);
+        let is_left = self.introspection.on_tick(&cb);
         self.finish_resolved(&cb);
+        if is_left {
+            self.hurry(&cb);
+        }
     }
 
     /// Returns what this worker has in memory of bodies.
@@ -347,7 +353,7 @@ impl Worker {
         self.gateway.take_over(&cb, &mut self.resolver, plugin);
     }
 
-    /// Ends the holds whose resolution has come: so many as one callback may end, the rest soon.
+    /// Ends the holds whose resolution has come: as many as one callback may end, the rest soon.
     ///
     /// Call it in callbacks of roots only. A reply to one stream inside a callback of another stops that other, and
     /// callbacks of responses may be nested in replies.

@@ -5,8 +5,8 @@
 //! events there were before it asks MAS, and reads after it has stored the answer what has come since: if one is about its
 //! token, the answer may be from before, and does not stay, or stays doubted.
 //!
-//! The non-obvious rule: no time is involved. The events are numbered, so it is told right however late the answer is read,
-//! and however long the worker that asked did nothing, for they are nothing that the worker has to keep up. Their number is
+//! The non-obvious rule: no time is involved. The events are numbered, so the result is right however late the answer is read,
+//! and however long the worker that asked did nothing: it has nothing to renew meanwhile. Their number is
 //! read once in a quarter of a second, or after a hint: one that is out of date costs a call for a token that ended a moment
 //! before.
 //!
@@ -17,10 +17,10 @@
 
 use std::{cell::Cell, time::Duration};
 
-use super::{key_space::KeySpace, revocation::update};
+use super::key_space::KeySpace;
 use crate::{
     clock::Instant,
-    host::{NotWritten, Store},
+    host::{NotWritten, Store, update},
     token::TokenDigest,
 };
 
@@ -33,7 +33,7 @@ const LOOK_LASTS: Duration = Duration::from_millis(250);
 /// Histories in all.
 const NUMBER: u32 = 16_384;
 
-/// Events that a history names. Some thousand ended tokens a second come to less than one a second in each history.
+/// Events that a history holds. It names one less, since the oldest tells how far back it reaches. Some thousand ended tokens a second come to less than one a second in each history.
 const NAMED: usize = 16;
 
 /// What happens to a token.

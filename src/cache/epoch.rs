@@ -10,7 +10,7 @@
 
 use crate::{
     clock::Instant,
-    host::{If, Store},
+    host::{NotWritten, Store, update},
     mas::user::UserKey,
     token::TokenDigest,
 };
@@ -18,9 +18,6 @@ use crate::{
 const KEY: &[u8] = b"matrix-edge-auth.epoch";
 const TOKENS: usize = 256;
 const USERS: usize = 256;
-
-/// How often a counter is raised again after another worker wrote first.
-const WRITE_ATTEMPTS: usize = 64;
 
 /// The counters, as of the last reading.
 #[derive(Debug)]
@@ -89,24 +86,23 @@ impl Epochs {
     }
 
     /// Raises the counter for `subject`, for all workers, at the moment `now`.
-    pub fn bump(&mut self, store: &impl Store, subject: Subject<'_>, now: Instant) {
+    pub fn bump(
+        &mut self,
+        store: &impl Store,
+        subject: Subject<'_>,
+        now: Instant,
+    ) -> Result<(), NotWritten> {
         let least = match subject {
             Subject::Token(_) => 0,
             Subject::User(_) => coarse(now),
         };
-        for _ in 0..WRITE_ATTEMPTS {
-            let stored = store.read(KEY);
-            let condition = stored
-                .as_ref()
-                .map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-            *self = stored.map_or_else(Self::default, |stored| Self::decode(&stored.value));
+        update(store, KEY, &mut |stored| {
+            *self = stored.map_or_else(Self::default, Self::decode);
             if let Some(counter) = self.counters.get_mut(subject.index()) {
                 *counter = counter.wrapping_add(1).max(least);
             }
-            if store.write(KEY, &self.encode(), condition).is_ok() {
-                return;
-            }
-        }
+            self.encode()
+        })
     }
 
     fn counter(&self, subject: Subject<'_>) -> u32 {
@@ -156,7 +152,7 @@ mod tests {
             let store = MemoryStore::default();
             let (mut one, mut two) = (Epochs::default(), Epochs::default());
             for raised in 1..=3 {
-                one.bump(&store, subject, NOW);
+                one.bump(&store, subject, NOW).unwrap();
                 two.read(&store);
                 assert_eq!(
                     [one.counter(subject), two.counter(subject)],
@@ -177,11 +173,11 @@ mod tests {
         let mut epochs = Epochs::default();
         let stamps = |epochs: &Epochs| [None, Some(&USER)].map(|user| epochs.stamp(&TOKEN, user));
         let before = stamps(&epochs);
-        epochs.bump(&store, Subject::User(&USER), NOW);
+        epochs.bump(&store, Subject::User(&USER), NOW).unwrap();
         let user_raised = stamps(&epochs);
         assert_eq!(user_raised[0], before[0]);
         assert_ne!(user_raised[1], before[1]);
-        epochs.bump(&store, Subject::Token(&TOKEN), NOW);
+        epochs.bump(&store, Subject::Token(&TOKEN), NOW).unwrap();
         assert_ne!(stamps(&epochs)[0], user_raised[0]);
         assert_ne!(stamps(&epochs)[1], user_raised[1]);
     }
@@ -193,7 +189,7 @@ mod tests {
         let at = |seconds: u64| Instant::from_millis(seconds * 1_000);
         let is_past = |epochs: &Epochs, seconds| epochs.is_past(&USER, at(seconds));
         assert!(is_past(&one, 100) && !is_past(&one, 0));
-        one.bump(&store, Subject::User(&USER), at(100));
+        one.bump(&store, Subject::User(&USER), at(100)).unwrap();
         assert!(is_past(&two, 100), "not yet read");
         two.read(&store);
         for epochs in [&one, &two] {
@@ -202,14 +198,14 @@ mod tests {
         // Many ends at once are counted each, which takes the counter ahead of the clock.
         for _ in 0..10 {
             let before = one.stamp(&TOKEN, Some(&USER));
-            one.bump(&store, Subject::User(&USER), at(100));
+            one.bump(&store, Subject::User(&USER), at(100)).unwrap();
             assert_ne!(one.stamp(&TOKEN, Some(&USER)), before);
         }
         assert!(!is_past(&one, 105) && is_past(&one, 120));
         // A clock that stands behind takes nothing back.
-        one.bump(&store, Subject::User(&USER), at(50));
+        one.bump(&store, Subject::User(&USER), at(50)).unwrap();
         assert!(!is_past(&one, 105));
-        one.bump(&store, Subject::Token(&TOKEN), at(500));
+        one.bump(&store, Subject::Token(&TOKEN), at(500)).unwrap();
         assert!(is_past(&one, 120), "of a token, not of the user");
         assert!(one.is_past(&UserKey([8; 16]), at(2)), "of another user");
     }
@@ -219,9 +215,12 @@ mod tests {
         let store = MemoryStore::default();
         let mut epochs = Epochs::default();
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
-            Epochs::default().bump(store, Subject::Token(&TokenDigest([1; 16])), NOW);
+            Epochs::default()
+                .bump(store, Subject::Token(&TokenDigest([1; 16])), NOW)
+                .unwrap();
         }));
-        epochs.bump(&store, Subject::Token(&TokenDigest([2; 16])), NOW);
+        let other = TokenDigest([2; 16]);
+        epochs.bump(&store, Subject::Token(&other), NOW).unwrap();
         let of = |first| epochs.counter(Subject::Token(&TokenDigest([first; 16])));
         assert_eq!([of(1), of(2)], [1, 1]);
     }

@@ -134,8 +134,8 @@ impl Key {
     }
 }
 
-/// Returns the part of `number` that a hash is of all hashes. Both halves of the hash times the number, the upper one of which
-/// counts as a whole, are what 128 bits would hold.
+/// Maps a hash to a number from 0 to below `number`, in proportion: the upper half of the product, which would have 128 bits and is
+/// made of two.
 fn slot(hash: u64, number: u32) -> u32 {
     let number = u64::from(number);
     let low = (hash & u64::from(u32::MAX)) * number;

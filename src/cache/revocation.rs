@@ -14,7 +14,7 @@
 use super::{inactive::KeptMark, key_space::KeySpace};
 use crate::{
     clock::Instant,
-    host::{If, NotWritten, Store},
+    host::{NotWritten, Store, update},
     mas::{
         introspection::{ActiveAnswer, ActiveToken},
         provisioning::{MAX_NAMED_DEVICES, Revocation},
@@ -23,14 +23,11 @@ use crate::{
     matrix::identity::{self, ScopeRights},
 };
 
-/// KeySpace for users that were invalidated.
+/// Slots for the records of users.
 const SLOTS: u32 = 16_384;
 
 /// Devices of a user with a moment of their own. The others share one.
 const MAX_DEVICES: usize = MAX_NAMED_DEVICES;
-
-/// Another worker may write in between. Losing every one of this many races does not happen.
-const WRITE_ATTEMPTS: usize = 64;
 
 const FORMAT_VERSION: u8 = 2;
 
@@ -158,25 +155,6 @@ fn device_key(token: &ActiveToken<'_>) -> Option<DeviceKey> {
 fn moment(bytes: &[u8]) -> Option<Instant> {
     let millis = u64::from_le_bytes(bytes.try_into().ok()?);
     Some(Instant::from_millis(millis))
-}
-
-/// Writes what `change` makes of the value of `key`, also while other workers write.
-pub fn update(
-    store: &impl Store,
-    key: &[u8],
-    change: &mut dyn FnMut(Option<&[u8]>) -> Vec<u8>,
-) -> Result<(), NotWritten> {
-    let mut outcome = Err(NotWritten::Changed);
-    for _ in 0..WRITE_ATTEMPTS {
-        let stored = store.read(key);
-        let value = change(stored.as_ref().map(|stored| stored.value.as_slice()));
-        let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-        outcome = store.write(key, &value, condition);
-        if outcome != Err(NotWritten::Changed) {
-            break;
-        }
-    }
-    outcome
 }
 
 /// A slot: the record of one user, and what earlier ones left behind.

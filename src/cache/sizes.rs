@@ -26,7 +26,7 @@ use std::{
 use super::mark::{Mark, Number};
 use crate::{
     clock::Instant,
-    host::{If, Store},
+    host::{If, NotWritten, Store},
 };
 
 /// Sizes in all. Each one costs a removal one reading.
@@ -129,11 +129,10 @@ impl Sizes {
                 return nearest(&sizes, number);
             }
             sizes.push(number);
-            if store
-                .write(self.key.as_bytes(), &encode(&sizes), condition)
-                .is_ok()
-            {
-                return Some(number);
+            match store.write(self.key.as_bytes(), &encode(&sizes), condition) {
+                Ok(()) => return Some(number),
+                Err(NotWritten::Changed) => {}
+                Err(NotWritten::Refused) => break,
             }
         }
         None
@@ -165,7 +164,7 @@ fn decode(bytes: &[u8]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{NotWritten, Versioned, memory::MemoryStore};
+    use crate::host::{Versioned, memory::MemoryStore};
 
     fn sizes() -> Sizes {
         Sizes::new(b't')
@@ -307,7 +306,9 @@ mod tests {
 
     #[test]
     fn without_a_register_there_is_no_size() {
-        struct ReadOnly;
+        /// How often it was to be written.
+        #[derive(Default)]
+        struct ReadOnly(Cell<u32>);
 
         impl Store for ReadOnly {
             fn read(&self, _key: &[u8]) -> Option<Versioned> {
@@ -315,6 +316,7 @@ mod tests {
             }
 
             fn write(&self, _: &[u8], _: &[u8], _: If) -> Result<(), NotWritten> {
+                self.0.set(self.0.get() + 1);
                 Err(NotWritten::Refused)
             }
 
@@ -323,7 +325,9 @@ mod tests {
             }
         }
 
-        assert_eq!(sizes().register(&ReadOnly, 8), None);
+        let store = ReadOnly::default();
+        assert_eq!(sizes().register(&store, 8), None);
+        assert_eq!(store.0.get(), 1, "a refusal is no race");
     }
 
     #[test]

@@ -316,7 +316,7 @@ impl Table {
         }
     }
 
-    /// Takes the records about this token that are meant out of one bucket. Its code is there once for all meanings.
+    /// Takes the records about this token that are meant out of one bucket. It is compiled once for all meanings.
     fn remove_from(
         &self,
         buckets: &Buckets,

@@ -3,7 +3,7 @@
 //! `serde`'s derived errors name neither the path nor the accepted values, and may quote the value, which can be a
 //! secret in the wrong place. No line here repeats a value.
 //!
-//! The non-obvious rule: a key that lacks is told only if nothing else is wrong. A misspelled key leaves two faults,
+//! The non-obvious rule: a missing key is told only if nothing else is wrong. A misspelled key leaves two faults,
 //! and what helps is the one that names `sever_name`, not the one that misses `server_name`.
 
 use serde_json::{Map, Value};
@@ -39,7 +39,7 @@ pub(super) fn takes(path: &Path<'_>, what: &str) -> ConfigError {
 struct Check {
     /// Whether the role needs the homeserver's name.
     has_server: bool,
-    /// The refusal for the first key that lacks.
+    /// The refusal for the first missing key.
     missing: Option<ConfigError>,
 }
 

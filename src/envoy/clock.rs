@@ -14,14 +14,17 @@ unsafe extern "C" {
     fn clock_time_get(clock: u32, precision: u64, nanos: *mut u64) -> u16;
 }
 
-/// The present moment on the monotonic clock, whose base all VMs of this process share. It is the clock
-/// of `std::time::Instant`, whose number `std` does not give away and entries need.
-pub(super) fn now() -> Instant {
+/// Reads the present moment from the monotonic clock, whose base all VMs of this process share. It is the clock of
+/// `std::time::Instant`, whose number `std` does not give away and entries need. `None`: the module may not call it. No
+/// configuration is taken then, since nothing would ever be over.
+pub(super) fn read() -> Option<Instant> {
     let mut nanos = 0;
-    // SAFETY: the pointer is to live memory. Envoy's clock does not fail for this id.
+    // SAFETY: the pointer is to live memory.
     let errno = unsafe { clock_time_get(CLOCK_MONOTONIC, 0, &raw mut nanos) };
-    if errno != 0 {
-        log::error!("the monotonic clock failed with errno {errno}");
-    }
-    Instant::from_millis(nanos / 1_000_000)
+    (errno == 0).then(|| Instant::from_millis(nanos / 1_000_000))
+}
+
+/// Returns the present moment.
+pub(super) fn now() -> Instant {
+    read().unwrap_or_default()
 }

@@ -69,8 +69,8 @@ thread_local! {
 pub(super) struct Envoy {
     /// That context, which is what host calls act on unless another is selected.
     context: u32,
-    /// Whether a root is selected in its place, for a call. It is selected again when something is to be done to its stream,
-    /// and most callbacks that make a call do nothing more.
+    /// Whether a root is selected in its place, for a call or a timer. It is selected again when something is to be done to its
+    /// stream, and most callbacks that make a call do nothing more.
     is_elsewhere: Cell<bool>,
 }
 
@@ -81,6 +81,12 @@ impl Envoy {
             context,
             is_elsewhere: Cell::new(false),
         }
+    }
+
+    /// Selects a root. Also where that or what follows is refused, the context is selected again before its stream is used.
+    fn go_to_root(&self, root: RootId) -> Result<(), HostError> {
+        self.is_elsewhere.set(self.context != root.0);
+        abi::set_effective_context(root.0)
     }
 
     /// Selects the context again, if a root is selected in its place.
@@ -195,13 +201,12 @@ impl Runtime for Envoy {
         request: &IntrospectionRequest<'_>,
     ) -> Result<CallId, NotSent> {
         // The answer comes to the context that makes the call, and is lost if that has ended, as a stream may have.
-        abi::set_effective_context(root.0).map_err(|_| NotSent::Refused)?;
-        let fixed = request.written_headers(texts);
+        self.go_to_root(root).map_err(|_| NotSent::Refused)?;
+        let fixed = request.written_headers(|headers| serialized(headers));
         let own = request.own_headers();
         let headers = extended(fixed, own.map(|(name, value)| (name, value.as_bytes())));
         let timeout = whole_millis(request.timeout());
         let sent = abi::http_call(request.cluster(), &headers, request.body(), timeout);
-        self.is_elsewhere.set(self.context != root.0);
         sent.map(CallId).map_err(|HostError(status)| match status {
             abi::BAD_ARGUMENT => NotSent::UnknownCluster,
             _ => NotSent::Refused,
@@ -210,22 +215,18 @@ impl Runtime for Envoy {
 
     fn tick_every(&self, root: RootId, period: Option<Duration>) {
         let millis = period.map_or(0, whole_millis);
-        self.is_elsewhere.set(false);
-        let set = abi::set_effective_context(root.0)
-            .and_then(|()| abi::set_tick_period(millis))
-            .and_then(|()| abi::set_effective_context(self.context));
-        if let Err(error) = set {
+        let set = self.go_to_root(root);
+        if let Err(error) = set.and_then(|()| abi::set_tick_period(millis)) {
             log_refusal("a timer", error);
         }
     }
 
     fn register_queue(&self, root: RootId, name: &str) -> Option<QueueId> {
-        self.is_elsewhere.set(false);
-        abi::set_effective_context(root.0)
+        self.go_to_root(root)
             .and_then(|()| abi::register_shared_queue(name))
-            .and_then(|id| abi::set_effective_context(self.context).map(|()| QueueId(id)))
             .inspect_err(|error| log_refusal("a shared queue", *error))
             .ok()
+            .map(QueueId)
     }
 
     fn enqueue(&self, queue: QueueId, message: &[u8]) {
@@ -290,25 +291,16 @@ fn constant(headers: &'static [Header]) -> Rc<[u8]> {
     written
 }
 
-fn serialized(headers: &[Header]) -> Vec<u8> {
+fn serialized(headers: &[(&str, impl AsRef<str>)]) -> Vec<u8> {
     serialize(
         headers
             .iter()
-            .map(|(name, value)| (*name, value.as_bytes())),
+            .map(|(name, value)| (*name, value.as_ref().as_bytes())),
     )
 }
 
 fn whole_millis(duration: Duration) -> u32 {
     u32::try_from(millis(duration)).unwrap_or(u32::MAX)
-}
-
-/// Returns headers that are texts, serialized.
-fn texts(headers: &[(&str, &str)]) -> Vec<u8> {
-    serialize(
-        headers
-            .iter()
-            .map(|(name, value)| (*name, value.as_bytes())),
-    )
 }
 
 /// Returns Envoy's id of a metric, which is defined at its first use.

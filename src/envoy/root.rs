@@ -4,11 +4,12 @@ use std::{borrow::Cow, rc::Rc};
 
 use super::{
     abi::{self, Buffer, Map},
+    clock,
     host::Envoy,
 };
 use crate::{
     config,
-    host::{CallId, Fields, RootId, Runtime as _},
+    host::{CallId, Fields, RootId},
     mas::introspection::{IntrospectionResponse, LIFETIME},
     role::{self, series},
     worker::{Plugin, Worker},
@@ -39,11 +40,15 @@ impl Root {
             .ok()
             .flatten()
             .unwrap_or_default();
+        let Some(now) = clock::read() else {
+            log::error!("configuration refused: allowed_capabilities lacks clock_time_get");
+            return false;
+        };
         match config::parse(&bytes, &|name| std::env::var(name).ok()) {
             Ok(config) => {
-                series::define(&self.host(), &config);
+                let host = self.host();
+                series::define(&host, &config);
                 let plugin = Plugin::new(self.id, config);
-                let (host, now) = (self.host(), self.host().now());
                 if let Some(line) = plugin.first_announcement(&host, now) {
                     log::info!("{line}");
                 }

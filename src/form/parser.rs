@@ -9,8 +9,8 @@ use super::{
     steps,
 };
 
-/// What the bytes of a form stand for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the bytes of a form stand for. It has no `Debug`, since they may be a token's.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Part<'a> {
     /// More of the name of the present pair, decoded.
     Name(&'a [u8]),

@@ -90,7 +90,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// What is cut off here has been behind every buffer, and fields that are not whole are dropped.
+    /// Only a place behind the end of any buffer loses bits here, and fields that lie there are refused as not whole.
     #[inline]
     fn of(start: u64, length: u32) -> Self {
         Self {

@@ -48,3 +48,25 @@ pub trait Store {
     /// A random number, unknown to clients.
     fn random(&self) -> u64;
 }
+
+/// How often a value is written again after another worker wrote first.
+const WRITE_ATTEMPTS: usize = 64;
+
+/// Writes what `change` makes of the value of `key`, also while other workers write.
+pub fn update(
+    store: &impl Store,
+    key: &[u8],
+    change: &mut dyn FnMut(Option<&[u8]>) -> Vec<u8>,
+) -> Result<(), NotWritten> {
+    let mut outcome = Err(NotWritten::Changed);
+    for _ in 0..WRITE_ATTEMPTS {
+        let stored = store.read(key);
+        let value = change(stored.as_ref().map(|stored| stored.value.as_slice()));
+        let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
+        outcome = store.write(key, &value, condition);
+        if outcome != Err(NotWritten::Changed) {
+            break;
+        }
+    }
+    outcome
+}

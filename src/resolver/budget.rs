@@ -163,7 +163,7 @@ impl Budget {
             }
             let mut of_client = counts.iter_mut().filter(|count| count.client == *client);
             if !of_client.any(|count| count.charge(tag, was_known))
-                || write(store, &bucket, &counts).is_ok()
+                || write(store, &bucket, &counts) != Err(NotWritten::Changed)
             {
                 return;
             }

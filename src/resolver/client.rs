@@ -18,8 +18,8 @@ use crate::{clock::millis, config::UnknownTokenBudget, sorted::order_digests};
 pub struct ClientKey(pub [u8; 32]);
 
 impl ClientKey {
-    /// Returns the key of the client at `address`: an IP address, in brackets or not. Anything else, such as
-    /// the name of a Unix socket, stands for itself.
+    /// Returns the key of the client at `address`: an IP address, in brackets or not. Anything else
+    /// stands for itself.
     pub fn of(address: &[u8]) -> Self {
         let bare = address
             .strip_prefix(b"[")

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::{cache::question::QuestionKey, clock::Instant, sorted::SortedMap};
 
-/// How long MAS is left alone about a token after a call or a renewal was started.
+/// How long MAS is left alone about a token after a call has failed or a renewal was started.
 pub const BACKOFF: Duration = Duration::from_secs(1);
 
 /// How long a failure lets a stale answer serve at once. Longer than any call may take, so that a retry that

@@ -26,7 +26,7 @@ impl<W> Resolver<W> {
     /// the end first and removes the entry second, so one of the two sees the other. The lease is released last.
     ///
     /// An answer from before an end, or one to an earlier question than another worker's answer, serves no request: the cache
-    /// is read again, and MAS is asked again if it holds none. Each further call takes a further end, and the requests
+    /// is read again, and MAS is asked again if it holds none. Each further call needs another end, and the requests
     /// that wait have deadlines of their own.
     ///
     /// What MAS tells of a token's user during the call voids the answer. The worker then asks MAS once more, and no more. No

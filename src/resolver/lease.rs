@@ -254,8 +254,8 @@ impl Leases {
             }) if *theirs != holder => {
                 let (until, theirs) = (*until, *theirs);
                 let is_first = !std::mem::replace(contended, true);
-                if is_first {
-                    write(store, &bucket, &leases).ok()?;
+                if is_first && write(store, &bucket, &leases) == Err(NotWritten::Changed) {
+                    return None;
                 }
                 return Some(Acquired::Held {
                     until,
@@ -316,8 +316,10 @@ impl Leases {
                 leases.push(lease);
             }
             // A worker that wrote first may have marked it: read it again.
-            if write(store, &bucket, &leases).is_ok() {
-                return contended;
+            match write(store, &bucket, &leases) {
+                Ok(()) => return contended,
+                Err(NotWritten::Changed) => {}
+                Err(NotWritten::Refused) => break,
             }
         }
         false

@@ -243,6 +243,7 @@ impl Membership {
             };
             if record.queue == NO_QUEUE {
                 self.free = self.free.min(number);
+                continue;
             }
             self.others.push((record.holder, record.queue));
         }

@@ -987,6 +987,33 @@ fn an_answer_that_a_busy_worker_has_not_read_is_waited_for() {
     }
 }
 
+/// Its tick is late all the same.
+#[test]
+fn a_configuration_that_comes_to_a_busy_worker_takes_no_time_from_what_waits() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({}), GATEWAY);
+    let request = worker.ask(&upstream, TOKENS[0], &ALICE);
+    worker.host.advance(Duration::from_secs(13));
+    worker.call_back(|cb, resolver| resolver.start(cb));
+    worker.pass(0);
+    assert_eq!(worker.end(request), None);
+    worker.answer(200, ACTIVE);
+    let expected = End::Active(Provenance::Introspected);
+    assert_eq!(worker.end(request), Some(&expected));
+}
+
+#[test]
+fn a_time_without_a_timer_is_no_lag() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({}), GATEWAY);
+    worker.call_back(|_, resolver| resolver.rest());
+    worker.host.advance(Duration::from_secs(13));
+    worker.call_back(|cb, resolver| resolver.start(cb));
+    let request = worker.ask(&upstream, TOKENS[0], &ALICE);
+    worker.tick_for(5_500);
+    assert_eq!(worker.end(request), Some(&End::None(NoVerdict::Lost)));
+}
+
 /// Envoy's timer for the call may fire before the answer is read. MAS is asked again, and a second timeout counts.
 #[test]
 fn a_call_that_timed_out_while_the_worker_was_busy_is_made_again_once() {

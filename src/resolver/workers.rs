@@ -211,7 +211,7 @@ impl Workers {
         subject: Subject<'_>,
         reason: InvalidationReason,
     ) {
-        self.epochs.bump(cb.host, subject, cb.now());
+        self.raise(cb, subject);
         self.membership
             .broadcast(cb.host, Hint::Invalidated, cb.now());
         cb.host.count(Metric::Invalidated(reason));
@@ -220,7 +220,13 @@ impl Workers {
     /// Makes all workers compare what they keep of an evicted answer with the shared cache, at their next tick.
     /// An invalidation finds only what the shared cache holds.
     pub fn void_evicted<H: Backend>(&mut self, cb: &Callback<'_, H>, token: &TokenDigest) {
-        self.epochs.bump(cb.host, Subject::Token(token), cb.now());
+        self.raise(cb, Subject::Token(token));
+    }
+
+    fn raise<H: Backend>(&mut self, cb: &Callback<'_, H>, subject: Subject<'_>) {
+        if let Err(error) = self.epochs.bump(cb.host, subject, cb.now()) {
+            error.log("other workers may serve what has ended until its time is over");
+        }
     }
 
     /// Returns the epoch counters, as of the last reading.

@@ -23,9 +23,6 @@ use crate::{
 /// all fields, and there are thousands of spellings.
 const MAX_REMOVED: usize = 16;
 
-/// The status for "not found". Every request has a method, so without one nothing was read.
-const NO_METHOD: HostError = HostError(1);
-
 /// Why a request may still bring an identity header. It must not go on.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Unclean {
@@ -48,7 +45,8 @@ impl From<HostError> for Unclean {
 pub(super) fn read(host: &impl Streams, plugin: &Plugin) -> Result<RequestHead, Unclean> {
     let head = host.request_head()?;
     if head.method().is_empty() {
-        return Err(NO_METHOD.into());
+        // Every request has a method, so nothing was read.
+        return Err(HostError::MISSING.into());
     }
     if head.method() == b"CONNECT" || head.target().is_empty() {
         return Err(Unclean::Tunnel);

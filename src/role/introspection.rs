@@ -167,9 +167,9 @@ impl Introspection {
         }
     }
 
-    /// Passes on the requests that have waited too long for a form to begin.
-    pub fn on_tick<H: Host>(&mut self, cb: &Callback<'_, H>) {
-        self.awaiting_body.release_expired(cb);
+    /// Passes on the requests that have waited too long for a form to begin. Returns whether another tick is to come soon.
+    pub fn on_tick<H: Host>(&mut self, cb: &Callback<'_, H>) -> bool {
+        self.awaiting_body.release_expired(cb)
     }
 
     /// Notes that a stream has ended.

@@ -5,11 +5,14 @@
 
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use stand_in::mas::Options;
 
-use super::edge::{Edge, assert_no_verdict};
-use crate::support::envoy::{bootstrap, module, repository};
+use super::edge::{Edge, WHOAMI, assert_no_verdict, closed_port, identity, plugin};
+use crate::support::{
+    envoy::{Envoy, bootstrap, module, repository},
+    http::{Request, within_limit},
+};
 
 /// The script reads the module's import and export sections.
 #[test]
@@ -24,19 +27,60 @@ fn the_shipped_restrictions_are_what_the_module_imports_and_exports() {
     assert!(check.status.success(), "{said}{check:?}");
 }
 
+/// The module may not call this function.
+fn without(function: &'static str) -> impl FnOnce(&mut Value) {
+    move |config| {
+        let plugin = bootstrap::plugin(bootstrap::http_manager(config));
+        let taken = plugin[bootstrap::CAPABILITIES]["allowed_capabilities"]
+            .as_object_mut()
+            .and_then(|allowed| allowed.remove(function));
+        assert_eq!(taken, Some(json!({})), "{function}");
+    }
+}
+
+async fn start_without(function: &'static str) -> Edge {
+    Edge::start_with(json!({}), Options::default(), |builder| {
+        builder.bootstrap(without(function))
+    })
+    .await
+}
+
 /// The restriction is in force: a function that is taken from the list is denied.
 #[tokio::test]
 async fn a_module_that_may_not_call_asks_nobody() {
-    let edge = Edge::start_with(json!({}), Options::default(), |builder| {
-        builder.bootstrap(|config| {
-            let plugin = bootstrap::plugin(bootstrap::http_manager(config));
-            let taken = plugin[bootstrap::CAPABILITIES]["allowed_capabilities"]
-                .as_object_mut()
-                .and_then(|allowed| allowed.remove("proxy_http_call"));
-            assert_eq!(taken, Some(json!({})));
-        })
-    })
-    .await;
+    let edge = start_without("proxy_http_call").await;
     assert_no_verdict(&edge.whoami(&edge.alice()).await);
     assert_eq!(edge.mas.total_calls(), 0);
+}
+
+/// What only spares time and calls may be denied, and every request is decided, the first one of a worker too.
+#[tokio::test]
+async fn without_timers_queues_or_shared_data_every_request_is_decided() {
+    for function in [
+        "proxy_set_tick_period_milliseconds",
+        "proxy_register_shared_queue",
+        "proxy_set_shared_data",
+        "proxy_get_shared_data",
+    ] {
+        let edge = start_without(function).await;
+        for _ in 0..2 {
+            let request = Request::get(WHOAMI).bearer(&edge.alice());
+            let passed = within_limit(function, edge.pass(request)).await;
+            assert_eq!(identity(&passed), [["@alice:example.org"], ["PHONE"]]);
+        }
+    }
+}
+
+/// Nothing would ever be over.
+#[tokio::test]
+async fn without_a_clock_no_configuration_is_taken() {
+    let (_nobody, nowhere) = closed_port();
+    let envoy = Envoy::builder().plugin(plugin(json!({})));
+    let envoy = envoy.homeserver(nowhere).mas(nowhere);
+    let started = envoy.bootstrap(without("clock_time_get")).try_start().await;
+    let refused = started.err().expect("a refusal").log;
+    assert!(
+        refused.contains("configuration refused: allowed_capabilities lacks clock_time_get"),
+        "{refused}"
+    );
 }

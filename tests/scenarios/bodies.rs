@@ -127,6 +127,11 @@ fn unfinished_provisioning_requests_share_one_budget_and_hide_nothing() {
         "{taken}: it is not exceeded"
     );
 
+    // What MAS answers is read all the same.
+    let asked = worker.request(&gateway, whoami(BOB));
+    worker.answer_only_call(&active("bob"));
+    assert!(matches!(worker.fate(asked), Fate::Forwarded { .. }));
+
     // A short body is read whole. Of a long one the user is known, all of whose answers end.
     let devices: Vec<String> = (0..1_000).map(|n| format!("D{n}")).collect();
     for devices in [&devices[..1], &devices] {

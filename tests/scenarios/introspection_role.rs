@@ -271,6 +271,20 @@ fn a_request_whose_body_never_comes_is_passed_on() {
     assert_eq!(worker.fate(stream), passed_on());
 }
 
+/// One tick passes on some of them, and the next one comes at once.
+#[test]
+fn many_requests_whose_bodies_never_come_are_passed_on_as_soon() {
+    let process = Process::new();
+    let role = role(json!({}));
+    let mut worker = SimulatedWorker::new(&process);
+    let streams = [(); 1_000].map(|()| worker.request_headers(&role, announced(ALICE), false));
+    process.advance(Duration::from_millis(1_100));
+    worker.tick();
+    for stream in streams {
+        assert_eq!(worker.fate(stream), passed_on());
+    }
+}
+
 #[test]
 fn a_caller_of_an_injected_credential_must_have_been_answered_by_mas() {
     let mut cluster = warmed_by_the_gateway();

@@ -39,7 +39,7 @@ impl Lifetime {
     pub fn told(expires_in: i64, header: Option<&[u8]>) -> Self {
         let rounded = Self::rounded(expires_in);
         let exact = header.and_then(Self::parse);
-        // So no header stretches or shortens a life by more than the rounding of a second explains.
+        // So no header lets a token serve for longer than `expires_in` says. A wide one only makes MAS be asked more often.
         let agrees =
             |exact: &Self| exact.at_least <= rounded.at_least && rounded.at_least <= exact.at_most;
         exact.filter(agrees).unwrap_or(rounded)

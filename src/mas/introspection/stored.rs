@@ -12,7 +12,7 @@
 //!      1      2  length of the JSON
 //! then, if it is active
 //!      3      8  expires_in; the smallest number if there is none
-//!     11    4*4  username, device_id, client_id, scope: where it begins, counted from the JSON's begin, and its length;
+//!     11    4*4  username, device_id, client_id, scope: where it begins, counted from the JSON's beginning, and its length;
 //!                all bits of the first are set if it is absent
 //! then
 //!            ..  the JSON, and the texts that follow it

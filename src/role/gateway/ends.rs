@@ -267,7 +267,7 @@ impl SessionEnds {
 }
 
 impl Recent {
-    /// It took nothing away, and nothing waits to but, maybe, a repetition of it.
+    /// It took nothing away, and nothing waits but perhaps its own repetition.
     fn gives_way(&self) -> bool {
         !self.took && self.waiting.as_ref().is_none_or(|end| end.at >= self.until)
     }

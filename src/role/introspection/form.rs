@@ -4,6 +4,8 @@
 //! It is read in pieces. Of a caller that MAS has not answered yet, the token itself is not kept: whether the form is
 //! such a one is all that counts.
 
+use std::fmt;
+
 use crate::{
     form::parser::{FormParser, Part, ShortText},
     mas::introspection::HINT,
@@ -16,8 +18,8 @@ const TOKEN: &[u8] = b"token";
 /// Longest token that is read, in bytes. A longer one is MAS's to answer; its own have less than 100.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// A form that is read as it comes.
-#[derive(Debug, Default)]
+/// A form that is read as it comes. `Debug` shows nothing of it.
+#[derive(Default)]
 pub struct QuestionForm {
     parser: FormParser,
     name: ShortText,
@@ -30,6 +32,12 @@ pub struct QuestionForm {
     has_hint: bool,
     /// The form is another one.
     is_other: bool,
+}
+
+impl fmt::Debug for QuestionForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("QuestionForm(..)")
+    }
 }
 
 impl QuestionForm {

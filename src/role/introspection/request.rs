@@ -35,8 +35,8 @@ pub const MAX_FORM_BYTES: usize = 64 * 1024;
 /// Seconds to wait after a 503; see [`crate::matrix::reply::RETRY_INTROSPECTION_SECONDS`].
 const RETRY_AFTER: &str = "1";
 
-/// What the head says of a request that the cache may answer, once its form is read.
-#[derive(Debug)]
+/// What the head says of a request that the cache may answer, once its form is read. It has no `Debug`, which would show the
+/// credential.
 pub struct Announced<'a> {
     /// The value of `authorization`. Whether MAS would accept it is still to be told.
     pub credential: &'a [u8],

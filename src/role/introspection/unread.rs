@@ -73,13 +73,15 @@ impl AwaitingBody {
     }
 
     /// Passes on the requests that have waited too long, and of which nothing has come. They are watched a little longer,
-    /// to see why.
-    pub fn release_expired<H: Host>(&mut self, cb: &Callback<'_, H>) {
+    /// to see why. Returns whether some are left, which are to be passed on soon.
+    pub fn release_expired<H: Host>(&mut self, cb: &Callback<'_, H>) -> bool {
         let now = cb.now();
         let mut released = 0;
+        let mut is_left = false;
         self.streams.retain(|stream, request| {
             let is_due = !request.has_body && now >= request.since + BODY_TIMEOUT;
             if !is_due || released == MAX_RELEASED {
+                is_left |= is_due;
                 return true;
             }
             released += 1;
@@ -91,6 +93,7 @@ impl AwaitingBody {
             }
             false
         });
+        is_left
     }
 
     /// Notes the first piece of a form whose request was passed on at the moment `released_at` without one. A client may
@@ -133,10 +136,10 @@ mod tests {
         exchange
     }
 
-    fn release(awaiting: &mut AwaitingBody, host: &FakeHost) {
+    fn release(awaiting: &mut AwaitingBody, host: &FakeHost) -> bool {
         let clock = CoarseClock::default();
         let cb = Callback::new(host, ROOT, &clock);
-        awaiting.release_expired(&cb);
+        awaiting.release_expired(&cb)
     }
 
     #[test]
@@ -208,6 +211,25 @@ mod tests {
             let cb = Callback::new(&host, ROOT, &clock);
             awaiting.suspect_listener(&cb, at);
             assert_eq!(awaiting.has_warned, warns, "{delay:?}");
+        }
+    }
+
+    /// Each reply is nested in another one.
+    #[test]
+    fn one_tick_passes_on_so_many_and_asks_for_another() {
+        let (host, plugin) = (FakeHost::default(), plugin());
+        let mut awaiting = AwaitingBody::default();
+        for stream in 0..=MAX_RELEASED as u32 {
+            awaiting.insert(&held(&plugin, stream), host.now());
+        }
+        for (delay, is_left, resumed) in [
+            (Duration::ZERO, false, 0),
+            (BODY_TIMEOUT, true, MAX_RELEASED),
+            (Duration::ZERO, false, MAX_RELEASED + 1),
+        ] {
+            host.advance(delay);
+            assert_eq!(release(&mut awaiting, &host), is_left);
+            assert_eq!(host.resumed.borrow().len(), resumed);
         }
     }
 

@@ -43,12 +43,12 @@ impl Queues {
         }
         self.0[id].worker = worker;
         self.0[id].root = root;
-        QueueId(id as u32)
+        number(id)
     }
 
     /// Returns whether there is such a queue.
     pub fn send(&mut self, queue: QueueId, message: &[u8]) -> bool {
-        let queue = self.0.get_mut(queue.0 as usize);
+        let queue = self.0.get_mut(place(queue));
         queue.map(|queue| queue.push(message)).is_some()
     }
 
@@ -59,7 +59,7 @@ impl Queues {
     }
 
     pub fn receive(&mut self, queue: QueueId) -> Option<Vec<u8>> {
-        self.0.get_mut(queue.0 as usize)?.messages.pop_front()
+        self.0.get_mut(place(queue))?.messages.pop_front()
     }
 
     /// Takes one callback that is due in a worker.
@@ -70,7 +70,7 @@ impl Queues {
             .enumerate()
             .find(|(_, queue)| queue.worker == worker && queue.undelivered > 0)?;
         queue.undelivered -= 1;
-        Some((QueueId(id as u32), queue.root))
+        Some((number(id), queue.root))
     }
 
     /// Loses the callbacks that are due in a worker; the messages stay.
@@ -97,4 +97,13 @@ impl Queues {
     fn of(&self, worker: usize) -> impl Iterator<Item = &Queue> {
         self.0.iter().filter(move |queue| queue.worker == worker)
     }
+}
+
+/// Returns Envoy's number of the queue at this place. None has the number 0.
+fn number(place: usize) -> QueueId {
+    QueueId(place as u32 + 1)
+}
+
+fn place(QueueId(number): QueueId) -> usize {
+    (number as usize).wrapping_sub(1)
 }

@@ -188,6 +188,7 @@ impl SimulatedWorker {
         }
     }
 
+    /// MAS answers a call. The body is read as Envoy's would be.
     pub fn respond(&mut self, call: CallId, response: IntrospectionResponse<'_>) {
         let root = {
             let mut calls = self.vm.calls.borrow_mut();
@@ -197,6 +198,12 @@ impl SimulatedWorker {
                 .expect("under way");
             calls.remove(at).root
         };
+        let body = response.body.and_then(|body| {
+            let bodies = self.worker.bodies();
+            let (body, _share) = bodies.read_answer(body.len(), || Some(body))?;
+            Some(body)
+        });
+        let response = IntrospectionResponse { body, ..response };
         self.worker
             .on_call_response(&self.host(root.0), root, call, response);
         self.run_hurried_timers();

@@ -174,7 +174,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Returns where the quote stands that ends a string whose first escape begins there. `None`: it has no end, a character
-/// that must be escaped, or an escape that there is not.
+/// that must be escaped, or an unknown escape.
 #[cold]
 fn end_behind_escape(text: &[u8], mut at: usize) -> Option<usize> {
     loop {

@@ -10,9 +10,8 @@
 //! All of it has one key, whose name would change with the format.
 
 use crate::{
-    cache::revocation::update,
     clock::Instant,
-    host::{If, NotWritten, Store, Versioned},
+    host::{If, NotWritten, Store, Versioned, update},
     mas::user::UserKey,
     metrics::InvalidationReason,
     token::TokenDigest,
