@@ -15,7 +15,7 @@ build: ## Build the module: dist/matrix-edge-auth.wasm
 cli: ## Build the command-line program: dist/matrix-edge-auth
 	@scripts/cli
 
-run: ## Run a complete stack on loopback, with a page to watch, until Ctrl-C (MAS_URL=, HOMESERVER_URL=, MAS_SECRET=)
+run: ## Run a complete stack on loopback, with a page to watch, until Ctrl-C (MAS_URL=, MAS_SECRET=, HOMESERVER_URL=, SERVER_NAME=)
 	@scripts/run
 
 test: ## Run all tests and print one summary (LAYER="native core module envoy chaos manifests ops synapse" picks some)

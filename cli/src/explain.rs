@@ -73,6 +73,8 @@ fn fault(method: &str, path: &str) -> Result<(), String> {
         (1..=LONGEST_METHOD).contains(&method.len()) && method.chars().all(is_of_method);
     let fault = if !is_method {
         "a method is one word in capitals, such as GET"
+    } else if method == "CONNECT" {
+        "a tunnel gets 404 M_UNRECOGNIZED, in every role and mode and whatever its token"
     } else if !path.starts_with('/') {
         "a path begins with \"/\""
     } else if !path.bytes().all(|byte| byte.is_ascii_graphic()) {

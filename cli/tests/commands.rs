@@ -126,6 +126,7 @@ fn what_is_no_request_is_not_explained() {
         ("G ET", "/", "a method is one word"),
         ("s3cret", "/", "a method is one word"),
         ("GET", "sync", "a path begins with"),
+        ("CONNECT", "/", "a tunnel gets 404 M_UNRECOGNIZED"),
         ("GET", "/a\nb", "a path is visible ASCII"),
         ("GET", "/a b", "a path is visible ASCII"),
         ("GET", "/a#b", "a path has no fragment"),

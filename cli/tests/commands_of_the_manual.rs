@@ -85,7 +85,7 @@ const COMMANDS: &[(&str, Runner)] = &[
         ),
     ),
     (
-        "MAS_URL=https://auth.example.org HOMESERVER_URL=http://127.0.0.1:8008 MAS_SECRET=... make run",
+        "MAS_URL=https://auth.example.org HOMESERVER_URL=http://127.0.0.1:8008 SERVER_NAME=example.org MAS_SECRET=... make run",
         File("stand-in/src/bin/local/bootstrap.rs", "point_mas_at"),
     ),
     (

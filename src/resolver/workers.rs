@@ -225,7 +225,7 @@ impl Workers {
 
     fn raise<H: Backend>(&mut self, cb: &Callback<'_, H>, subject: Subject<'_>) {
         if let Err(error) = self.epochs.bump(cb.host, subject, cb.now()) {
-            error.log("other workers may serve what has ended until its time is over");
+            error.log("what has ended may be served until its time is over");
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use matrix_edge_auth::worker::Plugin;
+use matrix_edge_auth::{host::StreamId, worker::Plugin};
 use serde_json::json;
 
 use crate::{
@@ -112,7 +112,15 @@ fn a_session_that_ends_again_and_again_costs_one_question_a_tick() {
 /// the token active.
 #[test]
 fn an_end_that_mas_does_not_confirm_acts_again() {
-    for is_lost in [false, true] {
+    type Answer = fn(&mut SimulatedWorker, StreamId);
+    let answers: [Answer; 4] = [
+        SimulatedWorker::hang_up,
+        |worker, stream| worker.lost_response(stream, 503),
+        // Of a proxy before MAS.
+        |worker, stream| worker.response(stream, 502),
+        |worker, stream| worker.response(stream, 504),
+    ];
+    for answer in answers {
         for (request, others) in [
             (logout("/_matrix/client/v3/logout", ALICE), alice()),
             (logout_all(ALICE), Fate::Held),
@@ -122,11 +130,7 @@ fn an_end_that_mas_does_not_confirm_acts_again() {
             let (mut cluster, gateway) = warmed(&[ALICE, BOB], json!({}));
             let stream = cluster[0].request(&gateway, request);
             cluster.answer_all(&active("alice"));
-            if is_lost {
-                cluster[0].lost_response(stream, 503);
-            } else {
-                cluster[0].hang_up(stream);
-            }
+            answer(&mut cluster[0], stream);
             cluster.deliver_all();
             for _ in 0..4 {
                 // What is asked in the millisecond of an end counts as asked before.

@@ -140,9 +140,7 @@ pub(super) fn on_response_headers<H: Host, W>(
         }
         Watch::SessionEnd(ending) => {
             let is_confirmed = status.is_some_and(|status| (200..300).contains(&status));
-            let is_lost =
-                || exchange.is_whole() && cb.host.response_origin() == ResponseOrigin::Lost;
-            if is_confirmed || is_lost() {
+            if is_confirmed || exchange.is_whole() && is_in_doubt(cb.host, status) {
                 let plugin = &exchange.plugin;
                 learned
                     .ends
@@ -150,6 +148,16 @@ pub(super) fn on_response_headers<H: Host, W>(
             }
         }
         _ => {}
+    }
+}
+
+/// Returns whether a response leaves open whether MAS has ended the session: Envoy has lost MAS's, or a proxy before MAS has waited
+/// for it in vain, which it says by 502 or 504. MAS itself gives neither.
+fn is_in_doubt(host: &impl Streams, status: Option<u16>) -> bool {
+    match host.response_origin() {
+        ResponseOrigin::Lost => true,
+        ResponseOrigin::Upstream => matches!(status, Some(502 | 504)),
+        ResponseOrigin::Envoy => false,
     }
 }
 
