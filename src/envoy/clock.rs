@@ -15,8 +15,8 @@ unsafe extern "C" {
 }
 
 /// Reads the present moment from the monotonic clock, whose base all VMs of this process share. It is the clock of
-/// `std::time::Instant`, whose number `std` does not give away and entries need. `None`: the module may not call it. No
-/// configuration is taken then, since nothing would ever be over.
+/// `std::time::Instant`, whose number `std` does not give away and entries need. `None`: the module may not call it, and
+/// no configuration is taken then.
 pub(super) fn read() -> Option<Instant> {
     let mut nanos = 0;
     // SAFETY: the pointer is to live memory.

@@ -40,8 +40,13 @@ impl Root {
             .ok()
             .flatten()
             .unwrap_or_default();
-        let Some(now) = clock::read() else {
-            log::error!("configuration refused: allowed_capabilities lacks clock_time_get");
+        // Without a clock nothing is ever over, and without a timer nothing that waits. A period of 0 starts none.
+        let has_timer = abi::set_tick_period(0).is_ok();
+        let (Some(now), true) = (clock::read(), has_timer) else {
+            log::error!(
+                "configuration refused: allowed_capabilities lacks clock_time_get or \
+                 proxy_set_tick_period_milliseconds"
+            );
             return false;
         };
         match config::parse(&bytes, &|name| std::env::var(name).ok()) {
