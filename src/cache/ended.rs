@@ -33,7 +33,8 @@ const LOOK_LASTS: Duration = Duration::from_millis(250);
 /// Histories in all.
 const NUMBER: u32 = 16_384;
 
-/// Events that a history holds. It names one less, since the oldest tells how far back it reaches. Some thousand ended tokens a second come to less than one a second in each history.
+/// Events that a history holds. It names one less, since the oldest tells how far back it reaches. Some thousand ended tokens a
+/// second come to less than one a second in each history.
 const NAMED: usize = 16;
 
 /// What happens to a token.
