@@ -78,15 +78,26 @@ pub struct ActiveEntry {
     pub refresh_at: Option<Instant>,
 }
 
-/// What the cache knows of a token to some requests alone: those that waited while another worker asked.
+/// What the cache knows of a token to requests that waited while another worker asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Awaited {
     /// What it knows.
     pub cached: Cached,
-    /// The requests are those that came before this moment.
-    pub serves_before: Instant,
+    /// It serves only those of them that came before this moment. `None`: it serves everybody.
+    pub serves_before: Option<Instant>,
     /// What MAS has told of users since the question voids the answer.
     pub is_void: bool,
+}
+
+impl From<Cached> for Awaited {
+    /// What serves everybody.
+    fn from(cached: Cached) -> Self {
+        Self {
+            cached,
+            serves_before: None,
+            is_void: false,
+        }
+    }
 }
 
 /// An answer and the times of its call.
@@ -203,20 +214,14 @@ impl SharedCache {
         }
     }
 
-    /// What is known of the token at `now`. `count` receives one metric for each table looked into. There is none where the
-    /// worker keeps the token for itself.
-    pub fn lookup(
-        &self,
-        store: &impl Store,
-        digest: &TokenDigest,
-        now: Instant,
-        count: impl FnMut(Metric),
-    ) -> Option<Cached> {
-        self.lookup_as_of(store, digest, now, None, count)
+    /// What is known of the token at `now`.
+    pub fn lookup(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> Option<Cached> {
+        self.lookup_as_of(store, digest, now, None, |_| {})
     }
 
     /// The same, where what MAS told of a user counts as of the last reading of these epochs: a user's record is read only
-    /// if it may say that the answer is void.
+    /// if it may say that the answer is void. `count` receives one metric for each table looked into. There is none where the
+    /// worker keeps the token for itself.
     pub fn lookup_as_of(
         &self,
         store: &impl Store,
@@ -267,7 +272,7 @@ impl SharedCache {
             let holds = since < serves_before && !entry.is_doubted && now < end;
             holds.then(|| Awaited {
                 cached: self.cached(entry),
-                serves_before,
+                serves_before: Some(serves_before),
                 // The entry is in its time, and yet serves no other request.
                 is_void: !is_late,
             })
@@ -650,7 +655,7 @@ mod tests {
     fn life(answer: &Answer, times: &[f64]) -> String {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
         keep(&cache, &store, 0.0, 0.2, answer);
-        let known = |time: &f64| match cache.lookup(&store, &digest, seconds(*time), |_| {}) {
+        let known = |time: &f64| match cache.lookup(&store, &digest, seconds(*time)) {
             Some(Cached::Inactive(_) | Cached::Ended) => 'I',
             None => '-',
             active => {
@@ -675,13 +680,13 @@ mod tests {
         keep(&cache, &store, 0.0, 3.0, &inactive());
         let awaited = |since, now| {
             assert_eq!(
-                cache.lookup(&store, &digest, seconds(now), |_| {}),
+                cache.lookup(&store, &digest, seconds(now)),
                 None,
                 "nobody else"
             );
             let awaited = cache.lookup_awaited(&store, &digest, seconds(since), seconds(now))?;
             assert_eq!(awaited.cached, Cached::Inactive(InactiveAnswer::default()));
-            Some((awaited.serves_before, awaited.is_void))
+            Some((awaited.serves_before?, awaited.is_void))
         };
         for since in [0.0, 1.0, 2.999] {
             assert_eq!(awaited(since, 3.499), Some((seconds(3.0), false)));
@@ -733,7 +738,7 @@ mod tests {
     fn an_answer_that_took_longer_than_its_life_is_not_kept() {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
         keep(&cache, &store, 0.0, 3.0, &active(Some(2)));
-        assert_eq!(cache.lookup(&store, &digest, seconds(3.0), |_| {}), None);
+        assert_eq!(cache.lookup(&store, &digest, seconds(3.0)), None);
     }
 
     #[test]
@@ -744,7 +749,7 @@ mod tests {
     #[test]
     fn a_later_answer_takes_the_place_of_an_earlier_one_of_the_other_kind() {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
-        let find = |at: f64| cache.lookup(&store, &digest, seconds(at), |_| {});
+        let find = |at: f64| cache.lookup(&store, &digest, seconds(at));
         keep(&cache, &store, 0.0, 0.0, &active(None));
         keep(&cache, &store, 1.0, 1.0, &inactive());
         assert!(matches!(find(1.0), Some(Cached::Inactive(_))));
@@ -767,7 +772,7 @@ mod tests {
                 };
                 let late = SharedCache::new(&settings, FINGERPRINT);
                 let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
-                let find = || cache().lookup(&store, &digest, seconds(3.0), |_| {});
+                let find = || cache().lookup(&store, &digest, seconds(3.0));
                 keep(&cache(), &store, 1.0, 2.0, &later);
                 let expected = find();
                 let (asked_at, answered_at) = (seconds(0.999), seconds(3.0));
@@ -806,7 +811,7 @@ mod tests {
                     keep(&cache(), store, at, 2.0, &interfering);
                 }));
                 keep(&cache(), &store, asked_at(first), 2.0, first);
-                let found = cache().lookup(&store, &digest, seconds(2.0), |_| {});
+                let found = cache().lookup(&store, &digest, seconds(2.0));
                 assert_eq!(is_alice(found.clone()), later_is_active);
                 assert!(found.is_some());
             }
@@ -822,7 +827,7 @@ mod tests {
             };
             let cache = SharedCache::new(&settings, FINGERPRINT);
             let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
-            let find = |at: f64| cache.lookup(&store, &digest, seconds(at), |_| {});
+            let find = |at: f64| cache.lookup(&store, &digest, seconds(at));
             let stale = |at: f64| cache.lookup_stale(&store, &digest, seconds(at)).is_some();
             keep(&cache, &store, 0.0, 0.0, &active(Some(300)));
             assert!(cache.doubt(&store, &digest) && !cache.doubt(&store, &digest));
@@ -859,7 +864,7 @@ mod tests {
     #[test]
     fn a_revoked_user_has_no_answers_from_before() {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
-        let find = |at: f64| cache.lookup(&store, &digest, seconds(at), |_| {});
+        let find = |at: f64| cache.lookup(&store, &digest, seconds(at));
         let revoke = |at: f64, revocation| {
             let revocations = cache.revocations();
             revocations
@@ -886,7 +891,7 @@ mod tests {
     #[test]
     fn an_active_answer_that_names_nobody_ends_with_what_is_told_of_anybody() {
         let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
-        let is_found = |at: f64| cache.lookup(&store, &digest, seconds(at), |_| {}).is_some();
+        let is_found = |at: f64| cache.lookup(&store, &digest, seconds(at)).is_some();
         let is_stale = |at: f64| cache.lookup_stale(&store, &digest, seconds(at)).is_some();
         let revoke = |at: f64, revocation| {
             let revocations = cache.revocations();
@@ -923,12 +928,8 @@ mod tests {
             fingerprint: FINGERPRINT + 1,
             ..cache()
         };
-        assert_eq!(other.lookup(&store, &digest, seconds(1.0), |_| {}), None);
-        assert!(
-            cache()
-                .lookup(&store, &digest, seconds(1.0), |_| {})
-                .is_some()
-        );
+        assert_eq!(other.lookup(&store, &digest, seconds(1.0)), None);
+        assert!(cache().lookup(&store, &digest, seconds(1.0)).is_some());
     }
 
     #[test]
@@ -949,7 +950,7 @@ mod tests {
         };
         for asked_at in [2.0, 1.5] {
             assert!(!outcome(asked_at, inactive()).is_superseded);
-            assert_eq!(cache.lookup(&store, &token, seconds(3.0), |_| {}), None);
+            assert_eq!(cache.lookup(&store, &token, seconds(3.0)), None);
         }
         assert!(outcome(1.0, active(None)).is_superseded);
         assert!(outcome(2.5, active(None)).stored);
@@ -959,7 +960,7 @@ mod tests {
     fn an_inactive_answer_ends_the_active_one_of_the_same_question_only() {
         let (store, digest) = (MemoryStore::default(), TokenDigest::of(b"token"));
         let (one, two) = (cache(), SharedCache::new(&settings(), FINGERPRINT + 1));
-        let find = |cache: &SharedCache| cache.lookup(&store, &digest, seconds(1.0), |_| {});
+        let find = |cache: &SharedCache| cache.lookup(&store, &digest, seconds(1.0));
         keep(&one, &store, 0.0, 0.0, &active(None));
         keep(&two, &store, 0.0, 0.0, &active(None));
         assert!(is_alice(find(&one)) && is_alice(find(&two)));
@@ -988,7 +989,7 @@ mod tests {
             let removed = own.remove_active(&store, &digest).unwrap();
             assert_eq!(removed.user, Some(users[0]));
             for cache in [first, second] {
-                assert_eq!(cache.lookup(&store, &digest, seconds(1.0), |_| {}), None);
+                assert_eq!(cache.lookup(&store, &digest, seconds(1.0)), None);
             }
         }
         keep(&other, &store, 0.0, 0.0, &active(None));
@@ -1009,7 +1010,7 @@ mod tests {
             };
             SharedCache::new(&settings, FINGERPRINT)
         };
-        let find = |reader: &SharedCache, at| reader.lookup(&store, &digest, seconds(at), |_| {});
+        let find = |reader: &SharedCache, at| reader.lookup(&store, &digest, seconds(at));
         keep(&cache(), &store, 0.0, 3.0, &active(None));
         let (short, long) = (reader(20, 2), reader(600, 60));
         let Some(Cached::Active(entry)) = find(&short, 19.999) else {
@@ -1047,7 +1048,7 @@ mod tests {
         for ttl in [20, 120, 600] {
             let reader = reader(ttl);
             let told = writer.as_cached(&asked, &reader);
-            let read = reader.lookup(&store, &asked.digest, seconds(0.2), |_| {});
+            let read = reader.lookup(&store, &asked.digest, seconds(0.2));
             assert_eq!(Some(told), read, "{ttl}");
         }
     }
@@ -1066,7 +1067,7 @@ mod tests {
         for sizes in [[64, 65_536], [65_536, 64]] {
             let [one, two] = &sizes.map(resized);
             let store = MemoryStore::default();
-            let find = |cache: &SharedCache, at| cache.lookup(&store, &digest, seconds(at), |_| {});
+            let find = |cache: &SharedCache, at| cache.lookup(&store, &digest, seconds(at));
             keep(one, &store, 0.0, 0.0, &active(None));
             assert!(is_alice(find(one, 0.0)));
             assert_eq!(find(two, 0.0), None);
@@ -1091,13 +1092,9 @@ mod tests {
                 *value.first_mut().unwrap() = bucket::FORMAT_VERSION + 1;
             }
         });
-        assert_eq!(cache().lookup(&store, &digest, seconds(1.0), |_| {}), None);
+        assert_eq!(cache().lookup(&store, &digest, seconds(1.0)), None);
         keep(&cache(), &store, 1.0, 1.0, &active(None));
-        assert!(
-            cache()
-                .lookup(&store, &digest, seconds(1.0), |_| {})
-                .is_some()
-        );
+        assert!(cache().lookup(&store, &digest, seconds(1.0)).is_some());
     }
 
     /// A worker's cache that keeps inactive tokens for itself.
@@ -1110,7 +1107,7 @@ mod tests {
         (0..2).any(|_| {
             let mut tables = 0;
             let digest = TokenDigest::of(b"token");
-            let found = cache.lookup(store, &digest, seconds(at), |_| tables += 1);
+            let found = cache.lookup_as_of(store, &digest, seconds(at), None, |_| tables += 1);
             matches!(found, Some(Cached::Inactive(_))) && tables == 0
         })
     }
@@ -1127,7 +1124,7 @@ mod tests {
         assert!(is_kept(&long, &store, 1.0) && is_kept(&short, &store, 1.0));
         assert!(is_kept(&long, &store, 9.999) && is_kept(&short, &store, 1.999));
         for (cache, end) in [(&long, 10.0), (&short, 2.0)] {
-            assert_eq!(cache.lookup(&store, &digest, seconds(end), |_| {}), None);
+            assert_eq!(cache.lookup(&store, &digest, seconds(end)), None);
         }
         let other = SharedCache::new(&settings(), FINGERPRINT + 1).keeping_inactive(8);
         assert!(!is_kept(&other, &store, 1.0), "another MAS");
@@ -1205,7 +1202,7 @@ mod tests {
             match self {
                 Self::Lookup => {
                     let [worker, _] = workers;
-                    worker.lookup(store, &digest, seconds(2.0), |_| {});
+                    worker.lookup(store, &digest, seconds(2.0));
                 }
                 Self::Revival => workers[1]
                     .revocations()
@@ -1253,7 +1250,7 @@ mod tests {
             let is_over = meanwhile.calls_before.get().is_some();
             let digest = TokenDigest::of(b"token");
             if !is_over {
-                let found = workers[0].lookup(&store, &digest, seconds(3.0), |_| {});
+                let found = workers[0].lookup(&store, &digest, seconds(3.0));
                 let is_inactive = matches!(found, Some(Cached::Inactive(_)));
                 assert!(!is_inactive, "{other:?} after {calls} calls of {one:?}");
                 continue;
@@ -1273,8 +1270,8 @@ mod tests {
             let (at, token) = (seconds(2.0), TokenDigest::of(&n.to_le_bytes()));
             two.store(&store, &Introspected::new(token, at, at, inactive(), None));
         }
-        assert_eq!(cache().lookup(&store, &digest, seconds(3.0), |_| {}), None);
-        assert_eq!(one.lookup(&store, &digest, seconds(3.0), |_| {}), None);
+        assert_eq!(cache().lookup(&store, &digest, seconds(3.0)), None);
+        assert_eq!(one.lookup(&store, &digest, seconds(3.0)), None);
     }
 
     #[test]
@@ -1294,7 +1291,7 @@ mod tests {
         let at = seconds(2.0);
         let other = TokenDigest::of(b"other");
         worker.store(&store, &Introspected::new(other, at, at, inactive(), None));
-        assert_eq!(worker.lookup(&store, &digest, at, |_| {}), None);
+        assert_eq!(worker.lookup(&store, &digest, at), None);
     }
 
     #[test]
@@ -1306,7 +1303,7 @@ mod tests {
         keep(&two, &store, 2.0, 2.0, &inactive());
         assert!(is_kept(&one, &store, 3.0));
         keep(&two, &store, 4.0, 4.0, &active(None));
-        assert!(is_alice(one.lookup(&store, &digest, seconds(5.0), |_| {})));
+        assert!(is_alice(one.lookup(&store, &digest, seconds(5.0))));
     }
 
     #[test]
@@ -1325,7 +1322,7 @@ mod tests {
         let kept = |at| {
             let is_active = |digest: &&TokenDigest| {
                 matches!(
-                    cache.lookup(&store, digest, seconds(at), |_| {}),
+                    cache.lookup(&store, digest, seconds(at)),
                     Some(Cached::Active(_))
                 )
             };

@@ -14,55 +14,41 @@
 //! one of which an active answer is still there, is exempt from the budget and the client's share, has calls that no
 //! flood can take, and comes first in line.
 //!
-//! This file has what the worker calls. The steps of a question are in files of their own: `start.rs`, `queued.rs` if no call
-//! is free, `landing.rs` with `answer.rs` when MAS has answered, `resumption.rs` if the answer must come from elsewhere,
-//! `stand_in.rs` if there is none, and `renewal.rs` while an answer serves.
+//! This file has what the worker calls, and [`steps`] what becomes of a question. [`workers`] is about the other workers of the
+//! process, and [`clients`] about what each client may take.
 
-mod answer;
-pub mod budget;
 mod call;
-pub mod client;
+pub mod clients;
 mod failure;
 pub mod flight;
-mod lag;
-mod landing;
-pub mod lease;
 mod limits;
-mod line;
-mod load;
-mod long_answer;
-pub mod membership;
-mod queued;
-mod renewal;
-mod report;
+mod reports;
 mod resolution;
-mod resumption;
-mod share;
-mod stand_in;
-mod start;
 mod state;
+mod steps;
 mod upstream;
-mod workers;
+pub mod workers;
 
-use self::{
-    answer::is_brief,
-    flight::{Full, State},
-    lease::{LEASE, Leased, Tombstone},
-    membership::Hint,
-    stand_in::{count_outcome, overloaded},
-    start::Start,
-    state::Pending,
-};
 pub use self::{
+    clients::load::PoolId,
     flight::WaiterId,
-    lag::TICK,
-    load::PoolId,
-    resolution::{
-        Found, Invalidation, Origin, Provenance, Query, Renewal, Resolution, Verdict, Waiting,
-    },
-    start::MAX_TOKEN_BYTES,
+    resolution::{Found, Invalidation, Origin, Provenance, Query, Resolution, Verdict, Waiting},
     state::Resolver,
+    steps::{lag::TICK, start::MAX_TOKEN_BYTES},
     upstream::{Admission, Overflow, Upstream},
+};
+use self::{
+    flight::{Full, State},
+    state::Pending,
+    steps::{
+        answer::is_brief,
+        stand_in::{count_outcome, overloaded},
+        start::Start,
+    },
+    workers::{
+        lease::{LEASE, Leased, Tombstone},
+        membership::Hint,
+    },
 };
 use crate::{
     cache::{
@@ -247,7 +233,7 @@ impl<W> Resolver<W> {
             Ok(answer) => {
                 let lifetime = answer.lifetime(told);
                 let mut introspected =
-                    Introspected::new(key.digest, flight.asked_at, now, answer, lifetime);
+                    Introspected::new(key.digest, flight.since, now, answer, lifetime);
                 introspected.is_only_answer =
                     flight.leased() != Leased::No && is_brief(&introspected);
                 self.complete(cb, key, flight, introspected);
@@ -377,7 +363,7 @@ impl<W> Resolver<W> {
 
 /// Notes how long a call took that has ended. The sum of it, by the second, is how many calls are under way.
 fn note_duration<H: Backend, W>(cb: &Callback<'_, H>, flight: &Pending<W>) {
-    let took = millis(cb.now().since(flight.asked_at));
+    let took = millis(cb.now().since(flight.since));
     cb.host.record(Metric::IntrospectionMillis, took);
 }
 

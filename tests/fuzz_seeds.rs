@@ -24,7 +24,7 @@ use matrix_edge_auth::{
         credential::{Authorization, Credential, FormPost, extract, query},
         endpoint::{AuthRequirement, Method, classify},
     },
-    resolver::lease::{Acquired, LEASE, Leases},
+    resolver::workers::lease::{Acquired, LEASE, Leases},
     token::TokenDigest,
 };
 use planted::{Planted, Values};
@@ -65,7 +65,7 @@ impl Seed {
     }
 
     fn lookup(&self) -> Option<Cached> {
-        cache().lookup(&self.store, &self.digest, self.now, |_| {})
+        cache().lookup(&self.store, &self.digest, self.now)
     }
 
     fn acquire(&self) -> Acquired {

@@ -27,9 +27,11 @@ use matrix_edge_auth::{
         user::{DeviceKey, UserKey},
     },
     resolver::{
-        budget::{Budget, Inactive},
-        client::ClientKey,
-        lease::{Acquired, LEASE, Leases, Tombstone},
+        clients::{
+            ClientKey,
+            budget::{Budget, Inactive},
+        },
+        workers::lease::{Acquired, LEASE, Leases, Tombstone},
     },
     token::{TokenDigest, TokenSecret},
 };
@@ -75,7 +77,7 @@ fn cache() -> SharedCache {
 fn finds(store: &Planted, digest: &TokenDigest, now: Instant) {
     let cache = cache();
     let is_told = |kind| store.values.tell(kind, FORMAT_VERSION, &digest.0);
-    match cache.lookup(store, digest, now, |_| {}) {
+    match cache.lookup(store, digest, now) {
         None => {}
         Some(Cached::Inactive(_)) => assert!(is_told("n")),
         Some(Cached::Ended) => assert!(is_told("a")),
@@ -94,7 +96,7 @@ fn finds(store: &Planted, digest: &TokenDigest, now: Instant) {
     }
     let active = |found| matches!(found, Some(Cached::Active(_)));
     assert!(
-        !active(cache.lookup(store, digest, now, |_| {})),
+        !active(cache.lookup(store, digest, now)),
         "it was removed"
     );
 }
@@ -108,7 +110,7 @@ fn keeps(store: &Planted, digest: &TokenDigest, now: Instant) {
     };
     let active = introspected(ACTIVE);
     let outcome = cache.store(store, &active);
-    match cache.lookup(store, digest, now, |_| {}) {
+    match cache.lookup(store, digest, now) {
         // What is planted may be the answer to a later question.
         Some(Cached::Active(known)) => {
             assert!(outcome.is_superseded || known.answer.body() == ACTIVE);
@@ -119,7 +121,7 @@ fn keeps(store: &Planted, digest: &TokenDigest, now: Instant) {
         ),
     }
     let outcome = cache.store(store, &introspected(br#"{"active":false}"#));
-    match cache.lookup(store, digest, now, |_| {}) {
+    match cache.lookup(store, digest, now) {
         Some(Cached::Active(_)) => assert!(outcome.is_superseded, "it was said to be inactive"),
         Some(Cached::Inactive(_) | Cached::Ended) => {
             assert!(outcome.stored || outcome.is_superseded);

@@ -3,9 +3,8 @@
 use std::{rc::Rc, time::Duration};
 
 use super::{
-    client::ClientKey,
+    clients::{ClientKey, load::Slot},
     flight::{Flight, State},
-    load::Slot,
     resolution::{Query, Waiting},
     upstream::Upstream,
 };
@@ -88,7 +87,7 @@ impl CallContext {
     #[inline(always)]
     pub fn into_flight<W>(self, now: Instant) -> Box<Flight<Self, Waiting<W>>> {
         Box::new(Flight {
-            asked_at: now,
+            since: now,
             deadline: self.deadline(now),
             call: self,
             waiters: SortedMap::new(),

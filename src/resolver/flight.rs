@@ -8,11 +8,13 @@
 //! answer never comes ends at its deadline.
 
 use super::{
-    client::ClientKey,
-    lease::Leased,
-    line::Place,
-    load::{Load, PoolId, Slot},
-    share::Shares,
+    clients::{
+        ClientKey,
+        line::Place,
+        load::{Load, PoolId, Slot},
+        share::Shares,
+    },
+    workers::lease::Leased,
 };
 use crate::{
     cache::{ended::Point, question::QuestionKey},
@@ -55,8 +57,8 @@ pub enum State {
         slot: Slot,
         /// Whether this worker holds the lease, so that other workers wait for it.
         leased: Leased,
-        /// The point at which MAS was asked, or one before.
-        asked_at: Point,
+        /// The point of all histories at which MAS was asked, or one before.
+        point: Point,
     },
     /// From another worker, by way of the shared cache.
     AwaitingPeer {
@@ -77,8 +79,9 @@ pub enum State {
 /// An introspection on its way: the question `Q`, and the requests `W` that wait for its answer.
 #[derive(Debug)]
 pub struct Flight<Q, W> {
-    /// The moment before the request was sent.
-    pub asked_at: Instant,
+    /// Since when its answer is on its way: the moment before MAS was asked, or that of the last look for an answer of another
+    /// worker.
+    pub since: Instant,
     /// When an answer is no longer expected.
     pub deadline: Instant,
     /// What was asked.
@@ -285,12 +288,12 @@ impl<Q, W: Waiter> Flights<Q, W> {
         )
     }
 
-    /// Returns the flights under a lease of this worker, and when each was asked.
+    /// Returns the flights under a lease of this worker, and when MAS was asked.
     pub fn leased(&self) -> impl Iterator<Item = (&QuestionKey, Instant)> {
         self.flights
             .iter()
             .filter(|(_, flight)| flight.leased() != Leased::No)
-            .map(|(key, flight)| (key, flight.asked_at))
+            .map(|(key, flight)| (key, flight.since))
     }
 
     /// Takes out the waiters that are `chosen`, by question. The calls go on: their answers will be kept.
@@ -402,7 +405,7 @@ mod tests {
 
     fn flight<W>(root: RootId, call: u32) -> Box<Flight<(), W>> {
         Box::new(Flight {
-            asked_at: Instant::default(),
+            since: Instant::default(),
             deadline: DEADLINE,
             call: (),
             waiters: SortedMap::new(),
@@ -413,7 +416,7 @@ mod tests {
                 root,
                 slot: SLOT,
                 leased: Leased::No,
-                asked_at: Point::default(),
+                point: Point::default(),
             },
         })
     }
@@ -424,7 +427,7 @@ mod tests {
             root: RootId(2),
             slot: SLOT,
             leased: Leased::No,
-            asked_at: Point::default(),
+            point: Point::default(),
         }
     }
 

@@ -1,11 +1,13 @@
 //! How much clients may cause: their budgets of inactive tokens, and the lines for free calls.
 
 use super::{
-    budget::{Budget, Inactive, Spent},
     call::CallContext,
-    client::ClientKey,
-    line::{Line, LineFull, Place, Turn},
-    load::{Load, PoolId, Slot},
+    clients::{
+        ClientKey,
+        budget::{Budget, Inactive, Spent},
+        line::{Line, LineFull, Place, Turn},
+        load::{Load, PoolId, Slot},
+    },
     resolution::Query,
     upstream::Upstream,
 };
@@ -35,6 +37,22 @@ struct PoolLine {
 }
 
 impl PoolLine {
+    /// Puts a call's question into one of the lines. Returns its place, and the questions that had to leave for it.
+    #[inline(never)]
+    fn push(&mut self, call: &CallContext) -> Result<(Place, Vec<QuestionKey>), LineFull> {
+        let upstream = &call.upstream;
+        let (key, is_known) = (upstream.question(call.digest()), call.is_known);
+        self.largest_cap = upstream.settings.max_in_flight.max(self.largest_cap);
+        let client = call.client.filter(|_| !is_known);
+        let (ticket, displaced) = self.of(is_known).push(key, client, call.bytes())?;
+        let place = Place {
+            pool: upstream.admission.pool,
+            is_known,
+            ticket,
+        };
+        Ok((place, displaced))
+    }
+
     fn of(&mut self, is_known: bool) -> &mut Line {
         if is_known {
             &mut self.known
@@ -100,20 +118,8 @@ impl Limits {
         &mut self,
         call: &CallContext,
     ) -> Result<(Place, Vec<QuestionKey>), LineFull> {
-        let key = call.upstream.question(call.digest());
         let pool = call.upstream.admission.pool;
-        let is_known = call.is_known;
-        self.lines.update(pool, |lines| {
-            lines.largest_cap = call.upstream.settings.max_in_flight.max(lines.largest_cap);
-            let client = call.client.filter(|_| !is_known);
-            let (ticket, displaced) = lines.of(is_known).push(key, client, call.bytes())?;
-            let place = Place {
-                pool,
-                is_known,
-                ticket,
-            };
-            Ok((place, displaced))
-        })
+        self.lines.update(pool, |lines| lines.push(call))
     }
 
     /// Takes the next question out of a pool's line, if `turn` says so of what its call would count against.

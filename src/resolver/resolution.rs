@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use super::{
-    client::ClientKey,
+    clients::ClientKey,
     flight::{self, WaiterId},
     upstream::Upstream,
 };
@@ -158,15 +158,6 @@ pub struct Resolution<W> {
     pub found: Found,
     /// The requests that waited.
     pub waiters: SortedMap<WaiterId, Waiting<W>>,
-}
-
-/// What became of a renewal in the background.
-#[derive(Debug)]
-pub enum Renewal {
-    /// Another worker has renewed the answer.
-    Renewed(Found),
-    /// It is under way, or not yet due.
-    Pending,
 }
 
 /// What is to be forgotten.

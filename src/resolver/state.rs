@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 
 use super::{
     call::CallContext,
+    clients::load::Slot,
     failure::FailureLog,
     flight::{Flight, Flights, WaiterId},
     limits::Limits,
-    load::Slot,
-    long_answer::LongAnswers,
-    report::Reports,
+    reports::{Reports, long_answer::LongAnswers},
     resolution::{Found, Provenance, Resolution, Verdict, Waiting},
     upstream::Upstream,
     workers::Workers,

@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use super::load::PoolId;
+use super::clients::load::PoolId;
 use crate::{
     cache::{SharedCache, question::QuestionKey},
     config::{Config, Role, UnknownTokenBudget},

@@ -3,13 +3,16 @@
 //! A lease in shared data decides who calls, hints tell the others, and epochs void what they keep for
 //! themselves. All of it only saves time: a worker that hears nothing reads shared data at its next tick.
 
+pub mod lease;
+pub mod membership;
+
 use std::time::Duration;
 
-use super::{
+use self::{
     lease::{Acquired, LEASE, Leased, Leases, Tombstone},
     membership::{Hint, Membership},
-    upstream::Upstream,
 };
+use super::upstream::Upstream;
 use crate::{
     cache::{
         ActiveEntry, Cached,
@@ -87,13 +90,23 @@ impl Workers {
     }
 
     /// Acquires the lease on a question. Call only after a cache miss at the callback's moment: a tombstone
-    /// then shows a later store, and the cache is read again. An entry that is not `useful` is passed over.
+    /// then shows a later store, and the cache is read again.
     pub fn acquire<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         upstream: &Upstream,
         key: &QuestionKey,
-        useful: impl Fn(&Cached) -> bool,
+    ) -> Acquisition {
+        self.acquire_unless(cb, upstream, key, &|_| true)
+    }
+
+    /// The same, where an entry that is not `useful` is passed over.
+    pub fn acquire_unless<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        upstream: &Upstream,
+        key: &QuestionKey,
+        useful: &dyn Fn(&Cached) -> bool,
     ) -> Acquisition {
         let worker = self.membership.worker_id(cb.host);
         let now = cb.now();
@@ -119,8 +132,8 @@ impl Workers {
                     return Acquisition::Peer { check_at: until };
                 }
                 Acquired::Tombstone(stored_at) => {
-                    let cached = upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
-                    match cached.filter(&useful) {
+                    let cached = upstream.cache.lookup(cb.host, &key.digest, now);
+                    match cached.filter(useful) {
                         Some(cached) => return Acquisition::Hit(cached),
                         None => cache_read_at = stored_at,
                     }
@@ -242,13 +255,13 @@ impl Workers {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{membership::Word, *};
     use crate::{
         cache::Introspected,
         config,
         host::{QueueId, Runtime as _, fake::FakeHost},
         mas::introspection::Answer,
-        resolver::{Admission, Overflow, PoolId, membership::Word},
+        resolver::{Admission, Overflow, PoolId},
     };
     use serde_json::json;
 
@@ -299,7 +312,7 @@ mod tests {
 
     fn acquire(worker: &mut Workers, host: &FakeHost, upstream: &Upstream) -> Acquisition {
         let key = upstream.question(&token());
-        worker.acquire(&callback(host), upstream, &key, |_| true)
+        worker.acquire(&callback(host), upstream, &key)
     }
 
     /// Takes the lease and releases it with this tombstone.
@@ -373,7 +386,7 @@ mod tests {
         ask(&mut two, &host, &upstream, Tombstone::Stored(host.now()));
         store_active(&host, &upstream);
         let key = upstream.question(&token());
-        let mine = three.acquire(&callback(&host), &upstream, &key, |_| false);
+        let mine = three.acquire_unless(&callback(&host), &upstream, &key, &|_| false);
         assert!(matches!(
             mine,
             Acquisition::Mine {
@@ -391,7 +404,7 @@ mod tests {
         let key = upstream.question(&token());
         let rivals = Leases::default();
         let followed = std::cell::Cell::new(0);
-        let mine = two.acquire(&callback(&host), &upstream, &key, |_| {
+        let mine = two.acquire_unless(&callback(&host), &upstream, &key, &|_| {
             followed.set(followed.get() + 1);
             let later = host.now() + Duration::from_millis(followed.get());
             let rival = 1;
@@ -435,10 +448,10 @@ mod tests {
         // There are 16,384 leases, and a bucket gets one in 2,048.
         for number in 0..80_000_u32 {
             let key = upstream.question(&TokenDigest::of(&number.to_le_bytes()));
-            one.acquire(&callback(&host), &upstream, &key, |_| true);
+            one.acquire(&callback(&host), &upstream, &key);
         }
         let key = upstream.question(&token());
-        let mine = two.acquire(&callback(&host), &upstream, &key, |_| true);
+        let mine = two.acquire(&callback(&host), &upstream, &key);
         assert!(matches!(mine, Acquisition::Mine { leased: Leased::No }));
     }
 

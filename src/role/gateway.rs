@@ -48,7 +48,7 @@ use crate::{
         reply::Rejection,
     },
     metrics::{Metric, Outcome},
-    resolver::{Found, Query, Renewal, Resolver, Verdict},
+    resolver::{Found, Query, Resolver, Verdict},
     token::TokenDigest,
 };
 
@@ -417,9 +417,9 @@ impl Gateway {
         }
         let grant = Rc::clone(&entry.value);
         if entry.refresh_at.is_some_and(|refresh_at| refresh_at <= now)
-            && let Renewal::Renewed(found) = resolver.refresh(cb, query)
+            && let Some(renewed) = resolver.refresh(cb, query)
         {
-            self.grant(cb, plugin, &found);
+            self.grant(cb, plugin, &renewed);
         }
         Some(grant)
     }

@@ -430,7 +430,7 @@ fn an_answer_to_a_call_without_a_lease_is_not_the_only_one() {
     one.call_back(|cb, resolver| {
         for number in 0..80_000_u32 {
             let key = of_one.question(&TokenDigest::of(&number.to_le_bytes()));
-            resolver.workers.acquire(cb, &of_one, &key, |_| true);
+            resolver.workers.acquire(cb, &of_one, &key);
         }
     });
     let first = one.ask(&of_one, TOKENS[0], &ALICE);
@@ -759,7 +759,7 @@ fn nobody_waits_for_a_lease_that_was_only_made_sure_of() {
     one.call_back(|cb, resolver| {
         for number in 0..80_000_u32 {
             let key = gateway.question(&TokenDigest::of(&number.to_le_bytes()));
-            resolver.workers.acquire(cb, &gateway, &key, |_| true);
+            resolver.workers.acquire(cb, &gateway, &key);
         }
     });
     let first = one.ask(&gateway, TOKENS[0], &ALICE);
@@ -808,14 +808,14 @@ fn a_lease_that_was_made_sure_of_among_many_is_released() {
     one.call_back(|cb, resolver| {
         for number in 0..80_000_u32 {
             let key = gateway.question(&TokenDigest::of(&number.to_le_bytes()));
-            resolver.workers.acquire(cb, &gateway, &key, |_| true);
+            resolver.workers.acquire(cb, &gateway, &key);
         }
     });
     host.advance(Duration::from_millis(10));
     one.answer(200, INACTIVE);
     let key = gateway.question(&TokenDigest::of(TOKENS[0].as_bytes()));
     two.call_back(|cb, resolver| {
-        let lease = resolver.workers.acquire(cb, &gateway, &key, |_| true);
+        let lease = resolver.workers.acquire(cb, &gateway, &key);
         assert!(!matches!(lease, Acquisition::Peer { .. }), "it is held");
     });
 }

@@ -3,19 +3,23 @@
 use std::rc::Rc;
 
 use super::{
-    answer::{Kept, is_late},
-    lease::{Leased, Tombstone},
-    membership::{Hint, Word},
-    resolution::Waiting,
+    answer::{Kept, Standing, is_late},
     stand_in::next_group,
-    state::{Pending, Resolver},
-    workers::Acquisition,
 };
 use crate::{
     cache::{Introspected, question::QuestionKey},
     clock::Instant,
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
+    resolver::{
+        resolution::Waiting,
+        state::{Pending, Resolver},
+        workers::{
+            Acquisition,
+            lease::{Leased, Tombstone},
+            membership::{Hint, Word},
+        },
+    },
     sorted::SortedMap,
 };
 
@@ -35,7 +39,7 @@ impl<W> Resolver<W> {
     /// longer, or they came after its question. The worker writes it to the shared cache, for other workers that wait: see
     /// [`lookup_awaited`](crate::cache::SharedCache::lookup_awaited). It never serves the homeserver's question, since the
     /// homeserver keeps it.
-    pub(super) fn complete<H: Backend>(
+    pub(in crate::resolver) fn complete<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
@@ -46,19 +50,20 @@ impl<W> Resolver<W> {
         self.failures.remove(&key);
         self.reports.note_answer(cb, &upstream);
         let kept = self.keep(cb, &key, &mut flight, &introspected);
-        let is_void = kept.is_revoked && !flight.call.is_repeated;
+        let is_revoked = kept.standing == Standing::Revoked;
+        let is_void = is_revoked && !flight.call.is_repeated;
         let is_awaited = !flight.waiters.is_empty() || flight.is_wanted;
-        if is_void && !kept.is_superseded && is_awaited {
+        if is_void && is_awaited {
             // Other workers wait for the second answer, so the lease stays, if no other worker has it by now.
             flight.call.is_repeated = true;
-            match self.workers.acquire(cb, &upstream, &key, |_| true) {
+            match self.workers.acquire(cb, &upstream, &key) {
                 Acquisition::Mine { leased } => self.call_for(cb, key, flight, leased),
                 _ => self.resume(cb, key, flight),
             }
             return;
         }
-        let must_ask_again = is_void || kept.is_superseded;
-        if !must_ask_again && kept.is_revoked && is_late(&introspected) {
+        let must_ask_again = is_void || kept.standing == Standing::Superseded;
+        if !must_ask_again && is_revoked && is_late(&introspected) {
             self.fail_outdated(cb, key, flight, introspected.asked_at);
             return;
         }
@@ -68,7 +73,7 @@ impl<W> Resolver<W> {
         }
         // A lease that nobody waits for may run out: who finds it will tell. A void answer is of no use to who comes.
         let is_loose = flight.leased() == Leased::Loosely && !flight.is_wanted;
-        if !(is_loose && kept.is_stored && !kept.is_revoked) {
+        if !(is_loose && kept.is_stored && !is_revoked) {
             let stored = Tombstone::Stored(introspected.answered_at);
             let tombstone = kept.is_stored.then_some(stored);
             self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
@@ -93,7 +98,8 @@ impl<W> Resolver<W> {
         kept: &Kept,
     ) {
         // In one moment nobody is later: the call would be made again and again.
-        let later = if kept.is_revoked && introspected.asked_at < introspected.answered_at {
+        let is_revoked = kept.standing == Standing::Revoked;
+        let later = if is_revoked && introspected.asked_at < introspected.answered_at {
             let is_later = |waiting: &Waiting<W>| waiting.since >= introspected.asked_at;
             flight.waiters.take(&is_later)
         } else {
@@ -104,7 +110,7 @@ impl<W> Resolver<W> {
             let Some((_, waiting)) = waiters.first() else {
                 continue;
             };
-            if kept.is_revoked && waiting.upstream.is_kept_by_reader {
+            if is_revoked && waiting.upstream.is_kept_by_reader {
                 self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Outdated);
                 continue;
             }
@@ -148,7 +154,7 @@ impl<W> Resolver<W> {
 
     /// Ends the waiting for another worker that had asked and got no verdict, of those for whom its word is meant. The others
     /// get a later call, and so does everybody if a look since the word has found that a worker was asking.
-    pub(super) fn fail_awaiting<H: Backend>(
+    pub(in crate::resolver) fn fail_awaiting<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
@@ -158,7 +164,7 @@ impl<W> Resolver<W> {
         let Some(mut flight) = self.flights.take_awaiting(&key) else {
             return;
         };
-        let is_current = flight.asked_at < word.at;
+        let is_current = flight.since < word.at;
         let told = flight
             .waiters
             .take(&|waiting| is_current && waiting.since < word.before);

@@ -3,24 +3,27 @@
 use std::{rc::Rc, time::Duration};
 
 use super::{
-    call::{CALL_GRACE, CallContext},
-    client::ClientKey,
-    flight::{State, WaiterId},
-    lease::{LEASE, Leased},
-    limits::Limits,
-    load::Slot,
     queued::LINE_TIMEOUT,
-    resolution::{Query, Waiting},
     stand_in::{count_outcome, overloaded},
-    state::{Pending, Resolver},
-    upstream::{Overflow, Upstream},
-    workers::Acquisition,
 };
 use crate::{
     cache::{ActiveEntry, Cached},
     host::{Backend, Callback, NotSent, StreamId},
     mas::introspection::NoVerdict,
     metrics::Metric,
+    resolver::{
+        call::{CALL_GRACE, CallContext},
+        clients::{ClientKey, load::Slot},
+        flight::{State, WaiterId},
+        limits::Limits,
+        resolution::{Query, Waiting},
+        state::{Pending, Resolver},
+        upstream::{Overflow, Upstream},
+        workers::{
+            Acquisition,
+            lease::{LEASE, Leased},
+        },
+    },
 };
 
 /// Longest token that MAS is asked about, in bytes. One of MAS has some hundred at the most, and a macaroon less than 1 KiB.
@@ -28,7 +31,7 @@ use crate::{
 pub const MAX_TOKEN_BYTES: usize = 4 * 1024;
 
 /// How a question begins.
-pub(super) enum Start<W> {
+pub(in crate::resolver) enum Start<W> {
     /// Not at all: the shared cache has the answer by now.
     Hit(Cached),
     /// Not at all: another worker's call has just failed, and this stale answer serves.
@@ -39,7 +42,7 @@ pub(super) enum Start<W> {
 
 impl<W> Resolver<W> {
     /// Names a request that is to wait.
-    pub(super) fn waiter_id(&mut self, stream: Option<StreamId>) -> WaiterId {
+    pub(in crate::resolver) fn waiter_id(&mut self, stream: Option<StreamId>) -> WaiterId {
         match stream {
             Some(stream) => WaiterId::Held(stream),
             None => {
@@ -50,7 +53,7 @@ impl<W> Resolver<W> {
     }
 
     /// Returns a request as it begins to wait.
-    pub(super) fn waiting<H: Backend>(
+    pub(in crate::resolver) fn waiting<H: Backend>(
         &self,
         cb: &Callback<'_, H>,
         query: &Query<'_>,
@@ -68,7 +71,7 @@ impl<W> Resolver<W> {
     }
 
     /// Begins with a question that no flight of this worker answers, for a request in the place of `placed`.
-    pub(super) fn begin<H: Backend>(
+    pub(in crate::resolver) fn begin<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         query: &Query<'_>,
@@ -105,7 +108,7 @@ impl<W> Resolver<W> {
             };
         }
         let key = query.key();
-        flight.state = match self.workers.acquire(cb, upstream, &key, |_| true) {
+        flight.state = match self.workers.acquire(cb, upstream, &key) {
             Acquisition::Hit(cached) => return Ok(Start::Hit(cached)),
             Acquisition::Failed(Some(entry)) => return Ok(Start::Stale(entry)),
             Acquisition::Failed(None) => return Err(NoVerdict::Elsewhere),
@@ -133,14 +136,14 @@ impl<W> Resolver<W> {
         call: &CallContext,
         leased: Leased,
     ) -> Result<State, NoVerdict> {
-        let asked_at = self.workers.point(cb);
+        let point = self.workers.point(cb);
         match call.send(cb.host, cb.root) {
             Ok(id) => Ok(State::Calling {
                 call: id,
                 root: cb.root,
                 slot: call.slot(),
                 leased,
-                asked_at,
+                point,
             }),
             Err(not_sent) => {
                 let why = match not_sent {

@@ -6,6 +6,8 @@
 //! The non-obvious rule: a line has fixed words, a status and what the configuration says of MAS; no token, no secret,
 //! and nothing that a client or a server sent.
 
+pub mod long_answer;
+
 use std::time::Duration;
 
 use super::upstream::Upstream;

@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
-use super::{
-    flight::State,
-    queued::LINE_TIMEOUT,
-    start::max_hold,
-    state::{Pending, Resolver},
+use super::{queued::LINE_TIMEOUT, start::max_hold};
+use crate::{
+    clock::Instant,
+    resolver::{
+        flight::State,
+        state::{Pending, Resolver},
+    },
 };
-use crate::clock::Instant;
 
 /// How often a worker looks at deadlines, leases and epochs.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -28,7 +29,7 @@ impl<W> Resolver<W> {
     ///
     /// Each wait has an end all the same: a question in line waits no longer than if it had just come, and everything
     /// else no more than [`MAX_LAG`] longer.
-    pub(super) fn forgive_lag(&mut self, now: Instant) {
+    pub(in crate::resolver) fn forgive_lag(&mut self, now: Instant) {
         let lag = self.lag(now);
         self.ticked_at = Some(now);
         if lag.is_zero() {
@@ -42,7 +43,7 @@ impl<W> Resolver<W> {
                     flight.deadline = (flight.deadline + lag).min(now + LINE_TIMEOUT);
                 }
                 _ => {
-                    let latest = flight.call.deadline(flight.asked_at) + MAX_LAG;
+                    let latest = flight.call.deadline(flight.since) + MAX_LAG;
                     postpone(&mut flight.deadline, lag, latest);
                 }
             }
@@ -61,8 +62,8 @@ impl<W> Resolver<W> {
 
     /// Returns whether Envoy took a call for timed out of which this worker was busy for half the time. MAS may have
     /// answered, and Envoy had no time to read it: so MAS is asked again, once.
-    pub(super) fn is_excused(&self, flight: &Pending<W>, now: Instant) -> bool {
-        let forgiven = flight.deadline.since(flight.call.deadline(flight.asked_at));
+    pub(in crate::resolver) fn is_excused(&self, flight: &Pending<W>, now: Instant) -> bool {
+        let forgiven = flight.deadline.since(flight.call.deadline(flight.since));
         let timeout = flight.call.upstream.settings.timeout;
         !flight.call.is_excused && forgiven + self.lag(now) >= timeout / 2
     }

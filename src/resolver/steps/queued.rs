@@ -2,21 +2,23 @@
 
 use std::{rc::Rc, time::Duration};
 
-use super::{
-    call::CallContext,
-    flight::State,
-    line::Turn,
-    load::{PoolId, Slot},
-    resolution::Query,
-    stand_in::{next_group, overloaded},
-    state::{Pending, Resolver},
-    upstream::Overflow,
-};
+use super::stand_in::{next_group, overloaded};
 use crate::{
     cache::question::QuestionKey,
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
     metrics::Metric,
+    resolver::{
+        call::CallContext,
+        clients::{
+            line::Turn,
+            load::{PoolId, Slot},
+        },
+        flight::State,
+        resolution::Query,
+        state::{Pending, Resolver},
+        upstream::Overflow,
+    },
 };
 
 /// How long a question waits in line. It is looked at with each tick, so a request waits for a second at the
@@ -60,7 +62,7 @@ impl<W> Resolver<W> {
 
     /// Ends a flight that has waited in line for too long, unless another worker has the answer by now.
     #[allow(clippy::boxed_local, reason = "flights are boxed everywhere")]
-    pub(super) fn end_queued<H: Backend>(
+    pub(in crate::resolver) fn end_queued<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
@@ -72,7 +74,7 @@ impl<W> Resolver<W> {
                 continue;
             };
             let cache = &Rc::clone(&waiting.upstream).cache;
-            match cache.lookup(cb.host, &key.digest, cb.now(), |_| {}) {
+            match cache.lookup(cb.host, &key.digest, cb.now()) {
                 Some(cached) => self.resolve_waiters(&key.digest, waiters, cached, true),
                 None => {
                     has_failed = true;
@@ -86,18 +88,18 @@ impl<W> Resolver<W> {
     }
 
     /// Takes a flight out of its line if the shared cache has its answer by now. Otherwise it keeps its place.
-    pub(super) fn take_answered<H: Backend>(
+    pub(in crate::resolver) fn take_answered<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: &QuestionKey,
     ) -> Option<Pending<W>> {
         let cache = &self.flights.queued(key)?.call.upstream.cache;
-        cache.lookup(cb.host, &key.digest, cb.now(), |_| {})?;
+        cache.lookup(cb.host, &key.digest, cb.now())?;
         self.take_from_line(key)
     }
 
     /// Takes a flight out of its line.
-    pub(super) fn take_from_line(&mut self, key: &QuestionKey) -> Option<Pending<W>> {
+    pub(in crate::resolver) fn take_from_line(&mut self, key: &QuestionKey) -> Option<Pending<W>> {
         let flight = self.flights.take_queued(key)?;
         if let State::Queued { place, .. } = flight.state {
             self.limits.leave_line(place);
@@ -106,7 +108,7 @@ impl<W> Resolver<W> {
     }
 
     /// Returns whether a question that waits in another pool's line can be called at once by this pool.
-    pub(super) fn can_overtake(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
+    pub(in crate::resolver) fn can_overtake(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
         let pool = query.upstream.admission.pool;
         self.flights.queued(key).is_some_and(|queued| {
             let slot = Slot {
@@ -119,7 +121,7 @@ impl<W> Resolver<W> {
     }
 
     /// Returns whether a question waits in another pool's line, and this pool can neither wait nor call.
-    pub(super) fn must_not_queue(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
+    pub(in crate::resolver) fn must_not_queue(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
         let admission = query.upstream.admission;
         let queued_in = self.flights.queued_in(key);
         admission.overflow == Overflow::Refuse

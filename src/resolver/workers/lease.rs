@@ -197,6 +197,64 @@ impl Lease {
     }
 }
 
+/// A worker that wants the lease on a question.
+struct Claim {
+    key: [u8; QuestionKey::BYTES],
+    holder: u64,
+    now: Instant,
+    cache_read_at: Instant,
+}
+
+impl Claim {
+    /// Enters the claim into a bucket, which has room for so many leases. Returns what comes of it, and whether that changes
+    /// the bucket.
+    fn enter(&self, leases: &mut Vec<Lease>, capacity: usize) -> (Acquired, bool) {
+        let until = self.now + LEASE;
+        match leases.iter_mut().find(|lease| lease.key == self.key) {
+            Some(lease) => match &mut lease.state {
+                State::Released(Tombstone::Failed(_)) => return (Acquired::Failed, false),
+                State::Released(Tombstone::Stored(at)) if *at > self.cache_read_at => {
+                    return (Acquired::Tombstone(*at), false);
+                }
+                State::Released(Tombstone::Stored(_)) => *lease = self.lease(until),
+                State::Held { until, contended } if lease.holder != self.holder => {
+                    let is_first = !std::mem::replace(contended, true);
+                    let held = Acquired::Held {
+                        until: *until,
+                        untold: is_first.then_some(lease.holder),
+                    };
+                    return (held, is_first);
+                }
+                State::Held { until: end, .. } => *end = until,
+            },
+            None => {
+                if leases.len() >= capacity && !evict_oldest_tombstone(leases) {
+                    return (Acquired::BucketFull, false);
+                }
+                leases.push(self.lease(until));
+            }
+        }
+        let is_held = |lease: &&Lease| matches!(lease.state, State::Held { .. });
+        if 2 * leases.iter().filter(is_held).count() > capacity {
+            (Acquired::MineAmongMany, true)
+        } else {
+            (Acquired::Mine, true)
+        }
+    }
+
+    /// Returns the lease that nobody else waits for yet.
+    fn lease(&self, until: Instant) -> Lease {
+        Lease {
+            key: self.key,
+            holder: self.holder,
+            state: State::Held {
+                until,
+                contended: false,
+            },
+        }
+    }
+}
+
 impl Leases {
     /// Acquires or renews the lease on `key`. `cache_read_at` is the moment up to which the caller's cache read is
     /// complete; a newer tombstone is returned instead of the lease.
@@ -208,88 +266,34 @@ impl Leases {
         now: Instant,
         cache_read_at: Instant,
     ) -> Acquired {
+        let claim = Claim {
+            key: key.to_bytes(),
+            holder,
+            now,
+            cache_read_at,
+        };
         for _ in 0..WRITE_ATTEMPTS {
-            if let Some(acquired) = self.try_acquire(store, key, holder, now, cache_read_at) {
-                return acquired;
+            let (bucket, mut leases) = self.read(store, &key.digest);
+            leases.retain(|lease| lease.is_current(now));
+            let (acquired, is_changed) = claim.enter(&mut leases, self.buckets.capacity);
+            let written = if is_changed {
+                write(store, &bucket, &leases)
+            } else {
+                Ok(())
+            };
+            match (written, acquired) {
+                (Err(NotWritten::Changed), _) => {}
+                // No other worker gets it either.
+                (Err(NotWritten::Refused), Acquired::Mine | Acquired::MineAmongMany) => {
+                    return Acquired::BucketFull;
+                }
+                _ => return acquired,
             }
         }
         Acquired::Held {
             until: now + LEASE / 4,
             untold: None,
         }
-    }
-
-    /// `None`: another worker wrote first.
-    fn try_acquire(
-        &self,
-        store: &impl Store,
-        key: &QuestionKey,
-        holder: u64,
-        now: Instant,
-        cache_read_at: Instant,
-    ) -> Option<Acquired> {
-        let (bucket, mut leases) = self.read(store, &key.digest);
-        leases.retain(|lease| lease.is_current(now));
-        let mut mine = Lease {
-            key: key.to_bytes(),
-            holder,
-            state: State::Held {
-                until: now + LEASE,
-                contended: false,
-            },
-        };
-        match leases.iter_mut().find(|lease| lease.key == mine.key) {
-            Some(Lease {
-                state: State::Released(Tombstone::Failed(_)),
-                ..
-            }) => return Some(Acquired::Failed),
-            Some(Lease {
-                state: State::Released(Tombstone::Stored(at)),
-                ..
-            }) if *at > cache_read_at => return Some(Acquired::Tombstone(*at)),
-            Some(Lease {
-                holder: theirs,
-                state: State::Held { until, contended },
-                ..
-            }) if *theirs != holder => {
-                let (until, theirs) = (*until, *theirs);
-                let is_first = !std::mem::replace(contended, true);
-                if is_first && write(store, &bucket, &leases) == Err(NotWritten::Changed) {
-                    return None;
-                }
-                return Some(Acquired::Held {
-                    until,
-                    untold: is_first.then_some(theirs),
-                });
-            }
-            Some(lease) => {
-                if let State::Held {
-                    contended: kept, ..
-                } = lease.state
-                    && let State::Held { contended, .. } = &mut mine.state
-                {
-                    *contended = kept;
-                }
-                *lease = mine;
-            }
-            None => {
-                if leases.len() >= self.buckets.capacity && !evict_oldest_tombstone(&mut leases) {
-                    return Some(Acquired::BucketFull);
-                }
-                leases.push(mine);
-            }
-        }
-        match write(store, &bucket, &leases) {
-            Ok(()) => {}
-            Err(NotWritten::Changed) => return None,
-            // No other worker gets it either.
-            Err(NotWritten::Refused) => return Some(Acquired::BucketFull),
-        }
-        let is_held = |lease: &&Lease| matches!(lease.state, State::Held { .. });
-        if 2 * leases.iter().filter(is_held).count() > self.buckets.capacity {
-            return Some(Acquired::MineAmongMany);
-        }
-        Some(Acquired::Mine)
     }
 
     /// Releases the lease on `key`. Returns whether another worker waits; `false` if this holder does not hold it any more.

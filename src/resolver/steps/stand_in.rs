@@ -5,18 +5,20 @@
 
 use std::rc::Rc;
 
-use super::{
-    lease::{Leased, Tombstone},
-    membership::{Hint, Word},
-    resolution::{Found, Provenance, Resolution, Verdict, Waiting},
-    state::{Pending, Resolver, Waiters},
-    upstream::Upstream,
-};
 use crate::{
     cache::{ActiveEntry, Cached, question::QuestionKey},
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
     metrics::{IntrospectionOutcome, Metric},
+    resolver::{
+        resolution::{Found, Provenance, Resolution, Verdict, Waiting},
+        state::{Pending, Resolver, Waiters},
+        upstream::Upstream,
+        workers::{
+            lease::{Leased, Tombstone},
+            membership::{Hint, Word},
+        },
+    },
     token::TokenDigest,
 };
 
@@ -26,7 +28,7 @@ impl<W> Resolver<W> {
     ///
     /// That no call was free for a known token is none, but says that MAS takes seconds to answer: a stale answer serves
     /// this time. A budget says nothing of MAS.
-    pub(super) fn stand_in<H: Backend>(
+    pub(in crate::resolver) fn stand_in<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         upstream: &Upstream,
@@ -53,7 +55,7 @@ impl<W> Resolver<W> {
 
     /// Serves the stale answer that was found with the word of another worker's failure. It is not looked up again: if
     /// the token has ended in between, there would be none, and MAS has not been asked.
-    pub(super) fn serve_stale<H: Backend>(
+    pub(in crate::resolver) fn serve_stale<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
@@ -65,7 +67,7 @@ impl<W> Resolver<W> {
 
     /// Gives no verdict, and nothing in its place, since too many requests wait on this worker: that is the clients'
     /// doing.
-    pub(super) fn refuse<H: Backend>(
+    pub(in crate::resolver) fn refuse<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         upstream: &Upstream,
@@ -78,7 +80,7 @@ impl<W> Resolver<W> {
 
     /// Ends a flight without a verdict. A call that failed holds off the next one, in all workers: calls about a token begin
     /// a second apart, so one that took longer holds off none. Where a stale answer serves, the second counts from the end.
-    pub(super) fn fail<H: Backend>(
+    pub(in crate::resolver) fn fail<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
@@ -94,7 +96,7 @@ impl<W> Resolver<W> {
         let tombstone = if serves_stale {
             Some(Tombstone::Failed(cb.now()))
         } else {
-            let begun = Tombstone::Failed(flight.asked_at);
+            let begun = Tombstone::Failed(flight.since);
             why.may_have_asked().then_some(begun)
         };
         let word = Word {
@@ -106,7 +108,7 @@ impl<W> Resolver<W> {
     }
 
     /// Releases the flight's lease, if it has one.
-    pub(super) fn end_call<H: Backend>(
+    pub(in crate::resolver) fn end_call<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
@@ -133,7 +135,7 @@ impl<W> Resolver<W> {
         self.workers.release(cb, key, Hint::Stored(key), tombstone);
     }
 
-    pub(super) fn resolve_without_verdict<H: Backend>(
+    pub(in crate::resolver) fn resolve_without_verdict<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         digest: &TokenDigest,
@@ -177,13 +179,13 @@ pub(super) fn next_group<W>(waiters: &mut Waiters<W>) -> Option<Waiters<W>> {
     Some(waiters.take(&is_of_it))
 }
 
-pub(super) fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {
+pub(in crate::resolver) fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {
     let why = NoVerdict::Overloaded;
     count_outcome(cb, why.outcome());
     why
 }
 
-pub(super) fn count_outcome<H: Backend>(
+pub(in crate::resolver) fn count_outcome<H: Backend>(
     cb: &Callback<'_, H>,
     outcome: Option<IntrospectionOutcome>,
 ) {

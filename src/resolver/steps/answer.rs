@@ -2,13 +2,6 @@
 
 use std::{rc::Rc, time::Duration};
 
-use super::{
-    flight::State,
-    lease::Leased,
-    state::{Pending, Resolver},
-    upstream::Upstream,
-    workers::Acquisition,
-};
 use crate::{
     cache::{
         Cached, Introspected, SharedCache, StoreOutcome, ended::Event, epoch::Subject,
@@ -17,6 +10,12 @@ use crate::{
     host::{Backend, Callback},
     mas::introspection::Answer,
     metrics::{self, Evicted, InvalidationReason, Metric},
+    resolver::{
+        flight::State,
+        state::{Pending, Resolver},
+        upstream::Upstream,
+        workers::{Acquisition, lease::Leased},
+    },
     token::TokenDigest,
 };
 
@@ -28,15 +27,34 @@ pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 /// What has become of an answer.
 pub(super) struct Kept {
-    /// The answer is in the shared cache.
+    /// Whom it serves.
+    pub standing: Standing,
+    /// It is in the shared cache.
     pub is_stored: bool,
     /// This worker may keep it for itself, too.
     pub is_cached: bool,
-    /// The answer serves no request: the token has ended since MAS was asked, or the shared cache has the answer to a later
-    /// question about it.
-    pub is_superseded: bool,
-    /// What MAS has told of a user since the question voids it.
-    pub is_revoked: bool,
+}
+
+/// Whom an answer serves, after what has happened since its question.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Everybody.
+    Holds,
+    /// What MAS has told of a user voids it.
+    Revoked,
+    /// Nobody: the token has ended, or the shared cache has the answer to a later question about it.
+    Superseded,
+}
+
+impl Kept {
+    /// An answer that is not kept at all.
+    fn nowhere(standing: Standing) -> Self {
+        Self {
+            standing,
+            is_stored: false,
+            is_cached: false,
+        }
+    }
 }
 
 impl<W> Resolver<W> {
@@ -50,37 +68,40 @@ impl<W> Resolver<W> {
     ) -> Kept {
         let upstream = Rc::clone(&flight.call.upstream);
         let is_revoked = self.is_revoked(cb, &upstream, introspected, flight);
-        let mut kept = Kept {
-            is_stored: false,
-            is_cached: false,
-            is_superseded: false,
-            is_revoked,
-        };
         // Between the writing and the second look another worker may read the answer. Where the call took its time, an end of
         // long ago must not be found only then.
-        let has_ended = !is_brief(introspected)
-            && self.outdated_by(cb, key, flight, introspected) == Some(Event::End);
-        if !has_ended && (!is_revoked || flight.call.is_repeated && !is_late(introspected)) {
+        let took_its_time = !is_brief(introspected);
+        if took_its_time && self.outdated_by(cb, key, flight, introspected) == Some(Event::End) {
+            return Kept::nowhere(Standing::Superseded);
+        }
+        let mut kept = Kept::nowhere(Standing::Holds);
+        if is_revoked {
+            kept.standing = Standing::Revoked;
+        }
+        if !is_revoked || flight.call.is_repeated && !is_late(introspected) {
             let outcome = self.store(cb, &upstream, introspected);
             kept.is_stored = outcome.stored;
-            kept.is_superseded = outcome.is_superseded;
             // Telling of what it pushed out, this worker has read the epochs anew: it would miss that another worker has
             // pushed out this answer meanwhile. So it keeps none of it for itself.
             kept.is_cached = outcome.stored && !is_revoked && outcome.evicted.is_empty();
+            if outcome.is_superseded {
+                kept.standing = Standing::Superseded;
+            }
         }
         if kept.is_stored && !introspected.is_active() && !introspected.is_only_answer {
             self.make_sure(cb, key, flight, introspected, &mut kept);
         }
-        if let Some(event) = self.outdated_by(cb, key, flight, introspected) {
-            if kept.is_stored {
-                // The event is not noted again: it is none to another question about the token.
-                let reason = InvalidationReason::Introspection;
-                self.void(cb, &upstream.cache, &key.digest, event, reason);
+        match self.outdated_by(cb, key, flight, introspected) {
+            None => kept,
+            Some(event) => {
+                if kept.is_stored {
+                    // The event is not noted again: it is none to another question about the token.
+                    let reason = InvalidationReason::Introspection;
+                    self.void(cb, &upstream.cache, &key.digest, event, reason);
+                }
+                Kept::nowhere(Standing::Superseded)
             }
-            kept.is_stored = false;
-            kept.is_superseded = true;
         }
-        kept
     }
 
     /// Takes an "inactive" out of the shared cache again where another worker has asked later, since that one may not look
@@ -94,7 +115,7 @@ impl<W> Resolver<W> {
         kept: &mut Kept,
     ) {
         let upstream = Rc::clone(&flight.call.upstream);
-        match self.workers.acquire(cb, &upstream, key, |_| true) {
+        match self.workers.acquire(cb, &upstream, key) {
             // It is released with the call, so that nobody waits for it.
             Acquisition::Mine { leased } if leased != Leased::No => flight.hold_tightly(),
             // Nobody else asks.
@@ -104,10 +125,9 @@ impl<W> Resolver<W> {
             Acquisition::Hit(_) | Acquisition::Peer { .. } => {
                 let cache = &upstream.cache;
                 cache.withdraw(cb.host, introspected);
-                let look = cache.lookup(cb.host, &key.digest, cb.now(), |_| {});
-                kept.is_stored = false;
-                kept.is_cached = false;
-                kept.is_superseded = look.is_some();
+                let look = cache.lookup(cb.host, &key.digest, cb.now());
+                let standing = look.map_or(kept.standing, |_| Standing::Superseded);
+                *kept = Kept::nowhere(standing);
             }
         }
     }
@@ -180,18 +200,18 @@ impl<W> Resolver<W> {
         flight: &Pending<W>,
         introspected: &Introspected,
     ) -> Option<Event> {
-        let State::Calling { asked_at, .. } = flight.state else {
+        let State::Calling { point, .. } = flight.state else {
             return None;
         };
         if !introspected.is_active() {
             return None;
         }
-        self.workers.event_since(cb, &key.digest, asked_at)
+        self.workers.event_since(cb, &key.digest, point)
     }
 
     /// Takes the answers about a token that has ended out of the shared cache, or doubts those about one that was refused. The
     /// event must have been noted.
-    pub(super) fn void<H: Backend>(
+    pub(in crate::resolver) fn void<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         cache: &SharedCache,
@@ -215,7 +235,7 @@ impl<W> Resolver<W> {
 }
 
 /// Returns whether an answer came so soon that what was told meanwhile was told a moment ago.
-pub(super) fn is_brief(introspected: &Introspected) -> bool {
+pub(in crate::resolver) fn is_brief(introspected: &Introspected) -> bool {
     introspected.answered_at < introspected.asked_at + BRIEF_CALL
 }
 

@@ -3,21 +3,19 @@
 
 use std::rc::Rc;
 
-use super::{
-    answer::HEARD_WITHIN,
-    flight::State,
-    lease::Leased,
-    queued::LINE_TIMEOUT,
-    resolution::{Resolution, Waiting},
-    stand_in::overloaded,
-    state::{Pending, Resolver},
-    upstream::{Overflow, Upstream},
-    workers::Acquisition,
-};
+use super::{answer::HEARD_WITHIN, queued::LINE_TIMEOUT, stand_in::overloaded};
 use crate::{
-    cache::question::QuestionKey,
+    cache::{ActiveEntry, Awaited, question::QuestionKey},
+    clock::Instant,
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
+    resolver::{
+        flight::State,
+        resolution::{Resolution, Waiting},
+        state::{Pending, Resolver},
+        upstream::{Overflow, Upstream},
+        workers::{Acquisition, lease::Leased},
+    },
 };
 
 /// Questions of one line that are started in one callback at the most.
@@ -26,7 +24,7 @@ const MAX_STARTS: usize = 256;
 impl<W> Resolver<W> {
     /// Reads the cache again, for an answer of another worker, and calls MAS if there is none. The root is the
     /// callback's: the one that the flight began with may have ended.
-    pub(super) fn resume<H: Backend>(
+    pub(in crate::resolver) fn resume<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
@@ -39,7 +37,7 @@ impl<W> Resolver<W> {
     }
 
     /// The same, as one of the configurations asks whose requests wait.
-    pub(super) fn resume_as<H: Backend>(
+    fn resume_as<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
@@ -47,75 +45,82 @@ impl<W> Resolver<W> {
         upstream: Rc<Upstream>,
     ) {
         flight.call.upstream = Rc::clone(&upstream);
-        let now = cb.now();
-        let look = || upstream.cache.lookup(cb.host, &key.digest, now, |_| {});
-        let mut cached = look();
-        let is_own = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
-        let awaited = match (&cached, flight.state) {
-            (None, State::AwaitingPeer { .. }) => {
-                let own = flight.waiters.values().filter(|waiting| is_own(waiting));
-                let since = own.map(|waiting| waiting.since).min().unwrap_or(now);
-                let since = since.max(now.minus(HEARD_WITHIN));
-                let cache = &upstream.cache;
-                cache.lookup_awaited(cb.host, &key.digest, since, now)
-            }
-            _ => None,
-        };
-        if awaited.is_some() {
-            // It may have come since that look, and serve everybody.
-            cached = look();
+        if let Some(awaited) = look_again(cb, &key, &flight) {
+            self.hand_out(cb, key, flight, awaited);
+            return;
         }
-        let awaited = awaited.filter(|_| cached.is_none());
-        let is_void = awaited.as_ref().is_some_and(|awaited| awaited.is_void);
-        let serves_before = awaited.as_ref().map(|awaited| awaited.serves_before);
-        let acquisition = match cached.or(awaited.map(|awaited| awaited.cached)) {
-            Some(cached) => Acquisition::Hit(cached),
-            None if !self.admits_flight(cb, &key, &mut flight) => {
-                self.queue_again(cb, key, flight);
-                return;
-            }
-            None => self.workers.acquire(cb, &upstream, &key, |_| true),
-        };
-        let leased = match acquisition {
-            Acquisition::Hit(cached) => {
-                self.limits.charge(cb, &flight.call, &cached);
-                // A request that came after a void answer's question may have been told what voids it, and one that came after a
-                // late answer has not waited for it.
-                let served = flight.waiters.take(&|waiting| {
-                    is_own(waiting) && serves_before.is_none_or(|moment| waiting.since < moment)
-                });
-                if is_void && upstream.is_kept_by_reader {
-                    self.resolve_without_verdict(cb, &key.digest, served, NoVerdict::Outdated);
-                } else {
-                    self.resolve_waiters(&key.digest, served, cached, serves_before.is_none());
-                }
-                // Other configurations have caches of another size, or let an answer hold less long.
-                self.resume(cb, key, flight);
-                return;
-            }
-            Acquisition::Failed(None) => {
-                self.fail(cb, key, flight, NoVerdict::Elsewhere);
-                return;
-            }
-            Acquisition::Failed(Some(entry)) => {
-                let waiters = flight.waiters.take(&is_own);
-                let found = self.serve_stale(cb, key, entry);
-                self.resolutions.push_back(Resolution { found, waiters });
-                // A stale answer may serve other configurations for less long, or not at all.
-                self.resume(cb, key, flight);
-                return;
-            }
-            Acquisition::Peer { check_at } => {
-                flight.state = State::AwaitingPeer { check_at };
-                // The peer may have called again just now. Each request has a deadline of its own.
-                flight.asked_at = now;
-                flight.deadline = flight.call.deadline(now);
-                self.flights.insert(key, flight);
-                return;
-            }
-            Acquisition::Mine { leased } => leased,
-        };
-        self.call_for(cb, key, flight, leased);
+        if !self.admits_flight(cb, &key, &mut flight) {
+            self.queue_again(cb, key, flight);
+            return;
+        }
+        match self.workers.acquire(cb, &upstream, &key) {
+            Acquisition::Hit(cached) => self.hand_out(cb, key, flight, cached.into()),
+            Acquisition::Failed(None) => self.fail(cb, key, flight, NoVerdict::Elsewhere),
+            Acquisition::Failed(Some(entry)) => self.hand_out_stale(cb, key, flight, entry),
+            Acquisition::Peer { check_at } => self.await_peer(cb, key, flight, check_at),
+            Acquisition::Mine { leased } => self.call_for(cb, key, flight, leased),
+        }
+    }
+
+    /// Gives an answer from the shared cache to the requests that it serves, of the configuration that has read it. The others
+    /// go on: their configurations have caches of another size, or let an answer hold less long.
+    fn hand_out<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        mut flight: Pending<W>,
+        awaited: Awaited,
+    ) {
+        let Awaited {
+            cached,
+            serves_before,
+            is_void,
+        } = awaited;
+        self.limits.charge(cb, &flight.call, &cached);
+        // A request that came after a void answer's question may have been told what voids it, and one that came after a late
+        // answer has not waited for it.
+        let is_served =
+            |waiting: &Waiting<W>| serves_before.is_none_or(|moment| waiting.since < moment);
+        let upstream = Rc::clone(&flight.call.upstream);
+        let served = flight
+            .waiters
+            .take(&|waiting| is_of(waiting, &upstream) && is_served(waiting));
+        if is_void && upstream.is_kept_by_reader {
+            self.resolve_without_verdict(cb, &key.digest, served, NoVerdict::Outdated);
+        } else {
+            self.resolve_waiters(&key.digest, served, cached, serves_before.is_none());
+        }
+        self.resume(cb, key, flight);
+    }
+
+    /// Gives a stale answer to the requests of the configuration that has read it. It may serve those of others for less long,
+    /// or not at all.
+    fn hand_out_stale<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        mut flight: Pending<W>,
+        entry: Box<ActiveEntry>,
+    ) {
+        let upstream = Rc::clone(&flight.call.upstream);
+        let waiters = flight.waiters.take(&|waiting| is_of(waiting, &upstream));
+        let found = self.serve_stale(cb, key, entry);
+        self.resolutions.push_back(Resolution { found, waiters });
+        self.resume(cb, key, flight);
+    }
+
+    /// Waits for another worker's answer. That one may have called again just now. Each request has a deadline of its own.
+    fn await_peer<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        mut flight: Pending<W>,
+        check_at: Instant,
+    ) {
+        flight.state = State::AwaitingPeer { check_at };
+        flight.since = cb.now();
+        flight.deadline = flight.call.deadline(flight.since);
+        self.flights.insert(key, flight);
     }
 
     /// Returns whether a call for the flight is free. Whether its token is known is looked up only now if it did not matter
@@ -148,7 +153,7 @@ impl<W> Resolver<W> {
         match self.call(cb, &flight.call, leased) {
             Ok(state) => {
                 flight.state = state;
-                flight.asked_at = now;
+                flight.since = now;
                 flight.deadline = flight.call.deadline(now);
                 self.flights.insert(key, flight);
             }
@@ -162,7 +167,7 @@ impl<W> Resolver<W> {
 
     /// Puts a flight whose answer did not come into the line of its pool. A request whose own pool has no line does not wait in
     /// that of another: its pool makes the call, or it is refused at once.
-    pub(super) fn queue_again<H: Backend>(
+    fn queue_again<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
@@ -196,7 +201,7 @@ impl<W> Resolver<W> {
     }
 
     /// Calls MAS about the questions that wait in line, as far as calls are free.
-    pub(super) fn start_queued<H: Backend>(&mut self, cb: &Callback<'_, H>) {
+    pub(in crate::resolver) fn start_queued<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         if self.limits.have_no_lines() {
             return;
         }
@@ -222,6 +227,34 @@ impl<W> Resolver<W> {
         }
         self.limits.drop_empty_lines();
     }
+}
+
+/// Returns what the shared cache has by now for those who wait and are of the configuration that asks.
+fn look_again<H: Backend, W>(
+    cb: &Callback<'_, H>,
+    key: &QuestionKey,
+    flight: &Pending<W>,
+) -> Option<Awaited> {
+    let upstream = &flight.call.upstream;
+    let (cache, now) = (&upstream.cache, cb.now());
+    let look = || cache.lookup(cb.host, &key.digest, now).map(Awaited::from);
+    look().or_else(|| {
+        let State::AwaitingPeer { .. } = flight.state else {
+            return None;
+        };
+        let waiting = flight.waiters.values();
+        let own = waiting.filter(|waiting| is_of(waiting, upstream));
+        let since = own.map(|waiting| waiting.since).min().unwrap_or(now);
+        let since = since.max(now.minus(HEARD_WITHIN));
+        let awaited = cache.lookup_awaited(cb.host, &key.digest, since, now)?;
+        // It may have come since that look, and serve everybody.
+        look().or(Some(awaited))
+    })
+}
+
+/// Returns whether a request is of this configuration.
+fn is_of<W>(waiting: &Waiting<W>, upstream: &Rc<Upstream>) -> bool {
+    Rc::ptr_eq(&waiting.upstream, upstream)
 }
 
 /// Returns whether the request's pool has no line.

@@ -7,7 +7,7 @@
 //! bounded in questions and in bytes; when it is full, the client with most questions in it gives up its newest
 //! one to a client that has fewer.
 
-use super::{client::ClientKey, load::PoolId};
+use super::{ClientKey, load::PoolId};
 use crate::{cache::question::QuestionKey, sorted::SortedMap};
 
 /// Questions that may wait in one line.

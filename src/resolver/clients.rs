@@ -1,7 +1,13 @@
-//! Who a request comes from, as far as budgets and shares go: the client's address as Envoy trusts it.
+//! Clients, and what each may take: a budget of unknown tokens, a share of the calls and of the places to wait, and turns in
+//! line. A client is its address as Envoy trusts it.
 //!
 //! The non-obvious rule: an IPv6 client has a whole /64 to choose from, so that is one client. An IPv4 address
 //! that is mapped into IPv6 (`::ffff:192.0.2.1`) is the IPv4 client.
+
+pub mod budget;
+pub mod line;
+pub mod load;
+pub mod share;
 
 use std::{
     cmp::Ordering,

@@ -5,7 +5,7 @@
 //! may go beyond the cap by a quarter: no client can invent such a token, so no flood keeps MAS from being asked about
 //! them.
 
-use super::{client::ClientKey, share::Shares};
+use super::{ClientKey, share::Shares};
 use crate::sorted::SortedMap;
 
 /// Names a pool of calls.

@@ -11,7 +11,7 @@
 //! The non-obvious rule: a client over its budget may still ask about the tokens that it was charged for. A
 //! logged-out client that tries its old token again gets the 401 that stops it, and not a 429.
 
-use super::client::ClientKey;
+use super::ClientKey;
 use crate::{
     cache::bucket::{Bucket, Buckets},
     clock::Instant,

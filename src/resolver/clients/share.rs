@@ -6,7 +6,7 @@
 //! The non-obvious rule: while less than a quarter of the cap is in use, uses are not counted by client, since
 //! knowing the client is a host call. While such uses last, they count against every client's share.
 
-use super::client::ClientKey;
+use super::ClientKey;
 use crate::sorted::SortedMap;
 
 /// The smallest cap of which a part is left for other clients.

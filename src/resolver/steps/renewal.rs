@@ -1,22 +1,26 @@
 //! Answers that are renewed in the background while they serve, and stale ones that serve while MAS fails.
 
-use super::{
-    call::CallContext,
-    load::Slot,
-    resolution::{Found, Provenance, Query, Renewal, Verdict},
-    state::Resolver,
-    workers::Acquisition,
-};
 use crate::{
     cache::Cached,
     clock::Instant,
     host::{Backend, Callback},
     metrics::Metric,
+    resolver::{
+        call::CallContext,
+        clients::load::Slot,
+        resolution::{Found, Provenance, Query, Verdict},
+        state::Resolver,
+        workers::Acquisition,
+    },
 };
 
 impl<W> Resolver<W> {
-    /// Renews an answer in the background while it is served.
-    pub fn refresh<H: Backend>(&mut self, cb: &Callback<'_, H>, query: &Query<'_>) -> Renewal {
+    /// Renews an answer in the background while it is served. Returns the new one if another worker has renewed it.
+    pub fn refresh<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        query: &Query<'_>,
+    ) -> Option<Found> {
         let now = cb.now();
         let key = query.key();
         let slot = Slot {
@@ -28,19 +32,21 @@ impl<W> Resolver<W> {
             || self.failures.is_backing_off(&key, now)
             || !self.admits(query.upstream, &slot)
         {
-            return Renewal::Pending;
+            return None;
         }
         if let Some(renewed) = self.lookup_renewal(cb, query) {
-            return Renewal::Renewed(renewed);
+            return Some(renewed);
         }
         self.failures.note_attempt(key, now);
         let is_fresh = |cached: &Cached| !is_due(cached, now);
-        let leased = match self.workers.acquire(cb, query.upstream, &key, is_fresh) {
+        let leased = match self
+            .workers
+            .acquire_unless(cb, query.upstream, &key, &is_fresh)
+        {
             Acquisition::Hit(cached) => {
-                let renewed = self.found(query.digest, cached.into(), Provenance::Shared);
-                return Renewal::Renewed(renewed);
+                return Some(self.found(query.digest, cached.into(), Provenance::Shared));
             }
-            Acquisition::Peer { .. } | Acquisition::Failed(_) => return Renewal::Pending,
+            Acquisition::Peer { .. } | Acquisition::Failed(_) => return None,
             Acquisition::Mine { leased } => leased,
         };
         cb.host.count(Metric::Refresh);
@@ -56,12 +62,12 @@ impl<W> Resolver<W> {
                 self.release_failed(cb, query.upstream, key);
             }
         }
-        Renewal::Pending
+        None
     }
 
     /// Returns a stale answer at once if MAS has lately failed to renew it. Starts one retry in the background
     /// at the most.
-    pub(super) fn lookup_stale<H: Backend>(
+    pub(in crate::resolver) fn lookup_stale<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         query: &Query<'_>,
@@ -79,16 +85,9 @@ impl<W> Resolver<W> {
     }
 
     /// Returns an answer that needs no renewal, if another worker has stored one.
-    pub(super) fn lookup_renewal<H: Backend>(
-        &self,
-        cb: &Callback<'_, H>,
-        query: &Query<'_>,
-    ) -> Option<Found> {
+    fn lookup_renewal<H: Backend>(&self, cb: &Callback<'_, H>, query: &Query<'_>) -> Option<Found> {
         let now = cb.now();
-        let cached = query
-            .upstream
-            .cache
-            .lookup(cb.host, &query.digest, now, |_| {})?;
+        let cached = query.upstream.cache.lookup(cb.host, &query.digest, now)?;
         (!is_due(&cached, now)).then(|| self.found(query.digest, cached.into(), Provenance::Shared))
     }
 }
