@@ -4,6 +4,7 @@
 //! Decisions are pure data and stand in files of their own (`gateway/policy.rs`, `introspection/request.rs`).
 //! A role asks the [resolver](crate::resolver) and never calls MAS itself.
 
+mod announcement;
 pub mod body;
 pub mod exchange;
 pub mod gateway;

@@ -357,31 +357,13 @@ impl Gateway {
                 return Progress::NotNeeded;
             }
             None => {
-                let (requirement, kind) = (question.class.requirement, question.kind);
-                let (stream, purpose) = match mode {
-                    Mode::Enforce => {
-                        let form = ReplyForm::of(head);
-                        let purpose = Purpose::Access {
-                            form,
-                            requirement,
-                            kind,
-                            is_doubtful: question.is_doubtful,
-                        };
-                        (Some(exchange.stream), purpose)
-                    }
-                    Mode::Shadow => {
-                        let request_id = outcome::request_id(&plugin.config, head);
-                        let purpose = Purpose::Shadow {
-                            requirement,
-                            kind,
-                            request_id,
-                        };
-                        (None, purpose)
-                    }
+                let stream = match mode {
+                    Mode::Enforce => Some(exchange.stream),
+                    Mode::Shadow => None,
                 };
                 let waiter = Waiter {
                     exchange: Rc::clone(exchange),
-                    purpose,
+                    purpose: Purpose::of(&plugin.config, head, question),
                 };
                 resolver.resolve(cb, &query, stream, waiter.into())
             }

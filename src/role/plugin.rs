@@ -1,21 +1,16 @@
 //! One plugin configuration in use: a root context.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{cell::Cell, rc::Rc};
 
+use super::announcement::is_due;
 use crate::{
     cache::question::QuestionKey,
     clock::Instant,
     config::{Config, Role},
-    host::{If, Lengths, NotWritten, RootId, Store, Versioned},
+    host::{Lengths, RootId, Store},
     resolver::{Admission, Overflow, PoolId, Upstream},
     token::TokenDigest,
 };
-
-/// What the keys of the lines begin with that this process has logged; the line itself follows.
-const LOGGED_KEY: &str = "matrix-edge-auth.logged.";
-
-/// How long after a line the same line is not logged again. All workers load a configuration within it.
-const QUIET: Duration = Duration::from_secs(60);
 
 const VISIBLE_SECRET: &str = "introspection.credential: the secret is given as a value, which Envoy's /config_dump \
                               shows; let Envoy inject it ({injected: true}), or give it by an environment variable \
@@ -92,23 +87,6 @@ impl Plugin {
     }
 }
 
-/// Returns whether a line is to be logged by this worker now, and notes that it is.
-fn is_due(store: &impl Store, line: &str, now: Instant) -> bool {
-    let key = [LOGGED_KEY, line].concat();
-    let condition = match store.read(key.as_bytes()) {
-        None => If::Absent,
-        Some(Versioned { value, cas }) => {
-            let last = value.try_into().map(u64::from_le_bytes).unwrap_or_default();
-            if now < Instant::from_millis(last) + QUIET {
-                return false;
-            }
-            If::Unchanged(cas)
-        }
-    };
-    let written = store.write(key.as_bytes(), &now.as_millis().to_le_bytes(), condition);
-    written != Err(NotWritten::Changed)
-}
-
 /// Returns which cap a role's calls count against. Each role has its own, so that a flood of clients does not
 /// cut the homeserver off from MAS. A client waits for a free call; the homeserver's question goes to MAS itself.
 fn admission(config: &Config) -> Admission {
@@ -130,7 +108,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::{config, host::memory::MemoryStore};
+    use crate::{config, host::memory::MemoryStore, role::announcement::QUIET};
 
     const NOW: Instant = Instant::from_millis(1_000_000);
 
@@ -192,27 +170,6 @@ mod tests {
         assert!(announced("enforce", NOW).is_some_and(|line| line.contains("mode enforce")));
         assert_eq!(announced("shadow", NOW + QUIET), Some(shadow));
         assert_eq!(announced("shadow", NOW + QUIET), None);
-    }
-
-    #[test]
-    fn a_store_that_refuses_silences_no_warning() {
-        struct Refusing;
-        impl Store for Refusing {
-            fn read(&self, _key: &[u8]) -> Option<Versioned> {
-                None
-            }
-
-            fn write(&self, _key: &[u8], _value: &[u8], _condition: If) -> Result<(), NotWritten> {
-                Err(NotWritten::Refused)
-            }
-
-            fn random(&self) -> u64 {
-                0
-            }
-        }
-
-        let plugin = plugin(r#"{"bearer":{"value":"s3cret"}}"#);
-        assert!(plugin.first_warning(&Refusing, NOW).is_some());
     }
 
     #[test]

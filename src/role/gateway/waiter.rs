@@ -2,8 +2,18 @@
 
 use std::rc::Rc;
 
-use super::{carry_out::ReplyForm, outcome::RequestId, watch::Exchange};
-use crate::{mas::token::TokenKind, matrix::endpoint::AuthRequirement};
+use super::{
+    carry_out::ReplyForm,
+    outcome::{self, RequestId},
+    policy::Need,
+    watch::Exchange,
+};
+use crate::{
+    config::{Config, Mode},
+    host::RequestHead,
+    mas::token::TokenKind,
+    matrix::endpoint::AuthRequirement,
+};
 
 /// What a request that waits needs to be decided.
 #[derive(Debug)]
@@ -31,4 +41,24 @@ pub(super) enum Purpose {
         /// What the access log calls the request, if it is to be told of.
         request_id: Option<RequestId>,
     },
+}
+
+impl Purpose {
+    /// Returns what a request waits for whose token is to be proven, in the configuration's mode.
+    pub fn of(config: &Config, head: &RequestHead, question: &Need<'_>) -> Self {
+        let (requirement, kind) = (question.class.requirement, question.kind);
+        match config.mode {
+            Mode::Enforce => Self::Access {
+                form: ReplyForm::of(head),
+                requirement,
+                kind,
+                is_doubtful: question.is_doubtful,
+            },
+            Mode::Shadow => Self::Shadow {
+                requirement,
+                kind,
+                request_id: outcome::request_id(config, head),
+            },
+        }
+    }
 }

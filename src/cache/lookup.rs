@@ -1,0 +1,191 @@
+//! How the shared cache is read: a fresh answer, one for those who waited for it, or a stale one.
+
+use super::{
+    ActiveEntry, Awaited, Cached, HANDED_OVER_WITHIN, SharedCache, entry::Entry, epoch::Epochs,
+    table::Table,
+};
+use crate::{
+    clock::Instant,
+    host::Store,
+    mas::introspection::{Answer, InactiveAnswer},
+    metrics::{self, Hit, Metric},
+    token::TokenDigest,
+};
+
+impl SharedCache {
+    /// What is known of the token at `now`.
+    pub fn lookup(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> Option<Cached> {
+        self.lookup_as_of(store, digest, now, None, |_| {})
+    }
+
+    /// The same, where what MAS told of a user counts as of the last reading of these epochs: a user's record is read only
+    /// if it may say that the answer is void. `count` receives one metric for each table looked into. There is none where the
+    /// worker keeps the token for itself.
+    pub fn lookup_as_of(
+        &self,
+        store: &impl Store,
+        digest: &TokenDigest,
+        now: Instant,
+        epochs: Option<&Epochs>,
+        mut count: impl FnMut(Metric),
+    ) -> Option<Cached> {
+        if self.kept.contains(store, &self.kept_mark, digest, now) {
+            return Some(Cached::Inactive(InactiveAnswer::default()));
+        }
+        let active = self.lookup_active_table(store, digest, now, epochs);
+        count(Metric::Lookup(
+            metrics::Table::Active,
+            hit(active.is_some()),
+        ));
+        if active.is_some() {
+            return active;
+        }
+        let inactive = self.lookup_negative_table(store, digest, now);
+        count(Metric::Lookup(
+            metrics::Table::Negative,
+            hit(inactive.is_some()),
+        ));
+        if inactive.is_some() && self.kept.is_in_use() {
+            self.keep_inactive(store, digest, now);
+        }
+        inactive.map(Cached::Inactive)
+    }
+
+    /// What is known of the token only to requests that waited while another worker asked, the first of them since `since`. It
+    /// is one of two entries. One answers a question from after a request came, and serves that request even if MAS has told of
+    /// users since. The other is an inactive one that was past its time as it came, and serves each request that came before it,
+    /// since asking anew would take as long again.
+    pub fn lookup_awaited(
+        &self,
+        store: &impl Store,
+        digest: &TokenDigest,
+        since: Instant,
+        now: Instant,
+    ) -> Option<Awaited> {
+        let key = self.question(digest);
+        let find = |table: &Table| {
+            let entry = table.find(store, &key, now)?;
+            let fresh_until = self.fresh_until(&entry);
+            let is_late = now >= fresh_until && self.is_valid_inactive(store, &entry);
+            let (serves_before, end) = if is_late {
+                (entry.answered_at, entry.answered_at + HANDED_OVER_WITHIN)
+            } else {
+                (entry.asked_at, fresh_until)
+            };
+            let holds = since < serves_before && !entry.is_doubted && now < end;
+            holds.then(|| Awaited {
+                cached: self.cached(entry),
+                serves_before: Some(serves_before),
+                // The entry is in its time, and yet serves no other request.
+                is_void: !is_late,
+            })
+        };
+        find(&self.active).or_else(|| find(&self.negative))
+    }
+
+    /// Whether an entry says that its token is inactive, and nothing that MAS has told of users voids that.
+    fn is_valid_inactive(&self, store: &impl Store, entry: &Entry) -> bool {
+        let (user, asked_at) = (entry.user.as_ref(), entry.asked_at);
+        matches!(entry.answer, Answer::Inactive(_))
+            && !self.revocations.revokes_inactive(store, user, asked_at)
+    }
+
+    /// In the table of active answers: an active one, or one whose token has certainly ended since.
+    fn lookup_active_table(
+        &self,
+        store: &impl Store,
+        digest: &TokenDigest,
+        now: Instant,
+        epochs: Option<&Epochs>,
+    ) -> Option<Cached> {
+        let entry = self.active.find(store, &self.question(digest), now)?;
+        if entry.expiry.is_some_and(|expiry| expiry.has_passed(now)) {
+            return Some(Cached::Ended);
+        }
+        if entry.is_doubted || now >= self.fresh_until(&entry) {
+            return None;
+        }
+        self.known(store, entry, epochs).map(Cached::Active)
+    }
+
+    fn lookup_negative_table(
+        &self,
+        store: &impl Store,
+        digest: &TokenDigest,
+        now: Instant,
+    ) -> Option<InactiveAnswer> {
+        let entry = self.negative.find(store, &self.question(digest), now)?;
+        let is_good = self.is_inactive(store, &entry, now);
+        match entry.answer {
+            Answer::Inactive(answer) if is_good => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// Whether an entry of the table of inactive answers still says that its token is inactive.
+    fn is_inactive(&self, store: &impl Store, entry: &Entry, now: Instant) -> bool {
+        now < self.fresh_until(entry) && self.is_valid_inactive(store, entry)
+    }
+
+    /// Keeps an inactive token for this worker. The order matters, see [`inactive`].
+    fn keep_inactive(&self, store: &impl Store, digest: &TokenDigest, now: Instant) {
+        let number = self.kept_mark.read(store);
+        let Some(entry) = self.negative.keep(store, &self.question(digest)) else {
+            return;
+        };
+        if self.is_inactive(store, &entry, now) {
+            let until = self.fresh_until(&entry);
+            self.kept.insert(*digest, until, number);
+        }
+    }
+
+    /// An active answer past its time, for while MAS cannot be asked: within `stale_if_error`, and never
+    /// past the token's own expiry. Within its time a doubted one serves as well, whatever `stale_if_error` is: the
+    /// homeserver's refusal is no word of MAS.
+    pub fn lookup_stale(
+        &self,
+        store: &impl Store,
+        digest: &TokenDigest,
+        now: Instant,
+    ) -> Option<Box<ActiveEntry>> {
+        let entry = self.active.find(store, &self.question(digest), now)?;
+        let fresh_until = self.fresh_until(&entry);
+        // Who is handed an answer that is past its time has it for no longer because of that.
+        let end = fresh_until.min(entry.asked_at + self.ttl) + self.stale_if_error;
+        let holds =
+            now < end.max(fresh_until) && entry.expiry.is_none_or(|expiry| now < expiry.earliest);
+        if holds {
+            self.known(store, entry, None)
+        } else {
+            None
+        }
+    }
+
+    /// Returns whether MAS has called the token active, and its own end has not passed since. Its answer may be long past its
+    /// time, or void by what MAS told of the user, which happens to live sessions, too: no client can invent such a
+    /// token. One that has ended is known for one more question, whose answer takes the place of this one.
+    pub fn is_known(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> bool {
+        let entry = self.active.find(store, &self.question(digest), now);
+        entry.is_some_and(|entry| entry.expiry.is_none_or(|expiry| now < expiry.earliest))
+    }
+
+    /// The entry as what is known, if it is active and nothing has voided it.
+    fn known(
+        &self,
+        store: &impl Store,
+        entry: Entry,
+        epochs: Option<&Epochs>,
+    ) -> Option<Box<ActiveEntry>> {
+        let asked_at = entry.asked_at;
+        let Cached::Active(known) = self.cached(entry) else {
+            return None;
+        };
+        let user = known.user.as_ref();
+        let is_void = self.is_void(store, user, &known.answer, asked_at, epochs);
+        (!is_void).then_some(known)
+    }
+}
+
+fn hit(found: bool) -> Hit {
+    if found { Hit::Hit } else { Hit::Miss }
+}

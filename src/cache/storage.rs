@@ -1,0 +1,106 @@
+//! How the shared cache is written: an answer is kept, withdrawn, removed or doubted.
+
+use super::{
+    Introspected, SharedCache,
+    entry::MAX_ANSWER_BYTES,
+    table::{Removed, Settled, Written},
+};
+use crate::{host::Store, mas::introspection::Answer, metrics::Evicted, token::TokenDigest};
+
+/// What keeping an answer changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreOutcome {
+    /// An active answer for this token was dropped: other workers may still hold it.
+    pub invalidated: bool,
+    /// The answer is in the shared cache.
+    pub stored: bool,
+    /// It is not, because the cache has the answer to a later question.
+    pub is_superseded: bool,
+    /// It is not, because it is longer than [`MAX_ANSWER_BYTES`].
+    pub is_too_long: bool,
+    /// What had to make room for it.
+    pub evicted: Vec<(Evicted, TokenDigest)>,
+}
+
+impl SharedCache {
+    /// Keeps what MAS said.
+    ///
+    /// An active answer ends at the earliest moment at which its token may end; the expiry proves the token
+    /// inactive only from the latest. In between, MAS is asked.
+    ///
+    /// The order matters: an answer is written to its own table first, and the other table is looked into second. So
+    /// of two workers that store answers of both kinds at once, one sees the other's answer, and the earlier one goes. An active
+    /// answer that is the only one is spared that look: it comes first in [`Self::lookup`].
+    pub fn store(&self, store: &impl Store, asked: &Introspected) -> StoreOutcome {
+        let (key, now) = (self.question(&asked.digest), asked.answered_at);
+        let mut entry = self.entry(asked);
+        let is_fresh = now < entry.kept_until;
+        let (own, other) = match &asked.answer {
+            Answer::Active(_) => (&self.active, &self.negative),
+            Answer::Inactive(_) => (&self.negative, &self.active),
+        };
+        let mut written = Written::default();
+        if is_fresh || !asked.is_active() {
+            written = own.put(store, &entry, now);
+            // An "inactive" that does not hold serves nobody, and tells an earlier "active" that it is one. An earlier
+            // "inactive" is as good: it finds nothing in its place that could serve.
+            written.is_superseded &= is_fresh;
+        }
+        let is_settled = asked.is_only_answer
+            && asked.is_active()
+            && other.is_settled(&key, asked.asked_at, now);
+        // Another MAS may know the token: its answers stay.
+        let Settled {
+            removed,
+            is_superseded,
+        } = if is_settled {
+            Settled::default()
+        } else {
+            other.settle(store, &key, asked.asked_at, now)
+        };
+        // Whose token it was decides what brings it back to life. Until this is written, whatever revives any user does.
+        let user = removed.iter().find_map(|removed| removed.user);
+        if !asked.is_active() && user.is_some() && written.stored {
+            entry.user = user;
+            let Written { evicted, .. } = written;
+            written = own.put(store, &entry, now);
+            written.evicted.extend(evicted);
+        }
+        if is_superseded {
+            self.withdraw(store, asked);
+            written.stored = false;
+            written.is_superseded = true;
+        }
+        StoreOutcome {
+            invalidated: !asked.is_active() && !removed.is_empty(),
+            stored: written.stored,
+            is_superseded: written.is_superseded,
+            is_too_long: is_fresh && entry.answer.body().len() > MAX_ANSWER_BYTES,
+            evicted: written.evicted,
+        }
+    }
+
+    /// Takes the answer out again.
+    pub fn withdraw(&self, store: &impl Store, asked: &Introspected) {
+        let own = match &asked.answer {
+            Answer::Active(_) => &self.active,
+            Answer::Inactive(_) => &self.negative,
+        };
+        let key = self.question(&asked.digest);
+        own.settle(store, &key, asked.asked_at, asked.answered_at);
+    }
+
+    /// Drops the active answers about a token, of every MAS and under every size of the table. `None`: there was
+    /// none. Of two MAS that knew the token, the one that this configuration asks says whose it was.
+    pub fn remove_active(&self, store: &impl Store, digest: &TokenDigest) -> Option<Removed> {
+        let removed = self.active.remove_token(store, digest);
+        let own = |removed: &&Removed| removed.fingerprint == self.fingerprint;
+        removed.iter().find(own).or(removed.first()).copied()
+    }
+
+    /// Marks the active answers about a token as doubted, of every MAS and under every size of the table: MAS is asked
+    /// again, and they serve only where it gives no answer. Returns whether one of them was not doubted before.
+    pub fn doubt(&self, store: &impl Store, digest: &TokenDigest) -> bool {
+        self.active.doubt(store, digest)
+    }
+}
