@@ -62,7 +62,7 @@ fn every_request_ends_as_at_synapse_alone() {
     };
     let seed = number("PARITY_SEED").unwrap_or_else(|| fastrand::u64(..));
     let requests = number("PARITY_REQUESTS").unwrap_or(REQUESTS);
-    println!("to repeat: PARITY_SEED={seed}");
+    println!("to repeat: make parity REQUESTS={requests} SEED={seed}");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let (stand, material) = Stand::start().await;
@@ -140,7 +140,7 @@ async fn run(stand: Stand, material: Material, seed: u64, requests: u64) {
     println!("{report}");
     assert!(
         report.failures.is_empty(),
-        "{}\n\n{} differences are not listed. One of them again: PARITY_SEED={seed} PARITY_REQUEST=<number>",
+        "{}\n\n{} differences are not listed. One of them again: make parity SEED={seed} REQUEST=<number>",
         report.failures.join("\n\n"),
         report.failures.len(),
     );
