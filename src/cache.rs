@@ -124,7 +124,7 @@ impl SharedCache {
         !epochs.is_some_and(|epochs| epochs.is_past(user, asked_at))
             && self
                 .revocations
-                .revokes_answer(store, user, answer, asked_at)
+                .revokes_active(store, user, answer, asked_at)
     }
 
     fn cached(&self, entry: Entry) -> Cached {

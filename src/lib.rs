@@ -50,6 +50,7 @@ pub mod host;
 pub mod json;
 pub mod mas;
 pub mod matrix;
+pub mod media_type;
 pub mod metrics;
 pub mod multilinear;
 pub mod probing;

@@ -152,9 +152,15 @@ impl Worker {
                 exchange.map_or(AnyExchange::Passed, AnyExchange::Gateway)
             }
             Role::Introspection => {
+                let resolver = &self.resolver;
                 let exchange = Rc::new(Exchange::new(plugin, stream));
-                self.introspection
-                    .on_request_headers(&cb, &exchange, is_whole, &self.bodies);
+                self.introspection.on_request_headers(
+                    &cb,
+                    resolver,
+                    &exchange,
+                    is_whole,
+                    &self.bodies,
+                );
                 AnyExchange::Introspection(exchange)
             }
             Role::Provisioning => {

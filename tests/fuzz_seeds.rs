@@ -17,7 +17,7 @@ use matrix_edge_auth::{
     clock::Instant,
     config,
     mas::{
-        introspection::{ActiveToken, Answer, IntrospectionResponse, read},
+        introspection::{Answer, IntrospectionResponse, read},
         user::UserKey,
     },
     matrix::{
@@ -110,13 +110,12 @@ fn answers() {
 #[test]
 fn ends() {
     let seed = Seed::read("void");
-    let token = ActiveToken {
-        username: Some("alice"),
-        device_id: Some("A"),
-        ..ActiveToken::default()
+    let body = br#"{"active":true,"username":"alice","device_id":"A"}"#;
+    let Ok(Answer::Active(answer)) = Answer::parse(body.to_vec()) else {
+        panic!("it is active");
     };
     let (user, revocations) = (UserKey::of("alice"), Revocations::default());
-    assert!(revocations.revokes_active(&seed.store, &user, &token, seed.now));
+    assert!(revocations.revokes_active(&seed.store, &user, &answer, seed.now));
 
     let seed = Seed::read("ends");
     let ended = EndedTokens::default();

@@ -22,7 +22,7 @@ use matrix_edge_auth::{
     clock::Instant,
     config::{self, UnknownTokenBudget},
     mas::{
-        introspection::{ActiveToken, Answer},
+        introspection::Answer,
         provisioning::Revocation,
         user::{DeviceKey, UserKey},
     },
@@ -95,10 +95,7 @@ fn finds(store: &Planted, digest: &TokenDigest, now: Instant) {
         assert!(is_told("a"));
     }
     let active = |found| matches!(found, Some(Cached::Active(_)));
-    assert!(
-        !active(cache.lookup(store, digest, now)),
-        "it was removed"
-    );
+    assert!(!active(cache.lookup(store, digest, now)), "it was removed");
 }
 
 fn keeps(store: &Planted, digest: &TokenDigest, now: Instant) {
@@ -133,12 +130,15 @@ fn keeps(store: &Planted, digest: &TokenDigest, now: Instant) {
 fn revokes(store: &Planted, now: Instant) {
     let revocations = Revocations::default();
     let user = UserKey::of("alice");
-    let token = |device_id| ActiveToken {
-        username: Some("alice"),
-        device_id,
-        ..ActiveToken::default()
+    let answer = |device_id: Option<&str>| {
+        let device = device_id.map_or(String::new(), |id| format!(r#","device_id":"{id}""#));
+        let body = format!(r#"{{"active":true,"username":"alice"{device}}}"#);
+        match Answer::parse(body.into_bytes()) {
+            Ok(Answer::Active(answer)) => answer,
+            other => panic!("{other:?}"),
+        }
     };
-    let voids = |device| revocations.revokes_active(store, &user, &token(device), now);
+    let voids = |device| revocations.revokes_active(store, &user, &answer(device), now);
     if [None, Some("A"), Some("B")].into_iter().any(voids) {
         let users = store.values.of("u");
         assert!(

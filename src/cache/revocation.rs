@@ -77,40 +77,20 @@ impl Revocations {
         }
     }
 
-    /// Whether the answer that `token`, of `user`, is active is void. It was asked for at `asked_at`.
+    /// Whether an answer that a token of `user` is active is void, which was asked for at `asked_at`. Its texts are looked for
+    /// only if there is a record.
     pub fn revokes_active(
-        &self,
-        store: &impl Store,
-        user: &UserKey,
-        token: &ActiveToken<'_>,
-        asked_at: Instant,
-    ) -> bool {
-        self.revokes(store, user, || device_key(token), asked_at)
-    }
-
-    /// The same of an answer, whose texts are looked for only if there is a record.
-    pub fn revokes_answer(
         &self,
         store: &impl Store,
         user: &UserKey,
         answer: &ActiveAnswer,
         asked_at: Instant,
     ) -> bool {
-        self.revokes(store, user, || device_key(&answer.token()), asked_at)
-    }
-
-    fn revokes(
-        &self,
-        store: &impl Store,
-        user: &UserKey,
-        device: impl FnOnce() -> Option<DeviceKey>,
-        asked_at: Instant,
-    ) -> bool {
         let Some(slot) = self.read(store, user) else {
             return false;
         };
         let since = match slot.record_of(user) {
-            Some(record) => record.of(device()),
+            Some(record) => record.of(device_key(&answer.token())),
             None => Instant::default(),
         };
         asked_at <= since.max(slot.floor)
@@ -299,18 +279,22 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
+    use serde_json::json;
+
     use super::*;
-    use crate::host::memory::MemoryStore;
+    use crate::{host::memory::MemoryStore, mas::introspection::Answer};
 
     fn at(seconds: u64) -> Instant {
         Instant::from_millis(1_000_000 + 1_000 * seconds)
     }
 
-    fn token<'a>(username: &'a str, device_id: Option<&'a str>) -> ActiveToken<'a> {
-        ActiveToken {
-            username: Some(username),
-            device_id,
-            ..ActiveToken::default()
+    fn token(username: &str, device_id: Option<&str>) -> Rc<ActiveAnswer> {
+        let body = json!({ "active": true, "username": username, "device_id": device_id });
+        match Answer::parse(body.to_string().into()) {
+            Ok(Answer::Active(answer)) => answer,
+            other => panic!("{other:?}"),
         }
     }
 

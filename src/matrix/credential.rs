@@ -19,6 +19,7 @@ use std::{borrow::Cow, fmt};
 
 use crate::{
     form::{Decoded, FORM, scan::has_any, steps},
+    media_type,
     token::AccessToken,
 };
 
@@ -155,10 +156,7 @@ pub fn form_post(method: &[u8], content_type: Option<&[u8]>) -> FormPost {
     let Some(content_type) = content_type.filter(|_| method == b"POST") else {
         return FormPost::No;
     };
-    let media_type = content_type
-        .split(|&byte| byte == b';')
-        .next()
-        .unwrap_or_default();
+    let media_type = media_type::without_parameters(content_type);
     if media_type.windows(2).any(|pair| pair == b"=?") {
         FormPost::Maybe
     } else if trim(media_type, u8::is_ascii_graphic).eq_ignore_ascii_case(FORM.as_bytes()) {

@@ -32,7 +32,6 @@ use super::{
     response_status,
 };
 use crate::{
-    cache::token_secret::SharedTokenSecret,
     clock::Instant,
     config::{Config, Mode, OnFailure},
     host::{Callback, Host, Metrics, StreamId},
@@ -58,16 +57,16 @@ pub struct Waiter {
 #[derive(Debug, Default)]
 pub struct Introspection {
     callers: AcceptedCallers,
-    secret: SharedTokenSecret,
     awaiting_body: AwaitingBody,
 }
 
 impl Introspection {
     /// Takes in the headers of a request for MAS. `is_whole`: there is no body. A request whose form is not in the
     /// budget is not held: MAS answers it.
-    pub fn on_request_headers<H: Host>(
+    pub fn on_request_headers<H: Host, W>(
         &mut self,
         cb: &Callback<'_, H>,
+        resolver: &Resolver<W>,
         exchange: &Rc<Exchange>,
         is_whole: bool,
         budget: &BodyBudget,
@@ -87,7 +86,7 @@ impl Introspection {
         let credential = announced.credential;
         let caller = CallerKey::of(
             &exchange.plugin.upstream,
-            self.secret.get(cb.host),
+            resolver.token_secret(cb.host),
             credential,
         );
         let is_authenticated = match config.introspection.credential.known() {

@@ -7,7 +7,7 @@ use super::{
     members::{self, TEXTS},
     no_verdict::NoVerdict,
 };
-use crate::form::scan;
+use crate::{form::scan, media_type};
 
 /// Largest response body that is read, in bytes. MAS answers with less than 2 KiB.
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -246,15 +246,9 @@ pub fn read(response: IntrospectionResponse<'_>) -> Result<Answer, NoVerdict> {
 }
 
 fn is_json(content_type: &[u8]) -> bool {
-    const JSON: &[u8] = b"application/json";
-    if scan::is_equal(content_type, JSON) {
-        return true;
-    }
-    let essence = content_type
-        .split(|&byte| byte == b';')
-        .next()
-        .unwrap_or_default();
-    essence.trim_ascii().eq_ignore_ascii_case(JSON)
+    const JSON: &str = "application/json";
+    // So MAS writes it.
+    scan::is_equal(content_type, JSON.as_bytes()) || media_type::is_of_type(content_type, JSON)
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use crate::{
         credential::Authorization,
         reply::{Header, Reply, header},
     },
+    media_type,
     metrics::RejectionReason,
 };
 
@@ -50,7 +51,9 @@ pub fn announced<'a>(config: &Config, head: &'a RequestHead) -> Option<Announced
     let may_be_answered = head.target() == config.introspection.path.as_bytes()
         && head.method() == b"POST"
         && head.first(name) == Some(value.as_bytes())
-        && head.content_type().is_some_and(is_form)
+        && head
+            .content_type()
+            .is_some_and(|found| media_type::is_of_type(found, form::FORM))
         && head.first("content-encoding").is_none();
     let form_bytes = short_length(head.first("content-length")?)?;
     match head.authorization() {
@@ -60,15 +63,6 @@ pub fn announced<'a>(config: &Config, head: &'a RequestHead) -> Option<Announced
         }),
         _ => None,
     }
-}
-
-fn is_form(content_type: &[u8]) -> bool {
-    let essence = content_type.split(|&byte| byte == b';').next();
-    essence.is_some_and(|essence| {
-        essence
-            .trim_ascii()
-            .eq_ignore_ascii_case(form::FORM.as_bytes())
-    })
 }
 
 fn short_length(length: &[u8]) -> Option<usize> {

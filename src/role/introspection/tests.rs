@@ -78,7 +78,7 @@ impl Listener {
         self.host.select(exchange.stream);
         let cb = Callback::new(&self.host, ROOT, &self.clock);
         self.role
-            .on_request_headers(&cb, &exchange, is_whole, &self.budget);
+            .on_request_headers(&cb, &self.resolver, &exchange, is_whole, &self.budget);
         exchange
     }
 
