@@ -16,6 +16,8 @@ type Interference = Box<dyn FnOnce(&MemoryStore)>;
 pub(crate) struct MemoryStore {
     values: RefCell<Values>,
     writes: Cell<u32>,
+    /// Whether each write is refused.
+    pub is_read_only: Cell<bool>,
     /// Runs before the next write, as another worker would.
     pub interfere: RefCell<Option<Interference>>,
 }
@@ -47,6 +49,9 @@ impl Store for MemoryStore {
     }
 
     fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
+        if self.is_read_only.get() {
+            return Err(NotWritten::Refused);
+        }
         let interfere = self.interfere.borrow_mut().take();
         if let Some(interfere) = interfere {
             interfere(self);

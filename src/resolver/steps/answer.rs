@@ -74,10 +74,11 @@ impl<W> Resolver<W> {
         if took_its_time && self.outdated_by(cb, key, flight, introspected) == Some(Event::End) {
             return Kept::nowhere(Standing::Superseded);
         }
-        let mut kept = Kept::nowhere(Standing::Holds);
-        if is_revoked {
-            kept.standing = Standing::Revoked;
-        }
+        let mut kept = Kept::nowhere(if is_revoked {
+            Standing::Revoked
+        } else {
+            Standing::Holds
+        });
         if !is_revoked || flight.call.is_repeated && !is_late(introspected) {
             let outcome = self.store(cb, &upstream, introspected);
             kept.is_stored = outcome.stored;

@@ -482,6 +482,35 @@ mod tests {
     }
 
     #[test]
+    fn of_those_who_wait_only_the_first_writes() {
+        let (store, leases) = (MemoryStore::default(), Leases::default());
+        let key = key(b"token");
+        leases.acquire(&store, &key, ME, NOW, SEEN);
+        let until = NOW + LEASE;
+        let first = leases.acquire(&store, &key, OTHER, NOW, SEEN);
+        assert_eq!(first, held(until, Some(ME)));
+        *store.interfere.borrow_mut() = Some(Box::new(|_: &MemoryStore| panic!("it writes")));
+        for _ in 0..2 {
+            let next = leases.acquire(&store, &key, OTHER, NOW, SEEN);
+            assert_eq!(next, held(until, None));
+        }
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_mas_is_called_without_a_lease() {
+        let (store, leases) = (MemoryStore::default(), Leases::default());
+        let key = key(b"token");
+        let acquire = || leases.acquire(&store, &key, OTHER, NOW, SEEN);
+        store.is_read_only.set(true);
+        assert_eq!(acquire(), Acquired::BucketFull);
+        // One that another worker holds is held all the same.
+        store.is_read_only.set(false);
+        leases.acquire(&store, &key, ME, NOW, SEEN);
+        store.is_read_only.set(true);
+        assert_eq!(acquire(), held(NOW + LEASE, Some(ME)));
+    }
+
+    #[test]
     fn a_mark_that_is_made_while_the_lease_is_given_back_counts() {
         let (store, leases) = (MemoryStore::default(), Leases::default());
         let key = key(b"token");
