@@ -9,7 +9,7 @@
 //! Answers may come in another order than their questions were sent, since a worker may be busy for seconds. Of two
 //! answers to one question the one that was asked for later stays.
 //!
-//! [`lookup`] reads the cache and [`storage`] writes it. This file has what both need: until when an answer holds, and what
+//! `lookup.rs` reads the cache and `storage.rs` writes it. This file has what both need: until when an answer holds, and what
 //! voids it.
 
 pub mod bucket;

@@ -14,7 +14,7 @@
 //! one of which an active answer is still there, is exempt from the budget and the client's share, has calls that no
 //! flood can take, and comes first in line.
 //!
-//! This file has what the worker calls, and [`steps`] what becomes of a question. [`workers`] is about the other workers of the
+//! This file has what the worker calls, and `steps` what becomes of a question. [`workers`] is about the other workers of the
 //! process, and [`clients`] about what each client may take.
 
 mod call;

@@ -127,7 +127,7 @@ impl SharedCache {
         now < self.fresh_until(entry) && self.is_valid_inactive(store, entry)
     }
 
-    /// Keeps an inactive token for this worker. The order matters, see [`inactive`].
+    /// Keeps an inactive token for this worker. The order matters, see [`super::inactive`].
     fn keep_inactive(&self, store: &impl Store, digest: &TokenDigest, now: Instant) {
         let number = self.kept_mark.read(store);
         let Some(entry) = self.negative.keep(store, &self.question(digest)) else {
