@@ -58,7 +58,7 @@ use crate::{
     token::TokenDigest,
 };
 
-/// A fresh answer is renewed this long before it ends, or a tenth of its TTL if that is less: long enough
+/// A fresh answer is renewed this long before it ends, or a tenth of its life if that is less: long enough
 /// for a slow MAS, short enough to ask once per TTL.
 const REFRESH_AHEAD: Duration = Duration::from_secs(6);
 
@@ -217,8 +217,9 @@ impl SharedCache {
         let outlives = entry
             .expiry
             .is_none_or(|expiry| expiry.earliest > fresh_until);
-        (self.refresh_ahead && outlives)
-            .then(|| fresh_until.minus(REFRESH_AHEAD.min(self.ttl / 10)))
+        // Another configuration may have given it a shorter life.
+        let life = fresh_until.since(entry.asked_at).min(self.ttl);
+        (self.refresh_ahead && outlives).then(|| fresh_until.minus(REFRESH_AHEAD.min(life / 10)))
     }
 
     fn question(&self, digest: &TokenDigest) -> QuestionKey {

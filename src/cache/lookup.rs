@@ -54,7 +54,8 @@ impl SharedCache {
     /// What is known of the token only to requests that waited while another worker asked, the first of them since `since`. It
     /// is one of two entries. One answers a question from after a request came, and serves that request even if MAS has told of
     /// users since. The other is an inactive one that was past its time as it came, and serves each request that came before it,
-    /// since asking anew would take as long again.
+    /// since asking anew would take as long again. An inactive one does so for half a second after it came, however short its
+    /// time is: every worker looks for it by then.
     pub fn lookup_awaited(
         &self,
         store: &impl Store,
@@ -67,16 +68,21 @@ impl SharedCache {
             let entry = table.find(store, &key, now)?;
             let fresh_until = self.fresh_until(&entry);
             let is_late = now >= fresh_until && self.is_valid_inactive(store, &entry);
-            let (serves_before, end) = if is_late {
-                (entry.answered_at, entry.answered_at + HANDED_OVER_WITHIN)
+            let serves_before = if is_late {
+                entry.answered_at
             } else {
-                (entry.asked_at, fresh_until)
+                entry.asked_at
+            };
+            // `negative_ttl` may be over as the answer comes.
+            let end = match entry.answer {
+                Answer::Active(_) => fresh_until,
+                Answer::Inactive(_) => fresh_until.max(entry.answered_at + HANDED_OVER_WITHIN),
             };
             let holds = since < serves_before && !entry.is_doubted && now < end;
             holds.then(|| Awaited {
                 cached: self.cached(entry),
                 serves_before: Some(serves_before),
-                // The entry is in its time, and yet serves no other request.
+                // It serves no other request, although it is no late one.
                 is_void: !is_late,
             })
         };

@@ -113,6 +113,37 @@ fn an_inactive_answer_past_its_time_serves_who_waited_and_for_a_moment() {
         .add(&store, &alice, &back, seconds(1.0))
         .unwrap();
     assert_eq!(awaited(0.0, 3.1), None);
+    // Of the next question, too, but it was asked after the request came.
+    keep(&cache, &store, 4.0, 4.6, &inactive());
+    revocations
+        .add(&store, &alice, &back, seconds(4.3))
+        .unwrap();
+    for since in [0.0, 3.999] {
+        assert_eq!(awaited(since, 5.099), Some((seconds(4.0), true)));
+        assert_eq!(awaited(since, 5.1), None);
+    }
+    assert_eq!(awaited(4.0, 4.7), None, "it may have been told of the user");
+}
+
+/// Two configurations of one MAS, of which the other lets an answer hold longer.
+#[test]
+fn an_answer_is_renewed_late_in_the_life_that_its_writer_gave_it() {
+    let reader = |ttl| {
+        let settings = config::Cache {
+            ttl: Duration::from_secs(ttl),
+            ..settings()
+        };
+        SharedCache::new(&settings, FINGERPRINT)
+    };
+    let store = MemoryStore::default();
+    keep(&reader(5), &store, 0.0, 0.2, &active(None));
+    for (ttl, refresh_at) in [(5, 4.5), (120, 4.5), (2, 1.8)] {
+        let found = reader(ttl).lookup(&store, &TokenDigest::of(b"token"), seconds(0.2));
+        let Some(Cached::Active(entry)) = found else {
+            panic!("it is active");
+        };
+        assert_eq!(entry.refresh_at, Some(seconds(refresh_at)), "{ttl}");
+    }
 }
 
 #[test]

@@ -720,15 +720,19 @@ fn a_void_answer_serves_after_one_more_call_only_if_that_was_quick() {
 /// A herd on a token costs no more than one request for it, on however many workers it comes.
 #[test]
 fn a_void_answer_serves_all_who_waited_for_it_on_every_worker() {
-    for (body, expected, told) in [
-        (ACTIVE, End::Active(Provenance::Introspected), "alice"),
-        (INACTIVE, End::Inactive, "bob"),
+    for (body, expected, told, negative_ttl) in [
+        (ACTIVE, End::Active(Provenance::Introspected), "alice", "1s"),
+        (INACTIVE, End::Inactive, "bob", "1s"),
+        (INACTIVE, End::Inactive, "bob", "100ms"),
+        (INACTIVE, End::Inactive, "bob", "0s"),
     ] {
         for (millis, late) in [(250, 0), (900, 98), (900, 100), (999, 0)] {
             let host = Rc::<FakeHost>::default();
             let [mut one, mut two, mut three] = [(); 3].map(|()| Worker::new(&host));
-            let roles = [json!({}), json!({"role": "introspection"})];
-            let [gateway, homeserver] = roles.map(|role| upstream(&role, GATEWAY));
+            let [gateway, homeserver] = ["gateway", "introspection"].map(|role| {
+                let cache = json!({"negative_ttl": negative_ttl});
+                upstream(&json!({"role": role, "cache": cache}), GATEWAY)
+            });
             host.advance(Duration::from_secs(100));
             for worker in [&mut one, &mut two, &mut three] {
                 worker.pass(0);

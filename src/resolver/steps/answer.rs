@@ -38,11 +38,11 @@ pub(super) struct Kept {
 /// Whom an answer serves, after what has happened since its question.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// Everybody.
+    /// Every request.
     Holds,
     /// What MAS has told of a user voids it.
     Revoked,
-    /// Nobody: the token has ended, or the shared cache has the answer to a later question about it.
+    /// No request: the token has ended, or the shared cache has the answer to a later question about it.
     Superseded,
 }
 

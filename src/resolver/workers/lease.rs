@@ -242,7 +242,7 @@ impl Claim {
         }
     }
 
-    /// Returns the lease that nobody else waits for yet.
+    /// Returns the lease of this worker, for which no other worker waits yet.
     fn lease(&self, until: Instant) -> Lease {
         Lease {
             key: self.key,
