@@ -20,7 +20,8 @@ use std::{rc::Rc, time::Duration};
 
 use self::{
     carry_out::{ReplyForm, carry_out, fail_closed, reject},
-    policy::{Decision, Grant, Inspection, Need},
+    outcome::RequestId,
+    policy::{Decision, Grant, Inspection, Need, Terms},
     recognized::RecognizedTokens,
     waiter::Purpose,
     watch::Learned,
@@ -193,71 +194,62 @@ impl Gateway {
         self.learned.leave(store);
     }
 
-    /// Decides a request that waited. In shadow mode it has gone on: its stream is not selected and may have ended.
+    /// Decides a request that waited.
     pub fn finish<H: Host>(&mut self, cb: &Callback<'_, H>, found: &Found, waiter: Waiter) {
         let Waiter { exchange, purpose } = waiter;
-        let plugin = &exchange.plugin;
-        // Otherwise the filter state would be another stream's.
-        let is_selected = matches!(purpose, Purpose::Shadow { .. })
-            && plugin.config.filter_state
-            && cb.host.select(exchange.stream);
-        if let Purpose::Shadow { .. } = purpose {
-            if is_selected {
-                outcome::tell(cb.host, &plugin.config, found.outcome());
-            } else {
-                cb.host.count(Metric::Request(found.outcome()));
-            }
-        } else if exchange.phase() == Phase::Held {
-            outcome::tell(cb.host, &plugin.config, found.outcome());
-        } else {
-            // Its trailers have ended it.
-            return;
-        }
+        let config = &exchange.plugin.config;
         match purpose {
-            Purpose::Access {
-                form,
-                requirement,
-                kind,
-                is_doubtful,
-            } => {
-                let verdict = self.grant(cb, plugin, found);
-                let decision = policy::decide(&plugin.config, requirement, kind, verdict)
-                    .without_doubt(is_doubtful);
-                if let Decision::Annotate(_) = decision {
-                    watch_for_refusal(&exchange, found.digest, requirement);
-                }
+            Purpose::Shadow { terms, request_id } => {
+                self.finish_passed(cb, found, &exchange, terms, request_id);
+            }
+            // Its trailers have ended it.
+            _ if exchange.phase() != Phase::Held => {}
+            Purpose::Access { form, terms } => {
+                outcome::tell(cb.host, config, found.outcome());
+                let verdict = self.grant(cb, &exchange.plugin, found);
+                let decision = judge(&exchange, found.digest, terms, verdict);
                 carry_out(cb.host, &exchange, decision, || form);
                 exchange.resume_forwarded(cb.host);
             }
             Purpose::LogoutAll => {
+                outcome::tell(cb.host, config, found.outcome());
                 logout_all::watch(&exchange, found);
                 exchange.set_phase(Phase::Forwarded);
                 exchange.resume_forwarded(cb.host);
             }
-            Purpose::Shadow {
-                requirement,
-                kind,
-                request_id,
-            } => {
-                let verdict = self.grant(cb, plugin, found);
-                match policy::decide(&plugin.config, requirement, kind, verdict) {
-                    Decision::Reject(rejection) => {
-                        let reason = rejection.reason();
-                        if is_selected {
-                            outcome::tell_would_reject(cb.host, &plugin.config, reason);
-                        } else if let Some(id) = request_id {
-                            outcome::log_would_reject(&id, reason);
-                        }
-                        watch::would_reject(cb.host, &exchange, reason);
-                    }
-                    // The response may not have come yet.
-                    Decision::Annotate(_) => {
-                        watch_for_refusal(&exchange, found.digest, requirement);
-                    }
-                    Decision::Forward => {}
-                }
-            }
         }
+    }
+
+    /// Tells what `enforce` would have made of a request of shadow mode. It has gone on: its stream is not selected and may have
+    /// ended.
+    fn finish_passed<H: Host>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        found: &Found,
+        exchange: &Exchange,
+        terms: Terms,
+        request_id: Option<RequestId>,
+    ) {
+        let config = &exchange.plugin.config;
+        // Otherwise the filter state would be another stream's.
+        let is_selected = config.filter_state && cb.host.select(exchange.stream);
+        if is_selected {
+            outcome::tell(cb.host, config, found.outcome());
+        } else {
+            cb.host.count(Metric::Request(found.outcome()));
+        }
+        let verdict = self.grant(cb, &exchange.plugin, found);
+        // The response may not have come yet, so a refusal of an active token is watched for here, too.
+        let Decision::Reject(rejection) = judge(exchange, found.digest, terms, verdict) else {
+            return;
+        };
+        let reason = rejection.reason();
+        if is_selected {
+            outcome::tell_would_reject(cb.host, config, reason);
+        } else if let Some(id) = request_id {
+            outcome::log_would_reject(&id, reason);
+        }
+        watch::would_reject(cb.host, exchange, reason);
     }
 
     /// Returns how many grants this worker keeps.
@@ -294,7 +286,7 @@ impl Gateway {
                 Decision::Reject(Rejection::NotActive),
             ),
             Inspection::Introspect(question) => {
-                served = question.class.served;
+                served = question.served;
                 match self.find(cb, resolver, exchange, head, &question) {
                     Progress::Held => return None,
                     // Its outcome is counted by `finish`.
@@ -305,12 +297,7 @@ impl Gateway {
                     }
                     Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
                     Progress::Decided(outcome, verdict) => {
-                        let (requirement, kind) = (question.class.requirement, question.kind);
-                        let decision = policy::decide(config, requirement, kind, verdict)
-                            .without_doubt(question.is_doubtful);
-                        if let Decision::Annotate(_) = decision {
-                            watch_for_refusal(exchange, question.digest, requirement);
-                        }
+                        let decision = judge(exchange, question.digest, question.terms, verdict);
                         (outcome, decision)
                     }
                 }
@@ -353,7 +340,7 @@ impl Gateway {
                 }
                 Some(found)
             }
-            None if policy::ignores_token(&plugin.config, head, question.class.served) => {
+            None if policy::ignores_token(&plugin.config, head, question.served) => {
                 return Progress::NotNeeded;
             }
             None => {
@@ -363,7 +350,7 @@ impl Gateway {
                 };
                 let waiter = Waiter {
                     exchange: Rc::clone(exchange),
-                    purpose: Purpose::of(&plugin.config, head, question),
+                    purpose: Purpose::of(&plugin.config, head, question.terms),
                 };
                 resolver.resolve(cb, &query, stream, waiter.into())
             }
@@ -465,6 +452,20 @@ impl Gateway {
         }
         grant
     }
+}
+
+/// Decides a request by the verdict on its token. Watches for a refusal if it goes on as a user.
+fn judge(
+    exchange: &Exchange,
+    token: TokenDigest,
+    terms: Terms,
+    verdict: Verdict<Rc<Grant>>,
+) -> Decision {
+    let decision = policy::decide(&exchange.plugin.config, terms, verdict);
+    if let Decision::Annotate(_) = decision {
+        watch_for_refusal(exchange, token, terms.requirement);
+    }
+    decision
 }
 
 /// Watches whether the homeserver refuses the active token of a request, if that is to be learned from. A path that the

@@ -229,6 +229,31 @@ fn a_refusal_is_learned_from_once_the_verdict_is_known() {
     assert_eq!(worker.calls().len(), 1, "MAS is asked again");
 }
 
+/// The homeserver may have refused a token in the body, which is not read.
+#[test]
+fn a_refusal_is_not_learned_from_where_the_body_may_have_another_token() {
+    let target = format!("/_matrix/client/v3/keys/query?access_token={ALICE}");
+    for (content_type, is_learned) in [("application/json", true), ("=?utf-8?q?any?=", false)] {
+        for waits in [true, false] {
+            let mut worker = SimulatedWorker::new(&Process::new());
+            let gateway = gateway(1, json!({"mode": "shadow"}));
+            if !waits {
+                worker.send(&gateway, whoami(ALICE));
+                worker.answer_only_call(&active("alice"));
+            }
+            let request = Request::new("POST", &target).header("content-type", content_type);
+            let stream = worker.request(&gateway, request);
+            if waits {
+                worker.answer_only_call(&active("alice"));
+            }
+            worker.response(stream, 401);
+            worker.send(&gateway, whoami(ALICE));
+            let asks_again = worker.calls().len() == 1;
+            assert_eq!(asks_again, is_learned, "{content_type}, {waits}");
+        }
+    }
+}
+
 /// The verdict comes before the homeserver's answer or after it, or the client has hung up by then.
 #[test]
 fn what_the_homeserver_answered_is_counted_with_the_reason_whichever_comes_first() {

@@ -48,10 +48,19 @@ pub struct Need<'a> {
     pub token: AccessToken<'a>,
     /// Its identity in the cache.
     pub digest: TokenDigest,
-    /// Its kind; `None` if no MAS would have made it.
+    /// What decides beside the verdict on it.
+    pub terms: Terms,
+    /// Which methods are served at the endpoint.
+    pub served: Served,
+}
+
+/// What decides over a request, beside the verdict on its token.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// What the endpoint needs.
+    pub requirement: AuthRequirement,
+    /// Kind of the token; `None` if no MAS would have made it.
     pub kind: Option<TokenKind>,
-    /// What the endpoint needs, and which methods it serves.
-    pub class: Class,
     /// Whether the homeserver may take another token, in a body that is not read. Then the request gets no identity.
     pub is_doubtful: bool,
 }
@@ -151,16 +160,6 @@ pub enum Decision {
     Reject(Rejection),
 }
 
-impl Decision {
-    /// Returns the decision without an identity, if it is doubtful whose token counts.
-    pub fn without_doubt(self, is_doubtful: bool) -> Self {
-        match self {
-            Self::Annotate(_) if is_doubtful => Self::Forward,
-            decision => decision,
-        }
-    }
-}
-
 /// What the request headers and the filter state say of an active token.
 #[derive(Debug)]
 pub struct Annotation {
@@ -241,13 +240,7 @@ pub fn inspect<'a>(
             let Some(recognized) = recognize(config, secret(), token.as_bytes()) else {
                 return Inspection::Inactive;
             };
-            match inspect_token(config, token, recognized, class) {
-                Inspection::Introspect(need) => Inspection::Introspect(Need {
-                    is_doubtful,
-                    ..need
-                }),
-                inspection => inspection,
-            }
+            inspect_token(config, token, recognized, class, is_doubtful)
         }
     }
 }
@@ -276,10 +269,10 @@ fn inspect_end<'a>(
     let inspection = token.and_then(|token| {
         let recognized = recognize(token.as_bytes())?;
         let class = AuthRequirement::MasOwned.into();
-        Some(inspect_token(config, token, recognized, class))
+        Some(inspect_token(config, token, recognized, class, false))
     });
     match inspection {
-        Some(Inspection::Introspect(question)) if question.kind.is_some() => {
+        Some(Inspection::Introspect(question)) if question.terms.kind.is_some() => {
             Inspection::Identify(question)
         }
         _ => Inspection::ForwardAndWatch(end),
@@ -311,6 +304,7 @@ fn inspect_token<'a>(
     token: AccessToken<'a>,
     recognized: Recognized,
     class: Class,
+    is_doubtful: bool,
 ) -> Inspection<'a> {
     if recognized.is_appservice {
         return Inspection::Forward;
@@ -330,9 +324,12 @@ fn inspect_token<'a>(
     Inspection::Introspect(Need {
         token,
         digest: recognized.digest,
-        kind,
-        class,
-        is_doubtful: false,
+        terms: Terms {
+            requirement: class.requirement,
+            kind,
+            is_doubtful,
+        },
+        served: class.served,
     })
 }
 
@@ -366,12 +363,12 @@ pub fn unless_ignored(
 }
 
 /// Decides what `verdict` makes of a request.
-pub fn decide(
-    config: &Config,
-    requirement: AuthRequirement,
-    kind: Option<TokenKind>,
-    verdict: Verdict<Rc<Grant>>,
-) -> Decision {
+pub fn decide(config: &Config, terms: Terms, verdict: Verdict<Rc<Grant>>) -> Decision {
+    let Terms {
+        requirement,
+        kind,
+        is_doubtful,
+    } = terms;
     let grant = match verdict {
         Verdict::Active(grant) => grant,
         Verdict::Inactive(_) => return Decision::Reject(Rejection::NotActive),
@@ -394,6 +391,9 @@ pub fn decide(
     }
     if requirement == AuthRequirement::Admin && !grant.is_server_admin {
         return Decision::Reject(Rejection::NotServerAdmin);
+    }
+    if is_doubtful {
+        return Decision::Forward;
     }
     Decision::Annotate(Annotation { grant, kind })
 }

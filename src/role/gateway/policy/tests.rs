@@ -111,7 +111,7 @@ fn needs(config: &Config, head: &Head) -> Needs {
         Inspection::Inactive => Needs::Inactive,
         Inspection::Introspect(question) => {
             assert_eq!(question.digest, TokenDigest::of(question.token.as_bytes()));
-            Needs::Verdict(question.kind)
+            Needs::Verdict(question.terms.kind)
         }
     }
 }
@@ -388,8 +388,20 @@ fn active(scope: &str) -> Verdict<Rc<Grant>> {
     Verdict::Active(Rc::new(Grant::new(&token, &config(names))))
 }
 
+fn terms(requirement: AuthRequirement, kind: Option<TokenKind>) -> Terms {
+    Terms {
+        requirement,
+        kind,
+        is_doubtful: false,
+    }
+}
+
 fn end(overrides: &Value, requirement: AuthRequirement, verdict: Verdict<Rc<Grant>>) -> End {
-    match decide(&config(overrides.clone()), requirement, None, verdict) {
+    match decide(
+        &config(overrides.clone()),
+        terms(requirement, None),
+        verdict,
+    ) {
         Decision::Forward => End::Forwarded,
         Decision::Annotate(annotation) => {
             let headers = annotation
@@ -409,7 +421,7 @@ fn an_active_token_makes_its_user_known() {
         assert_eq!(end(&json!({}), requirement, active(&scope)), expected);
     }
     let (config, kind) = (config(json!({})), Some(TokenKind::AccessToken));
-    let decision = decide(&config, AuthRequirement::Required, kind, active(API));
+    let decision = decide(&config, terms(AuthRequirement::Required, kind), active(API));
     let Decision::Annotate(annotation) = decision else {
         panic!("{decision:?}");
     };
