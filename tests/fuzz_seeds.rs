@@ -16,12 +16,13 @@ use matrix_edge_auth::{
     },
     clock::Instant,
     config,
+    host::{Fields, RequestHead},
     mas::{
         introspection::{Answer, IntrospectionResponse, read},
         user::UserKey,
     },
     matrix::{
-        credential::{Authorization, Credential, FormPost, extract, query},
+        credential::{Authorization, Credential, FormPost, extract},
         endpoint::{AuthRequirement, Method, classify},
     },
     resolver::workers::lease::{Acquired, LEASE, Leases},
@@ -162,9 +163,8 @@ fn a_configuration_that_cannot_be_right_is_refused_and_one_that_looks_so_is_not(
 #[test]
 fn a_token_with_a_control_byte_is_one() {
     let [_, _, _, target] = lines("credential", "control-byte");
-    let found = extract(Authorization::None, query(target.as_bytes()), || {
-        FormPost::No
-    });
+    let head = RequestHead::new(Fields::of([(":path", target.as_bytes())].into_iter()));
+    let found = extract(Authorization::None, head.query(), || FormPost::No);
     let Ok(Credential::Token { token, .. }) = found else {
         panic!("a token: {found:?}");
     };

@@ -254,7 +254,7 @@ fn outcome(
         Inspection::Introspect(_) if ignores_token(config, &head, Served::default()) => {
             return "goes on: the homeserver does not look at the token".to_owned();
         }
-        Inspection::Introspect(need) => decide(config, need.class.requirement, need.kind, verdict),
+        Inspection::Introspect(need) => decide(config, need.terms, verdict),
     };
     shown(
         config,

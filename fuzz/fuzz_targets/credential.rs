@@ -6,9 +6,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::{
+    host::{Fields, RequestHead},
     matrix::{
         credential::{
-            Authorization, Credential, CredentialError, FormPost, Source, extract, form_post, query,
+            Authorization, Credential, CredentialError, FormPost, Source, extract, form_post,
         },
         session_end::SessionEnd,
     },
@@ -25,10 +26,11 @@ fuzz_target!(|input: &[u8]| {
 
     let form = form_post(method, content_type);
     assert!(form == FormPost::No || (method == b"POST" && content_type.is_some()));
+    let head = RequestHead::new(Fields::of([(":path", target)].into_iter()));
     let mut asked = 0;
     let found = extract(
         authorization.map_or(Authorization::None, Authorization::One),
-        query(target),
+        head.query(),
         || {
             asked += 1;
             form

@@ -113,7 +113,7 @@ pub enum CredentialError {
 
 /// Reads the credential of a request.
 ///
-/// `query` is [`query`] of the target. `form_post` is [`form_post`]; it is asked only if there is
+/// `query` is what follows the first `?` of the target. `form_post` is [`form_post`]; it is asked only if there is
 /// no `Authorization`.
 pub fn extract<'a>(
     authorization: Authorization<'a>,
@@ -186,11 +186,6 @@ fn trim(value: &[u8], wanted: impl Fn(&u8) -> bool) -> &[u8] {
     value.get(first..=last).unwrap_or_default()
 }
 
-/// Returns the query of a raw `:path`: what follows the first `?`.
-pub fn query(target: &[u8]) -> Option<&[u8]> {
-    split_at(target, b'?').map(|(_, query)| query)
-}
-
 /// Whether there is an `access_token` in the query, also an empty one.
 pub fn has_query_token(query: &[u8]) -> bool {
     query_token(query).is_some()
@@ -236,7 +231,8 @@ mod tests {
         target: &'a [u8],
         form_post: impl FnOnce() -> FormPost,
     ) -> Result<Credential<'a>, CredentialError> {
-        super::extract(authorization, query(target), form_post)
+        let query = split_at(target, b'?').map(|(_, query)| query);
+        super::extract(authorization, query, form_post)
     }
 
     fn unasked() -> FormPost {

@@ -130,6 +130,16 @@ impl Endpoints {
         class
     }
 
+    /// Whether the homeserver answers a request without a look at its token, so that none can be wrong: a browser's pre-flight,
+    /// which has no credentials and gets 204 on every path, or a method that is not served there. `served` is what
+    /// [`Self::classify_path`] found. What is blocked stays so.
+    pub fn ignores_token(&self, target: &[u8], method: Method, served: Served) -> bool {
+        method == Method::Options
+            || served
+                .refuses(method)
+                .unwrap_or_else(|| self.refuses(target, method))
+    }
+
     /// Whether the homeserver refuses a request for its method alone, before it looks at a token. Nothing
     /// is known of paths that a rule names, whatever methods the rule is for: who serves them is the
     /// operator's knowledge.

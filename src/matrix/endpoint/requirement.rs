@@ -1,7 +1,5 @@
 //! What an endpoint needs of its caller.
 
-use super::method::Method;
-
 /// What an endpoint needs of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthRequirement {
@@ -32,16 +30,5 @@ impl AuthRequirement {
     /// Whether no token is looked at.
     pub fn ignores_tokens(self) -> bool {
         matches!(self, Self::Foreign | Self::MasOwned | Self::None)
-    }
-
-    /// What is left of the requirement for a request with this method: nothing for `OPTIONS`, which
-    /// is a browser's pre-flight, has no credentials, and gets a 204 on every path before any of
-    /// them is looked at. Only a blocked path stays blocked.
-    pub fn with_method(self, method: Method) -> Self {
-        match (self, method) {
-            (Self::Blocked, _) => Self::Blocked,
-            (_, Method::Options) => Self::None,
-            _ => self,
-        }
     }
 }

@@ -116,19 +116,6 @@ fn what_the_table_does_not_know_is_unknown() {
 }
 
 #[test]
-fn options_needs_nothing_but_an_open_path() {
-    for requirement in [
-        Admin, Appservice, Foreign, MasOwned, Nothing, Optional, Required, Unknown,
-    ]
-    .map(|r| r)
-    {
-        assert_eq!(requirement.with_method(Method::Options), Nothing);
-        assert_eq!(requirement.with_method(Method::Get), requirement);
-    }
-    assert_eq!(Blocked.with_method(Method::Options), Blocked);
-}
-
-#[test]
 fn overrides_come_first_and_in_order() {
     let rule = |path, methods, requirement| Rule {
         path,

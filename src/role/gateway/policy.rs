@@ -333,14 +333,12 @@ fn inspect_token<'a>(
     })
 }
 
-/// Whether the homeserver answers `head` without a look at its token, so that none can be wrong: a
-/// pre-flight, or a method that it does not serve there.
+/// Whether the homeserver answers `head` without a look at its token.
 pub fn ignores_token(config: &Config, head: &RequestHead, served: Served) -> bool {
     let method = Method::from_bytes(head.method());
-    method == Method::Options
-        || served
-            .refuses(method)
-            .unwrap_or_else(|| config.endpoints.refuses(head.target(), method))
+    config
+        .endpoints
+        .ignores_token(head.target(), method, served)
 }
 
 /// Returns what becomes of `head` after `decision`: where the homeserver does not look at the token, no token is a
