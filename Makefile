@@ -41,6 +41,7 @@ bench: ## Measure the module in a real Envoy (PART="cold latency" picks some, QU
 
 docs: ## Write the generated parts of docs/: the JSON Schema and the reference of the configuration
 	@WRITE_DOCS=1 cargo test --quiet --test schema documents::the_
+	@echo "docs: docs/configuration.schema.json and the tables of docs/configuration.md are up to date"
 
 lint: ## Check formatting, lints, crates and the project's own rules
 	@scripts/lint
