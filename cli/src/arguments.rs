@@ -68,8 +68,9 @@ fn without_values(error: &Error, command: &Command) -> Error {
     shown
 }
 
-/// A file that cannot be opened, as it is told of: by its name, unless that looks like no file's.
-pub fn file(name: &str) -> &str {
+/// A file that cannot be opened, as it is told of: by its name, unless that looks like no file's. Then its number among those
+/// that were given, from 1 on, says which it is.
+pub fn file(name: &str, number: usize) -> String {
     let path = Path::new(name);
     let ending = path.extension().and_then(|ending| ending.to_str());
     let folder = path.parent().filter(|folder| folder.parent().is_some());
@@ -77,9 +78,9 @@ pub fn file(name: &str) -> &str {
         || path.exists()
         || folder.is_some_and(Path::is_dir);
     if is_file && !has_token(name) {
-        name
+        name.to_owned()
     } else {
-        "<not shown: it may be a secret>"
+        format!("<file {number}, {HIDDEN}>")
     }
 }
 

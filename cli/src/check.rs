@@ -54,8 +54,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
     let mut trees = Vec::new();
     let mut faults = Vec::new();
-    for file in &arguments.files {
-        match source::read(file) {
+    for read in source::read_all(&arguments.files) {
+        match read {
             Ok(tree) => trees.push(tree),
             Err(fault) => faults.push(fault),
         }

@@ -53,8 +53,8 @@ fn entries(arguments: &Arguments) -> Result<Vec<Entry>, String> {
         return of_input();
     }
     let mut all = Vec::new();
-    for file in &arguments.registration {
-        let tree = source::read(file).map_err(|fault| fault.line())?;
+    for read in source::read_all(&arguments.registration) {
+        let tree = read.map_err(|fault| fault.line())?;
         all.extend(of_file(&tree)?);
     }
     Ok(all)

@@ -43,6 +43,32 @@ fn a_fault_has_a_place_and_a_reason() {
     refuses("? [a]\n: b\n", ":1:3: a key must be a text");
 }
 
+/// A name that may be a secret is not shown, so its place says which one is meant.
+#[test]
+fn a_file_that_cannot_be_opened_is_told_by_its_name_or_its_place() {
+    let good = "envoy/local/envoy.yaml";
+    for (files, expected) in [
+        (
+            [good, "s3cret", good],
+            "error: <file 2, not shown: it may be a secret>: ",
+        ),
+        (
+            [good, good, "absent.yaml"],
+            "error: absent.yaml: No such file or directory",
+        ),
+        (
+            ["docs", good, good],
+            "error: docs: it is a folder: name the files in it\n",
+        ),
+    ] {
+        let arguments = [&["check"], &files[..]].concat();
+        let output = program(&arguments, "");
+        assert_eq!(output.code, 2, "{}", output.stdout);
+        assert!(output.stdout.contains(expected), "{}", output.stdout);
+        assert!(!output.stdout.contains("s3cret"), "{}", output.stdout);
+    }
+}
+
 #[test]
 fn a_broken_document_inside_of_another_is_told_at_its_place() {
     let text = "kind: ConfigMap\napiVersion: v1\ndata:\n  envoy.yaml: |\n    static_resources:\n      listeners: [}\n";

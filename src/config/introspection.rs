@@ -91,8 +91,8 @@ fn secret(keys: Members<'_>, path: &Path<'_>, env: Environment<'_>) -> Result<Se
         takes(
             &Path::Key(path, table::ENV.head.name),
             &format!(
-                "an environment variable that holds {secret}; Envoy must pass it on: list it in \
-                 vm_config.environment_variables.host_env_keys"
+                "an environment variable that holds {secret}: export it where Envoy starts, and list it in \
+                 vm_config.environment_variables.host_env_keys, so that Envoy passes it on"
             ),
         )
     })?;

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, ErrorKind, Read},
 };
 
 use crate::{
@@ -25,7 +25,11 @@ impl Fault {
     pub fn without_use(files: &[String]) -> Self {
         let names = files.iter().map(|file| name(file));
         let names: Vec<&str> = names.collect();
-        Self::new(&names.join(", "), "there is no use of the module in it")
+        Self::new(
+            &names.join(", "),
+            "there is no use of the module in it: give a file that has the filter `envoy.filters.http.wasm`, or a configuration of \
+             the module alone",
+        )
     }
 
     /// The fault in one line, with its place.
@@ -45,15 +49,31 @@ impl Fault {
     }
 }
 
+/// Reads each of the files that were given.
+pub fn read_all(files: &[String]) -> impl Iterator<Item = Result<Tree, Fault>> {
+    let numbered = (1..).zip(files);
+    numbered.map(|(number, file)| read_numbered(file, number))
+}
+
 /// Reads a file, or standard input for `-`.
 pub fn read(file: &str) -> Result<Tree, Fault> {
+    read_numbered(file, 1)
+}
+
+fn read_numbered(file: &str, number: usize) -> Result<Tree, Fault> {
     let name = name(file);
     let bytes = if file == "-" {
         bytes(io::stdin().lock())
     } else {
         File::open(file).and_then(bytes)
     };
-    let bytes = bytes.map_err(|error| Fault::new(arguments::file(name), error.to_string()))?;
+    let bytes = bytes.map_err(|error| {
+        let why = match error.kind() {
+            ErrorKind::IsADirectory => "it is a folder: name the files in it".to_owned(),
+            _ => error.to_string(),
+        };
+        Fault::new(&arguments::file(name, number), why)
+    })?;
     if bytes.len() > MAX_BYTES {
         let limit = MAX_BYTES >> 20;
         return Err(Fault::new(
