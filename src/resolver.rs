@@ -148,9 +148,11 @@ impl<W> Resolver<W> {
             return Some(self.stand_in(cb, query.upstream, &query.digest, why));
         }
         if self.flights.contains(&key) && !self.can_overtake(query, &key) {
-            cb.host.count(Metric::Coalesced);
             return match self.flights.join(key, id, waiting) {
-                Ok(()) => None,
+                Ok(()) => {
+                    cb.host.count(Metric::Coalesced);
+                    None
+                }
                 Err(Full) => Some(self.refuse(cb, query.upstream, &query.digest)),
             };
         }

@@ -223,8 +223,7 @@ impl Worker {
                 self.gateway.on_request_trailers(&cb, resolver, exchange);
             }
             AnyExchange::Introspection(exchange) => {
-                self.introspection
-                    .on_request_trailers(&cb, resolver, exchange);
+                self.introspection.on_request_trailers(&cb, exchange);
             }
             AnyExchange::Provisioning(exchange) => {
                 self.provisioning.on_request_trailers(&cb, exchange);
@@ -316,7 +315,9 @@ impl Worker {
         let clock = self.clock.clone();
         let cb = Callback::new(host, root, &clock);
         self.resolver.on_call_response(&cb, call, response);
-        self.finish_resolved(&cb);
+        if self.finish_resolved(&cb) {
+            self.hurry(&cb);
+        }
     }
 
     /// Takes in the messages of a shared queue of `root`.
@@ -324,20 +325,24 @@ impl Worker {
         let clock = self.clock.clone();
         let cb = Callback::new(host, root, &clock);
         self.resolver.on_queue(&cb, queue);
-        self.finish_resolved(&cb);
+        if self.finish_resolved(&cb) {
+            self.hurry(&cb);
+        }
     }
 
     /// Takes in a tick of the root of `plugin`.
     pub fn on_tick(&mut self, host: &impl Host, plugin: &Rc<Plugin>) {
         let clock = self.clock.clone();
         let cb = Callback::new(host, plugin.root, &clock);
+        plugin.is_route_looked_at.set(false);
         self.resolver.on_tick(&cb);
         self.gateway.on_tick(&cb, &mut self.resolver);
         self.gateway.take_over(&cb, &mut self.resolver, plugin);
-        let is_left = self.introspection.on_tick(&cb);
-        self.finish_resolved(&cb);
+        let is_left = self.introspection.on_tick(&cb) | self.finish_resolved(&cb);
         if is_left {
             self.hurry(&cb);
+        } else if let Some(root) = self.hurried.take() {
+            host.tick_every(root, Some(TICK));
         }
     }
 
@@ -359,19 +364,19 @@ impl Worker {
         self.gateway.take_over(&cb, &mut self.resolver, plugin);
     }
 
-    /// Ends the holds whose resolution has come: as many as one callback may end, the rest soon.
+    /// Ends the holds whose resolution has come: as many as one callback may end. Returns whether some are left, which are to end
+    /// soon.
     ///
     /// Call it in callbacks of roots only. A reply to one stream inside a callback of another stops that other, and
     /// callbacks of responses may be nested in replies.
-    fn finish_resolved<H: Host>(&mut self, cb: &Callback<'_, H>) {
+    fn finish_resolved<H: Host>(&mut self, cb: &Callback<'_, H>) -> bool {
         let mut finished = 0;
         while let Some(Resolution { found, mut waiters }) = self.resolver.poll() {
             while let Some((id, waiting)) = waiters.pop_first() {
                 if finished == MAX_FINISHED {
                     waiters.insert(id, waiting);
                     self.resolver.put_back(Resolution { found, waiters });
-                    self.hurry(cb);
-                    return;
+                    return true;
                 }
                 if let WaiterId::Held(stream) = id {
                     if !cb.host.select(stream) {
@@ -387,9 +392,7 @@ impl Worker {
                 }
             }
         }
-        if let Some(root) = self.hurried.take() {
-            cb.host.tick_every(root, Some(TICK));
-        }
+        false
     }
 
     /// Lets a tick come at once.
@@ -398,5 +401,98 @@ impl Worker {
             self.hurried = Some(cb.root);
             cb.host.tick_every(cb.root, Some(HURRIED_TICK));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{config, host::fake::FakeHost};
+
+    fn plugin(keys: &serde_json::Value) -> Rc<Plugin> {
+        let config = config::parse(keys.to_string().as_bytes(), &|_| None).unwrap();
+        Rc::new(Plugin::new(RootId(1), config))
+    }
+
+    #[test]
+    fn an_answer_does_not_slow_down_a_tick_that_is_hurried_for_others() {
+        let host = FakeHost::default();
+        let plugin = plugin(&json!({
+            "role": "introspection",
+            "introspection": {"cluster": "mas", "credential": {"bearer": {"value": "secret"}}},
+        }));
+        let headers = [
+            (":method", "POST"),
+            (":path", "/oauth2/introspect"),
+            ("authorization", "Bearer secret"),
+            ("content-type", "application/x-www-form-urlencoded"),
+            ("content-length", "50"),
+            ("x-mas-supports-device-id", "1"),
+        ];
+        host.headers.replace(headers.into());
+        let mut worker = Worker::default();
+        // One that has come whole and waits for MAS.
+        let whole = worker.on_request_headers(&host, &plugin, StreamId(1000), false);
+        let form = "token=syt_one&token_type_hint=access_token";
+        host.body.replace(form);
+        let chunk = Chunk {
+            size: form.len(),
+            is_last: true,
+        };
+        worker.on_request_body(&host, &whole, chunk);
+        let call = host.take_oldest_call();
+        // More than one tick passes on, whose forms do not come.
+        for stream in 0..200 {
+            worker.on_request_headers(&host, &plugin, StreamId(stream), false);
+        }
+        host.advance(Duration::from_secs(1));
+        worker.on_tick(&host, &plugin);
+        assert!(host.resumed.borrow().len() < 200);
+        assert_eq!(host.period.get(), Some(HURRIED_TICK));
+        let response = IntrospectionResponse::json(200, r#"{"active":false}"#);
+        worker.on_call_response(&host, RootId(1), call, response);
+        assert_eq!(host.period.get(), Some(HURRIED_TICK), "some still wait");
+        while host.resumed.borrow().len() < 200 {
+            worker.on_tick(&host, &plugin);
+        }
+        worker.on_tick(&host, &plugin);
+        assert_eq!(host.period.get(), Some(TICK));
+    }
+
+    /// A token that no cache knows reads the clock, which must not count as time in which a route can change.
+    #[test]
+    fn one_route_is_looked_at_between_two_ticks() {
+        let host = FakeHost::default();
+        let plugin = plugin(&json!({
+            "server_name": "example.org",
+            "introspection": {"cluster": "mas", "credential": {"injected": true}},
+        }));
+        let mut worker = Worker::default();
+        let mut streams = (1..).map(StreamId);
+        let mut send = |worker: &mut Worker, path: &'static str, authorization: &'static str| {
+            let headers = [
+                (":method", "GET"),
+                (":path", path),
+                ("authorization", authorization),
+            ];
+            host.headers.replace(headers.into());
+            let stream = streams.next().expect("there is no end of numbers");
+            worker.on_request_headers(&host, &plugin, stream, true);
+        };
+        let (whoami, federation) = (
+            "/_matrix/client/v3/account/whoami",
+            "/_matrix/federation/v1/version",
+        );
+        for bearer in ["Bearer syt_a", "Bearer syt_b", "Bearer syt_c"] {
+            host.advance(Duration::from_millis(1));
+            send(&mut worker, whoami, bearer);
+            send(&mut worker, federation, "");
+        }
+        assert_eq!(host.routes_looked_at.get(), 1);
+        worker.on_tick(&host, &plugin);
+        send(&mut worker, federation, "");
+        assert_eq!(host.routes_looked_at.get(), 2);
     }
 }

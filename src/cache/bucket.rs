@@ -75,7 +75,7 @@ impl Buckets {
     }
 
     /// The bucket for `digest`.
-    pub fn read(&self, store: &impl Store, digest: &[u8]) -> Bucket {
+    pub fn read(&self, store: &impl Store, digest: &[u8; 16]) -> Bucket {
         let key = self.keys.key(store, digest);
         match store.read(key.as_bytes()) {
             Some(stored) => Bucket {
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use crate::host::memory::MemoryStore;
 
-    const DIGEST: &[u8] = &[7; 32];
+    const DIGEST: &[u8; 16] = &[7; 16];
 
     fn bucket(value: &[u8]) -> Bucket {
         Bucket {

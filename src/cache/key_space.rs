@@ -52,8 +52,8 @@ impl KeySpace {
         }
     }
 
-    /// The key for `digest`, of which the first 16 bytes count.
-    pub fn key(&self, store: &impl Store, digest: &[u8]) -> Key {
+    /// The key for `digest`.
+    pub fn key(&self, store: &impl Store, digest: &[u8; 16]) -> Key {
         let words @ [word0, word1] = words(digest);
         if self.last.get() == words
             && let Some(key) = self.last_key.get()
@@ -101,7 +101,7 @@ pub(super) fn shared_secret(store: &impl Store, key: &[u8], own: [u64; 2]) -> Op
         return Some(own);
     }
     let stored = store.read(key)?.value;
-    (stored.len() == size_of_val(&own)).then(|| words(&stored))
+    Some(words(stored.as_slice().try_into().ok()?))
 }
 
 impl fmt::Debug for KeySpace {
@@ -143,13 +143,10 @@ fn slot(hash: u64, number: u32) -> u32 {
     ((high + (low >> 32)) >> 32) as u32
 }
 
-/// Returns the first words of a digest, which has at least as many.
-fn words(digest: &[u8]) -> [u64; 2] {
-    let (words, _) = digest.as_chunks();
-    match words {
-        [first, second, ..] => [*first, *second].map(u64::from_le_bytes),
-        _ => [0; 2],
-    }
+/// Returns the words of a digest.
+fn words(digest: &[u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = *digest;
+    [[a, b, c, d, e, f, g, h], rest].map(u64::from_le_bytes)
 }
 
 /// Folded multiplication: both halves of the 128-bit product depend on every bit of both factors. The

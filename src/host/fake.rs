@@ -50,6 +50,10 @@ pub(crate) struct FakeHost {
     /// What became of the selected requests.
     pub replies: RefCell<Vec<Reply>>,
     pub resumed: RefCell<Vec<StreamId>>,
+    /// How often a tick comes, as asked for last.
+    pub period: Cell<Option<Duration>>,
+    /// How often the cluster of a route was asked for.
+    pub routes_looked_at: Cell<u32>,
 }
 
 impl FakeHost {
@@ -114,7 +118,9 @@ impl Runtime for FakeHost {
         Ok(call)
     }
 
-    fn tick_every(&self, _root: RootId, _period: Option<Duration>) {}
+    fn tick_every(&self, _root: RootId, period: Option<Duration>) {
+        self.period.set(period);
+    }
 
     fn register_queue(&self, _root: RootId, name: &str) -> Option<QueueId> {
         if self.has_no_queues.get() {
@@ -202,6 +208,7 @@ impl Streams for FakeHost {
     }
 
     fn route_cluster(&self) -> Option<Vec<u8>> {
+        self.routes_looked_at.set(self.routes_looked_at.get() + 1);
         None
     }
 

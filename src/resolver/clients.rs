@@ -44,6 +44,12 @@ impl ClientKey {
 }
 
 impl ClientKey {
+    /// Returns as much of it as a bucket is chosen by.
+    pub fn name(&self) -> &[u8; 16] {
+        let (names, _) = self.0.as_chunks();
+        names.first().unwrap_or(&[0; 16])
+    }
+
     /// Returns the key of this client's budget before one endpoint, under one limit: what another MAS calls
     /// inactive, or another configuration counts, is charged elsewhere.
     #[must_use]

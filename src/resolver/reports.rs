@@ -265,10 +265,15 @@ impl Reports {
     }
 
     fn read(&self, store: &impl Store, fingerprint: u64) -> (Bucket, Vec<(u64, Told)>) {
-        let bucket = self.shared.read(store, &fingerprint.to_le_bytes());
+        let bucket = self.shared.read(store, &name(fingerprint));
         let records = bucket.records().filter_map(Told::decode).collect();
         (bucket, records)
     }
+}
+
+/// Returns the bytes that a bucket is chosen by.
+fn name(fingerprint: u64) -> [u8; 16] {
+    (u128::from(fingerprint) << 64 | u128::from(fingerprint)).to_le_bytes()
 }
 
 fn write(store: &impl Store, bucket: &Bucket, records: &[(u64, Told)]) -> Result<(), NotWritten> {
@@ -438,5 +443,17 @@ mod tests {
         let (_, records) = reports.read(&store, 999);
         assert!(records.len() <= reports.shared.capacity);
         assert!(records.iter().any(|(fingerprint, _)| *fingerprint == 999));
+    }
+
+    #[test]
+    fn twelve_ways_of_asking_are_each_told_of_once() {
+        let store = MemoryStore::default();
+        let (mut one, mut two) = (Reports::default(), Reports::default());
+        let fingerprints = (1..=12_u64).map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        for fingerprint in fingerprints.clone() {
+            assert!(fail(&mut one, &store, fingerprint, NOW));
+        }
+        let again = fingerprints.filter(|fingerprint| fail(&mut two, &store, *fingerprint, NOW));
+        assert_eq!(again.count(), 0);
     }
 }

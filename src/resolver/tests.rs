@@ -11,6 +11,7 @@ use crate::{
     config,
     host::{CoarseClock, Runtime as _, fake::FakeHost},
     mas::provisioning::Revocation,
+    metrics::IntrospectionOutcome,
     token::AccessToken,
 };
 
@@ -30,6 +31,7 @@ const HOMESERVER: Admission = Admission {
     overflow: Overflow::Refuse,
 };
 const TOKENS: [&str; 4] = ["token-a", "token-b", "token-c", "token-d"];
+const OVERLOADED: Metric = Metric::Introspection(IntrospectionOutcome::Overloaded);
 
 /// A request from one address.
 struct Client(&'static str);
@@ -1078,4 +1080,37 @@ fn a_worker_that_is_always_busy_ends_what_waits() {
     let call = upstream.settings.timeout + CALL_GRACE;
     let longest = call + Duration::from_secs(30) + between;
     assert!(waited > 2 * call && waited <= longest);
+}
+
+#[test]
+fn a_request_without_a_place_to_wait_counts_as_overloaded() {
+    let host = Rc::new(FakeHost::default());
+    let mut worker = Worker::new(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    for _ in 0..flight::MAX_WAITERS_PER_FLIGHT {
+        worker.ask(&gateway, TOKENS[0], &ALICE);
+    }
+    let joined = host.metric(Metric::Coalesced);
+    let refused = worker.ask(&gateway, TOKENS[0], &ALICE);
+    assert_eq!(worker.end(refused), Some(&End::None(NoVerdict::Overloaded)));
+    assert_eq!(host.metric(Metric::Coalesced), joined, "it joined nothing");
+    assert_eq!(host.metric(OVERLOADED), 1);
+}
+
+#[test]
+fn a_question_without_a_place_to_wait_counts_as_overloaded() {
+    let host = Rc::new(FakeHost::default());
+    let mut worker = Worker::new(&host);
+    let gateway = upstream(&json!({}), GATEWAY);
+    for _ in 0..flight::MAX_WAITERS / flight::MAX_WAITERS_PER_FLIGHT {
+        let token = Box::leak(format!("token {}", host.calls.borrow().len()).into_boxed_str());
+        for client in 0..flight::MAX_WAITERS_PER_FLIGHT {
+            let address = format!("10.0.{}.{}", client / 250, client % 250);
+            worker.ask(&gateway, token, &Client(address.leak()));
+        }
+    }
+    let before = host.metric(OVERLOADED);
+    let refused = worker.ask(&gateway, "another", &Client("10.9.9.9"));
+    assert_eq!(worker.end(refused), Some(&End::None(NoVerdict::Overloaded)));
+    assert_eq!(host.metric(OVERLOADED), before + 1);
 }

@@ -84,20 +84,20 @@ impl Introspection {
             return;
         };
         let credential = announced.credential;
-        let caller = CallerKey::of(
-            &exchange.plugin.upstream,
-            resolver.token_secret(cb.host),
-            credential,
-        );
-        let is_authenticated = match config.introspection.credential.known() {
-            Some(known) if known.matches(credential) => true,
+        match config.introspection.credential.known() {
+            Some(known) if known.matches(credential) => {}
             // Another credential, which MAS may know.
             Some(_) => return,
-            None => self.callers.admits(&caller, cb.now()),
-        };
-        if !is_authenticated {
-            exchange.set_watch(Watch::Unauthenticated(caller, Box::default()));
-        } else if let Some(share) = budget.take(announced.form_bytes)
+            None => {
+                let secret = resolver.token_secret(cb.host);
+                let caller = CallerKey::of(&exchange.plugin.upstream, secret, credential);
+                if !self.callers.admits(&caller, cb.now()) {
+                    exchange.set_watch(Watch::Unauthenticated(caller, Box::default()));
+                    return;
+                }
+            }
+        }
+        if let Some(share) = budget.take(announced.form_bytes)
             && self.awaiting_body.insert(exchange, cb.now())
         {
             exchange.set_phase(Phase::Held);
@@ -145,15 +145,8 @@ impl Introspection {
     }
 
     /// Takes in the trailers of a request, which is answered if they cannot be cleaned.
-    pub fn on_request_trailers<H: Host, W>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        resolver: &mut Resolver<W>,
-        exchange: &Exchange,
-    ) {
+    pub fn on_request_trailers<H: Host>(&self, cb: &Callback<'_, H>, exchange: &Exchange) {
         if let Err(why) = head::clean_trailers(cb.host, exchange) {
-            self.cancel(exchange.stream);
-            resolver.cancel(exchange.stream);
             head::refuse(cb.host, exchange, why);
         }
     }

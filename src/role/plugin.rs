@@ -29,8 +29,8 @@ pub struct Plugin {
     pub is_injected: bool,
     /// The log has told that clients are routed to the cluster of the introspections.
     pub is_route_reported: Cell<bool>,
-    /// The coarse time at which a client's route was looked at last.
-    pub route_seen_at: Cell<Option<Instant>>,
+    /// A client's route was looked at since the last tick.
+    pub is_route_looked_at: Cell<bool>,
     /// The lengths of the names that are kept for identity headers.
     pub reserved_lengths: Lengths,
     identity_fingerprint: u64,
@@ -44,7 +44,7 @@ impl Plugin {
             upstream: Rc::new(Upstream::new(&config, admission(&config))),
             is_injected: config.introspection.credential.known().is_none(),
             is_route_reported: Cell::new(false),
-            route_seen_at: Cell::new(None),
+            is_route_looked_at: Cell::new(false),
             reserved_lengths: Lengths::of(config.identity_headers.lengths()),
             identity_fingerprint: config.identity_fingerprint(),
             config,

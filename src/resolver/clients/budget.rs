@@ -172,7 +172,7 @@ impl Budget {
 
     /// Returns the bucket of `client`, and the counts in it whose window has not ended.
     fn read(&self, store: &impl Store, client: &ClientKey, now: Instant) -> (Bucket, Vec<Count>) {
-        let bucket = self.buckets.read(store, &client.0);
+        let bucket = self.buckets.read(store, client.name());
         let counts = bucket
             .records()
             .filter_map(Count::decode)

@@ -73,7 +73,7 @@ impl<W> Resolver<W> {
         upstream: &Upstream,
         digest: &TokenDigest,
     ) -> Found {
-        let why = NoVerdict::Overloaded;
+        let why = overloaded(cb);
         self.reports.note_failure(cb, upstream, why);
         self.found(*digest, Verdict::None(why), Provenance::Introspected)
     }

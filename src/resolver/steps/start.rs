@@ -92,7 +92,7 @@ impl<W> Resolver<W> {
         let is_known = matters && upstream.cache.is_known(cb.host, &query.digest, cb.now());
         // There is always room for the first request with a known token: no client has many.
         if !has_room && !is_known {
-            return Err(NoVerdict::Overloaded);
+            return Err(overloaded(cb));
         }
         let mut flight = CallContext::new(query, client, is_known).into_flight(cb.now());
         let call = &mut flight.call;

@@ -32,8 +32,7 @@ fn report_route_to_injector<H: Host>(cb: &Callback<'_, H>, plugin: &Plugin) {
     if plugin.is_route_reported.get() {
         return;
     }
-    let now = Some(cb.coarse_now());
-    if plugin.route_seen_at.replace(now) == now {
+    if plugin.is_route_looked_at.replace(true) {
         return;
     }
     let cluster = cb.host.route_cluster();

@@ -74,7 +74,7 @@ impl AcceptedCallers {
         }
         if !acceptance.is_checked && now < acceptance.since + LONGEST {
             acceptance.is_checked = true;
-            acceptance.until = now + CHECK;
+            acceptance.until = (now + CHECK).min(acceptance.since + LONGEST);
         }
         false
     }
@@ -96,7 +96,7 @@ impl AcceptedCallers {
         };
         let acceptance = Acceptance {
             since,
-            until: now + ACCEPTED,
+            until: (now + ACCEPTED).min(since + LONGEST),
             is_checked: false,
         };
         self.0.insert(caller, acceptance);
@@ -202,5 +202,27 @@ mod tests {
         }
         assert_eq!(callers.0.len(), MAX_CALLERS);
         assert!(callers.admits(&of(0), NOW));
+    }
+
+    #[test]
+    fn no_acceptance_outlives_an_hour() {
+        let caller = CallerKey::of(&upstream("a"), TokenSecret::NONE, b"Bearer s");
+        let mut callers = AcceptedCallers::default();
+        callers.note(caller, Some(200), NOW);
+        let last = NOW + LONGEST.checked_sub(Duration::from_secs(1)).unwrap();
+        callers.note(caller, Some(503), last);
+        assert!(callers.admits(&caller, last));
+        assert!(!callers.admits(&caller, NOW + LONGEST));
+    }
+
+    #[test]
+    fn no_acceptance_outlives_an_hour_while_a_request_is_left_to_mas() {
+        let caller = CallerKey::of(&upstream("a"), TokenSecret::NONE, b"Bearer s");
+        let mut callers = AcceptedCallers::default();
+        callers.note(caller, Some(200), NOW);
+        let last = NOW + LONGEST.checked_sub(Duration::from_secs(1)).unwrap();
+        assert!(!callers.admits(&caller, last));
+        assert!(callers.admits(&caller, last));
+        assert!(!callers.admits(&caller, NOW + LONGEST));
     }
 }
