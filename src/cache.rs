@@ -21,7 +21,6 @@ pub mod inactive;
 mod introspected;
 mod key_space;
 mod known;
-pub mod local;
 mod lookup;
 pub mod mark;
 pub mod question;

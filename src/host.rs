@@ -27,9 +27,7 @@ pub use self::{
     head::RequestHead,
     store::{If, NotWritten, Store, Versioned, update},
 };
-use crate::{
-    clock::Instant, mas::introspection::IntrospectionRequest, matrix::reply::Reply, metrics::Metric,
-};
+use crate::{clock::Instant, matrix::reply::Reply, metrics::Metric};
 
 /// A stream of this worker's VM: the proxy-wasm context id. Meaningless in any other VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,15 +87,27 @@ pub trait Metrics {
     }
 }
 
+/// An HTTP call to a cluster.
+#[derive(Clone, Copy)]
+pub struct HttpCall<'a> {
+    /// The cluster.
+    pub cluster: &'a str,
+    /// Pseudo-headers and headers, [serialized](Fields::parse).
+    pub headers: &'a [u8],
+    /// The body.
+    pub body: &'a [u8],
+    /// How long the answer may take.
+    pub timeout: Duration,
+}
+
 /// Time, calls, timers and queues: what a worker needs beside any request.
 pub trait Runtime {
     /// Returns the present moment.
     fn now(&self) -> Instant;
 
-    /// Sends an introspection request on behalf of `root`, which outlives the stream that caused it. `root`
+    /// Makes a call on behalf of `root`, which outlives the stream that caused it. `root`
     /// is the stream's own, or the one whose callback runs: it cannot be a third one.
-    fn dispatch(&self, root: RootId, request: &IntrospectionRequest<'_>)
-    -> Result<CallId, NotSent>;
+    fn dispatch(&self, root: RootId, call: HttpCall<'_>) -> Result<CallId, NotSent>;
 
     /// Asks for [`crate::worker::Worker::on_tick`] to be called for `root`, again and again; `None` ends it.
     fn tick_every(&self, root: RootId, period: Option<Duration>);

@@ -31,8 +31,9 @@ pub mod workers;
 
 pub use self::{
     clients::load::PoolId,
-    flight::WaiterId,
-    resolution::{Found, Invalidation, Origin, Provenance, Query, Resolution, Verdict, Waiting},
+    resolution::{
+        Found, Invalidation, Origin, Provenance, Query, Resolution, Verdict, WaiterId, Waiting,
+    },
     state::Resolver,
     steps::{lag::TICK, start::MAX_TOKEN_BYTES},
     upstream::{Admission, Overflow, Upstream},

@@ -11,7 +11,10 @@ use std::{
     hash::{Hash, Hasher},
 };
 
-use crate::sip_hash::{self, SipHasher};
+use crate::{
+    form::scan::has_control,
+    sip_hash::{self, SipHasher},
+};
 
 /// An access token: ASCII, not empty. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
@@ -44,7 +47,7 @@ impl<'a> AccessToken<'a> {
     /// Whether there is a control byte in it. MAS fails on some of them, so such a token is never
     /// sent.
     pub fn has_control_bytes(&self) -> bool {
-        self.as_bytes().iter().any(u8::is_ascii_control)
+        has_control(self.as_bytes())
     }
 }
 

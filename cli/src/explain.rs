@@ -2,7 +2,7 @@
 //!
 //! Every line is asked of the module: its endpoint table, its policy, its replies.
 
-use std::{process::ExitCode, rc::Rc};
+use std::process::ExitCode;
 
 use clap::Args;
 use matrix_edge_auth::{
@@ -208,14 +208,14 @@ fn outcomes(config: &Config, method: &str, path: &str) -> Vec<(&'static str, Str
     all
 }
 
-fn active(config: &Config, scope: &str) -> Rc<Grant> {
+fn active(config: &Config, scope: &str) -> Grant {
     let token = ActiveToken {
         username: Some("alice"),
         device_id: None,
         client_id: None,
         scope,
     };
-    Rc::new(Grant::new(&token, config))
+    Grant::new(&token, config)
 }
 
 /// The head of a request.
@@ -234,7 +234,7 @@ fn outcome(
     method: &str,
     path: &str,
     token: Option<&str>,
-    verdict: Verdict<Rc<Grant>>,
+    verdict: Verdict<Grant>,
 ) -> String {
     let head = head(method, path, token);
     let decision = match inspect(config, || TokenSecret::NONE, &head, Recognized::of) {

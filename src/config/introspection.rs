@@ -11,7 +11,7 @@ use super::{
     table,
     text::{self, is_secret},
 };
-use crate::mas::introspection::{Credential, Settings, Written};
+use crate::mas::introspection::{Credential, Settings};
 
 /// Looks an environment variable of the VM up.
 type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
@@ -47,7 +47,6 @@ pub(super) fn introspection(
         max_in_flight: keys.number(&table::MAX_IN_FLIGHT) as usize,
         retries: keys.number(&table::RETRIES),
         shard_by_token: keys.boolean(&table::SHARD_BY_TOKEN),
-        written_headers: Written::default(),
     };
     Ok(Introspection {
         settings,

@@ -9,11 +9,10 @@ use super::{
 use crate::{
     clock::{Instant, millis},
     host::{
-        CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead,
-        ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned, extended,
+        CallId, Fields, HostError, HttpCall, If, Metrics, NotSent, NotWritten, QueueId,
+        RequestHead, ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned,
         fields::serialize,
     },
-    mas::introspection::IntrospectionRequest,
     matrix::reply::{Header, Reply},
     metrics::{Kind, Metric},
     random,
@@ -195,18 +194,16 @@ impl Runtime for Envoy {
         clock::now()
     }
 
-    fn dispatch(
-        &self,
-        root: RootId,
-        request: &IntrospectionRequest<'_>,
-    ) -> Result<CallId, NotSent> {
+    fn dispatch(&self, root: RootId, call: HttpCall<'_>) -> Result<CallId, NotSent> {
         // The answer comes to the context that makes the call, and is lost if that has ended, as a stream may have.
         self.go_to_root(root).map_err(|_| NotSent::Refused)?;
-        let fixed = request.written_headers(|headers| serialized(headers));
-        let own = request.own_headers();
-        let headers = extended(fixed, own.map(|(name, value)| (name, value.as_bytes())));
-        let timeout = whole_millis(request.timeout());
-        let sent = abi::http_call(request.cluster(), &headers, request.body(), timeout);
+        let HttpCall {
+            cluster,
+            headers,
+            body,
+            timeout,
+        } = call;
+        let sent = abi::http_call(cluster, headers, body, whole_millis(timeout));
         sent.map(CallId).map_err(|HostError(status)| match status {
             abi::BAD_ARGUMENT => NotSent::UnknownCluster,
             _ => NotSent::Refused,

@@ -10,12 +10,11 @@ use std::{
 };
 
 use super::{
-    CallId, CoarseClock, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead,
-    ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned, memory::MemoryStore,
+    CallId, CoarseClock, Fields, HostError, HttpCall, If, Metrics, NotSent, NotWritten, QueueId,
+    RequestHead, ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned,
+    memory::MemoryStore,
 };
-use crate::{
-    clock::Instant, mas::introspection::IntrospectionRequest, matrix::reply::Reply, metrics::Metric,
-};
+use crate::{clock::Instant, matrix::reply::Reply, metrics::Metric};
 
 /// Where the clock begins.
 pub(crate) const START: Instant = Instant::from_millis(1_000_000);
@@ -104,11 +103,7 @@ impl Runtime for FakeHost {
         START + self.elapsed.get()
     }
 
-    fn dispatch(
-        &self,
-        _root: RootId,
-        _request: &IntrospectionRequest<'_>,
-    ) -> Result<CallId, NotSent> {
+    fn dispatch(&self, _root: RootId, _call: HttpCall<'_>) -> Result<CallId, NotSent> {
         if self.is_unreachable.get() {
             return Err(NotSent::Refused);
         }

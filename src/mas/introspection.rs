@@ -26,5 +26,5 @@ pub use self::{
         ActiveAnswer, ActiveToken, Answer, InactiveAnswer, IntrospectionResponse,
         MAX_RESPONSE_BYTES, read,
     },
-    settings::{Authorization, Credential, MAX_RETRIES, Settings, Written},
+    settings::{Authorization, Credential, MAX_RETRIES, Settings},
 };

@@ -4,15 +4,13 @@ use std::{rc::Rc, time::Duration};
 
 use super::{
     clients::{ClientKey, load::Slot},
-    flight::{Flight, State},
-    resolution::{Query, Waiting},
+    resolution::Query,
     upstream::Upstream,
 };
 use crate::{
     clock::Instant,
-    host::{CallId, NotSent, RootId, Runtime},
+    host::{CallId, HttpCall, NotSent, RootId, Runtime, extended},
     mas::introspection::IntrospectionRequest,
-    sorted::SortedMap,
     token::{AccessToken, TokenDigest},
 };
 
@@ -41,7 +39,7 @@ pub struct CallContext {
 
 impl CallContext {
     /// Returns what a call for `query` needs. Reads the trace headers of its request.
-    // Inlined like `into_flight`, so that a flight is put together once and not handed on in parts.
+    // Inlined like `Flight::new`, so that a flight is put together once and not handed on in parts.
     #[inline(always)]
     pub fn new(query: &Query<'_>, client: Option<ClientKey>, is_known: bool) -> Self {
         Self {
@@ -80,21 +78,18 @@ impl CallContext {
     pub fn send(&self, host: &impl Runtime, root: RootId) -> Result<CallId, NotSent> {
         let settings = &self.upstream.settings;
         let request = IntrospectionRequest::new(settings, &self.token, &self.trace);
-        host.dispatch(root, &request)
-    }
-
-    /// Returns a flight for this call, which is still to be made. It has no waiter yet.
-    #[inline(always)]
-    pub fn into_flight<W>(self, now: Instant) -> Box<Flight<Self, Waiting<W>>> {
-        Box::new(Flight {
-            since: now,
-            deadline: self.deadline(now),
-            call: self,
-            waiters: SortedMap::new(),
-            is_joined: false,
-            is_wanted: false,
-            state: State::Orphaned,
-        })
+        let own = request.own_headers();
+        let headers = extended(
+            self.upstream.fixed_headers(&request),
+            own.map(|(name, value)| (name, value.as_bytes())),
+        );
+        let call = HttpCall {
+            cluster: request.cluster(),
+            headers: &headers,
+            body: request.body(),
+            timeout: request.timeout(),
+        };
+        host.dispatch(root, call)
     }
 
     /// Returns when an answer to a call made at `now` is no longer expected.

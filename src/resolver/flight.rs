@@ -8,12 +8,14 @@
 //! answer never comes ends at its deadline.
 
 use super::{
+    call::CallContext,
     clients::{
         ClientKey,
         line::Place,
         load::{Load, PoolId, Slot},
         share::Shares,
     },
+    resolution::{WaiterId, Waiting},
     workers::lease::Leased,
 };
 use crate::{
@@ -27,22 +29,6 @@ use crate::{
 pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
 /// Requests that may wait in one worker. One client has no more than its share of these places.
 pub const MAX_WAITERS: usize = 16_384;
-
-/// Names a request that waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum WaiterId {
-    /// A held request, by its stream. It waits no longer when the stream ends.
-    Held(StreamId),
-    /// A request that has gone on already, by a number. It waits until there is a verdict, whatever becomes of its
-    /// stream.
-    Passed(u64),
-}
-
-/// A request that waits.
-pub trait Waiter {
-    /// Returns the client whose place it takes, if that is counted.
-    fn client(&self) -> Option<&ClientKey>;
-}
 
 /// Where the answer to a flight comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,18 +62,18 @@ pub enum State {
     Orphaned,
 }
 
-/// An introspection on its way: the question `Q`, and the requests `W` that wait for its answer.
+/// An introspection on its way: its call, and the requests that wait for its answer. `W` is what each needs to go on.
 #[derive(Debug)]
-pub struct Flight<Q, W> {
+pub struct Flight<W> {
     /// Since when its answer is on its way: the moment before MAS was asked, or that of the last look for an answer of another
     /// worker.
     pub since: Instant,
     /// When an answer is no longer expected.
     pub deadline: Instant,
     /// What was asked.
-    pub call: Q,
+    pub call: CallContext,
     /// Who waits.
-    pub waiters: SortedMap<WaiterId, W>,
+    pub waiters: SortedMap<WaiterId, Waiting<W>>,
     /// Whether a request has joined the one that it began with, which may have left since. Their clients may differ.
     pub is_joined: bool,
     /// Whether another worker has told that it waits for the answer to this worker's call.
@@ -96,7 +82,22 @@ pub struct Flight<Q, W> {
     pub state: State,
 }
 
-impl<Q, W> Flight<Q, W> {
+impl<W> Flight<W> {
+    /// Returns a flight for a call that is still to be made. It has no waiter yet.
+    // Inlined like `CallContext::new`, so that a flight is put together once and not handed on in parts.
+    #[inline(always)]
+    pub fn new(call: CallContext, now: Instant) -> Box<Self> {
+        Box::new(Self {
+            since: now,
+            deadline: call.deadline(now),
+            call,
+            waiters: SortedMap::new(),
+            is_joined: false,
+            is_wanted: false,
+            state: State::Orphaned,
+        })
+    }
+
     /// Returns whether this worker holds the lease on the question.
     pub fn leased(&self) -> Leased {
         match self.state {
@@ -124,8 +125,8 @@ pub struct Full;
 
 /// The flights of one worker. Each has a place of its own in memory, since it is handed on as a whole.
 #[derive(Debug)]
-pub struct Flights<Q, W> {
-    flights: SortedMap<QuestionKey, Box<Flight<Q, W>>>,
+pub struct Flights<W> {
+    flights: SortedMap<QuestionKey, Box<Flight<W>>>,
     calls: SortedMap<CallId, QuestionKey>,
     waiters: SortedMap<WaiterId, QuestionKey>,
     load: Load,
@@ -133,7 +134,7 @@ pub struct Flights<Q, W> {
     places: Shares,
 }
 
-impl<Q, W> Default for Flights<Q, W> {
+impl<W> Default for Flights<W> {
     fn default() -> Self {
         Self {
             flights: SortedMap::new(),
@@ -145,7 +146,7 @@ impl<Q, W> Default for Flights<Q, W> {
     }
 }
 
-impl<Q, W: Waiter> Flights<Q, W> {
+impl<W> Flights<W> {
     /// Returns the calls under way, by what they count against.
     pub fn load(&self) -> &Load {
         &self.load
@@ -162,7 +163,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
     }
 
     /// Returns the flight of a question that waits in line.
-    pub fn queued(&self, key: &QuestionKey) -> Option<&Flight<Q, W>> {
+    pub fn queued(&self, key: &QuestionKey) -> Option<&Flight<W>> {
         let flight = self.flights.get(key)?;
         matches!(flight.state, State::Queued { .. }).then_some(flight)
     }
@@ -192,14 +193,14 @@ impl<Q, W: Waiter> Flights<Q, W> {
     }
 
     /// Notes that the answer to `key` is on its way.
-    pub fn insert(&mut self, key: QuestionKey, flight: Box<Flight<Q, W>>) {
+    pub fn insert(&mut self, key: QuestionKey, flight: Box<Flight<W>>) {
         if let State::Calling { call, slot, .. } = flight.state {
             self.calls.insert(call, key);
             self.load.add(&slot);
         }
         for (id, waiter) in flight.waiters.iter() {
             self.waiters.insert(*id, key);
-            self.places.add(waiter.client());
+            self.places.add(waiter.client.as_ref());
         }
         self.flights.insert(key, flight);
     }
@@ -213,13 +214,13 @@ impl<Q, W: Waiter> Flights<Q, W> {
     }
 
     /// Lets `id` wait for the answer to `key`, which must be on its way.
-    pub fn join(&mut self, key: QuestionKey, id: WaiterId, waiter: W) -> Result<(), Full> {
+    pub fn join(&mut self, key: QuestionKey, id: WaiterId, waiter: Waiting<W>) -> Result<(), Full> {
         let flight = self.flights.get_mut(&key).ok_or(Full)?;
-        let has_room = self.places.admits(waiter.client(), MAX_WAITERS);
+        let has_room = self.places.admits(waiter.client.as_ref(), MAX_WAITERS);
         if !has_room || flight.waiters.len() >= MAX_WAITERS_PER_FLIGHT {
             return Err(Full);
         }
-        self.places.add(waiter.client());
+        self.places.add(waiter.client.as_ref());
         flight.waiters.insert(id, waiter);
         flight.is_joined = true;
         self.waiters.insert(id, key);
@@ -228,12 +229,12 @@ impl<Q, W: Waiter> Flights<Q, W> {
 
     /// Forgets the held request of a stream that has ended. A call goes on without it: its answer will be kept.
     /// Returns a flight that has ended with it.
-    pub fn forget(&mut self, stream: StreamId) -> Option<Box<Flight<Q, W>>> {
+    pub fn forget(&mut self, stream: StreamId) -> Option<Box<Flight<W>>> {
         let id = WaiterId::Held(stream);
         let key = self.waiters.remove(&id)?;
         let flight = self.flights.get_mut(&key)?;
         if let Some(waiter) = flight.waiters.remove(&id) {
-            self.places.remove(waiter.client());
+            self.places.remove(waiter.client.as_ref());
         }
         if flight.is_abandoned() {
             self.flights.remove(&key)
@@ -243,18 +244,18 @@ impl<Q, W: Waiter> Flights<Q, W> {
     }
 
     /// Ends the flight that `call` answers; `None` if it was given up before.
-    pub fn complete(&mut self, call: CallId) -> Option<(QuestionKey, Box<Flight<Q, W>>)> {
+    pub fn complete(&mut self, call: CallId) -> Option<(QuestionKey, Box<Flight<W>>)> {
         let key = self.calls.remove(&call)?;
         self.end(key)
     }
 
     /// Ends a flight whose deadline has passed.
-    pub fn pop_expired(&mut self, now: Instant) -> Option<(QuestionKey, Box<Flight<Q, W>>)> {
+    pub fn pop_expired(&mut self, now: Instant) -> Option<(QuestionKey, Box<Flight<W>>)> {
         self.pop(&|flight| flight.deadline <= now)
     }
 
     /// Takes out a flight that is answered elsewhere, if `key` is.
-    pub fn take_awaiting(&mut self, key: &QuestionKey) -> Option<Box<Flight<Q, W>>> {
+    pub fn take_awaiting(&mut self, key: &QuestionKey) -> Option<Box<Flight<W>>> {
         let State::AwaitingPeer { .. } = self.flights.get(key)?.state else {
             return None;
         };
@@ -262,7 +263,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
     }
 
     /// Takes out a flight that waits in line, if `key` does.
-    pub fn take_queued(&mut self, key: &QuestionKey) -> Option<Box<Flight<Q, W>>> {
+    pub fn take_queued(&mut self, key: &QuestionKey) -> Option<Box<Flight<W>>> {
         self.queued_in(key)?;
         Some(self.end(*key)?.1)
     }
@@ -277,12 +278,12 @@ impl<Q, W: Waiter> Flights<Q, W> {
     }
 
     /// Returns the flights, to change what they wait for.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flight<Q, W>> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flight<W>> {
         self.flights.iter_mut().map(|(_, flight)| &mut **flight)
     }
 
     /// Takes out a flight that is answered elsewhere and should be looked at.
-    pub fn pop_due(&mut self, now: Instant) -> Option<(QuestionKey, Box<Flight<Q, W>>)> {
+    pub fn pop_due(&mut self, now: Instant) -> Option<(QuestionKey, Box<Flight<W>>)> {
         self.pop(
             &|flight| matches!(flight.state, State::AwaitingPeer { check_at } if check_at <= now),
         )
@@ -299,8 +300,8 @@ impl<Q, W: Waiter> Flights<Q, W> {
     /// Takes out the waiters that are `chosen`, by question. The calls go on: their answers will be kept.
     pub fn drain_waiters(
         &mut self,
-        chosen: impl Fn(&W) -> bool,
-    ) -> Vec<(QuestionKey, SortedMap<WaiterId, W>)> {
+        chosen: impl Fn(&Waiting<W>) -> bool,
+    ) -> Vec<(QuestionKey, SortedMap<WaiterId, Waiting<W>>)> {
         let mut taken = Vec::new();
         for (key, flight) in self.flights.iter_mut() {
             if !flight.waiters.values().any(&chosen) {
@@ -309,7 +310,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
             let leave = flight.waiters.take(&chosen);
             for (id, waiter) in leave.iter() {
                 self.waiters.remove(id);
-                self.places.remove(waiter.client());
+                self.places.remove(waiter.client.as_ref());
             }
             taken.push((*key, leave));
         }
@@ -335,20 +336,20 @@ impl<Q, W: Waiter> Flights<Q, W> {
     }
 
     /// Takes out a flight whose call is gone.
-    pub fn pop_orphan(&mut self) -> Option<(QuestionKey, Box<Flight<Q, W>>)> {
+    pub fn pop_orphan(&mut self) -> Option<(QuestionKey, Box<Flight<W>>)> {
         self.pop(&|flight| flight.state == State::Orphaned)
     }
 
     /// Takes out the first flight that is `chosen`.
     fn pop(
         &mut self,
-        chosen: &dyn Fn(&Flight<Q, W>) -> bool,
-    ) -> Option<(QuestionKey, Box<Flight<Q, W>>)> {
+        chosen: &dyn Fn(&Flight<W>) -> bool,
+    ) -> Option<(QuestionKey, Box<Flight<W>>)> {
         let (key, _) = self.flights.iter().find(|(_, flight)| chosen(flight))?;
         self.end(*key)
     }
 
-    fn end(&mut self, key: QuestionKey) -> Option<(QuestionKey, Box<Flight<Q, W>>)> {
+    fn end(&mut self, key: QuestionKey) -> Option<(QuestionKey, Box<Flight<W>>)> {
         let flight = self.flights.remove(&key)?;
         if let State::Calling { call, slot, .. } = flight.state {
             self.calls.remove(&call);
@@ -356,7 +357,7 @@ impl<Q, W: Waiter> Flights<Q, W> {
         }
         for (id, waiter) in flight.waiters.iter() {
             self.waiters.remove(id);
-            self.places.remove(waiter.client());
+            self.places.remove(waiter.client.as_ref());
         }
         Some((key, flight))
     }
@@ -364,22 +365,16 @@ impl<Q, W: Waiter> Flights<Q, W> {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
-    use crate::token::TokenDigest;
+    use crate::{
+        config,
+        resolver::{Admission, Origin, Overflow, Query, Upstream},
+        token::{AccessToken, TokenDigest},
+    };
 
-    /// A number; the client is not counted.
-    impl Waiter for u32 {
-        fn client(&self) -> Option<&ClientKey> {
-            None
-        }
-    }
-
-    /// A request of a client.
-    impl Waiter for ClientKey {
-        fn client(&self) -> Option<&ClientKey> {
-            Some(self)
-        }
-    }
+    const CONFIGURATION: &str = r#"{"server_name": "a.b", "introspection": {"cluster": "mas", "credential": {"injected": true}}}"#;
 
     const ROOT: RootId = RootId(1);
     const SLOT: Slot = Slot {
@@ -403,22 +398,72 @@ mod tests {
         }
     }
 
-    fn flight<W>(root: RootId, call: u32) -> Box<Flight<(), W>> {
-        Box::new(Flight {
+    /// A request that tells nothing of its client.
+    struct Nobody;
+
+    impl Origin for Nobody {
+        fn trace(&self) -> Vec<(&'static str, String)> {
+            Vec::new()
+        }
+
+        fn client_address(&self) -> Option<Vec<u8>> {
+            None
+        }
+    }
+
+    thread_local! {
+        static UPSTREAM: Rc<Upstream> = {
+            let config = config::parse(CONFIGURATION.as_bytes(), &|_| None).unwrap();
+            let admission = Admission {
+                pool: SLOT.pool,
+                overflow: Overflow::Wait,
+            };
+            Rc::new(Upstream::new(&config, admission))
+        };
+    }
+
+    fn upstream() -> Rc<Upstream> {
+        UPSTREAM.with(Rc::clone)
+    }
+
+    /// A request that waits, which is a number.
+    fn request(waiter: u32, client: Option<ClientKey>) -> Waiting<u32> {
+        Waiting {
             since: Instant::default(),
-            deadline: DEADLINE,
-            call: (),
-            waiters: SortedMap::new(),
-            is_joined: false,
-            is_wanted: false,
-            state: State::Calling {
-                call: CallId(call),
-                root,
-                slot: SLOT,
-                leased: Leased::No,
-                point: Point::default(),
-            },
-        })
+            give_up_at: DEADLINE,
+            upstream: upstream(),
+            client,
+            waiter,
+        }
+    }
+
+    fn numbers(flight: &Flight<u32>) -> Vec<u32> {
+        flight
+            .waiters
+            .values()
+            .map(|waiting| waiting.waiter)
+            .collect()
+    }
+
+    fn flight(root: RootId, call: u32) -> Box<Flight<u32>> {
+        let token = AccessToken::new("a token".as_bytes()).unwrap();
+        let query = Query {
+            upstream: &upstream(),
+            token: &token,
+            digest: TokenDigest::of(token.as_bytes()),
+            origin: &Nobody,
+        };
+        let context = CallContext::new(&query, None, false);
+        let mut flight = Flight::new(context, Instant::default());
+        flight.deadline = DEADLINE;
+        flight.state = State::Calling {
+            call: CallId(call),
+            root,
+            slot: SLOT,
+            leased: Leased::No,
+            point: Point::default(),
+        };
+        flight
     }
 
     fn asked(call: u32) -> State {
@@ -431,7 +476,7 @@ mod tests {
         }
     }
 
-    fn flights<W: Waiter>(tokens: &[&[u8]]) -> Flights<(), W> {
+    fn flights(tokens: &[&[u8]]) -> Flights<u32> {
         let mut flights = Flights::default();
         for (call, token) in (100..).zip(tokens) {
             flights.insert(key(token), flight(ROOT, call));
@@ -443,15 +488,16 @@ mod tests {
     fn one_call_answers_all_who_wait() {
         let mut flights = flights(&[b"a", b"b"]);
         for stream in 0..200 {
-            flights.join(key(b"a"), held(stream), stream).unwrap();
+            flights
+                .join(key(b"a"), held(stream), request(stream, None))
+                .unwrap();
         }
-        flights.join(key(b"b"), held(999), 999).unwrap();
+        flights
+            .join(key(b"b"), held(999), request(999, None))
+            .unwrap();
         let (landed, flight) = flights.complete(CallId(100)).unwrap();
         assert_eq!(landed, key(b"a"));
-        assert_eq!(
-            flight.waiters.values().copied().collect::<Vec<_>>(),
-            (0..200).collect::<Vec<_>>()
-        );
+        assert_eq!(numbers(&flight), (0..200).collect::<Vec<_>>());
         assert!(flights.complete(CallId(100)).is_none());
         assert_eq!((flights.calls.len(), flights.load.total(SLOT.pool)), (1, 1));
     }
@@ -459,8 +505,8 @@ mod tests {
     #[test]
     fn a_client_that_hangs_up_leaves_the_flight_to_the_others() {
         let mut flights = flights(&[b"a"]);
-        flights.join(key(b"a"), held(1), 1).unwrap();
-        flights.join(key(b"a"), held(2), 2).unwrap();
+        flights.join(key(b"a"), held(1), request(1, None)).unwrap();
+        flights.join(key(b"a"), held(2), request(2, None)).unwrap();
         flights.forget(StreamId(1));
         flights.forget(StreamId(1));
         let (_, flight) = flights.complete(CallId(100)).unwrap();
@@ -473,12 +519,14 @@ mod tests {
     #[test]
     fn a_request_that_has_gone_on_waits_whatever_becomes_of_its_stream() {
         let mut flights = flights(&[b"a"]);
-        flights.join(key(b"a"), held(1), 1).unwrap();
-        flights.join(key(b"a"), WaiterId::Passed(1), 2).unwrap();
+        flights.join(key(b"a"), held(1), request(1, None)).unwrap();
+        flights
+            .join(key(b"a"), WaiterId::Passed(1), request(2, None))
+            .unwrap();
         flights.root_ended(ROOT);
         assert!(flights.forget(StreamId(1)).is_none());
         let (_, flight) = flights.pop_orphan().unwrap();
-        assert_eq!(flight.waiters.values().copied().collect::<Vec<_>>(), [2]);
+        assert_eq!(numbers(&flight), [2]);
         assert!(flights.waiters.is_empty());
     }
 
@@ -491,7 +539,11 @@ mod tests {
         for token in &tokens {
             for _ in 0..=MAX_WAITERS_PER_FLIGHT {
                 stream += 1;
-                waiting += usize::from(flights.join(key(token), held(stream), 0).is_ok());
+                waiting += usize::from(
+                    flights
+                        .join(key(token), held(stream), request(0, None))
+                        .is_ok(),
+                );
             }
             assert!(waiting <= MAX_WAITERS);
         }
@@ -500,7 +552,10 @@ mod tests {
             flights.complete(CallId(100)).unwrap().1.waiters.len(),
             MAX_WAITERS_PER_FLIGHT
         );
-        assert_eq!(flights.join(key(&tokens[19]), held(0), 0), Ok(()));
+        assert_eq!(
+            flights.join(key(&tokens[19]), held(0), request(0, None)),
+            Ok(())
+        );
     }
 
     #[test]
@@ -508,7 +563,9 @@ mod tests {
         let client = ClientKey([1; 32]);
         let mut flights = flights(&[b"a", b"b", b"c"]);
         for (stream, token) in [(1, b"a"), (2, b"a"), (3, b"b"), (4, b"c")] {
-            flights.join(key(token), held(stream), client).unwrap();
+            flights
+                .join(key(token), held(stream), request(0, Some(client)))
+                .unwrap();
         }
         flights.forget(StreamId(1));
         flights.forget(StreamId(1));
@@ -517,7 +574,9 @@ mod tests {
         assert_eq!(flights.places.total(), 3);
         let taken_out = flights.drain_waiters(|_| true);
         assert_eq!((taken_out.len(), &flights.places), (3, &Shares::default()));
-        flights.join(key(b"a"), held(5), client).unwrap();
+        flights
+            .join(key(b"a"), held(5), request(0, Some(client)))
+            .unwrap();
         flights.complete(CallId(100)).unwrap();
         assert_eq!(flights.places, Shares::default());
     }
@@ -525,7 +584,7 @@ mod tests {
     #[test]
     fn a_lost_answer_ends_at_the_deadline() {
         let mut flights = flights(&[b"a"]);
-        flights.join(key(b"a"), held(1), 1).unwrap();
+        flights.join(key(b"a"), held(1), request(1, None)).unwrap();
         assert!(flights.pop_expired(Instant::from_millis(5_499)).is_none());
         assert_eq!(flights.pop_expired(DEADLINE).unwrap().1.waiters.len(), 1);
         assert!(flights.complete(CallId(100)).is_none());
@@ -536,7 +595,7 @@ mod tests {
     fn the_calls_of_a_root_go_with_it() {
         let mut flights = flights(&[b"a"]);
         flights.insert(key(b"b"), flight(RootId(2), 7));
-        flights.join(key(b"a"), held(1), 1).unwrap();
+        flights.join(key(b"a"), held(1), request(1, None)).unwrap();
         assert!(flights.pop_orphan().is_none());
         flights.root_ended(ROOT);
         assert_eq!(flights.calls.len(), 1);
@@ -557,7 +616,7 @@ mod tests {
     #[test]
     fn without_a_call_and_without_waiters_there_is_no_flight() {
         let mut flights = flights(&[b"a", b"b"]);
-        flights.join(key(b"a"), held(1), 1).unwrap();
+        flights.join(key(b"a"), held(1), request(1, None)).unwrap();
         flights.root_ended(ROOT);
         assert!(flights.contains(&key(b"a")) && !flights.contains(&key(b"b")));
         flights.forget(StreamId(1));
@@ -568,20 +627,26 @@ mod tests {
     fn those_who_have_waited_too_long_can_be_taken_out() {
         let mut flights = flights(&[b"a"]);
         for stream in 0..10 {
-            flights.join(key(b"a"), held(stream), stream).unwrap();
+            flights
+                .join(key(b"a"), held(stream), request(stream, None))
+                .unwrap();
         }
-        let drained = flights.drain_waiters(|waiter| waiter % 2 == 0);
+        let drained = flights.drain_waiters(|waiting| waiting.waiter % 2 == 0);
         let [(question, waiters)] = drained.as_slice() else {
             panic!("one question");
         };
         assert_eq!((*question, waiters.len()), (key(b"a"), 5));
-        assert!(flights.drain_waiters(|waiter| waiter % 2 == 0).is_empty());
+        assert!(
+            flights
+                .drain_waiters(|waiting| waiting.waiter % 2 == 0)
+                .is_empty()
+        );
         assert_eq!(flights.complete(CallId(100)).unwrap().1.waiters.len(), 5);
     }
 
     #[test]
     fn the_call_of_another_root_stays() {
-        let mut flights = flights::<u32>(&[]);
+        let mut flights = flights(&[]);
         flights.insert(key(b"b"), flight(RootId(2), 7));
         flights.root_ended(ROOT);
         assert!(flights.complete(CallId(100)).is_none());

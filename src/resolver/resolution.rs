@@ -5,14 +5,11 @@
 
 use std::rc::Rc;
 
-use super::{
-    clients::ClientKey,
-    flight::{self, WaiterId},
-    upstream::Upstream,
-};
+use super::{clients::ClientKey, upstream::Upstream};
 use crate::{
     cache::{ActiveEntry, Cached, epoch::Stamp, question::QuestionKey},
     clock::Instant,
+    host::StreamId,
     mas::introspection::{InactiveAnswer, NoVerdict},
     metrics::Outcome,
     sorted::SortedMap,
@@ -64,17 +61,6 @@ pub enum Verdict<A = Box<ActiveEntry>> {
     Inactive(InactiveAnswer),
     /// Everything else.
     None(NoVerdict),
-}
-
-impl<A> Verdict<A> {
-    /// Returns the verdict with `f` applied to what is known of an active token.
-    pub fn map<B>(self, f: impl FnOnce(A) -> B) -> Verdict<B> {
-        match self {
-            Self::Active(active) => Verdict::Active(f(active)),
-            Self::Inactive(answer) => Verdict::Inactive(answer),
-            Self::None(why) => Verdict::None(why),
-        }
-    }
 }
 
 impl From<Cached> for Verdict {
@@ -145,10 +131,14 @@ pub struct Waiting<W> {
     pub waiter: W,
 }
 
-impl<W> flight::Waiter for Waiting<W> {
-    fn client(&self) -> Option<&ClientKey> {
-        self.client.as_ref()
-    }
+/// Names a request that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WaiterId {
+    /// A held request, by its stream. It waits no longer when the stream ends.
+    Held(StreamId),
+    /// A request that has gone on already, by a number. It waits until there is a verdict, whatever becomes of its
+    /// stream.
+    Passed(u64),
 }
 
 /// The end of the wait of requests of one configuration, and the verdict that they waited for.

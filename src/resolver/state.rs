@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 
 use super::{
-    call::CallContext,
     clients::load::Slot,
     failure::FailureLog,
-    flight::{Flight, Flights, WaiterId},
+    flight::{Flight, Flights},
     limits::Limits,
     reports::{Reports, long_answer::LongAnswers},
-    resolution::{Found, Provenance, Resolution, Verdict, Waiting},
+    resolution::{Found, Provenance, Resolution, Verdict, WaiterId, Waiting},
     upstream::Upstream,
     workers::Workers,
 };
@@ -18,7 +17,7 @@ use crate::{
 };
 
 /// A flight of this worker, and the requests that wait for it.
-pub(super) type Pending<W> = Box<Flight<CallContext, Waiting<W>>>;
+pub(super) type Pending<W> = Box<Flight<W>>;
 
 /// Requests that wait.
 pub(super) type Waiters<W> = SortedMap<WaiterId, Waiting<W>>;
@@ -26,7 +25,7 @@ pub(super) type Waiters<W> = SortedMap<WaiterId, Waiting<W>>;
 /// The questions of one worker. `W` is what a waiting request needs to go on.
 #[derive(Debug)]
 pub struct Resolver<W> {
-    pub(super) flights: Flights<CallContext, Waiting<W>>,
+    pub(super) flights: Flights<W>,
     pub(super) workers: Workers,
     pub(super) token_secret: SharedTokenSecret,
     pub(super) limits: Limits,

@@ -4,13 +4,14 @@
 //! Everything that grants is keyed by the question: who was asked, and about which token. So an answer of one
 //! MAS never serves for another.
 
-use std::rc::Rc;
+use std::{cell::OnceCell, fmt, rc::Rc};
 
 use super::clients::load::PoolId;
 use crate::{
     cache::{SharedCache, question::QuestionKey},
     config::{Config, Role, UnknownTokenBudget},
-    mas::introspection::Settings,
+    host::fields::serialize,
+    mas::introspection::{IntrospectionRequest, Settings},
     token::TokenDigest,
 };
 
@@ -33,7 +34,6 @@ pub struct Admission {
 }
 
 /// One way of asking, as configured.
-#[derive(Debug)]
 pub struct Upstream {
     /// How MAS is asked.
     pub settings: Rc<Settings>,
@@ -47,6 +47,17 @@ pub struct Upstream {
     pub is_kept_by_reader: bool,
     /// Names who is asked.
     fingerprint: u64,
+    /// Made with the first request, since they cost as much as all else that makes one.
+    fixed_headers: OnceCell<Vec<u8>>,
+}
+
+impl fmt::Debug for Upstream {
+    /// Shows no credential.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Upstream {
@@ -66,7 +77,20 @@ impl Upstream {
             admission,
             is_kept_by_reader: config.role == Role::Introspection,
             fingerprint,
+            fixed_headers: OnceCell::new(),
         }
+    }
+
+    /// Returns the headers that all requests have, [serialized](crate::host::Fields::parse).
+    pub(super) fn fixed_headers(&self, request: &IntrospectionRequest<'_>) -> &[u8] {
+        self.fixed_headers.get_or_init(|| {
+            let headers = request.fixed_headers();
+            serialize(
+                headers
+                    .iter()
+                    .map(|(name, value)| (*name, value.as_bytes())),
+            )
+        })
     }
 
     /// Returns the name of who is asked, see [`Config::fingerprint`].

@@ -8,6 +8,7 @@
 
 mod carry_out;
 mod ends;
+mod grants;
 mod logout_all;
 mod outcome;
 mod outside;
@@ -20,6 +21,7 @@ use std::{rc::Rc, time::Duration};
 
 use self::{
     carry_out::{ReplyForm, carry_out, fail_closed, reject},
+    grants::{Grants, KeptGrant},
     outcome::RequestId,
     policy::{Decision, Grant, Inspection, Need, Terms},
     recognized::RecognizedTokens,
@@ -37,11 +39,7 @@ use super::{
     plugin::Plugin,
 };
 use crate::{
-    cache::{
-        ActiveEntry,
-        epoch::Stamp,
-        local::{LocalCache, LocalEntry},
-    },
+    cache::{ActiveEntry, epoch::Stamp},
     config::{Config, Mode},
     host::{Callback, Host, RequestHead, Store},
     matrix::{
@@ -61,7 +59,7 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Gateway {
     /// What tokens grant. It stands here and not in the resolver, because a grant names a user of one server.
-    grants: LocalCache<Rc<Grant>>,
+    grants: Grants,
     recognized: RecognizedTokens,
     learned: Learned,
 }
@@ -69,7 +67,7 @@ pub struct Gateway {
 /// How far the question of a request has come.
 enum Progress {
     /// There is a verdict.
-    Decided(Outcome, Verdict<Rc<Grant>>),
+    Decided(Outcome, Verdict<Grant>),
     /// The homeserver does not look at the token, so the request waits for nothing.
     NotNeeded,
     /// The request is held.
@@ -373,7 +371,7 @@ impl Gateway {
         resolver: &mut Resolver<W>,
         plugin: &Plugin,
         query: &Query<'_>,
-    ) -> Option<Rc<Grant>> {
+    ) -> Option<Grant> {
         let key = plugin.grant_key(&query.digest);
         let now = cb.coarse_now();
         resolver.read_old_epochs(cb, now);
@@ -384,7 +382,7 @@ impl Gateway {
         {
             return None;
         }
-        let grant = Rc::clone(&entry.value);
+        let grant = entry.grant.clone();
         if entry.refresh_at.is_some_and(|refresh_at| refresh_at <= now)
             && let Some(renewed) = resolver.refresh(cb, query)
         {
@@ -400,7 +398,7 @@ impl Gateway {
         cb: &Callback<'_, H>,
         plugin: &Plugin,
         found: &Found,
-    ) -> Verdict<Rc<Grant>> {
+    ) -> Verdict<Grant> {
         if let Verdict::Active(entry) = &found.verdict
             && found.is_cached
             && entry.user.is_some()
@@ -411,7 +409,7 @@ impl Gateway {
         match &found.verdict {
             Verdict::Active(entry) => {
                 let grant = Grant::new(&entry.answer.token(), &plugin.config);
-                Verdict::Active(Rc::new(grant))
+                Verdict::Active(grant)
             }
             Verdict::Inactive(answer) => Verdict::Inactive(answer.clone()),
             Verdict::None(why) => Verdict::None(*why),
@@ -426,18 +424,17 @@ impl Gateway {
         plugin: &Plugin,
         stamp: Stamp,
         active: &ActiveEntry,
-    ) -> Rc<Grant> {
+    ) -> Grant {
         let key = plugin.grant_key(&active.digest);
         if let Some(kept) = self.grants.find(&key)
             && kept.stamp == stamp
             && kept.fresh_until == active.fresh_until
         {
-            return Rc::clone(&kept.value);
+            return kept.grant.clone();
         }
-        let grant = Rc::new(Grant::new(&active.answer.token(), &plugin.config));
-        let entry = LocalEntry {
-            heap_bytes: grant.heap_bytes(),
-            value: Rc::clone(&grant),
+        let grant = Grant::new(&active.answer.token(), &plugin.config);
+        let entry = KeptGrant {
+            grant: grant.clone(),
             fresh_until: active.fresh_until,
             refresh_at: active.refresh_at,
             user: active.user,
@@ -459,7 +456,7 @@ fn judge(
     exchange: &Exchange,
     token: TokenDigest,
     terms: Terms,
-    verdict: Verdict<Rc<Grant>>,
+    verdict: Verdict<Grant>,
 ) -> Decision {
     let decision = policy::decide(&exchange.plugin.config, terms, verdict);
     if let Decision::Annotate(_) = decision {

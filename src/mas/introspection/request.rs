@@ -6,7 +6,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{MAX_RETRIES, Settings, settings::Written};
+use super::{MAX_RETRIES, Settings};
 use crate::{form, token::AccessToken};
 
 /// The form field without which MAS calls a refresh token active.
@@ -82,10 +82,9 @@ impl<'a> IntrospectionRequest<'a> {
         headers
     }
 
-    /// Returns those of the headers that all requests with these settings have, as `write` has made bytes of them once.
-    pub fn written_headers(&self, write: impl FnOnce(&[(&str, &str)]) -> Vec<u8>) -> &[u8] {
-        let Written(written) = &self.settings.written_headers;
-        written.get_or_init(|| write(&fixed_headers(self.settings)))
+    /// Returns those of the headers that all requests with these settings have.
+    pub fn fixed_headers(&self) -> Vec<(&str, &str)> {
+        fixed_headers(self.settings)
     }
 
     /// Returns the other ones.

@@ -6,7 +6,7 @@
 //! decode them: it compares the bytes of the pair. So the plain pair is sent. Of a caller both forms are
 //! recognised, since other clients of MAS follow the RFC or MAS.
 
-use std::{borrow::Cow, cell::OnceCell, fmt, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use base64ct::{Base64, Encoding};
 use sha2::{Digest, Sha256};
@@ -35,8 +35,6 @@ pub struct Settings {
     pub retries: u32,
     /// Whether `:authority` carries a label derived from the token digest, for a ring-hash cluster.
     pub shard_by_token: bool,
-    /// Written with the first request, since they cost as much as all else that makes one.
-    pub written_headers: Written,
 }
 
 /// What proves to MAS that the edge may ask. `Debug` shows no secret.
@@ -71,16 +69,6 @@ impl Settings {
         }
         let [first, second, ..] = Sha256::digest(token).0;
         Some(format!("{first:02x}{second:02x}.{}", self.authority))
-    }
-}
-
-/// Headers that are the same for all requests, in the form of the host that sends them. `Debug` shows no credential.
-#[derive(Default)]
-pub struct Written(pub(super) OnceCell<Vec<u8>>);
-
-impl fmt::Debug for Written {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Written(..)")
     }
 }
 

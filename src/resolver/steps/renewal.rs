@@ -8,6 +8,7 @@ use crate::{
     resolver::{
         call::CallContext,
         clients::load::Slot,
+        flight::Flight,
         resolution::{Found, Provenance, Query, Verdict},
         state::Resolver,
         workers::Acquisition,
@@ -53,7 +54,7 @@ impl<W> Resolver<W> {
         let call = CallContext::new(query, None, true);
         match self.call(cb, &call, leased) {
             Ok(state) => {
-                let mut flight = call.into_flight(now);
+                let mut flight = Flight::new(call, now);
                 flight.state = state;
                 self.flights.insert(key, flight);
             }

@@ -14,9 +14,9 @@ use crate::{
     resolver::{
         call::{CALL_GRACE, CallContext},
         clients::{ClientKey, load::Slot},
-        flight::{State, WaiterId},
+        flight::{Flight, State},
         limits::Limits,
-        resolution::{Query, Waiting},
+        resolution::{Query, WaiterId, Waiting},
         state::{Pending, Resolver},
         upstream::{Overflow, Upstream},
         workers::{
@@ -94,7 +94,7 @@ impl<W> Resolver<W> {
         if !has_room && !is_known {
             return Err(overloaded(cb));
         }
-        let mut flight = CallContext::new(query, client, is_known).into_flight(cb.now());
+        let mut flight = Flight::new(CallContext::new(query, client, is_known), cb.now());
         let call = &mut flight.call;
         self.limits.check_budget(cb, call)?;
         if !self.admits(upstream, &call.slot()) {

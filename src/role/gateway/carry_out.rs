@@ -102,9 +102,7 @@ fn annotate(
     config: &Config,
     annotation: &Annotation,
 ) -> Result<(), HostError> {
-    let Some(headers) = annotation.headers() else {
-        return Ok(());
-    };
+    let headers = &annotation.identity;
     let names = &config.identity_headers;
     let kind = annotation.kind.map(|kind| kind.as_str().as_bytes());
     let add = |name: &Option<String>, value: Option<&[u8]>| match (name, value) {

@@ -15,7 +15,7 @@ use crate::{
     matrix::{
         credential::{Credential, Source, extract, form_post, has_query_token},
         endpoint::{AuthRequirement, Class, Method, Served},
-        identity::{Identity, ScopeRights, header_value, identity, user_id_value},
+        identity::{ScopeRights, header_value, identity, user_id_value},
         reply::Rejection,
         session_end::{SessionEnd, logout_token},
     },
@@ -92,17 +92,19 @@ impl Recognized {
     }
 }
 
-/// What an active token grants on this server, ready to be written.
-#[derive(Debug)]
-pub struct Grant {
-    identity: Result<GrantedHeaders, Rejection>,
-    is_server_admin: bool,
+/// What an active token grants on this server.
+#[derive(Clone, Debug)]
+pub enum Grant {
+    /// To act as this user, ready to be written.
+    Identity(Rc<EncodedIdentity>),
+    /// Nothing: Synapse refuses it so.
+    Refused(Rejection),
 }
 
-/// The values of the identity headers, [encoded](header_value). The client and the scope are there only where a header tells
-/// them.
+/// Who a request acts as: the values of the identity headers, [encoded](header_value). The client and the scope are there only
+/// where a header tells them.
 #[derive(Debug)]
-pub struct GrantedHeaders {
+pub struct EncodedIdentity {
     /// `@localpart:server_name`.
     pub user_id: Vec<u8>,
     /// The device, if the token belongs to one.
@@ -111,6 +113,7 @@ pub struct GrantedHeaders {
     pub client_id: Option<Vec<u8>>,
     /// Scope.
     pub scope: Option<Vec<u8>>,
+    is_server_admin: bool,
 }
 
 impl Grant {
@@ -120,32 +123,30 @@ impl Grant {
         let value = |name: &Option<String>, text: Option<&str>| {
             text.filter(|_| name.is_some()).map(header_value)
         };
-        let headers = |Identity {
-                           localpart,
-                           device_id,
-                       }| GrantedHeaders {
-            user_id: user_id_value(localpart, &config.server_name),
-            device_id: device_id.map(header_value),
-            client_id: value(&names.client_id, token.client_id),
-            scope: value(&names.scope, Some(token.scope)),
-        };
         let rights = ScopeRights::of(token.scope);
-        Self {
-            identity: identity(token, &rights).map(headers),
-            is_server_admin: rights.is_server_admin,
+        match identity(token, &rights) {
+            Err(rejection) => Self::Refused(rejection),
+            Ok(found) => Self::Identity(Rc::new(EncodedIdentity {
+                user_id: user_id_value(found.localpart, &config.server_name),
+                device_id: found.device_id.map(header_value),
+                client_id: value(&names.client_id, token.client_id),
+                scope: value(&names.scope, Some(token.scope)),
+                is_server_admin: rights.is_server_admin,
+            })),
         }
     }
 
     /// Bytes on the heap, for bounding what is kept.
     pub fn heap_bytes(&self) -> usize {
+        let Self::Identity(identity) = self else {
+            return 0;
+        };
         let optional = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len);
-        let headers = self.identity.as_ref().map_or(0, |headers| {
-            headers.user_id.len()
-                + optional(&headers.device_id)
-                + optional(&headers.client_id)
-                + optional(&headers.scope)
-        });
-        size_of::<Self>() + headers
+        size_of::<EncodedIdentity>()
+            + identity.user_id.len()
+            + optional(&identity.device_id)
+            + optional(&identity.client_id)
+            + optional(&identity.scope)
     }
 }
 
@@ -163,16 +164,10 @@ pub enum Decision {
 /// What the request headers and the filter state say of an active token.
 #[derive(Debug)]
 pub struct Annotation {
-    grant: Rc<Grant>,
+    /// The user.
+    pub identity: Rc<EncodedIdentity>,
     /// Kind of the token.
     pub kind: Option<TokenKind>,
-}
-
-impl Annotation {
-    /// Returns the values of the headers.
-    pub fn headers(&self) -> Option<&GrantedHeaders> {
-        self.grant.identity.as_ref().ok()
-    }
 }
 
 /// Decides what `head` needs under `config`. `recognize` says what a token is, which is named under `secret`:
@@ -361,7 +356,7 @@ pub fn unless_ignored(
 }
 
 /// Decides what `verdict` makes of a request.
-pub fn decide(config: &Config, terms: Terms, verdict: Verdict<Rc<Grant>>) -> Decision {
+pub fn decide(config: &Config, terms: Terms, verdict: Verdict<Grant>) -> Decision {
     let Terms {
         requirement,
         kind,
@@ -380,20 +375,19 @@ pub fn decide(config: &Config, terms: Terms, verdict: Verdict<Rc<Grant>>) -> Dec
             };
         }
     };
-    if let Err(rejection) = grant.identity {
-        return match requirement {
-            // What the homeserver would not let in may be good for another service.
-            AuthRequirement::Unknown => Decision::Forward,
-            _ => Decision::Reject(rejection),
-        };
-    }
-    if requirement == AuthRequirement::Admin && !grant.is_server_admin {
+    let identity = match grant {
+        Grant::Identity(identity) => identity,
+        // What the homeserver would not let in may be good for another service.
+        Grant::Refused(_) if requirement == AuthRequirement::Unknown => return Decision::Forward,
+        Grant::Refused(rejection) => return Decision::Reject(rejection),
+    };
+    if requirement == AuthRequirement::Admin && !identity.is_server_admin {
         return Decision::Reject(Rejection::NotServerAdmin);
     }
     if is_doubtful {
         return Decision::Forward;
     }
-    Decision::Annotate(Annotation { grant, kind })
+    Decision::Annotate(Annotation { identity, kind })
 }
 
 #[cfg(test)]

@@ -8,10 +8,9 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use matrix_edge_auth::{
     clock::Instant,
     host::{
-        CallId, Fields, HostError, If, Metrics, NotSent, NotWritten, QueueId, RequestHead,
-        ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned,
+        CallId, Fields, HostError, HttpCall, If, Metrics, NotSent, NotWritten, QueueId,
+        RequestHead, ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned,
     },
-    mas::introspection::IntrospectionRequest,
     matrix::reply::Reply,
     metrics::Metric,
 };
@@ -251,11 +250,7 @@ impl Runtime for SimulatedHost {
         self.process.now()
     }
 
-    fn dispatch(
-        &self,
-        root: RootId,
-        request: &IntrospectionRequest<'_>,
-    ) -> Result<CallId, NotSent> {
+    fn dispatch(&self, root: RootId, call: HttpCall<'_>) -> Result<CallId, NotSent> {
         self.note("dispatch");
         assert!(
             self.context >= FIRST_STREAM || self.context == root.0,
@@ -264,19 +259,24 @@ impl Runtime for SimulatedHost {
         if self.vm.faults.dispatch.get() || self.vm.dropped.borrow().contains(&root) {
             return Err(NotSent::Refused);
         }
-        if request.cluster() == UNKNOWN_CLUSTER {
+        if call.cluster == UNKNOWN_CLUSTER {
             return Err(NotSent::UnknownCluster);
         }
         self.vm.next_call.set(self.vm.next_call.get() + 1);
         let id = CallId(self.vm.next_call.get());
-        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let headers = Fields::parse(call.headers.to_vec()).expect("they are whole");
+        let owned =
+            |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("headers of a call are text");
         self.vm.calls.borrow_mut().push(Call {
             id,
             root,
-            headers: request.headers().into_iter().map(owned).collect(),
-            body: String::from_utf8(request.body().to_vec()).expect("forms are ASCII"),
+            headers: headers
+                .iter()
+                .map(|(name, value)| (owned(name), owned(value)))
+                .collect(),
+            body: String::from_utf8(call.body.to_vec()).expect("forms are ASCII"),
             sent_at: self.process.now(),
-            timeout: request.timeout(),
+            timeout: call.timeout,
         });
         Ok(id)
     }

@@ -377,7 +377,7 @@ enum End {
     Rejected(Rejection),
 }
 
-fn active(scope: &str) -> Verdict<Rc<Grant>> {
+fn active(scope: &str) -> Verdict<Grant> {
     let token = ActiveToken {
         username: Some("alice"),
         device_id: Some("A"),
@@ -385,7 +385,7 @@ fn active(scope: &str) -> Verdict<Rc<Grant>> {
         scope,
     };
     let names = json!({"identity_headers": {"client_id": "x-client", "scope": "x-scope"}});
-    Verdict::Active(Rc::new(Grant::new(&token, &config(names))))
+    Verdict::Active(Grant::new(&token, &config(names)))
 }
 
 fn terms(requirement: AuthRequirement, kind: Option<TokenKind>) -> Terms {
@@ -396,7 +396,7 @@ fn terms(requirement: AuthRequirement, kind: Option<TokenKind>) -> Terms {
     }
 }
 
-fn end(overrides: &Value, requirement: AuthRequirement, verdict: Verdict<Rc<Grant>>) -> End {
+fn end(overrides: &Value, requirement: AuthRequirement, verdict: Verdict<Grant>) -> End {
     match decide(
         &config(overrides.clone()),
         terms(requirement, None),
@@ -404,10 +404,8 @@ fn end(overrides: &Value, requirement: AuthRequirement, verdict: Verdict<Rc<Gran
     ) {
         Decision::Forward => End::Forwarded,
         Decision::Annotate(annotation) => {
-            let headers = annotation
-                .headers()
-                .expect("one that grants nothing is no end");
-            End::ForwardedAs(String::from_utf8(headers.user_id.clone()).unwrap())
+            let user_id = annotation.identity.user_id.clone();
+            End::ForwardedAs(String::from_utf8(user_id).unwrap())
         }
         Decision::Reject(rejection) => End::Rejected(rejection),
     }
@@ -425,7 +423,7 @@ fn an_active_token_makes_its_user_known() {
     let Decision::Annotate(annotation) = decision else {
         panic!("{decision:?}");
     };
-    let headers = annotation.headers().expect("an identity");
+    let headers = &annotation.identity;
     assert_eq!(headers.device_id.as_deref(), Some(&b"A"[..]));
     assert_eq!(headers.client_id.as_deref(), Some(&b"client"[..]));
     assert_eq!(headers.scope.as_deref(), Some(API.as_bytes()));
@@ -509,13 +507,12 @@ fn a_client_over_its_budget_is_told_when_to_come_again() {
 
 #[test]
 fn a_grant_counts_all_that_it_holds() {
-    let bytes = |verdict: Verdict<Rc<Grant>>| match verdict {
+    let bytes = |verdict: Verdict<Grant>| match verdict {
         Verdict::Active(grant) => grant.heap_bytes(),
         _ => 0,
     };
     let longer = format!("{API}{}", " x".repeat(500));
     // A space is three bytes of a header's value.
     assert_eq!(bytes(active(&longer)), bytes(active(API)) + 2_000);
-    let rejected = bytes(active(""));
-    assert!(rejected >= size_of::<Grant>(), "also without an identity");
+    assert_eq!(bytes(active("")), 0, "a refusal has nothing on the heap");
 }

@@ -1,13 +1,14 @@
-//! The cache of one worker, in front of the shared one: a hit makes no shared-data call.
+//! What tokens grant, as one worker keeps it in front of the shared cache: a hit makes no shared-data call.
 //!
 //! Only active answers are kept, since a flood of invented tokens must not push sessions out. Bounded in
 //! entries and in bytes; when full, the next entry that was not used since the hand last passed it goes
-//! (second chance). An entry counts for the epoch it was read in, see [`super::epoch`].
+//! (second chance). An entry counts for the epoch it was read in, see [`crate::cache::epoch`].
 
 use std::fmt;
 
-use super::{epoch::Stamp, question::QuestionKey};
+use super::policy::Grant;
 use crate::{
+    cache::{epoch::Stamp, question::QuestionKey},
     clock::Instant,
     mas::user::UserKey,
     probing::{ProbingMap, Spread},
@@ -19,18 +20,16 @@ const BYTES_PER_ENTRY: usize = 1024;
 
 /// What one worker keeps of an active answer.
 #[derive(Clone, Debug)]
-pub struct LocalEntry<V> {
-    /// What the holder of the cache made of the answer.
-    pub value: V,
-    /// Bytes that the value takes on the heap.
-    pub heap_bytes: usize,
+pub struct KeptGrant {
+    /// What the answer grants.
+    pub grant: Grant,
     /// End of the answer.
     pub fresh_until: Instant,
     /// From then on the answer is renewed in the background if it is used; never if `None`.
     pub refresh_at: Option<Instant>,
     /// Whose token it is.
     pub user: Option<UserKey>,
-    /// Its counters in [`super::epoch::Epochs`] when it was read from the shared cache.
+    /// Its counters in [`crate::cache::epoch::Epochs`] when it was read from the shared cache.
     pub stamp: Stamp,
 }
 
@@ -60,17 +59,17 @@ impl Spread for KeyHash {
 }
 
 #[derive(Debug)]
-struct Frame<V> {
+struct Frame {
     key: QuestionKey,
-    entry: LocalEntry<V>,
+    entry: KeptGrant,
     bytes: usize,
     /// It was used since the hand last passed it.
     referenced: bool,
 }
 
 /// The active answers that one worker holds.
-pub struct LocalCache<V> {
-    frames: Vec<Frame<V>>,
+pub struct Grants {
+    frames: Vec<Frame>,
     /// Where each frame is.
     index: ProbingMap<KeyHash, usize>,
     secret: u64,
@@ -78,7 +77,7 @@ pub struct LocalCache<V> {
     hand: usize,
 }
 
-impl<V> Default for LocalCache<V> {
+impl Default for Grants {
     fn default() -> Self {
         Self {
             frames: Vec::new(),
@@ -90,17 +89,17 @@ impl<V> Default for LocalCache<V> {
     }
 }
 
-impl<V> fmt::Debug for LocalCache<V> {
+impl fmt::Debug for Grants {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = f.debug_struct("LocalCache");
+        let mut shown = f.debug_struct("Grants");
         shown.field("len", &self.len()).field("bytes", &self.bytes);
         shown.finish_non_exhaustive()
     }
 }
 
-impl<V> LocalCache<V> {
+impl Grants {
     /// The entry for `key`, whatever its age.
-    pub fn find(&mut self, key: &QuestionKey) -> Option<&LocalEntry<V>> {
+    pub fn find(&mut self, key: &QuestionKey) -> Option<&KeptGrant> {
         let at = *self.index.get(&KeyHash::new(key, self.secret))?;
         let frame = self.frames.get_mut(at).filter(|frame| frame.key == *key)?;
         frame.referenced = true;
@@ -108,12 +107,12 @@ impl<V> LocalCache<V> {
     }
 
     /// Keeps `entry`, making room within `capacity` entries. Returns how many had to go.
-    pub fn insert(&mut self, key: QuestionKey, entry: LocalEntry<V>, capacity: usize) -> usize {
+    pub fn insert(&mut self, key: QuestionKey, entry: KeptGrant, capacity: usize) -> usize {
         let hash = KeyHash::new(&key, self.secret);
         if let Some(at) = self.index.get(&hash).copied() {
             self.remove_at(at);
         }
-        let bytes = size_of::<Frame<V>>() + size_of::<QuestionKey>() + entry.heap_bytes;
+        let bytes = size_of::<Frame>() + size_of::<QuestionKey>() + entry.grant.heap_bytes();
         let limit = capacity.saturating_mul(BYTES_PER_ENTRY);
         if bytes > limit {
             return 0;
@@ -146,16 +145,6 @@ impl<V> LocalCache<V> {
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.frames.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
-    }
-
-    /// Bytes in use, without the allocator's own.
-    pub fn bytes(&self) -> usize {
-        self.bytes
     }
 
     fn evict(&mut self) {
@@ -196,7 +185,16 @@ impl<V> LocalCache<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::TokenDigest;
+    use crate::{
+        config::{self, Config},
+        mas::introspection::ActiveToken,
+        token::TokenDigest,
+    };
+
+    thread_local! {
+        static CONFIG: Config = config::parse(CONFIGURATION.as_bytes(), &|_| None).unwrap();
+    }
+    const CONFIGURATION: &str = r#"{"server_name": "a.b", "introspection": {"cluster": "mas", "credential": {"injected": true}}}"#;
 
     fn key(number: usize) -> QuestionKey {
         QuestionKey {
@@ -205,10 +203,17 @@ mod tests {
         }
     }
 
-    fn entry(heap_bytes: usize) -> LocalEntry<()> {
-        LocalEntry {
-            value: (),
-            heap_bytes,
+    /// What is kept of a user with so long a name.
+    fn entry(name_bytes: usize) -> KeptGrant {
+        let name = "a".repeat(name_bytes);
+        let token = ActiveToken {
+            username: Some(&name),
+            device_id: None,
+            client_id: None,
+            scope: "urn:matrix:client:api:*",
+        };
+        KeptGrant {
+            grant: CONFIG.with(|config| Grant::new(&token, config)),
             fresh_until: Instant::from_millis(1_000),
             refresh_at: None,
             user: None,
@@ -216,39 +221,39 @@ mod tests {
         }
     }
 
-    fn holds(local: &LocalCache<()>, number: usize) -> bool {
-        local
+    fn holds(grants: &Grants, number: usize) -> bool {
+        grants
             .index
-            .get(&KeyHash::new(&key(number), local.secret))
+            .get(&KeyHash::new(&key(number), grants.secret))
             .is_some()
     }
 
     #[test]
     fn entries_are_bounded() {
-        let mut local = LocalCache::default();
+        let mut grants = Grants::default();
         let evicted: usize = (0..1_000)
-            .map(|number| local.insert(key(number), entry(100), 64))
+            .map(|number| grants.insert(key(number), entry(100), 64))
             .sum();
-        assert_eq!((local.len(), evicted), (64, 1_000 - 64));
-        assert!(local.bytes() <= 64 * BYTES_PER_ENTRY);
-        assert!(holds(&local, 999));
+        assert_eq!((grants.len(), evicted), (64, 1_000 - 64));
+        assert!(grants.bytes <= 64 * BYTES_PER_ENTRY);
+        assert!(holds(&grants, 999));
     }
 
     #[test]
     fn bytes_are_bounded() {
-        let mut local = LocalCache::default();
+        let mut grants = Grants::default();
         for number in 0..1_000 {
-            local.insert(key(number), entry(number * 7 % 5_000), 64);
-            assert!(local.bytes() <= 64 * BYTES_PER_ENTRY && local.len() <= 64);
+            grants.insert(key(number), entry(number * 7 % 5_000), 64);
+            assert!(grants.bytes <= 64 * BYTES_PER_ENTRY && grants.len() <= 64);
         }
-        assert!(local.len() < 64, "large entries take the room of several");
-        local.insert(key(0), entry(64 * BYTES_PER_ENTRY), 64);
+        assert!(grants.len() < 64, "large entries take the room of several");
+        grants.insert(key(0), entry(64 * BYTES_PER_ENTRY), 64);
         assert!(
-            !holds(&local, 0),
+            !holds(&grants, 0),
             "one that is larger than everything is not kept"
         );
-        (0..1_000).for_each(|number| local.remove(&key(number)));
-        assert_eq!((local.len(), local.bytes(), local.index.len()), (0, 0, 0));
+        (0..1_000).for_each(|number| grants.remove(&key(number)));
+        assert_eq!((grants.len(), grants.bytes, grants.index.len()), (0, 0, 0));
     }
 
     /// Returns a key that has the same hash as `key(0)`, and another digest.
@@ -274,52 +279,52 @@ mod tests {
 
     #[test]
     fn keys_with_one_hash_are_told_apart() {
-        let mut local = LocalCache::default();
-        let twin = twin(local.secret);
-        assert!(KeyHash::new(&twin, local.secret) == KeyHash::new(&key(0), local.secret));
-        local.insert(key(0), entry(1), 64);
-        assert!(local.find(&twin).is_none());
-        local.remove(&twin);
-        assert!(local.find(&key(0)).is_some());
-        local.insert(twin, entry(2), 64);
-        assert!(local.find(&key(0)).is_none() && local.find(&twin).is_some());
-        assert_eq!((local.len(), local.index.len()), (1, 1));
+        let mut grants = Grants::default();
+        let twin = twin(grants.secret);
+        assert!(KeyHash::new(&twin, grants.secret) == KeyHash::new(&key(0), grants.secret));
+        grants.insert(key(0), entry(1), 64);
+        assert!(grants.find(&twin).is_none());
+        grants.remove(&twin);
+        assert!(grants.find(&key(0)).is_some());
+        grants.insert(twin, entry(2), 64);
+        assert!(grants.find(&key(0)).is_none() && grants.find(&twin).is_some());
+        assert_eq!((grants.len(), grants.index.len()), (1, 1));
     }
 
     #[test]
     fn what_is_in_use_stays() {
-        let mut local = LocalCache::default();
+        let mut grants = Grants::default();
         for number in 0..10_000 {
-            local.insert(key(number), entry(1), 64);
-            assert!(local.find(&key(0)).is_some(), "after {number}");
+            grants.insert(key(number), entry(1), 64);
+            assert!(grants.find(&key(0)).is_some(), "after {number}");
         }
     }
 
     #[test]
     fn the_clock_evicts_unreferenced_entries_and_spares_recent_ones() {
-        let mut local = LocalCache::default();
+        let mut grants = Grants::default();
         for number in 0..1_000 {
-            local.insert(key(number), entry(1), 64);
+            grants.insert(key(number), entry(1), 64);
             let recent = (number.saturating_sub(16)..=number)
-                .filter(|n| holds(&local, *n))
+                .filter(|n| holds(&grants, *n))
                 .count();
             assert!(
                 recent >= 16.min(number),
                 "{recent} of the last 16 at {number}"
             );
         }
-        let old = (0..800).filter(|number| holds(&local, *number)).count();
+        let old = (0..800).filter(|number| holds(&grants, *number)).count();
         assert_eq!(old, 0, "nothing unused stays for ever");
     }
 
     #[test]
     fn the_same_token_has_one_entry() {
-        let mut local = LocalCache::default();
+        let mut grants = Grants::default();
         for _ in 0..10 {
-            local.insert(key(1), entry(10), 64);
+            grants.insert(key(1), entry(10), 64);
         }
-        assert_eq!(local.len(), 1);
-        assert_eq!(local.insert(key(2), entry(10), 0), 0);
-        assert!(!holds(&local, 2), "no entries, no cache");
+        assert_eq!(grants.len(), 1);
+        assert_eq!(grants.insert(key(2), entry(10), 0), 0);
+        assert!(!holds(&grants, 2), "no entries, no cache");
     }
 }
