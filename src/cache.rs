@@ -21,6 +21,7 @@ pub mod inactive;
 mod introspected;
 mod key_space;
 mod known;
+mod look;
 mod lookup;
 pub mod mark;
 pub mod question;
@@ -61,8 +62,8 @@ use crate::{
 /// for a slow MAS, short enough to ask once per TTL.
 const REFRESH_AHEAD: Duration = Duration::from_secs(6);
 
-/// How long after it came an answer serves at least, an inactive one only who waited for it: two ticks, in which every worker
-/// looks for what it waits for.
+/// How long an answer serves after it has come, at the least. An inactive one serves only those who waited for it. It is two
+/// ticks, in which every worker looks for what it waits for.
 const HANDED_OVER_WITHIN: Duration = Duration::from_millis(500);
 
 /// The two tables, as one worker sees them.

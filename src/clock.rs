@@ -21,6 +21,16 @@ impl Instant {
         self.0
     }
 
+    /// The same as the bytes that shared data holds.
+    pub const fn to_le_bytes(self) -> [u8; 8] {
+        self.0.to_le_bytes()
+    }
+
+    /// The moment that [`Self::to_le_bytes`] gave these bytes for.
+    pub const fn from_le_bytes(bytes: [u8; 8]) -> Self {
+        Self(u64::from_le_bytes(bytes))
+    }
+
     /// The moment `duration` before this one; the clock's base if that is too far back.
     pub fn minus(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(whole_millis(duration)))

@@ -15,9 +15,9 @@
 //! answer that is kept, and costs one more call only where more events than a history names come while MAS is asked, or in the
 //! quarter of a second before.
 
-use std::{cell::Cell, time::Duration};
+use std::cell::Cell;
 
-use super::key_space::KeySpace;
+use super::{key_space::KeySpace, look::Look};
 use crate::{
     clock::Instant,
     host::{NotWritten, Store, update},
@@ -26,9 +26,6 @@ use crate::{
 
 /// The number of events in all.
 const EVENTS_KEY: &[u8] = b"matrix-edge-auth.events";
-
-/// How long a look at that number serves.
-const LOOK_LASTS: Duration = Duration::from_millis(250);
 
 /// Histories in all.
 const NUMBER: u32 = 16_384;
@@ -113,8 +110,8 @@ pub struct EndedTokens {
     keys: KeySpace,
     /// The number of events, as far as this worker knows.
     known: Cell<Point>,
-    /// When it was last read.
-    looked_at: Cell<Option<Instant>>,
+    /// The last look at it.
+    look: Look,
 }
 
 impl Default for EndedTokens {
@@ -122,7 +119,7 @@ impl Default for EndedTokens {
         Self {
             keys: KeySpace::new(b'h', NUMBER),
             known: Cell::default(),
-            looked_at: Cell::default(),
+            look: Look::default(),
         }
     }
 }
@@ -130,12 +127,11 @@ impl Default for EndedTokens {
 impl EndedTokens {
     /// Returns the present point, or one of the last quarter of a second.
     pub fn point(&self, store: &impl Store, now: Instant) -> Point {
-        let is_recent = |at: Instant| at <= now && now < at + LOOK_LASTS;
-        if !self.looked_at.get().is_some_and(is_recent) {
+        if !self.look.is_recent(now) {
             if let Some(events) = store.read(EVENTS_KEY) {
                 self.know(number(&events.value).unwrap_or_default());
             }
-            self.looked_at.set(Some(now));
+            self.look.note(now);
         }
         self.known.get()
     }
@@ -151,7 +147,7 @@ impl EndedTokens {
 
     /// Lets the next question go by the present number of events.
     pub fn look_again(&self) {
-        self.looked_at.set(None);
+        self.look.forget();
     }
 
     /// Notes an event.

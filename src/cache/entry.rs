@@ -92,7 +92,7 @@ impl Entry {
             latest,
             self.answered_at,
         ] {
-            writer.put(moment.as_millis().to_le_bytes());
+            writer.put(moment.to_le_bytes());
         }
         bytes.extend_from_slice(&head);
         self.answer.encode(&mut bytes)?;
@@ -176,7 +176,7 @@ impl EntryHead {
         let fingerprint = u64::from_le_bytes(reader.take()?);
         let digest = TokenDigest(reader.take()?);
         let user = UserKey(reader.take()?);
-        let mut moment = || Some(Instant::from_millis(u64::from_le_bytes(reader.take()?)));
+        let mut moment = || Some(Instant::from_le_bytes(reader.take()?));
         let (used_at, asked_at, kept_until) = (moment()?, moment()?, moment()?);
         let (earliest, latest, answered_at) = (moment()?, moment()?, moment()?);
         Some(Self {
@@ -221,7 +221,7 @@ pub fn set_kept_until(bytes: &mut [u8], kept_until: Instant) {
 fn set_moment(bytes: &mut [u8], offset: usize, moment: Instant) {
     let rest = bytes.get_mut(offset..);
     if let Some(field) = rest.and_then(|rest| rest.first_chunk_mut()) {
-        *field = moment.as_millis().to_le_bytes();
+        *field = moment.to_le_bytes();
     }
 }
 

@@ -22,7 +22,8 @@ pub struct Introspected {
     pub answer: Answer,
     /// How much longer the token lives, as of some moment between the two: see [`Answer::lifetime`].
     pub lifetime: Option<Lifetime>,
-    /// Whether no other worker has asked in between, so that one that asked before makes sure of that before it keeps "inactive".
+    /// The call was brief and under the lease, so no other worker has asked meanwhile. A worker that asked earlier looks for the
+    /// lease before it keeps its "inactive".
     pub is_only_answer: bool,
     /// Whose token it is, if it is active. Known here, since a digest costs as much as half a host call.
     pub(super) user: Option<UserKey>,

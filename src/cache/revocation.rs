@@ -69,7 +69,7 @@ impl Revocations {
             Revocation::All | Revocation::Inactive => {
                 update(store, NOBODY_KEY, &mut |stored| {
                     let latest = stored.and_then(moment).unwrap_or_default().max(now);
-                    latest.as_millis().to_le_bytes().to_vec()
+                    latest.to_le_bytes().to_vec()
                 })?;
                 self.kept.void(store)
             }
@@ -179,7 +179,7 @@ impl Slot {
     ///     41   n*24  devices: 16 bytes of key, 8 of milliseconds
     /// ```
     fn encode(&self) -> Vec<u8> {
-        let moment = |moment: Instant| moment.as_millis().to_le_bytes();
+        let moment = |moment: Instant| moment.to_le_bytes();
         let mut bytes = vec![FORMAT_VERSION];
         bytes.extend_from_slice(&moment(self.floor));
         if let Some((user, record)) = &self.record {
@@ -200,7 +200,7 @@ impl Slot {
         if *version != FORMAT_VERSION {
             return None;
         }
-        let moment = |bytes: &[u8; 8]| Instant::from_millis(u64::from_le_bytes(*bytes));
+        let moment = |bytes: &[u8; 8]| Instant::from_le_bytes(*bytes);
         let (floor, bytes) = bytes.split_first_chunk()?;
         let floor = moment(floor);
         if bytes.is_empty() {

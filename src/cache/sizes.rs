@@ -18,12 +18,12 @@
 //! What ends a session looks at the mark each time. What keeps the later one of two answers goes by a look that is no older
 //! than a quarter of a second: at worst the earlier answer, which a worker with a new size has just kept, stays for its TTL.
 
-use std::{
-    cell::{Cell, RefCell},
-    time::Duration,
-};
+use std::cell::RefCell;
 
-use super::mark::{Mark, Number};
+use super::{
+    look::Look,
+    mark::{Mark, Number},
+};
 use crate::{
     clock::Instant,
     host::{If, NotWritten, Store},
@@ -31,9 +31,6 @@ use crate::{
 
 /// Sizes in all. Each one costs a removal one reading.
 const MAX_SIZES: usize = 64;
-
-/// How long a look at the mark serves for what ends no session.
-const LOOK_LASTS: Duration = Duration::from_millis(250);
 
 /// How often the register is written again after another worker wrote first. There are few writes in the life of
 /// a process.
@@ -46,8 +43,8 @@ pub struct Sizes {
     mark: Mark,
     /// The register as it was last read, and the number that its mark had before.
     known: RefCell<(Number, Vec<u32>)>,
-    /// When the mark was last looked at for an answer.
-    looked_at: Cell<Option<Instant>>,
+    /// The last look at the mark, which serves what ends no session.
+    look: Look,
 }
 
 impl Sizes {
@@ -58,14 +55,14 @@ impl Sizes {
             key: format!("matrix-edge-auth.{name}.sizes"),
             mark: Mark::new(&format!("{name}.sizes")),
             known: RefCell::default(),
-            looked_at: Cell::default(),
+            look: Look::default(),
         }
     }
 
     /// Calls `each` with every number of buckets that was registered a quarter of a second ago or before, and with some that
     /// came since.
     pub fn for_each_known(&self, store: &impl Store, now: Instant, mut each: impl FnMut(u32)) {
-        if self.is_known(now)
+        if self.look.is_recent(now)
             && let Ok(known) = self.known.try_borrow()
         {
             known.1.iter().copied().for_each(&mut each);
@@ -74,22 +71,20 @@ impl Sizes {
         self.for_each(store, each);
         // Where the mark cannot be read, it is looked at again the next time.
         let is_read = self.known.try_borrow().is_ok_and(|known| known.0.is_some());
-        self.looked_at.set(is_read.then_some(now));
+        if is_read {
+            self.look.note(now);
+        } else {
+            self.look.forget();
+        }
     }
 
     /// Returns whether a look of the last quarter of a second found one number of buckets.
     pub fn is_only_one(&self, now: Instant) -> bool {
-        self.is_known(now)
+        self.look.is_recent(now)
             && self
                 .known
                 .try_borrow()
                 .is_ok_and(|known| known.1.len() == 1)
-    }
-
-    /// Returns whether there was a look at the mark lately.
-    fn is_known(&self, now: Instant) -> bool {
-        let is_recent = |at: Instant| at <= now && now < at + LOOK_LASTS;
-        self.looked_at.get().is_some_and(is_recent)
     }
 
     /// Calls `each` with every registered number of buckets.
@@ -111,7 +106,7 @@ impl Sizes {
         let number = self.enter(store, number)?;
         // Also if the number was there: the worker that entered it may not have come to this yet.
         self.mark.renew(store).ok()?;
-        self.looked_at.set(None);
+        self.look.forget();
         Some(number)
     }
 
@@ -163,6 +158,8 @@ fn decode(bytes: &[u8]) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::host::{Versioned, memory::MemoryStore};
 

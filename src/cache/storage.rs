@@ -42,8 +42,8 @@ impl SharedCache {
         let mut written = Written::default();
         if is_fresh || !asked.is_active() {
             written = own.put(store, &entry, now);
-            // An "inactive" that does not hold serves nobody, and tells an earlier "active" that it is one. An earlier
-            // "inactive" is as good: it finds nothing in its place that could serve.
+            // An "inactive" that does not hold serves nobody. An earlier "active" that comes later finds it, and does not serve
+            // either.
             written.is_superseded &= is_fresh;
         }
         let is_settled = asked.is_only_answer

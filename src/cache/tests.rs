@@ -79,6 +79,42 @@ fn life(answer: &Answer, times: &[f64]) -> String {
     times.iter().map(known).collect()
 }
 
+/// What docs/configuration.md says of `slots`: sessions that are used in turn push each other out where a bucket has more of
+/// them than places. Of so many the share varies little.
+#[test]
+fn with_four_times_as_many_slots_as_sessions_hardly_one_is_asked_about_again() {
+    const SESSIONS: u32 = 4_000;
+    for (times, share) in [(4, 0.0..0.005), (2, 0.02..0.09)] {
+        let store = MemoryStore::default();
+        let slots = SESSIONS * times;
+        let cache = SharedCache::new(
+            &config::Cache {
+                slots,
+                ..settings()
+            },
+            FINGERPRINT,
+        );
+        let answer = active(None);
+        let turn = |at: f64| {
+            let asks = |session: &u32| {
+                let digest = TokenDigest::of(&session.to_le_bytes());
+                if cache.lookup(&store, &digest, seconds(at)).is_some() {
+                    return false;
+                }
+                let (now, answer) = (seconds(at), answer.clone());
+                cache.store(&store, &Introspected::new(digest, now, now, answer, None));
+                true
+            };
+            (0..SESSIONS).filter(asks).count()
+        };
+        assert_eq!(turn(0.0), SESSIONS as usize);
+        for at in [10.0, 20.0, 30.0] {
+            let asked = turn(at) as f64 / f64::from(SESSIONS);
+            assert!(share.contains(&asked), "{times}: {asked}");
+        }
+    }
+}
+
 /// The call lasted from 0 to 3.
 #[test]
 fn an_inactive_answer_past_its_time_serves_who_waited_and_for_a_moment() {

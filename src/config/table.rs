@@ -448,7 +448,7 @@ pub(super) static SLOTS: Key<Count> = key(
         to: MAX_SLOTS,
         default: 65_536,
     },
-    "The size of the shared table of active answers. Give it twice as many slots as you have sessions.",
+    "The size of the shared table of active answers. Give it four times as many slots as you have sessions.",
 );
 
 pub(super) static NEGATIVE_SLOTS: Key<Count> = key(

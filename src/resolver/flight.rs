@@ -74,7 +74,8 @@ pub struct Flight<W> {
     pub call: CallContext,
     /// Who waits.
     pub waiters: SortedMap<WaiterId, Waiting<W>>,
-    /// Whether a request has joined the one that it began with, which may have left since. Their clients may differ.
+    /// Whether a request has joined what it began with: another request, which may have left since, or a renewal. Their clients
+    /// may differ.
     pub is_joined: bool,
     /// Whether another worker has told that it waits for the answer to this worker's call.
     pub is_wanted: bool,

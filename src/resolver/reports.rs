@@ -100,7 +100,7 @@ impl Told {
             ..Self::default()
         };
         for (at, bytes) in told.at.iter_mut().zip(moments.chunks_exact(8)) {
-            *at = Instant::from_millis(u64::from_le_bytes(bytes.try_into().ok()?));
+            *at = Instant::from_le_bytes(bytes.try_into().ok()?);
         }
         Some((u64::from_le_bytes(*fingerprint), told))
     }
@@ -109,7 +109,7 @@ impl Told {
         let mut bytes = fingerprint.to_le_bytes().to_vec();
         bytes.push(u8::from(self.is_failing));
         for at in self.at {
-            bytes.extend_from_slice(&at.as_millis().to_le_bytes());
+            bytes.extend_from_slice(&at.to_le_bytes());
         }
         bytes
     }

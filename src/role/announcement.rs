@@ -33,14 +33,14 @@ pub fn is_due(store: &impl Store, line: &str, now: Instant) -> bool {
             If::Unchanged(cas)
         }
     };
-    let value = [hash.as_slice(), &now.as_millis().to_le_bytes()].concat();
+    let value = [hash.as_slice(), &now.to_le_bytes()].concat();
     store.write(&key, &value, condition) != Err(NotWritten::Changed)
 }
 
 /// Returns when the line of this hash was written last, if its place tells.
 fn was_written(value: &[u8], hash: [u8; 16]) -> Option<Instant> {
     let at = value.strip_prefix(&hash)?.try_into().ok()?;
-    Some(Instant::from_millis(u64::from_le_bytes(at)))
+    Some(Instant::from_le_bytes(at))
 }
 
 #[cfg(test)]

@@ -51,8 +51,8 @@ use crate::{
     token::TokenDigest,
 };
 
-/// Safety margin of the coarse clock. A hit in the local cache uses the time of the last tick, which lags by no more than
-/// this in a worker that has pauses; within the margin of an entry's end the real clock is read.
+/// Safety margin of the coarse clock. A hit in the local cache uses the time that the last callback read, which lags by no more
+/// than this in a worker that has pauses; within the margin of an entry's end the real clock is read.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 /// The gateway role in one worker.

@@ -21,7 +21,7 @@ pub struct IntrospectionResponse<'a> {
     pub content_type: Option<&'a [u8]>,
     /// [`LIFETIME`](super::LIFETIME), if any.
     pub lifetime: Option<&'a [u8]>,
-    /// The body; `None` if it was not read, because it is larger than [`MAX_RESPONSE_BYTES`].
+    /// The body; `None` if it was not read, because it is larger than [`MAX_RESPONSE_BYTES`] or Envoy does not show it.
     pub body: Option<Cow<'a, [u8]>>,
 }
 

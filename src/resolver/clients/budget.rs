@@ -84,7 +84,7 @@ impl Count {
         let (charged, tags) = rest.split_first_chunk()?;
         Some(Self {
             client: ClientKey(*client),
-            until: Instant::from_millis(u64::from_le_bytes(*until)),
+            until: Instant::from_le_bytes(*until),
             charged: u32::from_le_bytes(*charged),
             tags: tags
                 .chunks_exact(4)
@@ -96,7 +96,7 @@ impl Count {
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(44 + 4 * self.tags.len());
         bytes.extend_from_slice(&self.client.0);
-        bytes.extend_from_slice(&self.until.as_millis().to_le_bytes());
+        bytes.extend_from_slice(&self.until.to_le_bytes());
         bytes.extend_from_slice(&self.charged.to_le_bytes());
         self.tags
             .iter()

@@ -80,7 +80,9 @@ impl<W> Resolver<W> {
         if failed_at < entry.asked_at {
             return None;
         }
-        self.refresh(cb, query);
+        if let Some(renewed) = self.refresh(cb, query) {
+            return Some(renewed);
+        }
         let verdict = Verdict::Active(entry);
         Some(self.found(query.digest, verdict, Provenance::Stale))
     }

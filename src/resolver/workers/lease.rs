@@ -142,7 +142,7 @@ impl Lease {
         let (holder, rest) = rest.split_first_chunk()?;
         let (moment, flags) = rest.split_first_chunk()?;
         let [flags] = <[u8; 1]>::try_from(flags).ok()?;
-        let moment = Instant::from_millis(u64::from_le_bytes(*moment));
+        let moment = Instant::from_le_bytes(*moment);
         Some(Self {
             key: *key,
             holder: u64::from_le_bytes(*holder),
@@ -171,7 +171,7 @@ impl Lease {
         let (at, last) = rest.split_at_mut(8);
         key.copy_from_slice(&self.key);
         holder.copy_from_slice(&self.holder.to_le_bytes());
-        at.copy_from_slice(&moment.as_millis().to_le_bytes());
+        at.copy_from_slice(&moment.to_le_bytes());
         last.copy_from_slice(&[flags]);
         bytes
     }

@@ -68,7 +68,7 @@ impl Hint {
         }
         if let Some(Word { before, at }) = word {
             for moment in [before, at] {
-                bytes.extend_from_slice(&moment.as_millis().to_le_bytes());
+                bytes.extend_from_slice(&moment.to_le_bytes());
             }
         }
         bytes
@@ -77,7 +77,7 @@ impl Hint {
     /// Reads a hint; `None` for one of another version of this module.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
-        let moment = |bytes: &[u8; 8]| Instant::from_millis(u64::from_le_bytes(*bytes));
+        let moment = |bytes: &[u8; 8]| Instant::from_le_bytes(*bytes);
         let with_word = |hint: fn(QuestionKey, Word) -> Self| {
             let (rest, at) = rest.split_last_chunk()?;
             let (key, before) = rest.split_last_chunk()?;
@@ -133,7 +133,7 @@ impl Registration {
         Some(Self {
             holder: u64::from_le_bytes(*holder),
             queue: QueueId(u32::from_le_bytes(*queue)),
-            until: Instant::from_millis(u64::from_le_bytes(until.try_into().ok()?)),
+            until: Instant::from_le_bytes(until.try_into().ok()?),
         })
     }
 
@@ -141,7 +141,7 @@ impl Registration {
         let mut bytes = Vec::with_capacity(BYTES);
         bytes.extend_from_slice(&self.holder.to_le_bytes());
         bytes.extend_from_slice(&self.queue.0.to_le_bytes());
-        bytes.extend_from_slice(&self.until.as_millis().to_le_bytes());
+        bytes.extend_from_slice(&self.until.to_le_bytes());
         bytes
     }
 }

@@ -29,10 +29,7 @@ pub(super) fn report_route<H: Host>(cb: &Callback<'_, H>, plugin: &Plugin) {
 #[inline(never)]
 fn report_route_to_injector<H: Host>(cb: &Callback<'_, H>, plugin: &Plugin) {
     let settings = &plugin.config.introspection;
-    if plugin.is_route_reported.get() {
-        return;
-    }
-    if plugin.is_route_looked_at.replace(true) {
+    if plugin.is_route_reported.get() || plugin.is_route_looked_at.replace(true) {
         return;
     }
     let cluster = cb.host.route_cluster();
