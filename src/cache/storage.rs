@@ -2,8 +2,7 @@
 
 use super::{
     Introspected, SharedCache,
-    entry::MAX_ANSWER_BYTES,
-    table::{Removed, Settled, Written},
+    table::{Fate, Removed, Settled, Written},
 };
 use crate::{host::Store, mas::introspection::Answer, metrics::Evicted, token::TokenDigest};
 
@@ -12,12 +11,8 @@ use crate::{host::Store, mas::introspection::Answer, metrics::Evicted, token::To
 pub struct StoreOutcome {
     /// An active answer for this token was dropped: other workers may still hold it.
     pub invalidated: bool,
-    /// The answer is in the shared cache.
-    pub stored: bool,
-    /// It is not, because the cache has the answer to a later question.
-    pub is_superseded: bool,
-    /// It is not, because it is longer than [`MAX_ANSWER_BYTES`].
-    pub is_too_long: bool,
+    /// What became of the answer.
+    pub fate: Fate,
     /// What had to make room for it.
     pub evicted: Vec<(Evicted, TokenDigest)>,
 }
@@ -44,7 +39,9 @@ impl SharedCache {
             written = own.put(store, &entry, now);
             // An "inactive" that does not hold serves nobody. An earlier "active" that comes later finds it, and does not serve
             // either.
-            written.is_superseded &= is_fresh;
+            if !is_fresh && written.fate != Fate::Stored {
+                written.fate = Fate::NotWritten;
+            }
         }
         let is_settled = asked.is_only_answer
             && asked.is_active()
@@ -60,7 +57,7 @@ impl SharedCache {
         };
         // Whose token it was decides what brings it back to life. Until this is written, whatever revives any user does.
         let user = removed.iter().find_map(|removed| removed.user);
-        if !asked.is_active() && user.is_some() && written.stored {
+        if !asked.is_active() && user.is_some() && written.fate == Fate::Stored {
             entry.user = user;
             let Written { evicted, .. } = written;
             written = own.put(store, &entry, now);
@@ -68,14 +65,11 @@ impl SharedCache {
         }
         if is_superseded {
             self.withdraw(store, asked);
-            written.stored = false;
-            written.is_superseded = true;
+            written.fate = Fate::Superseded;
         }
         StoreOutcome {
             invalidated: !asked.is_active() && !removed.is_empty(),
-            stored: written.stored,
-            is_superseded: written.is_superseded,
-            is_too_long: is_fresh && entry.answer.body().len() > MAX_ANSWER_BYTES,
+            fate: written.fate,
             evicted: written.evicted,
         }
     }

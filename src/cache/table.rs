@@ -66,15 +66,36 @@ pub struct Settled {
     pub is_superseded: bool,
 }
 
+/// What became of an answer that was to be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fate {
+    /// It is in the table.
+    Stored,
+    /// It is not, because there is the answer to a later question.
+    Superseded,
+    /// It is not, because it is longer than [`MAX_ANSWER_BYTES`](super::entry::MAX_ANSWER_BYTES).
+    TooLong,
+    /// It is not: it has no time left, shared data takes none, or other workers wrote in between too often.
+    #[default]
+    NotWritten,
+}
+
 /// What writing an answer did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// The answer is in the table.
-    pub stored: bool,
-    /// It is not, because the table has the answer to a later question.
-    pub is_superseded: bool,
+    /// What became of it.
+    pub fate: Fate,
     /// What had to make room for it, and which token each was about.
     pub evicted: Vec<(Evicted, TokenDigest)>,
+}
+
+impl From<Fate> for Written {
+    fn from(fate: Fate) -> Self {
+        Self {
+            fate,
+            evicted: Vec::new(),
+        }
+    }
 }
 
 /// A table. Workers with the same name and size share it.
@@ -180,8 +201,11 @@ impl Table {
     /// worker may keep for itself what it made of that. While it does, the token has an entry here that an
     /// invalidation finds, or that counts as live when it is given up.
     pub fn put(&self, store: &impl Store, entry: &Entry, now: Instant) -> Written {
-        let (Some(mut bytes), Some(buckets)) = (entry.encode(), self.buckets(store)) else {
-            return Written::default();
+        let Some(mut bytes) = entry.encode() else {
+            return Fate::TooLong.into();
+        };
+        let Some(buckets) = self.buckets(store) else {
+            return Fate::NotWritten.into();
         };
         let key = entry.question();
         let mut missed = self.misses.take(&key.digest).map(|miss| miss.bucket);
@@ -199,10 +223,7 @@ impl Table {
                 };
                 if head.answers(&key) {
                     if head.asked_at > entry.asked_at {
-                        return Written {
-                            is_superseded: true,
-                            ..Written::default()
-                        };
+                        return Fate::Superseded.into();
                     }
                     kept_until = kept_until.max(head.kept_until);
                     is_kept = head.is_kept;
@@ -239,14 +260,13 @@ impl Table {
                 Err(NotWritten::Refused) => break,
                 Ok(()) => {
                     return Written {
-                        stored: true,
+                        fate: Fate::Stored,
                         evicted,
-                        ..Written::default()
                     };
                 }
             }
         }
-        Written::default()
+        Fate::NotWritten.into()
     }
 
     /// Takes out the answers to this question that were asked for at that moment or before, under every size of the
@@ -493,9 +513,12 @@ mod tests {
             for number in 0..others {
                 assert!(!is_there(&number.to_le_bytes()));
             }
-            assert!(other.put(&store, &entry(b"theirs", 60), NOW).stored);
+            assert_eq!(
+                other.put(&store, &entry(b"theirs", 60), NOW).fate,
+                Fate::Stored
+            );
             for token in [&b"first"[..], b"mine"] {
-                assert!(table.put(&store, &entry(token, 60), NOW).stored);
+                assert_eq!(table.put(&store, &entry(token, 60), NOW).fate, Fate::Stored);
             }
             for token in [&b"first"[..], b"mine", b"theirs"] {
                 assert!(is_there(token), "after {others} others");
@@ -761,7 +784,7 @@ mod tests {
         };
         for fingerprint in [1, 2, 3, 1] {
             let written = table.put(&store, &of(fingerprint, 100), NOW);
-            assert!(written.stored && written.evicted.is_empty());
+            assert_eq!(written, Fate::Stored.into());
         }
         let answered = || {
             let of = [1, 2, 3].map(|fingerprint| of(fingerprint, 0).question());

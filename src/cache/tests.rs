@@ -1,6 +1,6 @@
 //! The two tables together, with a store in memory.
 
-use super::*;
+use super::{table::Fate, *};
 use crate::{
     host::memory::MemoryStore,
     mas::{introspection::InactiveAnswer, provisioning::Revocation},
@@ -258,7 +258,10 @@ fn an_answer_to_an_earlier_question_takes_the_place_of_none() {
             let (asked_at, answered_at) = (seconds(0.999), seconds(3.0));
             let asked = Introspected::new(digest, asked_at, answered_at, earlier.clone(), None);
             let outcome = late.store(&store, &asked);
-            assert!(outcome.is_superseded && !outcome.stored && !outcome.invalidated);
+            assert_eq!(
+                (outcome.fate, outcome.invalidated),
+                (Fate::Superseded, false)
+            );
             assert!(expected.is_some() && find() == expected);
         }
     }
@@ -429,11 +432,11 @@ fn an_inactive_answer_that_does_not_hold_is_there_for_earlier_answers_only() {
         cache.store(&store, &asked)
     };
     for asked_at in [2.0, 1.5] {
-        assert!(!outcome(asked_at, inactive()).is_superseded);
+        assert_ne!(outcome(asked_at, inactive()).fate, Fate::Superseded);
         assert_eq!(cache.lookup(&store, &token, seconds(3.0)), None);
     }
-    assert!(outcome(1.0, active(None)).is_superseded);
-    assert!(outcome(2.5, active(None)).stored);
+    assert_eq!(outcome(1.0, active(None)).fate, Fate::Superseded);
+    assert_eq!(outcome(2.5, active(None)).fate, Fate::Stored);
 }
 
 #[test]

@@ -257,7 +257,7 @@ impl Workers {
 mod tests {
     use super::{membership::Word, *};
     use crate::{
-        cache::Introspected,
+        cache::{Introspected, table::Fate},
         config,
         host::{QueueId, Runtime as _, fake::FakeHost},
         mas::introspection::Answer,
@@ -307,7 +307,8 @@ mod tests {
         let answer = Answer::parse(br#"{"active":true,"username":"alice"}"#.to_vec()).unwrap();
         let lifetime = answer.lifetime(None);
         let introspected = Introspected::new(token(), host.now(), host.now(), answer, lifetime);
-        assert!(upstream.cache.store(host, &introspected).stored);
+        let outcome = upstream.cache.store(host, &introspected);
+        assert_eq!(outcome.fate, Fate::Stored);
     }
 
     fn acquire(worker: &mut Workers, host: &FakeHost, upstream: &Upstream) -> Acquisition {

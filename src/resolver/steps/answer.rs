@@ -4,8 +4,11 @@ use std::{rc::Rc, time::Duration};
 
 use crate::{
     cache::{
-        Cached, Introspected, SharedCache, StoreOutcome, ended::Event, epoch::Subject,
-        question::QuestionKey, table::Removed,
+        Cached, Introspected, SharedCache, StoreOutcome,
+        ended::Event,
+        epoch::Subject,
+        question::QuestionKey,
+        table::{Fate, Removed},
     },
     host::{Backend, Callback},
     mas::introspection::Answer,
@@ -81,11 +84,11 @@ impl<W> Resolver<W> {
         });
         if !is_revoked || flight.call.is_repeated && !is_late(introspected) {
             let outcome = self.store(cb, &upstream, introspected);
-            kept.is_stored = outcome.stored;
+            kept.is_stored = outcome.fate == Fate::Stored;
             // Telling of what it pushed out, this worker has read the epochs anew: it would miss that another worker has
             // pushed out this answer meanwhile. So it keeps none of it for itself.
-            kept.is_cached = outcome.stored && !is_revoked && outcome.evicted.is_empty();
-            if outcome.is_superseded {
+            kept.is_cached = kept.is_stored && !is_revoked && outcome.evicted.is_empty();
+            if outcome.fate == Fate::Superseded {
                 kept.standing = Standing::Superseded;
             }
         }
@@ -148,7 +151,7 @@ impl<W> Resolver<W> {
         for (evicted, _) in &outcome.evicted {
             cb.host.count(Metric::Evicted(table, *evicted));
         }
-        if outcome.is_too_long {
+        if outcome.fate == Fate::TooLong {
             cb.host.count(Metric::TooLong(table));
             self.long_answers
                 .note(introspected.answer.body().len(), cb.now());
