@@ -30,6 +30,9 @@ pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
 /// Requests that may wait in one worker. One client has no more than its share of these places.
 pub const MAX_WAITERS: usize = 16_384;
 
+/// Flights that a worker which no hint reaches looks at in each tick, at the most: each costs several readings.
+const MAX_LOOKS: usize = 256;
+
 /// Where the answer to a flight comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -281,6 +284,20 @@ impl<W> Flights<W> {
     /// Returns the flights, to change what they wait for.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flight<W>> {
         self.flights.iter_mut().map(|(_, flight)| &mut **flight)
+    }
+
+    /// Lets the flights that are answered elsewhere be looked at in this callback, [`MAX_LOOKS`] at the most, since no hint may have
+    /// told of their answers. The others are looked at when their leases end.
+    pub fn look_again(&mut self, now: Instant) {
+        let awaited = self.flights.iter_mut().filter_map(|(_, flight)| {
+            let State::AwaitingPeer { check_at } = &mut flight.state else {
+                return None;
+            };
+            Some(check_at)
+        });
+        for check_at in awaited.take(MAX_LOOKS) {
+            *check_at = now;
+        }
     }
 
     /// Takes out a flight that is answered elsewhere and should be looked at.

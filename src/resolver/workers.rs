@@ -84,6 +84,16 @@ impl Workers {
         }
     }
 
+    /// Returns whether hints may not have reached this worker since this was last asked.
+    pub fn has_missed_hints(&mut self) -> bool {
+        self.membership.has_missed_hints()
+    }
+
+    /// Returns whether other workers can tell this one that they wait.
+    pub fn can_be_told(&self) -> bool {
+        self.membership.has_seat()
+    }
+
     /// Notes that a root context has ended.
     pub fn on_root_end(&mut self, root: RootId) {
         self.membership.root_ended(root);
@@ -149,7 +159,7 @@ impl Workers {
 
     /// A lease may be left to run out if another worker that waits for it can tell this one so.
     fn loosely(&self) -> Leased {
-        if self.membership.has_seat() {
+        if self.can_be_told() {
             Leased::Loosely
         } else {
             Leased::Tightly

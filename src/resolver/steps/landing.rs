@@ -72,7 +72,8 @@ impl<W> Resolver<W> {
             self.limits.charge(cb, &flight.call, &cached);
         }
         // A lease that nobody waits for may run out: who finds it will tell. A void answer is of no use to who comes.
-        let is_loose = flight.leased() == Leased::Loosely && !flight.is_wanted;
+        let is_loose =
+            flight.leased() == Leased::Loosely && !flight.is_wanted && self.workers.can_be_told();
         if !(is_loose && kept.is_stored && !is_revoked) {
             let stored = Tombstone::Stored(introspected.answered_at);
             let tombstone = kept.is_stored.then_some(stored);

@@ -1201,3 +1201,64 @@ fn an_inactive_answer_that_does_not_hold_voids_no_other() {
         "MAS is not asked again"
     );
 }
+
+/// One worker asks about a token, and another one waits for the answer.
+fn one_waits_for_the_other(
+    host: &Rc<FakeHost>,
+    [one, two]: [&mut Worker; 2],
+) -> (u32, Rc<Upstream>) {
+    let upstream = upstream(&json!({"cache": {"negative_ttl": "0s"}}), GATEWAY);
+    one.ask(&upstream, TOKENS[0], &ALICE);
+    let waiting = two.ask(&upstream, TOKENS[0], &BOB);
+    assert_eq!((one.calls(), two.end(waiting)), (1, None));
+    host.advance(Duration::from_millis(100));
+    (waiting, upstream)
+}
+
+/// There are more workers than seats, or queues cannot be had. At the end of the lease the answer would serve nobody any more.
+#[test]
+fn a_worker_that_no_hint_reaches_looks_at_each_tick() {
+    let host = Rc::<FakeHost>::default();
+    host.has_no_queues.set(true);
+    let [mut one, mut two] = seated(&host);
+    let (waiting, _) = one_waits_for_the_other(&host, [&mut one, &mut two]);
+    two.pass(250);
+    assert_eq!((two.calls(), two.end(waiting)), (1, None));
+    one.answer(200, INACTIVE);
+    two.pass(250);
+    assert_eq!(two.end(waiting), Some(&End::Inactive));
+    assert_eq!(two.calls(), 0, "MAS is asked once");
+}
+
+/// An update ends the root whose queue reaches the worker. Another root is there, so at its next tick it has a seat again.
+#[test]
+fn a_worker_whose_seat_goes_with_a_root_misses_no_answer() {
+    for takes_seat_before_tick in [false, true] {
+        let host = Rc::<FakeHost>::default();
+        let [mut one, mut two] = seated(&host);
+        let (waiting, _) = one_waits_for_the_other(&host, [&mut one, &mut two]);
+        two.resolver.workers.on_root_end(ROOT);
+        // The hint is sent to the queue that has gone.
+        one.answer(200, INACTIVE);
+        if takes_seat_before_tick {
+            two.call_back(|cb, resolver| resolver.start(cb));
+        }
+        two.pass(250);
+        assert_eq!(two.end(waiting), Some(&End::Inactive));
+        assert_eq!(two.calls(), 0, "MAS is asked once");
+    }
+}
+
+/// The other way round: who waits cannot tell the worker that asks, so that one hints everybody.
+#[test]
+fn a_worker_whose_seat_goes_while_it_asks_hints_those_who_wait() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    one.resolver.workers.on_root_end(ROOT);
+    one.call_back(|cb, resolver| resolver.start(cb));
+    let (waiting, _) = one_waits_for_the_other(&host, [&mut one, &mut two]);
+    one.resolver.workers.on_root_end(ROOT);
+    one.answer(200, INACTIVE);
+    read_hints(&mut two, 2);
+    assert_eq!(two.end(waiting), Some(&End::Inactive));
+}

@@ -114,6 +114,8 @@ pub struct Membership {
     /// The others, and their queues.
     others: Vec<(u64, QueueId)>,
     others_read_at: Option<Instant>,
+    /// Its seat went with a root since that was last asked.
+    has_lost_seat: bool,
     /// When this worker read the others: the number of the first seat that no worker had ever taken, or of one whose worker
     /// had not registered its queue yet.
     free: u32,
@@ -164,7 +166,15 @@ impl Membership {
 
     /// Notes that a root context has gone: a queue it registered no longer reaches this worker.
     pub fn root_ended(&mut self, root: RootId) {
-        self.seat = self.seat.filter(|seat| seat.root != root);
+        if self.seat.take_if(|seat| seat.root == root).is_some() {
+            self.has_lost_seat = true;
+        }
+    }
+
+    /// Returns whether hints may not have reached this worker since this was last asked: there is no seat for it, or it had none for
+    /// a while.
+    pub fn has_missed_hints(&mut self) -> bool {
+        std::mem::take(&mut self.has_lost_seat) || self.seat.is_none()
     }
 
     /// Sends a hint to every other worker, also to one that has just taken a new seat. A worker that has taken over the seat of
