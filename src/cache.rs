@@ -44,7 +44,7 @@ use self::{
 };
 pub use self::{
     introspected::Introspected,
-    known::{ActiveEntry, Awaited, Cached},
+    known::{ActiveEntry, Awaited, Cached, Serves},
     storage::StoreOutcome,
 };
 use crate::{

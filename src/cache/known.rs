@@ -48,10 +48,29 @@ pub struct ActiveEntry {
 pub struct Awaited {
     /// What it knows.
     pub cached: Cached,
-    /// It serves only those of them that came before this moment. `None`: it serves everybody.
-    pub serves_before: Option<Instant>,
-    /// What MAS has told of users since the question voids the answer.
-    pub is_void: bool,
+    /// Whom it serves.
+    pub serves: Serves,
+}
+
+/// Which of the requests that waited an answer serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// All of them, and those that come.
+    Everybody,
+    /// Those that came before this moment, since it was past its time as it came.
+    Late(Instant),
+    /// Those that came before this moment, since what MAS has told of users after it voids the answer.
+    Void(Instant),
+}
+
+impl Serves {
+    /// Returns whether it serves a request that has waited since then.
+    pub fn includes(self, since: Instant) -> bool {
+        match self {
+            Self::Everybody => true,
+            Self::Late(moment) | Self::Void(moment) => since < moment,
+        }
+    }
 }
 
 impl From<Cached> for Awaited {
@@ -59,8 +78,7 @@ impl From<Cached> for Awaited {
     fn from(cached: Cached) -> Self {
         Self {
             cached,
-            serves_before: None,
-            is_void: false,
+            serves: Serves::Everybody,
         }
     }
 }

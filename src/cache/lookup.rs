@@ -1,8 +1,8 @@
 //! How the shared cache is read: a fresh answer, one for those who waited for it, or a stale one.
 
 use super::{
-    ActiveEntry, Awaited, Cached, HANDED_OVER_WITHIN, SharedCache, entry::Entry, epoch::Epochs,
-    table::Table,
+    ActiveEntry, Awaited, Cached, HANDED_OVER_WITHIN, Serves, SharedCache, entry::Entry,
+    epoch::Epochs, table::Table,
 };
 use crate::{
     clock::Instant,
@@ -68,22 +68,20 @@ impl SharedCache {
             let entry = table.find(store, &key, now)?;
             let fresh_until = self.fresh_until(&entry);
             let is_late = now >= fresh_until && self.is_valid_inactive(store, &entry);
-            let serves_before = if is_late {
-                entry.answered_at
+            let serves = if is_late {
+                Serves::Late(entry.answered_at)
             } else {
-                entry.asked_at
+                Serves::Void(entry.asked_at)
             };
             // `negative_ttl` may be over as the answer comes.
             let end = match entry.answer {
                 Answer::Active(_) => fresh_until,
                 Answer::Inactive(_) => fresh_until.max(entry.answered_at + HANDED_OVER_WITHIN),
             };
-            let holds = since < serves_before && !entry.is_doubted && now < end;
+            let holds = serves.includes(since) && !entry.is_doubted && now < end;
             holds.then(|| Awaited {
                 cached: self.cached(entry),
-                serves_before: Some(serves_before),
-                // It serves no other request, although it is no late one.
-                is_void: !is_late,
+                serves,
             })
         };
         find(&self.active).or_else(|| find(&self.negative))

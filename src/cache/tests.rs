@@ -135,10 +135,10 @@ fn an_inactive_answer_past_its_time_serves_who_waited_and_for_a_moment() {
         );
         let awaited = cache.lookup_awaited(&store, &digest, seconds(since), seconds(now))?;
         assert_eq!(awaited.cached, Cached::Inactive(InactiveAnswer::default()));
-        Some((awaited.serves_before?, awaited.is_void))
+        Some(awaited.serves)
     };
     for since in [0.0, 1.0, 2.999] {
-        assert_eq!(awaited(since, 3.499), Some((seconds(3.0), false)));
+        assert_eq!(awaited(since, 3.499), Some(Serves::Late(seconds(3.0))));
         assert_eq!(awaited(since, 3.5), None);
     }
     assert_eq!(awaited(3.0, 3.1), None, "it came later");
@@ -155,7 +155,7 @@ fn an_inactive_answer_past_its_time_serves_who_waited_and_for_a_moment() {
         .add(&store, &alice, &back, seconds(4.3))
         .unwrap();
     for since in [0.0, 3.999] {
-        assert_eq!(awaited(since, 5.099), Some((seconds(4.0), true)));
+        assert_eq!(awaited(since, 5.099), Some(Serves::Void(seconds(4.0))));
         assert_eq!(awaited(since, 5.1), None);
     }
     assert_eq!(awaited(4.0, 4.7), None, "it may have been told of the user");

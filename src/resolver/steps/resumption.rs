@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::{answer::HEARD_WITHIN, queued::LINE_TIMEOUT, stand_in::overloaded};
 use crate::{
-    cache::{ActiveEntry, Awaited, question::QuestionKey},
+    cache::{ActiveEntry, Awaited, Serves, question::QuestionKey},
     clock::Instant,
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
@@ -71,24 +71,19 @@ impl<W> Resolver<W> {
         mut flight: Pending<W>,
         awaited: Awaited,
     ) {
-        let Awaited {
-            cached,
-            serves_before,
-            is_void,
-        } = awaited;
+        let Awaited { cached, serves } = awaited;
         self.limits.charge(cb, &flight.call, &cached);
+        let upstream = Rc::clone(&flight.call.upstream);
         // A request that came after a void answer's question may have been told what voids it, and one that came after a late
         // answer has not waited for it.
-        let is_served =
-            |waiting: &Waiting<W>| serves_before.is_none_or(|moment| waiting.since < moment);
-        let upstream = Rc::clone(&flight.call.upstream);
         let served = flight
             .waiters
-            .take(&|waiting| is_of(waiting, &upstream) && is_served(waiting));
-        if is_void && upstream.is_kept_by_reader {
+            .take(&|waiting| is_of(waiting, &upstream) && serves.includes(waiting.since));
+        if upstream.is_kept_by_reader && matches!(serves, Serves::Void(_)) {
             self.resolve_without_verdict(cb, &key.digest, served, NoVerdict::Outdated);
         } else {
-            self.resolve_waiters(&key.digest, served, cached, serves_before.is_none());
+            let is_cached = serves == Serves::Everybody;
+            self.resolve_waiters(&key.digest, served, cached, is_cached);
         }
         self.resume(cb, key, flight);
     }
