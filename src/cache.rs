@@ -63,7 +63,7 @@ use crate::{
 const REFRESH_AHEAD: Duration = Duration::from_secs(6);
 
 /// How long an answer serves after it has come, at the least. An inactive one serves only those who waited for it. It is two
-/// ticks, in which every worker looks for what it waits for.
+/// ticks: a hint comes at once, and a worker that may have missed one looks at its next tick.
 const HANDED_OVER_WITHIN: Duration = Duration::from_millis(500);
 
 /// The two tables, as one worker sees them.

@@ -284,9 +284,7 @@ impl<W> Resolver<W> {
     pub fn on_tick<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         let now = cb.now();
         self.workers.attend(cb);
-        if self.workers.has_missed_hints() {
-            self.flights.look_again(now);
-        }
+        self.look_for_awaited(cb);
         self.forgive_lag(now);
         // A root that has ended left its calls free. Nobody is refused for want of one.
         self.start_queued(cb);

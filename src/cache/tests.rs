@@ -80,7 +80,8 @@ fn life(answer: &Answer, times: &[f64]) -> String {
 }
 
 /// What docs/configuration.md says of `slots`: sessions that are used in turn push each other out where a bucket has more of
-/// them than places. Of so many the share varies little.
+/// them than places. The store in
+/// memory gives the same secret in each run, so the shares are the same in each.
 #[test]
 fn with_four_times_as_many_slots_as_sessions_hardly_one_is_asked_about_again() {
     const SESSIONS: u32 = 4_000;

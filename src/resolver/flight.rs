@@ -286,18 +286,18 @@ impl<W> Flights<W> {
         self.flights.iter_mut().map(|(_, flight)| &mut **flight)
     }
 
-    /// Lets the flights that are answered elsewhere be looked at in this callback, [`MAX_LOOKS`] at the most, since no hint may have
-    /// told of their answers. The others are looked at when their leases end.
-    pub fn look_again(&mut self, now: Instant) {
-        let awaited = self.flights.iter_mut().filter_map(|(_, flight)| {
-            let State::AwaitingPeer { check_at } = &mut flight.state else {
-                return None;
-            };
-            Some(check_at)
-        });
-        for check_at in awaited.take(MAX_LOOKS) {
-            *check_at = now;
-        }
+    /// Returns the questions that are answered elsewhere, 256 of them at the most.
+    pub fn awaited(&self) -> Vec<QuestionKey> {
+        let is_awaited = |flight: &Flight<W>| matches!(flight.state, State::AwaitingPeer { .. });
+        let awaited = self.flights.iter().filter(|(_, flight)| is_awaited(flight));
+        awaited.take(MAX_LOOKS).map(|(key, _)| *key).collect()
+    }
+
+    /// Lets the lease of every call be released in any case.
+    pub fn hold_all_tightly(&mut self) {
+        self.iter_mut()
+            .filter(|flight| flight.leased() == Leased::Loosely)
+            .for_each(Flight::hold_tightly);
     }
 
     /// Takes out a flight that is answered elsewhere and should be looked at.

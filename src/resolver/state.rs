@@ -34,6 +34,8 @@ pub struct Resolver<W> {
     pub(super) reports: Reports,
     /// When this worker last looked at deadlines.
     pub(super) ticked_at: Option<Instant>,
+    /// When this worker last looked for answers of which no hint may have told.
+    pub(super) looked_at: Option<Instant>,
     /// How many requests have gone on before their question was resolved: the number of the next.
     pub(super) passed: u64,
     pub(super) resolutions: VecDeque<Resolution<W>>,
@@ -50,6 +52,7 @@ impl<W> Default for Resolver<W> {
             long_answers: LongAnswers::default(),
             reports: Reports::default(),
             ticked_at: None,
+            looked_at: None,
             passed: 0,
             resolutions: VecDeque::new(),
         }

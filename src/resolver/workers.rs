@@ -1,7 +1,8 @@
 //! What the workers of one process agree on: who calls MAS about a question, and which answers no longer hold.
 //!
 //! A lease in shared data decides who calls, hints tell the others, and epochs void what they keep for
-//! themselves. All of it only saves time: a worker that hears nothing reads shared data at its next tick.
+//! themselves. All of it only saves time: a worker that hears nothing reads the epochs at its next tick, and looks for an answer
+//! when the lease ends.
 
 pub mod lease;
 pub mod membership;

@@ -66,7 +66,7 @@ impl<W> Resolver<W> {
         None
     }
 
-    /// Returns a stale answer at once if MAS has lately failed to renew it. Starts one retry in the background
+    /// Returns a stale answer at once if MAS has lately failed to renew it, or what another worker has stored just now. Starts one retry in the background
     /// at the most.
     pub(in crate::resolver) fn lookup_stale<H: Backend>(
         &mut self,

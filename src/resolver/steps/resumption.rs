@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::{answer::HEARD_WITHIN, queued::LINE_TIMEOUT, stand_in::overloaded};
+use super::{answer::HEARD_WITHIN, lag::TICK, queued::LINE_TIMEOUT, stand_in::overloaded};
 use crate::{
     cache::{ActiveEntry, Awaited, Serves, question::QuestionKey},
     clock::Instant,
@@ -33,6 +33,31 @@ impl<W> Resolver<W> {
         if let Some((_, waiting)) = flight.waiters.first() {
             let upstream = Rc::clone(&waiting.upstream);
             self.resume_as(cb, key, flight, upstream);
+        }
+    }
+
+    /// Looks for the answers of other workers if no hint may have told of them. Who finds none waits on, until the lease ends.
+    /// Others may have told this worker in vain that they wait, so its leases are released with the calls.
+    pub(in crate::resolver) fn look_for_awaited<H: Backend>(&mut self, cb: &Callback<'_, H>) {
+        let now = cb.now();
+        // Ticks come more often than that where there are several roots, and where one is hurried.
+        let is_early = self.looked_at.is_some_and(|at| now.since(at) < TICK / 2);
+        if is_early || !self.workers.has_missed_hints() {
+            return;
+        }
+        self.looked_at = Some(now);
+        self.flights.hold_all_tightly();
+        for key in self.flights.awaited() {
+            let Some(mut flight) = self.flights.take_awaiting(&key) else {
+                continue;
+            };
+            if let Some((_, waiting)) = flight.waiters.first() {
+                flight.call.upstream = Rc::clone(&waiting.upstream);
+            }
+            match look_again(cb, &key, &flight) {
+                Some(awaited) => self.hand_out(cb, key, flight, awaited),
+                None => self.flights.insert(key, flight),
+            }
         }
     }
 

@@ -1252,13 +1252,94 @@ fn a_worker_whose_seat_goes_with_a_root_misses_no_answer() {
 /// The other way round: who waits cannot tell the worker that asks, so that one hints everybody.
 #[test]
 fn a_worker_whose_seat_goes_while_it_asks_hints_those_who_wait() {
+    for takes_seat_again in [false, true] {
+        let host = Rc::<FakeHost>::default();
+        let [mut one, mut two] = seated(&host);
+        let (waiting, _) = one_waits_for_the_other(&host, [&mut one, &mut two]);
+        one.resolver.workers.on_root_end(ROOT);
+        if takes_seat_again {
+            one.call_back(|cb, resolver| resolver.start(cb));
+        }
+        one.answer(200, INACTIVE);
+        read_hints(&mut two, 2);
+        assert_eq!(two.end(waiting), Some(&End::Inactive));
+    }
+}
+
+/// Hints of the time before it had a seat are lost.
+#[test]
+fn a_worker_that_takes_its_first_seat_misses_no_answer() {
+    let host = Rc::<FakeHost>::default();
+    host.has_no_queues.set(true);
+    let [mut one, mut two] = seated(&host);
+    let (waiting, _) = one_waits_for_the_other(&host, [&mut one, &mut two]);
+    two.pass(250);
+    assert_eq!((two.calls(), two.end(waiting)), (1, None));
+    one.answer(200, INACTIVE);
+    host.has_no_queues.set(false);
+    two.tick_for(1_000);
+    assert_eq!(two.calls(), 0, "MAS is asked once");
+    assert_eq!(two.end(waiting), Some(&End::Inactive));
+}
+
+/// The word that the other one waits went to a queue that calls nobody.
+#[test]
+fn a_worker_whose_seat_goes_and_comes_while_it_asks_hints_those_who_wait() {
     let host = Rc::<FakeHost>::default();
     let [mut one, mut two] = seated(&host);
+    let upstream = upstream(&json!({"cache": {"negative_ttl": "0s"}}), GATEWAY);
+    one.ask(&upstream, TOKENS[0], &ALICE);
     one.resolver.workers.on_root_end(ROOT);
-    one.call_back(|cb, resolver| resolver.start(cb));
-    let (waiting, _) = one_waits_for_the_other(&host, [&mut one, &mut two]);
-    one.resolver.workers.on_root_end(ROOT);
+    let waiting = two.ask(&upstream, TOKENS[0], &BOB);
+    host.advance(Duration::from_millis(100));
+    one.pass(0);
     one.answer(200, INACTIVE);
     read_hints(&mut two, 2);
+    assert_eq!(two.end(waiting), Some(&End::Inactive));
+    assert_eq!(two.calls(), 0, "MAS is asked once");
+}
+
+/// A look is no question, so nobody is refused or put in line for want of a free call.
+#[test]
+fn a_look_without_a_free_call_ends_no_wait() {
+    // At the end of the lease the homeserver's question would go on to MAS, and a client's into the line.
+    for (admission, ticks) in [(HOMESERVER, 1), (GATEWAY, 3)] {
+        let host = Rc::<FakeHost>::default();
+        host.has_no_queues.set(true);
+        let [mut one, mut two] = seated(&host);
+        let upstream = upstream(&json!({"introspection": {"max_in_flight": 1}}), admission);
+        one.ask(&upstream, TOKENS[0], &ALICE);
+        let waiting = two.ask(&upstream, TOKENS[0], &BOB);
+        // Its only call.
+        two.ask(&upstream, TOKENS[1], &BOB);
+        assert_eq!(two.calls(), 2);
+        for _ in 0..ticks {
+            two.pass(250);
+            one.pass(0);
+            assert_eq!(two.end(waiting), None, "{admission:?}");
+        }
+        host.advance(Duration::from_millis(100));
+        one.answer(200, ACTIVE);
+        two.pass(250);
+        let end = two.end(waiting);
+        assert!(
+            matches!(end, Some(End::Active(_))),
+            "{admission:?}: {end:?}"
+        );
+    }
+}
+
+/// A tick that is hurried comes after a millisecond.
+#[test]
+fn a_worker_that_no_hint_reaches_does_not_look_at_every_hurried_tick() {
+    let host = Rc::<FakeHost>::default();
+    host.has_no_queues.set(true);
+    let [mut one, mut two] = seated(&host);
+    let (waiting, _) = one_waits_for_the_other(&host, [&mut one, &mut two]);
+    two.pass(150);
+    one.answer(200, INACTIVE);
+    two.pass(1);
+    assert_eq!(two.end(waiting), None);
+    two.pass(124);
     assert_eq!(two.end(waiting), Some(&End::Inactive));
 }

@@ -114,8 +114,8 @@ pub struct Membership {
     /// The others, and their queues.
     others: Vec<(u64, QueueId)>,
     others_read_at: Option<Instant>,
-    /// Its seat went with a root since that was last asked.
-    has_lost_seat: bool,
+    /// It had no seat for a while since that was last asked.
+    has_lacked_seat: bool,
     /// When this worker read the others: the number of the first seat that no worker had ever taken, or of one whose worker
     /// had not registered its queue yet.
     free: u32,
@@ -162,19 +162,20 @@ impl Membership {
             Some(seat) => self.renew(host, holder, seat, now),
             None => self.seat = take_seat(host, holder, root, now),
         }
+        self.has_lacked_seat |= self.seat.is_none();
     }
 
     /// Notes that a root context has gone: a queue it registered no longer reaches this worker.
     pub fn root_ended(&mut self, root: RootId) {
         if self.seat.take_if(|seat| seat.root == root).is_some() {
-            self.has_lost_seat = true;
+            self.has_lacked_seat = true;
         }
     }
 
     /// Returns whether hints may not have reached this worker since this was last asked: there is no seat for it, or it had none for
     /// a while.
     pub fn has_missed_hints(&mut self) -> bool {
-        std::mem::take(&mut self.has_lost_seat) || self.seat.is_none()
+        std::mem::replace(&mut self.has_lacked_seat, self.seat.is_none())
     }
 
     /// Sends a hint to every other worker, also to one that has just taken a new seat. A worker that has taken over the seat of
@@ -204,9 +205,9 @@ impl Membership {
         }
     }
 
-    /// Returns whether this worker has a seat, so that hints reach it.
+    /// Returns whether this worker has a seat and has missed no hint, as far as [`Self::has_missed_hints`] has not told of it yet.
     pub fn has_seat(&self) -> bool {
-        self.seat.is_some()
+        self.seat.is_some() && !self.has_lacked_seat
     }
 
     fn queue_of(&self, holder: u64) -> Option<QueueId> {
@@ -457,6 +458,8 @@ mod tests {
         assert_eq!(number(&stalled), None, "taken over");
         heartbeat(&mut stalled, &host);
         assert_eq!((number(&heir), number(&stalled)), (Some(0), Some(1)));
+        let missed = [(); 2].map(|()| stalled.has_missed_hints());
+        assert_eq!(missed, [true, false], "the heir had its queue for a while");
         let record = registration(&host, 0).unwrap();
         assert_eq!(Some(record.holder), heir.holder, "it took nothing back");
     }
