@@ -410,7 +410,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{config, host::fake::FakeHost};
+    use crate::{
+        config,
+        host::fake::{FakeHost, INTROSPECTION},
+    };
 
     fn plugin(keys: &serde_json::Value) -> Rc<Plugin> {
         let config = config::parse(keys.to_string().as_bytes(), &|_| None).unwrap();
@@ -424,15 +427,7 @@ mod tests {
             "role": "introspection",
             "introspection": {"cluster": "mas", "credential": {"bearer": {"value": "secret"}}},
         }));
-        let headers = [
-            (":method", "POST"),
-            (":path", "/oauth2/introspect"),
-            ("authorization", "Bearer secret"),
-            ("content-type", "application/x-www-form-urlencoded"),
-            ("content-length", "50"),
-            ("x-mas-supports-device-id", "1"),
-        ];
-        host.headers.replace(headers.into());
+        host.headers.replace(INTROSPECTION.into());
         let mut worker = Worker::default();
         // One that has come whole and waits for MAS.
         let whole = worker.on_request_headers(&host, &plugin, StreamId(1000), false);

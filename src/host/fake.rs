@@ -16,6 +16,16 @@ use super::{
 };
 use crate::{clock::Instant, matrix::reply::Reply, metrics::Metric};
 
+/// The head of a question that Synapse asks MAS.
+pub(crate) const INTROSPECTION: [(&str, &str); 6] = [
+    (":method", "POST"),
+    (":path", "/oauth2/introspect"),
+    ("authorization", "Bearer secret"),
+    ("content-type", "application/x-www-form-urlencoded"),
+    ("content-length", "50"),
+    ("x-mas-supports-device-id", "1"),
+];
+
 /// Where the clock begins.
 pub(crate) const START: Instant = Instant::from_millis(1_000_000);
 

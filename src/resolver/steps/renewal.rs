@@ -66,7 +66,7 @@ impl<W> Resolver<W> {
         None
     }
 
-    /// Returns a stale answer at once if MAS has lately failed to renew it, or what another worker has stored just now. Starts one retry in the background
+    /// Returns a stale answer at once if MAS has lately failed to renew it. Starts one retry in the background
     /// at the most.
     pub(in crate::resolver) fn lookup_stale<H: Backend>(
         &mut self,
@@ -80,9 +80,7 @@ impl<W> Resolver<W> {
         if failed_at < entry.asked_at {
             return None;
         }
-        if let Some(renewed) = self.refresh(cb, query) {
-            return Some(renewed);
-        }
+        self.refresh(cb, query);
         let verdict = Verdict::Active(entry);
         Some(self.found(query.digest, verdict, Provenance::Stale))
     }

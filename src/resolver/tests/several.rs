@@ -1202,26 +1202,23 @@ fn an_inactive_answer_that_does_not_hold_voids_no_other() {
     );
 }
 
-/// One worker asks about a token, and another one waits for the answer.
-fn one_waits_for_the_other(
-    host: &Rc<FakeHost>,
-    [one, two]: [&mut Worker; 2],
-) -> (u32, Rc<Upstream>) {
+/// Two workers, of which the first asks about a token and the second waits for the answer: its request's number.
+fn one_waits_for_the_other(host: &Rc<FakeHost>) -> ([Worker; 2], u32) {
+    let [mut one, mut two] = seated(host);
     let upstream = upstream(&json!({"cache": {"negative_ttl": "0s"}}), GATEWAY);
     one.ask(&upstream, TOKENS[0], &ALICE);
     let waiting = two.ask(&upstream, TOKENS[0], &BOB);
     assert_eq!((one.calls(), two.end(waiting)), (1, None));
     host.advance(Duration::from_millis(100));
-    (waiting, upstream)
+    ([one, two], waiting)
 }
 
-/// There are more workers than seats, or queues cannot be had. At the end of the lease the answer would serve nobody any more.
+/// There are more workers than seats, or Envoy gives no queue. When the lease ends, the answer is too old to serve the request.
 #[test]
 fn a_worker_that_no_hint_reaches_looks_at_each_tick() {
     let host = Rc::<FakeHost>::default();
     host.has_no_queues.set(true);
-    let [mut one, mut two] = seated(&host);
-    let (waiting, _) = one_waits_for_the_other(&host, [&mut one, &mut two]);
+    let ([mut one, mut two], waiting) = one_waits_for_the_other(&host);
     two.pass(250);
     assert_eq!((two.calls(), two.end(waiting)), (1, None));
     one.answer(200, INACTIVE);
@@ -1235,8 +1232,7 @@ fn a_worker_that_no_hint_reaches_looks_at_each_tick() {
 fn a_worker_whose_seat_goes_with_a_root_misses_no_answer() {
     for takes_seat_before_tick in [false, true] {
         let host = Rc::<FakeHost>::default();
-        let [mut one, mut two] = seated(&host);
-        let (waiting, _) = one_waits_for_the_other(&host, [&mut one, &mut two]);
+        let ([mut one, mut two], waiting) = one_waits_for_the_other(&host);
         two.resolver.workers.on_root_end(ROOT);
         // The hint is sent to the queue that has gone.
         one.answer(200, INACTIVE);
@@ -1254,8 +1250,7 @@ fn a_worker_whose_seat_goes_with_a_root_misses_no_answer() {
 fn a_worker_whose_seat_goes_while_it_asks_hints_those_who_wait() {
     for takes_seat_again in [false, true] {
         let host = Rc::<FakeHost>::default();
-        let [mut one, mut two] = seated(&host);
-        let (waiting, _) = one_waits_for_the_other(&host, [&mut one, &mut two]);
+        let ([mut one, mut two], waiting) = one_waits_for_the_other(&host);
         one.resolver.workers.on_root_end(ROOT);
         if takes_seat_again {
             one.call_back(|cb, resolver| resolver.start(cb));
@@ -1271,8 +1266,7 @@ fn a_worker_whose_seat_goes_while_it_asks_hints_those_who_wait() {
 fn a_worker_that_takes_its_first_seat_misses_no_answer() {
     let host = Rc::<FakeHost>::default();
     host.has_no_queues.set(true);
-    let [mut one, mut two] = seated(&host);
-    let (waiting, _) = one_waits_for_the_other(&host, [&mut one, &mut two]);
+    let ([mut one, mut two], waiting) = one_waits_for_the_other(&host);
     two.pass(250);
     assert_eq!((two.calls(), two.end(waiting)), (1, None));
     one.answer(200, INACTIVE);
@@ -1282,7 +1276,7 @@ fn a_worker_that_takes_its_first_seat_misses_no_answer() {
     assert_eq!(two.end(waiting), Some(&End::Inactive));
 }
 
-/// The word that the other one waits went to a queue that calls nobody.
+/// The waiting worker's message went to the queue of the seat that was lost, and Envoy calls no worker for that queue.
 #[test]
 fn a_worker_whose_seat_goes_and_comes_while_it_asks_hints_those_who_wait() {
     let host = Rc::<FakeHost>::default();
@@ -1299,7 +1293,7 @@ fn a_worker_whose_seat_goes_and_comes_while_it_asks_hints_those_who_wait() {
     assert_eq!(two.calls(), 0, "MAS is asked once");
 }
 
-/// A look is no question, so nobody is refused or put in line for want of a free call.
+/// Looking into the cache needs no call. So no waiting request is refused, or put in line, because all calls are in use.
 #[test]
 fn a_look_without_a_free_call_ends_no_wait() {
     // At the end of the lease the homeserver's question would go on to MAS, and a client's into the line.
@@ -1334,8 +1328,7 @@ fn a_look_without_a_free_call_ends_no_wait() {
 fn a_worker_that_no_hint_reaches_does_not_look_at_every_hurried_tick() {
     let host = Rc::<FakeHost>::default();
     host.has_no_queues.set(true);
-    let [mut one, mut two] = seated(&host);
-    let (waiting, _) = one_waits_for_the_other(&host, [&mut one, &mut two]);
+    let ([mut one, mut two], waiting) = one_waits_for_the_other(&host);
     two.pass(150);
     one.answer(200, INACTIVE);
     two.pass(1);

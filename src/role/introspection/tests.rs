@@ -10,7 +10,7 @@ use crate::{
     config,
     host::{
         CoarseClock, RootId, Streams as _,
-        fake::{FakeHost, START},
+        fake::{FakeHost, INTROSPECTION, START},
     },
     mas::introspection::{Answer, ConnectionFault, IntrospectionResponse},
     role::{exchange::Watch as _, plugin::Plugin},
@@ -20,14 +20,6 @@ use crate::{
 const ROOT: RootId = RootId(1);
 const ACTIVE: &str = r#"{"active":true, "username":"alice"}"#;
 const INACTIVE: &str = r#"{"active":false}"#;
-const HEADERS: [(&str, &str); 6] = [
-    (":method", "POST"),
-    (":path", "/oauth2/introspect"),
-    ("authorization", "Bearer secret"),
-    ("content-type", "application/x-www-form-urlencoded"),
-    ("content-length", "50"),
-    ("x-mas-supports-device-id", "1"),
-];
 const FORMS: [&str; 2] = [
     "token=syt_one&token_type_hint=access_token",
     "token=syt_two&token_type_hint=access_token",
@@ -59,7 +51,7 @@ struct Listener {
 impl Listener {
     fn new(overrides: &Value) -> Self {
         let host = FakeHost::default();
-        host.headers.replace(HEADERS.into());
+        host.headers.replace(INTROSPECTION.into());
         Self {
             host,
             clock: CoarseClock::default(),
