@@ -13,6 +13,7 @@ pub(crate) mod fields;
 mod head;
 #[cfg(test)]
 pub(crate) mod memory;
+mod status;
 mod store;
 
 use std::{
@@ -148,6 +149,11 @@ pub trait Streams {
 
     /// Returns a header of the selected stream's response, `None` if absent.
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError>;
+
+    /// Returns the status of the selected stream's response. `None`: it has none, or Envoy does not tell.
+    fn response_status(&self) -> Option<u16> {
+        status::parse(&self.response_header(":status").ok().flatten()?)
+    }
 
     /// Returns who made the selected stream's response. Only while its headers callback runs.
     fn response_origin(&self) -> ResponseOrigin;

@@ -23,7 +23,7 @@
 //! | [`worker`] | one worker: hands each callback to its role |
 //! | `envoy` | the proxy-wasm adapter; the only code that calls the proxy. [`host::Fields`] reads the form of its maps |
 //! | `allocator` | the module's memory, block by block |
-//! | [`token`], [`form`], [`json`], [`clock`], [`metrics`], [`multilinear`], [`probing`], [`random`], [`sip_hash`], [`sorted`] | small things that every room uses |
+//! | [`token`], [`form`], [`json`], [`media_type`], [`clock`], [`metrics`], [`multilinear`], [`probing`], [`random`], [`sip_hash`], [`sorted`] | small things that every room uses |
 //!
 //! `scripts/lib/layers.py` says which room may use which.
 

@@ -11,7 +11,7 @@ use crate::{
     config,
     host::{CallId, Fields, RootId},
     mas::introspection::{IntrospectionResponse, LIFETIME},
-    role::{self, series},
+    role::series,
     worker::{Plugin, Worker},
 };
 
@@ -85,7 +85,6 @@ impl Root {
             .then(|| Fields::parse(abi::header_map(Map::CallResponse).ok()?))
             .flatten()
             .unwrap_or_default();
-        let status = fields.first(":status").and_then(role::status);
         let read = worker.bodies().read_answer(body_size, || {
             let body = abi::buffer(Buffer::CallResponseBody, 0, body_size);
             body.ok().map(Option::unwrap_or_default)
@@ -93,7 +92,7 @@ impl Root {
         // The share is given back with the callback.
         let (body, _share) = read.unzip();
         let response = IntrospectionResponse {
-            status,
+            status: fields.status(),
             content_type: fields.first("content-type"),
             lifetime: fields.first(LIFETIME),
             body: body.map(Cow::Owned),

@@ -10,6 +10,7 @@
 
 use std::{ops::Range, slice};
 
+use super::status;
 use crate::form::{scan::is_equal, steps};
 
 const NUMBER: usize = size_of::<u32>();
@@ -181,6 +182,11 @@ impl Fields {
         };
         let place = self.places().find(is_it)?;
         Some(self.slice(place.value()))
+    }
+
+    /// Returns the status of a response (`:status`).
+    pub fn status(&self) -> Option<u16> {
+        status::parse(self.first(":status")?)
     }
 
     fn places(&self) -> Places<'_> {

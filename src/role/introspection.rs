@@ -29,7 +29,6 @@ use super::{
     exchange::{Chunk, Phase},
     head,
     origin::HomeserverOrigin,
-    response_status,
 };
 use crate::{
     clock::Instant,
@@ -155,7 +154,7 @@ impl Introspection {
     pub fn on_response_headers<H: Host>(&mut self, cb: &Callback<'_, H>, exchange: &Exchange) {
         if let Watch::Matched(caller) = exchange.take_watch() {
             self.callers
-                .note(caller, response_status(cb.host), cb.now());
+                .note(caller, cb.host.response_status(), cb.now());
         }
     }
 

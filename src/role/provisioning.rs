@@ -14,7 +14,7 @@
 use super::{
     body::{BodyBudget, BodyPrefix},
     exchange::{self, Chunk, Phase, Wants},
-    head, response_status,
+    head,
 };
 use crate::{
     host::{Callback, Host, RequestHead},
@@ -130,7 +130,11 @@ impl Provisioning {
         let Watch::Request(mut request) = exchange.take_watch() else {
             return;
         };
-        if response_status(cb.host).is_some_and(|status| (200..300).contains(&status)) {
+        if cb
+            .host
+            .response_status()
+            .is_some_and(|status| (200..300).contains(&status))
+        {
             if request.secret == PresentedSecret::Different {
                 self.warn_of_difference();
             }

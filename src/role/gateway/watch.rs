@@ -21,7 +21,6 @@ use crate::{
         body,
         exchange::{self, Chunk, Phase, Wants},
         plugin::Plugin,
-        response_status,
     },
     sorted::SortedMap,
     token::{TokenDigest, TokenSecret},
@@ -124,7 +123,7 @@ pub(super) fn on_response_headers<H: Host, W>(
         restore_status(cb.host, status);
         return;
     }
-    let status = response_status(cb.host);
+    let status = cb.host.response_status();
     match watch {
         Watch::Undecided | Watch::WouldReject(_) => {
             let is_upstream = cb.host.response_origin() == ResponseOrigin::Upstream;
