@@ -89,31 +89,15 @@ impl<W> Resolver<W> {
 
     /// Returns what is known without a call: from the shared cache, or a stale answer while MAS fails. Renews
     /// an answer in the background when that is due.
-    pub fn lookup<H: Backend>(&mut self, cb: &Callback<'_, H>, query: &Query<'_>) -> Option<Found> {
-        self.look(cb, query, false)
-    }
-
-    /// The same, where what MAS told of users counts as of the last reading of the epochs: see [`Self::read_old_epochs`].
-    /// Not for an answer that its reader keeps, as Synapse does with introspections.
-    pub fn lookup_as_of_epochs<H: Backend>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        query: &Query<'_>,
-    ) -> Option<Found> {
-        self.look(cb, query, true)
-    }
-
+    ///
+    /// What MAS told of users counts as of the last reading of the epochs, see [`Self::read_old_epochs`], unless the reader keeps
+    /// the answer, as Synapse does with introspections.
     #[inline(never)]
-    fn look<H: Backend>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        query: &Query<'_>,
-        as_of_epochs: bool,
-    ) -> Option<Found> {
+    pub fn lookup<H: Backend>(&mut self, cb: &Callback<'_, H>, query: &Query<'_>) -> Option<Found> {
         let upstream = query.upstream;
         let now = cb.now();
         self.workers.read_old_epochs(cb, now);
-        let epochs = as_of_epochs.then(|| self.workers.epochs());
+        let epochs = (!upstream.is_kept_by_reader).then(|| self.workers.epochs());
         let count = |metric| cb.host.count(metric);
         let cached = upstream
             .cache

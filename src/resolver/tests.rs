@@ -770,6 +770,7 @@ fn a_void_answer_serves_all_who_waited_for_it_on_every_worker() {
             assert!(!one.cached.contains(&first), "nobody keeps it");
             assert!(!two.cached.contains(&second), "nobody keeps it");
             for worker in [&mut one, &mut two] {
+                worker.call_back(|cb, resolver| resolver.workers.read_epochs(cb));
                 let later = worker.ask(&gateway, TOKENS[0], &ALICE);
                 assert_eq!(worker.end(later), None, "the answer is void");
             }
@@ -942,6 +943,7 @@ fn a_void_answer_is_never_given_to_a_reader_that_keeps_it() {
         );
         assert_eq!(one.calls(), 0, "it is not asked again");
         host.advance(Duration::from_millis(1));
+        one.call_back(|cb, resolver| resolver.workers.read_epochs(cb));
         let later = ask(&mut one);
         host.advance(Duration::from_millis(100));
         one.answer(200, body);

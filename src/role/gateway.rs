@@ -330,7 +330,7 @@ impl Gateway {
             self.recognized.remember_last(capacity);
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
         }
-        let found = match resolver.lookup_as_of_epochs(cb, &query) {
+        let found = match resolver.lookup(cb, &query) {
             Some(found) => {
                 if let Verdict::Inactive(_) = found.verdict {
                     let capacity = plugin.config.cache.local_entries;
