@@ -274,7 +274,7 @@ def varint(number):
 KINDS = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes", "mark", "h", "o"]
 
 # `FORMAT_VERSION` of src/cache/bucket.rs. tests/fuzz_seeds.rs fails if what is written here is of another format.
-BUCKET_FORMAT = 8
+FORMAT = 9
 
 # What the gateway needs of an answer, in the order of src/mas/introspection/stored.rs.
 TEXTS = ["username", "device_id", "client_id", "scope"]
@@ -316,7 +316,7 @@ def planted(digest, fingerprint):
         name_hash(device) + struct.pack("<Q", since) for device, since in [("A", NOW), ("B", 3)]
     )
     moments = struct.pack("<QQ", NOW - 2000, NOW)
-    void = value("u", struct.pack("<BQ", 2, 5) + name_hash("alice") + moments + devices)
+    void = value("u", struct.pack("<BQ", FORMAT, 5) + name_hash("alice") + moments + devices)
     lease = bucket("l", key + struct.pack("<QQB", 9, NOW + 900, 1))
     found, failed = (
         bucket("l", bytes(41), key + struct.pack("<QQB", 9, NOW - 100, mark)) for mark in (4, 8)
@@ -347,7 +347,7 @@ def planted(digest, fingerprint):
 def bucket(kind, *records):
     """See src/cache/bucket.rs."""
     framed = b"".join(struct.pack("<H", len(record)) + record for record in records)
-    return value(kind, bytes([BUCKET_FORMAT]) + framed)
+    return value(kind, bytes([FORMAT]) + framed)
 
 
 def stored(body):

@@ -26,7 +26,7 @@ use std::{
 pub use self::{
     fields::{Fields, Lengths, extended},
     head::RequestHead,
-    store::{If, NotWritten, Store, Versioned, update},
+    store::{If, NotWritten, Store, Unreadable, Versioned, until_written, update},
 };
 use crate::{clock::Instant, matrix::reply::Reply, metrics::Metric};
 

@@ -5,7 +5,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use matrix_edge_auth::host::{If, NotWritten, Store, Versioned};
+use matrix_edge_auth::host::{If, NotWritten, Store, Unreadable, Versioned};
 
 /// What follows `matrix-edge-auth.` in a key: active and inactive answers, users, leases, budgets, seats, ends, and so on.
 const KINDS: [&str; 13] = [
@@ -83,11 +83,11 @@ impl Planted {
 }
 
 impl Store for Planted {
-    fn read(&self, key: &[u8]) -> Option<Versioned> {
+    fn try_read(&self, key: &[u8]) -> Result<Option<Versioned>, Unreadable> {
         let written = self.written.borrow().get(key).cloned();
         let planted = || Some((self.values.get(key)?.to_vec(), 1));
-        let (value, cas) = written.or_else(planted)?;
-        Some(Versioned { value, cas })
+        let found = written.or_else(planted);
+        Ok(found.map(|(value, cas)| Versioned { value, cas }))
     }
 
     fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {

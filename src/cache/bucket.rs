@@ -19,10 +19,11 @@
 //! each other's values. One of another version is empty, and records end where a length does not fit.
 
 use super::key_space::{Key, KeySpace};
-use crate::host::{If, NotWritten, Store};
+use crate::host::{If, NotWritten, Store, Unreadable};
 
-/// The format of buckets and of all records in them that this module writes, and the only one it reads.
-pub const FORMAT_VERSION: u8 = 8;
+/// The format that this module writes, and the only one it reads: of buckets and all records in them, and of what voids
+/// answers. One number for both, so that no module reads an answer and not what voids it.
+pub const FORMAT_VERSION: u8 = 9;
 
 /// Records in a bucket, or a few more where their number does not divide evenly.
 const RECORDS: u32 = 8;
@@ -74,20 +75,18 @@ impl Buckets {
         self.keys.seed(store)
     }
 
-    /// The bucket for `digest`.
+    /// The bucket for `digest`. One that cannot be read is empty, and takes nothing.
     pub fn read(&self, store: &impl Store, digest: &[u8; 16]) -> Bucket {
         let key = self.keys.key(store, digest);
-        match store.read(key.as_bytes()) {
-            Some(stored) => Bucket {
-                key,
-                value: stored.value,
-                condition: If::Unchanged(stored.cas),
-            },
-            None => Bucket {
-                key,
-                value: Vec::new(),
-                condition: If::Absent,
-            },
+        let (value, condition) = match store.try_read(key.as_bytes()) {
+            Ok(Some(stored)) => (stored.value, Some(If::Unchanged(stored.cas))),
+            Ok(None) => (Vec::new(), Some(If::Absent)),
+            Err(Unreadable) => (Vec::new(), None),
+        };
+        Bucket {
+            key,
+            value,
+            condition,
         }
     }
 }
@@ -97,7 +96,8 @@ impl Buckets {
 pub struct Bucket {
     key: Key,
     value: Vec<u8>,
-    condition: If,
+    /// When it may be written; `None`: never.
+    condition: Option<If>,
 }
 
 impl Bucket {
@@ -148,7 +148,7 @@ impl Bucket {
 
     /// Writes what was changed in place.
     pub fn save(&self, store: &impl Store) -> Result<(), NotWritten> {
-        store.write(self.key.as_bytes(), &self.value, self.condition)
+        self.write(store, &self.value)
     }
 
     /// Writes these records in place of all that were in it. Each has less than 64 KiB.
@@ -165,7 +165,12 @@ impl Bucket {
             value.extend_from_slice(&length.to_le_bytes());
             value.extend_from_slice(record);
         }
-        store.write(self.key.as_bytes(), &value, self.condition)
+        self.write(store, &value)
+    }
+
+    fn write(&self, store: &impl Store, value: &[u8]) -> Result<(), NotWritten> {
+        let condition = self.condition.ok_or(NotWritten::Refused)?;
+        store.write(self.key.as_bytes(), value, condition)
     }
 }
 
@@ -180,7 +185,7 @@ mod tests {
         Bucket {
             key: KeySpace::new(b't', 1).key(&MemoryStore::default(), DIGEST),
             value: value.to_vec(),
-            condition: If::Absent,
+            condition: Some(If::Absent),
         }
     }
 

@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use super::mark::{Mark, Number};
 use crate::{
     clock::Instant,
-    host::{NotWritten, Store},
+    host::{NotWritten, Store, Unreadable},
     token::TokenDigest,
 };
 
@@ -32,7 +32,7 @@ impl Default for KeptMark {
 
 impl KeptMark {
     /// Returns the number under which something may be kept from now on.
-    pub fn read(&self, store: &impl Store) -> Number {
+    pub fn read(&self, store: &impl Store) -> Result<Number, Unreadable> {
         self.0.read(store)
     }
 
@@ -84,7 +84,7 @@ impl KeptInactive {
             Err(_) => None,
         };
         kept.is_some_and(|kept| {
-            kept.token == *token && now < kept.until && mark.read(store) == kept.number
+            kept.token == *token && now < kept.until && mark.read(store) == Ok(kept.number)
         })
     }
 
@@ -127,12 +127,12 @@ mod tests {
         let contains = |at| kept.contains(&store, &mark, &token(1), Instant::from_millis(at));
         assert!(!contains(0));
         for _ in 0..2 {
-            kept.insert(token(1), END, mark.read(&store));
+            kept.insert(token(1), END, mark.read(&store).unwrap());
             assert!(contains(0) && contains(999) && !contains(1_000));
             mark.void(&store).unwrap();
             assert!(!contains(0));
         }
-        let early = mark.read(&store);
+        let early = mark.read(&store).unwrap();
         mark.void(&store).unwrap();
         kept.insert(token(1), END, early);
         assert!(!contains(0), "it was voided in between");

@@ -133,7 +133,9 @@ impl SharedCache {
 
     /// Keeps an inactive token for this worker. The order matters, see [`super::inactive`].
     fn keep_inactive(&self, store: &impl Store, digest: &TokenDigest, now: Instant) {
-        let number = self.kept_mark.read(store);
+        let Ok(number) = self.kept_mark.read(store) else {
+            return;
+        };
         let Some(entry) = self.negative.keep(store, &self.question(digest)) else {
             return;
         };

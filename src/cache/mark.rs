@@ -4,7 +4,7 @@
 //! changes seldom is so remembered together with the number that its mark had *before* it was read, and holds as long as
 //! the mark has that number. Who changes it writes the mark *afterwards*, and before anything that counts on the change.
 
-use crate::host::{If, NotWritten, Store};
+use crate::host::{If, NotWritten, Store, Unreadable};
 
 /// The number of a mark; `None`: it was never written.
 pub type Number = Option<u32>;
@@ -24,13 +24,14 @@ impl Mark {
     }
 
     /// Returns its number.
-    pub fn read(&self, store: &impl Store) -> Number {
-        store.read(self.key.as_bytes()).map(|stored| stored.cas)
+    pub fn read(&self, store: &impl Store) -> Result<Number, Unreadable> {
+        let stored = store.try_read(self.key.as_bytes())?;
+        Ok(stored.map(|stored| stored.cas))
     }
 
     /// Gives it another number.
     pub fn renew(&self, store: &impl Store) -> Result<(), NotWritten> {
-        let condition = self.read(store).map_or(If::Absent, If::Unchanged);
+        let condition = self.read(store)?.map_or(If::Absent, If::Unchanged);
         match store.write(self.key.as_bytes(), &[], condition) {
             // Another worker has written it since the change.
             Ok(()) | Err(NotWritten::Changed) => Ok(()),
@@ -54,7 +55,10 @@ mod tests {
             assert!(!seen.contains(&number) && two.read(&store) == number);
             seen.push(number);
         }
-        assert_eq!(Mark::new("other").read(&store), None);
+        assert_eq!(Mark::new("other").read(&store), Ok(None));
+        store.is_unreadable.set(true);
+        assert_eq!(two.read(&store), Err(Unreadable));
+        assert_eq!(one.renew(&store), Err(NotWritten::Refused));
     }
 
     #[test]

@@ -9,12 +9,12 @@
 //!
 //! Records live in a fixed number of slots. A record that makes room for another user's leaves its latest
 //! moment behind as the slot's *floor*, which holds for every user of the slot: room is made by voiding too
-//! much, which costs an introspection, and never too little.
+//! much, which costs an introspection, and never too little. So it is where a record cannot be read: what it may say is void.
 
-use super::{inactive::KeptMark, key_space::KeySpace};
+use super::{bucket::FORMAT_VERSION, inactive::KeptMark, key_space::KeySpace};
 use crate::{
     clock::Instant,
-    host::{NotWritten, Store, update},
+    host::{NotWritten, Store, Unreadable, update},
     mas::{
         introspection::{ActiveAnswer, ActiveToken},
         provisioning::{MAX_NAMED_DEVICES, Revocation},
@@ -28,8 +28,6 @@ const SLOTS: u32 = 16_384;
 
 /// Devices of a user with a moment of their own. The others share one.
 const MAX_DEVICES: usize = MAX_NAMED_DEVICES;
-
-const FORMAT_VERSION: u8 = 2;
 
 /// Since when answers count that name no user. Nearly all of them are "inactive".
 const NOBODY_KEY: &[u8] = b"matrix-edge-auth.revived";
@@ -86,8 +84,10 @@ impl Revocations {
         answer: &ActiveAnswer,
         asked_at: Instant,
     ) -> bool {
-        let Some(slot) = self.read(store, user) else {
-            return false;
+        let slot = match self.read(store, user) {
+            Ok(Some(slot)) => slot,
+            Ok(None) => return false,
+            Err(Unreadable) => return true,
         };
         let since = match slot.record_of(user) {
             Some(record) => record.of(device_key(&answer.token())),
@@ -106,22 +106,28 @@ impl Revocations {
         let Some(user) = user else {
             return self.revokes_unowned(store, asked_at);
         };
-        self.read(store, user).is_some_and(|slot| {
-            let revived = slot.record_of(user).map(|record| record.inactive);
-            asked_at <= revived.unwrap_or_default().max(slot.floor)
-        })
+        match self.read(store, user) {
+            Ok(Some(slot)) => {
+                let revived = slot.record_of(user).map(|record| record.inactive);
+                asked_at <= revived.unwrap_or_default().max(slot.floor)
+            }
+            Ok(None) => false,
+            Err(Unreadable) => true,
+        }
     }
 
     /// Whether an answer is void that names no user: MAS has told of some user since, who may be the token's.
     pub fn revokes_unowned(&self, store: &impl Store, asked_at: Instant) -> bool {
-        let told = store.read(NOBODY_KEY);
+        let Ok(told) = store.try_read(NOBODY_KEY) else {
+            return true;
+        };
         let since = told.and_then(|stored| moment(&stored.value));
         since.is_some_and(|since| asked_at <= since)
     }
 
-    fn read(&self, store: &impl Store, user: &UserKey) -> Option<Slot> {
-        let stored = store.read(self.keys.key(store, &user.0).as_bytes())?;
-        Slot::decode(&stored.value)
+    fn read(&self, store: &impl Store, user: &UserKey) -> Result<Option<Slot>, Unreadable> {
+        let stored = store.try_read(self.keys.key(store, &user.0).as_bytes())?;
+        Ok(stored.and_then(|stored| Slot::decode(&stored.value)))
     }
 }
 
@@ -194,7 +200,7 @@ impl Slot {
         bytes
     }
 
-    /// `None` for bytes of another format: nothing is known to be void.
+    /// `None` for bytes of another format: no answer is read that they would void.
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (version, bytes) = bytes.split_first()?;
         if *version != FORMAT_VERSION {
@@ -434,6 +440,22 @@ mod tests {
         let revocation = Revocation::Device(DeviceKey::of("B"));
         revocations.add(&store, &user, &revocation, at(10)).unwrap();
         assert_eq!(void(&revocations, &store, "alice", 10), "AB");
+    }
+
+    #[test]
+    fn what_cannot_be_read_may_say_that_an_answer_is_void() {
+        let (revocations, store) = (Revocations::default(), MemoryStore::default());
+        let user = UserKey::of("alice");
+        let add = || revocations.add(&store, &user, &Revocation::All, at(10));
+        add().unwrap();
+        store.is_unreadable.set(true);
+        assert_eq!(void(&revocations, &store, "alice", 11), "ABC-");
+        for user in [Some(&user), None] {
+            assert!(revocations.revokes_inactive(&store, user, at(11)));
+        }
+        assert_eq!(add(), Err(NotWritten::Refused), "others' moments are there");
+        store.is_unreadable.set(false);
+        assert_eq!(void(&revocations, &store, "alice", 11), "");
     }
 
     #[test]

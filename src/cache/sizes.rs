@@ -26,15 +26,11 @@ use super::{
 };
 use crate::{
     clock::Instant,
-    host::{If, NotWritten, Store},
+    host::{If, Store, until_written},
 };
 
 /// Sizes in all. Each one costs a removal one reading.
 const MAX_SIZES: usize = 64;
-
-/// How often the register is written again after another worker wrote first. There are few writes in the life of
-/// a process.
-const WRITE_ATTEMPTS: usize = 64;
 
 /// The register of one table.
 #[derive(Debug)]
@@ -90,7 +86,7 @@ impl Sizes {
     /// Calls `each` with every registered number of buckets.
     pub fn for_each(&self, store: &impl Store, mut each: impl FnMut(u32)) {
         // First: what is registered after this is marked after this.
-        let mark = self.mark.read(store);
+        let mark = self.mark.read(store).ok().flatten();
         let (at, mut sizes) = self.known.take();
         if mark.is_none() || at != mark {
             let stored = store.read(self.key.as_bytes());
@@ -111,26 +107,23 @@ impl Sizes {
     }
 
     fn enter(&self, store: &impl Store, number: u32) -> Option<u32> {
-        for _ in 0..WRITE_ATTEMPTS {
-            let stored = store.read(self.key.as_bytes());
+        let entered = until_written(|| {
+            let stored = store.try_read(self.key.as_bytes())?;
             let condition = stored
                 .as_ref()
                 .map_or(If::Absent, |stored| If::Unchanged(stored.cas));
             let mut sizes = stored.map_or_else(Vec::new, |stored| decode(&stored.value));
             if sizes.contains(&number) {
-                return Some(number);
+                return Ok(Some(number));
             }
             if sizes.len() >= MAX_SIZES {
-                return nearest(&sizes, number);
+                return Ok(nearest(&sizes, number));
             }
             sizes.push(number);
-            match store.write(self.key.as_bytes(), &encode(&sizes), condition) {
-                Ok(()) => return Some(number),
-                Err(NotWritten::Changed) => {}
-                Err(NotWritten::Refused) => break,
-            }
-        }
-        None
+            store.write(self.key.as_bytes(), &encode(&sizes), condition)?;
+            Ok(Some(number))
+        });
+        entered.ok().flatten()
     }
 }
 
@@ -161,7 +154,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::host::{Versioned, memory::MemoryStore};
+    use crate::host::{NotWritten, Unreadable, Versioned, memory::MemoryStore};
 
     fn sizes() -> Sizes {
         Sizes::new(b't')
@@ -242,11 +235,11 @@ mod tests {
         struct Counting<'s>(&'s MemoryStore, Cell<usize>);
 
         impl Store for Counting<'_> {
-            fn read(&self, key: &[u8]) -> Option<Versioned> {
-                let found = self.0.read(key);
+            fn try_read(&self, key: &[u8]) -> Result<Option<Versioned>, Unreadable> {
+                let found = self.0.try_read(key)?;
                 let is_empty = found.as_ref().is_none_or(|found| found.value.is_empty());
                 self.1.set(self.1.get() + usize::from(!is_empty));
-                found
+                Ok(found)
             }
 
             fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
@@ -308,8 +301,8 @@ mod tests {
         struct ReadOnly(Cell<u32>);
 
         impl Store for ReadOnly {
-            fn read(&self, _key: &[u8]) -> Option<Versioned> {
-                None
+            fn try_read(&self, _key: &[u8]) -> Result<Option<Versioned>, Unreadable> {
+                Ok(None)
             }
 
             fn write(&self, _: &[u8], _: &[u8], _: If) -> Result<(), NotWritten> {

@@ -25,14 +25,11 @@ use super::{
 };
 use crate::{
     clock::Instant,
-    host::{NotWritten, Store},
+    host::{Store, until_written},
     mas::user::UserKey,
     metrics::Evicted,
     token::TokenDigest,
 };
-
-/// How often a write is tried again after another worker wrote to the same bucket first.
-const WRITE_ATTEMPTS: usize = 16;
 
 /// The most that a bucket holds, in bytes: 2 KiB for each of its eight records. Answers are shorter as a rule; where some
 /// are longer, fewer have room.
@@ -209,7 +206,7 @@ impl Table {
         };
         let key = entry.question();
         let mut missed = self.misses.take(&key.digest).map(|miss| miss.bucket);
-        for _ in 0..WRITE_ATTEMPTS {
+        let written = until_written(|| {
             let bucket = missed
                 .take()
                 .unwrap_or_else(|| buckets.read(store, &key.digest.0));
@@ -223,7 +220,7 @@ impl Table {
                 };
                 if head.answers(&key) {
                     if head.asked_at > entry.asked_at {
-                        return Fate::Superseded.into();
+                        return Ok(Fate::Superseded.into());
                     }
                     kept_until = kept_until.max(head.kept_until);
                     is_kept = head.is_kept;
@@ -251,22 +248,17 @@ impl Table {
                     (order.evicted(), digest)
                 })
                 .collect();
-            if voids_kept && self.kept.void(store).is_err() {
-                break;
+            if voids_kept {
+                self.kept.void(store)?;
             }
             let records = stay.into_iter().map(|(.., record)| record);
-            match bucket.replace(store, records.chain([&*bytes])) {
-                Err(NotWritten::Changed) => {}
-                Err(NotWritten::Refused) => break,
-                Ok(()) => {
-                    return Written {
-                        fate: Fate::Stored,
-                        evicted,
-                    };
-                }
-            }
-        }
-        Fate::NotWritten.into()
+            bucket.replace(store, records.chain([&*bytes]))?;
+            Ok(Written {
+                fate: Fate::Stored,
+                evicted,
+            })
+        });
+        written.unwrap_or(Fate::NotWritten.into())
     }
 
     /// Takes out the answers to this question that were asked for at that moment or before, under every size of the
@@ -344,8 +336,7 @@ impl Table {
         digest: &TokenDigest,
         is_meant: &dyn Fn(&EntryHead) -> bool,
     ) -> Vec<Removed> {
-        let mut removed = Vec::new();
-        for _ in 0..WRITE_ATTEMPTS {
+        let removed = until_written(|| {
             let bucket = buckets.read(store, &digest.0);
             let meant = |record: &[u8]| EntryHead::of(record, digest).filter(is_meant);
             let mut voids_kept = false;
@@ -361,18 +352,19 @@ impl Table {
                 })
                 .collect();
             if found.is_empty() {
-                break;
+                return Ok(found);
             }
-            removed = found;
-            if voids_kept && self.kept.void(store).is_err() {
-                break;
+            if voids_kept {
+                self.kept.void(store)?;
             }
             let stay = bucket.records().filter(|record| meant(record).is_none());
-            if bucket.replace(store, stay) != Err(NotWritten::Changed) {
-                break;
-            }
-        }
-        removed
+            bucket.replace(store, stay)?;
+            Ok(found)
+        });
+        removed.unwrap_or_else(|error| {
+            error.log("an answer that has ended may be used for as long as it holds");
+            Vec::new()
+        })
     }
 
     /// Returns the buckets to use. `None`: their number could not be registered, so no removal would find what is
@@ -416,8 +408,7 @@ fn surplus(
 
 /// Marks the records about the token in one bucket as doubted. Returns whether there was one that was not.
 fn doubt_in(buckets: &Buckets, store: &impl Store, digest: &TokenDigest) -> bool {
-    let mut is_new = false;
-    for _ in 0..WRITE_ATTEMPTS {
+    let doubted = until_written(|| {
         let mut bucket = buckets.read(store, &digest.0);
         let is_meant =
             |record: &[u8]| EntryHead::of(record, digest).is_some_and(|head| !head.is_doubted);
@@ -426,12 +417,15 @@ fn doubt_in(buckets: &Buckets, store: &impl Store, digest: &TokenDigest) -> bool
             set_doubted(record);
             has_changed = true;
         }
-        is_new |= has_changed;
-        if !has_changed || bucket.save(store) != Err(NotWritten::Changed) {
-            break;
+        if has_changed {
+            bucket.save(store)?;
         }
-    }
-    is_new
+        Ok(has_changed)
+    });
+    doubted.unwrap_or_else(|error| {
+        error.log("an answer that the homeserver has refused may be used for as long as it holds");
+        false
+    })
 }
 
 /// The order of eviction, smallest first: expired entries by their expiry, then live ones by their last use.
@@ -904,6 +898,50 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What is told of others, and counted, must have happened.
+    #[test]
+    fn a_removal_or_a_doubt_that_the_store_refuses_is_none() {
+        let (store, table) = (MemoryStore::default(), Table::new(b't', 8));
+        let digest = TokenDigest::of(b"token");
+        table.put(&store, &entry(b"token", 100), NOW);
+        for fault in [&store.is_read_only, &store.is_unreadable] {
+            fault.set(true);
+            assert_eq!(table.remove_token(&store, &digest), []);
+            assert!(!table.doubt(&store, &digest));
+            fault.set(false);
+            assert!(holds(&table, &store, b"token"));
+        }
+        assert!(table.doubt(&store, &digest));
+        assert_eq!(table.remove_token(&store, &digest).len(), 1);
+    }
+
+    #[test]
+    fn a_removal_and_a_doubt_outlast_many_writes_of_others() {
+        fn write_before_each(store: &MemoryStore, left: u64) {
+            if left == 0 {
+                return;
+            }
+            *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
+                let used_at = NOW + Duration::from_secs(left);
+                let other = Entry {
+                    used_at,
+                    asked_at: used_at,
+                    ..entry(b"other", 100)
+                };
+                Table::new(b't', 8).put(store, &other, NOW);
+                write_before_each(store, left - 1);
+            }));
+        }
+        let (store, table) = (MemoryStore::default(), Table::new(b't', 8));
+        let digest = TokenDigest::of(b"token");
+        table.put(&store, &entry(b"token", 100), NOW);
+        write_before_each(&store, 40);
+        assert!(table.doubt(&store, &digest));
+        write_before_each(&store, 40);
+        assert_eq!(table.remove_token(&store, &digest).len(), 1);
+        assert!(!holds(&table, &store, b"token"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{table::Fate, *};
 use crate::{
-    host::memory::MemoryStore,
+    host::{If, NotWritten, Unreadable, Versioned, memory::MemoryStore},
     mas::{introspection::InactiveAnswer, provisioning::Revocation},
 };
 
@@ -632,17 +632,12 @@ impl Meanwhile<'_> {
 }
 
 impl Store for Meanwhile<'_> {
-    fn read(&self, key: &[u8]) -> Option<crate::host::Versioned> {
+    fn try_read(&self, key: &[u8]) -> Result<Option<Versioned>, Unreadable> {
         self.call();
-        self.store.read(key)
+        self.store.try_read(key)
     }
 
-    fn write(
-        &self,
-        key: &[u8],
-        value: &[u8],
-        condition: crate::host::If,
-    ) -> Result<(), crate::host::NotWritten> {
+    fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
         self.call();
         self.store.write(key, value, condition)
     }

@@ -10,8 +10,8 @@ use crate::{
     clock::{Instant, millis},
     host::{
         CallId, Fields, HostError, HttpCall, If, Metrics, NotSent, NotWritten, QueueId,
-        RequestHead, ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned,
-        fields::serialize,
+        RequestHead, ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Unreadable,
+        Versioned, fields::serialize,
     },
     matrix::reply::{Header, Reply},
     metrics::{Kind, Metric},
@@ -342,12 +342,12 @@ fn define(metric: Metric) -> MetricId {
 }
 
 impl Store for Envoy {
-    fn read(&self, key: &[u8]) -> Option<Versioned> {
+    fn try_read(&self, key: &[u8]) -> Result<Option<Versioned>, Unreadable> {
         match abi::shared_data(key) {
-            Ok(found) => found.map(|(value, cas)| Versioned { value, cas }),
+            Ok(found) => Ok(found.map(|(value, cas)| Versioned { value, cas })),
             Err(error) => {
                 log_refusal("to read shared data", error);
-                None
+                Err(Unreadable)
             }
         }
     }

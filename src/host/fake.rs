@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     CallId, CoarseClock, Fields, HostError, HttpCall, If, Metrics, NotSent, NotWritten, QueueId,
-    RequestHead, ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned,
+    RequestHead, ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Unreadable, Versioned,
     memory::MemoryStore,
 };
 use crate::{clock::Instant, matrix::reply::Reply, metrics::Metric};
@@ -84,8 +84,8 @@ impl FakeHost {
 }
 
 impl Store for FakeHost {
-    fn read(&self, key: &[u8]) -> Option<Versioned> {
-        self.store.read(key)
+    fn try_read(&self, key: &[u8]) -> Result<Option<Versioned>, Unreadable> {
+        self.store.try_read(key)
     }
 
     fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {

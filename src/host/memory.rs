@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
 };
 
-use super::{If, NotWritten, Store, Versioned};
+use super::{If, NotWritten, Store, Unreadable, Versioned};
 
 /// What is stored under a key, and its number.
 type Values = BTreeMap<Vec<u8>, (Vec<u8>, u32)>;
@@ -18,6 +18,8 @@ pub(crate) struct MemoryStore {
     writes: Cell<u32>,
     /// Whether each write is refused.
     pub is_read_only: Cell<bool>,
+    /// No value can be read.
+    pub is_unreadable: Cell<bool>,
     /// Runs before the next write, as another worker would.
     pub interfere: RefCell<Option<Interference>>,
 }
@@ -43,9 +45,12 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn read(&self, key: &[u8]) -> Option<Versioned> {
-        let (value, cas) = self.values.borrow().get(key)?.clone();
-        Some(Versioned { value, cas })
+    fn try_read(&self, key: &[u8]) -> Result<Option<Versioned>, Unreadable> {
+        if self.is_unreadable.get() {
+            return Err(Unreadable);
+        }
+        let found = self.values.borrow().get(key).cloned();
+        Ok(found.map(|(value, cas)| Versioned { value, cas }))
     }
 
     fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {

@@ -37,10 +37,26 @@ impl NotWritten {
     }
 }
 
+/// The store did not let a value be read, whether there is one or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreadable;
+
+impl From<Unreadable> for NotWritten {
+    /// What depends on a value is not written without it.
+    fn from(_: Unreadable) -> Self {
+        Self::Refused
+    }
+}
+
 /// Envoy's shared data: keys that every worker sees and that are never freed.
 pub trait Store {
-    /// The value of `key`; `None` if it was never written or cannot be read.
-    fn read(&self, key: &[u8]) -> Option<Versioned>;
+    /// The value of `key`; `None` if it was never written.
+    fn try_read(&self, key: &[u8]) -> Result<Option<Versioned>, Unreadable>;
+
+    /// The same, where a value that cannot be read does no more harm than one that was never written.
+    fn read(&self, key: &[u8]) -> Option<Versioned> {
+        self.try_read(key).ok().flatten()
+    }
 
     /// Writes `value` under `key` on a condition.
     fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten>;
@@ -52,21 +68,30 @@ pub trait Store {
 /// How often a value is written again after another worker wrote first.
 const WRITE_ATTEMPTS: usize = 64;
 
+/// Reads and writes by `attempt`, again and again while other workers write in between. Each of their writes that is in the
+/// way has taken effect, so all of them together get on.
+pub fn until_written<T>(
+    mut attempt: impl FnMut() -> Result<T, NotWritten>,
+) -> Result<T, NotWritten> {
+    for _ in 0..WRITE_ATTEMPTS {
+        match attempt() {
+            Err(NotWritten::Changed) => {}
+            outcome => return outcome,
+        }
+    }
+    Err(NotWritten::Changed)
+}
+
 /// Writes what `change` makes of the value of `key`, also while other workers write.
 pub fn update(
     store: &impl Store,
     key: &[u8],
     change: &mut dyn FnMut(Option<&[u8]>) -> Vec<u8>,
 ) -> Result<(), NotWritten> {
-    let mut outcome = Err(NotWritten::Changed);
-    for _ in 0..WRITE_ATTEMPTS {
-        let stored = store.read(key);
+    until_written(|| {
+        let stored = store.try_read(key)?;
         let value = change(stored.as_ref().map(|stored| stored.value.as_slice()));
         let condition = stored.map_or(If::Absent, |stored| If::Unchanged(stored.cas));
-        outcome = store.write(key, &value, condition);
-        if outcome != Err(NotWritten::Changed) {
-            break;
-        }
-    }
-    outcome
+        store.write(key, &value, condition)
+    })
 }

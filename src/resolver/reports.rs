@@ -14,7 +14,7 @@ use super::upstream::Upstream;
 use crate::{
     cache::bucket::{Bucket, Buckets},
     clock::{Instant, duration_text},
-    host::{Backend, Callback, NotWritten, Store},
+    host::{Backend, Callback, NotWritten, Store, until_written},
     mas::introspection::{ConnectionFault, Credential, NoVerdict, Settings},
 };
 
@@ -23,9 +23,6 @@ const QUIET: Duration = Duration::from_secs(60);
 
 /// Ways of asking that are remembered: each is told of on its own.
 const NUMBER: u32 = 64;
-
-/// Another worker may write in between; after so many attempts this one writes its own line.
-const WRITE_ATTEMPTS: usize = 4;
 
 /// What a line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,7 +206,7 @@ impl Reports {
         now: Instant,
         update: impl Fn(&mut Told) -> bool,
     ) -> Option<Told> {
-        for _ in 0..WRITE_ATTEMPTS {
+        let noted = until_written(|| {
             let (bucket, mut records) = self.read(store, fingerprint);
             let found = records.iter().find(|(other, _)| *other == fingerprint);
             let before = found.map(|(_, told)| *told).unwrap_or_default();
@@ -220,7 +217,7 @@ impl Reports {
                     known.set(topic, before.last(topic));
                     known.is_failing &= topic != Topic::Answers || before.is_failing;
                 });
-                return None;
+                return Ok(None);
             }
             told.set(topic, now);
             records.retain(|(other, _)| *other != fingerprint);
@@ -228,24 +225,21 @@ impl Reports {
                 records.remove(0);
             }
             records.push((fingerprint, told));
-            match write(store, &bucket, &records) {
-                Ok(()) => {
-                    self.learn(fingerprint, |known| {
-                        told.is_failing = known.is_failing && topic != Topic::Answers;
-                        *known = told;
-                    });
-                    return Some(before);
-                }
-                Err(NotWritten::Changed) => {}
-                Err(NotWritten::Refused) => break,
-            }
-        }
-        // Better one line from each worker than none.
-        self.learn(fingerprint, |known| {
-            let before = *known;
-            update(known);
-            known.set(topic, now);
-            Some(before)
+            write(store, &bucket, &records)?;
+            self.learn(fingerprint, |known| {
+                told.is_failing = known.is_failing && topic != Topic::Answers;
+                *known = told;
+            });
+            Ok(Some(before))
+        });
+        noted.unwrap_or_else(|_| {
+            // Better one line from each worker than none.
+            self.learn(fingerprint, |known| {
+                let before = *known;
+                update(known);
+                known.set(topic, now);
+                Some(before)
+            })
         })
     }
 

@@ -460,3 +460,35 @@ fn an_answer_may_hold_for_an_hour_and_still_ends_when_mas_says_so() {
     rig.cluster.skip(29 * MINUTE);
     assert_eq!(rig.gone(), "B-");
 }
+
+/// A wrong "inactive" logs a person out, so one that cannot be held against MAS's word is asked about again.
+#[test]
+fn an_inactive_answer_that_cannot_be_held_against_a_revival_is_asked_about_again() {
+    // Where the record of who is back cannot be read, and the mark of what a worker keeps for itself.
+    for (part, requests) in [("revived", 1), ("kept", 3)] {
+        let gateway = gateway(1, json!({"cache": {"negative_ttl": "10s"}}));
+        let provisioning = plugin(2, "provisioning", json!({}));
+        let mut cluster = Cluster::new(2);
+        cluster.seat_all(&gateway);
+        cluster[0].request(&gateway, whoami(ALICE));
+        cluster[0].answer_only_call(INACTIVE);
+        cluster.deliver_all();
+        for _ in 0..requests {
+            assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), not_active());
+        }
+        cluster.skip(Duration::from_secs(1));
+        let unlocked = json!({"localpart": "alice", "locked": false});
+        let unlocked = told("provision_user", SECRET, unlocked);
+        let stream = cluster[1].request(&provisioning, unlocked);
+        cluster[1].response(stream, 200);
+        cluster.deliver_all();
+        cluster.skip(Duration::from_secs(2));
+        cluster[0].faults().shared_data.set(Some(part));
+        let stream = cluster[0].request(&gateway, whoami(ALICE));
+        cluster[0].faults().shared_data.set(None);
+        assert_eq!(cluster[0].calls().len(), 1, "{part}");
+        cluster[0].answer_only_call(&active("alice"));
+        assert_eq!(cluster[0].fate(stream), alice(), "{part}");
+        assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), alice(), "{part}");
+    }
+}

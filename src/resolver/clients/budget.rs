@@ -16,7 +16,7 @@ use crate::{
     cache::bucket::{Bucket, Buckets},
     clock::Instant,
     config::UnknownTokenBudget,
-    host::{NotWritten, Store},
+    host::{NotWritten, Store, until_written},
     token::TokenDigest,
 };
 
@@ -26,9 +26,6 @@ const NUMBER: u32 = 4_096;
 /// Tokens that a count remembers, 4 bytes each. Up to so many distinct tokens are told apart exactly; beyond, the
 /// latest are.
 const MAX_TAGS: usize = 1_024;
-
-/// Another worker may write in between; after this many attempts a token stays uncounted.
-const WRITE_ATTEMPTS: usize = 4;
 
 /// The budget is spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,11 +145,12 @@ impl Budget {
         now: Instant,
     ) {
         let tag = self.buckets.tag(store, &token.0);
-        for _ in 0..WRITE_ATTEMPTS {
+        // A count that could not be written is a token more for the client.
+        let _ = until_written(|| {
             let (bucket, mut counts) = self.read(store, client, now);
             if !counts.iter().any(|count| count.client == *client) {
                 if counts.len() >= self.buckets.capacity {
-                    return;
+                    return Ok(());
                 }
                 counts.push(Count {
                     client: *client,
@@ -162,12 +160,11 @@ impl Budget {
                 });
             }
             let mut of_client = counts.iter_mut().filter(|count| count.client == *client);
-            if !of_client.any(|count| count.charge(tag, was_known))
-                || write(store, &bucket, &counts) != Err(NotWritten::Changed)
-            {
-                return;
+            if !of_client.any(|count| count.charge(tag, was_known)) {
+                return Ok(());
             }
-        }
+            write(store, &bucket, &counts)
+        });
     }
 
     /// Returns the bucket of `client`, and the counts in it whose window has not ended.

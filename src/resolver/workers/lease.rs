@@ -32,7 +32,7 @@ use crate::{
         question::QuestionKey,
     },
     clock::Instant,
-    host::{NotWritten, Store},
+    host::{NotWritten, Store, until_written},
     token::TokenDigest,
 };
 
@@ -48,9 +48,6 @@ const BYTES: usize = QuestionKey::BYTES + 8 + 8 + 1;
 const CONTENDED: u8 = 2;
 const STORED: u8 = 4;
 const FAILED: u8 = 8;
-
-/// How often a lease is written again after another worker wrote first.
-const WRITE_ATTEMPTS: usize = 16;
 
 /// The outcome of asking for a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,7 +269,7 @@ impl Leases {
             now,
             cache_read_at,
         };
-        for _ in 0..WRITE_ATTEMPTS {
+        let acquired = until_written(|| {
             let (bucket, mut leases) = self.read(store, &key.digest);
             leases.retain(|lease| lease.is_current(now));
             let (acquired, is_changed) = claim.enter(&mut leases, self.buckets.capacity);
@@ -282,18 +279,18 @@ impl Leases {
                 Ok(())
             };
             match (written, acquired) {
-                (Err(NotWritten::Changed), _) => {}
                 // No other worker gets it either.
                 (Err(NotWritten::Refused), Acquired::Mine | Acquired::MineAmongMany) => {
-                    return Acquired::BucketFull;
+                    Ok(Acquired::BucketFull)
                 }
-                _ => return acquired,
+                (Err(NotWritten::Changed), _) => Err(NotWritten::Changed),
+                _ => Ok(acquired),
             }
-        }
-        Acquired::Held {
+        });
+        acquired.unwrap_or(Acquired::Held {
             until: now + LEASE / 4,
             untold: None,
-        }
+        })
     }
 
     /// Releases the lease on `key`. Returns whether another worker waits; `false` if this holder does not hold it any more.
@@ -305,13 +302,13 @@ impl Leases {
         holder: u64,
         tombstone: Option<Tombstone>,
     ) -> bool {
-        for _ in 0..WRITE_ATTEMPTS {
+        let released = until_written(|| {
             let (bucket, mut leases) = self.read(store, &key.digest);
             let ours = leases
                 .iter()
                 .position(|lease| lease.contended(key, holder).is_some());
             let Some(ours) = ours else {
-                break;
+                return Ok(false);
             };
             let mut lease = leases.swap_remove(ours);
             let contended = lease.contended(key, holder).unwrap_or_default();
@@ -319,14 +316,11 @@ impl Leases {
                 lease.state = State::Released(tombstone);
                 leases.push(lease);
             }
-            // A worker that wrote first may have marked it: read it again.
-            match write(store, &bucket, &leases) {
-                Ok(()) => return contended,
-                Err(NotWritten::Changed) => {}
-                Err(NotWritten::Refused) => break,
-            }
-        }
-        false
+            // A worker that wrote first may have marked it: it is read again then.
+            write(store, &bucket, &leases)?;
+            Ok(contended)
+        });
+        released.unwrap_or(false)
     }
 
     fn read(&self, store: &impl Store, digest: &TokenDigest) -> (Bucket, Vec<Lease>) {

@@ -9,7 +9,8 @@ use matrix_edge_auth::{
     clock::Instant,
     host::{
         CallId, Fields, HostError, HttpCall, If, Metrics, NotSent, NotWritten, QueueId,
-        RequestHead, ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Versioned,
+        RequestHead, ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Unreadable,
+        Versioned,
     },
     matrix::reply::Reply,
     metrics::Metric,
@@ -323,12 +324,12 @@ impl Metrics for SimulatedHost {
 }
 
 impl Store for SimulatedHost {
-    fn read(&self, key: &[u8]) -> Option<Versioned> {
+    fn try_read(&self, key: &[u8]) -> Result<Option<Versioned>, Unreadable> {
         self.note("read shared data");
         if self.is_out_of_reach(key) {
-            return None;
+            return Err(Unreadable);
         }
-        self.process.read(&name(key))
+        Ok(self.process.read(&name(key)))
     }
 
     fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
