@@ -16,12 +16,7 @@ pub(crate) mod memory;
 mod status;
 mod store;
 
-use std::{
-    cell::{Cell, OnceCell},
-    fmt,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::OnceCell, fmt, time::Duration};
 
 pub use self::{
     fields::{Fields, Lengths, extended},
@@ -202,8 +197,6 @@ pub trait Host: Backend + Streams {}
 impl<H: Backend + Streams> Host for H {}
 
 /// One callback of Envoy: what it may call, for which root, and when.
-///
-/// A hit does not read the clock, since each reading is a host call. It goes by the coarse time.
 #[derive(Debug)]
 pub struct Callback<'h, H> {
     /// The proxy.
@@ -211,53 +204,20 @@ pub struct Callback<'h, H> {
     /// The root context whose callback runs, or that owns the stream whose callback runs.
     pub root: RootId,
     now: OnceCell<Instant>,
-    clock: &'h CoarseClock,
-}
-
-/// How often the coarse time serves until the clock is read again. A worker that does nothing but serve hits for seconds
-/// comes to no tick, and its time would stand still.
-const COARSE_READINGS: u8 = 128;
-
-/// The moment of the last callback that read the clock. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct CoarseClock(Rc<CoarseTime>);
-
-#[derive(Debug, Default)]
-struct CoarseTime {
-    read: Cell<Instant>,
-    /// How often it has served since.
-    readings: Cell<u8>,
 }
 
 impl<'h, H: Runtime> Callback<'h, H> {
-    /// A callback that runs now. `clock` is the worker's.
-    pub fn new(host: &'h H, root: RootId, clock: &'h CoarseClock) -> Self {
+    /// A callback that runs now.
+    pub fn new(host: &'h H, root: RootId) -> Self {
         Self {
             host,
             root,
             now: OnceCell::new(),
-            clock,
         }
     }
 
     /// Returns the present moment. Reads the host's clock once in a callback at the most.
     pub fn now(&self) -> Instant {
-        *self.now.get_or_init(|| {
-            let now = self.host.now();
-            self.clock.0.read.set(now);
-            self.clock.0.readings.set(0);
-            now
-        })
-    }
-
-    /// Returns the last moment that any callback of this worker read: without a host call, but for one reading in 128.
-    #[inline]
-    pub fn coarse_now(&self) -> Instant {
-        let CoarseTime { read, readings } = &*self.clock.0;
-        if readings.get() >= COARSE_READINGS {
-            return self.now();
-        }
-        readings.set(readings.get() + 1);
-        read.get()
+        *self.now.get_or_init(|| self.host.now())
     }
 }

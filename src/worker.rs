@@ -8,7 +8,7 @@ use std::{rc::Rc, time::Duration};
 use crate::{
     clock::millis,
     config::Role,
-    host::{CallId, Callback, CoarseClock, Host, QueueId, RootId, StreamId},
+    host::{CallId, Callback, Host, QueueId, RootId, StreamId},
     mas::introspection::IntrospectionResponse,
     metrics::Metric,
     resolver::{Resolution, Resolver, TICK, WaiterId},
@@ -116,7 +116,6 @@ pub struct Worker {
     introspection: Introspection,
     provisioning: Provisioning,
     bodies: BodyBudget,
-    clock: CoarseClock,
     /// Root contexts whose timer runs.
     roots: Vec<RootId>,
     /// The root context whose timer is fast, because holds are left to end.
@@ -135,7 +134,7 @@ impl Worker {
         if !self.roots.contains(&plugin.root) {
             self.start(host, plugin);
         }
-        let cb = Callback::new(host, plugin.root, &self.clock);
+        let cb = Callback::new(host, plugin.root);
         match plugin.config.role {
             Role::Gateway => {
                 let begin = || {
@@ -180,7 +179,7 @@ impl Worker {
         let Some(root) = exchange.root().filter(|_| exchange.wants().request_body) else {
             return;
         };
-        let cb = Callback::new(host, root, &self.clock);
+        let cb = Callback::new(host, root);
         let resolver = &mut self.resolver;
         match exchange {
             AnyExchange::Passed => {}
@@ -216,7 +215,7 @@ impl Worker {
             is_last: true,
         };
         self.on_request_body(host, exchange, end);
-        let cb = Callback::new(host, plugin.root, &self.clock);
+        let cb = Callback::new(host, plugin.root);
         let resolver = &mut self.resolver;
         match exchange {
             AnyExchange::Passed => {}
@@ -240,7 +239,7 @@ impl Worker {
         else {
             return;
         };
-        let cb = Callback::new(host, root, &self.clock);
+        let cb = Callback::new(host, root);
         let resolver = &mut self.resolver;
         match exchange {
             AnyExchange::Passed => {}
@@ -271,7 +270,7 @@ impl Worker {
         else {
             return;
         };
-        let cb = Callback::new(host, root, &self.clock);
+        let cb = Callback::new(host, root);
         let resolver = &mut self.resolver;
         match exchange {
             AnyExchange::Gateway(exchange) => self.gateway.on_stream_end(&cb, resolver, exchange),
@@ -313,8 +312,7 @@ impl Worker {
         call: CallId,
         response: IntrospectionResponse<'_>,
     ) {
-        let clock = self.clock.clone();
-        let cb = Callback::new(host, root, &clock);
+        let cb = Callback::new(host, root);
         self.resolver.on_call_response(&cb, call, response);
         if self.finish_resolved(&cb) {
             self.hurry(&cb);
@@ -323,8 +321,7 @@ impl Worker {
 
     /// Takes in the messages of a shared queue of `root`.
     pub fn on_queue(&mut self, host: &impl Host, root: RootId, queue: QueueId) {
-        let clock = self.clock.clone();
-        let cb = Callback::new(host, root, &clock);
+        let cb = Callback::new(host, root);
         self.resolver.on_queue(&cb, queue);
         if self.finish_resolved(&cb) {
             self.hurry(&cb);
@@ -333,8 +330,7 @@ impl Worker {
 
     /// Takes in a tick of the root of `plugin`.
     pub fn on_tick(&mut self, host: &impl Host, plugin: &Rc<Plugin>) {
-        let clock = self.clock.clone();
-        let cb = Callback::new(host, plugin.root, &clock);
+        let cb = Callback::new(host, plugin.root);
         plugin.is_route_looked_at.set(false);
         self.resolver.on_tick(&cb);
         self.gateway.on_tick(&cb, &mut self.resolver);
@@ -360,7 +356,7 @@ impl Worker {
     /// Starts the timer of a root context. Its first request must not be decided by what other VMs have left to end.
     fn start(&mut self, host: &impl Host, plugin: &Rc<Plugin>) {
         self.roots.push(plugin.root);
-        let cb = Callback::new(host, plugin.root, &self.clock);
+        let cb = Callback::new(host, plugin.root);
         self.resolver.start(&cb);
         self.gateway.take_over(&cb, &mut self.resolver, plugin);
     }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    CallId, CoarseClock, Fields, HostError, HttpCall, If, Metrics, NotSent, NotWritten, QueueId,
-    RequestHead, ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Unreadable, Versioned,
+    CallId, Fields, HostError, HttpCall, If, Metrics, NotSent, NotWritten, QueueId, RequestHead,
+    ResponseOrigin, RootId, Runtime, Store, StreamId, Streams, Unreadable, Versioned,
     memory::MemoryStore,
 };
 use crate::{clock::Instant, matrix::reply::Reply, metrics::Metric};
@@ -38,7 +38,6 @@ pub(crate) struct FakeHost {
     /// How far the clock has gone since [`START`].
     elapsed: Cell<Duration>,
     /// For tests without a worker.
-    pub coarse_clock: CoarseClock,
     randoms: Cell<u64>,
     pub metrics: RefCell<BTreeMap<String, i64>>,
     /// Calls that MAS has not answered, oldest first.

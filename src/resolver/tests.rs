@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{call::CALL_GRACE, workers::Acquisition, *};
 use crate::{
     config,
-    host::{CoarseClock, Runtime as _, fake::FakeHost},
+    host::{Runtime as _, fake::FakeHost},
     mas::provisioning::Revocation,
     metrics::IntrospectionOutcome,
     token::AccessToken,
@@ -90,7 +90,6 @@ fn merge(into: &mut serde_json::Value, from: &serde_json::Value) {
 /// One worker.
 struct Worker {
     host: Rc<FakeHost>,
-    clock: CoarseClock,
     resolver: Resolver<u32>,
     next_stream: u32,
     ended: std::collections::BTreeMap<u32, End>,
@@ -102,7 +101,6 @@ impl Worker {
     fn new(host: &Rc<FakeHost>) -> Self {
         let mut worker = Self {
             host: Rc::clone(host),
-            clock: CoarseClock::default(),
             resolver: Resolver::default(),
             next_stream: 0,
             ended: std::collections::BTreeMap::new(),
@@ -118,7 +116,7 @@ impl Worker {
         f: impl FnOnce(&Callback<'_, FakeHost>, &mut Resolver<u32>) -> T,
     ) -> T {
         let host = Rc::clone(&self.host);
-        let cb = Callback::new(&*host, ROOT, &self.clock);
+        let cb = Callback::new(&*host, ROOT);
         let result = f(&cb, &mut self.resolver);
         while let Some(Resolution { found, waiters }) = self.resolver.poll() {
             for (_, waiting) in waiters {

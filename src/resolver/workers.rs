@@ -280,7 +280,7 @@ mod tests {
     const TTL: Duration = Duration::from_secs(10);
 
     fn callback(host: &FakeHost) -> Callback<'_, FakeHost> {
-        Callback::new(host, ROOT, &host.coarse_clock)
+        Callback::new(host, ROOT)
     }
 
     /// Workers that have taken their seats, in order.

@@ -17,7 +17,7 @@ mod recognized;
 mod waiter;
 mod watch;
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use self::{
     carry_out::{ReplyForm, carry_out, fail_closed, reject},
@@ -50,10 +50,6 @@ use crate::{
     resolver::{Found, Query, Resolver, Verdict},
     token::TokenDigest,
 };
-
-/// Safety margin of the coarse clock. A hit in the local cache uses the time that the last callback read, which lags by no more
-/// than this in a worker that has pauses; within the margin of an entry's end the real clock is read.
-const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 /// The gateway role in one worker.
 #[derive(Debug, Default)]
@@ -373,9 +369,8 @@ impl Gateway {
         query: &Query<'_>,
     ) -> Option<Grant> {
         let key = plugin.grant_key(&query.digest);
-        let now = cb.coarse_now();
+        let now = cb.now();
         resolver.read_old_epochs(cb, now);
-        let now = now + CLOCK_SLACK;
         let entry = self.grants.find(&key)?;
         if entry.stamp != resolver.stamp(&query.digest, entry.user.as_ref())
             || entry.fresh_until <= now

@@ -885,3 +885,31 @@ fn an_answer_that_is_pushed_out_as_it_is_kept_ends_with_its_session() {
         assert_ne!(fate, alice(), "access {access}");
     }
 }
+
+/// After a pause a worker comes to its sockets before its timers, and to hints not at all.
+#[test]
+fn a_worker_that_has_stood_still_serves_no_session_that_has_ended_meanwhile() {
+    for by_expiry in [false, true] {
+        let gateway = gateway(1, json!({}));
+        let mut cluster = Cluster::new(2);
+        cluster.seat_all(&gateway);
+        cluster[0].request(&gateway, whoami(ALICE));
+        let expires_in = if by_expiry { 3 } else { 300 };
+        let answer = active("alice").replace('{', &format!("{{\"expires_in\":{expires_in},"));
+        cluster[0].answer_only_call(&answer);
+        for fate in cluster.send_each(&gateway, &whoami(ALICE)) {
+            assert_eq!(fate, alice());
+        }
+        if !by_expiry {
+            let request = logout("/_matrix/client/v3/logout", ALICE);
+            let stream = cluster[1].request(&gateway, request);
+            cluster[1].response(stream, 200);
+        }
+        cluster.process.advance(Duration::from_secs(10));
+        assert_ne!(
+            cluster[0].send(&gateway, whoami(ALICE)),
+            alice(),
+            "{by_expiry}"
+        );
+    }
+}

@@ -9,7 +9,7 @@ use crate::{
     cache::ActiveEntry,
     config,
     host::{
-        CoarseClock, RootId, Streams as _,
+        RootId, Streams as _,
         fake::{FakeHost, INTROSPECTION, START},
     },
     mas::introspection::{Answer, ConnectionFault, IntrospectionResponse},
@@ -40,7 +40,6 @@ fn config(overrides: &Value) -> Config {
 /// One listener in one worker. Every request has the same good headers.
 struct Listener {
     host: FakeHost,
-    clock: CoarseClock,
     plugin: Rc<Plugin>,
     role: Introspection,
     budget: BodyBudget,
@@ -54,7 +53,6 @@ impl Listener {
         host.headers.replace(INTROSPECTION.into());
         Self {
             host,
-            clock: CoarseClock::default(),
             plugin: Rc::new(Plugin::new(ROOT, config(overrides))),
             role: Introspection::default(),
             budget: BodyBudget::default(),
@@ -68,7 +66,7 @@ impl Listener {
         self.streams += 1;
         let exchange = Rc::new(Exchange::new(&self.plugin, StreamId(self.streams)));
         self.host.select(exchange.stream);
-        let cb = Callback::new(&self.host, ROOT, &self.clock);
+        let cb = Callback::new(&self.host, ROOT);
         self.role
             .on_request_headers(&cb, &self.resolver, &exchange, is_whole, &self.budget);
         exchange
@@ -79,7 +77,7 @@ impl Listener {
         self.host.body.replace(form);
         let size = form.len();
         let chunk = Chunk { size, is_last };
-        let cb = Callback::new(&self.host, ROOT, &self.clock);
+        let cb = Callback::new(&self.host, ROOT);
         self.role
             .on_request_body(&cb, &mut self.resolver, exchange, chunk);
     }
@@ -95,7 +93,7 @@ impl Listener {
     fn answer(&mut self, status: u16, body: &str) {
         let call = self.host.take_oldest_call();
         let response = IntrospectionResponse::json(status, body);
-        let cb = Callback::new(&self.host, ROOT, &self.clock);
+        let cb = Callback::new(&self.host, ROOT);
         self.resolver.on_call_response(&cb, call, response);
         while let Some(resolution) = self.resolver.poll() {
             for (_, waiting) in resolution.waiters {
@@ -108,7 +106,7 @@ impl Listener {
     /// Takes in the response of MAS to a request that was passed on.
     fn respond(&mut self, exchange: &Exchange, status: &'static str) {
         self.host.headers.borrow_mut().insert(":status", status);
-        let cb = Callback::new(&self.host, ROOT, &self.clock);
+        let cb = Callback::new(&self.host, ROOT);
         self.role.on_response_headers(&cb, exchange);
     }
 
@@ -364,7 +362,7 @@ fn a_request_whose_form_does_not_come_goes_to_mas_after_a_moment() {
     let ended = listener.begin(false);
     listener.role.cancel(ended.stream);
     listener.host.advance(Duration::from_secs(1));
-    let cb = Callback::new(&listener.host, ROOT, &listener.clock);
+    let cb = Callback::new(&listener.host, ROOT);
     listener.role.on_tick(&cb);
     assert_eq!(waits.phase(), Phase::Forwarded);
     assert_eq!(listener.budget.taken(), 50, "of the other one only");

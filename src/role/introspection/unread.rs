@@ -113,7 +113,7 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        host::{CoarseClock, RootId, Runtime as _, fake::FakeHost},
+        host::{RootId, Runtime as _, fake::FakeHost},
         role::{body::BodyBudget, plugin::Plugin},
     };
 
@@ -137,8 +137,7 @@ mod tests {
     }
 
     fn release(awaiting: &mut AwaitingBody, host: &FakeHost) -> bool {
-        let clock = CoarseClock::default();
-        let cb = Callback::new(host, ROOT, &clock);
+        let cb = Callback::new(host, ROOT);
         awaiting.release_expired(&cb)
     }
 
@@ -207,8 +206,7 @@ mod tests {
             let Watch::Released(at) = exchange.take_watch() else {
                 panic!("it is watched a little longer");
             };
-            let clock = CoarseClock::default();
-            let cb = Callback::new(&host, ROOT, &clock);
+            let cb = Callback::new(&host, ROOT);
             awaiting.suspect_listener(&cb, at);
             assert_eq!(awaiting.has_warned, warns, "{delay:?}");
         }

@@ -59,8 +59,8 @@ pub const PATIENCE: u64 = 2 * (TIMEOUT + LOST_AFTER) + LEASE + BETWEEN_TICKS;
 /// Longest that a request waits while nobody asks: until the lease has run out twice at the most.
 const UNATTENDED: u64 = 2 * LEASE + BETWEEN_TICKS;
 
-/// An active answer is renewed this long before its end; a worker's own clock runs up to a second ahead.
-const RENEWAL: u64 = TTL / 10 + 1_000;
+/// An active answer is renewed this long before its end.
+const RENEWAL: u64 = TTL / 10;
 
 /// How long another refusal of a token by the homeserver says nothing new to a worker.
 pub const DOUBT: u64 = 10_000;
@@ -196,7 +196,7 @@ impl Scenario {
                     .borrow()
                     .seen_by_homeserver(stream);
                 let number = std::str::from_utf8(seen.value("x-client").unwrap()).unwrap();
-                self.check_active(worker, request, number.parse().unwrap());
+                self.check_active(request, number.parse().unwrap());
                 if self.rng.u32(..8) == 0 {
                     self.forwarded.push((worker, stream, session));
                 }
@@ -229,17 +229,13 @@ impl Scenario {
     }
 
     /// An answer of "active" is served.
-    fn check_active(&self, worker: usize, request: Open, number: usize) {
+    fn check_active(&self, request: Open, number: usize) {
         let Open {
             session,
-            mut since,
+            since,
             ttl,
             ..
         } = request;
-        if self.settings.is_crowded {
-            // Its own time stands still while a worker is busy, and for the few hits that it serves before it ticks.
-            since.at = since.at.min(self.members[worker].ticked_at + BETWEEN_TICKS);
-        }
         let answer = &self.mas.answers[number];
         assert_eq!(answer.session, session, "an identity is that of the token");
         assert!(answer.delivered.is_some(), "active only if MAS said so");
@@ -422,7 +418,7 @@ impl Scenario {
         }
         let told: Value = serde_json::from_str(body).unwrap();
         let number: usize = told["client_id"].as_str().unwrap().parse().unwrap();
-        self.check_active(worker, request, number);
+        self.check_active(request, number);
         let answer = &self.mas.answers[number];
         let Verdict::Active { body: said, left } = &answer.verdict else {
             panic!("MAS said no such thing");
