@@ -50,6 +50,16 @@ impl AnyExchange {
         }
     }
 
+    /// Notes how far the request has come.
+    fn set_phase(&self, phase: Phase) {
+        match self {
+            Self::Passed => {}
+            Self::Gateway(exchange) => exchange.set_phase(phase),
+            Self::Introspection(exchange) => exchange.set_phase(phase),
+            Self::Provisioning(exchange) => exchange.set_phase(phase),
+        }
+    }
+
     /// Returns which later callbacks are needed.
     #[inline]
     pub fn wants(&self) -> Wants {
@@ -84,6 +94,17 @@ impl AnyExchange {
 enum Waiter {
     Gateway(gateway::Waiter),
     Introspection(introspection::Waiter),
+}
+
+impl Waiter {
+    /// Returns whether the request still waits. It may have ended since it was resolved: by its client, or by its trailers.
+    fn is_held(&self) -> bool {
+        let phase = match self {
+            Self::Gateway(waiter) => waiter.phase(),
+            Self::Introspection(waiter) => waiter.phase(),
+        };
+        phase == Phase::Held
+    }
 }
 
 impl From<gateway::Waiter> for Waiter {
@@ -263,6 +284,11 @@ impl Worker {
             self.resolver.cancel(stream);
             self.introspection.cancel(stream);
         }
+        self.learn_from_stream_end(host, exchange);
+        exchange.set_phase(Phase::Ended);
+    }
+
+    fn learn_from_stream_end(&mut self, host: &impl Host, exchange: &AnyExchange) {
         // What is still watched for at the end is always something that the response would have told.
         let Some(root) = exchange
             .root()
@@ -376,7 +402,7 @@ impl Worker {
                     return true;
                 }
                 if let WaiterId::Held(stream) = id {
-                    if !cb.host.select(stream) {
+                    if !waiting.waiter.is_held() || !cb.host.select(stream) {
                         continue;
                     }
                     let held = cb.now().since(waiting.since);

@@ -41,7 +41,7 @@ impl Stream {
     pub fn action(&self) -> Action {
         match self.exchange.as_ref().map(AnyExchange::phase) {
             Some(Phase::Forwarded) => Action::Continue,
-            Some(Phase::Held | Phase::Replied) | None => Action::Pause,
+            Some(Phase::Held | Phase::Replied | Phase::Ended) | None => Action::Pause,
         }
     }
 

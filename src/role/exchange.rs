@@ -23,6 +23,9 @@ pub enum Phase {
     Forwarded,
     /// It was answered here: nothing of it may go on.
     Replied,
+    /// Its stream has ended. Envoy keeps a stream for a moment longer and lets it be selected, but a reply to it, or anything
+    /// else that is done to it then, writes over memory that is no longer the stream's.
+    Ended,
 }
 
 /// Which later callbacks the role needs. All others cost no host call.

@@ -196,8 +196,6 @@ impl Gateway {
             Purpose::Shadow { terms, request_id } => {
                 self.finish_passed(cb, found, &exchange, terms, request_id);
             }
-            // Its trailers have ended it.
-            _ if exchange.phase() != Phase::Held => {}
             Purpose::Access { form, terms } => {
                 outcome::tell(cb.host, config, found.outcome());
                 let verdict = self.grant(cb, &exchange.plugin, found);
@@ -225,8 +223,10 @@ impl Gateway {
         request_id: Option<RequestId>,
     ) {
         let config = &exchange.plugin.config;
-        // Otherwise the filter state would be another stream's.
-        let is_selected = config.filter_state && cb.host.select(exchange.stream);
+        // Otherwise the filter state would be another stream's, or that of one that has ended.
+        let is_selected = config.filter_state
+            && exchange.phase() != Phase::Ended
+            && cb.host.select(exchange.stream);
         if is_selected {
             outcome::tell(cb.host, config, found.outcome());
         } else {

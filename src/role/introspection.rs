@@ -52,6 +52,13 @@ pub struct Waiter {
     _share: Share,
 }
 
+impl Waiter {
+    /// Returns how far the request has come.
+    pub fn phase(&self) -> Phase {
+        self.exchange.phase()
+    }
+}
+
 /// The introspection role in one worker.
 #[derive(Debug, Default)]
 pub struct Introspection {

@@ -229,6 +229,43 @@ async fn clients_that_hang_up_by_the_hundred_leave_nothing_behind() {
     edge.assert_alive().await;
 }
 
+/// A herd is answered in parts, a callback each. Envoy keeps a stream that is reset in between for a moment, and a reply to it
+/// would end Envoy itself.
+#[tokio::test]
+async fn a_herd_that_is_reset_at_its_first_answer_leaves_envoy_alive() {
+    const CONNECTIONS: usize = 12;
+    const STREAMS: usize = 25;
+    let edge = Edge::start_with(json!({}), Options::default(), |builder| {
+        builder.concurrency(1)
+    })
+    .await;
+    for round in 0..15 {
+        let bearer = format!("Bearer {}", new_token("mat"));
+        let hold = edge.mas.hold();
+        let mut herd = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let mut http2 = Http2::open(edge.envoy.addr()).await;
+            let mut streams = Vec::new();
+            for number in 0..STREAMS {
+                let field = ("authorization", &*bearer);
+                // Some with a body that does not end.
+                streams.push(http2.request(WHOAMI, &[field], number % 5 > 0).await);
+            }
+            herd.push((http2, streams));
+        }
+        let all = (CONNECTIONS * STREAMS) as u64;
+        edge.envoy.wait_for_stat(ACTIVE, |n| n == all).await;
+        hold.release();
+        herd[0].0.answer_begins().await;
+        for (http2, streams) in herd.iter_mut().rev() {
+            http2.reset_all(streams).await;
+        }
+        edge.envoy.wait_for_stat(ACTIVE, |n| n == 0).await;
+        println!("round {round}: {} calls", edge.mas.total_calls());
+    }
+    edge.assert_alive().await;
+}
+
 /// Two listeners, one VM: every answer goes to the request that waits for it, under its own configuration.
 #[tokio::test]
 async fn two_configurations_in_one_vm_do_not_mix_up_their_calls() {

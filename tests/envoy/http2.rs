@@ -1,5 +1,5 @@
 //! HTTP/2 with prior knowledge (RFC 9113), frame by frame: header fields go out as they are given, which no
-//! well-behaved client does. It does not listen to what comes back.
+//! well-behaved client does. Of what comes back it sees at the most that an answer begins.
 
 use std::{io, net::SocketAddr};
 
@@ -175,9 +175,39 @@ impl Http2 {
 
     /// Resets a stream.
     pub async fn reset(&mut self, stream: u32) {
+        self.reset_all(&[stream]).await;
+    }
+
+    fn reset_frame(stream: u32) -> Vec<u8> {
         const CANCEL: u32 = 8;
-        self.frame(Self::RST_STREAM, 0, stream, &CANCEL.to_be_bytes())
-            .await;
+        frame(Self::RST_STREAM, 0, stream, &CANCEL.to_be_bytes())
+    }
+
+    /// Resets these streams at once.
+    pub async fn reset_all(&mut self, streams: &[u32]) {
+        let frames = streams.iter().flat_map(|stream| Self::reset_frame(*stream));
+        let frames: Vec<u8> = frames.collect();
+        let sent = within_limit("the peer to read", self.stream.write_all(&frames)).await;
+        sent.expect("the peer has not closed");
+    }
+
+    /// Waits until the first answer on this connection begins. Call it once.
+    pub async fn answer_begins(&mut self) {
+        let answer = async {
+            loop {
+                let mut head = [0; 9];
+                self.stream.read_exact(&mut head).await?;
+                let [a, b, c, kind, ..] = head;
+                if kind == Self::HEADERS {
+                    return io::Result::Ok(());
+                }
+                let length = u32::from_be_bytes([0, a, b, c]);
+                let mut payload = vec![0; length as usize];
+                self.stream.read_exact(&mut payload).await?;
+            }
+        };
+        let answer = within_limit("an answer", answer).await;
+        answer.expect("the peer has not closed");
     }
 
     async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {

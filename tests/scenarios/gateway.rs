@@ -78,6 +78,32 @@ fn two_hundred_requests_with_one_cold_token_make_one_call() {
     );
 }
 
+/// A herd is answered in parts, each in a callback of its own. Whoever hangs up in between is answered no more: the simulated
+/// Envoy, like the real one, takes a reply to a stream that has ended for the end of itself.
+#[test]
+fn a_request_that_ends_between_the_answer_and_its_turn_is_left_alone() {
+    for body in [INACTIVE, &active("alice")] {
+        let mut worker = SimulatedWorker::new(&Process::new());
+        let gateway = gateway(1, json!({}));
+        let streams = [(); 300].map(|()| worker.request(&gateway, whoami(ALICE)));
+        worker.faults().late_timers.set(true);
+        worker.answer_only_call(body);
+        let (answered, waiting): (Vec<_>, Vec<_>) = streams
+            .into_iter()
+            .partition(|stream| worker.fate(*stream) != Fate::Held);
+        assert!(!answered.is_empty() && waiting.len() > 2);
+        let (left, gone) = waiting.split_at(2);
+        for stream in gone {
+            worker.hang_up(*stream);
+        }
+        worker.faults().late_timers.set(false);
+        worker.tick();
+        for stream in left {
+            assert_eq!(worker.fate(*stream), worker.fate(answered[0]));
+        }
+    }
+}
+
 #[test]
 fn the_answer_is_kept_although_every_client_hung_up() {
     let process = Process::new();

@@ -254,6 +254,31 @@ fn the_form_may_come_in_pieces() {
 }
 
 #[test]
+fn a_question_that_ends_between_the_answer_and_its_turn_is_left_alone() {
+    let role = role(json!({}));
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let streams = [(); 300].map(|()| {
+        let stream = worker.request_headers(&role, announced(ALICE), false);
+        worker.request_body(stream, form(ALICE).as_bytes(), true);
+        stream
+    });
+    worker.faults().late_timers.set(true);
+    worker.answer_only_call(ANSWER);
+    let waiting = streams.into_iter();
+    let mut waiting: Vec<_> = waiting
+        .filter(|stream| worker.fate(*stream) == Fate::Held)
+        .collect();
+    let last = waiting.pop().unwrap();
+    assert!(waiting.len() > 100);
+    for stream in waiting {
+        worker.hang_up(stream);
+    }
+    worker.faults().late_timers.set(false);
+    worker.tick();
+    assert_eq!(worker.fate(last), answered(ANSWER));
+}
+
+#[test]
 fn a_request_whose_body_never_comes_is_passed_on() {
     let process = Process::new();
     let role = role(json!({}));

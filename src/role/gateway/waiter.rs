@@ -11,6 +11,7 @@ use super::{
 use crate::{
     config::{Config, Mode},
     host::RequestHead,
+    role::exchange::Phase,
 };
 
 /// What a request that waits needs to be decided.
@@ -18,6 +19,13 @@ use crate::{
 pub struct Waiter {
     pub(super) exchange: Rc<Exchange>,
     pub(super) purpose: Purpose,
+}
+
+impl Waiter {
+    /// Returns how far the request has come.
+    pub fn phase(&self) -> Phase {
+        self.exchange.phase()
+    }
 }
 
 /// What a request waits for.

@@ -126,11 +126,11 @@ impl SimulatedHost {
 impl Streams for SimulatedHost {
     fn select(&self, stream: StreamId) -> bool {
         self.note("select");
-        let alive = self.vm.streams.borrow().contains_key(&stream);
-        if alive {
-            self.selected.set(stream);
-        }
-        alive
+        // Envoy keeps a stream that has ended for a moment and lets it be selected, and whatever is done to it then breaks Envoy.
+        let is_alive = self.vm.streams.borrow().contains_key(&stream);
+        assert!(is_alive, "{stream:?} has ended before it is selected");
+        self.selected.set(stream);
+        true
     }
 
     fn request_head(&self) -> Result<RequestHead, HostError> {

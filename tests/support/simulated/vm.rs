@@ -56,4 +56,6 @@ pub struct Faults {
     pub shared_data: Cell<Option<&'static str>>,
     /// Every writing of shared data is refused where a key contains this.
     pub writing: Cell<Option<&'static str>>,
+    /// A hurried timer fires with the next tick, and not at once: other events come in between.
+    pub late_timers: Cell<bool>,
 }

@@ -299,7 +299,7 @@ impl SimulatedWorker {
 
     /// Timers that were set to fire at once fire, until none is.
     fn run_hurried_timers(&mut self) {
-        loop {
+        while !self.vm.faults.late_timers.get() {
             let hurried = {
                 let ticking = self.vm.ticking.borrow();
                 let mut hurried = ticking.iter().filter(|(_, period)| **period < TICK);
@@ -331,6 +331,7 @@ impl SimulatedWorker {
         let request = &streams[&stream];
         match self.exchanges[&stream].phase() {
             Phase::Held => Fate::Held,
+            Phase::Ended => panic!("a stream that has ended is nobody's"),
             Phase::Replied => {
                 let (status, body) = request
                     .reply
