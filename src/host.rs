@@ -13,6 +13,7 @@ pub(crate) mod fields;
 mod head;
 #[cfg(test)]
 pub(crate) mod memory;
+mod origin;
 mod status;
 mod store;
 
@@ -21,6 +22,7 @@ use std::{cell::OnceCell, fmt, time::Duration};
 pub use self::{
     fields::{Fields, Lengths, extended},
     head::RequestHead,
+    origin::ResponseOrigin,
     store::{If, NotWritten, Store, Unreadable, Versioned, until_written, update},
 };
 use crate::{clock::Instant, matrix::reply::Reply, metrics::Metric};
@@ -172,18 +174,6 @@ pub trait Streams {
 
     /// Returns the address of the client as Envoy trusts it, without the port.
     fn source_address(&self) -> Option<Vec<u8>>;
-}
-
-/// Who made a response.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ResponseOrigin {
-    /// The server behind Envoy.
-    #[default]
-    Upstream,
-    /// Envoy: the server had the request, and its answer did not come.
-    Lost,
-    /// Envoy, for any other reason.
-    Envoy,
 }
 
 /// What asking MAS takes: no request.

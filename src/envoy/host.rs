@@ -24,21 +24,6 @@ const DETAILS_PREFIX: &str = "matrix_edge_auth_";
 /// proxy-wasm's status for what is no map.
 const PARSE_FAILURE: HostError = HostError(4);
 
-/// What Envoy's router says of a response that came from upstream, of one that a timeout ended, and of one that a reset did,
-/// before the kind of the reset: its `ResponseCodeDetails`.
-const UPSTREAM_DETAILS: &[u8] = b"via_upstream";
-const TIMEOUT_DETAILS: [&[u8]; 2] = [b"response_timeout", b"upstream_per_try_timeout"];
-const RESET_DETAILS: &[u8] = b"upstream_reset_before_response_started{";
-
-/// What the kinds of resets have in their names after which nothing of the request was read upstream.
-const UNREAD: [&[u8]; 5] = [
-    b"connection_failure",
-    b"connection_timeout",
-    b"connect_error",
-    b"refused_stream",
-    b"overflow",
-];
-
 /// Envoy's id of a metric.
 #[derive(Clone, Copy)]
 enum MetricId {
@@ -143,7 +128,7 @@ impl Streams for Envoy {
     fn response_origin(&self) -> ResponseOrigin {
         let details = self.return_to_stream();
         match details.and_then(|()| abi::property("response\0code_details")) {
-            Ok(Some(details)) => origin(&details),
+            Ok(Some(details)) => ResponseOrigin::of_details(&details),
             _ => ResponseOrigin::Envoy,
         }
     }
@@ -373,20 +358,4 @@ impl Store for Envoy {
 #[cold]
 fn log_refusal(what: &str, error: HostError) {
     log::error!("Envoy refused {what} with {error}");
-}
-
-/// Reads Envoy's details of a response.
-fn origin(details: &[u8]) -> ResponseOrigin {
-    let reset = details.strip_prefix(RESET_DETAILS);
-    let is_unread = |kind: &[u8]| {
-        let has = |name: &&[u8]| kind.windows(name.len()).any(|part| part == *name);
-        UNREAD.iter().any(has)
-    };
-    if details == UPSTREAM_DETAILS {
-        ResponseOrigin::Upstream
-    } else if TIMEOUT_DETAILS.contains(&details) || reset.is_some_and(|kind| !is_unread(kind)) {
-        ResponseOrigin::Lost
-    } else {
-        ResponseOrigin::Envoy
-    }
 }

@@ -113,11 +113,12 @@ fn a_session_that_ends_again_and_again_costs_one_question_a_tick() {
 #[test]
 fn an_end_that_mas_does_not_confirm_acts_again() {
     type Answer = fn(&mut SimulatedWorker, StreamId);
-    let answers: [Answer; 4] = [
+    let answers: [Answer; 5] = [
         SimulatedWorker::hang_up,
         |worker, stream| worker.lost_response(stream, 503),
         // Of a proxy before MAS.
         |worker, stream| worker.response(stream, 502),
+        |worker, stream| worker.response(stream, 503),
         |worker, stream| worker.response(stream, 504),
     ];
     for answer in answers {

@@ -40,6 +40,19 @@ fn refuse(cluster: &mut Cluster, gateway: &Rc<Plugin>) {
     cluster.deliver_all();
 }
 
+/// Envoy has a 401 of its own, as of a filter behind this one, and it says nothing of the token.
+#[test]
+fn a_401_that_is_not_the_homeservers_is_not_learned_from() {
+    let gateway = gateway(1, json!({}));
+    let mut cluster = warmed(&gateway);
+    let stream = cluster[1].request(&gateway, whoami(ALICE));
+    cluster[1].local_response(stream, 401);
+    cluster.deliver_all();
+    let fates = cluster.send_each(&gateway, &whoami(ALICE));
+    assert_eq!(fates, [(); WORKERS].map(|()| alice()));
+    assert_eq!(cluster.metric("matrix_edge_auth_invalidations_total"), 0);
+}
+
 /// MAS answers every call with 500.
 fn fail_all(cluster: &mut Cluster) {
     for worker in &mut cluster.workers {

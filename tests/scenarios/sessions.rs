@@ -77,9 +77,8 @@ fn a_token_is_counted_once_if_mas_calls_it_inactive_and_called_it_active_before(
     }
 }
 
-/// The longest that a worker without a pause serves hits of an ended session: its own cache counts most of a second, and
-/// it reads the clock at each 128th hit.
-const HITS_WITHOUT_A_PAUSE: u64 = 100 + 128;
+/// The longest that a worker without a pause serves hits of an ended session: its own cache counts for three quarters of a second.
+const HITS_WITHOUT_A_PAUSE: u64 = 75;
 
 /// Sends one hit each 10 ms to a worker that comes to no tick and reads no hint. Returns how many are served.
 fn served_without_a_pause(worker: &mut SimulatedWorker, process: &Process) -> u64 {
@@ -115,7 +114,7 @@ fn a_token_that_expires_is_not_served_by_a_worker_that_comes_to_no_tick() {
     let body = active("alice").replace('{', "{\"expires_in\":3,");
     worker.answer_only_call(&body);
     let served = served_without_a_pause(&mut worker, &process);
-    assert!((100..=300 + 128).contains(&served), "{served}");
+    assert!((100..=300).contains(&served), "{served}");
 }
 
 /// MAS may have ended the session, and its answer finds nobody.
@@ -190,7 +189,7 @@ fn an_end_that_mas_cannot_have_read_ends_nothing() {
 fn a_client_that_hangs_up_ends_nothing_that_it_did_not_ask_for() {
     let gateway = gateway(1, json!({}));
     let mut cluster = warmed(2);
-    for status in [401, 503] {
+    for status in [401, 500] {
         let refused = cluster[0].request(&gateway, logout("/_matrix/client/v3/logout", ALICE));
         cluster[0].response(refused, status);
         cluster[0].hang_up(refused);
@@ -297,7 +296,7 @@ fn what_mas_refuses_to_end_stays() {
     ] {
         let gateway = gateway(1, json!({}));
         let mut cluster = warmed(1);
-        for status in [400, 401, 404, 500, 503] {
+        for status in [400, 401, 404, 500] {
             let stream = cluster[0].request(&gateway, request.clone());
             cluster[0].response(stream, status);
         }

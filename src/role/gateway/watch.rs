@@ -130,7 +130,9 @@ pub(super) fn on_response_headers<H: Host, W>(
             let answered = status.filter(|_| is_upstream);
             settle(cb.host, exchange, watch, HomeserverAnswer::of(answered));
         }
-        Watch::Active(token) if status == Some(401) => {
+        Watch::Active(token)
+            if status == Some(401) && cb.host.response_origin() == ResponseOrigin::Upstream =>
+        {
             let upstream = &exchange.plugin.upstream;
             if learned.refused.admit(upstream.question(&token), cb.now()) {
                 let what = Invalidation::Refusal(&token);
@@ -150,12 +152,12 @@ pub(super) fn on_response_headers<H: Host, W>(
     }
 }
 
-/// Returns whether a response leaves open whether MAS has ended the session: Envoy has lost MAS's, or a proxy before MAS has waited
-/// for it in vain, which it says by 502 or 504. MAS itself gives neither.
+/// Returns whether a response leaves open whether MAS has ended the session: Envoy has lost MAS's, or a proxy before MAS has, which
+/// it says by 502, 503 or 504. MAS itself gives none of them.
 fn is_in_doubt(host: &impl Streams, status: Option<u16>) -> bool {
     match host.response_origin() {
         ResponseOrigin::Lost => true,
-        ResponseOrigin::Upstream => matches!(status, Some(502 | 504)),
+        ResponseOrigin::Upstream => matches!(status, Some(502..=504)),
         ResponseOrigin::Envoy => false,
     }
 }

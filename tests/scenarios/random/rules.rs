@@ -214,7 +214,7 @@ impl Scenario {
                     "the homeserver's question is answered: about {session}, at worker {worker} since {since:?}"
                 );
             }
-            Fate::Replied(200, body) => self.check_body(worker, request, &body),
+            Fate::Replied(200, body) => self.check_body(request, &body),
             fate if fate == not_active() => self.check_inactive(request, false),
             Fate::Replied(429, _) if self.settings.is_crowded => {}
             Fate::Replied(429, _) => self.check_budget(request),
@@ -411,7 +411,7 @@ impl Scenario {
     }
 
     /// The homeserver gets an answer.
-    fn check_body(&self, worker: usize, request: Open, body: &str) {
+    fn check_body(&self, request: Open, body: &str) {
         if body == crate::INACTIVE {
             self.check_inactive(request, true);
             return;
