@@ -39,7 +39,7 @@ pub use self::{
     upstream::{Admission, Overflow, Upstream},
 };
 use self::{
-    flight::{Full, State},
+    flight::{Full, Ready, State},
     state::Pending,
     steps::{
         answer::is_brief,
@@ -47,7 +47,7 @@ use self::{
         start::Start,
     },
     workers::{
-        lease::{LEASE, Leased, Tombstone},
+        lease::{Leased, Tombstone},
         membership::Hint,
     },
 };
@@ -280,10 +280,12 @@ impl<W> Resolver<W> {
             self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Lost);
         }
         // Before any of them ends: another worker may be calling for it once more.
-        while let Some((key, flight)) = self.flights.pop_due(now) {
-            self.resume(cb, key, flight);
-        }
-        while let Some((key, flight)) = self.flights.pop_expired(now) {
+        self.resume_ready(cb, Ready::Due(now));
+        let expired = Ready::Expired(now);
+        for key in self.flights.ready(expired) {
+            let Some(flight) = self.flights.take_ready(&key, expired) else {
+                continue;
+            };
             match flight.state {
                 State::Calling { .. } => {
                     note_duration(cb, &flight);
@@ -299,16 +301,22 @@ impl<W> Resolver<W> {
                 }
             }
         }
-        while let Some((key, flight)) = self.flights.pop_orphan() {
-            self.resume(cb, key, flight);
-        }
+        self.resume_ready(cb, Ready::Orphaned);
         self.start_queued(cb);
-        for (key, asked_at) in self.flights.leased() {
-            if now.since(asked_at) + TICK >= LEASE / 2 {
-                self.workers.renew(cb, key);
-            }
+        // Four times a second, though a worker ticks for each configuration, and at times for each millisecond: a lease outlasts two
+        // ticks that come late.
+        for key in self.flights.renew_leases(now.minus(TICK), now) {
+            self.workers.renew(cb, &key);
         }
         self.failures.expire(now);
+    }
+
+    fn resume_ready<H: Backend>(&mut self, cb: &Callback<'_, H>, why: Ready) {
+        for key in self.flights.ready(why) {
+            if let Some(flight) = self.flights.take_ready(&key, why) {
+                self.resume(cb, key, flight);
+            }
+        }
     }
 
     /// Notes that a stream has ended, whatever it waited for. A call goes on without it.

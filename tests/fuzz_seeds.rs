@@ -25,7 +25,7 @@ use matrix_edge_auth::{
         credential::{Authorization, Credential, FormPost, extract},
         endpoint::{AuthRequirement, Method, classify},
     },
-    resolver::workers::lease::{Acquired, LEASE, Leases},
+    resolver::workers::lease::{Acquired, Claim, LEASE, Leases, Otherwise},
     token::TokenDigest,
 };
 use planted::{Planted, Values};
@@ -74,8 +74,14 @@ impl Seed {
             digest: self.digest,
             fingerprint: FINGERPRINT,
         };
-        let asked_at = self.now.minus(LEASE);
-        Leases::default().acquire(&self.store, &key, 1, self.now, asked_at)
+        let claim = Claim {
+            key: &key,
+            holder: 1,
+            now: self.now,
+            cache_read_at: self.now.minus(LEASE),
+            otherwise: Otherwise::Wait,
+        };
+        Leases::default().claim(&self.store, &claim)
     }
 }
 

@@ -32,7 +32,7 @@ use matrix_edge_auth::{
             ClientKey,
             budget::{Budget, Inactive},
         },
-        workers::lease::{Acquired, LEASE, Leases, Tombstone},
+        workers::lease::{Acquired, Claim, LEASE, Leases, Otherwise, Tombstone},
     },
     token::{TokenDigest, TokenSecret},
 };
@@ -179,9 +179,19 @@ fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
         .of("l")
         .iter()
         .any(|value| contain(value, &digest.0));
-    match leases.acquire(store, &key, ME, now, now.minus(LEASE)) {
+    let claim = |holder, cache_read_at| {
+        let claim = Claim {
+            key: &key,
+            holder,
+            now,
+            cache_read_at,
+            otherwise: Otherwise::Wait,
+        };
+        leases.claim(store, &claim)
+    };
+    match claim(ME, now.minus(LEASE)) {
         Acquired::Mine | Acquired::MineAmongMany => {
-            let others = leases.acquire(store, &key, OTHER, now, now);
+            let others = claim(OTHER, now);
             // Nothing lasts past the end of time.
             let end = now + LEASE;
             let is_held = matches!(others, Acquired::Held { until, .. } if until == end);
@@ -190,7 +200,7 @@ fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
         Acquired::Held { until, .. } => assert!(is_told && until > now),
         Acquired::Tombstone(at) => {
             assert!(is_told && now < at + LEASE);
-            let again = leases.acquire(store, &key, ME, now, at);
+            let again = claim(ME, at);
             assert!(matches!(again, Acquired::Mine | Acquired::MineAmongMany));
         }
         Acquired::Failed => assert!(is_told),

@@ -73,13 +73,14 @@ const WRITE_ATTEMPTS: usize = 64;
 pub fn until_written<T>(
     mut attempt: impl FnMut() -> Result<T, NotWritten>,
 ) -> Result<T, NotWritten> {
-    for _ in 0..WRITE_ATTEMPTS {
-        match attempt() {
-            Err(NotWritten::Changed) => {}
-            outcome => return outcome,
+    let mut left = WRITE_ATTEMPTS;
+    loop {
+        let outcome = attempt();
+        left -= 1;
+        if left == 0 || !matches!(outcome, Err(NotWritten::Changed)) {
+            return outcome;
         }
     }
-    Err(NotWritten::Changed)
 }
 
 /// Writes what `change` makes of the value of `key`, also while other workers write.

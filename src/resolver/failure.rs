@@ -16,8 +16,9 @@ pub const BACKOFF: Duration = Duration::from_secs(1);
 /// hangs makes no request wait.
 const FAILURE_TTL: Duration = Duration::from_secs(120);
 
-/// Questions that are remembered. One entry takes some 80 bytes.
-const MAX_FAILURES: usize = 16_384;
+/// Questions that are remembered, as many as the shared cache has slots by default. One takes some 80 bytes. Only a token with an
+/// answer that serves has one, so nobody fills them with invented tokens.
+const MAX_FAILURES: usize = 65_536;
 
 /// What is remembered of the questions of one worker.
 #[derive(Debug, Default)]

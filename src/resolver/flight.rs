@@ -46,6 +46,8 @@ pub enum State {
         slot: Slot,
         /// Whether this worker holds the lease, so that other workers wait for it.
         leased: Leased,
+        /// When it was acquired, or renewed last.
+        leased_at: Instant,
         /// The point of all histories at which MAS was asked, or one before.
         point: Point,
     },
@@ -63,6 +65,29 @@ pub enum State {
     },
     /// From nowhere: the call was cancelled with its root context; another root must repeat it.
     Orphaned,
+}
+
+/// Why a tick looks at a flight.
+#[derive(Clone, Copy, Debug)]
+pub enum Ready {
+    /// It is answered elsewhere, and the answer may be there by now.
+    Due(Instant),
+    /// Its deadline has passed.
+    Expired(Instant),
+    /// Its call is gone.
+    Orphaned,
+}
+
+impl Ready {
+    fn holds<W>(self, flight: &Flight<W>) -> bool {
+        match self {
+            Self::Due(now) => {
+                matches!(flight.state, State::AwaitingPeer { check_at } if check_at <= now)
+            }
+            Self::Expired(now) => flight.deadline <= now,
+            Self::Orphaned => flight.state == State::Orphaned,
+        }
+    }
 }
 
 /// An introspection on its way: its call, and the requests that wait for its answer. `W` is what each needs to go on.
@@ -253,11 +278,6 @@ impl<W> Flights<W> {
         self.end(key)
     }
 
-    /// Ends a flight whose deadline has passed.
-    pub fn pop_expired(&mut self, now: Instant) -> Option<(QuestionKey, Box<Flight<W>>)> {
-        self.pop(&|flight| flight.deadline <= now)
-    }
-
     /// Takes out a flight that is answered elsewhere, if `key` is.
     pub fn take_awaiting(&mut self, key: &QuestionKey) -> Option<Box<Flight<W>>> {
         let State::AwaitingPeer { .. } = self.flights.get(key)?.state else {
@@ -300,19 +320,33 @@ impl<W> Flights<W> {
             .for_each(Flight::hold_tightly);
     }
 
-    /// Takes out a flight that is answered elsewhere and should be looked at.
-    pub fn pop_due(&mut self, now: Instant) -> Option<(QuestionKey, Box<Flight<W>>)> {
-        self.pop(
-            &|flight| matches!(flight.state, State::AwaitingPeer { check_at } if check_at <= now),
-        )
+    /// Returns the questions of the flights that are to be looked at for this reason.
+    pub fn ready(&self, why: Ready) -> Vec<QuestionKey> {
+        let ready = self.flights.iter().filter(|(_, flight)| why.holds(flight));
+        ready.map(|(key, _)| *key).collect()
     }
 
-    /// Returns the flights under a lease of this worker, and when MAS was asked.
-    pub fn leased(&self) -> impl Iterator<Item = (&QuestionKey, Instant)> {
-        self.flights
-            .iter()
-            .filter(|(_, flight)| flight.leased() != Leased::No)
-            .map(|(key, flight)| (key, flight.since))
+    /// Takes out a flight that is still to be looked at for this reason.
+    pub fn take_ready(&mut self, key: &QuestionKey, why: Ready) -> Option<Box<Flight<W>>> {
+        self.flights.get(key).filter(|flight| why.holds(flight))?;
+        Some(self.end(*key)?.1)
+    }
+
+    /// Returns the questions whose lease of this worker was acquired at that moment or before, and notes that each is renewed now.
+    pub fn renew_leases(&mut self, since: Instant, now: Instant) -> Vec<QuestionKey> {
+        let is_due = |flight: &mut Flight<W>| match &mut flight.state {
+            State::Calling {
+                leased, leased_at, ..
+            } if *leased != Leased::No && *leased_at <= since => {
+                *leased_at = now;
+                true
+            }
+            _ => false,
+        };
+        let flights = self.flights.iter_mut();
+        flights
+            .filter_map(|(key, flight)| is_due(flight).then_some(*key))
+            .collect()
     }
 
     /// Takes out the waiters that are `chosen`, by question. The calls go on: their answers will be kept.
@@ -351,20 +385,6 @@ impl<W> Flights<W> {
             }
         }
         self.flights.retain(|_, flight| !flight.is_abandoned());
-    }
-
-    /// Takes out a flight whose call is gone.
-    pub fn pop_orphan(&mut self) -> Option<(QuestionKey, Box<Flight<W>>)> {
-        self.pop(&|flight| flight.state == State::Orphaned)
-    }
-
-    /// Takes out the first flight that is `chosen`.
-    fn pop(
-        &mut self,
-        chosen: &dyn Fn(&Flight<W>) -> bool,
-    ) -> Option<(QuestionKey, Box<Flight<W>>)> {
-        let (key, _) = self.flights.iter().find(|(_, flight)| chosen(flight))?;
-        self.end(*key)
     }
 
     fn end(&mut self, key: QuestionKey) -> Option<(QuestionKey, Box<Flight<W>>)> {
@@ -479,6 +499,7 @@ mod tests {
             root,
             slot: SLOT,
             leased: Leased::No,
+            leased_at: Instant::default(),
             point: Point::default(),
         };
         flight
@@ -490,6 +511,7 @@ mod tests {
             root: RootId(2),
             slot: SLOT,
             leased: Leased::No,
+            leased_at: Instant::default(),
             point: Point::default(),
         }
     }
@@ -543,7 +565,7 @@ mod tests {
             .unwrap();
         flights.root_ended(ROOT);
         assert!(flights.forget(StreamId(1)).is_none());
-        let (_, flight) = flights.pop_orphan().unwrap();
+        let flight = flights.take_ready(&key(b"a"), Ready::Orphaned).unwrap();
         assert_eq!(numbers(&flight), [2]);
         assert!(flights.waiters.is_empty());
     }
@@ -603,8 +625,12 @@ mod tests {
     fn a_lost_answer_ends_at_the_deadline() {
         let mut flights = flights(&[b"a"]);
         flights.join(key(b"a"), held(1), request(1, None)).unwrap();
-        assert!(flights.pop_expired(Instant::from_millis(5_499)).is_none());
-        assert_eq!(flights.pop_expired(DEADLINE).unwrap().1.waiters.len(), 1);
+        let early = Ready::Expired(Instant::from_millis(5_499));
+        assert!(flights.ready(early).is_empty() && flights.take_ready(&key(b"a"), early).is_none());
+        let late = Ready::Expired(DEADLINE);
+        assert_eq!(flights.ready(late), [key(b"a")]);
+        let flight = flights.take_ready(&key(b"a"), late).unwrap();
+        assert_eq!(flight.waiters.len(), 1);
         assert!(flights.complete(CallId(100)).is_none());
         assert_eq!((flights.calls.len(), flights.load.total(SLOT.pool)), (0, 0));
     }
@@ -614,12 +640,13 @@ mod tests {
         let mut flights = flights(&[b"a"]);
         flights.insert(key(b"b"), flight(RootId(2), 7));
         flights.join(key(b"a"), held(1), request(1, None)).unwrap();
-        assert!(flights.pop_orphan().is_none());
+        assert!(flights.ready(Ready::Orphaned).is_empty());
         flights.root_ended(ROOT);
         assert_eq!(flights.calls.len(), 1);
-        let (orphan, flight) = flights.pop_orphan().unwrap();
-        assert_eq!(orphan, key(b"a"));
-        assert!(flights.pop_orphan().is_none());
+        let orphan = key(b"a");
+        assert_eq!(flights.ready(Ready::Orphaned), [orphan]);
+        let flight = flights.take_ready(&orphan, Ready::Orphaned).unwrap();
+        assert!(flights.ready(Ready::Orphaned).is_empty());
         flights.insert(
             orphan,
             Box::new(Flight {

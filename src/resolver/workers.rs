@@ -10,7 +10,7 @@ pub mod membership;
 use std::time::Duration;
 
 use self::{
-    lease::{Acquired, LEASE, Leased, Leases, Tombstone},
+    lease::{Acquired, Claim, LEASE, Leased, Leases, Otherwise, Tombstone},
     membership::{Hint, Membership},
 };
 use super::upstream::Upstream;
@@ -108,10 +108,10 @@ impl Workers {
         upstream: &Upstream,
         key: &QuestionKey,
     ) -> Acquisition {
-        self.acquire_unless(cb, upstream, key, &|_| true)
+        self.acquire_for(cb, upstream, key, Otherwise::Wait, &|_| true)
     }
 
-    /// The same, where an entry that is not `useful` is passed over.
+    /// The same for who does not wait for another worker, and passes over an entry that is not `useful`.
     pub fn acquire_unless<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -119,15 +119,30 @@ impl Workers {
         key: &QuestionKey,
         useful: &dyn Fn(&Cached) -> bool,
     ) -> Acquisition {
-        let worker = self.membership.worker_id(cb.host);
+        self.acquire_for(cb, upstream, key, Otherwise::Leave, useful)
+    }
+
+    #[inline(never)]
+    fn acquire_for<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        upstream: &Upstream,
+        key: &QuestionKey,
+        otherwise: Otherwise,
+        useful: &dyn Fn(&Cached) -> bool,
+    ) -> Acquisition {
         let now = cb.now();
-        // The worker that stored an answer read the clock first and released the lease later: at most the
-        // time that a lease holds.
-        let mut cache_read_at = now.minus(LEASE);
+        let mut claim = Claim {
+            key,
+            holder: self.membership.worker_id(cb.host),
+            now,
+            // The worker that stored an answer read the clock first and released the lease later: at most the
+            // time that a lease holds.
+            cache_read_at: now.minus(LEASE),
+            otherwise,
+        };
         for _ in 0..MAX_RECHECKS {
-            let acquired = self
-                .leases
-                .acquire(cb.host, key, worker, now, cache_read_at);
+            let acquired = self.leases.claim(cb.host, &claim);
             self.tell_holder(cb, key, &acquired);
             match acquired {
                 Acquired::Mine => {
@@ -146,7 +161,7 @@ impl Workers {
                     let cached = upstream.cache.lookup(cb.host, &key.digest, now);
                     match cached.filter(useful) {
                         Some(cached) => return Acquisition::Hit(cached),
-                        None => cache_read_at = stored_at,
+                        None => claim.cache_read_at = stored_at,
                     }
                 }
                 Acquired::Failed => {
@@ -183,9 +198,15 @@ impl Workers {
 
     /// Holds the lease for longer.
     pub fn renew<H: Backend>(&mut self, cb: &Callback<'_, H>, key: &QuestionKey) {
-        let (worker, now) = (self.membership.worker_id(cb.host), cb.now());
-        let acquired = self.leases.acquire(cb.host, key, worker, now, now);
-        self.tell_holder(cb, key, &acquired);
+        let now = cb.now();
+        let claim = Claim {
+            key,
+            holder: self.membership.worker_id(cb.host),
+            now,
+            cache_read_at: now,
+            otherwise: Otherwise::Leave,
+        };
+        self.leases.claim(cb.host, &claim);
     }
 
     /// Tells the holder of a lease that this worker waits, if it is the first. Who comes next is not.

@@ -143,6 +143,7 @@ impl<W> Resolver<W> {
                 root: cb.root,
                 slot: call.slot(),
                 leased,
+                leased_at: cb.now(),
                 point,
             }),
             Err(not_sent) => {

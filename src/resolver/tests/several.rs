@@ -1336,3 +1336,65 @@ fn a_worker_that_no_hint_reaches_does_not_look_at_every_hurried_tick() {
     two.pass(124);
     assert_eq!(two.end(waiting), Some(&End::Inactive));
 }
+
+/// How often shared data is written from now on.
+fn count_writes(host: &FakeHost) -> Rc<std::cell::Cell<u32>> {
+    fn count(store: &MemoryStore, writes: &Rc<std::cell::Cell<u32>>) {
+        let writes = Rc::clone(writes);
+        *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
+            writes.set(writes.get() + 1);
+            count(store, &writes);
+        }));
+    }
+    let writes = Rc::default();
+    count(&host.store, &writes);
+    writes
+}
+
+/// However many configurations tick, and however fast a hurried one does.
+#[test]
+fn a_lease_is_renewed_four_times_a_second() {
+    for pause in [1, 5, 83, 250] {
+        let host = Rc::<FakeHost>::default();
+        let [mut one] = seated(&host);
+        let gateway = upstream(&json!({}), GATEWAY);
+        for token in TOKENS {
+            one.ask(&gateway, token, &ALICE);
+        }
+        let writes = count_writes(&host);
+        for _ in 0..2_000 / pause {
+            one.pass(pause);
+        }
+        // A seat is renewed, too.
+        let renewals = 2 * 4 * TOKENS.len() as u32;
+        assert!(writes.get() <= renewals + 3, "{pause} ms: {}", writes.get());
+        assert!(writes.get() >= renewals / 2, "{pause} ms: {}", writes.get());
+    }
+}
+
+/// A renewal serves what there is meanwhile, so nobody is to be woken by its answer.
+#[test]
+fn a_renewal_that_finds_another_one_under_way_does_not_wait_for_it() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let gateway = upstream(&json!({"cache": {"ttl": "10s"}}), GATEWAY);
+    one.ask(&gateway, TOKENS[0], &ALICE);
+    one.answer(200, ACTIVE);
+    // In the last tenth of its time.
+    for _ in 0..37 {
+        host.advance(Duration::from_millis(250));
+        for worker in [&mut one, &mut two] {
+            worker.call_back(|cb, resolver| resolver.on_tick(cb));
+        }
+    }
+    for (worker, queue) in [(&mut one, 1), (&mut two, 2)] {
+        worker.call_back(|cb, resolver| resolver.on_queue(cb, QueueId(queue)));
+    }
+    for worker in [&mut one, &mut two] {
+        let served = worker.ask(&gateway, TOKENS[0], &ALICE);
+        assert_eq!(worker.end(served), Some(&End::Active(Provenance::Shared)));
+    }
+    assert_eq!(host.calls.borrow().len(), 1, "one of them renews it");
+    one.answer(200, ACTIVE);
+    assert_eq!((heard(&host, 1).count(), heard(&host, 2).count()), (0, 0));
+}

@@ -194,28 +194,44 @@ impl Lease {
     }
 }
 
-/// A worker that wants the lease on a question.
-struct Claim {
-    key: [u8; QuestionKey::BYTES],
-    holder: u64,
-    now: Instant,
-    cache_read_at: Instant,
+/// What a worker does that does not get a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Otherwise {
+    /// It waits for the answer of the worker that holds it, which must tell it.
+    Wait,
+    /// It goes on without.
+    Leave,
 }
 
-impl Claim {
+/// A worker that wants the lease on a question.
+pub struct Claim<'a> {
+    /// The question.
+    pub key: &'a QuestionKey,
+    /// How the worker signs leases.
+    pub holder: u64,
+    /// The present moment.
+    pub now: Instant,
+    /// Up to then its reading of the cache is complete.
+    pub cache_read_at: Instant,
+    /// What it does without the lease.
+    pub otherwise: Otherwise,
+}
+
+impl Claim<'_> {
     /// Enters the claim into a bucket, which has room for so many leases. Returns what comes of it, and whether that changes
     /// the bucket.
     fn enter(&self, leases: &mut Vec<Lease>, capacity: usize) -> (Acquired, bool) {
-        let until = self.now + LEASE;
-        match leases.iter_mut().find(|lease| lease.key == self.key) {
+        let (key, until) = (self.key.to_bytes(), self.now + LEASE);
+        match leases.iter_mut().find(|lease| lease.key == key) {
             Some(lease) => match &mut lease.state {
                 State::Released(Tombstone::Failed(_)) => return (Acquired::Failed, false),
                 State::Released(Tombstone::Stored(at)) if *at > self.cache_read_at => {
                     return (Acquired::Tombstone(*at), false);
                 }
-                State::Released(Tombstone::Stored(_)) => *lease = self.lease(until),
+                State::Released(Tombstone::Stored(_)) => *lease = self.lease(key, until),
                 State::Held { until, contended } if lease.holder != self.holder => {
-                    let is_first = !std::mem::replace(contended, true);
+                    let waits = self.otherwise == Otherwise::Wait;
+                    let is_first = waits && !std::mem::replace(contended, true);
                     let held = Acquired::Held {
                         until: *until,
                         untold: is_first.then_some(lease.holder),
@@ -228,7 +244,7 @@ impl Claim {
                 if leases.len() >= capacity && !evict_oldest_tombstone(leases) {
                     return (Acquired::BucketFull, false);
                 }
-                leases.push(self.lease(until));
+                leases.push(self.lease(key, until));
             }
         }
         let is_held = |lease: &&Lease| matches!(lease.state, State::Held { .. });
@@ -240,9 +256,9 @@ impl Claim {
     }
 
     /// Returns the lease of this worker, for which no other worker waits yet.
-    fn lease(&self, until: Instant) -> Lease {
+    fn lease(&self, key: [u8; QuestionKey::BYTES], until: Instant) -> Lease {
         Lease {
-            key: self.key,
+            key,
             holder: self.holder,
             state: State::Held {
                 until,
@@ -253,24 +269,11 @@ impl Claim {
 }
 
 impl Leases {
-    /// Acquires or renews the lease on `key`. `cache_read_at` is the moment up to which the caller's cache read is
-    /// complete; a newer tombstone is returned instead of the lease.
-    pub fn acquire(
-        &self,
-        store: &impl Store,
-        key: &QuestionKey,
-        holder: u64,
-        now: Instant,
-        cache_read_at: Instant,
-    ) -> Acquired {
-        let claim = Claim {
-            key: key.to_bytes(),
-            holder,
-            now,
-            cache_read_at,
-        };
+    /// Acquires or renews a lease. Where another worker holds it, that one learns of a claimant that waits.
+    pub fn claim(&self, store: &impl Store, claim: &Claim<'_>) -> Acquired {
+        let now = claim.now;
         let acquired = until_written(|| {
-            let (bucket, mut leases) = self.read(store, &key.digest);
+            let (bucket, mut leases) = self.read(store, &claim.key.digest);
             leases.retain(|lease| lease.is_current(now));
             let (acquired, is_changed) = claim.enter(&mut leases, self.buckets.capacity);
             let written = if is_changed {
@@ -369,6 +372,27 @@ mod tests {
     /// It is another worker's, which the first one that waits must tell.
     fn held(until: Instant, untold: Option<u64>) -> Acquired {
         Acquired::Held { until, untold }
+    }
+
+    impl Leases {
+        /// A claim of a worker that waits otherwise.
+        pub(in crate::resolver) fn acquire(
+            &self,
+            store: &impl Store,
+            key: &QuestionKey,
+            holder: u64,
+            now: Instant,
+            cache_read_at: Instant,
+        ) -> Acquired {
+            let claim = Claim {
+                key,
+                holder,
+                now,
+                cache_read_at,
+                otherwise: Otherwise::Wait,
+            };
+            self.claim(store, &claim)
+        }
     }
 
     #[test]

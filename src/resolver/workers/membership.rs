@@ -181,10 +181,7 @@ impl Membership {
     /// Sends a hint to every other worker, also to one that has just taken a new seat. A worker that has taken over the seat of
     /// another is told a heartbeat later at the most.
     pub fn broadcast(&mut self, host: &impl Backend, hint: Hint, now: Instant) {
-        let is_old = self
-            .others_read_at
-            .is_none_or(|read_at| now >= read_at + HEARTBEAT);
-        if is_old || host.read(&key(self.free)).is_some() {
+        if self.others_are_old(now) || host.read(&key(self.free)).is_some() {
             self.read_others(host, now);
         }
         let message = hint.encode();
@@ -195,12 +192,11 @@ impl Membership {
 
     /// Sends a hint to the worker that signs leases with this number, if it has a seat.
     pub fn tell(&mut self, host: &impl Backend, holder: u64, hint: Hint, now: Instant) {
-        let queue = self.queue_of(holder).or_else(|| {
-            // It may be new.
+        // It may be new, or have taken another seat, and nobody reads the queue of the one before.
+        if self.others_are_old(now) || self.queue_of(holder).is_none() {
             self.read_others(host, now);
-            self.queue_of(holder)
-        });
-        if let Some(queue) = queue {
+        }
+        if let Some(queue) = self.queue_of(holder) {
             host.enqueue(queue, &hint.encode());
         }
     }
@@ -208,6 +204,12 @@ impl Membership {
     /// Returns whether this worker has a seat and has missed no hint, as far as [`Self::has_missed_hints`] has not told of it yet.
     pub fn has_seat(&self) -> bool {
         self.seat.is_some() && !self.has_lacked_seat
+    }
+
+    /// Returns whether the others are to be read again.
+    fn others_are_old(&self, now: Instant) -> bool {
+        self.others_read_at
+            .is_none_or(|read_at| now >= read_at + HEARTBEAT)
     }
 
     fn queue_of(&self, holder: u64) -> Option<QueueId> {
@@ -604,5 +606,30 @@ mod tests {
         for worker in &workers {
             assert_eq!(told(worker, &host), [Some(Hint::Invalidated)]);
         }
+    }
+
+    #[test]
+    fn a_worker_that_has_moved_to_another_seat_is_told_there() {
+        let host = FakeHost::default();
+        let [mut gone, mut holder, mut waiter] = [(); 3].map(|()| Membership::default());
+        for worker in [&mut gone, &mut holder, &mut waiter] {
+            heartbeat(worker, &host);
+        }
+        let id = holder.worker_id(&host);
+        waiter.tell(&host, id, Hint::Invalidated, host.now());
+        // The first seat runs out, and the holder's configuration is replaced.
+        for _ in 0..6 {
+            host.advance(HEARTBEAT);
+            heartbeat(&mut holder, &host);
+            heartbeat(&mut waiter, &host);
+        }
+        let before = holder.seat.unwrap().queue;
+        while host.dequeue(before).is_some() {}
+        holder.root_ended(ROOT);
+        heartbeat(&mut holder, &host);
+        let queue = holder.seat.unwrap().queue;
+        assert_ne!(queue, before);
+        waiter.tell(&host, id, Hint::Invalidated, host.now());
+        assert!(host.dequeue(queue).is_some() && host.dequeue(before).is_none());
     }
 }
