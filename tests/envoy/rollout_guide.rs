@@ -425,4 +425,16 @@ async fn deliver_refuses_what_envoy_refuses() {
         .expect("a success");
     assert!(said.contains("the next start of Envoy"), "{said}");
     assert_ne!(written(), before);
+    // What the clusters take from a listener is gone when the file is split.
+    let before = written();
+    let file = site.dir.path().join("envoy.yaml");
+    let text = fs::read_to_string(&file).expect("it is there");
+    let (listeners, clusters) = text.split_once("\n  clusters:").expect("both are there");
+    let limit = "per_connection_buffer_limit_bytes: 32768";
+    let defined = listeners.replacen(limit, "per_connection_buffer_limit_bytes: &limit 32768", 1);
+    let used = clusters.replacen(limit, "per_connection_buffer_limit_bytes: *limit", 1);
+    fs::write(&file, format!("{defined}\n  clusters:{used}")).expect("a file of our own");
+    let refused = site.output(&deliver).await.expect_err("a refusal");
+    assert!(refused.contains("without the listeners"), "{refused}");
+    assert_eq!(written(), before);
 }
