@@ -124,6 +124,31 @@ fn a_note_is_no_finding() {
     assert_eq!(report["notes"][0]["file"], files[0].as_str());
 }
 
+/// How many workers an Envoy has is seldom in its configuration. Where a machine of usual size has more than the limits are made
+/// for, that is told.
+#[test]
+fn limits_for_few_workers_are_told() {
+    let path = support::repository().join("envoy/local/envoy.yaml");
+    let text = fs::read_to_string(path).expect("a file");
+    let limits = |number: u32| {
+        let limits = format!(
+            "max_connections: {number}, max_requests: {number}, max_pending_requests: {number}"
+        );
+        assert!(
+            text.contains("max_connections: 5120, max_requests: 5120, max_pending_requests: 5120")
+        );
+        text.replace(
+            "max_connections: 5120, max_requests: 5120, max_pending_requests: 5120",
+            &limits,
+        )
+    };
+    let few = check(limits(5119));
+    assert_eq!(few.code, 0, "{}", few.stdout);
+    let expected = "note[circuit-breaker]: the limits of this cluster are enough for 7 Envoy workers, each with 640 calls at a time";
+    assert!(few.stdout.contains(expected), "{}", few.stdout);
+    assert!(!check(limits(5120)).stdout.contains("note["));
+}
+
 /// What Envoy reads separately is looked at file by file, and that is told. Here the listeners are in a file of their own, and of
 /// one the routes, of another the plugin.
 #[test]
