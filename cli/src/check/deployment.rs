@@ -14,6 +14,7 @@ use matrix_edge_auth::config::{Config, Role};
 pub use self::{
     envoy::{environment, managers},
     kubernetes::variables,
+    scope::is_near,
 };
 use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};

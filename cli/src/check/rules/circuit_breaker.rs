@@ -92,12 +92,16 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 spot(),
                 format!(
                     "the limits of this cluster are enough for {enough_for} Envoy worker{ends}, each with {calls} calls at a time, and Envoy \
-                     has one for each processor unless `--concurrency` says otherwise"
+                     has one for each processor unless it is told otherwise"
                 ),
-                format!(
-                    "start Envoy with `--concurrency {enough_for}` at the most, or write {calls} for each Envoy worker; give `check` the \
-                     Deployment or the Compose file with `--concurrency` as well"
-                ),
+                if one.host == Host::EnvoyGateway {
+                    format!("write `concurrency` in the EnvoyProxy, or {calls} for each Envoy worker")
+                } else {
+                    format!(
+                        "start Envoy with `--concurrency {enough_for}` at the most, or write {calls} for each Envoy worker; give \
+                         `check` the Deployment or the Compose file with `--concurrency` as well"
+                    )
+                },
             );
         }
     }
