@@ -298,7 +298,8 @@ fn matches(rule: Value<'_>, path: &'static str) -> bool {
     }
 }
 
-fn is_match_at_a_cost(rule: Value<'_>, regex: &str, path: &str) -> bool {
+/// Whether a regular expression is for the whole of a text, if there are steps left to try it.
+pub(super) fn is_match_at_a_cost(rule: Value<'_>, regex: &str, path: &str) -> bool {
     let [base, byte, brace] = STEPS_OF_REGEX;
     let braces = regex.matches('{').count();
     rule.tree.spend(base + byte * regex.len() + brace * braces) && is_full_match(regex, path)
