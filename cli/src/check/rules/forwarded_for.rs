@@ -25,7 +25,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             continue;
         };
         let before = after_filters(manager);
-        let is_last = routes.boolean_at(&["most_specific_header_mutations_wins"]) == Some(true);
+        let nearest_is_last =
+            routes.boolean_at(&["most_specific_header_mutations_wins"]) == Some(true);
         let mut believed = Vec::new();
         let mut count = 0;
         for host in routes.list(&["virtual_hosts"]) {
@@ -35,7 +36,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 }
                 count += 1;
                 let mut levels = [route, host, routes];
-                if is_last {
+                if nearest_is_last {
                     levels.reverse();
                 }
                 if levels.into_iter().fold(before, after_level) == Origin::Client {

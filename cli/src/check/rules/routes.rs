@@ -228,11 +228,16 @@ pub(super) fn headers_of<'t>(table: Value<'t>) -> Vec<Spot<'t>> {
     naming.map(|one| Spot::key(one, key)).collect()
 }
 
-/// All mappings in a table of routes. What a route says of a filter is left out: it leads nowhere.
+/// All mappings in a table of routes, each once, however many aliases it has. What a route says of a filter is left out: it leads
+/// nowhere.
 fn mappings<'t>(table: Value<'t>) -> Vec<Value<'t>> {
     let mut left = vec![table];
+    let mut seen = HashSet::new();
     let mut found = Vec::new();
     while let Some(value) = left.pop() {
+        if !seen.insert(value.id) {
+            continue;
+        }
         left.extend(value.items());
         let members = value.members();
         left.extend(

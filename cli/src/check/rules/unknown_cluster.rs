@@ -20,15 +20,15 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         split(deployment, number, found);
     }
     for one in &deployment.uses {
-        let asked = one
-            .configuration
-            .and_then(|value| value.text_at(&["introspection", "cluster"]));
-        let Some(name) = asked.filter(|name| deployment.cluster(one, name).is_none()) else {
+        let Some(name) = asked(one).filter(|name| deployment.cluster(one, name).is_none()) else {
             continue;
         };
         if let Some((message, help)) = fault(deployment, one, name) {
             found.add(one.key(&["introspection", "cluster"]), message, help);
-        } else if one.host == Host::Envoy && has_bootstrap(deployment, one.envoy) {
+        } else if one.host == Host::Envoy
+            && has_bootstrap(deployment, one.envoy)
+            && is_first(deployment, one, name)
+        {
             found.note(
                 one.key(&["introspection", "cluster"]),
                 "this cluster comes from elsewhere, if it comes: neither its credential nor its limits are looked at",
@@ -36,6 +36,17 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             );
         }
     }
+}
+
+fn asked<'t>(one: &Use<'t>) -> Option<&'t str> {
+    one.configuration?.text_at(&["introspection", "cluster"])
+}
+
+/// Whether no use before this one asks the same cluster: what is said of a cluster is said once.
+fn is_first(deployment: &Deployment<'_>, one: &Use<'_>, name: &str) -> bool {
+    let mut all = deployment.uses.iter();
+    let first = all.find(|other| other.envoy == one.envoy && asked(other) == Some(name));
+    first.is_some_and(|first| std::ptr::eq(first, one))
 }
 
 /// A file of listeners, or of filters, has neither the clusters nor the labels of its Envoy.
