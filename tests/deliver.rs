@@ -133,7 +133,7 @@ fn what_cannot_be_split_is_refused_and_what_was_written_stays() {
             "a flow mapping",
             text.replace(
                 "  listeners:\n",
-                "  listeners:\n    - { name: one, address: { pipe: { path: /tmp/one } } }\n",
+                "  listeners:\n    - { name: one, address: { pipe: { path: /run/one } } }\n",
             ),
         ),
         (
