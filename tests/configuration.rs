@@ -723,7 +723,7 @@ fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
         (
             "/identity_headers/scope",
             Some(json!("x-matrix-user-id")),
-            "identity_headers: takes header names",
+            "identity_headers: takes header names that differ from each other: user_id and scope have the same",
         ),
         (
             "/filter_state",
@@ -765,7 +765,7 @@ fn bad_configurations_are_refused_with_a_line_that_names_the_key() {
         (
             "/endpoints",
             Some(json!([{"exact": "/a", "auth": "none", "methods": []}])),
-            "endpoints[0].methods: takes",
+            "endpoints[0].methods: takes a list of GET, POST, PUT, DELETE and PATCH, not empty",
         ),
         (
             "/endpoints",

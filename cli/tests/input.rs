@@ -124,6 +124,92 @@ fn a_note_is_no_finding() {
     assert_eq!(report["notes"][0]["file"], files[0].as_str());
 }
 
+/// How many workers an Envoy has is seldom in its configuration. Where a machine of usual size has more than the limits are made
+/// for, that is told.
+#[test]
+fn limits_for_few_workers_are_told() {
+    let path = support::repository().join("envoy/local/envoy.yaml");
+    let text = fs::read_to_string(path).expect("a file");
+    let limits = |number: u32| {
+        let limits = format!(
+            "max_connections: {number}, max_requests: {number}, max_pending_requests: {number}"
+        );
+        assert!(
+            text.contains("max_connections: 5120, max_requests: 5120, max_pending_requests: 5120")
+        );
+        text.replace(
+            "max_connections: 5120, max_requests: 5120, max_pending_requests: 5120",
+            &limits,
+        )
+    };
+    let few = check(limits(5119));
+    assert_eq!(few.code, 0, "{}", few.stdout);
+    let expected = "note[circuit-breaker]: the limits of this cluster are enough for 7 Envoy workers, each with 640 calls at a time";
+    assert!(few.stdout.contains(expected), "{}", few.stdout);
+    assert!(!check(limits(5120)).stdout.contains("note["));
+}
+
+/// What Envoy reads separately is looked at file by file, and that is told. Here the listeners are in a file of their own, and of
+/// one the routes, of another the plugin.
+#[test]
+fn what_comes_from_another_file_is_told() {
+    let path = support::repository().join("envoy/sync-workers/envoy.yaml");
+    let whole = fs::read_to_string(path).expect("a file");
+    assert!(!check(&whole).stdout.contains("note["));
+
+    let (head, rest) = whole.split_once("  listeners:\n").expect("listeners");
+    let (listeners, clusters) = rest.split_once("\n  clusters:").expect("clusters");
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).expect("a file");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let bootstrap = write("bootstrap.yaml", format!("{head}  clusters:{clusters}"));
+    let listeners = write("listeners.yaml", format!("resources:\n{listeners}\n"));
+    let output = program(&["check", &bootstrap, &listeners], "");
+    assert_eq!(output.code, 0, "{}", output.stdout);
+    let expected =
+        "note[unknown-cluster]: this file is not the whole of an Envoy: its clusters and labels";
+    assert!(output.stdout.contains(expected), "{}", output.stdout);
+    assert!(output.stdout.contains("before it is split"));
+
+    let asked = "cluster: mas-introspection";
+    assert!(whole.contains(asked));
+    for (from, to, expected) in [
+        (
+            "static_resources:",
+            "dynamic_resources: { cds_config: { path_config_source: { path: /etc/envoy/clusters.yaml } } }\nstatic_resources:",
+            "note[unknown-cluster]: this cluster comes from elsewhere",
+        ),
+        (
+            "route_config:",
+            "rds: { route_config_name: matrix }\n                unread:",
+            "note[sync-timeout]: the routes of this listener come from elsewhere",
+        ),
+        (
+            "                  - name: envoy.filters.http.router",
+            "                  - name: other\n                    config_discovery: { type_urls: \
+             [type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm] }\n                  - name: envoy.filters.http.router",
+            "note[configuration]: this plugin comes from elsewhere (ECDS)",
+        ),
+    ] {
+        assert!(whole.contains(from), "{from}");
+        let changed = whole.replace(from, to);
+        let changed = if from.starts_with("static") {
+            changed.replace(asked, "cluster: mas-by-cds")
+        } else {
+            changed
+        };
+        let output = check(&changed);
+        assert!(
+            output.stdout.contains(expected),
+            "{expected}: {}",
+            output.stdout
+        );
+    }
+}
+
 #[test]
 fn a_file_that_is_not_there_is_told() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -92,7 +92,7 @@ fn appservice_tokens(keys: Members<'_>) -> AppserviceTokens {
 
 fn identity_headers(keys: Members<'_>) -> Result<IdentityHeaders, ConfigError> {
     let path = Path::Key(&Path::Root, table::IDENTITY_HEADERS.head.name);
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: Vec<(&str, &str)> = Vec::new();
     let mut header = |key: &Key<Words>| {
         let Some(name) = keys.text(key) else {
             return Ok(None);
@@ -109,10 +109,16 @@ fn identity_headers(keys: Members<'_>) -> Result<IdentityHeaders, ConfigError> {
                 &format!("{takes_form}; {names} \"{name}\" cannot be had: {why}"),
             ));
         }
-        if names.contains(&name) {
-            return Err(takes(&path, "header names that differ from each other"));
+        if let Some((other, _)) = names.iter().find(|(_, taken)| *taken == name) {
+            let own = key.head.name;
+            return Err(takes(
+                &path,
+                &format!(
+                    "header names that differ from each other: {other} and {own} have the same"
+                ),
+            ));
         }
-        names.push(name);
+        names.push((key.head.name, name));
         Ok(Some(name.to_owned()))
     };
     Ok(IdentityHeaders {

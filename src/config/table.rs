@@ -558,11 +558,11 @@ pub(super) static METHODS: Key<List> = key(
     "methods",
     Optional,
     List {
-        takes: "a list of methods such as [\"GET\", \"POST\"], not empty",
+        takes: "a list of GET, POST, PUT, DELETE and PATCH, not empty",
         item: Row::Choice(&METHOD.key),
         may_be_empty: false,
     },
-    "The rule is for these methods. Without this key it is for every method.",
+    "The rule is for these methods; `GET` is `HEAD`, too. Without this key it is for every method.",
 );
 
 pub(super) static METHOD: Choice<Method> = Choice {

@@ -425,4 +425,18 @@ async fn deliver_refuses_what_envoy_refuses() {
         .expect("a success");
     assert!(said.contains("the next start of Envoy"), "{said}");
     assert_ne!(written(), before);
+    // What the clusters take from a listener is gone when the file is split.
+    let before = written();
+    let file = site.dir.path().join("envoy.yaml");
+    let text = fs::read_to_string(&file).expect("it is there");
+    let (listeners, clusters) = text.split_once("\n  clusters:").expect("both are there");
+    let name = "per_connection_buffer_limit_bytes: ";
+    let defined = listeners.replacen(name, &format!("{name}&limit "), 1);
+    let (before_it, value) = clusters.split_once(name).expect("a limit");
+    let (_, after_it) = value.split_once('\n').expect("a line");
+    let used = format!("{before_it}{name}*limit\n{after_it}");
+    fs::write(&file, format!("{defined}\n  clusters:{used}")).expect("a file of our own");
+    let refused = site.output(&deliver).await.expect_err("a refusal");
+    assert!(refused.contains("without the listeners"), "{refused}");
+    assert_eq!(written(), before);
 }

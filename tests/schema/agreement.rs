@@ -12,7 +12,7 @@ use super::{
     values::{texts, values},
 };
 
-/// What the reader refuses and a schema cannot tell, by the end of the refusal. Two rules more cannot show here:
+/// What the reader refuses and a schema cannot tell, by the beginning of the refusal. Two rules more cannot show here:
 /// a value in memory has no key twice, and every environment variable of these tests holds a secret.
 const BEYOND_A_SCHEMA: [&str; 1] =
     ["identity_headers: takes header names that differ from each other"];
@@ -24,7 +24,9 @@ fn verdict(schema: &Validator, configuration: &Value) -> Result<bool, String> {
     match (read, fault) {
         (Ok(()), None) => Ok(true),
         (Err(_), Some(_)) => Ok(false),
-        (Err(refusal), None) if BEYOND_A_SCHEMA.contains(&refusal.as_str()) => Ok(false),
+        (Err(refusal), None) if BEYOND_A_SCHEMA.iter().any(|it| refusal.starts_with(it)) => {
+            Ok(false)
+        }
         (Err(refusal), None) => Err(format!(
             "only the reader refuses {configuration}\n  {refusal}"
         )),

@@ -14,6 +14,7 @@ use matrix_edge_auth::config::{Config, Role};
 pub use self::{
     envoy::{environment, managers},
     kubernetes::variables,
+    scope::is_near,
 };
 use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};
@@ -38,6 +39,8 @@ pub struct Use<'t> {
     pub host: Host,
     /// The number of the Envoy that it runs in.
     pub envoy: usize,
+    /// The `server_name` of the homeserver that it is for, if that can be told.
+    pub homeserver: Option<&'t str>,
     /// The plugin: Envoy's `PluginConfig`, a WasmPlugin's `spec`, or one of a policy's `wasm`. A configuration alone has
     /// none.
     pub plugin: Option<Value<'t>>,
@@ -128,6 +131,14 @@ impl<'t> Deployment<'t> {
                 envoy::find_uses(&mut deployment, root, document);
             }
         }
+        let homeservers: Vec<_> = deployment
+            .uses
+            .iter()
+            .map(|one| deployment.homeserver(one))
+            .collect();
+        for (one, homeserver) in deployment.uses.iter_mut().zip(homeservers) {
+            one.homeserver = homeserver;
+        }
         deployment
     }
 
@@ -136,6 +147,35 @@ impl<'t> Deployment<'t> {
         self.uses
             .iter()
             .filter(move |other| other.envoy == one.envoy && !std::ptr::eq(*other, one))
+    }
+
+    /// The uses in the same Envoy for the same homeserver, this one among them. Two homeservers may share an Envoy, and share
+    /// nothing else.
+    pub fn peers<'d>(&'d self, one: &'d Use<'t>) -> impl Iterator<Item = &'d Use<'t>> {
+        self.uses
+            .iter()
+            .filter(move |other| other.envoy == one.envoy && other.homeserver == one.homeserver)
+    }
+
+    /// The homeserver that a use is for. An introspection role need not name it: then it is that of the roles that ask the same MAS, or
+    /// else of those that share the cache.
+    fn homeserver(&self, one: &Use<'t>) -> Option<&'t str> {
+        let name = |one: &Use<'t>| one.configuration?.text_at(&["server_name"]);
+        let asked = |one: &Use<'t>| {
+            let asked = one.configuration?.get("introspection")?;
+            Some((asked.text_at(&["cluster"])?, asked.text_at(&["authority"])))
+        };
+        let id = |one: &Use<'t>| one.vm()?.text_at(&["vm_id"]);
+        let only_name = |is_it: &dyn Fn(&Use<'t>) -> bool| {
+            let others = self.others(one).filter(|other| is_it(other));
+            let mut names = others.filter_map(name);
+            let first = names.next()?;
+            names.all(|other| other == first).then_some(first)
+        };
+        name(one)
+            .or_else(|| only_name(&|_| true))
+            .or_else(|| only_name(&|other| asked(one).is_some() && asked(other) == asked(one)))
+            .or_else(|| only_name(&|other| id(one).is_some() && id(other) == id(one)))
     }
 
     /// The uses with a role before clients.

@@ -128,6 +128,7 @@ pub(super) fn read<'t>(
     Use {
         host,
         envoy,
+        homeserver: None,
         plugin,
         configuration,
         role,

@@ -18,13 +18,17 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let Some(config) = one.config() else {
             continue;
         };
-        if config.unrecognized_tokens != UnrecognizedTokens::Pass
-            && config.appservice_tokens.is_empty()
-        {
+        // An empty list says that there are no bridges, and is no oversight.
+        let is_listed = one
+            .configuration
+            .and_then(|configuration| configuration.get("appservice_tokens"))
+            .is_some_and(|list| list.text().is_none());
+        if config.unrecognized_tokens != UnrecognizedTokens::Pass && !is_listed {
             found.add(
                 one.key(&["unrecognized_tokens"]),
                 "tokens that MAS did not issue are refused, and no appservice's is listed: every bridge gets 401",
-                "list them under `appservice_tokens`: `matrix-edge-auth digest --registration FILE..` prints it",
+                "list them under `appservice_tokens`: `matrix-edge-auth digest --registration FILE..` prints it; without any \
+                 bridge write `appservice_tokens: []`",
             );
         }
     }

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use matrix_edge_auth::config::Role;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
-use crate::yaml::Value;
+use crate::{
+    check::deployment::{Host, Use},
+    yaml::Value,
+};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -21,6 +24,8 @@ pub const RULE: Rule = Rule {
 const DEFAULT_RETRIES: u64 = 3;
 /// Calls that it allows.
 const DEFAULT_REQUESTS: u64 = 1_024;
+/// What the shipped configurations are made for. Envoy's own number is the machine's.
+const USUAL_WORKERS: u64 = 8;
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in &deployment.uses {
@@ -43,28 +48,109 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             );
         }
         let calls = calls(deployment, one.envoy, &asked.cluster);
+        if calls == 0 {
+            continue;
+        }
+        let workers = workers(deployment, one);
+        let mut enough_for = u64::MAX;
         for key in ["max_requests", "max_pending_requests", "max_connections"] {
+            if key == "max_connections" && shares_connections(cluster) {
+                continue;
+            }
             let allowed = limit(cluster, key, DEFAULT_REQUESTS);
-            let is_one_each = key != "max_connections" || !shares_connections(cluster);
-            if allowed < calls && is_one_each {
+            let needed = calls.saturating_mul(workers.unwrap_or(1));
+            enough_for = enough_for.min(allowed / calls);
+            if allowed < needed {
                 let what = match key {
                     "max_connections" => {
                         "over HTTP/1.1 each has a connection of its own, and the others wait until their time is up"
                     }
                     _ => "what Envoy refuses fails, and what is over `max_in_flight` only waits",
                 };
+                let (who, each) = match workers {
+                    Some(count) if count != 1 => (
+                        format!("{count} Envoy workers may make {needed}"),
+                        String::new(),
+                    ),
+                    _ => (
+                        format!("one Envoy worker may make {needed}"),
+                        " for each Envoy worker".to_owned(),
+                    ),
+                };
                 found.add(
                     spot(),
+                    format!("`{key}` is {allowed}, and {who} calls at a time: {what}"),
                     format!(
-                        "`{key}` is {allowed}, and one Envoy worker may make {calls} calls at a time: {what}"
-                    ),
-                    format!(
-                        "write `{key}: {calls}` for each Envoy worker, or lower `introspection.max_in_flight`"
+                        "write `{key}: {needed}`{each}, or lower `introspection.max_in_flight`"
                     ),
                 );
             }
         }
+        if workers.is_none() && (1..USUAL_WORKERS).contains(&enough_for) {
+            let ends = if enough_for == 1 { "" } else { "s" };
+            found.note(
+                spot(),
+                format!(
+                    "the limits of this cluster are enough for {enough_for} Envoy worker{ends}, each with {calls} calls at a time, and Envoy \
+                     has one for each processor unless it is told otherwise"
+                ),
+                if one.host == Host::EnvoyGateway {
+                    format!("write `concurrency` in the EnvoyProxy, or {calls} for each Envoy worker")
+                } else {
+                    format!(
+                        "start Envoy with `--concurrency {enough_for}` at the most, or write {calls} for each Envoy worker; give \
+                         `check` the Deployment or the Compose file with `--concurrency` as well"
+                    )
+                },
+            );
+        }
     }
+}
+
+/// How many workers Envoy has, if the files say so.
+fn workers(deployment: &Deployment<'_>, one: &Use<'_>) -> Option<u64> {
+    let resources = &deployment.resources;
+    let mut given: Vec<u64> = if one.host == Host::EnvoyGateway {
+        let proxies = resources.kind("EnvoyProxy");
+        proxies
+            .filter_map(|proxy| proxy.number_at(&["spec", "concurrency"]))
+            .collect()
+    } else {
+        let kinds = ["Deployment", "DaemonSet", "StatefulSet"];
+        let pods = kinds
+            .into_iter()
+            .flat_map(|kind| resources.kind(kind))
+            .filter_map(|one| one.at(&["spec", "template", "spec"]));
+        let containers = pods.flat_map(|pod| pod.list(&["containers"]));
+        containers
+            .chain(resources.services.iter().copied())
+            .filter_map(concurrency)
+            .collect()
+    };
+    given.sort_unstable();
+    given.dedup();
+    match given.as_slice() {
+        [workers] => Some(*workers),
+        _ => None,
+    }
+}
+
+/// The value of `--concurrency` in a container's command.
+fn concurrency(container: Value<'_>) -> Option<u64> {
+    let words: Vec<&str> = ["command", "args"]
+        .into_iter()
+        .filter_map(|key| container.get(key))
+        .flat_map(|command| command.items().chain([command]))
+        .filter_map(Value::text)
+        .flat_map(str::split_whitespace)
+        .collect();
+    let mut pairs = words.iter().zip(words.iter().skip(1));
+    let apart = pairs.find(|(flag, _)| **flag == "--concurrency");
+    let together = words
+        .iter()
+        .find_map(|it| it.strip_prefix("--concurrency="));
+    let value = apart.map(|(_, value)| *value).or(together)?;
+    value.parse().ok().filter(|workers| *workers > 0)
 }
 
 /// The calls that one worker may make to a cluster at a time: the gateway and the introspection role each have a limit, and a

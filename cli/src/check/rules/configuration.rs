@@ -1,6 +1,7 @@
 //! The module refuses its configuration: its own words, at the key that they name.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
+use crate::{check::deployment::managers, yaml::Value};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -23,4 +24,22 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             );
         }
     }
+    // A plugin that comes from elsewhere may be this module.
+    for (tree, document) in &deployment.documents {
+        let filters = managers(tree.value(document.root))
+            .flat_map(|manager| manager.list(&["http_filters"]))
+            .filter_map(|filter| filter.get("config_discovery"));
+        for discovery in filters.filter(|it| is_of_plugin(*it)) {
+            found.note(
+                Spot::first_key(discovery, &["config_source", "type_urls"]),
+                "this plugin comes from elsewhere (ECDS): if it is the module, neither it nor its listener is looked at",
+                "write it into the listener (`typed_config`) for `check`: a file of filters is looked at alone",
+            );
+        }
+    }
+}
+
+fn is_of_plugin(discovery: Value<'_>) -> bool {
+    let mut types = discovery.list(&["type_urls"]).filter_map(Value::text);
+    types.any(|name| name.ends_with(".wasm.v3.Wasm"))
 }

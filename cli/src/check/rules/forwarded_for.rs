@@ -1,4 +1,7 @@
 //! Synapse believes the first address in `X-Forwarded-For`. A client may write one, and Envoy adds the true one at the end.
+//!
+//! The header passes several hands: early mutations, then filters, then the route, its virtual host and the route configuration, of
+//! which the last to set or remove it decides. What is set must be Envoy's own: a copy of another header is the client's again.
 
 use super::{Deployment, Found, Rule, Severity, Spot, routes::before_servers};
 use crate::{check::deployment::Host, yaml::Value};
@@ -11,25 +14,90 @@ pub const RULE: Rule = Rule {
     check,
 };
 
+const HEADER: &str = "x-forwarded-for";
+
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment).filter(|one| one.host == Host::Envoy) {
-        let Some(routes) = one
+        let Some((manager, routes)) = one
             .entry
-            .and_then(|entry| entry.manager.get("route_config"))
+            .and_then(|entry| Some((entry.manager, entry.manager.get("route_config")?)))
         else {
             continue;
         };
-        let hosts = routes.list(&["virtual_hosts"]);
-        if !overwrites(routes) && !hosts.into_iter().all(overwrites) {
-            found.add(
-                Spot::first_key(routes, &["request_headers_to_add", "name", "virtual_hosts"]),
-                "Synapse believes the first address in `X-Forwarded-For`, which any client can write",
-                "write `request_headers_to_add: [{ header: { key: x-forwarded-for, value: \
-                 \"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%\" }, append_action: OVERWRITE_IF_EXISTS_OR_ADD }]` in the route \
-                 configuration",
-            );
+        let before = after_filters(manager);
+        let nearest_is_last =
+            routes.boolean_at(&["most_specific_header_mutations_wins"]) == Some(true);
+        let mut believed = Vec::new();
+        let mut count = 0;
+        for host in routes.list(&["virtual_hosts"]) {
+            for route in host.list(&["routes"]) {
+                if route.get("route").is_none() {
+                    continue;
+                }
+                count += 1;
+                let mut levels = [route, host, routes];
+                if nearest_is_last {
+                    levels.reverse();
+                }
+                if levels.into_iter().fold(before, after_level) == Origin::Client {
+                    believed.push(route);
+                }
+            }
+        }
+        let (message, help) = (
+            "Synapse believes the first address in `X-Forwarded-For`, which any client can write",
+            "write `request_headers_to_add: [{ header: { key: x-forwarded-for, value: \
+             \"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%\" }, append_action: OVERWRITE_IF_EXISTS_OR_ADD }]` in the route \
+             configuration",
+        );
+        if believed.len() == count && count > 0 {
+            let keys = ["request_headers_to_add", "name", "virtual_hosts"];
+            found.add(Spot::first_key(routes, &keys), message, help);
+        } else {
+            for route in believed {
+                let keys = ["request_headers_to_add", "match"];
+                found.add(Spot::first_key(route, &keys), message, help);
+            }
         }
     }
+}
+
+/// Who wrote the first address in the header.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Client,
+    Envoy,
+}
+
+/// What early mutations and filters make of the header.
+fn after_filters(manager: Value<'_>) -> Origin {
+    // Envoy adds the true address between the two.
+    let early = manager.list(&["early_header_mutation_extensions"]);
+    let early = early.flat_map(|one| one.list(&["typed_config", "mutations"]));
+    let filters = manager
+        .list(&["http_filters"])
+        .filter(|filter| filter.boolean_at(&["disabled"]) != Some(true));
+    let of_filters =
+        filters.flat_map(|one| one.list(&["typed_config", "mutations", "request_mutations"]));
+    early
+        .chain(of_filters)
+        .fold(Origin::Client, |origin, mutation| {
+            let is_removed = mutation.text_at(&["remove"]).is_some_and(is_it);
+            match mutation.get("append") {
+                _ if is_removed => Origin::Envoy,
+                Some(append) => after_addition(origin, append),
+                None => origin,
+            }
+        })
+}
+
+/// What a route, a virtual host or the route configuration makes of it. Envoy removes before it adds.
+fn after_level(origin: Origin, level: Value<'_>) -> Origin {
+    let mut removed = level.list(&["request_headers_to_remove"]);
+    let is_removed = removed.any(|name| name.text().is_some_and(is_it));
+    let origin = if is_removed { Origin::Envoy } else { origin };
+    let added = level.list(&["request_headers_to_add"]);
+    added.fold(origin, after_addition)
 }
 
 /// In the order of the numbers.
@@ -40,15 +108,27 @@ const ACTIONS: &[&str] = &[
     "OVERWRITE_IF_EXISTS",
 ];
 
-/// Whether the one address that is left is Envoy's.
-fn overwrites(value: Value<'_>) -> bool {
-    value.list(&["request_headers_to_add"]).any(|one| {
-        let name = one.text_at(&["header", "key"]);
-        let action = one.name_at(&["append_action"], ACTIONS);
-        name.is_some_and(|name| name.eq_ignore_ascii_case("x-forwarded-for"))
-            && matches!(
-                action,
-                Some("OVERWRITE_IF_EXISTS_OR_ADD" | "OVERWRITE_IF_EXISTS")
-            )
-    })
+fn after_addition(origin: Origin, one: Value<'_>) -> Origin {
+    if !one.text_at(&["header", "key"]).is_some_and(is_it) {
+        return origin;
+    }
+    let value = one.text_at(&["header", "value"]).unwrap_or_default();
+    let overwrites = match one.name_at(&["append_action"], ACTIONS) {
+        Some(action) => action.starts_with("OVERWRITE"),
+        None => one.boolean_at(&["append"]) == Some(false),
+    };
+    match (overwrites, is_of_client(value)) {
+        (true, false) => Origin::Envoy,
+        (_, true) => Origin::Client,
+        (false, false) => origin,
+    }
+}
+
+/// Whether a value is copied from a header of the request, which a client may write.
+fn is_of_client(value: &str) -> bool {
+    value.to_ascii_lowercase().contains("%req")
+}
+
+fn is_it(name: &str) -> bool {
+    name.eq_ignore_ascii_case(HEADER)
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{WAITING, before_servers, duration, routes_of},
+    routes::{before_servers, duration, hosts, is_disabled},
 };
 use crate::{check::deployment::Host, yaml::Value};
 
@@ -25,7 +25,10 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     let help = format!("write `{KEY}: 120s`: longer than clients let /sync wait");
                     found.add(Spot::key(entry.manager, KEY), MESSAGE, help);
                 }
-                for route in routes_of(one, &WAITING) {
+                // Whatever it asks for, a request may wait for the answer about its token.
+                let hosts = hosts(entry, one.config());
+                let routes = hosts.into_iter().flat_map(|host| host.list(&["routes"]));
+                for route in routes.filter(|route| !is_disabled(entry, *route)) {
                     if let Some(action) =
                         route.get("route").filter(|it| is_zero(*it, "idle_timeout"))
                     {
@@ -46,8 +49,23 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 }
             }
             (Host::EnvoyGateway, _) => {
-                let path = ["spec", "timeout", "http", "streamIdleTimeout"];
-                if !deployment.has_policy(one, |policy| policy.at(&path).is_some()) {
+                let path = ["spec", "timeout", "http"];
+                let key = "streamIdleTimeout";
+                let policies = deployment.resources.kind("ClientTrafficPolicy");
+                let timeouts = policies.filter_map(|policy| policy.at(&path));
+                let zeros: Vec<_> = timeouts.filter(|it| is_zero(*it, key)).collect();
+                let is_set = |policy: Value<'t>| {
+                    let timeouts = policy.at(&path);
+                    timeouts.is_some_and(|it| it.get(key).is_some() && !is_zero(it, key))
+                };
+                if deployment.has_policy(one, is_set) {
+                    continue;
+                }
+                for timeouts in &zeros {
+                    let help = format!("write `{key}: 120s`: longer than clients let /sync wait");
+                    found.add(Spot::key(*timeouts, key), MESSAGE, help);
+                }
+                if zeros.is_empty() {
                     found.add(
                         one.spot(),
                         format!("`timeouts.request: 0s` of a route turns Envoy Gateway's idle timeout off, too: {MESSAGE}"),

@@ -2,11 +2,13 @@
 //! `POST /oauth2/introspect` and be answered. On Synapse's own route to it MAS accepts every caller, also one without a
 //! secret.
 
+use std::collections::HashSet;
+
 use matrix_edge_auth::config::Role;
 
 use super::{
     Deployment, Found, Rule, Severity,
-    routes::{header_of, targets},
+    routes::{headers_of, managers_of, tables, targets},
 };
 use crate::yaml::Value;
 
@@ -21,23 +23,26 @@ pub const RULE: Rule = Rule {
 const INJECTOR: &str = "CredentialInjector";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    for one in &deployment.uses {
-        let Some(entry) = one.entry.filter(|_| !one.is(Role::Provisioning)) else {
+    for (number, envoy) in deployment.envoys.iter().enumerate() {
+        let injecting: HashSet<&str> = envoy
+            .clusters
+            .iter()
+            .filter(|cluster| is_injecting(**cluster))
+            .filter_map(|cluster| cluster.text_at(&["name"]))
+            .collect();
+        if injecting.is_empty() {
             continue;
-        };
-        let routes = entry
-            .manager
-            .list(&["route_config", "virtual_hosts"])
-            .flat_map(|host| host.list(&["routes"]));
-        for action in routes.filter_map(|route| route.get("route")) {
-            let leading = targets(action).filter(|(name, _)| {
-                let cluster = deployment.cluster(one, name);
-                cluster.is_some_and(is_injecting)
-            });
-            let envoy = deployment.envoys.get(one.envoy);
-            let clusters = envoy.into_iter().flat_map(|envoy| &envoy.clusters);
-            let by_header = header_of(action).filter(|_| clusters.copied().any(is_injecting));
-            for spot in leading.map(|(_, spot)| spot).chain(by_header) {
+        }
+        // A listener without the module leads there as well as one with it.
+        for (manager, one) in managers_of(deployment, number) {
+            if one.is_some_and(|one| one.is(Role::Provisioning)) {
+                continue;
+            }
+            let leading = tables(manager)
+                .flat_map(targets)
+                .filter(|(name, _)| injecting.contains(name))
+                .map(|(_, spot)| spot);
+            for spot in leading.chain(tables(manager).flat_map(headers_of)) {
                 found.add(
                     spot,
                     "every request of this cluster gets the credential for MAS: a client that uses this route can ask whose any token is",
@@ -51,9 +56,15 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 
 /// Whether every request of a cluster gets the credential.
 pub(super) fn is_injecting(cluster: Value<'_>) -> bool {
+    active_filters(cluster).any(|name| name.ends_with(INJECTOR))
+}
+
+/// The types of the filters that requests of a cluster pass. One that is turned off changes none.
+pub(super) fn active_filters<'t>(cluster: Value<'t>) -> impl Iterator<Item = &'t str> {
     let options = cluster.get("typed_extension_protocol_options");
-    let protocols = options.into_iter().flat_map(|options| options.members());
-    let filters = protocols.flat_map(|(_, options)| options.list(&["http_filters"]));
-    let mut types = filters.filter_map(|filter| filter.text_at(&["typed_config", "@type"]));
-    types.any(|name| name.ends_with(INJECTOR))
+    let protocols = options.into_iter().flat_map(Value::members);
+    protocols
+        .flat_map(|(_, options)| options.list(&["http_filters"]))
+        .filter(|filter| filter.boolean_at(&["disabled"]) != Some(true))
+        .filter_map(|filter| filter.text_at(&["typed_config", "@type"]))
 }

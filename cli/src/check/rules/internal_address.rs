@@ -111,11 +111,15 @@ fn sockets<'t>(listener: Value<'t>) -> impl Iterator<Item = Value<'t>> {
         .chain(more.filter_map(move |one| one.at(&path)))
 }
 
-/// Whether the address is neither loopback nor of a private network.
+/// Whether the address is neither loopback nor of a private network. `100.64.0.0/10` is what providers and overlay networks share
+/// behind their own (RFC 6598).
 fn is_open(socket: Value<'_>) -> bool {
     let address = socket.text_at(&["address"]).unwrap_or_default();
     match address.parse::<IpAddr>().map(|it| it.to_canonical()) {
-        Ok(IpAddr::V4(it)) => !(it.is_loopback() || it.is_private() || it.is_link_local()),
+        Ok(IpAddr::V4(it)) => {
+            let is_shared = matches!(it.octets(), [100, 64..=127, ..]);
+            !(it.is_loopback() || it.is_private() || it.is_link_local() || is_shared)
+        }
         Ok(IpAddr::V6(it)) => {
             !(it.is_loopback() || it.is_unique_local() || it.is_unicast_link_local())
         }

@@ -1,19 +1,19 @@
 //! A Wasm module can only name a metric, so labels are made of names by `stats_tags` of the bootstrap. Without them no alert and
-//! no panel finds anything, and nothing else fails.
+//! no panel finds anything, and nothing else fails. A `stats_matcher` may leave the metrics out altogether.
 //!
 //! The non-obvious rule: only a bootstrap by which metrics leave is looked at, that is, one with an admin interface or a sink.
 //! Istio's and Envoy Gateway's bootstraps are not in files.
 
 use std::sync::LazyLock;
 
-use super::{Deployment, Found, Rule, Severity, Spot};
+use super::{Deployment, Found, Rule, Severity, Spot, routes::is_match_at_a_cost};
 use crate::yaml::{Tree, Value};
 
 /// The rule.
 pub const RULE: Rule = Rule {
     name: "labels",
     severity: Severity::Warning,
-    about: "The bootstrap makes no labels of the metrics' names, so no alert finds them.",
+    about: "The bootstrap makes no labels of the metrics' names, or leaves them out, so no alert finds them.",
     check,
 };
 
@@ -44,6 +44,15 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             .iter()
             .any(|key| root.get(key).is_some())
     }) {
+        if let Some(matcher) = root.at(&["stats_config", "stats_matcher"])
+            && leaves_out(matcher)
+        {
+            found.add(
+                Spot::first_key(matcher, &["reject_all", "exclusion_list", "inclusion_list"]),
+                "this leaves out the module's metrics: no alert and no panel finds any",
+                "let names pass that begin with `wasmcustom.`",
+            );
+        }
         let made: Vec<Value<'_>> = tags(root).collect();
         let is_missing = |label: &&String| !made.iter().any(|tag| makes(*tag, label));
         let missing: Vec<&str> = LABELS
@@ -62,6 +71,37 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             );
         }
     }
+}
+
+/// One of the module's names, as Envoy compares it: before labels are made of it.
+const NAME: &str = "wasmcustom.matrix_edge_auth_requests_total.verdict=active.source=mas";
+
+/// Whether a list of names that count leaves the module's out.
+fn leaves_out(matcher: Value<'_>) -> bool {
+    let has_it = |list: Value<'_>| list.list(&["patterns"]).any(is_match);
+    matcher.boolean_at(&["reject_all"]) == Some(true)
+        || matcher.get("exclusion_list").is_some_and(has_it)
+        || matcher
+            .get("inclusion_list")
+            .is_some_and(|list| !has_it(list))
+}
+
+/// Whether a pattern of Envoy's is for the name.
+fn is_match(pattern: Value<'_>) -> bool {
+    let ignores_case = pattern.boolean_at(&["ignore_case"]) == Some(true);
+    let of = |key| {
+        let text = pattern.text_at(&[key]);
+        text.map(|text| match ignores_case {
+            true => text.to_ascii_lowercase(),
+            false => text.to_owned(),
+        })
+    };
+    let regex = pattern.text_at(&["safe_regex", "regex"]);
+    of("exact").is_some_and(|text| text == NAME)
+        || of("prefix").is_some_and(|text| NAME.starts_with(&text))
+        || of("suffix").is_some_and(|text| NAME.ends_with(&text))
+        || of("contains").is_some_and(|text| NAME.contains(&text))
+        || regex.is_some_and(|regex| is_match_at_a_cost(pattern, regex, NAME))
 }
 
 fn tags(root: Value<'_>) -> impl Iterator<Item = Value<'_>> {

@@ -21,7 +21,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in &deployment.uses {
         let ttl = one.config().map_or(0, |config| config.cache.ttl.as_secs());
         let hears = |other: &Use<'_>| other.is(Role::Provisioning);
-        let is_told = hears(one) || deployment.others(one).any(hears);
+        let is_told = deployment.peers(one).any(hears);
         if ttl > USUAL_SECONDS && !is_told && is_whole(deployment, one) {
             found.add(
                 one.key(&["cache", "ttl"]),

@@ -3,7 +3,7 @@
 //!
 //! Only a cluster that is in the files is looked at. Any filter of it may be what adds the credential, but the one that ends each list.
 
-use super::{Deployment, Found, Rule, Severity};
+use super::{Deployment, Found, Rule, Severity, injected_route::active_filters};
 use crate::yaml::Value;
 
 /// The rule.
@@ -34,9 +34,5 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 
 /// Whether requests of a cluster pass a filter that may change them.
 fn has_filters(cluster: Value<'_>) -> bool {
-    let options = cluster.get("typed_extension_protocol_options");
-    let protocols = options.into_iter().flat_map(Value::members);
-    let filters = protocols.flat_map(|(_, options)| options.list(&["http_filters"]));
-    let mut types = filters.filter_map(|filter| filter.text_at(&["typed_config", "@type"]));
-    types.any(|name| !name.ends_with("UpstreamCodec"))
+    active_filters(cluster).any(|name| !name.ends_with("UpstreamCodec"))
 }

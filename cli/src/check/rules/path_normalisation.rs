@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{WAITING, all_routes_of, before_servers, targets},
+    routes::{WAITING, all_routes_of, before_servers, tables, targets},
 };
 use crate::{
     check::deployment::{Host, Use, managers},
@@ -167,10 +167,7 @@ fn beside<'t>(one: &Use<'t>, bootstrap: Value<'t>, found: &mut Found<'t>) {
         .map(|(name, _)| name)
         .collect();
     for other in managers(bootstrap) {
-        let hosts = other.list(&["route_config", "virtual_hosts"]);
-        let routes = hosts.flat_map(|host| host.list(&["routes"]));
-        let actions = routes.filter_map(|route| route.get("route"));
-        let mut names = actions.flat_map(targets).map(|(name, _)| name);
+        let mut names = tables(other).flat_map(targets).map(|(name, _)| name);
         if names.any(|name| clusters.contains(name)) {
             manager(other, found);
         }

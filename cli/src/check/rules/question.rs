@@ -21,7 +21,11 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let Some(own) = one.config().filter(|own| own.role != Role::Gateway) else {
             continue;
         };
-        let others: Vec<_> = deployment.others(one).filter_map(Use::config).collect();
+        let others: Vec<_> = deployment
+            .peers(one)
+            .filter(|other| !std::ptr::eq(*other, one))
+            .filter_map(Use::config)
+            .collect();
         let gateway = others.iter().find(|other| other.role == Role::Gateway);
         let is_shared = others
             .iter()

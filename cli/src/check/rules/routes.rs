@@ -7,7 +7,7 @@ use regex::bytes::RegexBuilder;
 
 use crate::{
     check::{
-        deployment::{Deployment, Entry, Use},
+        deployment::{Deployment, Entry, Use, managers},
         finding::Spot,
     },
     yaml::{Value, is_field},
@@ -177,21 +177,79 @@ fn waiting<'t>(host: &Value<'t>) -> impl Iterator<Item = &'t str> + use<'t> {
     routes.filter_map(|route| route.text_at(&["route", "cluster"]))
 }
 
-/// The clusters that a route's action may lead to, and where that is said: one, several by their weights, and those that get
-/// a copy.
-pub(super) fn targets<'t>(action: Value<'t>) -> impl Iterator<Item = (&'t str, Spot<'t>)> {
-    let own = std::iter::once((action, "cluster"));
-    let weighted = action.list(&["weighted_clusters", "clusters"]);
-    let copies = action.list(&["request_mirror_policies"]);
-    own.chain(weighted.map(|one| (one, "name")))
-        .chain(copies.map(|one| (one, "cluster")))
-        .filter_map(|(value, key)| Some((value.text_at(&[key])?, Spot::key(value, key))))
+/// The connection managers of an Envoy, those without the module as well, and the use of the module that each has.
+pub(super) fn managers_of<'d, 't>(
+    deployment: &'d Deployment<'t>,
+    envoy: usize,
+) -> Vec<(Value<'t>, Option<&'d Use<'t>>)> {
+    let own = |one: &&Use<'t>| one.envoy == envoy;
+    let with_module = deployment.uses.iter().filter(own);
+    let mut found: Vec<(Value<'t>, Option<&'d Use<'t>>)> = with_module
+        .filter_map(|one| Some((one.entry?.manager, Some(one))))
+        .collect();
+    let bootstrap = deployment
+        .envoys
+        .get(envoy)
+        .and_then(|envoy| envoy.bootstrap);
+    let has_it: HashSet<_> = found.iter().map(|(manager, _)| manager.id).collect();
+    let all = bootstrap.into_iter().flat_map(managers);
+    found.extend(
+        all.filter(|manager| !has_it.contains(&manager.id))
+            .map(|manager| (manager, None)),
+    );
+    found
 }
 
-/// Where a route has a client's header name the cluster, if one does.
-pub(super) fn header_of<'t>(action: Value<'t>) -> Option<Spot<'t>> {
+/// What a connection manager says of its routes.
+pub(super) fn tables<'t>(manager: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    let keys = ["route_config", "scoped_routes"];
+    keys.into_iter().filter_map(move |key| manager.get(key))
+}
+
+/// The clusters that a table of routes, or a part of it, may lead to, and where that is said: by name, by weight, for a copy, by a
+/// matcher, or by a plugin that chooses. Each kind of route says it with the same keys, at whatever depth.
+pub(super) fn targets<'t>(table: Value<'t>) -> Vec<(&'t str, Spot<'t>)> {
+    let mut found = Vec::new();
+    for one in mappings(table) {
+        found.extend(one.text_at(&["cluster"]).map(|name| (name, one, "cluster")));
+        let weighted = one.list(&["weighted_clusters", "clusters"]);
+        found.extend(weighted.filter_map(|one| Some((one.text_at(&["name"])?, one, "name"))));
+    }
+    let with_spot = |(name, value, key)| (name, Spot::key(value, key));
+    found.into_iter().map(with_spot).collect()
+}
+
+/// Where a table of routes has a client's header name the cluster.
+pub(super) fn headers_of<'t>(table: Value<'t>) -> Vec<Spot<'t>> {
     let key = "cluster_header";
-    action.get(key).map(|_| Spot::key(action, key))
+    let naming = mappings(table)
+        .into_iter()
+        .filter(|one| one.get(key).is_some());
+    naming.map(|one| Spot::key(one, key)).collect()
+}
+
+/// All mappings in a table of routes, each once, however many aliases it has. What a route says of a filter is left out: it leads
+/// nowhere.
+fn mappings<'t>(table: Value<'t>) -> Vec<Value<'t>> {
+    let mut left = vec![table];
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    while let Some(value) = left.pop() {
+        if !seen.insert(value.id) {
+            continue;
+        }
+        left.extend(value.items());
+        let members = value.members();
+        left.extend(
+            members
+                .filter(|(key, _)| !is_field(key, "typed_per_filter_config"))
+                .map(|(_, member)| member),
+        );
+        if value.is_mapping() {
+            found.push(value);
+        }
+    }
+    found
 }
 
 /// Whether the module is turned off for a route or a virtual host.
@@ -245,7 +303,8 @@ fn matches(rule: Value<'_>, path: &'static str) -> bool {
     }
 }
 
-fn is_match_at_a_cost(rule: Value<'_>, regex: &str, path: &str) -> bool {
+/// Whether a regular expression is for the whole of a text, if there are steps left to try it.
+pub(super) fn is_match_at_a_cost(rule: Value<'_>, regex: &str, path: &str) -> bool {
     let [base, byte, brace] = STEPS_OF_REGEX;
     let braces = regex.matches('{').count();
     rule.tree.spend(base + byte * regex.len() + brace * braces) && is_full_match(regex, path)

@@ -8,11 +8,10 @@ use std::collections::HashSet;
 use matrix_edge_auth::config::Role;
 
 use super::{
-    Deployment, Found, Rule, Severity, Spot,
+    Deployment, Found, Rule, Severity,
     injected_route::is_injecting,
-    routes::{header_of, targets},
+    routes::{headers_of, managers_of, tables, targets},
 };
-use crate::{check::deployment::Use, yaml::Value};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -23,61 +22,53 @@ pub const RULE: Rule = Rule {
 };
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    for one in &deployment.uses {
-        let others = deployment.others(one).chain([one]);
-        let asked: HashSet<&str> = others
-            .filter_map(|other| other.configuration)
+    for (number, envoy) in deployment.envoys.iter().enumerate() {
+        let own = || deployment.uses.iter().filter(|one| one.envoy == number);
+        let asked: HashSet<&str> = own()
+            .filter_map(|one| one.configuration)
             .filter_map(|configuration| configuration.text_at(&["introspection", "cluster"]))
             .collect();
-        let of_clients: HashSet<&str> = deployment
-            .others(one)
-            .filter(|other| other.is(Role::Gateway))
-            .flat_map(routed)
+        let injecting: HashSet<&str> = envoy
+            .clusters
+            .iter()
+            .filter(|cluster| is_injecting(**cluster))
+            .filter_map(|cluster| cluster.text_at(&["name"]))
+            .collect();
+        let of_clients: HashSet<&str> = own()
+            .filter(|one| one.is(Role::Gateway))
+            .filter_map(|one| one.entry)
+            .flat_map(|entry| tables(entry.manager))
+            .flat_map(targets)
             .map(|(name, _)| name)
             .collect();
-        for spot in actions(one).filter_map(header_of) {
-            let is_injecting = asked
-                .iter()
-                .any(|name| deployment.cluster(one, name).is_some_and(is_injecting));
-            if !is_injecting {
-                found.add(
-                    spot,
-                    "a client's header names the cluster, and may name that of the module's own calls: what fills its limits keeps \
-                     them from MAS",
-                    "name the cluster in the route",
-                );
+        for (manager, one) in managers_of(deployment, number) {
+            if asked.is_disjoint(&injecting) {
+                for spot in tables(manager).flat_map(headers_of) {
+                    found.add(
+                        spot,
+                        "a client's header names the cluster, and may name that of the module's own calls: what fills its limits keeps \
+                         them from MAS",
+                        "name the cluster in the route",
+                    );
+                }
             }
-        }
-        for (name, spot) in routed(one) {
-            let is_injected = deployment.cluster(one, name).is_some_and(is_injecting);
-            if asked.contains(name) && !is_injected {
-                found.add(
-                    spot,
-                    "the module's own calls go to this cluster too: what fills its limits keeps them from MAS, and each unproven \
-                     token gets 503",
-                    "give MAS another cluster for this route, and let none lead to `introspection.cluster`",
-                );
-            } else if one.is(Role::Introspection) && of_clients.contains(name) {
-                found.add(
-                    spot,
-                    "clients' requests go to this cluster too: when they fill its limits, Envoy refuses Synapse's",
-                    "give this listener a cluster of its own, as `mas-for-synapse` in envoy/local/envoy.yaml",
-                );
+            let is_introspection = one.is_some_and(|one| one.is(Role::Introspection));
+            for (name, spot) in tables(manager).flat_map(targets) {
+                if asked.contains(name) && !injecting.contains(name) {
+                    found.add(
+                        spot,
+                        "the module's own calls go to this cluster too: what fills its limits keeps them from MAS, and each unproven \
+                         token gets 503",
+                        "give MAS another cluster for this route, and let none lead to `introspection.cluster`",
+                    );
+                } else if is_introspection && of_clients.contains(name) {
+                    found.add(
+                        spot,
+                        "clients' requests go to this cluster too: when they fill its limits, Envoy refuses Synapse's",
+                        "give this listener a cluster of its own, as `mas-for-synapse` in envoy/local/envoy.yaml",
+                    );
+                }
             }
         }
     }
-}
-
-/// The clusters that the routes of a listener lead to, and where that is said.
-fn routed<'t>(one: &Use<'t>) -> impl Iterator<Item = (&'t str, Spot<'t>)> {
-    actions(one).flat_map(targets)
-}
-
-/// What the routes of a listener do.
-fn actions<'t>(one: &Use<'t>) -> impl Iterator<Item = Value<'t>> {
-    let entry = one.entry.into_iter();
-    let hosts = entry.flat_map(|entry| entry.manager.list(&["route_config", "virtual_hosts"]));
-    hosts
-        .flat_map(|host| host.list(&["routes"]))
-        .filter_map(|route| route.get("route"))
 }

@@ -11,11 +11,8 @@ pub const RULE: Rule = Rule {
 };
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    for (index, one) in deployment.uses.iter().enumerate() {
-        let before = deployment.uses.iter().take(index);
-        let first = before
-            .filter(|other| other.envoy == one.envoy)
-            .find_map(|other| other.config());
+    for one in &deployment.uses {
+        let first = deployment.peers(one).find_map(|peer| peer.config());
         let (Some(first), Some(own)) = (first, one.config()) else {
             continue;
         };

@@ -71,6 +71,17 @@ fn envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) 
         }
     }
     if let Some(entry) = one.entry {
+        let manager = entry.manager;
+        if manager.get("route_config").is_none() {
+            let keys = ["rds", "scoped_routes"];
+            if let Some(key) = keys.into_iter().find(|key| manager.get(key).is_some()) {
+                found.note(
+                    Spot::key(manager, key),
+                    "the routes of this listener come from elsewhere: neither their timeouts nor where they lead is looked at",
+                    "write them into the listener (`route_config`) for `check`: a file of routes is not looked at",
+                );
+            }
+        }
         for host in hosts(entry, one.config()) {
             retries(host, found);
         }

@@ -12,18 +12,60 @@ pub const RULE: Rule = Rule {
     check,
 };
 
+const ALONE: &str = "give `check` the file before it is split: what Envoy reads separately (LDS, RDS, ECDS, CDS) is looked at \
+                     file by file, also if all are given";
+
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for number in 0..deployment.envoys.len() {
+        split(deployment, number, found);
+    }
     for one in &deployment.uses {
-        let asked = one
-            .configuration
-            .and_then(|value| value.text_at(&["introspection", "cluster"]));
-        let Some(name) = asked.filter(|name| deployment.cluster(one, name).is_none()) else {
+        let Some(name) = asked(one).filter(|name| deployment.cluster(one, name).is_none()) else {
             continue;
         };
         if let Some((message, help)) = fault(deployment, one, name) {
             found.add(one.key(&["introspection", "cluster"]), message, help);
+        } else if one.host == Host::Envoy
+            && has_bootstrap(deployment, one.envoy)
+            && is_first(deployment, one, name)
+        {
+            found.note(
+                one.key(&["introspection", "cluster"]),
+                "this cluster comes from elsewhere, if it comes: neither its credential nor its limits are looked at",
+                ALONE,
+            );
         }
     }
+}
+
+fn asked<'t>(one: &Use<'t>) -> Option<&'t str> {
+    one.configuration?.text_at(&["introspection", "cluster"])
+}
+
+/// Whether no use before this one asks the same cluster: what is said of a cluster is said once.
+fn is_first(deployment: &Deployment<'_>, one: &Use<'_>, name: &str) -> bool {
+    let mut all = deployment.uses.iter();
+    let first = all.find(|other| other.envoy == one.envoy && asked(other) == Some(name));
+    first.is_some_and(|first| std::ptr::eq(first, one))
+}
+
+/// A file of listeners, or of filters, has neither the clusters nor the labels of its Envoy.
+fn split<'t>(deployment: &Deployment<'t>, number: usize, found: &mut Found<'t>) {
+    let first = deployment.uses.iter().find(|one| one.envoy == number);
+    if let Some(one) = first.filter(|one| one.host == Host::Envoy && one.plugin.is_some())
+        && !has_bootstrap(deployment, number)
+    {
+        found.note(
+            one.spot(),
+            "this file is not the whole of an Envoy: its clusters and labels, and what else the bootstrap has, are not looked at",
+            ALONE,
+        );
+    }
+}
+
+fn has_bootstrap(deployment: &Deployment<'_>, number: usize) -> bool {
+    let envoy = deployment.envoys.get(number);
+    envoy.is_some_and(|envoy| envoy.bootstrap.is_some())
 }
 
 fn fault(deployment: &Deployment<'_>, one: &Use<'_>, name: &str) -> Option<(String, String)> {

@@ -1,5 +1,6 @@
 //! Listeners share the cache if, and only if, they have one `vm_id`. What MAS says to the provisioning role ends nothing in
 //! a cache that it does not share. Without a `vm_id` the cache is shared with every other plugin that has none either.
+//! Two homeservers in one Envoy have nothing to share, and each its own `vm_id`.
 
 use matrix_edge_auth::config::Role;
 
@@ -30,10 +31,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             continue;
         };
         let spot = Spot::first_key(vm, &["vm_id", "runtime", "code"]);
-        let first = deployment
-            .uses
-            .iter()
-            .find(|other| other.envoy == one.envoy && other.is_envoys());
+        let first = deployment.peers(one).find(|peer| peer.is_envoys());
         match (id(one), first.map(id)) {
             ("", _) if is_alone(deployment, one) => found.note(
                 spot,
@@ -53,7 +51,12 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 ),
                 format!("write `vm_id: {first}`"),
             ),
-            (own, Some(first_id)) if own == first_id => {
+            (own, _) => {
+                // Whose the listener is makes no difference here: each module with this `vm_id` writes into the cache.
+                let mut all = deployment.uses.iter();
+                let first = all.find(|other| {
+                    other.envoy == one.envoy && other.is_envoys() && id(other) == own
+                });
                 let same = |key| {
                     let of = |one: &Use<'t>| one.vm().and_then(|vm| vm.get(key)?.json(Reader::Envoy));
                     match (first.and_then(of), of(one)) {
@@ -72,7 +75,6 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     );
                 }
             }
-            _ => {}
         }
     }
 }

@@ -1,0 +1,165 @@
+//! `envoy/production/deliver` splits `envoy.yaml` by its lines. What it cannot split it must refuse: Envoy would take a file
+//! without listeners, and close every port.
+//!
+//! The Envoy here is a stand-in that takes every file. `tests/envoy/rollout_guide.rs` runs the script with a real one.
+#![cfg(not(target_arch = "wasm32"))]
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
+    process::Command,
+};
+
+const TYPE: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+
+/// The folder, with a file that can be split.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy/production");
+        for name in ["deliver", "envoy.yaml"] {
+            fs::copy(source.join(name), folder.path().join(name)).expect("a copy");
+        }
+        let envoy = folder.path().join("envoy");
+        fs::write(&envoy, "#!/bin/sh\n").expect("a stand-in");
+        fs::set_permissions(&envoy, fs::Permissions::from_mode(0o755)).expect("our own file");
+        for tool in ["awk", "mv", "cmp", "mkdir", "rm", "dirname", "cat", "grep"] {
+            let found = ["/usr/bin", "/bin"].map(|place| Path::new(place).join(tool));
+            let found = found.iter().find(|path| path.exists()).expect("a tool");
+            symlink(found, folder.path().join(tool)).expect("a link");
+        }
+        Self(folder)
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.0.path().join(name)).expect("a file")
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(self.0.path().join("envoy.yaml"), text).expect("a file");
+    }
+
+    /// Whether it succeeds, and what it says.
+    fn deliver(&self) -> (bool, String) {
+        let output = Command::new("/bin/sh")
+            .arg(self.0.path().join("deliver"))
+            .env("PATH", self.0.path())
+            .output()
+            .expect("the script runs");
+        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        (output.status.success(), said)
+    }
+}
+
+/// The listeners of `envoy.yaml`, its clusters, and what stands before both.
+fn parts(text: &str) -> [&str; 3] {
+    let (head, rest) = text.split_once("  listeners:\n").expect("listeners");
+    let (listeners, clusters) = rest.split_once("  clusters:\n").expect("clusters");
+    [head, listeners, clusters]
+}
+
+#[test]
+fn each_listener_gets_its_type_and_the_rest_stays() {
+    let folder = Folder::new();
+    let text = folder.read("envoy.yaml");
+    let [head, listeners, clusters] = parts(&text);
+    let listeners_of = listeners.matches("\n    - name: ").count() + 1;
+    // The keys of a listener have no order, and one file has more space after the hyphen than another.
+    let address = "    - address:\n        socket_address: { address: 127.0.0.1, port_value: 9 }\n      name: address-first\n";
+    let wide = "    -   name: wide\n        address: { socket_address: { address: 127.0.0.1, port_value: 10 } }\n";
+    folder.write(&format!(
+        "{head}  listeners:\n{address}{wide}{listeners}  clusters: # of the listeners\n{clusters}"
+    ));
+    assert_eq!(folder.deliver(), (true, String::new()));
+    let written = folder.read("run/listeners.yaml");
+    assert_eq!(written.matches(TYPE).count(), listeners_of + 2);
+    assert!(
+        written.contains(&format!(
+            "    -   \"@type\": {TYPE}\n        name: wide\n        address:"
+        )),
+        "{written}"
+    );
+    let bootstrap = folder.read("run/bootstrap.yaml");
+    assert!(bootstrap.contains(head) && bootstrap.contains(clusters));
+    assert!(!bootstrap.contains("  listeners:") && bootstrap.contains("lds_config"));
+}
+
+#[test]
+fn what_cannot_be_split_is_refused_and_what_was_written_stays() {
+    let folder = Folder::new();
+    let text = folder.read("envoy.yaml");
+    assert_eq!(folder.deliver(), (true, String::new()));
+    let before = ["run/bootstrap.yaml", "run/listeners.yaml"].map(|name| folder.read(name));
+    let [head, listeners, clusters] = parts(&text);
+    let narrow: String = listeners
+        .lines()
+        .map(|line| format!("{}\n", line.strip_prefix("  ").unwrap_or(line)))
+        .collect();
+    for (what, changed) in [
+        (
+            "clusters first",
+            format!("{head}  clusters:\n{clusters}  listeners:\n{listeners}"),
+        ),
+        ("quoted", text.replace("  listeners:", "  \"listeners\":")),
+        ("a value", text.replace("  listeners:", "  listeners: &all")),
+        (
+            "a key between",
+            text.replace("\n  clusters:", "\n  secrets: []\n  clusters:"),
+        ),
+        (
+            "a block between",
+            text.replace(
+                "\n  clusters:",
+                "\nlayered_runtime: {}\nstatic_resources:\n  clusters:",
+            ),
+        ),
+        ("no clusters", format!("{head}  listeners:\n{listeners}")),
+        (
+            "no listener",
+            format!("{head}  listeners:\n  clusters:\n{clusters}"),
+        ),
+        (
+            "an empty list",
+            format!("{head}  listeners: []\n  clusters:\n{clusters}"),
+        ),
+        (
+            "less indented",
+            format!("{head}  listeners:\n{narrow}  clusters:\n{clusters}"),
+        ),
+        (
+            "a flow mapping",
+            text.replace(
+                "  listeners:\n",
+                "  listeners:\n    - { name: one, address: { pipe: { path: /run/one } } }\n",
+            ),
+        ),
+        (
+            "an anchor",
+            text.replace(
+                "    - name: redirect\n",
+                "    - &redirect\n      name: redirect\n",
+            ),
+        ),
+        (
+            "its own listeners file",
+            format!("{text}\ndynamic_resources: {{}}\n"),
+        ),
+        ("tabs and carriage returns", text.replace('\n', "\r\n")),
+        ("two documents", format!("---\n{text}---\n{text}")),
+    ] {
+        folder.write(&changed);
+        let (succeeds, said) = folder.deliver();
+        assert!(!succeeds, "{what}");
+        assert!(
+            said.starts_with("deliver: ") && said.contains("nothing was written"),
+            "{what}: {said}"
+        );
+        let after = ["run/bootstrap.yaml", "run/listeners.yaml"].map(|name| folder.read(name));
+        assert!(before == after, "{what}");
+        let left = fs::read_dir(folder.0.path().join("run")).expect("a folder");
+        assert_eq!(left.count(), 2, "{what}");
+    }
+}
