@@ -254,6 +254,8 @@ type Label = (&'static str, &'static str);
 /// No label.
 const NONE: Label = ("", "");
 
+const _: () = assert!(RejectionReason::ALL.len() <= Metric::ROW);
+
 impl Metric {
     /// Counter or histogram. There is no gauge: what a VM adds to one stays there when the VM fails.
     pub fn kind(self) -> Kind {

@@ -319,6 +319,7 @@ impl Worker {
         self.roots.retain(|other| *other != root);
         self.hurried.take_if(|hurried| *hurried == root);
         self.resolver.on_root_end(root);
+        self.gateway.on_root_end(root);
         if had_timer && self.roots.is_empty() {
             match another() {
                 Some(another) => self.start(host, &another),
@@ -382,6 +383,7 @@ impl Worker {
     /// Starts the timer of a root context. Its first request must not be decided by what other VMs have left to end.
     fn start(&mut self, host: &impl Host, plugin: &Rc<Plugin>) {
         self.roots.push(plugin.root);
+        self.gateway.start(plugin);
         let cb = Callback::new(host, plugin.root);
         self.resolver.start(&cb);
         self.gateway.take_over(&cb, &mut self.resolver, plugin);

@@ -3,16 +3,24 @@
 //! The non-obvious rule: such a token may have any form, so every token is looked for. Where none is configured, and only
 //! there, that costs no digest.
 
+use std::fmt;
+
 use sha2::{Digest as _, Sha256};
 
 use crate::sorted::order_digests;
 
-/// Known tokens of application services.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Known tokens of application services. `Debug` shows how many: a digest without a salt may be of a token that can be guessed.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct AppserviceTokens {
     /// Sorted.
     digests: Vec<[u8; 32]>,
     fingerprint: u64,
+}
+
+impl fmt::Debug for AppserviceTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AppserviceTokens({})", self.digests.len())
+    }
 }
 
 impl AppserviceTokens {

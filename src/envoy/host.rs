@@ -51,33 +51,34 @@ thread_local! {
 
 /// The proxy, as seen from the context whose callback runs.
 pub(super) struct Envoy {
-    /// That context, which is what host calls act on unless another is selected.
-    context: u32,
-    /// Whether a root is selected in its place, for a call or a timer. It is selected again when something is to be done to its
-    /// stream, and most callbacks that make a call do nothing more.
-    is_elsewhere: Cell<bool>,
+    /// The context whose stream is to be acted on: that one, or the stream that was selected last.
+    stream: Cell<u32>,
+    /// The context that host calls act on. It is a root for a call or a timer, and the stream is selected again when something is
+    /// to be done to it: most callbacks that make a call do nothing more.
+    effective: Cell<u32>,
 }
 
 impl Envoy {
     /// The proxy in a callback of this context.
     pub fn of(context: u32) -> Self {
         Self {
-            context,
-            is_elsewhere: Cell::new(false),
+            stream: Cell::new(context),
+            effective: Cell::new(context),
         }
     }
 
-    /// Selects a root. Also where that or what follows is refused, the context is selected again before its stream is used.
+    /// Selects a root. Also where that or what follows is refused, the stream is selected again before it is used.
     fn go_to_root(&self, root: RootId) -> Result<(), HostError> {
-        self.is_elsewhere.set(self.context != root.0);
+        self.effective.set(root.0);
         abi::set_effective_context(root.0)
     }
 
-    /// Selects the context again, if a root is selected in its place.
+    /// Selects the stream again, if a root is selected in its place.
     #[inline]
     fn return_to_stream(&self) -> Result<(), HostError> {
-        if self.is_elsewhere.take() {
-            return abi::set_effective_context(self.context);
+        let stream = self.stream.get();
+        if self.effective.replace(stream) != stream {
+            return abi::set_effective_context(stream);
         }
         Ok(())
     }
@@ -85,7 +86,8 @@ impl Envoy {
 
 impl Streams for Envoy {
     fn select(&self, stream: StreamId) -> bool {
-        self.is_elsewhere.set(false);
+        self.stream.set(stream.0);
+        self.effective.set(stream.0);
         abi::set_effective_context(stream.0).is_ok()
     }
 

@@ -21,6 +21,7 @@ pub use self::{
     no_verdict::{ConnectionFault, NoVerdict},
     request::{
         DEVICE_ID_SUPPORT, HINT, IntrospectionRequest, REQUEST_ID, TRACE_PARENT, TRACE_STATE,
+        fixed_headers,
     },
     response::{
         ActiveAnswer, ActiveToken, Answer, InactiveAnswer, IntrospectionResponse,

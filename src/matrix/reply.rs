@@ -10,7 +10,7 @@
 //! Synapse adds no `WWW-Authenticate` (RFC 6750, section 3), and neither does the edge. A reply to
 //! `HEAD` has these headers and no body; leaving it out is up to the sender.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use super::{credential::CredentialError, endpoint::path};
 use crate::metrics::RejectionReason;
@@ -190,8 +190,8 @@ impl From<CredentialError> for Rejection {
     }
 }
 
-/// A complete response.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A complete response. `Debug` does not show the body, which may be MAS's answer.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Reply {
     /// Why the edge answers, for the access log. The client does not see it.
     pub reason: &'static str,
@@ -201,6 +201,15 @@ pub struct Reply {
     pub headers: Headers,
     /// The JSON body.
     pub body: Cow<'static, [u8]>,
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply")
+            .field("reason", &self.reason)
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The name and the value of a header field.

@@ -7,6 +7,8 @@
 //! The non-obvious rule: none of these is believed, they only make the edge forget. MAS answers 200 to a
 //! revocation of a token that it does not know, and of a compat token, which it does not revoke.
 
+use std::fmt;
+
 use super::endpoint::path;
 use crate::{
     form::parser::{FormParser, Part, ShortText},
@@ -72,8 +74,8 @@ fn bearer(authorization: &[u8]) -> Option<&[u8]> {
         .filter(|token| !token.is_empty())
 }
 
-/// The form of a revocation as it passes. It looks for one token and keeps its digest only.
-#[derive(Debug)]
+/// The form of a revocation as it passes. It looks for one token and keeps its digest only. `Debug` shows nothing: what it has
+/// read last may be a part of a token.
 pub struct RevocationForm {
     parser: FormParser,
     /// Bytes so far.
@@ -82,6 +84,12 @@ pub struct RevocationForm {
     name: ShortText,
     token: TokenHasher,
     found: Option<TokenDigest>,
+}
+
+impl fmt::Debug for RevocationForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RevocationForm(..)")
+    }
 }
 
 impl RevocationForm {
@@ -232,5 +240,12 @@ mod tests {
             form.finish();
         }
         form.found()
+    }
+
+    #[test]
+    fn debug_shows_no_part_of_a_form() {
+        let mut form = RevocationForm::new(TokenSecret::NONE);
+        form.read(b"syt_s3cret");
+        assert_eq!(format!("{form:?}"), "RevocationForm(..)");
     }
 }

@@ -81,7 +81,7 @@ impl CallContext {
         let request = IntrospectionRequest::new(settings, &self.token, &self.trace);
         let own = request.own_headers();
         let headers = extended(
-            self.upstream.fixed_headers(&request),
+            self.upstream.fixed_headers(),
             own.map(|(name, value)| (name, value.as_bytes())),
         );
         let call = HttpCall {

@@ -11,7 +11,7 @@ use crate::{
     cache::{SharedCache, question::QuestionKey},
     config::{Config, Role, UnknownTokenBudget},
     host::fields::serialize,
-    mas::introspection::{IntrospectionRequest, Settings},
+    mas::introspection::{self, Settings},
     token::TokenDigest,
 };
 
@@ -82,9 +82,9 @@ impl Upstream {
     }
 
     /// Returns the headers that all requests have, [serialized](crate::host::Fields::parse).
-    pub(super) fn fixed_headers(&self, request: &IntrospectionRequest<'_>) -> &[u8] {
+    pub(super) fn fixed_headers(&self) -> &[u8] {
         self.fixed_headers.get_or_init(|| {
-            let headers = request.fixed_headers();
+            let headers = introspection::fixed_headers(&self.settings);
             serialize(
                 headers
                     .iter()

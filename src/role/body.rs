@@ -8,7 +8,7 @@
 //! stream, and what MAS tells the homeserver begins with the name of the user. So no client can fill the budget to hide
 //! from the module that a session ends.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, fmt, rc::Rc};
 
 use crate::{
     host::{HostError, Streams},
@@ -103,13 +103,18 @@ impl Drop for Share {
     }
 }
 
-/// The beginning of a body that passes, up to a limit.
-#[derive(Debug)]
+/// The beginning of a body that passes, up to a limit. `Debug` does not show it: it names users and devices.
 pub struct BodyPrefix {
     bytes: Vec<u8>,
     share: Share,
     limit: usize,
     is_truncated: bool,
+}
+
+impl fmt::Debug for BodyPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BodyPrefix({} bytes)", self.bytes.len())
+    }
 }
 
 impl BodyPrefix {

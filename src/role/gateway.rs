@@ -40,8 +40,8 @@ use super::{
 };
 use crate::{
     cache::{ActiveEntry, epoch::Stamp},
-    config::{Config, Mode},
-    host::{Callback, Host, RequestHead, Store},
+    config::{Config, Mode, Role},
+    host::{Callback, Host, RequestHead, RootId, Store},
     matrix::{
         endpoint::{AuthRequirement, Served},
         reply::Rejection,
@@ -58,6 +58,11 @@ pub struct Gateway {
     grants: Grants,
     recognized: RecognizedTokens,
     learned: Learned,
+    /// The configurations that have had a request, and how many grants each may keep.
+    shares: Vec<(RootId, usize)>,
+    /// How many may be kept in all: the largest of these. A grant is of the worker, whichever listener it came from, so one that
+    /// keeps few must not push out what another keeps.
+    bound: usize,
 }
 
 /// How far the question of a request has come.
@@ -166,6 +171,34 @@ impl Gateway {
         exchange: &Exchange,
     ) {
         watch::on_stream_end(cb, resolver, exchange, &mut self.learned);
+    }
+
+    /// Notes that a configuration, of any role, has its first request.
+    pub fn start(&mut self, plugin: &Plugin) {
+        if plugin.config.role == Role::Gateway {
+            let share = plugin.config.cache.local_entries;
+            self.shares.push((plugin.root, share));
+            self.find_bound();
+        }
+    }
+
+    /// Notes that a configuration has ended.
+    pub fn on_root_end(&mut self, root: RootId) {
+        self.shares.retain(|(other, _)| *other != root);
+        self.find_bound();
+    }
+
+    fn find_bound(&mut self) {
+        let shares = self.shares.iter().map(|(_, share)| *share);
+        self.bound = shares.max().unwrap_or_default();
+    }
+
+    /// Returns how many grants may be kept if one of a request of `plugin`'s is added.
+    fn room(&self, plugin: &Plugin) -> usize {
+        match plugin.config.cache.local_entries {
+            0 => 0,
+            _ => self.bound,
+        }
     }
 
     /// Ends the answers of sessions that wait for a tick, and forgets what is too old to matter.
@@ -322,14 +355,14 @@ impl Gateway {
             },
         };
         if let Some(grant) = self.lookup_grant(cb, resolver, plugin, &query) {
-            let capacity = plugin.config.cache.local_entries;
+            let capacity = self.room(plugin);
             self.recognized.remember_last(capacity);
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
         }
         let found = match resolver.lookup(cb, &query) {
             Some(found) => {
                 if let Verdict::Inactive(_) = found.verdict {
-                    let capacity = plugin.config.cache.local_entries;
+                    let capacity = self.room(plugin);
                     self.recognized.remember_last_inactive(capacity);
                 }
                 Some(found)
@@ -435,9 +468,8 @@ impl Gateway {
             user: active.user,
             stamp,
         };
-        let evicted = self
-            .grants
-            .insert(key, entry, plugin.config.cache.local_entries);
+        let capacity = self.room(plugin);
+        let evicted = self.grants.insert(key, entry, capacity);
         if evicted > 0 {
             let evicted = i64::try_from(evicted).unwrap_or(i64::MAX);
             cb.host.record(Metric::LocalEvicted, evicted);

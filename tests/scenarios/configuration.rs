@@ -6,7 +6,9 @@ use matrix_edge_auth::host::RootId;
 use serde_json::json;
 
 use crate::{
-    ALICE, WHOAMI, active, alice, not_active,
+    ALICE, BOB, WHOAMI, active, alice,
+    attack::invented,
+    not_active,
     simulated::{Fate, Process, Request, SimulatedWorker, gateway},
     whoami,
 };
@@ -233,4 +235,51 @@ fn an_orphaned_call_is_repeated_by_another_root() {
     worker.tick();
     worker.answer_only_call(&active("alice"));
     assert_eq!(worker.fate(second), alice());
+}
+
+/// A worker's own cache is one for all listeners.
+#[test]
+fn a_listener_that_keeps_few_sessions_pushes_out_none_of_another() {
+    for few in [0, 1, 10] {
+        let process = Process::new();
+        let mut worker = SimulatedWorker::new(&process);
+        let large = gateway(1, json!({}));
+        let small = gateway(2, json!({"cache": {"local_entries": few}}));
+        let tokens: Vec<String> = (0..100).map(invented).collect();
+        for token in &tokens {
+            worker.request(&large, whoami(token));
+            worker.answer_only_call(&active("alice"));
+        }
+        assert_eq!(worker.local_entries(), 100);
+        for token in [ALICE, BOB] {
+            worker.request(&small, whoami(token));
+            worker.answer_only_call(&active("bob"));
+        }
+        let kept = if few == 0 { 100 } else { 102 };
+        assert_eq!(worker.local_entries(), kept, "local_entries: {few}");
+        let reads = worker.host_calls()["read shared data"];
+        for token in &tokens {
+            assert_eq!(worker.send(&large, whoami(token)), alice());
+        }
+        assert_eq!(worker.host_calls()["read shared data"], reads);
+    }
+}
+
+/// Those that the worker has kept for the larger one go as new ones come.
+#[test]
+fn the_bound_of_a_workers_own_cache_goes_with_its_listener() {
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let large = gateway(1, json!({}));
+    let small = gateway(2, json!({"cache": {"local_entries": 10}}));
+    for token in (0..100).map(invented) {
+        worker.request(&large, whoami(&token));
+        worker.answer_only_call(&active("alice"));
+    }
+    worker.request(&small, whoami(ALICE));
+    worker.answer_only_call(&active("alice"));
+    assert_eq!(worker.local_entries(), 101);
+    worker.drop_root(RootId(1));
+    worker.request(&small, whoami(BOB));
+    worker.answer_only_call(&active("bob"));
+    assert_eq!(worker.local_entries(), 10);
 }

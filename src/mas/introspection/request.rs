@@ -37,8 +37,7 @@ const RETRY_ON: (&str, &str) = ("x-envoy-retry-on", "reset");
 /// The header by which Envoy learns how often, if that is not once.
 const RETRIES: &str = "x-envoy-max-retries";
 
-/// What it says, from once on.
-const RETRY_COUNTS: [Option<&str>; MAX_RETRIES as usize] = [None, Some("2")];
+const _: () = assert!(MAX_RETRIES == 2, "what this file can write");
 
 /// `POST /oauth2/introspect` for one token. `Debug` shows neither token nor credential.
 pub struct IntrospectionRequest<'a> {
@@ -75,19 +74,7 @@ impl<'a> IntrospectionRequest<'a> {
         self.settings.timeout
     }
 
-    /// Pseudo-headers and headers, as Synapse sends them.
-    pub fn headers(&self) -> Vec<(&str, &str)> {
-        let mut headers = fixed_headers(self.settings);
-        headers.extend(self.own_headers());
-        headers
-    }
-
-    /// Returns those of the headers that all requests with these settings have.
-    pub fn fixed_headers(&self) -> Vec<(&str, &str)> {
-        fixed_headers(self.settings)
-    }
-
-    /// Returns the other ones.
+    /// Returns those of the headers that [`fixed_headers`] lacks.
     pub fn own_headers(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
         let authority = self.authority.iter();
         let trace = self.trace.iter();
@@ -110,8 +97,8 @@ impl fmt::Debug for IntrospectionRequest<'_> {
     }
 }
 
-/// Returns the headers that all requests with these settings have.
-fn fixed_headers(settings: &Settings) -> Vec<(&str, &str)> {
+/// Returns the pseudo-headers and headers that all requests with these settings have, as Synapse sends them.
+pub fn fixed_headers(settings: &Settings) -> Vec<(&str, &str)> {
     let mut headers = vec![
         (":method", "POST"),
         (":path", &*settings.path),
@@ -125,13 +112,11 @@ fn fixed_headers(settings: &Settings) -> Vec<(&str, &str)> {
     if let Some(authorization) = settings.credential.authorization() {
         headers.push(("authorization", authorization));
     }
-    if let Some((count, _)) = RETRY_COUNTS
-        .iter()
-        .zip(1..)
-        .find(|(_, retries)| *retries == settings.retries)
-    {
-        headers.push(RETRY_ON);
-        headers.extend(count.map(|count| (RETRIES, count)));
+    match settings.retries {
+        0 => {}
+        // Envoy repeats a call once without being told how often.
+        1 => headers.push(RETRY_ON),
+        _ => headers.extend([RETRY_ON, (RETRIES, "2")]),
     }
     headers
 }

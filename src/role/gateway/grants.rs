@@ -38,6 +38,10 @@ pub struct KeptGrant {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct KeyHash(u64);
 
+/// Entries that go for a new one, at the most. So where a smaller configuration takes over, no request waits until a million have
+/// gone.
+const MAX_EVICTED: usize = 1_024;
+
 /// Of a range of 64 bits.
 const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -118,7 +122,8 @@ impl Grants {
             return 0;
         }
         let mut evicted = 0;
-        while self.frames.len() >= capacity || self.bytes + bytes > limit {
+        while evicted < MAX_EVICTED && (self.frames.len() >= capacity || self.bytes + bytes > limit)
+        {
             self.evict();
             evicted += 1;
         }
@@ -237,6 +242,19 @@ mod tests {
         assert_eq!((grants.len(), evicted), (64, 1_000 - 64));
         assert!(grants.bytes <= 64 * BYTES_PER_ENTRY);
         assert!(holds(&grants, 999));
+    }
+
+    #[test]
+    fn a_smaller_bound_is_reached_step_by_step() {
+        let mut grants = Grants::default();
+        (0..5_000).for_each(|number| {
+            grants.insert(key(number), entry(1), 10_000);
+        });
+        let evicted: Vec<usize> = (0..6)
+            .map(|number| grants.insert(key(10_000 + number), entry(1), 64))
+            .collect();
+        assert_eq!(evicted[..4], [MAX_EVICTED; 4]);
+        assert_eq!((evicted[5], grants.len()), (1, 64));
     }
 
     #[test]
