@@ -12,7 +12,7 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
-    cache::{Cached, question::QuestionKey},
+    cache::question::QuestionKey,
     clock::millis,
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
@@ -99,10 +99,8 @@ impl Limits {
 
     /// Charges the client of a call for a token that MAS called inactive. One that was known costs nothing, but is
     /// remembered.
-    pub fn charge<H: Backend>(&self, cb: &Callback<'_, H>, call: &CallContext, cached: &Cached) {
-        if let (Cached::Inactive(_), Some(client), Some(limit)) =
-            (cached, &call.client, &call.upstream.budget)
-        {
+    pub fn charge_inactive<H: Backend>(&self, cb: &Callback<'_, H>, call: &CallContext) {
+        if let (Some(client), Some(limit)) = (&call.client, &call.upstream.budget) {
             let client = client.budget(call.upstream.admission.pool.endpoint, limit);
             let token = Inactive {
                 token: call.digest(),

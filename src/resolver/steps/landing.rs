@@ -67,9 +67,8 @@ impl<W> Resolver<W> {
             self.fail_outdated(cb, key, flight, introspected.asked_at);
             return;
         }
-        if !must_ask_again && flight.call.client.is_some() {
-            let cached = upstream.cache.as_cached(&introspected, &upstream.cache);
-            self.limits.charge(cb, &flight.call, &cached);
+        if !must_ask_again && !introspected.is_active() {
+            self.limits.charge_inactive(cb, &flight.call);
         }
         // A lease that nobody waits for may run out: who finds it will tell. A void answer is of no use to who comes.
         let is_loose =

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::{answer::HEARD_WITHIN, lag::TICK, queued::LINE_TIMEOUT, stand_in::overloaded};
 use crate::{
-    cache::{ActiveEntry, Awaited, Serves, question::QuestionKey},
+    cache::{ActiveEntry, Awaited, Cached, Serves, question::QuestionKey},
     clock::Instant,
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
@@ -61,7 +61,7 @@ impl<W> Resolver<W> {
         }
     }
 
-    /// The same, as one of the configurations asks whose requests wait.
+    /// Resumes a flight as one of the configurations asks whose requests wait.
     fn resume_as<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -97,7 +97,9 @@ impl<W> Resolver<W> {
         awaited: Awaited,
     ) {
         let Awaited { cached, serves } = awaited;
-        self.limits.charge(cb, &flight.call, &cached);
+        if let Cached::Inactive(_) = cached {
+            self.limits.charge_inactive(cb, &flight.call);
+        }
         let upstream = Rc::clone(&flight.call.upstream);
         // A request that came after a void answer's question may have been told what voids it, and one that came after a late
         // answer has not waited for it.
