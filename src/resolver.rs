@@ -9,7 +9,8 @@
 //! Between workers a lease decides which of them makes the call; the others read the shared cache when they
 //! are hinted, when the lease runs out, or at a tick.
 //!
-//! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`. It serves a stale answer
+//! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`, but for who finds no room to wait, which
+//! `refuse` turns away. It serves a stale answer
 //! if MAS fails, and configuration and expiry allow it. No client can make it do so while MAS is well: a known token,
 //! one of which an active answer is still there, is exempt from the budget and the client's share, has calls that no
 //! flood can take, and comes first in line.

@@ -31,7 +31,7 @@ const BYTES: usize = 8 + 4 + 8;
 /// What one worker tells the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint {
-    /// The answer to this question is in the shared cache.
+    /// The answer to this question is in the shared cache, or this worker does not ask for it any more: whoever waits looks again.
     Stored(QuestionKey),
     /// This question got no verdict.
     Failed(QuestionKey, Word),
