@@ -97,7 +97,8 @@ enum Waiter {
 }
 
 impl Waiter {
-    /// Returns whether the request still waits. It may have ended since it was resolved: by its client, or by its trailers.
+    /// Returns whether the request still waits. It may have ended since it was resolved: by its client, by its trailers, or by a
+    /// response of Envoy's own.
     fn is_held(&self) -> bool {
         let phase = match self {
             Self::Gateway(waiter) => waiter.phase(),
@@ -253,7 +254,20 @@ impl Worker {
     }
 
     /// Takes in the headers of a response, if the exchange wants them.
-    pub fn on_response_headers(&mut self, host: &impl Host, exchange: &AnyExchange) {
+    ///
+    /// A response to a request that is held is Envoy's own, such as that to a stream which was silent for too long. Its body may be
+    /// on its way for a while, and a second response would break it off. So nobody decides the request any more.
+    pub fn on_response_headers(
+        &mut self,
+        host: &impl Host,
+        stream: StreamId,
+        exchange: &AnyExchange,
+    ) {
+        if exchange.phase() == Phase::Held {
+            self.cancel(stream);
+            exchange.set_phase(Phase::Replied);
+            return;
+        }
         let Some(root) = exchange
             .root()
             .filter(|_| exchange.wants().response_headers)
@@ -281,11 +295,16 @@ impl Worker {
     pub fn on_stream_end(&mut self, host: &impl Host, stream: StreamId, exchange: &AnyExchange) {
         // Nothing else waits: most streams have gone on long before.
         if exchange.phase() == Phase::Held {
-            self.resolver.cancel(stream);
-            self.introspection.cancel(stream);
+            self.cancel(stream);
         }
         self.learn_from_stream_end(host, exchange);
         exchange.set_phase(Phase::Ended);
+    }
+
+    /// Forgets a request that is held.
+    fn cancel(&mut self, stream: StreamId) {
+        self.resolver.cancel(stream);
+        self.introspection.cancel(stream);
     }
 
     fn learn_from_stream_end(&mut self, host: &impl Host, exchange: &AnyExchange) {

@@ -68,7 +68,7 @@ impl Stream {
     pub fn on_response_headers(&mut self, worker: &mut Worker) {
         match &self.exchange {
             None | Some(AnyExchange::Passed) => {}
-            Some(exchange) => worker.on_response_headers(&self.host(), exchange),
+            Some(exchange) => worker.on_response_headers(&self.host(), self.id, exchange),
         }
     }
 

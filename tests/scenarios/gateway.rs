@@ -104,6 +104,29 @@ fn a_request_that_ends_between_the_answer_and_its_turn_is_left_alone() {
     }
 }
 
+/// Envoy answers a held request by itself, for example since its stream was silent for too long, and the stream lives on until the
+/// body of that is sent.
+#[test]
+fn a_request_that_envoy_has_answered_is_not_answered_again() {
+    for body in [INACTIVE, &active("alice")] {
+        for mode in ["enforce", "shadow"] {
+            let process = Process::new();
+            let mut worker = SimulatedWorker::new(&process);
+            let gateway = gateway(1, json!({"mode": mode}));
+            let answered = worker.request(&gateway, whoami(ALICE));
+            let held = worker.request(&gateway, whoami(ALICE));
+            worker.local_response(answered, 504);
+            worker.answer_only_call(body);
+            let calls = worker.host_calls();
+            let ended = |call| calls.get(call).copied().unwrap_or(0);
+            let expected = if mode == "enforce" { 1 } else { 0 };
+            assert_eq!(ended("reply") + ended("resume"), expected, "{mode}");
+            worker.hang_up(answered);
+            worker.hang_up(held);
+        }
+    }
+}
+
 #[test]
 fn the_answer_is_kept_although_every_client_hung_up() {
     let process = Process::new();

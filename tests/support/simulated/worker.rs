@@ -147,7 +147,7 @@ impl SimulatedWorker {
         self.vm.response_status.set(status);
         self.vm.response_origin.set(origin);
         self.worker
-            .on_response_headers(&self.host(stream.0), &exchange);
+            .on_response_headers(&self.host(stream.0), stream, &exchange);
     }
 
     /// The client hangs up.
