@@ -26,7 +26,9 @@ impl Folder {
         let envoy = folder.path().join("envoy");
         fs::write(&envoy, "#!/bin/sh\n").expect("a stand-in");
         fs::set_permissions(&envoy, fs::Permissions::from_mode(0o755)).expect("our own file");
-        for tool in ["awk", "mv", "cmp", "mkdir", "rm", "dirname", "cat", "grep"] {
+        for tool in [
+            "awk", "mv", "cmp", "mkdir", "mktemp", "rm", "dirname", "sed", "grep",
+        ] {
             let found = ["/usr/bin", "/bin"].map(|place| Path::new(place).join(tool));
             let found = found.iter().find(|path| path.exists()).expect("a tool");
             symlink(found, folder.path().join(tool)).expect("a link");
@@ -83,8 +85,85 @@ fn each_listener_gets_its_type_and_the_rest_stays() {
         "{written}"
     );
     let bootstrap = folder.read("run/bootstrap.yaml");
-    assert!(bootstrap.contains(head) && bootstrap.contains(clusters));
-    assert!(!bootstrap.contains("  listeners:") && bootstrap.contains("lds_config"));
+    let (before, after) = head
+        .split_once("static_resources:\n")
+        .expect("what has listeners");
+    let after = format!("static_resources:\n{after}  clusters: # of the listeners\n{clusters}");
+    let between = bootstrap.strip_prefix(before).expect("what comes before");
+    let between = between.strip_suffix(&*after).expect("what comes after");
+    assert!(
+        between.starts_with("dynamic_resources:\n  lds_config:\n"),
+        "{between}"
+    );
+}
+
+/// Whatever comes after the end of a document is lost to Envoy.
+#[test]
+fn no_end_of_a_document_hides_where_the_listeners_are() {
+    let folder = Folder::new();
+    let text = folder.read("envoy.yaml");
+    for end in ["...\n", "---\n", "---\nadmin: {}\n"] {
+        folder.write(&format!("{text}{end}"));
+        assert!(folder.deliver().0, "{end}");
+        let bootstrap = folder.read("run/bootstrap.yaml");
+        let (document, _) = bootstrap.split_once(&format!("\n{end}")).expect("the end");
+        assert!(document.contains("lds_config"), "{end}");
+    }
+}
+
+/// The path of the folder is text, whatever YAML makes of it.
+#[test]
+fn the_folder_may_be_called_anything() {
+    for name in [
+        "a #b",
+        "a, b",
+        "a: b",
+        "br}ace",
+        "quo\"te",
+        "back\\slash",
+        "-n",
+    ] {
+        let folder = Folder::new();
+        let inside = folder.0.path().join(name);
+        fs::create_dir(&inside).expect("a folder");
+        for file in ["deliver", "envoy.yaml"] {
+            fs::copy(folder.0.path().join(file), inside.join(file)).expect("a copy");
+        }
+        let output = Command::new("/bin/sh")
+            .arg(inside.join("deliver"))
+            .env("PATH", folder.0.path())
+            // It leads nowhere.
+            .env("CDPATH", "/usr")
+            .output()
+            .expect("the script runs");
+        assert!(output.status.success(), "{name}: {output:?}");
+        let bootstrap = fs::read_to_string(inside.join("run/bootstrap.yaml")).expect("a file");
+        let written = bootstrap
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("path: "));
+        let path: String = serde_json::from_str(written.expect("a path")).expect("a JSON string");
+        assert_eq!(
+            Path::new(&path),
+            inside.join("run/listeners.yaml"),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn several_at_once_leave_whole_files() {
+    let folder = Folder::new();
+    assert!(folder.deliver().0);
+    let names = ["run/bootstrap.yaml", "run/listeners.yaml"];
+    let expected = names.map(|name| folder.read(name));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(folder.deliver(), (true, String::new())));
+        }
+    });
+    assert!(names.map(|name| folder.read(name)) == expected);
+    let left = fs::read_dir(folder.0.path().join("run")).expect("a folder");
+    assert_eq!(left.count(), 2);
 }
 
 #[test]
@@ -98,6 +177,14 @@ fn what_cannot_be_split_is_refused_and_what_was_written_stays() {
         .lines()
         .map(|line| format!("{}\n", line.strip_prefix("  ").unwrap_or(line)))
         .collect();
+    // With a value before the listeners, one in the first of them, and one behind the clusters.
+    let with = |before: &str, within: &str, behind: &str| {
+        let first = format!("    - stat_prefix: {within}\n      name: ");
+        let listeners = listeners.replacen("    - name: ", &first, 1);
+        format!(
+            "x: {before}\n{head}  listeners:\n{listeners}  clusters:\n{clusters}y: [{behind}]\n"
+        )
+    };
     for (what, changed) in [
         (
             "clusters first",
@@ -146,6 +233,26 @@ fn what_cannot_be_split_is_refused_and_what_was_written_stays() {
         (
             "its own listeners file",
             format!("{text}\ndynamic_resources: {{}}\n"),
+        ),
+        (
+            "its own listeners file, quoted",
+            format!("{text}\n'dynamic_resources' : {{}}\n"),
+        ),
+        (
+            "other listeners, quoted",
+            text.replace("\nadmin:", "\nstatic_resources:\n  'listeners': []\nadmin:"),
+        ),
+        (
+            "an alias of what comes before",
+            with("&here here", "*here", ""),
+        ),
+        (
+            "an alias of what a listener defines",
+            with("", "&here here", "*here"),
+        ),
+        (
+            "an anchor that both define",
+            with("&here there", "&here here", ""),
         ),
         ("tabs and carriage returns", text.replace('\n', "\r\n")),
         ("two documents", format!("---\n{text}---\n{text}")),

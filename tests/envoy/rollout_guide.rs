@@ -437,6 +437,6 @@ async fn deliver_refuses_what_envoy_refuses() {
     let used = format!("{before_it}{name}*limit\n{after_it}");
     fs::write(&file, format!("{defined}\n  clusters:{used}")).expect("a file of our own");
     let refused = site.output(&deliver).await.expect_err("a refusal");
-    assert!(refused.contains("without the listeners"), "{refused}");
+    assert!(refused.contains("an anchor of the listeners"), "{refused}");
     assert_eq!(written(), before);
 }
