@@ -256,7 +256,7 @@ impl Worker {
     /// Takes in the headers of a response, if the exchange wants them.
     ///
     /// A response to a request that is held is Envoy's own, such as that to a stream which was silent for too long. Its body may be
-    /// on its way for a while, and a second response would break it off. So nobody decides the request any more.
+    /// on its way for a while, and a second response would break it off. So the request is not decided any more.
     pub fn on_response_headers(
         &mut self,
         host: &impl Host,

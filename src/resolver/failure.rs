@@ -17,7 +17,7 @@ pub const BACKOFF: Duration = Duration::from_secs(1);
 const FAILURE_TTL: Duration = Duration::from_secs(120);
 
 /// Questions that are remembered, as many as the shared cache has slots by default. One takes some 80 bytes. Only a token with an
-/// answer that serves has one, so nobody fills them with invented tokens.
+/// answer that serves has one, so a client cannot fill the log with invented tokens.
 const MAX_FAILURES: usize = 65_536;
 
 /// What is remembered of the questions of one worker.

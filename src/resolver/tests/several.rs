@@ -1372,7 +1372,7 @@ fn a_lease_is_renewed_four_times_a_second() {
     }
 }
 
-/// A renewal serves what there is meanwhile, so nobody is to be woken by its answer.
+/// While a worker renews an answer, the other workers serve the one that they have, so none of them is told of the new one.
 #[test]
 fn a_renewal_that_finds_another_one_under_way_does_not_wait_for_it() {
     let host = Rc::<FakeHost>::default();

@@ -31,7 +31,8 @@ const BYTES: usize = 8 + 4 + 8;
 /// What one worker tells the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint {
-    /// The answer to this question is in the shared cache, or this worker does not ask for it any more: whoever waits looks again.
+    /// The answer to this question is in the shared cache, or the sender does not ask MAS for it any more. A worker with requests that
+    /// wait for it looks into the cache again.
     Stored(QuestionKey),
     /// This question got no verdict.
     Failed(QuestionKey, Word),
