@@ -24,12 +24,7 @@ const INJECTOR: &str = "CredentialInjector";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for (number, envoy) in deployment.envoys.iter().enumerate() {
-        let injecting: HashSet<&str> = envoy
-            .clusters
-            .iter()
-            .filter(|cluster| is_injecting(**cluster))
-            .filter_map(|cluster| cluster.text_at(&["name"]))
-            .collect();
+        let injecting = injecting_clusters(&envoy.clusters);
         if injecting.is_empty() {
             continue;
         }
@@ -54,8 +49,16 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
+/// The names of the clusters whose requests all get the credential.
+pub(super) fn injecting_clusters<'t>(clusters: &[Value<'t>]) -> HashSet<&'t str> {
+    let injecting = clusters.iter().filter(|cluster| is_injecting(**cluster));
+    injecting
+        .filter_map(|cluster| cluster.text_at(&["name"]))
+        .collect()
+}
+
 /// Whether every request of a cluster gets the credential.
-pub(super) fn is_injecting(cluster: Value<'_>) -> bool {
+fn is_injecting(cluster: Value<'_>) -> bool {
     active_filters(cluster).any(|name| name.ends_with(INJECTOR))
 }
 

@@ -9,7 +9,7 @@ use matrix_edge_auth::config::Role;
 
 use super::{
     Deployment, Found, Rule, Severity,
-    injected_route::is_injecting,
+    injected_route::injecting_clusters,
     routes::{headers_of, managers_of, tables, targets},
 };
 
@@ -28,12 +28,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             .filter_map(|one| one.configuration)
             .filter_map(|configuration| configuration.text_at(&["introspection", "cluster"]))
             .collect();
-        let injecting: HashSet<&str> = envoy
-            .clusters
-            .iter()
-            .filter(|cluster| is_injecting(**cluster))
-            .filter_map(|cluster| cluster.text_at(&["name"]))
-            .collect();
+        let injecting = injecting_clusters(&envoy.clusters);
         let of_clients: HashSet<&str> = own()
             .filter(|one| one.is(Role::Gateway))
             .filter_map(|one| one.entry)
