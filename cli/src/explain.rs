@@ -185,7 +185,7 @@ fn outcomes(config: &Config, method: &str, path: &str) -> Vec<(&'static str, Str
     ];
     if config
         .endpoints
-        .classify(path.as_bytes(), || Method::from_bytes(method.as_bytes()))
+        .classify(path.as_bytes(), Method::from_bytes(method.as_bytes()))
         == AuthRequirement::Admin
     {
         let outcome = outcome(config, method, path, Some(TOKEN), Verdict::Active(admin));

@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(config) => {
             let requirement = config
                 .endpoints
-                .classify(b"/_synapse/mas/query_user", || Method::Get);
+                .classify(b"/_synapse/mas/query_user", Method::Get);
             assert_eq!(requirement, AuthRequirement::Blocked);
             let headers = &config.identity_headers;
             let names = [

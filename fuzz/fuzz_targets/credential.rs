@@ -11,9 +11,9 @@ use matrix_edge_auth::{
         credential::{
             Authorization, Credential, CredentialError, FormPost, Source, extract, form_post,
         },
+        endpoint::Method,
         session_end::SessionEnd,
     },
-    token::TokenSecret,
 };
 use percent_encoding::percent_decode;
 
@@ -62,7 +62,7 @@ fuzz_target!(|input: &[u8]| {
         },
     }
 
-    let _ = SessionEnd::of(target, TokenSecret::NONE, || method, authorization);
+    let _ = SessionEnd::of(target, Method::from_bytes(method), authorization);
 });
 
 /// The first `access_token` in the query: split, replaced, decoded, in that order.

@@ -27,8 +27,6 @@ mod requirement;
 mod spelling;
 mod table;
 
-use std::cell::LazyCell;
-
 use crate::form::scan::position;
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -44,13 +42,12 @@ use self::{
     spelling::Spelling,
 };
 
-/// What the built-in table says of a request for `target`, the raw `:path`. `method` is asked at
-/// most once, and only where the answer depends on it.
-pub fn classify(target: &[u8], method: impl FnOnce() -> Method) -> AuthRequirement {
+/// What the built-in table says of a request for `target`, the raw `:path`.
+pub fn classify(target: &[u8], method: Method) -> AuthRequirement {
     if blocked::is_blocked(path(target)) {
         return AuthRequirement::Blocked;
     }
-    table::classify(path(target), &LazyCell::new(method)).requirement
+    table::classify(path(target), method).requirement
 }
 
 /// The endpoints of one configuration: its rules are tried, in order, before the built-in table.
@@ -98,21 +95,20 @@ impl Endpoints {
     }
 
     /// Like [`classify`], with the rules first.
-    pub fn classify(&self, target: &[u8], method: impl FnOnce() -> Method) -> AuthRequirement {
+    pub fn classify(&self, target: &[u8], method: Method) -> AuthRequirement {
         self.classify_path(path(target).into(), method).requirement
     }
 
     /// The same for a path, with the methods that are served there.
-    pub fn classify_path(&self, path: Path<'_>, method: impl FnOnce() -> Method) -> Class {
+    pub fn classify_path(&self, path: Path<'_>, method: Method) -> Class {
         let may_leave = !blocked::stays_in_matrix(path);
         let path = path.text;
         if may_leave && blocked::may_be_blocked(path) {
             return AuthRequirement::Blocked.into();
         }
-        let method = LazyCell::new(method);
-        let class = match self.deciding_rule(path, &method) {
+        let class = match self.deciding_rule(path, method) {
             Some(rule) => rule.requirement.into(),
-            None => match table::classify(path, &method) {
+            None => match table::classify(path, method) {
                 // Only here: a prefix such as `/_matrix` must not open what the homeserver serves.
                 Class {
                     requirement: AuthRequirement::Unknown | AuthRequirement::None,
@@ -146,7 +142,7 @@ impl Endpoints {
     pub fn refuses(&self, target: &[u8], method: Method) -> bool {
         let path = path(target);
         let is_ruled = self.rules.iter().any(|rule| rule.path.matches(path));
-        !is_ruled && table::refuses(path, method) && self.restriction(path, &|| method).is_none()
+        !is_ruled && table::refuses(path, method) && self.restriction(path, method).is_none()
     }
 
     /// The target as MAS has it: without its prefix, if it is below that.
@@ -155,23 +151,17 @@ impl Endpoints {
     }
 
     /// The rule that decides about a path: the first that names it, unless one that is stricter has it in another spelling.
-    fn deciding_rule<F>(&self, path: &[u8], method: &LazyCell<Method, F>) -> Option<&Rule>
-    where
-        F: FnOnce() -> Method,
-    {
-        let method = || **method;
-        let named = self
-            .rules
-            .iter()
-            .find(|rule| rule.path.matches(path) && rule.is_for(&method));
-        stricter(named, self.restriction(path, &method))
+    fn deciding_rule(&self, path: &[u8], method: Method) -> Option<&Rule> {
+        let mut rules = self.rules.iter();
+        let named = rules.find(|rule| rule.path.matches(path) && rule.is_for(method));
+        stricter(named, self.restriction(path, method))
     }
 
     /// The strictest rule that restricts a path in any reading of it. In each reading the first rule decides here too, but a
     /// rule that opens is none in another spelling. Where dots lead cannot be told, so a path with `..` needs what any rule
     /// restricts to.
     #[inline]
-    fn restriction(&self, path: &[u8], method: &dyn Fn() -> Method) -> Option<&Rule> {
+    fn restriction(&self, path: &[u8], method: Method) -> Option<&Rule> {
         if self.spellings.is_empty() {
             return None;
         }
@@ -179,7 +169,7 @@ impl Endpoints {
     }
 
     /// The same where a rule restricts.
-    fn strictest(&self, path: &[u8], method: &dyn Fn() -> Method) -> Option<&Rule> {
+    fn strictest(&self, path: &[u8], method: Method) -> Option<&Rule> {
         let mut found = None;
         match Readings::of(path).filter(|readings| !readings.have_dots()) {
             None => {
@@ -228,9 +218,9 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn is_for(&self, method: &dyn Fn() -> Method) -> bool {
+    fn is_for(&self, method: Method) -> bool {
         self.methods.as_ref().is_none_or(|methods| {
-            let handler = method().handler();
+            let handler = method.handler();
             methods.iter().any(|allowed| allowed.handler() == handler)
         })
     }

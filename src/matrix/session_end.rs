@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use super::endpoint::path;
+use super::endpoint::{Method, path};
 use crate::{
     form::parser::{FormParser, Part, ShortText},
     token::{AccessToken, TokenDigest, TokenHasher, TokenSecret},
@@ -19,12 +19,12 @@ use crate::{
 const TOKEN: &[u8] = b"token";
 
 /// What a client asks MAS to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionEnd {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionEnd<'a> {
     /// The session of this token.
-    Logout(TokenDigest),
+    Logout(AccessToken<'a>),
     /// All sessions of this token's user.
-    LogoutAll(TokenDigest),
+    LogoutAll(AccessToken<'a>),
     /// The session of the token in the form.
     Revocation,
 }
@@ -33,45 +33,33 @@ pub enum SessionEnd {
 /// assertion. Anyone can send one, so what is read of it must cost little time as well.
 pub const MAX_REVOCATION_BYTES: usize = 8 * 1024;
 
-impl SessionEnd {
-    /// What a request asks to end, if anything. `target` is the raw `:path`, `method` and `authorization`
-    /// are asked only where they matter. A token is named under `secret`.
-    pub fn of<'a>(
-        target: &[u8],
-        secret: TokenSecret,
-        method: impl FnOnce() -> &'a [u8],
-        authorization: Option<&[u8]>,
-    ) -> Option<Self> {
+impl<'a> SessionEnd<'a> {
+    /// What a request asks to end, if anything: not with a token that MAS cannot have made. `target` is the raw `:path`.
+    pub fn of(target: &[u8], method: Method, authorization: Option<&'a [u8]>) -> Option<Self> {
+        if method != Method::Post {
+            return None;
+        }
         let path = path(target);
-        let end = if path == b"/oauth2/revoke" {
-            Self::Revocation
-        } else {
-            let versioned = path.strip_prefix(b"/_matrix/client/")?;
-            let slash = versioned.iter().position(|byte| *byte == b'/')?;
-            let end = match versioned.split_at_checked(slash)? {
-                (b"", _) => return None,
-                (_, b"/logout") => Self::Logout,
-                (_, b"/logout/all") => Self::LogoutAll,
-                _ => return None,
-            };
-            end(secret.digest(bearer(authorization?)?))
+        if path == b"/oauth2/revoke" {
+            return Some(Self::Revocation);
+        }
+        let versioned = path.strip_prefix(b"/_matrix/client/")?;
+        let slash = versioned.iter().position(|byte| *byte == b'/')?;
+        let end = match versioned.split_at_checked(slash)? {
+            (b"", _) => return None,
+            (_, b"/logout") => Self::Logout,
+            (_, b"/logout/all") => Self::LogoutAll,
+            _ => return None,
         };
-        (method() == b"POST").then_some(end)
+        bearer(authorization?).map(end)
     }
 }
 
-/// Returns the token of a logout. `None` if there is none, or none that MAS could have made.
-pub fn logout_token(authorization: &[u8]) -> Option<AccessToken<'_>> {
-    AccessToken::new(bearer(authorization)?)
-}
-
 /// RFC 6750, section 2.1, as MAS reads it.
-fn bearer(authorization: &[u8]) -> Option<&[u8]> {
+fn bearer(authorization: &[u8]) -> Option<AccessToken<'_>> {
     let (scheme, token) = authorization.trim_ascii().split_at_checked(7)?;
-    scheme
-        .eq_ignore_ascii_case(b"bearer ")
-        .then(|| token.trim_ascii())
-        .filter(|token| !token.is_empty())
+    let is_bearer = scheme.eq_ignore_ascii_case(b"bearer ");
+    AccessToken::new(token.trim_ascii()).filter(|_| is_bearer)
 }
 
 /// The form of a revocation as it passes. It looks for one token and keeps its digest only. `Debug` shows nothing: what it has
@@ -151,33 +139,37 @@ impl RevocationForm {
 mod tests {
     use super::*;
 
-    fn of(target: &str, method: &str, authorization: Option<&str>) -> Option<SessionEnd> {
+    fn of<'a>(
+        target: &str,
+        method: &str,
+        authorization: Option<&'a str>,
+    ) -> Option<SessionEnd<'a>> {
         SessionEnd::of(
             target.as_bytes(),
-            TokenSecret::NONE,
-            || method.as_bytes(),
+            Method::from_bytes(method.as_bytes()),
             authorization.map(str::as_bytes),
         )
     }
 
     #[test]
     fn logouts_are_found_under_every_version() {
-        let token = TokenDigest::of(b"t");
+        let token = AccessToken::new(&b"t"[..]).unwrap();
         for version in ["r0", "v3", "unstable", "v", "anything", "%2f"] {
             let target = format!("/_matrix/client/{version}/logout");
             for header in ["Bearer t", "bearer t", "BEARER  t "] {
                 assert_eq!(
                     of(&target, "POST", Some(header)),
-                    Some(SessionEnd::Logout(token))
+                    Some(SessionEnd::Logout(token.clone()))
                 );
             }
             assert_eq!(
                 of(&format!("{target}/all?x=y"), "POST", Some("Bearer t")),
-                Some(SessionEnd::LogoutAll(token))
+                Some(SessionEnd::LogoutAll(token.clone()))
             );
             assert_eq!(of(&target, "OPTIONS", Some("Bearer t")), None);
             assert_eq!(of(&target, "POST", Some("Basic t")), None);
             assert_eq!(of(&target, "POST", Some("Bearer ")), None);
+            assert_eq!(of(&target, "POST", Some("Bearer \u{e9}")), None);
             assert_eq!(of(&target, "POST", None), None);
             assert_eq!(of(&format!("{target}/"), "POST", Some("Bearer t")), None);
         }

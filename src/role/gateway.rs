@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     cache::{ActiveEntry, epoch::Stamp},
-    config::{Config, Mode, Role},
+    config::{Mode, Role},
     host::{Callback, Host, RequestHead, RootId, Store},
     matrix::{
         endpoint::{AuthRequirement, Served},
@@ -109,10 +109,11 @@ impl Gateway {
             outcome::tell(cb.host, config, Outcome::NotAsked);
             return Some(exchange);
         }
-        let secret = || resolver.token_secret(cb.host);
-        let recognize =
-            |config: &Config, secret, token: &[u8]| self.recognized.of(config, secret, token);
-        let inspection = match policy::inspect(config, secret, head, recognize) {
+        let recognize = |token: &[u8]| {
+            let secret = resolver.token_secret(cb.host);
+            self.recognized.of(config, secret, token)
+        };
+        let inspection = match policy::inspect(config, head, recognize) {
             Inspection::Forward => {
                 outcome::tell(cb.host, config, Outcome::NotAsked);
                 outside::report_route(cb, plugin);
@@ -299,7 +300,7 @@ impl Gateway {
             Inspection::Forward => (Outcome::NotAsked, Decision::Forward),
             Inspection::ForwardAndWatch(end) => {
                 let secret = resolver.token_secret(cb.host);
-                exchange.set_watch(Watch::session_end(end, secret));
+                exchange.set_watch(Watch::session_end(&end, secret));
                 (Outcome::NotAsked, Decision::Forward)
             }
             Inspection::Identify(question) => {

@@ -146,7 +146,7 @@ async fn compare() {
         .collect();
     for Served { path, methods } in &served {
         for method in methods {
-            let found = classify(path.as_bytes(), || Method::from_bytes(method.as_bytes()));
+            let found = classify(path.as_bytes(), Method::from_bytes(method.as_bytes()));
             let observed = observe(&synapse, method, path).await;
             if agree(observed, found)
                 && (found != Admin || is_forbidden(&synapse, method, path).await)

@@ -272,7 +272,7 @@ impl Row {
     }
 
     fn requirement(&self) -> AuthRequirement {
-        classify(&self.target, || self.method())
+        classify(&self.target, self.method())
     }
 
     fn method(&self) -> Method {

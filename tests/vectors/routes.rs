@@ -80,13 +80,12 @@ fn head_is_like_get_and_a_pre_flight_needs_no_token() {
     for row in super::rows(include_str!("routes.tsv")) {
         let (methods, path) = (row[0], row[1]);
         for path in samples(path) {
-            let under = |method| classify(path.as_bytes(), || method);
+            let under = |method| classify(path.as_bytes(), method);
             if methods == "GET" {
                 assert_eq!(under(Method::Head), under(Method::Get), "{path}");
                 heads += 1;
             }
-            let class =
-                Endpoints::default().classify_path(path.as_bytes().into(), || Method::Options);
+            let class = Endpoints::default().classify_path(path.as_bytes().into(), Method::Options);
             let is_blocked = under(Method::Get) == Blocked;
             assert_eq!(class.requirement == Blocked, is_blocked, "{path}");
             let ignores_token =
@@ -108,7 +107,7 @@ fn no_route_of_mas_is_judged_here() {
         let (methods, path) = (row[0], row[1]);
         for sample in samples(path) {
             for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS"] {
-                let method = || Method::from_bytes(method.as_bytes());
+                let method = Method::from_bytes(method.as_bytes());
                 let at_root = classify(sample.as_bytes(), method);
                 let expected = if shared.contains(&path) {
                     Nothing
@@ -155,7 +154,7 @@ fn found(methods: &str, path: &str) -> Vec<AuthRequirement> {
     let mut found = Vec::new();
     for path in samples(path) {
         for method in methods.split(',') {
-            let requirement = classify(path.as_bytes(), || Method::from_bytes(method.as_bytes()));
+            let requirement = classify(path.as_bytes(), Method::from_bytes(method.as_bytes()));
             if !found.contains(&requirement) {
                 found.push(requirement);
             }

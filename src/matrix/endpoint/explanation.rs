@@ -3,8 +3,6 @@
 //! The requirement is [`Endpoints::classify`]'s own. Here it is only told who decided, by the same lookups; a test holds
 //! the two together.
 
-use std::cell::LazyCell;
-
 use super::{
     AuthRequirement, Endpoints, Method, blocked, path,
     table::{self, Said},
@@ -51,7 +49,7 @@ pub enum Decider {
 impl Endpoints {
     /// Explains what [`Self::classify`] says.
     pub fn explain(&self, target: &[u8], method: Method) -> Explanation {
-        let requirement = self.classify(target, || method);
+        let requirement = self.classify(target, method);
         Explanation {
             requirement,
             decider: self.decider(target, method, requirement),
@@ -63,7 +61,7 @@ impl Endpoints {
         if blocked::is_blocked(path(target)) {
             return Decider::Blocked;
         }
-        if let Some(rule) = self.deciding_rule(path(target), &LazyCell::new(|| method)) {
+        if let Some(rule) = self.deciding_rule(path(target), method) {
             if rule.requirement != requirement {
                 return Decider::Dots;
             }

@@ -1,7 +1,5 @@
 //! Families and lines of the endpoint table: how they are written, and how a path finds its own.
 
-use std::cell::LazyCell;
-
 use super::{
     method::Method,
     requirement::AuthRequirement::{self, Required, Unknown},
@@ -260,26 +258,20 @@ fn decodes_to(segment: &[u8], expected: &[u8]) -> bool {
 }
 
 /// What the first of `endpoints` that is for `path` and `method` needs.
-pub(super) fn requirement<F>(
+pub(super) fn requirement(
     endpoints: &[Endpoint],
     path: &[u8],
-    method: &LazyCell<Method, F>,
-) -> Option<AuthRequirement>
-where
-    F: FnOnce() -> Method,
-{
+    method: Method,
+) -> Option<AuthRequirement> {
     line(endpoints, path, method).map(|endpoint| endpoint.requirement)
 }
 
 /// The first of `endpoints` that is for `path` and `method`.
-pub(super) fn line<'e, F>(
+pub(super) fn line<'e>(
     endpoints: &'e [Endpoint],
     path: &[u8],
-    method: &LazyCell<Method, F>,
-) -> Option<&'e Endpoint>
-where
-    F: FnOnce() -> Method,
-{
+    method: Method,
+) -> Option<&'e Endpoint> {
     endpoints.iter().find(|endpoint| {
         endpoint.matches_path(path)
             && endpoint

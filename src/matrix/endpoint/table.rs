@@ -5,8 +5,6 @@
 //! `ruma-client-api` for endpoints that Synapse does not have yet. The comparison with the Synapse
 //! that is installed is a test: `tests/synapse/servlets.rs`.
 
-use std::cell::LazyCell;
-
 #[cfg(not(target_arch = "wasm32"))]
 use super::family::line;
 use super::{
@@ -426,10 +424,7 @@ const ELSEWHERE: &[Endpoint] = &[
 ];
 
 /// What the table says of `path`.
-pub(super) fn classify<F>(path: &[u8], method: &LazyCell<Method, F>) -> Class
-where
-    F: FnOnce() -> Method,
-{
+pub(super) fn classify(path: &[u8], method: Method) -> Class {
     match family(path) {
         Some((family, rest)) => Class {
             requirement: requirement(family.endpoints, rest, method).unwrap_or(family.otherwise),
@@ -482,14 +477,13 @@ pub(super) enum Said {
 /// Returns which part of the table decides, as [`classify`] asks it.
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn said(path: &[u8], method: Method) -> Said {
-    let method = LazyCell::new(|| method);
     match family(path) {
-        Some((family, rest)) => line(family.endpoints, rest, &method)
+        Some((family, rest)) => line(family.endpoints, rest, method)
             .map_or(Said::Family(family), |endpoint| {
                 Said::Line(Some(family.name), endpoint)
             }),
-        None => line(MATRIX, path, &method)
-            .or_else(|| line(ELSEWHERE, path, &method))
+        None => line(MATRIX, path, method)
+            .or_else(|| line(ELSEWHERE, path, method))
             .map_or(Said::Nothing, |endpoint| Said::Line(None, endpoint)),
     }
 }
@@ -567,7 +561,6 @@ mod tests {
 
     #[test]
     fn federation_is_what_the_lines_say() {
-        let method = LazyCell::new(|| Get);
         for path in [
             "/_matrix/federation",
             "/_matrix/federation/",
@@ -581,7 +574,7 @@ mod tests {
             "/_matrix/key/v2/server",
         ] {
             let path = path.as_bytes();
-            let of_lines = requirement(MATRIX, path, &method);
+            let of_lines = requirement(MATRIX, path, Get);
             assert_eq!(
                 federation(path).or(of_lines),
                 of_lines,

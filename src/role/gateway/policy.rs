@@ -17,7 +17,7 @@ use crate::{
         endpoint::{AuthRequirement, Class, Method, Served},
         identity::{ScopeRights, header_value, identity, user_id_value},
         reply::Rejection,
-        session_end::{SessionEnd, logout_token},
+        session_end::SessionEnd,
     },
     resolver::Verdict,
     token::{AccessToken, TokenDigest, TokenSecret},
@@ -29,7 +29,7 @@ pub enum Inspection<'a> {
     /// Nothing: it goes on without an identity.
     Forward,
     /// Nothing either; if it succeeds, this has ended.
-    ForwardAndWatch(SessionEnd),
+    ForwardAndWatch(SessionEnd<'a>),
     /// To know whose token this is. Whatever that is, it goes on without an identity, and if it succeeds, all
     /// sessions of the user have ended.
     Identify(Need<'a>),
@@ -170,17 +170,14 @@ pub struct Annotation {
     pub kind: Option<TokenKind>,
 }
 
-/// Decides what `head` needs under `config`. `recognize` says what a token is, which is named under `secret`:
-/// [`Recognized::of`] does.
+/// Decides what `head` needs under `config`. `recognize` says what a token is, as [`Recognized::of`] does.
 pub fn inspect<'a>(
     config: &Config,
-    secret: impl Fn() -> TokenSecret,
     head: &'a RequestHead,
-    recognize: impl FnOnce(&Config, TokenSecret, &[u8]) -> Option<Recognized>,
+    recognize: impl FnOnce(&[u8]) -> Option<Recognized>,
 ) -> Inspection<'a> {
-    let class = config
-        .endpoints
-        .classify_path(head.scanned_path(), || Method::from_bytes(head.method()));
+    let method = Method::from_bytes(head.method());
+    let class = config.endpoints.classify_path(head.scanned_path(), method);
     let requirement = class.requirement;
     let may_end = match requirement {
         AuthRequirement::Blocked => return Inspection::Reject(Rejection::Unrecognized),
@@ -189,9 +186,8 @@ pub fn inspect<'a>(
         // A rule may say otherwise of MAS's paths. What ends a session stays MAS's to judge all the same.
         _ => config.endpoints.have_rules(),
     };
-    if may_end && let Some(end) = session_end(config, secret(), head) {
-        let recognize = |token: &[u8]| recognize(config, secret(), token);
-        return inspect_end(config, end, head.authorization().first(), recognize);
+    if may_end && let Some(end) = session_end(config, head, method) {
+        return inspect_end(config, end, recognize);
     }
     match requirement {
         AuthRequirement::Blocked
@@ -232,7 +228,7 @@ pub fn inspect<'a>(
         Credential::Token {
             token, is_doubtful, ..
         } => {
-            let Some(recognized) = recognize(config, secret(), token.as_bytes()) else {
+            let Some(recognized) = recognize(token.as_bytes()) else {
                 return Inspection::Inactive;
             };
             inspect_token(config, token, recognized, class, is_doubtful)
@@ -241,31 +237,33 @@ pub fn inspect<'a>(
 }
 
 /// Returns what a request asks MAS to end. The paths without MAS's prefix stay MAS's as well.
-fn session_end(config: &Config, secret: TokenSecret, head: &RequestHead) -> Option<SessionEnd> {
+fn session_end<'a>(
+    config: &Config,
+    head: &'a RequestHead,
+    method: Method,
+) -> Option<SessionEnd<'a>> {
     let authorization = head.authorization().first();
     let target = head.target();
     [config.endpoints.mas_target(target), target]
         .into_iter()
-        .find_map(|target| SessionEnd::of(target, secret, || head.method(), authorization))
+        .find_map(|target| SessionEnd::of(target, method, authorization))
 }
 
 /// Decides what a request that ends sessions needs. Of `logout/all` it must be known whose token it is, if MAS can
 /// know the token. In shadow mode no such request is held.
 fn inspect_end<'a>(
     config: &Config,
-    end: SessionEnd,
-    authorization: Option<&'a [u8]>,
+    end: SessionEnd<'a>,
     recognize: impl FnOnce(&[u8]) -> Option<Recognized>,
 ) -> Inspection<'a> {
-    let token = match (end, config.mode) {
-        (SessionEnd::LogoutAll(_), Mode::Enforce) => authorization.and_then(logout_token),
+    let inspection = match (&end, config.mode) {
+        (SessionEnd::LogoutAll(token), Mode::Enforce) => {
+            let class = AuthRequirement::MasOwned.into();
+            recognize(token.as_bytes())
+                .map(|recognized| inspect_token(config, token.clone(), recognized, class, false))
+        }
         _ => None,
     };
-    let inspection = token.and_then(|token| {
-        let recognized = recognize(token.as_bytes())?;
-        let class = AuthRequirement::MasOwned.into();
-        Some(inspect_token(config, token, recognized, class, false))
-    });
     match inspection {
         Some(Inspection::Introspect(question)) if question.terms.kind.is_some() => {
             Inspection::Identify(question)

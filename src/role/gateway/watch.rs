@@ -23,7 +23,7 @@ use crate::{
         plugin::Plugin,
     },
     sorted::SortedMap,
-    token::{TokenDigest, TokenSecret},
+    token::{AccessToken, TokenDigest, TokenSecret},
 };
 
 /// A token that the homeserver refuses again and again, while MAS calls it active, costs one call in this time
@@ -60,11 +60,12 @@ pub enum Watch {
 }
 
 impl Watch {
-    /// Returns the watch over a request that asks to end `end`. A token in its form is named under `secret`.
-    pub(super) fn session_end(end: SessionEnd, secret: TokenSecret) -> Self {
+    /// Returns the watch over a request that asks to end `end`. Its token is named under `secret`.
+    pub(super) fn session_end(end: &SessionEnd<'_>, secret: TokenSecret) -> Self {
+        let name = |token: &AccessToken<'_>| secret.digest(token.as_bytes());
         match end {
-            SessionEnd::Logout(token) => Self::SessionEnd(Ending::Logout(token)),
-            SessionEnd::LogoutAll(token) => Self::logout_all(token, None),
+            SessionEnd::Logout(token) => Self::SessionEnd(Ending::Logout(name(token))),
+            SessionEnd::LogoutAll(token) => Self::logout_all(name(token), None),
             SessionEnd::Revocation => Self::Revocation(Box::new(RevocationForm::new(secret))),
         }
     }

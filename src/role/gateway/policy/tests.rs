@@ -80,7 +80,10 @@ impl Head {
 #[derive(Debug, PartialEq, Eq)]
 enum Needs {
     Nothing,
-    Watching(SessionEnd),
+    /// Nothing; if it succeeds, the session of this token has ended.
+    Logout(TokenDigest),
+    /// Nothing; if it succeeds, that of the token in its form has.
+    Revocation,
     /// The user of this token.
     Owner(TokenDigest),
     Rejection(Rejection),
@@ -103,9 +106,14 @@ fn config(overrides: Value) -> Config {
 }
 
 fn needs(config: &Config, head: &Head) -> Needs {
-    match inspect(config, || TokenSecret::NONE, &head.read(), Recognized::of) {
+    let head = head.read();
+    let recognize = |token: &[u8]| Recognized::of(config, TokenSecret::NONE, token);
+    match inspect(config, &head, recognize) {
         Inspection::Forward => Needs::Nothing,
-        Inspection::ForwardAndWatch(end) => Needs::Watching(end),
+        Inspection::ForwardAndWatch(SessionEnd::Revocation) => Needs::Revocation,
+        Inspection::ForwardAndWatch(SessionEnd::Logout(token) | SessionEnd::LogoutAll(token)) => {
+            Needs::Logout(TokenDigest::of(token.as_bytes()))
+        }
         Inspection::Identify(question) => Needs::Owner(question.digest),
         Inspection::Reject(rejection) => Needs::Rejection(rejection),
         Inspection::Inactive => Needs::Inactive,
@@ -134,7 +142,7 @@ const MISSING: Needs = Needs::Rejection(Rejection::MissingToken);
 
 #[test]
 fn the_path_decides_first() {
-    let logout = SessionEnd::Logout(TokenDigest::of(TOKEN.as_bytes()));
+    let logout = Needs::Logout(TokenDigest::of(TOKEN.as_bytes()));
     assert_needs(
         json!({}),
         &[
@@ -148,7 +156,7 @@ fn the_path_decides_first() {
             ),
             (
                 Head::post("/_matrix/client/v3/logout").bearer(TOKEN),
-                Needs::Watching(logout),
+                logout,
             ),
             (Head::post("/_matrix/client/v3/logout"), Needs::Nothing),
             (Head::get(REQUIRED).bearer(TOKEN), OAUTH),
@@ -179,10 +187,7 @@ fn a_session_that_ends_below_the_path_of_mas_is_seen() {
     });
     assert_needs(
         json!({"introspection": introspection}),
-        &[(
-            Head::form("/auth/oauth2/revoke"),
-            Needs::Watching(SessionEnd::Revocation),
-        )],
+        &[(Head::form("/auth/oauth2/revoke"), Needs::Revocation)],
     );
 }
 
