@@ -227,7 +227,7 @@ impl<W> Resolver<W> {
             }
             Err(NoVerdict::Timeout) if self.is_excused(&flight, now) => {
                 flight.call.is_excused = true;
-                self.end_call(cb, key, &flight, Hint::Stored(key), None);
+                self.end_call(cb, key, &flight, Hint::LookAgain(key), None);
                 self.resume(cb, key, flight);
             }
             Err(why) => self.fail(cb, key, flight, why),
@@ -240,7 +240,7 @@ impl<W> Resolver<W> {
         while let Some(message) = cb.host.dequeue(queue) {
             match Hint::decode(&message) {
                 None => {}
-                Some(Hint::Stored(key)) => {
+                Some(Hint::LookAgain(key)) => {
                     let answered = self.take_answered(cb, &key);
                     if let Some(flight) = answered.or_else(|| self.flights.take_awaiting(&key)) {
                         self.resume(cb, key, flight);
@@ -257,7 +257,7 @@ impl<W> Resolver<W> {
                 Some(Hint::Wanted(key)) if !self.flights.note_wanted(&key) => {
                     let tombstone = Tombstone::Stored(cb.now());
                     self.workers
-                        .release(cb, key, Hint::Stored(key), Some(tombstone));
+                        .release(cb, key, Hint::LookAgain(key), Some(tombstone));
                 }
                 Some(Hint::Wanted(_)) => {}
             }

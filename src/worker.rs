@@ -131,7 +131,7 @@ const MAX_FINISHED: usize = 64;
 const HURRIED_TICK: Duration = Duration::from_millis(1);
 
 /// The state of one worker's VM.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Worker {
     resolver: Resolver<Waiter>,
     gateway: Gateway,
@@ -145,6 +145,19 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// Before its first request. `random` makes numbers that no client knows.
+    pub fn new(random: impl FnMut() -> u64) -> Self {
+        Self {
+            resolver: Resolver::default(),
+            gateway: Gateway::new(random),
+            introspection: Introspection::default(),
+            provisioning: Provisioning::default(),
+            bodies: BodyBudget::default(),
+            roots: Vec::new(),
+            hurried: None,
+        }
+    }
+
     /// Takes in the headers of a request: answers it, lets it go on, or holds it. `is_whole`: it has no body.
     pub fn on_request_headers(
         &mut self,
@@ -471,7 +484,7 @@ mod tests {
             "introspection": {"cluster": "mas", "credential": {"bearer": {"value": "secret"}}},
         }));
         host.headers.replace(INTROSPECTION.into());
-        let mut worker = Worker::default();
+        let mut worker = Worker::new(|| 7);
         // One that has come whole and waits for MAS.
         let whole = worker.on_request_headers(&host, &plugin, StreamId(1000), false);
         let form = "token=syt_one&token_type_hint=access_token";
@@ -508,7 +521,7 @@ mod tests {
             "server_name": "example.org",
             "introspection": {"cluster": "mas", "credential": {"injected": true}},
         }));
-        let mut worker = Worker::default();
+        let mut worker = Worker::new(|| 7);
         let mut streams = (1..).map(StreamId);
         let mut send = |worker: &mut Worker, path: &'static str, authorization: &'static str| {
             let headers = [

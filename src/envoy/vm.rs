@@ -6,14 +6,23 @@
 use std::{cell::RefCell, mem::ManuallyDrop};
 
 use super::{root::Root, stream::Stream};
-use crate::{probing::ProbingMap, worker::Worker};
+use crate::{probing::ProbingMap, random, worker::Worker};
 
 /// The state of the VM. Contexts have the numbers that Envoy gave them.
-#[derive(Default)]
 pub(super) struct Vm {
     pub roots: ProbingMap<u32, Root>,
     pub streams: ProbingMap<u32, Stream>,
     pub worker: Worker,
+}
+
+impl Default for Vm {
+    fn default() -> Self {
+        Self {
+            roots: ProbingMap::default(),
+            streams: ProbingMap::default(),
+            worker: Worker::new(random::number),
+        }
+    }
 }
 
 thread_local! {

@@ -167,7 +167,7 @@ impl Worker {
     /// Another worker says that the answer about `token` is in the shared cache.
     fn hint(&mut self, upstream: &Upstream, token: &str) {
         const QUEUE: QueueId = QueueId(1);
-        let hint = Hint::Stored(upstream.question(&TokenDigest::of(token.as_bytes())));
+        let hint = Hint::LookAgain(upstream.question(&TokenDigest::of(token.as_bytes())));
         self.host.enqueue(QUEUE, &hint.encode());
         self.call_back(|cb, resolver| resolver.on_queue(cb, QUEUE));
     }
@@ -749,7 +749,7 @@ fn a_void_answer_serves_all_who_waited_for_it_on_every_worker() {
                     resolver.workers.read_epochs(cb);
                 });
                 one.answer(200, body);
-                let is_told = heard(&host, 2).any(|hint| matches!(hint, Hint::Stored(_)));
+                let is_told = heard(&host, 2).any(|hint| matches!(hint, Hint::LookAgain(_)));
                 assert_eq!(is_told, call == 2, "the others wait for the second answer");
             }
             assert_eq!(one.end(first), Some(&expected));

@@ -358,7 +358,7 @@ mod tests {
             }
         ));
         let key = upstream.question(&token());
-        worker.release(&callback(host), key, Hint::Stored(key), Some(tombstone));
+        worker.release(&callback(host), key, Hint::LookAgain(key), Some(tombstone));
     }
 
     /// Takes out what the worker of this seat was told.

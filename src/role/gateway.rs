@@ -52,7 +52,7 @@ use crate::{
 };
 
 /// The gateway role in one worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Gateway {
     /// What tokens grant. It stands here and not in the resolver, because a grant names a user of one server.
     grants: Grants,
@@ -78,6 +78,17 @@ enum Progress {
 }
 
 impl Gateway {
+    /// A worker's, before its first request. `random` makes numbers that no client knows.
+    pub fn new(mut random: impl FnMut() -> u64) -> Self {
+        Self {
+            grants: Grants::new(random()),
+            recognized: RecognizedTokens::new(random),
+            learned: Learned::default(),
+            shares: Vec::new(),
+            bound: 0,
+        }
+    }
+
     /// Takes in the headers of a request: answers it, lets it go on, or holds it. Returns the exchange, which `begin` makes.
     /// `None`: the request goes on, and there is nothing to watch for. So it is with federation and media.
     pub fn on_request_headers<H: Host, W: From<Waiter>>(

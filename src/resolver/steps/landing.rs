@@ -23,6 +23,32 @@ use crate::{
     sorted::SortedMap,
 };
 
+/// What an answer does for those who wait for it.
+enum Landing {
+    /// It serves them.
+    Serve,
+    /// It is void. They wait for that of a second call.
+    Repeat,
+    /// It serves nobody. The cache is read again.
+    LookAgain,
+    /// It is the second one that is void, and it took too long to serve.
+    Fail,
+}
+
+impl Landing {
+    fn of<W>(introspected: &Introspected, kept: &Kept, flight: &Pending<W>) -> Self {
+        let is_awaited = !flight.waiters.is_empty() || flight.is_wanted;
+        match kept.standing {
+            Standing::Holds => Self::Serve,
+            Standing::Superseded => Self::LookAgain,
+            Standing::Revoked if !flight.call.is_repeated && is_awaited => Self::Repeat,
+            Standing::Revoked if !flight.call.is_repeated => Self::LookAgain,
+            Standing::Revoked if is_late(introspected) => Self::Fail,
+            Standing::Revoked => Self::Serve,
+        }
+    }
+}
+
 impl<W> Resolver<W> {
     /// Stores an answer and gives it to the requests that wait, in this worker and in others.
     ///
@@ -50,41 +76,50 @@ impl<W> Resolver<W> {
         self.failures.remove(&key);
         self.reports.note_answer(cb, &upstream);
         let kept = self.keep(cb, &key, &mut flight, &introspected);
-        let is_revoked = kept.standing == Standing::Revoked;
-        let is_void = is_revoked && !flight.call.is_repeated;
-        let is_awaited = !flight.waiters.is_empty() || flight.is_wanted;
-        if is_void && is_awaited {
-            // Other workers wait for the second answer, so the lease stays, if no other worker has it by now.
-            flight.call.is_repeated = true;
-            match self.workers.acquire(cb, &upstream, &key) {
-                Acquisition::Mine { leased } => self.call_for(cb, key, flight, leased),
-                _ => self.resume(cb, key, flight),
+        match Landing::of(&introspected, &kept, &flight) {
+            Landing::Repeat => {
+                // Other workers wait for the second answer, so the lease stays, if no other worker has it by now.
+                flight.call.is_repeated = true;
+                match self.workers.acquire(cb, &upstream, &key) {
+                    Acquisition::Mine { leased } => self.call_for(cb, key, flight, leased),
+                    _ => self.resume(cb, key, flight),
+                }
             }
-            return;
+            Landing::Fail => self.fail_outdated(cb, key, flight, introspected.asked_at),
+            Landing::LookAgain => {
+                self.end_answered(cb, key, &mut flight, &introspected, &kept);
+                flight.call.is_repeated = true;
+                self.resume(cb, key, flight);
+            }
+            Landing::Serve => {
+                if !introspected.is_active() {
+                    self.limits.charge_inactive(cb, &flight.call);
+                }
+                self.end_answered(cb, key, &mut flight, &introspected, &kept);
+                self.serve(cb, key, flight, &introspected, &kept);
+            }
         }
-        let must_ask_again = is_void || kept.standing == Standing::Superseded;
-        if !must_ask_again && is_revoked && is_late(&introspected) {
-            self.fail_outdated(cb, key, flight, introspected.asked_at);
-            return;
-        }
-        if !must_ask_again && !introspected.is_active() {
-            self.limits.charge_inactive(cb, &flight.call);
-        }
-        // A lease that nobody waits for may run out: who finds it will tell. A void answer is of no use to who comes.
+    }
+
+    /// Ends a call that MAS has answered, and tells the others where the answer is. But a lease that nobody waits for may run
+    /// out: who finds it will tell. A void answer is of no use to who comes.
+    fn end_answered<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        key: QuestionKey,
+        flight: &mut Pending<W>,
+        introspected: &Introspected,
+        kept: &Kept,
+    ) {
         let is_loose =
             flight.leased() == Leased::Loosely && !flight.is_wanted && self.workers.can_be_told();
-        if !(is_loose && kept.is_stored && !is_revoked) {
-            let stored = Tombstone::Stored(introspected.answered_at);
-            let tombstone = kept.is_stored.then_some(stored);
-            self.end_call(cb, key, &flight, Hint::Stored(key), tombstone);
-            flight.is_wanted = false;
+        if is_loose && kept.is_stored && kept.standing != Standing::Revoked {
+            return;
         }
-        if must_ask_again {
-            flight.call.is_repeated = true;
-            self.resume(cb, key, flight);
-        } else {
-            self.serve(cb, key, flight, &introspected, &kept);
-        }
+        let stored = Tombstone::Stored(introspected.answered_at);
+        let tombstone = kept.is_stored.then_some(stored);
+        self.end_call(cb, key, flight, Hint::LookAgain(key), tombstone);
+        flight.is_wanted = false;
     }
 
     /// Gives an answer to the requests that wait for it, to each by its own configuration, which may let an answer hold less

@@ -132,7 +132,8 @@ impl<W> Resolver<W> {
         let now = cb.now();
         let stale = upstream.cache.lookup_stale(cb.host, &key.digest, now);
         let tombstone = stale.is_some().then_some(Tombstone::Failed(now));
-        self.workers.release(cb, key, Hint::Stored(key), tombstone);
+        self.workers
+            .release(cb, key, Hint::LookAgain(key), tombstone);
     }
 
     pub(in crate::resolver) fn resolve_without_verdict<H: Backend>(

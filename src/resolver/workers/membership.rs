@@ -33,7 +33,7 @@ const BYTES: usize = 8 + 4 + 8;
 pub enum Hint {
     /// The answer to this question is in the shared cache, or the sender does not ask MAS for it any more. A worker with requests that
     /// wait for it looks into the cache again.
-    Stored(QuestionKey),
+    LookAgain(QuestionKey),
     /// This question got no verdict.
     Failed(QuestionKey, Word),
     /// The same: MAS has voided the answers while they were on their way.
@@ -57,7 +57,7 @@ impl Hint {
     /// Returns the message.
     pub fn encode(self) -> Vec<u8> {
         let (kind, key, word) = match self {
-            Self::Stored(key) => (1, Some(key), None),
+            Self::LookAgain(key) => (1, Some(key), None),
             Self::Invalidated => (3, None, None),
             Self::Wanted(key) => (4, Some(key), None),
             Self::Failed(key, word) => (8, Some(key), Some(word)),
@@ -89,7 +89,7 @@ impl Hint {
             Some(hint(QuestionKey::from_bytes(key)?, word))
         };
         match kind {
-            1 => QuestionKey::from_bytes(rest).map(Self::Stored),
+            1 => QuestionKey::from_bytes(rest).map(Self::LookAgain),
             3 => Some(Self::Invalidated),
             4 => QuestionKey::from_bytes(rest).map(Self::Wanted),
             8 => with_word(Self::Failed),
@@ -372,7 +372,7 @@ mod tests {
     #[test]
     fn a_hint_is_read_as_it_was_written() {
         for hint in [
-            Hint::Stored(question()),
+            Hint::LookAgain(question()),
             Hint::Failed(question(), WORD),
             Hint::Outdated(question(), WORD),
             Hint::Invalidated,
@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_hint_of_another_version_is_none() {
-        let stored = Hint::Stored(question()).encode();
+        let stored = Hint::LookAgain(question()).encode();
         let failed = Hint::Failed(question(), WORD).encode();
         let longer = [&*stored, &[0]].concat();
         for bytes in [
@@ -406,7 +406,7 @@ mod tests {
         let host = FakeHost::default();
         let mut workers = [0, 1, 2].map(|_| join(&host));
         assert_eq!(workers.each_ref().map(number), [Some(0), Some(1), Some(2)]);
-        let hint = Hint::Stored(question());
+        let hint = Hint::LookAgain(question());
         workers[1].broadcast(&host, hint, host.now());
         assert_eq!(told(&workers[0], &host), [Some(hint)]);
         assert_eq!(told(&workers[1], &host), [], "itself");

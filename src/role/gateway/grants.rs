@@ -12,7 +12,6 @@ use crate::{
     clock::Instant,
     mas::user::UserKey,
     probing::{ProbingMap, Spread},
-    random,
 };
 
 /// Room for one entry's identity and scope, on average. The bound in bytes is this times the entries.
@@ -81,18 +80,6 @@ pub struct Grants {
     hand: usize,
 }
 
-impl Default for Grants {
-    fn default() -> Self {
-        Self {
-            frames: Vec::new(),
-            index: ProbingMap::default(),
-            secret: random::number(),
-            bytes: 0,
-            hand: 0,
-        }
-    }
-}
-
 impl fmt::Debug for Grants {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Grants");
@@ -102,6 +89,17 @@ impl fmt::Debug for Grants {
 }
 
 impl Grants {
+    /// None. `secret` is a random number that no client knows.
+    pub fn new(secret: u64) -> Self {
+        Self {
+            frames: Vec::new(),
+            index: ProbingMap::default(),
+            secret,
+            bytes: 0,
+            hand: 0,
+        }
+    }
+
     /// The entry for `key`, whatever its age.
     pub fn find(&mut self, key: &QuestionKey) -> Option<&KeptGrant> {
         let at = *self.index.get(&KeyHash::new(key, self.secret))?;
@@ -226,6 +224,8 @@ mod tests {
         }
     }
 
+    const SECRET: u64 = 7;
+
     fn holds(grants: &Grants, number: usize) -> bool {
         grants
             .index
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn entries_are_bounded() {
-        let mut grants = Grants::default();
+        let mut grants = Grants::new(SECRET);
         let evicted: usize = (0..1_000)
             .map(|number| grants.insert(key(number), entry(100), 64))
             .sum();
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_smaller_bound_is_reached_step_by_step() {
-        let mut grants = Grants::default();
+        let mut grants = Grants::new(SECRET);
         (0..5_000).for_each(|number| {
             grants.insert(key(number), entry(1), 10_000);
         });
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded() {
-        let mut grants = Grants::default();
+        let mut grants = Grants::new(SECRET);
         for number in 0..1_000 {
             grants.insert(key(number), entry(number * 7 % 5_000), 64);
             assert!(grants.bytes <= 64 * BYTES_PER_ENTRY && grants.len() <= 64);
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn keys_with_one_hash_are_told_apart() {
-        let mut grants = Grants::default();
+        let mut grants = Grants::new(SECRET);
         let twin = twin(grants.secret);
         assert!(KeyHash::new(&twin, grants.secret) == KeyHash::new(&key(0), grants.secret));
         grants.insert(key(0), entry(1), 64);
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn what_is_in_use_stays() {
-        let mut grants = Grants::default();
+        let mut grants = Grants::new(SECRET);
         for number in 0..10_000 {
             grants.insert(key(number), entry(1), 64);
             assert!(grants.find(&key(0)).is_some(), "after {number}");
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn the_clock_evicts_unreferenced_entries_and_spares_recent_ones() {
-        let mut grants = Grants::default();
+        let mut grants = Grants::new(SECRET);
         for number in 0..1_000 {
             grants.insert(key(number), entry(1), 64);
             let recent = (number.saturating_sub(16)..=number)
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn the_same_token_has_one_entry() {
-        let mut grants = Grants::default();
+        let mut grants = Grants::new(SECRET);
         for _ in 0..10 {
             grants.insert(key(1), entry(10), 64);
         }

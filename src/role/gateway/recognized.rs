@@ -14,7 +14,6 @@ use crate::{
     config::Config,
     multilinear::{Hash, Multilinear},
     probing::{ProbingMap, Spread},
-    random,
     token::TokenSecret,
 };
 
@@ -41,20 +40,18 @@ pub(super) struct RecognizedTokens {
     last: Option<(Hash, Recognized)>,
 }
 
-/// None, and a new secret key.
-impl Default for RecognizedTokens {
-    fn default() -> Self {
+impl RecognizedTokens {
+    /// None. `random` makes the secret key.
+    pub fn new(random: impl FnMut() -> u64) -> Self {
         Self {
-            hashes: Multilinear::new(random::number),
+            hashes: Multilinear::new(random),
             secret: None,
             tokens: ProbingMap::default(),
             inactive: ProbingMap::default(),
             last: None,
         }
     }
-}
 
-impl RecognizedTokens {
     /// Returns what `token` is, as [`Recognized::of`] does.
     pub fn of(&mut self, config: &Config, secret: TokenSecret, token: &[u8]) -> Option<Recognized> {
         if self.secret != Some(secret) {
@@ -132,6 +129,11 @@ mod tests {
     const IMPOSSIBLE: &[u8] = b"mat_of_nobody";
     const SECRET: TokenSecret = TokenSecret::NONE;
 
+    fn none() -> RecognizedTokens {
+        let mut random = fastrand::Rng::with_seed(1);
+        RecognizedTokens::new(|| random.u64(..))
+    }
+
     fn config(appservice_tokens: &[&str]) -> Config {
         let config = serde_json::json!({
             "server_name": "example.org",
@@ -143,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_token_is_the_same_before_and_after_it_is_remembered() {
-        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
+        let (mut tokens, config) = (none(), config(&[]));
         for _ in 0..2 {
             for token in TOKENS {
                 let found = tokens.of(&config, SECRET, token).unwrap();
@@ -161,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_token_of_any_form_may_be_an_appservices_under_its_own_list_only() {
-        let mut tokens = RecognizedTokens::default();
+        let mut tokens = none();
         let sha256 = |token| {
             let digest = AppserviceTokens::digest(token);
             digest.map(|byte| format!("{byte:02x}")).concat()
@@ -189,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_token_that_is_too_long_to_be_remembered_is_what_it_is() {
-        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
+        let (mut tokens, config) = (none(), config(&[]));
         let long = [b"syt_", &[b'x'; 200][..]].concat();
         for _ in 0..2 {
             let found = tokens.of(&config, SECRET, &long).unwrap();
@@ -201,7 +203,7 @@ mod tests {
 
     #[test]
     fn two_configurations_with_other_appservices_push_each_others_tokens_not_out() {
-        let mut tokens = RecognizedTokens::default();
+        let mut tokens = none();
         let configs = [config(&[]), config(&[&"a".repeat(64)])];
         for config in &configs {
             tokens.of(config, SECRET, TOKENS[0]);
@@ -215,7 +217,7 @@ mod tests {
 
     #[test]
     fn nothing_is_remembered_of_tokens_that_grant_nothing() {
-        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
+        let (mut tokens, config) = (none(), config(&[]));
         for number in 0..1_000_u32 {
             tokens.of(&config, SECRET, &number.to_le_bytes());
         }
@@ -224,7 +226,7 @@ mod tests {
 
     #[test]
     fn inactive_tokens_are_remembered_apart_and_not_many() {
-        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
+        let (mut tokens, config) = (none(), config(&[]));
         tokens.of(&config, SECRET, TOKENS[0]);
         tokens.remember_last(64);
         for number in 0..10_000_u32 {
@@ -246,7 +248,7 @@ mod tests {
 
     #[test]
     fn no_more_are_remembered_than_grants_are_kept() {
-        let (mut tokens, config) = (RecognizedTokens::default(), config(&[]));
+        let (mut tokens, config) = (none(), config(&[]));
         for number in 0..1_000_u32 {
             tokens.of(&config, SECRET, &number.to_le_bytes());
             tokens.remember_last(64);

@@ -38,7 +38,7 @@ impl SimulatedWorker {
                 number: process.add_worker(),
                 ..Vm::default()
             }),
-            worker: Worker::default(),
+            worker: Worker::new(|| process.random()),
             exchanges: BTreeMap::new(),
             plugins: BTreeMap::new(),
             configured: BTreeMap::new(),
