@@ -237,7 +237,8 @@ fn outcome(
     verdict: Verdict<Grant>,
 ) -> String {
     let head = head(method, path, token);
-    let decision = match inspect(config, || TokenSecret::NONE, &head, Recognized::of) {
+    let recognize = |token: &[u8]| Recognized::of(config, TokenSecret::NONE, token);
+    let decision = match inspect(config, &head, recognize) {
         Inspection::Forward => Decision::Forward,
         Inspection::ForwardAndWatch(_) => {
             return "goes on; if MAS answers with 2xx, the cached answers about the session end"

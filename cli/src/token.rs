@@ -132,7 +132,8 @@ fn treatment(config: &Config, token: &str) -> String {
         }
     };
     let head = head("GET", ENDPOINT, Some(token));
-    match inspect(config, || TokenSecret::NONE, &head, Recognized::of) {
+    let recognize = |token: &[u8]| Recognized::of(config, TokenSecret::NONE, token);
+    match inspect(config, &head, recognize) {
         Inspection::Forward if config.appservice_tokens.contains(token.as_bytes()) => {
             "lets it pass without an identity: it is listed under appservice_tokens".to_owned()
         }

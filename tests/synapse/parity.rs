@@ -255,7 +255,7 @@ fn judge_identity(case: &Case, gated: &Outcome) -> Result<Identity, String> {
 fn not_named(case: &Case, gated: &Outcome, actor: &Actor) -> Option<&'static str> {
     let request = &case.request;
     let token = gated.token().unwrap_or_default();
-    let method = || Method::from_bytes(request.method.as_bytes());
+    let method = Method::from_bytes(request.method.as_bytes());
     if !actor.appservice.is_empty() {
         Some("an appservice")
     } else if classify(&request.target, method) == AuthRequirement::Appservice {

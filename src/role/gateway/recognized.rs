@@ -118,6 +118,7 @@ mod tests {
     use crate::{
         config::{self, AppserviceTokens},
         mas::token::{Shape, TokenKind},
+        random,
         token::TokenDigest,
     };
 
@@ -130,8 +131,7 @@ mod tests {
     const SECRET: TokenSecret = TokenSecret::NONE;
 
     fn none() -> RecognizedTokens {
-        let mut random = fastrand::Rng::with_seed(1);
-        RecognizedTokens::new(|| random.u64(..))
+        RecognizedTokens::new(random::number)
     }
 
     fn config(appservice_tokens: &[&str]) -> Config {

@@ -36,7 +36,7 @@ pub const OF_MODULE: [Difference; 7] = [
     Difference {
         name: "A path that is never public",
         covers: |request, outcomes| {
-            let method = || Method::from_bytes(request.method.as_bytes());
+            let method = Method::from_bytes(request.method.as_bytes());
             outcomes.gated.is_edge_refusal(404)
                 && classify(&request.target, method) == AuthRequirement::Blocked
         },
