@@ -155,6 +155,13 @@ pub trait Streams {
     /// Returns who made the selected stream's response. Only while its headers callback runs.
     fn response_origin(&self) -> ResponseOrigin;
 
+    /// Returns the status of the selected stream's response, if the server behind Envoy has made it. What Envoy answers, or one of
+    /// its other filters, is no word of that server.
+    fn upstream_status(&self) -> Option<u16> {
+        let status = self.response_status()?;
+        (self.response_origin() == ResponseOrigin::Upstream).then_some(status)
+    }
+
     /// Sets the status of the selected stream's response.
     fn set_response_status(&self, status: u16) -> Result<(), HostError>;
 

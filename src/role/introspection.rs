@@ -161,7 +161,7 @@ impl Introspection {
     pub fn on_response_headers<H: Host>(&mut self, cb: &Callback<'_, H>, exchange: &Exchange) {
         if let Watch::Matched(caller) = exchange.take_watch() {
             self.callers
-                .note(caller, cb.host.response_status(), cb.now());
+                .note(caller, cb.host.upstream_status(), cb.now());
         }
     }
 

@@ -132,7 +132,7 @@ impl Provisioning {
         };
         if cb
             .host
-            .response_status()
+            .upstream_status()
             .is_some_and(|status| (200..300).contains(&status))
         {
             if request.secret == PresentedSecret::Different {

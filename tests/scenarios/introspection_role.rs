@@ -375,6 +375,27 @@ fn a_caller_stays_accepted_while_mas_gives_no_answer() {
     assert_eq!(cluster[0].send(&role, hers()), passed_on());
 }
 
+/// A filter of the listener, or a route without a server, says nothing of the caller.
+#[test]
+fn what_envoy_answers_a_caller_is_no_word_of_mas() {
+    let mut cluster = warmed_by_the_gateway();
+    let role = injected_role();
+    let hers = || headers().bearer("hers").body(form(ALICE));
+    let stream = cluster[0].request(&role, hers());
+    cluster[0].local_response(stream, 200);
+    let stream = cluster[0].request(&role, hers());
+    assert_eq!(cluster[0].fate(stream), passed_on(), "MAS has not said so");
+    cluster[0].response(stream, 200);
+    for status in [401, 403, 429, 503] {
+        cluster.process.advance(Duration::from_secs(301));
+        let stream = cluster[0].request(&role, hers());
+        assert_eq!(cluster[0].fate(stream), passed_on(), "MAS is to judge it");
+        cluster[0].local_response(stream, status);
+        let later = cluster[0].request(&role, hers());
+        assert_ne!(cluster[0].fate(later), passed_on(), "{status}");
+    }
+}
+
 /// As Envoy delivers an HTTP/1 body: its end comes with an empty piece.
 #[test]
 fn the_form_that_proves_a_caller_may_come_in_pieces() {

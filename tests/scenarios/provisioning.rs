@@ -314,6 +314,12 @@ fn what_the_edge_cannot_prove_counts_once_the_homeserver_has_agreed() {
             let counted = format!("matrix_edge_auth_provisioning_requests_total.secret={label}");
             assert_eq!(rig.cluster.metric(&counted), 1, "{label}");
         }
+        let mut rig = Rig::new(settings.clone());
+        let stream = rig.cluster[0].request(&rig.provisioning, request.clone());
+        rig.cluster[0].local_response(stream, 200);
+        rig.cluster.deliver_all();
+        assert_eq!(rig.gone(), "", "{label}: Envoy has agreed, and nobody else");
+
         let mut rig = Rig::new(settings);
         let stream = rig.cluster[0].request(&rig.provisioning, request);
         let fate = rig.cluster[0].fate(stream);

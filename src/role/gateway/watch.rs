@@ -125,15 +125,13 @@ pub(super) fn on_response_headers<H: Host, W>(
         return;
     }
     let status = cb.host.response_status();
+    let is_upstream = || cb.host.response_origin() == ResponseOrigin::Upstream;
     match watch {
         Watch::Undecided | Watch::WouldReject(_) => {
-            let is_upstream = cb.host.response_origin() == ResponseOrigin::Upstream;
-            let answered = status.filter(|_| is_upstream);
+            let answered = status.filter(|_| is_upstream());
             settle(cb.host, exchange, watch, HomeserverAnswer::of(answered));
         }
-        Watch::Active(token)
-            if status == Some(401) && cb.host.response_origin() == ResponseOrigin::Upstream =>
-        {
+        Watch::Active(token) if status == Some(401) && is_upstream() => {
             let upstream = &exchange.plugin.upstream;
             if learned.refused.admit(upstream.question(&token), cb.now()) {
                 let what = Invalidation::Refusal(&token);

@@ -79,15 +79,15 @@ impl AcceptedCallers {
         false
     }
 
-    /// Notes with which status MAS has answered a caller. One of 5xx, which Envoy gives as well where MAS cannot be reached,
-    /// is no answer: a caller that was accepted stays so.
+    /// Notes with which status MAS has answered a caller; `None`: Envoy has, in its place. That is no answer, and neither is
+    /// one of 5xx or "too many requests", as of a proxy before MAS: a caller that was accepted stays so.
     pub fn note(&mut self, caller: CallerKey, status: Option<u16>, now: Instant) {
         self.0
             .retain(|_, acceptance| now < acceptance.since + LONGEST);
         let since = match (status, self.0.get(&caller)) {
             (Some(200), Some(_)) => now,
             (Some(200), None) if self.0.len() < MAX_CALLERS => now,
-            (Some(500..600), Some(acceptance)) => acceptance.since,
+            (None | Some(408 | 429 | 500..600), Some(acceptance)) => acceptance.since,
             (Some(400..500), _) => {
                 self.0.remove(&caller);
                 return;
@@ -167,11 +167,12 @@ mod tests {
         callers.note(caller, Some(200), NOW);
         let mut now = NOW;
         // An hour in all, without the last piece.
-        for status in [500, 502, 503, 504].into_iter().cycle().take(11) {
+        let statuses = [Some(500), Some(503), Some(504), Some(429), Some(408), None];
+        for status in statuses.into_iter().cycle().take(11) {
             now = now + ACCEPTED;
             assert!(!callers.admits(&caller, now), "MAS is asked");
-            callers.note(caller, Some(status), now);
-            assert!(callers.admits(&caller, now + ACCEPTED / 2), "{status}");
+            callers.note(caller, status, now);
+            assert!(callers.admits(&caller, now + ACCEPTED / 2), "{status:?}");
         }
         now = now + ACCEPTED;
         assert_eq!(now, NOW + LONGEST);
