@@ -352,7 +352,12 @@ impl Worker {
         self.hurried.take_if(|hurried| *hurried == root);
         self.resolver.on_root_end(root);
         self.gateway.on_root_end(root);
-        if had_timer && self.roots.is_empty() {
+        if !had_timer {
+            return;
+        }
+        // Envoy's timer outlives the root.
+        host.tick_every(root, None);
+        if self.roots.is_empty() {
             match another() {
                 Some(another) => self.start(host, &another),
                 None => {
@@ -511,6 +516,20 @@ mod tests {
         }
         assert_eq!(host.resumed.borrow().len(), 200);
         assert_eq!(host.period.get(), Some(TICK));
+    }
+
+    #[test]
+    fn a_root_leaves_no_timer_behind() {
+        let host = FakeHost::default();
+        let plugin = plugin(&json!({
+            "server_name": "example.org",
+            "introspection": {"cluster": "mas", "credential": {"injected": true}},
+        }));
+        let mut worker = Worker::new(|| 7);
+        worker.on_request_headers(&host, &plugin, StreamId(1000), true);
+        assert_eq!(host.period.get(), Some(TICK));
+        worker.on_root_end(&host, plugin.root, || None);
+        assert_eq!(host.period.get(), None);
     }
 
     /// A token that no cache knows reads the clock, which must not count as time in which a route can change.
