@@ -335,6 +335,33 @@ fn thousands_of_regular_expressions_are_no_aliases() {
     assert_eq!(output.code, 0, "{}", output.stdout);
 }
 
+/// A file may have as many findings as lines, or all of them in one line.
+#[test]
+fn each_of_many_findings_costs_little() {
+    let bad = include_str!("rules/injected-route/bad.yaml");
+    let line = "                          route: { cluster: mas-introspection }\n";
+    for (number, text) in [
+        (12_000, {
+            let route = format!("                        - match: {{ prefix: / }}\n{line}");
+            assert!(bad.contains(&route));
+            bad.replacen(&route, &route.repeat(12_000), 1)
+        }),
+        (2_000, {
+            let copy = "{ cluster: mas-introspection }";
+            let copies = vec![copy; 1_999].join(", ");
+            let route = format!(
+                "                          route: {{ cluster: mas-introspection, request_mirror_policies: [{copies}] }}\n"
+            );
+            bad.replacen(line, &route, 1)
+        }),
+    ] {
+        let output = check(text);
+        assert_eq!(output.code, 1);
+        let own = output.stdout.matches("error[injected-route]");
+        assert_eq!(own.count(), number);
+    }
+}
+
 /// Of what was given up nothing is told as missing.
 #[test]
 fn a_file_that_is_given_up_has_no_findings() {
