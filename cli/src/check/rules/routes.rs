@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use matrix_edge_auth::config::Config;
-use regex::bytes::RegexBuilder;
+use regex::bytes::{Regex, RegexBuilder};
 
 use crate::{
     check::{
@@ -305,19 +305,30 @@ fn matches(rule: Value<'_>, path: &'static str) -> bool {
 
 /// Whether a regular expression is for the whole of a text, if there are steps left to try it.
 pub(super) fn is_match_at_a_cost(rule: Value<'_>, regex: &str, path: &str) -> bool {
+    let regex = compiled_at_a_cost(rule, regex);
+    regex.is_some_and(|regex| regex.is_match(path.as_bytes()))
+}
+
+/// A regular expression that is for the whole of a text, if there are steps left to read it. `None` as well if it cannot be read.
+pub(super) fn compiled_at_a_cost(rule: Value<'_>, regex: &str) -> Option<Regex> {
     let [base, byte, brace] = STEPS_OF_REGEX;
     let braces = regex.matches('{').count();
-    rule.tree.spend(base + byte * regex.len() + brace * braces) && is_full_match(regex, path)
+    let cost = base + byte * regex.len() + brace * braces;
+    rule.tree.spend(cost).then(|| compiled(regex)).flatten()
 }
 
 /// Whether a regular expression is for the whole of a path. One that cannot be read is for none.
 pub(super) fn is_full_match(regex: &str, path: &str) -> bool {
+    compiled(regex).is_some_and(|regex| regex.is_match(path.as_bytes()))
+}
+
+fn compiled(regex: &str) -> Option<Regex> {
     RegexBuilder::new(&format!("^(?:{regex})$"))
         .size_limit(1 << 20)
         // Classes are of ASCII, as in Envoy's RE2.
         .unicode(false)
         .build()
-        .is_ok_and(|regex| regex.is_match(path.as_bytes()))
+        .ok()
 }
 
 #[cfg(test)]
