@@ -12,7 +12,7 @@ mod scope;
 use matrix_edge_auth::config::{Config, Role};
 
 pub use self::{
-    envoy::{environment, managers},
+    envoy::{NetworkFilter, environment, managers, network_filters, settings, typed},
     kubernetes::variables,
     scope::is_near,
 };

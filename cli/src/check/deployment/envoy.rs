@@ -17,6 +17,7 @@ const STEPS_OF_USE: usize = 5_000;
 const WASM: &str = "envoy.extensions.filters.http.wasm.v3.Wasm";
 const MANAGER: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 /// Adds the uses of a document, and the Envoy that they run in.
 pub(super) fn find_uses<'t>(
@@ -115,50 +116,74 @@ pub fn environment(vm: Value<'_>) -> Environment {
     of_host.chain(given).collect()
 }
 
-/// The HTTP filters of all connection managers that are plugins, and where their requests come in.
-fn entries<'t>(root: Value<'t>) -> impl Iterator<Item = (Value<'t>, Entry<'t>)> {
+/// A filter of a listener, and where its requests come in.
+#[derive(Clone, Copy)]
+pub struct NetworkFilter<'t> {
+    /// The listener.
+    pub listener: Value<'t>,
+    /// The filter chain.
+    pub chain: Value<'t>,
+    /// The name of its type.
+    pub kind: &'t str,
+    /// Its configuration.
+    pub config: Value<'t>,
+}
+
+/// The filters of all listeners of a bootstrap.
+pub fn network_filters<'t>(root: Value<'t>) -> impl Iterator<Item = NetworkFilter<'t>> {
     listeners(root).flat_map(|listener| {
         let default = listener.get("default_filter_chain");
         let chains = listener.list(&["filter_chains"]).chain(default);
         chains.flat_map(move |chain| {
-            let filters = chain.list(&["filters"]);
-            filters.flat_map(move |filter| managed(Some(listener), Some(chain), filter))
+            chain.list(&["filters"]).filter_map(move |filter| {
+                let (kind, config) = typed(filter.get("typed_config")?)?;
+                Some(NetworkFilter {
+                    listener,
+                    chain,
+                    kind,
+                    config,
+                })
+            })
         })
     })
+}
+
+impl NetworkFilter<'_> {
+    /// Whether it is an HTTP connection manager.
+    pub fn is_manager(&self) -> bool {
+        self.kind == MANAGER
+    }
+
+    /// Whether it hands on what comes in as it is.
+    pub fn is_tcp_proxy(&self) -> bool {
+        self.kind == TCP_PROXY
+    }
 }
 
 /// The HTTP connection managers of a bootstrap.
 pub fn managers<'t>(root: Value<'t>) -> impl Iterator<Item = Value<'t>> {
-    let chains = listeners(root).flat_map(|listener| {
-        let default = listener.get("default_filter_chain");
-        listener.list(&["filter_chains"]).chain(default)
-    });
-    chains
-        .flat_map(|chain| chain.list(&["filters"]))
-        .filter_map(|filter| filter.get("typed_config"))
-        .filter(|config| is_type(*config, "@type", MANAGER))
+    network_filters(root)
+        .filter(NetworkFilter::is_manager)
+        .map(|filter| filter.config)
 }
 
-fn managed<'t>(
-    listener: Option<Value<'t>>,
-    chain: Option<Value<'t>>,
-    filter: Value<'t>,
-) -> impl Iterator<Item = (Value<'t>, Entry<'t>)> {
-    let manager = filter
-        .get("typed_config")
-        .filter(|config| is_type(*config, "@type", MANAGER));
-    manager.into_iter().flat_map(move |manager| {
-        manager.list(&["http_filters"]).filter_map(move |filter| {
-            let plugin = plugin_of(filter.get("typed_config")?)?;
-            let entry = Entry {
-                listener,
-                chain,
-                manager,
-                filter_name: filter.text_at(&["name"]).unwrap_or_default(),
-            };
-            Some((plugin, entry))
+/// The HTTP filters of all connection managers that are plugins, and where their requests come in.
+fn entries<'t>(root: Value<'t>) -> impl Iterator<Item = (Value<'t>, Entry<'t>)> {
+    network_filters(root)
+        .filter(NetworkFilter::is_manager)
+        .flat_map(|network| {
+            let filters = network.config.list(&["http_filters"]);
+            filters.filter_map(move |filter| {
+                let plugin = plugin_of(filter.get("typed_config")?)?;
+                let entry = Entry {
+                    listener: Some(network.listener),
+                    chain: Some(network.chain),
+                    manager: network.config,
+                    filter_name: filter.text_at(&["name"]).unwrap_or_default(),
+                };
+                Some((plugin, entry))
+            })
         })
-    })
 }
 
 /// The listeners of a bootstrap, of a file of resources, or the document itself.
@@ -190,20 +215,29 @@ pub(super) fn clusters<'t>(root: Value<'t>) -> Vec<Value<'t>> {
     root.list(&["static_resources", "clusters"]).collect()
 }
 
-/// The plugin in a filter's configuration, which Istio may write as a `TypedStruct`.
-fn plugin_of(typed: Value<'_>) -> Option<Value<'_>> {
-    if is_type(typed, "@type", WASM) {
-        return typed.get("config");
-    }
-    let is_struct = is_type(typed, "@type", "udpa.type.v1.TypedStruct")
-        || is_type(typed, "@type", "xds.type.v3.TypedStruct");
-    (is_struct && is_type(typed, "type_url", WASM))
-        .then(|| typed.at(&["value", "config"]))
-        .flatten()
+/// The plugin in a filter's configuration.
+fn plugin_of(config: Value<'_>) -> Option<Value<'_>> {
+    let (kind, config) = typed(config)?;
+    config.get("config").filter(|_| kind == WASM)
 }
 
-fn is_type(value: Value<'_>, key: &str, name: &str) -> bool {
-    value
-        .text_at(&[key])
-        .is_some_and(|url| url.rsplit('/').next() == Some(name))
+/// The name of the type of an extension's configuration, and the configuration. Either may stand in a `TypedStruct`, as Istio writes it.
+pub fn typed(config: Value<'_>) -> Option<(&str, Value<'_>)> {
+    let name = |key| {
+        let url = config.text_at(&[key])?;
+        url.rsplit('/').next()
+    };
+    match name("@type")? {
+        "udpa.type.v1.TypedStruct" | "xds.type.v3.TypedStruct" => {
+            let value = config.get("value").unwrap_or(config);
+            Some((name("type_url")?, value))
+        }
+        kind => Some((kind, config)),
+    }
+}
+
+/// The configuration of a filter or another extension, without its type.
+pub fn settings(extension: Value<'_>) -> Option<Value<'_>> {
+    let config = extension.get("typed_config")?;
+    Some(typed(config).map_or(config, |(_, config)| config))
 }

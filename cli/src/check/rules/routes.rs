@@ -228,8 +228,15 @@ pub(super) fn headers_of<'t>(table: Value<'t>) -> Vec<Spot<'t>> {
     naming.map(|one| Spot::key(one, key)).collect()
 }
 
-/// All mappings in a table of routes, each once, however many aliases it has. What a route says of a filter is left out: it leads
-/// nowhere.
+/// What leads nowhere in a table of routes: what it says of filters, and keys of the user's own.
+const ELSEWHERE: [&str; 4] = [
+    "filter_metadata",
+    "metadata",
+    "metadata_match",
+    "typed_per_filter_config",
+];
+
+/// All mappings in a table of routes, each once, however many aliases it has.
 fn mappings<'t>(table: Value<'t>) -> Vec<Value<'t>> {
     let mut left = vec![table];
     let mut seen = HashSet::new();
@@ -242,7 +249,7 @@ fn mappings<'t>(table: Value<'t>) -> Vec<Value<'t>> {
         let members = value.members();
         left.extend(
             members
-                .filter(|(key, _)| !is_field(key, "typed_per_filter_config"))
+                .filter(|(key, _)| !ELSEWHERE.iter().any(|name| is_field(key, name)))
                 .map(|(_, member)| member),
         );
         if value.is_mapping() {
