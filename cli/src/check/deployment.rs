@@ -12,7 +12,7 @@ mod scope;
 use matrix_edge_auth::config::{Config, Role};
 
 pub use self::{
-    envoy::{NetworkFilter, environment, managers, network_filters, settings, typed},
+    envoy::{NetworkFilter, environment, managers, network_filters, protocols, settings, typed},
     kubernetes::variables,
     scope::is_near,
 };

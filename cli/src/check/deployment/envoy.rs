@@ -241,3 +241,10 @@ pub fn settings(extension: Value<'_>) -> Option<Value<'_>> {
     let config = extension.get("typed_config")?;
     Some(typed(config).map_or(config, |(_, config)| config))
 }
+
+/// What a cluster says of HTTP to its servers.
+pub fn protocols<'t>(cluster: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    let options = cluster.get("typed_extension_protocol_options");
+    let options = options.into_iter().flat_map(Value::members);
+    options.map(|(_, options)| typed(options).map_or(options, |(_, options)| options))
+}

@@ -11,7 +11,7 @@ use matrix_edge_auth::config::Role;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::{
-    check::deployment::{Host, Use},
+    check::deployment::{Host, Use, protocols},
     yaml::Value,
 };
 
@@ -180,9 +180,7 @@ fn calls(deployment: &Deployment<'_>, envoy: usize, cluster: &str) -> u64 {
 
 /// Whether many calls go over one connection.
 fn shares_connections(cluster: Value<'_>) -> bool {
-    let options = cluster.get("typed_extension_protocol_options");
-    let mut protocols = options.into_iter().flat_map(Value::members);
-    protocols.any(|(_, options)| {
+    protocols(cluster).any(|options| {
         options
             .at(&["explicit_http_config", "http2_protocol_options"])
             .is_some()
