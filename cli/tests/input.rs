@@ -335,6 +335,25 @@ fn thousands_of_regular_expressions_are_no_aliases() {
     assert_eq!(output.code, 0, "{}", output.stdout);
 }
 
+/// Each route has a policy of its own, which replaces that of the Gateway.
+#[test]
+fn thousands_of_routes_and_policies_are_looked_at() {
+    let mut text = include_str!("rules/unguarded-route/good-gateway.yaml").to_owned();
+    for number in 0..3000 {
+        let _ = write!(
+            text,
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: r{number}, namespace: matrix }}\n\
+             spec: {{ parentRefs: [{{ name: matrix }}], rules: [{{ backendRefs: [{{ name: synapse, port: 8008 }}] }}] }}\n\
+             ---\napiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyExtensionPolicy\nmetadata: {{ name: p{number}, namespace: matrix }}\n\
+             spec: {{ targetRefs: [{{ group: gateway.networking.k8s.io, kind: HTTPRoute, name: r{number} }}], lua: [] }}\n"
+        );
+    }
+    let output = check(text);
+    assert_eq!(output.code, 1, "{}", output.stdout);
+    let told = output.stdout.matches("error[unguarded-route]");
+    assert_eq!(told.count(), 3000);
+}
+
 /// A file may have as many findings as lines, or all of them in one line.
 #[test]
 fn each_of_many_findings_costs_little() {

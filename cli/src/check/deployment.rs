@@ -14,7 +14,6 @@ use matrix_edge_auth::config::{Config, Role};
 pub use self::{
     envoy::{NetworkFilter, environment, managers, network_filters, protocols, settings, typed},
     kubernetes::variables,
-    scope::is_near,
 };
 use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};
