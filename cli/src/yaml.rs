@@ -152,14 +152,14 @@ impl Tree {
         left > 0
     }
 
-    /// The answer to a question about a value, which is worked out once.
-    pub fn remember(&self, id: Id, question: &'static str, answer: impl FnOnce() -> bool) -> bool {
-        let known = self.answers.borrow().get(&(id, question)).copied();
-        known.unwrap_or_else(|| {
-            let answer = answer();
-            self.answers.borrow_mut().insert((id, question), answer);
-            answer
-        })
+    /// The answer to a question about a value, if it was noted.
+    pub fn noted(&self, id: Id, question: &'static str) -> Option<bool> {
+        self.answers.borrow().get(&(id, question)).copied()
+    }
+
+    /// Notes the answer to a question about a value, so that it is worked out once.
+    pub fn note(&self, id: Id, question: &'static str, answer: bool) {
+        self.answers.borrow_mut().insert((id, question), answer);
     }
 
     /// Whether looking at the file was given up: its aliases repeat each other too often, or it has too many regular

@@ -124,6 +124,20 @@ fn a_note_is_no_finding() {
     assert_eq!(report["notes"][0]["file"], files[0].as_str());
 }
 
+/// The way back of the rollout guide: the filter is turned off, and stays in the file.
+#[test]
+fn a_module_that_is_turned_off_is_told() {
+    let path = support::repository().join("envoy/sync-workers/envoy.yaml");
+    let text = fs::read_to_string(path).expect("a file");
+    let name = "- name: envoy.filters.http.wasm\n";
+    let off = text.replace(name, &format!("{name}                    disabled: true\n"));
+    assert_ne!(off, text);
+    let output = check(off);
+    assert_eq!(output.code, 0, "{}", output.stdout);
+    let expected = "note[unguarded-route]: the module is turned off here";
+    assert!(output.stdout.contains(expected), "{}", output.stdout);
+}
+
 /// How many workers an Envoy has is seldom in its configuration. Where a machine of usual size has more than the limits are made
 /// for, that is told.
 #[test]

@@ -92,6 +92,8 @@ pub struct Entry<'t> {
     pub manager: Value<'t>,
     /// The name of the filter in the list of HTTP filters.
     pub filter_name: &'t str,
+    /// Whether it is turned off there, for all requests: Envoy takes no word of a route that turns this filter on.
+    pub is_off: bool,
 }
 
 /// One Envoy.

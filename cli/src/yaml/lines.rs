@@ -83,10 +83,10 @@ mod tests {
 
     /// The same, counted from the text's beginning.
     fn counted(text: &str, byte: usize) -> (usize, usize) {
-        let before = &text[..byte];
-        let start = before.rfind('\n').map_or(0, |at| at + 1);
+        let (before, _) = text.split_at(byte);
+        let last = before.rsplit('\n').next().unwrap_or_default();
         let lines = before.matches('\n').count() + 1;
-        (lines, before[start..].chars().count() + 1)
+        (lines, last.chars().count() + 1)
     }
 
     #[test]

@@ -180,6 +180,7 @@ fn entries<'t>(root: Value<'t>) -> impl Iterator<Item = (Value<'t>, Entry<'t>)> 
                     chain: Some(network.chain),
                     manager: network.config,
                     filter_name: filter.text_at(&["name"]).unwrap_or_default(),
+                    is_off: filter.boolean_at(&["disabled"]) == Some(true),
                 };
                 Some((plugin, entry))
             })

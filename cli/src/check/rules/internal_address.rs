@@ -101,6 +101,23 @@ fn harm(role: Role) -> String {
     )
 }
 
+/// Whether others than Envoy's own machine and network may reach what comes in here, as far as the files say.
+pub(super) fn is_exposed(deployment: &Deployment<'_>, entry: Entry<'_>) -> bool {
+    let mut open = entry
+        .listener
+        .into_iter()
+        .flat_map(sockets)
+        .filter(|socket| is_open(*socket));
+    !is_guarded(entry)
+        && open.any(|socket| {
+            let port = socket.number_at(&["port_value"]).unwrap_or_default();
+            matches!(
+                reach(deployment, socket, port),
+                Reach::Open(..) | Reach::Unknown
+            )
+        })
+}
+
 /// The addresses of a listener.
 fn sockets<'t>(listener: Value<'t>) -> impl Iterator<Item = Value<'t>> {
     let path = ["address", "socket_address"];

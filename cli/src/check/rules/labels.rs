@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 
 use matrix_edge_auth::metrics::Metric;
+use regex::bytes::Regex;
 
 use super::{Deployment, Found, Rule, Severity, Spot, routes::compiled_at_a_cost};
 use crate::yaml::{Tree, Value};
@@ -110,52 +111,62 @@ fn left_out(matcher: Value<'_>) -> Vec<&'static str> {
 
 /// Whether the patterns of a list, if there is one, say something (`holds`) of each of the module's names.
 fn matched(list: Option<Value<'_>>, holds: impl Fn(&[Option<bool>]) -> bool) -> Option<Vec<bool>> {
-    let patterns: Vec<_> = list?.list(&["patterns"]).map(pattern).collect();
+    let patterns: Vec<_> = list?.list(&["patterns"]).map(Pattern::of).collect();
     let is_it = |name: &String| {
-        let them: Vec<_> = patterns.iter().map(|matches| matches(name)).collect();
+        let them: Vec<_> = patterns.iter().map(|it| it.matches(name)).collect();
         holds(&them)
     };
     Some(NAMES.iter().map(is_it).collect())
 }
 
-/// What a pattern of Envoy's says of a name; `None` if that cannot be known.
-fn pattern<'t>(pattern: Value<'t>) -> Box<dyn Fn(&str) -> Option<bool> + 't> {
-    let ignores_case = pattern.boolean_at(&["ignore_case"]) == Some(true);
-    let keys = ["exact", "prefix", "suffix", "contains"];
-    let text = keys.into_iter().find_map(|key| {
-        let text = pattern.text_at(&[key])?;
-        // The names have no capitals.
-        Some((
-            key,
-            if ignores_case {
-                text.to_ascii_lowercase()
-            } else {
-                text.to_owned()
-            },
-        ))
-    });
-    if let Some((key, text)) = text {
-        return Box::new(move |name| {
-            Some(match key {
-                "exact" => name == text,
-                "prefix" => name.starts_with(&text),
-                "suffix" => name.ends_with(&text),
-                _ => name.contains(&text),
+/// A pattern of Envoy's for names.
+enum Pattern {
+    Exact(String),
+    Prefix(String),
+    Suffix(String),
+    Contained(String),
+    /// For whole names. One that cannot be read is for none.
+    Regex(Option<Regex>),
+    /// An extension.
+    Unknown,
+}
+
+impl Pattern {
+    fn of(pattern: Value<'_>) -> Self {
+        if let Some(regex) = pattern.text_at(&["safe_regex", "regex"]) {
+            return Self::Regex(compiled_at_a_cost(pattern, regex));
+        }
+        let ignores_case = pattern.boolean_at(&["ignore_case"]) == Some(true);
+        let text = |key| {
+            let text = pattern.text_at(&[key])?;
+            // The names have no capitals.
+            Some(match ignores_case {
+                true => text.to_ascii_lowercase(),
+                false => text.to_owned(),
             })
-        });
+        };
+        text("exact")
+            .map(Self::Exact)
+            .or_else(|| text("prefix").map(Self::Prefix))
+            .or_else(|| text("suffix").map(Self::Suffix))
+            .or_else(|| text("contains").map(Self::Contained))
+            .unwrap_or(Self::Unknown)
     }
-    let Some(regex) = pattern.text_at(&["safe_regex", "regex"]) else {
-        let is_known = pattern.get("custom").is_none();
-        return Box::new(move |_| is_known.then_some(false));
-    };
-    let regex = compiled_at_a_cost(pattern, regex);
-    Box::new(move |name| {
-        Some(
-            regex
-                .as_ref()
-                .is_some_and(|regex| regex.is_match(name.as_bytes())),
-        )
-    })
+
+    /// Whether a name matches; `None` if that cannot be known.
+    fn matches(&self, name: &str) -> Option<bool> {
+        Some(match self {
+            Self::Exact(text) => name == text,
+            Self::Prefix(text) => name.starts_with(text),
+            Self::Suffix(text) => name.ends_with(text),
+            Self::Contained(text) => name.contains(text),
+            Self::Regex(regex) => {
+                let regex = regex.as_ref();
+                regex.is_some_and(|regex| regex.is_match(name.as_bytes()))
+            }
+            Self::Unknown => return None,
+        })
+    }
 }
 
 fn tags(root: Value<'_>) -> impl Iterator<Item = Value<'_>> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{WAITING, all_routes_of, before_servers, tables, targets},
+    routes::{SIGNED, all_routes_of, before_servers, tables, targets},
 };
 use crate::{
     check::deployment::{Host, Use, managers},
@@ -77,13 +77,6 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         }
     }
 }
-
-/// Paths that are signed, or that the module looks at.
-const SIGNED: [&str; 3] = [
-    "/_matrix/federation/v1/send/1",
-    "/_matrix/client/v3/directory/room/%23a%3Aexample.org",
-    WAITING[0],
-];
 
 /// Tells of a patch that is for one port.
 fn scoped<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {

@@ -19,6 +19,26 @@ pub(super) const WAITING: [&str; 2] = [
     "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
 ];
 
+/// Paths that are signed, or that the module looks at.
+pub(super) const SIGNED: [&str; 3] = [
+    "/_matrix/federation/v1/send/1",
+    "/_matrix/client/v3/directory/room/%23a%3Aexample.org",
+    WAITING[0],
+];
+
+/// Some paths that need a token, of each part of the homeserver that may have routes of its own.
+pub(super) const PRIVATE: [&str; 9] = [
+    WAITING[0],
+    WAITING[1],
+    "/_matrix/client/v3/account/whoami",
+    "/_matrix/client/v3/createRoom",
+    "/_matrix/client/v3/rooms/!a:example.org/messages",
+    "/_matrix/client/v3/keys/query",
+    "/_matrix/client/v1/media/download/example.org/a",
+    "/_matrix/media/v3/upload",
+    "/_synapse/admin/v1/rooms",
+];
+
 /// What MAS serves on the homeserver's host.
 const LOGIN: &str = "/_matrix/client/v3/login";
 
@@ -104,26 +124,34 @@ pub(super) fn routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<
 
 /// The same, with those that the module is turned off for.
 pub(super) fn all_routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
-    let Some(entry) = one.entry else {
-        return Vec::new();
-    };
+    let hosts = one.entry.map(|entry| hosts(entry, one.config()));
+    routes_among(hosts.unwrap_or_default(), paths)
+}
+
+/// The same, with those of virtual hosts that the module is turned off for.
+pub(super) fn every_route_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
+    let hosts = one
+        .entry
+        .map(|entry| hosts_among(entry.manager, one.config(), |_| true));
+    routes_among(hosts.unwrap_or_default(), paths)
+}
+
+/// The routes of virtual hosts that requests for these paths may take, without those that lead where logins lead.
+fn routes_among<'t>(hosts: Vec<Value<'t>>, paths: &[&'static str]) -> Vec<Value<'t>> {
     let cluster = |route: &Value<'t>| route.text_at(&["route", "cluster"]);
     let mut found: Vec<Value<'t>> = Vec::new();
-    let mut of_mas: Vec<&str> = Vec::new();
-    for host in hosts(entry, one.config()) {
+    let mut seen = HashSet::new();
+    let mut of_mas: HashSet<&str> = HashSet::new();
+    for host in hosts {
         let mut own = Vec::new();
         for path in paths {
             own.extend(candidates(host, path));
         }
+        let clusters: HashSet<&str> = own.iter().filter_map(cluster).collect();
         let logins = candidates(host, LOGIN);
-        let is_elsewhere = |name: &&str| !own.iter().any(|route| cluster(route) == Some(name));
-        of_mas.extend(logins.iter().filter_map(cluster).filter(is_elsewhere));
-        for route in own {
-            let is_known = found.iter().any(|known| known.id == route.id);
-            if !is_known {
-                found.push(route);
-            }
-        }
+        let elsewhere = logins.iter().filter_map(cluster);
+        of_mas.extend(elsewhere.filter(|name| !clusters.contains(name)));
+        found.extend(own.into_iter().filter(|route| seen.insert(route.id)));
     }
     found.retain(|route| cluster(route).is_none_or(|name| !of_mas.contains(&name)));
     found
@@ -133,13 +161,21 @@ pub(super) fn all_routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Va
 /// MAS's own is none, and neither is one of another service, such as a web client, unless its `/sync` leads where the
 /// homeserver's does.
 pub(super) fn hosts<'t>(entry: Entry<'t>, config: Option<&Config>) -> Vec<Value<'t>> {
+    hosts_among(entry.manager, config, |host| !is_disabled(entry, host))
+}
+
+fn hosts_among<'t>(
+    manager: Value<'t>,
+    config: Option<&Config>,
+    counts: impl Fn(Value<'t>) -> bool,
+) -> Vec<Value<'t>> {
     let authority = config.map(|config| config.introspection.authority.as_str());
     let name = config.map(|config| config.server_name.as_str());
-    let all = entry.manager.list(&["route_config", "virtual_hosts"]);
+    let all = manager.list(&["route_config", "virtual_hosts"]);
     let candidates: Vec<Value<'t>> = all
         .filter(|host| {
             let mut domains = host.list(&["domains"]).filter_map(Value::text);
-            !domains.any(|domain| Some(domain) == authority) && !is_disabled(entry, *host)
+            !domains.any(|domain| Some(domain) == authority) && counts(*host)
         })
         .collect();
     let own = |host: &&Value<'t>| is_of_homeserver(**host, name);
@@ -270,7 +306,7 @@ pub(super) fn is_disabled(entry: Entry<'_>, place: Value<'_>) -> bool {
 
 /// The routes that a request for a path may take: the first that matches it whatever else it has, and those before it
 /// that ask for more than the path.
-fn candidates<'t>(host: Value<'t>, path: &'static str) -> Vec<Value<'t>> {
+pub(super) fn candidates<'t>(host: Value<'t>, path: &'static str) -> Vec<Value<'t>> {
     let mut found = Vec::new();
     for route in host.list(&["routes"]) {
         let Some(rule) = route.get("match").filter(|rule| matches(*rule, path)) else {
@@ -303,17 +339,25 @@ fn matches(rule: Value<'_>, path: &'static str) -> bool {
         let rest = path.strip_prefix(prefix);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     } else if let Some(regex) = rule.text_at(&["safe_regex", "regex"]) {
-        rule.tree
-            .remember(rule.id, path, || is_match_at_a_cost(rule, regex, path))
+        is_noted_match(rule, regex, path)
     } else {
         false
     }
 }
 
-/// Whether a regular expression is for the whole of a text, if there are steps left to try it.
-pub(super) fn is_match_at_a_cost(rule: Value<'_>, regex: &str, path: &str) -> bool {
-    let regex = compiled_at_a_cost(rule, regex);
-    regex.is_some_and(|regex| regex.is_match(path.as_bytes()))
+/// Whether a route's regular expression is for a path. It is read once, for all paths that rules ask about.
+fn is_noted_match(rule: Value<'_>, regex: &str, path: &'static str) -> bool {
+    rule.tree.noted(rule.id, path).unwrap_or_else(|| {
+        let regex = compiled_at_a_cost(rule, regex);
+        let answer = |path: &str| {
+            let regex = regex.as_ref();
+            regex.is_some_and(|regex| regex.is_match(path.as_bytes()))
+        };
+        for other in PRIVATE.into_iter().chain(SIGNED).chain([LOGIN]) {
+            rule.tree.note(rule.id, other, answer(other));
+        }
+        answer(path)
+    })
 }
 
 /// A regular expression that is for the whole of a text, if there are steps left to read it. `None` as well if it cannot be read.
@@ -340,7 +384,23 @@ fn compiled(regex: &str) -> Option<Regex> {
 
 #[cfg(test)]
 mod tests {
+    use matrix_edge_auth::matrix::endpoint::{AuthRequirement, Method, classify};
+
     use super::*;
+
+    #[test]
+    fn what_is_private_needs_a_token() {
+        for path in PRIVATE {
+            let needs = ["GET", "POST"].map(|method| {
+                let method = Method::from_bytes(method.as_bytes());
+                classify(path.as_bytes(), || method)
+            });
+            let is_it = |it: &AuthRequirement| {
+                matches!(it, AuthRequirement::Required | AuthRequirement::Admin)
+            };
+            assert!(needs.iter().any(is_it), "{path}: {needs:?}");
+        }
+    }
 
     #[test]
     fn durations_are_read() {

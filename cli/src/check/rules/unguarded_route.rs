@@ -1,6 +1,7 @@
 //! A route that leads to the homeserver past the module: its requests reach the server unverified, and with the identity headers
 //! that a client wrote.
 
+mod envoy;
 mod gateway_api;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
@@ -17,5 +18,6 @@ pub const RULE: Rule = Rule {
 const OPEN: [&str; 3] = ["/_matrix/federation", "/_matrix/key", "/.well-known"];
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    envoy::check(deployment, found);
     gateway_api::check(deployment, found);
 }
