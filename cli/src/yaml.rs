@@ -199,6 +199,11 @@ pub fn position(text: &str, byte: usize) -> (usize, usize) {
 }
 
 impl<'t> Value<'t> {
+    /// What tells it from the values of all files.
+    pub fn key(self) -> (*const Tree, Id) {
+        (std::ptr::from_ref(self.tree), self.id)
+    }
+
     /// Its bytes in the file.
     pub fn place(self) -> Place {
         self.node().map_or(0..0, |node| node.place.clone())

@@ -188,6 +188,18 @@ fn what_comes_from_another_file_is_told() {
     assert!(output.stdout.contains(expected), "{}", output.stdout);
     assert!(output.stdout.contains("before it is split"));
 
+    // A bootstrap that names the file is looked at with it, in any order.
+    let source = "lds_config: { path_config_source: { path: /etc/envoy/run/listeners.yaml } }";
+    let naming = format!("dynamic_resources: {{ {source} }}\n{head}  clusters:{clusters}");
+    let bootstrap = write("bootstrap.yaml", naming);
+    for files in [[&bootstrap, &listeners], [&listeners, &bootstrap]] {
+        let output = program(&["check", files[0], files[1]], "");
+        assert_eq!(output.code, 0, "{}", output.stdout);
+        assert!(!output.stdout.contains("note["), "{}", output.stdout);
+        let uses = "1 use of the module, nothing found\n";
+        assert!(output.stdout.contains(uses), "{}", output.stdout);
+    }
+
     let asked = "cluster: mas-introspection";
     assert!(whole.contains(asked));
     for (from, to, expected) in [

@@ -11,8 +11,9 @@ mod scope;
 
 use matrix_edge_auth::config::{Config, Role};
 
+use self::envoy::network_filters;
 pub use self::{
-    envoy::{NetworkFilter, environment, managers, network_filters, protocols, settings, typed},
+    envoy::{NetworkFilter, environment, listeners, managers, protocols, settings, typed},
     kubernetes::variables,
 };
 use super::finding::Spot;
@@ -100,10 +101,26 @@ pub struct Entry<'t> {
 pub struct Envoy<'t> {
     /// Its bootstrap, if that is in the files.
     pub bootstrap: Option<Value<'t>>,
+    /// What its listeners are in: its bootstrap and the file that this names, or a file of them alone.
+    pub roots: Vec<Value<'t>>,
     /// Its clusters.
     pub clusters: Vec<Value<'t>>,
     /// Whether these are all: nothing comes by CDS, and nothing is left out of the file.
     pub is_complete: bool,
+    /// Whether all listeners are in the files: none comes by LDS from elsewhere.
+    pub has_listeners: bool,
+}
+
+impl<'t> Envoy<'t> {
+    /// The filters of its listeners.
+    pub fn network_filters(&self) -> impl Iterator<Item = NetworkFilter<'t>> {
+        self.roots.iter().copied().flat_map(network_filters)
+    }
+
+    /// The HTTP connection managers of its listeners.
+    pub fn managers(&self) -> impl Iterator<Item = Value<'t>> {
+        self.roots.iter().copied().flat_map(managers)
+    }
 }
 
 impl<'t> Deployment<'t> {
@@ -126,9 +143,11 @@ impl<'t> Deployment<'t> {
             documents,
         };
         kubernetes::find_uses(&mut deployment, &roots);
+        let named = envoy::named_files(&deployment);
         for (tree, document) in deployment.documents.clone() {
             let root = tree.value(document.root);
-            if root.get("apiVersion").is_none() {
+            let is_named = named.contains(&root.key());
+            if root.get("apiVersion").is_none() && !is_named {
                 envoy::find_uses(&mut deployment, root, document);
             }
         }

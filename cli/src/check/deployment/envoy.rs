@@ -9,7 +9,7 @@ use super::{
     Deployment, Entry, Envoy, Host,
     module::{Encoded, Environment, is_configuration, is_name, read},
 };
-use crate::yaml::{Document, Id, Value};
+use crate::yaml::{Document, Id, Tree, Value};
 
 /// Steps that one use costs. Aliases can make many of few.
 const STEPS_OF_USE: usize = 5_000;
@@ -19,7 +19,7 @@ const MANAGER: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
-/// Adds the uses of a document, and the Envoy that they run in.
+/// Adds the uses of a document, and the Envoy that they run in. Listeners in a file that a bootstrap names are in its Envoy.
 pub(super) fn find_uses<'t>(
     deployment: &mut Deployment<'t>,
     root: Value<'t>,
@@ -27,38 +27,61 @@ pub(super) fn find_uses<'t>(
 ) {
     let number = deployment.envoys.len();
     let before = deployment.uses.len();
+    let files = files_of(deployment, root, "lds_config");
     if is_configuration(root) && root.get("static_resources").is_none() {
         let encoded = Encoded::Object(root);
         let alone = read(Host::Nobody, number, None, encoded, None);
         deployment.uses.push(alone);
     } else {
-        let mut seen = HashSet::new();
-        for (plugin, entry) in entries(root) {
-            seen.insert(plugin.id);
-            if let Some(one) = use_of(Host::Envoy, number, plugin, Some(entry)) {
-                deployment.uses.push(one);
+        for (root, document) in std::iter::once((root, document)).chain(files.iter().copied()) {
+            let mut seen = HashSet::new();
+            for (plugin, entry) in entries(root) {
+                seen.insert(plugin.id);
+                if let Some(one) = use_of(Host::Envoy, number, plugin, Some(entry)) {
+                    deployment.uses.push(one);
+                }
             }
-        }
-        for plugin in plugins(root, document) {
-            if !seen.contains(&plugin.id)
-                && let Some(one) = use_of(Host::Envoy, number, plugin, None)
-            {
-                deployment.uses.push(one);
+            for plugin in plugins(root, document) {
+                if !seen.contains(&plugin.id)
+                    && let Some(one) = use_of(Host::Envoy, number, plugin, None)
+                {
+                    deployment.uses.push(one);
+                }
             }
         }
     }
     if deployment.uses.len() > before {
-        let dynamic = of_file(deployment, root);
+        let dynamic = files_of(deployment, root, "cds_config");
+        let of_files = dynamic
+            .iter()
+            .flat_map(|(root, _)| root.list(&["resources"]));
+        let comes = |key| root.at(&["dynamic_resources", key]).is_some();
+        let bootstrap = Some(root).filter(|root| is_bootstrap(*root));
         deployment.envoys.push(Envoy {
-            bootstrap: Some(root).filter(|root| root.get("static_resources").is_some()),
-            clusters: clusters(root)
-                .into_iter()
-                .chain(dynamic.iter().flatten().copied())
+            bootstrap,
+            roots: std::iter::once(root)
+                .chain(files.iter().map(|(root, _)| *root))
                 .collect(),
-            is_complete: root.get("static_resources").is_some()
-                && (root.at(&["dynamic_resources", "cds_config"]).is_none() || dynamic.is_some()),
+            clusters: clusters(root).into_iter().chain(of_files).collect(),
+            is_complete: bootstrap.is_some() && (!comes("cds_config") || !dynamic.is_empty()),
+            has_listeners: bootstrap.is_some() && (!comes("lds_config") || !files.is_empty()),
         });
     }
+}
+
+/// The files of listeners that bootstraps name: what they have is in the Envoy of the bootstrap.
+pub(super) fn named_files(deployment: &Deployment<'_>) -> HashSet<(*const Tree, Id)> {
+    let documents = deployment.documents.iter();
+    let roots = documents.map(|(tree, document)| tree.value(document.root));
+    roots
+        .filter(|root| is_bootstrap(*root))
+        .flat_map(|root| files_of(deployment, root, "lds_config"))
+        .map(|(root, _)| root.key())
+        .collect()
+}
+
+fn is_bootstrap(root: Value<'_>) -> bool {
+    root.get("static_resources").is_some()
 }
 
 /// The Wasm plugins of a document, wherever they stand.
@@ -188,27 +211,37 @@ fn entries<'t>(root: Value<'t>) -> impl Iterator<Item = (Value<'t>, Entry<'t>)> 
 }
 
 /// The listeners of a bootstrap, of a file of resources, or the document itself.
-fn listeners<'t>(root: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+pub fn listeners<'t>(root: Value<'t>) -> impl Iterator<Item = Value<'t>> {
     let itself = root.get("filter_chains").map(|_| root);
     root.list(&["static_resources", "listeners"])
         .chain(root.list(&["resources"]))
         .chain(itself)
 }
 
-/// The clusters of the file that a bootstrap has its clusters from, if that is among the files.
-fn of_file<'t>(deployment: &Deployment<'t>, root: Value<'t>) -> Option<Vec<Value<'t>>> {
-    let source = root.at(&["dynamic_resources", "cds_config"])?;
-    let path = source
-        .text_at(&["path_config_source", "path"])
-        .or(source.text_at(&["path"]))?;
+/// What is in the file that a bootstrap has its clusters or listeners from, if that is among the files.
+fn files_of<'t>(
+    deployment: &Deployment<'t>,
+    root: Value<'t>,
+    key: &str,
+) -> Vec<(Value<'t>, &'t Document)> {
+    let source = root.at(&["dynamic_resources", key]);
+    let path = source.and_then(|source| {
+        source
+            .text_at(&["path_config_source", "path"])
+            .or(source.text_at(&["path"]))
+    });
     let name = |path: &'t str| path.rsplit('/').next();
+    let Some(path) = path else {
+        return Vec::new();
+    };
     let documents = deployment.documents.iter();
-    let mut own = documents
-        .filter(|(tree, document)| name(&tree.name) == name(path) && !document.is_embedded)
-        .peekable();
-    own.peek()?;
-    let all = own.flat_map(|(tree, document)| tree.value(document.root).list(&["resources"]));
-    Some(all.collect())
+    let own = documents.filter(|(tree, document)| {
+        name(&tree.name) == name(path)
+            && !document.is_embedded
+            && tree.value(document.root).key() != root.key()
+    });
+    own.map(|(tree, document)| (tree.value(document.root), *document))
+        .collect()
 }
 
 /// The clusters of a bootstrap.

@@ -127,8 +127,10 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
         let clusters = added.collect();
         deployment.envoys.push(Envoy {
             bootstrap: None,
+            roots: Vec::new(),
             clusters,
             is_complete: false,
+            has_listeners: true,
         });
     }
     let gateway = deployment.envoys.len();
@@ -149,7 +151,9 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
         let clusters = bootstraps.flat_map(clusters).collect();
         deployment.envoys.push(Envoy {
             bootstrap: None,
+            roots: Vec::new(),
             clusters,
+            has_listeners: true,
             is_complete: deployment.resources.bootstraps().next().is_some(),
         });
     }

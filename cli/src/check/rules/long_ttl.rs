@@ -31,17 +31,19 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             continue;
         }
         let seconds = ttl.as_secs();
-        let bootstrap = deployment.envoys.get(one.envoy).and_then(|it| it.bootstrap);
+        let envoy = deployment.envoys.get(one.envoy);
+        let bootstrap = envoy.and_then(|envoy| envoy.bootstrap);
         let dynamic = bootstrap.and_then(|root| root.get("dynamic_resources"));
+        let dynamic = dynamic.filter(|_| envoy.is_some_and(|envoy| !envoy.has_listeners));
         let key = "lds_config";
-        if let Some(dynamic) = dynamic.filter(|it| it.get(key).is_some()) {
+        if let Some(dynamic) = dynamic {
             found.note(
                 Spot::key(dynamic, key),
                 format!(
                     "more listeners come from elsewhere: whether one of them hears of a session that MAS ends is not in these files, \
                      and an answer serves for up to {seconds} s"
                 ),
-                "give `check` one file that has all listeners",
+                "give `check` the file that they come from as well, or one that has all listeners",
             );
         } else if one.host != Host::Nobody && (one.host != Host::Envoy || bootstrap.is_some()) {
             found.add(

@@ -7,7 +7,7 @@ use super::{
     routes::{SIGNED, all_routes_of, before_servers, tables, targets},
 };
 use crate::{
-    check::deployment::{Host, Use, managers},
+    check::deployment::{Envoy, Host, Use},
     yaml::Value,
 };
 
@@ -38,12 +38,13 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 for route in all_routes_of(one, &SIGNED) {
                     rewriting(route, found);
                 }
-                if let Some(bootstrap) =
-                    deployment.envoys.get(one.envoy).and_then(|it| it.bootstrap)
-                {
+                let Some(envoy) = deployment.envoys.get(one.envoy) else {
+                    continue;
+                };
+                if let Some(bootstrap) = envoy.bootstrap {
                     runtime(bootstrap, entry.manager, found);
-                    beside(one, bootstrap, found);
                 }
+                beside(one, envoy, found);
             }
             (Host::WasmPlugin | Host::EnvoyFilter, _) => {
                 scoped(deployment, one, found);
@@ -152,14 +153,14 @@ fn runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) 
 }
 
 /// Looks at the listeners without the module that lead to the same servers, such as one for federation.
-fn beside<'t>(one: &Use<'t>, bootstrap: Value<'t>, found: &mut Found<'t>) {
+fn beside<'t>(one: &Use<'t>, envoy: &Envoy<'t>, found: &mut Found<'t>) {
     let clusters: HashSet<&str> = all_routes_of(one, &SIGNED)
         .into_iter()
         .filter_map(|route| route.get("route"))
         .flat_map(targets)
         .map(|(name, _)| name)
         .collect();
-    for other in managers(bootstrap) {
+    for other in envoy.managers() {
         let mut names = tables(other).flat_map(targets).map(|(name, _)| name);
         if names.any(|name| clusters.contains(name)) {
             manager(other, found);

@@ -7,7 +7,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use crate::{
     check::{
-        deployment::{Deployment, Entry, Use, managers},
+        deployment::{Deployment, Entry, Envoy, Use, listeners},
         finding::Spot,
     },
     yaml::{Value, is_field},
@@ -58,22 +58,29 @@ pub(super) fn before_servers<'d, 't>(
         let mut clusters = hosts
             .filter_map(|route| route.text_at(&["route", "cluster"]))
             .peekable();
+        let ports = ports(deployment, one);
         let is_own = |name| {
             let cluster = deployment.cluster(one, name);
-            cluster.is_some_and(leads_back)
+            cluster.is_some_and(|cluster| leads_back(cluster, &ports))
         };
         clusters.peek().is_none() || !clusters.all(is_own)
     })
 }
 
-/// Whether all endpoints of a cluster are listeners of the same file, on loopback.
-fn leads_back(cluster: Value<'_>) -> bool {
-    let tree = cluster.tree;
-    let roots = tree.documents.iter().map(|it| tree.value(it.root));
-    let ports: Vec<u64> = roots
-        .flat_map(|root| root.list(&["static_resources", "listeners"]))
+/// The ports of the listeners of an Envoy.
+fn ports(deployment: &Deployment<'_>, one: &Use<'_>) -> HashSet<u64> {
+    let envoy = deployment.envoys.get(one.envoy);
+    let roots = envoy
+        .into_iter()
+        .flat_map(|envoy| envoy.roots.iter().copied());
+    roots
+        .flat_map(listeners)
         .filter_map(|listener| listener.number_at(&["address", "socket_address", "port_value"]))
-        .collect();
+        .collect()
+}
+
+/// Whether all endpoints of a cluster are listeners with these ports, on loopback.
+fn leads_back(cluster: Value<'_>, ports: &HashSet<u64>) -> bool {
     let mut endpoints = cluster
         .list(&["load_assignment", "endpoints"])
         .flat_map(|locality| locality.list(&["lb_endpoints"]))
@@ -223,14 +230,11 @@ pub(super) fn managers_of<'d, 't>(
     let mut found: Vec<(Value<'t>, Option<&'d Use<'t>>)> = with_module
         .filter_map(|one| Some((one.entry?.manager, Some(one))))
         .collect();
-    let bootstrap = deployment
-        .envoys
-        .get(envoy)
-        .and_then(|envoy| envoy.bootstrap);
-    let has_it: HashSet<_> = found.iter().map(|(manager, _)| manager.id).collect();
-    let all = bootstrap.into_iter().flat_map(managers);
+    let has_it: HashSet<_> = found.iter().map(|(manager, _)| manager.key()).collect();
+    let all = deployment.envoys.get(envoy).into_iter();
     found.extend(
-        all.filter(|manager| !has_it.contains(&manager.id))
+        all.flat_map(Envoy::managers)
+            .filter(|manager| !has_it.contains(&manager.key()))
             .map(|manager| (manager, None)),
     );
     found

@@ -12,7 +12,7 @@ use super::{
     injected_route::injecting_clusters,
     routes::{headers_of, managers_of, tables, targets},
 };
-use crate::check::deployment::{NetworkFilter, network_filters};
+use crate::check::deployment::NetworkFilter;
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -36,11 +36,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             .collect();
         let injecting = injecting_clusters(&envoy.clusters);
         // What is no HTTP passes no injector, and takes the same limits.
-        let bootstrap = envoy.bootstrap.into_iter();
-        for filter in bootstrap
-            .flat_map(network_filters)
-            .filter(NetworkFilter::is_tcp_proxy)
-        {
+        for filter in envoy.network_filters().filter(NetworkFilter::is_tcp_proxy) {
             for (name, spot) in targets(filter.config) {
                 if asked.contains(name) {
                     found.add(spot, CALLS_TOO, OTHER_CLUSTER);

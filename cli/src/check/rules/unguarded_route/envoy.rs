@@ -10,7 +10,7 @@ use matrix_edge_auth::matrix::endpoint::{AuthRequirement, Method, classify};
 use super::{Deployment, Found, Spot};
 use crate::{
     check::{
-        deployment::{Entry, Envoy, Host, NetworkFilter, Use, network_filters, typed},
+        deployment::{Entry, Envoy, Host, NetworkFilter, Use, typed},
         rules::{
             internal_address::is_exposed,
             routes::{PRIVATE, before_servers, candidates, every_route_of, is_disabled, targets},
@@ -90,17 +90,20 @@ fn beside<'t>(
 ) {
     let own = || deployment.uses.iter().filter(|one| one.envoy == number);
     let entries = own().filter_map(|one| one.entry).filter(|it| !it.is_off);
-    let with_module: HashSet<_> = entries.map(|entry| entry.manager.id).collect();
+    let with_module: HashSet<_> = entries.map(|entry| entry.manager.key()).collect();
     // Inside of another filter.
     let inner = own().filter(|one| one.entry.is_none());
     let inner: Vec<_> = inner.filter_map(|one| one.plugin).collect();
     let has_inner = |manager: Value<'t>| {
         let whole = manager.place();
-        let mut places = inner.iter().map(|plugin| plugin.place());
+        let inner = inner
+            .iter()
+            .filter(|plugin| std::ptr::eq(plugin.tree, manager.tree));
+        let mut places = inner.map(|plugin| plugin.place());
         places.any(|place| whole.start <= place.start && place.end <= whole.end)
     };
-    let filters = envoy.bootstrap.into_iter().flat_map(network_filters);
-    for filter in filters.filter(|filter| !with_module.contains(&filter.config.id)) {
+    let filters = envoy.network_filters();
+    for filter in filters.filter(|filter| !with_module.contains(&filter.config.key())) {
         let leading = if filter.is_tcp_proxy() {
             targets(filter.config)
         } else if filter.is_manager() && !has_guard(filter.config) && !has_inner(filter.config) {
