@@ -65,9 +65,13 @@ fn turned_off<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &mut Found<'
         for (route, leading) in private_routes(host) {
             let places = [route, host, table];
             let place = places.into_iter().find(|it| is_disabled(entry, *it));
-            if let Some(place) =
-                place.filter(|_| leading.iter().any(|(name, _)| servers.contains(name)))
-            {
+            let of_route = place.filter(|_| leading.iter().any(|(name, _)| servers.contains(name)));
+            let weighted = route.list(&["route", "weighted_clusters", "clusters"]);
+            let of_clusters = weighted.filter(|cluster| {
+                let name = cluster.text_at(&["name"]);
+                is_disabled(entry, *cluster) && name.is_some_and(|name| servers.contains(name))
+            });
+            for place in of_route.into_iter().chain(of_clusters) {
                 found.add(
                     Spot::key(place, KEY),
                     "the module is turned off here for requests that need a token: they reach the server unverified, and with the \
