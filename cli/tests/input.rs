@@ -361,6 +361,19 @@ fn thousands_of_regular_expressions_are_no_aliases() {
     assert_eq!(output.code, 0, "{}", output.stdout);
 }
 
+/// Each has the module, and its routes lead where those of the others lead.
+#[test]
+fn hundreds_of_listeners_are_looked_at() {
+    let good = include_str!("../../envoy/sync-workers/envoy.yaml");
+    let (head, rest) = good.split_once("  listeners:\n").expect("listeners");
+    let (listeners, clusters) = rest.split_once("\n  clusters:").expect("clusters");
+    let all = format!("{listeners}\n").repeat(400);
+    let output = check(format!("{head}  listeners:\n{all}  clusters:{clusters}"));
+    assert_eq!(output.code, 0, "{}", output.stdout);
+    let uses = "400 uses of the module, nothing found\n";
+    assert!(output.stdout.contains(uses), "{}", output.stdout);
+}
+
 /// Each route has a policy of its own, which replaces that of the Gateway.
 #[test]
 fn thousands_of_routes_and_policies_are_looked_at() {

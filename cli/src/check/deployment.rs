@@ -9,11 +9,13 @@ mod kubernetes;
 mod module;
 mod scope;
 
+use std::collections::HashSet;
+
 use matrix_edge_auth::config::{Config, Role};
 
 use self::envoy::network_filters;
 pub use self::{
-    envoy::{NetworkFilter, environment, listeners, managers, protocols, settings, typed},
+    envoy::{NetworkFilter, environment, managers, protocols, settings, typed},
     kubernetes::variables,
 };
 use super::finding::Spot;
@@ -103,6 +105,8 @@ pub struct Envoy<'t> {
     pub bootstrap: Option<Value<'t>>,
     /// What its listeners are in: its bootstrap and the file that this names, or a file of them alone.
     pub roots: Vec<Value<'t>>,
+    /// The ports of its listeners.
+    pub ports: HashSet<u64>,
     /// Its clusters.
     pub clusters: Vec<Value<'t>>,
     /// Whether these are all: nothing comes by CDS, and nothing is left out of the file.

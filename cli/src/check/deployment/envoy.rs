@@ -57,11 +57,20 @@ pub(super) fn find_uses<'t>(
             .flat_map(|(root, _)| root.list(&["resources"]));
         let comes = |key| root.at(&["dynamic_resources", key]).is_some();
         let bootstrap = Some(root).filter(|root| is_bootstrap(*root));
+        let roots: Vec<Value<'t>> = std::iter::once(root)
+            .chain(files.iter().map(|(root, _)| *root))
+            .collect();
+        let port =
+            |listener: Value<'t>| listener.number_at(&["address", "socket_address", "port_value"]);
         deployment.envoys.push(Envoy {
             bootstrap,
-            roots: std::iter::once(root)
-                .chain(files.iter().map(|(root, _)| *root))
+            ports: roots
+                .iter()
+                .copied()
+                .flat_map(listeners)
+                .filter_map(port)
                 .collect(),
+            roots,
             clusters: clusters(root).into_iter().chain(of_files).collect(),
             is_complete: bootstrap.is_some() && (!comes("cds_config") || !dynamic.is_empty()),
             has_listeners: bootstrap.is_some() && (!comes("lds_config") || !files.is_empty()),
@@ -211,7 +220,7 @@ fn entries<'t>(root: Value<'t>) -> impl Iterator<Item = (Value<'t>, Entry<'t>)> 
 }
 
 /// The listeners of a bootstrap, of a file of resources, or the document itself.
-pub fn listeners<'t>(root: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+fn listeners<'t>(root: Value<'t>) -> impl Iterator<Item = Value<'t>> {
     let itself = root.get("filter_chains").map(|_| root);
     root.list(&["static_resources", "listeners"])
         .chain(root.list(&["resources"]))

@@ -1,6 +1,6 @@
 //! The module in resources of Kubernetes, and what other resources say of the Envoys that it runs in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     Deployment, Envoy, Host,
@@ -128,6 +128,7 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
         deployment.envoys.push(Envoy {
             bootstrap: None,
             roots: Vec::new(),
+            ports: HashSet::new(),
             clusters,
             is_complete: false,
             has_listeners: true,
@@ -152,6 +153,7 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
         deployment.envoys.push(Envoy {
             bootstrap: None,
             roots: Vec::new(),
+            ports: HashSet::new(),
             clusters,
             has_listeners: true,
             is_complete: deployment.resources.bootstraps().next().is_some(),

@@ -1,6 +1,6 @@
 //! Paths must reach Synapse as they were sent: federation signs them, and an event id or room alias may hold `%2F`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
@@ -31,20 +31,22 @@ const ACTIONS: &[&str] = &[
 const DEFAULT: &str = "IMPLEMENTATION_SPECIFIC_DEFAULT";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    let mut clusters: BTreeMap<usize, HashSet<&str>> = BTreeMap::new();
     for one in before_servers(deployment) {
         match (one.host, one.entry) {
             (Host::Envoy, Some(entry)) => {
                 manager(entry.manager, found);
+                let own = clusters.entry(one.envoy).or_default();
                 for route in all_routes_of(one, &SIGNED) {
                     rewriting(route, found);
+                    let targets = route.get("route").map(targets).unwrap_or_default();
+                    own.extend(targets.into_iter().map(|(name, _)| name));
                 }
-                let Some(envoy) = deployment.envoys.get(one.envoy) else {
-                    continue;
-                };
-                if let Some(bootstrap) = envoy.bootstrap {
+                if let Some(bootstrap) =
+                    deployment.envoys.get(one.envoy).and_then(|it| it.bootstrap)
+                {
                     runtime(bootstrap, entry.manager, found);
                 }
-                beside(one, envoy, found);
             }
             (Host::WasmPlugin | Host::EnvoyFilter, _) => {
                 scoped(deployment, one, found);
@@ -75,6 +77,11 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 }
             }
             _ => {}
+        }
+    }
+    for (number, clusters) in clusters {
+        if let Some(envoy) = deployment.envoys.get(number) {
+            beside(envoy, &clusters, found);
         }
     }
 }
@@ -153,13 +160,7 @@ fn runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) 
 }
 
 /// Looks at the listeners without the module that lead to the same servers, such as one for federation.
-fn beside<'t>(one: &Use<'t>, envoy: &Envoy<'t>, found: &mut Found<'t>) {
-    let clusters: HashSet<&str> = all_routes_of(one, &SIGNED)
-        .into_iter()
-        .filter_map(|route| route.get("route"))
-        .flat_map(targets)
-        .map(|(name, _)| name)
-        .collect();
+fn beside<'t>(envoy: &Envoy<'t>, clusters: &HashSet<&str>, found: &mut Found<'t>) {
     for other in envoy.managers() {
         let mut names = tables(other).flat_map(targets).map(|(name, _)| name);
         if names.any(|name| clusters.contains(name)) {

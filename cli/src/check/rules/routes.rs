@@ -7,7 +7,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use crate::{
     check::{
-        deployment::{Deployment, Entry, Envoy, Use, listeners},
+        deployment::{Deployment, Entry, Envoy, Use},
         finding::Spot,
     },
     yaml::{Value, is_field},
@@ -58,25 +58,13 @@ pub(super) fn before_servers<'d, 't>(
         let mut clusters = hosts
             .filter_map(|route| route.text_at(&["route", "cluster"]))
             .peekable();
-        let ports = ports(deployment, one);
+        let ports = deployment.envoys.get(one.envoy).map(|envoy| &envoy.ports);
         let is_own = |name| {
             let cluster = deployment.cluster(one, name);
-            cluster.is_some_and(|cluster| leads_back(cluster, &ports))
+            cluster.is_some_and(|cluster| ports.is_some_and(|ports| leads_back(cluster, ports)))
         };
         clusters.peek().is_none() || !clusters.all(is_own)
     })
-}
-
-/// The ports of the listeners of an Envoy.
-fn ports(deployment: &Deployment<'_>, one: &Use<'_>) -> HashSet<u64> {
-    let envoy = deployment.envoys.get(one.envoy);
-    let roots = envoy
-        .into_iter()
-        .flat_map(|envoy| envoy.roots.iter().copied());
-    roots
-        .flat_map(listeners)
-        .filter_map(|listener| listener.number_at(&["address", "socket_address", "port_value"]))
-        .collect()
 }
 
 /// Whether all endpoints of a cluster are listeners with these ports, on loopback.
