@@ -95,7 +95,7 @@ impl<'t> Attachments<'t> {
             namespace: policy.text_at(&["metadata", "namespace"]),
             section: None,
             has_module,
-            is_added: policy.at(&["spec", "mergeType"]).is_some(),
+            is_added: is_added(policy),
         };
         if has_module {
             self.namespaces.insert(attachment.namespace);
@@ -147,6 +147,14 @@ impl<'t> Attachments<'t> {
             .chain(selected.map(|(_, attachment)| attachment))
             .filter(|one| is_near(one.namespace, target.namespace))
     }
+}
+
+/// Whether a policy is added to what is further away. A JSON merge replaces each list that the policy has.
+fn is_added(policy: Value<'_>) -> bool {
+    let plugins = policy.at(&["spec", "wasm"]);
+    policy
+        .text_at(&["spec", "mergeType"])
+        .is_some_and(|kind| kind != "JSONMerge" || plugins.is_none())
 }
 
 fn decided<'a, 't: 'a>(attachments: impl Iterator<Item = &'a Attachment<'t>>) -> Option<bool> {
