@@ -265,6 +265,40 @@ impl Metric {
         }
     }
 
+    /// Every metric.
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![
+            Self::LocalEvicted,
+            Self::Coalesced,
+            Self::LeaseWait,
+            Self::LineWait,
+            Self::Refresh,
+            Self::IntrospectionMillis,
+            Self::HeldMillis,
+        ];
+        all.extend(Outcome::ALL.iter().map(|value| Self::Request(*value)));
+        all.extend(Outcome::ALL.iter().map(|value| Self::Answered(*value)));
+        for table in Table::ALL {
+            all.extend(Hit::ALL.iter().map(|hit| Self::Lookup(*table, *hit)));
+            let evicted = Evicted::ALL.iter();
+            all.extend(evicted.map(|evicted| Self::Evicted(*table, *evicted)));
+            all.push(Self::TooLong(*table));
+        }
+        let reasons = InvalidationReason::ALL.iter();
+        all.extend(reasons.map(|value| Self::Invalidated(*value)));
+        let outcomes = IntrospectionOutcome::ALL.iter();
+        all.extend(outcomes.map(|value| Self::Introspection(*value)));
+        let secrets = PresentedSecret::ALL.iter();
+        all.extend(secrets.map(|value| Self::ProvisioningRequest(*value)));
+        for reason in RejectionReason::ALL {
+            all.push(Self::Rejected(*reason));
+            all.push(Self::WouldReject(*reason));
+            let answers = HomeserverAnswer::ALL.iter();
+            all.extend(answers.map(|answer| Self::WouldRejectAnswer(*reason, *answer)));
+        }
+        all
+    }
+
     /// Places that metrics have.
     pub const PLACES: usize = 22 * Self::ROW;
 
@@ -446,35 +480,7 @@ pub(crate) mod tests {
 
     /// Every metric.
     pub(crate) fn metrics() -> Vec<Metric> {
-        let mut all = vec![
-            Metric::LocalEvicted,
-            Metric::Coalesced,
-            Metric::LeaseWait,
-            Metric::LineWait,
-            Metric::Refresh,
-            Metric::IntrospectionMillis,
-            Metric::HeldMillis,
-        ];
-        all.extend(Outcome::ALL.iter().map(|value| Metric::Request(*value)));
-        all.extend(Outcome::ALL.iter().map(|value| Metric::Answered(*value)));
-        for table in Table::ALL {
-            all.extend(Hit::ALL.iter().map(|hit| Metric::Lookup(*table, *hit)));
-            let evicted = Evicted::ALL.iter();
-            all.extend(evicted.map(|evicted| Metric::Evicted(*table, *evicted)));
-            all.push(Metric::TooLong(*table));
-        }
-        let reasons = InvalidationReason::ALL.iter();
-        all.extend(reasons.map(|value| Metric::Invalidated(*value)));
-        let outcomes = IntrospectionOutcome::ALL.iter();
-        all.extend(outcomes.map(|value| Metric::Introspection(*value)));
-        let secrets = PresentedSecret::ALL.iter();
-        all.extend(secrets.map(|value| Metric::ProvisioningRequest(*value)));
-        for reason in RejectionReason::ALL {
-            all.push(Metric::Rejected(*reason));
-            all.push(Metric::WouldReject(*reason));
-            let answers = HomeserverAnswer::ALL.iter();
-            all.extend(answers.map(|answer| Metric::WouldRejectAnswer(*reason, *answer)));
-        }
+        let all = Metric::all();
         // A kind of metric that is new has a row of its own.
         let rows: BTreeSet<_> = all.iter().map(|one| one.place() / Metric::ROW).collect();
         let number = Metric::PLACES / Metric::ROW;

@@ -97,6 +97,86 @@ fn each_listener_gets_its_type_and_the_rest_stays() {
     );
 }
 
+/// Each of these is the file that it was, to Envoy.
+#[test]
+fn what_yaml_has_other_ways_to_write_is_split_as_well() {
+    let folder = Folder::new();
+    let text = folder.read("envoy.yaml");
+    assert_eq!(folder.deliver(), (true, String::new()));
+    let expected = ["run/bootstrap.yaml", "run/listeners.yaml"].map(|name| folder.read(name));
+    for (what, item, split) in [
+        (
+            "a comment behind the hyphen",
+            "    - # the first\n      # of all\n\n      name: redirect\n",
+            "    - # the first\n      # of all\n\n      TYPE\n      name: redirect\n",
+        ),
+        (
+            "nothing behind the hyphen",
+            "    -\n      name: redirect\n",
+            "    -\n      TYPE\n      name: redirect\n",
+        ),
+        (
+            "an anchor",
+            "    - &redirect\n      name: redirect\n",
+            "    - &redirect\n      TYPE\n      name: redirect\n",
+        ),
+        (
+            "a tag and an anchor",
+            "    -  !!map &redirect\t# one\n      name: redirect\n",
+            "    -  !!map &redirect\t# one\n      TYPE\n      name: redirect\n",
+        ),
+        (
+            "tabs before comments and in empty lines",
+            "\t# one\n    \t# another\n\t\n  \n    - name: redirect\n",
+            "\t# one\n    \t# another\n\t\n  \n    - TYPE\n      name: redirect\n",
+        ),
+    ] {
+        folder.write(&with_redirect(&text, item));
+        assert_eq!(folder.deliver(), (true, String::new()), "{what}");
+        let typed = format!("\"@type\": {TYPE}");
+        let one = format!("\n    - {typed}\n      name: redirect\n");
+        let other = format!("\n{}", split.replace("TYPE", &typed));
+        assert_eq!(
+            folder.read("run/listeners.yaml"),
+            expected[1].replace(&one, &other),
+            "{what}"
+        );
+        assert_eq!(folder.read("run/bootstrap.yaml"), expected[0], "{what}");
+    }
+    folder.write(
+        &text
+            .replace("static_resources:\n", "static_resources:\t# all\n")
+            .replace("\n  listeners:\n", "\n  listeners:\t # of these\n")
+            .replace("\n  clusters:\n", "\n  clusters: \t# of those\n"),
+    );
+    assert!(folder.deliver().0);
+    assert_eq!(folder.read("run/listeners.yaml"), expected[1]);
+}
+
+/// The file with other lines where the listener `redirect` begins.
+fn with_redirect(text: &str, item: &str) -> String {
+    let first = "\n    - name: redirect\n";
+    assert_eq!(text.matches(first).count(), 1);
+    text.replace(first, &format!("\n{item}"))
+}
+
+#[test]
+fn lines_may_end_as_on_windows() {
+    let folder = Folder::new();
+    let text = folder.read("envoy.yaml");
+    assert_eq!(folder.deliver(), (true, String::new()));
+    let expected = ["run/bootstrap.yaml", "run/listeners.yaml"].map(|name| folder.read(name));
+    folder.write(&text.replace('\n', "\r\n"));
+    assert!(folder.deliver().0);
+    let written = ["run/bootstrap.yaml", "run/listeners.yaml"].map(|name| folder.read(name));
+    for (written, expected) in written.iter().zip(expected) {
+        assert_eq!(written.replace("\r\n", "\n"), expected);
+        // The first line of the listeners is the script's own.
+        let odd = written.lines().count() - written.matches("\r\n").count();
+        assert!(odd <= 1, "{odd}");
+    }
+}
+
 /// Whatever comes after the end of a document is lost to Envoy.
 #[test]
 fn no_end_of_a_document_hides_where_the_listeners_are() {
@@ -166,6 +246,21 @@ fn several_at_once_leave_whole_files() {
     assert_eq!(left.count(), 2);
 }
 
+/// Envoy is asked whether it can read each of the two files.
+#[test]
+fn what_envoy_cannot_read_is_not_written() {
+    for file in ["metadata", "rest"] {
+        let folder = Folder::new();
+        let envoy = folder.0.path().join("envoy");
+        let refusing = format!("#!/bin/sh\ncase $* in *{file}.yaml) exit 1 ;; esac\n");
+        fs::write(envoy, refusing).expect("a stand-in");
+        let (succeeds, said) = folder.deliver();
+        assert!(!succeeds && said.starts_with("deliver: Envoy "), "{said}");
+        let left = fs::read_dir(folder.0.path().join("run")).expect("a folder");
+        assert_eq!(left.count(), 0, "{file}");
+    }
+}
+
 #[test]
 fn what_cannot_be_split_is_refused_and_what_was_written_stays() {
     let folder = Folder::new();
@@ -224,11 +319,28 @@ fn what_cannot_be_split_is_refused_and_what_was_written_stays() {
             ),
         ),
         (
-            "an anchor",
-            text.replace(
-                "    - name: redirect\n",
-                "    - &redirect\n      name: redirect\n",
-            ),
+            "an anchor before a key",
+            with_redirect(&text, "    - &redirect name: redirect\n"),
+        ),
+        (
+            "an alias of a listener, which would have its type as well",
+            with_redirect(&text, "    - &redirect\n      name: redirect\n")
+                .replace(
+                    "  listeners:\n",
+                    "  listeners:\n    - name: one\n      metadata: { filter_metadata: { own: *redirect } }\n",
+                ),
+        ),
+        (
+            "an item without a key",
+            with_redirect(&text, "    - # none\n    - name: redirect\n"),
+        ),
+        (
+            "an item without a key at the end",
+            text.replace("\n  clusters:", "\n    -\n  clusters:"),
+        ),
+        (
+            "a flow mapping below its hyphen",
+            text.replace("  listeners:\n", "  listeners:\n    -\n      { name: one }\n"),
         ),
         (
             "its own listeners file",
@@ -254,7 +366,14 @@ fn what_cannot_be_split_is_refused_and_what_was_written_stays() {
             "an anchor that both define",
             with("&here there", "&here here", ""),
         ),
-        ("tabs and carriage returns", text.replace('\n', "\r\n")),
+        (
+            "a carriage return alone, which ends a line as well",
+            with_redirect(&text, "    # one\r    - name: redirect\n"),
+        ),
+        (
+            "carriage returns alone",
+            text.replace('\n', "\r"),
+        ),
         ("two documents", format!("---\n{text}---\n{text}")),
     ] {
         folder.write(&changed);

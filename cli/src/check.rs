@@ -100,7 +100,7 @@ fn given_up(trees: &[Tree]) -> impl Iterator<Item = Fault> {
         file: tree.name.clone(),
         position: None,
         message: "looking at it was given up, after too many steps: its aliases repeat each other too often, or it has too many \
-                  regular expressions"
+                  regular expressions, listeners or resources; give `check` a part of it"
             .to_owned(),
     }))
 }

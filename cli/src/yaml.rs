@@ -15,15 +15,17 @@
 
 mod compose;
 mod embedded;
+mod lines;
 mod scalar;
 
 use std::{
     borrow::Cow,
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::{HashMap, HashSet},
     ops::Range,
 };
 
+use self::lines::Lines;
 pub use self::{
     compose::Unreadable,
     scalar::{Reader, Scalar},
@@ -64,6 +66,8 @@ pub struct Tree {
     /// Those of them that stand in base64.
     encoded: HashSet<Id>,
     broken: Vec<Unreadable>,
+    /// Where its lines are, once that was asked.
+    lines: OnceCell<Lines>,
     /// What was answered about values, by the question.
     answers: RefCell<HashMap<(Id, &'static str), bool>>,
 }
@@ -128,6 +132,7 @@ impl Tree {
             embedded: HashMap::new(),
             encoded: HashSet::new(),
             broken: Vec::new(),
+            lines: OnceCell::new(),
             answers: RefCell::default(),
         };
         compose::compose(&mut tree)?;
@@ -147,14 +152,14 @@ impl Tree {
         left > 0
     }
 
-    /// The answer to a question about a value, which is worked out once.
-    pub fn remember(&self, id: Id, question: &'static str, answer: impl FnOnce() -> bool) -> bool {
-        let known = self.answers.borrow().get(&(id, question)).copied();
-        known.unwrap_or_else(|| {
-            let answer = answer();
-            self.answers.borrow_mut().insert((id, question), answer);
-            answer
-        })
+    /// The answer to a question about a value, if it was noted.
+    pub fn noted(&self, id: Id, question: &'static str) -> Option<bool> {
+        self.answers.borrow().get(&(id, question)).copied()
+    }
+
+    /// Notes the answer to a question about a value, so that it is worked out once.
+    pub fn note(&self, id: Id, question: &'static str, answer: bool) {
+        self.answers.borrow_mut().insert((id, question), answer);
     }
 
     /// Whether looking at the file was given up: its aliases repeat each other too often, or it has too many regular
@@ -170,24 +175,35 @@ impl Tree {
 
     /// Line and column of a byte, both counted from one, the column in characters.
     pub fn position(&self, byte: usize) -> (usize, usize) {
-        position(&self.text, byte)
+        self.lines().position(&self.text, byte)
+    }
+
+    /// Where the line begins that a byte stands in, and the line.
+    pub fn line(&self, byte: usize) -> (usize, &str) {
+        let Range { start, end } = self.lines().around(byte);
+        let line = self.text.get(start..end.min(self.text.len()));
+        (
+            start,
+            line.unwrap_or_default().trim_end_matches(['\r', '\n']),
+        )
+    }
+
+    fn lines(&self) -> &Lines {
+        self.lines.get_or_init(|| Lines::of(&self.text))
     }
 }
 
 /// Line and column of a byte of `text`, both counted from one, the column in characters.
 pub fn position(text: &str, byte: usize) -> (usize, usize) {
-    let mut byte = byte.min(text.len());
-    while !text.is_char_boundary(byte) {
-        byte -= 1;
-    }
-    let before = text.get(..byte).unwrap_or_default();
-    let line = before.bytes().filter(|&b| b == b'\n').count() + 1;
-    let start = before.rfind('\n').map_or(0, |at| at + 1);
-    let column = before.get(start..).unwrap_or_default().chars().count() + 1;
-    (line, column)
+    Lines::of(text).position(text, byte)
 }
 
 impl<'t> Value<'t> {
+    /// What tells it from the values of all files.
+    pub fn key(self) -> (*const Tree, Id) {
+        (std::ptr::from_ref(self.tree), self.id)
+    }
+
     /// Its bytes in the file.
     pub fn place(self) -> Place {
         self.node().map_or(0..0, |node| node.place.clone())

@@ -124,6 +124,20 @@ fn a_note_is_no_finding() {
     assert_eq!(report["notes"][0]["file"], files[0].as_str());
 }
 
+/// The way back of the rollout guide: the filter is turned off, and stays in the file.
+#[test]
+fn a_module_that_is_turned_off_is_told() {
+    let path = support::repository().join("envoy/sync-workers/envoy.yaml");
+    let text = fs::read_to_string(path).expect("a file");
+    let name = "- name: envoy.filters.http.wasm\n";
+    let off = text.replace(name, &format!("{name}                    disabled: true\n"));
+    assert_ne!(off, text);
+    let output = check(off);
+    assert_eq!(output.code, 0, "{}", output.stdout);
+    let expected = "note[unguarded-route]: the module is turned off here";
+    assert!(output.stdout.contains(expected), "{}", output.stdout);
+}
+
 /// How many workers an Envoy has is seldom in its configuration. Where a machine of usual size has more than the limits are made
 /// for, that is told.
 #[test]
@@ -173,6 +187,18 @@ fn what_comes_from_another_file_is_told() {
         "note[unknown-cluster]: this file is not the whole of an Envoy: its clusters and labels";
     assert!(output.stdout.contains(expected), "{}", output.stdout);
     assert!(output.stdout.contains("before it is split"));
+
+    // A bootstrap that names the file is looked at with it, in any order.
+    let source = "lds_config: { path_config_source: { path: /etc/envoy/run/listeners.yaml } }";
+    let naming = format!("dynamic_resources: {{ {source} }}\n{head}  clusters:{clusters}");
+    let bootstrap = write("bootstrap.yaml", naming);
+    for files in [[&bootstrap, &listeners], [&listeners, &bootstrap]] {
+        let output = program(&["check", files[0], files[1]], "");
+        assert_eq!(output.code, 0, "{}", output.stdout);
+        assert!(!output.stdout.contains("note["), "{}", output.stdout);
+        let uses = "1 use of the module, nothing found\n";
+        assert!(output.stdout.contains(uses), "{}", output.stdout);
+    }
 
     let asked = "cluster: mas-introspection";
     assert!(whole.contains(asked));
@@ -333,6 +359,65 @@ fn thousands_of_regular_expressions_are_no_aliases() {
     assert_ne!(text, good);
     let output = check(text);
     assert_eq!(output.code, 0, "{}", output.stdout);
+}
+
+/// Each has the module, and its routes lead where those of the others lead.
+#[test]
+fn hundreds_of_listeners_are_looked_at() {
+    let good = include_str!("../../envoy/sync-workers/envoy.yaml");
+    let (head, rest) = good.split_once("  listeners:\n").expect("listeners");
+    let (listeners, clusters) = rest.split_once("\n  clusters:").expect("clusters");
+    let all = format!("{listeners}\n").repeat(400);
+    let output = check(format!("{head}  listeners:\n{all}  clusters:{clusters}"));
+    assert_eq!(output.code, 0, "{}", output.stdout);
+    let uses = "400 uses of the module, nothing found\n";
+    assert!(output.stdout.contains(uses), "{}", output.stdout);
+}
+
+/// Each route has a policy of its own, which replaces that of the Gateway.
+#[test]
+fn thousands_of_routes_and_policies_are_looked_at() {
+    let mut text = include_str!("rules/unguarded-route/good-gateway.yaml").to_owned();
+    for number in 0..3000 {
+        let _ = write!(
+            text,
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: r{number}, namespace: matrix }}\n\
+             spec: {{ parentRefs: [{{ name: matrix }}], rules: [{{ backendRefs: [{{ name: synapse, port: 8008 }}] }}] }}\n\
+             ---\napiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyExtensionPolicy\nmetadata: {{ name: p{number}, namespace: matrix }}\n\
+             spec: {{ targetRefs: [{{ group: gateway.networking.k8s.io, kind: HTTPRoute, name: r{number} }}], lua: [] }}\n"
+        );
+    }
+    let output = check(text);
+    assert_eq!(output.code, 1, "{}", output.stdout);
+    let told = output.stdout.matches("error[unguarded-route]");
+    assert_eq!(told.count(), 3000);
+}
+
+/// A file may have as many findings as lines, or all of them in one line.
+#[test]
+fn each_of_many_findings_costs_little() {
+    let bad = include_str!("rules/injected-route/bad.yaml");
+    let line = "                          route: { cluster: mas-introspection }\n";
+    for (number, text) in [
+        (12_000, {
+            let route = format!("                        - match: {{ prefix: / }}\n{line}");
+            assert!(bad.contains(&route));
+            bad.replacen(&route, &route.repeat(12_000), 1)
+        }),
+        (2_000, {
+            let copy = "{ cluster: mas-introspection }";
+            let copies = vec![copy; 1_999].join(", ");
+            let route = format!(
+                "                          route: {{ cluster: mas-introspection, request_mirror_policies: [{copies}] }}\n"
+            );
+            bad.replacen(line, &route, 1)
+        }),
+    ] {
+        let output = check(text);
+        assert_eq!(output.code, 1);
+        let own = output.stdout.matches("error[injected-route]");
+        assert_eq!(own.count(), number);
+    }
 }
 
 /// Of what was given up nothing is told as missing.

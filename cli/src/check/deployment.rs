@@ -9,12 +9,14 @@ mod kubernetes;
 mod module;
 mod scope;
 
+use std::collections::HashSet;
+
 use matrix_edge_auth::config::{Config, Role};
 
+use self::envoy::network_filters;
 pub use self::{
-    envoy::{environment, managers},
+    envoy::{NetworkFilter, environment, managers, protocols, settings, typed},
     kubernetes::variables,
-    scope::is_near,
 };
 use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};
@@ -93,16 +95,36 @@ pub struct Entry<'t> {
     pub manager: Value<'t>,
     /// The name of the filter in the list of HTTP filters.
     pub filter_name: &'t str,
+    /// Whether it is turned off there, for all requests: Envoy takes no word of a route that turns this filter on.
+    pub is_off: bool,
 }
 
 /// One Envoy.
 pub struct Envoy<'t> {
     /// Its bootstrap, if that is in the files.
     pub bootstrap: Option<Value<'t>>,
+    /// What its listeners are in: its bootstrap and the file that this names, or a file of them alone.
+    pub roots: Vec<Value<'t>>,
+    /// The ports of its listeners.
+    pub ports: HashSet<u64>,
     /// Its clusters.
     pub clusters: Vec<Value<'t>>,
     /// Whether these are all: nothing comes by CDS, and nothing is left out of the file.
     pub is_complete: bool,
+    /// Whether all listeners are in the files: none comes by LDS from elsewhere.
+    pub has_listeners: bool,
+}
+
+impl<'t> Envoy<'t> {
+    /// The filters of its listeners.
+    pub fn network_filters(&self) -> impl Iterator<Item = NetworkFilter<'t>> {
+        self.roots.iter().copied().flat_map(network_filters)
+    }
+
+    /// The HTTP connection managers of its listeners.
+    pub fn managers(&self) -> impl Iterator<Item = Value<'t>> {
+        self.roots.iter().copied().flat_map(managers)
+    }
 }
 
 impl<'t> Deployment<'t> {
@@ -125,9 +147,11 @@ impl<'t> Deployment<'t> {
             documents,
         };
         kubernetes::find_uses(&mut deployment, &roots);
+        let named = envoy::named_files(&deployment);
         for (tree, document) in deployment.documents.clone() {
             let root = tree.value(document.root);
-            if root.get("apiVersion").is_none() {
+            let is_named = named.contains(&root.key());
+            if root.get("apiVersion").is_none() && !is_named {
                 envoy::find_uses(&mut deployment, root, document);
             }
         }

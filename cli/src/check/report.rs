@@ -1,7 +1,7 @@
 //! Telling what was found: for people with the lines that it is about, for programs as one JSON object.
 //!
 //! The non-obvious rule: a line that may have a secret in it is not shown. Of what the module refuses the wrong value may
-//! itself be one, as in `bearer: s3cret`; elsewhere the keys tell. Of such a line only the place is told.
+//! itself be one, as in `bearer: s3cret`; elsewhere the keys tell. Of such a line only the place is told, and of one that is long.
 
 use std::io::{IsTerminal as _, stdout};
 
@@ -24,6 +24,9 @@ const SECRETIVE: [&str; 6] = [
     "token",
     "password",
 ];
+
+/// The longest line that is shown, in bytes. A file of one line would be gone through again for each of its findings.
+const LONGEST_LINE: usize = 2_000;
 
 /// Prints for people.
 pub fn text(findings: &[Finding<'_>], faults: &[Fault], uses: usize, remaining: [usize; 3]) {
@@ -85,6 +88,11 @@ fn to_fill_in(remaining: [usize; 3]) -> String {
     }
 }
 
+fn is_secretive(line: &str) -> bool {
+    let lower = line.to_ascii_lowercase();
+    SECRETIVE.iter().any(|word| lower.contains(word))
+}
+
 fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
     let level = match finding.severity {
         Severity::Error => Level::ERROR,
@@ -95,15 +103,9 @@ fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
     let help = Level::HELP.message(&finding.help);
     let (line, column) = finding.tree.position(finding.place.start);
     // A file may be large, and every finding would have it searched again: only its own line is handed over.
-    let text = finding.tree.text.as_str();
-    let start = text
-        .get(..finding.place.start)
-        .and_then(|before| before.rfind('\n'))
-        .map_or(0, |at| at + 1);
-    let rest = text.get(start..).unwrap_or_default();
-    let shown = rest.lines().next().unwrap_or_default();
-    let lower = shown.to_ascii_lowercase();
-    if finding.rule == "configuration" || SECRETIVE.iter().any(|word| lower.contains(word)) {
+    let (start, shown) = finding.tree.line(finding.place.start);
+    let is_long = shown.len() > LONGEST_LINE;
+    if is_long || finding.rule == "configuration" || is_secretive(shown) {
         let origin = Origin::path(&finding.tree.name)
             .line(line)
             .char_column(column);

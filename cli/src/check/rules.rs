@@ -37,11 +37,14 @@ mod upgrades;
 mod visible_secret;
 mod vm_id;
 
+use std::collections::HashSet;
+
 pub use self::placeholder::remaining;
 use super::{
     deployment::Deployment,
     finding::{Finding, Severity, Spot},
 };
+use crate::yaml::Tree;
 
 /// One rule.
 pub struct Rule {
@@ -134,14 +137,10 @@ pub fn apply<'t>(deployment: &Deployment<'t>) -> Vec<Finding<'t>> {
     for rule in RULES {
         let mut found = Found::default();
         (rule.check)(deployment, &mut found);
+        let mut told = HashSet::new();
         for (spot, message, help, is_note) in found.0 {
-            let is_known = findings.iter().any(|known| {
-                known.rule == rule.name
-                    && (known.severity == Severity::Note) == is_note
-                    && std::ptr::eq(known.tree, spot.tree)
-                    && known.place == spot.place
-            });
-            if !is_known {
+            let file: *const Tree = spot.tree;
+            if told.insert((file, spot.place.clone(), is_note)) {
                 findings.push(Finding {
                     rule: rule.name,
                     severity: if is_note {

@@ -9,7 +9,7 @@ use super::{
     Deployment, Entry, Envoy, Host,
     module::{Encoded, Environment, is_configuration, is_name, read},
 };
-use crate::yaml::{Document, Id, Value};
+use crate::yaml::{Document, Id, Tree, Value};
 
 /// Steps that one use costs. Aliases can make many of few.
 const STEPS_OF_USE: usize = 5_000;
@@ -17,8 +17,9 @@ const STEPS_OF_USE: usize = 5_000;
 const WASM: &str = "envoy.extensions.filters.http.wasm.v3.Wasm";
 const MANAGER: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
-/// Adds the uses of a document, and the Envoy that they run in.
+/// Adds the uses of a document, and the Envoy that they run in. Listeners in a file that a bootstrap names are in its Envoy.
 pub(super) fn find_uses<'t>(
     deployment: &mut Deployment<'t>,
     root: Value<'t>,
@@ -26,38 +27,70 @@ pub(super) fn find_uses<'t>(
 ) {
     let number = deployment.envoys.len();
     let before = deployment.uses.len();
+    let files = files_of(deployment, root, "lds_config");
     if is_configuration(root) && root.get("static_resources").is_none() {
         let encoded = Encoded::Object(root);
         let alone = read(Host::Nobody, number, None, encoded, None);
         deployment.uses.push(alone);
     } else {
-        let mut seen = HashSet::new();
-        for (plugin, entry) in entries(root) {
-            seen.insert(plugin.id);
-            if let Some(one) = use_of(Host::Envoy, number, plugin, Some(entry)) {
-                deployment.uses.push(one);
+        for (root, document) in std::iter::once((root, document)).chain(files.iter().copied()) {
+            let mut seen = HashSet::new();
+            for (plugin, entry) in entries(root) {
+                seen.insert(plugin.id);
+                if let Some(one) = use_of(Host::Envoy, number, plugin, Some(entry)) {
+                    deployment.uses.push(one);
+                }
             }
-        }
-        for plugin in plugins(root, document) {
-            if !seen.contains(&plugin.id)
-                && let Some(one) = use_of(Host::Envoy, number, plugin, None)
-            {
-                deployment.uses.push(one);
+            for plugin in plugins(root, document) {
+                if !seen.contains(&plugin.id)
+                    && let Some(one) = use_of(Host::Envoy, number, plugin, None)
+                {
+                    deployment.uses.push(one);
+                }
             }
         }
     }
     if deployment.uses.len() > before {
-        let dynamic = of_file(deployment, root);
+        let dynamic = files_of(deployment, root, "cds_config");
+        let of_files = dynamic
+            .iter()
+            .flat_map(|(root, _)| root.list(&["resources"]));
+        let comes = |key| root.at(&["dynamic_resources", key]).is_some();
+        let bootstrap = Some(root).filter(|root| is_bootstrap(*root));
+        let roots: Vec<Value<'t>> = std::iter::once(root)
+            .chain(files.iter().map(|(root, _)| *root))
+            .collect();
+        let port =
+            |listener: Value<'t>| listener.number_at(&["address", "socket_address", "port_value"]);
         deployment.envoys.push(Envoy {
-            bootstrap: Some(root).filter(|root| root.get("static_resources").is_some()),
-            clusters: clusters(root)
-                .into_iter()
-                .chain(dynamic.iter().flatten().copied())
+            bootstrap,
+            ports: roots
+                .iter()
+                .copied()
+                .flat_map(listeners)
+                .filter_map(port)
                 .collect(),
-            is_complete: root.get("static_resources").is_some()
-                && (root.at(&["dynamic_resources", "cds_config"]).is_none() || dynamic.is_some()),
+            roots,
+            clusters: clusters(root).into_iter().chain(of_files).collect(),
+            is_complete: bootstrap.is_some() && (!comes("cds_config") || !dynamic.is_empty()),
+            has_listeners: bootstrap.is_some() && (!comes("lds_config") || !files.is_empty()),
         });
     }
+}
+
+/// The files of listeners that bootstraps name: what they have is in the Envoy of the bootstrap.
+pub(super) fn named_files(deployment: &Deployment<'_>) -> HashSet<(*const Tree, Id)> {
+    let documents = deployment.documents.iter();
+    let roots = documents.map(|(tree, document)| tree.value(document.root));
+    roots
+        .filter(|root| is_bootstrap(*root))
+        .flat_map(|root| files_of(deployment, root, "lds_config"))
+        .map(|(root, _)| root.key())
+        .collect()
+}
+
+fn is_bootstrap(root: Value<'_>) -> bool {
+    root.get("static_resources").is_some()
 }
 
 /// The Wasm plugins of a document, wherever they stand.
@@ -115,50 +148,75 @@ pub fn environment(vm: Value<'_>) -> Environment {
     of_host.chain(given).collect()
 }
 
-/// The HTTP filters of all connection managers that are plugins, and where their requests come in.
-fn entries<'t>(root: Value<'t>) -> impl Iterator<Item = (Value<'t>, Entry<'t>)> {
+/// A filter of a listener, and where its requests come in.
+#[derive(Clone, Copy)]
+pub struct NetworkFilter<'t> {
+    /// The listener.
+    pub listener: Value<'t>,
+    /// The filter chain.
+    pub chain: Value<'t>,
+    /// The name of its type.
+    pub kind: &'t str,
+    /// Its configuration.
+    pub config: Value<'t>,
+}
+
+/// The filters of all listeners of a bootstrap.
+pub fn network_filters<'t>(root: Value<'t>) -> impl Iterator<Item = NetworkFilter<'t>> {
     listeners(root).flat_map(|listener| {
         let default = listener.get("default_filter_chain");
         let chains = listener.list(&["filter_chains"]).chain(default);
         chains.flat_map(move |chain| {
-            let filters = chain.list(&["filters"]);
-            filters.flat_map(move |filter| managed(Some(listener), Some(chain), filter))
+            chain.list(&["filters"]).filter_map(move |filter| {
+                let (kind, config) = typed(filter.get("typed_config")?)?;
+                Some(NetworkFilter {
+                    listener,
+                    chain,
+                    kind,
+                    config,
+                })
+            })
         })
     })
+}
+
+impl NetworkFilter<'_> {
+    /// Whether it is an HTTP connection manager.
+    pub fn is_manager(&self) -> bool {
+        self.kind == MANAGER
+    }
+
+    /// Whether it hands on what comes in as it is.
+    pub fn is_tcp_proxy(&self) -> bool {
+        self.kind == TCP_PROXY
+    }
 }
 
 /// The HTTP connection managers of a bootstrap.
 pub fn managers<'t>(root: Value<'t>) -> impl Iterator<Item = Value<'t>> {
-    let chains = listeners(root).flat_map(|listener| {
-        let default = listener.get("default_filter_chain");
-        listener.list(&["filter_chains"]).chain(default)
-    });
-    chains
-        .flat_map(|chain| chain.list(&["filters"]))
-        .filter_map(|filter| filter.get("typed_config"))
-        .filter(|config| is_type(*config, "@type", MANAGER))
+    network_filters(root)
+        .filter(NetworkFilter::is_manager)
+        .map(|filter| filter.config)
 }
 
-fn managed<'t>(
-    listener: Option<Value<'t>>,
-    chain: Option<Value<'t>>,
-    filter: Value<'t>,
-) -> impl Iterator<Item = (Value<'t>, Entry<'t>)> {
-    let manager = filter
-        .get("typed_config")
-        .filter(|config| is_type(*config, "@type", MANAGER));
-    manager.into_iter().flat_map(move |manager| {
-        manager.list(&["http_filters"]).filter_map(move |filter| {
-            let plugin = plugin_of(filter.get("typed_config")?)?;
-            let entry = Entry {
-                listener,
-                chain,
-                manager,
-                filter_name: filter.text_at(&["name"]).unwrap_or_default(),
-            };
-            Some((plugin, entry))
+/// The HTTP filters of all connection managers that are plugins, and where their requests come in.
+fn entries<'t>(root: Value<'t>) -> impl Iterator<Item = (Value<'t>, Entry<'t>)> {
+    network_filters(root)
+        .filter(NetworkFilter::is_manager)
+        .flat_map(|network| {
+            let filters = network.config.list(&["http_filters"]);
+            filters.filter_map(move |filter| {
+                let plugin = plugin_of(filter.get("typed_config")?)?;
+                let entry = Entry {
+                    listener: Some(network.listener),
+                    chain: Some(network.chain),
+                    manager: network.config,
+                    filter_name: filter.text_at(&["name"]).unwrap_or_default(),
+                    is_off: filter.boolean_at(&["disabled"]) == Some(true),
+                };
+                Some((plugin, entry))
+            })
         })
-    })
 }
 
 /// The listeners of a bootstrap, of a file of resources, or the document itself.
@@ -169,20 +227,30 @@ fn listeners<'t>(root: Value<'t>) -> impl Iterator<Item = Value<'t>> {
         .chain(itself)
 }
 
-/// The clusters of the file that a bootstrap has its clusters from, if that is among the files.
-fn of_file<'t>(deployment: &Deployment<'t>, root: Value<'t>) -> Option<Vec<Value<'t>>> {
-    let source = root.at(&["dynamic_resources", "cds_config"])?;
-    let path = source
-        .text_at(&["path_config_source", "path"])
-        .or(source.text_at(&["path"]))?;
+/// What is in the file that a bootstrap has its clusters or listeners from, if that is among the files.
+fn files_of<'t>(
+    deployment: &Deployment<'t>,
+    root: Value<'t>,
+    key: &str,
+) -> Vec<(Value<'t>, &'t Document)> {
+    let source = root.at(&["dynamic_resources", key]);
+    let path = source.and_then(|source| {
+        source
+            .text_at(&["path_config_source", "path"])
+            .or(source.text_at(&["path"]))
+    });
     let name = |path: &'t str| path.rsplit('/').next();
+    let Some(path) = path else {
+        return Vec::new();
+    };
     let documents = deployment.documents.iter();
-    let mut own = documents
-        .filter(|(tree, document)| name(&tree.name) == name(path) && !document.is_embedded)
-        .peekable();
-    own.peek()?;
-    let all = own.flat_map(|(tree, document)| tree.value(document.root).list(&["resources"]));
-    Some(all.collect())
+    let own = documents.filter(|(tree, document)| {
+        name(&tree.name) == name(path)
+            && !document.is_embedded
+            && tree.value(document.root).key() != root.key()
+    });
+    own.map(|(tree, document)| (tree.value(document.root), *document))
+        .collect()
 }
 
 /// The clusters of a bootstrap.
@@ -190,20 +258,36 @@ pub(super) fn clusters<'t>(root: Value<'t>) -> Vec<Value<'t>> {
     root.list(&["static_resources", "clusters"]).collect()
 }
 
-/// The plugin in a filter's configuration, which Istio may write as a `TypedStruct`.
-fn plugin_of(typed: Value<'_>) -> Option<Value<'_>> {
-    if is_type(typed, "@type", WASM) {
-        return typed.get("config");
-    }
-    let is_struct = is_type(typed, "@type", "udpa.type.v1.TypedStruct")
-        || is_type(typed, "@type", "xds.type.v3.TypedStruct");
-    (is_struct && is_type(typed, "type_url", WASM))
-        .then(|| typed.at(&["value", "config"]))
-        .flatten()
+/// The plugin in a filter's configuration.
+fn plugin_of(config: Value<'_>) -> Option<Value<'_>> {
+    let (kind, config) = typed(config)?;
+    config.get("config").filter(|_| kind == WASM)
 }
 
-fn is_type(value: Value<'_>, key: &str, name: &str) -> bool {
-    value
-        .text_at(&[key])
-        .is_some_and(|url| url.rsplit('/').next() == Some(name))
+/// The name of the type of an extension's configuration, and the configuration. Either may stand in a `TypedStruct`, as Istio writes it.
+pub fn typed(config: Value<'_>) -> Option<(&str, Value<'_>)> {
+    let name = |key| {
+        let url = config.text_at(&[key])?;
+        url.rsplit('/').next()
+    };
+    match name("@type")? {
+        "udpa.type.v1.TypedStruct" | "xds.type.v3.TypedStruct" => {
+            let value = config.get("value").unwrap_or(config);
+            Some((name("type_url")?, value))
+        }
+        kind => Some((kind, config)),
+    }
+}
+
+/// The configuration of a filter or another extension, without its type.
+pub fn settings(extension: Value<'_>) -> Option<Value<'_>> {
+    let config = extension.get("typed_config")?;
+    Some(typed(config).map_or(config, |(_, config)| config))
+}
+
+/// What a cluster says of HTTP to its servers.
+pub fn protocols<'t>(cluster: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    let options = cluster.get("typed_extension_protocol_options");
+    let options = options.into_iter().flat_map(Value::members);
+    options.map(|(_, options)| typed(options).map_or(options, |(_, options)| options))
 }

@@ -1,6 +1,6 @@
 //! The module in resources of Kubernetes, and what other resources say of the Envoys that it runs in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     Deployment, Envoy, Host,
@@ -127,8 +127,11 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
         let clusters = added.collect();
         deployment.envoys.push(Envoy {
             bootstrap: None,
+            roots: Vec::new(),
+            ports: HashSet::new(),
             clusters,
             is_complete: false,
+            has_listeners: true,
         });
     }
     let gateway = deployment.envoys.len();
@@ -149,7 +152,10 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
         let clusters = bootstraps.flat_map(clusters).collect();
         deployment.envoys.push(Envoy {
             bootstrap: None,
+            roots: Vec::new(),
+            ports: HashSet::new(),
             clusters,
+            has_listeners: true,
             is_complete: deployment.resources.bootstraps().next().is_some(),
         });
     }

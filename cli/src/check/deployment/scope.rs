@@ -131,7 +131,7 @@ fn names(resource: Value<'_>) -> Vec<&str> {
 }
 
 /// Whether two resources may be in one namespace: where none is given, the user's command names it.
-pub fn is_near(one: Value<'_>, other: Value<'_>) -> bool {
+fn is_near(one: Value<'_>, other: Value<'_>) -> bool {
     let of = |resource: Value<'_>| {
         resource
             .text_at(&["metadata", "namespace"])

@@ -2,7 +2,10 @@
 //! the client writes into `X-Forwarded-For`.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
-use crate::{check::deployment::Host, yaml::Value};
+use crate::{
+    check::deployment::{Host, typed},
+    yaml::Value,
+};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -24,8 +27,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         };
         let extensions = manager.list(&["original_ip_detection_extensions"]);
         let is_header = |one: &Value<'t>| {
-            let name = one.text_at(&["typed_config", "@type"]);
-            name.is_some_and(|name| name.ends_with(".CustomHeaderConfig"))
+            let config = one.get("typed_config").and_then(typed);
+            config.is_some_and(|(kind, _)| kind.ends_with(".CustomHeaderConfig"))
         };
         if let Some(header) = manager
             .list(&["original_ip_detection_extensions"])

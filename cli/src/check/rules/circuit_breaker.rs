@@ -1,6 +1,9 @@
 //! Envoy's default circuit breaker lets three calls of a cluster be repeated at a time, and 1,024 be under way. When MAS
 //! restarts, every call on a connection that it closes is repeated at once; what the breaker refuses fails, while what is
 //! over `max_in_flight` only waits its turn.
+//!
+//! The non-obvious rule: a `retry_budget` takes the place of `max_retries`, and its defaults, 20 % and at least three, refuse more of
+//! what fails at once.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +11,7 @@ use matrix_edge_auth::config::Role;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::{
-    check::deployment::{Host, Use},
+    check::deployment::{Host, Use, protocols},
     yaml::Value,
 };
 
@@ -22,6 +25,10 @@ pub const RULE: Rule = Rule {
 
 /// Repetitions that Envoy allows at a time, unless it is told otherwise.
 const DEFAULT_RETRIES: u64 = 3;
+/// The part of the calls under way that a budget lets be repeated, in percent, unless it says otherwise.
+const DEFAULT_SHARE: f64 = 20.0;
+/// The only part that leaves none out: all of them fail at once.
+const ALL: f64 = 100.0;
 /// Calls that it allows.
 const DEFAULT_REQUESTS: u64 = 1_024;
 /// What the shipped configurations are made for. Envoy's own number is the machine's.
@@ -37,14 +44,15 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         };
         let spot = || Spot::first_key(cluster, &["circuit_breakers", "name"]);
         if asked.retries > 0
-            && !has_budget(cluster)
-            && limit(cluster, "max_retries", DEFAULT_RETRIES) <= DEFAULT_RETRIES
+            && let Some(permitted) = few_retries(cluster)
         {
             found.add(
                 spot(),
-                "when MAS restarts, every call on a connection that it closes is repeated at once, and Envoy lets three be \
-                 repeated at a time: the others fail, and their requests get 503",
-                "write `circuit_breakers: { thresholds: [{ max_retries: 256 }] }`",
+                format!(
+                    "when MAS restarts, every call on a connection that it closes is repeated at once, and Envoy lets {permitted} be \
+                     repeated at a time: the others fail, and their requests get 503"
+                ),
+                "write `circuit_breakers: { thresholds: [{ max_retries: 256 }] }`, without `retry_budget`",
             );
         }
         let calls = calls(deployment, one.envoy, &asked.cluster);
@@ -172,9 +180,7 @@ fn calls(deployment: &Deployment<'_>, envoy: usize, cluster: &str) -> u64 {
 
 /// Whether many calls go over one connection.
 fn shares_connections(cluster: Value<'_>) -> bool {
-    let options = cluster.get("typed_extension_protocol_options");
-    let mut protocols = options.into_iter().flat_map(Value::members);
-    protocols.any(|(_, options)| {
+    protocols(cluster).any(|options| {
         options
             .at(&["explicit_http_config", "http2_protocol_options"])
             .is_some()
@@ -182,9 +188,25 @@ fn shares_connections(cluster: Value<'_>) -> bool {
     })
 }
 
-/// Whether repetitions are allowed by their share of all calls, and not by their number.
-fn has_budget(cluster: Value<'_>) -> bool {
-    threshold(cluster).is_some_and(|it| it.get("retry_budget").is_some())
+/// How many calls may be repeated at a time, in words, if those are few. With a budget its share of the calls under way counts,
+/// but never less than its own minimum, and `max_retries` does not.
+fn few_retries(cluster: Value<'_>) -> Option<String> {
+    let budget = threshold(cluster).and_then(|it| it.get("retry_budget"));
+    let Some(budget) = budget.filter(|it| it.is_mapping()) else {
+        let allowed = limit(cluster, "max_retries", DEFAULT_RETRIES);
+        return (allowed <= DEFAULT_RETRIES).then(|| allowed.to_string());
+    };
+    let share = budget.get("budget_percent").map_or(DEFAULT_SHARE, |share| {
+        let value = share.text_at(&["value"]).or(share.text());
+        value
+            .and_then(|value| value.parse().ok())
+            .unwrap_or_default()
+    });
+    let minimum = budget
+        .number_at(&["min_retry_concurrency"])
+        .unwrap_or(DEFAULT_RETRIES);
+    (share < ALL && minimum <= DEFAULT_RETRIES)
+        .then(|| format!("{share} % of those under way, or {minimum},"))
 }
 
 /// What the cluster allows at default priority.

@@ -4,7 +4,10 @@
 //! which the last to set or remove it decides. What is set must be Envoy's own: a copy of another header is the client's again.
 
 use super::{Deployment, Found, Rule, Severity, Spot, routes::before_servers};
-use crate::{check::deployment::Host, yaml::Value};
+use crate::{
+    check::deployment::{Host, settings},
+    yaml::Value,
+};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -73,12 +76,15 @@ enum Origin {
 fn after_filters(manager: Value<'_>) -> Origin {
     // Envoy adds the true address between the two.
     let early = manager.list(&["early_header_mutation_extensions"]);
-    let early = early.flat_map(|one| one.list(&["typed_config", "mutations"]));
+    let early = early
+        .filter_map(settings)
+        .flat_map(|one| one.list(&["mutations"]));
     let filters = manager
         .list(&["http_filters"])
         .filter(|filter| filter.boolean_at(&["disabled"]) != Some(true));
-    let of_filters =
-        filters.flat_map(|one| one.list(&["typed_config", "mutations", "request_mutations"]));
+    let of_filters = filters
+        .filter_map(settings)
+        .flat_map(|one| one.list(&["mutations", "request_mutations"]));
     early
         .chain(of_filters)
         .fold(Origin::Client, |origin, mutation| {

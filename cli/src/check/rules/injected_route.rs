@@ -10,7 +10,10 @@ use super::{
     Deployment, Found, Rule, Severity,
     routes::{headers_of, managers_of, tables, targets},
 };
-use crate::yaml::Value;
+use crate::{
+    check::deployment::{protocols, typed},
+    yaml::Value,
+};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -64,10 +67,8 @@ fn is_injecting(cluster: Value<'_>) -> bool {
 
 /// The types of the filters that requests of a cluster pass. One that is turned off changes none.
 pub(super) fn active_filters<'t>(cluster: Value<'t>) -> impl Iterator<Item = &'t str> {
-    let options = cluster.get("typed_extension_protocol_options");
-    let protocols = options.into_iter().flat_map(Value::members);
-    protocols
-        .flat_map(|(_, options)| options.list(&["http_filters"]))
+    protocols(cluster)
+        .flat_map(|options| options.list(&["http_filters"]))
         .filter(|filter| filter.boolean_at(&["disabled"]) != Some(true))
-        .filter_map(|filter| filter.text_at(&["typed_config", "@type"]))
+        .filter_map(|filter| Some(typed(filter.get("typed_config")?)?.0))
 }

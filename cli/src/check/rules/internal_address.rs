@@ -16,7 +16,7 @@ use matrix_edge_auth::config::Role;
 use self::networks::are_nearly_all;
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::{
-    check::deployment::{Entry, role_name},
+    check::deployment::{Entry, role_name, settings, typed},
     yaml::Value,
 };
 
@@ -101,6 +101,23 @@ fn harm(role: Role) -> String {
     )
 }
 
+/// Whether others than Envoy's own machine and network may reach what comes in here, as far as the files say.
+pub(super) fn is_exposed(deployment: &Deployment<'_>, entry: Entry<'_>) -> bool {
+    let mut open = entry
+        .listener
+        .into_iter()
+        .flat_map(sockets)
+        .filter(|socket| is_open(*socket));
+    !is_guarded(entry)
+        && open.any(|socket| {
+            let port = socket.number_at(&["port_value"]).unwrap_or_default();
+            matches!(
+                reach(deployment, socket, port),
+                Reach::Open(..) | Reach::Unknown
+            )
+        })
+}
+
 /// The addresses of a listener.
 fn sockets<'t>(listener: Value<'t>) -> impl Iterator<Item = Value<'t>> {
     let path = ["address", "socket_address"];
@@ -141,11 +158,11 @@ fn is_guarded(entry: Entry<'_>) -> bool {
                 || rule.name_at(&["source_type"], SOURCES) == Some("SAME_IP_OR_LOOPBACK")
         });
         by_source
-            || chain.boolean_at(&[
-                "transport_socket",
-                "typed_config",
-                "require_client_certificate",
-            ]) == Some(true)
+            || chain
+                .get("transport_socket")
+                .and_then(settings)
+                .and_then(|socket| socket.boolean_at(&["require_client_certificate"]))
+                == Some(true)
             || chain.list(&["filters"]).any(is_rbac)
     };
     entry.chain.is_some_and(by_chain) || entry.manager.list(&["http_filters"]).any(is_rbac)
@@ -166,10 +183,9 @@ fn is_narrow(rule: Value<'_>, key: &str) -> bool {
 
 /// Whether a filter lets only some callers in.
 fn is_rbac(filter: Value<'_>) -> bool {
-    let is_it = filter
-        .text_at(&["typed_config", "@type"])
-        .is_some_and(|name| name.ends_with(".RBAC"));
-    let Some(rules) = filter.at(&["typed_config", "rules"]).filter(|_| is_it) else {
+    let config = filter.get("typed_config").and_then(typed);
+    let config = config.filter(|(kind, _)| kind.ends_with(".RBAC"));
+    let Some(rules) = config.and_then(|(_, config)| config.get("rules")) else {
         return false;
     };
     let policies = rules.get("policies").into_iter().flat_map(Value::members);

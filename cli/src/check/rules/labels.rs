@@ -1,12 +1,15 @@
 //! A Wasm module can only name a metric, so labels are made of names by `stats_tags` of the bootstrap. Without them no alert and
-//! no panel finds anything, and nothing else fails. A `stats_matcher` may leave the metrics out altogether.
+//! no panel finds anything, and nothing else fails. A `stats_matcher` may leave out all of the metrics, or some.
 //!
 //! The non-obvious rule: only a bootstrap by which metrics leave is looked at, that is, one with an admin interface or a sink.
 //! Istio's and Envoy Gateway's bootstraps are not in files.
 
 use std::sync::LazyLock;
 
-use super::{Deployment, Found, Rule, Severity, Spot, routes::is_match_at_a_cost};
+use matrix_edge_auth::metrics::Metric;
+use regex::bytes::Regex;
+
+use super::{Deployment, Found, Rule, Severity, Spot, routes::compiled_at_a_cost};
 use crate::yaml::{Tree, Value};
 
 /// The rule.
@@ -45,12 +48,18 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             .any(|key| root.get(key).is_some())
     }) {
         if let Some(matcher) = root.at(&["stats_config", "stats_matcher"])
-            && leaves_out(matcher)
+            && let [first, others @ ..] = left_out(matcher).as_slice()
         {
+            let more = match others.len() {
+                0 => String::new(),
+                count => format!(" and {count} more of the module's {}", NAMES.len()),
+            };
             found.add(
                 Spot::first_key(matcher, &["reject_all", "exclusion_list", "inclusion_list"]),
-                "this leaves out the module's metrics: no alert and no panel finds any",
-                "let names pass that begin with `wasmcustom.`",
+                format!(
+                    "this leaves out `{first}`{more}: no alert and no panel finds what is left out"
+                ),
+                "let all names pass that begin with `wasmcustom.`",
             );
         }
         let made: Vec<Value<'_>> = tags(root).collect();
@@ -73,35 +82,91 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// One of the module's names, as Envoy compares it: before labels are made of it.
-const NAME: &str = "wasmcustom.matrix_edge_auth_requests_total.verdict=active.source=mas";
+/// The module's names, as Envoy compares them: before labels are made of them.
+static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let name = |metric: Metric| format!("wasmcustom.{}", metric.name());
+    Metric::all().into_iter().map(name).collect()
+});
 
-/// Whether a list of names that count leaves the module's out.
-fn leaves_out(matcher: Value<'_>) -> bool {
-    let has_it = |list: Value<'_>| list.list(&["patterns"]).any(is_match);
-    matcher.boolean_at(&["reject_all"]) == Some(true)
-        || matcher.get("exclusion_list").is_some_and(has_it)
-        || matcher
-            .get("inclusion_list")
-            .is_some_and(|list| !has_it(list))
+/// The module's names that a list of names that count leaves out.
+fn left_out(matcher: Value<'_>) -> Vec<&'static str> {
+    let rejects_all = matcher.boolean_at(&["reject_all"]) == Some(true);
+    let excluded = matched(matcher.get("exclusion_list"), |them| {
+        them.contains(&Some(true))
+    });
+    let included = matched(matcher.get("inclusion_list"), |them| {
+        // What cannot be known may match.
+        them.iter().any(|it| *it != Some(false))
+    });
+    NAMES
+        .iter()
+        .enumerate()
+        .filter(|(number, _)| {
+            let of = |list: &Option<Vec<bool>>| list.as_ref()?.get(*number).copied();
+            rejects_all || of(&excluded) == Some(true) || of(&included) == Some(false)
+        })
+        .map(|(_, name)| name.as_str())
+        .collect()
 }
 
-/// Whether a pattern of Envoy's is for the name.
-fn is_match(pattern: Value<'_>) -> bool {
-    let ignores_case = pattern.boolean_at(&["ignore_case"]) == Some(true);
-    let of = |key| {
-        let text = pattern.text_at(&[key]);
-        text.map(|text| match ignores_case {
-            true => text.to_ascii_lowercase(),
-            false => text.to_owned(),
-        })
+/// Whether the patterns of a list, if there is one, say something (`holds`) of each of the module's names.
+fn matched(list: Option<Value<'_>>, holds: impl Fn(&[Option<bool>]) -> bool) -> Option<Vec<bool>> {
+    let patterns: Vec<_> = list?.list(&["patterns"]).map(Pattern::of).collect();
+    let is_it = |name: &String| {
+        let them: Vec<_> = patterns.iter().map(|it| it.matches(name)).collect();
+        holds(&them)
     };
-    let regex = pattern.text_at(&["safe_regex", "regex"]);
-    of("exact").is_some_and(|text| text == NAME)
-        || of("prefix").is_some_and(|text| NAME.starts_with(&text))
-        || of("suffix").is_some_and(|text| NAME.ends_with(&text))
-        || of("contains").is_some_and(|text| NAME.contains(&text))
-        || regex.is_some_and(|regex| is_match_at_a_cost(pattern, regex, NAME))
+    Some(NAMES.iter().map(is_it).collect())
+}
+
+/// A pattern of Envoy's for names.
+enum Pattern {
+    Exact(String),
+    Prefix(String),
+    Suffix(String),
+    Contained(String),
+    /// For whole names. One that cannot be read is for none.
+    Regex(Option<Regex>),
+    /// An extension.
+    Unknown,
+}
+
+impl Pattern {
+    fn of(pattern: Value<'_>) -> Self {
+        if let Some(regex) = pattern.text_at(&["safe_regex", "regex"]) {
+            return Self::Regex(compiled_at_a_cost(pattern, regex));
+        }
+        let ignores_case = pattern.boolean_at(&["ignore_case"]) == Some(true);
+        let text = |key| {
+            let text = pattern.text_at(&[key])?;
+            // The names have no capitals.
+            Some(match ignores_case {
+                true => text.to_ascii_lowercase(),
+                false => text.to_owned(),
+            })
+        };
+        text("exact")
+            .map(Self::Exact)
+            .or_else(|| text("prefix").map(Self::Prefix))
+            .or_else(|| text("suffix").map(Self::Suffix))
+            .or_else(|| text("contains").map(Self::Contained))
+            .unwrap_or(Self::Unknown)
+    }
+
+    /// Whether a name matches; `None` if that cannot be known.
+    fn matches(&self, name: &str) -> Option<bool> {
+        Some(match self {
+            Self::Exact(text) => name == text,
+            Self::Prefix(text) => name.starts_with(text),
+            Self::Suffix(text) => name.ends_with(text),
+            Self::Contained(text) => name.contains(text),
+            Self::Regex(regex) => {
+                let regex = regex.as_ref();
+                regex.is_some_and(|regex| regex.is_match(name.as_bytes()))
+            }
+            Self::Unknown => return None,
+        })
+    }
 }
 
 fn tags(root: Value<'_>) -> impl Iterator<Item = Value<'_>> {

@@ -1,9 +1,14 @@
 //! Without the provisioning role the edge hears of a session's end only from a logout or a revocation that passes it. What an
 //! administrator ends, or MAS itself, is served until `cache.ttl`: so that stays short.
+//!
+//! Only where a listener with the provisioning role would be seen is its absence known: in a whole bootstrap whose listeners do not
+//! come from elsewhere.
+
+use std::time::Duration;
 
 use matrix_edge_auth::config::Role;
 
-use super::{Deployment, Found, Rule, Severity};
+use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::check::deployment::{Host, Use};
 
 /// The rule.
@@ -14,32 +19,38 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-/// The default of `cache.ttl`, in seconds, and what Synapse's own cache has.
-const USUAL_SECONDS: u64 = 120;
+/// The default of `cache.ttl`, and what Synapse's own cache has.
+const USUAL: Duration = Duration::from_secs(120);
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in &deployment.uses {
-        let ttl = one.config().map_or(0, |config| config.cache.ttl.as_secs());
+        let ttl = one.config().map_or(USUAL, |config| config.cache.ttl);
         let hears = |other: &Use<'_>| other.is(Role::Provisioning);
         let is_told = deployment.peers(one).any(hears);
-        if ttl > USUAL_SECONDS && !is_told && is_whole(deployment, one) {
+        if ttl <= USUAL || is_told {
+            continue;
+        }
+        let seconds = ttl.as_secs();
+        let envoy = deployment.envoys.get(one.envoy);
+        let bootstrap = envoy.and_then(|envoy| envoy.bootstrap);
+        let dynamic = bootstrap.and_then(|root| root.get("dynamic_resources"));
+        let dynamic = dynamic.filter(|_| envoy.is_some_and(|envoy| !envoy.has_listeners));
+        let key = "lds_config";
+        if let Some(dynamic) = dynamic {
+            found.note(
+                Spot::key(dynamic, key),
+                format!(
+                    "more listeners come from elsewhere: whether one of them hears of a session that MAS ends is not in these files, \
+                     and an answer serves for up to {seconds} s"
+                ),
+                "give `check` the file that they come from as well, or one that has all listeners",
+            );
+        } else if one.host != Host::Nobody && (one.host != Host::Envoy || bootstrap.is_some()) {
             found.add(
                 one.key(&["cache", "ttl"]),
-                format!("nothing here hears of a session that MAS ends, and its answer serves for up to {ttl} s"),
+                format!("nothing here hears of a session that MAS ends, and its answer serves for up to {seconds} s"),
                 "write `ttl: 120s`, or add a listener with `role: provisioning` that MAS's `matrix.endpoint` leads to",
             );
         }
-    }
-}
-
-/// Whether a listener with the provisioning role would have been seen.
-fn is_whole(deployment: &Deployment<'_>, one: &Use<'_>) -> bool {
-    match one.host {
-        Host::Nobody => false,
-        Host::Envoy => deployment
-            .envoys
-            .get(one.envoy)
-            .is_some_and(|envoy| envoy.bootstrap.is_some()),
-        Host::EnvoyGateway | Host::EnvoyFilter | Host::WasmPlugin => true,
     }
 }

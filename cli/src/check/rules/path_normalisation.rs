@@ -1,13 +1,13 @@
 //! Paths must reach Synapse as they were sent: federation signs them, and an event id or room alias may hold `%2F`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{WAITING, all_routes_of, before_servers, tables, targets},
+    routes::{SIGNED, all_routes_of, before_servers, tables, targets},
 };
 use crate::{
-    check::deployment::{Host, Use, managers},
+    check::deployment::{Envoy, Host, Use},
     yaml::Value,
 };
 
@@ -31,18 +31,21 @@ const ACTIONS: &[&str] = &[
 const DEFAULT: &str = "IMPLEMENTATION_SPECIFIC_DEFAULT";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    let mut clusters: BTreeMap<usize, HashSet<&str>> = BTreeMap::new();
     for one in before_servers(deployment) {
         match (one.host, one.entry) {
             (Host::Envoy, Some(entry)) => {
                 manager(entry.manager, found);
+                let own = clusters.entry(one.envoy).or_default();
                 for route in all_routes_of(one, &SIGNED) {
                     rewriting(route, found);
+                    let targets = route.get("route").map(targets).unwrap_or_default();
+                    own.extend(targets.into_iter().map(|(name, _)| name));
                 }
                 if let Some(bootstrap) =
                     deployment.envoys.get(one.envoy).and_then(|it| it.bootstrap)
                 {
                     runtime(bootstrap, entry.manager, found);
-                    beside(one, bootstrap, found);
                 }
             }
             (Host::WasmPlugin | Host::EnvoyFilter, _) => {
@@ -76,14 +79,12 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             _ => {}
         }
     }
+    for (number, clusters) in clusters {
+        if let Some(envoy) = deployment.envoys.get(number) {
+            beside(envoy, &clusters, found);
+        }
+    }
 }
-
-/// Paths that are signed, or that the module looks at.
-const SIGNED: [&str; 3] = [
-    "/_matrix/federation/v1/send/1",
-    "/_matrix/client/v3/directory/room/%23a%3Aexample.org",
-    WAITING[0],
-];
 
 /// Tells of a patch that is for one port.
 fn scoped<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
@@ -159,14 +160,8 @@ fn runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) 
 }
 
 /// Looks at the listeners without the module that lead to the same servers, such as one for federation.
-fn beside<'t>(one: &Use<'t>, bootstrap: Value<'t>, found: &mut Found<'t>) {
-    let clusters: HashSet<&str> = all_routes_of(one, &SIGNED)
-        .into_iter()
-        .filter_map(|route| route.get("route"))
-        .flat_map(targets)
-        .map(|(name, _)| name)
-        .collect();
-    for other in managers(bootstrap) {
+fn beside<'t>(envoy: &Envoy<'t>, clusters: &HashSet<&str>, found: &mut Found<'t>) {
+    for other in envoy.managers() {
         let mut names = tables(other).flat_map(targets).map(|(name, _)| name);
         if names.any(|name| clusters.contains(name)) {
             manager(other, found);

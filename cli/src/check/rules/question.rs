@@ -1,7 +1,8 @@
 //! Roles share an answer if they ask the same: cluster, authority, path and kind of credential.
 //!
 //! The non-obvious rule: an introspection listener that this Envoy's own questions lead to is a tier of a fleet, and asks
-//! another question than its callers on purpose (envoy/fleet).
+//! another question than its callers on purpose (envoy/fleet). What two internal roles share helps neither: clients' tokens are what a
+//! gateway asks about.
 
 use matrix_edge_auth::config::Role;
 
@@ -21,15 +22,15 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let Some(own) = one.config().filter(|own| own.role != Role::Gateway) else {
             continue;
         };
-        let others: Vec<_> = deployment
+        let gateways: Vec<_> = deployment
             .peers(one)
-            .filter(|other| !std::ptr::eq(*other, one))
             .filter_map(Use::config)
+            .filter(|other| other.role == Role::Gateway)
             .collect();
-        let gateway = others.iter().find(|other| other.role == Role::Gateway);
-        let is_shared = others
+        let is_shared = gateways
             .iter()
-            .any(|other| other.fingerprint() == own.fingerprint());
+            .any(|gateway| gateway.fingerprint() == own.fingerprint());
+        let gateway = gateways.first();
         let Some(gateway) = gateway.filter(|_| !is_shared && !is_tier(deployment, one)) else {
             continue;
         };

@@ -2,6 +2,7 @@
 //! module's own, or a retry policy of the cluster.
 
 use super::{Deployment, Found, Rule, Severity};
+use crate::check::deployment::protocols;
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -16,11 +17,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let Some(asked) = one.config().map(|config| &config.introspection) else {
             continue;
         };
-        let repeats = |cluster: crate::yaml::Value<'t>| {
-            let options = cluster.get("typed_extension_protocol_options");
-            let mut protocols = options.into_iter().flat_map(|options| options.members());
-            protocols.any(|(_, options)| options.get("retry_policy").is_some())
-        };
+        let repeats =
+            |cluster| protocols(cluster).any(|options| options.get("retry_policy").is_some());
         if asked.retries == 0 && !deployment.cluster(one, &asked.cluster).is_some_and(repeats) {
             found.add(
                 one.key(&["introspection", "retries"]),

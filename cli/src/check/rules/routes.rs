@@ -3,11 +3,11 @@
 use std::{collections::HashSet, time::Duration};
 
 use matrix_edge_auth::config::Config;
-use regex::bytes::RegexBuilder;
+use regex::bytes::{Regex, RegexBuilder};
 
 use crate::{
     check::{
-        deployment::{Deployment, Entry, Use, managers},
+        deployment::{Deployment, Entry, Envoy, Use},
         finding::Spot,
     },
     yaml::{Value, is_field},
@@ -17,6 +17,26 @@ use crate::{
 pub(super) const WAITING: [&str; 2] = [
     "/_matrix/client/v3/sync",
     "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
+];
+
+/// Paths that are signed, or that the module looks at.
+pub(super) const SIGNED: [&str; 3] = [
+    "/_matrix/federation/v1/send/1",
+    "/_matrix/client/v3/directory/room/%23a%3Aexample.org",
+    WAITING[0],
+];
+
+/// Some paths that need a token, of each part of the homeserver that may have routes of its own.
+pub(super) const PRIVATE: [&str; 9] = [
+    WAITING[0],
+    WAITING[1],
+    "/_matrix/client/v3/account/whoami",
+    "/_matrix/client/v3/createRoom",
+    "/_matrix/client/v3/rooms/!a:example.org/messages",
+    "/_matrix/client/v3/keys/query",
+    "/_matrix/client/v1/media/download/example.org/a",
+    "/_matrix/media/v3/upload",
+    "/_synapse/admin/v1/rooms",
 ];
 
 /// What MAS serves on the homeserver's host.
@@ -38,22 +58,17 @@ pub(super) fn before_servers<'d, 't>(
         let mut clusters = hosts
             .filter_map(|route| route.text_at(&["route", "cluster"]))
             .peekable();
+        let ports = deployment.envoys.get(one.envoy).map(|envoy| &envoy.ports);
         let is_own = |name| {
             let cluster = deployment.cluster(one, name);
-            cluster.is_some_and(leads_back)
+            cluster.is_some_and(|cluster| ports.is_some_and(|ports| leads_back(cluster, ports)))
         };
         clusters.peek().is_none() || !clusters.all(is_own)
     })
 }
 
-/// Whether all endpoints of a cluster are listeners of the same file, on loopback.
-fn leads_back(cluster: Value<'_>) -> bool {
-    let tree = cluster.tree;
-    let roots = tree.documents.iter().map(|it| tree.value(it.root));
-    let ports: Vec<u64> = roots
-        .flat_map(|root| root.list(&["static_resources", "listeners"]))
-        .filter_map(|listener| listener.number_at(&["address", "socket_address", "port_value"]))
-        .collect();
+/// Whether all endpoints of a cluster are listeners with these ports, on loopback.
+fn leads_back(cluster: Value<'_>, ports: &HashSet<u64>) -> bool {
     let mut endpoints = cluster
         .list(&["load_assignment", "endpoints"])
         .flat_map(|locality| locality.list(&["lb_endpoints"]))
@@ -104,26 +119,34 @@ pub(super) fn routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<
 
 /// The same, with those that the module is turned off for.
 pub(super) fn all_routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
-    let Some(entry) = one.entry else {
-        return Vec::new();
-    };
+    let hosts = one.entry.map(|entry| hosts(entry, one.config()));
+    routes_among(hosts.unwrap_or_default(), paths)
+}
+
+/// The same, with those of virtual hosts that the module is turned off for.
+pub(super) fn every_route_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
+    let hosts = one
+        .entry
+        .map(|entry| hosts_among(entry.manager, one.config(), |_| true));
+    routes_among(hosts.unwrap_or_default(), paths)
+}
+
+/// The routes of virtual hosts that requests for these paths may take, without those that lead where logins lead.
+fn routes_among<'t>(hosts: Vec<Value<'t>>, paths: &[&'static str]) -> Vec<Value<'t>> {
     let cluster = |route: &Value<'t>| route.text_at(&["route", "cluster"]);
     let mut found: Vec<Value<'t>> = Vec::new();
-    let mut of_mas: Vec<&str> = Vec::new();
-    for host in hosts(entry, one.config()) {
+    let mut seen = HashSet::new();
+    let mut of_mas: HashSet<&str> = HashSet::new();
+    for host in hosts {
         let mut own = Vec::new();
         for path in paths {
             own.extend(candidates(host, path));
         }
+        let clusters: HashSet<&str> = own.iter().filter_map(cluster).collect();
         let logins = candidates(host, LOGIN);
-        let is_elsewhere = |name: &&str| !own.iter().any(|route| cluster(route) == Some(name));
-        of_mas.extend(logins.iter().filter_map(cluster).filter(is_elsewhere));
-        for route in own {
-            let is_known = found.iter().any(|known| known.id == route.id);
-            if !is_known {
-                found.push(route);
-            }
-        }
+        let elsewhere = logins.iter().filter_map(cluster);
+        of_mas.extend(elsewhere.filter(|name| !clusters.contains(name)));
+        found.extend(own.into_iter().filter(|route| seen.insert(route.id)));
     }
     found.retain(|route| cluster(route).is_none_or(|name| !of_mas.contains(&name)));
     found
@@ -133,13 +156,21 @@ pub(super) fn all_routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Va
 /// MAS's own is none, and neither is one of another service, such as a web client, unless its `/sync` leads where the
 /// homeserver's does.
 pub(super) fn hosts<'t>(entry: Entry<'t>, config: Option<&Config>) -> Vec<Value<'t>> {
+    hosts_among(entry.manager, config, |host| !is_disabled(entry, host))
+}
+
+fn hosts_among<'t>(
+    manager: Value<'t>,
+    config: Option<&Config>,
+    counts: impl Fn(Value<'t>) -> bool,
+) -> Vec<Value<'t>> {
     let authority = config.map(|config| config.introspection.authority.as_str());
     let name = config.map(|config| config.server_name.as_str());
-    let all = entry.manager.list(&["route_config", "virtual_hosts"]);
+    let all = manager.list(&["route_config", "virtual_hosts"]);
     let candidates: Vec<Value<'t>> = all
         .filter(|host| {
             let mut domains = host.list(&["domains"]).filter_map(Value::text);
-            !domains.any(|domain| Some(domain) == authority) && !is_disabled(entry, *host)
+            !domains.any(|domain| Some(domain) == authority) && counts(*host)
         })
         .collect();
     let own = |host: &&Value<'t>| is_of_homeserver(**host, name);
@@ -187,14 +218,11 @@ pub(super) fn managers_of<'d, 't>(
     let mut found: Vec<(Value<'t>, Option<&'d Use<'t>>)> = with_module
         .filter_map(|one| Some((one.entry?.manager, Some(one))))
         .collect();
-    let bootstrap = deployment
-        .envoys
-        .get(envoy)
-        .and_then(|envoy| envoy.bootstrap);
-    let has_it: HashSet<_> = found.iter().map(|(manager, _)| manager.id).collect();
-    let all = bootstrap.into_iter().flat_map(managers);
+    let has_it: HashSet<_> = found.iter().map(|(manager, _)| manager.key()).collect();
+    let all = deployment.envoys.get(envoy).into_iter();
     found.extend(
-        all.filter(|manager| !has_it.contains(&manager.id))
+        all.flat_map(Envoy::managers)
+            .filter(|manager| !has_it.contains(&manager.key()))
             .map(|manager| (manager, None)),
     );
     found
@@ -228,8 +256,15 @@ pub(super) fn headers_of<'t>(table: Value<'t>) -> Vec<Spot<'t>> {
     naming.map(|one| Spot::key(one, key)).collect()
 }
 
-/// All mappings in a table of routes, each once, however many aliases it has. What a route says of a filter is left out: it leads
-/// nowhere.
+/// What leads nowhere in a table of routes: what it says of filters, and keys of the user's own.
+const ELSEWHERE: [&str; 4] = [
+    "filter_metadata",
+    "metadata",
+    "metadata_match",
+    "typed_per_filter_config",
+];
+
+/// All mappings in a table of routes, each once, however many aliases it has.
 fn mappings<'t>(table: Value<'t>) -> Vec<Value<'t>> {
     let mut left = vec![table];
     let mut seen = HashSet::new();
@@ -242,7 +277,7 @@ fn mappings<'t>(table: Value<'t>) -> Vec<Value<'t>> {
         let members = value.members();
         left.extend(
             members
-                .filter(|(key, _)| !is_field(key, "typed_per_filter_config"))
+                .filter(|(key, _)| !ELSEWHERE.iter().any(|name| is_field(key, name)))
                 .map(|(_, member)| member),
         );
         if value.is_mapping() {
@@ -263,7 +298,7 @@ pub(super) fn is_disabled(entry: Entry<'_>, place: Value<'_>) -> bool {
 
 /// The routes that a request for a path may take: the first that matches it whatever else it has, and those before it
 /// that ask for more than the path.
-fn candidates<'t>(host: Value<'t>, path: &'static str) -> Vec<Value<'t>> {
+pub(super) fn candidates<'t>(host: Value<'t>, path: &'static str) -> Vec<Value<'t>> {
     let mut found = Vec::new();
     for route in host.list(&["routes"]) {
         let Some(rule) = route.get("match").filter(|rule| matches(*rule, path)) else {
@@ -296,33 +331,68 @@ fn matches(rule: Value<'_>, path: &'static str) -> bool {
         let rest = path.strip_prefix(prefix);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     } else if let Some(regex) = rule.text_at(&["safe_regex", "regex"]) {
-        rule.tree
-            .remember(rule.id, path, || is_match_at_a_cost(rule, regex, path))
+        is_noted_match(rule, regex, path)
     } else {
         false
     }
 }
 
-/// Whether a regular expression is for the whole of a text, if there are steps left to try it.
-pub(super) fn is_match_at_a_cost(rule: Value<'_>, regex: &str, path: &str) -> bool {
+/// Whether a route's regular expression is for a path. It is read once, for all paths that rules ask about.
+fn is_noted_match(rule: Value<'_>, regex: &str, path: &'static str) -> bool {
+    rule.tree.noted(rule.id, path).unwrap_or_else(|| {
+        let regex = compiled_at_a_cost(rule, regex);
+        let answer = |path: &str| {
+            let regex = regex.as_ref();
+            regex.is_some_and(|regex| regex.is_match(path.as_bytes()))
+        };
+        for other in PRIVATE.into_iter().chain(SIGNED).chain([LOGIN]) {
+            rule.tree.note(rule.id, other, answer(other));
+        }
+        answer(path)
+    })
+}
+
+/// A regular expression that is for the whole of a text, if there are steps left to read it. `None` as well if it cannot be read.
+pub(super) fn compiled_at_a_cost(rule: Value<'_>, regex: &str) -> Option<Regex> {
     let [base, byte, brace] = STEPS_OF_REGEX;
     let braces = regex.matches('{').count();
-    rule.tree.spend(base + byte * regex.len() + brace * braces) && is_full_match(regex, path)
+    let cost = base + byte * regex.len() + brace * braces;
+    rule.tree.spend(cost).then(|| compiled(regex)).flatten()
 }
 
 /// Whether a regular expression is for the whole of a path. One that cannot be read is for none.
 pub(super) fn is_full_match(regex: &str, path: &str) -> bool {
+    compiled(regex).is_some_and(|regex| regex.is_match(path.as_bytes()))
+}
+
+fn compiled(regex: &str) -> Option<Regex> {
     RegexBuilder::new(&format!("^(?:{regex})$"))
         .size_limit(1 << 20)
         // Classes are of ASCII, as in Envoy's RE2.
         .unicode(false)
         .build()
-        .is_ok_and(|regex| regex.is_match(path.as_bytes()))
+        .ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use matrix_edge_auth::matrix::endpoint::{AuthRequirement, Method, classify};
+
     use super::*;
+
+    #[test]
+    fn what_is_private_needs_a_token() {
+        for path in PRIVATE {
+            let needs = ["GET", "POST"].map(|method| {
+                let method = Method::from_bytes(method.as_bytes());
+                classify(path.as_bytes(), || method)
+            });
+            let is_it = |it: &AuthRequirement| {
+                matches!(it, AuthRequirement::Required | AuthRequirement::Admin)
+            };
+            assert!(needs.iter().any(is_it), "{path}: {needs:?}");
+        }
+    }
 
     #[test]
     fn durations_are_read() {

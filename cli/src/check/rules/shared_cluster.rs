@@ -1,7 +1,7 @@
 //! A cluster has limits, which all that goes there shares. Clients can fill them, with logins that do not end: then Envoy refuses
 //! the module's own calls, or what the introspection role leaves to MAS, and both look as if MAS had failed.
 //!
-//! A cluster whose requests get the credential is the business of `injected-route`.
+//! A route to a cluster whose requests get the credential is the business of `injected-route`.
 
 use std::collections::HashSet;
 
@@ -12,6 +12,7 @@ use super::{
     injected_route::injecting_clusters,
     routes::{headers_of, managers_of, tables, targets},
 };
+use crate::check::deployment::NetworkFilter;
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -21,6 +22,11 @@ pub const RULE: Rule = Rule {
     check,
 };
 
+const CALLS_TOO: &str = "the module's own calls go to this cluster too: what fills its limits keeps them from MAS, and each unproven \
+                         token gets 503";
+const OTHER_CLUSTER: &str =
+    "give MAS another cluster for this route, and let none lead to `introspection.cluster`";
+
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for (number, envoy) in deployment.envoys.iter().enumerate() {
         let own = || deployment.uses.iter().filter(|one| one.envoy == number);
@@ -29,6 +35,14 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             .filter_map(|configuration| configuration.text_at(&["introspection", "cluster"]))
             .collect();
         let injecting = injecting_clusters(&envoy.clusters);
+        // What is no HTTP passes no injector, and takes the same limits.
+        for filter in envoy.network_filters().filter(NetworkFilter::is_tcp_proxy) {
+            for (name, spot) in targets(filter.config) {
+                if asked.contains(name) {
+                    found.add(spot, CALLS_TOO, OTHER_CLUSTER);
+                }
+            }
+        }
         let of_clients: HashSet<&str> = own()
             .filter(|one| one.is(Role::Gateway))
             .filter_map(|one| one.entry)
@@ -50,12 +64,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             let is_introspection = one.is_some_and(|one| one.is(Role::Introspection));
             for (name, spot) in tables(manager).flat_map(targets) {
                 if asked.contains(name) && !injecting.contains(name) {
-                    found.add(
-                        spot,
-                        "the module's own calls go to this cluster too: what fills its limits keeps them from MAS, and each unproven \
-                         token gets 503",
-                        "give MAS another cluster for this route, and let none lead to `introspection.cluster`",
-                    );
+                    found.add(spot, CALLS_TOO, OTHER_CLUSTER);
                 } else if is_introspection && of_clients.contains(name) {
                     found.add(
                         spot,

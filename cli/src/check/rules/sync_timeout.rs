@@ -7,7 +7,7 @@ use super::{
     },
 };
 use crate::{
-    check::deployment::{Host, Use},
+    check::deployment::{Host, Use, protocols},
     yaml::Value,
 };
 
@@ -64,8 +64,7 @@ fn envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) 
         retries(action, found);
         for (name, _) in targets(action) {
             let cluster = deployment.cluster(one, name);
-            let options = cluster.and_then(|it| it.get("typed_extension_protocol_options"));
-            for (_, options) in options.into_iter().flat_map(Value::members) {
+            for options in cluster.into_iter().flat_map(protocols) {
                 ends(options, &LONGEST, found);
             }
         }

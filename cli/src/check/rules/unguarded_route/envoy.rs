@@ -1,0 +1,184 @@
+//! In Envoy's own configuration a route may turn the module off, and a listener beside the gateway may have none.
+//!
+//! The non-obvious rule: both are right for much. So only a route counts that a request may take which needs a token, to a server
+//! that the module is before elsewhere, and only a listener that others than Envoy's own machine and network reach.
+
+use std::collections::HashSet;
+
+use matrix_edge_auth::matrix::endpoint::{AuthRequirement, Method, classify};
+
+use super::{Deployment, Found, Spot};
+use crate::{
+    check::{
+        deployment::{Entry, Envoy, Host, NetworkFilter, Use, typed},
+        rules::{
+            internal_address::is_exposed,
+            routes::{PRIVATE, before_servers, candidates, every_route_of, is_disabled, targets},
+        },
+    },
+    yaml::Value,
+};
+
+const KEY: &str = "typed_per_filter_config";
+
+/// Filters that let nobody pass who has not proved who it is.
+const GUARDS: [&str; 5] = [
+    ".ApiKeyAuth",
+    ".BasicAuth",
+    ".ExtAuthz",
+    ".JwtAuthentication",
+    ".OAuth2",
+];
+
+pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for (number, envoy) in deployment.envoys.iter().enumerate() {
+        let is_it = |one: &&Use<'t>| one.host == Host::Envoy && one.envoy == number;
+        let gateways = before_servers(deployment).filter(is_it);
+        let with_entry = gateways.filter_map(|one| Some((one, one.entry?)));
+        let (off, on): (Vec<_>, Vec<_>) = with_entry.partition(|(_, entry)| entry.is_off);
+        for (one, _) in off {
+            found.note(
+                one.spot(),
+                "the module is turned off here: its listener is as it was without it, and leaves a client's own identity headers in",
+                "take out `disabled: true` beside the filter's name",
+            );
+        }
+        let routes = on.iter().flat_map(|(one, _)| every_route_of(one, &PRIVATE));
+        let servers: HashSet<&str> = routes
+            .filter_map(|route| route.get("route"))
+            .flat_map(targets)
+            .map(|(name, _)| name)
+            .collect();
+        for (_, entry) in on {
+            turned_off(entry, &servers, found);
+        }
+        beside(deployment, number, envoy, &servers, found);
+    }
+}
+
+/// Tells of routes to these servers that the module is turned off for.
+fn turned_off<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &mut Found<'t>) {
+    let Some(table) = entry.manager.get("route_config") else {
+        return;
+    };
+    for host in table.list(&["virtual_hosts"]) {
+        for (route, leading) in private_routes(host) {
+            let places = [route, host, table];
+            let place = places.into_iter().find(|it| is_disabled(entry, *it));
+            let of_route = place.filter(|_| leading.iter().any(|(name, _)| servers.contains(name)));
+            let weighted = route.list(&["route", "weighted_clusters", "clusters"]);
+            let of_clusters = weighted.filter(|cluster| {
+                let name = cluster.text_at(&["name"]);
+                is_disabled(entry, *cluster) && name.is_some_and(|name| servers.contains(name))
+            });
+            for place in of_route.into_iter().chain(of_clusters) {
+                found.add(
+                    Spot::key(place, KEY),
+                    "the module is turned off here for requests that need a token: they reach the server unverified, and with the \
+                     identity headers that a client wrote",
+                    "turn it off only for routes without tokens, such as `/_matrix/federation/` and `/_matrix/key/`, or lead them to \
+                     another server",
+                );
+            }
+        }
+    }
+}
+
+/// Tells of what leads to these servers from listeners without the module.
+fn beside<'t>(
+    deployment: &Deployment<'t>,
+    number: usize,
+    envoy: &Envoy<'t>,
+    servers: &HashSet<&str>,
+    found: &mut Found<'t>,
+) {
+    let own = || deployment.uses.iter().filter(|one| one.envoy == number);
+    let entries = own().filter_map(|one| one.entry).filter(|it| !it.is_off);
+    let with_module: HashSet<_> = entries.map(|entry| entry.manager.key()).collect();
+    // Inside of another filter.
+    let inner = own().filter(|one| one.entry.is_none());
+    let inner: Vec<_> = inner.filter_map(|one| one.plugin).collect();
+    let has_inner = |manager: Value<'t>| {
+        let whole = manager.place();
+        let inner = inner
+            .iter()
+            .filter(|plugin| std::ptr::eq(plugin.tree, manager.tree));
+        let mut places = inner.map(|plugin| plugin.place());
+        places.any(|place| whole.start <= place.start && place.end <= whole.end)
+    };
+    let filters = envoy.network_filters();
+    for filter in filters.filter(|filter| !with_module.contains(&filter.config.key())) {
+        let leading = if filter.is_tcp_proxy() {
+            targets(filter.config)
+        } else if filter.is_manager() && !has_guard(filter.config) && !has_inner(filter.config) {
+            let hosts = filter.config.list(&["route_config", "virtual_hosts"]);
+            let routes = hosts.flat_map(private_routes);
+            routes.flat_map(|(_, leading)| leading).collect()
+        } else {
+            continue;
+        };
+        let mut leading = leading.into_iter();
+        let Some((_, spot)) = leading.find(|(name, _)| servers.contains(name)) else {
+            continue;
+        };
+        if is_exposed(deployment, entry_of(filter)) {
+            found.add(
+                spot,
+                "this listener leads to the homeserver and has no module: requests that need a token reach the server unverified, \
+                 and with the identity headers that a client wrote",
+                "give the listener the module's gateway role, let it lead to paths without tokens alone, such as \
+                 `/_matrix/federation/`, or close it: by its address, or by what else closes a port, given to `check` as well",
+            );
+        }
+    }
+}
+
+fn entry_of(filter: NetworkFilter<'_>) -> Entry<'_> {
+    Entry {
+        listener: Some(filter.listener),
+        chain: Some(filter.chain),
+        manager: filter.config,
+        filter_name: "",
+        is_off: true,
+    }
+}
+
+/// Whether a connection manager has another filter that asks who a client is, or one that comes from elsewhere and may.
+fn has_guard(manager: Value<'_>) -> bool {
+    let mut filters = manager.list(&["http_filters"]);
+    filters.any(|filter| {
+        let kind = filter.get("typed_config").and_then(typed);
+        kind.is_some_and(|(kind, _)| GUARDS.iter().any(|guard| kind.ends_with(guard)))
+            || filter.get("config_discovery").is_some()
+    })
+}
+
+/// The routes of a virtual host that a request may take which needs a token, and where they lead.
+fn private_routes<'t>(host: Value<'t>) -> Vec<(Value<'t>, Vec<(&'t str, Spot<'t>)>)> {
+    let mut sampled = HashSet::new();
+    for path in PRIVATE {
+        sampled.extend(candidates(host, path).iter().map(|route| route.id));
+    }
+    let routes = host.list(&["routes"]);
+    routes
+        .filter(|route| sampled.contains(&route.id) || is_private(*route))
+        .filter_map(|route| Some((route, targets(route.get("route")?))))
+        .collect()
+}
+
+/// Whether the path of a route, or what it begins with, is for requests that need a token.
+fn is_private(route: Value<'_>) -> bool {
+    let keys = ["path", "prefix", "path_separated_prefix"];
+    let path = keys
+        .into_iter()
+        .find_map(|key| route.text_at(&["match", key]));
+    let needs_token = |path: &str| {
+        [Method::Get, Method::Post].into_iter().any(|method| {
+            matches!(
+                classify(path.as_bytes(), || method),
+                AuthRequirement::Admin | AuthRequirement::Blocked | AuthRequirement::Required
+            )
+        })
+    };
+    path.is_some_and(needs_token)
+}
