@@ -116,8 +116,8 @@ fn an_end_that_mas_does_not_confirm_acts_again() {
     let answers: [Answer; 5] = [
         SimulatedWorker::hang_up,
         |worker, stream| worker.lost_response(stream, 503),
-        // Of a proxy before MAS.
-        |worker, stream| worker.response(stream, 502),
+        // MAS cannot say whether it has written the end, or a proxy before it cannot.
+        |worker, stream| worker.response(stream, 500),
         |worker, stream| worker.response(stream, 503),
         |worker, stream| worker.response(stream, 504),
     ];

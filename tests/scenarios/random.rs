@@ -213,6 +213,21 @@ impl Member {
     }
 }
 
+/// While a worker listens to no further word that MAS does not know a token which it calls active.
+#[derive(Clone, Copy, Default)]
+struct Deafness {
+    until: u64,
+    /// It has listened to the word before.
+    is_certain: bool,
+}
+
+impl Deafness {
+    /// The worker may listen again.
+    fn may_end_by(self, now: u64) -> bool {
+        self.until <= now || !self.is_certain
+    }
+}
+
 /// A request of a client that ends a session, on its way to MAS.
 #[derive(Clone, Copy)]
 struct SessionEnd {
@@ -258,7 +273,7 @@ struct Scenario {
     /// Requests that went on with an identity and have no response.
     forwarded: Vec<(usize, StreamId, usize)>,
     /// Until when a worker does not listen to another refusal of a token.
-    doubted: BTreeMap<(usize, usize), u64>,
+    deafness: BTreeMap<(usize, usize), Deafness>,
     /// Undecided requests.
     open: BTreeMap<(usize, StreamId), Open>,
     lost: Vec<Lost>,
@@ -346,7 +361,7 @@ impl Scenario {
             session_ends: Vec::new(),
             tellings: Vec::new(),
             forwarded: Vec::new(),
-            doubted: BTreeMap::new(),
+            deafness: BTreeMap::new(),
             open: BTreeMap::new(),
             lost: Vec::new(),
             last_loss: 0,

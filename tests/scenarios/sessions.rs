@@ -189,7 +189,7 @@ fn an_end_that_mas_cannot_have_read_ends_nothing() {
 fn a_client_that_hangs_up_ends_nothing_that_it_did_not_ask_for() {
     let gateway = gateway(1, json!({}));
     let mut cluster = warmed(2);
-    for status in [401, 500] {
+    for status in [400, 403] {
         let refused = cluster[0].request(&gateway, logout("/_matrix/client/v3/logout", ALICE));
         cluster[0].response(refused, status);
         cluster[0].hang_up(refused);
@@ -296,13 +296,64 @@ fn what_mas_refuses_to_end_stays() {
     ] {
         let gateway = gateway(1, json!({}));
         let mut cluster = warmed(1);
-        for status in [400, 401, 404, 500] {
+        for status in [400, 403, 404, 429] {
             let stream = cluster[0].request(&gateway, request.clone());
             cluster[0].response(stream, status);
         }
+        let stream = cluster[0].request(&gateway, request);
+        cluster[0].local_response(stream, 401);
+        // The client of a revocation has no right to it.
+        let stream = cluster[0].request(&gateway, revocation(ALICE));
+        cluster[0].response(stream, 401);
         assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), alice());
         assert_eq!(cluster.metric("matrix_edge_auth_invalidations_total"), 0);
     }
+}
+
+/// Envoy has sent the logout twice, and the first has ended the session, or it has ended elsewhere. MAS says the same of an
+/// OAuth token, whose session lives on.
+#[test]
+fn a_token_that_mas_does_not_know_at_its_logout_is_asked_about_once_in_a_while() {
+    let gateway = gateway(1, json!({}));
+    for path in ["logout", "logout/all"] {
+        let path = format!("/_matrix/client/v3/{path}");
+        let mut cluster = warmed(2);
+        cluster[0].request(&gateway, whoami(BOB));
+        cluster[0].answer_only_call(&active("alice"));
+        cluster.tick_for(Duration::from_secs(1));
+        for is_heeded in [true, false] {
+            let stream = cluster[0].request(&gateway, logout(&path, ALICE));
+            cluster[0].response(stream, 401);
+            cluster.deliver_all();
+            cluster.process.advance(Duration::from_millis(1));
+            let is_all = path.ends_with("all");
+            for (token, ends) in [(ALICE, is_heeded), (BOB, is_heeded && is_all)] {
+                let streams = cluster.request_each(&gateway, &whoami(token));
+                let expected = if ends { Fate::Held } else { alice() };
+                let fates = cluster.fates(&streams);
+                assert_eq!(fates, [expected.clone(), expected], "{path} {token}");
+                cluster.answer_all(&active("alice"));
+                cluster.deliver_all();
+            }
+        }
+    }
+}
+
+/// Anyone can log them out, and no refusal of a live token is missed for it.
+#[test]
+fn logouts_of_invented_tokens_that_mas_does_not_know_are_forgotten() {
+    let gateway = gateway(1, json!({}));
+    let mut cluster = warmed(1);
+    for number in 0..5_000 {
+        let invented = format!("syt_{number}");
+        let stream = cluster[0].request(&gateway, logout("/_matrix/client/v3/logout", &invented));
+        cluster[0].response(stream, 401);
+        cluster[0].hang_up(stream);
+    }
+    assert_eq!(cluster.metric("matrix_edge_auth_invalidations_total"), 0);
+    let stream = cluster[0].request(&gateway, logout("/_matrix/client/v3/logout", ALICE));
+    cluster[0].response(stream, 401);
+    assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), Fate::Held);
 }
 
 #[test]

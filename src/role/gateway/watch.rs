@@ -47,7 +47,8 @@ pub enum Watch {
     Active(TokenDigest),
     /// The request was refused here with this status, and calls itself gRPC.
     GrpcReply(u16),
-    /// The request asks MAS to end this. A 2xx means that it has ended, and no answer of MAS that it may have.
+    /// The request asks MAS to end this. A 2xx means that it has ended, a 401 that MAS does not know it, and no answer of MAS that it
+    /// may have.
     SessionEnd(Ending),
     /// The request asks MAS to end the session of the token in its form, which passes.
     Revocation(Box<RevocationForm>),
@@ -139,24 +140,26 @@ pub(super) fn on_response_headers<H: Host, W>(
             }
         }
         Watch::SessionEnd(ending) => {
-            let is_confirmed = status.is_some_and(|status| (200..300).contains(&status));
-            if is_confirmed || exchange.is_whole() && is_in_doubt(cb.host, status) {
-                let plugin = &exchange.plugin;
-                learned
-                    .ends
-                    .end(cb, resolver, plugin, &ending, is_confirmed);
+            let plugin = &exchange.plugin;
+            let is_over = match status {
+                Some(200..300) => true,
+                Some(401) => is_upstream() && learned.is_news(cb, plugin, &ending),
+                _ => false,
+            };
+            if is_over || exchange.is_whole() && is_in_doubt(cb.host, status) {
+                learned.ends.end(cb, resolver, plugin, &ending, is_over);
             }
         }
         _ => {}
     }
 }
 
-/// Returns whether a response leaves open whether MAS has ended the session: Envoy has lost MAS's, or a proxy before MAS has, which
-/// it says by 502, 503 or 504. MAS itself gives none of them.
+/// Returns whether a response leaves open whether MAS has ended the session: Envoy has lost MAS's, a proxy before MAS has, or MAS
+/// itself has failed, perhaps after it had written the end.
 fn is_in_doubt(host: &impl Streams, status: Option<u16>) -> bool {
     match host.response_origin() {
         ResponseOrigin::Lost => true,
-        ResponseOrigin::Upstream => matches!(status, Some(502..=504)),
+        ResponseOrigin::Upstream => matches!(status, Some(500..600)),
         ResponseOrigin::Envoy => false,
     }
 }
@@ -220,6 +223,20 @@ pub(super) struct Learned {
 }
 
 impl Learned {
+    /// Returns whether it is news that MAS does not know the token of a logout: the edge does, and has not heard that lately. The
+    /// session may have ended elsewhere, or by the same request, which Envoy has sent twice. MAS says the same of an OAuth token
+    /// whose session lives on, so it is not heard each time. A 401 to a revocation is about its client, and not about the token.
+    fn is_news<H: Host>(&mut self, cb: &Callback<'_, H>, plugin: &Plugin, ending: &Ending) -> bool {
+        let (token, user) = match ending {
+            Ending::Logout(token) => (token, None),
+            Ending::LogoutAll(token, user) => (token, *user),
+            Ending::Revocation(_) => return false,
+        };
+        let (upstream, now) = (&plugin.upstream, cb.now());
+        let is_known = || upstream.cache.lookup_stale(cb.host, token, now).is_some();
+        (user.is_some() || is_known()) && self.refused.admit(upstream.question(token), now)
+    }
+
     /// Ends what waits, and forgets what is too old to matter.
     pub fn on_tick<H: Host, W>(&mut self, cb: &Callback<'_, H>, resolver: &mut Resolver<W>) {
         self.refused.expire(cb.now());
@@ -242,7 +259,7 @@ impl Learned {
     }
 }
 
-/// Tokens that the homeserver refused lately, each with the MAS that is asked about it. Until the given moment a
+/// Tokens that the homeserver or MAS refused lately, each with the MAS that is asked about it. Until the given moment a
 /// further refusal asks that MAS nothing.
 #[derive(Debug, Default)]
 struct RefusedTokens(SortedMap<QuestionKey, Instant>);

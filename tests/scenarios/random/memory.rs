@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use matrix_edge_auth::host::{RootId, StreamId};
 
 use super::{
-    EndKind, NEGATIVE_TTL, ROOMY, SESSIONS, Scenario, SessionEnd, TIMEOUT, TTL,
+    Deafness, EndKind, NEGATIVE_TTL, ROOMY, SESSIONS, Scenario, SessionEnd, TIMEOUT, TTL,
     mas::{Moment, TOKENS, Told, Verdict, session_of},
-    rules::{BETWEEN_TICKS, LEASE, LOOK_LASTS, LOST_AFTER, SPACING},
+    rules::{BETWEEN_TICKS, DOUBT, LEASE, LOOK_LASTS, LOST_AFTER, SPACING},
 };
 use crate::simulated::Call;
 
@@ -265,6 +265,33 @@ impl Scenario {
                 }
             }
         }
+    }
+
+    /// MAS has answered a logout with 401. The edge listens if it knows the token, which is not certain.
+    pub(super) fn note_unknown_at_logout(&mut self, end: SessionEnd) {
+        let now = self.now().at;
+        let deafness = self.deafness.entry((end.worker, end.session)).or_default();
+        if !deafness.may_end_by(now) {
+            return;
+        }
+        *deafness = Deafness {
+            until: now + DOUBT,
+            is_certain: false,
+        };
+        let is_all = end.kind == EndKind::LogoutAll;
+        let of_others = (0..SESSIONS).filter(|_| is_all);
+        for session in of_others.chain([end.session]) {
+            self.memory[session].ended_at.insert(end.worker, now);
+            self.forget(session, true);
+            if is_all {
+                self.forget(session, false);
+            }
+        }
+    }
+
+    /// The edge may doubt what is kept, or not.
+    pub(super) fn may_forget(&mut self, session: usize) {
+        self.forget(session, true);
     }
 
     pub(super) fn note_refusal(&mut self, session: usize) {

@@ -12,7 +12,7 @@ use matrix_edge_auth::{
 };
 
 use super::{
-    EndKind, Role, Scenario, SessionEnd, Telling,
+    Deafness, EndKind, Role, Scenario, SessionEnd, Telling,
     mas::{Moment, SESSIONS, TOKENS, Told, Verdict, session_of},
     memory::{Asker, Lost, Open},
     rules::{BETWEEN_TICKS, DOUBT, PATIENCE},
@@ -508,8 +508,9 @@ impl Scenario {
             }
         };
         let end = self.session_ends.swap_remove(at);
-        if status == 200 {
-            self.note_session_end(end);
+        match status {
+            200 => self.note_session_end(end),
+            _ => self.note_unknown_at_logout(end),
         }
         Some((worker, Action::Response(stream, status)))
     }
@@ -541,10 +542,18 @@ impl Scenario {
         }
         let (worker, stream, session) = self.forwarded.swap_remove(at);
         let now = self.now().at;
-        let until = self.doubted.entry((worker, session)).or_default();
-        if *until <= now {
-            *until = now + DOUBT;
-            self.note_refusal(session);
+        let deafness = self.deafness.entry((worker, session)).or_default();
+        if deafness.may_end_by(now) {
+            let is_certain = deafness.until <= now;
+            *deafness = Deafness {
+                until: now + DOUBT,
+                is_certain,
+            };
+            if is_certain {
+                self.note_refusal(session);
+            } else {
+                self.may_forget(session);
+            }
         }
         Some((worker, Action::Response(stream, 401)))
     }
@@ -623,7 +632,7 @@ impl Scenario {
     fn make_a_vm(&mut self, worker: usize) {
         self.open.retain(|(at, _), _| *at != worker);
         self.computed.retain(|(at, _), _| *at != worker);
-        self.doubted.retain(|(at, _), _| *at != worker);
+        self.deafness.retain(|(at, _), _| *at != worker);
         self.session_ends.retain(|end| end.worker != worker);
         self.tellings.retain(|telling| telling.worker != worker);
         self.forwarded.retain(|(at, ..)| *at != worker);
