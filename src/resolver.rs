@@ -230,6 +230,9 @@ impl<W> Resolver<W> {
                 self.end_call(cb, key, &flight, Hint::LookAgain(key), None);
                 self.resume(cb, key, flight);
             }
+            // Envoy ends the calls of a cluster that it replaces, and finds none for further ones before the last has ended. What
+            // waits in line is asked with the next tick.
+            Err(NoVerdict::Reset) => return self.fail(cb, key, flight, NoVerdict::Reset),
             Err(why) => self.fail(cb, key, flight, why),
         }
         self.start_queued(cb);

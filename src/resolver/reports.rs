@@ -323,7 +323,7 @@ fn explanation(settings: &Settings, why: NoVerdict) -> String {
         NoVerdict::Timeout => format!(
             "no answer within introspection.timeout ({timeout}); see whether MAS or its database is overloaded"
         ),
-        NoVerdict::Reset => "the answer broke off, or was longer than Envoy keeps; see MAS's log".to_owned(),
+        NoVerdict::Reset => "the answer broke off, was longer than Envoy keeps, or Envoy got the cluster anew; see MAS's log".to_owned(),
         NoVerdict::Status(status) => format!("MAS answered {status}; {}", of_status(settings, why)),
         NoVerdict::Oversized => {
             "the answer is too long for an introspection response; see whether introspection.authority is MAS's name"

@@ -164,6 +164,18 @@ impl Worker {
         self.call_back(|cb, resolver| resolver.on_call_response(cb, call, response));
     }
 
+    /// Envoy ends the oldest call without a response.
+    fn reset(&mut self) {
+        let call = self.host.take_oldest_call();
+        let response = IntrospectionResponse {
+            status: None,
+            content_type: None,
+            lifetime: None,
+            body: None,
+        };
+        self.call_back(|cb, resolver| resolver.on_call_response(cb, call, response));
+    }
+
     /// Another worker says that the answer about `token` is in the shared cache.
     fn hint(&mut self, upstream: &Upstream, token: &str) {
         const QUEUE: QueueId = QueueId(1);
@@ -549,6 +561,21 @@ fn a_call_that_went_with_its_root_is_made_again() {
     assert_eq!(worker.calls(), 1);
     worker.answer(200, ACTIVE);
     assert!(worker.end(request).is_some());
+}
+
+/// Envoy ends the calls of a cluster that it replaces one by one, and finds no cluster for others until the last has ended.
+#[test]
+fn a_call_that_ends_without_a_response_starts_no_other_before_the_next_tick() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({"introspection": {"max_in_flight": 1}}), GATEWAY);
+    let calls = worker.ask(&upstream, TOKENS[0], &ALICE);
+    let waits = worker.ask(&upstream, TOKENS[1], &ALICE);
+    worker.reset();
+    assert_eq!(worker.end(calls), Some(&End::None(NoVerdict::Reset)));
+    assert_eq!((worker.calls(), worker.end(waits)), (0, None));
+    worker.pass(250);
+    worker.answer(200, ACTIVE);
+    assert!(worker.end(waits).is_some());
 }
 
 /// The calls of the root are free again. The question has waited for long enough by the next tick, and is asked then.
