@@ -2,7 +2,8 @@
 //! line. A client is its address as Envoy trusts it.
 //!
 //! The non-obvious rule: an IPv6 client has a whole /64 to choose from, so that is one client. An IPv4 address
-//! that is mapped into IPv6 (`::ffff:192.0.2.1`) is the IPv4 client.
+//! that is mapped into IPv6 (`::ffff:192.0.2.1`) is the IPv4 client, and one that a translator has written into IPv6 is a client
+//! by itself.
 
 pub mod budget;
 pub mod line;
@@ -36,6 +37,7 @@ impl ClientKey {
             .and_then(|text| text.parse::<IpAddr>().ok());
         let digest = match parsed.map(|address| address.to_canonical()) {
             Some(IpAddr::V4(address)) => Sha256::digest(address.octets()),
+            Some(IpAddr::V6(address)) if is_translated(address) => Sha256::digest(address.octets()),
             Some(IpAddr::V6(address)) => Sha256::digest(network(address)),
             None => Sha256::digest(bare),
         };
@@ -61,6 +63,13 @@ impl ClientKey {
         hash.update(millis(limit.window).to_le_bytes());
         Self(hash.finalize().0)
     }
+}
+
+/// Returns whether an address stands for an IPv4 client, as translators write it (RFC 6052, RFC 8215, and the older forms
+/// `::192.0.2.1` and `::ffff:0:192.0.2.1`). All such clients are in one /64.
+fn is_translated(address: Ipv6Addr) -> bool {
+    let bits = u128::from(address);
+    bits >> 64 == 0 || bits >> 96 == 0x0064_ff9b
 }
 
 /// Returns the first 64 bits of an address.
@@ -116,6 +125,14 @@ mod tests {
             "[::ffff:c000:201]",
         ]));
         assert!(!is_one(&["192.0.2.1", "192.0.2.2"]));
+    }
+
+    #[test]
+    fn an_ipv4_client_behind_a_translator_is_one_client() {
+        for network in ["64:ff9b::", "64:ff9b:1:2::", "::", "::ffff:0:"] {
+            let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|host| format!("{network}{host}"));
+            assert!(!is_one(&[&one, &other]), "{network}");
+        }
     }
 
     #[test]
