@@ -26,6 +26,7 @@ mod restricted_endpoints;
 mod retries;
 mod routes;
 mod shared_cluster;
+mod shared_vm;
 mod short_ttl;
 mod slots;
 mod stop_iteration;
@@ -85,6 +86,7 @@ pub const RULES: &[Rule] = &[
     restricted_endpoints::RULE,
     retries::RULE,
     shared_cluster::RULE,
+    shared_vm::RULE,
     short_ttl::RULE,
     slots::RULE,
     stop_iteration::RULE,

@@ -16,7 +16,7 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-const KEY: &str = "allow_on_headers_stop_iteration";
+pub(super) const KEY: &str = "allow_on_headers_stop_iteration";
 const UNANSWERED: &str = "the introspection role gets no form to read: it answers nothing from the cache, and each \
                           introspection takes a second longer";
 
