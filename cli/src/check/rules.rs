@@ -35,6 +35,7 @@ mod underscores;
 mod unguarded_route;
 mod unknown_cluster;
 mod upgrades;
+mod upstream_filter;
 mod visible_secret;
 mod vm_id;
 
@@ -95,6 +96,7 @@ pub const RULES: &[Rule] = &[
     unguarded_route::RULE,
     unknown_cluster::RULE,
     upgrades::RULE,
+    upstream_filter::RULE,
     visible_secret::RULE,
     vm_id::RULE,
 ];
