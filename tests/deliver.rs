@@ -389,3 +389,100 @@ fn what_cannot_be_split_is_refused_and_what_was_written_stays() {
         assert_eq!(left.count(), 2, "{what}");
     }
 }
+
+/// Before version 1.40 Envoy takes a list that is corrected later, and goes on with the one of before.
+#[test]
+fn a_list_of_functions_that_does_not_count_yet_is_told() {
+    const LIST: &str = "proxy_on_request_headers: {}, ";
+    const VM: &str = "                          vm_id: matrix_edge_auth\n";
+    const FLAG: &str = "                        allow_on_headers_stop_iteration: true\n";
+    let folder = Folder::new();
+    let text = folder.read("envoy.yaml");
+    for part in [LIST, VM, FLAG] {
+        assert!(text.contains(part), "{part}");
+    }
+    let numbered = |number| {
+        let configuration = format!(
+            "{VM}                          configuration: {{ \"@type\": type.googleapis.com/google.protobuf.StringValue, value: \"{number}\" }}\n"
+        );
+        text.replace(VM, &configuration)
+    };
+    let lacking = text.replace(LIST, "");
+    let all = Some("gateway introspection provisioning");
+    for (what, before, after, told) in [
+        ("the same", text.clone(), text.clone(), None),
+        ("another list", lacking.clone(), text.clone(), all),
+        (
+            "another list, as on Windows",
+            lacking.clone(),
+            text.replace('\n', "\r\n"),
+            all,
+        ),
+        ("another list in another VM", lacking.clone(), numbered(1), None),
+        (
+            "another list in another VM again",
+            numbered(1).replace(LIST, ""),
+            numbered(2),
+            None,
+        ),
+        (
+            "another list with another module",
+            lacking.clone(),
+            text.replace("matrix-edge-auth.wasm", "matrix-edge-auth-next.wasm"),
+            None,
+        ),
+        (
+            "another list with another environment",
+            lacking,
+            text.replace(
+                VM,
+                &format!("{VM}                          environment_variables:\n                            host_env_keys: [A]\n"),
+            ),
+            all,
+        ),
+        (
+            "no list",
+            text.clone(),
+            text.replace("capability_restriction_config:", "# capability_restriction_config:")
+                .replace("# capability_restriction_config: &capabilities", "x: &capabilities"),
+            all,
+        ),
+        (
+            "another body",
+            text.replace(FLAG, ""),
+            text.clone(),
+            Some("introspection"),
+        ),
+        (
+            "another body in JSON's words",
+            text.replace(FLAG, ""),
+            text.replace("allow_on_headers_stop_iteration", "allowOnHeadersStopIteration"),
+            Some("introspection"),
+        ),
+        (
+            "comments and lines",
+            text.clone(),
+            text.replace(LIST, &format!("# all\n                            {LIST}\n                            ")),
+            None,
+        ),
+        (
+            "another mode",
+            text.clone(),
+            text.replace("mode: enforce", "mode: shadow"),
+            None,
+        ),
+    ] {
+        folder.write(&before);
+        assert!(folder.deliver().0, "{what}");
+        folder.write(&after);
+        let (succeeds, said) = folder.deliver();
+        assert!(succeeds, "{what}: {said}");
+        let mut warnings = said.lines().filter_map(|line| {
+            let (_, rest) = line.split_once("differs from before in: ")?;
+            rest.split_once(". Before Envoy 1.40")
+        });
+        let listed = warnings.next().map(|(listed, _)| listed);
+        assert_eq!(listed, told, "{what}: {said}");
+        assert_eq!(warnings.next(), None, "{what}: {said}");
+    }
+}

@@ -26,6 +26,7 @@ mod restricted_endpoints;
 mod retries;
 mod routes;
 mod shared_cluster;
+mod shared_vm;
 mod short_ttl;
 mod slots;
 mod stop_iteration;
@@ -34,6 +35,7 @@ mod underscores;
 mod unguarded_route;
 mod unknown_cluster;
 mod upgrades;
+mod upstream_filter;
 mod visible_secret;
 mod vm_id;
 
@@ -85,6 +87,7 @@ pub const RULES: &[Rule] = &[
     restricted_endpoints::RULE,
     retries::RULE,
     shared_cluster::RULE,
+    shared_vm::RULE,
     short_ttl::RULE,
     slots::RULE,
     stop_iteration::RULE,
@@ -93,6 +96,7 @@ pub const RULES: &[Rule] = &[
     unguarded_route::RULE,
     unknown_cluster::RULE,
     upgrades::RULE,
+    upstream_filter::RULE,
     visible_secret::RULE,
     vm_id::RULE,
 ];

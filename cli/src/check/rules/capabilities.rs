@@ -13,7 +13,7 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-const KEY: &str = "capability_restriction_config";
+pub(super) const KEY: &str = "capability_restriction_config";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in deployment.uses.iter().filter(|one| one.is_envoys()) {

@@ -32,25 +32,27 @@ static NEEDED: LazyLock<Vec<String>> = LazyLock::new(|| {
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in deployment.uses.iter().filter(|one| one.is_envoys()) {
         for list in one.plugin.into_iter().flat_map(allowed) {
-            // An empty one allows everything, and is the business of `capabilities`.
-            if list.members().next().is_none() {
-                continue;
-            }
-            let is_missing = |name: &&String| list.entry(name).is_none();
-            let missing: Vec<&str> = NEEDED
-                .iter()
-                .filter(is_missing)
-                .map(String::as_str)
-                .collect();
+            let missing = missing(list);
             if !missing.is_empty() {
                 found.add(
                     spot(list),
                     format!("the module needs these functions, and may not have them: {}", missing.join(", ")),
-                    "copy `capability_restriction_config` from envoy/local/envoy.yaml of the module's version",
+                    "copy `capability_restriction_config` from envoy/local/envoy.yaml of the module's version; before Envoy 1.40 it counts \
+                     from the next start on, or with another `vm_config.configuration` in all plugins of this `vm_id`",
                 );
             }
         }
     }
+}
+
+/// The functions that the module needs and a list lacks. An empty one allows everything, and is the business of `capabilities`.
+pub(super) fn missing(list: Value<'_>) -> Vec<&'static str> {
+    if list.members().next().is_none() {
+        return Vec::new();
+    }
+    let is_missing = |name: &&String| list.entry(name).is_none();
+    let missing = NEEDED.iter().filter(is_missing);
+    missing.map(String::as_str).collect()
 }
 
 fn spot(list: Value<'_>) -> Spot<'_> {

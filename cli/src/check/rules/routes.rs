@@ -385,7 +385,7 @@ mod tests {
         for path in PRIVATE {
             let needs = ["GET", "POST"].map(|method| {
                 let method = Method::from_bytes(method.as_bytes());
-                classify(path.as_bytes(), || method)
+                classify(path.as_bytes(), method)
             });
             let is_it = |it: &AuthRequirement| {
                 matches!(it, AuthRequirement::Required | AuthRequirement::Admin)

@@ -1,7 +1,8 @@
 //! `allow_on_headers_stop_iteration` says whether Envoy hands the body over while the module holds the headers.
 //!
 //! The introspection role reads a form before it decides, and gets none without it. In the gateway role a large upload
-//! would gather in Envoy while its verdict is pending, and end in a 413 of Envoy's.
+//! would gather in Envoy while its verdict is pending, and end in a 413 of Envoy's. Before 1.39 Envoy also loses what comes of a body
+//! while the verdict does, and the homeserver stores the rest as if it was whole.
 
 use matrix_edge_auth::config::Role;
 
@@ -16,7 +17,8 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-const KEY: &str = "allow_on_headers_stop_iteration";
+pub(super) const KEY: &str = "allow_on_headers_stop_iteration";
+const COUNTS: &str = "before Envoy 1.40 a change of it alone counts from the next start on, or with another `name` of the plugin";
 const UNANSWERED: &str = "the introspection role gets no form to read: it answers nothing from the cache, and each \
                           introspection takes a second longer";
 
@@ -36,12 +38,12 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             (Some(Role::Introspection), _) if !is_set => found.add(
                 Spot::first_key(plugin, &[KEY, "name"]),
                 UNANSWERED,
-                format!("write `{KEY}: true` beside `configuration`"),
+                format!("write `{KEY}: true` beside `configuration`; {COUNTS}"),
             ),
             (Some(Role::Gateway), _) if is_set => found.add(
                 Spot::key(plugin, KEY),
-                "a large upload gets Envoy's 413 while its verdict is pending",
-                format!("leave `{KEY}` out: Envoy then holds the body back itself"),
+                "a large upload gets Envoy's 413 while its verdict is pending, and before Envoy 1.39 uploads arrive cut short, with a 200",
+                format!("leave `{KEY}` out: Envoy then holds the body back itself; {COUNTS}"),
             ),
             _ => {}
         }

@@ -175,7 +175,7 @@ fn is_private(route: Value<'_>) -> bool {
     let needs_token = |path: &str| {
         [Method::Get, Method::Post].into_iter().any(|method| {
             matches!(
-                classify(path.as_bytes(), || method),
+                classify(path.as_bytes(), method),
                 AuthRequirement::Admin | AuthRequirement::Blocked | AuthRequirement::Required
             )
         })
