@@ -47,8 +47,10 @@ pub enum Watch {
     Active(TokenDigest),
     /// The request was refused here with this status, and calls itself gRPC.
     GrpcReply(u16),
-    /// The request asks MAS to end this. A 2xx means that it has ended, a 401 that MAS does not know it, and no answer of MAS that it
-    /// may have.
+    /// The request asks MAS to end this. A 2xx means that it has ended, and no answer of MAS that it may have. A 401 to a logout means
+    /// that MAS does not know the token: the session has ended elsewhere, or by the same request, which Envoy has sent twice. But MAS
+    /// says so of an OAuth token as well, whose session lives on, so it is a refusal and no end. To a revocation it is about the
+    /// client.
     SessionEnd(Ending),
     /// The request asks MAS to end the session of the token in its form, which passes.
     Revocation(Box<RevocationForm>),
@@ -133,21 +135,26 @@ pub(super) fn on_response_headers<H: Host, W>(
             settle(cb.host, exchange, watch, HomeserverAnswer::of(answered));
         }
         Watch::Active(token) if status == Some(401) && is_upstream() => {
-            let upstream = &exchange.plugin.upstream;
-            if learned.refused.admit(upstream.question(&token), cb.now()) {
-                let what = Invalidation::Refusal(&token);
-                resolver.invalidate(cb, &upstream.cache, what, InvalidationReason::Homeserver);
+            let reason = InvalidationReason::Homeserver;
+            learned.doubt(cb, resolver, &exchange.plugin, &token, reason);
+        }
+        Watch::SessionEnd(Ending::Logout(token) | Ending::LogoutAll(token, _))
+            if status == Some(401) && is_upstream() =>
+        {
+            // Anyone can log an invented token out.
+            let cache = &exchange.plugin.upstream.cache;
+            if cache.lookup_stale(cb.host, &token, cb.now()).is_some() {
+                let reason = InvalidationReason::Logout;
+                learned.doubt(cb, resolver, &exchange.plugin, &token, reason);
             }
         }
         Watch::SessionEnd(ending) => {
-            let plugin = &exchange.plugin;
-            let is_over = match status {
-                Some(200..300) => true,
-                Some(401) => is_upstream() && learned.is_news(cb, plugin, &ending),
-                _ => false,
-            };
-            if is_over || exchange.is_whole() && is_in_doubt(cb.host, status) {
-                learned.ends.end(cb, resolver, plugin, &ending, is_over);
+            let is_confirmed = status.is_some_and(|status| (200..300).contains(&status));
+            if is_confirmed || exchange.is_whole() && is_in_doubt(cb.host, status) {
+                let plugin = &exchange.plugin;
+                learned
+                    .ends
+                    .end(cb, resolver, plugin, &ending, is_confirmed);
             }
         }
         _ => {}
@@ -223,18 +230,20 @@ pub(super) struct Learned {
 }
 
 impl Learned {
-    /// Returns whether it is news that MAS does not know the token of a logout: the edge does, and has not heard that lately. The
-    /// session may have ended elsewhere, or by the same request, which Envoy has sent twice. MAS says the same of an OAuth token
-    /// whose session lives on, so it is not heard each time. A 401 to a revocation is about its client, and not about the token.
-    fn is_news<H: Host>(&mut self, cb: &Callback<'_, H>, plugin: &Plugin, ending: &Ending) -> bool {
-        let (token, user) = match ending {
-            Ending::Logout(token) => (token, None),
-            Ending::LogoutAll(token, user) => (token, *user),
-            Ending::Revocation(_) => return false,
-        };
-        let (upstream, now) = (&plugin.upstream, cb.now());
-        let is_known = || upstream.cache.lookup_stale(cb.host, token, now).is_some();
-        (user.is_some() || is_known()) && self.refused.admit(upstream.question(token), now)
+    /// Doubts what is kept of a token that was refused, unless it was lately.
+    fn doubt<H: Host, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        plugin: &Plugin,
+        token: &TokenDigest,
+        reason: InvalidationReason,
+    ) {
+        let upstream = &plugin.upstream;
+        if self.refused.admit(upstream.question(token), cb.now()) {
+            let what = Invalidation::Refusal(token);
+            resolver.invalidate(cb, &upstream.cache, what, reason);
+        }
     }
 
     /// Ends what waits, and forgets what is too old to matter.

@@ -278,15 +278,7 @@ impl Scenario {
             until: now + DOUBT,
             is_certain: false,
         };
-        let is_all = end.kind == EndKind::LogoutAll;
-        let of_others = (0..SESSIONS).filter(|_| is_all);
-        for session in of_others.chain([end.session]) {
-            self.memory[session].ended_at.insert(end.worker, now);
-            self.forget(session, true);
-            if is_all {
-                self.forget(session, false);
-            }
-        }
+        self.forget(end.session, true);
     }
 
     /// The edge may doubt what is kept, or not.
