@@ -432,8 +432,6 @@ async fn what_does_not_end_a_session_changes_nothing() {
     }
     let end = Request::new("POST", "/_matrix/client/v3/logout");
     for (request, status) in [
-        // No compat token.
-        (logout("v3", &oauth), 401),
         (end.clone(), 401),
         (end.header("X-Token", &compat), 401),
         (
@@ -459,13 +457,40 @@ async fn what_does_not_end_a_session_changes_nothing() {
         let response = connections[0].request(&request).await;
         assert_eq!(response.status, status, "{response:?}");
     }
-    edge.mas.set_database(Database::Down);
-    for request in [logout("v3", &compat), revocation_with_basic(&oauth)] {
-        let response = connections[0].request(&request).await;
-        assert_eq!(response.status, 500, "{response:?}");
-    }
-    edge.mas.set_database(Database::Up);
     assert_untouched(&edge, &mut connections, &[&compat, &oauth]).await;
+}
+
+/// MAS answers 401 to the logout of an OAuth session, which lives on, and 500 while it has no database, which may have written the
+/// end.
+#[tokio::test]
+async fn a_logout_that_mas_does_not_carry_out_has_the_next_request_ask() {
+    let options = Options {
+        pool_timeout: POLL,
+        ..options()
+    };
+    let edge = start(options).await;
+    let mut connections = connections(&edge, 1).await;
+    let [compat, oauth] = [compat(&edge, "alice"), of_client(&edge, DEFAULT_CLIENT_ID)];
+    for token in [&compat, &oauth] {
+        hold_everywhere(&edge, &mut connections, token).await;
+    }
+    for _ in 0..3 {
+        let refused = connections[0].request(&logout("v3", &oauth)).await;
+        assert_eq!(refused.status, 401, "{refused:?}");
+        assert_eq!(whoami(&mut connections[0], &oauth).await.status, 200);
+        assert_eq!(edge.mas.calls(&oauth), 2, "once in a while");
+    }
+    edge.mas.set_database(Database::Down);
+    let failed = connections[0].request(&logout("v3", &compat)).await;
+    assert_eq!(failed.status, 500, "{failed:?}");
+    edge.mas.set_database(Database::Up);
+    for connection in &mut connections {
+        ask_until(connection, &compat, "MAS's answer", |response| {
+            response.status == 200 && edge.mas.calls(&compat) > 1
+        })
+        .await;
+    }
+    edge.assert_alive().await;
 }
 
 #[tokio::test]
