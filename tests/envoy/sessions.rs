@@ -418,18 +418,24 @@ async fn an_answer_from_before_the_end_serves_nobody() {
     edge.assert_alive().await;
 }
 
-#[tokio::test]
-async fn what_does_not_end_a_session_changes_nothing() {
+/// An edge, connections to its workers, and a compat and an OAuth token of which every worker holds the answer for itself.
+async fn held() -> (Edge, Vec<Connection>, [String; 2]) {
     let options = Options {
         pool_timeout: POLL,
         ..options()
     };
     let edge = start(options).await;
     let mut connections = connections(&edge, 1).await;
-    let [compat, oauth] = [compat(&edge, "alice"), of_client(&edge, DEFAULT_CLIENT_ID)];
-    for token in [&compat, &oauth] {
+    let tokens = [compat(&edge, "alice"), of_client(&edge, DEFAULT_CLIENT_ID)];
+    for token in &tokens {
         hold_everywhere(&edge, &mut connections, token).await;
     }
+    (edge, connections, tokens)
+}
+
+#[tokio::test]
+async fn what_does_not_end_a_session_changes_nothing() {
+    let (edge, mut connections, [compat, oauth]) = held().await;
     let end = Request::new("POST", "/_matrix/client/v3/logout");
     for (request, status) in [
         (end.clone(), 401),
@@ -464,16 +470,7 @@ async fn what_does_not_end_a_session_changes_nothing() {
 /// end.
 #[tokio::test]
 async fn a_logout_that_mas_does_not_carry_out_has_the_next_request_ask() {
-    let options = Options {
-        pool_timeout: POLL,
-        ..options()
-    };
-    let edge = start(options).await;
-    let mut connections = connections(&edge, 1).await;
-    let [compat, oauth] = [compat(&edge, "alice"), of_client(&edge, DEFAULT_CLIENT_ID)];
-    for token in [&compat, &oauth] {
-        hold_everywhere(&edge, &mut connections, token).await;
-    }
+    let (edge, mut connections, [compat, oauth]) = held().await;
     for _ in 0..3 {
         let refused = connections[0].request(&logout("v3", &oauth)).await;
         assert_eq!(refused.status, 401, "{refused:?}");

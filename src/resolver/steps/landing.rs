@@ -23,15 +23,15 @@ use crate::{
     sorted::SortedMap,
 };
 
-/// What an answer does for those who wait for it.
+/// What an answer does for the requests that wait for it.
 enum Landing {
-    /// It serves them.
+    /// It serves those requests.
     Serve,
-    /// It is void. They wait for that of a second call.
+    /// It is void. The requests wait for the answer to a second call.
     Repeat,
-    /// It serves nobody. The cache is read again.
+    /// It serves no request. The worker reads the cache again.
     LookAgain,
-    /// It is the second one that is void, and it took too long to serve.
+    /// It is the second answer that is void, and MAS took too long for it. The requests get no verdict.
     Fail,
 }
 
@@ -101,8 +101,9 @@ impl<W> Resolver<W> {
         }
     }
 
-    /// Ends a call that MAS has answered, and tells the others where the answer is. But a lease that nobody waits for may run
-    /// out: who finds it will tell. A void answer is of no use to who comes.
+    /// Ends a call that MAS has answered: releases its lease, and tells the workers that wait for it to read the cache again.
+    /// A lease that no worker waits for is left to run out, since a worker that finds it tells this one. Not so if the answer
+    /// is void: a request that comes later could not use it.
     fn end_answered<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
