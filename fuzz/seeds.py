@@ -273,7 +273,7 @@ def varint(number):
 # The order is that of fuzz_targets/planted.rs.
 KINDS = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes", "mark", "h", "o"]
 
-# `FORMAT_VERSION` of src/cache/bucket.rs. tests/fuzz_seeds.rs fails if what is written here is of another format.
+# `FORMAT_VERSION` of src/shared_data/name.rs. tests/fuzz_seeds.rs fails if what is written here is of another format.
 FORMAT = 9
 
 # What the gateway needs of an answer, in the order of src/mas/introspection/stored.rs.
@@ -345,7 +345,7 @@ def planted(digest, fingerprint):
 
 
 def bucket(kind, *records):
-    """See src/cache/bucket.rs."""
+    """See src/shared_data/name.rs."""
     framed = b"".join(struct.pack("<H", len(record)) + record for record in records)
     return value(kind, bytes([FORMAT]) + framed)
 
@@ -373,7 +373,7 @@ def name_hash(text):
 
 
 def sip_hash(key, text):
-    """See src/sip_hash.rs."""
+    """See src/hashes/sip_hash.rs."""
     limit = (1 << 64) - 1
     state = [
         key[0] ^ 0x736F6D6570736575,

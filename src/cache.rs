@@ -12,18 +12,14 @@
 //! `lookup.rs` reads the cache and `storage.rs` writes it. This file has what both need: until when an answer holds, and what
 //! voids it.
 
-pub mod bucket;
 pub mod ended;
 pub mod entry;
 pub mod epoch;
 pub mod expiry;
 pub mod inactive;
 mod introspected;
-mod key_space;
 mod known;
-mod look;
 mod lookup;
-pub mod mark;
 pub mod question;
 pub mod revocation;
 pub mod sizes;
@@ -37,7 +33,7 @@ use self::{
     entry::Entry,
     epoch::Epochs,
     expiry::Expiry,
-    inactive::{KeptInactive, KeptMark},
+    inactive::{KeptMark, LocalInactive},
     question::QuestionKey,
     revocation::Revocations,
     table::Table,
@@ -55,6 +51,7 @@ use crate::{
         introspection::{ActiveAnswer, Answer},
         user::UserKey,
     },
+    shared_data::{look, name::Space},
     token::TokenDigest,
 };
 
@@ -64,7 +61,7 @@ const REFRESH_AHEAD: Duration = Duration::from_secs(6);
 
 /// How long an answer serves after it has come, at the least. An inactive one serves only those who waited for it. It is two
 /// ticks: a hint comes at once, and a worker that may have missed one looks at its next tick.
-const HANDED_OVER_WITHIN: Duration = Duration::from_millis(500);
+const HANDED_OVER_WITHIN: Duration = look::LASTS.saturating_mul(2);
 
 /// The two tables, as one worker sees them.
 #[derive(Debug)]
@@ -77,7 +74,7 @@ pub struct SharedCache {
     stale_if_error: Duration,
     refresh_ahead: bool,
     fingerprint: u64,
-    kept: KeptInactive,
+    local_inactive: LocalInactive,
     kept_mark: KeptMark,
 }
 
@@ -86,30 +83,30 @@ impl SharedCache {
     /// [`config::Config::fingerprint`].
     pub fn new(settings: &config::Cache, fingerprint: u64) -> Self {
         Self {
-            active: Table::new(b'a', settings.slots),
-            negative: Table::new(b'n', settings.negative_slots),
+            active: Table::new(Space::Active, settings.slots),
+            negative: Table::new(Space::Negative, settings.negative_slots),
             revocations: Revocations::default(),
             ttl: settings.ttl,
             negative_ttl: settings.negative_ttl,
             stale_if_error: settings.stale_if_error,
             refresh_ahead: settings.refresh_ahead,
             fingerprint,
-            kept: KeptInactive::new(0),
+            local_inactive: LocalInactive::new(0),
             kept_mark: KeptMark::default(),
         }
     }
 
-    /// The same cache, of which the worker keeps the inactive tokens that come again for itself: `number` of them at the
-    /// most. It gives away what they are, and not MAS's answer.
+    /// The same cache, where this worker remembers the inactive tokens that come again: `number` of them at the most. It only
+    /// remembers *that* they are inactive, so this is for readers that do not need MAS's own bytes.
     pub fn keeping_inactive(self, number: usize) -> Self {
         Self {
-            kept: KeptInactive::new(number),
+            local_inactive: LocalInactive::new(number),
             ..self
         }
     }
 
     /// Whether MAS has told of the user that this answer is void. The record is read unless the epochs say that it cannot tell.
-    /// An answer that names no user is void by what it told of anybody.
+    /// An answer that names no user is void as soon as MAS has told of any user.
     fn is_void(
         &self,
         store: &impl Store,
@@ -187,7 +184,7 @@ impl SharedCache {
             used_at: asked.answered_at,
             asked_at: asked.asked_at,
             answered_at: asked.answered_at,
-            kept_until: expiry.map_or(end, |expiry| end.min(expiry.earliest)),
+            useful_until: expiry.map_or(end, |expiry| end.min(expiry.earliest)),
             expiry,
             is_doubted: false,
             answer: asked.answer.clone(),
@@ -200,11 +197,11 @@ impl SharedCache {
         let end = entry
             .expiry
             .map_or(own_end, |expiry| expiry.earliest.min(own_end));
-        end.min(entry.kept_until)
+        end.min(entry.useful_until)
     }
 
-    /// Returns the end of an answer by this TTL, which counts from the question. Who waited in another worker for an active one
-    /// reads it a moment after it has come, however long MAS took.
+    /// Returns the end of an answer by this TTL, which counts from the question. A request that waited in another worker reads an
+    /// active answer a moment after it has come. So that one holds until then, however long MAS took.
     fn own_end(&self, answer: &Answer, asked_at: Instant, answered_at: Instant) -> Instant {
         match answer {
             Answer::Active(_) => (asked_at + self.ttl).max(answered_at + HANDED_OVER_WITHIN),

@@ -56,7 +56,7 @@ pub fn millis(duration: Duration) -> i64 {
     i64::try_from(whole_millis(duration)).unwrap_or(i64::MAX)
 }
 
-/// Returns `duration` in whole milliseconds, in 64 bits throughout: 128 of them are dear where a register has 64.
+/// Returns `duration` in whole milliseconds, with numbers of 64 bits throughout: WebAssembly has none of 128.
 fn whole_millis(duration: Duration) -> u64 {
     const PER_SECOND: u64 = 1_000;
     let seconds = duration.as_secs();
@@ -66,11 +66,15 @@ fn whole_millis(duration: Duration) -> u64 {
     seconds * PER_SECOND + u64::from(duration.subsec_millis())
 }
 
+/// Units of a duration in a configuration, with their milliseconds, the shortest first.
+pub const UNITS: [(&str, u32); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+
 /// Returns `duration` as a configuration has it: a whole number and a unit.
 pub fn duration_text(duration: Duration) -> String {
-    let millis = millis(duration);
-    for (unit, size) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
-        if millis % size == 0 && (millis > 0 || unit == "s") {
+    let millis = whole_millis(duration);
+    for (unit, size) in UNITS.into_iter().rev() {
+        let size = u64::from(size);
+        if millis.is_multiple_of(size) && (millis > 0 || unit == "s") {
             return format!("{}{unit}", millis / size);
         }
     }

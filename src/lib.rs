@@ -17,13 +17,17 @@
 //! | [`matrix`] | the client-server API: endpoints, credentials, identities, replies |
 //! | [`mas`] | tokens, introspection, and what MAS tells the homeserver |
 //! | [`host`] | the seam to the proxy |
+//! | [`shared_data`] | what lies in shared data under which name: key spaces, buckets, marks |
 //! | [`cache`] | what MAS said, in shared data: entries, tables, revocations, epochs |
 //! | [`resolver`] | whose token is this? single-flight, leases, calls, renewal, stale answers, budgets |
 //! | [`role`] | the gateway, introspection and provisioning roles |
 //! | [`worker`] | one worker: hands each callback to its role |
 //! | `envoy` | the proxy-wasm adapter; the only code that calls the proxy. [`host::Fields`] reads the form of its maps |
 //! | `allocator` | the module's memory, block by block |
-//! | [`token`], [`form`], [`json`], [`media_type`], [`clock`], [`metrics`], [`multilinear`], [`probing`], [`random`], [`sip_hash`], [`sorted`] | small things that every room uses |
+//! | [`token`] | tokens of MAS, and the digests by which this process knows them |
+//! | [`form`], [`json`], [`media_type`] | readers of forms, JSON and content types, for every room |
+//! | [`clock`], [`random`], [`hashes`], [`maps`] | moments, random numbers, hashes and maps, for every room |
+//! | [`metrics`] | every metric and its labels |
 //!
 //! `scripts/lib/layers.py` says which room may use which.
 
@@ -46,18 +50,17 @@ pub mod config;
 #[cfg(all(target_os = "wasi", not(test)))]
 mod envoy;
 pub mod form;
+pub mod hashes;
 pub mod host;
 pub mod json;
+pub mod maps;
 pub mod mas;
 pub mod matrix;
 pub mod media_type;
 pub mod metrics;
-pub mod multilinear;
-pub mod probing;
 pub mod random;
 pub mod resolver;
 pub mod role;
-pub mod sip_hash;
-pub mod sorted;
+pub mod shared_data;
 pub mod token;
 pub mod worker;

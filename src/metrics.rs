@@ -300,7 +300,10 @@ impl Metric {
     }
 
     /// Places that metrics have.
-    pub const PLACES: usize = 22 * Self::ROW;
+    pub const PLACES: usize = (Self::ROWS + HomeserverAnswer::ALL.len()) * Self::ROW;
+
+    /// Rows of metrics with one label at the most.
+    const ROWS: usize = 17;
 
     /// Places in a row. No label has more values.
     const ROW: usize = 16;
@@ -311,7 +314,7 @@ impl Metric {
         let (row, place) = match self {
             Self::Request(outcome) => (0, outcome as usize),
             Self::Answered(outcome) => (1, outcome as usize),
-            Self::Lookup(table, hit) => (2, 2 * table as usize + hit as usize),
+            Self::Lookup(table, hit) => (2, Hit::ALL.len() * table as usize + hit as usize),
             Self::Evicted(table, evicted) => (3, 2 * table as usize + evicted as usize),
             Self::LocalEvicted => (4, 0),
             Self::TooLong(table) => (5, table as usize),
@@ -326,7 +329,9 @@ impl Metric {
             Self::Rejected(reason) => (14, reason as usize),
             Self::WouldReject(reason) => (15, reason as usize),
             Self::ProvisioningRequest(secret) => (16, secret as usize),
-            Self::WouldRejectAnswer(reason, answer) => (17 + answer as usize, reason as usize),
+            Self::WouldRejectAnswer(reason, answer) => {
+                (Self::ROWS + answer as usize, reason as usize)
+            }
         };
         row * Self::ROW + place
     }

@@ -10,7 +10,7 @@
 //! are hinted, when the lease runs out, or at a tick.
 //!
 //! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`, which serves a stale answer if MAS fails,
-//! and configuration and expiry allow it. Only who finds no room to wait is turned away by another, `refuse`. No client can make a
+//! and configuration and expiry allow it. Only a request that finds no room to wait is turned away by another, `refuse`. No client can make a
 //! stale answer serve while MAS is well: a known token, one of which an active answer is still there, is exempt from the budget and
 //! the client's share, has calls that no flood can take, and comes first in line.
 //!
@@ -36,7 +36,7 @@ pub use self::{
     },
     state::Resolver,
     steps::{lag::TICK, start::MAX_TOKEN_BYTES},
-    upstream::{Admission, Overflow, Upstream},
+    upstream::{Admission, Overflow, Reader, Upstream},
 };
 use self::{
     flight::{Full, Ready, State},
@@ -53,12 +53,12 @@ use self::{
 };
 use crate::{
     cache::{
-        Cached, Introspected, SharedCache,
+        Introspected, SharedCache,
         ended::Event,
         epoch::{Stamp, Subject},
         table::Removed,
     },
-    clock::{Instant, millis},
+    clock::millis,
     host::{Backend, CallId, Callback, QueueId, RootId, Store, StreamId},
     mas::{
         introspection::{self, Answer, IntrospectionResponse, NoVerdict},
@@ -90,13 +90,13 @@ impl<W> Resolver<W> {
     /// Returns what is known without a call: from the shared cache, or a stale answer while MAS fails. Renews
     /// an answer in the background when that is due.
     ///
-    /// What MAS told of users counts as of the last reading of the epochs, see [`Self::read_old_epochs`], unless the reader keeps
+    /// What MAS told of users counts as of the last reading of the epochs, see [`Self::refresh_epochs`], unless the reader keeps
     /// the answer, as Synapse does with introspections.
     #[inline(never)]
     pub fn lookup<H: Backend>(&mut self, cb: &Callback<'_, H>, query: &Query<'_>) -> Option<Found> {
         let upstream = query.upstream;
         let now = cb.now();
-        self.workers.read_old_epochs(cb, now);
+        self.workers.refresh_epochs(cb, now);
         let epochs = (!upstream.is_kept_by_reader).then(|| self.workers.epochs());
         let count = |metric| cb.host.count(metric);
         let cached = upstream
@@ -104,9 +104,7 @@ impl<W> Resolver<W> {
             .lookup_as_of(cb.host, &query.digest, now, epochs, count);
         match cached {
             Some(cached) => {
-                if let Cached::Active(entry) = &cached
-                    && entry.refresh_at.is_some_and(|refresh_at| refresh_at <= now)
-                {
+                if cached.is_due(now) {
                     self.refresh(cb, query);
                 }
                 Some(self.found(query.digest, cached.into(), Provenance::Shared))
@@ -163,12 +161,12 @@ impl<W> Resolver<W> {
     /// Forgets answers in all workers, also those that are on their way. Returns what was known of a token, if an answer about
     /// it was removed.
     ///
-    /// Anyone can name an invented token, so only the removal of an answer is told to the other workers, by their epoch. The
-    /// count of the token's ends is enough for the rest: no worker keeps a grant of an answer that is not in the shared
-    /// cache, and one that asks about the token takes out what it stores, and tells of it, or does not store it.
+    /// Anyone can name an invented token. So the other workers are told, by their epoch, only if an answer was removed. For the
+    /// rest the token's noted end is enough: no worker keeps a grant of an answer that is not in the shared cache, and a worker
+    /// that is asking about the token does not store its answer, or takes it out again and tells of that.
     ///
-    /// The order matters: the end is counted first and the answer removed second. The worker that asks stores first and
-    /// reads the count second, so one of the two sees the other. A refusal is counted and the answer doubted in that order.
+    /// The order matters: the end is noted first and the answer removed second. The worker that asks stores first and
+    /// looks for ends second, so one of the two sees the other. A refusal is noted and the answer doubted in that order.
     pub fn invalidate<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -335,12 +333,12 @@ impl<W> Resolver<W> {
     /// waited for one are asked about again at their next tick.
     pub fn on_root_end(&mut self, root: RootId) {
         self.workers.on_root_end(root);
-        self.flights.root_ended(root);
+        self.flights.on_root_end(root);
     }
 
     /// Reads what other workers have voided, if this worker has not for most of a second.
-    pub fn read_old_epochs<H: Backend>(&mut self, cb: &Callback<'_, H>, now: Instant) {
-        self.workers.read_old_epochs(cb, now);
+    pub fn refresh_epochs<H: Backend>(&mut self, cb: &Callback<'_, H>) {
+        self.workers.refresh_epochs(cb, cb.now());
     }
 
     /// Returns the epoch counters of a token and its user, as of the last reading.

@@ -13,4 +13,5 @@ pub mod introspection;
 mod origin;
 pub mod plugin;
 pub mod provisioning;
+mod route_watch;
 pub mod series;

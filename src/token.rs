@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     form::scan::has_control,
-    sip_hash::{self, SipHasher},
+    hashes::sip_hash::{self, SipHasher},
 };
 
 /// An access token: ASCII, not empty. `Debug` does not show it.
@@ -105,7 +105,7 @@ impl TokenDigest {
     pub const BYTES: usize = 16;
 
     /// The digest as words. They are compared in place of bytes, which the C library of the module's target compares one by
-    /// one. The order means nothing, so that the words may be of any.
+    /// one. Any order of the words will do.
     #[inline]
     fn words(&self) -> [u64; 2] {
         let mut words = [0; 2];

@@ -78,7 +78,7 @@ impl AnyExchange {
         }
     }
 
-    /// Returns the root that decides what is still to be decided, if anything is.
+    /// Returns the root of the exchange's configuration, unless nothing is left to decide.
     fn root(&self) -> Option<RootId> {
         match self {
             Self::Passed => None,
@@ -395,10 +395,11 @@ impl Worker {
     /// Takes in a tick of the root of `plugin`.
     pub fn on_tick(&mut self, host: &impl Host, plugin: &Rc<Plugin>) {
         let cb = Callback::new(host, plugin.root);
-        plugin.is_route_looked_at.set(false);
+        plugin.route_watch.on_tick();
         self.resolver.on_tick(&cb);
         self.gateway.on_tick(&cb, &mut self.resolver);
         self.gateway.take_over(&cb, &mut self.resolver, plugin);
+        // Both, whatever the first says.
         let is_left = self.introspection.on_tick(&cb) | self.finish_resolved(&cb);
         if is_left {
             self.hurry(&cb);

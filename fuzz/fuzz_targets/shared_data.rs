@@ -13,7 +13,6 @@ use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::{
     cache::{
         Cached, Introspected, SharedCache,
-        bucket::FORMAT_VERSION,
         ended::{EndedTokens, Event},
         epoch::{Epochs, Subject},
         question::QuestionKey,

@@ -15,7 +15,7 @@ mod simulated;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use matrix_edge_auth::{cache::bucket::FORMAT_VERSION, token::TokenSecret};
+use matrix_edge_auth::{shared_data::name::FORMAT_VERSION, token::TokenSecret};
 use serde_json::json;
 
 use self::{

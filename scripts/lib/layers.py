@@ -22,15 +22,16 @@ from pathlib import Path
 from rust_uses import Crate
 
 # What everything may use, and what uses nothing.
-LEAVES = ["clock", "form", "json", "media_type", "metrics", "multilinear", "probing", "random", "sip_hash", "sorted"]
+LEAVES = ["clock", "form", "hashes", "json", "maps", "media_type", "metrics", "random"]
 
 # Top down: each room may use the leaves and the rooms behind its name, all of which stand below it.
 LAYERS = {
-    "envoy": ["worker", "role", "resolver", "cache", "host", "config", "matrix", "mas", "token"],
-    "worker": ["role", "resolver", "cache", "host", "config", "matrix", "mas", "token"],
-    "role": ["resolver", "cache", "host", "config", "matrix", "mas", "token"],
-    "resolver": ["cache", "host", "config", "matrix", "mas", "token"],
-    "cache": ["host", "config", "matrix", "mas", "token"],
+    "envoy": ["worker", "role", "resolver", "cache", "shared_data", "host", "config", "matrix", "mas", "token"],
+    "worker": ["role", "resolver", "cache", "shared_data", "host", "config", "matrix", "mas", "token"],
+    "role": ["resolver", "cache", "shared_data", "host", "config", "matrix", "mas", "token"],
+    "resolver": ["cache", "shared_data", "host", "config", "matrix", "mas", "token"],
+    "cache": ["shared_data", "host", "config", "matrix", "mas", "token"],
+    "shared_data": ["host", "matrix", "mas", "token"],
     "host": ["matrix", "mas", "token"],
     "config": ["matrix", "mas", "token"],
     "matrix": ["mas", "token"],

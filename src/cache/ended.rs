@@ -10,25 +10,26 @@
 //! read once in a quarter of a second, or after a hint: one that is out of date costs a call for a token that ended a moment
 //! before.
 //!
-//! There is a fixed number of histories, which tokens share, and each names its last events only. When more have come than
-//! it names, any token of it may be among them. Anyone can end invented tokens, and so fill histories: that voids no
+//! There is a fixed number of histories, which tokens share. Each names only its last events. If more have come, each of
+//! its tokens may be among those that it does not name. Anyone can end invented tokens, and so fill histories: that voids no
 //! answer that is kept, and costs one more call only where more events than a history names come while MAS is asked, or in the
 //! quarter of a second before.
 
 use std::cell::Cell;
 
-use super::{key_space::KeySpace, look::Look};
 use crate::{
     clock::Instant,
     host::{NotWritten, Store, update},
+    shared_data::{
+        key_space::KeySpace,
+        look::Look,
+        name::{self, Space},
+    },
     token::TokenDigest,
 };
 
-/// The number of events in all.
-const EVENTS_KEY: &[u8] = b"matrix-edge-auth.events";
-
 /// Histories in all.
-const NUMBER: u32 = 16_384;
+const HISTORIES: u32 = 16_384;
 
 /// Events that a history holds. It names one less, since the oldest tells how far back it reaches. Some thousand ended tokens a
 /// second come to less than one a second in each history.
@@ -53,7 +54,7 @@ pub struct Point(u64);
 struct History(Vec<u128>);
 
 /// What a history names an event.
-fn name(token: &TokenDigest, event: Event) -> u64 {
+fn event_name(token: &TokenDigest, event: Event) -> u64 {
     let TokenDigest([.., a, b, c, d, e, f, g, h]) = *token;
     let token = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
     match event {
@@ -81,7 +82,7 @@ impl History {
             return Some(Event::End);
         }
         let named = |event: &Event| {
-            let is_it = |one: &u128| came(one) && *one as u64 == name(token, *event);
+            let is_it = |one: &u128| came(one) && *one as u64 == event_name(token, *event);
             self.0.iter().any(is_it)
         };
         [Event::End, Event::Refusal].into_iter().find(named)
@@ -117,7 +118,7 @@ pub struct EndedTokens {
 impl Default for EndedTokens {
     fn default() -> Self {
         Self {
-            keys: KeySpace::new(b'h', NUMBER),
+            keys: KeySpace::new(Space::Histories, HISTORIES),
             known: Cell::default(),
             look: Look::default(),
         }
@@ -128,7 +129,7 @@ impl EndedTokens {
     /// Returns the present point, or one of the last quarter of a second.
     pub fn point(&self, store: &impl Store, now: Instant) -> Point {
         if !self.look.is_recent(now) {
-            if let Some(events) = store.read(EVENTS_KEY) {
+            if let Some(events) = store.read(name::EVENTS) {
                 self.know(number(&events.value).unwrap_or_default());
             }
             self.look.note(now);
@@ -158,7 +159,7 @@ impl EndedTokens {
         event: Event,
     ) -> Result<(), NotWritten> {
         let mut events = 0;
-        update(store, EVENTS_KEY, &mut |stored| {
+        update(store, name::EVENTS, &mut |stored| {
             events = stored
                 .and_then(number)
                 .unwrap_or_default()
@@ -169,7 +170,7 @@ impl EndedTokens {
         let key = self.keys.key(store, &token.0);
         update(store, key.as_bytes(), &mut |stored| {
             let mut history = stored.map_or_else(History::default, History::decode);
-            history.add(events, name(token, event));
+            history.add(events, event_name(token, event));
             history.encode()
         })
     }
@@ -193,7 +194,7 @@ mod tests {
     /// All tokens share one history.
     fn crowded() -> EndedTokens {
         EndedTokens {
-            keys: KeySpace::new(b'h', 1),
+            keys: KeySpace::new(Space::Histories, 1),
             ..EndedTokens::default()
         }
     }
@@ -305,7 +306,7 @@ mod tests {
             numbers.insert(usize::try_from(late).unwrap(), 1);
             let mut history = History::default();
             for number in numbers {
-                history.add(number.into(), name(&token(number), Event::End));
+                history.add(number.into(), event_name(&token(number), Event::End));
             }
             for number in 1..=last {
                 let told = history.since(Point(u64::from(number) - 1), &token(number));
@@ -341,7 +342,7 @@ mod tests {
     fn no_number_of_tokens_takes_more_than_the_fixed_number_of_keys() {
         let store = MemoryStore::default();
         let ended = EndedTokens {
-            keys: KeySpace::new(b'h', 4),
+            keys: KeySpace::new(Space::Histories, 4),
             ..EndedTokens::default()
         };
         for number in 0..1_000 {

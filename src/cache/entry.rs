@@ -1,7 +1,7 @@
-//! One entry of the shared cache, as bytes: a record of a [bucket](super::bucket).
+//! One entry of the shared cache, as bytes: a record of a [bucket](crate::shared_data::bucket).
 //!
 //! An entry that does not decode to its last byte is a miss. A change of this format is a new
-//! [`FORMAT_VERSION`](super::bucket::FORMAT_VERSION).
+//! [`FORMAT_VERSION`](crate::shared_data::name::FORMAT_VERSION).
 //!
 //! ```text
 //! offset  bytes  what
@@ -11,7 +11,7 @@
 //!     25     16  user, see `mas::user::UserKey`; zero if none is known
 //!     41      8  used at, milliseconds
 //!     49      8  asked at, milliseconds
-//!     57      8  kept until, milliseconds
+//!     57      8  useful until, milliseconds
 //!     65      8  earliest expiry, milliseconds; zero if the token does not expire
 //!     73      8  latest expiry, the same
 //!     81      8  answered at, milliseconds
@@ -28,13 +28,15 @@ use crate::{
 /// Longest answer that is kept, in bytes. MAS's have a few hundred; a long scope can make one longer.
 pub const MAX_ANSWER_BYTES: usize = 8 * 1024;
 
-/// Where the digest stands.
+/// Where these fields stand.
 const DIGEST_AT: usize = 9;
+const USED_AT: usize = 41;
+const USEFUL_UNTIL: usize = 57;
 
 const USER_KNOWN: u8 = 1;
 const EXPIRES: u8 = 2;
 const DOUBTED: u8 = 4;
-const KEPT: u8 = 8;
+const HELD_LOCALLY: u8 = 8;
 
 /// What MAS said of a token, and until when that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +56,7 @@ pub struct Entry {
     /// Until when the entry is of use to any reader. That is the end of the writer's TTL, or of the token if that
     /// comes first; or a later moment that the entry said which stood here before, see
     /// [`super::table::Table::put`].
-    pub kept_until: Instant,
+    pub useful_until: Instant,
     /// When the token ends; `None` if it does not.
     pub expiry: Option<Expiry>,
     /// The homeserver has refused the token since: MAS is to be asked again, and the answer serves only where MAS gives
@@ -87,7 +89,7 @@ impl Entry {
         for moment in [
             self.used_at,
             self.asked_at,
-            self.kept_until,
+            self.useful_until,
             earliest,
             latest,
             self.answered_at,
@@ -109,7 +111,7 @@ impl Entry {
             used_at: head.used_at,
             asked_at: head.asked_at,
             answered_at: head.answered_at,
-            kept_until: head.kept_until,
+            useful_until: head.useful_until,
             expiry: head.expiry,
             is_doubted: head.is_doubted,
             answer: Answer::decode(bytes.get(EntryHead::BYTES..)?)?,
@@ -138,7 +140,7 @@ pub struct EntryHead {
     /// The moment before MAS was asked.
     pub asked_at: Instant,
     /// Until when the entry is of use to any reader.
-    pub kept_until: Instant,
+    pub useful_until: Instant,
     /// Whether the homeserver has refused the token since.
     pub is_doubted: bool,
     /// Whether a worker may keep it for itself, see [`super::inactive`].
@@ -170,14 +172,14 @@ impl EntryHead {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let [flags] = reader.take()?;
-        if flags & !(USER_KNOWN | EXPIRES | DOUBTED | KEPT) != 0 {
+        if flags & !(USER_KNOWN | EXPIRES | DOUBTED | HELD_LOCALLY) != 0 {
             return None;
         }
         let fingerprint = u64::from_le_bytes(reader.take()?);
         let digest = TokenDigest(reader.take()?);
         let user = UserKey(reader.take()?);
         let mut moment = || Some(Instant::from_le_bytes(reader.take()?));
-        let (used_at, asked_at, kept_until) = (moment()?, moment()?, moment()?);
+        let (used_at, asked_at, useful_until) = (moment()?, moment()?, moment()?);
         let (earliest, latest, answered_at) = (moment()?, moment()?, moment()?);
         Some(Self {
             digest,
@@ -185,9 +187,9 @@ impl EntryHead {
             user: (flags & USER_KNOWN != 0).then_some(user),
             used_at,
             asked_at,
-            kept_until,
+            useful_until,
             is_doubted: flags & DOUBTED != 0,
-            is_kept: flags & KEPT != 0,
+            is_kept: flags & HELD_LOCALLY != 0,
             expiry: (flags & EXPIRES != 0).then_some(Expiry { earliest, latest }),
             answered_at,
         })
@@ -196,7 +198,7 @@ impl EntryHead {
 
 /// Writes the time of use into an encoded entry.
 pub fn set_used_at(bytes: &mut [u8], used_at: Instant) {
-    set_moment(bytes, 41, used_at);
+    set_moment(bytes, USED_AT, used_at);
 }
 
 /// Notes in an encoded entry that its answer is doubted.
@@ -209,13 +211,13 @@ pub fn set_doubted(bytes: &mut [u8]) {
 /// Notes in an encoded entry that a worker keeps it for itself.
 pub fn set_kept(bytes: &mut [u8]) {
     if let Some(flags) = bytes.first_mut() {
-        *flags |= KEPT;
+        *flags |= HELD_LOCALLY;
     }
 }
 
 /// Writes the end of use into an encoded entry.
-pub fn set_kept_until(bytes: &mut [u8], kept_until: Instant) {
-    set_moment(bytes, 57, kept_until);
+pub fn set_useful_until(bytes: &mut [u8], useful_until: Instant) {
+    set_moment(bytes, USEFUL_UNTIL, useful_until);
 }
 
 fn set_moment(bytes: &mut [u8], offset: usize, moment: Instant) {
@@ -263,7 +265,7 @@ mod tests {
             used_at: Instant::from_millis(500),
             asked_at: Instant::from_millis(100),
             answered_at: Instant::from_millis(150),
-            kept_until: Instant::from_millis(1_000),
+            useful_until: Instant::from_millis(1_000),
             expiry: Some(Expiry {
                 earliest: Instant::from_millis(2_100),
                 latest: Instant::from_millis(3_400),
@@ -305,19 +307,19 @@ mod tests {
     fn the_time_the_end_of_use_and_a_doubt_can_be_written_in_place() {
         let mut bytes = active().encode().unwrap();
         set_used_at(&mut bytes, Instant::from_millis(777));
-        set_kept_until(&mut bytes, Instant::from_millis(888));
+        set_useful_until(&mut bytes, Instant::from_millis(888));
         for _ in 0..2 {
             set_doubted(&mut bytes);
         }
         let used = Entry {
             used_at: Instant::from_millis(777),
-            kept_until: Instant::from_millis(888),
+            useful_until: Instant::from_millis(888),
             is_doubted: true,
             ..active()
         };
         assert_eq!(Entry::decode(&bytes), Some(used));
         set_used_at(&mut [0; 43], Instant::from_millis(777));
-        set_kept_until(&mut [0; 43], Instant::from_millis(888));
+        set_useful_until(&mut [0; 43], Instant::from_millis(888));
         set_doubted(&mut []);
     }
 
@@ -335,7 +337,7 @@ mod tests {
     #[test]
     fn an_unknown_flag_is_a_miss() {
         let mut bytes = active().encode().unwrap();
-        let unknown = |flags: &u8| flags & !(USER_KNOWN | EXPIRES | DOUBTED | KEPT) != 0;
+        let unknown = |flags: &u8| flags & !(USER_KNOWN | EXPIRES | DOUBTED | HELD_LOCALLY) != 0;
         for flags in (0..=u8::MAX).filter(unknown) {
             bytes[0] = flags;
             assert_eq!(Entry::decode(&bytes), None);

@@ -5,17 +5,17 @@
 //! is looked up again before its next use. There are 256 counters for tokens and as many for users, by the
 //! first byte of the digest, so that one invalidation makes a worker look up few of its answers again.
 //!
-//! The counters for users are never behind the clock when they are raised. So of an answer that was asked for later than its
-//! counter says, no record of the user, which lies in shared data, can say that it is void: it need not be read.
+//! A user's counter is raised to the present time at the least. So if an answer was asked for later than the counter says, no
+//! record of the user can void it, and the record, which lies in shared data, is not read.
 
 use crate::{
     clock::Instant,
     host::{NotWritten, Store, update},
     mas::user::UserKey,
+    shared_data::name,
     token::TokenDigest,
 };
 
-const KEY: &[u8] = b"matrix-edge-auth.epoch";
 const TOKENS: usize = 256;
 const USERS: usize = 256;
 
@@ -72,7 +72,7 @@ impl Epochs {
 
     /// Reads the counters again.
     pub fn read(&mut self, store: &impl Store) {
-        if let Some(stored) = store.read(KEY)
+        if let Some(stored) = store.read(name::EPOCHS)
             && self.cas != Some(stored.cas)
         {
             *self = Self::decode(&stored.value);
@@ -96,7 +96,7 @@ impl Epochs {
             Subject::Token(_) => 0,
             Subject::User(_) => coarse(now),
         };
-        update(store, KEY, &mut |stored| {
+        update(store, name::EPOCHS, &mut |stored| {
             *self = stored.map_or_else(Self::default, Self::decode);
             if let Some(counter) = self.counters.get_mut(subject.index()) {
                 *counter = counter.wrapping_add(1).max(least);

@@ -1,8 +1,8 @@
 //! The inactive tokens that one worker keeps for itself: those that come again and again.
 //!
-//! A wrong "inactive" logs a person out, so nothing here counts by itself. Of what a worker keeps the entry in the shared
-//! cache says so, and what takes such an entry out, or voids it, renews a [mark](super::mark). The worker reads the mark
-//! at each use: a reading that hands nothing over, in place of two tables and a record.
+//! A wrong "inactive" logs a person out, so nothing here counts by itself. What a worker keeps is marked as kept in its entry in
+//! the shared cache. Whoever removes or voids such an entry renews a [mark](crate::shared_data::mark). The
+//! worker reads the mark at each use: a reading that hands nothing over, in place of two tables and a record.
 //!
 //! The order matters. The worker reads the mark first, then notes in the entry that it keeps it, which is a write on the
 //! condition that nothing has changed. Who takes a noted entry out renews the mark first and writes second, on the same
@@ -10,10 +10,13 @@
 
 use std::cell::RefCell;
 
-use super::mark::{Mark, Number};
 use crate::{
     clock::Instant,
     host::{NotWritten, Store, Unreadable},
+    shared_data::{
+        mark::{Mark, Number},
+        name::Space,
+    },
     token::TokenDigest,
 };
 
@@ -26,7 +29,7 @@ pub struct KeptMark(Mark);
 
 impl Default for KeptMark {
     fn default() -> Self {
-        Self(Mark::new("n.kept"))
+        Self(Mark::new(Space::Negative, "kept"))
     }
 }
 
@@ -44,31 +47,31 @@ impl KeptMark {
 
 /// The tokens. Each has one place, by its digest; of two that share it the later one is kept.
 #[derive(Debug)]
-pub struct KeptInactive {
+pub struct LocalInactive {
     places: RefCell<Vec<Option<Kept>>>,
     /// How many places there are once there is a token.
-    number: usize,
+    capacity: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Kept {
     token: TokenDigest,
     until: Instant,
-    number: Number,
+    mark: Number,
 }
 
-impl KeptInactive {
-    /// Places for `number` tokens, or [`MAX_KEPT`].
-    pub fn new(number: usize) -> Self {
+impl LocalInactive {
+    /// Places for `capacity` tokens, or [`MAX_KEPT`].
+    pub fn new(capacity: usize) -> Self {
         Self {
             places: RefCell::default(),
-            number: number.min(MAX_KEPT),
+            capacity: capacity.min(MAX_KEPT),
         }
     }
 
     /// Returns whether any token is kept at all.
     pub fn is_in_use(&self) -> bool {
-        self.number > 0
+        self.capacity > 0
     }
 
     /// Returns whether the token is inactive, as far as that is kept.
@@ -84,28 +87,24 @@ impl KeptInactive {
             Err(_) => None,
         };
         kept.is_some_and(|kept| {
-            kept.token == *token && now < kept.until && mark.read(store) == Ok(kept.number)
+            kept.token == *token && now < kept.until && mark.read(store) == Ok(kept.mark)
         })
     }
 
     /// Keeps a token until then, under the number that the mark had before its entry was noted.
-    pub fn insert(&self, token: TokenDigest, until: Instant, number: Number) {
+    pub fn insert(&self, token: TokenDigest, until: Instant, mark: Number) {
         let Ok(mut places) = self.places.try_borrow_mut() else {
             return;
         };
-        places.resize(self.number, None);
+        places.resize(self.capacity, None);
         if let Some(place) = places.get_mut(self.place(&token)) {
-            *place = Some(Kept {
-                token,
-                until,
-                number,
-            });
+            *place = Some(Kept { token, until, mark });
         }
     }
 
     fn place(&self, token: &TokenDigest) -> usize {
         let TokenDigest([.., a, b]) = *token;
-        usize::from(u16::from_le_bytes([a, b])) % self.number.max(1)
+        usize::from(u16::from_le_bytes([a, b])) % self.capacity.max(1)
     }
 }
 
@@ -123,7 +122,7 @@ mod tests {
     #[test]
     fn a_token_is_kept_until_its_end_or_the_next_number() {
         let (store, mark) = (MemoryStore::default(), KeptMark::default());
-        let kept = KeptInactive::new(8);
+        let kept = LocalInactive::new(8);
         let contains = |at| kept.contains(&store, &mark, &token(1), Instant::from_millis(at));
         assert!(!contains(0));
         for _ in 0..2 {
@@ -142,7 +141,7 @@ mod tests {
     fn no_token_is_taken_for_another_and_no_more_are_kept_than_there_are_places() {
         let (store, mark) = (MemoryStore::default(), KeptMark::default());
         for places in [0, 1, 8, MAX_KEPT, 100_000] {
-            let kept = KeptInactive::new(places);
+            let kept = LocalInactive::new(places);
             let contains =
                 |number| kept.contains(&store, &mark, &token(number), Instant::default());
             for number in 0..20_000 {

@@ -22,8 +22,8 @@ pub struct Introspected {
     pub answer: Answer,
     /// How much longer the token lives, as of some moment between the two: see [`Answer::lifetime`].
     pub lifetime: Option<Lifetime>,
-    /// The call was brief and under the lease, so no other worker has asked meanwhile. A worker that asked earlier stores its
-    /// "inactive", and takes it out again if another has the lease.
+    /// The call was brief and under the lease, so no other worker has asked meanwhile. If a worker that asked earlier stores
+    /// "inactive" afterwards, it takes that out again when it sees another worker's lease.
     pub is_only_answer: bool,
     /// Whose token it is, if it is active. Known here, since a digest costs as much as half a host call.
     pub(super) user: Option<UserKey>,

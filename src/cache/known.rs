@@ -23,6 +23,16 @@ pub enum Cached {
     Ended,
 }
 
+impl Cached {
+    /// Returns whether it is to be renewed in the background.
+    pub fn is_due(&self, now: Instant) -> bool {
+        match self {
+            Self::Active(entry) => entry.refresh_at.is_some_and(|at| at <= now),
+            Self::Inactive(_) | Self::Ended => false,
+        }
+    }
+}
+
 /// An active token, and until when that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveEntry {
@@ -57,10 +67,10 @@ pub struct Awaited {
 pub enum Serves {
     /// All of them, and those that come.
     Everybody,
-    /// Those that came before this moment, since it was past its time as it came.
-    Late(Instant),
-    /// Those that came before this moment, since what MAS has told of users after it voids the answer.
-    Void(Instant),
+    /// Those that came before the answer did, at this moment: it was past its time as it came.
+    BeforeAnswer(Instant),
+    /// Those that came before the question was sent, at this moment: what MAS may have told of users since would void the answer.
+    BeforeQuestion(Instant),
 }
 
 impl Serves {
@@ -68,7 +78,7 @@ impl Serves {
     pub fn includes(self, since: Instant) -> bool {
         match self {
             Self::Everybody => true,
-            Self::Late(moment) | Self::Void(moment) => since < moment,
+            Self::BeforeAnswer(moment) | Self::BeforeQuestion(moment) => since < moment,
         }
     }
 }

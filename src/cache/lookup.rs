@@ -29,7 +29,10 @@ impl SharedCache {
         epochs: Option<&Epochs>,
         mut count: impl FnMut(Metric),
     ) -> Option<Cached> {
-        if self.kept.contains(store, &self.kept_mark, digest, now) {
+        if self
+            .local_inactive
+            .contains(store, &self.kept_mark, digest, now)
+        {
             return Some(Cached::Inactive(InactiveAnswer::default()));
         }
         let active = self.lookup_active_table(store, digest, now, epochs);
@@ -45,17 +48,18 @@ impl SharedCache {
             metrics::Table::Negative,
             hit(inactive.is_some()),
         ));
-        if inactive.is_some() && self.kept.is_in_use() {
+        if inactive.is_some() && self.local_inactive.is_in_use() {
             self.keep_inactive(store, digest, now);
         }
         inactive.map(Cached::Inactive)
     }
 
-    /// What is known of the token only to requests that waited while another worker asked, the first of them since `since`. It
-    /// is one of two entries. One answers a question from after a request came, and serves that request even if MAS has told of
-    /// users since. The other is an inactive one that was past its time as it came, and serves each request that came before it,
-    /// since asking anew would take as long again. An inactive one does so for half a second after it came, however short its
-    /// time is: every worker looks for it by then.
+    /// What is known of the token only to requests that waited while another worker asked, the first of them since `since`:
+    /// - An entry whose question was sent after a request came serves that request, even if MAS has told of users since.
+    /// - An inactive entry that was past its time as it came serves each request that came before it, since asking anew would
+    ///   take as long again.
+    ///
+    /// An inactive entry does so for half a second after it came, however short its time is: every worker looks for it by then.
     pub fn lookup_awaited(
         &self,
         store: &impl Store,
@@ -69,9 +73,9 @@ impl SharedCache {
             let fresh_until = self.fresh_until(&entry);
             let is_late = now >= fresh_until && self.is_valid_inactive(store, &entry);
             let serves = if is_late {
-                Serves::Late(entry.answered_at)
+                Serves::BeforeAnswer(entry.answered_at)
             } else {
-                Serves::Void(entry.asked_at)
+                Serves::BeforeQuestion(entry.asked_at)
             };
             // `negative_ttl` may be over as the answer comes.
             let end = match entry.answer {
@@ -141,7 +145,7 @@ impl SharedCache {
         };
         if self.is_inactive(store, &entry, now) {
             let until = self.fresh_until(&entry);
-            self.kept.insert(*digest, until, number);
+            self.local_inactive.insert(*digest, until, number);
         }
     }
 
@@ -156,7 +160,7 @@ impl SharedCache {
     ) -> Option<Box<ActiveEntry>> {
         let entry = self.active.find(store, &self.question(digest), now)?;
         let fresh_until = self.fresh_until(&entry);
-        // Who is handed an answer that is past its time has it for no longer because of that.
+        // A reader may be handed an answer past its time. That does not lengthen `stale_if_error`.
         let end = fresh_until.min(entry.asked_at + self.ttl) + self.stale_if_error;
         let holds =
             now < end.max(fresh_until) && entry.expiry.is_none_or(|expiry| now < expiry.earliest);

@@ -5,13 +5,14 @@
 //! moment answers about a user, or about one device of the user, became void, and a look-up compares
 //! it with the moment *before the question was sent*, unless the user's epoch says that there is nothing to compare, see
 //! [`super::epoch`]. So an answer that was on its way at the time is void
-//! too. All moments are on the one monotonic clock of the process.
+//! too. All moments are on the one monotonic clock of the process. Of answers that name no user there is one moment for all;
+//! nearly all of them are "inactive".
 //!
 //! Records live in a fixed number of slots. A record that makes room for another user's leaves its latest
 //! moment behind as the slot's *floor*, which holds for every user of the slot: room is made by voiding too
-//! much, which costs an introspection, and never too little. So it is where a record cannot be read: what it may say is void.
+//! much, which costs an introspection, and never too little. The same holds where a record cannot be read: it may void the answer, so it does.
 
-use super::{bucket::FORMAT_VERSION, inactive::KeptMark, key_space::KeySpace};
+use super::inactive::KeptMark;
 use crate::{
     clock::Instant,
     host::{NotWritten, Store, Unreadable, update},
@@ -21,6 +22,10 @@ use crate::{
         user::{DeviceKey, UserKey},
     },
     matrix::identity::{self, ScopeRights},
+    shared_data::{
+        key_space::KeySpace,
+        name::{self, FORMAT_VERSION, Space},
+    },
 };
 
 /// Slots for the records of users.
@@ -28,9 +33,6 @@ const SLOTS: u32 = 16_384;
 
 /// Devices of a user with a moment of their own. The others share one.
 const MAX_DEVICES: usize = MAX_NAMED_DEVICES;
-
-/// Since when answers count that name no user. Nearly all of them are "inactive".
-const NOBODY_KEY: &[u8] = b"matrix-edge-auth.revived";
 
 /// The records, as any worker sees them.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ pub struct Revocations {
 impl Default for Revocations {
     fn default() -> Self {
         Self {
-            keys: KeySpace::new(b'u', SLOTS),
+            keys: KeySpace::new(Space::Users, SLOTS),
             kept: KeptMark::default(),
         }
     }
@@ -65,7 +67,7 @@ impl Revocations {
         })?;
         match revocation {
             Revocation::All | Revocation::Inactive => {
-                update(store, NOBODY_KEY, &mut |stored| {
+                update(store, name::REVIVED, &mut |stored| {
                     let latest = stored.and_then(moment).unwrap_or_default().max(now);
                     latest.to_le_bytes().to_vec()
                 })?;
@@ -118,7 +120,7 @@ impl Revocations {
 
     /// Whether an answer is void that names no user: MAS has told of some user since, who may be the token's.
     pub fn revokes_unowned(&self, store: &impl Store, asked_at: Instant) -> bool {
-        let Ok(told) = store.try_read(NOBODY_KEY) else {
+        let Ok(told) = store.try_read(name::REVIVED) else {
             return true;
         };
         let since = told.and_then(|stored| moment(&stored.value));
@@ -392,7 +394,7 @@ mod tests {
     fn a_user_who_makes_room_for_another_stays_revoked() {
         let store = MemoryStore::default();
         let revocations = Revocations {
-            keys: KeySpace::new(b'u', 1),
+            keys: KeySpace::new(Space::Users, 1),
             ..Revocations::default()
         };
         let users: Vec<UserKey> = (0..50).map(|n| UserKey::of(&n.to_string())).collect();

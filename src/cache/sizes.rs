@@ -12,21 +12,22 @@
 //! The register is small and bounded. When it is full, a table takes a registered size in place of its own: the
 //! largest that is not larger, or else the smallest. So there is never a table that a removal does not know.
 //!
-//! The register has a [mark](super::mark), which is renewed between the registration and the first use of the table. So the
+//! The register has a [mark](crate::shared_data::mark), which is renewed between the registration and the first use of the table. So the
 //! register is read only after a change.
 //!
-//! What ends a session looks at the mark each time. What keeps the later one of two answers goes by a look that is no older
-//! than a quarter of a second: at worst the earlier answer, which a worker with a new size has just kept, stays for its TTL.
+//! A removal looks at the mark each time. Choosing the later of two answers goes by a look that may be a quarter of a second
+//! old: at worst the earlier answer, which a worker with a new size has just kept, stays for its TTL.
 
 use std::cell::RefCell;
 
-use super::{
-    look::Look,
-    mark::{Mark, Number},
-};
 use crate::{
     clock::Instant,
     host::{If, Store, until_written},
+    shared_data::{
+        look::Look,
+        mark::{Mark, Number},
+        name::{self, Space},
+    },
 };
 
 /// Sizes in all. Each one costs a removal one reading.
@@ -37,36 +38,45 @@ const MAX_SIZES: usize = 64;
 pub struct Sizes {
     key: String,
     mark: Mark,
-    /// The register as it was last read, and the number that its mark had before.
-    known: RefCell<(Number, Vec<u32>)>,
+    known: RefCell<Known>,
     /// The last look at the mark, which serves what ends no session.
     look: Look,
 }
 
+/// The register as it was last read.
+#[derive(Debug, Default)]
+struct Known {
+    /// The number that its mark had before.
+    mark: Number,
+    sizes: Vec<u32>,
+}
+
 impl Sizes {
-    /// The register of the table `name`.
-    pub fn new(name: u8) -> Self {
-        let name = char::from(name);
+    /// The register of the table in this space.
+    pub fn new(space: Space) -> Self {
         Self {
-            key: format!("matrix-edge-auth.{name}.sizes"),
-            mark: Mark::new(&format!("{name}.sizes")),
+            key: name::sizes(space),
+            mark: Mark::new(space, "sizes"),
             known: RefCell::default(),
             look: Look::default(),
         }
     }
 
-    /// Calls `each` with every number of buckets that was registered a quarter of a second ago or before, and with some that
-    /// came since.
+    /// Calls `each` with every number of buckets that was registered a quarter of a second ago or earlier, and perhaps with some
+    /// that came since.
     pub fn for_each_known(&self, store: &impl Store, now: Instant, mut each: impl FnMut(u32)) {
         if self.look.is_recent(now)
             && let Ok(known) = self.known.try_borrow()
         {
-            known.1.iter().copied().for_each(&mut each);
+            known.sizes.iter().copied().for_each(&mut each);
             return;
         }
         self.for_each(store, each);
         // Where the mark cannot be read, it is looked at again the next time.
-        let is_read = self.known.try_borrow().is_ok_and(|known| known.0.is_some());
+        let is_read = self
+            .known
+            .try_borrow()
+            .is_ok_and(|known| known.mark.is_some());
         if is_read {
             self.look.note(now);
         } else {
@@ -80,20 +90,21 @@ impl Sizes {
             && self
                 .known
                 .try_borrow()
-                .is_ok_and(|known| known.1.len() == 1)
+                .is_ok_and(|known| known.sizes.len() == 1)
     }
 
     /// Calls `each` with every registered number of buckets.
     pub fn for_each(&self, store: &impl Store, mut each: impl FnMut(u32)) {
         // First: what is registered after this is marked after this.
         let mark = self.mark.read(store).ok().flatten();
-        let (at, mut sizes) = self.known.take();
-        if mark.is_none() || at != mark {
+        let mut known = self.known.take();
+        if mark.is_none() || known.mark != mark {
             let stored = store.read(self.key.as_bytes());
-            sizes = stored.map_or_else(Vec::new, |stored| decode(&stored.value));
+            known.sizes = stored.map_or_else(Vec::new, |stored| decode(&stored.value));
+            known.mark = mark;
         }
-        sizes.iter().copied().for_each(&mut each);
-        self.known.replace((mark, sizes));
+        known.sizes.iter().copied().for_each(&mut each);
+        self.known.replace(known);
     }
 
     /// Registers a number of buckets. Returns the number to use: the same, or a registered one if the register is
@@ -157,7 +168,7 @@ mod tests {
     use crate::host::{NotWritten, Unreadable, Versioned, memory::MemoryStore};
 
     fn sizes() -> Sizes {
-        Sizes::new(b't')
+        Sizes::new(Space::Active)
     }
 
     fn all(sizes: &Sizes, store: &impl Store) -> Vec<u32> {
@@ -197,7 +208,7 @@ mod tests {
             assert_eq!(sizes().register(&store, number), Some(number));
         }
         assert_eq!(all(&sizes(), &store), [8, 16, 4]);
-        assert!(all(&Sizes::new(b'o'), &store).is_empty());
+        assert!(all(&Sizes::new(Space::Negative), &store).is_empty());
         assert_eq!(store.len(), 2, "the register and its mark");
     }
 

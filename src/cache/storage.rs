@@ -29,7 +29,7 @@ impl SharedCache {
     pub fn store(&self, store: &impl Store, asked: &Introspected) -> StoreOutcome {
         let (key, now) = (self.question(&asked.digest), asked.answered_at);
         let mut entry = self.entry(asked);
-        let is_fresh = now < entry.kept_until;
+        let is_fresh = now < entry.useful_until;
         let (own, other) = match &asked.answer {
             Answer::Active(_) => (&self.active, &self.negative),
             Answer::Inactive(_) => (&self.negative, &self.active),
@@ -43,9 +43,11 @@ impl SharedCache {
                 written.fate = Fate::NotWritten;
             }
         }
+        // It was looked for in vain, and no other worker has asked since.
         let is_settled = asked.is_only_answer
             && asked.is_active()
-            && other.is_settled(&key, asked.asked_at, now);
+            && other.take_miss(&key.digest) >= Some(asked.asked_at)
+            && other.has_one_size(now);
         // Another MAS may know the token: its answers stay.
         let Settled {
             removed,
@@ -55,7 +57,8 @@ impl SharedCache {
         } else {
             other.settle(store, &key, asked.asked_at, now)
         };
-        // Whose token it was decides what brings it back to life. Until this is written, whatever revives any user does.
+        // The owner decides which event can make the token active again. Until the owner is written, an event about any user
+        // does.
         let user = removed.iter().find_map(|removed| removed.user);
         if !asked.is_active() && user.is_some() && written.fate == Fate::Stored {
             entry.user = user;

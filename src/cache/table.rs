@@ -17,8 +17,7 @@ use std::{
 };
 
 use super::{
-    bucket::{Bucket, Buckets},
-    entry::{Entry, EntryHead, set_doubted, set_kept, set_kept_until, set_used_at},
+    entry::{Entry, EntryHead, set_doubted, set_kept, set_used_at, set_useful_until},
     inactive::KeptMark,
     question::QuestionKey,
     sizes::Sizes,
@@ -28,6 +27,10 @@ use crate::{
     host::{Store, until_written},
     mas::user::UserKey,
     metrics::Evicted,
+    shared_data::{
+        bucket::{Bucket, Buckets},
+        name::Space,
+    },
     token::TokenDigest,
 };
 
@@ -95,7 +98,7 @@ impl From<Fate> for Written {
     }
 }
 
-/// A table. Workers with the same name and size share it.
+/// A table. Workers with the same space and size share it.
 #[derive(Debug)]
 pub struct Table {
     sizes: Sizes,
@@ -150,12 +153,12 @@ impl Misses {
 }
 
 impl Table {
-    /// A table for `slots` answers.
-    pub fn new(name: u8, slots: u32) -> Self {
+    /// A table for `slots` answers of this space.
+    pub fn new(space: Space, slots: u32) -> Self {
         Self {
-            sizes: Sizes::new(name),
+            sizes: Sizes::new(space),
             slots,
-            configured: Buckets::new(name, slots),
+            configured: Buckets::new(space, slots),
             registered: OnceCell::new(),
             kept: KeptMark::default(),
             misses: Misses::default(),
@@ -210,48 +213,32 @@ impl Table {
             let bucket = missed
                 .take()
                 .unwrap_or_else(|| buckets.read(store, &key.digest.0));
-            let mut kept_until = entry.kept_until;
-            let mut is_kept = false;
-            let staying = if bucket.bytes() == 0 { 0 } else { STAYING };
-            let mut stay: Vec<(EvictionOrder, TokenDigest, &[u8])> = Vec::with_capacity(staying);
-            for record in bucket.records() {
-                let Some(head) = EntryHead::decode(record) else {
-                    continue;
-                };
-                if head.answers(&key) {
-                    if head.asked_at > entry.asked_at {
-                        return Ok(Fate::Superseded.into());
-                    }
-                    kept_until = kept_until.max(head.kept_until);
-                    is_kept = head.is_kept;
-                } else {
-                    let order = EvictionOrder::of(&head, now);
-                    let at = stay.partition_point(|(other, ..)| *other <= order);
-                    stay.insert(at, (order, head.digest, record));
-                }
-            }
-            set_kept_until(&mut bytes, kept_until);
-            if is_kept {
+            let Some(found) = Neighbourhood::of(&bucket, entry, &key, now) else {
+                return Ok(Fate::Superseded.into());
+            };
+            set_useful_until(&mut bytes, found.useful_until);
+            if found.is_kept {
                 set_kept(&mut bytes);
             }
+            let mut staying = found.neighbours;
             let surplus = surplus(
-                stay.iter().map(|(.., record)| record.len()),
+                staying.iter().map(|neighbour| neighbour.record.len()),
                 buckets.capacity.saturating_sub(1),
                 MAX_BUCKET_BYTES.saturating_sub(bytes.len()),
             );
             let mut voids_kept = bucket.is_foreign();
-            let evicted = stay
+            let evicted = staying
                 .drain(..surplus)
-                .map(|(order, digest, record)| {
-                    let is_kept = EntryHead::decode(record).is_some_and(|head| head.is_kept);
-                    voids_kept |= is_kept && order.evicted() == Evicted::Live;
-                    (order.evicted(), digest)
+                .map(|going| {
+                    let evicted = going.order.evicted();
+                    voids_kept |= going.is_kept && evicted == Evicted::Live;
+                    (evicted, going.token)
                 })
                 .collect();
             if voids_kept {
                 self.kept.void(store)?;
             }
-            let records = stay.into_iter().map(|(.., record)| record);
+            let records = staying.iter().map(|neighbour| neighbour.record);
             bucket.replace(store, records.chain([&*bytes]))?;
             Ok(Written {
                 fate: Fate::Stored,
@@ -286,11 +273,14 @@ impl Table {
         settled
     }
 
-    /// Returns whether there is nothing to settle, as this worker knows it without a reading: it has looked for the answer in
-    /// vain at `since` or later, and the table has had one size. Only for who knows that no other worker has asked since.
-    pub fn is_settled(&self, key: &QuestionKey, since: Instant, now: Instant) -> bool {
-        let missed = self.misses.take(&key.digest);
-        missed.is_some_and(|miss| miss.at >= since) && self.sizes.is_only_one(now)
+    /// Takes the last look for an answer in vain, and returns its moment. There was none in the table at that time.
+    pub fn take_miss(&self, token: &TokenDigest) -> Option<Instant> {
+        self.misses.take(token).map(|miss| miss.at)
+    }
+
+    /// Returns whether this worker knows without a reading that the table has had one size.
+    pub fn has_one_size(&self, now: Instant) -> bool {
+        self.sizes.is_only_one(now)
     }
 
     /// Takes out all answers about this token, of every MAS, under every size of the table.
@@ -382,6 +372,61 @@ impl Table {
     }
 }
 
+/// What stands in a bucket to which an entry is to be written.
+struct Neighbourhood<'b> {
+    /// Until when the new entry is of use: at least as long as the one before it was to be.
+    useful_until: Instant,
+    /// A worker keeps the one before for itself.
+    is_kept: bool,
+    /// The other records. Those that are given up first come first.
+    neighbours: Vec<Neighbour<'b>>,
+}
+
+/// A record beside the new one.
+struct Neighbour<'b> {
+    order: EvictionOrder,
+    token: TokenDigest,
+    /// A worker keeps it for itself.
+    is_kept: bool,
+    record: &'b [u8],
+}
+
+impl<'b> Neighbourhood<'b> {
+    /// Reads the records. `None`: one of them answers the same question, and was asked for later.
+    fn of(bucket: &'b Bucket, entry: &Entry, key: &QuestionKey, now: Instant) -> Option<Self> {
+        let number = if bucket.bytes() == 0 { 0 } else { STAYING };
+        let mut found = Self {
+            useful_until: entry.useful_until,
+            is_kept: false,
+            neighbours: Vec::with_capacity(number),
+        };
+        for record in bucket.records() {
+            let Some(head) = EntryHead::decode(record) else {
+                continue;
+            };
+            if !head.answers(key) {
+                let order = EvictionOrder::of(&head, now);
+                let neighbours = &mut found.neighbours;
+                let at = neighbours.partition_point(|other| other.order <= order);
+                let neighbour = Neighbour {
+                    order,
+                    token: head.digest,
+                    is_kept: head.is_kept,
+                    record,
+                };
+                neighbours.insert(at, neighbour);
+                continue;
+            }
+            if head.asked_at > entry.asked_at {
+                return None;
+            }
+            found.useful_until = found.useful_until.max(head.useful_until);
+            found.is_kept = head.is_kept;
+        }
+        Some(found)
+    }
+}
+
 /// Returns whether a record is the answer to this question.
 fn answers(record: &[u8], key: &QuestionKey) -> bool {
     EntryHead::of(record, &key.digest).is_some_and(|head| head.answers(key))
@@ -446,8 +491,8 @@ impl EvictionOrder {
     }
 
     fn of(head: &EntryHead, now: Instant) -> Self {
-        if head.kept_until <= now {
-            Self::Expired(head.kept_until)
+        if head.useful_until <= now {
+            Self::Expired(head.useful_until)
         } else {
             Self::Live(head.used_at)
         }
@@ -476,7 +521,7 @@ mod tests {
             used_at: NOW,
             asked_at: NOW,
             answered_at: NOW,
-            kept_until: NOW + Duration::from_secs(fresh_for),
+            useful_until: NOW + Duration::from_secs(fresh_for),
             expiry: None,
             is_doubted: false,
             answer: Answer::Inactive(InactiveAnswer::default()),
@@ -489,7 +534,7 @@ mod tests {
 
     fn registered(store: &MemoryStore) -> Vec<u32> {
         let mut numbers = Vec::new();
-        Sizes::new(b't').for_each(store, |number| numbers.push(number));
+        Sizes::new(Space::Active).for_each(store, |number| numbers.push(number));
         numbers
     }
 
@@ -500,8 +545,10 @@ mod tests {
     #[test]
     fn an_answer_is_written_beside_what_came_since_its_bucket_was_looked_into() {
         for others in [0, 1, MAX_MISSES - 1, MAX_MISSES, 3 * MAX_MISSES] {
-            let (store, [table, other]) =
-                (MemoryStore::default(), [0; 2].map(|_| Table::new(b't', 8)));
+            let (store, [table, other]) = (
+                MemoryStore::default(),
+                [0; 2].map(|_| Table::new(Space::Active, 8)),
+            );
             let is_there = |token: &[u8]| table.find(&store, &key(token), NOW).is_some();
             assert!(!is_there(b"first") && !is_there(b"mine"));
             for number in 0..others {
@@ -522,7 +569,7 @@ mod tests {
 
     #[test]
     fn of_a_token_that_is_looked_for_again_and_again_one_bucket_is_remembered() {
-        let (store, table) = (MemoryStore::default(), Table::new(b't', 8));
+        let (store, table) = (MemoryStore::default(), Table::new(Space::Active, 8));
         let look = |token: &[u8]| assert!(table.find(&store, &key(token), NOW).is_none());
         for number in 1..MAX_MISSES {
             look(&number.to_le_bytes());
@@ -541,7 +588,7 @@ mod tests {
 
     #[test]
     fn a_few_short_buckets_are_remembered() {
-        let (store, table) = (MemoryStore::default(), Table::new(b't', 8));
+        let (store, table) = (MemoryStore::default(), Table::new(Space::Active, 8));
         let look = |token: &[u8]| assert!(table.find(&store, &key(token), NOW).is_none());
         let remembered = || table.misses.0.borrow().len();
         for number in 0..3 * MAX_MISSES {
@@ -570,7 +617,7 @@ mod tests {
 
     #[test]
     fn a_full_table_keeps_working_and_never_grows() {
-        let (store, table) = (MemoryStore::default(), Table::new(b't', 128));
+        let (store, table) = (MemoryStore::default(), Table::new(Space::Active, 128));
         for n in 0..10_000_u32 {
             let token = n.to_le_bytes();
             table.put(&store, &entry(&token, u64::from(n)), NOW);
@@ -585,7 +632,7 @@ mod tests {
 
     #[test]
     fn most_of_the_table_is_filled_before_anything_live_is_lost() {
-        let (store, table) = (MemoryStore::default(), Table::new(b't', 1024));
+        let (store, table) = (MemoryStore::default(), Table::new(Space::Active, 1024));
         for n in 0..512_u32 {
             table.put(&store, &entry(&n.to_le_bytes(), 100), NOW);
         }
@@ -597,7 +644,7 @@ mod tests {
 
     #[test]
     fn what_has_ended_gives_way_before_what_is_live() {
-        let (store, table) = (MemoryStore::default(), Table::new(b't', 2));
+        let (store, table) = (MemoryStore::default(), Table::new(Space::Active, 2));
         table.put(&store, &entry(b"live", 100), NOW);
         assert_eq!(table.put(&store, &entry(b"ended", 0), NOW).evicted, []);
         assert_eq!(
@@ -609,7 +656,7 @@ mod tests {
 
     #[test]
     fn what_was_not_used_for_longer_gives_way_to_what_was() {
-        let (store, table) = (MemoryStore::default(), Table::new(b't', 2));
+        let (store, table) = (MemoryStore::default(), Table::new(Space::Active, 2));
         table.put(&store, &entry(b"old", 100), NOW);
         table.put(&store, &entry(b"new", 100), NOW);
         assert!(table.find(&store, &key(b"old"), after(1)).is_some());
@@ -626,13 +673,13 @@ mod tests {
 
     #[test]
     fn a_question_has_one_entry() {
-        let (store, table) = (MemoryStore::default(), Table::new(b't', 1024));
+        let (store, table) = (MemoryStore::default(), Table::new(Space::Active, 1024));
         for fresh_for in [1, 2, 3] {
             table.put(&store, &entry(b"token", fresh_for), NOW);
         }
         assert_eq!(store.len(), 4);
         let found = table.find(&store, &key(b"token"), NOW).unwrap();
-        assert_eq!(found.kept_until, NOW + Duration::from_secs(3));
+        assert_eq!(found.useful_until, NOW + Duration::from_secs(3));
         table.settle(&store, &key(b"token"), NOW, NOW);
         assert!(!holds(&table, &store, b"token"));
     }
@@ -642,9 +689,9 @@ mod tests {
         let store = MemoryStore::default();
         let tokens = [b"a", b"b", b"c", b"d"];
         for token in tokens {
-            Table::new(b't', 4).put(&store, &entry(token, 100), NOW);
+            Table::new(Space::Active, 4).put(&store, &entry(token, 100), NOW);
         }
-        let mut evicted = Table::new(b't', 1)
+        let mut evicted = Table::new(Space::Active, 1)
             .put(&store, &entry(b"new", 100), NOW)
             .evicted;
         evicted.sort();
@@ -655,7 +702,7 @@ mod tests {
 
     #[test]
     fn long_answers_leave_room_for_fewer() {
-        let (store, table) = (MemoryStore::default(), Table::new(b't', 8));
+        let (store, table) = (MemoryStore::default(), Table::new(Space::Active, 8));
         let long = |token: &[u8]| Entry {
             answer: Answer::parse(
                 format!(r#"{{"active":true,"scope":"{}"}}"#, "x".repeat(7_970)).into(),
@@ -692,7 +739,7 @@ mod tests {
 
     #[test]
     fn removing_a_token_leaves_its_neighbours() {
-        let (store, table) = (MemoryStore::default(), Table::new(b't', 2));
+        let (store, table) = (MemoryStore::default(), Table::new(Space::Active, 2));
         table.put(&store, &entry(b"one", 100), NOW);
         table.put(&store, &entry(b"two", 100), NOW);
         table.remove_token(&store, &TokenDigest::of(b"three"));
@@ -701,15 +748,15 @@ mod tests {
 
     #[test]
     fn an_interfering_write_is_not_overwritten_blindly() {
-        let (store, table) = (MemoryStore::default(), Table::new(b't', 1));
+        let (store, table) = (MemoryStore::default(), Table::new(Space::Active, 1));
         table.put(&store, &entry(b"seed", 0), NOW);
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
-            Table::new(b't', 1).put(store, &entry(b"other", 100), NOW);
+            Table::new(Space::Active, 1).put(store, &entry(b"other", 100), NOW);
         }));
         table.put(&store, &entry(b"mine", 100), NOW);
         assert!(holds(&table, &store, b"mine"), "a lost race is tried again");
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
-            Table::new(b't', 1).put(store, &entry(b"other", 100), NOW);
+            Table::new(Space::Active, 1).put(store, &entry(b"other", 100), NOW);
         }));
         table.remove_token(&store, &TokenDigest::of(b"mine"));
         assert!(
@@ -720,14 +767,17 @@ mod tests {
 
     #[test]
     fn workers_agree_on_the_seed_and_processes_do_not() {
-        let (one, two) = (Table::new(b't', 1 << 20), Table::new(b't', 1 << 20));
+        let (one, two) = (
+            Table::new(Space::Active, 1 << 20),
+            Table::new(Space::Active, 1 << 20),
+        );
         let store = MemoryStore::default();
         one.put(&store, &entry(b"token", 100), NOW);
         assert!(holds(&two, &store, b"token"));
         assert_eq!(one.configured.seed(&store), two.configured.seed(&store));
         let elsewhere = MemoryStore::default();
         elsewhere.write(b"other", b"", If::Absent).unwrap();
-        let three = Table::new(b't', 1 << 20);
+        let three = Table::new(Space::Active, 1 << 20);
         three.put(&elsewhere, &entry(b"token", 100), NOW);
         assert_ne!(
             one.configured.seed(&store),
@@ -738,7 +788,7 @@ mod tests {
     #[test]
     fn a_doubt_is_noted_once_in_every_answer_about_a_token_until_a_new_one_comes() {
         let store = MemoryStore::default();
-        let (table, small) = (Table::new(b't', 64), Table::new(b't', 8));
+        let (table, small) = (Table::new(Space::Active, 64), Table::new(Space::Active, 8));
         let of = |fingerprint| Entry {
             fingerprint,
             ..entry(b"token", 100)
@@ -756,7 +806,7 @@ mod tests {
         small.put(&store, &entry(b"other", 100), NOW);
         // Another worker writes in between.
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
-            Table::new(b't', 64).put(store, &entry(b"third", 100), NOW);
+            Table::new(Space::Active, 64).put(store, &entry(b"third", 100), NOW);
         }));
         assert!(table.doubt(&store, &digest));
         assert!(!small.doubt(&store, &digest), "nothing new");
@@ -771,7 +821,7 @@ mod tests {
 
     #[test]
     fn two_questions_about_one_token_have_a_record_each() {
-        let (store, table) = (MemoryStore::default(), Table::new(b't', 8));
+        let (store, table) = (MemoryStore::default(), Table::new(Space::Active, 8));
         let of = |fingerprint, fresh_for| Entry {
             fingerprint,
             ..entry(b"token", fresh_for)
@@ -801,9 +851,10 @@ mod tests {
     #[test]
     fn a_look_in_vain_settles_what_was_asked_no_later_under_one_size() {
         let (store, key) = (MemoryStore::default(), key(b"token"));
-        let table = Table::new(b't', 8);
+        let table = Table::new(Space::Active, 8);
         let looks = |at| assert!(table.find(&store, &key, at).is_none());
-        let is_settled = |since| table.is_settled(&key, since, after(2));
+        let was_missed = |since| table.take_miss(&key.digest) >= Some(since);
+        let is_settled = |since| was_missed(since) && table.has_one_size(after(2));
         looks(after(1));
         assert!(!is_settled(after(1)), "the sizes were not looked at");
         table.settle(&store, &key, NOW, after(2));
@@ -818,16 +869,17 @@ mod tests {
         assert!(table.find(&store, &key, after(2)).is_some());
         assert!(!is_settled(after(1)), "not in vain");
         table.remove_token(&store, &key.digest);
-        Table::new(b't', 128).find(&store, &key, NOW);
+        Table::new(Space::Active, 128).find(&store, &key, NOW);
         table.settle(&store, &key, NOW, after(3));
         table.find(&store, &key, after(3));
-        assert!(!table.is_settled(&key, after(3), after(3)), "two sizes");
+        assert!(was_missed(after(3)));
+        assert!(!table.has_one_size(after(3)), "two sizes");
     }
 
     #[test]
     fn a_later_answer_stays_and_is_told_of_under_every_size() {
         let store = MemoryStore::default();
-        let [one, two] = [8, 128].map(|slots| Table::new(b't', slots));
+        let [one, two] = [8, 128].map(|slots| Table::new(Space::Active, slots));
         let key = key(b"token");
         for (own, asked_at, is_superseded, stays) in [
             (&one, Instant::default(), false, false),
@@ -851,7 +903,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_kept_for_as_long_as_the_one_before_it_would_have_been() {
-        let (store, table) = (MemoryStore::default(), Table::new(b't', 1));
+        let (store, table) = (MemoryStore::default(), Table::new(Space::Active, 1));
         let put = |token: &[u8], fingerprint, fresh_for, at| {
             let entry = Entry {
                 fingerprint,
@@ -861,19 +913,22 @@ mod tests {
         };
         assert_eq!(put(b"token", 1, 100, NOW), []);
         assert_eq!(put(b"token", 1, 10, NOW), []);
-        let kept_until = table.find(&store, &key(b"token"), NOW).unwrap().kept_until;
-        assert_eq!(kept_until, after(100));
+        let useful_until = table
+            .find(&store, &key(b"token"), NOW)
+            .unwrap()
+            .useful_until;
+        assert_eq!(useful_until, after(100));
         let live = (Evicted::Live, TokenDigest::of(b"token"));
         assert_eq!(put(b"token", 2, 10, after(20)), [live]);
-        let kept_until = |fingerprint| {
+        let useful_until = |fingerprint| {
             let key = QuestionKey {
                 fingerprint,
                 ..key(b"token")
             };
-            Some(table.find(&store, &key, NOW)?.kept_until)
+            Some(table.find(&store, &key, NOW)?.useful_until)
         };
-        assert_eq!(kept_until(2), Some(after(10)), "of another question");
-        assert_eq!(kept_until(1), None);
+        assert_eq!(useful_until(2), Some(after(10)), "of another question");
+        assert_eq!(useful_until(1), None);
     }
 
     /// Numbers of slots that put most tokens into different buckets.
@@ -884,13 +939,13 @@ mod tests {
         for written in SIZES {
             for removing in SIZES {
                 let store = MemoryStore::default();
-                let tables = SIZES.map(|slots| Table::new(b't', slots));
+                let tables = SIZES.map(|slots| Table::new(Space::Active, slots));
                 // All sizes are known before, as after some updates.
                 for table in &tables {
                     assert!(!holds(table, &store, b"token"));
                 }
-                Table::new(b't', written).put(&store, &entry(b"token", 100), NOW);
-                let fresh = Table::new(b't', removing);
+                Table::new(Space::Active, written).put(&store, &entry(b"token", 100), NOW);
+                let fresh = Table::new(Space::Active, removing);
                 let removed = fresh.remove_token(&store, &TokenDigest::of(b"token"));
                 assert_eq!(removed.len(), 1, "{written} {removing}");
                 for table in &tables {
@@ -903,7 +958,7 @@ mod tests {
     /// What is told of others, and counted, must have happened.
     #[test]
     fn a_removal_or_a_doubt_that_the_store_refuses_is_none() {
-        let (store, table) = (MemoryStore::default(), Table::new(b't', 8));
+        let (store, table) = (MemoryStore::default(), Table::new(Space::Active, 8));
         let digest = TokenDigest::of(b"token");
         table.put(&store, &entry(b"token", 100), NOW);
         for fault in [&store.is_read_only, &store.is_unreadable] {
@@ -930,11 +985,11 @@ mod tests {
                     asked_at: used_at,
                     ..entry(b"other", 100)
                 };
-                Table::new(b't', 8).put(store, &other, NOW);
+                Table::new(Space::Active, 8).put(store, &other, NOW);
                 write_before_each(store, left - 1);
             }));
         }
-        let (store, table) = (MemoryStore::default(), Table::new(b't', 8));
+        let (store, table) = (MemoryStore::default(), Table::new(Space::Active, 8));
         let digest = TokenDigest::of(b"token");
         table.put(&store, &entry(b"token", 100), NOW);
         write_before_each(&store, 40);
@@ -947,13 +1002,13 @@ mod tests {
     #[test]
     fn a_table_is_registered_before_it_is_written() {
         let store = MemoryStore::default();
-        Table::new(b't', 8).put(&store, &entry(b"other", 100), NOW);
+        Table::new(Space::Active, 8).put(&store, &entry(b"other", 100), NOW);
         // Whatever it writes first, a removal in between knows it.
         *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
             assert_eq!(registered(store), [1]);
-            assert!(!holds(&Table::new(b't', 8), store, b"token"));
+            assert!(!holds(&Table::new(Space::Active, 8), store, b"token"));
         }));
-        let table = Table::new(b't', 64);
+        let table = Table::new(Space::Active, 64);
         table.put(&store, &entry(b"token", 100), NOW);
         assert_eq!(registered(&store), [1, 8]);
         assert!(holds(&table, &store, b"token"));
@@ -963,14 +1018,14 @@ mod tests {
     fn without_room_in_the_register_a_table_takes_a_size_that_removals_know() {
         let store = MemoryStore::default();
         for number in 1..=64 {
-            Table::new(b't', 8 * number).find(&store, &key(b"other"), NOW);
+            Table::new(Space::Active, 8 * number).find(&store, &key(b"other"), NOW);
         }
         let keys = store.len();
-        let large = Table::new(b't', 1 << 20);
+        let large = Table::new(Space::Active, 1 << 20);
         large.put(&store, &entry(b"token", 100), NOW);
         assert!(holds(&large, &store, b"token"));
-        assert!(holds(&Table::new(b't', 8 * 64), &store, b"token"));
-        let removed = Table::new(b't', 8).remove_token(&store, &TokenDigest::of(b"token"));
+        assert!(holds(&Table::new(Space::Active, 8 * 64), &store, b"token"));
+        let removed = Table::new(Space::Active, 8).remove_token(&store, &TokenDigest::of(b"token"));
         assert_eq!(removed.len(), 1);
         assert!(!holds(&large, &store, b"token"));
         for number in 0..10_000_u32 {

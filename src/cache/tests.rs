@@ -4,6 +4,7 @@ use super::{table::Fate, *};
 use crate::{
     host::{If, NotWritten, Unreadable, Versioned, memory::MemoryStore},
     mas::{introspection::InactiveAnswer, provisioning::Revocation},
+    shared_data::name::FORMAT_VERSION,
 };
 
 const FINGERPRINT: u64 = 42;
@@ -139,7 +140,10 @@ fn an_inactive_answer_past_its_time_serves_who_waited_and_for_a_moment() {
         Some(awaited.serves)
     };
     for since in [0.0, 1.0, 2.999] {
-        assert_eq!(awaited(since, 3.499), Some(Serves::Late(seconds(3.0))));
+        assert_eq!(
+            awaited(since, 3.499),
+            Some(Serves::BeforeAnswer(seconds(3.0)))
+        );
         assert_eq!(awaited(since, 3.5), None);
     }
     assert_eq!(awaited(3.0, 3.1), None, "it came later");
@@ -156,7 +160,10 @@ fn an_inactive_answer_past_its_time_serves_who_waited_and_for_a_moment() {
         .add(&store, &alice, &back, seconds(4.3))
         .unwrap();
     for since in [0.0, 3.999] {
-        assert_eq!(awaited(since, 5.099), Some(Serves::Void(seconds(4.0))));
+        assert_eq!(
+            awaited(since, 5.099),
+            Some(Serves::BeforeQuestion(seconds(4.0)))
+        );
         assert_eq!(awaited(since, 5.1), None);
     }
     assert_eq!(awaited(4.0, 4.7), None, "it may have been told of the user");
@@ -573,7 +580,7 @@ fn entries_of_another_format_version_are_misses_and_give_way() {
     store.damage(|value| {
         // The seed has 16 bytes and no version, a register of sizes 4, and its mark none.
         if ![16, 4, 0].contains(&value.len()) {
-            *value.first_mut().unwrap() = bucket::FORMAT_VERSION + 1;
+            *value.first_mut().unwrap() = FORMAT_VERSION + 1;
         }
     });
     assert_eq!(cache().lookup(&store, &digest, seconds(1.0)), None);
@@ -763,7 +770,7 @@ fn a_kept_token_whose_bucket_has_another_format_is_looked_for_again() {
     keep(&worker, &store, 0.0, 0.0, &inactive());
     assert!(is_kept(&worker, &store, 1.0));
     store.damage(|value| {
-        if value.first() == Some(&bucket::FORMAT_VERSION) {
+        if value.first() == Some(&FORMAT_VERSION) {
             value[0] += 1;
         }
     });

@@ -2,10 +2,11 @@
 
 use std::cell::Cell;
 
-use super::key_space;
-use crate::{host::Store, token::TokenSecret};
-
-const KEY: &[u8] = b"matrix-edge-auth.token-secret";
+use crate::{
+    host::Store,
+    shared_data::{key_space, name},
+    token::TokenSecret,
+};
 
 /// The secret as one worker knows it. `Debug` shows nothing of it.
 #[derive(Debug, Default)]
@@ -17,7 +18,7 @@ pub struct SharedTokenSecret {
 
 impl SharedTokenSecret {
     /// The secret, made by whichever worker comes first. A worker that can neither read nor write it has one of its own until it
-    /// can: it shares no answer meanwhile, takes none for another's, and none hears of the sessions that end there.
+    /// can. Meanwhile it shares no answers, cannot use another worker's, and other workers do not learn of sessions that end here.
     pub fn get(&self, store: &impl Store) -> TokenSecret {
         if let Some(shared) = self.shared.get() {
             return shared;
@@ -27,7 +28,7 @@ impl SharedTokenSecret {
             .get()
             .unwrap_or_else(|| TokenSecret::new(key_space::random(store)));
         self.own.set(Some(own));
-        let shared = key_space::shared_secret(store, KEY, own.0);
+        let shared = key_space::shared_secret(store, name::TOKEN_SECRET, own.0);
         self.shared.set(shared.map(TokenSecret::new));
         self.shared.get().unwrap_or(own)
     }

@@ -7,7 +7,7 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::sorted::order_digests;
+use crate::hashes::order;
 
 /// Known tokens of application services. `Debug` shows how many: a digest without a salt may be of a token that can be guessed.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl AppserviceTokens {
     /// Returns where a digest is, or would be.
     #[inline(never)]
     fn find(&self, digest: &[u8; 32]) -> Result<usize, usize> {
-        let order = |other: &[u8; 32]| order_digests(other, digest);
+        let order = |other: &[u8; 32]| order::compare(other, digest);
         self.digests.binary_search_by(order)
     }
 

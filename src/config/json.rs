@@ -40,8 +40,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Value, Refusal> {
 #[derive(Clone, Copy)]
 struct Reader<'p> {
     path: &'p Path<'p>,
-    /// The first key that was given twice. It is told apart from serde_json's errors, since the text of one of one's own takes
-    /// as much of the module as the rest of this reader.
+    /// The first key that was given twice. It is kept apart from serde_json's errors: to make such an error with a text of our own
+    /// takes as much of the module as the rest of this reader.
     repeated: &'p Cell<Option<String>>,
 }
 

@@ -10,7 +10,7 @@ use std::{fmt, time::Duration};
 
 use serde_json::Value;
 
-use crate::clock::duration_text;
+use crate::clock::{UNITS, duration_text};
 
 /// One key, typed by what it takes.
 pub(super) struct Key<K> {
@@ -244,14 +244,8 @@ fn parse_duration(text: &str) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at_checked(digits)?;
     let number: u64 = number.parse().ok()?;
-    let millis: u64 = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    number.checked_mul(millis)
+    let (_, millis) = UNITS.iter().find(|(known, _)| *known == unit)?;
+    number.checked_mul(u64::from(*millis))
 }
 
 #[cfg(test)]

@@ -1,9 +1,7 @@
 //! Regular expressions for the JSON Schema, in the part of ECMA-262 that all implementations share.
 
 use super::key::Span;
-
-/// Units of a duration, with their milliseconds.
-const UNITS: [(&str, u32); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+use crate::clock::UNITS;
 
 /// Returns a pattern that the whole string must match.
 pub(super) fn exactly(inner: &str) -> String {

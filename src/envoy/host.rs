@@ -53,8 +53,8 @@ thread_local! {
 pub(super) struct Envoy {
     /// The context whose stream is to be acted on: that one, or the stream that was selected last.
     stream: Cell<u32>,
-    /// The context that host calls act on. It is a root for a call or a timer, and the stream is selected again when something is
-    /// to be done to it: most callbacks that make a call do nothing more.
+    /// The context that host calls act on. A call to MAS and a timer need a root. The stream is selected again only when something
+    /// is to be done to it: most callbacks that make a call do nothing more.
     effective: Cell<u32>,
 }
 

@@ -6,7 +6,7 @@
 use std::{cell::RefCell, mem::ManuallyDrop};
 
 use super::{root::Root, stream::Stream};
-use crate::{probing::ProbingMap, random, worker::Worker};
+use crate::{maps::probing::ProbingMap, random, worker::Worker};
 
 /// The state of the VM. Contexts have the numbers that Envoy gave them.
 pub(super) struct Vm {

@@ -1,7 +1,7 @@
 //! The fields of a head or of trailers, as the host hands them over: all of them in one reading.
 //!
-//! A reading costs about as much as one of two single fields, since what is dear is to cross from the VM to
-//! the host. The form is that of the ABI (proxy-wasm 0.2.1, `proxy_get_header_map_pairs`): the number of fields, the
+//! To read all fields costs about as much as to read two single ones, since what is dear is to cross from the VM to the
+//! host. The form is that of the ABI (proxy-wasm 0.2.1, `proxy_get_header_map_pairs`): the number of fields, the
 //! sizes of every name and value, then each name and value with a closing zero byte; numbers are 32-bit,
 //! little-endian.
 //!

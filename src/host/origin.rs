@@ -2,7 +2,7 @@
 //! them.
 //!
 //! The non-obvious rule: Envoy answers in the place of a server for many reasons, and only some of them leave open whether the
-//! server has carried the request out. A reason that is not listed counts for one that does not.
+//! server has carried the request out. A reason that is not listed counts as one after which it has not.
 
 /// Who made a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

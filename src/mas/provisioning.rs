@@ -3,8 +3,8 @@
 //!
 //! The non-obvious rule: `sync_devices` lists the devices that *remain*. Tokens without a device are in no
 //! list, so it ends the answers about them too. `provision_user` tells of a lock (`locked: true`), and
-//! otherwise of a user who may have been unlocked: tokens called inactive may be active again. A lock or a deletion brings none
-//! back, and leaves the answers of "inactive": those of everybody would go with them. `upsert_device`
+//! otherwise of a user who may have been unlocked: tokens called inactive may be active again. A lock or a deletion makes
+//! no token active. It leaves the answers of "inactive" alone, since to void them would void everybody's. `upsert_device`
 //! tells of a login, which may have taken the device over: MAS then ends the device's other sessions and says
 //! nothing else.
 

@@ -2,7 +2,7 @@
 
 use crate::{
     form::steps,
-    sip_hash::{self, Key},
+    hashes::sip_hash::{self, Key},
 };
 
 /// The key of the hash, which everyone knows. So a user may find two names with one hash. Then the end of one user's sessions

@@ -113,21 +113,21 @@ pub enum CredentialError {
 
 /// Reads the credential of a request.
 ///
-/// `query` is what follows the first `?` of the target. `form_post` is [`form_post`]; it is asked only if there is
-/// no `Authorization`.
+/// `query` is what follows the first `?` of the target. `read_form` is [`form_post`] of the request; it is called only if there
+/// is no `Authorization`.
 pub fn extract<'a>(
     authorization: Authorization<'a>,
     query: Option<&'a [u8]>,
-    form_post: impl FnOnce() -> FormPost,
+    read_form: impl FnOnce() -> FormPost,
 ) -> Result<Credential<'a>, CredentialError> {
     let query_token = query.and_then(query_token);
-    let form_post = match authorization {
-        Authorization::None => form_post(),
+    let form = match authorization {
+        Authorization::None => read_form(),
         _ => FormPost::No,
     };
     let (token, source) = match (authorization, query_token) {
-        (Authorization::None, _) if form_post == FormPost::Yes => return Ok(Credential::FormBody),
-        (Authorization::None, None) if form_post == FormPost::Maybe => {
+        (Authorization::None, _) if form == FormPost::Yes => return Ok(Credential::FormBody),
+        (Authorization::None, None) if form == FormPost::Maybe => {
             return Ok(Credential::FormBody);
         }
         (Authorization::None, None) => return Ok(Credential::Missing),
@@ -141,7 +141,7 @@ pub fn extract<'a>(
     Ok(Credential::Token {
         token,
         source,
-        is_doubtful: form_post == FormPost::Maybe,
+        is_doubtful: form == FormPost::Maybe,
     })
 }
 
@@ -229,10 +229,10 @@ mod tests {
     fn extract<'a>(
         authorization: Authorization<'a>,
         target: &'a [u8],
-        form_post: impl FnOnce() -> FormPost,
+        read_form: impl FnOnce() -> FormPost,
     ) -> Result<Credential<'a>, CredentialError> {
         let query = split_at(target, b'?').map(|(_, query)| query);
-        super::extract(authorization, query, form_post)
+        super::extract(authorization, query, read_form)
     }
 
     fn unasked() -> FormPost {

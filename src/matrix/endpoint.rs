@@ -6,8 +6,8 @@
 //! outage; a wrong *optional* is harmless, because Synapse checks for itself.
 //!
 //! MAS may live below a path of any host that the edge serves. Everything below that path is MAS's, but for a path with `..`,
-//! in any disguise: it may lead elsewhere. MAS itself resolves no dots and says 404 to it, so what looks at its token, as on
-//! any unknown path, takes nothing away; a proxy that does resolve them would hand it to the homeserver, unverified.
+//! in any disguise. MAS resolves no dots and answers 404 to it, so nothing is lost by checking its token. A proxy that does
+//! resolve them would hand the request to the homeserver, unverified.
 //!
 //! The non-obvious rule: Synapse reads paths in two ways. It matches the raw path of every API, so
 //! `%61ccount` is another, unknown, path. What is no API, such as `/_synapse/client/unsubscribe`, it

@@ -84,7 +84,7 @@ fn next_part<'a>(rest: &mut Option<&'a str>) -> Option<&'a str> {
     }
 }
 
-/// The identity that `token` gives, whose scope says this, or the reply with which Synapse refuses it.
+/// The identity that `token` gives, or the reply with which Synapse refuses it. `rights` must be those of the token's own scope.
 pub fn identity<'a>(
     token: &ActiveToken<'a>,
     rights: &ScopeRights<'a>,

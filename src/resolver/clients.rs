@@ -18,7 +18,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{clock::millis, config::UnknownTokenBudget, sorted::order_digests};
+use crate::{clock::millis, config::UnknownTokenBudget, hashes::order};
 
 /// A client: the digest of its address. `Debug` shows nothing of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl PartialOrd for ClientKey {
 
 impl Ord for ClientKey {
     fn cmp(&self, other: &Self) -> Ordering {
-        order_digests(&self.0, &other.0)
+        order::compare(&self.0, &other.0)
     }
 }
 

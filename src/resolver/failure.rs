@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::{cache::question::QuestionKey, clock::Instant, sorted::SortedMap};
+use crate::{cache::question::QuestionKey, clock::Instant, maps::sorted::SortedMap};
 
 /// How long MAS is left alone about a token after a call has failed or a renewal was started.
 pub const BACKOFF: Duration = Duration::from_secs(1);

@@ -22,7 +22,7 @@ use crate::{
     cache::{ended::Point, question::QuestionKey},
     clock::Instant,
     host::{CallId, RootId, StreamId},
-    sorted::SortedMap,
+    maps::sorted::SortedMap,
 };
 
 /// Requests that may wait for one token.
@@ -112,7 +112,8 @@ pub struct Flight<W> {
 }
 
 impl<W> Flight<W> {
-    /// Returns a flight for a call that is still to be made. It has no waiter yet.
+    /// Returns a flight for a call that is still to be made. It has no waiter yet, and counts as orphaned until the caller says
+    /// where its answer comes from.
     // Inlined like `CallContext::new`, so that a flight is put together once and not handed on in parts.
     #[inline(always)]
     pub fn new(call: CallContext, now: Instant) -> Box<Self> {
@@ -371,7 +372,7 @@ impl<W> Flights<W> {
     }
 
     /// Notes that `root` has gone, and its calls with it: Envoy will not deliver their answers.
-    pub fn root_ended(&mut self, gone: RootId) {
+    pub fn on_root_end(&mut self, gone: RootId) {
         for (_, flight) in self.flights.iter_mut() {
             match flight.state {
                 State::Calling {
@@ -408,7 +409,7 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        resolver::{Admission, Origin, Overflow, Query, Upstream},
+        resolver::{Admission, Origin, Overflow, Query, Reader, Upstream},
         token::{AccessToken, TokenDigest},
     };
 
@@ -452,11 +453,15 @@ mod tests {
     thread_local! {
         static UPSTREAM: Rc<Upstream> = {
             let config = config::parse(CONFIGURATION.as_bytes(), &|_| None).unwrap();
-            let admission = Admission {
+            let reader = Reader {
+            admission: Admission {
                 pool: SLOT.pool,
                 overflow: Overflow::Wait,
+            },
+            keeps_answers: false,
+            kept_inactive: 0,
             };
-            Rc::new(Upstream::new(&config, admission))
+            Rc::new(Upstream::new(&config, reader))
         };
     }
 
@@ -563,7 +568,7 @@ mod tests {
         flights
             .join(key(b"a"), WaiterId::Passed(1), request(2, None))
             .unwrap();
-        flights.root_ended(ROOT);
+        flights.on_root_end(ROOT);
         assert!(flights.forget(StreamId(1)).is_none());
         let flight = flights.take_ready(&key(b"a"), Ready::Orphaned).unwrap();
         assert_eq!(numbers(&flight), [2]);
@@ -641,7 +646,7 @@ mod tests {
         flights.insert(key(b"b"), flight(RootId(2), 7));
         flights.join(key(b"a"), held(1), request(1, None)).unwrap();
         assert!(flights.ready(Ready::Orphaned).is_empty());
-        flights.root_ended(ROOT);
+        flights.on_root_end(ROOT);
         assert_eq!(flights.calls.len(), 1);
         let orphan = key(b"a");
         assert_eq!(flights.ready(Ready::Orphaned), [orphan]);
@@ -662,7 +667,7 @@ mod tests {
     fn without_a_call_and_without_waiters_there_is_no_flight() {
         let mut flights = flights(&[b"a", b"b"]);
         flights.join(key(b"a"), held(1), request(1, None)).unwrap();
-        flights.root_ended(ROOT);
+        flights.on_root_end(ROOT);
         assert!(flights.contains(&key(b"a")) && !flights.contains(&key(b"b")));
         flights.forget(StreamId(1));
         assert!(!flights.contains(&key(b"a")));
@@ -693,7 +698,7 @@ mod tests {
     fn the_call_of_another_root_stays() {
         let mut flights = flights(&[]);
         flights.insert(key(b"b"), flight(RootId(2), 7));
-        flights.root_ended(ROOT);
+        flights.on_root_end(ROOT);
         assert!(flights.complete(CallId(100)).is_none());
         assert!(flights.complete(CallId(7)).is_some());
     }

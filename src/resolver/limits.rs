@@ -15,8 +15,8 @@ use crate::{
     cache::question::QuestionKey,
     clock::millis,
     host::{Backend, Callback},
+    maps::sorted::SortedMap,
     mas::introspection::NoVerdict,
-    sorted::SortedMap,
 };
 
 /// The limits, as one worker keeps them.

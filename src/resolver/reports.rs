@@ -12,17 +12,20 @@ use std::time::Duration;
 
 use super::upstream::Upstream;
 use crate::{
-    cache::bucket::{Bucket, Buckets},
     clock::{Instant, duration_text},
     host::{Backend, Callback, NotWritten, Store, until_written},
     mas::introspection::{ConnectionFault, Credential, NoVerdict, Settings},
+    shared_data::{
+        bucket::{Bucket, Buckets},
+        name::Space,
+    },
 };
 
 /// How long the log is silent on a topic after a line on it.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// Ways of asking that are remembered: each is told of on its own.
-const NUMBER: u32 = 64;
+const WAYS: u32 = 64;
 
 /// What a line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,20 +129,42 @@ impl Told {
         let last = self.last(topic);
         last != Instant::default() && now < last + QUIET
     }
+
+    /// Whether a line on `topic` is due.
+    fn is_due(&self, topic: Topic, now: Instant) -> bool {
+        // That MAS answers is news if it did not before.
+        let is_news = match topic {
+            Topic::Answers => self.is_failing || self.last(topic) == Instant::default(),
+            _ => true,
+        };
+        is_news && !self.is_quiet(topic, now)
+    }
+
+    /// What was told after a line on `topic`.
+    fn after(mut self, topic: Topic, now: Instant) -> Self {
+        self.set(topic, now);
+        self.is_failing = match topic {
+            Topic::Answers => false,
+            // Too many questions at once say nothing of MAS.
+            Topic::Overloaded => self.is_failing,
+            _ => true,
+        };
+        self
+    }
 }
 
 /// The log of one worker, as far as MAS goes.
 #[derive(Debug)]
 pub struct Reports {
     shared: Buckets,
-    /// What this worker knows of the lines so far. Here a way of asking fails as soon as one question does.
+    /// What this worker knows of the lines so far. In its view a way of asking fails as soon as one question does.
     known: Vec<(u64, Told)>,
 }
 
 impl Default for Reports {
     fn default() -> Self {
         Self {
-            shared: Buckets::new(b'o', NUMBER),
+            shared: Buckets::new(Space::Outages, WAYS),
             known: Vec::new(),
         }
     }
@@ -155,21 +180,12 @@ impl Reports {
     ) {
         let Some(topic) = Topic::of(why) else { return };
         let (fingerprint, now) = (upstream.fingerprint(), cb.now());
-        // Too many questions at once say nothing of MAS.
-        let is_fault = topic != Topic::Overloaded;
-        let is_quiet = self.learn(fingerprint, |known| {
-            known.is_failing |= is_fault;
-            known.is_quiet(topic, now)
+        let is_due = self.learn(fingerprint, |known| {
+            known.is_failing |= topic != Topic::Overloaded;
+            known.is_due(topic, now)
         });
-        if is_quiet {
-            return;
-        }
-        let told = self.tell(cb.host, fingerprint, topic, now, |told| {
-            told.is_failing |= is_fault;
-            !told.is_quiet(topic, now)
-        });
-        if told.is_some() {
-            log::warn!("{}", failure(&upstream.settings, why));
+        if is_due && self.tell(cb.host, fingerprint, topic, now).is_some() {
+            log::warn!("{}", failure(&upstream.settings, topic, why));
         }
     }
 
@@ -177,49 +193,37 @@ impl Reports {
     pub fn note_answer<H: Backend>(&mut self, cb: &Callback<'_, H>, upstream: &Upstream) {
         let (fingerprint, now) = (upstream.fingerprint(), cb.now());
         let topic = Topic::Answers;
-        let is_told = self.learn(fingerprint, |known| {
-            let is_told = known.last(topic) != Instant::default() && !known.is_failing;
-            is_told || known.is_quiet(topic, now)
-        });
-        if is_told {
+        if !self.learn(fingerprint, |known| known.is_due(topic, now)) {
             return;
         }
-        let told = self.tell(cb.host, fingerprint, topic, now, |told| {
-            let is_due = told.is_failing || told.last(topic) == Instant::default();
-            let is_told = is_due && !told.is_quiet(topic, now);
-            told.is_failing &= !is_told;
-            is_told
-        });
-        if let Some(before) = told {
+        if let Some(before) = self.tell(cb.host, fingerprint, topic, now) {
             let again = if before.is_failing { " again" } else { "" };
             log::info!("MAS answers{again}, at {}", place(&upstream.settings));
         }
     }
 
-    /// Notes a line on `topic` in shared data, if it is due there: `update` says so, and changes what is told. Returns
-    /// what was told before; `None` if the line is not due.
+    /// Notes a line on `topic` in shared data, if it is due there. Returns what was told before; `None` if the line is not due.
     fn tell(
         &mut self,
         store: &impl Store,
         fingerprint: u64,
         topic: Topic,
         now: Instant,
-        update: impl Fn(&mut Told) -> bool,
     ) -> Option<Told> {
         let noted = until_written(|| {
             let (bucket, mut records) = self.read(store, fingerprint);
             let found = records.iter().find(|(other, _)| *other == fingerprint);
             let before = found.map(|(_, told)| *told).unwrap_or_default();
-            let mut told = before;
-            let is_due = update(&mut told);
-            if !is_due {
+            if !before.is_due(topic, now) {
                 self.learn(fingerprint, |known| {
                     known.set(topic, before.last(topic));
-                    known.is_failing &= topic != Topic::Answers || before.is_failing;
+                    if topic == Topic::Answers {
+                        known.is_failing &= before.is_failing;
+                    }
                 });
                 return Ok(None);
             }
-            told.set(topic, now);
+            let told = before.after(topic, now);
             records.retain(|(other, _)| *other != fingerprint);
             if records.len() >= self.shared.capacity {
                 records.remove(0);
@@ -227,8 +231,10 @@ impl Reports {
             records.push((fingerprint, told));
             write(store, &bucket, &records)?;
             self.learn(fingerprint, |known| {
-                told.is_failing = known.is_failing && topic != Topic::Answers;
+                // Whether MAS fails for this worker it knows by itself.
+                let is_failing = known.is_failing && topic != Topic::Answers;
                 *known = told;
+                known.is_failing = is_failing;
             });
             Ok(Some(before))
         });
@@ -236,8 +242,7 @@ impl Reports {
             // Better one line from each worker than none.
             self.learn(fingerprint, |known| {
                 let before = *known;
-                update(known);
-                known.set(topic, now);
+                *known = before.after(topic, now);
                 Some(before)
             })
         })
@@ -249,7 +254,7 @@ impl Reports {
         if let Some((_, told)) = known.find(|(other, _)| *other == fingerprint) {
             return change(told);
         }
-        if self.known.len() >= NUMBER as usize {
+        if self.known.len() >= WAYS as usize {
             self.known.remove(0);
         }
         let mut told = Told::default();
@@ -290,16 +295,16 @@ fn place(settings: &Settings) -> String {
 }
 
 /// Returns the line about a question without a verdict.
-fn failure(settings: &Settings, why: NoVerdict) -> String {
+fn failure(settings: &Settings, topic: Topic, why: NoVerdict) -> String {
     format!(
         "no verdict on tokens from {}: {}",
         place(settings),
-        explanation(settings, why)
+        explanation(settings, topic, why)
     )
 }
 
 /// Returns what happened, and what to look at.
-fn explanation(settings: &Settings, why: NoVerdict) -> String {
+fn explanation(settings: &Settings, topic: Topic, why: NoVerdict) -> String {
     let timeout = duration_text(settings.timeout);
     match why {
         NoVerdict::UnknownCluster => {
@@ -324,7 +329,7 @@ fn explanation(settings: &Settings, why: NoVerdict) -> String {
             "no answer within introspection.timeout ({timeout}); see whether MAS or its database is overloaded"
         ),
         NoVerdict::Reset => "the answer broke off, was longer than Envoy keeps, or Envoy got the cluster anew; see MAS's log".to_owned(),
-        NoVerdict::Status(status) => format!("MAS answered {status}; {}", of_status(settings, why)),
+        NoVerdict::Status(status) => format!("MAS answered {status}; {}", of_status(settings, topic)),
         NoVerdict::Oversized => {
             "the answer is too long for an introspection response; see whether introspection.authority is MAS's name"
                 .to_owned()
@@ -354,16 +359,16 @@ fn explanation(settings: &Settings, why: NoVerdict) -> String {
 }
 
 /// Returns what to look at because of a status.
-fn of_status(settings: &Settings, why: NoVerdict) -> &'static str {
-    match (Topic::of(why), &settings.credential) {
-        (Some(Topic::Credential), Credential::Injected) => {
+fn of_status(settings: &Settings, topic: Topic) -> &'static str {
+    match (topic, &settings.credential) {
+        (Topic::Credential, Credential::Injected) => {
             "it does not take the credential that Envoy injects into the cluster's requests, if it injects any"
         }
-        (Some(Topic::Credential), Credential::Known(_)) => {
+        (Topic::Credential, Credential::Known(_)) => {
             "it does not take introspection.credential; compare it with MAS's configuration"
         }
-        (Some(Topic::Path), _) => "see whether introspection.path is MAS's endpoint",
-        (Some(Topic::Authority), _) => {
+        (Topic::Path, _) => "see whether introspection.path is MAS's endpoint",
+        (Topic::Authority, _) => {
             "see whether introspection.authority is MAS's name, and whether the cluster leads to it over TLS"
         }
         _ => "see MAS's log",
@@ -379,10 +384,9 @@ mod tests {
 
     /// Tells of a failure. Returns whether that is a line.
     fn fail(reports: &mut Reports, store: &MemoryStore, fingerprint: u64, now: Instant) -> bool {
-        let topic = Topic::Timeout;
-        let update = |told: &mut Told| !told.is_quiet(topic, now);
-        let told = reports.tell(store, fingerprint, topic, now, update);
-        told.is_some()
+        reports
+            .tell(store, fingerprint, Topic::Timeout, now)
+            .is_some()
     }
 
     #[test]
@@ -431,9 +435,9 @@ mod tests {
         for fingerprint in 0..1_000 {
             assert!(fail(&mut reports, &store, fingerprint, NOW));
         }
-        assert!(reports.known.len() <= NUMBER as usize);
+        assert!(reports.known.len() <= WAYS as usize);
         // The seed of the buckets is one more.
-        assert!(store.len() <= NUMBER as usize / reports.shared.capacity + 1);
+        assert!(store.len() <= WAYS as usize / reports.shared.capacity + 1);
         let (_, records) = reports.read(&store, 999);
         assert!(records.len() <= reports.shared.capacity);
         assert!(records.iter().any(|(fingerprint, _)| *fingerprint == 999));

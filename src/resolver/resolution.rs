@@ -10,9 +10,9 @@ use crate::{
     cache::{ActiveEntry, Cached, epoch::Stamp, question::QuestionKey},
     clock::Instant,
     host::StreamId,
+    maps::sorted::SortedMap,
     mas::introspection::{InactiveAnswer, NoVerdict},
     metrics::Outcome,
-    sorted::SortedMap,
     token::{AccessToken, TokenDigest},
 };
 
@@ -95,8 +95,8 @@ pub struct Found {
     pub provenance: Provenance,
     /// The epoch counters at the moment of the finding; what a role keeps of it counts while they stand.
     pub stamp: Stamp,
-    /// The shared cache holds a fresh answer that says so; a role may keep what it makes of it.
-    pub is_cached: bool,
+    /// A role may keep what it makes of it: the shared cache holds a fresh answer that says so.
+    pub may_be_kept: bool,
 }
 
 impl Found {

@@ -13,7 +13,8 @@ use super::{
     workers::Workers,
 };
 use crate::{
-    cache::token_secret::SharedTokenSecret, clock::Instant, sorted::SortedMap, token::TokenDigest,
+    cache::token_secret::SharedTokenSecret, clock::Instant, maps::sorted::SortedMap,
+    token::TokenDigest,
 };
 
 /// A flight of this worker, and the requests that wait for it.
@@ -80,7 +81,7 @@ impl<W> Resolver<W> {
             stamp: self.workers.stamp(&digest, user.as_ref()),
             verdict,
             provenance,
-            is_cached: provenance == Provenance::Shared,
+            may_be_kept: provenance == Provenance::Shared,
         }
     }
 }

@@ -72,7 +72,17 @@ fn upstream(overrides: &serde_json::Value, admission: Admission) -> Rc<Upstream>
     });
     merge(&mut config, overrides);
     let config = config::parse(config.to_string().as_bytes(), &|_| None).unwrap();
-    Rc::new(Upstream::new(&config, admission))
+    let is_gateway = config.role == config::Role::Gateway;
+    let reader = Reader {
+        admission,
+        keeps_answers: config.role == config::Role::Introspection,
+        kept_inactive: if is_gateway {
+            config.cache.local_entries
+        } else {
+            0
+        },
+    };
+    Rc::new(Upstream::new(&config, reader))
 }
 
 fn merge(into: &mut serde_json::Value, from: &serde_json::Value) {
@@ -123,7 +133,7 @@ impl Worker {
                 let end = End::from(&found);
                 let before = self.ended.insert(waiting.waiter, end);
                 assert!(before.is_none(), "a request is resolved once");
-                if found.is_cached {
+                if found.may_be_kept {
                     self.cached.insert(waiting.waiter);
                 }
             }

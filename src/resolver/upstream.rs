@@ -9,7 +9,7 @@ use std::{cell::OnceCell, fmt, rc::Rc};
 use super::clients::load::PoolId;
 use crate::{
     cache::{SharedCache, question::QuestionKey},
-    config::{Config, Role, UnknownTokenBudget},
+    config::{Config, UnknownTokenBudget},
     host::fields::serialize,
     mas::introspection::{self, Settings},
     token::TokenDigest,
@@ -31,6 +31,17 @@ pub struct Admission {
     pub pool: PoolId,
     /// What becomes of a question over the cap.
     pub overflow: Overflow,
+}
+
+/// Who is given the answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader {
+    /// Which cap its questions count against.
+    pub admission: Admission,
+    /// It keeps the answers that it is given, as the homeserver does.
+    pub keeps_answers: bool,
+    /// How many inactive tokens a worker may keep for it without MAS's own bytes.
+    pub kept_inactive: usize,
 }
 
 /// One way of asking, as configured.
@@ -62,20 +73,15 @@ impl fmt::Debug for Upstream {
 
 impl Upstream {
     /// Returns the way of asking that `config` describes.
-    pub fn new(config: &Config, admission: Admission) -> Self {
+    pub fn new(config: &Config, reader: Reader) -> Self {
         let fingerprint = config.fingerprint();
         let cache = SharedCache::new(&config.cache, fingerprint);
-        // The introspection role gives MAS's own bytes away, and needs them from the shared cache.
-        let kept = match config.role {
-            Role::Gateway => config.cache.local_entries,
-            Role::Introspection | Role::Provisioning => 0,
-        };
         Self {
             settings: Rc::clone(&config.introspection),
-            cache: cache.keeping_inactive(kept),
+            cache: cache.keeping_inactive(reader.kept_inactive),
             budget: config.unknown_token_budget,
-            admission,
-            is_kept_by_reader: config.role == Role::Introspection,
+            admission: reader.admission,
+            is_kept_by_reader: reader.keeps_answers,
             fingerprint,
             fixed_headers: OnceCell::new(),
         }

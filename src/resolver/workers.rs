@@ -79,7 +79,7 @@ impl Workers {
 
     /// Reads what other workers have voided, if the last reading is so long ago that a session may have ended for more than
     /// a second. A worker that is busy without a pause comes to no tick.
-    pub fn read_old_epochs<H: Backend>(&mut self, cb: &Callback<'_, H>, now: Instant) {
+    pub fn refresh_epochs<H: Backend>(&mut self, cb: &Callback<'_, H>, now: Instant) {
         if now.since(self.epochs_read_at) >= EPOCHS_HOLD {
             self.read_epochs(cb);
         }
@@ -97,7 +97,7 @@ impl Workers {
 
     /// Notes that a root context has ended.
     pub fn on_root_end(&mut self, root: RootId) {
-        self.membership.root_ended(root);
+        self.membership.on_root_end(root);
     }
 
     /// Acquires the lease on a question. Call only after a cache miss at the callback's moment: a tombstone
@@ -209,7 +209,7 @@ impl Workers {
         self.leases.claim(cb.host, &claim);
     }
 
-    /// Tells the holder of a lease that this worker waits, if it is the first. Who comes next is not.
+    /// Tells the holder of a lease that a worker waits. Only the first worker that waits does so.
     fn tell_holder<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -293,7 +293,7 @@ mod tests {
         config,
         host::{QueueId, Runtime as _, fake::FakeHost},
         mas::introspection::Answer,
-        resolver::{Admission, Overflow, PoolId},
+        resolver::{Admission, Overflow, PoolId, Reader},
     };
     use serde_json::json;
 
@@ -320,14 +320,18 @@ mod tests {
             "cache": {"ttl": "10s", "stale_if_error": stale_if_error},
         });
         let config = config::parse(config.to_string().as_bytes(), &|_| None).unwrap();
-        let admission = Admission {
-            pool: PoolId {
-                group: 0,
-                endpoint: 0,
+        let reader = Reader {
+            admission: Admission {
+                pool: PoolId {
+                    group: 0,
+                    endpoint: 0,
+                },
+                overflow: Overflow::Wait,
             },
-            overflow: Overflow::Wait,
+            keeps_answers: false,
+            kept_inactive: 0,
         };
-        Upstream::new(&config, admission)
+        Upstream::new(&config, reader)
     }
 
     fn token() -> TokenDigest {

@@ -1,18 +1,16 @@
 //! Lines of the log that one worker writes for all of the process, since every worker loads every configuration.
 //!
 //! The non-obvious rule: shared data is never freed, so it has 64 places for what was written, and each line has one by its
-//! hash. Of two lines that share a place each may come again.
+//! hash. Two lines with one place push each other out, and may be written again.
 
 use std::time::Duration;
 
 use crate::{
     clock::Instant,
+    hashes::sip_hash,
     host::{If, NotWritten, Store, Versioned},
-    sip_hash,
+    shared_data::name,
 };
-
-/// What the keys of the places begin with; a byte for the place follows.
-const KEY: &[u8] = b"line.";
 
 const PLACES: u8 = 64;
 
@@ -23,8 +21,9 @@ pub const QUIET: Duration = Duration::from_secs(60);
 pub fn is_due(store: &impl Store, line: &str, now: Instant) -> bool {
     let hash = sip_hash::hash([0, 0], line.as_bytes());
     let [first, ..] = hash;
-    let key = [KEY, &[b'0' + first % PLACES]].concat();
-    let condition = match store.read(&key) {
+    let key = name::line(first % PLACES);
+    let key = key.as_bytes();
+    let condition = match store.read(key) {
         None => If::Absent,
         Some(Versioned { value, cas }) => {
             if was_written(&value, hash).is_some_and(|at| now < at + QUIET) {
@@ -34,7 +33,7 @@ pub fn is_due(store: &impl Store, line: &str, now: Instant) -> bool {
         }
     };
     let value = [hash.as_slice(), &now.to_le_bytes()].concat();
-    store.write(&key, &value, condition) != Err(NotWritten::Changed)
+    store.write(key, &value, condition) != Err(NotWritten::Changed)
 }
 
 /// Returns when the line of this hash was written last, if its place tells.

@@ -1,7 +1,7 @@
 //! The gateway role: before the homeserver. It rejects and annotates the requests of clients.
 //!
 //! A request is decided at once where a cache knows its token; otherwise it is held, and decided when the
-//! resolver has a resolution. What passes is watched for ends of sessions (`gateway/watch.rs`).
+//! resolver has a resolution. What passes is watched for ends of sessions (`gateway/passing.rs`).
 //!
 //! The non-obvious rule: in shadow mode no request is held. It goes on at once without an identity, and what
 //! `enforce` would have made of it is counted when the resolver has a resolution, even if its stream has ended.
@@ -9,11 +9,15 @@
 mod carry_out;
 mod ends;
 mod grants;
+mod grpc;
+mod learned;
 mod logout_all;
 mod outcome;
 mod outside;
+mod passing;
 pub mod policy;
 mod recognized;
+mod shadow;
 mod waiter;
 mod watch;
 
@@ -22,11 +26,11 @@ use std::rc::Rc;
 use self::{
     carry_out::{ReplyForm, carry_out, fail_closed, reject},
     grants::{Grants, KeptGrant},
+    learned::Learned,
     outcome::RequestId,
     policy::{Decision, Grant, Inspection, Need, Terms},
     recognized::RecognizedTokens,
     waiter::Purpose,
-    watch::Learned,
 };
 pub use self::{
     waiter::Waiter,
@@ -149,7 +153,7 @@ impl Gateway {
         exchange: &Exchange,
         chunk: Chunk,
     ) {
-        watch::on_request_body(cb.host, exchange, chunk);
+        passing::on_request_body(cb.host, exchange, chunk);
     }
 
     /// Takes in the trailers of a request, which is answered if they cannot be cleaned.
@@ -172,7 +176,7 @@ impl Gateway {
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
     ) {
-        watch::on_response_headers(cb, resolver, exchange, &mut self.learned);
+        passing::on_response_headers(cb, resolver, exchange, &mut self.learned);
     }
 
     /// Notes that a stream has ended.
@@ -182,7 +186,7 @@ impl Gateway {
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
     ) {
-        watch::on_stream_end(cb, resolver, exchange, &mut self.learned);
+        passing::on_stream_end(cb, resolver, exchange, &mut self.learned);
     }
 
     /// Notes that a configuration, of any role, has its first request.
@@ -218,7 +222,7 @@ impl Gateway {
         self.learned.on_tick(cb, resolver);
     }
 
-    /// Takes over what other VMs have left, in a callback of `plugin`'s.
+    /// Takes over the ends that other VMs have left, in a callback of `plugin`'s.
     pub fn take_over<H: Host, W>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -228,7 +232,7 @@ impl Gateway {
         self.learned.take_over(cb, resolver, plugin);
     }
 
-    /// Leaves what waits for a tick to another VM, since this one goes.
+    /// Hands the ends that wait for a tick over to another VM, since this one goes.
     pub fn leave(&self, store: &impl Store) {
         self.learned.leave(store);
     }
@@ -288,7 +292,7 @@ impl Gateway {
         } else if let Some(id) = request_id {
             outcome::log_would_reject(&id, reason);
         }
-        watch::would_reject(cb.host, exchange, reason);
+        shadow::would_reject(cb.host, exchange, reason);
     }
 
     /// Returns how many grants this worker keeps.
@@ -415,7 +419,7 @@ impl Gateway {
     ) -> Option<Grant> {
         let key = plugin.grant_key(&query.digest);
         let now = cb.now();
-        resolver.read_old_epochs(cb, now);
+        resolver.refresh_epochs(cb);
         let entry = self.grants.find(&key)?;
         if entry.stamp != resolver.stamp(&query.digest, entry.user.as_ref())
             || entry.fresh_until <= now
@@ -431,8 +435,8 @@ impl Gateway {
         Some(grant)
     }
 
-    /// Returns what a finding grants. Keeps it if the shared cache holds it as well, and it is about a user, since no word about
-    /// anybody ends what a worker keeps; otherwise nothing is kept of the token.
+    /// Returns what a finding grants. Keeps it if the shared cache holds it as well, and it names a user: an answer without one is
+    /// void by what MAS tells of anybody, and nothing would end a worker's copy. Otherwise nothing is kept of the token.
     fn grant<H: Host>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -440,7 +444,7 @@ impl Gateway {
         found: &Found,
     ) -> Verdict<Grant> {
         if let Verdict::Active(entry) = &found.verdict
-            && found.is_cached
+            && found.may_be_kept
             && entry.user.is_some()
         {
             return Verdict::Active(self.keep_grant(cb, plugin, found.stamp, entry));

@@ -1,14 +1,13 @@
 //! One plugin configuration in use: a root context.
 
-use std::{cell::Cell, rc::Rc};
+use std::rc::Rc;
 
-use super::announcement::is_due;
+use super::{announcement::is_due, route_watch::RouteWatch};
 use crate::{
-    cache::question::QuestionKey,
     clock::Instant,
     config::{Config, Role},
     host::{Lengths, RootId, Store},
-    resolver::{Admission, Overflow, PoolId, Upstream},
+    resolver::{Admission, Overflow, PoolId, Reader, Upstream},
     token::TokenDigest,
 };
 
@@ -27,13 +26,20 @@ pub struct Plugin {
     pub upstream: Rc<Upstream>,
     /// Envoy injects the credential for introspections: the module does not know it.
     pub is_injected: bool,
-    /// The log has told that clients are routed to the cluster of the introspections.
-    pub is_route_reported: Cell<bool>,
-    /// A client's route was looked at since the last tick.
-    pub is_route_looked_at: Cell<bool>,
+    /// Whether clients are routed to the cluster of the introspections.
+    pub route_watch: RouteWatch,
     /// The lengths of the names that are kept for identity headers.
     pub reserved_lengths: Lengths,
     identity_fingerprint: u64,
+}
+
+/// Names what a worker keeps of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrantKey {
+    /// Which token.
+    pub digest: TokenDigest,
+    /// What its answers are made into, see [`Config::identity_fingerprint`].
+    pub identity: u64,
 }
 
 impl Plugin {
@@ -41,10 +47,9 @@ impl Plugin {
     pub fn new(root: RootId, config: Config) -> Self {
         Self {
             root,
-            upstream: Rc::new(Upstream::new(&config, admission(&config))),
+            upstream: Rc::new(Upstream::new(&config, reader(&config))),
             is_injected: config.introspection.credential.known().is_none(),
-            is_route_reported: Cell::new(false),
-            is_route_looked_at: Cell::new(false),
+            route_watch: RouteWatch::default(),
             reserved_lengths: Lengths::of(config.identity_headers.lengths()),
             identity_fingerprint: config.identity_fingerprint(),
             config,
@@ -79,27 +84,38 @@ impl Plugin {
     }
 
     /// Returns the key under which a worker keeps a token's grant, which names a user of one server.
-    pub fn grant_key(&self, digest: &TokenDigest) -> QuestionKey {
-        QuestionKey {
+    pub fn grant_key(&self, digest: &TokenDigest) -> GrantKey {
+        GrantKey {
             digest: *digest,
-            fingerprint: self.identity_fingerprint,
+            identity: self.identity_fingerprint,
         }
     }
 }
 
-/// Returns which cap a role's calls count against. Each role has its own, so that a flood of clients does not
-/// cut the homeserver off from MAS. A client waits for a free call; the homeserver's question goes to MAS itself.
-fn admission(config: &Config) -> Admission {
-    let (group, overflow) = match config.role {
-        Role::Gateway => (0, Overflow::Wait),
-        Role::Introspection => (1, Overflow::Refuse),
-        // It never asks.
-        Role::Provisioning => (2, Overflow::Refuse),
-    };
-    let endpoint = config.fingerprint();
-    Admission {
-        pool: PoolId { group, endpoint },
-        overflow,
+/// Returns what a role makes of answers, and which cap its calls count against. Each role has a cap of its own, so that a flood
+/// of clients does not cut the homeserver off from MAS.
+fn reader(config: &Config) -> Reader {
+    Reader {
+        admission: Admission {
+            pool: PoolId {
+                group: config.role as u8,
+                endpoint: config.fingerprint(),
+            },
+            overflow: match config.role {
+                // A client waits for a free call.
+                Role::Gateway => Overflow::Wait,
+                // The homeserver's question goes to MAS itself.
+                Role::Introspection => Overflow::Refuse,
+                // It never asks.
+                Role::Provisioning => Overflow::Refuse,
+            },
+        },
+        keeps_answers: config.role == Role::Introspection,
+        // The introspection role gives MAS's own bytes away, and needs them from the shared cache.
+        kept_inactive: match config.role {
+            Role::Gateway => config.cache.local_entries,
+            Role::Introspection | Role::Provisioning => 0,
+        },
     }
 }
 
@@ -184,7 +200,8 @@ mod tests {
                 let json = format!(
                     r#"{{"role":"{role}","server_name":"example.org","introspection":{{"cluster":"{cluster}","credential":{{"injected":true}}}}}}"#
                 );
-                let admission = admission(&config::parse(json.as_bytes(), &|_| None).unwrap());
+                let config = config::parse(json.as_bytes(), &|_| None).unwrap();
+                let admission = reader(&config).admission;
                 assert_eq!(admission.overflow == Overflow::Wait, waits, "{role}");
                 pools.insert(admission.pool);
             }

@@ -45,8 +45,8 @@ impl Lifetime {
         exact.filter(agrees).unwrap_or(rounded)
     }
 
-    /// Returns the interval that a number of seconds stands for. A negative number is a token that has ended, whose answer
-    /// is none of an active one.
+    /// Returns the interval that a number of seconds stands for. A negative number is a token that has ended; its
+    /// answer is not that of an active one.
     fn rounded(expires_in: i64) -> Self {
         let at_least = Duration::from_secs(u64::try_from(expires_in).unwrap_or(0));
         Self {

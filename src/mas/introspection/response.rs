@@ -90,8 +90,7 @@ impl Answer {
                 behind.push_str(&text.read()?);
                 Some(start..json_length + behind.len())
             } else {
-                let (start, json) = (text.written.as_ptr().addr(), json.as_ptr().addr());
-                let start = start.checked_sub(json)?;
+                let start = offset_in(&json, text.written)?;
                 Some(start..start + text.written.len())
             }
         });
@@ -133,6 +132,11 @@ impl fmt::Debug for Answer {
             Self::Inactive(answer) => answer.fmt(f),
         }
     }
+}
+
+/// Returns where a part of a text begins in it. Both are one piece of memory, so their addresses tell.
+fn offset_in(text: &str, part: &[u8]) -> Option<usize> {
+    part.as_ptr().addr().checked_sub(text.as_ptr().addr())
 }
 
 impl ActiveAnswer {
@@ -178,8 +182,7 @@ impl ActiveAnswer {
     fn around_expires_in(&self) -> Option<(&str, &str)> {
         let json = self.json();
         let (_, digits) = members::find(json)?.expires_in?;
-        // They are a part of the JSON, so the addresses tell where they stand.
-        let start = digits.as_ptr().addr().checked_sub(json.as_ptr().addr())?;
+        let start = offset_in(json, digits)?;
         let (before, rest) = json.split_at_checked(start)?;
         Some((before, rest.get(digits.len()..)?))
     }

@@ -3,8 +3,8 @@
 //! The credential is compared by its digest and in constant time, and no `Debug` output shows it.
 //!
 //! The non-obvious rule: RFC 6749 (section 2.3.1) has both halves of a Basic pair form-encoded, and MAS does not
-//! decode them: it compares the bytes of the pair. So the plain pair is sent. Of a caller both forms are
-//! recognised, since other clients of MAS follow the RFC or MAS.
+//! decode them: it compares the bytes of the pair. So the plain pair is sent. From a caller
+//! both forms are accepted, since some clients of MAS follow the RFC and some follow MAS.
 
 use std::{borrow::Cow, fmt, time::Duration};
 

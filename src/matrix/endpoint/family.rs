@@ -18,13 +18,13 @@ pub(super) struct Family {
     /// The methods that Synapse serves on any of its paths. It refuses all others (405) before it
     /// looks at a token.
     pub(super) methods: &'static [Method],
-    pub(super) endpoints: &'static [Endpoint],
+    pub(super) lines: &'static [Line],
     /// What every other path of the family needs.
     pub(super) otherwise: AuthRequirement,
 }
 
 /// One line of the table.
-pub(super) struct Endpoint {
+pub(super) struct Line {
     /// `None` for every method.
     pub(super) method: Option<Method>,
     /// `{}` is one segment, `{+}` one that is not empty; a final `**` is any number.
@@ -50,7 +50,7 @@ enum Form {
 
 /// How Synapse compares a segment of a path with the one that it serves.
 #[derive(Clone, Copy)]
-enum Spelling {
+enum Comparison {
     /// As it is on the wire. So it does for every API, by regular expressions.
     Raw,
     /// With its escapes decoded once, and without empty segments at the beginning. So it finds what is no API, in a
@@ -68,7 +68,7 @@ pub(super) const fn all(
         name,
         key: key(name.as_bytes()),
         methods,
-        endpoints: &[],
+        lines: &[],
         otherwise: requirement,
     }
 }
@@ -81,10 +81,10 @@ pub(super) const fn required(name: &'static str, methods: &'static [Method]) -> 
 pub(super) const fn required_but(
     name: &'static str,
     methods: &'static [Method],
-    endpoints: &'static [Endpoint],
+    lines: &'static [Line],
 ) -> Family {
     Family {
-        endpoints,
+        lines,
         ..required(name, methods)
     }
 }
@@ -93,16 +93,16 @@ pub(super) const fn required_but(
 pub(super) const fn listed(
     name: &'static str,
     methods: &'static [Method],
-    endpoints: &'static [Endpoint],
+    lines: &'static [Line],
 ) -> Family {
     Family {
-        endpoints,
+        lines,
         ..all(name, methods, Unknown)
     }
 }
 
-pub(super) const fn any(path: &'static str, requirement: AuthRequirement) -> Endpoint {
-    Endpoint {
+pub(super) const fn any(path: &'static str, requirement: AuthRequirement) -> Line {
+    Line {
         method: None,
         path,
         literal: literal(path),
@@ -112,31 +112,31 @@ pub(super) const fn any(path: &'static str, requirement: AuthRequirement) -> End
 }
 
 /// A resource of Synapse's tree, for every method.
-pub(super) const fn resource(path: &'static str, requirement: AuthRequirement) -> Endpoint {
-    Endpoint {
+pub(super) const fn resource(path: &'static str, requirement: AuthRequirement) -> Line {
+    Line {
         form: Form::DecodedSegments,
         ..any(path, requirement)
     }
 }
 
-pub(super) const fn get(path: &'static str, requirement: AuthRequirement) -> Endpoint {
+pub(super) const fn get(path: &'static str, requirement: AuthRequirement) -> Line {
     only(Method::Get, path, requirement)
 }
 
-pub(super) const fn post(path: &'static str, requirement: AuthRequirement) -> Endpoint {
+pub(super) const fn post(path: &'static str, requirement: AuthRequirement) -> Line {
     only(Method::Post, path, requirement)
 }
 
-pub(super) const fn put(path: &'static str, requirement: AuthRequirement) -> Endpoint {
+pub(super) const fn put(path: &'static str, requirement: AuthRequirement) -> Line {
     only(Method::Put, path, requirement)
 }
 
-pub(super) const fn delete(path: &'static str, requirement: AuthRequirement) -> Endpoint {
+pub(super) const fn delete(path: &'static str, requirement: AuthRequirement) -> Line {
     only(Method::Delete, path, requirement)
 }
 
-const fn only(method: Method, path: &'static str, requirement: AuthRequirement) -> Endpoint {
-    Endpoint {
+const fn only(method: Method, path: &'static str, requirement: AuthRequirement) -> Line {
+    Line {
         method: Some(method),
         ..any(path, requirement)
     }
@@ -161,14 +161,14 @@ const fn literal(path: &str) -> usize {
     path.len() - rest.len()
 }
 
-impl Endpoint {
+impl Line {
     #[inline]
     pub(super) fn matches_path(&self, path: &[u8]) -> bool {
         match self.form {
             Form::Whole => is_equal(path, self.path.as_bytes()),
             Form::Subtree => self.is_above(path),
-            Form::Segments => self.is_like(path, Spelling::Raw),
-            Form::DecodedSegments => self.is_like(path, Spelling::Decoded),
+            Form::Segments => self.is_like(path, Comparison::Raw),
+            Form::DecodedSegments => self.is_like(path, Comparison::Decoded),
         }
     }
 
@@ -176,25 +176,26 @@ impl Endpoint {
     fn is_above(&self, path: &[u8]) -> bool {
         let start = self.path.as_bytes().get(..self.literal);
         let start = start.unwrap_or_default();
-        match path.len() + 1 == start.len() {
-            true => begins_with(start, path),
-            false => begins_with(path, start),
+        if path.len() + 1 == start.len() {
+            begins_with(start, path)
+        } else {
+            begins_with(path, start)
         }
     }
 
-    fn is_like(&self, path: &[u8], spelling: Spelling) -> bool {
-        self.may_match(path, spelling) && self.matches_segments(path, spelling)
+    fn is_like(&self, path: &[u8], comparison: Comparison) -> bool {
+        self.may_match(path, comparison) && self.matches_segments(path, comparison)
     }
 
     /// The quick answer for nearly every line of the table: the path begins otherwise.
-    fn may_match(&self, path: &[u8], spelling: Spelling) -> bool {
+    fn may_match(&self, path: &[u8], comparison: Comparison) -> bool {
         let literal = self.path.as_bytes().iter().take(self.literal);
         let mut bytes = path.iter();
         for expected in literal {
             match bytes.next() {
                 Some(byte) if byte == expected => {}
                 // It may be encoded, or be a slash too many.
-                Some(b'%' | b'/') => return matches!(spelling, Spelling::Decoded),
+                Some(b'%' | b'/') => return matches!(comparison, Comparison::Decoded),
                 // `/a/**` is also for `/a`.
                 None => return *expected == b'/' && path.len() + 1 == self.literal,
                 Some(_) => return false,
@@ -203,9 +204,9 @@ impl Endpoint {
         true
     }
 
-    fn matches_segments(&self, path: &[u8], spelling: Spelling) -> bool {
+    fn matches_segments(&self, path: &[u8], comparison: Comparison) -> bool {
         let is_slash = |byte: &u8| *byte == b'/';
-        let mut segments = spelling.path(path).split(is_slash);
+        let mut segments = comparison.path(path).split(is_slash);
         for expected in self.path.as_bytes().split(is_slash) {
             if expected == b"**" {
                 return true;
@@ -213,7 +214,7 @@ impl Endpoint {
             let matches = segments.next().is_some_and(|segment| match expected {
                 b"{}" => true,
                 b"{+}" => !segment.is_empty(),
-                _ => spelling.matches(segment, expected),
+                _ => comparison.matches(segment, expected),
             });
             if !matches {
                 return false;
@@ -223,7 +224,7 @@ impl Endpoint {
     }
 }
 
-impl Spelling {
+impl Comparison {
     /// What counts of `path`.
     fn path(self, mut path: &[u8]) -> &[u8] {
         if matches!(self, Self::Decoded) {
@@ -257,24 +258,16 @@ fn decodes_to(segment: &[u8], expected: &[u8]) -> bool {
     }) && rest.is_empty()
 }
 
-/// What the first of `endpoints` that is for `path` and `method` needs.
-pub(super) fn requirement(
-    endpoints: &[Endpoint],
-    path: &[u8],
-    method: Method,
-) -> Option<AuthRequirement> {
-    line(endpoints, path, method).map(|endpoint| endpoint.requirement)
+/// What the first of `lines` that is for `path` and `method` needs.
+pub(super) fn requirement(lines: &[Line], path: &[u8], method: Method) -> Option<AuthRequirement> {
+    line(lines, path, method).map(|line| line.requirement)
 }
 
-/// The first of `endpoints` that is for `path` and `method`.
-pub(super) fn line<'e>(
-    endpoints: &'e [Endpoint],
-    path: &[u8],
-    method: Method,
-) -> Option<&'e Endpoint> {
-    endpoints.iter().find(|endpoint| {
-        endpoint.matches_path(path)
-            && endpoint
+/// The first of `lines` that is for `path` and `method`.
+pub(super) fn line<'e>(lines: &'e [Line], path: &[u8], method: Method) -> Option<&'e Line> {
+    lines.iter().find(|line| {
+        line.matches_path(path)
+            && line
                 .method
                 .is_none_or(|expected| expected == method.handler())
     })

@@ -74,8 +74,8 @@ fn has_two_dots(path: &[u8]) -> bool {
 }
 
 /// The segments that count, of those that a server sees after `depth` decodings. Each is decoded to the end, without path
-/// parameters and an encoded query, fragment or NUL, which do not change which resource it is. Servers that split before
-/// they decode see no separators in these. A NUL ends a name however deep it is: a server that takes it for an end
+/// parameters and an encoded query, fragment or NUL, which do not change which resource it is. A server that splits before
+/// it decodes does not take these for separators. A NUL ends a name however deep it is: a server that takes it for an end
 /// does so once it has decoded the segment.
 #[derive(Clone)]
 pub(super) struct Names<'p> {

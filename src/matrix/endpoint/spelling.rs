@@ -33,9 +33,10 @@ impl Spelling {
 
     /// The spellings of all paths that begin so.
     pub fn of_prefix(prefix: &str) -> Self {
-        let extent = match prefix.ends_with('/') {
-            true => Extent::Segments,
-            false => Extent::Anything,
+        let extent = if prefix.ends_with('/') {
+            Extent::Segments
+        } else {
+            Extent::Anything
         };
         Self::new(prefix, extent)
     }

@@ -10,7 +10,7 @@ use super::family::line;
 use super::{
     Class, Served,
     family::{
-        Endpoint, Family, all, any, delete, find, get, listed, post, put, required, required_but,
+        Family, Line, all, any, delete, find, get, listed, post, put, required, required_but,
         requirement, resource,
     },
     method::Method::{self, Delete, Get, Post, Put},
@@ -367,7 +367,7 @@ const VERSIONS: &[u8] = b"/_matrix/client/versions";
 const MATRIX_PREFIX: &[u8] = b"/_matrix/";
 
 /// The rest of `/_matrix/`, by the whole path; the first match counts. What is asked for most stands first.
-const MATRIX: &[Endpoint] = &[
+const MATRIX: &[Line] = &[
     // The query's access_token is an OpenID token; widgets and call services ask on the client's
     // port.
     any("/_matrix/federation/v1/openid/userinfo", Foreign),
@@ -385,7 +385,7 @@ const MATRIX: &[Endpoint] = &[
 ];
 
 /// Everything else, by the whole path; the first match counts.
-const ELSEWHERE: &[Endpoint] = &[
+const ELSEWHERE: &[Line] = &[
     resource("/", Nothing),
     resource("/health", Nothing),
     any("/metrics", Nothing),
@@ -427,15 +427,17 @@ const ELSEWHERE: &[Endpoint] = &[
 pub(super) fn classify(path: &[u8], method: Method) -> Class {
     match family(path) {
         Some((family, rest)) => Class {
-            requirement: requirement(family.endpoints, rest, method).unwrap_or(family.otherwise),
+            requirement: requirement(family.lines, rest, method).unwrap_or(family.otherwise),
             served: Served(Some(family.methods)),
         },
         None => {
             let of_matrix = federation(path).or_else(|| requirement(MATRIX, path, method));
-            let elsewhere = || match path.starts_with(MATRIX_PREFIX) {
-                true => None,
+            let elsewhere = || {
+                if path.starts_with(MATRIX_PREFIX) {
+                    return None;
+                }
                 // Also what begins with the prefix only when it is decoded.
-                false => requirement(ELSEWHERE, path, method),
+                requirement(ELSEWHERE, path, method)
             };
             of_matrix.or_else(elsewhere).unwrap_or(Unknown).into()
         }
@@ -467,7 +469,7 @@ pub(super) fn refuses(path: &[u8], method: Method) -> bool {
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) enum Said {
     /// One line, in the family of this name, if it is in one.
-    Line(Option<&'static str>, &'static Endpoint),
+    Line(Option<&'static str>, &'static Line),
     /// What a family says of the paths that it does not list.
     Family(&'static Family),
     /// Nothing does.
@@ -478,7 +480,7 @@ pub(super) enum Said {
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn said(path: &[u8], method: Method) -> Said {
     match family(path) {
-        Some((family, rest)) => line(family.endpoints, rest, method)
+        Some((family, rest)) => line(family.lines, rest, method)
             .map_or(Said::Family(family), |endpoint| {
                 Said::Line(Some(family.name), endpoint)
             }),
@@ -553,8 +555,8 @@ mod tests {
     #[test]
     fn endpoints_of_a_family_begin_with_its_name() {
         for family in CLIENT.iter().chain(MEDIA) {
-            for endpoint in family.endpoints {
-                assert_eq!(endpoint.path.split('/').next(), Some(family.name));
+            for line in family.lines {
+                assert_eq!(line.path.split('/').next(), Some(family.name));
             }
         }
     }
@@ -589,7 +591,7 @@ mod tests {
         let lists = [CLIENT, UNSTABLE_FEATURES, MEDIA, UNSTABLE_MEDIA_FEATURES]
             .into_iter()
             .flatten()
-            .map(|family| family.endpoints)
+            .map(|family| family.lines)
             .chain([ELSEWHERE]);
         for list in lists {
             for (index, line) in list.iter().enumerate() {

@@ -13,15 +13,18 @@
 
 use super::ClientKey;
 use crate::{
-    cache::bucket::{Bucket, Buckets},
     clock::Instant,
     config::UnknownTokenBudget,
     host::{NotWritten, Store, until_written},
+    shared_data::{
+        bucket::{Bucket, Buckets},
+        name::Space,
+    },
     token::TokenDigest,
 };
 
 /// Counts in all.
-const NUMBER: u32 = 4_096;
+const COUNTS: u32 = 4_096;
 
 /// Tokens that a count remembers, 4 bytes each. Up to so many distinct tokens are told apart exactly; beyond, the
 /// latest are.
@@ -52,7 +55,7 @@ pub struct Budget {
 impl Default for Budget {
     fn default() -> Self {
         Self {
-            buckets: Buckets::new(b'b', NUMBER),
+            buckets: Buckets::new(Space::Budgets, COUNTS),
         }
     }
 }
@@ -329,7 +332,7 @@ mod tests {
         let (store, budget) = (
             MemoryStore::default(),
             Budget {
-                buckets: Buckets::new(b'b', 1),
+                buckets: Buckets::new(Space::Budgets, 1),
             },
         );
         budget.charge(

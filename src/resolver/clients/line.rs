@@ -8,7 +8,7 @@
 //! one to a client that has fewer.
 
 use super::{ClientKey, load::PoolId};
-use crate::{cache::question::QuestionKey, sorted::SortedMap};
+use crate::{cache::question::QuestionKey, maps::sorted::SortedMap};
 
 /// Questions that may wait in one line.
 const MAX_QUESTIONS: usize = 4_096;

@@ -6,7 +6,7 @@
 //! them.
 
 use super::{ClientKey, share::Shares};
-use crate::sorted::SortedMap;
+use crate::maps::sorted::SortedMap;
 
 /// Names a pool of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

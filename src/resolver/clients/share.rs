@@ -7,7 +7,7 @@
 //! knowing the client is a host call. While such uses last, they count against every client's share.
 
 use super::ClientKey;
-use crate::sorted::SortedMap;
+use crate::maps::sorted::SortedMap;
 
 /// The smallest cap of which a part is left for other clients.
 const MIN_SHARED_CAP: usize = 64;

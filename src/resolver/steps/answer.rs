@@ -22,7 +22,8 @@ use crate::{
     token::TokenDigest,
 };
 
-/// A call that took less than this is brief: what MAS tells while it lasts is told a moment ago when its answer serves.
+/// A call that took less than this is brief: news that comes during it is still fresh when its answer serves, so it need not be
+/// looked up first.
 const BRIEF_CALL: Duration = Duration::from_millis(250);
 
 /// How long after MAS has told of a user an answer from before may still serve.
@@ -32,10 +33,19 @@ pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(1);
 pub(super) struct Kept {
     /// Whom it serves.
     pub standing: Standing,
-    /// It is in the shared cache.
-    pub is_stored: bool,
-    /// This worker may keep it for itself, too.
-    pub is_cached: bool,
+    /// Where it is kept.
+    pub place: Place,
+}
+
+/// Where an answer is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nowhere.
+    Nowhere,
+    /// In the shared cache.
+    Shared,
+    /// In the shared cache, and a role may keep what it makes of it.
+    SharedAndLocal,
 }
 
 /// Whom an answer serves, after what has happened since its question.
@@ -54,9 +64,18 @@ impl Kept {
     fn nowhere(standing: Standing) -> Self {
         Self {
             standing,
-            is_stored: false,
-            is_cached: false,
+            place: Place::Nowhere,
         }
+    }
+
+    /// Whether the shared cache has it.
+    pub fn is_stored(&self) -> bool {
+        self.place != Place::Nowhere
+    }
+
+    /// Whether a role may keep what it makes of it.
+    pub fn may_be_kept(&self) -> bool {
+        self.place == Place::SharedAndLocal
     }
 }
 
@@ -84,21 +103,24 @@ impl<W> Resolver<W> {
         });
         if !is_revoked || flight.call.is_repeated && !is_late(introspected) {
             let outcome = self.store(cb, &upstream, introspected);
-            kept.is_stored = outcome.fate == Fate::Stored;
-            // Telling of what it pushed out, this worker has read the epochs anew: it would miss that another worker has
-            // pushed out this answer meanwhile. So it keeps none of it for itself.
-            kept.is_cached = kept.is_stored && !is_revoked && outcome.evicted.is_empty();
+            kept.place = match outcome.fate {
+                // To tell of what it pushed out, this worker has just read the epochs anew. It would miss that another worker
+                // has pushed out this answer meanwhile, so it keeps none of it for itself.
+                Fate::Stored if is_revoked || !outcome.evicted.is_empty() => Place::Shared,
+                Fate::Stored => Place::SharedAndLocal,
+                Fate::Superseded | Fate::TooLong | Fate::NotWritten => Place::Nowhere,
+            };
             if outcome.fate == Fate::Superseded {
                 kept.standing = Standing::Superseded;
             }
         }
-        if kept.is_stored && !introspected.is_active() && !introspected.is_only_answer {
+        if kept.is_stored() && !introspected.is_active() && !introspected.is_only_answer {
             self.make_sure(cb, key, flight, introspected, &mut kept);
         }
         match self.outdated_by(cb, key, flight, introspected) {
             None => kept,
             Some(event) => {
-                if kept.is_stored {
+                if kept.is_stored() {
                     // The event is not noted again: it is none to another question about the token.
                     let reason = InvalidationReason::Introspection;
                     self.void(cb, &upstream.cache, &key.digest, event, reason);
@@ -176,9 +198,12 @@ impl<W> Resolver<W> {
     /// Returns whether what MAS has told of users since the question was sent voids its answer, as far as that must be known
     /// before it serves.
     ///
-    /// Where no reader keeps it, a word of the last second need not be known: an answer of "active" is held against the epochs,
-    /// as a hit is, and one of "inactive" to a brief call against nothing, if only the request that caused the call waits: that
-    /// was sent before. What such a word voids is void for everybody who comes later.
+    /// For a reader that keeps answers, everything counts. For another, what MAS has told in the last second need not count yet:
+    /// - An "active" is compared with the epochs, as a hit is.
+    /// - An "inactive" from a brief call is compared with nothing if only the request that caused the call waits, since that
+    ///   request came before.
+    ///
+    /// What MAS has told voids the answer for every later request.
     fn is_revoked<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -191,7 +216,7 @@ impl<W> Resolver<W> {
         if !must_be_known && !introspected.is_active() && is_brief(introspected) {
             return false;
         }
-        self.workers.read_old_epochs(cb, introspected.answered_at);
+        self.workers.refresh_epochs(cb, introspected.answered_at);
         let epochs = (!is_kept_by_reader).then(|| self.workers.epochs());
         upstream.cache.is_revoked(cb.host, introspected, epochs)
     }

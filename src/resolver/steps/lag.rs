@@ -11,10 +11,11 @@ use crate::{
         flight::State,
         state::{Pending, Resolver},
     },
+    shared_data::look,
 };
 
 /// How often a worker looks at deadlines, leases and epochs.
-pub const TICK: Duration = Duration::from_millis(250);
+pub const TICK: Duration = look::LASTS;
 
 /// A worker that comes to no tick for so long has so much else to do that MAS's answers wait in its sockets.
 const BUSY: Duration = Duration::from_secs(1);

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     cache::{Introspected, question::QuestionKey},
-    clock::Instant,
     host::{Backend, Callback},
+    maps::sorted::SortedMap,
     mas::introspection::NoVerdict,
     resolver::{
         resolution::Waiting,
@@ -20,8 +20,16 @@ use crate::{
             membership::{Hint, Word},
         },
     },
-    sorted::SortedMap,
 };
+
+/// An answer that has come, with the question that it is for.
+struct Landed<W> {
+    key: QuestionKey,
+    flight: Pending<W>,
+    introspected: Introspected,
+    /// What has become of it in the shared cache.
+    kept: Kept,
+}
 
 /// What an answer does for the requests that wait for it.
 enum Landing {
@@ -35,16 +43,17 @@ enum Landing {
     Fail,
 }
 
-impl Landing {
-    fn of<W>(introspected: &Introspected, kept: &Kept, flight: &Pending<W>) -> Self {
+impl<W> Landed<W> {
+    fn landing(&self) -> Landing {
+        let flight = &self.flight;
         let is_awaited = !flight.waiters.is_empty() || flight.is_wanted;
-        match kept.standing {
-            Standing::Holds => Self::Serve,
-            Standing::Superseded => Self::LookAgain,
-            Standing::Revoked if !flight.call.is_repeated && is_awaited => Self::Repeat,
-            Standing::Revoked if !flight.call.is_repeated => Self::LookAgain,
-            Standing::Revoked if is_late(introspected) => Self::Fail,
-            Standing::Revoked => Self::Serve,
+        match self.kept.standing {
+            Standing::Holds => Landing::Serve,
+            Standing::Superseded => Landing::LookAgain,
+            Standing::Revoked if !flight.call.is_repeated && is_awaited => Landing::Repeat,
+            Standing::Revoked if !flight.call.is_repeated => Landing::LookAgain,
+            Standing::Revoked if is_late(&self.introspected) => Landing::Fail,
+            Standing::Revoked => Landing::Serve,
         }
     }
 }
@@ -76,63 +85,74 @@ impl<W> Resolver<W> {
         self.failures.remove(&key);
         self.reports.note_answer(cb, &upstream);
         let kept = self.keep(cb, &key, &mut flight, &introspected);
-        match Landing::of(&introspected, &kept, &flight) {
-            Landing::Repeat => {
-                // Other workers wait for the second answer, so the lease stays, if no other worker has it by now.
-                flight.call.is_repeated = true;
-                match self.workers.acquire(cb, &upstream, &key) {
-                    Acquisition::Mine { leased } => self.call_for(cb, key, flight, leased),
-                    _ => self.resume(cb, key, flight),
-                }
-            }
-            Landing::Fail => self.fail_outdated(cb, key, flight, introspected.asked_at),
-            Landing::LookAgain => {
-                self.end_answered(cb, key, &mut flight, &introspected, &kept);
-                flight.call.is_repeated = true;
-                self.resume(cb, key, flight);
-            }
-            Landing::Serve => {
-                if !introspected.is_active() {
-                    self.limits.charge_inactive(cb, &flight.call);
-                }
-                self.end_answered(cb, key, &mut flight, &introspected, &kept);
-                self.serve(cb, key, flight, &introspected, &kept);
-            }
+        let landed = Landed {
+            key,
+            flight,
+            introspected,
+            kept,
+        };
+        match landed.landing() {
+            Landing::Serve => self.serve(cb, landed),
+            Landing::Repeat => self.repeat(cb, landed),
+            Landing::LookAgain => self.look_again(cb, landed),
+            Landing::Fail => self.fail_outdated(cb, landed),
         }
+    }
+
+    /// Makes the second call. Other workers wait for its answer, so the lease stays, if no other worker has it by now.
+    fn repeat<H: Backend>(&mut self, cb: &Callback<'_, H>, landed: Landed<W>) {
+        let Landed {
+            key, mut flight, ..
+        } = landed;
+        flight.call.is_repeated = true;
+        let upstream = Rc::clone(&flight.call.upstream);
+        match self.workers.acquire(cb, &upstream, &key) {
+            Acquisition::Mine { leased } => self.call_for(cb, key, flight, leased),
+            _ => self.resume(cb, key, flight),
+        }
+    }
+
+    /// Reads the cache again for the requests that wait.
+    fn look_again<H: Backend>(&mut self, cb: &Callback<'_, H>, mut landed: Landed<W>) {
+        self.end_answered(cb, &mut landed);
+        landed.flight.call.is_repeated = true;
+        self.resume(cb, landed.key, landed.flight);
     }
 
     /// Ends a call that MAS has answered: releases its lease, and tells the workers that wait for it to read the cache again.
     /// A lease that no worker waits for is left to run out, since a worker that finds it tells this one. Not so if the answer
     /// is void: a request that comes later could not use it.
-    fn end_answered<H: Backend>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        key: QuestionKey,
-        flight: &mut Pending<W>,
-        introspected: &Introspected,
-        kept: &Kept,
-    ) {
+    fn end_answered<H: Backend>(&mut self, cb: &Callback<'_, H>, landed: &mut Landed<W>) {
+        let Landed {
+            key,
+            flight,
+            introspected,
+            kept,
+        } = landed;
         let is_loose =
             flight.leased() == Leased::Loosely && !flight.is_wanted && self.workers.can_be_told();
-        if is_loose && kept.is_stored && kept.standing != Standing::Revoked {
+        if is_loose && kept.is_stored() && kept.standing != Standing::Revoked {
             return;
         }
         let stored = Tombstone::Stored(introspected.answered_at);
-        let tombstone = kept.is_stored.then_some(stored);
-        self.end_call(cb, key, flight, Hint::LookAgain(key), tombstone);
+        let tombstone = kept.is_stored().then_some(stored);
+        self.end_call(cb, *key, flight, Hint::LookAgain(*key), tombstone);
         flight.is_wanted = false;
     }
 
     /// Gives an answer to the requests that wait for it, to each by its own configuration, which may let an answer hold less
-    /// long. Who came after the question was asked may have been told what voids its answer, and gets another.
-    fn serve<H: Backend>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        key: QuestionKey,
-        mut flight: Pending<W>,
-        introspected: &Introspected,
-        kept: &Kept,
-    ) {
+    /// long. A request that came after the question was asked may have been told what voids its answer, and gets another.
+    fn serve<H: Backend>(&mut self, cb: &Callback<'_, H>, mut landed: Landed<W>) {
+        if !landed.introspected.is_active() {
+            self.limits.charge_inactive(cb, &landed.flight.call);
+        }
+        self.end_answered(cb, &mut landed);
+        let Landed {
+            key,
+            mut flight,
+            introspected,
+            kept,
+        } = landed;
         // In one moment nobody is later: the call would be made again and again.
         let is_revoked = kept.standing == Standing::Revoked;
         let later = if is_revoked && introspected.asked_at < introspected.answered_at {
@@ -150,22 +170,20 @@ impl<W> Resolver<W> {
                 self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Outdated);
                 continue;
             }
-            let cached = cache.as_cached(introspected, &waiting.upstream.cache);
-            self.resolve_waiters(&key.digest, waiters, cached, kept.is_cached);
+            let cached = cache.as_cached(&introspected, &waiting.upstream.cache);
+            self.resolve_waiters(&key.digest, waiters, cached, kept.may_be_kept());
         }
         flight.waiters = later;
         self.resume_anew(cb, key, flight);
     }
 
-    /// Ends the waiting of those who had come before the question was asked to which MAS's answer is void. The others have been
+    /// Ends the waiting of the requests that came before a question was asked to which MAS's answer is void. The others have been
     /// told nothing yet.
-    fn fail_outdated<H: Backend>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        key: QuestionKey,
-        mut flight: Pending<W>,
-        asked_at: Instant,
-    ) {
+    fn fail_outdated<H: Backend>(&mut self, cb: &Callback<'_, H>, landed: Landed<W>) {
+        let asked_at = landed.introspected.asked_at;
+        let Landed {
+            key, mut flight, ..
+        } = landed;
         let word = Word {
             before: asked_at,
             at: cb.now(),

@@ -106,11 +106,11 @@ impl<W> Resolver<W> {
         let served = flight
             .waiters
             .take(&|waiting| is_of(waiting, &upstream) && serves.includes(waiting.since));
-        if upstream.is_kept_by_reader && matches!(serves, Serves::Void(_)) {
+        if upstream.is_kept_by_reader && matches!(serves, Serves::BeforeQuestion(_)) {
             self.resolve_without_verdict(cb, &key.digest, served, NoVerdict::Outdated);
         } else {
-            let is_cached = serves == Serves::Everybody;
-            self.resolve_waiters(&key.digest, served, cached, is_cached);
+            let may_be_kept = serves == Serves::Everybody;
+            self.resolve_waiters(&key.digest, served, cached, may_be_kept);
         }
         self.resume(cb, key, flight);
     }

@@ -26,8 +26,8 @@ impl<W> Resolver<W> {
     /// Decides what serves where there is no fresh verdict: a stale answer, or none. A failure of MAS is noted, so that
     /// the next request does not wait for the next failure, and the log tells of it.
     ///
-    /// That no call was free for a known token is none, but says that MAS takes seconds to answer: a stale answer serves
-    /// this time. A budget says nothing of MAS.
+    /// If no call was free for a known token, no failure is noted. But MAS takes seconds to answer then, so a stale answer
+    /// serves this once. A budget says nothing of MAS.
     pub(in crate::resolver) fn stand_in<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -158,10 +158,10 @@ impl<W> Resolver<W> {
         digest: &TokenDigest,
         waiters: Waiters<W>,
         cached: Cached,
-        is_cached: bool,
+        may_be_kept: bool,
     ) {
         let found = Found {
-            is_cached,
+            may_be_kept,
             ..self.found(*digest, cached.into(), Provenance::Introspected)
         };
         self.resolutions.push_back(Resolution { found, waiters });

@@ -469,7 +469,7 @@ fn who_waits_for_a_call_that_has_gone_with_its_root_is_told() {
     let gateway = upstream(&json!({}), GATEWAY);
     one.ask(&gateway, TOKENS[0], &ALICE);
     one.resolver.on_root_end(RootId(7));
-    one.resolver.flights.root_ended(ROOT);
+    one.resolver.flights.on_root_end(ROOT);
     host.calls.borrow_mut().clear();
     let waits = two.ask(&gateway, TOKENS[0], &BOB);
     assert_eq!(two.calls(), 0);

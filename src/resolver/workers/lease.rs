@@ -27,12 +27,13 @@
 use std::time::Duration;
 
 use crate::{
-    cache::{
-        bucket::{Bucket, Buckets},
-        question::QuestionKey,
-    },
+    cache::question::QuestionKey,
     clock::Instant,
     host::{NotWritten, Store, until_written},
+    shared_data::{
+        bucket::{Bucket, Buckets},
+        name::Space,
+    },
     token::TokenDigest,
 };
 
@@ -40,7 +41,7 @@ use crate::{
 pub const LEASE: Duration = Duration::from_secs(1);
 
 /// Leases in all: far more than calls can be in flight, so that a bucket is seldom full.
-const NUMBER: u32 = 16_384;
+const LEASES: u32 = 16_384;
 
 /// A lease as bytes: digest, fingerprint, holder, moment, flags.
 const BYTES: usize = QuestionKey::BYTES + 8 + 8 + 1;
@@ -101,7 +102,7 @@ pub struct Leases {
 impl Default for Leases {
     fn default() -> Self {
         Self {
-            buckets: Buckets::new(b'l', NUMBER),
+            buckets: Buckets::new(Space::Leases, LEASES),
         }
     }
 }
@@ -446,7 +447,7 @@ mod tests {
         let (store, leases) = (
             MemoryStore::default(),
             Leases {
-                buckets: Buckets::new(b'l', 2),
+                buckets: Buckets::new(Space::Leases, 2),
             },
         );
         assert_eq!(
@@ -471,7 +472,7 @@ mod tests {
     fn half_a_bucket_may_be_left_held() {
         let store = MemoryStore::default();
         let leases = Leases {
-            buckets: Buckets::new(b'l', 8),
+            buckets: Buckets::new(Space::Leases, 8),
         };
         let acquired: Vec<_> = (0..6_u8)
             .map(|token| leases.acquire(&store, &key(&[token]), ME, NOW, SEEN))
@@ -606,7 +607,7 @@ mod tests {
     fn a_tombstone_makes_room_for_a_lease_and_is_not_held() {
         let store = MemoryStore::default();
         let leases = Leases {
-            buckets: Buckets::new(b'l', 1),
+            buckets: Buckets::new(Space::Leases, 1),
         };
         let (one, two) = (key(b"one"), key(b"two"));
         leases.acquire(&store, &one, ME, NOW, SEEN);

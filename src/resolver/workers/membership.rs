@@ -13,6 +13,7 @@ use crate::{
     cache::question::QuestionKey,
     clock::Instant,
     host::{Backend, If, QueueId, RootId},
+    shared_data::name,
 };
 
 /// Most workers that can be told. Beyond that, a worker is not hinted and finds out by looking.
@@ -117,8 +118,8 @@ pub struct Membership {
     others_read_at: Option<Instant>,
     /// It had no seat for a while since that was last asked.
     has_lacked_seat: bool,
-    /// When this worker read the others: the number of the first seat that no worker had ever taken, or of one whose worker
-    /// had not registered its queue yet.
+    /// As of the last reading of the others: the number of the first seat that no worker had ever taken, or whose worker had not
+    /// registered its queue yet.
     free: u32,
 }
 
@@ -167,7 +168,7 @@ impl Membership {
     }
 
     /// Notes that a root context has gone: a queue it registered no longer reaches this worker.
-    pub fn root_ended(&mut self, root: RootId) {
+    pub fn on_root_end(&mut self, root: RootId) {
         if self.seat.take_if(|seat| seat.root == root).is_some() {
             self.has_lacked_seat = true;
         }
@@ -285,7 +286,7 @@ fn take_seat(host: &impl Backend, holder: u64, root: RootId, now: Instant) -> Op
         if host.write(&key, &reserved.encode(), condition).is_err() {
             continue;
         }
-        let queue = host.register_queue(root, &format!("matrix-edge-auth.q.{number}"))?;
+        let queue = host.register_queue(root, &name::queue(number))?;
         let stored = host.read(&key)?;
         let record = Registration {
             holder,
@@ -305,7 +306,7 @@ fn take_seat(host: &impl Backend, holder: u64, root: RootId, now: Instant) -> Op
 }
 
 fn key(number: u32) -> Vec<u8> {
-    format!("matrix-edge-auth.w.{number}").into_bytes()
+    name::seat(number).into_bytes()
 }
 
 #[cfg(test)]
@@ -506,9 +507,9 @@ mod tests {
     fn a_root_takes_only_its_own_seat_along() {
         let host = FakeHost::default();
         let mut worker = join(&host);
-        worker.root_ended(RootId(2));
+        worker.on_root_end(RootId(2));
         assert_eq!(number(&worker), Some(0));
-        worker.root_ended(ROOT);
+        worker.on_root_end(ROOT);
         assert_eq!(number(&worker), None);
         worker.heartbeat(&host, RootId(2), host.now());
         let seat = worker.seat.unwrap();
@@ -626,7 +627,7 @@ mod tests {
         }
         let before = holder.seat.unwrap().queue;
         while host.dequeue(before).is_some() {}
-        holder.root_ended(ROOT);
+        holder.on_root_end(ROOT);
         heartbeat(&mut holder, &host);
         let queue = holder.seat.unwrap().queue;
         assert_ne!(queue, before);

@@ -4,9 +4,10 @@
 //! would write a line of its own into an access log in text form.
 
 use super::{
-    outcome,
+    grpc, outcome,
     policy::{Annotation, Decision},
-    watch::{self, Exchange, Watch},
+    shadow,
+    watch::{Exchange, Watch},
 };
 use crate::{
     config::{Config, Mode},
@@ -23,9 +24,6 @@ use crate::{
 const STATE_USER_ID: &str = "matrix_user_id";
 const STATE_DEVICE_ID: &str = "matrix_device_id";
 
-/// What the media types of gRPC begin with.
-const GRPC: &[u8] = b"application/grpc";
-
 /// How a reply has to be so that the client of a request understands it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReplyForm {
@@ -37,12 +35,9 @@ pub(super) struct ReplyForm {
 impl ReplyForm {
     /// Returns the form of a reply to the request with this head.
     pub fn of(head: &RequestHead) -> Self {
-        let start = head
-            .content_type()
-            .and_then(|value| value.get(..GRPC.len()));
         Self {
             cors: Cors::of(head.target()),
-            is_grpc: start.is_some_and(|start| start.eq_ignore_ascii_case(GRPC)),
+            is_grpc: grpc::is_grpc(head),
         }
     }
 }
@@ -64,7 +59,7 @@ pub(super) fn carry_out<H: Streams + Metrics>(
         Decision::Reject(rejection) => match config.mode {
             Mode::Shadow => {
                 outcome::tell_would_reject(host, config, rejection.reason());
-                watch::would_reject(host, exchange, rejection.reason());
+                shadow::would_reject(host, exchange, rejection.reason());
                 exchange.set_phase(Phase::Forwarded);
             }
             Mode::Enforce => reject(host, exchange, rejection, form()),

@@ -6,17 +6,17 @@
 //! within [`SPACING`] are merged into one that acts at the next tick. No end is lost.
 //!
 //! Where MAS has not answered, it may end the session only later, and a question in between brings an "active" that is out of
-//! date. So such an end acts at once and again and again for some seconds. What still waits when the VM goes is left to another
-//! one (`ends/handover.rs`).
+//! date. So such an end acts at once and again and again for some seconds. What still waits when the VM goes is handed over to
+//! another one (`ends/handover.rs`).
 //!
-//! Anyone can end an invented token, so what is remembered is bounded. An end that took no answer away gives way to one that
+//! Anyone can end an invented token, so what is remembered is bounded. An end that removed no answer gives way to one that
 //! did. Where there is still no room, an end acts at once.
 
 mod handover;
 
 use std::{rc::Rc, time::Duration};
 
-use self::handover::{Estate, Left, LeftEnd, Subject};
+use self::handover::{HandedOverEnd, Incoming, Outgoing, Subject};
 use crate::{
     clock::Instant,
     host::{Backend, Callback, Store},
@@ -49,15 +49,24 @@ pub enum Ending {
     Revocation(TokenDigest),
 }
 
+/// What MAS has said to a request that asks it to end a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MasReply {
+    /// It has ended.
+    Ended,
+    /// The answer was not heard, so MAS may end it only later.
+    Unheard,
+}
+
 /// An end of some answers.
 #[derive(Clone, Debug)]
 struct End {
     plugin: Rc<Plugin>,
     reason: InvalidationReason,
-    /// All answers about the user whose token it is end as well.
+    /// If set, all answers about the token's user end as well.
     ends_owner: bool,
-    /// It took an answer away in another VM.
-    took: bool,
+    /// It removed an answer in another VM.
+    removed_answer: bool,
     /// The moment from which on it acts.
     at: Instant,
     /// The moment before which it acts again and again.
@@ -70,8 +79,8 @@ struct Recent {
     subject: Subject,
     /// Until then a further one waits for a tick.
     until: Instant,
-    /// One of its ends took an answer away. An end costs a question only then, or if MAS was just being asked.
-    took: bool,
+    /// One of its ends removed an answer. An end costs a question only then, or if MAS was just being asked.
+    removed_answer: bool,
     /// It waits.
     waiting: Option<End>,
 }
@@ -80,19 +89,19 @@ struct Recent {
 #[derive(Debug, Default)]
 pub(super) struct SessionEnds {
     recents: Vec<Recent>,
-    /// The number of what other VMs had left when it was last found.
+    /// Which handover of other VMs was last found.
     found: u32,
 }
 
 impl SessionEnds {
-    /// Ends a session, now or at the next tick. MAS has confirmed that, or it acts more than once.
+    /// Ends a session, now or at the next tick. It acts more than once if MAS's reply was not heard.
     pub fn end<H: Backend, W>(
         &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         plugin: &Rc<Plugin>,
         ending: &Ending,
-        is_confirmed: bool,
+        reply: MasReply,
     ) {
         let (token, reason, user, is_all) = match ending {
             Ending::Logout(token) => (token, InvalidationReason::Logout, None, false),
@@ -104,9 +113,12 @@ impl SessionEnds {
             plugin: Rc::clone(plugin),
             reason,
             ends_owner: is_all && user.is_none(),
-            took: false,
+            removed_answer: false,
             at: now,
-            until: if is_confirmed { now } else { now + REPETITION },
+            until: match reply {
+                MasReply::Ended => now,
+                MasReply::Unheard => now + REPETITION,
+            },
         };
         self.act_on_all(cb, resolver, Subject::Token(*token), user, end);
     }
@@ -137,48 +149,52 @@ impl SessionEnds {
         resolver: &mut Resolver<W>,
         plugin: &Rc<Plugin>,
     ) {
-        let Some(left) = Left::find(cb.host).filter(|left| left.number() != self.found) else {
+        let Some(incoming) = Incoming::find(cb.host) else {
             return;
         };
+        if incoming.number() == self.found {
+            return;
+        }
         // Where it cannot be taken it acts only once.
-        self.found = left.number();
-        for is_taken in [false, true] {
-            if is_taken && left.take(cb.host).is_err() {
-                return;
-            }
-            for other in left.ends() {
-                let at = cb.now();
-                let end = End {
-                    plugin: Rc::clone(plugin),
-                    reason: other.reason,
-                    ends_owner: other.ends_owner,
-                    took: other.took,
-                    at,
-                    until: if is_taken { other.until } else { at },
-                };
-                self.act_on_all(cb, resolver, other.subject, None, end);
-            }
+        self.found = incoming.number();
+        let now = cb.now();
+        // It acts before it is taken, see `handover`.
+        self.act_on_incoming(cb, resolver, plugin, &incoming, |_| now);
+        if incoming.take(cb.host).is_ok() {
+            self.act_on_incoming(cb, resolver, plugin, &incoming, |end| end.until);
         }
     }
 
-    /// Leaves what waits to another VM, since this one goes. What took no answer away has half of the room.
+    /// Lets all of a handover act, each end now and again and again before the moment that `until` gives it.
+    fn act_on_incoming<H: Backend, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        plugin: &Rc<Plugin>,
+        incoming: &Incoming,
+        until: impl Fn(&HandedOverEnd) -> Instant,
+    ) {
+        for other in incoming.ends() {
+            let end = End {
+                plugin: Rc::clone(plugin),
+                reason: other.reason,
+                ends_owner: other.ends_owner,
+                removed_answer: other.removed_answer,
+                at: cb.now(),
+                until: until(&other),
+            };
+            self.act_on_all(cb, resolver, other.subject, None, end);
+        }
+    }
+
+    /// Hands what waits over to another VM, since this one goes. Ends that removed no answer have half of the room.
     pub fn leave(&self, store: &impl Store) {
-        for (took, max) in [(true, 2 * MAX_ENDS), (false, MAX_ENDS)] {
-            let mut estate = Estate::default();
-            for recent in &self.recents {
-                if recent.took == took
-                    && let Some(end) = &recent.waiting
-                {
-                    estate.add(&LeftEnd {
-                        subject: recent.subject,
-                        reason: end.reason,
-                        ends_owner: end.ends_owner,
-                        took,
-                        until: end.until,
-                    });
-                }
-            }
-            if let Err(error) = estate.leave(store, max) {
+        let all = self.recents.iter().filter_map(Recent::handed_over);
+        let (removing, others): (Vec<_>, Vec<_>) = all.partition(|end| end.removed_answer);
+        for (ends, max) in [(removing, 2 * MAX_ENDS), (others, MAX_ENDS)] {
+            let mut outgoing = Outgoing::default();
+            ends.iter().for_each(|end| outgoing.add(end));
+            if let Err(error) = outgoing.leave(store, max) {
                 error.log("a logout without an answer may not act again");
             }
         }
@@ -240,11 +256,13 @@ impl SessionEnds {
                 let mut last = Recent {
                     subject,
                     until,
-                    took: end.took || removed.is_some() || matches!(subject, Subject::User(_)),
+                    removed_answer: end.removed_answer
+                        || removed.is_some()
+                        || matches!(subject, Subject::User(_)),
                     waiting: end.again(until),
                 };
                 if let Some(recent) = recent {
-                    last.took |= recent.took;
+                    last.removed_answer |= recent.removed_answer;
                     *recent = last;
                 } else {
                     self.remember(last);
@@ -254,11 +272,11 @@ impl SessionEnds {
         }
     }
 
-    /// Remembers one more. Among as many as there may be, it takes the place of one that took nothing away.
+    /// Remembers one more. Among as many as there may be, it takes the place of one that removed no answer.
     fn remember(&mut self, recent: Recent) {
         if self.recents.len() < MAX_ENDS {
             self.recents.push(recent);
-        } else if recent.took
+        } else if recent.removed_answer
             && let Some(other) = self.recents.iter_mut().find(|other| other.gives_way())
         {
             *other = recent;
@@ -267,9 +285,21 @@ impl SessionEnds {
 }
 
 impl Recent {
-    /// It took nothing away, and nothing waits but perhaps its own repetition.
+    /// Its end as another VM gets it, if it waits.
+    fn handed_over(&self) -> Option<HandedOverEnd> {
+        let end = self.waiting.as_ref()?;
+        Some(HandedOverEnd {
+            subject: self.subject,
+            reason: end.reason,
+            ends_owner: end.ends_owner,
+            removed_answer: self.removed_answer,
+            until: end.until,
+        })
+    }
+
+    /// It removed no answer, and nothing waits but perhaps its own repetition.
     fn gives_way(&self) -> bool {
-        !self.took && self.waiting.as_ref().is_none_or(|end| end.at >= self.until)
+        !self.removed_answer && self.waiting.as_ref().is_none_or(|end| end.at >= self.until)
     }
 }
 

@@ -8,10 +8,11 @@ use std::fmt;
 
 use super::policy::Grant;
 use crate::{
-    cache::{epoch::Stamp, question::QuestionKey},
+    cache::epoch::Stamp,
     clock::Instant,
+    maps::probing::{ProbingMap, Spread},
     mas::user::UserKey,
-    probing::{ProbingMap, Spread},
+    role::plugin::GrantKey,
 };
 
 /// Room for one entry's identity and scope, on average. The bound in bytes is this times the entries.
@@ -45,10 +46,10 @@ const MAX_EVICTED: usize = 1_024;
 const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl KeyHash {
-    fn new(key: &QuestionKey, secret: u64) -> Self {
+    fn new(key: &GrantKey, secret: u64) -> Self {
         // The digest is evenly spread by itself.
         let words = key.digest.0.as_chunks().0.iter().copied();
-        let words = words.map(u64::from_le_bytes).chain([key.fingerprint]);
+        let words = words.map(u64::from_le_bytes).chain([key.identity]);
         // What differs in any bit differs in the upper ones.
         let mix = |hash: u64, word: u64| (hash.rotate_left(26) ^ word).wrapping_mul(GOLDEN_RATIO);
         Self(words.fold(secret, mix))
@@ -63,7 +64,7 @@ impl Spread for KeyHash {
 
 #[derive(Debug)]
 struct Frame {
-    key: QuestionKey,
+    key: GrantKey,
     entry: KeptGrant,
     bytes: usize,
     /// It was used since the hand last passed it.
@@ -101,7 +102,7 @@ impl Grants {
     }
 
     /// The entry for `key`, whatever its age.
-    pub fn find(&mut self, key: &QuestionKey) -> Option<&KeptGrant> {
+    pub fn find(&mut self, key: &GrantKey) -> Option<&KeptGrant> {
         let at = *self.index.get(&KeyHash::new(key, self.secret))?;
         let frame = self.frames.get_mut(at).filter(|frame| frame.key == *key)?;
         frame.referenced = true;
@@ -109,12 +110,12 @@ impl Grants {
     }
 
     /// Keeps `entry`, making room within `capacity` entries. Returns how many had to go.
-    pub fn insert(&mut self, key: QuestionKey, entry: KeptGrant, capacity: usize) -> usize {
+    pub fn insert(&mut self, key: GrantKey, entry: KeptGrant, capacity: usize) -> usize {
         let hash = KeyHash::new(&key, self.secret);
         if let Some(at) = self.index.get(&hash).copied() {
             self.remove_at(at);
         }
-        let bytes = size_of::<Frame>() + size_of::<QuestionKey>() + entry.grant.heap_bytes();
+        let bytes = size_of::<Frame>() + size_of::<GrantKey>() + entry.grant.heap_bytes();
         let limit = capacity.saturating_mul(BYTES_PER_ENTRY);
         if bytes > limit {
             return 0;
@@ -137,7 +138,7 @@ impl Grants {
     }
 
     /// Forgets `key`.
-    pub fn remove(&mut self, key: &QuestionKey) {
+    pub fn remove(&mut self, key: &GrantKey) {
         let at = self.index.get(&KeyHash::new(key, self.secret)).copied();
         let is_its = |at: &usize| self.frames.get(*at).is_some_and(|frame| frame.key == *key);
         if let Some(at) = at.filter(is_its) {
@@ -199,10 +200,10 @@ mod tests {
     }
     const CONFIGURATION: &str = r#"{"server_name": "a.b", "introspection": {"cluster": "mas", "credential": {"injected": true}}}"#;
 
-    fn key(number: usize) -> QuestionKey {
-        QuestionKey {
+    fn key(number: usize) -> GrantKey {
+        GrantKey {
             digest: TokenDigest::of(&number.to_le_bytes()),
-            fingerprint: 1,
+            identity: 1,
         }
     }
 
@@ -275,22 +276,20 @@ mod tests {
     }
 
     /// Returns a key that has the same hash as `key(0)`, and another digest.
-    fn twin(secret: u64) -> QuestionKey {
+    fn twin(secret: u64) -> GrantKey {
         // Newton's method doubles the bits that are right.
         let inverse = (0..6).fold(1_u64, |inverse, _| {
             inverse.wrapping_mul(2_u64.wrapping_sub(GOLDEN_RATIO.wrapping_mul(inverse)))
         });
         let before_last = |number| {
-            let fingerprint = 0;
-            let key = QuestionKey {
-                fingerprint,
+            let key = GrantKey {
+                identity: 0,
                 ..key(number)
             };
             KeyHash::new(&key, secret).0.wrapping_mul(inverse)
         };
-        let fingerprint = before_last(0) ^ before_last(1) ^ key(0).fingerprint;
-        QuestionKey {
-            fingerprint,
+        GrantKey {
+            identity: before_last(0) ^ before_last(1) ^ key(0).identity,
             ..key(1)
         }
     }

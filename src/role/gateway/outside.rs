@@ -17,8 +17,6 @@ use crate::{
 
 /// Tells once for each plugin that the selected request, a client's, is routed to the cluster of the introspections.
 /// It passes nevertheless: most of MAS is for clients, and the injected credential does nothing there.
-///
-/// To look is a host call, so one request between two ticks is looked at. A route has more than one.
 #[inline]
 pub(super) fn report_route<H: Host>(cb: &Callback<'_, H>, plugin: &Plugin) {
     if plugin.is_injected {
@@ -29,12 +27,12 @@ pub(super) fn report_route<H: Host>(cb: &Callback<'_, H>, plugin: &Plugin) {
 #[inline(never)]
 fn report_route_to_injector<H: Host>(cb: &Callback<'_, H>, plugin: &Plugin) {
     let settings = &plugin.config.introspection;
-    if plugin.is_route_reported.get() || plugin.is_route_looked_at.replace(true) {
+    if !plugin.route_watch.admit() {
         return;
     }
     let cluster = cb.host.route_cluster();
     if cluster.is_some_and(|cluster| cluster == settings.cluster.as_bytes()) {
-        plugin.is_route_reported.set(true);
+        plugin.route_watch.note_report();
         log::warn!(
             "requests of clients are routed to the cluster {}, which injects the credential for introspections: \
              give them a cluster of their own, without the injector",

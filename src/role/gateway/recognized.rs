@@ -12,8 +12,8 @@
 use super::policy::Recognized;
 use crate::{
     config::Config,
-    multilinear::{Hash, Multilinear},
-    probing::{ProbingMap, Spread},
+    hashes::multilinear::{Hash, Multilinear},
+    maps::probing::{ProbingMap, Spread},
     token::TokenSecret,
 };
 

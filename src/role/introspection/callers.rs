@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crate::{
     clock::Instant,
+    maps::sorted::SortedMap,
     resolver::Upstream,
-    sorted::SortedMap,
     token::{TokenDigest, TokenSecret},
 };
 
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        resolver::{Admission, Overflow, PoolId},
+        resolver::{Admission, Overflow, PoolId, Reader},
     };
 
     const NOW: Instant = Instant::from_millis(1_000_000);
@@ -118,14 +118,18 @@ mod tests {
             r#"{{"role":"introspection","introspection":{{"cluster":"{cluster}","credential":{{"injected":true}}}}}}"#
         );
         let config = config::parse(text.as_bytes(), &|_| None).unwrap();
-        let admission = Admission {
-            pool: PoolId {
-                group: 0,
-                endpoint: 0,
+        let reader = Reader {
+            admission: Admission {
+                pool: PoolId {
+                    group: 0,
+                    endpoint: 0,
+                },
+                overflow: Overflow::Refuse,
             },
-            overflow: Overflow::Refuse,
+            keeps_answers: true,
+            kept_inactive: 0,
         };
-        Upstream::new(&config, admission)
+        Upstream::new(&config, reader)
     }
 
     #[test]

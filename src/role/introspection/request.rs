@@ -24,7 +24,7 @@ use crate::{
     mas::introspection::{DEVICE_ID_SUPPORT, LIFETIME},
     matrix::{
         credential::Authorization,
-        reply::{Header, Reply, header},
+        reply::{Header, RETRY_INTROSPECTION_SECONDS, Reply, header},
     },
     media_type,
     metrics::RejectionReason,
@@ -32,9 +32,6 @@ use crate::{
 
 /// Largest form that is read, in bytes. Synapse's are under 1 KiB.
 pub const MAX_FORM_BYTES: usize = 64 * 1024;
-
-/// Seconds to wait after a 503; see [`crate::matrix::reply::RETRY_INTROSPECTION_SECONDS`].
-const RETRY_AFTER: &str = "1";
 
 /// What the head says of a request that the cache may answer, once its form is read. It has no `Debug`, which would show the
 /// credential.
@@ -107,7 +104,10 @@ pub fn reply(body: Vec<u8>) -> Reply {
 /// The reply when there is no verdict: an error of RFC 6749, section 5.2, and not MAS's own.
 pub fn unavailable() -> Reply {
     let mut headers = HEADERS.to_vec();
-    headers.push(header("retry-after", RETRY_AFTER));
+    headers.push((
+        "retry-after",
+        RETRY_INTROSPECTION_SECONDS.to_string().into(),
+    ));
     Reply {
         reason: RejectionReason::IntrospectionFailed.label(),
         status: 503,

@@ -1,7 +1,7 @@
 //! Introspection requests that are held until their form has come.
 //!
-//! The non-obvious rule: a request goes on by itself only if nothing of its form has come. Before 1.39 Envoy keeps what
-//! comes of a body after a request was resumed of which a piece was held, and sends it nowhere. So a form that has
+//! The non-obvious rule: a request goes on by itself only if nothing of its form has come. If a piece of a body
+//! was held and the request is resumed, Envoy before 1.39 drops what comes of the body afterwards. So a form that has
 //! begun is waited for, for as long as Envoy lets a stream be silent (`stream_idle_timeout`): MAS could not answer half
 //! of it either.
 
@@ -11,9 +11,9 @@ use super::watch::{Exchange, Watch};
 use crate::{
     clock::Instant,
     host::{Callback, Host, StreamId},
+    maps::sorted::SortedMap,
     metrics::{Metric, Outcome},
     role::exchange::Phase,
-    sorted::SortedMap,
 };
 
 /// How long a request is held for a first piece of its body before it is passed on as it is.

@@ -196,7 +196,7 @@ fn end_behind_escape(text: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// Returns how many bytes at the beginning are neither a quote nor a stroke nor a control character: of strings, all but
+/// Returns how many bytes at the beginning are neither a quote nor a backslash nor a control character: of strings, all but
 /// escapes.
 fn plain_length(text: &[u8]) -> usize {
     let is_other = |byte: &u8| matches!(byte, 0..b' ' | b'"' | b'\\');

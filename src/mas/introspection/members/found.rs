@@ -155,7 +155,7 @@ impl Text<'_> {
                     text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
                     continue;
                 }
-                // It stands for itself: a quote, a stroke.
+                // It stands for itself: a quote, a backslash.
                 other => *other,
             };
             text.push(byte);

@@ -4,7 +4,7 @@
 //! there for a tick would go as well. So it is left, and any worker takes it over: at its next tick, or with the first request of a
 //! configuration, which comes before the first tick.
 //!
-//! The non-obvious rule: it acts before it is taken. So no worker finds nothing left and an answer that is still to end. Of
+//! The non-obvious rule: it acts before it is taken. So no worker can find the list empty while an answer is still to end. Of
 //! several workers that find it at once each lets it act, and the one that takes it lets it act again later.
 //!
 //! All of it has one key, whose name would change with the format.
@@ -14,19 +14,18 @@ use crate::{
     host::{If, NotWritten, Store, Versioned, update},
     mas::user::UserKey,
     metrics::InvalidationReason,
+    shared_data::name,
     token::TokenDigest,
 };
-
-const KEY: &[u8] = b"matrix-edge-auth.ends";
 
 /// The hash of a token or a user, and a little-endian number: the last moment in milliseconds, times 16, and what it is.
 type Record = [u8; 24];
 
-/// What the number says of an end. Without any of them it is a token's, whose session logs out.
+/// Flags of an end, in the lowest bits of the number. Without any of them it is the logout of a token's session.
 const OF_USER: u64 = 1;
 const ENDS_OWNER: u64 = 2;
 const REVOKED: u64 = 4;
-const TOOK: u64 = 8;
+const REMOVED_ANSWER: u64 = 8;
 
 /// Whose answers end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,22 +36,22 @@ pub enum Subject {
     User(UserKey),
 }
 
-/// An end that is left.
+/// An end that is handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeftEnd {
+pub struct HandedOverEnd {
     /// Whose answers end.
     pub subject: Subject,
     /// Why they end: a logout, or else a revocation.
     pub reason: InvalidationReason,
-    /// All answers about the user whose token it is end as well.
+    /// If set, all answers about the token's user end as well.
     pub ends_owner: bool,
-    /// It took an answer away.
-    pub took: bool,
+    /// It removed an answer.
+    pub removed_answer: bool,
     /// The moment before which it acts again and again.
     pub until: Instant,
 }
 
-impl LeftEnd {
+impl HandedOverEnd {
     fn decode(record: &Record) -> Option<Self> {
         let (hash, number) = record.split_first_chunk()?;
         let number = u64::from_le_bytes(number.try_into().ok()?);
@@ -69,19 +68,19 @@ impl LeftEnd {
                 InvalidationReason::Logout
             },
             ends_owner: has(ENDS_OWNER),
-            took: has(TOOK),
+            removed_answer: has(REMOVED_ANSWER),
             until: Instant::from_millis(number >> 4),
         })
     }
 }
 
-/// Ends that are to be left.
+/// Ends that this VM leaves to others.
 #[derive(Debug, Default)]
-pub struct Estate(Vec<u8>);
+pub struct Outgoing(Vec<u8>);
 
-impl Estate {
+impl Outgoing {
     /// Adds one more.
-    pub fn add(&mut self, end: &LeftEnd) {
+    pub fn add(&mut self, end: &HandedOverEnd) {
         let (hash, mut number) = match end.subject {
             Subject::Token(TokenDigest(hash)) => (hash, 0),
             Subject::User(UserKey(hash)) => (hash, OF_USER),
@@ -92,8 +91,8 @@ impl Estate {
         if let InvalidationReason::Revocation = end.reason {
             number |= REVOKED;
         }
-        if end.took {
-            number |= TOOK;
+        if end.removed_answer {
+            number |= REMOVED_ANSWER;
         }
         number |= end.until.as_millis() << 4;
         self.0.extend_from_slice(&hash);
@@ -102,7 +101,7 @@ impl Estate {
 
     /// Leaves them to other VMs, beside what is left already. The last ones are lost where there are more than `max` in all.
     pub fn leave(&self, store: &impl Store, max: usize) -> Result<(), NotWritten> {
-        update(store, KEY, &mut |stored| {
+        update(store, name::ENDS, &mut |stored| {
             let stored = stored.unwrap_or_default();
             let room = (max * size_of::<Record>()).saturating_sub(stored.len());
             [stored, self.0.get(..room).unwrap_or(&self.0)].concat()
@@ -110,13 +109,13 @@ impl Estate {
     }
 }
 
-/// What other VMs have left.
-pub struct Left(Versioned);
+/// The ends that other VMs have left.
+pub struct Incoming(Versioned);
 
-impl Left {
+impl Incoming {
     /// Looks for it. `None`: there is nothing.
     pub fn find(store: &impl Store) -> Option<Self> {
-        let left = store.read(KEY)?;
+        let left = store.read(name::ENDS)?;
         (!left.value.is_empty()).then_some(Self(left))
     }
 
@@ -126,15 +125,15 @@ impl Left {
     }
 
     /// Returns the ends.
-    pub fn ends(&self) -> impl Iterator<Item = LeftEnd> {
+    pub fn ends(&self) -> impl Iterator<Item = HandedOverEnd> {
         let (records, _) = self.0.value.as_chunks();
-        records.iter().filter_map(LeftEnd::decode)
+        records.iter().filter_map(HandedOverEnd::decode)
     }
 
     /// Takes it, so that no other worker can. An error: another worker was first, another VM has left more, or shared data
     /// cannot be written.
     pub fn take(&self, store: &impl Store) -> Result<(), NotWritten> {
-        store.write(KEY, &[], If::Unchanged(self.number()))
+        store.write(name::ENDS, &[], If::Unchanged(self.number()))
     }
 }
 
@@ -145,29 +144,29 @@ mod tests {
 
     const HASH: [u8; 16] = *b"0123456789abcdef";
 
-    fn end(number: u64) -> LeftEnd {
-        LeftEnd {
+    fn end(number: u64) -> HandedOverEnd {
+        HandedOverEnd {
             subject: Subject::Token(TokenDigest(HASH)),
             reason: InvalidationReason::Logout,
             ends_owner: false,
-            took: true,
+            removed_answer: true,
             until: Instant::from_millis(number),
         }
     }
 
-    fn ends(numbers: std::ops::Range<u64>) -> Vec<LeftEnd> {
+    fn ends(numbers: std::ops::Range<u64>) -> Vec<HandedOverEnd> {
         numbers.map(end).collect()
     }
 
-    fn leave_all(store: &MemoryStore, ends: &[LeftEnd]) {
-        let mut estate = Estate::default();
-        ends.iter().for_each(|end| estate.add(end));
-        estate.leave(store, 100).unwrap();
+    fn leave_all(store: &MemoryStore, ends: &[HandedOverEnd]) {
+        let mut outgoing = Outgoing::default();
+        ends.iter().for_each(|end| outgoing.add(end));
+        outgoing.leave(store, 100).unwrap();
     }
 
     /// Takes all of it.
-    fn take(store: &MemoryStore) -> Vec<LeftEnd> {
-        let left = Left::find(store).filter(|left| left.take(store).is_ok());
+    fn take(store: &MemoryStore) -> Vec<HandedOverEnd> {
+        let left = Incoming::find(store).filter(|left| left.take(store).is_ok());
         left.map(|left| left.ends().collect()).unwrap_or_default()
     }
 
@@ -180,15 +179,15 @@ mod tests {
             Subject::User(UserKey(HASH)),
         ] {
             for reason in [InvalidationReason::Logout, InvalidationReason::Revocation] {
-                for (ends_owner, took) in
+                for (ends_owner, removed_answer) in
                     [(false, false), (false, true), (true, false), (true, true)]
                 {
                     for until in [0, 1, u64::MAX >> 4] {
-                        all.push(LeftEnd {
+                        all.push(HandedOverEnd {
                             subject,
                             reason,
                             ends_owner,
-                            took,
+                            removed_answer,
                             until: Instant::from_millis(until),
                         });
                     }

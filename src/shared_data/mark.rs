@@ -1,9 +1,10 @@
 //! A mark in shared data: an empty value that tells by its number whether something has changed.
 //!
 //! Reading a value costs four times as much as learning that it is empty, since Envoy asks the VM for room for it. What
-//! changes seldom is so remembered together with the number that its mark had *before* it was read, and holds as long as
-//! the mark has that number. Who changes it writes the mark *afterwards*, and before anything that counts on the change.
+//! seldom changes is remembered together with the number that its mark had *before* it was read. It holds as long as the mark has
+//! that number. A worker that changes it writes the mark *afterwards*, and before anything that counts on the change.
 
+use super::name::{self, Space};
 use crate::host::{If, NotWritten, Store, Unreadable};
 
 /// The number of a mark; `None`: it was never written.
@@ -16,10 +17,10 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// The mark `name`.
-    pub fn new(name: &str) -> Self {
+    /// The mark of a table's changes in `what`.
+    pub fn new(space: Space, what: &str) -> Self {
         Self {
-            key: format!("matrix-edge-auth.{name}.mark"),
+            key: name::mark(space, what),
         }
     }
 
@@ -45,9 +46,13 @@ mod tests {
     use super::*;
     use crate::host::memory::MemoryStore;
 
+    fn mark(what: &str) -> Mark {
+        Mark::new(Space::Active, what)
+    }
+
     #[test]
     fn each_renewal_gives_every_worker_another_number() {
-        let (store, [one, two]) = (MemoryStore::default(), ["t", "t"].map(Mark::new));
+        let (store, [one, two]) = (MemoryStore::default(), ["t", "t"].map(mark));
         let mut seen = vec![two.read(&store)];
         for _ in 0..3 {
             one.renew(&store).unwrap();
@@ -55,7 +60,7 @@ mod tests {
             assert!(!seen.contains(&number) && two.read(&store) == number);
             seen.push(number);
         }
-        assert_eq!(Mark::new("other").read(&store), Ok(None));
+        assert_eq!(mark("other").read(&store), Ok(None));
         store.is_unreadable.set(true);
         assert_eq!(two.read(&store), Err(Unreadable));
         assert_eq!(one.renew(&store), Err(NotWritten::Refused));
@@ -64,16 +69,16 @@ mod tests {
     #[test]
     fn a_renewal_that_loses_a_race_is_one_all_the_same() {
         for is_new in [false, true] {
-            let (store, mark) = (MemoryStore::default(), Mark::new("t"));
+            let (store, one) = (MemoryStore::default(), mark("t"));
             if !is_new {
-                mark.renew(&store).unwrap();
+                one.renew(&store).unwrap();
             }
-            let before = mark.read(&store);
+            let before = one.read(&store);
             *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
-                Mark::new("t").renew(store).unwrap();
+                mark("t").renew(store).unwrap();
             }));
-            mark.renew(&store).unwrap();
-            assert_ne!(mark.read(&store), before);
+            one.renew(&store).unwrap();
+            assert_ne!(one.read(&store), before);
         }
     }
 }

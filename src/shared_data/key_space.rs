@@ -6,18 +6,13 @@
 
 use std::{cell::Cell, fmt, rc::Rc};
 
+use super::name::{self, Numbered, Space};
 use crate::host::{If, Store};
 
-/// A key whose name and number are still to be written. It is as long as a string that Envoy holds without memory of its own. No
-/// number has to be read in a key, so none is written in digits.
-const BLANK: [u8; 22] = *b"matrix-edge-auth.\0\0\0\0\0";
-
-const SEED_KEY: &[u8] = b"matrix-edge-auth.seed";
-
-/// A fixed number of shared-data keys. Workers with the same name and number share them.
+/// A fixed number of shared-data keys. Workers with the same space and number share them.
 #[derive(Clone)]
 pub struct KeySpace {
-    name: u8,
+    space: Space,
     number: u32,
     /// Read once. Key spaces that were made from each other share it.
     seed: Rc<Cell<Option<[u64; 2]>>>,
@@ -27,10 +22,10 @@ pub struct KeySpace {
 }
 
 impl KeySpace {
-    /// `number` keys called `name`, a letter of ASCII.
-    pub fn new(name: u8, number: u32) -> Self {
+    /// `number` keys of this space.
+    pub fn new(space: Space, number: u32) -> Self {
         Self {
-            name,
+            space,
             number: number.max(1),
             seed: Rc::default(),
             last: Cell::default(),
@@ -43,7 +38,7 @@ impl KeySpace {
         self.number
     }
 
-    /// Returns as many keys as `number` under the same name.
+    /// Returns as many keys as `number` of the same space.
     pub fn resized(&self, number: u32) -> Self {
         Self {
             number: number.max(1),
@@ -62,7 +57,7 @@ impl KeySpace {
         }
         let [seed0, seed1] = self.seed(store);
         let hash = fold(word0 ^ seed0, word1 ^ seed1);
-        let key = Key::of(self.name, slot(hash, self.number));
+        let key = Key(name::numbered(self.space, slot(hash, self.number)));
         self.last.set(words);
         self.last_key.set(self.seed.get().map(|_| key));
         key
@@ -82,20 +77,20 @@ impl KeySpace {
             return seed;
         }
         let own = random(store);
-        let shared = shared_secret(store, SEED_KEY, own);
+        let shared = shared_secret(store, name::SEED, own);
         self.seed.set(shared);
         shared.unwrap_or(own)
     }
 }
 
 /// Returns a new secret, of random numbers that no client knows.
-pub(super) fn random(store: &impl Store) -> [u64; 2] {
+pub fn random(store: &impl Store) -> [u64; 2] {
     [store.random(), store.random()]
 }
 
 /// Returns the secret of this process under `key`: that of whichever worker came first, or else `own`. `None`: it can neither
 /// be read nor written, and may be at the next try.
-pub(super) fn shared_secret(store: &impl Store, key: &[u8], own: [u64; 2]) -> Option<[u64; 2]> {
+pub fn shared_secret(store: &impl Store, key: &[u8], own: [u64; 2]) -> Option<[u64; 2]> {
     let bytes = own.map(u64::to_le_bytes);
     if store.write(key, bytes.as_flattened(), If::Absent).is_ok() {
         return Some(own);
@@ -115,18 +110,9 @@ impl fmt::Debug for KeySpace {
 
 /// A key. Every look-up makes a few of these, so it takes no memory of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key([u8; BLANK.len()]);
+pub struct Key(Numbered);
 
 impl Key {
-    /// Returns the key with this name, and this number in four bytes.
-    fn of(name: u8, number: u32) -> Self {
-        let mut bytes = BLANK;
-        let [.., letter, a, b, c, d] = &mut bytes;
-        *letter = name;
-        [*a, *b, *c, *d] = number.to_le_bytes();
-        Self(bytes)
-    }
-
     /// The key as the store takes it.
     pub fn as_bytes(&self) -> &[u8] {
         let Self(bytes) = self;
@@ -134,8 +120,8 @@ impl Key {
     }
 }
 
-/// Maps a hash to a number from 0 to below `number`, in proportion: the upper half of the product, which would have 128 bits and is
-/// made of two.
+/// Maps a hash to a number from 0 to below `number`, in proportion. That is the upper half of their product, which has 96 bits
+/// and is made of two of 64.
 fn slot(hash: u64, number: u32) -> u32 {
     let number = u64::from(number);
     let low = (hash & u64::from(u32::MAX)) * number;
@@ -205,16 +191,6 @@ mod tests {
                 let expected = (u128::from(hash) * u128::from(number)) >> 64;
                 assert_eq!(u128::from(slot(hash, number)), expected);
             }
-        }
-    }
-
-    #[test]
-    fn a_key_names_its_kind_and_its_number() {
-        for number in [0, 7, 256, u32::from(b'.'), u32::MAX] {
-            let key = Key::of(b't', number);
-            let expected = [&b"matrix-edge-auth.t"[..], &number.to_le_bytes()].concat();
-            assert_eq!(key.as_bytes(), expected);
-            assert_eq!(expected.len(), 22);
         }
     }
 }

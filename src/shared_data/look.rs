@@ -4,28 +4,28 @@ use std::{cell::Cell, time::Duration};
 
 use crate::clock::Instant;
 
-/// How long a look serves: a tick.
-const LASTS: Duration = Duration::from_millis(250);
+/// How long a look serves: a tick of a worker.
+pub const LASTS: Duration = Duration::from_millis(250);
 
 /// The last look, if there was one.
 #[derive(Debug, Default)]
-pub(super) struct Look(Cell<Option<Instant>>);
+pub struct Look(Cell<Option<Instant>>);
 
 impl Look {
     /// Returns whether there was a look in the last quarter of a second. One that is later than `now` is none: the clock has
     /// been set back.
-    pub(super) fn is_recent(&self, now: Instant) -> bool {
+    pub fn is_recent(&self, now: Instant) -> bool {
         let is_recent = |at: Instant| at <= now && now < at + LASTS;
         self.0.get().is_some_and(is_recent)
     }
 
     /// Notes a look.
-    pub(super) fn note(&self, now: Instant) {
+    pub fn note(&self, now: Instant) {
         self.0.set(Some(now));
     }
 
     /// Lets the next look be made whatever the time is.
-    pub(super) fn forget(&self) {
+    pub fn forget(&self) {
         self.0.set(None);
     }
 }

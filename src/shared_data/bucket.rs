@@ -18,17 +18,16 @@
 //! Shared data survives a configuration update and a new module binary, so an old and a new version may read
 //! each other's values. One of another version is empty, and records end where a length does not fit.
 
-use super::key_space::{Key, KeySpace};
+use super::{
+    key_space::{Key, KeySpace},
+    name::{FORMAT_VERSION, Space},
+};
 use crate::host::{If, NotWritten, Store, Unreadable};
-
-/// The format that this module writes, and the only one it reads: of buckets and all records in them, and of what voids
-/// answers. One number for both, so that no module reads an answer and not what voids it.
-pub const FORMAT_VERSION: u8 = 9;
 
 /// Records in a bucket, or a few more where their number does not divide evenly.
 const RECORDS: u32 = 8;
 
-/// A fixed number of records, in buckets. Workers with the same name and number share them.
+/// A fixed number of records, in buckets. Workers with the same space and number share them.
 #[derive(Debug)]
 pub struct Buckets {
     keys: KeySpace,
@@ -37,11 +36,11 @@ pub struct Buckets {
 }
 
 impl Buckets {
-    /// Room for `records` records, or a few less, called `name`.
-    pub fn new(name: u8, records: u32) -> Self {
+    /// Room for `records` records of this space, or a few less.
+    pub fn new(space: Space, records: u32) -> Self {
         let number = Self::number_for(records);
         Self {
-            keys: KeySpace::new(name, number),
+            keys: KeySpace::new(space, number),
             capacity: (records / number).max(1) as usize,
         }
     }
@@ -56,7 +55,7 @@ impl Buckets {
         self.keys.number()
     }
 
-    /// Returns `number` buckets of the same name and capacity.
+    /// Returns `number` buckets of the same space and capacity.
     pub fn resized(&self, number: u32) -> Self {
         Self {
             keys: self.keys.resized(number),
@@ -183,7 +182,7 @@ mod tests {
 
     fn bucket(value: &[u8]) -> Bucket {
         Bucket {
-            key: KeySpace::new(b't', 1).key(&MemoryStore::default(), DIGEST),
+            key: KeySpace::new(Space::Active, 1).key(&MemoryStore::default(), DIGEST),
             value: value.to_vec(),
             condition: Some(If::Absent),
         }
@@ -195,7 +194,7 @@ mod tests {
 
     #[test]
     fn records_come_back_as_they_were() {
-        let (store, buckets) = (MemoryStore::default(), Buckets::new(b't', 64));
+        let (store, buckets) = (MemoryStore::default(), Buckets::new(Space::Active, 64));
         let long = [9; 3_000];
         for expected in [
             vec![],
@@ -221,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_record_can_be_changed_in_place() {
-        let (store, buckets) = (MemoryStore::default(), Buckets::new(b't', 64));
+        let (store, buckets) = (MemoryStore::default(), Buckets::new(Space::Active, 64));
         let bucket = buckets.read(&store, DIGEST);
         bucket.replace(&store, [&b"one"[..], b"two"]).unwrap();
         let mut bucket = buckets.read(&store, DIGEST);
@@ -239,7 +238,7 @@ mod tests {
     #[test]
     fn the_number_of_records_is_never_exceeded() {
         for records in 1..=100 {
-            let buckets = Buckets::new(b't', records);
+            let buckets = Buckets::new(Space::Active, records);
             let store = MemoryStore::default();
             for digest in 0..1_000_u64 {
                 let digest = (u128::from(digest) << 64 | 1).to_le_bytes();

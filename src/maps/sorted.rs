@@ -265,18 +265,6 @@ fn order_long<K: Ord>(one: &K, other: &K) -> Ordering {
     one.cmp(other)
 }
 
-/// Orders digests as little-endian numbers of eight bytes each: a map needs some order, and any will do. WebAssembly has no
-/// instruction that turns the bytes of a number around, so that of their bytes would take ten times the code.
-#[inline]
-pub fn order_digests<const N: usize>(one: &[u8; N], other: &[u8; N]) -> Ordering {
-    let words = one.as_chunks().0.iter().zip(other.as_chunks().0);
-    let numbers = words.map(|(one, other)| (u64::from_le_bytes(*one), u64::from_le_bytes(*other)));
-    let mut different = numbers.filter(|(one, other)| one != other);
-    different
-        .next()
-        .map_or(Ordering::Equal, |(one, other)| one.cmp(&other))
-}
-
 /// Returns the place of the first item that is not `before`. Those that are stand first. The standard library's search
 /// has ten times the code.
 fn first_not<T>(items: &[T], before: impl Fn(&T) -> bool) -> usize {

@@ -1,0 +1,90 @@
+//! What was learned lately from what passes, so that it costs MAS few questions.
+
+use std::{rc::Rc, time::Duration};
+
+use super::ends::SessionEnds;
+use crate::{
+    cache::question::QuestionKey,
+    clock::Instant,
+    host::{Callback, Host, Store},
+    maps::sorted::SortedMap,
+    metrics::InvalidationReason,
+    resolver::{Invalidation, Resolver},
+    role::plugin::Plugin,
+    token::TokenDigest,
+};
+
+/// A token that the homeserver refuses again and again, while MAS calls it active, costs one call in this time
+/// and worker: Synapse keeps an answer of "inactive" for two minutes.
+const REFUSAL_COOLDOWN: Duration = Duration::from_secs(10);
+
+/// Refused tokens that are remembered.
+const MAX_REFUSED_TOKENS: usize = 4_096;
+
+/// Sessions that have ended, and tokens that were refused.
+#[derive(Debug, Default)]
+pub struct Learned {
+    refused: RefusedTokens,
+    pub(super) ends: SessionEnds,
+}
+
+impl Learned {
+    /// Doubts what is kept of a token that was refused, unless it was lately.
+    pub fn doubt<H: Host, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        plugin: &Plugin,
+        token: &TokenDigest,
+        reason: InvalidationReason,
+    ) {
+        let upstream = &plugin.upstream;
+        if self.refused.admit(upstream.question(token), cb.now()) {
+            let what = Invalidation::Refusal(token);
+            resolver.invalidate(cb, &upstream.cache, what, reason);
+        }
+    }
+
+    /// Ends what waits, and forgets what is too old to matter.
+    pub fn on_tick<H: Host, W>(&mut self, cb: &Callback<'_, H>, resolver: &mut Resolver<W>) {
+        self.refused.expire(cb.now());
+        self.ends.on_tick(cb, resolver);
+    }
+
+    /// Takes over the ends that other VMs have left.
+    pub fn take_over<H: Host, W>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        resolver: &mut Resolver<W>,
+        plugin: &Rc<Plugin>,
+    ) {
+        self.ends.take_over(cb, resolver, plugin);
+    }
+
+    /// Leaves the ends that wait to another VM.
+    pub fn leave(&self, store: &impl Store) {
+        self.ends.leave(store);
+    }
+}
+
+/// Tokens that the homeserver or MAS refused lately, each with the MAS that is asked about it. Until the given moment a
+/// further refusal asks that MAS nothing.
+#[derive(Debug, Default)]
+struct RefusedTokens(SortedMap<QuestionKey, Instant>);
+
+impl RefusedTokens {
+    /// Forgets what is too old to matter.
+    fn expire(&mut self, now: Instant) {
+        self.0.retain(|_, until| now < *until);
+    }
+
+    /// Notes a refusal. Returns whether it is the first of the token for a while.
+    fn admit(&mut self, question: QuestionKey, now: Instant) -> bool {
+        let is_cooling_down = self.0.get(&question).is_some_and(|until| now < *until);
+        if is_cooling_down || self.0.len() >= MAX_REFUSED_TOKENS {
+            return false;
+        }
+        self.0.insert(question, now + REFUSAL_COOLDOWN);
+        true
+    }
+}

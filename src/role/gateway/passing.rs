@@ -1,0 +1,135 @@
+//! The ends of sessions that pass by the gateway: logouts, revocations, and tokens that the homeserver refuses
+//! although the edge takes them for active.
+//!
+//! The non-obvious rule: all of them only make the edge ask MAS at the next request. None is taken for MAS's word that a
+//! token is inactive. A refusal does not even end the answer: it is doubted, and serves on where MAS gives no other. So
+//! the status alone decides, and no body of a response is read. It may be compressed, cut or of any length, and what it
+//! could tell (a 401 that only asks for interactive authentication) costs one question to MAS.
+
+use super::{
+    ends::{Ending, MasReply},
+    grpc,
+    learned::Learned,
+    shadow,
+    watch::{Exchange, Watch},
+};
+use crate::{
+    host::{Callback, Host, ResponseOrigin, Streams},
+    metrics::{HomeserverAnswer, InvalidationReason},
+    resolver::Resolver,
+    role::{
+        body,
+        exchange::{Chunk, Phase},
+    },
+};
+
+/// Takes in a piece of a request's body: the form of a revocation. A form whose token is not found, because it is too
+/// long or Envoy does not show it, is watched no more, and ends nothing.
+pub fn on_request_body(host: &impl Streams, exchange: &Exchange, chunk: Chunk) {
+    let watch = exchange.take_watch();
+    let Watch::Revocation(mut form) = watch else {
+        exchange.set_watch(watch);
+        return;
+    };
+    let is_too_long = chunk.size > form.room();
+    let shown = body::show(host, chunk.size.min(form.room()), |piece| form.read(piece));
+    if shown.is_err() {
+        return;
+    }
+    if chunk.is_last && !is_too_long {
+        form.finish();
+    }
+    if let Some(token) = form.found() {
+        exchange.set_watch(Watch::SessionEnd(Ending::Revocation(token)));
+    } else if !chunk.is_last && !is_too_long {
+        exchange.set_watch(Watch::Revocation(form));
+    }
+}
+
+/// Takes in the headers of a response.
+pub fn on_response_headers<H: Host, W>(
+    cb: &Callback<'_, H>,
+    resolver: &mut Resolver<W>,
+    exchange: &Exchange,
+    learned: &mut Learned,
+) {
+    let watch = exchange.take_watch();
+    if let Watch::Nothing = watch {
+        return;
+    }
+    if let Watch::GrpcReply(status) = watch {
+        grpc::restore_status(cb.host, status);
+        return;
+    }
+    let status = cb.host.response_status();
+    let is_upstream = || cb.host.response_origin() == ResponseOrigin::Upstream;
+    match watch {
+        Watch::Undecided | Watch::WouldReject(_) => {
+            let answered = status.filter(|_| is_upstream());
+            shadow::settle(cb.host, exchange, watch, HomeserverAnswer::of(answered));
+        }
+        Watch::Active(token) if status == Some(401) && is_upstream() => {
+            let reason = InvalidationReason::Homeserver;
+            learned.doubt(cb, resolver, &exchange.plugin, &token, reason);
+        }
+        // MAS does not know the token: its session has ended elsewhere, or by the same request, which Envoy has sent twice. But
+        // MAS says so of an OAuth token as well, whose session lives on. So it is a refusal and no end. A 401 to a revocation is
+        // about the client.
+        Watch::SessionEnd(Ending::Logout(token) | Ending::LogoutAll(token, _))
+            if status == Some(401) && is_upstream() =>
+        {
+            // Anyone can log an invented token out.
+            let cache = &exchange.plugin.upstream.cache;
+            if cache.lookup_stale(cb.host, &token, cb.now()).is_some() {
+                let reason = InvalidationReason::Logout;
+                learned.doubt(cb, resolver, &exchange.plugin, &token, reason);
+            }
+        }
+        Watch::SessionEnd(ending) => {
+            let reply = match status {
+                Some(200..300) => MasReply::Ended,
+                _ if exchange.is_whole() && is_in_doubt(cb.host, status) => MasReply::Unheard,
+                _ => return,
+            };
+            learned
+                .ends
+                .end(cb, resolver, &exchange.plugin, &ending, reply);
+        }
+        _ => {}
+    }
+}
+
+/// Returns whether a response leaves open whether MAS has ended the session: Envoy has lost MAS's, a proxy before MAS has, or MAS
+/// itself has failed, perhaps after it had written the end.
+fn is_in_doubt(host: &impl Streams, status: Option<u16>) -> bool {
+    match host.response_origin() {
+        ResponseOrigin::Lost => true,
+        ResponseOrigin::Upstream => matches!(status, Some(500..600)),
+        ResponseOrigin::Envoy => false,
+    }
+}
+
+/// Takes in that the stream has ended. What is still watched for does not come any more: an end of a session that was
+/// asked for may have come about without an answer, since the client hung up or the answer was lost. What shadow mode
+/// waits for has not.
+///
+/// A request whose end was never seen was not carried out, and ends nothing: a client could send the beginning of one again
+/// and again, and each would cost MAS a question.
+pub fn on_stream_end<H: Host, W>(
+    cb: &Callback<'_, H>,
+    resolver: &mut Resolver<W>,
+    exchange: &Exchange,
+    learned: &mut Learned,
+) {
+    match exchange.take_watch() {
+        Watch::SessionEnd(ending)
+            if exchange.phase() == Phase::Forwarded && exchange.is_whole() =>
+        {
+            let reply = MasReply::Unheard;
+            learned
+                .ends
+                .end(cb, resolver, &exchange.plugin, &ending, reply);
+        }
+        watch => shadow::settle(cb.host, exchange, watch, HomeserverAnswer::None),
+    }
+}
