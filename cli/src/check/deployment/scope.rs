@@ -26,8 +26,8 @@ impl<'t> Deployment<'t> {
             .filter(|patch| self.is_of_matrix(*patch))
     }
 
-    /// What EnvoyFilters merge into connection managers of the Envoy of a use.
-    pub fn managers(&self, one: &Use<'t>) -> impl Iterator<Item = Value<'t>> {
+    /// What EnvoyFilters merge into the connection managers of the Envoy of a use.
+    pub fn merged_managers(&self, one: &Use<'t>) -> impl Iterator<Item = Value<'t>> {
         self.patches(one, "NETWORK_FILTER")
             .filter(|patch| patch.text_at(&["patch", "operation"]) == Some("MERGE"))
             .filter_map(|patch| patch.at(&["patch", "value", "typed_config"]))

@@ -38,7 +38,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 }
             }
             (Host::WasmPlugin | Host::EnvoyFilter, _) => {
-                let mut managers = deployment.managers(one);
+                let mut managers = deployment.merged_managers(one);
                 let is_set = |it: Value<'_>| it.get(KEY).is_some() && !is_zero(it, KEY);
                 if !managers.any(is_set) {
                     found.add(

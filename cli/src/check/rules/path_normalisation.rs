@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{SIGNED, all_routes_of, before_servers, tables, targets},
+    routes::{SIGNED, before_servers, routes_of_guarded_hosts, tables, targets},
 };
 use crate::{
     check::deployment::{Envoy, Host, Use},
@@ -37,7 +37,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             (Host::Envoy, Some(entry)) => {
                 manager(entry.manager, found);
                 let own = clusters.entry(one.envoy).or_default();
-                for route in all_routes_of(one, &SIGNED) {
+                for route in routes_of_guarded_hosts(one, &SIGNED) {
                     rewriting(route, found);
                     let targets = route.get("route").map(targets).unwrap_or_default();
                     own.extend(targets.into_iter().map(|(name, _)| name));
@@ -50,7 +50,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             }
             (Host::WasmPlugin | Host::EnvoyFilter, _) => {
                 scoped(deployment, one, found);
-                let mut managers = deployment.managers(one);
+                let mut managers = deployment.merged_managers(one);
                 if !managers.any(|one| one.boolean_at(&["normalize_path"]) == Some(false)) {
                     found.add(
                         one.spot(),

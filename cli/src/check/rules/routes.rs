@@ -109,29 +109,32 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(sum).ok()
 }
 
-/// The routes to the homeserver that requests for these paths may take, of every virtual host that the module looks at.
-/// MAS's own host is none: by its name, or because it leads where logins lead elsewhere.
-pub(super) fn routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
-    let mut found = all_routes_of(one, paths);
+/// The routes to the homeserver that requests for these paths may take, where the module is on for the virtual host and
+/// for the route. Routes to MAS are left out.
+pub(super) fn guarded_routes<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
+    let mut found = routes_of_guarded_hosts(one, paths);
     found.retain(|route| one.entry.is_none_or(|entry| !is_disabled(entry, *route)));
     found
 }
 
-/// The same, with those that the module is turned off for.
-pub(super) fn all_routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
+/// The routes to the homeserver that requests for these paths may take, where the module is on for the virtual host. It
+/// may be off for the route.
+pub(super) fn routes_of_guarded_hosts<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
     let hosts = one.entry.map(|entry| hosts(entry, one.config()));
     routes_among(hosts.unwrap_or_default(), paths)
 }
 
-/// The same, with those of virtual hosts that the module is turned off for.
-pub(super) fn every_route_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
+/// The routes to the homeserver that requests for these paths may take. The module may be off for the virtual host and
+/// for the route.
+pub(super) fn routes_of_all_hosts<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
     let hosts = one
         .entry
         .map(|entry| hosts_among(entry.manager, one.config(), |_| true));
     routes_among(hosts.unwrap_or_default(), paths)
 }
 
-/// The routes of virtual hosts that requests for these paths may take, without those that lead where logins lead.
+/// The routes of virtual hosts that requests for these paths may take, without those to MAS. A cluster is MAS's if a
+/// virtual host sends it logins and none of these paths.
 fn routes_among<'t>(hosts: Vec<Value<'t>>, paths: &[&'static str]) -> Vec<Value<'t>> {
     let cluster = |route: &Value<'t>| route.text_at(&["route", "cluster"]);
     let mut found: Vec<Value<'t>> = Vec::new();

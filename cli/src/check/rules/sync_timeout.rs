@@ -3,7 +3,8 @@
 use super::{
     Deployment, Found, Rule, Severity, Spot,
     routes::{
-        USUAL_WAIT, WAITING, before_servers, duration, hosts, is_full_match, routes_of, targets,
+        USUAL_WAIT, WAITING, before_servers, duration, guarded_routes, hosts, is_full_match,
+        targets,
     },
 };
 use crate::{
@@ -42,7 +43,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 }
 
 fn envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
-    for route in routes_of(one, &WAITING) {
+    for route in guarded_routes(one, &WAITING) {
         let Some(action) = route.get("route") else {
             continue;
         };
@@ -174,7 +175,7 @@ fn prefix(rule: Value<'_>, path: &str) -> Option<usize> {
 
 /// Without a timeout Istio sets none.
 fn istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
-    for manager in deployment.managers(one) {
+    for manager in deployment.merged_managers(one) {
         ends(manager, &["stream_idle_timeout"], found);
         ends(manager, &LONGEST, found);
     }

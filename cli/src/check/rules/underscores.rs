@@ -32,7 +32,9 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     format!("write `common_http_protocol_options: {{ {KEY}: REJECT_REQUEST }}`");
                 found.add(spot, MESSAGE, help);
             }
-            (Host::WasmPlugin | Host::EnvoyFilter, _) if !deployment.managers(one).any(is_safe) => {
+            (Host::WasmPlugin | Host::EnvoyFilter, _)
+                if !deployment.merged_managers(one).any(is_safe) =>
+            {
                 found.add(
                     one.spot(),
                     format!("Istio lets headers with underscores pass, and no EnvoyFilter of these files says otherwise: {MESSAGE}"),

@@ -13,7 +13,9 @@ use crate::{
         deployment::{Entry, Envoy, Host, NetworkFilter, Use, typed},
         rules::{
             internal_address::is_exposed,
-            routes::{PRIVATE, before_servers, candidates, every_route_of, is_disabled, targets},
+            routes::{
+                PRIVATE, before_servers, candidates, is_disabled, routes_of_all_hosts, targets,
+            },
         },
     },
     yaml::Value,
@@ -43,7 +45,9 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 "take out `disabled: true` beside the filter's name",
             );
         }
-        let routes = on.iter().flat_map(|(one, _)| every_route_of(one, &PRIVATE));
+        let routes = on
+            .iter()
+            .flat_map(|(one, _)| routes_of_all_hosts(one, &PRIVATE));
         let servers: HashSet<&str> = routes
             .filter_map(|route| route.get("route"))
             .flat_map(targets)
