@@ -35,21 +35,21 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment) {
         match (one.host, one.entry) {
             (Host::Envoy, Some(entry)) => {
-                manager(entry.manager, found);
+                check_manager(entry.manager, found);
                 let own = clusters.entry(one.envoy).or_default();
                 for route in routes_of_guarded_hosts(one, &SIGNED) {
-                    rewriting(route, found);
+                    check_rewriting(route, found);
                     let targets = route.get("route").map(targets).unwrap_or_default();
                     own.extend(targets.into_iter().map(|(name, _)| name));
                 }
                 if let Some(bootstrap) =
                     deployment.envoys.get(one.envoy).and_then(|it| it.bootstrap)
                 {
-                    runtime(bootstrap, entry.manager, found);
+                    check_runtime(bootstrap, entry.manager, found);
                 }
             }
             (Host::WasmPlugin | Host::EnvoyFilter, _) => {
-                scoped(deployment, one, found);
+                check_scoped_patches(deployment, one, found);
                 let mut managers = deployment.merged_managers(one);
                 if !managers.any(|one| one.boolean_at(&["normalize_path"]) == Some(false)) {
                     found.add(
@@ -81,13 +81,13 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
     for (number, clusters) in clusters {
         if let Some(envoy) = deployment.envoys.get(number) {
-            beside(envoy, &clusters, found);
+            check_neighbours(envoy, &clusters, found);
         }
     }
 }
 
-/// Tells of a patch that is for one port.
-fn scoped<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+/// Notes each patch that sets `normalize_path` on one port, if no patch sets it on all ports.
+fn check_scoped_patches<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
     let path = ["match", "listener", "portNumber"];
     let value = ["patch", "value", "typed_config", "normalize_path"];
     let patches = deployment.patches(one, "NETWORK_FILTER");
@@ -103,13 +103,13 @@ fn scoped<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>)
     }
 }
 
-/// Tells of a route that changes what it hands on.
-fn rewriting<'t>(route: Value<'t>, found: &mut Found<'t>) {
+/// Tells of a route that rewrites paths.
+fn check_rewriting<'t>(route: Value<'t>, found: &mut Found<'t>) {
     let Some(action) = route.get("route") else {
         return;
     };
     for key in ["prefix_rewrite", "regex_rewrite", "path_rewrite_policy"] {
-        // A prefix that is written as it was is none.
+        // A prefix that is replaced by itself changes no path.
         let is_same = action
             .text_at(&[key])
             .is_some_and(|prefix| route.text_at(&["match", "prefix"]) == Some(prefix));
@@ -123,8 +123,9 @@ fn rewriting<'t>(route: Value<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// Tells of what the runtime says where the connection manager says nothing.
-fn runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) {
+/// Tells of a runtime key that has Envoy change or refuse paths. A key counts only where the connection manager has no
+/// such field.
+fn check_runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) {
     const SPACE: &str = "http_connection_manager";
     for layer in bootstrap.list(&["layered_runtime", "layers"]) {
         let Some(layer) = layer.get("static_layer") else {
@@ -142,7 +143,7 @@ fn runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) 
             };
             let value = place.entry(name).filter(|_| !is_said);
             let number = value.and_then(|value| value.scalar()?.whole_number());
-            // 1 of the actions keeps paths as they are.
+            // Action 1 is `KEEP_UNCHANGED`.
             let is_harmless = match number {
                 Some(0) | None => true,
                 Some(1) => key != "normalize_path",
@@ -159,17 +160,19 @@ fn runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) 
     }
 }
 
-/// Looks at the listeners without the module that lead to the same servers, such as one for federation.
-fn beside<'t>(envoy: &Envoy<'t>, clusters: &HashSet<&str>, found: &mut Found<'t>) {
+/// Looks at all connection managers that lead to the same servers, also at one without the module, such as one for
+/// federation.
+fn check_neighbours<'t>(envoy: &Envoy<'t>, clusters: &HashSet<&str>, found: &mut Found<'t>) {
     for other in envoy.managers() {
         let mut names = tables(other).flat_map(targets).map(|(name, _)| name);
         if names.any(|name| clusters.contains(name)) {
-            manager(other, found);
+            check_manager(other, found);
         }
     }
 }
 
-fn manager<'t>(manager: Value<'t>, found: &mut Found<'t>) {
+/// Tells of a connection manager that changes or refuses paths.
+fn check_manager<'t>(manager: Value<'t>, found: &mut Found<'t>) {
     for key in ["normalize_path", "merge_slashes"] {
         if manager.boolean_at(&[key]) == Some(true) {
             found.add(

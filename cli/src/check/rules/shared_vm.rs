@@ -38,13 +38,13 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         }
     }
     for plugins in vms.values() {
-        functions(plugins, found);
-        flags(plugins, found);
+        check_functions(plugins, found);
+        check_stop_iteration(plugins, found);
     }
 }
 
 /// Tells of each plugin that may call what another may not.
-fn functions<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found<'t>) {
+fn check_functions<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found<'t>) {
     let missing =
         |plugin| -> BTreeSet<&'static str> { allowed(plugin).flat_map(missing).collect() };
     let of_all: BTreeSet<_> = plugins
@@ -72,9 +72,9 @@ fn functions<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found<'t>) {
     }
 }
 
-/// Tells of each plugin that is right about `allow_on_headers_stop_iteration`, and has a double that is not. The other is the
-/// business of `stop-iteration`.
-fn flags<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found<'t>) {
+/// Tells of each plugin whose `allow_on_headers_stop_iteration` is right, if a double of it has the wrong one. The rule
+/// `stop-iteration` tells of the double.
+fn check_stop_iteration<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found<'t>) {
     let mut doubles: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (one, plugin) in plugins {
         let names = ["name", "root_id"].map(|key| plugin.text_at(&[key]));

@@ -21,7 +21,7 @@ pub const RULE: Rule = Rule {
 };
 
 const LONGEST: [&str; 2] = ["common_http_protocol_options", "max_stream_duration"];
-/// In the order of the numbers.
+/// The timers of the overload manager, in the order of their numbers.
 const TIMERS: &[&str] = &[
     "UNSPECIFIED",
     "HTTP_DOWNSTREAM_CONNECTION_IDLE",
@@ -34,15 +34,15 @@ const DEFAULT: &str =
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment) {
         match one.host {
-            Host::Envoy => envoy(deployment, one, found),
-            Host::EnvoyGateway => gateway_api(deployment, found),
-            Host::WasmPlugin | Host::EnvoyFilter => istio(deployment, one, found),
+            Host::Envoy => check_envoy(deployment, one, found),
+            Host::EnvoyGateway => check_gateway_api(deployment, found),
+            Host::WasmPlugin | Host::EnvoyFilter => check_istio(deployment, one, found),
             Host::Nobody => {}
         }
     }
 }
 
-fn envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+fn check_envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
     for route in guarded_routes(one, &WAITING) {
         let Some(action) = route.get("route") else {
             continue;
@@ -55,18 +55,18 @@ fn envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) 
                 "write `timeout: 0s` beside it; `stream_idle_timeout` still ends what is silent",
             );
         }
-        ends(action, &["timeout"], found);
-        ends(action, &["idle_timeout"], found);
-        ends(
+        check_limit(action, &["timeout"], found);
+        check_limit(action, &["idle_timeout"], found);
+        check_limit(
             action,
             &["max_stream_duration", "max_stream_duration"],
             found,
         );
-        retries(action, found);
+        check_retries(action, found);
         for (name, _) in targets(action) {
             let cluster = deployment.cluster(one, name);
             for options in cluster.into_iter().flat_map(protocols) {
-                ends(options, &LONGEST, found);
+                check_limit(options, &LONGEST, found);
             }
         }
     }
@@ -83,37 +83,37 @@ fn envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) 
             }
         }
         for host in hosts(entry, one.config()) {
-            retries(host, found);
+            check_retries(host, found);
         }
-        ends(entry.manager, &["stream_idle_timeout"], found);
-        ends(entry.manager, &LONGEST, found);
+        check_limit(entry.manager, &["stream_idle_timeout"], found);
+        check_limit(entry.manager, &LONGEST, found);
     }
     let envoy = deployment.envoys.get(one.envoy);
     if let Some(bootstrap) = envoy.and_then(|envoy| envoy.bootstrap) {
-        overload(bootstrap, found);
+        check_overload(bootstrap, found);
     }
 }
 
-/// A try that is ended is repeated, and ended again.
-fn retries<'t>(value: Value<'t>, found: &mut Found<'t>) {
-    ends(value, &["retry_policy", "per_try_timeout"], found);
-    ends(value, &["retry_policy", "per_try_idle_timeout"], found);
+/// Tells of a limit for each try. Envoy repeats a try that it has ended, and then ends the repetition, too.
+fn check_retries<'t>(value: Value<'t>, found: &mut Found<'t>) {
+    check_limit(value, &["retry_policy", "per_try_timeout"], found);
+    check_limit(value, &["retry_policy", "per_try_idle_timeout"], found);
 }
 
-/// What idle requests are left with when memory is short.
-fn overload<'t>(bootstrap: Value<'t>, found: &mut Found<'t>) {
+/// Tells of an idle timeout that Envoy shortens too much when memory is short.
+fn check_overload<'t>(bootstrap: Value<'t>, found: &mut Found<'t>) {
     let actions = bootstrap.list(&["overload_manager", "actions"]);
     let factors = actions.flat_map(|action| action.list(&["typed_config", "timer_scale_factors"]));
     for factor in factors {
         if factor.name_at(&["timer"], TIMERS) == Some("HTTP_DOWNSTREAM_STREAM_IDLE") {
-            ends(factor, &["min_timeout"], found);
+            check_limit(factor, &["min_timeout"], found);
         }
     }
 }
 
-/// The longest prefix wins, wherever it stands.
-fn gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    policies(deployment, found);
+/// Tells of HTTPRoutes, whose rule with the longest prefix wins, wherever the rule stands.
+fn check_gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    check_policies(deployment, found);
     for route in deployment.resources.kind("HTTPRoute") {
         for path in WAITING {
             let rules = route.list(&["spec", "rules"]);
@@ -129,8 +129,8 @@ fn gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 .filter(|it| it.get("request").is_some())
             {
                 Some(timeouts) => {
-                    ends(timeouts, &["request"], found);
-                    ends(timeouts, &["backendRequest"], found);
+                    check_limit(timeouts, &["request"], found);
+                    check_limit(timeouts, &["backendRequest"], found);
                 }
                 None => found.add(
                     Spot::first_key(rule, &["timeouts", "matches", "backendRefs"]),
@@ -142,10 +142,10 @@ fn gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// What Envoy Gateway's policies say of timeouts, for whatever they are.
-fn policies<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+/// Tells of policies of Envoy Gateway. All of them count, whatever they are for.
+fn check_policies<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for policy in deployment.resources.kind("ClientTrafficPolicy") {
-        ends(
+        check_limit(
             policy,
             &["spec", "timeout", "http", "streamIdleTimeout"],
             found,
@@ -153,13 +153,13 @@ fn policies<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
     for policy in deployment.resources.kind("BackendTrafficPolicy") {
         for key in ["requestTimeout", "maxStreamDuration", "streamIdleTimeout"] {
-            ends(policy, &["spec", "timeout", "http", key], found);
+            check_limit(policy, &["spec", "timeout", "http", key], found);
         }
-        ends(policy, &["spec", "retry", "perRetry", "timeout"], found);
+        check_limit(policy, &["spec", "retry", "perRetry", "timeout"], found);
     }
 }
 
-/// The length of the longest prefix of a rule that is one of the path.
+/// The length of the longest prefix in a rule that the path begins with.
 fn prefix(rule: Value<'_>, path: &str) -> Option<usize> {
     let length = |one: Value<'_>| {
         let value = one.text_at(&["path", "value"])?;
@@ -173,11 +173,11 @@ fn prefix(rule: Value<'_>, path: &str) -> Option<usize> {
     rule.list(&["matches"]).filter_map(length).max()
 }
 
-/// Without a timeout Istio sets none.
-fn istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+/// Tells of EnvoyFilters and VirtualServices. A VirtualService without a timeout is no fault: Istio then sets none.
+fn check_istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
     for manager in deployment.merged_managers(one) {
-        ends(manager, &["stream_idle_timeout"], found);
-        ends(manager, &LONGEST, found);
+        check_limit(manager, &["stream_idle_timeout"], found);
+        check_limit(manager, &LONGEST, found);
     }
     for service in deployment.resources.kind("VirtualService") {
         for path in WAITING {
@@ -190,15 +190,15 @@ fn istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) 
                 })
             });
             if let Some(route) = first {
-                ends(route, &["timeout"], found);
-                ends(route, &["retries", "perTryTimeout"], found);
+                check_limit(route, &["timeout"], found);
+                check_limit(route, &["retries", "perTryTimeout"], found);
             }
         }
     }
 }
 
 /// Tells of a limit that is no longer than a usual wait.
-fn ends<'t>(value: Value<'t>, path: &[&str], found: &mut Found<'t>) {
+fn check_limit<'t>(value: Value<'t>, path: &[&str], found: &mut Found<'t>) {
     let [parents @ .., key] = path else {
         return;
     };

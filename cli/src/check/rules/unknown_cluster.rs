@@ -17,7 +17,7 @@ const ALONE: &str = "give `check` the file before it is split, or with the boots
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for number in 0..deployment.envoys.len() {
-        split(deployment, number, found);
+        check_split_file(deployment, number, found);
     }
     for one in &deployment.uses {
         let Some(name) = asked(one).filter(|name| deployment.cluster(one, name).is_none()) else {
@@ -49,8 +49,8 @@ fn is_first(deployment: &Deployment<'_>, one: &Use<'_>, name: &str) -> bool {
     first.is_some_and(|first| std::ptr::eq(first, one))
 }
 
-/// A file of listeners, or of filters, has neither the clusters nor the labels of its Envoy.
-fn split<'t>(deployment: &Deployment<'t>, number: usize, found: &mut Found<'t>) {
+/// Notes that a file of listeners, or of filters, has neither the clusters nor the labels of its Envoy.
+fn check_split_file<'t>(deployment: &Deployment<'t>, number: usize, found: &mut Found<'t>) {
     let first = deployment.uses.iter().find(|one| one.envoy == number);
     if let Some(one) = first.filter(|one| one.host == Host::Envoy && one.plugin.is_some())
         && !has_bootstrap(deployment, number)

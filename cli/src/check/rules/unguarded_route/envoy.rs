@@ -54,14 +54,14 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             .map(|(name, _)| name)
             .collect();
         for (_, entry) in on {
-            turned_off(entry, &servers, found);
+            check_disabled_routes(entry, &servers, found);
         }
-        beside(deployment, number, envoy, &servers, found);
+        check_neighbours(deployment, number, envoy, &servers, found);
     }
 }
 
-/// Tells of routes to these servers that the module is turned off for.
-fn turned_off<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &mut Found<'t>) {
+/// Tells of the routes to these servers that the module is turned off for.
+fn check_disabled_routes<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &mut Found<'t>) {
     let Some(table) = entry.manager.get("route_config") else {
         return;
     };
@@ -88,8 +88,8 @@ fn turned_off<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &mut Found<'
     }
 }
 
-/// Tells of what leads to these servers from listeners without the module.
-fn beside<'t>(
+/// Tells of the listeners without the module that lead to these servers.
+fn check_neighbours<'t>(
     deployment: &Deployment<'t>,
     number: usize,
     envoy: &Envoy<'t>,
