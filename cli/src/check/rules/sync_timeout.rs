@@ -20,7 +20,7 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-const LONGEST: [&str; 2] = ["common_http_protocol_options", "max_stream_duration"];
+const MAX_DURATION: [&str; 2] = ["common_http_protocol_options", "max_stream_duration"];
 /// The timers of the overload manager, in the order of their numbers.
 const TIMERS: &[&str] = &[
     "UNSPECIFIED",
@@ -55,18 +55,19 @@ fn check_envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found
                 "write `timeout: 0s` beside it; `stream_idle_timeout` still ends what is silent",
             );
         }
-        check_limit(action, &["timeout"], found);
-        check_limit(action, &["idle_timeout"], found);
+        check_limit(action, &["timeout"], Remedy::TurnOff, found);
+        check_limit(action, &["idle_timeout"], Remedy::IDLE, found);
         check_limit(
             action,
             &["max_stream_duration", "max_stream_duration"],
+            Remedy::TurnOff,
             found,
         );
         check_retries(action, found);
         for (name, _) in targets(action) {
             let cluster = deployment.cluster(one, name);
             for options in cluster.into_iter().flat_map(protocols) {
-                check_limit(options, &LONGEST, found);
+                check_limit(options, &MAX_DURATION, Remedy::TurnOff, found);
             }
         }
     }
@@ -85,8 +86,8 @@ fn check_envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found
         for host in hosts(entry, one.config()) {
             check_retries(host, found);
         }
-        check_limit(entry.manager, &["stream_idle_timeout"], found);
-        check_limit(entry.manager, &LONGEST, found);
+        check_limit(entry.manager, &["stream_idle_timeout"], Remedy::IDLE, found);
+        check_limit(entry.manager, &MAX_DURATION, Remedy::TurnOff, found);
     }
     let envoy = deployment.envoys.get(one.envoy);
     if let Some(bootstrap) = envoy.and_then(|envoy| envoy.bootstrap) {
@@ -96,8 +97,18 @@ fn check_envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found
 
 /// Tells of a limit for each try. Envoy repeats a try that it has ended, and then ends the repetition, too.
 fn check_retries<'t>(value: Value<'t>, found: &mut Found<'t>) {
-    check_limit(value, &["retry_policy", "per_try_timeout"], found);
-    check_limit(value, &["retry_policy", "per_try_idle_timeout"], found);
+    check_limit(
+        value,
+        &["retry_policy", "per_try_timeout"],
+        Remedy::LeaveOut,
+        found,
+    );
+    check_limit(
+        value,
+        &["retry_policy", "per_try_idle_timeout"],
+        Remedy::IDLE,
+        found,
+    );
 }
 
 /// Tells of an idle timeout that Envoy shortens too much when memory is short.
@@ -106,7 +117,7 @@ fn check_overload<'t>(bootstrap: Value<'t>, found: &mut Found<'t>) {
     let factors = actions.flat_map(|action| action.list(&["typed_config", "timer_scale_factors"]));
     for factor in factors {
         if factor.name_at(&["timer"], TIMERS) == Some("HTTP_DOWNSTREAM_STREAM_IDLE") {
-            check_limit(factor, &["min_timeout"], found);
+            check_limit(factor, &["min_timeout"], Remedy::AtLeast("35s"), found);
         }
     }
 }
@@ -129,8 +140,8 @@ fn check_gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 .filter(|it| it.get("request").is_some())
             {
                 Some(timeouts) => {
-                    check_limit(timeouts, &["request"], found);
-                    check_limit(timeouts, &["backendRequest"], found);
+                    check_limit(timeouts, &["request"], Remedy::TurnOff, found);
+                    check_limit(timeouts, &["backendRequest"], Remedy::TurnOff, found);
                 }
                 None => found.add(
                     Spot::first_key(rule, &["timeouts", "matches", "backendRefs"]),
@@ -148,14 +159,25 @@ fn check_policies<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         check_limit(
             policy,
             &["spec", "timeout", "http", "streamIdleTimeout"],
+            Remedy::IDLE,
             found,
         );
     }
     for policy in deployment.resources.kind("BackendTrafficPolicy") {
-        for key in ["requestTimeout", "maxStreamDuration", "streamIdleTimeout"] {
-            check_limit(policy, &["spec", "timeout", "http", key], found);
+        for (key, remedy) in [
+            ("requestTimeout", Remedy::TurnOff),
+            ("maxStreamDuration", Remedy::TurnOff),
+            ("streamIdleTimeout", Remedy::IDLE),
+        ] {
+            let path = ["spec", "timeout", "http", key];
+            check_limit(policy, &path, remedy, found);
         }
-        check_limit(policy, &["spec", "retry", "perRetry", "timeout"], found);
+        check_limit(
+            policy,
+            &["spec", "retry", "perRetry", "timeout"],
+            Remedy::LeaveOut,
+            found,
+        );
     }
 }
 
@@ -176,8 +198,8 @@ fn prefix(rule: Value<'_>, path: &str) -> Option<usize> {
 /// Tells of EnvoyFilters and VirtualServices. A VirtualService without a timeout is no fault: Istio then sets none.
 fn check_istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
     for manager in deployment.merged_managers(one) {
-        check_limit(manager, &["stream_idle_timeout"], found);
-        check_limit(manager, &LONGEST, found);
+        check_limit(manager, &["stream_idle_timeout"], Remedy::IDLE, found);
+        check_limit(manager, &MAX_DURATION, Remedy::TurnOff, found);
     }
     for service in deployment.resources.kind("VirtualService") {
         for path in WAITING {
@@ -190,15 +212,46 @@ fn check_istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found
                 })
             });
             if let Some(route) = first {
-                check_limit(route, &["timeout"], found);
-                check_limit(route, &["retries", "perTryTimeout"], found);
+                check_limit(route, &["timeout"], Remedy::TurnOff, found);
+                check_limit(
+                    route,
+                    &["retries", "perTryTimeout"],
+                    Remedy::LeaveOut,
+                    found,
+                );
+            }
+        }
+    }
+}
+
+/// What to write instead of a limit that ends `/sync`.
+#[derive(Clone, Copy)]
+enum Remedy {
+    /// This limit, or a longer one.
+    AtLeast(&'static str),
+    /// No key, or a limit that is longer than a usual wait.
+    LeaveOut,
+    /// Zero, which is no limit.
+    TurnOff,
+}
+
+impl Remedy {
+    /// For the time in which nothing is sent.
+    const IDLE: Self = Self::AtLeast("120s");
+
+    fn help(self, key: &str) -> String {
+        match self {
+            Self::AtLeast(limit) => format!("write `{key}: {limit}`, or more"),
+            Self::LeaveOut => format!("leave `{key}` out, or write more than 30 s"),
+            Self::TurnOff => {
+                format!("write `{key}: 0s`; `stream_idle_timeout` still ends what is silent")
             }
         }
     }
 }
 
 /// Tells of a limit that is no longer than a usual wait.
-fn check_limit<'t>(value: Value<'t>, path: &[&str], found: &mut Found<'t>) {
+fn check_limit<'t>(value: Value<'t>, path: &[&str], remedy: Remedy, found: &mut Found<'t>) {
     let [parents @ .., key] = path else {
         return;
     };
@@ -207,21 +260,10 @@ fn check_limit<'t>(value: Value<'t>, path: &[&str], found: &mut Found<'t>) {
     };
     let limit = parent.text_at(&[key]).and_then(duration);
     if limit.is_some_and(|limit| !limit.is_zero() && limit <= USUAL_WAIT) {
-        let help = if key.to_ascii_lowercase().contains("idle") {
-            format!("write `{key}: 120s`, or more")
-        } else if *key == "min_timeout" {
-            format!("write `{key}: 35s`, or more")
-        } else if key.to_ascii_lowercase().contains("try")
-            || *key == "timeout" && parents.contains(&"retry")
-        {
-            format!("leave `{key}` out, or write more than 30 s")
-        } else {
-            format!("write `{key}: 0s`; `stream_idle_timeout` still ends what is silent")
-        };
         found.add(
             Spot::key(parent, key),
             format!("`{key}` ends each `/sync` that has no news: clients let it wait for 30 s"),
-            help,
+            remedy.help(key),
         );
     }
 }
