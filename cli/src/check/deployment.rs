@@ -7,6 +7,7 @@
 mod envoy;
 mod kubernetes;
 mod module;
+pub mod namespace;
 mod scope;
 
 use std::collections::HashSet;
@@ -266,14 +267,5 @@ impl<'t> Use<'t> {
     /// Whether Envoy's own plugin configuration can be seen.
     pub fn is_envoys(&self) -> bool {
         matches!(self.host, Host::Envoy | Host::EnvoyFilter) && self.plugin.is_some()
-    }
-}
-
-/// The name of a role, as the configuration has it.
-pub const fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Gateway => "gateway",
-        Role::Introspection => "introspection",
-        Role::Provisioning => "provisioning",
     }
 }

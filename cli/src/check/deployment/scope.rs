@@ -3,7 +3,7 @@
 //! The non-obvious rule: only what contradicts shuts one out. A namespace or a label that is given on one side alone may still
 //! fit.
 
-use super::{Deployment, Use};
+use super::{Deployment, Use, namespace};
 use crate::yaml::Value;
 
 /// Istio applies what stands in its own namespace everywhere.
@@ -63,7 +63,10 @@ impl<'t> Deployment<'t> {
         let policies: Vec<Value<'t>> = self
             .resources
             .kind("ClientTrafficPolicy")
-            .filter(|policy| one.resource.is_none_or(|own| is_near(*policy, own)))
+            .filter(|policy| {
+                one.resource
+                    .is_none_or(|own| namespace::may_be_shared(*policy, own))
+            })
             .filter(|policy| holds(*policy))
             .collect();
         let is_covered = |wanted: &Value<'t>| {
@@ -95,7 +98,7 @@ fn covers(target: Value<'_>, wanted: Value<'_>) -> bool {
 
 /// Whether an EnvoyFilter may be for the workload of another resource.
 fn fits(filter: Value<'_>, own: Value<'_>) -> bool {
-    let is_everywhere = filter.text_at(&["metadata", "namespace"]) == Some(ROOT_NAMESPACE);
+    let is_everywhere = namespace::of(filter) == Some(ROOT_NAMESPACE);
     let wanted = filter.at(&["spec", "workloadSelector", "labels"]);
     let labels = own.at(&["spec", "selector", "matchLabels"]).or(own.at(&[
         "spec",
@@ -115,7 +118,7 @@ fn fits(filter: Value<'_>, own: Value<'_>) -> bool {
     let is_named = targets.is_empty()
         || own_targets.is_empty()
         || targets.iter().any(|name| own_targets.contains(name));
-    (is_everywhere || is_near(filter, own))
+    (is_everywhere || namespace::may_be_shared(filter, own))
         && is_named
         && wanted.into_iter().flat_map(Value::members).all(is_same)
 }
@@ -128,17 +131,4 @@ fn names(resource: Value<'_>) -> Vec<&str> {
         .chain(one)
         .filter_map(|target| target.text_at(&["name"]))
         .collect()
-}
-
-/// Whether two resources may be in one namespace: where none is given, the user's command names it.
-fn is_near(one: Value<'_>, other: Value<'_>) -> bool {
-    let of = |resource: Value<'_>| {
-        resource
-            .text_at(&["metadata", "namespace"])
-            .map(str::to_owned)
-    };
-    match (of(one), of(other)) {
-        (Some(one), Some(other)) => one == other,
-        _ => true,
-    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::{
-    check::deployment::{Host, environment, variables},
+    check::deployment::{Host, environment, namespace, variables},
     yaml::Value,
 };
 
@@ -50,17 +50,13 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             let its = plugin.get("spec");
             its.is_some_and(|its| its.id == spec.id && std::ptr::eq(its.tree, spec.tree))
         };
-        let own_namespace = plugins.iter().find(is_own).map(|it| namespace(*it));
+        let own_namespace = plugins.iter().find(is_own).map(|it| namespace::of(*it));
         let mut others = plugins
             .iter()
-            .filter(|it| Some(namespace(**it)) == own_namespace);
+            .filter(|it| Some(namespace::of(**it)) == own_namespace);
         if others.any(|other| other.get("spec").is_some_and(|spec| variables(spec) != own)) {
             let spot = Spot::first_key(spec, &["vmConfig", "url"]);
             found.add(spot, MESSAGE, HELP);
         }
     }
-}
-
-fn namespace(resource: Value<'_>) -> Option<&str> {
-    resource.text_at(&["metadata", "namespace"])
 }

@@ -16,7 +16,7 @@ use matrix_edge_auth::config::Role;
 use self::networks::are_nearly_all;
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::{
-    check::deployment::{Entry, role_name, settings, typed},
+    check::deployment::{Entry, settings, typed},
     yaml::Value,
 };
 
@@ -51,7 +51,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let open = entry.listener.into_iter().flat_map(sockets);
         for socket in open.filter(|socket| is_open(*socket)) {
             let port = socket.number_at(&["port_value"]).unwrap_or_default();
-            let (harm, role) = (harm(role), role_name(role));
+            let (harm, role) = (harm(role), role.name());
             match reach(deployment, socket, port) {
                 Reach::Open(spot, how) => found.add(
                     spot,

@@ -7,7 +7,7 @@
 use matrix_edge_auth::config::Role;
 
 use super::{Deployment, Found, Rule, Severity};
-use crate::check::deployment::{Use, role_name};
+use crate::check::deployment::Use;
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -40,7 +40,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             format!(
                 "the {} role asks another question than the gateway, so the two do not share answers: `introspection.{key}` \
                  differs",
-                role_name(own.role)
+                own.role.name()
             ),
             format!("give all roles the same `introspection`, with {value}"),
         );

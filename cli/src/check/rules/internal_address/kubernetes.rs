@@ -7,7 +7,10 @@ use super::{
     Reach, Spot,
     networks::{are_nearly_all, network},
 };
-use crate::{check::deployment::Deployment, yaml::Value};
+use crate::{
+    check::deployment::{Deployment, namespace},
+    yaml::Value,
+};
 
 const PUBLIC: &str = "this Service is reached from outside";
 
@@ -54,7 +57,7 @@ impl<'t> Pod<'t> {
     fn of(workload: Value<'t>) -> Option<Self> {
         let template = workload.at(&["spec", "template"]).unwrap_or(workload);
         Some(Self {
-            namespace: namespace(workload),
+            namespace: namespace::of(workload),
             labels: template.at(&["metadata", "labels"]),
             spec: template.get("spec")?,
         })
@@ -163,7 +166,7 @@ impl<'t> Target<'_, 't> {
         let selector = service.at(&["spec", "selector"]);
         self.pods.is_empty()
             || self.pods.iter().any(|pod| {
-                is_near(namespace(service), pod.namespace)
+                namespace::may_be_same(namespace::of(service), pod.namespace)
                     && selector.is_none_or(|it| has_labels(it, pod.labels))
             })
     }
@@ -187,7 +190,7 @@ impl<'t> Target<'_, 't> {
                     || port.text() == leading.text_at(&["name"])
             })
         };
-        let is_here = |route: &Value<'t>| is_near(namespace(*route), namespace(service));
+        let is_here = |route: &Value<'t>| namespace::may_be_shared(*route, service);
         let of_ingress = resources
             .kind("Ingress")
             .filter(is_here)
@@ -241,7 +244,7 @@ impl<'t> Target<'_, 't> {
             };
             let is_selected = match pod {
                 Some(pod) => {
-                    is_near(namespace(policy), pod.namespace)
+                    namespace::may_be_same(namespace::of(policy), pod.namespace)
                         && spec
                             .get("podSelector")
                             .is_none_or(|it| selects(it, pod.labels))
@@ -394,13 +397,4 @@ fn has_labels(wanted: Value<'_>, labels: Option<Value<'_>>) -> bool {
         let own = labels.and_then(|labels| labels.entry(key)?.text());
         own.is_some() && own == value.text()
     })
-}
-
-fn namespace(resource: Value<'_>) -> Option<&str> {
-    resource.text_at(&["metadata", "namespace"])
-}
-
-/// Whether two resources may be in one namespace: where none is given, the user's command names it.
-fn is_near(one: Option<&str>, other: Option<&str>) -> bool {
-    one.is_none() || other.is_none() || one == other
 }

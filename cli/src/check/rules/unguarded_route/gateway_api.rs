@@ -5,9 +5,12 @@ mod attachments;
 
 use std::collections::HashMap;
 
-use self::attachments::{Attachments, Target, is_near};
+use self::attachments::{Attachments, Target};
 use super::{Deployment, Found, OPEN, Spot};
-use crate::{check::deployment::Host, yaml::Value};
+use crate::{
+    check::deployment::{Host, namespace},
+    yaml::Value,
+};
 
 /// Routes that a policy may be for.
 const ROUTES: [&str; 2] = ["HTTPRoute", "GRPCRoute"];
@@ -146,7 +149,8 @@ impl<'t> Sight<'t> {
 
     fn is_guarded_at(&self, route: &Route<'t>, parent: &Parent<'t>) -> bool {
         let mut named = self.gateways.get(parent.name).into_iter().flatten();
-        let known = named.find(|(target, _)| is_near(target.namespace, parent.namespace));
+        let known =
+            named.find(|(target, _)| namespace::may_be_same(target.namespace, parent.namespace));
         let unseen = Target::unseen(parent.namespace, parent.name);
         let gateway = known.map_or(&unseen, |(target, _)| target);
         let all = &self.attachments;
@@ -233,7 +237,7 @@ impl<'t> Servers<'t> {
             let is_port =
                 may_be_matrix || port.is_none() || server.port.is_none_or(|it| Some(it) == port);
             is_port
-                && is_near(server.namespace, namespace)
+                && namespace::may_be_same(server.namespace, namespace)
                 && (server.is_of_matrix || !self.has_matrix)
         })
     }

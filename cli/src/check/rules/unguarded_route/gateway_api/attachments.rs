@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::yaml::Value;
+use crate::{check::deployment::namespace, yaml::Value};
 
 /// What a policy may be for.
 pub struct Target<'t> {
@@ -24,7 +24,7 @@ impl<'t> Target<'t> {
     pub fn of(resource: Value<'t>) -> Self {
         Self {
             kind: resource.text_at(&["kind"]).unwrap_or_default(),
-            namespace: resource.text_at(&["metadata", "namespace"]),
+            namespace: namespace::of(resource),
             name: resource.text_at(&["metadata", "name"]).unwrap_or_default(),
             labels: Some(texts(resource.at(&["metadata", "labels"])).collect()),
         }
@@ -92,7 +92,7 @@ impl<'t> Attachments<'t> {
 
     fn add(&mut self, policy: Value<'t>, has_module: bool) {
         let attachment = Attachment {
-            namespace: policy.text_at(&["metadata", "namespace"]),
+            namespace: namespace::of(policy),
             section: None,
             has_module,
             is_added: is_added(policy),
@@ -134,7 +134,9 @@ impl<'t> Attachments<'t> {
 
     /// Whether a policy of a namespace has the module.
     pub fn have_module_in(&self, namespace: Option<&str>) -> bool {
-        self.namespaces.iter().any(|own| is_near(*own, namespace))
+        self.namespaces
+            .iter()
+            .any(|own| namespace::may_be_same(*own, namespace))
     }
 
     fn for_target(&self, target: &Target<'t>) -> impl Iterator<Item = &Attachment<'t>> {
@@ -145,7 +147,7 @@ impl<'t> Attachments<'t> {
             .into_iter()
             .flatten()
             .chain(selected.map(|(_, attachment)| attachment))
-            .filter(|one| is_near(one.namespace, target.namespace))
+            .filter(|one| namespace::may_be_same(one.namespace, target.namespace))
     }
 }
 
@@ -206,11 +208,6 @@ impl Expression<'_> {
             _ => false,
         }
     }
-}
-
-/// Whether two namespaces may be one.
-pub fn is_near(one: Option<&str>, other: Option<&str>) -> bool {
-    one.is_none() || other.is_none() || one == other
 }
 
 fn texts<'t>(mapping: Option<Value<'t>>) -> impl Iterator<Item = (&'t str, &'t str)> {
