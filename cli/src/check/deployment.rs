@@ -17,12 +17,11 @@ use matrix_edge_auth::config::{Config, Role};
 use self::envoy::network_filters;
 pub use self::{
     envoy::{NetworkFilter, environment, managers, protocols, settings, typed},
-    kubernetes::variables,
+    kubernetes::{Resources, variables},
+    module::Environment,
 };
 use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};
-
-pub use self::kubernetes::Resources;
 
 /// All that is known of the files.
 pub struct Deployment<'t> {

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use super::{
     Deployment, Entry, Envoy, Host,
-    module::{Encoded, Environment, is_configuration, is_name, read},
+    module::{Encoded, Environment, Variable, is_configuration, is_name, read},
 };
 use crate::yaml::{Document, Id, Tree, Value};
 
@@ -139,12 +139,12 @@ pub(super) fn use_of<'t>(
 pub fn environment(vm: Value<'_>) -> Environment {
     let of_host = vm
         .list(&["environment_variables", "host_env_keys"])
-        .filter_map(|key| Some((key.text()?.to_owned(), None)));
+        .filter_map(|key| Some((key.text()?.to_owned(), Variable::Unseen)));
     let given = vm
         .at(&["environment_variables", "key_values"])
         .into_iter()
         .flat_map(Value::members)
-        .map(|(key, value)| (key.to_owned(), value.text().map(str::to_owned)));
+        .map(|(key, value)| (key.to_owned(), Variable::of(value.text())));
     of_host.chain(given).collect()
 }
 

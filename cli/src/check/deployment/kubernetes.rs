@@ -1,11 +1,11 @@
 //! The module in resources of Kubernetes, and what other resources say of the Envoys that it runs in.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::{
     Deployment, Envoy, Host,
     envoy::{clusters, plugins, use_of},
-    module::{Encoded, Environment, is_configuration, is_name, read},
+    module::{Encoded, Environment, Variable, is_configuration, is_name, read},
 };
 use crate::yaml::Value;
 
@@ -184,13 +184,11 @@ pub fn variables(spec: Value<'_>) -> Environment {
         let name = one.text_at(&["name"])?.to_owned();
         let is_of_host = one.text_at(&["valueFrom"]) == Some("HOST");
         let value = one.text_at(&["value"]).filter(|_| !is_of_host);
-        Some((name, value.map(str::to_owned)))
+        Some((name, Variable::of(value)))
     };
-    let variables: HashMap<_, _> = spec
-        .list(&["vmConfig", "env"])
+    spec.list(&["vmConfig", "env"])
         .filter_map(variable)
-        .collect();
-    variables
+        .collect()
 }
 
 fn extension(wasm: Value<'_>, envoy: usize) -> Option<super::Use<'_>> {
@@ -204,7 +202,7 @@ fn extension(wasm: Value<'_>, envoy: usize) -> Option<super::Use<'_>> {
     let encoded = Encoded::of(configuration, wasm);
     let keys = wasm.list(&["env", "hostKeys"]);
     let environment = keys
-        .filter_map(|key| Some((key.text()?.to_owned(), None)))
+        .filter_map(|key| Some((key.text()?.to_owned(), Variable::Unseen)))
         .collect();
     let host = Host::EnvoyGateway;
     Some(read(host, envoy, Some(wasm), encoded, Some(&environment)))

@@ -7,7 +7,7 @@ use matrix_edge_auth::config::{self, Config, Role};
 use super::{Host, Refusal, Spot, Use};
 use crate::yaml::{Place, Reader, Value};
 
-/// A secret that stands for one that only Envoy's environment has.
+/// The value that the module reads for a variable whose own value cannot be seen.
 const UNSEEN: &str = "unseen";
 
 /// Keys of a configuration that no other plugin has.
@@ -93,8 +93,24 @@ impl<'t> Encoded<'t> {
     }
 }
 
-/// The variables that a plugin is given, with the values that can be seen.
-pub type Environment = HashMap<String, Option<String>>;
+/// The variables that a plugin is given.
+pub type Environment = HashMap<String, Variable>;
+
+/// The value of a variable.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Variable {
+    /// The files give the value.
+    Seen(String),
+    /// Only the environment that Envoy starts in has the value.
+    Unseen,
+}
+
+impl Variable {
+    /// A variable with this value, if the files give one.
+    pub fn of(value: Option<&str>) -> Self {
+        value.map_or(Self::Unseen, |value| Self::Seen(value.to_owned()))
+    }
+}
 
 /// Reads a use. Without `environment` every variable is taken to be there.
 pub(super) fn read<'t>(
@@ -110,9 +126,10 @@ pub(super) fn read<'t>(
                 host,
                 Host::EnvoyFilter | Host::EnvoyGateway | Host::WasmPlugin
             );
-            let reader = match is_kubernetes || object.tree.name.ends_with(".json") {
-                true => Reader::Json,
-                false => Reader::Envoy,
+            let reader = if is_kubernetes || object.tree.name.ends_with(".json") {
+                Reader::Json
+            } else {
+                Reader::Envoy
             };
             (Some(object), of_object(object, reader, environment))
         }
@@ -159,10 +176,15 @@ fn parse<'t>(
     json: &[u8],
     environment: Option<&Environment>,
 ) -> Result<Config, Refusal<'t>> {
-    let variable = |name: &str| match environment.map(|variables| variables.get(name)) {
-        None | Some(Some(None)) => Some(UNSEEN.to_owned()),
-        Some(Some(Some(value))) => Some(value.clone()),
-        Some(None) => None,
+    let variable = |name: &str| {
+        let variable = match environment {
+            Some(variables) => variables.get(name)?,
+            None => &Variable::Unseen,
+        };
+        Some(match variable {
+            Variable::Seen(value) => value.clone(),
+            Variable::Unseen => UNSEEN.to_owned(),
+        })
     };
     config::parse(json, &variable).map_err(|error| {
         let message = error.to_string();
