@@ -82,10 +82,10 @@ fn of_input() -> Result<Vec<Entry>, String> {
             entry(line, None, &place)
         })
         .collect::<Result<_, _>>()?;
-    match entries.is_empty() {
-        true => Err(format!("{NAME}: there is no token in it")),
-        false => Ok(entries),
+    if entries.is_empty() {
+        return Err(format!("{NAME}: there is no token in it"));
     }
+    Ok(entries)
 }
 
 /// Whether a line of YAML or JSON has the member `as_token`.
@@ -115,10 +115,10 @@ fn of_file(tree: &Tree) -> Result<Vec<Entry>, String> {
             .ok_or_else(|| format!("{place}: as_token takes a text: write it in quotes"))?;
         entries.push(entry(text, root.get("id").and_then(Value::text), &place)?);
     }
-    match entries.is_empty() {
-        true => Err(format!("{}: there is no as_token in it", tree.name)),
-        false => Ok(entries),
+    if entries.is_empty() {
+        return Err(format!("{}: there is no as_token in it", tree.name));
     }
+    Ok(entries)
 }
 
 fn entry(token: &str, id: Option<&str>, place: &str) -> Result<Entry, String> {

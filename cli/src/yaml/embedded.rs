@@ -139,10 +139,10 @@ fn embed(tree: &mut Tree, id: Id, form: Form) -> Result<Id, Unreadable> {
 /// The text that a scalar holds, out of base64 if it is in it.
 pub(super) fn text_of(value: Value<'_>) -> Option<Cow<'_, str>> {
     let text = value.text()?;
-    let is_base64 = value.tree.encoded.contains(&value.id);
-    match is_base64 {
-        true => decoded(text).map(Cow::Owned),
-        false => Some(Cow::Borrowed(text)),
+    if value.tree.encoded.contains(&value.id) {
+        decoded(text).map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(text))
     }
 }
 

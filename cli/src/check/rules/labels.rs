@@ -140,9 +140,10 @@ impl Pattern {
         let text = |key| {
             let text = pattern.text_at(&[key])?;
             // The names have no capitals.
-            Some(match ignores_case {
-                true => text.to_ascii_lowercase(),
-                false => text.to_owned(),
+            Some(if ignores_case {
+                text.to_ascii_lowercase()
+            } else {
+                text.to_owned()
             })
         };
         text("exact")
