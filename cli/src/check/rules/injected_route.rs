@@ -43,7 +43,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             for spot in leading.chain(tables(manager).flat_map(headers_of)) {
                 found.add(
                     spot,
-                    "every request of this cluster gets the credential for MAS: a client that uses this route can ask whose any token is",
+                    "every request of this cluster gets the credential for MAS: a client that uses this route can ask whose any \
+                     token is",
                     "give MAS two clusters: route to one without `credential_injector`, and name the other in \
                      `introspection.cluster`",
                 );

@@ -40,8 +40,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             found.note(
                 Spot::key(dynamic, key),
                 format!(
-                    "more listeners come from elsewhere: whether one of them hears of a session that MAS ends is not in these files, \
-                     and an answer serves for up to {seconds} s"
+                    "more listeners come from elsewhere: whether one of them hears of a session that MAS ends is not in these \
+                     files, and an answer serves for up to {seconds} s"
                 ),
                 "give `check` the file that they come from as well, or one that has all listeners",
             );

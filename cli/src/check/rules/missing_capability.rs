@@ -37,8 +37,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 found.add(
                     spot(list),
                     format!("the module needs these functions, and may not have them: {}", missing.join(", ")),
-                    "copy `capability_restriction_config` from envoy/local/envoy.yaml of the module's version; before Envoy 1.40 it counts \
-                     from the next start on, or with another `vm_config.configuration` in all plugins of this `vm_id`",
+                    "copy `capability_restriction_config` from envoy/local/envoy.yaml of the module's version; before Envoy 1.40 \
+                     it counts from the next start on, or with another `vm_config.configuration` in all plugins of this `vm_id`",
                 );
             }
         }

@@ -22,8 +22,8 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-const CALLS_TOO: &str = "the module's own calls go to this cluster too: what fills its limits keeps them from MAS, and each unproven \
-                         token gets 503";
+const CALLS_TOO: &str = "the module's own calls go to this cluster too: what fills its limits keeps them from MAS, and each \
+                         unproven token gets 503";
 const OTHER_CLUSTER: &str =
     "give MAS another cluster for this route, and let none lead to `introspection.cluster`";
 
@@ -55,8 +55,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 for spot in tables(manager).flat_map(headers_of) {
                     found.add(
                         spot,
-                        "a client's header names the cluster, and may name that of the module's own calls: what fills its limits keeps \
-                         them from MAS",
+                        "a client's header names the cluster, and may name that of the module's own calls: what fills its limits \
+                         keeps them from MAS",
                         "name the cluster in the route",
                     );
                 }

@@ -23,7 +23,8 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "shared-vm",
     severity: Severity::Error,
-    about: "Plugins of one VM differ in their functions or in `allow_on_headers_stop_iteration`: Envoy before 1.40 takes one for all.",
+    about: "Plugins of one VM differ in their functions or in `allow_on_headers_stop_iteration`: Envoy before 1.40 takes one for \
+            all.",
     check,
 };
 
@@ -61,12 +62,12 @@ fn check_functions<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found<'t>)
             found.add(
                 Spot::first_key(*plugin, &[capabilities::KEY, "name", "vm_config"]),
                 format!(
-                    "another plugin of this VM may not have functions that this one may: before Envoy 1.40 the list of the plugin that \
-                     is loaded first counts for all, and this one then lacks {}",
+                    "another plugin of this VM may not have functions that this one may: before Envoy 1.40 the list of the plugin \
+                     that is loaded first counts for all, and this one then lacks {}",
                     of_others.join(", ")
                 ),
-                "give all plugins of one `vm_id` the same list; before Envoy 1.40 it counts from the next start on, or with another \
-                 `vm_config.configuration` in all of them",
+                "give all plugins of one `vm_id` the same list; before Envoy 1.40 it counts from the next start on, or with \
+                 another `vm_config.configuration` in all of them",
             );
         }
     }
@@ -98,8 +99,8 @@ fn check_stop_iteration<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found
             found.add(
                 Spot::first_key(*plugin, &[stop_iteration::KEY, "name", "vm_config"]),
                 format!(
-                    "another plugin of this VM has the same name and configuration, and another `{}`: before Envoy 1.40 that of the \
-                     plugin that is loaded first counts for both",
+                    "another plugin of this VM has the same name and configuration, and another `{}`: before Envoy 1.40 that of \
+                     the plugin that is loaded first counts for both",
                     stop_iteration::KEY
                 ),
                 "give both the same, or each a `name` of its own",

@@ -24,8 +24,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             found.add(
                 one.key(&["cache", "ttl"]),
                 format!(
-                    "while MAS takes longer than {} s for an answer, and it may take {} s, only who waits for an answer, or comes half a \
-                     second after it, has any use of it: it is too old as it comes",
+                    "while MAS takes longer than {} s for an answer, and it may take {} s, only who waits for an answer, or comes \
+                     half a second after it, has any use of it: it is too old as it comes",
                     ttl.as_secs_f64(),
                     timeout.as_secs_f64(),
                 ),

@@ -42,7 +42,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             ),
             (Some(Role::Gateway), _) if is_set => found.add(
                 Spot::key(plugin, KEY),
-                "a large upload gets Envoy's 413 while its verdict is pending, and before Envoy 1.39 uploads arrive cut short, with a 200",
+                "a large upload gets Envoy's 413 while its verdict is pending, and before Envoy 1.39 uploads arrive cut short, \
+                 with a 200",
                 format!("leave `{KEY}` out: Envoy then holds the body back itself; {COUNTS}"),
             ),
             _ => {}

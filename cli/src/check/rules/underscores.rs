@@ -37,7 +37,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             {
                 found.add(
                     one.spot(),
-                    format!("Istio lets headers with underscores pass, and no EnvoyFilter of these files says otherwise: {MESSAGE}"),
+                    format!("Istio lets headers with underscores pass, and no EnvoyFilter of these files says otherwise: \
+                             {MESSAGE}"),
                     "apply envoy/istio/connection.yaml as well; if you do, give it to `check` together with this file",
                 );
             }

@@ -12,8 +12,8 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-const ALONE: &str = "give `check` the file before it is split, or with the bootstrap that names it: what else Envoy reads separately \
-                     (RDS, ECDS, LDS and CDS by a service) is looked at file by file, also if all are given";
+const ALONE: &str = "give `check` the file before it is split, or with the bootstrap that names it: what else Envoy reads \
+                     separately (RDS, ECDS, LDS and CDS by a service) is looked at file by file, also if all are given";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for number in 0..deployment.envoys.len() {

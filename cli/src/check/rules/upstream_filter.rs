@@ -54,8 +54,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 if filters.is_some_and(|filters| has_any(filters, &plugins, &mut Keys::new())) {
                     found.add(
                         Spot::key(config, key),
-                        "the module is no filter behind the router: where a route tries a request twice at a time, an inactive token ends \
-                         Envoy there",
+                        "the module is no filter behind the router: where a route tries a request twice at a time, an inactive \
+                         token ends Envoy there",
                         "take it out here, and put it first into `http_filters` of the connection manager, as in \
                          envoy/local/envoy.yaml",
                     );

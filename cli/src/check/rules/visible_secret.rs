@@ -20,7 +20,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         for spot in variables(one) {
             found.add(
                 spot,
-                "the secret for MAS stands here, and whatever keeps the file has it; `/config_dump` of Envoy's admin interface shows it",
+                "the secret for MAS stands here, and whatever keeps the file has it; `/config_dump` of Envoy's admin interface \
+                 shows it",
                 "name the variable in `host_env_keys`, or with Istio by `valueFrom: HOST`, and set it where Envoy starts",
             );
         }

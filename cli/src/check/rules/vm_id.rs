@@ -68,8 +68,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     found.add(
                         Spot::first_key(vm, &[key, "vm_id"]),
                         format!(
-                            "another role with this `vm_id` has another `{key}`: two modules write one cache, and each may take the \
-                             other's answers for its own"
+                            "another role with this `vm_id` has another `{key}`: two modules write one cache, and each may take \
+                             the other's answers for its own"
                         ),
                         "give all roles of one `vm_id` the same `code` and `runtime`",
                     );

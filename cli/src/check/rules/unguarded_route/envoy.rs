@@ -41,7 +41,8 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         for (one, _) in off {
             found.note(
                 one.spot(),
-                "the module is turned off here: its listener is as it was without it, and leaves a client's own identity headers in",
+                "the module is turned off here: its listener is as it was without it, and leaves a client's own identity headers \
+                 in",
                 "take out `disabled: true` beside the filter's name",
             );
         }
@@ -80,8 +81,8 @@ fn check_disabled_routes<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &
                     Spot::key(place, KEY),
                     "the module is turned off here for requests that need a token: they reach the server unverified, and with the \
                      identity headers that a client wrote",
-                    "turn it off only for routes without tokens, such as `/_matrix/federation/` and `/_matrix/key/`, or lead them to \
-                     another server",
+                    "turn it off only for routes without tokens, such as `/_matrix/federation/` and `/_matrix/key/`, or lead them \
+                     to another server",
                 );
             }
         }
