@@ -1,7 +1,9 @@
 //! `matrix-edge-auth check`: reads files, applies the rules, tells what they found.
 
 pub mod deployment;
+mod duration;
 mod finding;
+mod pattern;
 mod report;
 mod rules;
 pub mod source;

@@ -2,9 +2,12 @@
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{before_servers, duration, hosts, is_disabled},
+    routes::{before_servers, hosts, is_disabled},
 };
-use crate::{check::deployment::Host, yaml::Value};
+use crate::{
+    check::{deployment::Host, duration::duration},
+    yaml::Value,
+};
 
 /// The rule.
 pub const RULE: Rule = Rule {

@@ -9,8 +9,11 @@ use std::sync::LazyLock;
 use matrix_edge_auth::metrics::Metric;
 use regex::bytes::Regex;
 
-use super::{Deployment, Found, Rule, Severity, Spot, routes::compiled_at_a_cost};
-use crate::yaml::{Tree, Value};
+use super::{Deployment, Found, Rule, Severity, Spot};
+use crate::{
+    check::pattern::compiled_at_a_cost,
+    yaml::{Tree, Value},
+};
 
 /// The rule.
 pub const RULE: Rule = Rule {

@@ -3,12 +3,12 @@
 use std::{collections::HashSet, time::Duration};
 
 use matrix_edge_auth::config::Config;
-use regex::bytes::{Regex, RegexBuilder};
 
 use crate::{
     check::{
         deployment::{Deployment, Entry, Envoy, Use},
         finding::Spot,
+        pattern::compiled_at_a_cost,
     },
     yaml::{Value, is_field},
 };
@@ -80,33 +80,6 @@ fn leads_back(cluster: Value<'_>, ports: &HashSet<u64>) -> bool {
         address.starts_with("127.") && port.is_some_and(|port| ports.contains(&port))
     };
     endpoints.peek().is_some() && endpoints.all(is_own)
-}
-
-/// Steps that a regular expression costs, each of its bytes, and each of its braces, which may repeat the rest.
-const STEPS_OF_REGEX: [usize; 3] = [200, 20, 20_000];
-
-/// A duration of Envoy's or of the Gateway API's: `15s`, `0.25s`, `1m30s`. `None` if it is anything else.
-pub(super) fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut sum = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, after) = rest.split_at(digits);
-        let unit = after
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit);
-        let seconds = match unit {
-            "ms" => 0.001,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        sum += number.parse::<f64>().ok()? * seconds;
-        rest = after;
-    }
-    Duration::try_from_secs_f64(sum).ok()
 }
 
 /// The routes to the homeserver that requests for these paths may take, where the module is on for the virtual host and
@@ -355,28 +328,6 @@ fn is_noted_match(rule: Value<'_>, regex: &str, path: &'static str) -> bool {
     })
 }
 
-/// A regular expression that is for the whole of a text, if there are steps left to read it. `None` as well if it cannot be read.
-pub(super) fn compiled_at_a_cost(rule: Value<'_>, regex: &str) -> Option<Regex> {
-    let [base, byte, brace] = STEPS_OF_REGEX;
-    let braces = regex.matches('{').count();
-    let cost = base + byte * regex.len() + brace * braces;
-    rule.tree.spend(cost).then(|| compiled(regex)).flatten()
-}
-
-/// Whether a regular expression is for the whole of a path. One that cannot be read is for none.
-pub(super) fn is_full_match(regex: &str, path: &str) -> bool {
-    compiled(regex).is_some_and(|regex| regex.is_match(path.as_bytes()))
-}
-
-fn compiled(regex: &str) -> Option<Regex> {
-    RegexBuilder::new(&format!("^(?:{regex})$"))
-        .size_limit(1 << 20)
-        // Classes are of ASCII, as in Envoy's RE2.
-        .unicode(false)
-        .build()
-        .ok()
-}
-
 #[cfg(test)]
 mod tests {
     use matrix_edge_auth::matrix::endpoint::{AuthRequirement, Method, classify};
@@ -394,23 +345,6 @@ mod tests {
                 matches!(it, AuthRequirement::Required | AuthRequirement::Admin)
             };
             assert!(needs.iter().any(is_it), "{path}: {needs:?}");
-        }
-    }
-
-    #[test]
-    fn durations_are_read() {
-        for (text, seconds) in [
-            ("0s", Some(0.0)),
-            ("15s", Some(15.0)),
-            ("0.25s", Some(0.25)),
-            ("1m30s", Some(90.0)),
-            ("500ms", Some(0.5)),
-            ("15", None),
-            ("s", None),
-            ("1d", None),
-            ("-1s", None),
-        ] {
-            assert_eq!(duration(text).map(|it| it.as_secs_f64()), seconds, "{text}");
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{
-        USUAL_WAIT, WAITING, before_servers, duration, guarded_routes, hosts, is_full_match,
-        targets,
-    },
+    routes::{USUAL_WAIT, WAITING, before_servers, guarded_routes, hosts, targets},
 };
 use crate::{
-    check::deployment::{Host, Use, protocols},
+    check::{
+        deployment::{Host, Use, protocols},
+        duration::duration,
+        pattern::is_full_match,
+    },
     yaml::Value,
 };
 
