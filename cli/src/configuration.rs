@@ -13,7 +13,7 @@ const DEFAULTS: &str = r#"{
     "introspection": {"cluster": "mas-introspection", "credential": {"injected": true}}
 }"#;
 
-/// Reads the gateway's configuration in a file, or the defaults without one. What goes wrong is told in one line.
+/// Reads the gateway's configuration in a file, or the defaults without a file. An error is one line.
 pub fn gateway(file: Option<&str>) -> Result<Config, String> {
     match file {
         None => config::parse(DEFAULTS.as_bytes(), &|_| None).map_err(|error| error.to_string()),

@@ -52,11 +52,11 @@ use crate::yaml::Tree;
 pub struct Rule {
     /// Its name, which does not change.
     pub name: &'static str,
-    /// How bad what it finds is.
+    /// How bad its findings are.
     pub severity: Severity,
     /// What it finds, in one sentence.
     pub about: &'static str,
-    /// Looks for it.
+    /// Adds what it finds.
     check: for<'d, 't> fn(&'d Deployment<'t>, &mut Found<'t>),
 }
 
@@ -114,8 +114,8 @@ struct Remark<'t> {
 }
 
 impl<'t> Found<'t> {
-    /// Adds a finding: where, what is wrong, and what to write instead. Without a place there is nothing to point at,
-    /// and nothing is added.
+    /// Adds a finding: where, what is wrong, and what to write instead. Without a place there is nothing to point at, and
+    /// nothing is added.
     fn add(
         &mut self,
         spot: impl Into<Option<Spot<'t>>>,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::yaml::{Document, Id, Tree, Value};
 
-/// Steps that one use costs. Aliases can make many of few.
+/// Steps that each use costs. Aliases can make many uses of a few lines.
 const STEPS_OF_USE: usize = 5_000;
 
 const WASM: &str = "envoy.extensions.filters.http.wasm.v3.Wasm";
@@ -78,7 +78,7 @@ pub(super) fn find_uses<'t>(
     }
 }
 
-/// The files of listeners that bootstraps name: what they have is in the Envoy of the bootstrap.
+/// The documents of listeners that bootstraps name. Their listeners are in the Envoy of the bootstrap.
 pub(super) fn named_files(deployment: &Deployment<'_>) -> HashSet<(*const Tree, Id)> {
     let documents = deployment.documents.iter();
     let roots = documents.map(|(tree, document)| tree.value(document.root));
@@ -106,7 +106,7 @@ pub(super) fn plugins<'t>(
         .filter_map(plugin_of)
 }
 
-/// What can be said of a plugin; `None` if it is another module's.
+/// The use of the module that a plugin is; `None` if the plugin is another module.
 pub(super) fn use_of<'t>(
     host: Host,
     envoy: usize,
@@ -135,7 +135,7 @@ pub(super) fn use_of<'t>(
     Some(one)
 }
 
-/// What `environment_variables` gives a VM.
+/// The variables that `environment_variables` gives a VM.
 pub fn environment(vm: Value<'_>) -> Environment {
     let of_host = vm
         .list(&["environment_variables", "host_env_keys"])
@@ -186,7 +186,7 @@ impl NetworkFilter<'_> {
         self.kind == MANAGER
     }
 
-    /// Whether it hands on what comes in as it is.
+    /// Whether it hands bytes on as they come in.
     pub fn is_tcp_proxy(&self) -> bool {
         self.kind == TCP_PROXY
     }
@@ -227,7 +227,7 @@ fn listeners<'t>(root: Value<'t>) -> impl Iterator<Item = Value<'t>> {
         .chain(itself)
 }
 
-/// What is in the file that a bootstrap has its clusters or listeners from, if that is among the files.
+/// The documents of the file that a bootstrap has its clusters or listeners from, if the file was given.
 fn files_of<'t>(
     deployment: &Deployment<'t>,
     root: Value<'t>,
@@ -264,7 +264,7 @@ fn plugin_of(config: Value<'_>) -> Option<Value<'_>> {
     config.get("config").filter(|_| kind == WASM)
 }
 
-/// The name of the type of an extension's configuration, and the configuration. Either may stand in a `TypedStruct`, as Istio writes it.
+/// The name of an extension's type, and the extension's configuration. Istio writes both into a `TypedStruct`.
 pub fn typed(config: Value<'_>) -> Option<(&str, Value<'_>)> {
     let name = |key| {
         let url = config.text_at(&[key])?;
@@ -285,7 +285,7 @@ pub fn settings(extension: Value<'_>) -> Option<Value<'_>> {
     Some(typed(config).map_or(config, |(_, config)| config))
 }
 
-/// What a cluster says of HTTP to its servers.
+/// A cluster's options for HTTP to its servers.
 pub fn protocols<'t>(cluster: Value<'t>) -> impl Iterator<Item = Value<'t>> {
     let options = cluster.get("typed_extension_protocol_options");
     let options = options.into_iter().flat_map(Value::members);

@@ -39,7 +39,7 @@ impl<'t> Resources<'t> {
         self.all.iter().filter(is_it).copied()
     }
 
-    /// What Istio's EnvoyFilters do to one sort of thing: `applyTo`, with the whole patch.
+    /// The patches of Istio's EnvoyFilters to one sort of thing (`applyTo`).
     pub fn patches(&self, target: &'static str) -> impl Iterator<Item = Value<'t>> {
         self.kind("EnvoyFilter")
             .flat_map(|filter| filter.list(&["spec", "configPatches"]))

@@ -1,4 +1,5 @@
-//! One use of the module: is it this module, which role has it, and does the module take its configuration?
+//! One use of the module: whether a plugin is this module, which role it has, and whether the module takes its
+//! configuration.
 
 use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 
@@ -42,8 +43,8 @@ static KEYS: LazyLock<Vec<String>> = LazyLock::new(|| {
         .unwrap_or_default()
 });
 
-/// Whether a mapping has a server's name, and all but one of the keys beside it are of a configuration: the one may be
-/// mistyped. Synapse's own configuration has a `server_name`, too.
+/// Whether a mapping has a `server_name`, and otherwise keys of a configuration. One key may be mistyped. Synapse's own
+/// configuration has a `server_name`, too.
 fn has_keys(value: Value<'_>) -> bool {
     let Some(name) = value.entry("server_name") else {
         return false;
@@ -54,7 +55,7 @@ fn has_keys(value: Value<'_>) -> bool {
     unknown.len() <= 1 && known.len() + unknown.len() >= 1
 }
 
-/// Whether a name or the place of a module says that it is this one.
+/// Whether the name of a plugin, or the place of its code, names this module.
 pub(super) fn is_name(text: &str) -> bool {
     let text = text.to_ascii_lowercase().replace('_', "-");
     text.contains("matrix-edge-auth")
@@ -64,14 +65,15 @@ pub(super) fn is_name(text: &str) -> bool {
 pub(super) enum Encoded<'t> {
     /// As an object.
     Object(Value<'t>),
-    /// As a text, which the module reads itself, and in which objects can be pointed at.
+    /// As a text, which the module reads itself. Findings point into the object that the text holds.
     Text(Value<'t>, Cow<'t, str>),
     /// As something that cannot be read.
     Broken(Refusal<'t>),
 }
 
 impl<'t> Encoded<'t> {
-    /// What stands in a place for an object, or for a text that is one. Without it the plugin is pointed at.
+    /// The configuration in a value: an object, or a text that holds one. If there is no value, the refusal points at the
+    /// plugin.
     pub fn of(value: Option<Value<'t>>, plugin: Value<'t>) -> Self {
         let Some(value) = value else {
             return Self::Broken(Refusal {
@@ -155,7 +157,7 @@ pub(super) fn read<'t>(
     }
 }
 
-/// Lets the module read its configuration, as what stands before it hands an object on.
+/// Lets the module read an object as its configuration, in the JSON that Envoy or Kubernetes makes of the object.
 fn of_object<'t>(
     object: Value<'t>,
     reader: Reader,
@@ -196,8 +198,8 @@ fn parse<'t>(
     })
 }
 
-/// Where the key stands that a refusal begins with, such as `endpoints[1].auth: takes ...`. Where the key is missing it
-/// is what should have it.
+/// The place of the key that a refusal begins with, such as `endpoints[1].auth: takes ...`. If the key is missing, it is
+/// the place of the mapping that should have the key.
 fn place_of(object: Value<'_>, message: &str) -> Place {
     let path = message.split(": ").next().unwrap_or_default();
     let mut value = object;
