@@ -1,6 +1,6 @@
 //! Least power: Envoy can be told what a module may call, and lets it call nothing else.
 //!
-//! Neither a WasmPlugin nor an EnvoyExtensionPolicy can say it, so there is nothing to tell of one.
+//! Neither a WasmPlugin nor an EnvoyExtensionPolicy can have this list, so the rule passes them over.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::yaml::Value;

@@ -1,5 +1,5 @@
 //! Before version 1.39 Envoy gives every plugin of one `vm_id` the environment of the first. A secret that only the second
-//! one names is then not there, and Envoy does not start.
+//! plugin names is then not there, and Envoy does not start.
 
 use std::collections::HashMap;
 

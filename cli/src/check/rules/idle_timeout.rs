@@ -1,4 +1,4 @@
-//! Requests that waited in a Wasm VM which has failed are never resumed. What ends them is the idle timeout.
+//! A request that waited in a Wasm VM which has failed is never resumed. Only the idle timeout ends such a request.
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
@@ -28,7 +28,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     let help = format!("write `{KEY}: 120s`: longer than clients let /sync wait");
                     found.add(Spot::key(entry.manager, KEY), MESSAGE, help);
                 }
-                // Whatever it asks for, a request may wait for the answer about its token.
+                // Any request may wait for the answer about its token, whatever it asks for.
                 let hosts = hosts(entry, one.config());
                 let routes = hosts.into_iter().flat_map(|host| host.list(&["routes"]));
                 for route in routes.filter(|route| !is_disabled(entry, *route)) {

@@ -14,7 +14,7 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-/// What operators copy. It has what the module imports and exports.
+/// The configuration that operators copy. Its list has every function that the module imports or exports.
 const SHIPPED: &str = include_str!("../../../../envoy/local/envoy.yaml");
 
 /// The functions that the module needs.
@@ -45,7 +45,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// The functions that the module needs and a list lacks. An empty one allows everything, and is the business of `capabilities`.
+/// The functions that the module needs and a list lacks. An empty list allows everything, and is left to the rule
+/// `capabilities`.
 pub(super) fn missing(list: Value<'_>) -> Vec<&'static str> {
     if list.members().next().is_none() {
         return Vec::new();

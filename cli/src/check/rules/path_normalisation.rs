@@ -20,7 +20,7 @@ pub const RULE: Rule = Rule {
 };
 
 const KEPT: &str = "KEEP_UNCHANGED";
-/// In the order of the numbers.
+/// The actions, in the order of their numbers.
 const ACTIONS: &[&str] = &[
     DEFAULT,
     KEPT,

@@ -1,8 +1,8 @@
-//! Roles share an answer if they ask the same: cluster, authority, path and kind of credential.
+//! Roles share an answer if they ask the same question: cluster, authority, path and kind of credential.
 //!
 //! The non-obvious rule: an introspection listener that this Envoy's own questions lead to is a tier of a fleet, and asks
-//! another question than its callers on purpose (envoy/fleet). What two internal roles share helps neither: clients' tokens are what a
-//! gateway asks about.
+//! another question than its callers on purpose (envoy/fleet). Two internal roles are not compared, since it is the gateway
+//! that asks about clients' tokens.
 
 use matrix_edge_auth::config::Role;
 

@@ -1,8 +1,9 @@
-//! Before version 1.40 Envoy keeps the list of functions with the VM, and takes the one of the plugin that is loaded first. A
-//! plugin with the whole list may then not have a function, or not be called at all, because another plugin of its VM lacks it.
+//! Before version 1.40 Envoy keeps the list of functions with the VM, and takes the list of the plugin that is loaded
+//! first. A plugin with the whole list may then lack a function, or not be called at all, because another plugin of its VM
+//! lacks the function.
 //!
-//! A VM is one `vm_id`, `code` and `vm_config.configuration`. What a plugin says of `allow_on_headers_stop_iteration` is kept for
-//! its name and its configuration as well, so roles differ in it and each has its own.
+//! Envoy tells VMs apart by `vm_id`, `code` and `vm_config.configuration`. It keeps `allow_on_headers_stop_iteration` by
+//! the plugin's name and configuration as well, so each role of a VM has its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +45,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// Tells of each plugin that may call what another may not.
+/// Tells of each plugin that may call a function which another plugin of its VM may not call.
 fn check_functions<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found<'t>) {
     let missing =
         |plugin| -> BTreeSet<&'static str> { allowed(plugin).flat_map(missing).collect() };
@@ -109,7 +110,7 @@ fn check_stop_iteration<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found
     }
 }
 
-/// A value in one form, by which two can be compared.
+/// A value in one form, so that two values can be compared.
 fn written(value: Option<Value<'_>>) -> Option<String> {
     value
         .and_then(|value| value.json(Reader::Envoy))

@@ -1,5 +1,5 @@
-//! `introspection.cluster` must be a cluster of the Envoy that the module runs in. Envoy does not notice when it starts, and
-//! neither does `--mode validate`.
+//! `introspection.cluster` must be a cluster of the Envoy that the module runs in. Envoy does not notice a wrong name when
+//! it starts, and neither does `--mode validate`.
 
 use super::{Deployment, Found, Rule, Severity};
 use crate::check::deployment::{Host, Use};
@@ -42,7 +42,7 @@ fn asked<'t>(one: &Use<'t>) -> Option<&'t str> {
     one.configuration?.text_at(&["introspection", "cluster"])
 }
 
-/// Whether no use before this one asks the same cluster: what is said of a cluster is said once.
+/// Whether no use before this one asks the same cluster: a note about a cluster is told once.
 fn is_first(deployment: &Deployment<'_>, one: &Use<'_>, name: &str) -> bool {
     let mut all = deployment.uses.iter();
     let first = all.find(|other| other.envoy == one.envoy && asked(other) == Some(name));

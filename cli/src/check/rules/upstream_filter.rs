@@ -1,6 +1,6 @@
-//! Envoy has HTTP filters behind the router, too: those of a cluster, and `upstream_http_filters` of the router. There each try of
-//! a request has its own. Where a route hedges, Envoy ends one try while the module answers the other, and a token that is refused
-//! ends Envoy itself. The module is no such filter.
+//! Envoy has HTTP filters behind the router, too: those of a cluster, and `upstream_http_filters` of the router. There each
+//! try of a request has filters of its own. Where a route hedges, Envoy ends one try while the module answers the other,
+//! and a token that is refused ends Envoy itself. So the module must not stand there.
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-/// What has filters behind the router, and where.
+/// The types of configuration that have filters behind the router, and the key of these filters.
 const PLACES: [(&str, &str); 2] = [
     (
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",

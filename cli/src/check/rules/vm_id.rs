@@ -1,6 +1,6 @@
-//! Listeners share the cache if, and only if, they have one `vm_id`. What MAS says to the provisioning role ends nothing in
-//! a cache that it does not share. Without a `vm_id` the cache is shared with every other plugin that has none either.
-//! Two homeservers in one Envoy have nothing to share, and each its own `vm_id`.
+//! Listeners share the cache if, and only if, they have one `vm_id`. A provisioning role ends nothing in a cache that it
+//! does not share. A plugin without a `vm_id` shares the cache with every other plugin without one. Two homeservers in one
+//! Envoy have nothing to share, and each has a `vm_id` of its own.
 
 use matrix_edge_auth::config::Role;
 
@@ -52,7 +52,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 format!("write `vm_id: {first}`"),
             ),
             (own, _) => {
-                // Whose the listener is makes no difference here: each module with this `vm_id` writes into the cache.
+                // The homeserver makes no difference here: each module with this `vm_id` writes into the cache.
                 let mut all = deployment.uses.iter();
                 let first = all.find(|other| {
                     other.envoy == one.envoy && other.is_envoys() && id(other) == own
@@ -79,7 +79,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// Whether no other plugin is in the files of a use.
+/// Whether the document of a use has no other plugin.
 fn is_alone(deployment: &Deployment<'_>, one: &Use<'_>) -> bool {
     let is_other = |value: Value<'_>| {
         value

@@ -1,7 +1,8 @@
 //! In Envoy's own configuration a route may turn the module off, and a listener beside the gateway may have none.
 //!
-//! The non-obvious rule: both are right for much. So only a route counts that a request may take which needs a token, to a server
-//! that the module is before elsewhere, and only a listener that others than Envoy's own machine and network reach.
+//! The non-obvious rule: both are often right. So a route counts only if a request that needs a token may take it, to a
+//! server that the module is before elsewhere. A listener counts only if callers from outside of Envoy's own machine and
+//! network reach it.
 
 use std::collections::HashSet;
 
@@ -23,7 +24,7 @@ use crate::{
 
 const KEY: &str = "typed_per_filter_config";
 
-/// Filters that let nobody pass who has not proved who it is.
+/// Filters that let only authenticated callers pass.
 const GUARDS: [&str; 5] = [
     ".ApiKeyAuth",
     ".BasicAuth",
@@ -100,7 +101,7 @@ fn check_neighbours<'t>(
     let own = || deployment.uses.iter().filter(|one| one.envoy == number);
     let entries = own().filter_map(|one| one.entry).filter(|it| !it.is_off);
     let with_module: HashSet<_> = entries.map(|entry| entry.manager.key()).collect();
-    // Inside of another filter.
+    // Plugins inside of another filter.
     let inner = own().filter(|one| one.entry.is_none());
     let inner: Vec<_> = inner.filter_map(|one| one.plugin).collect();
     let has_inner = |manager: Value<'t>| {
@@ -148,7 +149,8 @@ fn entry_of(filter: NetworkFilter<'_>) -> Entry<'_> {
     }
 }
 
-/// Whether a connection manager has another filter that asks who a client is, or one that comes from elsewhere and may.
+/// Whether a connection manager has a filter that authenticates callers, or a filter that comes from elsewhere and may do
+/// so.
 fn has_guard(manager: Value<'_>) -> bool {
     let mut filters = manager.list(&["http_filters"]);
     filters.any(|filter| {
@@ -158,7 +160,7 @@ fn has_guard(manager: Value<'_>) -> bool {
     })
 }
 
-/// The routes of a virtual host that a request may take which needs a token, and where they lead.
+/// The routes of a virtual host that may be taken by requests that need a token, and where these routes lead.
 fn private_routes<'t>(host: Value<'t>) -> Vec<(Value<'t>, Vec<(&'t str, Spot<'t>)>)> {
     let mut sampled = HashSet::new();
     for path in PRIVATE {
