@@ -1,6 +1,6 @@
 //! `matrix-edge-auth explain`: what an endpoint needs, who says so, and what becomes of a request.
 //!
-//! Every line is asked of the module: its endpoint table, its policy, its replies.
+//! Every line comes from the module: its endpoint table, its policy, its replies.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use matrix_edge_auth::{
     mas::introspection::{ActiveToken, InactiveAnswer, NoVerdict},
     matrix::{
         endpoint::{AuthRequirement, Decider, Explanation, Method, Served},
-        reply::Cors,
+        reply::{Cors, Rejection},
     },
     resolver::Verdict,
     role::gateway::policy::{
@@ -39,7 +39,7 @@ pub struct Arguments {
     config: Option<String>,
 }
 
-/// A token of MAS's format, of nobody.
+/// A token of MAS's format that nobody has.
 const TOKEN: &str = "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1";
 /// A token that MAS cannot have issued.
 const FOREIGN: &str = "a-token-of-another-service";
@@ -48,7 +48,7 @@ const LONGEST_METHOD: usize = 20;
 const SCOPE: &str = "urn:matrix:client:api:* urn:matrix:client:device:DEVICE";
 const ADMIN: &str = "urn:synapse:admin:*";
 
-/// Runs it. The exit code is 2 if the configuration cannot be read, or if Envoy takes no such request.
+/// Runs the command. The exit code is 2 if the configuration cannot be read, or if Envoy takes no such request.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let (method, path) = (arguments.method.as_str(), arguments.path.as_str());
     let config =
@@ -65,7 +65,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// What is wrong with a request, if Envoy would refuse it or it should not be an argument.
+/// Refuses a request that Envoy would refuse, or that should not be an argument.
 fn fault(method: &str, path: &str) -> Result<(), String> {
     let is_of_method = |c: char| c.is_ascii_uppercase() || c == '-';
     // A word of any other kind may be a token, and the method is shown.
@@ -249,9 +249,7 @@ fn outcome(
                 .to_owned();
         }
         Inspection::Reject(rejection) => Decision::Reject(rejection),
-        Inspection::Inactive => {
-            Decision::Reject(matrix_edge_auth::matrix::reply::Rejection::NotActive)
-        }
+        Inspection::Inactive => Decision::Reject(Rejection::NotActive),
         Inspection::Introspect(_) if ignores_token(config, &head, Served::default()) => {
             return "goes on: the homeserver does not look at the token".to_owned();
         }
