@@ -169,46 +169,37 @@ fn decider(explained: &Explanation) -> String {
 
 /// What becomes of the request with each kind of token.
 fn outcomes(config: &Config, method: &str, path: &str) -> Vec<(&'static str, String)> {
-    let user = active(config, SCOPE);
-    let admin = active(config, &format!("{SCOPE} {ADMIN}"));
-    let dead = || Verdict::Inactive(InactiveAnswer::default());
+    let request = Request {
+        config,
+        method,
+        path,
+    };
+    let user = Verdict::Active(grant(config, SCOPE));
+    let inactive = || Verdict::Inactive(InactiveAnswer::default());
+    let timeout = Verdict::None(NoVerdict::Timeout);
     let mut all = vec![
-        ("no token", outcome(config, method, path, None, dead())),
+        ("no token", request.outcome(None, inactive())),
         (
             "an inactive token",
-            outcome(config, method, path, Some(TOKEN), dead()),
+            request.outcome(Some(TOKEN), inactive()),
         ),
-        (
-            "an active token",
-            outcome(config, method, path, Some(TOKEN), Verdict::Active(user)),
-        ),
+        ("an active token", request.outcome(Some(TOKEN), user)),
     ];
-    if config
-        .endpoints
-        .classify(path.as_bytes(), Method::from_bytes(method.as_bytes()))
-        == AuthRequirement::Admin
-    {
-        let outcome = outcome(config, method, path, Some(TOKEN), Verdict::Active(admin));
-        all.push(("an admin's token", outcome));
+    let method = Method::from_bytes(method.as_bytes());
+    if config.endpoints.classify(path.as_bytes(), method) == AuthRequirement::Admin {
+        let admin = Verdict::Active(grant(config, &format!("{SCOPE} {ADMIN}")));
+        all.push(("an admin's token", request.outcome(Some(TOKEN), admin)));
     }
-    all.push((
-        "no verdict",
-        outcome(
-            config,
-            method,
-            path,
-            Some(TOKEN),
-            Verdict::None(NoVerdict::Timeout),
-        ),
-    ));
+    all.push(("no verdict", request.outcome(Some(TOKEN), timeout)));
     all.push((
         "a foreign token",
-        outcome(config, method, path, Some(FOREIGN), dead()),
+        request.outcome(Some(FOREIGN), inactive()),
     ));
     all
 }
 
-fn active(config: &Config, scope: &str) -> Grant {
+/// The rights of an active token with this scope.
+fn grant(config: &Config, scope: &str) -> Grant {
     let token = ActiveToken {
         username: Some("alice"),
         device_id: None,
@@ -228,38 +219,43 @@ pub fn head(method: &str, path: &str, token: Option<&str>) -> RequestHead {
     RequestHead::new(Fields::of(fields.iter().copied()))
 }
 
-/// What becomes of one request, if MAS's verdict on its token is this.
-fn outcome(
-    config: &Config,
-    method: &str,
-    path: &str,
-    token: Option<&str>,
-    verdict: Verdict<Grant>,
-) -> String {
-    let head = head(method, path, token);
-    let recognize = |token: &[u8]| Recognized::of(config, TokenSecret::NONE, token);
-    let decision = match inspect(config, &head, recognize) {
-        Inspection::Forward => Decision::Forward,
-        Inspection::ForwardAndWatch(_) => {
-            return "goes on; if MAS answers with 2xx, the cached answers about the session end"
-                .to_owned();
-        }
-        Inspection::Identify(_) => {
-            return "goes on once it is known whose token it is; if MAS answers with 2xx, all answers about the user end"
-                .to_owned();
-        }
-        Inspection::Reject(rejection) => Decision::Reject(rejection),
-        Inspection::Inactive => Decision::Reject(Rejection::NotActive),
-        Inspection::Introspect(_) if ignores_token(config, &head, Served::default()) => {
-            return "goes on: the homeserver does not look at the token".to_owned();
-        }
-        Inspection::Introspect(need) => decide(config, need.terms, verdict),
-    };
-    shown(
-        config,
-        path,
-        unless_ignored(config, &head, Served::default(), decision),
-    )
+/// A request without its token.
+struct Request<'r> {
+    config: &'r Config,
+    method: &'r str,
+    path: &'r str,
+}
+
+impl Request<'_> {
+    /// What becomes of the request with this token, if this is MAS's verdict on it.
+    fn outcome(&self, token: Option<&str>, verdict: Verdict<Grant>) -> String {
+        let Self {
+            config,
+            method,
+            path,
+        } = *self;
+        let head = head(method, path, token);
+        let recognize = |token: &[u8]| Recognized::of(config, TokenSecret::NONE, token);
+        let decision = match inspect(config, &head, recognize) {
+            Inspection::Forward => Decision::Forward,
+            Inspection::ForwardAndWatch(_) => {
+                return "goes on; if MAS answers with 2xx, the cached answers about the session end"
+                    .to_owned();
+            }
+            Inspection::Identify(_) => {
+                return "goes on once it is known whose token it is; if MAS answers with 2xx, all answers about the user end"
+                    .to_owned();
+            }
+            Inspection::Reject(rejection) => Decision::Reject(rejection),
+            Inspection::Inactive => Decision::Reject(Rejection::NotActive),
+            Inspection::Introspect(_) if ignores_token(config, &head, Served::default()) => {
+                return "goes on: the homeserver does not look at the token".to_owned();
+            }
+            Inspection::Introspect(need) => decide(config, need.terms, verdict),
+        };
+        let decision = unless_ignored(config, &head, Served::default(), decision);
+        shown(config, path, decision)
+    }
 }
 
 fn shown(config: &Config, path: &str, decision: Decision) -> String {
