@@ -23,7 +23,7 @@ use crate::yaml::Tree;
 const CLEAN: u8 = 0;
 /// At least one finding.
 const FOUND: u8 = 1;
-/// A file cannot be read, or none of them uses the module.
+/// A file cannot be read, or no file uses the module.
 const UNREADABLE: u8 = 2;
 
 /// What `check` takes.

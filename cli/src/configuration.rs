@@ -30,7 +30,7 @@ fn read(file: &str) -> Result<Config, String> {
         .filter(|one| one.role.is_none_or(|role| role == Role::Gateway))
         .collect();
     if gateways.len() > 1 {
-        // An Envoy may have one that rejects and one that counts.
+        // An Envoy may have a gateway that rejects and another that only counts. The first is meant.
         gateways.sort_by_key(|one| {
             one.config()
                 .is_none_or(|config| config.mode == config::Mode::Shadow)

@@ -374,7 +374,7 @@ impl<'t> Value<'t> {
     }
 }
 
-/// Whether a key names a field of protobuf: by its own name, or by the one that JSON has for it.
+/// Whether a key names a field of protobuf: by the field's own name, or by its name in JSON.
 pub fn is_field(key: &str, name: &str) -> bool {
     if key == name || !name.contains('_') {
         return key == name;

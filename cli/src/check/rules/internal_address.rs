@@ -102,7 +102,7 @@ fn harm(role: Role) -> String {
     )
 }
 
-/// Whether others than Envoy's own machine and network may reach what comes in here, as far as the files say.
+/// Whether callers from outside of Envoy's own machine and network may reach a listener, as far as the files say.
 pub(super) fn is_exposed(deployment: &Deployment<'_>, entry: Entry<'_>) -> bool {
     let mut open = entry
         .listener

@@ -130,7 +130,7 @@ enum Pattern {
     Contained(String),
     /// For whole names. An expression that cannot be read is for no name.
     Regex(Option<Regex>),
-    /// An extension of Envoy, of which it is not known what it matches.
+    /// An extension of Envoy. Its matches are not known.
     Unknown,
 }
 

@@ -1,5 +1,5 @@
 //! A function that the list of `capability_restriction_config` lacks does nothing, and nothing says so: without
-//! `proxy_http_call` MAS is never asked, and without `proxy_on_queue_ready` no worker hears of what ends.
+//! `proxy_http_call` MAS is never asked, and without `proxy_on_queue_ready` no worker hears which sessions end.
 
 use std::sync::LazyLock;
 
