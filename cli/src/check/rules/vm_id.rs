@@ -51,31 +51,38 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 ),
                 format!("write `vm_id: {first}`"),
             ),
-            (own, _) => {
-                // The homeserver makes no difference here: each module with this `vm_id` writes into the cache.
-                let mut all = deployment.uses.iter();
-                let first = all.find(|other| {
-                    other.envoy == one.envoy && other.is_envoys() && id(other) == own
-                });
-                let same = |key| {
-                    let of = |one: &Use<'t>| one.vm().and_then(|vm| vm.get(key)?.json(Reader::Envoy));
-                    match (first.and_then(of), of(one)) {
-                        (Some(first), Some(own)) => first == own,
-                        _ => true,
-                    }
-                };
-                if let Some(key) = ["code", "runtime"].into_iter().find(|key| !same(key)) {
-                    found.add(
-                        Spot::first_key(vm, &[key, "vm_id"]),
-                        format!(
-                            "another role with this `vm_id` has another `{key}`: two modules write one cache, and each may take \
-                             the other's answers for its own"
-                        ),
-                        "give all roles of one `vm_id` the same `code` and `runtime`",
-                    );
-                }
-            }
+            _ => check_modules(deployment, one, vm, found),
         }
+    }
+}
+
+/// Tells of a role whose module differs from the first one with the same `vm_id`. The homeserver makes no difference here: each
+/// module with this `vm_id` writes into the cache.
+fn check_modules<'t>(
+    deployment: &Deployment<'t>,
+    one: &Use<'t>,
+    vm: Value<'t>,
+    found: &mut Found<'t>,
+) {
+    let mut all = deployment.uses.iter();
+    let first =
+        all.find(|other| other.envoy == one.envoy && other.is_envoys() && id(other) == id(one));
+    let is_same = |key| {
+        let of = |one: &Use<'t>| one.vm().and_then(|vm| vm.get(key)?.json(Reader::Envoy));
+        match (first.and_then(of), of(one)) {
+            (Some(first), Some(own)) => first == own,
+            _ => true,
+        }
+    };
+    if let Some(key) = ["code", "runtime"].into_iter().find(|key| !is_same(key)) {
+        found.add(
+            Spot::first_key(vm, &[key, "vm_id"]),
+            format!(
+                "another role with this `vm_id` has another `{key}`: two modules write one cache, and each may take the other's \
+                 answers for its own"
+            ),
+            "give all roles of one `vm_id` the same `code` and `runtime`",
+        );
     }
 }
 
