@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Deployment, Entry, Envoy, Host,
+    Deployment, Entry, Envoy, Host, Use,
     module::{Encoded, Environment, Variable, is_configuration, is_name, read},
 };
 use crate::yaml::{Document, Id, Tree, Value};
@@ -26,55 +26,61 @@ pub(super) fn find_uses<'t>(
     document: &'t Document,
 ) {
     let number = deployment.envoys.len();
-    let before = deployment.uses.len();
     let files = files_of(deployment, root, "lds_config");
-    if is_configuration(root) && root.get("static_resources").is_none() {
+    let mut found = if is_configuration(root) && !is_bootstrap(root) {
         let encoded = Encoded::Object(root);
-        let alone = read(Host::Nobody, number, None, encoded, None);
-        deployment.uses.push(alone);
+        vec![read(Host::Nobody, number, None, encoded, None)]
     } else {
-        for (root, document) in std::iter::once((root, document)).chain(files.iter().copied()) {
-            let mut seen = HashSet::new();
-            for (plugin, entry) in entries(root) {
-                seen.insert(plugin.id);
-                if let Some(one) = use_of(Host::Envoy, number, plugin, Some(entry)) {
-                    deployment.uses.push(one);
-                }
-            }
-            for plugin in plugins(root, document) {
-                if !seen.contains(&plugin.id)
-                    && let Some(one) = use_of(Host::Envoy, number, plugin, None)
-                {
-                    deployment.uses.push(one);
-                }
-            }
-        }
+        std::iter::once((root, document))
+            .chain(files.iter().copied())
+            .flat_map(|(root, document)| uses(number, root, document))
+            .collect()
+    };
+    if !found.is_empty() {
+        let envoy = envoy(deployment, root, &files);
+        deployment.envoys.push(envoy);
+        deployment.uses.append(&mut found);
     }
-    if deployment.uses.len() > before {
-        let dynamic = files_of(deployment, root, "cds_config");
-        let of_files = dynamic
-            .iter()
-            .flat_map(|(root, _)| root.list(&["resources"]));
-        let comes = |key| root.at(&["dynamic_resources", key]).is_some();
-        let bootstrap = Some(root).filter(|root| is_bootstrap(*root));
-        let roots: Vec<Value<'t>> = std::iter::once(root)
-            .chain(files.iter().map(|(root, _)| *root))
-            .collect();
-        let port =
-            |listener: Value<'t>| listener.number_at(&["address", "socket_address", "port_value"]);
-        deployment.envoys.push(Envoy {
-            bootstrap,
-            ports: roots
-                .iter()
-                .copied()
-                .flat_map(listeners)
-                .filter_map(port)
-                .collect(),
-            roots,
-            clusters: clusters(root).into_iter().chain(of_files).collect(),
-            is_complete: bootstrap.is_some() && (!comes("cds_config") || !dynamic.is_empty()),
-            has_listeners: bootstrap.is_some() && (!comes("lds_config") || !files.is_empty()),
-        });
+}
+
+/// The uses of one document.
+fn uses<'t>(number: usize, root: Value<'t>, document: &'t Document) -> Vec<Use<'t>> {
+    let mut found = Vec::new();
+    let mut seen = HashSet::new();
+    for (plugin, entry) in entries(root) {
+        seen.insert(plugin.id);
+        found.extend(use_of(Host::Envoy, number, plugin, Some(entry)));
+    }
+    for plugin in plugins(root, document).filter(|plugin| !seen.contains(&plugin.id)) {
+        found.extend(use_of(Host::Envoy, number, plugin, None));
+    }
+    found
+}
+
+/// The Envoy of a document and of the files of listeners that the document names.
+fn envoy<'t>(
+    deployment: &Deployment<'t>,
+    root: Value<'t>,
+    files: &[(Value<'t>, &'t Document)],
+) -> Envoy<'t> {
+    let bootstrap = Some(root).filter(|root| is_bootstrap(*root));
+    let others = files.iter().map(|(root, _)| *root);
+    let roots: Vec<Value<'t>> = std::iter::once(root).chain(others).collect();
+    let port =
+        |listener: Value<'t>| listener.number_at(&["address", "socket_address", "port_value"]);
+    let ports = roots.iter().copied().flat_map(listeners).filter_map(port);
+    let dynamic = files_of(deployment, root, "cds_config");
+    let of_files = dynamic
+        .iter()
+        .flat_map(|(root, _)| root.list(&["resources"]));
+    let comes = |key| root.at(&["dynamic_resources", key]).is_some();
+    Envoy {
+        bootstrap,
+        ports: ports.collect(),
+        clusters: clusters(root).into_iter().chain(of_files).collect(),
+        is_complete: bootstrap.is_some() && (!comes("cds_config") || !dynamic.is_empty()),
+        has_listeners: bootstrap.is_some() && (!comes("lds_config") || !files.is_empty()),
+        roots,
     }
 }
 
@@ -112,7 +118,7 @@ pub(super) fn use_of<'t>(
     envoy: usize,
     plugin: Value<'t>,
     entry: Option<Entry<'t>>,
-) -> Option<super::Use<'t>> {
+) -> Option<Use<'t>> {
     let encoded = Encoded::of(plugin.at(&["configuration", "value"]), plugin);
     let is_own = match &encoded {
         Encoded::Object(object) | Encoded::Text(object, _) => is_configuration(*object),

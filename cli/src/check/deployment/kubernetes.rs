@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Deployment, Envoy, Host,
+    Deployment, Envoy, Host, Use,
     envoy::{clusters, plugins, use_of},
     module::{Encoded, Environment, Variable, is_configuration, is_name, read},
 };
@@ -168,7 +168,7 @@ fn find_envoy_gateway_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'
     }
 }
 
-fn wasm_plugin<'t>(resource: Value<'t>, envoy: usize) -> Option<super::Use<'t>> {
+fn wasm_plugin<'t>(resource: Value<'t>, envoy: usize) -> Option<Use<'t>> {
     let spec = resource.get("spec")?;
     let configuration = spec.get("pluginConfig");
     let is_own = configuration.is_some_and(is_configuration)
@@ -198,7 +198,7 @@ pub fn variables(spec: Value<'_>) -> Environment {
         .collect()
 }
 
-fn extension(wasm: Value<'_>, envoy: usize) -> Option<super::Use<'_>> {
+fn extension(wasm: Value<'_>, envoy: usize) -> Option<Use<'_>> {
     let configuration = wasm.get("config");
     let is_own = configuration.is_some_and(is_configuration)
         || wasm.text_at(&["name"]).is_some_and(is_name)
