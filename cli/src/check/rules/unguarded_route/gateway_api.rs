@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use self::attachments::{Attachments, Target};
 use super::{Deployment, Found, OPEN, Spot};
 use crate::{
-    check::deployment::{Host, namespace},
+    check::deployment::{Host, Resources, namespace},
     yaml::Value,
 };
 
@@ -31,20 +31,13 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
     let resources = &deployment.resources;
     let has_module = |policy: Value<'t>| own.contains(&policy.key());
-    let mut gateways: HashMap<&str, Vec<(Target<'t>, Value<'t>)>> = HashMap::new();
-    for gateway in resources.kind("Gateway") {
-        let target = Target::of(gateway);
-        let named = gateways.entry(target.name).or_default();
-        named.push((target, gateway));
-    }
     let coverage = Coverage {
         attachments: Attachments::of(resources.kind("EnvoyExtensionPolicy"), has_module),
-        gateways,
+        gateways: gateways(resources),
     };
     let mut servers = Servers::default();
     let mut unguarded = Vec::new();
-    let routes = ROUTES.into_iter().flat_map(|kind| resources.kind(kind));
-    for route in routes.map(Route::of).filter(Route::is_at_gateway) {
+    for route in routes(resources, ROUTES) {
         for rule in route.value.list(&["spec", "rules"]) {
             let is_guarded = coverage.is_guarded(&route, rule);
             let is_matrix = is_of_homeserver(rule);
@@ -61,8 +54,7 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             }
         }
     }
-    let routes = OF_BYTES.into_iter().flat_map(|kind| resources.kind(kind));
-    for route in routes.map(Route::of).filter(Route::is_at_gateway) {
+    for route in routes(resources, OF_BYTES) {
         let rules = route.value.list(&["spec", "rules"]);
         unguarded.extend(rules.map(|rule| Unguarded {
             namespace: route.target.namespace,
@@ -90,6 +82,26 @@ const HELP: &str = "let the policy's `targetRefs` name the Gateway, or each list
 const HELP_WITH_BYTES: &str =
     "lead to this server by HTTPRoutes alone: no policy looks into what such a route hands on";
 
+/// The Gateways in the files.
+fn gateways<'t>(resources: &Resources<'t>) -> Gateways<'t> {
+    let mut found = Gateways::new();
+    for gateway in resources.kind("Gateway") {
+        let target = Target::of(gateway);
+        let named = found.entry(target.name).or_default();
+        named.push((target, gateway));
+    }
+    found
+}
+
+/// The routes of these kinds that may be at a Gateway.
+fn routes<'t>(
+    resources: &Resources<'t>,
+    kinds: [&'static str; 2],
+) -> impl Iterator<Item = Route<'t>> {
+    let routes = kinds.into_iter().flat_map(|kind| resources.kind(kind));
+    routes.map(Route::of).filter(Route::is_at_gateway)
+}
+
 /// A rule of a route that passes by the module.
 struct Unguarded<'t> {
     namespace: Option<&'t str>,
@@ -101,8 +113,11 @@ struct Unguarded<'t> {
 /// The policies and Gateways that decide whether the module is at a route.
 struct Coverage<'t> {
     attachments: Attachments<'t>,
-    gateways: HashMap<&'t str, Vec<(Target<'t>, Value<'t>)>>,
+    gateways: Gateways<'t>,
 }
+
+/// Gateways, by their names.
+type Gateways<'t> = HashMap<&'t str, Vec<(Target<'t>, Value<'t>)>>;
 
 /// A route, and the parents that it is attached to.
 struct Route<'t> {
