@@ -48,34 +48,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     check_runtime(bootstrap, entry.manager, found);
                 }
             }
-            (Host::WasmPlugin | Host::EnvoyFilter, _) => {
-                check_scoped_patches(deployment, one, found);
-                let mut managers = deployment.merged_managers(one);
-                if !managers.any(|one| one.boolean_at(&["normalize_path"]) == Some(false)) {
-                    found.add(
-                        one.spot(),
-                        "Istio's gateways rewrite paths (`normalize_path`), and no EnvoyFilter of these files turns it off: a \
-                         federation request whose path changes fails its signature",
-                        "apply envoy/istio/connection.yaml as well; if you do, give it to `check` together with this file",
-                    );
-                }
-            }
-            (Host::EnvoyGateway, _) => {
-                let is_kept = deployment.has_policy(one, |policy| {
-                    policy.text_at(&["spec", "path", "escapedSlashesAction"])
-                        == Some("KeepUnchanged")
-                        && policy.boolean_at(&["spec", "path", "disableMergeSlashes"]) == Some(true)
-                });
-                if !is_kept {
-                    found.add(
-                        one.spot(),
-                        "Envoy Gateway answers a path with `%2F` by a redirect to another path and merges slashes, and no \
-                         ClientTrafficPolicy of these files says otherwise: key backup and room aliases break",
-                        "apply a ClientTrafficPolicy with `path: { escapedSlashesAction: KeepUnchanged, \
-                         disableMergeSlashes: true }`; if you do, give it to `check` together with this file",
-                    );
-                }
-            }
+            (Host::WasmPlugin | Host::EnvoyFilter, _) => check_istio(deployment, one, found),
+            (Host::EnvoyGateway, _) => check_envoy_gateway(deployment, one, found),
             _ => {}
         }
     }
@@ -83,6 +57,37 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         if let Some(envoy) = deployment.envoys.get(number) {
             check_neighbours(envoy, &clusters, found);
         }
+    }
+}
+
+/// Tells of a gateway for which no EnvoyFilter keeps paths.
+fn check_istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+    check_scoped_patches(deployment, one, found);
+    let mut managers = deployment.merged_managers(one);
+    if !managers.any(|manager| manager.boolean_at(&["normalize_path"]) == Some(false)) {
+        found.add(
+            one.spot(),
+            "Istio's gateways rewrite paths (`normalize_path`), and no EnvoyFilter of these files turns it off: a federation \
+             request whose path changes fails its signature",
+            "apply envoy/istio/connection.yaml as well; if you do, give it to `check` together with this file",
+        );
+    }
+}
+
+/// Tells of a gateway for which no ClientTrafficPolicy keeps paths.
+fn check_envoy_gateway<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+    let is_kept = deployment.has_policy(one, |policy| {
+        policy.text_at(&["spec", "path", "escapedSlashesAction"]) == Some("KeepUnchanged")
+            && policy.boolean_at(&["spec", "path", "disableMergeSlashes"]) == Some(true)
+    });
+    if !is_kept {
+        found.add(
+            one.spot(),
+            "Envoy Gateway answers a path with `%2F` by a redirect to another path and merges slashes, and no \
+             ClientTrafficPolicy of these files says otherwise: key backup and room aliases break",
+            "apply a ClientTrafficPolicy with `path: { escapedSlashesAction: KeepUnchanged, disableMergeSlashes: true }`; if you \
+             do, give it to `check` together with this file",
+        );
     }
 }
 

@@ -73,27 +73,37 @@ fn check_envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found
         }
     }
     if let Some(entry) = one.entry {
-        let manager = entry.manager;
-        if manager.get("route_config").is_none() {
-            let keys = ["rds", "scoped_routes"];
-            if let Some(key) = keys.into_iter().find(|key| manager.get(key).is_some()) {
-                found.note(
-                    Spot::key(manager, key),
-                    "the routes of this listener come from elsewhere: neither their timeouts nor where they lead is looked at",
-                    "write them into the listener (`route_config`) for `check`: a file of routes is not looked at",
-                );
-            }
-        }
+        note_other_routes(entry.manager, found);
         for host in hosts(entry, one.config()) {
             check_retries(host, found);
         }
-        check_limit(entry.manager, &["stream_idle_timeout"], Remedy::IDLE, found);
-        check_limit(entry.manager, &MAX_DURATION, Remedy::TurnOff, found);
+        check_manager(entry.manager, found);
     }
     let envoy = deployment.envoys.get(one.envoy);
     if let Some(bootstrap) = envoy.and_then(|envoy| envoy.bootstrap) {
         check_overload(bootstrap, found);
     }
+}
+
+/// Notes that the routes of a connection manager come from elsewhere.
+fn note_other_routes<'t>(manager: Value<'t>, found: &mut Found<'t>) {
+    if manager.get("route_config").is_some() {
+        return;
+    }
+    let mut keys = ["rds", "scoped_routes"].into_iter();
+    if let Some(key) = keys.find(|key| manager.get(key).is_some()) {
+        found.note(
+            Spot::key(manager, key),
+            "the routes of this listener come from elsewhere: neither their timeouts nor where they lead is looked at",
+            "write them into the listener (`route_config`) for `check`: a file of routes is not looked at",
+        );
+    }
+}
+
+/// Tells of a limit of a connection manager.
+fn check_manager<'t>(manager: Value<'t>, found: &mut Found<'t>) {
+    check_limit(manager, &["stream_idle_timeout"], Remedy::IDLE, found);
+    check_limit(manager, &MAX_DURATION, Remedy::TurnOff, found);
 }
 
 /// Tells of a limit for each try. Envoy repeats a try that it has ended, and then ends the repetition, too.
@@ -199,8 +209,7 @@ fn prefix(rule: Value<'_>, path: &str) -> Option<usize> {
 /// Tells of EnvoyFilters and VirtualServices. A VirtualService without a timeout is no fault: Istio then sets none.
 fn check_istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
     for manager in deployment.merged_managers(one) {
-        check_limit(manager, &["stream_idle_timeout"], Remedy::IDLE, found);
-        check_limit(manager, &MAX_DURATION, Remedy::TurnOff, found);
+        check_manager(manager, found);
     }
     for service in deployment.resources.kind("VirtualService") {
         for path in WAITING {
