@@ -1,5 +1,5 @@
-//! What is said of arguments that are wrong: never the arguments themselves. A token or a secret that is given as one by mistake
-//! would stand in the terminal's history and in the logs of whoever runs the program.
+//! Complaints about wrong arguments. A complaint never repeats an argument: a token or a secret may be given as one by
+//! mistake, and would then stand in the terminal's history and in the logs of whoever runs the program.
 
 use std::{path::Path, process::ExitCode};
 
@@ -11,7 +11,7 @@ use matrix_edge_auth::mas::token::{TokenFormatError, check};
 
 use crate::output::complain;
 
-/// What stands in place of what was given.
+/// Stands in place of what was given.
 const HIDDEN: &str = "not shown: it may be a secret";
 
 /// Endings of files that the program reads.
@@ -40,7 +40,7 @@ pub fn refuse(error: &Error, command: &Command) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// The same error with what the program itself knows: its names, and the values that it takes.
+/// The same error with nothing but what the program itself knows: its names, and the values that it takes.
 fn without_values(error: &Error, command: &Command) -> Error {
     let mut shown = Error::new(error.kind()).with_cmd(command);
     let hidden = || ContextValue::String(HIDDEN.to_owned());
@@ -60,7 +60,7 @@ fn without_values(error: &Error, command: &Command) -> Error {
                 | ContextKind::ValidValue,
                 value,
             ) => value.clone(),
-            // What was meant, as it repeats what was given.
+            // The others are suggestions, which repeat what was given.
             _ => continue,
         };
         shown.insert(kind, value);
@@ -68,8 +68,8 @@ fn without_values(error: &Error, command: &Command) -> Error {
     shown
 }
 
-/// A file that cannot be opened, as it is told of: by its name, unless that looks like no file's. Then its number among those
-/// that were given, from 1 on, says which it is.
+/// How a file that cannot be opened is shown: by its name, or, if the name does not look like that of a file, by its number
+/// among the files that were given. The first one has the number 1.
 pub fn file(name: &str, number: usize) -> String {
     let path = Path::new(name);
     let ending = path.extension().and_then(|ending| ending.to_str());

@@ -1,7 +1,9 @@
 //! `matrix-edge-auth check`: reads files, applies the rules, tells what they found.
 
 pub mod deployment;
+mod duration;
 mod finding;
+mod pattern;
 mod report;
 mod rules;
 pub mod source;
@@ -19,9 +21,9 @@ use crate::yaml::Tree;
 
 /// No finding.
 const CLEAN: u8 = 0;
-/// At least one.
+/// At least one finding.
 const FOUND: u8 = 1;
-/// A file cannot be read, or none of them uses the module.
+/// A file cannot be read, or no file uses the module.
 const UNREADABLE: u8 = 2;
 
 /// What `check` takes.
@@ -46,7 +48,7 @@ enum Format {
     Json,
 }
 
-/// Runs it. The exit code is 0 without findings, 1 with some, and 2 if a file cannot be read.
+/// Runs the command. The exit code is 0 without findings, 1 with some, and 2 if a file cannot be read.
 pub fn run(arguments: &Arguments) -> ExitCode {
     if arguments.rules {
         report::rules(rules::RULES);
@@ -62,7 +64,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
     let deployment = Deployment::of(&trees);
     let mut findings = rules::apply(&deployment);
-    // What was given up looks as if much were missing.
+    // In a file that was given up, much looks as if it were missing.
     findings.retain(|finding| !finding.tree.is_exhausted());
     findings.sort_by_key(|finding| (order(&trees, finding), finding.place.start, finding.rule));
     faults.extend(given_up(&trees));
@@ -86,7 +88,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     })
 }
 
-/// Documents inside of others that are none, and files that have too much in them.
+/// One fault for each text that should hold a document and holds none, and one for each file that was given up.
 fn given_up(trees: &[Tree]) -> impl Iterator<Item = Fault> {
     let broken = trees.iter().flat_map(|tree| {
         tree.broken().iter().map(|error| Fault {

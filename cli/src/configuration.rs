@@ -13,7 +13,7 @@ const DEFAULTS: &str = r#"{
     "introspection": {"cluster": "mas-introspection", "credential": {"injected": true}}
 }"#;
 
-/// Reads the gateway's configuration in a file, or the defaults without one. What goes wrong is told in one line.
+/// Reads the gateway's configuration in a file, or the defaults without a file. An error is one line.
 pub fn gateway(file: Option<&str>) -> Result<Config, String> {
     match file {
         None => config::parse(DEFAULTS.as_bytes(), &|_| None).map_err(|error| error.to_string()),
@@ -30,7 +30,7 @@ fn read(file: &str) -> Result<Config, String> {
         .filter(|one| one.role.is_none_or(|role| role == Role::Gateway))
         .collect();
     if gateways.len() > 1 {
-        // An Envoy may have one that rejects and one that counts.
+        // An Envoy may have a gateway that rejects and another that only counts. The first is meant.
         gateways.sort_by_key(|one| {
             one.config()
                 .is_none_or(|config| config.mode == config::Mode::Shadow)

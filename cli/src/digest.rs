@@ -1,6 +1,6 @@
 //! `matrix-edge-auth digest`: the configuration's `appservice_tokens`, out of the files by which appservices are registered.
 //!
-//! Only the `as_token` counts: it is what a bridge sends. No token is printed.
+//! Only the `as_token` counts, which a bridge sends. No token is printed.
 
 use std::{
     collections::HashSet,
@@ -34,7 +34,7 @@ struct Entry {
     id: Option<String>,
 }
 
-/// Runs it. The exit code is 2 if something cannot be read.
+/// Runs the command. The exit code is 2 if something cannot be read.
 pub fn run(arguments: &Arguments) -> ExitCode {
     match entries(arguments) {
         Ok(entries) => {
@@ -82,10 +82,10 @@ fn of_input() -> Result<Vec<Entry>, String> {
             entry(line, None, &place)
         })
         .collect::<Result<_, _>>()?;
-    match entries.is_empty() {
-        true => Err(format!("{NAME}: there is no token in it")),
-        false => Ok(entries),
+    if entries.is_empty() {
+        return Err(format!("{NAME}: there is no token in it"));
     }
+    Ok(entries)
 }
 
 /// Whether a line of YAML or JSON has the member `as_token`.
@@ -115,10 +115,10 @@ fn of_file(tree: &Tree) -> Result<Vec<Entry>, String> {
             .ok_or_else(|| format!("{place}: as_token takes a text: write it in quotes"))?;
         entries.push(entry(text, root.get("id").and_then(Value::text), &place)?);
     }
-    match entries.is_empty() {
-        true => Err(format!("{}: there is no as_token in it", tree.name)),
-        false => Ok(entries),
+    if entries.is_empty() {
+        return Err(format!("{}: there is no as_token in it", tree.name));
     }
+    Ok(entries)
 }
 
 fn entry(token: &str, id: Option<&str>, place: &str) -> Result<Entry, String> {
@@ -147,7 +147,7 @@ fn written(entries: &[Entry]) -> String {
     let mut seen = HashSet::new();
     for Entry { digest, id } in entries.iter().filter(|entry| seen.insert(entry.digest)) {
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        // In quotes: one of digits alone would be a number.
+        // In quotes: a digest of digits alone would be a number.
         text += &format!("  - \"{hex}\"");
         if let Some(id) = id {
             text += &format!(" # {id}");

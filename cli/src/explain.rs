@@ -1,6 +1,6 @@
 //! `matrix-edge-auth explain`: what an endpoint needs, who says so, and what becomes of a request.
 //!
-//! Every line is asked of the module: its endpoint table, its policy, its replies.
+//! Every line comes from the module: its endpoint table, its policy, its replies.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use matrix_edge_auth::{
     mas::introspection::{ActiveToken, InactiveAnswer, NoVerdict},
     matrix::{
         endpoint::{AuthRequirement, Decider, Explanation, Method, Served},
-        reply::Cors,
+        reply::{Cors, Rejection},
     },
     resolver::Verdict,
     role::gateway::policy::{
@@ -39,7 +39,7 @@ pub struct Arguments {
     config: Option<String>,
 }
 
-/// A token of MAS's format, of nobody.
+/// A token of MAS's format that nobody has.
 const TOKEN: &str = "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1";
 /// A token that MAS cannot have issued.
 const FOREIGN: &str = "a-token-of-another-service";
@@ -48,7 +48,7 @@ const LONGEST_METHOD: usize = 20;
 const SCOPE: &str = "urn:matrix:client:api:* urn:matrix:client:device:DEVICE";
 const ADMIN: &str = "urn:synapse:admin:*";
 
-/// Runs it. The exit code is 2 if the configuration cannot be read, or if Envoy takes no such request.
+/// Runs the command. The exit code is 2 if the configuration cannot be read, or if Envoy takes no such request.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let (method, path) = (arguments.method.as_str(), arguments.path.as_str());
     let config =
@@ -65,7 +65,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// What is wrong with a request, if Envoy would refuse it or it should not be an argument.
+/// Refuses a request that Envoy would refuse, or that should not be an argument.
 fn fault(method: &str, path: &str) -> Result<(), String> {
     let is_of_method = |c: char| c.is_ascii_uppercase() || c == '-';
     // A word of any other kind may be a token, and the method is shown.
@@ -169,46 +169,37 @@ fn decider(explained: &Explanation) -> String {
 
 /// What becomes of the request with each kind of token.
 fn outcomes(config: &Config, method: &str, path: &str) -> Vec<(&'static str, String)> {
-    let user = active(config, SCOPE);
-    let admin = active(config, &format!("{SCOPE} {ADMIN}"));
-    let dead = || Verdict::Inactive(InactiveAnswer::default());
+    let request = Request {
+        config,
+        method,
+        path,
+    };
+    let user = Verdict::Active(grant(config, SCOPE));
+    let inactive = || Verdict::Inactive(InactiveAnswer::default());
+    let timeout = Verdict::None(NoVerdict::Timeout);
     let mut all = vec![
-        ("no token", outcome(config, method, path, None, dead())),
+        ("no token", request.outcome(None, inactive())),
         (
             "an inactive token",
-            outcome(config, method, path, Some(TOKEN), dead()),
+            request.outcome(Some(TOKEN), inactive()),
         ),
-        (
-            "an active token",
-            outcome(config, method, path, Some(TOKEN), Verdict::Active(user)),
-        ),
+        ("an active token", request.outcome(Some(TOKEN), user)),
     ];
-    if config
-        .endpoints
-        .classify(path.as_bytes(), Method::from_bytes(method.as_bytes()))
-        == AuthRequirement::Admin
-    {
-        let outcome = outcome(config, method, path, Some(TOKEN), Verdict::Active(admin));
-        all.push(("an admin's token", outcome));
+    let method = Method::from_bytes(method.as_bytes());
+    if config.endpoints.classify(path.as_bytes(), method) == AuthRequirement::Admin {
+        let admin = Verdict::Active(grant(config, &format!("{SCOPE} {ADMIN}")));
+        all.push(("an admin's token", request.outcome(Some(TOKEN), admin)));
     }
-    all.push((
-        "no verdict",
-        outcome(
-            config,
-            method,
-            path,
-            Some(TOKEN),
-            Verdict::None(NoVerdict::Timeout),
-        ),
-    ));
+    all.push(("no verdict", request.outcome(Some(TOKEN), timeout)));
     all.push((
         "a foreign token",
-        outcome(config, method, path, Some(FOREIGN), dead()),
+        request.outcome(Some(FOREIGN), inactive()),
     ));
     all
 }
 
-fn active(config: &Config, scope: &str) -> Grant {
+/// The rights of an active token with this scope.
+fn grant(config: &Config, scope: &str) -> Grant {
     let token = ActiveToken {
         username: Some("alice"),
         device_id: None,
@@ -228,40 +219,43 @@ pub fn head(method: &str, path: &str, token: Option<&str>) -> RequestHead {
     RequestHead::new(Fields::of(fields.iter().copied()))
 }
 
-/// What becomes of one request, if MAS's verdict on its token is this.
-fn outcome(
-    config: &Config,
-    method: &str,
-    path: &str,
-    token: Option<&str>,
-    verdict: Verdict<Grant>,
-) -> String {
-    let head = head(method, path, token);
-    let recognize = |token: &[u8]| Recognized::of(config, TokenSecret::NONE, token);
-    let decision = match inspect(config, &head, recognize) {
-        Inspection::Forward => Decision::Forward,
-        Inspection::ForwardAndWatch(_) => {
-            return "goes on; if MAS answers with 2xx, the cached answers about the session end"
-                .to_owned();
-        }
-        Inspection::Identify(_) => {
-            return "goes on once it is known whose token it is; if MAS answers with 2xx, all answers about the user end"
-                .to_owned();
-        }
-        Inspection::Reject(rejection) => Decision::Reject(rejection),
-        Inspection::Inactive => {
-            Decision::Reject(matrix_edge_auth::matrix::reply::Rejection::NotActive)
-        }
-        Inspection::Introspect(_) if ignores_token(config, &head, Served::default()) => {
-            return "goes on: the homeserver does not look at the token".to_owned();
-        }
-        Inspection::Introspect(need) => decide(config, need.terms, verdict),
-    };
-    shown(
-        config,
-        path,
-        unless_ignored(config, &head, Served::default(), decision),
-    )
+/// A request without its token.
+struct Request<'r> {
+    config: &'r Config,
+    method: &'r str,
+    path: &'r str,
+}
+
+impl Request<'_> {
+    /// What becomes of the request with this token, if this is MAS's verdict on it.
+    fn outcome(&self, token: Option<&str>, verdict: Verdict<Grant>) -> String {
+        let Self {
+            config,
+            method,
+            path,
+        } = *self;
+        let head = head(method, path, token);
+        let recognize = |token: &[u8]| Recognized::of(config, TokenSecret::NONE, token);
+        let decision = match inspect(config, &head, recognize) {
+            Inspection::Forward => Decision::Forward,
+            Inspection::ForwardAndWatch(_) => {
+                return "goes on; if MAS answers with 2xx, the cached answers about the session end"
+                    .to_owned();
+            }
+            Inspection::Identify(_) => {
+                return "goes on once it is known whose token it is; if MAS answers with 2xx, all answers about the user end"
+                    .to_owned();
+            }
+            Inspection::Reject(rejection) => Decision::Reject(rejection),
+            Inspection::Inactive => Decision::Reject(Rejection::NotActive),
+            Inspection::Introspect(_) if ignores_token(config, &head, Served::default()) => {
+                return "goes on: the homeserver does not look at the token".to_owned();
+            }
+            Inspection::Introspect(need) => decide(config, need.terms, verdict),
+        };
+        let decision = unless_ignored(config, &head, Served::default(), decision);
+        shown(config, path, decision)
+    }
 }
 
 fn shown(config: &Config, path: &str, decision: Decision) -> String {

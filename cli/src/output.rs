@@ -1,4 +1,4 @@
-//! Printing, for readers that may have gone: in `explain ... | head -1` the rest is for nobody, and that is no fault.
+//! Printing for readers that may have gone. In `explain ... | head -1` nobody reads the rest, and that is no fault.
 
 use std::io::{Write as _, stderr, stdout};
 

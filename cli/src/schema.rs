@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::output::print;
 
-/// Runs it.
+/// Runs the command.
 pub fn run() -> ExitCode {
     print(&matrix_edge_auth::config::schema());
     ExitCode::SUCCESS

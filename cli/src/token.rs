@@ -37,7 +37,7 @@ pub struct Arguments {
     config: Option<String>,
 }
 
-/// Runs it. The exit code is 2 if there is no token or the configuration cannot be read.
+/// Runs the command. The exit code is 2 if there is no token or the configuration cannot be read.
 pub fn run(arguments: &Arguments) -> ExitCode {
     match described(arguments) {
         Ok(text) => {

@@ -1,17 +1,17 @@
 //! YAML 1.2 and JSON with positions: every value knows its bytes in the file.
 //!
 //! A file becomes one [`Tree`]. Its values stand in one list, and an alias is the number of the value that it names. So
-//! aliases cost nothing, however often they repeat each other (the "billion laughs"), and one that stands inside of
-//! what it names is found while reading. What looks at the values pays for each step, so lists of aliases of lists end
-//! the work and not the machine ([`Tree::is_exhausted`]).
+//! aliases cost nothing, however often they repeat each other (the "billion laughs"), and an alias inside of the value that
+//! it names is found while reading. Code that looks at the values pays for each step, so lists of aliases of lists end the
+//! work and not the machine ([`Tree::is_exhausted`]).
 //!
-//! Protobuf, which reads what Envoy is given, takes a field in more than one spelling: by its own name or by the one of JSON
-//! (`normalize_path`, `normalizePath`), a boolean or a number also in quotes or as `{value: ..}`, an enumeration also by
-//! its number. All are read here, so that no rule has to know of it.
+//! Protobuf, which reads Envoy's configuration, takes a field in more than one spelling: by its own name or by the one of
+//! JSON (`normalize_path`, `normalizePath`), a boolean or a number also in quotes or as `{value: ..}`, an enumeration also
+//! by its number. This reader takes every spelling, so that no rule has to know of them.
 //!
-//! The non-obvious rule: what reads these files does not agree on everything. Envoy takes `yes` and `on` for true,
-//! keeps the last of two equal keys, and refuses merge keys (`<<`); kubectl follows them. Merge keys are followed here,
-//! and noted, as equal keys are, so that a rule can tell of them.
+//! The non-obvious rule: the programs that read these files do not agree on everything. Envoy takes `yes` and `on` for
+//! true, keeps the last of two equal keys, and refuses merge keys (`<<`), while kubectl follows them. Here merge keys are
+//! followed, and noted, as equal keys are, so that a rule can tell of them.
 
 mod compose;
 mod embedded;
@@ -62,13 +62,14 @@ pub struct Tree {
     /// Aliases, and members that merge keys added.
     merged: usize,
     steps: Cell<usize>,
+    /// The documents that texts hold, by the text.
     embedded: HashMap<Id, Result<Id, Unreadable>>,
-    /// Those of them that stand in base64.
+    /// The texts among these that stand in base64.
     encoded: HashSet<Id>,
     broken: Vec<Unreadable>,
-    /// Where its lines are, once that was asked.
+    /// Where its lines are, once someone has asked.
     lines: OnceCell<Lines>,
-    /// What was answered about values, by the question.
+    /// The answers to questions about values.
     answers: RefCell<HashMap<(Id, &'static str), bool>>,
 }
 
@@ -199,7 +200,7 @@ pub fn position(text: &str, byte: usize) -> (usize, usize) {
 }
 
 impl<'t> Value<'t> {
-    /// What tells it from the values of all files.
+    /// Identifies the value among those of all files.
     pub fn key(self) -> (*const Tree, Id) {
         (std::ptr::from_ref(self.tree), self.id)
     }
@@ -364,7 +365,7 @@ impl<'t> Value<'t> {
 
     fn member(self, key: &str) -> Option<&'t Member> {
         match &self.node()?.kind {
-            // Of two equal keys Envoy keeps the last.
+            // Envoy keeps the last of two equal keys.
             Kind::Mapping(members) if self.tree.spend(1 + members.len() / 8) => {
                 members.iter().rev().find(|it| is_field(&it.key, key))
             }
@@ -373,7 +374,7 @@ impl<'t> Value<'t> {
     }
 }
 
-/// Whether a key names a field of protobuf: by its own name, or by the one that JSON has for it.
+/// Whether a key names a field of protobuf: by the field's own name, or by its name in JSON.
 pub fn is_field(key: &str, name: &str) -> bool {
     if key == name || !name.contains('_') {
         return key == name;

@@ -10,9 +10,10 @@ use std::{
 
 use self::support::{Output, program, repository};
 
-/// A token of MAS's format, of nobody.
+/// A token of MAS's format that nobody has.
 const TOKEN: &str = "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1";
-const GATEWAY: &str = "introspection: { cluster: mas, path: /auth/oauth2/introspect, credential: { injected: true } }\nserver_name: example.org\n";
+const GATEWAY: &str = "introspection: { cluster: mas, path: /auth/oauth2/introspect, credential: { injected: true } }\n\
+                       server_name: example.org\n";
 
 /// A file with a gateway's configuration, and its folder.
 fn configuration(more: &str) -> (tempfile::TempDir, String) {

@@ -143,7 +143,8 @@ const TARGETS: &[(&str, Runner)] = &[
     (
         "fuzz",
         Nothing(
-            "it takes a C++ compiler and minutes; `make lint` compiles its targets, and tests/fuzz_seeds.rs runs each from its seeds",
+            "it takes a C++ compiler and minutes; `make lint` compiles its targets, and tests/fuzz_seeds.rs runs each from its \
+             seeds",
         ),
     ),
     ("parity", File("tests/synapse/parity.rs", "2_000")),

@@ -158,7 +158,8 @@ fn limits_for_few_workers_are_told() {
     };
     let few = check(limits(5119));
     assert_eq!(few.code, 0, "{}", few.stdout);
-    let expected = "note[circuit-breaker]: the limits of this cluster are enough for 7 Envoy workers, each with 640 calls at a time";
+    let expected = "note[circuit-breaker]: the limits of this cluster are enough for 7 Envoy workers, each with 640 calls at a \
+                    time";
     assert!(few.stdout.contains(expected), "{}", few.stdout);
     assert!(!check(limits(5120)).stdout.contains("note["));
 }
@@ -216,7 +217,8 @@ fn what_comes_from_another_file_is_told() {
         (
             "                  - name: envoy.filters.http.router",
             "                  - name: other\n                    config_discovery: { type_urls: \
-             [type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm] }\n                  - name: envoy.filters.http.router",
+             [type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm] }\n\
+             \x20                 - name: envoy.filters.http.router",
             "note[configuration]: this plugin comes from elsewhere (ECDS)",
         ),
     ] {
@@ -327,7 +329,8 @@ fn a_billion_laughs_are_not_written_out() {
 fn filters_that_aliases_multiply_are_given_up() {
     let filter = "{ typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm, config: { name: \
                   matrix-edge-auth } } }";
-    let manager = "\"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let manager = "\"@type\": \
+                   type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
     let many = |name: &str| vec![format!("*{name}"); 300].join(", ");
     let text = format!(
         "f: &f {filter}\nm: &m {{ typed_config: {{ {manager}, http_filters: [{}] }} }}\nc: &c {{ filters: [{}] }}\n\
@@ -350,7 +353,8 @@ fn thousands_of_regular_expressions_are_no_aliases() {
     for number in 0..3000 {
         let _ = writeln!(
             hosts,
-            "                    - {{ name: v{number}, domains: [h{number}.matrix.test], routes: [{{ match: {{ safe_regex: {{ regex: \"/(a+)+{number}\" }} }}, route: {{ cluster: homeserver, timeout: 0s }} }}] }}"
+            "                    - {{ name: v{number}, domains: [h{number}.matrix.test], routes: [{{ match: {{ safe_regex: {{ \
+             regex: \"/(a+)+{number}\" }} }}, route: {{ cluster: homeserver, timeout: 0s }} }}] }}"
         );
     }
     let good = include_str!("../../envoy/sync-workers/envoy.yaml");
@@ -383,7 +387,8 @@ fn thousands_of_routes_and_policies_are_looked_at() {
             text,
             "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: r{number}, namespace: matrix }}\n\
              spec: {{ parentRefs: [{{ name: matrix }}], rules: [{{ backendRefs: [{{ name: synapse, port: 8008 }}] }}] }}\n\
-             ---\napiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyExtensionPolicy\nmetadata: {{ name: p{number}, namespace: matrix }}\n\
+             ---\napiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyExtensionPolicy\n\
+             metadata: {{ name: p{number}, namespace: matrix }}\n\
              spec: {{ targetRefs: [{{ group: gateway.networking.k8s.io, kind: HTTPRoute, name: r{number} }}], lua: [] }}\n"
         );
     }
@@ -428,7 +433,8 @@ fn a_file_that_is_given_up_has_no_findings() {
     for number in 0..10 {
         let _ = writeln!(
             hosts,
-            "                    - {{ name: v{number}, domains: [h{number}.matrix.test], routes: [{{ match: {{ safe_regex: {{ regex: \"{repeated}{number}\" }} }}, route: {{ cluster: homeserver }} }}] }}"
+            "                    - {{ name: v{number}, domains: [h{number}.matrix.test], routes: [{{ match: {{ safe_regex: {{ \
+             regex: \"{repeated}{number}\" }} }}, route: {{ cluster: homeserver }} }}] }}"
         );
     }
     let good = include_str!("../../envoy/sync-workers/envoy.yaml");
@@ -474,7 +480,8 @@ fn no_secret_is_shown() {
 
 #[test]
 fn json_is_a_configuration_too() {
-    let text = "{\n\t\"server_name\": \"example.org\",\n\t\"introspection\": {\"cluster\": \"a\\/b\", \"credential\": {\"injected\": true}}\n}\n";
+    let text = "{\n\t\"server_name\": \"example.org\",\n\
+                \t\"introspection\": {\"cluster\": \"a\\/b\", \"credential\": {\"injected\": true}}\n}\n";
     let output = check(text);
     assert_eq!(output.code, 0, "{}", output.stdout);
 }

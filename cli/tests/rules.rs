@@ -4,8 +4,8 @@
 //! caret stands below the first character, and the rule's name follows. Where no comment can stand, `# at LINE:COLUMN RULE`
 //! says the same.
 //!
-//! Where a file says that a plugin may call `proxy_log` alone, it gets the functions of envoy/local/envoy.yaml: the list is long, and
-//! the module's.
+//! Where a file says that a plugin may call `proxy_log` alone, the test gives it the functions of envoy/local/envoy.yaml:
+//! the list is long, and the module's.
 
 mod support;
 

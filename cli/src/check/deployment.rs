@@ -1,12 +1,13 @@
 //! What the files say together: every use of the module, the Envoy that it runs in, and what Kubernetes is told.
 //!
-//! The non-obvious rule: files are looked at together, because what one of them leaves open another may say. Istio's
-//! EnvoyFilter for the connection manager is not in the file of the WasmPlugin, and a NetworkPolicy closes what an Envoy
-//! in a pod opens.
+//! The non-obvious rule: files are looked at together, because one file may say what another leaves open. Istio's
+//! EnvoyFilter for the connection manager is not in the file of the WasmPlugin, and a NetworkPolicy closes what an Envoy in
+//! a pod opens.
 
 mod envoy;
 mod kubernetes;
 mod module;
+pub mod namespace;
 mod scope;
 
 use std::collections::HashSet;
@@ -16,12 +17,11 @@ use matrix_edge_auth::config::{Config, Role};
 use self::envoy::network_filters;
 pub use self::{
     envoy::{NetworkFilter, environment, managers, protocols, settings, typed},
-    kubernetes::variables,
+    kubernetes::{Resources, variables},
+    module::Environment,
 };
 use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};
-
-pub use self::kubernetes::Resources;
 
 /// All that is known of the files.
 pub struct Deployment<'t> {
@@ -50,7 +50,7 @@ pub struct Use<'t> {
     pub configuration: Option<Value<'t>>,
     /// The role, also of a configuration that the module refuses. `None` if that cannot be told.
     pub role: Option<Role>,
-    /// The configuration as the module reads it, or why it refuses it.
+    /// The configuration as the module reads it, or why the module refuses it.
     pub config: Result<Config, Refusal<'t>>,
     /// Where requests come in, if that can be seen.
     pub entry: Option<Entry<'t>>,
@@ -95,7 +95,7 @@ pub struct Entry<'t> {
     pub manager: Value<'t>,
     /// The name of the filter in the list of HTTP filters.
     pub filter_name: &'t str,
-    /// Whether it is turned off there, for all requests: Envoy takes no word of a route that turns this filter on.
+    /// Whether the filter is turned off in that list, for all requests. A route cannot turn such a filter on.
     pub is_off: bool,
 }
 
@@ -103,13 +103,14 @@ pub struct Entry<'t> {
 pub struct Envoy<'t> {
     /// Its bootstrap, if that is in the files.
     pub bootstrap: Option<Value<'t>>,
-    /// What its listeners are in: its bootstrap and the file that this names, or a file of them alone.
+    /// The documents that have its listeners: its bootstrap and the file that the bootstrap names, or a file of listeners
+    /// alone.
     pub roots: Vec<Value<'t>>,
     /// The ports of its listeners.
     pub ports: HashSet<u64>,
     /// Its clusters.
     pub clusters: Vec<Value<'t>>,
-    /// Whether these are all: nothing comes by CDS, and nothing is left out of the file.
+    /// Whether all clusters are in the files: none comes by CDS from elsewhere.
     pub is_complete: bool,
     /// Whether all listeners are in the files: none comes by LDS from elsewhere.
     pub has_listeners: bool,
@@ -181,8 +182,9 @@ impl<'t> Deployment<'t> {
             .filter(move |other| other.envoy == one.envoy && other.homeserver == one.homeserver)
     }
 
-    /// The homeserver that a use is for. An introspection role need not name it: then it is that of the roles that ask the same MAS, or
-    /// else of those that share the cache.
+    /// The `server_name` of the homeserver that a use is for. An introspection role need not name it. The role then takes
+    /// the name from the other uses in its Envoy: from all of them, from those that ask the same MAS, or from those with
+    /// the same `vm_id`, whichever agree first.
     fn homeserver(&self, one: &Use<'t>) -> Option<&'t str> {
         let name = |one: &Use<'t>| one.configuration?.text_at(&["server_name"]);
         let asked = |one: &Use<'t>| {
@@ -266,14 +268,5 @@ impl<'t> Use<'t> {
     /// Whether Envoy's own plugin configuration can be seen.
     pub fn is_envoys(&self) -> bool {
         matches!(self.host, Host::Envoy | Host::EnvoyFilter) && self.plugin.is_some()
-    }
-}
-
-/// The name of a role, as the configuration has it.
-pub const fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Gateway => "gateway",
-        Role::Introspection => "introspection",
-        Role::Provisioning => "provisioning",
     }
 }

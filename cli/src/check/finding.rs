@@ -7,9 +7,9 @@ use crate::yaml::{Place, Tree, Value};
 pub enum Severity {
     /// Requests pass unverified, the module does not start, or a role does nothing.
     Error,
-    /// It works until something happens: a restart of MAS, a failed VM, a client that lies.
+    /// The deployment works until something happens: a restart of MAS, a failed VM, a client that lies.
     Warning,
-    /// It cannot be known from the files. No rule is of this kind, but one may say so.
+    /// The files do not tell whether something is wrong. No rule has this severity, but a finding of any rule may.
     Note,
 }
 
@@ -65,7 +65,7 @@ impl<'t> Spot<'t> {
         }
     }
 
-    /// The first of these keys that the value has. Without any it is the value's beginning.
+    /// The first of these keys that the value has, or the whole if it has none of them.
     pub fn first_key(value: Value<'t>, keys: &[&str]) -> Self {
         let place = keys.iter().find_map(|key| value.key_place(key));
         Self {

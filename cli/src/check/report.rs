@@ -1,7 +1,7 @@
-//! Telling what was found: for people with the lines that it is about, for programs as one JSON object.
+//! Prints findings: for people with the lines that they are about, for programs as one JSON object.
 //!
-//! The non-obvious rule: a line that may have a secret in it is not shown. Of what the module refuses the wrong value may
-//! itself be one, as in `bearer: s3cret`; elsewhere the keys tell. Of such a line only the place is told, and of one that is long.
+//! The non-obvious rule: a line that may hold a secret is not shown, and neither is a long line. Only its place is told. A
+//! value that the module refuses may itself be a secret, as in `bearer: s3cret`. In other lines the keys tell.
 
 use std::io::{IsTerminal as _, stdout};
 
@@ -25,7 +25,8 @@ const SECRETIVE: [&str; 6] = [
     "password",
 ];
 
-/// The longest line that is shown, in bytes. A file of one line would be gone through again for each of its findings.
+/// The longest line that is shown, in bytes. Otherwise a file of one line would be gone through again for each of its
+/// findings.
 const LONGEST_LINE: usize = 2_000;
 
 /// Prints for people.
@@ -102,7 +103,7 @@ fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
     let title = level.primary_title(&finding.message).id(finding.rule);
     let help = Level::HELP.message(&finding.help);
     let (line, column) = finding.tree.position(finding.place.start);
-    // A file may be large, and every finding would have it searched again: only its own line is handed over.
+    // Only the finding's own line is handed over: a large file would otherwise be searched again for every finding.
     let (start, shown) = finding.tree.line(finding.place.start);
     let is_long = shown.len() > LONGEST_LINE;
     if is_long || finding.rule == "configuration" || is_secretive(shown) {

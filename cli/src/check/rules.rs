@@ -52,11 +52,11 @@ use crate::yaml::Tree;
 pub struct Rule {
     /// Its name, which does not change.
     pub name: &'static str,
-    /// How bad what it finds is.
+    /// How bad its findings are.
     pub severity: Severity,
     /// What it finds, in one sentence.
     pub about: &'static str,
-    /// Looks for it.
+    /// Adds what it finds.
     check: for<'d, 't> fn(&'d Deployment<'t>, &mut Found<'t>),
 }
 
@@ -103,14 +103,19 @@ pub const RULES: &[Rule] = &[
 
 /// What one rule found.
 #[derive(Default)]
-pub struct Found<'t>(Vec<Entry<'t>>);
+pub struct Found<'t>(Vec<Remark<'t>>);
 
-/// Where, what is wrong, what to write instead, and whether that is only a note.
-type Entry<'t> = (Spot<'t>, String, String, bool);
+/// A finding, or a note, of one rule.
+struct Remark<'t> {
+    spot: Spot<'t>,
+    message: String,
+    help: String,
+    is_note: bool,
+}
 
 impl<'t> Found<'t> {
-    /// Adds a finding: where, what is wrong, and what to write instead. Without a place there is nothing to point at,
-    /// and nothing is added.
+    /// Adds a finding: where, what is wrong, and what to write instead. Without a place there is nothing to point at, and
+    /// nothing is added.
     fn add(
         &mut self,
         spot: impl Into<Option<Spot<'t>>>,
@@ -118,7 +123,12 @@ impl<'t> Found<'t> {
         help: impl Into<String>,
     ) {
         if let Some(spot) = spot.into() {
-            self.0.push((spot, message.into(), help.into(), false));
+            self.0.push(Remark {
+                spot,
+                message: message.into(),
+                help: help.into(),
+                is_note: false,
+            });
         }
     }
 
@@ -130,32 +140,38 @@ impl<'t> Found<'t> {
         help: impl Into<String>,
     ) {
         if let Some(spot) = spot.into() {
-            self.0.push((spot, message.into(), help.into(), true));
+            self.0.push(Remark {
+                spot,
+                message: message.into(),
+                help: help.into(),
+                is_note: true,
+            });
         }
     }
 }
 
-/// Applies all rules; what cannot be known is among what they find, as a note. What aliases put into several places is told once.
+/// Applies all rules. Each rule tells of one place once, also if aliases put the place into several others.
 pub fn apply<'t>(deployment: &Deployment<'t>) -> Vec<Finding<'t>> {
     let mut findings: Vec<Finding<'t>> = Vec::new();
     for rule in RULES {
         let mut found = Found::default();
         (rule.check)(deployment, &mut found);
         let mut told = HashSet::new();
-        for (spot, message, help, is_note) in found.0 {
-            let file: *const Tree = spot.tree;
-            if told.insert((file, spot.place.clone(), is_note)) {
+        for remark in found.0 {
+            let Spot { tree, place } = remark.spot;
+            let file: *const Tree = tree;
+            if told.insert((file, place.clone(), remark.is_note)) {
                 findings.push(Finding {
                     rule: rule.name,
-                    severity: if is_note {
+                    severity: if remark.is_note {
                         Severity::Note
                     } else {
                         rule.severity
                     },
-                    tree: spot.tree,
-                    place: spot.place,
-                    message,
-                    help,
+                    tree,
+                    place,
+                    message: remark.message,
+                    help: remark.help,
                 });
             }
         }

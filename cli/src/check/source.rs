@@ -21,7 +21,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// None of the files uses the module, which is more likely a mistake than meant.
+    /// No file uses the module. That is more likely a mistake than intended.
     pub fn without_use(files: &[String]) -> Self {
         let names = files.iter().map(|file| name(file));
         let names: Vec<&str> = names.collect();
@@ -89,7 +89,7 @@ fn read_numbered(file: &str, number: usize) -> Result<Tree, Fault> {
     })
 }
 
-/// What a file is called when something is told of it.
+/// The name of a file in messages.
 fn name(file: &str) -> &str {
     if file == "-" {
         "<standard input>"
@@ -98,7 +98,7 @@ fn name(file: &str) -> &str {
     }
 }
 
-/// At the most one byte more than is read.
+/// Reads at the most one byte more than a file may have.
 fn bytes(reader: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     reader.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;

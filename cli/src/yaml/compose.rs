@@ -1,6 +1,6 @@
 //! From the parser's events to a [`Tree`].
 //!
-//! Collections that are open stand on a list of their own, so no nesting is too deep for the stack.
+//! Open collections stand on a list of their own, so no nesting is too deep for the stack.
 
 use std::{
     borrow::Cow,
@@ -35,8 +35,8 @@ pub(super) fn compose(tree: &mut Tree) -> Result<(), Unreadable> {
     composed.map(drop)
 }
 
-/// Reads `text` as YAML, adds its documents to the tree, and returns the topmost value of the first. `place` tells where
-/// in the file a byte of it stands; `None` if that cannot be said.
+/// Reads `text` as YAML, adds its documents to the tree, and returns the topmost value of the first document. `place` tells
+/// where in the file a byte of `text` stands; `None` if that cannot be said.
 pub(super) fn compose_text(
     tree: &mut Tree,
     text: &str,
@@ -66,7 +66,7 @@ struct Composer<'c> {
     is_embedded: bool,
     place: &'c dyn Fn(usize) -> Option<usize>,
     open: Vec<Open>,
-    /// `None` while what is named is not complete.
+    /// The values that anchors name. `None` while a value is not complete.
     anchors: HashMap<usize, Option<Id>>,
     document: Option<Document>,
     first: Option<Id>,

@@ -1,8 +1,8 @@
 //! Documents that stand as text inside of others: an Envoy configuration in a ConfigMap or a Secret, a bootstrap in an EnvoyProxy,
 //! the module's configuration in a `StringValue`.
 //!
-//! A `BytesValue` is one in base64. Of a literal block (`|`) and of a text that stands in the file as it is, every position is told. Of a text with
-//! escapes or folded lines only the place of the whole is known.
+//! A `BytesValue` holds its document in base64. Values in a literal block (`|`), and in a text that stands in the file as
+//! it is, have positions of their own. Values in a text with escapes or folded lines have the place of the whole text.
 
 use std::borrow::Cow;
 
@@ -23,9 +23,9 @@ const MAX_LEVELS: usize = 3;
 /// How a document stands inside of another.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// As one that cannot be anything else.
+    /// As a text that is always a document.
     Document,
-    /// As a text, which another plugin may use for what is no document.
+    /// As a text that may be no document, if another plugin has it.
     Text,
     /// The same in base64.
     Base64,
@@ -139,10 +139,10 @@ fn embed(tree: &mut Tree, id: Id, form: Form) -> Result<Id, Unreadable> {
 /// The text that a scalar holds, out of base64 if it is in it.
 pub(super) fn text_of(value: Value<'_>) -> Option<Cow<'_, str>> {
     let text = value.text()?;
-    let is_base64 = value.tree.encoded.contains(&value.id);
-    match is_base64 {
-        true => decoded(text).map(Cow::Owned),
-        false => Some(Cow::Borrowed(text)),
+    if value.tree.encoded.contains(&value.id) {
+        decoded(text).map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(text))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Lines and columns of a text.
 //!
-//! The non-obvious rule: a file of one line may have thousands of findings as well as one of many lines, so columns are not counted
-//! from the line's beginning each time either.
+//! The non-obvious rule: a file of one line may have thousands of findings, just as a file of many lines. So columns are
+//! not counted from the line's beginning each time.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Counts.
+    /// Counts lines and characters.
     pub fn of(text: &str) -> Self {
         let breaks = text.bytes().enumerate().filter(|(_, b)| *b == b'\n');
         let mut characters = vec![0];

@@ -1,9 +1,9 @@
 //! What a scalar stands for, as its reader takes it.
 //!
 //! The non-obvious rule: Envoy reads YAML by yaml-cpp, which knows more words for true and false than YAML 1.2 does. A
-//! scalar in quotes is text, unless it has a tag: Envoy then looks at its letters alone. A number is one to Envoy if it is whole and
-//! has 32 bits, in decimal, hexadecimal (`0x10`) or octal (`010`); every other stays a text until a field of protobuf wants
-//! a number. Kubernetes takes fractions and powers of ten too, and so does JSON.
+//! scalar in quotes is text, unless it has a tag: Envoy then looks at its letters alone. Envoy takes a scalar for a number
+//! if it is whole and has 32 bits, in decimal, hexadecimal (`0x10`) or octal (`010`). Every other number stays a text until
+//! a field of protobuf wants a number. Kubernetes takes fractions and powers of ten too, and so does JSON.
 
 use serde_json::{Number, Value};
 
@@ -28,7 +28,7 @@ pub struct Scalar {
 }
 
 impl Scalar {
-    /// What it says, if it is a boolean.
+    /// The boolean that it is, if it is one.
     pub fn boolean(&self) -> Option<bool> {
         let word = self.is_plain.then_some(self.text.as_str())?;
         match word {
@@ -41,19 +41,18 @@ impl Scalar {
         }
     }
 
-    /// What it says to a field of protobuf that is a boolean, which takes one in quotes as well.
+    /// The boolean that it is to a field of protobuf, which takes a boolean in quotes as well.
     pub fn truth(&self) -> Option<bool> {
         self.boolean().or_else(|| self.text.parse().ok())
     }
 
-    /// What it says to a field of protobuf that is a whole number, which takes one in quotes, or with a power of ten, as
-    /// well.
+    /// The whole number that it is to a field of protobuf, which takes a number in quotes, or with a power of ten, as well.
     pub fn whole_number(&self) -> Option<u64> {
         let whole = self.text.parse().ok();
         let read = || u64::try_from(integer(&self.text)?).ok();
         let rounded = || {
             let number: f64 = self.text.parse().ok()?;
-            // Up to here each whole number is one that a fraction can be.
+            // Up to this limit an `f64` holds each whole number exactly.
             (number.fract() == 0.0 && (0.0..=9e15).contains(&number)).then_some(number as u64)
         };
         whole.or_else(read).or_else(rounded)

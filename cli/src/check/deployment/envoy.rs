@@ -6,12 +6,12 @@
 use std::collections::HashSet;
 
 use super::{
-    Deployment, Entry, Envoy, Host,
-    module::{Encoded, Environment, is_configuration, is_name, read},
+    Deployment, Entry, Envoy, Host, Use,
+    module::{Encoded, Environment, Variable, is_configuration, is_name, read},
 };
 use crate::yaml::{Document, Id, Tree, Value};
 
-/// Steps that one use costs. Aliases can make many of few.
+/// Steps that each use costs. Aliases can make many uses of a few lines.
 const STEPS_OF_USE: usize = 5_000;
 
 const WASM: &str = "envoy.extensions.filters.http.wasm.v3.Wasm";
@@ -26,59 +26,65 @@ pub(super) fn find_uses<'t>(
     document: &'t Document,
 ) {
     let number = deployment.envoys.len();
-    let before = deployment.uses.len();
     let files = files_of(deployment, root, "lds_config");
-    if is_configuration(root) && root.get("static_resources").is_none() {
+    let mut found = if is_configuration(root) && !is_bootstrap(root) {
         let encoded = Encoded::Object(root);
-        let alone = read(Host::Nobody, number, None, encoded, None);
-        deployment.uses.push(alone);
+        vec![read(Host::Nobody, number, None, encoded, None)]
     } else {
-        for (root, document) in std::iter::once((root, document)).chain(files.iter().copied()) {
-            let mut seen = HashSet::new();
-            for (plugin, entry) in entries(root) {
-                seen.insert(plugin.id);
-                if let Some(one) = use_of(Host::Envoy, number, plugin, Some(entry)) {
-                    deployment.uses.push(one);
-                }
-            }
-            for plugin in plugins(root, document) {
-                if !seen.contains(&plugin.id)
-                    && let Some(one) = use_of(Host::Envoy, number, plugin, None)
-                {
-                    deployment.uses.push(one);
-                }
-            }
-        }
-    }
-    if deployment.uses.len() > before {
-        let dynamic = files_of(deployment, root, "cds_config");
-        let of_files = dynamic
-            .iter()
-            .flat_map(|(root, _)| root.list(&["resources"]));
-        let comes = |key| root.at(&["dynamic_resources", key]).is_some();
-        let bootstrap = Some(root).filter(|root| is_bootstrap(*root));
-        let roots: Vec<Value<'t>> = std::iter::once(root)
-            .chain(files.iter().map(|(root, _)| *root))
-            .collect();
-        let port =
-            |listener: Value<'t>| listener.number_at(&["address", "socket_address", "port_value"]);
-        deployment.envoys.push(Envoy {
-            bootstrap,
-            ports: roots
-                .iter()
-                .copied()
-                .flat_map(listeners)
-                .filter_map(port)
-                .collect(),
-            roots,
-            clusters: clusters(root).into_iter().chain(of_files).collect(),
-            is_complete: bootstrap.is_some() && (!comes("cds_config") || !dynamic.is_empty()),
-            has_listeners: bootstrap.is_some() && (!comes("lds_config") || !files.is_empty()),
-        });
+        std::iter::once((root, document))
+            .chain(files.iter().copied())
+            .flat_map(|(root, document)| uses(number, root, document))
+            .collect()
+    };
+    if !found.is_empty() {
+        let envoy = envoy(deployment, root, &files);
+        deployment.envoys.push(envoy);
+        deployment.uses.append(&mut found);
     }
 }
 
-/// The files of listeners that bootstraps name: what they have is in the Envoy of the bootstrap.
+/// The uses of one document.
+fn uses<'t>(number: usize, root: Value<'t>, document: &'t Document) -> Vec<Use<'t>> {
+    let mut found = Vec::new();
+    let mut seen = HashSet::new();
+    for (plugin, entry) in entries(root) {
+        seen.insert(plugin.id);
+        found.extend(use_of(Host::Envoy, number, plugin, Some(entry)));
+    }
+    for plugin in plugins(root, document).filter(|plugin| !seen.contains(&plugin.id)) {
+        found.extend(use_of(Host::Envoy, number, plugin, None));
+    }
+    found
+}
+
+/// The Envoy of a document and of the files of listeners that the document names.
+fn envoy<'t>(
+    deployment: &Deployment<'t>,
+    root: Value<'t>,
+    files: &[(Value<'t>, &'t Document)],
+) -> Envoy<'t> {
+    let bootstrap = Some(root).filter(|root| is_bootstrap(*root));
+    let others = files.iter().map(|(root, _)| *root);
+    let roots: Vec<Value<'t>> = std::iter::once(root).chain(others).collect();
+    let port =
+        |listener: Value<'t>| listener.number_at(&["address", "socket_address", "port_value"]);
+    let ports = roots.iter().copied().flat_map(listeners).filter_map(port);
+    let dynamic = files_of(deployment, root, "cds_config");
+    let of_files = dynamic
+        .iter()
+        .flat_map(|(root, _)| root.list(&["resources"]));
+    let comes = |key| root.at(&["dynamic_resources", key]).is_some();
+    Envoy {
+        bootstrap,
+        ports: ports.collect(),
+        clusters: clusters(root).into_iter().chain(of_files).collect(),
+        is_complete: bootstrap.is_some() && (!comes("cds_config") || !dynamic.is_empty()),
+        has_listeners: bootstrap.is_some() && (!comes("lds_config") || !files.is_empty()),
+        roots,
+    }
+}
+
+/// The documents of listeners that bootstraps name. Their listeners are in the Envoy of the bootstrap.
 pub(super) fn named_files(deployment: &Deployment<'_>) -> HashSet<(*const Tree, Id)> {
     let documents = deployment.documents.iter();
     let roots = documents.map(|(tree, document)| tree.value(document.root));
@@ -106,13 +112,13 @@ pub(super) fn plugins<'t>(
         .filter_map(plugin_of)
 }
 
-/// What can be said of a plugin; `None` if it is another module's.
+/// The use of the module that a plugin is; `None` if the plugin is another module.
 pub(super) fn use_of<'t>(
     host: Host,
     envoy: usize,
     plugin: Value<'t>,
     entry: Option<Entry<'t>>,
-) -> Option<super::Use<'t>> {
+) -> Option<Use<'t>> {
     let encoded = Encoded::of(plugin.at(&["configuration", "value"]), plugin);
     let is_own = match &encoded {
         Encoded::Object(object) | Encoded::Text(object, _) => is_configuration(*object),
@@ -135,16 +141,16 @@ pub(super) fn use_of<'t>(
     Some(one)
 }
 
-/// What `environment_variables` gives a VM.
+/// The variables that `environment_variables` gives a VM.
 pub fn environment(vm: Value<'_>) -> Environment {
     let of_host = vm
         .list(&["environment_variables", "host_env_keys"])
-        .filter_map(|key| Some((key.text()?.to_owned(), None)));
+        .filter_map(|key| Some((key.text()?.to_owned(), Variable::Unseen)));
     let given = vm
         .at(&["environment_variables", "key_values"])
         .into_iter()
         .flat_map(Value::members)
-        .map(|(key, value)| (key.to_owned(), value.text().map(str::to_owned)));
+        .map(|(key, value)| (key.to_owned(), Variable::of(value.text())));
     of_host.chain(given).collect()
 }
 
@@ -186,7 +192,7 @@ impl NetworkFilter<'_> {
         self.kind == MANAGER
     }
 
-    /// Whether it hands on what comes in as it is.
+    /// Whether it hands bytes on as they come in.
     pub fn is_tcp_proxy(&self) -> bool {
         self.kind == TCP_PROXY
     }
@@ -227,7 +233,7 @@ fn listeners<'t>(root: Value<'t>) -> impl Iterator<Item = Value<'t>> {
         .chain(itself)
 }
 
-/// What is in the file that a bootstrap has its clusters or listeners from, if that is among the files.
+/// The documents of the file that a bootstrap has its clusters or listeners from, if the file was given.
 fn files_of<'t>(
     deployment: &Deployment<'t>,
     root: Value<'t>,
@@ -264,7 +270,7 @@ fn plugin_of(config: Value<'_>) -> Option<Value<'_>> {
     config.get("config").filter(|_| kind == WASM)
 }
 
-/// The name of the type of an extension's configuration, and the configuration. Either may stand in a `TypedStruct`, as Istio writes it.
+/// The name of an extension's type, and the extension's configuration. Istio writes both into a `TypedStruct`.
 pub fn typed(config: Value<'_>) -> Option<(&str, Value<'_>)> {
     let name = |key| {
         let url = config.text_at(&[key])?;
@@ -285,7 +291,7 @@ pub fn settings(extension: Value<'_>) -> Option<Value<'_>> {
     Some(typed(config).map_or(config, |(_, config)| config))
 }
 
-/// What a cluster says of HTTP to its servers.
+/// A cluster's options for HTTP to its servers.
 pub fn protocols<'t>(cluster: Value<'t>) -> impl Iterator<Item = Value<'t>> {
     let options = cluster.get("typed_extension_protocol_options");
     let options = options.into_iter().flat_map(Value::members);

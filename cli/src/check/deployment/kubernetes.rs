@@ -1,11 +1,11 @@
 //! The module in resources of Kubernetes, and what other resources say of the Envoys that it runs in.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::{
-    Deployment, Envoy, Host,
+    Deployment, Envoy, Host, Use,
     envoy::{clusters, plugins, use_of},
-    module::{Encoded, Environment, is_configuration, is_name, read},
+    module::{Encoded, Environment, Variable, is_configuration, is_name, read},
 };
 use crate::yaml::Value;
 
@@ -39,7 +39,7 @@ impl<'t> Resources<'t> {
         self.all.iter().filter(is_it).copied()
     }
 
-    /// What Istio's EnvoyFilters do to one sort of thing: `applyTo`, with the whole patch.
+    /// The patches of Istio's EnvoyFilters to one sort of thing (`applyTo`).
     pub fn patches(&self, target: &'static str) -> impl Iterator<Item = Value<'t>> {
         self.kind("EnvoyFilter")
             .flat_map(|filter| filter.list(&["spec", "configPatches"]))
@@ -93,20 +93,24 @@ pub(super) fn unlisted(root: Value<'_>) -> Vec<Value<'_>> {
     }
 }
 
-/// Adds the uses in resources. All WasmPlugins and EnvoyFilters are taken to be of one gateway, and all policies of
-/// Envoy Gateway of another.
+/// Adds the uses in resources, and the Envoys that they run in.
 pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]) {
-    let istio = deployment.envoys.len();
-    let before = deployment.uses.len();
+    find_istio_uses(deployment);
+    find_envoy_gateway_uses(deployment, roots);
+}
+
+/// Adds the uses in WasmPlugins and EnvoyFilters. All of these are taken to be of one gateway.
+fn find_istio_uses(deployment: &mut Deployment<'_>) {
+    let number = deployment.envoys.len();
     let mut found = Vec::new();
     for plugin in deployment.resources.kind("WasmPlugin") {
-        found.extend(wasm_plugin(plugin, istio));
+        found.extend(wasm_plugin(plugin, number));
     }
     for (tree, document) in &deployment.documents {
         let root = tree.value(document.root);
         let is_filter = |one: &Value<'_>| one.text_at(&["kind"]) == Some("EnvoyFilter");
         if !document.is_embedded && unlisted(root).iter().any(is_filter) {
-            let of_filter = |plugin| use_of(Host::EnvoyFilter, istio, plugin, None);
+            let of_filter = |plugin| use_of(Host::EnvoyFilter, number, plugin, None);
             let mut own: Vec<_> = plugins(root, document).filter_map(of_filter).collect();
             for one in &mut own {
                 one.resource = unlisted(root).into_iter().filter(is_filter).find(|filter| {
@@ -118,13 +122,11 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
             found.append(&mut own);
         }
     }
-    deployment.uses.append(&mut found);
-    if deployment.uses.len() > before {
-        let added = deployment
-            .resources
-            .patches("CLUSTER")
-            .filter_map(|patch| patch.at(&["patch", "value"]));
-        let clusters = added.collect();
+    if !found.is_empty() {
+        let patches = deployment.resources.patches("CLUSTER");
+        let clusters = patches
+            .filter_map(|patch| patch.at(&["patch", "value"]))
+            .collect();
         deployment.envoys.push(Envoy {
             bootstrap: None,
             roots: Vec::new(),
@@ -134,12 +136,17 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
             has_listeners: true,
         });
     }
-    let gateway = deployment.envoys.len();
+    deployment.uses.append(&mut found);
+}
+
+/// Adds the uses in policies of Envoy Gateway. All of these are taken to be of one gateway.
+fn find_envoy_gateway_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]) {
+    let number = deployment.envoys.len();
     let before = deployment.uses.len();
     for policy in roots {
         if policy.text_at(&["kind"]) == Some("EnvoyExtensionPolicy") {
             let of_policy = |wasm| {
-                let mut one = extension(wasm, gateway)?;
+                let mut one = extension(wasm, number)?;
                 one.resource = Some(*policy);
                 Some(one)
             };
@@ -161,7 +168,7 @@ pub(super) fn find_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'t>]
     }
 }
 
-fn wasm_plugin<'t>(resource: Value<'t>, envoy: usize) -> Option<super::Use<'t>> {
+fn wasm_plugin<'t>(resource: Value<'t>, envoy: usize) -> Option<Use<'t>> {
     let spec = resource.get("spec")?;
     let configuration = spec.get("pluginConfig");
     let is_own = configuration.is_some_and(is_configuration)
@@ -184,16 +191,14 @@ pub fn variables(spec: Value<'_>) -> Environment {
         let name = one.text_at(&["name"])?.to_owned();
         let is_of_host = one.text_at(&["valueFrom"]) == Some("HOST");
         let value = one.text_at(&["value"]).filter(|_| !is_of_host);
-        Some((name, value.map(str::to_owned)))
+        Some((name, Variable::of(value)))
     };
-    let variables: HashMap<_, _> = spec
-        .list(&["vmConfig", "env"])
+    spec.list(&["vmConfig", "env"])
         .filter_map(variable)
-        .collect();
-    variables
+        .collect()
 }
 
-fn extension(wasm: Value<'_>, envoy: usize) -> Option<super::Use<'_>> {
+fn extension(wasm: Value<'_>, envoy: usize) -> Option<Use<'_>> {
     let configuration = wasm.get("config");
     let is_own = configuration.is_some_and(is_configuration)
         || wasm.text_at(&["name"]).is_some_and(is_name)
@@ -204,7 +209,7 @@ fn extension(wasm: Value<'_>, envoy: usize) -> Option<super::Use<'_>> {
     let encoded = Encoded::of(configuration, wasm);
     let keys = wasm.list(&["env", "hostKeys"]);
     let environment = keys
-        .filter_map(|key| Some((key.text()?.to_owned(), None)))
+        .filter_map(|key| Some((key.text()?.to_owned(), Variable::Unseen)))
         .collect();
     let host = Host::EnvoyGateway;
     Some(read(host, envoy, Some(wasm), encoded, Some(&environment)))

@@ -1,4 +1,5 @@
-//! One use of the module: is it this module, which role has it, and does the module take its configuration?
+//! One use of the module: whether a plugin is this module, which role it has, and whether the module takes its
+//! configuration.
 
 use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 
@@ -7,7 +8,7 @@ use matrix_edge_auth::config::{self, Config, Role};
 use super::{Host, Refusal, Spot, Use};
 use crate::yaml::{Place, Reader, Value};
 
-/// A secret that stands for one that only Envoy's environment has.
+/// The value that the module reads for a variable whose own value cannot be seen.
 const UNSEEN: &str = "unseen";
 
 /// Keys of a configuration that no other plugin has.
@@ -42,8 +43,8 @@ static KEYS: LazyLock<Vec<String>> = LazyLock::new(|| {
         .unwrap_or_default()
 });
 
-/// Whether a mapping has a server's name, and all but one of the keys beside it are of a configuration: the one may be
-/// mistyped. Synapse's own configuration has a `server_name`, too.
+/// Whether a mapping has a `server_name`, and otherwise keys of a configuration. One key may be mistyped. Synapse's own
+/// configuration has a `server_name`, too.
 fn has_keys(value: Value<'_>) -> bool {
     let Some(name) = value.entry("server_name") else {
         return false;
@@ -54,7 +55,7 @@ fn has_keys(value: Value<'_>) -> bool {
     unknown.len() <= 1 && known.len() + unknown.len() >= 1
 }
 
-/// Whether a name or the place of a module says that it is this one.
+/// Whether the name of a plugin, or the place of its code, names this module.
 pub(super) fn is_name(text: &str) -> bool {
     let text = text.to_ascii_lowercase().replace('_', "-");
     text.contains("matrix-edge-auth")
@@ -64,14 +65,15 @@ pub(super) fn is_name(text: &str) -> bool {
 pub(super) enum Encoded<'t> {
     /// As an object.
     Object(Value<'t>),
-    /// As a text, which the module reads itself, and in which objects can be pointed at.
+    /// As a text, which the module reads itself. Findings point into the object that the text holds.
     Text(Value<'t>, Cow<'t, str>),
     /// As something that cannot be read.
     Broken(Refusal<'t>),
 }
 
 impl<'t> Encoded<'t> {
-    /// What stands in a place for an object, or for a text that is one. Without it the plugin is pointed at.
+    /// The configuration in a value: an object, or a text that holds one. If there is no value, the refusal points at the
+    /// plugin.
     pub fn of(value: Option<Value<'t>>, plugin: Value<'t>) -> Self {
         let Some(value) = value else {
             return Self::Broken(Refusal {
@@ -93,8 +95,24 @@ impl<'t> Encoded<'t> {
     }
 }
 
-/// The variables that a plugin is given, with the values that can be seen.
-pub type Environment = HashMap<String, Option<String>>;
+/// The variables that a plugin is given.
+pub type Environment = HashMap<String, Variable>;
+
+/// The value of a variable.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Variable {
+    /// The files give the value.
+    Seen(String),
+    /// Only the environment that Envoy starts in has the value.
+    Unseen,
+}
+
+impl Variable {
+    /// A variable with this value, if the files give one.
+    pub fn of(value: Option<&str>) -> Self {
+        value.map_or(Self::Unseen, |value| Self::Seen(value.to_owned()))
+    }
+}
 
 /// Reads a use. Without `environment` every variable is taken to be there.
 pub(super) fn read<'t>(
@@ -110,9 +128,10 @@ pub(super) fn read<'t>(
                 host,
                 Host::EnvoyFilter | Host::EnvoyGateway | Host::WasmPlugin
             );
-            let reader = match is_kubernetes || object.tree.name.ends_with(".json") {
-                true => Reader::Json,
-                false => Reader::Envoy,
+            let reader = if is_kubernetes || object.tree.name.ends_with(".json") {
+                Reader::Json
+            } else {
+                Reader::Envoy
             };
             (Some(object), of_object(object, reader, environment))
         }
@@ -138,7 +157,7 @@ pub(super) fn read<'t>(
     }
 }
 
-/// Lets the module read its configuration, as what stands before it hands an object on.
+/// Lets the module read an object as its configuration, in the JSON that Envoy or Kubernetes makes of the object.
 fn of_object<'t>(
     object: Value<'t>,
     reader: Reader,
@@ -159,10 +178,15 @@ fn parse<'t>(
     json: &[u8],
     environment: Option<&Environment>,
 ) -> Result<Config, Refusal<'t>> {
-    let variable = |name: &str| match environment.map(|variables| variables.get(name)) {
-        None | Some(Some(None)) => Some(UNSEEN.to_owned()),
-        Some(Some(Some(value))) => Some(value.clone()),
-        Some(None) => None,
+    let variable = |name: &str| {
+        let variable = match environment {
+            Some(variables) => variables.get(name)?,
+            None => &Variable::Unseen,
+        };
+        Some(match variable {
+            Variable::Seen(value) => value.clone(),
+            Variable::Unseen => UNSEEN.to_owned(),
+        })
     };
     config::parse(json, &variable).map_err(|error| {
         let message = error.to_string();
@@ -174,8 +198,8 @@ fn parse<'t>(
     })
 }
 
-/// Where the key stands that a refusal begins with, such as `endpoints[1].auth: takes ...`. Where the key is missing it
-/// is what should have it.
+/// The place of the key that a refusal begins with, such as `endpoints[1].auth: takes ...`. If the key is missing, it is
+/// the place of the mapping that should have the key.
 fn place_of(object: Value<'_>, message: &str) -> Place {
     let path = message.split(": ").next().unwrap_or_default();
     let mut value = object;

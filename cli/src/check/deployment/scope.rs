@@ -1,19 +1,19 @@
 //! Which resources are about the Envoy of a use: an EnvoyFilter or a policy counts where it applies, and nowhere else.
 //!
-//! The non-obvious rule: only what contradicts shuts one out. A namespace or a label that is given on one side alone may still
-//! fit.
+//! The non-obvious rule: only a contradiction shuts a resource out. A namespace or a label that is given on one side alone
+//! may still fit.
 
-use super::{Deployment, Use};
+use super::{Deployment, Use, namespace};
 use crate::yaml::Value;
 
-/// Istio applies what stands in its own namespace everywhere.
+/// Istio applies the resources in its own namespace everywhere.
 const ROOT_NAMESPACE: &str = "istio-system";
 
 /// The label by which Kubernetes names the Gateway of a pod.
 const GATEWAY_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 
 impl<'t> Deployment<'t> {
-    /// What Istio's EnvoyFilters do to one sort of thing (`applyTo`) in the Envoy of a use, as whole patches.
+    /// The patches of Istio's EnvoyFilters to one sort of thing (`applyTo`) in the Envoy of a use.
     pub fn patches(&self, one: &Use<'t>, target: &'static str) -> impl Iterator<Item = Value<'t>> {
         let filters = self.resources.kind("EnvoyFilter");
         filters
@@ -26,14 +26,14 @@ impl<'t> Deployment<'t> {
             .filter(|patch| self.is_of_matrix(*patch))
     }
 
-    /// What EnvoyFilters merge into connection managers of the Envoy of a use.
-    pub fn managers(&self, one: &Use<'t>) -> impl Iterator<Item = Value<'t>> {
+    /// What EnvoyFilters merge into the connection managers of the Envoy of a use.
+    pub fn merged_managers(&self, one: &Use<'t>) -> impl Iterator<Item = Value<'t>> {
         self.patches(one, "NETWORK_FILTER")
             .filter(|patch| patch.text_at(&["patch", "operation"]) == Some("MERGE"))
             .filter_map(|patch| patch.at(&["patch", "value", "typed_config"]))
     }
 
-    /// Whether a patch of routes is for a host of Matrix, as far as VirtualServices tell which these are.
+    /// Whether a patch of routes is for a host of Matrix, as far as VirtualServices tell which hosts these are.
     fn is_of_matrix(&self, patch: Value<'t>) -> bool {
         let path = ["match", "routeConfiguration", "vhost", "name"];
         let Some(name) = patch.text_at(&path) else {
@@ -63,7 +63,10 @@ impl<'t> Deployment<'t> {
         let policies: Vec<Value<'t>> = self
             .resources
             .kind("ClientTrafficPolicy")
-            .filter(|policy| one.resource.is_none_or(|own| is_near(*policy, own)))
+            .filter(|policy| {
+                one.resource
+                    .is_none_or(|own| namespace::may_be_shared(*policy, own))
+            })
             .filter(|policy| holds(*policy))
             .collect();
         let is_covered = |wanted: &Value<'t>| {
@@ -86,7 +89,7 @@ fn gateways(policy: Value<'_>) -> Vec<Value<'_>> {
         .collect()
 }
 
-/// Whether what is said of a Gateway, or of one of its listeners, is said of another.
+/// Whether a policy's target, a Gateway or one of its listeners, includes another target.
 fn covers(target: Value<'_>, wanted: Value<'_>) -> bool {
     let section = target.text_at(&["sectionName"]);
     target.text_at(&["name"]) == wanted.text_at(&["name"])
@@ -95,7 +98,7 @@ fn covers(target: Value<'_>, wanted: Value<'_>) -> bool {
 
 /// Whether an EnvoyFilter may be for the workload of another resource.
 fn fits(filter: Value<'_>, own: Value<'_>) -> bool {
-    let is_everywhere = filter.text_at(&["metadata", "namespace"]) == Some(ROOT_NAMESPACE);
+    let is_everywhere = namespace::of(filter) == Some(ROOT_NAMESPACE);
     let wanted = filter.at(&["spec", "workloadSelector", "labels"]);
     let labels = own.at(&["spec", "selector", "matchLabels"]).or(own.at(&[
         "spec",
@@ -104,41 +107,28 @@ fn fits(filter: Value<'_>, own: Value<'_>) -> bool {
     ]));
     let is_same = |(key, value): (&str, Value<'_>)| {
         let label = labels.and_then(|labels| labels.entry(key)?.text());
-        let mut named = names(own).into_iter().peekable();
+        let mut named = target_names(own).into_iter().peekable();
         if key == GATEWAY_LABEL && named.peek().is_some() {
             return named.any(|name| Some(name) == value.text());
         }
         label.is_none() || label == value.text()
     };
-    let targets = names(filter);
-    let own_targets = names(own);
+    let targets = target_names(filter);
+    let own_targets = target_names(own);
     let is_named = targets.is_empty()
         || own_targets.is_empty()
         || targets.iter().any(|name| own_targets.contains(name));
-    (is_everywhere || is_near(filter, own))
+    (is_everywhere || namespace::may_be_shared(filter, own))
         && is_named
         && wanted.into_iter().flat_map(Value::members).all(is_same)
 }
 
-/// The names of what a resource is for.
-fn names(resource: Value<'_>) -> Vec<&str> {
+/// The names of a resource's targets.
+fn target_names(resource: Value<'_>) -> Vec<&str> {
     let several = resource.list(&["spec", "targetRefs"]);
     let one = resource.at(&["spec", "targetRef"]);
     several
         .chain(one)
         .filter_map(|target| target.text_at(&["name"]))
         .collect()
-}
-
-/// Whether two resources may be in one namespace: where none is given, the user's command names it.
-fn is_near(one: Value<'_>, other: Value<'_>) -> bool {
-    let of = |resource: Value<'_>| {
-        resource
-            .text_at(&["metadata", "namespace"])
-            .map(str::to_owned)
-    };
-    match (of(one), of(other)) {
-        (Some(one), Some(other)) => one == other,
-        _ => true,
-    }
 }

@@ -1,5 +1,5 @@
-//! Tokens of application services are strings of the operator's own choosing, which MAS does not know. Where foreign tokens
-//! are refused, every bridge is, unless its token is listed.
+//! The operator chooses the tokens of application services, and MAS does not know them. A gateway that refuses foreign
+//! tokens refuses every bridge whose token is not listed.
 
 use matrix_edge_auth::config::UnrecognizedTokens;
 

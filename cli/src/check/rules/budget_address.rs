@@ -1,5 +1,5 @@
-//! A budget counts by the client's address. Unless Envoy is told that clients connect to it themselves, that address is what
-//! the client writes into `X-Forwarded-For`.
+//! A budget counts by the client's address. Unless Envoy is told that clients connect to it themselves, Envoy takes the address
+//! from `X-Forwarded-For`, which the client writes.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::{
@@ -22,27 +22,21 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let has_budget = one
             .config()
             .is_some_and(|config| config.unknown_token_budget.is_some());
-        let Some(manager) = one.entry.map(|entry| entry.manager) else {
+        let Some(manager) = one.entry.map(|entry| entry.manager).filter(|_| has_budget) else {
             continue;
         };
-        let extensions = manager.list(&["original_ip_detection_extensions"]);
-        let is_header = |one: &Value<'t>| {
-            let config = one.get("typed_config").and_then(typed);
-            config.is_some_and(|(kind, _)| kind.ends_with(".CustomHeaderConfig"))
-        };
-        if let Some(header) = manager
+        let extensions: Vec<Value<'t>> = manager
             .list(&["original_ip_detection_extensions"])
-            .find(is_header)
-            && has_budget
-        {
+            .collect();
+        if let Some(header) = extensions.iter().copied().find(is_header) {
             found.note(
                 Spot::first_key(header, &["name", "typed_config"]),
                 "the budget counts by the address in this header: whether clients can write it is not in these files",
                 "let only the proxy that sets the header connect to this listener",
             );
         }
-        let is_trusted = manager.boolean_at(&[KEY]) == Some(true) || extensions.count() > 0;
-        if has_budget && !is_trusted {
+        let is_trusted = manager.boolean_at(&[KEY]) == Some(true) || !extensions.is_empty();
+        if !is_trusted {
             let spot = match manager.get(KEY) {
                 Some(_) => Some(Spot::key(manager, KEY)),
                 None => one.key(&["unknown_token_budget"]),
@@ -57,4 +51,10 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             );
         }
     }
+}
+
+/// Whether an extension takes the address from a header.
+fn is_header(extension: &Value<'_>) -> bool {
+    let config = extension.get("typed_config").and_then(typed);
+    config.is_some_and(|(kind, _)| kind.ends_with(".CustomHeaderConfig"))
 }

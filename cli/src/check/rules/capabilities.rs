@@ -1,6 +1,6 @@
-//! Least power: Envoy can be told what a module may call, and lets it call nothing else.
+//! Least power: an operator can tell Envoy which functions a module may call, and Envoy lets the module call no other.
 //!
-//! Neither a WasmPlugin nor an EnvoyExtensionPolicy can say it, so there is nothing to tell of one.
+//! Neither a WasmPlugin nor an EnvoyExtensionPolicy can have this list, so the rule passes them over.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::yaml::Value;
@@ -31,7 +31,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// The lists of what a plugin may call.
+/// The lists of the functions that a plugin may call.
 pub(super) fn allowed<'t>(plugin: Value<'t>) -> impl Iterator<Item = Value<'t>> {
     let places = [Some(plugin), plugin.get("vm_config")];
     places

@@ -1,9 +1,9 @@
 //! Envoy's default circuit breaker lets three calls of a cluster be repeated at a time, and 1,024 be under way. When MAS
-//! restarts, every call on a connection that it closes is repeated at once; what the breaker refuses fails, while what is
-//! over `max_in_flight` only waits its turn.
+//! restarts, every call on a connection that it closes is repeated at once. A call that the breaker refuses fails, while a
+//! call over `max_in_flight` only waits its turn.
 //!
-//! The non-obvious rule: a `retry_budget` takes the place of `max_retries`, and its defaults, 20 % and at least three, refuse more of
-//! what fails at once.
+//! The non-obvious rule: a `retry_budget` takes the place of `max_retries`. Its defaults are 20 % and at least three calls: of
+//! many calls that fail at once, most are then not repeated.
 
 use std::collections::BTreeMap;
 
@@ -23,15 +23,18 @@ pub const RULE: Rule = Rule {
     check,
 };
 
+/// Counts where each call has a connection of its own.
+const CONNECTIONS: &str = "max_connections";
+
 /// Repetitions that Envoy allows at a time, unless it is told otherwise.
 const DEFAULT_RETRIES: u64 = 3;
-/// The part of the calls under way that a budget lets be repeated, in percent, unless it says otherwise.
+/// The part of the calls under way, in percent, that a `retry_budget` lets Envoy repeat, unless the budget says otherwise.
 const DEFAULT_SHARE: f64 = 20.0;
-/// The only part that leaves none out: all of them fail at once.
+/// The only part that is enough: all calls under way fail at once.
 const ALL: f64 = 100.0;
-/// Calls that it allows.
+/// Calls that Envoy allows at a time, unless it is told otherwise.
 const DEFAULT_REQUESTS: u64 = 1_024;
-/// What the shipped configurations are made for. Envoy's own number is the machine's.
+/// The workers that the shipped configurations are made for. Envoy's default is one for each processor.
 const USUAL_WORKERS: u64 = 8;
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
@@ -42,77 +45,124 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let Some(cluster) = deployment.cluster(one, &asked.cluster) else {
             continue;
         };
-        let spot = || Spot::first_key(cluster, &["circuit_breakers", "name"]);
-        if asked.retries > 0
-            && let Some(permitted) = few_retries(cluster)
-        {
-            found.add(
-                spot(),
-                format!(
-                    "when MAS restarts, every call on a connection that it closes is repeated at once, and Envoy lets {permitted} be \
-                     repeated at a time: the others fail, and their requests get 503"
-                ),
-                "write `circuit_breakers: { thresholds: [{ max_retries: 256 }] }`, without `retry_budget`",
-            );
+        if asked.retries > 0 {
+            check_retries(cluster, found);
         }
         let calls = calls(deployment, one.envoy, &asked.cluster);
-        if calls == 0 {
-            continue;
-        }
-        let workers = workers(deployment, one);
-        let mut enough_for = u64::MAX;
-        for key in ["max_requests", "max_pending_requests", "max_connections"] {
-            if key == "max_connections" && shares_connections(cluster) {
-                continue;
-            }
-            let allowed = limit(cluster, key, DEFAULT_REQUESTS);
-            let needed = calls.saturating_mul(workers.unwrap_or(1));
-            enough_for = enough_for.min(allowed / calls);
-            if allowed < needed {
-                let what = match key {
-                    "max_connections" => {
-                        "over HTTP/1.1 each has a connection of its own, and the others wait until their time is up"
-                    }
-                    _ => "what Envoy refuses fails, and what is over `max_in_flight` only waits",
-                };
-                let (who, each) = match workers {
-                    Some(count) if count != 1 => (
-                        format!("{count} Envoy workers may make {needed}"),
-                        String::new(),
-                    ),
-                    _ => (
-                        format!("one Envoy worker may make {needed}"),
-                        " for each Envoy worker".to_owned(),
-                    ),
-                };
-                found.add(
-                    spot(),
-                    format!("`{key}` is {allowed}, and {who} calls at a time: {what}"),
-                    format!(
-                        "write `{key}: {needed}`{each}, or lower `introspection.max_in_flight`"
-                    ),
-                );
-            }
-        }
-        if workers.is_none() && (1..USUAL_WORKERS).contains(&enough_for) {
-            let ends = if enough_for == 1 { "" } else { "s" };
-            found.note(
-                spot(),
-                format!(
-                    "the limits of this cluster are enough for {enough_for} Envoy worker{ends}, each with {calls} calls at a time, and Envoy \
-                     has one for each processor unless it is told otherwise"
-                ),
-                if one.host == Host::EnvoyGateway {
-                    format!("write `concurrency` in the EnvoyProxy, or {calls} for each Envoy worker")
-                } else {
-                    format!(
-                        "start Envoy with `--concurrency {enough_for}` at the most, or write {calls} for each Envoy worker; give \
-                         `check` the Deployment or the Compose file with `--concurrency` as well"
-                    )
-                },
-            );
+        if calls > 0 {
+            check_limits(deployment, one, cluster, calls, found);
         }
     }
+}
+
+/// Tells of a cluster that lets only a few calls be repeated at a time.
+fn check_retries<'t>(cluster: Value<'t>, found: &mut Found<'t>) {
+    if let Some(permitted) = few_retries(cluster) {
+        found.add(
+            spot(cluster),
+            format!(
+                "when MAS restarts, every call on a connection that it closes is repeated at once, and Envoy lets {permitted} be \
+                 repeated at a time: the others fail, and their requests get 503"
+            ),
+            "write `circuit_breakers: { thresholds: [{ max_retries: 256 }] }`, without `retry_budget`",
+        );
+    }
+}
+
+/// Tells of each limit that is too low. `calls` are those that one worker may make at a time.
+fn check_limits<'t>(
+    deployment: &Deployment<'t>,
+    one: &Use<'t>,
+    cluster: Value<'t>,
+    calls: u64,
+    found: &mut Found<'t>,
+) {
+    let workers = workers(deployment, one);
+    let needed = calls.saturating_mul(workers.unwrap_or(1));
+    let limits = limits(cluster);
+    for (key, allowed) in limits.iter().copied() {
+        if allowed < needed {
+            let shortfall = Shortfall {
+                key,
+                allowed,
+                needed,
+                workers,
+            };
+            found.add(spot(cluster), shortfall.message(), shortfall.help());
+        }
+    }
+    let most_workers = limits.iter().map(|(_, allowed)| allowed / calls).min();
+    if workers.is_none()
+        && let Some(most) = most_workers.filter(|most| (1..USUAL_WORKERS).contains(most))
+    {
+        let noun = if most == 1 {
+            "Envoy worker"
+        } else {
+            "Envoy workers"
+        };
+        found.note(
+            spot(cluster),
+            format!(
+                "the limits of this cluster are enough for {most} {noun}, each with {calls} calls at a time, and Envoy has one for \
+                 each processor unless it is told otherwise"
+            ),
+            if one.host == Host::EnvoyGateway {
+                format!("write `concurrency` in the EnvoyProxy, or {calls} for each Envoy worker")
+            } else {
+                format!(
+                    "start Envoy with `--concurrency {most}` at the most, or write {calls} for each Envoy worker; give `check` the \
+                     Deployment or the Compose file with `--concurrency` as well"
+                )
+            },
+        );
+    }
+}
+
+/// A limit that is lower than the calls that Envoy's workers may make at a time.
+struct Shortfall {
+    key: &'static str,
+    allowed: u64,
+    needed: u64,
+    /// How many workers make these calls. `None` is one worker, of a number that the files do not say.
+    workers: Option<u64>,
+}
+
+impl Shortfall {
+    fn message(&self) -> String {
+        let Self {
+            key,
+            allowed,
+            needed,
+            ..
+        } = self;
+        let who = self.several_workers().map_or_else(
+            || "one Envoy worker".to_owned(),
+            |count| format!("{count} Envoy workers"),
+        );
+        let effect = if *key == CONNECTIONS {
+            "over HTTP/1.1 each has a connection of its own, and the others wait until their time is up"
+        } else {
+            "what Envoy refuses fails, and what is over `max_in_flight` only waits"
+        };
+        format!("`{key}` is {allowed}, and {who} may make {needed} calls at a time: {effect}")
+    }
+
+    fn help(&self) -> String {
+        let Self { key, needed, .. } = self;
+        let each = match self.several_workers() {
+            Some(_) => "",
+            None => " for each Envoy worker",
+        };
+        format!("write `{key}: {needed}`{each}, or lower `introspection.max_in_flight`")
+    }
+
+    fn several_workers(&self) -> Option<u64> {
+        self.workers.filter(|count| *count != 1)
+    }
+}
+
+fn spot(cluster: Value<'_>) -> Spot<'_> {
+    Spot::first_key(cluster, &["circuit_breakers", "name"])
 }
 
 /// How many workers Envoy has, if the files say so.
@@ -188,8 +238,8 @@ fn shares_connections(cluster: Value<'_>) -> bool {
     })
 }
 
-/// How many calls may be repeated at a time, in words, if those are few. With a budget its share of the calls under way counts,
-/// but never less than its own minimum, and `max_retries` does not.
+/// How many calls may be repeated at a time, in words, if those are few. A budget takes the place of `max_retries`: it allows
+/// its share of the calls under way, and never less than its minimum.
 fn few_retries(cluster: Value<'_>) -> Option<String> {
     let budget = threshold(cluster).and_then(|it| it.get("retry_budget"));
     let Some(budget) = budget.filter(|it| it.is_mapping()) else {
@@ -207,6 +257,17 @@ fn few_retries(cluster: Value<'_>) -> Option<String> {
         .unwrap_or(DEFAULT_RETRIES);
     (share < ALL && minimum <= DEFAULT_RETRIES)
         .then(|| format!("{share} % of those under way, or {minimum},"))
+}
+
+/// The limits of a cluster that count for calls, and what they allow.
+fn limits(cluster: Value<'_>) -> Vec<(&'static str, u64)> {
+    let mut keys = vec!["max_requests", "max_pending_requests"];
+    if !shares_connections(cluster) {
+        keys.push(CONNECTIONS);
+    }
+    keys.into_iter()
+        .map(|key| (key, limit(cluster, key, DEFAULT_REQUESTS)))
+        .collect()
 }
 
 /// What the cluster allows at default priority.

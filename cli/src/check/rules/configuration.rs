@@ -1,4 +1,4 @@
-//! The module refuses its configuration: its own words, at the key that they name.
+//! The module refuses its configuration. The finding has the module's own words, at the key that they name.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::{check::deployment::managers, yaml::Value};

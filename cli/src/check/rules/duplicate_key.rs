@@ -1,5 +1,5 @@
-//! Of two equal keys Envoy silently keeps the last. In a configuration that is an accident of a template, and one that can
-//! turn enforcement off.
+//! Envoy silently keeps the last of two equal keys. Two equal keys are an accident of a template, and can turn enforcement
+//! off.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 

@@ -1,11 +1,11 @@
 //! Before version 1.39 Envoy gives every plugin of one `vm_id` the environment of the first. A secret that only the second
-//! one names is then not there, and Envoy does not start.
+//! plugin names is then not there, and Envoy does not start.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::{
-    check::deployment::{Host, environment, variables},
+    check::deployment::{Environment, Host, environment, namespace, variables},
     yaml::Value,
 };
 
@@ -22,45 +22,44 @@ const MESSAGE: &str = "another plugin with the same `vm_id` is given another env
 const HELP: &str = "give every plugin of one `vm_id` the same list of variables";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    let mut first: BTreeMap<(usize, &str), BTreeMap<String, Option<String>>> = BTreeMap::new();
+    check_vms(deployment, found);
+    check_wasm_plugins(deployment, found);
+}
+
+/// Tells of a plugin whose environment differs from that of the first plugin with the same `vm_id`.
+fn check_vms<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    let mut first: HashMap<(usize, &str), Environment> = HashMap::new();
     for one in &deployment.uses {
         let Some(vm) = one.vm().filter(|_| one.is_envoys()) else {
             continue;
         };
         let id = vm.text_at(&["vm_id"]).unwrap_or_default();
-        let own = environment(vm).into_iter().collect();
-        if first
-            .entry((one.envoy, id))
-            .or_insert_with(|| BTreeMap::clone(&own))
-            != &own
-        {
+        let own = environment(vm);
+        let first = first.entry((one.envoy, id)).or_insert_with(|| own.clone());
+        if *first != own {
             let spot = Spot::first_key(vm, &["environment_variables", "vm_id"]);
             found.add(spot, MESSAGE, HELP);
         }
     }
-    // All WasmPlugins of a gateway have the same, empty, `vm_id`: also those of other modules. Which ones are of one gateway is
-    // taken from their namespace.
+}
+
+/// Tells of a WasmPlugin whose environment differs from that of another one. All WasmPlugins of a gateway have the same, empty,
+/// `vm_id`, also those of other modules. Two are taken to be of one gateway if they are in one namespace.
+fn check_wasm_plugins<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     let plugins: Vec<_> = deployment.resources.kind("WasmPlugin").collect();
     for one in &deployment.uses {
         let Some(spec) = one.plugin.filter(|_| one.host == Host::WasmPlugin) else {
             continue;
         };
         let own = variables(spec);
-        let is_own = |plugin: &&Value<'t>| {
-            let its = plugin.get("spec");
-            its.is_some_and(|its| its.id == spec.id && std::ptr::eq(its.tree, spec.tree))
-        };
-        let own_namespace = plugins.iter().find(is_own).map(|it| namespace(*it));
+        let is_own = |plugin: &&Value<'t>| plugin.get("spec").map(Value::key) == Some(spec.key());
+        let own_namespace = plugins.iter().find(is_own).map(|it| namespace::of(*it));
         let mut others = plugins
             .iter()
-            .filter(|it| Some(namespace(**it)) == own_namespace);
+            .filter(|it| Some(namespace::of(**it)) == own_namespace);
         if others.any(|other| other.get("spec").is_some_and(|spec| variables(spec) != own)) {
             let spot = Spot::first_key(spec, &["vmConfig", "url"]);
             found.add(spot, MESSAGE, HELP);
         }
     }
-}
-
-fn namespace(resource: Value<'_>) -> Option<&str> {
-    resource.text_at(&["metadata", "namespace"])
 }

@@ -1,7 +1,7 @@
 //! A VM that has failed stays failed. Envoy's default is FAIL_CLOSED: the Envoy worker answers 503 until Envoy is restarted or
 //! its configuration changes. FAIL_RELOAD starts a new VM after about a second.
 //!
-//! An EnvoyExtensionPolicy cannot say it, so there is nothing to tell of one.
+//! An EnvoyExtensionPolicy cannot set a failure policy, so the rule passes it over.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::check::deployment::{FAILURE_POLICIES, Host};

@@ -11,7 +11,8 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-const MESSAGE: &str = "once the VM has failed, every request passes: unverified, and with the identity headers that its client wrote";
+const MESSAGE: &str = "once the VM has failed, every request passes: unverified, and with the identity headers that its client \
+                       wrote";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in &deployment.uses {

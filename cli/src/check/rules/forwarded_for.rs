@@ -1,7 +1,9 @@
-//! Synapse believes the first address in `X-Forwarded-For`. A client may write one, and Envoy adds the true one at the end.
+//! Synapse believes the first address in `X-Forwarded-For`. A client may write an address there, and Envoy adds the true
+//! one at the end.
 //!
-//! The header passes several hands: early mutations, then filters, then the route, its virtual host and the route configuration, of
-//! which the last to set or remove it decides. What is set must be Envoy's own: a copy of another header is the client's again.
+//! Several parts of Envoy may change the header: early mutations, then filters, then the route, its virtual host and the
+//! route configuration. The last of them to set or remove the header decides. The value that it sets must be Envoy's own: a
+//! copy of another header is the client's again.
 
 use super::{Deployment, Found, Rule, Severity, Spot, routes::before_servers};
 use crate::{
@@ -88,7 +90,7 @@ fn after_filters(manager: Value<'_>) -> Origin {
     early
         .chain(of_filters)
         .fold(Origin::Client, |origin, mutation| {
-            let is_removed = mutation.text_at(&["remove"]).is_some_and(is_it);
+            let is_removed = mutation.text_at(&["remove"]).is_some_and(is_forwarded_for);
             match mutation.get("append") {
                 _ if is_removed => Origin::Envoy,
                 Some(append) => after_addition(origin, append),
@@ -97,16 +99,16 @@ fn after_filters(manager: Value<'_>) -> Origin {
         })
 }
 
-/// What a route, a virtual host or the route configuration makes of it. Envoy removes before it adds.
+/// What a route, a virtual host or the route configuration makes of the header. Envoy removes before it adds.
 fn after_level(origin: Origin, level: Value<'_>) -> Origin {
     let mut removed = level.list(&["request_headers_to_remove"]);
-    let is_removed = removed.any(|name| name.text().is_some_and(is_it));
+    let is_removed = removed.any(|name| name.text().is_some_and(is_forwarded_for));
     let origin = if is_removed { Origin::Envoy } else { origin };
     let added = level.list(&["request_headers_to_add"]);
     added.fold(origin, after_addition)
 }
 
-/// In the order of the numbers.
+/// The actions, in the order of their numbers.
 const ACTIONS: &[&str] = &[
     "APPEND_IF_EXISTS_OR_ADD",
     "ADD_IF_ABSENT",
@@ -115,7 +117,10 @@ const ACTIONS: &[&str] = &[
 ];
 
 fn after_addition(origin: Origin, one: Value<'_>) -> Origin {
-    if !one.text_at(&["header", "key"]).is_some_and(is_it) {
+    if !one
+        .text_at(&["header", "key"])
+        .is_some_and(is_forwarded_for)
+    {
         return origin;
     }
     let value = one.text_at(&["header", "value"]).unwrap_or_default();
@@ -135,6 +140,6 @@ fn is_of_client(value: &str) -> bool {
     value.to_ascii_lowercase().contains("%req")
 }
 
-fn is_it(name: &str) -> bool {
+fn is_forwarded_for(name: &str) -> bool {
     name.eq_ignore_ascii_case(HEADER)
 }

@@ -1,10 +1,16 @@
-//! Requests that waited in a Wasm VM which has failed are never resumed. What ends them is the idle timeout.
+//! A request that waited in a Wasm VM which has failed is never resumed. Only the idle timeout ends such a request.
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{before_servers, duration, hosts, is_disabled},
+    routes::{before_servers, hosts, is_disabled},
 };
-use crate::{check::deployment::Host, yaml::Value};
+use crate::{
+    check::{
+        deployment::{Entry, Host, Use},
+        duration::duration,
+    },
+    yaml::Value,
+};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -20,62 +26,70 @@ const KEY: &str = "stream_idle_timeout";
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment) {
         match (one.host, one.entry) {
-            (Host::Envoy, Some(entry)) => {
-                if is_zero(entry.manager, KEY) {
-                    let help = format!("write `{KEY}: 120s`: longer than clients let /sync wait");
-                    found.add(Spot::key(entry.manager, KEY), MESSAGE, help);
-                }
-                // Whatever it asks for, a request may wait for the answer about its token.
-                let hosts = hosts(entry, one.config());
-                let routes = hosts.into_iter().flat_map(|host| host.list(&["routes"]));
-                for route in routes.filter(|route| !is_disabled(entry, *route)) {
-                    if let Some(action) =
-                        route.get("route").filter(|it| is_zero(*it, "idle_timeout"))
-                    {
-                        let help = "write `idle_timeout: 120s`, or leave it out";
-                        found.add(Spot::key(action, "idle_timeout"), MESSAGE, help);
-                    }
-                }
-            }
-            (Host::WasmPlugin | Host::EnvoyFilter, _) => {
-                let mut managers = deployment.managers(one);
-                let is_set = |it: Value<'_>| it.get(KEY).is_some() && !is_zero(it, KEY);
-                if !managers.any(is_set) {
-                    found.add(
-                        one.spot(),
-                        format!("Istio's gateways have {MESSAGE}"),
-                        "apply envoy/istio/connection.yaml as well; if you do, give it to `check` together with this file",
-                    );
-                }
-            }
-            (Host::EnvoyGateway, _) => {
-                let path = ["spec", "timeout", "http"];
-                let key = "streamIdleTimeout";
-                let policies = deployment.resources.kind("ClientTrafficPolicy");
-                let timeouts = policies.filter_map(|policy| policy.at(&path));
-                let zeros: Vec<_> = timeouts.filter(|it| is_zero(*it, key)).collect();
-                let is_set = |policy: Value<'t>| {
-                    let timeouts = policy.at(&path);
-                    timeouts.is_some_and(|it| it.get(key).is_some() && !is_zero(it, key))
-                };
-                if deployment.has_policy(one, is_set) {
-                    continue;
-                }
-                for timeouts in &zeros {
-                    let help = format!("write `{key}: 120s`: longer than clients let /sync wait");
-                    found.add(Spot::key(*timeouts, key), MESSAGE, help);
-                }
-                if zeros.is_empty() {
-                    found.add(
-                        one.spot(),
-                        format!("`timeouts.request: 0s` of a route turns Envoy Gateway's idle timeout off, too: {MESSAGE}"),
-                        "apply a ClientTrafficPolicy with `timeout: { http: { streamIdleTimeout: 120s } }`; if you do, give it \
-                         to `check` together with this file",
-                    );
-                }
-            }
+            (Host::Envoy, Some(entry)) => check_envoy(one, entry, found),
+            (Host::WasmPlugin | Host::EnvoyFilter, _) => check_istio(deployment, one, found),
+            (Host::EnvoyGateway, _) => check_envoy_gateway(deployment, one, found),
             _ => {}
         }
+    }
+}
+
+/// Tells of a connection manager, or a route, that turns the timeout off.
+fn check_envoy<'t>(one: &Use<'t>, entry: Entry<'t>, found: &mut Found<'t>) {
+    if is_zero(entry.manager, KEY) {
+        let help = format!("write `{KEY}: 120s`: longer than clients let /sync wait");
+        found.add(Spot::key(entry.manager, KEY), MESSAGE, help);
+    }
+    // Any request may wait for the answer about its token, whatever it asks for.
+    let hosts = hosts(entry, one.config());
+    let routes = hosts.into_iter().flat_map(|host| host.list(&["routes"]));
+    for route in routes.filter(|route| !is_disabled(entry, *route)) {
+        if let Some(action) = route.get("route").filter(|it| is_zero(*it, "idle_timeout")) {
+            let help = "write `idle_timeout: 120s`, or leave it out";
+            found.add(Spot::key(action, "idle_timeout"), MESSAGE, help);
+        }
+    }
+}
+
+/// Tells of a gateway for which no EnvoyFilter sets the timeout.
+fn check_istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+    let mut managers = deployment.merged_managers(one);
+    let is_set = |it: Value<'_>| it.get(KEY).is_some() && !is_zero(it, KEY);
+    if !managers.any(is_set) {
+        found.add(
+            one.spot(),
+            format!("Istio's gateways have {MESSAGE}"),
+            "apply envoy/istio/connection.yaml as well; if you do, give it to `check` together with this file",
+        );
+    }
+}
+
+/// Tells of a gateway for which no ClientTrafficPolicy sets the timeout: at the policies that turn it off, or else at the
+/// gateway.
+fn check_envoy_gateway<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+    let path = ["spec", "timeout", "http"];
+    let key = "streamIdleTimeout";
+    let is_set = |policy: Value<'t>| {
+        let timeouts = policy.at(&path);
+        timeouts.is_some_and(|it| it.get(key).is_some() && !is_zero(it, key))
+    };
+    if deployment.has_policy(one, is_set) {
+        return;
+    }
+    let policies = deployment.resources.kind("ClientTrafficPolicy");
+    let timeouts = policies.filter_map(|policy| policy.at(&path));
+    let zeros: Vec<_> = timeouts.filter(|it| is_zero(*it, key)).collect();
+    for timeouts in &zeros {
+        let help = format!("write `{key}: 120s`: longer than clients let /sync wait");
+        found.add(Spot::key(*timeouts, key), MESSAGE, help);
+    }
+    if zeros.is_empty() {
+        found.add(
+            one.spot(),
+            format!("`timeouts.request: 0s` of a route turns Envoy Gateway's idle timeout off, too: {MESSAGE}"),
+            "apply a ClientTrafficPolicy with `timeout: { http: { streamIdleTimeout: 120s } }`; if you do, give it to `check` \
+             together with this file",
+        );
     }
 }
 

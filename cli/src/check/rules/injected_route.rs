@@ -1,6 +1,6 @@
 //! A credential injector gives the credential to every request of its cluster. A client's route to that cluster lets anyone
-//! `POST /oauth2/introspect` and be answered. On Synapse's own route to it MAS accepts every caller, also one without a
-//! secret.
+//! `POST /oauth2/introspect` and be answered. If Synapse's own route leads there, MAS accepts every caller, also a caller
+//! without a secret.
 
 use std::collections::HashSet;
 
@@ -31,7 +31,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         if injecting.is_empty() {
             continue;
         }
-        // A listener without the module leads there as well as one with it.
+        // Routes of a listener without the module count as well.
         for (manager, one) in managers_of(deployment, number) {
             if one.is_some_and(|one| one.is(Role::Provisioning)) {
                 continue;
@@ -43,7 +43,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             for spot in leading.chain(tables(manager).flat_map(headers_of)) {
                 found.add(
                     spot,
-                    "every request of this cluster gets the credential for MAS: a client that uses this route can ask whose any token is",
+                    "every request of this cluster gets the credential for MAS: a client that uses this route can ask whose any \
+                     token is",
                     "give MAS two clusters: route to one without `credential_injector`, and name the other in \
                      `introspection.cluster`",
                 );
@@ -65,7 +66,7 @@ fn is_injecting(cluster: Value<'_>) -> bool {
     active_filters(cluster).any(|name| name.ends_with(INJECTOR))
 }
 
-/// The types of the filters that requests of a cluster pass. One that is turned off changes none.
+/// The types of the filters that requests of a cluster pass. A filter that is turned off is left out.
 pub(super) fn active_filters<'t>(cluster: Value<'t>) -> impl Iterator<Item = &'t str> {
     protocols(cluster)
         .flat_map(|options| options.list(&["http_filters"]))

@@ -1,9 +1,10 @@
-//! A client that can reach the introspection listener can test whether tokens are active. One that can reach the
+//! A client that can reach the introspection listener can test whether tokens are active. A client that can reach the
 //! provisioning listener can reach Synapse's own listener for MAS, with only the secret between them.
 //!
 //! The non-obvious rule: an address that any interface has is no fault by itself. A filter chain may take only some
-//! networks, a NetworkPolicy only some pods, and Docker publishes a port or does not. What is given is believed only as far as it
-//! really closes: networks that are nearly all addresses, a policy for other pods and a Compose file of something else close nothing.
+//! networks, a NetworkPolicy only some pods, and Docker publishes a port or does not. Such a restriction counts only as far
+//! as it really closes the port: networks that are nearly all addresses, a policy for other pods and a Compose file of
+//! something else close nothing.
 
 mod compose;
 mod kubernetes;
@@ -16,7 +17,7 @@ use matrix_edge_auth::config::Role;
 use self::networks::are_nearly_all;
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::{
-    check::deployment::{Entry, role_name, settings, typed},
+    check::deployment::{Entry, settings, typed},
     yaml::Value,
 };
 
@@ -30,13 +31,13 @@ pub const RULE: Rule = Rule {
 
 /// What the files say of a port that every interface has.
 enum Reach<'t> {
-    /// This opens it.
+    /// The place that opens it, and how.
     Open(Spot<'t>, &'static str),
     /// It is closed to all but some.
     Closed,
     /// It is closed, if one of the NetworkPolicies is for the pods that run Envoy.
     Presumed,
-    /// Nothing.
+    /// The files say nothing of it.
     Unknown,
 }
 
@@ -51,7 +52,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let open = entry.listener.into_iter().flat_map(sockets);
         for socket in open.filter(|socket| is_open(*socket)) {
             let port = socket.number_at(&["port_value"]).unwrap_or_default();
-            let (harm, role) = (harm(role), role_name(role));
+            let (harm, role) = (harm(role), role.name());
             match reach(deployment, socket, port) {
                 Reach::Open(spot, how) => found.add(
                     spot,
@@ -101,7 +102,7 @@ fn harm(role: Role) -> String {
     )
 }
 
-/// Whether others than Envoy's own machine and network may reach what comes in here, as far as the files say.
+/// Whether callers from outside of Envoy's own machine and network may reach a listener, as far as the files say.
 pub(super) fn is_exposed(deployment: &Deployment<'_>, entry: Entry<'_>) -> bool {
     let mut open = entry
         .listener
@@ -128,8 +129,8 @@ fn sockets<'t>(listener: Value<'t>) -> impl Iterator<Item = Value<'t>> {
         .chain(more.filter_map(move |one| one.at(&path)))
 }
 
-/// Whether the address is neither loopback nor of a private network. `100.64.0.0/10` is what providers and overlay networks share
-/// behind their own (RFC 6598).
+/// Whether the address is neither loopback nor of a private network. `100.64.0.0/10` counts as private: providers and
+/// overlay networks share it behind their own addresses (RFC 6598).
 fn is_open(socket: Value<'_>) -> bool {
     let address = socket.text_at(&["address"]).unwrap_or_default();
     match address.parse::<IpAddr>().map(|it| it.to_canonical()) {
@@ -144,7 +145,7 @@ fn is_open(socket: Value<'_>) -> bool {
     }
 }
 
-/// In the order of the numbers.
+/// The sources, in the order of their numbers.
 const SOURCES: &[&str] = &["ANY", "SAME_IP_OR_LOOPBACK", "EXTERNAL"];
 
 /// Whether Envoy itself takes only some callers.
@@ -168,13 +169,13 @@ fn is_guarded(entry: Entry<'_>) -> bool {
     entry.chain.is_some_and(by_chain) || entry.manager.list(&["http_filters"]).any(is_rbac)
 }
 
-/// Whether there are ranges, and they leave most addresses out.
+/// Whether a rule has ranges, and they leave most addresses out.
 fn is_narrow(rule: Value<'_>, key: &str) -> bool {
     let ranges: Vec<(&str, u64)> = rule
         .list(&[key])
         .map(|range| {
             let prefix = range.text_at(&["address_prefix"]).unwrap_or_default();
-            // A length that is not given is none.
+            // Without a length the range is all addresses.
             (prefix, range.number_at(&["prefix_len"]).unwrap_or(0))
         })
         .collect();
@@ -193,8 +194,8 @@ fn is_rbac(filter: Value<'_>) -> bool {
     let mut open = policies.filter(|(_, policy)| {
         policy.list(&["principals"]).any(is_any) && policy.list(&["permissions"]).any(is_any)
     });
-    let denies = rules.name_at(&["action"], &["ALLOW", "DENY", "LOG"]);
-    match denies.unwrap_or("ALLOW") {
+    let action = rules.name_at(&["action"], &["ALLOW", "DENY", "LOG"]);
+    match action.unwrap_or("ALLOW") {
         "ALLOW" => open.next().is_none(),
         "DENY" => true,
         _ => false,

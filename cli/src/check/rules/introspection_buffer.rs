@@ -1,4 +1,4 @@
-//! The introspection role reads a form of up to 64 KiB. What Envoy does not buffer it does not get whole.
+//! The introspection role reads a form of up to 64 KiB. Envoy refuses a form that is longer than its buffer.
 
 use matrix_edge_auth::config::Role;
 

@@ -1,16 +1,19 @@
-//! A Wasm module can only name a metric, so labels are made of names by `stats_tags` of the bootstrap. Without them no alert and
-//! no panel finds anything, and nothing else fails. A `stats_matcher` may leave out all of the metrics, or some.
+//! A Wasm module can only name a metric, so `stats_tags` of the bootstrap make labels of the names. Without labels no alert
+//! and no panel finds anything, and nothing else fails. A `stats_matcher` may leave out all of the metrics, or some.
 //!
-//! The non-obvious rule: only a bootstrap by which metrics leave is looked at, that is, one with an admin interface or a sink.
-//! Istio's and Envoy Gateway's bootstraps are not in files.
+//! The non-obvious rule: the rule looks only at a bootstrap by which metrics leave, that is, one with an admin interface or
+//! a sink. Istio's and Envoy Gateway's bootstraps are not in files.
 
 use std::sync::LazyLock;
 
 use matrix_edge_auth::metrics::Metric;
 use regex::bytes::Regex;
 
-use super::{Deployment, Found, Rule, Severity, Spot, routes::compiled_at_a_cost};
-use crate::yaml::{Tree, Value};
+use super::{Deployment, Found, Rule, Severity, Spot};
+use crate::{
+    check::pattern::compiled_at_a_cost,
+    yaml::{Tree, Value},
+};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -20,7 +23,7 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-/// What operators copy.
+/// The configuration that operators copy.
 const SHIPPED: &str = include_str!("../../../../envoy/stats_tags.yaml");
 
 /// The labels that the module's names have.
@@ -82,20 +85,20 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// The module's names, as Envoy compares them: before labels are made of them.
+/// The names of the module's metrics, as Envoy compares them: before labels are made of them.
 static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
     let name = |metric: Metric| format!("wasmcustom.{}", metric.name());
     Metric::all().into_iter().map(name).collect()
 });
 
-/// The module's names that a list of names that count leaves out.
+/// The names of the module's metrics that a `stats_matcher` leaves out.
 fn left_out(matcher: Value<'_>) -> Vec<&'static str> {
     let rejects_all = matcher.boolean_at(&["reject_all"]) == Some(true);
     let excluded = matched(matcher.get("exclusion_list"), |them| {
         them.contains(&Some(true))
     });
     let included = matched(matcher.get("inclusion_list"), |them| {
-        // What cannot be known may match.
+        // An extension may match.
         them.iter().any(|it| *it != Some(false))
     });
     NAMES
@@ -109,7 +112,7 @@ fn left_out(matcher: Value<'_>) -> Vec<&'static str> {
         .collect()
 }
 
-/// Whether the patterns of a list, if there is one, say something (`holds`) of each of the module's names.
+/// Whether the patterns of a list, if there is a list, say something (`holds`) of each name in `NAMES`.
 fn matched(list: Option<Value<'_>>, holds: impl Fn(&[Option<bool>]) -> bool) -> Option<Vec<bool>> {
     let patterns: Vec<_> = list?.list(&["patterns"]).map(Pattern::of).collect();
     let is_it = |name: &String| {
@@ -125,9 +128,9 @@ enum Pattern {
     Prefix(String),
     Suffix(String),
     Contained(String),
-    /// For whole names. One that cannot be read is for none.
+    /// For whole names. An expression that cannot be read is for no name.
     Regex(Option<Regex>),
-    /// An extension.
+    /// An extension of Envoy. Its matches are not known.
     Unknown,
 }
 
@@ -140,9 +143,10 @@ impl Pattern {
         let text = |key| {
             let text = pattern.text_at(&[key])?;
             // The names have no capitals.
-            Some(match ignores_case {
-                true => text.to_ascii_lowercase(),
-                false => text.to_owned(),
+            Some(if ignores_case {
+                text.to_ascii_lowercase()
+            } else {
+                text.to_owned()
             })
         };
         text("exact")

@@ -1,8 +1,7 @@
-//! Without the provisioning role the edge hears of a session's end only from a logout or a revocation that passes it. What an
-//! administrator ends, or MAS itself, is served until `cache.ttl`: so that stays short.
+//! Without the provisioning role the edge hears of a session's end only from a logout or a revocation that passes it. A
+//! session that an administrator ends, or MAS itself, is served until `cache.ttl`, which should therefore stay short.
 //!
-//! Only where a listener with the provisioning role would be seen is its absence known: in a whole bootstrap whose listeners do not
-//! come from elsewhere.
+//! Whether the provisioning role is absent is known only in a whole bootstrap whose listeners do not come from elsewhere.
 
 use std::time::Duration;
 
@@ -40,8 +39,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             found.note(
                 Spot::key(dynamic, key),
                 format!(
-                    "more listeners come from elsewhere: whether one of them hears of a session that MAS ends is not in these files, \
-                     and an answer serves for up to {seconds} s"
+                    "more listeners come from elsewhere: whether one of them hears of a session that MAS ends is not in these \
+                     files, and an answer serves for up to {seconds} s"
                 ),
                 "give `check` the file that they come from as well, or one that has all listeners",
             );

@@ -1,5 +1,5 @@
-//! Envoy knows aliases, but not merge keys: `no such field: '<<'`. kubectl knows both, so they are refused only in what Envoy
-//! itself reads.
+//! Envoy knows aliases, but not merge keys: `no such field: '<<'`. kubectl knows both, so the rule is only for files that
+//! Envoy itself reads.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 

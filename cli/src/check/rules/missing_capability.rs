@@ -1,5 +1,5 @@
 //! A function that the list of `capability_restriction_config` lacks does nothing, and nothing says so: without
-//! `proxy_http_call` MAS is never asked, and without `proxy_on_queue_ready` no worker hears of what ends.
+//! `proxy_http_call` MAS is never asked, and without `proxy_on_queue_ready` no worker hears which sessions end.
 
 use std::sync::LazyLock;
 
@@ -14,7 +14,7 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-/// What operators copy. It has what the module imports and exports.
+/// The configuration that operators copy. Its list has every function that the module imports or exports.
 const SHIPPED: &str = include_str!("../../../../envoy/local/envoy.yaml");
 
 /// The functions that the module needs.
@@ -37,15 +37,16 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 found.add(
                     spot(list),
                     format!("the module needs these functions, and may not have them: {}", missing.join(", ")),
-                    "copy `capability_restriction_config` from envoy/local/envoy.yaml of the module's version; before Envoy 1.40 it counts \
-                     from the next start on, or with another `vm_config.configuration` in all plugins of this `vm_id`",
+                    "copy `capability_restriction_config` from envoy/local/envoy.yaml of the module's version; before Envoy 1.40 \
+                     it counts from the next start on, or with another `vm_config.configuration` in all plugins of this `vm_id`",
                 );
             }
         }
     }
 }
 
-/// The functions that the module needs and a list lacks. An empty one allows everything, and is the business of `capabilities`.
+/// The functions that the module needs and a list lacks. An empty list allows everything, and is left to the rule
+/// `capabilities`.
 pub(super) fn missing(list: Value<'_>) -> Vec<&'static str> {
     if list.members().next().is_none() {
         return Vec::new();

@@ -1,7 +1,8 @@
 //! `credential: { injected: true }` leaves it to Envoy to add the credential. A cluster without an injector adds none, and MAS
 //! answers 401 to each question.
 //!
-//! Only a cluster that is in the files is looked at. Any filter of it may be what adds the credential, but the one that ends each list.
+//! The rule looks only at a cluster that is in the files. Any filter of the cluster may add the credential, except for the
+//! codec that ends each list.
 
 use super::{Deployment, Found, Rule, Severity, injected_route::active_filters};
 use crate::yaml::Value;

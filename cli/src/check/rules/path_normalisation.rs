@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{SIGNED, all_routes_of, before_servers, tables, targets},
+    routes::{SIGNED, before_servers, routes_of_guarded_hosts, tables, targets},
 };
 use crate::{
     check::deployment::{Envoy, Host, Use},
@@ -20,7 +20,7 @@ pub const RULE: Rule = Rule {
 };
 
 const KEPT: &str = "KEEP_UNCHANGED";
-/// In the order of the numbers.
+/// The actions, in the order of their numbers.
 const ACTIONS: &[&str] = &[
     DEFAULT,
     KEPT,
@@ -35,59 +35,64 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment) {
         match (one.host, one.entry) {
             (Host::Envoy, Some(entry)) => {
-                manager(entry.manager, found);
+                check_manager(entry.manager, found);
                 let own = clusters.entry(one.envoy).or_default();
-                for route in all_routes_of(one, &SIGNED) {
-                    rewriting(route, found);
+                for route in routes_of_guarded_hosts(one, &SIGNED) {
+                    check_rewriting(route, found);
                     let targets = route.get("route").map(targets).unwrap_or_default();
                     own.extend(targets.into_iter().map(|(name, _)| name));
                 }
                 if let Some(bootstrap) =
                     deployment.envoys.get(one.envoy).and_then(|it| it.bootstrap)
                 {
-                    runtime(bootstrap, entry.manager, found);
+                    check_runtime(bootstrap, entry.manager, found);
                 }
             }
-            (Host::WasmPlugin | Host::EnvoyFilter, _) => {
-                scoped(deployment, one, found);
-                let mut managers = deployment.managers(one);
-                if !managers.any(|one| one.boolean_at(&["normalize_path"]) == Some(false)) {
-                    found.add(
-                        one.spot(),
-                        "Istio's gateways rewrite paths (`normalize_path`), and no EnvoyFilter of these files turns it off: a \
-                         federation request whose path changes fails its signature",
-                        "apply envoy/istio/connection.yaml as well; if you do, give it to `check` together with this file",
-                    );
-                }
-            }
-            (Host::EnvoyGateway, _) => {
-                let is_kept = deployment.has_policy(one, |policy| {
-                    policy.text_at(&["spec", "path", "escapedSlashesAction"])
-                        == Some("KeepUnchanged")
-                        && policy.boolean_at(&["spec", "path", "disableMergeSlashes"]) == Some(true)
-                });
-                if !is_kept {
-                    found.add(
-                        one.spot(),
-                        "Envoy Gateway answers a path with `%2F` by a redirect to another path and merges slashes, and no \
-                         ClientTrafficPolicy of these files says otherwise: key backup and room aliases break",
-                        "apply a ClientTrafficPolicy with `path: { escapedSlashesAction: KeepUnchanged, \
-                         disableMergeSlashes: true }`; if you do, give it to `check` together with this file",
-                    );
-                }
-            }
+            (Host::WasmPlugin | Host::EnvoyFilter, _) => check_istio(deployment, one, found),
+            (Host::EnvoyGateway, _) => check_envoy_gateway(deployment, one, found),
             _ => {}
         }
     }
     for (number, clusters) in clusters {
         if let Some(envoy) = deployment.envoys.get(number) {
-            beside(envoy, &clusters, found);
+            check_neighbours(envoy, &clusters, found);
         }
     }
 }
 
-/// Tells of a patch that is for one port.
-fn scoped<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+/// Tells of a gateway for which no EnvoyFilter keeps paths.
+fn check_istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+    check_scoped_patches(deployment, one, found);
+    let mut managers = deployment.merged_managers(one);
+    if !managers.any(|manager| manager.boolean_at(&["normalize_path"]) == Some(false)) {
+        found.add(
+            one.spot(),
+            "Istio's gateways rewrite paths (`normalize_path`), and no EnvoyFilter of these files turns it off: a federation \
+             request whose path changes fails its signature",
+            "apply envoy/istio/connection.yaml as well; if you do, give it to `check` together with this file",
+        );
+    }
+}
+
+/// Tells of a gateway for which no ClientTrafficPolicy keeps paths.
+fn check_envoy_gateway<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+    let is_kept = deployment.has_policy(one, |policy| {
+        policy.text_at(&["spec", "path", "escapedSlashesAction"]) == Some("KeepUnchanged")
+            && policy.boolean_at(&["spec", "path", "disableMergeSlashes"]) == Some(true)
+    });
+    if !is_kept {
+        found.add(
+            one.spot(),
+            "Envoy Gateway answers a path with `%2F` by a redirect to another path and merges slashes, and no \
+             ClientTrafficPolicy of these files says otherwise: key backup and room aliases break",
+            "apply a ClientTrafficPolicy with `path: { escapedSlashesAction: KeepUnchanged, disableMergeSlashes: true }`; if you \
+             do, give it to `check` together with this file",
+        );
+    }
+}
+
+/// Notes each patch that sets `normalize_path` on one port, if no patch sets it on all ports.
+fn check_scoped_patches<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
     let path = ["match", "listener", "portNumber"];
     let value = ["patch", "value", "typed_config", "normalize_path"];
     let patches = deployment.patches(one, "NETWORK_FILTER");
@@ -103,13 +108,13 @@ fn scoped<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>)
     }
 }
 
-/// Tells of a route that changes what it hands on.
-fn rewriting<'t>(route: Value<'t>, found: &mut Found<'t>) {
+/// Tells of a route that rewrites paths.
+fn check_rewriting<'t>(route: Value<'t>, found: &mut Found<'t>) {
     let Some(action) = route.get("route") else {
         return;
     };
     for key in ["prefix_rewrite", "regex_rewrite", "path_rewrite_policy"] {
-        // A prefix that is written as it was is none.
+        // A prefix that is replaced by itself changes no path.
         let is_same = action
             .text_at(&[key])
             .is_some_and(|prefix| route.text_at(&["match", "prefix"]) == Some(prefix));
@@ -123,8 +128,9 @@ fn rewriting<'t>(route: Value<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// Tells of what the runtime says where the connection manager says nothing.
-fn runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) {
+/// Tells of a runtime key that has Envoy change or refuse paths. A key counts only where the connection manager has no
+/// such field.
+fn check_runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) {
     const SPACE: &str = "http_connection_manager";
     for layer in bootstrap.list(&["layered_runtime", "layers"]) {
         let Some(layer) = layer.get("static_layer") else {
@@ -142,7 +148,7 @@ fn runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) 
             };
             let value = place.entry(name).filter(|_| !is_said);
             let number = value.and_then(|value| value.scalar()?.whole_number());
-            // 1 of the actions keeps paths as they are.
+            // Action 1 is `KEEP_UNCHANGED`.
             let is_harmless = match number {
                 Some(0) | None => true,
                 Some(1) => key != "normalize_path",
@@ -159,17 +165,19 @@ fn runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) 
     }
 }
 
-/// Looks at the listeners without the module that lead to the same servers, such as one for federation.
-fn beside<'t>(envoy: &Envoy<'t>, clusters: &HashSet<&str>, found: &mut Found<'t>) {
+/// Looks at all connection managers that lead to the same servers, also at one without the module, such as one for
+/// federation.
+fn check_neighbours<'t>(envoy: &Envoy<'t>, clusters: &HashSet<&str>, found: &mut Found<'t>) {
     for other in envoy.managers() {
         let mut names = tables(other).flat_map(targets).map(|(name, _)| name);
         if names.any(|name| clusters.contains(name)) {
-            manager(other, found);
+            check_manager(other, found);
         }
     }
 }
 
-fn manager<'t>(manager: Value<'t>, found: &mut Found<'t>) {
+/// Tells of a connection manager that changes or refuses paths.
+fn check_manager<'t>(manager: Value<'t>, found: &mut Found<'t>) {
     for key in ["normalize_path", "merge_slashes"] {
         if manager.boolean_at(&[key]) == Some(true) {
             found.add(

@@ -1,9 +1,10 @@
-//! The shipped files have gaps to fill in: a digest of zeros, a secret `change-me`, hosts below `example.org`. What is left of
-//! them fails late, and not as what it is: MAS answers 401 to the secret, Istio answers 403 to every request without the
-//! image, and with another server's name every request names a user who does not exist.
+//! The shipped files have gaps to fill in: a digest of zeros, a secret `change-me`, hosts below `example.org`. A gap that
+//! is left fails late, and looks like another fault: MAS answers 401 to the secret, Istio answers 403 to every request
+//! without the image, and with another server's name every request names a user who does not exist.
 //!
-//! The non-obvious rule: a placeholder is a fault only beside a host of the reader's own. Files in which all hosts are examples
-//! are templates, a manual or a test: of these is told how much is still to be filled in, and that is no finding.
+//! The non-obvious rule: a placeholder is a fault only beside a host of the reader's own. Files in which all hosts are
+//! examples are templates, a manual or a test. For these the report says how much is still to be filled in, and that is no
+//! finding.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::yaml::Value;
@@ -19,13 +20,13 @@ pub const RULE: Rule = Rule {
 /// The digest that no image has.
 const ZEROS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// How a secret that is to be changed is spelt, without what separates its words.
+/// The spelling of a secret that is to be changed, without what separates its words.
 const TO_CHANGE: &str = "changeme";
 
-/// What may stand before a secret.
+/// The schemes that may stand before a secret.
 const SCHEMES: [&str; 2] = ["Bearer ", "Basic "];
 
-/// Domains that nobody can have (RFC 2606). What stands below `localhost` is a real name, for a trial.
+/// Domains that nobody can have (RFC 2606). A name below `localhost` is a real one, for a trial.
 const EXAMPLES: [&str; 4] = ["example.org", "example.com", "example.net", "example"];
 
 /// Something that stands for a value of the reader's own.
@@ -81,7 +82,7 @@ fn is_template(deployment: &Deployment<'_>) -> bool {
     configurations.flat_map(hosts_of).all(is_example)
 }
 
-/// All placeholders. What stands as text inside of another document is a document of its own.
+/// All placeholders. A text that holds a document is passed over, since the document's own values are looked at.
 fn all<'d, 't>(deployment: &'d Deployment<'t>) -> impl Iterator<Item = (Value<'t>, Kind)> + 'd {
     let values = deployment
         .documents

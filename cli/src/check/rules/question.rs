@@ -1,13 +1,13 @@
-//! Roles share an answer if they ask the same: cluster, authority, path and kind of credential.
+//! Roles share an answer if they ask the same question: cluster, authority, path and kind of credential.
 //!
 //! The non-obvious rule: an introspection listener that this Envoy's own questions lead to is a tier of a fleet, and asks
-//! another question than its callers on purpose (envoy/fleet). What two internal roles share helps neither: clients' tokens are what a
-//! gateway asks about.
+//! another question than its callers on purpose (envoy/fleet). Two internal roles are not compared, since it is the gateway
+//! that asks about clients' tokens.
 
 use matrix_edge_auth::config::Role;
 
 use super::{Deployment, Found, Rule, Severity};
-use crate::check::deployment::{Use, role_name};
+use crate::check::deployment::Use;
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -40,7 +40,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             format!(
                 "the {} role asks another question than the gateway, so the two do not share answers: `introspection.{key}` \
                  differs",
-                role_name(own.role)
+                own.role.name()
             ),
             format!("give all roles the same `introspection`, with {value}"),
         );

@@ -1,5 +1,5 @@
-//! A rule of `endpoints` with `required` or `admin` is for what the homeserver does not judge itself. What passes unlooked at
-//! elsewhere, because the homeserver judges it, passes there too, and nobody judges it.
+//! A rule of `endpoints` with `required` or `admin` is for paths whose tokens the homeserver does not judge. A token that
+//! the module leaves to the homeserver passes there, too, and nobody judges it.
 
 use matrix_edge_auth::config::{FormTokens, UnrecognizedTokens};
 

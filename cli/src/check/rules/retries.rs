@@ -1,5 +1,5 @@
-//! MAS closes kept-alive connections that were idle, and a call that goes out just then fails. One repetition heals it: the
-//! module's own, or a retry policy of the cluster.
+//! MAS closes kept-alive connections that were idle, and a call that goes out just then fails. One repetition heals that:
+//! the module's own, or that of a retry policy of the cluster.
 
 use super::{Deployment, Found, Rule, Severity};
 use crate::check::deployment::protocols;

@@ -3,12 +3,12 @@
 use std::{collections::HashSet, time::Duration};
 
 use matrix_edge_auth::config::Config;
-use regex::bytes::{Regex, RegexBuilder};
 
 use crate::{
     check::{
         deployment::{Deployment, Entry, Envoy, Use},
         finding::Spot,
+        pattern::compiled_at_a_cost,
     },
     yaml::{Value, is_field},
 };
@@ -39,14 +39,14 @@ pub(super) const PRIVATE: [&str; 9] = [
     "/_synapse/admin/v1/rooms",
 ];
 
-/// What MAS serves on the homeserver's host.
+/// A path that MAS serves on the homeserver's host.
 const LOGIN: &str = "/_matrix/client/v3/login";
 
-/// How long clients let `/sync` wait, as a rule. What ends a request earlier ends every one of them.
+/// How long clients let `/sync` wait, as a rule. A shorter limit ends each `/sync` that has no news.
 pub(super) const USUAL_WAIT: Duration = Duration::from_secs(30);
 
-/// The gateways whose requests reach a server. One whose routes all lead back to this Envoy, as in a fleet, only hears of
-/// what ends; no server believes its headers.
+/// The gateways whose requests reach a server. A gateway whose routes all lead back to this Envoy, as in a fleet, is left
+/// out: it only hears which sessions end, and no server believes its headers.
 pub(super) fn before_servers<'d, 't>(
     deployment: &'d Deployment<'t>,
 ) -> impl Iterator<Item = &'d Use<'t>> {
@@ -82,56 +82,32 @@ fn leads_back(cluster: Value<'_>, ports: &HashSet<u64>) -> bool {
     endpoints.peek().is_some() && endpoints.all(is_own)
 }
 
-/// Steps that a regular expression costs, each of its bytes, and each of its braces, which may repeat the rest.
-const STEPS_OF_REGEX: [usize; 3] = [200, 20, 20_000];
-
-/// A duration of Envoy's or of the Gateway API's: `15s`, `0.25s`, `1m30s`. `None` if it is anything else.
-pub(super) fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut sum = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, after) = rest.split_at(digits);
-        let unit = after
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit);
-        let seconds = match unit {
-            "ms" => 0.001,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        sum += number.parse::<f64>().ok()? * seconds;
-        rest = after;
-    }
-    Duration::try_from_secs_f64(sum).ok()
-}
-
-/// The routes to the homeserver that requests for these paths may take, of every virtual host that the module looks at.
-/// MAS's own host is none: by its name, or because it leads where logins lead elsewhere.
-pub(super) fn routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
-    let mut found = all_routes_of(one, paths);
+/// The routes to the homeserver that requests for these paths may take, where the module is on for the virtual host and
+/// for the route. Routes to MAS are left out.
+pub(super) fn guarded_routes<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
+    let mut found = routes_of_guarded_hosts(one, paths);
     found.retain(|route| one.entry.is_none_or(|entry| !is_disabled(entry, *route)));
     found
 }
 
-/// The same, with those that the module is turned off for.
-pub(super) fn all_routes_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
+/// The routes to the homeserver that requests for these paths may take, where the module is on for the virtual host. It
+/// may be off for the route.
+pub(super) fn routes_of_guarded_hosts<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
     let hosts = one.entry.map(|entry| hosts(entry, one.config()));
     routes_among(hosts.unwrap_or_default(), paths)
 }
 
-/// The same, with those of virtual hosts that the module is turned off for.
-pub(super) fn every_route_of<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
+/// The routes to the homeserver that requests for these paths may take. The module may be off for the virtual host and
+/// for the route.
+pub(super) fn routes_of_all_hosts<'t>(one: &Use<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
     let hosts = one
         .entry
         .map(|entry| hosts_among(entry.manager, one.config(), |_| true));
     routes_among(hosts.unwrap_or_default(), paths)
 }
 
-/// The routes of virtual hosts that requests for these paths may take, without those that lead where logins lead.
+/// The routes of virtual hosts that requests for these paths may take, without those to MAS. A cluster is MAS's if a
+/// virtual host sends it logins and none of these paths.
 fn routes_among<'t>(hosts: Vec<Value<'t>>, paths: &[&'static str]) -> Vec<Value<'t>> {
     let cluster = |route: &Value<'t>| route.text_at(&["route", "cluster"]);
     let mut found: Vec<Value<'t>> = Vec::new();
@@ -152,9 +128,8 @@ fn routes_among<'t>(hosts: Vec<Value<'t>>, paths: &[&'static str]) -> Vec<Value<
     found
 }
 
-/// The virtual hosts of a connection manager that are the homeserver's, without those that the module is turned off for.
-/// MAS's own is none, and neither is one of another service, such as a web client, unless its `/sync` leads where the
-/// homeserver's does.
+/// The virtual hosts of the homeserver, without those that the module is turned off for. The virtual host of MAS is left
+/// out, and so is that of another service, such as a web client, unless its `/sync` leads where the homeserver's does.
 pub(super) fn hosts<'t>(entry: Entry<'t>, config: Option<&Config>) -> Vec<Value<'t>> {
     hosts_among(entry.manager, config, |host| !is_disabled(entry, host))
 }
@@ -174,17 +149,22 @@ fn hosts_among<'t>(
         })
         .collect();
     let own = |host: &&Value<'t>| is_of_homeserver(**host, name);
-    let clusters: HashSet<&str> = candidates.iter().filter(own).flat_map(waiting).collect();
+    let clusters: HashSet<&str> = candidates
+        .iter()
+        .filter(own)
+        .flat_map(waiting_clusters)
+        .collect();
     if clusters.is_empty() {
         return candidates;
     }
     let is_it = |host: &Value<'t>| {
-        is_of_homeserver(*host, name) || waiting(host).any(|cluster| clusters.contains(cluster))
+        is_of_homeserver(*host, name)
+            || waiting_clusters(host).any(|cluster| clusters.contains(cluster))
     };
     candidates.into_iter().filter(is_it).collect()
 }
 
-/// Whether a virtual host is the homeserver's by what it is called, or by a path of Matrix.
+/// Whether a virtual host is the homeserver's, by one of its domains or by a path of Matrix.
 fn is_of_homeserver(host: Value<'_>, name: Option<&str>) -> bool {
     let mut domains = host.list(&["domains"]).filter_map(Value::text);
     let is_its = |domain: &str| domain.starts_with("matrix.") || Some(domain) == name;
@@ -199,8 +179,8 @@ fn is_of_homeserver(host: Value<'_>, name: Option<&str>) -> bool {
     domains.any(is_its) || host.list(&["routes"]).any(has_path)
 }
 
-/// The clusters that requests which wait for news may go to.
-fn waiting<'t>(host: &Value<'t>) -> impl Iterator<Item = &'t str> + use<'t> {
+/// The clusters that requests for news may go to.
+fn waiting_clusters<'t>(host: &Value<'t>) -> impl Iterator<Item = &'t str> + use<'t> {
     let host = *host;
     let routes = WAITING
         .into_iter()
@@ -208,7 +188,7 @@ fn waiting<'t>(host: &Value<'t>) -> impl Iterator<Item = &'t str> + use<'t> {
     routes.filter_map(|route| route.text_at(&["route", "cluster"]))
 }
 
-/// The connection managers of an Envoy, those without the module as well, and the use of the module that each has.
+/// All connection managers of an Envoy, each with its use of the module, if it has one.
 pub(super) fn managers_of<'d, 't>(
     deployment: &'d Deployment<'t>,
     envoy: usize,
@@ -228,7 +208,7 @@ pub(super) fn managers_of<'d, 't>(
     found
 }
 
-/// What a connection manager says of its routes.
+/// The tables of routes of a connection manager.
 pub(super) fn tables<'t>(manager: Value<'t>) -> impl Iterator<Item = Value<'t>> {
     let keys = ["route_config", "scoped_routes"];
     keys.into_iter().filter_map(move |key| manager.get(key))
@@ -247,7 +227,7 @@ pub(super) fn targets<'t>(table: Value<'t>) -> Vec<(&'t str, Spot<'t>)> {
     found.into_iter().map(with_spot).collect()
 }
 
-/// Where a table of routes has a client's header name the cluster.
+/// Where a table of routes lets a client's header name the cluster.
 pub(super) fn headers_of<'t>(table: Value<'t>) -> Vec<Spot<'t>> {
     let key = "cluster_header";
     let naming = mappings(table)
@@ -256,7 +236,7 @@ pub(super) fn headers_of<'t>(table: Value<'t>) -> Vec<Spot<'t>> {
     naming.map(|one| Spot::key(one, key)).collect()
 }
 
-/// What leads nowhere in a table of routes: what it says of filters, and keys of the user's own.
+/// Keys below which a table of routes leads nowhere: what it says of filters, and keys of the user's own.
 const ELSEWHERE: [&str; 4] = [
     "filter_metadata",
     "metadata",
@@ -296,8 +276,8 @@ pub(super) fn is_disabled(entry: Entry<'_>, place: Value<'_>) -> bool {
         == Some(true)
 }
 
-/// The routes that a request for a path may take: the first that matches it whatever else it has, and those before it
-/// that ask for more than the path.
+/// The routes that a request for a path may take: the first that matches by the path alone, and those before it that ask
+/// for more than the path.
 pub(super) fn candidates<'t>(host: Value<'t>, path: &'static str) -> Vec<Value<'t>> {
     let mut found = Vec::new();
     for route in host.list(&["routes"]) {
@@ -337,7 +317,7 @@ fn matches(rule: Value<'_>, path: &'static str) -> bool {
     }
 }
 
-/// Whether a route's regular expression is for a path. It is read once, for all paths that rules ask about.
+/// Whether a route's regular expression is for a path. The expression is compiled once, for all paths that rules ask about.
 fn is_noted_match(rule: Value<'_>, regex: &str, path: &'static str) -> bool {
     rule.tree.noted(rule.id, path).unwrap_or_else(|| {
         let regex = compiled_at_a_cost(rule, regex);
@@ -350,28 +330,6 @@ fn is_noted_match(rule: Value<'_>, regex: &str, path: &'static str) -> bool {
         }
         answer(path)
     })
-}
-
-/// A regular expression that is for the whole of a text, if there are steps left to read it. `None` as well if it cannot be read.
-pub(super) fn compiled_at_a_cost(rule: Value<'_>, regex: &str) -> Option<Regex> {
-    let [base, byte, brace] = STEPS_OF_REGEX;
-    let braces = regex.matches('{').count();
-    let cost = base + byte * regex.len() + brace * braces;
-    rule.tree.spend(cost).then(|| compiled(regex)).flatten()
-}
-
-/// Whether a regular expression is for the whole of a path. One that cannot be read is for none.
-pub(super) fn is_full_match(regex: &str, path: &str) -> bool {
-    compiled(regex).is_some_and(|regex| regex.is_match(path.as_bytes()))
-}
-
-fn compiled(regex: &str) -> Option<Regex> {
-    RegexBuilder::new(&format!("^(?:{regex})$"))
-        .size_limit(1 << 20)
-        // Classes are of ASCII, as in Envoy's RE2.
-        .unicode(false)
-        .build()
-        .ok()
 }
 
 #[cfg(test)]
@@ -391,23 +349,6 @@ mod tests {
                 matches!(it, AuthRequirement::Required | AuthRequirement::Admin)
             };
             assert!(needs.iter().any(is_it), "{path}: {needs:?}");
-        }
-    }
-
-    #[test]
-    fn durations_are_read() {
-        for (text, seconds) in [
-            ("0s", Some(0.0)),
-            ("15s", Some(15.0)),
-            ("0.25s", Some(0.25)),
-            ("1m30s", Some(90.0)),
-            ("500ms", Some(0.5)),
-            ("15", None),
-            ("s", None),
-            ("1d", None),
-            ("-1s", None),
-        ] {
-            assert_eq!(duration(text).map(|it| it.as_secs_f64()), seconds, "{text}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! A cluster has limits, which all that goes there shares. Clients can fill them, with logins that do not end: then Envoy refuses
-//! the module's own calls, or what the introspection role leaves to MAS, and both look as if MAS had failed.
+//! All requests that go to a cluster share its limits. Clients can fill them, with logins that do not end. Then Envoy
+//! refuses the module's own calls, or those that the introspection role leaves to MAS, and both look as if MAS had failed.
 //!
-//! A route to a cluster whose requests get the credential is the business of `injected-route`.
+//! The rule `injected-route` tells of a route to a cluster whose requests get the credential.
 
 use std::collections::HashSet;
 
@@ -22,8 +22,8 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-const CALLS_TOO: &str = "the module's own calls go to this cluster too: what fills its limits keeps them from MAS, and each unproven \
-                         token gets 503";
+const CALLS_TOO: &str = "the module's own calls go to this cluster too: what fills its limits keeps them from MAS, and each \
+                         unproven token gets 503";
 const OTHER_CLUSTER: &str =
     "give MAS another cluster for this route, and let none lead to `introspection.cluster`";
 
@@ -35,7 +35,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             .filter_map(|configuration| configuration.text_at(&["introspection", "cluster"]))
             .collect();
         let injecting = injecting_clusters(&envoy.clusters);
-        // What is no HTTP passes no injector, and takes the same limits.
+        // A TCP proxy passes no injector, and its connections count for the same limits.
         for filter in envoy.network_filters().filter(NetworkFilter::is_tcp_proxy) {
             for (name, spot) in targets(filter.config) {
                 if asked.contains(name) {
@@ -55,8 +55,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 for spot in tables(manager).flat_map(headers_of) {
                     found.add(
                         spot,
-                        "a client's header names the cluster, and may name that of the module's own calls: what fills its limits keeps \
-                         them from MAS",
+                        "a client's header names the cluster, and may name that of the module's own calls: what fills its limits \
+                         keeps them from MAS",
                         "name the cluster in the route",
                     );
                 }

@@ -1,8 +1,9 @@
-//! Before version 1.40 Envoy keeps the list of functions with the VM, and takes the one of the plugin that is loaded first. A
-//! plugin with the whole list may then not have a function, or not be called at all, because another plugin of its VM lacks it.
+//! Before version 1.40 Envoy keeps the list of functions with the VM, and takes the list of the plugin that is loaded
+//! first. A plugin with the whole list may then lack a function, or not be called at all, because another plugin of its VM
+//! lacks the function.
 //!
-//! A VM is one `vm_id`, `code` and `vm_config.configuration`. What a plugin says of `allow_on_headers_stop_iteration` is kept for
-//! its name and its configuration as well, so roles differ in it and each has its own.
+//! Envoy tells VMs apart by `vm_id`, `code` and `vm_config.configuration`. It keeps `allow_on_headers_stop_iteration` by
+//! the plugin's name and configuration as well, so each role of a VM has its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +24,8 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "shared-vm",
     severity: Severity::Error,
-    about: "Plugins of one VM differ in their functions or in `allow_on_headers_stop_iteration`: Envoy before 1.40 takes one for all.",
+    about: "Plugins of one VM differ in their functions or in `allow_on_headers_stop_iteration`: Envoy before 1.40 takes one for \
+            all.",
     check,
 };
 
@@ -38,13 +40,13 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         }
     }
     for plugins in vms.values() {
-        functions(plugins, found);
-        flags(plugins, found);
+        check_functions(plugins, found);
+        check_stop_iteration(plugins, found);
     }
 }
 
-/// Tells of each plugin that may call what another may not.
-fn functions<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found<'t>) {
+/// Tells of each plugin that may call a function which another plugin of its VM may not call.
+fn check_functions<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found<'t>) {
     let missing =
         |plugin| -> BTreeSet<&'static str> { allowed(plugin).flat_map(missing).collect() };
     let of_all: BTreeSet<_> = plugins
@@ -61,20 +63,20 @@ fn functions<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found<'t>) {
             found.add(
                 Spot::first_key(*plugin, &[capabilities::KEY, "name", "vm_config"]),
                 format!(
-                    "another plugin of this VM may not have functions that this one may: before Envoy 1.40 the list of the plugin that \
-                     is loaded first counts for all, and this one then lacks {}",
+                    "another plugin of this VM may not have functions that this one may: before Envoy 1.40 the list of the plugin \
+                     that is loaded first counts for all, and this one then lacks {}",
                     of_others.join(", ")
                 ),
-                "give all plugins of one `vm_id` the same list; before Envoy 1.40 it counts from the next start on, or with another \
-                 `vm_config.configuration` in all of them",
+                "give all plugins of one `vm_id` the same list; before Envoy 1.40 it counts from the next start on, or with \
+                 another `vm_config.configuration` in all of them",
             );
         }
     }
 }
 
-/// Tells of each plugin that is right about `allow_on_headers_stop_iteration`, and has a double that is not. The other is the
-/// business of `stop-iteration`.
-fn flags<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found<'t>) {
+/// Tells of each plugin whose `allow_on_headers_stop_iteration` is right, if a double of it has the wrong one. The rule
+/// `stop-iteration` tells of the double.
+fn check_stop_iteration<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found<'t>) {
     let mut doubles: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (one, plugin) in plugins {
         let names = ["name", "root_id"].map(|key| plugin.text_at(&[key]));
@@ -98,8 +100,8 @@ fn flags<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found<'t>) {
             found.add(
                 Spot::first_key(*plugin, &[stop_iteration::KEY, "name", "vm_config"]),
                 format!(
-                    "another plugin of this VM has the same name and configuration, and another `{}`: before Envoy 1.40 that of the \
-                     plugin that is loaded first counts for both",
+                    "another plugin of this VM has the same name and configuration, and another `{}`: before Envoy 1.40 that of \
+                     the plugin that is loaded first counts for both",
                     stop_iteration::KEY
                 ),
                 "give both the same, or each a `name` of its own",
@@ -108,7 +110,7 @@ fn flags<'t>(plugins: &[(&Use<'t>, Value<'t>)], found: &mut Found<'t>) {
     }
 }
 
-/// A value in one form, by which two can be compared.
+/// A value in one form, so that two values can be compared.
 fn written(value: Option<Value<'_>>) -> Option<String> {
     value
         .and_then(|value| value.json(Reader::Envoy))

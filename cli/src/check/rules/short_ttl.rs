@@ -1,5 +1,5 @@
-//! How old an answer is counts from its question. One that takes longer than `cache.ttl` is too old as it comes: it serves the
-//! requests that wait for it, and for half a second others. So a MAS that is slow is asked most.
+//! The age of an answer counts from its question. An answer that takes longer than `cache.ttl` is too old as it comes: it
+//! serves the requests that wait for it, and others for half a second. So a slow MAS is asked most.
 
 use matrix_edge_auth::config::Role;
 
@@ -24,8 +24,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             found.add(
                 one.key(&["cache", "ttl"]),
                 format!(
-                    "while MAS takes longer than {} s for an answer, and it may take {} s, only who waits for an answer, or comes half a \
-                     second after it, has any use of it: it is too old as it comes",
+                    "while MAS takes longer than {} s for an answer, and it may take {} s, only who waits for an answer, or comes \
+                     half a second after it, has any use of it: it is too old as it comes",
                     ttl.as_secs_f64(),
                     timeout.as_secs_f64(),
                 ),

@@ -1,8 +1,8 @@
 //! `allow_on_headers_stop_iteration` says whether Envoy hands the body over while the module holds the headers.
 //!
-//! The introspection role reads a form before it decides, and gets none without it. In the gateway role a large upload
-//! would gather in Envoy while its verdict is pending, and end in a 413 of Envoy's. Before 1.39 Envoy also loses what comes of a body
-//! while the verdict does, and the homeserver stores the rest as if it was whole.
+//! The introspection role reads a form before it decides, and gets no form without this flag. In the gateway role the flag
+//! lets a large upload gather in Envoy while its verdict is pending, and end in a 413 of Envoy's. Before 1.39 Envoy also
+//! loses the part of a body that comes together with the verdict, and the homeserver stores the rest as if it was whole.
 
 use matrix_edge_auth::config::Role;
 
@@ -42,7 +42,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             ),
             (Some(Role::Gateway), _) if is_set => found.add(
                 Spot::key(plugin, KEY),
-                "a large upload gets Envoy's 413 while its verdict is pending, and before Envoy 1.39 uploads arrive cut short, with a 200",
+                "a large upload gets Envoy's 413 while its verdict is pending, and before Envoy 1.39 uploads arrive cut short, \
+                 with a 200",
                 format!("leave `{KEY}` out: Envoy then holds the body back itself; {COUNTS}"),
             ),
             _ => {}

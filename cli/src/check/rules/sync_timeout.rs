@@ -2,12 +2,14 @@
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{
-        USUAL_WAIT, WAITING, before_servers, duration, hosts, is_full_match, routes_of, targets,
-    },
+    routes::{USUAL_WAIT, WAITING, before_servers, guarded_routes, hosts, targets},
 };
 use crate::{
-    check::deployment::{Host, Use, protocols},
+    check::{
+        deployment::{Host, Use, protocols},
+        duration::duration,
+        pattern::is_full_match,
+    },
     yaml::Value,
 };
 
@@ -19,8 +21,8 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-const LONGEST: [&str; 2] = ["common_http_protocol_options", "max_stream_duration"];
-/// In the order of the numbers.
+const MAX_DURATION: [&str; 2] = ["common_http_protocol_options", "max_stream_duration"];
+/// The timers of the overload manager, in the order of their numbers.
 const TIMERS: &[&str] = &[
     "UNSPECIFIED",
     "HTTP_DOWNSTREAM_CONNECTION_IDLE",
@@ -33,16 +35,16 @@ const DEFAULT: &str =
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment) {
         match one.host {
-            Host::Envoy => envoy(deployment, one, found),
-            Host::EnvoyGateway => gateway_api(deployment, found),
-            Host::WasmPlugin | Host::EnvoyFilter => istio(deployment, one, found),
+            Host::Envoy => check_envoy(deployment, one, found),
+            Host::EnvoyGateway => check_gateway_api(deployment, found),
+            Host::WasmPlugin | Host::EnvoyFilter => check_istio(deployment, one, found),
             Host::Nobody => {}
         }
     }
 }
 
-fn envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
-    for route in routes_of(one, &WAITING) {
+fn check_envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+    for route in guarded_routes(one, &WAITING) {
         let Some(action) = route.get("route") else {
             continue;
         };
@@ -54,65 +56,86 @@ fn envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) 
                 "write `timeout: 0s` beside it; `stream_idle_timeout` still ends what is silent",
             );
         }
-        ends(action, &["timeout"], found);
-        ends(action, &["idle_timeout"], found);
-        ends(
+        check_limit(action, &["timeout"], Remedy::TurnOff, found);
+        check_limit(action, &["idle_timeout"], Remedy::IDLE, found);
+        check_limit(
             action,
             &["max_stream_duration", "max_stream_duration"],
+            Remedy::TurnOff,
             found,
         );
-        retries(action, found);
+        check_retries(action, found);
         for (name, _) in targets(action) {
             let cluster = deployment.cluster(one, name);
             for options in cluster.into_iter().flat_map(protocols) {
-                ends(options, &LONGEST, found);
+                check_limit(options, &MAX_DURATION, Remedy::TurnOff, found);
             }
         }
     }
     if let Some(entry) = one.entry {
-        let manager = entry.manager;
-        if manager.get("route_config").is_none() {
-            let keys = ["rds", "scoped_routes"];
-            if let Some(key) = keys.into_iter().find(|key| manager.get(key).is_some()) {
-                found.note(
-                    Spot::key(manager, key),
-                    "the routes of this listener come from elsewhere: neither their timeouts nor where they lead is looked at",
-                    "write them into the listener (`route_config`) for `check`: a file of routes is not looked at",
-                );
-            }
-        }
+        note_other_routes(entry.manager, found);
         for host in hosts(entry, one.config()) {
-            retries(host, found);
+            check_retries(host, found);
         }
-        ends(entry.manager, &["stream_idle_timeout"], found);
-        ends(entry.manager, &LONGEST, found);
+        check_manager(entry.manager, found);
     }
     let envoy = deployment.envoys.get(one.envoy);
     if let Some(bootstrap) = envoy.and_then(|envoy| envoy.bootstrap) {
-        overload(bootstrap, found);
+        check_overload(bootstrap, found);
     }
 }
 
-/// A try that is ended is repeated, and ended again.
-fn retries<'t>(value: Value<'t>, found: &mut Found<'t>) {
-    ends(value, &["retry_policy", "per_try_timeout"], found);
-    ends(value, &["retry_policy", "per_try_idle_timeout"], found);
+/// Notes that the routes of a connection manager come from elsewhere.
+fn note_other_routes<'t>(manager: Value<'t>, found: &mut Found<'t>) {
+    if manager.get("route_config").is_some() {
+        return;
+    }
+    let mut keys = ["rds", "scoped_routes"].into_iter();
+    if let Some(key) = keys.find(|key| manager.get(key).is_some()) {
+        found.note(
+            Spot::key(manager, key),
+            "the routes of this listener come from elsewhere: neither their timeouts nor where they lead is looked at",
+            "write them into the listener (`route_config`) for `check`: a file of routes is not looked at",
+        );
+    }
 }
 
-/// What idle requests are left with when memory is short.
-fn overload<'t>(bootstrap: Value<'t>, found: &mut Found<'t>) {
+/// Tells of a limit of a connection manager.
+fn check_manager<'t>(manager: Value<'t>, found: &mut Found<'t>) {
+    check_limit(manager, &["stream_idle_timeout"], Remedy::IDLE, found);
+    check_limit(manager, &MAX_DURATION, Remedy::TurnOff, found);
+}
+
+/// Tells of a limit for each try. Envoy repeats a try that it has ended, and then ends the repetition, too.
+fn check_retries<'t>(value: Value<'t>, found: &mut Found<'t>) {
+    check_limit(
+        value,
+        &["retry_policy", "per_try_timeout"],
+        Remedy::LeaveOut,
+        found,
+    );
+    check_limit(
+        value,
+        &["retry_policy", "per_try_idle_timeout"],
+        Remedy::IDLE,
+        found,
+    );
+}
+
+/// Tells of an idle timeout that Envoy shortens too much when memory is short.
+fn check_overload<'t>(bootstrap: Value<'t>, found: &mut Found<'t>) {
     let actions = bootstrap.list(&["overload_manager", "actions"]);
     let factors = actions.flat_map(|action| action.list(&["typed_config", "timer_scale_factors"]));
     for factor in factors {
         if factor.name_at(&["timer"], TIMERS) == Some("HTTP_DOWNSTREAM_STREAM_IDLE") {
-            ends(factor, &["min_timeout"], found);
+            check_limit(factor, &["min_timeout"], Remedy::AtLeast("35s"), found);
         }
     }
 }
 
-/// The longest prefix wins, wherever it stands.
-fn gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    policies(deployment, found);
+/// Tells of HTTPRoutes, whose rule with the longest prefix wins, wherever the rule stands.
+fn check_gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    check_policies(deployment, found);
     for route in deployment.resources.kind("HTTPRoute") {
         for path in WAITING {
             let rules = route.list(&["spec", "rules"]);
@@ -128,8 +151,8 @@ fn gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 .filter(|it| it.get("request").is_some())
             {
                 Some(timeouts) => {
-                    ends(timeouts, &["request"], found);
-                    ends(timeouts, &["backendRequest"], found);
+                    check_limit(timeouts, &["request"], Remedy::TurnOff, found);
+                    check_limit(timeouts, &["backendRequest"], Remedy::TurnOff, found);
                 }
                 None => found.add(
                     Spot::first_key(rule, &["timeouts", "matches", "backendRefs"]),
@@ -141,24 +164,35 @@ fn gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// What Envoy Gateway's policies say of timeouts, for whatever they are.
-fn policies<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+/// Tells of policies of Envoy Gateway. All of them count, whatever they are for.
+fn check_policies<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for policy in deployment.resources.kind("ClientTrafficPolicy") {
-        ends(
+        check_limit(
             policy,
             &["spec", "timeout", "http", "streamIdleTimeout"],
+            Remedy::IDLE,
             found,
         );
     }
     for policy in deployment.resources.kind("BackendTrafficPolicy") {
-        for key in ["requestTimeout", "maxStreamDuration", "streamIdleTimeout"] {
-            ends(policy, &["spec", "timeout", "http", key], found);
+        for (key, remedy) in [
+            ("requestTimeout", Remedy::TurnOff),
+            ("maxStreamDuration", Remedy::TurnOff),
+            ("streamIdleTimeout", Remedy::IDLE),
+        ] {
+            let path = ["spec", "timeout", "http", key];
+            check_limit(policy, &path, remedy, found);
         }
-        ends(policy, &["spec", "retry", "perRetry", "timeout"], found);
+        check_limit(
+            policy,
+            &["spec", "retry", "perRetry", "timeout"],
+            Remedy::LeaveOut,
+            found,
+        );
     }
 }
 
-/// The length of the longest prefix of a rule that is one of the path.
+/// The length of the longest prefix in a rule that the path begins with.
 fn prefix(rule: Value<'_>, path: &str) -> Option<usize> {
     let length = |one: Value<'_>| {
         let value = one.text_at(&["path", "value"])?;
@@ -172,11 +206,10 @@ fn prefix(rule: Value<'_>, path: &str) -> Option<usize> {
     rule.list(&["matches"]).filter_map(length).max()
 }
 
-/// Without a timeout Istio sets none.
-fn istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
-    for manager in deployment.managers(one) {
-        ends(manager, &["stream_idle_timeout"], found);
-        ends(manager, &LONGEST, found);
+/// Tells of EnvoyFilters and VirtualServices. A VirtualService without a timeout is no fault: Istio then sets none.
+fn check_istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
+    for manager in deployment.merged_managers(one) {
+        check_manager(manager, found);
     }
     for service in deployment.resources.kind("VirtualService") {
         for path in WAITING {
@@ -189,15 +222,46 @@ fn istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) 
                 })
             });
             if let Some(route) = first {
-                ends(route, &["timeout"], found);
-                ends(route, &["retries", "perTryTimeout"], found);
+                check_limit(route, &["timeout"], Remedy::TurnOff, found);
+                check_limit(
+                    route,
+                    &["retries", "perTryTimeout"],
+                    Remedy::LeaveOut,
+                    found,
+                );
+            }
+        }
+    }
+}
+
+/// What to write instead of a limit that ends `/sync`.
+#[derive(Clone, Copy)]
+enum Remedy {
+    /// This limit, or a longer one.
+    AtLeast(&'static str),
+    /// No key, or a limit that is longer than a usual wait.
+    LeaveOut,
+    /// Zero, which is no limit.
+    TurnOff,
+}
+
+impl Remedy {
+    /// For the time in which nothing is sent.
+    const IDLE: Self = Self::AtLeast("120s");
+
+    fn help(self, key: &str) -> String {
+        match self {
+            Self::AtLeast(limit) => format!("write `{key}: {limit}`, or more"),
+            Self::LeaveOut => format!("leave `{key}` out, or write more than 30 s"),
+            Self::TurnOff => {
+                format!("write `{key}: 0s`; `stream_idle_timeout` still ends what is silent")
             }
         }
     }
 }
 
 /// Tells of a limit that is no longer than a usual wait.
-fn ends<'t>(value: Value<'t>, path: &[&str], found: &mut Found<'t>) {
+fn check_limit<'t>(value: Value<'t>, path: &[&str], remedy: Remedy, found: &mut Found<'t>) {
     let [parents @ .., key] = path else {
         return;
     };
@@ -206,21 +270,10 @@ fn ends<'t>(value: Value<'t>, path: &[&str], found: &mut Found<'t>) {
     };
     let limit = parent.text_at(&[key]).and_then(duration);
     if limit.is_some_and(|limit| !limit.is_zero() && limit <= USUAL_WAIT) {
-        let help = if key.to_ascii_lowercase().contains("idle") {
-            format!("write `{key}: 120s`, or more")
-        } else if *key == "min_timeout" {
-            format!("write `{key}: 35s`, or more")
-        } else if key.to_ascii_lowercase().contains("try")
-            || *key == "timeout" && parents.contains(&"retry")
-        {
-            format!("leave `{key}` out, or write more than 30 s")
-        } else {
-            format!("write `{key}: 0s`; `stream_idle_timeout` still ends what is silent")
-        };
         found.add(
             Spot::key(parent, key),
             format!("`{key}` ends each `/sync` that has no news: clients let it wait for 30 s"),
-            help,
+            remedy.help(key),
         );
     }
 }

@@ -1,5 +1,5 @@
-//! To some servers `x_matrix_user_id` and `x-matrix-user-id` are one header. The module removes every spelling of its own;
-//! what other filters and servers believe only Envoy can keep clean.
+//! To some servers `x_matrix_user_id` and `x-matrix-user-id` are one header. The module removes every spelling of its own
+//! headers. Only Envoy can keep out headers that other filters and servers believe.
 
 use super::{Deployment, Found, Rule, Severity, Spot, routes::before_servers};
 use crate::{check::deployment::Host, yaml::Value};
@@ -32,10 +32,13 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     format!("write `common_http_protocol_options: {{ {KEY}: REJECT_REQUEST }}`");
                 found.add(spot, MESSAGE, help);
             }
-            (Host::WasmPlugin | Host::EnvoyFilter, _) if !deployment.managers(one).any(is_safe) => {
+            (Host::WasmPlugin | Host::EnvoyFilter, _)
+                if !deployment.merged_managers(one).any(is_safe) =>
+            {
                 found.add(
                     one.spot(),
-                    format!("Istio lets headers with underscores pass, and no EnvoyFilter of these files says otherwise: {MESSAGE}"),
+                    format!("Istio lets headers with underscores pass, and no EnvoyFilter of these files says otherwise: \
+                             {MESSAGE}"),
                     "apply envoy/istio/connection.yaml as well; if you do, give it to `check` together with this file",
                 );
             }
@@ -55,7 +58,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// In the order of the numbers.
+/// The actions, in the order of their numbers.
 const ACTIONS: &[&str] = &["ALLOW", "REJECT_REQUEST", "DROP_HEADER"];
 
 fn is_safe(manager: Value<'_>) -> bool {

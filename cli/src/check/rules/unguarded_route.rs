@@ -14,7 +14,7 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-/// Paths of the homeserver that need no token, as its federation.
+/// Paths of the homeserver that need no token, such as those of federation.
 const OPEN: [&str; 3] = ["/_matrix/federation", "/_matrix/key", "/.well-known"];
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {

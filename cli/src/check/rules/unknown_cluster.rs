@@ -1,5 +1,5 @@
-//! `introspection.cluster` must be a cluster of the Envoy that the module runs in. Envoy does not notice when it starts, and
-//! neither does `--mode validate`.
+//! `introspection.cluster` must be a cluster of the Envoy that the module runs in. Envoy does not notice a wrong name when
+//! it starts, and neither does `--mode validate`.
 
 use super::{Deployment, Found, Rule, Severity};
 use crate::check::deployment::{Host, Use};
@@ -12,12 +12,12 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-const ALONE: &str = "give `check` the file before it is split, or with the bootstrap that names it: what else Envoy reads separately \
-                     (RDS, ECDS, LDS and CDS by a service) is looked at file by file, also if all are given";
+const ALONE: &str = "give `check` the file before it is split, or with the bootstrap that names it: what else Envoy reads \
+                     separately (RDS, ECDS, LDS and CDS by a service) is looked at file by file, also if all are given";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for number in 0..deployment.envoys.len() {
-        split(deployment, number, found);
+        check_split_file(deployment, number, found);
     }
     for one in &deployment.uses {
         let Some(name) = asked(one).filter(|name| deployment.cluster(one, name).is_none()) else {
@@ -42,15 +42,15 @@ fn asked<'t>(one: &Use<'t>) -> Option<&'t str> {
     one.configuration?.text_at(&["introspection", "cluster"])
 }
 
-/// Whether no use before this one asks the same cluster: what is said of a cluster is said once.
+/// Whether no use before this one asks the same cluster: a note about a cluster is told once.
 fn is_first(deployment: &Deployment<'_>, one: &Use<'_>, name: &str) -> bool {
     let mut all = deployment.uses.iter();
     let first = all.find(|other| other.envoy == one.envoy && asked(other) == Some(name));
     first.is_some_and(|first| std::ptr::eq(first, one))
 }
 
-/// A file of listeners, or of filters, has neither the clusters nor the labels of its Envoy.
-fn split<'t>(deployment: &Deployment<'t>, number: usize, found: &mut Found<'t>) {
+/// Notes that a file of listeners, or of filters, has neither the clusters nor the labels of its Envoy.
+fn check_split_file<'t>(deployment: &Deployment<'t>, number: usize, found: &mut Found<'t>) {
     let first = deployment.uses.iter().find(|one| one.envoy == number);
     if let Some(one) = first.filter(|one| one.host == Host::Envoy && one.plugin.is_some())
         && !has_bootstrap(deployment, number)

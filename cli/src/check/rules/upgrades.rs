@@ -48,7 +48,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 if !routes.any(is_off) {
                     found.add(
                         one.spot(),
-                        format!("Istio allows WebSockets on every route, and no EnvoyFilter of these files turns them off: {MESSAGE}"),
+                        format!("Istio allows WebSockets on every route, and no EnvoyFilter of these files turns them off: \
+                                 {MESSAGE}"),
                         "apply envoy/istio/connection.yaml as well; if you do, give it to `check` together with this file",
                     );
                 }

@@ -1,6 +1,6 @@
-//! Envoy has HTTP filters behind the router, too: those of a cluster, and `upstream_http_filters` of the router. There each try of
-//! a request has its own. Where a route hedges, Envoy ends one try while the module answers the other, and a token that is refused
-//! ends Envoy itself. The module is no such filter.
+//! Envoy has HTTP filters behind the router, too: those of a cluster, and `upstream_http_filters` of the router. There each
+//! try of a request has filters of its own. Where a route hedges, Envoy ends one try while the module answers the other,
+//! and a token that is refused ends Envoy itself. So the module must not stand there.
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ pub const RULE: Rule = Rule {
     check,
 };
 
-/// What has filters behind the router, and where.
+/// The types of configuration that have filters behind the router, and the key of these filters.
 const PLACES: [(&str, &str); 2] = [
     (
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -54,8 +54,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 if filters.is_some_and(|filters| has_any(filters, &plugins, &mut Keys::new())) {
                     found.add(
                         Spot::key(config, key),
-                        "the module is no filter behind the router: where a route tries a request twice at a time, an inactive token ends \
-                         Envoy there",
+                        "the module is no filter behind the router: where a route tries a request twice at a time, an inactive \
+                         token ends Envoy there",
                         "take it out here, and put it first into `http_filters` of the connection manager, as in \
                          envoy/local/envoy.yaml",
                     );

@@ -1,4 +1,4 @@
-//! A secret that stands in the configuration is shown by `/config_dump` of the admin interface, and by whatever keeps the
+//! `/config_dump` of the admin interface shows a secret that stands in the configuration, and so does whatever keeps the
 //! file.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
@@ -20,7 +20,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         for spot in variables(one) {
             found.add(
                 spot,
-                "the secret for MAS stands here, and whatever keeps the file has it; `/config_dump` of Envoy's admin interface shows it",
+                "the secret for MAS stands here, and whatever keeps the file has it; `/config_dump` of Envoy's admin interface \
+                 shows it",
                 "name the variable in `host_env_keys`, or with Istio by `valueFrom: HOST`, and set it where Envoy starts",
             );
         }
@@ -34,7 +35,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// Where the variables that a configuration has its secrets from are given by their values.
+/// Where the files give the values of variables that a configuration has its secrets from.
 fn variables<'t>(one: &Use<'t>) -> Vec<Spot<'t>> {
     let mut spots = Vec::new();
     for name in one.configuration.into_iter().flat_map(named) {

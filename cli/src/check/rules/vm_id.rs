@@ -1,6 +1,6 @@
-//! Listeners share the cache if, and only if, they have one `vm_id`. What MAS says to the provisioning role ends nothing in
-//! a cache that it does not share. Without a `vm_id` the cache is shared with every other plugin that has none either.
-//! Two homeservers in one Envoy have nothing to share, and each its own `vm_id`.
+//! Listeners share the cache if, and only if, they have one `vm_id`. A provisioning role ends nothing in a cache that it
+//! does not share. A plugin without a `vm_id` shares the cache with every other plugin without one. Two homeservers in one
+//! Envoy have nothing to share, and each has a `vm_id` of its own.
 
 use matrix_edge_auth::config::Role;
 
@@ -51,35 +51,42 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 ),
                 format!("write `vm_id: {first}`"),
             ),
-            (own, _) => {
-                // Whose the listener is makes no difference here: each module with this `vm_id` writes into the cache.
-                let mut all = deployment.uses.iter();
-                let first = all.find(|other| {
-                    other.envoy == one.envoy && other.is_envoys() && id(other) == own
-                });
-                let same = |key| {
-                    let of = |one: &Use<'t>| one.vm().and_then(|vm| vm.get(key)?.json(Reader::Envoy));
-                    match (first.and_then(of), of(one)) {
-                        (Some(first), Some(own)) => first == own,
-                        _ => true,
-                    }
-                };
-                if let Some(key) = ["code", "runtime"].into_iter().find(|key| !same(key)) {
-                    found.add(
-                        Spot::first_key(vm, &[key, "vm_id"]),
-                        format!(
-                            "another role with this `vm_id` has another `{key}`: two modules write one cache, and each may take the \
-                             other's answers for its own"
-                        ),
-                        "give all roles of one `vm_id` the same `code` and `runtime`",
-                    );
-                }
-            }
+            _ => check_modules(deployment, one, vm, found),
         }
     }
 }
 
-/// Whether no other plugin is in the files of a use.
+/// Tells of a role whose module differs from the first one with the same `vm_id`. The homeserver makes no difference here: each
+/// module with this `vm_id` writes into the cache.
+fn check_modules<'t>(
+    deployment: &Deployment<'t>,
+    one: &Use<'t>,
+    vm: Value<'t>,
+    found: &mut Found<'t>,
+) {
+    let mut all = deployment.uses.iter();
+    let first =
+        all.find(|other| other.envoy == one.envoy && other.is_envoys() && id(other) == id(one));
+    let is_same = |key| {
+        let of = |one: &Use<'t>| one.vm().and_then(|vm| vm.get(key)?.json(Reader::Envoy));
+        match (first.and_then(of), of(one)) {
+            (Some(first), Some(own)) => first == own,
+            _ => true,
+        }
+    };
+    if let Some(key) = ["code", "runtime"].into_iter().find(|key| !is_same(key)) {
+        found.add(
+            Spot::first_key(vm, &[key, "vm_id"]),
+            format!(
+                "another role with this `vm_id` has another `{key}`: two modules write one cache, and each may take the other's \
+                 answers for its own"
+            ),
+            "give all roles of one `vm_id` the same `code` and `runtime`",
+        );
+    }
+}
+
+/// Whether the document of a use has no other plugin.
 fn is_alone(deployment: &Deployment<'_>, one: &Use<'_>) -> bool {
     let is_other = |value: Value<'_>| {
         value

@@ -65,7 +65,7 @@ fn publishes(mapping: Value<'_>, port: u64) -> bool {
     protocol == "tcp" && is_within && !is_local(outside)
 }
 
-/// Whether an address, or what begins with one, is of the host alone.
+/// Whether an address, or a text that begins with one, is of the host alone.
 fn is_local(address: &str) -> bool {
     ["127.", "[::1]", "::1", "localhost"]
         .iter()

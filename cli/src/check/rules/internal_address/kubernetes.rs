@@ -1,13 +1,16 @@
 //! Who reaches a port of an Envoy in Kubernetes.
 //!
-//! A pod that no NetworkPolicy selects takes everything; one that some select takes what any of these allows. Services and
-//! routes may lead to it from outside, and a port of the host is there for everyone.
+//! A pod that no NetworkPolicy selects takes everything. A selected pod takes what any of its policies allows. Services and
+//! routes may lead to a pod from outside, and everyone reaches a port of the host.
 
 use super::{
     Reach, Spot,
     networks::{are_nearly_all, network},
 };
-use crate::{check::deployment::Deployment, yaml::Value};
+use crate::{
+    check::deployment::{Deployment, namespace},
+    yaml::Value,
+};
 
 const PUBLIC: &str = "this Service is reached from outside";
 
@@ -54,7 +57,7 @@ impl<'t> Pod<'t> {
     fn of(workload: Value<'t>) -> Option<Self> {
         let template = workload.at(&["spec", "template"]).unwrap_or(workload);
         Some(Self {
-            namespace: namespace(workload),
+            namespace: namespace::of(workload),
             labels: template.at(&["metadata", "labels"]),
             spec: template.get("spec")?,
         })
@@ -113,6 +116,7 @@ fn pods<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u64) -> Vec<Po
     all().filter(|pod| pod.ports().any(has_it)).collect()
 }
 
+/// The port of an Envoy that is asked about.
 struct Target<'d, 't> {
     deployment: &'d Deployment<'t>,
     pods: &'d [Pod<'t>],
@@ -122,7 +126,7 @@ struct Target<'d, 't> {
 }
 
 impl<'t> Target<'_, 't> {
-    /// What opens the port whatever policies say.
+    /// What opens the port, whatever NetworkPolicies say.
     fn opened(&self) -> Option<(Spot<'t>, &'static str)> {
         for pod in self.pods {
             if pod.spec.boolean_at(&["hostNetwork"]) == Some(true) {
@@ -158,17 +162,17 @@ impl<'t> Target<'_, 't> {
         None
     }
 
-    /// Whether a Service may be one of these pods. What one without a selector leads to is said elsewhere.
+    /// Whether a Service may lead to one of these pods. A Service without a selector may lead anywhere.
     fn is_served(&self, service: Value<'t>) -> bool {
         let selector = service.at(&["spec", "selector"]);
         self.pods.is_empty()
             || self.pods.iter().any(|pod| {
-                is_near(namespace(service), pod.namespace)
+                namespace::may_be_same(namespace::of(service), pod.namespace)
                     && selector.is_none_or(|it| has_labels(it, pod.labels))
             })
     }
 
-    /// The port of a Service that leads to this one.
+    /// The port of a Service that leads to the port of the Envoy.
     fn leading(&self, service: Value<'t>) -> Option<Value<'t>> {
         service.list(&["spec", "ports"]).find(|one| {
             let target = one.get("targetPort").or(one.get("port"));
@@ -187,7 +191,7 @@ impl<'t> Target<'_, 't> {
                     || port.text() == leading.text_at(&["name"])
             })
         };
-        let is_here = |route: &Value<'t>| is_near(namespace(*route), namespace(service));
+        let is_here = |route: &Value<'t>| namespace::may_be_shared(*route, service);
         let of_ingress = resources
             .kind("Ingress")
             .filter(is_here)
@@ -219,7 +223,7 @@ impl<'t> Target<'_, 't> {
         of_ingress.next().or_else(|| of_routes.next())
     }
 
-    /// Whether what is named is this port.
+    /// Whether a number or a name is this port.
     fn is_port(&self, port: Value<'t>, pod: Option<&Pod<'t>>) -> bool {
         self.number_of(port, pod) == Some(self.port)
     }
@@ -231,8 +235,8 @@ impl<'t> Target<'_, 't> {
         }
     }
 
-    /// What the policies that select a pod allow. Without a pod, those count that select every one, and those that name the
-    /// port.
+    /// What the policies that select a pod allow. Without a pod, those policies count that select every pod, and those that
+    /// name the port.
     fn by_policies(&self, pod: Option<&Pod<'t>>) -> Reach<'t> {
         let mut reach = Reach::Unknown;
         for policy in self.deployment.resources.kind("NetworkPolicy") {
@@ -241,7 +245,7 @@ impl<'t> Target<'_, 't> {
             };
             let is_selected = match pod {
                 Some(pod) => {
-                    is_near(namespace(policy), pod.namespace)
+                    namespace::may_be_same(namespace::of(policy), pod.namespace)
                         && spec
                             .get("podSelector")
                             .is_none_or(|it| selects(it, pod.labels))
@@ -272,11 +276,11 @@ impl<'t> Target<'_, 't> {
     /// Whether a rule allows something at this port.
     fn is_for_port(&self, rule: Value<'t>, pod: Option<&Pod<'t>>, port: u64) -> bool {
         let mut ports = rule.list(&["ports"]).peekable();
-        ports.peek().is_none() || ports.any(|one| self.is_it(one, pod, port))
+        ports.peek().is_none() || ports.any(|one| self.includes(one, pod, port))
     }
 
-    /// A rule that lets in here, by a range of ports or by naming none, what brings clients to a gateway of the same Envoy: an
-    /// ingress controller leads every client to where its routes say.
+    /// Where a rule lets in callers that bring clients to a gateway of the same Envoy, such as an ingress controller, which
+    /// leads every client to where its routes say. The rule counts if it names this port only by a range, or names no port.
     fn brings_clients(
         &self,
         rule: Value<'t>,
@@ -285,7 +289,7 @@ impl<'t> Target<'_, 't> {
         let mut ports = rule.list(&["ports"]).peekable();
         let is_range = |one: Value<'t>| one.get("port").is_none() || one.get("endPort").is_some();
         let is_wide = ports.peek().is_none()
-            || ports.any(|one| is_range(one) && self.is_it(one, pod, self.port));
+            || ports.any(|one| is_range(one) && self.includes(one, pod, self.port));
         let mut clients = self.of_clients.iter();
         (is_wide && clients.any(|port| self.is_for_port(rule, pod, *port))).then(|| {
             (
@@ -295,19 +299,20 @@ impl<'t> Target<'_, 't> {
         })
     }
 
-    /// Whether a rule of a policy has this port in its list, or a name that no container here has: before kustomize has patched
-    /// them, files may lack it.
+    /// Whether a rule of a policy names this port, or a port by a name that no container in the files has: files may lack
+    /// the name before kustomize has patched them.
     fn names_port(&self, spec: Value<'t>) -> bool {
         let rules = spec.list(&["ingress"]);
         let mut ports = rules.flat_map(|rule| rule.list(&["ports"]));
         let is_nobodys = |port| self.deployment.resources.port(port).is_none();
         ports.any(|one| {
             let port = one.get("port");
-            port.is_some_and(is_nobodys) || port.is_some() && self.is_it(one, None, self.port)
+            port.is_some_and(is_nobodys) || port.is_some() && self.includes(one, None, self.port)
         })
     }
 
-    fn is_it(&self, one: Value<'t>, pod: Option<&Pod<'t>>, wanted: u64) -> bool {
+    /// Whether a port of a rule, or its range, has this number.
+    fn includes(&self, one: Value<'t>, pod: Option<&Pod<'t>>, wanted: u64) -> bool {
         let is_tcp = one.text_at(&["protocol"]).is_none_or(|it| it == "TCP");
         let is_within = match (one.get("port"), one.number_at(&["endPort"])) {
             (None, _) => true,
@@ -321,7 +326,7 @@ impl<'t> Target<'_, 't> {
     }
 }
 
-/// What lets in more than some callers, if a rule does.
+/// Where a rule lets in more than some callers, and which, if it does.
 fn too_many(rule: Value<'_>) -> Option<(Spot<'_>, &'static str)> {
     let mut peers = rule.list(&["from"]).peekable();
     if peers.peek().is_none() {
@@ -347,7 +352,7 @@ fn too_many(rule: Value<'_>) -> Option<(Spot<'_>, &'static str)> {
     })
 }
 
-/// Whether a policy restricts who comes in. Each does that is not said to be about something else.
+/// Whether a policy restricts ingress: each does, unless `policyTypes` leaves ingress out.
 fn is_about_ingress(spec: Value<'_>) -> bool {
     let mut types = spec
         .list(&["policyTypes"])
@@ -368,7 +373,7 @@ fn selects_all(selector: Option<Value<'_>>) -> bool {
     selector.is_none_or(is_empty)
 }
 
-/// Whether a selector is for what has these labels.
+/// Whether a selector selects a resource with these labels.
 fn selects(selector: Value<'_>, labels: Option<Value<'_>>) -> bool {
     let by_labels = selector
         .get("matchLabels")
@@ -394,13 +399,4 @@ fn has_labels(wanted: Value<'_>, labels: Option<Value<'_>>) -> bool {
         let own = labels.and_then(|labels| labels.entry(key)?.text());
         own.is_some() && own == value.text()
     })
-}
-
-fn namespace(resource: Value<'_>) -> Option<&str> {
-    resource.text_at(&["metadata", "namespace"])
-}
-
-/// Whether two resources may be in one namespace: where none is given, the user's command names it.
-fn is_near(one: Option<&str>, other: Option<&str>) -> bool {
-    one.is_none() || other.is_none() || one == other
 }

@@ -1,6 +1,6 @@
 //! How much of all addresses some networks are.
 
-/// The share from which on networks close nothing. The largest private network (`fc00::/7`) is a sixteenth of this.
+/// The share from which on networks close nothing. The largest private network (`fc00::/7`) is an eighth of this.
 const NEARLY_ALL: f64 = 1.0 / 16.0;
 
 /// Whether networks, given by an address and the length of its prefix, are so many addresses that they close nothing:

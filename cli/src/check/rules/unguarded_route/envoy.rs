@@ -1,7 +1,8 @@
 //! In Envoy's own configuration a route may turn the module off, and a listener beside the gateway may have none.
 //!
-//! The non-obvious rule: both are right for much. So only a route counts that a request may take which needs a token, to a server
-//! that the module is before elsewhere, and only a listener that others than Envoy's own machine and network reach.
+//! The non-obvious rule: both are often right. So a route counts only if a request that needs a token may take it, to a
+//! server that the module is before elsewhere. A listener counts only if callers from outside of Envoy's own machine and
+//! network reach it.
 
 use std::collections::HashSet;
 
@@ -13,7 +14,9 @@ use crate::{
         deployment::{Entry, Envoy, Host, NetworkFilter, Use, typed},
         rules::{
             internal_address::is_exposed,
-            routes::{PRIVATE, before_servers, candidates, every_route_of, is_disabled, targets},
+            routes::{
+                PRIVATE, before_servers, candidates, is_disabled, routes_of_all_hosts, targets,
+            },
         },
     },
     yaml::Value,
@@ -21,7 +24,7 @@ use crate::{
 
 const KEY: &str = "typed_per_filter_config";
 
-/// Filters that let nobody pass who has not proved who it is.
+/// Filters that let only authenticated callers pass.
 const GUARDS: [&str; 5] = [
     ".ApiKeyAuth",
     ".BasicAuth",
@@ -39,25 +42,28 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         for (one, _) in off {
             found.note(
                 one.spot(),
-                "the module is turned off here: its listener is as it was without it, and leaves a client's own identity headers in",
+                "the module is turned off here: its listener is as it was without it, and leaves a client's own identity headers \
+                 in",
                 "take out `disabled: true` beside the filter's name",
             );
         }
-        let routes = on.iter().flat_map(|(one, _)| every_route_of(one, &PRIVATE));
+        let routes = on
+            .iter()
+            .flat_map(|(one, _)| routes_of_all_hosts(one, &PRIVATE));
         let servers: HashSet<&str> = routes
             .filter_map(|route| route.get("route"))
             .flat_map(targets)
             .map(|(name, _)| name)
             .collect();
         for (_, entry) in on {
-            turned_off(entry, &servers, found);
+            check_disabled_routes(entry, &servers, found);
         }
-        beside(deployment, number, envoy, &servers, found);
+        check_neighbours(deployment, number, envoy, &servers, found);
     }
 }
 
-/// Tells of routes to these servers that the module is turned off for.
-fn turned_off<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &mut Found<'t>) {
+/// Tells of the routes to these servers that the module is turned off for.
+fn check_disabled_routes<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &mut Found<'t>) {
     let Some(table) = entry.manager.get("route_config") else {
         return;
     };
@@ -76,16 +82,16 @@ fn turned_off<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &mut Found<'
                     Spot::key(place, KEY),
                     "the module is turned off here for requests that need a token: they reach the server unverified, and with the \
                      identity headers that a client wrote",
-                    "turn it off only for routes without tokens, such as `/_matrix/federation/` and `/_matrix/key/`, or lead them to \
-                     another server",
+                    "turn it off only for routes without tokens, such as `/_matrix/federation/` and `/_matrix/key/`, or lead them \
+                     to another server",
                 );
             }
         }
     }
 }
 
-/// Tells of what leads to these servers from listeners without the module.
-fn beside<'t>(
+/// Tells of the listeners without the module that lead to these servers.
+fn check_neighbours<'t>(
     deployment: &Deployment<'t>,
     number: usize,
     envoy: &Envoy<'t>,
@@ -95,7 +101,7 @@ fn beside<'t>(
     let own = || deployment.uses.iter().filter(|one| one.envoy == number);
     let entries = own().filter_map(|one| one.entry).filter(|it| !it.is_off);
     let with_module: HashSet<_> = entries.map(|entry| entry.manager.key()).collect();
-    // Inside of another filter.
+    // Plugins inside of another filter.
     let inner = own().filter(|one| one.entry.is_none());
     let inner: Vec<_> = inner.filter_map(|one| one.plugin).collect();
     let has_inner = |manager: Value<'t>| {
@@ -143,7 +149,8 @@ fn entry_of(filter: NetworkFilter<'_>) -> Entry<'_> {
     }
 }
 
-/// Whether a connection manager has another filter that asks who a client is, or one that comes from elsewhere and may.
+/// Whether a connection manager has a filter that authenticates callers, or a filter that comes from elsewhere and may do
+/// so.
 fn has_guard(manager: Value<'_>) -> bool {
     let mut filters = manager.list(&["http_filters"]);
     filters.any(|filter| {
@@ -153,7 +160,7 @@ fn has_guard(manager: Value<'_>) -> bool {
     })
 }
 
-/// The routes of a virtual host that a request may take which needs a token, and where they lead.
+/// The routes of a virtual host that may be taken by requests that need a token, and where these routes lead.
 fn private_routes<'t>(host: Value<'t>) -> Vec<(Value<'t>, Vec<(&'t str, Spot<'t>)>)> {
     let mut sampled = HashSet::new();
     for path in PRIVATE {

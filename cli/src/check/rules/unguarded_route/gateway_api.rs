@@ -1,72 +1,76 @@
-//! A policy of Envoy Gateway is for a Gateway, one of its listeners, an HTTPRoute, or one of its rules, and what is nearer replaces
-//! what is further away: it is not added to it. Where another policy applies, or none, requests pass by the module.
+//! A policy of Envoy Gateway is for a Gateway, one of its listeners, an HTTPRoute, or one of its rules. The nearest policy
+//! replaces those that are further away. Where the nearest policy has no module, or there is no policy, requests pass by
+//! the module.
 
 mod attachments;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use self::attachments::{Attachments, Target, is_near};
+use self::attachments::{Attachments, Target};
 use super::{Deployment, Found, OPEN, Spot};
-use crate::{check::deployment::Host, yaml::Value};
+use crate::{
+    check::deployment::{Host, Resources, namespace},
+    yaml::Value,
+};
 
 /// Routes that a policy may be for.
 const ROUTES: [&str; 2] = ["HTTPRoute", "GRPCRoute"];
 
-/// Routes that no policy with filters of HTTP is for.
+/// Routes of bytes, which no policy with HTTP filters is for.
 const OF_BYTES: [&str; 2] = ["TCPRoute", "TLSRoute"];
 
 pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    let own: Vec<Value<'t>> = deployment
+    let own: HashSet<_> = deployment
         .gateways()
         .filter(|one| one.host == Host::EnvoyGateway)
         .filter_map(|one| one.resource)
+        .map(Value::key)
         .collect();
     if own.is_empty() {
         return;
     }
     let resources = &deployment.resources;
-    let has_module = |policy: Value<'t>| {
-        let is_it = |one: &Value<'t>| one.id == policy.id && std::ptr::eq(one.tree, policy.tree);
-        own.iter().any(is_it)
-    };
-    let mut gateways: HashMap<&str, Vec<(Target<'t>, Value<'t>)>> = HashMap::new();
-    for gateway in resources.kind("Gateway") {
-        let target = Target::of(gateway);
-        let named = gateways.entry(target.name).or_default();
-        named.push((target, gateway));
-    }
-    let sight = Sight {
+    let has_module = |policy: Value<'t>| own.contains(&policy.key());
+    let coverage = Coverage {
         attachments: Attachments::of(resources.kind("EnvoyExtensionPolicy"), has_module),
-        gateways,
+        gateways: gateways(resources),
     };
     let mut servers = Servers::default();
     let mut unguarded = Vec::new();
-    let routes = ROUTES.into_iter().flat_map(|kind| resources.kind(kind));
-    for route in routes.map(Route::of).filter(Route::is_at_gateway) {
+    for route in routes(resources, ROUTES) {
         for rule in route.value.list(&["spec", "rules"]) {
-            let is_guarded = sight.is_guarded(&route, rule);
+            let is_guarded = coverage.is_guarded(&route, rule);
             let is_matrix = is_of_homeserver(rule);
-            if is_guarded || (is_matrix && sight.is_concerned(&route)) {
+            if is_guarded || (is_matrix && coverage.is_concerned(&route)) {
                 servers.add(&route, rule, is_matrix);
             }
             if !is_guarded && !is_open(rule) {
-                unguarded.push((route.target.namespace, rule, may_be_matrix(rule), HELP));
+                unguarded.push(Unguarded {
+                    namespace: route.target.namespace,
+                    rule,
+                    may_be_matrix: may_be_matrix(rule),
+                    help: HELP,
+                });
             }
         }
     }
-    let routes = OF_BYTES.into_iter().flat_map(|kind| resources.kind(kind));
-    for route in routes.map(Route::of).filter(Route::is_at_gateway) {
+    for route in routes(resources, OF_BYTES) {
         let rules = route.value.list(&["spec", "rules"]);
-        unguarded.extend(rules.map(|rule| (route.target.namespace, rule, false, HELP_WITH_BYTES)));
+        unguarded.extend(rules.map(|rule| Unguarded {
+            namespace: route.target.namespace,
+            rule,
+            may_be_matrix: false,
+            help: HELP_WITH_BYTES,
+        }));
     }
-    for (namespace, rule, may_be_matrix, help) in unguarded {
-        for backend in backends(rule).chain(mirrors(rule)) {
-            if servers.have(namespace, backend, may_be_matrix) {
+    for one in unguarded {
+        for backend in backends(one.rule).chain(mirrors(one.rule)) {
+            if servers.have(one.namespace, backend, one.may_be_matrix) {
                 found.add(
                     Spot::key(backend, "name"),
                     "this route passes by the module, whose policy is for others alone: its requests reach the server unverified, \
                      and with the identity headers that a client wrote",
-                    help,
+                    one.help,
                 );
             }
         }
@@ -78,19 +82,50 @@ const HELP: &str = "let the policy's `targetRefs` name the Gateway, or each list
 const HELP_WITH_BYTES: &str =
     "lead to this server by HTTPRoutes alone: no policy looks into what such a route hands on";
 
-/// What decides whether the module is at a route.
-struct Sight<'t> {
-    attachments: Attachments<'t>,
-    gateways: HashMap<&'t str, Vec<(Target<'t>, Value<'t>)>>,
+/// The Gateways in the files.
+fn gateways<'t>(resources: &Resources<'t>) -> Gateways<'t> {
+    let mut found = Gateways::new();
+    for gateway in resources.kind("Gateway") {
+        let target = Target::of(gateway);
+        let named = found.entry(target.name).or_default();
+        named.push((target, gateway));
+    }
+    found
 }
 
-/// A route, and what it is at.
+/// The routes of these kinds that may be at a Gateway.
+fn routes<'t>(
+    resources: &Resources<'t>,
+    kinds: [&'static str; 2],
+) -> impl Iterator<Item = Route<'t>> {
+    let routes = kinds.into_iter().flat_map(|kind| resources.kind(kind));
+    routes.map(Route::of).filter(Route::is_at_gateway)
+}
+
+/// A rule of a route that passes by the module.
+struct Unguarded<'t> {
+    namespace: Option<&'t str>,
+    rule: Value<'t>,
+    may_be_matrix: bool,
+    help: &'static str,
+}
+
+/// The policies and Gateways that decide whether the module is at a route.
+struct Coverage<'t> {
+    attachments: Attachments<'t>,
+    gateways: Gateways<'t>,
+}
+
+/// Gateways, by their names.
+type Gateways<'t> = HashMap<&'t str, Vec<(Target<'t>, Value<'t>)>>;
+
+/// A route, and the parents that it is attached to.
 struct Route<'t> {
     target: Target<'t>,
     value: Value<'t>,
-    /// Whether it names what it is at.
+    /// Whether it names parents.
     has_parents: bool,
-    /// The Gateways among that.
+    /// The Gateways among them.
     gateways: Vec<Parent<'t>>,
 }
 
@@ -121,14 +156,14 @@ impl<'t> Route<'t> {
         }
     }
 
-    /// Whether it may be at a Gateway, and not at a Service of a mesh alone.
+    /// Whether it may be at a Gateway, and not only at a Service of a mesh.
     fn is_at_gateway(&self) -> bool {
         !self.has_parents || !self.gateways.is_empty()
     }
 }
 
-impl<'t> Sight<'t> {
-    /// Whether the policies that are nearest to a rule of a route have the module, at every listener that it may be at.
+impl<'t> Coverage<'t> {
+    /// Whether the policies nearest to a rule have the module, at every listener that the rule's route may be at.
     fn is_guarded(&self, route: &Route<'t>, rule: Value<'t>) -> bool {
         let all = &self.attachments;
         let of_rule = rule
@@ -146,7 +181,8 @@ impl<'t> Sight<'t> {
 
     fn is_guarded_at(&self, route: &Route<'t>, parent: &Parent<'t>) -> bool {
         let mut named = self.gateways.get(parent.name).into_iter().flatten();
-        let known = named.find(|(target, _)| is_near(target.namespace, parent.namespace));
+        let known =
+            named.find(|(target, _)| namespace::may_be_same(target.namespace, parent.namespace));
         let unseen = Target::unseen(parent.namespace, parent.name);
         let gateway = known.map_or(&unseen, |(target, _)| target);
         let all = &self.attachments;
@@ -157,12 +193,12 @@ impl<'t> Sight<'t> {
         match (parent.section, known) {
             (Some(listener), _) => at(listener),
             (None, Some((_, gateway))) => listeners(*gateway, route.value).all(at),
-            // Which listeners there are is not known.
+            // The listeners of a Gateway that is not in the files are not known.
             (None, None) => all.decided_anywhere(gateway) == Some(true),
         }
     }
 
-    /// Whether a route is of the same namespace as a policy with the module, or at a Gateway of one.
+    /// Whether a route, or a Gateway that it is at, is of the same namespace as a policy with the module.
     fn is_concerned(&self, route: &Route<'t>) -> bool {
         let of_gateways = route.gateways.iter().map(|gateway| gateway.namespace);
         let mut namespaces = of_gateways.chain([route.target.namespace]);
@@ -170,7 +206,8 @@ impl<'t> Sight<'t> {
     }
 }
 
-/// The listeners of a Gateway that a route without the name of one is at: those that take HTTP for one of its hosts.
+/// The listeners of a Gateway that a route is at if it names none of them: those that take HTTP for one of the route's
+/// hosts.
 fn listeners<'t>(gateway: Value<'t>, route: Value<'t>) -> impl Iterator<Item = &'t str> {
     let hosts: Vec<&str> = route
         .list(&["spec", "hostnames"])
@@ -188,7 +225,7 @@ fn listeners<'t>(gateway: Value<'t>, route: Value<'t>) -> impl Iterator<Item = &
         .filter_map(|one| one.text_at(&["name"]))
 }
 
-/// Whether a host is one that a pattern is for.
+/// Whether a pattern, such as `*.example.org`, is for a host.
 fn meet(pattern: &str, host: &str) -> bool {
     pattern == host
         || pattern
@@ -223,8 +260,8 @@ impl<'t> Servers<'t> {
         }
     }
 
-    /// Whether a backend is one of them. Another port may be for something else, such as metrics, unless the route may be for the
-    /// homeserver's paths.
+    /// Whether a backend is one of these servers. Another port may be for something else, such as metrics, unless the route
+    /// may be for the homeserver's paths.
     fn have(&self, namespace: Option<&str>, backend: Value<'t>, may_be_matrix: bool) -> bool {
         let namespace = backend.text_at(&["namespace"]).or(namespace);
         let port = backend.number_at(&["port"]);
@@ -233,7 +270,7 @@ impl<'t> Servers<'t> {
             let is_port =
                 may_be_matrix || port.is_none() || server.port.is_none_or(|it| Some(it) == port);
             is_port
-                && is_near(server.namespace, namespace)
+                && namespace::may_be_same(server.namespace, namespace)
                 && (server.is_of_matrix || !self.has_matrix)
         })
     }

@@ -1,17 +1,17 @@
-//! What policies are for: by name, or by labels, in their own namespace.
+//! The targets of policies: by name, or by labels, in the policy's own namespace.
 //!
-//! The non-obvious rule: files may have thousands of routes and a policy for each, so each policy is read once, and what is for a
-//! resource is found by the resource's name.
+//! The non-obvious rule: files may have thousands of routes and a policy for each. So each policy is read once, and the
+//! policies for a resource are found by the resource's name.
 
 use std::collections::{HashMap, HashSet};
 
-use crate::yaml::Value;
+use crate::{check::deployment::namespace, yaml::Value};
 
-/// What a policy may be for.
+/// A resource that a policy may be for.
 pub struct Target<'t> {
     /// Its kind.
     pub kind: &'t str,
-    /// Its namespace; without one the user's command names it.
+    /// Its namespace; if it names none, the user's command does.
     pub namespace: Option<&'t str>,
     /// Its name.
     pub name: &'t str,
@@ -24,7 +24,7 @@ impl<'t> Target<'t> {
     pub fn of(resource: Value<'t>) -> Self {
         Self {
             kind: resource.text_at(&["kind"]).unwrap_or_default(),
-            namespace: resource.text_at(&["metadata", "namespace"]),
+            namespace: namespace::of(resource),
             name: resource.text_at(&["metadata", "name"]).unwrap_or_default(),
             labels: Some(texts(resource.at(&["metadata", "labels"])).collect()),
         }
@@ -43,24 +43,24 @@ impl<'t> Target<'t> {
 
 const GATEWAY: &str = "Gateway";
 
-/// All policies, by what they are for.
+/// All policies, by their targets.
 #[derive(Default)]
 pub struct Attachments<'t> {
     named: HashMap<(&'t str, &'t str), Vec<Attachment<'t>>>,
     selecting: Vec<(Selector<'t>, Attachment<'t>)>,
-    /// Where policies with the module are.
+    /// The namespaces of policies with the module.
     namespaces: HashSet<Option<&'t str>>,
-    /// Whether one of those is for a Gateway.
+    /// Whether a policy with the module is for a Gateway.
     is_at_gateway: bool,
 }
 
-/// One policy, as far as it is for one thing.
+/// One policy for one target.
 #[derive(Clone, Copy)]
 struct Attachment<'t> {
     namespace: Option<&'t str>,
     section: Option<&'t str>,
     has_module: bool,
-    /// Whether it is added to what is further away, and replaces nothing.
+    /// Whether the policy is added to those further away, and replaces none of them.
     is_added: bool,
 }
 
@@ -92,7 +92,7 @@ impl<'t> Attachments<'t> {
 
     fn add(&mut self, policy: Value<'t>, has_module: bool) {
         let attachment = Attachment {
-            namespace: policy.text_at(&["metadata", "namespace"]),
+            namespace: namespace::of(policy),
             section: None,
             has_module,
             is_added: is_added(policy),
@@ -116,13 +116,13 @@ impl<'t> Attachments<'t> {
         }
     }
 
-    /// Of the policies for a resource, or for a section of it, whether one has the module. `None` without any.
+    /// Whether a policy for a resource, or for a section of it, has the module. `None` without such a policy.
     pub fn decided(&self, target: &Target<'t>, section: Option<&str>) -> Option<bool> {
         let own = self.for_target(target);
         decided(own.filter(|one| one.section == section))
     }
 
-    /// Of the policies for a resource or for any section of it, whether one has the module. `None` without any.
+    /// Whether a policy for a resource, or for any section of it, has the module. `None` without such a policy.
     pub fn decided_anywhere(&self, target: &Target<'t>) -> Option<bool> {
         decided(self.for_target(target))
     }
@@ -134,7 +134,9 @@ impl<'t> Attachments<'t> {
 
     /// Whether a policy of a namespace has the module.
     pub fn have_module_in(&self, namespace: Option<&str>) -> bool {
-        self.namespaces.iter().any(|own| is_near(*own, namespace))
+        self.namespaces
+            .iter()
+            .any(|own| namespace::may_be_same(*own, namespace))
     }
 
     fn for_target(&self, target: &Target<'t>) -> impl Iterator<Item = &Attachment<'t>> {
@@ -145,11 +147,11 @@ impl<'t> Attachments<'t> {
             .into_iter()
             .flatten()
             .chain(selected.map(|(_, attachment)| attachment))
-            .filter(|one| is_near(one.namespace, target.namespace))
+            .filter(|one| namespace::may_be_same(one.namespace, target.namespace))
     }
 }
 
-/// Whether a policy is added to what is further away. A JSON merge replaces each list that the policy has.
+/// Whether a policy is added to those further away. A JSON merge replaces each list that the policy has.
 fn is_added(policy: Value<'_>) -> bool {
     let plugins = policy.at(&["spec", "wasm"]);
     policy
@@ -182,7 +184,7 @@ impl<'t> Selector<'t> {
         }
     }
 
-    /// Whether it selects a target. One whose labels cannot be seen may be selected.
+    /// Whether it selects a target. A target whose labels cannot be seen may be selected.
     fn is_for(&self, target: &Target<'_>) -> bool {
         let fits = |labels: &HashMap<&str, &str>| {
             let of_labels = self.labels.iter();
@@ -206,11 +208,6 @@ impl Expression<'_> {
             _ => false,
         }
     }
-}
-
-/// Whether two namespaces may be one.
-pub fn is_near(one: Option<&str>, other: Option<&str>) -> bool {
-    one.is_none() || other.is_none() || one == other
 }
 
 fn texts<'t>(mapping: Option<Value<'t>>) -> impl Iterator<Item = (&'t str, &'t str)> {
