@@ -1,6 +1,6 @@
 //! The whole system under load: the built module in a real Envoy, on Linux.
 //!
-//! What is measured, and how, stands in `docs/performance.md`. Everything that is compared is measured side
+//! What is measured, and how, stands in `docs/internals/benchmarks.md`. Everything that is compared is measured side
 //! by side in one run, because machines differ and are noisy; CPU time of the Envoy process is steadier
 //! than any latency.
 //!

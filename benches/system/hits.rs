@@ -158,7 +158,7 @@ pub async fn by_kind(mas: &Mas) {
 /// What a token costs that nobody has seen, and what Envoy alone takes to ask or to refuse.
 pub async fn cold(mas: &Mas) {
     println!(
-        "\nCPU of the Envoy process per token that nobody has seen; {} rounds of {}, interleaved",
+        "\nCPU of the Envoy process per unproven token; {} rounds of {}, interleaved",
         rounds(),
         cold_requests_of_a_round()
     );

@@ -304,6 +304,33 @@ fn every_plot_is_shown_beside_its_table() {
     assert_eq!(shown, page.matches("](plots/").count());
 }
 
+/// Figures stand once more in the table at the top of the page. Each is in the section that its row names.
+#[test]
+fn the_summary_of_the_performance_page_is_of_its_tables() {
+    let page = fs::read_to_string(repository().join("docs/performance.md")).expect("a page");
+    let (_, summary) = page.split_once("\n| in short |").expect("a summary");
+    let summary = summary.split("\n\n").next().unwrap_or_default();
+    let sections: Vec<&str> = page.split("\n### ").skip(1).collect();
+    let mut seen = 0;
+    for row in summary.lines().skip(2) {
+        let (row, link) = row.split_once("](#").expect("a link to a section");
+        let link = link.split(')').next().unwrap_or_default();
+        let section = sections.iter().find(|section| {
+            let heading = section.lines().next().unwrap_or_default();
+            anchors(&format!("### {heading}")) == [link]
+        });
+        let section = section.unwrap_or_else(|| panic!("no section {link}"));
+        let known: BTreeSet<&str> = section.split_whitespace().collect();
+        let cells = row.split('|').skip(2).take(2);
+        let words = cells.flat_map(|cell| cell.split([' ', ',']));
+        for figure in words.filter(|word| word.starts_with(|c: char| c.is_ascii_digit())) {
+            assert!(known.contains(figure), "{link}: {figure}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 10, "{seen} figures");
+}
+
 #[test]
 fn the_readme_can_be_read_in_one_sitting() {
     let readme = fs::read_to_string(repository().join("README.md")).expect("README.md");

@@ -230,7 +230,8 @@ pub(super) static CLUSTER: Key<Words> = key(
         form: &text::CLUSTER,
         default: None,
     },
-    "The Envoy cluster of MAS. It serves these calls only: route clients to MAS through another cluster.",
+    "The Envoy cluster of MAS, for these calls only: route clients to MAS through another cluster. Clients may share it \
+     only if it has no limits and no `credential_injector`, as with Istio.",
 );
 
 pub(super) static AUTHORITY: Key<Words> = key(

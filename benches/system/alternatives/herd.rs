@@ -28,7 +28,7 @@ pub async fn count(mas: &Mas, contenders: &[Contender], workers: u32) {
     mas.delay(DELAY);
     let plural = if workers == 1 { "" } else { "s" };
     println!(
-        "\n| one token never seen, {workers} worker{plural} | protocol | requests at once | calls to MAS | 200 | other answers | until the last answer, ms |"
+        "\n| one unproven token, {workers} worker{plural} | protocol | requests at once | calls to MAS | 200 | other answers | until the last answer, ms |"
     );
     println!("|---|---|--:|--:|--:|---|--:|");
     let mut most = 0;

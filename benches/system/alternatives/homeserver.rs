@@ -41,7 +41,7 @@ pub async fn dead_tokens(mas: &Mas, extent: &Extent) {
     );
     println!("|---|--:|--:|--:|--:|");
     let mut reached = Vec::new();
-    for (case, is_known) in [("seen before", true), ("never seen", false)] {
+    for (case, is_known) in [("seen before", true), ("unproven", false)] {
         let mut alone = Server {
             client: client::Client::open(synapse.addr()),
             process: &process,

@@ -32,7 +32,7 @@ impl Outage {
 /// Asks each of them, whose MAS is down.
 pub async fn what_clients_get(contenders: &[Contender]) {
     println!(
-        "\n| MAS is down, a token never seen | status | errcode | Content-Type | Retry-After | after, ms |"
+        "\n| MAS is down, an unproven token | status | errcode | Content-Type | Retry-After | after, ms |"
     );
     println!("|---|--:|---|---|---|--:|");
     let token = &tokens("outage", 1)[0];

@@ -1,5 +1,5 @@
   ;; The limit of a token that nobody has seen, inactive, with all that the module promises: that of an active one, with
-  ;; what an inactive answer needs in place of what an active one does. docs/performance.md lists the promises.
+  ;; what an inactive answer needs in place of what an active one does. docs/internals/benchmarks.md lists the promises.
 
   ;; The answer is kept where nobody looks, so that no token is known.
   (data (i32.const 2016) "hand-written.answer.12345")

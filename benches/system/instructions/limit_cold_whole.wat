@@ -1,5 +1,5 @@
   ;; The limit of a token that nobody has seen, active, with all that the module promises: each call says what for, and
-  ;; docs/performance.md lists the promises. What is asked of MAS is what the module asks.
+  ;; docs/internals/benchmarks.md lists the promises. What is asked of MAS is what the module asks.
 
   ;; The answer is kept where nobody looks, so that no token is known.
   (data (i32.const 2016) "hand-written.answer.12345")

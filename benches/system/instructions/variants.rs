@@ -195,7 +195,7 @@ fn by_hand() -> Vec<Variant> {
             calls: 1,
             ..by_hand(
                 "limit-cold",
-                "by hand, a token that nobody has seen, active",
+                "by hand, an unproven token, active",
                 "limit_cold.wasm",
             )
         },
@@ -226,7 +226,7 @@ fn by_hand() -> Vec<Variant> {
             calls: 1,
             ..by_hand(
                 "limit-cold-inactive-whole",
-                "by hand, a token that nobody has seen, inactive: 401; with all promises",
+                "by hand, an unproven token, inactive: 401; with all promises",
                 "limit_cold_inactive_whole.wasm",
             )
         },
@@ -374,7 +374,7 @@ fn never_seen() -> Vec<Variant> {
             calls: 1,
             ..module(
                 "cold-active",
-                "a token that nobody has seen, active",
+                "an unproven token, active",
                 json!({}),
                 ["active", "mas"],
             )
@@ -388,7 +388,7 @@ fn never_seen() -> Vec<Variant> {
             calls: 1,
             ..module(
                 "cold-inactive",
-                "a token that nobody has seen, inactive: 401",
+                "an unproven token, inactive: 401",
                 json!({}),
                 ["inactive", "mas"],
             )
