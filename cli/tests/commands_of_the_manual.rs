@@ -121,6 +121,14 @@ const COMMANDS: &[(&str, Runner)] = &[
         File("tests/envoy/capabilities.rs", "capabilities.py"),
     ),
     (
+        "kubectl -n NAMESPACE port-forward pod/NAME PORT",
+        Nothing("the stand-in for a cluster has no pods that run"),
+    ),
+    (
+        "kubectl -n matrix rollout undo deployment matrix-edge-auth",
+        Nothing("the stand-in for a cluster keeps no versions of a Deployment"),
+    ),
+    (
         "mas-cli manage",
         Nothing(
             "there is no MAS on the machine of the tests; `mas-cli manage --help` lists what it can",
@@ -129,6 +137,13 @@ const COMMANDS: &[(&str, Runner)] = &[
     (r#"printf %s "$AS_TOKEN" | sha256sum"#, Here),
     ("python3 scripts/lib/layers.py", Here),
     ("python3 scripts/lib/layers.py --files", Here),
+    (
+        "sed -i 's/mode: enforce/mode: shadow/' /etc/envoy/envoy.yaml && /etc/envoy/deliver",
+        File(
+            "docs/rollout.md",
+            "$ sed -i 's/mode: enforce/mode: shadow/' /etc/envoy/envoy.yaml\n$ /etc/envoy/deliver\n",
+        ),
+    ),
     (
         "skopeo copy --preserve-digests oci:dist/oci:0.1.0 docker://registry.example.org/matrix-edge-auth:0.1.0",
         File("scripts/lib/oci_test.py", "--preserve-digests"),
@@ -285,6 +300,10 @@ fn known(page: &str, command: &str) -> bool {
         ["matrix-edge-auth", subcommand, ..] => {
             page == "docs/cli.md"
                 || read("docs/cli.md").contains(&format!("matrix-edge-auth {subcommand}"))
+        }
+        // `tests/manifests/runbook.rs` runs each patch of the runbook.
+        ["kubectl", _, _, "patch", ..] if page == "docs/runbook.md" => {
+            read("tests/manifests/runbook.rs").contains(page)
         }
         ["kubectl", ..] => folder_pages::COMMANDS
             .iter()

@@ -34,6 +34,8 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("cluster_manager.cluster_modified", "Envoy"),
     ("delayed_close_timeout", "Envoy"),
     ("envoy_cluster_upstream_cx_connect_fail", "Envoy"),
+    ("envoy_http_conn_manager_prefix", "Envoy"),
+    ("envoy_http_downstream_rq_total", "Envoy"),
     ("envoy_cluster_upstream_rq_active_overflow", "Envoy"),
     ("experimental_features.msc3861", "Synapse"),
     ("ext_proc", "Envoy"),

@@ -129,4 +129,12 @@ async fn under_envoy_gateway_a_failed_vm_stays_failed_and_nothing_passes() {
     while begun.elapsed() < LONG {
         assert_eq!(stage.whoami().await, 503);
     }
+    // What that page and docs/runbook.md say to alert on, and that no metric tells.
+    stage
+        .envoy
+        .wait_for_log(r#""details":"wasm_fail_stream""#)
+        .await;
+    let stats = stage.envoy.stats_so_far().await;
+    let reloads = stats.find("envoy_wasm_matrix_edge_auth_vm_reload", &[]);
+    assert_eq!(reloads, Some(0.0));
 }

@@ -38,7 +38,8 @@ fn without(function: &'static str) -> impl FnOnce(&mut Value) {
     }
 }
 
-async fn start_without(function: &'static str) -> Edge {
+/// Starts one whose module may not call this function.
+pub async fn start_without(function: &'static str) -> Edge {
     Edge::start_with(json!({}), Options::default(), |builder| {
         builder.bootstrap(without(function))
     })

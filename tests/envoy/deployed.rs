@@ -33,7 +33,7 @@ pub struct Deployed {
     /// What the configuration calls the homeserver.
     pub server_name: &'static str,
     /// Files that Envoy reads.
-    _dir: TempDir,
+    pub dir: TempDir,
 }
 
 /// Paths that a proxy is tempted to rewrite, and that must arrive as they were sent.
@@ -117,7 +117,7 @@ impl Deployed {
             other,
             envoy,
             server_name: "example.org",
-            _dir: dir,
+            dir,
         }
     }
 

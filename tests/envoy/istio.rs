@@ -1,15 +1,18 @@
 //! `envoy/istio/` as Istio makes Envoy configuration of it.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::{
     deployed::{Deployed, PATHS, REDUNDANT_PATHS, set_everywhere},
-    edge::{WHOAMI, assert_is_matrix_error},
+    edge::{WHOAMI, assert_is_matrix_error, new_token},
     introspection_role::introspect,
 };
 use crate::support::{
     envoy::module,
-    http::Request,
+    http::{Connection, Request, within_limit},
     mesh::{elements, istio, manifests},
 };
 
@@ -80,6 +83,36 @@ async fn the_wasm_plugin_enforces() {
         deployed
             .assert_holds_bodies(&gateway, [synapse, synapse])
             .await;
+        deployed.assert_untroubled();
+    }
+}
+
+/// `docs/runbook.md`: how soon a change of the plugin counts. Nothing is asked about again.
+#[tokio::test]
+async fn a_change_of_mode_counts_for_the_next_request_of_an_open_connection() {
+    let resources = files(&["envoyfilter", "connection", "routes", "internal"]);
+    for (resources, extension) in [
+        (
+            files(&["wasmplugin", "connection", "routes"]),
+            "istio-ingress.matrix-edge-auth",
+        ),
+        (resources, "matrix-edge-auth-gateway"),
+    ] {
+        let deployed = start(resources).await;
+        let mut open = Connection::open(deployed.envoy.listener(GATEWAY)).await;
+        let invented = Request::get(WHOAMI).bearer(&new_token("mat"));
+        assert_eq!(open.request(&invented).await.status, 200, "{extension}");
+        within_limit("a call", deployed.mas.wait_for_calls(1)).await;
+        for (from, to, status) in [("shadow", "enforce", 401), ("enforce", "shadow", 200)] {
+            istio::change_mode(extension, from, to, deployed.dir.path());
+            within_limit(to, async {
+                while open.request(&invented).await.status != status {
+                    sleep(Duration::from_millis(20)).await;
+                }
+            })
+            .await;
+        }
+        assert_eq!(deployed.mas.total_calls(), 1, "{extension}");
         deployed.assert_untroubled();
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use stand_in::mas::{DEFAULT_SECRET, Fault, Options};
 
 use super::{
+    capabilities,
     edge::{Edge, WHOAMI, new_token, plugin},
     introspection::start_with_injected,
     pages::outcome,
@@ -20,10 +21,16 @@ use crate::support::{
 const PAGE: &str = "docs/runbook.md";
 
 /// Those that need what no test beside a single Envoy has, and what shows that they are right.
-const ELSEWHERE: &[(&str, &str)] = &[(
-    "grep -A8 -E 'RuntimeError|wasm log.*panicked|Function: proxy_' envoy.log",
-    "tests/chaos/trap.rs",
-)];
+const ELSEWHERE: &[(&str, &str)] = &[
+    (
+        "grep -A8 -E 'RuntimeError|wasm log.*panicked|Function: proxy_' envoy.log",
+        "tests/chaos/trap.rs",
+    ),
+    (
+        "grep 'introspection.credential differs' envoy.log",
+        "tests/envoy/provisioning.rs",
+    ),
+];
 
 /// The commands of the page: what stands between back quotes and begins with a program.
 fn commands(page: &str) -> Vec<String> {
@@ -37,6 +44,7 @@ async fn output(command: &str, folder: &Path, edge: &Edge) -> String {
     let command = command
         .replace("https://MAS/", &format!("http://{}/", edge.mas.addr()))
         .replace("REASON", "not_active")
+        .replace("ADDRESS", "127.0.0.1")
         // This Envoy has one cluster for MAS.
         .replace("cluster.mas-introspection.", "cluster.mas.")
         .replace("^mas-introspection::", "^mas::");
@@ -54,14 +62,20 @@ async fn output(command: &str, folder: &Path, edge: &Edge) -> String {
     }
 }
 
-/// The access log of the gateway in production in this mode, in which the edge has refused a token, or would have.
-async fn access_log(mode: &'static str) -> String {
+/// The access log of the gateway in production in this mode, to which so many inactive tokens came that a line has this text.
+async fn access_log(mode: &'static str, text: &str) -> String {
     let site = production::Site::start_with(1, move |config, _| set_mode(config, mode)).await;
-    let request = Request::get(WHOAMI).bearer(&new_token("mat"));
+    let whoami = |token: &str| Request::get(WHOAMI).bearer(token);
+    site.send("gateway", &whoami(&site.token)).await;
+    let invented = whoami(&new_token("mat"));
     within_limit("a line of the access log", async {
         // In shadow mode the first request goes on before its verdict is known.
-        while !site.envoy.log().contains("not_active") {
-            site.send("gateway", &request).await;
+        while !site.envoy.log().contains(text) {
+            site.send("gateway", &invented).await;
+            // Only another token costs an address more of its budget.
+            if mode == "enforce" {
+                site.send("gateway", &whoami(&new_token("mat"))).await;
+            }
         }
     })
     .await;
@@ -114,8 +128,11 @@ fn the_commands_look_at_the_cluster_of_the_modules_own_calls() {
 async fn every_command_of_the_runbook_shows_what_it_looks_for() {
     let secret = format!("Bearer {DEFAULT_SECRET}");
     let provisioning = plugin(json!({"role": "provisioning"}));
+    let introspection = plugin(json!({"role": "introspection"}));
     let (edge, _secret) = start_with_injected(Options::default(), &secret, |builder| {
-        builder.internal_listener("provisioning", provisioning, "homeserver")
+        builder
+            .internal_listener("introspection", introspection, "mas")
+            .internal_listener("provisioning", provisioning, "homeserver")
     })
     .await;
     assert_eq!(edge.whoami(&edge.alice()).await.status, 200);
@@ -130,11 +147,18 @@ async fn every_command_of_the_runbook_shows_what_it_looks_for() {
     .await;
     assert_eq!(lost.whoami(&new_token("mat")).await.status, 503);
     lost.envoy.wait_for_log("knows no cluster").await;
+    let denied = capabilities::start_without("proxy_get_header_map_pairs").await;
+    assert_eq!(denied.whoami(&denied.alice()).await.status, 500);
+    denied
+        .envoy
+        .wait_for_log("refused a header operation")
+        .await;
 
     let folder = tempfile::tempdir().expect("a temporary directory");
-    let logs = edge.envoy.log() + &lost.envoy.log();
+    let logs = edge.envoy.log() + &lost.envoy.log() + &denied.envoy.log();
     fs::write(folder.path().join("envoy.log"), logs).expect("our own folder");
-    let access = access_log("enforce").await + &access_log("shadow").await;
+    let spent = access_log("enforce", "matrix_edge_auth_limit_exceeded").await;
+    let access = spent + &access_log("shadow", r#""would_reject":"not_active""#).await;
     fs::write(folder.path().join("access.log"), access).expect("our own folder");
 
     // The files of a question to MAS, as the page gives them.

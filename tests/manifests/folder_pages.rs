@@ -35,7 +35,7 @@ fn ingress_gateway() -> Value {
 }
 
 /// Every resource below `envoy/`, as it stands and as kustomize builds it.
-fn resources() -> Vec<Value> {
+pub fn resources() -> Vec<Value> {
     let mut found: Vec<Value> = OVERLAYS
         .iter()
         .chain([&super::fleet::OVERLAY])
@@ -55,14 +55,14 @@ fn resources() -> Vec<Value> {
 }
 
 /// The reader's folder, which has a checkout.
-fn checkout() -> TempDir {
+pub fn checkout() -> TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory");
     symlink(repository().join("envoy"), dir.path().join("envoy")).expect("a link of our own");
     dir
 }
 
 /// Runs a command in a folder. Fails with what it says.
-fn run(command: &str, functions: &str, dir: &TempDir) -> String {
+pub fn run(command: &str, functions: &str, dir: &TempDir) -> String {
     let output = Command::new("bash")
         .args(["-c", &format!("{functions}\n{command}")])
         .env("HOME", dir.path())
@@ -78,7 +78,7 @@ fn run(command: &str, functions: &str, dir: &TempDir) -> String {
 
 /// kubectl before a cluster. What it would ask the cluster to check, `schemas.rs` checks. A secret is sent as JSON, which the
 /// stand-in reads, and not as protobuf.
-fn kubectl(cluster: &Cluster) -> String {
+pub fn kubectl(cluster: &Cluster) -> String {
     let program = env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
     let server = cluster.url();
     format!(
@@ -95,7 +95,7 @@ kubectl() {{
 }
 
 /// The commands of each page, in its order.
-fn pages() -> BTreeMap<&'static str, Vec<&'static str>> {
+pub fn pages() -> BTreeMap<&'static str, Vec<&'static str>> {
     let mut pages: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for command in commands_of(Runner::Manifests) {
         pages.entry(command.page).or_default().push(command.text);

@@ -29,5 +29,6 @@ mod fleet;
 mod folder_pages;
 mod kubernetes;
 mod labels;
+mod runbook;
 mod schemas;
 mod tools;

@@ -140,6 +140,11 @@ pub const COMMANDS: &[Command] = &[
         Manifests,
     ),
     command(
+        "envoy/istio/README.md",
+        "kubectl -n istio-ingress rollout restart deployment istio-ingressgateway",
+        Manifests,
+    ),
+    command(
         "envoy/kubernetes/README.md",
         "kubectl -n matrix create secret generic matrix-edge-auth --from-literal=mas-secret=\"$MAS_SECRET\"",
         Manifests,

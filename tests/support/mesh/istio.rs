@@ -322,6 +322,17 @@ pub fn cannot_fetch(extension: &str, dir: &Path) {
     deliver(extension, &refusal, dir);
 }
 
+/// What Istio delivers when the resource of this extension has another mode. Envoy reads a file that is moved to its place.
+pub fn change_mode(extension: &str, from: &str, to: &str, dir: &Path) {
+    let path = dir.join(format!("{extension}.json"));
+    let before = std::fs::read_to_string(&path).expect("it was delivered");
+    let after = before.replace(from, to);
+    assert_ne!(before, after, "{extension} has no mode {from}");
+    let next = dir.join("next.json");
+    std::fs::write(&next, after).expect("a directory that can be written");
+    std::fs::rename(next, path).expect("the same directory");
+}
+
 /// Puts the plugins into the listeners, and returns their extension configurations.
 ///
 /// pilot/pkg/model/extensions.go: the name is NAMESPACE.NAME, the configuration JSON in a `StringValue`; there is no
