@@ -274,7 +274,7 @@ def varint(number):
 KINDS = ["a", "n", "u", "l", "b", "w", "seed", "epoch", "revived", "sizes", "mark", "h", "o"]
 
 # `FORMAT_VERSION` of src/shared_data/name.rs. tests/fuzz_seeds.rs fails if what is written here is of another format.
-FORMAT = 9
+FORMAT = 10
 
 # What the gateway needs of an answer, in the order of src/mas/introspection/stored.rs.
 TEXTS = ["username", "device_id", "client_id", "scope"]
@@ -316,7 +316,9 @@ def planted(digest, fingerprint):
         name_hash(device) + struct.pack("<Q", since) for device, since in [("A", NOW), ("B", 3)]
     )
     moments = struct.pack("<QQ", NOW - 2000, NOW)
-    void = value("u", struct.pack("<BQ", FORMAT, 5) + name_hash("alice") + moments + devices)
+    # Of another format only the latest moment is read.
+    foreign = value("u", struct.pack("<BQ", FORMAT + 1, NOW))
+    void = value("u", struct.pack("<BQQ", FORMAT, NOW, 5) + name_hash("alice") + moments + devices)
     lease = bucket("l", key + struct.pack("<QQB", 9, NOW + 900, 1))
     found, failed = (
         bucket("l", bytes(41), key + struct.pack("<QQB", 9, NOW - 100, mark)) for mark in (4, 8)
@@ -341,6 +343,7 @@ def planted(digest, fingerprint):
         "stale": stale + epoch,
         "stored": found + seat,
         "void": live + void,
+        "void_foreign": live + foreign,
     }
 
 

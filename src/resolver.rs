@@ -274,9 +274,11 @@ impl<W> Resolver<W> {
         // A root that has ended left its calls free. Nobody is refused for want of one.
         self.start_queued(cb);
         // The calls go on, and their answers will be kept.
-        let timed_out = self
-            .flights
-            .drain_waiters(|waiting| waiting.give_up_at <= now);
+        let limits = &mut self.limits;
+        let timed_out = self.flights.drain_waiters(
+            |waiting| waiting.give_up_at <= now,
+            |place| limits.leave_line(place),
+        );
         for (key, waiters) in timed_out {
             self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Lost);
         }

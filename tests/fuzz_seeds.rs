@@ -116,13 +116,15 @@ fn answers() {
 
 #[test]
 fn ends() {
-    let seed = Seed::read("void");
     let body = br#"{"active":true,"username":"alice","device_id":"A"}"#;
     let Ok(Answer::Active(answer)) = Answer::parse(body.to_vec()) else {
         panic!("it is active");
     };
     let (user, revocations) = (UserKey::of("alice"), Revocations::default());
-    assert!(revocations.revokes_active(&seed.store, &user, &answer, seed.now));
+    for name in ["void", "void_foreign"] {
+        let seed = Seed::read(name);
+        assert!(revocations.revokes_active(&seed.store, &user, &answer, seed.now));
+    }
 
     let seed = Seed::read("ends");
     let ended = EndedTokens::default();

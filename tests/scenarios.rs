@@ -26,6 +26,8 @@ mod ends;
 mod expiry;
 #[path = "scenarios/faults.rs"]
 mod faults;
+#[path = "scenarios/formats.rs"]
+mod formats;
 #[path = "scenarios/gateway.rs"]
 mod gateway;
 #[path = "scenarios/heads.rs"]

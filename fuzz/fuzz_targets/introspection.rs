@@ -90,7 +90,7 @@ fn store(answer: Answer, lifetime: Option<&[u8]>) {
         used_at: Instant::from_millis(2),
         asked_at: Instant::from_millis(3),
         answered_at: Instant::from_millis(5),
-        kept_until: Instant::from_millis(4),
+        useful_until: Instant::from_millis(4),
         expiry: answer
             .lifetime(lifetime)
             .map(|told| Expiry::new(told, Instant::from_millis(3), Instant::from_millis(5))),

@@ -25,7 +25,8 @@ use crate::{
     token::TokenDigest,
 };
 
-/// Longest answer that is kept, in bytes. MAS's have a few hundred; a long scope can make one longer.
+/// Longest answer that is kept, in bytes, with those texts that are kept once more without their escapes. MAS's have a few
+/// hundred; a long scope can make one longer.
 pub const MAX_ANSWER_BYTES: usize = 8 * 1024;
 
 /// Where these fields stand.
@@ -69,11 +70,11 @@ pub struct Entry {
 impl Entry {
     /// The entry as bytes; `None` if its answer is longer than [`MAX_ANSWER_BYTES`].
     pub fn encode(&self) -> Option<Vec<u8>> {
-        let body = self.answer.body();
-        if body.len() > MAX_ANSWER_BYTES {
+        let length = self.answer.text_bytes();
+        if length > MAX_ANSWER_BYTES {
             return None;
         }
-        let mut bytes = Vec::with_capacity(EntryHead::BYTES + 32 + body.len());
+        let mut bytes = Vec::with_capacity(EntryHead::BYTES + 32 + length);
         let user_known = if self.user.is_some() { USER_KNOWN } else { 0 };
         let expires = if self.expiry.is_some() { EXPIRES } else { 0 };
         let doubted = if self.is_doubted { DOUBTED } else { 0 };

@@ -105,6 +105,17 @@ impl Epochs {
         })
     }
 
+    /// Raises the counters for all tokens, for all workers.
+    pub fn raise_for_all_tokens(store: &impl Store) -> Result<(), NotWritten> {
+        update(store, name::EPOCHS, &mut |stored| {
+            let mut epochs = stored.map_or_else(Self::default, Self::decode);
+            for counter in epochs.counters.iter_mut().take(TOKENS) {
+                *counter = counter.wrapping_add(1);
+            }
+            epochs.encode()
+        })
+    }
+
     fn counter(&self, subject: Subject<'_>) -> u32 {
         self.counters
             .get(subject.index())

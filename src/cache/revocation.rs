@@ -8,6 +8,9 @@
 //! too. All moments are on the one monotonic clock of the process. Of answers that name no user there is one moment for all;
 //! nearly all of them are "inactive".
 //!
+//! Two versions of the module may write at once, while an update takes its time. So the beginning of a slot, with its latest
+//! moment, is the same in every format: neither version forgets what the other one was told.
+//!
 //! Records live in a fixed number of slots. A record that makes room for another user's leaves its latest
 //! moment behind as the slot's *floor*, which holds for every user of the slot: room is made by voiding too
 //! much, which costs an introspection, and never too little. The same holds where a record cannot be read: it may void the answer, so it does.
@@ -169,6 +172,11 @@ impl Slot {
         (owner == user).then_some(record)
     }
 
+    fn latest(&self) -> Instant {
+        let record = self.record.as_ref().map(|(_, record)| record.latest());
+        self.floor.max(record.unwrap_or_default())
+    }
+
     /// The record of `user`, which takes the place of any other's.
     fn enter(&mut self, user: UserKey) -> &mut Record {
         if let Some((_, displaced)) = self.record.take_if(|(owner, _)| *owner != user) {
@@ -180,15 +188,17 @@ impl Slot {
     /// ```text
     /// offset  bytes  what
     ///      0      1  format version
-    ///      1      8  floor, milliseconds; all numbers little-endian
-    ///      9     16  user
-    ///     25      8  inactive, milliseconds
-    ///     33      8  others, milliseconds
-    ///     41   n*24  devices: 16 bytes of key, 8 of milliseconds
+    ///      1      8  latest moment of all, milliseconds; all numbers little-endian. Up to here every format is the same
+    ///      9      8  floor, milliseconds
+    ///     17     16  user
+    ///     33      8  inactive, milliseconds
+    ///     41      8  others, milliseconds
+    ///     49   n*24  devices: 16 bytes of key, 8 of milliseconds
     /// ```
     fn encode(&self) -> Vec<u8> {
         let moment = |moment: Instant| moment.to_le_bytes();
         let mut bytes = vec![FORMAT_VERSION];
+        bytes.extend_from_slice(&moment(self.latest()));
         bytes.extend_from_slice(&moment(self.floor));
         if let Some((user, record)) = &self.record {
             bytes.extend_from_slice(&user.0);
@@ -202,13 +212,17 @@ impl Slot {
         bytes
     }
 
-    /// `None` for bytes of another format: no answer is read that they would void.
+    /// Reads a slot back. One of another format has its latest moment as its floor. `None`: these bytes are no slot.
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let (version, bytes) = bytes.split_first()?;
-        if *version != FORMAT_VERSION {
-            return None;
-        }
         let moment = |bytes: &[u8; 8]| Instant::from_le_bytes(*bytes);
+        let (version, bytes) = bytes.split_first()?;
+        let (latest, bytes) = bytes.split_first_chunk()?;
+        if *version != FORMAT_VERSION {
+            return Some(Self {
+                floor: moment(latest),
+                record: None,
+            });
+        }
         let (floor, bytes) = bytes.split_first_chunk()?;
         let floor = moment(floor);
         if bytes.is_empty() {
@@ -373,7 +387,7 @@ mod tests {
             revocations
                 .add(&store, &user, &revocation, at(seconds))
                 .unwrap();
-            let largest = 41 + MAX_DEVICES * 24;
+            let largest = 49 + MAX_DEVICES * 24;
             store.damage(|value| assert!(value.len() <= largest));
         }
         for (seconds, id) in (10..).zip(&ids) {
@@ -467,11 +481,41 @@ mod tests {
             .revoke(&Revocation::Device(DeviceKey::of("A")), at(10));
         let mut bytes = slot.encode();
         assert_eq!(Slot::decode(&bytes), Some(slot));
-        for length in (0..bytes.len()).filter(|length| ![9, 41].contains(length)) {
+        for length in (0..bytes.len()).filter(|length| ![17, 49].contains(length)) {
             assert_eq!(Slot::decode(&bytes[..length]), None, "{length}");
         }
         bytes[0] += 1;
-        assert_eq!(Slot::decode(&bytes), None);
+        for length in 0..9 {
+            assert_eq!(Slot::decode(&bytes[..length]), None, "{length}");
+        }
+    }
+
+    /// The other one knows only the beginning of what this one writes, and the other way round.
+    #[test]
+    fn two_versions_of_the_module_forget_nothing_of_each_other() {
+        let (revocations, store) = (Revocations::default(), MemoryStore::default());
+        let add = |name: &str, at: Instant| {
+            let revocation = Revocation::Device(DeviceKey::of("A"));
+            let user = UserKey::of(name);
+            revocations.add(&store, &user, &revocation, at).unwrap();
+        };
+        let written_by_another = || {
+            store.damage(|value| {
+                if value.first() == Some(&FORMAT_VERSION) {
+                    value[0] += 1;
+                }
+            });
+        };
+        add("alice", at(10));
+        written_by_another();
+        assert_eq!(void(&revocations, &store, "alice", 10), "ABC-");
+        assert_eq!(void(&revocations, &store, "alice", 11), "");
+        add("alice", at(20));
+        assert_eq!(void(&revocations, &store, "alice", 10), "ABC-");
+        assert_eq!(void(&revocations, &store, "alice", 20), "A");
+        written_by_another();
+        assert_eq!(void(&revocations, &store, "alice", 20), "ABC-");
+        assert_eq!(void(&revocations, &store, "alice", 21), "");
     }
 
     #[cfg(not(target_arch = "wasm32"))]

@@ -66,25 +66,28 @@ impl SharedCache {
             written = own.put(store, &entry, now);
             written.evicted.extend(evicted);
         }
+        let mut invalidated = !asked.is_active() && !removed.is_empty();
         if is_superseded {
-            self.withdraw(store, asked);
+            // Another worker may have read it in between.
+            invalidated |= self.withdraw(store, asked) && asked.is_active();
             written.fate = Fate::Superseded;
         }
         StoreOutcome {
-            invalidated: !asked.is_active() && !removed.is_empty(),
+            invalidated,
             fate: written.fate,
             evicted: written.evicted,
         }
     }
 
-    /// Takes the answer out again.
-    pub fn withdraw(&self, store: &impl Store, asked: &Introspected) {
+    /// Takes the answer out again. Returns whether it was there.
+    pub fn withdraw(&self, store: &impl Store, asked: &Introspected) -> bool {
         let own = match &asked.answer {
             Answer::Active(_) => &self.active,
             Answer::Inactive(_) => &self.negative,
         };
         let key = self.question(&asked.digest);
-        own.settle(store, &key, asked.asked_at, asked.answered_at);
+        let settled = own.settle(store, &key, asked.asked_at, asked.answered_at);
+        !settled.removed.is_empty()
     }
 
     /// Drops the active answers about a token, of every MAS and under every size of the table. `None`: there was

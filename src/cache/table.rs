@@ -6,6 +6,10 @@
 //! Which answer of a full bucket is given up when all are live is decided by when each was last *used*, so
 //! the table keeps what an ideal least-recently-used cache would keep, nearly.
 //!
+//! Another version of the module may have written a bucket in another format, while an update takes its time. Nobody here can
+//! tell what is in it. So a removal empties it, and whoever writes over it lets all workers look up again what they keep of
+//! active answers: those that were in it have no entry any more by which their end would be told.
+//!
 //! The non-obvious rule: a removal or a doubt goes over every size that the table was ever used with in this process, see
 //! [`super::sizes`]. Only the bucket of the table's own size is looked into for an answer, so a hit pays nothing
 //! for that.
@@ -18,6 +22,7 @@ use std::{
 
 use super::{
     entry::{Entry, EntryHead, set_doubted, set_kept, set_used_at, set_useful_until},
+    epoch::Epochs,
     inactive::KeptMark,
     question::QuestionKey,
     sizes::Sizes,
@@ -101,6 +106,7 @@ impl From<Fate> for Written {
 /// A table. Workers with the same space and size share it.
 #[derive(Debug)]
 pub struct Table {
+    space: Space,
     sizes: Sizes,
     slots: u32,
     /// As configured. They are read and written only under a registered size.
@@ -156,6 +162,7 @@ impl Table {
     /// A table for `slots` answers of this space.
     pub fn new(space: Space, slots: u32) -> Self {
         Self {
+            space,
             sizes: Sizes::new(space),
             slots,
             configured: Buckets::new(space, slots),
@@ -240,6 +247,7 @@ impl Table {
             }
             let records = staying.iter().map(|neighbour| neighbour.record);
             bucket.replace(store, records.chain([&*bytes]))?;
+            self.note_replaced(store, &bucket);
             Ok(Written {
                 fate: Fate::Stored,
                 evicted,
@@ -266,7 +274,8 @@ impl Table {
                 is_superseded.set(is_superseded.get() || answers && is_later);
                 answers && !is_later
             };
-            let removed = self.remove_of_size(number, store, &key.digest, is_meant);
+            let meant = Meant::Those(&is_meant);
+            let removed = self.remove_of_size(number, store, &key.digest, meant);
             settled.removed.extend(removed);
         });
         settled.is_superseded = is_superseded.get();
@@ -287,7 +296,7 @@ impl Table {
     pub fn remove_token(&self, store: &impl Store, digest: &TokenDigest) -> Vec<Removed> {
         let mut removed = Vec::new();
         self.sizes.for_each(store, |number| {
-            removed.extend(self.remove_of_size(number, store, digest, |_| true));
+            removed.extend(self.remove_of_size(number, store, digest, Meant::All));
         });
         removed
     }
@@ -308,28 +317,30 @@ impl Table {
         number: u32,
         store: &impl Store,
         digest: &TokenDigest,
-        is_meant: impl Fn(&EntryHead) -> bool,
+        meant: Meant<'_>,
     ) -> Vec<Removed> {
         match self.registered.get() {
             Some(buckets) if buckets.number() == number => {
-                self.remove_from(buckets, store, digest, &is_meant)
+                self.remove_from(buckets, store, digest, meant)
             }
-            _ => self.remove_from(&self.configured.resized(number), store, digest, &is_meant),
+            _ => self.remove_from(&self.configured.resized(number), store, digest, meant),
         }
     }
 
-    /// Takes the records about this token that are meant out of one bucket. It is compiled once for all meanings.
+    /// Takes the records about this token that are meant out of one bucket.
     fn remove_from(
         &self,
         buckets: &Buckets,
         store: &impl Store,
         digest: &TokenDigest,
-        is_meant: &dyn Fn(&EntryHead) -> bool,
+        meant: Meant<'_>,
     ) -> Vec<Removed> {
         let removed = until_written(|| {
             let bucket = buckets.read(store, &digest.0);
-            let meant = |record: &[u8]| EntryHead::of(record, digest).filter(is_meant);
-            let mut voids_kept = false;
+            let is_emptied = matches!(meant, Meant::All) && bucket.is_foreign();
+            let meant =
+                |record: &[u8]| EntryHead::of(record, digest).filter(|head| meant.includes(head));
+            let mut voids_kept = is_emptied;
             let found: Vec<Removed> = bucket
                 .records()
                 .filter_map(meant)
@@ -341,7 +352,7 @@ impl Table {
                     }
                 })
                 .collect();
-            if found.is_empty() {
+            if found.is_empty() && !is_emptied {
                 return Ok(found);
             }
             if voids_kept {
@@ -349,12 +360,23 @@ impl Table {
             }
             let stay = bucket.records().filter(|record| meant(record).is_none());
             bucket.replace(store, stay)?;
+            self.note_replaced(store, &bucket);
             Ok(found)
         });
         removed.unwrap_or_else(|error| {
             error.log("an answer that has ended may be used for as long as it holds");
             Vec::new()
         })
+    }
+
+    /// Notes that a bucket was written over. If it was of another format, workers may keep what was in it: they look it up again.
+    fn note_replaced(&self, store: &impl Store, bucket: &Bucket) {
+        if self.space == Space::Active
+            && bucket.is_foreign()
+            && let Err(error) = Epochs::raise_for_all_tokens(store)
+        {
+            error.log("an answer that has ended may be used for as long as it holds");
+        }
     }
 
     /// Returns the buckets to use. `None`: their number could not be registered, so no removal would find what is
@@ -369,6 +391,24 @@ impl Table {
             self.registered
                 .get_or_init(|| self.configured.resized(number)),
         )
+    }
+}
+
+/// Which answers about a token a removal takes out. Its code is compiled once for all of them.
+#[derive(Clone, Copy)]
+enum Meant<'f> {
+    /// All, and everything in a bucket of another format.
+    All,
+    /// Those of which this says so.
+    Those(&'f dyn Fn(&EntryHead) -> bool),
+}
+
+impl Meant<'_> {
+    fn includes(self, head: &EntryHead) -> bool {
+        match self {
+            Self::All => true,
+            Self::Those(is_meant) => is_meant(head),
+        }
     }
 }
 

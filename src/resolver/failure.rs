@@ -4,6 +4,9 @@
 //! A stale answer serves while MAS fails (RFC 5861 `stale-if-error`). The first request after its end waits
 //! for the call that fails; the ones after it are served at once, and a retry runs behind them at the most
 //! once a second.
+//!
+//! The non-obvious rule: a token may not come again for a while, and MAS may be well by then. So once MAS has answered any
+//! question of this worker, an earlier failure says nothing any more, and the token's next request waits for its verdict.
 
 use std::time::Duration;
 
@@ -12,8 +15,8 @@ use crate::{cache::question::QuestionKey, clock::Instant, maps::sorted::SortedMa
 /// How long MAS is left alone about a token after a call has failed or a renewal was started.
 pub const BACKOFF: Duration = Duration::from_secs(1);
 
-/// How long a failure lets a stale answer serve at once. Longer than any call may take, so that a retry that
-/// hangs makes no request wait.
+/// How long a failure lets a stale answer serve at once, if MAS answers nothing. Longer than any call may take, so that a retry
+/// that hangs makes no request wait.
 const FAILURE_TTL: Duration = Duration::from_secs(120);
 
 /// Questions that are remembered, as many as the shared cache has slots by default. One takes some 80 bytes. Only a token with an
@@ -24,6 +27,8 @@ const MAX_FAILURES: usize = 65_536;
 #[derive(Debug, Default)]
 pub struct FailureLog {
     entries: SortedMap<QuestionKey, Failure>,
+    /// When each MAS last answered, by its fingerprint, if it was while some question had failed.
+    answers: SortedMap<u64, Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,16 +56,27 @@ impl FailureLog {
         self.entries.get(key)?.failed_at
     }
 
+    /// Returns when MAS last gave no answer to this question, if that still lets a stale answer serve at once.
+    pub fn failing_since(&self, key: &QuestionKey, now: Instant) -> Option<Instant> {
+        let failed_at = self.failed_at(key)?;
+        let answered_at = self.answers.get(&key.fingerprint).copied();
+        let is_over = answered_at >= Some(failed_at) && !self.is_backing_off(key, now);
+        (!is_over).then_some(failed_at)
+    }
+
+    /// Notes that MAS has answered a question, and forgets that one.
+    pub fn note_answer(&mut self, key: &QuestionKey, now: Instant) {
+        if !self.entries.is_empty() {
+            self.entries.remove(key);
+            self.answers.insert(key.fingerprint, now);
+        }
+    }
+
     /// Returns whether MAS is to be left alone about this question.
     pub fn is_backing_off(&self, key: &QuestionKey, now: Instant) -> bool {
         self.entries
             .get(key)
             .is_some_and(|failure| now < failure.backoff_until)
-    }
-
-    /// Forgets a question that MAS has answered.
-    pub fn remove(&mut self, key: &QuestionKey) {
-        self.entries.remove(key);
     }
 
     /// Forgets what is too old to matter.
@@ -71,6 +87,9 @@ impl FailureLog {
                 .is_some_and(|failed_at| now < failed_at + FAILURE_TTL);
             is_failing || now < failure.backoff_until + BACKOFF
         });
+        if self.entries.is_empty() {
+            self.answers = SortedMap::new();
+        }
     }
 
     fn insert(&mut self, key: QuestionKey, now: Instant, failed_at: Option<Instant>) {
@@ -129,7 +148,33 @@ mod tests {
         assert_eq!(log.entries.len(), MAX_FAILURES);
         log.note_failure(key(0), NOW + BACKOFF);
         assert_eq!(log.failed_at(&key(0)), Some(NOW + BACKOFF));
-        log.remove(&key(0));
+        log.note_answer(&key(0), NOW + BACKOFF);
         assert_eq!(log.failed_at(&key(0)), None);
+    }
+
+    #[test]
+    fn an_answer_to_any_question_ends_the_failures_before_it() {
+        let mut log = FailureLog::default();
+        let elsewhere = QuestionKey {
+            fingerprint: 2,
+            ..key(3)
+        };
+        log.note_answer(&key(2), NOW);
+        assert!(log.answers.is_empty(), "nothing had failed");
+        log.note_failure(key(1), NOW);
+        let second = NOW + BACKOFF;
+        log.note_answer(&elsewhere, second);
+        assert_eq!(log.failing_since(&key(1), second), Some(NOW), "another MAS");
+        log.note_answer(&key(2), NOW);
+        assert_eq!(
+            log.failing_since(&key(1), NOW),
+            Some(NOW),
+            "it is left alone"
+        );
+        assert_eq!(log.failing_since(&key(1), second), None);
+        log.note_failure(key(1), second);
+        assert_eq!(log.failing_since(&key(1), second + BACKOFF), Some(second));
+        log.expire(second + FAILURE_TTL);
+        assert!(log.answers.is_empty());
     }
 }

@@ -350,10 +350,12 @@ impl<W> Flights<W> {
             .collect()
     }
 
-    /// Takes out the waiters that are `chosen`, by question. The calls go on: their answers will be kept.
+    /// Takes out the waiters that are `chosen`, by question. The calls go on: their answers will be kept. A question for which
+    /// nobody waits any more leaves its line: `leave_line` is called with its place.
     pub fn drain_waiters(
         &mut self,
         chosen: impl Fn(&Waiting<W>) -> bool,
+        mut leave_line: impl FnMut(Place),
     ) -> Vec<(QuestionKey, SortedMap<WaiterId, Waiting<W>>)> {
         let mut taken = Vec::new();
         for (key, flight) in self.flights.iter_mut() {
@@ -367,7 +369,13 @@ impl<W> Flights<W> {
             }
             taken.push((*key, leave));
         }
-        self.flights.retain(|_, flight| !flight.is_abandoned());
+        self.flights.retain(|_, flight| {
+            let is_abandoned = flight.is_abandoned();
+            if is_abandoned && let State::Queued { place, .. } = flight.state {
+                leave_line(place);
+            }
+            !is_abandoned
+        });
         taken
     }
 
@@ -409,7 +417,7 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        resolver::{Admission, Origin, Overflow, Query, Reader, Upstream},
+        resolver::{Admission, Origin, Overflow, Query, Reader, Upstream, clients::line::Line},
         token::{AccessToken, TokenDigest},
     };
 
@@ -617,13 +625,49 @@ mod tests {
         let (question, flight) = flights.complete(CallId(101)).unwrap();
         flights.insert(question, flight);
         assert_eq!(flights.places.total(), 3);
-        let taken_out = flights.drain_waiters(|_| true);
+        let taken_out = flights.drain_waiters(|_| true, |_| {});
         assert_eq!((taken_out.len(), &flights.places), (3, &Shares::default()));
         flights
             .join(key(b"a"), held(5), request(0, Some(client)))
             .unwrap();
         flights.complete(CallId(100)).unwrap();
         assert_eq!(flights.places, Shares::default());
+    }
+
+    /// Its place would belong to the next flight of its question, which would end when the place is displaced.
+    #[test]
+    fn a_question_that_is_given_up_leaves_its_line() {
+        let line = |token: &[u8]| {
+            let mut line = Line::default();
+            let (ticket, _) = line.push(key(token), None, 1).unwrap();
+            (
+                line,
+                Place {
+                    pool: SLOT.pool,
+                    is_known: false,
+                    ticket,
+                },
+            )
+        };
+        let ((mut line_a, place_a), (_, place_b)) = (line(b"a"), line(b"b"));
+        let mut flights = flights(&[b"a", b"b", b"c"]);
+        for (stream, token, waiter) in [(1, b"a", 1), (2, b"b", 1), (3, b"b", 2), (4, b"c", 1)] {
+            flights
+                .join(key(token), held(stream), request(waiter, None))
+                .unwrap();
+        }
+        for (token, place) in [(b"a", place_a), (b"b", place_b)] {
+            let (question, mut flight) = flights.end(key(token)).unwrap();
+            flight.state = State::Queued { place, cap: 1 };
+            flights.insert(question, flight);
+        }
+        let mut left = Vec::new();
+        let drained =
+            flights.drain_waiters(|waiting| waiting.waiter == 1, |place| left.push(place));
+        assert_eq!((drained.len(), left), (3, vec![place_a]));
+        assert!(!flights.contains(&key(b"a")) && flights.contains(&key(b"b")));
+        line_a.remove(place_a.ticket);
+        assert!(line_a.is_empty());
     }
 
     #[test]
@@ -681,14 +725,14 @@ mod tests {
                 .join(key(b"a"), held(stream), request(stream, None))
                 .unwrap();
         }
-        let drained = flights.drain_waiters(|waiting| waiting.waiter % 2 == 0);
+        let drained = flights.drain_waiters(|waiting| waiting.waiter % 2 == 0, |_| {});
         let [(question, waiters)] = drained.as_slice() else {
             panic!("one question");
         };
         assert_eq!((*question, waiters.len()), (key(b"a"), 5));
         assert!(
             flights
-                .drain_waiters(|waiting| waiting.waiter % 2 == 0)
+                .drain_waiters(|waiting| waiting.waiter % 2 == 0, |_| {})
                 .is_empty()
         );
         assert_eq!(flights.complete(CallId(100)).unwrap().1.waiters.len(), 5);

@@ -113,7 +113,7 @@ impl Introspection {
         }
     }
 
-    /// Takes in the form: all of it so far where it is held, a piece where it passes.
+    /// Takes in the form: all of it so far where it is held, a piece where it passes. Nothing, if Envoy has answered the request.
     pub fn on_request_body<H: Host, W: From<Waiter>>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -121,6 +121,9 @@ impl Introspection {
         exchange: &Rc<Exchange>,
         chunk: Chunk,
     ) {
+        if exchange.phase() == Phase::Replied {
+            return;
+        }
         match exchange.take_watch() {
             // All of the form has passed.
             Watch::Nothing | Watch::Matched(_) => {}

@@ -13,7 +13,7 @@
 
 /// The format of buckets and all records in them, and of what voids answers: the one that this module writes, and the only one
 /// that it reads. It is one number for both, so that a module which can read an answer can also read what voids it.
-pub const FORMAT_VERSION: u8 = 9;
+pub const FORMAT_VERSION: u8 = 10;
 
 /// What all names begin with.
 const PREFIX: &[u8; 17] = b"matrix-edge-auth.";

@@ -7,10 +7,12 @@ use matrix_edge_auth::{host::StreamId, worker::Plugin};
 use serde_json::json;
 
 use crate::{
-    INACTIVE, WHOAMI, active, alice,
+    ALICE, INACTIVE, WHOAMI, active, alice,
     attack::invented,
     introspection_role::{answered, introspect},
+    not_active,
     simulated::{Cluster, Fate, Request, gateway, plugin},
+    whoami,
 };
 
 const WORKERS: usize = 4;
@@ -247,5 +249,37 @@ fn a_cluster_without_endpoints_is_tried_once_per_token_and_second() {
         println!("{role:?}: {tries} tries of {USERS} tokens in {seconds} s");
         assert!(tries <= i64::from(USERS) * (seconds + 1));
         assert!(tries >= i64::from(USERS) * seconds / 2);
+    }
+}
+
+/// A token that nobody uses for a while learns nothing by itself of a MAS that is well again.
+#[test]
+fn a_failure_says_nothing_once_mas_has_answered_anything() {
+    let other = invented(0);
+    for is_well in [false, true] {
+        let cache = json!({"cache": {"ttl": "2m", "stale_if_error": "10m"}});
+        let gateway = gateway(1, cache);
+        let mut cluster = Cluster::new(1);
+        cluster.seat_all(&gateway);
+        cluster[0].request(&gateway, whoami(ALICE));
+        cluster[0].answer_only_call(&active("alice"));
+        cluster.tick_for(Duration::from_secs(125));
+        let during = cluster[0].request(&gateway, whoami(ALICE));
+        let call = cluster[0].calls()[0].id;
+        cluster[0].answer(call, 503, "");
+        assert_eq!(cluster[0].fate(during), alice());
+        cluster.tick_for(Duration::from_secs(60));
+        if is_well {
+            cluster[0].request(&gateway, whoami(&other));
+            cluster[0].answer_only_call(INACTIVE);
+        }
+        // Its session has ended meanwhile, and nobody has told.
+        let after = cluster[0].request(&gateway, whoami(ALICE));
+        let expected = if is_well { Fate::Held } else { alice() };
+        assert_eq!(cluster[0].fate(after), expected);
+        cluster[0].answer_only_call(INACTIVE);
+        let last = cluster[0].send(&gateway, whoami(ALICE));
+        assert_eq!(last, not_active());
+        assert!(!is_well || cluster[0].fate(after) == not_active());
     }
 }

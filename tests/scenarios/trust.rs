@@ -1,7 +1,11 @@
 //! Trust is keyed by the question: several configurations in one process, at once or one after the other, that ask
 //! other MAS, have tables of another size, or let answers hold for another time.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use matrix_edge_auth::{
     host::{CallId, Store, StreamId},
@@ -497,4 +501,57 @@ fn a_session_that_ends_while_its_answer_comes_is_ended() {
             ));
         }
     }
+}
+
+/// An "active" of an earlier question comes after the "inactive" of a later one, and is taken out again. Meanwhile a third worker has
+/// read it, at every place where it can.
+#[test]
+fn an_answer_that_is_taken_out_again_serves_nowhere() {
+    let mut readings = 0;
+    for after in 0..24 {
+        let process = Process::new();
+        let gateway = gateway(1, json!({"cache": {"ttl": "1h"}}));
+        let workers = [(); 3].map(|()| Rc::new(RefCell::new(SimulatedWorker::new(&process))));
+        for worker in &workers {
+            worker.borrow_mut().request(&gateway, Request::get("/"));
+        }
+        let tick = |time: Duration| {
+            process.advance(time);
+            for worker in &workers {
+                worker.borrow_mut().tick();
+            }
+        };
+        tick(2 * SECOND);
+        let [asks_first, asks_later, reads] = &workers;
+        asks_first.borrow_mut().request(&gateway, whoami(ALICE));
+        let call = asks_first.borrow().calls()[0].id;
+        // It is busy, and its lease runs out.
+        process.advance(Duration::from_millis(1_250));
+        asks_later.borrow_mut().tick();
+        reads.borrow_mut().tick();
+        asks_later.borrow_mut().request(&gateway, whoami(ALICE));
+        process.advance(Duration::from_millis(10));
+        asks_later.borrow_mut().answer_only_call(INACTIVE);
+        process.advance(Duration::from_millis(10));
+        let has_read = Rc::new(Cell::new(false));
+        process.interfere(after, {
+            let (reads, gateway, has_read) =
+                (Rc::clone(reads), Rc::clone(&gateway), Rc::clone(&has_read));
+            move || {
+                let fate = reads.borrow_mut().send(&gateway, whoami(ALICE));
+                has_read.set(fate == alice());
+            }
+        });
+        asks_first.borrow_mut().answer(call, 200, &active("alice"));
+        process.run_interference();
+        readings += usize::from(has_read.get());
+        for _ in 0..4 {
+            tick(SECOND / 4);
+        }
+        for worker in &workers {
+            let fate = worker.borrow_mut().send(&gateway, whoami(ALICE));
+            assert_eq!(fate, not_active(), "{after}");
+        }
+    }
+    assert!(readings > 0, "it can be read in between");
 }

@@ -123,6 +123,14 @@ impl Answer {
             Self::Inactive(answer) => answer.body(),
         }
     }
+
+    /// How many bytes it takes: the JSON, and those texts once more that are kept without their escapes.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Self::Active(answer) => answer.text.len(),
+            Self::Inactive(answer) => answer.body().len(),
+        }
+    }
 }
 
 impl fmt::Debug for Answer {

@@ -82,7 +82,7 @@ impl<W> Resolver<W> {
         introspected: Introspected,
     ) {
         let upstream = Rc::clone(&flight.call.upstream);
-        self.failures.remove(&key);
+        self.failures.note_answer(&key, introspected.answered_at);
         self.reports.note_answer(cb, &upstream);
         let kept = self.keep(cb, &key, &mut flight, &introspected);
         let landed = Landed {

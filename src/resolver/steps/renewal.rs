@@ -2,7 +2,6 @@
 
 use crate::{
     cache::Cached,
-    clock::Instant,
     host::{Backend, Callback},
     metrics::Metric,
     resolver::{
@@ -39,7 +38,7 @@ impl<W> Resolver<W> {
             return Some(renewed);
         }
         self.failures.note_attempt(key, now);
-        let is_fresh = |cached: &Cached| !is_due(cached, now);
+        let is_fresh = |cached: &Cached| !cached.is_due(now);
         let leased = match self
             .workers
             .acquire_unless(cb, query.upstream, &key, &is_fresh)
@@ -74,7 +73,7 @@ impl<W> Resolver<W> {
         query: &Query<'_>,
     ) -> Option<Found> {
         let (upstream, key, now) = (query.upstream, query.key(), cb.now());
-        let failed_at = self.failures.failed_at(&key)?;
+        let failed_at = self.failures.failing_since(&key, now)?;
         let entry = upstream.cache.lookup_stale(cb.host, &query.digest, now)?;
         // A failure from before this answer was asked for says nothing of MAS now.
         if failed_at < entry.asked_at {
@@ -89,14 +88,6 @@ impl<W> Resolver<W> {
     fn lookup_renewal<H: Backend>(&self, cb: &Callback<'_, H>, query: &Query<'_>) -> Option<Found> {
         let now = cb.now();
         let cached = query.upstream.cache.lookup(cb.host, &query.digest, now)?;
-        (!is_due(&cached, now)).then(|| self.found(query.digest, cached.into(), Provenance::Shared))
-    }
-}
-
-/// Returns whether an active answer is old enough to be renewed.
-fn is_due(cached: &Cached, now: Instant) -> bool {
-    match cached {
-        Cached::Active(entry) => entry.refresh_at.is_some_and(|refresh_at| refresh_at <= now),
-        Cached::Inactive(_) | Cached::Ended => false,
+        (!cached.is_due(now)).then(|| self.found(query.digest, cached.into(), Provenance::Shared))
     }
 }

@@ -207,7 +207,12 @@ pub fn inspect<'a>(
     };
     match credential {
         Credential::Missing => unless_optional(requirement, Rejection::MissingToken),
-        Credential::Empty => Inspection::Inactive,
+        // It stands in the query.
+        Credential::Empty => match (requirement, config.query_token) {
+            (AuthRequirement::Unknown, _) => Inspection::Forward,
+            (_, QueryToken::Reject) => Inspection::Reject(Rejection::MissingToken),
+            (_, QueryToken::Accept) => Inspection::Inactive,
+        },
         Credential::FormBody if requirement == AuthRequirement::Unknown => Inspection::Forward,
         Credential::FormBody => inspect_form(config, head.query()),
         Credential::Token {

@@ -170,6 +170,18 @@ fn a_form_that_is_not_understood_goes_to_mas() {
     }
 }
 
+/// Envoy has answered it, and shows the rest of its form all the same.
+#[test]
+fn the_form_of_a_request_that_envoy_has_answered_is_not_read() {
+    let mut listener = Listener::new(&json!({}));
+    let exchange = listener.begin(false);
+    listener.role.cancel(exchange.stream);
+    exchange.set_phase(Phase::Replied);
+    listener.piece(&exchange, FORMS[0], true);
+    assert_eq!((exchange.phase(), listener.calls()), (Phase::Replied, 0));
+    assert!(listener.host.resumed.borrow().is_empty());
+}
+
 #[test]
 fn a_form_that_turns_out_too_long_goes_to_mas_at_once() {
     let mut listener = Listener::new(&json!({}));

@@ -22,6 +22,18 @@ impl Process {
         data.insert("matrix-edge-auth.seed".to_owned(), (secret.to_vec(), 0));
     }
 
+    /// Another module changes values in shared data: those of which `change` returns something.
+    pub fn rewrite(&self, mut change: impl FnMut(&str, &[u8]) -> Option<Vec<u8>>) {
+        let mut next = self.cas.get();
+        for (key, (value, cas)) in self.shared_data.borrow_mut().iter_mut() {
+            if let Some(new) = change(key, value) {
+                next += 1;
+                (*value, *cas) = (new, next);
+            }
+        }
+        self.cas.set(next);
+    }
+
     /// Shared data holds these values until they are written over.
     pub fn plant(&self, values: impl Fn(&str) -> Option<Vec<u8>> + 'static) {
         self.planted.replace(Some(Box::new(values)));

@@ -27,7 +27,7 @@ pub struct Process {
     now: Cell<u64>,
     /// Values with their CAS numbers.
     pub(super) shared_data: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
-    cas: Cell<u32>,
+    pub(super) cas: Cell<u32>,
     /// Counters, gauges and sums of histograms, by full name.
     metrics: RefCell<BTreeMap<String, i64>>,
     /// Kinds of configurations whose series are defined.

@@ -222,16 +222,16 @@ fn a_missing_or_malformed_token_is_rejected_only_where_one_is_needed() {
 #[test]
 fn a_token_in_the_query_counts_unless_that_is_turned_off() {
     let with_token = |path: &str| Head::get(&format!("{path}?access_token={TOKEN}"));
+    let without_value = |path: &str| Head::get(&format!("{path}?access_token="));
     assert_needs(
         json!({"query_token": "accept"}),
         &[
             (with_token(REQUIRED), OAUTH),
             (with_token(OPTIONAL), OAUTH),
             (with_token(UNKNOWN), OAUTH),
-            (
-                Head::get(&format!("{REQUIRED}?access_token=")),
-                Needs::Inactive,
-            ),
+            (without_value(REQUIRED), Needs::Inactive),
+            (without_value(OPTIONAL), Needs::Inactive),
+            (without_value(UNKNOWN), Needs::Nothing),
         ],
     );
     assert_needs(
@@ -241,6 +241,9 @@ fn a_token_in_the_query_counts_unless_that_is_turned_off() {
             // It is not ignored: the homeserver would take it.
             (with_token(OPTIONAL), MISSING),
             (with_token(UNKNOWN), Needs::Nothing),
+            (without_value(REQUIRED), MISSING),
+            (without_value(OPTIONAL), MISSING),
+            (without_value(UNKNOWN), Needs::Nothing),
             (Head::get(REQUIRED).bearer(TOKEN), OAUTH),
         ],
     );
