@@ -8,8 +8,8 @@
 //! |---|---|---|
 //! | [`Space`] and a number | buckets, or records of users | [`FORMAT_VERSION`], their first byte. [`Space::Histories`] have none: its letter |
 //! | [`EPOCHS`], [`EVENTS`], [`REVIVED`], [`ENDS`], [`SEED`], [`TOKEN_SECRET`] | see where they are used | the name |
-//! | [`sizes`], [`seat`], [`line`] | see where they are used | the name |
-//! | [`mark`] | none | nothing |
+//! | [`sizes()`], [`seat()`], [`line()`] | see where they are used | the name |
+//! | [`mark()`] | none | nothing |
 
 /// The format of buckets and all records in them, and of what voids answers: the one that this module writes, and the only one
 /// that it reads. It is one number for both, so that a module which can read an answer can also read what voids it.

@@ -6,7 +6,7 @@
 //! out.
 //!
 //! The non-obvious rule: the keys are hashes, and a collision would give one token the answer about another. So they are
-//! 128 bits under a secret key of the VM ([`crate::multilinear`]): no client can look for collisions, and by chance there
+//! 128 bits under a secret key of the VM ([`crate::hashes::multilinear`]): no client can look for collisions, and by chance there
 //! are none.
 
 use super::policy::Recognized;
