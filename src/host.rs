@@ -50,6 +50,13 @@ pub struct HostError(pub u32);
 impl HostError {
     /// What must be there is not.
     pub const MISSING: Self = Self(1);
+
+    /// What must be a map is none.
+    pub const PARSE_FAILURE: Self = Self(4);
+
+    /// Something failed in the host.
+    #[cfg(test)]
+    pub const INTERNAL_FAILURE: Self = Self(10);
 }
 
 impl fmt::Display for HostError {

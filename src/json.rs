@@ -2,9 +2,9 @@
 //!
 //! The non-obvious rule: an error says nothing but that there is one. serde's own errors repeat the value that they met,
 //! which may be a secret. An error that can repeat any value also needs code that prints floating-point numbers, which is a
-//! twentieth of the whole module. So `Plain` stands between serde_json and what reads a value: it asks serde_json only for what it finds
-//! (`deserialize_any`), and an error on the way is `Malformed`. serde_json is told of none, since an error of its own would
-//! have a text: for serde_json a visitor always succeeds, with a value or with the error.
+//! twentieth of the whole module. So `Plain` stands between serde_json and what reads a value: it asks serde_json only for what
+//! it finds (`deserialize_any`), and an error on the way is `Malformed`. serde_json is told of none, since an error of its own
+//! would have a text: for serde_json a visitor always succeeds, with a value or with the error.
 
 use std::fmt;
 

@@ -9,10 +9,10 @@
 //! Between workers a lease decides which of them makes the call; the others read the shared cache when they
 //! are hinted, when the lease runs out, or at a tick.
 //!
-//! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`, which serves a stale answer if MAS fails,
-//! and configuration and expiry allow it. Only a request that finds no room to wait is turned away by another, `refuse`. No client can make a
-//! stale answer serve while MAS is well: a known token, one of which an active answer is still there, is exempt from the budget and
-//! the client's share, has calls that no flood can take, and comes first in line.
+//! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`, which serves a stale answer if MAS
+//! fails, and configuration and expiry allow it. Only a request that finds no room to wait is turned away by another, `refuse`.
+//! No client can make a stale answer serve while MAS is well: a known token, one of which an active answer is still there, is
+//! exempt from the budget and the client's share, has calls that no flood can take, and comes first in line.
 //!
 //! This file has what the worker calls, and `steps` what becomes of a question. [`workers`] is about the other workers of the
 //! process, and [`clients`] about what each client may take.
@@ -306,8 +306,8 @@ impl<W> Resolver<W> {
         }
         self.resume_ready(cb, Ready::Orphaned);
         self.start_queued(cb);
-        // Four times a second, though a worker ticks for each configuration, and at times for each millisecond: a lease outlasts two
-        // ticks that come late.
+        // Four times a second, though a worker ticks for each configuration, and at times for each millisecond: a lease
+        // outlasts two ticks that come late.
         for key in self.flights.renew_leases(now.minus(TICK), now) {
             self.workers.renew(cb, &key);
         }

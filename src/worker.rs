@@ -230,8 +230,8 @@ impl Worker {
         }
     }
 
-    /// Takes in the trailers of a request. They go on if the request does. A request that has gone on may still be answered because of its
-    /// trailers.
+    /// Takes in the trailers of a request. They go on if the request does. A request that has gone on may still be answered
+    /// because of its trailers.
     pub fn on_request_trailers(
         &mut self,
         host: &impl Host,

@@ -156,7 +156,8 @@ fn the_host_calls_of_each_kind_of_request() {
         pass_through,
         expected(&[&READ[..], &[("metric", 1)]].concat())
     );
-    // The moment, since a further end is to wait; the count of all ends, and those of its history, whether the table of active answers has other sizes than were known, and its bucket.
+    // The moment, since a further end is to wait; the count of all ends, and those of its history, whether the table of active
+    // answers has other sizes than were known, and its bucket.
     let search = [("get response :status", 1), ("read shared data", 4)];
     let raised = [("clock", 1), ("write shared data", 2)];
     assert_eq!(forgotten, expected(&[&search[..], &raised].concat()));

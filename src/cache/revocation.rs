@@ -13,7 +13,8 @@
 //!
 //! Records live in a fixed number of slots. A record that makes room for another user's leaves its latest
 //! moment behind as the slot's *floor*, which holds for every user of the slot: room is made by voiding too
-//! much, which costs an introspection, and never too little. The same holds where a record cannot be read: it may void the answer, so it does.
+//! much, which costs an introspection, and never too little. The same holds where a record cannot be read: it may void the
+//! answer, so it does.
 
 use super::inactive::KeptMark;
 use crate::{

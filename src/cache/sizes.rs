@@ -12,8 +12,8 @@
 //! The register is small and bounded. When it is full, a table takes a registered size in place of its own: the
 //! largest that is not larger, or else the smallest. So there is never a table that a removal does not know.
 //!
-//! The register has a [mark](crate::shared_data::mark), which is renewed between the registration and the first use of the table. So the
-//! register is read only after a change.
+//! The register has a [mark](crate::shared_data::mark), which is renewed between the registration and the first use of the
+//! table. So the register is read only after a change.
 //!
 //! A removal looks at the mark each time. Choosing the later of two answers goes by a look that may be a quarter of a second
 //! old: at worst the earlier answer, which a worker with a new size has just kept, stays for its TTL.

@@ -21,9 +21,6 @@ use crate::{
 /// What the response code details of our replies begin with, as Envoy's own filters do it.
 const DETAILS_PREFIX: &str = "matrix_edge_auth_";
 
-/// proxy-wasm's status for what is no map.
-const PARSE_FAILURE: HostError = HostError(4);
-
 /// Envoy's id of a metric.
 #[derive(Clone, Copy)]
 enum MetricId {
@@ -94,12 +91,12 @@ impl Streams for Envoy {
     #[inline]
     fn request_head(&self) -> Result<RequestHead, HostError> {
         self.return_to_stream()?;
-        RequestHead::parse(abi::header_map(Map::Request)?).ok_or(PARSE_FAILURE)
+        RequestHead::parse(abi::header_map(Map::Request)?).ok_or(HostError::PARSE_FAILURE)
     }
 
     fn request_trailers(&self) -> Result<Fields, HostError> {
         self.return_to_stream()?;
-        Fields::parse(abi::header_map(Map::RequestTrailers)?).ok_or(PARSE_FAILURE)
+        Fields::parse(abi::header_map(Map::RequestTrailers)?).ok_or(HostError::PARSE_FAILURE)
     }
 
     fn add_request_header(&self, name: &str, value: &[u8]) -> Result<(), HostError> {

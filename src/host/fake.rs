@@ -29,9 +29,6 @@ pub(crate) const INTROSPECTION: [(&str, &str); 6] = [
 /// Where the clock begins.
 pub(crate) const START: Instant = Instant::from_millis(1_000_000);
 
-/// proxy-wasm's status for a call that failed.
-const INTERNAL_FAILURE: HostError = HostError(10);
-
 #[derive(Default)]
 pub(crate) struct FakeHost {
     pub store: MemoryStore,
@@ -206,7 +203,7 @@ impl Streams for FakeHost {
     }
 
     fn resume(&self) -> Result<(), HostError> {
-        let selected = self.selected.get().ok_or(INTERNAL_FAILURE)?;
+        let selected = self.selected.get().ok_or(HostError::INTERNAL_FAILURE)?;
         self.resumed.borrow_mut().push(selected);
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Ends of sessions that a client asks for itself, as the gateway sees them pass to MAS.
 //!
 //! `POST /_matrix/client/{version}/logout` and `/logout/all` end compat sessions; MAS serves them under anything that
-//! stands in the place of the version, reads the token from the header only, and takes the scheme in any case. `POST /oauth2/revoke` (RFC 7009) ends OAuth
-//! sessions and has the token in its form.
+//! stands in the place of the version, reads the token from the header only, and takes the scheme in any case.
+//! `POST /oauth2/revoke` (RFC 7009) ends OAuth sessions and has the token in its form.
 //!
 //! The non-obvious rule: none of these is believed, they only make the edge forget. MAS answers 200 to a
 //! revocation of a token that it does not know, and of a compat token, which it does not revoke.

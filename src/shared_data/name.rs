@@ -6,7 +6,8 @@
 //!
 //! | name | bytes | what a new format changes |
 //! |---|---|---|
-//! | [`Space`] and a number | buckets, or records of users | [`FORMAT_VERSION`], their first byte. [`Space::Histories`] have none: its letter |
+//! | [`Space`] and a number | buckets, or records of users | [`FORMAT_VERSION`], their first byte |
+//! | [`Space::Histories`] and a number | see `cache::ended` | the letter |
 //! | [`EPOCHS`], [`EVENTS`], [`REVIVED`], [`ENDS`], [`SEED`], [`TOKEN_SECRET`] | see where they are used | the name |
 //! | [`sizes()`], [`seat()`], [`line()`] | see where they are used | the name |
 //! | [`mark()`] | none | nothing |

@@ -503,8 +503,8 @@ fn a_session_that_ends_while_its_answer_comes_is_ended() {
     }
 }
 
-/// An "active" of an earlier question comes after the "inactive" of a later one, and is taken out again. Meanwhile a third worker has
-/// read it, at every place where it can.
+/// An "active" of an earlier question comes after the "inactive" of a later one, and is taken out again. Meanwhile a third
+/// worker has read it, at every place where it can.
 #[test]
 fn an_answer_that_is_taken_out_again_serves_nowhere() {
     let mut readings = 0;

@@ -1,7 +1,7 @@
 //! No verdict, and what serves in its place; and how those who wait are told of either.
 //!
-//! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`, which serves a stale answer if MAS fails,
-//! and configuration and expiry allow it. Only who finds no room to wait is turned away by another, `refuse`.
+//! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`, which serves a stale answer if MAS
+//! fails, and configuration and expiry allow it. Only a request that finds no room to wait is turned away by another, `refuse`.
 
 use std::rc::Rc;
 

@@ -32,8 +32,8 @@ const BYTES: usize = 8 + 4 + 8;
 /// What one worker tells the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint {
-    /// The answer to this question is in the shared cache, or the sender does not ask MAS for it any more. A worker with requests that
-    /// wait for it looks into the cache again.
+    /// The answer to this question is in the shared cache, or the sender does not ask MAS for it any more. A worker with
+    /// requests that wait for it looks into the cache again.
     LookAgain(QuestionKey),
     /// This question got no verdict.
     Failed(QuestionKey, Word),
@@ -174,8 +174,8 @@ impl Membership {
         }
     }
 
-    /// Returns whether hints may not have reached this worker since this was last asked: there is no seat for it, or it had none for
-    /// a while.
+    /// Returns whether hints may not have reached this worker since this was last asked: there is no seat for it, or it had
+    /// none for a while.
     pub fn has_missed_hints(&mut self) -> bool {
         std::mem::replace(&mut self.has_lacked_seat, self.seat.is_none())
     }

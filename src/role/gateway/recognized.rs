@@ -1,9 +1,9 @@
 //! What the tokens in use are, so that a hit computes neither digest nor checksum of its token.
 //!
 //! Both are pure functions of the token and of the process's secret, so what is remembered is never out of date. Whether a token
-//! is an application service's depends on the configuration too, so the list of them is a part of the key. Only tokens of which the worker
-//! keeps a grant are remembered, and, in a place of their own, inactive ones that come again: invented ones push no session
-//! out.
+//! is an application service's depends on the configuration too, so the list of them is a part of the key. Only tokens of which
+//! the worker keeps a grant are remembered, and, in a place of their own, inactive ones that come again: invented ones push no
+//! session out.
 //!
 //! The non-obvious rule: the keys are hashes, and a collision would give one token the answer about another. So they are
 //! 128 bits under a secret key of the VM ([`crate::hashes::multilinear`]): no client can look for collisions, and by chance there

@@ -1,7 +1,8 @@
 //! The control interface: JSON over HTTP on its own port, for people who try the stack by hand.
 //!
 //! It names tokens; it never shows one. It has no authentication, so it listens on loopback only, and `guard.rs` refuses
-//! what a web page of another origin asks for. Names in a path are percent-encoded. Of what happens to sessions and users here, the homeserver is told as ever.
+//! what a web page of another origin asks for. Names in a path are percent-encoded. Of what happens to sessions and users here,
+//! the homeserver is told as ever.
 //!
 //! | request | |
 //! |---|---|

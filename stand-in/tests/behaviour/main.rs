@@ -1,4 +1,5 @@
-//! Holds the stand-ins to what was seen of a real MAS and a real Synapse. One program, since each would take half a minute to build.
+//! Holds the stand-ins to what was seen of a real MAS and a real Synapse. One program, since each would take half a minute to
+//! build.
 
 #![expect(clippy::expect_used, reason = "tests")]
 
