@@ -425,13 +425,15 @@ const ELSEWHERE: &[Line] = &[
 
 /// What the table says of `path`.
 pub(super) fn classify(path: &[u8], method: Method) -> Class {
+    if let Some(requirement) = federation(path) {
+        return requirement.into();
+    }
     match family(path) {
         Some((family, rest)) => Class {
             requirement: requirement(family.lines, rest, method).unwrap_or(family.otherwise),
             served: Served(Some(family.methods)),
         },
         None => {
-            let of_matrix = federation(path).or_else(|| requirement(MATRIX, path, method));
             let elsewhere = || {
                 if path.starts_with(MATRIX_PREFIX) {
                     return None;
@@ -439,6 +441,7 @@ pub(super) fn classify(path: &[u8], method: Method) -> Class {
                 // Also what begins with the prefix only when it is decoded.
                 requirement(ELSEWHERE, path, method)
             };
+            let of_matrix = requirement(MATRIX, path, method);
             of_matrix.or_else(elsewhere).unwrap_or(Unknown).into()
         }
     }
@@ -446,6 +449,7 @@ pub(super) fn classify(path: &[u8], method: Method) -> Class {
 
 /// What [`MATRIX`] says of the paths below `/_matrix/federation/`, without a look at its lines: other homeservers ask
 /// for one of them in most of the requests that come without a token.
+#[inline]
 fn federation(path: &[u8]) -> Option<AuthRequirement> {
     match after(path, b"/_matrix/federation/")? {
         b"v1/openid/userinfo" => Some(Foreign),
