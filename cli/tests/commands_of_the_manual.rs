@@ -138,10 +138,10 @@ const COMMANDS: &[(&str, Runner)] = &[
     ("python3 scripts/lib/layers.py", Here),
     ("python3 scripts/lib/layers.py --files", Here),
     (
-        "sed -i 's/mode: enforce/mode: shadow/' /etc/envoy/envoy.yaml && /etc/envoy/deliver",
+        "sed -i '0,/mode: enforce/s//mode: shadow/' /etc/envoy/envoy.yaml && /etc/envoy/deliver",
         File(
             "docs/rollout.md",
-            "$ sed -i 's/mode: enforce/mode: shadow/' /etc/envoy/envoy.yaml\n$ /etc/envoy/deliver\n",
+            "$ sed -i '0,/mode: enforce/s//mode: shadow/' /etc/envoy/envoy.yaml\n$ /etc/envoy/deliver\n",
         ),
     ),
     (
