@@ -8,6 +8,7 @@ mod envoy;
 mod kubernetes;
 mod module;
 pub mod namespace;
+mod pods;
 mod scope;
 
 use std::collections::HashSet;
@@ -19,6 +20,7 @@ pub use self::{
     envoy::{NetworkFilter, environment, managers, protocols, settings, typed},
     kubernetes::{Resources, variables},
     module::Environment,
+    pods::{Pod, has_labels},
 };
 use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};
