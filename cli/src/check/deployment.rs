@@ -9,6 +9,7 @@ mod kubernetes;
 mod module;
 pub mod namespace;
 mod pods;
+mod replicas;
 mod scope;
 
 use std::collections::HashSet;

@@ -14,6 +14,8 @@ const KINDS: [&str; 5] = [
 
 /// A pod that a workload makes.
 pub struct Pod<'t> {
+    /// What makes it.
+    pub workload: Value<'t>,
     /// The namespace, if the workload names one.
     pub namespace: Option<&'t str>,
     /// Its labels.
@@ -26,6 +28,7 @@ impl<'t> Pod<'t> {
     fn of(workload: Value<'t>) -> Option<Self> {
         let template = workload.at(&["spec", "template"]).unwrap_or(workload);
         Some(Self {
+            workload,
             namespace: namespace::of(workload),
             labels: template.at(&["metadata", "labels"]),
             spec: template.get("spec")?,

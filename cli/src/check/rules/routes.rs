@@ -68,7 +68,7 @@ pub(super) fn before_servers<'d, 't>(
 }
 
 /// Whether all endpoints of a cluster are listeners with these ports, on loopback.
-fn leads_back(cluster: Value<'_>, ports: &HashSet<u64>) -> bool {
+pub(super) fn leads_back(cluster: Value<'_>, ports: &HashSet<u64>) -> bool {
     let mut endpoints = cluster
         .list(&["load_assignment", "endpoints"])
         .flat_map(|locality| locality.list(&["lb_endpoints"]))
@@ -225,6 +225,14 @@ pub(super) fn targets<'t>(table: Value<'t>) -> Vec<(&'t str, Spot<'t>)> {
     }
     let with_spot = |(name, value, key)| (name, Spot::key(value, key));
     found.into_iter().map(with_spot).collect()
+}
+
+/// The clusters that a table of routes, or a part of it, sends copies of requests to. `None` is one that a header names.
+pub(super) fn mirrors<'t>(table: Value<'t>) -> impl Iterator<Item = Option<&'t str>> {
+    mappings(table)
+        .into_iter()
+        .flat_map(|one| one.list(&["request_mirror_policies"]))
+        .map(|policy| policy.text_at(&["cluster"]))
 }
 
 /// Where a table of routes lets a client's header name the cluster.
