@@ -10,6 +10,9 @@ use super::{
 };
 use crate::yaml::Value;
 
+/// Steps that each pod costs for each use. Thousands of both would take minutes.
+const STEPS_OF_POD: usize = 10;
+
 /// What Envoy Gateway makes pods of Envoy from.
 const OF_PROXY: [&str; 3] = ["spec", "provider", "kubernetes"];
 
@@ -31,6 +34,7 @@ impl<'t> Deployment<'t> {
     fn pods_of(&self, one: &Use<'t>) -> Vec<Pod<'t>> {
         let envoy = self.envoys.get(one.envoy);
         let pods = self.resources.pods();
+        let pods = pods.take_while(|pod| pod.spec.tree.spend(STEPS_OF_POD));
         match (one.host, one.resource, envoy) {
             (Host::Envoy, _, Some(envoy)) => {
                 let roots = envoy.roots.iter();
