@@ -164,6 +164,79 @@ fn limits_for_few_workers_are_told() {
     assert!(!check(limits(5120)).stdout.contains("note["));
 }
 
+/// How many Envoys run is in no configuration of Envoy's. Where the resources around it say so, a longer TTL is told, with both
+/// ways to have one. Whether a provisioning role is there decides what else is missing.
+#[test]
+fn a_long_ttl_of_several_envoys_is_told() {
+    let read = |rule: &str| {
+        let path = support::repository().join("cli/tests/rules").join(rule);
+        fs::read_to_string(path).expect("a file")
+    };
+    let ways = "write `ttl: 120s`: a longer one is for one Envoy alone, or for several that tell each other, as in envoy/fleet";
+    for (file, kind) in [
+        ("long-ttl/bad-replicas.yaml", "Deployment"),
+        ("long-ttl/bad-autoscaler.yaml", "HorizontalPodAutoscaler"),
+        ("long-ttl/bad-configmap.yaml", "StatefulSet"),
+        ("long-ttl/bad-envoyfilter.yaml", "Deployment"),
+        ("long-ttl/bad-envoy-gateway.yaml", "EnvoyProxy"),
+        ("long-ttl/bad-envoy-gateway-autoscaler.yaml", "EnvoyProxy"),
+    ] {
+        let output = check(read(file));
+        let message = format!(
+            "warning[long-ttl]: the {kind} lets several Envoys run, and they do not tell each other: only the one that hears of a \
+             session's end ends it, and the others serve it for up to 1800 s\n"
+        );
+        for expected in [&message, &format!("{ways}\n")] {
+            assert!(
+                output.stdout.contains(expected),
+                "{file}: {}",
+                output.stdout
+            );
+        }
+    }
+
+    // The Gateway has another EnvoyProxy.
+    let gateway = read("long-ttl/bad-envoy-gateway.yaml");
+    let other = gateway.replace(
+        "kind: EnvoyProxy, name: matrix",
+        "kind: EnvoyProxy, name: one-pod",
+    );
+    assert_ne!(other, gateway);
+    assert!(!check(other).stdout.contains("long-ttl"));
+
+    // No provisioning role, and one gateway or two.
+    let plugin = read("long-ttl/bad-istio.yaml").replace(
+        "  url: oci",
+        "  selector: { matchLabels: { istio: ingressgateway } }\n  url: oci",
+    );
+    let pods = |replicas: u8| {
+        format!(
+            "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{ name: istio-ingressgateway }}\nspec: {{ replicas: {replicas}, \
+             template: {{ metadata: {{ labels: {{ istio: ingressgateway }} }}, spec: {{ containers: [] }} }} }}\n"
+        )
+    };
+    for (replicas, expected) in [
+        (
+            1,
+            "write `ttl: 120s`, or add a listener with `role: provisioning`".to_owned(),
+        ),
+        (
+            2,
+            format!("{ways}, each with a listener with `role: provisioning`"),
+        ),
+    ] {
+        let output = check(plugin.clone() + &pods(replicas));
+        let message = "warning[long-ttl]: nothing here hears of a session that MAS ends";
+        for expected in [message, &expected] {
+            assert!(
+                output.stdout.contains(expected),
+                "{replicas}: {}",
+                output.stdout
+            );
+        }
+    }
+}
+
 /// What Envoy reads separately is looked at file by file, and that is told. Here the listeners are in a file of their own, and of
 /// one the routes, of another the plugin.
 #[test]

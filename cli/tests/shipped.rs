@@ -187,6 +187,52 @@ fn the_overlay_for_a_fleet_is_clean() {
     assert_eq!(output.code, 0, "{}", output.stdout);
 }
 
+/// The rollout guide: with one Envoy, or with a fleet. The pods of the base tell each other nothing.
+#[test]
+fn a_longer_ttl_is_for_one_envoy_or_for_a_fleet() {
+    let longer = |text: String| text.replace("ttl: 120s", "ttl: 30m");
+    for folder in ["compose", "fleet", "local", "production", "rate-limit"] {
+        let (_copies, names) = changed(folder, longer);
+        let output = check(&names);
+        assert!(
+            !output.stdout.contains("long-ttl"),
+            "{folder}: {}",
+            output.stdout
+        );
+    }
+
+    let (_copies, base) = changed("kubernetes/base", longer);
+    let output = check(&base);
+    let expected = "warning[long-ttl]: the HorizontalPodAutoscaler lets several Envoys run";
+    assert_eq!(output.code, 1, "{}", output.stdout);
+    assert_eq!(
+        output.stdout.matches(expected).count(),
+        1,
+        "{}",
+        output.stdout
+    );
+
+    let without_envoy = base.iter().filter(|file| !file.ends_with("envoy.yaml"));
+    let around: Vec<String> = without_envoy.cloned().collect();
+    let (_copies, fleet) = changed("kubernetes/overlays/fleet", longer);
+    let output = check(&[&*around, &fleet].concat());
+    assert_eq!(output.code, 0, "{}", output.stdout);
+
+    let (_copies, fleet) = changed("kubernetes/overlays/fleet", |text| {
+        longer(text).replace(
+            "timeout: 60s, request_mirror_policies: *every_member",
+            "timeout: 60s",
+        )
+    });
+    let output = check(&[&*around, &fleet].concat());
+    assert_eq!(
+        output.stdout.matches(expected).count(),
+        1,
+        "{}",
+        output.stdout
+    );
+}
+
 /// Deciding to enforce needs the reason beside the status, for each request; and whoever looks for the cause of a refusal needs
 /// that. What a client chose cannot end a line of JSON. Of each manager with the module there is such a log: of each
 /// bootstrap, and of the resources for a mesh, of which one makes the log and another the filter state.

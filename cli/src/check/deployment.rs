@@ -8,6 +8,8 @@ mod envoy;
 mod kubernetes;
 mod module;
 pub mod namespace;
+mod pods;
+mod replicas;
 mod scope;
 
 use std::collections::HashSet;
@@ -19,6 +21,7 @@ pub use self::{
     envoy::{NetworkFilter, environment, managers, protocols, settings, typed},
     kubernetes::{Resources, variables},
     module::Environment,
+    pods::{Pod, has_labels},
 };
 use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};

@@ -3,7 +3,7 @@
 //! The non-obvious rule: only a contradiction shuts a resource out. A namespace or a label that is given on one side alone
 //! may still fit.
 
-use super::{Deployment, Use, namespace};
+use super::{Deployment, Pod, Use, has_labels, namespace};
 use crate::yaml::Value;
 
 /// Istio applies the resources in its own namespace everywhere.
@@ -80,7 +80,7 @@ impl<'t> Deployment<'t> {
 }
 
 /// The Gateways that a policy is for.
-fn gateways(policy: Value<'_>) -> Vec<Value<'_>> {
+pub(super) fn gateways(policy: Value<'_>) -> Vec<Value<'_>> {
     let several = policy.list(&["spec", "targetRefs"]);
     let one = policy.at(&["spec", "targetRef"]);
     several
@@ -100,11 +100,7 @@ fn covers(target: Value<'_>, wanted: Value<'_>) -> bool {
 fn fits(filter: Value<'_>, own: Value<'_>) -> bool {
     let is_everywhere = namespace::of(filter) == Some(ROOT_NAMESPACE);
     let wanted = filter.at(&["spec", "workloadSelector", "labels"]);
-    let labels = own.at(&["spec", "selector", "matchLabels"]).or(own.at(&[
-        "spec",
-        "workloadSelector",
-        "labels",
-    ]));
+    let labels = selector(own);
     let is_same = |(key, value): (&str, Value<'_>)| {
         let label = labels.and_then(|labels| labels.entry(key)?.text());
         let mut named = target_names(own).into_iter().peekable();
@@ -121,6 +117,29 @@ fn fits(filter: Value<'_>, own: Value<'_>) -> bool {
     (is_everywhere || namespace::may_be_shared(filter, own))
         && is_named
         && wanted.into_iter().flat_map(Value::members).all(is_same)
+}
+
+/// Whether a resource of Istio's names a pod, by its labels or by its Gateway. One that names none is for all pods of its
+/// namespace, and so does not say which of them are gateways.
+pub(super) fn is_for(own: Value<'_>, pod: &Pod<'_>) -> bool {
+    let label = pod.labels.and_then(|labels| labels.entry(GATEWAY_LABEL));
+    let gateway = label.and_then(Value::text);
+    let is_named = gateway.is_some_and(|gateway| target_names(own).contains(&gateway));
+    let is_selected = selector(own)
+        .filter(|wanted| wanted.members().next().is_some())
+        .is_some_and(|wanted| has_labels(wanted, pod.labels));
+    let is_near = namespace::of(own) == Some(ROOT_NAMESPACE)
+        || namespace::may_be_same(namespace::of(own), pod.namespace);
+    is_near && (is_named || is_selected)
+}
+
+/// The labels of the pods that a resource of Istio's is for.
+fn selector(resource: Value<'_>) -> Option<Value<'_>> {
+    let paths = [
+        ["spec", "selector", "matchLabels"],
+        ["spec", "workloadSelector", "labels"],
+    ];
+    paths.iter().find_map(|path| resource.at(path))
 }
 
 /// The names of a resource's targets.

@@ -42,6 +42,9 @@ pub(super) const PRIVATE: [&str; 9] = [
 /// A path that MAS serves on the homeserver's host.
 const LOGIN: &str = "/_matrix/client/v3/login";
 
+/// Requests that end a session, which MAS serves: on the homeserver's host, and on its own.
+const ENDS: [&str; 2] = ["/_matrix/client/v3/logout", "/oauth2/revoke"];
+
 /// How long clients let `/sync` wait, as a rule. A shorter limit ends each `/sync` that has no news.
 pub(super) const USUAL_WAIT: Duration = Duration::from_secs(30);
 
@@ -68,7 +71,7 @@ pub(super) fn before_servers<'d, 't>(
 }
 
 /// Whether all endpoints of a cluster are listeners with these ports, on loopback.
-fn leads_back(cluster: Value<'_>, ports: &HashSet<u64>) -> bool {
+pub(super) fn leads_back(cluster: Value<'_>, ports: &HashSet<u64>) -> bool {
     let mut endpoints = cluster
         .list(&["load_assignment", "endpoints"])
         .flat_map(|locality| locality.list(&["lb_endpoints"]))
@@ -125,6 +128,35 @@ fn routes_among<'t>(hosts: Vec<Value<'t>>, paths: &[&'static str]) -> Vec<Value<
         found.extend(own.into_iter().filter(|route| seen.insert(route.id)));
     }
     found.retain(|route| cluster(route).is_none_or(|name| !of_mas.contains(&name)));
+    found
+}
+
+/// The routes to MAS that a request which ends a session may take, each with its virtual host. On the homeserver's host these are
+/// the routes that do not lead where `/sync` does.
+pub(super) fn ends<'t>(one: &Use<'t>) -> Vec<(Value<'t>, Value<'t>)> {
+    let Some((entry, config)) = one.entry.zip(one.config()) else {
+        return Vec::new();
+    };
+    let authority = config.introspection.authority.as_str();
+    let all = entry.manager.list(&["route_config", "virtual_hosts"]);
+    let of_mas = all.filter(|host| {
+        let mut domains = host.list(&["domains"]);
+        domains.any(|domain| domain.text() == Some(authority))
+    });
+    let mut found: Vec<(Value<'t>, Value<'t>)> = Vec::new();
+    for host in of_mas {
+        let own = ENDS.into_iter().flat_map(|path| candidates(host, path));
+        found.extend(own.map(|route| (host, route)));
+    }
+    for host in hosts_among(entry.manager, Some(config), |_| true) {
+        let waiting: HashSet<&str> = waiting_clusters(&host).collect();
+        let leads_elsewhere = |route: &Value<'t>| {
+            let cluster = route.text_at(&["route", "cluster"]);
+            cluster.is_some_and(|name| !waiting.is_empty() && !waiting.contains(name))
+        };
+        let own = ENDS.into_iter().flat_map(|path| candidates(host, path));
+        found.extend(own.filter(leads_elsewhere).map(|route| (host, route)));
+    }
     found
 }
 
@@ -227,6 +259,14 @@ pub(super) fn targets<'t>(table: Value<'t>) -> Vec<(&'t str, Spot<'t>)> {
     found.into_iter().map(with_spot).collect()
 }
 
+/// The clusters that a table of routes, or a part of it, sends copies of requests to. `None` is one that a header names.
+pub(super) fn mirrors<'t>(table: Value<'t>) -> impl Iterator<Item = Option<&'t str>> {
+    mappings(table)
+        .into_iter()
+        .flat_map(|one| one.list(&["request_mirror_policies"]))
+        .map(|policy| policy.text_at(&["cluster"]))
+}
+
 /// Where a table of routes lets a client's header name the cluster.
 pub(super) fn headers_of<'t>(table: Value<'t>) -> Vec<Spot<'t>> {
     let key = "cluster_header";
@@ -325,7 +365,7 @@ fn is_noted_match(rule: Value<'_>, regex: &str, path: &'static str) -> bool {
             let regex = regex.as_ref();
             regex.is_some_and(|regex| regex.is_match(path.as_bytes()))
         };
-        for other in PRIVATE.into_iter().chain(SIGNED).chain([LOGIN]) {
+        for other in PRIVATE.into_iter().chain(SIGNED).chain(ENDS).chain([LOGIN]) {
             rule.tree.note(rule.id, other, answer(other));
         }
         answer(path)

@@ -8,7 +8,7 @@ use super::{
     networks::{are_nearly_all, network},
 };
 use crate::{
-    check::deployment::{Deployment, namespace},
+    check::deployment::{Deployment, Pod, has_labels, namespace},
     yaml::Value,
 };
 
@@ -46,74 +46,15 @@ pub(super) fn reach<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u6
     reach
 }
 
-/// A pod that a workload makes.
-struct Pod<'t> {
-    namespace: Option<&'t str>,
-    labels: Option<Value<'t>>,
-    spec: Value<'t>,
-}
-
-impl<'t> Pod<'t> {
-    fn of(workload: Value<'t>) -> Option<Self> {
-        let template = workload.at(&["spec", "template"]).unwrap_or(workload);
-        Some(Self {
-            namespace: namespace::of(workload),
-            labels: template.at(&["metadata", "labels"]),
-            spec: template.get("spec")?,
-        })
-    }
-
-    /// The ports of its containers.
-    fn ports(&self) -> impl Iterator<Item = Value<'t>> + use<'t> {
-        let containers = self.spec.list(&["containers"]);
-        containers.flat_map(|container| container.list(&["ports"]))
-    }
-
-    /// The port that a policy or a Service names.
-    fn port(&self, port: Value<'t>) -> Option<u64> {
-        let named = |it: &Value<'t>| it.text_at(&["name"]) == port.text();
-        port.scalar()?
-            .whole_number()
-            .or_else(|| self.ports().find(named)?.number_at(&["containerPort"]))
-    }
-
-    /// Whether it mounts a ConfigMap or a Secret of this name.
-    fn mounts(&self, name: &str) -> bool {
-        let of = |volume: Value<'t>| {
-            volume.text_at(&["configMap", "name"]) == Some(name)
-                || volume.text_at(&["secret", "secretName"]) == Some(name)
-                || volume.text_at(&["secret", "name"]) == Some(name)
-        };
-        self.spec
-            .list(&["volumes"])
-            .any(|volume| of(volume) || volume.list(&["projected", "sources"]).any(of))
-    }
-}
-
 /// The pods that run an Envoy: those that mount its configuration, or else those that have its port.
 fn pods<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u64) -> Vec<Pod<'t>> {
-    let all = || {
-        let kinds = [
-            "Deployment",
-            "DaemonSet",
-            "StatefulSet",
-            "ReplicaSet",
-            "Pod",
-        ];
-        let workloads = kinds
-            .into_iter()
-            .flat_map(|kind| deployment.resources.kind(kind));
-        workloads.filter_map(Pod::of)
-    };
-    let name = deployment.resources.holder(deployment, socket);
-    let mounting: Vec<Pod<'t>> = all()
-        .filter(|pod| name.is_some_and(|name| pod.mounts(name)))
-        .collect();
+    let mounting = deployment.pods_with(socket);
     if !mounting.is_empty() {
         return mounting;
     }
     let has_it = |one: Value<'_>| one.number_at(&["containerPort"]) == Some(port);
-    all().filter(|pod| pod.ports().any(has_it)).collect()
+    let pods = deployment.resources.pods();
+    pods.filter(|pod| pod.ports().any(has_it)).collect()
 }
 
 /// The port of an Envoy that is asked about.
@@ -392,11 +333,4 @@ fn selects(selector: Value<'_>, labels: Option<Value<'_>>) -> bool {
                 _ => own.is_none(),
             }
         })
-}
-
-fn has_labels(wanted: Value<'_>, labels: Option<Value<'_>>) -> bool {
-    wanted.members().all(|(key, value)| {
-        let own = labels.and_then(|labels| labels.entry(key)?.text());
-        own.is_some() && own == value.text()
-    })
 }

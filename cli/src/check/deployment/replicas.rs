@@ -1,0 +1,138 @@
+//! Whether more than one Envoy runs with a use of the module.
+//!
+//! The non-obvious rule: an autoscaler counts by the most pods that it may make, whatever the workload itself says.
+
+use std::collections::HashSet;
+
+use super::{
+    Deployment, Host, Pod, Use, namespace,
+    scope::{gateways, is_for},
+};
+use crate::yaml::Value;
+
+/// Steps that each pod costs for each use. Thousands of both would take minutes.
+const STEPS_OF_POD: usize = 10;
+
+/// What Envoy Gateway makes pods of Envoy from.
+const OF_PROXY: [&str; 3] = ["spec", "provider", "kubernetes"];
+
+impl<'t> Deployment<'t> {
+    /// The kind of the resource that lets several Envoys with this use run, if one does.
+    pub fn multiplier(&self, one: &Use<'t>) -> Option<&'t str> {
+        let resource = match one.host {
+            Host::EnvoyGateway => self.proxies(one).find(|proxy| has_several_pods(*proxy)),
+            _ => {
+                let pods = self.pods_of(one);
+                pods.iter().find_map(|pod| self.multiplier_of(pod))
+            }
+        };
+        resource?.text_at(&["kind"])
+    }
+
+    /// The pods with the Envoy of a use. Of Envoy's own configuration these are the pods that mount it, or else those that run an
+    /// Envoy with one of its ports.
+    fn pods_of(&self, one: &Use<'t>) -> Vec<Pod<'t>> {
+        let envoy = self.envoys.get(one.envoy);
+        let pods = self.resources.pods();
+        let pods = pods.take_while(|pod| pod.spec.tree.spend(STEPS_OF_POD));
+        match (one.host, one.resource, envoy) {
+            (Host::Envoy, _, Some(envoy)) => {
+                let roots = envoy.roots.iter();
+                let mounting: Vec<_> = roots.flat_map(|root| self.pods_with(*root)).collect();
+                if mounting.is_empty() {
+                    pods.filter(|pod| runs_envoy(pod, &envoy.ports)).collect()
+                } else {
+                    mounting
+                }
+            }
+            (Host::EnvoyFilter | Host::WasmPlugin, Some(own), _) => {
+                pods.filter(|pod| is_for(own, pod)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The workload, or its autoscaler, that lets several pods run.
+    fn multiplier_of(&self, pod: &Pod<'t>) -> Option<Value<'t>> {
+        let own = pod.workload;
+        let is_its = |autoscaler: &Value<'t>| {
+            let target = autoscaler.at(&["spec", "scaleTargetRef"]);
+            let is_same = |key: &str, path: &[&str]| {
+                target.and_then(|target| target.text_at(&[key])) == own.text_at(path)
+            };
+            namespace::may_be_shared(*autoscaler, own)
+                && is_same("kind", &["kind"])
+                && is_same("name", &["metadata", "name"])
+        };
+        let mut autoscalers = self.resources.kind("HorizontalPodAutoscaler");
+        if is_several(own, &["spec", "replicas"]) {
+            return Some(own);
+        }
+        autoscalers.find(|one| is_its(one) && one.get("spec").is_some_and(scales))
+    }
+
+    /// The EnvoyProxies for a use: those that its Gateways name, or else all.
+    fn proxies(&self, one: &Use<'t>) -> impl Iterator<Item = Value<'t>> {
+        let targets = one.resource.map(gateways).unwrap_or_default();
+        let is_target = |gateway: &Value<'t>| {
+            let name = gateway.text_at(&["metadata", "name"]);
+            let is_named = targets.iter().any(|it| it.text_at(&["name"]) == name);
+            let is_near = one
+                .resource
+                .is_none_or(|own| namespace::may_be_shared(*gateway, own));
+            is_named && is_near
+        };
+        let path = ["spec", "infrastructure", "parametersRef", "name"];
+        let named: HashSet<&str> = self
+            .resources
+            .kind("Gateway")
+            .filter(is_target)
+            .filter_map(|gateway| gateway.text_at(&path))
+            .collect();
+        let proxies = self.resources.kind("EnvoyProxy");
+        proxies.filter(move |proxy| {
+            let name = proxy.text_at(&["metadata", "name"]);
+            named.is_empty() || name.is_some_and(|name| named.contains(name))
+        })
+    }
+}
+
+/// Whether an EnvoyProxy lets several pods run.
+fn has_several_pods(proxy: Value<'_>) -> bool {
+    proxy.at(&OF_PROXY).is_some_and(|made| {
+        is_several(made, &["envoyDeployment", "replicas"])
+            || made.get("envoyHpa").is_some_and(scales)
+    })
+}
+
+/// Whether an autoscaler may make more than one pod.
+fn scales(autoscaler: Value<'_>) -> bool {
+    ["minReplicas", "maxReplicas"]
+        .iter()
+        .any(|key| is_several(autoscaler, &[key]))
+}
+
+fn is_several(value: Value<'_>, path: &[&str]) -> bool {
+    value.number_at(path).is_some_and(|count| count > 1)
+}
+
+/// Whether a container of a pod is an Envoy by its name, its image or its command, and has one of these ports.
+fn runs_envoy(pod: &Pod<'_>, ports: &HashSet<u64>) -> bool {
+    let is_port = |one: Value<'_>| {
+        one.number_at(&["containerPort"])
+            .is_some_and(|port| ports.contains(&port))
+    };
+    let mut containers = pod.spec.list(&["containers"]);
+    containers.any(|container| is_envoy(container) && container.list(&["ports"]).any(is_port))
+}
+
+fn is_envoy(container: Value<'_>) -> bool {
+    let image = container.text_at(&["image"]).unwrap_or_default();
+    let image = image.rsplit('/').next();
+    let command = ["command", "args"]
+        .into_iter()
+        .flat_map(|key| container.list(&[key]))
+        .filter_map(Value::text);
+    let mut texts = command.chain(image).chain(container.text_at(&["name"]));
+    texts.any(|text| text.contains("envoy"))
+}
