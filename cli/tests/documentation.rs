@@ -147,7 +147,7 @@ fn the_check_of_the_rollout_guide_prints_what_it_says() {
         Some((command, lines.next().unwrap_or_default()))
     })
     .collect();
-    assert_eq!(commands.len(), 1);
+    assert_eq!(commands.len(), 2, "of the first step, and of an upgrade");
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["envoy.yaml", "mas-secret.yaml"] {
         let text = fs::read_to_string(repository().join("envoy/production").join(name));

@@ -14,7 +14,7 @@ use super::{
     production,
 };
 use crate::support::{
-    envoy::read,
+    envoy::{read, yaml},
     http::{Request, within_limit},
 };
 
@@ -30,7 +30,20 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "grep 'introspection.credential differs' envoy.log",
         "tests/envoy/provisioning.rs",
     ),
+    (
+        "grep -E 'configuration refused|failed to load' envoy.log | tail -3",
+        "tests/envoy/configuration.rs",
+    ),
+    (
+        "curl -s $ADMIN/stats | grep -E 'lds.update_(failure|rejected)'",
+        "tests/envoy/rollout_guide.rs, with the third step",
+    ),
+    (MISSING_LABEL, "below"),
 ];
+
+/// What prints the name of a metric with the value of a label in it.
+const MISSING_LABEL: &str = "curl -s $ADMIN/stats/prometheus | grep -m1 -oE \
+     '^matrix_edge_auth_.+_total_(verdict|source|table|result|outcome|answer|reason|secret)_[^ ]*'";
 
 /// The commands of the page: what stands between back quotes and begins with a program.
 fn commands(page: &str) -> Vec<String> {
@@ -94,6 +107,40 @@ fn set_mode(value: &mut Value, mode: &str) {
         Value::Array(items) => items.iter_mut().for_each(|value| set_mode(value, mode)),
         _ => {}
     }
+}
+
+/// Without an entry of `envoy/stats_tags.yaml` Envoy leaves the label and its value in the name.
+#[test]
+fn a_label_that_is_missing_shows_in_a_name() {
+    assert!(
+        commands(&read(PAGE))
+            .iter()
+            .any(|command| command == MISSING_LABEL)
+    );
+    let (_, search) = MISSING_LABEL.split_once("| ").expect("a pipe");
+    let is_found = |metric: &str| {
+        let command = format!("echo '{metric} 1' | {search}");
+        let shown = Command::new("bash")
+            .args(["-c", &command])
+            .output();
+        !shown.expect("bash").stdout.is_empty()
+    };
+    let tags: Value = yaml(&read("envoy/stats_tags.yaml"));
+    let tags = tags["stats_config"]["stats_tags"]
+        .as_array()
+        .expect("a list")
+        .clone();
+    assert_eq!(tags.len(), 8);
+    for tag in tags {
+        let label = tag["tag_name"].as_str().expect("a name");
+        assert!(
+            is_found(&format!("matrix_edge_auth_requests_total_{label}_active")),
+            "{label}"
+        );
+        let labelled = format!(r#"matrix_edge_auth_requests_total{{{label}="active"}}"#);
+        assert!(!is_found(&labelled), "{label}");
+    }
+    assert!(!is_found("matrix_edge_auth_lease_waits_total{}"));
 }
 
 /// Figures of the clients' cluster look healthy whatever becomes of the module's calls.
