@@ -120,9 +120,7 @@ fn a_label_that_is_missing_shows_in_a_name() {
     let (_, search) = MISSING_LABEL.split_once("| ").expect("a pipe");
     let is_found = |metric: &str| {
         let command = format!("echo '{metric} 1' | {search}");
-        let shown = Command::new("bash")
-            .args(["-c", &command])
-            .output();
+        let shown = Command::new("bash").args(["-c", &command]).output();
         !shown.expect("bash").stdout.is_empty()
     };
     let tags: Value = yaml(&read("envoy/stats_tags.yaml"));
