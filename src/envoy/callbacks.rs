@@ -72,18 +72,26 @@ extern "C" fn proxy_on_context_create(context: u32, parent: u32) {
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(context: u32) {
     with_vm(|vm| {
-        if let Some(stream) = vm.streams.remove(&context) {
-            stream.end(&mut vm.worker);
-        } else if let Some(root) = vm.roots.remove(&context) {
-            let another = || {
-                let mut others = vm.roots.values();
-                others.find_map(|root| root.plugin().cloned())
-            };
-            vm.worker.on_root_end(&root.host(), root.id, another);
-            // Its timer may have been the last.
-            tell_gathered();
+        match vm.streams.remove(&context) {
+            Some(stream) => stream.end(&mut vm.worker),
+            None => end_root(vm, context),
         }
     });
+}
+
+#[cold]
+#[inline(never)]
+fn end_root(vm: &mut Vm, context: u32) {
+    let Some(root) = vm.roots.remove(&context) else {
+        return;
+    };
+    let another = || {
+        let mut others = vm.roots.values();
+        others.find_map(|root| root.plugin().cloned())
+    };
+    vm.worker.on_root_end(&root.host(), root.id, another);
+    // Its timer may have been the last.
+    tell_gathered();
 }
 
 #[unsafe(no_mangle)]
