@@ -33,7 +33,7 @@ impl Instant {
 
     /// The moment `duration` before this one; the clock's base if that is too far back.
     pub fn minus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(whole_millis(duration)))
+        Self(self.0.saturating_sub(millis(duration)))
     }
 
     /// Time passed since `earlier`; zero if `earlier` is later.
@@ -47,17 +47,12 @@ impl Add<Duration> for Instant {
 
     /// Saturates: a moment too far away to count is simply never reached.
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(whole_millis(duration)))
+        Self(self.0.saturating_add(millis(duration)))
     }
 }
 
-/// Returns `duration` in whole milliseconds.
-pub fn millis(duration: Duration) -> i64 {
-    i64::try_from(whole_millis(duration)).unwrap_or(i64::MAX)
-}
-
 /// Returns `duration` in whole milliseconds, with numbers of 64 bits throughout: WebAssembly has none of 128.
-fn whole_millis(duration: Duration) -> u64 {
+pub fn millis(duration: Duration) -> u64 {
     const PER_SECOND: u64 = 1_000;
     let seconds = duration.as_secs();
     if seconds >= u64::MAX / PER_SECOND {
@@ -71,7 +66,7 @@ pub const UNITS: [(&str, u32); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h
 
 /// Returns `duration` as a configuration has it: a whole number and a unit.
 pub fn duration_text(duration: Duration) -> String {
-    let millis = whole_millis(duration);
+    let millis = millis(duration);
     for (unit, size) in UNITS.into_iter().rev() {
         let size = u64::from(size);
         if millis.is_multiple_of(size) && (millis > 0 || unit == "s") {

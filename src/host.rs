@@ -82,8 +82,8 @@ pub trait Metrics {
     /// Makes the series of `metric` exist, at 0 if nothing has been counted.
     fn define(&self, metric: Metric);
 
-    /// Adds `value` to a counter, or takes it as a sample of a histogram. It is not negative.
-    fn record(&self, metric: Metric, value: i64);
+    /// Adds `value` to a counter, or takes it as a sample of a histogram.
+    fn record(&self, metric: Metric, value: u64);
 
     /// Adds one to a counter.
     #[inline]

@@ -417,7 +417,8 @@ pub(super) fn define_metric(kind: MetricType, name: &str) -> Result<u32, HostErr
 }
 
 /// Adds to a counter or gauge.
-pub(super) fn increment_metric(id: u32, offset: i64) -> Result<(), HostError> {
+pub(super) fn increment_metric(id: u32, offset: u64) -> Result<(), HostError> {
+    let offset = i64::try_from(offset).unwrap_or(i64::MAX);
     // SAFETY: takes no pointers.
     done(unsafe { proxy_increment_metric(id, offset) })
 }

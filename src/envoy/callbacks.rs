@@ -71,11 +71,9 @@ extern "C" fn proxy_on_context_create(context: u32, parent: u32) {
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(context: u32) {
-    with_vm(|vm| {
-        match vm.streams.remove(&context) {
-            Some(stream) => stream.end(&mut vm.worker),
-            None => end_root(vm, context),
-        }
+    with_vm(|vm| match vm.streams.remove(&context) {
+        Some(stream) => stream.end(&mut vm.worker),
+        None => end_root(vm, context),
     });
 }
 

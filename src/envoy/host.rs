@@ -40,7 +40,7 @@ thread_local! {
         const { [const { Cell::new(MetricId::Unknown) }; Metric::PLACES] };
 
     /// What is to be added to the counters that are told at a tick, each at the place of its metric.
-    static GATHERED: [Cell<i64>; Metric::PLACES] = const { [const { Cell::new(0) }; Metric::PLACES] };
+    static GATHERED: [Cell<u64>; Metric::PLACES] = const { [const { Cell::new(0) }; Metric::PLACES] };
 
     /// The lists of headers that are constants. There are three.
     static CONSTANTS: Cell<Vec<Constant>> = const { Cell::new(Vec::new()) };
@@ -230,7 +230,7 @@ impl Metrics for Envoy {
 
     /// A counter is told with the next tick only: telling is a host call, and every request counts.
     #[inline]
-    fn record(&self, metric: Metric, value: i64) {
+    fn record(&self, metric: Metric, value: u64) {
         let Some(id) = id(metric) else { return };
         match metric.kind() {
             Kind::Counter => GATHERED.with(|gathered| {
@@ -240,7 +240,7 @@ impl Metrics for Envoy {
             }),
             // A failure costs a sample; there is nothing to do about it.
             Kind::Histogram => {
-                let _ = abi::record_metric(id, value.unsigned_abs());
+                let _ = abi::record_metric(id, value);
             }
         }
     }
@@ -248,7 +248,7 @@ impl Metrics for Envoy {
 
 /// Tells what has been gathered of counters.
 pub(super) fn tell_gathered() {
-    let tell = |(sum, id): (&Cell<i64>, &Cell<MetricId>)| {
+    let tell = |(sum, id): (&Cell<u64>, &Cell<MetricId>)| {
         if let (1.., MetricId::Known(id)) = (sum.get(), id.get()) {
             let _ = abi::increment_metric(id, sum.take());
         }

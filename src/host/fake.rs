@@ -36,7 +36,7 @@ pub(crate) struct FakeHost {
     elapsed: Cell<Duration>,
     /// For tests without a worker.
     randoms: Cell<u64>,
-    pub metrics: RefCell<BTreeMap<String, i64>>,
+    pub metrics: RefCell<BTreeMap<String, u64>>,
     /// Calls that MAS has not answered, oldest first.
     pub calls: RefCell<Vec<CallId>>,
     dispatched: Cell<u32>,
@@ -73,7 +73,7 @@ impl FakeHost {
     }
 
     /// Returns the value of a metric.
-    pub fn metric(&self, metric: Metric) -> i64 {
+    pub fn metric(&self, metric: Metric) -> u64 {
         let metrics = self.metrics.borrow();
         metrics.get(&metric.name()).copied().unwrap_or_default()
     }
@@ -99,7 +99,7 @@ impl Metrics for FakeHost {
         self.record(metric, 0);
     }
 
-    fn record(&self, metric: Metric, value: i64) {
+    fn record(&self, metric: Metric, value: u64) {
         *self.metrics.borrow_mut().entry(metric.name()).or_default() += value;
     }
 }

@@ -93,7 +93,7 @@ impl Limits {
         self.budget
             .check(cb.host, &client, call.digest(), limit, now)
             .map_err(|Spent { until }| NoVerdict::OverBudget {
-                retry_after_ms: millis(until.since(now)).unsigned_abs(),
+                retry_after_ms: millis(until.since(now)),
             })
     }
 

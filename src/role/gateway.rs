@@ -487,8 +487,7 @@ impl Gateway {
         let capacity = self.room(plugin);
         let evicted = self.grants.insert(key, entry, capacity);
         if evicted > 0 {
-            let evicted = i64::try_from(evicted).unwrap_or(i64::MAX);
-            cb.host.record(Metric::LocalEvicted, evicted);
+            cb.host.record(Metric::LocalEvicted, evicted as u64);
         }
         grant
     }

@@ -28,7 +28,7 @@ impl Metrics for Names {
         self.0.borrow_mut().extend(names);
     }
 
-    fn record(&self, _metric: Metric, _value: i64) {}
+    fn record(&self, _metric: Metric, _value: u64) {}
 }
 
 /// The names of all series, such as `matrix_edge_auth_requests_total.verdict=active.source=local`.

@@ -30,7 +30,7 @@ impl Metrics for Names {
         self.0.borrow_mut().insert(format!("{name}{end}"));
     }
 
-    fn record(&self, _metric: Metric, _value: i64) {}
+    fn record(&self, _metric: Metric, _value: u64) {}
 }
 
 /// The names of all metrics of the module.

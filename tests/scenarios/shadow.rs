@@ -16,7 +16,7 @@ const WOULD_REJECT: &str = "matrix_edge_auth_would_reject_total";
 const REQUESTS: &str = "matrix_edge_auth_requests_total";
 
 /// Returns how many requests `enforce` would have rejected for this reason.
-fn would_reject(process: &Process, reason: &str) -> i64 {
+fn would_reject(process: &Process, reason: &str) -> u64 {
     process.metric(&format!("{WOULD_REJECT}.reason={reason}"))
 }
 
@@ -166,7 +166,7 @@ fn what_waits_is_bounded_and_the_rest_is_counted_at_once() {
     assert_eq!(would_reject(&process, "introspection_failed"), 10);
     worker.answer_only_call(INACTIVE);
     let counted = would_reject(&process, "not_active");
-    assert_eq!(counted, MAX_WAITERS_PER_FLIGHT as i64);
+    assert_eq!(counted, MAX_WAITERS_PER_FLIGHT as u64);
 }
 
 #[test]

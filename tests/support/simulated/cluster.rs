@@ -72,7 +72,7 @@ impl Cluster {
     }
 
     /// Returns the sum of all counters whose name starts with `prefix`.
-    pub fn metric(&self, prefix: &str) -> i64 {
+    pub fn metric(&self, prefix: &str) -> u64 {
         self.process.metric(prefix)
     }
 

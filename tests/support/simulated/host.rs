@@ -317,7 +317,7 @@ impl Metrics for SimulatedHost {
         self.process.define(metric);
     }
 
-    fn record(&self, metric: Metric, value: i64) {
+    fn record(&self, metric: Metric, value: u64) {
         self.note("metric");
         self.process.record(metric, value);
     }

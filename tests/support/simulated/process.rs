@@ -29,7 +29,7 @@ pub struct Process {
     pub(super) shared_data: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
     pub(super) cas: Cell<u32>,
     /// Counters, gauges and sums of histograms, by full name.
-    metrics: RefCell<BTreeMap<String, i64>>,
+    metrics: RefCell<BTreeMap<String, u64>>,
     /// Kinds of configurations whose series are defined.
     configured: RefCell<Vec<(Role, Mode)>>,
     pub(super) queues: RefCell<Queues>,
@@ -55,7 +55,7 @@ impl Process {
     }
 
     /// Returns the sum of all counters whose name starts with `prefix`.
-    pub fn metric(&self, prefix: &str) -> i64 {
+    pub fn metric(&self, prefix: &str) -> u64 {
         let metrics = self.metrics.borrow();
         metrics
             .iter()
@@ -137,7 +137,7 @@ impl Process {
     }
 
     /// Panics if the series was not there before its first event: a rate does not see that event.
-    pub(super) fn record(&self, metric: Metric, value: i64) {
+    pub(super) fn record(&self, metric: Metric, value: u64) {
         let mut metrics = self.metrics.borrow_mut();
         let name = metric.name();
         match metrics.get_mut(&name) {
