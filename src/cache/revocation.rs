@@ -25,7 +25,10 @@ use crate::{
         provisioning::{MAX_NAMED_DEVICES, Revocation},
         user::{DeviceKey, UserKey},
     },
-    matrix::identity::{self, ScopeRights},
+    matrix::{
+        identity::{self, ScopeRights},
+        reply::Rejection,
+    },
     shared_data::{
         key_space::KeySpace,
         name::{self, FORMAT_VERSION, Space},
@@ -96,7 +99,11 @@ impl Revocations {
             Err(Unreadable) => return true,
         };
         let since = match slot.record_of(user) {
-            Some(record) => record.of(device_key(&answer.token())),
+            Some(record) => match device_key(&answer.token()) {
+                Ok(device) => record.of(device),
+                // Whatever device has ended may be the token's.
+                Err(_) => record.active(),
+            },
             None => Instant::default(),
         };
         asked_at <= since.max(slot.floor)
@@ -137,11 +144,12 @@ impl Revocations {
     }
 }
 
-/// Returns the key of the device that `token` belongs to; `None` without one, or with more than one.
-fn device_key(token: &ActiveToken<'_>) -> Option<DeviceKey> {
+/// Returns the key of the device that `token` belongs to; `None` without one. An error: there are several, or it is none that the
+/// homeserver takes, such as one that is too long.
+fn device_key(token: &ActiveToken<'_>) -> Result<Option<DeviceKey>, Rejection> {
     let rights = ScopeRights::of(token.scope);
-    let device_id = identity::device_id(token, &rights).ok().flatten()?;
-    Some(DeviceKey::of(device_id))
+    let device_id = identity::device_id(token, &rights)?;
+    Ok(device_id.map(DeviceKey::of))
 }
 
 fn moment(bytes: &[u8]) -> Option<Instant> {
@@ -294,9 +302,14 @@ impl Record {
         }
     }
 
-    fn latest(&self) -> Instant {
+    /// Since when "active" counts for a token of any device.
+    fn active(&self) -> Instant {
         let devices = self.devices.iter().map(|(_, since)| *since);
-        devices.fold(self.inactive.max(self.others), Instant::max)
+        devices.fold(self.others, Instant::max)
+    }
+
+    fn latest(&self) -> Instant {
+        self.active().max(self.inactive)
     }
 }
 
@@ -457,6 +470,45 @@ mod tests {
         let revocation = Revocation::Device(DeviceKey::of("B"));
         revocations.add(&store, &user, &revocation, at(10)).unwrap();
         assert_eq!(void(&revocations, &store, "alice", 10), "AB");
+    }
+
+    /// The homeserver takes no such device, so it is not known here which one has ended.
+    #[test]
+    fn a_token_of_an_impossible_device_ends_with_any() {
+        let long = "x".repeat(256);
+        let of_two = |ids: &[&str]| {
+            let scope: Vec<String> = ids
+                .iter()
+                .map(|id| format!("urn:matrix:client:device:{id}"))
+                .collect();
+            let body = json!({ "active": true, "username": "alice", "scope": scope.join(" ") });
+            match Answer::parse(body.to_string().into()) {
+                Ok(Answer::Active(answer)) => answer,
+                other => panic!("{other:?}"),
+            }
+        };
+        let (revocations, store) = (Revocations::default(), MemoryStore::default());
+        let user = UserKey::of("alice");
+        let tokens = [
+            token("alice", Some(&long)),
+            token("alice", Some("")),
+            of_two(&["AAAAAAAAAA", "BBBBBBBBBB"]),
+        ];
+        let are_void = |asked_at: Instant| {
+            tokens
+                .each_ref()
+                .map(|token| revocations.revokes_active(&store, &user, token, asked_at))
+        };
+        assert_eq!(are_void(at(10)), [false; 3]);
+        for device in [&*long, "C"] {
+            let revocation = Revocation::Device(DeviceKey::of(device));
+            revocations.add(&store, &user, &revocation, at(10)).unwrap();
+            assert_eq!(are_void(at(10)), [true; 3]);
+            assert_eq!(are_void(at(11)), [false; 3]);
+        }
+        let unlocked = Revocation::Inactive;
+        revocations.add(&store, &user, &unlocked, at(20)).unwrap();
+        assert_eq!(are_void(at(11)), [false; 3], "that voids no active one");
     }
 
     #[test]
