@@ -273,6 +273,9 @@ pub(super) fn line<'e>(lines: &'e [Line], path: &[u8], method: Method) -> Option
     })
 }
 
+/// So many families are looked at one after the other: a search by halves takes longer.
+const FEW: usize = 8;
+
 /// The family that the first segment of `path` names.
 pub(super) fn find<'a>(families: &'a [Family], path: &[u8]) -> Option<&'a Family> {
     let end = position(path, b'/').unwrap_or(path.len());
@@ -283,7 +286,15 @@ pub(super) fn find<'a>(families: &'a [Family], path: &[u8]) -> Option<&'a Family
         Some(word) => u64::from_be_bytes(*word),
         None => key(name),
     };
-    let first = families.partition_point(|family| family.key < key);
+    let is_before = |family: &Family| family.key < key;
+    let first = if families.len() <= FEW {
+        families
+            .iter()
+            .take_while(|family| is_before(family))
+            .count()
+    } else {
+        families.partition_point(is_before)
+    };
     families
         .get(first..)?
         .iter()

@@ -425,9 +425,6 @@ const ELSEWHERE: &[Line] = &[
 
 /// What the table says of `path`.
 pub(super) fn classify(path: &[u8], method: Method) -> Class {
-    if let Some(requirement) = federation(path) {
-        return requirement.into();
-    }
     match family(path) {
         Some((family, rest)) => Class {
             requirement: requirement(family.lines, rest, method).unwrap_or(family.otherwise),
@@ -441,7 +438,7 @@ pub(super) fn classify(path: &[u8], method: Method) -> Class {
                 // Also what begins with the prefix only when it is decoded.
                 requirement(ELSEWHERE, path, method)
             };
-            let of_matrix = requirement(MATRIX, path, method);
+            let of_matrix = federation(path).or_else(|| requirement(MATRIX, path, method));
             of_matrix.or_else(elsewhere).unwrap_or(Unknown).into()
         }
     }
@@ -496,11 +493,17 @@ pub(super) fn said(path: &[u8], method: Method) -> Said {
 
 /// The family of `path`, and the part of `path` that its endpoints are written for.
 fn family(path: &[u8]) -> Option<(&'static Family, &[u8])> {
-    let (families, features, rest) = if let Some(rest) = after(path, b"/_matrix/client/") {
-        (CLIENT, UNSTABLE_FEATURES, rest)
-    } else {
-        let rest = after(path, b"/_matrix/media/")?;
-        (MEDIA, UNSTABLE_MEDIA_FEATURES, rest)
+    // The letter behind the prefix tells nearly all paths apart.
+    let (families, features, rest) = match path.get(MATRIX_PREFIX.len()) {
+        Some(b'c') => {
+            let rest = after(path, b"/_matrix/client/")?;
+            (CLIENT, UNSTABLE_FEATURES, rest)
+        }
+        Some(b'm') => {
+            let rest = after(path, b"/_matrix/media/")?;
+            (MEDIA, UNSTABLE_MEDIA_FEATURES, rest)
+        }
+        _ => return None,
     };
     let rest = after_version(rest)?;
     match find(families, rest) {
