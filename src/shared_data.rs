@@ -6,7 +6,7 @@
 //! | module | room for |
 //! |---|---|
 //! | [`name`] | every name, and what tells one format of its values from another |
-//! | [`key_space`] | a fixed number of keys, of which each digest has one; the secret that nobody outside can aim at |
+//! | [`key_space`] | a fixed number of keys, of which each digest has one by a secret, so that no client can aim at a key |
 //! | [`bucket`] | some records in one value |
 //! | [`mark`] | an empty value that tells of changes |
 //! | [`look`] | when a worker has last looked |

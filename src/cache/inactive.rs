@@ -1,12 +1,12 @@
 //! The inactive tokens that one worker keeps for itself: those that come again and again.
 //!
 //! A wrong "inactive" logs a person out, so nothing here counts by itself. What a worker keeps is marked as kept in its entry in
-//! the shared cache. Whoever removes or voids such an entry renews a [mark](crate::shared_data::mark). The
-//! worker reads the mark at each use: a reading that hands nothing over, in place of two tables and a record.
+//! the shared cache. A worker that removes or voids such an entry renews a [mark](crate::shared_data::mark). The worker that
+//! keeps the token reads the mark at each use: a reading that hands nothing over, in place of two tables and a record.
 //!
 //! The order matters. The worker reads the mark first, then notes in the entry that it keeps it, which is a write on the
-//! condition that nothing has changed. Who takes a noted entry out renews the mark first and writes second, on the same
-//! condition. So one of the two writes fails, or the worker's number of the mark is an old one.
+//! condition that nothing has changed. A worker that takes a noted entry out renews the mark first and
+//! writes second, on the same condition. So one of the two writes fails, or the worker's number of the mark is an old one.
 
 use std::cell::RefCell;
 

@@ -6,9 +6,9 @@
 //! Which answer of a full bucket is given up when all are live is decided by when each was last *used*, so
 //! the table keeps what an ideal least-recently-used cache would keep, nearly.
 //!
-//! Another version of the module may have written a bucket in another format, while an update takes its time. Nobody here can
-//! tell what is in it. So a removal empties it, and whoever writes over it lets all workers look up again what they keep of
-//! active answers: those that were in it have no entry any more by which their end would be told.
+//! Another version of the module may have written a bucket in another format, while an update takes its time. This version
+//! cannot tell what is in it. So a removal empties such a bucket. A worker that writes over one makes all workers look up again
+//! what they keep of active answers: an answer that was in it has no entry any more by which its end would be told.
 //!
 //! The non-obvious rule: a removal or a doubt goes over every size that the table was ever used with in this process, see
 //! [`super::sizes`]. Only the bucket of the table's own size is looked into for an answer, so a hit pays nothing

@@ -351,7 +351,7 @@ impl<W> Flights<W> {
     }
 
     /// Takes out the waiters that are `chosen`, by question. The calls go on: their answers will be kept. A question for which
-    /// nobody waits any more leaves its line: `leave_line` is called with its place.
+    /// no request waits any more leaves its line: `leave_line` is called with its place.
     pub fn drain_waiters(
         &mut self,
         chosen: impl Fn(&Waiting<W>) -> bool,
