@@ -12,23 +12,28 @@
 //! `lookup.rs` reads the cache and `storage.rs` writes it. This file has what both need: until when an answer holds, and what
 //! voids it.
 
-pub mod ended;
+mod cached;
 pub mod entry;
 pub mod epoch;
 pub mod expiry;
 pub mod inactive;
 mod introspected;
-mod known;
 mod lookup;
 pub mod question;
 pub mod revocation;
 pub mod sizes;
 mod storage;
 pub mod table;
+pub mod token_events;
 pub mod token_secret;
 
 use std::time::Duration;
 
+pub use self::{
+    cached::{ActiveEntry, Audience, Awaited, Cached},
+    introspected::Introspected,
+    storage::StoreOutcome,
+};
 use self::{
     entry::Entry,
     epoch::Epochs,
@@ -38,11 +43,6 @@ use self::{
     revocation::Revocations,
     table::Table,
 };
-pub use self::{
-    introspected::Introspected,
-    known::{ActiveEntry, Awaited, Cached, Serves},
-    storage::StoreOutcome,
-};
 use crate::{
     clock::Instant,
     config,
@@ -51,7 +51,7 @@ use crate::{
         introspection::{ActiveAnswer, Answer},
         user::UserKey,
     },
-    shared_data::{look, name::Space},
+    shared_data::{last_read, name::Space},
     token::TokenDigest,
 };
 
@@ -61,7 +61,7 @@ const REFRESH_AHEAD: Duration = Duration::from_secs(6);
 
 /// How long an answer serves after it has come, at the least. An inactive one serves only those who waited for it. It is two
 /// ticks: a hint comes at once, and a worker that may have missed one looks at its next tick.
-const HANDED_OVER_WITHIN: Duration = look::LASTS.saturating_mul(2);
+const HANDED_OVER_WITHIN: Duration = last_read::MAX_AGE.saturating_mul(2);
 
 /// The two tables, as one worker sees them.
 #[derive(Debug)]

@@ -51,7 +51,7 @@ impl HostError {
     /// What must be there is not.
     pub const MISSING: Self = Self(1);
 
-    /// What must be a map is none.
+    /// The bytes are not a header map.
     pub const PARSE_FAILURE: Self = Self(4);
 
     /// Something failed in the host.

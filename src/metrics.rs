@@ -6,6 +6,14 @@
 //! The non-obvious rule: a reason or an outcome has one name wherever it is told: in the metric, in the access log,
 //! in docs/operations.md, which must list every one of them and explain it.
 
+mod labels;
+
+pub use self::labels::{
+    CacheTable, Evicted, HomeserverAnswer, IntrospectionOutcome, InvalidationReason, LookupResult,
+    Outcome, PresentedSecret, RejectionReason,
+};
+use self::labels::{Label, NONE};
+
 /// Something worth counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Metric {
@@ -14,13 +22,13 @@ pub enum Metric {
     /// An introspection request of the homeserver was answered, or passed on.
     Answered(Outcome),
     /// A table of the shared cache was looked into.
-    Lookup(Table, Hit),
+    Lookup(CacheTable, LookupResult),
     /// An entry of the shared cache made room for another.
-    Evicted(Table, Evicted),
+    Evicted(CacheTable, Evicted),
     /// An entry of a worker's own cache made room for another.
     LocalEvicted,
     /// An answer was too long for the shared cache.
-    TooLong(Table),
+    TooLong(CacheTable),
     /// A request joined an introspection that was already in flight.
     Coalesced,
     /// A request waits for an introspection that another worker makes.
@@ -47,198 +55,6 @@ pub enum Metric {
     ProvisioningRequest(PresentedSecret),
 }
 
-/// Defines an enum whose variants are the values of a label, each with its name in the metrics.
-macro_rules! label_values {
-    ($(#[$doc:meta])* $enum:ident: $($(#[$variant_doc:meta])* $variant:ident = $label:literal,)*) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum $enum {
-            $($(#[$variant_doc])* $variant,)*
-        }
-
-        impl $enum {
-            /// Every value.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// Returns its name in the metrics.
-            pub const fn label(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $label,)*
-                }
-            }
-        }
-    };
-}
-
-label_values! {
-    /// Why an active answer was dropped before its time, or all answers about a user.
-    InvalidationReason:
-    /// The provisioning request `delete_device`.
-    DeleteDevice = "delete_device",
-    /// The provisioning request `delete_user`.
-    DeleteUser = "delete_user",
-    /// The homeserver refused the token.
-    Homeserver = "homeserver",
-    /// MAS has answered otherwise since, or the token ended while it was asked about.
-    Introspection = "introspection",
-    /// A logout through the gateway.
-    Logout = "logout",
-    /// The provisioning request `provision_user`.
-    ProvisionUser = "provision_user",
-    /// The provisioning request `reactivate_user`.
-    ReactivateUser = "reactivate_user",
-    /// A revocation through the gateway.
-    Revocation = "revocation",
-    /// The provisioning request `sync_devices`.
-    SyncDevices = "sync_devices",
-    /// The provisioning request `upsert_device`.
-    UpsertDevice = "upsert_device",
-}
-
-label_values! {
-    /// How the asking of a question ended.
-    IntrospectionOutcome:
-    /// MAS calls the token active.
-    Active = "active",
-    /// MAS calls the token inactive.
-    Inactive = "inactive",
-    /// Envoy never delivered an answer.
-    Lost = "lost",
-    /// MAS answered 200 with what is not an introspection response.
-    Malformed = "malformed",
-    /// It was not asked: too many calls were under way, or too many requests waited.
-    Overloaded = "overloaded",
-    /// The answer was too long.
-    Oversized = "oversized",
-    /// The answer broke off, or was longer than Envoy keeps.
-    Reset = "reset",
-    /// MAS answered with another status than 200.
-    Status = "status",
-    /// MAS did not answer in time.
-    Timeout = "timeout",
-    /// Envoy did not take the question.
-    Undeliverable = "undeliverable",
-    /// Envoy took the question, but its connection to MAS failed before an answer.
-    Unreachable = "unreachable",
-}
-
-label_values! {
-    /// Why the edge answers in place of the homeserver.
-    RejectionReason:
-    /// A fault of the edge itself.
-    Internal = "internal",
-    /// There is no verdict.
-    IntrospectionFailed = "introspection_failed",
-    /// The device id is empty or too long.
-    InvalidDevice = "invalid_device",
-    /// The `Authorization` header is malformed.
-    InvalidHeader = "invalid_header",
-    /// The token belongs to no user.
-    InvalidUsername = "invalid_username",
-    /// The client brought too many inactive tokens.
-    LimitExceeded = "limit_exceeded",
-    /// There is no token where one is needed.
-    MissingToken = "missing_token",
-    /// There is a token in the header and another in the query.
-    Mixed = "mixed",
-    /// The scope names more than one device.
-    MultipleDevices = "multiple_devices",
-    /// The token lacks the scope of the client-server API.
-    NoApiScope = "no_api_scope",
-    /// The token is not active.
-    NotActive = "not_active",
-    /// The token has bytes outside ASCII.
-    NotAscii = "not_ascii",
-    /// The token lacks the admin scope.
-    NotServerAdmin = "not_server_admin",
-    /// More than one `Authorization` header.
-    SeveralAuthorizations = "several_authorizations",
-    /// More identity headers that the client made up than are removed from a request.
-    TooManyForged = "too_many_forged",
-    /// The path is never public.
-    Unrecognized = "unrecognized",
-}
-
-label_values! {
-    /// What the homeserver answered to a request that shadow mode let pass.
-    HomeserverAnswer:
-    /// Nothing: the request ended before, or Envoy answered in its place.
-    None = "none",
-    /// Success.
-    Success = "2xx",
-    /// A redirect.
-    Redirect = "3xx",
-    /// An error of the client.
-    ClientError = "4xx",
-    /// An error of the server.
-    ServerError = "5xx",
-}
-
-/// How a request was decided: the verdict and where it came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
-    /// Active, from the worker's own cache.
-    ActiveLocal,
-    /// Active, from the shared cache.
-    ActiveShared,
-    /// Active past its time, because MAS cannot be asked.
-    ActiveStale,
-    /// Active, by an introspection.
-    ActiveIntrospected,
-    /// Inactive, from the shared cache.
-    InactiveShared,
-    /// Inactive, by an introspection.
-    InactiveIntrospected,
-    /// Inactive without asking: the token cannot exist.
-    InactiveOffline,
-    /// MAS was asked, or should have been, and there is no verdict.
-    NoVerdict,
-    /// The client brought too many inactive tokens.
-    OverBudget,
-    /// No verdict was needed or possible: public endpoint, no token, appservice token.
-    NotAsked,
-}
-
-label_values! {
-    /// How the secret that a provisioning request presents compares with the one that is configured here.
-    PresentedSecret:
-    /// It is the same: the caller is MAS.
-    Matching = "matching",
-    /// It is another one.
-    Different = "different",
-    /// The request presents none.
-    Missing = "missing",
-    /// No shared secret is configured here.
-    Unchecked = "unchecked",
-}
-
-label_values! {
-    /// The two tables of the shared cache.
-    Table:
-    /// Active tokens.
-    Active = "active",
-    /// Inactive tokens.
-    Negative = "negative",
-}
-
-label_values! {
-    /// What an entry was when it made room for another.
-    Evicted:
-    /// An answer past its time.
-    Expired = "ended",
-    /// An answer that still held.
-    Live = "capacity",
-}
-
-label_values! {
-    /// The result of a look-up.
-    Hit:
-    /// A fresh entry was found.
-    Hit = "hit",
-    /// None was, or only a stale one.
-    Miss = "miss",
-}
-
 /// What kind of metric the host is to define.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -247,12 +63,6 @@ pub enum Kind {
     /// Collects samples.
     Histogram,
 }
-
-/// A label and its value.
-type Label = (&'static str, &'static str);
-
-/// No label.
-const NONE: Label = ("", "");
 
 const _: () = assert!(RejectionReason::ALL.len() <= Metric::ROW);
 
@@ -278,8 +88,12 @@ impl Metric {
         ];
         all.extend(Outcome::ALL.iter().map(|value| Self::Request(*value)));
         all.extend(Outcome::ALL.iter().map(|value| Self::Answered(*value)));
-        for table in Table::ALL {
-            all.extend(Hit::ALL.iter().map(|hit| Self::Lookup(*table, *hit)));
+        for table in CacheTable::ALL {
+            all.extend(
+                LookupResult::ALL
+                    .iter()
+                    .map(|hit| Self::Lookup(*table, *hit)),
+            );
             let evicted = Evicted::ALL.iter();
             all.extend(evicted.map(|evicted| Self::Evicted(*table, *evicted)));
             all.push(Self::TooLong(*table));
@@ -314,8 +128,12 @@ impl Metric {
         let (row, place) = match self {
             Self::Request(outcome) => (0, outcome as usize),
             Self::Answered(outcome) => (1, outcome as usize),
-            Self::Lookup(table, hit) => (2, Hit::ALL.len() * table as usize + hit as usize),
-            Self::Evicted(table, evicted) => (3, 2 * table as usize + evicted as usize),
+            Self::Lookup(table, hit) => {
+                (2, LookupResult::ALL.len() * table as usize + hit as usize)
+            }
+            Self::Evicted(table, evicted) => {
+                (3, Evicted::ALL.len() * table as usize + evicted as usize)
+            }
             Self::LocalEvicted => (4, 0),
             Self::TooLong(table) => (5, table as usize),
             Self::Coalesced => (6, 0),
@@ -390,74 +208,6 @@ impl Metric {
                 "provisioning_requests_total",
                 [("secret", secret.label()), NONE],
             ),
-        }
-    }
-}
-
-impl HomeserverAnswer {
-    /// Returns what a status says; `None` is no answer.
-    pub fn of(status: Option<u16>) -> Self {
-        match status {
-            Some(200..=299) => Self::Success,
-            Some(300..=399) => Self::Redirect,
-            Some(400..=499) => Self::ClientError,
-            Some(500..=599) => Self::ServerError,
-            _ => Self::None,
-        }
-    }
-}
-
-impl InvalidationReason {
-    /// Returns whether a provisioning request is the reason.
-    pub fn is_provisioning(self) -> bool {
-        !matches!(
-            self,
-            Self::Homeserver | Self::Introspection | Self::Logout | Self::Revocation
-        )
-    }
-}
-
-impl Outcome {
-    /// Every outcome.
-    pub const ALL: &[Self] = &[
-        Self::ActiveLocal,
-        Self::ActiveShared,
-        Self::ActiveStale,
-        Self::ActiveIntrospected,
-        Self::InactiveShared,
-        Self::InactiveIntrospected,
-        Self::InactiveOffline,
-        Self::NoVerdict,
-        Self::OverBudget,
-        Self::NotAsked,
-    ];
-
-    /// What is known of the token.
-    pub fn verdict(self) -> &'static str {
-        self.words().0
-    }
-
-    /// Where that is from.
-    pub fn source(self) -> &'static str {
-        self.words().1
-    }
-
-    fn labels(self) -> [Label; 2] {
-        [("verdict", self.verdict()), ("source", self.source())]
-    }
-
-    fn words(self) -> (&'static str, &'static str) {
-        match self {
-            Self::ActiveLocal => ("active", "local"),
-            Self::ActiveShared => ("active", "shared"),
-            Self::ActiveStale => ("active", "stale"),
-            Self::ActiveIntrospected => ("active", "mas"),
-            Self::InactiveShared => ("inactive", "shared"),
-            Self::InactiveIntrospected => ("inactive", "mas"),
-            Self::InactiveOffline => ("inactive", "offline"),
-            Self::NoVerdict => ("no_verdict", "mas"),
-            Self::OverBudget => ("no_verdict", "budget"),
-            Self::NotAsked => ("not_asked", "offline"),
         }
     }
 }

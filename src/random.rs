@@ -1,8 +1,8 @@
 //! Random numbers that no client knows, for what a VM keeps to itself.
 //!
 //! The non-obvious rule: `std` offers no random numbers, but it seeds every hash state from the host's source of them. The hash
-//! of no input under such a state is a random number. The key of each state is the one before plus one. So the numbers are as hard
-//! to guess as what SipHash gives under a key that no client knows.
+//! of the empty input under such a state is a random number. The key of each state is the one before plus one. So the numbers are
+//! as hard to guess as what SipHash gives under a key that no client knows.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 

@@ -35,30 +35,28 @@ pub use self::{
         Found, Invalidation, Origin, Provenance, Query, Resolution, Verdict, WaiterId, Waiting,
     },
     state::Resolver,
-    steps::{lag::TICK, start::MAX_TOKEN_BYTES},
-    upstream::{Admission, Overflow, Reader, Upstream},
+    steps::{TICK, start::MAX_TOKEN_BYTES},
+    upstream::{Admission, Consumer, Overflow, Upstream},
 };
 use self::{
-    flight::{Full, Ready, State},
-    state::Pending,
+    flight::{Full, State},
     steps::{
         answer::is_brief,
-        stand_in::{count_outcome, overloaded},
+        counting::{count_outcome, note_duration, overloaded},
         start::Start,
     },
     workers::{
+        hint::Hint,
         lease::{Leased, Tombstone},
-        membership::Hint,
     },
 };
 use crate::{
     cache::{
         Introspected, SharedCache,
-        ended::Event,
         epoch::{Stamp, Subject},
         table::Removed,
+        token_events::Event,
     },
-    clock::millis,
     host::{Backend, CallId, Callback, QueueId, RootId, Store, StreamId},
     mas::{
         introspection::{self, Answer, IntrospectionResponse, NoVerdict},
@@ -74,7 +72,7 @@ impl<W> Resolver<W> {
         cb.host.tick_every(cb.root, Some(TICK));
         // Where the timer of another root runs, its next tick may be late already.
         self.ticked_at.get_or_insert_with(|| cb.now());
-        self.workers.attend(cb);
+        self.workers.check_in(cb);
     }
 
     /// Notes that no timer runs any more, so that the next tick is not late whenever it comes.
@@ -97,7 +95,7 @@ impl<W> Resolver<W> {
         let upstream = query.upstream;
         let now = cb.now();
         self.workers.refresh_epochs(cb, now);
-        let epochs = (!upstream.is_kept_by_reader).then(|| self.workers.epochs());
+        let epochs = (!upstream.keeps_answers).then(|| self.workers.epochs());
         let count = |metric| cb.host.count(metric);
         let cached = upstream
             .cache
@@ -126,7 +124,7 @@ impl<W> Resolver<W> {
         let key = query.key();
         let id = self.waiter_id(stream);
         let waiting = self.waiting(cb, query, waiter);
-        if self.must_not_queue(query, &key) {
+        if self.can_neither_wait_nor_call(query, &key) {
             let why = overloaded(cb);
             return Some(self.stand_in(cb, query.upstream, &query.digest, why));
         }
@@ -219,7 +217,7 @@ impl<W> Resolver<W> {
                 let lifetime = answer.lifetime(told);
                 let mut introspected =
                     Introspected::new(key.digest, flight.since, now, answer, lifetime);
-                introspected.is_only_answer =
+                introspected.is_exclusive =
                     flight.leased() != Leased::No && is_brief(&introspected);
                 self.complete(cb, key, flight, introspected);
             }
@@ -233,7 +231,7 @@ impl<W> Resolver<W> {
             Err(NoVerdict::Reset) => return self.fail(cb, key, flight, NoVerdict::Reset),
             Err(why) => self.fail(cb, key, flight, why),
         }
-        self.start_queued(cb);
+        self.call_from_line(cb);
     }
 
     /// Takes in the messages of a shared queue.
@@ -247,11 +245,11 @@ impl<W> Resolver<W> {
                         self.resume(cb, key, flight);
                     }
                 }
-                Some(Hint::Failed(key, word)) => {
-                    self.fail_awaiting(cb, key, word, NoVerdict::Elsewhere);
+                Some(Hint::Failed(key, notice)) => {
+                    self.fail_awaiting(cb, key, notice, NoVerdict::Elsewhere);
                 }
-                Some(Hint::Outdated(key, word)) => {
-                    self.fail_awaiting(cb, key, word, NoVerdict::Outdated);
+                Some(Hint::Outdated(key, notice)) => {
+                    self.fail_awaiting(cb, key, notice, NoVerdict::Outdated);
                 }
                 Some(Hint::Invalidated) => self.workers.read_epochs(cb),
                 // Its call has ended, and what it brought is in the shared cache, unless the token has ended since.
@@ -265,67 +263,10 @@ impl<W> Resolver<W> {
         }
     }
 
-    /// Looks at deadlines, leases and epochs, on behalf of the callback's root.
-    pub fn on_tick<H: Backend>(&mut self, cb: &Callback<'_, H>) {
-        let now = cb.now();
-        self.workers.attend(cb);
-        self.look_for_awaited(cb);
-        self.forgive_lag(now);
-        // A root that has ended left its calls free. Nobody is refused for want of one.
-        self.start_queued(cb);
-        // The calls go on, and their answers will be kept.
-        let limits = &mut self.limits;
-        let timed_out = self.flights.drain_waiters(
-            |waiting| waiting.give_up_at <= now,
-            |place| limits.leave_line(place),
-        );
-        for (key, waiters) in timed_out {
-            self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Lost);
-        }
-        // Before any of them ends: another worker may be calling for it once more.
-        self.resume_ready(cb, Ready::Due(now));
-        let expired = Ready::Expired(now);
-        for key in self.flights.ready(expired) {
-            let Some(flight) = self.flights.take_ready(&key, expired) else {
-                continue;
-            };
-            match flight.state {
-                State::Calling { .. } => {
-                    note_duration(cb, &flight);
-                    count_outcome(cb, NoVerdict::Lost.outcome());
-                    self.fail(cb, key, flight, NoVerdict::Lost);
-                }
-                State::Queued { place, .. } => {
-                    self.limits.leave_line(place);
-                    self.end_queued(cb, key, flight);
-                }
-                State::AwaitingPeer { .. } | State::Orphaned => {
-                    self.fail(cb, key, flight, NoVerdict::Lost);
-                }
-            }
-        }
-        self.resume_ready(cb, Ready::Orphaned);
-        self.start_queued(cb);
-        // Four times a second, though a worker ticks for each configuration, and at times for each millisecond: a lease
-        // outlasts two ticks that come late.
-        for key in self.flights.renew_leases(now.minus(TICK), now) {
-            self.workers.renew(cb, &key);
-        }
-        self.failures.expire(now);
-    }
-
-    fn resume_ready<H: Backend>(&mut self, cb: &Callback<'_, H>, why: Ready) {
-        for key in self.flights.ready(why) {
-            if let Some(flight) = self.flights.take_ready(&key, why) {
-                self.resume(cb, key, flight);
-            }
-        }
-    }
-
     /// Notes that a stream has ended, whatever it waited for. A call goes on without it.
     pub fn cancel(&mut self, stream: StreamId) {
         if let Some(flight) = self.flights.forget(stream)
-            && let State::Queued { place, .. } = flight.state
+            && let State::InLine { place, .. } = flight.state
         {
             self.limits.leave_line(place);
         }
@@ -358,12 +299,6 @@ impl<W> Resolver<W> {
     pub fn put_back(&mut self, resolution: Resolution<W>) {
         self.resolutions.push_front(resolution);
     }
-}
-
-/// Notes how long a call took that has ended. The sum of it, by the second, is how many calls are under way.
-fn note_duration<H: Backend, W>(cb: &Callback<'_, H>, flight: &Pending<W>) {
-    let took = millis(cb.now().since(flight.since));
-    cb.host.record(Metric::IntrospectionMillis, took);
 }
 
 #[cfg(test)]

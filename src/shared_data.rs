@@ -9,10 +9,10 @@
 //! | [`key_space`] | a fixed number of keys, of which each digest has one by a secret, so that no client can aim at a key |
 //! | [`bucket`] | some records in one value |
 //! | [`mark`] | an empty value that tells of changes |
-//! | [`look`] | when a worker has last looked |
+//! | [`last_read`] | when a worker has last read something |
 
 pub mod bucket;
 pub mod key_space;
-pub mod look;
+pub mod last_read;
 pub mod mark;
 pub mod name;

@@ -4,12 +4,7 @@
 //! else a token is known by its hash under a secret of the process, and the `Debug` output of neither shows anything. So no
 //! client can look for two tokens with one name, and who reads the name learns nothing of the token.
 
-use std::{
-    borrow::Cow,
-    cmp::Ordering,
-    fmt,
-    hash::{Hash, Hasher},
-};
+use std::{borrow::Cow, cmp::Ordering, fmt};
 
 use crate::{
     form::scan::has_control,
@@ -18,7 +13,7 @@ use crate::{
 
 /// An access token: ASCII, not empty. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct AccessToken<'a>(pub(crate) Cow<'a, [u8]>);
+pub struct AccessToken<'a>(Cow<'a, [u8]>);
 
 impl<'a> AccessToken<'a> {
     /// `None` if the token is empty or has bytes outside ASCII.
@@ -125,12 +120,6 @@ impl PartialEq for TokenDigest {
 
 impl Eq for TokenDigest {}
 
-impl Hash for TokenDigest {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
-    }
-}
-
 impl PartialOrd for TokenDigest {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
@@ -141,6 +130,14 @@ impl Ord for TokenDigest {
     #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
         self.words().cmp(&other.words())
+    }
+}
+
+#[cfg(test)]
+impl AccessToken<'_> {
+    /// Whether it is a part of what it was read from.
+    pub fn is_borrowed(&self) -> bool {
+        matches!(self.0, Cow::Borrowed(_))
     }
 }
 

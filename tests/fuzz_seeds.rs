@@ -10,9 +10,9 @@ use std::{fs, path::Path, time::Duration};
 use matrix_edge_auth::{
     cache::{
         Cached, SharedCache,
-        ended::{EndedTokens, Event, Point},
         question::QuestionKey,
         revocation::Revocations,
+        token_events::{Event, Point, TokenEvents},
     },
     clock::Instant,
     config,
@@ -25,7 +25,7 @@ use matrix_edge_auth::{
         credential::{Authorization, Credential, FormPost, extract},
         endpoint::{AuthRequirement, Method, classify},
     },
-    resolver::workers::lease::{Acquired, Claim, LEASE, Leases, Otherwise},
+    resolver::workers::lease::{Acquired, Claim, LEASE, Leases, OnHeld},
     token::TokenDigest,
 };
 use planted::{Planted, Values};
@@ -79,7 +79,7 @@ impl Seed {
             holder: 1,
             now: self.now,
             cache_read_at: self.now.minus(LEASE),
-            otherwise: Otherwise::Wait,
+            on_held: OnHeld::Wait,
         };
         Leases::default().claim(&self.store, &claim)
     }
@@ -127,7 +127,7 @@ fn ends() {
     }
 
     let seed = Seed::read("ends");
-    let ended = EndedTokens::default();
+    let ended = TokenEvents::default();
     // Some of its events are not named any more.
     let since = ended.since(&seed.store, &seed.digest, Point::default());
     assert_eq!(since, Some(Event::End));

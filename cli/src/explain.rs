@@ -14,8 +14,9 @@ use matrix_edge_auth::{
         reply::{Cors, Rejection},
     },
     resolver::Verdict,
-    role::gateway::policy::{
-        Decision, Grant, Inspection, Recognized, decide, ignores_token, inspect, unless_ignored,
+    role::gateway::{
+        policy::{Decision, Grant, Inspection, decide, ignores_token, inspect, unless_ignored},
+        recognized::Recognized,
     },
     token::TokenSecret,
 };

@@ -13,7 +13,10 @@ use matrix_edge_auth::{
     mas::token::{Shape, TokenFormatError, TokenKind, check, shape},
     matrix::reply::{Cors, Rejection},
     resolver::MAX_TOKEN_BYTES,
-    role::gateway::policy::{Inspection, Recognized, inspect},
+    role::gateway::{
+        policy::{Inspection, inspect},
+        recognized::Recognized,
+    },
     token::TokenSecret,
 };
 

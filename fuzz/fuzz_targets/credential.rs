@@ -53,10 +53,10 @@ fuzz_target!(|input: &[u8]| {
             Ok(Credential::Token {
                 token,
                 source,
-                is_doubtful,
+                may_be_overridden,
             }) => {
                 assert_eq!((token.as_bytes(), source), (&*expected, Source::Query));
-                assert_eq!(is_doubtful, form == FormPost::Maybe);
+                assert_eq!(may_be_overridden, form == FormPost::Maybe);
             }
             other => panic!("{other:?}"),
         },

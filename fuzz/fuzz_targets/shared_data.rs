@@ -13,11 +13,11 @@ use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::{
     cache::{
         Cached, Introspected, SharedCache,
-        ended::{EndedTokens, Event},
         epoch::{Epochs, Subject},
         question::QuestionKey,
         revocation::Revocations,
         table::Fate,
+        token_events::{Event, TokenEvents},
     },
     clock::Instant,
     config::{self, UnknownTokenBudget},
@@ -31,7 +31,7 @@ use matrix_edge_auth::{
             ClientKey,
             budget::{Budget, Inactive},
         },
-        workers::lease::{Acquired, Claim, LEASE, Leases, Otherwise, Tombstone},
+        workers::lease::{Acquired, Claim, LEASE, Leases, OnHeld, Tombstone},
     },
     shared_data::name::FORMAT_VERSION,
     token::{TokenDigest, TokenSecret},
@@ -80,7 +80,7 @@ fn finds(store: &Planted, digest: &TokenDigest, now: Instant) {
     match cache.lookup(store, digest, now) {
         None => {}
         Some(Cached::Inactive(_)) => assert!(is_told("n")),
-        Some(Cached::Ended) => assert!(is_told("a")),
+        Some(Cached::Expired) => assert!(is_told("a")),
         Some(Cached::Active(known)) => {
             assert_eq!(known.digest, *digest);
             assert!(now < known.fresh_until);
@@ -122,7 +122,7 @@ fn keeps(store: &Planted, digest: &TokenDigest, now: Instant) {
     let is_superseded = outcome.fate == Fate::Superseded;
     match cache.lookup(store, digest, now) {
         Some(Cached::Active(_)) => assert!(is_superseded, "it was said to be inactive"),
-        Some(Cached::Inactive(_) | Cached::Ended) => {
+        Some(Cached::Inactive(_) | Cached::Expired) => {
             assert!(is_superseded || outcome.fate == Fate::Stored);
         }
         None => {}
@@ -181,12 +181,12 @@ fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
             holder,
             now,
             cache_read_at,
-            otherwise: Otherwise::Wait,
+            on_held: OnHeld::Wait,
         };
         leases.claim(store, &claim)
     };
     match claim(ME, now.minus(LEASE)) {
-        Acquired::Mine | Acquired::MineAmongMany => {
+        Acquired::Mine | Acquired::MineInCrowdedBucket => {
             let others = claim(OTHER, now);
             // Nothing lasts past the end of time.
             let end = now + LEASE;
@@ -197,7 +197,10 @@ fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
         Acquired::Tombstone(at) => {
             assert!(is_told && now < at + LEASE);
             let again = claim(ME, at);
-            assert!(matches!(again, Acquired::Mine | Acquired::MineAmongMany));
+            assert!(matches!(
+                again,
+                Acquired::Mine | Acquired::MineInCrowdedBucket
+            ));
         }
         Acquired::Failed => assert!(is_told),
         Acquired::BucketFull => assert!(!store.values.of("l").is_empty()),
@@ -209,7 +212,7 @@ fn leases(store: &Planted, digest: &TokenDigest, now: Instant) {
 
 /// An end and a refusal are seen whatever stood there before.
 fn ends(store: &Planted, digest: &TokenDigest, now: Instant) {
-    let ended = EndedTokens::default();
+    let ended = TokenEvents::default();
     for event in [Event::End, Event::Refusal] {
         let before = ended.point(store, now);
         assert_eq!(ended.add(store, digest, event), Ok(()));

@@ -14,7 +14,7 @@ use crate::{
     clock::Instant,
     host::{NotWritten, Store, Unreadable},
     shared_data::{
-        mark::{Mark, Number},
+        mark::{Mark, MarkNumber},
         name::Space,
     },
     token::TokenDigest,
@@ -35,7 +35,7 @@ impl Default for KeptMark {
 
 impl KeptMark {
     /// Returns the number under which something may be kept from now on.
-    pub fn read(&self, store: &impl Store) -> Result<Number, Unreadable> {
+    pub fn read(&self, store: &impl Store) -> Result<MarkNumber, Unreadable> {
         self.0.read(store)
     }
 
@@ -57,7 +57,7 @@ pub struct LocalInactive {
 struct Kept {
     token: TokenDigest,
     until: Instant,
-    mark: Number,
+    mark: MarkNumber,
 }
 
 impl LocalInactive {
@@ -92,7 +92,7 @@ impl LocalInactive {
     }
 
     /// Keeps a token until then, under the number that the mark had before its entry was noted.
-    pub fn insert(&self, token: TokenDigest, until: Instant, mark: Number) {
+    pub fn insert(&self, token: TokenDigest, until: Instant, mark: MarkNumber) {
         let Ok(mut places) = self.places.try_borrow_mut() else {
             return;
         };

@@ -24,7 +24,7 @@ pub struct Introspected {
     pub lifetime: Option<Lifetime>,
     /// The call was brief and under the lease, so no other worker has asked meanwhile. If a worker that asked earlier stores
     /// "inactive" afterwards, it takes that out again when it sees another worker's lease.
-    pub is_only_answer: bool,
+    pub is_exclusive: bool,
     /// Whose token it is, if it is active. Known here, since a digest costs as much as half a host call.
     pub(super) user: Option<UserKey>,
 }
@@ -48,7 +48,7 @@ impl Introspected {
             answered_at,
             answer,
             lifetime,
-            is_only_answer: false,
+            is_exclusive: false,
             user,
         }
     }

@@ -1,14 +1,14 @@
 //! How the shared cache is read: a fresh answer, one for those who waited for it, or a stale one.
 
 use super::{
-    ActiveEntry, Awaited, Cached, HANDED_OVER_WITHIN, Serves, SharedCache, entry::Entry,
+    ActiveEntry, Audience, Awaited, Cached, HANDED_OVER_WITHIN, SharedCache, entry::Entry,
     epoch::Epochs, table::Table,
 };
 use crate::{
     clock::Instant,
     host::Store,
     mas::introspection::{Answer, InactiveAnswer},
-    metrics::{self, Hit, Metric},
+    metrics::{self, LookupResult, Metric},
     token::TokenDigest,
 };
 
@@ -37,7 +37,7 @@ impl SharedCache {
         }
         let active = self.lookup_active_table(store, digest, now, epochs);
         count(Metric::Lookup(
-            metrics::Table::Active,
+            metrics::CacheTable::Active,
             hit(active.is_some()),
         ));
         if active.is_some() {
@@ -45,7 +45,7 @@ impl SharedCache {
         }
         let inactive = self.lookup_negative_table(store, digest, now);
         count(Metric::Lookup(
-            metrics::Table::Negative,
+            metrics::CacheTable::Negative,
             hit(inactive.is_some()),
         ));
         if inactive.is_some() && self.local_inactive.is_in_use() {
@@ -54,12 +54,11 @@ impl SharedCache {
         inactive.map(Cached::Inactive)
     }
 
-    /// What is known of the token only to requests that waited while another worker asked, the first of them since `since`:
-    /// - An entry whose question was sent after a request came serves that request, even if MAS has told of users since.
-    /// - An inactive entry that was past its time as it came serves each request that came before it, since asking anew would
-    ///   take as long again.
-    ///
-    /// An inactive entry does so for half a second after it came, however short its time is: every worker looks for it by then.
+    /// Returns an answer for requests that waited for another worker, though it serves no new request. `since`: when the first
+    /// of them came.
+    /// - If a request came before the question was sent, the answer serves it, even if MAS has told of users since.
+    /// - An "inactive" that came after its time was over serves the requests that came before it. A new call would take as long.
+    ///   It does so for half a second after it came, whatever `negative_ttl` is: every worker looks for it by then.
     pub fn lookup_awaited(
         &self,
         store: &impl Store,
@@ -72,20 +71,20 @@ impl SharedCache {
             let entry = table.find(store, &key, now)?;
             let fresh_until = self.fresh_until(&entry);
             let is_late = now >= fresh_until && self.is_valid_inactive(store, &entry);
-            let serves = if is_late {
-                Serves::BeforeAnswer(entry.answered_at)
+            let audience = if is_late {
+                Audience::CameBeforeAnswer(entry.answered_at)
             } else {
-                Serves::BeforeQuestion(entry.asked_at)
+                Audience::CameBeforeQuestion(entry.asked_at)
             };
             // `negative_ttl` may be over as the answer comes.
             let end = match entry.answer {
                 Answer::Active(_) => fresh_until,
                 Answer::Inactive(_) => fresh_until.max(entry.answered_at + HANDED_OVER_WITHIN),
             };
-            let holds = serves.includes(since) && !entry.is_doubted && now < end;
+            let holds = audience.includes(since) && !entry.is_doubted && now < end;
             holds.then(|| Awaited {
                 cached: self.cached(entry),
-                serves,
+                audience,
             })
         };
         find(&self.active).or_else(|| find(&self.negative))
@@ -108,7 +107,7 @@ impl SharedCache {
     ) -> Option<Cached> {
         let entry = self.active.find(store, &self.question(digest), now)?;
         if entry.expiry.is_some_and(|expiry| expiry.has_passed(now)) {
-            return Some(Cached::Ended);
+            return Some(Cached::Expired);
         }
         if entry.is_doubted || now >= self.fresh_until(&entry) {
             return None;
@@ -196,6 +195,10 @@ impl SharedCache {
     }
 }
 
-fn hit(found: bool) -> Hit {
-    if found { Hit::Hit } else { Hit::Miss }
+fn hit(found: bool) -> LookupResult {
+    if found {
+        LookupResult::Hit
+    } else {
+        LookupResult::Miss
+    }
 }

@@ -6,7 +6,7 @@
 use crate::token::TokenDigest;
 
 /// A question to MAS: the token, and the [`crate::config::Config::fingerprint`] of who is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QuestionKey {
     /// Which token.
     pub digest: TokenDigest,

@@ -24,8 +24,8 @@ use crate::{
     clock::Instant,
     host::{If, Store, until_written},
     shared_data::{
-        look::Look,
-        mark::{Mark, Number},
+        last_read::LastRead,
+        mark::{Mark, MarkNumber},
         name::{self, Space},
     },
 };
@@ -39,15 +39,15 @@ pub struct Sizes {
     key: String,
     mark: Mark,
     known: RefCell<Known>,
-    /// The last look at the mark, which serves what ends no session.
-    look: Look,
+    /// The last reading of the mark, which serves what ends no session.
+    last_read: LastRead,
 }
 
 /// The register as it was last read.
 #[derive(Debug, Default)]
 struct Known {
     /// The number that its mark had before.
-    mark: Number,
+    mark: MarkNumber,
     sizes: Vec<u32>,
 }
 
@@ -58,14 +58,14 @@ impl Sizes {
             key: name::sizes(space),
             mark: Mark::new(space, "sizes"),
             known: RefCell::default(),
-            look: Look::default(),
+            last_read: LastRead::default(),
         }
     }
 
     /// Calls `each` with every number of buckets that was registered a quarter of a second ago or earlier, and perhaps with some
     /// that came since.
     pub fn for_each_known(&self, store: &impl Store, now: Instant, mut each: impl FnMut(u32)) {
-        if self.look.is_recent(now)
+        if self.last_read.is_recent(now)
             && let Ok(known) = self.known.try_borrow()
         {
             known.sizes.iter().copied().for_each(&mut each);
@@ -78,15 +78,15 @@ impl Sizes {
             .try_borrow()
             .is_ok_and(|known| known.mark.is_some());
         if is_read {
-            self.look.note(now);
+            self.last_read.note(now);
         } else {
-            self.look.forget();
+            self.last_read.forget();
         }
     }
 
     /// Returns whether a look of the last quarter of a second found one number of buckets.
     pub fn is_only_one(&self, now: Instant) -> bool {
-        self.look.is_recent(now)
+        self.last_read.is_recent(now)
             && self
                 .known
                 .try_borrow()
@@ -113,7 +113,7 @@ impl Sizes {
         let number = self.enter(store, number)?;
         // Also if the number was there: the worker that entered it may not have come to this yet.
         self.mark.renew(store).ok()?;
-        self.look.forget();
+        self.last_read.forget();
         Some(number)
     }
 
@@ -161,182 +161,4 @@ fn decode(bytes: &[u8]) -> Vec<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::*;
-    use crate::host::{NotWritten, Unreadable, Versioned, memory::MemoryStore};
-
-    fn sizes() -> Sizes {
-        Sizes::new(Space::Active)
-    }
-
-    fn all(sizes: &Sizes, store: &impl Store) -> Vec<u32> {
-        let mut all = Vec::new();
-        sizes.for_each(store, |number| all.push(number));
-        all
-    }
-
-    #[test]
-    fn a_look_serves_a_quarter_of_a_second() {
-        let at = |millis: u64| Instant::from_millis(1_000 + millis);
-        let store = MemoryStore::default();
-        let [one, other] = [sizes(), sizes()];
-        let known = |now| {
-            let mut known = Vec::new();
-            one.for_each_known(&store, now, |number| known.push(number));
-            known
-        };
-        assert!(known(at(0)).is_empty());
-        assert_eq!(other.register(&store, 8), Some(8));
-        assert_eq!(known(at(0)), [8], "there was no mark to look at");
-        assert_eq!(other.register(&store, 16), Some(16));
-        assert_eq!(known(at(249)), [8]);
-        assert_eq!(known(at(250)), [8, 16]);
-        assert_eq!(other.register(&store, 4), Some(4));
-        assert_eq!(known(at(249)), [8, 16, 4], "the clock went back");
-        assert_eq!(one.register(&store, 2), Some(2));
-        assert_eq!(known(at(249)), [8, 16, 4, 2], "its own");
-        assert_eq!(all(&one, &store), [8, 16, 4, 2]);
-    }
-
-    #[test]
-    fn a_size_is_registered_once_and_stays() {
-        let store = MemoryStore::default();
-        assert!(all(&sizes(), &store).is_empty());
-        for number in [8, 16, 8, 8, 4] {
-            assert_eq!(sizes().register(&store, number), Some(number));
-        }
-        assert_eq!(all(&sizes(), &store), [8, 16, 4]);
-        assert!(all(&Sizes::new(Space::Negative), &store).is_empty());
-        assert_eq!(store.len(), 2, "the register and its mark");
-    }
-
-    #[test]
-    fn a_size_that_another_worker_registers_is_known_at_once() {
-        let (store, [one, two]) = (MemoryStore::default(), [sizes(), sizes()]);
-        one.register(&store, 8);
-        for expected in [&[8][..], &[8, 16], &[8, 16, 4]] {
-            if let Some(new) = expected.get(1..).and_then(<[u32]>::last) {
-                two.register(&store, *new);
-            }
-            for _ in 0..2 {
-                assert_eq!(all(&one, &store), expected);
-            }
-        }
-    }
-
-    /// A worker that comes upon a size before its mark may use the table at once.
-    #[test]
-    fn a_size_whose_mark_is_missing_is_marked_by_the_next_that_registers_it() {
-        let (store, known) = (MemoryStore::default(), sizes());
-        known.register(&store, 8);
-        assert_eq!(all(&known, &store), [8]);
-        assert_eq!(
-            sizes().enter(&store, 16),
-            Some(16),
-            "and its worker is gone"
-        );
-        assert_eq!(sizes().register(&store, 16), Some(16));
-        assert_eq!(all(&known, &store), [8, 16]);
-    }
-
-    #[test]
-    fn a_register_is_read_again_only_after_a_change() {
-        struct Counting<'s>(&'s MemoryStore, Cell<usize>);
-
-        impl Store for Counting<'_> {
-            fn try_read(&self, key: &[u8]) -> Result<Option<Versioned>, Unreadable> {
-                let found = self.0.try_read(key)?;
-                let is_empty = found.as_ref().is_none_or(|found| found.value.is_empty());
-                self.1.set(self.1.get() + usize::from(!is_empty));
-                Ok(found)
-            }
-
-            fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
-                self.0.write(key, value, condition)
-            }
-
-            fn random(&self) -> u64 {
-                self.0.random()
-            }
-        }
-
-        let (store, known) = (MemoryStore::default(), sizes());
-        known.register(&store, 8);
-        let counting = Counting(&store, Cell::default());
-        for _ in 0..3 {
-            all(&known, &counting);
-        }
-        assert_eq!(counting.1.get(), 1);
-        sizes().register(&store, 8);
-        all(&known, &counting);
-        assert_eq!(counting.1.get(), 2, "it may have changed");
-    }
-
-    #[test]
-    fn a_race_loses_no_size() {
-        let store = MemoryStore::default();
-        for (mine, theirs) in [(1, 2), (3, 4), (5, 5)] {
-            *store.interfere.borrow_mut() = Some(Box::new(move |store: &MemoryStore| {
-                assert_eq!(sizes().register(store, theirs), Some(theirs));
-            }));
-            assert_eq!(sizes().register(&store, mine), Some(mine));
-        }
-        assert_eq!(all(&sizes(), &store), [2, 1, 4, 3, 5]);
-    }
-
-    #[test]
-    fn a_full_register_gives_the_nearest_size_that_is_not_larger() {
-        let store = MemoryStore::default();
-        for number in 1..=64 {
-            assert_eq!(sizes().register(&store, number * 10), Some(number * 10));
-        }
-        for (wanted, given) in [
-            (10, 10),
-            (640, 640),
-            (15, 10),
-            (639, 630),
-            (u32::MAX, 640),
-            (1, 10),
-        ] {
-            assert_eq!(sizes().register(&store, wanted), Some(given), "{wanted}");
-        }
-        assert_eq!(all(&sizes(), &store).len(), 64, "it does not grow");
-    }
-
-    #[test]
-    fn without_a_register_there_is_no_size() {
-        /// How often it was to be written.
-        #[derive(Default)]
-        struct ReadOnly(Cell<u32>);
-
-        impl Store for ReadOnly {
-            fn try_read(&self, _key: &[u8]) -> Result<Option<Versioned>, Unreadable> {
-                Ok(None)
-            }
-
-            fn write(&self, _: &[u8], _: &[u8], _: If) -> Result<(), NotWritten> {
-                self.0.set(self.0.get() + 1);
-                Err(NotWritten::Refused)
-            }
-
-            fn random(&self) -> u64 {
-                7
-            }
-        }
-
-        let store = ReadOnly::default();
-        assert_eq!(sizes().register(&store, 8), None);
-        assert_eq!(store.0.get(), 1, "a refusal is no race");
-    }
-
-    #[test]
-    fn any_bytes_are_a_register_of_bounded_size() {
-        let bytes = encode(&[8, 16]);
-        assert_eq!(decode(&bytes), [8, 16]);
-        assert_eq!(decode(&bytes[..6]), [8], "cut short");
-        assert!(decode(&[]).is_empty());
-        assert_eq!(decode(&encode(&[1; 100])).len(), MAX_SIZES);
-    }
-}
+mod tests;

@@ -43,8 +43,8 @@ impl SharedCache {
                 written.fate = Fate::NotWritten;
             }
         }
-        // It was looked for in vain, and no other worker has asked since.
-        let is_settled = asked.is_only_answer
+        // This worker looked for an answer of the other kind, found none, and no other worker has asked since.
+        let is_settled = asked.is_exclusive
             && asked.is_active()
             && other.take_miss(&key.digest) >= Some(asked.asked_at)
             && other.has_one_size(now);

@@ -70,7 +70,7 @@ fn life(answer: &Answer, times: &[f64]) -> String {
     let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
     keep(&cache, &store, 0.0, 0.2, answer);
     let known = |time: &f64| match cache.lookup(&store, &digest, seconds(*time)) {
-        Some(Cached::Inactive(_) | Cached::Ended) => 'I',
+        Some(Cached::Inactive(_) | Cached::Expired) => 'I',
         None => '-',
         active => {
             assert!(is_alice(active));
@@ -137,12 +137,12 @@ fn an_inactive_answer_past_its_time_serves_who_waited_and_for_a_moment() {
         );
         let awaited = cache.lookup_awaited(&store, &digest, seconds(since), seconds(now))?;
         assert_eq!(awaited.cached, Cached::Inactive(InactiveAnswer::default()));
-        Some(awaited.serves)
+        Some(awaited.audience)
     };
     for since in [0.0, 1.0, 2.999] {
         assert_eq!(
             awaited(since, 3.499),
-            Some(Serves::BeforeAnswer(seconds(3.0)))
+            Some(Audience::CameBeforeAnswer(seconds(3.0)))
         );
         assert_eq!(awaited(since, 3.5), None);
     }
@@ -162,7 +162,7 @@ fn an_inactive_answer_past_its_time_serves_who_waited_and_for_a_moment() {
     for since in [0.0, 3.999] {
         assert_eq!(
             awaited(since, 5.099),
-            Some(Serves::BeforeQuestion(seconds(4.0)))
+            Some(Audience::CameBeforeQuestion(seconds(4.0)))
         );
         assert_eq!(awaited(since, 5.1), None);
     }
@@ -329,7 +329,7 @@ fn a_doubted_answer_serves_only_where_mas_gives_none_and_not_past_its_time() {
         let end = 120.0 + stale_if_error;
         assert_eq!([0.0, end - 0.001, end].map(stale), [true, true, false]);
         // Its token's end holds all the same.
-        assert_eq!(find(301.0), Some(Cached::Ended));
+        assert_eq!(find(301.0), Some(Cached::Expired));
         keep(&cache, &store, 1.0, 1.0, &active(None));
         assert!(is_alice(find(1.0)), "MAS has said it anew");
         cache.doubt(&store, &digest);

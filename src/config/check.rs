@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     ConfigError, Role,
-    key::{Head, List, Need, Object, Row, listed},
+    key::{Head, List, Object, Presence, Row, listed},
     members::Members,
     nearest::nearest,
     path::{Path, printable},
@@ -24,7 +24,7 @@ pub(super) fn check(value: &Value) -> Result<(), ConfigError> {
         return Err(ConfigError(format!("the configuration takes {object}")));
     };
     let mut check = Check {
-        has_server: Members::of(value).choice(&ROLE) != Role::Introspection,
+        needs_server_name: Members::of(value).choice(&ROLE) != Role::Introspection,
         missing: None,
     };
     check.members(members, &Path::Root, &CONFIGURATION)?;
@@ -38,7 +38,7 @@ pub(super) fn takes(path: &Path<'_>, what: &str) -> ConfigError {
 
 struct Check {
     /// Whether the role needs the homeserver's name.
-    has_server: bool,
+    needs_server_name: bool,
     /// The refusal for the first missing key.
     missing: Option<ConfigError>,
 }
@@ -56,12 +56,12 @@ impl Check {
         }
         self.alternatives(members, path, object)?;
         for row in object.rows {
-            let Head { name, need, .. } = row.head();
+            let Head { name, presence, .. } = row.head();
             let path = Path::Key(path, name);
             match members.get(*name) {
-                Some(Value::Null) if *need == Need::Nullable => {}
+                Some(Value::Null) if *presence == Presence::Nullable => {}
                 Some(value) => self.value(value, &path, row)?,
-                None if self.needs(*need) => {
+                None if self.needs(*presence) => {
                     self.lacks(&format!("{path}: is required and takes {row}"));
                 }
                 None => {}
@@ -80,7 +80,7 @@ impl Check {
         let mut alternatives = object
             .rows
             .iter()
-            .filter(|row| row.head().need == Need::OneOf)
+            .filter(|row| row.head().presence == Presence::OneOf)
             .map(|row| members.contains_key(row.head().name))
             .peekable();
         if alternatives.peek().is_none() {
@@ -127,11 +127,11 @@ impl Check {
         Ok(())
     }
 
-    fn needs(&self, need: Need) -> bool {
-        match need {
-            Need::Required => true,
-            Need::RequiredByRole => self.has_server,
-            Need::Optional | Need::Nullable | Need::OneOf => false,
+    fn needs(&self, presence: Presence) -> bool {
+        match presence {
+            Presence::Required => true,
+            Presence::RequiredByRole => self.needs_server_name,
+            Presence::Optional | Presence::Nullable | Presence::OneOf => false,
         }
     }
 

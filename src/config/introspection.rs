@@ -11,7 +11,7 @@ use super::{
     table,
     text::{self, is_secret},
 };
-use crate::mas::introspection::{Credential, Settings};
+use crate::mas::introspection::{ClientCredential, Settings};
 
 /// Looks an environment variable of the VM up.
 type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
@@ -54,12 +54,15 @@ pub(super) fn introspection(
     })
 }
 
-fn credential(keys: Members<'_>, env: Environment<'_>) -> Result<(Credential, bool), ConfigError> {
+fn credential(
+    keys: Members<'_>,
+    env: Environment<'_>,
+) -> Result<(ClientCredential, bool), ConfigError> {
     let introspection = Path::Key(&Path::Root, table::INTROSPECTION.head.name);
     let path = Path::Key(&introspection, table::CREDENTIAL.head.name);
     if let Some(bearer) = keys.present(&table::BEARER) {
         let secret = secret(bearer, &Path::Key(&path, table::BEARER.head.name), env)?;
-        Ok((Credential::bearer(&secret.text), secret.is_visible))
+        Ok((ClientCredential::bearer(&secret.text), secret.is_visible))
     } else if let Some(basic) = keys.present(&table::BASIC) {
         let path = Path::Key(&path, table::BASIC.head.name);
         let secret = secret(
@@ -69,11 +72,11 @@ fn credential(keys: Members<'_>, env: Environment<'_>) -> Result<(Credential, bo
         )?;
         let client_id = basic.string(&table::CLIENT_ID);
         Ok((
-            Credential::basic(&client_id, &secret.text),
+            ClientCredential::basic(&client_id, &secret.text),
             secret.is_visible,
         ))
     } else {
-        Ok((Credential::Injected, false))
+        Ok((ClientCredential::Injected, false))
     }
 }
 

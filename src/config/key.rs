@@ -22,7 +22,7 @@ pub(super) struct Key<K> {
 pub(super) struct Head {
     /// The name; an item of a list has none.
     pub name: &'static str,
-    pub need: Need,
+    pub presence: Presence,
     #[cfg(not(target_arch = "wasm32"))]
     pub sentence: &'static str,
 }
@@ -34,7 +34,7 @@ pub(super) enum Row {
     Boolean(&'static Key<bool>),
     True(&'static Key<True>),
     Number(&'static Key<Count>),
-    Duration(&'static Key<Span>),
+    Duration(&'static Key<DurationRange>),
     Choice(&'static Key<Names>),
     Text(&'static Key<Words>),
     Object(&'static Key<&'static Object>),
@@ -43,7 +43,7 @@ pub(super) enum Row {
 
 /// Whether a key must be given.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
+pub(super) enum Presence {
     /// It may be absent.
     Optional,
     /// It may be absent, and `null` is a value of its own.
@@ -70,7 +70,7 @@ pub(super) struct Count {
 
 /// A duration in milliseconds. The default of a key that is required is never used.
 #[derive(Clone, Copy)]
-pub(super) struct Span {
+pub(super) struct DurationRange {
     pub from: u32,
     pub to: u32,
     pub default: u32,
@@ -90,12 +90,12 @@ pub(super) struct Choice<T: 'static> {
 /// A string of some form, and its default.
 #[derive(Clone, Copy)]
 pub(super) struct Words {
-    pub form: &'static Form,
+    pub form: &'static TextForm,
     pub default: Option<&'static str>,
 }
 
 /// A form that strings must have.
-pub(super) struct Form {
+pub(super) struct TextForm {
     /// Ends the sentence "the key takes ...".
     pub takes: &'static str,
     pub accept: fn(&str) -> bool,
@@ -129,7 +129,7 @@ pub(super) struct List {
 /// Describes a key.
 pub(super) const fn key<K: Copy>(
     name: &'static str,
-    need: Need,
+    presence: Presence,
     takes: K,
     sentence: &'static str,
 ) -> Key<K> {
@@ -137,7 +137,7 @@ pub(super) const fn key<K: Copy>(
     let _ = sentence;
     let head = Head {
         name,
-        need,
+        presence,
         #[cfg(not(target_arch = "wasm32"))]
         sentence,
     };
@@ -169,7 +169,7 @@ impl Count {
     }
 }
 
-impl Span {
+impl DurationRange {
     /// Reads a duration in the range.
     pub fn read(self, value: &Value) -> Option<u32> {
         let millis = u32::try_from(parse_duration(value.as_str()?)?).ok()?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::key::{Choice, Count, Key, List, Object, Span, Words};
+use super::key::{Choice, Count, DurationRange, Key, List, Object, Words};
 
 /// The members of an object. An absent object has none, so all its keys have their defaults.
 #[derive(Clone, Copy)]
@@ -35,7 +35,7 @@ impl<'a> Members<'a> {
             .unwrap_or(key.takes.default)
     }
 
-    pub fn duration(self, key: &Key<Span>) -> Duration {
+    pub fn duration(self, key: &Key<DurationRange>) -> Duration {
         let millis = self
             .value(key)
             .and_then(|value| key.takes.read(value))

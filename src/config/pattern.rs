@@ -1,6 +1,6 @@
 //! Regular expressions for the JSON Schema, in the part of ECMA-262 that all implementations share.
 
-use super::key::Span;
+use super::key::DurationRange;
 use crate::clock::UNITS;
 
 /// Returns a pattern that the whole string must match.
@@ -9,7 +9,7 @@ pub(super) fn exactly(inner: &str) -> String {
 }
 
 /// Returns the pattern of the durations in a range, in each unit that has one.
-pub(super) fn durations(span: Span) -> String {
+pub(super) fn durations(span: DurationRange) -> String {
     let in_unit = UNITS.iter().filter_map(|(unit, size)| {
         let (from, to) = (span.from.div_ceil(*size), span.to / size);
         let numbers = numbers(from, to).join("|");
@@ -108,7 +108,7 @@ mod tests {
     fn a_range_is_short() {
         assert_eq!(numbers(0, 0), ["0"]);
         assert_eq!(numbers(1, 60), ["[1-9]", "[1-5][0-9]", "60"]);
-        let span = Span {
+        let span = DurationRange {
             from: 1_000,
             to: 120_000,
             default: 0,

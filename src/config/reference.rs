@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{
-    key::{Need, Object, Row, written},
+    key::{Object, Presence, Row, written},
     schema::default,
     table,
 };
@@ -114,10 +114,10 @@ fn link(text: &str, object: &'static Object, objects: &Objects) -> String {
 
 /// Returns what the column for the default says.
 fn absent(row: &Row) -> String {
-    match (row.head().need, default(row)) {
-        (Need::Required, _) => "required".to_owned(),
-        (Need::RequiredByRole, _) => "required, save for the role `introspection`".to_owned(),
-        (Need::OneOf, _) => "exactly one of these".to_owned(),
+    match (row.head().presence, default(row)) {
+        (Presence::Required, _) => "required".to_owned(),
+        (Presence::RequiredByRole, _) => "required, save for the role `introspection`".to_owned(),
+        (Presence::OneOf, _) => "exactly one of these".to_owned(),
         (_, Some(Value::String(text))) => format!("`{text}`"),
         (_, Some(value)) => format!("`{value}`"),
         (_, None) => match row {

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::{
-    key::{Choice, Need, Object, Row, Span, written},
+    key::{Choice, DurationRange, Object, Presence, Row, written},
     pattern, table,
 };
 use crate::config::Role;
@@ -26,11 +26,11 @@ pub fn schema() -> String {
 
 /// Returns what a key has where it is absent; `None` if it must be there, or if no one value says it.
 pub(super) fn default(row: &Row) -> Option<Value> {
-    match row.head().need {
-        Need::Required | Need::RequiredByRole | Need::OneOf => return None,
-        Need::Optional | Need::Nullable => {}
+    match row.head().presence {
+        Presence::Required | Presence::RequiredByRole | Presence::OneOf => return None,
+        Presence::Optional | Presence::Nullable => {}
     }
-    let is_nullable = row.head().need == Need::Nullable;
+    let is_nullable = row.head().presence == Presence::Nullable;
     match row {
         Row::Boolean(key) => Some(key.takes.into()),
         Row::Number(key) => Some(key.takes.default.into()),
@@ -85,19 +85,19 @@ fn required(keys: &[&str]) -> Member {
 }
 
 fn object(object: &Object) -> Vec<Member> {
-    let with = |need: Need| {
+    let with = |presence: Presence| {
         let rows = object.rows.iter().map(Row::head);
-        let rows = rows.filter(move |head| head.need == need);
+        let rows = rows.filter(move |head| head.presence == presence);
         rows.map(|head| head.name).collect::<Vec<_>>()
     };
     let properties = object.rows.iter();
     let properties = properties.map(|row| (row.head().name.to_owned(), key(row)));
     let mut members = vec![("properties".to_owned(), Node::Object(properties.collect()))];
-    let always = with(Need::Required);
+    let always = with(Presence::Required);
     if !always.is_empty() {
         members.push(required(&always));
     }
-    let alternatives = with(Need::OneOf);
+    let alternatives = with(Presence::OneOf);
     if !alternatives.is_empty() {
         let one = |name: &&str| Node::Object(vec![required(&[name])]);
         members.push((
@@ -105,7 +105,7 @@ fn object(object: &Object) -> Vec<Member> {
             Node::List(alternatives.iter().map(one).collect()),
         ));
     }
-    let by_role = with(Need::RequiredByRole);
+    let by_role = with(Presence::RequiredByRole);
     if !by_role.is_empty() {
         members.push(("if".to_owned(), Node::Object(needs_no_server())));
         members.push(("else".to_owned(), Node::Object(vec![required(&by_role)])));
@@ -134,7 +134,7 @@ fn needs_no_server() -> Vec<Member> {
 fn key(row: &Row) -> Node {
     let head = row.head();
     let mut members = kind(row);
-    if head.need == Need::Nullable {
+    if head.presence == Presence::Nullable {
         for (name, node) in &mut members {
             if let ("type", Node::Value(kind)) = (name.as_str(), &mut *node) {
                 *node = Node::List(vec![Node::Value(kind.take()), Node::Value("null".into())]);
@@ -146,7 +146,7 @@ fn key(row: &Row) -> Node {
     }
     let range = match row {
         Row::Duration(key) => {
-            let Span { from, to, .. } = key.takes;
+            let DurationRange { from, to, .. } = key.takes;
             format!(" From \"{}\" to \"{}\".", written(from), written(to))
         }
         _ => String::new(),

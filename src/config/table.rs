@@ -8,7 +8,7 @@
 
 use super::{
     DEVICE_ID, FormTokens, Mode, OnFailure, QueryToken, Role, USER_ID, UnrecognizedTokens,
-    key::{Choice, Count, Key, List, Need, Object, Row, Span, True, Words, key},
+    key::{Choice, Count, DurationRange, Key, List, Object, Presence, Row, True, Words, key},
     text,
 };
 use crate::{
@@ -22,7 +22,7 @@ const MINUTE: u32 = 60 * SECOND;
 const HOUR: u32 = 60 * MINUTE;
 const MAX_SLOTS: u32 = 1 << 22;
 
-use Need::{Nullable, OneOf, Optional, Required, RequiredByRole};
+use Presence::{Nullable, OneOf, Optional, Required, RequiredByRole};
 
 /// The whole configuration.
 pub(super) static CONFIGURATION: Object = Object {
@@ -254,10 +254,10 @@ pub(super) static PATH: Key<Words> = key(
     "The path of MAS's introspection endpoint. What stands before `/oauth2/introspect` is the path prefix of MAS.",
 );
 
-pub(super) static TIMEOUT: Key<Span> = key(
+pub(super) static TIMEOUT: Key<DurationRange> = key(
     "timeout",
     Optional,
-    Span {
+    DurationRange {
         from: 1,
         to: MINUTE,
         default: 5 * SECOND,
@@ -399,10 +399,10 @@ static CACHE_OBJECT: Object = Object {
     may_hide_secret: false,
 };
 
-pub(super) static TTL: Key<Span> = key(
+pub(super) static TTL: Key<DurationRange> = key(
     "ttl",
     Optional,
-    Span {
+    DurationRange {
         from: SECOND,
         to: HOUR,
         default: 2 * MINUTE,
@@ -410,10 +410,10 @@ pub(super) static TTL: Key<Span> = key(
     "How long an active answer is used. It is never used for longer than the token lives.",
 );
 
-pub(super) static NEGATIVE_TTL: Key<Span> = key(
+pub(super) static NEGATIVE_TTL: Key<DurationRange> = key(
     "negative_ttl",
     Optional,
-    Span {
+    DurationRange {
         from: 0,
         to: 2 * MINUTE,
         default: 10 * SECOND,
@@ -422,10 +422,10 @@ pub(super) static NEGATIVE_TTL: Key<Span> = key(
      with `0s` none is used again.",
 );
 
-pub(super) static STALE_IF_ERROR: Key<Span> = key(
+pub(super) static STALE_IF_ERROR: Key<DurationRange> = key(
     "stale_if_error",
     Optional,
-    Span {
+    DurationRange {
         from: 0,
         to: HOUR,
         default: 0,
@@ -612,10 +612,10 @@ pub(super) static PER_SOURCE: Key<Count> = key(
     "How many different inactive tokens one client address may bring in a window.",
 );
 
-pub(super) static WINDOW: Key<Span> = key(
+pub(super) static WINDOW: Key<DurationRange> = key(
     "window",
     Required,
-    Span {
+    DurationRange {
         from: SECOND,
         to: HOUR,
         default: 10 * SECOND,

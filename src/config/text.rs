@@ -6,12 +6,12 @@
 use super::{
     header_name,
     host_name::{is_authority, is_server_name},
-    key::Form,
+    key::TextForm,
 };
 #[cfg(not(target_arch = "wasm32"))]
 use super::{host_name, pattern::exactly};
 
-pub(super) static SERVER_NAME: Form = Form {
+pub(super) static SERVER_NAME: TextForm = TextForm {
     takes: r#"the homeserver's server_name, such as "example.org" or "example.org:8448""#,
     accept: is_server_name,
     #[cfg(not(target_arch = "wasm32"))]
@@ -21,7 +21,7 @@ pub(super) static SERVER_NAME: Form = Form {
 };
 
 /// Envoy takes nearly every name. It is also the authority, where none is given.
-pub(super) static CLUSTER: Form = Form {
+pub(super) static CLUSTER: TextForm = TextForm {
     takes: "the name of the Envoy cluster of MAS",
     accept: |text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()),
     #[cfg(not(target_arch = "wasm32"))]
@@ -30,7 +30,7 @@ pub(super) static CLUSTER: Form = Form {
     max_length: None,
 };
 
-pub(super) static AUTHORITY: Form = Form {
+pub(super) static AUTHORITY: TextForm = TextForm {
     takes: r#"a host name such as "auth.example.org", with or without a port, and nothing else of a URL"#,
     accept: is_authority,
     #[cfg(not(target_arch = "wasm32"))]
@@ -39,7 +39,7 @@ pub(super) static AUTHORITY: Form = Form {
     max_length: Some(host_name::MAX_BYTES),
 };
 
-pub(super) static INTROSPECTION_PATH: Form = Form {
+pub(super) static INTROSPECTION_PATH: TextForm = TextForm {
     takes: r#"a path that starts with "/", such as "/oauth2/introspect", without a query or fragment"#,
     accept: |text| is_path(text) && !text.contains('#'),
     #[cfg(not(target_arch = "wasm32"))]
@@ -48,7 +48,7 @@ pub(super) static INTROSPECTION_PATH: Form = Form {
     max_length: None,
 };
 
-pub(super) static ENDPOINT_PATH: Form = Form {
+pub(super) static ENDPOINT_PATH: TextForm = TextForm {
     takes: r#"a path that starts with "/", without a query"#,
     accept: is_path,
     #[cfg(not(target_arch = "wasm32"))]
@@ -57,7 +57,7 @@ pub(super) static ENDPOINT_PATH: Form = Form {
     max_length: None,
 };
 
-pub(super) static CLIENT_ID: Form = Form {
+pub(super) static CLIENT_ID: TextForm = TextForm {
     takes: "the client's id in visible ASCII, without a colon, which would end it in the credential",
     accept: |text| is_sendable(text) && !text.contains(':'),
     #[cfg(not(target_arch = "wasm32"))]
@@ -66,7 +66,7 @@ pub(super) static CLIENT_ID: Form = Form {
     max_length: None,
 };
 
-pub(super) static VARIABLE: Form = Form {
+pub(super) static VARIABLE: TextForm = TextForm {
     takes: "the name of an environment variable",
     accept: |text| !text.is_empty() && !text.contains(['=', '\0']),
     #[cfg(not(target_arch = "wasm32"))]
@@ -75,7 +75,7 @@ pub(super) static VARIABLE: Form = Form {
     max_length: None,
 };
 
-pub(super) static SECRET: Form = Form {
+pub(super) static SECRET: TextForm = TextForm {
     takes: "the secret alone in visible ASCII, without white space around it; the module itself puts the scheme, \
             Bearer or Basic, before it",
     accept: is_secret,
@@ -85,7 +85,7 @@ pub(super) static SECRET: Form = Form {
     max_length: None,
 };
 
-pub(super) static DIGEST: Form = Form {
+pub(super) static DIGEST: TextForm = TextForm {
     takes: "the SHA-256 of an appservice token as 64 lower-case hex digits",
     accept: |text| base16_lower(text).is_some(),
     #[cfg(not(target_arch = "wasm32"))]
@@ -94,7 +94,7 @@ pub(super) static DIGEST: Form = Form {
     max_length: None,
 };
 
-pub(super) static HEADER_NAME: Form = Form {
+pub(super) static HEADER_NAME: TextForm = TextForm {
     takes: "a header name of its own, such as \"x-matrix-user-id\" (\"x-\", then lower-case letters, digits and \
             hyphens), or null",
     accept: header_name::has_form,

@@ -27,5 +27,5 @@ pub use self::{
         ActiveAnswer, ActiveToken, Answer, InactiveAnswer, IntrospectionResponse,
         MAX_RESPONSE_BYTES, read,
     },
-    settings::{Authorization, Credential, MAX_RETRIES, Settings},
+    settings::{Authorization, ClientCredential, MAX_RETRIES, Settings},
 };

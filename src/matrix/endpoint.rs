@@ -20,10 +20,12 @@ mod class;
 #[cfg(not(target_arch = "wasm32"))]
 mod explanation;
 mod family;
+mod line;
 mod method;
 mod path;
 mod reading;
 mod requirement;
+mod rule;
 mod spelling;
 mod table;
 
@@ -36,9 +38,11 @@ pub use self::{
     method::Method,
     path::Path,
     requirement::AuthRequirement,
+    rule::{PathMatch, Rule},
 };
 use self::{
     reading::{Readings, has_dots},
+    rule::stricter,
     spelling::Spelling,
 };
 
@@ -175,29 +179,32 @@ impl Endpoints {
 
     /// The same where a rule restricts.
     fn strictest(&self, path: &[u8], method: Method) -> Option<&Rule> {
-        let mut found = None;
-        match Readings::of(path).filter(|readings| !readings.have_dots()) {
+        let found = match Readings::of(path).filter(|readings| !readings.have_dots()) {
+            Some(readings) => self.strictest_reading(&readings, path, method),
             None => {
-                for rule in self.rules.iter().filter(|rule| rule.is_for(method)) {
-                    found = stricter(found, Some(rule));
-                }
+                let rules = self.rules.iter().filter(|rule| rule.is_for(method));
+                rules.fold(None, |found, rule| stricter(found, Some(rule)))
             }
-            Some(readings) => {
-                for names in readings.each() {
-                    for skipped in readings.authority_ends(&names) {
-                        let names = spelling::first(names.clone().skip(skipped), &self.spellings);
-                        let mut rules = self.rules.iter().zip(&self.spellings);
-                        let first = rules.find(|(rule, spelling)| {
-                            (rule.strictness() > 0 || rule.path.matches(path))
-                                && spelling.matches(&names)
-                                && rule.is_for(method)
-                        });
-                        found = stricter(found, first.map(|(rule, _)| rule));
-                    }
-                }
+        };
+        found.filter(|rule| rule.strictness() > 0)
+    }
+
+    /// The strictest of the rules that decide about the readings of a path.
+    fn strictest_reading(&self, readings: &Readings, path: &[u8], method: Method) -> Option<&Rule> {
+        let mut found = None;
+        for names in readings.each() {
+            for skipped in readings.authority_ends(&names) {
+                let names = spelling::first(names.clone().skip(skipped), &self.spellings);
+                let mut rules = self.rules.iter().zip(&self.spellings);
+                let first = rules.find(|(rule, spelling)| {
+                    (rule.strictness() > 0 || rule.path.matches(path))
+                        && spelling.matches(&names)
+                        && rule.is_for(method)
+                });
+                found = stricter(found, first.map(|(rule, _)| rule));
             }
         }
-        found.filter(|rule| rule.strictness() > 0)
+        found
     }
 
     /// What of `target` follows MAS's prefix, if it has one.
@@ -208,68 +215,6 @@ impl Endpoints {
         }
         let rest = target.strip_prefix(self.mas_prefix.as_bytes())?;
         matches!(rest.first(), None | Some(b'/' | b'?')).then_some(rest)
-    }
-}
-
-/// One entry of `endpoints` in the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// The paths it is for.
-    pub path: PathMatch,
-    /// The methods it is for; `None` for all. `GET` includes `HEAD`.
-    pub methods: Option<Vec<Method>>,
-    /// What they need.
-    pub requirement: AuthRequirement,
-}
-
-impl Rule {
-    fn is_for(&self, method: Method) -> bool {
-        self.methods.as_ref().is_none_or(|methods| {
-            let handler = method.handler();
-            methods.iter().any(|allowed| allowed.handler() == handler)
-        })
-    }
-
-    /// How much it asks for; 0 if no token is needed.
-    fn strictness(&self) -> u8 {
-        match self.requirement {
-            AuthRequirement::Admin => 2,
-            AuthRequirement::Required => 1,
-            _ => 0,
-        }
-    }
-}
-
-/// The stricter of two rules; of two that are as strict the first.
-fn stricter<'r>(one: Option<&'r Rule>, other: Option<&'r Rule>) -> Option<&'r Rule> {
-    match (one, other) {
-        (Some(one), Some(other)) if other.strictness() > one.strictness() => Some(other),
-        (one, other) => one.or(other),
-    }
-}
-
-/// How a rule names paths. Raw bytes are compared, without the query; where the rule restricts, other spellings count too.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PathMatch {
-    /// This path and no other.
-    Exact(String),
-    /// Every path that starts with these bytes, as in an Envoy route.
-    Prefix(String),
-}
-
-impl PathMatch {
-    fn spelling(&self) -> Spelling {
-        match self {
-            Self::Exact(exact) => Spelling::of_path(exact),
-            Self::Prefix(prefix) => Spelling::of_prefix(prefix),
-        }
-    }
-
-    fn matches(&self, path: &[u8]) -> bool {
-        match self {
-            Self::Exact(exact) => path == exact.as_bytes(),
-            Self::Prefix(prefix) => path.starts_with(prefix.as_bytes()),
-        }
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     workers::lease::Leased,
 };
 use crate::{
-    cache::{ended::Point, question::QuestionKey},
+    cache::{question::QuestionKey, token_events::Point},
     clock::Instant,
     host::{CallId, RootId, StreamId},
     maps::sorted::SortedMap,
@@ -30,34 +30,39 @@ pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
 /// Requests that may wait in one worker. One client has no more than its share of these places.
 pub const MAX_WAITERS: usize = 16_384;
 
+/// The deadline of a question that has left its line: the next tick ends it.
+const LEFT_LINE: Instant = Instant::from_millis(0);
+
 /// Flights that a worker which no hint reaches looks at in each tick, at the most: each costs several readings.
 const MAX_LOOKS: usize = 256;
 
 /// Where the answer to a flight comes from.
+///
+/// | state | event | what follows |
+/// |---|---|---|
+/// | none yet | the lease is this worker's; another's; no call is free | Calling; AwaitingPeer; InLine, or no verdict |
+/// | Calling | an answer that holds | resolved |
+/// | Calling | an answer that news of a user voids | Calling once more, then resolved or no verdict |
+/// | Calling | the token has ended or was refused meanwhile, or a later answer is stored | resumes |
+/// | Calling | an error, or the deadline | a stale answer, or no verdict |
+/// | Calling | its root ends | Orphaned, and the next tick resumes it |
+/// | AwaitingPeer | a hint to look again, or `check_at` | resumes |
+/// | AwaitingPeer | the hint of a failure | no verdict for those it is meant for, and the others resume |
+/// | InLine | a call is free, or the cache has the answer | resumes |
+/// | InLine | its time is over, or another question has taken its place | from the cache, or no verdict |
+///
+/// To resume is to read the cache again. Without an answer there the flight is Calling, AwaitingPeer or InLine once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// From a call of this worker, which goes when its root goes.
-    Calling {
-        /// The call.
-        call: CallId,
-        /// The root context that it belongs to.
-        root: RootId,
-        /// What it counts against.
-        slot: Slot,
-        /// Whether this worker holds the lease, so that other workers wait for it.
-        leased: Leased,
-        /// When it was acquired, or renewed last.
-        leased_at: Instant,
-        /// The point of all histories at which MAS was asked, or one before.
-        point: Point,
-    },
+    Calling(ActiveCall),
     /// From another worker, by way of the shared cache.
     AwaitingPeer {
         /// When to look for it, unless a hint comes first.
         check_at: Instant,
     },
     /// From nowhere yet: the question waits in line for a free call.
-    Queued {
+    InLine {
         /// Its place in the line.
         place: Place,
         /// How many calls of the pool may be under way when its own is made, itself included.
@@ -65,6 +70,23 @@ pub enum State {
     },
     /// From nowhere: the call was cancelled with its root context; another root must repeat it.
     Orphaned,
+}
+
+/// A call of this worker that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActiveCall {
+    /// Envoy's number of it.
+    pub id: CallId,
+    /// The root context that it belongs to.
+    pub root: RootId,
+    /// What it counts against.
+    pub slot: Slot,
+    /// Whether this worker holds the lease, so that other workers wait for it.
+    pub leased: Leased,
+    /// When it was acquired, or renewed last.
+    pub leased_at: Instant,
+    /// The point of all histories at which MAS was asked, or one before.
+    pub point: Point,
 }
 
 /// Why a tick looks at a flight.
@@ -112,8 +134,8 @@ pub struct Flight<W> {
 }
 
 impl<W> Flight<W> {
-    /// Returns a flight for a call that is still to be made. It has no waiter yet, and counts as orphaned until the caller says
-    /// where its answer comes from.
+    /// Returns a flight for a call that is still to be made. It has no waiter yet, and is orphaned until one of the methods below
+    /// says where its answer comes from.
     // Inlined like `CallContext::new`, so that a flight is put together once and not handed on in parts.
     #[inline(always)]
     pub fn new(call: CallContext, now: Instant) -> Box<Self> {
@@ -131,21 +153,49 @@ impl<W> Flight<W> {
     /// Returns whether this worker holds the lease on the question.
     pub fn leased(&self) -> Leased {
         match self.state {
-            State::Calling { leased, .. } => leased,
+            State::Calling(call) => call.leased,
             _ => Leased::No,
         }
     }
 
     /// Lets the lease be released in any case, since it was acquired anew.
-    pub fn hold_tightly(&mut self) {
-        if let State::Calling { leased, .. } = &mut self.state {
-            *leased = Leased::Tightly;
+    pub fn keep_until_released(&mut self) {
+        if let State::Calling(call) = &mut self.state {
+            call.leased = Leased::UntilReleased;
         }
+    }
+
+    /// Waits for the answer to a call that was made at this moment.
+    pub fn await_call(&mut self, call: ActiveCall, now: Instant) {
+        self.state = State::Calling(call);
+        self.begin_wait(now);
+    }
+
+    /// Waits for the answer of another worker, and looks for it then, unless a hint comes first.
+    pub fn await_peer(&mut self, check_at: Instant, now: Instant) {
+        self.state = State::AwaitingPeer { check_at };
+        self.begin_wait(now);
+    }
+
+    fn begin_wait(&mut self, now: Instant) {
+        self.since = now;
+        self.deadline = self.call.deadline(now);
+    }
+
+    /// Waits in line for a free call.
+    pub fn await_turn(&mut self, place: Place, cap: usize, until: Instant) {
+        self.state = State::InLine { place, cap };
+        self.deadline = until;
+    }
+
+    /// Returns whether its question has left its line, so that it ends with the next tick.
+    pub fn has_left_line(&self) -> bool {
+        matches!(self.state, State::InLine { .. }) && self.deadline == LEFT_LINE
     }
 
     /// Returns whether no request waits and no call of this worker will bring an answer.
     fn is_abandoned(&self) -> bool {
-        self.waiters.is_empty() && !matches!(self.state, State::Calling { .. })
+        self.waiters.is_empty() && !matches!(self.state, State::Calling(_))
     }
 }
 
@@ -193,15 +243,15 @@ impl<W> Flights<W> {
     }
 
     /// Returns the flight of a question that waits in line.
-    pub fn queued(&self, key: &QuestionKey) -> Option<&Flight<W>> {
+    pub fn in_line(&self, key: &QuestionKey) -> Option<&Flight<W>> {
         let flight = self.flights.get(key)?;
-        matches!(flight.state, State::Queued { .. }).then_some(flight)
+        matches!(flight.state, State::InLine { .. }).then_some(flight)
     }
 
     /// Returns in which pool's line the question waits, if it does.
-    pub fn queued_in(&self, key: &QuestionKey) -> Option<PoolId> {
+    pub fn pool_in_line(&self, key: &QuestionKey) -> Option<PoolId> {
         match self.flights.get(key)?.state {
-            State::Queued { place, .. } => Some(place.pool),
+            State::InLine { place, .. } => Some(place.pool),
             _ => None,
         }
     }
@@ -214,7 +264,7 @@ impl<W> Flights<W> {
     /// Notes that another worker waits for the answer to this worker's call. `false`: there is no call.
     pub fn note_wanted(&mut self, key: &QuestionKey) -> bool {
         match self.flights.get_mut(key) {
-            Some(flight) if matches!(flight.state, State::Calling { .. }) => {
+            Some(flight) if matches!(flight.state, State::Calling(_)) => {
                 flight.is_wanted = true;
                 true
             }
@@ -224,9 +274,9 @@ impl<W> Flights<W> {
 
     /// Notes that the answer to `key` is on its way.
     pub fn insert(&mut self, key: QuestionKey, flight: Box<Flight<W>>) {
-        if let State::Calling { call, slot, .. } = flight.state {
-            self.calls.insert(call, key);
-            self.load.add(&slot);
+        if let State::Calling(call) = &flight.state {
+            self.calls.insert(call.id, key);
+            self.load.add(&call.slot);
         }
         for (id, waiter) in flight.waiters.iter() {
             self.waiters.insert(*id, key);
@@ -236,9 +286,9 @@ impl<W> Flights<W> {
     }
 
     /// Returns the cap that the question, which waits in line, is subject to.
-    pub fn queued_cap(&self, key: &QuestionKey) -> Option<usize> {
+    pub fn cap_in_line(&self, key: &QuestionKey) -> Option<usize> {
         match self.flights.get(key)?.state {
-            State::Queued { cap, .. } => Some(cap),
+            State::InLine { cap, .. } => Some(cap),
             _ => None,
         }
     }
@@ -276,7 +326,7 @@ impl<W> Flights<W> {
     /// Ends the flight that `call` answers; `None` if it was given up before.
     pub fn complete(&mut self, call: CallId) -> Option<(QuestionKey, Box<Flight<W>>)> {
         let key = self.calls.remove(&call)?;
-        self.end(key)
+        Some((key, self.end(&key)?))
     }
 
     /// Takes out a flight that is answered elsewhere, if `key` is.
@@ -284,21 +334,21 @@ impl<W> Flights<W> {
         let State::AwaitingPeer { .. } = self.flights.get(key)?.state else {
             return None;
         };
-        Some(self.end(*key)?.1)
+        self.end(key)
     }
 
     /// Takes out a flight that waits in line, if `key` does.
-    pub fn take_queued(&mut self, key: &QuestionKey) -> Option<Box<Flight<W>>> {
-        self.queued_in(key)?;
-        Some(self.end(*key)?.1)
+    pub fn take_in_line(&mut self, key: &QuestionKey) -> Option<Box<Flight<W>>> {
+        self.pool_in_line(key)?;
+        self.end(key)
     }
 
     /// Lets a flight that waits in line end at its next look: its question has left the line.
     pub fn expire_queued(&mut self, key: &QuestionKey) {
-        if self.queued_in(key).is_some()
+        if self.pool_in_line(key).is_some()
             && let Some(flight) = self.flights.get_mut(key)
         {
-            flight.deadline = Instant::default();
+            flight.deadline = LEFT_LINE;
         }
     }
 
@@ -315,10 +365,10 @@ impl<W> Flights<W> {
     }
 
     /// Lets the lease of every call be released in any case.
-    pub fn hold_all_tightly(&mut self) {
+    pub fn keep_all_until_released(&mut self) {
         self.iter_mut()
-            .filter(|flight| flight.leased() == Leased::Loosely)
-            .for_each(Flight::hold_tightly);
+            .filter(|flight| flight.leased() == Leased::UntilExpiry)
+            .for_each(Flight::keep_until_released);
     }
 
     /// Returns the questions of the flights that are to be looked at for this reason.
@@ -330,16 +380,14 @@ impl<W> Flights<W> {
     /// Takes out a flight that is still to be looked at for this reason.
     pub fn take_ready(&mut self, key: &QuestionKey, why: Ready) -> Option<Box<Flight<W>>> {
         self.flights.get(key).filter(|flight| why.holds(flight))?;
-        Some(self.end(*key)?.1)
+        self.end(key)
     }
 
     /// Returns the questions whose lease of this worker was acquired at that moment or before, and notes that each is renewed now.
     pub fn renew_leases(&mut self, since: Instant, now: Instant) -> Vec<QuestionKey> {
         let is_due = |flight: &mut Flight<W>| match &mut flight.state {
-            State::Calling {
-                leased, leased_at, ..
-            } if *leased != Leased::No && *leased_at <= since => {
-                *leased_at = now;
+            State::Calling(call) if call.leased != Leased::No && call.leased_at <= since => {
+                call.leased_at = now;
                 true
             }
             _ => false,
@@ -371,7 +419,7 @@ impl<W> Flights<W> {
         }
         self.flights.retain(|_, flight| {
             let is_abandoned = flight.is_abandoned();
-            if is_abandoned && let State::Queued { place, .. } = flight.state {
+            if is_abandoned && let State::InLine { place, .. } = flight.state {
                 leave_line(place);
             }
             !is_abandoned
@@ -382,368 +430,31 @@ impl<W> Flights<W> {
     /// Notes that `root` has gone, and its calls with it: Envoy will not deliver their answers.
     pub fn on_root_end(&mut self, gone: RootId) {
         for (_, flight) in self.flights.iter_mut() {
-            match flight.state {
-                State::Calling {
-                    call, root, slot, ..
-                } if root == gone => {
-                    self.calls.remove(&call);
-                    self.load.remove(&slot);
-                    flight.state = State::Orphaned;
-                }
-                _ => {}
+            if let State::Calling(call) = flight.state
+                && call.root == gone
+            {
+                self.calls.remove(&call.id);
+                self.load.remove(&call.slot);
+                flight.state = State::Orphaned;
             }
         }
         self.flights.retain(|_, flight| !flight.is_abandoned());
     }
 
-    fn end(&mut self, key: QuestionKey) -> Option<(QuestionKey, Box<Flight<W>>)> {
-        let flight = self.flights.remove(&key)?;
-        if let State::Calling { call, slot, .. } = flight.state {
-            self.calls.remove(&call);
-            self.load.remove(&slot);
+    /// Takes out a flight, and all that was counted for it.
+    fn end(&mut self, key: &QuestionKey) -> Option<Box<Flight<W>>> {
+        let flight = self.flights.remove(key)?;
+        if let State::Calling(call) = &flight.state {
+            self.calls.remove(&call.id);
+            self.load.remove(&call.slot);
         }
         for (id, waiter) in flight.waiters.iter() {
             self.waiters.remove(id);
             self.places.remove(waiter.client.as_ref());
         }
-        Some((key, flight))
+        Some(flight)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::rc::Rc;
-
-    use super::*;
-    use crate::{
-        config,
-        resolver::{Admission, Origin, Overflow, Query, Reader, Upstream, clients::line::Line},
-        token::{AccessToken, TokenDigest},
-    };
-
-    const CONFIGURATION: &str = r#"{"server_name": "a.b", "introspection": {"cluster": "mas", "credential": {"injected": true}}}"#;
-
-    const ROOT: RootId = RootId(1);
-    const SLOT: Slot = Slot {
-        pool: PoolId {
-            group: 0,
-            endpoint: 0,
-        },
-        client: None,
-        is_known: false,
-    };
-    const DEADLINE: Instant = Instant::from_millis(5_500);
-
-    fn held(stream: u32) -> WaiterId {
-        WaiterId::Held(StreamId(stream))
-    }
-
-    fn key(token: &[u8]) -> QuestionKey {
-        QuestionKey {
-            digest: TokenDigest::of(token),
-            fingerprint: 7,
-        }
-    }
-
-    /// A request that tells nothing of its client.
-    struct Nobody;
-
-    impl Origin for Nobody {
-        fn trace(&self) -> Vec<(&'static str, String)> {
-            Vec::new()
-        }
-
-        fn client_address(&self) -> Option<Vec<u8>> {
-            None
-        }
-    }
-
-    thread_local! {
-        static UPSTREAM: Rc<Upstream> = {
-            let config = config::parse(CONFIGURATION.as_bytes(), &|_| None).unwrap();
-            let reader = Reader {
-            admission: Admission {
-                pool: SLOT.pool,
-                overflow: Overflow::Wait,
-            },
-            keeps_answers: false,
-            kept_inactive: 0,
-            };
-            Rc::new(Upstream::new(&config, reader))
-        };
-    }
-
-    fn upstream() -> Rc<Upstream> {
-        UPSTREAM.with(Rc::clone)
-    }
-
-    /// A request that waits, which is a number.
-    fn request(waiter: u32, client: Option<ClientKey>) -> Waiting<u32> {
-        Waiting {
-            since: Instant::default(),
-            give_up_at: DEADLINE,
-            upstream: upstream(),
-            client,
-            waiter,
-        }
-    }
-
-    fn numbers(flight: &Flight<u32>) -> Vec<u32> {
-        flight
-            .waiters
-            .values()
-            .map(|waiting| waiting.waiter)
-            .collect()
-    }
-
-    fn flight(root: RootId, call: u32) -> Box<Flight<u32>> {
-        let token = AccessToken::new("a token".as_bytes()).unwrap();
-        let query = Query {
-            upstream: &upstream(),
-            token: &token,
-            digest: TokenDigest::of(token.as_bytes()),
-            origin: &Nobody,
-        };
-        let context = CallContext::new(&query, None, false);
-        let mut flight = Flight::new(context, Instant::default());
-        flight.deadline = DEADLINE;
-        flight.state = State::Calling {
-            call: CallId(call),
-            root,
-            slot: SLOT,
-            leased: Leased::No,
-            leased_at: Instant::default(),
-            point: Point::default(),
-        };
-        flight
-    }
-
-    fn asked(call: u32) -> State {
-        State::Calling {
-            call: CallId(call),
-            root: RootId(2),
-            slot: SLOT,
-            leased: Leased::No,
-            leased_at: Instant::default(),
-            point: Point::default(),
-        }
-    }
-
-    fn flights(tokens: &[&[u8]]) -> Flights<u32> {
-        let mut flights = Flights::default();
-        for (call, token) in (100..).zip(tokens) {
-            flights.insert(key(token), flight(ROOT, call));
-        }
-        flights
-    }
-
-    #[test]
-    fn one_call_answers_all_who_wait() {
-        let mut flights = flights(&[b"a", b"b"]);
-        for stream in 0..200 {
-            flights
-                .join(key(b"a"), held(stream), request(stream, None))
-                .unwrap();
-        }
-        flights
-            .join(key(b"b"), held(999), request(999, None))
-            .unwrap();
-        let (landed, flight) = flights.complete(CallId(100)).unwrap();
-        assert_eq!(landed, key(b"a"));
-        assert_eq!(numbers(&flight), (0..200).collect::<Vec<_>>());
-        assert!(flights.complete(CallId(100)).is_none());
-        assert_eq!((flights.calls.len(), flights.load.total(SLOT.pool)), (1, 1));
-    }
-
-    #[test]
-    fn a_client_that_hangs_up_leaves_the_flight_to_the_others() {
-        let mut flights = flights(&[b"a"]);
-        flights.join(key(b"a"), held(1), request(1, None)).unwrap();
-        flights.join(key(b"a"), held(2), request(2, None)).unwrap();
-        flights.forget(StreamId(1));
-        flights.forget(StreamId(1));
-        let (_, flight) = flights.complete(CallId(100)).unwrap();
-        assert_eq!(
-            flight.waiters.keys().copied().collect::<Vec<_>>(),
-            [held(2)]
-        );
-    }
-
-    #[test]
-    fn a_request_that_has_gone_on_waits_whatever_becomes_of_its_stream() {
-        let mut flights = flights(&[b"a"]);
-        flights.join(key(b"a"), held(1), request(1, None)).unwrap();
-        flights
-            .join(key(b"a"), WaiterId::Passed(1), request(2, None))
-            .unwrap();
-        flights.on_root_end(ROOT);
-        assert!(flights.forget(StreamId(1)).is_none());
-        let flight = flights.take_ready(&key(b"a"), Ready::Orphaned).unwrap();
-        assert_eq!(numbers(&flight), [2]);
-        assert!(flights.waiters.is_empty());
-    }
-
-    #[test]
-    fn waiting_is_bounded_per_token_and_in_all() {
-        let tokens: Vec<Vec<u8>> = (0..20).map(|n| vec![n]).collect();
-        let mut flights = flights(&tokens.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        let mut stream = 0;
-        let mut waiting = 0;
-        for token in &tokens {
-            for _ in 0..=MAX_WAITERS_PER_FLIGHT {
-                stream += 1;
-                waiting += usize::from(
-                    flights
-                        .join(key(token), held(stream), request(0, None))
-                        .is_ok(),
-                );
-            }
-            assert!(waiting <= MAX_WAITERS);
-        }
-        assert_eq!(waiting, MAX_WAITERS);
-        assert_eq!(
-            flights.complete(CallId(100)).unwrap().1.waiters.len(),
-            MAX_WAITERS_PER_FLIGHT
-        );
-        assert_eq!(
-            flights.join(key(&tokens[19]), held(0), request(0, None)),
-            Ok(())
-        );
-    }
-
-    #[test]
-    fn every_way_out_gives_the_place_back() {
-        let client = ClientKey([1; 32]);
-        let mut flights = flights(&[b"a", b"b", b"c"]);
-        for (stream, token) in [(1, b"a"), (2, b"a"), (3, b"b"), (4, b"c")] {
-            flights
-                .join(key(token), held(stream), request(0, Some(client)))
-                .unwrap();
-        }
-        flights.forget(StreamId(1));
-        flights.forget(StreamId(1));
-        let (question, flight) = flights.complete(CallId(101)).unwrap();
-        flights.insert(question, flight);
-        assert_eq!(flights.places.total(), 3);
-        let taken_out = flights.drain_waiters(|_| true, |_| {});
-        assert_eq!((taken_out.len(), &flights.places), (3, &Shares::default()));
-        flights
-            .join(key(b"a"), held(5), request(0, Some(client)))
-            .unwrap();
-        flights.complete(CallId(100)).unwrap();
-        assert_eq!(flights.places, Shares::default());
-    }
-
-    /// Its place would belong to the next flight of its question, which would end when the place is displaced.
-    #[test]
-    fn a_question_that_is_given_up_leaves_its_line() {
-        let line = |token: &[u8]| {
-            let mut line = Line::default();
-            let (ticket, _) = line.push(key(token), None, 1).unwrap();
-            (
-                line,
-                Place {
-                    pool: SLOT.pool,
-                    is_known: false,
-                    ticket,
-                },
-            )
-        };
-        let ((mut line_a, place_a), (_, place_b)) = (line(b"a"), line(b"b"));
-        let mut flights = flights(&[b"a", b"b", b"c"]);
-        for (stream, token, waiter) in [(1, b"a", 1), (2, b"b", 1), (3, b"b", 2), (4, b"c", 1)] {
-            flights
-                .join(key(token), held(stream), request(waiter, None))
-                .unwrap();
-        }
-        for (token, place) in [(b"a", place_a), (b"b", place_b)] {
-            let (question, mut flight) = flights.end(key(token)).unwrap();
-            flight.state = State::Queued { place, cap: 1 };
-            flights.insert(question, flight);
-        }
-        let mut left = Vec::new();
-        let drained =
-            flights.drain_waiters(|waiting| waiting.waiter == 1, |place| left.push(place));
-        assert_eq!((drained.len(), left), (3, vec![place_a]));
-        assert!(!flights.contains(&key(b"a")) && flights.contains(&key(b"b")));
-        line_a.remove(place_a.ticket);
-        assert!(line_a.is_empty());
-    }
-
-    #[test]
-    fn a_lost_answer_ends_at_the_deadline() {
-        let mut flights = flights(&[b"a"]);
-        flights.join(key(b"a"), held(1), request(1, None)).unwrap();
-        let early = Ready::Expired(Instant::from_millis(5_499));
-        assert!(flights.ready(early).is_empty() && flights.take_ready(&key(b"a"), early).is_none());
-        let late = Ready::Expired(DEADLINE);
-        assert_eq!(flights.ready(late), [key(b"a")]);
-        let flight = flights.take_ready(&key(b"a"), late).unwrap();
-        assert_eq!(flight.waiters.len(), 1);
-        assert!(flights.complete(CallId(100)).is_none());
-        assert_eq!((flights.calls.len(), flights.load.total(SLOT.pool)), (0, 0));
-    }
-
-    #[test]
-    fn the_calls_of_a_root_go_with_it() {
-        let mut flights = flights(&[b"a"]);
-        flights.insert(key(b"b"), flight(RootId(2), 7));
-        flights.join(key(b"a"), held(1), request(1, None)).unwrap();
-        assert!(flights.ready(Ready::Orphaned).is_empty());
-        flights.on_root_end(ROOT);
-        assert_eq!(flights.calls.len(), 1);
-        let orphan = key(b"a");
-        assert_eq!(flights.ready(Ready::Orphaned), [orphan]);
-        let flight = flights.take_ready(&orphan, Ready::Orphaned).unwrap();
-        assert!(flights.ready(Ready::Orphaned).is_empty());
-        flights.insert(
-            orphan,
-            Box::new(Flight {
-                state: asked(8),
-                ..*flight
-            }),
-        );
-        flights.forget(StreamId(1));
-        assert!(flights.complete(CallId(8)).unwrap().1.waiters.is_empty());
-    }
-
-    #[test]
-    fn without_a_call_and_without_waiters_there_is_no_flight() {
-        let mut flights = flights(&[b"a", b"b"]);
-        flights.join(key(b"a"), held(1), request(1, None)).unwrap();
-        flights.on_root_end(ROOT);
-        assert!(flights.contains(&key(b"a")) && !flights.contains(&key(b"b")));
-        flights.forget(StreamId(1));
-        assert!(!flights.contains(&key(b"a")));
-    }
-
-    #[test]
-    fn those_who_have_waited_too_long_can_be_taken_out() {
-        let mut flights = flights(&[b"a"]);
-        for stream in 0..10 {
-            flights
-                .join(key(b"a"), held(stream), request(stream, None))
-                .unwrap();
-        }
-        let drained = flights.drain_waiters(|waiting| waiting.waiter % 2 == 0, |_| {});
-        let [(question, waiters)] = drained.as_slice() else {
-            panic!("one question");
-        };
-        assert_eq!((*question, waiters.len()), (key(b"a"), 5));
-        assert!(
-            flights
-                .drain_waiters(|waiting| waiting.waiter % 2 == 0, |_| {})
-                .is_empty()
-        );
-        assert_eq!(flights.complete(CallId(100)).unwrap().1.waiters.len(), 5);
-    }
-
-    #[test]
-    fn the_call_of_another_root_stays() {
-        let mut flights = flights(&[]);
-        flights.insert(key(b"b"), flight(RootId(2), 7));
-        flights.on_root_end(ROOT);
-        assert!(flights.complete(CallId(100)).is_none());
-        assert!(flights.complete(CallId(7)).is_some());
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! What the log says of a MAS that gives no verdicts, and when it does again.
+//! When the log tells of a MAS that gives no verdicts, and when it does again. `reports/text.rs` has what it says.
 //!
 //! With a wrong cluster, path or secret every client gets 503. So the log names the key to look at. One line on each
 //! topic comes in a minute, from all workers together: the moments of the last lines are in shared data.
@@ -7,14 +7,20 @@
 //! and nothing that a client or a server sent.
 
 pub mod long_answer;
+mod text;
+mod topic;
 
 use std::time::Duration;
 
+use self::{
+    text::{failure, location},
+    topic::Topic,
+};
 use super::upstream::Upstream;
 use crate::{
-    clock::{Instant, duration_text},
+    clock::Instant,
     host::{Backend, Callback, NotWritten, Store, until_written},
-    mas::introspection::{ConnectionFault, Credential, NoVerdict, Settings},
+    mas::introspection::NoVerdict,
     shared_data::{
         bucket::{Bucket, Buckets},
         name::Space,
@@ -26,56 +32,6 @@ const QUIET: Duration = Duration::from_secs(60);
 
 /// Ways of asking that are remembered: each is told of on its own.
 const WAYS: u32 = 64;
-
-/// What a line is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Topic {
-    Answers,
-    UnknownCluster,
-    Undeliverable,
-    Unreachable,
-    Timeout,
-    Reset,
-    Credential,
-    Path,
-    Authority,
-    Status,
-    Oversized,
-    NotJson,
-    Malformed,
-    Lost,
-    Overloaded,
-}
-
-impl Topic {
-    const NUMBER: usize = Self::Overloaded as usize + 1;
-
-    /// `None`: another worker tells of it, or there is nothing wrong with MAS.
-    fn of(why: NoVerdict) -> Option<Self> {
-        Some(match why {
-            NoVerdict::UnknownCluster => Self::UnknownCluster,
-            NoVerdict::Undeliverable => Self::Undeliverable,
-            NoVerdict::Unreachable(_) => Self::Unreachable,
-            NoVerdict::Timeout => Self::Timeout,
-            NoVerdict::Reset => Self::Reset,
-            NoVerdict::Status(401 | 403) => Self::Credential,
-            NoVerdict::Status(404 | 405 | 410) => Self::Path,
-            NoVerdict::Status(300..=399 | 421) => Self::Authority,
-            NoVerdict::Status(_) => Self::Status,
-            NoVerdict::Oversized => Self::Oversized,
-            NoVerdict::NotJson => Self::NotJson,
-            NoVerdict::Malformed => Self::Malformed,
-            NoVerdict::Lost => Self::Lost,
-            NoVerdict::Overloaded => Self::Overloaded,
-            NoVerdict::Elsewhere
-            | NoVerdict::OverBudget { .. }
-            | NoVerdict::Outdated
-            | NoVerdict::TokenTooLong => {
-                return None;
-            }
-        })
-    }
-}
 
 /// What the log was told of one way of asking.
 ///
@@ -198,7 +154,7 @@ impl Reports {
         }
         if let Some(before) = self.tell(cb.host, fingerprint, topic, now) {
             let again = if before.is_failing { " again" } else { "" };
-            log::info!("MAS answers{again}, at {}", place(&upstream.settings));
+            log::info!("MAS answers{again}, at {}", location(&upstream.settings));
         }
     }
 
@@ -264,14 +220,14 @@ impl Reports {
     }
 
     fn read(&self, store: &impl Store, fingerprint: u64) -> (Bucket, Vec<(u64, Told)>) {
-        let bucket = self.shared.read(store, &name(fingerprint));
+        let bucket = self.shared.read(store, &bucket_name(fingerprint));
         let records = bucket.records().filter_map(Told::decode).collect();
         (bucket, records)
     }
 }
 
 /// Returns the bytes that a bucket is chosen by.
-fn name(fingerprint: u64) -> [u8; 16] {
+fn bucket_name(fingerprint: u64) -> [u8; 16] {
     (u128::from(fingerprint) << 64 | u128::from(fingerprint)).to_le_bytes()
 }
 
@@ -281,98 +237,6 @@ fn write(store: &impl Store, bucket: &Bucket, records: &[(u64, Told)]) -> Result
         .map(|(fingerprint, told)| told.encode(*fingerprint))
         .collect();
     bucket.replace(store, records.iter().map(Vec::as_slice))
-}
-
-/// Returns where MAS is asked, as configured.
-fn place(settings: &Settings) -> String {
-    let Settings {
-        cluster,
-        authority,
-        path,
-        ..
-    } = settings;
-    format!("cluster {cluster} ({authority}{path})")
-}
-
-/// Returns the line about a question without a verdict.
-fn failure(settings: &Settings, topic: Topic, why: NoVerdict) -> String {
-    format!(
-        "no verdict on tokens from {}: {}",
-        place(settings),
-        explanation(settings, topic, why)
-    )
-}
-
-/// Returns what happened, and what to look at.
-fn explanation(settings: &Settings, topic: Topic, why: NoVerdict) -> String {
-    let timeout = duration_text(settings.timeout);
-    match why {
-        NoVerdict::UnknownCluster => {
-            "Envoy knows no cluster of that name; compare introspection.cluster with Envoy's clusters".to_owned()
-        }
-        NoVerdict::Undeliverable => {
-            "Envoy does not send the question; see whether a host of the cluster is healthy, what its circuit \
-             breakers allow, and whether there is a credential to inject"
-                .to_owned()
-        }
-        NoVerdict::Unreachable(fault) => {
-            let text = fault.text();
-            match fault {
-                ConnectionFault::Overflow => format!("{text}; see its circuit_breakers"),
-                ConnectionFault::Failure => {
-                    format!("{text}; see whether MAS runs at the cluster's endpoints, and the cluster's TLS settings")
-                }
-                _ => format!("{text}; see whether MAS runs at the cluster's endpoints"),
-            }
-        }
-        NoVerdict::Timeout => format!(
-            "no answer within introspection.timeout ({timeout}); see whether MAS or its database is overloaded"
-        ),
-        NoVerdict::Reset => "the answer broke off, was longer than Envoy keeps, or Envoy got the cluster anew; see MAS's log".to_owned(),
-        NoVerdict::Status(status) => format!("MAS answered {status}; {}", of_status(settings, topic)),
-        NoVerdict::Oversized => {
-            "the answer is too long for an introspection response; see whether introspection.authority is MAS's name"
-                .to_owned()
-        }
-        NoVerdict::NotJson => {
-            "the answer is not JSON, such as a page of HTML; see whether introspection.authority is MAS's name, and \
-             introspection.path its endpoint"
-                .to_owned()
-        }
-        NoVerdict::Malformed => {
-            "the answer is no introspection response; see whether introspection.path is MAS's endpoint".to_owned()
-        }
-        NoVerdict::Lost => format!(
-            "Envoy delivered no answer, not even its own after introspection.timeout ({timeout}); see whether Envoy \
-             workers are blocked"
-        ),
-        NoVerdict::Overloaded => format!(
-            "more questions at once than introspection.max_in_flight ({}) and the line behind it take; see whether MAS \
-             is slow, or raise it",
-            settings.max_in_flight
-        ),
-        NoVerdict::Elsewhere
-        | NoVerdict::OverBudget { .. }
-        | NoVerdict::Outdated
-        | NoVerdict::TokenTooLong => String::new(),
-    }
-}
-
-/// Returns what to look at because of a status.
-fn of_status(settings: &Settings, topic: Topic) -> &'static str {
-    match (topic, &settings.credential) {
-        (Topic::Credential, Credential::Injected) => {
-            "it does not take the credential that Envoy injects into the cluster's requests, if it injects any"
-        }
-        (Topic::Credential, Credential::Known(_)) => {
-            "it does not take introspection.credential; compare it with MAS's configuration"
-        }
-        (Topic::Path, _) => "see whether introspection.path is MAS's endpoint",
-        (Topic::Authority, _) => {
-            "see whether introspection.authority is MAS's name, and whether the cluster leads to it over TLS"
-        }
-        _ => "see MAS's log",
-    }
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ impl From<Cached> for Verdict {
         match cached {
             Cached::Active(entry) => Self::Active(entry),
             Cached::Inactive(answer) => Self::Inactive(answer),
-            Cached::Ended => Self::Inactive(InactiveAnswer::default()),
+            Cached::Expired => Self::Inactive(InactiveAnswer::default()),
         }
     }
 }

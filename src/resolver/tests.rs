@@ -73,7 +73,7 @@ fn upstream(overrides: &serde_json::Value, admission: Admission) -> Rc<Upstream>
     merge(&mut config, overrides);
     let config = config::parse(config.to_string().as_bytes(), &|_| None).unwrap();
     let is_gateway = config.role == config::Role::Gateway;
-    let reader = Reader {
+    let reader = Consumer {
         admission,
         keeps_answers: config.role == config::Role::Introspection,
         kept_inactive: if is_gateway {

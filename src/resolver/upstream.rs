@@ -35,7 +35,7 @@ pub struct Admission {
 
 /// Who is given the answers.
 #[derive(Clone, Copy, Debug)]
-pub struct Reader {
+pub struct Consumer {
     /// Which cap its questions count against.
     pub admission: Admission,
     /// It keeps the answers that it is given, as the homeserver does.
@@ -55,7 +55,7 @@ pub struct Upstream {
     /// Which cap its calls count against.
     pub admission: Admission,
     /// Whether those who ask keep the answers they are given, as the homeserver does.
-    pub is_kept_by_reader: bool,
+    pub keeps_answers: bool,
     /// Names who is asked.
     fingerprint: u64,
     /// Made with the first request, since they cost as much as all else that makes one.
@@ -73,15 +73,15 @@ impl fmt::Debug for Upstream {
 
 impl Upstream {
     /// Returns the way of asking that `config` describes.
-    pub fn new(config: &Config, reader: Reader) -> Self {
+    pub fn new(config: &Config, consumer: Consumer) -> Self {
         let fingerprint = config.fingerprint();
         let cache = SharedCache::new(&config.cache, fingerprint);
         Self {
             settings: Rc::clone(&config.introspection),
-            cache: cache.keeping_inactive(reader.kept_inactive),
+            cache: cache.keeping_inactive(consumer.kept_inactive),
             budget: config.unknown_token_budget,
-            admission: reader.admission,
-            is_kept_by_reader: reader.keeps_answers,
+            admission: consumer.admission,
+            keeps_answers: consumer.keeps_answers,
             fingerprint,
             fixed_headers: OnceCell::new(),
         }

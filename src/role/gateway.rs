@@ -11,12 +11,13 @@ mod ends;
 mod grants;
 mod grpc;
 mod learned;
+mod local_grants;
 mod logout_all;
 mod outcome;
 mod outside;
 mod passing;
 pub mod policy;
-mod recognized;
+pub mod recognized;
 mod shadow;
 mod waiter;
 mod watch;
@@ -25,11 +26,10 @@ use std::rc::Rc;
 
 use self::{
     carry_out::{ReplyForm, carry_out, fail_closed, reject},
-    grants::{Grants, KeptGrant},
     learned::Learned,
+    local_grants::LocalGrants,
     outcome::RequestId,
     policy::{Decision, Grant, Inspection, Need, Terms},
-    recognized::RecognizedTokens,
     waiter::Purpose,
 };
 pub use self::{
@@ -43,7 +43,6 @@ use super::{
     plugin::Plugin,
 };
 use crate::{
-    cache::{ActiveEntry, epoch::Stamp},
     config::{Mode, Role},
     host::{Callback, Host, RequestHead, RootId, Store},
     matrix::{
@@ -58,15 +57,8 @@ use crate::{
 /// The gateway role in one worker.
 #[derive(Debug)]
 pub struct Gateway {
-    /// What tokens grant. It stands here and not in the resolver, because a grant names a user of one server.
-    grants: Grants,
-    recognized: RecognizedTokens,
+    local: LocalGrants,
     learned: Learned,
-    /// The configurations that have had a request, and how many grants each may keep.
-    shares: Vec<(RootId, usize)>,
-    /// How many may be kept in all: the largest of these. A grant is of the worker, whichever listener it came from, so one that
-    /// keeps few must not push out what another keeps.
-    bound: usize,
 }
 
 /// How far the question of a request has come.
@@ -83,13 +75,10 @@ enum Progress {
 
 impl Gateway {
     /// A worker's, before its first request. `random` makes numbers that no client knows.
-    pub fn new(mut random: impl FnMut() -> u64) -> Self {
+    pub fn new(random: impl FnMut() -> u64) -> Self {
         Self {
-            grants: Grants::new(random()),
-            recognized: RecognizedTokens::new(random),
+            local: LocalGrants::new(random),
             learned: Learned::default(),
-            shares: Vec::new(),
-            bound: 0,
         }
     }
 
@@ -126,7 +115,7 @@ impl Gateway {
         }
         let recognize = |token: &[u8]| {
             let secret = resolver.token_secret(cb.host);
-            self.recognized.of(config, secret, token)
+            self.local.recognize(config, secret, token)
         };
         let inspection = match policy::inspect(config, head, recognize) {
             Inspection::Forward => {
@@ -192,29 +181,13 @@ impl Gateway {
     /// Notes that a configuration, of any role, has its first request.
     pub fn start(&mut self, plugin: &Plugin) {
         if plugin.config.role == Role::Gateway {
-            let share = plugin.config.cache.local_entries;
-            self.shares.push((plugin.root, share));
-            self.find_bound();
+            self.local.add_root(plugin);
         }
     }
 
     /// Notes that a configuration has ended.
     pub fn on_root_end(&mut self, root: RootId) {
-        self.shares.retain(|(other, _)| *other != root);
-        self.find_bound();
-    }
-
-    fn find_bound(&mut self) {
-        let shares = self.shares.iter().map(|(_, share)| *share);
-        self.bound = shares.max().unwrap_or_default();
-    }
-
-    /// Returns how many grants may be kept if one of a request of `plugin`'s is added.
-    fn room(&self, plugin: &Plugin) -> usize {
-        match plugin.config.cache.local_entries {
-            0 => 0,
-            _ => self.bound,
-        }
+        self.local.remove_root(root);
     }
 
     /// Ends the answers of sessions that wait for a tick, and forgets what is too old to matter.
@@ -243,12 +216,12 @@ impl Gateway {
         let config = &exchange.plugin.config;
         match purpose {
             Purpose::Shadow { terms, request_id } => {
-                self.finish_passed(cb, found, &exchange, terms, request_id);
+                self.finish_shadow(cb, found, &exchange, terms, request_id);
             }
             Purpose::Access { form, terms } => {
                 outcome::tell(cb.host, config, found.outcome());
-                let verdict = self.grant(cb, &exchange.plugin, found);
-                let decision = judge(&exchange, found.digest, terms, verdict);
+                let verdict = self.local.grant(cb, &exchange.plugin, found);
+                let decision = decide_and_watch(&exchange, found.digest, terms, verdict);
                 carry_out(cb.host, &exchange, decision, || form);
                 exchange.resume_forwarded(cb.host);
             }
@@ -263,7 +236,7 @@ impl Gateway {
 
     /// Tells what `enforce` would have made of a request of shadow mode. It has gone on: its stream is not selected and may have
     /// ended.
-    fn finish_passed<H: Host>(
+    fn finish_shadow<H: Host>(
         &mut self,
         cb: &Callback<'_, H>,
         found: &Found,
@@ -281,9 +254,10 @@ impl Gateway {
         } else {
             cb.host.count(Metric::Request(found.outcome()));
         }
-        let verdict = self.grant(cb, &exchange.plugin, found);
+        let verdict = self.local.grant(cb, &exchange.plugin, found);
         // The response may not have come yet, so a refusal of an active token is watched for here, too.
-        let Decision::Reject(rejection) = judge(exchange, found.digest, terms, verdict) else {
+        let Decision::Reject(rejection) = decide_and_watch(exchange, found.digest, terms, verdict)
+        else {
             return;
         };
         let reason = rejection.reason();
@@ -297,7 +271,7 @@ impl Gateway {
 
     /// Returns how many grants this worker keeps.
     pub fn local_entries(&self) -> usize {
-        self.grants.len()
+        self.local.len()
     }
 
     /// Decides a request by what it needs. `None`: it is held, and [`Self::finish`] decides it.
@@ -330,7 +304,7 @@ impl Gateway {
             ),
             Inspection::Introspect(question) => {
                 served = question.served;
-                match self.find(cb, resolver, exchange, head, &question) {
+                match self.find_verdict(cb, resolver, exchange, head, &question) {
                     Progress::Held => return None,
                     // Its outcome is counted by `finish`.
                     Progress::Passed => {
@@ -340,7 +314,8 @@ impl Gateway {
                     }
                     Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
                     Progress::Decided(outcome, verdict) => {
-                        let decision = judge(exchange, question.digest, question.terms, verdict);
+                        let decision =
+                            decide_and_watch(exchange, question.digest, question.terms, verdict);
                         (outcome, decision)
                     }
                 }
@@ -351,7 +326,7 @@ impl Gateway {
     }
 
     /// Finds the verdict on a token: in this worker's grants, from the resolver, or later.
-    fn find<H: Host, W: From<Waiter>>(
+    fn find_verdict<H: Host, W: From<Waiter>>(
         &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
@@ -370,16 +345,14 @@ impl Gateway {
                 head,
             },
         };
-        if let Some(grant) = self.lookup_grant(cb, resolver, plugin, &query) {
-            let capacity = self.room(plugin);
-            self.recognized.remember_last(capacity);
+        if let Some(grant) = self.local.lookup(cb, resolver, plugin, &query) {
+            self.local.remember_last(plugin);
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
         }
         let found = match resolver.lookup(cb, &query) {
             Some(found) => {
                 if let Verdict::Inactive(_) = found.verdict {
-                    let capacity = self.room(plugin);
-                    self.recognized.remember_last_inactive(capacity);
+                    self.local.remember_last_inactive(plugin);
                 }
                 Some(found)
             }
@@ -400,101 +373,17 @@ impl Gateway {
         };
         match (found, mode) {
             (Some(found), _) => {
-                let verdict = self.grant(cb, plugin, &found);
+                let verdict = self.local.grant(cb, plugin, &found);
                 Progress::Decided(found.outcome(), verdict)
             }
             (None, Mode::Enforce) => Progress::Held,
             (None, Mode::Shadow) => Progress::Passed,
         }
     }
-
-    /// Returns the grant that this worker keeps of a token, if it still counts. Renews its answer in the
-    /// background when that is due.
-    fn lookup_grant<H: Host, W>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        resolver: &mut Resolver<W>,
-        plugin: &Plugin,
-        query: &Query<'_>,
-    ) -> Option<Grant> {
-        let key = plugin.grant_key(&query.digest);
-        let now = cb.now();
-        resolver.refresh_epochs(cb);
-        let entry = self.grants.find(&key)?;
-        if entry.stamp != resolver.stamp(&query.digest, entry.user.as_ref())
-            || entry.fresh_until <= now
-        {
-            return None;
-        }
-        let grant = entry.grant.clone();
-        if entry.refresh_at.is_some_and(|refresh_at| refresh_at <= now)
-            && let Some(renewed) = resolver.refresh(cb, query)
-        {
-            self.grant(cb, plugin, &renewed);
-        }
-        Some(grant)
-    }
-
-    /// Returns what a finding grants. Keeps it if the shared cache holds it as well, and it names a user: an answer without one is
-    /// void by what MAS tells of anybody, and nothing would end a worker's copy. Otherwise nothing is kept of the token.
-    fn grant<H: Host>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        plugin: &Plugin,
-        found: &Found,
-    ) -> Verdict<Grant> {
-        if let Verdict::Active(entry) = &found.verdict
-            && found.may_be_kept
-            && entry.user.is_some()
-        {
-            return Verdict::Active(self.keep_grant(cb, plugin, found.stamp, entry));
-        }
-        self.grants.remove(&plugin.grant_key(&found.digest));
-        match &found.verdict {
-            Verdict::Active(entry) => {
-                let grant = Grant::new(&entry.answer.token(), &plugin.config);
-                Verdict::Active(grant)
-            }
-            Verdict::Inactive(answer) => Verdict::Inactive(answer.clone()),
-            Verdict::None(why) => Verdict::None(*why),
-        }
-    }
-
-    /// Keeps what an active answer grants. The same answer is not kept twice, however many requests waited for
-    /// it.
-    fn keep_grant<H: Host>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        plugin: &Plugin,
-        stamp: Stamp,
-        active: &ActiveEntry,
-    ) -> Grant {
-        let key = plugin.grant_key(&active.digest);
-        if let Some(kept) = self.grants.find(&key)
-            && kept.stamp == stamp
-            && kept.fresh_until == active.fresh_until
-        {
-            return kept.grant.clone();
-        }
-        let grant = Grant::new(&active.answer.token(), &plugin.config);
-        let entry = KeptGrant {
-            grant: grant.clone(),
-            fresh_until: active.fresh_until,
-            refresh_at: active.refresh_at,
-            user: active.user,
-            stamp,
-        };
-        let capacity = self.room(plugin);
-        let evicted = self.grants.insert(key, entry, capacity);
-        if evicted > 0 {
-            cb.host.record(Metric::LocalEvicted, evicted as u64);
-        }
-        grant
-    }
 }
 
 /// Decides a request by the verdict on its token. Watches for a refusal if it goes on as a user.
-fn judge(
+fn decide_and_watch(
     exchange: &Exchange,
     token: TokenDigest,
     terms: Terms,

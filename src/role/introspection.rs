@@ -7,22 +7,22 @@
 //! Callers must prove that MAS would answer them. A caller with the configured credential has; where the module
 //! knows none, a caller that MAS has answered before has. All other requests are MAS's to judge.
 
+mod awaiting_body;
 mod callers;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod chain;
 pub mod form;
 pub mod request;
-mod unread;
 mod watch;
 
 use std::rc::Rc;
 
 pub use self::watch::{Exchange, Watch};
 use self::{
+    awaiting_body::AwaitingBody,
     callers::{AcceptedCallers, CallerKey},
     form::QuestionForm,
     request::MAX_FORM_BYTES,
-    unread::AwaitingBody,
 };
 use super::{
     body::{self, BodyBudget, Share},

@@ -7,7 +7,7 @@ use crate::{
     clock::Instant,
     config::{Config, Role},
     host::{Lengths, RootId, Store},
-    resolver::{Admission, Overflow, PoolId, Reader, Upstream},
+    resolver::{Admission, Consumer, Overflow, PoolId, Upstream},
     token::TokenDigest,
 };
 
@@ -47,7 +47,7 @@ impl Plugin {
     pub fn new(root: RootId, config: Config) -> Self {
         Self {
             root,
-            upstream: Rc::new(Upstream::new(&config, reader(&config))),
+            upstream: Rc::new(Upstream::new(&config, consumer(&config))),
             is_injected: config.introspection.credential.known().is_none(),
             route_watch: RouteWatch::default(),
             reserved_lengths: Lengths::of(config.identity_headers.lengths()),
@@ -94,8 +94,8 @@ impl Plugin {
 
 /// Returns what a role makes of answers, and which cap its calls count against. Each role has a cap of its own, so that a flood
 /// of clients does not cut the homeserver off from MAS.
-fn reader(config: &Config) -> Reader {
-    Reader {
+fn consumer(config: &Config) -> Consumer {
+    Consumer {
         admission: Admission {
             pool: PoolId {
                 group: config.role as u8,
@@ -201,7 +201,7 @@ mod tests {
                     r#"{{"role":"{role}","server_name":"example.org","introspection":{{"cluster":"{cluster}","credential":{{"injected":true}}}}}}"#
                 );
                 let config = config::parse(json.as_bytes(), &|_| None).unwrap();
-                let admission = reader(&config).admission;
+                let admission = consumer(&config).admission;
                 assert_eq!(admission.overflow == Overflow::Wait, waits, "{role}");
                 pools.insert(admission.pool);
             }

@@ -7,8 +7,8 @@ use crate::{
     config::{Config, Mode, Role},
     host::Metrics,
     metrics::{
-        Evicted, Hit, HomeserverAnswer, IntrospectionOutcome, InvalidationReason, Metric, Outcome,
-        PresentedSecret, RejectionReason, Table,
+        CacheTable, Evicted, HomeserverAnswer, IntrospectionOutcome, InvalidationReason,
+        LookupResult, Metric, Outcome, PresentedSecret, RejectionReason,
     },
 };
 
@@ -72,10 +72,10 @@ fn gateway(mode: Mode, define: &mut dyn FnMut(Metric)) {
 
 /// What a role counts that asks MAS.
 fn asking(define: &mut dyn FnMut(Metric)) {
-    for table in [Table::Active, Table::Negative] {
+    for table in [CacheTable::Active, CacheTable::Negative] {
         for metric in [
-            Metric::Lookup(table, Hit::Hit),
-            Metric::Lookup(table, Hit::Miss),
+            Metric::Lookup(table, LookupResult::Hit),
+            Metric::Lookup(table, LookupResult::Miss),
             Metric::Evicted(table, Evicted::Expired),
             Metric::Evicted(table, Evicted::Live),
             Metric::TooLong(table),

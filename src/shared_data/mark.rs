@@ -8,7 +8,7 @@ use super::name::{self, Space};
 use crate::host::{If, NotWritten, Store, Unreadable};
 
 /// The number of a mark; `None`: it was never written.
-pub type Number = Option<u32>;
+pub type MarkNumber = Option<u32>;
 
 /// A mark.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Mark {
     }
 
     /// Returns its number.
-    pub fn read(&self, store: &impl Store) -> Result<Number, Unreadable> {
+    pub fn read(&self, store: &impl Store) -> Result<MarkNumber, Unreadable> {
         let stored = store.try_read(self.key.as_bytes())?;
         Ok(stored.map(|stored| stored.cas))
     }

@@ -7,7 +7,7 @@
 //! | name | bytes | what a new format changes |
 //! |---|---|---|
 //! | [`Space`] and a number | buckets, or records of users | [`FORMAT_VERSION`], their first byte |
-//! | [`Space::Histories`] and a number | see `cache::ended` | the letter |
+//! | [`Space::Histories`] and a number | see `cache::token_events` | the letter |
 //! | [`EPOCHS`], [`EVENTS`], [`REVIVED`], [`ENDS`], [`SEED`], [`TOKEN_SECRET`] | see where they are used | the name |
 //! | [`sizes()`], [`seat()`], [`line()`] | see where they are used | the name |
 //! | [`mark()`] | none | nothing |
@@ -22,7 +22,7 @@ const PREFIX: &[u8; 17] = b"matrix-edge-auth.";
 /// Counters of what was invalidated, see `cache::epoch`.
 pub const EPOCHS: &[u8] = b"matrix-edge-auth.epoch";
 
-/// How many tokens have ended or were refused, see `cache::ended`.
+/// How many tokens have ended or were refused, see `cache::token_events`.
 pub const EVENTS: &[u8] = b"matrix-edge-auth.events";
 
 /// Since when answers count that name no user, see `cache::revocation`.

@@ -6,8 +6,8 @@ use std::{
 };
 
 use matrix_edge_auth::metrics::{
-    Evicted, Hit, HomeserverAnswer, IntrospectionOutcome, InvalidationReason, Kind, Metric,
-    Outcome, PresentedSecret, RejectionReason, Table,
+    CacheTable, Evicted, HomeserverAnswer, IntrospectionOutcome, InvalidationReason, Kind,
+    LookupResult, Metric, Outcome, PresentedSecret, RejectionReason,
 };
 use serde_json::json;
 use stand_in::mas::{Fault, Options};
@@ -158,8 +158,12 @@ fn every_series() -> BTreeSet<String> {
     let answers = Outcome::ALL.iter().copied();
     let answers = answers.filter(|it| !matches!(it, Outcome::ActiveLocal | Outcome::OverBudget));
     all.extend(answers.map(Metric::Answered));
-    for table in Table::ALL {
-        all.extend(Hit::ALL.iter().map(|hit| Metric::Lookup(*table, *hit)));
+    for table in CacheTable::ALL {
+        all.extend(
+            LookupResult::ALL
+                .iter()
+                .map(|hit| Metric::Lookup(*table, *hit)),
+        );
         let evicted = Evicted::ALL.iter();
         all.extend(evicted.map(|evicted| Metric::Evicted(*table, *evicted)));
         all.push(Metric::TooLong(*table));

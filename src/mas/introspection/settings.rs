@@ -28,7 +28,7 @@ pub struct Settings {
     /// Limit for one call.
     pub timeout: Duration,
     /// What proves to MAS that the edge may ask.
-    pub credential: Credential,
+    pub credential: ClientCredential,
     /// Calls in flight per worker, at the most.
     pub max_in_flight: usize,
     /// How often Envoy repeats a call whose connection failed, at the most [`MAX_RETRIES`] times.
@@ -38,7 +38,7 @@ pub struct Settings {
 }
 
 /// What proves to MAS that the edge may ask. `Debug` shows no secret.
-pub enum Credential {
+pub enum ClientCredential {
     /// The module knows it and sends it.
     Known(Authorization),
     /// Envoy adds the credential on the way out; the module never sees it.
@@ -72,7 +72,7 @@ impl Settings {
     }
 }
 
-impl Credential {
+impl ClientCredential {
     /// RFC 6750 bearer token: MAS's shared secret.
     pub fn bearer(secret: &str) -> Self {
         Self::Known(Authorization::new(Scheme::Bearer, secret))
@@ -173,7 +173,7 @@ impl Scheme {
     }
 }
 
-impl fmt::Debug for Credential {
+impl fmt::Debug for ClientCredential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Known(_) => "Known(..)",
@@ -186,13 +186,13 @@ impl fmt::Debug for Credential {
 mod tests {
     use super::*;
 
-    fn matches(credential: &Credential, value: &[u8]) -> bool {
+    fn matches(credential: &ClientCredential, value: &[u8]) -> bool {
         credential.known().is_some_and(|known| known.matches(value))
     }
 
     #[test]
     fn a_credential_is_recognised_as_mas_recognises_it() {
-        let bearer = Credential::bearer("s3cret");
+        let bearer = ClientCredential::bearer("s3cret");
         for value in [
             &b"Bearer s3cret"[..],
             b"bearer s3cret",
@@ -216,15 +216,15 @@ mod tests {
         ] {
             assert!(!matches(&bearer, value));
         }
-        let basic = Credential::basic("edge", "s3cret");
+        let basic = ClientCredential::basic("edge", "s3cret");
         assert!(matches(&basic, b"basic ZWRnZTpzM2NyZXQ="));
         assert!(!matches(&basic, b"bearer ZWRnZTpzM2NyZXQ="));
-        assert!(!matches(&Credential::Injected, b"Bearer s3cret"));
+        assert!(!matches(&ClientCredential::Injected, b"Bearer s3cret"));
     }
 
     #[test]
     fn a_basic_pair_is_sent_plain() {
-        let credential = Credential::basic("01CLIENT", "n0Tq+3u/9mZ2yVQ1==");
+        let credential = ClientCredential::basic("01CLIENT", "n0Tq+3u/9mZ2yVQ1==");
         let pair = Base64::encode_string(b"01CLIENT:n0Tq+3u/9mZ2yVQ1==");
         assert_eq!(
             credential.authorization(),
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn a_basic_pair_is_recognised_plain_and_form_encoded() {
         let basic = |pair: &str| format!("Basic {}", Base64::encode_string(pair.as_bytes()));
-        let credential = Credential::basic("a b", "n0Tq+3u/9:Z%20==");
+        let credential = ClientCredential::basic("a b", "n0Tq+3u/9:Z%20==");
         for pair in [
             "a b:n0Tq+3u/9:Z%20==",
             "a+b:n0Tq%2B3u%2F9%3AZ%2520%3D%3D",
@@ -262,14 +262,14 @@ mod tests {
 
     #[test]
     fn only_a_bearer_is_what_mas_shares_with_the_homeserver() {
-        assert!(Credential::bearer("x").shared_secret().is_some());
-        assert!(Credential::basic("x", "y").shared_secret().is_none());
-        assert!(Credential::Injected.shared_secret().is_none());
+        assert!(ClientCredential::bearer("x").shared_secret().is_some());
+        assert!(ClientCredential::basic("x", "y").shared_secret().is_none());
+        assert!(ClientCredential::Injected.shared_secret().is_none());
     }
 
     #[test]
     fn debug_shows_no_secret() {
-        let shown = format!("{:?}", Credential::bearer("s3cret"));
+        let shown = format!("{:?}", ClientCredential::bearer("s3cret"));
         assert_eq!(shown, "Known(..)");
     }
 }

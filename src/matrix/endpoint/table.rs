@@ -6,13 +6,11 @@
 //! that is installed is a test: `tests/synapse/servlets.rs`.
 
 #[cfg(not(target_arch = "wasm32"))]
-use super::family::line;
+use super::line::find_line;
 use super::{
     Class, Served,
-    family::{
-        Family, Line, all, any, delete, find, get, listed, post, put, required, required_but,
-        requirement, resource,
-    },
+    family::{Family, all, find, listed, required, required_but},
+    line::{Line, any, delete, get, post, put, requirement, resource},
     method::Method::{self, Delete, Get, Post, Put},
     requirement::AuthRequirement::{
         self, Admin, Appservice, Foreign, MasOwned, None as Nothing, Optional, Required, Unknown,
@@ -481,12 +479,12 @@ pub(super) enum Said {
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn said(path: &[u8], method: Method) -> Said {
     match family(path) {
-        Some((family, rest)) => line(family.lines, rest, method)
+        Some((family, rest)) => find_line(family.lines, rest, method)
             .map_or(Said::Family(family), |endpoint| {
                 Said::Line(Some(family.name), endpoint)
             }),
-        None => line(MATRIX, path, method)
-            .or_else(|| line(ELSEWHERE, path, method))
+        None => find_line(MATRIX, path, method)
+            .or_else(|| find_line(ELSEWHERE, path, method))
             .map_or(Said::Nothing, |endpoint| Said::Line(None, endpoint)),
     }
 }

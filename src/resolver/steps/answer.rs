@@ -5,10 +5,10 @@ use std::{rc::Rc, time::Duration};
 use crate::{
     cache::{
         Cached, Introspected, SharedCache, StoreOutcome,
-        ended::Event,
         epoch::Subject,
         question::QuestionKey,
         table::{Fate, Removed},
+        token_events::Event,
     },
     host::{Backend, Callback},
     mas::introspection::Answer,
@@ -26,22 +26,22 @@ use crate::{
 /// looked up first.
 const BRIEF_CALL: Duration = Duration::from_millis(250);
 
-/// How long after MAS has told of a user an answer from before may still serve.
-pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// How long an answer from before may still serve after MAS has told of its user.
+pub(super) const REVOCATION_GRACE: Duration = Duration::from_secs(1);
 
 /// What has become of an answer.
-pub(super) struct Kept {
+pub(super) struct Disposition {
     /// Whom it serves.
     pub standing: Standing,
     /// Where it is kept.
-    pub place: Place,
+    pub storage: Storage,
 }
 
 /// Where an answer is kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Storage {
     /// Nowhere.
-    Nowhere,
+    None,
     /// In the shared cache.
     Shared,
     /// In the shared cache, and a role may keep what it makes of it.
@@ -59,91 +59,95 @@ pub(super) enum Standing {
     Superseded,
 }
 
-impl Kept {
-    /// An answer that is not kept at all.
-    fn nowhere(standing: Standing) -> Self {
+impl Disposition {
+    /// That of an answer which is not kept at all.
+    fn unstored(standing: Standing) -> Self {
         Self {
             standing,
-            place: Place::Nowhere,
+            storage: Storage::None,
         }
     }
 
     /// Whether the shared cache has it.
     pub fn is_stored(&self) -> bool {
-        self.place != Place::Nowhere
+        self.storage != Storage::None
     }
 
     /// Whether a role may keep what it makes of it.
     pub fn may_be_kept(&self) -> bool {
-        self.place == Place::SharedAndLocal
+        self.storage == Storage::SharedAndLocal
     }
 }
 
 impl<W> Resolver<W> {
-    /// Writes an answer to the shared cache, unless it is void.
+    /// Writes an answer to the shared cache, unless it is void. The order matters:
+    /// 1. What MAS has told of users since the question.
+    /// 2. If the call was slow: whether the token has ended. So no worker reads an answer from before.
+    /// 3. The answer is written.
+    /// 4. An "inactive" that another worker may not know of is taken out again.
+    /// 5. Whether the token has ended or was refused since the question. The other side notes the event first and looks for the
+    ///    answer second, so one of the two sees the other.
     pub(super) fn keep<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: &QuestionKey,
         flight: &mut Pending<W>,
         introspected: &Introspected,
-    ) -> Kept {
+    ) -> Disposition {
         let upstream = Rc::clone(&flight.call.upstream);
         let is_revoked = self.is_revoked(cb, &upstream, introspected, flight);
-        // Between the writing and the second look another worker may read the answer. Where the call took its time, an end of
-        // long ago must not be found only then.
-        let took_its_time = !is_brief(introspected);
-        if took_its_time && self.outdated_by(cb, key, flight, introspected) == Some(Event::End) {
-            return Kept::nowhere(Standing::Superseded);
+        let is_slow = !is_brief(introspected);
+        if is_slow && self.event_since_call(cb, key, flight, introspected) == Some(Event::End) {
+            return Disposition::unstored(Standing::Superseded);
         }
-        let mut kept = Kept::nowhere(if is_revoked {
+        let mut disposition = Disposition::unstored(if is_revoked {
             Standing::Revoked
         } else {
             Standing::Holds
         });
-        if !is_revoked || flight.call.is_repeated && !is_late(introspected) {
+        if !is_revoked || flight.call.is_repeated && !outlasts_grace(introspected) {
             let outcome = self.store(cb, &upstream, introspected);
-            kept.place = match outcome.fate {
+            disposition.storage = match outcome.fate {
                 // To tell of what it pushed out, this worker has just read the epochs anew. It would miss that another worker
                 // has pushed out this answer meanwhile, so it keeps none of it for itself.
-                Fate::Stored if is_revoked || !outcome.evicted.is_empty() => Place::Shared,
-                Fate::Stored => Place::SharedAndLocal,
-                Fate::Superseded | Fate::TooLong | Fate::NotWritten => Place::Nowhere,
+                Fate::Stored if is_revoked || !outcome.evicted.is_empty() => Storage::Shared,
+                Fate::Stored => Storage::SharedAndLocal,
+                Fate::Superseded | Fate::TooLong | Fate::NotWritten => Storage::None,
             };
             if outcome.fate == Fate::Superseded {
-                kept.standing = Standing::Superseded;
+                disposition.standing = Standing::Superseded;
             }
         }
-        if kept.is_stored() && !introspected.is_active() && !introspected.is_only_answer {
-            self.make_sure(cb, key, flight, introspected, &mut kept);
+        if disposition.is_stored() && !introspected.is_active() && !introspected.is_exclusive {
+            self.withdraw_if_contested(cb, key, flight, introspected, &mut disposition);
         }
-        match self.outdated_by(cb, key, flight, introspected) {
-            None => kept,
+        match self.event_since_call(cb, key, flight, introspected) {
+            None => disposition,
             Some(event) => {
-                if kept.is_stored() {
-                    // The event is not noted again: it is none to another question about the token.
+                if disposition.is_stored() {
+                    // The event is not noted again, or a second question about the token would take it for a new one.
                     let reason = InvalidationReason::Introspection;
                     self.void(cb, &upstream.cache, &key.digest, event, reason);
                 }
-                Kept::nowhere(Standing::Superseded)
+                Disposition::unstored(Standing::Superseded)
             }
         }
     }
 
     /// Takes an "inactive" out of the shared cache again where another worker has asked later, since that one may not look
     /// for it when it stores its own answer.
-    fn make_sure<H: Backend>(
+    fn withdraw_if_contested<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: &QuestionKey,
         flight: &mut Pending<W>,
         introspected: &Introspected,
-        kept: &mut Kept,
+        disposition: &mut Disposition,
     ) {
         let upstream = Rc::clone(&flight.call.upstream);
         match self.workers.acquire(cb, &upstream, key) {
-            // It is released with the call, so that nobody waits for it.
-            Acquisition::Mine { leased } if leased != Leased::No => flight.hold_tightly(),
+            // The lease is released when the call ends, so no worker waits for it.
+            Acquisition::Mine { leased } if leased != Leased::No => flight.keep_until_released(),
             // Nobody else asks.
             Acquisition::Mine { .. }
             | Acquisition::Hit(Cached::Inactive(_))
@@ -152,8 +156,8 @@ impl<W> Resolver<W> {
                 let cache = &upstream.cache;
                 cache.withdraw(cb.host, introspected);
                 let look = cache.lookup(cb.host, &key.digest, cb.now());
-                let standing = look.map_or(kept.standing, |_| Standing::Superseded);
-                *kept = Kept::nowhere(standing);
+                let standing = look.map_or(disposition.standing, |_| Standing::Superseded);
+                *disposition = Disposition::unstored(standing);
             }
         }
     }
@@ -167,8 +171,8 @@ impl<W> Resolver<W> {
     ) -> StoreOutcome {
         let outcome = upstream.cache.store(cb.host, introspected);
         let table = match introspected.answer {
-            Answer::Active(_) => metrics::Table::Active,
-            Answer::Inactive(_) => metrics::Table::Negative,
+            Answer::Active(_) => metrics::CacheTable::Active,
+            Answer::Inactive(_) => metrics::CacheTable::Negative,
         };
         for (evicted, _) in &outcome.evicted {
             cb.host.count(Metric::Evicted(table, *evicted));
@@ -188,7 +192,7 @@ impl<W> Resolver<W> {
         // An invalidation finds only what the shared cache holds: workers that hold an answer which was
         // evicted from it must look there again.
         for (evicted, digest) in &outcome.evicted {
-            if let (metrics::Table::Active, Evicted::Live) = (table, evicted) {
+            if let (metrics::CacheTable::Active, Evicted::Live) = (table, evicted) {
                 self.workers.void_evicted(cb, digest);
             }
         }
@@ -211,31 +215,31 @@ impl<W> Resolver<W> {
         introspected: &Introspected,
         flight: &Pending<W>,
     ) -> bool {
-        let is_kept_by_reader = is_kept_by_reader(flight);
-        let must_be_known = is_kept_by_reader || flight.is_joined;
+        let keeps_answers = keeps_answers(flight);
+        let must_be_known = keeps_answers || flight.is_joined;
         if !must_be_known && !introspected.is_active() && is_brief(introspected) {
             return false;
         }
         self.workers.refresh_epochs(cb, introspected.answered_at);
-        let epochs = (!is_kept_by_reader).then(|| self.workers.epochs());
+        let epochs = (!keeps_answers).then(|| self.workers.epochs());
         upstream.cache.is_revoked(cb.host, introspected, epochs)
     }
 
     /// Returns what has happened to the token, which MAS called active, since MAS was asked.
-    fn outdated_by<H: Backend>(
+    fn event_since_call<H: Backend>(
         &self,
         cb: &Callback<'_, H>,
         key: &QuestionKey,
         flight: &Pending<W>,
         introspected: &Introspected,
     ) -> Option<Event> {
-        let State::Calling { point, .. } = flight.state else {
+        let State::Calling(call) = &flight.state else {
             return None;
         };
         if !introspected.is_active() {
             return None;
         }
-        self.workers.event_since(cb, &key.digest, point)
+        self.workers.event_since(cb, &key.digest, call.point)
     }
 
     /// Takes the answers about a token that has ended out of the shared cache, or doubts those about one that was refused. The
@@ -269,12 +273,12 @@ pub(in crate::resolver) fn is_brief(introspected: &Introspected) -> bool {
 }
 
 /// Returns whether an answer took so long that what was told meanwhile must be known before it serves.
-pub(super) fn is_late(introspected: &Introspected) -> bool {
-    introspected.answered_at >= introspected.asked_at + HEARD_WITHIN
+pub(super) fn outlasts_grace(introspected: &Introspected) -> bool {
+    introspected.answered_at >= introspected.asked_at + REVOCATION_GRACE
 }
 
 /// Returns whether one of those who wait keeps what it is given.
-fn is_kept_by_reader<W>(flight: &Pending<W>) -> bool {
+fn keeps_answers<W>(flight: &Pending<W>) -> bool {
     let mut waiting = flight.waiters.values();
-    waiting.any(|waiting| waiting.upstream.is_kept_by_reader)
+    waiting.any(|waiting| waiting.upstream.keeps_answers)
 }

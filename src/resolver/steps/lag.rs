@@ -4,18 +4,14 @@
 
 use std::time::Duration;
 
-use super::{queued::LINE_TIMEOUT, start::max_hold};
+use super::{TICK, in_line::LINE_TIMEOUT, start::max_hold};
 use crate::{
     clock::Instant,
     resolver::{
         flight::State,
         state::{Pending, Resolver},
     },
-    shared_data::look,
 };
-
-/// How often a worker looks at deadlines, leases and epochs.
-pub const TICK: Duration = look::LASTS;
 
 /// A worker that comes to no tick for so long has so much else to do that MAS's answers wait in its sockets.
 const BUSY: Duration = Duration::from_secs(1);
@@ -38,9 +34,8 @@ impl<W> Resolver<W> {
         }
         for flight in self.flights.iter_mut() {
             match flight.state {
-                // Its question has left the line.
-                State::Queued { .. } if flight.deadline == Instant::default() => {}
-                State::Queued { .. } => {
+                State::InLine { .. } if flight.has_left_line() => {}
+                State::InLine { .. } => {
                     flight.deadline = (flight.deadline + lag).min(now + LINE_TIMEOUT);
                 }
                 _ => {

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use super::{
-    answer::{Kept, Standing, is_late},
-    stand_in::next_group,
+    answer::{Disposition, Standing, outlasts_grace},
+    handing_out::next_group,
 };
 use crate::{
     cache::{Introspected, question::QuestionKey},
@@ -16,8 +16,8 @@ use crate::{
         state::{Pending, Resolver},
         workers::{
             Acquisition,
+            hint::{Hint, Notice},
             lease::{Leased, Tombstone},
-            membership::{Hint, Word},
         },
     },
 };
@@ -28,7 +28,7 @@ struct Landed<W> {
     flight: Pending<W>,
     introspected: Introspected,
     /// What has become of it in the shared cache.
-    kept: Kept,
+    disposition: Disposition,
 }
 
 /// What an answer does for the requests that wait for it.
@@ -47,12 +47,12 @@ impl<W> Landed<W> {
     fn landing(&self) -> Landing {
         let flight = &self.flight;
         let is_awaited = !flight.waiters.is_empty() || flight.is_wanted;
-        match self.kept.standing {
+        match self.disposition.standing {
             Standing::Holds => Landing::Serve,
             Standing::Superseded => Landing::LookAgain,
             Standing::Revoked if !flight.call.is_repeated && is_awaited => Landing::Repeat,
             Standing::Revoked if !flight.call.is_repeated => Landing::LookAgain,
-            Standing::Revoked if is_late(&self.introspected) => Landing::Fail,
+            Standing::Revoked if outlasts_grace(&self.introspected) => Landing::Fail,
             Standing::Revoked => Landing::Serve,
         }
     }
@@ -84,12 +84,12 @@ impl<W> Resolver<W> {
         let upstream = Rc::clone(&flight.call.upstream);
         self.failures.note_answer(&key, introspected.answered_at);
         self.reports.note_answer(cb, &upstream);
-        let kept = self.keep(cb, &key, &mut flight, &introspected);
+        let disposition = self.keep(cb, &key, &mut flight, &introspected);
         let landed = Landed {
             key,
             flight,
             introspected,
-            kept,
+            disposition,
         };
         match landed.landing() {
             Landing::Serve => self.serve(cb, landed),
@@ -127,15 +127,16 @@ impl<W> Resolver<W> {
             key,
             flight,
             introspected,
-            kept,
+            disposition,
         } = landed;
-        let is_loose =
-            flight.leased() == Leased::Loosely && !flight.is_wanted && self.workers.can_be_told();
-        if is_loose && kept.is_stored() && kept.standing != Standing::Revoked {
+        let may_expire = flight.leased() == Leased::UntilExpiry
+            && !flight.is_wanted
+            && self.workers.is_reachable();
+        if may_expire && disposition.is_stored() && disposition.standing != Standing::Revoked {
             return;
         }
         let stored = Tombstone::Stored(introspected.answered_at);
-        let tombstone = kept.is_stored().then_some(stored);
+        let tombstone = disposition.is_stored().then_some(stored);
         self.end_call(cb, *key, flight, Hint::LookAgain(*key), tombstone);
         flight.is_wanted = false;
     }
@@ -151,10 +152,10 @@ impl<W> Resolver<W> {
             key,
             mut flight,
             introspected,
-            kept,
+            disposition,
         } = landed;
-        // In one moment nobody is later: the call would be made again and again.
-        let is_revoked = kept.standing == Standing::Revoked;
+        // If question and answer have the same millisecond, no request counts as later, or the call would be made again and again.
+        let is_revoked = disposition.standing == Standing::Revoked;
         let later = if is_revoked && introspected.asked_at < introspected.answered_at {
             let is_later = |waiting: &Waiting<W>| waiting.since >= introspected.asked_at;
             flight.waiters.take(&is_later)
@@ -166,12 +167,12 @@ impl<W> Resolver<W> {
             let Some((_, waiting)) = waiters.first() else {
                 continue;
             };
-            if is_revoked && waiting.upstream.is_kept_by_reader {
+            if is_revoked && waiting.upstream.keeps_answers {
                 self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Outdated);
                 continue;
             }
             let cached = cache.as_cached(&introspected, &waiting.upstream.cache);
-            self.resolve_waiters(&key.digest, waiters, cached, kept.may_be_kept());
+            self.resolve_waiters(&key.digest, waiters, cached, disposition.may_be_kept());
         }
         flight.waiters = later;
         self.resume_anew(cb, key, flight);
@@ -184,11 +185,11 @@ impl<W> Resolver<W> {
         let Landed {
             key, mut flight, ..
         } = landed;
-        let word = Word {
-            before: asked_at,
-            at: cb.now(),
+        let notice = Notice {
+            waiting_before: asked_at,
+            sent_at: cb.now(),
         };
-        self.end_call(cb, key, &flight, Hint::Outdated(key, word), None);
+        self.end_call(cb, key, &flight, Hint::Outdated(key, notice), None);
         let told = flight.waiters.take(&|waiting| waiting.since < asked_at);
         self.resolve_without_verdict(cb, &key.digest, told, NoVerdict::Outdated);
         self.resume_anew(cb, key, flight);
@@ -206,22 +207,22 @@ impl<W> Resolver<W> {
         self.resume(cb, key, flight);
     }
 
-    /// Ends the waiting for another worker that had asked and got no verdict, of those for whom its word is meant. The others
-    /// get a later call, and so does everybody if a look since the word has found that a worker was asking.
+    /// Ends the waiting for another worker's call that failed, for the requests that the notice is meant for. The others wait
+    /// for a later call; so do all, if this worker has looked since the notice and found a worker asking.
     pub(in crate::resolver) fn fail_awaiting<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        word: Word,
+        notice: Notice,
         why: NoVerdict,
     ) {
         let Some(mut flight) = self.flights.take_awaiting(&key) else {
             return;
         };
-        let is_current = flight.since < word.at;
+        let is_current = flight.since < notice.sent_at;
         let told = flight
             .waiters
-            .take(&|waiting| is_current && waiting.since < word.before);
+            .take(&|waiting| is_current && waiting.since < notice.waiting_before);
         self.resolve_without_verdict(cb, &key.digest, told, why);
         self.resume(cb, key, flight);
     }

@@ -41,7 +41,7 @@ impl<W> Resolver<W> {
         let is_fresh = |cached: &Cached| !cached.is_due(now);
         let leased = match self
             .workers
-            .acquire_unless(cb, query.upstream, &key, &is_fresh)
+            .acquire_without_waiting(cb, query.upstream, &key, &is_fresh)
         {
             Acquisition::Hit(cached) => {
                 return Some(self.found(query.digest, cached.into(), Provenance::Shared));
@@ -52,9 +52,9 @@ impl<W> Resolver<W> {
         cb.host.count(Metric::Refresh);
         let call = CallContext::new(query, None, true);
         match self.call(cb, &call, leased) {
-            Ok(state) => {
+            Ok(active) => {
                 let mut flight = Flight::new(call, now);
-                flight.state = state;
+                flight.await_call(active, now);
                 self.flights.insert(key, flight);
             }
             Err(why) => {

@@ -3,9 +3,9 @@
 
 use std::rc::Rc;
 
-use super::{answer::HEARD_WITHIN, lag::TICK, queued::LINE_TIMEOUT, stand_in::overloaded};
+use super::{answer::REVOCATION_GRACE, counting::overloaded, in_line::LINE_TIMEOUT};
 use crate::{
-    cache::{ActiveEntry, Awaited, Cached, Serves, question::QuestionKey},
+    cache::{ActiveEntry, Audience, Awaited, Cached, question::QuestionKey},
     clock::Instant,
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
@@ -36,31 +36,6 @@ impl<W> Resolver<W> {
         }
     }
 
-    /// Looks for the answers of other workers if no hint may have told of them. Who finds none waits on, until the lease ends.
-    /// Others may have told this worker in vain that they wait, so its leases are released with the calls.
-    pub(in crate::resolver) fn look_for_awaited<H: Backend>(&mut self, cb: &Callback<'_, H>) {
-        let now = cb.now();
-        // Ticks come more often than that where there are several roots, and where one is hurried.
-        let is_early = self.looked_at.is_some_and(|at| now.since(at) < TICK / 2);
-        if is_early || !self.workers.has_missed_hints() {
-            return;
-        }
-        self.looked_at = Some(now);
-        self.flights.hold_all_tightly();
-        for key in self.flights.awaited() {
-            let Some(mut flight) = self.flights.take_awaiting(&key) else {
-                continue;
-            };
-            if let Some((_, waiting)) = flight.waiters.first() {
-                flight.call.upstream = Rc::clone(&waiting.upstream);
-            }
-            match look_again(cb, &key, &flight) {
-                Some(awaited) => self.hand_out(cb, key, flight, awaited),
-                None => self.flights.insert(key, flight),
-            }
-        }
-    }
-
     /// Resumes a flight as one of the configurations asks whose requests wait.
     fn resume_as<H: Backend>(
         &mut self,
@@ -70,12 +45,12 @@ impl<W> Resolver<W> {
         upstream: Rc<Upstream>,
     ) {
         flight.call.upstream = Rc::clone(&upstream);
-        if let Some(awaited) = look_again(cb, &key, &flight) {
+        if let Some(awaited) = read_cache_again(cb, &key, &flight) {
             self.hand_out(cb, key, flight, awaited);
             return;
         }
         if !self.admits_flight(cb, &key, &mut flight) {
-            self.queue_again(cb, key, flight);
+            self.return_to_line(cb, key, flight);
             return;
         }
         match self.workers.acquire(cb, &upstream, &key) {
@@ -89,14 +64,14 @@ impl<W> Resolver<W> {
 
     /// Gives an answer from the shared cache to the requests that it serves, of the configuration that has read it. The others
     /// go on: their configurations have caches of another size, or let an answer hold less long.
-    fn hand_out<H: Backend>(
+    pub(super) fn hand_out<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
         mut flight: Pending<W>,
         awaited: Awaited,
     ) {
-        let Awaited { cached, serves } = awaited;
+        let Awaited { cached, audience } = awaited;
         if let Cached::Inactive(_) = cached {
             self.limits.charge_inactive(cb, &flight.call);
         }
@@ -105,11 +80,11 @@ impl<W> Resolver<W> {
         // answer has not waited for it.
         let served = flight
             .waiters
-            .take(&|waiting| is_of(waiting, &upstream) && serves.includes(waiting.since));
-        if upstream.is_kept_by_reader && matches!(serves, Serves::BeforeQuestion(_)) {
+            .take(&|waiting| is_of(waiting, &upstream) && audience.includes(waiting.since));
+        if upstream.keeps_answers && matches!(audience, Audience::CameBeforeQuestion(_)) {
             self.resolve_without_verdict(cb, &key.digest, served, NoVerdict::Outdated);
         } else {
-            let may_be_kept = serves == Serves::Everybody;
+            let may_be_kept = audience == Audience::Everyone;
             self.resolve_waiters(&key.digest, served, cached, may_be_kept);
         }
         self.resume(cb, key, flight);
@@ -139,9 +114,7 @@ impl<W> Resolver<W> {
         mut flight: Pending<W>,
         check_at: Instant,
     ) {
-        flight.state = State::AwaitingPeer { check_at };
-        flight.since = cb.now();
-        flight.deadline = flight.call.deadline(flight.since);
+        flight.await_peer(check_at, cb.now());
         self.flights.insert(key, flight);
     }
 
@@ -173,10 +146,8 @@ impl<W> Resolver<W> {
     ) {
         let now = cb.now();
         match self.call(cb, &flight.call, leased) {
-            Ok(state) => {
-                flight.state = state;
-                flight.since = now;
-                flight.deadline = flight.call.deadline(now);
+            Ok(call) => {
+                flight.await_call(call, now);
                 self.flights.insert(key, flight);
             }
             Err(why) => {
@@ -189,7 +160,7 @@ impl<W> Resolver<W> {
 
     /// Puts a flight whose answer did not come into the line of its pool. A request whose own pool has no line does not wait in
     /// that of another: its pool makes the call, or it is refused at once.
-    fn queue_again<H: Backend>(
+    fn return_to_line<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
@@ -209,31 +180,27 @@ impl<W> Resolver<W> {
         }
         // One that comes from a line has waited in it already.
         let deadline = match flight.state {
-            State::Queued { .. } => flight.deadline,
+            State::InLine { .. } => flight.deadline,
             _ => cb.now() + LINE_TIMEOUT,
         };
-        match self.queue(cb, &flight.call) {
-            Ok(state) => {
-                flight.state = state;
-                flight.deadline = deadline;
-                self.flights.insert(key, flight);
-            }
+        match self.enter_line(cb, &mut flight, deadline) {
+            Ok(()) => self.flights.insert(key, flight),
             Err(why) => self.fail(cb, key, flight, why),
         }
     }
 
     /// Calls MAS about the questions that wait in line, as far as calls are free.
-    pub(in crate::resolver) fn start_queued<H: Backend>(&mut self, cb: &Callback<'_, H>) {
+    pub(in crate::resolver) fn call_from_line<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         if self.limits.have_no_lines() {
             return;
         }
         for pool in self.limits.pools() {
             // A call that cannot be made leaves its slot free, so the number of tries is bounded as well.
             for _ in 0..MAX_STARTS {
-                let Some(key) = self.next_queued(pool) else {
+                let Some(key) = self.next_in_line(pool) else {
                     break;
                 };
-                let Some(flight) = self.flights.take_queued(&key) else {
+                let Some(flight) = self.flights.take_in_line(&key) else {
                     continue;
                 };
                 // Others of the client's questions may have spent its budget while this one waited.
@@ -252,7 +219,7 @@ impl<W> Resolver<W> {
 }
 
 /// Returns what the shared cache has by now for those who wait and are of the configuration that asks.
-fn look_again<H: Backend, W>(
+pub(super) fn read_cache_again<H: Backend, W>(
     cb: &Callback<'_, H>,
     key: &QuestionKey,
     flight: &Pending<W>,
@@ -267,7 +234,7 @@ fn look_again<H: Backend, W>(
         let waiting = flight.waiters.values();
         let own = waiting.filter(|waiting| is_of(waiting, upstream));
         let since = own.map(|waiting| waiting.since).min().unwrap_or(now);
-        let since = since.max(now.minus(HEARD_WITHIN));
+        let since = since.max(now.minus(REVOCATION_GRACE));
         let awaited = cache.lookup_awaited(cb.host, &key.digest, since, now)?;
         // It may have come since that look, and serve everybody.
         look().or(Some(awaited))

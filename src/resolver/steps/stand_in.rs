@@ -1,22 +1,22 @@
-//! No verdict, and what serves in its place; and how those who wait are told of either.
+//! No verdict, and what serves in its place.
 //!
 //! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`, which serves a stale answer if MAS
 //! fails, and configuration and expiry allow it. Only a request that finds no room to wait is turned away by another, `refuse`.
 
 use std::rc::Rc;
 
+use super::counting::overloaded;
 use crate::{
-    cache::{ActiveEntry, Cached, question::QuestionKey},
+    cache::{ActiveEntry, question::QuestionKey},
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
-    metrics::{IntrospectionOutcome, Metric},
     resolver::{
-        resolution::{Found, Provenance, Resolution, Verdict, Waiting},
-        state::{Pending, Resolver, Waiters},
+        resolution::{Found, Provenance, Verdict},
+        state::{Pending, Resolver},
         upstream::Upstream,
         workers::{
+            hint::{Hint, Notice},
             lease::{Leased, Tombstone},
-            membership::{Hint, Word},
         },
     },
     token::TokenDigest,
@@ -99,11 +99,11 @@ impl<W> Resolver<W> {
             let begun = Tombstone::Failed(flight.since);
             why.may_have_asked().then_some(begun)
         };
-        let word = Word {
-            before: cb.now(),
-            at: cb.now(),
+        let notice = Notice {
+            waiting_before: cb.now(),
+            sent_at: cb.now(),
         };
-        self.end_call(cb, key, &flight, Hint::Failed(key, word), tombstone);
+        self.end_call(cb, key, &flight, Hint::Failed(key, notice), tombstone);
         self.resolve_without_verdict(cb, &key.digest, flight.waiters, why);
     }
 
@@ -134,63 +134,5 @@ impl<W> Resolver<W> {
         let tombstone = stale.is_some().then_some(Tombstone::Failed(now));
         self.workers
             .release(cb, key, Hint::LookAgain(key), tombstone);
-    }
-
-    pub(in crate::resolver) fn resolve_without_verdict<H: Backend>(
-        &mut self,
-        cb: &Callback<'_, H>,
-        digest: &TokenDigest,
-        mut waiters: Waiters<W>,
-        why: NoVerdict,
-    ) {
-        while let Some(waiters) = next_group(&mut waiters) {
-            let Some((_, waiting)) = waiters.first() else {
-                continue;
-            };
-            let upstream = Rc::clone(&waiting.upstream);
-            let found = self.stand_in(cb, &upstream, digest, why);
-            self.resolutions.push_back(Resolution { found, waiters });
-        }
-    }
-
-    pub(super) fn resolve_waiters(
-        &mut self,
-        digest: &TokenDigest,
-        waiters: Waiters<W>,
-        cached: Cached,
-        may_be_kept: bool,
-    ) {
-        let found = Found {
-            may_be_kept,
-            ..self.found(*digest, cached.into(), Provenance::Introspected)
-        };
-        self.resolutions.push_back(Resolution { found, waiters });
-    }
-}
-
-/// Takes out the requests of the first one's configuration: each has its own rule of what serves if there is no answer.
-pub(super) fn next_group<W>(waiters: &mut Waiters<W>) -> Option<Waiters<W>> {
-    let (_, first) = waiters.first()?;
-    let upstream = Rc::clone(&first.upstream);
-    let is_of_it = |waiting: &Waiting<W>| Rc::ptr_eq(&waiting.upstream, &upstream);
-    // Nearly always.
-    if waiters.values().all(is_of_it) {
-        return Some(std::mem::take(waiters));
-    }
-    Some(waiters.take(&is_of_it))
-}
-
-pub(in crate::resolver) fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {
-    let why = NoVerdict::Overloaded;
-    count_outcome(cb, why.outcome());
-    why
-}
-
-pub(in crate::resolver) fn count_outcome<H: Backend>(
-    cb: &Callback<'_, H>,
-    outcome: Option<IntrospectionOutcome>,
-) {
-    if let Some(outcome) = outcome {
-        cb.host.count(Metric::Introspection(outcome));
     }
 }

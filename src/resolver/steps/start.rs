@@ -3,8 +3,8 @@
 use std::{rc::Rc, time::Duration};
 
 use super::{
-    queued::LINE_TIMEOUT,
-    stand_in::{count_outcome, overloaded},
+    counting::{count_outcome, overloaded},
+    in_line::LINE_TIMEOUT,
 };
 use crate::{
     cache::{ActiveEntry, Cached},
@@ -14,7 +14,7 @@ use crate::{
     resolver::{
         call::{CALL_GRACE, CallContext},
         clients::{ClientKey, load::Slot},
-        flight::{Flight, State},
+        flight::{ActiveCall, Flight},
         limits::Limits,
         resolution::{Query, WaiterId, Waiting},
         state::{Pending, Resolver},
@@ -100,46 +100,48 @@ impl<W> Resolver<W> {
         if !self.admits(upstream, &call.slot()) {
             return match upstream.admission.overflow {
                 Overflow::Wait => {
-                    flight.state = self.queue(cb, call)?;
-                    flight.deadline = cb.now() + LINE_TIMEOUT;
+                    self.enter_line(cb, &mut flight, cb.now() + LINE_TIMEOUT)?;
                     Ok(Start::Flight(flight))
                 }
                 Overflow::Refuse => Err(overloaded(cb)),
             };
         }
         let key = query.key();
-        flight.state = match self.workers.acquire(cb, upstream, &key) {
-            Acquisition::Hit(cached) => return Ok(Start::Hit(cached)),
-            Acquisition::Failed(Some(entry)) => return Ok(Start::Stale(entry)),
-            Acquisition::Failed(None) => return Err(NoVerdict::Elsewhere),
+        match self.workers.acquire(cb, upstream, &key) {
+            Acquisition::Hit(cached) => Ok(Start::Hit(cached)),
+            Acquisition::Failed(Some(entry)) => Ok(Start::Stale(entry)),
+            Acquisition::Failed(None) => Err(NoVerdict::Elsewhere),
             Acquisition::Peer { check_at } => {
                 cb.host.count(Metric::LeaseWait);
                 // It counts if this worker comes to make the call, when many may be under way.
                 call.client = call.client.or_else(|| query.client());
-                State::AwaitingPeer { check_at }
+                flight.await_peer(check_at, cb.now());
+                Ok(Start::Flight(flight))
             }
             Acquisition::Mine { leased } => match self.call(cb, call, leased) {
-                Ok(state) => state,
+                Ok(call) => {
+                    flight.await_call(call, cb.now());
+                    Ok(Start::Flight(flight))
+                }
                 Err(why) => {
                     self.release_failed(cb, upstream, key);
-                    return Err(why);
+                    Err(why)
                 }
             },
-        };
-        Ok(Start::Flight(flight))
+        }
     }
 
-    /// Makes the call. Returns the state of its flight.
+    /// Makes the call.
     pub(super) fn call<H: Backend>(
         &self,
         cb: &Callback<'_, H>,
         call: &CallContext,
         leased: Leased,
-    ) -> Result<State, NoVerdict> {
+    ) -> Result<ActiveCall, NoVerdict> {
         let point = self.workers.point(cb);
         match call.send(cb.host, cb.root) {
-            Ok(id) => Ok(State::Calling {
-                call: id,
+            Ok(id) => Ok(ActiveCall {
+                id,
                 root: cb.root,
                 slot: call.slot(),
                 leased,

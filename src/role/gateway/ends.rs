@@ -3,21 +3,22 @@
 //! The non-obvious rule: MAS may not have ended anything. It answers 200 to the revocation of a token that it lets live, and
 //! in a fleet a mirrored request says nothing of MAS's answer. Each end costs a question, so a client could make the edge
 //! ask as often as it likes. So the first end of a token, or of all of a user's tokens, acts at once, and further ones
-//! within [`SPACING`] are merged into one that acts at the next tick. No end is lost.
+//! within [`MIN_INTERVAL`] are merged into one that acts at the next tick. No end is lost.
 //!
 //! Where MAS has not answered, it may end the session only later, and a question in between brings an "active" that is out of
 //! date. So such an end acts at once and again and again for some seconds. What still waits when the VM goes is handed over to
 //! another one (`ends/handover.rs`).
 //!
 //! Anyone can end an invented token, so what is remembered is bounded. An end that removed no answer gives way to one that
-//! did. Where there is still no room, an end acts at once.
+//! did. Where there is still no room, an end acts at once. `tests/scenarios/ends.rs` shows all of it.
 
 mod handover;
 
 use std::{rc::Rc, time::Duration};
 
-use self::handover::{HandedOverEnd, Incoming, Outgoing, Subject};
+use self::handover::{EndSubject, HandedOverEnd, Incoming, Outgoing};
 use crate::{
+    cache::SharedCache,
     clock::Instant,
     host::{Backend, Callback, Store},
     mas::{provisioning::Revocation, user::UserKey},
@@ -28,11 +29,11 @@ use crate::{
 };
 
 /// How long after an end a further one waits for the next tick. With that tick it is a second at the most.
-const SPACING: Duration = Duration::from_millis(750);
+const MIN_INTERVAL: Duration = Duration::from_millis(750);
 
-/// For how long an end acts again and again that MAS has not confirmed, each time after [`SPACING`]. It acts for the last time
+/// For how long an end acts again and again that MAS has not confirmed, each time after [`MIN_INTERVAL`]. It acts for the last time
 /// after three seconds or more.
-const REPETITION: Duration = Duration::from_millis(3_750);
+const REPEAT_FOR: Duration = Duration::from_millis(3_750);
 
 /// Ends that are remembered. One takes some 80 bytes, and all of them are looked through for each end. Twice as many are left to
 /// other VMs, of all workers together.
@@ -40,13 +41,33 @@ const MAX_ENDS: usize = 1_024;
 
 /// What ends if a request succeeds.
 #[derive(Debug)]
-pub enum Ending {
-    /// The session of this token, which logs out.
-    Logout(TokenDigest),
-    /// All sessions of a user, if that was found out, and of the token that the request has.
-    LogoutAll(TokenDigest, Option<UserKey>),
-    /// The session of this token, which is revoked.
-    Revocation(TokenDigest),
+pub struct Ending {
+    /// The token that logs out or is revoked.
+    pub token: TokenDigest,
+    /// Which of the two.
+    pub reason: InvalidationReason,
+    /// What ends with it.
+    pub scope: Scope,
+}
+
+/// Which sessions end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// That of the token.
+    Session,
+    /// All of the token's user, who is this one if that was found out.
+    AllOfUser(Option<UserKey>),
+}
+
+impl Ending {
+    /// The end of this token's session.
+    pub fn of_session(token: TokenDigest, reason: InvalidationReason) -> Self {
+        Self {
+            token,
+            reason,
+            scope: Scope::Session,
+        }
+    }
 }
 
 /// What MAS has said to a request that asks it to end a session.
@@ -68,21 +89,21 @@ struct End {
     /// It removed an answer in another VM.
     removed_answer: bool,
     /// The moment from which on it acts.
-    at: Instant,
+    due_at: Instant,
     /// The moment before which it acts again and again.
-    until: Instant,
+    repeat_until: Instant,
 }
 
 /// The last end of a subject.
 #[derive(Debug)]
 struct Recent {
-    subject: Subject,
+    subject: EndSubject,
     /// Until then a further one waits for a tick.
-    until: Instant,
+    deferred_until: Instant,
     /// One of its ends removed an answer. An end costs a question only then, or if MAS was just being asked.
     removed_answer: bool,
-    /// It waits.
-    waiting: Option<End>,
+    /// One that waits for a tick.
+    deferred: Option<End>,
 }
 
 /// The ends of a while.
@@ -103,24 +124,23 @@ impl SessionEnds {
         ending: &Ending,
         reply: MasReply,
     ) {
-        let (token, reason, user, is_all) = match ending {
-            Ending::Logout(token) => (token, InvalidationReason::Logout, None, false),
-            Ending::LogoutAll(token, user) => (token, InvalidationReason::Logout, *user, true),
-            Ending::Revocation(token) => (token, InvalidationReason::Revocation, None, false),
-        };
         let now = cb.now();
+        let user = match ending.scope {
+            Scope::Session => None,
+            Scope::AllOfUser(user) => user,
+        };
         let end = End {
             plugin: Rc::clone(plugin),
-            reason,
-            ends_owner: is_all && user.is_none(),
+            reason: ending.reason,
+            ends_owner: ending.scope == Scope::AllOfUser(None),
             removed_answer: false,
-            at: now,
-            until: match reply {
+            due_at: now,
+            repeat_until: match reply {
                 MasReply::Ended => now,
-                MasReply::Unheard => now + REPETITION,
+                MasReply::Unheard => now + REPEAT_FOR,
             },
         };
-        self.act_on_all(cb, resolver, Subject::Token(*token), user, end);
+        self.apply_with_owner(cb, resolver, EndSubject::Token(ending.token), user, end);
     }
 
     /// Lets the ends act that wait, and forgets those that are too old to matter.
@@ -128,21 +148,21 @@ impl SessionEnds {
         let now = cb.now();
         let mut due = Vec::new();
         self.recents.retain_mut(|recent| {
-            let Some(end) = recent.waiting.take_if(|end| end.at <= now) else {
-                return now < recent.until;
+            let Some(end) = recent.deferred.take_if(|end| end.due_at <= now) else {
+                return now < recent.deferred_until;
             };
             // It keeps its place.
-            recent.until = now;
+            recent.deferred_until = now;
             due.push((recent.subject, end));
             true
         });
         for (subject, end) in due {
-            self.act_on_all(cb, resolver, subject, None, end);
+            self.apply_with_owner(cb, resolver, subject, None, end);
         }
     }
 
-    /// Lets act what other VMs have left, and takes it over. It acts again with the next tick and later where no other worker
-    /// has been faster.
+    /// Applies the ends that other VMs have left, and takes them over. If this worker takes them first, it applies them again at
+    /// later ticks.
     pub fn take_over<H: Backend, W>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -159,14 +179,14 @@ impl SessionEnds {
         self.found = incoming.number();
         let now = cb.now();
         // It acts before it is taken, see `handover`.
-        self.act_on_incoming(cb, resolver, plugin, &incoming, |_| now);
+        self.apply_incoming(cb, resolver, plugin, &incoming, |_| now);
         if incoming.take(cb.host).is_ok() {
-            self.act_on_incoming(cb, resolver, plugin, &incoming, |end| end.until);
+            self.apply_incoming(cb, resolver, plugin, &incoming, |end| end.repeat_until);
         }
     }
 
-    /// Lets all of a handover act, each end now and again and again before the moment that `until` gives it.
-    fn act_on_incoming<H: Backend, W>(
+    /// Applies all ends of a handover, each now and again and again before the moment that `until` gives it.
+    fn apply_incoming<H: Backend, W>(
         &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
@@ -180,10 +200,10 @@ impl SessionEnds {
                 reason: other.reason,
                 ends_owner: other.ends_owner,
                 removed_answer: other.removed_answer,
-                at: cb.now(),
-                until: until(&other),
+                due_at: cb.now(),
+                repeat_until: until(&other),
             };
-            self.act_on_all(cb, resolver, other.subject, None, end);
+            self.apply_with_owner(cb, resolver, other.subject, None, end);
         }
     }
 
@@ -201,65 +221,55 @@ impl SessionEnds {
     }
 
     /// Ends answers, and all of the user's as well: `user` is that one, or else the owner of the token, if those are to end.
-    fn act_on_all<H: Backend, W>(
+    fn apply_with_owner<H: Backend, W>(
         &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
-        subject: Subject,
+        subject: EndSubject,
         user: Option<UserKey>,
         end: End,
     ) {
         let mut of_user = end.clone();
         of_user.ends_owner = false;
         let ends_owner = end.ends_owner;
-        let owner = self.act(cb, resolver, subject, end);
+        let owner = self.apply_or_defer(cb, resolver, subject, end);
         if let Some(user) = user.or(owner.filter(|_| ends_owner)) {
-            self.act(cb, resolver, Subject::User(user), of_user);
+            self.apply_or_defer(cb, resolver, EndSubject::User(user), of_user);
         }
     }
 
     /// Ends answers now, or notes that they end at the next tick. Returns whose token it was, if that is known.
-    fn act<H: Backend, W>(
+    fn apply_or_defer<H: Backend, W>(
         &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
-        subject: Subject,
-        mut end: End,
+        subject: EndSubject,
+        end: End,
     ) -> Option<UserKey> {
         let now = cb.now();
-        let cache = &end.plugin.upstream.cache;
         let mut recents = self.recents.iter_mut();
         match recents.find(|recent| recent.subject == subject) {
-            Some(recent) if now < recent.until => {
+            Some(recent) if now < recent.deferred_until => {
                 // Whose token it is may not be known any longer at the tick.
-                let owner = match &subject {
-                    Subject::Token(token) => cache
-                        .lookup_stale(cb.host, token, now)
-                        .and_then(|known| known.user),
-                    Subject::User(_) => None,
-                };
-                if let Some(other) = &recent.waiting {
-                    end.ends_owner |= other.ends_owner;
-                    end.until = end.until.max(other.until);
-                }
-                recent.waiting = Some(end);
+                let owner = owner_of(&subject, &end.plugin.upstream.cache, cb.host, now);
+                recent.defer(end);
                 owner
             }
             recent => {
                 let everything = Revocation::AllExcept(Vec::new());
                 let what = match &subject {
-                    Subject::Token(token) => Invalidation::Token(token),
-                    Subject::User(user) => Invalidation::User(user, &everything),
+                    EndSubject::Token(token) => Invalidation::Token(token),
+                    EndSubject::User(user) => Invalidation::User(user, &everything),
                 };
-                let removed = resolver.invalidate(cb, cache, what, end.reason);
-                let until = now + SPACING;
+                let removed = resolver.invalidate(cb, &end.plugin.upstream.cache, what, end.reason);
+                let deferred_until = now + MIN_INTERVAL;
                 let mut last = Recent {
                     subject,
-                    until,
+                    deferred_until,
                     removed_answer: end.removed_answer
                         || removed.is_some()
-                        || matches!(subject, Subject::User(_)),
-                    waiting: end.again(until),
+                        || matches!(subject, EndSubject::User(_)),
+                    deferred: end.repetition(deferred_until),
                 };
                 if let Some(recent) = recent {
                     last.removed_answer |= recent.removed_answer;
@@ -285,27 +295,53 @@ impl SessionEnds {
 }
 
 impl Recent {
+    /// Lets a further end wait for a tick, together with one that waits already.
+    fn defer(&mut self, mut end: End) {
+        if let Some(other) = &self.deferred {
+            end.ends_owner |= other.ends_owner;
+            end.repeat_until = end.repeat_until.max(other.repeat_until);
+        }
+        self.deferred = Some(end);
+    }
+
     /// Its end as another VM gets it, if it waits.
     fn handed_over(&self) -> Option<HandedOverEnd> {
-        let end = self.waiting.as_ref()?;
+        let end = self.deferred.as_ref()?;
         Some(HandedOverEnd {
             subject: self.subject,
             reason: end.reason,
             ends_owner: end.ends_owner,
             removed_answer: self.removed_answer,
-            until: end.until,
+            repeat_until: end.repeat_until,
         })
     }
 
     /// It removed no answer, and nothing waits but perhaps its own repetition.
     fn gives_way(&self) -> bool {
-        !self.removed_answer && self.waiting.as_ref().is_none_or(|end| end.at >= self.until)
+        !self.removed_answer
+            && self
+                .deferred
+                .as_ref()
+                .is_none_or(|end| end.due_at >= self.deferred_until)
     }
 }
 
 impl End {
     /// Its repetition at that moment, if there is to be one.
-    fn again(self, at: Instant) -> Option<Self> {
-        (at < self.until).then_some(Self { at, ..self })
+    fn repetition(self, due_at: Instant) -> Option<Self> {
+        (due_at < self.repeat_until).then_some(Self { due_at, ..self })
+    }
+}
+
+/// Returns whose token it is, as far as the shared cache still knows.
+fn owner_of(
+    subject: &EndSubject,
+    cache: &SharedCache,
+    store: &impl Store,
+    now: Instant,
+) -> Option<UserKey> {
+    match subject {
+        EndSubject::Token(token) => cache.lookup_stale(store, token, now)?.user,
+        EndSubject::User(_) => None,
     }
 }

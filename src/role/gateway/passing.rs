@@ -40,7 +40,10 @@ pub fn on_request_body(host: &impl Streams, exchange: &Exchange, chunk: Chunk) {
         form.finish();
     }
     if let Some(token) = form.found() {
-        exchange.set_watch(Watch::SessionEnd(Ending::Revocation(token)));
+        exchange.set_watch(Watch::SessionEnd(Ending::of_session(
+            token,
+            InvalidationReason::Revocation,
+        )));
     } else if !chunk.is_last && !is_too_long {
         exchange.set_watch(Watch::Revocation(form));
     }
@@ -75,9 +78,11 @@ pub fn on_response_headers<H: Host, W>(
         // MAS does not know the token: its session has ended elsewhere, or by the same request, which Envoy has sent twice. But
         // MAS says so of an OAuth token as well, whose session lives on. So it is a refusal and no end. A 401 to a revocation is
         // about the client.
-        Watch::SessionEnd(Ending::Logout(token) | Ending::LogoutAll(token, _))
-            if status == Some(401) && is_upstream() =>
-        {
+        Watch::SessionEnd(Ending {
+            token,
+            reason: InvalidationReason::Logout,
+            ..
+        }) if status == Some(401) && is_upstream() => {
             // Anyone can log an invented token out.
             let cache = &exchange.plugin.upstream.cache;
             if cache.lookup_stale(cb.host, &token, cb.now()).is_some() {

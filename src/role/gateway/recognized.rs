@@ -9,16 +9,43 @@
 //! 128 bits under a secret key of the VM ([`crate::hashes::multilinear`]): no client can look for collisions, and by chance there
 //! are none.
 
-use super::policy::Recognized;
 use crate::{
     config::Config,
     hashes::multilinear::{Hash, Multilinear},
     maps::probing::{ProbingMap, Spread},
-    token::TokenSecret,
+    mas::token::{Shape, shape},
+    token::{TokenDigest, TokenSecret},
 };
 
 /// Inactive tokens that are remembered at the most.
 const MAX_INACTIVE: usize = 1_024;
+
+/// What a token is by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Recognized {
+    /// Its identity in the cache.
+    pub digest: TokenDigest,
+    /// Its form.
+    pub shape: Shape,
+    /// Whether the configuration knows it as an application service's.
+    pub is_appservice: bool,
+}
+
+impl Recognized {
+    /// Returns what `token` is, which is named under `secret`. `None`: it cannot exist, which is known before it is named.
+    pub fn of(config: &Config, secret: TokenSecret, token: &[u8]) -> Option<Self> {
+        let shape = shape(token);
+        let is_appservice = config.appservice_tokens.contains(token);
+        if shape == Shape::CannotExist && !is_appservice {
+            return None;
+        }
+        Some(Self {
+            digest: secret.digest(token),
+            shape,
+            is_appservice,
+        })
+    }
+}
 
 /// Secret hashes: no client can choose them.
 impl Spread for Hash {
@@ -75,7 +102,7 @@ impl RecognizedTokens {
     }
 
     /// Remembers the last token that was looked at. When there are `capacity` of them they are all forgotten: the next
-    /// hit of each costs its digest once. For none nothing is remembered, nor forgotten.
+    /// hit of each costs its digest once. With a capacity of 0 it does nothing.
     pub fn remember_last(&mut self, capacity: usize) {
         if let Some((hash, recognized)) = self.last.take() {
             remember(&mut self.tokens, capacity, hash, recognized);

@@ -2,11 +2,11 @@
 //!
 //! `passing.rs` says what it makes of what it sees.
 
-use super::ends::Ending;
+use super::ends::{Ending, Scope};
 use crate::{
     mas::user::UserKey,
     matrix::session_end::{RevocationForm, SessionEnd},
-    metrics::{HomeserverAnswer, RejectionReason},
+    metrics::{HomeserverAnswer, InvalidationReason, RejectionReason},
     role::exchange::{self, Wants},
     token::{AccessToken, TokenDigest, TokenSecret},
 };
@@ -42,7 +42,9 @@ impl Watch {
     pub fn session_end(end: &SessionEnd<'_>, secret: TokenSecret) -> Self {
         let name = |token: &AccessToken<'_>| secret.digest(token.as_bytes());
         match end {
-            SessionEnd::Logout(token) => Self::SessionEnd(Ending::Logout(name(token))),
+            SessionEnd::Logout(token) => {
+                Self::SessionEnd(Ending::of_session(name(token), InvalidationReason::Logout))
+            }
             SessionEnd::LogoutAll(token) => Self::logout_all(name(token), None),
             SessionEnd::Revocation => Self::Revocation(Box::new(RevocationForm::new(secret))),
         }
@@ -50,7 +52,11 @@ impl Watch {
 
     /// Returns the watch over a request that asks to end all sessions of `user`, whose token is `token`.
     pub fn logout_all(token: TokenDigest, user: Option<UserKey>) -> Self {
-        Self::SessionEnd(Ending::LogoutAll(token, user))
+        Self::SessionEnd(Ending {
+            token,
+            reason: InvalidationReason::Logout,
+            scope: Scope::AllOfUser(user),
+        })
     }
 }
 

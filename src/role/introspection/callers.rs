@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        resolver::{Admission, Overflow, PoolId, Reader},
+        resolver::{Admission, Consumer, Overflow, PoolId},
     };
 
     const NOW: Instant = Instant::from_millis(1_000_000);
@@ -118,7 +118,7 @@ mod tests {
             r#"{{"role":"introspection","introspection":{{"cluster":"{cluster}","credential":{{"injected":true}}}}}}"#
         );
         let config = config::parse(text.as_bytes(), &|_| None).unwrap();
-        let reader = Reader {
+        let reader = Consumer {
             admission: Admission {
                 pool: PoolId {
                     group: 0,

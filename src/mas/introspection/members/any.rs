@@ -1,6 +1,6 @@
 //! An introspection response however it is written: any JSON object, RFC 8259.
 
-use super::found::{Found, Members, Text, Value, number_of};
+use super::found::{FoundMembers, Members, Text, Value, number_of};
 use crate::form::steps;
 
 /// How deep a value may be nested that is skipped: as deep as serde_json takes it elsewhere.
@@ -9,7 +9,7 @@ pub(super) const MAX_DEPTH: u8 = 127;
 /// Finds the members. `None`: it is no JSON object, or one of them is not what it has to be.
 #[cold]
 pub(super) fn find(json: &[u8]) -> Option<Members<'_>> {
-    let mut found = Found::default();
+    let mut found = FoundMembers::default();
     let mut reader = Reader(json);
     let mut has_more = reader.passes(b'{').then(|| !reader.passes(b'}'))?;
     while has_more {

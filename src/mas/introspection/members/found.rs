@@ -88,13 +88,13 @@ fn seconds(text: &[u8]) -> Option<i64> {
 
 /// The members that were found so far. `None` within is that the member is `null`.
 #[derive(Default)]
-pub(super) struct Found<'a> {
+pub(super) struct FoundMembers<'a> {
     active: Option<bool>,
     texts: [Option<Option<Text<'a>>>; TEXTS],
     expires_in: Option<Option<(i64, &'a [u8])>>,
 }
 
-impl<'a> Found<'a> {
+impl<'a> FoundMembers<'a> {
     /// Takes in a member. `None`: it was there before, or is not what it has to be.
     // What a member is made of stays at hand then.
     #[inline(always)]

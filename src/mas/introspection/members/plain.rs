@@ -4,12 +4,12 @@
 //! The non-obvious rule: a string ends at the next quote then, which is looked for sixteen bytes at a time. Whatever is not as
 //! expected is left to the other reader, so that this one never says "no".
 
-use super::found::{Found, Members, Text, Value};
+use super::found::{FoundMembers, Members, Text, Value};
 use crate::form::{scan, steps};
 
 /// Finds the members. `None`: the answer is written in another way, or is none.
 pub(super) fn find(json: &[u8]) -> Option<Members<'_>> {
-    let mut found = Found::default();
+    let mut found = FoundMembers::default();
     let mut rest = json.strip_prefix(b"{")?;
     loop {
         let (name, after) = string(rest)?;

@@ -29,7 +29,7 @@ const REMOVED_ANSWER: u64 = 8;
 
 /// Whose answers end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subject {
+pub enum EndSubject {
     /// One token's.
     Token(TokenDigest),
     /// All active ones about a user. No logout makes a token active, so what is known of inactive ones holds on.
@@ -40,7 +40,7 @@ pub enum Subject {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HandedOverEnd {
     /// Whose answers end.
-    pub subject: Subject,
+    pub subject: EndSubject,
     /// Why they end: a logout, or else a revocation.
     pub reason: InvalidationReason,
     /// If set, all answers about the token's user end as well.
@@ -48,7 +48,7 @@ pub struct HandedOverEnd {
     /// It removed an answer.
     pub removed_answer: bool,
     /// The moment before which it acts again and again.
-    pub until: Instant,
+    pub repeat_until: Instant,
 }
 
 impl HandedOverEnd {
@@ -58,9 +58,9 @@ impl HandedOverEnd {
         let has = |flag| number & flag != 0;
         Some(Self {
             subject: if has(OF_USER) {
-                Subject::User(UserKey(*hash))
+                EndSubject::User(UserKey(*hash))
             } else {
-                Subject::Token(TokenDigest(*hash))
+                EndSubject::Token(TokenDigest(*hash))
             },
             reason: if has(REVOKED) {
                 InvalidationReason::Revocation
@@ -69,7 +69,7 @@ impl HandedOverEnd {
             },
             ends_owner: has(ENDS_OWNER),
             removed_answer: has(REMOVED_ANSWER),
-            until: Instant::from_millis(number >> 4),
+            repeat_until: Instant::from_millis(number >> 4),
         })
     }
 }
@@ -82,8 +82,8 @@ impl Outgoing {
     /// Adds one more.
     pub fn add(&mut self, end: &HandedOverEnd) {
         let (hash, mut number) = match end.subject {
-            Subject::Token(TokenDigest(hash)) => (hash, 0),
-            Subject::User(UserKey(hash)) => (hash, OF_USER),
+            EndSubject::Token(TokenDigest(hash)) => (hash, 0),
+            EndSubject::User(UserKey(hash)) => (hash, OF_USER),
         };
         if end.ends_owner {
             number |= ENDS_OWNER;
@@ -94,7 +94,7 @@ impl Outgoing {
         if end.removed_answer {
             number |= REMOVED_ANSWER;
         }
-        number |= end.until.as_millis() << 4;
+        number |= end.repeat_until.as_millis() << 4;
         self.0.extend_from_slice(&hash);
         self.0.extend_from_slice(&number.to_le_bytes());
     }
@@ -146,11 +146,11 @@ mod tests {
 
     fn end(number: u64) -> HandedOverEnd {
         HandedOverEnd {
-            subject: Subject::Token(TokenDigest(HASH)),
+            subject: EndSubject::Token(TokenDigest(HASH)),
             reason: InvalidationReason::Logout,
             ends_owner: false,
             removed_answer: true,
-            until: Instant::from_millis(number),
+            repeat_until: Instant::from_millis(number),
         }
     }
 
@@ -175,8 +175,8 @@ mod tests {
         let store = MemoryStore::default();
         let mut all = Vec::new();
         for subject in [
-            Subject::Token(TokenDigest(HASH)),
-            Subject::User(UserKey(HASH)),
+            EndSubject::Token(TokenDigest(HASH)),
+            EndSubject::User(UserKey(HASH)),
         ] {
             for reason in [InvalidationReason::Logout, InvalidationReason::Revocation] {
                 for (ends_owner, removed_answer) in
@@ -188,7 +188,7 @@ mod tests {
                             reason,
                             ends_owner,
                             removed_answer,
-                            until: Instant::from_millis(until),
+                            repeat_until: Instant::from_millis(until),
                         });
                     }
                 }

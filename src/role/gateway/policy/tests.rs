@@ -6,7 +6,10 @@ use super::*;
 use crate::{
     config::{self, AppserviceTokens},
     host::Fields,
-    mas::introspection::{ConnectionFault, InactiveAnswer},
+    mas::introspection::{ActiveToken, ConnectionFault, InactiveAnswer},
+    matrix::session_end::SessionEnd,
+    role::gateway::recognized::Recognized,
+    token::{TokenDigest, TokenSecret},
 };
 
 const TOKEN: &str = "mat_Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q_0lFrY1";
@@ -400,7 +403,7 @@ fn terms(requirement: AuthRequirement, kind: Option<TokenKind>) -> Terms {
     Terms {
         requirement,
         kind,
-        is_doubtful: false,
+        may_be_overridden: false,
     }
 }
 

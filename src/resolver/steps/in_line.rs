@@ -2,14 +2,14 @@
 
 use std::{rc::Rc, time::Duration};
 
-use super::stand_in::{next_group, overloaded};
+use super::{counting::overloaded, handing_out::next_group};
 use crate::{
     cache::question::QuestionKey,
+    clock::Instant,
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
     metrics::Metric,
     resolver::{
-        call::CallContext,
         clients::{
             line::Turn,
             load::{PoolId, Slot},
@@ -26,13 +26,14 @@ use crate::{
 pub(super) const LINE_TIMEOUT: Duration = Duration::from_millis(750);
 
 impl<W> Resolver<W> {
-    /// Puts a question into its pool's line.
-    pub(super) fn queue<H: Backend>(
+    /// Puts the question of a flight into its pool's line, where it waits until then at the longest.
+    pub(super) fn enter_line<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
-        call: &CallContext,
-    ) -> Result<State, NoVerdict> {
-        let Ok((place, displaced)) = self.limits.enter_line(call) else {
+        flight: &mut Pending<W>,
+        until: Instant,
+    ) -> Result<(), NoVerdict> {
+        let Ok((place, displaced)) = self.limits.enter_line(&flight.call) else {
             return Err(overloaded(cb));
         };
         cb.host.count(Metric::LineWait);
@@ -40,17 +41,18 @@ impl<W> Resolver<W> {
         for key in displaced {
             self.flights.expire_queued(&key);
         }
-        let cap = call.upstream.settings.max_in_flight;
-        Ok(State::Queued { place, cap })
+        let cap = flight.call.upstream.settings.max_in_flight;
+        flight.await_turn(place, cap, until);
+        Ok(())
     }
 
     /// Takes the next question out of a pool's line, if a call for it is free.
-    pub(super) fn next_queued(&mut self, pool: PoolId) -> Option<QuestionKey> {
+    pub(super) fn next_in_line(&mut self, pool: PoolId) -> Option<QuestionKey> {
         let flights = &self.flights;
         let largest_cap = self.limits.largest_cap(pool);
         self.limits.next_in_line(pool, |slot, key| {
             let load = flights.load();
-            match flights.queued_cap(key) {
+            match flights.cap_in_line(key) {
                 // Its flight has ended.
                 None => Turn::Call,
                 Some(cap) if load.admits(slot, cap) => Turn::Call,
@@ -62,7 +64,7 @@ impl<W> Resolver<W> {
 
     /// Ends a flight that has waited in line for too long, unless another worker has the answer by now.
     #[allow(clippy::boxed_local, reason = "flights are boxed everywhere")]
-    pub(in crate::resolver) fn end_queued<H: Backend>(
+    pub(in crate::resolver) fn end_wait_in_line<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
@@ -93,15 +95,15 @@ impl<W> Resolver<W> {
         cb: &Callback<'_, H>,
         key: &QuestionKey,
     ) -> Option<Pending<W>> {
-        let cache = &self.flights.queued(key)?.call.upstream.cache;
+        let cache = &self.flights.in_line(key)?.call.upstream.cache;
         cache.lookup(cb.host, &key.digest, cb.now())?;
         self.take_from_line(key)
     }
 
     /// Takes a flight out of its line.
     pub(in crate::resolver) fn take_from_line(&mut self, key: &QuestionKey) -> Option<Pending<W>> {
-        let flight = self.flights.take_queued(key)?;
-        if let State::Queued { place, .. } = flight.state {
+        let flight = self.flights.take_in_line(key)?;
+        if let State::InLine { place, .. } = flight.state {
             self.limits.leave_line(place);
         }
         Some(flight)
@@ -110,7 +112,7 @@ impl<W> Resolver<W> {
     /// Returns whether a question that waits in another pool's line can be called at once by this pool.
     pub(in crate::resolver) fn can_overtake(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
         let pool = query.upstream.admission.pool;
-        self.flights.queued(key).is_some_and(|queued| {
+        self.flights.in_line(key).is_some_and(|queued| {
             let slot = Slot {
                 pool,
                 client: None,
@@ -121,9 +123,13 @@ impl<W> Resolver<W> {
     }
 
     /// Returns whether a question waits in another pool's line, and this pool can neither wait nor call.
-    pub(in crate::resolver) fn must_not_queue(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
+    pub(in crate::resolver) fn can_neither_wait_nor_call(
+        &self,
+        query: &Query<'_>,
+        key: &QuestionKey,
+    ) -> bool {
         let admission = query.upstream.admission;
-        let queued_in = self.flights.queued_in(key);
+        let queued_in = self.flights.pool_in_line(key);
         admission.overflow == Overflow::Refuse
             && queued_in.is_some_and(|queued_in| queued_in != admission.pool)
             && !self.can_overtake(query, key)

@@ -20,7 +20,7 @@ pub enum Cached {
     /// MAS said inactive, not long ago.
     Inactive(InactiveAnswer),
     /// MAS said active, and its expiry has passed since.
-    Ended,
+    Expired,
 }
 
 impl Cached {
@@ -28,7 +28,7 @@ impl Cached {
     pub fn is_due(&self, now: Instant) -> bool {
         match self {
             Self::Active(entry) => entry.refresh_at.is_some_and(|at| at <= now),
-            Self::Inactive(_) | Self::Ended => false,
+            Self::Inactive(_) | Self::Expired => false,
         }
     }
 }
@@ -59,26 +59,26 @@ pub struct Awaited {
     /// What it knows.
     pub cached: Cached,
     /// Whom it serves.
-    pub serves: Serves,
+    pub audience: Audience,
 }
 
 /// Which of the requests that waited an answer serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Serves {
+pub enum Audience {
     /// All of them, and those that come.
-    Everybody,
+    Everyone,
     /// Those that came before the answer did, at this moment: it was past its time as it came.
-    BeforeAnswer(Instant),
+    CameBeforeAnswer(Instant),
     /// Those that came before the question was sent, at this moment: what MAS may have told of users since would void the answer.
-    BeforeQuestion(Instant),
+    CameBeforeQuestion(Instant),
 }
 
-impl Serves {
+impl Audience {
     /// Returns whether it serves a request that has waited since then.
     pub fn includes(self, since: Instant) -> bool {
         match self {
-            Self::Everybody => true,
-            Self::BeforeAnswer(moment) | Self::BeforeQuestion(moment) => since < moment,
+            Self::Everyone => true,
+            Self::CameBeforeAnswer(moment) | Self::CameBeforeQuestion(moment) => since < moment,
         }
     }
 }
@@ -88,7 +88,7 @@ impl From<Cached> for Awaited {
     fn from(cached: Cached) -> Self {
         Self {
             cached,
-            serves: Serves::Everybody,
+            audience: Audience::Everyone,
         }
     }
 }

@@ -1,0 +1,265 @@
+//! What MAS tells of users: what it voids, for how long, and in which formats it is written.
+
+use std::rc::Rc;
+
+use serde_json::json;
+
+use super::*;
+use crate::{host::memory::MemoryStore, mas::introspection::Answer};
+
+fn at(seconds: u64) -> Instant {
+    Instant::from_millis(1_000_000 + 1_000 * seconds)
+}
+
+fn token(username: &str, device_id: Option<&str>) -> Rc<ActiveAnswer> {
+    let body = json!({ "active": true, "username": username, "device_id": device_id });
+    match Answer::parse(body.to_string().into()) {
+        Ok(Answer::Active(answer)) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn devices(ids: &[&str]) -> Vec<DeviceKey> {
+    ids.iter().map(|id| DeviceKey::of(id)).collect()
+}
+
+/// Which of some tokens asked about at `asked` are void: `-` is one without a device.
+fn void(revocations: &Revocations, store: &MemoryStore, user: &str, asked: u64) -> String {
+    let is_void = |id: &&str| {
+        let token = token(user, (*id != "-").then_some(*id));
+        revocations.revokes_active(store, &UserKey::of(user), &token, at(asked))
+    };
+    ["A", "B", "C", "-"].into_iter().filter(is_void).collect()
+}
+
+#[test]
+fn each_kind_of_revocation_ends_what_it_names() {
+    for (revocation, expected, inactive) in [
+        (Revocation::All, "ABC-", true),
+        (Revocation::AllExcept(devices(&["A", "C"])), "B-", false),
+        (Revocation::AllExcept(Vec::new()), "ABC-", false),
+        (Revocation::Device(DeviceKey::of("B")), "B", false),
+        (Revocation::Inactive, "", true),
+    ] {
+        let (revocations, store) = (Revocations::default(), MemoryStore::default());
+        let user = UserKey::of("alice");
+        revocations.add(&store, &user, &revocation, at(10)).unwrap();
+        for asked in [9, 10] {
+            let found = void(&revocations, &store, "alice", asked);
+            assert_eq!(found, expected, "{revocation:?}");
+        }
+        assert_eq!(void(&revocations, &store, "alice", 11), "");
+        assert_eq!(void(&revocations, &store, "bob", 9), "");
+        for user in [Some(&user), None] {
+            let voids = |asked| revocations.revokes_inactive(&store, user, at(asked));
+            assert_eq!((voids(10), voids(11)), (inactive, false), "{revocation:?}");
+        }
+    }
+}
+
+#[test]
+fn what_was_revoked_before_stays_revoked() {
+    let (revocations, store) = (Revocations::default(), MemoryStore::default());
+    let user = UserKey::of("alice");
+    let add = |revocation, seconds| {
+        revocations
+            .add(&store, &user, &revocation, at(seconds))
+            .unwrap();
+    };
+    add(Revocation::AllExcept(devices(&["A", "B"])), 10);
+    add(Revocation::Device(DeviceKey::of("A")), 20);
+    add(Revocation::AllExcept(devices(&["A", "B", "C"])), 30);
+    // C came back after 10, A after 20.
+    assert_eq!(void(&revocations, &store, "alice", 10), "AC-");
+    assert_eq!(void(&revocations, &store, "alice", 20), "A-");
+    assert_eq!(void(&revocations, &store, "alice", 21), "-");
+    assert_eq!(void(&revocations, &store, "alice", 31), "");
+}
+
+#[test]
+fn the_number_of_devices_is_bounded_and_none_is_forgotten() {
+    let (revocations, store) = (Revocations::default(), MemoryStore::default());
+    let user = UserKey::of("alice");
+    let ids: Vec<String> = (0..10 * MAX_DEVICES).map(|n| n.to_string()).collect();
+    for (seconds, id) in (10..).zip(&ids) {
+        let revocation = Revocation::Device(DeviceKey::of(id));
+        revocations
+            .add(&store, &user, &revocation, at(seconds))
+            .unwrap();
+        let largest = 49 + MAX_DEVICES * 24;
+        store.damage(|value| assert!(value.len() <= largest));
+    }
+    for (seconds, id) in (10..).zip(&ids) {
+        let token = token("alice", Some(id));
+        assert!(revocations.revokes_active(&store, &user, &token, at(seconds)));
+    }
+    let all = Revocation::AllExcept(ids.iter().map(|id| DeviceKey::of(id)).collect());
+    revocations.add(&store, &user, &all, at(1_000)).unwrap();
+    let late = |id: &str| {
+        let token = token("alice", Some(id));
+        revocations.revokes_active(&store, &user, &token, at(999))
+    };
+    assert!(!late("0"), "a survivor");
+    assert!(late("319"), "a survivor too many: one more call");
+}
+
+#[test]
+fn a_user_who_makes_room_for_another_stays_revoked() {
+    let store = MemoryStore::default();
+    let revocations = Revocations {
+        keys: KeySpace::new(Space::Users, 1),
+        ..Revocations::default()
+    };
+    let users: Vec<UserKey> = (0..50).map(|n| UserKey::of(&n.to_string())).collect();
+    for (seconds, user) in (10..).zip(&users) {
+        let revocation = Revocation::Device(DeviceKey::of("A"));
+        revocations
+            .add(&store, user, &revocation, at(seconds))
+            .unwrap();
+    }
+    let alice = token("-", Some("A"));
+    for (seconds, user) in (10..).zip(&users) {
+        assert!(revocations.revokes_active(&store, user, &alice, at(seconds)));
+        assert!(!revocations.revokes_active(&store, user, &alice, at(60)));
+    }
+    // The slots, the seed.
+    assert_eq!(store.len(), 2);
+}
+
+#[test]
+fn a_worker_that_writes_late_takes_nothing_back() {
+    let (revocations, store) = (Revocations::default(), MemoryStore::default());
+    let user = UserKey::of("alice");
+    for seconds in [20, 10] {
+        revocations
+            .add(&store, &user, &Revocation::All, at(seconds))
+            .unwrap();
+    }
+    assert_eq!(void(&revocations, &store, "alice", 20), "ABC-");
+    for user in [Some(&user), None] {
+        assert!(revocations.revokes_inactive(&store, user, at(20)));
+    }
+}
+
+#[test]
+fn a_race_loses_no_revocation() {
+    let (revocations, store) = (Revocations::default(), MemoryStore::default());
+    let user = UserKey::of("alice");
+    *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
+        let revocation = Revocation::Device(DeviceKey::of("A"));
+        let user = UserKey::of("alice");
+        Revocations::default()
+            .add(store, &user, &revocation, at(10))
+            .unwrap();
+    }));
+    let revocation = Revocation::Device(DeviceKey::of("B"));
+    revocations.add(&store, &user, &revocation, at(10)).unwrap();
+    assert_eq!(void(&revocations, &store, "alice", 10), "AB");
+}
+
+/// The homeserver takes no such device, so it is not known here which one has ended.
+#[test]
+fn a_token_of_an_impossible_device_ends_with_any() {
+    let long = "x".repeat(256);
+    let of_two = |ids: &[&str]| {
+        let scope: Vec<String> = ids
+            .iter()
+            .map(|id| format!("urn:matrix:client:device:{id}"))
+            .collect();
+        let body = json!({ "active": true, "username": "alice", "scope": scope.join(" ") });
+        match Answer::parse(body.to_string().into()) {
+            Ok(Answer::Active(answer)) => answer,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (revocations, store) = (Revocations::default(), MemoryStore::default());
+    let user = UserKey::of("alice");
+    let tokens = [
+        token("alice", Some(&long)),
+        token("alice", Some("")),
+        of_two(&["AAAAAAAAAA", "BBBBBBBBBB"]),
+    ];
+    let are_void = |asked_at: Instant| {
+        tokens
+            .each_ref()
+            .map(|token| revocations.revokes_active(&store, &user, token, asked_at))
+    };
+    assert_eq!(are_void(at(10)), [false; 3]);
+    for device in [&*long, "C"] {
+        let revocation = Revocation::Device(DeviceKey::of(device));
+        revocations.add(&store, &user, &revocation, at(10)).unwrap();
+        assert_eq!(are_void(at(10)), [true; 3]);
+        assert_eq!(are_void(at(11)), [false; 3]);
+    }
+    let unlocked = Revocation::Inactive;
+    revocations.add(&store, &user, &unlocked, at(20)).unwrap();
+    assert_eq!(are_void(at(11)), [false; 3], "that voids no active one");
+}
+
+#[test]
+fn what_cannot_be_read_may_say_that_an_answer_is_void() {
+    let (revocations, store) = (Revocations::default(), MemoryStore::default());
+    let user = UserKey::of("alice");
+    let add = || revocations.add(&store, &user, &Revocation::All, at(10));
+    add().unwrap();
+    store.is_unreadable.set(true);
+    assert_eq!(void(&revocations, &store, "alice", 11), "ABC-");
+    for user in [Some(&user), None] {
+        assert!(revocations.revokes_inactive(&store, user, at(11)));
+    }
+    assert_eq!(add(), Err(NotWritten::Refused), "others' moments are there");
+    store.is_unreadable.set(false);
+    assert_eq!(void(&revocations, &store, "alice", 11), "");
+}
+
+#[test]
+fn other_bytes_void_nothing() {
+    let mut slot = Slot::default();
+    slot.enter(UserKey::of("alice"))
+        .revoke(&Revocation::Device(DeviceKey::of("A")), at(10));
+    let mut bytes = slot.encode();
+    assert_eq!(Slot::decode(&bytes), Some(slot));
+    for length in (0..bytes.len()).filter(|length| ![17, 49].contains(length)) {
+        assert_eq!(Slot::decode(&bytes[..length]), None, "{length}");
+    }
+    bytes[0] += 1;
+    for length in 0..9 {
+        assert_eq!(Slot::decode(&bytes[..length]), None, "{length}");
+    }
+}
+
+/// The other one knows only the beginning of what this one writes, and the other way round.
+#[test]
+fn two_versions_of_the_module_forget_nothing_of_each_other() {
+    let (revocations, store) = (Revocations::default(), MemoryStore::default());
+    let add = |name: &str, at: Instant| {
+        let revocation = Revocation::Device(DeviceKey::of("A"));
+        let user = UserKey::of(name);
+        revocations.add(&store, &user, &revocation, at).unwrap();
+    };
+    let written_by_another = || {
+        store.damage(|value| {
+            if value.first() == Some(&FORMAT_VERSION) {
+                value[0] += 1;
+            }
+        });
+    };
+    add("alice", at(10));
+    written_by_another();
+    assert_eq!(void(&revocations, &store, "alice", 10), "ABC-");
+    assert_eq!(void(&revocations, &store, "alice", 11), "");
+    add("alice", at(20));
+    assert_eq!(void(&revocations, &store, "alice", 10), "ABC-");
+    assert_eq!(void(&revocations, &store, "alice", 20), "A");
+    written_by_another();
+    assert_eq!(void(&revocations, &store, "alice", 20), "ABC-");
+    assert_eq!(void(&revocations, &store, "alice", 21), "");
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+proptest::proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+        let _ = Slot::decode(&bytes);
+    }
+}
