@@ -22,10 +22,10 @@
 //! | [`resolver`] | whose token is this? single-flight, leases, calls, renewal, stale answers, budgets |
 //! | [`role`] | the gateway, introspection and provisioning roles |
 //! | [`worker`] | one worker: hands each callback to its role |
-//! | `envoy` | the proxy-wasm adapter; the only code that calls the proxy. [`host::Fields`] reads the form of its maps |
+//! | `envoy` | the proxy-wasm adapter; the only code that calls the proxy. [`host::Fields`] reads the layout of its maps |
 //! | `allocator` | the module's memory, block by block |
 //! | [`token`] | tokens of MAS, and the digests by which this process knows them |
-//! | [`form`], [`json`], [`media_type`] | readers of forms, JSON and content types, for every room |
+//! | [`text`], [`json`], [`media_type`] | readers of bytes, escapes, forms, JSON and content types, for every room |
 //! | [`clock`], [`random`], [`hashes`], [`maps`] | moments, random numbers, hashes and maps, for every room |
 //! | [`metrics`] | every metric and its labels |
 //!
@@ -49,7 +49,6 @@ pub mod clock;
 pub mod config;
 #[cfg(all(target_os = "wasi", not(test)))]
 mod envoy;
-pub mod form;
 pub mod hashes;
 pub mod host;
 pub mod json;
@@ -62,5 +61,6 @@ pub mod random;
 pub mod resolver;
 pub mod role;
 pub mod shared_data;
+pub mod text;
 pub mod token;
 pub mod worker;

@@ -7,8 +7,8 @@
 use std::{borrow::Cow, cmp::Ordering, fmt};
 
 use crate::{
-    form::scan::has_control,
     hashes::sip_hash::{self, SipHasher},
+    text::scan::has_control,
 };
 
 /// An access token: ASCII, not empty. `Debug` does not show it.

@@ -5,13 +5,13 @@
 
 use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::{
-    form::{
-        self,
-        parser::{FormParser, Part},
-    },
     mas::token,
     matrix::session_end::RevocationForm,
     role::introspection::form::QuestionForm,
+    text::form::{
+        self,
+        parser::{FormParser, Part},
+    },
     token::{AccessToken, TokenDigest, TokenSecret},
 };
 

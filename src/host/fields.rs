@@ -11,7 +11,7 @@
 use std::{ops::Range, slice};
 
 use super::status;
-use crate::form::{scan::is_equal, steps};
+use crate::text::{scan::is_equal, work};
 
 const NUMBER: usize = size_of::<u32>();
 
@@ -227,7 +227,7 @@ impl Iterator for Places<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<Place> {
-        steps::note(2 * NUMBER);
+        work::note(2 * NUMBER);
         let sizes = u64::from_le_bytes(*self.sizes.next()?);
         let (name, value) = (sizes as u32, (sizes >> 32) as u32);
         let start = self.start;
@@ -350,7 +350,7 @@ mod tests {
             assert_eq!(fields.iter().count(), bytes.len() / 10);
             assert_eq!(fields.first("x"), None);
         };
-        steps::assert_linear("the fields", 3, read, b"x");
+        work::assert_linear("the fields", 3, read, b"x");
     }
 
     #[cfg(not(target_arch = "wasm32"))]

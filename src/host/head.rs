@@ -2,8 +2,8 @@
 
 use super::fields::{Fields, Span};
 use crate::{
-    form::scan::{first_of, position},
     matrix::{credential::Authorization, endpoint::Path},
+    text::scan::{first_of, position},
 };
 
 /// The head of a request. `Debug` is not there, since it holds the token.

@@ -16,7 +16,7 @@ use serde::{
 };
 
 use super::user::{DeviceKey, UserKey};
-use crate::{form::steps, json, metrics::InvalidationReason};
+use crate::{json, metrics::InvalidationReason, text::work};
 
 /// Devices of a list that are named. It is as many as are told apart of one user; of others MAS is asked once more.
 pub const MAX_NAMED_DEVICES: usize = 32;
@@ -183,7 +183,7 @@ struct AnyText;
 impl<'de> Deserialize<'de> for AnyText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_str(ReadText(|text: &str| {
-            steps::note(1 + text.len());
+            work::note(1 + text.len());
             Self
         }))
     }

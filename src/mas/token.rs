@@ -12,7 +12,7 @@
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 
-use crate::form::scan;
+use crate::text::scan;
 
 /// The kinds of token that MAS tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! Users and devices as shared data names them: by a hash, since a stored name would be personal data.
 
 use crate::{
-    form::steps,
     hashes::sip_hash::{self, Key},
+    text::work,
 };
 
 /// The key of the hash, which everyone knows. So a user may find two names with one hash. Then the end of one user's sessions
@@ -32,6 +32,6 @@ impl DeviceKey {
 }
 
 fn hash(text: &str) -> [u8; 16] {
-    steps::note(text.len());
+    work::note(text.len());
     sip_hash::hash(KEY, text.as_bytes())
 }

@@ -18,8 +18,12 @@
 use std::{borrow::Cow, fmt};
 
 use crate::{
-    form::{Decoded, FORM, scan::has_any, steps},
     media_type,
+    text::{
+        form::{Decoded, FORM},
+        scan::has_any,
+        work,
+    },
     token::AccessToken,
 };
 
@@ -196,7 +200,7 @@ fn query_token(query: &[u8]) -> Option<&[u8]> {
     query
         .split(|&byte| byte == b'&' || byte == b';')
         .filter_map(|pair| {
-            steps::note(1 + pair.len());
+            work::note(1 + pair.len());
             split_at(pair, b'=')
         })
         .find(|(name, _)| is_access_token(name))

@@ -29,7 +29,7 @@ mod rule;
 mod spelling;
 mod table;
 
-use crate::form::scan::position;
+use crate::text::scan::position;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use self::explanation::{Decider, Explanation};

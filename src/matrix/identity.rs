@@ -4,12 +4,12 @@
 //! Header values are percent-encoded: a compat device id may hold spaces, quotes and non-ASCII.
 
 use crate::{
-    form::{
-        PlainBytes,
-        scan::{self, begins_with},
-    },
     mas::introspection::ActiveToken,
     matrix::reply::Rejection,
+    text::{
+        plain_bytes::PlainBytes,
+        scan::{self, begins_with},
+    },
 };
 
 const API_SCOPES: [&str; 2] = [

@@ -11,7 +11,7 @@ use std::fmt;
 
 use super::endpoint::{Method, path};
 use crate::{
-    form::parser::{FormParser, Part, ShortText},
+    text::form::parser::{FormParser, Part, ShortText},
     token::{AccessToken, TokenDigest, TokenHasher, TokenSecret},
 };
 

@@ -21,7 +21,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::{any::MAX_DEPTH, found::Text, *};
-    use crate::{form::steps, json::read_object};
+    use crate::{json::read_object, text::work};
 
     /// What serde_json makes of the same bytes.
     #[derive(Debug, Deserialize, PartialEq, Eq)]
@@ -59,7 +59,7 @@ mod tests {
                 let middle = String::from_utf8_lossy(middle);
                 let _ = find(&format!(r#"{{"active":true,"x":{open}{middle}{close}}}"#));
             };
-            steps::assert_linear("an answer", 12, read, middle.as_bytes());
+            work::assert_linear("an answer", 12, read, middle.as_bytes());
         }
     }
 

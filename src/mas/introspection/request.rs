@@ -7,7 +7,7 @@
 use std::{fmt, time::Duration};
 
 use super::{MAX_RETRIES, Settings};
-use crate::{form, token::AccessToken};
+use crate::{text::form, token::AccessToken};
 
 /// The form field without which MAS calls a refresh token active.
 pub const HINT: (&str, &str) = ("token_type_hint", "access_token");

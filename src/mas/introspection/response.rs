@@ -7,7 +7,7 @@ use super::{
     members::{self, TEXTS},
     no_verdict::NoVerdict,
 };
-use crate::{form::scan, media_type};
+use crate::{media_type, text::scan};
 
 /// Largest response body that is read, in bytes. MAS answers with less than 2 KiB.
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;

@@ -11,7 +11,7 @@ use std::{borrow::Cow, fmt, time::Duration};
 use base64ct::{Base64, Encoding};
 use sha2::{Digest, Sha256};
 
-use crate::form::Decoded;
+use crate::text::form::Decoded;
 
 /// Most times that a call is repeated.
 pub const MAX_RETRIES: u32 = 2;

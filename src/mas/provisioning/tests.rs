@@ -70,7 +70,7 @@ fn what_a_list_of_devices_costs_is_in_proportion_to_its_length() {
         for kib in [1, 4, 16, 64] {
             let devices = list.repeat(kib * 1024 / list.len());
             let body = format!(r#"{{"localpart":"alice","devices":[{devices}""]}}"#);
-            let steps = steps::count(|| {
+            let steps = work::count(|| {
                 let event = SyncDevices.read(body.as_bytes());
                 assert!(event.is_some(), "{list}");
             });

@@ -133,13 +133,13 @@ fn a_query_is_looked_at_once() {
             let target = [b"/x?", query].concat();
             drop(extract(Authorization::None, &target, || FormPost::No));
         };
-        steps::assert_linear("the query", 4, read, input.as_bytes());
+        work::assert_linear("the query", 4, read, input.as_bytes());
         // With a token at its end.
         let read = |query: &[u8]| {
             let target = [b"/x?", query, b"&access_token=%61%25%32%35"].concat();
             drop(extract(Authorization::None, &target, || FormPost::No));
         };
-        steps::assert_linear("the query", 4, read, input.as_bytes());
+        work::assert_linear("the query", 4, read, input.as_bytes());
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     path::Path,
     reading::{Readings, is_scheme},
 };
-use crate::form::{
+use crate::text::{
     percent::escape,
     scan::{begins_with, first_of},
 };

@@ -5,7 +5,7 @@ use super::{
     method::Method,
     requirement::AuthRequirement::{self, Required, Unknown},
 };
-use crate::form::scan::{is_equal, position};
+use crate::text::scan::{is_equal, position};
 
 /// Endpoints whose paths begin with the same segment.
 pub(super) struct Family {

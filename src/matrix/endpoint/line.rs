@@ -1,7 +1,7 @@
 //! Lines of the endpoint table: how they are written, and which paths they are for.
 
 use super::{method::Method, requirement::AuthRequirement};
-use crate::form::{
+use crate::text::{
     percent::escape,
     scan::{begins_with, is_equal},
 };

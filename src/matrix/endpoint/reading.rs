@@ -7,7 +7,7 @@
 //! pass decodes to the end and notes in which round each byte comes to light. Which segments a server sees after so many
 //! rounds depends only on the separators that have come to light by then.
 
-use crate::form::{percent::Unwrapped, scan::has_any, steps};
+use crate::text::{percent::Unwrapped, scan::has_any, work};
 
 /// Decodings that are followed. Nothing honest is encoded even twice.
 pub(super) const MAX_DEPTH: u8 = 7;
@@ -104,7 +104,7 @@ impl<'p> Iterator for Names<'p> {
                 .take(end)
                 .position(|(byte, depth)| *byte == 0 || ends((byte, depth)));
             let name = segment.get(..cut.unwrap_or(end))?;
-            steps::note(end + 1);
+            work::note(end + 1);
             self.at = self.at.saturating_add(end).saturating_add(1);
             if !matches!(name, b"" | b".") {
                 return Some(name);
@@ -171,10 +171,10 @@ mod tests {
             for suffix in ["", "/..", "/%2e%2ex"] {
                 let read = |middle: &[u8]| {
                     // Where the first bytes decide, there is nothing to count.
-                    steps::note(1);
+                    work::note(1);
                     has_dots(&[b"/auth/", middle, suffix.as_bytes()].concat());
                 };
-                steps::assert_linear("/auth/", LOOKS, read, input.as_bytes());
+                work::assert_linear("/auth/", LOOKS, read, input.as_bytes());
             }
         }
     }

@@ -16,7 +16,7 @@ use super::{
         self, Admin, Appservice, Foreign, MasOwned, None as Nothing, Optional, Required, Unknown,
     },
 };
-use crate::form::scan::{after, position};
+use crate::text::scan::{after, position};
 
 /// The methods that Synapse has handlers for. It refuses all others on every path.
 const EVERY: &[Method] = &[Get, Post, Put, Delete];

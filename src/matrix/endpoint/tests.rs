@@ -267,11 +267,11 @@ fn spellings_are_read_in_linear_time() {
     for input in ["/", "x/", "%2f", "%252f", "%25", "25", "..;", "x", "\\"] {
         for suffix in ["", "/..", "/internal/a/b"] {
             let read = |middle: &[u8]| {
-                crate::form::steps::note(1);
+                crate::text::work::note(1);
                 let path = [b"/".as_slice(), middle, suffix.as_bytes()].concat();
                 let _ = endpoints.classify_path(path.as_slice().into(), Method::Get);
             };
-            crate::form::steps::assert_linear("/", LOOKS, read, input.as_bytes());
+            crate::text::work::assert_linear("/", LOOKS, read, input.as_bytes());
         }
     }
 }

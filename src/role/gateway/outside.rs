@@ -10,9 +10,9 @@
 //! request goes, it may go there.
 
 use crate::{
-    form::percent::decode_to_the_end,
     host::{Callback, Host, RequestHead, Streams},
     role::plugin::Plugin,
+    text::percent::decode_to_the_end,
 };
 
 /// Tells once for each plugin that the selected request, a client's, is routed to the cluster of the introspections.

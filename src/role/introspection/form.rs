@@ -7,8 +7,8 @@
 use std::fmt;
 
 use crate::{
-    form::parser::{FormParser, Part, ShortText},
     mas::introspection::HINT,
+    text::form::parser::{FormParser, Part, ShortText},
     token::AccessToken,
 };
 

@@ -19,7 +19,6 @@ use crate::{
     cache::ActiveEntry,
     clock::Instant,
     config::Config,
-    form,
     host::RequestHead,
     mas::introspection::{DEVICE_ID_SUPPORT, LIFETIME},
     matrix::{
@@ -28,6 +27,7 @@ use crate::{
     },
     media_type,
     metrics::RejectionReason,
+    text::form,
 };
 
 /// Largest form that is read, in bytes. Synapse's are under 1 KiB.

@@ -1,7 +1,7 @@
 //! An introspection response however it is written: any JSON object, RFC 8259.
 
 use super::found::{FoundMembers, Members, Text, Value, number_of};
-use crate::form::steps;
+use crate::text::work;
 
 /// How deep a value may be nested that is skipped: as deep as serde_json takes it elsewhere.
 pub(super) const MAX_DEPTH: u8 = 127;
@@ -127,7 +127,7 @@ impl<'a> Reader<'a> {
     fn digits(&mut self) -> Option<()> {
         let end = self.0.iter().position(|byte| !byte.is_ascii_digit());
         let (digits, rest) = self.0.split_at_checked(end.unwrap_or(self.0.len()))?;
-        steps::note(digits.len());
+        work::note(digits.len());
         self.0 = rest;
         (!digits.is_empty()).then_some(())
     }
@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
 
     /// Passes a byte if it is one that is wanted.
     fn next_if(&mut self, is_wanted: impl FnOnce(u8) -> bool) -> bool {
-        steps::note(1);
+        work::note(1);
         match self.0 {
             [byte, rest @ ..] if is_wanted(*byte) => {
                 self.0 = rest;
@@ -178,7 +178,7 @@ impl<'a> Reader<'a> {
 #[cold]
 fn end_behind_escape(text: &[u8], mut at: usize) -> Option<usize> {
     loop {
-        steps::note(1);
+        work::note(1);
         at += match text.get(at..)? {
             [b'"', ..] => return Some(at),
             [b'\\', b'u', digits @ ..] => {
@@ -201,6 +201,6 @@ fn end_behind_escape(text: &[u8], mut at: usize) -> Option<usize> {
 fn plain_length(text: &[u8]) -> usize {
     let is_other = |byte: &u8| matches!(byte, 0..b' ' | b'"' | b'\\');
     let length = text.iter().position(is_other).unwrap_or(text.len());
-    steps::note(length);
+    work::note(length);
     length
 }

@@ -1,7 +1,7 @@
 //! The members of an introspection response, as either reader takes them in one after the other: [`super::plain`] and
 //! [`super::any`].
 
-use crate::form::percent::hex_digit;
+use crate::text::percent::hex_digit;
 
 /// Texts in [`Members`].
 pub const TEXTS: usize = 4;

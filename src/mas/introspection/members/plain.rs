@@ -5,7 +5,7 @@
 //! expected is left to the other reader, so that this one never says "no".
 
 use super::found::{FoundMembers, Members, Text, Value};
-use crate::form::{scan, steps};
+use crate::text::{scan, work};
 
 /// Finds the members. `None`: the answer is written in another way, or is none.
 pub(super) fn find(json: &[u8]) -> Option<Members<'_>> {
@@ -56,7 +56,7 @@ fn word_or_number(json: &[u8]) -> Option<(Value<'_>, &[u8])> {
         _ => {}
     }
     let end = json.iter().position(|byte| !byte.is_ascii_digit())?;
-    steps::note(end);
+    work::note(end);
     let (digits, rest) = json.split_at_checked(end)?;
     let is_number = match digits {
         [b'0', further @ ..] => further.is_empty(),

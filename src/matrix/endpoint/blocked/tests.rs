@@ -1,7 +1,7 @@
 //! Paths that are never public, in every spelling.
 
 use super::{super::reading::MAX_DEPTH, *};
-use crate::form::{percent::Unwrapped, steps};
+use crate::text::{percent::Unwrapped, work};
 
 /// One look in which a byte is decoded, with what it may be the last digit of, and one for each depth.
 const LOOKS: usize = 3 + MAX_DEPTH as usize + 1;
@@ -35,10 +35,10 @@ fn a_path_is_decoded_once_however_deep() {
                 };
                 // Where the first bytes decide, there is nothing to count.
                 let read = |middle: &[u8]| {
-                    steps::note(1);
+                    work::note(1);
                     read(middle);
                 };
-                steps::assert_linear(prefix, LOOKS, read, input.as_bytes());
+                work::assert_linear(prefix, LOOKS, read, input.as_bytes());
             }
         }
     }
@@ -49,8 +49,8 @@ fn a_path_is_decoded_once_however_deep() {
 fn what_is_looked_at_is_counted() {
     let plain = ["/x".repeat(500), "/y/_synapse/x".to_owned()].concat();
     for (path, depths) in [(plain.clone(), 1), (format!("{plain}%2541"), 3)] {
-        let counted = |path: &str| steps::count(|| is_blocked(path.as_bytes()));
-        let decoding = steps::count(|| Unwrapped::of(path.as_bytes(), MAX_DEPTH));
+        let counted = |path: &str| work::count(|| is_blocked(path.as_bytes()));
+        let decoding = work::count(|| Unwrapped::of(path.as_bytes(), MAX_DEPTH));
         let names = counted(&path) - decoding;
         assert!(names >= depths * plain.len(), "{names} of {path}");
     }
@@ -61,7 +61,7 @@ fn what_is_looked_at_is_counted() {
 fn a_path_that_is_encoded_beyond_reason_is_not_decoded() {
     let path = ["/a:x%", &"25".repeat(28_900), "/y/_synapse/x"].concat();
     let mut is_found = false;
-    let steps = steps::count(|| is_found = is_blocked(path.as_bytes()));
+    let steps = work::count(|| is_found = is_blocked(path.as_bytes()));
     assert!(is_found);
     assert!(steps < 64, "{steps} steps");
 }

@@ -4,9 +4,9 @@
 //! every split the parts are those of the whole form. Each byte is looked at once, or twice at the end of what turns
 //! out to be no escape.
 
-use super::{
+use crate::text::{
     percent::{escape, hex_digit},
-    steps,
+    work,
 };
 
 /// What the bytes of a form stand for. It has no `Debug`, since they may be a token's.
@@ -48,13 +48,13 @@ impl FormParser {
     pub fn read(&mut self, piece: &[u8], mut take: impl FnMut(Part<'_>)) {
         let mut rest = piece;
         while let Some((&byte, after)) = rest.split_first() {
-            steps::note(1);
+            work::note(1);
             if self.continue_escape(byte, &mut take) {
                 rest = after;
                 continue;
             }
             let length = self.plain_length(rest);
-            steps::note(length);
+            work::note(length);
             if let (Some(plain @ [_, ..]), Some(after)) = (rest.get(..length), rest.get(length..)) {
                 self.has_begun = true;
                 take(self.part(plain));
@@ -134,7 +134,7 @@ impl FormParser {
         };
         let length = rest.iter().position(|byte| !is_plain(byte));
         let length = length.unwrap_or(rest.len());
-        steps::note(length);
+        work::note(length);
         length
     }
 
@@ -202,9 +202,9 @@ mod tests {
         for input in ["&", "=", "a=b&", "%25", "%2525&=", "%", "+", "token=%41&"] {
             let whole = |form: &[u8]| assert!(pairs([form]).len() <= form.len());
             // Each piece may begin in an escape, which is looked for once more.
-            steps::assert_linear("a form", 3, whole, input.as_bytes());
+            work::assert_linear("a form", 3, whole, input.as_bytes());
             let bytes = |form: &[u8]| assert!(pairs(form.chunks(1)).len() <= form.len());
-            steps::assert_linear("a form in pieces", 3, bytes, input.as_bytes());
+            work::assert_linear("a form in pieces", 3, bytes, input.as_bytes());
         }
     }
 
@@ -256,7 +256,7 @@ mod tests {
         ] {
             for piece in [1, 7, usize::MAX] {
                 let read = |form: &[u8]| assert!(pairs(form.chunks(piece)).len() <= form.len());
-                steps::assert_linear("a form", 4, read, input.as_bytes());
+                work::assert_linear("a form", 4, read, input.as_bytes());
             }
         }
     }
@@ -315,9 +315,9 @@ mod tests {
             #[test]
             fn what_is_encoded_comes_back(name: Vec<u8>, value: Vec<u8>) {
                 let mut form = Vec::new();
-                crate::form::encode(&name, &mut form);
+                crate::text::form::encode(&name, &mut form);
                 form.push(b'=');
-                crate::form::encode(&value, &mut form);
+                crate::text::form::encode(&value, &mut form);
                 prop_assert_eq!(pairs([&*form]), vec![(name, value)]);
             }
         }

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use super::steps;
+use super::work;
 
 /// The byte that the escape at the start of `text` stands for, and the text after it. `None` if
 /// there is no well-formed escape.
 pub(crate) fn escape(text: &[u8]) -> Option<(u8, &[u8])> {
-    steps::note(1);
+    work::note(1);
     let [b'%', high, low, rest @ ..] = text else {
         return None;
     };
@@ -84,6 +84,15 @@ pub(crate) const fn hex_digit(digit: u8) -> Option<u8> {
     }
 }
 
+/// Returns a number below 16 as an upper-case hex digit.
+pub fn upper_hex(nibble: u8) -> u8 {
+    if nibble < 10 {
+        b'0' + nibble
+    } else {
+        b'A' + nibble - 10
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,13 +134,13 @@ mod tests {
         for input in [&b"%25"[..], b"%2525", b"25", b"%", b"%%34%31", b"a", b"%41"] {
             // As deep as the text is long: one percent sign before it.
             let deep = |text: &[u8]| [b"%", text].concat();
-            steps::assert_linear(
+            work::assert_linear(
                 "to the end",
                 3,
                 |text| drop(decode_to_the_end(&deep(text)).into_owned()),
                 input,
             );
-            steps::assert_linear(
+            work::assert_linear(
                 "with depths",
                 3,
                 |text| drop(Unwrapped::of(&deep(text), u8::MAX - 1)),
@@ -140,7 +149,7 @@ mod tests {
         }
         // Too deep is seen at once.
         let deep = [&b"%"[..], &b"25".repeat(30_000)].concat();
-        assert!(steps::count(|| Unwrapped::of(&deep, 7)) < 64);
+        assert!(work::count(|| Unwrapped::of(&deep, 7)) < 64);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! A word has a zero byte if, with 1 taken from each byte, a top bit appears where there was none (Hacker's Delight,
 //! section 6-1). What is exclusive-or'd with the byte in each place has one where that byte was.
 
-use super::steps;
+use super::work;
 
 const WORD: usize = size_of::<u64>();
 
@@ -14,7 +14,7 @@ const ONES: u64 = u64::MAX / 0xff;
 /// Returns whether any of the `wanted` bytes is in `text`.
 #[inline]
 pub(crate) fn has_any<const N: usize>(text: &[u8], wanted: [u8; N]) -> bool {
-    steps::note(text.len());
+    work::note(text.len());
     match text.last_chunk() {
         // The last word may overlap the one before.
         Some(last) => {
@@ -51,7 +51,7 @@ pub(crate) fn position(text: &[u8], wanted: u8) -> Option<usize> {
 pub(crate) fn first_of<const N: usize>(text: &[u8], wanted: [u8; N]) -> Option<usize> {
     let found = find(text, wanted);
     // Nothing behind the word in which it stands is looked at.
-    steps::note(found.map_or(text.len(), |at| text.len().min(at + WORD)));
+    work::note(found.map_or(text.len(), |at| text.len().min(at + WORD)));
     found
 }
 
@@ -93,7 +93,7 @@ const VECTOR: usize = 16;
 pub(crate) fn plain_length(text: &[u8]) -> usize {
     let length = end_of_plain(text).unwrap_or(text.len());
     // Nothing behind the vector in which it ends is looked at.
-    steps::note(text.len().min(length + VECTOR));
+    work::note(text.len().min(length + VECTOR));
     length
 }
 
