@@ -2,11 +2,11 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`scan`] | bytes are looked for and compared several at a time |
-//! | [`percent`] | escapes of paths and forms are decoded |
-//! | [`plain_bytes`] | what an encoding leaves as it is |
-//! | [`form`] | `application/x-www-form-urlencoded` |
-//! | [`work`] | how often a byte is looked at, for tests |
+//! | `scan` | bytes are looked for and compared several at a time |
+//! | `percent` | escapes of paths and forms are decoded |
+//! | `plain_bytes` | what an encoding leaves as it is |
+//! | `form` | `application/x-www-form-urlencoded` |
+//! | `work` | how often a byte is looked at, for tests |
 
 pub mod form;
 pub(crate) mod percent;
