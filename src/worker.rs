@@ -3,15 +3,18 @@
 //!
 //! A worker lives as long as its VM and serves every plugin configuration loaded into it, whatever its role.
 
-use std::{rc::Rc, time::Duration};
+mod timers;
 
+use std::rc::Rc;
+
+use self::timers::Timers;
 use crate::{
     clock::millis,
     config::Role,
     host::{CallId, Callback, Host, QueueId, RootId, StreamId},
     mas::introspection::IntrospectionResponse,
     metrics::Metric,
-    resolver::{Resolution, Resolver, TICK, WaiterId},
+    resolver::{Resolution, Resolver, WaiterId},
     role::{
         body::BodyBudget,
         exchange::{Exchange, Wants},
@@ -127,9 +130,6 @@ impl From<introspection::Waiter> for Waiter {
 /// stack of the VM takes.
 const MAX_FINISHED: usize = 64;
 
-/// How soon a tick comes while holds are left to end.
-const HURRIED_TICK: Duration = Duration::from_millis(1);
-
 /// The state of one worker's VM.
 #[derive(Debug)]
 pub struct Worker {
@@ -138,10 +138,7 @@ pub struct Worker {
     introspection: Introspection,
     provisioning: Provisioning,
     bodies: BodyBudget,
-    /// Root contexts whose timer runs.
-    roots: Vec<RootId>,
-    /// The root context whose timer is fast, because holds are left to end.
-    hurried: Option<RootId>,
+    timers: Timers,
 }
 
 impl Worker {
@@ -153,8 +150,7 @@ impl Worker {
             introspection: Introspection::default(),
             provisioning: Provisioning::default(),
             bodies: BodyBudget::default(),
-            roots: Vec::new(),
-            hurried: None,
+            timers: Timers::default(),
         }
     }
 
@@ -166,7 +162,7 @@ impl Worker {
         stream: StreamId,
         is_whole: bool,
     ) -> AnyExchange {
-        if !self.roots.contains(&plugin.root) {
+        if !self.timers.run(plugin.root) {
             self.start(host, plugin);
         }
         let cb = Callback::new(host, plugin.root);
@@ -347,17 +343,9 @@ impl Worker {
         root: RootId,
         another: impl FnOnce() -> Option<Rc<Plugin>>,
     ) {
-        let had_timer = self.roots.contains(&root);
-        self.roots.retain(|other| *other != root);
-        self.hurried.take_if(|hurried| *hurried == root);
         self.resolver.on_root_end(root);
         self.gateway.on_root_end(root);
-        if !had_timer {
-            return;
-        }
-        // Envoy's timer outlives the root.
-        host.tick_every(root, None);
-        if self.roots.is_empty() {
+        if self.timers.stop(host, root) && self.timers.are_none() {
             match another() {
                 Some(another) => self.start(host, &another),
                 None => {
@@ -379,7 +367,7 @@ impl Worker {
         let cb = Callback::new(host, root);
         self.resolver.on_call_response(&cb, call, response);
         if self.finish_resolved(&cb) {
-            self.hurry(&cb);
+            self.timers.hurry(&cb);
         }
     }
 
@@ -388,7 +376,7 @@ impl Worker {
         let cb = Callback::new(host, root);
         self.resolver.on_queue(&cb, queue);
         if self.finish_resolved(&cb) {
-            self.hurry(&cb);
+            self.timers.hurry(&cb);
         }
     }
 
@@ -402,9 +390,9 @@ impl Worker {
         // Both, whatever the first says.
         let is_left = self.introspection.on_tick(&cb) | self.finish_resolved(&cb);
         if is_left {
-            self.hurry(&cb);
-        } else if let Some(root) = self.hurried.take() {
-            host.tick_every(root, Some(TICK));
+            self.timers.hurry(&cb);
+        } else {
+            self.timers.slow_down(host);
         }
     }
 
@@ -420,7 +408,7 @@ impl Worker {
 
     /// Starts the timer of a root context. Its first request must not be decided by what other VMs have left to end.
     fn start(&mut self, host: &impl Host, plugin: &Rc<Plugin>) {
-        self.roots.push(plugin.root);
+        self.timers.note(plugin.root);
         self.gateway.start(plugin);
         let cb = Callback::new(host, plugin.root);
         self.resolver.start(&cb);
@@ -457,24 +445,19 @@ impl Worker {
         }
         false
     }
-
-    /// Lets a tick come at once.
-    fn hurry<H: Host>(&mut self, cb: &Callback<'_, H>) {
-        if self.hurried.is_none() {
-            self.hurried = Some(cb.root);
-            cb.host.tick_every(cb.root, Some(HURRIED_TICK));
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use std::time::Duration;
+
+    use super::{timers::HURRIED_TICK, *};
     use crate::{
         config,
         host::fake::{FakeHost, INTROSPECTION},
+        resolver::TICK,
     };
 
     fn plugin(keys: &serde_json::Value) -> Rc<Plugin> {

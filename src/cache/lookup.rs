@@ -1,8 +1,8 @@
 //! How the shared cache is read: a fresh answer, one for those who waited for it, or a stale one.
 
 use super::{
-    ActiveEntry, Audience, Awaited, Cached, HANDED_OVER_WITHIN, SharedCache, entry::Entry,
-    epoch::Epochs, table::Table,
+    ActiveEntry, Audience, Awaited, Cached, SharedCache, entry::Entry, epoch::Epochs,
+    freshness::HANDED_OVER_WITHIN, table::Table,
 };
 use crate::{
     clock::Instant,
@@ -69,7 +69,7 @@ impl SharedCache {
         let key = self.question(digest);
         let find = |table: &Table| {
             let entry = table.find(store, &key, now)?;
-            let fresh_until = self.fresh_until(&entry);
+            let fresh_until = self.freshness.fresh_until(&entry);
             let is_late = now >= fresh_until && self.is_valid_inactive(store, &entry);
             let audience = if is_late {
                 Audience::CameBeforeAnswer(entry.answered_at)
@@ -83,7 +83,7 @@ impl SharedCache {
             };
             let holds = audience.includes(since) && !entry.is_doubted && now < end;
             holds.then(|| Awaited {
-                cached: self.cached(entry),
+                cached: self.view(entry),
                 audience,
             })
         };
@@ -109,7 +109,7 @@ impl SharedCache {
         if entry.expiry.is_some_and(|expiry| expiry.has_passed(now)) {
             return Some(Cached::Expired);
         }
-        if entry.is_doubted || now >= self.fresh_until(&entry) {
+        if entry.is_doubted || now >= self.freshness.fresh_until(&entry) {
             return None;
         }
         self.known(store, entry, epochs).map(Cached::Active)
@@ -131,7 +131,7 @@ impl SharedCache {
 
     /// Whether an entry of the table of inactive answers still says that its token is inactive.
     fn is_inactive(&self, store: &impl Store, entry: &Entry, now: Instant) -> bool {
-        now < self.fresh_until(entry) && self.is_valid_inactive(store, entry)
+        now < self.freshness.fresh_until(entry) && self.is_valid_inactive(store, entry)
     }
 
     /// Keeps an inactive token for this worker. The order matters, see [`super::inactive`].
@@ -143,7 +143,7 @@ impl SharedCache {
             return;
         };
         if self.is_inactive(store, &entry, now) {
-            let until = self.fresh_until(&entry);
+            let until = self.freshness.fresh_until(&entry);
             self.local_inactive.insert(*digest, until, number);
         }
     }
@@ -158,11 +158,8 @@ impl SharedCache {
         now: Instant,
     ) -> Option<Box<ActiveEntry>> {
         let entry = self.active.find(store, &self.question(digest), now)?;
-        let fresh_until = self.fresh_until(&entry);
-        // A reader may be handed an answer past its time. That does not lengthen `stale_if_error`.
-        let end = fresh_until.min(entry.asked_at + self.ttl) + self.stale_if_error;
-        let holds =
-            now < end.max(fresh_until) && entry.expiry.is_none_or(|expiry| now < expiry.earliest);
+        let holds = now < self.freshness.stale_until(&entry)
+            && entry.expiry.is_none_or(|expiry| now < expiry.earliest);
         if holds {
             self.known(store, entry, None)
         } else {
@@ -186,7 +183,7 @@ impl SharedCache {
         epochs: Option<&Epochs>,
     ) -> Option<Box<ActiveEntry>> {
         let asked_at = entry.asked_at;
-        let Cached::Active(known) = self.cached(entry) else {
+        let Cached::Active(known) = self.view(entry) else {
             return None;
         };
         let user = known.user.as_ref();

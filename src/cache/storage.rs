@@ -26,16 +26,19 @@ impl SharedCache {
     /// The order matters: an answer is written to its own table first, and the other table is looked into second. So
     /// of two workers that store answers of both kinds at once, one sees the other's answer, and the earlier one goes. An active
     /// answer that is the only one is spared that look: it comes first in [`Self::lookup`].
-    pub fn store(&self, store: &impl Store, asked: &Introspected) -> StoreOutcome {
-        let (key, now) = (self.question(&asked.digest), asked.answered_at);
-        let mut entry = self.entry(asked);
+    pub fn store(&self, store: &impl Store, introspected: &Introspected) -> StoreOutcome {
+        let (key, now) = (
+            self.question(&introspected.digest),
+            introspected.answered_at,
+        );
+        let mut entry = self.entry(introspected);
         let is_fresh = now < entry.useful_until;
-        let (own, other) = match &asked.answer {
+        let (own, other) = match &introspected.answer {
             Answer::Active(_) => (&self.active, &self.negative),
             Answer::Inactive(_) => (&self.negative, &self.active),
         };
         let mut written = Written::default();
-        if is_fresh || !asked.is_active() {
+        if is_fresh || !introspected.is_active() {
             written = own.put(store, &entry, now);
             // An "inactive" that does not hold serves nobody. An earlier "active" that comes later finds it, and does not serve
             // either.
@@ -44,9 +47,9 @@ impl SharedCache {
             }
         }
         // This worker looked for an answer of the other kind, found none, and no other worker has asked since.
-        let is_settled = asked.is_exclusive
-            && asked.is_active()
-            && other.take_miss(&key.digest) >= Some(asked.asked_at)
+        let is_settled = introspected.is_exclusive
+            && introspected.is_active()
+            && other.take_miss(&key.digest) >= Some(introspected.asked_at)
             && other.has_one_size(now);
         // Another MAS may know the token: its answers stay.
         let Settled {
@@ -55,21 +58,21 @@ impl SharedCache {
         } = if is_settled {
             Settled::default()
         } else {
-            other.settle(store, &key, asked.asked_at, now)
+            other.settle(store, &key, introspected.asked_at, now)
         };
         // The owner decides which event can make the token active again. Until the owner is written, an event about any user
         // does.
         let user = removed.iter().find_map(|removed| removed.user);
-        if !asked.is_active() && user.is_some() && written.fate == Fate::Stored {
+        if !introspected.is_active() && user.is_some() && written.fate == Fate::Stored {
             entry.user = user;
             let Written { evicted, .. } = written;
             written = own.put(store, &entry, now);
             written.evicted.extend(evicted);
         }
-        let mut invalidated = !asked.is_active() && !removed.is_empty();
+        let mut invalidated = !introspected.is_active() && !removed.is_empty();
         if is_superseded {
             // Another worker may have read it in between.
-            invalidated |= self.withdraw(store, asked) && asked.is_active();
+            invalidated |= self.withdraw(store, introspected) && introspected.is_active();
             written.fate = Fate::Superseded;
         }
         StoreOutcome {
@@ -80,13 +83,13 @@ impl SharedCache {
     }
 
     /// Takes the answer out again. Returns whether it was there.
-    pub fn withdraw(&self, store: &impl Store, asked: &Introspected) -> bool {
-        let own = match &asked.answer {
+    pub fn withdraw(&self, store: &impl Store, introspected: &Introspected) -> bool {
+        let own = match &introspected.answer {
             Answer::Active(_) => &self.active,
             Answer::Inactive(_) => &self.negative,
         };
-        let key = self.question(&asked.digest);
-        let settled = own.settle(store, &key, asked.asked_at, asked.answered_at);
+        let key = self.question(&introspected.digest);
+        let settled = own.settle(store, &key, introspected.asked_at, introspected.answered_at);
         !settled.removed.is_empty()
     }
 

@@ -1,5 +1,7 @@
 //! The two tables together, with a store in memory.
 
+use std::time::Duration;
+
 use super::{table::Fate, *};
 use crate::{
     host::{If, NotWritten, Unreadable, Versioned, memory::MemoryStore},
@@ -540,7 +542,7 @@ fn an_answer_on_its_way_to_two_readers_holds_for_each_as_it_would_from_the_cache
     writer.store(&store, &asked);
     for ttl in [20, 120, 600] {
         let reader = reader(ttl);
-        let told = writer.as_cached(&asked, &reader);
+        let told = writer.view_for(&asked, &reader);
         let read = reader.lookup(&store, &asked.digest, seconds(0.2));
         assert_eq!(Some(told), read, "{ttl}");
     }

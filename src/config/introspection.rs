@@ -37,7 +37,10 @@ pub(super) fn introspection(
 ) -> Result<Introspection, ConfigError> {
     let cluster = keys.string(&table::CLUSTER);
     let authority = keys.text(&table::AUTHORITY).unwrap_or(&cluster).to_owned();
-    let (credential, has_visible_secret) = credential(keys.object(&table::CREDENTIAL), env)?;
+    let Given {
+        credential,
+        is_visible: has_visible_secret,
+    } = credential(keys.object(&table::CREDENTIAL), env)?;
     let settings = Settings {
         cluster,
         authority,
@@ -54,15 +57,22 @@ pub(super) fn introspection(
     })
 }
 
-fn credential(
-    keys: Members<'_>,
-    env: Environment<'_>,
-) -> Result<(ClientCredential, bool), ConfigError> {
+/// A credential as the configuration gives it.
+struct Given {
+    credential: ClientCredential,
+    /// Its secret stands in the configuration itself.
+    is_visible: bool,
+}
+
+fn credential(keys: Members<'_>, env: Environment<'_>) -> Result<Given, ConfigError> {
     let introspection = Path::Key(&Path::Root, table::INTROSPECTION.head.name);
     let path = Path::Key(&introspection, table::CREDENTIAL.head.name);
     if let Some(bearer) = keys.present(&table::BEARER) {
         let secret = secret(bearer, &Path::Key(&path, table::BEARER.head.name), env)?;
-        Ok((ClientCredential::bearer(&secret.text), secret.is_visible))
+        Ok(Given {
+            credential: ClientCredential::bearer(&secret.text),
+            is_visible: secret.is_visible,
+        })
     } else if let Some(basic) = keys.present(&table::BASIC) {
         let path = Path::Key(&path, table::BASIC.head.name);
         let secret = secret(
@@ -71,12 +81,15 @@ fn credential(
             env,
         )?;
         let client_id = basic.string(&table::CLIENT_ID);
-        Ok((
-            ClientCredential::basic(&client_id, &secret.text),
-            secret.is_visible,
-        ))
+        Ok(Given {
+            credential: ClientCredential::basic(&client_id, &secret.text),
+            is_visible: secret.is_visible,
+        })
     } else {
-        Ok((ClientCredential::Injected, false))
+        Ok(Given {
+            credential: ClientCredential::Injected,
+            is_visible: false,
+        })
     }
 }
 

@@ -7,7 +7,8 @@
 //! a secret, the names of identity headers must differ, and the configuration may also come as a `Struct`.
 
 use super::{
-    DEVICE_ID, FormTokens, Mode, OnFailure, QueryToken, Role, USER_ID, UnrecognizedTokens,
+    FormTokens, Mode, OnFailure, QueryToken, Role, UnrecognizedTokens,
+    identity_headers::{DEVICE_ID, USER_ID},
     key::{Choice, Count, DurationRange, Key, List, Object, Presence, Row, True, Words, key},
     text,
 };

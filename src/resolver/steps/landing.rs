@@ -171,7 +171,7 @@ impl<W> Resolver<W> {
                 self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Outdated);
                 continue;
             }
-            let cached = cache.as_cached(&introspected, &waiting.upstream.cache);
+            let cached = cache.view_for(&introspected, &waiting.upstream.cache);
             self.resolve_waiters(&key.digest, waiters, cached, disposition.may_be_kept());
         }
         flight.waiters = later;

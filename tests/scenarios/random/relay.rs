@@ -117,7 +117,7 @@ impl Relay {
             answer,
             lifetime,
         );
-        let Cached::Active(entry) = cache.as_cached(&introspected, &cache) else {
+        let Cached::Active(entry) = cache.view_for(&introspected, &cache) else {
             panic!("the token is active");
         };
         let now = Instant::from_millis(self.replied_at);
