@@ -74,13 +74,6 @@ impl AnyExchange {
         }
     }
 
-    /// Notes that all of the request has come. Only a gateway wants to know.
-    fn set_whole(&self) {
-        if let Self::Gateway(exchange) = self {
-            exchange.set_whole();
-        }
-    }
-
     /// Returns the root of the exchange's configuration, unless nothing is left to decide.
     fn root(&self) -> Option<RootId> {
         match self {
@@ -168,13 +161,7 @@ impl Worker {
         let cb = Callback::new(host, plugin.root);
         match plugin.config.role {
             Role::Gateway => {
-                let begin = || {
-                    let exchange = Rc::new(Exchange::new(plugin, stream));
-                    if is_whole {
-                        exchange.set_whole();
-                    }
-                    exchange
-                };
+                let begin = || Rc::new(Exchange::new(plugin, stream));
                 let resolver = &mut self.resolver;
                 let exchange = self
                     .gateway
@@ -204,9 +191,6 @@ impl Worker {
 
     /// Takes in a piece of a request's body, if the exchange wants it.
     pub fn on_request_body(&mut self, host: &impl Host, exchange: &AnyExchange, chunk: Chunk) {
-        if chunk.is_last {
-            exchange.set_whole();
-        }
         let Some(root) = exchange.root().filter(|_| exchange.wants().request_body) else {
             return;
         };

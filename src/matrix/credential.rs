@@ -163,7 +163,8 @@ pub fn form_post(method: &[u8], content_type: Option<&[u8]>) -> FormPost {
     let media_type = media_type::without_parameters(content_type);
     if media_type.windows(2).any(|pair| pair == b"=?") {
         FormPost::Maybe
-    } else if trim(media_type, u8::is_ascii_graphic).eq_ignore_ascii_case(FORM.as_bytes()) {
+    } else if trim(media_type, |byte| !is_latin1_space(*byte)).eq_ignore_ascii_case(FORM.as_bytes())
+    {
         FormPost::Yes
     } else {
         FormPost::No
@@ -188,6 +189,11 @@ fn trim(value: &[u8], wanted: impl Fn(&u8) -> bool) -> &[u8] {
         return &[];
     };
     value.get(first..=last).unwrap_or_default()
+}
+
+/// Whether Python takes the byte, as Latin-1, for white space.
+fn is_latin1_space(byte: u8) -> bool {
+    matches!(byte, 0x09..=0x0d | 0x1c..=0x20 | 0x85 | 0xa0)
 }
 
 /// Whether there is an `access_token` in the query, also an empty one.

@@ -128,9 +128,12 @@ impl Endpoints {
                 class => class.requirement.into(),
             },
         };
-        // Dots may lead from where no token is looked at to where one counts.
-        if may_leave && class.requirement.ignores_tokens() && has_dots(path) {
-            return AuthRequirement::Unknown.into();
+        if may_leave && has_dots(path) {
+            // Dots may lead from where no token is looked at to where one counts, and to where other methods are served.
+            return match class.requirement {
+                requirement if requirement.ignores_tokens() => AuthRequirement::Unknown.into(),
+                requirement => requirement.into(),
+            };
         }
         class
     }
@@ -150,6 +153,9 @@ impl Endpoints {
     /// operator's knowledge.
     pub fn refuses(&self, target: &[u8], method: Method) -> bool {
         let path = path(target);
+        if has_dots(path) {
+            return false;
+        }
         let is_ruled = self.rules.iter().any(|rule| rule.path.matches(path));
         !is_ruled && table::refuses(path, method) && self.restriction(path, method).is_none()
     }

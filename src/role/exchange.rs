@@ -60,7 +60,6 @@ pub struct Exchange<W> {
     /// The configuration that it came in under.
     pub plugin: Rc<Plugin>,
     phase: Cell<Phase>,
-    is_whole: Cell<bool>,
     watch: RefCell<W>,
 }
 
@@ -71,7 +70,6 @@ impl<W: Watch> Exchange<W> {
             stream,
             plugin: Rc::clone(plugin),
             phase: Cell::new(Phase::Held),
-            is_whole: Cell::new(false),
             watch: RefCell::default(),
         }
     }
@@ -88,16 +86,6 @@ impl<W: Watch> Exchange<W> {
             .try_borrow()
             .map(|watch| watch.wants())
             .unwrap_or_default()
-    }
-
-    /// Notes that all of the request has come.
-    pub fn set_whole(&self) {
-        self.is_whole.set(true);
-    }
-
-    /// Returns whether all of the request has come. No server carries out a request that breaks off before its end.
-    pub(super) fn is_whole(&self) -> bool {
-        self.is_whole.get()
     }
 
     /// Notes how far the request has come.

@@ -147,13 +147,15 @@ impl Gateway {
 
     /// Takes in the trailers of a request, which is answered if they cannot be cleaned.
     pub fn on_request_trailers<H: Host, W>(
-        &self,
+        &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
     ) {
         if let Err(why) = head::clean_trailers(cb.host, exchange) {
             resolver.cancel(exchange.stream);
+            // MAS may have carried the request out, and its answer will not be heard.
+            passing::on_stream_end(cb, resolver, exchange, &mut self.learned);
             fail_closed(cb.host, exchange, why);
         }
     }

@@ -26,9 +26,9 @@ const WHOLE: [&[&[u8]]; 3] = [
 ];
 
 #[rustfmt::skip]
-const PIECES: [&[u8]; 36] = [
+const PIECES: [&[u8]; 38] = [
     b"application", b"/", b"x-www-form-urlencoded", b"multipart", b"form-data", b"json", b"charset", b"a=b",
-    b" ", b"\t", b"\xa0", b"\x85", b"(c)", b"(", b")", b"\"", b"\\", b";", b",", b"*", b"=", b"<", b">",
+    b" ", b"\t", b"\xa0", b"\x85", b"\xe9", b"\x1c", b"(c)", b"(", b")", b"\"", b"\\", b";", b",", b"*", b"=", b"<", b">",
     b"=?", b"?=", b"?q?", b"*0*=utf-8''%20",
     b"=?utf-8?q?x?=", b"=?utf-8?q?application?=", b"=?utf-8?q?=3B?=", b"=?utf-8?b?Ow==?=", b"=?utf-8?q??=",
     b"=?us-ascii?q?/?=", b"=?utf-8?q?application/x-www-form-urlencoded?=", b"=?utf-8?q?x-www-form-urlencoded?=",

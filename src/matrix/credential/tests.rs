@@ -340,3 +340,20 @@ mod properties {
         }
     }
 }
+
+/// Python drops no other byte around a media type.
+#[test]
+fn only_white_space_of_latin_1_is_dropped_around_a_media_type() {
+    for byte in 0..=u8::MAX {
+        let is_space = matches!(byte, 0x09..=0x0d | 0x1c..=0x20 | 0x85 | 0xa0);
+        for content_type in [
+            [&[byte], FORM.as_bytes()].concat(),
+            [FORM.as_bytes(), &[byte]].concat(),
+        ] {
+            let is_form = form_post(b"POST", Some(&content_type)) == FormPost::Yes;
+            // What follows a semicolon is a parameter.
+            let ends_type = byte == b';' && content_type.ends_with(b";");
+            assert_eq!(is_form, is_space || ends_type, "{byte:#04x}");
+        }
+    }
+}

@@ -29,6 +29,9 @@ pub enum AuthRequirement {
 impl AuthRequirement {
     /// Whether no token is looked at.
     pub fn ignores_tokens(self) -> bool {
-        matches!(self, Self::Foreign | Self::MasOwned | Self::None)
+        matches!(
+            self,
+            Self::Appservice | Self::Foreign | Self::MasOwned | Self::None
+        )
     }
 }

@@ -602,3 +602,36 @@ mod properties {
         }
     }
 }
+
+/// Where dots lead other methods may be served, and a token may be looked at.
+#[test]
+fn no_path_with_dots_passes_for_its_method_or_for_an_application_service() {
+    let endpoints = Endpoints::default();
+    for (method, path) in [
+        (
+            Method::Delete,
+            "/_matrix/client/v3/joined_rooms/../devices/ABC",
+        ),
+        (
+            Method::Delete,
+            "/_matrix/client/v3/joined_rooms/..%2fdevices%2fABC",
+        ),
+        (
+            Method::Put,
+            "/_matrix/client/v3/sync/..%2frooms%2f!r%2fsend%2fm%2f1",
+        ),
+        (
+            Method::Post,
+            "/_matrix/client/v1/appservice/..%2f..%2fv3%2frooms%2f!r%2fleave/ping",
+        ),
+    ] {
+        let class = endpoints.classify_path(path.as_bytes().into(), method);
+        assert!(!class.requirement.ignores_tokens(), "{path}: {class:?}");
+        let ignores_token = endpoints.ignores_token(path.as_bytes(), method, class.served);
+        assert!(!ignores_token, "{method:?} {path}");
+        assert!(endpoints.ignores_token(path.as_bytes(), Method::Options, class.served));
+    }
+    let plain = b"/_matrix/client/v3/joined_rooms";
+    let class = endpoints.classify_path(plain[..].into(), Method::Delete);
+    assert!(endpoints.ignores_token(plain, Method::Delete, class.served));
+}

@@ -36,17 +36,16 @@ pub fn on_request_body(host: &impl Streams, exchange: &Exchange, chunk: Chunk) {
     if shown.is_err() {
         return;
     }
-    if chunk.is_last && !is_too_long {
-        form.finish();
-    }
-    if let Some(token) = form.found() {
-        exchange.set_watch(Watch::SessionEnd(Ending::of_session(
-            token,
-            InvalidationReason::Revocation,
-        )));
-    } else if !chunk.is_last && !is_too_long {
-        exchange.set_watch(Watch::Revocation(form));
-    }
+    let watch = match form.found() {
+        Some(token) => Watch::revocation(token),
+        None if is_too_long => return,
+        None => Watch::Revocation(form),
+    };
+    exchange.set_watch(if chunk.is_last {
+        watch.finished()
+    } else {
+        watch
+    });
 }
 
 /// Takes in the headers of a response.
@@ -56,7 +55,7 @@ pub fn on_response_headers<H: Host, W>(
     exchange: &Exchange,
     learned: &mut Learned,
 ) {
-    let watch = exchange.take_watch();
+    let watch = exchange.take_watch().finished();
     if let Watch::Nothing = watch {
         return;
     }
@@ -93,7 +92,7 @@ pub fn on_response_headers<H: Host, W>(
         Watch::SessionEnd(ending) => {
             let reply = match status {
                 Some(200..300) => MasReply::Ended,
-                _ if exchange.is_whole() && is_in_doubt(cb.host, status) => MasReply::Unheard,
+                _ if is_in_doubt(cb.host, status) => MasReply::Unheard,
                 _ => return,
             };
             learned
@@ -118,18 +117,16 @@ fn is_in_doubt(host: &impl Streams, status: Option<u16>) -> bool {
 /// asked for may have come about without an answer, since the client hung up or the answer was lost. What shadow mode
 /// waits for has not.
 ///
-/// A request whose end was never seen was not carried out, and ends nothing: a client could send the beginning of one again
-/// and again, and each would cost MAS a question.
+/// That holds for a request, too, of which Envoy has not seen the end: MAS ends a session when it has the head of a logout, and has
+/// all of a body when it has as many bytes as the head says.
 pub fn on_stream_end<H: Host, W>(
     cb: &Callback<'_, H>,
     resolver: &mut Resolver<W>,
     exchange: &Exchange,
     learned: &mut Learned,
 ) {
-    match exchange.take_watch() {
-        Watch::SessionEnd(ending)
-            if exchange.phase() == Phase::Forwarded && exchange.is_whole() =>
-        {
+    match exchange.take_watch().finished() {
+        Watch::SessionEnd(ending) if exchange.phase() == Phase::Forwarded => {
             let reply = MasReply::Unheard;
             learned
                 .ends

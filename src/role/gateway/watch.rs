@@ -50,6 +50,21 @@ impl Watch {
         }
     }
 
+    /// Returns the watch over a request that revokes this token.
+    pub fn revocation(token: TokenDigest) -> Self {
+        Self::SessionEnd(Ending::of_session(token, InvalidationReason::Revocation))
+    }
+
+    /// Returns the watch when no more of the request's body counts: MAS has answered, or the request has ended. Then a form has its
+    /// token or none, also if Envoy has not seen the end of the body: MAS has all of it when it has as many bytes as the head says.
+    pub fn finished(self) -> Self {
+        let Self::Revocation(mut form) = self else {
+            return self;
+        };
+        form.finish();
+        form.found().map_or(Self::Nothing, Self::revocation)
+    }
+
     /// Returns the watch over a request that asks to end all sessions of `user`, whose token is `token`.
     pub fn logout_all(token: TokenDigest, user: Option<UserKey>) -> Self {
         Self::SessionEnd(Ending {
