@@ -173,6 +173,11 @@ impl Http2 {
         self.frame(Self::DATA, 0, stream, bytes).await;
     }
 
+    /// Ends a request, of which nothing more comes.
+    pub async fn end(&mut self, stream: u32) {
+        self.frame(Self::DATA, Self::END_STREAM, stream, b"").await;
+    }
+
     /// Resets a stream.
     pub async fn reset(&mut self, stream: u32) {
         self.reset_all(&[stream]).await;

@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     edge::{Edge, WHOAMI, assert_not_active, new_token},
+    http2::Http2,
     workers::{POLL, WORKERS, ask_until, connections, decided},
 };
 use crate::support::{
@@ -266,6 +267,83 @@ async fn the_next_request_of_a_session_that_ended_is_rejected() {
         assert_eq!(whoami(connection, &bystander).await.status, 200);
     }
     assert_eq!(edge.mas.calls(&bystander), 1);
+    edge.assert_alive().await;
+}
+
+/// Over HTTP/1.1 MAS has all of a body when it has as many bytes as the head says, and answers. The client's own end of the HTTP/2
+/// stream comes later, or never.
+#[tokio::test]
+async fn an_end_counts_whenever_the_client_ends_its_request() {
+    let edge = start(options()).await;
+    let mut connections = connections(&edge, 1).await;
+    let (id, secret) = POST_CLIENT;
+    for ends in [false, true] {
+        for revokes in [false, true] {
+            let (path, token) = if revokes {
+                ("/oauth2/revoke", of_client(&edge, id))
+            } else {
+                ("/_matrix/client/v3/logout", compat(&edge, "alice"))
+            };
+            hold_everywhere(&edge, &mut connections, &token).await;
+            let authorization = format!("Bearer {token}");
+            let form = format!("client_id={id}&client_secret={secret}&token={token}");
+            let body = if revokes { form.as_str() } else { "{}" };
+            let length = body.len().to_string();
+            let mut fields = vec![("content-length", &*length)];
+            if revokes {
+                fields.push(("content-type", "application/x-www-form-urlencoded"));
+            } else {
+                fields.push(("content-type", "application/json"));
+                fields.push(("authorization", &authorization));
+            }
+            let mut http2 = Http2::open(edge.envoy.addr()).await;
+            let stream = http2.begin_post(path, &fields, body.as_bytes()).await;
+            http2.answer_begins().await;
+            if ends {
+                http2.end(stream).await;
+            }
+            for connection in &mut connections {
+                let rejected = ask_until(connection, &token, "a 401", |r| r.status != 200).await;
+                assert_not_active(&rejected);
+            }
+        }
+    }
+    edge.assert_alive().await;
+}
+
+/// MAS ends a session when it has the head of a logout.
+#[tokio::test]
+async fn a_logout_counts_whose_body_does_not_come() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let silent = silent.expect("a free port");
+    let addr = silent.local_addr().expect("it is bound");
+    let edge = Edge::start_with(json!({}), options(), |builder| {
+        builder
+            .balanced()
+            .bootstrap(move |config| route_to_silence(config, addr, "0s"))
+    })
+    .await;
+    let mut connections = connections(&edge, 1).await;
+    let token = compat(&edge, "alice");
+    hold_everywhere(&edge, &mut connections, &token).await;
+    let request = logout("v3", &token).body("{}").to_bytes();
+    let mut client = TcpStream::connect(edge.envoy.addr())
+        .await
+        .expect("Envoy listens");
+    let sent = client.write_all(&request[..request.len() - 2]).await;
+    sent.expect("Envoy reads");
+    let (mut upstream, _) = silent.accept().await.expect("Envoy connects");
+    let mut seen = Vec::new();
+    while !seen.windows(4).any(|part| part == b"\r\n\r\n") {
+        let read = upstream.read_buf(&mut seen).await;
+        assert_ne!(read.expect("Envoy sends"), 0);
+    }
+    edge.mas.revoke_unannounced(&token);
+    drop(client);
+    for connection in &mut connections {
+        let rejected = ask_until(connection, &token, "a 401", |r| r.status != 200).await;
+        assert_not_active(&rejected);
+    }
     edge.assert_alive().await;
 }
 
