@@ -558,3 +558,40 @@ fn json_is_a_configuration_too() {
     let output = check(text);
     assert_eq!(output.code, 0, "{}", output.stdout);
 }
+
+/// Each of the policies is a use of the module, and each expression costs much to compile.
+#[test]
+fn expressions_of_routes_are_compiled_once_and_at_a_cost() {
+    let good = include_str!("rules/sync-timeout/good-envoy-gateway.yaml");
+    let (policy, rest) = good.split_once("---\n").expect("documents");
+    let mut policies = String::new();
+    for number in 0..20 {
+        let own = policy.replace("name: matrix-edge-auth,", &format!("name: p{number},"));
+        let _ = writeln!(policies, "{own}---");
+    }
+    let mut rules = String::new();
+    for number in 0..2000 {
+        let _ = writeln!(
+            rules,
+            "    - matches: [{{ path: {{ type: RegularExpression, value: '/((ab|cd|ef|gh|ij){{20}}){{20}}{number}' }} }}]"
+        );
+    }
+    let route = format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: r }}\nspec:\n  rules:\n{rules}"
+    );
+    refuses(
+        format!("{policies}{rest}{route}"),
+        ": looking at it was given up, after too many steps",
+    );
+    let service = format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{ name: r }}\nspec:\n  http:\n{}",
+        rules
+            .replace("matches:", "match:")
+            .replace("path: { type: RegularExpression, value:", "uri: { regex:")
+    );
+    let plugin = include_str!("rules/sync-timeout/good-istio.yaml");
+    refuses(
+        format!("{plugin}{service}"),
+        ": looking at it was given up, after too many steps",
+    );
+}

@@ -10,6 +10,8 @@ mod environment;
 mod fail_closed;
 mod fail_open;
 mod forwarded_for;
+mod homeserver;
+mod http_rules;
 mod idle_timeout;
 mod injected_route;
 mod internal_address;

@@ -357,8 +357,9 @@ fn matches(rule: Value<'_>, path: &'static str) -> bool {
     }
 }
 
-/// Whether a route's regular expression is for a path. The expression is compiled once, for all paths that rules ask about.
-fn is_noted_match(rule: Value<'_>, regex: &str, path: &'static str) -> bool {
+/// Whether the regular expression of a route, which stands in `rule`, is for a path. The expression is compiled once, for all paths
+/// that rules ask about.
+pub(super) fn is_noted_match(rule: Value<'_>, regex: &str, path: &'static str) -> bool {
     rule.tree.noted(rule.id, path).unwrap_or_else(|| {
         let regex = compiled_at_a_cost(rule, regex);
         let answer = |path: &str| {
