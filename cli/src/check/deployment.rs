@@ -104,7 +104,8 @@ pub struct Entry<'t> {
     pub manager: Value<'t>,
     /// The name of the filter in the list of HTTP filters.
     pub filter_name: &'t str,
-    /// Whether the filter is turned off in that list, for all requests. A route cannot turn such a filter on.
+    /// Whether the filter is turned off in that list: it is off for all requests, unless a route, or what the route is in, turns
+    /// it on.
     pub is_off: bool,
 }
 
