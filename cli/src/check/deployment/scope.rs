@@ -15,15 +15,19 @@ const GATEWAY_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 impl<'t> Deployment<'t> {
     /// The patches of Istio's EnvoyFilters to one sort of thing (`applyTo`) in the Envoy of a use.
     pub fn patches(&self, one: &Use<'t>, target: &'static str) -> impl Iterator<Item = Value<'t>> {
-        let filters = self.resources.kind("EnvoyFilter");
-        filters
-            .filter(|filter| one.resource.is_none_or(|own| fits(*filter, own)))
+        self.policies(one, "EnvoyFilter")
             .flat_map(|filter| filter.list(&["spec", "configPatches"]))
             .filter(move |patch| {
                 let context = patch.text_at(&["match", "context"]).unwrap_or_default();
                 patch.text_at(&["applyTo"]) == Some(target) && !context.starts_with("SIDECAR")
             })
             .filter(|patch| self.is_of_matrix(*patch))
+    }
+
+    /// The resources of Istio's of a kind that may be for the workload of a use.
+    pub fn policies(&self, one: &Use<'t>, kind: &'static str) -> impl Iterator<Item = Value<'t>> {
+        let all = self.resources.kind(kind);
+        all.filter(|policy| one.resource.is_none_or(|own| fits(*policy, own)))
     }
 
     /// What EnvoyFilters merge into the connection managers of the Envoy of a use.
@@ -92,10 +96,10 @@ pub(super) fn gateways(policy: Value<'_>) -> Vec<Value<'_>> {
         .collect()
 }
 
-/// Whether an EnvoyFilter may be for the workload of another resource.
+/// Whether a resource of Istio's may be for the workload of another one.
 fn fits(filter: Value<'_>, own: Value<'_>) -> bool {
     let is_everywhere = namespace::of(filter) == Some(ROOT_NAMESPACE);
-    let wanted = filter.at(&["spec", "workloadSelector", "labels"]);
+    let wanted = selector(filter);
     let labels = selector(own);
     let is_same = |(key, value): (&str, Value<'_>)| {
         let label = labels.and_then(|labels| labels.entry(key)?.text());
