@@ -1,5 +1,5 @@
-//! A filter before the module sees the identity headers that a client wrote: the module takes them out, and writes its own, when the
-//! request comes to it. So what decides by an identity must stand behind the module.
+//! A filter before the module sees the identity headers that a client wrote: the module takes them out, and writes its own, when
+//! the request comes to it. So what decides by an identity must stand behind the module.
 //!
 //! The non-obvious rule: a filter names such a header also without deciding by it. Where a filter takes the header out, or where
 //! another filter writes it, nothing is decided.
@@ -90,8 +90,8 @@ fn check_envoy<'t>(one: &Use<'t>, entry: Entry<'t>, found: &mut Found<'t>) {
                 found.add(
                     Spot::value(value),
                     format!(
-                        "a filter before the module reads `{header}`, which a client may write: the module takes it out, and writes \
-                         its own, only behind this filter"
+                        "a filter before the module reads `{header}`, which a client may write: the module takes it out, and \
+                         writes its own, only behind this filter"
                     ),
                     "write the filter behind the module in `http_filters`",
                 );

@@ -24,13 +24,8 @@ pub(super) struct HttpRule<'t> {
     pub rule: Value<'t>,
 }
 
-/// Where rules compete: a host, a parent and one of its listeners, and the path.
-type Place<'t> = (
-    Option<&'t str>,
-    Option<&'t str>,
-    Option<&'t str>,
-    &'static str,
-);
+/// Where rules compete: a host, a parent, and the path. One route may name a listener of the parent, and another one none.
+type Place<'t> = (Option<&'t str>, Option<&'t str>, &'static str);
 
 /// A rule that a path may take.
 #[derive(Clone, Copy)]
@@ -57,11 +52,11 @@ pub(super) fn waiting<'t>(deployment: &Deployment<'t>) -> Vec<HttpRule<'t>> {
         for rule in value.list(&["spec", "rules"]) {
             for path in WAITING {
                 for candidate in candidates(HttpRule { route: value, rule }, path) {
-                    for (host, parent, section) in &own {
+                    for (host, parent) in &own {
                         if !value.tree.spend(1) {
                             return Vec::new();
                         }
-                        let place = (*host, *parent, *section, path);
+                        let place = (*host, *parent, path);
                         let at = places.entry(place).or_insert_with(|| {
                             order.push(place);
                             Vec::new()
@@ -81,23 +76,20 @@ pub(super) fn waiting<'t>(deployment: &Deployment<'t>) -> Vec<HttpRule<'t>> {
     of_homeserver(deployment, &taken)
 }
 
-/// The hosts, parents and listeners of a route, in all combinations.
-fn places_of<'t>(route: &Route<'t>) -> Vec<(Option<&'t str>, Option<&'t str>, Option<&'t str>)> {
+/// The hosts and parents of a route, in all combinations.
+fn places_of<'t>(route: &Route<'t>) -> Vec<(Option<&'t str>, Option<&'t str>)> {
     let hosts: Vec<Option<&str>> = match route.hosts() {
         hosts if hosts.is_empty() => vec![None],
         hosts => hosts.into_iter().map(Some).collect(),
     };
-    let parents: Vec<_> = match route.parents.as_slice() {
-        [] => vec![(None, None)],
-        parents => parents
-            .iter()
-            .map(|parent| (Some(parent.name), parent.section))
-            .collect(),
+    let parents: Vec<Option<&str>> = match route.parents.as_slice() {
+        [] => vec![None],
+        parents => parents.iter().map(|parent| Some(parent.name)).collect(),
     };
     let tree = route.value.tree;
     let pairs = hosts.iter().flat_map(|host| {
         let own = parents.iter().take_while(|_| tree.spend(1));
-        own.map(|(parent, section)| (*host, *parent, *section))
+        own.map(|parent| (*host, *parent))
     });
     pairs.collect()
 }

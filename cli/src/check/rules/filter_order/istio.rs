@@ -1,5 +1,5 @@
-//! Where Istio asks an AuthorizationPolicy: with `action: CUSTOM` before every WasmPlugin, and else behind those of the phases AUTHN
-//! and AUTHZ.
+//! When Istio asks an AuthorizationPolicy: with `action: CUSTOM` before every WasmPlugin, and else behind those of the phases
+//! AUTHN and AUTHZ.
 //!
 //! The non-obvious rule: a WasmPlugin without `phase` stands behind all of Istio's own checks.
 
@@ -39,8 +39,8 @@ fn check_use<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'
             found.add(
                 Spot::value(value),
                 format!(
-                    "this policy is asked before the module, and decides by the `{header}` that a client wrote: the module takes it \
-                     out, and writes its own, only behind the policy"
+                    "this policy is asked before the module, and decides by the `{header}` that a client wrote: the module takes \
+                     it out, and writes its own, only behind the policy"
                 ),
                 help(one, is_custom),
             );
@@ -52,8 +52,8 @@ const fn help<'t>(one: &Use<'t>, is_custom: bool) -> &'static str {
     match (one.host, is_custom) {
         (Host::WasmPlugin, false) => "write `phase: AUTHN` in the WasmPlugin",
         (Host::WasmPlugin, true) => {
-            "leave the header out of policies with `action: CUSTOM`, which Istio asks before each WasmPlugin, or insert the module by \
-             an EnvoyFilter with `operation: INSERT_FIRST`"
+            "leave the header out of policies with `action: CUSTOM`, which Istio asks before each WasmPlugin, or insert the module \
+             by an EnvoyFilter with `operation: INSERT_FIRST`"
         }
         _ => "write `operation: INSERT_FIRST` in the patch that inserts the module",
     }

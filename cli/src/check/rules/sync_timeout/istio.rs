@@ -19,7 +19,13 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for service in deployment.resources.kind("VirtualService") {
         let hosts = service.list(&["spec", "hosts"]).filter_map(Value::text);
         let owner = names.owner(hosts);
+        let gateways: Vec<Value<'t>> = service.list(&["spec", "gateways"]).collect();
+        let is_of_mesh = gateways.iter().all(|it| it.text() == Some("mesh"));
         for (route, names_path) in WAITING.into_iter().flat_map(|path| taken(service, path)) {
+            // One for sidecars alone. Without a gateway it is for these, too, but for paths of Matrix one may have been forgotten.
+            if is_of_mesh && (!gateways.is_empty() || !names_path) {
+                continue;
+            }
             routes.push(route);
             leads.push(Lead {
                 names_path,

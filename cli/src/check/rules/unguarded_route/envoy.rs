@@ -145,8 +145,7 @@ fn off_help(is_said: bool) -> &'static str {
 }
 
 /// What to do where the module is turned off.
-pub(super) const OFF_HELP: &str = "turn it off only for routes without tokens, such as `/_matrix/federation/` and `/_matrix/key/`, or \
-                                   lead them to another server";
+pub(super) const OFF_HELP: &str = "turn it off only for routes without tokens, such as `/_matrix/federation/` and `/_matrix/key/`, or lead them to another server";
 
 /// Tells of the listeners without the module that lead to these servers.
 fn check_neighbours<'t>(
