@@ -138,6 +138,28 @@ fn a_module_that_is_turned_off_is_told() {
     assert!(output.stdout.contains(expected), "{}", output.stdout);
 }
 
+/// An EnvoyFilter for a host, a route or a port that the other files do not tell of may be right.
+#[test]
+fn an_envoyfilter_for_what_is_not_seen_is_told() {
+    let path = support::repository().join("cli/tests/rules/unguarded-route/good-istio-unseen.yaml");
+    let output = check(fs::read_to_string(path).expect("a file"));
+    assert_eq!(output.code, 0, "{}", output.stdout);
+    for (expected, count) in [
+        (
+            "note[unguarded-route]: the module is turned off here: whether requests that need a token come this way is not in \
+             these files\n",
+            2,
+        ),
+        (
+            "note[unguarded-route]: this takes the module out on one port: whether Matrix is served there is not in these files\n",
+            1,
+        ),
+    ] {
+        let told = output.stdout.matches(expected).count();
+        assert_eq!(told, count, "{}", output.stdout);
+    }
+}
+
 /// How many workers an Envoy has is seldom in its configuration. Where a machine of usual size has more than the limits are made
 /// for, that is told.
 #[test]
@@ -557,4 +579,45 @@ fn json_is_a_configuration_too() {
                 \t\"introspection\": {\"cluster\": \"a\\/b\", \"credential\": {\"injected\": true}}\n}\n";
     let output = check(text);
     assert_eq!(output.code, 0, "{}", output.stdout);
+}
+
+/// Each of the policies is a use of the module. Two such expressions may be compiled, if each is compiled once.
+#[test]
+fn expressions_of_routes_are_compiled_once_and_at_a_cost() {
+    let good = include_str!("rules/sync-timeout/good-envoy-gateway.yaml");
+    let (policy, rest) = good.split_once("---\n").expect("documents");
+    let mut gateway = String::new();
+    for number in 0..20 {
+        let own = policy.replace("name: matrix-edge-auth,", &format!("name: p{number},"));
+        let _ = writeln!(gateway, "{own}---");
+    }
+    gateway += rest;
+    let route = |number| {
+        let mut text = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: { name: r }\nspec:\n  rules:\n"
+            .to_owned();
+        for number in 0..number {
+            let _ = writeln!(
+                text,
+                "    - matches: [{{ path: {{ type: RegularExpression, value: '/{}{number}' }} }}]",
+                "a{1,9}".repeat(400)
+            );
+        }
+        text
+    };
+    let service = |number| {
+        route(number)
+            .replace("gateway.networking.k8s.io", "networking.istio.io")
+            .replace("HTTPRoute", "VirtualService")
+            .replace("rules:", "http:")
+            .replace("matches:", "match:")
+            .replace("path: { type: RegularExpression, value:", "uri: { regex:")
+    };
+    let plugin = include_str!("rules/sync-timeout/good-istio.yaml");
+    for (few, many) in [
+        (route(2), format!("{gateway}{}", route(3))),
+        (service(2), format!("{plugin}{}", service(3))),
+    ] {
+        assert_ne!(check(format!("{gateway}---\n{plugin}{few}")).code, 2);
+        refuses(many, ": looking at it was given up, after too many steps");
+    }
 }

@@ -4,7 +4,9 @@
 //! EnvoyFilter for the connection manager is not in the file of the WasmPlugin, and a NetworkPolicy closes what an Envoy in
 //! a pod opens.
 
+mod attachments;
 mod envoy;
+mod gateway_api;
 mod kubernetes;
 mod module;
 pub mod namespace;
@@ -18,7 +20,9 @@ use matrix_edge_auth::config::{Config, Role};
 
 use self::envoy::network_filters;
 pub use self::{
+    attachments::Level,
     envoy::{NetworkFilter, environment, managers, protocols, settings, typed},
+    gateway_api::{Chain, GatewayApi, Route},
     kubernetes::{Resources, variables},
     module::Environment,
     pods::{Pod, has_labels},
@@ -34,6 +38,8 @@ pub struct Deployment<'t> {
     pub envoys: Vec<Envoy<'t>>,
     /// The resources of Kubernetes, and what Docker Compose publishes.
     pub resources: Resources<'t>,
+    /// Gateways, routes and policies of the Gateway API among these.
+    pub gateway_api: GatewayApi<'t>,
     /// The documents, with their files.
     pub documents: Vec<(&'t Tree, &'t Document)>,
 }
@@ -98,7 +104,8 @@ pub struct Entry<'t> {
     pub manager: Value<'t>,
     /// The name of the filter in the list of HTTP filters.
     pub filter_name: &'t str,
-    /// Whether the filter is turned off in that list, for all requests. A route cannot turn such a filter on.
+    /// Whether the filter is turned off in that list: it is off for all requests, unless a route, or what the route is in, turns
+    /// it on.
     pub is_off: bool,
 }
 
@@ -147,6 +154,7 @@ impl<'t> Deployment<'t> {
         let mut deployment = Self {
             uses: Vec::new(),
             envoys: Vec::new(),
+            gateway_api: GatewayApi::of(&resources),
             resources,
             documents,
         };

@@ -16,11 +16,6 @@ pub fn compiled_at_a_cost(rule: Value<'_>, regex: &str) -> Option<Regex> {
     rule.tree.spend(cost).then(|| compiled(regex)).flatten()
 }
 
-/// Whether a regular expression matches a whole path. An expression that cannot be read matches no path.
-pub fn is_full_match(regex: &str, path: &str) -> bool {
-    compiled(regex).is_some_and(|regex| regex.is_match(path.as_bytes()))
-}
-
 fn compiled(regex: &str) -> Option<Regex> {
     RegexBuilder::new(&format!("^(?:{regex})$"))
         .size_limit(1 << 20)

@@ -9,7 +9,10 @@ mod duplicate_key;
 mod environment;
 mod fail_closed;
 mod fail_open;
+mod filter_order;
 mod forwarded_for;
+mod homeserver;
+mod http_rules;
 mod idle_timeout;
 mod injected_route;
 mod internal_address;
@@ -71,6 +74,7 @@ pub const RULES: &[Rule] = &[
     environment::RULE,
     fail_closed::RULE,
     fail_open::RULE,
+    filter_order::RULE,
     forwarded_for::RULE,
     idle_timeout::RULE,
     injected_route::RULE,

@@ -3,7 +3,7 @@
 //! The non-obvious rule: only a contradiction shuts a resource out. A namespace or a label that is given on one side alone
 //! may still fit.
 
-use super::{Deployment, Pod, Use, has_labels, namespace};
+use super::{Chain, Deployment, Pod, Use, has_labels, namespace};
 use crate::yaml::Value;
 
 /// Istio applies the resources in its own namespace everywhere.
@@ -15,15 +15,19 @@ const GATEWAY_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 impl<'t> Deployment<'t> {
     /// The patches of Istio's EnvoyFilters to one sort of thing (`applyTo`) in the Envoy of a use.
     pub fn patches(&self, one: &Use<'t>, target: &'static str) -> impl Iterator<Item = Value<'t>> {
-        let filters = self.resources.kind("EnvoyFilter");
-        filters
-            .filter(|filter| one.resource.is_none_or(|own| fits(*filter, own)))
+        self.policies(one, "EnvoyFilter")
             .flat_map(|filter| filter.list(&["spec", "configPatches"]))
             .filter(move |patch| {
                 let context = patch.text_at(&["match", "context"]).unwrap_or_default();
                 patch.text_at(&["applyTo"]) == Some(target) && !context.starts_with("SIDECAR")
             })
             .filter(|patch| self.is_of_matrix(*patch))
+    }
+
+    /// The resources of Istio's of a kind that may be for the workload of a use.
+    pub fn policies(&self, one: &Use<'t>, kind: &'static str) -> impl Iterator<Item = Value<'t>> {
+        let all = self.resources.kind(kind);
+        all.filter(|policy| one.resource.is_none_or(|own| fits(*policy, own)))
     }
 
     /// What EnvoyFilters merge into the connection managers of the Envoy of a use.
@@ -57,25 +61,28 @@ impl<'t> Deployment<'t> {
         hosts.peek().is_none() || hosts.any(|it| it == host)
     }
 
-    /// Whether Envoy Gateway's ClientTrafficPolicies say something (`holds`) of every Gateway that a use is for.
+    /// Whether Envoy Gateway's ClientTrafficPolicies say something (`holds`) of every listener that a use is for. The policy for
+    /// one listener replaces that of its Gateway, whatever it leaves unsaid.
     pub fn has_policy(&self, one: &Use<'t>, holds: impl Fn(Value<'t>) -> bool) -> bool {
-        let own = one.resource.map(gateways).unwrap_or_default();
-        let policies: Vec<Value<'t>> = self
-            .resources
-            .kind("ClientTrafficPolicy")
-            .filter(|policy| {
-                one.resource
-                    .is_none_or(|own| namespace::may_be_shared(*policy, own))
-            })
-            .filter(|policy| holds(*policy))
-            .collect();
-        let is_covered = |wanted: &Value<'t>| {
-            policies.iter().any(|policy| {
-                let targets = gateways(*policy);
-                targets.is_empty() || targets.iter().any(|target| covers(*target, *wanted))
-            })
+        let all = &self.gateway_api.clients;
+        let may_be_shared = |policy: &Value<'t>| {
+            one.resource
+                .is_none_or(|own| namespace::may_be_shared(*policy, own))
         };
-        !policies.is_empty() && own.iter().all(is_covered)
+        let untargeted = all.untargeted().filter(may_be_shared);
+        let is_said = untargeted.into_iter().any(&holds);
+        let holds_at = |chain: &Chain<'t>| match all.nearest(chain) {
+            policies if policies.is_empty() => is_said,
+            policies => policies.into_iter().any(&holds),
+        };
+        let chains = one.resource.map(|own| self.gateway_api.chains_of(own));
+        match chains.filter(|chains| !chains.is_empty()) {
+            Some(chains) => chains.iter().all(holds_at),
+            None => {
+                let mut policies = self.resources.kind("ClientTrafficPolicy");
+                policies.any(|policy| may_be_shared(&policy) && holds(policy))
+            }
+        }
     }
 }
 
@@ -89,17 +96,10 @@ pub(super) fn gateways(policy: Value<'_>) -> Vec<Value<'_>> {
         .collect()
 }
 
-/// Whether a policy's target, a Gateway or one of its listeners, includes another target.
-fn covers(target: Value<'_>, wanted: Value<'_>) -> bool {
-    let section = target.text_at(&["sectionName"]);
-    target.text_at(&["name"]) == wanted.text_at(&["name"])
-        && (section.is_none() || section == wanted.text_at(&["sectionName"]))
-}
-
-/// Whether an EnvoyFilter may be for the workload of another resource.
+/// Whether a resource of Istio's may be for the workload of another one.
 fn fits(filter: Value<'_>, own: Value<'_>) -> bool {
     let is_everywhere = namespace::of(filter) == Some(ROOT_NAMESPACE);
-    let wanted = filter.at(&["spec", "workloadSelector", "labels"]);
+    let wanted = selector(filter);
     let labels = selector(own);
     let is_same = |(key, value): (&str, Value<'_>)| {
         let label = labels.and_then(|labels| labels.entry(key)?.text());

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     check::{
-        deployment::{Entry, Host, Use},
+        deployment::{Entry, Host, Level, Route, Use},
         duration::duration,
     },
     yaml::Value,
@@ -64,8 +64,8 @@ fn check_istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found
     }
 }
 
-/// Tells of a gateway for which no ClientTrafficPolicy sets the timeout: at the policies that turn it off, or else at the
-/// gateway.
+/// Tells of a gateway for which neither a ClientTrafficPolicy nor BackendTrafficPolicies set the timeout: at the policies that turn
+/// it off, or else at the gateway.
 fn check_envoy_gateway<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
     let path = ["spec", "timeout", "http"];
     let key = "streamIdleTimeout";
@@ -73,7 +73,7 @@ fn check_envoy_gateway<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &m
         let timeouts = policy.at(&path);
         timeouts.is_some_and(|it| it.get(key).is_some() && !is_zero(it, key))
     };
-    if deployment.has_policy(one, is_set) {
+    if deployment.has_policy(one, is_set) || has_backend_policies(deployment, one) {
         return;
     }
     let policies = deployment.resources.kind("ClientTrafficPolicy");
@@ -91,6 +91,46 @@ fn check_envoy_gateway<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &m
              together with this file",
         );
     }
+}
+
+/// Whether BackendTrafficPolicies set the timeout for each rule with the module. A rule with a limit of its own needs none.
+fn has_backend_policies<'t>(deployment: &Deployment<'t>, one: &Use<'t>) -> bool {
+    let api = &deployment.gateway_api;
+    let Some(own) = one.resource.map(Value::key) else {
+        return false;
+    };
+    let has_module = |chain: &[Level<'t>]| {
+        let mut policies = chain.iter().flat_map(|level| api.extensions.at(level));
+        policies.any(|policy| policy.key() == own)
+    };
+    let path = ["spec", "timeout", "http", "streamIdleTimeout"];
+    let is_set = |chain: &[Level<'t>]| {
+        let policies = api.backends.setting(chain, &path);
+        let is_off = |policy: &Value<'t>| {
+            let limit = policy.text_at(&path).and_then(duration);
+            limit.is_none_or(|limit| limit.is_zero())
+        };
+        !policies.is_empty() && !policies.iter().any(is_off)
+    };
+    let mut count = 0;
+    for value in deployment.resources.kind("HTTPRoute") {
+        let route = Route::of(value);
+        for rule in value.list(&["spec", "rules"]) {
+            let limit = rule.text_at(&["timeouts", "request"]).and_then(duration);
+            if limit.is_some_and(|limit| !limit.is_zero()) {
+                continue;
+            }
+            let chains = api.chains(&route, rule);
+            let own = chains.iter().filter(|chain| has_module(chain));
+            for chain in own {
+                if !is_set(chain) {
+                    return false;
+                }
+                count += 1;
+            }
+        }
+    }
+    count > 0
 }
 
 fn is_zero(value: Value<'_>, key: &str) -> bool {

@@ -309,11 +309,17 @@ fn mappings<'t>(table: Value<'t>) -> Vec<Value<'t>> {
 
 /// Whether the module is turned off for a route or a virtual host.
 pub(super) fn is_disabled(entry: Entry<'_>, place: Value<'_>) -> bool {
-    place
-        .get("typed_per_filter_config")
-        .and_then(|filters| filters.entry(entry.filter_name))
-        .and_then(|filter| filter.boolean_at(&["disabled"]))
-        == Some(true)
+    switched(entry, place) == Some(false)
+}
+
+/// Whether a route, or what it is in, turns the module on or off. `None` if it says nothing of the module.
+pub(super) fn switched(entry: Entry<'_>, place: Value<'_>) -> Option<bool> {
+    let filter = place
+        .get("typed_per_filter_config")?
+        .entry(entry.filter_name)?;
+    let is_off = filter.boolean_at(&["disabled"]) == Some(true);
+    // A filter that is off is turned on by any configuration, even by an empty one.
+    (is_off || filter.get("config").is_some()).then_some(!is_off)
 }
 
 /// The routes that a request for a path may take: the first that matches by the path alone, and those before it that ask
@@ -357,8 +363,9 @@ fn matches(rule: Value<'_>, path: &'static str) -> bool {
     }
 }
 
-/// Whether a route's regular expression is for a path. The expression is compiled once, for all paths that rules ask about.
-fn is_noted_match(rule: Value<'_>, regex: &str, path: &'static str) -> bool {
+/// Whether the regular expression of a route, which stands in `rule`, is for a path. The expression is compiled once, for all paths
+/// that rules ask about.
+pub(super) fn is_noted_match(rule: Value<'_>, regex: &str, path: &'static str) -> bool {
     rule.tree.noted(rule.id, path).unwrap_or_else(|| {
         let regex = compiled_at_a_cost(rule, regex);
         let answer = |path: &str| {

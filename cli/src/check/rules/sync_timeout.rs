@@ -1,5 +1,8 @@
 //! `/sync` waits, 30 seconds as a rule, and a first one may take minutes. Envoy's default for a whole answer is 15 seconds.
 
+mod gateway_api;
+mod istio;
+
 use super::{
     Deployment, Found, Rule, Severity, Spot,
     routes::{USUAL_WAIT, WAITING, before_servers, guarded_routes, hosts, targets},
@@ -8,7 +11,6 @@ use crate::{
     check::{
         deployment::{Host, Use, protocols},
         duration::duration,
-        pattern::is_full_match,
     },
     yaml::Value,
 };
@@ -36,10 +38,22 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment) {
         match one.host {
             Host::Envoy => check_envoy(deployment, one, found),
-            Host::EnvoyGateway => check_gateway_api(deployment, found),
-            Host::WasmPlugin | Host::EnvoyFilter => check_istio(deployment, one, found),
-            Host::Nobody => {}
+            Host::WasmPlugin | Host::EnvoyFilter => {
+                for manager in deployment.merged_managers(one) {
+                    check_manager(manager, found);
+                }
+            }
+            Host::EnvoyGateway | Host::Nobody => {}
         }
+    }
+    // Routes are looked at once, however many uses there are.
+    let has = |hosts: &[Host]| before_servers(deployment).any(|one| hosts.contains(&one.host));
+    if has(&[Host::EnvoyGateway]) {
+        gateway_api::check(deployment, found);
+    }
+    if has(&[Host::WasmPlugin, Host::EnvoyFilter]) {
+        istio::check(deployment, found);
+        gateway_api::check_set(deployment, found);
     }
 }
 
@@ -129,107 +143,6 @@ fn check_overload<'t>(bootstrap: Value<'t>, found: &mut Found<'t>) {
     for factor in factors {
         if factor.name_at(&["timer"], TIMERS) == Some("HTTP_DOWNSTREAM_STREAM_IDLE") {
             check_limit(factor, &["min_timeout"], Remedy::AtLeast("35s"), found);
-        }
-    }
-}
-
-/// Tells of HTTPRoutes, whose rule with the longest prefix wins, wherever the rule stands.
-fn check_gateway_api<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    check_policies(deployment, found);
-    for route in deployment.resources.kind("HTTPRoute") {
-        for path in WAITING {
-            let rules = route.list(&["spec", "rules"]);
-            let longest = rules
-                .filter_map(|rule| Some((prefix(rule, path)?, rule)))
-                .max_by_key(|(length, _)| *length);
-            // A route for everything is another service's.
-            let Some((_, rule)) = longest.filter(|(length, _)| *length > 1) else {
-                continue;
-            };
-            match rule
-                .at(&["timeouts"])
-                .filter(|it| it.get("request").is_some())
-            {
-                Some(timeouts) => {
-                    check_limit(timeouts, &["request"], Remedy::TurnOff, found);
-                    check_limit(timeouts, &["backendRequest"], Remedy::TurnOff, found);
-                }
-                None => found.add(
-                    Spot::first_key(rule, &["timeouts", "matches", "backendRefs"]),
-                    DEFAULT,
-                    "write `timeouts: { request: 0s }` in this rule",
-                ),
-            }
-        }
-    }
-}
-
-/// Tells of policies of Envoy Gateway. All of them count, whatever they are for.
-fn check_policies<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    for policy in deployment.resources.kind("ClientTrafficPolicy") {
-        check_limit(
-            policy,
-            &["spec", "timeout", "http", "streamIdleTimeout"],
-            Remedy::IDLE,
-            found,
-        );
-    }
-    for policy in deployment.resources.kind("BackendTrafficPolicy") {
-        for (key, remedy) in [
-            ("requestTimeout", Remedy::TurnOff),
-            ("maxStreamDuration", Remedy::TurnOff),
-            ("streamIdleTimeout", Remedy::IDLE),
-        ] {
-            let path = ["spec", "timeout", "http", key];
-            check_limit(policy, &path, remedy, found);
-        }
-        check_limit(
-            policy,
-            &["spec", "retry", "perRetry", "timeout"],
-            Remedy::LeaveOut,
-            found,
-        );
-    }
-}
-
-/// The length of the longest prefix in a rule that the path begins with.
-fn prefix(rule: Value<'_>, path: &str) -> Option<usize> {
-    let length = |one: Value<'_>| {
-        let value = one.text_at(&["path", "value"])?;
-        let is_match = match one.text_at(&["path", "type"]) {
-            Some("Exact") => path == value,
-            Some("RegularExpression") => is_full_match(value, path),
-            _ => path.starts_with(value),
-        };
-        is_match.then_some(value.len().min(path.len()))
-    };
-    rule.list(&["matches"]).filter_map(length).max()
-}
-
-/// Tells of EnvoyFilters and VirtualServices. A VirtualService without a timeout is no fault: Istio then sets none.
-fn check_istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
-    for manager in deployment.merged_managers(one) {
-        check_manager(manager, found);
-    }
-    for service in deployment.resources.kind("VirtualService") {
-        for path in WAITING {
-            let first = service.list(&["spec", "http"]).find(|route| {
-                route.list(&["match"]).any(|one| {
-                    let uri = |key| one.text_at(&["uri", key]);
-                    uri("prefix").is_some_and(|it| path.starts_with(it))
-                        || uri("exact") == Some(path)
-                        || uri("regex").is_some_and(|it| is_full_match(it, path))
-                })
-            });
-            if let Some(route) = first {
-                check_limit(route, &["timeout"], Remedy::TurnOff, found);
-                check_limit(
-                    route,
-                    &["retries", "perTryTimeout"],
-                    Remedy::LeaveOut,
-                    found,
-                );
-            }
         }
     }
 }

@@ -15,7 +15,8 @@ use crate::{
         rules::{
             internal_address::is_exposed,
             routes::{
-                PRIVATE, before_servers, candidates, is_disabled, routes_of_all_hosts, targets,
+                PRIVATE, before_servers, candidates, is_disabled, routes_of_all_hosts, switched,
+                targets,
             },
         },
     },
@@ -38,7 +39,7 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let is_it = |one: &&Use<'t>| one.host == Host::Envoy && one.envoy == number;
         let gateways = before_servers(deployment).filter(is_it);
         let with_entry = gateways.filter_map(|one| Some((one, one.entry?)));
-        let (off, on): (Vec<_>, Vec<_>) = with_entry.partition(|(_, entry)| entry.is_off);
+        let (off, on): (Vec<_>, Vec<_>) = with_entry.partition(|(_, entry)| is_off(*entry));
         for (one, _) in off {
             found.note(
                 one.spot(),
@@ -62,6 +63,25 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
+/// Whether a filter is turned off for all requests.
+fn is_off(entry: Entry<'_>) -> bool {
+    let tables = entry.manager.get("route_config").into_iter();
+    let mut places = tables.flat_map(|table| {
+        let hosts = table.list(&["virtual_hosts"]);
+        let inner = hosts.flat_map(|host| {
+            let routes = host.list(&["routes"]);
+            let inner = routes.flat_map(|route| std::iter::once(route).chain(weighted(route)));
+            std::iter::once(host).chain(inner)
+        });
+        std::iter::once(table).chain(inner)
+    });
+    entry.is_off && !places.any(|place| switched(entry, place) == Some(true))
+}
+
+fn weighted<'t>(route: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    route.list(&["route", "weighted_clusters", "clusters"])
+}
+
 /// Tells of the routes to these servers that the module is turned off for.
 fn check_disabled_routes<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &mut Found<'t>) {
     let Some(table) = entry.manager.get("route_config") else {
@@ -69,26 +89,63 @@ fn check_disabled_routes<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &
     };
     for host in table.list(&["virtual_hosts"]) {
         for (route, leading) in private_routes(host) {
-            let places = [route, host, table];
-            let place = places.into_iter().find(|it| is_disabled(entry, *it));
-            let of_route = place.filter(|_| leading.iter().any(|(name, _)| servers.contains(name)));
-            let weighted = route.list(&["route", "weighted_clusters", "clusters"]);
-            let of_clusters = weighted.filter(|cluster| {
+            // The most specific place that says it counts, and else the list of filters.
+            let places = [route, host, table].into_iter();
+            let saying = places.filter_map(|place| Some((place, switched(entry, place)?)));
+            let (place, is_on) = saying
+                .map(|(place, is_on)| (Some(place), is_on))
+                .next()
+                .unwrap_or((None, !entry.is_off));
+            let is_server = |name: &str| servers.contains(name);
+            if !is_on {
+                // A part of the route that turns the module on does not do so for the others.
+                let own = weighted(route).filter(|one| switched(entry, *one) == Some(true));
+                let on: HashSet<&str> = own.filter_map(|one| one.text_at(&["name"])).collect();
+                let mut names = leading.iter().map(|(name, _)| *name);
+                if names.any(|name| is_server(name) && !on.contains(name)) {
+                    let spot = place.map_or_else(
+                        || Spot::first_key(route, &["route"]),
+                        |place| Spot::key(place, KEY),
+                    );
+                    found.add(
+                        spot,
+                        off_message(place.is_some()),
+                        off_help(place.is_some()),
+                    );
+                }
+            }
+            let of_clusters = weighted(route).filter(|cluster| {
                 let name = cluster.text_at(&["name"]);
-                is_disabled(entry, *cluster) && name.is_some_and(|name| servers.contains(name))
+                is_disabled(entry, *cluster) && name.is_some_and(is_server)
             });
-            for place in of_route.into_iter().chain(of_clusters) {
-                found.add(
-                    Spot::key(place, KEY),
-                    "the module is turned off here for requests that need a token: they reach the server unverified, and with the \
-                     identity headers that a client wrote",
-                    "turn it off only for routes without tokens, such as `/_matrix/federation/` and `/_matrix/key/`, or lead them \
-                     to another server",
-                );
+            for cluster in of_clusters {
+                found.add(Spot::key(cluster, KEY), off_message(true), off_help(true));
             }
         }
     }
 }
+
+fn off_message(is_said: bool) -> &'static str {
+    if is_said {
+        "the module is turned off here for requests that need a token: they reach the server unverified, and with the identity \
+         headers that a client wrote"
+    } else {
+        "`disabled: true` beside the filter's name turns the module off, and nothing turns it on for this route: requests that \
+         need a token reach the server unverified, and with the identity headers that a client wrote"
+    }
+}
+
+fn off_help(is_said: bool) -> &'static str {
+    if is_said {
+        OFF_HELP
+    } else {
+        "take out `disabled: true` beside the filter's name, and turn the module off where no token comes, or turn it on for this \
+         route, too"
+    }
+}
+
+/// What to do where the module is turned off.
+pub(super) const OFF_HELP: &str = "turn it off only for routes without tokens, such as `/_matrix/federation/` and `/_matrix/key/`, or lead them to another server";
 
 /// Tells of the listeners without the module that lead to these servers.
 fn check_neighbours<'t>(
@@ -99,7 +156,7 @@ fn check_neighbours<'t>(
     found: &mut Found<'t>,
 ) {
     let own = || deployment.uses.iter().filter(|one| one.envoy == number);
-    let entries = own().filter_map(|one| one.entry).filter(|it| !it.is_off);
+    let entries = own().filter_map(|one| one.entry).filter(|it| !is_off(*it));
     let with_module: HashSet<_> = entries.map(|entry| entry.manager.key()).collect();
     // Plugins inside of another filter.
     let inner = own().filter(|one| one.entry.is_none());

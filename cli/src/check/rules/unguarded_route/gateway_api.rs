@@ -2,15 +2,12 @@
 //! replaces those that are further away. Where the nearest policy has no module, or there is no policy, requests pass by
 //! the module.
 
-mod attachments;
+use std::collections::HashMap;
 
-use std::collections::{HashMap, HashSet};
-
-use self::attachments::{Attachments, Target};
 use super::{Deployment, Found, OPEN, Spot};
 use crate::{
-    check::deployment::{Host, Resources, namespace},
-    yaml::Value,
+    check::deployment::{Chain, GatewayApi, Host, Level, Resources, Route, namespace},
+    yaml::{Tree, Value},
 };
 
 /// Routes that a policy may be for.
@@ -20,20 +17,19 @@ const ROUTES: [&str; 2] = ["HTTPRoute", "GRPCRoute"];
 const OF_BYTES: [&str; 2] = ["TCPRoute", "TLSRoute"];
 
 pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    let own: HashSet<_> = deployment
+    let own: HashMap<_, _> = deployment
         .gateways()
         .filter(|one| one.host == Host::EnvoyGateway)
         .filter_map(|one| one.resource)
-        .map(Value::key)
+        .map(|policy| (policy.key(), namespace::of(policy)))
         .collect();
     if own.is_empty() {
         return;
     }
     let resources = &deployment.resources;
-    let has_module = |policy: Value<'t>| own.contains(&policy.key());
     let coverage = Coverage {
-        attachments: Attachments::of(resources.kind("EnvoyExtensionPolicy"), has_module),
-        gateways: gateways(resources),
+        api: &deployment.gateway_api,
+        own,
     };
     let mut servers = Servers::default();
     let mut unguarded = Vec::new();
@@ -82,17 +78,6 @@ const HELP: &str = "let the policy's `targetRefs` name the Gateway, or each list
 const HELP_WITH_BYTES: &str =
     "lead to this server by HTTPRoutes alone: no policy looks into what such a route hands on";
 
-/// The Gateways in the files.
-fn gateways<'t>(resources: &Resources<'t>) -> Gateways<'t> {
-    let mut found = Gateways::new();
-    for gateway in resources.kind("Gateway") {
-        let target = Target::of(gateway);
-        let named = found.entry(target.name).or_default();
-        named.push((target, gateway));
-    }
-    found
-}
-
 /// The routes of these kinds that may be at a Gateway.
 fn routes<'t>(
     resources: &Resources<'t>,
@@ -110,127 +95,54 @@ struct Unguarded<'t> {
     help: &'static str,
 }
 
-/// The policies and Gateways that decide whether the module is at a route.
-struct Coverage<'t> {
-    attachments: Attachments<'t>,
-    gateways: Gateways<'t>,
+/// The policies that decide whether the module is at a route.
+struct Coverage<'d, 't> {
+    api: &'d GatewayApi<'t>,
+    /// Those with the module.
+    own: HashMap<(*const Tree, usize), Option<&'t str>>,
 }
 
-/// Gateways, by their names.
-type Gateways<'t> = HashMap<&'t str, Vec<(Target<'t>, Value<'t>)>>;
-
-/// A route, and the parents that it is attached to.
-struct Route<'t> {
-    target: Target<'t>,
-    value: Value<'t>,
-    /// Whether it names parents.
-    has_parents: bool,
-    /// The Gateways among them.
-    gateways: Vec<Parent<'t>>,
-}
-
-/// A Gateway, or one of its listeners.
-struct Parent<'t> {
-    namespace: Option<&'t str>,
-    name: &'t str,
-    section: Option<&'t str>,
-}
-
-impl<'t> Route<'t> {
-    fn of(value: Value<'t>) -> Self {
-        let target = Target::of(value);
-        let parents: Vec<Value<'t>> = value.list(&["spec", "parentRefs"]).collect();
-        let is_gateway = |it: &&Value<'t>| matches!(it.text_at(&["kind"]), Some("Gateway") | None);
-        let gateways = parents.iter().filter(is_gateway).filter_map(|parent| {
-            Some(Parent {
-                namespace: parent.text_at(&["namespace"]).or(target.namespace),
-                name: parent.text_at(&["name"])?,
-                section: parent.text_at(&["sectionName"]),
-            })
-        });
-        Self {
-            gateways: gateways.collect(),
-            has_parents: !parents.is_empty(),
-            target,
-            value,
-        }
-    }
-
-    /// Whether it may be at a Gateway, and not only at a Service of a mesh.
-    fn is_at_gateway(&self) -> bool {
-        !self.has_parents || !self.gateways.is_empty()
-    }
-}
-
-impl<'t> Coverage<'t> {
+impl<'t> Coverage<'_, 't> {
     /// Whether the policies nearest to a rule have the module, at every listener that the rule's route may be at.
     fn is_guarded(&self, route: &Route<'t>, rule: Value<'t>) -> bool {
-        let all = &self.attachments;
-        let of_rule = rule
-            .text_at(&["name"])
-            .and_then(|name| all.decided(&route.target, Some(name)));
-        if let Some(has_module) = of_rule.or_else(|| all.decided(&route.target, None)) {
-            return has_module;
-        }
-        if route.gateways.is_empty() {
-            return all.have_module_at_gateway();
-        }
-        let mut parents = route.gateways.iter();
-        parents.all(|parent| self.is_guarded_at(route, parent))
+        let chains = self.api.chains(route, rule);
+        chains.iter().all(|chain| self.is_decided(chain))
     }
 
-    fn is_guarded_at(&self, route: &Route<'t>, parent: &Parent<'t>) -> bool {
-        let mut named = self.gateways.get(parent.name).into_iter().flatten();
-        let known =
-            named.find(|(target, _)| namespace::may_be_same(target.namespace, parent.namespace));
-        let unseen = Target::unseen(parent.namespace, parent.name);
-        let gateway = known.map_or(&unseen, |(target, _)| target);
-        let all = &self.attachments;
-        let at = |listener: &str| {
-            let of_listener = all.decided(gateway, Some(listener));
-            of_listener.or_else(|| all.decided(gateway, None)) == Some(true)
-        };
-        match (parent.section, known) {
-            (Some(listener), _) => at(listener),
-            (None, Some((_, gateway))) => listeners(*gateway, route.value).all(at),
-            // The listeners of a Gateway that is not in the files are not known.
-            (None, None) => all.decided_anywhere(gateway) == Some(true),
-        }
+    fn is_decided(&self, chain: &Chain<'t>) -> bool {
+        let mut decisions = chain.iter().filter_map(|level| self.decided(level));
+        decisions.next() == Some(true)
+    }
+
+    /// Whether a policy that is for exactly this has the module. `None` without such a policy.
+    fn decided(&self, level: &Level<'t>) -> Option<bool> {
+        let policies = self.api.extensions.at(level).into_iter();
+        let has_module = |policy: Value<'t>| self.own.contains_key(&policy.key());
+        policies
+            .map(|policy| (has_module(policy), policy))
+            .filter(|(has_module, policy)| *has_module || !is_added(*policy))
+            .fold(None, |before, (has_module, _)| {
+                Some(before == Some(true) || has_module)
+            })
     }
 
     /// Whether a route, or a Gateway that it is at, is of the same namespace as a policy with the module.
     fn is_concerned(&self, route: &Route<'t>) -> bool {
-        let of_gateways = route.gateways.iter().map(|gateway| gateway.namespace);
-        let mut namespaces = of_gateways.chain([route.target.namespace]);
-        namespaces.any(|namespace| self.attachments.have_module_in(namespace))
+        let of_parents = route.parents.iter().map(|parent| parent.namespace);
+        let mut namespaces = of_parents.chain([route.target.namespace]);
+        namespaces.any(|namespace| {
+            let mut own = self.own.values();
+            own.any(|own| namespace::may_be_same(*own, namespace))
+        })
     }
 }
 
-/// The listeners of a Gateway that a route is at if it names none of them: those that take HTTP for one of the route's
-/// hosts.
-fn listeners<'t>(gateway: Value<'t>, route: Value<'t>) -> impl Iterator<Item = &'t str> {
-    let hosts: Vec<&str> = route
-        .list(&["spec", "hostnames"])
-        .filter_map(Value::text)
-        .collect();
-    gateway
-        .list(&["spec", "listeners"])
-        .filter(|one| matches!(one.text_at(&["protocol"]), Some("HTTP" | "HTTPS") | None))
-        .filter(move |one| {
-            let own = one.text_at(&["hostname"]);
-            own.is_none_or(|own| {
-                hosts.is_empty() || hosts.iter().any(|host| meet(own, host) || meet(host, own))
-            })
-        })
-        .filter_map(|one| one.text_at(&["name"]))
-}
-
-/// Whether a pattern, such as `*.example.org`, is for a host.
-fn meet(pattern: &str, host: &str) -> bool {
-    pattern == host
-        || pattern
-            .strip_prefix('*')
-            .is_some_and(|end| host.ends_with(end))
+/// Whether a policy is added to those further away. A JSON merge replaces each list that the policy has.
+fn is_added(policy: Value<'_>) -> bool {
+    let plugins = policy.at(&["spec", "wasm"]);
+    policy
+        .text_at(&["spec", "mergeType"])
+        .is_some_and(|kind| kind != "JSONMerge" || plugins.is_none())
 }
 
 /// The homeserver's servers: those that routes for its paths lead to, or, without any, those that the module is before.

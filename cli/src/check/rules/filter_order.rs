@@ -1,0 +1,183 @@
+//! A filter before the module sees the identity headers that a client wrote: the module takes them out, and writes its own, when
+//! the request comes to it. So what decides by an identity must stand behind the module.
+//!
+//! The non-obvious rule: a filter names such a header also without deciding by it. Where a filter takes the header out, or where
+//! another filter writes it, nothing is decided.
+
+mod istio;
+
+use std::collections::HashSet;
+
+use super::{Deployment, Found, Rule, Severity, Spot, routes::before_servers};
+use crate::{
+    check::deployment::{Entry, Host, Use, typed},
+    yaml::{Value, is_field},
+};
+
+/// The rule.
+pub const RULE: Rule = Rule {
+    name: "filter-order",
+    severity: Severity::Error,
+    about: "What decides by an identity header is asked before the module, and so by the header that a client wrote.",
+    check,
+};
+
+/// The headers that are the edge's even when a configuration turns them off.
+const DEFAULTS: [&str; 2] = ["x-matrix-user-id", "x-matrix-device-id"];
+
+/// Keys below which headers are taken out or written.
+const WRITTEN: [&str; 8] = [
+    "claim_to_headers",
+    "headers_to_add",
+    "remove",
+    "remove_on_match",
+    "request_headers_to_remove",
+    "response_headers_to_add",
+    "response_headers_to_remove",
+    "stat_prefix",
+];
+
+fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for one in before_servers(deployment) {
+        if let (Host::Envoy, Some(entry)) = (one.host, one.entry) {
+            check_envoy(one, entry, found);
+        }
+    }
+    istio::check(deployment, found);
+}
+
+/// The names of the identity headers.
+fn headers(one: &Use<'_>) -> Vec<String> {
+    let own = one.config().map(|config| &config.identity_headers);
+    let own = own.into_iter().flat_map(|headers| {
+        [
+            &headers.user_id,
+            &headers.device_id,
+            &headers.client_id,
+            &headers.scope,
+            &headers.token_kind,
+        ]
+    });
+    let defaults = DEFAULTS.map(str::to_owned);
+    own.flatten().cloned().chain(defaults).collect()
+}
+
+/// Tells of the filters that stand before the module in its list.
+fn check_envoy<'t>(one: &Use<'t>, entry: Entry<'t>, found: &mut Found<'t>) {
+    let headers = headers(one);
+    let is_own = |filter: &Value<'t>| {
+        let config = filter.get("typed_config").and_then(typed);
+        let plugin = config.and_then(|(_, config)| config.get("config"));
+        plugin.map(Value::key) == one.plugin.map(Value::key)
+    };
+    let filters = entry.manager.list(&["http_filters"]);
+    for filter in filters.take_while(|filter| !is_own(filter)) {
+        let Some((kind, config)) = filter.get("typed_config").and_then(typed) else {
+            continue;
+        };
+        let mut parts = vec![config];
+        let name = filter.text_at(&["name"]).unwrap_or_default();
+        for place in places(entry.manager) {
+            let own = place.get("typed_per_filter_config");
+            parts.extend(own.and_then(|own| own.entry(name)));
+            if kind.ends_with("RateLimit") {
+                parts.extend(place.get("rate_limits"));
+            }
+        }
+        let is_writing = kind.ends_with(".HeaderMutation");
+        for part in parts {
+            for (value, header) in naming(part, &headers, is_writing) {
+                found.add(
+                    Spot::value(value),
+                    format!(
+                        "a filter before the module reads `{header}`, which a client may write: the module takes it out, and \
+                         writes its own, only behind this filter"
+                    ),
+                    "write the filter behind the module in `http_filters`",
+                );
+            }
+        }
+    }
+}
+
+/// A table of routes, its virtual hosts, and their routes with their actions.
+fn places<'t>(manager: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    let tables = manager.get("route_config").into_iter();
+    tables.flat_map(|table| {
+        let hosts = table.list(&["virtual_hosts"]);
+        let inner = hosts.flat_map(|host| {
+            let routes = host.list(&["routes"]);
+            let actions = routes.flat_map(|route| [Some(route), route.get("route")]);
+            std::iter::once(host).chain(actions.flatten())
+        });
+        std::iter::once(table).chain(inner)
+    })
+}
+
+/// The texts in a value that name one of these headers, each with the header. Of what writes headers only the texts that are
+/// written count, such as `%REQ(...)%`.
+fn naming<'t, 'h>(
+    whole: Value<'t>,
+    headers: &'h [String],
+    is_writing: bool,
+) -> Vec<(Value<'t>, &'h str)> {
+    let mut left = vec![whole];
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    while let Some(value) = left.pop() {
+        if !seen.insert(value.id) {
+            continue;
+        }
+        left.extend(value.items());
+        let members = value.members();
+        left.extend(
+            members
+                .filter(|(key, _)| !WRITTEN.iter().any(|name| is_field(key, name)))
+                .filter(|(key, _)| !is_writing || *key != "key")
+                .map(|(_, member)| member),
+        );
+        let header = value.text().and_then(|text| named(text, headers));
+        found.extend(header.map(|header| (value, header)));
+    }
+    found.sort_by_key(|(value, _)| value.place().start);
+    found
+}
+
+/// The header that a text names, unless a program takes the header out there.
+fn named<'h>(text: &str, headers: &'h [String]) -> Option<&'h str> {
+    let text = text.to_ascii_lowercase();
+    let names = |header: &&String| {
+        text.match_indices(header.as_str()).any(|(start, _)| {
+            let before = text.get(..start).unwrap_or_default();
+            let after = text.get(start + header.len()..).unwrap_or_default();
+            let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-';
+            let quoted = before.trim_end_matches(['"', '\'']);
+            !before.ends_with(is_part)
+                && !after.starts_with(is_part)
+                && !quoted.ends_with("remove(")
+        })
+    };
+    headers.iter().find(names).map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_named_as_a_word_of_its_own() {
+        let headers = ["x-matrix-user-id".to_owned()];
+        for (text, expected) in [
+            ("X-Matrix-User-Id", true),
+            ("%REQ(x-matrix-user-id)%", true),
+            ("handle:headers():get(\"x-matrix-user-id\")", true),
+            ("request.headers[x-matrix-user-id]", true),
+            ("handle:headers():remove(\"x-matrix-user-id\")", false),
+            ("x-matrix-user-id-hash", false),
+            ("not-x-matrix-user-id", false),
+            ("x-matrix", false),
+        ] {
+            assert_eq!(named(text, &headers).is_some(), expected, "{text}");
+        }
+    }
+}
