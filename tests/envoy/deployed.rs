@@ -259,7 +259,7 @@ impl Deployed {
         }
         // What else is below these paths is the homeserver's.
         let before = self.homeserver.count();
-        let other = Request::get("/_matrix/client/v3/login/get_token");
+        let other = Request::get("/_matrix/client/v3/login/other");
         self.send(listener, &other).await;
         assert_eq!(self.homeserver.count(), before + 1);
     }
