@@ -13,7 +13,7 @@ use serde_json::Value;
 use self::support::repository;
 
 /// The terms, as the glossary has them.
-const TERMS: [&str; 12] = [
+const TERMS: [&str; 14] = [
     "Envoy worker:",
     "VM",
     "Synapse process:",
@@ -26,6 +26,8 @@ const TERMS: [&str; 12] = [
     "TTL:",
     "Slot:",
     "Compat token:",
+    "Stale answer:",
+    "Line:",
 ];
 
 /// Words that are not to be used, and what the glossary has instead. Those with `token` stand for `tokens` too.

@@ -257,6 +257,11 @@ impl Deployed {
             self.send(listener, &Request::get(path)).await;
             assert_eq!(self.homeserver.count(), before, "{path}");
         }
+        // What else is below these paths is the homeserver's.
+        let before = self.homeserver.count();
+        let other = Request::get("/_matrix/client/v3/login/other");
+        self.send(listener, &other).await;
+        assert_eq!(self.homeserver.count(), before + 1);
     }
 
     /// Checks that a request takes no place in MAS's cluster before it has ended: a few connections could fill it.

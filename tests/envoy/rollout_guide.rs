@@ -34,7 +34,8 @@ use crate::support::{
 const PAGE: &str = "docs/rollout.md";
 
 /// How the page starts Envoy, and how it starts the next one.
-const START: &str = "envoy -c /etc/envoy/run/bootstrap.yaml --concurrency 8 --drain-time-s 60 --parent-shutdown-time-s 90";
+const START: &str =
+    "envoy -c /etc/envoy/run/bootstrap.yaml --drain-time-s 60 --parent-shutdown-time-s 90";
 const NEXT: &str = "--restart-epoch 1";
 
 /// What turns a filter off.

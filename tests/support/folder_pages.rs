@@ -141,6 +141,11 @@ pub const COMMANDS: &[Command] = &[
     ),
     command(
         "envoy/istio/README.md",
+        "matrix-edge-auth check envoy/istio/connection.yaml envoy/istio/routes.yaml envoy/istio/wasmplugin.yaml",
+        Elsewhere("cli/tests/shipped.rs", "it checks every folder"),
+    ),
+    command(
+        "envoy/istio/README.md",
         "kubectl -n istio-ingress rollout restart deployment istio-ingressgateway",
         Manifests,
     ),

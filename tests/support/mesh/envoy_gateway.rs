@@ -332,9 +332,9 @@ fn body_limit(resources: &[Value], route: &Value) -> Option<u64> {
 }
 
 /// A virtual host for the hosts of an `HTTPRoute` of the section; those with the same hosts share it
-/// (internal/xds/translator/translator.go). The longest path comes first (internal/gatewayapi/sort.go).
+/// (internal/xds/translator/translator.go). Exact paths come first, and then the longest (internal/gatewayapi/sort.go).
 fn virtual_hosts(resources: &[Value], section: &str) -> Vec<Value> {
-    let mut hosts: Vec<(&Value, Vec<(&str, Value)>)> = Vec::new();
+    let mut hosts: Vec<(&Value, Vec<(&Value, Value)>)> = Vec::new();
     for route in of_kind(resources, "HTTPRoute") {
         knows(&route["spec"], &["parentRefs", "hostnames", "rules"]);
         let is_bound = elements(&route["spec"]["parentRefs"])
@@ -348,8 +348,6 @@ fn virtual_hosts(resources: &[Value], section: &str) -> Vec<Value> {
             knows(rule, &["matches", "filters", "backendRefs", "timeouts"]);
             for found in elements(&rule["matches"]) {
                 knows(found, &["path"]);
-                assert_eq!(found["path"]["type"], "PathPrefix");
-                let prefix = text(&found["path"]["value"]);
                 let mut action = action(resources, section, rule, &cluster_name(route, index));
                 if let Some(limit) = body_limit(resources, route) {
                     action["typed_per_filter_config"][BUFFER] = json!({
@@ -357,7 +355,7 @@ fn virtual_hosts(resources: &[Value], section: &str) -> Vec<Value> {
                         "buffer": {"max_request_bytes": limit},
                     });
                 }
-                routes.push((prefix, action));
+                routes.push((&found["path"], action));
             }
         }
         let hostnames = &route["spec"]["hostnames"];
@@ -369,12 +367,15 @@ fn virtual_hosts(resources: &[Value], section: &str) -> Vec<Value> {
     hosts
         .into_iter()
         .map(|(hostnames, mut routes)| {
-            routes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+            routes.sort_by_key(|(path, _)| {
+                let is_exact = path["type"] == "Exact";
+                std::cmp::Reverse((is_exact, text(&path["value"]).len()))
+            });
             json!({
                 "name": hostnames[0],
                 "domains": hostnames,
-                "routes": routes.into_iter().map(|(prefix, mut action)| {
-                    action["match"] = path_match(prefix);
+                "routes": routes.into_iter().map(|(path, mut action)| {
+                    action["match"] = path_match(path);
                     action
                 }).collect::<Vec<_>>(),
             })
@@ -383,10 +384,12 @@ fn virtual_hosts(resources: &[Value], section: &str) -> Vec<Value> {
 }
 
 /// internal/xds/translator/route.go, `buildXdsRouteMatch`.
-fn path_match(prefix: &str) -> Value {
-    match prefix {
-        "/" => json!({"prefix": "/"}),
-        _ => json!({"path_separated_prefix": prefix.trim_end_matches('/')}),
+fn path_match(path: &Value) -> Value {
+    match (text(&path["type"]), text(&path["value"])) {
+        ("Exact", exact) => json!({"path": exact}),
+        ("PathPrefix", "/") => json!({"prefix": "/"}),
+        ("PathPrefix", prefix) => json!({"path_separated_prefix": prefix.trim_end_matches('/')}),
+        (kind, _) => panic!("{kind}"),
     }
 }
 
