@@ -551,6 +551,36 @@ fn no_secret_is_shown() {
     }
 }
 
+/// Variables may have any names, so nothing on their lines tells that there is a secret.
+#[test]
+fn no_secret_in_a_variable_is_shown() {
+    let path = support::repository().join("envoy/sync-workers/envoy.yaml");
+    let shipped = fs::read_to_string(path).expect("a file");
+    let named = shipped.replace("{ env: MAS_SECRET }", "{ env: MAS_KEY }");
+    let margin = " ".repeat(28);
+    let given = |lines: &[&str]| {
+        let lines = lines
+            .iter()
+            .map(|line| format!("{margin}  {line}\n"))
+            .collect::<String>();
+        let list = format!("{margin}host_env_keys: [MAS_SECRET]\n");
+        assert!(named.contains(&list));
+        named.replace(&list, &format!("{margin}key_values:\n{lines}"))
+    };
+    for (lines, rule) in [
+        (&["MAS_KEY: hunter2"][..], "warning[visible-secret]"),
+        (
+            &["MAS_KEY: hunter2", "MAS_KEY: hunter2"],
+            "error[duplicate-key]",
+        ),
+    ] {
+        let output = check(given(lines));
+        assert_eq!(output.code, 1, "{}", output.stdout);
+        assert!(output.stdout.contains(rule), "{}", output.stdout);
+        assert!(!output.stdout.contains("hunter2"), "{}", output.stdout);
+    }
+}
+
 #[test]
 fn json_is_a_configuration_too() {
     let text = "{\n\t\"server_name\": \"example.org\",\n\
