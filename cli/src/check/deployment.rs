@@ -5,6 +5,7 @@
 //! a pod opens.
 
 mod envoy;
+pub mod image;
 mod kubernetes;
 mod module;
 pub mod namespace;

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Deployment, Host, Pod, Use, namespace,
+    Deployment, Host, Pod, Use, image, namespace,
     scope::{gateways, is_for},
 };
 use crate::yaml::Value;
@@ -127,12 +127,11 @@ fn runs_envoy(pod: &Pod<'_>, ports: &HashSet<u64>) -> bool {
 }
 
 fn is_envoy(container: Value<'_>) -> bool {
-    let image = container.text_at(&["image"]).unwrap_or_default();
-    let image = image.rsplit('/').next();
+    let is_image = container.text_at(&["image"]).is_some_and(image::is_envoy);
     let command = ["command", "args"]
         .into_iter()
         .flat_map(|key| container.list(&[key]))
         .filter_map(Value::text);
-    let mut texts = command.chain(image).chain(container.text_at(&["name"]));
-    texts.any(|text| text.contains("envoy"))
+    let mut texts = command.chain(container.text_at(&["name"]));
+    is_image || texts.any(|text| text.contains("envoy"))
 }

@@ -1,7 +1,10 @@
 //! Which ports of an Envoy in Docker Compose are published.
 
 use super::{Reach, Spot};
-use crate::{check::deployment::Deployment, yaml::Value};
+use crate::{
+    check::deployment::{Deployment, image},
+    yaml::Value,
+};
 
 /// What Compose files say of a port of the Envoy whose listener this socket is of.
 pub(super) fn reach<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u64) -> Reach<'t> {
@@ -31,9 +34,7 @@ fn runs(service: Value<'_>, file: &str) -> bool {
         let sources = items.filter_map(|item| item.text().or_else(|| item.text_at(&["source"])));
         sources.chain(value.and_then(Value::text))
     };
-    let is_envoy = service
-        .text_at(&["image"])
-        .is_some_and(|image| image.contains("envoy"));
+    let is_envoy = service.text_at(&["image"]).is_some_and(image::is_envoy);
     let has_file = |text: &str| {
         let is_part = |part: &str| part.rsplit('/').next() == Some(file);
         text.split([':', ' ']).any(is_part)
