@@ -107,14 +107,20 @@ pub(super) fn is_exposed(deployment: &Deployment<'_>, entry: Entry<'_>) -> bool 
         .into_iter()
         .flat_map(sockets)
         .filter(|socket| is_open(*socket));
-    !is_guarded(entry, None)
-        && open.any(|socket| {
-            let port = socket.number_at(&["port_value"]).unwrap_or_default();
-            matches!(
-                reach(deployment, socket, port),
-                Reach::Open(..) | Reach::Unknown
-            )
-        })
+    !is_guarded(entry, None) && open.any(|socket| is_reached(deployment, socket))
+}
+
+/// Whether callers from outside of Envoy's own machine and network may reach an address, as far as the files say.
+pub(super) fn is_open_to_others(deployment: &Deployment<'_>, socket: Value<'_>) -> bool {
+    is_open(socket) && is_reached(deployment, socket)
+}
+
+fn is_reached(deployment: &Deployment<'_>, socket: Value<'_>) -> bool {
+    let port = socket.number_at(&["port_value"]).unwrap_or_default();
+    matches!(
+        reach(deployment, socket, port),
+        Reach::Open(..) | Reach::Unknown
+    )
 }
 
 /// The filter that answers callers by itself: what stands behind it asks nothing of them. In the provisioning role the module
