@@ -124,6 +124,50 @@ fn a_note_is_no_finding() {
     assert_eq!(report["notes"][0]["file"], files[0].as_str());
 }
 
+/// What the user has looked at and takes as it is: it is still told, and fails no pipeline. Other rules are as they were.
+#[test]
+fn a_rule_that_is_allowed_is_told_as_a_note() {
+    let path = support::repository().join("envoy/sync-workers/envoy.yaml");
+    let text = fs::read_to_string(path).expect("a file");
+    let text = text.replace("FAIL_RELOAD", "FAIL_OPEN").replace(
+        "host_env_keys: [MAS_SECRET]",
+        "key_values: { MAS_SECRET: s3cret }",
+    );
+    let check = |options: &[&str]| program(&[&["check", "-"], options].concat(), &text);
+    for (options, code, errors, warnings, notes) in [
+        (&[][..], 1, 1, 1, 0),
+        (&["--allow", "fail-open"], 1, 0, 1, 1),
+        (&["--allow", "visible-secret"], 1, 1, 0, 1),
+        (
+            &["--allow", "fail-open", "--allow=visible-secret"],
+            0,
+            0,
+            0,
+            2,
+        ),
+    ] {
+        let output = check(options);
+        let count = |severity: &str| output.stdout.matches(&format!("{severity}[")).count();
+        assert_eq!(output.code, code, "{options:?}: {}", output.stdout);
+        assert_eq!(
+            (count("error"), count("warning"), count("note")),
+            (errors, warnings, notes),
+            "{options:?}: {}",
+            output.stdout
+        );
+    }
+    let json = check(&["--format", "json", "--allow", "fail-open"]);
+    let report: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!(report["notes"][0]["rule"], "fail-open");
+    assert_eq!(report["notes"][0]["severity"], "note");
+    assert_eq!(report["findings"][0]["rule"], "visible-secret");
+
+    let unknown = check(&["--allow", "fail-closd"]);
+    assert_eq!(unknown.code, 2);
+    assert!(!unknown.stderr.contains("closd"), "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("fail-closed"), "{}", unknown.stderr);
+}
+
 /// The way back of the rollout guide: the filter is turned off, and stays in the file.
 #[test]
 fn a_module_that_is_turned_off_is_told() {

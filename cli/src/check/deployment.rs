@@ -4,6 +4,7 @@
 //! EnvoyFilter for the connection manager is not in the file of the WasmPlugin, and a NetworkPolicy closes what an Envoy in
 //! a pod opens.
 
+mod documents;
 mod envoy;
 pub mod image;
 mod kubernetes;
