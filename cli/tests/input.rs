@@ -168,6 +168,22 @@ fn a_rule_that_is_allowed_is_told_as_a_note() {
     assert!(unknown.stderr.contains("fail-closed"), "{}", unknown.stderr);
 }
 
+/// A name that Envoy Gateway may give to a Service: whether it does so is in an EnvoyProxy, or in no file.
+#[test]
+fn a_cluster_that_envoy_gateway_makes_is_told_as_a_note() {
+    let path = "cli/tests/rules/unknown-cluster/good-envoy-gateway-merged.yaml";
+    let text = fs::read_to_string(support::repository().join(path)).expect("a file");
+    let (without_proxy, _) = text
+        .rsplit_once("---\n")
+        .expect("the EnvoyProxy comes last");
+    for text in [&*text, without_proxy] {
+        let output = check(text);
+        assert_eq!(output.code, 0, "{}", output.stdout);
+        let expected = "note[unknown-cluster]: Envoy Gateway makes this cluster for MAS's Service";
+        assert!(output.stdout.contains(expected), "{}", output.stdout);
+    }
+}
+
 /// The way back of the rollout guide: the filter is turned off, and stays in the file.
 #[test]
 fn a_module_that_is_turned_off_is_told() {

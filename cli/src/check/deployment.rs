@@ -8,6 +8,7 @@ mod documents;
 mod envoy;
 pub mod image;
 mod kubernetes;
+mod mesh;
 mod module;
 pub mod namespace;
 mod pods;
