@@ -237,6 +237,8 @@ fn a_long_ttl_of_several_envoys_is_told() {
         ("long-ttl/bad-replicas.yaml", "Deployment"),
         ("long-ttl/bad-autoscaler.yaml", "HorizontalPodAutoscaler"),
         ("long-ttl/bad-configmap.yaml", "StatefulSet"),
+        ("long-ttl/bad-scaled-object.yaml", "ScaledObject"),
+        ("long-ttl/bad-compose.yaml", "Compose file"),
         ("long-ttl/bad-envoyfilter.yaml", "Deployment"),
         ("long-ttl/bad-envoy-gateway.yaml", "EnvoyProxy"),
         ("long-ttl/bad-envoy-gateway-autoscaler.yaml", "EnvoyProxy"),
@@ -254,6 +256,16 @@ fn a_long_ttl_of_several_envoys_is_told() {
             );
         }
     }
+
+    // How many nodes there are is in no file.
+    let one = read("long-ttl/good-one-pod.yaml");
+    let daemon = one.replacen("kind: Deployment", "kind: DaemonSet", 1);
+    assert_ne!(daemon, one);
+    assert!(!check(one).stdout.contains("long-ttl"));
+    let output = check(daemon);
+    assert!(!output.stdout.contains("warning["), "{}", output.stdout);
+    let expected = "note[long-ttl]: a DaemonSet runs an Envoy on each node";
+    assert!(output.stdout.contains(expected), "{}", output.stdout);
 
     // The Gateway has another EnvoyProxy.
     let gateway = read("long-ttl/bad-envoy-gateway.yaml");

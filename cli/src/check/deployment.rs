@@ -6,7 +6,7 @@
 
 mod documents;
 mod envoy;
-pub mod image;
+mod image;
 mod kubernetes;
 mod mesh;
 mod module;
@@ -14,6 +14,7 @@ pub mod namespace;
 mod pods;
 mod replicas;
 mod scope;
+mod services;
 
 use std::collections::HashSet;
 
@@ -25,6 +26,7 @@ pub use self::{
     kubernetes::{Resources, variables},
     module::Environment,
     pods::{Pod, has_labels},
+    replicas::Multiplier,
 };
 use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};
