@@ -184,6 +184,19 @@ fn a_cluster_that_envoy_gateway_makes_is_told_as_a_note() {
     }
 }
 
+/// While the module only counts, the Ingress from before it may still be there.
+#[test]
+fn an_ingress_from_before_the_rollout_is_told_as_a_note() {
+    let path = "cli/tests/rules/unguarded-route/bad-ingress-envoy-gateway.yaml";
+    let text = fs::read_to_string(support::repository().join(path)).expect("a file");
+    let enforced = check(&text);
+    let expected = "[unguarded-route]: this Ingress leads to the homeserver past the module";
+    assert!(enforced.stdout.contains(&format!("error{expected}")));
+    let shadow = check(text.replace("role: gateway\n", "mode: shadow\n"));
+    assert_eq!(shadow.code, 0, "{}", shadow.stdout);
+    assert!(shadow.stdout.contains(&format!("note{expected}")));
+}
+
 /// The way back of the rollout guide: the filter is turned off, and stays in the file.
 #[test]
 fn a_module_that_is_turned_off_is_told() {

@@ -3,6 +3,7 @@
 
 mod envoy;
 mod gateway_api;
+mod ingress;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 
@@ -20,4 +21,5 @@ const OPEN: [&str; 3] = ["/_matrix/federation", "/_matrix/key", "/.well-known"];
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     envoy::check(deployment, found);
     gateway_api::check(deployment, found);
+    ingress::check(deployment, found);
 }
