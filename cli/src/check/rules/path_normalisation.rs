@@ -1,5 +1,7 @@
 //! Paths must reach Synapse as they were sent: federation signs them, and an event id or room alias may hold `%2F`.
 
+mod rewrites;
+
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
@@ -33,7 +35,14 @@ const DEFAULT: &str = "IMPLEMENTATION_SPECIFIC_DEFAULT";
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     let mut clusters: BTreeMap<usize, HashSet<&str>> = BTreeMap::new();
     let has_istio = |one: &Use<'t>| matches!(one.host, Host::WasmPlugin | Host::EnvoyFilter);
-    let is_kept = before_servers(deployment).any(has_istio) && is_kept_by_mesh(deployment, found);
+    let has_istio = before_servers(deployment).any(has_istio);
+    let is_kept = has_istio && is_kept_by_mesh(deployment, found);
+    if has_istio {
+        rewrites::check_virtual_services(deployment, found);
+    }
+    if has_istio || before_servers(deployment).any(|one| one.host == Host::EnvoyGateway) {
+        rewrites::check_http_routes(deployment, found);
+    }
     for one in before_servers(deployment) {
         match (one.host, one.entry) {
             (Host::Envoy, Some(entry)) => {
@@ -50,8 +59,14 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     check_runtime(bootstrap, entry.manager, found);
                 }
             }
-            (Host::WasmPlugin | Host::EnvoyFilter, _) if !is_kept => {
-                check_istio(deployment, one, found);
+            (Host::WasmPlugin | Host::EnvoyFilter, _) => {
+                // One right patch does not make up for a wrong one, since all are merged.
+                for manager in deployment.merged_managers(one) {
+                    check_manager(manager, found);
+                }
+                if !is_kept {
+                    check_istio(deployment, one, found);
+                }
             }
             (Host::EnvoyGateway, _) => check_envoy_gateway(deployment, one, found),
             _ => {}
