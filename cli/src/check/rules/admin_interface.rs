@@ -26,7 +26,8 @@ pub const RULE: Rule = Rule {
 
 const WHOLE: &str = "whoever reaches this listener reaches Envoy's admin interface: it shows the configuration, changes it, and \
                      ends Envoy";
-const METRICS: &str = "whoever reaches this listener reads Envoy's metrics: how many users there are, and how the servers are doing";
+const METRICS: &str = "whoever reaches this listener reads Envoy's metrics: how many users there are, and how the servers \
+                       are doing";
 const HELP: &str = "give the listener an address of its caller's network, or let only its callers in by `filter_chain_match: { \
                     source_prefix_ranges: .. }`, or give `check` together with this file what closes the port";
 

@@ -80,8 +80,8 @@ fn check_several<'t>(
         Some(Multiplier::Daemon) => found.note(
             spot,
             format!(
-                "a DaemonSet runs an Envoy on each node that it is for: if these are several, only the one that hears of a session's \
-                 end ends it, and the others serve it for up to {seconds} s"
+                "a DaemonSet runs an Envoy on each node that it is for: if these are several, only the one that hears of a \
+                 session's end ends it, and the others serve it for up to {seconds} s"
             ),
             "write `ttl: 120s`, unless there is one node",
         ),

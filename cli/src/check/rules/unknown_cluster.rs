@@ -26,8 +26,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         if one.host == Host::EnvoyGateway && is_merged(deployment, name) {
             found.note(
                 one.key(&["introspection", "cluster"]),
-                "Envoy Gateway makes this cluster for MAS's Service, once a route leads there: neither its credential nor its limits \
-                 are looked at, and clients fill these limits, too",
+                "Envoy Gateway makes this cluster for MAS's Service, once a route leads there: neither its credential nor its \
+                 limits are looked at, and clients fill these limits, too",
                 "give MAS a cluster of its own in the bootstrap of an EnvoyProxy (envoy/envoy-gateway/gateway.yaml)",
             );
         } else if let Some((message, help)) = fault(deployment, one, name) {

@@ -122,8 +122,8 @@ impl<'t> Target<'_, 't> {
         })
     }
 
-    /// The backend of an Ingress or a route that is this port of a Service. A route may be in another namespace than the Service, if
-    /// its backend names the namespace.
+    /// The backend of an Ingress or a route that is this port of a Service. A route may be in another namespace than the Service,
+    /// if its backend names the namespace.
     fn routed(&self, service: Value<'t>, leading: Value<'t>) -> Option<Value<'t>> {
         let resources = &self.deployment.resources;
         let own = service.text_at(&["metadata", "name"])?;
