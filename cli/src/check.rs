@@ -10,7 +10,7 @@ pub mod source;
 
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 
 use self::{
     deployment::Deployment,
@@ -35,6 +35,9 @@ pub struct Arguments {
     /// Lists the rules, and looks at no file
     #[arg(long)]
     rules: bool,
+    /// Tells the findings of a rule as notes, which do not count for the exit code; may be given again
+    #[arg(long, value_name = "RULE", value_parser = rule_names(), hide_possible_values = true)]
+    allow: Vec<String>,
     /// How findings are told
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -46,6 +49,10 @@ enum Format {
     Text,
     /// One JSON object
     Json,
+}
+
+fn rule_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(rules::RULES.iter().map(|rule| rule.name))
 }
 
 /// Runs the command. The exit code is 0 without findings, 1 with some, and 2 if a file cannot be read.
@@ -67,6 +74,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     // In a file that was given up, much looks as if it were missing.
     findings.retain(|finding| !finding.tree.is_exhausted());
     findings.sort_by_key(|finding| (order(&trees, finding), finding.place.start, finding.rule));
+    for finding in &mut findings {
+        if arguments.allow.iter().any(|name| name == finding.rule) {
+            finding.severity = Severity::Note;
+        }
+    }
     faults.extend(given_up(&trees));
     if deployment.uses.is_empty() && faults.is_empty() {
         faults.push(Fault::without_use(&arguments.files));

@@ -1,6 +1,9 @@
 //! `matrix-edge-auth digest`: the configuration's `appservice_tokens`, out of the files by which appservices are registered.
 //!
 //! Only the `as_token` counts, which a bridge sends. No token is printed.
+//!
+//! The non-obvious rule: standard input may be a registration in one line, as JSON often is. A digest of the whole line would
+//! look right, and let nobody in.
 
 use std::{
     collections::HashSet,
@@ -70,15 +73,22 @@ fn of_input() -> Result<Vec<Entry>, String> {
     if text.len() as u64 > MAX_BYTES {
         return Err(format!("{NAME}: it has more than 1 MiB, and is not read"));
     }
-    if text.lines().any(is_member) {
-        let tree = Tree::read(NAME.to_owned(), text).map_err(|error| format!("{NAME}: {error}"))?;
-        return of_file(&tree);
+    let is_registration = text.lines().any(is_member);
+    match Tree::read(NAME.to_owned(), text.clone()) {
+        Ok(tree) if is_registration || has_member(&tree) => return of_file(&tree),
+        Err(error) if is_registration => return Err(format!("{NAME}: {error}")),
+        _ => {}
     }
     let lines = text.lines().map(str::trim).enumerate();
     let tokens = lines.filter(|(_, line)| !line.is_empty());
     let entries: Vec<_> = tokens
         .map(|(number, line)| {
             let place = format!("{NAME}:{}", number + 1);
+            if line.starts_with(['{', '[']) {
+                return Err(format!(
+                    "{place}: this is the beginning of a document, and no token: a registration has a member `as_token`"
+                ));
+            }
             entry(line, None, &place)
         })
         .collect::<Result<_, _>>()?;
@@ -88,7 +98,13 @@ fn of_input() -> Result<Vec<Entry>, String> {
     Ok(entries)
 }
 
-/// Whether a line of YAML or JSON has the member `as_token`.
+/// Whether a document is a registration, also one that is written in one line.
+fn has_member(tree: &Tree) -> bool {
+    let mut roots = tree.documents.iter().map(|it| tree.value(it.root));
+    roots.any(|root| root.get("as_token").is_some())
+}
+
+/// Whether a line of YAML or JSON begins with the member `as_token`. It tells a registration that is no YAML from tokens.
 fn is_member(line: &str) -> bool {
     let punctuation = |c: char| matches!(c, '{' | '"' | '\'') || c.is_whitespace();
     let rest = line

@@ -452,6 +452,18 @@ fn digests_are_made_of_registrations_and_of_lines() {
         output.stdout,
         format!("appservice_tokens:\n  - \"{ABC}\" # irc\n")
     );
+    for in_one_line in [
+        "{\"id\":\"irc\",\"as_token\":\"abc\"}",
+        "{\"as_token\": \"abc\", \"id\": \"irc\"}\n",
+        "{id: irc, as_token: abc}\n",
+    ] {
+        let output = program(&["digest"], in_one_line);
+        assert_eq!(
+            output.stdout,
+            format!("appservice_tokens:\n  - \"{ABC}\" # irc\n"),
+            "{in_one_line}"
+        );
+    }
     let output = program(&["digest"], "abc\n\n xyz \n");
     assert_eq!(
         output.stdout,
@@ -484,6 +496,14 @@ fn what_has_no_token_is_refused_and_not_shown() {
         ),
         ("as_token: \"s3 cret\"\n", ":1:11: a token is visible ASCII"),
         ("s3 cret\n", ":1: a token is visible ASCII"),
+        (
+            "{\"id\":\"x\",\"token\":\"s3cret\"}\n",
+            ":1: this is the beginning of a document, and no token",
+        ),
+        (
+            "abc\n[{\"as_token\":\"s3cret\"}]\n",
+            ":2: this is the beginning of a document, and no token",
+        ),
     ] {
         let output = program(&["digest"], input);
         assert_eq!(output.code, 2, "{input}");

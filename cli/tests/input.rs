@@ -124,6 +124,79 @@ fn a_note_is_no_finding() {
     assert_eq!(report["notes"][0]["file"], files[0].as_str());
 }
 
+/// What the user has looked at and takes as it is: it is still told, and fails no pipeline. Other rules are as they were.
+#[test]
+fn a_rule_that_is_allowed_is_told_as_a_note() {
+    let path = support::repository().join("envoy/sync-workers/envoy.yaml");
+    let text = fs::read_to_string(path).expect("a file");
+    let text = text.replace("FAIL_RELOAD", "FAIL_OPEN").replace(
+        "host_env_keys: [MAS_SECRET]",
+        "key_values: { MAS_SECRET: s3cret }",
+    );
+    let check = |options: &[&str]| program(&[&["check", "-"], options].concat(), &text);
+    for (options, code, errors, warnings, notes) in [
+        (&[][..], 1, 1, 1, 0),
+        (&["--allow", "fail-open"], 1, 0, 1, 1),
+        (&["--allow", "visible-secret"], 1, 1, 0, 1),
+        (
+            &["--allow", "fail-open", "--allow=visible-secret"],
+            0,
+            0,
+            0,
+            2,
+        ),
+    ] {
+        let output = check(options);
+        let count = |severity: &str| output.stdout.matches(&format!("{severity}[")).count();
+        assert_eq!(output.code, code, "{options:?}: {}", output.stdout);
+        assert_eq!(
+            (count("error"), count("warning"), count("note")),
+            (errors, warnings, notes),
+            "{options:?}: {}",
+            output.stdout
+        );
+    }
+    let json = check(&["--format", "json", "--allow", "fail-open"]);
+    let report: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!(report["notes"][0]["rule"], "fail-open");
+    assert_eq!(report["notes"][0]["severity"], "note");
+    assert_eq!(report["findings"][0]["rule"], "visible-secret");
+
+    let unknown = check(&["--allow", "fail-closd"]);
+    assert_eq!(unknown.code, 2);
+    assert!(!unknown.stderr.contains("closd"), "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("fail-closed"), "{}", unknown.stderr);
+}
+
+/// A name that Envoy Gateway may give to a Service: whether it does so is in an EnvoyProxy, or in no file.
+#[test]
+fn a_cluster_that_envoy_gateway_makes_is_told_as_a_note() {
+    let path = "cli/tests/rules/unknown-cluster/good-envoy-gateway-merged.yaml";
+    let text = fs::read_to_string(support::repository().join(path)).expect("a file");
+    let (without_proxy, _) = text
+        .rsplit_once("---\n")
+        .expect("the EnvoyProxy comes last");
+    for text in [&*text, without_proxy] {
+        let output = check(text);
+        assert_eq!(output.code, 0, "{}", output.stdout);
+        let expected = "note[unknown-cluster]: Envoy Gateway makes this cluster for MAS's Service";
+        assert!(output.stdout.contains(expected), "{}", output.stdout);
+    }
+}
+
+/// While the module only counts, the Ingress from before it may still be there.
+#[test]
+fn an_ingress_from_before_the_rollout_is_told_as_a_note() {
+    let path = "cli/tests/rules/unguarded-route/bad-ingress-envoy-gateway.yaml";
+    let text = fs::read_to_string(support::repository().join(path)).expect("a file");
+    let enforced = check(&text);
+    let expected = "[unguarded-route]: this Ingress leads to the homeserver past the module";
+    assert!(enforced.stdout.contains(&format!("error{expected}")));
+    let shadow = check(text.replace("role: gateway\n", "mode: shadow\n"));
+    assert_eq!(shadow.code, 0, "{}", shadow.stdout);
+    assert!(shadow.stdout.contains(&format!("note{expected}")));
+}
+
 /// The way back of the rollout guide: the filter is turned off, and stays in the file.
 #[test]
 fn a_module_that_is_turned_off_is_told() {
@@ -199,6 +272,8 @@ fn a_long_ttl_of_several_envoys_is_told() {
         ("long-ttl/bad-replicas.yaml", "Deployment"),
         ("long-ttl/bad-autoscaler.yaml", "HorizontalPodAutoscaler"),
         ("long-ttl/bad-configmap.yaml", "StatefulSet"),
+        ("long-ttl/bad-scaled-object.yaml", "ScaledObject"),
+        ("long-ttl/bad-compose.yaml", "Compose file"),
         ("long-ttl/bad-envoyfilter.yaml", "Deployment"),
         ("long-ttl/bad-envoy-gateway.yaml", "EnvoyProxy"),
         ("long-ttl/bad-envoy-gateway-autoscaler.yaml", "EnvoyProxy"),
@@ -216,6 +291,16 @@ fn a_long_ttl_of_several_envoys_is_told() {
             );
         }
     }
+
+    // How many nodes there are is in no file.
+    let one = read("long-ttl/good-one-pod.yaml");
+    let daemon = one.replacen("kind: Deployment", "kind: DaemonSet", 1);
+    assert_ne!(daemon, one);
+    assert!(!check(one).stdout.contains("long-ttl"));
+    let output = check(daemon);
+    assert!(!output.stdout.contains("warning["), "{}", output.stdout);
+    let expected = "note[long-ttl]: a DaemonSet runs an Envoy on each node";
+    assert!(output.stdout.contains(expected), "{}", output.stdout);
 
     // The Gateway has another EnvoyProxy.
     let gateway = read("long-ttl/bad-envoy-gateway.yaml");
@@ -570,6 +655,36 @@ fn no_secret_is_shown() {
             assert_eq!(output.code, 1, "{text}");
             assert!(!output.stdout.contains("s3cret"), "{}", output.stdout);
         }
+    }
+}
+
+/// Variables may have any names, so nothing on their lines tells that there is a secret.
+#[test]
+fn no_secret_in_a_variable_is_shown() {
+    let path = support::repository().join("envoy/sync-workers/envoy.yaml");
+    let shipped = fs::read_to_string(path).expect("a file");
+    let named = shipped.replace("{ env: MAS_SECRET }", "{ env: MAS_KEY }");
+    let margin = " ".repeat(28);
+    let given = |lines: &[&str]| {
+        let lines = lines
+            .iter()
+            .map(|line| format!("{margin}  {line}\n"))
+            .collect::<String>();
+        let list = format!("{margin}host_env_keys: [MAS_SECRET]\n");
+        assert!(named.contains(&list));
+        named.replace(&list, &format!("{margin}key_values:\n{lines}"))
+    };
+    for (lines, rule) in [
+        (&["MAS_KEY: hunter2"][..], "warning[visible-secret]"),
+        (
+            &["MAS_KEY: hunter2", "MAS_KEY: hunter2"],
+            "error[duplicate-key]",
+        ),
+    ] {
+        let output = check(given(lines));
+        assert_eq!(output.code, 1, "{}", output.stdout);
+        assert!(output.stdout.contains(rule), "{}", output.stdout);
+        assert!(!output.stdout.contains("hunter2"), "{}", output.stdout);
     }
 }
 

@@ -50,7 +50,7 @@ const ADDRESSES: [&str; 5] = [
     r#"address: "::", port_value: 8448, ipv4_compat: true"#,
     "address: 127.0.0.1, port_value: 10001",
     "address: 127.0.0.1, port_value: 10002",
-    r#"address: "::", port_value: 8081, ipv4_compat: true"#,
+    "address: 127.0.0.1, port_value: 8081",
 ];
 
 /// What the page is carried out on.

@@ -5,14 +5,18 @@
 //! a pod opens.
 
 mod attachments;
+mod documents;
 mod envoy;
 mod gateway_api;
+mod image;
 mod kubernetes;
+mod mesh;
 mod module;
 pub mod namespace;
 mod pods;
 mod replicas;
 mod scope;
+mod services;
 
 use std::collections::HashSet;
 
@@ -26,6 +30,7 @@ pub use self::{
     kubernetes::{Resources, variables},
     module::Environment,
     pods::{Pod, has_labels},
+    replicas::Multiplier,
 };
 use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};

@@ -1,7 +1,8 @@
 //! Prints findings: for people with the lines that they are about, for programs as one JSON object.
 //!
 //! The non-obvious rule: a line that may hold a secret is not shown, and neither is a long line. Only its place is told. A
-//! value that the module refuses may itself be a secret, as in `bearer: s3cret`. In other lines the keys tell.
+//! value that the module refuses may itself be a secret, as in `bearer: s3cret`, and a key that is given twice may be the
+//! name of a variable with one. In other lines the keys tell.
 
 use std::io::{IsTerminal as _, stdout};
 
@@ -24,6 +25,9 @@ const SECRETIVE: [&str; 6] = [
     "token",
     "password",
 ];
+
+/// Rules that point at lines with secrets whose keys do not tell.
+const ABOUT_SECRETS: [&str; 3] = ["configuration", "duplicate-key", "visible-secret"];
 
 /// The longest line that is shown, in bytes. Otherwise a file of one line would be gone through again for each of its
 /// findings.
@@ -106,7 +110,7 @@ fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
     // Only the finding's own line is handed over: a large file would otherwise be searched again for every finding.
     let (start, shown) = finding.tree.line(finding.place.start);
     let is_long = shown.len() > LONGEST_LINE;
-    if is_long || finding.rule == "configuration" || is_secretive(shown) {
+    if is_long || ABOUT_SECRETS.contains(&finding.rule) || is_secretive(shown) {
         let origin = Origin::path(&finding.tree.name)
             .line(line)
             .char_column(column);

@@ -1,5 +1,6 @@
 //! The rules: one file each, with the trap, why it is one, and what to write instead.
 
+mod admin_interface;
 mod bridges;
 mod budget_address;
 mod capabilities;
@@ -65,6 +66,7 @@ pub struct Rule {
 
 /// All rules, by name.
 pub const RULES: &[Rule] = &[
+    admin_interface::RULE,
     bridges::RULE,
     budget_address::RULE,
     capabilities::RULE,

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Deployment, Host, Pod, Use, namespace,
+    Deployment, Host, Pod, Use, image, namespace,
     scope::{gateways, is_for},
 };
 use crate::yaml::Value;
@@ -13,20 +13,51 @@ use crate::yaml::Value;
 /// Steps that each pod costs for each use. Thousands of both would take minutes.
 const STEPS_OF_POD: usize = 10;
 
+/// The resources that choose how many pods a workload has.
+const AUTOSCALERS: [&str; 2] = ["HorizontalPodAutoscaler", "ScaledObject"];
+
 /// What Envoy Gateway makes pods of Envoy from.
 const OF_PROXY: [&str; 3] = ["spec", "provider", "kubernetes"];
 
+/// What lets several Envoys run.
+#[derive(Clone, Copy)]
+pub enum Multiplier<'t> {
+    /// Something that says how many: the kind of a resource, or a Compose file.
+    Several(&'t str),
+    /// A DaemonSet. How many nodes it is for is in no file.
+    Daemon,
+}
+
 impl<'t> Deployment<'t> {
-    /// The kind of the resource that lets several Envoys with this use run, if one does.
-    pub fn multiplier(&self, one: &Use<'t>) -> Option<&'t str> {
-        let resource = match one.host {
-            Host::EnvoyGateway => self.proxies(one).find(|proxy| has_several_pods(*proxy)),
-            _ => {
-                let pods = self.pods_of(one);
-                pods.iter().find_map(|pod| self.multiplier_of(pod))
-            }
-        };
-        resource?.text_at(&["kind"])
+    /// What lets several Envoys with this use run, if something does.
+    pub fn multiplier(&self, one: &Use<'t>) -> Option<Multiplier<'t>> {
+        if one.host == Host::EnvoyGateway {
+            let mut proxies = self.proxies(one);
+            let proxy = proxies.find(|proxy| has_several_pods(*proxy))?;
+            return proxy.text_at(&["kind"]).map(Multiplier::Several);
+        }
+        let pods = self.pods_of(one);
+        let resource = pods.iter().find_map(|pod| self.multiplier_of(pod));
+        let kind = resource.and_then(|resource| resource.text_at(&["kind"]));
+        let mut workloads = pods.iter().map(|pod| pod.workload);
+        let is_daemon = |workload: Value<'_>| workload.text_at(&["kind"]) == Some("DaemonSet");
+        if let Some(kind) = kind {
+            Some(Multiplier::Several(kind))
+        } else if self.has_several_services(one) {
+            Some(Multiplier::Several("Compose file"))
+        } else {
+            workloads.any(is_daemon).then_some(Multiplier::Daemon)
+        }
+    }
+
+    /// Whether a Compose file has several containers run for the Envoy of a use.
+    fn has_several_services(&self, one: &Use<'t>) -> bool {
+        let envoy = self.envoys.get(one.envoy);
+        let roots = envoy.into_iter().flat_map(|envoy| envoy.roots.iter());
+        let mut services = roots.flat_map(|root| self.services_of(*root));
+        services.any(|service| {
+            is_several(service, &["deploy", "replicas"]) || is_several(service, &["scale"])
+        })
     }
 
     /// The pods with the Envoy of a use. Of Envoy's own configuration these are the pods that mount it, or else those that run an
@@ -57,17 +88,19 @@ impl<'t> Deployment<'t> {
         let own = pod.workload;
         let is_its = |autoscaler: &Value<'t>| {
             let target = autoscaler.at(&["spec", "scaleTargetRef"]);
-            let is_same = |key: &str, path: &[&str]| {
-                target.and_then(|target| target.text_at(&[key])) == own.text_at(path)
-            };
+            // KEDA's resource may leave the kind out.
+            let kind = target.map(|target| target.text_at(&["kind"]).unwrap_or("Deployment"));
+            let name = target.and_then(|target| target.text_at(&["name"]));
             namespace::may_be_shared(*autoscaler, own)
-                && is_same("kind", &["kind"])
-                && is_same("name", &["metadata", "name"])
+                && kind == own.text_at(&["kind"])
+                && name == own.text_at(&["metadata", "name"])
         };
-        let mut autoscalers = self.resources.kind("HorizontalPodAutoscaler");
         if is_several(own, &["spec", "replicas"]) {
             return Some(own);
         }
+        let mut autoscalers = AUTOSCALERS
+            .into_iter()
+            .flat_map(|kind| self.resources.kind(kind));
         autoscalers.find(|one| is_its(one) && one.get("spec").is_some_and(scales))
     }
 
@@ -105,11 +138,14 @@ fn has_several_pods(proxy: Value<'_>) -> bool {
     })
 }
 
-/// Whether an autoscaler may make more than one pod.
+/// Whether an autoscaler may make more than one pod. KEDA's makes up to a hundred where it says nothing.
 fn scales(autoscaler: Value<'_>) -> bool {
-    ["minReplicas", "maxReplicas"]
-        .iter()
-        .any(|key| is_several(autoscaler, &[key]))
+    const MOST: &str = "maxReplicaCount";
+    let is_of_keda = autoscaler.list(&["triggers"]).next().is_some();
+    is_of_keda && autoscaler.get(MOST).is_none()
+        || ["maxReplicas", "minReplicas", MOST, "minReplicaCount"]
+            .iter()
+            .any(|key| is_several(autoscaler, &[key]))
 }
 
 fn is_several(value: Value<'_>, path: &[&str]) -> bool {
@@ -127,12 +163,11 @@ fn runs_envoy(pod: &Pod<'_>, ports: &HashSet<u64>) -> bool {
 }
 
 fn is_envoy(container: Value<'_>) -> bool {
-    let image = container.text_at(&["image"]).unwrap_or_default();
-    let image = image.rsplit('/').next();
+    let is_image = container.text_at(&["image"]).is_some_and(image::is_envoy);
     let command = ["command", "args"]
         .into_iter()
         .flat_map(|key| container.list(&[key]))
         .filter_map(Value::text);
-    let mut texts = command.chain(image).chain(container.text_at(&["name"]));
-    texts.any(|text| text.contains("envoy"))
+    let mut texts = command.chain(container.text_at(&["name"]));
+    is_image || texts.any(|text| text.contains("envoy"))
 }

@@ -44,7 +44,8 @@ fn check_vms<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 }
 
 /// Tells of a WasmPlugin whose environment differs from that of another one. All WasmPlugins of a gateway have the same, empty,
-/// `vm_id`, also those of other modules. Two are taken to be of one gateway if they are in one namespace.
+/// `vm_id`, also those of other modules. Two are taken to be of one gateway if they are in one namespace, and nothing in their
+/// selectors says otherwise.
 fn check_wasm_plugins<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     let plugins: Vec<_> = deployment.resources.kind("WasmPlugin").collect();
     for one in &deployment.uses {
@@ -53,13 +54,43 @@ fn check_wasm_plugins<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         };
         let own = variables(spec);
         let is_own = |plugin: &&Value<'t>| plugin.get("spec").map(Value::key) == Some(spec.key());
-        let own_namespace = plugins.iter().find(is_own).map(|it| namespace::of(*it));
-        let mut others = plugins
-            .iter()
-            .filter(|it| Some(namespace::of(**it)) == own_namespace);
+        let Some(resource) = plugins.iter().find(is_own) else {
+            continue;
+        };
+        let mut others = plugins.iter().filter(|it| {
+            namespace::of(**it) == namespace::of(*resource) && may_share_gateway(**it, *resource)
+        });
         if others.any(|other| other.get("spec").is_some_and(|spec| variables(spec) != own)) {
             let spot = Spot::first_key(spec, &["vmConfig", "url"]);
             found.add(spot, MESSAGE, HELP);
         }
     }
+}
+
+/// Whether two WasmPlugins may be for one gateway: no label has another value, and no other Gateway is named.
+fn may_share_gateway(one: Value<'_>, other: Value<'_>) -> bool {
+    let are_same = |(key, value): (&str, Value<'_>)| {
+        let label = labels_of(other).and_then(|labels| labels.entry(key)?.text());
+        label.is_none() || label == value.text()
+    };
+    let own_targets: Vec<_> = targets(one);
+    let targets = targets(other);
+    let is_named = own_targets.is_empty()
+        || targets.is_empty()
+        || own_targets.iter().any(|target| targets.contains(target));
+    let mut labels = labels_of(one).into_iter().flat_map(Value::members);
+    is_named && labels.all(are_same)
+}
+
+/// The labels that a WasmPlugin selects pods by.
+fn labels_of(resource: Value<'_>) -> Option<Value<'_>> {
+    resource.at(&["spec", "selector", "matchLabels"])
+}
+
+/// What a WasmPlugin is attached to, by kind and name.
+fn targets(resource: Value<'_>) -> Vec<[Option<&str>; 2]> {
+    let several = resource.list(&["spec", "targetRefs"]);
+    let all = several.chain(resource.at(&["spec", "targetRef"]));
+    all.map(|target| ["kind", "name"].map(|key| target.text_at(&[key])))
+        .collect()
 }

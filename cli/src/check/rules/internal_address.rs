@@ -3,10 +3,11 @@
 //!
 //! The non-obvious rule: an address that any interface has is no fault by itself. A filter chain may take only some
 //! networks, a NetworkPolicy only some pods, and Docker publishes a port or does not. Such a restriction counts only as far
-//! as it really closes the port: networks that are nearly all addresses, a policy for other pods and a Compose file of
-//! something else close nothing.
+//! as it really closes the port: networks that are nearly all addresses, a policy for other pods, a Compose file of
+//! something else and a filter that is not asked close nothing.
 
 mod compose;
+mod guards;
 mod kubernetes;
 mod networks;
 
@@ -14,12 +15,9 @@ use std::net::IpAddr;
 
 use matrix_edge_auth::config::Role;
 
-use self::networks::are_nearly_all;
+use self::guards::is_guarded;
 use super::{Deployment, Found, Rule, Severity, Spot};
-use crate::{
-    check::deployment::{Entry, settings, typed},
-    yaml::Value,
-};
+use crate::{check::deployment::Entry, yaml::Value};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -46,7 +44,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let (Some(entry), Some(role)) = (one.entry, one.role) else {
             continue;
         };
-        if role == Role::Gateway || is_guarded(entry) {
+        if role == Role::Gateway || is_guarded(entry, before(entry, role)) {
             continue;
         }
         let open = entry.listener.into_iter().flat_map(sockets);
@@ -109,14 +107,26 @@ pub(super) fn is_exposed(deployment: &Deployment<'_>, entry: Entry<'_>) -> bool 
         .into_iter()
         .flat_map(sockets)
         .filter(|socket| is_open(*socket));
-    !is_guarded(entry)
-        && open.any(|socket| {
-            let port = socket.number_at(&["port_value"]).unwrap_or_default();
-            matches!(
-                reach(deployment, socket, port),
-                Reach::Open(..) | Reach::Unknown
-            )
-        })
+    !is_guarded(entry, None) && open.any(|socket| is_reached(deployment, socket))
+}
+
+/// Whether callers from outside of Envoy's own machine and network may reach an address, as far as the files say.
+pub(super) fn is_open_to_others(deployment: &Deployment<'_>, socket: Value<'_>) -> bool {
+    is_open(socket) && is_reached(deployment, socket)
+}
+
+fn is_reached(deployment: &Deployment<'_>, socket: Value<'_>) -> bool {
+    let port = socket.number_at(&["port_value"]).unwrap_or_default();
+    matches!(
+        reach(deployment, socket, port),
+        Reach::Open(..) | Reach::Unknown
+    )
+}
+
+/// The filter that answers callers by itself: what stands behind it asks nothing of them. In the provisioning role the module
+/// leaves the answer to what is behind it.
+fn before(entry: Entry<'_>, role: Role) -> Option<&str> {
+    (role == Role::Introspection).then_some(entry.filter_name)
 }
 
 /// The addresses of a listener.
@@ -142,62 +152,5 @@ fn is_open(socket: Value<'_>) -> bool {
             !(it.is_loopback() || it.is_unique_local() || it.is_unicast_link_local())
         }
         Err(_) => false,
-    }
-}
-
-/// The sources, in the order of their numbers.
-const SOURCES: &[&str] = &["ANY", "SAME_IP_OR_LOOPBACK", "EXTERNAL"];
-
-/// Whether Envoy itself takes only some callers.
-fn is_guarded(entry: Entry<'_>) -> bool {
-    let by_chain = |chain: Value<'_>| {
-        let rule = chain.get("filter_chain_match");
-        let by_source = rule.is_some_and(|rule| {
-            ["source_prefix_ranges", "direct_source_prefix_ranges"]
-                .iter()
-                .any(|key| is_narrow(rule, key))
-                || rule.name_at(&["source_type"], SOURCES) == Some("SAME_IP_OR_LOOPBACK")
-        });
-        by_source
-            || chain
-                .get("transport_socket")
-                .and_then(settings)
-                .and_then(|socket| socket.boolean_at(&["require_client_certificate"]))
-                == Some(true)
-            || chain.list(&["filters"]).any(is_rbac)
-    };
-    entry.chain.is_some_and(by_chain) || entry.manager.list(&["http_filters"]).any(is_rbac)
-}
-
-/// Whether a rule has ranges, and they leave most addresses out.
-fn is_narrow(rule: Value<'_>, key: &str) -> bool {
-    let ranges: Vec<(&str, u64)> = rule
-        .list(&[key])
-        .map(|range| {
-            let prefix = range.text_at(&["address_prefix"]).unwrap_or_default();
-            // Without a length the range is all addresses.
-            (prefix, range.number_at(&["prefix_len"]).unwrap_or(0))
-        })
-        .collect();
-    !ranges.is_empty() && !are_nearly_all(ranges)
-}
-
-/// Whether a filter lets only some callers in.
-fn is_rbac(filter: Value<'_>) -> bool {
-    let config = filter.get("typed_config").and_then(typed);
-    let config = config.filter(|(kind, _)| kind.ends_with(".RBAC"));
-    let Some(rules) = config.and_then(|(_, config)| config.get("rules")) else {
-        return false;
-    };
-    let policies = rules.get("policies").into_iter().flat_map(Value::members);
-    let is_any = |one: Value<'_>| one.boolean_at(&["any"]) == Some(true);
-    let mut open = policies.filter(|(_, policy)| {
-        policy.list(&["principals"]).any(is_any) && policy.list(&["permissions"]).any(is_any)
-    });
-    let action = rules.name_at(&["action"], &["ALLOW", "DENY", "LOG"]);
-    match action.unwrap_or("ALLOW") {
-        "ALLOW" => open.next().is_none(),
-        "DENY" => true,
-        _ => false,
     }
 }

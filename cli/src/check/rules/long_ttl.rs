@@ -18,7 +18,7 @@ use super::{
     routes::{leads_back, mirrors, tables},
 };
 use crate::{
-    check::deployment::{Host, Use},
+    check::deployment::{Host, Multiplier, Use},
     yaml::Value,
 };
 
@@ -52,21 +52,40 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let hears = |other: &Use<'_>| other.is(Role::Provisioning);
         if !deployment.peers(one).any(hears) {
             check_untold(deployment, one, ttl.as_secs(), multiplier, found);
-        } else if let Some(kind) = multiplier
-            // It serves no answer.
-            && !one.is(Role::Provisioning)
+        } else if !one.is(Role::Provisioning) // It serves no answer.
             && !fleets.contains(&(one.envoy, one.homeserver))
         {
-            let seconds = ttl.as_secs();
-            found.add(
-                one.key(&["cache", "ttl"]),
-                format!(
-                    "the {kind} lets several Envoys run, and they do not tell each other: only the one that hears of a session's \
-                     end ends it, and the others serve it for up to {seconds} s"
-                ),
-                "write `ttl: 120s`: a longer one is for one Envoy alone, or for several that tell each other, as in envoy/fleet",
-            );
+            check_several(one, ttl.as_secs(), multiplier, found);
         }
+    }
+}
+
+/// Tells of a use that runs in several Envoys, or may do so, of which one hears of an end.
+fn check_several<'t>(
+    one: &Use<'t>,
+    seconds: u64,
+    multiplier: Option<Multiplier<'t>>,
+    found: &mut Found<'t>,
+) {
+    let spot = one.key(&["cache", "ttl"]);
+    match multiplier {
+        Some(Multiplier::Several(kind)) => found.add(
+            spot,
+            format!(
+                "the {kind} lets several Envoys run, and they do not tell each other: only the one that hears of a session's end \
+                 ends it, and the others serve it for up to {seconds} s"
+            ),
+            "write `ttl: 120s`: a longer one is for one Envoy alone, or for several that tell each other, as in envoy/fleet",
+        ),
+        Some(Multiplier::Daemon) => found.note(
+            spot,
+            format!(
+                "a DaemonSet runs an Envoy on each node that it is for: if these are several, only the one that hears of a \
+                 session's end ends it, and the others serve it for up to {seconds} s"
+            ),
+            "write `ttl: 120s`, unless there is one node",
+        ),
+        None => {}
     }
 }
 
@@ -75,7 +94,7 @@ fn check_untold<'t>(
     deployment: &Deployment<'t>,
     one: &Use<'t>,
     seconds: u64,
-    multiplier: Option<&str>,
+    multiplier: Option<Multiplier<'t>>,
     found: &mut Found<'t>,
 ) {
     let envoy = deployment.envoys.get(one.envoy);
@@ -97,10 +116,10 @@ fn check_untold<'t>(
             one.key(&["cache", "ttl"]),
             format!("nothing here hears of a session that MAS ends, and its answer serves for up to {seconds} s"),
             match multiplier {
-                None => {
+                None | Some(Multiplier::Daemon) => {
                     "write `ttl: 120s`, or add a listener with `role: provisioning` that MAS's `matrix.endpoint` leads to"
                 }
-                Some(_) => {
+                Some(Multiplier::Several(_)) => {
                     "write `ttl: 120s`: a longer one is for one Envoy alone, or for several that tell each other, as in \
                      envoy/fleet, each with a listener with `role: provisioning` that MAS's `matrix.endpoint` leads to"
                 }

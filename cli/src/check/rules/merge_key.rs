@@ -1,5 +1,5 @@
-//! Envoy knows aliases, but not merge keys: `no such field: '<<'`. kubectl knows both, so the rule is only for files that
-//! Envoy itself reads.
+//! Envoy knows aliases, but not merge keys: `no such field: '<<'`. kubectl and Docker Compose know both, so the rule is only
+//! for files that Envoy itself reads.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 
@@ -12,10 +12,7 @@ pub const RULE: Rule = Rule {
 };
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    for (tree, document) in &deployment.documents {
-        if tree.value(document.root).get("apiVersion").is_some() {
-            continue;
-        }
+    for (tree, document) in deployment.documents_of_envoy() {
         for place in &document.merges {
             let spot = Spot {
                 tree,

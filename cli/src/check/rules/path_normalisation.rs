@@ -1,5 +1,7 @@
 //! Paths must reach Synapse as they were sent: federation signs them, and an event id or room alias may hold `%2F`.
 
+mod rewrites;
+
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
@@ -32,6 +34,15 @@ const DEFAULT: &str = "IMPLEMENTATION_SPECIFIC_DEFAULT";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     let mut clusters: BTreeMap<usize, HashSet<&str>> = BTreeMap::new();
+    let has_istio = |one: &Use<'t>| matches!(one.host, Host::WasmPlugin | Host::EnvoyFilter);
+    let has_istio = before_servers(deployment).any(has_istio);
+    let is_kept = has_istio && is_kept_by_mesh(deployment, found);
+    if has_istio {
+        rewrites::check_virtual_services(deployment, found);
+    }
+    if has_istio || before_servers(deployment).any(|one| one.host == Host::EnvoyGateway) {
+        rewrites::check_http_routes(deployment, found);
+    }
     for one in before_servers(deployment) {
         match (one.host, one.entry) {
             (Host::Envoy, Some(entry)) => {
@@ -48,7 +59,15 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     check_runtime(bootstrap, entry.manager, found);
                 }
             }
-            (Host::WasmPlugin | Host::EnvoyFilter, _) => check_istio(deployment, one, found),
+            (Host::WasmPlugin | Host::EnvoyFilter, _) => {
+                // One right patch does not make up for a wrong one, since all are merged.
+                for manager in deployment.merged_managers(one) {
+                    check_manager(manager, found);
+                }
+                if !is_kept {
+                    check_istio(deployment, one, found);
+                }
+            }
             (Host::EnvoyGateway, _) => check_envoy_gateway(deployment, one, found),
             _ => {}
         }
@@ -60,6 +79,27 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
+/// Whether the mesh keeps paths. Tells of a mesh that merges slashes: a patch cannot set `merge_slashes` back, since protobuf
+/// merges no `false`.
+fn is_kept_by_mesh<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) -> bool {
+    let mut is_kept = false;
+    for told in deployment.path_normalizations() {
+        is_kept |= told.way == "NONE";
+        if told.way.ends_with("MERGE_SLASHES") {
+            found.add(
+                told.spot,
+                format!(
+                    "`{}` has all gateways of Istio merge slashes, which no EnvoyFilter turns off: a federation request whose path \
+                     changes fails its signature",
+                    told.way
+                ),
+                "write `pathNormalization: { normalization: NONE }`",
+            );
+        }
+    }
+    is_kept
+}
+
 /// Tells of a gateway for which no EnvoyFilter keeps paths.
 fn check_istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
     check_scoped_patches(deployment, one, found);
@@ -67,8 +107,8 @@ fn check_istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found
     if !managers.any(|manager| manager.boolean_at(&["normalize_path"]) == Some(false)) {
         found.add(
             one.spot(),
-            "Istio's gateways rewrite paths (`normalize_path`), and no EnvoyFilter of these files turns it off: a federation \
-             request whose path changes fails its signature",
+            "Istio's gateways rewrite paths (`normalize_path`), and neither an EnvoyFilter nor a `pathNormalization` of these \
+             files turns it off: a federation request whose path changes fails its signature",
             "apply envoy/istio/connection.yaml as well; if you do, give it to `check` together with this file",
         );
     }

@@ -5,9 +5,14 @@
 //! The non-obvious rule: a placeholder is a fault only beside a host of the reader's own. Files in which all hosts are
 //! examples are templates, a manual or a test. For these the report says how much is still to be filled in, and that is no
 //! finding.
+//!
+//! Files of other programs have examples that stay: a comment, a description, the sender of mails. So hosts count in what Envoy
+//! reads and in resources that say where requests go, and the module's image counts everywhere.
+
+use std::collections::HashSet;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
-use crate::yaml::Value;
+use crate::yaml::{Id, Value};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -28,6 +33,32 @@ const SCHEMES: [&str; 2] = ["Bearer ", "Basic "];
 
 /// Domains that nobody can have (RFC 2606). A name below `localhost` is a real one, for a trial.
 const EXAMPLES: [&str; 4] = ["example.org", "example.com", "example.net", "example"];
+
+/// In every name of the module's image.
+const IMAGE: &str = "matrix-edge-auth";
+
+/// Resources that say where requests go, or that have the module in them.
+const ROUTING: [&str; 19] = [
+    "Backend",
+    "BackendTLSPolicy",
+    "DestinationRule",
+    "EnvoyExtensionPolicy",
+    "EnvoyFilter",
+    "EnvoyPatchPolicy",
+    "EnvoyProxy",
+    "GRPCRoute",
+    "Gateway",
+    "HTTPRoute",
+    "Ingress",
+    "ListenerSet",
+    "SecurityPolicy",
+    "ServiceEntry",
+    "TCPRoute",
+    "TLSRoute",
+    "VirtualService",
+    "WasmPlugin",
+    "XListenerSet",
+];
 
 /// Something that stands for a value of the reader's own.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -68,8 +99,9 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 
 /// Returns how many digests, secrets and hosts are still to be filled in, if the files are templates.
 pub fn remaining(deployment: &Deployment<'_>) -> [usize; 3] {
-    let count = |kind| all(deployment).filter(|(_, one)| *one == kind).count();
     if is_template(deployment) {
+        let all = all(deployment);
+        let count = |kind| all.iter().filter(|(_, one)| *one == kind).count();
         [Kind::Digest, Kind::Secret, Kind::Host].map(count)
     } else {
         [0; 3]
@@ -83,14 +115,50 @@ fn is_template(deployment: &Deployment<'_>) -> bool {
 }
 
 /// All placeholders. A text that holds a document is passed over, since the document's own values are looked at.
-fn all<'d, 't>(deployment: &'d Deployment<'t>) -> impl Iterator<Item = (Value<'t>, Kind)> + 'd {
-    let values = deployment
-        .documents
-        .iter()
-        .flat_map(|(tree, document)| document.values.clone().map(|id| tree.value(id)));
-    values
-        .filter(|value| value.embedded().is_none())
-        .filter_map(|value| Some((value, kind(value.text()?)?)))
+fn all<'t>(deployment: &Deployment<'t>) -> Vec<(Value<'t>, Kind)> {
+    let of_envoy: HashSet<_> = deployment
+        .documents_of_envoy()
+        .map(|(tree, document)| tree.value(document.root).key())
+        .collect();
+    let mut found = Vec::new();
+    for (tree, document) in &deployment.documents {
+        let root = tree.value(document.root);
+        let is_envoys = of_envoy.contains(&root.key());
+        let routing = if is_envoys {
+            HashSet::new()
+        } else {
+            routing(root)
+        };
+        let values = document.values.clone().map(|id| tree.value(id));
+        let texts = values.filter(|value| value.embedded().is_none());
+        found.extend(texts.filter_map(|value| {
+            let has_hosts = is_envoys || routing.contains(&value.id);
+            Some((value, kind(value.text()?, has_hosts)?))
+        }));
+    }
+    found
+}
+
+/// The values of a document that say where requests go: what is below `spec` of such resources.
+fn routing(root: Value<'_>) -> HashSet<Id> {
+    let resources = match root.text_at(&["kind"]) {
+        Some("List") => root.list(&["items"]).collect(),
+        _ => vec![root],
+    };
+    let is_it = |one: &Value<'_>| {
+        let kind = one.text_at(&["kind"]).unwrap_or_default();
+        one.get("apiVersion").is_some() && ROUTING.contains(&kind)
+    };
+    let routing = resources.into_iter().filter(is_it);
+    let mut left: Vec<_> = routing.filter_map(|one| one.get("spec")).collect();
+    let mut seen = HashSet::new();
+    while let Some(value) = left.pop() {
+        if seen.insert(value.id) {
+            left.extend(value.items());
+            left.extend(value.members().map(|(_, member)| member));
+        }
+    }
+    seen
 }
 
 /// The hosts that a configuration of the module names.
@@ -101,14 +169,15 @@ fn hosts_of<'t>(configuration: Value<'t>) -> impl Iterator<Item = &'t str> {
         .filter_map(move |path| configuration.text_at(path))
 }
 
-fn kind(text: &str) -> Option<Kind> {
+/// What a text is to be filled in with. Elsewhere than in what has hosts of Matrix only the module's image names one.
+fn kind(text: &str, has_hosts: bool) -> Option<Kind> {
     if text.strip_prefix("sha256:").unwrap_or(text) == ZEROS
         || text.ends_with(&format!("@sha256:{ZEROS}"))
     {
         Some(Kind::Digest)
     } else if is_unchanged_secret(text) {
         Some(Kind::Secret)
-    } else if names_example(text) {
+    } else if (has_hosts || text.contains(IMAGE)) && names_example(text) {
         Some(Kind::Host)
     } else {
         None
@@ -124,10 +193,15 @@ fn is_unchanged_secret(text: &str) -> bool {
     letters.flat_map(char::to_lowercase).eq(TO_CHANGE.chars())
 }
 
-/// Whether a text has an example's host in it, as a URL or a document for clients may have.
+/// Whether a text has an example's host in it, as a URL or a document for clients may have. A text of several lines that is no
+/// such document is a program or a manual, and may name any host.
 fn names_example(text: &str) -> bool {
-    text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-')))
-        .any(|word| word.contains('.') && is_example(word))
+    let is_document = text.trim_start().starts_with(['{', '[']);
+    let is_one_line = !text.trim_end().contains('\n');
+    (is_one_line || is_document)
+        && text
+            .split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-')))
+            .any(|word| word.contains('.') && is_example(word))
 }
 
 /// Whether a host, with or without a port, is an example's.

@@ -3,6 +3,7 @@
 
 mod envoy;
 mod gateway_api;
+mod ingress;
 mod istio;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
@@ -22,4 +23,5 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     envoy::check(deployment, found);
     gateway_api::check(deployment, found);
     istio::check(deployment, found);
+    ingress::check(deployment, found);
 }

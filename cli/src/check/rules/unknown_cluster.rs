@@ -23,7 +23,14 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let Some(name) = asked(one).filter(|name| deployment.cluster(one, name).is_none()) else {
             continue;
         };
-        if let Some((message, help)) = fault(deployment, one, name) {
+        if one.host == Host::EnvoyGateway && is_merged(deployment, name) {
+            found.note(
+                one.key(&["introspection", "cluster"]),
+                "Envoy Gateway makes this cluster for MAS's Service, once a route leads there: neither its credential nor its \
+                 limits are looked at, and clients fill these limits, too",
+                "give MAS a cluster of its own in the bootstrap of an EnvoyProxy (envoy/envoy-gateway/gateway.yaml)",
+            );
+        } else if let Some((message, help)) = fault(deployment, one, name) {
             found.add(one.key(&["introspection", "cluster"]), message, help);
         } else if one.host == Host::Envoy
             && has_bootstrap(deployment, one.envoy)
@@ -36,6 +43,15 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             );
         }
     }
+}
+
+/// Whether a name is one that Envoy Gateway gives to a Service: with `mergeBackends`, which need not be in these files. An
+/// EnvoyProxy says so by having the key; its value may be empty.
+fn is_merged(deployment: &Deployment<'_>, name: &str) -> bool {
+    let mut proxies = deployment.resources.kind("EnvoyProxy").peekable();
+    let is_told = proxies.peek().is_none()
+        || proxies.any(|proxy| proxy.at(&["spec", "mergeBackends"]).is_some());
+    name.starts_with("service/") && is_told
 }
 
 fn asked<'t>(one: &Use<'t>) -> Option<&'t str> {

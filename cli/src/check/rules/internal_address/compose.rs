@@ -5,12 +5,10 @@ use crate::{check::deployment::Deployment, yaml::Value};
 
 /// What Compose files say of a port of the Envoy whose listener this socket is of.
 pub(super) fn reach<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u64) -> Reach<'t> {
-    let file = socket.tree.name.rsplit('/').next().unwrap_or_default();
-    let services = &deployment.resources.services;
     let mut reach = Reach::Unknown;
-    for service in services.iter().filter(|service| runs(**service, file)) {
+    for service in deployment.services_with(socket) {
         if service.text_at(&["network_mode"]) == Some("host") {
-            let spot = Spot::key(*service, "network_mode");
+            let spot = Spot::key(service, "network_mode");
             return Reach::Open(spot, "the container has the host's own addresses");
         }
         for mapping in service.list(&["ports"]) {
@@ -21,28 +19,6 @@ pub(super) fn reach<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u6
         reach = Reach::Closed;
     }
     reach
-}
-
-/// Whether a service is an Envoy, or is given this file.
-fn runs(service: Value<'_>, file: &str) -> bool {
-    let of = |key| {
-        let value = service.get(key);
-        let items = value.into_iter().flat_map(Value::items);
-        let sources = items.filter_map(|item| item.text().or_else(|| item.text_at(&["source"])));
-        sources.chain(value.and_then(Value::text))
-    };
-    let is_envoy = service
-        .text_at(&["image"])
-        .is_some_and(|image| image.contains("envoy"));
-    let has_file = |text: &str| {
-        let is_part = |part: &str| part.rsplit('/').next() == Some(file);
-        text.split([':', ' ']).any(is_part)
-    };
-    is_envoy
-        || ["volumes", "configs", "command", "entrypoint"]
-            .into_iter()
-            .flat_map(of)
-            .any(has_file)
 }
 
 /// Whether a mapping, in its short or its long form, leads from outside to a port.

@@ -95,7 +95,7 @@ impl<'t> Target<'_, 't> {
             }
             if let Some(backend) = self.routed(service, leading) {
                 return Some((
-                    Spot::first_key(backend, &["service", "name"]),
+                    Spot::first_key(backend, &["service", "name", "host"]),
                     "a route from outside leads here",
                 ));
             }
@@ -122,7 +122,8 @@ impl<'t> Target<'_, 't> {
         })
     }
 
-    /// The backend of an Ingress or a route that is this port of a Service.
+    /// The backend of an Ingress or a route that is this port of a Service. A route may be in another namespace than the Service,
+    /// if its backend names the namespace.
     fn routed(&self, service: Value<'t>, leading: Value<'t>) -> Option<Value<'t>> {
         let resources = &self.deployment.resources;
         let own = service.text_at(&["metadata", "name"])?;
@@ -132,36 +133,42 @@ impl<'t> Target<'_, 't> {
                     || port.text() == leading.text_at(&["name"])
             })
         };
-        let is_here = |route: &Value<'t>| namespace::may_be_shared(*route, service);
-        let of_ingress = resources
-            .kind("Ingress")
-            .filter(is_here)
-            .flat_map(|ingress| {
-                let rules = ingress.list(&["spec", "rules"]);
-                let paths = rules.flat_map(|rule| rule.list(&["http", "paths"]));
-                let backends = paths.filter_map(|path| path.get("backend"));
-                backends.chain(ingress.at(&["spec", "defaultBackend"]))
-            });
-        let mut of_ingress = of_ingress.filter(|backend| {
-            let port = backend.at(&["service", "port"]);
-            let port = port.and_then(|port| port.get("number").or(port.get("name")));
-            backend.text_at(&["service", "name"]) == Some(own) && is_number(port)
-        });
-        let is_public = |route: &Value<'t>| {
-            // In a mesh a route may be one of a Service.
-            let mut parents = route.list(&["spec", "parentRefs"]);
-            parents.any(|parent| parent.text_at(&["kind"]) != Some("Service"))
+        let is_near = |named: Option<&str>, route: Value<'t>| {
+            namespace::may_be_same(named.or(namespace::of(route)), namespace::of(service))
         };
+        let mut of_ingress = resources
+            .kind("Ingress")
+            .filter(|ingress| is_near(None, *ingress))
+            .flat_map(ingress_backends)
+            .filter(|backend| {
+                let port = backend.at(&["service", "port"]);
+                let port = port.and_then(|port| port.get("number").or(port.get("name")));
+                backend.text_at(&["service", "name"]) == Some(own) && is_number(port)
+            });
         let kinds = ["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"];
         let routes = kinds.into_iter().flat_map(|kind| resources.kind(kind));
-        let rules = routes.filter(is_here).filter(is_public);
-        let backends = rules
-            .flat_map(|route| route.list(&["spec", "rules"]))
-            .flat_map(|rule| rule.list(&["backendRefs"]));
-        let mut of_routes = backends.filter(|backend| {
-            backend.text_at(&["name"]) == Some(own) && is_number(backend.get("port"))
+        let mut of_routes = routes.filter(is_public).flat_map(|route| {
+            let rules = route.list(&["spec", "rules"]);
+            let backends = rules.flat_map(|rule| rule.list(&["backendRefs"]));
+            backends.filter(move |backend| {
+                is_near(backend.text_at(&["namespace"]), route)
+                    && backend.text_at(&["name"]) == Some(own)
+                    && is_number(backend.get("port"))
+            })
         });
-        of_ingress.next().or_else(|| of_routes.next())
+        let services = resources.kind("VirtualService").filter(is_of_gateway);
+        let mut of_services = services.flat_map(|route| {
+            destinations(route).filter(move |destination| {
+                let (name, named) = named_by(destination.text_at(&["host"]).unwrap_or_default());
+                is_near(named, route)
+                    && name == own
+                    && is_number(destination.at(&["port", "number"]))
+            })
+        });
+        of_ingress
+            .next()
+            .or_else(|| of_routes.next())
+            .or_else(|| of_services.next())
     }
 
     /// Whether a number or a name is this port.
@@ -265,6 +272,41 @@ impl<'t> Target<'_, 't> {
         };
         is_tcp && is_within
     }
+}
+
+/// The backends of an Ingress.
+fn ingress_backends<'t>(ingress: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    let rules = ingress.list(&["spec", "rules"]);
+    let paths = rules.flat_map(|rule| rule.list(&["http", "paths"]));
+    let backends = paths.filter_map(|path| path.get("backend"));
+    backends.chain(ingress.at(&["spec", "defaultBackend"]))
+}
+
+/// Whether a route is one of a Gateway. In a mesh it may be one of a Service.
+fn is_public(route: &Value<'_>) -> bool {
+    let mut parents = route.list(&["spec", "parentRefs"]);
+    parents.any(|parent| parent.text_at(&["kind"]) != Some("Service"))
+}
+
+/// Whether a VirtualService is one of a gateway. Without any it is one of the mesh.
+fn is_of_gateway(service: &Value<'_>) -> bool {
+    let mut gateways = service.list(&["spec", "gateways"]);
+    gateways.any(|gateway| gateway.text() != Some("mesh"))
+}
+
+/// Where a VirtualService leads.
+fn destinations<'t>(service: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    let kinds = ["http", "tcp", "tls"].into_iter();
+    kinds
+        .flat_map(move |kind| service.list(&["spec", kind]))
+        .flat_map(|rule| rule.list(&["route"]))
+        .filter_map(|route| route.get("destination"))
+}
+
+/// The Service that a host of the cluster is, and its namespace: `a`, `a.b` or `a.b.svc.cluster.local`.
+fn named_by(host: &str) -> (&str, Option<&str>) {
+    let mut labels = host.split('.');
+    (labels.next().unwrap_or_default(), labels.next())
 }
 
 /// Where a rule lets in more than some callers, and which, if it does.
