@@ -585,7 +585,7 @@ fn is_name(word: &str) -> bool {
 }
 
 /// How commands begin whose words are looked at, or that are run, elsewhere. `tests/envoy/runbook.rs` runs those of the runbook.
-const COMMANDS: &[&str] = &["cargo ", "curl ", "grep ", "make ", "SELECT "];
+const COMMANDS: &[&str] = &["cargo ", "curl ", "grep ", "helm ", "make ", "SELECT "];
 
 #[test]
 fn every_name_is_in_the_code() {

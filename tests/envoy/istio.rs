@@ -21,7 +21,7 @@ const INTERNAL: [&str; 2] = ["0.0.0.0_10001", "0.0.0.0_10002"];
 
 /// What makes a gateway with the WasmPlugin that enforces.
 pub fn enforcing() -> Vec<Value> {
-    let mut resources = files(&["wasmplugin", "connection", "routes"]);
+    let mut resources = files(&["mesh", "wasmplugin", "connection", "routes"]);
     set_everywhere(
         manifests::the_mut(&mut resources, "WasmPlugin"),
         "mode",
@@ -54,7 +54,7 @@ async fn start_at(resources: Vec<Value>, port: impl Fn(u64) -> u64) -> Deployed 
 
 #[tokio::test]
 async fn the_wasm_plugin_begins_in_shadow_mode() {
-    let deployed = start(files(&["wasmplugin", "connection", "routes"])).await;
+    let deployed = start(files(&["mesh", "wasmplugin", "connection", "routes"])).await;
     deployed.assert_shadows(GATEWAY).await;
     deployed.assert_annotates_in_time(GATEWAY).await;
     deployed.assert_untroubled();
@@ -90,10 +90,10 @@ async fn the_wasm_plugin_enforces() {
 /// `docs/runbook.md`: how soon a change of the plugin counts. Nothing is asked about again.
 #[tokio::test]
 async fn a_change_of_mode_counts_for_the_next_request_of_an_open_connection() {
-    let resources = files(&["envoyfilter", "connection", "routes", "internal"]);
+    let resources = files(&["envoyfilter", "connection", "routes", "internal", "mesh"]);
     for (resources, extension) in [
         (
-            files(&["wasmplugin", "connection", "routes"]),
+            files(&["mesh", "wasmplugin", "connection", "routes"]),
             "istio-ingress.matrix-edge-auth",
         ),
         (resources, "matrix-edge-auth-gateway"),
@@ -133,7 +133,7 @@ async fn istios_defaults_would_rewrite_paths_and_let_underscores_and_upgrades_pa
 
 #[tokio::test]
 async fn no_upgrade_takes_the_identity_away() {
-    let deployed = start(files(&["wasmplugin", "connection", "routes"])).await;
+    let deployed = start(files(&["mesh", "wasmplugin", "connection", "routes"])).await;
     let upgrade = upgrade(&deployed.alice());
     assert_eq!(deployed.send(GATEWAY, &upgrade).await.status, 403);
     assert_eq!(deployed.homeserver.started(), 0);
@@ -148,7 +148,7 @@ fn upgrade(token: &str) -> Request {
 
 #[tokio::test]
 async fn the_envoy_filter_serves_all_three_roles() {
-    let mut resources = files(&["envoyfilter", "connection", "routes", "internal"]);
+    let mut resources = files(&["envoyfilter", "connection", "routes", "internal", "mesh"]);
     set_everywhere(&mut resources[0], "mode", "enforce");
     for bind in [443, 8443] {
         let deployed = start_at(
@@ -208,7 +208,7 @@ async fn a_policy_is_asked_before_the_internal_roles_answer() {
 
 #[tokio::test]
 async fn without_the_module_nothing_passes() {
-    let resources = files(&["envoyfilter", "connection", "routes", "internal"]);
+    let resources = files(&["envoyfilter", "connection", "routes", "internal", "mesh"]);
     let deployed = Deployed::start(|upstreams, dir| {
         let port = |port| if port == 443 { 8443 } else { port };
         let config = istio::configuration(&resources, port, &module(), upstreams, dir);
@@ -291,4 +291,24 @@ fn the_labels_are_those_of_the_project() {
         annotations["sidecar.istio.io/bootstrapOverride"],
         manifests::file("envoy/istio/labels.yaml")[0]["metadata"]["name"]
     );
+}
+
+/// What federation signs. An EnvoyFilter cannot keep paths, since Istio merges no `false`.
+#[tokio::test]
+async fn paths_reach_the_homeserver_as_they_were_sent_if_the_mesh_keeps_them() {
+    let path = "/_matrix/federation/v1/query/directory?room_alias=%23a%3Aexample.org";
+    let encoded = "/_matrix/federation/v1/%76ersion/%7E/..%2F%41";
+    for (names, arrives) in [
+        (&["mesh", "wasmplugin", "connection", "routes"][..], encoded),
+        (
+            &["wasmplugin", "connection", "routes"],
+            "/_matrix/federation/v1/version/~/..%2FA",
+        ),
+    ] {
+        let deployed = start(files(names)).await;
+        let seen = deployed.pass(GATEWAY, &Request::get(encoded)).await;
+        assert_eq!(seen.target, arrives);
+        let seen = deployed.pass(GATEWAY, &Request::get(path)).await;
+        assert_eq!(seen.target, path);
+    }
 }

@@ -182,7 +182,7 @@ fn meshes() -> [(&'static str, Value); 2] {
         paths.flat_map(|path| manifests::file(&path)).collect()
     };
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let of_istio = files("istio", &["wasmplugin", "connection", "routes"]);
+    let of_istio = files("istio", &["mesh", "wasmplugin", "connection", "routes"]);
     let of_gateway = files("envoy-gateway", &["gateway", "policies", "routes"]);
     let port = |port| port;
     [

@@ -141,8 +141,16 @@ pub const COMMANDS: &[Command] = &[
     ),
     command(
         "envoy/istio/README.md",
-        "matrix-edge-auth check envoy/istio/connection.yaml envoy/istio/routes.yaml envoy/istio/wasmplugin.yaml",
+        "matrix-edge-auth check envoy/istio/mesh.yaml envoy/istio/connection.yaml envoy/istio/routes.yaml envoy/istio/wasmplugin.yaml",
         Elsewhere("cli/tests/shipped.rs", "it checks every folder"),
+    ),
+    command(
+        "envoy/istio/README.md",
+        "helm upgrade istiod istio/istiod -n istio-system --reuse-values -f envoy/istio/mesh.yaml",
+        Elsewhere(
+            "tests/envoy/istio.rs",
+            "it shows what the values make of paths, in a real Envoy",
+        ),
     ),
     command(
         "envoy/istio/README.md",

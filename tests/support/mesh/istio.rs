@@ -98,7 +98,10 @@ fn listeners(resources: &[Value], port: impl Fn(u64) -> u64) -> Vec<Listener> {
                 port: number,
                 bind: port(number),
                 is_https: server["port"]["protocol"] == "HTTPS",
-                manager: manager(virtual_hosts(resources, gateway, server, number)),
+                manager: manager(
+                    virtual_hosts(resources, gateway, server, number),
+                    !keeps_paths(resources),
+                ),
                 merged: json!({}),
             });
         }
@@ -107,8 +110,8 @@ fn listeners(resources: &[Value], port: impl Fn(u64) -> u64) -> Vec<Listener> {
 }
 
 /// pilot/pkg/networking/core/listener_builder.go, `buildHTTPConnectionManager`, and gateway.go for what a gateway adds.
-/// `normalize_path` is that of the mesh's default `pathNormalization`.
-fn manager(virtual_hosts: Vec<Value>) -> Value {
+/// `normalize_path` is that of the mesh's `pathNormalization`.
+fn manager(virtual_hosts: Vec<Value>, normalizes: bool) -> Value {
     json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "codec_type": "AUTO",
@@ -117,7 +120,7 @@ fn manager(virtual_hosts: Vec<Value>) -> Value {
         "use_remote_address": true,
         "forward_client_cert_details": "SANITIZE_SET",
         "set_current_client_cert_details": {"subject": true, "cert": true, "dns": true, "uri": true},
-        "normalize_path": true,
+        "normalize_path": normalizes,
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
         "stream_idle_timeout": "0s",
         "upgrade_configs": [{"upgrade_type": "websocket"}],
@@ -129,6 +132,15 @@ fn manager(virtual_hosts: Vec<Value>) -> Value {
         ],
         "route_config": {"name": "routes", "virtual_hosts": virtual_hosts},
     })
+}
+
+/// Whether the values of Istio's chart have gateways leave paths as they are.
+fn keeps_paths(resources: &[Value]) -> bool {
+    let normalization = "/meshConfig/pathNormalization/normalization";
+    let mut told = resources
+        .iter()
+        .filter_map(|one| one.pointer(normalization));
+    told.any(|it| it == "NONE")
 }
 
 fn filter(name: &str, config: &str) -> Value {

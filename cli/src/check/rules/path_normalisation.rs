@@ -36,7 +36,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     let mut clusters: BTreeMap<usize, HashSet<&str>> = BTreeMap::new();
     let has_istio = |one: &Use<'t>| matches!(one.host, Host::WasmPlugin | Host::EnvoyFilter);
     let has_istio = before_servers(deployment).any(has_istio);
-    let is_kept = has_istio && is_kept_by_mesh(deployment, found);
+    let is_settled = has_istio && is_settled_by_mesh(deployment, found);
     if has_istio {
         rewrites::check_virtual_services(deployment, found);
     }
@@ -64,8 +64,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 for manager in deployment.merged_managers(one) {
                     check_manager(manager, found);
                 }
-                if !is_kept {
-                    check_istio(deployment, one, found);
+                if !is_settled {
+                    check_istio(one, found);
                 }
             }
             (Host::EnvoyGateway, _) => check_envoy_gateway(deployment, one, found),
@@ -79,13 +79,14 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// Whether the mesh keeps paths. Tells of a mesh that merges slashes: a patch cannot set `merge_slashes` back, since protobuf
-/// merges no `false`.
-fn is_kept_by_mesh<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) -> bool {
-    let mut is_kept = false;
+/// Whether the mesh keeps paths, or it has been told that it does not. No patch can set `normalize_path` or `merge_slashes` back,
+/// since protobuf merges no `false`.
+fn is_settled_by_mesh<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) -> bool {
+    let mut is_settled = false;
     for told in deployment.path_normalizations() {
-        is_kept |= told.way == "NONE";
+        is_settled |= told.way == "NONE";
         if told.way.ends_with("MERGE_SLASHES") {
+            is_settled = true;
             found.add(
                 told.spot,
                 format!(
@@ -97,21 +98,17 @@ fn is_kept_by_mesh<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) -> bo
             );
         }
     }
-    is_kept
+    is_settled
 }
 
-/// Tells of a gateway for which no EnvoyFilter keeps paths.
-fn check_istio<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
-    check_scoped_patches(deployment, one, found);
-    let mut managers = deployment.merged_managers(one);
-    if !managers.any(|manager| manager.boolean_at(&["normalize_path"]) == Some(false)) {
-        found.add(
-            one.spot(),
-            "Istio's gateways rewrite paths (`normalize_path`), and neither an EnvoyFilter nor a `pathNormalization` of these \
-             files turns it off: a federation request whose path changes fails its signature",
-            "apply envoy/istio/connection.yaml as well; if you do, give it to `check` together with this file",
-        );
-    }
+/// Tells of a gateway of a mesh that does not keep paths.
+fn check_istio<'t>(one: &Use<'t>, found: &mut Found<'t>) {
+    found.add(
+        one.spot(),
+        "Istio's gateways rewrite paths (`normalize_path`), and no `pathNormalization` of these files turns it off; an EnvoyFilter \
+         cannot, since Istio merges no `false`: a federation request whose path changes fails its signature",
+        "give envoy/istio/mesh.yaml to Istio's chart; if you do, give it to `check` together with this file",
+    );
 }
 
 /// Tells of a gateway for which no ClientTrafficPolicy keeps paths.
@@ -128,23 +125,6 @@ fn check_envoy_gateway<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &m
             "apply a ClientTrafficPolicy with `path: { escapedSlashesAction: KeepUnchanged, disableMergeSlashes: true }`; if you \
              do, give it to `check` together with this file",
         );
-    }
-}
-
-/// Notes each patch that sets `normalize_path` on one port, if no patch sets it on all ports.
-fn check_scoped_patches<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
-    let path = ["match", "listener", "portNumber"];
-    let value = ["patch", "value", "typed_config", "normalize_path"];
-    let patches = deployment.patches(one, "NETWORK_FILTER");
-    let setting: Vec<Value<'t>> = patches.filter(|it| it.at(&value).is_some()).collect();
-    if setting.iter().all(|patch| patch.at(&path).is_some()) {
-        for listener in setting.iter().filter_map(|patch| patch.at(&path[..2])) {
-            found.note(
-                Spot::key(listener, path[2]),
-                "paths are kept on this port: whether Matrix is served on others is not in these files",
-                "leave `portNumber` out, or patch each port that serves Matrix",
-            );
-        }
     }
 }
 
