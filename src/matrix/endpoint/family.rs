@@ -77,20 +77,13 @@ pub(super) fn find<'a>(families: &'a [Family], path: &[u8]) -> Option<&'a Family
         Some(word) => u64::from_be_bytes(*word),
         None => key(name),
     };
-    let is_before = |family: &Family| family.key < key;
-    let first = if families.len() <= FEW {
-        families
-            .iter()
-            .take_while(|family| is_before(family))
-            .count()
-    } else {
-        families.partition_point(is_before)
-    };
-    families
-        .get(first..)?
-        .iter()
-        .take_while(|family| family.key == key)
-        .find(|family| is_equal(family.name.as_bytes(), name))
+    let is_it = |family: &&Family| family.key == key && is_equal(family.name.as_bytes(), name);
+    if families.len() <= FEW {
+        return families.iter().find(is_it);
+    }
+    let first = families.partition_point(|family| family.key < key);
+    let alike = families.get(first..)?.iter();
+    alike.take_while(|family| family.key == key).find(is_it)
 }
 
 /// How a name begins: its first eight bytes, as a number that has the order of names.

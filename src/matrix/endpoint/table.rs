@@ -512,7 +512,10 @@ fn family(path: &[u8]) -> Option<(&'static Family, &[u8])> {
 
 /// The path after its version: `r0`, `v1` and higher, `unstable`, and `api/v1` of long ago.
 fn after_version(path: &[u8]) -> Option<&[u8]> {
-    let path = after(path, b"api/").unwrap_or(path);
+    let path = match path {
+        [b'a', ..] => after(path, b"api/")?,
+        path => path,
+    };
     match path {
         [b'r', b'0', b'/', rest @ ..] => Some(rest),
         [b'v', rest @ ..] => {
