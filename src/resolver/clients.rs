@@ -141,4 +141,20 @@ mod tests {
         assert!(!is_one(&["", "a"]));
         assert!(!is_one(&["@/run/a.sock", "@/run/b.sock"]));
     }
+
+    #[test]
+    fn configurations_that_count_otherwise_have_budgets_of_their_own() {
+        let client = ClientKey::of(b"192.0.2.1");
+        let limits =
+            [(10, 60), (11, 60), (10, 61)].map(|(per_source, seconds)| UnknownTokenBudget {
+                per_source,
+                window: std::time::Duration::from_secs(seconds),
+            });
+        let budgets = limits.each_ref().map(|limit| client.budget(1, limit));
+        for (number, budget) in budgets.iter().enumerate() {
+            let same = budgets.iter().filter(|other| *other == budget);
+            assert_eq!(same.count(), 1, "{:?}", limits[number]);
+            assert_ne!(*budget, client.budget(2, &limits[number]));
+        }
+    }
 }

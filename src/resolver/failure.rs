@@ -104,6 +104,14 @@ impl FailureLog {
 }
 
 #[cfg(test)]
+impl FailureLog {
+    /// How many questions are remembered.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::token::TokenDigest;

@@ -318,4 +318,18 @@ mod tests {
         let again = fingerprints.filter(|fingerprint| fail(&mut two, &store, *fingerprint, NOW));
         assert_eq!(again.count(), 0);
     }
+
+    /// Too many questions at once are the clients' doing.
+    #[test]
+    fn an_overload_says_nothing_of_mas() {
+        for is_failing in [false, true] {
+            let told = Told {
+                is_failing,
+                ..Told::default()
+            };
+            assert_eq!(told.after(Topic::Overloaded, NOW).is_failing, is_failing);
+            assert!(told.after(Topic::Timeout, NOW).is_failing);
+            assert!(!told.after(Topic::Answers, NOW).is_failing);
+        }
+    }
 }

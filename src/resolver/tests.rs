@@ -398,6 +398,22 @@ fn a_failure_is_remembered_only_where_a_stale_answer_serves() {
 }
 
 #[test]
+fn a_failure_is_forgotten_with_a_tick() {
+    let mut worker = Worker::new(&Rc::default());
+    let overrides = json!({"cache": {"stale_if_error": "10m", "refresh_ahead": false}});
+    let upstream = upstream(&overrides, GATEWAY);
+    worker.ask(&upstream, TOKENS[0], &ALICE);
+    worker.answer(200, ACTIVE);
+    worker.pass(10_000);
+    worker.ask(&upstream, TOKENS[0], &ALICE);
+    worker.answer(500, "");
+    for (millis, left) in [(119_999, 1), (1, 0)] {
+        worker.pass(millis);
+        assert_eq!(worker.resolver.failures.len(), left);
+    }
+}
+
+#[test]
 fn a_call_that_went_with_its_root_is_made_again() {
     let mut worker = Worker::new(&Rc::default());
     let upstream = upstream(&json!({}), GATEWAY);

@@ -64,3 +64,27 @@ impl Timers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn a_hurried_root_that_ends_lets_another_one_be_hurried() {
+        let host = FakeHost::default();
+        let mut timers = Timers::default();
+        let roots = [RootId(1), RootId(2)];
+        roots.iter().for_each(|root| timers.note(*root));
+        for root in roots {
+            timers.hurry(&Callback::new(&host, root));
+            assert_eq!(host.period.get(), Some(HURRIED_TICK), "{root:?}");
+            assert!(timers.stop(&host, root) && !timers.stop(&host, root));
+            assert_eq!(host.period.get(), None);
+            // It has ended: nothing is slowed down.
+            timers.slow_down(&host);
+            assert_eq!(host.period.get(), None);
+        }
+        assert!(timers.are_none());
+    }
+}

@@ -516,3 +516,22 @@ fn where_envoy_injects_the_credential_nobody_outside_can_introspect() {
     let name = "matrix_edge_auth_rejections_total.reason=unrecognized";
     assert_eq!(process.metric(name), 10);
 }
+
+/// Envoy would refuse a call with a longer one, and each that waits is held in memory.
+#[test]
+fn a_trace_header_goes_along_up_to_a_kibibyte() {
+    for (length, goes_along) in [(1_024, true), (1_025, false)] {
+        let mut worker = SimulatedWorker::new(&Process::new());
+        let id = "x".repeat(length);
+        worker.request(
+            &gateway(1, json!({})),
+            whoami(ALICE).header("x-request-id", &id),
+        );
+        let calls = worker.calls();
+        let sent = calls[0]
+            .headers
+            .iter()
+            .any(|(name, _)| name == "x-request-id");
+        assert_eq!(sent, goes_along, "{length}");
+    }
+}

@@ -206,3 +206,16 @@ fn forged_headers_do_not_change_what_the_homeserver_is_answered() {
     let stream = worker.request(&role, introspect(ALICE).bearer("secret"));
     assert_eq!(worker.fate(stream), passed_on(), "two credentials");
 }
+
+/// A removal takes all fields of a name.
+#[test]
+fn one_spelling_may_come_as_often_as_a_client_likes() {
+    for role in roles() {
+        let mut worker = SimulatedWorker::new(&Process::new());
+        let request = (0..40).fold(Request::get("/unknown"), |request, number| {
+            request.header("x-matrix-user-id", &format!("@eve{number}:example.org"))
+        });
+        let stream = worker.request(&role, request);
+        assert!(names(&worker.seen_by_homeserver(stream)).is_empty());
+    }
+}

@@ -208,3 +208,17 @@ fn a_renewal_that_finds_another_one_under_way_does_not_wait_for_it() {
     one.answer(200, ACTIVE);
     assert_eq!((heard(&host, 1).count(), heard(&host, 2).count()), (0, 0));
 }
+
+/// Another worker may be able to make it.
+#[test]
+fn a_call_that_cannot_be_made_leaves_no_lease_behind() {
+    let host = Rc::<FakeHost>::default();
+    let (mut one, mut two) = (Worker::new(&host), Worker::new(&host));
+    let upstream = upstream(&json!({}), GATEWAY);
+    host.is_unreachable.set(true);
+    let request = one.ask(&upstream, TOKENS[0], &ALICE);
+    assert_eq!((one.calls(), one.end(request).is_some()), (0, true));
+    host.is_unreachable.set(false);
+    two.ask(&upstream, TOKENS[0], &ALICE);
+    assert_eq!(two.calls(), 1);
+}

@@ -10,7 +10,7 @@
 //! another one (`ends/handover.rs`).
 //!
 //! Anyone can end an invented token, so what is remembered is bounded. An end that removed no answer gives way to one that
-//! did. Where there is still no room, an end acts at once. `tests/scenarios/ends.rs` shows all of it.
+//! did. Where there is still no room, an end acts at once. `tests/scenarios/ends.rs` shows the rest of it.
 
 mod handover;
 
@@ -343,5 +343,81 @@ fn owner_of(
     match subject {
         EndSubject::Token(token) => cache.lookup_stale(store, token, now)?.user,
         EndSubject::User(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config,
+        host::{RootId, Runtime as _, fake::FakeHost},
+    };
+
+    const ROOT: RootId = RootId(1);
+
+    fn plugin() -> Rc<Plugin> {
+        let text = r#"{"server_name":"example.org","introspection":{"cluster":"mas","credential":{"injected":true}}}"#;
+        let config = config::parse(text.as_bytes(), &|_| None).unwrap();
+        Rc::new(Plugin::new(ROOT, config))
+    }
+
+    fn end_at(plugin: &Rc<Plugin>, due_at: Instant) -> End {
+        End {
+            plugin: Rc::clone(plugin),
+            reason: InvalidationReason::Logout,
+            ends_owner: false,
+            removed_answer: false,
+            due_at,
+            repeat_until: due_at,
+        }
+    }
+
+    /// Anyone can end invented tokens, and what is remembered of those makes room for the others.
+    #[test]
+    fn only_an_end_that_removed_nothing_and_for_which_nothing_waits_gives_way() {
+        let (plugin, now) = (plugin(), Instant::from_millis(1_000_000));
+        let deferred_until = now + MIN_INTERVAL;
+        for (removed_answer, due_at, gives_way) in [
+            (false, None, true),
+            // Its own repetition, and another end.
+            (false, Some(deferred_until), true),
+            (false, Some(now), false),
+            (true, None, false),
+            (true, Some(deferred_until), false),
+        ] {
+            let recent = Recent {
+                subject: EndSubject::Token(TokenDigest::of(b"token")),
+                deferred_until,
+                removed_answer,
+                deferred: due_at.map(|due_at| end_at(&plugin, due_at)),
+            };
+            assert_eq!(recent.gives_way(), gives_way, "{recent:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_removed_an_answer_once_stays_and_so_does_the_end_of_a_user() {
+        let (plugin, host) = (plugin(), FakeHost::default());
+        let mut resolver = Resolver::<u32>::default();
+        let token = EndSubject::Token(TokenDigest::of(b"token"));
+        let user = EndSubject::User(UserKey::of("alice"));
+        let mut ends = SessionEnds::default();
+        ends.remember(Recent {
+            subject: token,
+            deferred_until: host.now(),
+            removed_answer: true,
+            deferred: None,
+        });
+        for subject in [token, user] {
+            let cb = Callback::new(&host, ROOT);
+            ends.apply_or_defer(&cb, &mut resolver, subject, end_at(&plugin, host.now()));
+        }
+        let removed: Vec<_> = ends
+            .recents
+            .iter()
+            .map(|recent| recent.removed_answer)
+            .collect();
+        assert_eq!(removed, [true, true]);
     }
 }

@@ -88,3 +88,46 @@ impl RefusedTokens {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{RootId, Runtime as _, fake::FakeHost};
+
+    const NOW: Instant = Instant::from_millis(1_000_000);
+
+    fn question(number: usize) -> QuestionKey {
+        QuestionKey {
+            digest: TokenDigest::of(&number.to_le_bytes()),
+            fingerprint: 1,
+        }
+    }
+
+    #[test]
+    fn a_token_is_refused_anew_after_ten_seconds_and_not_before() {
+        let mut refused = RefusedTokens::default();
+        let moments = [0, 9_999, 10_000, 10_001, 20_000];
+        let admitted =
+            moments.map(|millis| refused.admit(question(1), NOW + Duration::from_millis(millis)));
+        assert_eq!(admitted, [true, false, true, false, true]);
+    }
+
+    #[test]
+    fn refused_tokens_are_bounded_and_forgotten_with_a_tick() {
+        let host = FakeHost::default();
+        let mut resolver = Resolver::<u32>::default();
+        let mut learned = Learned::default();
+        let fill = |learned: &mut Learned, now| {
+            let numbers = 0..MAX_REFUSED_TOKENS + 10;
+            numbers
+                .filter(|number| learned.refused.admit(question(*number), now))
+                .count()
+        };
+        assert_eq!(fill(&mut learned, host.now()), MAX_REFUSED_TOKENS);
+        for (wait, room) in [(9_999, 0), (1, MAX_REFUSED_TOKENS)] {
+            host.advance(Duration::from_millis(wait));
+            learned.on_tick(&Callback::new(&host, RootId(1)), &mut resolver);
+            assert_eq!(fill(&mut learned, host.now()), room);
+        }
+    }
+}

@@ -230,4 +230,17 @@ mod tests {
         assert!(callers.admits(&caller, last));
         assert!(!callers.admits(&caller, NOW + LONGEST));
     }
+
+    #[test]
+    fn callers_that_mas_has_not_accepted_for_an_hour_make_room() {
+        let mut callers = AcceptedCallers::default();
+        let upstream = upstream("a");
+        let of = |number: usize| CallerKey::of(&upstream, TokenSecret::NONE, &number.to_le_bytes());
+        for number in 0..MAX_CALLERS {
+            callers.note(of(number), Some(200), NOW);
+        }
+        callers.note(of(MAX_CALLERS), Some(200), NOW + LONGEST);
+        assert!(callers.admits(&of(MAX_CALLERS), NOW + LONGEST));
+        assert_eq!(callers.0.len(), 1);
+    }
 }
