@@ -213,7 +213,7 @@ fn one_spelling_may_come_as_often_as_a_client_likes() {
     for role in roles() {
         let mut worker = SimulatedWorker::new(&Process::new());
         let request = (0..40).fold(Request::get("/unknown"), |request, number| {
-            request.header("x-matrix-user-id", &format!("@eve{number}:example.org"))
+            request.header("x-matrix-user-id", format!("@eve{number}:example.org"))
         });
         let stream = worker.request(&role, request);
         assert!(names(&worker.seen_by_homeserver(stream)).is_empty());
