@@ -69,12 +69,12 @@ mod tests {
         let mut numbers = Vec::new();
         for alternative in alternatives {
             let (head, count) = match alternative.split_once("[0-9]") {
-                Some((head, "")) => (head, 1),
-                Some((head, zeros)) => {
+                Some((head, "")) if !head.is_empty() => (head, 1),
+                Some((head, zeros)) if !head.is_empty() => {
                     let zeros = zeros.trim_matches(['{', '}']);
                     (head, zeros.parse().unwrap())
                 }
-                None => (alternative.as_str(), 0),
+                _ => (alternative.as_str(), 0),
             };
             let size = 10_u32.pow(count);
             let heads = match head.split_once('[') {
@@ -101,6 +101,14 @@ mod tests {
             let distinct: BTreeSet<u32> = numbers.iter().copied().collect();
             proptest::prop_assert_eq!(numbers.len(), distinct.len());
             proptest::prop_assert!(distinct.into_iter().eq(from..=to));
+        }
+    }
+
+    /// One digit stands for itself, and not for the end of a longer number.
+    #[test]
+    fn a_range_of_one_digit_is_matched() {
+        for to in [8, 9, 10, 19, 99, 100] {
+            assert!(matched(&numbers(0, to)).into_iter().eq(0..=to), "{to}");
         }
     }
 
