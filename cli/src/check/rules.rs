@@ -1,6 +1,7 @@
 //! The rules: one file each, with the trap, why it is one, and what to write instead.
 
 mod admin_interface;
+mod bare_listener;
 mod bridges;
 mod budget_address;
 mod capabilities;

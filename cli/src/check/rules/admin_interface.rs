@@ -8,13 +8,11 @@ use std::collections::HashSet;
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
+    bare_listener::{entry_of, has_guard},
     internal_address::{is_exposed, is_open_to_others},
     routes::targets,
 };
-use crate::{
-    check::deployment::{Entry, Envoy, NetworkFilter, typed},
-    yaml::Value,
-};
+use crate::{check::deployment::Envoy, yaml::Value};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -30,15 +28,6 @@ const METRICS: &str = "whoever reaches this listener reads Envoy's metrics: how 
                        are doing";
 const HELP: &str = "give the listener an address of its caller's network, or let only its callers in by `filter_chain_match: { \
                     source_prefix_ranges: .. }`, or give `check` together with this file what closes the port";
-
-/// Filters that ask callers who they are.
-const GUARDS: [&str; 5] = [
-    ".ApiKeyAuth",
-    ".BasicAuth",
-    ".ExtAuthz",
-    ".JwtAuthentication",
-    ".OAuth2",
-];
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for envoy in &deployment.envoys {
@@ -143,25 +132,5 @@ fn harm(route: Value<'_>) -> Option<&'static str> {
         Some(METRICS)
     } else {
         Some(WHOLE)
-    }
-}
-
-/// Whether a connection manager has a filter that asks callers who they are, or one that comes from elsewhere.
-fn has_guard(manager: Value<'_>) -> bool {
-    let mut filters = manager.list(&["http_filters"]);
-    filters.any(|filter| {
-        let kind = filter.get("typed_config").and_then(typed);
-        kind.is_some_and(|(kind, _)| GUARDS.iter().any(|guard| kind.ends_with(guard)))
-            || filter.get("config_discovery").is_some()
-    })
-}
-
-fn entry_of(filter: NetworkFilter<'_>) -> Entry<'_> {
-    Entry {
-        listener: Some(filter.listener),
-        chain: Some(filter.chain),
-        manager: filter.config,
-        filter_name: "",
-        is_off: true,
     }
 }

@@ -11,8 +11,9 @@ use matrix_edge_auth::matrix::endpoint::{AuthRequirement, Method, classify};
 use super::{Deployment, Found, Spot};
 use crate::{
     check::{
-        deployment::{Entry, Envoy, Host, NetworkFilter, Use, typed},
+        deployment::{Entry, Envoy, Host, Use},
         rules::{
+            bare_listener::{entry_of, has_guard},
             internal_address::is_exposed,
             routes::{
                 PRIVATE, before_servers, candidates, is_disabled, routes_of_all_hosts, switched,
@@ -24,15 +25,6 @@ use crate::{
 };
 
 const KEY: &str = "typed_per_filter_config";
-
-/// Filters that let only authenticated callers pass.
-const GUARDS: [&str; 5] = [
-    ".ApiKeyAuth",
-    ".BasicAuth",
-    ".ExtAuthz",
-    ".JwtAuthentication",
-    ".OAuth2",
-];
 
 pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for (number, envoy) in deployment.envoys.iter().enumerate() {
@@ -194,27 +186,6 @@ fn check_neighbours<'t>(
             );
         }
     }
-}
-
-fn entry_of(filter: NetworkFilter<'_>) -> Entry<'_> {
-    Entry {
-        listener: Some(filter.listener),
-        chain: Some(filter.chain),
-        manager: filter.config,
-        filter_name: "",
-        is_off: true,
-    }
-}
-
-/// Whether a connection manager has a filter that authenticates callers, or a filter that comes from elsewhere and may do
-/// so.
-fn has_guard(manager: Value<'_>) -> bool {
-    let mut filters = manager.list(&["http_filters"]);
-    filters.any(|filter| {
-        let kind = filter.get("typed_config").and_then(typed);
-        kind.is_some_and(|(kind, _)| GUARDS.iter().any(|guard| kind.ends_with(guard)))
-            || filter.get("config_discovery").is_some()
-    })
 }
 
 /// The routes of a virtual host that may be taken by requests that need a token, and where these routes lead.
