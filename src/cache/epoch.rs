@@ -10,7 +10,7 @@
 
 use crate::{
     clock::Instant,
-    host::{NotWritten, Store, update},
+    host::{NotWritten, Store, Unreadable, update},
     mas::user::UserKey,
     shared_data::name,
     token::TokenDigest,
@@ -71,13 +71,14 @@ impl Epochs {
     }
 
     /// Reads the counters again.
-    pub fn read(&mut self, store: &impl Store) {
-        if let Some(stored) = store.read(name::EPOCHS)
+    pub fn read(&mut self, store: &impl Store) -> Result<(), Unreadable> {
+        if let Some(stored) = store.try_read(name::EPOCHS)?
             && self.cas != Some(stored.cas)
         {
             *self = Self::decode(&stored.value);
             self.cas = Some(stored.cas);
         }
+        Ok(())
     }
 
     /// Returns whether nothing was told of the user, up to the last reading, since this moment.
@@ -164,7 +165,7 @@ mod tests {
             let (mut one, mut two) = (Epochs::default(), Epochs::default());
             for raised in 1..=3 {
                 one.bump(&store, subject, NOW).unwrap();
-                two.read(&store);
+                two.read(&store).unwrap();
                 assert_eq!(
                     [one.counter(subject), two.counter(subject)],
                     [raised, raised]
@@ -202,7 +203,7 @@ mod tests {
         assert!(is_past(&one, 100) && !is_past(&one, 0));
         one.bump(&store, Subject::User(&USER), at(100)).unwrap();
         assert!(is_past(&two, 100), "not yet read");
-        two.read(&store);
+        two.read(&store).unwrap();
         for epochs in [&one, &two] {
             assert!(!is_past(epochs, 99) && !is_past(epochs, 100) && is_past(epochs, 102));
         }
@@ -237,11 +238,21 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_changes_nothing() {
+        let store = MemoryStore::default();
+        let mut epochs = Epochs::default();
+        epochs.bump(&store, Subject::Token(&TOKEN), NOW).unwrap();
+        store.is_unreadable.set(true);
+        assert_eq!(epochs.read(&store), Err(Unreadable));
+        assert_eq!(epochs.counter(Subject::Token(&TOKEN)), 1);
+    }
+
+    #[test]
     fn a_value_of_another_length_is_read_as_far_as_it_goes() {
         let mut epochs = Epochs::decode(&[1, 0, 0, 0, 9]);
         assert_eq!(epochs.counter(Subject::Token(&TokenDigest([0; 16]))), 1);
         assert_eq!(epochs.counter(Subject::Token(&TokenDigest([255; 16]))), 0);
-        epochs.read(&MemoryStore::default());
+        epochs.read(&MemoryStore::default()).unwrap();
         assert_eq!(epochs.encode().len(), (TOKENS + USERS) * 4);
     }
 }

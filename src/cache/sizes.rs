@@ -99,9 +99,12 @@ impl Sizes {
         let mark = self.mark.read(store).ok().flatten();
         let mut known = self.known.take();
         if mark.is_none() || known.mark != mark {
-            let stored = store.read(self.key.as_bytes());
-            known.sizes = stored.map_or_else(Vec::new, |stored| decode(&stored.value));
-            known.mark = mark;
+            // What cannot be read is as it was, and is read again the next time.
+            known.mark = None;
+            if let Ok(stored) = store.try_read(self.key.as_bytes()) {
+                known.sizes = stored.map_or_else(Vec::new, |stored| decode(&stored.value));
+                known.mark = mark;
+            }
         }
         known.sizes.iter().copied().for_each(&mut each);
         self.known.replace(known);
@@ -114,6 +117,12 @@ impl Sizes {
         // Also if the number was there: the worker that entered it may not have come to this yet.
         self.mark.renew(store).ok()?;
         self.last_read.forget();
+        // Its own is known also where the register cannot be read.
+        if let Ok(mut known) = self.known.try_borrow_mut()
+            && !known.sizes.contains(&number)
+        {
+            known.sizes.push(number);
+        }
         Some(number)
     }
 

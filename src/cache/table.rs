@@ -130,7 +130,7 @@ impl Table {
 
     /// Returns the answer to this question, fresh or not. Finding it is a use.
     pub fn find(&self, store: &impl Store, key: &QuestionKey, now: Instant) -> Option<Entry> {
-        let mut bucket = self.buckets(store)?.read(store, &key.digest.0);
+        let mut bucket = self.buckets(store)?.try_read(store, &key.digest.0).ok()?;
         let Some(record) = bucket.find_mut(|record| answers(record, key)) else {
             self.misses.remember(key.digest, now, bucket);
             return None;
@@ -292,7 +292,7 @@ impl Table {
         meant: Meant<'_>,
     ) -> Vec<Removed> {
         let removed = until_written(|| {
-            let bucket = buckets.read(store, &digest.0);
+            let bucket = buckets.try_read(store, &digest.0)?;
             let is_emptied = matches!(meant, Meant::All) && bucket.is_foreign();
             let meant =
                 |record: &[u8]| EntryHead::of(record, digest).filter(|head| meant.includes(head));
@@ -376,7 +376,7 @@ fn answers(record: &[u8], key: &QuestionKey) -> bool {
 /// Marks the records about the token in one bucket as doubted. Returns whether there was one that was not.
 fn doubt_in(buckets: &Buckets, store: &impl Store, digest: &TokenDigest) -> bool {
     let doubted = until_written(|| {
-        let mut bucket = buckets.read(store, &digest.0);
+        let mut bucket = buckets.try_read(store, &digest.0)?;
         let is_meant =
             |record: &[u8]| EntryHead::of(record, digest).is_some_and(|head| !head.is_doubted);
         let mut has_changed = false;

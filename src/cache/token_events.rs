@@ -19,7 +19,7 @@ use std::cell::Cell;
 
 use crate::{
     clock::Instant,
-    host::{NotWritten, Store, update},
+    host::{NotWritten, Store, Unreadable, update},
     shared_data::{
         key_space::KeySpace,
         last_read::LastRead,
@@ -138,12 +138,19 @@ impl TokenEvents {
     }
 
     /// Returns what has happened to the token since that point.
-    pub fn since(&self, store: &impl Store, token: &TokenDigest, earlier: Point) -> Option<Event> {
-        let stored = store.read(self.keys.key(store, &token.0).as_bytes())?;
-        let event = History::decode(&stored.value).since(earlier, token)?;
-        // MAS is asked again, which must not go by the same point.
-        self.forget_last_read();
-        Some(event)
+    pub fn since(
+        &self,
+        store: &impl Store,
+        token: &TokenDigest,
+        earlier: Point,
+    ) -> Result<Option<Event>, Unreadable> {
+        let stored = store.try_read(self.keys.key(store, &token.0).as_bytes())?;
+        let event = stored.and_then(|stored| History::decode(&stored.value).since(earlier, token));
+        if event.is_some() {
+            // MAS is asked again, which must not go by the same point.
+            self.forget_last_read();
+        }
+        Ok(event)
     }
 
     /// Lets the next question go by the present number of events.

@@ -106,7 +106,10 @@ impl Ready {
             Self::Due(now) => {
                 matches!(flight.state, State::AwaitingPeer { check_at } if check_at <= now)
             }
-            Self::Expired(now) => flight.deadline <= now,
+            // Who waits for another worker looks again when the lease ends, and calls then.
+            Self::Expired(now) => {
+                flight.deadline <= now && !matches!(flight.state, State::AwaitingPeer { .. })
+            }
             Self::Orphaned => flight.state == State::Orphaned,
         }
     }

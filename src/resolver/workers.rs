@@ -24,7 +24,7 @@ use crate::{
         token_events::{Event, Point, TokenEvents},
     },
     clock::Instant,
-    host::{Backend, Callback, RootId},
+    host::{Backend, Callback, RootId, Unreadable},
     mas::user::UserKey,
     metrics::{InvalidationReason, Metric},
     token::TokenDigest,
@@ -74,8 +74,10 @@ impl Workers {
 
     /// Reads what other workers have voided.
     pub fn read_epochs<H: Backend>(&mut self, cb: &Callback<'_, H>) {
-        self.epochs.read(cb.host);
-        self.epochs_read_at = cb.now();
+        // What cannot be read is read again for the next hit.
+        if self.epochs.read(cb.host).is_ok() {
+            self.epochs_read_at = cb.now();
+        }
         self.events.forget_last_read();
     }
 
@@ -240,7 +242,7 @@ impl Workers {
         cb: &Callback<'_, H>,
         token: &TokenDigest,
         earlier: Point,
-    ) -> Option<Event> {
+    ) -> Result<Option<Event>, Unreadable> {
         self.events.since(cb.host, token, earlier)
     }
 

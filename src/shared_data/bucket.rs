@@ -74,7 +74,13 @@ impl Buckets {
         self.keys.seed(store)
     }
 
-    /// The bucket for `digest`. One that cannot be read is empty, and takes nothing.
+    /// The bucket for `digest`.
+    pub fn try_read(&self, store: &impl Store, digest: &[u8; 16]) -> Result<Bucket, Unreadable> {
+        let bucket = self.read(store, digest);
+        bucket.condition.map(|_| bucket).ok_or(Unreadable)
+    }
+
+    /// The same. One that cannot be read is empty, and takes nothing.
     pub fn read(&self, store: &impl Store, digest: &[u8; 16]) -> Bucket {
         let key = self.keys.key(store, digest);
         let (value, condition) = match store.try_read(key.as_bytes()) {

@@ -14,7 +14,7 @@ use crate::{
     ALICE, BOB, INACTIVE, active, alice,
     introspection_role::{introspect, passed_on},
     not_active,
-    simulated::{Fate, Process, SimulatedWorker, gateway, plugin},
+    simulated::{Cluster, Fate, Process, Request, SimulatedWorker, gateway, plugin},
     unable, whoami,
 };
 
@@ -217,4 +217,89 @@ fn a_request_whose_headers_cannot_be_read_or_changed_goes_nowhere() {
     let stream = worker.request(&gateway, whoami(ALICE));
     worker.answer_only_call(&active("alice"));
     assert_eq!(worker.fate(stream).status(), Some(500));
+}
+
+/// The token ends while MAS is asked, and its answer is from before.
+#[test]
+fn an_answer_is_not_kept_where_it_cannot_be_read_whether_the_token_has_ended() {
+    for unreadable in [None, Some("edge-auth.h")] {
+        let gateway = gateway(1, json!({}));
+        let mut cluster = Cluster::new(2);
+        cluster.seat_all(&gateway);
+        cluster[0].request(&gateway, whoami(ALICE));
+        cluster.process.advance(Duration::from_millis(300));
+        let logout = Request::new("POST", "/_matrix/client/v3/logout").bearer(ALICE);
+        let stream = cluster[1].request(&gateway, logout);
+        cluster[1].response(stream, 200);
+        cluster.deliver_all();
+        cluster[0].faults().shared_data.set(unreadable);
+        cluster[0].answer_only_call(&active("alice"));
+        cluster[0].faults().shared_data.set(None);
+        cluster.answer_all(INACTIVE);
+        let streams = cluster.request_each(&gateway, &whoami(ALICE));
+        cluster.answer_all(INACTIVE);
+        cluster.deliver_all();
+        assert_eq!(cluster.fates(&streams), [not_active(), not_active()]);
+    }
+}
+
+/// Another worker has found out that the token is not active, and this one asks since it cannot read so. MAS says otherwise by now.
+#[test]
+fn an_answer_that_could_not_be_read_is_superseded_all_the_same() {
+    let gateway = gateway(1, json!({}));
+    let mut cluster = Cluster::new(2);
+    cluster.seat_all(&gateway);
+    // That one keeps it for itself.
+    for _ in 0..3 {
+        cluster[1].request(&gateway, whoami(ALICE));
+        cluster.answer_all(INACTIVE);
+    }
+    // Its lease runs out.
+    cluster.tick_for(Duration::from_millis(1_500));
+    // This one looks at the sizes of the tables.
+    cluster[0].request(&gateway, whoami(BOB));
+    cluster.answer_all(&active("bob"));
+    cluster.process.advance(Duration::from_millis(100));
+    cluster[0].faults().shared_data.set(Some("edge-auth.n"));
+    let asked = cluster[0].request(&gateway, whoami(ALICE));
+    cluster[0].faults().shared_data.set(None);
+    cluster.answer_all(&active("alice"));
+    assert_eq!(cluster[0].fate(asked), alice());
+    cluster.tick_for(Duration::from_secs(1));
+    assert_eq!(
+        cluster.send_each(&gateway, &whoami(ALICE)),
+        [alice(), alice()]
+    );
+}
+
+/// Envoy refuses a worker one reading. The others after it go by what there is.
+#[test]
+fn what_is_refused_once_is_read_again() {
+    for (unreadable, by) in [("edge-auth.a.sizes", 0), ("edge-auth.epoch", 1)] {
+        let gateway = gateway(1, json!({}));
+        let mut cluster = Cluster::new(2);
+        cluster.seat_all(&gateway);
+        for _ in 0..2 {
+            let streams = cluster.request_each(&gateway, &whoami(ALICE));
+            cluster.answer_all(&active("alice"));
+            cluster.deliver_all();
+            assert_eq!(cluster.fates(&streams), [alice(), alice()]);
+            let logout = Request::new("POST", "/_matrix/client/v3/logout").bearer(ALICE);
+            let stream = cluster[0].request(&gateway, logout);
+            cluster[by].faults().shared_data.set(Some(unreadable));
+            cluster[0].response(stream, 200);
+            cluster.deliver_all();
+            cluster[by].faults().shared_data.set(None);
+            cluster.tick_for(Duration::from_secs(1));
+            let streams = cluster.request_each(&gateway, &whoami(ALICE));
+            cluster.answer_all(INACTIVE);
+            cluster.deliver_all();
+            assert_eq!(
+                cluster.fates(&streams),
+                [not_active(), not_active()],
+                "{unreadable}"
+            );
+            cluster.tick_for(Duration::from_secs(120));
+        }
+    }
 }

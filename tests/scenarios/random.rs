@@ -39,6 +39,7 @@ use serde_json::{Value, json};
 use self::{
     mas::{Mas, Moment, SESSIONS, Told, WORLDS},
     memory::{Lost, Memory, Open},
+    rules::{BETWEEN_TICKS, LEASE, LOST_AFTER},
 };
 use crate::simulated::{Process, SimulatedWorker, plugin};
 
@@ -48,6 +49,8 @@ const STEPS: usize = 160;
 const TTL: u64 = 8_000;
 const NEGATIVE_TTL: u64 = 4_000;
 const TIMEOUT: u64 = 2_000;
+/// Less than a lease holds.
+const SHORT_TIMEOUT: u64 = 200;
 /// The window of a source's budget.
 const WINDOW: u64 = 5_000;
 
@@ -76,6 +79,8 @@ struct Settings {
     is_varied: bool,
     /// Workers may be busy for seconds with something else.
     is_crowded: bool,
+    /// Milliseconds that a call may take.
+    timeout: u64,
 }
 
 impl Settings {
@@ -96,7 +101,15 @@ impl Settings {
             is_relayed: rng.bool(),
             is_varied: rng.u32(..4) == 0,
             is_crowded: rng.u32(..8) == 0,
+            timeout: rng
+                .choice([SHORT_TIMEOUT, TIMEOUT, TIMEOUT, TIMEOUT])
+                .unwrap(),
         }
+    }
+
+    /// Returns the longest that a request waits: one call, the lease of a lost worker, one more call, and the next tick.
+    fn patience(&self) -> u64 {
+        2 * (self.timeout + LOST_AFTER) + LEASE + BETWEEN_TICKS
     }
 
     /// Returns the number of slots, the TTL and the negative TTL of the configuration of this root.
@@ -120,7 +133,7 @@ impl Settings {
         let (slots, ttl, negative_ttl) = self.cache(root);
         let mut config = json!({
             "introspection": {
-                "max_in_flight": self.max_in_flight, "timeout": format!("{TIMEOUT}ms"),
+                "max_in_flight": self.max_in_flight, "timeout": format!("{}ms", self.timeout),
             },
             "cache": {
                 "ttl": format!("{ttl}ms"),

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     ALICE, active, alice,
-    simulated::{Cluster, Process, SimulatedWorker, gateway},
+    simulated::{Cluster, Fate, Process, SimulatedWorker, gateway},
     unable, whoami,
 };
 
@@ -126,4 +126,28 @@ fn the_place_of_a_failed_worker_is_taken_over() {
         keys, 2,
         "one place, however often it fails, and the secret that names tokens"
     );
+}
+
+/// A lease holds for longer than a call may take there.
+#[test]
+fn with_a_short_timeout_too_who_waits_for_a_lease_calls_when_it_ends() {
+    for timeout in [100, 300, 400, 500, 1_000] {
+        let gateway = gateway(
+            1,
+            json!({"introspection": {"timeout": format!("{timeout}ms")}}),
+        );
+        let mut cluster = Cluster::new(2);
+        let streams = cluster.request_each(&gateway, &whoami(ALICE));
+        // The one that calls goes.
+        cluster[0].reload();
+        for _ in 0..8 {
+            if cluster[1].calls().is_empty() {
+                cluster.process.advance(Duration::from_millis(250));
+                cluster[1].tick();
+            }
+        }
+        assert_eq!(cluster[1].fate(streams[1]), Fate::Held, "{timeout}");
+        cluster[1].answer_only_call(&active("alice"));
+        assert_eq!(cluster[1].fate(streams[1]), alice());
+    }
 }

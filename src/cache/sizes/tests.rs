@@ -80,6 +80,38 @@ fn a_size_whose_mark_is_missing_is_marked_by_the_next_that_registers_it() {
 }
 
 #[test]
+fn a_register_that_cannot_be_read_is_as_it_was_and_is_read_again() {
+    /// Lets no register be read, but its mark.
+    struct Marks<'s>(&'s MemoryStore);
+
+    impl Store for Marks<'_> {
+        fn try_read(&self, key: &[u8]) -> Result<Option<Versioned>, Unreadable> {
+            let found = self.0.try_read(key)?;
+            let is_mark = found.as_ref().is_some_and(|found| found.value.is_empty());
+            if is_mark { Ok(found) } else { Err(Unreadable) }
+        }
+
+        fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
+            self.0.write(key, value, condition)
+        }
+
+        fn random(&self) -> u64 {
+            self.0.random()
+        }
+    }
+
+    let (store, known) = (MemoryStore::default(), sizes());
+    known.register(&store, 8);
+    assert_eq!(all(&known, &store), [8]);
+    sizes().register(&store, 16);
+    store.is_unreadable.set(true);
+    assert_eq!(all(&known, &store), [8]);
+    store.is_unreadable.set(false);
+    assert_eq!(all(&known, &Marks(&store)), [8]);
+    assert_eq!(all(&known, &store), [8, 16]);
+}
+
+#[test]
 fn a_register_is_read_again_only_after_a_change() {
     struct Counting<'s>(&'s MemoryStore, Cell<usize>);
 

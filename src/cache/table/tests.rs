@@ -535,3 +535,19 @@ fn without_room_in_the_register_a_table_takes_a_size_that_removals_know() {
     }
     assert!(store.len() <= keys + 64, "no more keys than registered");
 }
+
+/// It may hold the answer to a later question.
+#[test]
+fn a_bucket_that_could_not_be_read_is_no_look_that_found_nothing() {
+    let (store, table) = (MemoryStore::default(), Table::new(Space::Negative, 8));
+    assert_eq!(
+        table.put(&store, &entry(b"one", 60), NOW).fate,
+        Fate::Stored
+    );
+    store.is_unreadable.set(true);
+    assert!(!holds(&table, &store, b"two"));
+    assert_eq!(table.take_miss(&TokenDigest::of(b"two")), None);
+    store.is_unreadable.set(false);
+    assert!(!holds(&table, &store, b"two"));
+    assert_eq!(table.take_miss(&TokenDigest::of(b"two")), Some(NOW));
+}

@@ -31,11 +31,15 @@ fn each_event_is_told_of_its_token_to_every_worker() {
         for _ in 0..3 {
             let before = present(&store);
             two.add(&store, &token(1), event).unwrap();
-            assert_eq!(one.since(&store, &token(1), before), Some(event));
-            assert_eq!(one.since(&store, &token(2), before), None, "another's");
+            assert_eq!(one.since(&store, &token(1), before).unwrap(), Some(event));
+            assert_eq!(
+                one.since(&store, &token(2), before).unwrap(),
+                None,
+                "another's"
+            );
         }
     }
-    let since = |earlier| one.since(&store, &token(1), earlier);
+    let since = |earlier| one.since(&store, &token(1), earlier).unwrap();
     assert_eq!(since(first), Some(Event::End), "it counts for more");
     assert_eq!(since(present(&store)), None);
 }
@@ -53,10 +57,13 @@ fn a_look_serves_a_quarter_of_a_second_and_never_hides_an_event() {
     add(&two);
     let earlier = one.point(&store, at(499));
     assert_ne!(earlier, present(&store));
-    assert_eq!(one.since(&store, &token(1), earlier), Some(Event::End));
+    assert_eq!(
+        one.since(&store, &token(1), earlier).unwrap(),
+        Some(Event::End)
+    );
     let later = one.point(&store, at(499));
     assert_eq!(later, present(&store), "that was told");
-    assert_eq!(one.since(&store, &token(1), later), None);
+    assert_eq!(one.since(&store, &token(1), later).unwrap(), None);
     add(&one);
     assert_eq!(one.point(&store, at(500)), present(&store), "its own");
     add(&two);
@@ -80,12 +87,12 @@ fn an_event_counts_however_many_come_after_it() {
             for number in 0..u32::try_from(others).unwrap() {
                 ended.add(&store, &token(200 + number), Event::End).unwrap();
             }
-            let told = ended.since(&store, &token(1), before);
+            let told = ended.since(&store, &token(1), before).unwrap();
             // One that is not named any more counts as an end.
             let is_named = others < NAMED - 1;
             let expected = if is_named { event } else { Event::End };
             assert_eq!(told, Some(expected), "{others}");
-            let other = ended.since(&store, &token(2), before);
+            let other = ended.since(&store, &token(2), before).unwrap();
             assert_eq!(other.is_none(), is_named, "{others}");
         }
     }
@@ -110,7 +117,7 @@ fn an_event_is_told_whatever_stood_there_before() {
         });
         let before = present(&store);
         ended.add(&store, &token(1), Event::Refusal).unwrap();
-        let told = ended.since(&store, &token(1), before);
+        let told = ended.since(&store, &token(1), before).unwrap();
         assert!(told.is_some(), "{damaged:?}");
     }
 }
@@ -148,7 +155,7 @@ fn an_event_that_loses_a_race_is_told_all_the_same() {
                 }));
                 ended.add(&store, &token(1), event).unwrap();
                 for (number, event) in [(1, event), (2, other)] {
-                    let told = ended.since(&store, &token(number), before);
+                    let told = ended.since(&store, &token(number), before).unwrap();
                     assert_eq!(told, Some(event), "{event:?} and {other:?}");
                 }
             }
@@ -167,4 +174,12 @@ fn no_number_of_tokens_takes_more_than_the_fixed_number_of_keys() {
         ended.add(&store, &token(number), Event::End).unwrap();
     }
     assert_eq!(store.len(), 4 + 2, "the histories, their number, the seed");
+}
+
+#[test]
+fn what_cannot_be_read_is_not_taken_for_nothing() {
+    let store = MemoryStore::default();
+    store.is_unreadable.set(true);
+    let told = crowded().since(&store, &token(1), Point::default());
+    assert_eq!(told, Err(Unreadable));
 }

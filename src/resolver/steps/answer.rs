@@ -10,7 +10,7 @@ use crate::{
         table::{Fate, Removed},
         token_events::Event,
     },
-    host::{Backend, Callback},
+    host::{Backend, Callback, Unreadable},
     mas::introspection::Answer,
     metrics::{self, Evicted, InvalidationReason, Metric},
     resolver::{
@@ -97,7 +97,7 @@ impl<W> Resolver<W> {
         let upstream = Rc::clone(&flight.call.upstream);
         let is_revoked = self.is_revoked(cb, &upstream, introspected, flight);
         let is_slow = !is_brief(introspected);
-        if is_slow && self.event_since_call(cb, key, flight, introspected) == Some(Event::End) {
+        if is_slow && self.event_since_call(cb, key, flight, introspected) == Ok(Some(Event::End)) {
             return Disposition::unstored(Standing::Superseded);
         }
         let mut disposition = Disposition::unstored(if is_revoked {
@@ -122,8 +122,13 @@ impl<W> Resolver<W> {
             self.withdraw_if_contested(cb, key, flight, introspected, &mut disposition);
         }
         match self.event_since_call(cb, key, flight, introspected) {
-            None => disposition,
-            Some(event) => {
+            Ok(None) => disposition,
+            // Whether one came cannot be read: the answer serves who waits, and nobody after them.
+            Err(Unreadable) => {
+                upstream.cache.withdraw(cb.host, introspected);
+                Disposition::unstored(disposition.standing)
+            }
+            Ok(Some(event)) => {
                 if disposition.is_stored() {
                     // The event is not noted again, or a second question about the token would take it for a new one.
                     let reason = InvalidationReason::Introspection;
@@ -232,12 +237,12 @@ impl<W> Resolver<W> {
         key: &QuestionKey,
         flight: &Pending<W>,
         introspected: &Introspected,
-    ) -> Option<Event> {
+    ) -> Result<Option<Event>, Unreadable> {
         let State::Calling(call) = &flight.state else {
-            return None;
+            return Ok(None);
         };
         if !introspected.is_active() {
-            return None;
+            return Ok(None);
         }
         self.workers.event_since(cb, &key.digest, call.point)
     }

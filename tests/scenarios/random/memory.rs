@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use matrix_edge_auth::host::{RootId, StreamId};
 
 use super::{
-    Deafness, EndKind, NEGATIVE_TTL, ROOMY, SESSIONS, Scenario, SessionEnd, TIMEOUT, TTL,
+    Deafness, EndKind, NEGATIVE_TTL, ROOMY, SESSIONS, Scenario, SessionEnd, TTL,
     mas::{Moment, TOKENS, Told, Verdict, session_of},
     rules::{BETWEEN_TICKS, DOUBT, LEASE, LOOK_LASTS, LOST_AFTER, SPACING},
 };
@@ -50,12 +50,12 @@ pub struct Lost {
 }
 
 impl Lost {
-    pub fn new(worker: usize, call: &Call) -> Self {
+    pub fn new(worker: usize, call: &Call, timeout: u64) -> Self {
         Self {
             worker,
             root: call.root,
             session: session_of(&call.body),
-            until: call.sent_at.as_millis() + TIMEOUT + LOST_AFTER,
+            until: call.sent_at.as_millis() + timeout + LOST_AFTER,
             is_counted: true,
             fails: true,
         }
@@ -234,7 +234,7 @@ impl Scenario {
             && self.settings.slots == ROOMY
             && !self.settings.is_crowded
             && !self.settings.is_varied
-            && now.at - since.at < TIMEOUT
+            && now.at - since.at < self.settings.timeout
             && !self.has_reason_to_fail(worker, request);
         let mut ends = self.session_ends.iter_mut();
         let end = ends.find(|end| (end.worker, end.stream) == (worker, stream));

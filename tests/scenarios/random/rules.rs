@@ -10,7 +10,7 @@ use matrix_edge_auth::host::StreamId;
 use serde_json::Value;
 
 use super::{
-    ROOMY, Scenario, TIMEOUT, TTL, WINDOW,
+    ROOMY, Scenario, TTL, WINDOW,
     mas::{Answer, Moment, SESSIONS, TOKENS, Verdict, session_of},
     memory::{Asker, Open},
 };
@@ -52,9 +52,6 @@ const BRIEF_CALL: u64 = 250;
 
 /// A second answer that is void serves nobody if its call took so long.
 const HEARD_WITHIN: u64 = 1_000;
-
-/// Longest that a request waits: one call, the lease of a lost worker, one more call, and the next tick.
-pub const PATIENCE: u64 = 2 * (TIMEOUT + LOST_AFTER) + LEASE + BETWEEN_TICKS;
 
 /// Longest that a request waits while nobody asks: until the lease has run out twice at the most.
 const UNATTENDED: u64 = 2 * LEASE + BETWEEN_TICKS;
@@ -176,7 +173,7 @@ impl Scenario {
             Fate::Held if self.settings.is_crowded => return true,
             Fate::Held => {
                 assert!(
-                    now.at - since.at < PATIENCE,
+                    now.at - since.at < self.settings.patience(),
                     "nobody waits past the deadline"
                 );
                 self.check_reason_to_wait(worker, request);
@@ -204,8 +201,9 @@ impl Scenario {
             Fate::Forwarded { .. } => {
                 // In the last second of its life MAS itself speaks of a token.
                 let expiry = self.mas.sessions[session].expires_at;
-                let ends =
-                    expiry.is_some_and(|expiry| now.at + 1_500 + TIMEOUT + LOST_AFTER >= expiry);
+                let ends = expiry.is_some_and(|expiry| {
+                    now.at + 1_500 + self.settings.timeout + LOST_AFTER >= expiry
+                });
                 let is_full = self.full.is_some_and(|full| full.at >= request.since.at);
                 assert!(
                     ends || is_full
@@ -482,7 +480,7 @@ impl Scenario {
         assert!(
             self.settings.is_crowded
                 || self.has_reason_to_fail(worker, request)
-                || self.now().at - request.since.at >= PATIENCE - BETWEEN_TICKS,
+                || self.now().at - request.since.at >= self.settings.patience() - BETWEEN_TICKS,
             "a 503 has a cause: worker {worker} about {}, since {:?}, now {:?}, failed {:?}, full {:?}",
             request.session,
             request.since,

@@ -15,7 +15,7 @@ use super::{
     Deafness, EndKind, Role, Scenario, SessionEnd, Telling,
     mas::{Moment, SESSIONS, TOKENS, Told, Verdict, session_of},
     memory::{Asker, Lost, Open},
-    rules::{BETWEEN_TICKS, DOUBT, PATIENCE},
+    rules::{BETWEEN_TICKS, DOUBT},
 };
 use crate::{
     simulated::{Call, Request, SimulatedWorker},
@@ -141,10 +141,10 @@ impl Scenario {
 
     pub(super) fn let_everyone_be_answered(&mut self) {
         self.settings.interferes = false;
-        let mut until = self.now().at + PATIENCE + TICK;
+        let mut until = self.now().at + self.settings.patience() + TICK;
         if self.settings.is_crowded {
             // Calls and waits get the time back in which their worker was busy.
-            until += BUSY + PATIENCE;
+            until += BUSY + self.settings.patience();
         }
         while !self.open.is_empty() && self.now().at < until {
             self.pass_time(TICK);
@@ -569,7 +569,8 @@ impl Scenario {
     fn note_lost(&mut self, worker: usize, call: &Call) {
         self.computed.remove(&(worker, call.id));
         self.last_loss = self.now().at;
-        self.lost.push(Lost::new(worker, call));
+        self.lost
+            .push(Lost::new(worker, call, self.settings.timeout));
     }
 
     /// A new configuration takes the place of an older one, whose remaining clients hang up.
