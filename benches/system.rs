@@ -69,7 +69,7 @@ use self::{
 };
 
 /// In this order. `contention` is a program of its own.
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 10] = [
     "instructions",
     "start",
     "hits",
@@ -78,6 +78,7 @@ const PARTS: [&str; 9] = [
     "half-load",
     "latency",
     "alternatives",
+    "homeserver",
     "attack",
 ];
 
@@ -103,6 +104,7 @@ fn main() -> ExitCode {
                 "half-load" => half_load::beside_no_filter(&mas).await,
                 "latency" => attack::side_by_side(&mas).await,
                 "alternatives" => alternatives::all().await,
+                "homeserver" => alternatives::homeserver_alone().await,
                 "attack" => {
                     attack::unknown_tokens(&mas).await;
                     attack::impossible_tokens(&mas).await;

@@ -89,7 +89,11 @@ pub async fn all() {
     for case in Case::ALL {
         summary::print(case, &compared);
     }
-    homeserver::dead_tokens(&mas, &extent).await;
+}
+
+/// Measures a homeserver without the module, and prints the tables.
+pub async fn homeserver_alone() {
+    homeserver::dead_tokens(&Mas::start(), &Extent::chosen()).await;
 }
 
 #[derive(Clone, Copy, PartialEq)]
