@@ -289,6 +289,17 @@ fn every_bridge_is_refused_where_mas_is_asked_about_its_token() {
     file.with(key, "unrecognized_tokens: pass").is_clean();
 }
 
+/// Envoy then does what it does by default, and the flag of earlier versions counts.
+#[test]
+fn an_unspecified_policy_fails_closed() {
+    let file = Variant::of("fail-closed/bad-number.yaml");
+    let with = |policy: &str| file.with("failurePolicy: 2", policy);
+    with("failure_policy: UNSPECIFIED").finds(&[("fail-closed", "failure_policy")]);
+    with("failurePolicy: 0").finds(&[("fail-closed", "failurePolicy")]);
+    with("failure_policy: UNSPECIFIED\n                        fail_open: true")
+        .finds(&[("fail-open", "fail_open")]);
+}
+
 #[test]
 fn a_gateway_may_say_that_its_bodies_stay_in_envoy() {
     Variant::of("stop-iteration/bad-gateway.yaml")
