@@ -256,6 +256,23 @@ fn calls_may_share_a_connection() {
         .finds(&[("circuit-breaker", "circuit_breakers")]);
 }
 
+/// It is the module that repeats calls, or the cluster.
+#[test]
+fn limits_of_repetition_count_where_something_repeats_calls() {
+    let file = Variant::of("circuit-breaker/bad.yaml");
+    let secret = "credential: { bearer: { env: MAS_SECRET } }\n";
+    let retries = format!("{secret}                              retries: 0\n");
+    let never = file.with(secret, &retries);
+    never.finds(&[("retries", "retries: 0")]);
+    let assignment = "load_assignment: { cluster_name: mas-introspection";
+    let policy = "typed_extension_protocol_options:\n        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n          \
+                  \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n          retry_policy: { \
+                  retry_on: \"reset\", num_retries: 1 }\n      ";
+    never
+        .with(assignment, &format!("{policy}{assignment}"))
+        .finds(&[("circuit-breaker", "circuit_breakers")]);
+}
+
 /// Gateway and introspection role make 320 calls each, and the provisioning role makes none.
 #[test]
 fn calls_are_those_of_the_roles_that_ask() {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use matrix_edge_auth::config::Role;
 
-use super::{Deployment, Found, Rule, Severity, Spot};
+use super::{Deployment, Found, Rule, Severity, Spot, retries::repeats};
 use crate::{
     check::deployment::{Host, Use, protocols},
     yaml::Value,
@@ -45,7 +45,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let Some(cluster) = deployment.cluster(one, &asked.cluster) else {
             continue;
         };
-        if asked.retries > 0 {
+        if asked.retries > 0 || repeats(cluster) {
             check_retries(cluster, found);
         }
         let calls = calls(deployment, one.envoy, &asked.cluster);
