@@ -390,6 +390,35 @@ fn an_upgrade_that_is_turned_off_is_none() {
     }
 }
 
+/// `normalize_path` is a share in percent, and the other one a number of an action.
+#[test]
+fn a_runtime_key_counts_where_the_manager_leaves_the_choice_to_it() {
+    let file = Variant::of("path-normalisation/bad-runtime.yaml");
+    let share = |share: u8| {
+        let new = format!("normalize_path: {share}");
+        file.with("normalize_path: 100", &new)
+    };
+    share(1).finds(&[(
+        "path-normalisation",
+        "http_connection_manager.normalize_path",
+    )]);
+    share(0).is_clean();
+
+    let file = Variant::of("path-normalisation/bad-runtime-nested.yaml");
+    let said = |action: &str| {
+        let key = "normalize_path: false\n";
+        let new = format!("{key}                path_with_escaped_slashes_action: {action}\n");
+        file.with(key, &new)
+    };
+    let found = &[("path-normalisation", "path_with_escaped_slashes_action: 4")];
+    file.finds(found);
+    for default in ["IMPLEMENTATION_SPECIFIC_DEFAULT", "0"] {
+        said(default).finds(found);
+        said(default).with("action: 4", "action: 1").is_clean();
+    }
+    said("KEEP_UNCHANGED").is_clean();
+}
+
 #[test]
 fn envoy_gateway_keeps_slashes_only_if_it_is_told_so() {
     let file = Variant::of("path-normalisation/good-envoy-gateway.yaml");
