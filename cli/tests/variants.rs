@@ -173,6 +173,26 @@ fn a_default_backend_leads_here_as_well() {
     with("{ service: { name: other, port: { number: 80 } } }").is_clean();
 }
 
+/// A Service may have more ports than one, and more than one may lead to the listener.
+#[test]
+fn a_route_to_another_port_of_the_service_leads_elsewhere() {
+    let file = Variant::of("internal-address/bad-route.yaml");
+    let file = file.with(
+        "ports: [{ port: 80, targetPort: introspection }]",
+        "ports: [{ port: 80, targetPort: introspection }, { port: 81, targetPort: 10000 }, { port: 82, targetPort: 10001 }]",
+    );
+    let with = |port: u16| {
+        file.with(
+            "name: introspection, port: 80",
+            &format!("name: introspection, port: {port}"),
+        )
+    };
+    with(81).is_clean();
+    for port in [80, 82] {
+        with(port).finds(&[("internal-address", "name: introspection, port: ")]);
+    }
+}
+
 /// The pods have the label `app: edge`. As in Kubernetes, `NotIn` selects pods without the label, too.
 #[test]
 fn a_policy_closes_a_port_of_the_pods_that_its_expressions_select() {
