@@ -509,6 +509,16 @@ fn what_has_no_token_is_refused_and_not_shown() {
             ":1: this is the beginning of a document, and no token",
         ),
         (
+            "bridge:\n  as_token: s3cret\n",
+            "<standard input>: there is no as_token in it",
+        ),
+        // The closing brace is missing.
+        (
+            "{\n\"id\":\"x\",\n\"as_token\":\"s3cret\"\n",
+            ": this is not YAML: ",
+        ),
+        ("\"as_token\":\"s3cret\",\n}\n", ": this is not YAML: "),
+        (
             "abc\n[{\"as_token\":\"s3cret\"}]\n",
             ":2: this is the beginning of a document, and no token",
         ),
@@ -564,7 +574,7 @@ fn a_long_list_of_tokens_is_refused() {
     );
 }
 
-/// The id stands in a comment, and ends no line of it.
+/// The id stands in a comment, and ends no line of it. Of a long one the beginning is enough.
 #[test]
 fn an_id_is_printed_as_one_line_of_text() {
     let output = program(&["digest"], "id: \"a\\nb\\e[31m\"\nas_token: abc\n");
@@ -574,6 +584,12 @@ fn an_id_is_printed_as_one_line_of_text() {
         "{}",
         output.stdout
     );
+    let long = program(
+        &["digest"],
+        format!("id: {}\nas_token: abc\n", "i".repeat(65)),
+    );
+    let expected = format!("\" # {}\n", "i".repeat(64));
+    assert!(long.stdout.ends_with(&expected), "{}", long.stdout);
 }
 
 /// What YAML takes for something else is no token to Synapse either.

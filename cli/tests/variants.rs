@@ -113,17 +113,54 @@ fn an_address_of_a_private_network_is_internal() {
 }
 
 #[test]
-fn a_filter_chain_for_callers_of_the_same_machine_is_guarded() {
+fn a_filter_chain_for_few_callers_is_guarded() {
     let file = Variant::of("internal-address/bad-ranges-everything.yaml");
     let range = "source_prefix_ranges: [{ address_prefix: 0.0.0.0, prefix_len: 0 }]";
     for source in ["SAME_IP_OR_LOOPBACK", "1"] {
         file.with(range, &format!("source_type: {source}"))
             .is_clean();
     }
+    file.with(
+        range,
+        "direct_source_prefix_ranges: [{ address_prefix: 10.0.0.0, prefix_len: 24 }]",
+    )
+    .is_clean();
     for source in ["ANY", "EXTERNAL"] {
         let open = file.with(range, &format!("source_type: {source}"));
         open.finds(&[("internal-address", "address: 0.0.0.0")]);
     }
+}
+
+/// Principals in a list are as many as all of them together, and `LOG` refuses nobody.
+#[test]
+fn an_rbac_filter_guards_a_listener_if_it_refuses_most_callers() {
+    let file = Variant::of("internal-address/good-rbac.yaml");
+    let few = "{ direct_remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }";
+    let open = [("internal-address", "address: 0.0.0.0")];
+    for narrow in [
+        "{ or_ids: { ids: [{ direct_remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }] } }",
+        "{ source_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }",
+        "{ remote_ip: { address_prefix: \"fd00::\", prefix_len: 8 } }",
+    ] {
+        file.with(few, narrow).is_clean();
+    }
+    for wide in [
+        "{ or_ids: { ids: [{ any: true }] } }",
+        "{ source_ip: { address_prefix: 0.0.0.0, prefix_len: 0 } }",
+        "{ remote_ip: { address_prefix: \"::\", prefix_len: 0 } }",
+    ] {
+        file.with(few, wide).finds(&open);
+    }
+    file.with("action: ALLOW", "action: LOG").finds(&open);
+}
+
+/// The introspection role answers by itself, and the provisioning role leaves the answer to what is behind it.
+#[test]
+fn a_filter_behind_the_module_guards_the_provisioning_role() {
+    let file = Variant::of("internal-address/bad-rbac-after.yaml");
+    file.finds(&[("internal-address", "address: 0.0.0.0")]);
+    file.with("role: introspection", "role: provisioning")
+        .is_clean();
 }
 
 /// It stands before the connection manager, among the filters of connections.
@@ -144,12 +181,96 @@ fn an_rbac_filter_of_connections_guards_a_listener() {
 }
 
 #[test]
-fn a_service_opens_a_port_by_addresses_of_its_own() {
+fn a_service_that_is_reached_from_outside_opens_a_port() {
     let file = Variant::of("internal-address/bad-service.yaml");
     file.with("type: LoadBalancer", "externalIPs: [203.0.113.7]")
         .finds(&[("internal-address", "externalIPs")]);
     file.with("type: LoadBalancer", "externalIPs: []")
         .is_clean();
+    file.with("type: LoadBalancer", "type: NodePort")
+        .finds(&[("internal-address", "type: NodePort")]);
+}
+
+/// A name is one of a namespace. Without a namespace it may be that of any.
+#[test]
+fn what_is_in_another_namespace_leads_elsewhere() {
+    let named = |file: &Variant, kind: &str, namespace: &str| {
+        let head = format!("kind: {kind}\nmetadata: {{ ");
+        file.with(&head, &format!("{head}namespace: {namespace}, "))
+    };
+
+    let service = named(
+        &Variant::of("internal-address/bad-service.yaml"),
+        "Deployment",
+        "matrix",
+    );
+    let open = [("internal-address", "type: LoadBalancer")];
+    service.finds(&open);
+    named(&service, "Service", "matrix").finds(&open);
+    named(&service, "Service", "other").is_clean();
+
+    let ingress = named(
+        &Variant::of("internal-address/bad-ingress.yaml"),
+        "Service",
+        "matrix",
+    );
+    let open = [("internal-address", "service: { name: introspection")];
+    ingress.finds(&open);
+    named(&ingress, "Ingress", "matrix").finds(&open);
+    named(&ingress, "Ingress", "other").is_clean();
+}
+
+#[test]
+fn a_route_of_each_kind_opens_a_port() {
+    let file = Variant::of("internal-address/bad-route.yaml");
+    let open = [("internal-address", "name: introspection, port: 80")];
+    for kind in ["GRPCRoute", "HTTPRoute", "TCPRoute", "TLSRoute"] {
+        file.with("kind: HTTPRoute", &format!("kind: {kind}"))
+            .finds(&open);
+    }
+    file.with("kind: HTTPRoute", "kind: UDPRoute").is_clean();
+
+    let file = Variant::of("internal-address/bad-virtual-service.yaml");
+    let open = [("internal-address", "host: introspection.matrix")];
+    for kind in ["http", "tcp", "tls"] {
+        file.with("  http:\n    - route:", &format!("  {kind}:\n    - route:"))
+            .finds(&open);
+    }
+    let host = "host: introspection.matrix.svc.cluster.local";
+    let port = |number: u16| file.with(host, &format!("{host}, port: {{ number: {number} }}"));
+    port(80).finds(&open);
+    port(81).is_clean();
+}
+
+/// A selector selects everything if it has neither labels nor expressions.
+#[test]
+fn a_rule_lets_in_what_its_selectors_select() {
+    let file = Variant::of("internal-address/good-policy-labels.yaml");
+    let with = |peer: &str| file.with("podSelector: { matchLabels: { app: synapse } }", peer);
+    for few in [
+        "podSelector: { matchExpressions: [{ key: app, operator: In, values: [synapse] }] }",
+        "namespaceSelector: { matchExpressions: [{ key: name, operator: Exists }] }",
+        "namespaceSelector: {}, podSelector: { matchExpressions: [{ key: app, operator: In, values: [synapse] }] }",
+        "namespaceSelector: { matchLabels: { name: matrix } }, podSelector: {}",
+    ] {
+        with(few).is_clean();
+    }
+    for all in [
+        "podSelector: {}",
+        "namespaceSelector: {}",
+        "namespaceSelector: { matchExpressions: [] }, podSelector: { matchLabels: {} }",
+    ] {
+        with(all).finds(&[("internal-address", all)]);
+    }
+}
+
+/// The rule for the gateway's clients names no number.
+#[test]
+fn a_rule_without_a_port_brings_clients_to_every_port() {
+    let file = Variant::of("internal-address/good-policy-clients.yaml");
+    let with = |ports: &str| file.with("ports: [{ port: 10000 }]", ports);
+    with("ports: [{ protocol: TCP }]").finds(&[("internal-address", "ports: [{ protocol: TCP }]")]);
+    with("ports: [{ protocol: UDP }]").is_clean();
 }
 
 #[test]
@@ -242,13 +363,17 @@ fn a_policy_replaces_that_of_the_gateway_where_its_expressions_select_routes() {
 #[test]
 fn the_number_of_workers_may_stand_beside_its_flag_or_in_the_same_word() {
     let file = Variant::of("circuit-breaker/bad-workers.yaml");
+    let found = [("circuit-breaker", "circuit_breakers")];
     for arguments in [
         "--concurrency=8",
         "\"--concurrency\", \"8\"",
         "\"--concurrency 8\"",
     ] {
-        file.with("--concurrency, \"8\"", arguments)
-            .finds(&[("circuit-breaker", "circuit_breakers")]);
+        file.with("--concurrency, \"8\"", arguments).finds(&found);
+    }
+    for kind in ["DaemonSet", "StatefulSet"] {
+        file.with("kind: Deployment", &format!("kind: {kind}"))
+            .finds(&found);
     }
     file.with("--concurrency, \"8\"", "--concurrency=7")
         .is_clean();
@@ -293,28 +418,37 @@ fn limits_of_repetition_count_where_something_repeats_calls() {
         .finds(&[("circuit-breaker", "circuit_breakers")]);
 }
 
-/// Gateway and introspection role make 320 calls each, and the provisioning role makes none.
+/// The introspection role of this file may make as many calls as the gateway, which are 320. The provisioning role makes none.
 #[test]
-fn calls_are_those_of_the_roles_that_ask() {
-    let file = Variant::of("shared-cluster/good.yaml");
-    let file = file.with(
+fn calls_are_those_of_the_roles_that_ask_this_cluster() {
+    let file = Variant::of("shared-cluster/good.yaml").with(
         "thresholds: [{ max_retries: 256 }]",
         "thresholds: [{ max_retries: 256, max_requests: 640, max_pending_requests: 640, max_connections: 640 }]",
     );
-    let many = "introspection: { cluster: mas-introspection, authority: auth.example.org, credential: { bearer: { env: MAS_SECRET } }, max_in_flight: 257 }";
-    let provisioning = "role: provisioning\n                            server_name: example.org\n                            ";
+    let with = |file: &Variant, role: &str, number: u16| {
+        let head = format!(
+            "role: {role}\n                            server_name: example.org\n                            "
+        );
+        let asked = format!(
+            "{head}introspection: {{ cluster: mas-introspection, authority: auth.example.org, credential: {{ bearer: {{ env: \
+             MAS_SECRET }} }}, max_in_flight: {number} }}"
+        );
+        file.with(&format!("{head}introspection: *mas"), &asked)
+    };
     file.is_clean();
-    file.with(
-        &format!("{provisioning}introspection: *mas"),
-        &format!("{provisioning}{many}"),
-    )
-    .is_clean();
-    let introspection = provisioning.replacen("provisioning", "introspection", 1);
-    file.with(
-        &format!("{introspection}introspection: *mas"),
-        &format!("{introspection}{many}"),
-    )
-    .finds(&[("circuit-breaker", "circuit_breakers"); 1]);
+    with(&file, "provisioning", 257).is_clean();
+    let many = with(&file, "introspection", 257);
+    many.finds(&[("circuit-breaker", "circuit_breakers")]);
+    // Of two listeners of a role the one with the most counts.
+    many.with("role: provisioning", "role: introspection")
+        .with(
+            "cluster: homeserver, timeout",
+            "cluster: mas-for-synapse, timeout",
+        )
+        .finds(&[
+            ("stop-iteration", "name: provisioning"),
+            ("circuit-breaker", "circuit_breakers"),
+        ]);
 }
 
 #[test]
@@ -437,6 +571,24 @@ fn a_runtime_key_counts_where_the_manager_leaves_the_choice_to_it() {
         said(default).with("action: 4", "action: 1").is_clean();
     }
     said("KEEP_UNCHANGED").is_clean();
+}
+
+/// Whichever way a route rewrites its paths. A prefix that is replaced by itself changes none.
+#[test]
+fn a_route_of_the_homeserver_rewrites_no_path() {
+    let file = Variant::of("path-normalisation/good.yaml");
+    let timeout = "timeout: 0s\n";
+    for rewrite in [
+        "prefix_rewrite: /a/",
+        "regex_rewrite: { pattern: { regex: a }, substitution: b }",
+        "path_rewrite_policy: { name: template }",
+    ] {
+        let new = format!("{timeout}                            {rewrite}\n");
+        file.with(timeout, &new)
+            .finds(&[("path-normalisation", rewrite)]);
+    }
+    let same = format!("{timeout}                            prefix_rewrite: /\n");
+    file.with(timeout, &same).is_clean();
 }
 
 #[test]
