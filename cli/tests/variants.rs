@@ -379,6 +379,26 @@ fn the_number_of_workers_may_stand_beside_its_flag_or_in_the_same_word() {
         .is_clean();
 }
 
+/// Envoy runs one then.
+#[test]
+fn no_worker_is_one() {
+    let file = Variant::of("circuit-breaker/bad-workers.yaml");
+    let none = file.with("--concurrency, \"8\"", "--concurrency=0");
+    none.is_clean();
+    none.with("max_requests: 5119", "max_requests: 639")
+        .finds(&[("circuit-breaker", "circuit_breakers")]);
+
+    let file = Variant::of("circuit-breaker/bad-workers-envoy-gateway.yaml");
+    let none = file.with("concurrency: 4", "concurrency: 0");
+    none.is_clean();
+    let cluster = "cluster: mas-introspection\n";
+    none.with(
+        cluster,
+        &format!("{cluster}          max_in_flight: 1000\n"),
+    )
+    .finds(&[("circuit-breaker", "circuit_breakers")]);
+}
+
 /// Of the thresholds that for usual priority counts.
 #[test]
 fn the_limits_of_high_priority_are_others() {
@@ -482,7 +502,8 @@ fn a_gateway_may_say_that_its_bodies_stay_in_envoy() {
 #[test]
 fn a_short_ttl_is_no_fault_of_the_provisioning_role() {
     let file = Variant::of("shared-cluster/good.yaml");
-    let end = "                  - name: envoy.filters.http.router\n                route_config:\n                  virtual_hosts:\n                    - name: ";
+    let end = "                  - name: envoy.filters.http.router\n                route_config:\n                  \
+               virtual_hosts:\n                    - name: ";
     let with = |role: &str| {
         let cache = format!("cache: *cache\n{end}{role}\n");
         file.with(&cache, &cache.replace("*cache", "{ ttl: 4s }"))
@@ -660,8 +681,8 @@ fn a_placeholder_in_a_text_is_told_once() {
 #[test]
 fn a_credential_may_be_added_to_what_mas_sends() {
     let file = Variant::of("shared-cluster/good.yaml");
-    let injecting = "  clusters:\n    - name: homeserver-for-mas\n      load_assignment: { cluster_name: homeserver-for-mas, endpoints: \
-                     [] }\n      typed_extension_protocol_options:\n        \
+    let injecting = "  clusters:\n    - name: homeserver-for-mas\n      load_assignment: { cluster_name: homeserver-for-mas, \
+                     endpoints: [] }\n      typed_extension_protocol_options:\n        \
                      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n          http_filters:\n            - name: \
                      envoy.filters.http.credential_injector\n              typed_config: { \"@type\": \
                      type.googleapis.com/envoy.extensions.filters.http.credential_injector.v3.CredentialInjector }\n";
