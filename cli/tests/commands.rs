@@ -199,7 +199,10 @@ fn a_preflight_and_an_unserved_method_wait_for_no_verdict() {
         );
         assert_eq!(line(&output, "needs"), "nothing with this method");
         assert_eq!(line(&output, "no token"), "goes on, without an identity");
-        assert!(line(&output, "an inactive token").starts_with("goes on"));
+        for token in ["an inactive token", "an active token", "no verdict"] {
+            let expected = "goes on: the homeserver does not look at the token";
+            assert_eq!(line(&output, token), expected, "{method}, {token}");
+        }
     }
 }
 
@@ -407,10 +410,15 @@ fn a_wrong_argument_is_told_in_full_but_for_what_was_given() {
         "{command}"
     );
     assert!(told(&[]).contains("Usage: matrix-edge-auth <COMMAND>"));
-    // What looks like a file is told by its name.
+    // What looks like a file is told by its name, unless a token is in the name.
     for file in ["absent.yaml", "docs/absent", "absent.json"] {
         let absent = told(&["token", "--config", file]);
         assert!(absent.starts_with(&format!("error: {file}: ")), "{absent}");
+    }
+    for file in [format!("{TOKEN}.yaml"), format!("docs/of-{TOKEN}")] {
+        let absent = told(&["token", "--config", &file]);
+        assert!(absent.starts_with("error: <file 1, not shown"), "{absent}");
+        assert!(!absent.contains(TOKEN), "{absent}");
     }
 }
 
@@ -501,6 +509,16 @@ fn what_has_no_token_is_refused_and_not_shown() {
             ":1: this is the beginning of a document, and no token",
         ),
         (
+            "bridge:\n  as_token: s3cret\n",
+            "<standard input>: there is no as_token in it",
+        ),
+        // The closing brace is missing.
+        (
+            "{\n\"id\":\"x\",\n\"as_token\":\"s3cret\"\n",
+            ": this is not YAML: ",
+        ),
+        ("\"as_token\":\"s3cret\",\n}\n", ": this is not YAML: "),
+        (
             "abc\n[{\"as_token\":\"s3cret\"}]\n",
             ":2: this is the beginning of a document, and no token",
         ),
@@ -539,6 +557,39 @@ fn every_command_has_a_help() {
             "{command}"
         );
     }
+}
+
+/// Of a list that is cut, the last tokens would be missing, or be others.
+#[test]
+fn a_long_list_of_tokens_is_refused() {
+    let line = "a-token-of-a-bridge\n";
+    let longest = (1 << 20) / line.len();
+    let output = program(&["digest"], line.repeat(longest));
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let output = program(&["digest"], line.repeat(longest + 1));
+    assert_eq!(output.code, 2, "{}", output.stdout);
+    assert_eq!(
+        output.stderr,
+        "error: <standard input>: it has more than 1 MiB, and is not read\n"
+    );
+}
+
+/// The id stands in a comment, and ends no line of it. Of a long one the beginning is enough.
+#[test]
+fn an_id_is_printed_as_one_line_of_text() {
+    let output = program(&["digest"], "id: \"a\\nb\\e[31m\"\nas_token: abc\n");
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(
+        output.stdout.ends_with("\" # a?b?[31m\n"),
+        "{}",
+        output.stdout
+    );
+    let long = program(
+        &["digest"],
+        format!("id: {}\nas_token: abc\n", "i".repeat(65)),
+    );
+    let expected = format!("\" # {}\n", "i".repeat(64));
+    assert!(long.stdout.ends_with(&expected), "{}", long.stdout);
 }
 
 /// What YAML takes for something else is no token to Synapse either.

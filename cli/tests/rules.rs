@@ -17,7 +17,7 @@ use std::{
 
 use serde_json::Value;
 
-use self::support::{program, repository};
+use self::support::{program, with_needed};
 
 /// Line, column and rule.
 type Place = (u64, u64, String);
@@ -68,32 +68,12 @@ fn marked(text: &str) -> BTreeSet<Place> {
     found
 }
 
-/// What stands for the functions that the module needs.
-const FEW: &str = "{ proxy_log: {} }";
-
-/// The functions that the module needs, in one line.
-fn needed() -> String {
-    let path = repository().join("envoy/local/envoy.yaml");
-    let text = fs::read_to_string(path).expect("a file");
-    let (_, rest) = text.split_once("allowed_capabilities: {").expect("a list");
-    let mut depth = 1;
-    let end = rest.find(|c| {
-        depth += i32::from(c == '{') - i32::from(c == '}');
-        depth == 0
-    });
-    let (list, _) = rest.split_at(end.expect("an end"));
-    format!(
-        "{{ {} }}",
-        list.split_whitespace().collect::<Vec<_>>().join(" ")
-    )
-}
-
 /// What the program finds in a file whose plugins may call what they need.
 fn found(file: &Path) -> (i32, BTreeSet<Place>) {
     let folder = tempfile::tempdir().expect("a folder");
     let copy = folder.path().join(file.file_name().expect("a name"));
     let text = fs::read_to_string(file).expect("a file");
-    fs::write(&copy, text.replace(FEW, &needed())).expect("a copy");
+    fs::write(&copy, with_needed(&text)).expect("a copy");
     let file = copy.to_str().expect("a name in UTF-8");
     let output = program(&["check", "--format", "json", file], "");
     let report: Value = serde_json::from_str(&output.stdout).expect("JSON");

@@ -6,6 +6,7 @@
 )]
 
 use std::{
+    fs,
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -48,4 +49,27 @@ pub fn program(arguments: &[&str], input: impl AsRef<[u8]>) -> Output {
 pub fn repository() -> PathBuf {
     let parent = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
     parent.expect("cli/ is in the repository").to_owned()
+}
+
+/// A file of `tests/rules` whose plugins may call the functions that the module needs, where it says that they may call one.
+pub fn with_needed(text: &str) -> String {
+    const FEW: &str = "{ proxy_log: {} }";
+    text.replace(FEW, &needed())
+}
+
+/// The functions that the module needs, in one line.
+fn needed() -> String {
+    let path = repository().join("envoy/local/envoy.yaml");
+    let text = fs::read_to_string(path).expect("a file");
+    let (_, rest) = text.split_once("allowed_capabilities: {").expect("a list");
+    let mut depth = 1;
+    let end = rest.find(|c| {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        depth == 0
+    });
+    let (list, _) = rest.split_at(end.expect("an end"));
+    format!(
+        "{{ {} }}",
+        list.split_whitespace().collect::<Vec<_>>().join(" ")
+    )
 }

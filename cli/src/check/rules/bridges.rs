@@ -21,8 +21,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         // An empty list says that there are no bridges, and is no oversight.
         let is_listed = one
             .configuration
-            .and_then(|configuration| configuration.get("appservice_tokens"))
-            .is_some_and(|list| list.text().is_none());
+            .is_some_and(|configuration| configuration.get("appservice_tokens").is_some());
         if config.unrecognized_tokens != UnrecognizedTokens::Pass && !is_listed {
             found.add(
                 one.key(&["unrecognized_tokens"]),

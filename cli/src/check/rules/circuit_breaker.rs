@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use matrix_edge_auth::config::Role;
 
-use super::{Deployment, Found, Rule, Severity, Spot};
+use super::{Deployment, Found, Rule, Severity, Spot, retries::repeats};
 use crate::{
     check::deployment::{Host, Use, protocols},
     yaml::Value,
@@ -45,7 +45,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let Some(cluster) = deployment.cluster(one, &asked.cluster) else {
             continue;
         };
-        if asked.retries > 0 {
+        if asked.retries > 0 || repeats(cluster) {
             check_retries(cluster, found);
         }
         let calls = calls(deployment, one.envoy, &asked.cluster);
@@ -172,6 +172,7 @@ fn workers(deployment: &Deployment<'_>, one: &Use<'_>) -> Option<u64> {
         let proxies = resources.kind("EnvoyProxy");
         proxies
             .filter_map(|proxy| proxy.number_at(&["spec", "concurrency"]))
+            .map(at_least_one)
             .collect()
     } else {
         let kinds = ["Deployment", "DaemonSet", "StatefulSet"];
@@ -193,6 +194,11 @@ fn workers(deployment: &Deployment<'_>, one: &Use<'_>) -> Option<u64> {
     }
 }
 
+/// Envoy runs one worker if it is told to run none.
+fn at_least_one(workers: u64) -> u64 {
+    workers.max(1)
+}
+
 /// The value of `--concurrency` in a container's command.
 fn concurrency(container: Value<'_>) -> Option<u64> {
     let words: Vec<&str> = ["command", "args"]
@@ -208,7 +214,7 @@ fn concurrency(container: Value<'_>) -> Option<u64> {
         .iter()
         .find_map(|it| it.strip_prefix("--concurrency="));
     let value = apart.map(|(_, value)| *value).or(together)?;
-    value.parse().ok().filter(|workers| *workers > 0)
+    value.parse().ok().map(at_least_one)
 }
 
 /// The calls that one worker may make to a cluster at a time: the gateway and the introspection role each have a limit, and a

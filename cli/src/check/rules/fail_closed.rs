@@ -36,7 +36,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         };
         let is_open = plugin.boolean_at(&["fail_open"]) == Some(true);
         let message = match value {
-            Some(value) if value == closed || value == "UNSPECIFIED" => {
+            Some(value) if value == closed || value == "UNSPECIFIED" && !is_open => {
                 format!(
                     "with {closed} an Envoy worker whose VM has failed once answers 503 until Envoy is restarted"
                 )

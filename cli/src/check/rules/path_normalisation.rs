@@ -21,6 +21,7 @@ pub const RULE: Rule = Rule {
     check,
 };
 
+const ESCAPED: &str = "path_with_escaped_slashes_action";
 const KEPT: &str = "KEEP_UNCHANGED";
 /// The actions, in the order of their numbers.
 const ACTIONS: &[&str] = &[
@@ -149,15 +150,18 @@ fn check_rewriting<'t>(route: Value<'t>, found: &mut Found<'t>) {
 }
 
 /// Tells of a runtime key that has Envoy change or refuse paths. A key counts only where the connection manager has no
-/// such field.
+/// such field, or one that leaves the choice to Envoy.
 fn check_runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found<'t>) {
     const SPACE: &str = "http_connection_manager";
     for layer in bootstrap.list(&["layered_runtime", "layers"]) {
         let Some(layer) = layer.get("static_layer") else {
             continue;
         };
-        for key in ["normalize_path", "path_with_escaped_slashes_action"] {
-            let is_said = manager.get(key).is_some();
+        for key in ["normalize_path", ESCAPED] {
+            let is_said = match key {
+                ESCAPED => escaped_slashes(manager).is_some_and(|action| action != DEFAULT),
+                _ => manager.get(key).is_some(),
+            };
             let name = format!("{SPACE}.{key}");
             let nested = layer
                 .entry(SPACE)
@@ -177,7 +181,7 @@ fn check_runtime<'t>(bootstrap: Value<'t>, manager: Value<'t>, found: &mut Found
             if !is_harmless {
                 found.add(
                     Spot::key(place, name),
-                    format!("this runtime key has Envoy change or refuse paths, since the connection manager has no `{key}`"),
+                    format!("this runtime key has Envoy change or refuse paths, since no `{key}` of the connection manager says otherwise"),
                     format!("leave the runtime key out, and write `{key}` in the connection manager"),
                 );
             }
@@ -208,15 +212,16 @@ fn check_manager<'t>(manager: Value<'t>, found: &mut Found<'t>) {
             );
         }
     }
-    let key = "path_with_escaped_slashes_action";
-    if manager
-        .name_at(&[key], ACTIONS)
-        .is_some_and(|action| action != KEPT && action != DEFAULT)
-    {
+    if escaped_slashes(manager).is_some_and(|action| action != KEPT && action != DEFAULT) {
         found.add(
-            Spot::key(manager, key),
+            Spot::key(manager, ESCAPED),
             "a path with `%2F` is changed or refused: key backup, room aliases and event ids may hold one",
-            format!("write `{key}: {KEPT}`"),
+            format!("write `{ESCAPED}: {KEPT}`"),
         );
     }
+}
+
+/// What a connection manager says of paths with escaped slashes.
+fn escaped_slashes<'t>(manager: Value<'t>) -> Option<&'t str> {
+    manager.name_at(&[ESCAPED], ACTIONS)
 }

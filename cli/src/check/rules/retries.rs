@@ -48,15 +48,19 @@ fn check_logout<'t>(policy: Value<'t>, found: &mut Found<'t>) {
     }
 }
 
+/// Whether a cluster has a retry policy of its own, which holds for each of its requests.
+pub(super) fn repeats(cluster: Value<'_>) -> bool {
+    protocols(cluster).any(|options| options.get("retry_policy").is_some())
+}
+
 /// Tells of each use whose calls are not repeated.
 fn check_calls<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in &deployment.uses {
         let Some(asked) = one.config().map(|config| &config.introspection) else {
             continue;
         };
-        let repeats =
-            |cluster| protocols(cluster).any(|options| options.get("retry_policy").is_some());
-        if asked.retries == 0 && !deployment.cluster(one, &asked.cluster).is_some_and(repeats) {
+        let cluster = deployment.cluster(one, &asked.cluster);
+        if asked.retries == 0 && !cluster.is_some_and(repeats) {
             found.add(
                 one.key(&["introspection", "retries"]),
                 "a call that goes out as MAS closes the connection fails, and its request gets 503",

@@ -84,7 +84,8 @@ impl<'t> Target<'_, 't> {
         }
         let resources = &self.deployment.resources;
         for service in resources.kind("Service").filter(|it| self.is_served(*it)) {
-            let (Some(spec), Some(leading)) = (service.get("spec"), self.leading(service)) else {
+            let leading = self.leading(service);
+            let Some(spec) = service.get("spec").filter(|_| !leading.is_empty()) else {
                 continue;
             };
             if let Some("LoadBalancer" | "NodePort") = spec.text_at(&["type"]) {
@@ -93,7 +94,7 @@ impl<'t> Target<'_, 't> {
             if spec.list(&["externalIPs"]).next().is_some() {
                 return Some((Spot::key(spec, "externalIPs"), PUBLIC));
             }
-            if let Some(backend) = self.routed(service, leading) {
+            if let Some(backend) = self.routed(service, &leading) {
                 return Some((
                     Spot::first_key(backend, &["service", "name", "host"]),
                     "a route from outside leads here",
@@ -113,24 +114,29 @@ impl<'t> Target<'_, 't> {
             })
     }
 
-    /// The port of a Service that leads to the port of the Envoy.
-    fn leading(&self, service: Value<'t>) -> Option<Value<'t>> {
-        service.list(&["spec", "ports"]).find(|one| {
+    /// The ports of a Service that lead to the port of the Envoy.
+    fn leading(&self, service: Value<'t>) -> Vec<Value<'t>> {
+        let is_leading = |one: &Value<'t>| {
             let target = one.get("targetPort").or(one.get("port"));
             let is_tcp = one.text_at(&["protocol"]).is_none_or(|it| it == "TCP");
             is_tcp && target.is_some_and(|it| self.is_port(it, None))
-        })
+        };
+        service
+            .list(&["spec", "ports"])
+            .filter(is_leading)
+            .collect()
     }
 
-    /// The backend of an Ingress or a route that is this port of a Service. A route may be in another namespace than the Service,
-    /// if its backend names the namespace.
-    fn routed(&self, service: Value<'t>, leading: Value<'t>) -> Option<Value<'t>> {
+    /// The backend of an Ingress or a route that is one of these ports of a Service. A route may be in another namespace than the
+    /// Service, if its backend names the namespace.
+    fn routed(&self, service: Value<'t>, leading: &[Value<'t>]) -> Option<Value<'t>> {
         let resources = &self.deployment.resources;
         let own = service.text_at(&["metadata", "name"])?;
         let is_number = |port: Option<Value<'t>>| {
             port.is_none_or(|port| {
-                port.text() == leading.text_at(&["port"])
-                    || port.text() == leading.text_at(&["name"])
+                leading.iter().any(|one| {
+                    port.text() == one.text_at(&["port"]) || port.text() == one.text_at(&["name"])
+                })
             })
         };
         let is_near = |named: Option<&str>, route: Value<'t>| {

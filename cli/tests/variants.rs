@@ -1,0 +1,725 @@
+//! One word of a file decides: files of `tests/rules` with something changed, and what is found then.
+//!
+//! A file of its own shows a trap as a reader may have it. Here is what lies next to it: the same with another operator, another
+//! address or another number.
+
+mod support;
+
+use std::fs;
+
+use serde_json::Value;
+
+use self::support::{program, repository, with_needed};
+
+/// A file of `tests/rules`, changed.
+struct Variant(String);
+
+impl Variant {
+    fn of(file: &str) -> Self {
+        let path = repository().join("cli/tests/rules").join(file);
+        let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{file}: {error}"));
+        Self(with_needed(&text))
+    }
+
+    /// The same with another text in place of the first of these.
+    fn with(&self, old: &str, new: &str) -> Self {
+        assert!(self.0.contains(old), "{old}");
+        Self(self.0.replacen(old, new, 1))
+    }
+
+    /// The same without all that follows a text.
+    fn until(&self, end: &str) -> Self {
+        let (start, _) = self.0.split_once(end).expect("it is there");
+        Self(start.to_owned())
+    }
+
+    fn report(&self) -> (i32, Value) {
+        let output = program(&["check", "--format", "json", "-"], &self.0);
+        let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
+        assert_eq!(report["unreadable"], Value::Array(Vec::new()));
+        (output.code, report)
+    }
+
+    /// What is told in a part of the report: each time the rule, and what stands where it is found.
+    fn told(&self, report: &Value, part: &str) -> Vec<(String, String)> {
+        let lines: Vec<&str> = self.0.lines().collect();
+        let told = |one: &Value| {
+            let number = |key: &str| one[key].as_u64().expect("a number") as usize - 1;
+            let rest = lines[number("line")].chars().skip(number("column"));
+            (
+                one["rule"].as_str().expect("a name").to_owned(),
+                rest.collect(),
+            )
+        };
+        report[part]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(told)
+            .collect()
+    }
+
+    /// Just this is found, in this order: each time by a rule, and where this stands.
+    #[track_caller]
+    fn finds(&self, expected: &[(&str, &str)]) {
+        let (code, report) = self.report();
+        let told = self.told(&report, "findings");
+        let mut pairs = told.iter().zip(expected);
+        let is_it =
+            pairs.all(|((rule, text), (own, start))| rule == own && text.starts_with(start));
+        assert!(
+            is_it && told.len() == expected.len(),
+            "{expected:?} and not {told:?}"
+        );
+        assert_eq!(code, i32::from(!expected.is_empty()));
+    }
+
+    /// Nothing is found.
+    #[track_caller]
+    fn is_clean(&self) {
+        self.finds(&[]);
+    }
+
+    /// This is noted by its rule.
+    #[track_caller]
+    fn notes(&self, expected: (&str, &str)) {
+        let (_, report) = self.report();
+        let mut notes = self.told(&report, "notes");
+        notes.retain(|(rule, _)| rule == expected.0);
+        let is_it = notes.len() == 1 && notes[0].1.starts_with(expected.1);
+        assert!(is_it, "{expected:?} and not {notes:?}");
+    }
+}
+
+#[test]
+fn an_address_of_a_private_network_is_internal() {
+    let file = Variant::of("internal-address/bad.yaml");
+    let with = |address: &str| {
+        let new = format!("address: \"{address}\", port_value: 10001");
+        file.with("address: 0.0.0.0, port_value: 10001", &new)
+    };
+    for address in [
+        "fe80::1",
+        "fd00::1",
+        "169.254.1.1",
+        "::1",
+        "::ffff:10.0.0.1",
+    ] {
+        with(address).is_clean();
+    }
+    for address in ["fe00::1", "2001:db8::1", "169.253.1.1", "::"] {
+        with(address).finds(&[("internal-address", "address: \"")]);
+    }
+}
+
+#[test]
+fn a_filter_chain_for_few_callers_is_guarded() {
+    let file = Variant::of("internal-address/bad-ranges-everything.yaml");
+    let range = "source_prefix_ranges: [{ address_prefix: 0.0.0.0, prefix_len: 0 }]";
+    for source in ["SAME_IP_OR_LOOPBACK", "1"] {
+        file.with(range, &format!("source_type: {source}"))
+            .is_clean();
+    }
+    file.with(
+        range,
+        "direct_source_prefix_ranges: [{ address_prefix: 10.0.0.0, prefix_len: 24 }]",
+    )
+    .is_clean();
+    for source in ["ANY", "EXTERNAL"] {
+        let open = file.with(range, &format!("source_type: {source}"));
+        open.finds(&[("internal-address", "address: 0.0.0.0")]);
+    }
+}
+
+/// Principals in a list are as many as all of them together, and `LOG` refuses nobody.
+#[test]
+fn an_rbac_filter_guards_a_listener_if_it_refuses_most_callers() {
+    let file = Variant::of("internal-address/good-rbac.yaml");
+    let few = "{ direct_remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }";
+    let open = [("internal-address", "address: 0.0.0.0")];
+    for narrow in [
+        "{ or_ids: { ids: [{ direct_remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }] } }",
+        "{ source_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }",
+        "{ remote_ip: { address_prefix: \"fd00::\", prefix_len: 8 } }",
+    ] {
+        file.with(few, narrow).is_clean();
+    }
+    for wide in [
+        "{ or_ids: { ids: [{ any: true }] } }",
+        "{ source_ip: { address_prefix: 0.0.0.0, prefix_len: 0 } }",
+        "{ remote_ip: { address_prefix: \"::\", prefix_len: 0 } }",
+    ] {
+        file.with(few, wide).finds(&open);
+    }
+    file.with("action: ALLOW", "action: LOG").finds(&open);
+}
+
+/// The introspection role answers by itself, and the provisioning role leaves the answer to what is behind it.
+#[test]
+fn a_filter_behind_the_module_guards_the_provisioning_role() {
+    let file = Variant::of("internal-address/bad-rbac-after.yaml");
+    file.finds(&[("internal-address", "address: 0.0.0.0")]);
+    file.with("role: introspection", "role: provisioning")
+        .is_clean();
+}
+
+/// It stands before the connection manager, among the filters of connections.
+#[test]
+fn an_rbac_filter_of_connections_guards_a_listener() {
+    let file = Variant::of("internal-address/bad.yaml");
+    let filters = "- name: introspection\n          filters:\n";
+    let with = |principal: &str| {
+        let filter = format!(
+            "{filters}            - name: rbac\n              typed_config:\n                \"@type\": \
+             type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC\n                rules: {{ policies: {{ callers: {{ \
+             permissions: [{{ any: true }}], principals: [{principal}] }} }} }}\n"
+        );
+        file.with(filters, &filter)
+    };
+    with("{ direct_remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }").is_clean();
+    with("{ any: true }").finds(&[("internal-address", "address: 0.0.0.0")]);
+}
+
+#[test]
+fn a_service_that_is_reached_from_outside_opens_a_port() {
+    let file = Variant::of("internal-address/bad-service.yaml");
+    file.with("type: LoadBalancer", "externalIPs: [203.0.113.7]")
+        .finds(&[("internal-address", "externalIPs")]);
+    file.with("type: LoadBalancer", "externalIPs: []")
+        .is_clean();
+    file.with("type: LoadBalancer", "type: NodePort")
+        .finds(&[("internal-address", "type: NodePort")]);
+}
+
+/// A name is one of a namespace. Without a namespace it may be that of any.
+#[test]
+fn what_is_in_another_namespace_leads_elsewhere() {
+    let named = |file: &Variant, kind: &str, namespace: &str| {
+        let head = format!("kind: {kind}\nmetadata: {{ ");
+        file.with(&head, &format!("{head}namespace: {namespace}, "))
+    };
+
+    let service = named(
+        &Variant::of("internal-address/bad-service.yaml"),
+        "Deployment",
+        "matrix",
+    );
+    let open = [("internal-address", "type: LoadBalancer")];
+    service.finds(&open);
+    named(&service, "Service", "matrix").finds(&open);
+    named(&service, "Service", "other").is_clean();
+
+    let ingress = named(
+        &Variant::of("internal-address/bad-ingress.yaml"),
+        "Service",
+        "matrix",
+    );
+    let open = [("internal-address", "service: { name: introspection")];
+    ingress.finds(&open);
+    named(&ingress, "Ingress", "matrix").finds(&open);
+    named(&ingress, "Ingress", "other").is_clean();
+}
+
+#[test]
+fn a_route_of_each_kind_opens_a_port() {
+    let file = Variant::of("internal-address/bad-route.yaml");
+    let open = [("internal-address", "name: introspection, port: 80")];
+    for kind in ["GRPCRoute", "HTTPRoute", "TCPRoute", "TLSRoute"] {
+        file.with("kind: HTTPRoute", &format!("kind: {kind}"))
+            .finds(&open);
+    }
+    file.with("kind: HTTPRoute", "kind: UDPRoute").is_clean();
+
+    let file = Variant::of("internal-address/bad-virtual-service.yaml");
+    let open = [("internal-address", "host: introspection.matrix")];
+    for kind in ["http", "tcp", "tls"] {
+        file.with("  http:\n    - route:", &format!("  {kind}:\n    - route:"))
+            .finds(&open);
+    }
+    let host = "host: introspection.matrix.svc.cluster.local";
+    let port = |number: u16| file.with(host, &format!("{host}, port: {{ number: {number} }}"));
+    port(80).finds(&open);
+    port(81).is_clean();
+}
+
+/// A selector selects everything if it has neither labels nor expressions.
+#[test]
+fn a_rule_lets_in_what_its_selectors_select() {
+    let file = Variant::of("internal-address/good-policy-labels.yaml");
+    let with = |peer: &str| file.with("podSelector: { matchLabels: { app: synapse } }", peer);
+    for few in [
+        "podSelector: { matchExpressions: [{ key: app, operator: In, values: [synapse] }] }",
+        "namespaceSelector: { matchExpressions: [{ key: name, operator: Exists }] }",
+        "namespaceSelector: {}, podSelector: { matchExpressions: [{ key: app, operator: In, values: [synapse] }] }",
+        "namespaceSelector: { matchLabels: { name: matrix } }, podSelector: {}",
+    ] {
+        with(few).is_clean();
+    }
+    for all in [
+        "podSelector: {}",
+        "namespaceSelector: {}",
+        "namespaceSelector: { matchExpressions: [] }, podSelector: { matchLabels: {} }",
+    ] {
+        with(all).finds(&[("internal-address", all)]);
+    }
+}
+
+/// The rule for the gateway's clients names no number.
+#[test]
+fn a_rule_without_a_port_brings_clients_to_every_port() {
+    let file = Variant::of("internal-address/good-policy-clients.yaml");
+    let with = |ports: &str| file.with("ports: [{ port: 10000 }]", ports);
+    with("ports: [{ protocol: TCP }]").finds(&[("internal-address", "ports: [{ protocol: TCP }]")]);
+    with("ports: [{ protocol: UDP }]").is_clean();
+}
+
+#[test]
+fn a_service_opens_the_ports_that_it_has() {
+    let file = Variant::of("internal-address/bad-service.yaml");
+    let with = |ports: &str| file.with("{ port: 80, targetPort: introspection }", ports);
+    let open = [("internal-address", "type: LoadBalancer")];
+    with("{ port: 10001 }").finds(&open);
+    with("{ port: 80, targetPort: 10001, protocol: TCP }").finds(&open);
+    with("{ port: 10001, protocol: UDP }").is_clean();
+    with("{ port: 10001, targetPort: 10000 }").is_clean();
+}
+
+#[test]
+fn a_default_backend_leads_here_as_well() {
+    let file = Variant::of("internal-address/bad-ingress.yaml");
+    let file = file.until("  rules:\n    - host: auth.example.org");
+    let with = |backend: &str| Variant(format!("{}  defaultBackend: {backend}\n", file.0));
+    with("{ service: { name: introspection, port: { number: 80 } } }")
+        .finds(&[("internal-address", "service: { name: introspection")]);
+    with("{ service: { name: other, port: { number: 80 } } }").is_clean();
+}
+
+/// A Service may have more ports than one, and more than one may lead to the listener.
+#[test]
+fn a_route_to_another_port_of_the_service_leads_elsewhere() {
+    let file = Variant::of("internal-address/bad-route.yaml");
+    let file = file.with(
+        "ports: [{ port: 80, targetPort: introspection }]",
+        "ports: [{ port: 80, targetPort: introspection }, { port: 81, targetPort: 10000 }, { port: 82, targetPort: 10001 }]",
+    );
+    let with = |port: u16| {
+        file.with(
+            "name: introspection, port: 80",
+            &format!("name: introspection, port: {port}"),
+        )
+    };
+    with(81).is_clean();
+    for port in [80, 82] {
+        with(port).finds(&[("internal-address", "name: introspection, port: ")]);
+    }
+}
+
+/// The pods have the label `app: edge`. As in Kubernetes, `NotIn` selects pods without the label, too.
+#[test]
+fn a_policy_closes_a_port_of_the_pods_that_its_expressions_select() {
+    let file = Variant::of("internal-address/good-policy-labels.yaml");
+    let with = |expression: &str| file.with("key: app, operator: In, values: [edge]", expression);
+    for selecting in [
+        "key: app, operator: In, values: [other, edge]",
+        "key: app, operator: NotIn, values: [other]",
+        "key: tier, operator: NotIn, values: [edge]",
+        "key: app, operator: Exists",
+        "key: tier, operator: DoesNotExist",
+    ] {
+        with(selecting).is_clean();
+    }
+    for other in [
+        "key: app, operator: In, values: [other]",
+        "key: tier, operator: In, values: [edge]",
+        "key: app, operator: NotIn, values: [edge]",
+        "key: tier, operator: Exists",
+        "key: app, operator: DoesNotExist",
+    ] {
+        with(other).finds(&[("internal-address", "address: 0.0.0.0")]);
+    }
+}
+
+/// Of the two routes the first has the label `a: b`, and the second none. A policy that selects a route replaces the one with the
+/// module there. As in Kubernetes, `NotIn` selects routes without the label, too.
+#[test]
+fn a_policy_replaces_that_of_the_gateway_where_its_expressions_select_routes() {
+    let file = Variant::of("unguarded-route/bad-selector-expression.yaml");
+    let both = "{ key: a, operator: In, values: [b, c] }, { key: d, operator: DoesNotExist }";
+    for (expression, selected) in [
+        ("{ key: a, operator: In, values: [c] }", 0),
+        ("{ key: d, operator: Exists }", 0),
+        ("{ key: a, operator: In, values: [b] }", 1),
+        ("{ key: a, operator: NotIn, values: [b] }", 1),
+        ("{ key: a, operator: Exists }", 1),
+        ("{ key: a, operator: DoesNotExist }", 1),
+        ("{ key: a, operator: NotIn, values: [c] }", 2),
+        ("{ key: d, operator: DoesNotExist }", 2),
+    ] {
+        let found = [("unguarded-route", "name: synapse"); 2];
+        file.with(both, expression).finds(&found[..selected]);
+    }
+}
+
+#[test]
+fn the_number_of_workers_may_stand_beside_its_flag_or_in_the_same_word() {
+    let file = Variant::of("circuit-breaker/bad-workers.yaml");
+    let found = [("circuit-breaker", "circuit_breakers")];
+    for arguments in [
+        "--concurrency=8",
+        "\"--concurrency\", \"8\"",
+        "\"--concurrency 8\"",
+    ] {
+        file.with("--concurrency, \"8\"", arguments).finds(&found);
+    }
+    for kind in ["DaemonSet", "StatefulSet"] {
+        file.with("kind: Deployment", &format!("kind: {kind}"))
+            .finds(&found);
+    }
+    file.with("--concurrency, \"8\"", "--concurrency=7")
+        .is_clean();
+}
+
+/// Envoy runs one then.
+#[test]
+fn no_worker_is_one() {
+    let file = Variant::of("circuit-breaker/bad-workers.yaml");
+    let none = file.with("--concurrency, \"8\"", "--concurrency=0");
+    none.is_clean();
+    none.with("max_requests: 5119", "max_requests: 639")
+        .finds(&[("circuit-breaker", "circuit_breakers")]);
+
+    let file = Variant::of("circuit-breaker/bad-workers-envoy-gateway.yaml");
+    let none = file.with("concurrency: 4", "concurrency: 0");
+    none.is_clean();
+    let cluster = "cluster: mas-introspection\n";
+    none.with(
+        cluster,
+        &format!("{cluster}          max_in_flight: 1000\n"),
+    )
+    .finds(&[("circuit-breaker", "circuit_breakers")]);
+}
+
+/// Of the thresholds that for usual priority counts.
+#[test]
+fn the_limits_of_high_priority_are_others() {
+    let file = Variant::of("circuit-breaker/bad.yaml");
+    let with = |thresholds: &str| file.with("thresholds: [{ max_retries: 3 }]", thresholds);
+    let few = [("circuit-breaker", "circuit_breakers")];
+    with("thresholds: [{ priority: HIGH, max_retries: 256 }, { max_retries: 3 }]").finds(&few);
+    with("thresholds: [{ priority: 1, max_retries: 256 }, { priority: DEFAULT, max_retries: 3 }]")
+        .finds(&few);
+    with("thresholds: [{ priority: HIGH, max_retries: 3 }, { max_retries: 256 }]").is_clean();
+}
+
+/// Over HTTP/2, or where it may be.
+#[test]
+fn calls_may_share_a_connection() {
+    let file = Variant::of("circuit-breaker/good-http2.yaml");
+    let http2 = "explicit_http_config: { http2_protocol_options: {} }";
+    file.with(http2, "auto_config: {}").is_clean();
+    file.with(http2, "explicit_http_config: { http_protocol_options: {} }")
+        .finds(&[("circuit-breaker", "circuit_breakers")]);
+}
+
+/// It is the module that repeats calls, or the cluster.
+#[test]
+fn limits_of_repetition_count_where_something_repeats_calls() {
+    let file = Variant::of("circuit-breaker/bad.yaml");
+    let secret = "credential: { bearer: { env: MAS_SECRET } }\n";
+    let retries = format!("{secret}                              retries: 0\n");
+    let never = file.with(secret, &retries);
+    never.finds(&[("retries", "retries: 0")]);
+    let assignment = "load_assignment: { cluster_name: mas-introspection";
+    let policy = "typed_extension_protocol_options:\n        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n          \
+                  \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n          retry_policy: { \
+                  retry_on: \"reset\", num_retries: 1 }\n      ";
+    never
+        .with(assignment, &format!("{policy}{assignment}"))
+        .finds(&[("circuit-breaker", "circuit_breakers")]);
+}
+
+/// The introspection role of this file may make as many calls as the gateway, which are 320. The provisioning role makes none.
+#[test]
+fn calls_are_those_of_the_roles_that_ask_this_cluster() {
+    let file = Variant::of("shared-cluster/good.yaml").with(
+        "thresholds: [{ max_retries: 256 }]",
+        "thresholds: [{ max_retries: 256, max_requests: 640, max_pending_requests: 640, max_connections: 640 }]",
+    );
+    let with = |file: &Variant, role: &str, number: u16| {
+        let head = format!(
+            "role: {role}\n                            server_name: example.org\n                            "
+        );
+        let asked = format!(
+            "{head}introspection: {{ cluster: mas-introspection, authority: auth.example.org, credential: {{ bearer: {{ env: \
+             MAS_SECRET }} }}, max_in_flight: {number} }}"
+        );
+        file.with(&format!("{head}introspection: *mas"), &asked)
+    };
+    file.is_clean();
+    with(&file, "provisioning", 257).is_clean();
+    let many = with(&file, "introspection", 257);
+    many.finds(&[("circuit-breaker", "circuit_breakers")]);
+    // Of two listeners of a role the one with the most counts.
+    many.with("role: provisioning", "role: introspection")
+        .with(
+            "cluster: homeserver, timeout",
+            "cluster: mas-for-synapse, timeout",
+        )
+        .finds(&[
+            ("stop-iteration", "name: provisioning"),
+            ("circuit-breaker", "circuit_breakers"),
+        ]);
+}
+
+#[test]
+fn every_bridge_is_refused_where_mas_is_asked_about_its_token() {
+    let file = Variant::of("bridges/bad.yaml");
+    let key = "unrecognized_tokens: reject";
+    file.with(key, "unrecognized_tokens: introspect")
+        .finds(&[("bridges", "unrecognized_tokens")]);
+    file.with(key, "unrecognized_tokens: pass").is_clean();
+}
+
+/// Envoy then does what it does by default, and the flag of earlier versions counts.
+#[test]
+fn an_unspecified_policy_fails_closed() {
+    let file = Variant::of("fail-closed/bad-number.yaml");
+    let with = |policy: &str| file.with("failurePolicy: 2", policy);
+    with("failure_policy: UNSPECIFIED").finds(&[("fail-closed", "failure_policy")]);
+    with("failurePolicy: 0").finds(&[("fail-closed", "failurePolicy")]);
+    with("failure_policy: UNSPECIFIED\n                        fail_open: true")
+        .finds(&[("fail-open", "fail_open")]);
+}
+
+#[test]
+fn a_gateway_may_say_that_its_bodies_stay_in_envoy() {
+    Variant::of("stop-iteration/bad-gateway.yaml")
+        .with("stop_iteration: true", "stop_iteration: false")
+        .is_clean();
+}
+
+/// The role that hears of ends asks nothing.
+#[test]
+fn a_short_ttl_is_no_fault_of_the_provisioning_role() {
+    let file = Variant::of("shared-cluster/good.yaml");
+    let end = "                  - name: envoy.filters.http.router\n                route_config:\n                  \
+               virtual_hosts:\n                    - name: ";
+    let with = |role: &str| {
+        let cache = format!("cache: *cache\n{end}{role}\n");
+        file.with(&cache, &cache.replace("*cache", "{ ttl: 4s }"))
+    };
+    with("provisioning").is_clean();
+    with("introspection").finds(&[("short-ttl", "ttl: 4s")]);
+}
+
+/// Forms are read by the introspection role alone.
+#[test]
+fn a_gateway_may_buffer_less_than_a_form() {
+    let file = Variant::of("introspection-buffer/good.yaml");
+    let limit = "per_connection_buffer_limit_bytes: 32768\n      ";
+    for (name, found) in [
+        ("gateway", &[][..]),
+        (
+            "introspection",
+            &[("introspection-buffer", "per_connection")],
+        ),
+    ] {
+        let listener = format!("- name: {name}\n      ");
+        let none = Variant(
+            file.0
+                .replace("per_connection_buffer_limit_bytes: 65536\n      ", ""),
+        );
+        none.with(&listener, &format!("{listener}{limit}"))
+            .finds(found);
+    }
+}
+
+/// Istio then takes no notice of the value.
+#[test]
+fn a_variable_of_envoys_own_environment_is_not_in_the_file() {
+    let file = Variant::of("visible-secret/bad-istio.yaml");
+    let found = &[("visible-secret", "value: s3cret")];
+    file.with("value: s3cret", "value: s3cret, valueFrom: INLINE")
+        .finds(found);
+    file.with("value: s3cret", "value: \"\", valueFrom: HOST")
+        .is_clean();
+}
+
+#[test]
+fn a_policy_without_retries_repeats_no_logout() {
+    let file = Variant::of("retries/bad-logout.yaml");
+    let once = file.with("num_retries: 2", "num_retries: 0");
+    once.finds(&[("retries", "retry_on: \"connect-failure, gateway-error\"")]);
+    once.with("num_retries: 2", "num_retries: 0").is_clean();
+}
+
+#[test]
+fn an_upgrade_that_is_turned_off_is_none() {
+    for file in ["upgrades/bad.yaml", "upgrades/bad-route.yaml"] {
+        let file = Variant::of(file);
+        let kind = "{ upgrade_type: websocket }";
+        let off = file.with(kind, "{ upgrade_type: websocket, enabled: false }");
+        off.is_clean();
+        file.with(kind, "{ upgrade_type: websocket, enabled: true }")
+            .finds(&[("upgrades", "upgrade_configs")]);
+    }
+}
+
+/// `normalize_path` is a share in percent, and the other one a number of an action.
+#[test]
+fn a_runtime_key_counts_where_the_manager_leaves_the_choice_to_it() {
+    let file = Variant::of("path-normalisation/bad-runtime.yaml");
+    let share = |share: u8| {
+        let new = format!("normalize_path: {share}");
+        file.with("normalize_path: 100", &new)
+    };
+    share(1).finds(&[(
+        "path-normalisation",
+        "http_connection_manager.normalize_path",
+    )]);
+    share(0).is_clean();
+
+    let file = Variant::of("path-normalisation/bad-runtime-nested.yaml");
+    let said = |action: &str| {
+        let key = "normalize_path: false\n";
+        let new = format!("{key}                path_with_escaped_slashes_action: {action}\n");
+        file.with(key, &new)
+    };
+    let found = &[("path-normalisation", "path_with_escaped_slashes_action: 4")];
+    file.finds(found);
+    for default in ["IMPLEMENTATION_SPECIFIC_DEFAULT", "0"] {
+        said(default).finds(found);
+        said(default).with("action: 4", "action: 1").is_clean();
+    }
+    said("KEEP_UNCHANGED").is_clean();
+}
+
+/// Whichever way a route rewrites its paths. A prefix that is replaced by itself changes none.
+#[test]
+fn a_route_of_the_homeserver_rewrites_no_path() {
+    let file = Variant::of("path-normalisation/good.yaml");
+    let timeout = "timeout: 0s\n";
+    for rewrite in [
+        "prefix_rewrite: /a/",
+        "regex_rewrite: { pattern: { regex: a }, substitution: b }",
+        "path_rewrite_policy: { name: template }",
+    ] {
+        let new = format!("{timeout}                            {rewrite}\n");
+        file.with(timeout, &new)
+            .finds(&[("path-normalisation", rewrite)]);
+    }
+    let same = format!("{timeout}                            prefix_rewrite: /\n");
+    file.with(timeout, &same).is_clean();
+}
+
+#[test]
+fn envoy_gateway_keeps_slashes_only_if_it_is_told_so() {
+    let file = Variant::of("path-normalisation/good-envoy-gateway.yaml");
+    for slashes in ["", ", disableMergeSlashes: false"] {
+        file.with(", disableMergeSlashes: true", slashes)
+            .finds(&[("path-normalisation", "name: matrix-edge-auth")]);
+    }
+}
+
+#[test]
+fn a_route_may_end_what_is_silent() {
+    let file = Variant::of("sync-timeout/good.yaml");
+    let with = |limit: &str| {
+        let timeout = "timeout: 0s\n";
+        file.with(
+            timeout,
+            &format!("{timeout}                            idle_timeout: {limit}\n"),
+        )
+    };
+    with("20s").finds(&[("sync-timeout", "idle_timeout: 20s")]);
+    with("120s").is_clean();
+}
+
+/// The rule for `/sync` alone has its path in full.
+#[test]
+fn a_prefix_takes_the_path_that_it_is() {
+    let file = Variant::of("sync-timeout/bad-envoy-gateway.yaml");
+    let with = |prefix: &str| file.with("value: /_matrix }", &format!("value: {prefix} }}"));
+    let found = &[("sync-timeout", "matches: [")];
+    with("/_matrix/client/v3/sync").finds(found);
+    with("/_matrix/client/v3/sync/").finds(found);
+    with("/_matrix/client/v3/syn").is_clean();
+}
+
+#[test]
+fn a_name_that_counts_rules_is_told_whatever_else_is_known() {
+    let file = Variant::of("unknown-cluster/bad-envoy-gateway.yaml");
+    let alone = file.until("---\napiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyProxy");
+    alone.finds(&[("unknown-cluster", "cluster: httproute/")]);
+}
+
+#[test]
+fn an_example_is_a_whole_name() {
+    let file = Variant::of("placeholder/good-filled-in.yaml");
+    let host = "auth.matrix.localhost";
+    for real in ["myexample.org", "auth.my-example.org"] {
+        file.with(host, real).is_clean();
+    }
+    for example in ["example.org", "auth.example.org"] {
+        file.with(host, example).finds(&[("placeholder", example)]);
+    }
+}
+
+/// A document inside of a text is looked at, and the text itself is not.
+#[test]
+fn a_placeholder_in_a_text_is_told_once() {
+    let file = Variant::of("configuration/good-text.yaml");
+    file.with("[auth.example.org]", "[auth.matrix.test]")
+        .with(
+            "\"timeout\"",
+            "\"authority\": \"auth.matrix.test\",\n                                \"timeout\"",
+        )
+        .finds(&[("placeholder", "\"example.org\"")]);
+}
+
+/// What comes to this listener is MAS's own, with the secret that Synapse wants.
+#[test]
+fn a_credential_may_be_added_to_what_mas_sends() {
+    let file = Variant::of("shared-cluster/good.yaml");
+    let injecting = "  clusters:\n    - name: homeserver-for-mas\n      load_assignment: { cluster_name: homeserver-for-mas, \
+                     endpoints: [] }\n      typed_extension_protocol_options:\n        \
+                     envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n          http_filters:\n            - name: \
+                     envoy.filters.http.credential_injector\n              typed_config: { \"@type\": \
+                     type.googleapis.com/envoy.extensions.filters.http.credential_injector.v3.CredentialInjector }\n";
+    let file = file.with("  clusters:\n", injecting);
+    let lead = |cluster: &str, timeout: &str| {
+        let new = format!("route: {{ cluster: homeserver-for-mas, timeout: {timeout} }}");
+        file.with(
+            &format!("route: {{ cluster: {cluster}, timeout: {timeout} }}"),
+            &new,
+        )
+    };
+    lead("homeserver", "60s").is_clean();
+    lead("mas-for-synapse", "60s").finds(&[("injected-route", "cluster: homeserver-for-mas")]);
+}
+
+/// Of a configuration alone nobody knows which other roles there are.
+#[test]
+fn a_long_ttl_of_a_bare_configuration_is_not_judged() {
+    let bare = "role: gateway\nserver_name: example.org\nintrospection: { cluster: mas, credential: { injected: true } }\ncache: { \
+                ttl: 30m }\n";
+    Variant(bare.to_owned()).is_clean();
+}
+
+#[test]
+fn a_budget_by_a_header_is_noted() {
+    Variant::of("budget-address/good-header.yaml").notes(("budget-address", "name: header"));
+}
+
+/// Whatever the order of the rules is.
+#[test]
+fn findings_are_told_in_the_order_of_their_lines() {
+    Variant::of("path-normalisation/bad.yaml")
+        .with("FAIL_RELOAD", "FAIL_OPEN")
+        .with("timeout: 0s", "timeout: 20s")
+        .finds(&[
+            ("path-normalisation", "normalize_path: true"),
+            ("fail-open", "failure_policy"),
+            ("sync-timeout", "timeout: 20s"),
+        ]);
+}
