@@ -2,12 +2,13 @@
 
 use std::{rc::Rc, time::Duration};
 
+use log::Level;
 use matrix_edge_auth::worker::Plugin;
 use serde_json::{Value, json};
 
 use crate::{
     ALICE, BOB, INACTIVE, active, alice, not_active,
-    simulated::{Cluster, Fate, Request, gateway, plugin},
+    simulated::{Cluster, Fate, Request, gateway, plugin, take_log},
     whoami,
 };
 
@@ -496,5 +497,60 @@ fn an_inactive_answer_that_cannot_be_held_against_a_revival_is_asked_about_again
         cluster[0].answer_only_call(&active("alice"));
         assert_eq!(cluster[0].fate(stream), alice(), "{part}");
         assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), alice(), "{part}");
+    }
+}
+
+/// Only the homeserver's agreement shows that MAS has the other secret: anyone can present a wrong one.
+#[test]
+fn a_secret_that_differs_from_mas_is_told_of_once() {
+    let warned = || {
+        let lines = take_log();
+        let told = lines.iter().filter(|(level, line)| {
+            *level == Level::Warn && line.contains("introspection.credential differs")
+        });
+        told.count()
+    };
+    warned();
+    let mut rig = Rig::new(json!({}));
+    for (request, settings, label) in unproven() {
+        for status in [401, 302, 500] {
+            rig.tell(request.clone(), status);
+        }
+        if label != "different" {
+            let mut other = Rig::new(settings);
+            other.tell(request, 200);
+        }
+        assert_eq!(warned(), 0, "{label}");
+    }
+    let different = || told("delete_user", "new", json!({"localpart": "carol"}));
+    rig.tell(different(), 200);
+    assert_eq!(warned(), 1);
+    rig.tell(different(), 200);
+    rig.tell(
+        told("delete_user", SECRET, json!({"localpart": "carol"})),
+        200,
+    );
+    assert_eq!(warned(), 0, "once in a worker");
+}
+
+/// Further ones share a moment, and of their tokens MAS is asked once more.
+#[test]
+fn thirty_two_devices_of_a_user_are_told_apart() {
+    let others = |number| (1..number).map(|n| format!("D{n}")).collect::<Vec<_>>();
+    for (number, gone) in [(32, "B-"), (33, "AB-")] {
+        let mut rig = Rig::new(json!({}));
+        let devices = [others(number), vec!["A".to_owned()]].concat();
+        let body = json!({"localpart": "alice", "devices": devices});
+        rig.tell(told("sync_devices", SECRET, body), 200);
+        assert_eq!(rig.gone(), gone, "{number} survive");
+
+        let mut rig = Rig::new(json!({}));
+        for device in others(number + 1) {
+            let body = json!({"localpart": "alice", "device_id": device});
+            rig.tell(told("delete_device", SECRET, body), 200);
+            rig.cluster.process.advance(Duration::from_millis(1));
+        }
+        let gone = if number == 32 { "" } else { "AB-" };
+        assert_eq!(rig.gone(), gone, "{number} are deleted");
     }
 }
