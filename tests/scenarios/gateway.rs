@@ -616,3 +616,10 @@ fn how_long_a_request_was_held_is_recorded() {
     worker.request(&gateway, whoami(ALICE));
     assert_eq!(held(), 120, "a hit waits for nothing");
 }
+
+/// A test that expects 0 of it would always pass.
+#[test]
+#[should_panic(expected = "no metric of the module begins with matrix_edge_auth_request_total")]
+fn a_misspelt_metric_is_not_0() {
+    Process::new().metric("matrix_edge_auth_request_total");
+}
