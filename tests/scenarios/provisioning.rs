@@ -3,12 +3,18 @@
 use std::{rc::Rc, time::Duration};
 
 use log::Level;
-use matrix_edge_auth::worker::Plugin;
+use matrix_edge_auth::{
+    cache::revocation::Revocations,
+    clock::Instant,
+    mas::{introspection::Answer, provisioning::Revocation, user::UserKey},
+    shared_data::{key_space::KeySpace, name::Space},
+    worker::Plugin,
+};
 use serde_json::{Value, json};
 
 use crate::{
     ALICE, BOB, INACTIVE, active, alice, not_active,
-    simulated::{Cluster, Fate, Request, gateway, plugin, take_log},
+    simulated::{Cluster, Fate, Process, Request, gateway, plugin, store, take_log},
     whoami,
 };
 
@@ -553,4 +559,32 @@ fn thirty_two_devices_of_a_user_are_told_apart() {
         let gone = if number == 32 { "" } else { "AB-" };
         assert_eq!(rig.gone(), gone, "{number} are deleted");
     }
+}
+
+/// A worker read the clock before another one did, and writes after it. So the latest moment of a place is not always that of the
+/// user who was last there.
+#[test]
+fn an_answer_that_is_void_stays_void_whoever_takes_the_place_of_its_user() {
+    let process = Process::new();
+    let store = store(&process);
+    let places = KeySpace::new(Space::Users, 16_384);
+    let place = |user: &UserKey| places.key(&store, &user.0).as_bytes().to_vec();
+    let alice = UserKey::of("alice");
+    let mut others = (0..)
+        .map(|number| UserKey::of(&format!("user-{number}")))
+        .filter(|user| place(user) == place(&alice));
+    let mut other = || others.next().expect("there is no end of users");
+    let Ok(Answer::Active(answer)) = Answer::parse(active("alice").into_bytes()) else {
+        panic!("it is active");
+    };
+    let revocations = Revocations::default();
+    for (user, at) in [(alice, 2_000), (other(), 1_000), (other(), 3_000)] {
+        let everything = Revocation::AllExcept(Vec::new());
+        let added = revocations.add(&store, &user, &everything, Instant::from_millis(at));
+        assert_eq!(added, Ok(()));
+        let asked_at = Instant::from_millis(1_500);
+        assert!(revocations.revokes_active(&store, &alice, &answer, asked_at));
+    }
+    let later = Instant::from_millis(2_500);
+    assert!(!revocations.revokes_active(&store, &alice, &answer, later));
 }
