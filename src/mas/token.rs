@@ -240,6 +240,24 @@ mod tests {
         assert_eq!(&base62(u32::MAX), b"3CFfg4");
     }
 
+    /// MAS splits a token at each `_` and takes three parts.
+    #[test]
+    fn no_part_of_a_token_holds_the_separator() {
+        let with_random = |random: &[u8; RANDOM_BYTES]| {
+            let covered = [b"mat_", &random[..]].concat();
+            [&covered[..], b"_", &base62(crc32(&covered))].concat()
+        };
+        let plain = *b"Z9zA8yB7xC6wD5vE4uF3tG2sH1rI0q";
+        assert_eq!(check(&with_random(&plain)), Ok(TokenKind::AccessToken));
+        for at in [0, 15, RANDOM_BYTES - 1] {
+            let mut random = plain;
+            random[at] = b'_';
+            let token = with_random(&random);
+            assert_eq!(check(&token), Err(TokenFormatError::InvalidFormat));
+            assert_eq!(shape(&token), Shape::CannotExist);
+        }
+    }
+
     #[test]
     fn control_bytes_make_a_token_impossible() {
         for token in [&b"syt_a\0b"[..], b"syt_\x1f", b"syt_\x7f", b"syt_a\nb"] {

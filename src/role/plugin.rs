@@ -223,4 +223,52 @@ mod tests {
         assert_ne!(grant_key("other.example.org", "mas"), key);
         assert_ne!(grant_key("example.org", "other"), key);
     }
+
+    /// The introspection role gives MAS's own words away, which a worker does not keep.
+    #[test]
+    fn only_the_gateway_keeps_inactive_tokens_of_its_own() {
+        for (role, kept) in [("gateway", 7), ("introspection", 0), ("provisioning", 0)] {
+            let json = format!(
+                r#"{{"role":"{role}","server_name":"example.org","cache":{{"local_entries":7}},"introspection":{{"cluster":"mas","credential":{{"injected":true}}}}}}"#
+            );
+            let config = config::parse(json.as_bytes(), &|_| None).unwrap();
+            assert_eq!(consumer(&config).kept_inactive, kept, "{role}");
+        }
+    }
+
+    #[test]
+    fn a_grant_is_kept_for_what_the_headers_tell_and_for_one_kind_of_credential() {
+        let grant_key = |headers: &str, credential: &str| {
+            let json = format!(
+                r#"{{"server_name":"example.org","identity_headers":{headers},"introspection":{{"cluster":"mas","credential":{credential}}}}}"#
+            );
+            let config = config::parse(json.as_bytes(), &|_| None).unwrap();
+            let fingerprint = config.fingerprint();
+            let grant = Plugin::new(RootId(1), config).grant_key(&TokenDigest::of(b"token"));
+            (grant.identity, fingerprint)
+        };
+        let credentials = [
+            r#"{"injected":true}"#,
+            r#"{"bearer":{"value":"s3cret"}}"#,
+            r#"{"basic":{"client_id":"id","client_secret":{"value":"s3cret"}}}"#,
+        ];
+        let headers = [
+            "{}",
+            r#"{"client_id":"x-client"}"#,
+            r#"{"scope":"x-scope"}"#,
+            r#"{"client_id":"x-client","scope":"x-scope"}"#,
+        ];
+        let (mut identities, mut questions) = (BTreeSet::new(), BTreeSet::new());
+        for credential in credentials {
+            for headers in headers {
+                let (identity, question) = grant_key(headers, credential);
+                identities.insert(identity);
+                questions.insert(question);
+            }
+        }
+        assert_eq!((identities.len(), questions.len()), (12, 3));
+        // The name of a header changes nothing of what is kept.
+        let renamed = grant_key(r#"{"scope":"x-rights"}"#, credentials[0]);
+        assert_eq!(renamed, grant_key(headers[2], credentials[0]));
+    }
 }

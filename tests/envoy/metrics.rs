@@ -13,7 +13,10 @@ use serde_json::json;
 use stand_in::mas::{Fault, Options};
 
 use super::edge::{Edge, WHOAMI, new_token, plugin};
-use crate::support::http::{self, Request};
+use crate::support::{
+    envoy::stats::Stats,
+    http::{self, Request},
+};
 
 #[tokio::test]
 async fn every_metric_is_counted_under_its_labels() {
@@ -276,4 +279,36 @@ fn parse(metric: &str) -> (String, Vec<(&str, &str)>) {
     let name = words.next().unwrap_or_default();
     let labels = words.filter_map(|label| label.split_once('=')).collect();
     (format!("matrix_edge_auth_{name}"), labels)
+}
+
+/// A test that expects 0 of it would always pass.
+#[test]
+fn a_misspelt_series_is_not_0() {
+    let none = Stats::parse("");
+    for metric in Metric::all() {
+        let full = metric.name();
+        let mut parts = full.split('.');
+        let base = parts.next().expect("a name");
+        let labels: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
+        let ends: &[&str] = match metric.kind() {
+            Kind::Counter => &[""],
+            Kind::Histogram => &["_bucket", "_count", "_sum"],
+        };
+        for end in ends {
+            let name = format!("{base}{end}");
+            assert_eq!(none.sum(&name, &labels), 0.0, "it is not counted yet");
+        }
+    }
+    for (name, labels) in [
+        ("matrix_edge_auth_request_total", &[][..]),
+        ("matrix_edge_auth_requests_total", &[("verdict", "activ")]),
+        ("matrix_edge_auth_requests_total", &[("verdcit", "active")]),
+        (
+            "matrix_edge_auth_rejections_total",
+            &[("verdict", "active")],
+        ),
+    ] {
+        let panics = std::panic::catch_unwind(|| none.sum(name, labels)).is_err();
+        assert!(panics, "{name}{labels:?}");
+    }
 }

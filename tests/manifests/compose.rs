@@ -1,10 +1,11 @@
 //! `envoy/compose/compose.yaml` is what docker-compose takes; where there is none it is not looked at, and the output of the
-//! layer says so. `envoy/compose/mas.yaml` has no key that MAS does not know, and it ignores those.
+//! layer says so. Continuous integration has one, and fails without it. `envoy/compose/mas.yaml` has no key that MAS does not know, and it ignores those.
 
 use std::{collections::BTreeMap, env, process::Command};
 
 use serde_json::Value;
 
+use super::tools::missing;
 use crate::support::{
     envoy::{read, repository, yaml},
     mesh::manifests::document,
@@ -13,7 +14,7 @@ use crate::support::{
 #[test]
 fn docker_compose_takes_it() {
     let Some(compose) = env::var_os("DOCKER_COMPOSE") else {
-        return;
+        return missing("docker-compose (DOCKER_COMPOSE)");
     };
     let config = |more: &[&str]| {
         Command::new(&compose)

@@ -6,7 +6,10 @@ use std::{rc::Rc, time::Duration};
 use matrix_edge_auth::worker::Plugin;
 use serde_json::json;
 
-use crate::simulated::{Cluster, Request, gateway, take_log};
+use crate::{
+    ALICE,
+    simulated::{Cluster, Fate, Request, gateway, take_log},
+};
 
 /// The cluster of the introspections, and another one.
 const INJECTING: &str = "mas";
@@ -71,4 +74,17 @@ fn a_route_to_the_injecting_cluster_is_told_of_once() {
         assert_eq!(looks(&mut edge, &gateway, INJECTING, 50), 0, "it is known");
     }
     assert_eq!(told(), 0);
+}
+
+/// Also one that the gateway looks at: here the token of a logout, which MAS ends.
+#[test]
+fn the_route_of_a_request_that_is_watched_is_looked_at_too() {
+    let (mut edge, gateway) = start();
+    edge.skip(Duration::from_millis(250));
+    let request = Request::new("POST", "/_matrix/client/v3/logout")
+        .bearer(ALICE)
+        .cluster(INJECTING);
+    let fate = edge[0].send(&gateway, request);
+    assert_eq!(fate, Fate::forwarded_unannotated());
+    assert_eq!(told(), 1);
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use matrix_edge_auth::{host::StreamId, worker::Plugin};
+use matrix_edge_auth::{host::StreamId, matrix::session_end::MAX_REVOCATION_BYTES, worker::Plugin};
 use serde_json::json;
 
 use crate::{
@@ -493,4 +493,22 @@ fn where_nothing_more_is_remembered_an_end_acts_at_once() {
     end(&mut cluster, &gateway, &revocation(ALICE), false);
     let fates = cluster.send_each(&gateway, &whoami(ALICE));
     assert_eq!(fates, [alice(), alice()], "it waits");
+}
+
+/// What stands where the reading ends may be a half of a token, or the whole of another one.
+#[test]
+fn a_form_that_is_too_long_ends_nothing() {
+    let room = MAX_REVOCATION_BYTES - "a=&token=".len() - ALICE.len();
+    for (padding, rest, fate) in [
+        (room, "", Fate::Held),
+        (room, "x", alice()),
+        (room + 1, "", alice()),
+    ] {
+        let (mut cluster, gateway) = warmed(&[ALICE], json!({}));
+        let form = format!("a={}&token={ALICE}{rest}", "b".repeat(padding));
+        let request = Request::new("POST", "/oauth2/revoke").body(form);
+        end(&mut cluster, &gateway, &request, false);
+        let fates = [fate.clone(), fate];
+        assert_fates(&mut cluster, &gateway, ALICE, &fates);
+    }
 }

@@ -535,3 +535,91 @@ fn a_trace_header_goes_along_up_to_a_kibibyte() {
         assert_eq!(sent, goes_along, "{length}");
     }
 }
+
+/// Envoy has no other place for what a request tells of its trace than the call that the request makes.
+#[test]
+fn the_state_of_a_trace_goes_along_with_its_parent_only() {
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let gateway = gateway(1, json!({}));
+    for (fields, expected) in [
+        (&[("tracestate", "a=1")][..], &[][..]),
+        (&[("traceparent", parent)], &["traceparent"]),
+        (
+            &[("tracestate", "a=1"), ("traceparent", parent)],
+            &["traceparent", "tracestate"],
+        ),
+    ] {
+        let mut worker = SimulatedWorker::new(&Process::new());
+        let request = fields.iter().fold(whoami(ALICE), |request, (name, value)| {
+            request.header(name, value)
+        });
+        worker.request(&gateway, request);
+        let call = worker.calls().pop().expect("one call");
+        let names = call.headers.iter().map(|(name, _)| &**name);
+        let sent: Vec<&str> = names.filter(|name| name.starts_with("trace")).collect();
+        assert_eq!(sent, expected, "{fields:?}");
+    }
+}
+
+#[test]
+fn a_pre_flight_to_a_blocked_path_is_refused() {
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let gateway = gateway(1, json!({}));
+    for request in [
+        Request::new("OPTIONS", "/_synapse/mas/query_user"),
+        Request::new("OPTIONS", "/_synapse/mas/query_user").bearer(ALICE),
+    ] {
+        assert_eq!(worker.send(&gateway, request).status(), Some(404));
+    }
+}
+
+/// The homeserver believes the headers, so each has a name only if the operator gives it one.
+#[test]
+fn an_identity_is_told_in_the_headers_that_are_configured_and_nowhere_else() {
+    let answer = r#"{"active":true,"scope":"urn:matrix:client:api:*","username":"alice","device_id":"A","client_id":"element"}"#;
+    let told = [
+        ("x-kind", "access_token"),
+        ("x-client", "element"),
+        ("x-scope", "urn:matrix:client:api:*"),
+    ];
+    let names = json!({"token_kind": "x-kind", "client_id": "x-client", "scope": "x-scope"});
+    for (names, is_told) in [(names, true), (json!({}), false)] {
+        let gateway = gateway(1, json!({"identity_headers": names}));
+        let mut worker = SimulatedWorker::new(&Process::new());
+        let asked = worker.request(&gateway, whoami(ALICE));
+        worker.answer_only_call(answer);
+        let known = worker.request(&gateway, whoami(ALICE));
+        for stream in [asked, known] {
+            let seen = worker.seen_by_homeserver(stream);
+            for (name, value) in told {
+                let expected = is_told.then_some(value.as_bytes());
+                assert_eq!(seen.value(name), expected, "{name}");
+            }
+            assert!(seen.filter_state.is_empty(), "it is not configured");
+        }
+    }
+}
+
+#[test]
+fn how_long_a_request_was_held_is_recorded() {
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({}));
+    let held = || process.metric("matrix_edge_auth_held_duration_milliseconds");
+    for token in [ALICE, BOB] {
+        worker.request(&gateway, whoami(token));
+        process.advance(Duration::from_millis(40));
+    }
+    assert_eq!(held(), 0, "both wait");
+    worker.answer_all(&active("alice"));
+    assert_eq!(held(), 80 + 40);
+    worker.request(&gateway, whoami(ALICE));
+    assert_eq!(held(), 120, "a hit waits for nothing");
+}
+
+/// A test that expects 0 of it would always pass.
+#[test]
+#[should_panic(expected = "no metric of the module begins with matrix_edge_auth_request_total")]
+fn a_misspelt_metric_is_not_0() {
+    Process::new().metric("matrix_edge_auth_request_total");
+}

@@ -6,7 +6,7 @@ use matrix_edge_auth::{host::StreamId, worker::Plugin};
 use serde_json::json;
 
 use crate::{
-    ALICE, active, alice,
+    ALICE, BOB, active, alice,
     introspection_role::{introspect, passed_on},
     simulated::{Fate, Process, Request, SimulatedWorker, gateway, plugin},
     whoami,
@@ -218,4 +218,31 @@ fn one_spelling_may_come_as_often_as_a_client_likes() {
         let stream = worker.request(&role, request);
         assert!(names(&worker.seen_by_homeserver(stream)).is_empty());
     }
+}
+
+#[test]
+fn the_trailers_of_a_request_that_was_answered_are_left_alone() {
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let gateway = gateway(1, json!({}));
+    let request = Request::new("POST", "/_matrix/client/v3/createRoom");
+    let stream = worker.request_headers(&gateway, request, false);
+    assert_eq!(worker.fate(stream).status(), Some(401));
+    // A second reply would break the first one off.
+    worker.faults().trailers.set(true);
+    worker.request_trailers(stream, &FORGED);
+    assert_eq!(worker.fate(stream).status(), Some(401));
+}
+
+#[test]
+fn a_request_in_line_whose_trailers_cannot_be_cleaned_costs_no_call() {
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let gateway = gateway(1, json!({"introspection": {"max_in_flight": 1}}));
+    worker.request(&gateway, whoami(ALICE));
+    let waits = worker.request_headers(&gateway, whoami(BOB), false);
+    assert_eq!(worker.calls().len(), 1, "the other one waits in line");
+    worker.faults().trailers.set(true);
+    worker.request_trailers(waits, &FORGED);
+    worker.answer_only_call(&active("alice"));
+    assert!(worker.calls().is_empty());
+    assert_eq!(worker.fate(waits).status(), Some(500));
 }

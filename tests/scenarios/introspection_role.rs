@@ -600,3 +600,23 @@ fn where_no_request_may_wait_any_more_mas_answers_itself() {
     assert_eq!(worker.send(&role, introspect(BOB)), passed_on());
     assert_eq!(worker.send(&gateway, whoami(BOB)), unable());
 }
+
+/// However often the homeserver asks. A worker of the gateway keeps the token alone, without MAS's words.
+#[test]
+fn an_inactive_token_is_answered_with_mas_own_bytes_each_time() {
+    let body = r#"{ "active":false, "new":{"a":1} }"#;
+    let role = role(json!({}));
+    let mut worker = SimulatedWorker::new(&Process::new());
+    let asked = worker.request(&role, introspect(ALICE));
+    worker.answer_only_call(body);
+    assert_eq!(worker.fate(asked), answered(body));
+    for _ in 0..5 {
+        assert_eq!(worker.send(&role, introspect(ALICE)), answered(body));
+    }
+    let gateway = gateway(1, json!({}));
+    for _ in 0..5 {
+        assert_eq!(worker.send(&gateway, whoami(ALICE)), not_active());
+        assert_eq!(worker.send(&role, introspect(ALICE)), answered(body));
+    }
+    assert!(worker.calls().is_empty());
+}

@@ -207,3 +207,38 @@ fn the_homeserver_is_asked_for_while_other_questions_fill_its_calls() {
     worker.answer(call.id, 200, INACTIVE);
     assert_eq!(worker.fate(stream), answered(INACTIVE));
 }
+
+/// No client has many of them. So they do not take turns, as the others do.
+#[test]
+fn known_tokens_wait_in_the_order_of_their_requests_whoever_sends_them() {
+    let process = Process::new();
+    let calls = json!({"introspection": {"max_in_flight": 1, "timeout": "1m"}});
+    let gateway = gateway(1, settings(calls));
+    let mut worker = SimulatedWorker::new(&process);
+    let known = |number: u32, source: &str| {
+        Request::get(WHOAMI)
+            .bearer(&invented(number))
+            .source(source)
+    };
+    let order = [(1, OFFICE), (2, OFFICE), (3, OFFICE), (4, "192.0.2.2")];
+    for (number, source) in order {
+        worker.request(&gateway, known(number, source));
+        worker.answer_only_call(&active("alice"));
+    }
+    pass(&process, &mut worker, Duration::from_secs(4));
+    worker.request(&gateway, flood(100));
+    for (number, source) in order {
+        worker.request(&gateway, known(number, source));
+    }
+    let mut asked = Vec::new();
+    loop {
+        // The oldest is the flood's, which has its one call all the while.
+        let calls = worker.calls();
+        let Some(call) = calls.get(1) else {
+            break;
+        };
+        asked.extend((1..=4).filter(|number| call.body.contains(&invented(*number))));
+        worker.answer(call.id, 200, INACTIVE);
+    }
+    assert_eq!(asked, [1, 2, 3, 4]);
+}

@@ -283,3 +283,18 @@ fn a_failure_says_nothing_once_mas_has_answered_anything() {
         assert!(!is_well || cluster[0].fate(after) == not_active());
     }
 }
+
+/// The last configuration of a worker goes with its timer, and another one comes later. A call that times out then does so although
+/// the worker had all the time.
+#[test]
+fn a_time_without_a_configuration_excuses_no_call() {
+    let mut cluster = Cluster::new(1);
+    let [before, after] = [1, 2].map(|root| gateway(root, json!({})));
+    cluster[0].request(&before, Request::get("/"));
+    cluster[0].drop_root(before.root);
+    cluster.process.advance(Duration::from_secs(13));
+    let stream = cluster[0].request(&after, whoami(ALICE));
+    cluster[0].tick_for(Duration::from_secs(6));
+    assert_eq!(cluster[0].fate(stream).status(), Some(503));
+    assert!(cluster[0].calls().is_empty(), "MAS is not asked again");
+}

@@ -2,12 +2,19 @@
 
 use std::{rc::Rc, time::Duration};
 
-use matrix_edge_auth::worker::Plugin;
+use log::Level;
+use matrix_edge_auth::{
+    cache::revocation::Revocations,
+    clock::Instant,
+    mas::{introspection::Answer, provisioning::Revocation, user::UserKey},
+    shared_data::{key_space::KeySpace, name::Space},
+    worker::Plugin,
+};
 use serde_json::{Value, json};
 
 use crate::{
     ALICE, BOB, INACTIVE, active, alice, not_active,
-    simulated::{Cluster, Fate, Request, gateway, plugin},
+    simulated::{Cluster, Fate, Process, Request, gateway, plugin, store, take_log},
     whoami,
 };
 
@@ -497,4 +504,87 @@ fn an_inactive_answer_that_cannot_be_held_against_a_revival_is_asked_about_again
         assert_eq!(cluster[0].fate(stream), alice(), "{part}");
         assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), alice(), "{part}");
     }
+}
+
+/// Only the homeserver's agreement shows that MAS has the other secret: anyone can present a wrong one.
+#[test]
+fn a_secret_that_differs_from_mas_is_told_of_once() {
+    let warned = || {
+        let lines = take_log();
+        let told = lines.iter().filter(|(level, line)| {
+            *level == Level::Warn && line.contains("introspection.credential differs")
+        });
+        told.count()
+    };
+    warned();
+    let mut rig = Rig::new(json!({}));
+    for (request, settings, label) in unproven() {
+        for status in [401, 302, 500] {
+            rig.tell(request.clone(), status);
+        }
+        if label != "different" {
+            let mut other = Rig::new(settings);
+            other.tell(request, 200);
+        }
+        assert_eq!(warned(), 0, "{label}");
+    }
+    let different = || told("delete_user", "new", json!({"localpart": "carol"}));
+    rig.tell(different(), 200);
+    assert_eq!(warned(), 1);
+    rig.tell(different(), 200);
+    rig.tell(
+        told("delete_user", SECRET, json!({"localpart": "carol"})),
+        200,
+    );
+    assert_eq!(warned(), 0, "once in a worker");
+}
+
+/// Further ones share a moment, and of their tokens MAS is asked once more.
+#[test]
+fn thirty_two_devices_of_a_user_are_told_apart() {
+    let others = |number| (1..number).map(|n| format!("D{n}")).collect::<Vec<_>>();
+    for (number, gone) in [(32, "B-"), (33, "AB-")] {
+        let mut rig = Rig::new(json!({}));
+        let devices = [others(number), vec!["A".to_owned()]].concat();
+        let body = json!({"localpart": "alice", "devices": devices});
+        rig.tell(told("sync_devices", SECRET, body), 200);
+        assert_eq!(rig.gone(), gone, "{number} survive");
+
+        let mut rig = Rig::new(json!({}));
+        for device in others(number + 1) {
+            let body = json!({"localpart": "alice", "device_id": device});
+            rig.tell(told("delete_device", SECRET, body), 200);
+            rig.cluster.process.advance(Duration::from_millis(1));
+        }
+        let gone = if number == 32 { "" } else { "AB-" };
+        assert_eq!(rig.gone(), gone, "{number} are deleted");
+    }
+}
+
+/// A worker read the clock before another one did, and writes after it. So the latest moment of a place is not always that of the
+/// user who was last there.
+#[test]
+fn an_answer_that_is_void_stays_void_whoever_takes_the_place_of_its_user() {
+    let process = Process::new();
+    let store = store(&process);
+    let places = KeySpace::new(Space::Users, 16_384);
+    let place = |user: &UserKey| places.key(&store, &user.0).as_bytes().to_vec();
+    let alice = UserKey::of("alice");
+    let mut others = (0..)
+        .map(|number| UserKey::of(&format!("user-{number}")))
+        .filter(|user| place(user) == place(&alice));
+    let mut other = || others.next().expect("there is no end of users");
+    let Ok(Answer::Active(answer)) = Answer::parse(active("alice").into_bytes()) else {
+        panic!("it is active");
+    };
+    let revocations = Revocations::default();
+    for (user, at) in [(alice, 2_000), (other(), 1_000), (other(), 3_000)] {
+        let everything = Revocation::AllExcept(Vec::new());
+        let added = revocations.add(&store, &user, &everything, Instant::from_millis(at));
+        assert_eq!(added, Ok(()));
+        let asked_at = Instant::from_millis(1_500);
+        assert!(revocations.revokes_active(&store, &alice, &answer, asked_at));
+    }
+    let later = Instant::from_millis(2_500);
+    assert!(!revocations.revokes_active(&store, &alice, &answer, later));
 }

@@ -200,3 +200,27 @@ fn an_answer_that_ends_with_its_token_is_not_renewed_by_every_worker() {
     assert_eq!(cluster[1].send(&gateway, whoami(ALICE)), alice());
     assert!(cluster[1].calls().is_empty(), "it has been renewed");
 }
+
+/// The lease of the failed call tells the other workers for a second. Where it cannot be written, the worker knows it by itself.
+#[test]
+fn a_renewal_that_failed_is_tried_again_after_a_second_and_not_before() {
+    for leases_fail in [false, true] {
+        let mut cluster = Cluster::new(1);
+        let gateway = gateway(1, json!({"cache": {"ttl": "100s"}}));
+        cluster[0].request(&gateway, whoami(ALICE));
+        cluster[0].answer_only_call(&active("alice"));
+        cluster.run_for(Duration::from_secs(95), "");
+        if leases_fail {
+            cluster[0].faults().shared_data.set(Some("-auth.l"));
+        }
+        for second in 0..3 {
+            for _ in 0..10 {
+                assert_eq!(cluster[0].send(&gateway, whoami(ALICE)), alice());
+                cluster.answer_all("no verdict");
+            }
+            let asked = cluster.metric("matrix_edge_auth_introspections_total.outcome=malformed");
+            assert_eq!(asked, second + 1, "leases fail: {leases_fail}");
+            cluster.run_for(Duration::from_secs(1), "no verdict");
+        }
+    }
+}

@@ -331,3 +331,22 @@ fn nobody_waits_for_ever_in_a_worker_that_is_always_late() {
     }
     assert_eq!(rush.fate(&second), unable());
 }
+
+/// More requests wait for one answer of another worker than a callback may end. The rest ends at once and not with the next tick.
+#[test]
+fn everyone_who_waits_for_another_worker_goes_on_with_its_answer() {
+    let gateway = gateway(1, json!({}));
+    let mut cluster = Cluster::new(2);
+    cluster.seat_all(&gateway);
+    cluster[0].request(&gateway, whoami(ALICE));
+    let waiting: Vec<StreamId> = (0..500)
+        .map(|_| cluster[1].request(&gateway, whoami(ALICE)))
+        .collect();
+    cluster[0].answer_only_call(&active("alice"));
+    cluster.deliver_all();
+    assert!(
+        waiting
+            .iter()
+            .all(|stream| cluster[1].fate(*stream) == alice())
+    );
+}

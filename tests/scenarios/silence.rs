@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 use crate::{
     ALICE, BOB, active,
     attack::invented,
-    simulated::{Cluster, Fate, Process, SimulatedWorker, UNKNOWN_CLUSTER, gateway, take_log},
+    introspection_role::{introspect, passed_on},
+    simulated::{
+        Cluster, Fate, Process, SimulatedWorker, UNKNOWN_CLUSTER, gateway, plugin, take_log,
+    },
     unable, whoami,
 };
 
@@ -328,4 +331,29 @@ fn when_mas_answers_again_one_line_says_so() {
     cluster.process.advance(MINUTE);
     ask(&mut cluster, 200);
     assert_eq!(lines(Level::Info), [again]);
+}
+
+/// Too many questions at once are no silence of MAS. A worker that cannot write what was told knows it by itself.
+#[test]
+fn after_an_overload_no_line_says_that_mas_answers_again() {
+    for cannot_write in [false, true] {
+        take_log();
+        let role = plugin(
+            2,
+            "introspection",
+            json!({"introspection": {"max_in_flight": 1}}),
+        );
+        let mut worker = SimulatedWorker::new(&Process::new());
+        worker.faults().writing.set(cannot_write.then_some(""));
+        worker.request(&role, introspect(ALICE));
+        worker.answer_only_call(&active("alice"));
+        assert_eq!(lines(Level::Info).len(), 1, "MAS answers");
+        worker.tick_for(MINUTE * 2);
+        worker.request(&role, introspect(BOB));
+        let refused = worker.send(&role, introspect(&invented(1)));
+        assert_eq!(refused, passed_on());
+        only_warning();
+        worker.answer_only_call(&active("bob"));
+        assert_eq!(lines(Level::Info), [""; 0], "cannot write: {cannot_write}");
+    }
 }

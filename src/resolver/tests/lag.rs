@@ -93,6 +93,20 @@ fn a_call_that_timed_out_while_the_worker_had_time_is_not_made_again() {
     assert_eq!((worker.calls(), worker.end(request)), (0, Some(&expected)));
 }
 
+#[test]
+fn a_call_that_timed_out_while_the_worker_was_busy_for_half_of_the_timeout_is_made_again() {
+    for (busy, calls) in [(2_749, 0), (2_750, 1)] {
+        let mut worker = Worker::new(&Rc::default());
+        let upstream = upstream(&json!({}), GATEWAY);
+        let request = worker.ask(&upstream, TOKENS[0], &ALICE);
+        // The first quarter of a second is what a tick takes anyway.
+        worker.pass(busy);
+        worker.answer(504, "upstream request timeout");
+        assert_eq!(worker.calls(), calls, "{busy} ms");
+        assert_eq!(worker.end(request).is_none(), calls == 1);
+    }
+}
+
 /// Its answers never come either.
 #[test]
 fn a_worker_that_is_always_busy_ends_what_waits() {

@@ -117,3 +117,36 @@ fn annotate(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::{
+        host::{RootId, StreamId, fake::FakeHost},
+        role::plugin::Plugin,
+    };
+
+    /// Whether such a request calls itself gRPC cannot be told, and Envoy would make 200 of the reply.
+    #[test]
+    fn a_request_that_cannot_be_read_keeps_its_status_if_it_is_of_grpc() {
+        let text = r#"{"server_name":"example.org","introspection":{"cluster":"mas","credential":{"injected":true}}}"#;
+        let config = crate::config::parse(text.as_bytes(), &|_| None).unwrap();
+        let plugin = Rc::new(Plugin::new(RootId(1), config));
+        for (why, status) in [
+            (Unclean::TooMany, 431),
+            (Unclean::Tunnel, 404),
+            (Unclean::Refused(HostError::INTERNAL_FAILURE), 500),
+        ] {
+            let (host, exchange) = (FakeHost::default(), Exchange::new(&plugin, StreamId(1)));
+            fail_closed(&host, &exchange, why);
+            assert_eq!(host.replies.borrow()[0].status, status);
+            let watch = exchange.take_watch();
+            assert!(
+                matches!(watch, Watch::GrpcReply(restored) if restored == status),
+                "{why:?}: {watch:?}"
+            );
+        }
+    }
+}

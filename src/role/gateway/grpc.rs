@@ -23,3 +23,29 @@ pub fn restore_status(host: &impl Streams, status: u16) {
         log::error!("Envoy refused a header operation with {error}; the client gets 200");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Fields;
+
+    /// What Envoy takes for gRPC is never missed. A reply to anything else has no `grpc-status` and is left alone.
+    #[test]
+    fn a_request_is_grpc_by_the_beginning_of_its_media_type() {
+        for (content_type, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", true),
+            ("Application/GRPC", true),
+            ("application/grp", false),
+            ("application/json", false),
+            ("text/application/grpc", false),
+        ] {
+            let fields = [("content-type", content_type.as_bytes())];
+            let head = RequestHead::new(Fields::of(fields.into_iter()));
+            assert_eq!(is_grpc(&head), expected, "{content_type}");
+        }
+        let none: [(&str, &[u8]); 0] = [];
+        assert!(!is_grpc(&RequestHead::new(Fields::of(none.into_iter()))));
+    }
+}

@@ -284,4 +284,21 @@ mod tests {
         }
         assert!(tokens.tokens.len() > 1);
     }
+
+    /// Half of it would let two lists be taken for one.
+    #[test]
+    fn the_whole_fingerprint_of_the_appservices_is_a_part_of_the_key() {
+        let mut tokens = none();
+        let mut key = |config: &Config| {
+            tokens.of(config, SECRET, TOKENS[0]);
+            tokens.last.expect("it is not remembered").0
+        };
+        let listed = config(&[&"0123456789abcdef".repeat(4)]);
+        let (with, without) = (key(&listed), key(&config(&[])));
+        let fingerprint = listed.appservice_tokens.fingerprint();
+        let halves = [fingerprint as u32, (fingerprint >> 32) as u32];
+        assert_ne!(halves[0], halves[1]);
+        let difference: Vec<u32> = with.iter().zip(&without).map(|(a, b)| a ^ b).collect();
+        assert_eq!(difference, [0, 0, halves[0], halves[1]]);
+    }
 }

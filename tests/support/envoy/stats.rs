@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use matrix_edge_auth::metrics::{Kind, Metric};
+
 /// All samples of one scrape.
 pub struct Stats(Vec<Sample>);
 
@@ -20,8 +22,13 @@ impl Stats {
         Self(samples.map(Sample::parse).collect())
     }
 
-    /// The sum of the samples of `name` that have all of `labels`; `None` if there is none.
+    /// The sum of the samples of `name` that have all of `labels`; `None` if there is none. Panics if it is a metric of the module and
+    /// the module has no such series: a test that expects 0 of a misspelt one would always pass.
     pub fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        assert!(
+            !name.starts_with("matrix_edge_auth_") || is_of_module(name, labels),
+            "the module has no series {name}{labels:?}"
+        );
         let mut matching = self.matching(name, labels).peekable();
         matching.peek()?;
         Some(matching.map(|sample| sample.value).sum())
@@ -65,6 +72,25 @@ impl Stats {
                     .all(|(label, value)| sample.labels.get(*label).is_some_and(|v| v == value))
         })
     }
+}
+
+/// Whether the module has a series of this name with these labels, beside those that Envoy adds.
+fn is_of_module(name: &str, labels: &[(&str, &str)]) -> bool {
+    Metric::all().into_iter().any(|metric| {
+        let full = metric.name();
+        let (own_name, own_labels) = full.split_once('.').unwrap_or((&full, ""));
+        let end = name.strip_prefix(own_name);
+        let is_named = end.is_some_and(|end| match metric.kind() {
+            Kind::Counter => end.is_empty(),
+            Kind::Histogram => ["_bucket", "_count", "_sum"].contains(&end),
+        });
+        let has = |label: &str, value: &str| {
+            let own = own_labels.split('.').filter_map(|it| it.split_once('='));
+            let is_of_envoy = label == "le" || label.starts_with("envoy_");
+            is_of_envoy || own.into_iter().any(|own| own == (label, value))
+        };
+        is_named && labels.iter().all(|(label, value)| has(label, value))
+    })
 }
 
 impl Sample {

@@ -54,8 +54,14 @@ impl Process {
         self.now.set(self.now.get() + time.as_millis() as u64);
     }
 
-    /// Returns the sum of all counters whose name starts with `prefix`.
+    /// Returns the sum of all counters whose name starts with `prefix`. Panics if the module has none: a test that expects 0 of a
+    /// misspelt one would always pass.
     pub fn metric(&self, prefix: &str) -> u64 {
+        let is_known = |metric: Metric| metric.name().starts_with(prefix);
+        assert!(
+            Metric::all().into_iter().any(is_known),
+            "no metric of the module begins with {prefix}"
+        );
         let metrics = self.metrics.borrow();
         metrics
             .iter()

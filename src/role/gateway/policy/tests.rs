@@ -364,7 +364,9 @@ fn no_token_is_wrong_where_the_homeserver_looks_at_none() {
         };
         ignores_token(&config, &head.read(), Served::default())
     };
-    assert!(of("OPTIONS", REQUIRED));
+    for target in [REQUIRED, OPTIONAL, ADMIN, UNKNOWN] {
+        assert!(of("OPTIONS", target), "a pre-flight: {target}");
+    }
     assert!(of("DELETE", REQUIRED), "a method that it does not serve");
     assert!(!of("GET", REQUIRED));
     assert!(!of("DELETE", OPTIONAL), "a rule names it");
@@ -526,4 +528,20 @@ fn a_grant_counts_all_that_it_holds() {
     // A space is three bytes of a header's value.
     assert_eq!(bytes(active(&longer)), bytes(active(API)) + 2_000);
     assert_eq!(bytes(active("")), 0, "a refusal has nothing on the heap");
+}
+
+/// A worker keeps thousands of grants.
+#[test]
+fn a_grant_holds_nothing_that_no_header_tells() {
+    let token = ActiveToken {
+        username: Some("alice"),
+        device_id: Some("A"),
+        client_id: Some("client"),
+        scope: API,
+    };
+    let Grant::Identity(identity) = Grant::new(&token, &config(json!({}))) else {
+        panic!("it may act as alice");
+    };
+    assert_eq!((&identity.client_id, &identity.scope), (&None, &None));
+    assert_eq!(identity.device_id.as_deref(), Some(&b"A"[..]));
 }
