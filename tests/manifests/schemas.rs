@@ -2,13 +2,13 @@
 //!
 //! The schemas of the custom resources are outside of the repository, in `../shared/crds`, made from the projects' own
 //! definitions. Where the folder is absent the custom resources are not checked against them, and the output of the layer
-//! says so; continuous integration fails. What the definitions say in CEL is in `rules.json`, and is always checked.
+//! says so. What the definitions say in CEL is in `rules.json`, and is always checked.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::tools::{kustomize, missing, python};
+use super::tools::{kustomize, python};
 use crate::support::{
     envoy::repository,
     mesh::manifests::{self, the_mut},
@@ -17,11 +17,7 @@ use crate::support::{
 /// The folder of schemas, if it is there.
 fn schemas() -> Option<PathBuf> {
     let folder = repository().join("../shared/crds");
-    if !folder.is_dir() {
-        missing("the schemas of custom resources (../shared/crds)");
-        return None;
-    }
-    Some(folder)
+    folder.is_dir().then_some(folder)
 }
 
 /// What is wrong with these resources.
