@@ -128,7 +128,8 @@ impl Streams for Envoy {
         let details = self.return_to_stream();
         match details.and_then(|()| abi::property("response\0code_details")) {
             Ok(Some(details)) => ResponseOrigin::of_details(&details),
-            _ => ResponseOrigin::Envoy,
+            // It may have been any.
+            _ => ResponseOrigin::Lost,
         }
     }
 

@@ -56,6 +56,12 @@ async fn a_logout_that_mas_does_not_answer_ends_the_session_at_the_edge() {
     end_without_an_answer(HangsUp::Mas).await;
 }
 
+/// MAS says that it has the request, which is no answer yet, and fails.
+#[tokio::test]
+async fn a_logout_that_mas_begins_to_answer_ends_the_session_at_the_edge() {
+    end_without_an_answer(HangsUp::MasAfterHints).await;
+}
+
 /// MAS ends the session, and takes too long to say so.
 #[tokio::test]
 async fn a_logout_that_times_out_ends_the_session_at_the_edge() {
@@ -67,6 +73,8 @@ async fn a_logout_that_times_out_ends_the_session_at_the_edge() {
 enum HangsUp {
     Client,
     Mas,
+    /// After a response of 103.
+    MasAfterHints,
     /// By its route's timeout.
     Envoy,
 }
@@ -112,6 +120,11 @@ async fn end_without_an_answer(who: HangsUp) {
         match who {
             HangsUp::Client => drop(client),
             HangsUp::Mas => drop(upstream),
+            HangsUp::MasAfterHints => {
+                let hints = upstream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
+                hints.await.expect("Envoy reads");
+                drop(upstream);
+            }
             HangsUp::Envoy => {}
         }
         let reason = if revokes { "revocation" } else { "logout" };
@@ -311,27 +324,49 @@ async fn an_end_counts_whenever_the_client_ends_its_request() {
     edge.assert_alive().await;
 }
 
-/// MAS ends a session when it has the head of a logout.
+/// MAS ends a session when it has the head of a logout. Envoy or the module answers the client by itself, if it is still there.
 #[tokio::test]
-async fn a_logout_counts_whose_body_does_not_come() {
+async fn a_logout_counts_whose_body_does_not_come_or_is_broken() {
+    let separators = ["-", "_", ".", "~", "!"];
+    let spellings = separators
+        .iter()
+        .flat_map(|a| separators.map(|b| format!("x{a}matrix{b}user-id: a\r\n")));
+    let trailers: String = spellings.collect();
+    let trailers = format!("2\r\n{{}}\r\n0\r\n{trailers}\r\n");
+    let mut statuses = Vec::new();
+    for rest in [None, Some("nothing of a chunk\r\n"), Some(&*trailers)] {
+        statuses.push(logout_without_a_good_body(rest).await);
+    }
+    assert_eq!(statuses, [None, Some(400), Some(431)]);
+}
+
+/// A logout whose client sends this behind the head, or else hangs up. Returns what it is answered.
+async fn logout_without_a_good_body(rest: Option<&str>) -> Option<u16> {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let silent = silent.expect("a free port");
     let addr = silent.local_addr().expect("it is bound");
     let edge = Edge::start_with(json!({}), options(), |builder| {
-        builder
-            .balanced()
-            .bootstrap(move |config| route_to_silence(config, addr, "0s"))
+        builder.balanced().bootstrap(move |config| {
+            route_to_silence(config, addr, "0s");
+            bootstrap::http_manager(config)["http_protocol_options"] =
+                json!({"enable_trailers": true});
+        })
     })
     .await;
     let mut connections = connections(&edge, 1).await;
     let token = compat(&edge, "alice");
     hold_everywhere(&edge, &mut connections, &token).await;
-    let request = logout("v3", &token).body("{}").to_bytes();
+    let head = format!(
+        "POST /_matrix/client/v3/logout HTTP/1.1\r\nhost: matrix.example.org\r\nauthorization: Bearer {token}\r\n\
+         transfer-encoding: chunked\r\n\r\n"
+    );
     let mut client = TcpStream::connect(edge.envoy.addr())
         .await
         .expect("Envoy listens");
-    let sent = client.write_all(&request[..request.len() - 2]).await;
-    sent.expect("Envoy reads");
+    client
+        .write_all(head.as_bytes())
+        .await
+        .expect("Envoy reads");
     let (mut upstream, _) = silent.accept().await.expect("Envoy connects");
     let mut seen = Vec::new();
     while !seen.windows(4).any(|part| part == b"\r\n\r\n") {
@@ -339,12 +374,38 @@ async fn a_logout_counts_whose_body_does_not_come() {
         assert_ne!(read.expect("Envoy sends"), 0);
     }
     edge.mas.revoke_unannounced(&token);
-    drop(client);
+    let status = match rest {
+        Some(rest) => {
+            let sent = client.write_all(rest.as_bytes()).await;
+            sent.expect("Envoy reads");
+            Some(status_of_answer(&mut client).await)
+        }
+        None => {
+            drop(client);
+            None
+        }
+    };
     for connection in &mut connections {
         let rejected = ask_until(connection, &token, "a 401", |r| r.status != 200).await;
         assert_not_active(&rejected);
     }
     edge.assert_alive().await;
+    status
+}
+
+/// Reads the first line of a response.
+async fn status_of_answer(client: &mut TcpStream) -> u16 {
+    let mut seen = Vec::new();
+    within_limit("an answer", async {
+        while !seen.contains(&b'\n') {
+            let read = client.read_buf(&mut seen).await;
+            assert_ne!(read.expect("Envoy answers"), 0);
+        }
+    })
+    .await;
+    let text = String::from_utf8_lossy(&seen);
+    let status = text.split(' ').nth(1).expect("a status");
+    status.parse().expect("a number")
 }
 
 #[tokio::test]

@@ -109,7 +109,7 @@ fn is_in_doubt(host: &impl Streams, status: Option<u16>) -> bool {
     match host.response_origin() {
         ResponseOrigin::Lost => true,
         ResponseOrigin::Upstream => matches!(status, Some(500..600)),
-        ResponseOrigin::Envoy => false,
+        ResponseOrigin::Unsent => false,
     }
 }
 

@@ -132,12 +132,12 @@ impl SimulatedWorker {
         self.response_of(stream, status, ResponseOrigin::Upstream);
     }
 
-    /// Envoy itself answers a forwarded request, because no upstream gets it.
+    /// Envoy itself answers a forwarded request, and no upstream has had it.
     pub fn local_response(&mut self, stream: StreamId, status: u16) {
-        self.response_of(stream, status, ResponseOrigin::Envoy);
+        self.response_of(stream, status, ResponseOrigin::Unsent);
     }
 
-    /// Envoy itself answers a forwarded request, because the upstream that got it does not.
+    /// Envoy itself answers a forwarded request: an upstream may have had it.
     pub fn lost_response(&mut self, stream: StreamId, status: u16) {
         self.response_of(stream, status, ResponseOrigin::Lost);
     }
