@@ -209,8 +209,13 @@ impl Config {
     pub fn identity_fingerprint(&self) -> u64 {
         let ttl = millis(self.cache.ttl).to_string();
         let [cluster, authority, path, credential] = self.question();
+        // What is made of an answer has user and device in any case, and the kind of a token is read off the token.
         let IdentityHeaders {
-            client_id, scope, ..
+            user_id: _,
+            device_id: _,
+            token_kind: _,
+            client_id,
+            scope,
         } = &self.identity_headers;
         let told = match (client_id, scope) {
             (None, None) => "",

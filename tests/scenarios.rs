@@ -2,6 +2,8 @@
 
 #![cfg(not(target_arch = "wasm32"))]
 
+#[path = "support/every_key.rs"]
+mod every_key;
 #[path = "support/simulated.rs"]
 #[expect(dead_code, reason = "each test layer uses a part of it")]
 mod simulated;

@@ -263,14 +263,7 @@ fn shown(config: &Config, path: &str, decision: Decision) -> String {
     match decision {
         Decision::Forward => "goes on, without an identity".to_owned(),
         Decision::Annotate(_) => {
-            let names: Vec<&str> = [
-                &config.identity_headers.user_id,
-                &config.identity_headers.device_id,
-            ]
-            .into_iter()
-            .flatten()
-            .map(String::as_str)
-            .collect();
+            let names: Vec<&str> = config.identity_headers.configured().collect();
             match names.as_slice() {
                 [] => "goes on".to_owned(),
                 names => format!("goes on, with {}", names.join(" and ")),

@@ -45,16 +45,21 @@ impl IdentityHeaders {
             .any(|expected| header_name::may_be(name, expected))
     }
 
+    /// Returns the configured names. A header that is left out here could be forged by any client, so the compiler asks for each.
+    pub fn configured(&self) -> impl Iterator<Item = &str> {
+        let Self {
+            user_id,
+            device_id,
+            client_id,
+            scope,
+            token_kind,
+        } = self;
+        let names = [user_id, device_id, client_id, scope, token_kind];
+        names.into_iter().filter_map(|name| name.as_deref())
+    }
+
     /// The configured names, and the default ones.
     fn names(&self) -> impl Iterator<Item = &str> {
-        let configured = [
-            &self.user_id,
-            &self.device_id,
-            &self.client_id,
-            &self.scope,
-            &self.token_kind,
-        ];
-        let configured = configured.into_iter().filter_map(|name| name.as_deref());
-        configured.chain([USER_ID, DEVICE_ID])
+        self.configured().chain([USER_ID, DEVICE_ID])
     }
 }

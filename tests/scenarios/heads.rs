@@ -6,7 +6,7 @@ use matrix_edge_auth::{host::StreamId, worker::Plugin};
 use serde_json::json;
 
 use crate::{
-    ALICE, BOB, active, alice,
+    ALICE, BOB, active, alice, every_key,
     introspection_role::{introspect, passed_on},
     simulated::{Fate, Process, Request, SimulatedWorker, gateway, plugin},
     whoami,
@@ -245,4 +245,31 @@ fn a_request_in_line_whose_trailers_cannot_be_cleaned_costs_no_call() {
     worker.answer_only_call(&active("alice"));
     assert!(worker.calls().is_empty());
     assert_eq!(worker.fate(waits).status(), Some(500));
+}
+
+#[test]
+fn no_client_can_send_a_header_that_tells_an_identity() {
+    let headers = every_key::gateway()["identity_headers"].clone();
+    let names = headers.as_object().unwrap().values();
+    let names: Vec<&str> = names.map(|name| name.as_str().unwrap()).collect();
+    assert!(names.len() >= 5, "{names:?}");
+    let process = Process::new();
+    let mut worker = SimulatedWorker::new(&process);
+    let gateway = gateway(1, json!({"identity_headers": headers}));
+    let spoofed = |request: Request| {
+        let names = names.iter();
+        names.fold(request, |request, name| request.header(name, "spoofed"))
+    };
+    let public = spoofed(Request::get("/_matrix/client/versions"));
+    let stream = worker.request(&gateway, public);
+    let seen = worker.seen_by_homeserver(stream);
+    for name in &names {
+        assert_eq!(seen.value(name), None, "{name}");
+    }
+    let stream = worker.request(&gateway, spoofed(whoami(ALICE)));
+    worker.answer_only_call(&active("alice"));
+    let seen = worker.seen_by_homeserver(stream);
+    for name in &names {
+        assert_ne!(seen.value(name), Some(&b"spoofed"[..]), "{name}");
+    }
 }

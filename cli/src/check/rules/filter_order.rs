@@ -49,17 +49,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 /// The names of the identity headers.
 fn headers(one: &Use<'_>) -> Vec<String> {
     let own = one.config().map(|config| &config.identity_headers);
-    let own = own.into_iter().flat_map(|headers| {
-        [
-            &headers.user_id,
-            &headers.device_id,
-            &headers.client_id,
-            &headers.scope,
-            &headers.token_kind,
-        ]
-    });
-    let defaults = DEFAULTS.map(str::to_owned);
-    own.flatten().cloned().chain(defaults).collect()
+    let own = own.into_iter().flat_map(|headers| headers.configured());
+    own.chain(DEFAULTS).map(str::to_owned).collect()
 }
 
 /// Tells of the filters that stand before the module in its list.
