@@ -15,10 +15,10 @@ build: ## Build the module: dist/matrix-edge-auth.wasm
 cli: ## Build the command-line program: dist/matrix-edge-auth
 	@scripts/cli
 
-run: ## Run a complete stack on loopback, with a page to watch, until Ctrl-C (MAS_URL=, MAS_SECRET=, HOMESERVER_URL=, SERVER_NAME=)
+run: ## Run all on loopback, with a page to watch (MAS_URL=, MAS_SECRET=, HOMESERVER_URL=, SERVER_NAME= for your own)
 	@scripts/run
 
-test: ## Run all tests and print one summary (LAYER="native core module envoy chaos manifests ops synapse" picks some)
+test: ## Run all tests (LAYER="native core module envoy chaos manifests ops synapse"; also page clients versions workers)
 	@scripts/test $(LAYER)
 
 test-workers: ## Test with a real Synapse of several processes; needs PostgreSQL and Redis
@@ -27,7 +27,7 @@ test-workers: ## Test with a real Synapse of several processes; needs PostgreSQL
 sim: ## Run the deterministic simulation over random seeds (SEEDS=100000, SCENARIO_SEED=n replays one)
 	@scripts/sim $(SEEDS)
 
-parity: ## Compare generated requests through the module with Synapse alone (REQUESTS=50000, SEED=n; REQUEST=n sends one again)
+parity: ## Compare generated requests through the module with Synapse alone (REQUESTS=50000, SEED=n, REQUEST=n for one)
 	@scripts/parity "$(REQUESTS)" "$(SEED)" "$(REQUEST)"
 
 chaos: ## Let everything fail at once around a real Envoy (SECONDS=600, SEED=n replays one)

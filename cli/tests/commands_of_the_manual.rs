@@ -111,6 +111,10 @@ const COMMANDS: &[(&str, Runner)] = &[
         "UPDATE_DOCUMENTATION=1 KUBECTL=kubectl cargo test -p matrix-edge-auth-cli --test documentation",
         File("cli/tests/documentation.rs", "UPDATE_DOCUMENTATION"),
     ),
+    (
+        "curl -X POST http://127.0.0.1:9901/healthcheck/fail",
+        File("tests/envoy/production.rs", "/healthcheck/fail"),
+    ),
     ("date", Here),
     (
         "envoy --mode validate -c FILE",
@@ -143,6 +147,10 @@ const COMMANDS: &[(&str, Runner)] = &[
             "docs/rollout.md",
             "$ sed -i '0,/mode: enforce/s//mode: shadow/' /etc/envoy/envoy.yaml\n$ /etc/envoy/deliver\n",
         ),
+    ),
+    (
+        "sed -i 's/stale_if_error: 10m/stale_if_error: 1h/' /etc/envoy/envoy.yaml && /etc/envoy/deliver",
+        File("tests/envoy/rollout_guide.rs", "stale_if_error: 1h"),
     ),
     (
         "skopeo copy --preserve-digests oci:dist/oci:0.1.0 docker://registry.example.org/matrix-edge-auth:0.1.0",

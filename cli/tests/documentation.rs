@@ -391,6 +391,31 @@ fn each_folder_has_a_page_of_one_screen() {
     }
 }
 
+/// A table cannot be wrapped, a block is as it is, and so is a command on a line of its own, or a single long link.
+#[test]
+fn no_line_of_prose_is_wider_than_the_screen() {
+    let can_be_wrapped = |line: &str| {
+        let is_other = line.starts_with(['|', '#']) || line.starts_with("    ");
+        !is_other && line.chars().take(COLUMNS).any(|c| c == ' ')
+    };
+    let mut wide = Vec::new();
+    let mut lines = 0;
+    for path in pages() {
+        let page = fs::read_to_string(&path).expect("a page");
+        let name = path.strip_prefix(repository()).expect("it is below");
+        let mut is_block = false;
+        for (at, line) in page.lines().enumerate() {
+            is_block ^= line.starts_with("```");
+            lines += 1;
+            if !is_block && line.chars().count() > COLUMNS && can_be_wrapped(line) {
+                wide.push(format!("{}:{}", name.display(), at + 1));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "{wide:#?}");
+    assert!(lines > 4000, "{lines} lines");
+}
+
 /// The files of a folder and of those below it, by their paths in the repository.
 fn files_below(folder: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();

@@ -32,6 +32,7 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("bandwidth_limit", "Envoy"),
     ("can_request_admin", "MAS"),
     ("cluster_manager.cluster_modified", "Envoy"),
+    ("cx_connect_fail", "Envoy"),
     ("delayed_close_timeout", "Envoy"),
     ("envoy_cluster_upstream_cx_connect_fail", "Envoy"),
     ("envoy_http_conn_manager_prefix", "Envoy"),

@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Command, Stdio},
 };
@@ -203,12 +204,88 @@ async fn the_sync_workers_start() {
     assert_starts("envoy/sync-workers/README.md", "").await;
 }
 
-/// In the order of the page: one process of Synapse, deliver, start, ask. `production.rs` has what the first does.
+/// Runs the command that puts the folder in its place, with an empty folder for that place.
+fn put(command: &str) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let place = dir.path().join("envoy");
+    let command = command
+        .replace("/etc/envoy", &place.display().to_string())
+        .replace(
+            "dist/matrix-edge-auth.wasm",
+            &module().display().to_string(),
+        );
+    let done = Command::new("bash")
+        .args(["-c", &format!("umask 022; {command}")])
+        .current_dir(repository())
+        .status();
+    assert!(done.expect("bash starts").success(), "{command}");
+    let mode = |name: &str| {
+        let metadata = fs::metadata(place.join(name));
+        let metadata = metadata.unwrap_or_else(|error| panic!("{name}: {error}"));
+        metadata.permissions().mode() & 0o777
+    };
+    assert_eq!(mode("tls"), 0o755);
+    assert_eq!(mode("mas-secret.yaml"), 0o600);
+    assert_eq!(mode("deliver") & 0o111, 0o111, "it is a program");
+    for name in ["matrix-edge-auth.wasm", "envoy.yaml", "certificate.yaml"] {
+        assert_eq!(mode(name) & 0o444, 0o444, "{name}");
+    }
+}
+
+/// The unit starts what the page starts, as long as systemd allows as many files as the configuration needs. Where there is a
+/// systemd, it says whether it understands the unit.
+#[test]
+fn systemd_runs_production_as_its_page_does() {
+    const UNIT: &str = "envoy/production/envoy.service";
+    let unit = fs::read_to_string(repository().join(UNIT)).expect("the unit");
+    let value = |text: &str, key: &str| -> String {
+        let mut lines = text.lines();
+        let found = lines.find_map(|line| line.trim().strip_prefix(key));
+        found
+            .unwrap_or_else(|| panic!("there is no {key}"))
+            .to_owned()
+    };
+    let page = commands("envoy/production/README.md");
+    let page = page.iter().find(|command| command.starts_with("envoy "));
+    let (page, _) = page
+        .and_then(|command| command.split_once(" --parent-shutdown-time-s"))
+        .expect("the page starts Envoy");
+    let start = value(&unit, "ExecStart=");
+    assert_eq!(start, format!("{page} --disable-hot-restart"));
+    let production = fs::read_to_string(repository().join("envoy/production/envoy.yaml"));
+    let connections = value(
+        &production.expect("a file"),
+        "max_active_downstream_connections: ",
+    );
+    let connections: u32 = connections.parse().expect("a number");
+    let files: u32 = value(&unit, "LimitNOFILE=").parse().expect("a number");
+    assert!(files >= 2 * connections, "{files} for {connections}");
+
+    let options = start.trim_start_matches("envoy ");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let here = dir.path().join("envoy.service");
+    let in_place = unit.replace(&start, &format!("{} {options}", binary().display()));
+    fs::write(&here, in_place).expect("a file of our own");
+    match Command::new("systemd-analyze")
+        .arg("verify")
+        .arg(&here)
+        .output()
+    {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && said.is_empty(), "{said}");
+        }
+        Err(error) => eprintln!("nothing verifies the unit: {error}"),
+    }
+}
+
+/// In the order of the page: put, one process of Synapse, deliver, start, ask. `production.rs` has what the first does.
 #[tokio::test]
 async fn production_can_be_installed_as_its_page_says() {
     let mut site = rollout_guide::Site::start().await;
     for command in commands("envoy/production/README.md") {
         match command.split_whitespace().next() {
+            Some("mkdir") => put(command),
             Some("sed" | "/etc/envoy/deliver") => site.run(command, "").await,
             Some("envoy") => {
                 site.run(&format!("{command} --mode validate"), "").await;

@@ -161,7 +161,7 @@ impl Site {
         );
         let mut bash = Command::new("bash");
         bash.args(["-c", &format!("set -o pipefail; {command}")])
-            .current_dir(repository())
+            .current_dir(self.dir.path())
             .env("PATH", folders)
             .env("CURL_HOME", self.dir.path())
             .env("MAS_SECRET", DEFAULT_SECRET)
@@ -400,6 +400,26 @@ async fn the_rollout_guide_can_be_followed() {
     let envoy = &site.running.envoy;
     assert_eq!(envoy.stat("listener_manager.lds.update_rejected").await, 0);
     assert!(!envoy.log().contains("RuntimeError"), "see the log");
+}
+
+/// What the runbook has an operator do while MAS is down: each role keeps answers for longer, and Envoy goes on.
+#[tokio::test]
+async fn answers_are_kept_for_longer_without_a_restart_as_the_runbook_says() {
+    const COMMAND: &str = "sed -i 's/stale_if_error: 10m/stale_if_error: 1h/' /etc/envoy/envoy.yaml && /etc/envoy/deliver";
+    let runbook = read("docs/runbook.md");
+    let runbook: Vec<&str> = runbook.split_whitespace().collect();
+    assert!(runbook.join(" ").contains(COMMAND), "the page says how");
+    let mut site = Site::start().await;
+    site.run("/etc/envoy/deliver", "").await;
+    site.restart().await;
+    // It waits until Envoy has taken the listeners.
+    site.run(COMMAND, "").await;
+    let envoy = &site.running.envoy;
+    assert_eq!(envoy.stat("listener_manager.lds.update_rejected").await, 0);
+    let written = fs::read_to_string(site.dir.path().join("run/listeners.yaml"));
+    let written = yaml(&written.expect("`deliver` wrote it")).to_string();
+    let roles = written.matches(r#""stale_if_error":"1h""#).count();
+    assert_eq!((roles, written.matches("stale_if_error").count()), (3, 3));
 }
 
 /// `deliver` keeps what Envoy would refuse from Envoy, and says what it cannot deliver.

@@ -212,6 +212,11 @@ pub const COMMANDS: &[Command] = &[
     ),
     command(
         "envoy/production/README.md",
+        "mkdir -p /etc/envoy/tls && cp envoy/production/* dist/matrix-edge-auth.wasm /etc/envoy/ && chmod 600 /etc/envoy/mas-secret.yaml",
+        Envoy,
+    ),
+    command(
+        "envoy/production/README.md",
         "sed -i -E 's/address: synapse-[a-z0-9-]+,/address: synapse,/' /etc/envoy/envoy.yaml",
         Envoy,
     ),

@@ -69,9 +69,9 @@ pub(crate) fn print(
             );
         }
     }
-    println!("\n# The metrics");
+    println!("\n# The metrics that are not 0. They are up to a quarter of a second old");
     println!(
-        "curl -s 'http://{}/stats/prometheus' | grep ^matrix_edge_auth",
+        "sleep 1; curl -s http://{}/stats/prometheus | grep -E '^matrix_edge_auth.*_total.* [1-9]'",
         bootstrap.admin()?
     );
     if let Some((_, page)) = mas {
@@ -79,7 +79,7 @@ pub(crate) fn print(
         println!(
             "\n# The stand-in MAS counts, and fails on command: here 503 for every introspection, until told otherwise"
         );
-        println!("curl -s http://{control}/calls");
+        println!("curl -s http://{control}/calls; echo");
         println!("curl -s http://{control}/faults -d '{{\"kind\":\"status\",\"status\":503}}'");
         println!("curl -s -X DELETE http://{control}/faults");
     }

@@ -136,6 +136,9 @@ async fn stack() -> Result<(), Failure> {
     };
 
     println!("Envoy: {program}, {}", configuration.display());
+    println!(
+        "       Its warnings about capability_restriction_config and a limit of connections are to be expected (docs/page.md)"
+    );
     let mut envoy = Envoy::start(&program, &configuration, &secret)?;
     let ready = tokio::select! {
         ready = envoy.until_ready(admin) => ready.map(|()| true),
