@@ -723,3 +723,194 @@ fn findings_are_told_in_the_order_of_their_lines() {
             ("sync-timeout", "timeout: 20s"),
         ]);
 }
+
+/// The listener without the module, with other routes.
+fn beside(routes: &str) -> Variant {
+    let file = Variant::of("unguarded-route/bad-envoy-listener.yaml");
+    let old = "routes:\n                        - match: { prefix: /_matrix/federation/ }\n                          route: { \
+               cluster: homeserver, timeout: 0s }\n                        - match: { prefix: / }\n                          \
+               route: { cluster: homeserver, timeout: 0s }\n";
+    file.with(old, &format!("{routes}\n"))
+}
+
+#[test]
+fn a_route_is_told_by_what_it_makes_of_paths() {
+    let rewritten = |from: &str, rewrite: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ {from} }}, route: {{ {rewrite}, cluster: homeserver }} }}]"
+        ))
+    };
+    let federation = "prefix: /_matrix/federation/";
+    let found = &[("unguarded-route", "cluster: homeserver")];
+    for (from, rewrite) in [
+        ("prefix: /public", "prefix_rewrite: /_matrix/client"),
+        ("prefix: /public", "prefix_rewrite: /"),
+        ("path: /public", "prefix_rewrite: /_matrix/client/v3/sync"),
+        (
+            federation,
+            "regex_rewrite: { pattern: { regex: ^/_matrix/federation }, substitution: /_matrix/client }",
+        ),
+        (
+            federation,
+            "regex_rewrite: { pattern: { regex: ^/_matrix/federation/(.*) }, substitution: '/_matrix/client/\\1' }",
+        ),
+        (
+            federation,
+            "path_rewrite_policy: { typed_config: { path_template_rewrite: '/_matrix/client/{rest}' } }",
+        ),
+    ] {
+        rewritten(from, rewrite).finds(found);
+    }
+    for (from, rewrite) in [
+        ("prefix: /public", "prefix_rewrite: /_matrix/federation"),
+        ("path: /public", "prefix_rewrite: /health"),
+        ("path: /public", "prefix_rewrite: /"),
+        (
+            federation,
+            "regex_rewrite: { pattern: { regex: ^/(.*) }, substitution: '/\\1' }",
+        ),
+    ] {
+        rewritten(from, rewrite).is_clean();
+    }
+}
+
+#[test]
+fn a_route_may_be_for_a_template_or_for_a_tunnel() {
+    let route = |rule: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ {rule} }}, route: {{ cluster: homeserver }} }}]"
+        ))
+    };
+    let template = |path: &str| {
+        route(&format!(
+            "path_match_policy: {{ typed_config: {{ path_template: '{path}' }} }}"
+        ))
+    };
+    let found = &[("unguarded-route", "cluster: homeserver")];
+    template("/_matrix/client/{rest=**}").finds(found);
+    template("/_matrix/client/v3/devices/{device}").finds(found);
+    template("/_matrix/federation/{rest=**}").is_clean();
+    route("connect_matcher: {}").finds(found);
+}
+
+#[test]
+fn a_matcher_chooses_routes_by_paths() {
+    let input = "input: { typed_config: { \"@type\": type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, \
+                 header_name: \":path\" } }";
+    let route = "match: { prefix: / }, route: { cluster: homeserver }";
+    let kind = "\"@type\": type.googleapis.com/envoy.config.route.v3";
+    let action = |action: &str| format!("{{ action: {{ typed_config: {{ {kind}.{action} }} }} }}");
+    let one = action(&format!("Route, {route}"));
+    let list = action(&format!("RouteList, routes: [{{ {route} }}]"));
+    let found = &[("unguarded-route", "cluster: homeserver")];
+    let tree = |map: &str, path: &str| {
+        beside(&format!(
+            "matcher: {{ matcher_tree: {{ {input}, {map}: {{ map: {{ {path}: {one} }} }} }} }}"
+        ))
+    };
+    tree("prefix_match_map", "/").finds(found);
+    tree("prefix_match_map", "/_matrix/client/").finds(found);
+    tree("prefix_match_map", "/_matrix/federation/").is_clean();
+    tree("exact_match_map", "/_matrix/client/v3/sync").finds(found);
+    tree("exact_match_map", "/").is_clean();
+    beside(&format!("matcher: {{ on_no_match: {list} }}")).finds(found);
+    let predicate = |text: &str| {
+        beside(&format!(
+            "matcher: {{ matcher_list: {{ matchers: [{{ predicate: {{ {text} }}, on_match: {list} }}] }} }}"
+        ))
+    };
+    let single =
+        |path: &str| format!("single_predicate: {{ {input}, value_match: {{ prefix: {path} }} }}");
+    predicate(&single("/_matrix/client/")).finds(found);
+    predicate(&single("/_matrix/federation/")).is_clean();
+    let federation = single("/_matrix/federation/");
+    predicate(&format!(
+        "and_matcher: {{ predicate: [{{ {federation} }}] }}"
+    ))
+    .is_clean();
+    predicate(&format!("not_matcher: {{ {federation} }}")).finds(found);
+}
+
+#[test]
+fn a_cluster_with_the_homeservers_address_is_the_homeservers() {
+    let file = beside("routes: [{ match: { prefix: / }, route: { cluster: site } }]");
+    let cluster = |name: &str, port: &str| {
+        format!(
+            "load_assignment: {{ cluster_name: {name}, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ \
+             address: synapse, port_value: {port} }} }} }} }}] }}] }}"
+        )
+    };
+    let empty = |name: &str| format!("load_assignment: {{ cluster_name: {name}, endpoints: [] }}");
+    let file = file.with(&empty("homeserver"), &cluster("homeserver", "8008"));
+    let with = |port: &str| {
+        let site = cluster("site", port);
+        file.with(
+            "  clusters:\n",
+            &format!("  clusters:\n    - name: site\n      {site}\n"),
+        )
+    };
+    with("8008").finds(&[("unguarded-route", "cluster: site")]);
+    with("8080").is_clean();
+    // One proxy may stand before the homeserver and MAS.
+    let off = "domains: [auth.example.org]\n                      typed_per_filter_config: { envoy.filters.http.wasm: { disabled: \
+               true } }";
+    with("8080")
+        .with(&empty("mas"), &cluster("mas", "8008"))
+        .with("domains: [auth.example.org]", off)
+        .is_clean();
+}
+
+/// The module of a gateway, behind a matcher.
+fn behind_matcher(matcher: &str) -> Variant {
+    let wasm = "\"@type\": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+    let old = format!("                      {wasm}\n                      config:\n");
+    let kind =
+        "\"@type\": type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher";
+    let new = format!(
+        "                     {kind}\n                     xds_matcher: {{ {matcher} }}\n                     extension_config:\n\
+         {space}typed_config:\n{space} {wasm}\n{space} config:\n",
+        space = " ".repeat(22)
+    );
+    Variant::of("unguarded-route/good-envoy-on.yaml")
+        .with("                    disabled: true\n", "")
+        .with(&old, &new)
+}
+
+const SKIP: &str = "{ action: { typed_config: { \"@type\": \
+                    type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter } } }";
+
+#[test]
+fn a_matcher_may_keep_requests_without_tokens_from_the_module() {
+    let by = |kind: &str, header: &str, text: &str| {
+        let input = format!(
+            "input: {{ typed_config: {{ \"@type\": type.googleapis.com/{kind}, header_name: \"{header}\" }} }}"
+        );
+        behind_matcher(&format!(
+            "matcher_tree: {{ {input}, prefix_match_map: {{ map: {{ {text}: {SKIP} }} }} }}"
+        ))
+    };
+    let header = "envoy.type.matcher.v3.HttpRequestHeaderMatchInput";
+    let found = &[("unguarded-route", "xds_matcher")];
+    by(header, "x-skip", "yes").finds(found);
+    by(header, ":path", "/_matrix/client/v3/rooms").finds(found);
+    by(header, ":path", "/_matrix/client/v3/devices/").finds(found);
+    by(header, ":path", "/").finds(found);
+    by(header, ":path", "/_matrix/federation/").is_clean();
+    let source = "envoy.extensions.matching.common_inputs.network.v3.SourceIPInput";
+    by(source, "", "10.0.0.1").notes(("unguarded-route", "xds_matcher"));
+    behind_matcher(&format!("on_no_match: {SKIP}")).finds(found);
+    behind_matcher("").is_clean();
+}
+
+#[test]
+fn a_route_may_have_a_matcher_that_keeps_requests_from_the_module() {
+    let config = "typed_per_filter_config: { envoy.filters.http.wasm: { \"@type\": \
+                  type.googleapis.com/envoy.config.route.v3.FilterConfig, config: {} } }";
+    let kind = "\"@type\": type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcherPerRoute";
+    let matched = format!(
+        "typed_per_filter_config: {{ envoy.filters.http.wasm: {{ {kind}, xds_matcher: {{ on_no_match: {SKIP} }} }} }}"
+    );
+    behind_matcher("")
+        .with(config, &matched)
+        .finds(&[("unguarded-route", "typed_per_filter_config")]);
+}

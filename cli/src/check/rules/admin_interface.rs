@@ -10,6 +10,7 @@ use super::{
     Deployment, Found, Rule, Severity, Spot,
     bare_listener::{entry_of, has_guard},
     internal_address::{is_exposed, is_open_to_others},
+    route_lists::routes_of,
     routes::targets,
 };
 use crate::{check::deployment::Envoy, yaml::Value};
@@ -106,7 +107,7 @@ fn leading_to<'t>(envoy: &Envoy<'t>, admin: Value<'t>) -> HashSet<&'t str> {
 /// The routes of a connection manager that lead to one of these clusters, and what a caller has of it.
 fn routes<'t>(manager: Value<'t>, clusters: &HashSet<&str>) -> Vec<(Spot<'t>, &'static str)> {
     let hosts = manager.list(&["route_config", "virtual_hosts"]);
-    let routes = hosts.flat_map(|host| host.list(&["routes"]));
+    let routes = hosts.flat_map(routes_of);
     routes
         .filter_map(|route| {
             let message = harm(route)?;

@@ -8,9 +8,11 @@ mod istio;
 
 use std::collections::HashSet;
 
-use super::{Deployment, Found, Rule, Severity, Spot, routes::before_servers};
+use super::{
+    Deployment, Found, Rule, Severity, Spot, route_lists::routes_of, routes::before_servers,
+};
 use crate::{
-    check::deployment::{Entry, Host, Use, typed},
+    check::deployment::{Entry, Host, Use, plugin_of_filter, typed},
     yaml::{Value, is_field},
 };
 
@@ -66,9 +68,7 @@ fn headers(one: &Use<'_>) -> Vec<String> {
 fn check_envoy<'t>(one: &Use<'t>, entry: Entry<'t>, found: &mut Found<'t>) {
     let headers = headers(one);
     let is_own = |filter: &Value<'t>| {
-        let config = filter.get("typed_config").and_then(typed);
-        let plugin = config.and_then(|(_, config)| config.get("config"));
-        plugin.map(Value::key) == one.plugin.map(Value::key)
+        plugin_of_filter(*filter).map(Value::key) == one.plugin.map(Value::key)
     };
     let filters = entry.manager.list(&["http_filters"]);
     for filter in filters.take_while(|filter| !is_own(filter)) {
@@ -106,7 +106,7 @@ fn places<'t>(manager: Value<'t>) -> impl Iterator<Item = Value<'t>> {
     tables.flat_map(|table| {
         let hosts = table.list(&["virtual_hosts"]);
         let inner = hosts.flat_map(|host| {
-            let routes = host.list(&["routes"]);
+            let routes = routes_of(host);
             let actions = routes.flat_map(|route| [Some(route), route.get("route")]);
             std::iter::once(host).chain(actions.flatten())
         });
