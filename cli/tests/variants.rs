@@ -914,3 +914,119 @@ fn a_route_may_have_a_matcher_that_keeps_requests_from_the_module() {
         .with(config, &matched)
         .finds(&[("unguarded-route", "typed_per_filter_config")]);
 }
+
+/// A request without a token has no identity, and so an absent header is one that a client may name.
+#[test]
+fn what_writes_an_identity_header_is_told_wherever_it_stands() {
+    let file = Variant::of("sync-timeout/good.yaml");
+    let key = "header: { key: x-matrix-user-id";
+    let added = format!("request_headers_to_add: [{{ {key}, value: a }} }}]");
+    let found = &[("identity-header", "x-matrix-user-id")];
+    let space = " ".repeat(26);
+    let route = "timeout: 0s\n";
+    file.with(route, &format!("{route}{space}{added}\n"))
+        .finds(found);
+    let weighted = format!(
+        "weighted_clusters: {{ clusters: [{{ name: homeserver, weight: 1, {added} }}] }}\n"
+    );
+    file.with("cluster: homeserver\n", &weighted).finds(found);
+    let off = format!(
+        "typed_per_filter_config: {{ other: {{ mutations: {{ request_mutations: [{{ append: {{ {key}, value: a }} }} }}] }} }} }}"
+    );
+    let filter = "                  - name: envoy.filters.http.router\n";
+    let other = "                  - { name: other, disabled: true }\n";
+    let with_config = file.with(route, &format!("{route}                          {off}\n"));
+    with_config.is_clean();
+    with_config
+        .with(filter, &format!("{other}{filter}"))
+        .finds(found);
+    let writing = |name: &str, state: &str| {
+        format!(
+            "                  - {{ name: {name}, {state}typed_config: {{ \"@type\": a/b.HeaderMutation, request_mutations: [{{ append: {{ {key}, \
+             value: a }} }} }}] }} }}\n"
+        )
+    };
+    let behind = |filters: &str| file.with(filter, &format!("{filters}{filter}"));
+    behind(&writing("other", "")).finds(found);
+    behind(&writing("other", "disabled: true, ")).is_clean();
+    let before = writing("first", "") + &writing("second", "");
+    let module = "                  - name: envoy.filters.http.wasm\n";
+    file.with(module, &format!("{before}{module}")).is_clean();
+    let cluster = "    - name: homeserver\n";
+    let upstream = format!(
+        "      typed_extension_protocol_options:\n        a: {{ http_filters: [{{ typed_config: {{ \"@type\": a/b, mutations: {{ \
+         request_mutations: [{{ append: {{ {key}, value: a }} }} }}] }} }} }}] }}\n"
+    );
+    file.with(cluster, &format!("{cluster}{upstream}"))
+        .finds(found);
+    file.with(
+        route,
+        &format!(
+            "{route}{space}{}\n",
+            added.replace("value: a", "value: \"%REQ(x-matrix-user-id)%\"")
+        ),
+    )
+    .is_clean();
+    // A name of the user's own.
+    let own = "server_name: example.org\n";
+    let named =
+        format!("{own}                            identity_headers: {{ user_id: x-edge-user }}\n");
+    file.with(own, &named)
+        .with(
+            route,
+            &format!(
+                "{route}{space}{}\n",
+                added.replace("x-matrix-user-id", "X-Edge-User")
+            ),
+        )
+        .finds(&[("identity-header", "X-Edge-User")]);
+}
+
+#[test]
+fn a_filter_may_take_headers_from_an_answer_or_a_token() {
+    let file = Variant::of("identity-header/bad-filters.yaml");
+    let file = file
+        .with("key: x-matrix-user-id", "key: x-user")
+        .with("replace(\"x-matrix-user-id\"", "replace(\"x-user\"")
+        .with("header_name: x-matrix-user-id", "header_name: x-user");
+    let pattern = |text: &str| file.with("{ prefix: x-matrix- }", text);
+    for taken in [
+        "{ exact: X-Matrix-User-Id }",
+        "{ suffix: -id }",
+        "{ contains: user }",
+        "{ safe_regex: { regex: x-.* } }",
+    ] {
+        pattern(taken).finds(&[("identity-header", taken)]);
+    }
+    for left in [
+        "{ exact: x-user }",
+        "{ prefix: x-user }",
+        "{ suffix: -name }",
+    ] {
+        pattern(left).is_clean();
+    }
+    pattern("{ exact: x-user }")
+        .with(
+            "claim_to_headers:",
+            "forward_payload_header: x-matrix-user-id, claim_to_headers:",
+        )
+        .finds(&[("identity-header", "x-matrix-user-id")]);
+}
+
+#[test]
+fn a_service_may_have_headers_of_its_own() {
+    let file = Variant::of("identity-header/bad-envoy-gateway.yaml");
+    let own = "filters: [{ type: RequestHeaderModifier, requestHeaderModifier: { set: [{ name: X-Matrix-User-Id, value: \
+               \"@root:example.org\" }] } }]";
+    let filters = own.replace("set:", "add:");
+    let backend = format!("backendRefs: [{{ name: synapse, port: 8008, {filters} }}]");
+    let found = &[("identity-header", "X-Matrix-User-Id")];
+    let file = file.with(own, "filters: []");
+    file.is_clean();
+    file.with("backendRefs: [{ name: synapse, port: 8008 }]", &backend)
+        .finds(found);
+    let mesh = "spec:\n  parentRefs: [{ kind: Service, name: synapse }]\n  rules:";
+    file.with("backendRefs: [{ name: synapse, port: 8008 }]", &backend)
+        .with("spec:\n  rules:", mesh)
+        .is_clean();
+}

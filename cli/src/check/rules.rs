@@ -16,6 +16,7 @@ mod filter_order;
 mod forwarded_for;
 mod homeserver;
 mod http_rules;
+mod identity_header;
 mod idle_timeout;
 mod injected_route;
 mod internal_address;
@@ -46,6 +47,7 @@ mod upgrades;
 mod upstream_filter;
 mod visible_secret;
 mod vm_id;
+mod written;
 
 use std::collections::HashSet;
 
@@ -82,6 +84,7 @@ pub const RULES: &[Rule] = &[
     fail_open::RULE,
     filter_order::RULE,
     forwarded_for::RULE,
+    identity_header::RULE,
     idle_timeout::RULE,
     injected_route::RULE,
     internal_address::RULE,
