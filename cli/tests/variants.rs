@@ -1030,3 +1030,73 @@ fn a_service_may_have_headers_of_its_own() {
         .with("spec:\n  rules:", mesh)
         .is_clean();
 }
+
+/// At the listeners for Synapse and for MAS any caller would have the secret.
+#[test]
+fn a_route_adds_no_credential_to_requests_of_others() {
+    let file = Variant::of("shared-cluster/good.yaml");
+    let added = |name: &str, value: &str| {
+        format!("request_headers_to_add: [{{ header: {{ key: {name}, value: \"{value}\" }} }}]")
+    };
+    let space = " ".repeat(26);
+    let after = |route: &str, value: &str| {
+        let new = format!("{route}\n{space}{}", added("Authorization", value));
+        file.with(route, &new)
+    };
+    let found = &[("injected-route", "Authorization")];
+    let secret = "Bearer %ENVIRONMENT(MAS_SECRET)%";
+    let routes = [
+        "route: { cluster: mas }",
+        "route: { cluster: mas-for-synapse, timeout: 60s }",
+        "route: { cluster: homeserver, timeout: 60s }",
+    ];
+    for route in routes {
+        after(route, secret).finds(found);
+        after(route, "Bearer %REQ(x-token)%").is_clean();
+    }
+    after("timeout: 0s", secret).is_clean();
+    let other = format!("{}\n{space}{}", routes[0], added("x-other", secret));
+    file.with(routes[0], &other).is_clean();
+    let weighted = format!(
+        "route: {{ weighted_clusters: {{ clusters: [{{ name: mas, weight: 1, {} }}] }} }}",
+        added("Authorization", secret)
+    );
+    file.with(routes[0], &weighted).finds(found);
+    let host = "domains: [auth.example.org]\n";
+    let of_host = format!(
+        "{host}                      {}\n",
+        added("Authorization", secret)
+    );
+    file.with(host, &of_host).finds(found);
+}
+
+#[test]
+fn a_listener_injects_no_credential() {
+    let file = Variant::of("shared-cluster/good.yaml");
+    let router = "                  - name: envoy.filters.http.router\n";
+    let filter = |more: &str, kind: &str| {
+        format!(
+            "                  - {{ name: other, {more}typed_config: {{ \"@type\": a/{kind} }} }}\n{router}"
+        )
+    };
+    let (before, rest) = file
+        .0
+        .split_once("    - name: introspection\n")
+        .expect("a listener");
+    let on = filter("", "b.CredentialInjector");
+    let found = &[("injected-route", "name: other")];
+    file.with(router, &on).finds(found);
+    let listener = rest.replacen(router, &on, 1);
+    Variant(format!("{before}    - name: introspection\n{listener}")).finds(found);
+    let off = file.with(router, &filter("disabled: true, ", "b.CredentialInjector"));
+    off.is_clean();
+    let route = "route: { cluster: mas }\n";
+    let turned = format!(
+        "{route}                          typed_per_filter_config: {{ other: {{ config: {{}} }} }}\n"
+    );
+    off.with(route, &turned)
+        .finds(&[("injected-route", "typed_per_filter_config")]);
+    let mutation = "b.HeaderMutation, mutations: { request_mutations: [{ append: { header: { key: authorization, value: Basic a } } }] }";
+    file.with(router, &filter("", mutation))
+        .finds(&[("injected-route", "authorization")]);
+}

@@ -164,6 +164,17 @@ pub(super) fn ends<'t>(one: &Use<'t>) -> Vec<(Value<'t>, Value<'t>)> {
     found
 }
 
+/// The clusters that lead to MAS: for the module's own calls, and for clients.
+pub(super) fn clusters_of_mas<'t>(one: &Use<'t>) -> Vec<&'t str> {
+    let path = ["introspection", "cluster"];
+    let asked = one.configuration.and_then(|it| it.text_at(&path));
+    let actions = ends(one)
+        .into_iter()
+        .filter_map(|(_, route)| route.get("route"));
+    let clients = actions.flat_map(targets).map(|(name, _)| name);
+    clients.chain(asked).collect()
+}
+
 /// The virtual hosts of the homeserver, without those that the module is turned off for. The virtual host of MAS is left
 /// out, and so is that of another service, such as a web client, unless its `/sync` leads where the homeserver's does.
 pub(super) fn hosts<'t>(entry: Entry<'t>, config: Option<&Config>) -> Vec<Value<'t>> {

@@ -17,7 +17,7 @@ use crate::{
             matcher::needs_token,
             route_lists::routes_of,
             routes::{
-                PRIVATE, before_servers, candidates, ends, is_disabled, nameless,
+                PRIVATE, before_servers, candidates, clusters_of_mas, is_disabled, nameless,
                 routes_of_all_hosts, switched, targets, template,
             },
         },
@@ -77,17 +77,6 @@ fn is_off(entry: Entry<'_>) -> bool {
         std::iter::once(table).chain(inner)
     });
     entry.is_off && !places.any(|place| switched(entry, place) == Some(true))
-}
-
-/// The clusters that lead to MAS.
-fn clusters_of_mas<'t>(one: &Use<'t>) -> Vec<&'t str> {
-    let path = ["introspection", "cluster"];
-    let asked = one.configuration.and_then(|it| it.text_at(&path));
-    let actions = ends(one)
-        .into_iter()
-        .filter_map(|(_, route)| route.get("route"));
-    let clients = actions.flat_map(targets).map(|(name, _)| name);
-    clients.chain(asked).collect()
 }
 
 fn weighted<'t>(route: Value<'t>) -> impl Iterator<Item = Value<'t>> {
