@@ -1100,3 +1100,157 @@ fn a_listener_injects_no_credential() {
     file.with(router, &filter("", mutation))
         .finds(&[("injected-route", "authorization")]);
 }
+
+/// An authority may come from elsewhere, and one without a check checks nothing.
+#[test]
+fn a_certificate_is_checked_by_what_a_context_has() {
+    let file = Variant::of("server-certificate/good.yaml");
+    let ca = "trusted_ca: { filename: /etc/ssl/certs/ca-certificates.crt }";
+    let untrusted = format!("{ca}\n              trust_chain_verification: ACCEPT_UNTRUSTED");
+    file.with(ca, &untrusted)
+        .finds(&[("server-certificate", "trust_chain_verification")]);
+    let found = &[("server-certificate", "common_tls_context")];
+    file.with(ca, "trust_chain_verification: VERIFY_TRUST_CHAIN")
+        .finds(found);
+    for checked in ["verify_certificate_spki: [a]", "system_root_certs: {}"] {
+        file.with(ca, checked).is_clean();
+    }
+    let bad = Variant::of("server-certificate/bad.yaml");
+    let sds = "validation_context_sds_secret_config: { name: ca }";
+    bad.with("alpn_protocols: [h2]", sds).is_clean();
+    let combined = |inner: &str| {
+        let new = format!(
+            "combined_validation_context: {{ {inner}, validation_context_sds_secret_config: {{ name: ca }} }}"
+        );
+        bad.with("alpn_protocols: [h2]", &new)
+    };
+    combined("default_validation_context: {}").is_clean();
+    combined("default_validation_context: { trust_chain_verification: 1 }")
+        .finds(&[("server-certificate", "trust_chain_verification")]);
+    let socket = "        typed_config:\n          \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls";
+    let around = socket.replace(
+        "typed_config:",
+        "typed_config:\n         \"@type\": a/b.ProxyProtocolUpstreamTransport\n         transport_socket:\n          name: tls\n          \
+         typed_config:",
+    );
+    bad.with(
+        socket,
+        &around.replace("          \"@type\": type", "           \"@type\": type"),
+    )
+    .with("          sni", "           sni")
+    .with(
+        "          common_tls_context:",
+        "           common_tls_context:",
+    )
+    .finds(found);
+}
+
+#[test]
+fn a_policy_may_repeat_a_logout_in_several_ways() {
+    let file = Variant::of("sync-timeout/good.yaml");
+    let login = "route: { cluster: mas }\n                        - match: { prefix: / }\n                          route:\n";
+    let with = |policy: &str| {
+        file.with(
+            login,
+            &login.replace("cluster: mas }", &format!("cluster: mas, {policy} }}")),
+        )
+    };
+    let retry = "retry_policy: { retry_on: retriable-status-codes, retriable_status_codes: [503] }";
+    with(retry).finds(&[("retries", "retry_on")]);
+    with("retry_policy: { retry_on: retriable-headers }").finds(&[("retries", "retry_on")]);
+    with("retry_policy: { retry_on: refused-stream }").is_clean();
+    with("hedge_policy: { hedge_on_per_try_timeout: true }").finds(&[("retries", "hedge_on")]);
+    with("hedge_policy: { hedge_on_per_try_timeout: false }").is_clean();
+}
+
+#[test]
+fn an_internal_address_is_that_of_one_caller() {
+    let file = Variant::of("sync-timeout/good.yaml");
+    let with = |address: &str, length: u8| {
+        let stat = "                stat_prefix: gateway\n";
+        let range = format!("{{ address_prefix: \"{address}\", prefix_len: {length} }}");
+        let new = format!(
+            "{stat}                internal_address_config: {{ cidr_ranges: [{range}] }}\n"
+        );
+        file.with(stat, &new)
+    };
+    for (address, length) in [
+        ("0.0.0.0", 0),
+        ("10.0.0.0", 8),
+        ("203.0.113.1", 32),
+        ("::", 0),
+        ("fd00::", 64),
+        ("2001:db8::1", 128),
+        ("::ffff:10.0.0.0", 104),
+    ] {
+        with(address, length).finds(&[("retries", "address_prefix")]);
+    }
+    for (address, length) in [
+        ("127.0.0.0", 8),
+        ("10.1.2.3", 32),
+        ("fd00::1", 128),
+        ("::1", 128),
+        ("::ffff:10.1.2.3", 128),
+    ] {
+        with(address, length).is_clean();
+    }
+}
+
+#[test]
+fn a_filter_of_the_module_is_not_optional() {
+    let file = Variant::of("sync-timeout/good.yaml");
+    let name = "                  - name: envoy.filters.http.wasm\n";
+    let with = |value: &str| {
+        let new = format!("{name}                    is_optional: {value}\n");
+        file.with(name, &new)
+    };
+    with("true").finds(&[("fail-open", "is_optional")]);
+    with("false").is_clean();
+    let router = "                  - name: envoy.filters.http.router\n";
+    let other = format!("                  - {{ name: other, is_optional: true }}\n{router}");
+    file.with(router, &other).is_clean();
+}
+
+/// The addresses of `shared-cluster/good.yaml`, with a cluster that leads to one of its own.
+#[test]
+fn no_route_of_clients_leads_to_a_listener_of_the_same_envoy() {
+    let file = Variant::of("shared-cluster/good.yaml");
+    let lead = |host: &str, port: u16| {
+        let cluster = format!(
+            "  clusters:\n    - name: inside\n      load_assignment: {{ cluster_name: inside, endpoints: [{{ lb_endpoints: [{{ \
+             endpoint: {{ address: {{ socket_address: {{ address: \"{host}\", port_value: {port} }} }} }} }}] }}] }}\n"
+        );
+        let route = "                        - match: { prefix: / }\n                          route: { cluster: mas }\n";
+        let new = format!(
+            "                        - match: {{ prefix: /inside }}\n                          route: {{ cluster: inside }}\n{route}"
+        );
+        file.with("  clusters:\n", &cluster).with(route, &new)
+    };
+    let found = &[("internal-address", "cluster: inside")];
+    for host in ["127.0.0.1", "localhost", "::1"] {
+        for port in [10001, 10002] {
+            lead(host, port).finds(found);
+        }
+    }
+    lead("127.0.0.1", 10003).is_clean();
+    lead("mas", 10001).is_clean();
+    let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 9901 } } }\nstatic_resources:\n";
+    lead("127.0.0.1", 9901)
+        .with("static_resources:\n", admin)
+        .finds(&[("labels", "admin"), ("admin-interface", "cluster: inside")]);
+    let tunnel = "    - name: tunnel\n      address: { socket_address: { address: 0.0.0.0, port_value: 7000 } }\n      filter_chains: [{ \
+                  filters: [{ typed_config: { \"@type\": a/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, cluster: inside } \
+                  }] }]\n  clusters:\n";
+    let bare = lead("127.0.0.1", 10002)
+        .with(
+            "/inside }\n                          route: { cluster: inside }",
+            "/a }\n                          route: { cluster: mas }",
+        )
+        .with("  clusters:\n", tunnel);
+    bare.finds(found);
+    bare.with(
+        "address: 0.0.0.0, port_value: 7000",
+        "address: 127.0.0.1, port_value: 7000",
+    )
+    .is_clean();
+}

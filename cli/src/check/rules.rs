@@ -34,6 +34,7 @@ mod restricted_endpoints;
 mod retries;
 mod route_lists;
 mod routes;
+mod server_certificate;
 mod shared_cluster;
 mod shared_vm;
 mod short_ttl;
@@ -99,6 +100,7 @@ pub const RULES: &[Rule] = &[
     question::RULE,
     restricted_endpoints::RULE,
     retries::RULE,
+    server_certificate::RULE,
     shared_cluster::RULE,
     shared_vm::RULE,
     short_ttl::RULE,

@@ -1,7 +1,7 @@
 //! Envoy's admin interface asks nobody who they are. It shows the configuration, changes it, and ends Envoy. Its metrics tell how
 //! many users there are, when they are there, and how the servers behind are doing.
 //!
-//! The non-obvious rule: the address of the interface may be loopback, and a listener may lead there all the same. What leads to
+//! The non-obvious rule: a gateway is for clients, whatever address it has in these files. The address of the interface may be loopback, and a listener may lead there all the same. What leads to
 //! `/ready` alone tells nothing.
 
 use std::collections::HashSet;
@@ -70,7 +70,9 @@ fn check_listeners<'t>(
         } else {
             continue;
         };
-        if !leading.is_empty() && is_exposed(deployment, entry_of(filter)) {
+        let mut gateways = deployment.gateways().filter_map(|one| one.entry);
+        let is_of_clients = gateways.any(|entry| entry.manager.key() == filter.config.key());
+        if !leading.is_empty() && (is_of_clients || is_exposed(deployment, entry_of(filter))) {
             for (spot, message) in leading {
                 found.add(spot, message, HELP);
             }
