@@ -1238,6 +1238,13 @@ fn no_route_of_clients_leads_to_a_listener_of_the_same_envoy() {
     lead("127.0.0.1", 9901)
         .with("static_resources:\n", admin)
         .finds(&[("labels", "admin"), ("admin-interface", "cluster: inside")]);
+    lead("127.0.0.1", 9901)
+        .with("static_resources:\n", admin)
+        .with(
+            "address: 0.0.0.0, port_value: 10000",
+            "address: 127.0.0.1, port_value: 10000",
+        )
+        .finds(&[("labels", "admin"), ("admin-interface", "cluster: inside")]);
     let tunnel = "    - name: tunnel\n      address: { socket_address: { address: 0.0.0.0, port_value: 7000 } }\n      filter_chains: [{ \
                   filters: [{ typed_config: { \"@type\": a/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, cluster: inside } \
                   }] }]\n  clusters:\n";
@@ -1253,4 +1260,84 @@ fn no_route_of_clients_leads_to_a_listener_of_the_same_envoy() {
         "address: 127.0.0.1, port_value: 7000",
     )
     .is_clean();
+}
+
+/// An Ingress and an HTTPRoute lead to the same Service, by port or to any.
+#[test]
+fn a_route_of_the_gateway_api_may_lead_past_envoy() {
+    let file = Variant::of("unguarded-route/bad-ingress.yaml");
+    let alone = file.until("apiVersion: networking.k8s.io/v1\n");
+    let with = |spec: &str| {
+        let route = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: matrix, namespace: matrix }}\nspec: {spec}\n"
+        );
+        Variant(alone.0.clone() + &route)
+    };
+    let rule = |path: &str, backend: &str| {
+        with(&format!(
+            "{{ rules: [{{ matches: [{{ path: {{ value: {path} }} }}], backendRefs: [{{ {backend} }}] }}] }}"
+        ))
+    };
+    let found = &[("unguarded-route", "name: synapse")];
+    rule("/_matrix", "name: synapse, port: 8008").finds(found);
+    rule("/_matrix/federation", "name: synapse, port: 8008").is_clean();
+    rule("/_matrix", "name: synapse, port: 9000").is_clean();
+    rule("/_matrix", "name: matrix-edge-auth, port: 8008").is_clean();
+    rule("/_matrix", "name: synapse, namespace: other, port: 8008").is_clean();
+    let backend = "backendRefs: [{ name: synapse, port: 8008 }]";
+    with(&format!("{{ rules: [{{ {backend} }}] }}")).finds(found);
+    with(&format!(
+        "{{ parentRefs: [{{ kind: Service, name: a }}], rules: [{{ {backend} }}] }}"
+    ))
+    .is_clean();
+}
+
+#[test]
+fn a_policy_with_many_networks_may_let_every_address_in() {
+    let file = Variant::of("internal-address/bad-policy-everyone.yaml");
+    let all = "[{ ipBlock: { cidr: 0.0.0.0/0 } }]";
+    let one = "{ ipBlock: { cidr: 8.0.0.0/5 } }";
+    file.with(all, &format!("[{one}]")).is_clean();
+    file.with(
+        all,
+        &format!("[{one}, {{ ipBlock: {{ cidr: 16.0.0.0/5 }} }}]"),
+    )
+    .finds(&[("internal-address", "ipBlock")]);
+}
+
+/// A matcher that runs the module by default may do something else before that.
+#[test]
+fn a_matcher_may_run_another_filter_than_the_module() {
+    let file = Variant::of("unguarded-route/good-envoy-composite.yaml");
+    let input = |path: &str| {
+        format!(
+            "matcher_tree: {{ input: {{ typed_config: {{ \"@type\": a/b, header_name: \":path\" }} }}, prefix_match_map: {{ map: {{ \
+             {path}: {{ action: {{ typed_config: {{ \"@type\": a/c }} }} }} }} }} }}"
+        )
+    };
+    let with = |path: &str| {
+        let default = "                        on_no_match:\n";
+        let new = format!("                        {}\n{default}", input(path));
+        file.with(default, &new)
+    };
+    with("/_matrix/federation/").is_clean();
+    with("/_matrix/client/").finds(&[("unguarded-route", "xds_matcher")]);
+}
+
+/// What asks another service than MAS may have a credential of its own.
+#[test]
+fn a_listener_without_the_module_gives_no_credential_to_mas() {
+    let injector = "http_filters: [{ name: other, typed_config: { \"@type\": a/b.CredentialInjector } }, { name: \
+                    envoy.filters.http.router }]";
+    let lead = |cluster: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ prefix: / }}, route: {{ cluster: {cluster} }} }}]"
+        ))
+        .with(
+            "http_filters: [{ name: envoy.filters.http.router }]",
+            injector,
+        )
+    };
+    lead("mas").finds(&[("injected-route", "name: other")]);
+    lead("elsewhere").is_clean();
 }
