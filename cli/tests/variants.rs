@@ -1341,3 +1341,23 @@ fn a_listener_without_the_module_gives_no_credential_to_mas() {
     lead("mas").finds(&[("injected-route", "name: other")]);
     lead("elsewhere").is_clean();
 }
+
+#[test]
+fn a_client_names_no_server() {
+    let file = Variant::of("unguarded-route/good-envoy-on.yaml");
+    let clusters = "  clusters:\n";
+    let route = "                          route: { cluster: mas }\n";
+    let open = route.replace("cluster: mas", "cluster: open");
+    let with = |more: &str| {
+        let new = format!("{clusters}    - name: open\n      {more}\n");
+        file.with(clusters, &new).with(route, &open)
+    };
+    let found = &[("internal-address", "cluster: open")];
+    with("original_dst_lb_config: { use_http_header: true }").finds(found);
+    with("original_dst_lb_config: { use_http_header: false }").is_clean();
+    let kind = "\"@type\": a/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig";
+    with(&format!(
+        "cluster_type: {{ name: open, typed_config: {{ {kind} }} }}"
+    ))
+    .finds(found);
+}

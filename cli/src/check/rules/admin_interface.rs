@@ -1,8 +1,8 @@
 //! Envoy's admin interface asks nobody who they are. It shows the configuration, changes it, and ends Envoy. Its metrics tell how
 //! many users there are, when they are there, and how the servers behind are doing.
 //!
-//! The non-obvious rule: a gateway is for clients, whatever address it has in these files. The address of the interface may be loopback, and a listener may lead there all the same. What leads to
-//! `/ready` alone tells nothing.
+//! The non-obvious rule: a gateway is for clients, whatever address it has in these files. The address of the interface may be
+//! loopback, and a listener may lead there all the same. What leads to `/ready` alone tells nothing.
 
 use std::collections::HashSet;
 

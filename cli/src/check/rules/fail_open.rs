@@ -25,8 +25,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         if let Some(filter) = optional(one, plugin) {
             found.add(
                 Spot::key(filter, "is_optional"),
-                "an Envoy that does not know the filter starts without it, and every request passes: unverified, and with the identity \
-                 headers that its client wrote",
+                "an Envoy that does not know the filter starts without it, and every request passes: unverified, and with the \
+                 identity headers that its client wrote",
                 "take out `is_optional: true`",
             );
         }

@@ -72,8 +72,8 @@ fn check_hedge<'t>(policy: Value<'t>, found: &mut Found<'t>) {
     if policy.boolean_at(&[key]) == Some(true) {
         found.add(
             Spot::key(policy, key),
-            "a logout that MAS takes long for is sent a second time, and MAS answers that with 401: the user's other sessions then end \
-             here only as MAS tells of them, or with `cache.ttl`",
+            "a logout that MAS takes long for is sent a second time, and MAS answers that with 401: the user's other sessions then \
+             end here only as MAS tells of them, or with `cache.ttl`",
             "take out the `hedge_policy` for what MAS serves",
         );
     }
@@ -98,8 +98,8 @@ fn check_internal<'t>(entry: Entry<'t>, found: &mut Found<'t>) {
     if let Some(range) = ranges.into_iter().find(of_clients) {
         found.add(
             Spot::first_key(range, &["address_prefix"]),
-            "Envoy obeys the headers of whoever is in this network: with `x-envoy-retry-on: 5xx` a client has its logout sent to MAS \
-             several times, and with `x-envoy-upstream-rq-timeout-ms` it sets timeouts",
+            "Envoy obeys the headers of whoever is in this network: with `x-envoy-retry-on: 5xx` a client has its logout sent to \
+             MAS several times, and with `x-envoy-upstream-rq-timeout-ms` it sets timeouts",
             "name the single private addresses of your own callers, or leave `internal_address_config` out",
         );
     }

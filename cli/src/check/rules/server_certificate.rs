@@ -1,5 +1,5 @@
-//! Envoy asks a server for its certificate only if it is told which ones are good. Without that it speaks TLS with anyone, and whoever
-//! is on the way answers for MAS: that a token is active, and whose it is.
+//! Envoy asks a server for its certificate only if it is told which ones are good. Without that it speaks TLS with anyone, and
+//! whoever is on the way answers for MAS: that a token is active, and whose it is.
 //!
 //! The non-obvious rule: a `validation_context` that has neither an authority nor a certificate checks nothing.
 
@@ -64,8 +64,8 @@ fn check_socket<'t>(socket: Value<'t>, found: &mut Found<'t>) {
             if let Some(spot) = unchecked(config) {
                 found.add(
                     spot,
-                    "no certificate is asked for that only MAS has: whoever is on the way to MAS answers in its place, that a token is \
-                     active or that it is not",
+                    "no certificate is asked for that only MAS has: whoever is on the way to MAS answers in its place, that a \
+                     token is active or that it is not",
                     "write `validation_context: { trusted_ca: .., match_typed_subject_alt_names: .. }` with the authority and the \
                      name of MAS's certificate",
                 );

@@ -1,7 +1,7 @@
 //! A route may lead from a listener for clients to an internal listener of the same Envoy.
 //!
-//! The non-obvious rule: the address of the internal listener does not help then, since it is Envoy itself that calls. A gateway whose
-//! routes all lead back, as in a fleet, is for no clients.
+//! The non-obvious rule: the address of the internal listener does not help then, since it is Envoy itself that calls. A gateway
+//! whose routes all lead back, as in a fleet, is for no clients.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,7 +13,7 @@ use matrix_edge_auth::config::Role;
 use super::{Deployment, Found, harm_of, is_exposed, sockets};
 use crate::{
     check::{
-        deployment::Envoy,
+        deployment::{Envoy, typed},
         rules::{
             bare_listener::entry_of,
             endpoints::endpoints,
@@ -26,7 +26,8 @@ use crate::{
 pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for (number, envoy) in deployment.envoys.iter().enumerate() {
         let clusters = leading_inside(deployment, number, envoy);
-        if clusters.is_empty() {
+        let open = open_clusters(envoy);
+        if clusters.is_empty() && open.is_empty() {
             continue;
         }
         let own = || deployment.uses.iter().filter(|one| one.envoy == number);
@@ -47,7 +48,14 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 tables(config).chain(whole)
             });
         for (name, spot) in leading.flat_map(targets) {
-            if let Some(role) = clusters.get(name) {
+            if open.contains(name) {
+                found.add(
+                    spot,
+                    "here a client names the server itself, and may name an internal listener of this Envoy, its admin interface, \
+                     or the homeserver past the module",
+                    "name the servers in the cluster",
+                );
+            } else if let Some(role) = clusters.get(name) {
                 let (harm, _) = harm_of(*role);
                 found.add(
                     spot,
@@ -89,6 +97,22 @@ fn leading_inside<'t>(
     };
     let all = envoy.clusters.iter();
     all.filter_map(|cluster| Some((name(*cluster)?, role(*cluster)?)))
+        .collect()
+}
+
+/// The clusters whose servers a request names: by a header, or by its host.
+fn open_clusters<'t>(envoy: &Envoy<'t>) -> HashSet<&'t str> {
+    let is_open = |cluster: &&Value<'t>| {
+        let by_header = ["original_dst_lb_config", "use_http_header"];
+        let kind = cluster
+            .get("cluster_type")
+            .and_then(|it| it.get("typed_config"));
+        let kind = kind.and_then(typed).map(|(kind, _)| kind);
+        cluster.boolean_at(&by_header) == Some(true)
+            || kind.is_some_and(|kind| kind.contains(".dynamic_forward_proxy."))
+    };
+    let open = envoy.clusters.iter().filter(is_open);
+    open.filter_map(|cluster| cluster.text_at(&["name"]))
         .collect()
 }
 

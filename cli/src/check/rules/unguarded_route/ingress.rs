@@ -21,8 +21,8 @@ use crate::{
 
 const MESSAGE: &str = "this Ingress leads to the homeserver past the module: requests that need a token reach the server \
                        unverified, and with the identity headers that a client wrote";
-const MESSAGE_OF_ROUTE: &str = "this HTTPRoute leads to the homeserver past the module: requests that need a token reach the server \
-                                unverified, and with the identity headers that a client wrote";
+const MESSAGE_OF_ROUTE: &str = "this HTTPRoute leads to the homeserver past the module: requests that need a token reach the \
+                                server unverified, and with the identity headers that a client wrote";
 const HELP: &str = "lead it to the Service of Envoy, or to paths without tokens alone, such as `/_matrix/federation` and \
                     `/_matrix/key`";
 

@@ -78,8 +78,8 @@ fn tell<'t>(config: Value<'t>, past: &[Outcome<'t>], found: &mut Found<'t>) {
     } else {
         found.add(
             Spot::key(config, KEY),
-            "this matcher keeps requests that need a token from the module: they reach the server unverified, and with the identity \
-             headers that a client wrote",
+            "this matcher keeps requests that need a token from the module: they reach the server unverified, and with the \
+             identity headers that a client wrote",
             HELP,
         );
     }
