@@ -44,7 +44,6 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("ext_proc", "Envoy"),
     ("health_flags", "Envoy"),
     ("internal_redirect_policy", "Envoy"),
-    ("hedge_on_per_try_timeout", "Envoy"),
     ("http_local_rate_limit.rate_limited", "Envoy"),
     ("matrix_authentication_service.secret", "Synapse"),
     ("rq_active_overflow", "Envoy"),

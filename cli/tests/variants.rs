@@ -723,3 +723,641 @@ fn findings_are_told_in_the_order_of_their_lines() {
             ("sync-timeout", "timeout: 20s"),
         ]);
 }
+
+/// The listener without the module, with other routes.
+fn beside(routes: &str) -> Variant {
+    let file = Variant::of("unguarded-route/bad-envoy-listener.yaml");
+    let old = "routes:\n                        - match: { prefix: /_matrix/federation/ }\n                          route: { \
+               cluster: homeserver, timeout: 0s }\n                        - match: { prefix: / }\n                          \
+               route: { cluster: homeserver, timeout: 0s }\n";
+    file.with(old, &format!("{routes}\n"))
+}
+
+#[test]
+fn a_route_is_told_by_what_it_makes_of_paths() {
+    let rewritten = |from: &str, rewrite: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ {from} }}, route: {{ {rewrite}, cluster: homeserver }} }}]"
+        ))
+    };
+    let federation = "prefix: /_matrix/federation/";
+    let found = &[("unguarded-route", "cluster: homeserver")];
+    for (from, rewrite) in [
+        ("prefix: /public", "prefix_rewrite: /_matrix/client"),
+        ("prefix: /public", "prefix_rewrite: /"),
+        ("path: /public", "prefix_rewrite: /_matrix/client/v3/sync"),
+        (
+            federation,
+            "regex_rewrite: { pattern: { regex: ^/_matrix/federation }, substitution: /_matrix/client }",
+        ),
+        (
+            federation,
+            "regex_rewrite: { pattern: { regex: ^/_matrix/federation/(.*) }, substitution: '/_matrix/client/\\1' }",
+        ),
+        (
+            federation,
+            "path_rewrite_policy: { typed_config: { path_template_rewrite: '/_matrix/client/{rest}' } }",
+        ),
+    ] {
+        rewritten(from, rewrite).finds(found);
+    }
+    for (from, rewrite) in [
+        ("prefix: /public", "prefix_rewrite: /_matrix/federation"),
+        ("path: /public", "prefix_rewrite: /health"),
+        ("path: /public", "prefix_rewrite: /"),
+        (
+            federation,
+            "regex_rewrite: { pattern: { regex: ^/(.*) }, substitution: '/\\1' }",
+        ),
+    ] {
+        rewritten(from, rewrite).is_clean();
+    }
+}
+
+#[test]
+fn a_route_may_be_for_a_template_or_for_a_tunnel() {
+    let route = |rule: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ {rule} }}, route: {{ cluster: homeserver }} }}]"
+        ))
+    };
+    let template = |path: &str| {
+        route(&format!(
+            "path_match_policy: {{ typed_config: {{ path_template: '{path}' }} }}"
+        ))
+    };
+    let found = &[("unguarded-route", "cluster: homeserver")];
+    template("/_matrix/client/{rest=**}").finds(found);
+    template("/_matrix/client/v3/devices/{device}").finds(found);
+    template("/_matrix/federation/{rest=**}").is_clean();
+    route("connect_matcher: {}").finds(found);
+}
+
+#[test]
+fn a_matcher_chooses_routes_by_paths() {
+    let input = "input: { typed_config: { \"@type\": type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, \
+                 header_name: \":path\" } }";
+    let route = "match: { prefix: / }, route: { cluster: homeserver }";
+    let kind = "\"@type\": type.googleapis.com/envoy.config.route.v3";
+    let action = |action: &str| format!("{{ action: {{ typed_config: {{ {kind}.{action} }} }} }}");
+    let one = action(&format!("Route, {route}"));
+    let list = action(&format!("RouteList, routes: [{{ {route} }}]"));
+    let found = &[("unguarded-route", "cluster: homeserver")];
+    let tree = |map: &str, path: &str| {
+        beside(&format!(
+            "matcher: {{ matcher_tree: {{ {input}, {map}: {{ map: {{ {path}: {one} }} }} }} }}"
+        ))
+    };
+    tree("prefix_match_map", "/").finds(found);
+    tree("prefix_match_map", "/_matrix/client/").finds(found);
+    tree("prefix_match_map", "/_matrix/federation/").is_clean();
+    tree("exact_match_map", "/_matrix/client/v3/sync").finds(found);
+    tree("exact_match_map", "/").is_clean();
+    beside(&format!("matcher: {{ on_no_match: {list} }}")).finds(found);
+    let predicate = |text: &str| {
+        beside(&format!(
+            "matcher: {{ matcher_list: {{ matchers: [{{ predicate: {{ {text} }}, on_match: {list} }}] }} }}"
+        ))
+    };
+    let single =
+        |path: &str| format!("single_predicate: {{ {input}, value_match: {{ prefix: {path} }} }}");
+    predicate(&single("/_matrix/client/")).finds(found);
+    predicate(&single("/_matrix/federation/")).is_clean();
+    let federation = single("/_matrix/federation/");
+    predicate(&format!(
+        "and_matcher: {{ predicate: [{{ {federation} }}] }}"
+    ))
+    .is_clean();
+    predicate(&format!("not_matcher: {{ {federation} }}")).finds(found);
+}
+
+#[test]
+fn a_cluster_with_the_homeservers_address_is_the_homeservers() {
+    let file = beside("routes: [{ match: { prefix: / }, route: { cluster: site } }]");
+    let cluster = |name: &str, port: &str| {
+        format!(
+            "load_assignment: {{ cluster_name: {name}, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ \
+             address: synapse, port_value: {port} }} }} }} }}] }}] }}"
+        )
+    };
+    let empty = |name: &str| format!("load_assignment: {{ cluster_name: {name}, endpoints: [] }}");
+    let file = file.with(&empty("homeserver"), &cluster("homeserver", "8008"));
+    let with = |port: &str| {
+        let site = cluster("site", port);
+        file.with(
+            "  clusters:\n",
+            &format!("  clusters:\n    - name: site\n      {site}\n"),
+        )
+    };
+    with("8008").finds(&[("unguarded-route", "cluster: site")]);
+    with("8080").is_clean();
+    // One proxy may stand before the homeserver and MAS.
+    let off = "domains: [auth.example.org]\n                      typed_per_filter_config: { envoy.filters.http.wasm: { disabled: \
+               true } }";
+    with("8080")
+        .with(&empty("mas"), &cluster("mas", "8008"))
+        .with("domains: [auth.example.org]", off)
+        .is_clean();
+}
+
+/// The module of a gateway, behind a matcher.
+fn behind_matcher(matcher: &str) -> Variant {
+    let wasm = "\"@type\": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+    let old = format!("                      {wasm}\n                      config:\n");
+    let kind =
+        "\"@type\": type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher";
+    let new = format!(
+        "                     {kind}\n                     xds_matcher: {{ {matcher} }}\n                     extension_config:\n\
+         {space}typed_config:\n{space} {wasm}\n{space} config:\n",
+        space = " ".repeat(22)
+    );
+    Variant::of("unguarded-route/good-envoy-on.yaml")
+        .with("                    disabled: true\n", "")
+        .with(&old, &new)
+}
+
+const SKIP: &str = "{ action: { typed_config: { \"@type\": \
+                    type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter } } }";
+
+#[test]
+fn a_matcher_may_keep_requests_without_tokens_from_the_module() {
+    let by = |kind: &str, header: &str, text: &str| {
+        let input = format!(
+            "input: {{ typed_config: {{ \"@type\": type.googleapis.com/{kind}, header_name: \"{header}\" }} }}"
+        );
+        behind_matcher(&format!(
+            "matcher_tree: {{ {input}, prefix_match_map: {{ map: {{ {text}: {SKIP} }} }} }}"
+        ))
+    };
+    let header = "envoy.type.matcher.v3.HttpRequestHeaderMatchInput";
+    let found = &[("unguarded-route", "xds_matcher")];
+    by(header, "x-skip", "yes").finds(found);
+    by(header, ":path", "/_matrix/client/v3/rooms").finds(found);
+    by(header, ":path", "/_matrix/client/v3/devices/").finds(found);
+    by(header, ":path", "/").finds(found);
+    by(header, ":path", "/_matrix/federation/").is_clean();
+    let source = "envoy.extensions.matching.common_inputs.network.v3.SourceIPInput";
+    by(source, "", "10.0.0.1").notes(("unguarded-route", "xds_matcher"));
+    behind_matcher(&format!("on_no_match: {SKIP}")).finds(found);
+    behind_matcher("").is_clean();
+}
+
+#[test]
+fn a_route_may_have_a_matcher_that_keeps_requests_from_the_module() {
+    let config = "typed_per_filter_config: { envoy.filters.http.wasm: { \"@type\": \
+                  type.googleapis.com/envoy.config.route.v3.FilterConfig, config: {} } }";
+    let kind = "\"@type\": type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcherPerRoute";
+    let matched = format!(
+        "typed_per_filter_config: {{ envoy.filters.http.wasm: {{ {kind}, xds_matcher: {{ on_no_match: {SKIP} }} }} }}"
+    );
+    behind_matcher("")
+        .with(config, &matched)
+        .finds(&[("unguarded-route", "typed_per_filter_config")]);
+}
+
+/// A request without a token has no identity, and so an absent header is one that a client may name.
+#[test]
+fn what_writes_an_identity_header_is_told_wherever_it_stands() {
+    let file = Variant::of("sync-timeout/good.yaml");
+    let key = "header: { key: x-matrix-user-id";
+    let added = format!("request_headers_to_add: [{{ {key}, value: a }} }}]");
+    let found = &[("identity-header", "x-matrix-user-id")];
+    let space = " ".repeat(26);
+    let route = "timeout: 0s\n";
+    file.with(route, &format!("{route}{space}{added}\n"))
+        .finds(found);
+    let weighted = format!(
+        "weighted_clusters: {{ clusters: [{{ name: homeserver, weight: 1, {added} }}] }}\n"
+    );
+    file.with("cluster: homeserver\n", &weighted).finds(found);
+    let off = format!(
+        "typed_per_filter_config: {{ other: {{ mutations: {{ request_mutations: [{{ append: {{ {key}, value: a }} }} }}] }} }} }}"
+    );
+    let filter = "                  - name: envoy.filters.http.router\n";
+    let other = "                  - { name: other, disabled: true }\n";
+    let with_config = file.with(route, &format!("{route}                          {off}\n"));
+    with_config.is_clean();
+    with_config
+        .with(filter, &format!("{other}{filter}"))
+        .finds(found);
+    let writing = |name: &str, state: &str| {
+        format!(
+            "                  - {{ name: {name}, {state}typed_config: {{ \"@type\": a/b.HeaderMutation, request_mutations: [{{ append: {{ {key}, \
+             value: a }} }} }}] }} }}\n"
+        )
+    };
+    let behind = |filters: &str| file.with(filter, &format!("{filters}{filter}"));
+    behind(&writing("other", "")).finds(found);
+    behind(&writing("other", "disabled: true, ")).is_clean();
+    let before = writing("first", "") + &writing("second", "");
+    let module = "                  - name: envoy.filters.http.wasm\n";
+    file.with(module, &format!("{before}{module}")).is_clean();
+    let cluster = "    - name: homeserver\n";
+    let upstream = format!(
+        "      typed_extension_protocol_options:\n        a: {{ http_filters: [{{ typed_config: {{ \"@type\": a/b, mutations: {{ \
+         request_mutations: [{{ append: {{ {key}, value: a }} }} }}] }} }} }}] }}\n"
+    );
+    file.with(cluster, &format!("{cluster}{upstream}"))
+        .finds(found);
+    file.with(
+        route,
+        &format!(
+            "{route}{space}{}\n",
+            added.replace("value: a", "value: \"%REQ(x-matrix-user-id)%\"")
+        ),
+    )
+    .is_clean();
+    // A name of the user's own.
+    let own = "server_name: example.org\n";
+    let named =
+        format!("{own}                            identity_headers: {{ user_id: x-edge-user }}\n");
+    file.with(own, &named)
+        .with(
+            route,
+            &format!(
+                "{route}{space}{}\n",
+                added.replace("x-matrix-user-id", "X-Edge-User")
+            ),
+        )
+        .finds(&[("identity-header", "X-Edge-User")]);
+}
+
+#[test]
+fn a_filter_may_take_headers_from_an_answer_or_a_token() {
+    let file = Variant::of("identity-header/bad-filters.yaml");
+    let file = file
+        .with("key: x-matrix-user-id", "key: x-user")
+        .with("replace(\"x-matrix-user-id\"", "replace(\"x-user\"")
+        .with("header_name: x-matrix-user-id", "header_name: x-user");
+    let pattern = |text: &str| file.with("{ prefix: x-matrix- }", text);
+    for taken in [
+        "{ exact: X-Matrix-User-Id }",
+        "{ suffix: -id }",
+        "{ contains: user }",
+        "{ safe_regex: { regex: x-.* } }",
+    ] {
+        pattern(taken).finds(&[("identity-header", taken)]);
+    }
+    for left in [
+        "{ exact: x-user }",
+        "{ prefix: x-user }",
+        "{ suffix: -name }",
+    ] {
+        pattern(left).is_clean();
+    }
+    pattern("{ exact: x-user }")
+        .with(
+            "claim_to_headers:",
+            "forward_payload_header: x-matrix-user-id, claim_to_headers:",
+        )
+        .finds(&[("identity-header", "x-matrix-user-id")]);
+}
+
+#[test]
+fn a_service_may_have_headers_of_its_own() {
+    let file = Variant::of("identity-header/bad-envoy-gateway.yaml");
+    let own = "filters: [{ type: RequestHeaderModifier, requestHeaderModifier: { set: [{ name: X-Matrix-User-Id, value: \
+               \"@root:example.org\" }] } }]";
+    let filters = own.replace("set:", "add:");
+    let backend = format!("backendRefs: [{{ name: synapse, port: 8008, {filters} }}]");
+    let found = &[("identity-header", "X-Matrix-User-Id")];
+    let file = file.with(own, "filters: []");
+    file.is_clean();
+    file.with("backendRefs: [{ name: synapse, port: 8008 }]", &backend)
+        .finds(found);
+    let mesh = "spec:\n  parentRefs: [{ kind: Service, name: synapse }]\n  rules:";
+    file.with("backendRefs: [{ name: synapse, port: 8008 }]", &backend)
+        .with("spec:\n  rules:", mesh)
+        .is_clean();
+}
+
+/// At the listeners for Synapse and for MAS any caller would have the secret.
+#[test]
+fn a_route_adds_no_credential_to_requests_of_others() {
+    let file = Variant::of("shared-cluster/good.yaml");
+    let added = |name: &str, value: &str| {
+        format!("request_headers_to_add: [{{ header: {{ key: {name}, value: \"{value}\" }} }}]")
+    };
+    let space = " ".repeat(26);
+    let after = |route: &str, value: &str| {
+        let new = format!("{route}\n{space}{}", added("Authorization", value));
+        file.with(route, &new)
+    };
+    let found = &[("injected-route", "Authorization")];
+    let secret = "Bearer %ENVIRONMENT(MAS_SECRET)%";
+    let routes = [
+        "route: { cluster: mas }",
+        "route: { cluster: mas-for-synapse, timeout: 60s }",
+        "route: { cluster: homeserver, timeout: 60s }",
+    ];
+    for route in routes {
+        after(route, secret).finds(found);
+        after(route, "Bearer %REQ(x-token)%").is_clean();
+    }
+    after("timeout: 0s", secret).is_clean();
+    let other = format!("{}\n{space}{}", routes[0], added("x-other", secret));
+    file.with(routes[0], &other).is_clean();
+    let weighted = format!(
+        "route: {{ weighted_clusters: {{ clusters: [{{ name: mas, weight: 1, {} }}] }} }}",
+        added("Authorization", secret)
+    );
+    file.with(routes[0], &weighted).finds(found);
+    let host = "domains: [auth.example.org]\n";
+    let of_host = format!(
+        "{host}                      {}\n",
+        added("Authorization", secret)
+    );
+    file.with(host, &of_host).finds(found);
+}
+
+#[test]
+fn a_listener_injects_no_credential() {
+    let file = Variant::of("shared-cluster/good.yaml");
+    let router = "                  - name: envoy.filters.http.router\n";
+    let filter = |more: &str, kind: &str| {
+        format!(
+            "                  - {{ name: other, {more}typed_config: {{ \"@type\": a/{kind} }} }}\n{router}"
+        )
+    };
+    let (before, rest) = file
+        .0
+        .split_once("    - name: introspection\n")
+        .expect("a listener");
+    let on = filter("", "b.CredentialInjector");
+    let found = &[("injected-route", "name: other")];
+    file.with(router, &on).finds(found);
+    let listener = rest.replacen(router, &on, 1);
+    Variant(format!("{before}    - name: introspection\n{listener}")).finds(found);
+    let off = file.with(router, &filter("disabled: true, ", "b.CredentialInjector"));
+    off.is_clean();
+    let route = "route: { cluster: mas }\n";
+    let turned = format!(
+        "{route}                          typed_per_filter_config: {{ other: {{ config: {{}} }} }}\n"
+    );
+    off.with(route, &turned)
+        .finds(&[("injected-route", "typed_per_filter_config")]);
+    let mutation = "b.HeaderMutation, mutations: { request_mutations: [{ append: { header: { key: authorization, value: Basic a } } }] }";
+    file.with(router, &filter("", mutation))
+        .finds(&[("injected-route", "authorization")]);
+}
+
+/// An authority may come from elsewhere, and one without a check checks nothing.
+#[test]
+fn a_certificate_is_checked_by_what_a_context_has() {
+    let file = Variant::of("server-certificate/good.yaml");
+    let ca = "trusted_ca: { filename: /etc/ssl/certs/ca-certificates.crt }";
+    let untrusted = format!("{ca}\n              trust_chain_verification: ACCEPT_UNTRUSTED");
+    file.with(ca, &untrusted)
+        .finds(&[("server-certificate", "trust_chain_verification")]);
+    let found = &[("server-certificate", "common_tls_context")];
+    file.with(ca, "trust_chain_verification: VERIFY_TRUST_CHAIN")
+        .finds(found);
+    for checked in ["verify_certificate_spki: [a]", "system_root_certs: {}"] {
+        file.with(ca, checked).is_clean();
+    }
+    let bad = Variant::of("server-certificate/bad.yaml");
+    let sds = "validation_context_sds_secret_config: { name: ca }";
+    bad.with("alpn_protocols: [h2]", sds).is_clean();
+    let combined = |inner: &str| {
+        let new = format!(
+            "combined_validation_context: {{ {inner}, validation_context_sds_secret_config: {{ name: ca }} }}"
+        );
+        bad.with("alpn_protocols: [h2]", &new)
+    };
+    combined("default_validation_context: {}").is_clean();
+    combined("default_validation_context: { trust_chain_verification: 1 }")
+        .finds(&[("server-certificate", "trust_chain_verification")]);
+    let socket = "        typed_config:\n          \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls";
+    let around = socket.replace(
+        "typed_config:",
+        "typed_config:\n         \"@type\": a/b.ProxyProtocolUpstreamTransport\n         transport_socket:\n          name: tls\n          \
+         typed_config:",
+    );
+    bad.with(
+        socket,
+        &around.replace("          \"@type\": type", "           \"@type\": type"),
+    )
+    .with("          sni", "           sni")
+    .with(
+        "          common_tls_context:",
+        "           common_tls_context:",
+    )
+    .finds(found);
+}
+
+#[test]
+fn a_policy_may_repeat_a_logout_in_several_ways() {
+    let file = Variant::of("sync-timeout/good.yaml");
+    let login = "route: { cluster: mas }\n                        - match: { prefix: / }\n                          route:\n";
+    let with = |policy: &str| {
+        file.with(
+            login,
+            &login.replace("cluster: mas }", &format!("cluster: mas, {policy} }}")),
+        )
+    };
+    let retry = "retry_policy: { retry_on: retriable-status-codes, retriable_status_codes: [503] }";
+    with(retry).finds(&[("retries", "retry_on")]);
+    with("retry_policy: { retry_on: retriable-headers }").finds(&[("retries", "retry_on")]);
+    with("retry_policy: { retry_on: refused-stream }").is_clean();
+    with("hedge_policy: { hedge_on_per_try_timeout: true }").finds(&[("retries", "hedge_on")]);
+    with("hedge_policy: { hedge_on_per_try_timeout: false }").is_clean();
+}
+
+#[test]
+fn an_internal_address_is_that_of_one_caller() {
+    let file = Variant::of("sync-timeout/good.yaml");
+    let with = |address: &str, length: u8| {
+        let stat = "                stat_prefix: gateway\n";
+        let range = format!("{{ address_prefix: \"{address}\", prefix_len: {length} }}");
+        let new = format!(
+            "{stat}                internal_address_config: {{ cidr_ranges: [{range}] }}\n"
+        );
+        file.with(stat, &new)
+    };
+    for (address, length) in [
+        ("0.0.0.0", 0),
+        ("10.0.0.0", 8),
+        ("203.0.113.1", 32),
+        ("::", 0),
+        ("fd00::", 64),
+        ("2001:db8::1", 128),
+        ("::ffff:10.0.0.0", 104),
+    ] {
+        with(address, length).finds(&[("retries", "address_prefix")]);
+    }
+    for (address, length) in [
+        ("127.0.0.0", 8),
+        ("10.1.2.3", 32),
+        ("fd00::1", 128),
+        ("::1", 128),
+        ("::ffff:10.1.2.3", 128),
+    ] {
+        with(address, length).is_clean();
+    }
+}
+
+#[test]
+fn a_filter_of_the_module_is_not_optional() {
+    let file = Variant::of("sync-timeout/good.yaml");
+    let name = "                  - name: envoy.filters.http.wasm\n";
+    let with = |value: &str| {
+        let new = format!("{name}                    is_optional: {value}\n");
+        file.with(name, &new)
+    };
+    with("true").finds(&[("fail-open", "is_optional")]);
+    with("false").is_clean();
+    let router = "                  - name: envoy.filters.http.router\n";
+    let other = format!("                  - {{ name: other, is_optional: true }}\n{router}");
+    file.with(router, &other).is_clean();
+}
+
+/// The addresses of `shared-cluster/good.yaml`, with a cluster that leads to one of its own.
+#[test]
+fn no_route_of_clients_leads_to_a_listener_of_the_same_envoy() {
+    let file = Variant::of("shared-cluster/good.yaml");
+    let lead = |host: &str, port: u16| {
+        let cluster = format!(
+            "  clusters:\n    - name: inside\n      load_assignment: {{ cluster_name: inside, endpoints: [{{ lb_endpoints: [{{ \
+             endpoint: {{ address: {{ socket_address: {{ address: \"{host}\", port_value: {port} }} }} }} }}] }}] }}\n"
+        );
+        let route = "                        - match: { prefix: / }\n                          route: { cluster: mas }\n";
+        let new = format!(
+            "                        - match: {{ prefix: /inside }}\n                          route: {{ cluster: inside }}\n{route}"
+        );
+        file.with("  clusters:\n", &cluster).with(route, &new)
+    };
+    let found = &[("internal-address", "cluster: inside")];
+    for host in ["127.0.0.1", "localhost", "::1"] {
+        for port in [10001, 10002] {
+            lead(host, port).finds(found);
+        }
+    }
+    lead("127.0.0.1", 10003).is_clean();
+    lead("mas", 10001).is_clean();
+    let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 9901 } } }\nstatic_resources:\n";
+    lead("127.0.0.1", 9901)
+        .with("static_resources:\n", admin)
+        .finds(&[("labels", "admin"), ("admin-interface", "cluster: inside")]);
+    lead("127.0.0.1", 9901)
+        .with("static_resources:\n", admin)
+        .with(
+            "address: 0.0.0.0, port_value: 10000",
+            "address: 127.0.0.1, port_value: 10000",
+        )
+        .finds(&[("labels", "admin"), ("admin-interface", "cluster: inside")]);
+    let tunnel = "    - name: tunnel\n      address: { socket_address: { address: 0.0.0.0, port_value: 7000 } }\n      filter_chains: [{ \
+                  filters: [{ typed_config: { \"@type\": a/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, cluster: inside } \
+                  }] }]\n  clusters:\n";
+    let bare = lead("127.0.0.1", 10002)
+        .with(
+            "/inside }\n                          route: { cluster: inside }",
+            "/a }\n                          route: { cluster: mas }",
+        )
+        .with("  clusters:\n", tunnel);
+    bare.finds(found);
+    bare.with(
+        "address: 0.0.0.0, port_value: 7000",
+        "address: 127.0.0.1, port_value: 7000",
+    )
+    .is_clean();
+}
+
+/// An Ingress and an HTTPRoute lead to the same Service, by port or to any.
+#[test]
+fn a_route_of_the_gateway_api_may_lead_past_envoy() {
+    let file = Variant::of("unguarded-route/bad-ingress.yaml");
+    let alone = file.until("apiVersion: networking.k8s.io/v1\n");
+    let with = |spec: &str| {
+        let route = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: matrix, namespace: matrix }}\nspec: {spec}\n"
+        );
+        Variant(alone.0.clone() + &route)
+    };
+    let rule = |path: &str, backend: &str| {
+        with(&format!(
+            "{{ rules: [{{ matches: [{{ path: {{ value: {path} }} }}], backendRefs: [{{ {backend} }}] }}] }}"
+        ))
+    };
+    let found = &[("unguarded-route", "name: synapse")];
+    rule("/_matrix", "name: synapse, port: 8008").finds(found);
+    rule("/_matrix/federation", "name: synapse, port: 8008").is_clean();
+    rule("/_matrix", "name: synapse, port: 9000").is_clean();
+    rule("/_matrix", "name: matrix-edge-auth, port: 8008").is_clean();
+    rule("/_matrix", "name: synapse, namespace: other, port: 8008").is_clean();
+    let backend = "backendRefs: [{ name: synapse, port: 8008 }]";
+    with(&format!("{{ rules: [{{ {backend} }}] }}")).finds(found);
+    with(&format!(
+        "{{ parentRefs: [{{ kind: Service, name: a }}], rules: [{{ {backend} }}] }}"
+    ))
+    .is_clean();
+}
+
+#[test]
+fn a_policy_with_many_networks_may_let_every_address_in() {
+    let file = Variant::of("internal-address/bad-policy-everyone.yaml");
+    let all = "[{ ipBlock: { cidr: 0.0.0.0/0 } }]";
+    let one = "{ ipBlock: { cidr: 8.0.0.0/5 } }";
+    file.with(all, &format!("[{one}]")).is_clean();
+    file.with(
+        all,
+        &format!("[{one}, {{ ipBlock: {{ cidr: 16.0.0.0/5 }} }}]"),
+    )
+    .finds(&[("internal-address", "ipBlock")]);
+}
+
+/// A matcher that runs the module by default may do something else before that.
+#[test]
+fn a_matcher_may_run_another_filter_than_the_module() {
+    let file = Variant::of("unguarded-route/good-envoy-composite.yaml");
+    let input = |path: &str| {
+        format!(
+            "matcher_tree: {{ input: {{ typed_config: {{ \"@type\": a/b, header_name: \":path\" }} }}, prefix_match_map: {{ map: {{ \
+             {path}: {{ action: {{ typed_config: {{ \"@type\": a/c }} }} }} }} }} }}"
+        )
+    };
+    let with = |path: &str| {
+        let default = "                        on_no_match:\n";
+        let new = format!("                        {}\n{default}", input(path));
+        file.with(default, &new)
+    };
+    with("/_matrix/federation/").is_clean();
+    with("/_matrix/client/").finds(&[("unguarded-route", "xds_matcher")]);
+}
+
+/// What asks another service than MAS may have a credential of its own.
+#[test]
+fn a_listener_without_the_module_gives_no_credential_to_mas() {
+    let injector = "http_filters: [{ name: other, typed_config: { \"@type\": a/b.CredentialInjector } }, { name: \
+                    envoy.filters.http.router }]";
+    let lead = |cluster: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ prefix: / }}, route: {{ cluster: {cluster} }} }}]"
+        ))
+        .with(
+            "http_filters: [{ name: envoy.filters.http.router }]",
+            injector,
+        )
+    };
+    lead("mas").finds(&[("injected-route", "name: other")]);
+    lead("elsewhere").is_clean();
+}
+
+#[test]
+fn a_client_names_no_server() {
+    let file = Variant::of("unguarded-route/good-envoy-on.yaml");
+    let clusters = "  clusters:\n";
+    let route = "                          route: { cluster: mas }\n";
+    let open = route.replace("cluster: mas", "cluster: open");
+    let with = |more: &str| {
+        let new = format!("{clusters}    - name: open\n      {more}\n");
+        file.with(clusters, &new).with(route, &open)
+    };
+    let found = &[("internal-address", "cluster: open")];
+    with("original_dst_lb_config: { use_http_header: true }").finds(found);
+    with("original_dst_lb_config: { use_http_header: false }").is_clean();
+    let kind = "\"@type\": a/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig";
+    with(&format!(
+        "cluster_type: {{ name: open, typed_config: {{ {kind} }} }}"
+    ))
+    .finds(found);
+}

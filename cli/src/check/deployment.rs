@@ -25,7 +25,9 @@ use matrix_edge_auth::config::{Config, Role};
 use self::envoy::network_filters;
 pub use self::{
     attachments::Level,
-    envoy::{NetworkFilter, environment, managers, protocols, settings, typed},
+    envoy::{
+        NetworkFilter, WRAPPER, environment, managers, plugin_of_filter, protocols, settings, typed,
+    },
     gateway_api::{Chain, GatewayApi, Route},
     kubernetes::{Resources, variables},
     module::Environment,

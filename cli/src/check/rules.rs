@@ -8,6 +8,7 @@ mod capabilities;
 mod circuit_breaker;
 mod configuration;
 mod duplicate_key;
+mod endpoints;
 mod environment;
 mod fail_closed;
 mod fail_open;
@@ -15,12 +16,14 @@ mod filter_order;
 mod forwarded_for;
 mod homeserver;
 mod http_rules;
+mod identity_header;
 mod idle_timeout;
 mod injected_route;
 mod internal_address;
 mod introspection_buffer;
 mod labels;
 mod long_ttl;
+mod matcher;
 mod merge_key;
 mod missing_capability;
 mod missing_injector;
@@ -29,7 +32,9 @@ mod placeholder;
 mod question;
 mod restricted_endpoints;
 mod retries;
+mod route_lists;
 mod routes;
+mod server_certificate;
 mod shared_cluster;
 mod shared_vm;
 mod short_ttl;
@@ -43,6 +48,7 @@ mod upgrades;
 mod upstream_filter;
 mod visible_secret;
 mod vm_id;
+mod written;
 
 use std::collections::HashSet;
 
@@ -79,6 +85,7 @@ pub const RULES: &[Rule] = &[
     fail_open::RULE,
     filter_order::RULE,
     forwarded_for::RULE,
+    identity_header::RULE,
     idle_timeout::RULE,
     injected_route::RULE,
     internal_address::RULE,
@@ -93,6 +100,7 @@ pub const RULES: &[Rule] = &[
     question::RULE,
     restricted_endpoints::RULE,
     retries::RULE,
+    server_certificate::RULE,
     shared_cluster::RULE,
     shared_vm::RULE,
     short_ttl::RULE,

@@ -15,6 +15,8 @@ use crate::yaml::{Document, Id, Tree, Value};
 const STEPS_OF_USE: usize = 5_000;
 
 const WASM: &str = "envoy.extensions.filters.http.wasm.v3.Wasm";
+/// A filter that a matcher is asked before.
+pub const WRAPPER: &str = "envoy.extensions.common.matching.v3.ExtensionWithMatcher";
 const MANAGER: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
@@ -212,7 +214,7 @@ fn entries<'t>(root: Value<'t>) -> impl Iterator<Item = (Value<'t>, Entry<'t>)> 
         .flat_map(|network| {
             let filters = network.config.list(&["http_filters"]);
             filters.filter_map(move |filter| {
-                let plugin = plugin_of(filter.get("typed_config")?)?;
+                let plugin = plugin_of_filter(filter)?;
                 let entry = Entry {
                     listener: Some(network.listener),
                     chain: Some(network.chain),
@@ -268,6 +270,15 @@ pub(super) fn clusters<'t>(root: Value<'t>) -> Vec<Value<'t>> {
 fn plugin_of(config: Value<'_>) -> Option<Value<'_>> {
     let (kind, config) = typed(config)?;
     config.get("config").filter(|_| kind == WASM)
+}
+
+/// The plugin of an HTTP filter, also where a matcher is asked before it.
+pub fn plugin_of_filter(filter: Value<'_>) -> Option<Value<'_>> {
+    let config = filter.get("typed_config")?;
+    match typed(config)? {
+        (WRAPPER, own) => plugin_of(own.at(&["extension_config", "typed_config"])?),
+        _ => plugin_of(config),
+    }
 }
 
 /// The name of an extension's type, and the extension's configuration. Istio writes both into a `TypedStruct`.

@@ -1,8 +1,8 @@
 //! Envoy's admin interface asks nobody who they are. It shows the configuration, changes it, and ends Envoy. Its metrics tell how
 //! many users there are, when they are there, and how the servers behind are doing.
 //!
-//! The non-obvious rule: the address of the interface may be loopback, and a listener may lead there all the same. What leads to
-//! `/ready` alone tells nothing.
+//! The non-obvious rule: a gateway is for clients, whatever address it has in these files. The address of the interface may be
+//! loopback, and a listener may lead there all the same. What leads to `/ready` alone tells nothing.
 
 use std::collections::HashSet;
 
@@ -10,6 +10,7 @@ use super::{
     Deployment, Found, Rule, Severity, Spot,
     bare_listener::{entry_of, has_guard},
     internal_address::{is_exposed, is_open_to_others},
+    route_lists::routes_of,
     routes::targets,
 };
 use crate::{check::deployment::Envoy, yaml::Value};
@@ -69,7 +70,9 @@ fn check_listeners<'t>(
         } else {
             continue;
         };
-        if !leading.is_empty() && is_exposed(deployment, entry_of(filter)) {
+        let mut gateways = deployment.gateways().filter_map(|one| one.entry);
+        let is_of_clients = gateways.any(|entry| entry.manager.key() == filter.config.key());
+        if !leading.is_empty() && (is_of_clients || is_exposed(deployment, entry_of(filter))) {
             for (spot, message) in leading {
                 found.add(spot, message, HELP);
             }
@@ -106,7 +109,7 @@ fn leading_to<'t>(envoy: &Envoy<'t>, admin: Value<'t>) -> HashSet<&'t str> {
 /// The routes of a connection manager that lead to one of these clusters, and what a caller has of it.
 fn routes<'t>(manager: Value<'t>, clusters: &HashSet<&str>) -> Vec<(Spot<'t>, &'static str)> {
     let hosts = manager.list(&["route_config", "virtual_hosts"]);
-    let routes = hosts.flat_map(|host| host.list(&["routes"]));
+    let routes = hosts.flat_map(routes_of);
     routes
         .filter_map(|route| {
             let message = harm(route)?;

@@ -1,7 +1,10 @@
-//! A VM that has failed lets every request pass.
+//! A VM that has failed lets every request pass, and so does an Envoy that may start without the filter.
 
 use super::{Deployment, Found, Rule, Severity, Spot};
-use crate::check::deployment::{FAILURE_POLICIES, Host};
+use crate::{
+    check::deployment::{FAILURE_POLICIES, Host, Use, plugin_of_filter},
+    yaml::Value,
+};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -19,6 +22,14 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let Some(plugin) = one.plugin else {
             continue;
         };
+        if let Some(filter) = optional(one, plugin) {
+            found.add(
+                Spot::key(filter, "is_optional"),
+                "an Envoy that does not know the filter starts without it, and every request passes: unverified, and with the \
+                 identity headers that its client wrote",
+                "take out `is_optional: true`",
+            );
+        }
         let (key, is_open, help) = match one.host {
             Host::WasmPlugin => (
                 "failStrategy",
@@ -49,4 +60,13 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             found.add(Spot::key(plugin, key), MESSAGE, help);
         }
     }
+}
+
+/// The filter of a plugin, if Envoy may leave it out.
+fn optional<'t>(one: &Use<'t>, plugin: Value<'t>) -> Option<Value<'t>> {
+    let mut filters = one.entry?.manager.list(&["http_filters"]);
+    filters.find(|filter| {
+        let is_own = plugin_of_filter(*filter).is_some_and(|it| it.key() == plugin.key());
+        is_own && filter.boolean_at(&["is_optional"]) == Some(true)
+    })
 }

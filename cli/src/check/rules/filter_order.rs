@@ -4,13 +4,15 @@
 //! The non-obvious rule: a filter names such a header also without deciding by it. Where a filter takes the header out, or where
 //! another filter writes it, nothing is decided.
 
-mod istio;
+pub(super) mod istio;
 
 use std::collections::HashSet;
 
-use super::{Deployment, Found, Rule, Severity, Spot, routes::before_servers};
+use super::{
+    Deployment, Found, Rule, Severity, Spot, route_lists::routes_of, routes::before_servers,
+};
 use crate::{
-    check::deployment::{Entry, Host, Use, typed},
+    check::deployment::{Entry, Host, Use, plugin_of_filter, typed},
     yaml::{Value, is_field},
 };
 
@@ -47,7 +49,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 }
 
 /// The names of the identity headers.
-fn headers(one: &Use<'_>) -> Vec<String> {
+pub(super) fn headers(one: &Use<'_>) -> Vec<String> {
     let own = one.config().map(|config| &config.identity_headers);
     let own = own.into_iter().flat_map(|headers| headers.configured());
     own.chain(DEFAULTS).map(str::to_owned).collect()
@@ -57,9 +59,7 @@ fn headers(one: &Use<'_>) -> Vec<String> {
 fn check_envoy<'t>(one: &Use<'t>, entry: Entry<'t>, found: &mut Found<'t>) {
     let headers = headers(one);
     let is_own = |filter: &Value<'t>| {
-        let config = filter.get("typed_config").and_then(typed);
-        let plugin = config.and_then(|(_, config)| config.get("config"));
-        plugin.map(Value::key) == one.plugin.map(Value::key)
+        plugin_of_filter(*filter).map(Value::key) == one.plugin.map(Value::key)
     };
     let filters = entry.manager.list(&["http_filters"]);
     for filter in filters.take_while(|filter| !is_own(filter)) {
@@ -91,15 +91,21 @@ fn check_envoy<'t>(one: &Use<'t>, entry: Entry<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// A table of routes, its virtual hosts, and their routes with their actions.
-fn places<'t>(manager: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+/// A table of routes, its virtual hosts, and their routes with their actions, and with the clusters of these.
+pub(super) fn places<'t>(manager: Value<'t>) -> impl Iterator<Item = Value<'t>> {
     let tables = manager.get("route_config").into_iter();
     tables.flat_map(|table| {
         let hosts = table.list(&["virtual_hosts"]);
         let inner = hosts.flat_map(|host| {
-            let routes = host.list(&["routes"]);
-            let actions = routes.flat_map(|route| [Some(route), route.get("route")]);
-            std::iter::once(host).chain(actions.flatten())
+            let routes = routes_of(host);
+            let inner = routes.flat_map(|route| {
+                let clusters = route.list(&["route", "weighted_clusters", "clusters"]);
+                [route]
+                    .into_iter()
+                    .chain(route.get("route"))
+                    .chain(clusters)
+            });
+            std::iter::once(host).chain(inner)
         });
         std::iter::once(table).chain(inner)
     })

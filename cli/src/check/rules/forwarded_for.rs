@@ -5,7 +5,9 @@
 //! route configuration. The last of them to set or remove the header decides. The value that it sets must be Envoy's own: a
 //! copy of another header is the client's again.
 
-use super::{Deployment, Found, Rule, Severity, Spot, routes::before_servers};
+use super::{
+    Deployment, Found, Rule, Severity, Spot, route_lists::routes_of, routes::before_servers,
+};
 use crate::{
     check::deployment::{Host, settings},
     yaml::Value,
@@ -35,7 +37,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let mut believed = Vec::new();
         let mut count = 0;
         for host in routes.list(&["virtual_hosts"]) {
-            for route in host.list(&["routes"]) {
+            for route in routes_of(host) {
                 if route.get("route").is_none() {
                     continue;
                 }

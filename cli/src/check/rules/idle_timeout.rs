@@ -2,6 +2,7 @@
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
+    route_lists::routes_of,
     routes::{before_servers, hosts, is_disabled},
 };
 use crate::{
@@ -42,7 +43,7 @@ fn check_envoy<'t>(one: &Use<'t>, entry: Entry<'t>, found: &mut Found<'t>) {
     }
     // Any request may wait for the answer about its token, whatever it asks for.
     let hosts = hosts(entry, one.config());
-    let routes = hosts.into_iter().flat_map(|host| host.list(&["routes"]));
+    let routes = hosts.into_iter().flat_map(routes_of);
     for route in routes.filter(|route| !is_disabled(entry, *route)) {
         if let Some(action) = route.get("route").filter(|it| is_zero(*it, "idle_timeout")) {
             let help = "write `idle_timeout: 120s`, or leave it out";

@@ -2,12 +2,14 @@
 //! `POST /oauth2/introspect` and be answered. If Synapse's own route leads there, MAS accepts every caller, also a caller
 //! without a secret.
 
+mod before;
+
 use std::collections::HashSet;
 
 use matrix_edge_auth::config::Role;
 
 use super::{
-    Deployment, Found, Rule, Severity,
+    Deployment, Found, Rule, Severity, Spot,
     routes::{headers_of, managers_of, tables, targets},
 };
 use crate::{
@@ -19,7 +21,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "injected-route",
     severity: Severity::Error,
-    about: "A route leads to a cluster whose requests all get the credential for MAS.",
+    about: "Requests of others than the module get the credential for MAS: in a cluster, by a route, or at a listener.",
     check,
 };
 
@@ -27,6 +29,7 @@ const INJECTOR: &str = "CredentialInjector";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for (number, envoy) in deployment.envoys.iter().enumerate() {
+        before::check(deployment, number, found);
         let injecting = injecting_clusters(&envoy.clusters);
         if injecting.is_empty() {
             continue;

@@ -10,6 +10,7 @@ mod compose;
 mod guards;
 mod kubernetes;
 mod networks;
+mod routes;
 
 use std::net::IpAddr;
 
@@ -40,6 +41,7 @@ enum Reach<'t> {
 }
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    routes::check(deployment, found);
     for one in &deployment.uses {
         let (Some(entry), Some(role)) = (one.entry, one.role) else {
             continue;
@@ -83,8 +85,9 @@ fn reach<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u64) -> Reach
     }
 }
 
-fn harm(role: Role) -> String {
-    let (harm, caller) = match role {
+/// What comes of it that clients reach a role, and who is to reach it.
+const fn harm_of(role: Role) -> (&'static str, &'static str) {
+    match role {
         Role::Introspection => (
             "a client that reaches it can test whether tokens are active",
             "Synapse",
@@ -93,7 +96,11 @@ fn harm(role: Role) -> String {
             "a client that reaches it is kept from the homeserver by the secret alone",
             "MAS",
         ),
-    };
+    }
+}
+
+fn harm(role: Role) -> String {
+    let (harm, caller) = harm_of(role);
     format!(
         "{harm}: use an internal address, or let only {caller} in by `filter_chain_match: {{ source_prefix_ranges: .. }}`, or \
          give `check` together with this file what closes the port: a NetworkPolicy, or a Compose file that does not publish it"

@@ -4,6 +4,10 @@ use std::{collections::HashSet, time::Duration};
 
 use matrix_edge_auth::config::Config;
 
+use super::{
+    matcher::keeps_private,
+    route_lists::{route_lists, routes_of},
+};
 use crate::{
     check::{
         deployment::{Deployment, Entry, Envoy, Use},
@@ -56,7 +60,7 @@ pub(super) fn before_servers<'d, 't>(
     deployment.gateways().filter(|one| {
         let hosts = one.entry.into_iter().flat_map(|entry| {
             let hosts = entry.manager.list(&["route_config", "virtual_hosts"]);
-            hosts.flat_map(|host| host.list(&["routes"]))
+            hosts.flat_map(routes_of)
         });
         let mut clusters = hosts
             .filter_map(|route| route.text_at(&["route", "cluster"]))
@@ -160,6 +164,17 @@ pub(super) fn ends<'t>(one: &Use<'t>) -> Vec<(Value<'t>, Value<'t>)> {
     found
 }
 
+/// The clusters that lead to MAS: for the module's own calls, and for clients.
+pub(super) fn clusters_of_mas<'t>(one: &Use<'t>) -> Vec<&'t str> {
+    let path = ["introspection", "cluster"];
+    let asked = one.configuration.and_then(|it| it.text_at(&path));
+    let actions = ends(one)
+        .into_iter()
+        .filter_map(|(_, route)| route.get("route"));
+    let clients = actions.flat_map(targets).map(|(name, _)| name);
+    clients.chain(asked).collect()
+}
+
 /// The virtual hosts of the homeserver, without those that the module is turned off for. The virtual host of MAS is left
 /// out, and so is that of another service, such as a web client, unless its `/sync` leads where the homeserver's does.
 pub(super) fn hosts<'t>(entry: Entry<'t>, config: Option<&Config>) -> Vec<Value<'t>> {
@@ -208,7 +223,7 @@ fn is_of_homeserver(host: Value<'_>, name: Option<&str>) -> bool {
         let mut texts = paths.chain(regex);
         texts.any(|text| text.contains("/_matrix") || text.contains("/_synapse"))
     };
-    domains.any(is_its) || host.list(&["routes"]).any(has_path)
+    domains.any(is_its) || routes_of(host).any(has_path)
 }
 
 /// The clusters that requests for news may go to.
@@ -285,7 +300,7 @@ const ELSEWHERE: [&str; 4] = [
 ];
 
 /// All mappings in a table of routes, each once, however many aliases it has.
-fn mappings<'t>(table: Value<'t>) -> Vec<Value<'t>> {
+pub(super) fn mappings<'t>(table: Value<'t>) -> Vec<Value<'t>> {
     let mut left = vec![table];
     let mut seen = HashSet::new();
     let mut found = Vec::new();
@@ -317,7 +332,8 @@ pub(super) fn switched(entry: Entry<'_>, place: Value<'_>) -> Option<bool> {
     let filter = place
         .get("typed_per_filter_config")?
         .entry(entry.filter_name)?;
-    let is_off = filter.boolean_at(&["disabled"]) == Some(true);
+    let is_kept = filter.get("xds_matcher").is_some_and(keeps_private);
+    let is_off = is_kept || filter.boolean_at(&["disabled"]) == Some(true);
     // A filter that is off is turned on by any configuration, even by an empty one.
     (is_off || filter.get("config").is_some()).then_some(!is_off)
 }
@@ -325,8 +341,15 @@ pub(super) fn switched(entry: Entry<'_>, place: Value<'_>) -> Option<bool> {
 /// The routes that a request for a path may take: the first that matches by the path alone, and those before it that ask
 /// for more than the path.
 pub(super) fn candidates<'t>(host: Value<'t>, path: &'static str) -> Vec<Value<'t>> {
+    let lists = route_lists(host).into_iter();
+    let own = lists.filter(|list| list.takes(path));
+    own.flat_map(|list| taken(list.routes, path)).collect()
+}
+
+/// The routes of one list that a request for a path may take.
+fn taken<'t>(routes: Vec<Value<'t>>, path: &'static str) -> Vec<Value<'t>> {
     let mut found = Vec::new();
-    for route in host.list(&["routes"]) {
+    for route in routes {
         let Some(rule) = route.get("match").filter(|rule| matches(*rule, path)) else {
             continue;
         };
@@ -336,6 +359,7 @@ pub(super) fn candidates<'t>(host: Value<'t>, path: &'static str) -> Vec<Value<'
                 "prefix",
                 "path",
                 "path_separated_prefix",
+                "path_match_policy",
                 "safe_regex",
                 "case_sensitive",
             ];
@@ -358,9 +382,44 @@ fn matches(rule: Value<'_>, path: &'static str) -> bool {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     } else if let Some(regex) = rule.text_at(&["safe_regex", "regex"]) {
         is_noted_match(rule, regex, path)
+    } else if let Some(template) = template(rule) {
+        is_of_template(template, path)
     } else {
         false
     }
+}
+
+/// The template of the paths that a route is for.
+pub(super) fn template(rule: Value<'_>) -> Option<&str> {
+    rule.text_at(&["path_match_policy", "typed_config", "path_template"])
+}
+
+/// Whether a path is of a template: `*` and `{name}` are one segment, `**` and `{name=**}` any number of them.
+fn is_of_template(template: &str, path: &str) -> bool {
+    let pattern = nameless(template);
+    let mut segments = path.split('/');
+    for part in pattern.split('/') {
+        if part.starts_with("**") {
+            return true;
+        }
+        match segments.next() {
+            Some(segment) if part == "*" || part == segment => {}
+            _ => return false,
+        }
+    }
+    segments.next().is_none()
+}
+
+/// A template without the names of its parts.
+pub(super) fn nameless(template: &str) -> String {
+    let mut parts = template.split('{');
+    let mut found = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (part, rest) = part.split_once('}').unwrap_or((part, ""));
+        found.push_str(part.split_once('=').map_or("*", |(_, pattern)| pattern));
+        found.push_str(rest);
+    }
+    found
 }
 
 /// Whether the regular expression of a route, which stands in `rule`, is for a path. The expression is compiled once, for all paths
@@ -384,6 +443,23 @@ mod tests {
     use matrix_edge_auth::matrix::endpoint::{AuthRequirement, Method, classify};
 
     use super::*;
+
+    #[test]
+    fn a_template_names_segments() {
+        let path = "/_matrix/client/v3/sync";
+        for (template, expected) in [
+            ("/_matrix/client/{rest=**}", true),
+            ("/_matrix/client/**", true),
+            ("/_matrix/{api}/v3/{name=*}", true),
+            ("/_matrix/*/*/sync", true),
+            ("/{api=_matrix/client}/v3/sync", true),
+            ("/_matrix/{api}/v3", false),
+            ("/_matrix/{api}/v3/sync/{more}", false),
+            ("/_matrix/federation/{rest=**}", false),
+        ] {
+            assert_eq!(is_of_template(template, path), expected, "{template}");
+        }
+    }
 
     #[test]
     fn what_is_private_needs_a_token() {

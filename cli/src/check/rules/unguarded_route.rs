@@ -5,6 +5,7 @@ mod envoy;
 mod gateway_api;
 mod ingress;
 mod istio;
+mod matcher;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 

@@ -3,6 +3,7 @@
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
+    route_lists::routes_of,
     routes::{before_servers, hosts, is_disabled},
 };
 use crate::{check::deployment::Host, yaml::Value};
@@ -29,7 +30,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     found.add(Spot::key(entry.manager, KEY), MESSAGE, help);
                 }
                 for host in hosts(entry, one.config()) {
-                    for route in host.list(&["routes"]) {
+                    for route in routes_of(host) {
                         let action = route.get("route").filter(|_| !is_disabled(entry, route));
                         if let Some(action) = action.filter(|action| is_allowed(*action)) {
                             found.add(Spot::key(action, KEY), MESSAGE, help);

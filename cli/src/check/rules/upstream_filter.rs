@@ -31,7 +31,7 @@ const PLACES: [(&str, &str); 2] = [
 ];
 
 /// Numbers of values, with their files.
-type Keys = HashSet<(*const Tree, Id)>;
+pub(super) type Keys = HashSet<(*const Tree, Id)>;
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     let plugins: Keys = deployment
@@ -66,7 +66,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 }
 
 /// Whether one of these values is in another, at any depth: a filter may also come by discovery, or by a matcher.
-fn has_any(value: Value<'_>, wanted: &Keys, seen: &mut Keys) -> bool {
+pub(super) fn has_any(value: Value<'_>, wanted: &Keys, seen: &mut Keys) -> bool {
     let key = value.key();
     if wanted.contains(&key) {
         return true;

@@ -61,7 +61,7 @@ const fn help<'t>(one: &Use<'t>, is_custom: bool) -> &'static str {
 
 /// Where the module stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub(in crate::check::rules) enum Place {
     /// Before all others.
     First,
     /// Between policies that ask somebody else and Istio's own, or that cannot be told.
@@ -70,7 +70,7 @@ enum Place {
     Last,
 }
 
-fn place<'t>(deployment: &Deployment<'t>, one: &Use<'t>) -> Place {
+pub(in crate::check::rules) fn place<'t>(deployment: &Deployment<'t>, one: &Use<'t>) -> Place {
     let Some(plugin) = one.plugin else {
         return Place::Between;
     };
@@ -103,7 +103,7 @@ fn place<'t>(deployment: &Deployment<'t>, one: &Use<'t>) -> Place {
 }
 
 /// Where a patch inserts a filter.
-fn place_of(patch: Value<'_>) -> Place {
+pub(in crate::check::rules) fn place_of(patch: Value<'_>) -> Place {
     let path = [
         "match",
         "listener",

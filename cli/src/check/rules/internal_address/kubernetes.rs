@@ -322,11 +322,15 @@ fn too_many(rule: Value<'_>) -> Option<(Spot<'_>, &'static str)> {
         let spot = Spot::first_key(rule, &["from", "ports"]);
         return Some((spot, "this rule lets everyone in"));
     }
+    // Many small networks may be all addresses together.
+    let blocks = rule.list(&["from"]);
+    let blocks = blocks.filter_map(|peer| peer.text_at(&["ipBlock", "cidr"]));
+    let are_all = are_nearly_all(blocks.map(network));
     peers.find_map(|peer| {
         let who = match (peer.get("namespaceSelector"), peer.get("podSelector")) {
             (None, None) => {
-                let cidr = peer.text_at(&["ipBlock", "cidr"])?;
-                are_nearly_all([network(cidr)]).then_some("this rule lets every address in")?
+                peer.get("ipBlock").filter(|_| are_all)?;
+                "this rule lets every address in"
             }
             (Some(namespaces), pods) if selects_all(Some(namespaces)) && selects_all(pods) => {
                 "this rule lets every pod of the cluster in"

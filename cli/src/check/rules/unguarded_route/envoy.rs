@@ -6,18 +6,19 @@
 
 use std::collections::HashSet;
 
-use matrix_edge_auth::matrix::endpoint::{AuthRequirement, Method, classify};
-
-use super::{Deployment, Found, Spot};
+use super::{Deployment, Found, Spot, matcher};
 use crate::{
     check::{
         deployment::{Entry, Envoy, Host, Use},
         rules::{
             bare_listener::{entry_of, has_guard},
+            endpoints::with_same,
             internal_address::is_exposed,
+            matcher::needs_token,
+            route_lists::routes_of,
             routes::{
-                PRIVATE, before_servers, candidates, is_disabled, routes_of_all_hosts, switched,
-                targets,
+                PRIVATE, before_servers, candidates, clusters_of_mas, is_disabled, nameless,
+                routes_of_all_hosts, switched, targets, template,
             },
         },
     },
@@ -43,11 +44,19 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let routes = on
             .iter()
             .flat_map(|(one, _)| routes_of_all_hosts(one, &PRIVATE));
-        let servers: HashSet<&str> = routes
+        let mut servers: HashSet<&str> = routes
             .filter_map(|route| route.get("route"))
             .flat_map(targets)
             .map(|(name, _)| name)
             .collect();
+        // One address may be the homeserver's and MAS's.
+        let of_mas: HashSet<&str> = on
+            .iter()
+            .flat_map(|(one, _)| clusters_of_mas(one))
+            .collect();
+        let same = with_same(&envoy.clusters, &servers).into_iter();
+        servers.extend(same.filter(|name| !of_mas.contains(name)));
+        matcher::check(deployment, number, envoy, found);
         for (_, entry) in on {
             check_disabled_routes(entry, &servers, found);
         }
@@ -61,7 +70,7 @@ fn is_off(entry: Entry<'_>) -> bool {
     let mut places = tables.flat_map(|table| {
         let hosts = table.list(&["virtual_hosts"]);
         let inner = hosts.flat_map(|host| {
-            let routes = host.list(&["routes"]);
+            let routes = routes_of(host);
             let inner = routes.flat_map(|route| std::iter::once(route).chain(weighted(route)));
             std::iter::once(host).chain(inner)
         });
@@ -194,26 +203,45 @@ fn private_routes<'t>(host: Value<'t>) -> Vec<(Value<'t>, Vec<(&'t str, Spot<'t>
     for path in PRIVATE {
         sampled.extend(candidates(host, path).iter().map(|route| route.id));
     }
-    let routes = host.list(&["routes"]);
-    routes
+    routes_of(host)
         .filter(|route| sampled.contains(&route.id) || is_private(*route))
         .filter_map(|route| Some((route, targets(route.get("route")?))))
         .collect()
 }
 
-/// Whether the path of a route, or what it begins with, is for requests that need a token.
+/// Whether requests that need a token may take a route: by their own paths, by the paths that the route makes of them, or inside of
+/// a tunnel.
 fn is_private(route: Value<'_>) -> bool {
     let keys = ["path", "prefix", "path_separated_prefix"];
     let path = keys
         .into_iter()
         .find_map(|key| route.text_at(&["match", key]));
-    let needs_token = |path: &str| {
-        [Method::Get, Method::Post].into_iter().any(|method| {
-            matches!(
-                classify(path.as_bytes(), method),
-                AuthRequirement::Admin | AuthRequirement::Blocked | AuthRequirement::Required
-            )
-        })
-    };
+    let template = route.get("match").and_then(template);
+    let of_template = template.map(|template| nameless(template).replace('*', "a"));
     path.is_some_and(needs_token)
+        || of_template.is_some_and(|path| needs_token(&path))
+        || route.at(&["match", "connect_matcher"]).is_some()
+        || makes_private(route)
+}
+
+/// Whether a route makes a path of others that is for requests that need a token. Of what is put together, the beginning tells.
+fn makes_private(route: Value<'_>) -> bool {
+    let text = |path: &[&str]| route.at(&["route"])?.text_at(path);
+    let prefix = text(&["prefix_rewrite"]);
+    if let Some(exact) = prefix.filter(|_| route.at(&["match", "path"]).is_some()) {
+        return needs_token(exact);
+    }
+    let regex = text(&["regex_rewrite", "substitution"]);
+    let template = text(&[
+        "path_rewrite_policy",
+        "typed_config",
+        "path_template_rewrite",
+    ]);
+    let beginnings = regex.into_iter().chain(template).filter_map(|text| {
+        let beginning = text.split(['\\', '{']).next()?;
+        (beginning.len() > 1).then_some(beginning)
+    });
+    prefix.into_iter().chain(beginnings).any(|beginning| {
+        needs_token(beginning) || PRIVATE.iter().any(|path| path.starts_with(beginning))
+    })
 }

@@ -1,4 +1,4 @@
-//! In Kubernetes an Ingress from before the module may still lead to the homeserver's Service.
+//! In Kubernetes an Ingress, or an HTTPRoute, from before the module may still lead to the homeserver's Service.
 //!
 //! The non-obvious rule: it is told by the address. Envoy's clusters name the Service by a host of the cluster, and routes by its
 //! name. While a gateway of these files is in shadow mode, the rollout has not ended, and a note tells of such an Ingress.
@@ -13,7 +13,7 @@ use matrix_edge_auth::{
 use super::{Deployment, Found, Spot};
 use crate::{
     check::{
-        deployment::{Host, Use, namespace},
+        deployment::{Host, Route, Use, namespace},
         rules::routes::{PRIVATE, before_servers, routes_of_guarded_hosts, targets},
     },
     yaml::Value,
@@ -21,6 +21,8 @@ use crate::{
 
 const MESSAGE: &str = "this Ingress leads to the homeserver past the module: requests that need a token reach the server \
                        unverified, and with the identity headers that a client wrote";
+const MESSAGE_OF_ROUTE: &str = "this HTTPRoute leads to the homeserver past the module: requests that need a token reach the \
+                                server unverified, and with the identity headers that a client wrote";
 const HELP: &str = "lead it to the Service of Envoy, or to paths without tokens alone, such as `/_matrix/federation` and \
                     `/_matrix/key`";
 
@@ -28,9 +30,16 @@ const HELP: &str = "lead it to the Service of Envoy, or to paths without tokens 
 type Address<'t> = (Option<&'t str>, Option<u64>);
 
 pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    let ingresses: Vec<_> = deployment.resources.kind("Ingress").collect();
+    let resources = &deployment.resources;
+    let ingresses: Vec<_> = resources.kind("Ingress").collect();
     let gateways: Vec<_> = before_servers(deployment).collect();
-    if ingresses.is_empty() || gateways.is_empty() {
+    // With Envoy Gateway the policies of routes tell.
+    let is_apart = !gateways.iter().any(|one| one.host != Host::Envoy);
+    let routes = resources
+        .kind("HTTPRoute")
+        .filter(|route| is_apart && Route::of(*route).is_at_gateway());
+    let routes: Vec<_> = routes.collect();
+    if ingresses.is_empty() && routes.is_empty() || gateways.is_empty() {
         return;
     }
     let is_shadow = |one: &&Use<'_>| {
@@ -39,14 +48,34 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     };
     let is_enforced = !gateways.iter().any(is_shadow);
     let servers = servers(deployment, &gateways);
+    let mut tell = |backend: Value<'t>, message: &str| {
+        let spot = Spot::key(backend, "name");
+        if is_enforced {
+            found.add(spot, message, HELP);
+        } else {
+            found.note(spot, message, HELP);
+        }
+    };
     for ingress in ingresses {
         for (path, backend) in backends(ingress) {
-            if is_private(path) && leads_to(&servers, ingress, backend) {
-                let spot = Spot::key(backend, "name");
-                if is_enforced {
-                    found.add(spot, MESSAGE, HELP);
-                } else {
-                    found.note(spot, MESSAGE, HELP);
+            let port = backend.number_at(&["port", "number"]);
+            if is_private(path) && leads_to(&servers, ingress, backend, port) {
+                tell(backend, MESSAGE);
+            }
+        }
+    }
+    for route in routes {
+        for rule in route.list(&["spec", "rules"]) {
+            let matches = rule.list(&["matches"]);
+            let mut paths = matches
+                .map(|one| one.text_at(&["path", "value"]).unwrap_or("/"))
+                .peekable();
+            if paths.peek().is_some() && !paths.any(is_private) {
+                continue;
+            }
+            for backend in rule.list(&["backendRefs"]) {
+                if leads_to(&servers, route, backend, backend.number_at(&["port"])) {
+                    tell(backend, MESSAGE_OF_ROUTE);
                 }
             }
         }
@@ -131,14 +160,16 @@ fn backends<'t>(ingress: Value<'t>) -> impl Iterator<Item = (&'t str, Value<'t>)
 
 fn leads_to(
     servers: &HashMap<&str, Vec<Address<'_>>>,
-    ingress: Value<'_>,
+    resource: Value<'_>,
     service: Value<'_>,
+    number: Option<u64>,
 ) -> bool {
-    let number = service.number_at(&["port", "number"]);
+    let namespace = service.text_at(&["namespace"]);
+    let namespace = namespace.or(namespace::of(resource));
     let name = service.text_at(&["name"]).unwrap_or_default();
     let mut addresses = servers.get(name).into_iter().flatten();
     addresses.any(|(own, port)| {
-        namespace::may_be_same(*own, namespace::of(ingress))
+        namespace::may_be_same(*own, namespace)
             && (number.is_none() || port.is_none() || number == *port)
     })
 }
