@@ -24,6 +24,18 @@ const COLOURS: [RGBColor; 4] = [
 ];
 const GREY: RGBColor = RGBColor(128, 128, 128);
 
+/// The kinds of requests on the first picture of the page, as someone calls them who knows no names of the bench.
+const IN_WORDS: [(&str, &str); 8] = [
+    ("none", "without the module"),
+    ("federation", "federation, which passes"),
+    ("local-hit", "known token (a hit)"),
+    ("shared-hit", "known token, new to this worker"),
+    ("ext-authz", "known token, ext_authz (Envoy's part alone)"),
+    ("offline-reject", "token that cannot exist: 401"),
+    ("cold-inactive", "unproven token: MAS says inactive, 401"),
+    ("cold-active", "unproven token: MAS says active"),
+];
+
 /// What is drawn as text takes the colour of the theme, whatever plotters writes.
 const THEME: &str = "<style>text{fill:#24292f}.b{fill:#fff}@media(prefers-color-scheme:dark){text{fill:#d0d7de}.b{fill:#0d1117}}</style>\
                      <rect class=\"b\" width=\"100%\" height=\"100%\"/>";
@@ -49,14 +61,32 @@ pub fn save(part: &str, lines: &[String]) {
 /// Draws all pictures whose figures are there.
 pub fn draw() {
     if let Some(lines) = figures("instructions") {
-        let bars = lines.iter().map(|line| bar(line)).collect::<Vec<_>>();
-        draw_bars(
-            "instructions",
-            "Instructions of one request",
-            "thousand instructions",
-            &[],
-            &in_thousands(bars),
-        );
+        let bars = || lines.iter().map(|line| bar(line));
+        let in_words = bars().filter_map(|bar| {
+            let (_, words) = IN_WORDS.iter().find(|(label, _)| *label == bar.label)?;
+            let label = (*words).to_owned();
+            Some(Bar { label, ..bar })
+        });
+        for (name, title, bars) in [
+            (
+                "requests",
+                "Work of an Envoy worker for one request",
+                in_words.collect(),
+            ),
+            (
+                "instructions",
+                "Instructions of one request",
+                bars().collect(),
+            ),
+        ] {
+            draw_bars(
+                name,
+                title,
+                "thousand instructions",
+                &[],
+                &in_thousands(bars),
+            );
+        }
     }
     if let Some(lines) = figures("alternatives") {
         let bars: Vec<_> = lines.iter().map(|line| bar(line)).collect();
