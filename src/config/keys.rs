@@ -92,24 +92,15 @@ fn appservice_tokens(keys: Members<'_>) -> AppserviceTokens {
 
 fn identity_headers(keys: Members<'_>) -> Result<IdentityHeaders, ConfigError> {
     let path = Path::Key(&Path::Root, table::IDENTITY_HEADERS.head.name);
-    let mut names: Vec<(&str, &str)> = Vec::new();
+    let mut earlier: Vec<(&str, &str)> = Vec::new();
     let mut header = |key: &Key<Words>| {
         let Some(name) = keys.text(key) else {
             return Ok(None);
         };
-        if let Some(Taken { name, why }) = taken(name) {
-            let names = if name.ends_with('-') {
-                "names that begin with"
-            } else {
-                "the name"
-            };
-            let takes_form = text::HEADER_NAME.takes;
-            return Err(takes(
-                &Path::Key(&path, key.head.name),
-                &format!("{takes_form}; {names} \"{name}\" cannot be had: {why}"),
-            ));
+        if let Some(reserved) = taken(name) {
+            return Err(takes_no_taken(&Path::Key(&path, key.head.name), &reserved));
         }
-        if let Some((other, _)) = names.iter().find(|(_, taken)| *taken == name) {
+        if let Some((other, _)) = earlier.iter().find(|(_, other)| *other == name) {
             let own = key.head.name;
             return Err(takes(
                 &path,
@@ -118,7 +109,7 @@ fn identity_headers(keys: Members<'_>) -> Result<IdentityHeaders, ConfigError> {
                 ),
             ));
         }
-        names.push((key.head.name, name));
+        earlier.push((key.head.name, name));
         Ok(Some(name.to_owned()))
     };
     Ok(IdentityHeaders {
@@ -128,6 +119,19 @@ fn identity_headers(keys: Members<'_>) -> Result<IdentityHeaders, ConfigError> {
         scope: header(&table::SCOPE_HEADER)?,
         token_kind: header(&table::TOKEN_KIND_HEADER)?,
     })
+}
+
+fn takes_no_taken(path: &Path<'_>, Taken { name, why }: &Taken) -> ConfigError {
+    let names = if name.ends_with('-') {
+        "names that begin with"
+    } else {
+        "the name"
+    };
+    let form = text::HEADER_NAME.takes;
+    takes(
+        path,
+        &format!("{form}; {names} \"{name}\" cannot be had: {why}"),
+    )
 }
 
 fn endpoints(keys: Members<'_>) -> Endpoints {
