@@ -254,6 +254,24 @@ impl<'t> Value<'t> {
             .map(move |member| (member.key.as_str(), self.tree.value(member.value)))
     }
 
+    /// It and all values below it, each once, however many aliases it has. What stands under a key that is left out is not among
+    /// them.
+    pub fn within(self, is_left_out: impl Fn(&str) -> bool) -> Vec<Self> {
+        let mut left = vec![self];
+        let mut seen = HashSet::new();
+        let mut found = Vec::new();
+        while let Some(value) = left.pop() {
+            if !seen.insert(value.id) {
+                continue;
+            }
+            found.push(value);
+            left.extend(value.items());
+            let members = value.members().filter(|(key, _)| !is_left_out(key));
+            left.extend(members.map(|(_, member)| member));
+        }
+        found
+    }
+
     /// Whether it is a mapping.
     pub fn is_mapping(self) -> bool {
         matches!(self.node().map(|node| &node.kind), Some(Kind::Mapping(_)))

@@ -121,7 +121,7 @@ pub struct Flight<W> {
     /// Since when its answer is on its way: the moment before MAS was asked, or that of the last look for an answer of another
     /// worker.
     pub since: Instant,
-    /// When an answer is no longer expected.
+    /// When an answer is no longer expected. That of another worker is expected until its lease ends.
     pub deadline: Instant,
     /// What was asked.
     pub call: CallContext,

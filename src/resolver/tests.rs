@@ -348,17 +348,22 @@ fn every_way_to_no_verdict_is_one_way() {
     }
 }
 
+/// MAS calls the first token active, and fails when that answer is past its time.
+fn fail_past_the_ttl(worker: &mut Worker, upstream: &Rc<Upstream>) {
+    worker.ask(upstream, TOKENS[0], &ALICE);
+    worker.answer(200, ACTIVE);
+    worker.pass(10_000);
+    worker.ask(upstream, TOKENS[0], &ALICE);
+    worker.answer(500, "");
+}
+
 #[test]
 fn a_stale_answer_serves_at_once_with_one_retry_a_second() {
     let host = Rc::<FakeHost>::default();
     let (mut one, mut two) = (Worker::new(&host), Worker::new(&host));
     let overrides = json!({"cache": {"stale_if_error": "10m", "refresh_ahead": false}});
     let upstream = upstream(&overrides, GATEWAY);
-    one.ask(&upstream, TOKENS[0], &ALICE);
-    one.answer(200, ACTIVE);
-    one.pass(10_000);
-    one.ask(&upstream, TOKENS[0], &ALICE);
-    one.answer(500, "");
+    fail_past_the_ttl(&mut one, &upstream);
     for worker in [&mut one, &mut two] {
         for _ in 0..10 {
             let request = worker.ask(&upstream, TOKENS[0], &ALICE);
@@ -402,11 +407,7 @@ fn a_failure_is_forgotten_with_a_tick() {
     let mut worker = Worker::new(&Rc::default());
     let overrides = json!({"cache": {"stale_if_error": "10m", "refresh_ahead": false}});
     let upstream = upstream(&overrides, GATEWAY);
-    worker.ask(&upstream, TOKENS[0], &ALICE);
-    worker.answer(200, ACTIVE);
-    worker.pass(10_000);
-    worker.ask(&upstream, TOKENS[0], &ALICE);
-    worker.answer(500, "");
+    fail_past_the_ttl(&mut worker, &upstream);
     for (millis, left) in [(119_999, 1), (1, 0)] {
         worker.pass(millis);
         assert_eq!(worker.resolver.failures.len(), left);

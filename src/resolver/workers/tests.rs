@@ -260,3 +260,23 @@ fn an_eviction_voids_stamps_at_the_next_tick() {
     two.check_in(&callback(&host));
     assert_ne!(two.stamp(&token(), None), before);
 }
+
+/// A session has ended, and Envoy refuses the worker the reading by which it would hear of that.
+#[test]
+fn epochs_that_could_not_be_read_are_read_for_the_next_hit() {
+    let host = FakeHost::default();
+    let [mut one, mut two] = joined(&host);
+    let before = two.stamp(&token(), None);
+    one.announce(
+        &callback(&host),
+        Subject::Token(&token()),
+        InvalidationReason::Logout,
+    );
+    host.advance(EPOCHS_HOLD);
+    host.store.is_unreadable.set(true);
+    two.check_in(&callback(&host));
+    assert_eq!(two.stamp(&token(), None), before);
+    host.store.is_unreadable.set(false);
+    two.refresh_epochs(&callback(&host), host.now());
+    assert_ne!(two.stamp(&token(), None), before);
+}

@@ -6,8 +6,6 @@
 
 pub(super) mod istio;
 
-use std::collections::HashSet;
-
 use super::{
     Deployment, Found, Rule, Severity, Spot, route_lists::routes_of, routes::before_servers,
 };
@@ -118,24 +116,13 @@ fn naming<'t, 'h>(
     headers: &'h [String],
     is_writing: bool,
 ) -> Vec<(Value<'t>, &'h str)> {
-    let mut left = vec![whole];
-    let mut seen = HashSet::new();
-    let mut found = Vec::new();
-    while let Some(value) = left.pop() {
-        if !seen.insert(value.id) {
-            continue;
-        }
-        left.extend(value.items());
-        let members = value.members();
-        left.extend(
-            members
-                .filter(|(key, _)| !WRITTEN.iter().any(|name| is_field(key, name)))
-                .filter(|(key, _)| !is_writing || *key != "key")
-                .map(|(_, member)| member),
-        );
-        let header = value.text().and_then(|text| named(text, headers));
-        found.extend(header.map(|header| (value, header)));
-    }
+    let is_left_out = |key: &str| {
+        let is_written = WRITTEN.iter().any(|name| is_field(key, name));
+        is_written || is_writing && key == "key"
+    };
+    let values = whole.within(is_left_out).into_iter();
+    let naming = |value: Value<'t>| Some((value, named(value.text()?, headers)?));
+    let mut found: Vec<_> = values.filter_map(naming).collect();
     found.sort_by_key(|(value, _)| value.place().start);
     found
 }

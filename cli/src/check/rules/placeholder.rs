@@ -150,15 +150,9 @@ fn routing(root: Value<'_>) -> HashSet<Id> {
         one.get("apiVersion").is_some() && ROUTING.contains(&kind)
     };
     let routing = resources.into_iter().filter(is_it);
-    let mut left: Vec<_> = routing.filter_map(|one| one.get("spec")).collect();
-    let mut seen = HashSet::new();
-    while let Some(value) = left.pop() {
-        if seen.insert(value.id) {
-            left.extend(value.items());
-            left.extend(value.members().map(|(_, member)| member));
-        }
-    }
-    seen
+    let specs = routing.filter_map(|one| one.get("spec"));
+    let values = specs.flat_map(|spec| spec.within(|_| false));
+    values.map(|value| value.id).collect()
 }
 
 /// The hosts that a configuration of the module names.

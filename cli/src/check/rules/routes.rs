@@ -301,24 +301,9 @@ const ELSEWHERE: [&str; 4] = [
 
 /// All mappings in a table of routes, each once, however many aliases it has.
 pub(super) fn mappings<'t>(table: Value<'t>) -> Vec<Value<'t>> {
-    let mut left = vec![table];
-    let mut seen = HashSet::new();
-    let mut found = Vec::new();
-    while let Some(value) = left.pop() {
-        if !seen.insert(value.id) {
-            continue;
-        }
-        left.extend(value.items());
-        let members = value.members();
-        left.extend(
-            members
-                .filter(|(key, _)| !ELSEWHERE.iter().any(|name| is_field(key, name)))
-                .map(|(_, member)| member),
-        );
-        if value.is_mapping() {
-            found.push(value);
-        }
-    }
+    let is_elsewhere = |key: &str| ELSEWHERE.iter().any(|name| is_field(key, name));
+    let mut found = table.within(is_elsewhere);
+    found.retain(|value| value.is_mapping());
     found
 }
 

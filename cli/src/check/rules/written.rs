@@ -3,8 +3,6 @@
 //! The non-obvious rule: who is asked about a request may answer with headers for it, and these are written too. What a program
 //! reads or takes out, and what it gives to responses, is not written.
 
-use std::collections::HashSet;
-
 use crate::{
     check::pattern::compiled_at_a_cost,
     yaml::{Value, is_field},
@@ -16,6 +14,9 @@ const ADDED: [&str; 3] = [
     "request_headers_to_add_when_not_enforced",
     "request_mutations",
 ];
+
+/// A list of claims of a token that become headers.
+const CLAIMS: [&str; 1] = ["claim_to_headers"];
 
 /// Keys whose values name a header that is written.
 const NAMES: [&str; 2] = ["forward_payload_header", "forward_username_header"];
@@ -34,30 +35,23 @@ pub(super) fn by_filter<'t, 'h>(
     config: Value<'t>,
     headers: &'h [String],
 ) -> Vec<(Value<'t>, &'h str)> {
-    let mut left = vec![config];
-    let mut seen = HashSet::new();
+    let of = |key: &str, names: &[&str]| names.iter().any(|name| is_field(key, name));
+    let lists: [&[&str]; 5] = [&ADDED, &CLAIMS, &NAMES, &ANSWERED, &PROGRAMS];
     let mut found = Vec::new();
-    while let Some(value) = left.pop() {
-        if !seen.insert(value.id) {
-            continue;
-        }
-        left.extend(value.items());
+    for value in config.within(|key| lists.iter().any(|names| of(key, names))) {
         for (key, member) in value.members() {
-            let is_any = |names: &[&str]| names.iter().any(|name| is_field(key, name));
-            if is_any(&ADDED) {
+            if of(key, &ADDED) {
                 found.extend(by_list(member, headers));
-            } else if is_any(&["claim_to_headers"]) {
+            } else if of(key, &CLAIMS) {
                 let names = member.items().filter_map(|it| it.get("header_name"));
                 found.extend(names.filter_map(|name| Some((name, named(name, headers)?))));
-            } else if is_any(&NAMES) {
+            } else if of(key, &NAMES) {
                 found.extend(named(member, headers).map(|header| (member, header)));
-            } else if is_any(&ANSWERED) {
+            } else if of(key, &ANSWERED) {
                 let patterns = member.list(&["patterns"]);
                 found.extend(patterns.filter_map(|one| Some((one, matched(one, headers)?))));
-            } else if is_any(&PROGRAMS) {
+            } else if of(key, &PROGRAMS) {
                 found.extend(by_program(member, headers).map(|header| (member, header)));
-            } else {
-                left.push(member);
             }
         }
     }
