@@ -140,6 +140,9 @@ fn treatment(config: &Config, token: &str) -> String {
         Inspection::Forward if config.appservice_tokens.contains(token.as_bytes()) => {
             "lets it pass without an identity: it is listed under appservice_tokens".to_owned()
         }
+        Inspection::Forward if shape(token.as_bytes()) != Shape::Unrecognized => format!(
+            "lets it pass without an identity: by `endpoints` none is needed for {ENDPOINT}, which this looks at"
+        ),
         Inspection::Forward => {
             "lets it pass without an identity (unrecognized_tokens: pass)".to_owned()
         }

@@ -449,6 +449,20 @@ fn a_listed_token_of_a_bridge_passes() {
     );
 }
 
+#[test]
+fn a_token_passes_where_none_is_needed() {
+    let endpoints = "endpoints: [{ prefix: /_matrix/client, auth: none }]\n";
+    let (_folder, file) = configuration(&format!("unrecognized_tokens: reject\n{endpoints}"));
+    let output = program(&["token", "--config", &file], "mat_cut");
+    let line = line(&output, "the edge");
+    assert!(
+        line.contains("passes") || line.contains("lets it pass"),
+        "{line}"
+    );
+    assert!(line.contains("`endpoints`"), "{line}");
+    assert!(!line.contains("unrecognized_tokens"), "{line}");
+}
+
 /// The digests are those of `sha256sum`.
 #[test]
 fn digests_are_made_of_registrations_and_of_lines() {

@@ -379,6 +379,29 @@ fn the_number_of_workers_may_stand_beside_its_flag_or_in_the_same_word() {
         .is_clean();
 }
 
+/// Other programs have such a flag, too.
+#[test]
+fn workers_of_another_program_are_not_envoys() {
+    let file = Variant::of("circuit-breaker/bad-workers.yaml");
+    let (start, deployment) = file.0.split_once("kind: Deployment").expect("a Deployment");
+    let envoys = format!("kind: Deployment{deployment}");
+    let other = envoys
+        .replace("envoy", "celery")
+        .replace("matrix-edge-auth", "celery");
+    assert_ne!(envoys, other);
+    Variant(format!("{start}{other}")).is_clean();
+
+    let (bootstrap, _) = start.rsplit_once("---").expect("documents");
+    let with = |services: &str| Variant(format!("{bootstrap}---\nservices:\n{services}"));
+    let envoy =
+        "  edge: { image: \"envoyproxy/envoy:v1.40.0\", command: [\"--concurrency\", \"8\"] }\n";
+    let worker = "  worker: { image: celery, command: celery worker --concurrency 16 }\n";
+    let found = [("circuit-breaker", "circuit_breakers")];
+    with(envoy).finds(&found);
+    with(worker).is_clean();
+    with(&format!("{envoy}{worker}")).finds(&found);
+}
+
 /// Envoy runs one then.
 #[test]
 fn no_worker_is_one() {
@@ -565,6 +588,37 @@ fn an_upgrade_that_is_turned_off_is_none() {
     }
 }
 
+/// What the connection manager allows counts where no route refuses it.
+#[test]
+fn an_upgrade_may_be_refused_by_every_route() {
+    let file = Variant::of("upgrades/bad.yaml");
+    let refusing = |kind: &str, to: &[&str]| {
+        let refused = format!("upgrade_configs: [{{ upgrade_type: {kind}, enabled: false }}]");
+        to.iter().fold(Variant(file.0.clone()), |file, old| {
+            file.with(old, &format!("{old}, {refused}"))
+        })
+    };
+    let found = &[("upgrades", "upgrade_configs: [{ upgrade_type: websocket }]")];
+    let of_mas = "regex: '/_matrix/client/v3/(login|logout)' } }\n                          route: { cluster: mas";
+    let both = file.with(
+        "cluster: homeserver\n",
+        "cluster: homeserver\n                            upgrade_configs: [{ upgrade_type: WebSocket, enabled: false }]\n",
+    );
+    both.finds(found);
+    let both = both.with(
+        of_mas,
+        &format!("{of_mas}, upgrade_configs: [{{ upgrade_type: websocket, enabled: false }}]"),
+    );
+    both.is_clean();
+    both.with("WebSocket, enabled: false", "CONNECT, enabled: false")
+        .finds(found);
+    both.with("WebSocket, enabled: false", "websocket").finds(&[
+        found[0],
+        ("upgrades", "upgrade_configs: [{ upgrade_type: websocket }]"),
+    ]);
+    refusing("websocket", &[of_mas]).finds(found);
+}
+
 /// `normalize_path` is a share in percent, and the other one a number of an action.
 #[test]
 fn a_runtime_key_counts_where_the_manager_leaves_the_choice_to_it() {
@@ -709,6 +763,33 @@ fn a_long_ttl_of_a_bare_configuration_is_not_judged() {
 #[test]
 fn a_budget_by_a_header_is_noted() {
     Variant::of("budget-address/good-header.yaml").notes(("budget-address", "name: header"));
+}
+
+/// The extension for `X-Forwarded-For` reads what a client wrote unless it believes its proxies alone.
+#[test]
+fn a_budget_by_x_forwarded_for_is_noted() {
+    let file = Variant::of("budget-address/good-header.yaml");
+    let (start, rest) = file
+        .0
+        .split_once("original_ip_detection_extensions:")
+        .expect("it is there");
+    let rest = rest.split_once("http_filters:").expect("filters").1;
+    let with = |config: &str| {
+        Variant(format!(
+            "{start}original_ip_detection_extensions: [{{ name: xff, typed_config: {{ \"@type\": \
+             type.googleapis.com/envoy.extensions.http.original_ip_detection.xff.v3.XffConfig, {config} }} }}]\n                \
+             http_filters:{rest}"
+        ))
+    };
+    with("xff_num_trusted_hops: 1").notes(("budget-address", "name: xff"));
+    let trusted =
+        with("xff_trusted_cidrs: { cidrs: [{ address_prefix: 10.0.0.0, prefix_len: 8 }] }");
+    let (_, report) = trusted.report();
+    let notes = trusted.told(&report, "notes");
+    assert!(
+        notes.iter().all(|(rule, _)| rule != "budget-address"),
+        "{notes:?}"
+    );
 }
 
 /// Whatever the order of the rules is.
@@ -1290,6 +1371,227 @@ fn a_route_of_the_gateway_api_may_lead_past_envoy() {
         "{{ parentRefs: [{{ kind: Service, name: a }}], rules: [{{ {backend} }}] }}"
     ))
     .is_clean();
+}
+
+/// The homeserver may be one of several by weight, and one route may lead back to this Envoy.
+#[test]
+fn a_gateway_before_weighted_clusters_is_before_the_homeserver() {
+    let file = Variant::of("upgrades/bad.yaml");
+    let found = &[("upgrades", "upgrade_configs")];
+    file.finds(found);
+    let back = "    - name: mas\n      load_assignment: { cluster_name: mas, endpoints: [{ lb_endpoints: [{ endpoint: { address: { \
+                socket_address: { address: 127.0.0.1, port_value: 10000 } } } }] }] }\n";
+    let own = file.with(
+        "    - name: mas\n      load_assignment: { cluster_name: mas, endpoints: [] }\n",
+        back,
+    );
+    own.finds(found);
+    let (start, rest) = own.0.split_once("cluster: homeserver\n").expect("a route");
+    let with = |clusters: &str| {
+        Variant(format!(
+            "{start}weighted_clusters: {{ clusters: [{clusters}] }}\n{rest}"
+        ))
+    };
+    with("{ name: homeserver, weight: 1 }, { name: other, weight: 1 }").finds(found);
+    // It only hears which sessions end.
+    with("{ name: mas, weight: 1 }").is_clean();
+    for address in ["\"::1\"", "localhost", "127.0.0.2"] {
+        with("{ name: mas, weight: 1 }")
+            .with(
+                "address: 127.0.0.1, port_value: 10000",
+                &format!("address: {address}, port_value: 10000"),
+            )
+            .is_clean();
+    }
+    with("{ name: mas, weight: 1 }")
+        .with(
+            "address: 127.0.0.1, port_value: 10000",
+            "address: 10.0.0.1, port_value: 10000",
+        )
+        .finds(found);
+}
+
+/// A cluster that is made of others leads where they lead.
+#[test]
+fn an_aggregate_leads_to_the_homeserver_by_its_parts() {
+    let file = Variant::of("unguarded-route/bad-envoy-listener.yaml");
+    file.finds(&[("unguarded-route", "cluster: homeserver")]);
+    let with = |parts: &str| {
+        let aggregate = format!(
+            "  clusters:\n    - name: both\n      cluster_type: {{ name: envoy.clusters.aggregate, typed_config: {{ \"@type\": \
+             type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig, clusters: [{parts}] }} }}\n    - name: \
+             outer\n      cluster_type: {{ name: envoy.clusters.aggregate, typed_config: {{ clusters: [both] }} }}\n"
+        );
+        file.with("  clusters:\n", &aggregate)
+    };
+    // The listener without the module stands last.
+    let led = |file: &Variant, name: &str| {
+        let (start, end) = file.0.rsplit_once("cluster: homeserver").expect("a route");
+        Variant(format!("{start}cluster: {name}{end}"))
+    };
+    for name in ["both", "outer"] {
+        let own = format!("cluster: {name}");
+        led(&with("other, homeserver"), name).finds(&[("unguarded-route", &own)]);
+        led(&with("other, another"), name).is_clean();
+        // The module stands before the aggregate, and the listener leads to its part.
+        let (start, end) = with("other, homeserver")
+            .0
+            .split_once("cluster: homeserver")
+            .map(|(start, end)| (start.to_owned(), end.to_owned()))
+            .expect("a route");
+        Variant(format!("{start}cluster: {name}{end}"))
+            .finds(&[("unguarded-route", "cluster: homeserver")]);
+    }
+}
+
+/// Which filters a patch changes is told by a number.
+#[test]
+fn a_patch_of_filters_is_noted() {
+    let file = Variant::of("unguarded-route/good.yaml");
+    let with = |operation: &str| {
+        Variant(format!(
+            "{}---\napiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyPatchPolicy\nmetadata: {{ name: patch }}\nspec: {{ \
+             jsonPatches: [{{ name: a, operation: {{ {operation} }} }}] }}\n",
+            file.0
+        ))
+    };
+    let of_filters = "path: /default_filter_chain/filters/0/typed_config/http_filters/0";
+    let of_route = "path: /virtual_hosts/0/routes/0/typed_per_filter_config";
+    let by_name = "jsonPath: \"..http_filters[0]\"";
+    for operation in [
+        format!("{of_filters}, op: remove"),
+        format!("{of_filters}, op: replace, value: {{}}"),
+        format!("{of_route}, op: add, value: {{}}"),
+    ] {
+        with(&operation).notes(("unguarded-route", "path: "));
+    }
+    with(&format!("{by_name}, op: remove")).notes(("unguarded-route", "jsonPath: "));
+    for operation in [
+        format!("{of_filters}, op: add, value: {{}}"),
+        "path: /per_connection_buffer_limit_bytes, op: replace, value: 1".to_owned(),
+    ] {
+        let quiet = with(&operation);
+        let (_, report) = quiet.report();
+        let notes = quiet.told(&report, "notes");
+        assert!(
+            notes.iter().all(|(rule, _)| rule != "unguarded-route"),
+            "{notes:?}"
+        );
+    }
+}
+
+/// Another Service has the same pods, or is another name of the first.
+#[test]
+fn an_ingress_may_lead_to_the_homeserver_by_another_service() {
+    let file = Variant::of("unguarded-route/bad-ingress.yaml");
+    let with = |spec: &str, namespace: &str| {
+        let service = format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{ name: old, namespace: {namespace} }}\nspec: {spec}\n"
+        );
+        let ingress = file.with(
+            "service: { name: synapse, port: { number: 8008 } }",
+            "service: { name: old, port: { number: 80 } }",
+        );
+        Variant(ingress.0.replace("#          ^ unguarded-route", "") + &service)
+    };
+    let found = &[("unguarded-route", "name: old")];
+    let named = |host: &str| {
+        with(
+            &format!("{{ type: ExternalName, externalName: {host} }}"),
+            "matrix",
+        )
+        .with("number: 80 }", "number: 8008 }")
+    };
+    named("synapse.matrix.svc.cluster.local").finds(found);
+    named("synapse.other.svc.cluster.local").is_clean();
+    named("web.matrix.svc.cluster.local").is_clean();
+    named("synapse.matrix.svc.cluster.local")
+        .with("number: 8008 }", "number: 9000 }")
+        .is_clean();
+
+    // The Service that Envoy knows.
+    let own = "---\napiVersion: v1\nkind: Service\nmetadata: { name: synapse, namespace: matrix }\nspec: { selector: { app: \
+               synapse }, ports: [{ port: 8008, targetPort: http }] }\n";
+    let both = |spec: &str, namespace: &str| Variant(with(spec, namespace).0 + own);
+    let same = "{ selector: { app: synapse }, ports: [{ port: 80, targetPort: http }] }";
+    both(same, "matrix").finds(found);
+    both(same, "other").is_clean();
+    // Pods of another namespace may have the same labels.
+    both(same, "other")
+        .with(
+            "metadata: { name: matrix, namespace: matrix }",
+            "metadata: { name: matrix, namespace: other }",
+        )
+        .is_clean();
+    both(
+        &same.replace("targetPort: http", "targetPort: metrics"),
+        "matrix",
+    )
+    .is_clean();
+    both(&same.replace("port: 80,", "port: 81,"), "matrix").is_clean();
+    both(&same.replace("app: synapse", "app: web"), "matrix").is_clean();
+    both(
+        "{ selector: {}, ports: [{ port: 80, targetPort: http }] }",
+        "matrix",
+    )
+    .is_clean();
+    // Other labels of the same pods.
+    let labels = same.replace("app: synapse", "part: main");
+    both(&labels, "matrix").is_clean();
+    let pods = "---\napiVersion: apps/v1\nkind: StatefulSet\nmetadata: { name: synapse, namespace: matrix }\nspec: { template: { \
+                metadata: { labels: { app: synapse, part: main } }, spec: { containers: [] } } }\n";
+    Variant(both(&labels, "matrix").0 + pods).finds(found);
+    Variant(both(&labels, "matrix").0 + &pods.replace("app: synapse", "app: web")).is_clean();
+    let none = both(
+        "{ selector: {}, ports: [{ port: 80, targetPort: http }] }",
+        "matrix",
+    );
+    Variant(none.0 + pods).is_clean();
+    Variant(both(&labels, "matrix").0 + &pods.replace("part: main", "part: worker")).is_clean();
+    Variant(both(&labels, "matrix").0 + &pods.replace("namespace: matrix", "namespace: other"))
+        .is_clean();
+}
+
+/// Traefik has resources of its own.
+#[test]
+fn a_route_of_traefik_may_lead_past_envoy() {
+    let file = Variant::of("unguarded-route/bad-ingress.yaml");
+    let alone = file.until("apiVersion: networking.k8s.io/v1\n");
+    let with = |matcher: &str, service: &str| {
+        let route = format!(
+            "apiVersion: traefik.io/v1alpha1\nkind: IngressRoute\nmetadata: {{ name: matrix, namespace: matrix }}\nspec:\n  \
+             routes:\n    - match: {matcher}\n      services: [{{ {service} }}]\n"
+        );
+        Variant(alone.0.clone() + &route)
+    };
+    let own = "name: synapse, port: 8008";
+    let found = &[("unguarded-route", "name: synapse")];
+    for matcher in [
+        "Host(`example.org`)",
+        "Host(`example.org`) && PathPrefix(`/_matrix`)",
+        "Host(`example.org`) && (PathPrefix(`/_matrix/federation`) || PathPrefix(`/_matrix/client`))",
+        "Path(`/a`, `/_matrix/client/v3/sync`)",
+        "PathRegexp(`^/_matrix/(client|media)`)",
+        "Host(`example.org`) && !PathPrefix(`/_matrix/federation`)",
+    ] {
+        with(matcher, own).finds(found);
+    }
+    for matcher in [
+        "PathPrefix(`/_matrix/federation`) || PathPrefix(`/_matrix/key`)",
+        "Path(`/_matrix/client/versions`)",
+        "PathPrefix(`/_matrix/federation`) && !PathPrefix(`/_matrix/client`)",
+        "PathRegexp(`^/_matrix/federation/v[12]/`)",
+    ] {
+        with(matcher, own).is_clean();
+    }
+    with("PathPrefix(`/`)", "name: edge, port: 8008").is_clean();
+    with("PathPrefix(`/`)", "name: synapse, port: 9000").is_clean();
+    with(
+        "PathPrefix(`/`)",
+        "name: synapse, namespace: other, port: 8008",
+    )
+    .is_clean();
+    with("PathPrefix(`/`)", "name: synapse").finds(found);
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub use self::{
         NetworkFilter, WRAPPER, environment, managers, plugin_of_filter, protocols, settings, typed,
     },
     gateway_api::{Chain, GatewayApi, Route},
-    kubernetes::{Resources, variables},
+    kubernetes::{Resources, unlisted, variables},
     module::Environment,
     pods::{Pod, has_labels},
     replicas::Multiplier,
@@ -155,7 +155,7 @@ impl<'t> Deployment<'t> {
         let roots: Vec<Value<'t>> = documents
             .iter()
             .filter(|(_, document)| !document.is_embedded)
-            .flat_map(|(tree, document)| kubernetes::unlisted(tree.value(document.root)))
+            .flat_map(|(tree, document)| unlisted(tree.value(document.root)))
             .collect();
         let resources = Resources::of(&roots);
         let mut deployment = Self {

@@ -30,6 +30,8 @@ pub struct Finding<'t> {
     pub rule: &'static str,
     /// How bad it is.
     pub severity: Severity,
+    /// Whether the line may have a secret, though no key in it tells.
+    pub may_be_secret: bool,
     /// The file.
     pub tree: &'t Tree,
     /// Where in it.

@@ -26,9 +26,6 @@ const SECRETIVE: [&str; 6] = [
     "password",
 ];
 
-/// Rules that point at lines with secrets whose keys do not tell.
-const ABOUT_SECRETS: [&str; 3] = ["configuration", "duplicate-key", "visible-secret"];
-
 /// The longest line that is shown, in bytes. Otherwise a file of one line would be gone through again for each of its
 /// findings.
 const LONGEST_LINE: usize = 2_000;
@@ -110,7 +107,7 @@ fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
     // Only the finding's own line is handed over: a large file would otherwise be searched again for every finding.
     let (start, shown) = finding.tree.line(finding.place.start);
     let is_long = shown.len() > LONGEST_LINE;
-    if is_long || ABOUT_SECRETS.contains(&finding.rule) || is_secretive(shown) {
+    if is_long || finding.may_be_secret || is_secretive(shown) {
         let origin = Origin::path(&finding.tree.name)
             .line(line)
             .char_column(column);

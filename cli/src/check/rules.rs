@@ -40,6 +40,7 @@ mod shared_vm;
 mod short_ttl;
 mod slots;
 mod stop_iteration;
+mod string_matcher;
 mod sync_timeout;
 mod underscores;
 mod unguarded_route;
@@ -65,6 +66,8 @@ pub struct Rule {
     pub name: &'static str,
     /// How bad its findings are.
     pub severity: Severity,
+    /// Whether a line that it points at may have a secret, though no key in the line tells.
+    pub may_point_at_secret: bool,
     /// What it finds, in one sentence.
     pub about: &'static str,
     /// Adds what it finds.
@@ -178,6 +181,7 @@ pub fn apply<'t>(deployment: &Deployment<'t>) -> Vec<Finding<'t>> {
             if told.insert((file, place.clone(), remark.is_note)) {
                 findings.push(Finding {
                     rule: rule.name,
+                    may_be_secret: rule.may_point_at_secret,
                     severity: if remark.is_note {
                         Severity::Note
                     } else {

@@ -86,7 +86,7 @@ impl<'t> Resources<'t> {
 }
 
 /// The resources of a document: its own, or the items of a list.
-pub(super) fn unlisted(root: Value<'_>) -> Vec<Value<'_>> {
+pub fn unlisted(root: Value<'_>) -> Vec<Value<'_>> {
     match root.text_at(&["kind"]) {
         Some("List") => root.list(&["items"]).collect(),
         _ => vec![root],

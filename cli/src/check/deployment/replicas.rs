@@ -50,11 +50,33 @@ impl<'t> Deployment<'t> {
         }
     }
 
-    /// Whether a Compose file has several containers run for the Envoy of a use.
-    fn has_several_services(&self, one: &Use<'t>) -> bool {
+    /// The containers that run the Envoy of a use: of pods, and of a Compose file. Where the files do not say which pods these are,
+    /// all that run an Envoy count.
+    pub fn containers(&self, one: &Use<'t>) -> Vec<Value<'t>> {
+        let envoys = |pods: &mut dyn Iterator<Item = Pod<'t>>| -> Vec<Value<'t>> {
+            let containers = pods.flat_map(|pod| pod.spec.list(&["containers"]));
+            containers
+                .filter(|container| is_envoy(*container))
+                .collect()
+        };
+        let mut found = envoys(&mut self.pods_of(one).into_iter());
+        if found.is_empty() {
+            found = envoys(&mut self.resources.pods());
+        }
+        found.extend(self.services(one));
+        found
+    }
+
+    /// The services of a Compose file that run the Envoy of a use.
+    fn services(&self, one: &Use<'t>) -> Vec<Value<'t>> {
         let envoy = self.envoys.get(one.envoy);
         let roots = envoy.into_iter().flat_map(|envoy| envoy.roots.iter());
-        let mut services = roots.flat_map(|root| self.services_of(*root));
+        roots.flat_map(|root| self.services_of(*root)).collect()
+    }
+
+    /// Whether a Compose file has several containers run for the Envoy of a use.
+    fn has_several_services(&self, one: &Use<'t>) -> bool {
+        let mut services = self.services(one).into_iter();
         services.any(|service| {
             is_several(service, &["deploy", "replicas"]) || is_several(service, &["scale"])
         })

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use super::{
     Deployment, Found, Rule, Severity, Spot,
     bare_listener::{entry_of, has_guard},
+    endpoints::is_loopback,
     internal_address::{is_exposed, is_open_to_others},
     route_lists::routes_of,
     routes::targets,
@@ -19,6 +20,7 @@ use crate::{check::deployment::Envoy, yaml::Value};
 pub const RULE: Rule = Rule {
     name: "admin-interface",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "Envoy's admin interface, or its metrics, can be reached from outside.",
     check,
 };
@@ -89,9 +91,8 @@ fn leading_to<'t>(envoy: &Envoy<'t>, admin: Value<'t>) -> HashSet<&'t str> {
         let host = own
             .and_then(|it| it.text_at(&["address"]))
             .unwrap_or_default();
-        let is_near = host.starts_with("127.") || matches!(host, "::1" | "localhost");
         let is_port = port.is_some() && own.and_then(|it| it.number_at(&["port_value"])) == port;
-        is_near && is_port || pipe.is_some() && address.text_at(&["pipe", "path"]) == pipe
+        is_loopback(host) && is_port || pipe.is_some() && address.text_at(&["pipe", "path"]) == pipe
     };
     let leads = |cluster: &&Value<'t>| {
         let mut addresses = cluster

@@ -9,6 +9,7 @@ use super::{Deployment, Found, Rule, Severity};
 pub const RULE: Rule = Rule {
     name: "bridges",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "Foreign tokens are refused, and no appservice is listed: every bridge gets 401.",
     check,
 };

@@ -11,6 +11,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "budget-address",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "`unknown_token_budget` counts by an address that the client itself writes.",
     check,
 };
@@ -28,10 +29,10 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         let extensions: Vec<Value<'t>> = manager
             .list(&["original_ip_detection_extensions"])
             .collect();
-        if let Some(header) = extensions.iter().copied().find(is_header) {
+        if let Some(extension) = extensions.iter().copied().find(is_of_header) {
             found.note(
-                Spot::first_key(header, &["name", "typed_config"]),
-                "the budget counts by the address in this header: whether clients can write it is not in these files",
+                Spot::first_key(extension, &["name", "typed_config"]),
+                "the budget counts by the address in a header: whether clients can write it is not in these files",
                 "let only the proxy that sets the header connect to this listener",
             );
         }
@@ -53,8 +54,11 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// Whether an extension takes the address from a header.
-fn is_header(extension: &Value<'_>) -> bool {
+/// Whether an extension takes the address from a header of whoever connects.
+fn is_of_header(extension: &Value<'_>) -> bool {
     let config = extension.get("typed_config").and_then(typed);
-    config.is_some_and(|(kind, _)| kind.ends_with(".CustomHeaderConfig"))
+    config.is_some_and(|(kind, config)| {
+        kind.ends_with(".CustomHeaderConfig")
+            || kind.ends_with(".XffConfig") && config.get("xff_trusted_cidrs").is_none()
+    })
 }

@@ -9,6 +9,7 @@ use crate::yaml::Value;
 pub const RULE: Rule = Rule {
     name: "capabilities",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "The module may call every function that Envoy offers.",
     check,
 };

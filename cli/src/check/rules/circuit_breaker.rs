@@ -19,6 +19,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "circuit-breaker",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "The circuit breaker of MAS's cluster refuses calls that the module may make.",
     check,
 };
@@ -167,24 +168,15 @@ fn spot(cluster: Value<'_>) -> Spot<'_> {
 
 /// How many workers Envoy has, if the files say so.
 fn workers(deployment: &Deployment<'_>, one: &Use<'_>) -> Option<u64> {
-    let resources = &deployment.resources;
     let mut given: Vec<u64> = if one.host == Host::EnvoyGateway {
-        let proxies = resources.kind("EnvoyProxy");
+        let proxies = deployment.resources.kind("EnvoyProxy");
         proxies
             .filter_map(|proxy| proxy.number_at(&["spec", "concurrency"]))
             .map(at_least_one)
             .collect()
     } else {
-        let kinds = ["Deployment", "DaemonSet", "StatefulSet"];
-        let pods = kinds
-            .into_iter()
-            .flat_map(|kind| resources.kind(kind))
-            .filter_map(|one| one.at(&["spec", "template", "spec"]));
-        let containers = pods.flat_map(|pod| pod.list(&["containers"]));
-        containers
-            .chain(resources.services.iter().copied())
-            .filter_map(concurrency)
-            .collect()
+        let containers = deployment.containers(one).into_iter();
+        containers.filter_map(concurrency).collect()
     };
     given.sort_unstable();
     given.dedup();

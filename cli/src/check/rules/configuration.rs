@@ -7,6 +7,7 @@ use crate::{check::deployment::managers, yaml::Value};
 pub const RULE: Rule = Rule {
     name: "configuration",
     severity: Severity::Error,
+    may_point_at_secret: true,
     about: "The module refuses its configuration, and Envoy does not start or keeps the old one.",
     check,
 };

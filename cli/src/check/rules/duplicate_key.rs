@@ -7,6 +7,7 @@ use super::{Deployment, Found, Rule, Severity, Spot};
 pub const RULE: Rule = Rule {
     name: "duplicate-key",
     severity: Severity::Error,
+    may_point_at_secret: true,
     about: "A key stands twice in one mapping, and only the last counts.",
     check,
 };

@@ -1,11 +1,16 @@
 //! The servers of clusters. Two clusters with one server are two ways to the same.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::yaml::Value;
 
 /// The address of a server, and its port. A pipe has a path, and no port.
 pub(super) type Endpoint<'t> = (&'t str, Option<u64>);
+
+/// Whether an address is of Envoy's own machine.
+pub(super) fn is_loopback(host: &str) -> bool {
+    host.starts_with("127.") || matches!(host, "::1" | "localhost")
+}
 
 /// The servers of a cluster that the files name.
 pub(super) fn endpoints<'t>(cluster: Value<'t>) -> impl Iterator<Item = Endpoint<'t>> {
@@ -25,12 +30,47 @@ pub(super) fn endpoints<'t>(cluster: Value<'t>) -> impl Iterator<Item = Endpoint
         })
 }
 
-/// The names of the clusters that have a server of one of these clusters.
+/// The names of the clusters that lead to a server of one of these clusters, and their own.
+///
+/// An aggregate leads where its parts lead, and a part of it may be an aggregate.
 pub(super) fn with_same<'t>(clusters: &[Value<'t>], names: &HashSet<&str>) -> HashSet<&'t str> {
-    let name = |cluster: &Value<'t>| cluster.text_at(&["name"]);
-    let is_named = |cluster: &&Value<'t>| name(cluster).is_some_and(|name| names.contains(name));
-    let named = clusters.iter().filter(is_named);
-    let servers: HashSet<Endpoint<'t>> = named.flat_map(|cluster| endpoints(*cluster)).collect();
-    let has_one = |cluster: &&Value<'t>| endpoints(**cluster).any(|it| servers.contains(&it));
-    clusters.iter().filter(has_one).filter_map(name).collect()
+    let named: Vec<(&str, Value<'t>)> = clusters
+        .iter()
+        .filter_map(|cluster| Some((cluster.text_at(&["name"])?, *cluster)))
+        .collect();
+    let mut parts: HashMap<&str, Vec<&str>> = HashMap::new();
+    let mut aggregates: HashMap<&str, Vec<&str>> = HashMap::new();
+    for (name, cluster) in &named {
+        let list = cluster.list(&["cluster_type", "typed_config", "clusters"]);
+        for part in list.filter_map(Value::text) {
+            parts.entry(name).or_default().push(part);
+            aggregates.entry(part).or_default().push(name);
+        }
+    }
+    let all = || named.iter().copied();
+    let own = all().filter(|(name, _)| names.contains(name));
+    let own = reached(own.map(|(name, _)| name), &parts);
+    let servers: HashSet<Endpoint<'t>> = all()
+        .filter(|(name, _)| own.contains(name))
+        .flat_map(|(_, cluster)| endpoints(cluster))
+        .collect();
+    let same = all().filter(|(name, cluster)| {
+        own.contains(name) || endpoints(*cluster).any(|it| servers.contains(&it))
+    });
+    reached(same.map(|(name, _)| name), &aggregates)
+}
+
+/// All that can be reached from these names, themselves among them.
+fn reached<'t>(
+    names: impl Iterator<Item = &'t str>,
+    steps: &HashMap<&'t str, Vec<&'t str>>,
+) -> HashSet<&'t str> {
+    let mut waiting: Vec<&str> = names.collect();
+    let mut found = HashSet::new();
+    while let Some(name) = waiting.pop() {
+        if found.insert(name) {
+            waiting.extend(steps.get(name).into_iter().flatten());
+        }
+    }
+    found
 }

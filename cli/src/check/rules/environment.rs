@@ -13,6 +13,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "environment",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "Plugins with one `vm_id` are given different environments, of which Envoy before 1.39 takes one for all.",
     check,
 };

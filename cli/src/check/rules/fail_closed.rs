@@ -10,6 +10,7 @@ use crate::check::deployment::{FAILURE_POLICIES, Host};
 pub const RULE: Rule = Rule {
     name: "fail-closed",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "When the VM fails, its Envoy worker answers 503 until Envoy is restarted.",
     check,
 };

@@ -10,6 +10,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "fail-open",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "When the VM fails, every request passes unverified and with forged identity headers.",
     check,
 };

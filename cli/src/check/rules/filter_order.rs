@@ -18,6 +18,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "filter-order",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "What decides by an identity header is asked before the module, and so by the header that a client wrote.",
     check,
 };

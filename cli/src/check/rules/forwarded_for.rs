@@ -17,6 +17,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "forwarded-for",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "Synapse takes the client's address from a header that the client can write.",
     check,
 };

@@ -15,6 +15,7 @@ use crate::yaml::Value;
 pub const RULE: Rule = Rule {
     name: "identity-header",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "Something else than the module writes an identity header, and the homeserver believes it.",
     check,
 };

@@ -17,6 +17,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "idle-timeout",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "Nothing ends a request that waited in a VM which has failed.",
     check,
 };

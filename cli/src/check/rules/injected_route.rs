@@ -21,6 +21,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "injected-route",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "Requests of others than the module get the credential for MAS: in a cluster, by a route, or at a listener.",
     check,
 };

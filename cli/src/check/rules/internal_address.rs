@@ -24,6 +24,7 @@ use crate::{check::deployment::Entry, yaml::Value};
 pub const RULE: Rule = Rule {
     name: "internal-address",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "An internal role can be reached from outside.",
     check,
 };

@@ -8,6 +8,7 @@ use super::{Deployment, Found, Rule, Severity, Spot};
 pub const RULE: Rule = Rule {
     name: "introspection-buffer",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "An introspection listener buffers less than the longest form that the role reads.",
     check,
 };

@@ -7,18 +7,15 @@
 use std::sync::LazyLock;
 
 use matrix_edge_auth::metrics::Metric;
-use regex::bytes::Regex;
 
-use super::{Deployment, Found, Rule, Severity, Spot};
-use crate::{
-    check::pattern::compiled_at_a_cost,
-    yaml::{Tree, Value},
-};
+use super::{Deployment, Found, Rule, Severity, Spot, string_matcher::StringMatcher};
+use crate::yaml::{Tree, Value};
 
 /// The rule.
 pub const RULE: Rule = Rule {
     name: "labels",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "The bootstrap makes no labels of the metrics' names, or leaves them out, so no alert finds them.",
     check,
 };
@@ -114,63 +111,12 @@ fn left_out(matcher: Value<'_>) -> Vec<&'static str> {
 
 /// Whether the patterns of a list, if there is a list, say something (`holds`) of each name in `NAMES`.
 fn matched(list: Option<Value<'_>>, holds: impl Fn(&[Option<bool>]) -> bool) -> Option<Vec<bool>> {
-    let patterns: Vec<_> = list?.list(&["patterns"]).map(Pattern::of).collect();
+    let patterns: Vec<_> = list?.list(&["patterns"]).map(StringMatcher::of).collect();
     let is_it = |name: &String| {
         let them: Vec<_> = patterns.iter().map(|it| it.matches(name)).collect();
         holds(&them)
     };
     Some(NAMES.iter().map(is_it).collect())
-}
-
-/// A pattern of Envoy's for names.
-enum Pattern {
-    Exact(String),
-    Prefix(String),
-    Suffix(String),
-    Contained(String),
-    /// For whole names. An expression that cannot be read is for no name.
-    Regex(Option<Regex>),
-    /// An extension of Envoy. Its matches are not known.
-    Unknown,
-}
-
-impl Pattern {
-    fn of(pattern: Value<'_>) -> Self {
-        if let Some(regex) = pattern.text_at(&["safe_regex", "regex"]) {
-            return Self::Regex(compiled_at_a_cost(pattern, regex));
-        }
-        let ignores_case = pattern.boolean_at(&["ignore_case"]) == Some(true);
-        let text = |key| {
-            let text = pattern.text_at(&[key])?;
-            // The names have no capitals.
-            Some(if ignores_case {
-                text.to_ascii_lowercase()
-            } else {
-                text.to_owned()
-            })
-        };
-        text("exact")
-            .map(Self::Exact)
-            .or_else(|| text("prefix").map(Self::Prefix))
-            .or_else(|| text("suffix").map(Self::Suffix))
-            .or_else(|| text("contains").map(Self::Contained))
-            .unwrap_or(Self::Unknown)
-    }
-
-    /// Whether a name matches; `None` if that cannot be known.
-    fn matches(&self, name: &str) -> Option<bool> {
-        Some(match self {
-            Self::Exact(text) => name == text,
-            Self::Prefix(text) => name.starts_with(text),
-            Self::Suffix(text) => name.ends_with(text),
-            Self::Contained(text) => name.contains(text),
-            Self::Regex(regex) => {
-                let regex = regex.as_ref();
-                regex.is_some_and(|regex| regex.is_match(name.as_bytes()))
-            }
-            Self::Unknown => return None,
-        })
-    }
 }
 
 fn tags(root: Value<'_>) -> impl Iterator<Item = Value<'_>> {

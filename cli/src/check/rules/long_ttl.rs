@@ -26,6 +26,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "long-ttl",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "`cache.ttl` is long, and an Envoy does not hear of sessions that end.",
     check,
 };
@@ -133,11 +134,7 @@ fn may_mirror<'t>(deployment: &Deployment<'t>, one: &Use<'t>) -> bool {
     match (one.host, one.entry) {
         (Host::Envoy, Some(entry)) => {
             let mut routes = tables(entry.manager).peekable();
-            let ports = deployment.envoys.get(one.envoy).map(|envoy| &envoy.ports);
-            let is_own = |name| {
-                let cluster = deployment.cluster(one, name);
-                cluster.is_some_and(|cluster| ports.is_some_and(|ports| leads_back(cluster, ports)))
-            };
+            let is_own = |name| leads_back(deployment, one, name);
             routes.peek().is_none()
                 || routes
                     .flat_map(mirrors)

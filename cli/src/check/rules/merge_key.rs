@@ -7,6 +7,7 @@ use super::{Deployment, Found, Rule, Severity, Spot};
 pub const RULE: Rule = Rule {
     name: "merge-key",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "Envoy refuses a file with YAML merge keys.",
     check,
 };

@@ -10,6 +10,7 @@ use crate::yaml::{Tree, Value};
 pub const RULE: Rule = Rule {
     name: "missing-capability",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "The module may not call a function that it needs, or Envoy none of the module's.",
     check,
 };

@@ -11,6 +11,7 @@ use crate::yaml::Value;
 pub const RULE: Rule = Rule {
     name: "missing-injector",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "Envoy is to add the credential for MAS, and the cluster adds none.",
     check,
 };

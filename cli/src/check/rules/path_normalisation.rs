@@ -17,6 +17,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "path-normalisation",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "Envoy rewrites paths, which breaks signatures of federation, key backup and room aliases.",
     check,
 };

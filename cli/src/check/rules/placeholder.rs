@@ -12,12 +12,16 @@
 use std::collections::HashSet;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
-use crate::yaml::{Id, Value};
+use crate::{
+    check::deployment::unlisted,
+    yaml::{Id, Value},
+};
 
 /// The rule.
 pub const RULE: Rule = Rule {
     name: "placeholder",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "A digest, a secret or a host is still that of a shipped file.",
     check,
 };
@@ -141,15 +145,11 @@ fn all<'t>(deployment: &Deployment<'t>) -> Vec<(Value<'t>, Kind)> {
 
 /// The values of a document that say where requests go: what is below `spec` of such resources.
 fn routing(root: Value<'_>) -> HashSet<Id> {
-    let resources = match root.text_at(&["kind"]) {
-        Some("List") => root.list(&["items"]).collect(),
-        _ => vec![root],
-    };
     let is_it = |one: &Value<'_>| {
         let kind = one.text_at(&["kind"]).unwrap_or_default();
         one.get("apiVersion").is_some() && ROUTING.contains(&kind)
     };
-    let routing = resources.into_iter().filter(is_it);
+    let routing = unlisted(root).into_iter().filter(is_it);
     let specs = routing.filter_map(|one| one.get("spec"));
     let values = specs.flat_map(|spec| spec.within(|_| false));
     values.map(|value| value.id).collect()

@@ -13,6 +13,7 @@ use crate::check::deployment::Use;
 pub const RULE: Rule = Rule {
     name: "question",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "Roles of one Envoy ask MAS in different ways, and so do not share answers.",
     check,
 };

@@ -9,6 +9,7 @@ use super::{Deployment, Found, Rule, Severity};
 pub const RULE: Rule = Rule {
     name: "restricted-endpoints",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "A rule of `endpoints` asks for a token, and what is no token of MAS passes it.",
     check,
 };

@@ -16,6 +16,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "retries",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "A call that meets a connection which MAS is closing is not repeated, or a logout that reached MAS is.",
     check,
 };

@@ -5,6 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use matrix_edge_auth::config::Config;
 
 use super::{
+    endpoints::is_loopback,
     matcher::keeps_private,
     route_lists::{route_lists, routes_of},
 };
@@ -62,20 +63,29 @@ pub(super) fn before_servers<'d, 't>(
             let hosts = entry.manager.list(&["route_config", "virtual_hosts"]);
             hosts.flat_map(routes_of)
         });
-        let mut clusters = hosts
-            .filter_map(|route| route.text_at(&["route", "cluster"]))
-            .peekable();
-        let ports = deployment.envoys.get(one.envoy).map(|envoy| &envoy.ports);
-        let is_own = |name| {
-            let cluster = deployment.cluster(one, name);
-            cluster.is_some_and(|cluster| ports.is_some_and(|ports| leads_back(cluster, ports)))
-        };
-        clusters.peek().is_none() || !clusters.all(is_own)
+        let mut clusters = hosts.flat_map(destinations).peekable();
+        clusters.peek().is_none() || !clusters.all(|name| leads_back(deployment, one, name))
     })
 }
 
-/// Whether all endpoints of a cluster are listeners with these ports, on loopback.
-pub(super) fn leads_back(cluster: Value<'_>, ports: &HashSet<u64>) -> bool {
+/// The clusters that a route sends requests to, by name or by weight. Copies are left out.
+fn destinations<'t>(route: Value<'t>) -> impl Iterator<Item = &'t str> {
+    let weighted = route.list(&["route", "weighted_clusters", "clusters"]);
+    let names = weighted.filter_map(|one| one.text_at(&["name"]));
+    route
+        .text_at(&["route", "cluster"])
+        .into_iter()
+        .chain(names)
+}
+
+/// Whether all endpoints of a cluster are listeners of the Envoy of a use, on loopback.
+pub(super) fn leads_back(deployment: &Deployment<'_>, one: &Use<'_>, name: &str) -> bool {
+    let (Some(envoy), Some(cluster)) = (
+        deployment.envoys.get(one.envoy),
+        deployment.cluster(one, name),
+    ) else {
+        return false;
+    };
     let mut endpoints = cluster
         .list(&["load_assignment", "endpoints"])
         .flat_map(|locality| locality.list(&["lb_endpoints"]))
@@ -84,7 +94,7 @@ pub(super) fn leads_back(cluster: Value<'_>, ports: &HashSet<u64>) -> bool {
     let is_own = |socket: Value<'_>| {
         let address = socket.text_at(&["address"]).unwrap_or_default();
         let port = socket.number_at(&["port_value"]);
-        address.starts_with("127.") && port.is_some_and(|port| ports.contains(&port))
+        is_loopback(address) && port.is_some_and(|port| envoy.ports.contains(&port))
     };
     endpoints.peek().is_some() && endpoints.all(is_own)
 }
@@ -116,7 +126,6 @@ pub(super) fn routes_of_all_hosts<'t>(one: &Use<'t>, paths: &[&'static str]) -> 
 /// The routes of virtual hosts that requests for these paths may take, without those to MAS. A cluster is MAS's if a
 /// virtual host sends it logins and none of these paths.
 fn routes_among<'t>(hosts: Vec<Value<'t>>, paths: &[&'static str]) -> Vec<Value<'t>> {
-    let cluster = |route: &Value<'t>| route.text_at(&["route", "cluster"]);
     let mut found: Vec<Value<'t>> = Vec::new();
     let mut seen = HashSet::new();
     let mut of_mas: HashSet<&str> = HashSet::new();
@@ -125,13 +134,16 @@ fn routes_among<'t>(hosts: Vec<Value<'t>>, paths: &[&'static str]) -> Vec<Value<
         for path in paths {
             own.extend(candidates(host, path));
         }
-        let clusters: HashSet<&str> = own.iter().filter_map(cluster).collect();
+        let clusters: HashSet<&str> = own.iter().copied().flat_map(destinations).collect();
         let logins = candidates(host, LOGIN);
-        let elsewhere = logins.iter().filter_map(cluster);
+        let elsewhere = logins.into_iter().flat_map(destinations);
         of_mas.extend(elsewhere.filter(|name| !clusters.contains(name)));
         found.extend(own.into_iter().filter(|route| seen.insert(route.id)));
     }
-    found.retain(|route| cluster(route).is_none_or(|name| !of_mas.contains(&name)));
+    found.retain(|route| {
+        let mut names = destinations(*route).peekable();
+        names.peek().is_none() || names.any(|name| !of_mas.contains(name))
+    });
     found
 }
 
@@ -155,8 +167,9 @@ pub(super) fn ends<'t>(one: &Use<'t>) -> Vec<(Value<'t>, Value<'t>)> {
     for host in hosts_among(entry.manager, Some(config), |_| true) {
         let waiting: HashSet<&str> = waiting_clusters(&host).collect();
         let leads_elsewhere = |route: &Value<'t>| {
-            let cluster = route.text_at(&["route", "cluster"]);
-            cluster.is_some_and(|name| !waiting.is_empty() && !waiting.contains(name))
+            let mut names = destinations(*route).peekable();
+            let is_seen = names.peek().is_some() && !waiting.is_empty();
+            is_seen && !names.any(|name| waiting.contains(name))
         };
         let own = ENDS.into_iter().flat_map(|path| candidates(host, path));
         found.extend(own.filter(leads_elsewhere).map(|route| (host, route)));
@@ -232,7 +245,7 @@ fn waiting_clusters<'t>(host: &Value<'t>) -> impl Iterator<Item = &'t str> + use
     let routes = WAITING
         .into_iter()
         .flat_map(move |path| candidates(host, path));
-    routes.filter_map(|route| route.text_at(&["route", "cluster"]))
+    routes.flat_map(destinations)
 }
 
 /// All connection managers of an Envoy, each with its use of the module, if it has one.

@@ -10,6 +10,7 @@ use crate::{check::deployment::typed, yaml::Value};
 pub const RULE: Rule = Rule {
     name: "server-certificate",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "The module asks MAS by TLS, and any certificate is taken for that of MAS.",
     check,
 };

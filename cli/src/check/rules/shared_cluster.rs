@@ -18,6 +18,7 @@ use crate::check::deployment::NetworkFilter;
 pub const RULE: Rule = Rule {
     name: "shared-cluster",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "Clients can fill the limits of a cluster that the module's calls, or Synapse's, need.",
     check,
 };

@@ -24,6 +24,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "shared-vm",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "Plugins of one VM differ in their functions or in `allow_on_headers_stop_iteration`: Envoy before 1.40 takes one for \
             all.",
     check,

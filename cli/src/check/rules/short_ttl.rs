@@ -9,6 +9,7 @@ use super::{Deployment, Found, Rule, Severity};
 pub const RULE: Rule = Rule {
     name: "short-ttl",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "`cache.ttl` is shorter than MAS may take for an answer.",
     check,
 };

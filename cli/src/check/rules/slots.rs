@@ -6,6 +6,7 @@ use super::{Deployment, Found, Rule, Severity};
 pub const RULE: Rule = Rule {
     name: "slots",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "Roles of one Envoy have tables of different sizes, and so do not share answers.",
     check,
 };

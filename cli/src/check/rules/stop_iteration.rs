@@ -13,6 +13,7 @@ use crate::check::deployment::Host;
 pub const RULE: Rule = Rule {
     name: "stop-iteration",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "`allow_on_headers_stop_iteration` is missing on an introspection listener, or set on a gateway.",
     check,
 };

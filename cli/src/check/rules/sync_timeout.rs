@@ -19,6 +19,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "sync-timeout",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "A timeout ends `/sync` before the server answers.",
     check,
 };

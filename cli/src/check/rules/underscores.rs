@@ -8,6 +8,7 @@ use crate::{check::deployment::Host, yaml::Value};
 pub const RULE: Rule = Rule {
     name: "underscores",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "A client may send headers with underscores, which some servers take for those with hyphens.",
     check,
 };

@@ -6,6 +6,7 @@ mod gateway_api;
 mod ingress;
 mod istio;
 mod matcher;
+mod servers;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 
@@ -13,6 +14,7 @@ use super::{Deployment, Found, Rule, Severity, Spot};
 pub const RULE: Rule = Rule {
     name: "unguarded-route",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "A route leads to the homeserver past the module, which is for other routes alone.",
     check,
 };

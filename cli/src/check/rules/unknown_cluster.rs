@@ -8,6 +8,7 @@ use crate::check::deployment::{Host, Use};
 pub const RULE: Rule = Rule {
     name: "unknown-cluster",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "`introspection.cluster` is no cluster of this Envoy, so MAS is never asked.",
     check,
 };

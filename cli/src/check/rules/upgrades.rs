@@ -12,6 +12,7 @@ use crate::{check::deployment::Host, yaml::Value};
 pub const RULE: Rule = Rule {
     name: "upgrades",
     severity: Severity::Warning,
+    may_point_at_secret: false,
     about: "Where upgrades are allowed, a client may have the next hop drop the identity headers.",
     check,
 };
@@ -26,15 +27,22 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             (Host::Envoy, Some(entry)) => {
                 let help = "allow upgrades only on routes that the module is turned off for, or read the filter state \
                             (`filter_state: true`) instead of the header";
-                if is_allowed(entry.manager) {
+                let hosts = hosts(entry, one.config());
+                let routes = hosts.into_iter().flat_map(routes_of);
+                let actions: Vec<_> = routes
+                    .filter(|route| !is_disabled(entry, *route))
+                    .filter_map(|route| route.get("route"))
+                    .collect();
+                let types: Vec<_> = allowed(entry.manager).collect();
+                let refuse_all =
+                    |action: &Value<'t>| types.iter().all(|one| refuses(*action, *one));
+                let is_of_use = actions.is_empty() || !actions.iter().all(refuse_all);
+                if !types.is_empty() && is_of_use {
                     found.add(Spot::key(entry.manager, KEY), MESSAGE, help);
                 }
-                for host in hosts(entry, one.config()) {
-                    for route in routes_of(host) {
-                        let action = route.get("route").filter(|_| !is_disabled(entry, route));
-                        if let Some(action) = action.filter(|action| is_allowed(*action)) {
-                            found.add(Spot::key(action, KEY), MESSAGE, help);
-                        }
+                for action in actions {
+                    if allowed(action).next().is_some() {
+                        found.add(Spot::key(action, KEY), MESSAGE, help);
                     }
                 }
             }
@@ -60,8 +68,16 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-fn is_allowed(value: Value<'_>) -> bool {
-    value
+/// The upgrades that a connection manager or a route allows.
+fn allowed<'t>(value: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    let is_allowed = |one: &Value<'_>| one.boolean_at(&["enabled"]) != Some(false);
+    value.list(&[KEY]).filter(is_allowed)
+}
+
+/// Whether a route refuses an upgrade that its connection manager allows.
+fn refuses(action: Value<'_>, upgrade: Value<'_>) -> bool {
+    let name = |one: Value<'_>| one.text_at(&["upgrade_type"]).map(str::to_ascii_lowercase);
+    action
         .list(&[KEY])
-        .any(|one| one.boolean_at(&["enabled"]) != Some(false))
+        .any(|one| one.boolean_at(&["enabled"]) == Some(false) && name(one) == name(upgrade))
 }

@@ -14,6 +14,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "upstream-filter",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "The module is among the filters of a cluster, where a request with an inactive token can end Envoy.",
     check,
 };

@@ -11,6 +11,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "visible-secret",
     severity: Severity::Warning,
+    may_point_at_secret: true,
     about: "The secret for MAS stands in the configuration itself.",
     check,
 };

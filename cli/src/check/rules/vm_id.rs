@@ -14,6 +14,7 @@ use crate::{
 pub const RULE: Rule = Rule {
     name: "vm-id",
     severity: Severity::Error,
+    may_point_at_secret: false,
     about: "Roles of one Envoy have no `vm_id`, or different ones, and so do not share the cache.",
     check,
 };

@@ -3,10 +3,8 @@
 //! The non-obvious rule: who is asked about a request may answer with headers for it, and these are written too. What a program
 //! reads or takes out, and what it gives to responses, is not written.
 
-use crate::{
-    check::pattern::compiled_at_a_cost,
-    yaml::{Value, is_field},
-};
+use super::string_matcher::StringMatcher;
+use crate::yaml::{Value, is_field};
 
 /// Lists of headers that are added to requests.
 const ADDED: [&str; 3] = [
@@ -96,22 +94,8 @@ pub(super) fn named<'h>(text: Value<'_>, headers: &'h [String]) -> Option<&'h st
 
 /// The first header that a pattern of names takes.
 fn matched<'h>(pattern: Value<'_>, headers: &'h [String]) -> Option<&'h str> {
-    let text = |key| {
-        let text = pattern.text_at(&[key])?;
-        Some(text.to_ascii_lowercase())
-    };
-    let (exact, prefix, suffix) = (text("exact"), text("prefix"), text("suffix"));
-    let (part, regex) = (text("contains"), pattern.text_at(&["safe_regex", "regex"]));
-    let regex = regex.and_then(|regex| compiled_at_a_cost(pattern, regex));
-    let takes = |header: &&String| {
-        exact.as_ref() == Some(*header)
-            || prefix.as_ref().is_some_and(|it| header.starts_with(it))
-            || suffix.as_ref().is_some_and(|it| header.ends_with(it))
-            || part.as_ref().is_some_and(|it| header.contains(it))
-            || regex
-                .as_ref()
-                .is_some_and(|it| it.is_match(header.as_bytes()))
-    };
+    let pattern = StringMatcher::of_headers(pattern);
+    let takes = |header: &&String| pattern.matches(header) == Some(true);
     headers.iter().find(takes).map(String::as_str)
 }
 

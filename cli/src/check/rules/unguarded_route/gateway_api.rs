@@ -27,6 +27,7 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         return;
     }
     let resources = &deployment.resources;
+    note_patches(resources, found);
     let coverage = Coverage {
         api: &deployment.gateway_api,
         own,
@@ -69,6 +70,29 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                     one.help,
                 );
             }
+        }
+    }
+}
+
+/// Tells of patches that take filters out, or turn filters off for a route: of which ones is told by numbers, which are not in
+/// these files.
+fn note_patches<'t>(resources: &Resources<'t>, found: &mut Found<'t>) {
+    let policies = resources.kind("EnvoyPatchPolicy");
+    let patches = policies.flat_map(|policy| policy.list(&["spec", "jsonPatches"]));
+    for operation in patches.filter_map(|patch| patch.get("operation")) {
+        let paths = ["path", "jsonPath"].map(|key| operation.text_at(&[key]).unwrap_or_default());
+        let is_in = |key: &str| paths.iter().any(|path| path.contains(key));
+        let takes_out = matches!(
+            operation.text_at(&["op"]),
+            Some("remove" | "replace" | "move")
+        );
+        if is_in("typed_per_filter_config") || takes_out && is_in("http_filters") {
+            found.note(
+                Spot::first_key(operation, &["path", "jsonPath", "op"]),
+                "this patch changes which filters there are for requests: whether the module stays before the homeserver is not in \
+                 these files",
+                "look at what the Gateway's Envoy has: `config_dump` of its admin interface shows the module among `http_filters`",
+            );
         }
     }
 }

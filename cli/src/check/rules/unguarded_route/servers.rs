@@ -1,0 +1,194 @@
+//! The Services of the homeserver in Kubernetes: those that guarded routes lead requests to that need a token.
+//!
+//! The non-obvious rule: a Service may have further names. Another Service selects the same pods, or is of type ExternalName and
+//! names the first, and what leads to it leads to the homeserver.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Deployment;
+use crate::{
+    check::{
+        deployment::{Host, Resources, Use, has_labels, namespace},
+        rules::routes::{PRIVATE, routes_of_guarded_hosts, targets},
+    },
+    yaml::Value,
+};
+
+/// A port of a Service, in a namespace if that is named.
+type Address<'t> = (Option<&'t str>, Option<u64>);
+
+/// The Services, by name.
+#[derive(Default)]
+pub(super) struct Servers<'t>(HashMap<&'t str, Vec<Address<'t>>>);
+
+impl<'t> Servers<'t> {
+    pub fn of(deployment: &Deployment<'t>, gateways: &[&Use<'t>]) -> Self {
+        let mut servers = Self::default();
+        for one in gateways.iter().filter(|one| one.host == Host::Envoy) {
+            servers.add_clusters(deployment, one);
+        }
+        if gateways.iter().any(|one| one.host == Host::EnvoyGateway) {
+            servers.add_backends(&deployment.resources);
+        }
+        servers.add_further_names(&deployment.resources);
+        servers
+    }
+
+    /// Whether a resource leads to one of them by a Service, and by this port of it if that is known.
+    pub fn have(&self, resource: Value<'_>, service: Value<'_>, port: Option<u64>) -> bool {
+        let named = service.text_at(&["namespace"]);
+        let name = service.text_at(&["name"]).unwrap_or_default();
+        self.have_address(name, (named.or(namespace::of(resource)), port))
+    }
+
+    fn have_address(&self, name: &str, (namespace, port): Address<'_>) -> bool {
+        let mut own = self.0.get(name).into_iter().flatten();
+        own.any(|(of, own)| {
+            namespace::may_be_same(*of, namespace)
+                && (port.is_none() || own.is_none() || port == *own)
+        })
+    }
+
+    fn add(&mut self, name: &'t str, address: Address<'t>) {
+        self.0.entry(name).or_default().push(address);
+    }
+
+    /// The Services that the clusters of an Envoy name, each by a host of Kubernetes.
+    fn add_clusters(&mut self, deployment: &Deployment<'t>, one: &Use<'t>) {
+        if one.entry.is_none_or(|entry| entry.is_off) {
+            return;
+        }
+        let routes = routes_of_guarded_hosts(one, &PRIVATE);
+        let actions = routes.iter().filter_map(|route| route.get("route"));
+        let names: HashSet<_> = actions.flat_map(targets).map(|(name, _)| name).collect();
+        let clusters = names.into_iter();
+        for socket in clusters
+            .filter_map(|name| deployment.cluster(one, name))
+            .flat_map(sockets)
+        {
+            let (name, namespace) = labels(socket.text_at(&["address"]).unwrap_or_default());
+            self.add(name, (namespace, socket.number_at(&["port_value"])));
+        }
+    }
+
+    /// The Services that routes of Envoy Gateway name.
+    fn add_backends(&mut self, resources: &Resources<'t>) {
+        for route in resources.kind("HTTPRoute") {
+            let rules = route.list(&["spec", "rules"]).filter(is_of_homeserver);
+            for backend in rules.flat_map(|rule| rule.list(&["backendRefs"])) {
+                let Some(name) = backend.text_at(&["name"]) else {
+                    continue;
+                };
+                let named = backend.text_at(&["namespace"]);
+                let namespace = named.or(namespace::of(route));
+                self.add(name, (namespace, backend.number_at(&["port"])));
+            }
+        }
+    }
+
+    /// Other Services that lead to the same pods.
+    fn add_further_names(&mut self, resources: &Resources<'t>) {
+        let services: Vec<_> = resources.kind("Service").collect();
+        let mut further = Vec::new();
+        for own in &services {
+            for port in own.list(&["spec", "ports"]) {
+                if !self.have_port(*own, port) {
+                    continue;
+                }
+                for other in &services {
+                    let ports = other.list(&["spec", "ports"]);
+                    if select_the_same(resources, *own, *other) {
+                        further.extend(
+                            ports
+                                .filter(|other| target(*other) == target(port))
+                                .map(|port| (*other, port.number_at(&["port"]))),
+                        );
+                    }
+                }
+            }
+        }
+        for (service, port) in further {
+            self.add_service(service, port);
+        }
+        for service in services {
+            let host = service.text_at(&["spec", "externalName"]);
+            let (name, namespace) = labels(host.unwrap_or_default());
+            let addresses = self.0.get(name).cloned().unwrap_or_default();
+            for (of, port) in addresses {
+                if namespace::may_be_same(of, namespace) {
+                    self.add_service(service, port);
+                }
+            }
+        }
+    }
+
+    fn have_port(&self, service: Value<'_>, port: Value<'_>) -> bool {
+        let name = service.text_at(&["metadata", "name"]).unwrap_or_default();
+        self.have_address(name, (namespace::of(service), port.number_at(&["port"])))
+    }
+
+    fn add_service(&mut self, service: Value<'t>, port: Option<u64>) {
+        if let Some(name) = service.text_at(&["metadata", "name"]) {
+            self.add(name, (namespace::of(service), port));
+        }
+    }
+}
+
+/// The name and the namespace of a Service whose host this is.
+fn labels(host: &str) -> (&str, Option<&str>) {
+    let mut labels = host.split('.');
+    (labels.next().unwrap_or_default(), labels.next())
+}
+
+/// The addresses of a cluster.
+fn sockets<'t>(cluster: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    cluster
+        .list(&["load_assignment", "endpoints"])
+        .flat_map(|locality| locality.list(&["lb_endpoints"]))
+        .filter_map(|endpoint| endpoint.at(&["endpoint", "address", "socket_address"]))
+}
+
+/// Whether a rule of a route is for the homeserver, as far as a prefix tells. Some paths below are MAS's, such as `logout`.
+fn is_of_homeserver(rule: &Value<'_>) -> bool {
+    let mut matches = rule.list(&["matches"]);
+    matches.any(|one| {
+        let path = one.text_at(&["path", "value"]).unwrap_or_default();
+        path.starts_with("/_matrix")
+            && one.text_at(&["path", "type"]) != Some("RegularExpression")
+            && PRIVATE.iter().any(|private| private.starts_with(path))
+    })
+}
+
+/// The port of the pods that a port of a Service leads to.
+fn target<'t>(port: Value<'t>) -> Option<&'t str> {
+    let target = port.get("targetPort").or_else(|| port.get("port"));
+    target.and_then(Value::text)
+}
+
+/// Whether two Services lead to the same pods: to pods of one of these workloads, or else by the same labels.
+fn select_the_same(resources: &Resources<'_>, one: Value<'_>, other: Value<'_>) -> bool {
+    let selectors = (
+        one.at(&["spec", "selector"]),
+        other.at(&["spec", "selector"]),
+    );
+    let (Some(wanted), Some(others)) = selectors else {
+        return false;
+    };
+    // An empty one selects nothing.
+    let is_empty = |selector: Value<'_>| selector.members().next().is_none();
+    if one.key() == other.key()
+        || !namespace::may_be_shared(one, other)
+        || is_empty(wanted)
+        || is_empty(others)
+    {
+        return false;
+    }
+    let are_equal = has_labels(wanted, Some(others)) && has_labels(others, Some(wanted));
+    let mut pods = resources.pods();
+    are_equal
+        || pods.any(|pod| {
+            namespace::may_be_same(pod.namespace, namespace::of(one))
+                && has_labels(wanted, pod.labels)
+                && has_labels(others, pod.labels)
+        })
+}
