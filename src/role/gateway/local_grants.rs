@@ -132,7 +132,8 @@ impl LocalGrants {
     }
 
     /// Returns what a finding grants. Keeps it if the shared cache holds it as well, and it names a user: an answer without one is
-    /// void by what MAS tells of anybody, and nothing would end a worker's copy. Otherwise nothing is kept of the token.
+    /// void by what MAS tells of any user who may be back, and nothing would end a worker's copy. Otherwise nothing is kept of the
+    /// token.
     pub fn grant<H: Host>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -148,7 +149,7 @@ impl LocalGrants {
         self.grants.remove(&plugin.grant_key(&found.digest));
         match &found.verdict {
             Verdict::Active(entry) => {
-                let grant = Grant::new(&entry.answer.token(), &plugin.config);
+                let grant = Grant::new(&entry.answer.token(), plugin.config.grant_terms());
                 Verdict::Active(grant)
             }
             Verdict::Inactive(answer) => Verdict::Inactive(answer.clone()),
@@ -172,7 +173,7 @@ impl LocalGrants {
         {
             return kept.grant.clone();
         }
-        let grant = Grant::new(&active.answer.token(), &plugin.config);
+        let grant = Grant::new(&active.answer.token(), plugin.config.grant_terms());
         let entry = KeptGrant {
             grant: grant.clone(),
             fresh_until: active.fresh_until,

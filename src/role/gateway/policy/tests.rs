@@ -398,7 +398,7 @@ fn active(scope: &str) -> Verdict<Grant> {
         scope,
     };
     let names = json!({"identity_headers": {"client_id": "x-client", "scope": "x-scope"}});
-    Verdict::Active(Grant::new(&token, &config(names)))
+    Verdict::Active(Grant::new(&token, config(names).grant_terms()))
 }
 
 fn terms(requirement: AuthRequirement, kind: Option<TokenKind>) -> Terms {
@@ -539,7 +539,7 @@ fn a_grant_holds_nothing_that_no_header_tells() {
         client_id: Some("client"),
         scope: API,
     };
-    let Grant::Identity(identity) = Grant::new(&token, &config(json!({}))) else {
+    let Grant::Identity(identity) = Grant::new(&token, config(json!({})).grant_terms()) else {
         panic!("it may act as alice");
     };
     assert_eq!((&identity.client_id, &identity.scope), (&None, &None));
