@@ -278,3 +278,32 @@ fn fingerprint(parts: &[&str]) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = hash.finalize().0;
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The smallest configuration of a gateway, with these keys in place of its own. Under `introspection` each key is replaced by
+    /// itself. Every environment variable holds a secret.
+    pub(crate) fn with(overrides: Value) -> Config {
+        let mut keys = json!({
+            "server_name": "example.org",
+            "introspection": {"cluster": "mas", "credential": {"injected": true}},
+        });
+        let Value::Object(overrides) = overrides else {
+            panic!("these are no keys: {overrides}");
+        };
+        for (key, value) in overrides {
+            match (key.as_str(), value) {
+                ("introspection", Value::Object(value)) => {
+                    let members = keys["introspection"].as_object_mut().unwrap();
+                    members.extend(value);
+                }
+                (_, value) => keys[key] = value,
+            }
+        }
+        parse(keys.to_string().as_bytes(), &|_| Some("s3cret".to_owned())).unwrap()
+    }
+}

@@ -103,6 +103,8 @@ fn asking(define: &mut dyn FnMut(Metric)) {
 mod tests {
     use std::collections::BTreeSet;
 
+    use serde_json::json;
+
     use super::*;
     use crate::{config, host::fake::FakeHost, metrics::tests::metrics};
 
@@ -169,11 +171,9 @@ mod tests {
     }
 
     fn defined(role: &str, mode: &str) -> BTreeSet<String> {
-        let json = format!(
-            r#"{{"role":"{role}","mode":"{mode}","server_name":"example.org","introspection":{{"cluster":"mas","credential":{{"injected":true}}}}}}"#
-        );
         let host = FakeHost::default();
-        define(&host, &config::parse(json.as_bytes(), &|_| None).unwrap());
+        let config = config::tests::with(json!({"role": role, "mode": mode}));
+        define(&host, &config);
         let metrics = host.metrics.borrow();
         assert!(metrics.values().all(|value| *value == 0));
         metrics.keys().cloned().collect()

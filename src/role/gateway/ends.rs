@@ -348,6 +348,8 @@ fn owner_of(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::{
         config,
@@ -357,9 +359,7 @@ mod tests {
     const ROOT: RootId = RootId(1);
 
     fn plugin() -> Rc<Plugin> {
-        let text = r#"{"server_name":"example.org","introspection":{"cluster":"mas","credential":{"injected":true}}}"#;
-        let config = config::parse(text.as_bytes(), &|_| None).unwrap();
-        Rc::new(Plugin::new(ROOT, config))
+        Rc::new(Plugin::new(ROOT, config::tests::with(json!({}))))
     }
 
     fn end_at(plugin: &Rc<Plugin>, due_at: Instant) -> End {

@@ -141,6 +141,8 @@ impl std::fmt::Debug for RecognizedTokens {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::{
         config::{self, AppserviceTokens},
@@ -162,12 +164,7 @@ mod tests {
     }
 
     fn config(appservice_tokens: &[&str]) -> Config {
-        let config = serde_json::json!({
-            "server_name": "example.org",
-            "introspection": {"cluster": "mas", "credential": {"injected": true}},
-            "appservice_tokens": appservice_tokens,
-        });
-        config::parse(config.to_string().as_bytes(), &|_| None).unwrap()
+        config::tests::with(json!({"appservice_tokens": appservice_tokens}))
     }
 
     #[test]

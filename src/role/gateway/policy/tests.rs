@@ -97,15 +97,11 @@ enum Needs {
 
 /// The configuration with these keys beside those that every one has.
 fn config(overrides: Value) -> Config {
-    let mut keys = json!({
-        "server_name": "example.org",
-        "introspection": {"cluster": "mas", "credential": {"injected": true}},
-        "endpoints": [{"exact": OPTIONAL, "auth": "optional"}],
-    });
+    let mut keys = json!({"endpoints": [{"exact": OPTIONAL, "auth": "optional"}]});
     if let Value::Object(overrides) = overrides {
         keys.as_object_mut().unwrap().extend(overrides);
     }
-    config::parse(keys.to_string().as_bytes(), &|_| None).unwrap()
+    config::tests::with(keys)
 }
 
 fn needs(config: &Config, head: &Head) -> Needs {
