@@ -348,13 +348,13 @@ impl Gateway {
             },
         };
         if let Some(grant) = self.local.lookup(cb, resolver, plugin, &query) {
-            self.local.remember_last(plugin);
+            self.local.remember(plugin, &question.digest);
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
         }
         let found = match resolver.lookup(cb, &query) {
             Some(found) => {
                 if let Verdict::Inactive(_) = found.verdict {
-                    self.local.remember_last_inactive(plugin);
+                    self.local.remember_inactive(plugin, &question.digest);
                 }
                 Some(found)
             }

@@ -17,7 +17,7 @@ use crate::{
     metrics::Metric,
     resolver::{Found, Query, Resolver, Verdict},
     role::plugin::Plugin,
-    token::TokenSecret,
+    token::{TokenDigest, TokenSecret},
 };
 
 /// What the gateway keeps in one worker.
@@ -92,16 +92,16 @@ impl LocalGrants {
         self.recognized.of(config, secret, token)
     }
 
-    /// Remembers the last token that was recognized, of which a grant is kept.
-    pub fn remember_last(&mut self, plugin: &Plugin) {
+    /// Remembers what the token of this name is, of which a grant is kept, if it was the last to be recognized.
+    pub fn remember(&mut self, plugin: &Plugin, token: &TokenDigest) {
         let capacity = self.capacity(plugin);
-        self.recognized.remember_last(capacity);
+        self.recognized.remember(token, capacity);
     }
 
     /// The same for a token that is inactive.
-    pub fn remember_last_inactive(&mut self, plugin: &Plugin) {
+    pub fn remember_inactive(&mut self, plugin: &Plugin, token: &TokenDigest) {
         let capacity = self.capacity(plugin);
-        self.recognized.remember_last_inactive(capacity);
+        self.recognized.remember_inactive(token, capacity);
     }
 
     /// Returns the grant that this worker keeps of a token, if it still counts. Renews its answer in the
