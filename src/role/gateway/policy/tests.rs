@@ -113,12 +113,12 @@ fn needs(config: &Config, head: &Head) -> Needs {
         Inspection::ForwardAndWatch(SessionEnd::Logout(token) | SessionEnd::LogoutAll(token)) => {
             Needs::Logout(TokenDigest::of(token.as_bytes()))
         }
-        Inspection::Identify(question) => Needs::Owner(question.digest),
+        Inspection::Identify(need) => Needs::Owner(need.digest),
         Inspection::Reject(rejection) => Needs::Rejection(rejection),
         Inspection::Inactive => Needs::Inactive,
-        Inspection::Introspect(question) => {
-            assert_eq!(question.digest, TokenDigest::of(question.token.as_bytes()));
-            Needs::Verdict(question.terms.kind)
+        Inspection::Introspect(need) => {
+            assert_eq!(need.digest, TokenDigest::of(need.token.as_bytes()));
+            Needs::Verdict(need.terms.kind)
         }
     }
 }
