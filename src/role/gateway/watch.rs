@@ -2,11 +2,11 @@
 //!
 //! `passing.rs` says what it makes of what it sees.
 
-use super::ends::{Ending, Scope};
+use super::ends::{EndedBy, Ending, Scope};
 use crate::{
     mas::user::UserKey,
     matrix::session_end::{RevocationForm, SessionEnd},
-    metrics::{HomeserverAnswer, InvalidationReason, RejectionReason},
+    metrics::{HomeserverAnswer, RejectionReason},
     role::exchange::{self, Wants},
     token::{AccessToken, TokenDigest, TokenSecret},
 };
@@ -43,7 +43,7 @@ impl Watch {
         let name = |token: &AccessToken<'_>| secret.digest(token.as_bytes());
         match end {
             SessionEnd::Logout(token) => {
-                Self::SessionEnd(Ending::of_session(name(token), InvalidationReason::Logout))
+                Self::SessionEnd(Ending::of_session(name(token), EndedBy::Logout))
             }
             SessionEnd::LogoutAll(token) => Self::logout_all(name(token), None),
             SessionEnd::Revocation => Self::Revocation(Box::new(RevocationForm::new(secret))),
@@ -52,7 +52,7 @@ impl Watch {
 
     /// Returns the watch over a request that revokes this token.
     pub fn revocation(token: TokenDigest) -> Self {
-        Self::SessionEnd(Ending::of_session(token, InvalidationReason::Revocation))
+        Self::SessionEnd(Ending::of_session(token, EndedBy::Revocation))
     }
 
     /// Returns the watch when no more of the request's body counts: MAS has answered, or the request has ended. Then a form has its
@@ -69,7 +69,7 @@ impl Watch {
     pub fn logout_all(token: TokenDigest, user: Option<UserKey>) -> Self {
         Self::SessionEnd(Ending {
             token,
-            reason: InvalidationReason::Logout,
+            by: EndedBy::Logout,
             scope: Scope::AllOfUser(user),
         })
     }
