@@ -301,11 +301,7 @@ impl Worker {
     }
 
     fn learn_from_stream_end(&mut self, host: &impl Host, exchange: &AnyExchange) {
-        // What is still watched for at the end is always something that the response would have told.
-        let Some(root) = exchange
-            .root()
-            .filter(|_| exchange.wants().response_headers)
-        else {
+        let Some(root) = exchange.root().filter(|_| exchange.wants().stream_end) else {
             return;
         };
         let cb = Callback::new(host, root);
@@ -431,11 +427,11 @@ impl Worker {
     }
 }
 
-    use serde_json::{Value, json};
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use serde_json::{Value, json};
 
     use super::{timers::HURRIED_TICK, *};
     use crate::{
@@ -453,7 +449,7 @@ mod tests {
         let host = FakeHost::default();
         let plugin = plugin(json!({
             "role": "introspection",
-            "introspection": {"cluster": "mas", "credential": {"bearer": {"value": "secret"}}},
+            "introspection": {"credential": {"bearer": {"value": "secret"}}},
         }));
         host.headers.replace(INTROSPECTION.into());
         let mut worker = Worker::new(|| 7);

@@ -45,10 +45,13 @@ pub enum Watch {
 
 impl exchange::Watch for Watch {
     fn wants(&self) -> Wants {
-        let is_request = matches!(self, Self::Request(_));
-        Wants {
-            request_body: is_request,
-            response_headers: is_request,
+        match self {
+            Self::Nothing => Wants::default(),
+            Self::Request(_) => Wants {
+                request_body: true,
+                response_headers: true,
+                stream_end: true,
+            },
         }
     }
 }

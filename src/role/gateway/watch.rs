@@ -78,9 +78,54 @@ impl Watch {
 impl exchange::Watch for Watch {
     #[inline]
     fn wants(&self) -> Wants {
-        Wants {
-            request_body: matches!(self, Self::Revocation(_)),
-            response_headers: !matches!(self, Self::Nothing | Self::Answered(_)),
+        let response = Wants {
+            response_headers: true,
+            ..Wants::default()
+        };
+        let response_or_end = Wants {
+            stream_end: true,
+            ..response
+        };
+        match self {
+            Self::Nothing | Self::Answered(_) => Wants::default(),
+            Self::Active(_) | Self::GrpcReply(_) => response,
+            Self::SessionEnd(_) | Self::Undecided | Self::WouldReject(_) => response_or_end,
+            Self::Revocation(_) => Wants {
+                request_body: true,
+                ..response_or_end
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_watch_wants_the_callbacks_that_tell_it_something() {
+        let token = TokenDigest::of(b"token");
+        let form = Box::new(RevocationForm::new(TokenSecret::NONE));
+        for (watch, wanted) in [
+            (Watch::Nothing, [false, false, false]),
+            (Watch::Active(token), [false, true, false]),
+            (Watch::GrpcReply(401), [false, true, false]),
+            (Watch::logout_all(token, None), [false, true, true]),
+            (Watch::Revocation(form), [true, true, true]),
+            (Watch::Undecided, [false, true, true]),
+            (Watch::Answered(HomeserverAnswer::None), [false; 3]),
+            (
+                Watch::WouldReject(RejectionReason::NotActive),
+                [false, true, true],
+            ),
+        ] {
+            let Wants {
+                request_body,
+                response_headers,
+                stream_end,
+            } = exchange::Watch::wants(&watch);
+            let found = [request_body, response_headers, stream_end];
+            assert_eq!(found, wanted, "{watch:?}");
         }
     }
 }

@@ -404,5 +404,6 @@ fn later_callbacks_are_asked_for_only_while_something_is_watched_for() {
         let found = watch.wants();
         assert_eq!(found.request_body, body, "{watch:?}");
         assert_eq!(found.response_headers, response, "{watch:?}");
+        assert!(!found.stream_end, "{watch:?}");
     }
 }
