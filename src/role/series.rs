@@ -106,7 +106,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{config, host::fake::FakeHost, metrics::tests::metrics};
+    use crate::{config, host::fake::FakeHost};
 
     /// Who counts a metric: a gateway that enforces, one in shadow mode, the introspection role, the provisioning role.
     fn counts(metric: Metric) -> [bool; 4] {
@@ -164,7 +164,9 @@ mod tests {
             ("provisioning", "enforce"),
         ];
         for (at, (role, mode)) in roles.into_iter().enumerate() {
-            let counted = metrics().into_iter().filter(|metric| counts(*metric)[at]);
+            let counted = Metric::all()
+                .into_iter()
+                .filter(|metric| counts(*metric)[at]);
             let expected: BTreeSet<String> = counted.map(Metric::name).collect();
             assert_eq!(defined(role, mode), expected, "{role} {mode}");
         }
