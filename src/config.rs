@@ -5,6 +5,7 @@
 
 mod appservice_tokens;
 mod check;
+mod grant_terms;
 mod header_name;
 mod host_name;
 mod identity_headers;
@@ -30,7 +31,8 @@ use std::{fmt, rc::Rc, time::Duration};
 use sha2::{Digest as _, Sha256};
 
 pub use self::{
-    appservice_tokens::AppserviceTokens, identity_headers::IdentityHeaders, keys::parse,
+    appservice_tokens::AppserviceTokens, grant_terms::GrantTerms,
+    identity_headers::IdentityHeaders, keys::parse,
 };
 #[cfg(not(target_arch = "wasm32"))]
 pub use self::{
@@ -204,12 +206,43 @@ impl Config {
         fingerprint(&self.question())
     }
 
-    /// Names the question and what a worker makes of the answer for itself: user ids of this server, and what else the
-    /// headers tell, for as long as this configuration lets an answer hold.
+    /// Names the question, the terms on which a worker makes grants of the answers, and how long it may use one and whether it
+    /// renews it before that. Listeners share the grants of a worker for which all of that is the same.
     pub fn identity_fingerprint(&self) -> u64 {
-        let ttl = millis(self.cache.ttl).to_string();
+        let Cache {
+            ttl,
+            refresh_ahead,
+            // They bound what is kept, and make nothing of an active answer.
+            negative_ttl: _,
+            stale_if_error: _,
+            slots: _,
+            negative_slots: _,
+            local_entries: _,
+        } = self.cache;
+        let GrantTerms {
+            server_name,
+            tells_client_id,
+            tells_scope,
+        } = self.grant_terms();
+        let ttl = millis(ttl).to_string();
+        let flag = |is_set, name| if is_set { name } else { "" };
         let [cluster, authority, path, credential] = self.question();
-        // What is made of an answer has user and device in any case, and the kind of a token is read off the token.
+        fingerprint(&[
+            cluster,
+            authority,
+            path,
+            credential,
+            server_name,
+            &ttl,
+            flag(refresh_ahead, "refresh_ahead"),
+            flag(tells_client_id, "client_id"),
+            flag(tells_scope, "scope"),
+        ])
+    }
+
+    /// Returns the terms on which active tokens are made into grants.
+    pub fn grant_terms(&self) -> GrantTerms<'_> {
+        // A grant has user and device in any case, and the kind of a token is read off the token.
         let IdentityHeaders {
             user_id: _,
             device_id: _,
@@ -217,21 +250,11 @@ impl Config {
             client_id,
             scope,
         } = &self.identity_headers;
-        let told = match (client_id, scope) {
-            (None, None) => "",
-            (Some(_), None) => "client_id",
-            (None, Some(_)) => "scope",
-            (Some(_), Some(_)) => "client_id scope",
-        };
-        fingerprint(&[
-            cluster,
-            authority,
-            path,
-            credential,
-            &self.server_name,
-            &ttl,
-            told,
-        ])
+        GrantTerms {
+            server_name: &self.server_name,
+            tells_client_id: client_id.is_some(),
+            tells_scope: scope.is_some(),
+        }
     }
 
     fn question(&self) -> [&str; 4] {
@@ -254,4 +277,33 @@ fn fingerprint(parts: &[&str]) -> u64 {
     }
     let [a, b, c, d, e, f, g, h, ..] = hash.finalize().0;
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The smallest configuration of a gateway, with these keys in place of its own. Under `introspection` each key is replaced by
+    /// itself. Every environment variable holds a secret.
+    pub(crate) fn with(overrides: Value) -> Config {
+        let mut keys = json!({
+            "server_name": "example.org",
+            "introspection": {"cluster": "mas", "credential": {"injected": true}},
+        });
+        let Value::Object(overrides) = overrides else {
+            panic!("these are no keys: {overrides}");
+        };
+        for (key, value) in overrides {
+            match (key.as_str(), value) {
+                ("introspection", Value::Object(value)) => {
+                    let members = keys["introspection"].as_object_mut().unwrap();
+                    members.extend(value);
+                }
+                (_, value) => keys[key] = value,
+            }
+        }
+        parse(keys.to_string().as_bytes(), &|_| Some("s3cret".to_owned())).unwrap()
+    }
 }

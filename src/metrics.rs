@@ -14,48 +14,7 @@ pub use self::labels::{
 };
 use self::labels::{Label, NONE};
 
-/// Something worth counting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Metric {
-    /// A client request was decided.
-    Request(Outcome),
-    /// An introspection request of the homeserver was answered, or passed on.
-    Answered(Outcome),
-    /// A table of the shared cache was looked into.
-    Lookup(CacheTable, LookupResult),
-    /// An entry of the shared cache made room for another.
-    Evicted(CacheTable, Evicted),
-    /// An entry of a worker's own cache made room for another.
-    LocalEvicted,
-    /// An answer was too long for the shared cache.
-    TooLong(CacheTable),
-    /// A request joined an introspection that was already in flight.
-    Coalesced,
-    /// A request waits for an introspection that another worker makes.
-    LeaseWait,
-    /// A question waits in line, because every call that it may have is under way.
-    LineWait,
-    /// An answer in use is renewed before it ends.
-    Refresh,
-    /// An active answer was dropped before its time, or all answers about a user, for this reason.
-    Invalidated(InvalidationReason),
-    /// An introspection call ended: `active`, `inactive`, or why there is no verdict.
-    Introspection(IntrospectionOutcome),
-    /// How long an introspection call took that has ended, as a histogram in milliseconds.
-    IntrospectionMillis,
-    /// How long a request was held, as a histogram in milliseconds.
-    HeldMillis,
-    /// The edge answered in place of the homeserver, for this reason.
-    Rejected(RejectionReason),
-    /// Shadow mode let a request pass that `enforce` would have rejected, for this reason.
-    WouldReject(RejectionReason),
-    /// What became of such a request, once that is known.
-    WouldRejectAnswer(RejectionReason, HomeserverAnswer),
-    /// A request that may end answers passed from MAS to the homeserver.
-    ProvisioningRequest(PresentedSecret),
-}
-
-/// What kind of metric the host is to define.
+/// What kind of metric the host is to define. There is no gauge: what a VM adds to one stays there when the VM fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows.
@@ -64,102 +23,136 @@ pub enum Kind {
     Histogram,
 }
 
+/// Defines the metrics, each with the enums of its labels, its kind and its name, and as many rows for them.
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $metric:ident $(($($label:ty),+))?: $kind:ident $name:literal,)*) => {
+        /// Something worth counting.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Metric {
+            $($(#[$doc])* $metric $(($($label),+))?,)*
+        }
+
+        /// A metric with all values of its labels.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Row {
+            $($metric,)*
+        }
+
+        impl Row {
+            const ALL: &[Self] = &[$(Self::$metric),*];
+        }
+
+        impl Metric {
+            /// Counter or histogram.
+            pub fn kind(self) -> Kind {
+                match self {
+                    $(Self::$metric { .. } => Kind::$kind,)*
+                }
+            }
+
+            fn row(self) -> Row {
+                match self {
+                    $(Self::$metric { .. } => Row::$metric,)*
+                }
+            }
+
+            /// The name without labels.
+            fn family(self) -> &'static str {
+                match self {
+                    $(Self::$metric { .. } => $name,)*
+                }
+            }
+        }
+    };
+}
+
+metrics! {
+    /// A client request was decided.
+    Request(Outcome): Counter "requests_total",
+    /// An introspection request of a caller that is served here was answered, or passed on.
+    Answered(Outcome): Counter "introspection_answers_total",
+    /// A table of the shared cache was looked into.
+    Lookup(CacheTable, LookupResult): Counter "cache_lookups_total",
+    /// An entry of the shared cache made room for another.
+    Evicted(CacheTable, Evicted): Counter "cache_evictions_total",
+    /// An entry of a worker's own cache made room for another.
+    LocalEvicted: Counter "cache_evictions_total",
+    /// An answer was too long for the shared cache.
+    TooLong(CacheTable): Counter "cache_too_long_total",
+    /// A request joined an introspection that was already in flight.
+    Coalesced: Counter "coalesced_requests_total",
+    /// A request waits for an introspection that another worker makes.
+    LeaseWait: Counter "lease_waits_total",
+    /// A question waits in line, because every call that it may have is under way.
+    LineWait: Counter "line_waits_total",
+    /// An answer in use is renewed before it ends.
+    Refresh: Counter "refreshes_total",
+    /// An active answer was dropped before its time, or all answers about a user, for this reason.
+    Invalidated(InvalidationReason): Counter "invalidations_total",
+    /// An introspection call ended: `active`, `inactive`, or why there is no verdict.
+    Introspection(IntrospectionOutcome): Counter "introspections_total",
+    /// How long an introspection call took that has ended, as a histogram in milliseconds.
+    IntrospectionMillis: Histogram "introspection_duration_milliseconds",
+    /// How long a request was held, as a histogram in milliseconds.
+    HeldMillis: Histogram "held_duration_milliseconds",
+    /// The edge answered in place of the homeserver, for this reason.
+    Rejected(RejectionReason): Counter "rejections_total",
+    /// Shadow mode let a request pass that `enforce` would have rejected, for this reason.
+    WouldReject(RejectionReason): Counter "would_reject_total",
+    /// A request that may end answers passed from MAS to the homeserver.
+    ProvisioningRequest(PresentedSecret): Counter "provisioning_requests_total",
+    /// What became of a request that `enforce` would have rejected, once that is known.
+    WouldRejectAnswer(RejectionReason, HomeserverAnswer): Counter "would_reject_answers_total",
+}
+
+// No label has more values. One more reason would need longer rows.
 const _: () = assert!(RejectionReason::ALL.len() <= Metric::ROW);
 
-impl Metric {
-    /// Counter or histogram. There is no gauge: what a VM adds to one stays there when the VM fails.
-    pub fn kind(self) -> Kind {
-        match self {
-            Self::IntrospectionMillis | Self::HeldMillis => Kind::Histogram,
-            _ => Kind::Counter,
-        }
-    }
+// It is as long as several rows, so none may come after it.
+const _: () = assert!(Row::WouldRejectAnswer as usize + 1 == Row::ALL.len());
 
+impl Metric {
     /// Every metric.
     pub fn all() -> Vec<Self> {
-        let mut all = vec![
-            Self::LocalEvicted,
-            Self::Coalesced,
-            Self::LeaseWait,
-            Self::LineWait,
-            Self::Refresh,
-            Self::IntrospectionMillis,
-            Self::HeldMillis,
-        ];
-        all.extend(Outcome::ALL.iter().map(|value| Self::Request(*value)));
-        all.extend(Outcome::ALL.iter().map(|value| Self::Answered(*value)));
-        for table in CacheTable::ALL {
-            all.extend(
-                LookupResult::ALL
-                    .iter()
-                    .map(|hit| Self::Lookup(*table, *hit)),
-            );
-            let evicted = Evicted::ALL.iter();
-            all.extend(evicted.map(|evicted| Self::Evicted(*table, *evicted)));
-            all.push(Self::TooLong(*table));
-        }
-        let reasons = InvalidationReason::ALL.iter();
-        all.extend(reasons.map(|value| Self::Invalidated(*value)));
-        let outcomes = IntrospectionOutcome::ALL.iter();
-        all.extend(outcomes.map(|value| Self::Introspection(*value)));
-        let secrets = PresentedSecret::ALL.iter();
-        all.extend(secrets.map(|value| Self::ProvisioningRequest(*value)));
-        for reason in RejectionReason::ALL {
-            all.push(Self::Rejected(*reason));
-            all.push(Self::WouldReject(*reason));
-            let answers = HomeserverAnswer::ALL.iter();
-            all.extend(answers.map(|answer| Self::WouldRejectAnswer(*reason, *answer)));
-        }
-        all
+        Row::ALL.iter().flat_map(|row| row.metrics()).collect()
     }
 
     /// Places that metrics have.
-    pub const PLACES: usize = (Self::ROWS + HomeserverAnswer::ALL.len()) * Self::ROW;
+    pub const PLACES: usize = (Row::ALL.len() - 1 + HomeserverAnswer::ALL.len()) * Self::ROW;
 
-    /// Rows of metrics with one label at the most.
-    const ROWS: usize = 17;
-
-    /// Places in a row. No label has more values.
+    /// Places in a row.
     const ROW: usize = 16;
 
-    /// Returns the metric's place among all of them, for a list that is looked up without a search. Each kind of metric has
-    /// a row, and the one with two reasons has a row for each answer.
+    /// Returns the metric's place among all of them, for a list that is looked up without a search.
     pub fn place(self) -> usize {
-        let (row, place) = match self {
-            Self::Request(outcome) => (0, outcome as usize),
-            Self::Answered(outcome) => (1, outcome as usize),
-            Self::Lookup(table, hit) => {
-                (2, LookupResult::ALL.len() * table as usize + hit as usize)
-            }
-            Self::Evicted(table, evicted) => {
-                (3, Evicted::ALL.len() * table as usize + evicted as usize)
-            }
-            Self::LocalEvicted => (4, 0),
-            Self::TooLong(table) => (5, table as usize),
-            Self::Coalesced => (6, 0),
-            Self::LeaseWait => (7, 0),
-            Self::LineWait => (8, 0),
-            Self::Refresh => (9, 0),
-            Self::Invalidated(reason) => (10, reason as usize),
-            Self::Introspection(outcome) => (11, outcome as usize),
-            Self::IntrospectionMillis => (12, 0),
-            Self::HeldMillis => (13, 0),
-            Self::Rejected(reason) => (14, reason as usize),
-            Self::WouldReject(reason) => (15, reason as usize),
-            Self::ProvisioningRequest(secret) => (16, secret as usize),
+        let place = match self {
+            Self::LocalEvicted
+            | Self::Coalesced
+            | Self::LeaseWait
+            | Self::LineWait
+            | Self::Refresh
+            | Self::IntrospectionMillis
+            | Self::HeldMillis => 0,
+            Self::Request(outcome) | Self::Answered(outcome) => outcome as usize,
+            Self::Lookup(table, hit) => LookupResult::ALL.len() * table as usize + hit as usize,
+            Self::Evicted(table, evicted) => Evicted::ALL.len() * table as usize + evicted as usize,
+            Self::TooLong(table) => table as usize,
+            Self::Invalidated(reason) => reason as usize,
+            Self::Introspection(outcome) => outcome as usize,
+            Self::Rejected(reason) | Self::WouldReject(reason) => reason as usize,
+            Self::ProvisioningRequest(secret) => secret as usize,
             Self::WouldRejectAnswer(reason, answer) => {
-                (Self::ROWS + answer as usize, reason as usize)
+                Self::ROW * answer as usize + reason as usize
             }
         };
-        row * Self::ROW + place
+        Self::ROW * self.row() as usize + place
     }
 
     /// The metric's name before Envoy's own prefix, with its labels.
     pub fn name(self) -> String {
-        let (name, labels) = self.name_and_labels();
         let mut full = "matrix_edge_auth_".to_owned();
-        full.push_str(name);
-        for (label, value) in labels {
+        full.push_str(self.family());
+        for (label, value) in self.labels() {
             if !label.is_empty() {
                 for part in [".", label, "=", value] {
                     full.push_str(part);
@@ -169,51 +162,82 @@ impl Metric {
         full
     }
 
-    fn name_and_labels(self) -> (&'static str, [Label; 2]) {
+    fn labels(self) -> [Label; 2] {
         match self {
-            Self::Request(outcome) => ("requests_total", outcome.labels()),
-            Self::Answered(outcome) => ("introspection_answers_total", outcome.labels()),
-            Self::Lookup(table, hit) => (
-                "cache_lookups_total",
-                [("table", table.label()), ("result", hit.label())],
-            ),
-            Self::Evicted(table, evicted) => (
-                "cache_evictions_total",
-                [("table", table.label()), ("reason", evicted.label())],
-            ),
-            Self::LocalEvicted => (
-                "cache_evictions_total",
-                [("table", "local"), ("reason", "capacity")],
-            ),
-            Self::TooLong(table) => ("cache_too_long_total", [("table", table.label()), NONE]),
-            Self::Coalesced => ("coalesced_requests_total", [NONE; 2]),
-            Self::LeaseWait => ("lease_waits_total", [NONE; 2]),
-            Self::LineWait => ("line_waits_total", [NONE; 2]),
-            Self::Refresh => ("refreshes_total", [NONE; 2]),
-            Self::Invalidated(reason) => {
-                ("invalidations_total", [("reason", reason.label()), NONE])
+            Self::Coalesced
+            | Self::LeaseWait
+            | Self::LineWait
+            | Self::Refresh
+            | Self::IntrospectionMillis
+            | Self::HeldMillis => [NONE; 2],
+            Self::Request(outcome) | Self::Answered(outcome) => outcome.labels(),
+            Self::Lookup(table, hit) => [("table", table.label()), ("result", hit.label())],
+            Self::Evicted(table, evicted) => {
+                [("table", table.label()), ("reason", evicted.label())]
             }
-            Self::Introspection(outcome) => {
-                ("introspections_total", [("outcome", outcome.label()), NONE])
+            Self::LocalEvicted => [("table", "local"), ("reason", "capacity")],
+            Self::TooLong(table) => [("table", table.label()), NONE],
+            Self::Invalidated(reason) => [("reason", reason.label()), NONE],
+            Self::Introspection(outcome) => [("outcome", outcome.label()), NONE],
+            Self::Rejected(reason) | Self::WouldReject(reason) => {
+                [("reason", reason.label()), NONE]
             }
-            Self::IntrospectionMillis => ("introspection_duration_milliseconds", [NONE; 2]),
-            Self::HeldMillis => ("held_duration_milliseconds", [NONE; 2]),
-            Self::Rejected(reason) => ("rejections_total", [("reason", reason.label()), NONE]),
-            Self::WouldReject(reason) => ("would_reject_total", [("reason", reason.label()), NONE]),
-            Self::WouldRejectAnswer(reason, answer) => (
-                "would_reject_answers_total",
-                [("answer", answer.label()), ("reason", reason.label())],
-            ),
-            Self::ProvisioningRequest(secret) => (
-                "provisioning_requests_total",
-                [("secret", secret.label()), NONE],
+            Self::ProvisioningRequest(secret) => [("secret", secret.label()), NONE],
+            Self::WouldRejectAnswer(reason, answer) => {
+                [("answer", answer.label()), ("reason", reason.label())]
+            }
+        }
+    }
+}
+
+impl Row {
+    /// Returns its metrics.
+    fn metrics(self) -> Vec<Metric> {
+        match self {
+            Self::Request => each(Outcome::ALL, Metric::Request),
+            Self::Answered => each(Outcome::ALL, Metric::Answered),
+            Self::Lookup => each_pair(CacheTable::ALL, LookupResult::ALL, Metric::Lookup),
+            Self::Evicted => each_pair(CacheTable::ALL, Evicted::ALL, Metric::Evicted),
+            Self::LocalEvicted => vec![Metric::LocalEvicted],
+            Self::TooLong => each(CacheTable::ALL, Metric::TooLong),
+            Self::Coalesced => vec![Metric::Coalesced],
+            Self::LeaseWait => vec![Metric::LeaseWait],
+            Self::LineWait => vec![Metric::LineWait],
+            Self::Refresh => vec![Metric::Refresh],
+            Self::Invalidated => each(InvalidationReason::ALL, Metric::Invalidated),
+            Self::Introspection => each(IntrospectionOutcome::ALL, Metric::Introspection),
+            Self::IntrospectionMillis => vec![Metric::IntrospectionMillis],
+            Self::HeldMillis => vec![Metric::HeldMillis],
+            Self::Rejected => each(RejectionReason::ALL, Metric::Rejected),
+            Self::WouldReject => each(RejectionReason::ALL, Metric::WouldReject),
+            Self::ProvisioningRequest => each(PresentedSecret::ALL, Metric::ProvisioningRequest),
+            Self::WouldRejectAnswer => each_pair(
+                RejectionReason::ALL,
+                HomeserverAnswer::ALL,
+                Metric::WouldRejectAnswer,
             ),
         }
     }
 }
 
+fn each<T: Copy>(values: &[T], metric: fn(T) -> Metric) -> Vec<Metric> {
+    values.iter().map(|value| metric(*value)).collect()
+}
+
+fn each_pair<T: Copy, U: Copy>(
+    values: &[T],
+    others: &[U],
+    metric: fn(T, U) -> Metric,
+) -> Vec<Metric> {
+    let pairs = |value: &T| {
+        let value = *value;
+        others.iter().map(move |other| metric(value, *other))
+    };
+    values.iter().flat_map(pairs).collect()
+}
+
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
@@ -233,42 +257,33 @@ pub(crate) mod tests {
         labels(IntrospectionOutcome::ALL, IntrospectionOutcome::label)
     }
 
-    /// Every metric.
-    pub(crate) fn metrics() -> Vec<Metric> {
-        let all = Metric::all();
-        // A kind of metric that is new has a row of its own.
-        let rows: BTreeSet<_> = all.iter().map(|one| one.place() / Metric::ROW).collect();
-        let number = Metric::PLACES / Metric::ROW;
-        assert_eq!(rows.len(), number, "a kind of metric lacks");
-        all
-    }
-
     #[test]
     fn every_metric_has_a_place_of_its_own() {
-        let all = metrics();
+        let all = Metric::all();
         let names: BTreeSet<_> = all.iter().map(|metric| metric.name()).collect();
         let places: BTreeSet<_> = all.iter().map(|metric| metric.place()).collect();
         assert_eq!((names.len(), places.len()), (all.len(), all.len()));
         assert!(places.iter().all(|place| *place < Metric::PLACES));
     }
 
-    /// The manual has a line for each metric, with all values of its label.
+    /// The manual has a line for each metric, with all values of its labels, or says that they are those of a line above.
     #[test]
-    fn the_manual_names_every_value() {
-        let invalidations = labels(InvalidationReason::ALL, InvalidationReason::label);
-        let answers = labels(HomeserverAnswer::ALL, HomeserverAnswer::label);
-        for (metric, labels) in [
-            ("introspections_total", outcomes()),
-            ("invalidations_total", invalidations),
-            ("rejections_total", reasons()),
-            ("would_reject_answers_total", answers),
-        ] {
+    fn the_manual_names_every_metric_and_value() {
+        for metric in Metric::all() {
+            let name = format!("`matrix_edge_auth_{}`", metric.family());
             let line = include_str!("../docs/operations.md")
                 .lines()
-                .find(|line| line.starts_with(&format!("| `matrix_edge_auth_{metric}`")))
-                .unwrap();
-            for label in labels {
-                assert!(line.contains(&format!("`{label}`")), "{metric}: {label}");
+                .find(|line| line.starts_with("| `") && line.contains(&name))
+                .unwrap_or_else(|| panic!("{name} is not in the manual"));
+            let is_named = |word: &str, text: &str| text.contains(&format!("`{word}`"));
+            for (label, value) in metric.labels() {
+                let above = line.split_once(" as above");
+                let is_above = above.is_some_and(|(before, _)| is_named(label, before));
+                assert!(
+                    label.is_empty() || is_above || is_named(label, line) && is_named(value, line),
+                    "{}",
+                    metric.name()
+                );
             }
         }
     }

@@ -301,11 +301,7 @@ impl Worker {
     }
 
     fn learn_from_stream_end(&mut self, host: &impl Host, exchange: &AnyExchange) {
-        // What is still watched for at the end is always something that the response would have told.
-        let Some(root) = exchange
-            .root()
-            .filter(|_| exchange.wants().response_headers)
-        else {
+        let Some(root) = exchange.root().filter(|_| exchange.wants().stream_end) else {
             return;
         };
         let cb = Callback::new(host, root);
@@ -433,9 +429,9 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use std::time::Duration;
+
+    use serde_json::{Value, json};
 
     use super::{timers::HURRIED_TICK, *};
     use crate::{
@@ -444,17 +440,16 @@ mod tests {
         resolver::TICK,
     };
 
-    fn plugin(keys: &serde_json::Value) -> Rc<Plugin> {
-        let config = config::parse(keys.to_string().as_bytes(), &|_| None).unwrap();
-        Rc::new(Plugin::new(RootId(1), config))
+    fn plugin(keys: Value) -> Rc<Plugin> {
+        Rc::new(Plugin::new(RootId(1), config::tests::with(keys)))
     }
 
     #[test]
     fn an_answer_does_not_slow_down_a_tick_that_is_hurried_for_others() {
         let host = FakeHost::default();
-        let plugin = plugin(&json!({
+        let plugin = plugin(json!({
             "role": "introspection",
-            "introspection": {"cluster": "mas", "credential": {"bearer": {"value": "secret"}}},
+            "introspection": {"credential": {"bearer": {"value": "secret"}}},
         }));
         host.headers.replace(INTROSPECTION.into());
         let mut worker = Worker::new(|| 7);
@@ -489,10 +484,7 @@ mod tests {
     #[test]
     fn a_root_leaves_no_timer_behind() {
         let host = FakeHost::default();
-        let plugin = plugin(&json!({
-            "server_name": "example.org",
-            "introspection": {"cluster": "mas", "credential": {"injected": true}},
-        }));
+        let plugin = plugin(json!({}));
         let mut worker = Worker::new(|| 7);
         worker.on_request_headers(&host, &plugin, StreamId(1000), true);
         assert_eq!(host.period.get(), Some(TICK));
@@ -504,10 +496,7 @@ mod tests {
     #[test]
     fn one_route_is_looked_at_between_two_ticks() {
         let host = FakeHost::default();
-        let plugin = plugin(&json!({
-            "server_name": "example.org",
-            "introspection": {"cluster": "mas", "credential": {"injected": true}},
-        }));
+        let plugin = plugin(json!({}));
         let mut worker = Worker::new(|| 7);
         let mut streams = (1..).map(StreamId);
         let mut send = |worker: &mut Worker, path: &'static str, authorization: &'static str| {

@@ -175,7 +175,7 @@ fn roles_that_ask_the_same_question_share_its_answers() {
 }
 
 #[test]
-fn a_workers_own_grants_are_of_one_server_and_one_ttl() {
+fn a_workers_own_grants_are_of_one_server_and_one_life() {
     let identity = |pointer: &str, value: Value| {
         let config = parse(&with(pointer, Some(value))).unwrap();
         config.identity_fingerprint()
@@ -184,6 +184,8 @@ fn a_workers_own_grants_are_of_one_server_and_one_ttl() {
     assert_eq!(identity("/cache", json!({"ttl": "2m"})), own);
     assert_eq!(identity("/cache", json!({"slots": 8})), own);
     assert_ne!(identity("/cache", json!({"ttl": "119s"})), own);
+    assert_eq!(identity("/cache", json!({"refresh_ahead": true})), own);
+    assert_ne!(identity("/cache", json!({"refresh_ahead": false})), own);
     assert_ne!(identity("/server_name", json!("other.example")), own);
     assert_ne!(identity("/introspection/path", json!("/other")), own);
     let mut told = vec![own];

@@ -207,7 +207,7 @@ fn grant(config: &Config, scope: &str) -> Grant {
         client_id: None,
         scope,
     };
-    Grant::new(&token, config)
+    Grant::new(&token, config.grant_terms())
 }
 
 /// The head of a request.

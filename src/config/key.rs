@@ -79,8 +79,8 @@ pub(super) struct DurationRange {
 /// The names of the alternatives that a key takes; the first is the default.
 pub(super) type Names = &'static [&'static str];
 
-/// A key that takes one of several alternatives, and what they mean. The first name is that of the default, the other
-/// names are those of the others, in order.
+/// A key that takes one of several alternatives, and what they mean, see [`choice!`]. The first name is that of the default, the
+/// other names are those of the others, in order.
 pub(super) struct Choice<T: 'static> {
     pub key: Key<Names>,
     pub default: T,
@@ -143,6 +143,25 @@ pub(super) const fn key<K: Copy>(
     };
     Key { head, takes }
 }
+
+/// Describes a key that takes one of several alternatives: its name, its presence, each alternative with its meaning, and the
+/// sentence. The first alternative is the default. Names and meanings stand in pairs, so that none is without the other.
+macro_rules! choice {
+    (
+        $key:literal,
+        $presence:expr,
+        { $first:literal => $default:expr, $($name:literal => $value:expr,)* },
+        $sentence:literal,
+    ) => {
+        Choice {
+            key: key($key, $presence, &[$first, $($name),*], $sentence),
+            default: $default,
+            others: &[$($value),*],
+        }
+    };
+}
+
+pub(super) use choice;
 
 impl Row {
     pub fn head(&self) -> &'static Head {

@@ -9,7 +9,9 @@
 use super::{
     FormTokens, Mode, OnFailure, QueryToken, Role, UnrecognizedTokens,
     identity_headers::{DEVICE_ID, USER_ID},
-    key::{Choice, Count, DurationRange, Key, List, Object, Presence, Row, True, Words, key},
+    key::{
+        Choice, Count, DurationRange, Key, List, Object, Presence, Row, True, Words, choice, key,
+    },
     text,
 };
 use crate::{
@@ -48,17 +50,17 @@ pub(super) static CONFIGURATION: Object = Object {
     may_hide_secret: false,
 };
 
-pub(super) static ROLE: Choice<Role> = Choice {
-    key: key(
-        "role",
-        Optional,
-        &["gateway", "introspection", "provisioning"],
-        "What the listener is for: `gateway` checks the requests of clients, `introspection` answers the homeserver's \
-         questions to MAS, `provisioning` watches what MAS tells the homeserver.",
-    ),
-    default: Role::Gateway,
-    others: &[Role::Introspection, Role::Provisioning],
-};
+pub(super) static ROLE: Choice<Role> = choice!(
+    "role",
+    Optional,
+    {
+        "gateway" => Role::Gateway,
+        "introspection" => Role::Introspection,
+        "provisioning" => Role::Provisioning,
+    },
+    "What the listener is for: `gateway` checks the requests of clients, `introspection` answers the homeserver's \
+     questions to MAS, `provisioning` watches what MAS tells the homeserver.",
+);
 
 pub(super) static SERVER_NAME: Key<Words> = key(
     "server_name",
@@ -84,40 +86,38 @@ pub(super) static CACHE: Key<&Object> = key(
     "How long MAS's answers are kept, and how many.",
 );
 
-pub(super) static MODE: Choice<Mode> = Choice {
-    key: key(
-        "mode",
-        Optional,
-        &["enforce", "shadow"],
-        "`enforce` rejects requests; `shadow` lets them pass, and only counts what it would have rejected.",
-    ),
-    default: Mode::Enforce,
-    others: &[Mode::Shadow],
-};
+pub(super) static MODE: Choice<Mode> = choice!(
+    "mode",
+    Optional,
+    {
+        "enforce" => Mode::Enforce,
+        "shadow" => Mode::Shadow,
+    },
+    "`enforce` rejects requests; `shadow` lets them pass, and only counts what it would have rejected.",
+);
 
-pub(super) static ON_INTROSPECTION_FAILURE: Choice<OnFailure> = Choice {
-    key: key(
-        "on_introspection_failure",
-        Optional,
-        &["reject", "pass"],
-        "What happens to a request while MAS gives no answer: `reject` sends 503, `pass` lets it go on without an \
-         identity.",
-    ),
-    default: OnFailure::Reject,
-    others: &[OnFailure::Pass],
-};
+pub(super) static ON_INTROSPECTION_FAILURE: Choice<OnFailure> = choice!(
+    "on_introspection_failure",
+    Optional,
+    {
+        "reject" => OnFailure::Reject,
+        "pass" => OnFailure::Pass,
+    },
+    "What happens to a request while MAS gives no answer: `reject` sends 503, `pass` lets it go on without an \
+     identity.",
+);
 
-pub(super) static UNRECOGNIZED_TOKENS: Choice<UnrecognizedTokens> = Choice {
-    key: key(
-        "unrecognized_tokens",
-        Optional,
-        &["pass", "introspect", "reject"],
-        "What happens to a foreign token, which is not of MAS's format, such as that of a bridge: `pass` lets the \
-         request go on without an identity, `introspect` asks MAS about it, `reject` sends 401.",
-    ),
-    default: UnrecognizedTokens::Pass,
-    others: &[UnrecognizedTokens::Introspect, UnrecognizedTokens::Reject],
-};
+pub(super) static UNRECOGNIZED_TOKENS: Choice<UnrecognizedTokens> = choice!(
+    "unrecognized_tokens",
+    Optional,
+    {
+        "pass" => UnrecognizedTokens::Pass,
+        "introspect" => UnrecognizedTokens::Introspect,
+        "reject" => UnrecognizedTokens::Reject,
+    },
+    "What happens to a foreign token, which is not of MAS's format, such as that of a bridge: `pass` lets the \
+     request go on without an identity, `introspect` asks MAS about it, `reject` sends 401.",
+);
 
 pub(super) static APPSERVICE_TOKENS: Key<List> = key(
     "appservice_tokens",
@@ -141,29 +141,27 @@ static DIGEST: Key<Words> = key(
     "The SHA-256 of a token, as `printf %s \"$AS_TOKEN\" | sha256sum` prints it.",
 );
 
-pub(super) static QUERY_TOKEN: Choice<QueryToken> = Choice {
-    key: key(
-        "query_token",
-        Optional,
-        &["accept", "reject"],
-        "Whether a token in the query (`?access_token=`) counts: `accept` as Synapse does, `reject` as the Matrix \
-         specification says since version 1.20.",
-    ),
-    default: QueryToken::Accept,
-    others: &[QueryToken::Reject],
-};
+pub(super) static QUERY_TOKEN: Choice<QueryToken> = choice!(
+    "query_token",
+    Optional,
+    {
+        "accept" => QueryToken::Accept,
+        "reject" => QueryToken::Reject,
+    },
+    "Whether a token in the query (`?access_token=`) counts: `accept` as Synapse does, `reject` as the Matrix \
+     specification says since version 1.20.",
+);
 
-pub(super) static FORM_TOKENS: Choice<FormTokens> = Choice {
-    key: key(
-        "form_tokens",
-        Optional,
-        &["pass", "reject"],
-        "What happens to a form-encoded `POST` without an `Authorization` header, whose body may hold a token: `pass` \
-         lets it go on without an identity, `reject` sends 401 `M_MISSING_TOKEN`.",
-    ),
-    default: FormTokens::Pass,
-    others: &[FormTokens::Reject],
-};
+pub(super) static FORM_TOKENS: Choice<FormTokens> = choice!(
+    "form_tokens",
+    Optional,
+    {
+        "pass" => FormTokens::Pass,
+        "reject" => FormTokens::Reject,
+    },
+    "What happens to a form-encoded `POST` without an `Authorization` header, whose body may hold a token: `pass` \
+     lets it go on without an identity, `reject` sends 401 `M_MISSING_TOKEN`.",
+);
 
 pub(super) static IDENTITY_HEADERS: Key<&Object> = key(
     "identity_headers",
@@ -185,7 +183,8 @@ pub(super) static LEARN_FROM_REFUSALS: Key<bool> = key(
     Optional,
     true,
     "Whether a 401 of the homeserver to an active token makes the next request ask MAS again. With `false` the \
-     gateway does not look at the status of responses; use it where MAS talks to the `provisioning` role.",
+     gateway learns from no responses but those to logouts and revocations; use it where MAS talks to the `provisioning` \
+     role.",
 );
 
 pub(super) static ENDPOINTS: Key<List> = key(
@@ -567,34 +566,33 @@ pub(super) static METHODS: Key<List> = key(
     "The rule is for these methods; `GET` is `HEAD`, too. Without this key it is for every method.",
 );
 
-pub(super) static METHOD: Choice<Method> = Choice {
-    key: key(
-        "",
-        Optional,
-        &["GET", "POST", "PUT", "DELETE", "PATCH"],
-        "A method of HTTP.",
-    ),
-    default: Method::Get,
-    others: &[Method::Post, Method::Put, Method::Delete, Method::Patch],
-};
+pub(super) static METHOD: Choice<Method> = choice!(
+    "",
+    Optional,
+    {
+        "GET" => Method::Get,
+        "POST" => Method::Post,
+        "PUT" => Method::Put,
+        "DELETE" => Method::Delete,
+        "PATCH" => Method::Patch,
+    },
+    "A method of HTTP.",
+);
 
-pub(super) static AUTH: Choice<AuthRequirement> = Choice {
-    key: key(
-        "auth",
-        Required,
-        &["none", "optional", "required", "admin", "foreign"],
-        "What the path needs: `none` looks at no token, `optional` takes a request without a token too, `required` needs \
-         a token, `admin` needs one with the scope of a server administrator, `foreign` leaves alone a path whose tokens \
-         are not MAS's.",
-    ),
-    default: AuthRequirement::None,
-    others: &[
-        AuthRequirement::Optional,
-        AuthRequirement::Required,
-        AuthRequirement::Admin,
-        AuthRequirement::Foreign,
-    ],
-};
+pub(super) static AUTH: Choice<AuthRequirement> = choice!(
+    "auth",
+    Required,
+    {
+        "none" => AuthRequirement::None,
+        "optional" => AuthRequirement::Optional,
+        "required" => AuthRequirement::Required,
+        "admin" => AuthRequirement::Admin,
+        "foreign" => AuthRequirement::Foreign,
+    },
+    "What the path needs: `none` looks at no token, `optional` takes a request without a token too, `required` needs \
+     a token, `admin` needs one with the scope of a server administrator, `foreign` leaves alone a path whose tokens \
+     are not MAS's.",
+);
 
 static BUDGET_OBJECT: Object = Object {
     takes: "{per_source, window} or null",
@@ -623,3 +621,67 @@ pub(super) static WINDOW: Key<DurationRange> = key(
     },
     "How long a window is.",
 );
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::key::Names;
+
+    /// The names that a choice takes. Each must mean the variant of that name, and the first one is the default.
+    fn names<T: Copy + Debug>(choice: &'static Choice<T>) -> Names {
+        let is_called = |value: T, name: &str| format!("{value:?}").eq_ignore_ascii_case(name);
+        let names = choice.key.takes;
+        for name in names {
+            let value = choice.read(Some(&Value::from(*name)));
+            assert!(is_called(value, name), "{name} means {value:?}");
+        }
+        assert!(is_called(choice.read(None), names[0]), "{names:?}");
+        names
+    }
+
+    /// Adds the names of the choices in a row and below it.
+    fn collect(row: &Row, found: &mut Vec<Names>) {
+        match row {
+            Row::Choice(key) => found.push(key.takes),
+            Row::Object(key) => key.takes.rows.iter().for_each(|row| collect(row, found)),
+            Row::List(key) => collect(&key.takes.item, found),
+            Row::Boolean(_) | Row::True(_) | Row::Number(_) | Row::Duration(_) | Row::Text(_) => {}
+        }
+    }
+
+    #[test]
+    fn each_name_of_a_choice_means_the_variant_of_that_name() {
+        let tested = [
+            names(&ROLE),
+            names(&MODE),
+            names(&ON_INTROSPECTION_FAILURE),
+            names(&UNRECOGNIZED_TOKENS),
+            names(&QUERY_TOKEN),
+            names(&FORM_TOKENS),
+            names(&METHOD),
+            names(&AUTH),
+        ];
+        let mut all = Vec::new();
+        let rows = CONFIGURATION.rows.iter();
+        rows.for_each(|row| collect(row, &mut all));
+        assert_eq!(
+            all, tested,
+            "every choice is tested, in the order of the rows"
+        );
+    }
+
+    #[test]
+    fn roles_and_modes_are_told_as_they_are_written() {
+        let read = |name: &&str| Some(Value::from(*name));
+        for name in ROLE.key.takes {
+            assert_eq!(ROLE.read(read(name).as_ref()).name(), *name);
+        }
+        for name in MODE.key.takes {
+            assert_eq!(MODE.read(read(name).as_ref()).name(), *name);
+        }
+    }
+}

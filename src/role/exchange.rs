@@ -35,6 +35,8 @@ pub struct Wants {
     pub request_body: bool,
     /// The headers of the response. Its body is never looked at.
     pub response_headers: bool,
+    /// The end of the stream, if the role has something to learn from it.
+    pub stream_end: bool,
 }
 
 /// What a role still watches for in an exchange.

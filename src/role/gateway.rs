@@ -17,6 +17,7 @@ mod outcome;
 mod outside;
 mod passing;
 pub mod policy;
+mod query;
 pub mod recognized;
 mod shadow;
 mod waiter;
@@ -50,7 +51,7 @@ use crate::{
         reply::Rejection,
     },
     metrics::{Metric, Outcome},
-    resolver::{Found, Query, Resolver, Verdict},
+    resolver::{Found, Resolver, Verdict},
     token::TokenDigest,
 };
 
@@ -294,8 +295,8 @@ impl Gateway {
                 exchange.set_watch(Watch::session_end(&end, secret));
                 (Outcome::NotAsked, Decision::Forward)
             }
-            Inspection::Identify(question) => {
-                let found = logout_all::identify(cb, resolver, exchange, head, &question)?;
+            Inspection::Identify(need) => {
+                let found = logout_all::identify(cb, resolver, exchange, head, &need)?;
                 logout_all::watch(exchange, &found);
                 (found.outcome(), Decision::Forward)
             }
@@ -304,9 +305,9 @@ impl Gateway {
                 Outcome::InactiveOffline,
                 Decision::Reject(Rejection::NotActive),
             ),
-            Inspection::Introspect(question) => {
-                served = question.served;
-                match self.find_verdict(cb, resolver, exchange, head, &question) {
+            Inspection::Introspect(need) => {
+                served = need.served;
+                match self.find_verdict(cb, resolver, exchange, head, &need) {
                     Progress::Held => return None,
                     // Its outcome is counted by `finish`.
                     Progress::Passed => {
@@ -316,8 +317,7 @@ impl Gateway {
                     }
                     Progress::NotNeeded => (Outcome::NotAsked, Decision::Forward),
                     Progress::Decided(outcome, verdict) => {
-                        let decision =
-                            decide_and_watch(exchange, question.digest, question.terms, verdict);
+                        let decision = decide_and_watch(exchange, need.digest, need.terms, verdict);
                         (outcome, decision)
                     }
                 }
@@ -334,31 +334,27 @@ impl Gateway {
         resolver: &mut Resolver<W>,
         exchange: &Rc<Exchange>,
         head: &RequestHead,
-        question: &Need<'_>,
+        need: &Need<'_>,
     ) -> Progress {
         let plugin = &exchange.plugin;
         let mode = plugin.config.mode;
-        let query = Query {
-            upstream: &plugin.upstream,
-            token: &question.token,
-            digest: question.digest,
-            origin: &ClientOrigin {
-                host: cb.host,
-                head,
-            },
+        let origin = ClientOrigin {
+            host: cb.host,
+            head,
         };
+        let query = need.query(&plugin.upstream, &origin);
         if let Some(grant) = self.local.lookup(cb, resolver, plugin, &query) {
-            self.local.remember_last(plugin);
+            self.local.remember(plugin, &need.digest);
             return Progress::Decided(Outcome::ActiveLocal, Verdict::Active(grant));
         }
         let found = match resolver.lookup(cb, &query) {
             Some(found) => {
                 if let Verdict::Inactive(_) = found.verdict {
-                    self.local.remember_last_inactive(plugin);
+                    self.local.remember_inactive(plugin, &need.digest);
                 }
                 Some(found)
             }
-            None if policy::ignores_token(&plugin.config, head, question.served) => {
+            None if policy::ignores_token(&plugin.config, head, need.served) => {
                 return Progress::NotNeeded;
             }
             None => {
@@ -368,7 +364,7 @@ impl Gateway {
                 };
                 let waiter = Waiter {
                     exchange: Rc::clone(exchange),
-                    purpose: Purpose::of(&plugin.config, head, question.terms),
+                    purpose: Purpose::of(&plugin.config, head, need.terms),
                 };
                 resolver.resolve(cb, &query, stream, waiter.into())
             }

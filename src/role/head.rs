@@ -75,6 +75,16 @@ pub(super) fn clean_trailers<W: Watch>(
     Ok(())
 }
 
+/// Removes the identity headers from the trailers of the selected request, or answers it.
+pub(super) fn clean_trailers_or_refuse<W: Watch>(
+    host: &(impl Streams + Metrics),
+    exchange: &Exchange<W>,
+) {
+    if let Err(why) = clean_trailers(host, exchange) {
+        refuse(host, exchange, why);
+    }
+}
+
 /// Answers a request that could not be read or cleaned: forwarding it could carry a forged identity along.
 pub(super) fn refuse<W: Watch>(
     host: &(impl Streams + Metrics),

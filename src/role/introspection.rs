@@ -155,9 +155,7 @@ impl Introspection {
 
     /// Takes in the trailers of a request, which is answered if they cannot be cleaned.
     pub fn on_request_trailers<H: Host>(&self, cb: &Callback<'_, H>, exchange: &Exchange) {
-        if let Err(why) = head::clean_trailers(cb.host, exchange) {
-            head::refuse(cb.host, exchange, why);
-        }
+        head::clean_trailers_or_refuse(cb.host, exchange);
     }
 
     /// Takes in the headers of MAS's own response.

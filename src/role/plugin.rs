@@ -123,43 +123,45 @@ fn consumer(config: &Config) -> Consumer {
 mod tests {
     use std::collections::BTreeSet;
 
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::{config, host::memory::MemoryStore, role::announcement::QUIET};
 
     const NOW: Instant = Instant::from_millis(1_000_000);
 
-    fn plugin(credential: &str) -> Plugin {
-        let json = format!(
-            r#"{{"server_name":"example.org","introspection":{{"cluster":"mas","credential":{credential}}}}}"#
-        );
-        let config = config::parse(json.as_bytes(), &|_| Some("s3cret".to_owned())).unwrap();
-        Plugin::new(RootId(1), config)
+    fn plugin(keys: Value) -> Plugin {
+        Plugin::new(RootId(1), config::tests::with(keys))
+    }
+
+    /// The key of what is kept of a token under these keys.
+    fn grant_key(keys: Value) -> GrantKey {
+        plugin(keys).grant_key(&TokenDigest::of(b"token"))
     }
 
     #[test]
     fn a_visible_secret_is_told_of_once_in_a_process() {
         let process = MemoryStore::default();
+        let plugin =
+            |credential: &Value| plugin(json!({"introspection": {"credential": credential}}));
         for hidden in [
-            r#"{"bearer":{"env":"MAS_SECRET"}}"#,
-            r#"{"basic":{"client_id":"id","client_secret":{"env":"MAS_SECRET"}}}"#,
-            r#"{"injected":true}"#,
+            json!({"bearer": {"env": "MAS_SECRET"}}),
+            json!({"basic": {"client_id": "id", "client_secret": {"env": "MAS_SECRET"}}}),
+            json!({"injected": true}),
         ] {
-            assert_eq!(
-                plugin(hidden).first_warning(&process, NOW),
-                None,
-                "{hidden}"
-            );
+            let warning = plugin(&hidden).first_warning(&process, NOW);
+            assert_eq!(warning, None, "{hidden}");
         }
         for (visible, is_first) in [
-            (r#"{"bearer":{"value":"s3cret"}}"#, true),
+            (json!({"bearer": {"value": "s3cret"}}), true),
             (
-                r#"{"basic":{"client_id":"id","client_secret":{"value":"s3cret"}}}"#,
+                json!({"basic": {"client_id": "id", "client_secret": {"value": "s3cret"}}}),
                 false,
             ),
         ] {
-            let elsewhere = plugin(visible).first_warning(&MemoryStore::default(), NOW);
+            let elsewhere = plugin(&visible).first_warning(&MemoryStore::default(), NOW);
             assert!(elsewhere.is_some_and(|line| line.contains("/config_dump")));
-            let warning = plugin(visible).first_warning(&process, NOW);
+            let warning = plugin(&visible).first_warning(&process, NOW);
             assert_eq!(warning.is_some(), is_first, "{visible}");
         }
     }
@@ -167,16 +169,7 @@ mod tests {
     #[test]
     fn a_configuration_is_announced_once_by_all_workers_and_again_when_it_is_loaded_later() {
         let process = MemoryStore::default();
-        let plugin = |mode: &str| {
-            let json = format!(
-                r#"{{"mode":"{mode}","server_name":"example.org","introspection":{{"cluster":"mas","credential":{{"injected":true}}}}}}"#
-            );
-            Plugin::new(
-                RootId(1),
-                config::parse(json.as_bytes(), &|_| None).unwrap(),
-            )
-        };
-        let announced = |mode, now| plugin(mode).first_announcement(&process, now);
+        let announced = |mode, now| plugin(json!({"mode": mode})).first_announcement(&process, now);
         let shadow = format!(
             "matrix-edge-auth {}: role gateway, mode shadow, server_name example.org",
             env!("CARGO_PKG_VERSION")
@@ -197,10 +190,10 @@ mod tests {
             ("provisioning", false),
         ] {
             for cluster in ["one", "two"] {
-                let json = format!(
-                    r#"{{"role":"{role}","server_name":"example.org","introspection":{{"cluster":"{cluster}","credential":{{"injected":true}}}}}}"#
-                );
-                let config = config::parse(json.as_bytes(), &|_| None).unwrap();
+                let config = config::tests::with(json!({
+                    "role": role,
+                    "introspection": {"cluster": cluster},
+                }));
                 let admission = consumer(&config).admission;
                 assert_eq!(admission.overflow == Overflow::Wait, waits, "{role}");
                 pools.insert(admission.pool);
@@ -211,56 +204,63 @@ mod tests {
 
     #[test]
     fn a_grant_is_kept_for_one_server_name_and_one_mas() {
-        let grant_key = |server_name: &str, cluster: &str| {
-            let json = format!(
-                r#"{{"server_name":"{server_name}","introspection":{{"cluster":"{cluster}","credential":{{"injected":true}}}}}}"#
-            );
-            let config = config::parse(json.as_bytes(), &|_| None).unwrap();
-            Plugin::new(RootId(1), config).grant_key(&TokenDigest::of(b"token"))
-        };
-        let key = grant_key("example.org", "mas");
-        assert_eq!(grant_key("example.org", "mas"), key);
-        assert_ne!(grant_key("other.example.org", "mas"), key);
-        assert_ne!(grant_key("example.org", "other"), key);
+        let key = grant_key(json!({}));
+        assert_eq!(grant_key(json!({})), key);
+        for other in [
+            json!({"server_name": "other.example.org"}),
+            json!({"introspection": {"cluster": "other"}}),
+        ] {
+            assert_ne!(grant_key(other.clone()), key, "{other}");
+        }
+    }
+
+    /// Another listener would use it for longer or shorter, or renew it where that is not wanted.
+    #[test]
+    fn a_grant_is_kept_for_one_ttl_and_for_one_way_to_renew_it() {
+        let key = |cache: Value| grant_key(json!({"cache": cache}));
+        let own = key(json!({}));
+        assert_eq!(key(json!({"ttl": "120s", "refresh_ahead": true})), own);
+        assert_eq!(key(json!({"slots": 8, "negative_ttl": "1s"})), own);
+        assert_ne!(key(json!({"ttl": "119s"})), own);
+        assert_ne!(key(json!({"refresh_ahead": false})), own);
     }
 
     /// The introspection role gives MAS's own words away, which a worker does not keep.
     #[test]
     fn only_the_gateway_keeps_inactive_tokens_of_its_own() {
         for (role, kept) in [("gateway", 7), ("introspection", 0), ("provisioning", 0)] {
-            let json = format!(
-                r#"{{"role":"{role}","server_name":"example.org","cache":{{"local_entries":7}},"introspection":{{"cluster":"mas","credential":{{"injected":true}}}}}}"#
-            );
-            let config = config::parse(json.as_bytes(), &|_| None).unwrap();
+            let config = config::tests::with(json!({
+                "role": role,
+                "cache": {"local_entries": 7},
+            }));
             assert_eq!(consumer(&config).kept_inactive, kept, "{role}");
         }
     }
 
     #[test]
     fn a_grant_is_kept_for_what_the_headers_tell_and_for_one_kind_of_credential() {
-        let grant_key = |headers: &str, credential: &str| {
-            let json = format!(
-                r#"{{"server_name":"example.org","identity_headers":{headers},"introspection":{{"cluster":"mas","credential":{credential}}}}}"#
-            );
-            let config = config::parse(json.as_bytes(), &|_| None).unwrap();
-            let fingerprint = config.fingerprint();
-            let grant = Plugin::new(RootId(1), config).grant_key(&TokenDigest::of(b"token"));
-            (grant.identity, fingerprint)
+        let grant_key = |headers: &Value, credential: &Value| {
+            let keys = json!({
+                "identity_headers": headers,
+                "introspection": {"credential": credential},
+            });
+            let fingerprint = config::tests::with(keys.clone()).fingerprint();
+            (grant_key(keys).identity, fingerprint)
         };
         let credentials = [
-            r#"{"injected":true}"#,
-            r#"{"bearer":{"value":"s3cret"}}"#,
-            r#"{"basic":{"client_id":"id","client_secret":{"value":"s3cret"}}}"#,
+            json!({"injected": true}),
+            json!({"bearer": {"value": "s3cret"}}),
+            json!({"basic": {"client_id": "id", "client_secret": {"value": "s3cret"}}}),
         ];
         let headers = [
-            "{}",
-            r#"{"client_id":"x-client"}"#,
-            r#"{"scope":"x-scope"}"#,
-            r#"{"client_id":"x-client","scope":"x-scope"}"#,
+            json!({}),
+            json!({"client_id": "x-client"}),
+            json!({"scope": "x-scope"}),
+            json!({"client_id": "x-client", "scope": "x-scope"}),
         ];
         let (mut identities, mut questions) = (BTreeSet::new(), BTreeSet::new());
-        for credential in credentials {
-            for headers in headers {
+        for credential in &credentials {
+            for headers in &headers {
                 let (identity, question) = grant_key(headers, credential);
                 identities.insert(identity);
                 questions.insert(question);
@@ -268,7 +268,7 @@ mod tests {
         }
         assert_eq!((identities.len(), questions.len()), (12, 3));
         // The name of a header changes nothing of what is kept.
-        let renamed = grant_key(r#"{"scope":"x-rights"}"#, credentials[0]);
-        assert_eq!(renamed, grant_key(headers[2], credentials[0]));
+        let renamed = grant_key(&json!({"scope": "x-rights"}), &credentials[0]);
+        assert_eq!(renamed, grant_key(&headers[2], &credentials[0]));
     }
 }

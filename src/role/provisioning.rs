@@ -45,10 +45,13 @@ pub enum Watch {
 
 impl exchange::Watch for Watch {
     fn wants(&self) -> Wants {
-        let is_request = matches!(self, Self::Request(_));
-        Wants {
-            request_body: is_request,
-            response_headers: is_request,
+        match self {
+            Self::Nothing => Wants::default(),
+            Self::Request(_) => Wants {
+                request_body: true,
+                response_headers: true,
+                stream_end: true,
+            },
         }
     }
 }
@@ -115,9 +118,7 @@ impl Provisioning {
 
     /// Takes in the trailers of a request, which is answered if they cannot be cleaned.
     pub fn on_request_trailers<H: Host>(&self, cb: &Callback<'_, H>, exchange: &Exchange) {
-        if let Err(why) = head::clean_trailers(cb.host, exchange) {
-            head::refuse(cb.host, exchange, why);
-        }
+        head::clean_trailers_or_refuse(cb.host, exchange);
     }
 
     /// Takes in the headers of the homeserver's response.

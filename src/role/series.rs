@@ -103,8 +103,10 @@ fn asking(define: &mut dyn FnMut(Metric)) {
 mod tests {
     use std::collections::BTreeSet;
 
+    use serde_json::json;
+
     use super::*;
-    use crate::{config, host::fake::FakeHost, metrics::tests::metrics};
+    use crate::{config, host::fake::FakeHost};
 
     /// Who counts a metric: a gateway that enforces, one in shadow mode, the introspection role, the provisioning role.
     fn counts(metric: Metric) -> [bool; 4] {
@@ -162,18 +164,18 @@ mod tests {
             ("provisioning", "enforce"),
         ];
         for (at, (role, mode)) in roles.into_iter().enumerate() {
-            let counted = metrics().into_iter().filter(|metric| counts(*metric)[at]);
+            let counted = Metric::all()
+                .into_iter()
+                .filter(|metric| counts(*metric)[at]);
             let expected: BTreeSet<String> = counted.map(Metric::name).collect();
             assert_eq!(defined(role, mode), expected, "{role} {mode}");
         }
     }
 
     fn defined(role: &str, mode: &str) -> BTreeSet<String> {
-        let json = format!(
-            r#"{{"role":"{role}","mode":"{mode}","server_name":"example.org","introspection":{{"cluster":"mas","credential":{{"injected":true}}}}}}"#
-        );
         let host = FakeHost::default();
-        define(&host, &config::parse(json.as_bytes(), &|_| None).unwrap());
+        let config = config::tests::with(json!({"role": role, "mode": mode}));
+        define(&host, &config);
         let metrics = host.metrics.borrow();
         assert!(metrics.values().all(|value| *value == 0));
         metrics.keys().cloned().collect()

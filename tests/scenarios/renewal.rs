@@ -36,6 +36,23 @@ fn a_token_in_use_never_waits_after_the_first_request() {
     );
 }
 
+/// Both keep grants in the same worker.
+#[test]
+fn each_of_two_listeners_renews_as_it_is_told_to() {
+    let renewing = gateway(1, json!({"cache": {"ttl": "100s"}}));
+    let waiting = gateway(2, json!({"cache": {"ttl": "100s", "refresh_ahead": false}}));
+    for (keeper, other, calls) in [(&renewing, &waiting, 0), (&waiting, &renewing, 1)] {
+        let mut cluster = Cluster::new(1);
+        cluster[0].request(keeper, whoami(ALICE));
+        cluster[0].answer_only_call(&active("alice"));
+        // The worker keeps the answer.
+        assert_eq!(cluster[0].send(keeper, whoami(ALICE)), alice());
+        cluster.run_for(Duration::from_secs(96), INACTIVE);
+        assert_eq!(cluster[0].send(other, whoami(ALICE)), alice());
+        assert_eq!(cluster[0].calls().len(), calls);
+    }
+}
+
 #[test]
 fn a_token_out_of_use_is_not_asked_about_again() {
     let mut cluster = Cluster::new(1);

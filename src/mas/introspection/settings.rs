@@ -40,13 +40,13 @@ pub struct Settings {
 /// What proves to MAS that the edge may ask. `Debug` shows no secret.
 pub enum ClientCredential {
     /// The module knows it and sends it.
-    Known(Authorization),
+    Known(OwnCredential),
     /// Envoy adds the credential on the way out; the module never sees it.
     Injected,
 }
 
 /// A credential that the module knows.
-pub struct Authorization {
+pub struct OwnCredential {
     scheme: Scheme,
     /// The `authorization` value, ready to send.
     value: String,
@@ -75,13 +75,13 @@ impl Settings {
 impl ClientCredential {
     /// RFC 6750 bearer token: MAS's shared secret.
     pub fn bearer(secret: &str) -> Self {
-        Self::Known(Authorization::new(Scheme::Bearer, secret))
+        Self::Known(OwnCredential::new(Scheme::Bearer, secret))
     }
 
     /// `client_secret_basic`, with the pair as MAS compares it. The id has no colon.
     pub fn basic(client_id: &str, client_secret: &str) -> Self {
         let pair = format!("{client_id}:{client_secret}");
-        Self::Known(Authorization::new(Scheme::Basic, &pair))
+        Self::Known(OwnCredential::new(Scheme::Basic, &pair))
     }
 
     /// Returns the name of its kind, which is the configuration key.
@@ -102,7 +102,7 @@ impl ClientCredential {
     }
 
     /// The credential, if the module knows it.
-    pub fn known(&self) -> Option<&Authorization> {
+    pub fn known(&self) -> Option<&OwnCredential> {
         match self {
             Self::Known(authorization) => Some(authorization),
             Self::Injected => None,
@@ -110,13 +110,13 @@ impl ClientCredential {
     }
 
     /// The secret that MAS and the homeserver share, if the module knows it.
-    pub fn shared_secret(&self) -> Option<&Authorization> {
+    pub fn shared_secret(&self) -> Option<&OwnCredential> {
         self.known()
             .filter(|authorization| authorization.scheme == Scheme::Bearer)
     }
 }
 
-impl Authorization {
+impl OwnCredential {
     fn new(scheme: Scheme, secret: &str) -> Self {
         let credentials = match scheme {
             Scheme::Basic => Cow::Owned(Base64::encode_string(secret.as_bytes())),

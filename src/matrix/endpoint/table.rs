@@ -569,28 +569,31 @@ mod tests {
         }
     }
 
+    /// A path that the line is for.
+    fn path(line: &Line) -> String {
+        let path = line.path.replace("{}", "x").replace("{+}", "x");
+        path.replace("**", "x/y")
+    }
+
     #[test]
     fn federation_is_what_the_lines_say() {
-        for path in [
+        let of_lines = MATRIX.iter().map(path);
+        let others = [
             "/_matrix/federation",
             "/_matrix/federation/",
             "/_matrix/federation//",
             "/_matrix/federation/v1/send/1",
-            "/_matrix/federation/v1/openid/userinfo",
             "/_matrix/federation/v1/openid/userinfo/",
             "/_matrix/federation/v1/openid",
             "/_matrix/federatio",
             "/_matrix/federations/v1/send/1",
-            "/_matrix/key/v2/server",
-        ] {
-            let path = path.as_bytes();
-            let of_lines = requirement(MATRIX, path, Get);
-            assert_eq!(
-                federation(path).or(of_lines),
-                of_lines,
-                "{}",
-                path.escape_ascii()
-            );
+        ];
+        for path in of_lines.chain(others.map(str::to_owned)) {
+            for method in [Get, Post, Put, Delete, Method::Other] {
+                let of_lines = requirement(MATRIX, path.as_bytes(), method);
+                let found = federation(path.as_bytes()).or(of_lines);
+                assert_eq!(found, of_lines, "{method:?} {path}");
+            }
         }
     }
 
@@ -600,14 +603,10 @@ mod tests {
             .into_iter()
             .flatten()
             .map(|family| family.lines)
-            .chain([ELSEWHERE]);
+            .chain([MATRIX, ELSEWHERE]);
         for list in lists {
             for (index, line) in list.iter().enumerate() {
-                let path = line
-                    .path
-                    .replace("{}", "x")
-                    .replace("{+}", "x")
-                    .replace("**", "x/y");
+                let path = path(line);
                 let first = list
                     .iter()
                     .position(|other| {
@@ -616,6 +615,18 @@ mod tests {
                     })
                     .unwrap();
                 assert_eq!(first, index, "{} never counts", line.path);
+            }
+        }
+    }
+
+    #[test]
+    fn lines_of_no_family_stand_where_they_are_looked_for() {
+        for (list, is_of_matrix) in [(MATRIX, true), (ELSEWHERE, false)] {
+            for line in list {
+                let path = path(line);
+                let (path, is_found) = (path.as_bytes(), path.starts_with("/_matrix/"));
+                assert_eq!(is_found, is_of_matrix, "{}", line.path);
+                assert!(family(path).is_none(), "{} never counts", line.path);
             }
         }
     }

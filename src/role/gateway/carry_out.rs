@@ -122,8 +122,11 @@ fn annotate(
 mod tests {
     use std::rc::Rc;
 
+    use serde_json::json;
+
     use super::*;
     use crate::{
+        config,
         host::{RootId, StreamId, fake::FakeHost},
         role::plugin::Plugin,
     };
@@ -131,8 +134,7 @@ mod tests {
     /// Whether such a request calls itself gRPC cannot be told, and Envoy would make 200 of the reply.
     #[test]
     fn a_request_that_cannot_be_read_keeps_its_status_if_it_is_of_grpc() {
-        let text = r#"{"server_name":"example.org","introspection":{"cluster":"mas","credential":{"injected":true}}}"#;
-        let config = crate::config::parse(text.as_bytes(), &|_| None).unwrap();
+        let config = config::tests::with(json!({}));
         let plugin = Rc::new(Plugin::new(RootId(1), config));
         for (why, status) in [
             (Unclean::TooMany, 431),

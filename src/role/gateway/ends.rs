@@ -3,26 +3,28 @@
 //! The non-obvious rule: MAS may not have ended anything. It answers 200 to the revocation of a token that it lets live, and
 //! in a fleet a mirrored request says nothing of MAS's answer. Each end costs a question, so a client could make the edge
 //! ask as often as it likes. So the first end of a token, or of all of a user's tokens, acts at once, and further ones
-//! within [`MIN_INTERVAL`] are merged into one that acts at the next tick. No end is lost.
+//! within [`MIN_INTERVAL`] are merged into one that acts at the next tick. Each end acts at least once.
 //!
 //! Where MAS has not answered, it may end the session only later, and a question in between brings an "active" that is out of
 //! date. So such an end acts at once and again and again for some seconds. What still waits when the VM goes is handed over to
 //! another one (`ends/handover.rs`).
 //!
 //! Anyone can end an invented token, so what is remembered is bounded. An end that removed no answer gives way to one that
-//! did. Where there is still no room, an end acts at once. `tests/scenarios/ends.rs` shows the rest of it.
+//! did, and is repeated no more. Where there is still no room, an end acts at once and only once. `tests/scenarios/ends.rs` shows
+//! the rest of it.
 
+mod ended_by;
 mod handover;
 
 use std::{rc::Rc, time::Duration};
 
+pub use self::ended_by::EndedBy;
 use self::handover::{EndSubject, HandedOverEnd, Incoming, Outgoing};
 use crate::{
     cache::SharedCache,
     clock::Instant,
     host::{Backend, Callback, Store},
     mas::{provisioning::Revocation, user::UserKey},
-    metrics::InvalidationReason,
     resolver::{Invalidation, Resolver},
     role::plugin::Plugin,
     token::TokenDigest,
@@ -45,7 +47,7 @@ pub struct Ending {
     /// The token that logs out or is revoked.
     pub token: TokenDigest,
     /// Which of the two.
-    pub reason: InvalidationReason,
+    pub by: EndedBy,
     /// What ends with it.
     pub scope: Scope,
 }
@@ -61,10 +63,10 @@ pub enum Scope {
 
 impl Ending {
     /// The end of this token's session.
-    pub fn of_session(token: TokenDigest, reason: InvalidationReason) -> Self {
+    pub fn of_session(token: TokenDigest, by: EndedBy) -> Self {
         Self {
             token,
-            reason,
+            by,
             scope: Scope::Session,
         }
     }
@@ -83,7 +85,7 @@ pub(super) enum MasReply {
 #[derive(Clone, Debug)]
 struct End {
     plugin: Rc<Plugin>,
-    reason: InvalidationReason,
+    by: EndedBy,
     /// If set, all answers about the token's user end as well.
     ends_owner: bool,
     /// It removed an answer in another VM.
@@ -131,7 +133,7 @@ impl SessionEnds {
         };
         let end = End {
             plugin: Rc::clone(plugin),
-            reason: ending.reason,
+            by: ending.by,
             ends_owner: ending.scope == Scope::AllOfUser(None),
             removed_answer: false,
             due_at: now,
@@ -197,7 +199,7 @@ impl SessionEnds {
         for other in incoming.ends() {
             let end = End {
                 plugin: Rc::clone(plugin),
-                reason: other.reason,
+                by: other.by,
                 ends_owner: other.ends_owner,
                 removed_answer: other.removed_answer,
                 due_at: cb.now(),
@@ -261,7 +263,8 @@ impl SessionEnds {
                     EndSubject::Token(token) => Invalidation::Token(token),
                     EndSubject::User(user) => Invalidation::User(user, &everything),
                 };
-                let removed = resolver.invalidate(cb, &end.plugin.upstream.cache, what, end.reason);
+                let (cache, reason) = (&end.plugin.upstream.cache, end.by.into());
+                let removed = resolver.invalidate(cb, cache, what, reason);
                 let deferred_until = now + MIN_INTERVAL;
                 let mut last = Recent {
                     subject,
@@ -309,7 +312,7 @@ impl Recent {
         let end = self.deferred.as_ref()?;
         Some(HandedOverEnd {
             subject: self.subject,
-            reason: end.reason,
+            by: end.by,
             ends_owner: end.ends_owner,
             removed_answer: self.removed_answer,
             repeat_until: end.repeat_until,
@@ -348,6 +351,8 @@ fn owner_of(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::{
         config,
@@ -357,15 +362,13 @@ mod tests {
     const ROOT: RootId = RootId(1);
 
     fn plugin() -> Rc<Plugin> {
-        let text = r#"{"server_name":"example.org","introspection":{"cluster":"mas","credential":{"injected":true}}}"#;
-        let config = config::parse(text.as_bytes(), &|_| None).unwrap();
-        Rc::new(Plugin::new(ROOT, config))
+        Rc::new(Plugin::new(ROOT, config::tests::with(json!({}))))
     }
 
     fn end_at(plugin: &Rc<Plugin>, due_at: Instant) -> End {
         End {
             plugin: Rc::clone(plugin),
-            reason: InvalidationReason::Logout,
+            by: EndedBy::Logout,
             ends_owner: false,
             removed_answer: false,
             due_at,

@@ -17,7 +17,7 @@ use crate::{
     metrics::Metric,
     resolver::{Found, Query, Resolver, Verdict},
     role::plugin::Plugin,
-    token::TokenSecret,
+    token::{TokenDigest, TokenSecret},
 };
 
 /// What the gateway keeps in one worker.
@@ -92,16 +92,16 @@ impl LocalGrants {
         self.recognized.of(config, secret, token)
     }
 
-    /// Remembers the last token that was recognized, of which a grant is kept.
-    pub fn remember_last(&mut self, plugin: &Plugin) {
+    /// Remembers what the token of this name is, of which a grant is kept, if it was the last to be recognized.
+    pub fn remember(&mut self, plugin: &Plugin, token: &TokenDigest) {
         let capacity = self.capacity(plugin);
-        self.recognized.remember_last(capacity);
+        self.recognized.remember(token, capacity);
     }
 
     /// The same for a token that is inactive.
-    pub fn remember_last_inactive(&mut self, plugin: &Plugin) {
+    pub fn remember_inactive(&mut self, plugin: &Plugin, token: &TokenDigest) {
         let capacity = self.capacity(plugin);
-        self.recognized.remember_last_inactive(capacity);
+        self.recognized.remember_inactive(token, capacity);
     }
 
     /// Returns the grant that this worker keeps of a token, if it still counts. Renews its answer in the
@@ -132,7 +132,8 @@ impl LocalGrants {
     }
 
     /// Returns what a finding grants. Keeps it if the shared cache holds it as well, and it names a user: an answer without one is
-    /// void by what MAS tells of anybody, and nothing would end a worker's copy. Otherwise nothing is kept of the token.
+    /// void by what MAS tells of any user who may be back, and nothing would end a worker's copy. Otherwise nothing is kept of the
+    /// token.
     pub fn grant<H: Host>(
         &mut self,
         cb: &Callback<'_, H>,
@@ -148,7 +149,7 @@ impl LocalGrants {
         self.grants.remove(&plugin.grant_key(&found.digest));
         match &found.verdict {
             Verdict::Active(entry) => {
-                let grant = Grant::new(&entry.answer.token(), &plugin.config);
+                let grant = Grant::new(&entry.answer.token(), plugin.config.grant_terms());
                 Verdict::Active(grant)
             }
             Verdict::Inactive(answer) => Verdict::Inactive(answer.clone()),
@@ -172,7 +173,7 @@ impl LocalGrants {
         {
             return kept.grant.clone();
         }
-        let grant = Grant::new(&active.answer.token(), &plugin.config);
+        let grant = Grant::new(&active.answer.token(), plugin.config.grant_terms());
         let entry = KeptGrant {
             grant: grant.clone(),
             fresh_until: active.fresh_until,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     host::{Callback, Host, RequestHead},
-    resolver::{Found, Query, Resolver, Verdict},
+    resolver::{Found, Resolver, Verdict},
     role::origin::ClientOrigin,
 };
 
@@ -24,17 +24,13 @@ pub(super) fn identify<H: Host, W: From<Waiter>>(
     resolver: &mut Resolver<W>,
     exchange: &Rc<Exchange>,
     head: &RequestHead,
-    question: &Need<'_>,
+    need: &Need<'_>,
 ) -> Option<Found> {
-    let query = Query {
-        upstream: &exchange.plugin.upstream,
-        token: &question.token,
-        digest: question.digest,
-        origin: &ClientOrigin {
-            host: cb.host,
-            head,
-        },
+    let origin = ClientOrigin {
+        host: cb.host,
+        head,
     };
+    let query = need.query(&exchange.plugin.upstream, &origin);
     if let Some(found) = resolver.lookup(cb, &query) {
         return Some(found);
     }

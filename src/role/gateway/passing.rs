@@ -75,18 +75,14 @@ pub fn on_response_headers<H: Host, W>(
             learned.doubt(cb, resolver, &exchange.plugin, &token, reason);
         }
         // MAS does not know the token: its session has ended elsewhere, or by the same request, which Envoy has sent twice. But
-        // MAS says so of an OAuth token as well, whose session lives on. So it is a refusal and no end. A 401 to a revocation is
-        // about the client.
-        Watch::SessionEnd(Ending {
-            token,
-            reason: InvalidationReason::Logout,
-            ..
-        }) if status == Some(401) && is_upstream() => {
+        // MAS says so of an OAuth token as well, whose session lives on. So it is a refusal and no end.
+        Watch::SessionEnd(Ending { token, by, .. })
+            if by.is_refused_for_token() && status == Some(401) && is_upstream() =>
+        {
             // Anyone can log an invented token out.
             let cache = &exchange.plugin.upstream.cache;
             if cache.lookup_stale(cb.host, &token, cb.now()).is_some() {
-                let reason = InvalidationReason::Logout;
-                learned.doubt(cb, resolver, &exchange.plugin, &token, reason);
+                learned.doubt(cb, resolver, &exchange.plugin, &token, by.into());
             }
         }
         Watch::SessionEnd(ending) => {

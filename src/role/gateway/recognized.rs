@@ -101,20 +101,25 @@ impl RecognizedTokens {
         recognized
     }
 
-    /// Remembers the last token that was looked at. When there are `capacity` of them they are all forgotten: the next
-    /// hit of each costs its digest once. With a capacity of 0 it does nothing.
-    pub fn remember_last(&mut self, capacity: usize) {
-        if let Some((hash, recognized)) = self.last.take() {
+    /// Remembers the token of this name, if it was the last that was looked at, and is not remembered yet. When there are
+    /// `capacity` of them they are all forgotten: the next hit of each costs its digest once. With a capacity of 0 it does nothing.
+    pub fn remember(&mut self, token: &TokenDigest, capacity: usize) {
+        if let Some((hash, recognized)) = self.take_last(token) {
             remember(&mut self.tokens, capacity, hash, recognized);
         }
     }
 
     /// Remembers it as an inactive one.
-    pub fn remember_last_inactive(&mut self, capacity: usize) {
-        if let Some((hash, recognized)) = self.last.take() {
+    pub fn remember_inactive(&mut self, token: &TokenDigest, capacity: usize) {
+        if let Some((hash, recognized)) = self.take_last(token) {
             let capacity = capacity.min(MAX_INACTIVE);
             remember(&mut self.inactive, capacity, hash, recognized);
         }
+    }
+
+    fn take_last(&mut self, token: &TokenDigest) -> Option<(Hash, Recognized)> {
+        let is_it = |(_, last): &mut (Hash, Recognized)| last.digest == *token;
+        self.last.take_if(is_it)
     }
 }
 
@@ -141,6 +146,8 @@ impl std::fmt::Debug for RecognizedTokens {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::{
         config::{self, AppserviceTokens},
@@ -162,12 +169,7 @@ mod tests {
     }
 
     fn config(appservice_tokens: &[&str]) -> Config {
-        let config = serde_json::json!({
-            "server_name": "example.org",
-            "introspection": {"cluster": "mas", "credential": {"injected": true}},
-            "appservice_tokens": appservice_tokens,
-        });
-        config::parse(config.to_string().as_bytes(), &|_| None).unwrap()
+        config::tests::with(json!({"appservice_tokens": appservice_tokens}))
     }
 
     #[test]
@@ -179,7 +181,7 @@ mod tests {
                 assert_eq!(found.digest, TokenDigest::of(token));
                 let shape = Recognized::of(&config, SECRET, token).unwrap().shape;
                 assert_eq!(found.shape, shape);
-                tokens.remember_last(10);
+                tokens.remember(&found.digest, 10);
             }
         }
         assert_eq!(tokens.tokens.len(), TOKENS.len());
@@ -204,7 +206,7 @@ mod tests {
             for (config, is_listed) in [(&none, false), (&other, false), (&both, true)] {
                 let mut of = |token| {
                     let found = tokens.of(config, SECRET, token);
-                    tokens.remember_last(10);
+                    tokens.remember(&TokenDigest::of(token), 10);
                     found
                 };
                 for _ in 0..2 {
@@ -223,7 +225,7 @@ mod tests {
         for _ in 0..2 {
             let found = tokens.of(&config, SECRET, &long).unwrap();
             assert_eq!(found.digest, TokenDigest::of(&long));
-            tokens.remember_last(10);
+            tokens.remember(&found.digest, 10);
             assert!(tokens.tokens.is_empty());
         }
     }
@@ -234,7 +236,7 @@ mod tests {
         let configs = [config(&[]), config(&[&"a".repeat(64)])];
         for config in &configs {
             tokens.of(config, SECRET, TOKENS[0]);
-            tokens.remember_last(10);
+            tokens.remember(&TokenDigest::of(TOKENS[0]), 10);
         }
         for config in &configs {
             tokens.of(config, SECRET, TOKENS[0]);
@@ -251,17 +253,34 @@ mod tests {
         assert!(tokens.tokens.is_empty());
     }
 
+    /// Another was looked at in between.
+    #[test]
+    fn a_token_is_remembered_only_by_its_own_name() {
+        let (mut tokens, config) = (none(), config(&[]));
+        let [first, second, _] = TOKENS.map(TokenDigest::of);
+        for token in &TOKENS[..2] {
+            tokens.of(&config, SECRET, token);
+        }
+        tokens.remember(&first, 10);
+        tokens.remember_inactive(&first, 10);
+        assert!(tokens.tokens.is_empty() && tokens.inactive.is_empty());
+        tokens.remember(&second, 10);
+        assert_eq!(tokens.tokens.len(), 1);
+        tokens.of(&config, SECRET, TOKENS[1]);
+        assert!(tokens.last.is_none(), "it is known");
+    }
+
     #[test]
     fn inactive_tokens_are_remembered_apart_and_not_many() {
         let (mut tokens, config) = (none(), config(&[]));
         tokens.of(&config, SECRET, TOKENS[0]);
-        tokens.remember_last(64);
+        tokens.remember(&TokenDigest::of(TOKENS[0]), 64);
         for number in 0..10_000_u32 {
             for _ in 0..2 {
                 let token = number.to_le_bytes();
                 let found = tokens.of(&config, SECRET, &token).unwrap();
                 assert_eq!(found.digest, TokenDigest::of(&token));
-                tokens.remember_last_inactive(65_536);
+                tokens.remember_inactive(&found.digest, 65_536);
             }
             assert!(tokens.inactive.len() <= MAX_INACTIVE);
         }
@@ -269,7 +288,7 @@ mod tests {
         assert_eq!(tokens.tokens.len(), 1);
         let before = tokens.inactive.len();
         tokens.of(&config, SECRET, TOKENS[1]);
-        tokens.remember_last_inactive(0);
+        tokens.remember_inactive(&TokenDigest::of(TOKENS[1]), 0);
         assert_eq!(tokens.inactive.len(), before, "another listener's");
     }
 
@@ -277,9 +296,10 @@ mod tests {
     fn no_more_are_remembered_than_grants_are_kept() {
         let (mut tokens, config) = (none(), config(&[]));
         for number in 0..1_000_u32 {
-            tokens.of(&config, SECRET, &number.to_le_bytes());
-            tokens.remember_last(64);
-            tokens.remember_last(64);
+            let token = number.to_le_bytes();
+            tokens.of(&config, SECRET, &token);
+            tokens.remember(&TokenDigest::of(&token), 64);
+            tokens.remember(&TokenDigest::of(&token), 64);
             assert!(tokens.tokens.len() <= 64);
         }
         assert!(tokens.tokens.len() > 1);

@@ -2,11 +2,11 @@
 //!
 //! `passing.rs` says what it makes of what it sees.
 
-use super::ends::{Ending, Scope};
+use super::ends::{EndedBy, Ending, Scope};
 use crate::{
     mas::user::UserKey,
     matrix::session_end::{RevocationForm, SessionEnd},
-    metrics::{HomeserverAnswer, InvalidationReason, RejectionReason},
+    metrics::{HomeserverAnswer, RejectionReason},
     role::exchange::{self, Wants},
     token::{AccessToken, TokenDigest, TokenSecret},
 };
@@ -43,7 +43,7 @@ impl Watch {
         let name = |token: &AccessToken<'_>| secret.digest(token.as_bytes());
         match end {
             SessionEnd::Logout(token) => {
-                Self::SessionEnd(Ending::of_session(name(token), InvalidationReason::Logout))
+                Self::SessionEnd(Ending::of_session(name(token), EndedBy::Logout))
             }
             SessionEnd::LogoutAll(token) => Self::logout_all(name(token), None),
             SessionEnd::Revocation => Self::Revocation(Box::new(RevocationForm::new(secret))),
@@ -52,7 +52,7 @@ impl Watch {
 
     /// Returns the watch over a request that revokes this token.
     pub fn revocation(token: TokenDigest) -> Self {
-        Self::SessionEnd(Ending::of_session(token, InvalidationReason::Revocation))
+        Self::SessionEnd(Ending::of_session(token, EndedBy::Revocation))
     }
 
     /// Returns the watch when no more of the request's body counts: MAS has answered, or the request has ended. Then a form has its
@@ -69,7 +69,7 @@ impl Watch {
     pub fn logout_all(token: TokenDigest, user: Option<UserKey>) -> Self {
         Self::SessionEnd(Ending {
             token,
-            reason: InvalidationReason::Logout,
+            by: EndedBy::Logout,
             scope: Scope::AllOfUser(user),
         })
     }
@@ -78,9 +78,54 @@ impl Watch {
 impl exchange::Watch for Watch {
     #[inline]
     fn wants(&self) -> Wants {
-        Wants {
-            request_body: matches!(self, Self::Revocation(_)),
-            response_headers: !matches!(self, Self::Nothing | Self::Answered(_)),
+        let response = Wants {
+            response_headers: true,
+            ..Wants::default()
+        };
+        let response_or_end = Wants {
+            stream_end: true,
+            ..response
+        };
+        match self {
+            Self::Nothing | Self::Answered(_) => Wants::default(),
+            Self::Active(_) | Self::GrpcReply(_) => response,
+            Self::SessionEnd(_) | Self::Undecided | Self::WouldReject(_) => response_or_end,
+            Self::Revocation(_) => Wants {
+                request_body: true,
+                ..response_or_end
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_watch_wants_the_callbacks_that_tell_it_something() {
+        let token = TokenDigest::of(b"token");
+        let form = Box::new(RevocationForm::new(TokenSecret::NONE));
+        for (watch, wanted) in [
+            (Watch::Nothing, [false, false, false]),
+            (Watch::Active(token), [false, true, false]),
+            (Watch::GrpcReply(401), [false, true, false]),
+            (Watch::logout_all(token, None), [false, true, true]),
+            (Watch::Revocation(form), [true, true, true]),
+            (Watch::Undecided, [false, true, true]),
+            (Watch::Answered(HomeserverAnswer::None), [false; 3]),
+            (
+                Watch::WouldReject(RejectionReason::NotActive),
+                [false, true, true],
+            ),
+        ] {
+            let Wants {
+                request_body,
+                response_headers,
+                stream_end,
+            } = exchange::Watch::wants(&watch);
+            let found = [request_body, response_headers, stream_end];
+            assert_eq!(found, wanted, "{watch:?}");
         }
     }
 }

@@ -110,6 +110,8 @@ impl AwaitingBody {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::{
         config,
@@ -120,11 +122,7 @@ mod tests {
     const ROOT: RootId = RootId(1);
 
     fn plugin() -> Rc<Plugin> {
-        let config = config::parse(
-            br#"{"role":"introspection","introspection":{"cluster":"mas","credential":{"injected":true}}}"#,
-            &|_| None,
-        )
-        .unwrap();
+        let config = config::tests::with(json!({"role": "introspection"}));
         Rc::new(Plugin::new(ROOT, config))
     }
 

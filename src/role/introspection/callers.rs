@@ -105,6 +105,8 @@ impl AcceptedCallers {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::{
         config,
@@ -114,10 +116,10 @@ mod tests {
     const NOW: Instant = Instant::from_millis(1_000_000);
 
     fn upstream(cluster: &str) -> Upstream {
-        let text = format!(
-            r#"{{"role":"introspection","introspection":{{"cluster":"{cluster}","credential":{{"injected":true}}}}}}"#
-        );
-        let config = config::parse(text.as_bytes(), &|_| None).unwrap();
+        let config = config::tests::with(json!({
+            "role": "introspection",
+            "introspection": {"cluster": cluster},
+        }));
         let reader = Consumer {
             admission: Admission {
                 pool: PoolId {

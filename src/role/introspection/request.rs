@@ -130,6 +130,8 @@ static HEADERS: [Header; 3] = [
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::{
         cache::expiry::Expiry, config, host::Fields, mas::introspection::Answer, token::TokenDigest,
@@ -146,11 +148,7 @@ mod tests {
 
     /// The credential of the good request with this header set, or without it.
     fn credential_with(name: &str, value: Option<&str>) -> Option<Vec<u8>> {
-        let config = config::parse(
-            br#"{"role":"introspection","introspection":{"cluster":"mas","credential":{"injected":true}}}"#,
-            &|_| None,
-        )
-        .unwrap();
+        let config = config::tests::with(json!({"role": "introspection"}));
         let others = GOOD.iter().copied().filter(|(given, _)| *given != name);
         let fields = others.chain(value.map(|value| (name, value)));
         let fields = fields.map(|(name, value)| (name, value.as_bytes()));

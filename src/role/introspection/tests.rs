@@ -29,12 +29,12 @@ const FORMS: [&str; 2] = [
 fn config(overrides: &Value) -> Config {
     let mut keys = json!({
         "role": "introspection",
-        "introspection": {"cluster": "mas", "credential": {"bearer": {"value": "secret"}}},
+        "introspection": {"credential": {"bearer": {"value": "secret"}}},
     });
     if let (Value::Object(keys), Value::Object(overrides)) = (&mut keys, overrides) {
         keys.extend(overrides.clone());
     }
-    config::parse(keys.to_string().as_bytes(), &|_| None).unwrap()
+    config::tests::with(keys)
 }
 
 /// One listener in one worker. Every request has the same good headers.
@@ -404,5 +404,6 @@ fn later_callbacks_are_asked_for_only_while_something_is_watched_for() {
         let found = watch.wants();
         assert_eq!(found.request_body, body, "{watch:?}");
         assert_eq!(found.response_headers, response, "{watch:?}");
+        assert!(!found.stream_end, "{watch:?}");
     }
 }

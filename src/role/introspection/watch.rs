@@ -31,12 +31,17 @@ pub enum Watch {
 
 impl exchange::Watch for Watch {
     fn wants(&self) -> Wants {
-        Wants {
-            request_body: matches!(
-                self,
-                Self::HeldForBody(_) | Self::Released(_) | Self::Unauthenticated(..)
-            ),
-            response_headers: matches!(self, Self::Matched(_)),
+        let nothing = Wants::default();
+        match self {
+            Self::Nothing => nothing,
+            Self::HeldForBody(_) | Self::Released(_) | Self::Unauthenticated(..) => Wants {
+                request_body: true,
+                ..nothing
+            },
+            Self::Matched(_) => Wants {
+                response_headers: true,
+                ..nothing
+            },
         }
     }
 }

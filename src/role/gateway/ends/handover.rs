@@ -9,11 +9,11 @@
 //!
 //! All of it has one key, whose name would change with the format.
 
+use super::ended_by::EndedBy;
 use crate::{
     clock::Instant,
     host::{If, NotWritten, Store, Versioned, update},
     mas::user::UserKey,
-    metrics::InvalidationReason,
     shared_data::name,
     token::TokenDigest,
 };
@@ -41,8 +41,8 @@ pub enum EndSubject {
 pub struct HandedOverEnd {
     /// Whose answers end.
     pub subject: EndSubject,
-    /// Why they end: a logout, or else a revocation.
-    pub reason: InvalidationReason,
+    /// By what they end.
+    pub by: EndedBy,
     /// If set, all answers about the token's user end as well.
     pub ends_owner: bool,
     /// It removed an answer.
@@ -62,10 +62,10 @@ impl HandedOverEnd {
             } else {
                 EndSubject::Token(TokenDigest(*hash))
             },
-            reason: if has(REVOKED) {
-                InvalidationReason::Revocation
+            by: if has(REVOKED) {
+                EndedBy::Revocation
             } else {
-                InvalidationReason::Logout
+                EndedBy::Logout
             },
             ends_owner: has(ENDS_OWNER),
             removed_answer: has(REMOVED_ANSWER),
@@ -88,8 +88,9 @@ impl Outgoing {
         if end.ends_owner {
             number |= ENDS_OWNER;
         }
-        if let InvalidationReason::Revocation = end.reason {
-            number |= REVOKED;
+        match end.by {
+            EndedBy::Logout => {}
+            EndedBy::Revocation => number |= REVOKED,
         }
         if end.removed_answer {
             number |= REMOVED_ANSWER;
@@ -147,7 +148,7 @@ mod tests {
     fn end(number: u64) -> HandedOverEnd {
         HandedOverEnd {
             subject: EndSubject::Token(TokenDigest(HASH)),
-            reason: InvalidationReason::Logout,
+            by: EndedBy::Logout,
             ends_owner: false,
             removed_answer: true,
             repeat_until: Instant::from_millis(number),
@@ -178,14 +179,14 @@ mod tests {
             EndSubject::Token(TokenDigest(HASH)),
             EndSubject::User(UserKey(HASH)),
         ] {
-            for reason in [InvalidationReason::Logout, InvalidationReason::Revocation] {
+            for by in [EndedBy::Logout, EndedBy::Revocation] {
                 for (ends_owner, removed_answer) in
                     [(false, false), (false, true), (true, false), (true, true)]
                 {
                     for until in [0, 1, u64::MAX >> 4] {
                         all.push(HandedOverEnd {
                             subject,
-                            reason,
+                            by,
                             ends_owner,
                             removed_answer,
                             repeat_until: Instant::from_millis(until),
@@ -202,6 +203,40 @@ mod tests {
         assert_eq!(take(&store), []);
         leave_all(&store, first);
         assert_eq!(take(&store), first);
+    }
+
+    /// Another version may read it.
+    #[test]
+    fn what_is_left_has_the_form_that_it_always_had() {
+        let store = MemoryStore::default();
+        let left = |subject, by, ends_owner, removed_answer| {
+            leave_all(
+                &store,
+                &[HandedOverEnd {
+                    subject,
+                    by,
+                    ends_owner,
+                    removed_answer,
+                    repeat_until: Instant::from_millis(0x1234),
+                }],
+            );
+            let value = Incoming::find(&store).unwrap().0.value;
+            take(&store);
+            let (hash, number) = value.split_at(HASH.len());
+            assert_eq!(hash, HASH);
+            u64::from_le_bytes(number.try_into().unwrap())
+        };
+        let (token, user) = (
+            EndSubject::Token(TokenDigest(HASH)),
+            EndSubject::User(UserKey(HASH)),
+        );
+        let (logout, revocation) = (EndedBy::Logout, EndedBy::Revocation);
+        assert_eq!(left(token, logout, false, false), 0x1_2340);
+        assert_eq!(left(user, logout, false, false), 0x1_2341);
+        assert_eq!(left(token, logout, true, false), 0x1_2342);
+        assert_eq!(left(token, revocation, false, false), 0x1_2344);
+        assert_eq!(left(token, logout, false, true), 0x1_2348);
+        assert_eq!(left(user, revocation, true, true), 0x1_234f);
     }
 
     #[test]

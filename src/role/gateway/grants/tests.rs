@@ -1,16 +1,13 @@
 //! Which grants a worker keeps, and which make room.
 
 use super::*;
-use crate::{
-    config::{self, Config},
-    mas::introspection::ActiveToken,
-    token::TokenDigest,
-};
+use crate::{config::GrantTerms, mas::introspection::ActiveToken, token::TokenDigest};
 
-thread_local! {
-    static CONFIG: Config = config::parse(CONFIGURATION.as_bytes(), &|_| None).unwrap();
-}
-const CONFIGURATION: &str = r#"{"server_name": "a.b", "introspection": {"cluster": "mas", "credential": {"injected": true}}}"#;
+const TERMS: GrantTerms<'_> = GrantTerms {
+    server_name: "a.b",
+    tells_client_id: false,
+    tells_scope: false,
+};
 
 fn key(number: usize) -> GrantKey {
     GrantKey {
@@ -29,7 +26,7 @@ fn entry(name_bytes: usize) -> KeptGrant {
         scope: "urn:matrix:client:api:*",
     };
     KeptGrant {
-        grant: CONFIG.with(|config| Grant::new(&token, config)),
+        grant: Grant::new(&token, TERMS),
         fresh_until: Instant::from_millis(1_000),
         refresh_at: None,
         user: None,

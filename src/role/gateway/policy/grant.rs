@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::{
-    config::Config,
+    config::GrantTerms,
     mas::introspection::ActiveToken,
     matrix::{
         identity::{ScopeRights, header_value, identity, user_id_value},
@@ -37,20 +37,24 @@ pub struct EncodedIdentity {
 }
 
 impl Grant {
-    /// What `token` grants under `config`. What no header tells is left out.
-    pub fn new(token: &ActiveToken<'_>, config: &Config) -> Self {
-        let names = &config.identity_headers;
-        let value = |name: &Option<String>, text: Option<&str>| {
-            text.filter(|_| name.is_some()).map(header_value)
-        };
+    /// What `token` grants on these terms. What no header tells is left out.
+    pub fn new(token: &ActiveToken<'_>, terms: GrantTerms<'_>) -> Self {
+        let GrantTerms {
+            server_name,
+            tells_client_id,
+            tells_scope,
+        } = terms;
         let rights = ScopeRights::of(token.scope);
         match identity(token, &rights) {
             Err(rejection) => Self::Refused(rejection),
             Ok(found) => Self::Identity(Rc::new(EncodedIdentity {
-                user_id: user_id_value(found.localpart, &config.server_name),
+                user_id: user_id_value(found.localpart, server_name),
                 device_id: found.device_id.map(header_value),
-                client_id: value(&names.client_id, token.client_id),
-                scope: value(&names.scope, Some(token.scope)),
+                client_id: token
+                    .client_id
+                    .filter(|_| tells_client_id)
+                    .map(header_value),
+                scope: tells_scope.then(|| header_value(token.scope)),
                 is_server_admin: rights.is_server_admin,
             })),
         }

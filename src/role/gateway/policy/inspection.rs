@@ -172,8 +172,8 @@ fn inspect_end<'a>(
         _ => None,
     };
     match inspection {
-        Some(Inspection::Introspect(question)) if question.terms.kind.is_some() => {
-            Inspection::Identify(question)
+        Some(Inspection::Introspect(need)) if need.terms.kind.is_some() => {
+            Inspection::Identify(need)
         }
         _ => Inspection::ForwardAndWatch(end),
     }

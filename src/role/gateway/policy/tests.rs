@@ -97,15 +97,11 @@ enum Needs {
 
 /// The configuration with these keys beside those that every one has.
 fn config(overrides: Value) -> Config {
-    let mut keys = json!({
-        "server_name": "example.org",
-        "introspection": {"cluster": "mas", "credential": {"injected": true}},
-        "endpoints": [{"exact": OPTIONAL, "auth": "optional"}],
-    });
+    let mut keys = json!({"endpoints": [{"exact": OPTIONAL, "auth": "optional"}]});
     if let Value::Object(overrides) = overrides {
         keys.as_object_mut().unwrap().extend(overrides);
     }
-    config::parse(keys.to_string().as_bytes(), &|_| None).unwrap()
+    config::tests::with(keys)
 }
 
 fn needs(config: &Config, head: &Head) -> Needs {
@@ -117,12 +113,12 @@ fn needs(config: &Config, head: &Head) -> Needs {
         Inspection::ForwardAndWatch(SessionEnd::Logout(token) | SessionEnd::LogoutAll(token)) => {
             Needs::Logout(TokenDigest::of(token.as_bytes()))
         }
-        Inspection::Identify(question) => Needs::Owner(question.digest),
+        Inspection::Identify(need) => Needs::Owner(need.digest),
         Inspection::Reject(rejection) => Needs::Rejection(rejection),
         Inspection::Inactive => Needs::Inactive,
-        Inspection::Introspect(question) => {
-            assert_eq!(question.digest, TokenDigest::of(question.token.as_bytes()));
-            Needs::Verdict(question.terms.kind)
+        Inspection::Introspect(need) => {
+            assert_eq!(need.digest, TokenDigest::of(need.token.as_bytes()));
+            Needs::Verdict(need.terms.kind)
         }
     }
 }
@@ -398,7 +394,7 @@ fn active(scope: &str) -> Verdict<Grant> {
         scope,
     };
     let names = json!({"identity_headers": {"client_id": "x-client", "scope": "x-scope"}});
-    Verdict::Active(Grant::new(&token, &config(names)))
+    Verdict::Active(Grant::new(&token, config(names).grant_terms()))
 }
 
 fn terms(requirement: AuthRequirement, kind: Option<TokenKind>) -> Terms {
@@ -539,7 +535,7 @@ fn a_grant_holds_nothing_that_no_header_tells() {
         client_id: Some("client"),
         scope: API,
     };
-    let Grant::Identity(identity) = Grant::new(&token, &config(json!({}))) else {
+    let Grant::Identity(identity) = Grant::new(&token, config(json!({})).grant_terms()) else {
         panic!("it may act as alice");
     };
     assert_eq!((&identity.client_id, &identity.scope), (&None, &None));
