@@ -14,9 +14,9 @@ use crate::{
             line::Turn,
             load::{PoolId, Slot},
         },
-        flight::State,
+        flight::{Flight, State},
         resolution::Query,
-        state::{Pending, Resolver},
+        state::Resolver,
         upstream::Overflow,
     },
 };
@@ -30,7 +30,7 @@ impl<W> Resolver<W> {
     pub(super) fn enter_line<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
-        flight: &mut Pending<W>,
+        flight: &mut Flight<W>,
         until: Instant,
     ) -> Result<(), NoVerdict> {
         let Ok((place, displaced)) = self.limits.enter_line(&flight.call) else {
@@ -68,7 +68,7 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        mut flight: Pending<W>,
+        mut flight: Box<Flight<W>>,
     ) {
         let mut has_failed = false;
         while let Some(waiters) = next_group(&mut flight.waiters) {
@@ -94,14 +94,17 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: &QuestionKey,
-    ) -> Option<Pending<W>> {
+    ) -> Option<Box<Flight<W>>> {
         let cache = &self.flights.in_line(key)?.call.upstream.cache;
         cache.lookup(cb.host, &key.digest, cb.now())?;
         self.take_from_line(key)
     }
 
     /// Takes a flight out of its line.
-    pub(in crate::resolver) fn take_from_line(&mut self, key: &QuestionKey) -> Option<Pending<W>> {
+    pub(in crate::resolver) fn take_from_line(
+        &mut self,
+        key: &QuestionKey,
+    ) -> Option<Box<Flight<W>>> {
         let flight = self.flights.take_in_line(key)?;
         if let State::InLine { place, .. } = flight.state {
             self.limits.leave_line(place);
