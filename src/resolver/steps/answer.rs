@@ -150,7 +150,11 @@ impl<W> Resolver<W> {
         disposition: &mut Disposition,
     ) {
         let upstream = Rc::clone(&flight.call.upstream);
-        match self.workers.acquire(cb, &upstream, key) {
+        // The requests have an answer, so nobody is to be told that one waits.
+        let acquired = self
+            .workers
+            .acquire_without_waiting(cb, &upstream, key, &|_| true);
+        match acquired {
             // The lease is released when the call ends, so no worker waits for it.
             Acquisition::Mine { leased } if leased != Leased::No => flight.keep_until_released(),
             // Nobody else asks.
