@@ -58,7 +58,7 @@ impl SharedCache {
     /// of them came.
     /// - If a request came before the question was sent, the answer serves it, even if MAS has told of users since.
     /// - An "inactive" that came after its time was over serves the requests that came before it. A new call would take as long.
-    ///   It does so for half a second after it came, whatever `negative_ttl` is: every worker looks for it by then.
+    ///   It does so for half a second after it came, whatever `negative_ttl` is: nearly every worker looks for it by then.
     pub fn lookup_awaited(
         &self,
         store: &impl Store,

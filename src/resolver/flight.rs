@@ -33,7 +33,8 @@ pub const MAX_WAITERS: usize = 16_384;
 /// The deadline of a question that has left its line: the next tick ends it.
 const LEFT_LINE: Instant = Instant::from_millis(0);
 
-/// Flights that a worker which no hint reaches looks at in each tick, at the most: each costs several readings.
+/// Flights that a worker which no hint reaches looks at in each tick, at the most: each costs several readings. Where more wait for
+/// other workers, each comes in its turn.
 const MAX_LOOKS: usize = 256;
 
 /// Where the answer to a flight comes from.
@@ -216,6 +217,8 @@ pub struct Flights<W> {
     load: Load,
     /// The places of the waiting requests.
     places: Shares,
+    /// The last question that [`Self::awaited`] has returned.
+    looked_up_to: Option<QuestionKey>,
 }
 
 impl<W> Default for Flights<W> {
@@ -226,6 +229,7 @@ impl<W> Default for Flights<W> {
             waiters: SortedMap::new(),
             load: Load::default(),
             places: Shares::default(),
+            looked_up_to: None,
         }
     }
 }
@@ -361,11 +365,18 @@ impl<W> Flights<W> {
         self.flights.iter_mut().map(|(_, flight)| &mut **flight)
     }
 
-    /// Returns the questions that are answered elsewhere, 256 of them at the most.
-    pub fn awaited(&self) -> Vec<QuestionKey> {
+    /// Returns the questions that are answered elsewhere, [`MAX_LOOKS`] of them at the most: those behind the last ones, and then
+    /// the first again.
+    pub fn awaited(&mut self) -> Vec<QuestionKey> {
+        let last = self.looked_up_to;
+        let behind = last.iter().flat_map(|last| self.flights.after(last));
+        let before = self.flights.iter();
+        let before = before.take_while(|(key, _)| last.is_none_or(|last| **key <= last));
         let is_awaited = |flight: &Flight<W>| matches!(flight.state, State::AwaitingPeer { .. });
-        let awaited = self.flights.iter().filter(|(_, flight)| is_awaited(flight));
-        awaited.take(MAX_LOOKS).map(|(key, _)| *key).collect()
+        let awaited = behind.chain(before).filter(|(_, flight)| is_awaited(flight));
+        let looks: Vec<_> = awaited.take(MAX_LOOKS).map(|(key, _)| *key).collect();
+        self.looked_up_to = looks.last().copied();
+        looks
     }
 
     /// Lets the lease of every call be released in any case.
