@@ -30,9 +30,6 @@ pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
 /// Requests that may wait in one worker. One client has no more than its share of these places.
 pub const MAX_WAITERS: usize = 16_384;
 
-/// The deadline of a question that has left its line: the next tick ends it.
-const LEFT_LINE: Instant = Instant::from_millis(0);
-
 /// Flights that a worker which no hint reaches looks at in each tick, at the most: each costs several readings. Where more wait for
 /// other workers, each comes in its turn.
 const MAX_LOOKS: usize = 256;
@@ -50,7 +47,10 @@ const MAX_LOOKS: usize = 256;
 /// | AwaitingPeer | a hint to look again, or `check_at` | resumes |
 /// | AwaitingPeer | the hint of a failure | no verdict for those it is meant for, and the others resume |
 /// | InLine | a call is free, or the cache has the answer | resumes |
-/// | InLine | its time is over, or another question has taken its place | from the cache, or no verdict |
+/// | InLine | its time is over | from the cache, or no verdict |
+/// | InLine | another question has taken its place | Displaced |
+/// | Displaced | a request asks the same | begins anew, for all who wait |
+/// | Displaced | the next tick | from the cache, or no verdict |
 ///
 /// To resume is to read the cache again. Without an answer there the flight is Calling, AwaitingPeer or InLine once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub enum State {
         /// How many calls of the pool may be under way when its own is made, itself included.
         cap: usize,
     },
+    /// From nowhere: another question has taken its place in line. The next tick ends it.
+    Displaced,
     /// From nowhere: the call was cancelled with its root context; another root must repeat it.
     Orphaned,
 }
@@ -95,7 +97,7 @@ pub struct ActiveCall {
 pub enum Ready {
     /// It is answered elsewhere, and the answer may be there by now.
     Due(Instant),
-    /// Its deadline has passed.
+    /// Its deadline has passed, or it has lost its place in line.
     Expired(Instant),
     /// Its call is gone.
     Orphaned,
@@ -107,10 +109,14 @@ impl Ready {
             Self::Due(now) => {
                 matches!(flight.state, State::AwaitingPeer { check_at } if check_at <= now)
             }
-            // Who waits for another worker looks again when the lease ends, and calls then.
-            Self::Expired(now) => {
-                flight.deadline <= now && !matches!(flight.state, State::AwaitingPeer { .. })
-            }
+            Self::Expired(now) => match flight.state {
+                // Who waits for another worker looks again when the lease ends, and calls then.
+                State::AwaitingPeer { .. } => false,
+                State::Displaced => true,
+                State::Calling(_) | State::InLine { .. } | State::Orphaned => {
+                    flight.deadline <= now
+                }
+            },
             Self::Orphaned => flight.state == State::Orphaned,
         }
     }
@@ -193,11 +199,6 @@ impl<W> Flight<W> {
         self.deadline = until;
     }
 
-    /// Returns whether its question has left its line, so that it ends with the next tick.
-    pub fn has_left_line(&self) -> bool {
-        matches!(self.state, State::InLine { .. }) && self.deadline == LEFT_LINE
-    }
-
     /// Returns whether no request waits and no call of this worker will bring an answer.
     fn is_abandoned(&self) -> bool {
         self.waiters.is_empty() && !matches!(self.state, State::Calling(_))
@@ -248,6 +249,11 @@ impl<W> Flights<W> {
     /// Returns whether another request of `client` may wait.
     pub fn has_room(&self, client: Option<&ClientKey>) -> bool {
         self.places.admits(client, MAX_WAITERS)
+    }
+
+    /// Returns the flight of a question.
+    pub fn get(&self, key: &QuestionKey) -> Option<&Flight<W>> {
+        self.flights.get(key).map(|flight| &**flight)
     }
 
     /// Returns the flight of a question that waits in line.
@@ -345,18 +351,20 @@ impl<W> Flights<W> {
         self.end(key)
     }
 
-    /// Takes out a flight that waits in line, if `key` does.
-    pub fn take_in_line(&mut self, key: &QuestionKey) -> Option<Box<Flight<W>>> {
-        self.pool_in_line(key)?;
-        self.end(key)
+    /// Takes out a flight that waits in line, or has lost its place there, if `key` does.
+    pub fn take_queued(&mut self, key: &QuestionKey) -> Option<Box<Flight<W>>> {
+        match self.flights.get(key)?.state {
+            State::InLine { .. } | State::Displaced => self.end(key),
+            State::Calling(_) | State::AwaitingPeer { .. } | State::Orphaned => None,
+        }
     }
 
-    /// Lets a flight that waits in line end at its next look: its question has left the line.
-    pub fn expire_queued(&mut self, key: &QuestionKey) {
-        if self.pool_in_line(key).is_some()
-            && let Some(flight) = self.flights.get_mut(key)
+    /// Notes that another question has taken the place of this one in its line.
+    pub fn displace(&mut self, key: &QuestionKey) {
+        if let Some(flight) = self.flights.get_mut(key)
+            && let State::InLine { .. } = flight.state
         {
-            flight.deadline = LEFT_LINE;
+            flight.state = State::Displaced;
         }
     }
 
@@ -373,7 +381,9 @@ impl<W> Flights<W> {
         let before = self.flights.iter();
         let before = before.take_while(|(key, _)| last.is_none_or(|last| **key <= last));
         let is_awaited = |flight: &Flight<W>| matches!(flight.state, State::AwaitingPeer { .. });
-        let awaited = behind.chain(before).filter(|(_, flight)| is_awaited(flight));
+        let awaited = behind
+            .chain(before)
+            .filter(|(_, flight)| is_awaited(flight));
         let looks: Vec<_> = awaited.take(MAX_LOOKS).map(|(key, _)| *key).collect();
         self.looked_up_to = looks.last().copied();
         looks

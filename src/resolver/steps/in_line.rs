@@ -39,7 +39,7 @@ impl<W> Resolver<W> {
         cb.host.count(Metric::LineWait);
         // Their requests are answered with the next tick: this callback may answer its own only.
         for key in displaced {
-            self.flights.expire_queued(&key);
+            self.flights.displace(&key);
         }
         let cap = flight.call.upstream.settings.max_in_flight;
         flight.await_turn(place, cap, until);
@@ -100,29 +100,36 @@ impl<W> Resolver<W> {
         self.take_from_line(key)
     }
 
-    /// Takes a flight out of its line.
+    /// Takes a flight out of its line, or one that has lost its place there.
     pub(in crate::resolver) fn take_from_line(
         &mut self,
         key: &QuestionKey,
     ) -> Option<Box<Flight<W>>> {
-        let flight = self.flights.take_in_line(key)?;
+        let flight = self.flights.take_queued(key)?;
         if let State::InLine { place, .. } = flight.state {
             self.limits.leave_line(place);
         }
         Some(flight)
     }
 
-    /// Returns whether a question that waits in another pool's line can be called at once by this pool.
+    /// Returns whether a request that asks the same as others does not join them, but asks anew for all: they wait in the line of
+    /// another pool, and its own has a call free; or their question has lost its place in line, and its own may find one.
     pub(in crate::resolver) fn can_overtake(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
         let pool = query.upstream.admission.pool;
-        self.flights.in_line(key).is_some_and(|queued| {
-            let slot = Slot {
-                pool,
-                client: None,
-                is_known: queued.call.is_known,
-            };
-            queued.call.upstream.admission.pool != pool && self.admits(query.upstream, &slot)
-        })
+        self.flights
+            .get(key)
+            .is_some_and(|queued| match queued.state {
+                State::InLine { place, .. } => {
+                    let slot = Slot {
+                        pool,
+                        client: None,
+                        is_known: queued.call.is_known,
+                    };
+                    place.pool != pool && self.admits(query.upstream, &slot)
+                }
+                State::Displaced => true,
+                State::Calling(_) | State::AwaitingPeer { .. } | State::Orphaned => false,
+            })
     }
 
     /// Returns whether a question waits in another pool's line, and this pool can neither wait nor call.

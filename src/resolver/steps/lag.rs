@@ -34,7 +34,6 @@ impl<W> Resolver<W> {
         }
         for flight in self.flights.iter_mut() {
             match flight.state {
-                State::InLine { .. } if flight.has_left_line() => {}
                 State::InLine { .. } => {
                     flight.deadline = (flight.deadline + lag).min(now + LINE_TIMEOUT);
                 }

@@ -200,7 +200,7 @@ impl<W> Resolver<W> {
                 let Some(key) = self.next_in_line(pool) else {
                     break;
                 };
-                let Some(flight) = self.flights.take_in_line(&key) else {
+                let Some(flight) = self.flights.take_queued(&key) else {
                     continue;
                 };
                 // Others of the client's questions may have spent its budget while this one waited.
