@@ -376,15 +376,19 @@ impl<W> Flights<W> {
     /// Returns the questions that are answered elsewhere, [`MAX_LOOKS`] of them at the most: those behind the last ones, and then
     /// the first again.
     pub fn awaited(&mut self) -> Vec<QuestionKey> {
-        let last = self.looked_up_to;
-        let behind = last.iter().flat_map(|last| self.flights.after(last));
-        let before = self.flights.iter();
-        let before = before.take_while(|(key, _)| last.is_none_or(|last| **key <= last));
-        let is_awaited = |flight: &Flight<W>| matches!(flight.state, State::AwaitingPeer { .. });
-        let awaited = behind
-            .chain(before)
-            .filter(|(_, flight)| is_awaited(flight));
-        let looks: Vec<_> = awaited.take(MAX_LOOKS).map(|(key, _)| *key).collect();
+        let (mut looks, mut first) = (Vec::new(), Vec::new());
+        for (key, flight) in self.flights.iter() {
+            let State::AwaitingPeer { .. } = flight.state else {
+                continue;
+            };
+            let is_behind = self.looked_up_to.is_none_or(|last| last < *key);
+            let part = if is_behind { &mut looks } else { &mut first };
+            if part.len() < MAX_LOOKS {
+                part.push(*key);
+            }
+        }
+        looks.append(&mut first);
+        looks.truncate(MAX_LOOKS);
         self.looked_up_to = looks.last().copied();
         looks
     }
