@@ -274,7 +274,7 @@ fn a_lost_answer_ends_at_the_deadline() {
 /// None of the first ones need have an answer.
 #[test]
 fn of_many_questions_that_are_answered_elsewhere_each_comes_in_its_turn() {
-    for number in [0, 10, MAX_LOOKS, 2 * MAX_LOOKS + 100] {
+    for number in [0, 10, MAX_LOOKS, 2 * MAX_LOOKS, 2 * MAX_LOOKS + 100] {
         let mut flights = flights(&[b"asked"]);
         for question in 0..number {
             let mut flight = flight(ROOT, 0);
