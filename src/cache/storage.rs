@@ -52,6 +52,8 @@ impl SharedCache {
     }
 
     /// Writes an answer to the table of its kind.
+    // Inlined like the next two, so that storing an answer takes no more instructions than in one piece.
+    #[inline(always)]
     fn write(&self, store: &impl Store, introspected: &Introspected, entry: &Entry) -> Written {
         let now = introspected.answered_at;
         let is_fresh = now < entry.useful_until;
@@ -71,6 +73,7 @@ impl SharedCache {
     /// Takes earlier answers to the question out of the table of the other kind. Those of another MAS stay: it may know the token.
     ///
     /// An active answer that is the only one is spared the look: it comes first in [`Self::lookup`].
+    #[inline(always)]
     fn settle_other(&self, store: &impl Store, introspected: &Introspected) -> Settled {
         let (_, other) = self.own_and_other(&introspected.answer);
         if introspected.is_active() && nobody_else_asked(introspected, other) {
@@ -90,6 +93,7 @@ impl SharedCache {
     }
 
     /// Returns the table for answers of this kind, and that for answers of the other kind.
+    #[inline(always)]
     fn own_and_other(&self, answer: &Answer) -> (&Table, &Table) {
         match answer {
             Answer::Active(_) => (&self.active, &self.negative),
