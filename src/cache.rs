@@ -92,7 +92,7 @@ impl SharedCache {
     }
 
     /// Returns whether MAS has revoked this active answer. The user's record is read unless the epochs show that it cannot say so.
-    /// An answer without a user is void as soon as MAS has told of any user.
+    /// An answer without a user is void as soon as MAS has told of any user who may be back.
     fn is_void(
         &self,
         store: &impl Store,
@@ -104,7 +104,7 @@ impl SharedCache {
         let Some(user) = user else {
             return self.revocations.revokes_unowned(store, asked_at);
         };
-        !epochs.is_some_and(|epochs| epochs.is_past(user, asked_at))
+        !epochs.is_some_and(|epochs| epochs.is_silent_since(user, asked_at))
             && self
                 .revocations
                 .revokes_active(store, user, answer, asked_at)
@@ -187,7 +187,13 @@ impl SharedCache {
         }
     }
 
-    fn question(&self, digest: &TokenDigest) -> QuestionKey {
+    /// Returns the name of who was asked, see [`config::Config::fingerprint`].
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// Returns the name of the question whose token this is.
+    pub fn question(&self, digest: &TokenDigest) -> QuestionKey {
         QuestionKey {
             digest: *digest,
             fingerprint: self.fingerprint,

@@ -143,7 +143,7 @@ impl<W> Resolver<W> {
             }
             Ok(Start::Stale(entry)) => Some(self.serve_stale(cb, query.key(), entry)),
             Ok(Start::Flight(mut flight)) => {
-                // Requests of another pool that wait in line for the same answer.
+                // Requests that wait for the same answer: in the line of another pool, or without a place in line.
                 if let Some(queued) = self.take_from_line(&key) {
                     flight.waiters = queued.waiters;
                     flight.is_joined = true;

@@ -316,7 +316,8 @@ impl Worker {
     }
 
     /// Notes that a root context has ended. If its timer was the last one, one of the others gets a timer, whether it has had
-    /// a request or not: an end may wait for a tick. `another` returns one that has a configuration. Without any the VM goes.
+    /// a request or not, since ends of sessions may still wait for a tick (`gateway/ends.rs`). `another` returns one that has a
+    /// configuration. Without any the VM goes.
     pub fn on_root_end(
         &mut self,
         host: &impl Host,

@@ -27,10 +27,7 @@ use matrix_edge_auth::{
         user::{DeviceKey, UserKey},
     },
     resolver::{
-        clients::{
-            ClientKey,
-            budget::{Budget, Inactive},
-        },
+        clients::budget::{Budget, BudgetKey, Inactive},
         workers::lease::{Acquired, Claim, LEASE, Leases, OnHeld, Tombstone},
     },
     shared_data::name::FORMAT_VERSION,
@@ -227,10 +224,10 @@ fn budgets(store: &Planted, digest: &TokenDigest, now: Instant) {
         per_source: 3,
         window: Duration::from_secs(10),
     };
-    let mut client = [0; 32];
-    client[..digest.0.len()].copy_from_slice(&digest.0);
-    let client = ClientKey(client);
-    let check = |token: &TokenDigest| budget.check(store, &client, token, &limit, now);
+    let mut key = [0; 32];
+    key[..digest.0.len()].copy_from_slice(&digest.0);
+    let key = BudgetKey(key);
+    let check = |token: &TokenDigest| budget.check(store, &key, token, &limit, now);
     let tokens = [0u8, 1, 2].map(|number| TokenSecret::NONE.digest(&[number]));
     for token in &tokens {
         if let Err(spent) = check(token) {
@@ -240,7 +237,7 @@ fn budgets(store: &Planted, digest: &TokenDigest, now: Instant) {
             token,
             was_known: false,
         };
-        budget.charge(store, &client, inactive, &limit, now);
+        budget.charge(store, &key, inactive, &limit, now);
         assert_eq!(check(token), Ok(()));
     }
     if store.values.of("b").is_empty() && now + limit.window > now {

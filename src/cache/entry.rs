@@ -37,7 +37,7 @@ const USEFUL_UNTIL: usize = 57;
 const USER_KNOWN: u8 = 1;
 const EXPIRES: u8 = 2;
 const DOUBTED: u8 = 4;
-const HELD_LOCALLY: u8 = 8;
+const KEPT: u8 = 8;
 
 /// What MAS said of a token, and until when that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,7 +173,7 @@ impl EntryHead {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let [flags] = reader.take()?;
-        if flags & !(USER_KNOWN | EXPIRES | DOUBTED | HELD_LOCALLY) != 0 {
+        if flags & !(USER_KNOWN | EXPIRES | DOUBTED | KEPT) != 0 {
             return None;
         }
         let fingerprint = u64::from_le_bytes(reader.take()?);
@@ -190,7 +190,7 @@ impl EntryHead {
             asked_at,
             useful_until,
             is_doubted: flags & DOUBTED != 0,
-            is_kept: flags & HELD_LOCALLY != 0,
+            is_kept: flags & KEPT != 0,
             expiry: (flags & EXPIRES != 0).then_some(Expiry { earliest, latest }),
             answered_at,
         })
@@ -212,7 +212,7 @@ pub fn set_doubted(bytes: &mut [u8]) {
 /// Notes in an encoded entry that a worker keeps it for itself.
 pub fn set_kept(bytes: &mut [u8]) {
     if let Some(flags) = bytes.first_mut() {
-        *flags |= HELD_LOCALLY;
+        *flags |= KEPT;
     }
 }
 
@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn an_unknown_flag_is_a_miss() {
         let mut bytes = active().encode().unwrap();
-        let unknown = |flags: &u8| flags & !(USER_KNOWN | EXPIRES | DOUBTED | HELD_LOCALLY) != 0;
+        let unknown = |flags: &u8| flags & !(USER_KNOWN | EXPIRES | DOUBTED | KEPT) != 0;
         for flags in (0..=u8::MAX).filter(unknown) {
             bytes[0] = flags;
             assert_eq!(Entry::decode(&bytes), None);

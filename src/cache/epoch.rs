@@ -82,7 +82,7 @@ impl Epochs {
     }
 
     /// Returns whether nothing was told of the user, up to the last reading, since this moment.
-    pub fn is_past(&self, user: &UserKey, moment: Instant) -> bool {
+    pub fn is_silent_since(&self, user: &UserKey, moment: Instant) -> bool {
         self.counter(Subject::User(user)) < coarse(moment)
     }
 
@@ -199,13 +199,13 @@ mod tests {
         let store = MemoryStore::default();
         let (mut one, mut two) = (Epochs::default(), Epochs::default());
         let at = |seconds: u64| Instant::from_millis(seconds * 1_000);
-        let is_past = |epochs: &Epochs, seconds| epochs.is_past(&USER, at(seconds));
-        assert!(is_past(&one, 100) && !is_past(&one, 0));
+        let is_silent = |epochs: &Epochs, seconds| epochs.is_silent_since(&USER, at(seconds));
+        assert!(is_silent(&one, 100) && !is_silent(&one, 0));
         one.bump(&store, Subject::User(&USER), at(100)).unwrap();
-        assert!(is_past(&two, 100), "not yet read");
+        assert!(is_silent(&two, 100), "not yet read");
         two.read(&store).unwrap();
         for epochs in [&one, &two] {
-            assert!(!is_past(epochs, 99) && !is_past(epochs, 100) && is_past(epochs, 102));
+            assert!(!is_silent(epochs, 99) && !is_silent(epochs, 100) && is_silent(epochs, 102));
         }
         // Many ends at once are counted each, which takes the counter ahead of the clock.
         for _ in 0..10 {
@@ -213,13 +213,16 @@ mod tests {
             one.bump(&store, Subject::User(&USER), at(100)).unwrap();
             assert_ne!(one.stamp(&TOKEN, Some(&USER)), before);
         }
-        assert!(!is_past(&one, 105) && is_past(&one, 120));
+        assert!(!is_silent(&one, 105) && is_silent(&one, 120));
         // A clock that stands behind takes nothing back.
         one.bump(&store, Subject::User(&USER), at(50)).unwrap();
-        assert!(!is_past(&one, 105));
+        assert!(!is_silent(&one, 105));
         one.bump(&store, Subject::Token(&TOKEN), at(500)).unwrap();
-        assert!(is_past(&one, 120), "of a token, not of the user");
-        assert!(one.is_past(&UserKey([8; 16]), at(2)), "of another user");
+        assert!(is_silent(&one, 120), "of a token, not of the user");
+        assert!(
+            one.is_silent_since(&UserKey([8; 16]), at(2)),
+            "of another user"
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{clock::Instant, config, mas::introspection::Answer, shared_data::las
 const REFRESH_AHEAD: Duration = Duration::from_secs(6);
 
 /// How long an answer serves after it has come, at the least. An inactive one serves only those who waited for it. It is two
-/// ticks: a hint comes at once, and a worker that may have missed one looks at its next tick.
+/// ticks: a hint comes at once, and a worker that may have missed one looks at its next tick, unless hundreds of questions wait there.
 pub(super) const HANDED_OVER_WITHIN: Duration = last_read::MAX_AGE.saturating_mul(2);
 
 /// The keys of one configuration.

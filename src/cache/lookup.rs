@@ -58,7 +58,7 @@ impl SharedCache {
     /// of them came.
     /// - If a request came before the question was sent, the answer serves it, even if MAS has told of users since.
     /// - An "inactive" that came after its time was over serves the requests that came before it. A new call would take as long.
-    ///   It does so for half a second after it came, whatever `negative_ttl` is: every worker looks for it by then.
+    ///   It does so for half a second after it came, whatever `negative_ttl` is: nearly every worker looks for it by then.
     pub fn lookup_awaited(
         &self,
         store: &impl Store,
@@ -112,7 +112,7 @@ impl SharedCache {
         if entry.is_doubted || now >= self.freshness.fresh_until(&entry) {
             return None;
         }
-        self.known(store, entry, epochs).map(Cached::Active)
+        self.if_valid(store, entry, epochs).map(Cached::Active)
     }
 
     fn lookup_negative_table(
@@ -139,7 +139,10 @@ impl SharedCache {
         let Ok(number) = self.kept_mark.read(store) else {
             return;
         };
-        let Some(entry) = self.negative.keep(store, &self.question(digest)) else {
+        let Some(entry) = self
+            .negative
+            .find_and_mark_kept(store, &self.question(digest))
+        else {
             return;
         };
         if self.is_inactive(store, &entry, now) {
@@ -161,7 +164,7 @@ impl SharedCache {
         let holds = now < self.freshness.stale_until(&entry)
             && entry.expiry.is_none_or(|expiry| now < expiry.earliest);
         if holds {
-            self.known(store, entry, None)
+            self.if_valid(store, entry, None)
         } else {
             None
         }
@@ -175,20 +178,20 @@ impl SharedCache {
         entry.is_some_and(|entry| entry.expiry.is_none_or(|expiry| now < expiry.earliest))
     }
 
-    /// The entry as what is known, if it is active and nothing has voided it.
-    fn known(
+    /// The entry, if it is active and nothing has voided it.
+    fn if_valid(
         &self,
         store: &impl Store,
         entry: Entry,
         epochs: Option<&Epochs>,
     ) -> Option<Box<ActiveEntry>> {
         let asked_at = entry.asked_at;
-        let Cached::Active(known) = self.view(entry) else {
+        let Cached::Active(entry) = self.view(entry) else {
             return None;
         };
-        let user = known.user.as_ref();
-        let is_void = self.is_void(store, user, &known.answer, asked_at, epochs);
-        (!is_void).then_some(known)
+        let user = entry.user.as_ref();
+        let is_void = self.is_void(store, user, &entry.answer, asked_at, epochs);
+        (!is_void).then_some(entry)
     }
 }
 

@@ -58,7 +58,8 @@ impl Default for Revocations {
 }
 
 impl Revocations {
-    /// Voids answers about `user` to questions that were sent at `now` or before.
+    /// Voids answers about `user` to questions that were sent at `now` or before. What cannot be written leaves the rest to be
+    /// written: each of the three voids answers that the other two do not.
     pub fn add(
         &self,
         store: &impl Store,
@@ -67,20 +68,21 @@ impl Revocations {
         now: Instant,
     ) -> Result<(), NotWritten> {
         let key = self.keys.key(store, &user.0);
-        update(store, key.as_bytes(), &mut |stored| {
+        let recorded = update(store, key.as_bytes(), &mut |stored| {
             let mut slot = stored.and_then(Slot::decode).unwrap_or_default();
             slot.enter(*user).revoke(revocation, now);
             slot.encode()
-        })?;
+        });
         match revocation {
             Revocation::All | Revocation::Inactive => {
-                update(store, name::REVIVED, &mut |stored| {
+                let revived = update(store, name::REVIVED, &mut |stored| {
                     let latest = stored.and_then(moment).unwrap_or_default().max(now);
                     latest.to_le_bytes().to_vec()
-                })?;
-                self.kept.void(store)
+                });
+                let voided = self.kept.void(store);
+                recorded.and(revived).and(voided)
             }
-            Revocation::AllExcept(_) | Revocation::Device(_) => Ok(()),
+            Revocation::AllExcept(_) | Revocation::Device(_) => recorded,
         }
     }
 

@@ -1,12 +1,13 @@
-//! How the shared cache is written: an answer is kept, withdrawn, removed or doubted.
+//! How the shared cache is written: an answer is stored, withdrawn, removed or doubted.
 
 use super::{
     Introspected, SharedCache,
-    table::{Fate, Removed, Settled, Written},
+    entry::Entry,
+    table::{Fate, Removed, Settled, Table, Written},
 };
 use crate::{host::Store, mas::introspection::Answer, metrics::Evicted, token::TokenDigest};
 
-/// What keeping an answer changed.
+/// What storing an answer changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreOutcome {
     /// An active answer for this token was dropped: other workers may still hold it.
@@ -18,58 +19,26 @@ pub struct StoreOutcome {
 }
 
 impl SharedCache {
-    /// Keeps what MAS said.
+    /// Writes what MAS said.
     ///
     /// An active answer ends at the earliest moment at which its token may end; the expiry proves the token
     /// inactive only from the latest. In between, MAS is asked.
     ///
     /// The order matters: an answer is written to its own table first, and the other table is looked into second. So
-    /// of two workers that store answers of both kinds at once, one sees the other's answer, and the earlier one goes. An active
-    /// answer that is the only one is spared that look: it comes first in [`Self::lookup`].
+    /// of two workers that store answers of both kinds at once, one sees the other's answer, and the earlier one goes.
     pub fn store(&self, store: &impl Store, introspected: &Introspected) -> StoreOutcome {
-        let (key, now) = (
-            self.question(&introspected.digest),
-            introspected.answered_at,
-        );
         let mut entry = self.entry(introspected);
-        let is_fresh = now < entry.useful_until;
-        let (own, other) = match &introspected.answer {
-            Answer::Active(_) => (&self.active, &self.negative),
-            Answer::Inactive(_) => (&self.negative, &self.active),
-        };
-        let mut written = Written::default();
-        if is_fresh || !introspected.is_active() {
-            written = own.put(store, &entry, now);
-            // An "inactive" that does not hold serves nobody. An earlier "active" that comes later finds it, and does not serve
-            // either.
-            if !is_fresh && written.fate != Fate::Stored {
-                written.fate = Fate::NotWritten;
-            }
-        }
-        // This worker looked for an answer of the other kind, found none, and no other worker has asked since.
-        let is_settled = introspected.is_exclusive
-            && introspected.is_active()
-            && other.take_miss(&key.digest) >= Some(introspected.asked_at)
-            && other.has_one_size(now);
-        // Another MAS may know the token: its answers stay.
+        let mut written = self.write(store, introspected, &entry);
         let Settled {
             removed,
             is_superseded,
-        } = if is_settled {
-            Settled::default()
-        } else {
-            other.settle(store, &key, introspected.asked_at, now)
-        };
-        // The owner decides which event can make the token active again. Until the owner is written, an event about any user
-        // does.
-        let user = removed.iter().find_map(|removed| removed.user);
-        if !introspected.is_active() && user.is_some() && written.fate == Fate::Stored {
-            entry.user = user;
-            let Written { evicted, .. } = written;
-            written = own.put(store, &entry, now);
-            written.evicted.extend(evicted);
-        }
+        } = self.settle_other(store, introspected);
         let mut invalidated = !introspected.is_active() && !removed.is_empty();
+        let owner = removed.iter().find_map(|removed| removed.user);
+        if invalidated && owner.is_some() && written.fate == Fate::Stored {
+            entry.user = owner;
+            written = self.write_again(store, &entry, written);
+        }
         if is_superseded {
             // Another worker may have read it in between.
             invalidated |= self.withdraw(store, introspected) && introspected.is_active();
@@ -82,12 +51,59 @@ impl SharedCache {
         }
     }
 
+    /// Writes an answer to the table of its kind.
+    // Inlined like the next two, so that storing an answer takes no more instructions than in one piece.
+    #[inline(always)]
+    fn write(&self, store: &impl Store, introspected: &Introspected, entry: &Entry) -> Written {
+        let now = introspected.answered_at;
+        let is_fresh = now < entry.useful_until;
+        if !is_fresh && introspected.is_active() {
+            return Written::default();
+        }
+        let (own, _) = self.own_and_other(&introspected.answer);
+        let mut written = own.put(store, entry, now);
+        // An "inactive" that does not hold serves nobody. An earlier "active" that comes later finds it, and does not serve
+        // either.
+        if !is_fresh && written.fate != Fate::Stored {
+            written.fate = Fate::NotWritten;
+        }
+        written
+    }
+
+    /// Takes earlier answers to the question out of the table of the other kind. Those of another MAS stay: it may know the token.
+    ///
+    /// An active answer that is the only one is spared the look: it comes first in [`Self::lookup`].
+    #[inline(always)]
+    fn settle_other(&self, store: &impl Store, introspected: &Introspected) -> Settled {
+        let (_, other) = self.own_and_other(&introspected.answer);
+        if introspected.is_active() && nobody_else_asked(introspected, other) {
+            return Settled::default();
+        }
+        let (asked_at, now) = (introspected.asked_at, introspected.answered_at);
+        let key = self.question(&introspected.digest);
+        other.settle(store, &key, asked_at, now)
+    }
+
+    /// Writes an "inactive" once more, with the user whose token it was when it was active: the owner decides which event can make
+    /// the token active again. Until the owner is written, an event about any user does.
+    fn write_again(&self, store: &impl Store, entry: &Entry, before: Written) -> Written {
+        let mut written = self.negative.put(store, entry, entry.answered_at);
+        written.evicted.extend(before.evicted);
+        written
+    }
+
+    /// Returns the table for answers of this kind, and that for answers of the other kind.
+    #[inline(always)]
+    fn own_and_other(&self, answer: &Answer) -> (&Table, &Table) {
+        match answer {
+            Answer::Active(_) => (&self.active, &self.negative),
+            Answer::Inactive(_) => (&self.negative, &self.active),
+        }
+    }
+
     /// Takes the answer out again. Returns whether it was there.
     pub fn withdraw(&self, store: &impl Store, introspected: &Introspected) -> bool {
-        let own = match &introspected.answer {
-            Answer::Active(_) => &self.active,
-            Answer::Inactive(_) => &self.negative,
-        };
+        let (own, _) = self.own_and_other(&introspected.answer);
         let key = self.question(&introspected.digest);
         let settled = own.settle(store, &key, introspected.asked_at, introspected.answered_at);
         !settled.removed.is_empty()
@@ -106,4 +122,11 @@ impl SharedCache {
     pub fn doubt(&self, store: &impl Store, digest: &TokenDigest) -> bool {
         self.active.doubt(store, digest)
     }
+}
+
+/// Returns whether this worker looked for an answer of the other kind, found none, and no other worker has asked since.
+fn nobody_else_asked(introspected: &Introspected, other: &Table) -> bool {
+    introspected.is_exclusive
+        && other.take_miss(&introspected.digest) >= Some(introspected.asked_at)
+        && other.has_one_size(introspected.answered_at)
 }

@@ -146,7 +146,7 @@ impl Table {
 
     /// Returns the answer to this question, and notes in it that this worker keeps it for itself. `None`: there is none, or
     /// another worker wrote in between.
-    pub fn keep(&self, store: &impl Store, key: &QuestionKey) -> Option<Entry> {
+    pub fn find_and_mark_kept(&self, store: &impl Store, key: &QuestionKey) -> Option<Entry> {
         let mut bucket = self.buckets(store)?.read(store, &key.digest.0);
         let record = bucket.find_mut(|record| answers(record, key))?;
         let entry = Entry::decode(record)?;

@@ -592,6 +592,45 @@ fn entries_of_another_format_version_are_misses_and_give_way() {
     assert!(cache().lookup(&store, &digest, seconds(1.0)).is_some());
 }
 
+/// Whose token it was, the answer about it that was active has told.
+#[test]
+fn an_inactive_answer_is_void_by_what_is_told_of_its_user_and_of_no_other() {
+    let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
+    keep(&cache, &store, 0.0, 0.0, &active(None));
+    keep(&cache, &store, 1.0, 1.0, &inactive());
+    for (user, is_inactive) in [("bob", true), ("alice", false)] {
+        let (user, revocation) = (UserKey::of(user), Revocation::Inactive);
+        let revocations = cache.revocations();
+        revocations
+            .add(&store, &user, &revocation, seconds(2.0))
+            .unwrap();
+        let found = cache.lookup(&store, &digest, seconds(3.0));
+        assert_eq!(matches!(found, Some(Cached::Inactive(_))), is_inactive);
+    }
+}
+
+#[test]
+fn all_that_made_room_for_an_answer_is_told() {
+    let settings = config::Cache {
+        negative_slots: 8,
+        ..settings()
+    };
+    let (store, cache) = (
+        MemoryStore::default(),
+        SharedCache::new(&settings, FINGERPRINT),
+    );
+    let store_inactive = |token: &[u8]| {
+        let (at, token) = (seconds(1.0), TokenDigest::of(token));
+        cache.store(&store, &Introspected::new(token, at, at, inactive(), None))
+    };
+    keep(&cache, &store, 0.0, 0.0, &active(None));
+    for number in 0..8 {
+        assert_eq!(store_inactive(&[number]).evicted, []);
+    }
+    // It is written once more, with its owner.
+    assert_eq!(store_inactive(b"token").evicted.len(), 1);
+}
+
 /// A worker's cache that keeps inactive tokens for itself.
 fn keeping(settings: &config::Cache) -> SharedCache {
     SharedCache::new(settings, FINGERPRINT).keeping_inactive(8)

@@ -35,8 +35,8 @@ const HISTORIES: u32 = 16_384;
 /// second come to less than one a second in each history.
 const NAMED: usize = 16;
 
-/// What happens to a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What happens to a token. Of two events the lower one counts for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
     /// Its session ends.
     End,
@@ -63,6 +63,17 @@ fn event_name(token: &TokenDigest, event: Event) -> u64 {
     }
 }
 
+/// Returns what happened to the token, if a history names an event of it so.
+fn event_of(name: u64, token: &TokenDigest) -> Option<Event> {
+    let is_of_token = (name ^ event_name(token, Event::End)) >> 1 == 0;
+    let event = if name & 1 == 1 {
+        Event::End
+    } else {
+        Event::Refusal
+    };
+    is_of_token.then_some(event)
+}
+
 impl History {
     fn add(&mut self, number: u64, name: u64) {
         let event = u128::from(number) << 64 | u128::from(name);
@@ -74,18 +85,17 @@ impl History {
         }
     }
 
-    /// Returns what has happened to a token since `earlier`. An end counts for more than a refusal, and an event that is not
+    /// Returns what has happened to a token since `earlier`: of several events the one that counts for most. An event that is not
     /// named any more counts as an end: its number is lower than that of any other.
     fn since(&self, Point(earlier): Point, token: &TokenDigest) -> Option<Event> {
         let came = |event: &u128| (event >> 64) as u64 > earlier;
         if self.0.len() >= NAMED && self.0.first().is_some_and(came) {
             return Some(Event::End);
         }
-        let named = |event: &Event| {
-            let is_it = |one: &u128| came(one) && *one as u64 == event_name(token, *event);
-            self.0.iter().any(is_it)
-        };
-        [Event::End, Event::Refusal].into_iter().find(named)
+        let later = self.0.iter().filter(|event| came(event));
+        later
+            .filter_map(|event| event_of(*event as u64, token))
+            .min()
     }
 
     fn encode(&self) -> Vec<u8> {

@@ -73,18 +73,28 @@ impl ProvisioningEndpoint {
         if !directory.ends_with(b"/_synapse/mas/") {
             return None;
         }
-        match name {
-            b"delete_device" => Some(Self::DeleteDevice),
-            b"delete_user" => Some(Self::DeleteUser),
-            b"provision_user" => Some(Self::ProvisionUser),
-            b"reactivate_user" => Some(Self::ReactivateUser),
-            b"sync_devices" => Some(Self::SyncDevices),
-            b"upsert_device" => Some(Self::UpsertDevice),
-            _ => None,
+        let mut reasons = InvalidationReason::ALL.iter();
+        let reason = reasons.find(|reason| reason.label().as_bytes() == name)?;
+        Self::that_ends_by(*reason)
+    }
+
+    /// Returns the request by which answers end for this reason, if it is one.
+    const fn that_ends_by(reason: InvalidationReason) -> Option<Self> {
+        match reason {
+            InvalidationReason::DeleteDevice => Some(Self::DeleteDevice),
+            InvalidationReason::DeleteUser => Some(Self::DeleteUser),
+            InvalidationReason::ProvisionUser => Some(Self::ProvisionUser),
+            InvalidationReason::ReactivateUser => Some(Self::ReactivateUser),
+            InvalidationReason::SyncDevices => Some(Self::SyncDevices),
+            InvalidationReason::UpsertDevice => Some(Self::UpsertDevice),
+            InvalidationReason::Homeserver
+            | InvalidationReason::Introspection
+            | InvalidationReason::Logout
+            | InvalidationReason::Revocation => None,
         }
     }
 
-    /// Returns why answers end, as the metrics call it.
+    /// Returns why answers end. The metrics call it by the name of the request.
     pub const fn reason(self) -> InvalidationReason {
         match self {
             Self::DeleteDevice => InvalidationReason::DeleteDevice,

@@ -28,8 +28,8 @@ pub struct CallContext {
     /// Whether the token is known: MAS has called it active, and only the answer's time is over. Looked up only where
     /// it matters.
     pub is_known: bool,
-    /// The call was made again: what MAS told of a user voids its answer, or the token has ended or was refused, or another
-    /// worker has the answer to a later question.
+    /// Whether the next void answer counts as the second. Set when MAS is asked again since an answer was void or superseded;
+    /// cleared when only requests are left that came after the question.
     pub is_repeated: bool,
     /// The call was made again, because this worker had no time for the answer.
     pub is_excused: bool,

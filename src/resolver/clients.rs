@@ -18,6 +18,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
+use self::budget::BudgetKey;
 use crate::{clock::millis, config::UnknownTokenBudget, hashes::order};
 
 /// A client: the digest of its address. `Debug` shows nothing of it.
@@ -43,25 +44,17 @@ impl ClientKey {
         };
         Self(digest.0)
     }
-}
-
-impl ClientKey {
-    /// Returns as much of it as a bucket is chosen by.
-    pub fn name(&self) -> &[u8; 16] {
-        let (names, _) = self.0.as_chunks();
-        names.first().unwrap_or(&[0; 16])
-    }
 
     /// Returns the key of this client's budget before one endpoint, under one limit: what another MAS calls
     /// inactive, or another configuration counts, is charged elsewhere.
     #[must_use]
-    pub fn budget(&self, endpoint: u64, limit: &UnknownTokenBudget) -> Self {
+    pub fn budget(&self, endpoint: u64, limit: &UnknownTokenBudget) -> BudgetKey {
         let mut hash = Sha256::new();
         hash.update(self.0);
         hash.update(endpoint.to_le_bytes());
         hash.update(limit.per_source.to_le_bytes());
         hash.update(millis(limit.window).to_le_bytes());
-        Self(hash.finalize().0)
+        BudgetKey(hash.finalize().0)
     }
 }
 

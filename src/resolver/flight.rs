@@ -30,10 +30,8 @@ pub const MAX_WAITERS_PER_FLIGHT: usize = 2_048;
 /// Requests that may wait in one worker. One client has no more than its share of these places.
 pub const MAX_WAITERS: usize = 16_384;
 
-/// The deadline of a question that has left its line: the next tick ends it.
-const LEFT_LINE: Instant = Instant::from_millis(0);
-
-/// Flights that a worker which no hint reaches looks at in each tick, at the most: each costs several readings.
+/// Flights that a worker which no hint reaches looks at in each tick, at the most: each costs several readings. Where more wait for
+/// other workers, each comes in its turn.
 const MAX_LOOKS: usize = 256;
 
 /// Where the answer to a flight comes from.
@@ -49,7 +47,10 @@ const MAX_LOOKS: usize = 256;
 /// | AwaitingPeer | a hint to look again, or `check_at` | resumes |
 /// | AwaitingPeer | the hint of a failure | no verdict for those it is meant for, and the others resume |
 /// | InLine | a call is free, or the cache has the answer | resumes |
-/// | InLine | its time is over, or another question has taken its place | from the cache, or no verdict |
+/// | InLine | its time is over | from the cache, or no verdict |
+/// | InLine | another question has taken its place | Displaced |
+/// | Displaced | a request asks the same | begins anew, for all who wait |
+/// | Displaced | the next tick | from the cache, or no verdict |
 ///
 /// To resume is to read the cache again. Without an answer there the flight is Calling, AwaitingPeer or InLine once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,8 @@ pub enum State {
         /// How many calls of the pool may be under way when its own is made, itself included.
         cap: usize,
     },
+    /// From nowhere: another question has taken its place in line. The next tick ends it.
+    Displaced,
     /// From nowhere: the call was cancelled with its root context; another root must repeat it.
     Orphaned,
 }
@@ -94,7 +97,7 @@ pub struct ActiveCall {
 pub enum Ready {
     /// It is answered elsewhere, and the answer may be there by now.
     Due(Instant),
-    /// Its deadline has passed.
+    /// Its deadline has passed, or it has lost its place in line.
     Expired(Instant),
     /// Its call is gone.
     Orphaned,
@@ -106,10 +109,14 @@ impl Ready {
             Self::Due(now) => {
                 matches!(flight.state, State::AwaitingPeer { check_at } if check_at <= now)
             }
-            // Who waits for another worker looks again when the lease ends, and calls then.
-            Self::Expired(now) => {
-                flight.deadline <= now && !matches!(flight.state, State::AwaitingPeer { .. })
-            }
+            Self::Expired(now) => match flight.state {
+                // Who waits for another worker looks again when the lease ends, and calls then.
+                State::AwaitingPeer { .. } => false,
+                State::Displaced => true,
+                State::Calling(_) | State::InLine { .. } | State::Orphaned => {
+                    flight.deadline <= now
+                }
+            },
             Self::Orphaned => flight.state == State::Orphaned,
         }
     }
@@ -118,8 +125,9 @@ impl Ready {
 /// An introspection on its way: its call, and the requests that wait for its answer. `W` is what each needs to go on.
 #[derive(Debug)]
 pub struct Flight<W> {
-    /// Since when its answer is on its way: the moment before MAS was asked, or that of the last look for an answer of another
-    /// worker.
+    /// Since when its answer is on its way. [`State::Calling`]: the moment before MAS was asked. [`State::AwaitingPeer`]: that
+    /// of the last look for the answer. In the other states nothing is on its way, and it is that of the state before, or of the
+    /// flight's beginning.
     pub since: Instant,
     /// When an answer is no longer expected. That of another worker is expected until its lease ends.
     pub deadline: Instant,
@@ -191,11 +199,6 @@ impl<W> Flight<W> {
         self.deadline = until;
     }
 
-    /// Returns whether its question has left its line, so that it ends with the next tick.
-    pub fn has_left_line(&self) -> bool {
-        matches!(self.state, State::InLine { .. }) && self.deadline == LEFT_LINE
-    }
-
     /// Returns whether no request waits and no call of this worker will bring an answer.
     fn is_abandoned(&self) -> bool {
         self.waiters.is_empty() && !matches!(self.state, State::Calling(_))
@@ -215,6 +218,8 @@ pub struct Flights<W> {
     load: Load,
     /// The places of the waiting requests.
     places: Shares,
+    /// The last question that [`Self::awaited`] has returned.
+    looked_up_to: Option<QuestionKey>,
 }
 
 impl<W> Default for Flights<W> {
@@ -225,6 +230,7 @@ impl<W> Default for Flights<W> {
             waiters: SortedMap::new(),
             load: Load::default(),
             places: Shares::default(),
+            looked_up_to: None,
         }
     }
 }
@@ -243,6 +249,11 @@ impl<W> Flights<W> {
     /// Returns whether another request of `client` may wait.
     pub fn has_room(&self, client: Option<&ClientKey>) -> bool {
         self.places.admits(client, MAX_WAITERS)
+    }
+
+    /// Returns the flight of a question.
+    pub fn get(&self, key: &QuestionKey) -> Option<&Flight<W>> {
+        self.flights.get(key).map(|flight| &**flight)
     }
 
     /// Returns the flight of a question that waits in line.
@@ -340,18 +351,20 @@ impl<W> Flights<W> {
         self.end(key)
     }
 
-    /// Takes out a flight that waits in line, if `key` does.
-    pub fn take_in_line(&mut self, key: &QuestionKey) -> Option<Box<Flight<W>>> {
-        self.pool_in_line(key)?;
-        self.end(key)
+    /// Takes out a flight that waits in line, or has lost its place there, if `key` does.
+    pub fn take_queued(&mut self, key: &QuestionKey) -> Option<Box<Flight<W>>> {
+        match self.flights.get(key)?.state {
+            State::InLine { .. } | State::Displaced => self.end(key),
+            State::Calling(_) | State::AwaitingPeer { .. } | State::Orphaned => None,
+        }
     }
 
-    /// Lets a flight that waits in line end at its next look: its question has left the line.
-    pub fn expire_queued(&mut self, key: &QuestionKey) {
-        if self.pool_in_line(key).is_some()
-            && let Some(flight) = self.flights.get_mut(key)
+    /// Notes that another question has taken the place of this one in its line.
+    pub fn displace(&mut self, key: &QuestionKey) {
+        if let Some(flight) = self.flights.get_mut(key)
+            && let State::InLine { .. } = flight.state
         {
-            flight.deadline = LEFT_LINE;
+            flight.state = State::Displaced;
         }
     }
 
@@ -360,11 +373,24 @@ impl<W> Flights<W> {
         self.flights.iter_mut().map(|(_, flight)| &mut **flight)
     }
 
-    /// Returns the questions that are answered elsewhere, 256 of them at the most.
-    pub fn awaited(&self) -> Vec<QuestionKey> {
-        let is_awaited = |flight: &Flight<W>| matches!(flight.state, State::AwaitingPeer { .. });
-        let awaited = self.flights.iter().filter(|(_, flight)| is_awaited(flight));
-        awaited.take(MAX_LOOKS).map(|(key, _)| *key).collect()
+    /// Returns the questions that are answered elsewhere, [`MAX_LOOKS`] of them at the most: those behind the last ones, and then
+    /// the first again.
+    pub fn awaited(&mut self) -> Vec<QuestionKey> {
+        let (mut looks, mut first) = (Vec::new(), Vec::new());
+        for (key, flight) in self.flights.iter() {
+            let State::AwaitingPeer { .. } = flight.state else {
+                continue;
+            };
+            let is_behind = self.looked_up_to.is_none_or(|last| last < *key);
+            let part = if is_behind { &mut looks } else { &mut first };
+            if part.len() < MAX_LOOKS {
+                part.push(*key);
+            }
+        }
+        looks.append(&mut first);
+        looks.truncate(MAX_LOOKS);
+        self.looked_up_to = looks.last().copied();
+        looks
     }
 
     /// Lets the lease of every call be released in any case.

@@ -88,10 +88,10 @@ impl Limits {
         else {
             return Ok(());
         };
-        let client = client.budget(upstream.admission.pool.endpoint, limit);
+        let budget = client.budget(upstream.admission.pool.endpoint, limit);
         let now = cb.now();
         self.budget
-            .check(cb.host, &client, call.digest(), limit, now)
+            .check(cb.host, &budget, call.digest(), limit, now)
             .map_err(|Spent { until }| NoVerdict::OverBudget {
                 retry_after_ms: millis(until.since(now)),
             })
@@ -101,12 +101,12 @@ impl Limits {
     /// remembered.
     pub fn charge_inactive<H: Backend>(&self, cb: &Callback<'_, H>, call: &CallContext) {
         if let (Some(client), Some(limit)) = (&call.client, &call.upstream.budget) {
-            let client = client.budget(call.upstream.admission.pool.endpoint, limit);
+            let budget = client.budget(call.upstream.admission.pool.endpoint, limit);
             let token = Inactive {
                 token: call.digest(),
                 was_known: call.is_known,
             };
-            self.budget.charge(cb.host, &client, token, limit, cb.now());
+            self.budget.charge(cb.host, &budget, token, limit, cb.now());
         }
     }
 

@@ -1,7 +1,8 @@
 //! When the log tells of a MAS that gives no verdicts, and when it does again. `reports/text.rs` has what it says.
 //!
 //! With a wrong cluster, path or secret every client gets 503. So the log names the key to look at. One line on each
-//! topic comes in a minute, from all workers together: the moments of the last lines are in shared data.
+//! topic comes in a minute, from all workers together: the moments of the last lines are in shared data. `reports/long_answer.rs`
+//! is simpler: it tells of answers that are too long to be kept, once a minute in each worker.
 //!
 //! The non-obvious rule: a line has fixed words, a status and what the configuration says of MAS; no token, no secret,
 //! and nothing that a client or a server sent.
@@ -289,6 +290,22 @@ mod tests {
             assert!(fail(&mut one, &store, 7, now));
             assert!(!fail(&mut two, &store, 7, now));
             assert!(!fail(&mut one, &store, 7, now + QUIET.mul_f64(0.99)));
+        }
+    }
+
+    #[test]
+    fn each_topic_is_told_of_once_in_a_minute() {
+        let store = MemoryStore::default();
+        let mut workers = [Reports::default(), Reports::default()];
+        for topic in Topic::ALL {
+            let told = workers
+                .each_mut()
+                .map(|worker| worker.tell(&store, 7, *topic, NOW).is_some());
+            assert_eq!(told, [true, false], "{topic:?}");
+        }
+        for topic in Topic::ALL {
+            let [worker, _] = &mut workers;
+            assert!(worker.tell(&store, 7, *topic, NOW).is_none(), "{topic:?}");
         }
     }
 

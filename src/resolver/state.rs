@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::{
     clients::load::Slot,
     failure::FailureLog,
-    flight::{Flight, Flights},
+    flight::Flights,
     limits::Limits,
     reports::{Reports, long_answer::LongAnswers},
     resolution::{Found, Provenance, Resolution, Verdict, WaiterId, Waiting},
@@ -16,9 +16,6 @@ use crate::{
     cache::token_secret::SharedTokenSecret, clock::Instant, maps::sorted::SortedMap,
     token::TokenDigest,
 };
-
-/// A flight of this worker, and the requests that wait for it.
-pub(super) type Pending<W> = Box<Flight<W>>;
 
 /// Requests that wait.
 pub(super) type Waiters<W> = SortedMap<WaiterId, Waiting<W>>;

@@ -218,6 +218,7 @@ const ACTIVE: &str = r#"{"active":true,"username":"alice"}"#;
 const INACTIVE: &str = r#"{"active":false}"#;
 const ALICE: Client = Client("192.0.2.1");
 const BOB: Client = Client("192.0.2.2");
+const CAROL: Client = Client("192.0.2.3");
 
 /// MAS tells this worker of a user.
 fn tell(worker: &mut Worker, upstream: &Upstream, user: &str, what: &Revocation) {

@@ -56,8 +56,6 @@ pub struct Upstream {
     pub admission: Admission,
     /// Whether those who ask keep the answers they are given, as the homeserver does.
     pub keeps_answers: bool,
-    /// Names who is asked.
-    fingerprint: u64,
     /// Made with the first request, since they cost as much as all else that makes one.
     fixed_headers: OnceCell<Vec<u8>>,
 }
@@ -74,15 +72,13 @@ impl fmt::Debug for Upstream {
 impl Upstream {
     /// Returns the way of asking that `config` describes.
     pub fn new(config: &Config, consumer: Consumer) -> Self {
-        let fingerprint = config.fingerprint();
-        let cache = SharedCache::new(&config.cache, fingerprint);
+        let cache = SharedCache::new(&config.cache, config.fingerprint());
         Self {
             settings: Rc::clone(&config.introspection),
             cache: cache.keeping_inactive(consumer.kept_inactive),
             budget: config.unknown_token_budget,
             admission: consumer.admission,
             keeps_answers: consumer.keeps_answers,
-            fingerprint,
             fixed_headers: OnceCell::new(),
         }
     }
@@ -101,14 +97,11 @@ impl Upstream {
 
     /// Returns the name of who is asked, see [`Config::fingerprint`].
     pub fn fingerprint(&self) -> u64 {
-        self.fingerprint
+        self.cache.fingerprint()
     }
 
     /// Returns the name of the question whose token this is.
     pub fn question(&self, digest: &TokenDigest) -> QuestionKey {
-        QuestionKey {
-            digest: *digest,
-            fingerprint: self.fingerprint,
-        }
+        self.cache.question(digest)
     }
 }

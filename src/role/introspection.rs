@@ -35,7 +35,7 @@ use crate::{
     config::{Config, Mode, OnFailure},
     host::{Callback, Host, Metrics, StreamId},
     mas::{
-        introspection::{InactiveAnswer, NoVerdict},
+        introspection::InactiveAnswer,
         token::{Shape, shape},
     },
     matrix::reply::Reply,
@@ -254,12 +254,7 @@ fn reply(config: &Config, verdict: &Verdict, now: Instant) -> Option<Reply> {
         Verdict::Active(entry) => request::active_reply(entry, now),
         Verdict::Inactive(answer) => Some(request::reply(answer.body().to_vec())),
         // A flood of clients must not cut the homeserver off from MAS, and neither must MAS's own words about users.
-        Verdict::None(
-            NoVerdict::OverBudget { .. }
-            | NoVerdict::Outdated
-            | NoVerdict::Overloaded
-            | NoVerdict::TokenTooLong,
-        ) => None,
+        Verdict::None(why) if !why.is_failure() => None,
         Verdict::None(_) => match config.on_introspection_failure {
             OnFailure::Reject => Some(request::unavailable()),
             OnFailure::Pass => None,

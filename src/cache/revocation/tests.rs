@@ -5,7 +5,10 @@ use std::rc::Rc;
 use serde_json::json;
 
 use super::*;
-use crate::{host::memory::MemoryStore, mas::introspection::Answer};
+use crate::{
+    host::{If, Versioned, memory::MemoryStore},
+    mas::introspection::Answer,
+};
 
 fn at(seconds: u64) -> Instant {
     Instant::from_millis(1_000_000 + 1_000 * seconds)
@@ -210,6 +213,46 @@ fn what_cannot_be_read_may_say_that_an_answer_is_void() {
     assert_eq!(add(), Err(NotWritten::Refused), "others' moments are there");
     store.is_unreadable.set(false);
     assert_eq!(void(&revocations, &store, "alice", 11), "");
+}
+
+/// A store that writes nothing under keys which begin so.
+struct Refusing<'s>(&'s MemoryStore, &'s [u8]);
+
+impl Store for Refusing<'_> {
+    fn try_read(&self, key: &[u8]) -> Result<Option<Versioned>, Unreadable> {
+        self.0.try_read(key)
+    }
+
+    fn write(&self, key: &[u8], value: &[u8], condition: If) -> Result<(), NotWritten> {
+        if key.starts_with(self.1) {
+            return Err(NotWritten::Refused);
+        }
+        self.0.write(key, value, condition)
+    }
+
+    fn random(&self) -> u64 {
+        self.0.random()
+    }
+}
+
+#[test]
+fn of_a_revocation_all_is_written_that_can_be() {
+    let mark = name::mark(Space::Negative, "kept");
+    let keys: [&[u8]; 3] = [b"matrix-edge-auth.u", name::REVIVED, mark.as_bytes()];
+    for refused in keys {
+        let (revocations, store) = (Revocations::default(), MemoryStore::default());
+        let user = UserKey::of("alice");
+        let before = KeptMark::default().read(&store);
+        let store_refusing = Refusing(&store, refused);
+        let added = revocations.add(&store_refusing, &user, &Revocation::All, at(10));
+        assert_eq!(added, Err(NotWritten::Refused));
+        let written = [
+            revocations.revokes_inactive(&store, Some(&user), at(10)),
+            revocations.revokes_inactive(&store, None, at(10)),
+            KeptMark::default().read(&store) != before,
+        ];
+        assert_eq!(written, keys.map(|key| key != refused));
+    }
 }
 
 #[test]

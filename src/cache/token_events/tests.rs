@@ -23,6 +23,17 @@ fn present(store: &MemoryStore) -> Point {
 }
 
 #[test]
+fn an_event_is_read_as_it_was_named() {
+    for event in EVENTS {
+        let name = event_name(&token(1), event);
+        assert_eq!(event_of(name, &token(1)), Some(event));
+        for bit in 1..u64::BITS {
+            assert_eq!(event_of(name ^ 1 << bit, &token(1)), None, "{bit}");
+        }
+    }
+}
+
+#[test]
 fn each_event_is_told_of_its_token_to_every_worker() {
     let store = MemoryStore::default();
     let [one, two] = [crowded(), crowded()];

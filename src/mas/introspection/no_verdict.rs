@@ -43,6 +43,21 @@ pub enum NoVerdict {
     },
 }
 
+/// What a missing verdict says of MAS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Statement {
+    /// MAS has failed. It may have been asked, so that asking again at once would only add to its load.
+    Failed,
+    /// MAS cannot be asked. Envoy held the question back, which says nothing of the next one and cost MAS nothing.
+    NotSent,
+    /// MAS may be slow: there is more to ask at once than there are calls.
+    Overloaded,
+    /// MAS is well, and what it said before does not hold any more.
+    Outdated,
+    /// Nothing: what the client sent is the reason.
+    Nothing,
+}
+
 /// What ended a connection to MAS, as Envoy calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectionFault {
@@ -106,17 +121,46 @@ impl NoVerdict {
 
     /// Returns whether it says that MAS cannot be asked, or gave no answer. Otherwise MAS may be as well as ever.
     pub const fn is_failure(self) -> bool {
-        !matches!(
-            self,
-            Self::Overloaded | Self::OverBudget { .. } | Self::Outdated | Self::TokenTooLong
-        )
+        matches!(self.says(), Statement::Failed | Statement::NotSent)
     }
 
-    /// Returns whether MAS may have been asked, so that asking again at once would only add to its load. What Envoy itself
-    /// held back says nothing of the next call, and cost MAS nothing.
-    pub const fn may_have_asked(self) -> bool {
-        use ConnectionFault::{NoHealthyHost, Overflow};
-        !matches!(self, Self::Unreachable(NoHealthyHost | Overflow))
+    /// Returns whether no worker is to ask about the token again for a while: MAS may have been asked and gave no answer.
+    pub const fn holds_off_others(self) -> bool {
+        matches!(self.says(), Statement::Failed)
+    }
+
+    /// Returns whether a stale answer may serve.
+    pub const fn admits_stale(self) -> bool {
+        !matches!(self.says(), Statement::Outdated | Statement::Nothing)
+    }
+
+    /// Returns what it says of MAS. All that follows from that is decided above.
+    const fn says(self) -> Statement {
+        use ConnectionFault as Fault;
+        match self {
+            Self::UnknownCluster
+            | Self::Undeliverable
+            | Self::Unreachable(Fault::NoHealthyHost | Fault::Overflow) => Statement::NotSent,
+            Self::Unreachable(
+                Fault::Failure
+                | Fault::ConnectTimeout
+                | Fault::Termination
+                | Fault::StreamReset
+                | Fault::Protocol
+                | Fault::Other,
+            )
+            | Self::Timeout
+            | Self::Reset
+            | Self::Status(_)
+            | Self::Oversized
+            | Self::NotJson
+            | Self::Malformed
+            | Self::Lost
+            | Self::Elsewhere => Statement::Failed,
+            Self::Overloaded => Statement::Overloaded,
+            Self::Outdated => Statement::Outdated,
+            Self::TokenTooLong | Self::OverBudget { .. } => Statement::Nothing,
+        }
     }
 
     /// Returns what the metrics call it; `None` if this worker tried to ask nothing, or if MAS has answered.
@@ -212,6 +256,53 @@ mod tests {
                 expected,
                 "{body}"
             );
+        }
+    }
+
+    /// Makes a list of the reasons and what follows from each. The compiler asks for a row of a new one.
+    macro_rules! rows {
+        ($($pattern:pat = $reason:expr => $expected:expr,)*) => {{
+            let _ = |reason| match reason {
+                $($pattern => {})*
+            };
+            [$(($reason, $expected)),*]
+        }};
+    }
+
+    #[test]
+    fn what_follows_from_a_missing_verdict() {
+        use ConnectionFault::*;
+        use NoVerdict::*;
+        // Whether it is a failure of MAS; whether no worker asks again for a while; whether a stale answer may serve.
+        const FAILED: [bool; 3] = [true, true, true];
+        const NOT_SENT: [bool; 3] = [true, false, true];
+        let rows = rows![
+            UnknownCluster = UnknownCluster => NOT_SENT,
+            Undeliverable = Undeliverable => NOT_SENT,
+            Unreachable(NoHealthyHost) = Unreachable(NoHealthyHost) => NOT_SENT,
+            Unreachable(Overflow) = Unreachable(Overflow) => NOT_SENT,
+            Unreachable(Failure) = Unreachable(Failure) => FAILED,
+            Unreachable(ConnectTimeout) = Unreachable(ConnectTimeout) => FAILED,
+            Unreachable(Termination) = Unreachable(Termination) => FAILED,
+            Unreachable(StreamReset) = Unreachable(StreamReset) => FAILED,
+            Unreachable(Protocol) = Unreachable(Protocol) => FAILED,
+            Unreachable(Other) = Unreachable(Other) => FAILED,
+            Timeout = Timeout => FAILED,
+            Reset = Reset => FAILED,
+            Status(_) = Status(500) => FAILED,
+            Oversized = Oversized => FAILED,
+            NotJson = NotJson => FAILED,
+            Malformed = Malformed => FAILED,
+            Lost = Lost => FAILED,
+            Elsewhere = Elsewhere => FAILED,
+            Overloaded = Overloaded => [false, false, true],
+            TokenTooLong = TokenTooLong => [false, false, false],
+            Outdated = Outdated => [false, false, false],
+            OverBudget { .. } = OverBudget { retry_after_ms: 1 } => [false, false, false],
+        ];
+        for (why, expected) in rows {
+            let follows = [why.is_failure(), why.holds_off_others(), why.admits_stale()];
+            assert_eq!(follows, expected, "{why:?}");
         }
     }
 

@@ -17,15 +17,16 @@ fn all_but(ids: &[&str]) -> Revocation {
 fn endpoints_are_named_by_method_and_path() {
     let of =
         |method: &str, target: &str| ProvisioningEndpoint::of(method.as_bytes(), target.as_bytes());
-    for endpoint in [
-        DeleteDevice,
-        DeleteUser,
-        ProvisionUser,
-        ReactivateUser,
-        SyncDevices,
-        UpsertDevice,
+    for (endpoint, name) in [
+        (DeleteDevice, "delete_device"),
+        (DeleteUser, "delete_user"),
+        (ProvisionUser, "provision_user"),
+        (ReactivateUser, "reactivate_user"),
+        (SyncDevices, "sync_devices"),
+        (UpsertDevice, "upsert_device"),
     ] {
-        let target = format!("/_synapse/mas/{}", endpoint.reason().label());
+        assert_eq!(endpoint.reason().label(), name);
+        let target = format!("/_synapse/mas/{name}");
         assert_eq!(of("POST", &target), Some(endpoint));
         assert_eq!(of("GET", &target), None);
         assert_eq!(of("POST", &format!("{target}/")), None);
@@ -38,6 +39,8 @@ fn endpoints_are_named_by_method_and_path() {
     for target in [
         "/_synapse/mas/update_device_display_name",
         "/_synapse/mas/query_user",
+        "/_synapse/mas/homeserver",
+        "/_synapse/mas/logout",
         "/sync_devices",
         "/x_synapse/mas/sync_devices",
         "sync_devices",

@@ -11,7 +11,8 @@
 //! The non-obvious rule: a client over its budget may still ask about the tokens that it was charged for. A
 //! logged-out client that tries its old token again gets the 401 that stops it, and not a 429.
 
-use super::ClientKey;
+use std::fmt;
+
 use crate::{
     clock::Instant,
     config::UnknownTokenBudget,
@@ -29,6 +30,25 @@ const COUNTS: u32 = 4_096;
 /// Tokens that a count remembers, 4 bytes each. Up to so many distinct tokens are told apart exactly; beyond, the
 /// latest are.
 const MAX_TAGS: usize = 1_024;
+
+/// Names the budget of a client before one endpoint, under one limit: see [`ClientKey::budget`](super::ClientKey::budget). `Debug`
+/// shows nothing of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct BudgetKey(pub [u8; 32]);
+
+impl BudgetKey {
+    /// Returns as much of it as a bucket is chosen by.
+    fn name(&self) -> &[u8; 16] {
+        let (names, _) = self.0.as_chunks();
+        names.first().unwrap_or(&[0; 16])
+    }
+}
+
+impl fmt::Debug for BudgetKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BudgetKey(..)")
+    }
+}
 
 /// The budget is spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,13 +85,13 @@ type Tag = [u8; 4];
 
 /// ```text
 /// offset  bytes  what
-///      0     32  client
+///      0     32  budget
 ///     32      8  end of the window, milliseconds; all numbers little-endian
 ///     40      4  tokens that were charged
 ///     44    n*4  tags of the latest of them, oldest first
 /// ```
 struct Count {
-    client: ClientKey,
+    budget: BudgetKey,
     until: Instant,
     charged: u32,
     tags: Vec<Tag>,
@@ -79,11 +99,11 @@ struct Count {
 
 impl Count {
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let (client, rest) = bytes.split_first_chunk()?;
+        let (budget, rest) = bytes.split_first_chunk()?;
         let (until, rest) = rest.split_first_chunk()?;
         let (charged, tags) = rest.split_first_chunk()?;
         Some(Self {
-            client: ClientKey(*client),
+            budget: BudgetKey(*budget),
             until: Instant::from_le_bytes(*until),
             charged: u32::from_le_bytes(*charged),
             tags: tags
@@ -95,7 +115,7 @@ impl Count {
 
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(44 + 4 * self.tags.len());
-        bytes.extend_from_slice(&self.client.0);
+        bytes.extend_from_slice(&self.budget.0);
         bytes.extend_from_slice(&self.until.to_le_bytes());
         bytes.extend_from_slice(&self.charged.to_le_bytes());
         self.tags
@@ -119,18 +139,18 @@ impl Count {
 }
 
 impl Budget {
-    /// Returns whether `client` may ask about a token that no cache knows.
+    /// Returns whether the client of this budget may ask about a token that no cache knows.
     pub fn check(
         &self,
         store: &impl Store,
-        client: &ClientKey,
+        budget: &BudgetKey,
         token: &TokenDigest,
         limit: &UnknownTokenBudget,
         now: Instant,
     ) -> Result<(), Spent> {
-        let (_, counts) = self.read(store, client, now);
+        let (_, counts) = self.read(store, budget, now);
         let is_charged = |count: &Count| count.tags.contains(&self.buckets.tag(store, &token.0));
-        match counts.iter().find(|count| count.client == *client) {
+        match counts.iter().find(|count| count.budget == *budget) {
             Some(count) if count.charged >= limit.per_source && !is_charged(count) => {
                 Err(Spent { until: count.until })
             }
@@ -138,11 +158,11 @@ impl Budget {
         }
     }
 
-    /// Charges `client` for a token that MAS called inactive.
+    /// Charges a budget for a token that MAS called inactive.
     pub fn charge(
         &self,
         store: &impl Store,
-        client: &ClientKey,
+        budget: &BudgetKey,
         Inactive { token, was_known }: Inactive<'_>,
         limit: &UnknownTokenBudget,
         now: Instant,
@@ -150,29 +170,29 @@ impl Budget {
         let tag = self.buckets.tag(store, &token.0);
         // A count that could not be written is a token more for the client.
         let _ = until_written(|| {
-            let (bucket, mut counts) = self.read(store, client, now);
-            if !counts.iter().any(|count| count.client == *client) {
+            let (bucket, mut counts) = self.read(store, budget, now);
+            if !counts.iter().any(|count| count.budget == *budget) {
                 if counts.len() >= self.buckets.capacity {
                     return Ok(());
                 }
                 counts.push(Count {
-                    client: *client,
+                    budget: *budget,
                     until: now + limit.window,
                     charged: 0,
                     tags: Vec::new(),
                 });
             }
-            let mut of_client = counts.iter_mut().filter(|count| count.client == *client);
-            if !of_client.any(|count| count.charge(tag, was_known)) {
+            let mut own = counts.iter_mut().filter(|count| count.budget == *budget);
+            if !own.any(|count| count.charge(tag, was_known)) {
                 return Ok(());
             }
             write(store, &bucket, &counts)
         });
     }
 
-    /// Returns the bucket of `client`, and the counts in it whose window has not ended.
-    fn read(&self, store: &impl Store, client: &ClientKey, now: Instant) -> (Bucket, Vec<Count>) {
-        let bucket = self.buckets.read(store, client.name());
+    /// Returns the bucket of a budget, and the counts in it whose window has not ended.
+    fn read(&self, store: &impl Store, budget: &BudgetKey, now: Instant) -> (Bucket, Vec<Count>) {
+        let bucket = self.buckets.read(store, budget.name());
         let counts = bucket
             .records()
             .filter_map(Count::decode)

@@ -1,6 +1,6 @@
 //! Who waits for which call, and what ends with what.
 
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc};
 
 use super::*;
 use crate::{
@@ -269,6 +269,32 @@ fn a_lost_answer_ends_at_the_deadline() {
     assert_eq!(flight.waiters.len(), 1);
     assert!(flights.complete(CallId(100)).is_none());
     assert_eq!((flights.calls.len(), flights.load.total(SLOT.pool)), (0, 0));
+}
+
+/// None of the first ones need have an answer.
+#[test]
+fn of_many_questions_that_are_answered_elsewhere_each_comes_in_its_turn() {
+    for number in [0, 10, MAX_LOOKS, 2 * MAX_LOOKS, 2 * MAX_LOOKS + 100] {
+        let mut flights = flights(&[b"asked"]);
+        for question in 0..number {
+            let mut flight = flight(ROOT, 0);
+            flight.await_peer(DEADLINE, Instant::default());
+            flights.insert(key(&question.to_le_bytes()), flight);
+        }
+        for _ in 0..2 {
+            let mut seen = BTreeSet::new();
+            for _ in 0..number.div_ceil(MAX_LOOKS) {
+                let looks = flights.awaited();
+                let different: BTreeSet<_> = looks.iter().copied().collect();
+                let expected = [number.min(MAX_LOOKS); 2];
+                assert_eq!([looks.len(), different.len()], expected, "{number}");
+                seen.extend(different);
+            }
+            assert_eq!(seen.len(), number);
+        }
+        flights.flights = SortedMap::new();
+        assert!(flights.awaited().is_empty());
+    }
 }
 
 #[test]

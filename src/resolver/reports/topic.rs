@@ -1,45 +1,64 @@
 //! What the lines of the log about a MAS that gives no verdicts are about.
+//!
+//! The non-obvious rule: the moment of the last line lies in shared data under the topic's number, and two versions of the module
+//! may read it. So a number is never given to another topic. A new topic has the next one.
 
 use crate::mas::introspection::NoVerdict;
 
-/// What a line is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Topic {
+/// Defines the topics, each with its number.
+macro_rules! topics {
+    ($(#[$doc:meta])* $enum:ident: $($(#[$variant_doc:meta])* $variant:ident = $number:literal,)*) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $enum {
+            $($(#[$variant_doc])* $variant = $number,)*
+        }
+
+        impl $enum {
+            /// Every topic.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+        }
+    };
+}
+
+topics! {
+    /// What a line is about.
+    Topic:
     /// MAS answers.
-    Answers,
+    Answers = 0,
     /// Envoy knows no cluster of the configured name.
-    UnknownCluster,
+    UnknownCluster = 1,
     /// Envoy does not send the question.
-    Undeliverable,
+    Undeliverable = 2,
     /// The connection to MAS fails.
-    Unreachable,
+    Unreachable = 3,
     /// MAS does not answer in time.
-    Timeout,
+    Timeout = 4,
     /// The answer breaks off.
-    Reset,
+    Reset = 5,
     /// MAS does not take the credential.
-    Credential,
+    Credential = 6,
     /// MAS has no endpoint at the configured path.
-    Path,
+    Path = 7,
     /// MAS redirects, or does not know its name.
-    Authority,
+    Authority = 8,
     /// MAS answers another status than 200.
-    Status,
+    Status = 9,
     /// The answer is too long.
-    Oversized,
+    Oversized = 10,
     /// The answer is not JSON.
-    NotJson,
+    NotJson = 11,
     /// The answer is no introspection response.
-    Malformed,
+    Malformed = 12,
     /// Envoy delivers no answer at all.
-    Lost,
+    Lost = 13,
     /// More questions at once than there are calls.
-    Overloaded,
+    Overloaded = 14,
 }
 
 impl Topic {
-    /// How many topics there are.
-    pub const NUMBER: usize = Self::Overloaded as usize + 1;
+    /// How many topics there are. Their numbers are lower.
+    pub const NUMBER: usize = Self::ALL.len();
 
     /// Returns what a question without a verdict is about. `None`: another worker tells of it, or there is nothing wrong with MAS.
     pub fn of(why: NoVerdict) -> Option<Self> {
@@ -65,5 +84,16 @@ impl Topic {
                 return None;
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_topic_has_a_place_of_its_own() {
+        let numbers = Topic::ALL.iter().map(|topic| *topic as usize);
+        assert!(numbers.eq(0..Topic::NUMBER));
     }
 }

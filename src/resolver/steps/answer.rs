@@ -14,8 +14,8 @@ use crate::{
     mas::introspection::Answer,
     metrics::{self, Evicted, InvalidationReason, Metric},
     resolver::{
-        flight::State,
-        state::{Pending, Resolver},
+        flight::{Flight, State},
+        state::Resolver,
         upstream::Upstream,
         workers::{Acquisition, lease::Leased},
     },
@@ -87,11 +87,11 @@ impl<W> Resolver<W> {
     /// 4. An "inactive" that another worker may not know of is taken out again.
     /// 5. Whether the token has ended or was refused since the question. The other side notes the event first and looks for the
     ///    answer second, so one of the two sees the other.
-    pub(super) fn keep<H: Backend>(
+    pub(super) fn store_unless_void<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: &QuestionKey,
-        flight: &mut Pending<W>,
+        flight: &mut Flight<W>,
         introspected: &Introspected,
     ) -> Disposition {
         let upstream = Rc::clone(&flight.call.upstream);
@@ -145,12 +145,16 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: &QuestionKey,
-        flight: &mut Pending<W>,
+        flight: &mut Flight<W>,
         introspected: &Introspected,
         disposition: &mut Disposition,
     ) {
         let upstream = Rc::clone(&flight.call.upstream);
-        match self.workers.acquire(cb, &upstream, key) {
+        // The requests have an answer, so nobody is to be told that one waits.
+        let acquired = self
+            .workers
+            .acquire_without_waiting(cb, &upstream, key, &|_| true);
+        match acquired {
             // The lease is released when the call ends, so no worker waits for it.
             Acquisition::Mine { leased } if leased != Leased::No => flight.keep_until_released(),
             // Nobody else asks.
@@ -218,7 +222,7 @@ impl<W> Resolver<W> {
         cb: &Callback<'_, H>,
         upstream: &Upstream,
         introspected: &Introspected,
-        flight: &Pending<W>,
+        flight: &Flight<W>,
     ) -> bool {
         let keeps_answers = keeps_answers(flight);
         let must_be_known = keeps_answers || flight.is_joined;
@@ -235,7 +239,7 @@ impl<W> Resolver<W> {
         &self,
         cb: &Callback<'_, H>,
         key: &QuestionKey,
-        flight: &Pending<W>,
+        flight: &Flight<W>,
         introspected: &Introspected,
     ) -> Result<Option<Event>, Unreadable> {
         let State::Calling(call) = &flight.state else {
@@ -283,7 +287,7 @@ pub(super) fn outlasts_grace(introspected: &Introspected) -> bool {
 }
 
 /// Returns whether one of those who wait keeps what it is given.
-fn keeps_answers<W>(flight: &Pending<W>) -> bool {
+fn keeps_answers<W>(flight: &Flight<W>) -> bool {
     let mut waiting = flight.waiters.values();
     waiting.any(|waiting| waiting.upstream.keeps_answers)
 }

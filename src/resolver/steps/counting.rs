@@ -5,11 +5,11 @@ use crate::{
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
     metrics::{IntrospectionOutcome, Metric},
-    resolver::state::Pending,
+    resolver::flight::Flight,
 };
 
 /// Notes how long a call took that has ended. The sum of it, by the second, is how many calls are under way.
-pub(in crate::resolver) fn note_duration<H: Backend, W>(cb: &Callback<'_, H>, flight: &Pending<W>) {
+pub(in crate::resolver) fn note_duration<H: Backend, W>(cb: &Callback<'_, H>, flight: &Flight<W>) {
     let took = millis(cb.now().since(flight.since));
     cb.host.record(Metric::IntrospectionMillis, took);
 }

@@ -14,9 +14,9 @@ use crate::{
             line::Turn,
             load::{PoolId, Slot},
         },
-        flight::State,
+        flight::{Flight, State},
         resolution::Query,
-        state::{Pending, Resolver},
+        state::Resolver,
         upstream::Overflow,
     },
 };
@@ -30,7 +30,7 @@ impl<W> Resolver<W> {
     pub(super) fn enter_line<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
-        flight: &mut Pending<W>,
+        flight: &mut Flight<W>,
         until: Instant,
     ) -> Result<(), NoVerdict> {
         let Ok((place, displaced)) = self.limits.enter_line(&flight.call) else {
@@ -39,7 +39,7 @@ impl<W> Resolver<W> {
         cb.host.count(Metric::LineWait);
         // Their requests are answered with the next tick: this callback may answer its own only.
         for key in displaced {
-            self.flights.expire_queued(&key);
+            self.flights.displace(&key);
         }
         let cap = flight.call.upstream.settings.max_in_flight;
         flight.await_turn(place, cap, until);
@@ -68,7 +68,7 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        mut flight: Pending<W>,
+        mut flight: Box<Flight<W>>,
     ) {
         let mut has_failed = false;
         while let Some(waiters) = next_group(&mut flight.waiters) {
@@ -94,32 +94,42 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: &QuestionKey,
-    ) -> Option<Pending<W>> {
+    ) -> Option<Box<Flight<W>>> {
         let cache = &self.flights.in_line(key)?.call.upstream.cache;
         cache.lookup(cb.host, &key.digest, cb.now())?;
         self.take_from_line(key)
     }
 
-    /// Takes a flight out of its line.
-    pub(in crate::resolver) fn take_from_line(&mut self, key: &QuestionKey) -> Option<Pending<W>> {
-        let flight = self.flights.take_in_line(key)?;
+    /// Takes a flight out of its line, or one that has lost its place there.
+    pub(in crate::resolver) fn take_from_line(
+        &mut self,
+        key: &QuestionKey,
+    ) -> Option<Box<Flight<W>>> {
+        let flight = self.flights.take_queued(key)?;
         if let State::InLine { place, .. } = flight.state {
             self.limits.leave_line(place);
         }
         Some(flight)
     }
 
-    /// Returns whether a question that waits in another pool's line can be called at once by this pool.
+    /// Returns whether a request that asks the same as others does not join them, but asks anew for all: they wait in the line of
+    /// another pool, and its own has a call free; or their question has lost its place in line, and its own may find one.
     pub(in crate::resolver) fn can_overtake(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
         let pool = query.upstream.admission.pool;
-        self.flights.in_line(key).is_some_and(|queued| {
-            let slot = Slot {
-                pool,
-                client: None,
-                is_known: queued.call.is_known,
-            };
-            queued.call.upstream.admission.pool != pool && self.admits(query.upstream, &slot)
-        })
+        self.flights
+            .get(key)
+            .is_some_and(|queued| match queued.state {
+                State::InLine { place, .. } => {
+                    let slot = Slot {
+                        pool,
+                        client: None,
+                        is_known: queued.call.is_known,
+                    };
+                    place.pool != pool && self.admits(query.upstream, &slot)
+                }
+                State::Displaced => true,
+                State::Calling(_) | State::AwaitingPeer { .. } | State::Orphaned => false,
+            })
     }
 
     /// Returns whether a question waits in another pool's line, and this pool can neither wait nor call.

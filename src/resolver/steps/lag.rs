@@ -8,8 +8,8 @@ use super::{TICK, in_line::LINE_TIMEOUT, start::max_hold};
 use crate::{
     clock::Instant,
     resolver::{
-        flight::State,
-        state::{Pending, Resolver},
+        flight::{Flight, State},
+        state::Resolver,
     },
 };
 
@@ -34,7 +34,6 @@ impl<W> Resolver<W> {
         }
         for flight in self.flights.iter_mut() {
             match flight.state {
-                State::InLine { .. } if flight.has_left_line() => {}
                 State::InLine { .. } => {
                     flight.deadline = (flight.deadline + lag).min(now + LINE_TIMEOUT);
                 }
@@ -58,7 +57,7 @@ impl<W> Resolver<W> {
 
     /// Returns whether Envoy took a call for timed out of which this worker was busy for half the time. MAS may have
     /// answered, and Envoy had no time to read it: so MAS is asked again, once.
-    pub(in crate::resolver) fn is_excused(&self, flight: &Pending<W>, now: Instant) -> bool {
+    pub(in crate::resolver) fn is_excused(&self, flight: &Flight<W>, now: Instant) -> bool {
         let forgiven = flight.deadline.since(flight.call.deadline(flight.since));
         let timeout = flight.call.upstream.settings.timeout;
         !flight.call.is_excused && forgiven + self.lag(now) >= timeout / 2

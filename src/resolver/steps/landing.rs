@@ -12,8 +12,9 @@ use crate::{
     maps::sorted::SortedMap,
     mas::introspection::NoVerdict,
     resolver::{
+        flight::Flight,
         resolution::Waiting,
-        state::{Pending, Resolver},
+        state::Resolver,
         workers::{
             Acquisition,
             hint::{Hint, Notice},
@@ -25,7 +26,7 @@ use crate::{
 /// An answer that has come, with the question that it is for.
 struct Landed<W> {
     key: QuestionKey,
-    flight: Pending<W>,
+    flight: Box<Flight<W>>,
     introspected: Introspected,
     /// What has become of it in the shared cache.
     disposition: Disposition,
@@ -78,13 +79,13 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        mut flight: Pending<W>,
+        mut flight: Box<Flight<W>>,
         introspected: Introspected,
     ) {
         let upstream = Rc::clone(&flight.call.upstream);
         self.failures.note_answer(&key, introspected.answered_at);
         self.reports.note_answer(cb, &upstream);
-        let disposition = self.keep(cb, &key, &mut flight, &introspected);
+        let disposition = self.store_unless_void(cb, &key, &mut flight, &introspected);
         let landed = Landed {
             key,
             flight,
@@ -200,7 +201,7 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        mut flight: Pending<W>,
+        mut flight: Box<Flight<W>>,
     ) {
         flight.call.is_repeated = false;
         flight.is_wanted = false;

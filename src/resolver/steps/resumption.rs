@@ -10,9 +10,9 @@ use crate::{
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
     resolver::{
-        flight::State,
+        flight::{Flight, State},
         resolution::{Resolution, Waiting},
-        state::{Pending, Resolver},
+        state::Resolver,
         upstream::{Overflow, Upstream},
         workers::{Acquisition, lease::Leased},
     },
@@ -28,7 +28,7 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        flight: Pending<W>,
+        flight: Box<Flight<W>>,
     ) {
         if let Some((_, waiting)) = flight.waiters.first() {
             let upstream = Rc::clone(&waiting.upstream);
@@ -41,7 +41,7 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        mut flight: Pending<W>,
+        mut flight: Box<Flight<W>>,
         upstream: Rc<Upstream>,
     ) {
         flight.call.upstream = Rc::clone(&upstream);
@@ -68,7 +68,7 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        mut flight: Pending<W>,
+        mut flight: Box<Flight<W>>,
         awaited: Awaited,
     ) {
         let Awaited { cached, audience } = awaited;
@@ -96,7 +96,7 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        mut flight: Pending<W>,
+        mut flight: Box<Flight<W>>,
         entry: Box<ActiveEntry>,
     ) {
         let upstream = Rc::clone(&flight.call.upstream);
@@ -111,7 +111,7 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        mut flight: Pending<W>,
+        mut flight: Box<Flight<W>>,
         check_at: Instant,
     ) {
         flight.await_peer(check_at, cb.now());
@@ -124,7 +124,7 @@ impl<W> Resolver<W> {
         &self,
         cb: &Callback<'_, H>,
         key: &QuestionKey,
-        flight: &mut Pending<W>,
+        flight: &mut Flight<W>,
     ) -> bool {
         let upstream = Rc::clone(&flight.call.upstream);
         if self.admits(&upstream, &flight.call.slot()) {
@@ -141,7 +141,7 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        mut flight: Pending<W>,
+        mut flight: Box<Flight<W>>,
         leased: Leased,
     ) {
         let now = cb.now();
@@ -164,7 +164,7 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        mut flight: Pending<W>,
+        mut flight: Box<Flight<W>>,
     ) {
         if let Some(upstream) = that_cannot_wait(&flight) {
             flight.call.upstream = Rc::clone(&upstream);
@@ -200,7 +200,7 @@ impl<W> Resolver<W> {
                 let Some(key) = self.next_in_line(pool) else {
                     break;
                 };
-                let Some(flight) = self.flights.take_in_line(&key) else {
+                let Some(flight) = self.flights.take_queued(&key) else {
                     continue;
                 };
                 // Others of the client's questions may have spent its budget while this one waited.
@@ -222,7 +222,7 @@ impl<W> Resolver<W> {
 pub(super) fn read_cache_again<H: Backend, W>(
     cb: &Callback<'_, H>,
     key: &QuestionKey,
-    flight: &Pending<W>,
+    flight: &Flight<W>,
 ) -> Option<Awaited> {
     let upstream = &flight.call.upstream;
     let (cache, now) = (&upstream.cache, cb.now());
@@ -252,7 +252,7 @@ fn cannot_wait<W>(waiting: &Waiting<W>) -> bool {
 }
 
 /// Returns the configuration of a request whose pool has no line, if one waits.
-fn that_cannot_wait<W>(flight: &Pending<W>) -> Option<Rc<Upstream>> {
+fn that_cannot_wait<W>(flight: &Flight<W>) -> Option<Rc<Upstream>> {
     let mut waiting = flight.waiters.values();
     let found = waiting.find(|waiting| cannot_wait(waiting))?;
     Some(Rc::clone(&found.upstream))

@@ -11,8 +11,9 @@ use crate::{
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
     resolver::{
+        flight::Flight,
         resolution::{Found, Provenance, Verdict},
-        state::{Pending, Resolver},
+        state::Resolver,
         upstream::Upstream,
         workers::{
             hint::{Hint, Notice},
@@ -37,9 +38,10 @@ impl<W> Resolver<W> {
     ) -> Found {
         let now = cb.now();
         self.reports.note_failure(cb, upstream, why);
-        let stale = match why {
-            NoVerdict::OverBudget { .. } | NoVerdict::Outdated | NoVerdict::TokenTooLong => None,
-            _ => upstream.cache.lookup_stale(cb.host, digest, now),
+        let stale = if why.admits_stale() {
+            upstream.cache.lookup_stale(cb.host, digest, now)
+        } else {
+            None
         };
         match stale {
             Some(entry) => {
@@ -78,13 +80,14 @@ impl<W> Resolver<W> {
         self.found(*digest, Verdict::None(why), Provenance::Introspected)
     }
 
-    /// Ends a flight without a verdict. A call that failed holds off the next one, in all workers: calls about a token begin
-    /// a second apart, so one that took longer holds off none. Where a stale answer serves, the second counts from the end.
+    /// Ends a flight without a verdict. After a failed call no worker calls about the token until a second after the call
+    /// *began*, so a call that took a second or longer delays nobody. Where a stale answer serves, that second counts from the
+    /// call's *end*, since nobody waits meanwhile.
     pub(in crate::resolver) fn fail<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        flight: Pending<W>,
+        flight: Box<Flight<W>>,
         why: NoVerdict,
     ) {
         let upstream = Rc::clone(&flight.call.upstream);
@@ -97,7 +100,7 @@ impl<W> Resolver<W> {
             Some(Tombstone::Failed(cb.now()))
         } else {
             let begun = Tombstone::Failed(flight.since);
-            why.may_have_asked().then_some(begun)
+            why.holds_off_others().then_some(begun)
         };
         let notice = Notice {
             waiting_before: cb.now(),
@@ -112,7 +115,7 @@ impl<W> Resolver<W> {
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        flight: &Pending<W>,
+        flight: &Flight<W>,
         hint: Hint,
         tombstone: Option<Tombstone>,
     ) {

@@ -17,7 +17,7 @@ use crate::{
         flight::{ActiveCall, Flight},
         limits::Limits,
         resolution::{Query, WaiterId, Waiting},
-        state::{Pending, Resolver},
+        state::Resolver,
         upstream::{Overflow, Upstream},
         workers::{
             Acquisition,
@@ -37,7 +37,7 @@ pub(in crate::resolver) enum Start<W> {
     /// Not at all: another worker's call has just failed, and this stale answer serves.
     Stale(Box<ActiveEntry>),
     /// With a flight.
-    Flight(Pending<W>),
+    Flight(Box<Flight<W>>),
 }
 
 impl<W> Resolver<W> {

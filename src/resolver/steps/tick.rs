@@ -93,6 +93,7 @@ impl<W> Resolver<W> {
                     self.limits.leave_line(place);
                     self.end_wait_in_line(cb, key, flight);
                 }
+                State::Displaced => self.end_wait_in_line(cb, key, flight),
                 State::AwaitingPeer { .. } | State::Orphaned => {
                     self.fail(cb, key, flight, NoVerdict::Lost);
                 }

@@ -161,6 +161,27 @@ fn who_has_lost_a_lease_renews_nothing_of_another() {
     );
 }
 
+/// It was busy, and another worker has the lease by now. The answer of that one is to tell nobody.
+#[test]
+fn who_takes_its_answer_out_again_does_not_wait_for_the_other_one() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let settings = json!({"cache": {"negative_ttl": "10s"}});
+    let [of_one, of_two] = [(); 2].map(|()| upstream(&settings, GATEWAY));
+    let first = one.ask(&of_one, TOKENS[0], &ALICE);
+    two.tick_for(1_250);
+    let second = two.ask(&of_two, TOKENS[0], &BOB);
+    assert_eq!(host.calls.borrow().len(), 2);
+    host.advance(Duration::from_millis(10));
+    one.answer(200, INACTIVE);
+    assert_eq!(one.end(first), Some(&End::Inactive));
+    assert_eq!(heard(&host, 2).count(), 0);
+    host.advance(Duration::from_millis(10));
+    two.answer(200, INACTIVE);
+    assert_eq!(two.end(second), Some(&End::Inactive));
+    assert_eq!(heard(&host, 1).count(), 0);
+}
+
 /// However many configurations tick, and however fast a hurried one does.
 #[test]
 fn a_lease_is_renewed_four_times_a_second() {

@@ -4,7 +4,11 @@ use super::*;
 
 /// Returns as many tokens as one pool may ask about at once.
 fn pool_of_tokens(name: &str) -> Vec<&'static str> {
-    (0..64)
+    some_tokens(name, 64)
+}
+
+fn some_tokens(name: &str, number: usize) -> Vec<&'static str> {
+    (0..number)
         .map(|number| &*format!("{name}-{number}").leak())
         .collect()
 }
@@ -34,6 +38,93 @@ fn the_line_serves_clients_in_turn() {
     worker.answer(200, ACTIVE);
     worker.answer(200, ACTIVE);
     assert!(worker.end(other).is_some() && worker.end(flood).is_none());
+}
+
+/// One call and a full line, all of them Alice's. Then Bob's question takes the place of her newest one. Returns hers, oldest
+/// first, each with its token.
+fn fill_line(worker: &mut Worker, upstream: &Rc<Upstream>) -> Vec<(&'static str, u32)> {
+    let tokens = some_tokens("alice", 1 + 4_096);
+    let ask = |token| (token, worker.ask(upstream, token, &ALICE));
+    let requests = tokens.into_iter().map(ask).collect();
+    worker.ask(upstream, TOKENS[0], &BOB);
+    requests
+}
+
+/// Her client has no other question, so there is room for it.
+#[test]
+fn a_question_that_has_lost_its_place_is_asked_anew_for_another_client() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({"introspection": {"max_in_flight": 1}}), GATEWAY);
+    let requests = fill_line(&mut worker, &upstream);
+    let [.., (_, second_newest), (token, newest)] = requests[..] else {
+        panic!("the line holds thousands");
+    };
+    let carol = worker.ask(&upstream, token, &CAROL);
+    worker.pass(250);
+    let overloaded = End::None(NoVerdict::Overloaded);
+    assert_eq!(worker.end(second_newest), Some(&overloaded), "for Carol's");
+    assert_eq!(
+        [carol, newest].map(|request| worker.end(request)),
+        [None; 2]
+    );
+    // The first call, and one for each client.
+    (0..4).for_each(|_| worker.answer(200, ACTIVE));
+    let active = End::Active(Provenance::Introspected);
+    assert_eq!(
+        [carol, newest].map(|request| worker.end(request)),
+        [Some(&active); 2]
+    );
+}
+
+#[test]
+fn a_question_that_has_lost_its_place_ends_with_the_next_tick_however_late_that_is() {
+    for millis in [1, 250, 13_000] {
+        let mut worker = Worker::new(&Rc::default());
+        let upstream = upstream(&json!({"introspection": {"max_in_flight": 1}}), GATEWAY);
+        let requests = fill_line(&mut worker, &upstream);
+        let [.., (_, second_newest), (_, newest)] = requests[..] else {
+            panic!("the line holds thousands");
+        };
+        worker.pass(millis);
+        let overloaded = End::None(NoVerdict::Overloaded);
+        assert_eq!(worker.end(newest), Some(&overloaded), "{millis} ms");
+        assert_eq!(worker.end(second_newest), None, "{millis} ms");
+    }
+}
+
+/// With a call of its own for both, or not at all.
+#[test]
+fn the_homeserver_asks_a_question_that_has_lost_its_place() {
+    for is_full in [false, true] {
+        let mut worker = Worker::new(&Rc::default());
+        let one_call = json!({"introspection": {"max_in_flight": 1}});
+        let gateway = upstream(&one_call, GATEWAY);
+        let homeserver = upstream(&one_call, HOMESERVER);
+        let requests = fill_line(&mut worker, &gateway);
+        if is_full {
+            worker.ask(&homeserver, TOKENS[1], &BOB);
+        }
+        let Some(&(token, newest)) = requests.last() else {
+            panic!("the line holds thousands");
+        };
+        let of_homeserver = worker.ask(&homeserver, token, &BOB);
+        let overloaded = End::None(NoVerdict::Overloaded);
+        if is_full {
+            assert_eq!(worker.end(of_homeserver), Some(&overloaded), "at once");
+            worker.pass(250);
+            assert_eq!(worker.end(newest), Some(&overloaded));
+            continue;
+        }
+        worker.pass(250);
+        assert_eq!((worker.end(newest), worker.calls()), (None, 2));
+        worker.host.calls.borrow_mut().rotate_left(1);
+        worker.answer(200, ACTIVE);
+        let active = End::Active(Provenance::Introspected);
+        assert_eq!(
+            [of_homeserver, newest].map(|request| worker.end(request)),
+            [Some(&active); 2]
+        );
+    }
 }
 
 #[test]

@@ -2,10 +2,10 @@
 //!
 //! The worker that holds the lease calls MAS; the others wait for the answer to appear in the shared cache. The
 //! lease is short and its holder renews it while the call is on its way, so a holder that vanishes (a VM
-//! that failed, a configuration that ended) costs the others no more than [`LEASE`]. A lease is an economy: two holders at
-//! once cost one more call.
+//! that failed, a configuration that ended) costs the others no more than [`LEASE`]. Losing a lease, so
+//! that two workers hold it at once, costs one more call, with one exception.
 //!
-//! The non-obvious rule: one thing relies on it. A worker that stores "active" within a quarter of a second, under its lease,
+//! The non-obvious rule is that exception. A worker that stores "active" within a quarter of a second, under its lease,
 //! looks for no earlier "inactive". So a worker that stores "inactive" later than that, or without a lease, acquires the lease
 //! afterwards, and takes its answer out where another worker has the lease.
 //!

@@ -8,15 +8,13 @@ use std::fmt;
 
 use crate::{
     mas::introspection::HINT,
+    resolver::MAX_TOKEN_BYTES,
     text::form::parser::{FormParser, Part, ShortText},
     token::AccessToken,
 };
 
 /// The name of the pair that holds the token.
 const TOKEN: &[u8] = b"token";
-
-/// Longest token that is read, in bytes. A longer one is MAS's to answer; its own have less than 100.
-const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
 /// A form that is read as it comes. `Debug` shows nothing of it.
 #[derive(Default)]
@@ -95,7 +93,8 @@ impl QuestionForm {
         }
     }
 
-    /// Takes in a piece of the token. MAS fails on some control bytes, so a token with one is none.
+    /// Takes in a piece of the token. MAS fails on some control bytes, so a token with one is none. One that MAS would not be asked
+    /// about is none either.
     fn take_token(&mut self, piece: &[u8]) {
         self.token_bytes = self.token_bytes.saturating_add(piece.len());
         let is_plain = piece

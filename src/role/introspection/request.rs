@@ -68,9 +68,9 @@ fn short_length(length: &[u8]) -> Option<usize> {
 }
 
 /// Returns MAS's reply about an active token, as of now. `None` if too little of the token's life is left to say so.
-pub fn active_reply(known: &ActiveEntry, now: Instant) -> Option<Reply> {
-    let answer = &known.answer;
-    let (Some(told), Some(expiry)) = (answer.expires_in, known.expiry) else {
+pub fn active_reply(entry: &ActiveEntry, now: Instant) -> Option<Reply> {
+    let answer = &entry.answer;
+    let (Some(told), Some(expiry)) = (answer.expires_in, entry.expiry) else {
         return Some(reply(answer.body().to_vec()));
     };
     let lifetime = expiry.remaining(now);
@@ -201,7 +201,7 @@ mod tests {
         let Answer::Active(answer) = answer else {
             panic!("{body} is active");
         };
-        let known = ActiveEntry {
+        let entry = ActiveEntry {
             digest: TokenDigest::of(b"token"),
             user: None,
             answer,
@@ -210,7 +210,7 @@ mod tests {
             fresh_until: at(u64::MAX),
             refresh_at: None,
         };
-        let reply = active_reply(&known, at(now))?;
+        let reply = active_reply(&entry, at(now))?;
         let header = reply.headers.iter().find(|(name, _)| *name == LIFETIME);
         let body = String::from_utf8(reply.body.to_vec()).unwrap();
         Some((body, header.map(|(_, value)| value.to_string())))

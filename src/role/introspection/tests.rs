@@ -12,7 +12,7 @@ use crate::{
         RootId, Streams as _,
         fake::{FakeHost, INTROSPECTION, START},
     },
-    mas::introspection::{Answer, ConnectionFault, IntrospectionResponse},
+    mas::introspection::{Answer, ConnectionFault, IntrospectionResponse, NoVerdict},
     role::{exchange::Watch as _, plugin::Plugin},
     token::{TokenDigest, TokenSecret},
 };

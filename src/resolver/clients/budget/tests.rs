@@ -11,6 +11,10 @@ const LIMIT: UnknownTokenBudget = UnknownTokenBudget {
     window: Duration::from_secs(10),
 };
 
+fn of_client(number: u8) -> BudgetKey {
+    BudgetKey([number; 32])
+}
+
 fn token(number: u32) -> TokenDigest {
     TokenDigest::of(&number.to_le_bytes())
 }
@@ -25,7 +29,7 @@ fn dead(token: &TokenDigest) -> Inactive<'_> {
 #[test]
 fn a_session_that_has_ended_costs_nothing_and_may_be_asked_about_again() {
     let (store, budget) = (MemoryStore::default(), Budget::default());
-    let client = ClientKey::of(b"192.0.2.1");
+    let client = of_client(1);
     let check = |number| budget.check(&store, &client, &token(number), &LIMIT, NOW);
     for number in 0..LIMIT.per_source * 2 {
         let token = token(number);
@@ -46,7 +50,7 @@ fn a_session_that_has_ended_costs_nothing_and_may_be_asked_about_again() {
 #[test]
 fn a_client_spends_its_budget_in_each_window() {
     let (store, budget) = (MemoryStore::default(), Budget::default());
-    let [client, other] = [b"192.0.2.1", b"192.0.2.2"].map(|address| ClientKey::of(address));
+    let [client, other] = [1, 2].map(of_client);
     for window in 0..3 {
         let now = NOW + LIMIT.window * window;
         let check = |client, number| budget.check(&store, client, &token(number), &LIMIT, now);
@@ -63,7 +67,7 @@ fn a_client_spends_its_budget_in_each_window() {
 #[test]
 fn asking_costs_nothing() {
     let (store, budget) = (MemoryStore::default(), Budget::default());
-    let client = ClientKey::of(b"192.0.2.1");
+    let client = of_client(1);
     for number in 0..100 {
         assert_eq!(
             budget.check(&store, &client, &token(number), &LIMIT, NOW),
@@ -76,7 +80,7 @@ fn asking_costs_nothing() {
 #[test]
 fn one_dead_token_is_charged_once_and_may_always_be_asked_about() {
     let (store, budget) = (MemoryStore::default(), Budget::default());
-    let client = ClientKey::of(b"192.0.2.1");
+    let client = of_client(1);
     let check = |number| budget.check(&store, &client, &token(number), &LIMIT, NOW);
     for _ in 0..100 {
         budget.charge(&store, &client, dead(&token(1)), &LIMIT, NOW);
@@ -92,7 +96,7 @@ fn one_dead_token_is_charged_once_and_may_always_be_asked_about() {
 #[test]
 fn tokens_that_were_chosen_to_look_alike_are_told_apart() {
     let (store, budget) = (MemoryStore::default(), Budget::default());
-    let client = ClientKey::of(b"192.0.2.1");
+    let client = of_client(1);
     for number in 0..LIMIT.per_source {
         budget.charge(&store, &client, dead(&token(number)), &LIMIT, NOW);
     }
@@ -120,7 +124,7 @@ fn the_same_tokens_are_remembered_differently_by_another_process() {
 #[test]
 fn a_count_is_bounded_and_goes_on_counting() {
     let (store, budget) = (MemoryStore::default(), Budget::default());
-    let client = ClientKey::of(b"192.0.2.1");
+    let client = of_client(1);
     let limit = UnknownTokenBudget {
         per_source: 1_200,
         ..LIMIT
@@ -146,14 +150,8 @@ fn a_client_without_a_count_passes() {
             buckets: Buckets::new(Space::Budgets, 1),
         },
     );
-    budget.charge(
-        &store,
-        &ClientKey::of(b"first"),
-        dead(&token(0)),
-        &LIMIT,
-        NOW,
-    );
-    let second = ClientKey::of(b"second");
+    budget.charge(&store, &of_client(1), dead(&token(0)), &LIMIT, NOW);
+    let second = of_client(2);
     for number in 0..10 {
         let number = token(number);
         assert_eq!(budget.check(&store, &second, &number, &LIMIT, NOW), Ok(()));
