@@ -782,6 +782,15 @@ fn a_budget_by_x_forwarded_for_is_noted() {
         ))
     };
     with("xff_num_trusted_hops: 1").notes(("budget-address", "name: xff"));
+    for range in [
+        "",
+        "{ address_prefix: 0.0.0.0, prefix_len: 0 }",
+        "{ address_prefix: 10.0.0.0, prefix_len: 8 }, { address_prefix: 128.0.0.0, prefix_len: 1 }",
+        "{ address_prefix: \"::\" }",
+    ] {
+        with(&format!("xff_trusted_cidrs: {{ cidrs: [{range}] }}"))
+            .notes(("budget-address", "name: xff"));
+    }
     let trusted =
         with("xff_trusted_cidrs: { cidrs: [{ address_prefix: 10.0.0.0, prefix_len: 8 }] }");
     let (_, report) = trusted.report();
@@ -1373,6 +1382,41 @@ fn a_route_of_the_gateway_api_may_lead_past_envoy() {
     .is_clean();
 }
 
+/// One server has several names.
+#[test]
+fn another_name_of_the_homeservers_address_leads_there() {
+    let file = Variant::of("unguarded-route/bad-envoy-listener.yaml");
+    let (start, end) = file.0.rsplit_once("cluster: homeserver").expect("a route");
+    let led = Variant(format!("{start}cluster: other{end}"));
+    let with = |own: &str, other: &str| {
+        led.with(
+            "load_assignment: { cluster_name: homeserver, endpoints: [] }",
+            &format!("{own}\n    - name: other\n      {other}"),
+        )
+    };
+    let at = |host: &str| {
+        format!(
+            "load_assignment: {{ endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: {host}, \
+             port_value: 8008 }} }} }} }}] }}] }}"
+        )
+    };
+    let found = &[("unguarded-route", "cluster: other")];
+    for (one, other) in [
+        ("127.0.0.1", "localhost"),
+        ("localhost", "\"::1\""),
+        ("127.0.0.1", "\"::ffff:127.0.0.1\""),
+        ("synapse.matrix.svc", "synapse.matrix.svc.cluster.local"),
+        ("synapse.matrix.svc.cluster.local.", "Synapse.Matrix"),
+    ] {
+        with(&at(one), &at(other)).finds(found);
+    }
+    with(&at("synapse.matrix.svc"), &at("synapse.other.svc")).is_clean();
+    with(&at("10.0.0.1"), &at("localhost")).is_clean();
+    let discovered = |name: &str| format!("eds_cluster_config: {{ service_name: {name} }}");
+    with(&discovered("a"), &discovered("a")).finds(found);
+    with(&discovered("a"), &discovered("b")).is_clean();
+}
+
 /// The homeserver may be one of several by weight, and one route may lead back to this Envoy.
 #[test]
 fn a_gateway_before_weighted_clusters_is_before_the_homeserver() {
@@ -1547,9 +1591,139 @@ fn an_ingress_may_lead_to_the_homeserver_by_another_service() {
         "matrix",
     );
     Variant(none.0 + pods).is_clean();
+    // One names the port of the pods, and the other has its number.
+    let number = same.replace("targetPort: http", "targetPort: 8008");
+    let port = "---\napiVersion: v1\nkind: Pod\nmetadata: { name: synapse, namespace: matrix }\nspec: { containers: [{ name: synapse, \
+                ports: [{ name: http, containerPort: 8008 }] }] }\n";
+    both(&number, "matrix").is_clean();
+    Variant(both(&number, "matrix").0 + port).finds(found);
     Variant(both(&labels, "matrix").0 + &pods.replace("part: main", "part: worker")).is_clean();
     Variant(both(&labels, "matrix").0 + &pods.replace("namespace: matrix", "namespace: other"))
         .is_clean();
+}
+
+/// A folder may have a listener in shadow mode that no Service leads to any more.
+#[test]
+fn an_ingress_is_an_error_where_services_lead_to_an_enforcing_listener() {
+    let file = Variant::of("unguarded-route/bad-ingress.yaml");
+    let found = &[("unguarded-route", "name: synapse")];
+    let shadow = file.with(
+        "role: gateway\n",
+        "role: gateway\n                            mode: shadow\n",
+    );
+    let service = |target: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{ name: edge, namespace: matrix }}\nspec: {{ ports: [{{ port: 80, \
+             targetPort: {target} }}] }}\n"
+        )
+    };
+    let and = |file: &Variant, more: &str| Variant(format!("{}{more}", file.0));
+    shadow.is_clean();
+    shadow.notes(found[0]);
+    and(&shadow, &service("10000")).is_clean();
+    // A second gateway, with its own port and mode.
+    let (start, rest) = file
+        .0
+        .split_once("    - name: gateway\n")
+        .expect("a listener");
+    let (listener, end) = rest.split_once("  clusters:\n").expect("clusters");
+    let second = listener
+        .replace("port_value: 10000", "port_value: 10003")
+        .replace(
+            "role: gateway\n",
+            "role: gateway\n                            mode: shadow\n",
+        )
+        .replace(" &capabilities", "")
+        .replace(" &vm", "")
+        .replace(" &mas", "")
+        .replace(" &cache", "");
+    let both = Variant(format!(
+        "{start}    - name: gateway\n{listener}    - name: second\n{second}  clusters:\n{end}"
+    ));
+    both.is_clean();
+    and(&both, &service("10000")).finds(found);
+    and(&both, &service("10003")).is_clean();
+    let named = "---\napiVersion: v1\nkind: Pod\nmetadata: { name: envoy, namespace: matrix }\nspec: { containers: [{ name: envoy, \
+                 ports: [{ name: enforce, containerPort: 10000 }] }] }\n";
+    and(&and(&both, &service("enforce")), named).finds(found);
+}
+
+/// Bytes that are handed on, and copies, come to the server as well.
+#[test]
+fn a_route_of_bytes_or_a_copy_may_lead_past_envoy() {
+    let file = Variant::of("unguarded-route/bad-ingress.yaml");
+    let alone = file.until("apiVersion: networking.k8s.io/v1\n");
+    let with = |kind: &str, spec: &str| {
+        Variant(format!(
+            "{}apiVersion: a/v1\nkind: {kind}\nmetadata: {{ name: matrix, namespace: matrix }}\nspec: {spec}\n",
+            alone.0
+        ))
+    };
+    let found = &[("unguarded-route", "name: synapse")];
+    let own = "{ name: synapse, port: 8008 }";
+    for kind in ["TCPRoute", "TLSRoute"] {
+        with(kind, &format!("{{ rules: [{{ backendRefs: [{own}] }}] }}")).finds(found);
+        with(
+            kind,
+            "{ rules: [{ backendRefs: [{ name: edge, port: 8008 }] }] }",
+        )
+        .is_clean();
+    }
+    let tcp = |service: &str| {
+        with(
+            "IngressRouteTCP",
+            &format!("{{ routes: [{{ match: HostSNI(`*`), services: [{service}] }}] }}"),
+        )
+    };
+    tcp(own).finds(found);
+    tcp("{ name: edge, port: 8008 }").is_clean();
+    let copied = |service: &str| {
+        with(
+            "HTTPRoute",
+            &format!(
+                "{{ rules: [{{ backendRefs: [{{ name: edge, port: 80 }}], filters: [{{ type: RequestMirror, requestMirror: {{ \
+                 backendRef: {service} }} }}] }}] }}"
+            ),
+        )
+    };
+    copied(own).finds(found);
+    copied("{ name: edge, port: 8008 }").is_clean();
+    // No request goes there.
+    with(
+        "HTTPRoute",
+        "{ rules: [{ backendRefs: [{ name: synapse, port: 8008, weight: 0 }] }] }",
+    )
+    .is_clean();
+}
+
+/// `pathType` says whether a path may be an expression.
+#[test]
+fn the_path_of_an_ingress_is_taken_as_it_is_written() {
+    let file = Variant::of("unguarded-route/bad-ingress.yaml");
+    let found = &[("unguarded-route", "name: synapse")];
+    let with = |path: &str, kind: &str| {
+        file.with(
+            "path: /_matrix\n            pathType: Prefix",
+            &format!("path: {path}\n            pathType: {kind}"),
+        )
+    };
+    with("/.well-known/matrix", "Prefix").is_clean();
+    with("/_matrix/client/versions", "Exact").is_clean();
+    with("/_matrix", "Exact").is_clean();
+    with("/", "Prefix").finds(found);
+    with("/_matrix/(client|federation)", "ImplementationSpecific").finds(found);
+    with("/\\.well-known/(.*)", "ImplementationSpecific").is_clean();
+
+    let named = |name: &str| {
+        let service = "---\napiVersion: v1\nkind: Service\nmetadata: { name: synapse, namespace: matrix }\nspec: { ports: [{ name: \
+                       http, port: 8008 }, { name: metrics, port: 9090 }] }\n";
+        let file = file.with("number: 8008 }", &format!("name: {name} }}"));
+        Variant(file.0.replace("#          ^ unguarded-route", "") + service)
+    };
+    named("http").finds(found);
+    named("metrics").is_clean();
+    // Nobody says which port that is.
+    named("other").finds(found);
 }
 
 /// Traefik has resources of its own.
@@ -1576,6 +1750,7 @@ fn a_route_of_traefik_may_lead_past_envoy() {
     ] {
         with(matcher, own).finds(found);
     }
+    with("PathPrefix(`/`)", "name: synapse, port: 8008, weight: 0").is_clean();
     for matcher in [
         "PathPrefix(`/_matrix/federation`) || PathPrefix(`/_matrix/key`)",
         "Path(`/_matrix/client/versions`)",

@@ -59,6 +59,13 @@ fn is_of_header(extension: &Value<'_>) -> bool {
     let config = extension.get("typed_config").and_then(typed);
     config.is_some_and(|(kind, config)| {
         kind.ends_with(".CustomHeaderConfig")
-            || kind.ends_with(".XffConfig") && config.get("xff_trusted_cidrs").is_none()
+            || kind.ends_with(".XffConfig")
+                && !is_of_few(config.list(&["xff_trusted_cidrs", "cidrs"]))
     })
+}
+
+/// Whether there are ranges of proxies, and none has half of all addresses or more.
+fn is_of_few<'t>(ranges: impl Iterator<Item = Value<'t>>) -> bool {
+    let mut ranges = ranges.peekable();
+    ranges.peek().is_some() && ranges.all(|range| range.number_at(&["prefix_len"]) > Some(1))
 }

@@ -1,20 +1,37 @@
 //! The servers of clusters. Two clusters with one server are two ways to the same.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use crate::yaml::Value;
 
-/// The address of a server, and its port. A pipe has a path, and no port.
-pub(super) type Endpoint<'t> = (&'t str, Option<u64>);
+/// The address of a server, and its port. A pipe has a path, and no port; of a service that is discovered only the name is known.
+pub(super) type Endpoint = (String, Option<u64>);
+
+/// An address as all others are written that mean the same: in lower case, without the ending of a cluster's own hosts, and one for
+/// Envoy's own machine.
+pub(super) fn normal(host: &str) -> String {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    if is_loopback(&host) {
+        return "localhost".to_owned();
+    }
+    let own = host.strip_suffix(".cluster.local").unwrap_or(&host);
+    own.strip_suffix(".svc").unwrap_or(own).to_owned()
+}
 
 /// Whether an address is of Envoy's own machine.
 pub(super) fn is_loopback(host: &str) -> bool {
-    host.starts_with("127.") || matches!(host, "::1" | "localhost")
+    let address = host.parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|it| it.to_canonical().is_loopback())
 }
 
 /// The servers of a cluster that the files name.
-pub(super) fn endpoints<'t>(cluster: Value<'t>) -> impl Iterator<Item = Endpoint<'t>> {
-    cluster
+pub(super) fn endpoints(cluster: Value<'_>) -> impl Iterator<Item = Endpoint> {
+    let service = cluster.text_at(&["eds_cluster_config", "service_name"]);
+    let discovered = service.map(|name| (format!("service {name}"), None));
+    let listed = cluster
         .list(&["load_assignment", "endpoints"])
         .flat_map(|locality| locality.list(&["lb_endpoints"]))
         .filter_map(|endpoint| endpoint.at(&["endpoint", "address"]))
@@ -22,12 +39,13 @@ pub(super) fn endpoints<'t>(cluster: Value<'t>) -> impl Iterator<Item = Endpoint
             let socket = address.get("socket_address");
             match socket {
                 Some(socket) => Some((
-                    socket.text_at(&["address"])?,
+                    normal(socket.text_at(&["address"])?),
                     socket.number_at(&["port_value"]),
                 )),
-                None => Some((address.text_at(&["pipe", "path"])?, None)),
+                None => Some((address.text_at(&["pipe", "path"])?.to_owned(), None)),
             }
-        })
+        });
+    listed.chain(discovered)
 }
 
 /// The names of the clusters that lead to a server of one of these clusters, and their own.
@@ -50,7 +68,7 @@ pub(super) fn with_same<'t>(clusters: &[Value<'t>], names: &HashSet<&str>) -> Ha
     let all = || named.iter().copied();
     let own = all().filter(|(name, _)| names.contains(name));
     let own = reached(own.map(|(name, _)| name), &parts);
-    let servers: HashSet<Endpoint<'t>> = all()
+    let servers: HashSet<Endpoint> = all()
         .filter(|(name, _)| own.contains(name))
         .flat_map(|(_, cluster)| endpoints(cluster))
         .collect();

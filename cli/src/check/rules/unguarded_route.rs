@@ -6,7 +6,9 @@ mod gateway_api;
 mod ingress;
 mod istio;
 mod matcher;
+mod path;
 mod servers;
+mod traefik;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 

@@ -3,10 +3,7 @@
 //! The non-obvious rule: the address of the internal listener does not help then, since it is Envoy itself that calls. A gateway
 //! whose routes all lead back, as in a fleet, is for no clients.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
-};
+use std::collections::{HashMap, HashSet};
 
 use matrix_edge_auth::config::Role;
 
@@ -16,7 +13,7 @@ use crate::{
         deployment::{Envoy, typed},
         rules::{
             bare_listener::entry_of,
-            endpoints::endpoints,
+            endpoints::{endpoints, is_loopback, normal},
             routes::{before_servers, tables, targets},
         },
     },
@@ -78,11 +75,11 @@ fn leading_inside<'t>(
 ) -> HashMap<&'t str, Role> {
     let uses = deployment.uses.iter().filter(|one| one.envoy == number);
     let internal = uses.filter(|one| one.is(Role::Introspection) || one.is(Role::Provisioning));
-    let own: Vec<(&str, u64, Role)> = internal
+    let own: Vec<(String, u64, Role)> = internal
         .filter_map(|one| Some((one.entry?.listener?, one.role?)))
         .flat_map(|(listener, role)| sockets(listener).map(move |socket| (socket, role)))
         .filter_map(|(socket, role)| {
-            let address = socket.text_at(&["address"])?;
+            let address = normal(socket.text_at(&["address"])?);
             Some((address, socket.number_at(&["port_value"])?, role))
         })
         .collect();
@@ -91,7 +88,7 @@ fn leading_inside<'t>(
         let mut servers = endpoints(cluster);
         servers.find_map(|(host, port)| {
             let mut here = own.iter().filter(|(_, own, _)| Some(*own) == port);
-            let it = here.find(|(address, _, _)| *address == host || is_loopback(host));
+            let it = here.find(|(address, _, _)| *address == host || is_loopback(&host));
             it.map(|(_, _, role)| *role)
         })
     };
@@ -114,9 +111,4 @@ fn open_clusters<'t>(envoy: &Envoy<'t>) -> HashSet<&'t str> {
     let open = envoy.clusters.iter().filter(is_open);
     open.filter_map(|cluster| cluster.text_at(&["name"]))
         .collect()
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host.parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|it| it.to_canonical().is_loopback())
 }

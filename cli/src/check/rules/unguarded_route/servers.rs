@@ -19,11 +19,47 @@ type Address<'t> = (Option<&'t str>, Option<u64>);
 
 /// The Services, by name.
 #[derive(Default)]
-pub(super) struct Servers<'t>(HashMap<&'t str, Vec<Address<'t>>>);
+pub(super) struct Servers<'t> {
+    addresses: HashMap<&'t str, Vec<Address<'t>>>,
+    ports: Ports<'t>,
+}
+
+/// The names of the ports of all Services.
+#[derive(Default)]
+struct Ports<'t>(HashMap<(&'t str, &'t str), Vec<Address<'t>>>);
+
+impl<'t> Ports<'t> {
+    fn of(resources: &Resources<'t>) -> Self {
+        let mut ports = Self::default();
+        for service in resources.kind("Service") {
+            let Some(name) = service.text_at(&["metadata", "name"]) else {
+                continue;
+            };
+            for port in service.list(&["spec", "ports"]) {
+                if let Some(of) = port.text_at(&["name"]) {
+                    let address = (namespace::of(service), port.number_at(&["port"]));
+                    ports.0.entry((name, of)).or_default().push(address);
+                }
+            }
+        }
+        ports
+    }
+
+    /// The number of a port.
+    fn number(&self, service: &str, namespace: Option<&str>, name: &str) -> Option<u64> {
+        let mut ports = self.0.get(&(service, name))?.iter();
+        ports
+            .find(|(of, _)| namespace::may_be_same(*of, namespace))?
+            .1
+    }
+}
 
 impl<'t> Servers<'t> {
     pub fn of(deployment: &Deployment<'t>, gateways: &[&Use<'t>]) -> Self {
-        let mut servers = Self::default();
+        let mut servers = Self {
+            ports: Ports::of(&deployment.resources),
+            ..Self::default()
+        };
         for one in gateways.iter().filter(|one| one.host == Host::Envoy) {
             servers.add_clusters(deployment, one);
         }
@@ -34,15 +70,20 @@ impl<'t> Servers<'t> {
         servers
     }
 
-    /// Whether a resource leads to one of them by a Service, and by this port of it if that is known.
-    pub fn have(&self, resource: Value<'_>, service: Value<'_>, port: Option<u64>) -> bool {
+    /// Whether a resource leads to one of them by a Service, and by this port of it if that is known: a number, or its name.
+    pub fn have(&self, resource: Value<'_>, service: Value<'_>, port: Option<Value<'_>>) -> bool {
         let named = service.text_at(&["namespace"]);
+        let namespace = named.or(namespace::of(resource));
         let name = service.text_at(&["name"]).unwrap_or_default();
-        self.have_address(name, (named.or(namespace::of(resource)), port))
+        let port = port.and_then(|port| {
+            let number = port.scalar()?.whole_number();
+            number.or_else(|| self.ports.number(name, namespace, port.text()?))
+        });
+        self.have_address(name, (namespace, port))
     }
 
     fn have_address(&self, name: &str, (namespace, port): Address<'_>) -> bool {
-        let mut own = self.0.get(name).into_iter().flatten();
+        let mut own = self.addresses.get(name).into_iter().flatten();
         own.any(|(of, own)| {
             namespace::may_be_same(*of, namespace)
                 && (port.is_none() || own.is_none() || port == *own)
@@ -50,7 +91,7 @@ impl<'t> Servers<'t> {
     }
 
     fn add(&mut self, name: &'t str, address: Address<'t>) {
-        self.0.entry(name).or_default().push(address);
+        self.addresses.entry(name).or_default().push(address);
     }
 
     /// The Services that the clusters of an Envoy name, each by a host of Kubernetes.
@@ -100,7 +141,9 @@ impl<'t> Servers<'t> {
                     if select_the_same(resources, *own, *other) {
                         further.extend(
                             ports
-                                .filter(|other| target(*other) == target(port))
+                                .filter(|other| {
+                                    target(resources, *other) == target(resources, port)
+                                })
                                 .map(|port| (*other, port.number_at(&["port"]))),
                         );
                     }
@@ -113,7 +156,7 @@ impl<'t> Servers<'t> {
         for service in services {
             let host = service.text_at(&["spec", "externalName"]);
             let (name, namespace) = labels(host.unwrap_or_default());
-            let addresses = self.0.get(name).cloned().unwrap_or_default();
+            let addresses = self.addresses.get(name).cloned().unwrap_or_default();
             for (of, port) in addresses {
                 if namespace::may_be_same(of, namespace) {
                     self.add_service(service, port);
@@ -159,10 +202,12 @@ fn is_of_homeserver(rule: &Value<'_>) -> bool {
     })
 }
 
-/// The port of the pods that a port of a Service leads to.
-fn target<'t>(port: Value<'t>) -> Option<&'t str> {
-    let target = port.get("targetPort").or_else(|| port.get("port"));
-    target.and_then(Value::text)
+/// The port of the pods that a port of a Service leads to: its number, or its name where no pod is there to say more.
+fn target<'t>(resources: &Resources<'t>, port: Value<'t>) -> Option<(Option<u64>, &'t str)> {
+    let target = port.get("targetPort").or_else(|| port.get("port"))?;
+    let number = resources.port(target);
+    let name = number.is_none().then(|| target.text()).flatten();
+    Some((number, name.unwrap_or_default()))
 }
 
 /// Whether two Services lead to the same pods: to pods of one of these workloads, or else by the same labels.
