@@ -1726,6 +1726,109 @@ fn the_path_of_an_ingress_is_taken_as_it_is_written() {
     named("other").finds(found);
 }
 
+/// A VirtualService of a gateway without the module may lead to the server that Envoy stands before.
+#[test]
+fn a_route_of_istio_may_lead_past_envoy() {
+    let file = Variant::of("unguarded-route/bad-ingress.yaml");
+    let alone = file.until("apiVersion: networking.k8s.io/v1\n");
+    let with = |gateways: &str, spec: &str| {
+        Variant(format!(
+            "{}apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{ name: matrix, namespace: matrix }}\nspec: {{ \
+             gateways: [{gateways}], {spec} }}\n",
+            alone.0
+        ))
+    };
+    let found = &[("unguarded-route", "host: synapse")];
+    let to = |host: &str| {
+        format!("route: [{{ destination: {{ host: {host}, port: {{ number: 8008 }} }} }}]")
+    };
+    let http = |uri: &str, host: &str| {
+        with(
+            "public",
+            &format!(
+                "http: [{{ match: [{{ uri: {{ {uri} }} }}], {} }}]",
+                to(host)
+            ),
+        )
+    };
+    for host in ["synapse", "synapse.matrix.svc.cluster.local"] {
+        http("prefix: /_matrix", host).finds(found);
+        with("public", &format!("http: [{{ {} }}]", to(host))).finds(found);
+        with("mesh, public", &format!("http: [{{ {} }}]", to(host))).finds(found);
+        with("mesh", &format!("http: [{{ {} }}]", to(host))).is_clean();
+        for kind in ["tls", "tcp"] {
+            with("public", &format!("{kind}: [{{ {} }}]", to(host))).finds(found);
+            with("mesh", &format!("{kind}: [{{ {} }}]", to(host))).is_clean();
+        }
+    }
+    for uri in [
+        "exact: /_matrix/client/v3/sync",
+        "regex: /_matrix/client/.*",
+    ] {
+        http(uri, "synapse").finds(found);
+    }
+    for uri in [
+        "prefix: /_matrix/federation",
+        "exact: /_matrix",
+        "regex: /_matrix/key/.*",
+    ] {
+        http(uri, "synapse").is_clean();
+    }
+    http("prefix: /_matrix", "edge").is_clean();
+    http("prefix: /_matrix", "synapse.other.svc.cluster.local").is_clean();
+    let copies = |copy: &str| with("public", &format!("http: [{{ {}, {copy} }}]", to("edge")));
+    copies("mirror: { host: synapse, port: { number: 8008 } }").finds(found);
+    copies("mirrors: [{ destination: { host: synapse, port: { number: 8008 } } }]").finds(found);
+    copies("mirror: { host: web }").is_clean();
+    let unused = to("edge").replace(
+        "route: [",
+        "route: [{ weight: 0, destination: { host: synapse, port: { number: 8008 } } }, ",
+    );
+    with("public", &format!("http: [{{ {unused} }}]")).is_clean();
+}
+
+/// With Istio the routes of its own gateway say which Service is the homeserver.
+#[test]
+fn an_ingress_may_lead_past_istio() {
+    let file = Variant::of("unguarded-route/good-istio-federation.yaml");
+    file.is_clean();
+    let with = |kind: &str, spec: &str| {
+        let of = |path: &str, host: &str| {
+            format!(
+                "{{ match: [{{ uri: {{ {path} }} }}], route: [{{ destination: {{ host: {host}, port: {{ number: 8008 }} }} }}] }}"
+            )
+        };
+        Variant(format!(
+            "{}---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{ name: homeserver, namespace: matrix }}\n\
+             spec: {{ hosts: [matrix.example.org], gateways: [public], http: [{}, {}] }}\n---\napiVersion: a/v1\nkind: {kind}\n\
+             metadata: {{ name: other, namespace: matrix }}\nspec: {spec}\n",
+            file.0,
+            of("prefix: /_matrix", "synapse.matrix.svc.cluster.local"),
+            of("prefix: /other", "web"),
+        ))
+    };
+    let ingress = |name: &str| {
+        with(
+            "Ingress",
+            &format!(
+                "{{ defaultBackend: {{ service: {{ name: {name}, port: {{ number: 8008 }} }} }} }}"
+            ),
+        )
+    };
+    ingress("synapse").finds(&[("unguarded-route", "name: synapse")]);
+    ingress("web").is_clean();
+    let bytes = |host: &str| {
+        with(
+            "VirtualService",
+            &format!(
+                "{{ gateways: [other], tls: [{{ route: [{{ destination: {{ host: {host}, port: {{ number: 8008 }} }} }}] }}] }}"
+            ),
+        )
+    };
+    bytes("synapse").finds(&[("unguarded-route", "host: synapse")]);
+    bytes("web").is_clean();
+}
+
 /// Traefik has resources of its own.
 #[test]
 fn a_route_of_traefik_may_lead_past_envoy() {

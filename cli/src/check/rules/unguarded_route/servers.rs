@@ -66,15 +66,16 @@ impl<'t> Servers<'t> {
         if gateways.iter().any(|one| one.host == Host::EnvoyGateway) {
             servers.add_backends(&deployment.resources);
         }
+        let is_istios = |one: &&Use<'_>| matches!(one.host, Host::WasmPlugin | Host::EnvoyFilter);
+        if gateways.iter().any(|one| is_istios(one)) {
+            servers.add_destinations(&deployment.resources);
+        }
         servers.add_further_names(&deployment.resources);
         servers
     }
 
-    /// Whether a resource leads to one of them by a Service, and by this port of it if that is known: a number, or its name.
-    pub fn have(&self, resource: Value<'_>, service: Value<'_>, port: Option<Value<'_>>) -> bool {
-        let named = service.text_at(&["namespace"]);
-        let namespace = named.or(namespace::of(resource));
-        let name = service.text_at(&["name"]).unwrap_or_default();
+    /// Whether a Service is one of them, at this port if that is known: a number, or its name.
+    pub fn have(&self, name: &str, namespace: Option<&str>, port: Option<Value<'_>>) -> bool {
         let port = port.and_then(|port| {
             let number = port.scalar()?.whole_number();
             number.or_else(|| self.ports.number(name, namespace, port.text()?))
@@ -123,6 +124,21 @@ impl<'t> Servers<'t> {
                 let named = backend.text_at(&["namespace"]);
                 let namespace = named.or(namespace::of(route));
                 self.add(name, (namespace, backend.number_at(&["port"])));
+            }
+        }
+    }
+
+    /// The Services that routes of Istio name, by hosts.
+    fn add_destinations(&mut self, resources: &Resources<'t>) {
+        for service in resources.kind("VirtualService") {
+            let routes = service.list(&["spec", "http"]).filter(is_of_homeserver);
+            for destination in routes.flat_map(destinations) {
+                let (name, named) = labels(destination.text_at(&["host"]).unwrap_or_default());
+                let namespace = named.or(namespace::of(service));
+                self.add(
+                    name,
+                    (namespace, destination.number_at(&["port", "number"])),
+                );
             }
         }
     }
@@ -178,7 +194,7 @@ impl<'t> Servers<'t> {
 }
 
 /// The name and the namespace of a Service whose host this is.
-fn labels(host: &str) -> (&str, Option<&str>) {
+pub(super) fn labels(host: &str) -> (&str, Option<&str>) {
     let mut labels = host.split('.');
     (labels.next().unwrap_or_default(), labels.next())
 }
@@ -191,15 +207,32 @@ fn sockets<'t>(cluster: Value<'t>) -> impl Iterator<Item = Value<'t>> {
         .filter_map(|endpoint| endpoint.at(&["endpoint", "address", "socket_address"]))
 }
 
-/// Whether a rule of a route is for the homeserver, as far as a prefix tells. Some paths below are MAS's, such as `logout`.
-fn is_of_homeserver(rule: &Value<'_>) -> bool {
-    let mut matches = rule.list(&["matches"]);
-    matches.any(|one| {
-        let path = one.text_at(&["path", "value"]).unwrap_or_default();
-        path.starts_with("/_matrix")
-            && one.text_at(&["path", "type"]) != Some("RegularExpression")
-            && PRIVATE.iter().any(|private| private.starts_with(path))
-    })
+/// Whether a rule of a route, of the Gateway API or of Istio, is for the homeserver, as far as a prefix tells. Some paths below are
+/// MAS's, such as `logout`.
+fn is_of_homeserver<'t>(rule: &Value<'t>) -> bool {
+    let is_it = |path: &str| {
+        path.starts_with("/_matrix") && PRIVATE.iter().any(|private| private.starts_with(path))
+    };
+    let path = |one: Value<'t>| match one.text_at(&["path", "type"]) {
+        Some("RegularExpression") => None,
+        _ => one.text_at(&["path", "value"]),
+    };
+    let mut matches = rule.list(&["matches"]).filter_map(path);
+    let mut of_istio = rule
+        .list(&["match"])
+        .filter_map(|one| one.text_at(&["uri", "prefix"]));
+    matches.any(is_it) || of_istio.any(is_it)
+}
+
+/// Where a route of a VirtualService leads.
+pub(super) fn destinations<'t>(route: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    let parts = route.list(&["route"]).filter(is_in_use);
+    parts.filter_map(|part| part.get("destination"))
+}
+
+/// Whether some requests go there.
+pub(super) fn is_in_use(service: &Value<'_>) -> bool {
+    service.number_at(&["weight"]) != Some(0)
 }
 
 /// The port of the pods that a port of a Service leads to: its number, or its name where no pod is there to say more.
