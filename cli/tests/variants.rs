@@ -1488,6 +1488,41 @@ fn an_aggregate_leads_to_the_homeserver_by_its_parts() {
     }
 }
 
+/// Envoy Gateway obeys one policy of a target.
+#[test]
+fn a_second_policy_for_a_target_of_the_module_is_told() {
+    let file = Variant::of("unguarded-route/good.yaml");
+    let with = |spec: &str| {
+        Variant(format!(
+            "{}---\napiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyExtensionPolicy\nmetadata: {{ name: second, namespace: \
+             matrix }}\nspec: {{ {spec} }}\n",
+            file.0
+        ))
+    };
+    let own = file.0.lines().find(|line| line.contains("targetRefs:"));
+    let own = own.expect("a target").trim();
+    let found = &[("unguarded-route", "metadata: { name: second")];
+    let lua = "lua: [{ type: Inline }]";
+    with(&format!("{own}, {lua}")).finds(found);
+    with(&format!("{}, {lua}", own.replace("name: ", "name: other-"))).is_clean();
+}
+
+/// A policy that is merged has its own lists in place of the module's.
+#[test]
+fn a_merged_policy_with_plugins_replaces_the_module() {
+    let file = Variant::of("unguarded-route/good-merge.yaml");
+    let (_, merged) = file.0.rsplit_once("mergeType:").expect("a merge");
+    let has_plugins = merged.contains("wasm:");
+    assert!(!has_plugins);
+    for kind in ["StrategicMerge", "JSONMerge"] {
+        file.with("mergeType: StrategicMerge", &format!("mergeType: {kind}"))
+            .is_clean();
+        let plugins = format!("mergeType: {kind}\n  wasm: [{{ name: other }}]");
+        let (code, report) = file.with("mergeType: StrategicMerge", &plugins).report();
+        assert_eq!(code, 1, "{report}");
+    }
+}
+
 /// Which filters a patch changes is told by a number.
 #[test]
 fn a_patch_of_filters_is_noted() {

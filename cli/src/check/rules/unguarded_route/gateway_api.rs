@@ -37,6 +37,13 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for route in routes(resources, ROUTES) {
         for rule in route.value.list(&["spec", "rules"]) {
             let is_guarded = coverage.is_guarded(&route, rule);
+            for rival in coverage.rivals(&route, rule) {
+                found.add(
+                    Spot::first_key(rival, &["metadata", "kind"]),
+                    RIVAL,
+                    HELP_WITH_RIVAL,
+                );
+            }
             let is_matrix = is_of_homeserver(rule);
             if is_guarded || (is_matrix && coverage.is_concerned(&route)) {
                 servers.add(&route, rule, is_matrix);
@@ -99,6 +106,9 @@ fn note_patches<'t>(resources: &Resources<'t>, found: &mut Found<'t>) {
 
 const HELP: &str = "let the policy's `targetRefs` name the Gateway, or each listener and this route as well; a second policy for \
                     this route replaces the one of its Gateway";
+const RIVAL: &str = "this policy and one with the module are for the same target: Envoy Gateway obeys the older one alone, and if that is \
+                     this one, requests pass by the module";
+const HELP_WITH_RIVAL: &str = "write both into one policy";
 const HELP_WITH_BYTES: &str =
     "lead to this server by HTTPRoutes alone: no policy looks into what such a route hands on";
 
@@ -150,6 +160,23 @@ impl<'t> Coverage<'_, 't> {
             })
     }
 
+    /// The policies without the module for what another policy has the module for.
+    fn rivals(&self, route: &Route<'t>, rule: Value<'t>) -> Vec<Value<'t>> {
+        let mut found = Vec::new();
+        for level in self.api.chains(route, rule).iter().flatten() {
+            // Of a target that is not known two policies may be for different ones.
+            if let Level::Section(..) | Level::Whole(_) = level {
+                let policies = self.api.extensions.at(level).into_iter();
+                let (own, others): (Vec<_>, Vec<_>) =
+                    policies.partition(|policy| self.own.contains_key(&policy.key()));
+                if !own.is_empty() {
+                    found.extend(others);
+                }
+            }
+        }
+        found
+    }
+
     /// Whether a route, or a Gateway that it is at, is of the same namespace as a policy with the module.
     fn is_concerned(&self, route: &Route<'t>) -> bool {
         let of_parents = route.parents.iter().map(|parent| parent.namespace);
@@ -161,12 +188,11 @@ impl<'t> Coverage<'_, 't> {
     }
 }
 
-/// Whether a policy is added to those further away. A JSON merge replaces each list that the policy has.
+/// Whether a policy is added to those further away. Either way of merging replaces each list that the policy has.
 fn is_added(policy: Value<'_>) -> bool {
-    let plugins = policy.at(&["spec", "wasm"]);
-    policy
-        .text_at(&["spec", "mergeType"])
-        .is_some_and(|kind| kind != "JSONMerge" || plugins.is_none())
+    let spec = policy.get("spec");
+    let has = |key| spec.is_some_and(|spec| spec.get(key).is_some());
+    has("mergeType") && !has("wasm")
 }
 
 /// The homeserver's servers: those that routes for its paths lead to, or, without any, those that the module is before.
