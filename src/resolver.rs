@@ -129,13 +129,7 @@ impl<W> Resolver<W> {
             return Some(self.stand_in(cb, query.upstream, &query.digest, why));
         }
         if self.flights.contains(&key) && !self.can_overtake(query, &key) {
-            return match self.flights.join(key, id, waiting) {
-                Ok(()) => {
-                    cb.host.count(Metric::Coalesced);
-                    None
-                }
-                Err(Full) => Some(self.refuse(cb, query.upstream, &query.digest)),
-            };
+            return self.join(cb, query, id, waiting);
         }
         match self.begin(cb, query, waiting.client) {
             Ok(Start::Hit(cached)) => {
@@ -145,14 +139,37 @@ impl<W> Resolver<W> {
             Ok(Start::Flight(mut flight)) => {
                 // Requests that wait for the same answer: in the line of another pool, or without a place in line.
                 if let Some(queued) = self.take_from_line(&key) {
-                    flight.waiters = queued.waiters;
-                    flight.is_joined = true;
+                    flight.take_over(*queued);
                 }
                 flight.waiters.insert(id, waiting);
                 self.flights.insert(key, flight);
                 None
             }
+            // Its own client has no room in line. So it waits with those who have lost their place, until the next tick.
+            Err(NoVerdict::Overloaded)
+                if self.flights.is_displaced(&key)
+                    && query.upstream.admission.overflow == Overflow::Wait =>
+            {
+                self.join(cb, query, id, waiting)
+            }
             Err(why) => Some(self.stand_in(cb, query.upstream, &query.digest, why)),
+        }
+    }
+
+    /// Has a request wait with others for the answer to the same question. Returns its verdict if too many wait already.
+    fn join<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        query: &Query<'_>,
+        id: WaiterId,
+        waiting: Waiting<W>,
+    ) -> Option<Found> {
+        match self.flights.join(query.key(), id, waiting) {
+            Ok(()) => {
+                cb.host.count(Metric::Coalesced);
+                None
+            }
+            Err(Full) => Some(self.refuse(cb, query.upstream, &query.digest)),
         }
     }
 

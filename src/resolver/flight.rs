@@ -49,7 +49,8 @@ const MAX_LOOKS: usize = 256;
 /// | InLine | a call is free, or the cache has the answer | resumes |
 /// | InLine | its time is over | from the cache, or no verdict |
 /// | InLine | another question has taken its place | Displaced |
-/// | Displaced | a request asks the same | begins anew, for all who wait |
+/// | Displaced | a request asks the same | begins anew, for all who wait; without a place in line, it waits with them |
+/// | Displaced | the cache has the answer | resumes |
 /// | Displaced | the next tick | from the cache, or no verdict |
 ///
 /// To resume is to read the cache again. Without an answer there the flight is Calling, AwaitingPeer or InLine once more.
@@ -199,6 +200,16 @@ impl<W> Flight<W> {
         self.deadline = until;
     }
 
+    /// Takes over the requests that wait with another flight of the same question. Those who have lost a place in line have waited
+    /// in it, so their time is not begun anew in line.
+    pub fn take_over(&mut self, queued: Self) {
+        if let (State::InLine { .. }, State::Displaced) = (self.state, queued.state) {
+            self.deadline = self.deadline.min(queued.deadline);
+        }
+        self.waiters = queued.waiters;
+        self.is_joined = true;
+    }
+
     /// Returns whether no request waits and no call of this worker will bring an answer.
     fn is_abandoned(&self) -> bool {
         self.waiters.is_empty() && !matches!(self.state, State::Calling(_))
@@ -256,10 +267,16 @@ impl<W> Flights<W> {
         self.flights.get(key).map(|flight| &**flight)
     }
 
-    /// Returns the flight of a question that waits in line.
-    pub fn in_line(&self, key: &QuestionKey) -> Option<&Flight<W>> {
+    /// Returns the flight of a question that waits in line, or has lost its place there.
+    pub fn queued(&self, key: &QuestionKey) -> Option<&Flight<W>> {
         let flight = self.flights.get(key)?;
-        matches!(flight.state, State::InLine { .. }).then_some(flight)
+        matches!(flight.state, State::InLine { .. } | State::Displaced).then_some(flight)
+    }
+
+    /// Returns whether the question has lost its place in line.
+    pub fn is_displaced(&self, key: &QuestionKey) -> bool {
+        let flight = self.flights.get(key);
+        flight.is_some_and(|flight| matches!(flight.state, State::Displaced))
     }
 
     /// Returns in which pool's line the question waits, if it does.
@@ -353,10 +370,8 @@ impl<W> Flights<W> {
 
     /// Takes out a flight that waits in line, or has lost its place there, if `key` does.
     pub fn take_queued(&mut self, key: &QuestionKey) -> Option<Box<Flight<W>>> {
-        match self.flights.get(key)?.state {
-            State::InLine { .. } | State::Displaced => self.end(key),
-            State::Calling(_) | State::AwaitingPeer { .. } | State::Orphaned => None,
-        }
+        self.queued(key)?;
+        self.end(key)
     }
 
     /// Notes that another question has taken the place of this one in its line.

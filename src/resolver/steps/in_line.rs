@@ -14,7 +14,7 @@ use crate::{
             line::Turn,
             load::{PoolId, Slot},
         },
-        flight::{Flight, State},
+        flight::{Flight, MAX_WAITERS_PER_FLIGHT, State},
         resolution::Query,
         state::Resolver,
         upstream::Overflow,
@@ -95,7 +95,7 @@ impl<W> Resolver<W> {
         cb: &Callback<'_, H>,
         key: &QuestionKey,
     ) -> Option<Box<Flight<W>>> {
-        let cache = &self.flights.in_line(key)?.call.upstream.cache;
+        let cache = &self.flights.queued(key)?.call.upstream.cache;
         cache.lookup(cb.host, &key.digest, cb.now())?;
         self.take_from_line(key)
     }
@@ -127,7 +127,7 @@ impl<W> Resolver<W> {
                     };
                     place.pool != pool && self.admits(query.upstream, &slot)
                 }
-                State::Displaced => true,
+                State::Displaced => queued.waiters.len() < MAX_WAITERS_PER_FLIGHT,
                 State::Calling(_) | State::AwaitingPeer { .. } | State::Orphaned => false,
             })
     }

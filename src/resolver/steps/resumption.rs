@@ -180,7 +180,7 @@ impl<W> Resolver<W> {
         }
         // One that comes from a line has waited in it already.
         let deadline = match flight.state {
-            State::InLine { .. } => flight.deadline,
+            State::InLine { .. } | State::Displaced => flight.deadline,
             _ => cb.now() + LINE_TIMEOUT,
         };
         match self.enter_line(cb, &mut flight, deadline) {

@@ -50,6 +50,10 @@ fn fill_line(worker: &mut Worker, upstream: &Rc<Upstream>) -> Vec<(&'static str,
     requests
 }
 
+fn newest(requests: &[(&'static str, u32)]) -> (&'static str, u32) {
+    *requests.last().unwrap()
+}
+
 /// Her client has no other question, so there is room for it.
 #[test]
 fn a_question_that_has_lost_its_place_is_asked_anew_for_another_client() {
@@ -92,6 +96,78 @@ fn a_question_that_has_lost_its_place_ends_with_the_next_tick_however_late_that_
     }
 }
 
+/// Another worker has the answer, and says so. It would hold no more at the next tick.
+#[test]
+fn a_question_that_has_lost_its_place_is_answered_by_a_hint() {
+    let host = Rc::<FakeHost>::default();
+    let [mut worker, mut other] = [(); 2].map(|()| Worker::new(&host));
+    let keys = json!({"introspection": {"max_in_flight": 1}, "cache": {"negative_ttl": "100ms"}});
+    let upstream = upstream(&keys, GATEWAY);
+    let (token, newest) = newest(&fill_line(&mut worker, &upstream));
+    other.ask(&upstream, token, &CAROL);
+    host.calls.borrow_mut().rotate_left(1);
+    other.answer(200, INACTIVE);
+    worker.hint(&upstream, token);
+    worker.pass(250);
+    assert_eq!(worker.end(newest), Some(&End::Inactive));
+}
+
+/// Who has waited in line for half a second, and lost the place there, waits a quarter of a second more.
+#[test]
+fn a_question_that_is_asked_anew_waits_no_longer_in_line_for_that() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({"introspection": {"max_in_flight": 1}}), GATEWAY);
+    let tokens = some_tokens("alice", 1 + 4_096);
+    let ask = |token| (token, worker.ask(&upstream, token, &ALICE));
+    let (token, newest) = newest(&tokens.into_iter().map(ask).collect::<Vec<_>>());
+    worker.tick_for(500);
+    worker.host.advance(Duration::from_millis(240));
+    worker.ask(&upstream, TOKENS[0], &BOB);
+    worker.ask(&upstream, token, &CAROL);
+    worker.pass(10);
+    worker.pass(250);
+    assert_eq!(worker.end(newest), Some(&End::None(NoVerdict::Overloaded)));
+}
+
+/// Its client has no room in line. Another worker has the answer a moment later.
+#[test]
+fn a_request_without_a_place_waits_with_a_question_that_has_lost_its_own() {
+    let host = Rc::<FakeHost>::default();
+    let [mut worker, mut other] = [(); 2].map(|()| Worker::new(&host));
+    let upstream = upstream(&json!({"introspection": {"max_in_flight": 1}}), GATEWAY);
+    let (token, newest) = newest(&fill_line(&mut worker, &upstream));
+    other.ask(&upstream, token, &CAROL);
+    let again = worker.ask(&upstream, token, &ALICE);
+    host.calls.borrow_mut().rotate_left(1);
+    other.answer(200, ACTIVE);
+    worker.pass(250);
+    let active = End::Active(Provenance::Introspected);
+    assert_eq!(
+        [newest, again].map(|request| worker.end(request)),
+        [Some(&active); 2]
+    );
+}
+
+#[test]
+fn no_more_wait_with_a_question_that_has_lost_its_place_than_with_another() {
+    let mut worker = Worker::new(&Rc::default());
+    let upstream = upstream(&json!({"introspection": {"max_in_flight": 1}}), GATEWAY);
+    let tokens = some_tokens("alice", 1 + 4_096);
+    let &token = tokens.last().unwrap();
+    for token in tokens {
+        worker.ask(&upstream, token, &ALICE);
+    }
+    for _ in 1..flight::MAX_WAITERS_PER_FLIGHT {
+        worker.ask(&upstream, token, &ALICE);
+    }
+    let before = worker.ask(&upstream, token, &CAROL);
+    worker.ask(&upstream, TOKENS[0], &BOB);
+    let after = worker.ask(&upstream, token, &CAROL);
+    for request in [before, after] {
+        assert!(worker.end(request).is_some());
+    }
+}
+
 /// With a call of its own for both, or not at all.
 #[test]
 fn the_homeserver_asks_a_question_that_has_lost_its_place() {
@@ -104,9 +180,7 @@ fn the_homeserver_asks_a_question_that_has_lost_its_place() {
         if is_full {
             worker.ask(&homeserver, TOKENS[1], &BOB);
         }
-        let Some(&(token, newest)) = requests.last() else {
-            panic!("the line holds thousands");
-        };
+        let (token, newest) = newest(&requests);
         let of_homeserver = worker.ask(&homeserver, token, &BOB);
         let overloaded = End::None(NoVerdict::Overloaded);
         if is_full {
