@@ -1839,7 +1839,7 @@ fn an_ingress_may_lead_past_istio() {
              metadata: {{ name: other, namespace: matrix }}\nspec: {spec}\n",
             file.0,
             of("prefix: /_matrix", "synapse.matrix.svc.cluster.local"),
-            of("prefix: /other", "web"),
+            of("prefix: /", "web"),
         ))
     };
     let ingress = |name: &str| {
