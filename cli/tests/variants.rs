@@ -1063,6 +1063,63 @@ fn what_writes_an_identity_header_is_told_wherever_it_stands() {
         .finds(&[("identity-header", "X-Edge-User")]);
 }
 
+/// A browser is told by CORS which headers of a response a page may read.
+#[test]
+fn headers_of_responses_are_no_headers_of_clients() {
+    let file = Variant::of("filter-order/bad-lua.yaml");
+    let lua = "extensions.filters.http.lua.v3.Lua\n";
+    let is_of_cors = file
+        .with(lua, "extensions.filters.http.cors.v3.Cors\n")
+        .with("default_source_code:\n", "shadow:\n")
+        .with(
+            "inline_string: |",
+            "expose_headers: x-matrix-user-id\n                        text: |",
+        );
+    let is_of_cors = is_of_cors.with("handle:headers():get(\"x-matrix-user-id\")", "");
+    is_of_cors.is_clean();
+    is_of_cors
+        .with("cors.v3.Cors\n", "other.v3.Other\n")
+        .finds(&[("filter-order", "x-matrix-user-id")]);
+}
+
+/// What a script says of a header without reading it decides nothing.
+#[test]
+fn a_script_may_take_headers_out_in_several_ways() {
+    let file = Variant::of("filter-order/bad-lua.yaml");
+    let with = |script: &str| {
+        let indented = script.replace('\n', "\n                            ");
+        file.with("handle:headers():get(\"x-matrix-user-id\")", &indented)
+    };
+    let removal = "handle:headers():remove(\"x-matrix-user-id\")";
+    for quiet in [
+        &format!("-- clients may not send x-matrix-user-id\n{removal}"),
+        &format!("--[[ no x-matrix-user-id\nget(\"x-matrix-user-id\") ]]\n{removal}"),
+        &format!("--[==[ x-matrix-user-id ]] get(n) ]==]\n{removal}"),
+        "for _, n in ipairs({\"x-matrix-user-id\", \"x-matrix-device-id\"}) do handle:headers():remove(n) end",
+        "local names = {'x-matrix-user-id'}\nif handle:headers():get(\":method\") == \"GET\" then for _, n in ipairs(names) do \
+         handle:headers():remove(n) end end",
+        "handle:headers():remove 'x-matrix-user-id'",
+        "handle:headers():replace(\"x-matrix-user-id\", \"nobody\")",
+        "local target = handle:headers():get(\":path\")\nhandle:headers():remove(\"x-matrix-user-id\")",
+    ] {
+        with(quiet).is_clean();
+    }
+    for reading in [
+        "local n = \"x-matrix-user-id\"\nhandle:headers():get(n)",
+        "handle:headers():get \"x-matrix-user-id\"",
+        "local h = \"--\"; handle:headers():get(\"x-matrix-user-id\")",
+        "local h = [[--]]; handle:headers():get([[x-matrix-user-id]])",
+        "local h = '\\'--'; handle:headers():getAtIndex(\"x-matrix-user-id\", 0)",
+        "for k, v in pairs(handle:headers()) do if k == \"x-matrix-user-id\" then admit(v) end end",
+        "handle:headers():remove(\"x-matrix-user-id\")\nlocal f = handle:headers().get\nf(handle:headers(), 'x-matrix-user-id')",
+        "local x = require(\"other\")\nx.admit(handle, \"x-matrix-user-id\")",
+        "local read = handle:headers()[\"get\"]\nread(handle:headers(), \"x-matrix-user-id\")",
+        "handle:headers():get(\"x-matrix-user-id\" or \"\")",
+    ] {
+        with(reading).finds(&[("filter-order", "function envoy_on_request")]);
+    }
+}
+
 #[test]
 fn a_filter_may_take_headers_from_an_answer_or_a_token() {
     let file = Variant::of("identity-header/bad-filters.yaml");
