@@ -131,6 +131,52 @@ fn a_filter_chain_for_few_callers_is_guarded() {
     }
 }
 
+/// Docker Compose adds up what several files say of a service, and those after the first need no image.
+#[test]
+fn a_service_may_stand_in_several_compose_files() {
+    let file = Variant::of("internal-address/good-compose.yaml");
+    let with = |more: &str| Variant(format!("{}---\nservices:\n{more}\n", file.0));
+    with("  envoy: { ports: [\"10001:10001\"] }").finds(&[("internal-address", "\"10001:10001\"")]);
+    with("  envoy: { network_mode: host }").finds(&[("internal-address", "network_mode")]);
+    with("  envoy: { ports: [\"127.0.0.1:10001:10001\"] }").is_clean();
+    with("  web: { ports: [\"10001:10001\"] }").is_clean();
+    with("  web: { image: nginx, ports: [\"10001:10001\"] }").is_clean();
+    // The file before may be given behind.
+    let (envoy, compose) = file.0.split_once("---\n").expect("two files");
+    let more = "services:\n  envoy: { ports: [\"10001:10001\"] }\n";
+    Variant(format!("{envoy}---\n{more}---\n{compose}"))
+        .finds(&[("internal-address", "\"10001:10001\"")]);
+}
+
+/// Then it has no ports of its own.
+#[test]
+fn a_service_may_have_the_ports_of_another() {
+    let file = Variant::of("internal-address/good-compose.yaml");
+    let (envoy, _) = file.0.split_once("services:\n").expect("services");
+    let image = "image: docker.io/envoyproxy/envoy:distroless-v1.40.0";
+    let with = |mode: &str, others: &str| {
+        Variant(format!(
+            "{envoy}services:\n  envoy: {{ {image}, network_mode: \"{mode}\" }}\n{others}\n"
+        ))
+    };
+    let front = |more: &str| format!("  front: {{ image: pause, {more} }}");
+    let open = [("internal-address", "\"10001:10001\"")];
+    let published = front("container_name: first, ports: [\"10001:10001\"]");
+    with("service:front", &published).finds(&open);
+    with("container:first", &published).finds(&open);
+    with("service:front", &front("ports: [\"10000:10000\"]")).is_clean();
+    with("service:front", &front("network_mode: host"))
+        .finds(&[("internal-address", "network_mode: host")]);
+    let chain =
+        format!("{published}\n  middle: {{ image: pause, network_mode: \"service:front\" }}");
+    with("service:middle", &chain).finds(&open);
+    // Who is not in the files may publish anything.
+    for unknown in ["service:elsewhere", "container:front"] {
+        with(unknown, &published).finds(&[("internal-address", "address: 0.0.0.0")]);
+    }
+    with("none", &published).is_clean();
+}
+
 /// Principals in a list are as many as all of them together, and `LOG` refuses nobody.
 #[test]
 fn an_rbac_filter_guards_a_listener_if_it_refuses_most_callers() {
