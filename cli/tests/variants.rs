@@ -1329,6 +1329,77 @@ fn a_certificate_is_checked_by_what_a_context_has() {
     .finds(found);
 }
 
+/// Whoever has a certificate of a public authority has one that it has signed.
+#[test]
+fn a_public_authority_needs_a_name() {
+    let file = Variant::of("server-certificate/good.yaml");
+    let ca = "trusted_ca: { filename: /etc/ssl/certs/ca-certificates.crt }";
+    let name = "match_typed_subject_alt_names: [{ san_type: DNS, matcher: { exact: auth.matrix.localhost } }]";
+    let nameless = file.with(name, "max_verify_depth: 3");
+    for public in [
+        ca,
+        "trusted_ca: { filename: /etc/ssl/cert.pem }",
+        "trusted_ca: { filename: /etc/pki/tls/certs/ca-bundle.crt }",
+        "trusted_ca: { filename: /etc/ssl/certs/ }",
+        "system_root_certs: {}",
+    ] {
+        let start = public.split(':').next().expect("a key");
+        nameless
+            .with(ca, public)
+            .finds(&[("server-certificate", start)]);
+    }
+    for own in [
+        "trusted_ca: { filename: /etc/envoy/tls/authority.pem }",
+        "trusted_ca: { filename: /etc/ssl/certs/own.pem }",
+        "trusted_ca: { inline_string: a }",
+        "ca_certificate_provider_instance: { instance_name: a }",
+    ] {
+        nameless.with(ca, own).is_clean();
+    }
+    let found = &[("server-certificate", "trusted_ca")];
+    let sni = "sni: auth.matrix.localhost";
+    let by_sni = |value: &str| {
+        let new = format!("{sni}\n          auto_sni_san_validation: {value}");
+        nameless.with(sni, &new)
+    };
+    by_sni("true").is_clean();
+    by_sni("false").finds(found);
+    for pinned in [
+        "verify_certificate_spki: [a]",
+        "verify_certificate_hash: [a]",
+        "custom_validator_config: { name: a }",
+        "match_subject_alt_names: [{ exact: auth.matrix.localhost }]",
+    ] {
+        nameless.with("max_verify_depth: 3", pinned).is_clean();
+    }
+    for empty in [
+        "match_typed_subject_alt_names: []",
+        "match_typed_subject_alt_names: [{ san_type: DNS, matcher: { safe_regex: { regex: .* } } }]",
+        "verify_certificate_hash: []",
+    ] {
+        nameless.with("max_verify_depth: 3", empty).finds(found);
+    }
+    // The name may come from the module's `authority`, or from elsewhere.
+    let socket = "      transport_socket:\n";
+    let options = |value: &str| {
+        let more = format!(
+            "      typed_extension_protocol_options: {{ a/b: {{ upstream_http_protocol_options: {{ auto_san_validation: {value} }} }} }}\n"
+        );
+        nameless.with(socket, &format!("{more}{socket}"))
+    };
+    options("true").is_clean();
+    options("false").finds(found);
+    let bad = Variant::of("server-certificate/bad.yaml");
+    let combined = |more: &str| {
+        let new = format!(
+            "combined_validation_context: {{ default_validation_context: {{ {ca} }}{more} }}"
+        );
+        bad.with("alpn_protocols: [h2]", &new)
+    };
+    combined("").finds(found);
+    combined(", validation_context_sds_secret_config: { name: ca }").is_clean();
+}
+
 #[test]
 fn a_policy_may_repeat_a_logout_in_several_ways() {
     let file = Variant::of("sync-timeout/good.yaml");
