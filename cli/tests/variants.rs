@@ -310,6 +310,73 @@ fn a_rule_lets_in_what_its_selectors_select() {
     }
 }
 
+/// Every namespace has its name for a label. A selector that only leaves out lets in whatever else there is.
+#[test]
+fn an_expression_may_let_everyone_in() {
+    let file = Variant::of("internal-address/good-policy-labels.yaml");
+    let with = |peer: &str| file.with("podSelector: { matchLabels: { app: synapse } }", peer);
+    let namespaces =
+        |one: &str| format!("namespaceSelector: {{ matchExpressions: [{{ {one} }}] }}");
+    let pods = |one: &str| format!("podSelector: {{ matchExpressions: [{{ {one} }}] }}");
+    let name = "key: kubernetes.io/metadata.name, operator:";
+    for all in [
+        namespaces(&format!("{name} Exists")),
+        namespaces(&format!("{name} NotIn, values: [foo]")),
+        namespaces("key: zzz, operator: DoesNotExist"),
+        namespaces(&format!(
+            "{name} Exists }}, {{ key: zzz, operator: DoesNotExist"
+        )),
+        format!(
+            "namespaceSelector: {{}}, {}",
+            pods("key: zzz, operator: DoesNotExist")
+        ),
+        pods("key: zzz, operator: DoesNotExist"),
+        pods("key: app, operator: NotIn, values: [foo]"),
+    ] {
+        with(&all).finds(&[("internal-address", &all)]);
+    }
+    for few in [
+        namespaces(&format!("{name} In, values: [matrix]")),
+        namespaces(&format!("{name} DoesNotExist")),
+        namespaces("key: trusted, operator: Exists"),
+        namespaces(&format!(
+            "{name} Exists }}, {{ key: trusted, operator: Exists"
+        )),
+        format!(
+            "namespaceSelector: {{ matchLabels: {{ a: b }}, matchExpressions: [{{ {name} Exists }}] }}"
+        ),
+        format!(
+            "{}, podSelector: {{ matchLabels: {{ app: synapse }} }}",
+            namespaces(&format!("{name} Exists"))
+        ),
+        pods(&format!("{name} Exists")),
+        pods("key: app, operator: Exists"),
+    ] {
+        with(&few).is_clean();
+    }
+    // It leaves somebody out who is in the files, beside Envoy itself.
+    let other = |namespace: &str| {
+        format!(
+            "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{ name: web{namespace} }}\nspec: {{ template: {{ metadata: {{ labels: \
+             {{ app: web }} }}, spec: {{ containers: [] }} }} }}\n"
+        )
+    };
+    let leaving = |peer: &str, namespace: &str| {
+        Variant(with(peer).0.trim_end().to_owned() + "\n" + &other(namespace))
+    };
+    let not_web = pods("key: app, operator: NotIn, values: [web]");
+    let not_envoy = pods("key: app, operator: NotIn, values: [edge]");
+    leaving(&not_web, "").is_clean();
+    leaving(&not_envoy, "").finds(&[("internal-address", &not_envoy)]);
+    leaving(&not_web, ", namespace: other").is_clean();
+    leaving(&not_web, ", namespace: other")
+        .with(
+            "metadata: { name: introspection }\nspec:\n  podSelector",
+            "metadata: { name: introspection, namespace: matrix }\nspec:\n  podSelector",
+        )
+        .finds(&[("internal-address", &not_web)]);
+}
+
 /// The rule for the gateway's clients names no number.
 #[test]
 fn a_rule_without_a_port_brings_clients_to_every_port() {
