@@ -1614,6 +1614,66 @@ fn a_route_of_the_gateway_api_may_lead_past_envoy() {
     .is_clean();
 }
 
+/// The table of endpoints tells which paths need no token.
+#[test]
+fn a_route_without_tokens_may_pass_by_the_policy() {
+    let file = Variant::of("unguarded-route/good-federation.yaml");
+    let file = Variant(file.0 + "      timeouts: { request: 0s }\n");
+    let own = "path: { type: PathPrefix, value: /_matrix/federation }";
+    let with = |kind: &str, path: &str| {
+        file.with(own, &format!("path: {{ type: {kind}, value: '{path}' }}"))
+    };
+    let found = &[("unguarded-route", "name: synapse")];
+    let regex = "RegularExpression";
+    for (kind, path) in [
+        ("Exact", "/"),
+        ("Exact", "/health"),
+        ("Exact", "/_matrix/client/versions"),
+        ("PathPrefix", "/_matrix/client/versions"),
+        ("PathPrefix", "/_synapse/client"),
+        ("PathPrefix", "/_matrix/static/"),
+        ("PathPrefix", "/.well-known/matrix"),
+        ("PathPrefix", "/_matrix/key"),
+        (regex, r"/\.well-known/matrix/(client|server)"),
+        (regex, "/.well-known/matrix/.*"),
+        (regex, "^/_matrix/federation/v[12]/send/.*"),
+        (regex, "/_matrix/federation/.*|^/health$"),
+        (regex, "/_matrix/federation/.*|/_matrix/key/.*"),
+    ] {
+        with(kind, path).is_clean();
+    }
+    for (kind, path) in [
+        ("PathPrefix", "/"),
+        ("PathPrefix", "/other"),
+        ("PathPrefix", "/_matrix"),
+        ("PathPrefix", "/_synapse"),
+        ("PathPrefix", "/_matrix/client/v3/publicRooms"),
+        ("PathPrefix", "/_matrix/client/v3/login"),
+        ("Exact", "/_matrix/client/v3/sync"),
+        ("Exact", "/_matrix/client/v3/publicRooms"),
+        // What stands in a group is not looked at.
+        (regex, "/_matrix/(federation|key)/.*"),
+        (regex, "/_matrix/client/.*"),
+        (regex, "/.*"),
+        (regex, "/_matrix/federation/.*|/_matrix/client/.*"),
+        (regex, "/health|/_matrix/client/v3/rooms/[^/]+/send/.*"),
+        (regex, "(/health|/_matrix/client/v3/sync)"),
+        (regex, "/(health)?_matrix/client/v3/sync"),
+        (regex, "/_synapse/client?.*"),
+        (regex, r"/\w+/client/v3/sync"),
+        (regex, "/.matrix/client/v3/sync"),
+        (regex, "(?i)/health"),
+    ] {
+        with(kind, path).finds(found);
+    }
+    // A match without a path is for every path.
+    file.with(
+        &format!("{{ {own} }}"),
+        &format!("{{ {own} }}, {{ headers: [{{ name: a, value: b }}] }}"),
+    )
+    .finds(found);
+}
+
 /// The homeserver may be one of several by weight, and one route may lead back to this Envoy.
 #[test]
 fn a_gateway_before_weighted_clusters_is_before_the_homeserver() {
