@@ -131,6 +131,52 @@ fn a_filter_chain_for_few_callers_is_guarded() {
     }
 }
 
+/// Docker Compose adds up what several files say of a service, and those after the first need no image.
+#[test]
+fn a_service_may_stand_in_several_compose_files() {
+    let file = Variant::of("internal-address/good-compose.yaml");
+    let with = |more: &str| Variant(format!("{}---\nservices:\n{more}\n", file.0));
+    with("  envoy: { ports: [\"10001:10001\"] }").finds(&[("internal-address", "\"10001:10001\"")]);
+    with("  envoy: { network_mode: host }").finds(&[("internal-address", "network_mode")]);
+    with("  envoy: { ports: [\"127.0.0.1:10001:10001\"] }").is_clean();
+    with("  web: { ports: [\"10001:10001\"] }").is_clean();
+    with("  web: { image: nginx, ports: [\"10001:10001\"] }").is_clean();
+    // The file before may be given behind.
+    let (envoy, compose) = file.0.split_once("---\n").expect("two files");
+    let more = "services:\n  envoy: { ports: [\"10001:10001\"] }\n";
+    Variant(format!("{envoy}---\n{more}---\n{compose}"))
+        .finds(&[("internal-address", "\"10001:10001\"")]);
+}
+
+/// Then it has no ports of its own.
+#[test]
+fn a_service_may_have_the_ports_of_another() {
+    let file = Variant::of("internal-address/good-compose.yaml");
+    let (envoy, _) = file.0.split_once("services:\n").expect("services");
+    let image = "image: docker.io/envoyproxy/envoy:distroless-v1.40.0";
+    let with = |mode: &str, others: &str| {
+        Variant(format!(
+            "{envoy}services:\n  envoy: {{ {image}, network_mode: \"{mode}\" }}\n{others}\n"
+        ))
+    };
+    let front = |more: &str| format!("  front: {{ image: pause, {more} }}");
+    let open = [("internal-address", "\"10001:10001\"")];
+    let published = front("container_name: first, ports: [\"10001:10001\"]");
+    with("service:front", &published).finds(&open);
+    with("container:first", &published).finds(&open);
+    with("service:front", &front("ports: [\"10000:10000\"]")).is_clean();
+    with("service:front", &front("network_mode: host"))
+        .finds(&[("internal-address", "network_mode: host")]);
+    let chain =
+        format!("{published}\n  middle: {{ image: pause, network_mode: \"service:front\" }}");
+    with("service:middle", &chain).finds(&open);
+    // Who is not in the files may publish anything.
+    for unknown in ["service:elsewhere", "container:front"] {
+        with(unknown, &published).finds(&[("internal-address", "address: 0.0.0.0")]);
+    }
+    with("none", &published).is_clean();
+}
+
 /// Principals in a list are as many as all of them together, and `LOG` refuses nobody.
 #[test]
 fn an_rbac_filter_guards_a_listener_if_it_refuses_most_callers() {
@@ -262,6 +308,73 @@ fn a_rule_lets_in_what_its_selectors_select() {
     ] {
         with(all).finds(&[("internal-address", all)]);
     }
+}
+
+/// Every namespace has its name for a label. A selector that only leaves out lets in whatever else there is.
+#[test]
+fn an_expression_may_let_everyone_in() {
+    let file = Variant::of("internal-address/good-policy-labels.yaml");
+    let with = |peer: &str| file.with("podSelector: { matchLabels: { app: synapse } }", peer);
+    let namespaces =
+        |one: &str| format!("namespaceSelector: {{ matchExpressions: [{{ {one} }}] }}");
+    let pods = |one: &str| format!("podSelector: {{ matchExpressions: [{{ {one} }}] }}");
+    let name = "key: kubernetes.io/metadata.name, operator:";
+    for all in [
+        namespaces(&format!("{name} Exists")),
+        namespaces(&format!("{name} NotIn, values: [foo]")),
+        namespaces("key: zzz, operator: DoesNotExist"),
+        namespaces(&format!(
+            "{name} Exists }}, {{ key: zzz, operator: DoesNotExist"
+        )),
+        format!(
+            "namespaceSelector: {{}}, {}",
+            pods("key: zzz, operator: DoesNotExist")
+        ),
+        pods("key: zzz, operator: DoesNotExist"),
+        pods("key: app, operator: NotIn, values: [foo]"),
+    ] {
+        with(&all).finds(&[("internal-address", &all)]);
+    }
+    for few in [
+        namespaces(&format!("{name} In, values: [matrix]")),
+        namespaces(&format!("{name} DoesNotExist")),
+        namespaces("key: trusted, operator: Exists"),
+        namespaces(&format!(
+            "{name} Exists }}, {{ key: trusted, operator: Exists"
+        )),
+        format!(
+            "namespaceSelector: {{ matchLabels: {{ a: b }}, matchExpressions: [{{ {name} Exists }}] }}"
+        ),
+        format!(
+            "{}, podSelector: {{ matchLabels: {{ app: synapse }} }}",
+            namespaces(&format!("{name} Exists"))
+        ),
+        pods(&format!("{name} Exists")),
+        pods("key: app, operator: Exists"),
+    ] {
+        with(&few).is_clean();
+    }
+    // It leaves somebody out who is in the files, beside Envoy itself.
+    let other = |namespace: &str| {
+        format!(
+            "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{ name: web{namespace} }}\nspec: {{ template: {{ metadata: {{ labels: \
+             {{ app: web }} }}, spec: {{ containers: [] }} }} }}\n"
+        )
+    };
+    let leaving = |peer: &str, namespace: &str| {
+        Variant(with(peer).0.trim_end().to_owned() + "\n" + &other(namespace))
+    };
+    let not_web = pods("key: app, operator: NotIn, values: [web]");
+    let not_envoy = pods("key: app, operator: NotIn, values: [edge]");
+    leaving(&not_web, "").is_clean();
+    leaving(&not_envoy, "").finds(&[("internal-address", &not_envoy)]);
+    leaving(&not_web, ", namespace: other").is_clean();
+    leaving(&not_web, ", namespace: other")
+        .with(
+            "metadata: { name: introspection }\nspec:\n  podSelector",
+            "metadata: { name: introspection, namespace: matrix }\nspec:\n  podSelector",
+        )
+        .finds(&[("internal-address", &not_web)]);
 }
 
 /// The rule for the gateway's clients names no number.
@@ -1072,6 +1185,63 @@ fn what_writes_an_identity_header_is_told_wherever_it_stands() {
         .finds(&[("identity-header", "X-Edge-User")]);
 }
 
+/// A browser is told by CORS which headers of a response a page may read.
+#[test]
+fn headers_of_responses_are_no_headers_of_clients() {
+    let file = Variant::of("filter-order/bad-lua.yaml");
+    let lua = "extensions.filters.http.lua.v3.Lua\n";
+    let is_of_cors = file
+        .with(lua, "extensions.filters.http.cors.v3.Cors\n")
+        .with("default_source_code:\n", "shadow:\n")
+        .with(
+            "inline_string: |",
+            "expose_headers: x-matrix-user-id\n                        text: |",
+        );
+    let is_of_cors = is_of_cors.with("handle:headers():get(\"x-matrix-user-id\")", "");
+    is_of_cors.is_clean();
+    is_of_cors
+        .with("cors.v3.Cors\n", "other.v3.Other\n")
+        .finds(&[("filter-order", "x-matrix-user-id")]);
+}
+
+/// What a script says of a header without reading it decides nothing.
+#[test]
+fn a_script_may_take_headers_out_in_several_ways() {
+    let file = Variant::of("filter-order/bad-lua.yaml");
+    let with = |script: &str| {
+        let indented = script.replace('\n', "\n                            ");
+        file.with("handle:headers():get(\"x-matrix-user-id\")", &indented)
+    };
+    let removal = "handle:headers():remove(\"x-matrix-user-id\")";
+    for quiet in [
+        &format!("-- clients may not send x-matrix-user-id\n{removal}"),
+        &format!("--[[ no x-matrix-user-id\nget(\"x-matrix-user-id\") ]]\n{removal}"),
+        &format!("--[==[ x-matrix-user-id ]] get(n) ]==]\n{removal}"),
+        "for _, n in ipairs({\"x-matrix-user-id\", \"x-matrix-device-id\"}) do handle:headers():remove(n) end",
+        "local names = {'x-matrix-user-id'}\nif handle:headers():get(\":method\") == \"GET\" then for _, n in ipairs(names) do \
+         handle:headers():remove(n) end end",
+        "handle:headers():remove 'x-matrix-user-id'",
+        "handle:headers():replace(\"x-matrix-user-id\", \"nobody\")",
+        "local target = handle:headers():get(\":path\")\nhandle:headers():remove(\"x-matrix-user-id\")",
+    ] {
+        with(quiet).is_clean();
+    }
+    for reading in [
+        "local n = \"x-matrix-user-id\"\nhandle:headers():get(n)",
+        "handle:headers():get \"x-matrix-user-id\"",
+        "local h = \"--\"; handle:headers():get(\"x-matrix-user-id\")",
+        "local h = [[--]]; handle:headers():get([[x-matrix-user-id]])",
+        "local h = '\\'--'; handle:headers():getAtIndex(\"x-matrix-user-id\", 0)",
+        "for k, v in pairs(handle:headers()) do if k == \"x-matrix-user-id\" then admit(v) end end",
+        "handle:headers():remove(\"x-matrix-user-id\")\nlocal f = handle:headers().get\nf(handle:headers(), 'x-matrix-user-id')",
+        "local x = require(\"other\")\nx.admit(handle, \"x-matrix-user-id\")",
+        "local read = handle:headers()[\"get\"]\nread(handle:headers(), \"x-matrix-user-id\")",
+        "handle:headers():get(\"x-matrix-user-id\" or \"\")",
+    ] {
+        with(reading).finds(&[("filter-order", "function envoy_on_request")]);
+    }
+}
+
 #[test]
 fn a_filter_may_take_headers_from_an_answer_or_a_token() {
     let file = Variant::of("identity-header/bad-filters.yaml");
@@ -1233,6 +1403,77 @@ fn a_certificate_is_checked_by_what_a_context_has() {
         "           common_tls_context:",
     )
     .finds(found);
+}
+
+/// Whoever has a certificate of a public authority has one that it has signed.
+#[test]
+fn a_public_authority_needs_a_name() {
+    let file = Variant::of("server-certificate/good.yaml");
+    let ca = "trusted_ca: { filename: /etc/ssl/certs/ca-certificates.crt }";
+    let name = "match_typed_subject_alt_names: [{ san_type: DNS, matcher: { exact: auth.matrix.localhost } }]";
+    let nameless = file.with(name, "max_verify_depth: 3");
+    for public in [
+        ca,
+        "trusted_ca: { filename: /etc/ssl/cert.pem }",
+        "trusted_ca: { filename: /etc/pki/tls/certs/ca-bundle.crt }",
+        "trusted_ca: { filename: /etc/ssl/certs/ }",
+        "system_root_certs: {}",
+    ] {
+        let start = public.split(':').next().expect("a key");
+        nameless
+            .with(ca, public)
+            .finds(&[("server-certificate", start)]);
+    }
+    for own in [
+        "trusted_ca: { filename: /etc/envoy/tls/authority.pem }",
+        "trusted_ca: { filename: /etc/ssl/certs/own.pem }",
+        "trusted_ca: { inline_string: a }",
+        "ca_certificate_provider_instance: { instance_name: a }",
+    ] {
+        nameless.with(ca, own).is_clean();
+    }
+    let found = &[("server-certificate", "trusted_ca")];
+    let sni = "sni: auth.matrix.localhost";
+    let by_sni = |value: &str| {
+        let new = format!("{sni}\n          auto_sni_san_validation: {value}");
+        nameless.with(sni, &new)
+    };
+    by_sni("true").is_clean();
+    by_sni("false").finds(found);
+    for pinned in [
+        "verify_certificate_spki: [a]",
+        "verify_certificate_hash: [a]",
+        "custom_validator_config: { name: a }",
+        "match_subject_alt_names: [{ exact: auth.matrix.localhost }]",
+    ] {
+        nameless.with("max_verify_depth: 3", pinned).is_clean();
+    }
+    for empty in [
+        "match_typed_subject_alt_names: []",
+        "match_typed_subject_alt_names: [{ san_type: DNS, matcher: { safe_regex: { regex: .* } } }]",
+        "verify_certificate_hash: []",
+    ] {
+        nameless.with("max_verify_depth: 3", empty).finds(found);
+    }
+    // The name may come from the module's `authority`, or from elsewhere.
+    let socket = "      transport_socket:\n";
+    let options = |value: &str| {
+        let more = format!(
+            "      typed_extension_protocol_options: {{ a/b: {{ upstream_http_protocol_options: {{ auto_san_validation: {value} }} }} }}\n"
+        );
+        nameless.with(socket, &format!("{more}{socket}"))
+    };
+    options("true").is_clean();
+    options("false").finds(found);
+    let bad = Variant::of("server-certificate/bad.yaml");
+    let combined = |more: &str| {
+        let new = format!(
+            "combined_validation_context: {{ default_validation_context: {{ {ca} }}{more} }}"
+        );
+        bad.with("alpn_protocols: [h2]", &new)
+    };
+    combined("").finds(found);
+    combined(", validation_context_sds_secret_config: { name: ca }").is_clean();
 }
 
 #[test]
@@ -1415,6 +1656,66 @@ fn another_name_of_the_homeservers_address_leads_there() {
     let discovered = |name: &str| format!("eds_cluster_config: {{ service_name: {name} }}");
     with(&discovered("a"), &discovered("a")).finds(found);
     with(&discovered("a"), &discovered("b")).is_clean();
+}
+
+/// The table of endpoints tells which paths need no token.
+#[test]
+fn a_route_without_tokens_may_pass_by_the_policy() {
+    let file = Variant::of("unguarded-route/good-federation.yaml");
+    let file = Variant(file.0 + "      timeouts: { request: 0s }\n");
+    let own = "path: { type: PathPrefix, value: /_matrix/federation }";
+    let with = |kind: &str, path: &str| {
+        file.with(own, &format!("path: {{ type: {kind}, value: '{path}' }}"))
+    };
+    let found = &[("unguarded-route", "name: synapse")];
+    let regex = "RegularExpression";
+    for (kind, path) in [
+        ("Exact", "/"),
+        ("Exact", "/health"),
+        ("Exact", "/_matrix/client/versions"),
+        ("PathPrefix", "/_matrix/client/versions"),
+        ("PathPrefix", "/_synapse/client"),
+        ("PathPrefix", "/_matrix/static/"),
+        ("PathPrefix", "/.well-known/matrix"),
+        ("PathPrefix", "/_matrix/key"),
+        (regex, r"/\.well-known/matrix/(client|server)"),
+        (regex, "/.well-known/matrix/.*"),
+        (regex, "^/_matrix/federation/v[12]/send/.*"),
+        (regex, "/_matrix/federation/.*|^/health$"),
+        (regex, "/_matrix/federation/.*|/_matrix/key/.*"),
+    ] {
+        with(kind, path).is_clean();
+    }
+    for (kind, path) in [
+        ("PathPrefix", "/"),
+        ("PathPrefix", "/other"),
+        ("PathPrefix", "/_matrix"),
+        ("PathPrefix", "/_synapse"),
+        ("PathPrefix", "/_matrix/client/v3/publicRooms"),
+        ("PathPrefix", "/_matrix/client/v3/login"),
+        ("Exact", "/_matrix/client/v3/sync"),
+        ("Exact", "/_matrix/client/v3/publicRooms"),
+        // What stands in a group is not looked at.
+        (regex, "/_matrix/(federation|key)/.*"),
+        (regex, "/_matrix/client/.*"),
+        (regex, "/.*"),
+        (regex, "/_matrix/federation/.*|/_matrix/client/.*"),
+        (regex, "/health|/_matrix/client/v3/rooms/[^/]+/send/.*"),
+        (regex, "(/health|/_matrix/client/v3/sync)"),
+        (regex, "/(health)?_matrix/client/v3/sync"),
+        (regex, "/_synapse/client?.*"),
+        (regex, r"/\w+/client/v3/sync"),
+        (regex, "/.matrix/client/v3/sync"),
+        (regex, "(?i)/health"),
+    ] {
+        with(kind, path).finds(found);
+    }
+    // A match without a path is for every path.
+    file.with(
+        &format!("{{ {own} }}"),
+        &format!("{{ {own} }}, {{ headers: [{{ name: a, value: b }}] }}"),
+    )
+    .finds(found);
 }
 
 /// The homeserver may be one of several by weight, and one route may lead back to this Envoy.

@@ -33,6 +33,7 @@ pub use self::{
     module::Environment,
     pods::{Pod, has_labels},
     replicas::Multiplier,
+    services::Service,
 };
 use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};

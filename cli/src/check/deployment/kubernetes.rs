@@ -6,6 +6,7 @@ use super::{
     Deployment, Envoy, Host, Use,
     envoy::{clusters, plugins, use_of},
     module::{Encoded, Environment, Variable, is_configuration, is_name, read},
+    services::Service,
 };
 use crate::yaml::Value;
 
@@ -13,23 +14,16 @@ use crate::yaml::Value;
 pub struct Resources<'t> {
     all: Vec<Value<'t>>,
     /// Services of Docker Compose.
-    pub services: Vec<Value<'t>>,
+    pub services: Vec<Service<'t>>,
 }
 
 impl<'t> Resources<'t> {
     /// Sorts documents.
     pub(super) fn of(roots: &[Value<'t>]) -> Self {
         let is_resource = |root: &&Value<'t>| root.get("apiVersion").is_some();
-        let services = roots
-            .iter()
-            .filter(|root| root.get("kind").is_none())
-            .filter_map(|root| root.get("services"))
-            .flat_map(|services| services.members().map(|(_, service)| service))
-            .filter(|service| service.get("image").is_some() || service.get("build").is_some())
-            .collect();
         Self {
             all: roots.iter().filter(is_resource).copied().collect(),
-            services,
+            services: Service::all(roots),
         }
     }
 

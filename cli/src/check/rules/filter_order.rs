@@ -2,9 +2,10 @@
 //! the request comes to it. So what decides by an identity must stand behind the module.
 //!
 //! The non-obvious rule: a filter names such a header also without deciding by it. Where a filter takes the header out, or where
-//! another filter writes it, nothing is decided.
+//! another filter writes it, nothing is decided. CORS tells browsers of headers of responses, and looks at `origin` alone.
 
 pub(super) mod istio;
+mod lua;
 
 use super::{
     Deployment, Found, Rule, Severity, Spot, route_lists::routes_of, routes::before_servers,
@@ -65,6 +66,9 @@ fn check_envoy<'t>(one: &Use<'t>, entry: Entry<'t>, found: &mut Found<'t>) {
         let Some((kind, config)) = filter.get("typed_config").and_then(typed) else {
             continue;
         };
+        if kind.ends_with(".Cors") {
+            continue;
+        }
         let mut parts = vec![config];
         let name = filter.text_at(&["name"]).unwrap_or_default();
         for place in places(entry.manager) {
@@ -74,9 +78,13 @@ fn check_envoy<'t>(one: &Use<'t>, entry: Entry<'t>, found: &mut Found<'t>) {
                 parts.extend(place.get("rate_limits"));
             }
         }
-        let is_writing = kind.ends_with(".HeaderMutation");
+        let sort = match kind {
+            kind if kind.ends_with(".HeaderMutation") => Sort::Writing,
+            kind if kind.ends_with(".Lua") => Sort::Script,
+            _ => Sort::Other,
+        };
         for part in parts {
-            for (value, header) in naming(part, &headers, is_writing) {
+            for (value, header) in naming(part, &headers, sort) {
                 found.add(
                     Spot::value(value),
                     format!(
@@ -110,19 +118,38 @@ pub(super) fn places<'t>(manager: Value<'t>) -> impl Iterator<Item = Value<'t>> 
     })
 }
 
+/// What the texts of a configuration are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    /// They name headers that are written.
+    Writing,
+    /// They are programs.
+    Script,
+    /// They may name headers that something is decided by.
+    Other,
+}
+
 /// The texts in a value that name one of these headers, each with the header. Of what writes headers only the texts that are
-/// written count, such as `%REQ(...)%`.
+/// written count, such as `%REQ(...)%`, and of programs those that read the header.
 fn naming<'t, 'h>(
     whole: Value<'t>,
     headers: &'h [String],
-    is_writing: bool,
+    sort: Sort,
 ) -> Vec<(Value<'t>, &'h str)> {
     let is_left_out = |key: &str| {
         let is_written = WRITTEN.iter().any(|name| is_field(key, name));
-        is_written || is_writing && key == "key"
+        is_written || sort == Sort::Writing && key == "key"
     };
     let values = whole.within(is_left_out).into_iter();
-    let naming = |value: Value<'t>| Some((value, named(value.text()?, headers)?));
+    let header_in = |text: &str| {
+        // A script has a function. What is none, such as a value that scripts ask for, may be a name.
+        if sort == Sort::Script && text.contains('(') {
+            lua::read(text, headers)
+        } else {
+            named(text, headers)
+        }
+    };
+    let naming = |value: Value<'t>| Some((value, header_in(value.text()?)?));
     let mut found: Vec<_> = values.filter_map(naming).collect();
     found.sort_by_key(|(value, _)| value.place().start);
     found

@@ -3,7 +3,7 @@
 //!
 //! The non-obvious rule: a WasmPlugin without `phase` stands behind all of Istio's own checks.
 
-use super::{Deployment, Found, Spot, headers, naming};
+use super::{Deployment, Found, Sort, Spot, headers, naming};
 use crate::{
     check::{
         deployment::{Host, Use, typed},
@@ -35,7 +35,7 @@ fn check_use<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'
         let Some(rules) = rules.filter(|_| is_early && action != Some("AUDIT")) else {
             continue;
         };
-        for (value, header) in naming(rules, &headers, false) {
+        for (value, header) in naming(rules, &headers, Sort::Other) {
             found.add(
                 Spot::value(value),
                 format!(

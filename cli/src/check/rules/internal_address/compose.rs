@@ -1,24 +1,76 @@
 //! Which ports of an Envoy in Docker Compose are published.
+//!
+//! The non-obvious rule: a service with the network of another has the ports that the other publishes.
+
+use std::collections::HashSet;
 
 use super::{Reach, Spot};
-use crate::{check::deployment::Deployment, yaml::Value};
+use crate::{
+    check::deployment::{Deployment, Service},
+    yaml::Value,
+};
 
-/// What Compose files say of a port of the Envoy whose listener this socket is of.
+const MODE: &str = "network_mode";
+
+/// What Compose files say of a port of the Envoy whose listener this socket is of. What is not in the files may publish any port.
 pub(super) fn reach<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u64) -> Reach<'t> {
-    let mut reach = Reach::Unknown;
-    for service in deployment.services_with(socket) {
-        if service.text_at(&["network_mode"]) == Some("host") {
-            let spot = Spot::key(service, "network_mode");
-            return Reach::Open(spot, "the container has the host's own addresses");
+    let mut left: Vec<_> = deployment.services_with(socket).collect();
+    let mut reach = match left.as_slice() {
+        [] => Reach::Unknown,
+        _ => Reach::Closed,
+    };
+    let mut seen = HashSet::new();
+    while let Some(service) = left.pop() {
+        if !seen.insert(service.name) {
+            continue;
         }
-        for mapping in service.list(&["ports"]) {
-            if publishes(mapping, port) {
-                return Reach::Open(Spot::value(mapping), "the port is published");
+        for part in &service.parts {
+            if let Some((spot, how)) = opened(*part, port) {
+                return Reach::Open(spot, how);
+            }
+            match network(deployment, *part) {
+                Network::Own => {}
+                Network::Of(other) => left.push(other),
+                Network::Unknown => reach = Reach::Unknown,
             }
         }
-        reach = Reach::Closed;
     }
     reach
+}
+
+/// What opens a port, of what a file says of a service.
+fn opened(part: Value<'_>, port: u64) -> Option<(Spot<'_>, &'static str)> {
+    if part.text_at(&[MODE]) == Some("host") {
+        let how = "the container has the host's own addresses";
+        return Some((Spot::key(part, MODE), how));
+    }
+    let mut mappings = part.list(&["ports"]);
+    let mapping = mappings.find(|mapping| publishes(*mapping, port))?;
+    Some((Spot::value(mapping), "the port is published"))
+}
+
+/// The network that a service has.
+enum Network<'d, 't> {
+    Own,
+    /// That of another service.
+    Of(&'d Service<'t>),
+    /// That of a container that is not in the files.
+    Unknown,
+}
+
+fn network<'d, 't>(deployment: &'d Deployment<'t>, part: Value<'t>) -> Network<'d, 't> {
+    let mode = part.text_at(&[MODE]).unwrap_or_default();
+    let services = deployment.resources.services.iter();
+    let mut services = services.take_while(|_| part.tree.spend(1));
+    let other = if let Some(name) = mode.strip_prefix("service:") {
+        services.find(|other| other.name == name)
+    } else if let Some(name) = mode.strip_prefix("container:") {
+        let is_it = |part: &Value<'t>| part.text_at(&["container_name"]) == Some(name);
+        services.find(|other| other.parts.iter().any(is_it))
+    } else {
+        return Network::Own;
+    };
+    other.map_or(Network::Unknown, Network::Of)
 }
 
 /// Whether a mapping, in its short or its long form, leads from outside to a port.

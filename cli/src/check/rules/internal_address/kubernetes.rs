@@ -12,6 +12,9 @@ use crate::{
     yaml::Value,
 };
 
+/// The label that each namespace has.
+const NAME_OF_NAMESPACE: &str = "kubernetes.io/metadata.name";
+
 const PUBLIC: &str = "this Service is reached from outside";
 
 /// What the resources say of a port of the Envoy whose listener this socket is of.
@@ -211,8 +214,9 @@ impl<'t> Target<'_, 't> {
             }
             for rule in spec.list(&["ingress"]) {
                 if self.is_for_port(rule, pod, self.port)
-                    && let Some((spot, who)) =
-                        too_many(rule).or_else(|| self.brings_clients(rule, pod))
+                    && let Some((spot, who)) = self
+                        .too_many(rule, policy)
+                        .or_else(|| self.brings_clients(rule, pod))
                 {
                     return Reach::Open(spot, who);
                 }
@@ -225,6 +229,67 @@ impl<'t> Target<'_, 't> {
             };
         }
         reach
+    }
+
+    /// Where a rule lets in more than some callers, and which, if it does.
+    fn too_many(&self, rule: Value<'t>, policy: Value<'t>) -> Option<(Spot<'t>, &'static str)> {
+        let mut peers = rule.list(&["from"]).peekable();
+        if peers.peek().is_none() {
+            let spot = Spot::first_key(rule, &["from", "ports"]);
+            return Some((spot, "this rule lets everyone in"));
+        }
+        // Many small networks may be all addresses together.
+        let blocks = rule.list(&["from"]);
+        let blocks = blocks.filter_map(|peer| peer.text_at(&["ipBlock", "cidr"]));
+        let are_all = are_nearly_all(blocks.map(network));
+        let is_left_out = |pods: Option<Value<'t>>, namespace| {
+            pods.is_some_and(|selector| self.leaves_out(selector, namespace))
+        };
+        peers.find_map(|peer| {
+            let (namespaces, pods) = (peer.get("namespaceSelector"), peer.get("podSelector"));
+            let who = match (namespaces, pods) {
+                (None, None) => {
+                    peer.get("ipBlock").filter(|_| are_all)?;
+                    "this rule lets every address in"
+                }
+                (Some(namespaces), pods)
+                    if takes_most(Some(namespaces), Selected::Namespaces)
+                        && takes_most(pods, Selected::Pods)
+                        && !is_left_out(pods, None) =>
+                {
+                    "this rule lets every pod of the cluster in"
+                }
+                (None, pods)
+                    if takes_most(pods, Selected::Pods)
+                        && !is_left_out(pods, namespace::of(policy)) =>
+                {
+                    "this rule lets every pod of the namespace in"
+                }
+                _ => return None,
+            };
+            let who = match [namespaces, pods]
+                .into_iter()
+                .flatten()
+                .any(leaves_some_out)
+            {
+                true => "this rule only says whom it leaves out, and lets everyone else in",
+                false => who,
+            };
+            Some((
+                Spot::first_key(peer, &["ipBlock", "namespaceSelector", "podSelector"]),
+                who,
+            ))
+        })
+    }
+
+    /// Whether a selector leaves out pods that are in the files, beside those of Envoy.
+    fn leaves_out(&self, selector: Value<'t>, namespace: Option<&str>) -> bool {
+        let is_own = |pod: &Pod<'t>| self.pods.iter().any(|own| own.spec.key() == pod.spec.key());
+        let pods = self.deployment.resources.pods();
+        let steps = self.pods.len() + 1;
+        let pods = pods.take_while(|_| selector.tree.spend(steps));
+        pods.filter(|pod| namespace::may_be_same(namespace, pod.namespace) && !is_own(pod))
+            .any(|pod| !selects(selector, pod.labels))
     }
 
     /// Whether a rule allows something at this port.
@@ -315,36 +380,6 @@ fn named_by(host: &str) -> (&str, Option<&str>) {
     (labels.next().unwrap_or_default(), labels.next())
 }
 
-/// Where a rule lets in more than some callers, and which, if it does.
-fn too_many(rule: Value<'_>) -> Option<(Spot<'_>, &'static str)> {
-    let mut peers = rule.list(&["from"]).peekable();
-    if peers.peek().is_none() {
-        let spot = Spot::first_key(rule, &["from", "ports"]);
-        return Some((spot, "this rule lets everyone in"));
-    }
-    // Many small networks may be all addresses together.
-    let blocks = rule.list(&["from"]);
-    let blocks = blocks.filter_map(|peer| peer.text_at(&["ipBlock", "cidr"]));
-    let are_all = are_nearly_all(blocks.map(network));
-    peers.find_map(|peer| {
-        let who = match (peer.get("namespaceSelector"), peer.get("podSelector")) {
-            (None, None) => {
-                peer.get("ipBlock").filter(|_| are_all)?;
-                "this rule lets every address in"
-            }
-            (Some(namespaces), pods) if selects_all(Some(namespaces)) && selects_all(pods) => {
-                "this rule lets every pod of the cluster in"
-            }
-            (None, pods) if selects_all(pods) => "this rule lets every pod of the namespace in",
-            _ => return None,
-        };
-        Some((
-            Spot::first_key(peer, &["ipBlock", "namespaceSelector", "podSelector"]),
-            who,
-        ))
-    })
-}
-
 /// Whether a policy restricts ingress: each does, unless `policyTypes` leaves ingress out.
 fn is_about_ingress(spec: Value<'_>) -> bool {
     let mut types = spec
@@ -364,6 +399,42 @@ fn selects_all(selector: Option<Value<'_>>) -> bool {
         labels.count() == 0 && selector.list(&["matchExpressions"]).count() == 0
     };
     selector.is_none_or(is_empty)
+}
+
+/// What a selector is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Selected {
+    Namespaces,
+    Pods,
+}
+
+/// Whether a selector takes all, or says of none that it is to be taken: it only leaves some out, and takes whatever else there
+/// is or comes to be.
+fn takes_most(selector: Option<Value<'_>>, of: Selected) -> bool {
+    selector.is_none_or(|selector| {
+        let labels = selector.get("matchLabels");
+        let has_labels = labels.is_some_and(|labels| labels.members().next().is_some());
+        let mut expressions = selector.list(&["matchExpressions"]);
+        !has_labels
+            && expressions.all(|one| {
+                let is_of_all =
+                    of == Selected::Namespaces && one.text_at(&["key"]) == Some(NAME_OF_NAMESPACE);
+                match one.text_at(&["operator"]) {
+                    Some("Exists") => is_of_all,
+                    Some("DoesNotExist") => !is_of_all,
+                    operator => operator == Some("NotIn"),
+                }
+            })
+    })
+}
+
+/// Whether an expression of a selector leaves some out.
+fn leaves_some_out(selector: Value<'_>) -> bool {
+    let mut expressions = selector.list(&["matchExpressions"]);
+    expressions.any(|one| {
+        let operator = one.text_at(&["operator"]);
+        matches!(operator, Some("DoesNotExist" | "NotIn"))
+    })
 }
 
 /// Whether a selector selects a resource with these labels.
