@@ -357,8 +357,8 @@ fn an_expression_may_let_everyone_in() {
     // It leaves somebody out who is in the files, beside Envoy itself.
     let other = |namespace: &str| {
         format!(
-            "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{ name: web{namespace} }}\nspec: {{ template: {{ metadata: {{ labels: \
-             {{ app: web }} }}, spec: {{ containers: [] }} }} }}\n"
+            "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{ name: web{namespace} }}\nspec: {{ template: {{ metadata: \
+             {{ labels: {{ app: web }} }}, spec: {{ containers: [] }} }} }}\n"
         )
     };
     let leaving = |peer: &str, namespace: &str| {
@@ -367,6 +367,7 @@ fn an_expression_may_let_everyone_in() {
     let not_web = pods("key: app, operator: NotIn, values: [web]");
     let not_envoy = pods("key: app, operator: NotIn, values: [edge]");
     leaving(&not_web, "").is_clean();
+    leaving(&format!("namespaceSelector: {{}}, {not_web}"), "").is_clean();
     leaving(&not_envoy, "").finds(&[("internal-address", &not_envoy)]);
     leaving(&not_web, ", namespace: other").is_clean();
     leaving(&not_web, ", namespace: other")
@@ -1215,12 +1216,15 @@ fn a_script_may_take_headers_out_in_several_ways() {
     let removal = "handle:headers():remove(\"x-matrix-user-id\")";
     for quiet in [
         &format!("-- clients may not send x-matrix-user-id\n{removal}"),
+        &format!("-- not get(n) of \"x-matrix-user-id\"\n{removal}"),
         &format!("--[[ no x-matrix-user-id\nget(\"x-matrix-user-id\") ]]\n{removal}"),
-        &format!("--[==[ x-matrix-user-id ]] get(n) ]==]\n{removal}"),
+        &format!("--[==[ no ]] get(n) \"x-matrix-user-id\" ]==]\n{removal}"),
         "for _, n in ipairs({\"x-matrix-user-id\", \"x-matrix-device-id\"}) do handle:headers():remove(n) end",
         "local names = {'x-matrix-user-id'}\nif handle:headers():get(\":method\") == \"GET\" then for _, n in ipairs(names) do \
          handle:headers():remove(n) end end",
         "handle:headers():remove 'x-matrix-user-id'",
+        "admit(handle:headers():get(chosen))\nhandle:headers():remove(\"x-matrix-user-id\")",
+        "admit(handle:headers():get(chosen))\nhandle:headers():remove \"x-matrix-user-id\"",
         "handle:headers():replace(\"x-matrix-user-id\", \"nobody\")",
         "local target = handle:headers():get(\":path\")\nhandle:headers():remove(\"x-matrix-user-id\")",
     ] {
@@ -1237,6 +1241,7 @@ fn a_script_may_take_headers_out_in_several_ways() {
         "local x = require(\"other\")\nx.admit(handle, \"x-matrix-user-id\")",
         "local read = handle:headers()[\"get\"]\nread(handle:headers(), \"x-matrix-user-id\")",
         "handle:headers():get(\"x-matrix-user-id\" or \"\")",
+        "local n = \"x-matrix-user-id\"\nhandle:headers():get(\"\" .. n)",
     ] {
         with(reading).finds(&[("filter-order", "function envoy_on_request")]);
     }
@@ -1459,7 +1464,8 @@ fn a_public_authority_needs_a_name() {
     let socket = "      transport_socket:\n";
     let options = |value: &str| {
         let more = format!(
-            "      typed_extension_protocol_options: {{ a/b: {{ upstream_http_protocol_options: {{ auto_san_validation: {value} }} }} }}\n"
+            "      typed_extension_protocol_options: {{ a/b: {{ upstream_http_protocol_options: {{ auto_san_validation: {value} \
+             }} }} }}\n"
         );
         nameless.with(socket, &format!("{more}{socket}"))
     };
@@ -1680,6 +1686,7 @@ fn a_route_without_tokens_may_pass_by_the_policy() {
         ("PathPrefix", "/_matrix/key"),
         (regex, r"/\.well-known/matrix/(client|server)"),
         (regex, "/.well-known/matrix/.*"),
+        (regex, "/_matrix/federation/[|].*"),
         (regex, "^/_matrix/federation/v[12]/send/.*"),
         (regex, "/_matrix/federation/.*|^/health$"),
         (regex, "/_matrix/federation/.*|/_matrix/key/.*"),
@@ -1693,6 +1700,7 @@ fn a_route_without_tokens_may_pass_by_the_policy() {
         ("PathPrefix", "/_synapse"),
         ("PathPrefix", "/_matrix/client/v3/publicRooms"),
         ("PathPrefix", "/_matrix/client/v3/login"),
+        ("PathPrefix", "/_matrix/client/v3/profile/@a:example.org"),
         ("Exact", "/_matrix/client/v3/sync"),
         ("Exact", "/_matrix/client/v3/publicRooms"),
         // What stands in a group is not looked at.
@@ -1707,6 +1715,7 @@ fn a_route_without_tokens_may_pass_by_the_policy() {
         (regex, r"/\w+/client/v3/sync"),
         (regex, "/.matrix/client/v3/sync"),
         (regex, "(?i)/health"),
+        (regex, r"/.\well-known/matrix"),
     ] {
         with(kind, path).finds(found);
     }
