@@ -4,17 +4,9 @@
 
 use std::collections::HashMap;
 
-use matrix_edge_auth::matrix::endpoint::{
-    AuthRequirement::{self, None as Nothing, Optional, Unknown},
-    Method, classify,
-};
-
-use super::{Deployment, Found, Spot};
+use super::{Deployment, Found, Spot, path::PathRule};
 use crate::{
-    check::{
-        deployment::{Chain, GatewayApi, Host, Level, Resources, Route, namespace},
-        rules::routes::PRIVATE,
-    },
+    check::deployment::{Chain, GatewayApi, Host, Level, Resources, Route, namespace},
     yaml::{Tree, Value},
 };
 
@@ -271,85 +263,7 @@ fn may_be_matrix(rule: Value<'_>) -> bool {
 /// Whether a rule is for requests without a token alone.
 fn is_open(rule: Value<'_>) -> bool {
     let mut matches = rule.list(&["matches"]).peekable();
-    matches.peek().is_some()
-        && matches.all(|one| {
-            let path = one.text_at(&["path", "value"]).unwrap_or("/");
-            match one.text_at(&["path", "type"]) {
-                Some("Exact") => is_open_at(path),
-                Some("RegularExpression") => {
-                    let mut beginnings = beginnings(path).into_iter();
-                    beginnings.all(|path| is_open_below(&path))
-                }
-                _ => is_open_below(path),
-            }
-        })
-}
-
-/// What the homeserver needs at a path, by the method.
-fn needs(path: &str) -> [AuthRequirement; 4] {
-    [Method::Get, Method::Post, Method::Put, Method::Delete]
-        .map(|method| classify(path.as_bytes(), method))
-}
-
-/// Whether a token may be left out.
-const fn is_without_token(need: &AuthRequirement) -> bool {
-    matches!(need, Nothing | Optional | Unknown)
-}
-
-/// Whether the homeserver is known to need no token at a path, whatever the method.
-fn is_open_at(path: &str) -> bool {
-    let needs = needs(path);
-    needs.iter().all(is_without_token) && needs.iter().any(|need| *need != Unknown)
-}
-
-/// The same of all paths that begin so.
-fn is_open_below(path: &str) -> bool {
-    let is_private = PRIVATE.iter().any(|one| one.starts_with(path));
-    let mut below = ["a", "/a", "/a/a"].iter();
-    is_open_at(path)
-        && !is_private
-        && below.all(|rest| needs(&format!("{path}{rest}")).iter().all(is_without_token))
-}
-
-/// What the paths of a regular expression begin with: one beginning for each of its alternatives. A dot counts as the dot that
-/// it is meant for as a rule.
-fn beginnings(regex: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut literal = String::new();
-    let (mut is_literal, mut is_class, mut depth) = (true, false, 0_usize);
-    let mut chars = regex.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => match chars.next() {
-                Some(escaped) if is_literal && escaped.is_ascii_punctuation() => {
-                    literal.push(escaped);
-                }
-                _ => is_literal = false,
-            },
-            ']' => (is_class, is_literal) = (false, false),
-            _ if is_class => {}
-            '[' => (is_class, is_literal) = (true, false),
-            '(' => (depth, is_literal) = (depth + 1, false),
-            ')' => (depth, is_literal) = (depth.saturating_sub(1), false),
-            '|' if depth == 0 => {
-                found.push(std::mem::take(&mut literal));
-                is_literal = true;
-            }
-            '*' | '+' | '?' | '{' => {
-                // The character before may be another one, or none.
-                if is_literal {
-                    literal.pop();
-                }
-                is_literal = false;
-            }
-            '^' if literal.is_empty() => {}
-            '$' | '^' => is_literal = false,
-            _ if is_literal => literal.push(c),
-            _ => {}
-        }
-    }
-    found.push(literal);
-    found
+    matches.peek().is_some() && matches.all(|one| PathRule::of_match(one).is_open())
 }
 
 /// The servers that a rule leads to.

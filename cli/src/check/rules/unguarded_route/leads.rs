@@ -102,18 +102,9 @@ fn of_ingress<'t>(ingress: Value<'t>) -> impl Iterator<Item = Lead<'t>> {
 }
 
 fn of_http_route<'t>(route: Value<'t>) -> impl Iterator<Item = Lead<'t>> {
-    let is_private = |one: Value<'_>| {
-        let path = one.text_at(&["path", "value"]).unwrap_or("/");
-        let rule = match one.text_at(&["path", "type"]) {
-            Some("Exact") => PathRule::Exact(path),
-            Some("RegularExpression") => PathRule::Regex(path),
-            _ => PathRule::Prefix(path),
-        };
-        rule.is_private()
-    };
     let is_for_private = move |rule: &Value<'_>| {
         let mut matches = rule.list(&["matches"]).peekable();
-        matches.peek().is_none() || matches.any(is_private)
+        matches.peek().is_none() || matches.any(|one| PathRule::of_match(one).is_private())
     };
     let rules = route.list(&["spec", "rules"]).filter(is_for_private);
     let backends = rules.flat_map(|rule| {

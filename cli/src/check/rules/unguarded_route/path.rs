@@ -1,8 +1,14 @@
 //! Whether a rule for paths is for requests that need a token.
+//!
+//! The non-obvious rule: what is not known to need a token may still need one. So a rule is for requests that need one, for requests
+//! that need none, or neither is known of it.
 
-use matrix_edge_auth::matrix::endpoint::{AuthRequirement, Method, classify};
+use matrix_edge_auth::matrix::endpoint::{
+    AuthRequirement::{self, None as Nothing, Optional, Unknown},
+    Method, classify,
+};
 
-use crate::check::rules::routes::PRIVATE;
+use crate::{check::rules::routes::PRIVATE, yaml::Value};
 
 /// A rule for paths.
 #[derive(Clone, Copy, Debug)]
@@ -11,17 +17,36 @@ pub(super) enum PathRule<'t> {
     Exact(&'t str),
     /// For paths that begin so.
     Prefix(&'t str),
-    /// For paths of an expression. Its beginning tells, up to the first character that is none of a path.
+    /// For paths of an expression. The beginnings of its alternatives tell.
     Regex(&'t str),
 }
 
-impl PathRule<'_> {
+impl<'t> PathRule<'t> {
+    /// That of a match of the Gateway API. Without a path it is for all paths.
+    pub fn of_match(one: Value<'t>) -> Self {
+        let path = one.text_at(&["path", "value"]).unwrap_or("/");
+        match one.text_at(&["path", "type"]) {
+            Some("Exact") => Self::Exact(path),
+            Some("RegularExpression") => Self::Regex(path),
+            _ => Self::Prefix(path),
+        }
+    }
+
     /// Whether one of its paths, as far as that can be told, needs a token.
     pub fn is_private(self) -> bool {
         match self {
             Self::Exact(path) => needs_token(path),
             Self::Prefix(prefix) => begins_private(prefix),
-            Self::Regex(regex) => begins_private(&beginning(regex)),
+            Self::Regex(regex) => beginnings(regex).iter().any(|it| begins_private(it)),
+        }
+    }
+
+    /// Whether all of its paths are known to need no token.
+    pub fn is_open(self) -> bool {
+        match self {
+            Self::Exact(path) => is_open_at(path),
+            Self::Prefix(prefix) => is_open_below(prefix),
+            Self::Regex(regex) => beginnings(regex).iter().all(|it| is_open_below(it)),
         }
     }
 }
@@ -31,36 +56,78 @@ fn begins_private(beginning: &str) -> bool {
 }
 
 fn needs_token(path: &str) -> bool {
-    [Method::Get, Method::Post].into_iter().any(|method| {
+    needs(path).iter().any(|need| {
         matches!(
-            classify(path.as_bytes(), method),
+            need,
             AuthRequirement::Admin | AuthRequirement::Blocked | AuthRequirement::Required
         )
     })
 }
 
-/// What every text of an expression begins with.
-fn beginning(regex: &str) -> String {
-    let mut found = String::new();
-    let mut rest = regex.trim_start_matches('^').chars();
-    while let Some(c) = rest.next() {
+/// What the homeserver needs at a path, by the method.
+fn needs(path: &str) -> [AuthRequirement; 4] {
+    [Method::Get, Method::Post, Method::Put, Method::Delete]
+        .map(|method| classify(path.as_bytes(), method))
+}
+
+/// Whether a token may be left out.
+const fn is_without_token(need: &AuthRequirement) -> bool {
+    matches!(need, Nothing | Optional | Unknown)
+}
+
+/// Whether the homeserver is known to need no token at a path, whatever the method.
+fn is_open_at(path: &str) -> bool {
+    let needs = needs(path);
+    needs.iter().all(is_without_token) && needs.iter().any(|need| *need != Unknown)
+}
+
+/// The same of all paths that begin so.
+fn is_open_below(path: &str) -> bool {
+    let is_private = PRIVATE.iter().any(|one| one.starts_with(path));
+    let mut below = ["a", "/a", "/a/a"].iter();
+    is_open_at(path)
+        && !is_private
+        && below.all(|rest| needs(&format!("{path}{rest}")).iter().all(is_without_token))
+}
+
+/// What the paths of a regular expression begin with: one beginning for each of its alternatives. A dot counts as the dot that
+/// it is meant for as a rule.
+fn beginnings(regex: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut literal = String::new();
+    let (mut is_literal, mut is_class, mut depth) = (true, false, 0_usize);
+    let mut chars = regex.chars();
+    while let Some(c) = chars.next() {
         match c {
-            // Behind it only letters and digits mean something else than themselves.
-            '\\' => match rest.next() {
-                Some(escaped) if !escaped.is_ascii_alphanumeric() => found.push(escaped),
-                _ => break,
+            '\\' => match chars.next() {
+                Some(escaped) if is_literal && escaped.is_ascii_punctuation() => {
+                    literal.push(escaped);
+                }
+                _ => is_literal = false,
             },
-            // The last character may be absent.
-            '?' | '*' | '{' => {
-                found.pop();
-                break;
+            ']' => (is_class, is_literal) = (false, false),
+            _ if is_class => {}
+            '[' => (is_class, is_literal) = (true, false),
+            '(' => (depth, is_literal) = (depth + 1, false),
+            ')' => (depth, is_literal) = (depth.saturating_sub(1), false),
+            '|' if depth == 0 => {
+                found.push(std::mem::take(&mut literal));
+                is_literal = true;
             }
-            // There may be another beginning.
-            '|' => return String::new(),
-            '(' | ')' | '[' | ']' | '}' | '.' | '+' | '$' => break,
-            _ => found.push(c),
+            '*' | '+' | '?' | '{' => {
+                // The character before may be another one, or none.
+                if is_literal {
+                    literal.pop();
+                }
+                is_literal = false;
+            }
+            '^' if literal.is_empty() => {}
+            '$' | '^' => is_literal = false,
+            _ if is_literal => literal.push(c),
+            _ => {}
         }
     }
+    found.push(literal);
     found
 }
 
@@ -69,20 +136,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_beginning_of_an_expression_is_a_path() {
+    fn each_alternative_of_an_expression_begins_with_a_path() {
         for (regex, expected) in [
-            ("^/_matrix/client/", "/_matrix/client/"),
-            (r"/\.well-known/matrix", "/.well-known/matrix"),
-            ("/a/(b|c)", "/a/"),
-            ("/a/b?c", "/a/"),
-            ("/ab*", "/a"),
-            ("/ab{0,1}", "/a"),
-            ("/ab+", "/ab"),
-            (r"/a\d", "/a"),
-            ("/a.b", "/a"),
-            ("/a|/b", ""),
+            ("^/_matrix/client/", &["/_matrix/client/"][..]),
+            (r"/\.well-known/matrix", &["/.well-known/matrix"]),
+            ("/.well-known/matrix", &["/.well-known/matrix"]),
+            ("/a/(b|c)", &["/a/"]),
+            ("/a/[b|c]", &["/a/"]),
+            ("/a/b?c", &["/a/"]),
+            ("/ab*", &["/a"]),
+            ("/ab{0,1}", &["/a"]),
+            ("/.*", &["/"]),
+            (r"/a\d", &["/a"]),
+            ("/a$|^/b", &["/a", "/b"]),
+            ("", &[""]),
         ] {
-            assert_eq!(beginning(regex), expected, "{regex}");
+            assert_eq!(beginnings(regex), expected, "{regex}");
         }
     }
 

@@ -67,7 +67,7 @@ impl<'t> Servers<'t> {
             servers.add_backends(&deployment.resources);
         }
         let is_istios = |one: &&Use<'_>| matches!(one.host, Host::WasmPlugin | Host::EnvoyFilter);
-        if gateways.iter().any(|one| is_istios(one)) {
+        if gateways.iter().any(is_istios) {
             servers.add_destinations(&deployment.resources);
         }
         servers.add_further_names(&deployment.resources);
