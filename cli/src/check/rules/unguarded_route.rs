@@ -7,6 +7,7 @@ mod ingress;
 mod istio;
 mod matcher;
 mod servers;
+mod upgrades;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 
