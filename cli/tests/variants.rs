@@ -909,7 +909,8 @@ fn a_regular_expression_is_tried_with_every_endpoint() {
     with(devices).finds(off);
     let before = "- match: { safe_regex: { regex: '/_matrix/client/v3/(login";
     let taken = format!(
-        "- match: {{ prefix: /_matrix/client/ }}\n                          route: {{ cluster: homeserver, timeout: 0s }}\n                        {before}"
+        "- match: {{ prefix: /_matrix/client/ }}\n                          route: {{ cluster: homeserver, timeout: 0s \
+         }}\n                        {before}"
     );
     with("/_matrix/client/(v3/devices|versions)").finds(off);
     with("/_matrix/client/(v3/devices|versions)")
@@ -1940,16 +1941,44 @@ fn a_listener_without_the_module_gives_no_credential_to_mas() {
 }
 
 #[test]
+fn a_header_may_name_the_cluster_of_the_homeserver() {
+    let naming = "routes: [{ match: { prefix: / }, route: { cluster_header: x-to } }]";
+    let shared = ("shared-cluster", "cluster_header");
+    let bare = beside(naming);
+    bare.finds(&[shared, ("unguarded-route", "cluster_header")]);
+    bare.with(
+        "{ prefix: / }, route: { cluster_header",
+        "{ prefix: /_matrix/key/ }, route: { cluster_header",
+    )
+    .finds(&[shared]);
+    let off = "typed_per_filter_config: { envoy.filters.http.wasm: { disabled: true } }";
+    let route = "                        - match: { safe_regex: { regex: '/_matrix/client/v3/(login|logout)' } }\n";
+    let with = |more: &str| {
+        let old = Variant::of("unguarded-route/bad-envoy-regex.yaml");
+        old.with("/_matrix/(media|client/v1/media)/.*", "/_matrix/federation/.*").with(
+            route,
+            &format!(
+                "                        - {{ match: {{ prefix: /_matrix/client/v3/keys/ }}, route: {{ cluster_header: \
+                 x-to, timeout: 0s }}{more} }}\n{route}"
+            ),
+        )
+    };
+    with("").finds(&[shared]);
+    with(&format!(", {off}")).finds(&[shared, ("unguarded-route", "typed_per_filter_config")]);
+}
+
+#[test]
 fn a_header_may_name_the_cluster_of_the_admin_interface() {
     let file = Variant::of("unguarded-route/good-envoy-on.yaml");
     let route =
         "                        - match: { prefix: / }\n                          route:\n";
-    let naming = "                        - match: { prefix: /inside }\n                          route: { cluster_header: x-to, timeout: 0s }\n";
+    let naming = "                        - match: { prefix: /inside }\n                          route: { cluster_header: x-to, \
+                  timeout: 0s }\n";
     let clusters = "  clusters:\n";
     let admin = |port: u16| {
         format!(
-            "{clusters}    - name: admin\n      load_assignment: {{ cluster_name: admin, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ \
-             address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}] }}\n"
+            "{clusters}    - name: admin\n      load_assignment: {{ cluster_name: admin, endpoints: [{{ lb_endpoints: [\
+             {{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}] }}\n"
         )
     };
     let interface = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 9901 } } }\nstatic_resources:\n";

@@ -17,7 +17,7 @@ use crate::{
             matcher::needs_token,
             route_lists::routes_of,
             routes::{
-                PRIVATE, before_servers, clusters_of_mas, is_disabled, nameless,
+                PRIVATE, before_servers, clusters_of_mas, headers_of, is_disabled, nameless,
                 routes_of_all_hosts, sampled, switched, tables, targets, template, virtual_hosts,
             },
             samples::SAMPLES,
@@ -100,8 +100,11 @@ fn check_disabled_routes<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &
                 // A part of the route that turns the module on does not do so for the others.
                 let own = weighted(route).filter(|one| switched(entry, *one) == Some(true));
                 let on: HashSet<&str> = own.filter_map(|one| one.text_at(&["name"])).collect();
-                let mut names = leading.iter().map(|(name, _)| *name);
-                if names.any(|name| is_server(name) && !on.contains(name)) {
+                let counts = |name: Option<&str>| name.is_none_or(|name| !on.contains(name));
+                if leading
+                    .iter()
+                    .any(|(name, _)| leads_to(*name, servers) && counts(*name))
+                {
                     let spot = place.map_or_else(
                         || Spot::first_key(route, &["route"]),
                         |place| Spot::key(place, KEY),
@@ -138,7 +141,7 @@ pub(super) fn guarded_actions<'t>(entry: Entry<'t>, servers: &HashSet<&str>) -> 
     for (table, host) in tables(entry.manager).flat_map(with_hosts) {
         for (route, leading) in private_routes(host) {
             let (_, is_on) = state(entry, [route, host, table]);
-            if is_on && leading.iter().any(|(name, _)| servers.contains(name)) {
+            if is_on && leading.iter().any(|(name, _)| leads_to(*name, servers)) {
                 found.extend(route.get("route"));
             }
         }
@@ -192,8 +195,8 @@ fn check_neighbours<'t>(
     };
     let filters = envoy.network_filters();
     for filter in filters.filter(|filter| !with_module.contains(&filter.config.key())) {
-        let leading = if filter.is_tcp_proxy() {
-            targets(filter.config)
+        let leading: Vec<Target<'t>> = if filter.is_tcp_proxy() {
+            by_name(filter.config).collect()
         } else if filter.is_manager() && !has_guard(filter.config) && !has_inner(filter.config) {
             let routes = virtual_hosts(filter.config).flat_map(private_routes);
             routes.flat_map(|(_, leading)| leading).collect()
@@ -201,7 +204,7 @@ fn check_neighbours<'t>(
             continue;
         };
         let mut leading = leading.into_iter();
-        let Some((_, spot)) = leading.find(|(name, _)| servers.contains(name)) else {
+        let Some((_, spot)) = leading.find(|(name, _)| leads_to(*name, servers)) else {
             continue;
         };
         if is_exposed(deployment, entry_of(filter)) {
@@ -216,13 +219,31 @@ fn check_neighbours<'t>(
     }
 }
 
+/// Whether a cluster is one of these. One that a header names may be any.
+fn leads_to(name: Option<&str>, servers: &HashSet<&str>) -> bool {
+    name.map_or(!servers.is_empty(), |name| servers.contains(name))
+}
+
+/// The clusters that something leads to by their names.
+fn by_name<'t>(action: Value<'t>) -> impl Iterator<Item = Target<'t>> {
+    let targets = targets(action).into_iter();
+    targets.map(|(name, spot)| (Some(name), spot))
+}
+
+/// A cluster that a route leads to, and where that is said. It has no name here if a header names it.
+type Target<'t> = (Option<&'t str>, Spot<'t>);
+
 /// The routes of a virtual host that may be taken by requests that need a token, and where these routes lead.
-fn private_routes<'t>(host: Value<'t>) -> Vec<(Value<'t>, Vec<(&'t str, Spot<'t>)>)> {
+fn private_routes<'t>(host: Value<'t>) -> Vec<(Value<'t>, Vec<Target<'t>>)> {
     let sampled = sampled(host, &SAMPLES).into_iter();
     let sampled: HashSet<_> = sampled.map(|route| route.id).collect();
     routes_of(host)
         .filter(|route| sampled.contains(&route.id) || is_private(*route))
-        .filter_map(|route| Some((route, targets(route.get("route")?))))
+        .filter_map(|route| {
+            let action = route.get("route")?;
+            let by_header = headers_of(action).into_iter().map(|spot| (None, spot));
+            Some((route, by_name(action).chain(by_header).collect()))
+        })
         .collect()
 }
 
