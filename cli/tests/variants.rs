@@ -998,6 +998,302 @@ fn a_route_may_be_for_a_template_or_for_a_tunnel() {
 }
 
 #[test]
+fn a_regular_expression_is_tried_with_every_endpoint() {
+    let of = |regex: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ safe_regex: {{ regex: '{regex}' }} }}, route: {{ cluster: homeserver }} }}]"
+        ))
+    };
+    let found = &[("unguarded-route", "cluster: homeserver")];
+    for regex in [
+        "/_matrix/client/(api/v1|r0|v3|unstable)/rooms/[^/]+/(send|state|join|leave|invite|kick|ban)(/.*)?",
+        "/_matrix/client/(r0|v3|unstable)/(devices|delete_devices|keys/upload)(/.*)?",
+        "/_matrix/client/(api/v1|r0|v3|unstable)/rooms/.*/typing/.*",
+        "/_matrix/client/(r0|v3|unstable)/sendToDevice/.*",
+        "/_matrix/client/(r0|v3|unstable)/room_keys/.*",
+        "/_matrix/client/r0/.*",
+        "/_synapse/admin/v2/users/.*",
+    ] {
+        of(regex).finds(found);
+    }
+    for regex in [
+        "/_matrix/(federation|key)/.*",
+        "/_matrix/client/(api/v1|r0|v3|unstable)/(login|register|refresh)(/.*)?",
+        "/_matrix/client/versions",
+        "/\\.well-known/matrix/.*",
+    ] {
+        of(regex).is_clean();
+    }
+    // A route before it may take all that needs a token.
+    let file = Variant::of("unguarded-route/bad-envoy-regex.yaml");
+    let with = |regex: &str| file.with("/_matrix/(media|client/v1/media)/.*", regex);
+    let devices = "/_matrix/client/(r0|v3)/devices(/.*)?";
+    let off = &[("unguarded-route", "typed_per_filter_config")];
+    with(devices).finds(off);
+    let before = "- match: { safe_regex: { regex: '/_matrix/client/v3/(login";
+    let taken = format!(
+        "- match: {{ prefix: /_matrix/client/ }}\n                          route: {{ cluster: homeserver, timeout: 0s \
+         }}\n                        {before}"
+    );
+    with("/_matrix/client/(v3/devices|versions)").finds(off);
+    with("/_matrix/client/(v3/devices|versions)")
+        .with(before, &taken)
+        .is_clean();
+}
+
+/// A cluster of a worker is a server, also if a regular expression alone leads there.
+#[test]
+fn a_worker_is_known_by_a_regular_expression() {
+    let file = beside("routes: [{ match: { prefix: / }, route: { cluster: worker } }]");
+    file.is_clean();
+    let all = "                        - match: { prefix: / }\n                          route:\n";
+    let of = |regex: &str| {
+        file.with(
+            all,
+            &format!(
+                "                        - match: {{ safe_regex: {{ regex: '{regex}' }} }}\n                          route: {{ \
+                 cluster: worker, timeout: 0s }}\n{all}"
+            ),
+        )
+    };
+    of("/_matrix/client/(r0|v3)/devices(/.*)?").finds(&[("unguarded-route", "cluster: worker")]);
+    of("/_matrix/client/versions").is_clean();
+}
+
+/// The gateway with a list of filters for upgrades.
+fn upgrading(file: &str, config: &str) -> Variant {
+    let old = "                route_config:\n";
+    let new = format!(
+        "                upgrade_configs: [{{ upgrade_type: websocket, {config} }}]\n{old}"
+    );
+    Variant::of(file).with(old, &new)
+}
+
+#[test]
+fn an_upgrade_may_have_filters_without_the_module() {
+    let good = "unguarded-route/good-envoy-on.yaml";
+    let bare = "filters: [{ name: envoy.filters.http.router }]";
+    let upgrades = ("upgrades", "upgrade_configs");
+    let found = &[upgrades, ("unguarded-route", "filters: ")];
+    upgrading(good, bare).finds(found);
+    upgrading(good, "filters: []").finds(&[upgrades]);
+    let with = |filter: &str| {
+        upgrading(
+            good,
+            &format!("filters: [{filter}, {{ name: envoy.filters.http.router }}]"),
+        )
+    };
+    let module = "- name: envoy.filters.http.wasm\n";
+    let named = |filter: &str| {
+        with(filter).with(
+            module,
+            "- &module\n                    name: envoy.filters.http.wasm\n",
+        )
+    };
+    // An alias stands behind its anchor.
+    let behind = |filter: &str| {
+        let all = named("{ name: other }");
+        let list = "[{ upgrade_type: websocket, filters: [{ name: other }";
+        all.with(
+            list,
+            &format!("[{{ upgrade_type: websocket, filters: [{filter}"),
+        )
+    };
+    behind("*module").finds(&[upgrades]);
+    // In the list of filters it may be off, too, and a route turns it on by its name.
+    let copy = |more: &str| {
+        let config = "typed_config:\n                      \"@type\": type.googleapis.com/envoy.extensions.filters.http.wasm";
+        behind(&format!(
+            "{{ name: envoy.filters.http.wasm, {more}typed_config: *config }}"
+        ))
+        .with(config, &config.replacen(':', ": &config", 1))
+    };
+    copy("").finds(&[upgrades]);
+    copy("disabled: true, ").finds(&[upgrades]);
+    let on = "                    disabled: true\n";
+    copy("").with(on, "").finds(&[upgrades]);
+    copy("disabled: true, ").with(on, "").finds(found);
+    with("{ name: other }").finds(found);
+    with("{ name: other, config_discovery: {} }").finds(&[upgrades]);
+    let guard = "{ name: guard, typed_config: { \"@type\": a/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz } }";
+    with(guard).finds(&[upgrades]);
+}
+
+#[test]
+fn filters_of_an_upgrade_count_where_it_is_allowed() {
+    let good = "unguarded-route/good-envoy-on.yaml";
+    let bare = "filters: [{ name: envoy.filters.http.router }]";
+    let off = upgrading(good, &format!("enabled: false, {bare}"));
+    off.is_clean();
+    let homeserver = "cluster: homeserver\n";
+    let with = |file: &Variant, config: &str| {
+        file.with(
+            homeserver,
+            &format!("{homeserver}                            upgrade_configs: [{{ {config} }}]\n"),
+        )
+    };
+    let found = ("unguarded-route", "filters: ");
+    let upgrades = ("upgrades", "upgrade_configs");
+    with(&off, "upgrade_type: WebSocket").finds(&[found, upgrades]);
+    with(&off, "upgrade_type: other").finds(&[upgrades]);
+    with(&off, "upgrade_type: websocket, enabled: false").is_clean();
+    let on = upgrading(good, bare);
+    with(&on, "upgrade_type: websocket, enabled: false").finds(&[upgrades]);
+    with(&on, "upgrade_type: other, enabled: false").finds(&[upgrades, found]);
+    // Routes to another server, and those that the module is off for, are none of its own.
+    let disabled = "                    disabled: true\n";
+    with(
+        &on.with(disabled, ""),
+        "upgrade_type: websocket, enabled: false",
+    )
+    .finds(&[upgrades]);
+    let media = upgrading("unguarded-route/bad-envoy-regex.yaml", bare);
+    let off_here = ("unguarded-route", "typed_per_filter_config");
+    media.finds(&[upgrades, found, off_here]);
+    with(&media, "upgrade_type: websocket, enabled: false").finds(&[upgrades, off_here]);
+    // Routes that come from elsewhere may lead to the homeserver.
+    let elsewhere = |file: &Variant| {
+        file.with(disabled, "").with(
+            "                route_config:\n",
+            "                rds: {}\n                ignored:\n",
+        )
+    };
+    elsewhere(&on).finds(&[upgrades, found]);
+    elsewhere(&off).is_clean();
+}
+
+/// A file whose tables of routes are those of scopes.
+fn scoped(file: &Variant) -> Variant {
+    let mut text = String::new();
+    let mut open: Option<(usize, usize)> = None;
+    let mut count = 0;
+    // The last line closes what is open at the end.
+    for line in file.0.lines().chain(["---"]) {
+        let indent = line.len() - line.trim_start().len();
+        if let Some((own, number)) = open
+            && indent <= own
+            && !line.trim_start().starts_with('#')
+        {
+            let space = " ".repeat(own);
+            text.push_str(&format!(
+                "{space}scoped_routes: {{ scoped_route_configurations_list: {{ scoped_route_configurations: [{{ \
+                 route_configuration: *scope{number} }}] }} }}\n"
+            ));
+            open = None;
+        }
+        if line.trim() == "route_config:" {
+            count += 1;
+            open = Some((indent, count));
+            text.push_str(&line.replace("route_config:", &format!("table: &scope{count}")));
+        } else {
+            text.push_str(line);
+        }
+        text.push('\n');
+    }
+    Variant(text)
+}
+
+/// What is found in a table of routes is found in one of a scope.
+#[test]
+fn the_tables_of_scopes_are_looked_at() {
+    let folder = repository().join("cli/tests/rules");
+    let mut rules = std::collections::BTreeSet::new();
+    for rule in fs::read_dir(&folder).expect("the folder of the rules") {
+        let rule = rule.expect("a folder").path();
+        for file in fs::read_dir(&rule).expect("the folder of a rule") {
+            let file = file.expect("a file").path();
+            let name = file.strip_prefix(&folder).expect("it is inside");
+            let name = name.to_str().expect("UTF-8");
+            let text = fs::read_to_string(&file).expect("a file");
+            let has_table =
+                text.contains(" route_config:\n") && text.contains("static_resources:\n");
+            if !has_table || !name.contains("/bad") {
+                continue;
+            }
+            let plain = Variant(with_needed(&text));
+            let other = scoped(&plain);
+            let told = |variant: &Variant| {
+                let (_, report) = variant.report();
+                let mut told = variant.told(&report, "findings");
+                told.extend(variant.told(&report, "notes"));
+                told.sort();
+                told
+            };
+            let told = (told(&plain), told(&other));
+            assert_eq!(told.0, told.1, "{name}");
+            rules.extend(told.0.into_iter().map(|(rule, _)| rule));
+        }
+    }
+    for rule in [
+        "admin-interface",
+        "forwarded-for",
+        "injected-route",
+        "sync-timeout",
+        "unguarded-route",
+    ] {
+        assert!(rules.contains(rule), "{rule}");
+    }
+}
+
+#[test]
+fn routes_from_elsewhere_are_noted() {
+    let file = Variant::of("unguarded-route/good-envoy-on.yaml");
+    let table = "                route_config:\n";
+    let with = |key: &str| {
+        file.with(
+            table,
+            &format!("                {key}\n                ignored:\n"),
+        )
+    };
+    let of_scope = |scope: &str| {
+        with(&format!(
+            "scoped_routes: {{ scoped_route_configurations_list: {{ scoped_route_configurations: [{{ {scope} }}] }} }}"
+        ))
+    };
+    with("rds: { route_config_name: a }").notes(("sync-timeout", "rds"));
+    with("scoped_routes: { scoped_rds: {} }").notes(("sync-timeout", "scoped_routes"));
+    of_scope("route_configuration_name: a").notes(("sync-timeout", "route_configuration_name"));
+    of_scope("route_configuration: { vhds: {} }").notes(("sync-timeout", "vhds"));
+    file.with(
+        table,
+        &format!("{table}                  vhds: {{ config_source: {{}} }}\n"),
+    )
+    .notes(("sync-timeout", "vhds"));
+    let scoped = scoped(&file);
+    let (_, report) = scoped.report();
+    let notes = scoped.told(&report, "notes");
+    assert!(
+        notes.iter().all(|(rule, _)| rule != "sync-timeout"),
+        "{notes:?}"
+    );
+}
+
+#[test]
+fn one_scope_may_turn_the_module_off() {
+    let off = "typed_per_filter_config: { envoy.filters.http.wasm: { disabled: true } }";
+    let file = scoped(&Variant::of("unguarded-route/bad-envoy-regex.yaml"));
+    let file = file.with(
+        "/_matrix/(media|client/v1/media)/.*",
+        "/_matrix/federation/.*",
+    );
+    file.is_clean();
+    let scope = "{ route_configuration: *scope1 }";
+    let with = |scopes: &str| {
+        let host = "{ name: a, domains: [\"*\"], routes: [{ match: { prefix: / }, route: { cluster: homeserver, timeout: 0s } }] }";
+        file.with(
+            scope,
+            &format!(
+                "{scope}, {{ route_configuration: {{ {scopes}request_headers_to_add: [{{ header: {{ key: x-forwarded-for, value: \
+                 \"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%\" }}, append_action: OVERWRITE_IF_EXISTS_OR_ADD }}], virtual_hosts: \
+                 [{host}] }} }}"
+            ),
+        )
+    };
+    with("").is_clean();
+    with(&format!("{off}, ")).finds(&[("unguarded-route", "typed_per_filter_config")]);
+}
+
+#[test]
 fn a_matcher_chooses_routes_by_paths() {
     let input = "input: { typed_config: { \"@type\": type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, \
                  header_name: \":path\" } }";
@@ -2265,6 +2561,59 @@ fn a_listener_without_the_module_gives_no_credential_to_mas() {
     };
     lead("mas").finds(&[("injected-route", "name: other")]);
     lead("elsewhere").is_clean();
+}
+
+#[test]
+fn a_header_may_name_the_cluster_of_the_homeserver() {
+    let naming = "routes: [{ match: { prefix: / }, route: { cluster_header: x-to } }]";
+    let shared = ("shared-cluster", "cluster_header");
+    let bare = beside(naming);
+    bare.finds(&[shared, ("unguarded-route", "cluster_header")]);
+    bare.with(
+        "{ prefix: / }, route: { cluster_header",
+        "{ prefix: /_matrix/key/ }, route: { cluster_header",
+    )
+    .finds(&[shared]);
+    let off = "typed_per_filter_config: { envoy.filters.http.wasm: { disabled: true } }";
+    let route = "                        - match: { safe_regex: { regex: '/_matrix/client/v3/(login|logout)' } }\n";
+    let with = |more: &str| {
+        let old = Variant::of("unguarded-route/bad-envoy-regex.yaml");
+        old.with("/_matrix/(media|client/v1/media)/.*", "/_matrix/federation/.*").with(
+            route,
+            &format!(
+                "                        - {{ match: {{ prefix: /_matrix/client/v3/keys/ }}, route: {{ cluster_header: \
+                 x-to, timeout: 0s }}{more} }}\n{route}"
+            ),
+        )
+    };
+    with("").finds(&[shared]);
+    with(&format!(", {off}")).finds(&[shared, ("unguarded-route", "typed_per_filter_config")]);
+}
+
+#[test]
+fn a_header_may_name_the_cluster_of_the_admin_interface() {
+    let file = Variant::of("unguarded-route/good-envoy-on.yaml");
+    let route =
+        "                        - match: { prefix: / }\n                          route:\n";
+    let naming = "                        - match: { prefix: /inside }\n                          route: { cluster_header: x-to, \
+                  timeout: 0s }\n";
+    let clusters = "  clusters:\n";
+    let admin = |port: u16| {
+        format!(
+            "{clusters}    - name: admin\n      load_assignment: {{ cluster_name: admin, endpoints: [{{ lb_endpoints: [\
+             {{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}] }}\n"
+        )
+    };
+    let interface = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 9901 } } }\nstatic_resources:\n";
+    let with = |port: u16| {
+        file.with(route, &format!("{naming}{route}"))
+            .with(clusters, &admin(port))
+            .with("static_resources:\n", interface)
+    };
+    let shared = ("shared-cluster", "cluster_header");
+    let labels = ("labels", "admin");
+    with(9901).finds(&[labels, ("admin-interface", "cluster_header"), shared]);
+    with(9902).finds(&[labels, shared]);
 }
 
 #[test]

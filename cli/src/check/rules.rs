@@ -34,6 +34,7 @@ mod restricted_endpoints;
 mod retries;
 mod route_lists;
 mod routes;
+mod samples;
 mod server_certificate;
 mod shared_cluster;
 mod shared_vm;

@@ -12,7 +12,7 @@ use super::{
     endpoints::is_loopback,
     internal_address::{is_exposed, is_open_to_others},
     route_lists::routes_of,
-    routes::targets,
+    routes::{headers_of, targets, virtual_hosts},
 };
 use crate::{check::deployment::Envoy, yaml::Value};
 
@@ -107,15 +107,18 @@ fn leading_to<'t>(envoy: &Envoy<'t>, admin: Value<'t>) -> HashSet<&'t str> {
         .collect()
 }
 
-/// The routes of a connection manager that lead to one of these clusters, and what a caller has of it.
+/// The routes of a connection manager that lead to one of these clusters, and what a caller has of it. Where a header names the
+/// cluster, it may name each of them.
 fn routes<'t>(manager: Value<'t>, clusters: &HashSet<&str>) -> Vec<(Spot<'t>, &'static str)> {
-    let hosts = manager.list(&["route_config", "virtual_hosts"]);
-    let routes = hosts.flat_map(routes_of);
+    let routes = virtual_hosts(manager).flat_map(routes_of);
     routes
         .filter_map(|route| {
             let message = harm(route)?;
-            let mut targets = targets(route.get("route")?).into_iter();
-            let (_, spot) = targets.find(|(name, _)| clusters.contains(name))?;
+            let action = route.get("route")?;
+            let mut targets = targets(action).into_iter();
+            let by_name = targets.find(|(name, _)| clusters.contains(name));
+            let by_header = || headers_of(action).into_iter().next();
+            let spot = by_name.map(|(_, spot)| spot).or_else(by_header)?;
             Some((spot, message))
         })
         .collect()

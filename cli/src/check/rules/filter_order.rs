@@ -8,7 +8,8 @@ pub(super) mod istio;
 mod lua;
 
 use super::{
-    Deployment, Found, Rule, Severity, Spot, route_lists::routes_of, routes::before_servers,
+    Deployment, Found, Rule, Severity, Spot,
+    routes::{before_servers, places},
 };
 use crate::{
     check::deployment::{Entry, Host, Use, plugin_of_filter, typed},
@@ -96,26 +97,6 @@ fn check_envoy<'t>(one: &Use<'t>, entry: Entry<'t>, found: &mut Found<'t>) {
             }
         }
     }
-}
-
-/// A table of routes, its virtual hosts, and their routes with their actions, and with the clusters of these.
-pub(super) fn places<'t>(manager: Value<'t>) -> impl Iterator<Item = Value<'t>> {
-    let tables = manager.get("route_config").into_iter();
-    tables.flat_map(|table| {
-        let hosts = table.list(&["virtual_hosts"]);
-        let inner = hosts.flat_map(|host| {
-            let routes = routes_of(host);
-            let inner = routes.flat_map(|route| {
-                let clusters = route.list(&["route", "weighted_clusters", "clusters"]);
-                [route]
-                    .into_iter()
-                    .chain(route.get("route"))
-                    .chain(clusters)
-            });
-            std::iter::once(host).chain(inner)
-        });
-        std::iter::once(table).chain(inner)
-    })
 }
 
 /// What the texts of a configuration are.

@@ -6,7 +6,9 @@
 //! copy of another header is the client's again.
 
 use super::{
-    Deployment, Found, Rule, Severity, Spot, route_lists::routes_of, routes::before_servers,
+    Deployment, Found, Rule, Severity, Spot,
+    route_lists::routes_of,
+    routes::{before_servers, tables},
 };
 use crate::{
     check::deployment::{Host, settings},
@@ -26,46 +28,49 @@ const HEADER: &str = "x-forwarded-for";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment).filter(|one| one.host == Host::Envoy) {
-        let Some((manager, routes)) = one
-            .entry
-            .and_then(|entry| Some((entry.manager, entry.manager.get("route_config")?)))
-        else {
+        let Some(entry) = one.entry else {
             continue;
         };
-        let before = after_filters(manager);
-        let nearest_is_last =
-            routes.boolean_at(&["most_specific_header_mutations_wins"]) == Some(true);
-        let mut believed = Vec::new();
-        let mut count = 0;
-        for host in routes.list(&["virtual_hosts"]) {
-            for route in routes_of(host) {
-                if route.get("route").is_none() {
-                    continue;
-                }
-                count += 1;
-                let mut levels = [route, host, routes];
-                if nearest_is_last {
-                    levels.reverse();
-                }
-                if levels.into_iter().fold(before, after_level) == Origin::Client {
-                    believed.push(route);
-                }
+        let before = after_filters(entry.manager);
+        for routes in tables(entry.manager) {
+            check_table(routes, before, found);
+        }
+    }
+}
+
+/// Tells of the routes of a table that leave the first address to the client.
+fn check_table<'t>(routes: Value<'t>, before: Origin, found: &mut Found<'t>) {
+    let nearest_is_last = routes.boolean_at(&["most_specific_header_mutations_wins"]) == Some(true);
+    let mut believed = Vec::new();
+    let mut count = 0;
+    for host in routes.list(&["virtual_hosts"]) {
+        for route in routes_of(host) {
+            if route.get("route").is_none() {
+                continue;
+            }
+            count += 1;
+            let mut levels = [route, host, routes];
+            if nearest_is_last {
+                levels.reverse();
+            }
+            if levels.into_iter().fold(before, after_level) == Origin::Client {
+                believed.push(route);
             }
         }
-        let (message, help) = (
-            "Synapse believes the first address in `X-Forwarded-For`, which any client can write",
-            "write `request_headers_to_add: [{ header: { key: x-forwarded-for, value: \
-             \"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%\" }, append_action: OVERWRITE_IF_EXISTS_OR_ADD }]` in the route \
-             configuration",
-        );
-        if believed.len() == count && count > 0 {
-            let keys = ["request_headers_to_add", "name", "virtual_hosts"];
-            found.add(Spot::first_key(routes, &keys), message, help);
-        } else {
-            for route in believed {
-                let keys = ["request_headers_to_add", "match"];
-                found.add(Spot::first_key(route, &keys), message, help);
-            }
+    }
+    let (message, help) = (
+        "Synapse believes the first address in `X-Forwarded-For`, which any client can write",
+        "write `request_headers_to_add: [{ header: { key: x-forwarded-for, value: \
+         \"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%\" }, append_action: OVERWRITE_IF_EXISTS_OR_ADD }]` in the route \
+         configuration",
+    );
+    if believed.len() == count && count > 0 {
+        let keys = ["request_headers_to_add", "name", "virtual_hosts"];
+        found.add(Spot::first_key(routes, &keys), message, help);
+    } else {
+        for route in believed {
+            let keys = ["request_headers_to_add", "match"];
+            found.add(Spot::first_key(route, &keys), message, help);
         }
     }
 }

@@ -7,7 +7,8 @@ use matrix_edge_auth::config::Config;
 use super::{
     endpoints::is_loopback,
     matcher::keeps_private,
-    route_lists::{route_lists, routes_of},
+    route_lists::{RouteList, route_lists, routes_of},
+    samples::SAMPLES,
 };
 use crate::{
     check::{
@@ -60,7 +61,7 @@ pub(super) fn before_servers<'d, 't>(
 ) -> impl Iterator<Item = &'d Use<'t>> {
     deployment.gateways().filter(|one| {
         let hosts = one.entry.into_iter().flat_map(|entry| {
-            let hosts = entry.manager.list(&["route_config", "virtual_hosts"]);
+            let hosts = virtual_hosts(entry.manager);
             hosts.flat_map(routes_of)
         });
         let mut clusters = hosts.flat_map(destinations).peekable();
@@ -130,10 +131,7 @@ fn routes_among<'t>(hosts: Vec<Value<'t>>, paths: &[&'static str]) -> Vec<Value<
     let mut seen = HashSet::new();
     let mut of_mas: HashSet<&str> = HashSet::new();
     for host in hosts {
-        let mut own = Vec::new();
-        for path in paths {
-            own.extend(candidates(host, path));
-        }
+        let own = sampled(host, paths);
         let clusters: HashSet<&str> = own.iter().copied().flat_map(destinations).collect();
         let logins = candidates(host, LOGIN);
         let elsewhere = logins.into_iter().flat_map(destinations);
@@ -154,7 +152,7 @@ pub(super) fn ends<'t>(one: &Use<'t>) -> Vec<(Value<'t>, Value<'t>)> {
         return Vec::new();
     };
     let authority = config.introspection.authority.as_str();
-    let all = entry.manager.list(&["route_config", "virtual_hosts"]);
+    let all = virtual_hosts(entry.manager);
     let of_mas = all.filter(|host| {
         let mut domains = host.list(&["domains"]);
         domains.any(|domain| domain.text() == Some(authority))
@@ -201,7 +199,7 @@ fn hosts_among<'t>(
 ) -> Vec<Value<'t>> {
     let authority = config.map(|config| config.introspection.authority.as_str());
     let name = config.map(|config| config.server_name.as_str());
-    let all = manager.list(&["route_config", "virtual_hosts"]);
+    let all = virtual_hosts(manager);
     let candidates: Vec<Value<'t>> = all
         .filter(|host| {
             let mut domains = host.list(&["domains"]).filter_map(Value::text);
@@ -268,10 +266,44 @@ pub(super) fn managers_of<'d, 't>(
     found
 }
 
-/// The tables of routes of a connection manager.
+/// The tables of routes of a connection manager: its own, and those of its scopes.
 pub(super) fn tables<'t>(manager: Value<'t>) -> impl Iterator<Item = Value<'t>> {
-    let keys = ["route_config", "scoped_routes"];
-    keys.into_iter().filter_map(move |key| manager.get(key))
+    let of_scopes = scopes(manager).filter_map(|scope| scope.get("route_configuration"));
+    manager.get("route_config").into_iter().chain(of_scopes)
+}
+
+/// The scopes that a connection manager names itself. A request chooses one of them, as a rule by a header.
+pub(super) fn scopes<'t>(manager: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    manager.list(&[
+        "scoped_routes",
+        "scoped_route_configurations_list",
+        "scoped_route_configurations",
+    ])
+}
+
+/// The virtual hosts of all tables of routes of a connection manager.
+pub(super) fn virtual_hosts<'t>(manager: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    tables(manager).flat_map(|table| table.list(&["virtual_hosts"]))
+}
+
+/// The tables of routes of a connection manager, their virtual hosts, and the routes of these with their actions, and with the
+/// clusters of these.
+pub(super) fn places<'t>(manager: Value<'t>) -> impl Iterator<Item = Value<'t>> {
+    tables(manager).flat_map(|table| {
+        let hosts = table.list(&["virtual_hosts"]);
+        let inner = hosts.flat_map(|host| {
+            let routes = routes_of(host);
+            let inner = routes.flat_map(|route| {
+                let clusters = route.list(&["route", "weighted_clusters", "clusters"]);
+                [route]
+                    .into_iter()
+                    .chain(route.get("route"))
+                    .chain(clusters)
+            });
+            std::iter::once(host).chain(inner)
+        });
+        std::iter::once(table).chain(inner)
+    })
 }
 
 /// The clusters that a table of routes, or a part of it, may lead to, and where that is said: by name, by weight, for a copy, by a
@@ -339,15 +371,26 @@ pub(super) fn switched(entry: Entry<'_>, place: Value<'_>) -> Option<bool> {
 /// The routes that a request for a path may take: the first that matches by the path alone, and those before it that ask
 /// for more than the path.
 pub(super) fn candidates<'t>(host: Value<'t>, path: &'static str) -> Vec<Value<'t>> {
-    let lists = route_lists(host).into_iter();
-    let own = lists.filter(|list| list.takes(path));
-    own.flat_map(|list| taken(list.routes, path)).collect()
+    of_lists(&route_lists(host), path)
+}
+
+/// The routes that requests for these paths may take, each once, those of the first path first.
+pub(super) fn sampled<'t>(host: Value<'t>, paths: &[&'static str]) -> Vec<Value<'t>> {
+    let lists = route_lists(host);
+    let mut seen = HashSet::new();
+    let all = paths.iter().flat_map(|path| of_lists(&lists, path));
+    all.filter(|route| seen.insert(route.id)).collect()
+}
+
+fn of_lists<'t>(lists: &[RouteList<'t>], path: &'static str) -> Vec<Value<'t>> {
+    let own = lists.iter().filter(|list| list.takes(path));
+    own.flat_map(|list| taken(&list.routes, path)).collect()
 }
 
 /// The routes of one list that a request for a path may take.
-fn taken<'t>(routes: Vec<Value<'t>>, path: &'static str) -> Vec<Value<'t>> {
+fn taken<'t>(routes: &[Value<'t>], path: &'static str) -> Vec<Value<'t>> {
     let mut found = Vec::new();
-    for route in routes {
+    for route in routes.iter().copied() {
         let Some(rule) = route.get("match").filter(|rule| matches(*rule, path)) else {
             continue;
         };
@@ -429,7 +472,7 @@ pub(super) fn is_noted_match(rule: Value<'_>, regex: &str, path: &'static str) -
             let regex = regex.as_ref();
             regex.is_some_and(|regex| regex.is_match(path.as_bytes()))
         };
-        for other in PRIVATE.into_iter().chain(SIGNED).chain(ENDS).chain([LOGIN]) {
+        for other in SAMPLES.into_iter().chain(SIGNED).chain(ENDS).chain([LOGIN]) {
             rule.tree.note(rule.id, other, answer(other));
         }
         answer(path)

@@ -5,7 +5,7 @@ mod istio;
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{USUAL_WAIT, WAITING, before_servers, guarded_routes, hosts, targets},
+    routes::{USUAL_WAIT, WAITING, before_servers, guarded_routes, hosts, scopes, tables, targets},
 };
 use crate::{
     check::{
@@ -100,16 +100,21 @@ fn check_envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found
     }
 }
 
-/// Notes that the routes of a connection manager come from elsewhere.
+/// Notes that routes of a connection manager come from elsewhere: all, those of one scope, or some virtual hosts.
 fn note_other_routes<'t>(manager: Value<'t>, found: &mut Found<'t>) {
-    if manager.get("route_config").is_some() {
-        return;
-    }
-    let mut keys = ["rds", "scoped_routes"].into_iter();
-    if let Some(key) = keys.find(|key| manager.get(key).is_some()) {
+    let has_scopes = scopes(manager).next().is_some();
+    let scoped = (!has_scopes).then_some((manager, "scoped_routes"));
+    let of_scopes = scopes(manager).map(|scope| (scope, "route_configuration_name"));
+    let of_tables = tables(manager).map(|table| (table, "vhds"));
+    let others = std::iter::once((manager, "rds"))
+        .chain(scoped)
+        .chain(of_scopes)
+        .chain(of_tables);
+    for (place, key) in others.filter(|(place, key)| place.get(key).is_some()) {
+        let which = if key == "vhds" { "some" } else { "the" };
         found.note(
-            Spot::key(manager, key),
-            "the routes of this listener come from elsewhere: neither their timeouts nor where they lead is looked at",
+            Spot::key(place, key),
+            format!("{which} routes of this listener come from elsewhere: neither their timeouts nor where they lead is looked at"),
             "write them into the listener (`route_config`) for `check`: a file of routes is not looked at",
         );
     }

@@ -10,6 +10,7 @@ mod matcher;
 mod path;
 mod servers;
 mod traefik;
+mod upgrades;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 

@@ -19,7 +19,8 @@ pub const RULE: Rule = Rule {
 
 const MESSAGE: &str = "where upgrades are allowed, `Connection: Upgrade, X-Matrix-User-Id` of a client asks the next hop to drop \
                        the header";
-const KEY: &str = "upgrade_configs";
+/// Where a connection manager or a route says which upgrades it allows.
+pub(super) const KEY: &str = "upgrade_configs";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment) {
@@ -70,14 +71,23 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 
 /// The upgrades that a connection manager or a route allows.
 fn allowed<'t>(value: Value<'t>) -> impl Iterator<Item = Value<'t>> {
-    let is_allowed = |one: &Value<'_>| one.boolean_at(&["enabled"]) != Some(false);
     value.list(&[KEY]).filter(is_allowed)
+}
+
+/// Whether an upgrade is allowed.
+pub(super) fn is_allowed(upgrade: &Value<'_>) -> bool {
+    upgrade.boolean_at(&["enabled"]) != Some(false)
+}
+
+/// Whether two upgrades are of one type.
+pub(super) fn is_same(one: Value<'_>, other: Value<'_>) -> bool {
+    let name = |one: Value<'_>| one.text_at(&["upgrade_type"]).map(str::to_ascii_lowercase);
+    name(one) == name(other)
 }
 
 /// Whether a route refuses an upgrade that its connection manager allows.
 fn refuses(action: Value<'_>, upgrade: Value<'_>) -> bool {
-    let name = |one: Value<'_>| one.text_at(&["upgrade_type"]).map(str::to_ascii_lowercase);
     action
         .list(&[KEY])
-        .any(|one| one.boolean_at(&["enabled"]) == Some(false) && name(one) == name(upgrade))
+        .any(|one| !is_allowed(&one) && is_same(one, upgrade))
 }

@@ -8,8 +8,8 @@ use crate::{
     check::{
         deployment::{Entry, Host, Use, plugin_of_filter, protocols, settings},
         rules::{
-            filter_order::{headers, places},
-            routes::{before_servers, tables, targets},
+            filter_order::headers,
+            routes::{before_servers, places, tables, targets},
             written::{by_filter, by_place},
         },
     },

@@ -14,9 +14,8 @@ use crate::{
         deployment::{settings, typed},
         rules::{
             endpoints::with_same,
-            filter_order::places,
             route_lists::routes_of,
-            routes::{clusters_of_mas, managers_of, targets},
+            routes::{clusters_of_mas, managers_of, places, tables, targets},
         },
     },
     yaml::Value,
@@ -39,8 +38,7 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, number: usize, found: &mut 
         .collect();
     for (manager, one) in managers_of(deployment, number) {
         let role = one.and_then(|one| one.role);
-        let tables = manager.get("route_config").into_iter();
-        let hosts = tables.flat_map(|table| {
+        let hosts = tables(manager).flat_map(|table| {
             let hosts = table.list(&["virtual_hosts"]);
             hosts.map(move |host| (table, host))
         });

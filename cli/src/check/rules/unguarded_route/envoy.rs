@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use super::{Deployment, Found, Spot, matcher};
+use super::{Deployment, Found, Spot, matcher, upgrades};
 use crate::{
     check::{
         deployment::{Entry, Envoy, Host, Use},
@@ -17,9 +17,10 @@ use crate::{
             matcher::needs_token,
             route_lists::routes_of,
             routes::{
-                PRIVATE, before_servers, candidates, clusters_of_mas, is_disabled, nameless,
-                routes_of_all_hosts, switched, targets, template,
+                PRIVATE, before_servers, clusters_of_mas, headers_of, is_disabled, nameless,
+                routes_of_all_hosts, sampled, switched, tables, targets, template, virtual_hosts,
             },
+            samples::SAMPLES,
         },
     },
     yaml::Value,
@@ -43,7 +44,7 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         }
         let routes = on
             .iter()
-            .flat_map(|(one, _)| routes_of_all_hosts(one, &PRIVATE));
+            .flat_map(|(one, _)| routes_of_all_hosts(one, &SAMPLES));
         let mut servers: HashSet<&str> = routes
             .filter_map(|route| route.get("route"))
             .flat_map(targets)
@@ -59,6 +60,7 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         matcher::check(deployment, number, envoy, found);
         for (_, entry) in on {
             check_disabled_routes(entry, &servers, found);
+            upgrades::check(deployment, entry, &servers, found);
         }
         check_neighbours(deployment, number, envoy, &servers, found);
     }
@@ -66,8 +68,7 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 
 /// Whether a filter is turned off for all requests.
 fn is_off(entry: Entry<'_>) -> bool {
-    let tables = entry.manager.get("route_config").into_iter();
-    let mut places = tables.flat_map(|table| {
+    let mut places = tables(entry.manager).flat_map(|table| {
         let hosts = table.list(&["virtual_hosts"]);
         let inner = hosts.flat_map(|host| {
             let routes = routes_of(host);
@@ -83,27 +84,27 @@ fn weighted<'t>(route: Value<'t>) -> impl Iterator<Item = Value<'t>> {
     route.list(&["route", "weighted_clusters", "clusters"])
 }
 
+/// The virtual hosts of a table of routes, each with its table.
+fn with_hosts<'t>(table: Value<'t>) -> impl Iterator<Item = (Value<'t>, Value<'t>)> {
+    let hosts = table.list(&["virtual_hosts"]);
+    hosts.map(move |host| (table, host))
+}
+
 /// Tells of the routes to these servers that the module is turned off for.
 fn check_disabled_routes<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &mut Found<'t>) {
-    let Some(table) = entry.manager.get("route_config") else {
-        return;
-    };
-    for host in table.list(&["virtual_hosts"]) {
+    for (table, host) in tables(entry.manager).flat_map(with_hosts) {
         for (route, leading) in private_routes(host) {
-            // The most specific place that says it counts, and else the list of filters.
-            let places = [route, host, table].into_iter();
-            let saying = places.filter_map(|place| Some((place, switched(entry, place)?)));
-            let (place, is_on) = saying
-                .map(|(place, is_on)| (Some(place), is_on))
-                .next()
-                .unwrap_or((None, !entry.is_off));
+            let (place, is_on) = state(entry, [route, host, table]);
             let is_server = |name: &str| servers.contains(name);
             if !is_on {
                 // A part of the route that turns the module on does not do so for the others.
                 let own = weighted(route).filter(|one| switched(entry, *one) == Some(true));
                 let on: HashSet<&str> = own.filter_map(|one| one.text_at(&["name"])).collect();
-                let mut names = leading.iter().map(|(name, _)| *name);
-                if names.any(|name| is_server(name) && !on.contains(name)) {
+                let counts = |name: Option<&str>| name.is_none_or(|name| !on.contains(name));
+                if leading
+                    .iter()
+                    .any(|(name, _)| leads_to(*name, servers) && counts(*name))
+                {
                     let spot = place.map_or_else(
                         || Spot::first_key(route, &["route"]),
                         |place| Spot::key(place, KEY),
@@ -124,6 +125,28 @@ fn check_disabled_routes<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &
             }
         }
     }
+}
+
+/// Where it is said whether the module is on for a route, and whether it is. Of the route, its virtual host and its table, the
+/// first that says it counts, and else the list of filters.
+fn state<'t>(entry: Entry<'t>, places: [Value<'t>; 3]) -> (Option<Value<'t>>, bool) {
+    let mut places = places.into_iter();
+    let saying = places.find_map(|place| Some((place, switched(entry, place)?)));
+    saying.map_or((None, !entry.is_off), |(place, is_on)| (Some(place), is_on))
+}
+
+/// The routes to these servers that requests which need a token may take, where the module is on.
+pub(super) fn guarded_actions<'t>(entry: Entry<'t>, servers: &HashSet<&str>) -> Vec<Value<'t>> {
+    let mut found = Vec::new();
+    for (table, host) in tables(entry.manager).flat_map(with_hosts) {
+        for (route, leading) in private_routes(host) {
+            let (_, is_on) = state(entry, [route, host, table]);
+            if is_on && leading.iter().any(|(name, _)| leads_to(*name, servers)) {
+                found.extend(route.get("route"));
+            }
+        }
+    }
+    found
 }
 
 fn off_message(is_said: bool) -> &'static str {
@@ -172,17 +195,16 @@ fn check_neighbours<'t>(
     };
     let filters = envoy.network_filters();
     for filter in filters.filter(|filter| !with_module.contains(&filter.config.key())) {
-        let leading = if filter.is_tcp_proxy() {
-            targets(filter.config)
+        let leading: Vec<Target<'t>> = if filter.is_tcp_proxy() {
+            by_name(filter.config).collect()
         } else if filter.is_manager() && !has_guard(filter.config) && !has_inner(filter.config) {
-            let hosts = filter.config.list(&["route_config", "virtual_hosts"]);
-            let routes = hosts.flat_map(private_routes);
+            let routes = virtual_hosts(filter.config).flat_map(private_routes);
             routes.flat_map(|(_, leading)| leading).collect()
         } else {
             continue;
         };
         let mut leading = leading.into_iter();
-        let Some((_, spot)) = leading.find(|(name, _)| servers.contains(name)) else {
+        let Some((_, spot)) = leading.find(|(name, _)| leads_to(*name, servers)) else {
             continue;
         };
         if is_exposed(deployment, entry_of(filter)) {
@@ -197,15 +219,31 @@ fn check_neighbours<'t>(
     }
 }
 
+/// Whether a cluster is one of these. One that a header names may be any.
+fn leads_to(name: Option<&str>, servers: &HashSet<&str>) -> bool {
+    name.map_or(!servers.is_empty(), |name| servers.contains(name))
+}
+
+/// The clusters that something leads to by their names.
+fn by_name<'t>(action: Value<'t>) -> impl Iterator<Item = Target<'t>> {
+    let targets = targets(action).into_iter();
+    targets.map(|(name, spot)| (Some(name), spot))
+}
+
+/// A cluster that a route leads to, and where that is said. It has no name here if a header names it.
+type Target<'t> = (Option<&'t str>, Spot<'t>);
+
 /// The routes of a virtual host that may be taken by requests that need a token, and where these routes lead.
-fn private_routes<'t>(host: Value<'t>) -> Vec<(Value<'t>, Vec<(&'t str, Spot<'t>)>)> {
-    let mut sampled = HashSet::new();
-    for path in PRIVATE {
-        sampled.extend(candidates(host, path).iter().map(|route| route.id));
-    }
+fn private_routes<'t>(host: Value<'t>) -> Vec<(Value<'t>, Vec<Target<'t>>)> {
+    let sampled = sampled(host, &SAMPLES).into_iter();
+    let sampled: HashSet<_> = sampled.map(|route| route.id).collect();
     routes_of(host)
         .filter(|route| sampled.contains(&route.id) || is_private(*route))
-        .filter_map(|route| Some((route, targets(route.get("route")?))))
+        .filter_map(|route| {
+            let action = route.get("route")?;
+            let by_header = headers_of(action).into_iter().map(|spot| (None, spot));
+            Some((route, by_name(action).chain(by_header).collect()))
+        })
         .collect()
 }
 

@@ -8,7 +8,7 @@ use matrix_edge_auth::matrix::endpoint::{
     Method, classify,
 };
 
-use crate::{check::rules::routes::PRIVATE, yaml::Value};
+use crate::{check::rules::samples::SAMPLES, yaml::Value};
 
 /// A rule for paths.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +52,7 @@ impl<'t> PathRule<'t> {
 }
 
 fn begins_private(beginning: &str) -> bool {
-    PRIVATE.iter().any(|path| path.starts_with(beginning)) || needs_token(beginning)
+    SAMPLES.iter().any(|path| path.starts_with(beginning)) || needs_token(beginning)
 }
 
 fn needs_token(path: &str) -> bool {
@@ -83,7 +83,7 @@ fn is_open_at(path: &str) -> bool {
 
 /// The same of all paths that begin so.
 fn is_open_below(path: &str) -> bool {
-    let is_private = PRIVATE.iter().any(|one| one.starts_with(path));
+    let is_private = SAMPLES.iter().any(|one| one.starts_with(path));
     let mut below = ["a", "/a", "/a/a"].iter();
     is_open_at(path)
         && !is_private
