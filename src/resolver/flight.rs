@@ -388,7 +388,7 @@ impl<W> Flights<W> {
         self.flights.iter_mut().map(|(_, flight)| &mut **flight)
     }
 
-    /// Returns the questions that are answered elsewhere, [`MAX_LOOKS`] of them at the most: those behind the last ones, and then
+    /// Returns the questions that are answered elsewhere, `MAX_LOOKS` of them at the most: those behind the last ones, and then
     /// the first again.
     pub fn awaited(&mut self) -> Vec<QuestionKey> {
         let (mut looks, mut first) = (Vec::new(), Vec::new());
