@@ -10,7 +10,7 @@ use std::{
 
 use base64ct::{Base64, Encoding as _};
 
-use self::support::{Output, program};
+use self::support::{Output, program, with_needed};
 
 /// More than any of these takes, and far less than an exponential one would.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -576,6 +576,31 @@ fn thousands_of_routes_and_policies_are_looked_at() {
     assert_eq!(output.code, 1, "{}", output.stdout);
     let told = output.stdout.matches("error[unguarded-route]");
     assert_eq!(told.count(), 3000);
+}
+
+/// A whole cluster may be in the files. Of its Services two lead to the same pods.
+#[test]
+fn thousands_of_services_and_workloads_are_looked_at() {
+    let mut text = include_str!("rules/unguarded-route/bad-ingress.yaml").to_owned();
+    let mut add = |name: &str, app: &str| {
+        let _ = write!(
+            text,
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{ name: {name}, namespace: matrix }}\nspec: {{ selector: {{ app: {app} }}, \
+             ports: [{{ port: 8008 }}] }}\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{ name: {name}, namespace: matrix \
+             }}\nspec: {{ template: {{ metadata: {{ labels: {{ app: {app} }} }}, spec: {{ containers: [] }} }} }}\n---\napiVersion: \
+             networking.k8s.io/v1\nkind: Ingress\nmetadata: {{ name: {name}, namespace: matrix }}\nspec: {{ defaultBackend: {{ \
+             service: {{ name: {name}, port: {{ number: 8008 }} }} }} }}\n"
+        );
+    };
+    add("synapse", "homeserver");
+    add("old", "homeserver");
+    for number in 0..3000 {
+        add(&format!("s{number}"), &format!("a{number}"));
+    }
+    let output = check(with_needed(&text));
+    assert_eq!(output.code, 1, "{}", output.stdout);
+    let told = output.stdout.matches("error[unguarded-route]");
+    assert_eq!(told.count(), 3, "that of the file, and one for each");
 }
 
 /// A file may have as many findings as lines, or all of them in one line.

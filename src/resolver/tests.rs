@@ -69,6 +69,12 @@ impl From<&Found> for End {
     }
 }
 
+/// The same gateway for several workers. Each has its own, as it does in truth. An "inactive" holds for ten seconds.
+fn each_with_its_own<const N: usize>() -> [Rc<Upstream>; N] {
+    let settings = json!({"cache": {"negative_ttl": "10s"}});
+    [(); N].map(|()| upstream(&settings, GATEWAY))
+}
+
 fn upstream(overrides: &serde_json::Value, admission: Admission) -> Rc<Upstream> {
     let mut config = json!({
         "server_name": "example.org",

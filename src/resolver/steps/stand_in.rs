@@ -80,9 +80,9 @@ impl<W> Resolver<W> {
         self.found(*digest, Verdict::None(why), Provenance::Introspected)
     }
 
-    /// Ends a flight without a verdict. After a failed call no worker calls about the token until a second after the call
-    /// *began*, so a call that took a second or longer delays nobody. Where a stale answer serves, that second counts from the
-    /// call's *end*, since nobody waits meanwhile.
+    /// Ends a flight without a verdict. After a failed call no worker calls MAS about the token for a second, which counts from the
+    /// beginning of the failed call. So a call that took a second or longer delays no later request. Where a stale answer serves,
+    /// the second counts from the end of the failed call, since no request waits for the next call.
     pub(in crate::resolver) fn fail<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,

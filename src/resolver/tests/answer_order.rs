@@ -96,9 +96,7 @@ fn two_questions_about_a_token_that_ends_are_each_asked_again_once() {
 fn an_older_inactive_answer_does_not_outlive_a_later_active_one() {
     let host = Rc::<FakeHost>::default();
     let [mut one, mut two] = seated(&host);
-    // Each worker has its own, as it does in truth.
-    let settings = json!({"cache": {"negative_ttl": "10s"}});
-    let [of_one, of_two] = [(); 2].map(|()| upstream(&settings, GATEWAY));
+    let [of_one, of_two] = each_with_its_own();
     // It is busy from then on: its lease runs out.
     let first = two.ask(&of_two, TOKENS[0], &BOB);
     one.tick_for(1_250);
@@ -129,8 +127,7 @@ fn an_older_inactive_answer_does_not_outlive_a_later_active_one() {
 fn no_401_from_a_kept_token_after_mas_said_active() {
     let host = Rc::<FakeHost>::default();
     let [mut one, mut two, mut three] = seated(&host);
-    let settings = json!({"cache": {"negative_ttl": "10s"}});
-    let [of_one, of_two, of_three] = [(); 3].map(|()| upstream(&settings, GATEWAY));
+    let [of_one, of_two, of_three] = each_with_its_own();
     two.ask(&of_two, TOKENS[0], &BOB);
     for _ in 0..5 {
         one.pass(250);
@@ -292,8 +289,7 @@ fn no_answer_that_pushed_out_a_live_one_is_kept_by_the_worker() {
 fn a_failed_call_takes_away_no_right_inactive() {
     let host = Rc::<FakeHost>::default();
     let [mut one, mut two, mut three] = seated(&host);
-    let settings = json!({"cache": {"negative_ttl": "10s"}});
-    let [of_one, of_two, of_three] = [(); 3].map(|()| upstream(&settings, GATEWAY));
+    let [of_one, of_two, of_three] = each_with_its_own();
     let first = one.ask(&of_one, TOKENS[0], &ALICE);
     for _ in 0..5 {
         two.pass(250);
@@ -316,8 +312,7 @@ fn an_inactive_that_is_withdrawn_serves_nobody_once_active_is_there() {
     for nth in 1..=6_usize {
         let host = Rc::<FakeHost>::default();
         let [mut one, mut two] = seated(&host);
-        let settings = json!({"cache": {"negative_ttl": "10s"}});
-        let [of_one, of_two] = [(); 2].map(|()| upstream(&settings, GATEWAY));
+        let [of_one, of_two] = each_with_its_own();
         let first = one.ask(&of_one, TOKENS[0], &ALICE);
         two.tick_for(1_250);
         learn_sizes(&mut two, &of_two);
@@ -343,8 +338,7 @@ fn an_inactive_that_is_withdrawn_serves_nobody_once_active_is_there() {
 fn a_lease_acquired_after_a_slow_answer_takes_away_no_right_answer() {
     let host = Rc::<FakeHost>::default();
     let [mut one, mut two, mut three] = seated(&host);
-    let settings = json!({"cache": {"negative_ttl": "10s"}});
-    let [of_one, of_two, of_three] = [(); 3].map(|()| upstream(&settings, GATEWAY));
+    let [of_one, of_two, of_three] = each_with_its_own();
     one.ask(&of_one, TOKENS[0], &ALICE);
     host.advance(Duration::from_millis(1_250));
     two.ask(&of_two, TOKENS[0], &BOB);
@@ -367,8 +361,7 @@ fn no_worker_keeps_what_is_withdrawn() {
     for nth in 1..=6_usize {
         let host = Rc::<FakeHost>::default();
         let [mut one, mut two, three] = seated(&host);
-        let settings = json!({"cache": {"negative_ttl": "10s"}});
-        let [of_one, of_two, of_three] = [(); 3].map(|()| upstream(&settings, GATEWAY));
+        let [of_one, of_two, of_three] = each_with_its_own();
         one.ask(&of_one, TOKENS[0], &ALICE);
         let three = Rc::new(RefCell::new(three));
         for _ in 0..5 {

@@ -161,13 +161,13 @@ fn who_has_lost_a_lease_renews_nothing_of_another() {
     );
 }
 
-/// It was busy, and another worker has the lease by now. The answer of that one is to tell nobody.
+/// The first worker was busy, and the second one has the lease by now. The first one waits for no answer of the second one, which
+/// then has no worker to tell of it.
 #[test]
 fn who_takes_its_answer_out_again_does_not_wait_for_the_other_one() {
     let host = Rc::<FakeHost>::default();
     let [mut one, mut two] = seated(&host);
-    let settings = json!({"cache": {"negative_ttl": "10s"}});
-    let [of_one, of_two] = [(); 2].map(|()| upstream(&settings, GATEWAY));
+    let [of_one, of_two] = each_with_its_own();
     let first = one.ask(&of_one, TOKENS[0], &ALICE);
     two.tick_for(1_250);
     let second = two.ask(&of_two, TOKENS[0], &BOB);

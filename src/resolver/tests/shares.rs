@@ -168,6 +168,40 @@ fn no_more_wait_with_a_question_that_has_lost_its_place_than_with_another() {
     }
 }
 
+/// The answer serves one configuration and not the other, whose request goes back into the line. It has waited there already.
+#[test]
+fn who_returns_to_the_line_waits_no_longer_for_that() {
+    let host = Rc::<FakeHost>::default();
+    let [mut worker, mut other] = [(); 2].map(|()| Worker::new(&host));
+    let gateway = |negative_ttl: &str| {
+        let cache = json!({"negative_ttl": negative_ttl});
+        upstream(
+            &json!({"introspection": {"max_in_flight": 1}, "cache": cache}),
+            GATEWAY,
+        )
+    };
+    let (long, none) = (gateway("10s"), gateway("0s"));
+    let tokens = some_tokens("alice", 1 + 4_096);
+    let &token = tokens.last().unwrap();
+    let ask = |token| (token, worker.ask(&long, token, &ALICE));
+    let (_, served) = newest(&tokens.into_iter().map(ask).collect::<Vec<_>>());
+    let returns = worker.ask(&none, token, &ALICE);
+    worker.tick_for(500);
+    worker.host.advance(Duration::from_millis(240));
+    worker.ask(&long, TOKENS[0], &BOB);
+    // A place in line becomes free.
+    worker.answer(200, ACTIVE);
+    other.ask(&long, token, &CAROL);
+    host.calls.borrow_mut().rotate_left(1);
+    other.answer(200, INACTIVE);
+    worker.hint(&long, token);
+    assert_eq!(worker.end(served), Some(&End::Inactive));
+    assert_eq!(worker.end(returns), None, "it waits in line");
+    worker.pass(10);
+    worker.pass(250);
+    assert_eq!(worker.end(returns), Some(&End::None(NoVerdict::Overloaded)));
+}
+
 /// With a call of its own for both, or not at all.
 #[test]
 fn the_homeserver_asks_a_question_that_has_lost_its_place() {

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::Deployment;
 use crate::{
     check::{
-        deployment::{Host, Resources, Use, has_labels, namespace},
+        deployment::{Host, Pod, Resources, Use, has_labels, namespace},
         rules::routes::{PRIVATE, routes_of_guarded_hosts, targets},
     },
     yaml::Value,
@@ -146,24 +146,24 @@ impl<'t> Servers<'t> {
     /// Other Services that lead to the same pods.
     fn add_further_names(&mut self, resources: &Resources<'t>) {
         let services: Vec<_> = resources.kind("Service").collect();
+        let target = |port: &Value<'t>| target(resources, *port);
         let mut further = Vec::new();
         for own in &services {
-            for port in own.list(&["spec", "ports"]) {
-                if !self.have_port(*own, port) {
-                    continue;
-                }
-                for other in &services {
-                    let ports = other.list(&["spec", "ports"]);
-                    if select_the_same(resources, *own, *other) {
-                        further.extend(
-                            ports
-                                .filter(|other| {
-                                    target(resources, *other) == target(resources, port)
-                                })
-                                .map(|port| (*other, port.number_at(&["port"]))),
-                        );
-                    }
-                }
+            let ports = own.list(&["spec", "ports"]);
+            let ports = ports.filter(|port| self.have_port(*own, *port));
+            let targets: Vec<_> = ports.map(|port| target(&port)).collect();
+            // Few Services are of the homeserver, and only their pods are looked at.
+            if targets.is_empty() {
+                continue;
+            }
+            let Some(pods) = Pods::of(resources, *own) else {
+                continue;
+            };
+            let others = services.iter().filter(|other| pods.are_of(**other));
+            for other in others {
+                let ports = other.list(&["spec", "ports"]);
+                let same = ports.filter(|port| targets.contains(&target(port)));
+                further.extend(same.map(|port| (*other, port.number_at(&["port"]))));
             }
         }
         for (service, port) in further {
@@ -243,30 +243,44 @@ fn target<'t>(resources: &Resources<'t>, port: Value<'t>) -> Option<(Option<u64>
     Some((number, name.unwrap_or_default()))
 }
 
-/// Whether two Services lead to the same pods: to pods of one of these workloads, or else by the same labels.
-fn select_the_same(resources: &Resources<'_>, one: Value<'_>, other: Value<'_>) -> bool {
-    let selectors = (
-        one.at(&["spec", "selector"]),
-        other.at(&["spec", "selector"]),
-    );
-    let (Some(wanted), Some(others)) = selectors else {
-        return false;
-    };
-    // An empty one selects nothing.
-    let is_empty = |selector: Value<'_>| selector.members().next().is_none();
-    if one.key() == other.key()
-        || !namespace::may_be_shared(one, other)
-        || is_empty(wanted)
-        || is_empty(others)
-    {
-        return false;
-    }
-    let are_equal = has_labels(wanted, Some(others)) && has_labels(others, Some(wanted));
-    let mut pods = resources.pods();
-    are_equal
-        || pods.any(|pod| {
-            namespace::may_be_same(pod.namespace, namespace::of(one))
-                && has_labels(wanted, pod.labels)
-                && has_labels(others, pod.labels)
+/// The pods of a Service.
+struct Pods<'t> {
+    service: Value<'t>,
+    selector: Value<'t>,
+    selected: Vec<Pod<'t>>,
+}
+
+impl<'t> Pods<'t> {
+    /// `None`: it selects none.
+    fn of(resources: &Resources<'t>, service: Value<'t>) -> Option<Self> {
+        let selector = selector(service)?;
+        let is_selected = |pod: &Pod<'t>| {
+            namespace::may_be_same(pod.namespace, namespace::of(service))
+                && has_labels(selector, pod.labels)
+        };
+        Some(Self {
+            service,
+            selector,
+            selected: resources.pods().filter(is_selected).collect(),
         })
+    }
+
+    /// Whether another Service selects one of them, or else wants the same labels.
+    fn are_of(&self, other: Value<'t>) -> bool {
+        let wants_the_same = |selector: Value<'t>| {
+            has_labels(selector, Some(self.selector)) && has_labels(self.selector, Some(selector))
+        };
+        self.service.key() != other.key()
+            && namespace::may_be_shared(self.service, other)
+            && selector(other).is_some_and(|selector| {
+                let mut pods = self.selected.iter();
+                wants_the_same(selector) || pods.any(|pod| has_labels(selector, pod.labels))
+            })
+    }
+}
+
+/// What the pods of a Service are selected by. An empty selector selects none.
+fn selector(service: Value<'_>) -> Option<Value<'_>> {
+    let selector = service.at(&["spec", "selector"])?;
+    selector.members().next().map(|_| selector)
 }
