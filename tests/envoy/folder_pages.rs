@@ -25,6 +25,7 @@ use crate::support::{
     envoy::{module, repository, shipped_at},
     folder_pages::{Runner, commands_of},
     http::{self, within_limit},
+    mesh::{manifests, text},
 };
 
 /// The pages whose commands this file runs. Each has a test below.
@@ -158,7 +159,27 @@ async fn a_stricter_level_hides_the_modules_lines_unless_they_are_asked_for() {
 
     let page = fs::read_to_string(repository().join("docs/operations.md")).expect("the page");
     let mut quoted = page.split('`');
-    let option = quoted.find(|text| text.starts_with("--component-log-level "));
+    let option = quoted.find_map(|text| text.strip_prefix("--component-log-level "));
+    assert_shows("error", option.expect("the page says how"), LINE).await;
+
+    // Both meshes start Envoy with `warning`, and their folders say what else.
+    let patch = manifests::document("envoy/istio/gateway-deployment.yaml");
+    let annotations = &patch["spec"]["template"]["metadata"]["annotations"];
+    let levels = text(&annotations["sidecar.istio.io/componentLogLevel"]);
+    assert_shows("warning", levels, LINE).await;
+    let resources = manifests::file("envoy/envoy-gateway/gateway.yaml");
+    let levels = &manifests::the(&resources, "EnvoyProxy")["spec"]["logging"]["level"];
+    let mut levels = levels.as_object().expect("levels").clone();
+    let default = levels.remove("default").expect("a default");
+    let components: Vec<String> = levels
+        .iter()
+        .map(|(component, level)| format!("{component}:{}", text(level)))
+        .collect();
+    assert_shows(text(&default), &components.join(","), LINE).await;
+}
+
+/// Starts the Envoy of one machine with these levels, and waits for a line of its log.
+async fn assert_shows(level: &str, components: &str, wanted: &str) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = dir.path().join("envoy.json");
     let shipped = shipped_at("envoy/local/envoy.yaml", &[]);
@@ -168,8 +189,8 @@ async fn a_stricter_level_hides_the_modules_lines_unless_they_are_asked_for() {
         .arg("-c")
         .arg(&file)
         .args(["--disable-hot-restart", "--concurrency", "1"])
-        .args(["--log-level", "error"])
-        .args(option.expect("the page says how").split(' '))
+        .args(["--log-level", level])
+        .args(["--component-log-level", components])
         .env("MAS_SECRET", DEFAULT_SECRET)
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
@@ -179,11 +200,11 @@ async fn a_stricter_level_hides_the_modules_lines_unless_they_are_asked_for() {
     let mut lines = tokio::io::BufReader::new(log).lines();
     within_limit("the module's line", async {
         while let Some(line) = lines.next_line().await.expect("text") {
-            if line.contains(LINE) {
+            if line.contains(wanted) {
                 return;
             }
         }
-        panic!("Envoy ended before");
+        panic!("Envoy ended before: {components}");
     })
     .await;
 }
@@ -204,21 +225,37 @@ async fn the_sync_workers_start() {
     assert_starts("envoy/sync-workers/README.md", "").await;
 }
 
-/// Runs the command that puts the folder in its place, with an empty folder for that place.
-fn put(command: &str) {
+/// Runs the commands that put the folder in its place, with an empty folder for that place: as the page has them, before there is
+/// a module, and again. The secret is closed all the time, and what the reader has changed stays.
+fn put(commands: &[&str]) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let place = dir.path().join("envoy");
-    let command = command
-        .replace("/etc/envoy", &place.display().to_string())
-        .replace(
-            "dist/matrix-edge-auth.wasm",
-            &module().display().to_string(),
-        );
-    let done = Command::new("bash")
-        .args(["-c", &format!("umask 022; {command}")])
-        .current_dir(repository())
-        .status();
-    assert!(done.expect("bash starts").success(), "{command}");
+    let run = |module: &str| {
+        let commands = commands
+            .join("\n")
+            .replace("/etc/envoy", &place.display().to_string())
+            .replace("dist/matrix-edge-auth.wasm", module);
+        let done = Command::new("bash")
+            .args(["-c", &format!("umask 022\n{commands}")])
+            .current_dir(repository())
+            .output();
+        done.expect("bash starts").status.success()
+    };
+    assert!(!run("dist/nothing-was-built.wasm"), "there is no module");
+    let secret = fs::metadata(place.join("mas-secret.yaml")).expect("the first command's");
+    assert_eq!(secret.permissions().mode() & 0o777, 0o600);
+    fs::remove_dir_all(&place).expect("a folder of our own");
+    let module = module().display().to_string();
+    assert!(run(&module), "{commands:?}");
+    for name in ["mas-secret.yaml", "envoy.yaml"] {
+        fs::write(place.join(name), "changed").expect("a file of our own");
+    }
+    // Some versions of cp say by their status that a file was there.
+    let _ = run(&module);
+    for name in ["mas-secret.yaml", "envoy.yaml"] {
+        let text = fs::read_to_string(place.join(name)).expect("it is there");
+        assert_eq!(text, "changed", "{name}");
+    }
     let mode = |name: &str| {
         let metadata = fs::metadata(place.join(name));
         let metadata = metadata.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -283,9 +320,14 @@ fn systemd_runs_production_as_its_page_does() {
 #[tokio::test]
 async fn production_can_be_installed_as_its_page_says() {
     let mut site = rollout_guide::Site::start().await;
+    let mut puts = Vec::new();
     for command in commands("envoy/production/README.md") {
         match command.split_whitespace().next() {
-            Some("mkdir") => put(command),
+            Some("mkdir") => puts.push(command),
+            Some("cp") => {
+                puts.push(command);
+                put(&puts);
+            }
             Some("sed" | "/etc/envoy/deliver") => site.run(command, "").await,
             Some("envoy") => {
                 site.run(&format!("{command} --mode validate"), "").await;

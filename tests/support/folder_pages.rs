@@ -91,7 +91,7 @@ pub const COMMANDS: &[Command] = &[
     ),
     command(
         "envoy/envoy-gateway/README.md",
-        "kubectl -n envoy-gateway-system create secret generic matrix-edge-auth --from-literal=mas-secret=\"$MAS_SECRET\"",
+        "printf %s \"$MAS_SECRET\" | kubectl -n envoy-gateway-system create secret generic matrix-edge-auth --from-file=mas-secret=/dev/stdin",
         Manifests,
     ),
     command(
@@ -116,7 +116,7 @@ pub const COMMANDS: &[Command] = &[
     ),
     command(
         "envoy/istio/README.md",
-        "kubectl -n istio-ingress create secret generic matrix-edge-auth --from-literal=mas-secret=\"$MAS_SECRET\"",
+        "printf %s \"$MAS_SECRET\" | kubectl -n istio-ingress create secret generic matrix-edge-auth --from-file=mas-secret=/dev/stdin",
         Manifests,
     ),
     command(
@@ -159,7 +159,7 @@ pub const COMMANDS: &[Command] = &[
     ),
     command(
         "envoy/kubernetes/README.md",
-        "kubectl -n matrix create secret generic matrix-edge-auth --from-literal=mas-secret=\"$MAS_SECRET\"",
+        "printf %s \"$MAS_SECRET\" | kubectl -n matrix create secret generic matrix-edge-auth --from-file=mas-secret=/dev/stdin",
         Manifests,
     ),
     command(
@@ -212,7 +212,17 @@ pub const COMMANDS: &[Command] = &[
     ),
     command(
         "envoy/production/README.md",
-        "mkdir -p /etc/envoy/tls && cp envoy/production/* dist/matrix-edge-auth.wasm /etc/envoy/ && chmod 600 /etc/envoy/mas-secret.yaml",
+        "make build",
+        Elsewhere("scripts/build", "the layers of tests build with it"),
+    ),
+    command(
+        "envoy/production/README.md",
+        "mkdir -p /etc/envoy/tls && (umask 077 && cp -n envoy/production/mas-secret.yaml /etc/envoy/)",
+        Envoy,
+    ),
+    command(
+        "envoy/production/README.md",
+        "cp -n envoy/production/{envoy.yaml,certificate.yaml,deliver,envoy.service} dist/matrix-edge-auth.wasm /etc/envoy/",
         Envoy,
     ),
     command(

@@ -44,8 +44,16 @@ pub fn bootstrap(resources: &[Value]) -> Value {
     let proxy = the(resources, "EnvoyProxy");
     knows(
         &proxy["spec"],
-        &["provider", "bootstrap", "filterOrder", "telemetry"],
+        &[
+            "provider",
+            "bootstrap",
+            "filterOrder",
+            "telemetry",
+            "logging",
+        ],
     );
+    // Options of the process (internal/infrastructure/common/proxy_args.go).
+    knows(&proxy["spec"]["logging"], &["level"]);
     assert_eq!(proxy["spec"]["bootstrap"]["type"], "Merge");
     let value = text(&proxy["spec"]["bootstrap"]["value"]);
     serde_saphyr::from_str(value).expect("the bootstrap is YAML")
