@@ -125,7 +125,18 @@ const COMMANDS: &[(&str, Runner)] = &[
         File("tests/envoy/capabilities.rs", "capabilities.py"),
     ),
     (
+        "envoy --hot-restart-version",
+        File(
+            "tests/envoy/rollout_guide.rs",
+            "envoy --hot-restart-version",
+        ),
+    ),
+    (
         "kubectl -n NAMESPACE port-forward pod/NAME PORT",
+        Nothing("the stand-in for a cluster has no pods that run"),
+    ),
+    (
+        "kubectl -n envoy-gateway-system delete pod NAME",
         Nothing("the stand-in for a cluster has no pods that run"),
     ),
     (
@@ -133,19 +144,18 @@ const COMMANDS: &[(&str, Runner)] = &[
         Nothing("the stand-in for a cluster keeps no versions of a Deployment"),
     ),
     (
-        "mas-cli manage",
-        Nothing(
-            "there is no MAS on the machine of the tests; `mas-cli manage --help` lists what it can",
-        ),
+        "mas-cli manage issue-compatibility-token USER --yes-i-want-to-grant-synapse-admin-privileges",
+        Nothing(NO_MAS),
     ),
+    ("mas-cli manage promote-admin USER", Nothing(NO_MAS)),
     (r#"printf %s "$AS_TOKEN" | sha256sum"#, Here),
     ("python3 scripts/lib/layers.py", Here),
     ("python3 scripts/lib/layers.py --files", Here),
     (
-        "sed -i '0,/mode: enforce/s//mode: shadow/' /etc/envoy/envoy.yaml && /etc/envoy/deliver",
+        "sed -i '/role: gateway/,/server_name:/s/mode: enforce/mode: shadow/' /etc/envoy/envoy.yaml && /etc/envoy/deliver",
         File(
             "docs/rollout.md",
-            "$ sed -i '0,/mode: enforce/s//mode: shadow/' /etc/envoy/envoy.yaml\n$ /etc/envoy/deliver\n",
+            "$ sed -i '/role: gateway/,/server_name:/s/mode: enforce/mode: shadow/' /etc/envoy/envoy.yaml\n$ /etc/envoy/deliver\n",
         ),
     ),
     (
@@ -156,7 +166,15 @@ const COMMANDS: &[(&str, Runner)] = &[
         "skopeo copy --preserve-digests oci:dist/oci:0.1.0 docker://registry.example.org/matrix-edge-auth:0.1.0",
         File("scripts/lib/oci_test.py", "--preserve-digests"),
     ),
+    (
+        "systemctl restart envoy",
+        Nothing("it restarts a service of the machine, which the tests have not installed"),
+    ),
 ];
+
+/// Why no command of MAS's is run.
+const NO_MAS: &str =
+    "there is no MAS on the machine of the tests; `mas-cli manage --help` lists what it can";
 
 /// Targets of make that continuous integration does not run, and what runs the same in its place.
 const TARGETS: &[(&str, Runner)] = &[
@@ -309,8 +327,8 @@ fn known(page: &str, command: &str) -> bool {
             page == "docs/cli.md"
                 || read("docs/cli.md").contains(&format!("matrix-edge-auth {subcommand}"))
         }
-        // `tests/manifests/runbook.rs` runs each patch of the runbook.
-        ["kubectl", _, _, "patch", ..] if page == "docs/runbook.md" => {
+        // `tests/manifests/runbook.rs` runs each patch and each deletion of the runbook.
+        ["kubectl", _, _, "patch" | "delete", ..] if page == "docs/runbook.md" => {
             read("tests/manifests/runbook.rs").contains(page)
         }
         ["kubectl", ..] => folder_pages::COMMANDS

@@ -41,6 +41,9 @@ const NEXT: &str = "--restart-epoch 1";
 /// What turns a filter off.
 const OFF: &str = "disabled: true";
 
+/// How the gateway's mode becomes `shadow`.
+const TO_SHADOW: &str = "mode: enforce/mode: shadow/";
+
 /// Whose the token of the page is.
 const ALICE: [&[&str]; 2] = [&["@alice:example.org"], &["PHONE"]];
 
@@ -200,6 +203,24 @@ impl Site {
         if command.ends_with("/deliver") && self.running.is_delivered {
             envoy.wait_for_stat(TAKEN, |now| now > taken).await;
         }
+        if command.starts_with("sed ") {
+            self.assert_changes_once(&command).await;
+        }
+    }
+
+    /// Gives a command that changes the folder's file again, as somebody in a hurry does: nothing more changes.
+    async fn assert_changes_once(&self, command: &str) {
+        let (change, _) = command.split_once(" && ").unwrap_or((command, ""));
+        let file = self.dir.path().join("envoy.yaml");
+        let text = || fs::read_to_string(&file).expect("it is there");
+        let before = text();
+        let output = self.output(change).await;
+        assert!(output.is_ok(), "{change}: {output:?}");
+        assert_eq!(
+            text(),
+            before,
+            "{change} changes more when it is given again"
+        );
     }
 
     /// MAS tells the homeserver something, by whatever way.
@@ -270,9 +291,26 @@ impl Site {
         fs::write(&path, text.replace(from, to)).expect("a file of our own");
     }
 
+    /// The modes in the folder's file, by their roles.
+    fn modes(&self) -> Vec<(String, String)> {
+        let text = fs::read_to_string(self.dir.path().join("envoy.yaml")).expect("it is there");
+        let mut found = Vec::new();
+        collect_modes(&yaml(&text), &mut found);
+        found.sort();
+        found
+    }
+
     /// What a block of commands has led to, beside what its commands print.
     async fn check(&self, block: &str) {
         let calls = self.mas.calls(&self.token);
+        let is_shadow = block.contains(TO_SHADOW);
+        if is_shadow || block.contains("mode: enforce") {
+            // An introspection role in shadow mode would answer nothing.
+            let gateway = if is_shadow { "shadow" } else { "enforce" };
+            let expected = [("gateway", gateway), ("introspection", "enforce")];
+            let expected = expected.map(|(role, mode)| (role.to_owned(), mode.to_owned()));
+            assert_eq!(self.modes(), expected, "{block}");
+        }
         if block.contains(OFF) {
             self.ask_until(|seen| identity(seen) == NOBODY).await;
         } else if block.contains("envoy.filters.http.wasm") {
@@ -333,6 +371,21 @@ fn in_place(dir: &Path, text: &str) -> String {
     text.replace("/etc/envoy/", &format!("{}/", dir.display()))
 }
 
+/// Collects the roles in a configuration that have a `mode`, with their modes.
+fn collect_modes(value: &Value, found: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(map) => {
+            if let (Some(role), Some(mode)) = (map.get("role"), map.get("mode")) {
+                let text = |value: &Value| value.as_str().expect("a word").to_owned();
+                found.push((text(role), text(mode)));
+            }
+            map.values().for_each(|value| collect_modes(value, found));
+        }
+        Value::Array(list) => list.iter().for_each(|item| collect_modes(item, found)),
+        _ => {}
+    }
+}
+
 /// Takes the module out of a configuration, and its switches out of the routes.
 fn remove_module(value: &mut Value) {
     const MODULE: &str = "envoy.filters.http.wasm";
@@ -391,6 +444,8 @@ async fn the_rollout_guide_can_be_followed() {
             "sh" if block.text == format!("{START} {NEXT}") => {
                 site.run(&format!("{} --mode validate", block.text), "")
                     .await;
+                let version = site.output("envoy --hot-restart-version").await;
+                assert!(version.is_ok_and(|version| !version.is_empty()));
                 starts += 1;
             }
             _ => panic!("nothing is done about\n{}", block.text),

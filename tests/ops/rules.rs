@@ -1,6 +1,6 @@
 //! The rules: what Prometheus's own tool says of them, and that each alert tells all that an operator needs.
 
-use std::process::Command;
+use std::{collections::BTreeSet, process::Command};
 
 use serde_json::Value;
 
@@ -13,7 +13,19 @@ const TESTS: &str = "ops/prometheus/rules_test.yaml";
 const RUNBOOK: &str = "docs/runbook.md";
 
 /// Its sections that are about no alert.
-const GENERAL: [&str; 2] = ["Stop all rejections", "What the commands need"];
+const GENERAL: [&str; 5] = [
+    "Stop all rejections",
+    "Take the module out",
+    "One person is refused",
+    "What the commands need",
+    TABLE,
+];
+
+/// The section that has a row for each alert.
+const TABLE: &str = "When each alert fires";
+
+/// The alert that compares so much that its own section says when it fires.
+const IN_ITS_SECTION: &str = "MatrixEdgeAuthRejectionSpike";
 
 /// How a command of the runbook begins: a program, or a question to a database or to Prometheus. `tests/envoy/runbook.rs` runs
 /// those of `curl` and `grep`.
@@ -140,6 +152,96 @@ fn the_paths_to_the_runbook_become_links() {
         rules.matches(link).count(),
         rules.matches("- alert:").count()
     );
+}
+
+/// A duration of Prometheus's as the runbook has it: `5m` is "5 minutes".
+fn in_words(duration: &str) -> String {
+    let (number, unit) = duration.split_at(duration.len() - 1);
+    let unit = match unit {
+        "m" => "minute",
+        "h" => "hour",
+        "d" => "day",
+        _ => panic!("{duration}"),
+    };
+    let plural = if number == "1" { "" } else { "s" };
+    format!("{number} {unit}{plural}")
+}
+
+/// What the words about an expression must have in them: what it compares with, and over which time. With them the numbers.
+fn limits(expression: &str, all: &[Rule]) -> (BTreeSet<String>, BTreeSet<u32>) {
+    let (mut words, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+    for line in expression.lines().map(str::trim) {
+        let Some((sign @ (">" | "=="), limit)) = line.split_once(' ') else {
+            continue;
+        };
+        let limit: f64 = limit.parse().expect("a number");
+        let is_part = limit > 0.0 && limit < 1.0;
+        let (shown, unit) = if is_part {
+            (limit * 100.0, " %")
+        } else {
+            (limit, "")
+        };
+        let number = format!("{shown:.0}");
+        numbers.insert(number.parse().expect("a whole number"));
+        if sign == ">" {
+            words.insert(format!("more than {number}{unit}"));
+        }
+    }
+    let recorded = all
+        .iter()
+        .filter(|rule| !rule.is_alert && expression.contains(&rule.name));
+    let expressions = recorded.map(|rule| rule.expression.as_str());
+    for range in expressions
+        .chain([expression])
+        .flat_map(|expression| expression.split('[').skip(1))
+        .filter_map(|rest| rest.split_once(']'))
+    {
+        let text = in_words(range.0);
+        let number = text.split(' ').next().unwrap_or_default();
+        numbers.insert(number.parse().expect("a whole number"));
+        words.insert(text);
+    }
+    (words, numbers)
+}
+
+/// The table has each alert's figures, and no others.
+#[test]
+fn the_runbook_says_when_each_alert_fires() {
+    let runbook = read(RUNBOOK);
+    let section = runbook.split_once(&format!("\n## {TABLE}\n"));
+    let section = section.expect("the section").1.split("\n## ").next();
+    let rows = section.unwrap_or_default().lines();
+    let rows: Vec<Vec<&str>> = rows
+        .filter(|line| line.starts_with("| ["))
+        .map(|row| row.trim_matches(['|', ' ']).split(" | ").collect())
+        .collect();
+    let all = rules();
+    let alerts: Vec<&Rule> = all.iter().filter(|rule| rule.is_alert).collect();
+    assert_eq!(rows.len(), alerts.len());
+    for (row, alert) in rows.iter().zip(alerts) {
+        let Rule { name, json, .. } = alert;
+        let [link, fires, lasts, severity] = row[..] else {
+            panic!("{row:?}");
+        };
+        assert_eq!(link, format!("[{name}](#{})", name.to_lowercase()));
+        assert_eq!(json["labels"]["severity"], severity, "{name}");
+        let mut expected = json["for"].as_str().map_or("at once".to_owned(), in_words);
+        if let Some(longer) = json["keep_firing_for"].as_str() {
+            expected += &format!(", and then stays for {}", in_words(longer));
+        }
+        assert_eq!(lasts, expected, "{name}");
+        if name == IN_ITS_SECTION {
+            continue;
+        }
+        let (words, numbers) = limits(&alert.expression, &all);
+        let fires = fires.replace(',', "");
+        for text in &words {
+            assert!(fires.contains(text), "{name}: {text}");
+        }
+        let said = fires.split(|c: char| !c.is_ascii_digit());
+        let said = said.filter_map(|digits| digits.parse().ok()).collect();
+        assert_eq!(numbers, said, "{name}");
+    }
 }
 
 #[test]
