@@ -13,7 +13,7 @@ use serde_json::Value;
 use self::support::repository;
 
 /// The terms, as the glossary has them.
-const TERMS: [&str; 14] = [
+const TERMS: [&str; 15] = [
     "Envoy worker:",
     "VM",
     "Synapse process:",
@@ -24,10 +24,11 @@ const TERMS: [&str; 14] = [
     "Question:",
     "Foreign token:",
     "TTL:",
+    "Stale answer:",
     "Slot:",
     "Compat token:",
-    "Stale answer:",
-    "Line:",
+    "Herd:",
+    "Waiting line:",
 ];
 
 /// Words that are not to be used, and what the glossary has instead. Those with `token` stand for `tokens` too.

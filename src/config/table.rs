@@ -291,8 +291,8 @@ pub(super) static RETRIES: Key<Count> = key(
         to: MAX_RETRIES,
         default: 1,
     },
-    "How often Envoy repeats a call whose connection failed. A call that MAS answered, with whatever status, is not \
-     repeated.",
+    "How often Envoy repeats a call whose connection failed or was reset before an answer. A call that MAS answered, with \
+     whatever status, is not repeated.",
 );
 
 pub(super) static SHARD_BY_TOKEN: Key<bool> = key(
