@@ -22,6 +22,8 @@ resolver/clients/budget.rs COUNTS docs/internals/design.md | counts of inactive 
 resolver/clients/budget.rs MAX_TAGS docs/internals/design.md | counts of inactive tokens, `bN` |
 resolver/clients/budget.rs COUNTS docs/configuration.md when it comes back. And it remembers
 resolver/clients/budget.rs MAX_TAGS docs/configuration.md tokens of each address.
+config/header_name.rs MAX_BYTES docs/configuration.md A name is `x-` and then
+config/header_name.rs MAX_BYTES CHANGELOG.md `x-`, have more than
 resolver/clients/line.rs MAX_BYTES docs/internals/design.md when it is full, the client with most questions
 resolver/clients/line.rs MAX_QUESTIONS docs/internals/design.md when it is full, the client with most questions
 resolver/failure.rs FAILURE_TTL docs/internals/design.md | `FailureLog` |
@@ -53,6 +55,8 @@ role/introspection/request.rs MAX_FORM_BYTES docs/internals/design.md So a reque
 role/introspection/request.rs MAX_FORM_BYTES docs/roles.md with a token of more than
 role/origin.rs MAX_TRACE_BYTES docs/internals/design.md | `Resolver::flights` |
 role/provisioning.rs MAX_BODY_BYTES docs/internals/design.md are kept while it passes, of MAS's
+role/provisioning.rs MAX_BODY_BYTES docs/roles.md Of such a body it reads
+role/provisioning.rs MAX_UNPROVEN_BODY_BYTES docs/roles.md Of such a body it reads
 ";
 
 fn read(path: &str) -> String {
