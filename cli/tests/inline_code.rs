@@ -24,7 +24,6 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("--rereloop", "wasm-opt"),
     ("--trace-wasm-compilation-times", "V8"),
     ("--volumes", "docker compose"),
-    ("--yes-i-want-to-grant-synapse-admin-privileges", "MAS"),
     ("ANY_MEMBER:10001", "whose address the reader knows"),
     ("ANY_MEMBER:10002", "whose address the reader knows"),
     ("PILOT_FILTER_GATEWAY_CLUSTER_CONFIG", "istiod"),
@@ -468,7 +467,7 @@ fn every_path_leads_to_a_file_or_a_folder() {
     let (repository, named) = everything();
     let (mut faults, mut seen) = (Vec::new(), 0);
     for named in &named {
-        for word in named.words() {
+        for word in named.words().into_iter().flat_map(expanded) {
             let word = word.trim_matches(|c| "\"'(),;".contains(c));
             let is_made = MADE.iter().any(|made| word.starts_with(made));
             if is_made || is_outside(word) || !is_path(word, &repository) {
@@ -482,6 +481,20 @@ fn every_path_leads_to_a_file_or_a_folder() {
     }
     report(&faults);
     assert!(seen > 200, "{seen} paths");
+}
+
+/// The paths that a shell makes of one with braces: of `folder/{a,b}` there are two.
+fn expanded(word: &str) -> Vec<String> {
+    let parts = word
+        .split_once("/{")
+        .and_then(|(folder, rest)| Some((folder, rest.split_once('}')?)));
+    match parts {
+        Some((folder, (names, rest))) => names
+            .split(',')
+            .map(|name| format!("{folder}/{name}{rest}"))
+            .collect(),
+        None => vec![word.to_owned()],
+    }
 }
 
 fn is_outside(word: &str) -> bool {
@@ -650,6 +663,7 @@ fn a_name_that_nothing_has_is_found() {
     assert!(!repository.has_path("docs/page.md", "src/nothing.rs"));
     assert!(!repository.has_path("docs/page.md", "tests/configuration.rs::nothing"));
     assert!(repository.has_path("docs/page.md", "operations.md"));
+    assert_eq!(expanded("docs/{a,b}.md"), ["docs/a.md", "docs/b.md"]);
     let page =
         "Run `make\nnothing`:\n\n    cargo test --test nothing   explains\n\n```\n`no`\n```\n";
     let found: Vec<String> = named("a.md", page)
