@@ -216,11 +216,8 @@ impl Site {
         let before = text();
         let output = self.output(change).await;
         assert!(output.is_ok(), "{change}: {output:?}");
-        assert_eq!(
-            text(),
-            before,
-            "{change} changes more when it is given again"
-        );
+        let is_same = text() == before;
+        assert!(is_same, "{change} changes more when it is given again");
     }
 
     /// MAS tells the homeserver something, by whatever way.
@@ -444,7 +441,7 @@ async fn the_rollout_guide_can_be_followed() {
             "sh" if block.text == format!("{START} {NEXT}") => {
                 site.run(&format!("{} --mode validate", block.text), "")
                     .await;
-                let version = site.output("envoy --hot-restart-version").await;
+                let version = site.output("envoy --hot-restart-version 2>&1").await;
                 assert!(version.is_ok_and(|version| !version.is_empty()));
                 starts += 1;
             }
