@@ -1,5 +1,7 @@
 //! What a rule found: where, what is wrong, and what to write instead.
 
+use std::ops::Range;
+
 use crate::yaml::{Place, Tree, Value};
 
 /// How bad a finding is.
@@ -43,6 +45,7 @@ pub struct Finding<'t> {
 }
 
 /// Where a finding points.
+#[derive(Clone)]
 pub struct Spot<'t> {
     /// The file.
     pub tree: &'t Tree,
@@ -56,6 +59,14 @@ impl<'t> Spot<'t> {
         Self {
             tree: value.tree,
             place: value.place(),
+        }
+    }
+
+    /// Some bytes of a value's text.
+    pub fn within(value: Value<'t>, bytes: Range<usize>) -> Self {
+        Self {
+            tree: value.tree,
+            place: value.place_in(bytes),
         }
     }
 
@@ -74,5 +85,11 @@ impl<'t> Spot<'t> {
             tree: value.tree,
             place: place.unwrap_or_else(|| value.place()),
         }
+    }
+}
+
+impl<'t> From<Value<'t>> for Spot<'t> {
+    fn from(value: Value<'t>) -> Self {
+        Self::value(value)
     }
 }

@@ -169,7 +169,7 @@ impl<'t> Found<'t> {
     }
 }
 
-/// Applies all rules. Each rule tells of one place once, also if aliases put the place into several others.
+/// Applies all rules. Each rule says one thing of one place once, also if aliases put the place into several others.
 pub fn apply<'t>(deployment: &Deployment<'t>) -> Vec<Finding<'t>> {
     let mut findings: Vec<Finding<'t>> = Vec::new();
     for rule in RULES {
@@ -179,7 +179,8 @@ pub fn apply<'t>(deployment: &Deployment<'t>) -> Vec<Finding<'t>> {
         for remark in found.0 {
             let Spot { tree, place } = remark.spot;
             let file: *const Tree = tree;
-            if told.insert((file, place.clone(), remark.is_note)) {
+            let message = remark.message.clone();
+            if told.insert((file, place.clone(), remark.is_note, message)) {
                 findings.push(Finding {
                     rule: rule.name,
                     may_be_secret: rule.may_point_at_secret,

@@ -3,8 +3,11 @@
 //! The non-obvious rule: who is asked about a request may answer with headers for it, and these are written too. What a program
 //! reads or takes out, and what it gives to responses, is not written.
 
-use super::string_matcher::StringMatcher;
-use crate::yaml::{Value, is_field};
+use super::{Spot, string_matcher::StringMatcher};
+use crate::{
+    check::{deployment::typed, lua},
+    yaml::{Value, is_field},
+};
 
 /// Lists of headers that are added to requests.
 const ADDED: [&str; 3] = [
@@ -19,6 +22,19 @@ const CLAIMS: [&str; 1] = ["claim_to_headers"];
 /// Keys whose values name a header that is written.
 const NAMES: [&str; 2] = ["forward_payload_header", "forward_username_header"];
 
+/// Keys whose members' values name headers that are written, each for a fact about the caller.
+const FACTS: [&str; 2] = ["geo_field_keys", "geo_headers_to_add"];
+
+/// Keys of what has the name of a header that is written, and the key of the name.
+const HOLDERS: [(&str, &str); 3] = [
+    ("forwarding", "header"),
+    ("ip_tag_header", "header"),
+    ("token_header", "name"),
+];
+
+/// A credential that names the header which it is written into.
+pub(super) const GENERIC: &str = ".injected_credentials.generic.v3.Generic";
+
 /// Keys of the headers that are taken from the answer of who was asked about a request.
 const ANSWERED: [&str; 2] = [
     "allowed_upstream_headers",
@@ -32,14 +48,23 @@ const PROGRAMS: [&str; 3] = ["inline_code", "inline_string", "inline_bytes"];
 pub(super) fn by_filter<'t, 'h>(
     config: Value<'t>,
     headers: &'h [String],
-) -> Vec<(Value<'t>, &'h str)> {
+) -> Vec<(Spot<'t>, &'h str)> {
     let of = |key: &str, names: &[&str]| names.iter().any(|name| is_field(key, name));
-    let lists: [&[&str]; 5] = [&ADDED, &CLAIMS, &NAMES, &ANSWERED, &PROGRAMS];
+    let lists: [&[&str]; 6] = [&ADDED, &CLAIMS, &NAMES, &FACTS, &ANSWERED, &PROGRAMS];
     let mut found = Vec::new();
+    let mut programs = Vec::new();
     for value in config.within(|key| lists.iter().any(|names| of(key, names))) {
+        found.extend(by_injector(value, headers));
         for (key, member) in value.members() {
-            if of(key, &ADDED) {
+            let holder = HOLDERS.iter().find(|(holder, _)| is_field(key, holder));
+            if let Some((_, name)) = holder {
+                let name = member.get(name);
+                found.extend(name.and_then(|name| Some((name, named(name, headers)?))));
+            } else if of(key, &ADDED) {
                 found.extend(by_list(member, headers));
+            } else if of(key, &FACTS) {
+                let names = member.members().map(|(_, name)| name);
+                found.extend(names.filter_map(|name| Some((name, named(name, headers)?))));
             } else if of(key, &CLAIMS) {
                 let names = member.items().filter_map(|it| it.get("header_name"));
                 found.extend(names.filter_map(|name| Some((name, named(name, headers)?))));
@@ -49,12 +74,25 @@ pub(super) fn by_filter<'t, 'h>(
                 let patterns = member.list(&["patterns"]);
                 found.extend(patterns.filter_map(|one| Some((one, matched(one, headers)?))));
             } else if of(key, &PROGRAMS) {
-                found.extend(by_program(member, headers).map(|header| (member, header)));
+                let written = lua::written(member.text().unwrap_or_default(), headers);
+                let own = written.into_iter();
+                programs.extend(own.map(|(bytes, it)| (Spot::within(member, bytes), it)));
             }
         }
     }
-    found.sort_by_key(|(value, _)| value.place().start);
+    let spots = found
+        .into_iter()
+        .map(|(value, it)| (Spot::value(value), it));
+    let mut found: Vec<_> = spots.chain(programs).collect();
+    found.sort_by_key(|(spot, _)| spot.place.start);
     found
+}
+
+/// The name of the header that a generic credential injector writes, if it is one of these.
+fn by_injector<'t, 'h>(value: Value<'t>, headers: &'h [String]) -> Option<(Value<'t>, &'h str)> {
+    let (kind, config) = typed(value)?;
+    let name = config.get("header").filter(|_| kind.ends_with(GENERIC))?;
+    Some((name, named(name, headers)?))
 }
 
 /// Where a route, or what it is in, writes one of these headers.
@@ -97,83 +135,4 @@ fn matched<'h>(pattern: Value<'_>, headers: &'h [String]) -> Option<&'h str> {
     let pattern = StringMatcher::of_headers(pattern);
     let takes = |header: &&String| pattern.matches(header) == Some(true);
     headers.iter().find(takes).map(String::as_str)
-}
-
-/// The header that a program writes into requests: it names the header other than to read it or to take it out.
-fn by_program<'h>(program: Value<'_>, headers: &'h [String]) -> Option<&'h str> {
-    written_in(program.text()?, headers)
-}
-
-fn written_in<'h>(text: &str, headers: &'h [String]) -> Option<&'h str> {
-    let text = of_requests(&text.to_ascii_lowercase());
-    let writes = ["replace(", "add("].iter().any(|word| text.contains(word));
-    let is_written = |header: &&String| {
-        text.match_indices(header.as_str()).any(|(start, _)| {
-            let before = text.get(..start).unwrap_or_default();
-            let after = text.get(start + header.len()..).unwrap_or_default();
-            let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-';
-            let quoted = before.trim_end_matches(['"', '\'', ' ']);
-            !before.ends_with(is_part)
-                && !after.starts_with(is_part)
-                && !["get(", "remove("].iter().any(|it| quoted.ends_with(it))
-        })
-    };
-    let found = headers.iter().find(|header| writes && is_written(header));
-    found.map(String::as_str)
-}
-
-/// A program without its comments, and without what it does with responses.
-fn of_requests(text: &str) -> String {
-    let lines = text.lines().filter_map(|line| line.split("--").next());
-    let text = lines.collect::<Vec<_>>().join("\n");
-    let (request, response) = ("function envoy_on_request", "function envoy_on_response");
-    let Some((before, rest)) = text.split_once(response) else {
-        return text;
-    };
-    let after = rest.find(request).and_then(|start| rest.get(start..));
-    format!("{before}{}", after.unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_program_writes_what_it_names_and_neither_reads_nor_takes_out() {
-        let headers = ["x-matrix-user-id".to_owned()];
-        let request = "function envoy_on_request(h) ";
-        let response = "function envoy_on_response(h) ";
-        let write = "h:headers():replace(\"X-Matrix-User-Id\", \"a\")\nend\n";
-        let other = "h:headers():add(\"x-other\", \"a\")\nend\n";
-        for (program, expected) in [
-            (format!("{request}{write}"), true),
-            (
-                format!("local name = 'x-matrix-user-id'\n{request}h:headers():add(name, 1)"),
-                true,
-            ),
-            (format!("{response}{other}{request}{write}"), true),
-            (format!("{response}{write}"), false),
-            (format!("{response}{write}{request}{other}"), false),
-            (format!("-- x-matrix-user-id\n{request}{other}"), false),
-            (
-                format!("{request}h:headers():get(\"x-matrix-user-id\")\n{other}"),
-                false,
-            ),
-            (
-                format!("{request}h:headers():remove('x-matrix-user-id')\n{other}"),
-                false,
-            ),
-            (
-                format!("{request}h:headers():replace(\"x-matrix-user-id-hash\", \"a\")"),
-                false,
-            ),
-            ("h:logInfo('x-matrix-user-id')".to_owned(), false),
-        ] {
-            assert_eq!(
-                written_in(&program, &headers).is_some(),
-                expected,
-                "{program}"
-            );
-        }
-    }
 }
