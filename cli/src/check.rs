@@ -2,9 +2,9 @@
 
 pub mod deployment;
 mod duration;
+mod envoy;
 mod finding;
-mod header_names;
-mod lua;
+mod headers;
 mod pattern;
 mod report;
 mod rules;

@@ -321,8 +321,14 @@ fn a_text_that_is_no_yaml_by_its_name_is_noted() {
             );
         }
     }
+    // Of what ends as no YAML nothing counts.
+    let open = good.replace("FAIL_RELOAD", "FAIL_OPEN");
+    for is_base64 in [false, true] {
+        let output = with("run.sh", &format!("{open}\n---\na: [}}\n"), is_base64);
+        assert_eq!(output.code, 0, "{}", output.stdout);
+    }
     // What is YAML is looked at under any name.
-    let output = with("envoy", &good.replace("FAIL_RELOAD", "FAIL_OPEN"), false);
+    let output = with("envoy", &open, false);
     assert!(
         output.stdout.contains("error[fail-open]"),
         "{}",

@@ -356,7 +356,7 @@ mod tests {
             "typed_per_filter_config:",
             "envoy.filters.http.wasm: { disabled: true }",
             "- name: matrix",
-            "forwarding: { header: x-matrix-user-id, hide_credentials: true }",
+            "forwarding: { header: x-matrix-user-id }",
             "safe_regex: { regex: '/_matrix/client/(r0|v3)/sync' }",
             "\"normalize_path\":true,",
             "<<: *base",

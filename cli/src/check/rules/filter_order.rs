@@ -13,8 +13,7 @@ use super::{
 use crate::{
     check::{
         deployment::{Entry, Host, Use, plugin_of_filter, typed},
-        header_names::named,
-        lua,
+        headers::{lua, names::named},
     },
     yaml::{Value, is_field},
 };

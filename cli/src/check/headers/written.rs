@@ -3,9 +3,9 @@
 //! The non-obvious rule: who is asked about a request may answer with headers for it, and these are written too. What a program
 //! reads or takes out, and what it gives to responses, is not written.
 
-use super::{Spot, string_matcher::StringMatcher};
+use super::{lua, string_matcher::StringMatcher};
 use crate::{
-    check::{deployment::typed, lua},
+    check::{deployment::typed, finding::Spot},
     yaml::{Value, is_field},
 };
 
@@ -33,7 +33,7 @@ const HOLDERS: [(&str, &str); 3] = [
 ];
 
 /// A credential that names the header which it is written into.
-pub(super) const GENERIC: &str = ".injected_credentials.generic.v3.Generic";
+pub const GENERIC: &str = ".injected_credentials.generic.v3.Generic";
 
 /// Keys of the headers that are taken from the answer of who was asked about a request.
 const ANSWERED: [&str; 2] = [
@@ -45,10 +45,7 @@ const ANSWERED: [&str; 2] = [
 const PROGRAMS: [&str; 3] = ["inline_code", "inline_string", "inline_bytes"];
 
 /// Where a filter writes one of these headers, each time with the header.
-pub(super) fn by_filter<'t, 'h>(
-    config: Value<'t>,
-    headers: &'h [String],
-) -> Vec<(Spot<'t>, &'h str)> {
+pub fn by_filter<'t, 'h>(config: Value<'t>, headers: &'h [String]) -> Vec<(Spot<'t>, &'h str)> {
     let of = |key: &str, names: &[&str]| names.iter().any(|name| is_field(key, name));
     let lists: [&[&str]; 6] = [&ADDED, &CLAIMS, &NAMES, &FACTS, &ANSWERED, &PROGRAMS];
     let mut found = Vec::new();
@@ -96,10 +93,7 @@ fn by_injector<'t, 'h>(value: Value<'t>, headers: &'h [String]) -> Option<(Value
 }
 
 /// Where a route, or what it is in, writes one of these headers.
-pub(super) fn by_place<'t, 'h>(
-    place: Value<'t>,
-    headers: &'h [String],
-) -> Vec<(Value<'t>, &'h str)> {
+pub fn by_place<'t, 'h>(place: Value<'t>, headers: &'h [String]) -> Vec<(Value<'t>, &'h str)> {
     let added = place.get("request_headers_to_add");
     added.map_or_else(Vec::new, |added| by_list(added, headers))
 }
@@ -117,13 +111,13 @@ fn by_list<'t, 'h>(list: Value<'t>, headers: &'h [String]) -> Vec<(Value<'t>, &'
 }
 
 /// Whether a value is what the module said of the request.
-pub(super) fn is_of_module(value: &str, header: &str) -> bool {
+pub fn is_of_module(value: &str, header: &str) -> bool {
     let value = value.to_ascii_lowercase();
     value.starts_with("%filter_state(wasm.matrix_") || value == format!("%req({header})%")
 }
 
 /// The header that a text is the name of.
-pub(super) fn named<'h>(text: Value<'_>, headers: &'h [String]) -> Option<&'h str> {
+pub fn named<'h>(text: Value<'_>, headers: &'h [String]) -> Option<&'h str> {
     let text = text.text()?;
     let mut all = headers.iter();
     let found = all.find(|header| header.eq_ignore_ascii_case(text));

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::header_names::named;
+use super::names::named;
 
 /// Names by which a script reads headers that it need not name there, or runs what stands elsewhere.
 const UNSEEN: [&str; 6] = [
