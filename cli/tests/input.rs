@@ -343,6 +343,7 @@ fn a_template_is_told_from_broken_yaml() {
         "this is a template, and no YAML yet: render it first, as by `helm template`";
     for (text, place) in [
         ("a: 1\nserver_name: {{ .Values.serverName }}\n", ":2:15: "),
+        ("a: {{x}}\n", ":1:"),
         ("{{- if .Values.x }}\na: 1\n{{- end }}\n", ":1:"),
         ("{% if x %}\na: 1\n{% endif %}\n", ":1:"),
         ("a:\n  {{- toYaml .Values.a | nindent 2 }}\nb: [\n", ":"),

@@ -284,7 +284,9 @@ mod tests {
     fn texts(script: &str) -> Vec<&str> {
         let headers = headers();
         let written = written(script, &headers).into_iter();
-        written.map(|(place, _)| &script[place]).collect()
+        written
+            .map(|(place, _)| script.get(place).unwrap_or_default())
+            .collect()
     }
 
     #[test]
@@ -319,6 +321,9 @@ mod tests {
             format!("function envoy_on_response(h) {write}"),
             format!("envoy_on_response = function(h) {write}{REQUEST}{other}"),
             format!("function envoy_on_response(h) repeat a() until b {write}{REQUEST}{other}"),
+            format!("function envoy_on_response(h) if a then b() elseif c then d() end {write}"),
+            format!("function envoy_on_response(h) for a in b do c(function() end) end {write}"),
+            format!("function envoy_on_response(h) while a do b() end {write}"),
             format!("-- x-matrix-user-id\n{REQUEST}{other}"),
             format!("--[[ x-matrix-user-id\n]]{REQUEST}{other}"),
             format!("{REQUEST}h:headers():get(\"x-matrix-user-id\")\n{other}"),
