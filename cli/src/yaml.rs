@@ -253,9 +253,9 @@ impl<'t> Value<'t> {
             .map_or_else(Place::default, |node| node.place.clone())
     }
 
-    /// Where some bytes of its text stand.
-    pub fn place_in(self, bytes: Range<usize>) -> Place {
-        embedded::place_in(self, bytes)
+    /// Where these bytes of its text stand.
+    pub fn places_in(self, bytes: Vec<Range<usize>>) -> Vec<Place> {
+        embedded::places_in(self, bytes)
     }
 
     /// What a tag of Docker Compose's says of it.

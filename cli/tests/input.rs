@@ -985,6 +985,21 @@ fn each_of_many_findings_costs_little() {
     }
 }
 
+/// A script may be as long as a file, and write as often.
+#[test]
+fn each_of_many_writes_of_a_script_costs_little() {
+    let good = include_str!("rules/identity-header/good.yaml");
+    let line = "function envoy_on_request(handle)\n";
+    let write =
+        "                            handle:headers():replace(\"x-matrix-user-id\", \"a\")\n";
+    let script = good.replacen(line, &format!("{line}{}", write.repeat(10_000)), 1);
+    let output = check(with_needed(&script));
+    assert_eq!(output.code, 1);
+    let told = output.stdout.matches("error[identity-header]");
+    assert_eq!(told.count(), 10_000);
+    assert!(output.stdout.contains(":10058:54\n"));
+}
+
 /// Of what was given up nothing is told as missing.
 #[test]
 fn a_file_that_is_given_up_has_no_findings() {

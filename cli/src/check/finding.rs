@@ -1,7 +1,5 @@
 //! What a rule found: where, what is wrong, and what to write instead.
 
-use std::ops::Range;
-
 use crate::yaml::{Place, Tree, Value};
 
 /// How bad a finding is.
@@ -59,14 +57,6 @@ impl<'t> Spot<'t> {
         Self {
             tree: value.tree,
             place: value.place(),
-        }
-    }
-
-    /// Some bytes of a value's text.
-    pub fn within(value: Value<'t>, bytes: Range<usize>) -> Self {
-        Self {
-            tree: value.tree,
-            place: value.place_in(bytes),
         }
     }
 

@@ -187,13 +187,13 @@ fn origin_of(tree: &Tree, id: Id, scalar: &Scalar, whole: &Place) -> Origin {
     lines.map_or(Origin::Encoded(id, whole.start), Origin::Lines)
 }
 
-/// Where some bytes of a scalar's text stand.
-pub(super) fn place_in(value: Value<'_>, bytes: Range<usize>) -> Place {
-    let whole = value.place();
-    match value.scalar() {
-        Some(scalar) => origin_of(value.tree, value.id, scalar, &whole).place(bytes),
-        None => whole,
-    }
+/// Where these bytes of a scalar's text stand. The text is gone through once for all of them.
+pub(super) fn places_in(value: Value<'_>, bytes: Vec<Range<usize>>) -> Vec<Place> {
+    let Some(scalar) = value.scalar() else {
+        return Vec::new();
+    };
+    let origin = origin_of(value.tree, value.id, scalar, &value.place());
+    bytes.into_iter().map(|bytes| origin.place(bytes)).collect()
 }
 
 /// The text that a scalar holds, out of base64 if it is in it.

@@ -4,7 +4,7 @@
 //! header if it names it where it reads, and writes one if it names it where it writes. Where it reads or writes by a variable, each
 //! header counts that it names elsewhere. What it does with responses is not looked at.
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range};
 
 use super::names::named;
 
@@ -93,7 +93,7 @@ pub fn written<'h>(script: &str, headers: &'h [String]) -> Vec<(Range<usize>, &'
         }
     }
     if is_unclear {
-        let told: Vec<usize> = found.iter().map(|(place, _)| place.start).collect();
+        let told: HashSet<usize> = found.iter().map(|(place, _)| place.start).collect();
         let others = tokens.iter().enumerate().filter_map(|(index, token)| {
             let header = named(token.text()?)?;
             let is_harmless = called(&tokens, index)

@@ -44,6 +44,9 @@ const ANSWERED: [&str; 2] = [
 /// Keys of programs.
 const PROGRAMS: [&str; 3] = ["inline_code", "inline_string", "inline_bytes"];
 
+/// How much of a program is read in one step.
+const BYTES_OF_STEP: usize = 16;
+
 /// Where a filter writes one of these headers, each time with the header.
 pub fn by_filter<'t, 'h>(config: Value<'t>, headers: &'h [String]) -> Vec<(Spot<'t>, &'h str)> {
     let of = |key: &str, names: &[&str]| names.iter().any(|name| is_field(key, name));
@@ -71,9 +74,7 @@ pub fn by_filter<'t, 'h>(config: Value<'t>, headers: &'h [String]) -> Vec<(Spot<
                 let patterns = member.list(&["patterns"]);
                 found.extend(patterns.filter_map(|one| Some((one, matched(one, headers)?))));
             } else if of(key, &PROGRAMS) {
-                let written = lua::written(member.text().unwrap_or_default(), headers);
-                let own = written.into_iter();
-                programs.extend(own.map(|(bytes, it)| (Spot::within(member, bytes), it)));
+                programs.extend(by_program(member, headers));
             }
         }
     }
@@ -83,6 +84,21 @@ pub fn by_filter<'t, 'h>(config: Value<'t>, headers: &'h [String]) -> Vec<(Spot<
     let mut found: Vec<_> = spots.chain(programs).collect();
     found.sort_by_key(|(spot, _)| spot.place.start);
     found
+}
+
+/// Where a program writes one of these headers.
+fn by_program<'t, 'h>(program: Value<'t>, headers: &'h [String]) -> Vec<(Spot<'t>, &'h str)> {
+    let tree = program.tree;
+    let text = program.text().unwrap_or_default();
+    let text = if tree.spend(text.len() / BYTES_OF_STEP) {
+        text
+    } else {
+        ""
+    };
+    let (bytes, names): (Vec<_>, Vec<_>) = lua::written(text, headers).into_iter().unzip();
+    let places = program.places_in(bytes).into_iter();
+    let spots = places.map(|place| Spot { tree, place });
+    spots.zip(names).collect()
 }
 
 /// The name of the header that a generic credential injector writes, if it is one of these.
