@@ -9,7 +9,7 @@ use clap::{
 };
 use matrix_edge_auth::mas::token::{TokenFormatError, check};
 
-use crate::output::complain;
+use crate::output::{after, complain};
 
 /// Stands in place of what was given.
 const HIDDEN: &str = "not shown: it may be a secret";
@@ -20,9 +20,7 @@ const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
 /// Prints why the arguments are wrong, or the help or version that was asked for.
 pub fn refuse(error: &Error, command: &Command) -> ExitCode {
     if !error.use_stderr() {
-        // A reader that has gone is no fault.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+        return after(error.print(), 0);
     }
     let _ = match error.kind() {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.print(),

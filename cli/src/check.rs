@@ -2,7 +2,9 @@
 
 pub mod deployment;
 mod duration;
+mod envoy;
 mod finding;
+mod headers;
 mod pattern;
 mod report;
 mod rules;
@@ -17,7 +19,7 @@ use self::{
     finding::{Finding, Severity},
     source::Fault,
 };
-use crate::yaml::Tree;
+use crate::{output::print, yaml::Tree};
 
 /// No finding.
 const CLEAN: u8 = 0;
@@ -26,8 +28,16 @@ const FOUND: u8 = 1;
 /// A file cannot be read, or no file uses the module.
 const UNREADABLE: u8 = 2;
 
+/// The exit codes, at the end of the help.
+const EXIT_CODES: &str = "Exit codes:
+  0  nothing found
+  1  at least one finding; notes are none
+  2  a file cannot be read, none of the files uses the module, an argument is wrong, or the output
+     cannot be written; also if there are findings";
+
 /// What `check` takes.
 #[derive(Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct Arguments {
     /// Files of one deployment, which are looked at together; `-` is standard input
     #[arg(required_unless_present = "rules", value_name = "FILE")]
@@ -58,8 +68,7 @@ fn rule_names() -> PossibleValuesParser {
 /// Runs the command. The exit code is 0 without findings, 1 with some, and 2 if a file cannot be read.
 pub fn run(arguments: &Arguments) -> ExitCode {
     if arguments.rules {
-        report::rules(rules::RULES);
-        return ExitCode::from(CLEAN);
+        return print(&report::rules(rules::RULES), CLEAN);
     }
     let mut trees = Vec::new();
     let mut faults = Vec::new();
@@ -73,7 +82,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let mut findings = rules::apply(&deployment);
     // In a file that was given up, much looks as if it were missing.
     findings.retain(|finding| !finding.tree.is_exhausted());
-    findings.sort_by_key(|finding| (order(&trees, finding), finding.place.start, finding.rule));
+    findings.sort_by_key(|finding| {
+        let place = &finding.place;
+        let inner = place.inner.as_ref().map(|inner| inner.bytes.start);
+        (order(&trees, finding), place.start, inner, finding.rule)
+    });
     for finding in &mut findings {
         if arguments.allow.iter().any(|name| name == finding.rule) {
             finding.severity = Severity::Note;
@@ -84,11 +97,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         faults.push(Fault::without_use(&arguments.files));
     }
     let remaining = rules::remaining(&deployment);
-    match arguments.format {
-        Format::Text => report::text(&findings, &faults, deployment.uses.len(), remaining),
+    let text = match arguments.format {
+        Format::Text => report::text(&trees, &findings, &faults, deployment.uses.len(), remaining),
         Format::Json => report::json(&findings, &faults, remaining),
-    }
-    ExitCode::from(if !faults.is_empty() {
+    };
+    let code = if !faults.is_empty() {
         UNREADABLE
     } else if findings
         .iter()
@@ -97,26 +110,25 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         FOUND
     } else {
         CLEAN
-    })
+    };
+    print(&text, code)
 }
 
 /// One fault for each text that should hold a document and holds none, and one for each file that was given up.
 fn given_up(trees: &[Tree]) -> impl Iterator<Item = Fault> {
     let broken = trees.iter().flat_map(|tree| {
         tree.broken().iter().map(|error| Fault {
-            file: tree.name.clone(),
             position: Some(tree.position(error.place.start)),
-            message: error.message.clone(),
+            ..Fault::new(
+                &tree.name,
+                report::with_inner(tree, &error.place, &error.message),
+            )
         })
     });
     let exhausted = trees.iter().filter(|tree| tree.is_exhausted());
-    broken.chain(exhausted.map(|tree| Fault {
-        file: tree.name.clone(),
-        position: None,
-        message: "looking at it was given up, after too many steps: its aliases repeat each other too often, or it has too many \
-                  regular expressions, listeners or resources; give `check` a part of it"
-            .to_owned(),
-    }))
+    let message = "looking at it was given up, after too many steps: its aliases repeat each other too often, or it has too many \
+                   regular expressions, listeners or resources; give `check` a part of it";
+    broken.chain(exhausted.map(move |tree| Fault::new(&tree.name, message)))
 }
 
 fn order(trees: &[Tree], finding: &Finding<'_>) -> Option<usize> {

@@ -23,6 +23,7 @@ pub fn gateway(file: Option<&str>) -> Result<Config, String> {
 
 fn read(file: &str) -> Result<Config, String> {
     let tree = source::read(file).map_err(|fault| fault.line())?;
+    let file = source::name(file);
     let trees: [Tree; 1] = [tree];
     let mut gateways: Vec<_> = Deployment::of(&trees)
         .uses
@@ -37,7 +38,10 @@ fn read(file: &str) -> Result<Config, String> {
         });
     }
     let Some(gateway) = gateways.into_iter().next() else {
-        return Err(format!("{file}: there is no gateway in it"));
+        return Err(format!(
+            "{file}: there is no gateway in it: give a file with a use of the module that has `role: gateway`, or none, and every \
+             default counts"
+        ));
     };
     gateway.config.map_err(|refusal| {
         let (line, column) = refusal.spot.tree.position(refusal.spot.place.start);

@@ -16,7 +16,7 @@ use matrix_edge_auth::{config::AppserviceTokens, token::AccessToken};
 
 use crate::{
     check::source,
-    output::{complain, print},
+    output::{print, refuse},
     yaml::{Reader, Tree, Value},
 };
 
@@ -40,14 +40,8 @@ struct Entry {
 /// Runs the command. The exit code is 2 if something cannot be read.
 pub fn run(arguments: &Arguments) -> ExitCode {
     match entries(arguments) {
-        Ok(entries) => {
-            print(&written(&entries));
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            complain(&error);
-            ExitCode::from(2)
-        }
+        Ok(entries) => print(&written(&entries), 0),
+        Err(error) => refuse(&error),
     }
 }
 
@@ -71,7 +65,9 @@ fn of_input() -> Result<Vec<Entry>, String> {
         .read_to_string(&mut text)
         .map_err(|error| format!("{NAME}: {error}"))?;
     if text.len() as u64 > MAX_BYTES {
-        return Err(format!("{NAME}: it has more than 1 MiB, and is not read"));
+        return Err(format!(
+            "{NAME}: it has more than 1 MiB, and is not read: give a part of it"
+        ));
     }
     let is_registration = text.lines().any(is_member);
     match Tree::read(NAME.to_owned(), text.clone()) {
@@ -93,7 +89,9 @@ fn of_input() -> Result<Vec<Entry>, String> {
         })
         .collect::<Result<_, _>>()?;
     if entries.is_empty() {
-        return Err(format!("{NAME}: there is no token in it"));
+        return Err(format!(
+            "{NAME}: there is no token in it: give one a line, or a registration that has `as_token`"
+        ));
     }
     Ok(entries)
 }
@@ -132,7 +130,10 @@ fn of_file(tree: &Tree) -> Result<Vec<Entry>, String> {
         entries.push(entry(text, root.get("id").and_then(Value::text), &place)?);
     }
     if entries.is_empty() {
-        return Err(format!("{}: there is no as_token in it", tree.name));
+        return Err(format!(
+            "{}: there is no as_token in it: give the file by which the appservice is registered",
+            tree.name
+        ));
     }
     Ok(entries)
 }
@@ -145,7 +146,7 @@ fn entry(token: &str, id: Option<&str>, place: &str) -> Result<Entry, String> {
             id: id.map(printable),
         }),
         None => Err(format!(
-            "{place}: a token is visible ASCII without white space"
+            "{place}: a token is visible ASCII without white space: give it alone, one a line"
         )),
     }
 }

@@ -23,7 +23,7 @@ use matrix_edge_auth::{
 
 use crate::{
     arguments, configuration,
-    output::{complain, print},
+    output::{print, refuse},
 };
 
 /// What `explain` takes.
@@ -55,14 +55,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let config =
         fault(method, path).and_then(|()| configuration::gateway(arguments.config.as_deref()));
     match config {
-        Ok(config) => {
-            print(&explained(&config, method, path));
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            complain(&error);
-            ExitCode::from(2)
-        }
+        Ok(config) => print(&explained(&config, method, path), 0),
+        Err(error) => refuse(&error),
     }
 }
 

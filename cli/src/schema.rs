@@ -6,6 +6,5 @@ use crate::output::print;
 
 /// Runs the command.
 pub fn run() -> ExitCode {
-    print(&matrix_edge_auth::config::schema());
-    ExitCode::SUCCESS
+    print(&matrix_edge_auth::config::schema(), 0)
 }

@@ -21,9 +21,10 @@ use matrix_edge_auth::{
 };
 
 use crate::{
+    check::source::INPUT,
     configuration,
     explain::head,
-    output::{complain, print},
+    output::{print, refuse},
 };
 
 /// Longest token that is read. Envoy takes no longer header.
@@ -43,18 +44,15 @@ pub struct Arguments {
 /// Runs the command. The exit code is 2 if there is no token or the configuration cannot be read.
 pub fn run(arguments: &Arguments) -> ExitCode {
     match described(arguments) {
-        Ok(text) => {
-            print(&text);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            complain(&error);
-            ExitCode::from(2)
-        }
+        Ok(text) => print(&text, 0),
+        Err(error) => refuse(&error),
     }
 }
 
 fn described(arguments: &Arguments) -> Result<String, String> {
+    if arguments.config.as_deref() == Some(INPUT) {
+        return Err("standard input has the token: give `--config` a file".to_owned());
+    }
     let config = configuration::gateway(arguments.config.as_deref())?;
     let mut input = Vec::new();
     let mut stdin = io::stdin().lock().take(MAX_BYTES + 1);
@@ -62,11 +60,15 @@ fn described(arguments: &Arguments) -> Result<String, String> {
         .read_to_end(&mut input)
         .map_err(|error| error.to_string())?;
     if input.len() as u64 > MAX_BYTES {
-        return Err(format!("a token has at the most {MAX_BYTES} bytes"));
+        return Err(format!(
+            "a token has at the most {MAX_BYTES} bytes: give it alone, without what is around it"
+        ));
     }
     let token = input.trim_ascii();
     if token.is_empty() {
-        return Err("there is no token on standard input".to_owned());
+        return Err(
+            "there is no token on standard input: write it there, as by `token < FILE`".to_owned(),
+        );
     }
     let Ok(text) = str::from_utf8(token) else {
         return Err(

@@ -16,6 +16,7 @@
 mod compose;
 mod embedded;
 mod lines;
+mod place;
 mod scalar;
 
 use std::{
@@ -23,13 +24,15 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::{HashMap, HashSet},
     ops::Range,
+    rc::Rc,
 };
 
-use self::lines::Lines;
 pub use self::{
     compose::Unreadable,
+    place::Place,
     scalar::{Reader, Scalar},
 };
+use self::{lines::Lines, place::Inner};
 
 /// Most bytes of one file. A bootstrap has some tens of KiB; a ConfigMap at the most 1 MiB.
 pub const MAX_BYTES: usize = 8 << 20;
@@ -67,6 +70,11 @@ pub struct Tree {
     /// The texts among these that stand in base64.
     encoded: HashSet<Id>,
     broken: Vec<Unreadable>,
+    unclear: Vec<Unreadable>,
+    /// What tags of Docker Compose's say of values.
+    mergings: HashMap<Id, Merging>,
+    /// Texts that the file has in another form, with their lines, once someone has asked.
+    inner: RefCell<HashMap<Id, Rc<(String, Lines)>>>,
     /// Where its lines are, once someone has asked.
     lines: OnceCell<Lines>,
     /// The answers to questions about values.
@@ -88,8 +96,14 @@ pub struct Document {
     pub merges: Vec<Place>,
 }
 
-/// Bytes of a file.
-pub type Place = Range<usize>;
+/// What becomes of the values that earlier files of Docker Compose have under the same key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merging {
+    /// `!override`: this value takes their place.
+    Override,
+    /// `!reset`: they are taken back, and there is none.
+    Reset,
+}
 
 #[derive(Debug)]
 struct Node {
@@ -133,6 +147,9 @@ impl Tree {
             embedded: HashMap::new(),
             encoded: HashSet::new(),
             broken: Vec::new(),
+            unclear: Vec::new(),
+            mergings: HashMap::new(),
+            inner: RefCell::default(),
             lines: OnceCell::new(),
             answers: RefCell::default(),
         };
@@ -174,6 +191,31 @@ impl Tree {
         &self.broken
     }
 
+    /// Texts that may be documents, and cannot be read.
+    pub fn unclear(&self) -> &[Unreadable] {
+        &self.unclear
+    }
+
+    /// Line and column in the text that a place stands in, if the file has that text in another form. Of texts inside of each other
+    /// the outer one counts.
+    pub fn inner_position(&self, place: &Place) -> Option<(usize, usize)> {
+        let mut inner = place.inner.as_ref()?;
+        let around = |inner: &Inner| self.values.get(inner.text);
+        while let Some(outer) = around(inner).and_then(|node| node.place.inner.as_ref()) {
+            inner = outer;
+        }
+        let known = self.inner.borrow().get(&inner.text).cloned();
+        let text = known.unwrap_or_else(|| {
+            let text = self.value(inner.text).embedded_text();
+            let text = text.unwrap_or_default().into_owned();
+            let lines = Lines::of(&text);
+            let text = Rc::new((text, lines));
+            self.inner.borrow_mut().insert(inner.text, Rc::clone(&text));
+            text
+        });
+        Some(text.1.position(&text.0, inner.bytes.start))
+    }
+
     /// Line and column of a byte, both counted from one, the column in characters.
     pub fn position(&self, byte: usize) -> (usize, usize) {
         self.lines().position(&self.text, byte)
@@ -207,7 +249,18 @@ impl<'t> Value<'t> {
 
     /// Its bytes in the file.
     pub fn place(self) -> Place {
-        self.node().map_or(0..0, |node| node.place.clone())
+        self.node()
+            .map_or_else(Place::default, |node| node.place.clone())
+    }
+
+    /// Where these bytes of its text stand.
+    pub fn places_in(self, bytes: Vec<Range<usize>>) -> Vec<Place> {
+        embedded::places_in(self, bytes)
+    }
+
+    /// What a tag of Docker Compose's says of it.
+    pub fn merging(self) -> Option<Merging> {
+        self.tree.mergings.get(&self.id).copied()
     }
 
     /// The member of a mapping, in either spelling of its name.
@@ -270,6 +323,12 @@ impl<'t> Value<'t> {
             left.extend(members.map(|(_, member)| member));
         }
         found
+    }
+
+    /// Whether one of these values is in it, at any depth, or is itself one of them.
+    pub fn has_any(self, wanted: &HashSet<(*const Tree, Id)>) -> bool {
+        let all = self.within(|_| false);
+        all.into_iter().any(|value| wanted.contains(&value.key()))
     }
 
     /// Whether it is a mapping.

@@ -185,6 +185,65 @@ fn a_reader_that_has_gone_is_no_fault() {
     }
 }
 
+/// As on a full disk: an empty file would be taken for an answer.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_output_that_is_lost_is_a_fault() {
+    for arguments in [
+        &["explain", "GET", "/_matrix/client/v3/sync"][..],
+        &["schema"],
+        &["check", "--rules"],
+        &["check", "envoy/local/envoy.yaml"],
+        &["check", "--format", "json", "envoy/local/envoy.yaml"],
+        &["token"],
+        &["digest"],
+        &["--help"],
+        &["--version"],
+        &["check", "--help"],
+    ] {
+        let full = fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("a device");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_matrix-edge-auth"))
+            .args(arguments)
+            .current_dir(repository())
+            .stdin(Stdio::piped())
+            .stdout(full)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut stdin = child.stdin.take().expect("is piped");
+        let _ = stdin.write_all(TOKEN.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output().expect("the program ends");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(
+            stderr.starts_with("error: the output cannot be written: "),
+            "{arguments:?}: {stderr}"
+        );
+    }
+}
+
+/// It has the token, and cannot have the configuration as well.
+#[test]
+fn standard_input_has_one_thing() {
+    let output = program(&["token", "--config", "-"], GATEWAY);
+    assert_eq!(output.code, 2);
+    assert_eq!(
+        output.stderr,
+        "error: standard input has the token: give `--config` a file\n"
+    );
+    let explain = ["explain", "GET", "/_matrix/client/v3/sync", "--config", "-"];
+    assert_eq!(program(&explain, GATEWAY).code, 0);
+    let none = program(&explain, "a: 1\n");
+    assert_eq!(none.code, 2);
+    let expected =
+        "error: <standard input>: there is no gateway in it: give a file with a use of the module";
+    assert!(none.stderr.starts_with(expected), "{}", none.stderr);
+}
+
 #[test]
 fn a_preflight_and_an_unserved_method_wait_for_no_verdict() {
     for (method, why) in [
@@ -571,6 +630,14 @@ fn every_command_has_a_help() {
             "{command}"
         );
     }
+    let check = program(&["check", "--help"], "").stdout;
+    for code in [
+        "\n  0  nothing found\n",
+        "\n  1  at least one",
+        "\n  2  a file cannot",
+    ] {
+        assert!(check.contains(code), "{check}");
+    }
 }
 
 /// Of a list that is cut, the last tokens would be missing, or be others.
@@ -584,7 +651,7 @@ fn a_long_list_of_tokens_is_refused() {
     assert_eq!(output.code, 2, "{}", output.stdout);
     assert_eq!(
         output.stderr,
-        "error: <standard input>: it has more than 1 MiB, and is not read\n"
+        "error: <standard input>: it has more than 1 MiB, and is not read: give a part of it\n"
     );
 }
 

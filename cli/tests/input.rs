@@ -124,6 +124,361 @@ fn a_note_is_no_finding() {
     assert_eq!(report["notes"][0]["file"], files[0].as_str());
 }
 
+/// Copies of these texts under these names are looked at together.
+fn check_files(files: &[(&str, &str)], format: &str) -> Output {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut arguments = vec!["check".to_owned(), "--format".to_owned(), format.to_owned()];
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        fs::write(&path, text).expect("a file");
+        arguments.push(path.to_str().expect("UTF-8").to_owned());
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    program(&arguments, "")
+}
+
+/// The Envoy and the Compose file of a rule's file.
+fn envoy_and_compose() -> (String, String) {
+    let text = with_needed(include_str!("rules/internal-address/good-compose.yaml"));
+    let (envoy, compose) = text.split_once("---\n").expect("two files");
+    (envoy.to_owned(), compose.to_owned())
+}
+
+/// Another Envoy has a file of its own, and so ports of its own.
+#[test]
+fn a_service_with_another_file_is_another_envoy() {
+    let (envoy, _) = envoy_and_compose();
+    let image = "image: envoyproxy/envoy:v1.40.0";
+    let own = format!("envoy: {{ {image}, volumes: [\"./envoy.yaml:/etc/envoy/envoy.yaml:ro\"] }}");
+    let other = |more: &str| format!("grpc: {{ {image}, {more} }}");
+    let is_open = |services: &[&str], more: &str| {
+        let compose = format!("services:\n  {}\n{more}", services.join("\n  "));
+        let output = check_files(
+            &[("envoy.yaml", &envoy), ("compose.yaml", &compose)],
+            "text",
+        );
+        let is_open = output.stdout.contains("error[internal-address]");
+        assert_eq!(output.code, i32::from(is_open), "{}", output.stdout);
+        is_open
+    };
+    let ports = "ports: [\"10001:10001\"]";
+    for apart in [
+        "volumes: [\"./grpc.yaml:/etc/envoy/grpc.yaml\"], ",
+        // The name on the container's side is that of any file.
+        "volumes: [\"./grpc.yaml:/etc/envoy/envoy.yaml\"], ",
+        "volumes: [{ type: bind, source: ./grpc.yaml, target: /etc/envoy/envoy.yaml }], ",
+        "volumes: [\"./grpc.yaml:/etc/envoy/envoy.yaml\"], command: [-c, /etc/envoy/envoy.yaml], ",
+        "",
+    ] {
+        assert!(
+            !is_open(&[&own, &other(&format!("{apart}{ports}"))], ""),
+            "{apart}"
+        );
+        assert!(
+            !is_open(&[&own, &other(&format!("{apart}network_mode: host"))], ""),
+            "{apart}"
+        );
+    }
+    for given in [
+        "volumes: [\"./envoy.yaml:/etc/edge.yaml\"], ",
+        "volumes: [{ type: bind, source: ./envoy.yaml, target: /etc/edge.yaml }], ",
+        "command: [-c, /etc/envoy/envoy.yaml], ",
+        "command: envoy -c /etc/envoy/envoy.yaml, ",
+        "volumes: [\"./:/etc/envoy\"], command: [--config-path=/etc/envoy/envoy.yaml], ",
+        "configs: [{ source: edge, target: /etc/envoy/edge.yaml }], ",
+    ] {
+        let configs = "configs: { edge: { file: ./envoy.yaml } }\n";
+        assert!(
+            is_open(&[&own, &other(&format!("{given}{ports}"))], configs),
+            "{given}"
+        );
+    }
+    // With no service that is given the file, each Envoy may be it.
+    assert!(is_open(&[&other(ports)], ""));
+}
+
+/// Docker Compose reads it behind the other by itself, and a shell names it before.
+#[test]
+fn an_override_file_counts_behind_the_other() {
+    let (envoy, compose) = envoy_and_compose();
+    let compose = compose.replace("127.0.0.1:10001:10001", "10001:10001");
+    let reset = "services: { envoy: { ports: !reset [] } }\n";
+    for (file, code) in [("compose.override.yaml", 0), ("compose-more.yaml", 1)] {
+        let files = [
+            (file, reset),
+            ("compose.yaml", &compose),
+            ("envoy.yaml", &envoy),
+        ];
+        let output = check_files(&files, "text");
+        assert_eq!(output.code, code, "{}", output.stdout);
+    }
+}
+
+/// Two routes with the same fault, in a text whose values have no place of their own in the file.
+#[test]
+fn two_faults_in_a_text_in_base64_are_two() {
+    let good = include_str!("../../envoy/local/envoy.yaml");
+    let last = "                        - match: { prefix: / }\n                          route:\n                            cluster: homeserver\n";
+    assert!(good.contains(last));
+    let route = |path: &str| {
+        format!(
+            "                        - match: {{ path: {path} }}\n                          route: {{ cluster: homeserver, timeout: 20s }}\n"
+        )
+    };
+    let first = route("/_matrix/client/v3/sync");
+    let second = route("/_matrix/client/unstable/org.matrix.simplified_msc3575/sync");
+    let text = good.replacen(last, &format!("{first}{second}{last}"), 1);
+    let number = 2;
+    assert_eq!(
+        check(&text).stdout.matches("error[sync-timeout]").count(),
+        number
+    );
+    let lines: Vec<usize> = (1..)
+        .zip(text.lines())
+        .filter(|(_, line)| line.contains("timeout: 20s"))
+        .map(|(number, _)| number)
+        .collect();
+    let escaped = serde_json::to_string(&text).expect("a text");
+    for data in [
+        format!(
+            "binaryData: {{ envoy.yaml: {} }}",
+            Base64::encode_string(text.as_bytes())
+        ),
+        format!("data: {{ envoy.yaml: {escaped} }}"),
+    ] {
+        let resource = format!("apiVersion: v1\nkind: ConfigMap\n{data}\n");
+        let output = check(&resource);
+        let told = output.stdout.matches("error[sync-timeout]").count();
+        assert_eq!(told, number, "{}", output.stdout);
+        let json = program(&["check", "--format", "json", "-"], &resource);
+        let report: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
+        let findings = report["findings"].as_array().expect("a list");
+        assert_eq!(findings.len(), number);
+        for finding in findings {
+            assert_eq!(finding["line"], 3);
+            let line = finding["inner"]["line"].as_u64().expect("a number");
+            let column = &finding["inner"]["column"];
+            assert!(lines.contains(&(line as usize)), "{finding}");
+            let place = format!("line {line}, column {column} of the text that stands here");
+            assert!(output.stdout.contains(&place), "{}", output.stdout);
+        }
+    }
+    // Where each value has a place of its own, nothing else tells it.
+    let json = program(&["check", "--format", "json", "-"], &text);
+    assert!(!json.stdout.contains("inner"), "{}", json.stdout);
+}
+
+/// A ConfigMap may have scripts and manuals, which name fields of Envoy's.
+#[test]
+fn a_text_that_is_no_yaml_by_its_name_is_noted() {
+    let good = include_str!("../../envoy/sync-workers/envoy.yaml");
+    let script = "#!/bin/sh\ncat > /etc/envoy.yaml <<EOF\nstatic_resources: { listeners: [] }\nadmin: {{ .Env.X }}\nEOF\n";
+    let with = |key: &str, text: &str, is_base64: bool| {
+        let data = if is_base64 {
+            format!(
+                "binaryData: {{ {key}: {} }}",
+                Base64::encode_string(text.as_bytes())
+            )
+        } else {
+            format!("data:\n  {key}: |\n    {}\n", text.replace('\n', "\n    "))
+        };
+        check(format!(
+            "{good}\n---\napiVersion: v1\nkind: ConfigMap\n{data}"
+        ))
+    };
+    for (key, text) in [
+        ("entrypoint.sh", script),
+        (
+            "README.md",
+            "# How to\nWrite `typed_config: {\"@type\": ...}` below `http_filters`.\n",
+        ),
+        ("envoy.yaml.tmpl", script),
+        ("envoy", script),
+    ] {
+        for is_base64 in [false, true] {
+            let output = with(key, text, is_base64);
+            assert_eq!(output.code, 0, "{key}: {}", output.stdout);
+            let note = "note[configuration]: this text has words of Envoy's configuration, and is not looked at: ";
+            assert_eq!(
+                output.stdout.matches(note).count(),
+                1,
+                "{key}: {}",
+                output.stdout
+            );
+            assert!(!output.stdout.contains(".Env.X"), "{}", output.stdout);
+        }
+    }
+    for key in ["envoy.yaml", "envoy.yml", "envoy.json"] {
+        for is_base64 in [false, true] {
+            let output = with(key, script, is_base64);
+            assert_eq!(output.code, 2, "{key}: {}", output.stdout);
+            assert!(
+                output
+                    .stdout
+                    .contains("this is a template, and no YAML yet"),
+                "{}",
+                output.stdout
+            );
+        }
+    }
+    // Of what ends as no YAML nothing counts.
+    let open = good.replace("FAIL_RELOAD", "FAIL_OPEN");
+    for is_base64 in [false, true] {
+        let output = with("run.sh", &format!("{open}\n---\na: [}}\n"), is_base64);
+        assert_eq!(output.code, 0, "{}", output.stdout);
+    }
+    // What is YAML is looked at under any name.
+    let output = with("envoy", &open, false);
+    assert!(
+        output.stdout.contains("error[fail-open]"),
+        "{}",
+        output.stdout
+    );
+}
+
+/// The commonest mistake: what makes the file was not run.
+#[test]
+fn a_template_is_told_from_broken_yaml() {
+    const TEMPLATE: &str =
+        "this is a template, and no YAML yet: render it first, as by `helm template`";
+    for (text, place) in [
+        ("a: 1\nserver_name: {{ .Values.serverName }}\n", ":2:15: "),
+        ("a: {{x}}\n", ":1:"),
+        ("{{- if .Values.x }}\na: 1\n{{- end }}\n", ":1:"),
+        ("{% if x %}\na: 1\n{% endif %}\n", ":1:"),
+        ("a:\n  {{- toYaml .Values.a | nindent 2 }}\nb: [\n", ":"),
+    ] {
+        let output = check(text);
+        assert_eq!(output.code, 2);
+        assert!(
+            output.stdout.contains(TEMPLATE),
+            "{text}: {}",
+            output.stdout
+        );
+        let place = format!("<standard input>{place}");
+        assert!(output.stdout.contains(&place), "{text}: {}", output.stdout);
+    }
+    for text in ["? [a]\n: b\n", "{ {a: b}: c }\n", "a: [}\n"] {
+        assert!(!check(text).stdout.contains("template"), "{text}");
+    }
+}
+
+/// Each says what is to be done.
+#[test]
+fn a_fault_says_what_to_do() {
+    let utf16: Vec<u8> = "a: 1\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    refuses(
+        [&b"\xff\xfe"[..], &utf16].concat(),
+        ": it is not UTF-8, in which Envoy wants it: write it anew",
+    );
+    for text in ["", "# nothing\n", "services: {}\n"] {
+        let output = check(text);
+        assert_eq!(output.code, 2);
+        assert!(
+            output
+                .stdout
+                .ends_with("no use of the module, and nothing to check\n"),
+            "{}",
+            output.stdout
+        );
+        assert!(
+            !output.stdout.contains("not everything"),
+            "{}",
+            output.stdout
+        );
+    }
+    let twice = program(
+        &["check", "-", "-"],
+        include_str!("../../envoy/sync-workers/envoy.yaml"),
+    );
+    assert_eq!(twice.code, 2);
+    let expected = "error: <standard input>: it can be read once, and is named twice: write the second part into a file\n";
+    assert!(twice.stdout.contains(expected), "{}", twice.stdout);
+    assert!(
+        twice.stdout.contains("1 use of the module"),
+        "{}",
+        twice.stdout
+    );
+}
+
+/// A program can open the file that is named.
+#[test]
+fn of_several_files_without_a_use_the_first_is_named() {
+    for (files, others) in [
+        (1, ""),
+        (2, ", or in the other file"),
+        (3, ", or in the other 2 files"),
+    ] {
+        let all = [
+            ("a.yaml", "a: 1\n"),
+            ("b.yaml", "b: 1\n"),
+            ("c.yaml", "c: 1\n"),
+        ];
+        let (given, _) = all.split_at(files);
+        let output = check_files(given, "json");
+        assert_eq!(output.code, 2);
+        let report: serde_json::Value = serde_json::from_str(&output.stdout).expect("JSON");
+        let fault = &report["unreadable"][0];
+        let file = fault["file"].as_str().expect("a name");
+        assert!(file.ends_with("/a.yaml"), "{file}");
+        let message = fault["message"].as_str().expect("a text");
+        let expected = format!("there is no use of the module in it{others}: give ");
+        assert!(message.starts_with(&expected), "{message}");
+    }
+}
+
+/// Whoever reads a file decides what becomes of two equal keys.
+#[test]
+fn of_another_programs_file_nobody_says_that_envoy_reads_it() {
+    let (envoy, compose) = envoy_and_compose();
+    let twice = compose.replace(
+        "  envoy:\n",
+        "  envoy:\n    restart: always\n    restart: no\n",
+    );
+    assert_ne!(twice, compose);
+    let output = check_files(&[("envoy.yaml", &envoy), ("compose.yaml", &twice)], "text");
+    assert!(
+        output.stdout.contains("error[duplicate-key]"),
+        "{}",
+        output.stdout
+    );
+    assert!(
+        !output.stdout.contains("Envoy keeps the last"),
+        "{}",
+        output.stdout
+    );
+    let both = envoy.replace(
+        "    - name: gateway\n",
+        "    - name: gateway\n      name: gateway\n",
+    );
+    assert_ne!(both, envoy);
+    let output = check(both);
+    assert!(
+        output
+            .stdout
+            .contains("Envoy keeps the last and tells nobody"),
+        "{}",
+        output.stdout
+    );
+}
+
+/// Aliases of lists that have one value each: a chain is as deep as the file is long, and no bracket tells.
+#[test]
+fn a_chain_of_aliases_is_followed_to_its_end() {
+    let mut text = "a0: &a0 [x]\n".to_owned();
+    for level in 1..=240_000 {
+        let _ = writeln!(text, "a{level}: &a{level} [*a{}]", level - 1);
+    }
+    let good = include_str!("../../envoy/sync-workers/envoy.yaml");
+    let protocol = "    - name: homeserver\n";
+    assert!(good.contains(protocol));
+    let options = "      typed_extension_protocol_options: { envoy.extensions.upstreams.http.v3.HttpProtocolOptions: { \"@type\": \
+                   type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, http_filters: *a240000 } }\n";
+    let with = good.replacen(protocol, &format!("{protocol}{options}"), 1);
+    let output = check(text + &with);
+    assert!(matches!(output.code, 0 | 2), "{}", output.stdout);
+}
+
 /// What the user has looked at and takes as it is: it is still told, and fails no pipeline. Other rules are as they were.
 #[test]
 fn a_rule_that_is_allowed_is_told_as_a_note() {
@@ -630,6 +985,21 @@ fn each_of_many_findings_costs_little() {
     }
 }
 
+/// A script may be as long as a file, and write as often.
+#[test]
+fn each_of_many_writes_of_a_script_costs_little() {
+    let good = include_str!("rules/identity-header/good.yaml");
+    let line = "function envoy_on_request(handle)\n";
+    let write =
+        "                            handle:headers():replace(\"x-matrix-user-id\", \"a\")\n";
+    let script = good.replacen(line, &format!("{line}{}", write.repeat(10_000)), 1);
+    let output = check(with_needed(&script));
+    assert_eq!(output.code, 1);
+    let told = output.stdout.matches("error[identity-header]");
+    assert_eq!(told.count(), 10_000);
+    assert!(output.stdout.contains(":10058:54\n"));
+}
+
 /// Of what was given up nothing is told as missing.
 #[test]
 fn a_file_that_is_given_up_has_no_findings() {
@@ -710,6 +1080,64 @@ fn no_secret_in_a_variable_is_shown() {
         assert_eq!(output.code, 1, "{}", output.stdout);
         assert!(output.stdout.contains(rule), "{}", output.stdout);
         assert!(!output.stdout.contains("hunter2"), "{}", output.stdout);
+    }
+}
+
+/// Whatever a line has beside what is found, and whatever a script says: only known words are shown.
+#[test]
+fn no_line_with_an_unknown_word_is_shown() {
+    let (envoy, _) = envoy_and_compose();
+    let compose = "services: { envoy: { image: envoyproxy/envoy, network_mode: host, environment: { DD_API_KEY: hunter2 } } }\n";
+    let output = check_files(&[("envoy.yaml", &envoy), ("compose.yaml", compose)], "text");
+    assert!(
+        output.stdout.contains("error[internal-address]"),
+        "{}",
+        output.stdout
+    );
+    assert!(!output.stdout.contains("hunter2"), "{}", output.stdout);
+
+    let good = include_str!("rules/identity-header/good.yaml");
+    let line = "function envoy_on_request(handle)\n";
+    assert!(good.contains(line));
+    let (space, inner) = (" ".repeat(26), " ".repeat(28));
+    let write = "handle:headers():replace(\"x-matrix-user-id\", \"hunter2\")\n";
+    let lines = format!("local apikey = \"hunter2\"\n{space}{line}{inner}{write}");
+    let output = check(with_needed(&good.replacen(line, &lines, 1)));
+    assert!(
+        output.stdout.contains("error[identity-header]"),
+        "{}",
+        output.stdout
+    );
+    assert!(!output.stdout.contains("hunter2"), "{}", output.stdout);
+
+    // A Secret as it is, and in base64: not even a harmless line of it.
+    let good = include_str!("../../envoy/sync-workers/envoy.yaml");
+    let bad = good.replace("FAIL_RELOAD", "FAIL_OPEN");
+    let text = bad.replace('\n', "\n    ");
+    for (kind, key, text, is_shown) in [
+        ("ConfigMap", "data", format!("|\n    {text}"), true),
+        ("Secret", "stringData", format!("|\n    {text}"), false),
+        (
+            "Secret",
+            "data",
+            Base64::encode_string(bad.as_bytes()),
+            false,
+        ),
+    ] {
+        let output = check(format!(
+            "apiVersion: v1\nkind: {kind}\n{key}:\n  envoy.yaml: {text}\n"
+        ));
+        assert!(
+            output.stdout.contains("error[fail-open]"),
+            "{}",
+            output.stdout
+        );
+        assert_eq!(
+            output.stdout.contains("    |"),
+            is_shown,
+            "{}",
+            output.stdout
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `tests/rules/RULE/bad*.yaml` have the trap, and `good*.yaml` are clean. In a bad file a comment marks what is found: the
 //! caret stands below the first character, and the rule's name follows. Where no comment can stand, `# at LINE:COLUMN RULE`
-//! says the same.
+//! says the same. Two faults at one place have two marks.
 //!
 //! Where a file says that a plugin may call `proxy_log` alone, the test gives it the functions of envoy/local/envoy.yaml:
 //! the list is long, and the module's.
@@ -47,29 +47,30 @@ fn files(rule: &str, kind: &str) -> Vec<PathBuf> {
     files
 }
 
-/// What the comments of a file say.
-fn marked(text: &str) -> BTreeSet<Place> {
-    let mut found = BTreeSet::new();
+/// What the comments of a file say, in order.
+fn marked(text: &str) -> Vec<Place> {
+    let mut found = Vec::new();
     let mut line = 0;
     for (index, content) in text.lines().enumerate() {
         let comment = content.trim_start().strip_prefix('#').unwrap_or_default();
         if let Some(rule) = comment.trim_start().strip_prefix("^ ") {
             let column = content.find('^').expect("a caret") as u64 + 1;
-            found.insert((line, column, rule.to_owned()));
+            found.push((line, column, rule.to_owned()));
         } else if let Some(place) = comment.strip_prefix(" at ") {
             let (place, rule) = place.split_once(' ').expect("a place and a rule");
             let (line, column) = place.split_once(':').expect("a line and a column");
             let number = |text: &str| text.parse().expect("a number");
-            found.insert((number(line), number(column), rule.to_owned()));
+            found.push((number(line), number(column), rule.to_owned()));
         } else {
             line = index as u64 + 1;
         }
     }
+    found.sort();
     found
 }
 
-/// What the program finds in a file whose plugins may call what they need.
-fn found(file: &Path) -> (i32, BTreeSet<Place>) {
+/// What the program finds in a file whose plugins may call what they need, in order. It says nothing twice.
+fn found(file: &Path) -> (i32, Vec<Place>) {
     let folder = tempfile::tempdir().expect("a folder");
     let copy = folder.path().join(file.file_name().expect("a name"));
     let text = fs::read_to_string(file).expect("a file");
@@ -89,7 +90,13 @@ fn found(file: &Path) -> (i32, BTreeSet<Place>) {
         (number("line"), number("column"), rule)
     };
     let findings = report["findings"].as_array().expect("a list");
-    (output.code, findings.iter().map(place).collect())
+    let mut told: Vec<String> = findings.iter().map(Value::to_string).collect();
+    told.sort();
+    told.dedup();
+    assert_eq!(told.len(), findings.len(), "{file}: {}", output.stdout);
+    let mut places: Vec<Place> = findings.iter().map(place).collect();
+    places.sort();
+    (output.code, places)
 }
 
 #[test]
@@ -132,7 +139,7 @@ fn good_files_are_clean() {
     for rule in rules() {
         for file in files(&rule, "good") {
             let (code, found) = found(&file);
-            assert_eq!(found, BTreeSet::new(), "{}", file.display());
+            assert_eq!(found, Vec::new(), "{}", file.display());
             assert_eq!(code, 0, "{}", file.display());
         }
     }

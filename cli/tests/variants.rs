@@ -148,6 +148,48 @@ fn a_service_may_stand_in_several_compose_files() {
         .finds(&[("internal-address", "\"10001:10001\"")]);
 }
 
+/// `!override` puts what it marks in place of what files before say, and `!reset` takes that back.
+#[test]
+fn a_compose_file_may_take_back_what_another_says() {
+    let file = Variant::of("internal-address/good-compose.yaml")
+        .with("127.0.0.1:10001:10001", "10001:10001");
+    let with = |more: &str| Variant(format!("{}---\nservices:{more}\n", file.0));
+    let published = [("internal-address", "10001:10001")];
+    with("\n  envoy: { ports: [\"10000:10000\"] }").finds(&published);
+    for more in [
+        "\n  envoy: { ports: !override [\"127.0.0.1:10000:10000\"] }",
+        "\n  envoy: { ports: !reset [] }",
+        "\n  envoy: { ports: !reset null }",
+        "\n  envoy: { ports: !reset }",
+        "\n  envoy: !override { image: envoyproxy/envoy }",
+        " !override { envoy: { image: envoyproxy/envoy } }",
+    ] {
+        with(more).is_clean();
+    }
+    with("\n  envoy: { ports: !override [\"10001:10001\"] }")
+        .finds(&[("internal-address", "\"10001:10001\"")]);
+    // Another tag says nothing of this.
+    with("\n  envoy: { ports: !mine [\"10000:10000\"] }").finds(&published);
+    // Nobody knows what becomes of a service that is gone.
+    with("\n  envoy: !reset null").finds(&[("internal-address", "address: 0.0.0.0")]);
+}
+
+/// Of a key that has one value the last counts.
+#[test]
+fn the_last_compose_file_says_which_network_a_service_has() {
+    let file = Variant::of("internal-address/good-compose.yaml");
+    let with = |mode: &str| {
+        let more = format!("  envoy: {{ network_mode: {mode} }}\n");
+        Variant(format!(
+            "{}---\nservices:\n  envoy: {{ network_mode: host }}\n---\nservices:\n{more}",
+            file.0
+        ))
+    };
+    with("host").finds(&[("internal-address", "network_mode: host")]);
+    with("bridge").is_clean();
+    with("!reset null").is_clean();
+}
+
 /// Then it has no ports of its own.
 #[test]
 fn a_service_may_have_the_ports_of_another() {
@@ -477,7 +519,7 @@ fn a_policy_replaces_that_of_the_gateway_where_its_expressions_select_routes() {
 #[test]
 fn the_number_of_workers_may_stand_beside_its_flag_or_in_the_same_word() {
     let file = Variant::of("circuit-breaker/bad-workers.yaml");
-    let found = [("circuit-breaker", "circuit_breakers")];
+    let found = [("circuit-breaker", "circuit_breakers"); 3];
     for arguments in [
         "--concurrency=8",
         "\"--concurrency\", \"8\"",
@@ -510,7 +552,7 @@ fn workers_of_another_program_are_not_envoys() {
     let envoy =
         "  edge: { image: \"envoyproxy/envoy:v1.40.0\", command: [\"--concurrency\", \"8\"] }\n";
     let worker = "  worker: { image: celery, command: celery worker --concurrency 16 }\n";
-    let found = [("circuit-breaker", "circuit_breakers")];
+    let found = [("circuit-breaker", "circuit_breakers"); 3];
     with(envoy).finds(&found);
     with(worker).is_clean();
     with(&format!("{envoy}{worker}")).finds(&found);
@@ -533,7 +575,24 @@ fn no_worker_is_one() {
         cluster,
         &format!("{cluster}          max_in_flight: 1000\n"),
     )
-    .finds(&[("circuit-breaker", "circuit_breakers")]);
+    .finds(&[("circuit-breaker", "circuit_breakers"); 3]);
+}
+
+/// One place may have several faults.
+#[test]
+fn each_limit_that_is_too_low_is_told() {
+    let file = Variant::of("circuit-breaker/bad.yaml");
+    let few = ("circuit-breaker", "circuit_breakers");
+    for (thresholds, number) in [
+        ("max_retries: 3, max_requests: 10", 2),
+        (
+            "max_connections: 10, max_requests: 10, max_pending_requests: 10, max_retries: 0",
+            4,
+        ),
+    ] {
+        file.with("max_retries: 3", thresholds)
+            .finds(&vec![few; number]);
+    }
 }
 
 /// Of the thresholds that for usual priority counts.
@@ -595,17 +654,15 @@ fn calls_are_those_of_the_roles_that_ask_this_cluster() {
     file.is_clean();
     with(&file, "provisioning", 257).is_clean();
     let many = with(&file, "introspection", 257);
-    many.finds(&[("circuit-breaker", "circuit_breakers")]);
+    let few = ("circuit-breaker", "circuit_breakers");
+    many.finds(&[few; 3]);
     // Of two listeners of a role the one with the most counts.
     many.with("role: provisioning", "role: introspection")
         .with(
             "cluster: homeserver, timeout",
             "cluster: mas-for-synapse, timeout",
         )
-        .finds(&[
-            ("stop-iteration", "name: provisioning"),
-            ("circuit-breaker", "circuit_breakers"),
-        ]);
+        .finds(&[("stop-iteration", "name: provisioning"), few, few, few]);
 }
 
 #[test]
@@ -780,6 +837,36 @@ fn a_route_of_the_homeserver_rewrites_no_path() {
     file.with(timeout, &same).is_clean();
 }
 
+/// An EnvoyPatchPolicy may add a cluster.
+#[test]
+fn envoy_gateway_has_the_clusters_that_a_patch_adds() {
+    let file = Variant::of("unknown-cluster/good-envoy-gateway.yaml");
+    let with = |kind: &str, operation: &str| {
+        Variant(format!(
+            "{}\n---\napiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyPatchPolicy\nmetadata: {{ name: more }}\nspec: {{ \
+             type: JSONPatch, jsonPatches: [{{ type: type.googleapis.com/{kind}, name: added, operation: {{ {operation} }} }}] }}\n",
+            file.0.trim_end()
+        ))
+        .with("cluster: mas-introspection", "cluster: added")
+    };
+    let cluster = "envoy.config.cluster.v3.Cluster";
+    let whole = |name: &str| {
+        format!(
+            "op: add, path: \"\", value: {{ name: {name}, circuit_breakers: {{ thresholds: [{{ max_retries: 256 }}] }} }}"
+        )
+    };
+    let unknown = [("unknown-cluster", "cluster: added")];
+    with(cluster, &whole("added")).is_clean();
+    with(cluster, &whole("other")).finds(&unknown);
+    with("envoy.config.listener.v3.Listener", &whole("added")).finds(&unknown);
+    with(cluster, "op: add, path: /connect_timeout, value: 1s").finds(&unknown);
+    // What cannot be seen may be it.
+    with(cluster, "op: copy, path: \"\", from: /other").is_clean();
+    // Its limits count.
+    let few = whole("added").replace("256", "3");
+    with(cluster, &few).finds(&[("circuit-breaker", "circuit_breakers")]);
+}
+
 #[test]
 fn envoy_gateway_keeps_slashes_only_if_it_is_told_so() {
     let file = Variant::of("path-normalisation/good-envoy-gateway.yaml");
@@ -833,6 +920,50 @@ fn an_example_is_a_whole_name() {
     }
 }
 
+/// Whose a secret is that was not filled in.
+#[test]
+fn a_placeholder_is_mas_s_only_where_the_module_reads_it() {
+    let file = Variant::of("placeholder/good-filled-in.yaml");
+    let help = |more: &str| {
+        let file = Variant(format!("{}---\n{more}\n", file.0));
+        let (_, report) = file.report();
+        let findings = report["findings"].as_array().expect("a list");
+        assert_eq!(findings.len(), 1, "{more}: {report}");
+        let is_of_mas = |key: &str| findings[0][key].as_str().expect("a text").contains("MAS");
+        assert_eq!(is_of_mas("message"), is_of_mas("help"));
+        is_of_mas("help")
+    };
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: { name: edge }\n";
+    let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: { name: edge }\nspec: { containers: [{ name: envoy, env: [{ name: \
+               MAS_SECRET, valueFrom: { secretKeyRef: { name: edge, key: mas } } }] }] }";
+    for of_mas in [
+        "services: { envoy: { image: envoyproxy/envoy, environment: { MAS_SECRET: changeme } } }"
+            .to_owned(),
+        format!("{secret}stringData: {{ MAS_SECRET: change-me }}"),
+        format!("{secret}stringData: {{ mas: change-me }}\n{pod}"),
+        pod.trim_start_matches("---\n").replace(
+            "valueFrom: { secretKeyRef: { name: edge, key: mas } }",
+            "value: change-me",
+        ),
+        "resources: [{ name: mas, generic_secret: { secret: { inline_string: change-me } } }]"
+            .to_owned(),
+    ] {
+        assert!(help(&of_mas), "{of_mas}");
+    }
+    for other in [
+        "services: { postgres: { image: postgres, environment: { POSTGRES_PASSWORD: changeme } } }"
+            .to_owned(),
+        format!("{secret}stringData: {{ mas: change-me }}"),
+        format!("{secret}stringData: {{ other: change-me }}\n{pod}"),
+        format!(
+            "{}stringData: {{ mas: change-me }}\n{pod}",
+            secret.replace("edge", "postgres")
+        ),
+    ] {
+        assert!(!help(&other), "{other}");
+    }
+}
+
 /// A document inside of a text is looked at, and the text itself is not.
 #[test]
 fn a_placeholder_in_a_text_is_told_once() {
@@ -843,6 +974,32 @@ fn a_placeholder_in_a_text_is_told_once() {
             "\"authority\": \"auth.matrix.test\",\n                                \"timeout\"",
         )
         .finds(&[("placeholder", "\"example.org\"")]);
+}
+
+/// A pod mounts what is in its own namespace. A ConfigMap and a Secret may have one name.
+#[test]
+fn a_pod_of_another_namespace_or_with_a_secret_of_the_name_mounts_something_else() {
+    let file = Variant::of("internal-address/bad-policy-other-pods.yaml")
+        .with("{ app: other }", "{ app: edge }")
+        .with(
+            "{ name: edge }\ndata:",
+            "{ name: edge, namespace: matrix }\ndata:",
+        );
+    file.is_clean();
+    let with = |namespace: &str, volume: &str| {
+        Variant(format!(
+            "{}\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{ {namespace} name: web }}\nspec: {{ template: {{ metadata: {{ \
+             labels: {{ app: web }} }}, spec: {{ containers: [], volumes: [{{ name: c, {volume} }}] }} }} }}\n",
+            file.0.trim_end()
+        ))
+    };
+    let own = "configMap: { name: edge }";
+    let open = [("internal-address", "address: 0.0.0.0")];
+    with("namespace: matrix,", own).finds(&open);
+    with("", own).finds(&open);
+    with("namespace: web,", own).is_clean();
+    with("namespace: matrix,", "secret: { secretName: edge }").is_clean();
+    with("namespace: matrix,", "configMap: { name: other }").is_clean();
 }
 
 /// What comes to this listener is MAS's own, with the secret that Synapse wants.
@@ -1413,6 +1570,70 @@ fn a_route_may_have_a_matcher_that_keeps_requests_from_the_module() {
     behind_matcher("")
         .with(config, &matched)
         .finds(&[("unguarded-route", "typed_per_filter_config")]);
+}
+
+/// Several filters write a header whose name is in their configuration.
+#[test]
+fn a_filter_may_name_the_header_that_it_writes() {
+    let file = Variant::of("sync-timeout/good.yaml");
+    let router = "                  - name: envoy.filters.http.router\n";
+    let with = |kind: &str, config: &str| {
+        let filter = format!(
+            "                  - name: behind\n                    typed_config: {{ \"@type\": type.googleapis.com/{kind}, {config} }}\n"
+        );
+        file.with(router, &format!("{filter}{router}"))
+    };
+    let generic = "\"@type\": type.googleapis.com/envoy.extensions.http.injected_credentials.generic.v3.Generic";
+    for (kind, config) in [
+        (
+            "api_key_auth.v3.ApiKeyAuth",
+            "forwarding: { header: NAME, hide_credentials: true }",
+        ),
+        ("basic_auth.v3.BasicAuth", "forward_username_header: NAME"),
+        (
+            "gcp_authn.v3.GcpAuthnFilterConfig",
+            "token_header: { name: NAME }",
+        ),
+        (
+            "geoip.v3.Geoip",
+            "provider: { typed_config: { common_provider_config: { geo_field_keys: { city: NAME } } } }",
+        ),
+        ("ip_tagging.v3.IPTagging", "ip_tag_header: { header: NAME }"),
+        (
+            "credential_injector.v3.CredentialInjector",
+            &format!("credential: {{ name: user, typed_config: {{ {generic}, header: NAME }} }}"),
+        ),
+    ] {
+        let kind = format!("envoy.extensions.filters.http.{kind}");
+        with(&kind, &config.replace("NAME", "X-Matrix-User-Id"))
+            .finds(&[("identity-header", "X-Matrix-User-Id")]);
+        with(&kind, &config.replace("NAME", "x-other")).is_clean();
+    }
+}
+
+/// Of credentials only those count that MAS looks at, on the way to MAS.
+#[test]
+fn an_injector_may_add_another_header_or_stand_where_nothing_leads_to_mas() {
+    let file = Variant::of("sync-timeout/good.yaml");
+    let router = "                  - name: envoy.filters.http.router\n";
+    let with = |file: &Variant, header: &str| {
+        let filter = format!(
+            "                  - name: injector\n                    typed_config:\n                      \"@type\": \
+             type.googleapis.com/envoy.extensions.filters.http.credential_injector.v3.CredentialInjector\n                      \
+             credential: {{ name: c, typed_config: {{ \"@type\": \
+             type.googleapis.com/envoy.extensions.http.injected_credentials.generic.v3.Generic{header} }} }}\n"
+        );
+        file.with(router, &format!("{filter}{router}"))
+    };
+    let found = [("injected-route", "name: injector")];
+    with(&file, "").finds(&found);
+    with(&file, ", header: Authorization").finds(&found);
+    with(&file, ", header: x-api-key").is_clean();
+    let elsewhere = Variant(file.0.replace(
+        "route: { cluster: mas }",
+        "direct_response: { status: 404 }",
+    ));
+    with(&elsewhere, "").is_clean();
 }
 
 /// A request without a token has no identity, and so an absent header is one that a client may name.

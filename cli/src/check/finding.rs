@@ -43,6 +43,7 @@ pub struct Finding<'t> {
 }
 
 /// Where a finding points.
+#[derive(Clone)]
 pub struct Spot<'t> {
     /// The file.
     pub tree: &'t Tree,
@@ -74,5 +75,11 @@ impl<'t> Spot<'t> {
             tree: value.tree,
             place: place.unwrap_or_else(|| value.place()),
         }
+    }
+}
+
+impl<'t> From<Value<'t>> for Spot<'t> {
+    fn from(value: Value<'t>) -> Self {
+        Self::value(value)
     }
 }

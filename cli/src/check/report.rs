@@ -1,46 +1,42 @@
-//! Prints findings: for people with the lines that they are about, for programs as one JSON object.
+//! What is printed of findings: for people with the lines that they are about, for programs as one JSON object.
 //!
-//! The non-obvious rule: a line that may hold a secret is not shown, and neither is a long line. Only its place is told. A
-//! value that the module refuses may itself be a secret, as in `bearer: s3cret`, and a key that is given twice may be the
-//! name of a variable with one. In other lines the keys tell.
+//! The non-obvious rule: a line is shown if each word in it is known to be no secret (`visible.rs`). Of any other line only the
+//! place is told. A value that the module refuses may itself be a secret, as in `bearer: s3cret`, and a key that is given twice may
+//! be the name of a variable with one: what such a rule points at is never shown.
+
+mod visible;
 
 use std::io::{IsTerminal as _, stdout};
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet, renderer::DecorStyle};
 use serde::Serialize;
 
+use self::visible::{Secrets, visible};
 use super::{
     finding::{Finding, Severity},
     rules::Rule,
     source::Fault,
 };
-use crate::output::print;
+use crate::yaml::{Place, Tree};
 
-/// Words in a line that may have a secret in it.
-const SECRETIVE: [&str; 6] = [
-    "secret",
-    "credential",
-    "value",
-    "inline_",
-    "token",
-    "password",
-];
-
-/// The longest line that is shown, in bytes. Otherwise a file of one line would be gone through again for each of its
-/// findings.
-const LONGEST_LINE: usize = 2_000;
-
-/// Prints for people.
-pub fn text(findings: &[Finding<'_>], faults: &[Fault], uses: usize, remaining: [usize; 3]) {
+/// The report for people.
+pub fn text(
+    trees: &[Tree],
+    findings: &[Finding<'_>],
+    faults: &[Fault],
+    uses: usize,
+    remaining: [usize; 3],
+) -> String {
     let renderer = if stdout().is_terminal() {
         Renderer::styled()
     } else {
         Renderer::plain()
     }
     .decor_style(DecorStyle::Ascii);
+    let secrets = Secrets::of(trees);
     let mut out = String::new();
     for finding in findings {
-        out += &shown(finding, &renderer);
+        out += &shown(finding, &secrets, &renderer);
         out += "\n\n";
     }
     for fault in faults {
@@ -48,10 +44,28 @@ pub fn text(findings: &[Finding<'_>], faults: &[Fault], uses: usize, remaining: 
     }
     out += &summary(findings, faults, uses);
     out += &to_fill_in(remaining);
-    print(&out);
+    out
+}
+
+/// A message of what stands in a text that the file has in another form, with its place there.
+pub fn with_inner(tree: &Tree, place: &Place, message: &str) -> String {
+    match inner(tree, place) {
+        Some(inner) => format!("{message} ({inner})"),
+        None => message.to_owned(),
+    }
+}
+
+fn inner(tree: &Tree, place: &Place) -> Option<String> {
+    let (line, column) = tree.inner_position(place)?;
+    Some(format!(
+        "line {line}, column {column} of the text that stands here"
+    ))
 }
 
 fn summary(findings: &[Finding<'_>], faults: &[Fault], uses: usize) -> String {
+    if uses == 0 && findings.is_empty() && !faults.iter().any(|fault| fault.is_unread) {
+        return "no use of the module, and nothing to check\n".to_owned();
+    }
     let count = |severity| {
         let of = |finding: &&Finding<'_>| finding.severity == severity;
         findings.iter().filter(of).count()
@@ -63,10 +77,10 @@ fn summary(findings: &[Finding<'_>], faults: &[Fault], uses: usize) -> String {
     }
     let errors = plural(count(Severity::Error), "error");
     let warnings = plural(count(Severity::Warning), "warning");
-    let unread = if faults.is_empty() {
-        ""
-    } else {
+    let unread = if faults.iter().any(|fault| fault.is_unread) {
         "; not everything was looked at"
+    } else {
+        ""
     };
     format!("{uses} of the module: {errors}, {warnings}{unread}\n")
 }
@@ -90,12 +104,7 @@ fn to_fill_in(remaining: [usize; 3]) -> String {
     }
 }
 
-fn is_secretive(line: &str) -> bool {
-    let lower = line.to_ascii_lowercase();
-    SECRETIVE.iter().any(|word| lower.contains(word))
-}
-
-fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
+fn shown(finding: &Finding<'_>, secrets: &Secrets, renderer: &Renderer) -> String {
     let level = match finding.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
@@ -103,25 +112,26 @@ fn shown(finding: &Finding<'_>, renderer: &Renderer) -> String {
     };
     let title = level.primary_title(&finding.message).id(finding.rule);
     let help = Level::HELP.message(&finding.help);
-    let (line, column) = finding.tree.position(finding.place.start);
+    let Finding { tree, place, .. } = finding;
+    let (line, column) = tree.position(place.start);
     // Only the finding's own line is handed over: a large file would otherwise be searched again for every finding.
-    let (start, shown) = finding.tree.line(finding.place.start);
-    let is_long = shown.len() > LONGEST_LINE;
-    if is_long || finding.may_be_secret || is_secretive(shown) {
-        let origin = Origin::path(&finding.tree.name)
-            .line(line)
-            .char_column(column);
-        return renderer.render(&[title.element(origin).element(help)]);
-    }
-    let from = finding.place.start.saturating_sub(start).min(shown.len());
-    let until = finding
-        .place
-        .end
-        .saturating_sub(start)
-        .clamp(from, shown.len());
+    let (start, whole) = tree.line(place.start);
+    let is_hidden =
+        finding.may_be_secret || place.inner.is_some() || secrets.has(tree, place.start);
+    let Some(shown) = visible(whole).filter(|_| !is_hidden) else {
+        let origin = Origin::path(&tree.name).line(line).char_column(column);
+        let group = title.element(origin);
+        let group = match inner(tree, place) {
+            Some(inner) => group.element(Level::NOTE.message(inner)),
+            None => group,
+        };
+        return renderer.render(&[group.element(help)]);
+    };
+    let from = place.start.saturating_sub(start).min(shown.len());
+    let until = place.end.saturating_sub(start).clamp(from, shown.len());
     let snippet = Snippet::source(shown)
         .line_start(line)
-        .path(&finding.tree.name)
+        .path(&tree.name)
         .annotation(AnnotationKind::Primary.span(from..until));
     renderer.render(&[title.element(snippet).element(help)])
 }
@@ -144,6 +154,15 @@ struct Entry<'r> {
     severity: &'r str,
     message: &'r str,
     help: &'r str,
+    /// Where it stands in the text that is at this place, if that is in base64 or has escapes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inner: Option<Position>,
+}
+
+#[derive(Serialize)]
+struct Position {
+    line: usize,
+    column: usize,
 }
 
 #[derive(Serialize)]
@@ -154,8 +173,8 @@ struct Broken<'r> {
     message: &'r str,
 }
 
-/// Prints for programs.
-pub fn json(findings: &[Finding<'_>], faults: &[Fault], remaining: [usize; 3]) {
+/// The report for programs.
+pub fn json(findings: &[Finding<'_>], faults: &[Fault], remaining: [usize; 3]) -> String {
     let (notes, findings): (Vec<_>, Vec<_>) = findings
         .iter()
         .map(|finding| {
@@ -168,6 +187,10 @@ pub fn json(findings: &[Finding<'_>], faults: &[Fault], remaining: [usize; 3]) {
                 severity: finding.severity.name(),
                 message: &finding.message,
                 help: &finding.help,
+                inner: finding
+                    .tree
+                    .inner_position(&finding.place)
+                    .map(|(line, column)| Position { line, column }),
             }
         })
         .partition(|entry| entry.severity == Severity::Note.name());
@@ -187,19 +210,21 @@ pub fn json(findings: &[Finding<'_>], faults: &[Fault], remaining: [usize; 3]) {
         placeholders: remaining.iter().sum(),
     };
     let text = serde_json::to_string_pretty(&report).unwrap_or_default();
-    print(&format!("{text}\n"));
+    format!("{text}\n")
 }
 
-/// Lists the rules.
-pub fn rules(rules: &[Rule]) {
+/// The list of the rules.
+pub fn rules(rules: &[Rule]) -> String {
+    let width = rules.iter().map(|rule| rule.name.len()).max();
+    let width = width.unwrap_or_default();
     let mut out = String::new();
     for rule in rules {
         out += &format!(
-            "{:<20} {:<8} {}\n",
+            "{:<width$} {:<8} {}\n",
             rule.name,
             rule.severity.name(),
             rule.about
         );
     }
-    print(&out);
+    out
 }

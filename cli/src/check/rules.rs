@@ -1,14 +1,15 @@
-//! The rules: one file each, with the trap, why it is one, and what to write instead.
+//! The rules: a file for each, with the trap, why it is one, and what to write instead.
+//!
+//! What is named here and not in [`RULES`] is no rule: several rules ask it about the routes of requests.
+//! docs/internals/development.md says how a rule is added.
 
 mod admin_interface;
-mod bare_listener;
 mod bridges;
 mod budget_address;
 mod capabilities;
 mod circuit_breaker;
 mod configuration;
 mod duplicate_key;
-mod endpoints;
 mod environment;
 mod fail_closed;
 mod fail_open;
@@ -41,7 +42,6 @@ mod shared_vm;
 mod short_ttl;
 mod slots;
 mod stop_iteration;
-mod string_matcher;
 mod sync_timeout;
 mod underscores;
 mod unguarded_route;
@@ -50,14 +50,15 @@ mod upgrades;
 mod upstream_filter;
 mod visible_secret;
 mod vm_id;
-mod written;
 
 use std::collections::HashSet;
 
 pub use self::placeholder::remaining;
 use super::{
     deployment::Deployment,
+    envoy::{bare_listener, endpoints},
     finding::{Finding, Severity, Spot},
+    headers::{string_matcher, written},
 };
 use crate::yaml::Tree;
 
@@ -169,7 +170,7 @@ impl<'t> Found<'t> {
     }
 }
 
-/// Applies all rules. Each rule tells of one place once, also if aliases put the place into several others.
+/// Applies all rules. Each rule says one thing of one place once, also if aliases put the place into several others.
 pub fn apply<'t>(deployment: &Deployment<'t>) -> Vec<Finding<'t>> {
     let mut findings: Vec<Finding<'t>> = Vec::new();
     for rule in RULES {
@@ -179,7 +180,8 @@ pub fn apply<'t>(deployment: &Deployment<'t>) -> Vec<Finding<'t>> {
         for remark in found.0 {
             let Spot { tree, place } = remark.spot;
             let file: *const Tree = tree;
-            if told.insert((file, place.clone(), remark.is_note)) {
+            let message = remark.message.clone();
+            if told.insert((file, place.clone(), remark.is_note, message)) {
                 findings.push(Finding {
                     rule: rule.name,
                     may_be_secret: rule.may_point_at_secret,

@@ -1,6 +1,7 @@
 //! From the parser's events to a [`Tree`].
 //!
-//! Open collections stand on a list of their own, so no nesting is too deep for the stack.
+//! Open collections stand on a list of their own, so no nesting is too deep for the stack here. What follows values goes from one
+//! to the next by a list too ([`super::Value::within`]), or has a limit of its own: aliases nest without any bracket.
 
 use std::{
     borrow::Cow,
@@ -10,7 +11,9 @@ use std::{
 
 use granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span, Tag};
 
-use super::{Document, Id, Kind, MAX_VALUES, Member, Node, Place, Scalar, Tree};
+use super::{
+    Document, Id, Kind, MAX_VALUES, Member, Merging, Node, Place, Scalar, Tree, place::Origin,
+};
 
 /// Why a text is no YAML, and where.
 #[derive(Clone, Debug)]
@@ -30,25 +33,24 @@ impl fmt::Display for Unreadable {
 /// Reads all documents of the tree's own text.
 pub(super) fn compose(tree: &mut Tree) -> Result<(), Unreadable> {
     let text = std::mem::take(&mut tree.text);
-    let composed = compose_text(tree, &text, false, &Some);
+    let composed = compose_text(tree, &text, &Origin::File);
     tree.text = text;
     composed.map(drop)
 }
 
-/// Reads `text` as YAML, adds its documents to the tree, and returns the topmost value of the first document. `place` tells
-/// where in the file a byte of `text` stands; `None` if that cannot be said.
+/// Reads `text` as YAML, adds its documents to the tree, and returns the topmost value of the first document. `origin` tells
+/// where the text stands in the file.
 pub(super) fn compose_text(
     tree: &mut Tree,
     text: &str,
-    is_embedded: bool,
-    place: &dyn Fn(usize) -> Option<usize>,
+    origin: &Origin,
 ) -> Result<Option<Id>, Unreadable> {
     let mut options = Options::default();
     options.emit_comments = false;
     let mut composer = Composer {
         tree,
-        is_embedded,
-        place,
+        text,
+        origin,
         open: Vec::new(),
         anchors: HashMap::new(),
         document: None,
@@ -63,8 +65,8 @@ pub(super) fn compose_text(
 
 struct Composer<'c> {
     tree: &'c mut Tree,
-    is_embedded: bool,
-    place: &'c dyn Fn(usize) -> Option<usize>,
+    text: &'c str,
+    origin: &'c Origin,
     open: Vec<Open>,
     /// The values that anchors name. `None` while a value is not complete.
     anchors: HashMap<usize, Option<Id>>,
@@ -74,8 +76,10 @@ struct Composer<'c> {
 
 /// A collection that has not ended.
 struct Open {
+    /// The byte of the text that it begins at.
     start: usize,
     anchor: usize,
+    merging: Option<Merging>,
     content: Content,
 }
 
@@ -97,7 +101,7 @@ impl Composer<'_> {
                 self.document = Some(Document {
                     root: next,
                     values: next..next,
-                    is_embedded: self.is_embedded,
+                    is_embedded: !matches!(self.origin, Origin::File),
                     repeated: Vec::new(),
                     merges: Vec::new(),
                 });
@@ -114,19 +118,20 @@ impl Composer<'_> {
             Event::Scalar(text, style, anchor, tag) => {
                 self.scalar(text, style, (anchor, tag), span)?;
             }
-            Event::SequenceStart(_, anchor, _) => {
-                self.begin(anchor, span, Content::Sequence(Vec::new()));
+            Event::SequenceStart(_, anchor, tag) => {
+                self.begin((anchor, tag), span, Content::Sequence(Vec::new()));
             }
-            Event::MappingStart(_, anchor, _) => {
+            Event::MappingStart(_, anchor, tag) => {
                 let members = Vec::new();
-                self.begin(anchor, span, Content::Mapping { members, key: None });
+                self.begin((anchor, tag), span, Content::Mapping { members, key: None });
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(span)?,
             Event::Alias(anchor) => {
                 let id = self.anchors.get(&anchor).copied().flatten();
                 let id = id.ok_or_else(|| Unreadable {
                     place: self.place_of(span),
-                    message: "this alias stands inside of what it names".to_owned(),
+                    message: "this alias stands inside of what it names: write the value out"
+                        .to_owned(),
                 })?;
                 self.tree.merged += 1;
                 if self.tree.merged > MAX_VALUES {
@@ -151,24 +156,31 @@ impl Composer<'_> {
             is_plain: match &tag {
                 None => style == ScalarStyle::Plain,
                 // `!` says that it is a text, as quotes do.
-                Some(tag) => format!("{}{}", tag.handle(), tag.suffix()) != "!",
+                Some(tag) => name_of(tag) != "!",
             },
             is_literal: style == ScalarStyle::Literal,
         };
         let id = self.push(self.place_of(span), Kind::Scalar(scalar))?;
+        self.note_merging(id, merging(tag.as_deref()));
         if anchor != 0 {
             self.anchors.insert(anchor, Some(id));
         }
         self.add(id, span)
     }
 
-    fn begin(&mut self, anchor: usize, span: Span, content: Content) {
+    fn begin(
+        &mut self,
+        (anchor, tag): (usize, Option<Cow<'_, Tag>>),
+        span: Span,
+        content: Content,
+    ) {
         if anchor != 0 {
             self.anchors.insert(anchor, None);
         }
         self.open.push(Open {
-            start: self.place_of(span).start,
+            start: span.start.byte_offset().unwrap_or(0),
             anchor,
+            merging: merging(tag.as_deref()),
             content,
         });
     }
@@ -177,12 +189,14 @@ impl Composer<'_> {
         let Some(open) = self.open.pop() else {
             return Ok(());
         };
-        let place = open.start..self.place_of(span).end.max(open.start);
+        let end = span.end.byte_offset().unwrap_or(0).max(open.start);
+        let place = self.origin.place(open.start..end);
         let kind = match open.content {
             Content::Sequence(items) => Kind::Sequence(items),
             Content::Mapping { members, .. } => Kind::Mapping(self.mapping(members)?),
         };
         let id = self.push(place, kind)?;
+        self.note_merging(id, open.merging);
         if open.anchor != 0 {
             self.anchors.insert(open.anchor, Some(id));
         }
@@ -236,6 +250,12 @@ impl Composer<'_> {
         }
     }
 
+    fn note_merging(&mut self, id: Id, merging: Option<Merging>) {
+        if let Some(merging) = merging {
+            self.tree.mergings.insert(id, merging);
+        }
+    }
+
     fn push(&mut self, place: Place, kind: Kind) -> Result<Id, Unreadable> {
         if self.tree.values.len() >= MAX_VALUES {
             return Err(too_many(Some(&place)));
@@ -260,10 +280,7 @@ impl Composer<'_> {
                     let text = match self.tree.values.get(id).map(|node| &node.kind) {
                         Some(Kind::Scalar(scalar)) => scalar.text.clone(),
                         _ => {
-                            return Err(Unreadable {
-                                place: self.tree.value(id).place(),
-                                message: "a key must be a text".to_owned(),
-                            });
+                            return Err(self.no_key(id, span));
                         }
                     };
                     *key = Some((text, place));
@@ -279,24 +296,70 @@ impl Composer<'_> {
     }
 
     fn place_of(&self, span: Span) -> Place {
-        let byte = |at: Option<usize>| (self.place)(at.unwrap_or(0)).unwrap_or(0);
-        let start = byte(span.start.byte_offset());
-        start..byte(span.end.byte_offset()).max(start)
+        let start = span.start.byte_offset().unwrap_or(0);
+        let end = span.end.byte_offset().unwrap_or(0).max(start);
+        self.origin.place(start..end)
+    }
+
+    /// A collection stands where a key should.
+    fn no_key(&self, id: Id, span: Span) -> Unreadable {
+        let at = span.start.byte_offset().unwrap_or(0);
+        let message = if is_template(self.text, at) {
+            TEMPLATE
+        } else {
+            "a key must be a text: write a name before the colon, in quotes if it has brackets"
+        };
+        Unreadable {
+            place: self.tree.value(id).place(),
+            message: message.to_owned(),
+        }
     }
 
     fn scan_error(&self, error: &ScanError) -> Unreadable {
         let at = error.marker().byte_offset().unwrap_or(0);
-        let at = (self.place)(at).unwrap_or(0);
+        let message = if is_template(self.text, at) {
+            TEMPLATE.to_owned()
+        } else {
+            let why = error.info();
+            format!("this is not YAML: {why}; look at this place, and at the line before it")
+        };
         Unreadable {
-            place: at..at,
-            message: format!("this is not YAML: {}", error.info()),
+            place: self.origin.place(at..at),
+            message,
         }
     }
 }
 
+const TEMPLATE: &str = "this is a template, and no YAML yet: render it first, as by `helm template`, and give `check` what comes out";
+
+/// Whether a text that is no YAML is a template: the line of this byte has an action, or another line one that is nothing else.
+fn is_template(text: &str, at: usize) -> bool {
+    const HERE: [&str; 2] = ["{{", "{%"];
+    const ANYWHERE: [&str; 5] = ["{% ", "{%-", "{{ ", "{{-", "{{."];
+    let before = text.get(..at).unwrap_or(text);
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    let rest = text.get(start..).unwrap_or_default();
+    let line = rest.lines().next().unwrap_or_default();
+    HERE.iter().any(|action| line.contains(action))
+        || ANYWHERE.iter().any(|action| text.contains(action))
+}
+
+/// What a tag of Docker Compose's says of the values that earlier files have.
+fn merging(tag: Option<&Tag>) -> Option<Merging> {
+    match name_of(tag?).as_str() {
+        "!override" => Some(Merging::Override),
+        "!reset" => Some(Merging::Reset),
+        _ => None,
+    }
+}
+
+fn name_of(tag: &Tag) -> String {
+    format!("{}{}", tag.handle(), tag.suffix())
+}
+
 fn too_many(place: Option<&Place>) -> Unreadable {
     Unreadable {
-        place: place.cloned().unwrap_or(0..0),
-        message: format!("the file has more than {MAX_VALUES} values"),
+        place: place.cloned().unwrap_or_default(),
+        message: format!("the file has more than {MAX_VALUES} values: give `check` a part of it"),
     }
 }

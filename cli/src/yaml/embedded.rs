@@ -2,33 +2,48 @@
 //! the module's configuration in a `StringValue`.
 //!
 //! A `BytesValue` holds its document in base64. Values in a literal block (`|`), and in a text that stands in the file as
-//! it is, have positions of their own. Values in a text with escapes or folded lines have the place of the whole text.
+//! it is, have positions of their own. Values in a text with escapes or folded lines have the place of the whole text, and one in
+//! the text beside it.
+//!
+//! The non-obvious rule: a ConfigMap may hold scripts and manuals as well, which name fields of Envoy's and are no YAML. Only what
+//! is YAML by its name must be.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use base64ct::{Base64, Encoding as _};
 
 use super::{
-    Id, Kind, Place, Tree, Value,
+    Id, Place, Scalar, Tree, Value,
     compose::{Unreadable, compose_text},
+    place::Origin,
 };
 
 const STRING: &str = "google.protobuf.StringValue";
 /// In base64.
 const BYTES: &str = "google.protobuf.BytesValue";
 
+/// How the name of a text ends that is YAML or JSON.
+const ENDINGS: [&str; 3] = [".json", ".yaml", ".yml"];
+
 /// Deepest nesting of documents: a `StringValue` in a bootstrap in a ConfigMap, and one more.
 const MAX_LEVELS: usize = 3;
 
-/// How a document stands inside of another.
+/// A text that may hold a document.
+struct Held {
+    id: Id,
+    is_base64: bool,
+    sort: Sort,
+}
+
+/// What is known of a text.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// As a text that is always a document.
+enum Sort {
+    /// It is a document by its place, or by its name.
     Document,
-    /// As a text that may be no document, if another plugin has it.
-    Text,
-    /// The same in base64.
-    Base64,
+    /// It has words of Envoy's. It may be a script or a manual.
+    Likely,
+    /// A plugin has it, perhaps another one.
+    OfPlugin,
 }
 
 /// Reads every text of the tree that is a document for Envoy or for the module.
@@ -36,68 +51,87 @@ pub(super) fn embed_all(tree: &mut Tree) {
     let mut from = 0;
     for _ in 0..MAX_LEVELS {
         let until = tree.values.len();
-        let texts: Vec<(Id, Form)> = (from..until)
+        let texts: Vec<Held> = (from..until)
             .flat_map(|id| documents_of(tree, id))
             .collect();
-        for (id, form) in texts {
-            if !tree.embedded.contains_key(&id) {
-                let read = embed(tree, id, form);
-                if let (Form::Document, Err(error)) = (form, &read) {
-                    tree.broken.push(error.clone());
-                }
-                tree.embedded.insert(id, read);
-                if form == Form::Base64 {
-                    tree.encoded.insert(id);
-                }
+        for held in texts {
+            if tree.embedded.contains_key(&held.id) {
+                continue;
             }
+            let read = embed(tree, &held);
+            match (held.sort, &read) {
+                (Sort::Document, Err(error)) => tree.broken.push(error.clone()),
+                (Sort::Likely, Err(error)) => tree.unclear.push(error.clone()),
+                _ => {}
+            }
+            tree.embedded.insert(held.id, read);
         }
         from = until;
     }
 }
 
 /// The texts that are documents of their own, if `id` is a mapping that has such.
-fn documents_of(tree: &Tree, id: Id) -> Vec<(Id, Form)> {
+fn documents_of(tree: &Tree, id: Id) -> Vec<Held> {
     let value = tree.value(id);
     if !value.is_mapping() {
         return Vec::new();
     }
     match value.text_at(&["kind"]) {
-        Some(kind @ ("ConfigMap" | "Secret")) => {
-            let (texts, base64) = match kind {
-                "Secret" => ("stringData", "data"),
-                _ => ("data", "binaryData"),
-            };
-            let entries = |key, form| {
-                let data = value.get(key).into_iter().flat_map(Value::members);
-                data.filter_map(move |(_, text)| {
-                    let is_it = match form {
-                        Form::Base64 => is_of_envoy(&decoded(text.text()?)?),
-                        _ => is_of_envoy(text.text()?),
-                    };
-                    is_it.then_some((text.id, form))
-                })
-            };
-            return entries(texts, Form::Document)
-                .chain(entries(base64, Form::Base64))
-                .collect();
-        }
+        Some(kind @ ("ConfigMap" | "Secret")) => return of_holder(value, kind),
         Some("EnvoyProxy") => {
             let bootstrap = value.at(&["spec", "bootstrap", "value"]);
             let text = bootstrap.filter(|text| text.text().is_some());
-            return text
-                .map(|text| (text.id, Form::Document))
-                .into_iter()
-                .collect();
+            let held = text.map(|text| Held {
+                id: text.id,
+                is_base64: false,
+                sort: Sort::Document,
+            });
+            return held.into_iter().collect();
         }
         _ => {}
     }
-    let form = match value.text_at(&["@type"]) {
-        Some(name) if name.ends_with(STRING) => Form::Text,
-        Some(name) if name.ends_with(BYTES) => Form::Base64,
+    let is_base64 = match value.text_at(&["@type"]) {
+        Some(name) if name.ends_with(STRING) => false,
+        Some(name) if name.ends_with(BYTES) => true,
         _ => return Vec::new(),
     };
     let text = value.get("value").filter(|text| text.text().is_some());
-    text.map(|text| (text.id, form)).into_iter().collect()
+    let held = text.map(|text| Held {
+        id: text.id,
+        is_base64,
+        sort: Sort::OfPlugin,
+    });
+    held.into_iter().collect()
+}
+
+/// The texts of a ConfigMap or a Secret that have words of Envoy's. The name of one tells whether it must be YAML.
+fn of_holder(value: Value<'_>, kind: &str) -> Vec<Held> {
+    let (texts, base64) = match kind {
+        "Secret" => ("stringData", "data"),
+        _ => ("data", "binaryData"),
+    };
+    let entries = |key, is_base64| {
+        let data = value.get(key).into_iter().flat_map(Value::members);
+        data.filter_map(move |(name, text)| {
+            let own = text.text()?;
+            let is_it = if is_base64 {
+                is_of_envoy(&decoded(own)?)
+            } else {
+                is_of_envoy(own)
+            };
+            let sort = if ENDINGS.iter().any(|ending| name.ends_with(ending)) {
+                Sort::Document
+            } else {
+                Sort::Likely
+            };
+            is_it.then_some(Held {
+                id: text.id,
+                is_base64,
+                sort,
+            })
+        })
+    };
+    entries(texts, false).chain(entries(base64, true)).collect()
 }
 
 fn is_of_envoy(text: &str) -> bool {
@@ -113,27 +147,53 @@ fn is_of_envoy(text: &str) -> bool {
     .any(|word| text.contains(word))
 }
 
-fn embed(tree: &mut Tree, id: Id, form: Form) -> Result<Id, Unreadable> {
-    let whole = tree.value(id).place();
-    let Some(Kind::Scalar(scalar)) = tree.values.get(id).map(|node| &node.kind) else {
+/// Reads a text. Of one that cannot be read nothing is kept.
+fn embed(tree: &mut Tree, held: &Held) -> Result<Id, Unreadable> {
+    let whole = tree.value(held.id).place();
+    let Some(scalar) = tree.value(held.id).scalar().cloned() else {
         return Err(empty(whole));
     };
-    let lines = match form {
-        Form::Base64 => None,
-        _ if scalar.is_literal => literal(&tree.text, &scalar.text, &whole),
-        _ => verbatim(&tree.text, &scalar.text, &whole),
-    };
-    let lines = lines.unwrap_or_default();
-    let text = match form {
-        Form::Base64 => decoded(&scalar.text).ok_or_else(|| Unreadable {
+    let (text, origin) = if held.is_base64 {
+        let text = decoded(&scalar.text).ok_or_else(|| Unreadable {
             place: whole.clone(),
-            message: "this is no text in base64".to_owned(),
-        })?,
-        _ => scalar.text.clone(),
+            message: "this is no text in base64: encode it anew, or write it under `stringData`, as it is".to_owned(),
+        })?;
+        tree.encoded.insert(held.id);
+        (text, Origin::Encoded(held.id, whole.start))
+    } else {
+        let origin = origin_of(tree, held.id, &scalar, &whole);
+        (scalar.text, origin)
     };
-    let fallback = whole.start;
-    let place = move |byte| Some(origin(&lines, byte).unwrap_or(fallback));
-    compose_text(tree, &text, true, &place)?.ok_or_else(|| empty(whole))
+    let (values, documents) = (tree.values.len(), tree.documents.len());
+    let read = compose_text(tree, &text, &origin)
+        .and_then(|root| root.ok_or_else(|| empty(whole.clone())));
+    if read.is_err() {
+        tree.values.truncate(values);
+        tree.documents.truncate(documents);
+        tree.mergings.retain(|id, _| *id < values);
+    }
+    read
+}
+
+/// How the text of a scalar stands in the file.
+fn origin_of(tree: &Tree, id: Id, scalar: &Scalar, whole: &Place) -> Origin {
+    let lines = if whole.inner.is_some() {
+        None
+    } else if scalar.is_literal {
+        literal(&tree.text, &scalar.text, whole)
+    } else {
+        verbatim(&tree.text, &scalar.text, whole)
+    };
+    lines.map_or(Origin::Encoded(id, whole.start), Origin::Lines)
+}
+
+/// Where these bytes of a scalar's text stand. The text is gone through once for all of them.
+pub(super) fn places_in(value: Value<'_>, bytes: Vec<Range<usize>>) -> Vec<Place> {
+    let Some(scalar) = value.scalar() else {
+        return Vec::new();
+    };
+    let origin = origin_of(value.tree, value.id, scalar, &value.place());
+    bytes.into_iter().map(|bytes| origin.place(bytes)).collect()
 }
 
 /// The text that a scalar holds, out of base64 if it is in it.
@@ -154,19 +214,12 @@ fn decoded(base64: &str) -> Option<String> {
 fn empty(place: Place) -> Unreadable {
     Unreadable {
         place,
-        message: "there is no document in this text".to_owned(),
+        message: "there is no document in this text: write one, or leave the text out".to_owned(),
     }
 }
 
 /// Where each line of a text begins in the text, and where in the file.
 type Lines = Vec<(usize, usize)>;
-
-/// Where a byte of the text stands in the file.
-fn origin(lines: &Lines, byte: usize) -> Option<usize> {
-    let at = lines.partition_point(|(start, _)| *start <= byte);
-    let (start, origin) = lines.get(at.checked_sub(1)?)?;
-    Some(origin + byte - start)
-}
 
 /// A text that stands in the file as it is, with or without quotes.
 fn verbatim(file: &str, text: &str, place: &Place) -> Option<Lines> {

@@ -46,8 +46,8 @@ impl<'t> Resources<'t> {
             .filter_map(|proxy| proxy.at(&["spec", "bootstrap", "value"])?.embedded()?.ok())
     }
 
-    /// The name of the ConfigMap or Secret that a value of an Envoy's configuration stands in.
-    pub fn holder(&self, deployment: &Deployment<'t>, value: Value<'t>) -> Option<&'t str> {
+    /// The ConfigMap or Secret that a value of an Envoy's configuration stands in.
+    pub fn holder(&self, deployment: &Deployment<'t>, value: Value<'t>) -> Option<Value<'t>> {
         let (_, document) = deployment.documents.iter().find(|(tree, document)| {
             std::ptr::eq(*tree, value.tree) && document.values.contains(&value.id)
         })?;
@@ -60,7 +60,7 @@ impl<'t> Resources<'t> {
                 && texts.any(|(_, text)| text.embedded().and_then(Result::ok).is_some_and(is_it))
         };
         let mut holders = self.kind("ConfigMap").chain(self.kind("Secret"));
-        holders.find(holds)?.text_at(&["metadata", "name"])
+        holders.find(holds)
     }
 
     /// The port that a NetworkPolicy or a Service names, as a number.
@@ -109,8 +109,7 @@ fn find_istio_uses(deployment: &mut Deployment<'_>) {
             for one in &mut own {
                 one.resource = unlisted(root).into_iter().filter(is_filter).find(|filter| {
                     let place = one.plugin.map(Value::place).unwrap_or_default();
-                    let whole = filter.place();
-                    whole.start <= place.start && place.end <= whole.end
+                    filter.place().contains(&place)
                 });
             }
             found.append(&mut own);
@@ -149,17 +148,43 @@ fn find_envoy_gateway_uses<'t>(deployment: &mut Deployment<'t>, roots: &[Value<'
         }
     }
     if deployment.uses.len() > before {
-        let bootstraps = deployment.resources.bootstraps();
-        let clusters = bootstraps.flat_map(clusters).collect();
+        let resources = &deployment.resources;
+        let (added, is_read) = added_clusters(resources);
+        let bootstraps = resources.bootstraps().flat_map(clusters);
+        let clusters = bootstraps.chain(added).collect();
         deployment.envoys.push(Envoy {
             bootstrap: None,
             roots: Vec::new(),
             ports: HashSet::new(),
             clusters,
             has_listeners: true,
-            is_complete: deployment.resources.bootstraps().next().is_some(),
+            is_complete: is_read && deployment.resources.bootstraps().next().is_some(),
         });
     }
+}
+
+/// The clusters that EnvoyPatchPolicies add, and whether each can be read: a patch may also take one from elsewhere, or change its
+/// name.
+fn added_clusters<'t>(resources: &Resources<'t>) -> (Vec<Value<'t>>, bool) {
+    let patches = resources
+        .kind("EnvoyPatchPolicy")
+        .flat_map(|policy| policy.list(&["spec", "jsonPatches"]));
+    let of_clusters = patches.filter(|patch| {
+        let kind = patch.text_at(&["type"]).unwrap_or_default();
+        kind.ends_with(".Cluster")
+    });
+    let mut found = Vec::new();
+    let mut is_read = true;
+    for patch in of_clusters {
+        let path = patch.text_at(&["operation", "path"]).unwrap_or_default();
+        let is_whole = matches!(path, "" | "/");
+        let value = patch.at(&["operation", "value"]);
+        match value.filter(|value| is_whole && value.get("name").is_some()) {
+            Some(cluster) => found.push(cluster),
+            None => is_read &= !is_whole && !path.starts_with("/name"),
+        }
+    }
+    (found, is_read)
 }
 
 fn wasm_plugin<'t>(resource: Value<'t>, envoy: usize) -> Option<Use<'t>> {

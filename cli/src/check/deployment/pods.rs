@@ -49,16 +49,24 @@ impl<'t> Pod<'t> {
             .or_else(|| self.ports().find(named)?.number_at(&["containerPort"]))
     }
 
-    /// Whether it mounts a ConfigMap or a Secret of this name.
-    fn mounts(&self, name: &str) -> bool {
-        let of = |volume: Value<'t>| {
-            volume.text_at(&["configMap", "name"]) == Some(name)
-                || volume.text_at(&["secret", "secretName"]) == Some(name)
-                || volume.text_at(&["secret", "name"]) == Some(name)
+    /// Whether it mounts a ConfigMap or a Secret, which is then in its own namespace.
+    fn mounts(&self, holder: Value<'_>) -> bool {
+        let Some(name) = holder.text_at(&["metadata", "name"]) else {
+            return false;
         };
-        self.spec
-            .list(&["volumes"])
-            .any(|volume| of(volume) || volume.list(&["projected", "sources"]).any(of))
+        let paths: &[[&str; 2]] = match holder.text_at(&["kind"]) {
+            Some("Secret") => &[["secret", "secretName"], ["secret", "name"]],
+            _ => &[["configMap", "name"]],
+        };
+        let of = |volume: Value<'t>| {
+            let mut names = paths.iter().map(|path| volume.text_at(path));
+            names.any(|own| own == Some(name))
+        };
+        namespace::may_be_same(namespace::of(holder), self.namespace)
+            && self
+                .spec
+                .list(&["volumes"])
+                .any(|volume| of(volume) || volume.list(&["projected", "sources"]).any(of))
     }
 }
 
@@ -75,10 +83,10 @@ impl<'t> Resources<'t> {
 impl<'t> Deployment<'t> {
     /// The pods that mount the ConfigMap or the Secret that a value of an Envoy's configuration stands in.
     pub fn pods_with(&self, value: Value<'t>) -> Vec<Pod<'t>> {
-        let name = self.resources.holder(self, value);
-        name.map_or_else(Vec::new, |name| {
+        let holder = self.resources.holder(self, value);
+        holder.map_or_else(Vec::new, |holder| {
             let pods = self.resources.pods();
-            pods.filter(|pod| pod.mounts(name)).collect()
+            pods.filter(|pod| pod.mounts(holder)).collect()
         })
     }
 }

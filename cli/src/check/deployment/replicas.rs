@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Deployment, Host, Pod, Use, image, namespace,
+    Deployment, Host, Pod, Service, Use, image, namespace,
     scope::{gateways, is_for},
 };
 use crate::yaml::Value;
@@ -63,12 +63,13 @@ impl<'t> Deployment<'t> {
         if found.is_empty() {
             found = envoys(&mut self.resources.pods());
         }
-        found.extend(self.services(one));
+        let services = self.services(one).into_iter();
+        found.extend(services.flat_map(Service::parts));
         found
     }
 
     /// The services of a Compose file that run the Envoy of a use.
-    fn services(&self, one: &Use<'t>) -> Vec<Value<'t>> {
+    fn services<'d>(&'d self, one: &Use<'t>) -> Vec<&'d Service<'t>> {
         let envoy = self.envoys.get(one.envoy);
         let roots = envoy.into_iter().flat_map(|envoy| envoy.roots.iter());
         roots.flat_map(|root| self.services_of(*root)).collect()
@@ -76,9 +77,11 @@ impl<'t> Deployment<'t> {
 
     /// Whether a Compose file has several containers run for the Envoy of a use.
     fn has_several_services(&self, one: &Use<'t>) -> bool {
-        let mut services = self.services(one).into_iter();
-        services.any(|service| {
-            is_several(service, &["deploy", "replicas"]) || is_several(service, &["scale"])
+        let paths: [&[&str]; 2] = [&["deploy", "replicas"], &["scale"]];
+        self.services(one).into_iter().any(|service| {
+            let numbers = paths.iter().filter_map(|path| service.said(path).pop());
+            let mut numbers = numbers.filter_map(|number| number.number_at(&[]));
+            numbers.any(|count| count > 1)
         })
     }
 

@@ -25,6 +25,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             );
         }
     }
+    check_unclear(deployment, found);
     // A plugin that comes from elsewhere may be this module.
     for (tree, document) in &deployment.documents {
         let filters = managers(tree.value(document.root))
@@ -35,6 +36,26 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 Spot::first_key(discovery, &["config_source", "type_urls"]),
                 "this plugin comes from elsewhere (ECDS): if it is the module, neither it nor its listener is looked at",
                 "write it into the listener (`typed_config`) for `check`: a file of filters is looked at alone",
+            );
+        }
+    }
+}
+
+/// Notes texts of ConfigMaps and Secrets that may be Envoy's configuration, and are no YAML.
+fn check_unclear<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
+    for (tree, _) in &deployment.documents {
+        for text in tree.unclear() {
+            let spot = Spot {
+                tree,
+                place: text.place.clone(),
+            };
+            found.note(
+                spot,
+                format!(
+                    "this text has words of Envoy's configuration, and is not looked at: {}",
+                    text.message
+                ),
+                "if it is a script or a manual, all is well; if Envoy reads it, mend it, or give `check` what comes out of it",
             );
         }
     }

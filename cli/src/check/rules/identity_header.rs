@@ -9,7 +9,6 @@ mod gateway_api;
 mod istio;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
-use crate::yaml::Value;
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -27,9 +26,9 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 }
 
 /// Tells of where a header is written.
-fn tell<'t>(written: Vec<(Value<'t>, &str)>, found: &mut Found<'t>) {
-    for (value, header) in written {
-        tell_at(Spot::value(value), header, found);
+fn tell<'t, S: Into<Spot<'t>>>(written: Vec<(S, &str)>, found: &mut Found<'t>) {
+    for (spot, header) in written {
+        tell_at(spot.into(), header, found);
     }
 }
 

@@ -27,6 +27,8 @@ pub const RULE: Rule = Rule {
 };
 
 const INJECTOR: &str = "CredentialInjector";
+/// The header that has the credential.
+const HEADER: &str = "authorization";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for (number, envoy) in deployment.envoys.iter().enumerate() {
@@ -67,13 +69,27 @@ pub(super) fn injecting_clusters<'t>(clusters: &[Value<'t>]) -> HashSet<&'t str>
 
 /// Whether every request of a cluster gets the credential.
 fn is_injecting(cluster: Value<'_>) -> bool {
-    active_filters(cluster).any(|name| name.ends_with(INJECTOR))
+    filters_of(cluster).any(is_injector)
+}
+
+/// Whether a filter adds a credential to `Authorization`, where the one for MAS is. Another header is for another service.
+fn is_injector(filter: Value<'_>) -> bool {
+    let Some((kind, config)) = filter.get("typed_config").and_then(typed) else {
+        return false;
+    };
+    let credential = config.at(&["credential", "typed_config"]).and_then(typed);
+    let header = credential.and_then(|(_, config)| config.text_at(&["header"]));
+    kind.ends_with(INJECTOR) && header.is_none_or(|it| it.eq_ignore_ascii_case(HEADER))
 }
 
 /// The types of the filters that requests of a cluster pass. A filter that is turned off is left out.
 pub(super) fn active_filters<'t>(cluster: Value<'t>) -> impl Iterator<Item = &'t str> {
+    filters_of(cluster).filter_map(|filter| Some(typed(filter.get("typed_config")?)?.0))
+}
+
+/// The filters that requests of a cluster pass.
+fn filters_of<'t>(cluster: Value<'t>) -> impl Iterator<Item = Value<'t>> {
     protocols(cluster)
         .flat_map(|options| options.list(&["http_filters"]))
         .filter(|filter| filter.boolean_at(&["disabled"]) != Some(true))
-        .filter_map(|filter| Some(typed(filter.get("typed_config")?)?.0))
 }

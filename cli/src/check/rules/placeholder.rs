@@ -6,10 +6,13 @@
 //! examples are templates, a manual or a test. For these the report says how much is still to be filled in, and that is no
 //! finding.
 //!
+//! A secret is MAS's if Envoy or the module reads it, or if it goes into a variable that the module takes its credential from. Any other
+//! one is its own program's: who wrote MAS's secret there would give it away.
+//!
 //! Files of other programs have examples that stay: a comment, a description, the sender of mails. So hosts count in what Envoy
 //! reads and in resources that say where requests go, and the module's image counts everywhere.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::Range};
 
 use super::{Deployment, Found, Rule, Severity, Spot};
 use crate::{
@@ -68,7 +71,10 @@ const ROUTING: [&str; 19] = [
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Digest,
+    /// A secret for MAS.
     Secret,
+    /// A secret of whom the files do not say.
+    OtherSecret,
     Host,
 }
 
@@ -83,6 +89,10 @@ impl Kind {
             Self::Secret => (
                 "this secret is a placeholder: MAS answers 401 to it, and each unproven token gets 503",
                 "write the secret: `matrix.secret` of MAS, for the module's calls",
+            ),
+            Self::OtherSecret => (
+                "this secret is a placeholder, which anyone can guess",
+                "write a secret of your own",
             ),
             Self::Host => (
                 "this host is a placeholder, and other hosts of these files are real",
@@ -105,8 +115,9 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 pub fn remaining(deployment: &Deployment<'_>) -> [usize; 3] {
     if is_template(deployment) {
         let all = all(deployment);
-        let count = |kind| all.iter().filter(|(_, one)| *one == kind).count();
-        [Kind::Digest, Kind::Secret, Kind::Host].map(count)
+        let count = |kinds: &[Kind]| all.iter().filter(|(_, one)| kinds.contains(one)).count();
+        let secrets = [Kind::Secret, Kind::OtherSecret];
+        [&[Kind::Digest][..], &secrets, &[Kind::Host]].map(count)
     } else {
         [0; 3]
     }
@@ -124,10 +135,16 @@ fn all<'t>(deployment: &Deployment<'t>) -> Vec<(Value<'t>, Kind)> {
         .documents_of_envoy()
         .map(|(tree, document)| tree.value(document.root).key())
         .collect();
+    let for_mas = SecretsForMas::of(deployment);
     let mut found = Vec::new();
     for (tree, document) in &deployment.documents {
         let root = tree.value(document.root);
         let is_envoys = of_envoy.contains(&root.key());
+        let own = if is_envoys {
+            HashSet::new()
+        } else {
+            for_mas.within(root, document.values.clone())
+        };
         let routing = if is_envoys {
             HashSet::new()
         } else {
@@ -137,10 +154,78 @@ fn all<'t>(deployment: &Deployment<'t>) -> Vec<(Value<'t>, Kind)> {
         let texts = values.filter(|value| value.embedded().is_none());
         found.extend(texts.filter_map(|value| {
             let has_hosts = is_envoys || routing.contains(&value.id);
-            Some((value, kind(value.text()?, has_hosts)?))
+            let kind = match kind(value.text()?, has_hosts)? {
+                Kind::Secret if !has_hosts && !own.contains(&value.id) => Kind::OtherSecret,
+                kind => kind,
+            };
+            Some((value, kind))
         }));
     }
     found
+}
+
+/// Where other programs' files have secrets for MAS: under the names of the variables that configurations of the module name, or in
+/// the Secrets that such a variable has its value from.
+struct SecretsForMas<'t> {
+    variables: HashSet<&'t str>,
+    /// The name of a Secret, and the key in it.
+    keys: HashSet<(&'t str, &'t str)>,
+}
+
+impl<'t> SecretsForMas<'t> {
+    fn of(deployment: &Deployment<'t>) -> Self {
+        let configurations = deployment.uses.iter().filter_map(|one| one.configuration);
+        let variables: HashSet<&str> = configurations.flat_map(variables).collect();
+        let pods = deployment.resources.pods();
+        let containers = pods.flat_map(|pod| {
+            let first = pod.spec.list(&["initContainers"]);
+            first.chain(pod.spec.list(&["containers"]))
+        });
+        let given = containers.flat_map(|container| container.list(&["env"]));
+        let key = |given: Value<'t>| {
+            let is_own = variables.contains(given.text_at(&["name"])?);
+            let source = given.at(&["valueFrom", "secretKeyRef"]);
+            let source = source.filter(|_| is_own)?;
+            Some((source.text_at(&["name"])?, source.text_at(&["key"])?))
+        };
+        Self {
+            keys: given.filter_map(key).collect(),
+            variables,
+        }
+    }
+
+    /// Those of a document.
+    fn within(&self, root: Value<'t>, values: Range<Id>) -> HashSet<Id> {
+        let mut found = HashSet::new();
+        let tree = root.tree;
+        for one in values.map(|id| tree.value(id)) {
+            let named = one.get("name").and_then(Value::text);
+            if named.is_some_and(|name| self.variables.contains(name)) {
+                found.extend(one.get("value").map(|value| value.id));
+            }
+            let own = one
+                .members()
+                .filter(|(key, _)| self.variables.contains(key));
+            found.extend(own.map(|(_, value)| value.id));
+        }
+        for one in unlisted(root) {
+            let name = one.text_at(&["metadata", "name"]).unwrap_or_default();
+            for data in ["data", "stringData"].iter().filter_map(|key| one.get(key)) {
+                let own = data
+                    .members()
+                    .filter(|(key, _)| self.keys.contains(&(name, key)));
+                found.extend(own.map(|(_, value)| value.id));
+            }
+        }
+        found
+    }
+}
+
+/// The variables that the credential of a configuration names.
+fn variables<'t>(configuration: Value<'t>) -> impl Iterator<Item = &'t str> {
+    let credential = configuration.at(&["introspection", "credential"]);
+    let all = credential.map_or_else(Vec::new, |it| it.within(|_| false));
+    all.into_iter().filter_map(|one| one.text_at(&["env"]))
 }
 
 /// The values of a document that say where requests go: what is below `spec` of such resources.

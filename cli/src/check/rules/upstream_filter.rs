@@ -5,10 +5,7 @@
 use std::collections::HashSet;
 
 use super::{Deployment, Found, Rule, Severity, Spot};
-use crate::{
-    check::deployment::typed,
-    yaml::{Id, Tree, Value},
-};
+use crate::{check::deployment::typed, yaml::Value};
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -31,11 +28,8 @@ const PLACES: [(&str, &str); 2] = [
     ),
 ];
 
-/// Numbers of values, with their files.
-pub(super) type Keys = HashSet<(*const Tree, Id)>;
-
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    let plugins: Keys = deployment
+    let plugins: HashSet<_> = deployment
         .uses
         .iter()
         .filter_map(|one| one.plugin.map(Value::key))
@@ -52,7 +46,8 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         for (kind, config) in values.filter_map(typed) {
             for (_, key) in PLACES.iter().filter(|(place, _)| *place == kind) {
                 let filters = config.get(key);
-                if filters.is_some_and(|filters| has_any(filters, &plugins, &mut Keys::new())) {
+                // A filter may also come by discovery, or by a matcher.
+                if filters.is_some_and(|filters| filters.has_any(&plugins)) {
                     found.add(
                         Spot::key(config, key),
                         "the module is no filter behind the router: where a route tries a request twice at a time, an inactive \
@@ -64,19 +59,4 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             }
         }
     }
-}
-
-/// Whether one of these values is in another, at any depth: a filter may also come by discovery, or by a matcher.
-pub(super) fn has_any(value: Value<'_>, wanted: &Keys, seen: &mut Keys) -> bool {
-    let key = value.key();
-    if wanted.contains(&key) {
-        return true;
-    }
-    if !seen.insert(key) || !value.tree.spend(1) {
-        return false;
-    }
-    let members = value.members().map(|(_, member)| member);
-    members
-        .chain(value.items())
-        .any(|inner| has_any(inner, wanted, seen))
 }

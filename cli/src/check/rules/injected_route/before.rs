@@ -8,20 +8,19 @@ use std::collections::HashSet;
 
 use matrix_edge_auth::config::Role;
 
-use super::{Deployment, Found, INJECTOR, Spot};
+use super::{Deployment, Found, HEADER, Spot, is_injector};
 use crate::{
     check::{
-        deployment::{settings, typed},
+        deployment::settings,
         rules::{
             endpoints::with_same,
             route_lists::routes_of,
-            routes::{clusters_of_mas, managers_of, places, tables, targets},
+            routes::{clusters_of_mas, managers_of, tables, targets},
         },
     },
     yaml::Value,
 };
 
-const HEADER: &str = "authorization";
 const HELP: &str = "let the module send the credential (`introspection.credential`), or write the `credential_injector` into the \
                     cluster that `introspection.cluster` names, and no route to it";
 
@@ -55,13 +54,13 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, number: usize, found: &mut 
                 places_to_mas.extend(route.list(&["route", "weighted_clusters", "clusters"]));
             }
         }
-        if role.is_none() && places_to_mas.is_empty() {
+        if !is_internal && places_to_mas.is_empty() {
             continue;
         }
         let mut seen = HashSet::new();
         places_to_mas.retain(|place| seen.insert(place.key()));
         let added = places_to_mas
-            .into_iter()
+            .iter()
             .flat_map(|place| place.list(&["request_headers_to_add"]));
         let filters = manager.list(&["http_filters"]);
         let mutated = filters
@@ -70,7 +69,10 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, number: usize, found: &mut 
             .flat_map(|config| config.list(&["mutations", "request_mutations"]))
             .filter_map(|mutation| mutation.get("append"));
         let keys = added.chain(mutated).filter_map(credential);
-        for spot in keys.map(Spot::value).chain(injectors(manager)) {
+        for spot in keys
+            .map(Spot::value)
+            .chain(injectors(manager, &places_to_mas))
+        {
             found.add(spot, message(role), HELP);
         }
     }
@@ -104,25 +106,22 @@ fn credential(added: Value<'_>) -> Option<Value<'_>> {
     (is_it && !is_of_client).then_some(key)
 }
 
-/// The credential injectors of a listener: those that are on, and the places that turn one on.
-fn injectors<'t>(manager: Value<'t>) -> Vec<Spot<'t>> {
+/// The credential injectors of a listener that requests by these places pass: those that are on, and the places that turn one on.
+fn injectors<'t>(manager: Value<'t>, places: &[Value<'t>]) -> Vec<Spot<'t>> {
     let mut found = Vec::new();
-    for filter in manager.list(&["http_filters"]) {
-        let kind = filter.get("typed_config").and_then(typed);
-        if !kind.is_some_and(|(kind, _)| kind.ends_with(INJECTOR)) {
-            continue;
-        }
+    let filters = manager.list(&["http_filters"]);
+    for filter in filters.filter(|filter| is_injector(*filter)) {
         if filter.boolean_at(&["disabled"]) != Some(true) {
             found.push(Spot::first_key(filter, &["name"]));
             continue;
         }
         let name = filter.text_at(&["name"]).unwrap_or_default();
         let key = "typed_per_filter_config";
-        let turning = places(manager).filter(|place| {
+        let turning = places.iter().filter(|place| {
             let own = place.get(key).and_then(|own| own.entry(name));
             own.is_some_and(|own| own.boolean_at(&["disabled"]) != Some(true))
         });
-        found.extend(turning.map(|place| Spot::key(place, key)));
+        found.extend(turning.map(|place| Spot::key(*place, key)));
     }
     found
 }

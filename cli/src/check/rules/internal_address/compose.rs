@@ -14,7 +14,7 @@ const MODE: &str = "network_mode";
 
 /// What Compose files say of a port of the Envoy whose listener this socket is of. What is not in the files may publish any port.
 pub(super) fn reach<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u64) -> Reach<'t> {
-    let mut left: Vec<_> = deployment.services_with(socket).collect();
+    let mut left = deployment.services_of(socket);
     let mut reach = match left.as_slice() {
         [] => Reach::Unknown,
         _ => Reach::Closed,
@@ -24,27 +24,27 @@ pub(super) fn reach<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u6
         if !seen.insert(service.name) {
             continue;
         }
-        for part in &service.parts {
-            if let Some((spot, how)) = opened(*part, port) {
-                return Reach::Open(spot, how);
-            }
-            match network(deployment, *part) {
-                Network::Own => {}
-                Network::Of(other) => left.push(other),
-                Network::Unknown => reach = Reach::Unknown,
-            }
+        if let Some((spot, how)) = opened(service, port) {
+            return Reach::Open(spot, how);
+        }
+        match network(deployment, service) {
+            Network::Own => {}
+            Network::Of(other) => left.push(other),
+            Network::Unknown => reach = Reach::Unknown,
         }
     }
     reach
 }
 
-/// What opens a port, of what a file says of a service.
-fn opened(part: Value<'_>, port: u64) -> Option<(Spot<'_>, &'static str)> {
-    if part.text_at(&[MODE]) == Some("host") {
+/// What opens a port of a service.
+fn opened<'t>(service: &Service<'t>, port: u64) -> Option<(Spot<'t>, &'static str)> {
+    let mode = service.said_last(MODE);
+    if let Some((part, "host")) = mode {
         let how = "the container has the host's own addresses";
         return Some((Spot::key(part, MODE), how));
     }
-    let mut mappings = part.list(&["ports"]);
+    let ports = service.said(&["ports"]).into_iter();
+    let mut mappings = ports.flat_map(Value::items);
     let mapping = mappings.find(|mapping| publishes(*mapping, port))?;
     Some((Spot::value(mapping), "the port is published"))
 }
@@ -58,15 +58,19 @@ enum Network<'d, 't> {
     Unknown,
 }
 
-fn network<'d, 't>(deployment: &'d Deployment<'t>, part: Value<'t>) -> Network<'d, 't> {
-    let mode = part.text_at(&[MODE]).unwrap_or_default();
+fn network<'d, 't>(deployment: &'d Deployment<'t>, service: &Service<'t>) -> Network<'d, 't> {
+    let Some((part, mode)) = service.said_last(MODE) else {
+        return Network::Own;
+    };
     let services = deployment.resources.services.iter();
     let mut services = services.take_while(|_| part.tree.spend(1));
     let other = if let Some(name) = mode.strip_prefix("service:") {
         services.find(|other| other.name == name)
     } else if let Some(name) = mode.strip_prefix("container:") {
-        let is_it = |part: &Value<'t>| part.text_at(&["container_name"]) == Some(name);
-        services.find(|other| other.parts.iter().any(is_it))
+        services.find(|other| {
+            let own = other.said_last("container_name");
+            own.is_some_and(|(_, own)| own == name)
+        })
     } else {
         return Network::Own;
     };

@@ -191,7 +191,7 @@ fn check_neighbours<'t>(
             .iter()
             .filter(|plugin| std::ptr::eq(plugin.tree, manager.tree));
         let mut places = inner.map(|plugin| plugin.place());
-        places.any(|place| whole.start <= place.start && place.end <= whole.end)
+        places.any(|place| whole.contains(&place))
     };
     let filters = envoy.network_filters();
     for filter in filters.filter(|filter| !with_module.contains(&filter.config.key())) {

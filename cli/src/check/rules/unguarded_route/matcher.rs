@@ -3,6 +3,8 @@
 //! The non-obvious rule: it may do so for paths without tokens. What a client writes otherwise, such as a header, decides nothing
 //! that can be believed.
 
+use std::collections::HashSet;
+
 use super::{Deployment, Found, Spot};
 use crate::{
     check::{
@@ -10,7 +12,6 @@ use crate::{
         rules::{
             matcher::{Outcome, outcomes, skipping},
             routes::before_servers,
-            upstream_filter::{Keys, has_any},
         },
     },
     yaml::Value,
@@ -28,7 +29,7 @@ pub(super) fn check<'t>(
     found: &mut Found<'t>,
 ) {
     let own = before_servers(deployment).filter(|one| one.envoy == number);
-    let plugins: Keys = own.filter_map(|one| one.plugin.map(Value::key)).collect();
+    let plugins: HashSet<_> = own.filter_map(|one| one.plugin.map(Value::key)).collect();
     for filter in envoy
         .managers()
         .flat_map(|manager| manager.list(&["http_filters"]))
@@ -42,9 +43,9 @@ pub(super) fn check<'t>(
             let is_own = plugins.contains(&plugin.key());
             let all = matcher.into_iter().flat_map(skipping);
             all.filter(|_| is_own).collect()
-        } else if has_any(config, &plugins, &mut Keys::new()) {
+        } else if config.has_any(&plugins) {
             let all = matcher.map(outcomes).unwrap_or_default();
-            let has_module = |one: &Outcome<'t>| has_any(one.action, &plugins, &mut Keys::new());
+            let has_module = |one: &Outcome<'t>| one.action.has_any(&plugins);
             if !all.iter().any(Outcome::takes_all) {
                 found.add(
                     Spot::key(config, KEY),

@@ -15,10 +15,9 @@ use crate::{
             bare_listener::is_guard,
             routes::tables,
             upgrades::{KEY, is_allowed, is_same},
-            upstream_filter::{Keys, has_any},
         },
     },
-    yaml::Value,
+    yaml::{Id, Tree, Value},
 };
 
 /// Tells of the filters of upgrades without the module, where requests for these servers may be upgraded.
@@ -35,7 +34,7 @@ pub(super) fn check<'t>(
         return;
     }
     let gateways = deployment.uses.iter().filter(|one| one.is(Role::Gateway));
-    let plugins: Keys = gateways
+    let plugins: HashSet<_> = gateways
         .filter_map(|one| one.plugin.map(Value::key))
         .collect();
     upgrades.retain(|upgrade| {
@@ -66,8 +65,8 @@ pub(super) fn check<'t>(
 }
 
 /// Whether a filter of an upgrade is the module, one of these plugins, or may authenticate callers otherwise.
-fn guards(entry: Entry<'_>, filter: Value<'_>, plugins: &Keys) -> bool {
+fn guards(entry: Entry<'_>, filter: Value<'_>, plugins: &HashSet<(*const Tree, Id)>) -> bool {
     // A filter that is off may be turned on by routes, as that of the connection manager.
     let is_on = entry.is_off || filter.boolean_at(&["disabled"]) != Some(true);
-    is_on && (is_guard(filter) || has_any(filter, plugins, &mut Keys::new()))
+    is_on && (is_guard(filter) || filter.has_any(plugins))
 }

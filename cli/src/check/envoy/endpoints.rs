@@ -8,11 +8,11 @@ use std::{
 use crate::yaml::Value;
 
 /// The address of a server, and its port. A pipe has a path, and no port; of a service that is discovered only the name is known.
-pub(super) type Endpoint = (String, Option<u64>);
+pub type Endpoint = (String, Option<u64>);
 
 /// An address as all others are written that mean the same: in lower case, without the ending of a cluster's own hosts, and one for
 /// Envoy's own machine.
-pub(super) fn normal(host: &str) -> String {
+pub fn normal(host: &str) -> String {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     if is_loopback(&host) {
         return "localhost".to_owned();
@@ -22,13 +22,13 @@ pub(super) fn normal(host: &str) -> String {
 }
 
 /// Whether an address is of Envoy's own machine.
-pub(super) fn is_loopback(host: &str) -> bool {
+pub fn is_loopback(host: &str) -> bool {
     let address = host.parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|it| it.to_canonical().is_loopback())
 }
 
 /// The servers of a cluster that the files name.
-pub(super) fn endpoints(cluster: Value<'_>) -> impl Iterator<Item = Endpoint> {
+pub fn endpoints(cluster: Value<'_>) -> impl Iterator<Item = Endpoint> {
     let service = cluster.text_at(&["eds_cluster_config", "service_name"]);
     let discovered = service.map(|name| (format!("service {name}"), None));
     let listed = cluster
@@ -51,7 +51,7 @@ pub(super) fn endpoints(cluster: Value<'_>) -> impl Iterator<Item = Endpoint> {
 /// The names of the clusters that lead to a server of one of these clusters, and their own.
 ///
 /// An aggregate leads where its parts lead, and a part of it may be an aggregate.
-pub(super) fn with_same<'t>(clusters: &[Value<'t>], names: &HashSet<&str>) -> HashSet<&'t str> {
+pub fn with_same<'t>(clusters: &[Value<'t>], names: &HashSet<&str>) -> HashSet<&'t str> {
     let named: Vec<(&str, Value<'t>)> = clusters
         .iter()
         .filter_map(|cluster| Some((cluster.text_at(&["name"])?, *cluster)))

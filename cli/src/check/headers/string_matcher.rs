@@ -5,7 +5,7 @@ use regex::bytes::Regex;
 use crate::{check::pattern::compiled_at_a_cost, yaml::Value};
 
 /// A matcher of names without capitals.
-pub(super) enum StringMatcher {
+pub enum StringMatcher {
     Exact(String),
     Prefix(String),
     Suffix(String),
