@@ -260,7 +260,7 @@ fn what_is_in_another_namespace_leads_elsewhere() {
         "Service",
         "matrix",
     );
-    let open = [("internal-address", "service: { name: introspection")];
+    let open = [("internal-address", "name: introspection")];
     ingress.finds(&open);
     named(&ingress, "Ingress", "matrix").finds(&open);
     named(&ingress, "Ingress", "other").is_clean();
@@ -404,7 +404,7 @@ fn a_default_backend_leads_here_as_well() {
     let file = file.until("  rules:\n    - host: auth.example.org");
     let with = |backend: &str| Variant(format!("{}  defaultBackend: {backend}\n", file.0));
     with("{ service: { name: introspection, port: { number: 80 } } }")
-        .finds(&[("internal-address", "service: { name: introspection")]);
+        .finds(&[("internal-address", "name: introspection")]);
     with("{ service: { name: other, port: { number: 80 } } }").is_clean();
 }
 
@@ -1976,7 +1976,6 @@ fn a_route_without_tokens_may_pass_by_the_policy() {
         ("Exact", "/health"),
         ("Exact", "/_matrix/client/versions"),
         ("PathPrefix", "/_matrix/client/versions"),
-        ("PathPrefix", "/_synapse/client"),
         ("PathPrefix", "/_matrix/static/"),
         ("PathPrefix", "/.well-known/matrix"),
         ("PathPrefix", "/_matrix/key"),
@@ -1986,6 +1985,15 @@ fn a_route_without_tokens_may_pass_by_the_policy() {
         (regex, "^/_matrix/federation/v[12]/send/.*"),
         (regex, "/_matrix/federation/.*|^/health$"),
         (regex, "/_matrix/federation/.*|/_matrix/key/.*"),
+        (regex, "/_matrix/(federation|key)/.*"),
+        (
+            regex,
+            "/(_matrix/federation|_matrix/key|.well-known/matrix)/.*",
+        ),
+        (
+            regex,
+            "/_matrix/(federation/v[12]|key/v2)/(send|query)(/.*)?",
+        ),
     ] {
         with(kind, path).is_clean();
     }
@@ -1999,8 +2007,11 @@ fn a_route_without_tokens_may_pass_by_the_policy() {
         ("PathPrefix", "/_matrix/client/v3/profile/@a:example.org"),
         ("Exact", "/_matrix/client/v3/sync"),
         ("Exact", "/_matrix/client/v3/publicRooms"),
-        // What stands in a group is not looked at.
-        (regex, "/_matrix/(federation|key)/.*"),
+        // Who may federate is told to those who are logged in.
+        ("PathPrefix", "/_synapse/client"),
+        (regex, "/_matrix/(federation|client)/.*"),
+        (regex, "/_matrix/(federation|other)/.*"),
+        (regex, "/_matrix/client/(r0|v3)/profile/[^/]+/[^/]+"),
         (regex, "/_matrix/client/.*"),
         (regex, "/.*"),
         (regex, "/_matrix/federation/.*|/_matrix/client/.*"),

@@ -43,6 +43,7 @@ pub struct Finding<'t> {
 }
 
 /// Where a finding points.
+#[derive(Clone)]
 pub struct Spot<'t> {
     /// The file.
     pub tree: &'t Tree,
