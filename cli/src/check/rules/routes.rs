@@ -422,17 +422,18 @@ pub(super) fn is_read(rule: Value<'_>, regex: &str) -> bool {
 }
 
 /// Whether the regular expression of a route, which stands in `rule`, is for none of the known paths, and for one that needs a token
-/// all the same: a path that is made from the expression.
+/// all the same, or is never public: a path that is made from the expression.
 pub(super) fn is_made_private(rule: Value<'_>, regex: &str) -> bool {
-    const MADE: &str = "does a path that is made from it need a token?";
-    let mut known = SAMPLES.iter().copied().chain(NEVER);
-    if known.any(|path| is_noted_match(rule, regex, path)) {
-        return false;
-    }
-    rule.tree.noted(rule.id, MADE).unwrap_or_else(|| {
-        let mut made = examples(rule, regex).into_iter();
-        let answer = made.any(|path| needs_token(&path));
-        rule.tree.note(rule.id, MADE, answer);
+    const QUESTION: &str = "does a path that is made from it need a token?";
+    rule.tree.noted(rule.id, QUESTION).unwrap_or_else(|| {
+        let takes = |path| is_noted_match(rule, regex, path);
+        let is_known = SAMPLES.iter().any(|path| takes(path));
+        let of_made = || {
+            let mut made = examples(rule, regex).into_iter();
+            made.any(|path| needs_token(&path))
+        };
+        let answer = !is_known && (NEVER.into_iter().any(takes) || of_made());
+        rule.tree.note(rule.id, QUESTION, answer);
         answer
     })
 }
