@@ -2862,6 +2862,17 @@ fn a_rewrite_for_pods_changes_no_path_of_clients() {
     of("exportTo: [a]").is_clean();
     of("gateways: [mesh, matrix]").finds(&found);
     let own = "- match: [{ uri: { prefix: /_matrix/ } }]";
+    // What asks for another host says nothing of this one.
+    let before = |conditions: &str| {
+        let route =
+            format!("- match: [{{ {conditions} }}]\n      rewrite: {{ uri: /a/ }}\n    {own}");
+        file.with(own, &route)
+    };
+    before("authority: { exact: chat.example.org }").finds(&found);
+    before("uri: { prefix: /_matrix/ }, headers: { a: { exact: b } }").finds(&[
+        ("path-normalisation", "uri: /a/"),
+        ("path-normalisation", "uri: /matrix/"),
+    ]);
     file.with(
         own,
         "- match: [{ uri: { prefix: /_matrix/ }, gateways: [mesh] }]",
@@ -3012,6 +3023,15 @@ fn a_route_of_each_sort_leads_to_an_internal_listener() {
         of("parentRefs: [{ group: networking.istio.io, kind: ServiceEntry, name: a }], ")
             .is_clean();
     }
+    // Nobody gets the answer to a copy.
+    let copy = backend
+        .replace("backendRefs: [", "requestMirror: { backendRef: ")
+        .replace("]", " }");
+    with(
+        "HTTPRoute",
+        &format!("{{ rules: [{{ filters: [{{ {copy} }}] }}] }}"),
+    )
+    .is_clean();
     let service = |gateways: &str| {
         let route = "route: [{ destination: { host: introspection, port: { number: 80 } } }]";
         with(

@@ -10,7 +10,7 @@ use super::{
     matcher::keeps_private,
     route_lists::{RouteList, route_lists, routes_of},
     samples::SAMPLES,
-    tokens::{NEVER, needs_token},
+    tokens::needs_token,
 };
 use crate::{
     check::{
@@ -426,13 +426,11 @@ pub(super) fn is_read(rule: Value<'_>, regex: &str) -> bool {
 pub(super) fn is_made_private(rule: Value<'_>, regex: &str) -> bool {
     const QUESTION: &str = "does a path that is made from it need a token?";
     rule.tree.noted(rule.id, QUESTION).unwrap_or_else(|| {
-        let takes = |path| is_noted_match(rule, regex, path);
-        let is_known = SAMPLES.iter().any(|path| takes(path));
-        let of_made = || {
+        let mut known = SAMPLES.iter();
+        let answer = !known.any(|path| is_noted_match(rule, regex, path)) && {
             let mut made = examples(rule, regex).into_iter();
             made.any(|path| needs_token(&path))
         };
-        let answer = !is_known && (NEVER.into_iter().any(takes) || of_made());
         rule.tree.note(rule.id, QUESTION, answer);
         answer
     })
@@ -441,7 +439,7 @@ pub(super) fn is_made_private(rule: Value<'_>, regex: &str) -> bool {
 /// All paths that rules ask about.
 fn asked() -> impl Iterator<Item = &'static str> {
     let samples = SAMPLES.iter().copied();
-    samples.chain(NEVER).chain(SIGNED).chain(ASKED)
+    samples.chain(SIGNED).chain(ASKED)
 }
 
 #[cfg(test)]

@@ -28,13 +28,6 @@ pub(super) enum Tokens {
     Unknown,
 }
 
-/// Paths that are never public.
-pub(super) const NEVER: [&str; 3] = [
-    "/_synapse/mas/a",
-    "/_synapse/metrics",
-    "/_synapse/replication/a",
-];
-
 /// Whether requests for a path need a token, or never come from the public, with some method.
 pub(super) fn needs_token(path: &str) -> bool {
     of_path(path) == Tokens::Needed
@@ -63,7 +56,7 @@ pub(super) fn of_path(path: &str) -> Tokens {
 /// What is known of all paths that begin so.
 pub(super) fn below(beginning: &str) -> Tokens {
     let own = of_path(beginning);
-    let mut known = SAMPLES.iter().copied().chain(NEVER);
+    let mut known = SAMPLES.iter().copied();
     if own == Tokens::Needed || known.any(|path| path.starts_with(beginning)) {
         return Tokens::Needed;
     }
@@ -90,7 +83,7 @@ pub(super) fn below(beginning: &str) -> Tokens {
 /// What is known of the paths of a regular expression, which stands in `place`: by the known paths that it matches, and by some that
 /// are made from it.
 pub(super) fn of_regex(place: Value<'_>, regex: &str, extent: Extent) -> Tokens {
-    let mut known = SAMPLES.iter().copied().chain(NEVER);
+    let mut known = SAMPLES.iter().copied();
     let is_needed = if extent == Extent::Whole {
         is_read(place, regex).then(|| known.any(|path| is_noted_match(place, regex, path)))
     } else {
