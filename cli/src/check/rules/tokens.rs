@@ -40,44 +40,36 @@ pub(super) fn begins_private(beginning: &str) -> bool {
 
 /// What is known of one path.
 pub(super) fn of_path(path: &str) -> Tokens {
-    let needs = [Method::Get, Method::Post, Method::Put, Method::Delete]
-        .map(|method| classify(path.as_bytes(), method));
+    let needs = needs(path);
+    of_needs(&needs, &needs)
+}
+
+/// What is known of all paths that begin so.
+pub(super) fn below(beginning: &str) -> Tokens {
+    if SAMPLES.iter().any(|path| path.starts_with(beginning)) {
+        return Tokens::Needed;
+    }
+    let further = ["", "a", "/a", "a/a", "/a/a"].map(|rest| needs(&format!("{beginning}{rest}")));
+    of_needs(&needs(beginning), further.as_flattened())
+}
+
+/// What is known of paths with these needs. That none needs a token is known if one of them has its place in the table.
+fn of_needs(own: &[AuthRequirement], all: &[AuthRequirement]) -> Tokens {
     let is_needed = |need: &AuthRequirement| matches!(need, Admin | Blocked | Required);
     let is_unneeded = |need: &AuthRequirement| matches!(need, Nothing | Optional | Unknown);
-    if needs.iter().any(is_needed) {
+    if all.iter().any(is_needed) {
         Tokens::Needed
-    } else if needs.iter().all(is_unneeded) && needs.iter().any(|need| *need != Unknown) {
+    } else if all.iter().all(is_unneeded) && own.iter().any(|need| *need != Unknown) {
         Tokens::Unneeded
     } else {
         Tokens::Unknown
     }
 }
 
-/// What is known of all paths that begin so.
-pub(super) fn below(beginning: &str) -> Tokens {
-    let own = of_path(beginning);
-    let mut known = SAMPLES.iter().copied();
-    if own == Tokens::Needed || known.any(|path| path.starts_with(beginning)) {
-        return Tokens::Needed;
-    }
-    let further = ["a", "/a", "a/a", "/a/a"].map(|rest| format!("{beginning}{rest}"));
-    let needs = further.map(|path| {
-        [Method::Get, Method::Post, Method::Put, Method::Delete]
-            .map(|method| classify(path.as_bytes(), method))
-    });
-    let mut needs = needs.as_flattened().iter();
-    if needs
-        .clone()
-        .any(|need| matches!(need, Admin | Blocked | Required))
-    {
-        Tokens::Needed
-    } else if own == Tokens::Unneeded
-        && needs.all(|need| matches!(need, Nothing | Optional | Unknown))
-    {
-        Tokens::Unneeded
-    } else {
-        Tokens::Unknown
-    }
+/// What the homeserver needs at a path, by the method.
+fn needs(path: &str) -> [AuthRequirement; 4] {
+    [Method::Get, Method::Post, Method::Put, Method::Delete]
+        .map(|method| classify(path.as_bytes(), method))
 }
 
 /// What is known of the paths of a regular expression, which stands in `place`: by the known paths that it matches, and by some that
