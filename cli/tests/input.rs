@@ -1176,7 +1176,7 @@ fn expressions_of_routes_are_compiled_once_and_at_a_cost() {
         route(number)
             .replace("gateway.networking.k8s.io", "networking.istio.io")
             .replace("HTTPRoute", "VirtualService")
-            .replace("rules:", "http:")
+            .replace("rules:", "gateways: [public]\n  http:")
             .replace("matches:", "match:")
             .replace("path: { type: RegularExpression, value:", "uri: { regex:")
     };

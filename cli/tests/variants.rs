@@ -302,7 +302,7 @@ fn what_is_in_another_namespace_leads_elsewhere() {
         "Service",
         "matrix",
     );
-    let open = [("internal-address", "service: { name: introspection")];
+    let open = [("internal-address", "name: introspection")];
     ingress.finds(&open);
     named(&ingress, "Ingress", "matrix").finds(&open);
     named(&ingress, "Ingress", "other").is_clean();
@@ -446,7 +446,7 @@ fn a_default_backend_leads_here_as_well() {
     let file = file.until("  rules:\n    - host: auth.example.org");
     let with = |backend: &str| Variant(format!("{}  defaultBackend: {backend}\n", file.0));
     with("{ service: { name: introspection, port: { number: 80 } } }")
-        .finds(&[("internal-address", "service: { name: introspection")]);
+        .finds(&[("internal-address", "name: introspection")]);
     with("{ service: { name: other, port: { number: 80 } } }").is_clean();
 }
 
@@ -1170,6 +1170,18 @@ fn a_regular_expression_is_tried_with_every_endpoint() {
         "/_matrix/client/(r0|v3|unstable)/room_keys/.*",
         "/_matrix/client/r0/.*",
         "/_synapse/admin/v2/users/.*",
+        "/_matrix/client/(api/v1|r0|v3|unstable)/profile/.*",
+        "/_matrix/client/(r0|v3|unstable)/directory/room/.*",
+        "/_matrix/client/(api/v1|r0|v3|unstable)/publicRooms",
+        "/_matrix/client/(v1|unstable/uk.half-shot.msc2666)/user/mutual_rooms",
+        "/_matrix/client/r0/pushers/set",
+        "/_synapse/admin/v1/(reset_password|deactivate|join|suspend)/.*",
+        "/_synapse/admin/v1/users/[^/]+/(admin|joined_rooms|media|pushers)",
+        "/_synapse/admin/v1/whois/.*",
+        // An endpoint that the table does not name, of a family that it does.
+        "/_synapse/admin/v3/(new|newer)/[^/]+",
+        "/_matrix/client/v3/rooms/[^/]+/new",
+        "/_synapse/(metrics|replication)(/.*)?",
     ] {
         of(regex).finds(found);
     }
@@ -1178,6 +1190,9 @@ fn a_regular_expression_is_tried_with_every_endpoint() {
         "/_matrix/client/(api/v1|r0|v3|unstable)/(login|register|refresh)(/.*)?",
         "/_matrix/client/versions",
         "/\\.well-known/matrix/.*",
+        "/_matrix/(federation/v[12]|key)/[^/]+/.*",
+        "/_synapse/client/(unsubscribe|pick_idp)(/.*)?",
+        "/_matrix/client/(r0|v3)/profile/[^/]+",
     ] {
         of(regex).is_clean();
     }
@@ -1196,6 +1211,40 @@ fn a_regular_expression_is_tried_with_every_endpoint() {
     with("/_matrix/client/(v3/devices|versions)")
         .with(before, &taken)
         .is_clean();
+}
+
+/// Each line of the table counts, under each version and with each method.
+#[test]
+fn a_path_that_needs_a_token_with_some_method_is_told() {
+    let of = |rule: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ {rule} }}, route: {{ cluster: homeserver }} }}]"
+        ))
+    };
+    let found = &[("unguarded-route", "cluster: homeserver")];
+    for rule in [
+        "path: '/_matrix/client/v3/profile/@a:example.org/displayname'",
+        "path: /_matrix/client/v3/publicRooms",
+        "prefix: /_matrix/client/v3/profile/",
+        "prefix: '/_matrix/client/v3/profile/@a:example.org/'",
+        "prefix: /_matrix/client/r0/directory/",
+        "prefix: /_matrix/client/v3/pushers/",
+        "prefix: /_matrix/client/v1/login/",
+        "prefix: /_matrix/client/unstable/org.matrix.msc4143/",
+        "prefix: /_matrix/media/unstable/fi.mau.msc2246/",
+        "prefix: /_synapse/client/",
+    ] {
+        of(rule).finds(found);
+    }
+    for rule in [
+        "path: /_matrix/client/v3/login",
+        "path: '/_matrix/client/v3/profile/@a:example.org'",
+        "prefix: /_matrix/client/v3/password_policy",
+        "prefix: /_matrix/media/v3/download/",
+        "prefix: /_synapse/client/unsubscribe",
+    ] {
+        of(rule).is_clean();
+    }
 }
 
 /// A cluster of a worker is a server, also if a regular expression alone leads there.
@@ -2197,7 +2246,6 @@ fn a_route_without_tokens_may_pass_by_the_policy() {
         ("Exact", "/health"),
         ("Exact", "/_matrix/client/versions"),
         ("PathPrefix", "/_matrix/client/versions"),
-        ("PathPrefix", "/_synapse/client"),
         ("PathPrefix", "/_matrix/static/"),
         ("PathPrefix", "/.well-known/matrix"),
         ("PathPrefix", "/_matrix/key"),
@@ -2207,6 +2255,15 @@ fn a_route_without_tokens_may_pass_by_the_policy() {
         (regex, "^/_matrix/federation/v[12]/send/.*"),
         (regex, "/_matrix/federation/.*|^/health$"),
         (regex, "/_matrix/federation/.*|/_matrix/key/.*"),
+        (regex, "/_matrix/(federation|key)/.*"),
+        (
+            regex,
+            "/(_matrix/federation|_matrix/key|.well-known/matrix)/.*",
+        ),
+        (
+            regex,
+            "/_matrix/(federation/v[12]|key/v2)/(send|query)(/.*)?",
+        ),
     ] {
         with(kind, path).is_clean();
     }
@@ -2220,8 +2277,11 @@ fn a_route_without_tokens_may_pass_by_the_policy() {
         ("PathPrefix", "/_matrix/client/v3/profile/@a:example.org"),
         ("Exact", "/_matrix/client/v3/sync"),
         ("Exact", "/_matrix/client/v3/publicRooms"),
-        // What stands in a group is not looked at.
-        (regex, "/_matrix/(federation|key)/.*"),
+        // Who may federate is told to those who are logged in.
+        ("PathPrefix", "/_synapse/client"),
+        (regex, "/_matrix/(federation|client)/.*"),
+        (regex, "/_matrix/(federation|other)/.*"),
+        (regex, "/_matrix/client/(r0|v3)/profile/[^/]+/[^/]+"),
         (regex, "/_matrix/client/.*"),
         (regex, "/.*"),
         (regex, "/_matrix/federation/.*|/_matrix/client/.*"),
@@ -2575,6 +2635,22 @@ fn the_path_of_an_ingress_is_taken_as_it_is_written() {
     with("/", "Prefix").finds(found);
     with("/_matrix/(client|federation)", "ImplementationSpecific").finds(found);
     with("/\\.well-known/(.*)", "ImplementationSpecific").is_clean();
+    // It need not be for the end of a path.
+    with("/_matrix/(federation|key)", "ImplementationSpecific").is_clean();
+    with("/_matrix/(federation|key)/.*", "ImplementationSpecific").is_clean();
+    with(
+        "/(_matrix/federation|_matrix/key|.well-known/matrix)",
+        "ImplementationSpecific",
+    )
+    .is_clean();
+    with(
+        "/_matrix/(federation|client/v3/sy)",
+        "ImplementationSpecific",
+    )
+    .finds(found);
+    with("/_synapse/admin/(new|newer)/", "ImplementationSpecific").finds(found);
+    with("/_matrix/client/v3/profile", "Prefix").finds(found);
+    with("/_matrix/client/v3/publicRooms", "Exact").finds(found);
 
     let named = |name: &str| {
         let service = "---\napiVersion: v1\nkind: Service\nmetadata: { name: synapse, namespace: matrix }\nspec: { ports: [{ name: \
@@ -2626,6 +2702,8 @@ fn a_route_of_istio_may_lead_past_envoy() {
     for uri in [
         "exact: /_matrix/client/v3/sync",
         "regex: /_matrix/client/.*",
+        "regex: /_matrix/(federation|client)/.*",
+        "exact: '/_matrix/client/v3/profile/@a:example.org/displayname'",
     ] {
         http(uri, "synapse").finds(found);
     }
@@ -2633,6 +2711,8 @@ fn a_route_of_istio_may_lead_past_envoy() {
         "prefix: /_matrix/federation",
         "exact: /_matrix",
         "regex: /_matrix/key/.*",
+        "regex: /_matrix/(federation|key)/.*",
+        "regex: /_matrix/(federation|client)",
     ] {
         http(uri, "synapse").is_clean();
     }
@@ -2711,6 +2791,7 @@ fn a_route_of_traefik_may_lead_past_envoy() {
         "Host(`example.org`) && (PathPrefix(`/_matrix/federation`) || PathPrefix(`/_matrix/client`))",
         "Path(`/a`, `/_matrix/client/v3/sync`)",
         "PathRegexp(`^/_matrix/(client|media)`)",
+        "PathRegexp(`/(sync|messages)$`)",
         "Host(`example.org`) && !PathPrefix(`/_matrix/federation`)",
     ] {
         with(matcher, own).finds(found);
@@ -2721,6 +2802,7 @@ fn a_route_of_traefik_may_lead_past_envoy() {
         "Path(`/_matrix/client/versions`)",
         "PathPrefix(`/_matrix/federation`) && !PathPrefix(`/_matrix/client`)",
         "PathRegexp(`^/_matrix/federation/v[12]/`)",
+        "PathRegexp(`^/_matrix/(federation|key)/`)",
     ] {
         with(matcher, own).is_clean();
     }
@@ -2855,4 +2937,346 @@ fn a_client_names_no_server() {
         "cluster_type: {{ name: open, typed_config: {{ {kind} }} }}"
     ))
     .finds(found);
+}
+
+/// On the homeserver's host the default route may lead to another server than `/sync` does, and no logout takes it.
+#[test]
+fn a_route_of_the_homeservers_host_is_one_to_mas_if_logins_go_there() {
+    let file = Variant::of("sync-timeout/good.yaml");
+    let all = "                        - match: { prefix: / }\n                          route:\n                            cluster: \
+               homeserver\n                            timeout: 0s\n";
+    let retry = "retry_policy: { retry_on: 5xx }";
+    let with = |routes: &[&str]| {
+        let routes = routes.iter().map(|route| {
+            let space = " ".repeat(24);
+            format!("{space}- {route}\n")
+        });
+        file.with(all, &routes.collect::<String>())
+    };
+    let sync =
+        "{ match: { prefix: /_matrix/client/v3/sync }, route: { cluster: sync, timeout: 0s } }";
+    let slide = "{ match: { prefix: /_matrix/client/unstable/org.matrix.simplified_msc3575/sync }, route: { cluster: sync, timeout: \
+                 0s } }";
+    let rest = format!(
+        "{{ match: {{ prefix: / }}, route: {{ cluster: homeserver, timeout: 0s, {retry} }} }}"
+    );
+    with(&[sync, slide, &rest]).is_clean();
+    let matrix = "{ match: { prefix: /_matrix }, route: { cluster: homeserver, timeout: 0s } }";
+    let web = format!(
+        "{{ match: {{ prefix: / }}, route: {{ cluster: web, {retry} }}, request_headers_to_add: [{{ header: {{ key: \
+         authorization, value: Basic a }} }}] }}"
+    );
+    with(&[matrix, &web]).is_clean();
+    // MAS may serve its own paths there.
+    let of_mas = web.replace("cluster: web", "cluster: mas");
+    with(&[matrix, &of_mas]).finds(&[("retries", "retry_on"), ("injected-route", "authorization")]);
+    let oauth = web
+        .replace("prefix: /", "prefix: /oauth2/")
+        .replace("cluster: web", "cluster: oauth");
+    with(&[&oauth, matrix]).finds(&[("retries", "retry_on"), ("injected-route", "authorization")]);
+}
+
+/// Without a name, a path or the provisioning role nothing says whose a host is, unless all lead to one server.
+#[test]
+fn a_host_is_the_homeservers_by_what_says_so() {
+    let file = Variant::of("sync-timeout/good-web-client.yaml");
+    let logins = "                        - match: { safe_regex: { regex: '/_matrix/client/v3/(login|logout)' } }\n                          \
+                  route: { cluster: mas }\n";
+    let nameless = file
+        .with(logins, "")
+        .with("domains: [\"*\"]", "domains: [hs.test]")
+        .with("timeout: 0s", "timeout: 20s");
+    nameless.is_clean();
+    nameless.notes(("sync-timeout", "domains: [chat"));
+    let own = [("sync-timeout", "timeout: 20s")];
+    for host in ["matrix.test", "example.org"] {
+        nameless
+            .with("domains: [hs.test]", &format!("domains: [{host}]"))
+            .finds(&own);
+    }
+    nameless
+        .with("cluster: web", "cluster: homeserver, timeout: 0s")
+        .finds(&own);
+    nameless
+        .with(
+            "prefix: / }\n                          route:\n",
+            "prefix: /_matrix }\n                          route:\n",
+        )
+        .finds(&own);
+    // The website of the `server_name` is another one.
+    file.with("domains: [chat.example.org]", "domains: [example.org]")
+        .is_clean();
+    // The provisioning role leads to the homeserver.
+    let full = Variant::of("shared-cluster/good.yaml");
+    let host = "domains: [\"*\"]\n";
+    let logins = "                        - match: { safe_regex: { regex: '/_matrix/client/v3/(login|logout)' } }\n                          \
+                  route: { cluster: mas }\n";
+    let full = full.with(logins, "");
+    let web = "                    - name: web\n                      domains: [chat.test]\n                      routes: [{ match: { \
+               prefix: / }, route: { cluster: web } }]\n                    - name: matrix\n";
+    full.with("                    - name: matrix\n", web)
+        .with(host, "domains: [hs.test]\n")
+        .is_clean();
+    full.with("                    - name: matrix\n", web)
+        .with(host, "domains: [hs.test]\n")
+        .with("timeout: 0s", "timeout: 20s")
+        .finds(&own);
+}
+
+/// A route that asks for more than the path leaves requests to those behind it, and one of the mesh is for no client.
+#[test]
+fn a_route_of_istio_leaves_requests_to_those_behind_it() {
+    let file = Variant::of("sync-timeout/bad-istio.yaml");
+    let limit = [("sync-timeout", "timeout: 15s")];
+    let before = |route: &str| file.with("  http:\n", &format!("  http:\n    - {route}\n"));
+    let other = "route: [{ destination: { host: synapse } }]";
+    for conditions in [
+        "port: 80",
+        "gateways: [mesh]",
+        "gateways: [other]",
+        "headers: { a: { exact: b } }",
+        "sourceLabels: { a: b }",
+    ] {
+        before(&format!("{{ match: [{{ {conditions} }}], {other} }}")).finds(&limit);
+    }
+    for all in [
+        "gateways: [matrix]",
+        "gateways: [matrix, mesh]",
+        "name: a",
+        "uri: { prefix: / }",
+    ] {
+        before(&format!("{{ match: [{{ {all} }}], {other} }}")).is_clean();
+    }
+    before("{ match: [{ port: 80 }], redirect: { scheme: https } }").finds(&limit);
+    before(&format!(
+        "{{ match: [{{ gateways: [mesh] }}], {other}, timeout: 10s }}"
+    ))
+    .finds(&limit);
+    let own = format!("{{ match: [{{ gateways: [matrix] }}], {other}, timeout: 10s }}");
+    before(&own).finds(&[("sync-timeout", "timeout: 10s")]);
+    // Whom it is for.
+    let of = |gateways: &str| file.with("gateways: [matrix]", gateways);
+    of("gateways: [mesh]").is_clean();
+    of("exportTo: [a]").is_clean();
+    of("gateways: [mesh, a/b]").finds(&limit);
+    // A delegate is for the gateways of the one that names it.
+    let delegate = of("exportTo: [a]").with("  hosts: [matrix.example.org]\n", "");
+    delegate.is_clean();
+    let root = |gateways: &str| {
+        let root = format!(
+            "kind: VirtualService\nmetadata: {{ name: root, namespace: istio-ingress }}\napiVersion: networking.istio.io/v1\nspec: \
+             {{ gateways: [{gateways}], hosts: [a.test], http: [{{ delegate: {{ name: matrix }} }}] }}\n---\n"
+        );
+        Variant(root + &delegate.0)
+    };
+    root("public").finds(&limit);
+    root("mesh").is_clean();
+}
+
+/// The mesh has routes of its own, and a gateway has others.
+#[test]
+fn a_rewrite_for_pods_changes_no_path_of_clients() {
+    let file = Variant::of("path-normalisation/bad-istio-rewrite.yaml");
+    let found = [("path-normalisation", "uri: /matrix/")];
+    let of = |gateways: &str| file.with("gateways: [matrix]", gateways);
+    of("gateways: [mesh]").is_clean();
+    of("exportTo: [a]").is_clean();
+    of("gateways: [mesh, matrix]").finds(&found);
+    let own = "- match: [{ uri: { prefix: /_matrix/ } }]";
+    // What asks for another host says nothing of this one.
+    let before = |conditions: &str| {
+        let route =
+            format!("- match: [{{ {conditions} }}]\n      rewrite: {{ uri: /a/ }}\n    {own}");
+        file.with(own, &route)
+    };
+    before("authority: { exact: chat.example.org }").finds(&found);
+    before("uri: { prefix: /_matrix/ }, headers: { a: { exact: b } }").finds(&[
+        ("path-normalisation", "uri: /a/"),
+        ("path-normalisation", "uri: /matrix/"),
+    ]);
+    file.with(
+        own,
+        "- match: [{ uri: { prefix: /_matrix/ }, gateways: [mesh] }]",
+    )
+    .finds(&[("path-normalisation", "uri: /web/")]);
+}
+
+/// The homeserver alone believes the header.
+#[test]
+fn a_header_that_another_service_gets_is_no_identity() {
+    let file = Variant::of("identity-header/bad-istio.yaml");
+    let all = [
+        ("identity-header", "x-matrix-user-id: \"%REQ"),
+        ("identity-header", "x-matrix-user-id, value"),
+        ("identity-header", "x-matrix-user-id, claim"),
+    ];
+    let others = &all[1..];
+    file.finds(&all);
+    file.with("gateways: [matrix]", "gateways: [mesh]")
+        .finds(others);
+    file.with("gateways: [matrix]", "exportTo: [a]")
+        .finds(others);
+    let more = |spec: &str| {
+        Variant(format!(
+            "{}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{ name: echo, namespace: istio-ingress \
+             }}\nspec: {{ gateways: [other], hosts: [echo.test], http: [{{ headers: {{ request: {{ set: {{ x-matrix-device-id: a }} }} \
+             }}, {spec} }}] }}\n",
+            file.0
+        ))
+    };
+    let with_device = [&all[..], &[("identity-header", "x-matrix-device-id")]].concat();
+    more("route: [{ destination: { host: echo } }]").finds(&all);
+    more("route: [{ destination: { host: synapse.other.svc.cluster.local } }]").finds(&all);
+    more("route: [{ destination: { host: synapse } }]").finds(&with_device);
+    more("route: [{ destination: { host: synapse.istio-ingress.svc.cluster.local } }]")
+        .finds(&with_device);
+    let regex = "match: [{ uri: { regex: '/_matrix/client/v3/.*' } }]";
+    more(&format!(
+        "{regex}, route: [{{ destination: {{ host: worker }} }}]"
+    ))
+    .finds(&with_device);
+
+    let file = Variant::of("identity-header/bad-envoy-gateway.yaml");
+    let own = ("identity-header", "X-Matrix-User-Id");
+    let more = |spec: &str| {
+        let filter = "filters: [{ type: RequestHeaderModifier, requestHeaderModifier: { set: [{ name: X-Matrix-User-Id, value: a }] } }]";
+        Variant(format!(
+            "{}\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: echo, namespace: matrix }}\nspec: \
+             {{ parentRefs: [{{ name: matrix }}], hostnames: [echo.test], rules: [{{ {filter}, timeouts: {{ request: 0s }}, {spec} }}] }}\n",
+            file.0
+        ))
+    };
+    more("backendRefs: [{ name: echo, port: 80 }]").finds(&[own]);
+    more("backendRefs: [{ name: synapse, namespace: other, port: 8008 }]").finds(&[own]);
+    more("backendRefs: [{ name: synapse, port: 8008 }]").finds(&[own, own]);
+}
+
+/// A ClientTrafficPolicy is for its own Gateway.
+#[test]
+fn a_policy_of_another_gateway_does_not_count() {
+    let own = "kind: ClientTrafficPolicy\nmetadata: { name: matrix, namespace: matrix }\nspec:\n";
+    for (file, place) in [
+        (
+            "underscores/bad-envoy-gateway.yaml",
+            ("underscores", "withUnderscoresAction"),
+        ),
+        (
+            "sync-timeout/bad-envoy-gateway-idle.yaml",
+            ("sync-timeout", "streamIdleTimeout: 10s"),
+        ),
+        (
+            "idle-timeout/bad-envoy-gateway-zero.yaml",
+            ("idle-timeout", "streamIdleTimeout: 0s"),
+        ),
+    ] {
+        let file = Variant::of(file);
+        file.finds(&[place]);
+        let at = |gateway: &str| {
+            let target = "group: gateway.networking.k8s.io, kind: Gateway";
+            format!("{own}  targetRefs: [{{ {target}, name: {gateway} }}]\n")
+        };
+        file.with(own, &at("matrix")).finds(&[place]);
+        // One of the module's own Gateway, and that of the file for another one.
+        let right = format!(
+            "{}  path: {{ escapedSlashesAction: KeepUnchanged, disableMergeSlashes: true }}\n  timeout: {{ http: {{ streamIdleTimeout: \
+             120s }} }}\n---\napiVersion: gateway.envoyproxy.io/v1alpha1\n{}",
+            at("matrix").replace("name: matrix, ", "name: right, "),
+            at("intranet")
+        );
+        file.with(own, &right).is_clean();
+    }
+}
+
+/// A web client may believe what it likes.
+#[test]
+fn only_the_homeserver_and_mas_believe_the_first_address() {
+    let file = Variant::of("forwarded-for/good-routes.yaml");
+    let host = "                    - name: matrix\n";
+    let web = |cluster: &str| {
+        let route = format!("{{ match: {{ prefix: / }}, route: {{ cluster: {cluster} }} }}");
+        file.with(
+            host,
+            &format!(
+                "                    - {{ name: web, domains: [chat.test], routes: [{route}] }}\n{host}"
+            ),
+        )
+    };
+    web("web").is_clean();
+    web("homeserver, timeout: 0s").finds(&[(
+        "forwarded-for",
+        "match: { prefix: / }, route: { cluster: homeserver",
+    )]);
+    // MAS has another name, and what serves logins.
+    web("mas").finds(&[(
+        "forwarded-for",
+        "match: { prefix: / }, route: { cluster: mas",
+    )]);
+}
+
+/// Whatever leads to the Service of an internal listener opens it.
+#[test]
+fn a_route_of_each_sort_leads_to_an_internal_listener() {
+    let file = Variant::of("internal-address/bad-route.yaml");
+    let alone = file.until("apiVersion: gateway.networking.k8s.io/v1\n");
+    let found = &[("internal-address", "name: introspection, port: 80")];
+    let with = |kind: &str, spec: &str| {
+        Variant(format!(
+            "{}apiVersion: a/v1\nkind: {kind}\nmetadata: {{ name: a }}\nspec: {spec}\n",
+            alone.0
+        ))
+    };
+    alone.is_clean();
+    let backend = "backendRefs: [{ name: introspection, port: 80 }]";
+    for kind in ["IngressRoute", "IngressRouteTCP"] {
+        let to = |service: &str| {
+            let route = format!("match: PathPrefix(`/a`), services: [{{ {service} }}]");
+            with(kind, &format!("{{ routes: [{{ {route} }}] }}"))
+        };
+        to("name: introspection, port: 80").finds(found);
+        to("name: introspection, port: 81").is_clean();
+        to("name: other, port: 80").is_clean();
+    }
+    for kind in ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"] {
+        let of = |parents: &str| with(kind, &format!("{{ {parents}rules: [{{ {backend} }}] }}"));
+        of("").finds(found);
+        of("parentRefs: [{ kind: ListenerSet, name: a }], ").finds(found);
+        of("parentRefs: [{ kind: Service, name: a }], ").is_clean();
+        of("parentRefs: [{ group: networking.istio.io, kind: ServiceEntry, name: a }], ")
+            .is_clean();
+    }
+    // Nobody gets the answer to a copy.
+    let copy = backend
+        .replace("backendRefs: [", "requestMirror: { backendRef: ")
+        .replace("]", " }");
+    with(
+        "HTTPRoute",
+        &format!("{{ rules: [{{ filters: [{{ {copy} }}] }}] }}"),
+    )
+    .is_clean();
+    let service = |gateways: &str| {
+        let route = "route: [{ destination: { host: introspection, port: { number: 80 } } }]";
+        with(
+            "VirtualService",
+            &format!("{{ {gateways}http: [{{ {route} }}] }}"),
+        )
+    };
+    service("gateways: [a], ").finds(&[("internal-address", "host: introspection")]);
+    service("gateways: [mesh], ").is_clean();
+    service("").is_clean();
+}
+
+/// A container that starts before the others, and stays, has ports as they have.
+#[test]
+fn a_sidecar_may_open_a_port_of_the_node() {
+    let file = Variant::of("internal-address/bad-host-port.yaml");
+    let containers = "      containers:\n        - name: envoy\n";
+    let with = |policy: &str| {
+        file.with(
+            containers,
+            &format!("      containers: [{{ name: a }}]\n      initContainers:\n        - name: envoy\n{policy}"),
+        )
+    };
+    let port = &[("internal-address", "hostPort: 10001")];
+    with("          restartPolicy: Always\n").finds(port);
+    with("").is_clean();
 }

@@ -54,6 +54,13 @@ pub fn classify(target: &[u8], method: Method) -> AuthRequirement {
     table::classify(path(target), method).requirement
 }
 
+/// The paths that need a token in the built-in table, as it writes them: `{}` is one segment, `{+}` one that is not empty, and a
+/// final `**` any number. `{version}` is a version.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn patterns_with_token() -> Vec<String> {
+    table::patterns(|it| matches!(it, AuthRequirement::Admin | AuthRequirement::Required))
+}
+
 /// The endpoints of one configuration: its rules are tried, in order, before the built-in table.
 /// Neither they nor the prefix of MAS can open a blocked path. What they restrict is restricted in every spelling.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

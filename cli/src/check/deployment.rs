@@ -17,6 +17,7 @@ mod pods;
 mod replicas;
 mod scope;
 mod services;
+mod virtual_service;
 
 use std::collections::HashSet;
 
@@ -34,6 +35,7 @@ pub use self::{
     pods::{Pod, has_labels},
     replicas::Multiplier,
     services::Service,
+    virtual_service::{VirtualRoute, VirtualService},
 };
 use super::finding::Spot;
 use crate::yaml::{Document, Tree, Value};

@@ -535,6 +535,34 @@ fn after_segment(path: &[u8]) -> Option<&[u8]> {
     path.get(slash + 1..)
 }
 
+/// The paths for which a line, or what a family says of the others, is so. They are written as lines are, with `{version}` for a
+/// version.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn patterns(is_it: fn(AuthRequirement) -> bool) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut add = |start: &str, lines: &[Line]| {
+        let own = lines.iter().filter(|line| is_it(line.requirement));
+        found.extend(own.map(|line| format!("{start}{}", line.path)));
+    };
+    let mut wholes = Vec::new();
+    for (root, families, is_of_features) in [
+        ("/_matrix/client/{version}/", CLIENT, false),
+        ("/_matrix/client/unstable/", UNSTABLE_FEATURES, true),
+        ("/_matrix/media/{version}/", MEDIA, false),
+        ("/_matrix/media/unstable/", UNSTABLE_MEDIA_FEATURES, true),
+    ] {
+        for family in families {
+            let below = format!("{root}{}/", family.name);
+            add(if is_of_features { &below } else { root }, family.lines);
+            wholes.extend(is_it(family.otherwise).then(|| below + "**"));
+        }
+    }
+    add("", MATRIX);
+    add("", ELSEWHERE);
+    found.extend(wholes);
+    found
+}
+
 /// The names of all families.
 #[cfg(all(test, not(target_arch = "wasm32")))]
 pub(super) fn family_names() -> impl Iterator<Item = &'static str> {

@@ -635,3 +635,31 @@ fn no_path_with_dots_passes_for_its_method_or_for_an_application_service() {
     let class = endpoints.classify_path(plain[..].into(), Method::Delete);
     assert!(endpoints.ignores_token(plain, Method::Delete, class.served));
 }
+
+/// Whatever stands in the place of a segment, and of a version.
+#[cfg(not(target_arch = "wasm32"))]
+#[test]
+fn every_pattern_with_a_token_needs_one_with_some_method() {
+    let patterns = patterns_with_token();
+    for pattern in &patterns {
+        let path = pattern
+            .replace("{version}", "v3")
+            .replace("{}", "a")
+            .replace("{+}", "a")
+            .replace("**", "a/b");
+        let methods = [Method::Get, Method::Post, Method::Put, Method::Delete];
+        let needs = methods.map(|method| classify(path.as_bytes(), method));
+        let is_it = |it: &AuthRequirement| matches!(it, Admin | Required);
+        assert!(needs.iter().any(is_it), "{pattern}: {needs:?}");
+    }
+    for pattern in [
+        "/_matrix/client/{version}/account/whoami",
+        "/_matrix/client/{version}/sync/**",
+        "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports",
+        "/_matrix/media/{version}/upload/**",
+        "/_synapse/admin/**",
+    ] {
+        assert!(patterns.iter().any(|one| one == pattern), "{pattern}");
+    }
+    assert!(!patterns.iter().any(|one| one.contains("federation/")));
+}

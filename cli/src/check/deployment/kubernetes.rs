@@ -6,6 +6,7 @@ use super::{
     Deployment, Envoy, Host, Use,
     envoy::{clusters, plugins, use_of},
     module::{Encoded, Environment, Variable, is_configuration, is_name, read},
+    pods::containers,
     services::Service,
 };
 use crate::yaml::Value;
@@ -69,7 +70,7 @@ impl<'t> Resources<'t> {
         text.parse().ok().or_else(|| {
             let containers = self.all.iter().flat_map(|one| {
                 let pod = one.at(&["spec", "template", "spec"]).or(one.get("spec"));
-                pod.into_iter().flat_map(|pod| pod.list(&["containers"]))
+                pod.into_iter().flat_map(containers)
             });
             containers
                 .flat_map(|container| container.list(&["ports"]))

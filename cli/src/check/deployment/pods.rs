@@ -37,7 +37,7 @@ impl<'t> Pod<'t> {
 
     /// The ports of its containers.
     pub fn ports(&self) -> impl Iterator<Item = Value<'t>> + use<'t> {
-        let containers = self.spec.list(&["containers"]);
+        let containers = containers(self.spec);
         containers.flat_map(|container| container.list(&["ports"]))
     }
 
@@ -89,6 +89,13 @@ impl<'t> Deployment<'t> {
             pods.filter(|pod| pod.mounts(holder)).collect()
         })
     }
+}
+
+/// The containers of a pod that run as long as it does, also those that start before the others.
+pub fn containers<'t>(spec: Value<'t>) -> impl Iterator<Item = Value<'t>> + use<'t> {
+    let first = spec.list(&["initContainers"]);
+    let stays = |one: &Value<'t>| one.text_at(&["restartPolicy"]) == Some("Always");
+    spec.list(&["containers"]).chain(first.filter(stays))
 }
 
 /// Whether the labels of a pod have all that a selector wants.

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 
 use super::{
     Deployment, Host, Pod, Service, Use, image, namespace,
+    pods::containers,
     scope::{gateways, is_for},
 };
 use crate::yaml::Value;
@@ -54,7 +55,7 @@ impl<'t> Deployment<'t> {
     /// all that run an Envoy count.
     pub fn containers(&self, one: &Use<'t>) -> Vec<Value<'t>> {
         let envoys = |pods: &mut dyn Iterator<Item = Pod<'t>>| -> Vec<Value<'t>> {
-            let containers = pods.flat_map(|pod| pod.spec.list(&["containers"]));
+            let containers = pods.flat_map(|pod| containers(pod.spec));
             containers
                 .filter(|container| is_envoy(*container))
                 .collect()
@@ -183,8 +184,8 @@ fn runs_envoy(pod: &Pod<'_>, ports: &HashSet<u64>) -> bool {
         one.number_at(&["containerPort"])
             .is_some_and(|port| ports.contains(&port))
     };
-    let mut containers = pod.spec.list(&["containers"]);
-    containers.any(|container| is_envoy(container) && container.list(&["ports"]).any(is_port))
+    containers(pod.spec)
+        .any(|container| is_envoy(container) && container.list(&["ports"]).any(is_port))
 }
 
 fn is_envoy(container: Value<'_>) -> bool {

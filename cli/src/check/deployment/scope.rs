@@ -3,7 +3,9 @@
 //! The non-obvious rule: only a contradiction shuts a resource out. A namespace or a label that is given on one side alone
 //! may still fit.
 
-use super::{Chain, Deployment, Pod, Use, has_labels, namespace};
+use std::collections::HashSet;
+
+use super::{Chain, Deployment, Pod, Use, VirtualService, has_labels, namespace};
 use crate::yaml::Value;
 
 /// Istio applies the resources in its own namespace everywhere.
@@ -44,43 +46,55 @@ impl<'t> Deployment<'t> {
             return true;
         };
         let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
-        let is_matrix = |service: &Value<'t>| {
-            let routes = service.list(&["spec", "http"]);
-            let mut rules = routes.flat_map(|route| route.list(&["match"]));
-            rules.any(|rule| {
-                let uri = rule.get("uri").into_iter().flat_map(Value::members);
-                let mut texts = uri.filter_map(|(_, text)| text.text());
-                texts.any(|text| text.contains("/_matrix"))
-            })
+        let is_matrix = |service: &&VirtualService<'t>| {
+            let mut routes = service.routes();
+            routes.any(|route| route.paths().any(|text| text.contains("/_matrix")))
         };
-        let services = self.resources.kind("VirtualService").filter(is_matrix);
+        let services = self.resources.virtual_services();
         let mut hosts = services
-            .flat_map(|service| service.list(&["spec", "hosts"]))
-            .filter_map(Value::text)
+            .iter()
+            .filter(is_matrix)
+            .flat_map(VirtualService::hosts)
             .peekable();
         hosts.peek().is_none() || hosts.any(|it| it == host)
     }
 
-    /// Whether Envoy Gateway's ClientTrafficPolicies say something (`holds`) of every listener that a use is for. The policy for
-    /// one listener replaces that of its Gateway, whatever it leaves unsaid.
+    /// Whether Envoy Gateway's ClientTrafficPolicies say something (`holds`) of every listener that a use is for.
     pub fn has_policy(&self, one: &Use<'t>, holds: impl Fn(Value<'t>) -> bool) -> bool {
+        let of_listeners = self.client_policies(one);
+        let mut all = of_listeners.iter();
+        all.all(|policies| policies.iter().any(|policy| holds(*policy)))
+    }
+
+    /// The ClientTrafficPolicies for the listeners that uses are for, each once.
+    pub fn policies_for<'d>(&self, uses: impl Iterator<Item = &'d Use<'t>>) -> Vec<Value<'t>>
+    where
+        't: 'd,
+    {
+        let mut seen = HashSet::new();
+        let all = uses.flat_map(|one| self.client_policies(one)).flatten();
+        all.filter(|policy| seen.insert(policy.key())).collect()
+    }
+
+    /// The ClientTrafficPolicies for each listener that a use is for. The policy for one listener replaces that of its Gateway,
+    /// whatever it leaves unsaid. Where no listener is known, any policy may be for it.
+    fn client_policies(&self, one: &Use<'t>) -> Vec<Vec<Value<'t>>> {
         let all = &self.gateway_api.clients;
         let may_be_shared = |policy: &Value<'t>| {
             one.resource
                 .is_none_or(|own| namespace::may_be_shared(*policy, own))
         };
-        let untargeted = all.untargeted().filter(may_be_shared);
-        let is_said = untargeted.into_iter().any(&holds);
-        let holds_at = |chain: &Chain<'t>| match all.nearest(chain) {
-            policies if policies.is_empty() => is_said,
-            policies => policies.into_iter().any(&holds),
+        let untargeted: Vec<_> = all.untargeted().filter(may_be_shared).collect();
+        let at = |chain: &Chain<'t>| match all.nearest(chain) {
+            policies if policies.is_empty() => untargeted.clone(),
+            policies => policies,
         };
         let chains = one.resource.map(|own| self.gateway_api.chains_of(own));
         match chains.filter(|chains| !chains.is_empty()) {
-            Some(chains) => chains.iter().all(holds_at),
+            Some(chains) => chains.iter().map(at).collect(),
             None => {
-                let mut policies = self.resources.kind("ClientTrafficPolicy");
-                policies.any(|policy| may_be_shared(&policy) && holds(policy))
+                let policies = self.resources.kind("ClientTrafficPolicy");
+                vec![policies.filter(may_be_shared).collect()]
             }
         }
     }

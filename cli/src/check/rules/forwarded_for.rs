@@ -3,16 +3,19 @@
 //!
 //! Several parts of Envoy may change the header: early mutations, then filters, then the route, its virtual host and the
 //! route configuration. The last of them to set or remove the header decides. The value that it sets must be Envoy's own: a
-//! copy of another header is the client's again.
+//! copy of another header is the client's again. Other services than the homeserver and MAS may believe what they like.
+
+use std::collections::HashSet;
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
+    hosts::{all_hosts, hosts_of_mas},
     route_lists::routes_of,
     routes::{before_servers, tables},
 };
 use crate::{
     check::deployment::{Host, settings},
-    yaml::Value,
+    yaml::{Id, Value},
 };
 
 /// The rule.
@@ -32,18 +35,24 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             continue;
         };
         let before = after_filters(entry.manager);
+        let own = all_hosts(deployment, one).into_iter();
+        let hosts: HashSet<_> = own
+            .chain(hosts_of_mas(deployment, one))
+            .map(|host| host.id)
+            .collect();
         for routes in tables(entry.manager) {
-            check_table(routes, before, found);
+            check_table(routes, &hosts, before, found);
         }
     }
 }
 
-/// Tells of the routes of a table that leave the first address to the client.
-fn check_table<'t>(routes: Value<'t>, before: Origin, found: &mut Found<'t>) {
+/// Tells of the routes of these hosts of a table that leave the first address to the client.
+fn check_table<'t>(routes: Value<'t>, hosts: &HashSet<Id>, before: Origin, found: &mut Found<'t>) {
     let nearest_is_last = routes.boolean_at(&["most_specific_header_mutations_wins"]) == Some(true);
     let mut believed = Vec::new();
     let mut count = 0;
-    for host in routes.list(&["virtual_hosts"]) {
+    let own = routes.list(&["virtual_hosts"]);
+    for host in own.filter(|host| hosts.contains(&host.id)) {
         for route in routes_of(host) {
             if route.get("route").is_none() {
                 continue;

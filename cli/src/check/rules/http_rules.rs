@@ -39,8 +39,8 @@ struct Candidate<'t> {
     is_general: bool,
 }
 
-/// The rules to the homeserver that requests for news may take.
-pub(super) fn waiting<'t>(deployment: &Deployment<'t>) -> Vec<HttpRule<'t>> {
+/// The rules to the homeserver that requests for news may take. An error is one of those that nothing tells apart.
+pub(super) fn waiting<'t>(deployment: &Deployment<'t>) -> Result<Vec<HttpRule<'t>>, HttpRule<'t>> {
     let mut places: HashMap<Place<'t>, Vec<Candidate<'t>>> = HashMap::new();
     let mut order = Vec::new();
     for value in deployment.resources.kind("HTTPRoute") {
@@ -54,7 +54,7 @@ pub(super) fn waiting<'t>(deployment: &Deployment<'t>) -> Vec<HttpRule<'t>> {
                 for candidate in candidates(HttpRule { route: value, rule }, path) {
                     for (host, parent) in &own {
                         if !value.tree.spend(1) {
-                            return Vec::new();
+                            return Ok(Vec::new());
                         }
                         let place = (*host, *parent, path);
                         let at = places.entry(place).or_insert_with(|| {
@@ -143,7 +143,7 @@ fn taken(mut all: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
 fn of_homeserver<'t>(
     deployment: &Deployment<'t>,
     taken: &[(Option<&'t str>, Candidate<'t>)],
-) -> Vec<HttpRule<'t>> {
+) -> Result<Vec<HttpRule<'t>>, HttpRule<'t>> {
     let names = Names::of(deployment);
     let lead = |(host, one): &(Option<&'t str>, Candidate<'t>)| Lead {
         names_path: !one.is_general,
@@ -151,12 +151,16 @@ fn of_homeserver<'t>(
         servers: servers(one.of).collect(),
     };
     let leads: Vec<_> = taken.iter().map(lead).collect();
+    let own = match (are_own(&leads), taken.first()) {
+        (None, Some((_, one))) => return Err(one.of),
+        (own, _) => own.unwrap_or_default(),
+    };
     let mut seen = HashSet::new();
-    std::iter::zip(taken, are_own(&leads))
+    let own = std::iter::zip(taken, own)
         .filter(|(_, is_own)| *is_own)
         .map(|((_, one), _)| one.of)
-        .filter(|one| seen.insert(one.rule.key()))
-        .collect()
+        .filter(|one| seen.insert(one.rule.key()));
+    Ok(own.collect())
 }
 
 /// The kind of a backend, its namespace and its name.

@@ -25,6 +25,11 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     gateway_api::check(deployment, found);
 }
 
+/// Whether a path, the beginning of one or an expression names what is the homeserver's.
+fn is_of_matrix(path: &str) -> bool {
+    path.contains("_matrix") || path.contains("_synapse")
+}
+
 /// Tells of where a header is written.
 fn tell<'t, S: Into<Spot<'t>>>(written: Vec<(S, &str)>, found: &mut Found<'t>) {
     for (spot, header) in written {

@@ -2,8 +2,9 @@
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
+    hosts::hosts,
     route_lists::routes_of,
-    routes::{before_servers, hosts, is_disabled},
+    routes::{before_servers, is_disabled},
 };
 use crate::{
     check::{
@@ -28,7 +29,7 @@ const KEY: &str = "stream_idle_timeout";
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for one in before_servers(deployment) {
         match (one.host, one.entry) {
-            (Host::Envoy, Some(entry)) => check_envoy(one, entry, found),
+            (Host::Envoy, Some(entry)) => check_envoy(deployment, one, entry, found),
             (Host::WasmPlugin | Host::EnvoyFilter, _) => check_istio(deployment, one, found),
             (Host::EnvoyGateway, _) => check_envoy_gateway(deployment, one, found),
             _ => {}
@@ -37,13 +38,18 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 }
 
 /// Tells of a connection manager, or a route, that turns the timeout off.
-fn check_envoy<'t>(one: &Use<'t>, entry: Entry<'t>, found: &mut Found<'t>) {
+fn check_envoy<'t>(
+    deployment: &Deployment<'t>,
+    one: &Use<'t>,
+    entry: Entry<'t>,
+    found: &mut Found<'t>,
+) {
     if is_zero(entry.manager, KEY) {
         let help = format!("write `{KEY}: 120s`: longer than clients let /sync wait");
         found.add(Spot::key(entry.manager, KEY), MESSAGE, help);
     }
     // Any request may wait for the answer about its token, whatever it asks for.
-    let hosts = hosts(entry, one.config());
+    let hosts = hosts(deployment, one);
     let routes = hosts.into_iter().flat_map(routes_of);
     for route in routes.filter(|route| !is_disabled(entry, *route)) {
         if let Some(action) = route.get("route").filter(|it| is_zero(*it, "idle_timeout")) {
@@ -78,7 +84,7 @@ fn check_envoy_gateway<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &m
     if deployment.has_policy(one, is_set) || has_backend_policies(deployment, one) {
         return;
     }
-    let policies = deployment.resources.kind("ClientTrafficPolicy");
+    let policies = deployment.policies_for([one].into_iter()).into_iter();
     let timeouts = policies.filter_map(|policy| policy.at(&path));
     let zeros: Vec<_> = timeouts.filter(|it| is_zero(*it, key)).collect();
     for timeouts in &zeros {

@@ -2,9 +2,7 @@
 //!
 //! The non-obvious rule: a matcher may ask for the path before a route does. What it does for some paths, it does for no others.
 
-use matrix_edge_auth::matrix::endpoint::{AuthRequirement, Method, classify};
-
-use super::routes::{PRIVATE, mappings};
+use super::{routes::mappings, samples::SAMPLES, tokens::needs_token};
 use crate::{check::deployment::typed, yaml::Value};
 
 /// Deepest nesting of matchers that is looked at.
@@ -41,7 +39,7 @@ impl Outcome<'_> {
         let is_private = |asked: &Asked<'_>| match asked {
             Asked::Prefix(path) | Asked::Exact(path) => needs_token(path),
         };
-        PRIVATE.iter().any(|path| self.takes(path)) || self.paths.iter().any(is_private)
+        SAMPLES.iter().any(|path| self.takes(path)) || self.paths.iter().any(is_private)
     }
 
     /// Whether it comes about for each request that comes so far.
@@ -54,16 +52,6 @@ impl Outcome<'_> {
         let is_it = |kind: &&str| kind.contains(".network.") || kind.contains(".ssl.");
         self.others.iter().any(is_it)
     }
-}
-
-/// Whether a path, or what begins with it, is for requests that need a token.
-pub(super) fn needs_token(path: &str) -> bool {
-    [Method::Get, Method::Post].into_iter().any(|method| {
-        matches!(
-            classify(path.as_bytes(), method),
-            AuthRequirement::Admin | AuthRequirement::Blocked | AuthRequirement::Required
-        )
-    })
 }
 
 /// All that a matcher may do.

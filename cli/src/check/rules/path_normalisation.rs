@@ -50,7 +50,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             (Host::Envoy, Some(entry)) => {
                 check_manager(entry.manager, found);
                 let own = clusters.entry(one.envoy).or_default();
-                for route in routes_of_guarded_hosts(one, &SIGNED) {
+                for route in routes_of_guarded_hosts(deployment, one, &SIGNED) {
                     check_rewriting(route, found);
                     let targets = route.get("route").map(targets).unwrap_or_default();
                     own.extend(targets.into_iter().map(|(name, _)| name));

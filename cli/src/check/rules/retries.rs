@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use super::{Deployment, Found, Rule, Severity, Spot, routes::ends};
+use super::{Deployment, Found, Rule, Severity, Spot, hosts::ends};
 use crate::{
     check::deployment::{Entry, protocols},
     yaml::Value,
@@ -36,7 +36,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         if let Some(entry) = one.entry {
             check_internal(entry, found);
         }
-        for (host, route) in ends(one) {
+        for (host, route) in ends(deployment, one) {
             let own = route.at(&["route", "retry_policy"]);
             if let Some(policy) = own.or(host.get("retry_policy")) {
                 check_logout(policy, found);

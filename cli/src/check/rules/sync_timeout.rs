@@ -5,7 +5,8 @@ mod istio;
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
-    routes::{USUAL_WAIT, WAITING, before_servers, guarded_routes, hosts, scopes, tables, targets},
+    hosts::{hosts, unknown_host},
+    routes::{USUAL_WAIT, WAITING, before_servers, guarded_routes, scopes, tables, targets},
 };
 use crate::{
     check::{
@@ -59,7 +60,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
 }
 
 fn check_envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found<'t>) {
-    for route in guarded_routes(one, &WAITING) {
+    for route in guarded_routes(deployment, one, &WAITING) {
         let Some(action) = route.get("route") else {
             continue;
         };
@@ -89,7 +90,8 @@ fn check_envoy<'t>(deployment: &Deployment<'t>, one: &Use<'t>, found: &mut Found
     }
     if let Some(entry) = one.entry {
         note_other_routes(entry.manager, found);
-        for host in hosts(entry, one.config()) {
+        note_unknown(unknown_host(deployment, one), found);
+        for host in hosts(deployment, one) {
             check_retries(host, found);
         }
         check_manager(entry.manager, found);
@@ -118,6 +120,16 @@ fn note_other_routes<'t>(manager: Value<'t>, found: &mut Found<'t>) {
             "write them into the listener (`route_config`) for `check`: a file of routes is not looked at",
         );
     }
+}
+
+/// Notes that nothing says which of some hosts or routes is the homeserver's.
+fn note_unknown<'t>(one: Option<Value<'t>>, found: &mut Found<'t>) {
+    let spot = one.map(|one| Spot::first_key(one, &["domains", "name", "match", "matches"]));
+    found.note(
+        spot,
+        "nothing says which of these hosts is the homeserver's, and they lead to different servers: neither their timeouts nor          where they lead is looked at",
+        "give `check` what tells: a host that is called `matrix.` or as the `server_name`, a route for `/_matrix`, or the provisioning          role",
+    );
 }
 
 /// Tells of a limit of a connection manager.

@@ -44,7 +44,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
                 );
             }
             (Host::EnvoyGateway, _) => {
-                for policy in deployment.resources.kind("ClientTrafficPolicy") {
+                for policy in deployment.policies_for([one].into_iter()) {
                     let headers = policy.at(&["spec", "headers"]);
                     let key = "withUnderscoresAction";
                     if let Some(headers) = headers.filter(|it| it.text_at(&[key]) == Some("Allow"))

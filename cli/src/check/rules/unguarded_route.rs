@@ -5,11 +5,7 @@ mod envoy;
 mod gateway_api;
 mod ingress;
 mod istio;
-mod leads;
 mod matcher;
-mod path;
-mod servers;
-mod traefik;
 mod upgrades;
 
 use super::{Deployment, Found, Rule, Severity, Spot};

@@ -3,8 +3,9 @@
 
 use super::{
     Deployment, Found, Rule, Severity, Spot,
+    hosts::hosts,
     route_lists::routes_of,
-    routes::{before_servers, hosts, is_disabled},
+    routes::{before_servers, is_disabled},
 };
 use crate::{check::deployment::Host, yaml::Value};
 
@@ -28,7 +29,7 @@ fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
             (Host::Envoy, Some(entry)) => {
                 let help = "allow upgrades only on routes that the module is turned off for, or read the filter state \
                             (`filter_state: true`) instead of the header";
-                let hosts = hosts(entry, one.config());
+                let hosts = hosts(deployment, one);
                 let routes = hosts.into_iter().flat_map(routes_of);
                 let actions: Vec<_> = routes
                     .filter(|route| !is_disabled(entry, *route))

@@ -1,12 +1,13 @@
 //! A route of the Gateway API may write headers: the proxy does so behind all filters.
 
-use super::{Deployment, Found, tell};
+use super::{Deployment, Found, is_of_matrix, tell};
 use crate::{
     check::{
-        deployment::{Host, Route},
+        deployment::{Host, Route, namespace},
         rules::{
             filter_order::headers,
             routes::before_servers,
+            servers::Servers,
             written::{is_of_module, named},
         },
     },
@@ -15,7 +16,8 @@ use crate::{
 
 pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     let mut names = Vec::new();
-    for one in before_servers(deployment) {
+    let gateways: Vec<_> = before_servers(deployment).collect();
+    for one in &gateways {
         if !matches!(one.host, Host::Envoy | Host::Nobody) {
             names.extend(headers(one));
         }
@@ -23,14 +25,30 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     if names.is_empty() {
         return;
     }
+    let servers = Servers::of(deployment, &gateways);
     for kind in ["HTTPRoute", "GRPCRoute"] {
         let routes = deployment.resources.kind(kind);
         for route in routes.filter(|route| Route::of(*route).is_at_gateway()) {
             let rules = route.list(&["spec", "rules"]);
             for rule in rules {
-                let backends = rule.list(&["backendRefs"]);
-                for place in backends.chain([rule]) {
+                let mut matches = rule.list(&["matches"]);
+                let names_matrix = matches.any(|one| {
+                    let path = one.text_at(&["path", "value"]);
+                    path.is_some_and(is_of_matrix)
+                });
+                let is_homeservers = |backend: &Value<'t>| {
+                    let name = backend.text_at(&["name"]).unwrap_or_default();
+                    let namespace = backend.text_at(&["namespace"]).or(namespace::of(route));
+                    names_matrix
+                        || servers.are_unknown()
+                        || servers.have(name, namespace, backend.get("port"))
+                };
+                let backends = || rule.list(&["backendRefs"]).filter(is_homeservers);
+                for place in backends() {
                     check_filters(place, &names, found);
+                }
+                if names_matrix || backends().next().is_some() {
+                    check_filters(rule, &names, found);
                 }
             }
         }

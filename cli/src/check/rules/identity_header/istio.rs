@@ -3,16 +3,18 @@
 //! The non-obvious rule: a RequestAuthentication writes before the module if the module stands last. What an EnvoyFilter inserts as
 //! the first filter always does.
 
-use super::{Deployment, Found, Spot, tell, tell_at};
+use super::{Deployment, Found, Spot, is_of_matrix, tell, tell_at};
 use crate::{
     check::{
-        deployment::{Host, Use, settings},
+        deployment::{Host, Use, namespace, settings},
         rules::{
             filter_order::{
                 headers,
                 istio::{Place, place, place_of},
             },
+            leads::destinations,
             routes::before_servers,
+            servers::{Servers, labels},
             written::{by_filter, by_place, is_of_module, named},
         },
     },
@@ -23,10 +25,12 @@ use crate::{
 const PLACES: [&str; 3] = ["HTTP_ROUTE", "ROUTE_CONFIGURATION", "VIRTUAL_HOST"];
 
 pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    for one in before_servers(deployment) {
+    let gateways: Vec<_> = before_servers(deployment).collect();
+    let servers = Servers::of(deployment, &gateways);
+    for one in gateways {
         if matches!(one.host, Host::WasmPlugin | Host::EnvoyFilter) {
             let headers = headers(one);
-            check_virtual_services(deployment, &headers, found);
+            check_virtual_services(deployment, &servers, &headers, found);
             check_patches(deployment, one, &headers, found);
             if place(deployment, one) != Place::Last {
                 check_claims(deployment, one, &headers, found);
@@ -35,33 +39,48 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
 }
 
-/// Tells of VirtualServices of gateways.
+/// Tells of VirtualServices of gateways, where they lead to the homeserver.
 fn check_virtual_services<'t>(
     deployment: &Deployment<'t>,
+    servers: &Servers<'t>,
     headers: &[String],
     found: &mut Found<'t>,
 ) {
-    for service in deployment.resources.kind("VirtualService") {
-        let mut gateways = service.list(&["spec", "gateways"]).peekable();
-        let is_mesh = |gateway: Value<'t>| gateway.text() == Some("mesh");
-        if gateways.peek().is_some() && gateways.all(is_mesh) {
-            continue;
-        }
-        for rule in service.list(&["spec", "http"]) {
-            for place in rule.list(&["route"]).chain([rule]) {
-                for key in ["set", "add"] {
-                    let Some(written) = place.at(&["headers", "request", key]) else {
-                        continue;
-                    };
-                    for (name, value) in written.members() {
-                        let is_it = |header: &&String| header.eq_ignore_ascii_case(name);
-                        let value = value.text().unwrap_or_default();
-                        let header = headers.iter().find(is_it);
-                        if let Some(header) = header.filter(|it| !is_of_module(value, it)) {
-                            tell_at(Spot::key(written, name), header, found);
-                        }
-                    }
+    for service in deployment.resources.virtual_services() {
+        for route in service.routes() {
+            let names_matrix = route.paths().any(is_of_matrix);
+            let parts = route.value.list(&["route"]);
+            for place in parts.chain([route.value]) {
+                let single = place.get("destination");
+                let all = destinations(route.value);
+                let mut leading = single.into_iter().chain(all.filter(|_| single.is_none()));
+                let is_homeservers = |destination: Value<'t>| {
+                    let host = destination.text_at(&["host"]).unwrap_or_default();
+                    let (name, named) = labels(host);
+                    let namespace = named.or(namespace::of(service.value));
+                    servers.have(name, namespace, destination.at(&["port", "number"]))
+                };
+                if !names_matrix && !servers.are_unknown() && !leading.any(is_homeservers) {
+                    continue;
                 }
+                check_written(place, headers, found);
+            }
+        }
+    }
+}
+
+/// Tells of the headers that a route, or a part of it, writes.
+fn check_written<'t>(place: Value<'t>, headers: &[String], found: &mut Found<'t>) {
+    for key in ["set", "add"] {
+        let Some(written) = place.at(&["headers", "request", key]) else {
+            continue;
+        };
+        for (name, value) in written.members() {
+            let is_it = |header: &&String| header.eq_ignore_ascii_case(name);
+            let value = value.text().unwrap_or_default();
+            let header = headers.iter().find(is_it);
+            if let Some(header) = header.filter(|it| !is_of_module(value, it)) {
+                tell_at(Spot::key(written, name), header, found);
             }
         }
     }

@@ -14,8 +14,9 @@ use crate::{
         deployment::settings,
         rules::{
             endpoints::with_same,
+            hosts::clusters_of_mas,
             route_lists::routes_of,
-            routes::{clusters_of_mas, managers_of, tables, targets},
+            routes::{managers_of, tables, targets},
         },
     },
     yaml::Value,
@@ -30,7 +31,9 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, number: usize, found: &mut 
         return;
     };
     let own = deployment.uses.iter().filter(|one| one.envoy == number);
-    let mas: HashSet<&str> = own.flat_map(clusters_of_mas).collect();
+    let mas: HashSet<&str> = own
+        .flat_map(|one| clusters_of_mas(deployment, one))
+        .collect();
     let mas: HashSet<&str> = with_same(&envoy.clusters, &mas)
         .into_iter()
         .chain(mas.iter().copied())

@@ -3,12 +3,17 @@
 //! A pod that no NetworkPolicy selects takes everything. A selected pod takes what any of its policies allows. Services and
 //! routes may lead to a pod from outside, and everyone reaches a port of the host.
 
+use std::cell::OnceCell;
+
 use super::{
     Reach, Spot,
     networks::{are_nearly_all, network},
 };
 use crate::{
-    check::deployment::{Deployment, Pod, has_labels, namespace},
+    check::{
+        deployment::{Deployment, Pod, has_labels, namespace},
+        rules::leads::{Lead, leads},
+    },
     yaml::Value,
 };
 
@@ -31,6 +36,7 @@ pub(super) fn reach<'t>(deployment: &Deployment<'t>, socket: Value<'t>, port: u6
         pods: &pods,
         port,
         of_clients,
+        leads: OnceCell::new(),
     };
     if let Some((spot, how)) = target.opened() {
         return Reach::Open(spot, how);
@@ -67,6 +73,8 @@ struct Target<'d, 't> {
     port: u64,
     /// The ports of this Envoy that clients come to.
     of_clients: Vec<u64>,
+    /// What leads to Services from outside, once someone has asked.
+    leads: OnceCell<Vec<Lead<'t>>>,
 }
 
 impl<'t> Target<'_, 't> {
@@ -97,11 +105,8 @@ impl<'t> Target<'_, 't> {
             if spec.list(&["externalIPs"]).next().is_some() {
                 return Some((Spot::key(spec, "externalIPs"), PUBLIC));
             }
-            if let Some(backend) = self.routed(service, &leading) {
-                return Some((
-                    Spot::first_key(backend, &["service", "name", "host"]),
-                    "a route from outside leads here",
-                ));
+            if let Some(spot) = self.routed(service, &leading) {
+                return Some((spot, "a route from outside leads here"));
             }
         }
         None
@@ -130,54 +135,25 @@ impl<'t> Target<'_, 't> {
             .collect()
     }
 
-    /// The backend of an Ingress or a route that is one of these ports of a Service. A route may be in another namespace than the
-    /// Service, if its backend names the namespace.
-    fn routed(&self, service: Value<'t>, leading: &[Value<'t>]) -> Option<Value<'t>> {
-        let resources = &self.deployment.resources;
+    /// What leads from outside to one of these ports of a Service. A route may be in another namespace than the Service, if it names
+    /// the namespace.
+    fn routed(&self, service: Value<'t>, leading: &[Value<'t>]) -> Option<Spot<'t>> {
         let own = service.text_at(&["metadata", "name"])?;
-        let is_number = |port: Option<Value<'t>>| {
+        let is_port = |port: Option<Value<'t>>| {
             port.is_none_or(|port| {
                 leading.iter().any(|one| {
                     port.text() == one.text_at(&["port"]) || port.text() == one.text_at(&["name"])
                 })
             })
         };
-        let is_near = |named: Option<&str>, route: Value<'t>| {
-            namespace::may_be_same(named.or(namespace::of(route)), namespace::of(service))
-        };
-        let mut of_ingress = resources
-            .kind("Ingress")
-            .filter(|ingress| is_near(None, *ingress))
-            .flat_map(ingress_backends)
-            .filter(|backend| {
-                let port = backend.at(&["service", "port"]);
-                let port = port.and_then(|port| port.get("number").or(port.get("name")));
-                backend.text_at(&["service", "name"]) == Some(own) && is_number(port)
-            });
-        let kinds = ["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"];
-        let routes = kinds.into_iter().flat_map(|kind| resources.kind(kind));
-        let mut of_routes = routes.filter(is_public).flat_map(|route| {
-            let rules = route.list(&["spec", "rules"]);
-            let backends = rules.flat_map(|rule| rule.list(&["backendRefs"]));
-            backends.filter(move |backend| {
-                is_near(backend.text_at(&["namespace"]), route)
-                    && backend.text_at(&["name"]) == Some(own)
-                    && is_number(backend.get("port"))
-            })
-        });
-        let services = resources.kind("VirtualService").filter(is_of_gateway);
-        let mut of_services = services.flat_map(|route| {
-            destinations(route).filter(move |destination| {
-                let (name, named) = named_by(destination.text_at(&["host"]).unwrap_or_default());
-                is_near(named, route)
-                    && name == own
-                    && is_number(destination.at(&["port", "number"]))
-            })
-        });
-        of_ingress
-            .next()
-            .or_else(|| of_routes.next())
-            .or_else(|| of_services.next())
+        let leads = self.leads.get_or_init(|| leads(self.deployment));
+        let lead = leads.iter().find(|lead| {
+            !lead.is_copy
+                && lead.name == own
+                && namespace::may_be_same(lead.namespace, namespace::of(service))
+                && is_port(lead.port)
+        })?;
+        Some(lead.spot.clone())
     }
 
     /// Whether a number or a name is this port.
@@ -343,41 +319,6 @@ impl<'t> Target<'_, 't> {
         };
         is_tcp && is_within
     }
-}
-
-/// The backends of an Ingress.
-fn ingress_backends<'t>(ingress: Value<'t>) -> impl Iterator<Item = Value<'t>> {
-    let rules = ingress.list(&["spec", "rules"]);
-    let paths = rules.flat_map(|rule| rule.list(&["http", "paths"]));
-    let backends = paths.filter_map(|path| path.get("backend"));
-    backends.chain(ingress.at(&["spec", "defaultBackend"]))
-}
-
-/// Whether a route is one of a Gateway. In a mesh it may be one of a Service.
-fn is_public(route: &Value<'_>) -> bool {
-    let mut parents = route.list(&["spec", "parentRefs"]);
-    parents.any(|parent| parent.text_at(&["kind"]) != Some("Service"))
-}
-
-/// Whether a VirtualService is one of a gateway. Without any it is one of the mesh.
-fn is_of_gateway(service: &Value<'_>) -> bool {
-    let mut gateways = service.list(&["spec", "gateways"]);
-    gateways.any(|gateway| gateway.text() != Some("mesh"))
-}
-
-/// Where a VirtualService leads.
-fn destinations<'t>(service: Value<'t>) -> impl Iterator<Item = Value<'t>> {
-    let kinds = ["http", "tcp", "tls"].into_iter();
-    kinds
-        .flat_map(move |kind| service.list(&["spec", kind]))
-        .flat_map(|rule| rule.list(&["route"]))
-        .filter_map(|route| route.get("destination"))
-}
-
-/// The Service that a host of the cluster is, and its namespace: `a`, `a.b` or `a.b.svc.cluster.local`.
-fn named_by(host: &str) -> (&str, Option<&str>) {
-    let mut labels = host.split('.');
-    (labels.next().unwrap_or_default(), labels.next())
 }
 
 /// Whether a policy restricts ingress: each does, unless `policyTypes` leaves ingress out.

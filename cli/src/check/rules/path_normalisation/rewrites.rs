@@ -5,7 +5,10 @@
 
 use super::{Found, SIGNED, Spot};
 use crate::{
-    check::{deployment::Deployment, pattern::compiled_at_a_cost},
+    check::{
+        deployment::{Deployment, Route, VirtualRoute},
+        rules::{routes::is_noted_match, virtual_routes::taken},
+    },
     yaml::Value,
 };
 
@@ -14,25 +17,28 @@ const OWN: &str = "/_matrix";
 
 /// Tells of the routes of VirtualServices of gateways that rewrite the homeserver's paths.
 pub(super) fn check_virtual_services<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    for service in deployment.resources.kind("VirtualService") {
-        let rules = || service.list(&["spec", "http"]);
-        let uris = rules().flat_map(uris);
-        let mut texts = uris
-            .flat_map(Value::members)
-            .filter_map(|(_, text)| text.text());
-        if !texts.any(|text| text.contains(OWN)) {
+    for service in deployment.resources.virtual_services() {
+        let names_matrix = |route: VirtualRoute<'t>| route.paths().any(|text| text.contains(OWN));
+        if !service.routes().any(names_matrix) {
             continue;
         }
-        for rule in SIGNED.into_iter().filter_map(|path| taken(rules(), path)) {
+        for one in SIGNED.into_iter().flat_map(|path| taken(&service, path)) {
+            // What asks for something else than the path may be for another host.
+            let is_by_path =
+                |it: &Value<'t>| it.get("uri").is_some() || !service.asks_for_more(*it);
+            if !one.matches.is_empty() && !one.matches.iter().any(is_by_path) {
+                continue;
+            }
+            let rewrite = one.route.value.get("rewrite");
             for key in ["uri", "uriRegexRewrite"] {
-                let Some(rewrite) = rule.get("rewrite").filter(|it| it.get(key).is_some()) else {
+                let Some(rewrite) = rewrite.filter(|it| it.get(key).is_some()) else {
                     continue;
                 };
                 let is_kept = |uri: Value<'_>| {
                     let prefix = uri.text_at(&["prefix"]).or(uri.text_at(&["exact"]));
                     prefix.is_some() && prefix == rewrite.text_at(&[key])
                 };
-                let mut uris = self::uris(rule).peekable();
+                let mut uris = one.route.uris().peekable();
                 if uris.peek().is_none() || !uris.all(is_kept) {
                     tell(Spot::key(rewrite, key), key, found);
                 }
@@ -44,9 +50,7 @@ pub(super) fn check_virtual_services<'t>(deployment: &Deployment<'t>, found: &mu
 /// Tells of the HTTPRoutes of Gateways that rewrite the homeserver's paths.
 pub(super) fn check_http_routes<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     for route in deployment.resources.kind("HTTPRoute") {
-        let mut parents = route.list(&["spec", "parentRefs"]).peekable();
-        let is_of_mesh = |parent: Value<'_>| parent.text_at(&["kind"]) == Some("Service");
-        if parents.peek().is_some() && parents.all(is_of_mesh) {
+        if !Route::of(route).is_at_gateway() {
             continue;
         }
         for rule in route.list(&["spec", "rules"]) {
@@ -87,44 +91,6 @@ fn tell<'t>(spot: Spot<'t>, key: &str, found: &mut Found<'t>) {
     );
 }
 
-/// The route of a VirtualService that a path takes: the first whose `uri` matches. One that asks for more than that is passed over.
-fn taken<'t>(mut rules: impl Iterator<Item = Value<'t>>, path: &'static str) -> Option<Value<'t>> {
-    rules.find(|rule| {
-        let mut matches = rule.list(&["match"]).peekable();
-        let is_met = |one: Value<'_>| match one.get("uri") {
-            Some(uri) => is_match(uri, path),
-            None => one.members().all(|(key, _)| key == "name"),
-        };
-        matches.peek().is_none() || matches.any(is_met)
-    })
-}
-
-fn is_match(uri: Value<'_>, path: &'static str) -> bool {
-    if let Some(prefix) = uri.text_at(&["prefix"]) {
-        path.starts_with(prefix)
-    } else if let Some(exact) = uri.text_at(&["exact"]) {
-        path == exact
-    } else if let Some(regex) = uri.text_at(&["regex"]) {
-        uri.tree.noted(uri.id, path).unwrap_or_else(|| {
-            let regex = compiled_at_a_cost(uri, regex);
-            for other in SIGNED {
-                let answer = regex.as_ref();
-                let answer = answer.is_some_and(|it| it.is_match(other.as_bytes()));
-                uri.tree.note(uri.id, other, answer);
-            }
-            regex.is_some_and(|it| it.is_match(path.as_bytes()))
-        })
-    } else {
-        false
-    }
-}
-
-/// The matches of a route by path.
-fn uris<'t>(rule: Value<'t>) -> impl Iterator<Item = Value<'t>> {
-    let matches = rule.list(&["match"]);
-    matches.filter_map(|one| one.get("uri"))
-}
-
 /// Whether a match of an HTTPRoute names paths of Matrix, and a signed one among them.
 fn is_signed(path: Value<'_>) -> bool {
     let value = path.text_at(&["value"]).unwrap_or_default();
@@ -135,8 +101,10 @@ fn is_signed(path: Value<'_>) -> bool {
     value.contains(OWN)
         && match path.text_at(&["type"]) {
             Some("Exact") => SIGNED.contains(&value),
-            Some("RegularExpression") => compiled_at_a_cost(path, value)
-                .is_some_and(|regex| SIGNED.iter().any(|it| regex.is_match(it.as_bytes()))),
+            Some("RegularExpression") => {
+                let mut signed = SIGNED.into_iter();
+                signed.any(|it| is_noted_match(path, value, it))
+            }
             _ => SIGNED.into_iter().any(is_within),
         }
 }

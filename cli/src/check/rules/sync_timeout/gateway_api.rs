@@ -2,11 +2,14 @@
 //!
 //! The non-obvious rule: `backendRequest` of a rule without `retry` is the limit of the whole, too.
 
-use super::{DEFAULT, Deployment, Found, Remedy, Spot, check_limit};
+use super::{DEFAULT, Deployment, Found, Remedy, Spot, check_limit, note_unknown};
 use crate::{
     check::{
-        deployment::{GatewayApi, Route},
-        rules::http_rules::{HttpRule, waiting},
+        deployment::{GatewayApi, Host, Route},
+        rules::{
+            http_rules::{HttpRule, waiting},
+            routes::before_servers,
+        },
     },
     yaml::Value,
 };
@@ -16,19 +19,26 @@ const TIMEOUTS: [&str; 3] = ["spec", "timeout", "http"];
 
 /// Tells of HTTPRoutes and policies.
 pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    for policy in deployment.resources.kind("ClientTrafficPolicy") {
+    let gateways = before_servers(deployment).filter(|one| one.host == Host::EnvoyGateway);
+    for policy in deployment.policies_for(gateways) {
         let path = [&TIMEOUTS[..], &["streamIdleTimeout"]].concat();
         check_limit(policy, &path, Remedy::IDLE, found);
     }
-    for one in waiting(deployment) {
-        check_rule(&deployment.gateway_api, one, found);
+    match waiting(deployment) {
+        Ok(rules) => rules
+            .into_iter()
+            .for_each(|one| check_rule(&deployment.gateway_api, one, found)),
+        Err(unknown) => note_unknown(Some(unknown.rule), found),
     }
 }
 
 /// Tells of what HTTPRoutes set, where nothing else has a limit.
 pub(super) fn check_set<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
-    for one in waiting(deployment) {
-        check_timeouts(one.rule, found);
+    match waiting(deployment) {
+        Ok(rules) => rules
+            .into_iter()
+            .for_each(|one| check_timeouts(one.rule, found)),
+        Err(unknown) => note_unknown(Some(unknown.rule), found),
     }
 }
 

@@ -13,14 +13,15 @@ use crate::{
         rules::{
             bare_listener::{entry_of, has_guard},
             endpoints::with_same,
+            hosts::clusters_of_mas,
             internal_address::is_exposed,
-            matcher::needs_token,
             route_lists::routes_of,
             routes::{
-                PRIVATE, before_servers, clusters_of_mas, headers_of, is_disabled, nameless,
+                before_servers, headers_of, is_disabled, is_made_private, nameless,
                 routes_of_all_hosts, sampled, switched, tables, targets, template, virtual_hosts,
             },
             samples::SAMPLES,
+            tokens::{begins_private, needs_token},
         },
     },
     yaml::Value,
@@ -44,7 +45,7 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         }
         let routes = on
             .iter()
-            .flat_map(|(one, _)| routes_of_all_hosts(one, &SAMPLES));
+            .flat_map(|(one, _)| routes_of_all_hosts(deployment, one, &SAMPLES));
         let mut servers: HashSet<&str> = routes
             .filter_map(|route| route.get("route"))
             .flat_map(targets)
@@ -53,7 +54,7 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
         // One address may be the homeserver's and MAS's.
         let of_mas: HashSet<&str> = on
             .iter()
-            .flat_map(|(one, _)| clusters_of_mas(one))
+            .flat_map(|(one, _)| clusters_of_mas(deployment, one))
             .collect();
         let same = with_same(&envoy.clusters, &servers).into_iter();
         servers.extend(same.filter(|name| !of_mas.contains(name)));
@@ -256,7 +257,10 @@ fn is_private(route: Value<'_>) -> bool {
         .find_map(|key| route.text_at(&["match", key]));
     let template = route.get("match").and_then(template);
     let of_template = template.map(|template| nameless(template).replace('*', "a"));
+    let rule = route.get("match");
+    let regex = rule.and_then(|rule| Some((rule, rule.text_at(&["safe_regex", "regex"])?)));
     path.is_some_and(needs_token)
+        || regex.is_some_and(|(rule, regex)| is_made_private(rule, regex))
         || of_template.is_some_and(|path| needs_token(&path))
         || route.at(&["match", "connect_matcher"]).is_some()
         || makes_private(route)
@@ -279,7 +283,5 @@ fn makes_private(route: Value<'_>) -> bool {
         let beginning = text.split(['\\', '{']).next()?;
         (beginning.len() > 1).then_some(beginning)
     });
-    prefix.into_iter().chain(beginnings).any(|beginning| {
-        needs_token(beginning) || PRIVATE.iter().any(|path| path.starts_with(beginning))
-    })
+    prefix.into_iter().chain(beginnings).any(begins_private)
 }

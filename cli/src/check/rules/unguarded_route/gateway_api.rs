@@ -4,9 +4,12 @@
 
 use std::collections::HashMap;
 
-use super::{Deployment, Found, Spot, path::PathRule};
+use super::{Deployment, Found, Spot};
 use crate::{
-    check::deployment::{Chain, GatewayApi, Host, Level, Resources, Route, namespace},
+    check::{
+        deployment::{Chain, GatewayApi, Host, Level, Resources, Route, namespace},
+        rules::path_rule::PathRule,
+    },
     yaml::{Tree, Value},
 };
 

@@ -8,10 +8,10 @@ use std::collections::HashSet;
 
 use matrix_edge_auth::config::Mode;
 
-use super::{Deployment, Found, leads::leads, servers::Servers};
+use super::{Deployment, Found};
 use crate::check::{
-    deployment::{Resources, Use},
-    rules::routes::before_servers,
+    deployment::{Host, Resources, Use},
+    rules::{leads::leads, routes::before_servers, servers::Servers},
 };
 
 const HELP: &str = "lead it to the Service of Envoy, or to paths without tokens alone, such as `/_matrix/federation` and \
@@ -24,7 +24,12 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     }
     let is_enforced = !is_rollout(&deployment.resources, &gateways);
     let servers = Servers::of(deployment, &gateways);
-    for lead in leads(deployment, &gateways) {
+    // What stands before the module, or not, is told by the policies of Envoy Gateway, and by where Istio inserts the module.
+    let are_bare = gateways.iter().all(|one| one.host == Host::Envoy);
+    for lead in leads(deployment) {
+        if !lead.is_private || lead.may_be_guarded && !are_bare {
+            continue;
+        }
         if !servers.have(lead.name, lead.namespace, lead.port) {
             continue;
         }

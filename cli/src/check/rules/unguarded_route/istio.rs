@@ -6,7 +6,7 @@
 use super::{Deployment, Found, OPEN, Spot, envoy::OFF_HELP};
 use crate::{
     check::{
-        deployment::{Host, Use, typed},
+        deployment::{Host, Use, VirtualService, typed},
         rules::homeserver::{Names, Owner},
     },
     yaml::Value,
@@ -80,14 +80,11 @@ fn tokens(deployment: &Deployment<'_>, names: &Names<'_>, patch: Value<'_>) -> O
     let mut routes = Vec::new();
     let mut knows_matrix = false;
     let wanted = host.and_then(|host| host.text_at(&["route", "name"]));
-    for route in deployment
-        .resources
-        .kind("VirtualService")
-        .flat_map(|service| service.list(&["spec", "http"]))
-    {
-        let paths: Vec<&str> = paths(route).collect();
+    let services = deployment.resources.virtual_services();
+    for route in services.iter().flat_map(VirtualService::routes) {
+        let paths: Vec<&str> = route.paths().collect();
         knows_matrix |= paths.iter().any(|path| path.contains("/_matrix"));
-        if wanted.is_some() && route.text_at(&["name"]) == wanted {
+        if wanted.is_some() && route.value.text_at(&["name"]) == wanted {
             routes.push(paths);
         }
     }
@@ -105,13 +102,6 @@ fn tokens(deployment: &Deployment<'_>, names: &Names<'_>, patch: Value<'_>) -> O
         None if name.is_none() || knows_matrix || owner != Owner::Unknown => Some(true),
         None => None,
     }
-}
-
-/// The paths that a route of a VirtualService is for, also regular expressions.
-fn paths<'t>(route: Value<'t>) -> impl Iterator<Item = &'t str> {
-    let uris = route.list(&["match"]).filter_map(|one| one.get("uri"));
-    uris.flat_map(Value::members)
-        .filter_map(|(_, text)| text.text())
 }
 
 /// Tells of a patch that takes the module out, or turns it off for all requests.

@@ -5,12 +5,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Deployment;
+use super::{
+    Deployment,
+    leads::destinations,
+    routes::{PRIVATE, routes_of_guarded_hosts, targets},
+};
 use crate::{
-    check::{
-        deployment::{Host, Pod, Resources, Use, has_labels, namespace},
-        rules::routes::{PRIVATE, routes_of_guarded_hosts, targets},
-    },
+    check::deployment::{Host, Pod, Resources, Route, Use, VirtualRoute, has_labels, namespace},
     yaml::Value,
 };
 
@@ -55,6 +56,7 @@ impl<'t> Ports<'t> {
 }
 
 impl<'t> Servers<'t> {
+    /// Those of these gateways.
     pub fn of(deployment: &Deployment<'t>, gateways: &[&Use<'t>]) -> Self {
         let mut servers = Self {
             ports: Ports::of(&deployment.resources),
@@ -63,15 +65,21 @@ impl<'t> Servers<'t> {
         for one in gateways.iter().filter(|one| one.host == Host::Envoy) {
             servers.add_clusters(deployment, one);
         }
-        if gateways.iter().any(|one| one.host == Host::EnvoyGateway) {
+        let is_istios = |one: &&Use<'_>| matches!(one.host, Host::WasmPlugin | Host::EnvoyFilter);
+        let is_at_istio = gateways.iter().any(is_istios);
+        if is_at_istio || gateways.iter().any(|one| one.host == Host::EnvoyGateway) {
             servers.add_backends(&deployment.resources);
         }
-        let is_istios = |one: &&Use<'_>| matches!(one.host, Host::WasmPlugin | Host::EnvoyFilter);
-        if gateways.iter().any(is_istios) {
+        if is_at_istio {
             servers.add_destinations(&deployment.resources);
         }
         servers.add_further_names(&deployment.resources);
         servers
+    }
+
+    /// Whether none is known.
+    pub fn are_unknown(&self) -> bool {
+        self.addresses.is_empty()
     }
 
     /// Whether a Service is one of them, at this port if that is known: a number, or its name.
@@ -100,7 +108,7 @@ impl<'t> Servers<'t> {
         if one.entry.is_none_or(|entry| entry.is_off) {
             return;
         }
-        let routes = routes_of_guarded_hosts(one, &PRIVATE);
+        let routes = routes_of_guarded_hosts(deployment, one, &PRIVATE);
         let actions = routes.iter().filter_map(|route| route.get("route"));
         let names: HashSet<_> = actions.flat_map(targets).map(|(name, _)| name).collect();
         let clusters = names.into_iter();
@@ -113,10 +121,19 @@ impl<'t> Servers<'t> {
         }
     }
 
-    /// The Services that routes of Envoy Gateway name.
+    /// The Services that routes of the Gateway API name.
     fn add_backends(&mut self, resources: &Resources<'t>) {
-        for route in resources.kind("HTTPRoute") {
-            let rules = route.list(&["spec", "rules"]).filter(is_of_homeserver);
+        let routes = resources.kind("HTTPRoute");
+        for route in routes.filter(|route| Route::of(*route).is_at_gateway()) {
+            let path = |one: Value<'t>| match one.text_at(&["path", "type"]) {
+                Some("RegularExpression") => None,
+                _ => one.text_at(&["path", "value"]),
+            };
+            let of_homeserver = |rule: &Value<'t>| {
+                let mut paths = rule.list(&["matches"]).filter_map(path);
+                paths.any(is_of_homeserver)
+            };
+            let rules = route.list(&["spec", "rules"]).filter(of_homeserver);
             for backend in rules.flat_map(|rule| rule.list(&["backendRefs"])) {
                 let Some(name) = backend.text_at(&["name"]) else {
                     continue;
@@ -130,11 +147,15 @@ impl<'t> Servers<'t> {
 
     /// The Services that routes of Istio name, by hosts.
     fn add_destinations(&mut self, resources: &Resources<'t>) {
-        for service in resources.kind("VirtualService") {
-            let routes = service.list(&["spec", "http"]).filter(is_of_homeserver);
-            for destination in routes.flat_map(destinations) {
+        for service in resources.virtual_services() {
+            let of_homeserver = |one: &VirtualRoute<'t>| {
+                let mut uris = one.uris().filter_map(|uri| uri.text_at(&["prefix"]));
+                uris.any(is_of_homeserver)
+            };
+            let routes = service.routes().filter(of_homeserver);
+            for destination in routes.flat_map(|route| destinations(route.value)) {
                 let (name, named) = labels(destination.text_at(&["host"]).unwrap_or_default());
-                let namespace = named.or(namespace::of(service));
+                let namespace = named.or(namespace::of(service.value));
                 self.add(
                     name,
                     (namespace, destination.number_at(&["port", "number"])),
@@ -207,27 +228,10 @@ fn sockets<'t>(cluster: Value<'t>) -> impl Iterator<Item = Value<'t>> {
         .filter_map(|endpoint| endpoint.at(&["endpoint", "address", "socket_address"]))
 }
 
-/// Whether a rule of a route, of the Gateway API or of Istio, is for the homeserver, as far as a prefix tells. Some paths below are
-/// MAS's, such as `logout`.
-fn is_of_homeserver<'t>(rule: &Value<'t>) -> bool {
-    let is_it = |path: &str| {
-        path.starts_with("/_matrix") && PRIVATE.iter().any(|private| private.starts_with(path))
-    };
-    let path = |one: Value<'t>| match one.text_at(&["path", "type"]) {
-        Some("RegularExpression") => None,
-        _ => one.text_at(&["path", "value"]),
-    };
-    let mut matches = rule.list(&["matches"]).filter_map(path);
-    let mut of_istio = rule
-        .list(&["match"])
-        .filter_map(|one| one.text_at(&["uri", "prefix"]));
-    matches.any(is_it) || of_istio.any(is_it)
-}
-
-/// Where a route of a VirtualService leads.
-pub(super) fn destinations<'t>(route: Value<'t>) -> impl Iterator<Item = Value<'t>> {
-    let parts = route.list(&["route"]).filter(is_in_use);
-    parts.filter_map(|part| part.get("destination"))
+/// Whether a prefix, in a route of the Gateway API or of Istio, is one of the homeserver's paths. Some paths below are MAS's, such
+/// as `logout`.
+fn is_of_homeserver(prefix: &str) -> bool {
+    prefix.starts_with("/_matrix") && PRIVATE.iter().any(|path| path.starts_with(prefix))
 }
 
 /// Whether some requests go there.

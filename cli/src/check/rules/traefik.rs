@@ -2,19 +2,24 @@
 //!
 //! The non-obvious rule: only paths are understood. Whatever else a matcher asks for, or refuses by `!`, some request fulfils.
 
-use super::path::PathRule;
+use super::path_rule::PathRule;
+use crate::{check::pattern::Extent, yaml::Value};
 
 /// How deep brackets may lie in each other. A matcher with more of them may take any path.
 const MAX_DEPTH: usize = 64;
 
-/// Whether a matcher may take a request that needs a token.
-pub(super) fn takes_private(matcher: &str) -> bool {
-    let mut reader = Reader { rest: matcher };
+/// Whether the matcher of a route may take a request that needs a token.
+pub(super) fn takes_private<'m>(route: Value<'m>, matcher: &'m str) -> bool {
+    let mut reader = Reader {
+        route,
+        rest: matcher,
+    };
     reader.any_of(0).unwrap_or(true)
 }
 
 /// What is left of a matcher. `None`: it cannot be read.
 struct Reader<'m> {
+    route: Value<'m>,
     rest: &'m str,
 }
 
@@ -56,7 +61,7 @@ impl<'m> Reader<'m> {
             takes |= match name {
                 "Path" => PathRule::Exact(path).is_private(),
                 "PathPrefix" => PathRule::Prefix(path).is_private(),
-                "PathRegexp" => PathRule::Regex(path).is_private(),
+                "PathRegexp" => PathRule::Regex(self.route, path, Extent::Anywhere).is_private(),
                 _ => true,
             };
             if !self.skips(",") {
@@ -85,9 +90,12 @@ impl<'m> Reader<'m> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::yaml::Tree;
 
     #[test]
     fn a_matcher_takes_what_one_of_its_alternatives_takes() {
+        let tree = Tree::read("test".to_owned(), "a".to_owned()).unwrap();
+        let route = tree.value(0);
         for (matcher, expected) in [
             ("Host(`a`)", true),
             ("PathPrefix(`/_matrix`)", true),
@@ -111,14 +119,16 @@ mod tests {
             ("!(PathPrefix(`/_matrix/federation`))", true),
             ("PathRegexp(`^/_matrix/federation/v[12]/`)", false),
             ("PathRegexp(`^/_matrix/(client|media)/`)", true),
+            ("PathRegexp(`^/_matrix/(federation|key)/`)", false),
+            ("PathRegexp(`/sync$`)", true),
             // What cannot be read.
             ("PathPrefix(`/_matrix/federation`", true),
             ("Host(a)", true),
             ("", true),
         ] {
-            assert_eq!(takes_private(matcher), expected, "{matcher}");
+            assert_eq!(takes_private(route, matcher), expected, "{matcher}");
         }
         let deep = "(".repeat(100_000) + "PathPrefix(`/a`)" + &")".repeat(100_000);
-        assert!(takes_private(&deep));
+        assert!(takes_private(route, &deep));
     }
 }
