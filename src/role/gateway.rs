@@ -9,7 +9,6 @@
 mod carry_out;
 mod ends;
 mod grants;
-mod grpc;
 mod learned;
 mod local_grants;
 mod logout_all;
@@ -26,7 +25,7 @@ mod watch;
 use std::rc::Rc;
 
 use self::{
-    carry_out::{ReplyForm, carry_out, fail_closed, reject},
+    carry_out::{ReplyForm, carry_out, reject},
     learned::Learned,
     local_grants::LocalGrants,
     outcome::RequestId,
@@ -99,7 +98,7 @@ impl Gateway {
             Ok(head) => head,
             Err(error) => {
                 let exchange = begin();
-                fail_closed(cb.host, &exchange, *error);
+                head::refuse(cb.host, exchange.as_ref(), *error);
                 return Some(exchange);
             }
         };
@@ -157,7 +156,7 @@ impl Gateway {
             resolver.cancel(exchange.stream);
             // MAS may have carried the request out, and its answer will not be heard.
             passing::on_stream_end(cb, resolver, exchange, &mut self.learned);
-            fail_closed(cb.host, exchange, why);
+            head::refuse(cb.host, exchange, why);
         }
     }
 

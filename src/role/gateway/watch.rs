@@ -96,6 +96,10 @@ impl exchange::Watch for Watch {
             },
         }
     }
+
+    fn grpc_reply(status: u16) -> Self {
+        Self::GrpcReply(status)
+    }
 }
 
 #[cfg(test)]
