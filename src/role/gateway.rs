@@ -379,7 +379,7 @@ impl Gateway {
     }
 }
 
-/// Decides a request by the verdict on its token. Watches for a refusal if it goes on as a user.
+/// Decides a request by the verdict on its token. If it goes on, watches for what ends with it, or for a refusal of its user.
 fn decide_and_watch(
     exchange: &Exchange,
     token: TokenDigest,
@@ -387,16 +387,18 @@ fn decide_and_watch(
     verdict: Verdict<Grant>,
 ) -> Decision {
     let decision = policy::decide(&exchange.plugin.config, terms, verdict);
-    if let Decision::Annotate(_) = decision {
-        watch_for_refusal(exchange, token, terms.requirement);
+    match (&decision, terms.logout) {
+        (Decision::Reject(_), _) | (Decision::Forward, None) => {}
+        (_, Some(logout)) => exchange.set_watch(Watch::logout(token, logout)),
+        (Decision::Annotate(_), None) => watch_for_refusal(exchange, token, terms.requirement),
     }
     decision
 }
 
-/// Watches whether the homeserver refuses the active token of a request, if that is to be learned from. A path that the
-/// table does not know may be another service's, whose 401 says nothing of the token.
+/// Watches whether the homeserver refuses the active token of a request, if that is to be learned from. The 401 of another
+/// service says nothing of the token.
 fn watch_for_refusal(exchange: &Exchange, token: TokenDigest, requirement: AuthRequirement) {
-    if exchange.plugin.config.learn_from_refusals && requirement != AuthRequirement::Unknown {
+    if exchange.plugin.config.learn_from_refusals && !requirement.may_be_of_another_service() {
         exchange.set_watch(Watch::Active(token));
     }
 }
