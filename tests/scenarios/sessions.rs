@@ -884,6 +884,7 @@ fn only_a_401_to_an_annotated_request_is_a_refusal() {
         (401, Request::get("/_matrix/client/versions")),
         // Annotated, but perhaps another service's.
         (401, Request::get("/tickets/open").bearer(ALICE)),
+        (401, Request::get("/tickets/../open").bearer(ALICE)),
     ] {
         let stream = cluster[0].request(&gateway, request);
         cluster[0].response(stream, status);
