@@ -231,9 +231,9 @@ impl ProvisioningRequest {
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
     ) {
-        if let Some(ProvisioningEvent { user, revocation }) = &self.event {
+        if let Some(ProvisioningEvent { user, voiding }) = &self.event {
             let cache = &exchange.plugin.upstream.cache;
-            let what = Invalidation::User(user, revocation);
+            let what = Invalidation::User(user, voiding);
             resolver.invalidate(cb, cache, what, self.endpoint.reason());
         }
     }
