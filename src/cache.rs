@@ -21,12 +21,12 @@ pub mod inactive;
 mod introspected;
 mod lookup;
 pub mod question;
-pub mod revocation;
 pub mod sizes;
 mod storage;
 pub mod table;
 pub mod token_events;
 pub mod token_secret;
+pub mod voiding;
 
 pub use self::{
     cached::{ActiveEntry, Audience, Awaited, Cached},
@@ -40,8 +40,8 @@ use self::{
     freshness::Freshness,
     inactive::{KeptMark, LocalInactive},
     question::QuestionKey,
-    revocation::Revocations,
     table::Table,
+    voiding::Voidings,
 };
 use crate::{
     clock::Instant,
@@ -60,7 +60,7 @@ use crate::{
 pub struct SharedCache {
     active: Table,
     negative: Table,
-    revocations: Revocations,
+    voidings: Voidings,
     freshness: Freshness,
     fingerprint: u64,
     local_inactive: LocalInactive,
@@ -74,7 +74,7 @@ impl SharedCache {
         Self {
             active: Table::new(Space::Active, settings.slots),
             negative: Table::new(Space::Negative, settings.negative_slots),
-            revocations: Revocations::default(),
+            voidings: Voidings::default(),
             freshness: Freshness::new(settings),
             fingerprint,
             local_inactive: LocalInactive::new(0),
@@ -91,9 +91,9 @@ impl SharedCache {
         }
     }
 
-    /// Returns whether MAS has revoked this active answer. The user's record is read unless the epochs show that it cannot say so.
+    /// Returns whether MAS has voided this active answer. The user's record is read unless the epochs show that it cannot say so.
     /// An answer without a user is void as soon as MAS has told of any user who may be back.
-    fn is_void(
+    fn is_active_void(
         &self,
         store: &impl Store,
         user: Option<&UserKey>,
@@ -102,12 +102,10 @@ impl SharedCache {
         epochs: Option<&Epochs>,
     ) -> bool {
         let Some(user) = user else {
-            return self.revocations.revokes_unowned(store, asked_at);
+            return self.voidings.voids_unowned(store, asked_at);
         };
         !epochs.is_some_and(|epochs| epochs.is_silent_since(user, asked_at))
-            && self
-                .revocations
-                .revokes_active(store, user, answer, asked_at)
+            && self.voidings.voids_active(store, user, answer, asked_at)
     }
 
     /// What this cache makes of an entry.
@@ -138,30 +136,29 @@ impl SharedCache {
 
     /// Whether what MAS told the homeserver since the question was sent voids the answer. With `epochs`, what it told of the user
     /// of an active token counts as of their last reading.
-    pub fn is_revoked(
+    pub fn is_voided(
         &self,
         store: &impl Store,
         introspected: &Introspected,
         epochs: Option<&Epochs>,
     ) -> bool {
         match &introspected.answer {
-            Answer::Active(answer) => self.is_void(
+            Answer::Active(answer) => self.is_active_void(
                 store,
                 introspected.user.as_ref(),
                 answer,
                 introspected.asked_at,
                 epochs,
             ),
-            Answer::Inactive(_) => {
-                self.revocations
-                    .revokes_inactive(store, None, introspected.asked_at)
-            }
+            Answer::Inactive(_) => self
+                .voidings
+                .voids_inactive(store, None, introspected.asked_at),
         }
     }
 
     /// Returns what MAS has told of users, by which answers are void.
-    pub fn revocations(&self) -> &Revocations {
-        &self.revocations
+    pub fn voidings(&self) -> &Voidings {
+        &self.voidings
     }
 
     fn entry(&self, introspected: &Introspected) -> Entry {

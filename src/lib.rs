@@ -18,7 +18,7 @@
 //! | [`mas`] | tokens, introspection, and what MAS tells the homeserver |
 //! | [`host`] | the seam to the proxy |
 //! | [`shared_data`] | what lies in shared data under which name: key spaces, buckets, marks |
-//! | [`cache`] | what MAS said, in shared data: entries, tables, revocations, epochs |
+//! | [`cache`] | what MAS said, in shared data: entries, tables, voidings, epochs |
 //! | [`resolver`] | whose token is this? single-flight, leases, calls, renewal, stale answers, budgets |
 //! | [`role`] | the gateway, introspection and provisioning roles |
 //! | [`worker`] | one worker: hands each callback to its role |

@@ -198,9 +198,9 @@ impl<W> Resolver<W> {
                 self.workers.note_event(cb, token, Event::Refusal);
                 self.void(cb, cache, token, Event::Refusal, reason)
             }
-            Invalidation::User(user, revocation) => {
-                let revocations = cache.revocations();
-                if let Err(error) = revocations.add(cb.host, user, revocation, cb.now()) {
+            Invalidation::User(user, voiding) => {
+                let voidings = cache.voidings();
+                if let Err(error) = voidings.add(cb.host, user, voiding, cb.now()) {
                     error.log("answers about a user hold until their TTL");
                 }
                 self.workers.announce(cb, Subject::User(user), reason);

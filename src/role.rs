@@ -8,6 +8,7 @@ mod announcement;
 pub mod body;
 pub mod exchange;
 pub mod gateway;
+mod grpc;
 mod head;
 pub mod introspection;
 mod origin;

@@ -74,7 +74,7 @@ impl AnyExchange {
         }
     }
 
-    /// Returns the root of the exchange's configuration, unless nothing is left to decide.
+    /// Returns the root of the exchange's configuration. `None`: the request has passed, and the exchange was not kept.
     fn root(&self) -> Option<RootId> {
         match self {
             Self::Passed => None,
@@ -116,7 +116,8 @@ impl From<introspection::Waiter> for Waiter {
     }
 }
 
-/// Holds that one callback ends at the most.
+/// Holds that one callback ends at the most because of resolutions. A tick ends as many more whose form has not come
+/// (`role/introspection/awaiting_body.rs`), so 128 in all.
 ///
 /// Envoy replies to them after the callback, and calls the module back for the headers of each reply. At the end of
 /// that call it goes on to the next reply, so replies are nested in each other, and a thousand are more than the

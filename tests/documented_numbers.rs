@@ -10,12 +10,12 @@ cache/entry.rs MAX_ANSWER_BYTES docs/internals/design.md | shared, active |
 cache/table.rs MAX_BUCKET_BYTES docs/internals/design.md | shared, active |
 cache/inactive.rs MAX_KEPT docs/internals/design.md | `LocalInactive`
 cache/inactive.rs MAX_KEPT docs/configuration.md | `local_entries` |
-cache/revocation.rs SLOTS docs/internals/design.md | revocations, `uN` |
+cache/voiding.rs SLOTS docs/internals/design.md | voidings, `uN` |
 cache/table/misses.rs MAX_MISSES docs/internals/design.md | buckets looked into in vain
 cache/table/misses.rs MAX_MISS_BYTES docs/internals/design.md | buckets looked into in vain
 cache/token_events.rs HISTORIES docs/internals/design.md | ends and refusals of tokens, `hN` |
 cache/token_events.rs NAMED docs/internals/design.md | ends and refusals of tokens, `hN` |
-mas/provisioning.rs MAX_NAMED_DEVICES docs/internals/design.md | revocations, `uN` |
+mas/provisioning.rs MAX_NAMED_DEVICES docs/internals/design.md | voidings, `uN` |
 mas/provisioning.rs MAX_NAMED_DEVICES docs/internals/design.md Of a long list of devices
 matrix/session_end.rs MAX_REVOCATION_BYTES docs/internals/design.md | form of a revocation |
 resolver/clients/budget.rs COUNTS docs/internals/design.md | counts of inactive tokens, `bN` |

@@ -11,8 +11,8 @@ use matrix_edge_auth::{
     cache::{
         Cached, SharedCache,
         question::QuestionKey,
-        revocation::Revocations,
         token_events::{Event, Point, TokenEvents},
+        voiding::Voidings,
     },
     clock::Instant,
     config,
@@ -120,10 +120,10 @@ fn ends() {
     let Ok(Answer::Active(answer)) = Answer::parse(body.to_vec()) else {
         panic!("it is active");
     };
-    let (user, revocations) = (UserKey::of("alice"), Revocations::default());
+    let (user, voidings) = (UserKey::of("alice"), Voidings::default());
     for name in ["void", "void_foreign"] {
         let seed = Seed::read(name);
-        assert!(revocations.revokes_active(&seed.store, &user, &answer, seed.now));
+        assert!(voidings.voids_active(&seed.store, &user, &answer, seed.now));
     }
 
     let seed = Seed::read("ends");

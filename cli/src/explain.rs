@@ -132,6 +132,9 @@ const fn needs(requirement: AuthRequirement) -> &'static str {
         AuthRequirement::Admin => "a token with the admin scope",
         AuthRequirement::Appservice => "an appservice's token, which only the homeserver can judge",
         AuthRequirement::Blocked => "is never served to the public",
+        AuthRequirement::Dotted => {
+            "nothing that is known: it may lead anywhere, so a token counts wherever it may stand"
+        }
         AuthRequirement::Foreign => "another kind of token, which the edge does not look at",
         AuthRequirement::MasOwned => {
             "what MAS wants: MAS answers here, and judges the token itself"
@@ -156,7 +159,7 @@ fn decider(explained: &Explanation) -> String {
             family: Some(family),
             path,
         } => format!("the line `{path}` of the family `{family}` in the endpoint table"),
-        Decider::Dots => "a segment `..` in a path of MAS".to_owned(),
+        Decider::Dots => "a segment `..` in the path".to_owned(),
         Decider::MasPrefix => "the prefix of MAS".to_owned(),
         Decider::Nothing => "no rule: the endpoint table does not know the path".to_owned(),
     }

@@ -12,7 +12,7 @@ use matrix_edge_auth::{
             Authorization, Credential, CredentialError, FormPost, Source, extract, form_post,
         },
         endpoint::Method,
-        session_end::SessionEnd,
+        session_end::EndRequest,
     },
 };
 use percent_encoding::percent_decode;
@@ -62,7 +62,7 @@ fuzz_target!(|input: &[u8]| {
         },
     }
 
-    let _ = SessionEnd::of(target, Method::from_bytes(method), authorization);
+    let _ = EndRequest::of(target, Method::from_bytes(method), authorization);
 });
 
 /// The first `access_token` in the query: split, replaced, decoded, in that order.

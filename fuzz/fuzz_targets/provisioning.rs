@@ -7,7 +7,7 @@ mod json;
 
 use libfuzzer_sys::fuzz_target;
 use matrix_edge_auth::mas::{
-    provisioning::{ProvisioningEndpoint, Revocation},
+    provisioning::{ProvisioningEndpoint, Voiding},
     user::UserKey,
 };
 
@@ -34,7 +34,7 @@ fuzz_target!(|body: &[u8]| {
         assert_eq!(event.user, UserKey::of(&localpart));
         let beginning = beginning.expect("the whole is a beginning too");
         assert_eq!(beginning.user, event.user);
-        assert_eq!(beginning.revocation, Revocation::All);
+        assert_eq!(beginning.voiding, Voiding::All);
         for length in 0..body.len().min(MAX_CUT) {
             let cut = endpoint.read_beginning(&body[..length]);
             assert!(cut.is_none_or(|cut| cut.user == event.user), "{length}");

@@ -1,4 +1,4 @@
-//! The shared cache, revocations, leases, ends, budgets and epochs over shared data that holds anything.
+//! The shared cache, voidings, leases, ends, budgets and epochs over shared data that holds anything.
 //!
 //! Nothing is believed of another format or about another token, but for a moment that voids. And whatever stood there before, what is written
 //! counts. An input is the digest of a token, the time, and the planted values.
@@ -15,15 +15,15 @@ use matrix_edge_auth::{
         Cached, Introspected, SharedCache,
         epoch::{Epochs, Subject},
         question::QuestionKey,
-        revocation::Revocations,
         table::Fate,
         token_events::{Event, TokenEvents},
+        voiding::Voidings,
     },
     clock::Instant,
     config::{self, UnknownTokenBudget},
     mas::{
         introspection::Answer,
-        provisioning::Revocation,
+        provisioning::Voiding,
         user::{DeviceKey, UserKey},
     },
     resolver::{
@@ -51,7 +51,7 @@ fuzz_target!(|input: &[u8]| {
     let store = || Planted::new(Values::cut(rest));
     finds(&store(), &digest, now);
     keeps(&store(), &digest, now);
-    revokes(&store(), now);
+    voids(&store(), now);
     leases(&store(), &digest, now);
     ends(&store(), &digest, now);
     budgets(&store(), &digest, now);
@@ -111,7 +111,7 @@ fn keeps(store: &Planted, digest: &TokenDigest, now: Instant) {
             assert!(is_superseded || known.answer.body() == ACTIVE);
         }
         other => assert!(
-            outcome.fate != Fate::Stored || cache.is_revoked(store, &active, None),
+            outcome.fate != Fate::Stored || cache.is_voided(store, &active, None),
             "{other:?}"
         ),
     }
@@ -126,8 +126,8 @@ fn keeps(store: &Planted, digest: &TokenDigest, now: Instant) {
     }
 }
 
-fn revokes(store: &Planted, now: Instant) {
-    let revocations = Revocations::default();
+fn voids(store: &Planted, now: Instant) {
+    let voidings = Voidings::default();
     let user = UserKey::of("alice");
     let answer = |device_id: Option<&str>| {
         let device = device_id.map_or(String::new(), |id| format!(r#","device_id":"{id}""#));
@@ -137,24 +137,24 @@ fn revokes(store: &Planted, now: Instant) {
             other => panic!("{other:?}"),
         }
     };
-    let voids = |device| revocations.revokes_active(store, &user, &answer(device), now);
+    let voids = |device| voidings.voids_active(store, &user, &answer(device), now);
     if [None, Some("A"), Some("B")].into_iter().any(voids) {
         // Of any format: all have their latest moment at one place.
         let users = store.values.of("u");
         assert!(users.iter().any(|value| value.len() >= 9));
     }
-    let add = |revocation| {
-        let added = revocations.add(store, &user, &revocation, now);
+    let add = |voiding| {
+        let added = voidings.add(store, &user, &voiding, now);
         assert_eq!(added, Ok(()));
     };
-    add(Revocation::Device(DeviceKey::of("A")));
+    add(Voiding::Device(DeviceKey::of("A")));
     assert!(voids(Some("A")));
-    add(Revocation::AllExcept(vec![DeviceKey::of("B")]));
+    add(Voiding::AllExcept(vec![DeviceKey::of("B")]));
     assert!(voids(Some("A")) && voids(None));
-    add(Revocation::Inactive);
-    assert!(revocations.revokes_inactive(store, Some(&user), now));
-    assert!(revocations.revokes_inactive(store, None, now));
-    add(Revocation::All);
+    add(Voiding::Inactive);
+    assert!(voidings.voids_inactive(store, Some(&user), now));
+    assert!(voidings.voids_inactive(store, None, now));
+    add(Voiding::All);
     assert!([None, Some("A"), Some("B")].into_iter().all(voids));
 }
 

@@ -94,7 +94,7 @@ impl SharedCache {
     fn is_valid_inactive(&self, store: &impl Store, entry: &Entry) -> bool {
         let (user, asked_at) = (entry.user.as_ref(), entry.asked_at);
         matches!(entry.answer, Answer::Inactive(_))
-            && !self.revocations.revokes_inactive(store, user, asked_at)
+            && !self.voidings.voids_inactive(store, user, asked_at)
     }
 
     /// In the table of active answers: an active one, or one whose token has certainly ended since.
@@ -190,7 +190,7 @@ impl SharedCache {
             return None;
         };
         let user = entry.user.as_ref();
-        let is_void = self.is_void(store, user, &entry.answer, asked_at, epochs);
+        let is_void = self.is_active_void(store, user, &entry.answer, asked_at, epochs);
         (!is_void).then_some(entry)
     }
 }

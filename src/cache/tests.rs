@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{table::Fate, *};
 use crate::{
     host::{If, NotWritten, Unreadable, Versioned, memory::MemoryStore},
-    mas::{introspection::InactiveAnswer, provisioning::Revocation},
+    mas::{introspection::InactiveAnswer, provisioning::Voiding},
     shared_data::name::FORMAT_VERSION,
 };
 
@@ -150,17 +150,13 @@ fn an_inactive_answer_past_its_time_serves_who_waited_and_for_a_moment() {
     }
     assert_eq!(awaited(3.0, 3.1), None, "it came later");
     // A user is back, perhaps this one.
-    let (alice, back) = (UserKey::of("alice"), Revocation::Inactive);
-    let revocations = cache.revocations();
-    revocations
-        .add(&store, &alice, &back, seconds(1.0))
-        .unwrap();
+    let (alice, back) = (UserKey::of("alice"), Voiding::Inactive);
+    let voidings = cache.voidings();
+    voidings.add(&store, &alice, &back, seconds(1.0)).unwrap();
     assert_eq!(awaited(0.0, 3.1), None);
     // Of the next question, too, but it was asked after the request came.
     keep(&cache, &store, 4.0, 4.6, &inactive());
-    revocations
-        .add(&store, &alice, &back, seconds(4.3))
-        .unwrap();
+    voidings.add(&store, &alice, &back, seconds(4.3)).unwrap();
     for since in [0.0, 3.999] {
         assert_eq!(
             awaited(since, 5.099),
@@ -357,19 +353,19 @@ fn how_long_a_stale_answer_serves_counts_from_the_question_however_long_that_too
 }
 
 #[test]
-fn a_revoked_user_has_no_answers_from_before() {
+fn a_voided_user_has_no_answers_from_before() {
     let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
     let find = |at: f64| cache.lookup(&store, &digest, seconds(at));
-    let revoke = |at: f64, revocation| {
-        let revocations = cache.revocations();
-        revocations
-            .add(&store, &UserKey::of("alice"), &revocation, seconds(at))
+    let void = |at: f64, voiding| {
+        let voidings = cache.voidings();
+        voidings
+            .add(&store, &UserKey::of("alice"), &voiding, seconds(at))
             .unwrap();
     };
     keep(&cache, &store, 0.0, 0.0, &active(None));
-    revoke(1.0, Revocation::Inactive);
+    void(1.0, Voiding::Inactive);
     assert!(is_alice(find(1.0)));
-    revoke(2.0, Revocation::All);
+    void(2.0, Voiding::All);
     assert_eq!(find(2.0), None);
     keep(&cache, &store, 2.0, 3.0, &active(None));
     assert_eq!(find(3.0), None, "it was on its way at the time");
@@ -377,9 +373,9 @@ fn a_revoked_user_has_no_answers_from_before() {
     assert!(is_alice(find(3.0)));
     keep(&cache, &store, 4.0, 4.0, &inactive());
     assert!(matches!(find(4.0), Some(Cached::Inactive(_))));
-    revoke(5.0, Revocation::AllExcept(Vec::new()));
+    void(5.0, Voiding::AllExcept(Vec::new()));
     assert!(matches!(find(5.0), Some(Cached::Inactive(_))));
-    revoke(6.0, Revocation::Inactive);
+    void(6.0, Voiding::Inactive);
     assert_eq!(find(6.0), None, "the token may have come back to life");
 }
 
@@ -388,21 +384,21 @@ fn an_active_answer_that_names_nobody_ends_with_what_is_told_of_anybody() {
     let (store, cache, digest) = (MemoryStore::default(), cache(), TokenDigest::of(b"token"));
     let is_found = |at: f64| cache.lookup(&store, &digest, seconds(at)).is_some();
     let is_stale = |at: f64| cache.lookup_stale(&store, &digest, seconds(at)).is_some();
-    let revoke = |at: f64, revocation| {
-        let revocations = cache.revocations();
-        revocations
-            .add(&store, &UserKey::of("alice"), &revocation, seconds(at))
+    let void = |at: f64, voiding| {
+        let voidings = cache.voidings();
+        voidings
+            .add(&store, &UserKey::of("alice"), &voiding, seconds(at))
             .unwrap();
     };
     let of_nobody = Answer::parse(br#"{"active":true}"#.to_vec()).unwrap();
-    for (at, revocation, ends) in [
-        (10.0, Revocation::Inactive, true),
-        (20.0, Revocation::All, true),
-        (30.0, Revocation::AllExcept(Vec::new()), false),
+    for (at, voiding, ends) in [
+        (10.0, Voiding::Inactive, true),
+        (20.0, Voiding::All, true),
+        (30.0, Voiding::AllExcept(Vec::new()), false),
     ] {
         keep(&cache, &store, at, at, &of_nobody);
         assert!(is_found(at) && is_stale(at));
-        revoke(at + 1.0, revocation);
+        void(at + 1.0, voiding);
         assert_eq!([is_found(at + 1.0), is_stale(at + 1.0)], [!ends; 2]);
         keep(&cache, &store, at + 1.0, at + 2.0, &of_nobody);
         assert_eq!(is_found(at + 2.0), !ends, "it was on its way at the time");
@@ -411,8 +407,8 @@ fn an_active_answer_that_names_nobody_ends_with_what_is_told_of_anybody() {
         let (asked_at, answered_at) = (seconds(at), seconds(25.0));
         Introspected::new(digest, asked_at, answered_at, of_nobody.clone(), None)
     };
-    let is_revoked = |at: f64| cache.is_revoked(&store, &asked(at), Some(&Epochs::default()));
-    assert!(is_revoked(21.0) && !is_revoked(22.0));
+    let is_voided = |at: f64| cache.is_voided(&store, &asked(at), Some(&Epochs::default()));
+    assert!(is_voided(21.0) && !is_voided(22.0));
 }
 
 #[test]
@@ -599,11 +595,9 @@ fn an_inactive_answer_is_void_by_what_is_told_of_its_user_and_of_no_other() {
     keep(&cache, &store, 0.0, 0.0, &active(None));
     keep(&cache, &store, 1.0, 1.0, &inactive());
     for (user, is_inactive) in [("bob", true), ("alice", false)] {
-        let (user, revocation) = (UserKey::of(user), Revocation::Inactive);
-        let revocations = cache.revocations();
-        revocations
-            .add(&store, &user, &revocation, seconds(2.0))
-            .unwrap();
+        let (user, voiding) = (UserKey::of(user), Voiding::Inactive);
+        let voidings = cache.voidings();
+        voidings.add(&store, &user, &voiding, seconds(2.0)).unwrap();
         let found = cache.lookup(&store, &digest, seconds(3.0));
         assert_eq!(matches!(found, Some(Cached::Inactive(_))), is_inactive);
     }
@@ -734,11 +728,11 @@ impl Event {
                 worker.lookup(store, &digest, seconds(2.0));
             }
             Self::Revival => workers[1]
-                .revocations()
+                .voidings()
                 .add(
                     store,
                     &UserKey::of("alice"),
-                    &Revocation::Inactive,
+                    &Voiding::Inactive,
                     seconds(2.0),
                 )
                 .unwrap(),

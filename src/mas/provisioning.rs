@@ -40,7 +40,7 @@ pub enum ProvisioningEndpoint {
 
 /// Which answers about a user are void.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Revocation {
+pub enum Voiding {
     /// All, also those of "inactive".
     All,
     /// Those of tokens without a device, and of all devices but these: [`MAX_NAMED_DEVICES`] at the most.
@@ -57,7 +57,7 @@ pub struct ProvisioningEvent {
     /// Who it is about.
     pub user: UserKey,
     /// Which answers it ends.
-    pub revocation: Revocation,
+    pub voiding: Voiding,
 }
 
 impl ProvisioningEndpoint {
@@ -109,19 +109,19 @@ impl ProvisioningEndpoint {
     /// What a request with this body says; `None` if the homeserver will not understand it either.
     pub fn read(self, body: &[u8]) -> Option<ProvisioningEvent> {
         let body: Body = json::read_object(body)?;
-        let revocation = match self {
+        let voiding = match self {
             Self::DeleteDevice | Self::UpsertDevice => {
-                Revocation::Device(DeviceKey::of(&body.device_id?))
+                Voiding::Device(DeviceKey::of(&body.device_id?))
             }
-            Self::ReactivateUser => Revocation::All,
-            Self::DeleteUser => Revocation::AllExcept(Vec::new()),
-            Self::ProvisionUser if body.locked == Some(true) => Revocation::AllExcept(Vec::new()),
-            Self::ProvisionUser => Revocation::Inactive,
-            Self::SyncDevices => Revocation::AllExcept(body.devices?.0),
+            Self::ReactivateUser => Voiding::All,
+            Self::DeleteUser => Voiding::AllExcept(Vec::new()),
+            Self::ProvisionUser if body.locked == Some(true) => Voiding::AllExcept(Vec::new()),
+            Self::ProvisionUser => Voiding::Inactive,
+            Self::SyncDevices => Voiding::AllExcept(body.devices?.0),
         };
         Some(ProvisioningEvent {
             user: UserKey::of(&body.localpart),
-            revocation,
+            voiding,
         })
     }
 
@@ -133,7 +133,7 @@ impl ProvisioningEndpoint {
         let _ = json::visit_beginning(beginning, FindLocalpart(&mut localpart));
         Some(ProvisioningEvent {
             user: UserKey::of(&localpart?),
-            revocation: Revocation::All,
+            voiding: Voiding::All,
         })
     }
 }

@@ -138,7 +138,8 @@ impl Endpoints {
         if may_leave && has_dots(path) {
             // Dots may lead from where no token is looked at to where one counts, and to where other methods are served.
             return match class.requirement {
-                requirement if requirement.ignores_tokens() => AuthRequirement::Unknown.into(),
+                requirement if requirement.ignores_tokens() => AuthRequirement::Dotted.into(),
+                AuthRequirement::Unknown => AuthRequirement::Dotted.into(),
                 requirement => requirement.into(),
             };
         }

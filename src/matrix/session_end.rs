@@ -1,7 +1,8 @@
 //! Ends of sessions that a client asks for itself, as the gateway sees them pass to MAS.
 //!
 //! `POST /_matrix/client/{version}/logout` and `/logout/all` end compat sessions; MAS serves them under anything that
-//! stands in the place of the version, reads the token from the header only, and takes the scheme in any case.
+//! stands in the place of the version, reads the token from the header only, and takes the scheme in any case. A server that
+//! decodes more than MAS, or resolves dots, may take what is no plain version for another path.
 //! `POST /oauth2/revoke` (RFC 7009) ends OAuth sessions and has the token in its form.
 //!
 //! The non-obvious rule: none of these is believed, they only make the edge forget. MAS answers 200 to a
@@ -29,11 +30,20 @@ pub enum SessionEnd<'a> {
     Revocation,
 }
 
+/// A request that asks MAS to end something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndRequest<'a> {
+    /// What it asks to end.
+    pub end: SessionEnd<'a>,
+    /// No server takes its path for another one.
+    pub is_certain: bool,
+}
+
 /// How much of a revocation's form is read, in bytes. A client's has less than 1 KiB, or a few with a signed
 /// assertion. Anyone can send one, so what is read of it must cost little time as well.
 pub const MAX_REVOCATION_BYTES: usize = 8 * 1024;
 
-impl<'a> SessionEnd<'a> {
+impl<'a> EndRequest<'a> {
     /// What a request asks to end, if anything: not with a token that MAS cannot have made. `target` is the raw `:path`.
     pub fn of(target: &[u8], method: Method, authorization: Option<&'a [u8]>) -> Option<Self> {
         if method != Method::Post {
@@ -41,17 +51,24 @@ impl<'a> SessionEnd<'a> {
         }
         let path = path(target);
         if path == b"/oauth2/revoke" {
-            return Some(Self::Revocation);
+            return Some(Self {
+                end: SessionEnd::Revocation,
+                is_certain: true,
+            });
         }
         let versioned = path.strip_prefix(b"/_matrix/client/")?;
         let slash = versioned.iter().position(|byte| *byte == b'/')?;
-        let end = match versioned.split_at_checked(slash)? {
-            (b"", _) => return None,
-            (_, b"/logout") => Self::Logout,
-            (_, b"/logout/all") => Self::LogoutAll,
+        let (version, rest) = versioned.split_at_checked(slash)?;
+        let end = match rest {
+            _ if version.is_empty() => return None,
+            b"/logout" => SessionEnd::Logout,
+            b"/logout/all" => SessionEnd::LogoutAll,
             _ => return None,
         };
-        bearer(authorization?).map(end)
+        Some(Self {
+            end: bearer(authorization?).map(end)?,
+            is_certain: version.iter().all(u8::is_ascii_alphanumeric),
+        })
     }
 }
 
@@ -144,11 +161,10 @@ mod tests {
         method: &str,
         authorization: Option<&'a str>,
     ) -> Option<SessionEnd<'a>> {
-        SessionEnd::of(
-            target.as_bytes(),
-            Method::from_bytes(method.as_bytes()),
-            authorization.map(str::as_bytes),
-        )
+        let method = Method::from_bytes(method.as_bytes());
+        let authorization = authorization.map(str::as_bytes);
+        let request = EndRequest::of(target.as_bytes(), method, authorization);
+        request.map(|request| request.end)
     }
 
     #[test]
@@ -176,6 +192,39 @@ mod tests {
         for prefix in ["", "/", "//", "/api/v1/", "v3/"] {
             let target = format!("/_matrix/client{prefix}logout");
             assert_eq!(of(&target, "POST", Some("Bearer t")), None, "{target}");
+        }
+    }
+
+    /// The version is one name that no server reads otherwise.
+    #[test]
+    fn a_logout_is_certain_where_no_server_reads_another_path() {
+        let is_certain = |target: &str| {
+            let method = Method::from_bytes(b"POST");
+            let end = EndRequest::of(target.as_bytes(), method, Some(b"Bearer t"));
+            end.unwrap().is_certain
+        };
+        for version in ["r0", "v1", "v3", "unstable", "v11"] {
+            assert!(is_certain(&format!("/_matrix/client/{version}/logout")));
+            assert!(is_certain(&format!(
+                "/_matrix/client/{version}/logout/all?x=../%2e"
+            )));
+        }
+        assert!(is_certain("/oauth2/revoke"));
+        for version in [
+            "..",
+            ".",
+            "%2e%2e",
+            "..%2fv3",
+            "v3%2frooms",
+            "v3\\rooms",
+            "..;x",
+            "v3;x",
+            "%76%33",
+        ] {
+            assert!(!is_certain(&format!("/_matrix/client/{version}/logout")));
+            assert!(!is_certain(&format!(
+                "/_matrix/client/{version}/logout/all"
+            )));
         }
     }
 

@@ -160,6 +160,6 @@ pub enum Invalidation<'a> {
     /// Answers about the tokens of this user.
     User(
         &'a crate::mas::user::UserKey,
-        &'a crate::mas::provisioning::Revocation,
+        &'a crate::mas::provisioning::Voiding,
     ),
 }

@@ -15,7 +15,7 @@ use super::{call::CALL_GRACE, workers::Acquisition, *};
 use crate::{
     config,
     host::{Runtime as _, fake::FakeHost},
-    mas::provisioning::Revocation,
+    mas::provisioning::Voiding,
     metrics::IntrospectionOutcome,
     token::AccessToken,
 };
@@ -227,7 +227,7 @@ const BOB: Client = Client("192.0.2.2");
 const CAROL: Client = Client("192.0.2.3");
 
 /// MAS tells this worker of a user.
-fn tell(worker: &mut Worker, upstream: &Upstream, user: &str, what: &Revocation) {
+fn tell(worker: &mut Worker, upstream: &Upstream, user: &str, what: &Voiding) {
     let user = UserKey::of(user);
     worker.call_back(|cb, resolver| {
         let what = Invalidation::User(&user, what);

@@ -43,12 +43,15 @@ pub struct Wants {
 pub trait Watch: Default {
     /// Returns which callbacks that takes.
     fn wants(&self) -> Wants;
+
+    /// Returns the watch over a reply with this status to a request that calls itself gRPC, see `grpc.rs`.
+    fn grpc_reply(status: u16) -> Self;
 }
 
 /// A piece of a body.
 #[derive(Clone, Copy, Debug)]
 pub struct Chunk {
-    /// Its length in bytes; of a held body, the length of all so far.
+    /// Its length in bytes; of a held body, the length of all so far. 0 if the body has ended with trailers.
     pub size: usize,
     /// The body ends with it.
     pub is_last: bool,

@@ -9,7 +9,6 @@
 mod carry_out;
 mod ends;
 mod grants;
-mod grpc;
 mod learned;
 mod local_grants;
 mod logout_all;
@@ -26,7 +25,7 @@ mod watch;
 use std::rc::Rc;
 
 use self::{
-    carry_out::{ReplyForm, carry_out, fail_closed, reject},
+    carry_out::{ReplyForm, carry_out, reject},
     learned::Learned,
     local_grants::LocalGrants,
     outcome::RequestId,
@@ -99,7 +98,7 @@ impl Gateway {
             Ok(head) => head,
             Err(error) => {
                 let exchange = begin();
-                fail_closed(cb.host, &exchange, *error);
+                head::refuse(cb.host, exchange.as_ref(), *error);
                 return Some(exchange);
             }
         };
@@ -157,7 +156,7 @@ impl Gateway {
             resolver.cancel(exchange.stream);
             // MAS may have carried the request out, and its answer will not be heard.
             passing::on_stream_end(cb, resolver, exchange, &mut self.learned);
-            fail_closed(cb.host, exchange, why);
+            head::refuse(cb.host, exchange, why);
         }
     }
 
@@ -380,7 +379,7 @@ impl Gateway {
     }
 }
 
-/// Decides a request by the verdict on its token. Watches for a refusal if it goes on as a user.
+/// Decides a request by the verdict on its token. If it goes on, watches for what ends with it, or for a refusal of its user.
 fn decide_and_watch(
     exchange: &Exchange,
     token: TokenDigest,
@@ -388,16 +387,18 @@ fn decide_and_watch(
     verdict: Verdict<Grant>,
 ) -> Decision {
     let decision = policy::decide(&exchange.plugin.config, terms, verdict);
-    if let Decision::Annotate(_) = decision {
-        watch_for_refusal(exchange, token, terms.requirement);
+    match (&decision, terms.logout) {
+        (Decision::Reject(_), _) | (Decision::Forward, None) => {}
+        (_, Some(logout)) => exchange.set_watch(Watch::logout(token, logout)),
+        (Decision::Annotate(_), None) => watch_for_refusal(exchange, token, terms.requirement),
     }
     decision
 }
 
-/// Watches whether the homeserver refuses the active token of a request, if that is to be learned from. A path that the
-/// table does not know may be another service's, whose 401 says nothing of the token.
+/// Watches whether the homeserver refuses the active token of a request, if that is to be learned from. The 401 of another
+/// service says nothing of the token.
 fn watch_for_refusal(exchange: &Exchange, token: TokenDigest, requirement: AuthRequirement) {
-    if exchange.plugin.config.learn_from_refusals && requirement != AuthRequirement::Unknown {
+    if exchange.plugin.config.learn_from_refusals && !requirement.may_be_of_another_service() {
         exchange.set_watch(Watch::Active(token));
     }
 }

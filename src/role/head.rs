@@ -85,7 +85,8 @@ pub(super) fn clean_trailers_or_refuse<W: Watch>(
     }
 }
 
-/// Answers a request that could not be read or cleaned: forwarding it could carry a forged identity along.
+/// Answers a request that could not be read or changed: forwarding it could carry a forged identity along. Whether it calls itself
+/// gRPC may not be known either.
 pub(super) fn refuse<W: Watch>(
     host: &(impl Streams + Metrics),
     exchange: &Exchange<W>,
@@ -93,11 +94,13 @@ pub(super) fn refuse<W: Watch>(
 ) {
     let rejection = rejection(why);
     host.count(Metric::Rejected(rejection.reason()));
-    exchange.reply(host, &rejection.reply(Cors::Standard));
+    let reply = rejection.reply(Cors::Standard);
+    exchange.set_watch(W::grpc_reply(reply.status));
+    exchange.reply(host, &reply);
 }
 
 /// Returns how such a request is answered.
-pub(super) fn rejection(why: Unclean) -> Rejection {
+fn rejection(why: Unclean) -> Rejection {
     match why {
         Unclean::TooMany => Rejection::TooManyForged,
         Unclean::Tunnel => Rejection::Unrecognized,
@@ -135,4 +138,39 @@ fn reserved<'f>(fields: &'f Fields, plugin: &Plugin) -> Result<Vec<&'f str>, Unc
         names.push(name);
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        config,
+        host::{RootId, StreamId, fake::FakeHost},
+        role::gateway,
+    };
+
+    /// Whether such a request calls itself gRPC cannot be told, and Envoy would make 200 of the reply.
+    #[test]
+    fn a_request_that_cannot_be_read_keeps_its_status_if_it_is_of_grpc() {
+        let config = config::tests::with(json!({}));
+        let plugin = Rc::new(Plugin::new(RootId(1), config));
+        for (why, status) in [
+            (Unclean::TooMany, 431),
+            (Unclean::Tunnel, 404),
+            (Unclean::Refused(HostError::INTERNAL_FAILURE), 500),
+        ] {
+            let (host, exchange) = (FakeHost::default(), Exchange::new(&plugin, StreamId(1)));
+            refuse(&host, &exchange, why);
+            assert_eq!(host.replies.borrow()[0].status, status);
+            let watch = exchange.take_watch();
+            assert!(
+                matches!(watch, gateway::Watch::GrpcReply(restored) if restored == status),
+                "{why:?}: {watch:?}"
+            );
+        }
+    }
 }

@@ -27,7 +27,7 @@ use self::{
 use super::{
     body::{self, BodyBudget, Share},
     exchange::{Chunk, Phase},
-    head,
+    grpc, head,
     origin::HomeserverOrigin,
 };
 use crate::{
@@ -107,7 +107,7 @@ impl Introspection {
             && self.awaiting_body.insert(exchange, cb.now())
         {
             exchange.set_phase(Phase::Held);
-            exchange.set_watch(Watch::HeldForBody(share));
+            exchange.set_watch(Watch::HeldForBody(share, 0));
         } else {
             pass_on(cb.host, exchange);
         }
@@ -126,7 +126,7 @@ impl Introspection {
         }
         match exchange.take_watch() {
             // All of the form has passed.
-            Watch::Nothing | Watch::Matched(_) => {}
+            Watch::Nothing | Watch::Matched(_) | Watch::GrpcReply(_) => {}
             Watch::Released(at) => self.awaiting_body.suspect_listener(cb, at),
             Watch::Unauthenticated(caller, mut form) => {
                 // Envoy ends an HTTP/1.1 body with an empty piece.
@@ -139,13 +139,13 @@ impl Introspection {
                     exchange.set_watch(Watch::Matched(caller));
                 }
             }
-            Watch::HeldForBody(share) if !chunk.is_last && chunk.size <= MAX_FORM_BYTES => {
+            Watch::HeldForBody(share, _) if !chunk.is_last && chunk.size <= MAX_FORM_BYTES => {
                 self.awaiting_body.note_piece(exchange.stream);
-                exchange.set_watch(Watch::HeldForBody(share));
+                exchange.set_watch(Watch::HeldForBody(share, chunk.size));
             }
-            Watch::HeldForBody(share) => {
+            Watch::HeldForBody(share, size) => {
                 self.awaiting_body.remove(exchange.stream);
-                match held_token(cb, chunk.size) {
+                match held_token(cb, chunk.size.max(size)) {
                     Some(token) => self.resolve(cb, resolver, exchange, &token, share),
                     None => pass_on(cb.host, exchange),
                 }
@@ -158,11 +158,15 @@ impl Introspection {
         head::clean_trailers_or_refuse(cb.host, exchange);
     }
 
-    /// Takes in the headers of MAS's own response.
+    /// Takes in the headers of a response: MAS's own, or a refusal.
     pub fn on_response_headers<H: Host>(&mut self, cb: &Callback<'_, H>, exchange: &Exchange) {
-        if let Watch::Matched(caller) = exchange.take_watch() {
-            self.callers
-                .note(caller, cb.host.upstream_status(), cb.now());
+        match exchange.take_watch() {
+            Watch::Matched(caller) => {
+                self.callers
+                    .note(caller, cb.host.upstream_status(), cb.now());
+            }
+            Watch::GrpcReply(status) => grpc::restore_status(cb.host, status),
+            _ => {}
         }
     }
 

@@ -14,7 +14,7 @@
 use super::{
     body::{BodyBudget, BodyPrefix},
     exchange::{self, Chunk, Phase, Wants},
-    head,
+    grpc, head,
 };
 use crate::{
     host::{Callback, Host, RequestHead},
@@ -41,6 +41,8 @@ pub enum Watch {
     Nothing,
     /// A request that may end answers.
     Request(ProvisioningRequest),
+    /// The request was refused here with this status, and may call itself gRPC.
+    GrpcReply(u16),
 }
 
 impl exchange::Watch for Watch {
@@ -52,7 +54,15 @@ impl exchange::Watch for Watch {
                 response_headers: true,
                 stream_end: true,
             },
+            Self::GrpcReply(_) => Wants {
+                response_headers: true,
+                ..Wants::default()
+            },
         }
+    }
+
+    fn grpc_reply(status: u16) -> Self {
+        Self::GrpcReply(status)
     }
 }
 
@@ -121,15 +131,17 @@ impl Provisioning {
         head::clean_trailers_or_refuse(cb.host, exchange);
     }
 
-    /// Takes in the headers of the homeserver's response.
+    /// Takes in the headers of a response.
     pub fn on_response_headers<H: Host, W>(
         &mut self,
         cb: &Callback<'_, H>,
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
     ) {
-        let Watch::Request(mut request) = exchange.take_watch() else {
-            return;
+        let mut request = match exchange.take_watch() {
+            Watch::Nothing => return,
+            Watch::GrpcReply(status) => return grpc::restore_status(cb.host, status),
+            Watch::Request(request) => request,
         };
         if cb
             .host
@@ -219,9 +231,9 @@ impl ProvisioningRequest {
         resolver: &mut Resolver<W>,
         exchange: &Exchange,
     ) {
-        if let Some(ProvisioningEvent { user, revocation }) = &self.event {
+        if let Some(ProvisioningEvent { user, voiding }) = &self.event {
             let cache = &exchange.plugin.upstream.cache;
-            let what = Invalidation::User(user, revocation);
+            let what = Invalidation::User(user, voiding);
             resolver.invalidate(cb, cache, what, self.endpoint.reason());
         }
     }

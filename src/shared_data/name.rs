@@ -25,7 +25,7 @@ pub const EPOCHS: &[u8] = b"matrix-edge-auth.epoch";
 /// How many tokens have ended or were refused, see `cache::token_events`.
 pub const EVENTS: &[u8] = b"matrix-edge-auth.events";
 
-/// Since when answers count that name no user, see `cache::revocation`.
+/// Since when answers count that name no user, see `cache::voiding`.
 pub const REVIVED: &[u8] = b"matrix-edge-auth.revived";
 
 /// Ends that one VM leaves to another, see `role::gateway::ends`.

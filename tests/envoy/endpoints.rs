@@ -119,6 +119,16 @@ async fn a_path_that_may_lead_elsewhere_is_looked_at() {
         let seen = edge.pass(Request::get(path).bearer(&edge.alice())).await;
         assert_eq!(identity(&seen)[0].len(), 1, "{path}");
     }
+    // MAS would take these for logouts.
+    for path in [
+        "/_matrix/client/..%2Fv3/logout",
+        "/_matrix/client/..%2F..%2F_matrix%2Fclient%2Fv3%2Frooms%2Fx%2Fjoin/logout/all",
+    ] {
+        let request = |token: &str| Request::new("POST", path).bearer(token);
+        assert_not_active(&edge.send(&request(&new_token("mat"))).await);
+        let seen = edge.pass(request(&edge.alice())).await;
+        assert_eq!(identity(&seen)[0].len(), 1, "{path}");
+    }
     let introspection = json!({"path": "/auth/oauth2/introspect"});
     let edge = Edge::start(json!({"introspection": introspection})).await;
     for path in [

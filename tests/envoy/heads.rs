@@ -126,6 +126,9 @@ async fn the_internal_listeners_let_no_identity_pass() {
             assert_eq!(identity(&seen), NOBODY, "{listener}");
             let response = http::send(addr, &many_spellings(request, 17)).await;
             assert_eq!(response.status, 431, "{listener}: {response:?}");
+            let grpc = many_spellings(Request::post("/", "application/grpc", "x"), 17);
+            let response = http::send(addr, &grpc).await;
+            assert_eq!(response.status, 431, "{listener}: {response:?}");
         }
     }
     edge.assert_alive().await;

@@ -1,47 +1,25 @@
 //! `envoy/istio/prometheus.yaml` makes of a metric's flat name what `envoy/stats_tags.yaml` makes of it: for every series that
 //! the module has.
 
-use std::{cell::RefCell, collections::BTreeSet};
+use std::collections::BTreeSet;
 
-use matrix_edge_auth::{
-    config,
-    host::Metrics,
-    metrics::{Kind, Metric},
-    role::series,
-};
+use matrix_edge_auth::metrics::{Kind, Metric};
 use serde_json::{Value, json};
 
 use super::tools::python;
-use crate::support::mesh::manifests;
+use crate::support::{mesh::manifests, series};
 
-/// Collects series by what the module calls them, a histogram's by those that Envoy makes of it.
-#[derive(Default)]
-struct Names(RefCell<BTreeSet<String>>);
-
-impl Metrics for Names {
-    fn define(&self, metric: Metric) {
+/// The names of all series, such as `matrix_edge_auth_requests_total.verdict=active.source=local`: a histogram's are those that
+/// Envoy makes of it.
+fn names() -> BTreeSet<String> {
+    let names = |metric: Metric| {
         let ends: &[&str] = match metric.kind() {
             Kind::Counter => &[""],
             Kind::Histogram => &["_bucket", "_count", "_sum"],
         };
-        let names = ends.iter().map(|end| metric.name() + end);
-        self.0.borrow_mut().extend(names);
-    }
-
-    fn record(&self, _metric: Metric, _value: u64) {}
-}
-
-/// The names of all series, such as `matrix_edge_auth_requests_total.verdict=active.source=local`.
-fn names() -> BTreeSet<String> {
-    let names = Names::default();
-    for role in ["gateway", "introspection", "provisioning"] {
-        let json = format!(
-            r#"{{"role":"{role}","mode":"shadow","server_name":"example.org","introspection":{{"cluster":"mas","credential":{{"injected":true}}}}}}"#
-        );
-        let config = config::parse(json.as_bytes(), &|_| None).expect("a configuration");
-        series::define(&names, &config);
-    }
-    names.0.into_inner()
+        ends.iter().map(move |end| metric.name() + end)
+    };
+    series::metrics().into_iter().flat_map(names).collect()
 }
 
 /// What Prometheus should make of such a name.

@@ -21,6 +21,7 @@ mod support {
     pub mod http;
     pub mod mesh;
     pub mod product_time;
+    pub mod series;
 }
 
 mod cluster;

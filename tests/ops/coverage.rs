@@ -1,25 +1,18 @@
 //! Every metric of the module is drawn or watched, or it is listed here with the reason why not.
 
-use std::{cell::RefCell, collections::BTreeSet};
+use std::collections::BTreeSet;
 
-use matrix_edge_auth::{
-    config,
-    host::Metrics,
-    metrics::{Kind, Metric},
-    role::series,
-};
+use matrix_edge_auth::metrics::{Kind, Metric};
 
 use super::{dashboard::panels, rules::rules};
+use crate::support::series;
 
 /// Metrics that no panel and no rule uses, and why.
 const UNUSED: [(&str, &str); 0] = [];
 
-/// Collects the names of metrics as Prometheus has them.
-#[derive(Default)]
-struct Names(RefCell<BTreeSet<String>>);
-
-impl Metrics for Names {
-    fn define(&self, metric: Metric) {
+/// The names of all metrics of the module, as Prometheus has them.
+fn metrics() -> BTreeSet<String> {
+    let name = |metric: Metric| {
         let full = metric.name();
         let name = full.split('.').next().unwrap_or_default();
         let end = if metric.kind() == Kind::Histogram {
@@ -27,23 +20,9 @@ impl Metrics for Names {
         } else {
             ""
         };
-        self.0.borrow_mut().insert(format!("{name}{end}"));
-    }
-
-    fn record(&self, _metric: Metric, _value: u64) {}
-}
-
-/// The names of all metrics of the module.
-fn metrics() -> BTreeSet<String> {
-    let names = Names::default();
-    for role in ["gateway", "introspection", "provisioning"] {
-        let json = format!(
-            r#"{{"role":"{role}","mode":"shadow","server_name":"example.org","introspection":{{"cluster":"mas","credential":{{"injected":true}}}}}}"#
-        );
-        let config = config::parse(json.as_bytes(), &|_| None).expect("a configuration");
-        series::define(&names, &config);
-    }
-    names.0.into_inner()
+        format!("{name}{end}")
+    };
+    series::metrics().into_iter().map(name).collect()
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod support {
     pub mod envoy;
     pub mod http;
     pub mod product_time;
+    pub mod series;
 }
 
 mod coverage;

@@ -168,6 +168,33 @@ fn trailers_are_cleaned_in_every_role() {
     }
 }
 
+/// Envoy makes 200 of every reply to what calls itself gRPC, which a caller would take for success.
+#[test]
+fn a_refusal_keeps_its_status_in_every_role_if_the_request_is_of_grpc() {
+    for role in roles() {
+        let mut worker = SimulatedWorker::new(&Process::new());
+        let post = |path| {
+            let request = Request::new("POST", path).bearer("secret");
+            request.header("content-type", "application/grpc")
+        };
+        let forged = many_spellings().take(17);
+        let forged = forged.fold(post("/unknown"), |request, name| request.header(&name, "x"));
+        let stream = worker.request(&role, forged);
+        assert_eq!(worker.reply_status(stream), 431);
+        worker.faults().trailers.set(true);
+        // In the provisioning role the second is watched before.
+        for path in ["/unknown", "/_synapse/mas/delete_user"] {
+            let stream = worker.request_headers(&role, post(path), false);
+            worker.request_trailers(stream, &FORGED);
+            let status = worker.fate(stream).status();
+            assert_eq!(Some(worker.reply_status(stream)), status, "{path}");
+        }
+        worker.faults().get_header.set(true);
+        let stream = worker.request(&role, post("/unknown"));
+        assert_eq!(worker.reply_status(stream), 500);
+    }
+}
+
 #[test]
 fn trailers_are_cleaned_while_the_request_is_held_and_after() {
     let mut worker = SimulatedWorker::new(&Process::new());

@@ -81,6 +81,27 @@ fn warmed_by_the_gateway() -> Cluster {
     cluster
 }
 
+/// The trailers come in place of the last piece. Empty ones, or those of a proxy, are trailers too.
+#[test]
+fn a_form_with_trailers_is_answered_like_any() {
+    let role = role(json!({}));
+    let mut cluster = warmed(&role);
+    let form = form(ALICE);
+    for at in [form.len(), 9] {
+        let stream = cluster[0].request_headers(&role, announced(ALICE), false);
+        for piece in [&form[..at], &form[at..]] {
+            cluster[0].request_body(stream, piece.as_bytes(), false);
+        }
+        assert_eq!(cluster[0].fate(stream), Fate::Held);
+        cluster[0].request_trailers(stream, &[("x-checksum", "1234")]);
+        assert_eq!(cluster[0].fate(stream), answered(ANSWER));
+    }
+    // Without any form it is MAS's.
+    let stream = cluster[0].request_headers(&role, announced(ALICE), false);
+    cluster[0].request_trailers(stream, &[]);
+    assert_eq!(cluster[0].fate(stream), passed_on());
+}
+
 #[test]
 fn the_gateway_and_the_homeserver_share_one_call() {
     let process = Process::new();

@@ -4,9 +4,9 @@ use std::{rc::Rc, time::Duration};
 
 use log::Level;
 use matrix_edge_auth::{
-    cache::revocation::Revocations,
+    cache::voiding::Voidings,
     clock::Instant,
-    mas::{introspection::Answer, provisioning::Revocation, user::UserKey},
+    mas::{introspection::Answer, provisioning::Voiding, user::UserKey},
     shared_data::{key_space::KeySpace, name::Space},
     worker::Plugin,
 };
@@ -577,14 +577,14 @@ fn an_answer_that_is_void_stays_void_whoever_takes_the_place_of_its_user() {
     let Ok(Answer::Active(answer)) = Answer::parse(active("alice").into_bytes()) else {
         panic!("it is active");
     };
-    let revocations = Revocations::default();
+    let voidings = Voidings::default();
     for (user, at) in [(alice, 2_000), (other(), 1_000), (other(), 3_000)] {
-        let everything = Revocation::AllExcept(Vec::new());
-        let added = revocations.add(&store, &user, &everything, Instant::from_millis(at));
+        let everything = Voiding::AllExcept(Vec::new());
+        let added = voidings.add(&store, &user, &everything, Instant::from_millis(at));
         assert_eq!(added, Ok(()));
         let asked_at = Instant::from_millis(1_500);
-        assert!(revocations.revokes_active(&store, &alice, &answer, asked_at));
+        assert!(voidings.voids_active(&store, &alice, &answer, asked_at));
     }
     let later = Instant::from_millis(2_500);
-    assert!(!revocations.revokes_active(&store, &alice, &answer, later));
+    assert!(!voidings.voids_active(&store, &alice, &answer, later));
 }

@@ -167,6 +167,50 @@ fn no_rule_of_an_endpoint_hides_an_end() {
     }
 }
 
+/// MAS would take such a path for a logout, and another server for anything.
+#[test]
+fn a_logout_that_may_lead_elsewhere_is_refused_with_a_dead_token_and_heard_with_a_live_one() {
+    let rules = json!({"endpoints": [{"prefix": "/_matrix/client/v3/x", "auth": "required"}]});
+    for overrides in [json!({}), rules] {
+        let gateway = gateway(1, overrides);
+        for path in [
+            "/_matrix/client/..%2F..%2F_matrix%2Fclient%2Fv3%2Fx/logout",
+            "/_matrix/client/../logout",
+            "/_matrix/client/v3%2Fx/logout",
+            "/_matrix/client/..%2Fv3/logout/all",
+        ] {
+            let mut cluster = warmed(2);
+            let dead = cluster[0].request(&gateway, logout(path, BOB));
+            assert_eq!(cluster[0].fate(dead), Fate::Held, "{path}");
+            cluster[0].answer_only_call(INACTIVE);
+            assert_eq!(cluster[0].fate(dead), not_active(), "{path}");
+            let stream = cluster[0].request(&gateway, logout(path, ALICE));
+            assert_eq!(cluster[0].fate(stream), alice(), "{path}");
+            cluster[0].response(stream, 200);
+            cluster.deliver_all();
+            let fates = cluster.send_each(&gateway, &whoami(ALICE));
+            assert_eq!(fates, [Fate::Held, Fate::Held], "{path}");
+        }
+    }
+}
+
+/// All of the user's sessions end, also where the request was held first.
+#[test]
+fn all_sessions_end_with_a_logout_of_all_that_may_lead_elsewhere() {
+    let gateway = gateway(1, json!({}));
+    let mut cluster = warmed(1);
+    let path = "/_matrix/client/..%2Fv3/logout/all";
+    let held = cluster[0].request(&gateway, logout(path, BOB));
+    assert_eq!(cluster[0].fate(held), Fate::Held);
+    // Another session of hers.
+    cluster[0].answer_only_call(&active("alice"));
+    assert_eq!(cluster[0].fate(held), alice());
+    cluster[0].response(held, 200);
+    for token in [ALICE, BOB] {
+        assert_eq!(cluster[0].send(&gateway, whoami(token)), Fate::Held);
+    }
+}
+
 /// Nothing of the request has reached MAS.
 #[test]
 fn an_end_that_mas_cannot_have_read_ends_nothing() {
@@ -840,6 +884,7 @@ fn only_a_401_to_an_annotated_request_is_a_refusal() {
         (401, Request::get("/_matrix/client/versions")),
         // Annotated, but perhaps another service's.
         (401, Request::get("/tickets/open").bearer(ALICE)),
+        (401, Request::get("/tickets/../open").bearer(ALICE)),
     ] {
         let stream = cluster[0].request(&gateway, request);
         cluster[0].response(stream, status);

@@ -14,8 +14,8 @@ use std::{
 
 use matrix_edge_auth::matrix::endpoint::{
     AuthRequirement::{
-        self, Admin, Appservice, Blocked, Foreign, MasOwned, None as Nothing, Optional, Required,
-        Unknown,
+        self, Admin, Appservice, Blocked, Dotted, Foreign, MasOwned, None as Nothing, Optional,
+        Required, Unknown,
     },
     Endpoints, Method, classify,
 };
@@ -300,7 +300,7 @@ fn agree(observed: Observed, found: AuthRequirement) -> bool {
         Observed::Checks => found == Optional,
         Observed::Ignores => match found {
             Appservice | Blocked | Foreign | MasOwned | Nothing => true,
-            Admin | Optional | Required | Unknown => false,
+            Admin | Dotted | Optional | Required | Unknown => false,
         },
     }
 }

@@ -2,15 +2,15 @@
 
 use super::{ProvisioningEndpoint::*, *};
 
-fn event(revocation: Revocation) -> Option<ProvisioningEvent> {
+fn event(voiding: Voiding) -> Option<ProvisioningEvent> {
     Some(ProvisioningEvent {
         user: UserKey::of("alice"),
-        revocation,
+        voiding,
     })
 }
 
-fn all_but(ids: &[&str]) -> Revocation {
-    Revocation::AllExcept(ids.iter().map(|id| DeviceKey::of(id)).collect())
+fn all_but(ids: &[&str]) -> Voiding {
+    Voiding::AllExcept(ids.iter().map(|id| DeviceKey::of(id)).collect())
 }
 
 #[test]
@@ -100,19 +100,19 @@ fn each_request_ends_what_it_tells_of() {
         (
             DeleteDevice,
             r#"{"localpart":"alice","device_id":"A"}"#,
-            Revocation::Device(DeviceKey::of("A")),
+            Voiding::Device(DeviceKey::of("A")),
         ),
         (
             UpsertDevice,
             r#"{"localpart":"alice","device_id":"A","display_name":"Phone"}"#,
-            Revocation::Device(DeviceKey::of("A")),
+            Voiding::Device(DeviceKey::of("A")),
         ),
         (
             DeleteUser,
             r#"{"localpart":"alice","erase":false}"#,
             all_but(&[]),
         ),
-        (ReactivateUser, r#"{"localpart":"alice"}"#, Revocation::All),
+        (ReactivateUser, r#"{"localpart":"alice"}"#, Voiding::All),
         (
             ProvisionUser,
             r#"{"localpart":"alice","locked":true}"#,
@@ -121,12 +121,12 @@ fn each_request_ends_what_it_tells_of() {
         (
             ProvisionUser,
             r#"{"localpart":"alice","locked":false}"#,
-            Revocation::Inactive,
+            Voiding::Inactive,
         ),
         (
             ProvisionUser,
             r#"{"localpart":"alice","unset_displayname":true}"#,
-            Revocation::Inactive,
+            Voiding::Inactive,
         ),
     ] {
         assert_eq!(endpoint.read(body.as_bytes()), event(expected), "{body}");
@@ -155,10 +155,7 @@ fn what_the_homeserver_refuses_ends_nothing() {
 #[test]
 fn the_beginning_tells_the_user() {
     let beginning = br#"{"devices":["A"],"localpart":"alice","more":["A","#;
-    assert_eq!(
-        SyncDevices.read_beginning(beginning),
-        event(Revocation::All)
-    );
+    assert_eq!(SyncDevices.read_beginning(beginning), event(Voiding::All));
     for beginning in [&b""[..], b"{", br#"{"localpart":"ali"#, b"[1]"] {
         assert_eq!(SyncDevices.read_beginning(beginning), None);
     }

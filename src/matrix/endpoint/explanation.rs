@@ -38,7 +38,7 @@ pub enum Decider {
         /// Its path, where `{}` is one segment, `{+}` one that is not empty, and `**` any number.
         path: &'static str,
     },
-    /// The path is one of MAS, but has a segment `..`, by which it may lead elsewhere.
+    /// The path has a segment `..`, by which it may lead elsewhere.
     Dots,
     /// The path lies below the prefix of MAS.
     MasPrefix,
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn each_way_to_decide_is_told() {
-        use AuthRequirement::{Blocked, Foreign, MasOwned, Required, Unknown};
+        use AuthRequirement::{Blocked, Dotted, Foreign, MasOwned, Required, Unknown};
         let line = |family, path| Decider::Line { family, path };
         for (method, target, requirement, decider) in [
             (Method::Get, "/_synapse/mas/x", Blocked, Decider::Blocked),
@@ -268,9 +268,9 @@ mod tests {
                 MasOwned,
                 Decider::MasPrefix,
             ),
-            (Method::Get, "/auth/../x", Unknown, Decider::Dots),
-            (Method::Get, "/oauth2/%2e%2e/x", Unknown, Decider::Dots),
-            (Method::Get, "/x/../auth/x", Unknown, Decider::Nothing),
+            (Method::Get, "/auth/../x", Dotted, Decider::Dots),
+            (Method::Get, "/oauth2/%2e%2e/x", Dotted, Decider::Dots),
+            (Method::Get, "/x/../auth/x", Dotted, Decider::Dots),
         ] {
             let explained = endpoints().explain(target.as_bytes(), method);
             assert_eq!(explained.requirement, requirement, "{target}");

@@ -10,6 +10,8 @@ pub enum AuthRequirement {
     Appservice,
     /// Never served to the public.
     Blocked,
+    /// The path has a segment `..`, so a proxy may lead it anywhere: like `Unknown`, but a token counts wherever it may stand.
+    Dotted,
     /// `access_token` is not an access token here (an unsubscribe macaroon, an OpenID token): hands
     /// off.
     Foreign,
@@ -33,5 +35,10 @@ impl AuthRequirement {
             self,
             Self::Appservice | Self::Foreign | Self::MasOwned | Self::None
         )
+    }
+
+    /// Whether the path may be another service's, which knows nothing of MAS's tokens or takes some that the homeserver does not.
+    pub fn may_be_of_another_service(self) -> bool {
+        matches!(self, Self::Dotted | Self::Unknown)
     }
 }

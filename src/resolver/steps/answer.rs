@@ -27,7 +27,7 @@ use crate::{
 const BRIEF_CALL: Duration = Duration::from_millis(250);
 
 /// How long an answer from before may still serve after MAS has told of its user.
-pub(super) const REVOCATION_GRACE: Duration = Duration::from_secs(1);
+pub(super) const VOIDING_GRACE: Duration = Duration::from_secs(1);
 
 /// What has become of an answer.
 pub(super) struct Disposition {
@@ -54,7 +54,7 @@ pub(super) enum Standing {
     /// Every request.
     Holds,
     /// What MAS has told of a user voids it.
-    Revoked,
+    Voided,
     /// No request: the token has ended, or the shared cache has the answer to a later question about it.
     Superseded,
 }
@@ -95,22 +95,22 @@ impl<W> Resolver<W> {
         introspected: &Introspected,
     ) -> Disposition {
         let upstream = Rc::clone(&flight.call.upstream);
-        let is_revoked = self.is_revoked(cb, &upstream, introspected, flight);
+        let is_voided = self.is_voided(cb, &upstream, introspected, flight);
         let is_slow = !is_brief(introspected);
         if is_slow && self.event_since_call(cb, key, flight, introspected) == Ok(Some(Event::End)) {
             return Disposition::unstored(Standing::Superseded);
         }
-        let mut disposition = Disposition::unstored(if is_revoked {
-            Standing::Revoked
+        let mut disposition = Disposition::unstored(if is_voided {
+            Standing::Voided
         } else {
             Standing::Holds
         });
-        if !is_revoked || flight.call.is_repeated && !outlasts_grace(introspected) {
+        if !is_voided || flight.call.is_repeated && !outlasts_grace(introspected) {
             let outcome = self.store(cb, &upstream, introspected);
             disposition.storage = match outcome.fate {
                 // To tell of what it pushed out, this worker has just read the epochs anew. It would miss that another worker
                 // has pushed out this answer meanwhile, so it keeps none of it for itself.
-                Fate::Stored if is_revoked || !outcome.evicted.is_empty() => Storage::Shared,
+                Fate::Stored if is_voided || !outcome.evicted.is_empty() => Storage::Shared,
                 Fate::Stored => Storage::SharedAndLocal,
                 Fate::Superseded | Fate::TooLong | Fate::NotWritten => Storage::None,
             };
@@ -217,7 +217,7 @@ impl<W> Resolver<W> {
     ///   request came before.
     ///
     /// What MAS has told voids the answer for every later request.
-    fn is_revoked<H: Backend>(
+    fn is_voided<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         upstream: &Upstream,
@@ -231,7 +231,7 @@ impl<W> Resolver<W> {
         }
         self.workers.refresh_epochs(cb, introspected.answered_at);
         let epochs = (!keeps_answers).then(|| self.workers.epochs());
-        upstream.cache.is_revoked(cb.host, introspected, epochs)
+        upstream.cache.is_voided(cb.host, introspected, epochs)
     }
 
     /// Returns what has happened to the token, which MAS called active, since MAS was asked.
@@ -283,7 +283,7 @@ pub(in crate::resolver) fn is_brief(introspected: &Introspected) -> bool {
 
 /// Returns whether an answer took so long that what was told meanwhile must be known before it serves.
 pub(super) fn outlasts_grace(introspected: &Introspected) -> bool {
-    introspected.answered_at >= introspected.asked_at + REVOCATION_GRACE
+    introspected.answered_at >= introspected.asked_at + VOIDING_GRACE
 }
 
 /// Returns whether one of those who wait keeps what it is given.

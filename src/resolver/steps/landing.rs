@@ -51,10 +51,10 @@ impl<W> Landed<W> {
         match self.disposition.standing {
             Standing::Holds => Landing::Serve,
             Standing::Superseded => Landing::LookAgain,
-            Standing::Revoked if !flight.call.is_repeated && is_awaited => Landing::Repeat,
-            Standing::Revoked if !flight.call.is_repeated => Landing::LookAgain,
-            Standing::Revoked if outlasts_grace(&self.introspected) => Landing::Fail,
-            Standing::Revoked => Landing::Serve,
+            Standing::Voided if !flight.call.is_repeated && is_awaited => Landing::Repeat,
+            Standing::Voided if !flight.call.is_repeated => Landing::LookAgain,
+            Standing::Voided if outlasts_grace(&self.introspected) => Landing::Fail,
+            Standing::Voided => Landing::Serve,
         }
     }
 }
@@ -133,7 +133,7 @@ impl<W> Resolver<W> {
         let may_expire = flight.leased() == Leased::UntilExpiry
             && !flight.is_wanted
             && self.workers.is_reachable();
-        if may_expire && disposition.is_stored() && disposition.standing != Standing::Revoked {
+        if may_expire && disposition.is_stored() && disposition.standing != Standing::Voided {
             return;
         }
         let stored = Tombstone::Stored(introspected.answered_at);
@@ -156,8 +156,8 @@ impl<W> Resolver<W> {
             disposition,
         } = landed;
         // If question and answer have the same millisecond, no request counts as later, or the call would be made again and again.
-        let is_revoked = disposition.standing == Standing::Revoked;
-        let later = if is_revoked && introspected.asked_at < introspected.answered_at {
+        let is_voided = disposition.standing == Standing::Voided;
+        let later = if is_voided && introspected.asked_at < introspected.answered_at {
             let is_later = |waiting: &Waiting<W>| waiting.since >= introspected.asked_at;
             flight.waiters.take(&is_later)
         } else {
@@ -168,7 +168,7 @@ impl<W> Resolver<W> {
             let Some((_, waiting)) = waiters.first() else {
                 continue;
             };
-            if is_revoked && waiting.upstream.keeps_answers {
+            if is_voided && waiting.upstream.keeps_answers {
                 self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Outdated);
                 continue;
             }

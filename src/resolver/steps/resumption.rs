@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::{answer::REVOCATION_GRACE, counting::overloaded, in_line::LINE_TIMEOUT};
+use super::{answer::VOIDING_GRACE, counting::overloaded, in_line::LINE_TIMEOUT};
 use crate::{
     cache::{ActiveEntry, Audience, Awaited, Cached, question::QuestionKey},
     clock::Instant,
@@ -234,7 +234,7 @@ pub(super) fn read_cache_again<H: Backend, W>(
         let waiting = flight.waiters.values();
         let own = waiting.filter(|waiting| is_of(waiting, upstream));
         let since = own.map(|waiting| waiting.since).min().unwrap_or(now);
-        let since = since.max(now.minus(REVOCATION_GRACE));
+        let since = since.max(now.minus(VOIDING_GRACE));
         let awaited = cache.lookup_awaited(cb.host, &key.digest, since, now)?;
         // It may have come since that look, and serve everybody.
         look().or(Some(awaited))

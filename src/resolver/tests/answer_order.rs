@@ -264,7 +264,7 @@ fn an_answer_from_before_an_end_counts_as_the_first_of_two() {
     one.answer(200, ACTIVE);
     assert_eq!((one.end(request), one.calls()), (None, 1));
     host.advance(Duration::from_millis(300));
-    tell(&mut two, &gateway, "alice", &Revocation::All);
+    tell(&mut two, &gateway, "alice", &Voiding::All);
     read_hints(&mut one, 1);
     one.answer(200, ACTIVE);
     assert!(one.end(request).is_some());

@@ -32,7 +32,7 @@ fn a_late_hint_ends_no_later_question() {
             }
             assert_eq!(one.calls(), 1, "{call}");
             if is_outdated {
-                tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+                tell(&mut two, &gateway, "bob", &Voiding::Inactive);
                 read_hints(&mut one, 1);
                 one.answer(200, INACTIVE);
             } else {

@@ -42,7 +42,7 @@ fn a_second_call_has_the_lease_for_as_long_as_a_first_one() {
     let waits = two.ask(&gateway, TOKENS[0], &BOB);
     one.pass(249);
     host.advance(Duration::from_millis(470));
-    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    tell(&mut two, &gateway, "bob", &Voiding::Inactive);
     read_hints(&mut one, 1);
     one.answer(200, INACTIVE);
     assert_eq!(one.calls(), 1);
@@ -100,11 +100,11 @@ fn nobody_waits_for_a_lease_acquired_after_a_slow_answer() {
     });
     let first = one.ask(&gateway, TOKENS[0], &ALICE);
     host.advance(Duration::from_millis(300));
-    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    tell(&mut two, &gateway, "bob", &Voiding::Inactive);
     one.answer(200, INACTIVE);
     assert_eq!((one.end(first), one.calls()), (None, 1));
     host.advance(Duration::from_millis(710));
-    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    tell(&mut two, &gateway, "bob", &Voiding::Inactive);
     one.answer(200, INACTIVE);
     assert_eq!((one.end(first), one.calls()), (Some(&End::Inactive), 0));
     host.advance(Duration::from_millis(1));

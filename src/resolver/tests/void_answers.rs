@@ -21,7 +21,7 @@ fn an_inactive_answer_from_before_its_user_is_back_serves_a_moment_at_the_most()
         let (mut one, mut two) = (Worker::new(&host), Worker::new(&host));
         let mut requests = vec![one.ask(first, TOKENS[0], &ALICE)];
         host.advance(Duration::from_millis(millis));
-        tell(&mut two, &gateway, "alice", &Revocation::Inactive);
+        tell(&mut two, &gateway, "alice", &Voiding::Inactive);
         requests.extend(second.map(|from| one.ask(from, TOKENS[0], &ALICE)));
         assert_eq!(one.calls(), 1);
         one.answer(200, INACTIVE);
@@ -59,7 +59,7 @@ fn a_void_answer_serves_after_one_more_call_only_if_that_was_quick() {
         for call in 1..=2 {
             assert_eq!(one.calls(), 1, "call {call}");
             host.advance(Duration::from_millis(millis));
-            tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+            tell(&mut two, &gateway, "bob", &Voiding::Inactive);
             one.answer(200, INACTIVE);
         }
         assert_eq!(one.end(request), Some(&expected), "calls of {millis} ms");
@@ -97,7 +97,7 @@ fn a_void_answer_serves_all_who_waited_for_it_on_every_worker() {
             for call in 1..=2 {
                 assert_eq!(one.calls(), 1, "call {call} of {millis} ms");
                 host.advance(Duration::from_millis(millis));
-                tell(&mut three, &gateway, told, &Revocation::All);
+                tell(&mut three, &gateway, told, &Voiding::All);
                 one.call_back(|cb, resolver| {
                     resolver.on_queue(cb, QueueId(1));
                     resolver.workers.read_epochs(cb);
@@ -151,7 +151,7 @@ fn a_late_void_answer_serves_nobody_on_any_worker() {
     for call in 1..=2 {
         assert_eq!(one.calls(), 1, "call {call}");
         one.tick_for(1_000);
-        tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+        tell(&mut two, &gateway, "bob", &Voiding::Inactive);
         one.call_back(|cb, resolver| resolver.on_queue(cb, QueueId(1)));
         one.answer(200, INACTIVE);
     }
@@ -175,7 +175,7 @@ fn who_waits_for_another_worker_waits_for_its_second_call() {
     let waits = two.ask(&gateway, TOKENS[0], &BOB);
     one.tick_for(500);
     host.advance(Duration::from_millis(90));
-    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    tell(&mut two, &gateway, "bob", &Voiding::Inactive);
     one.answer(200, INACTIVE);
     for _ in 0..2 {
         one.pass(255);
@@ -197,7 +197,7 @@ fn who_comes_after_a_void_answer_waits_for_nobody() {
     let request = one.ask(&gateway, TOKENS[0], &ALICE);
     for _ in 0..2 {
         host.advance(Duration::from_millis(300));
-        tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+        tell(&mut two, &gateway, "bob", &Voiding::Inactive);
         one.answer(200, INACTIVE);
     }
     assert_eq!(one.end(request), Some(&End::Inactive));
@@ -221,7 +221,7 @@ fn a_void_answer_serves_nobody_who_came_after_its_question() {
     for _ in 0..2 {
         host.advance(Duration::from_millis(300));
         later.get_or_insert_with(|| two.ask(&gateway, TOKENS[0], &BOB));
-        tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+        tell(&mut two, &gateway, "bob", &Voiding::Inactive);
         one.call_back(|cb, resolver| resolver.on_queue(cb, QueueId(1)));
         one.answer(200, INACTIVE);
     }
@@ -247,7 +247,7 @@ fn a_void_answer_serves_nobody_on_another_worker_who_asked_later() {
     one.ask(&gateway, TOKENS[0], &ALICE);
     host.advance(Duration::from_millis(10));
     one.answer(200, INACTIVE);
-    tell(&mut two, &gateway, "alice", &Revocation::Inactive);
+    tell(&mut two, &gateway, "alice", &Voiding::Inactive);
     host.advance(Duration::from_millis(1));
     let later = two.ask(&gateway, TOKENS[0], &ALICE);
     assert_eq!((two.end(later), two.calls()), (None, 0));
@@ -279,7 +279,7 @@ fn a_void_answer_is_never_given_to_a_reader_that_keeps_it() {
         for _ in 0..2 {
             assert_eq!(requests.map(|request| one.end(request)), [None; 2]);
             host.advance(Duration::from_millis(100));
-            tell(&mut two, &gateway, "alice", &Revocation::All);
+            tell(&mut two, &gateway, "alice", &Voiding::All);
             one.answer(200, body);
         }
         let none = End::None(NoVerdict::Outdated);
@@ -308,7 +308,7 @@ fn an_active_answer_from_before_its_user_was_locked_serves_as_a_hit_does() {
         one.tick_for(250);
         let request = one.ask(&gateway, TOKENS[0], &ALICE);
         host.advance(Duration::from_millis(if is_heard { 750 } else { 100 }));
-        tell(&mut two, &gateway, "alice", &Revocation::All);
+        tell(&mut two, &gateway, "alice", &Voiding::All);
         one.answer(200, ACTIVE);
         assert_eq!(one.end(request).is_some(), !is_heard);
         assert_eq!(one.calls(), usize::from(is_heard), "it is asked again");
@@ -336,7 +336,7 @@ fn a_second_call_needs_the_lease() {
         2,
         "the lease of the busy one has run out"
     );
-    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    tell(&mut two, &gateway, "bob", &Voiding::Inactive);
     host.advance(Duration::from_millis(5));
     read_hints(&mut one, 1);
     one.answer(200, INACTIVE);
@@ -355,10 +355,10 @@ fn a_void_answer_serves_nobody_of_its_own_worker_who_came_later() {
     let gateway = upstream(&json!({}), GATEWAY);
     one.ask(&gateway, TOKENS[0], &ALICE);
     host.advance(Duration::from_millis(300));
-    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    tell(&mut two, &gateway, "bob", &Voiding::Inactive);
     one.answer(200, INACTIVE);
     host.advance(Duration::from_millis(100));
-    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    tell(&mut two, &gateway, "bob", &Voiding::Inactive);
     host.advance(Duration::from_millis(100));
     // He comes after he was told that he is unlocked.
     let later = one.ask(&gateway, TOKENS[0], &BOB);
@@ -404,7 +404,7 @@ fn a_void_answer_is_asked_for_again_once_by_all_workers() {
             read_hints(&mut one, 1);
             let is_first = one.resolver.flights.load().total(GATEWAY.pool) > 0;
             let calling = if is_first { &mut one } else { &mut two };
-            tell(calling, &gateway, "alice", &Revocation::All);
+            tell(calling, &gateway, "alice", &Voiding::All);
             host.advance(Duration::from_millis(1));
             calling.answer(200, ACTIVE);
             read_hints(&mut two, 2);
@@ -432,7 +432,7 @@ fn an_answer_that_comes_between_two_looks_is_void_for_nobody() {
     let waits = two.ask(&of_two, TOKENS[0], &BOB);
     host.advance(Duration::from_millis(290));
     read_hints(&mut one, 1);
-    tell(&mut two, &of_one, "alice", &Revocation::All);
+    tell(&mut two, &of_one, "alice", &Voiding::All);
     read_hints(&mut one, 1);
     host.advance(Duration::from_millis(1));
     one.answer(200, ACTIVE);
@@ -461,7 +461,7 @@ fn a_void_answer_that_is_doubted_serves_nobody() {
     let waits = two.ask(&gateway, TOKENS[0], &BOB);
     for _ in 0..2 {
         host.advance(Duration::from_millis(300));
-        tell(&mut two, &gateway, "alice", &Revocation::All);
+        tell(&mut two, &gateway, "alice", &Voiding::All);
         read_hints(&mut one, 1);
         one.answer(200, ACTIVE);
     }
@@ -479,7 +479,7 @@ fn a_void_answer_costs_no_budget() {
     let gone = one.ask(&gateway, TOKENS[0], &ALICE);
     one.resolver.cancel(StreamId(gone));
     host.advance(Duration::from_millis(300));
-    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    tell(&mut two, &gateway, "bob", &Voiding::Inactive);
     one.answer(200, INACTIVE);
     assert_eq!(one.calls(), 0, "nobody waits for another answer");
     let other = one.ask(&gateway, TOKENS[1], &ALICE);
@@ -496,7 +496,7 @@ fn a_late_void_answer_costs_no_budget() {
     let request = one.ask(&gateway, TOKENS[0], &ALICE);
     for _ in 0..2 {
         one.tick_for(1_000);
-        tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+        tell(&mut two, &gateway, "bob", &Voiding::Inactive);
         one.answer(200, INACTIVE);
     }
     let outdated = End::None(NoVerdict::Outdated);
@@ -513,7 +513,7 @@ fn a_void_answer_that_nobody_waits_for_is_not_asked_for_again() {
     let gone = one.ask(&gateway, TOKENS[0], &ALICE);
     one.resolver.cancel(StreamId(gone));
     host.advance(Duration::from_millis(300));
-    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    tell(&mut two, &gateway, "bob", &Voiding::Inactive);
     one.answer(200, INACTIVE);
     assert_eq!(one.calls(), 0);
 }
@@ -528,7 +528,7 @@ fn a_void_answer_serves_no_longer_than_it_would_otherwise() {
     let waits = two.ask(&gateway, TOKENS[0], &BOB);
     for _ in 0..2 {
         host.advance(Duration::from_millis(300));
-        tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+        tell(&mut two, &gateway, "bob", &Voiding::Inactive);
         read_hints(&mut one, 1);
         one.answer(200, INACTIVE);
     }
@@ -539,12 +539,12 @@ fn a_void_answer_serves_no_longer_than_it_would_otherwise() {
 
 /// MAS tells and answers in one moment, again and again.
 #[test]
-fn a_revocation_in_the_moment_of_the_call_costs_two_calls_at_the_most() {
+fn a_voiding_in_the_moment_of_the_call_costs_two_calls_at_the_most() {
     let host = Rc::<FakeHost>::default();
     let [mut one, mut two] = seated(&host);
     let kept = upstream(&json!({"role": "introspection"}), HOMESERVER);
     let request = one.ask(&kept, TOKENS[0], &ALICE);
-    tell(&mut two, &kept, "bob", &Revocation::Inactive);
+    tell(&mut two, &kept, "bob", &Voiding::Inactive);
     let mut calls = 0;
     while one.calls() > 0 && calls < 20 {
         calls += 1;
@@ -565,7 +565,7 @@ fn nobody_waits_for_a_third_call() {
     let mut later = 0;
     for _ in 0..2 {
         host.advance(Duration::from_millis(300));
-        tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+        tell(&mut two, &gateway, "bob", &Voiding::Inactive);
         host.advance(Duration::from_millis(1));
         later = one.ask(&gateway, TOKENS[0], &ALICE);
         host.advance(Duration::from_millis(1));
@@ -577,7 +577,7 @@ fn nobody_waits_for_a_third_call() {
     assert_eq!((one.end(later), one.calls()), (None, 1));
     one.resolver.cancel(StreamId(later));
     host.advance(Duration::from_millis(300));
-    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    tell(&mut two, &gateway, "bob", &Voiding::Inactive);
     one.answer(200, INACTIVE);
     assert_eq!(one.calls(), 0, "nobody waits");
 }
@@ -589,7 +589,7 @@ fn a_late_void_answer_ends_nobody_who_came_after_its_question() {
     let gateway = upstream(&json!({}), GATEWAY);
     let first = one.ask(&gateway, TOKENS[0], &ALICE);
     one.pass(250);
-    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    tell(&mut two, &gateway, "bob", &Voiding::Inactive);
     one.answer(200, INACTIVE);
     for _ in 0..4 {
         one.pass(250);
@@ -598,7 +598,7 @@ fn a_late_void_answer_ends_nobody_who_came_after_its_question() {
     let later = one.ask(&gateway, TOKENS[0], &BOB);
     let elsewhere = two.ask(&gateway, TOKENS[0], &BOB);
     host.advance(Duration::from_millis(1));
-    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    tell(&mut two, &gateway, "bob", &Voiding::Inactive);
     read_hints(&mut one, 1);
     host.advance(Duration::from_millis(1));
     one.answer(200, INACTIVE);

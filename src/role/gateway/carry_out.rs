@@ -4,7 +4,7 @@
 //! would write a line of its own into an access log in text form.
 
 use super::{
-    grpc, outcome,
+    outcome,
     policy::{Annotation, Decision},
     shadow,
     watch::{Exchange, Watch},
@@ -14,10 +14,7 @@ use crate::{
     host::{HostError, Metrics, RequestHead, Streams},
     matrix::reply::{Cors, Rejection},
     metrics::Metric,
-    role::{
-        exchange::Phase,
-        head::{self, Unclean},
-    },
+    role::{exchange::Phase, grpc, head},
 };
 
 /// Filter-state names; Envoy puts `wasm.` before them.
@@ -54,7 +51,7 @@ pub(super) fn carry_out<H: Streams + Metrics>(
         Decision::Forward => exchange.set_phase(Phase::Forwarded),
         Decision::Annotate(annotation) => match annotate(host, config, &annotation) {
             Ok(()) => exchange.set_phase(Phase::Forwarded),
-            Err(error) => fail_closed(host, exchange, error.into()),
+            Err(error) => head::refuse(host, exchange, error.into()),
         },
         Decision::Reject(rejection) => match config.mode {
             Mode::Shadow => {
@@ -65,16 +62,6 @@ pub(super) fn carry_out<H: Streams + Metrics>(
             Mode::Enforce => reject(host, exchange, rejection, form()),
         },
     }
-}
-
-/// Answers a request that could not be read or changed: forwarding it could carry a forged identity along.
-pub(super) fn fail_closed<H: Streams + Metrics>(host: &H, exchange: &Exchange, why: Unclean) {
-    let form = ReplyForm {
-        cors: Cors::Standard,
-        // It may be.
-        is_grpc: true,
-    };
-    reject(host, exchange, head::rejection(why), form);
 }
 
 /// Answers a request in place of the homeserver, in any mode.
@@ -116,39 +103,4 @@ fn annotate(
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::rc::Rc;
-
-    use serde_json::json;
-
-    use super::*;
-    use crate::{
-        config,
-        host::{RootId, StreamId, fake::FakeHost},
-        role::plugin::Plugin,
-    };
-
-    /// Whether such a request calls itself gRPC cannot be told, and Envoy would make 200 of the reply.
-    #[test]
-    fn a_request_that_cannot_be_read_keeps_its_status_if_it_is_of_grpc() {
-        let config = config::tests::with(json!({}));
-        let plugin = Rc::new(Plugin::new(RootId(1), config));
-        for (why, status) in [
-            (Unclean::TooMany, 431),
-            (Unclean::Tunnel, 404),
-            (Unclean::Refused(HostError::INTERNAL_FAILURE), 500),
-        ] {
-            let (host, exchange) = (FakeHost::default(), Exchange::new(&plugin, StreamId(1)));
-            fail_closed(&host, &exchange, why);
-            assert_eq!(host.replies.borrow()[0].status, status);
-            let watch = exchange.take_watch();
-            assert!(
-                matches!(watch, Watch::GrpcReply(restored) if restored == status),
-                "{why:?}: {watch:?}"
-            );
-        }
-    }
 }

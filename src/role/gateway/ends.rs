@@ -24,7 +24,7 @@ use crate::{
     cache::SharedCache,
     clock::Instant,
     host::{Backend, Callback, Store},
-    mas::{provisioning::Revocation, user::UserKey},
+    mas::{provisioning::Voiding, user::UserKey},
     resolver::{Invalidation, Resolver},
     role::plugin::Plugin,
     token::TokenDigest,
@@ -258,7 +258,7 @@ impl SessionEnds {
                 owner
             }
             recent => {
-                let everything = Revocation::AllExcept(Vec::new());
+                let everything = Voiding::AllExcept(Vec::new());
                 let what = match &subject {
                     EndSubject::Token(token) => Invalidation::Token(token),
                     EndSubject::User(user) => Invalidation::User(user, &everything),

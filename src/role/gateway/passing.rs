@@ -8,7 +8,6 @@
 
 use super::{
     ends::{Ending, MasReply},
-    grpc,
     learned::Learned,
     shadow,
     watch::{Exchange, Watch},
@@ -20,6 +19,7 @@ use crate::{
     role::{
         body,
         exchange::{Chunk, Phase},
+        grpc,
     },
 };
 

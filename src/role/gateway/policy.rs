@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 pub use self::{
     grant::{EncodedIdentity, Grant},
-    inspection::{Inspection, Need, Terms, inspect},
+    inspection::{Inspection, Logout, Need, Terms, inspect},
 };
 use crate::{
     config::{Config, OnFailure},
@@ -75,6 +75,7 @@ pub fn decide(config: &Config, terms: Terms, verdict: Verdict<Grant>) -> Decisio
         requirement,
         kind,
         may_be_overridden,
+        logout: _,
     } = terms;
     let grant = match verdict {
         Verdict::Active(grant) => grant,
@@ -92,7 +93,7 @@ pub fn decide(config: &Config, terms: Terms, verdict: Verdict<Grant>) -> Decisio
     let identity = match grant {
         Grant::Identity(identity) => identity,
         // What the homeserver would not let in may be good for another service.
-        Grant::Refused(_) if requirement == AuthRequirement::Unknown => return Decision::Forward,
+        Grant::Refused(_) if requirement.may_be_of_another_service() => return Decision::Forward,
         Grant::Refused(rejection) => return Decision::Reject(rejection),
     };
     if requirement == AuthRequirement::Admin && !identity.is_server_admin {

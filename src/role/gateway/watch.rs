@@ -2,7 +2,10 @@
 //!
 //! `passing.rs` says what it makes of what it sees.
 
-use super::ends::{EndedBy, Ending, Scope};
+use super::{
+    ends::{EndedBy, Ending, Scope},
+    policy::Logout,
+};
 use crate::{
     mas::user::UserKey,
     matrix::session_end::{RevocationForm, SessionEnd},
@@ -42,11 +45,17 @@ impl Watch {
     pub fn session_end(end: &SessionEnd<'_>, secret: TokenSecret) -> Self {
         let name = |token: &AccessToken<'_>| secret.digest(token.as_bytes());
         match end {
-            SessionEnd::Logout(token) => {
-                Self::SessionEnd(Ending::of_session(name(token), EndedBy::Logout))
-            }
-            SessionEnd::LogoutAll(token) => Self::logout_all(name(token), None),
+            SessionEnd::Logout(token) => Self::logout(name(token), Logout::One),
+            SessionEnd::LogoutAll(token) => Self::logout(name(token), Logout::All),
             SessionEnd::Revocation => Self::Revocation(Box::new(RevocationForm::new(secret))),
+        }
+    }
+
+    /// Returns the watch over a request that logs this token out, or all of its user's, who is not known yet.
+    pub fn logout(token: TokenDigest, logout: Logout) -> Self {
+        match logout {
+            Logout::One => Self::SessionEnd(Ending::of_session(token, EndedBy::Logout)),
+            Logout::All => Self::logout_all(token, None),
         }
     }
 
@@ -95,6 +104,10 @@ impl exchange::Watch for Watch {
                 ..response_or_end
             },
         }
+    }
+
+    fn grpc_reply(status: u16) -> Self {
+        Self::GrpcReply(status)
     }
 }
 

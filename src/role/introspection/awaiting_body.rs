@@ -130,7 +130,7 @@ mod tests {
     fn held(plugin: &Rc<Plugin>, stream: u32) -> Rc<Exchange> {
         let exchange = Rc::new(Exchange::new(plugin, StreamId(stream)));
         let share = BodyBudget::default().take(1).unwrap();
-        exchange.set_watch(Watch::HeldForBody(share));
+        exchange.set_watch(Watch::HeldForBody(share, 0));
         exchange
     }
 

@@ -392,7 +392,7 @@ fn later_callbacks_are_asked_for_only_while_something_is_watched_for() {
     let share = BodyBudget::default().take(1).unwrap();
     for (watch, body, response) in [
         (Watch::Nothing, false, false),
-        (Watch::HeldForBody(share), true, false),
+        (Watch::HeldForBody(share, 0), true, false),
         (Watch::Released(START), true, false),
         (
             Watch::Unauthenticated(caller(), Box::default()),
@@ -400,6 +400,7 @@ fn later_callbacks_are_asked_for_only_while_something_is_watched_for() {
             false,
         ),
         (Watch::Matched(caller()), false, true),
+        (Watch::GrpcReply(431), false, true),
     ] {
         let found = watch.wants();
         assert_eq!(found.request_body, body, "{watch:?}");

@@ -18,8 +18,9 @@ pub enum Watch {
     /// Nothing.
     #[default]
     Nothing,
-    /// An authenticated caller's request is held, and its form is awaited. Envoy has as many bytes of it in memory.
-    HeldForBody(Share),
+    /// An authenticated caller's request is held, and its form is awaited. Envoy has as many bytes of it in memory as are shared out,
+    /// or fewer, and this is how many.
+    HeldForBody(Share, usize),
     /// The request was held until this moment, and no piece of its form came.
     Released(Instant),
     /// The request of a caller that is not authenticated is forwarded; its form is read as it passes, to see whether
@@ -27,6 +28,8 @@ pub enum Watch {
     Unauthenticated(CallerKey, Box<QuestionForm>),
     /// It is one, so a 200 of MAS authenticates the caller.
     Matched(CallerKey),
+    /// The request was refused here with this status, and may call itself gRPC.
+    GrpcReply(u16),
 }
 
 impl exchange::Watch for Watch {
@@ -34,14 +37,18 @@ impl exchange::Watch for Watch {
         let nothing = Wants::default();
         match self {
             Self::Nothing => nothing,
-            Self::HeldForBody(_) | Self::Released(_) | Self::Unauthenticated(..) => Wants {
+            Self::HeldForBody(..) | Self::Released(_) | Self::Unauthenticated(..) => Wants {
                 request_body: true,
                 ..nothing
             },
-            Self::Matched(_) => Wants {
+            Self::Matched(_) | Self::GrpcReply(_) => Wants {
                 response_headers: true,
                 ..nothing
             },
         }
+    }
+
+    fn grpc_reply(status: u16) -> Self {
+        Self::GrpcReply(status)
     }
 }

@@ -5,7 +5,7 @@
 //! follows what must be cached, unless the answer was pushed out, Envoy was started anew, or the question did not come
 //! from the edge. That is why the page calls it an estimate.
 //!
-//! What a call of MAS ends is a rule of the module, in `src/mas/provisioning.rs` and `src/cache/revocation.rs`. Whose an
+//! What a call of MAS ends is a rule of the module, in `src/mas/provisioning.rs` and `src/cache/voiding.rs`. Whose an
 //! inactive token is the edge knows only if the token was active before. Of the others it drops all when a user may have
 //! come back to life.
 

@@ -30,7 +30,7 @@ const AT_ONCE: usize = 4;
 /// Ends of each kind.
 const ENDS: usize = 40;
 
-/// Bystanders that MAS may be asked about once more. Two users may share a revocation record, and one whose record has made
+/// Bystanders that MAS may be asked about once more. Two users may share a voiding record, and one whose record has made
 /// room for another's is asked about again: of [`ENDS`] users and 16,384 records, two share one in a run of twenty, and two
 /// pairs do in a run of a thousand.
 const ASKED_AGAIN: u64 = 2;

@@ -8,10 +8,10 @@ use std::{rc::Rc, sync::LazyLock};
 
 use fastrand::Rng;
 use matrix_edge_auth::{
-    cache::revocation::Revocations,
+    cache::voiding::Voidings,
     clock::Instant,
     mas::{
-        provisioning::Revocation,
+        provisioning::Voiding,
         user::{DeviceKey, UserKey},
     },
 };
@@ -68,8 +68,8 @@ fn neighbours(secret: [u8; 16]) -> [String; 2] {
     process.set_secret(secret);
     let add = |process: &Rc<Process>, name: &str| {
         let before = process.keys();
-        let ends = Revocation::Device(DeviceKey::of("A"));
-        Revocations::default()
+        let ends = Voiding::Device(DeviceKey::of("A"));
+        Voidings::default()
             .add(
                 &store(process),
                 &UserKey::of(name),

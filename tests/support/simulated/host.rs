@@ -179,6 +179,9 @@ impl Streams for SimulatedHost {
     fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
         self.note(format!("get response {name}"));
         let status = self.vm.response_status.get();
+        if name == "grpc-status" {
+            return self.with_request(|request| Ok(request.is_grpc_reply().then(|| b"2".to_vec())));
+        }
         Ok((name == ":status").then(|| status.to_string().into_bytes()))
     }
 

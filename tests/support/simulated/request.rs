@@ -57,6 +57,12 @@ impl Request {
         self.header("authorization", format!("Bearer {token}"))
     }
 
+    /// Whether the module has answered it, and Envoy makes a reply of gRPC of that.
+    pub(super) fn is_grpc_reply(&self) -> bool {
+        let content_type = self.value("content-type").unwrap_or_default();
+        self.reply.is_some() && content_type.starts_with(b"application/grpc")
+    }
+
     pub fn value(&self, name: &str) -> Option<&[u8]> {
         self.headers
             .iter()

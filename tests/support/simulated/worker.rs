@@ -110,12 +110,13 @@ impl SimulatedWorker {
         self.vm.shown_request.take();
     }
 
-    /// The trailers of a request arrive, and end it.
+    /// The trailers of a request arrive, and end it. Envoy shows what it holds of the body.
     pub fn request_trailers(&mut self, stream: StreamId, trailers: &[(&str, &str)]) {
         if let Some(request) = self.vm.streams.borrow_mut().get_mut(&stream) {
             let owned =
                 |(name, value): &(&str, &str)| ((*name).to_owned(), value.as_bytes().to_vec());
             request.trailers = trailers.iter().map(owned).collect();
+            self.vm.shown_request.replace(request.buffered.clone());
         }
         let host = self.host(stream.0);
         let plugin = Rc::clone(&self.plugins[&stream]);
@@ -125,6 +126,7 @@ impl SimulatedWorker {
             .expect("the request has begun");
         self.worker
             .on_request_trailers(&host, &plugin, stream, exchange);
+        self.vm.shown_request.take();
     }
 
     /// The headers of the response to a forwarded request pass. The core sees nothing else of it.
@@ -140,6 +142,16 @@ impl SimulatedWorker {
     /// Envoy itself answers a forwarded request: an upstream may have had it.
     pub fn lost_response(&mut self, stream: StreamId, status: u16) {
         self.response_of(stream, status, ResponseOrigin::Lost);
+    }
+
+    /// Envoy sends the module's reply to a request, and has made 200 of it if the request calls itself gRPC. Returns the status that
+    /// the client gets.
+    pub fn reply_status(&mut self, stream: StreamId) -> u16 {
+        let is_grpc = self.vm.streams.borrow()[&stream].is_grpc_reply();
+        let status = self.fate(stream).status();
+        let status = status.filter(|_| !is_grpc).unwrap_or(200);
+        self.local_response(stream, status);
+        self.vm.response_status.get()
     }
 
     fn response_of(&mut self, stream: StreamId, status: u16, origin: ResponseOrigin) {

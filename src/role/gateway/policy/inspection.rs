@@ -10,7 +10,7 @@ use crate::{
         credential::{Credential, Source, extract, form_post, has_query_token},
         endpoint::{AuthRequirement, Class, Method, Served},
         reply::Rejection,
-        session_end::SessionEnd,
+        session_end::{EndRequest, SessionEnd},
     },
     role::gateway::recognized::Recognized,
     token::{AccessToken, TokenDigest},
@@ -56,6 +56,17 @@ pub struct Terms {
     pub kind: Option<TokenKind>,
     /// Whether the homeserver may take another token, in a body that is not read. Then the request gets no identity.
     pub may_be_overridden: bool,
+    /// What ends if MAS takes the request for a logout of this token and answers 2xx.
+    pub logout: Option<Logout>,
+}
+
+/// Which sessions a logout ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logout {
+    /// That of its token.
+    One,
+    /// All of the token's user.
+    All,
 }
 
 /// Decides what `head` needs under `config`. `recognize` says what a token is, as [`Recognized::of`] does.
@@ -70,20 +81,35 @@ pub fn inspect<'a>(
     let may_end = match requirement {
         AuthRequirement::Blocked => return Inspection::Reject(Rejection::Unrecognized),
         // MAS takes anything for the version of a logout, and the table does not.
-        AuthRequirement::MasOwned | AuthRequirement::Unknown => true,
+        AuthRequirement::Dotted | AuthRequirement::MasOwned | AuthRequirement::Unknown => true,
         // A rule may say otherwise of MAS's paths. What ends a session stays MAS's to judge all the same.
         _ => config.endpoints.have_rules(),
     };
-    if may_end && let Some(end) = session_end(config, head, method) {
-        return inspect_end(config, end, recognize);
+    if may_end && let Some(request) = end_request(config, head, method) {
+        return if request.is_certain {
+            inspect_end(config, request.end, recognize)
+        } else {
+            inspect_uncertain_end(config, head, class, request.end, recognize)
+        };
     }
-    match requirement {
+    inspect_class(config, head, class, recognize)
+}
+
+/// Decides what a request needs that asks MAS to end nothing.
+fn inspect_class<'a>(
+    config: &Config,
+    head: &'a RequestHead,
+    class: Class,
+    recognize: impl FnOnce(&[u8]) -> Option<Recognized>,
+) -> Inspection<'a> {
+    match class.requirement {
         AuthRequirement::Blocked
         | AuthRequirement::None
         | AuthRequirement::Appservice
         | AuthRequirement::Foreign
         | AuthRequirement::MasOwned => return Inspection::Forward,
-        AuthRequirement::Optional
+        AuthRequirement::Dotted
+        | AuthRequirement::Optional
         | AuthRequirement::Required
         | AuthRequirement::Admin
         | AuthRequirement::Unknown => {}
@@ -144,16 +170,16 @@ fn inspect_credential<'a>(
 }
 
 /// Returns what a request asks MAS to end. The paths without MAS's prefix stay MAS's as well.
-fn session_end<'a>(
+fn end_request<'a>(
     config: &Config,
     head: &'a RequestHead,
     method: Method,
-) -> Option<SessionEnd<'a>> {
+) -> Option<EndRequest<'a>> {
     let authorization = head.authorization().first();
     let target = head.target();
     [config.endpoints.mas_target(target), target]
         .into_iter()
-        .find_map(|target| SessionEnd::of(target, method, authorization))
+        .find_map(|target| EndRequest::of(target, method, authorization))
 }
 
 /// Decides what a request that ends sessions needs. Of `logout/all` it must be known whose token it is, if MAS can
@@ -179,10 +205,38 @@ fn inspect_end<'a>(
     }
 }
 
+/// Decides what a request needs that MAS may take for a logout, and another server for something else: what its path needs,
+/// and the end is heard of. In shadow mode it is only heard of.
+fn inspect_uncertain_end<'a>(
+    config: &Config,
+    head: &'a RequestHead,
+    class: Class,
+    end: SessionEnd<'a>,
+    recognize: impl FnOnce(&[u8]) -> Option<Recognized>,
+) -> Inspection<'a> {
+    let inspection = match config.mode {
+        Mode::Enforce => inspect_class(config, head, class, recognize),
+        Mode::Shadow => Inspection::Forward,
+    };
+    match inspection {
+        Inspection::Forward => Inspection::ForwardAndWatch(end),
+        Inspection::Introspect(mut need) => {
+            need.terms.logout = match end {
+                SessionEnd::LogoutAll(_) => Some(Logout::All),
+                _ => Some(Logout::One),
+            };
+            Inspection::Introspect(need)
+        }
+        inspection => inspection,
+    }
+}
+
 /// Where a token is optional, the homeserver judges a missing or malformed one itself.
 fn unless_optional<'a>(requirement: AuthRequirement, rejection: Rejection) -> Inspection<'a> {
     match requirement {
-        AuthRequirement::Optional | AuthRequirement::Unknown => Inspection::Forward,
+        AuthRequirement::Dotted | AuthRequirement::Optional | AuthRequirement::Unknown => {
+            Inspection::Forward
+        }
         _ => Inspection::Reject(rejection),
     }
 }
@@ -228,6 +282,7 @@ fn inspect_token<'a>(
             requirement: class.requirement,
             kind,
             may_be_overridden,
+            logout: None,
         },
         served: class.served,
     })

@@ -93,6 +93,8 @@ enum Needs {
     Inactive,
     /// A verdict on the token of this kind.
     Verdict(Option<TokenKind>),
+    /// The same; if the request succeeds, this has ended.
+    VerdictAndLogout(Option<TokenKind>, Logout),
 }
 
 /// The configuration with these keys beside those that every one has.
@@ -118,7 +120,10 @@ fn needs(config: &Config, head: &Head) -> Needs {
         Inspection::Inactive => Needs::Inactive,
         Inspection::Introspect(need) => {
             assert_eq!(need.digest, TokenDigest::of(need.token.as_bytes()));
-            Needs::Verdict(need.terms.kind)
+            match need.terms.logout {
+                None => Needs::Verdict(need.terms.kind),
+                Some(logout) => Needs::VerdictAndLogout(need.terms.kind, logout),
+            }
         }
     }
 }
@@ -163,6 +168,87 @@ fn the_path_decides_first() {
             (Head::get(ADMIN).bearer(TOKEN), OAUTH),
             (Head::get(UNKNOWN).bearer(TOKEN), OAUTH),
         ],
+    );
+}
+
+/// MAS would take each for a logout. A server that decodes more, or resolves dots, takes it for something else.
+#[test]
+fn a_logout_that_may_lead_elsewhere_has_its_token_looked_at() {
+    let checked = |target: &str, logout| {
+        let head = Head::post(target).bearer(TOKEN);
+        let expected = Needs::VerdictAndLogout(Some(TokenKind::AccessToken), logout);
+        (head, expected)
+    };
+    assert_needs(
+        json!({}),
+        &[
+            checked("/_matrix/client/..%2Fv3/logout", Logout::One),
+            checked("/_matrix/client/../logout?x", Logout::One),
+            checked("/_matrix/client/%2e%2e/logout/all", Logout::All),
+            checked("/_matrix/client/v3%2Frooms%2Fx%2Fjoin/logout", Logout::One),
+            checked("/_matrix/client/v3\\rooms/logout", Logout::One),
+            checked("/_matrix/client/..;x/logout/all", Logout::All),
+            (
+                Head::post("/_matrix/client/..%2Fv3/logout").bearer("mat_damaged"),
+                Needs::Inactive,
+            ),
+            // The homeserver would not take it for a token, and MAS does.
+            (
+                Head::post("/_matrix/client/..%2Fv3/logout")
+                    .authorization(&format!("bearer {TOKEN}")),
+                Needs::Logout(TokenDigest::of(TOKEN.as_bytes())),
+            ),
+            (Head::post("/_matrix/client/..%2Fv3/logout"), Needs::Nothing),
+            (
+                Head::get("/_matrix/client/..%2Fv3/logout").bearer(TOKEN),
+                OAUTH,
+            ),
+        ],
+    );
+    // In shadow mode nothing is refused, and the watch is for the end.
+    assert_needs(
+        json!({"mode": "shadow"}),
+        &[(
+            Head::post("/_matrix/client/..%2Fv3/logout").bearer(TOKEN),
+            Needs::Logout(TokenDigest::of(TOKEN.as_bytes())),
+        )],
+    );
+}
+
+#[test]
+fn a_logout_that_may_lead_elsewhere_needs_what_the_strictest_rule_needs() {
+    let rules =
+        |auth| json!({"endpoints": [{"prefix": "/_matrix/client/v3/private/", "auth": auth}]});
+    for target in [
+        "/_matrix/client/..%2F..%2Fprivate%2Fx/logout",
+        "/_matrix/client/v3%2Fprivate%2Fx/logout",
+        "/_matrix/client/v3\\private\\x/logout/all",
+    ] {
+        for auth in ["required", "admin"] {
+            let config = config(rules(auth));
+            let head = Head::post(target);
+            assert_eq!(needs(&config, &head), MISSING, "{auth} {target}");
+            let head = head.bearer(TOKEN);
+            let of = |need: &Need<'_>| (need.terms.requirement, need.terms.logout.is_some());
+            let expected = match auth {
+                "admin" => AuthRequirement::Admin,
+                _ => AuthRequirement::Required,
+            };
+            let read = head.read();
+            let recognize = |token: &[u8]| Recognized::of(&config, TokenSecret::NONE, token);
+            let Inspection::Introspect(need) = inspect(&config, &read, recognize) else {
+                panic!("{auth} {target}");
+            };
+            assert_eq!(of(&need), (expected, true), "{target}");
+        }
+    }
+    // Where a rule opens paths, the end is heard all the same.
+    assert_needs(
+        json!({"endpoints": [{"prefix": "/_matrix/client/", "auth": "none"}]}),
+        &[(
+            Head::post("/_matrix/client/x%2Fy/logout").bearer(TOKEN),
+            Needs::Logout(TokenDigest::of(TOKEN.as_bytes())),
+        )],
     );
 }
 
@@ -246,6 +332,48 @@ fn a_token_in_the_query_counts_unless_that_is_turned_off() {
             (Head::get(REQUIRED).bearer(TOKEN), OAUTH),
         ],
     );
+}
+
+/// It may lead to a path where the switch refuses the token.
+#[test]
+fn no_path_with_dots_gets_around_a_switch() {
+    for path in [
+        "/oauth2/..%2f_matrix/client/v3/account/whoami",
+        "/_matrix/key/../client/v3/account/whoami",
+        "/another/../service",
+    ] {
+        let target = format!("{path}?access_token={TOKEN}");
+        let without_value = format!("{path}?access_token=");
+        assert_needs(
+            json!({"query_token": "reject"}),
+            &[
+                (Head::get(&target), MISSING),
+                (Head::get(&without_value), MISSING),
+                (Head::get(path).bearer(TOKEN), OAUTH),
+                (Head::get(path), Needs::Nothing),
+                (Head::get(path).authorization("Basic x"), Needs::Nothing),
+            ],
+        );
+        assert_needs(
+            json!({"query_token": "accept"}),
+            &[
+                (Head::get(&target), OAUTH),
+                (Head::get(&without_value), Needs::Inactive),
+            ],
+        );
+        assert_needs(
+            json!({"form_tokens": "reject"}),
+            &[
+                (Head::form(path), MISSING),
+                (Head::form(path).bearer(TOKEN), OAUTH),
+                (Head::post(path), Needs::Nothing),
+            ],
+        );
+        assert_needs(
+            json!({"form_tokens": "pass"}),
+            &[(Head::form(path), Needs::Nothing)],
+        );
+    }
 }
 
 #[test]
@@ -371,10 +499,11 @@ fn no_token_is_wrong_where_the_homeserver_looks_at_none() {
 // --- what a verdict makes of a request ---------------------------------------------------------------
 
 const API: &str = "urn:matrix:client:api:*";
-const REQUIREMENTS: [AuthRequirement; 4] = [
+const REQUIREMENTS: [AuthRequirement; 5] = [
     AuthRequirement::Required,
     AuthRequirement::Optional,
     AuthRequirement::Admin,
+    AuthRequirement::Dotted,
     AuthRequirement::Unknown,
 ];
 
@@ -402,6 +531,7 @@ fn terms(requirement: AuthRequirement, kind: Option<TokenKind>) -> Terms {
         requirement,
         kind,
         may_be_overridden: false,
+        logout: None,
     }
 }
 
@@ -454,7 +584,7 @@ fn only_an_administrator_gets_to_the_admin_api() {
 fn a_token_without_the_scope_of_matrix_may_be_good_for_another_service() {
     for requirement in REQUIREMENTS {
         let expected = match requirement {
-            AuthRequirement::Unknown => End::Forwarded,
+            AuthRequirement::Dotted | AuthRequirement::Unknown => End::Forwarded,
             _ => End::Rejected(Rejection::NoApiScope),
         };
         assert_eq!(end(&json!({}), requirement, active("openid")), expected);

@@ -1,4 +1,4 @@
-//! Revocation records: for a user, or one device of the user, the moment up to which cached answers are void. They are
+//! Voiding records: for a user, or one device of the user, the moment up to which cached answers are void. They are
 //! written when MAS tells the homeserver that sessions have ended.
 //!
 //! Shared data cannot be listed, so nothing is searched for and removed. Instead a record says at which
@@ -22,7 +22,7 @@ use crate::{
     host::{NotWritten, Store, Unreadable, update},
     mas::{
         introspection::{ActiveAnswer, ActiveToken},
-        provisioning::{MAX_NAMED_DEVICES, Revocation},
+        provisioning::{MAX_NAMED_DEVICES, Voiding},
         user::{DeviceKey, UserKey},
     },
     matrix::{
@@ -43,12 +43,12 @@ const MAX_DEVICES: usize = MAX_NAMED_DEVICES;
 
 /// The records, as any worker sees them.
 #[derive(Debug)]
-pub struct Revocations {
+pub struct Voidings {
     keys: KeySpace,
     kept: KeptMark,
 }
 
-impl Default for Revocations {
+impl Default for Voidings {
     fn default() -> Self {
         Self {
             keys: KeySpace::new(Space::Users, SLOTS),
@@ -57,24 +57,24 @@ impl Default for Revocations {
     }
 }
 
-impl Revocations {
+impl Voidings {
     /// Voids answers about `user` to questions that were sent at `now` or before. What cannot be written leaves the rest to be
     /// written: each of the three voids answers that the other two do not.
     pub fn add(
         &self,
         store: &impl Store,
         user: &UserKey,
-        revocation: &Revocation,
+        voiding: &Voiding,
         now: Instant,
     ) -> Result<(), NotWritten> {
         let key = self.keys.key(store, &user.0);
         let recorded = update(store, key.as_bytes(), &mut |stored| {
             let mut slot = stored.and_then(Slot::decode).unwrap_or_default();
-            slot.enter(*user).revoke(revocation, now);
+            slot.enter(*user).void(voiding, now);
             slot.encode()
         });
-        match revocation {
-            Revocation::All | Revocation::Inactive => {
+        match voiding {
+            Voiding::All | Voiding::Inactive => {
                 let revived = update(store, name::REVIVED, &mut |stored| {
                     let latest = stored.and_then(moment).unwrap_or_default().max(now);
                     latest.to_le_bytes().to_vec()
@@ -82,13 +82,13 @@ impl Revocations {
                 let voided = self.kept.void(store);
                 recorded.and(revived).and(voided)
             }
-            Revocation::AllExcept(_) | Revocation::Device(_) => recorded,
+            Voiding::AllExcept(_) | Voiding::Device(_) => recorded,
         }
     }
 
     /// Whether an answer that a token of `user` is active is void, which was asked for at `asked_at`. Its texts are looked for
     /// only if there is a record.
-    pub fn revokes_active(
+    pub fn voids_active(
         &self,
         store: &impl Store,
         user: &UserKey,
@@ -112,14 +112,14 @@ impl Revocations {
     }
 
     /// Whether an answer of "inactive" is void. `user` is known if the token was active before.
-    pub fn revokes_inactive(
+    pub fn voids_inactive(
         &self,
         store: &impl Store,
         user: Option<&UserKey>,
         asked_at: Instant,
     ) -> bool {
         let Some(user) = user else {
-            return self.revokes_unowned(store, asked_at);
+            return self.voids_unowned(store, asked_at);
         };
         match self.read(store, user) {
             Ok(Some(slot)) => {
@@ -132,7 +132,7 @@ impl Revocations {
     }
 
     /// Whether an answer is void that names no user: MAS has told of some user since, who may be the token's.
-    pub fn revokes_unowned(&self, store: &impl Store, asked_at: Instant) -> bool {
+    pub fn voids_unowned(&self, store: &impl Store, asked_at: Instant) -> bool {
         let Ok(told) = store.try_read(name::REVIVED) else {
             return true;
         };
@@ -270,25 +270,25 @@ impl Record {
             .map_or(self.others, |(_, since)| *since)
     }
 
-    fn revoke(&mut self, revocation: &Revocation, now: Instant) {
+    fn void(&mut self, voiding: &Voiding, now: Instant) {
         // Another worker may have written a later moment first. Moments never go back.
         let now = now.max(self.latest());
-        match revocation {
-            Revocation::All => {
+        match voiding {
+            Voiding::All => {
                 *self = Self {
                     inactive: now,
                     others: now,
                     devices: Vec::new(),
                 };
             }
-            Revocation::AllExcept(survivors) => {
+            Voiding::AllExcept(survivors) => {
                 let kept = survivors
                     .iter()
                     .map(|device| (*device, self.of(Some(*device))));
                 self.devices = kept.take(MAX_DEVICES).collect();
                 self.others = now;
             }
-            Revocation::Device(device) => {
+            Voiding::Device(device) => {
                 self.devices.retain(|(known, _)| known != device);
                 if self.devices.len() >= MAX_DEVICES {
                     // The one that has counted for longest; what it says must hold on.
@@ -300,7 +300,7 @@ impl Record {
                 }
                 self.devices.push((*device, now));
             }
-            Revocation::Inactive => self.inactive = now,
+            Voiding::Inactive => self.inactive = now,
         }
     }
 

@@ -27,103 +27,97 @@ fn devices(ids: &[&str]) -> Vec<DeviceKey> {
 }
 
 /// Which of some tokens asked about at `asked` are void: `-` is one without a device.
-fn void(revocations: &Revocations, store: &MemoryStore, user: &str, asked: u64) -> String {
+fn void(voidings: &Voidings, store: &MemoryStore, user: &str, asked: u64) -> String {
     let is_void = |id: &&str| {
         let token = token(user, (*id != "-").then_some(*id));
-        revocations.revokes_active(store, &UserKey::of(user), &token, at(asked))
+        voidings.voids_active(store, &UserKey::of(user), &token, at(asked))
     };
     ["A", "B", "C", "-"].into_iter().filter(is_void).collect()
 }
 
 #[test]
-fn each_kind_of_revocation_ends_what_it_names() {
-    for (revocation, expected, inactive) in [
-        (Revocation::All, "ABC-", true),
-        (Revocation::AllExcept(devices(&["A", "C"])), "B-", false),
-        (Revocation::AllExcept(Vec::new()), "ABC-", false),
-        (Revocation::Device(DeviceKey::of("B")), "B", false),
-        (Revocation::Inactive, "", true),
+fn each_kind_of_voiding_ends_what_it_names() {
+    for (voiding, expected, inactive) in [
+        (Voiding::All, "ABC-", true),
+        (Voiding::AllExcept(devices(&["A", "C"])), "B-", false),
+        (Voiding::AllExcept(Vec::new()), "ABC-", false),
+        (Voiding::Device(DeviceKey::of("B")), "B", false),
+        (Voiding::Inactive, "", true),
     ] {
-        let (revocations, store) = (Revocations::default(), MemoryStore::default());
+        let (voidings, store) = (Voidings::default(), MemoryStore::default());
         let user = UserKey::of("alice");
-        revocations.add(&store, &user, &revocation, at(10)).unwrap();
+        voidings.add(&store, &user, &voiding, at(10)).unwrap();
         for asked in [9, 10] {
-            let found = void(&revocations, &store, "alice", asked);
-            assert_eq!(found, expected, "{revocation:?}");
+            let found = void(&voidings, &store, "alice", asked);
+            assert_eq!(found, expected, "{voiding:?}");
         }
-        assert_eq!(void(&revocations, &store, "alice", 11), "");
-        assert_eq!(void(&revocations, &store, "bob", 9), "");
+        assert_eq!(void(&voidings, &store, "alice", 11), "");
+        assert_eq!(void(&voidings, &store, "bob", 9), "");
         for user in [Some(&user), None] {
-            let voids = |asked| revocations.revokes_inactive(&store, user, at(asked));
-            assert_eq!((voids(10), voids(11)), (inactive, false), "{revocation:?}");
+            let voids = |asked| voidings.voids_inactive(&store, user, at(asked));
+            assert_eq!((voids(10), voids(11)), (inactive, false), "{voiding:?}");
         }
     }
 }
 
 #[test]
-fn what_was_revoked_before_stays_revoked() {
-    let (revocations, store) = (Revocations::default(), MemoryStore::default());
+fn what_was_void_before_stays_void() {
+    let (voidings, store) = (Voidings::default(), MemoryStore::default());
     let user = UserKey::of("alice");
-    let add = |revocation, seconds| {
-        revocations
-            .add(&store, &user, &revocation, at(seconds))
-            .unwrap();
+    let add = |voiding, seconds| {
+        voidings.add(&store, &user, &voiding, at(seconds)).unwrap();
     };
-    add(Revocation::AllExcept(devices(&["A", "B"])), 10);
-    add(Revocation::Device(DeviceKey::of("A")), 20);
-    add(Revocation::AllExcept(devices(&["A", "B", "C"])), 30);
+    add(Voiding::AllExcept(devices(&["A", "B"])), 10);
+    add(Voiding::Device(DeviceKey::of("A")), 20);
+    add(Voiding::AllExcept(devices(&["A", "B", "C"])), 30);
     // C came back after 10, A after 20.
-    assert_eq!(void(&revocations, &store, "alice", 10), "AC-");
-    assert_eq!(void(&revocations, &store, "alice", 20), "A-");
-    assert_eq!(void(&revocations, &store, "alice", 21), "-");
-    assert_eq!(void(&revocations, &store, "alice", 31), "");
+    assert_eq!(void(&voidings, &store, "alice", 10), "AC-");
+    assert_eq!(void(&voidings, &store, "alice", 20), "A-");
+    assert_eq!(void(&voidings, &store, "alice", 21), "-");
+    assert_eq!(void(&voidings, &store, "alice", 31), "");
 }
 
 #[test]
 fn the_number_of_devices_is_bounded_and_none_is_forgotten() {
-    let (revocations, store) = (Revocations::default(), MemoryStore::default());
+    let (voidings, store) = (Voidings::default(), MemoryStore::default());
     let user = UserKey::of("alice");
     let ids: Vec<String> = (0..10 * MAX_DEVICES).map(|n| n.to_string()).collect();
     for (seconds, id) in (10..).zip(&ids) {
-        let revocation = Revocation::Device(DeviceKey::of(id));
-        revocations
-            .add(&store, &user, &revocation, at(seconds))
-            .unwrap();
+        let voiding = Voiding::Device(DeviceKey::of(id));
+        voidings.add(&store, &user, &voiding, at(seconds)).unwrap();
         let largest = 49 + MAX_DEVICES * 24;
         store.damage(|value| assert!(value.len() <= largest));
     }
     for (seconds, id) in (10..).zip(&ids) {
         let token = token("alice", Some(id));
-        assert!(revocations.revokes_active(&store, &user, &token, at(seconds)));
+        assert!(voidings.voids_active(&store, &user, &token, at(seconds)));
     }
-    let all = Revocation::AllExcept(ids.iter().map(|id| DeviceKey::of(id)).collect());
-    revocations.add(&store, &user, &all, at(1_000)).unwrap();
+    let all = Voiding::AllExcept(ids.iter().map(|id| DeviceKey::of(id)).collect());
+    voidings.add(&store, &user, &all, at(1_000)).unwrap();
     let late = |id: &str| {
         let token = token("alice", Some(id));
-        revocations.revokes_active(&store, &user, &token, at(999))
+        voidings.voids_active(&store, &user, &token, at(999))
     };
     assert!(!late("0"), "a survivor");
     assert!(late("319"), "a survivor too many: one more call");
 }
 
 #[test]
-fn a_user_who_makes_room_for_another_stays_revoked() {
+fn a_user_who_makes_room_for_another_stays_void() {
     let store = MemoryStore::default();
-    let revocations = Revocations {
+    let voidings = Voidings {
         keys: KeySpace::new(Space::Users, 1),
-        ..Revocations::default()
+        ..Voidings::default()
     };
     let users: Vec<UserKey> = (0..50).map(|n| UserKey::of(&n.to_string())).collect();
     for (seconds, user) in (10..).zip(&users) {
-        let revocation = Revocation::Device(DeviceKey::of("A"));
-        revocations
-            .add(&store, user, &revocation, at(seconds))
-            .unwrap();
+        let voiding = Voiding::Device(DeviceKey::of("A"));
+        voidings.add(&store, user, &voiding, at(seconds)).unwrap();
     }
     let alice = token("-", Some("A"));
     for (seconds, user) in (10..).zip(&users) {
-        assert!(revocations.revokes_active(&store, user, &alice, at(seconds)));
-        assert!(!revocations.revokes_active(&store, user, &alice, at(60)));
+        assert!(voidings.voids_active(&store, user, &alice, at(seconds)));
+        assert!(!voidings.voids_active(&store, user, &alice, at(60)));
     }
     // The slots, the seed.
     assert_eq!(store.len(), 2);
@@ -131,33 +125,33 @@ fn a_user_who_makes_room_for_another_stays_revoked() {
 
 #[test]
 fn a_worker_that_writes_late_takes_nothing_back() {
-    let (revocations, store) = (Revocations::default(), MemoryStore::default());
+    let (voidings, store) = (Voidings::default(), MemoryStore::default());
     let user = UserKey::of("alice");
     for seconds in [20, 10] {
-        revocations
-            .add(&store, &user, &Revocation::All, at(seconds))
+        voidings
+            .add(&store, &user, &Voiding::All, at(seconds))
             .unwrap();
     }
-    assert_eq!(void(&revocations, &store, "alice", 20), "ABC-");
+    assert_eq!(void(&voidings, &store, "alice", 20), "ABC-");
     for user in [Some(&user), None] {
-        assert!(revocations.revokes_inactive(&store, user, at(20)));
+        assert!(voidings.voids_inactive(&store, user, at(20)));
     }
 }
 
 #[test]
-fn a_race_loses_no_revocation() {
-    let (revocations, store) = (Revocations::default(), MemoryStore::default());
+fn a_race_loses_no_voiding() {
+    let (voidings, store) = (Voidings::default(), MemoryStore::default());
     let user = UserKey::of("alice");
     *store.interfere.borrow_mut() = Some(Box::new(|store: &MemoryStore| {
-        let revocation = Revocation::Device(DeviceKey::of("A"));
+        let voiding = Voiding::Device(DeviceKey::of("A"));
         let user = UserKey::of("alice");
-        Revocations::default()
-            .add(store, &user, &revocation, at(10))
+        Voidings::default()
+            .add(store, &user, &voiding, at(10))
             .unwrap();
     }));
-    let revocation = Revocation::Device(DeviceKey::of("B"));
-    revocations.add(&store, &user, &revocation, at(10)).unwrap();
-    assert_eq!(void(&revocations, &store, "alice", 10), "AB");
+    let voiding = Voiding::Device(DeviceKey::of("B"));
+    voidings.add(&store, &user, &voiding, at(10)).unwrap();
+    assert_eq!(void(&voidings, &store, "alice", 10), "AB");
 }
 
 /// The homeserver takes no such device, so it is not known here which one has ended.
@@ -175,7 +169,7 @@ fn a_token_of_an_impossible_device_ends_with_any() {
             other => panic!("{other:?}"),
         }
     };
-    let (revocations, store) = (Revocations::default(), MemoryStore::default());
+    let (voidings, store) = (Voidings::default(), MemoryStore::default());
     let user = UserKey::of("alice");
     let tokens = [
         token("alice", Some(&long)),
@@ -185,34 +179,34 @@ fn a_token_of_an_impossible_device_ends_with_any() {
     let are_void = |asked_at: Instant| {
         tokens
             .each_ref()
-            .map(|token| revocations.revokes_active(&store, &user, token, asked_at))
+            .map(|token| voidings.voids_active(&store, &user, token, asked_at))
     };
     assert_eq!(are_void(at(10)), [false; 3]);
     for device in [&*long, "C"] {
-        let revocation = Revocation::Device(DeviceKey::of(device));
-        revocations.add(&store, &user, &revocation, at(10)).unwrap();
+        let voiding = Voiding::Device(DeviceKey::of(device));
+        voidings.add(&store, &user, &voiding, at(10)).unwrap();
         assert_eq!(are_void(at(10)), [true; 3]);
         assert_eq!(are_void(at(11)), [false; 3]);
     }
-    let unlocked = Revocation::Inactive;
-    revocations.add(&store, &user, &unlocked, at(20)).unwrap();
+    let unlocked = Voiding::Inactive;
+    voidings.add(&store, &user, &unlocked, at(20)).unwrap();
     assert_eq!(are_void(at(11)), [false; 3], "that voids no active one");
 }
 
 #[test]
 fn what_cannot_be_read_may_say_that_an_answer_is_void() {
-    let (revocations, store) = (Revocations::default(), MemoryStore::default());
+    let (voidings, store) = (Voidings::default(), MemoryStore::default());
     let user = UserKey::of("alice");
-    let add = || revocations.add(&store, &user, &Revocation::All, at(10));
+    let add = || voidings.add(&store, &user, &Voiding::All, at(10));
     add().unwrap();
     store.is_unreadable.set(true);
-    assert_eq!(void(&revocations, &store, "alice", 11), "ABC-");
+    assert_eq!(void(&voidings, &store, "alice", 11), "ABC-");
     for user in [Some(&user), None] {
-        assert!(revocations.revokes_inactive(&store, user, at(11)));
+        assert!(voidings.voids_inactive(&store, user, at(11)));
     }
     assert_eq!(add(), Err(NotWritten::Refused), "others' moments are there");
     store.is_unreadable.set(false);
-    assert_eq!(void(&revocations, &store, "alice", 11), "");
+    assert_eq!(void(&voidings, &store, "alice", 11), "");
 }
 
 /// A store that writes nothing under keys which begin so.
@@ -236,19 +230,19 @@ impl Store for Refusing<'_> {
 }
 
 #[test]
-fn of_a_revocation_all_is_written_that_can_be() {
+fn of_a_voiding_all_is_written_that_can_be() {
     let mark = name::mark(Space::Negative, "kept");
     let keys: [&[u8]; 3] = [b"matrix-edge-auth.u", name::REVIVED, mark.as_bytes()];
     for refused in keys {
-        let (revocations, store) = (Revocations::default(), MemoryStore::default());
+        let (voidings, store) = (Voidings::default(), MemoryStore::default());
         let user = UserKey::of("alice");
         let before = KeptMark::default().read(&store);
         let store_refusing = Refusing(&store, refused);
-        let added = revocations.add(&store_refusing, &user, &Revocation::All, at(10));
+        let added = voidings.add(&store_refusing, &user, &Voiding::All, at(10));
         assert_eq!(added, Err(NotWritten::Refused));
         let written = [
-            revocations.revokes_inactive(&store, Some(&user), at(10)),
-            revocations.revokes_inactive(&store, None, at(10)),
+            voidings.voids_inactive(&store, Some(&user), at(10)),
+            voidings.voids_inactive(&store, None, at(10)),
             KeptMark::default().read(&store) != before,
         ];
         assert_eq!(written, keys.map(|key| key != refused));
@@ -259,7 +253,7 @@ fn of_a_revocation_all_is_written_that_can_be() {
 fn other_bytes_void_nothing() {
     let mut slot = Slot::default();
     slot.enter(UserKey::of("alice"))
-        .revoke(&Revocation::Device(DeviceKey::of("A")), at(10));
+        .void(&Voiding::Device(DeviceKey::of("A")), at(10));
     let mut bytes = slot.encode();
     assert_eq!(Slot::decode(&bytes), Some(slot));
     for length in (0..bytes.len()).filter(|length| ![17, 49].contains(length)) {
@@ -274,11 +268,11 @@ fn other_bytes_void_nothing() {
 /// The other one knows only the beginning of what this one writes, and the other way round.
 #[test]
 fn two_versions_of_the_module_forget_nothing_of_each_other() {
-    let (revocations, store) = (Revocations::default(), MemoryStore::default());
+    let (voidings, store) = (Voidings::default(), MemoryStore::default());
     let add = |name: &str, at: Instant| {
-        let revocation = Revocation::Device(DeviceKey::of("A"));
+        let voiding = Voiding::Device(DeviceKey::of("A"));
         let user = UserKey::of(name);
-        revocations.add(&store, &user, &revocation, at).unwrap();
+        voidings.add(&store, &user, &voiding, at).unwrap();
     };
     let written_by_another = || {
         store.damage(|value| {
@@ -289,14 +283,14 @@ fn two_versions_of_the_module_forget_nothing_of_each_other() {
     };
     add("alice", at(10));
     written_by_another();
-    assert_eq!(void(&revocations, &store, "alice", 10), "ABC-");
-    assert_eq!(void(&revocations, &store, "alice", 11), "");
+    assert_eq!(void(&voidings, &store, "alice", 10), "ABC-");
+    assert_eq!(void(&voidings, &store, "alice", 11), "");
     add("alice", at(20));
-    assert_eq!(void(&revocations, &store, "alice", 10), "ABC-");
-    assert_eq!(void(&revocations, &store, "alice", 20), "A");
+    assert_eq!(void(&voidings, &store, "alice", 10), "ABC-");
+    assert_eq!(void(&voidings, &store, "alice", 20), "A");
     written_by_another();
-    assert_eq!(void(&revocations, &store, "alice", 20), "ABC-");
-    assert_eq!(void(&revocations, &store, "alice", 21), "");
+    assert_eq!(void(&voidings, &store, "alice", 20), "ABC-");
+    assert_eq!(void(&voidings, &store, "alice", 21), "");
 }
 
 #[cfg(not(target_arch = "wasm32"))]
