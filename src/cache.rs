@@ -29,7 +29,7 @@ pub mod token_events;
 pub mod token_secret;
 
 pub use self::{
-    cached::{ActiveEntry, Audience, Awaited, Cached},
+    cached::{ActiveEntry, Audience, Awaited, Cached, Owner},
     introspected::Introspected,
     storage::StoreOutcome,
 };

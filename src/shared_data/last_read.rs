@@ -12,8 +12,7 @@ pub const MAX_AGE: Duration = Duration::from_millis(250);
 pub struct LastRead(Cell<Option<Instant>>);
 
 impl LastRead {
-    /// Returns whether there was a reading in the last quarter of a second. One that is later than `now` is none: the clock has
-    /// been set back.
+    /// Returns whether there was a reading in the last quarter of a second. One that is later than `now` is none.
     pub fn is_recent(&self, now: Instant) -> bool {
         let is_recent = |at: Instant| at <= now && now < at + MAX_AGE;
         self.0.get().is_some_and(is_recent)
