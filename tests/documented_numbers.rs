@@ -22,8 +22,8 @@ resolver/clients/budget.rs COUNTS docs/internals/design.md | counts of inactive 
 resolver/clients/budget.rs MAX_TAGS docs/internals/design.md | counts of inactive tokens, `bN` |
 resolver/clients/budget.rs COUNTS docs/configuration.md when it comes back. And it remembers
 resolver/clients/budget.rs MAX_TAGS docs/configuration.md tokens of each address.
-resolver/clients/line.rs MAX_BYTES docs/internals/design.md when it is full, the client with most questions
-resolver/clients/line.rs MAX_QUESTIONS docs/internals/design.md when it is full, the client with most questions
+resolver/clients/line.rs MAX_BYTES docs/internals/design.md of which a question takes
+resolver/clients/line.rs MIN_QUESTION_BYTES docs/internals/design.md of which a question takes
 resolver/failure.rs FAILURE_TTL docs/internals/design.md | `FailureLog` |
 resolver/failure.rs MAX_FAILURES docs/internals/design.md | `FailureLog` |
 resolver/flight.rs MAX_WAITERS docs/internals/design.md | waiters of a flight |
