@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, rc::Rc};
 use super::*;
 use crate::{
     config,
-    resolver::{Admission, Consumer, Origin, Overflow, Query, Upstream, clients::line::Line},
+    resolver::{
+        Admission, Consumer, Origin, Overflow, Query, Upstream,
+        clients::line::{Line, LineId},
+    },
     token::{AccessToken, TokenDigest},
 };
 
@@ -92,7 +95,7 @@ fn flight(root: RootId, call: u32) -> Box<Flight<u32>> {
         digest: TokenDigest::of(token.as_bytes()),
         origin: &Nobody,
     };
-    let context = CallContext::new(&query, None, false);
+    let context = CallContext::new(&query, None, None);
     let mut flight = Flight::new(context, Instant::default());
     flight.deadline = DEADLINE;
     flight.state = State::Calling(ActiveCall {
@@ -231,8 +234,11 @@ fn a_question_that_is_given_up_leaves_its_line() {
         (
             line,
             Place {
-                pool: SLOT.pool,
-                is_known: false,
+                line: LineId {
+                    pool: SLOT.pool,
+                    is_unproven: true,
+                    cap: 1,
+                },
                 ticket,
             },
         )
@@ -246,7 +252,7 @@ fn a_question_that_is_given_up_leaves_its_line() {
     }
     for (token, place) in [(b"a", place_a), (b"b", place_b)] {
         let mut flight = flights.end(&key(token)).unwrap();
-        flight.await_turn(place, 1, DEADLINE);
+        flight.await_turn(place, DEADLINE);
         flights.insert(key(token), flight);
     }
     let mut left = Vec::new();

@@ -76,7 +76,7 @@ impl Topic {
             NoVerdict::NotJson => Self::NotJson,
             NoVerdict::Malformed => Self::Malformed,
             NoVerdict::Lost => Self::Lost,
-            NoVerdict::Overloaded => Self::Overloaded,
+            NoVerdict::Overloaded | NoVerdict::NoRoom => Self::Overloaded,
             NoVerdict::Elsewhere
             | NoVerdict::OverBudget { .. }
             | NoVerdict::Outdated

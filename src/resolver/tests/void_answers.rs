@@ -582,6 +582,43 @@ fn nobody_waits_for_a_third_call() {
     assert_eq!(one.calls(), 0, "nobody waits");
 }
 
+/// The second call is another worker's at first, and then the homeserver's, since the gateway's calls are in use by then.
+#[test]
+fn nobody_waits_for_a_third_call_that_the_homeserver_makes() {
+    let host = Rc::<FakeHost>::default();
+    let [mut one, mut two] = seated(&host);
+    let one_call = json!({"introspection": {"max_in_flight": 1}});
+    let gateway = upstream(&one_call, GATEWAY);
+    let homeserver = upstream(&one_call, HOMESERVER);
+    let waits = one.ask(&gateway, TOKENS[0], &ALICE);
+    one.ask(&gateway, TOKENS[0], &BOB);
+    // The first worker's lease has run out.
+    host.advance(Duration::from_millis(1_100));
+    two.ask(&gateway, TOKENS[0], &BOB);
+    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    host.advance(Duration::from_millis(1));
+    read_hints(&mut one, 1);
+    one.answer(200, INACTIVE);
+    assert_eq!(
+        (one.end(waits), one.calls()),
+        (None, 1),
+        "the other worker's"
+    );
+    one.ask(&gateway, TOKENS[1], &CAROL);
+    host.advance(Duration::from_millis(1_100));
+    one.pass(0);
+    assert_eq!(one.calls(), 2, "in line");
+    one.ask(&homeserver, TOKENS[0], &BOB);
+    assert_eq!(one.calls(), 3);
+    host.advance(Duration::from_millis(300));
+    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    read_hints(&mut one, 1);
+    host.advance(Duration::from_millis(1));
+    host.calls.borrow_mut().rotate_left(2);
+    one.answer(200, INACTIVE);
+    assert_eq!(one.end(waits), Some(&End::Inactive));
+}
+
 #[test]
 fn a_late_void_answer_ends_nobody_who_came_after_its_question() {
     let host = Rc::<FakeHost>::default();
