@@ -595,7 +595,7 @@ fn nobody_waits_for_a_third_call_that_the_homeserver_makes() {
     // The first worker's lease has run out.
     host.advance(Duration::from_millis(1_100));
     two.ask(&gateway, TOKENS[0], &BOB);
-    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    tell(&mut two, &gateway, "bob", &Voiding::Inactive);
     host.advance(Duration::from_millis(1));
     read_hints(&mut one, 1);
     one.answer(200, INACTIVE);
@@ -611,7 +611,7 @@ fn nobody_waits_for_a_third_call_that_the_homeserver_makes() {
     one.ask(&homeserver, TOKENS[0], &BOB);
     assert_eq!(one.calls(), 3);
     host.advance(Duration::from_millis(300));
-    tell(&mut two, &gateway, "bob", &Revocation::Inactive);
+    tell(&mut two, &gateway, "bob", &Voiding::Inactive);
     read_hints(&mut one, 1);
     host.advance(Duration::from_millis(1));
     host.calls.borrow_mut().rotate_left(2);
