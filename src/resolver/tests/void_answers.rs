@@ -599,11 +599,7 @@ fn nobody_waits_for_a_third_call_that_the_homeserver_makes() {
     host.advance(Duration::from_millis(1));
     read_hints(&mut one, 1);
     one.answer(200, INACTIVE);
-    assert_eq!(
-        (one.end(waits), one.calls()),
-        (None, 1),
-        "the other worker's"
-    );
+    assert_eq!((one.end(waits), one.calls()), (None, 1), "asked elsewhere");
     one.ask(&gateway, TOKENS[1], &CAROL);
     host.advance(Duration::from_millis(1_100));
     one.pass(0);
