@@ -29,7 +29,7 @@ pub mod token_secret;
 pub mod voiding;
 
 pub use self::{
-    cached::{ActiveEntry, Audience, Awaited, Cached, Owner},
+    cached::{ActiveEntry, Audience, Awaited, Cached},
     introspected::Introspected,
     storage::StoreOutcome,
 };

@@ -10,10 +10,9 @@
 //! are hinted, when the lease runs out, or at a tick.
 //!
 //! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`, which serves a stale answer if MAS
-//! fails, and configuration and expiry allow it. No client can make a stale answer serve while MAS is well: a known token, one of
-//! which an active answer is still there, is exempt from the budget and the client's share, has calls that no flood can take, and
-//! comes first in line. A user whose tokens are known by the thousand, since each was refreshed, has that for a few of them; the others
-//! rank as unproven, and no stale answer serves for those.
+//! fails, and configuration and expiry allow it. Only a request that finds no room to wait is turned away by another, `refuse`.
+//! No client can make a stale answer serve while MAS is well: a known token, one of which an active answer is still there, is
+//! exempt from the budget and the client's share, has calls that no flood can take, and comes first in line.
 //!
 //! This file has what the worker calls, and `steps` what becomes of a question. [`workers`] is about the other workers of the
 //! process, and [`clients`] about what each client may take.
@@ -126,7 +125,7 @@ impl<W> Resolver<W> {
         let id = self.waiter_id(stream);
         let waiting = self.waiting(cb, query, waiter);
         if self.can_neither_wait_nor_call(query, &key) {
-            let why = overloaded(cb, NoVerdict::Overloaded);
+            let why = overloaded(cb);
             return Some(self.stand_in(cb, query.upstream, &query.digest, why));
         }
         if self.flights.contains(&key) && !self.can_overtake(query, &key) {
@@ -146,14 +145,13 @@ impl<W> Resolver<W> {
                 self.flights.insert(key, flight);
                 None
             }
-            // Its own client has no room in line. So it waits with those who have a place there, or have lost it until the next tick.
-            Ok(Start::NoRoom)
-                if self.flights.queued(&key).is_some()
+            // Its own client has no room in line. So it waits with those who have lost their place, until the next tick.
+            Err(NoVerdict::Overloaded)
+                if self.flights.is_displaced(&key)
                     && query.upstream.admission.overflow == Overflow::Wait =>
             {
                 self.join(cb, query, id, waiting)
             }
-            Ok(Start::NoRoom) => Some(self.turn_away(cb, query)),
             Err(why) => Some(self.stand_in(cb, query.upstream, &query.digest, why)),
         }
     }
@@ -171,15 +169,8 @@ impl<W> Resolver<W> {
                 cb.host.count(Metric::Coalesced);
                 None
             }
-            Err(Full) => Some(self.turn_away(cb, query)),
+            Err(Full) => Some(self.refuse(cb, query.upstream, &query.digest)),
         }
-    }
-
-    /// Gives no verdict to a request that finds no room to wait.
-    #[inline(never)]
-    fn turn_away<H: Backend>(&mut self, cb: &Callback<'_, H>, query: &Query<'_>) -> Found {
-        let why = overloaded(cb, NoVerdict::NoRoom);
-        self.stand_in(cb, query.upstream, &query.digest, why)
     }
 
     /// Forgets answers in all workers, also those that are on their way. Returns what was known of a token, if an answer about
@@ -292,7 +283,7 @@ impl<W> Resolver<W> {
     /// Notes that a stream has ended, whatever it waited for. A call goes on without it.
     pub fn cancel(&mut self, stream: StreamId) {
         if let Some(flight) = self.flights.forget(stream)
-            && let State::InLine { place } = flight.state
+            && let State::InLine { place, .. } = flight.state
         {
             self.limits.leave_line(place);
         }
@@ -303,7 +294,6 @@ impl<W> Resolver<W> {
     pub fn on_root_end(&mut self, root: RootId) {
         self.workers.on_root_end(root);
         self.flights.on_root_end(root);
-        self.looked_at = None;
     }
 
     /// Reads what other workers have voided, if this worker has not for most of a second.

@@ -8,9 +8,7 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
-    cache::Owner,
     clock::Instant,
-    config::UnknownTokenBudget,
     host::{CallId, HttpCall, NotSent, RootId, Runtime, extended},
     mas::introspection::IntrospectionRequest,
     token::{AccessToken, TokenDigest},
@@ -27,11 +25,9 @@ pub struct CallContext {
     pub upstream: Rc<Upstream>,
     /// The client that brought the token, if it matters.
     pub client: Option<ClientKey>,
-    /// The budget of that client, if the configuration that the question began with has one. The client was not with any other.
-    pub budget: Option<UnknownTokenBudget>,
-    /// Whose the token is, if it is known: MAS has called it active, and only the answer's time is over. Looked up only where
+    /// Whether the token is known: MAS has called it active, and only the answer's time is over. Looked up only where
     /// it matters.
-    pub owner: Option<Owner>,
+    pub is_known: bool,
     /// Whether the next void answer counts as the second. Set when MAS is asked again since an answer was void or superseded;
     /// cleared when only requests are left that came after the question.
     pub is_repeated: bool,
@@ -46,12 +42,11 @@ impl CallContext {
     /// Returns what a call for `query` needs. Reads the trace headers of its request.
     // Inlined like `Flight::new`, so that a flight is put together once and not handed on in parts.
     #[inline(always)]
-    pub fn new(query: &Query<'_>, client: Option<ClientKey>, owner: Option<Owner>) -> Self {
+    pub fn new(query: &Query<'_>, client: Option<ClientKey>, is_known: bool) -> Self {
         Self {
             upstream: Rc::clone(query.upstream),
             client,
-            budget: query.upstream.budget,
-            owner,
+            is_known,
             is_repeated: false,
             is_excused: false,
             token: query.token.clone().into_owned(),
@@ -71,17 +66,12 @@ impl CallContext {
         self.token.as_bytes().len() + trace
     }
 
-    /// Returns what the call counts against, as one about a known token if it `is_known`.
-    pub fn slot(&self, is_known: bool) -> Slot {
-        let user = self.owner.and_then(|Owner(user)| user);
+    /// Returns what the call counts against.
+    pub fn slot(&self) -> Slot {
         Slot {
             pool: self.upstream.admission.pool,
-            client: if is_known {
-                user.as_ref().map(ClientKey::of_user)
-            } else {
-                self.client
-            },
-            is_known,
+            client: self.client,
+            is_known: self.is_known,
         }
     }
 

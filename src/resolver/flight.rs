@@ -48,7 +48,6 @@ const MAX_LOOKS: usize = 256;
 /// | AwaitingPeer | the hint of a failure | no verdict for those it is meant for, and the others resume |
 /// | InLine | a call is free, or the cache has the answer | resumes |
 /// | InLine | its time is over | from the cache, or no verdict |
-/// | InLine | a request with a larger cap asks the same, and a call is free for it | begins anew, for all who wait |
 /// | InLine | another question has taken its place | Displaced |
 /// | Displaced | a request asks the same | begins anew, for all who wait; without a place in line, it waits with them |
 /// | Displaced | the cache has the answer | resumes |
@@ -68,6 +67,8 @@ pub enum State {
     InLine {
         /// Its place in the line.
         place: Place,
+        /// How many calls of the pool may be under way when its own is made, itself included.
+        cap: usize,
     },
     /// From nowhere: another question has taken its place in line. The next tick ends it.
     Displaced,
@@ -194,8 +195,8 @@ impl<W> Flight<W> {
     }
 
     /// Waits in line for a free call.
-    pub fn await_turn(&mut self, place: Place, until: Instant) {
-        self.state = State::InLine { place };
+    pub fn await_turn(&mut self, place: Place, cap: usize, until: Instant) {
+        self.state = State::InLine { place, cap };
         self.deadline = until;
     }
 
@@ -273,10 +274,16 @@ impl<W> Flights<W> {
         matches!(flight.state, State::InLine { .. } | State::Displaced).then_some(flight)
     }
 
+    /// Returns whether the question has lost its place in line.
+    pub fn is_displaced(&self, key: &QuestionKey) -> bool {
+        let flight = self.flights.get(key);
+        flight.is_some_and(|flight| matches!(flight.state, State::Displaced))
+    }
+
     /// Returns in which pool's line the question waits, if it does.
     pub fn pool_in_line(&self, key: &QuestionKey) -> Option<PoolId> {
         match self.flights.get(key)?.state {
-            State::InLine { place } => Some(place.line.pool),
+            State::InLine { place, .. } => Some(place.pool),
             _ => None,
         }
     }
@@ -308,6 +315,14 @@ impl<W> Flights<W> {
             self.places.add(waiter.client.as_ref());
         }
         self.flights.insert(key, flight);
+    }
+
+    /// Returns the cap that the question, which waits in line, is subject to.
+    pub fn cap_in_line(&self, key: &QuestionKey) -> Option<usize> {
+        match self.flights.get(key)?.state {
+            State::InLine { cap, .. } => Some(cap),
+            _ => None,
+        }
     }
 
     /// Lets `id` wait for the answer to `key`, which must be on its way.
@@ -449,7 +464,7 @@ impl<W> Flights<W> {
         }
         self.flights.retain(|_, flight| {
             let is_abandoned = flight.is_abandoned();
-            if is_abandoned && let State::InLine { place } = flight.state {
+            if is_abandoned && let State::InLine { place, .. } = flight.state {
                 leave_line(place);
             }
             !is_abandoned

@@ -5,8 +5,8 @@ use super::{
     clients::{
         ClientKey,
         budget::{Budget, Inactive, Spent},
-        line::{Line, LineFull, LineId, Place, Turn},
-        load::{Load, MAX_KNOWN, Slot},
+        line::{Line, LineFull, Place, Turn},
+        load::{Load, PoolId, Slot},
     },
     resolution::Query,
     upstream::Upstream,
@@ -23,7 +23,44 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Limits {
     budget: Budget,
-    lines: SortedMap<LineId, Line>,
+    lines: SortedMap<PoolId, PoolLine>,
+}
+
+/// What waits for a call of one pool.
+#[derive(Debug, Default)]
+struct PoolLine {
+    /// Questions about tokens that MAS lately called active. They come first, in their own order: behind one address there may be
+    /// many people.
+    known: Line,
+    line: Line,
+    /// The largest cap of its questions: several configurations may share a pool.
+    largest_cap: usize,
+}
+
+impl PoolLine {
+    /// Puts a call's question into one of the lines. Returns its place, and the questions that had to leave for it.
+    #[inline(never)]
+    fn push(&mut self, call: &CallContext) -> Result<(Place, Vec<QuestionKey>), LineFull> {
+        let upstream = &call.upstream;
+        let (key, is_known) = (upstream.question(call.digest()), call.is_known);
+        self.largest_cap = upstream.settings.max_in_flight.max(self.largest_cap);
+        let client = call.client.filter(|_| !is_known);
+        let (ticket, displaced) = self.of(is_known).push(key, client, call.bytes())?;
+        let place = Place {
+            pool: upstream.admission.pool,
+            is_known,
+            ticket,
+        };
+        Ok((place, displaced))
+    }
+
+    fn of(&mut self, is_known: bool) -> &mut Line {
+        if is_known {
+            &mut self.known
+        } else {
+            &mut self.line
+        }
+    }
 }
 
 impl Limits {
@@ -47,10 +84,12 @@ impl Limits {
         cb: &Callback<'_, H>,
         call: &CallContext,
     ) -> Result<(), NoVerdict> {
-        let (Some(limit), Some(client), None) = (&call.budget, &call.client, call.owner) else {
+        let upstream = &call.upstream;
+        let (Some(limit), Some(client), false) = (&upstream.budget, &call.client, call.is_known)
+        else {
             return Ok(());
         };
-        let budget = client.budget(call.upstream.admission.pool.endpoint, limit);
+        let budget = client.budget(upstream.admission.pool.endpoint, limit);
         let now = cb.now();
         self.budget
             .check(cb.host, &budget, call.digest(), limit, now)
@@ -62,65 +101,55 @@ impl Limits {
     /// Charges the client of a call for a token that MAS called inactive. One that was known costs nothing, but is
     /// remembered.
     pub fn charge_inactive<H: Backend>(&self, cb: &Callback<'_, H>, call: &CallContext) {
-        if let (Some(client), Some(limit)) = (&call.client, &call.budget) {
+        if let (Some(client), Some(limit)) = (&call.client, &call.upstream.budget) {
             let budget = client.budget(call.upstream.admission.pool.endpoint, limit);
             let token = Inactive {
                 token: call.digest(),
-                was_known: call.owner.is_some(),
+                was_known: call.is_known,
             };
             self.budget.charge(cb.host, &budget, token, limit, cb.now());
         }
     }
 
-    /// Puts a call's question into a line of its pool: into that of known tokens, unless its user has many there. Returns its
-    /// place, and the questions that had to leave for it.
-    #[inline(never)]
+    /// Puts a call's question into the line of its pool. Returns its place, and the questions that had to leave
+    /// for it.
     pub fn enter_line(
         &mut self,
         call: &CallContext,
     ) -> Result<(Place, Vec<QuestionKey>), LineFull> {
-        let upstream = &call.upstream;
-        let mut slot = call.slot(call.owner.is_some());
-        let mut line = LineId {
-            pool: upstream.admission.pool,
-            is_unproven: !slot.is_known,
-            cap: upstream.settings.max_in_flight,
-        };
-        let known = self.lines.get(&line).filter(|_| slot.is_known);
-        if known.is_some_and(|known| known.questions(slot.client) >= MAX_KNOWN) {
-            line.is_unproven = true;
-            slot = call.slot(false);
-        }
-        let key = upstream.question(call.digest());
-        let (ticket, displaced) = self
-            .lines
-            .update(line, |waiting| waiting.push(key, slot.client, call.bytes()))?;
-        Ok((Place { line, ticket }, displaced))
+        let pool = call.upstream.admission.pool;
+        self.lines.update(pool, |lines| lines.push(call))
     }
 
-    /// Takes the next question out of a line, if a call is free for it.
-    pub fn next_in_line(&mut self, line: LineId, load: &Load) -> Option<QuestionKey> {
-        self.lines.get_mut(&line)?.pop(|client| {
-            let slot = Slot {
-                pool: line.pool,
-                client,
-                is_known: !line.is_unproven,
-            };
-            if load.admits(&slot, line.cap) {
-                Turn::Call
-            } else if load.is_full(&slot, line.cap) {
-                Turn::Stop
-            } else {
-                Turn::Pass
-            }
+    /// Takes the next question out of a pool's line, if `turn` says so of what its call would count against.
+    pub fn next_in_line(
+        &mut self,
+        pool: PoolId,
+        turn: impl Fn(&Slot, &QuestionKey) -> Turn,
+    ) -> Option<QuestionKey> {
+        let lines = self.lines.get_mut(&pool)?;
+        [true, false].into_iter().find_map(|is_known| {
+            lines.of(is_known).pop(|client, key| {
+                let slot = Slot {
+                    pool,
+                    client,
+                    is_known,
+                };
+                turn(&slot, key)
+            })
         })
     }
 
     /// Takes a question out of its line.
     pub fn leave_line(&mut self, place: Place) {
-        if let Some(line) = self.lines.get_mut(&place.line) {
-            line.remove(place.ticket);
+        if let Some(lines) = self.lines.get_mut(&place.pool) {
+            lines.of(place.is_known).remove(place.ticket);
         }
+    }
+
+    /// Returns the largest cap of the questions in a pool's line.
+    pub fn largest_cap(&self, pool: PoolId) -> usize {
+        self.lines.get(&pool).map_or(0, |line| line.largest_cap)
     }
 
     /// Returns whether no question waits.
@@ -130,11 +159,12 @@ impl Limits {
 
     /// Forgets the lines in which no question waits.
     pub fn drop_empty_lines(&mut self) {
-        self.lines.retain(|_, line| !line.is_empty());
+        self.lines
+            .retain(|_, lines| !lines.known.is_empty() || !lines.line.is_empty());
     }
 
-    /// Returns the lines, of each pool those of known tokens first.
-    pub fn lines(&self) -> Vec<LineId> {
+    /// Returns the pools that have a line.
+    pub fn pools(&self) -> Vec<PoolId> {
         self.lines.keys().copied().collect()
     }
 }

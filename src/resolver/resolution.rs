@@ -78,8 +78,7 @@ impl From<Cached> for Verdict {
 pub enum Provenance {
     /// The shared cache.
     Shared,
-    /// The shared cache, past the entry's time (RFC 5861 `stale-if-error`) or doubted, because MAS gave no answer or no call was
-    /// free.
+    /// The shared cache, past the entry's time, because MAS cannot be asked (RFC 5861 `stale-if-error`).
     Stale,
     /// A call, of this worker or another.
     Introspected,

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 
 use super::{
-    call::CallContext,
     clients::load::Slot,
     failure::FailureLog,
     flight::Flights,
@@ -33,7 +32,7 @@ pub struct Resolver<W> {
     pub(super) reports: Reports,
     /// When this worker last looked at deadlines.
     pub(super) ticked_at: Option<Instant>,
-    /// When this worker last looked at all that waits.
+    /// When this worker last looked for answers of which no hint may have told.
     pub(super) looked_at: Option<Instant>,
     /// How many requests have gone on before their question was resolved: the number of the next.
     pub(super) passed: u64,
@@ -59,17 +58,6 @@ impl<W> Default for Resolver<W> {
 }
 
 impl<W> Resolver<W> {
-    /// Returns what a call counts against now: one about a known token counts as one if its user has few of them.
-    pub(super) fn slot(&self, call: &CallContext) -> Slot {
-        let known = call.slot(call.owner.is_some());
-        let cap = call.upstream.settings.max_in_flight;
-        if known.is_known && !self.flights.load().ranks_as_known(&known, cap) {
-            call.slot(false)
-        } else {
-            known
-        }
-    }
-
     pub(super) fn admits(&self, upstream: &Upstream, slot: &Slot) -> bool {
         let cap = upstream.settings.max_in_flight;
         self.flights.load().admits(slot, cap)

@@ -193,64 +193,6 @@ fn a_small_cap_does_not_stop_the_line_of_a_large_one() {
     assert_eq!(held, 16, "all have calls under way");
 }
 
-/// The same for known tokens of one user, and for clients without an address: who takes turns as one has a cap of each.
-#[test]
-fn a_small_cap_does_not_stop_what_waits_behind_it_for_a_large_one() {
-    for is_known in [false, true] {
-        let process = Process::new();
-        let mut worker = SimulatedWorker::new(&process);
-        let capped = |root, cap: u32| {
-            gateway(
-                root,
-                json!({
-                    "introspection": {"max_in_flight": cap, "timeout": "1m"},
-                    "cache": {"ttl": "3s", "refresh_ahead": false},
-                }),
-            )
-        };
-        let (small, large) = (capped(1, 4), capped(2, 64));
-        let ask = |number: u32| Request::get(WHOAMI).bearer(&invented(number));
-        let mut known: Vec<(u32, String)> = (200..214)
-            .map(|number| (number, "alice".to_owned()))
-            .collect();
-        // Of as many others as may have calls beyond the cap.
-        known.extend((300..316).map(|number| (number, format!("user-{number}"))));
-        for (number, user) in known.iter().filter(|_| is_known) {
-            worker.request(&large, ask(*number));
-            worker.answer_only_call(&active(user));
-        }
-        for _ in 0..16 {
-            process.advance(TICK);
-            worker.tick();
-        }
-        for number in (0..80).chain(300..316) {
-            let source = if number < 64 {
-                format!("10.0.0.{number}")
-            } else {
-                String::new()
-            };
-            worker.request(&large, ask(number).source(&source));
-        }
-        assert_eq!(worker.calls().len(), if is_known { 80 } else { 64 });
-        worker.request(&small, ask(200));
-        let waiting: Vec<_> = (201..214)
-            .map(|number| worker.request(&large, ask(number)))
-            .collect();
-        for call in worker.calls().into_iter().take(48) {
-            worker.answer(call.id, 200, &active("bob"));
-        }
-        for _ in 0..4 {
-            process.advance(TICK);
-            worker.tick();
-        }
-        let held = waiting
-            .iter()
-            .filter(|stream| worker.fate(**stream) == Fate::Held)
-            .count();
-        assert_eq!(held, 13, "{is_known}: all have calls under way");
-    }
-}
-
 /// The homeserver's role has no free call either.
 #[test]
 fn the_homeserver_does_not_wait_in_the_gateways_line() {

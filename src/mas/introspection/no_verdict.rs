@@ -28,10 +28,8 @@ pub enum NoVerdict {
     Malformed,
     /// The answer never came; the deadline of the call passed.
     Lost,
-    /// Not asked: no call was free in time.
+    /// Not asked: too many calls in flight or requests waiting on this worker.
     Overloaded,
-    /// Not asked: too much waits on this worker, of all or of one client or user. MAS may be as well as ever.
-    NoRoom,
     /// Not asked: no token of MAS is as long, and a question holds its token while it waits.
     TokenTooLong,
     /// Not asked: a call about the token, of this worker or another, has just failed.
@@ -161,7 +159,7 @@ impl NoVerdict {
             | Self::Elsewhere => Statement::Failed,
             Self::Overloaded => Statement::Overloaded,
             Self::Outdated => Statement::Outdated,
-            Self::NoRoom | Self::TokenTooLong | Self::OverBudget { .. } => Statement::Nothing,
+            Self::TokenTooLong | Self::OverBudget { .. } => Statement::Nothing,
         }
     }
 
@@ -176,7 +174,7 @@ impl NoVerdict {
             Self::Oversized => Some(IntrospectionOutcome::Oversized),
             Self::NotJson | Self::Malformed => Some(IntrospectionOutcome::Malformed),
             Self::Lost => Some(IntrospectionOutcome::Lost),
-            Self::Overloaded | Self::NoRoom => Some(IntrospectionOutcome::Overloaded),
+            Self::Overloaded => Some(IntrospectionOutcome::Overloaded),
             Self::Elsewhere | Self::OverBudget { .. } | Self::Outdated | Self::TokenTooLong => None,
         }
     }
@@ -298,7 +296,6 @@ mod tests {
             Lost = Lost => FAILED,
             Elsewhere = Elsewhere => FAILED,
             Overloaded = Overloaded => [false, false, true],
-            NoRoom = NoRoom => [false, false, false],
             TokenTooLong = TokenTooLong => [false, false, false],
             Outdated = Outdated => [false, false, false],
             OverBudget { .. } = OverBudget { retry_after_ms: 1 } => [false, false, false],

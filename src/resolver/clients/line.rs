@@ -3,23 +3,21 @@
 //! More clients than calls arrive at once after every restart, and MAS answers each in a few milliseconds. So
 //! a question over the cap waits in line instead of failing.
 //!
-//! A pool has a line of known tokens, which comes first, and one of unproven ones; and of both one for each cap, since several
-//! configurations may share a pool, and what waits for a small cap must not stop what waits for a large one.
-//!
-//! A line is fair: who waits in it takes turns, so a flood of one client waits behind itself. In a line of known tokens it is the
-//! users who take turns, in any other the clients. A line is bounded in bytes, of which a question takes 512 at the least; when it
-//! is full, who takes most of it gives up the newest question to one who would still take less.
+//! The line is fair by client: the clients take turns, so a flood of one client waits behind itself. It is
+//! bounded in questions and in bytes; when it is full, the client with most questions in it gives up its newest
+//! one to a client that has fewer.
 
 use super::{ClientKey, load::PoolId};
 use crate::{cache::question::QuestionKey, maps::sorted::SortedMap};
 
+/// Questions that may wait in one line.
+const MAX_QUESTIONS: usize = 4_096;
+
 /// Bytes of tokens and trace headers that may wait in one line.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 
-/// Bytes that a question counts as, at the least: so 4,096 may wait in one line.
-const MIN_QUESTION_BYTES: usize = 512;
-
-/// Largest question that may wait.
+/// Largest question that may wait. A client with fewer questions than the longest one always finds room, since
+/// each question that leaves makes room for one that is no larger than this.
 const MAX_QUESTION_BYTES: usize = 8 * 1024;
 
 /// A place in the line.
@@ -29,23 +27,14 @@ pub struct Ticket {
     number: u64,
 }
 
-/// Names a line. Those of one pool are in the order in which they come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LineId {
-    /// The pool.
-    pub pool: PoolId,
-    /// Whether it is not the line of known tokens.
-    pub is_unproven: bool,
-    /// How many calls of the pool may be under way when one for a question of the line is made, itself included.
-    pub cap: usize,
-}
-
-/// A place in one of the lines.
+/// A place in one of the lines of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The line.
-    pub line: LineId,
-    /// The place in it.
+    /// The pool.
+    pub pool: PoolId,
+    /// Whether it is in the line of known tokens.
+    pub is_known: bool,
+    /// The place in that line.
     pub ticket: Ticket,
 }
 
@@ -58,7 +47,7 @@ pub struct LineFull;
 pub enum Turn {
     /// It leaves the line: a call for it is free.
     Call,
-    /// It keeps its place: who waits has as many calls under way as may be. The next one's turn comes.
+    /// It keeps its place: its client has as many calls under way as it may. The next client's turn comes.
     Pass,
     /// It keeps its place, as all do: no call is free. So a line of thousands of clients is not gone through.
     Stop,
@@ -67,26 +56,19 @@ pub enum Turn {
 /// The line.
 #[derive(Debug, Default)]
 pub struct Line {
-    /// Those who wait. Clients without an address are one, and so are users without a name.
-    clients: SortedMap<Option<ClientKey>, Waiting>,
-    /// None of them takes more bytes than this.
-    most: usize,
+    /// The questions of each client, oldest first. Clients without an address are one.
+    clients: SortedMap<Option<ClientKey>, SortedMap<u64, Waiting>>,
+    /// The clients by how many questions they have.
+    by_length: SortedMap<(usize, Option<ClientKey>), ()>,
     /// The client that was served last.
     served: Option<Option<ClientKey>>,
     next_number: u64,
-    bytes: usize,
-}
-
-/// What waits of one client.
-#[derive(Debug, Default)]
-struct Waiting {
-    /// Oldest first.
-    questions: SortedMap<u64, Question>,
+    questions: usize,
     bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Question {
+struct Waiting {
     key: QuestionKey,
     bytes: usize,
 }
@@ -103,13 +85,12 @@ impl Line {
         if bytes > MAX_QUESTION_BYTES {
             return Err(LineFull);
         }
-        let bytes = bytes.max(MIN_QUESTION_BYTES);
         let mut displaced = Vec::new();
-        while self.bytes + bytes > MAX_BYTES {
-            let Some(newest) = self.displace(self.bytes_of(client) + bytes) else {
+        while !self.has_room(bytes) {
+            let Some(newest) = self.displace(client) else {
                 // Nobody leaves for one that finds no room.
-                for (ticket, question) in displaced {
-                    self.insert(ticket, question);
+                for (ticket, waiting) in displaced {
+                    self.insert(ticket, waiting);
                 }
                 return Err(LineFull);
             };
@@ -120,22 +101,25 @@ impl Line {
             number: self.next_number,
         };
         self.next_number += 1;
-        self.insert(ticket, Question { key, bytes });
-        let keys = displaced.iter().map(|(_, question)| question.key);
+        self.insert(ticket, Waiting { key, bytes });
+        let keys = displaced.iter().map(|(_, waiting)| waiting.key);
         Ok((ticket, keys.collect()))
     }
 
     /// Takes out the next question: the oldest of the next client in turn, if `turn` says so.
-    pub fn pop(&mut self, turn: impl Fn(Option<ClientKey>) -> Turn) -> Option<QuestionKey> {
+    pub fn pop(
+        &mut self,
+        turn: impl Fn(Option<ClientKey>, &QuestionKey) -> Turn,
+    ) -> Option<QuestionKey> {
         let after = self.served.iter().flat_map(|it| self.clients.after(it));
         let mut next = None;
-        for (client, waiting) in after.chain(self.clients.iter()) {
-            let Some((number, question)) = waiting.questions.first() else {
+        for (client, questions) in after.chain(self.clients.iter()) {
+            let Some((number, waiting)) = questions.first() else {
                 continue;
             };
-            match turn(*client) {
+            match turn(*client, &waiting.key) {
                 Turn::Call => {
-                    next = Some((*client, *number, question.key));
+                    next = Some((*client, *number, waiting.key));
                     break;
                 }
                 Turn::Pass => {}
@@ -150,61 +134,62 @@ impl Line {
 
     /// Takes a question out of the line.
     pub fn remove(&mut self, Ticket { client, number }: Ticket) {
-        let Some(waiting) = self.clients.get_mut(&client) else {
+        let length = self.length(client);
+        let Some(questions) = self.clients.get_mut(&client) else {
             return;
         };
-        let Some(removed) = waiting.questions.remove(&number) else {
+        let Some(removed) = questions.remove(&number) else {
             return;
         };
-        waiting.bytes -= removed.bytes;
-        if waiting.questions.is_empty() {
+        if questions.is_empty() {
             self.clients.remove(&client);
         }
+        self.questions -= 1;
         self.bytes -= removed.bytes;
+        self.by_length.remove(&(length, client));
+        if length > 1 {
+            self.by_length.insert((length - 1, client), ());
+        }
     }
 
     /// Returns whether no question waits.
     pub fn is_empty(&self) -> bool {
-        self.bytes == 0
+        self.questions == 0
     }
 
-    /// Returns how many questions of a client wait.
-    pub fn questions(&self, client: Option<ClientKey>) -> usize {
-        let waiting = self.clients.get(&client);
-        waiting.map_or(0, |waiting| waiting.questions.len())
+    fn has_room(&self, bytes: usize) -> bool {
+        self.questions < MAX_QUESTIONS && self.bytes + bytes <= MAX_BYTES
     }
 
-    /// Takes out the newest question of the client that takes most bytes, if those are more than that. All clients are gone
-    /// through only if one may take so many: so those who find no room cost little.
-    fn displace(&mut self, bytes: usize) -> Option<(Ticket, Question)> {
-        if self.most <= bytes {
+    /// Takes out the newest question of the client that has most, if that is more than `client` would have.
+    fn displace(&mut self, client: Option<ClientKey>) -> Option<(Ticket, Waiting)> {
+        let (&(length, longest), ()) = self.by_length.last()?;
+        if length <= self.length(client) + 1 {
             return None;
         }
-        let clients = self.clients.iter();
-        let (client, waiting) = clients.max_by_key(|(_, waiting)| waiting.bytes)?;
-        self.most = waiting.bytes;
-        if self.most <= bytes {
-            return None;
-        }
-        let (number, question) = waiting.questions.last()?;
-        let (client, number, question) = (*client, *number, *question);
-        let ticket = Ticket { client, number };
+        let (number, waiting) = self.clients.get(&longest)?.last()?;
+        let ticket = Ticket {
+            client: longest,
+            number: *number,
+        };
+        let waiting = *waiting;
         self.remove(ticket);
-        Some((ticket, question))
+        Some((ticket, waiting))
     }
 
-    fn insert(&mut self, Ticket { client, number }: Ticket, question: Question) {
-        let bytes = self.clients.update(client, |waiting| {
-            waiting.questions.insert(number, question);
-            waiting.bytes += question.bytes;
-            waiting.bytes
+    fn insert(&mut self, Ticket { client, number }: Ticket, waiting: Waiting) {
+        let length = self.length(client);
+        self.by_length.remove(&(length, client));
+        self.by_length.insert((length + 1, client), ());
+        self.clients.update(client, |questions| {
+            questions.insert(number, waiting);
         });
-        self.most = self.most.max(bytes);
-        self.bytes += question.bytes;
+        self.questions += 1;
+        self.bytes += waiting.bytes;
     }
 
-    fn bytes_of(&self, client: Option<ClientKey>) -> usize {
-        self.clients.get(&client).map_or(0, |waiting| waiting.bytes)
+    fn length(&self, client: Option<ClientKey>) -> usize {
+        self.clients.get(&client).map_or(0, SortedMap::len)
     }
 }
 

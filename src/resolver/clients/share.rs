@@ -52,13 +52,6 @@ impl Shares {
         self.total
     }
 
-    /// Returns how many uses of a client are counted, or how many are not counted by client.
-    pub fn of(&self, client: Option<&ClientKey>) -> usize {
-        client.map_or(self.uncounted, |client| {
-            self.clients.get(client).copied().unwrap_or_default()
-        })
-    }
-
     /// Returns whether enough is in use for further uses to be counted by client.
     pub fn counts_clients(&self, cap: usize) -> bool {
         let reserve = reserve(cap);
@@ -79,7 +72,7 @@ impl Shares {
         let Some(client) = client else {
             return true;
         };
-        let used = self.of(Some(client));
+        let used = self.clients.get(client).copied().unwrap_or_default();
         // Uses by clients without an address may be more than a quarter, and are not this client's.
         let uncounted = self.uncounted.min(reserve(cap));
         used + uncounted < cap - reserve(cap)

@@ -5,10 +5,7 @@ use std::{collections::BTreeSet, rc::Rc};
 use super::*;
 use crate::{
     config,
-    resolver::{
-        Admission, Consumer, Origin, Overflow, Query, Upstream,
-        clients::line::{Line, LineId},
-    },
+    resolver::{Admission, Consumer, Origin, Overflow, Query, Upstream, clients::line::Line},
     token::{AccessToken, TokenDigest},
 };
 
@@ -95,7 +92,7 @@ fn flight(root: RootId, call: u32) -> Box<Flight<u32>> {
         digest: TokenDigest::of(token.as_bytes()),
         origin: &Nobody,
     };
-    let context = CallContext::new(&query, None, None);
+    let context = CallContext::new(&query, None, false);
     let mut flight = Flight::new(context, Instant::default());
     flight.deadline = DEADLINE;
     flight.state = State::Calling(ActiveCall {
@@ -234,11 +231,8 @@ fn a_question_that_is_given_up_leaves_its_line() {
         (
             line,
             Place {
-                line: LineId {
-                    pool: SLOT.pool,
-                    is_unproven: true,
-                    cap: 1,
-                },
+                pool: SLOT.pool,
+                is_known: false,
                 ticket,
             },
         )
@@ -252,7 +246,7 @@ fn a_question_that_is_given_up_leaves_its_line() {
     }
     for (token, place) in [(b"a", place_a), (b"b", place_b)] {
         let mut flight = flights.end(&key(token)).unwrap();
-        flight.await_turn(place, DEADLINE);
+        flight.await_turn(place, 1, DEADLINE);
         flights.insert(key(token), flight);
     }
     let mut left = Vec::new();

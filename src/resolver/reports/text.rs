@@ -69,7 +69,7 @@ fn explanation(settings: &Settings, topic: Topic, why: NoVerdict) -> String {
             "Envoy delivered no answer, not even its own after introspection.timeout ({timeout}); see whether Envoy \
              workers are blocked"
         ),
-        NoVerdict::Overloaded | NoVerdict::NoRoom => format!(
+        NoVerdict::Overloaded => format!(
             "more questions at once than introspection.max_in_flight ({}) and the line behind it take; see whether MAS \
              is slow, or raise it",
             settings.max_in_flight

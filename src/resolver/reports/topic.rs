@@ -76,7 +76,7 @@ impl Topic {
             NoVerdict::NotJson => Self::NotJson,
             NoVerdict::Malformed => Self::Malformed,
             NoVerdict::Lost => Self::Lost,
-            NoVerdict::Overloaded | NoVerdict::NoRoom => Self::Overloaded,
+            NoVerdict::Overloaded => Self::Overloaded,
             NoVerdict::Elsewhere
             | NoVerdict::OverBudget { .. }
             | NoVerdict::Outdated

@@ -14,11 +14,9 @@ pub(in crate::resolver) fn note_duration<H: Backend, W>(cb: &Callback<'_, H>, fl
     cb.host.record(Metric::IntrospectionMillis, took);
 }
 
-/// Counts a question for which no call was free, or which found no room to wait: `why` is which of the two.
-pub(in crate::resolver) fn overloaded<H: Backend>(
-    cb: &Callback<'_, H>,
-    why: NoVerdict,
-) -> NoVerdict {
+/// Counts a question for which no call was free, or which found no room to wait.
+pub(in crate::resolver) fn overloaded<H: Backend>(cb: &Callback<'_, H>) -> NoVerdict {
+    let why = NoVerdict::Overloaded;
     count_outcome(cb, why.outcome());
     why
 }

@@ -10,7 +10,10 @@ use crate::{
     mas::introspection::NoVerdict,
     metrics::Metric,
     resolver::{
-        clients::{line::LineFull, load::Slot},
+        clients::{
+            line::Turn,
+            load::{PoolId, Slot},
+        },
         flight::{Flight, MAX_WAITERS_PER_FLIGHT, State},
         resolution::Query,
         state::Resolver,
@@ -29,19 +32,37 @@ impl<W> Resolver<W> {
         cb: &Callback<'_, H>,
         flight: &mut Flight<W>,
         until: Instant,
-    ) -> Result<(), LineFull> {
-        let (place, displaced) = self.limits.enter_line(&flight.call)?;
+    ) -> Result<(), NoVerdict> {
+        let Ok((place, displaced)) = self.limits.enter_line(&flight.call) else {
+            return Err(overloaded(cb));
+        };
         cb.host.count(Metric::LineWait);
         // Their requests are answered with the next tick: this callback may answer its own only.
         for key in displaced {
             self.flights.displace(&key);
         }
-        flight.await_turn(place, until);
+        let cap = flight.call.upstream.settings.max_in_flight;
+        flight.await_turn(place, cap, until);
         Ok(())
     }
 
-    /// Ends a flight that has waited in line for too long, or has lost its place there, unless another worker has the answer by
-    /// now. A stale answer is for known tokens that kept a place as such: what else waits does so behind its own client's or user's.
+    /// Takes the next question out of a pool's line, if a call for it is free.
+    pub(super) fn next_in_line(&mut self, pool: PoolId) -> Option<QuestionKey> {
+        let flights = &self.flights;
+        let largest_cap = self.limits.largest_cap(pool);
+        self.limits.next_in_line(pool, |slot, key| {
+            let load = flights.load();
+            match flights.cap_in_line(key) {
+                // Its flight has ended.
+                None => Turn::Call,
+                Some(cap) if load.admits(slot, cap) => Turn::Call,
+                Some(_) if load.is_full(slot, largest_cap) => Turn::Stop,
+                Some(_) => Turn::Pass,
+            }
+        })
+    }
+
+    /// Ends a flight that has waited in line for too long, unless another worker has the answer by now.
     #[allow(clippy::boxed_local, reason = "flights are boxed everywhere")]
     pub(in crate::resolver) fn end_wait_in_line<H: Backend>(
         &mut self,
@@ -49,12 +70,6 @@ impl<W> Resolver<W> {
         key: QuestionKey,
         mut flight: Box<Flight<W>>,
     ) {
-        let why = match flight.state {
-            State::InLine { place } if place.line.is_unproven == flight.call.owner.is_none() => {
-                NoVerdict::Overloaded
-            }
-            _ => NoVerdict::NoRoom,
-        };
         let mut has_failed = false;
         while let Some(waiters) = next_group(&mut flight.waiters) {
             let Some((_, waiting)) = waiters.first() else {
@@ -65,12 +80,12 @@ impl<W> Resolver<W> {
                 Some(cached) => self.resolve_waiters(&key.digest, waiters, cached, true),
                 None => {
                     has_failed = true;
-                    self.resolve_without_verdict(cb, &key.digest, waiters, why);
+                    self.resolve_without_verdict(cb, &key.digest, waiters, NoVerdict::Overloaded);
                 }
             }
         }
         if has_failed {
-            overloaded(cb, why);
+            overloaded(cb);
         }
     }
 
@@ -91,29 +106,26 @@ impl<W> Resolver<W> {
         key: &QuestionKey,
     ) -> Option<Box<Flight<W>>> {
         let flight = self.flights.take_queued(key)?;
-        if let State::InLine { place } = flight.state {
+        if let State::InLine { place, .. } = flight.state {
             self.limits.leave_line(place);
         }
         Some(flight)
     }
 
     /// Returns whether a request that asks the same as others does not join them, but asks anew for all: they wait in the line of
-    /// another pool or of a smaller cap, and its own has a call free; or their question has lost its place in line, and its own may
-    /// find one.
+    /// another pool, and its own has a call free; or their question has lost its place in line, and its own may find one.
     pub(in crate::resolver) fn can_overtake(&self, query: &Query<'_>, key: &QuestionKey) -> bool {
-        let upstream = query.upstream;
-        let pool = upstream.admission.pool;
+        let pool = query.upstream.admission.pool;
         self.flights
             .get(key)
             .is_some_and(|queued| match queued.state {
-                State::InLine { place } => {
+                State::InLine { place, .. } => {
                     let slot = Slot {
                         pool,
-                        ..queued.call.slot(queued.call.owner.is_some())
+                        client: None,
+                        is_known: queued.call.is_known,
                     };
-                    let is_other =
-                        place.line.pool != pool || place.line.cap < upstream.settings.max_in_flight;
-                    is_other && self.admits(upstream, &slot)
+                    place.pool != pool && self.admits(query.upstream, &slot)
                 }
                 State::Displaced => queued.waiters.len() < MAX_WAITERS_PER_FLIGHT,
                 State::Calling(_) | State::AwaitingPeer { .. } | State::Orphaned => false,

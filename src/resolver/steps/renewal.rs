@@ -1,7 +1,7 @@
 //! Answers that are renewed in the background while they serve, and stale ones that serve while MAS fails.
 
 use crate::{
-    cache::{Cached, Owner},
+    cache::Cached,
     host::{Backend, Callback},
     metrics::Metric,
     resolver::{
@@ -23,16 +23,14 @@ impl<W> Resolver<W> {
     ) -> Option<Found> {
         let now = cb.now();
         let key = query.key();
-        // Whose each token is would have to be looked up. So renewals leave what is left to users who have no call.
         let slot = Slot {
             pool: query.upstream.admission.pool,
             client: None,
             is_known: true,
         };
-        let cap = query.upstream.settings.max_in_flight;
         if self.flights.contains(&key)
             || self.failures.is_backing_off(&key, now)
-            || !self.flights.load().has_spare(&slot, cap)
+            || !self.admits(query.upstream, &slot)
         {
             return None;
         }
@@ -52,7 +50,7 @@ impl<W> Resolver<W> {
             Acquisition::Mine { leased } => leased,
         };
         cb.host.count(Metric::Refresh);
-        let call = CallContext::new(query, None, Some(Owner(None)));
+        let call = CallContext::new(query, None, true);
         match self.call(cb, &call, leased) {
             Ok(active) => {
                 let mut flight = Flight::new(call, now);

@@ -10,7 +10,6 @@ use crate::{
     host::{Backend, Callback},
     mas::introspection::NoVerdict,
     resolver::{
-        clients::line::LineFull,
         flight::{Flight, State},
         resolution::{Resolution, Waiting},
         state::Resolver,
@@ -128,12 +127,12 @@ impl<W> Resolver<W> {
         flight: &mut Flight<W>,
     ) -> bool {
         let upstream = Rc::clone(&flight.call.upstream);
-        if self.admits(&upstream, &self.slot(&flight.call)) {
+        if self.admits(&upstream, &flight.call.slot()) {
             return true;
         }
-        let owner = &mut flight.call.owner;
-        *owner = owner.or_else(|| upstream.cache.known_owner(cb.host, &key.digest, cb.now()));
-        self.admits(&upstream, &self.slot(&flight.call))
+        let cache = &upstream.cache;
+        flight.call.is_known |= cache.is_known(cb.host, &key.digest, cb.now());
+        self.admits(&upstream, &flight.call.slot())
     }
 
     /// Calls MAS for a flight that waits for its answer.
@@ -173,8 +172,7 @@ impl<W> Resolver<W> {
                 self.resume_as(cb, key, flight, upstream);
             } else {
                 let refused = flight.waiters.take(&cannot_wait);
-                let why = overloaded(cb, self.why_refused(&flight.call));
-                self.resolve_without_verdict(cb, &key.digest, refused, why);
+                self.resolve_without_verdict(cb, &key.digest, refused, overloaded(cb));
                 // The pool of the others may have calls free.
                 self.resume(cb, key, flight);
             }
@@ -187,10 +185,7 @@ impl<W> Resolver<W> {
         };
         match self.enter_line(cb, &mut flight, deadline) {
             Ok(()) => self.flights.insert(key, flight),
-            Err(LineFull) => {
-                let why = overloaded(cb, NoVerdict::NoRoom);
-                self.fail(cb, key, flight, why);
-            }
+            Err(why) => self.fail(cb, key, flight, why),
         }
     }
 
@@ -199,10 +194,10 @@ impl<W> Resolver<W> {
         if self.limits.have_no_lines() {
             return;
         }
-        for line in self.limits.lines() {
+        for pool in self.limits.pools() {
             // A call that cannot be made leaves its slot free, so the number of tries is bounded as well.
             for _ in 0..MAX_STARTS {
-                let Some(key) = self.limits.next_in_line(line, self.flights.load()) else {
+                let Some(key) = self.next_in_line(pool) else {
                     break;
                 };
                 let Some(flight) = self.flights.take_queued(&key) else {
@@ -213,8 +208,7 @@ impl<W> Resolver<W> {
                     Ok(()) => self.resume(cb, key, flight),
                     // Another client may have joined the question, and its budget may be whole: never a 429.
                     Err(_) if flight.is_joined => {
-                        let why = overloaded(cb, NoVerdict::NoRoom);
-                        self.fail(cb, key, flight, why);
+                        self.fail(cb, key, flight, overloaded(cb));
                     }
                     Err(why) => self.fail(cb, key, flight, why),
                 }

@@ -1,10 +1,11 @@
 //! No verdict, and what serves in its place.
 //!
 //! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`, which serves a stale answer if MAS
-//! fails, and configuration and expiry allow it. Where there is no room to wait none serves: that is the clients' doing.
+//! fails, and configuration and expiry allow it. Only a request that finds no room to wait is turned away by another, `refuse`.
 
 use std::rc::Rc;
 
+use super::counting::overloaded;
 use crate::{
     cache::{ActiveEntry, question::QuestionKey},
     host::{Backend, Callback},
@@ -66,24 +67,30 @@ impl<W> Resolver<W> {
         self.found(key.digest, Verdict::Active(entry), Provenance::Stale)
     }
 
+    /// Gives no verdict, and nothing in its place, since too many requests wait on this worker: that is the clients'
+    /// doing.
+    pub(in crate::resolver) fn refuse<H: Backend>(
+        &mut self,
+        cb: &Callback<'_, H>,
+        upstream: &Upstream,
+        digest: &TokenDigest,
+    ) -> Found {
+        let why = overloaded(cb);
+        self.reports.note_failure(cb, upstream, why);
+        self.found(*digest, Verdict::None(why), Provenance::Introspected)
+    }
+
     /// Ends a flight without a verdict. After a failed call no worker calls MAS about the token for a second, which counts from the
     /// beginning of the failed call. So a call that took a second or longer delays no later request. Where a stale answer serves,
     /// the second counts from the end of the failed call, since no request waits for the next call.
-    ///
-    /// A call that took too long ends nobody whose own configuration waits longer: MAS is asked once more for those.
     pub(in crate::resolver) fn fail<H: Backend>(
         &mut self,
         cb: &Callback<'_, H>,
         key: QuestionKey,
-        mut flight: Box<Flight<W>>,
+        flight: Box<Flight<W>>,
         why: NoVerdict,
     ) {
         let upstream = Rc::clone(&flight.call.upstream);
-        let timeout = upstream.settings.timeout;
-        let is_late = matches!(why, NoVerdict::Timeout | NoVerdict::Lost);
-        let patient = flight
-            .waiters
-            .take(&|waiting| is_late && waiting.upstream.settings.timeout > timeout);
         // A renewal has no waiter; what it was to renew serves on.
         let serves_stale = matches!(
             self.stand_in(cb, &upstream, &key.digest, why).verdict,
@@ -99,13 +106,8 @@ impl<W> Resolver<W> {
             waiting_before: cb.now(),
             sent_at: cb.now(),
         };
-        // Where MAS is asked once more for others, the lease stays.
-        if patient.is_empty() {
-            self.end_call(cb, key, &flight, Hint::Failed(key, notice), tombstone);
-        }
-        let waiters = std::mem::replace(&mut flight.waiters, patient);
-        self.resolve_without_verdict(cb, &key.digest, waiters, why);
-        self.resume(cb, key, flight);
+        self.end_call(cb, key, &flight, Hint::Failed(key, notice), tombstone);
+        self.resolve_without_verdict(cb, &key.digest, flight.waiters, why);
     }
 
     /// Releases the flight's lease, if it has one.

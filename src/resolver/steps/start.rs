@@ -13,7 +13,7 @@ use crate::{
     metrics::Metric,
     resolver::{
         call::{CALL_GRACE, CallContext},
-        clients::{ClientKey, line::LineFull, load::Slot},
+        clients::{ClientKey, load::Slot},
         flight::{ActiveCall, Flight},
         limits::Limits,
         resolution::{Query, WaiterId, Waiting},
@@ -38,8 +38,6 @@ pub(in crate::resolver) enum Start<W> {
     Stale(Box<ActiveEntry>),
     /// With a flight.
     Flight(Box<Flight<W>>),
-    /// Not at all: too much waits.
-    NoRoom,
 }
 
 impl<W> Resolver<W> {
@@ -85,35 +83,29 @@ impl<W> Resolver<W> {
         let upstream = query.upstream;
         let has_room = self.flights.has_room(placed.as_ref());
         let client = placed.or_else(|| Limits::client(self.flights.load(), query));
-        let unproven = Slot {
+        let slot = Slot {
             pool: upstream.admission.pool,
             client,
             is_known: false,
         };
-        let matters = client.is_some() || !has_room || !self.admits(upstream, &unproven);
-        let owner = matters
-            .then(|| upstream.cache.known_owner(cb.host, &query.digest, cb.now()))
-            .flatten();
-        let mut flight = Flight::new(CallContext::new(query, client, owner), cb.now());
-        let slot = self.slot(&flight.call);
-        // There is always room for the first request with a known token: few of one user count as such.
-        if !has_room && !slot.is_known {
-            return Ok(Start::NoRoom);
+        let matters = client.is_some() || !has_room || !self.admits(upstream, &slot);
+        let is_known = matters && upstream.cache.is_known(cb.host, &query.digest, cb.now());
+        // There is always room for the first request with a known token: nobody can invent one.
+        if !has_room && !is_known {
+            return Err(overloaded(cb));
         }
-        self.limits.check_budget(cb, &flight.call)?;
-        if !self.admits(upstream, &slot) {
+        let mut flight = Flight::new(CallContext::new(query, client, is_known), cb.now());
+        let call = &mut flight.call;
+        self.limits.check_budget(cb, call)?;
+        if !self.admits(upstream, &call.slot()) {
             return match upstream.admission.overflow {
                 Overflow::Wait => {
-                    let until = cb.now() + LINE_TIMEOUT;
-                    match self.enter_line(cb, &mut flight, until) {
-                        Ok(()) => Ok(Start::Flight(flight)),
-                        Err(LineFull) => Ok(Start::NoRoom),
-                    }
+                    self.enter_line(cb, &mut flight, cb.now() + LINE_TIMEOUT)?;
+                    Ok(Start::Flight(flight))
                 }
-                Overflow::Refuse => Err(overloaded(cb, self.why_refused(&flight.call))),
+                Overflow::Refuse => Err(overloaded(cb)),
             };
         }
-        let call = &mut flight.call;
         let key = query.key();
         match self.workers.acquire(cb, upstream, &key) {
             Acquisition::Hit(cached) => Ok(Start::Hit(cached)),
@@ -139,18 +131,6 @@ impl<W> Resolver<W> {
         }
     }
 
-    /// Returns why there is no verdict where no call is free and no line to wait in. What MAS said before serves for a known token
-    /// if no call is left for anyone: otherwise its user has had many, which is the user's own doing.
-    pub(super) fn why_refused(&self, call: &CallContext) -> NoVerdict {
-        let slot = call.slot(call.owner.is_some());
-        let cap = call.upstream.settings.max_in_flight;
-        if self.flights.load().is_full(&slot, cap) {
-            NoVerdict::Overloaded
-        } else {
-            NoVerdict::NoRoom
-        }
-    }
-
     /// Makes the call.
     pub(super) fn call<H: Backend>(
         &self,
@@ -163,7 +143,7 @@ impl<W> Resolver<W> {
             Ok(id) => Ok(ActiveCall {
                 id,
                 root: cb.root,
-                slot: self.slot(call),
+                slot: call.slot(),
                 leased,
                 leased_at: cb.now(),
                 point,

@@ -1,7 +1,7 @@
 //! What a worker does four times a second: it looks at deadlines, leases and epochs, on behalf of the callback's root.
 //!
-//! The non-obvious rule: a worker ticks for each of its roots, and for each millisecond while many requests are to end. So all of this
-//! goes by the clock and not by the ticks.
+//! The non-obvious rule: a worker ticks for each of its roots, and at times for each millisecond. So what is to be done four times
+//! a second goes by the clock and not by the ticks.
 
 use std::rc::Rc;
 
@@ -23,11 +23,6 @@ impl<W> Resolver<W> {
     /// Looks at all that waits.
     pub fn on_tick<H: Backend>(&mut self, cb: &Callback<'_, H>) {
         let now = cb.now();
-        if self.looked_at.is_some_and(|at| now.since(at) < TICK / 2) {
-            self.ticked_at = Some(now);
-            return;
-        }
-        self.looked_at = Some(now);
         self.workers.check_in(cb);
         self.look_for_awaited(cb);
         self.forgive_lag(now);
@@ -46,9 +41,13 @@ impl<W> Resolver<W> {
     /// Looks for the answers of other workers if no hint may have told of them. Who finds none waits on, until the lease ends.
     /// Others may have told this worker in vain that they wait, so its leases are released with the calls.
     fn look_for_awaited<H: Backend>(&mut self, cb: &Callback<'_, H>) {
-        if !self.workers.has_missed_hints() {
+        let now = cb.now();
+        // Ticks come more often than that where there are several roots, and where one is hurried.
+        let is_early = self.looked_at.is_some_and(|at| now.since(at) < TICK / 2);
+        if is_early || !self.workers.has_missed_hints() {
             return;
         }
+        self.looked_at = Some(now);
         self.flights.keep_all_until_released();
         for key in self.flights.awaited() {
             let Some(mut flight) = self.flights.take_awaiting(&key) else {
@@ -90,7 +89,7 @@ impl<W> Resolver<W> {
                     count_outcome(cb, NoVerdict::Lost.outcome());
                     self.fail(cb, key, flight, NoVerdict::Lost);
                 }
-                State::InLine { place } => {
+                State::InLine { place, .. } => {
                     self.limits.leave_line(place);
                     self.end_wait_in_line(cb, key, flight);
                 }

@@ -286,34 +286,3 @@ fn a_worker_that_no_hint_reaches_does_not_look_at_every_hurried_tick() {
     two.pass(124);
     assert_eq!(two.end(waiting), Some(&End::Inactive));
 }
-
-/// While many requests are to end, a tick comes each millisecond. What is looked at costs, and nothing of it is that urgent.
-#[test]
-fn a_hurried_tick_looks_at_nothing() {
-    let host = Rc::<FakeHost>::default();
-    let [mut one, mut two] = seated(&host);
-    let upstream = upstream(&json!({}), GATEWAY);
-    two.ask(&upstream, TOKENS[0], &ALICE);
-    two.answer(200, ACTIVE);
-    one.pass(0);
-    let digest = TokenDigest::of(TOKENS[0].as_bytes());
-    let before = one.resolver.stamp(&digest, None);
-    end(&mut two, &upstream, TOKENS[0], Event::End);
-    one.pass(1);
-    assert!(one.resolver.stamp(&digest, None) == before);
-    one.pass(124);
-    assert!(one.resolver.stamp(&digest, None) != before);
-}
-
-/// Another root repeats it at its next tick, also if it has ticked a moment ago.
-#[test]
-fn a_call_that_went_with_its_root_is_made_again_at_the_next_tick() {
-    let mut worker = Worker::new(&Rc::default());
-    let upstream = upstream(&json!({}), GATEWAY);
-    worker.pass(250);
-    worker.ask(&upstream, TOKENS[0], &ALICE);
-    worker.resolver.on_root_end(ROOT);
-    worker.host.calls.borrow_mut().clear();
-    worker.pass(1);
-    assert_eq!(worker.calls(), 1);
-}

@@ -15,7 +15,7 @@ fn client(number: u8) -> Option<ClientKey> {
 }
 
 fn pop(line: &mut Line) -> Option<QuestionKey> {
-    line.pop(|_| Turn::Call)
+    line.pop(|_, _| Turn::Call)
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn one_client_is_served_in_order() {
     }
     let served = [(); 4].map(|()| pop(&mut line));
     assert_eq!(served, [Some(key(0)), Some(key(1)), Some(key(2)), None]);
-    assert!(line.is_empty() && line.clients.is_empty());
+    assert!(line.questions == 0 && line.bytes == 0 && line.by_length.is_empty());
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_client_that_may_not_call_is_passed_over_and_keeps_its_place() {
     let mut line = Line::default();
     line.push(key(1), client(1), 10).unwrap();
     line.push(key(2), client(2), 10).unwrap();
-    let not_one = |who: Option<ClientKey>| {
+    let not_one = |who: Option<ClientKey>, _: &QuestionKey| {
         if who == client(1) {
             Turn::Pass
         } else {
@@ -70,20 +70,11 @@ fn a_full_pool_is_noticed_at_the_first_client() {
             .unwrap();
     }
     let looks = std::cell::Cell::new(0);
-    let popped = line.pop(|_| {
+    let popped = line.pop(|_, _| {
         looks.set(looks.get() + 1);
         Turn::Stop
     });
     assert_eq!((popped, looks.get()), (None, 1));
-}
-
-const MAX_QUESTIONS: usize = MAX_BYTES / MIN_QUESTION_BYTES;
-
-fn questions(line: &Line) -> usize {
-    line.clients
-        .keys()
-        .map(|client| line.questions(*client))
-        .sum()
 }
 
 #[test]
@@ -95,7 +86,7 @@ fn a_full_line_displaces_the_newest_question_of_the_client_that_has_most() {
     assert_eq!(line.push(key(9_000), client(1), 10), Err(LineFull));
     let (_, displaced) = line.push(key(9_001), client(2), 10).unwrap();
     assert_eq!(displaced, [key(MAX_QUESTIONS - 1)]);
-    assert_eq!(questions(&line), MAX_QUESTIONS);
+    assert_eq!(line.questions, MAX_QUESTIONS);
 }
 
 #[test]
@@ -118,66 +109,36 @@ fn bytes_are_bounded_and_a_huge_token_finds_no_room() {
     assert!(line.bytes <= MAX_BYTES);
 }
 
-/// Long questions fill the line long before there are many of them.
 #[test]
-fn a_client_without_a_question_finds_room_among_long_ones() {
+fn nobody_leaves_for_one_that_finds_no_room() {
     let mut line = Line::default();
-    for number in 0..=255 {
+    let fit = u8::try_from(MAX_BYTES / MAX_QUESTION_BYTES - 1).unwrap();
+    for number in 0..fit {
         let client = client(number);
         line.push(key(number.into()), client, MAX_QUESTION_BYTES)
             .unwrap();
     }
-    let (_, displaced) = line.push(key(9_000), None, 60).unwrap();
-    assert_eq!(displaced.len(), 1);
-    // A client that has fewer bytes than another finds room as well.
-    line.push(key(9_001), None, 60).unwrap();
-}
-
-/// One question would leave for it, and that is not enough.
-#[test]
-fn nobody_leaves_for_one_that_finds_no_room() {
-    let mut line = Line::default();
-    let mut push = |number: u8, questions: usize, bytes: usize| {
-        for _ in 0..questions {
-            line.push(key(number.into()), client(number), bytes)
-                .unwrap();
-        }
-    };
-    (0..63).for_each(|number| push(number, 4, 8_000));
-    push(63, 2, 8_000);
-    push(64, 4, MAX_QUESTION_BYTES);
-    push(64, 1, 0);
-    push(65, 3, MAX_QUESTION_BYTES);
-    let before = questions(&line);
-    let last = line.push(key(9_000), client(65), MAX_QUESTION_BYTES);
-    assert_eq!((last, questions(&line)), (Err(LineFull), before));
-    assert_eq!(line.questions(client(64)), 5);
-    let served = std::iter::from_fn(|| pop(&mut line)).count();
-    assert_eq!(served, before);
-}
-
-/// A client that has as many bytes as another makes that one give up nothing.
-#[test]
-fn clients_with_as_much_as_the_others_find_no_room() {
-    let mut line = Line::default();
-    for number in 0..=255 {
-        line.push(key(number.into()), client(number), MAX_QUESTION_BYTES)
+    for number in [9_000, 9_001] {
+        line.push(key(number), client(255), MAX_QUESTION_BYTES / 2)
             .unwrap();
     }
-    let last = line.push(key(9_000), None, MAX_QUESTION_BYTES);
-    assert_eq!((last, questions(&line)), (Err(LineFull), 256));
+    let before = line.questions;
+    let last = line.push(key(9_002), None, MAX_QUESTION_BYTES);
+    assert_eq!((last, line.questions), (Err(LineFull), before));
+    let served = std::iter::from_fn(|| pop(&mut line)).count();
+    assert_eq!(served, before);
 }
 
 #[test]
 fn a_question_that_leaves_early_gives_its_room_back() {
     let mut line = Line::default();
-    let (one, _) = line.push(key(1), client(1), 1_010).unwrap();
-    let (two, _) = line.push(key(2), client(1), 1_020).unwrap();
+    let (one, _) = line.push(key(1), client(1), 10).unwrap();
+    let (two, _) = line.push(key(2), client(1), 20).unwrap();
     line.remove(one);
     line.remove(one);
-    assert_eq!((line.questions(client(1)), line.bytes), (1, 1_020));
+    assert_eq!((line.questions, line.bytes), (1, 20));
     line.remove(two);
-    assert!(line.is_empty() && line.clients.is_empty());
+    assert!(line.questions == 0 && line.clients.is_empty() && line.by_length.is_empty());
     assert_eq!(pop(&mut line), None);
 }
 
@@ -200,12 +161,11 @@ proptest::proptest! {
                     pop(&mut line);
                 }
             }
-            let all = || line.clients.values().flat_map(|waiting| waiting.questions.values());
-            proptest::prop_assert_eq!(line.bytes, all().map(|question| question.bytes).sum::<usize>());
-            proptest::prop_assert_eq!(line.bytes, line.clients.values().map(|waiting| waiting.bytes).sum::<usize>());
-            proptest::prop_assert!(line.clients.values().all(|waiting| waiting.bytes <= line.most));
-            proptest::prop_assert!(line.clients.values().all(|waiting| waiting.bytes > 0));
-            proptest::prop_assert!(all().count() <= MAX_QUESTIONS && line.bytes <= MAX_BYTES);
+            let all = || line.clients.values().flat_map(SortedMap::values);
+            proptest::prop_assert_eq!(line.questions, all().count());
+            proptest::prop_assert_eq!(line.bytes, all().map(|waiting| waiting.bytes).sum::<usize>());
+            proptest::prop_assert_eq!(line.by_length.len(), line.clients.len());
+            proptest::prop_assert!(line.questions <= MAX_QUESTIONS && line.bytes <= MAX_BYTES);
         }
     }
 }
