@@ -29,7 +29,7 @@ pub mod token_secret;
 pub mod voiding;
 
 pub use self::{
-    cached::{ActiveEntry, Audience, Awaited, Cached},
+    cached::{ActiveEntry, Audience, Awaited, Cached, Owner},
     introspected::Introspected,
     storage::StoreOutcome,
 };

@@ -53,6 +53,10 @@ pub struct ActiveEntry {
     pub refresh_at: Option<Instant>,
 }
 
+/// Whose a known token is: the user, if MAS has named one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner(pub Option<UserKey>);
+
 /// What the cache knows of a token to requests that waited while another worker asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Awaited {

@@ -1,7 +1,7 @@
 //! How the shared cache is read: a fresh answer, one for those who waited for it, or a stale one.
 
 use super::{
-    ActiveEntry, Audience, Awaited, Cached, SharedCache, entry::Entry, epoch::Epochs,
+    ActiveEntry, Audience, Awaited, Cached, Owner, SharedCache, entry::Entry, epoch::Epochs,
     freshness::HANDED_OVER_WITHIN, table::Table,
 };
 use crate::{
@@ -170,12 +170,18 @@ impl SharedCache {
         }
     }
 
-    /// Returns whether MAS has called the token active, and its own end has not passed since. Its answer may be long past its
-    /// time, or void by what MAS told of the user, which happens to live sessions, too: no client can invent such a
+    /// Returns whose the token is, if MAS has called it active and its own end has not passed since. The answer may be long past
+    /// its time, or void by what MAS told of the user, which happens to live sessions, too: no client can invent such a
     /// token. One that has ended is known for one more question, whose answer takes the place of this one.
-    pub fn is_known(&self, store: &impl Store, digest: &TokenDigest, now: Instant) -> bool {
-        let entry = self.active.find(store, &self.question(digest), now);
-        entry.is_some_and(|entry| entry.expiry.is_none_or(|expiry| now < expiry.earliest))
+    pub fn known_owner(
+        &self,
+        store: &impl Store,
+        digest: &TokenDigest,
+        now: Instant,
+    ) -> Option<Owner> {
+        let entry = self.active.find(store, &self.question(digest), now)?;
+        let has_ended = entry.expiry.is_some_and(|expiry| expiry.earliest <= now);
+        (!has_ended).then_some(Owner(entry.user))
     }
 
     /// The entry, if it is active and nothing has voided it.

@@ -323,7 +323,7 @@ fn a_doubted_answer_serves_only_where_mas_gives_none_and_not_past_its_time() {
         keep(&cache, &store, 0.0, 0.0, &active(Some(300)));
         assert!(cache.doubt(&store, &digest) && !cache.doubt(&store, &digest));
         assert_eq!(find(0.0), None);
-        assert!(cache.is_known(&store, &digest, seconds(0.0)));
+        assert!(cache.known_owner(&store, &digest, seconds(0.0)).is_some());
         let end = 120.0 + stale_if_error;
         assert_eq!([0.0, end - 0.001, end].map(stale), [true, true, false]);
         // Its token's end holds all the same.

@@ -6,7 +6,8 @@ use crate::{
 };
 
 /// The key of the hash, which everyone knows. So a user may find two names with one hash. Then the end of one user's sessions
-/// voids answers about the other user as well, and the worker asks MAS once more. Nothing else may depend on these hashes.
+/// voids answers about the other user as well, and the worker asks MAS once more; and both take turns as one in the line for free calls.
+/// Nothing else may depend on these hashes.
 const KEY: Key = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
 
 /// A user: a hash of the localpart.

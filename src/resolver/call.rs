@@ -8,6 +8,7 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
+    cache::Owner,
     clock::Instant,
     host::{CallId, HttpCall, NotSent, RootId, Runtime, extended},
     mas::introspection::IntrospectionRequest,
@@ -25,9 +26,9 @@ pub struct CallContext {
     pub upstream: Rc<Upstream>,
     /// The client that brought the token, if it matters.
     pub client: Option<ClientKey>,
-    /// Whether the token is known: MAS has called it active, and only the answer's time is over. Looked up only where
+    /// Whose the token is, if it is known: MAS has called it active, and only the answer's time is over. Looked up only where
     /// it matters.
-    pub is_known: bool,
+    pub owner: Option<Owner>,
     /// Whether the next void answer counts as the second. Set when MAS is asked again since an answer was void or superseded;
     /// cleared when only requests are left that came after the question.
     pub is_repeated: bool,
@@ -42,11 +43,11 @@ impl CallContext {
     /// Returns what a call for `query` needs. Reads the trace headers of its request.
     // Inlined like `Flight::new`, so that a flight is put together once and not handed on in parts.
     #[inline(always)]
-    pub fn new(query: &Query<'_>, client: Option<ClientKey>, is_known: bool) -> Self {
+    pub fn new(query: &Query<'_>, client: Option<ClientKey>, owner: Option<Owner>) -> Self {
         Self {
             upstream: Rc::clone(query.upstream),
             client,
-            is_known,
+            owner,
             is_repeated: false,
             is_excused: false,
             token: query.token.clone().into_owned(),
@@ -71,7 +72,16 @@ impl CallContext {
         Slot {
             pool: self.upstream.admission.pool,
             client: self.client,
-            is_known: self.is_known,
+            is_known: self.owner.is_some(),
+        }
+    }
+
+    /// Returns who takes turns in line for the call: the client, or the user of a known token. Behind one address there may be many
+    /// people, and who refreshes a token again and again has had many.
+    pub fn in_turn(&self) -> Option<ClientKey> {
+        match self.owner {
+            Some(Owner(user)) => user.as_ref().map(ClientKey::of_user),
+            None => self.client,
         }
     }
 

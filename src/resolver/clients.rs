@@ -19,9 +19,9 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use self::budget::BudgetKey;
-use crate::{clock::millis, config::UnknownTokenBudget, hashes::order};
+use crate::{clock::millis, config::UnknownTokenBudget, hashes::order, mas::user::UserKey};
 
-/// A client: the digest of its address. `Debug` shows nothing of it.
+/// Who takes turns: a client, by the digest of its address, or the user of a known token. `Debug` shows nothing of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ClientKey(pub [u8; 32]);
 
@@ -43,6 +43,13 @@ impl ClientKey {
             None => Sha256::digest(bare),
         };
         Self(digest.0)
+    }
+
+    /// Returns the key of a user, who takes turns in place of the client where a token is known.
+    pub fn of_user(user: &UserKey) -> Self {
+        let mut key = [0; 32];
+        key.iter_mut().zip(user.0).for_each(|(to, from)| *to = from);
+        Self(key)
     }
 
     /// Returns the key of this client's budget before one endpoint, under one limit: what another MAS calls

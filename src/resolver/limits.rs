@@ -29,8 +29,7 @@ pub struct Limits {
 /// What waits for a call of one pool.
 #[derive(Debug, Default)]
 struct PoolLine {
-    /// Questions about tokens that MAS lately called active. They come first, in their own order: behind one address there may be
-    /// many people.
+    /// Questions about tokens that MAS lately called active. They come first, and users take turns with them.
     known: Line,
     line: Line,
     /// The largest cap of its questions: several configurations may share a pool.
@@ -42,10 +41,10 @@ impl PoolLine {
     #[inline(never)]
     fn push(&mut self, call: &CallContext) -> Result<(Place, Vec<QuestionKey>), LineFull> {
         let upstream = &call.upstream;
-        let (key, is_known) = (upstream.question(call.digest()), call.is_known);
+        let (key, is_known) = (upstream.question(call.digest()), call.owner.is_some());
         self.largest_cap = upstream.settings.max_in_flight.max(self.largest_cap);
-        let client = call.client.filter(|_| !is_known);
-        let (ticket, displaced) = self.of(is_known).push(key, client, call.bytes())?;
+        let line = self.of(is_known);
+        let (ticket, displaced) = line.push(key, call.in_turn(), call.bytes())?;
         let place = Place {
             pool: upstream.admission.pool,
             is_known,
@@ -85,7 +84,8 @@ impl Limits {
         call: &CallContext,
     ) -> Result<(), NoVerdict> {
         let upstream = &call.upstream;
-        let (Some(limit), Some(client), false) = (&upstream.budget, &call.client, call.is_known)
+        let (Some(limit), Some(client), false) =
+            (&upstream.budget, &call.client, call.owner.is_some())
         else {
             return Ok(());
         };
@@ -105,7 +105,7 @@ impl Limits {
             let budget = client.budget(call.upstream.admission.pool.endpoint, limit);
             let token = Inactive {
                 token: call.digest(),
-                was_known: call.is_known,
+                was_known: call.owner.is_some(),
             };
             self.budget.charge(cb.host, &budget, token, limit, cb.now());
         }

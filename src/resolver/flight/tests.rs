@@ -92,7 +92,7 @@ fn flight(root: RootId, call: u32) -> Box<Flight<u32>> {
         digest: TokenDigest::of(token.as_bytes()),
         origin: &Nobody,
     };
-    let context = CallContext::new(&query, None, false);
+    let context = CallContext::new(&query, None, None);
     let mut flight = Flight::new(context, Instant::default());
     flight.deadline = DEADLINE;
     flight.state = State::Calling(ActiveCall {

@@ -123,7 +123,7 @@ impl<W> Resolver<W> {
                     let slot = Slot {
                         pool,
                         client: None,
-                        is_known: queued.call.is_known,
+                        is_known: queued.call.owner.is_some(),
                     };
                     place.pool != pool && self.admits(query.upstream, &slot)
                 }

@@ -1,7 +1,7 @@
 //! Answers that are renewed in the background while they serve, and stale ones that serve while MAS fails.
 
 use crate::{
-    cache::Cached,
+    cache::{Cached, Owner},
     host::{Backend, Callback},
     metrics::Metric,
     resolver::{
@@ -50,7 +50,7 @@ impl<W> Resolver<W> {
             Acquisition::Mine { leased } => leased,
         };
         cb.host.count(Metric::Refresh);
-        let call = CallContext::new(query, None, true);
+        let call = CallContext::new(query, None, Some(Owner(None)));
         match self.call(cb, &call, leased) {
             Ok(active) => {
                 let mut flight = Flight::new(call, now);

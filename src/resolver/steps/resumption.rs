@@ -131,7 +131,8 @@ impl<W> Resolver<W> {
             return true;
         }
         let cache = &upstream.cache;
-        flight.call.is_known |= cache.is_known(cb.host, &key.digest, cb.now());
+        let owner = cache.known_owner(cb.host, &key.digest, cb.now());
+        flight.call.owner = owner.or(flight.call.owner);
         self.admits(&upstream, &flight.call.slot())
     }
 

@@ -89,12 +89,14 @@ impl<W> Resolver<W> {
             is_known: false,
         };
         let matters = client.is_some() || !has_room || !self.admits(upstream, &slot);
-        let is_known = matters && upstream.cache.is_known(cb.host, &query.digest, cb.now());
+        let owner = matters
+            .then(|| upstream.cache.known_owner(cb.host, &query.digest, cb.now()))
+            .flatten();
         // There is always room for the first request with a known token: nobody can invent one.
-        if !has_room && !is_known {
+        if !has_room && owner.is_none() {
             return Err(overloaded(cb));
         }
-        let mut flight = Flight::new(CallContext::new(query, client, is_known), cb.now());
+        let mut flight = Flight::new(CallContext::new(query, client, owner), cb.now());
         let call = &mut flight.call;
         self.limits.check_budget(cb, call)?;
         if !self.admits(upstream, &call.slot()) {
