@@ -24,8 +24,8 @@ resolver/clients/budget.rs COUNTS docs/configuration.md when it comes back. And 
 resolver/clients/budget.rs MAX_TAGS docs/configuration.md tokens of each address.
 config/header_name.rs MAX_BYTES docs/configuration.md A name is `x-` and then
 config/header_name.rs MAX_BYTES CHANGELOG.md `x-`, have more than
-resolver/clients/line.rs MAX_BYTES docs/internals/design.md when it is full, the client with most questions
-resolver/clients/line.rs MAX_QUESTIONS docs/internals/design.md when it is full, the client with most questions
+resolver/clients/line.rs MAX_BYTES docs/internals/design.md in which their users take turns
+resolver/clients/line.rs MAX_QUESTIONS docs/internals/design.md in which their users take turns
 resolver/failure.rs FAILURE_TTL docs/internals/design.md | `FailureLog` |
 resolver/failure.rs MAX_FAILURES docs/internals/design.md | `FailureLog` |
 resolver/flight.rs MAX_WAITERS docs/internals/design.md | waiters of a flight |
