@@ -10,9 +10,10 @@
 //! are hinted, when the lease runs out, or at a tick.
 //!
 //! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`, which serves a stale answer if MAS
-//! fails, and configuration and expiry allow it. Only a request that finds no room to wait is turned away by another, `refuse`.
-//! No client can make a stale answer serve while MAS is well: a known token, one of which an active answer is still there, is
-//! exempt from the budget and the client's share, has calls that no flood can take, and comes first in line.
+//! fails, and configuration and expiry allow it. Only a request that finds no room beside others is turned away by `refuse`.
+//! No client can make a stale answer serve while MAS is well, save one that has had thousands of tokens: a known token, one of
+//! which an active answer is still there, is exempt from the budget and the client's share, has calls that no flood of invented
+//! tokens can take, and comes first in line.
 //!
 //! This file has what the worker calls, and `steps` what becomes of a question. [`workers`] is about the other workers of the
 //! process, and [`clients`] about what each client may take.

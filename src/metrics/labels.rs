@@ -140,7 +140,7 @@ pub enum Outcome {
     ActiveLocal,
     /// Active, from the shared cache.
     ActiveShared,
-    /// Active past its time, because MAS cannot be asked.
+    /// Active past its time, or doubted, because MAS gave no answer or no call was free.
     ActiveStale,
     /// Active, by an introspection.
     ActiveIntrospected,

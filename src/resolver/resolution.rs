@@ -78,7 +78,8 @@ impl From<Cached> for Verdict {
 pub enum Provenance {
     /// The shared cache.
     Shared,
-    /// The shared cache, past the entry's time, because MAS cannot be asked (RFC 5861 `stale-if-error`).
+    /// The shared cache, past the entry's time (RFC 5861 `stale-if-error`) or doubted, because MAS gave no answer or no call was
+    /// free.
     Stale,
     /// A call, of this worker or another.
     Introspected,

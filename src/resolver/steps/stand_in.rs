@@ -1,7 +1,7 @@
 //! No verdict, and what serves in its place.
 //!
 //! The non-obvious rule: every way to "no verdict" leads through one function, `stand_in`, which serves a stale answer if MAS
-//! fails, and configuration and expiry allow it. Only a request that finds no room to wait is turned away by another, `refuse`.
+//! fails, and configuration and expiry allow it. Only a request that finds no room beside others is turned away by `refuse`.
 
 use std::rc::Rc;
 
