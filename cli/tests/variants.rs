@@ -460,6 +460,54 @@ fn what_is_in_another_namespace_leads_elsewhere() {
     named(&ingress, "Ingress", "other").is_clean();
 }
 
+/// Another name of a Service leads where the Service does.
+#[test]
+fn a_service_that_names_an_internal_one_opens_a_port() {
+    let alias = |host: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{ name: alias, namespace: edge }}\nspec: {{ type: ExternalName, \
+             externalName: {host}, ports: [{{ name: web, port: 80 }}, {{ name: other, port: 81 }}] }}\n"
+        )
+    };
+    let named = |file: &str, own: &str, new: &str, host: &str| {
+        let file = Variant::of(&format!("internal-address/{file}"));
+        let file = file.with(
+            "kind: Service\nmetadata: { name: introspection }",
+            "kind: Service\nmetadata: { name: introspection, namespace: matrix }",
+        );
+        Variant(file.with(own, new).0 + &alias(host))
+    };
+    let host = "introspection.matrix.svc.cluster.local";
+    let ingress = |port: &str, host: &str| {
+        let own = "{ name: introspection, port: { number: 80 } }";
+        let new = format!("{{ name: alias, port: {{ {port} }} }}");
+        named("bad-ingress.yaml", own, &new, host)
+    };
+    let open = [("internal-address", "name: alias")];
+    for port in ["number: 80", "name: web"] {
+        ingress(port, host).finds(&open);
+        ingress(port, "other.matrix.svc.cluster.local").is_clean();
+        ingress(port, "introspection.other.svc.cluster.local").is_clean();
+    }
+    for port in ["number: 81", "name: other"] {
+        ingress(port, host).is_clean();
+    }
+    ingress("number: 80", host)
+        .with(
+            "metadata: { name: edge }\nspec:\n  rules",
+            "metadata: { name: edge, namespace: else }\nspec:\n  rules",
+        )
+        .is_clean();
+    let own = "{ name: introspection, port: 80 }";
+    named("bad-route.yaml", own, "{ name: alias, port: 80 }", host).finds(&open);
+
+    let file = Variant::of("internal-address/bad-virtual-service.yaml");
+    let own = "host: introspection.matrix.svc.cluster.local";
+    let file = Variant(file.with(own, "host: alias.edge").0 + &alias(host));
+    file.finds(&[("internal-address", "host: alias.edge")]);
+    file.with("host: alias.edge", "host: alias.else").is_clean();
+}
+
 #[test]
 fn a_route_of_each_kind_opens_a_port() {
     let file = Variant::of("internal-address/bad-route.yaml");
