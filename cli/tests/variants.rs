@@ -228,18 +228,170 @@ fn an_rbac_filter_guards_a_listener_if_it_refuses_most_callers() {
     for narrow in [
         "{ or_ids: { ids: [{ direct_remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }] } }",
         "{ source_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }",
-        "{ remote_ip: { address_prefix: \"fd00::\", prefix_len: 8 } }",
+        "{ direct_remote_ip: { address_prefix: \"fd00::\", prefix_len: 8 } }",
+        "{ and_ids: { ids: [{ direct_remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }, { any: true }] } }",
+        "{ not_id: { not_id: { direct_remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } } } }",
+        "{ header: { name: x-secret, string_match: { exact: abc } } }",
+        "{ not_id: { header: { name: x-secret, string_match: { exact: abc }, invert_match: true } } }",
+        "{ metadata: { filter: jwt, path: [{ key: sub }], value: { present_match: true } } }",
     ] {
         file.with(few, narrow).is_clean();
     }
     for wide in [
         "{ or_ids: { ids: [{ any: true }] } }",
+        "{ and_ids: { ids: [{ any: true }, { url_path: { path: { prefix: / } } }] } }",
+        "{ not_id: { not_id: { any: true } } }",
+        "{ not_id: { direct_remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } } }",
         "{ source_ip: { address_prefix: 0.0.0.0, prefix_len: 0 } }",
         "{ remote_ip: { address_prefix: \"::\", prefix_len: 0 } }",
+        "{ url_path: { path: { prefix: / } } }",
+        "{ header: { name: \":path\", string_match: { prefix: / } } }",
+        "{ header: { name: \":method\", string_match: { exact: POST } } }",
+        "{ header: { name: authorization, present_match: true } }",
+        "{ header: { name: x-secret, string_match: { exact: abc }, invert_match: true } }",
     ] {
         file.with(few, wide).finds(&open);
     }
     file.with("action: ALLOW", "action: LOG").finds(&open);
+}
+
+/// Permissions say what may be asked, and nothing of who asks.
+#[test]
+fn an_rbac_filter_that_lets_all_ask_guards_nothing() {
+    let file = Variant::of("internal-address/good-rbac.yaml");
+    let few = "principals: [{ direct_remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }]";
+    let any = "permissions: [{ any: true }]";
+    let open = [("internal-address", "address: 0.0.0.0")];
+    for some in [
+        "{ url_path: { path: { prefix: /oauth2 } } }",
+        "{ header: { name: \":path\", string_match: { prefix: /oauth2 } } }",
+        "{ header: { name: \":method\", string_match: { exact: POST } } }",
+        "{ destination_port: 10001 }",
+    ] {
+        let some = file.with(any, &format!("permissions: [{some}]"));
+        some.is_clean();
+        some.with(few, "principals: [{ any: true }]").finds(&open);
+        // One policy is enough.
+        let other = format!("{few} }}, others: {{ {any}, principals: [{{ any: true }}]");
+        some.with(few, &other).finds(&open);
+    }
+}
+
+/// A rule that denies must catch all others, whatever they ask or write.
+#[test]
+fn an_rbac_filter_that_denies_guards_if_nobody_else_evades_it() {
+    let file = Variant::of("internal-address/good-rbac-deny.yaml");
+    let others = "{ not_id: { direct_remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } } }";
+    for all in [
+        "{ any: true }",
+        "{ source_ip: { address_prefix: 0.0.0.0, prefix_len: 0 } }",
+        "{ or_ids: { ids: [{ url_path: { path: { prefix: /a } } }, { any: true }] } }",
+        "{ not_id: { header: { name: x-secret, string_match: { exact: abc } } } }",
+    ] {
+        file.with(others, all).is_clean();
+    }
+    for some in [
+        "{ not_id: { any: true } }",
+        "{ not_id: { url_path: { path: { prefix: /oauth2 } } } }",
+        "{ header: { name: x-a, present_match: true } }",
+        "{ header: { name: \":method\", string_match: { exact: GET } } }",
+    ] {
+        file.with(others, some)
+            .finds(&[("internal-address", "address: 0.0.0.0")]);
+    }
+}
+
+/// Without `use_remote_address` Envoy reads the address from `X-Forwarded-For`, which the caller writes.
+#[test]
+fn an_rbac_filter_for_an_address_that_callers_write_guards_nothing() {
+    let file = Variant::of("internal-address/good-rbac.yaml");
+    let remote = file.with("{ direct_remote_ip:", "{ remote_ip:");
+    let open = [("internal-address", "address: 0.0.0.0")];
+    remote.finds(&open);
+    let head = "stat_prefix: introspection\n";
+    let with = |value: bool| {
+        let line = format!("{head}                use_remote_address: {value}\n");
+        remote.with(head, &line)
+    };
+    with(true).is_clean();
+    with(false).finds(&open);
+    // No header counts for connections.
+    connections("{ remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }").is_clean();
+}
+
+/// What stands nearest to a route counts.
+#[test]
+fn an_rbac_filter_that_routes_turn_off_guards_nothing() {
+    let file = Variant::of("internal-address/good-rbac.yaml");
+    let off =
+        "{ \"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true }";
+    let kind = "\"@type\": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
+    let empty = format!("{{ {kind} }}");
+    let rules = |principal: &str| {
+        format!(
+            "{{ {kind}, rbac: {{ rules: {{ policies: {{ a: {{ permissions: [{{ any: true }}], principals: [{principal}] }} }} \
+             }} }} }}"
+        )
+    };
+    let any = rules("{ any: true }");
+    let few = rules("{ direct_remote_ip: { address_prefix: 10.1.2.4, prefix_len: 32 } }");
+    let wrapped = |inner: &str| {
+        format!(
+            "{{ \"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig, config: {inner} }}"
+        )
+    };
+    let at = |file: &Variant, place: &str, indent: usize, config: &str| {
+        let key = "typed_per_filter_config: { envoy.filters.http.rbac:";
+        let line = format!("{place}{:indent$}{key} {config} }}\n", "");
+        file.with(place, &line)
+    };
+    let host = "- name: introspection\n                      domains: [\"*\"]\n";
+    let route = "route: { cluster: mas-for-synapse, timeout: 60s }\n";
+    let at_host = |config: &str| at(&file, host, 22, config);
+    let at_route = |file: &Variant, config: &str| at(file, route, 26, config);
+    let open = [("internal-address", "address: 0.0.0.0")];
+    for none in [off, &empty, &any, &wrapped(&any)] {
+        at_host(none).finds(&open);
+        at_route(&file, none).finds(&open);
+        at_route(&at_host(none), &few).is_clean();
+        at_route(&at_host(&few), none).finds(&open);
+    }
+    // A table of routes, and a cluster by weight.
+    let table = "route_config:\n                  virtual_hosts:\n                    - name: introspection\n";
+    let key = "typed_per_filter_config: { envoy.filters.http.rbac:";
+    let keyed = table.replace(
+        "config:\n",
+        &format!("config:\n                  {key} {off} }}\n"),
+    );
+    let by_table = file.with(table, &keyed);
+    by_table.finds(&open);
+    at(&by_table, host, 22, &few).is_clean();
+    let weighted = |config: &str| {
+        let cluster = format!("{{ name: mas-for-synapse, weight: 1, {key} {config} }} }}");
+        let clusters = format!("route: {{ weighted_clusters: {{ clusters: [{cluster}] }}");
+        file.with("route: { cluster: mas-for-synapse", &clusters)
+    };
+    weighted(off).finds(&open);
+    weighted(&few).is_clean();
+
+    at_host(&wrapped(&few)).is_clean();
+    at_host(off)
+        .with("config: { envoy.filters.http.rbac:", "config: { other:")
+        .is_clean();
+
+    // A route of its own answers probes, and leads nowhere.
+    let rest =
+        "- match: { prefix: / }\n                          route: { cluster: mas-for-synapse";
+    let probe = format!(
+        "- match: {{ path: /health }}\n                          direct_response: {{ status: 200 }}\n{:26}typed_per_filter_config: \
+         {{ envoy.filters.http.rbac: {off} }}\n                        {rest}",
+        ""
+    );
+    let probed = file.with(rest, &probe);
+    probed.is_clean();
+    probed
+        .with("match: { path: /health }", "match: { prefix: /oauth2 }")
+        .finds(&open);
 }
 
 /// The introspection role answers by itself, and the provisioning role leaves the answer to what is behind it.
@@ -251,21 +403,21 @@ fn a_filter_behind_the_module_guards_the_provisioning_role() {
         .is_clean();
 }
 
-/// It stands before the connection manager, among the filters of connections.
+/// A filter among those of connections, before the connection manager.
+fn connections(principal: &str) -> Variant {
+    let filters = "- name: introspection\n          filters:\n";
+    let filter = format!(
+        "{filters}            - name: rbac\n              typed_config:\n                \"@type\": \
+         type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC\n                rules: {{ policies: {{ callers: {{ \
+         permissions: [{{ any: true }}], principals: [{principal}] }} }} }}\n"
+    );
+    Variant::of("internal-address/bad.yaml").with(filters, &filter)
+}
+
 #[test]
 fn an_rbac_filter_of_connections_guards_a_listener() {
-    let file = Variant::of("internal-address/bad.yaml");
-    let filters = "- name: introspection\n          filters:\n";
-    let with = |principal: &str| {
-        let filter = format!(
-            "{filters}            - name: rbac\n              typed_config:\n                \"@type\": \
-             type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC\n                rules: {{ policies: {{ callers: {{ \
-             permissions: [{{ any: true }}], principals: [{principal}] }} }} }}\n"
-        );
-        file.with(filters, &filter)
-    };
-    with("{ direct_remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }").is_clean();
-    with("{ any: true }").finds(&[("internal-address", "address: 0.0.0.0")]);
+    connections("{ direct_remote_ip: { address_prefix: 10.1.2.3, prefix_len: 32 } }").is_clean();
+    connections("{ any: true }").finds(&[("internal-address", "address: 0.0.0.0")]);
 }
 
 #[test]
@@ -306,6 +458,54 @@ fn what_is_in_another_namespace_leads_elsewhere() {
     ingress.finds(&open);
     named(&ingress, "Ingress", "matrix").finds(&open);
     named(&ingress, "Ingress", "other").is_clean();
+}
+
+/// Another name of a Service leads where the Service does.
+#[test]
+fn a_service_that_names_an_internal_one_opens_a_port() {
+    let alias = |host: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{ name: alias, namespace: edge }}\nspec: {{ type: ExternalName, \
+             externalName: {host}, ports: [{{ name: web, port: 80 }}, {{ name: other, port: 81 }}] }}\n"
+        )
+    };
+    let named = |file: &str, own: &str, new: &str, host: &str| {
+        let file = Variant::of(&format!("internal-address/{file}"));
+        let file = file.with(
+            "kind: Service\nmetadata: { name: introspection }",
+            "kind: Service\nmetadata: { name: introspection, namespace: matrix }",
+        );
+        Variant(file.with(own, new).0 + &alias(host))
+    };
+    let host = "introspection.matrix.svc.cluster.local";
+    let ingress = |port: &str, host: &str| {
+        let own = "{ name: introspection, port: { number: 80 } }";
+        let new = format!("{{ name: alias, port: {{ {port} }} }}");
+        named("bad-ingress.yaml", own, &new, host)
+    };
+    let open = [("internal-address", "name: alias")];
+    for port in ["number: 80", "name: web"] {
+        ingress(port, host).finds(&open);
+        ingress(port, "other.matrix.svc.cluster.local").is_clean();
+        ingress(port, "introspection.other.svc.cluster.local").is_clean();
+    }
+    for port in ["number: 81", "name: other"] {
+        ingress(port, host).is_clean();
+    }
+    ingress("number: 80", host)
+        .with(
+            "metadata: { name: edge }\nspec:\n  rules",
+            "metadata: { name: edge, namespace: else }\nspec:\n  rules",
+        )
+        .is_clean();
+    let own = "{ name: introspection, port: 80 }";
+    named("bad-route.yaml", own, "{ name: alias, port: 80 }", host).finds(&open);
+
+    let file = Variant::of("internal-address/bad-virtual-service.yaml");
+    let own = "host: introspection.matrix.svc.cluster.local";
+    let file = Variant(file.with(own, "host: alias.edge").0 + &alias(host));
+    file.finds(&[("internal-address", "host: alias.edge")]);
+    file.with("host: alias.edge", "host: alias.else").is_clean();
 }
 
 #[test]

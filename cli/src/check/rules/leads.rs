@@ -1,9 +1,11 @@
 //! What leads to a Service from outside: an Ingress, and routes of the Gateway API, of Traefik and of Istio.
 
+use std::collections::HashMap;
+
 use super::{
     Deployment, Spot,
     path_rule::PathRule,
-    servers::{is_in_use, labels},
+    servers::{is_in_use, labels, other_name},
     traefik::takes_private,
 };
 use crate::{
@@ -72,6 +74,21 @@ impl<'t> Lead<'t> {
         }
     }
 
+    /// The same to what a Service of type ExternalName names. A port of that Service is one of the other by its number.
+    fn by(&self, alias: Value<'t>) -> Option<Self> {
+        let (name, namespace) = other_name(alias)?;
+        let mut ports = alias.list(&["spec", "ports"]);
+        let own = self.port.and_then(Value::text);
+        let named = ports.find(|port| own.is_some() && port.text_at(&["name"]) == own);
+        Some(Self {
+            spot: self.spot.clone(),
+            name,
+            namespace,
+            port: named.and_then(|port| port.get("port")).or(self.port),
+            ..*self
+        })
+    }
+
     fn copying(self) -> Self {
         Self {
             is_copy: true,
@@ -105,6 +122,27 @@ pub(super) fn leads<'t>(deployment: &Deployment<'t>) -> Vec<Lead<'t>> {
         let of_routes = at_gateway(kind).flat_map(of_bytes);
         leads.extend(of_routes.map(Lead::at_gateway));
     }
+    leads
+}
+
+/// All of them, and where they lead by Services of type ExternalName.
+pub(super) fn leads_by_all_names<'t>(deployment: &Deployment<'t>) -> Vec<Lead<'t>> {
+    let mut aliases: HashMap<&str, Vec<Value<'t>>> = HashMap::new();
+    let services = deployment.resources.kind("Service");
+    for service in services.filter(|service| other_name(*service).is_some()) {
+        let name = service.text_at(&["metadata", "name"]).unwrap_or_default();
+        aliases.entry(name).or_default().push(service);
+    }
+    let mut leads = leads(deployment);
+    let mut further = Vec::new();
+    for lead in &leads {
+        let own = aliases.get(lead.name).into_iter().flatten();
+        let own = own
+            .filter(|alias| namespace::may_be_same(namespace::of(**alias), lead.namespace))
+            .take_while(|alias| alias.tree.spend(1));
+        further.extend(own.filter_map(|alias| lead.by(*alias)));
+    }
+    leads.extend(further);
     leads
 }
 

@@ -191,8 +191,9 @@ impl<'t> Servers<'t> {
             self.add_service(service, port);
         }
         for service in services {
-            let host = service.text_at(&["spec", "externalName"]);
-            let (name, namespace) = labels(host.unwrap_or_default());
+            let Some((name, namespace)) = other_name(service) else {
+                continue;
+            };
             let addresses = self.addresses.get(name).cloned().unwrap_or_default();
             for (of, port) in addresses {
                 if namespace::may_be_same(of, namespace) {
@@ -218,6 +219,11 @@ impl<'t> Servers<'t> {
 pub(super) fn labels(host: &str) -> (&str, Option<&str>) {
     let mut labels = host.split('.');
     (labels.next().unwrap_or_default(), labels.next())
+}
+
+/// The name and the namespace of the Service that a Service of type ExternalName leads to.
+pub(super) fn other_name(service: Value<'_>) -> Option<(&str, Option<&str>)> {
+    service.text_at(&["spec", "externalName"]).map(labels)
 }
 
 /// The addresses of a cluster.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     check::{
         deployment::{Deployment, Pod, has_labels, namespace},
-        rules::leads::{Lead, leads},
+        rules::leads::{Lead, leads_by_all_names},
     },
     yaml::Value,
 };
@@ -146,7 +146,9 @@ impl<'t> Target<'_, 't> {
                 })
             })
         };
-        let leads = self.leads.get_or_init(|| leads(self.deployment));
+        let leads = self
+            .leads
+            .get_or_init(|| leads_by_all_names(self.deployment));
         let lead = leads.iter().find(|lead| {
             !lead.is_copy
                 && lead.name == own
