@@ -1136,6 +1136,44 @@ fn a_route_is_told_by_what_it_makes_of_paths() {
 }
 
 #[test]
+fn a_route_may_take_paths_in_any_case() {
+    let of = |rule: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ {rule} }}, route: {{ cluster: homeserver }} }}]"
+        ))
+    };
+    let found = &[("unguarded-route", "cluster: homeserver")];
+    for path in [
+        "prefix: /_MATRIX/client/",
+        "path: /_matrix/client/v3/SYNC",
+        "path: /_matrix/client/v3/CreateRoom",
+        "path_separated_prefix: /_Matrix/Client",
+        // No known path, but one of a known family.
+        "path: /_SYNAPSE/admin/v1/new",
+    ] {
+        of(&format!("{path}, case_sensitive: false")).finds(found);
+        of(&format!("{path}, case_sensitive: true")).is_clean();
+        of(path).is_clean();
+    }
+    for path in [
+        "prefix: /_MATRIX/federation/",
+        "path: /_MATRIX/client/versions",
+        "path_separated_prefix: /_MATRI",
+    ] {
+        of(&format!("{path}, case_sensitive: false")).is_clean();
+    }
+    // A route before it may take these paths in any case as well.
+    let after = |case: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ prefix: /_MATRIX, {case} }}, direct_response: {{ status: 404 }} }}, {{ match: {{ prefix: /_synapse \
+             }}, direct_response: {{ status: 404 }} }}, {{ match: {{ prefix: / }}, route: {{ cluster: homeserver }} }}]"
+        ))
+    };
+    after("case_sensitive: false").is_clean();
+    after("case_sensitive: true").finds(found);
+}
+
+#[test]
 fn a_route_may_be_for_a_template_or_for_a_tunnel() {
     let route = |rule: &str| {
         beside(&format!(
@@ -1606,6 +1644,17 @@ fn a_matcher_may_keep_requests_without_tokens_from_the_module() {
     by(source, "", "10.0.0.1").notes(("unguarded-route", "xds_matcher"));
     behind_matcher(&format!("on_no_match: {SKIP}")).finds(found);
     behind_matcher("").is_clean();
+    let asking = |path: &str, more: &str| {
+        behind_matcher(&format!(
+            "matcher_list: {{ matchers: [{{ predicate: {{ single_predicate: {{ input: {{ typed_config: {{ \"@type\": \
+             type.googleapis.com/{header}, header_name: \":path\" }} }}, value_match: {{ {path}, {more} }} }} }}, on_match: {SKIP} }}] }}"
+        ))
+    };
+    for path in ["prefix: /_MATRIX/client/", "exact: /_matrix/client/v3/SYNC"] {
+        asking(path, "ignore_case: true").finds(found);
+        asking(path, "ignore_case: false").is_clean();
+    }
+    asking("prefix: /_MATRIX/federation/", "ignore_case: true").is_clean();
 }
 
 #[test]
@@ -2727,6 +2776,24 @@ fn a_route_of_istio_may_lead_past_envoy() {
         "route: [{ weight: 0, destination: { host: synapse, port: { number: 8008 } } }, ",
     );
     with("public", &format!("http: [{{ {unused} }}]")).is_clean();
+    let any_case = |uri: &str, ignores: &str| {
+        let matched = format!("match: [{{ uri: {{ {uri} }}, ignoreUriCase: {ignores} }}]");
+        with(
+            "public",
+            &format!("http: [{{ {matched}, {} }}]", to("synapse")),
+        )
+    };
+    for uri in [
+        "prefix: /_MATRIX/client",
+        "exact: /_matrix/client/v3/SYNC",
+        "exact: /_SYNAPSE/admin/v1/new",
+    ] {
+        any_case(uri, "true").finds(found);
+        any_case(uri, "false").is_clean();
+    }
+    any_case("prefix: /_MATRIX/federation", "true").is_clean();
+    any_case("exact: /_MATRIX/client/versions", "true").is_clean();
+    any_case("regex: /_MATRIX/client/.*", "true").is_clean();
 }
 
 /// With Istio the routes of its own gateway say which Service is the homeserver.

@@ -5,6 +5,7 @@ use super::{
     path_rule::PathRule,
     servers::{is_in_use, labels},
     traefik::takes_private,
+    virtual_routes::ignores_case,
 };
 use crate::{
     check::{
@@ -189,8 +190,14 @@ fn of_virtual_route<'t>(
 ) -> Vec<Lead<'t>> {
     let is_private = |one: &Value<'t>| {
         let uri = |key: &str| one.text_at(&["uri", key]);
-        let exact = uri("exact").map(PathRule::Exact);
-        let prefix = uri("prefix").map(PathRule::Prefix);
+        let (exact, prefix): (fn(&'t str) -> PathRule<'t>, fn(&'t str) -> PathRule<'t>) =
+            if ignores_case(*one) {
+                (PathRule::ExactInAnyCase, PathRule::PrefixInAnyCase)
+            } else {
+                (PathRule::Exact, PathRule::Prefix)
+            };
+        let exact = uri("exact").map(exact);
+        let prefix = uri("prefix").map(prefix);
         let place = one.get("uri").unwrap_or(*one);
         let regex = uri("regex").map(|it| PathRule::Regex(place, it, Extent::Whole));
         let rule = exact.or(prefix).or(regex);

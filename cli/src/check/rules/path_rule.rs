@@ -1,6 +1,6 @@
 //! What chooses requests by their paths, in the resources of Kubernetes.
 
-use super::tokens::{Tokens, below, of_path, of_regex};
+use super::tokens::{Tokens, below, below_in_any_case, of_path, of_path_in_any_case, of_regex};
 use crate::{check::pattern::Extent, yaml::Value};
 
 /// A rule for paths.
@@ -10,9 +10,13 @@ pub(super) enum PathRule<'t> {
     Exact(&'t str),
     /// For paths that begin so.
     Prefix(&'t str),
+    /// For one path, in any case.
+    ExactInAnyCase(&'t str),
+    /// For paths that begin so, in any case.
+    PrefixInAnyCase(&'t str),
     /// For paths of an expression, which stands in a value of a file.
     Regex(Value<'t>, &'t str, Extent),
-    /// For paths that begin so, or of an expression: who reads it decides.
+    /// For paths that begin so, or of an expression: who reads it decides. NGINX takes both in any case.
     PrefixOrRegex(Value<'t>, &'t str),
 }
 
@@ -34,10 +38,12 @@ impl<'t> PathRule<'t> {
         match self {
             Self::Exact(path) => of_path(path),
             Self::Prefix(prefix) => below(prefix),
+            Self::ExactInAnyCase(path) => of_path_in_any_case(path),
+            Self::PrefixInAnyCase(prefix) => below_in_any_case(prefix),
             Self::Regex(place, regex, extent) => of_regex(place, regex, extent),
-            Self::PrefixOrRegex(place, path) => match below(path) {
+            Self::PrefixOrRegex(place, path) => match below_in_any_case(path) {
                 Tokens::Needed => Tokens::Needed,
-                _ => of_regex(place, path, Extent::Beginning),
+                _ => of_regex(place, &format!("(?i){path}"), Extent::Beginning),
             },
         }
     }
@@ -79,6 +85,14 @@ mod tests {
             (either("/_matrix/(federation|key)/.*"), false),
             (either("/_matrix/client"), true),
             (either("/_matrix/(client|federation)"), true),
+            (either("/_MATRIX/client"), true),
+            (either("/_MATRIX/(client|federation)/"), true),
+            (either("/_MATRIX/(key|federation)/"), false),
+            (PathRule::ExactInAnyCase("/_matrix/client/v3/SYNC"), true),
+            (PathRule::ExactInAnyCase("/_SYNAPSE/admin/v1/new"), true),
+            (PathRule::ExactInAnyCase("/_MATRIX"), false),
+            (PathRule::PrefixInAnyCase("/_MATRIX/client/v3/Rooms"), true),
+            (PathRule::PrefixInAnyCase("/_MATRIX/federation"), false),
         ]
         .into_iter()
         .enumerate()

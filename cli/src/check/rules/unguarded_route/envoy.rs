@@ -17,11 +17,11 @@ use crate::{
             internal_address::is_exposed,
             route_lists::routes_of,
             routes::{
-                before_servers, headers_of, is_disabled, is_made_private, nameless,
+                before_servers, headers_of, ignores_case, is_disabled, is_made_private, nameless,
                 routes_of_all_hosts, sampled, switched, tables, targets, template, virtual_hosts,
             },
             samples::SAMPLES,
-            tokens::{begins_private, needs_token},
+            tokens::{Tokens, begins_private, needs_token, of_path_in_any_case},
         },
     },
     yaml::Value,
@@ -259,8 +259,10 @@ fn is_private(route: Value<'_>) -> bool {
     let of_template = template.map(|template| nameless(template).replace('*', "a"));
     let rule = route.get("match");
     let regex = rule.and_then(|rule| Some((rule, rule.text_at(&["safe_regex", "regex"])?)));
-    path.is_some_and(needs_token)
-        || regex.is_some_and(|(rule, regex)| is_made_private(rule, regex))
+    let ignores_case = rule.is_some_and(ignores_case);
+    path.is_some_and(|path| {
+        needs_token(path) || ignores_case && of_path_in_any_case(path) == Tokens::Needed
+    }) || regex.is_some_and(|(rule, regex)| is_made_private(rule, regex))
         || of_template.is_some_and(|path| needs_token(&path))
         || route.at(&["match", "connect_matcher"]).is_some()
         || makes_private(route)
