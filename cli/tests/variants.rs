@@ -89,6 +89,15 @@ impl Variant {
         let is_it = notes.len() == 1 && notes[0].1.starts_with(expected.1);
         assert!(is_it, "{expected:?} and not {notes:?}");
     }
+
+    /// Nothing is noted by a rule.
+    #[track_caller]
+    fn notes_nothing_of(&self, rule: &str) {
+        let (_, report) = self.report();
+        let mut notes = self.told(&report, "notes");
+        notes.retain(|(own, _)| own == rule);
+        assert!(notes.is_empty(), "{notes:?}");
+    }
 }
 
 #[test]
@@ -1249,6 +1258,66 @@ fn a_regular_expression_is_tried_with_every_endpoint() {
     with("/_matrix/client/(v3/devices|versions)")
         .with(before, &taken)
         .is_clean();
+}
+
+#[test]
+fn an_expression_of_re2_may_be_none_of_other_engines() {
+    let of = |regex: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ safe_regex: {{ regex: '{regex}' }} }}, route: {{ cluster: homeserver }} }}]"
+        ))
+    };
+    let found = &[("unguarded-route", "cluster: homeserver")];
+    for regex in [
+        r"/_matrix/client/v3/\pL+",
+        r"/_matrix/client/v3/\p{Ll}+",
+        r"/_matrix/client/v3/[\pL/]+",
+        r"/_matrix/client/v3/\P{Greek}+",
+        r"\Q/_matrix/client/v3/sync\E",
+        r"\Q/_matrix/client/\E.*",
+        r"\Q/_matrix/client/v3/sync",
+        r"/_matrix/client/v3/\163ync",
+        r"/_matrix/client/v3/\C+",
+        // Not among the known paths.
+        r"/_matrix/client/v3/rooms/\p{Lu}\pN+/new",
+        r"\Q/_synapse/metrics\E",
+    ] {
+        of(regex).finds(found);
+    }
+    for regex in [
+        r"/_matrix/client/v3/\p{Greek}+",
+        r"/_matrix/federation/\pL+",
+        r"\Q/_matrix/client/.*\E",
+        r"/_matrix/federation/\C+",
+        // A backslash, and not the beginning of a quotation.
+        r"/_matrix/client/\\Qv3/sync",
+    ] {
+        of(regex).is_clean();
+    }
+}
+
+#[test]
+fn an_expression_that_cannot_be_tried_is_noted() {
+    let of = |regex: &str, cluster: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ safe_regex: {{ regex: '{regex}' }} }}, route: {{ cluster: {cluster} }} }}]"
+        ))
+    };
+    let unread = "/_matrix/client/(v3";
+    let note = ("unguarded-route", "safe_regex");
+    of(unread, "homeserver").is_clean();
+    of(unread, "homeserver").notes(note);
+    for quiet in [
+        of(unread, "mas"),
+        of("/_matrix/federation/.*", "homeserver"),
+    ] {
+        quiet.notes_nothing_of("unguarded-route");
+    }
+    let file = Variant::of("unguarded-route/bad-envoy-regex.yaml");
+    file.with("/_matrix/(media|client/v1/media)/.*", unread)
+        .notes(note);
+    file.with("/_matrix/(media|client/v1/media)/.*", "/_matrix/key/.*")
+        .notes_nothing_of("unguarded-route");
 }
 
 /// Each line of the table counts, under each version and with each method.
@@ -2794,6 +2863,12 @@ fn a_route_of_istio_may_lead_past_envoy() {
     any_case("prefix: /_MATRIX/federation", "true").is_clean();
     any_case("exact: /_MATRIX/client/versions", "true").is_clean();
     any_case("regex: /_MATRIX/client/.*", "true").is_clean();
+    http(r"regex: '/_matrix/client/\pL+/.*'", "synapse").finds(found);
+    http(r"regex: '/_matrix/federation/\pL+/.*'", "synapse").is_clean();
+    let unread = "regex: '/_matrix/client/(v3'";
+    http(unread, "synapse").is_clean();
+    http(unread, "synapse").notes(("unguarded-route", "host: synapse"));
+    http(unread, "edge").notes_nothing_of("unguarded-route");
 }
 
 /// With Istio the routes of its own gateway say which Service is the homeserver.
@@ -2858,6 +2933,7 @@ fn a_route_of_traefik_may_lead_past_envoy() {
         "Host(`example.org`) && (PathPrefix(`/_matrix/federation`) || PathPrefix(`/_matrix/client`))",
         "Path(`/a`, `/_matrix/client/v3/sync`)",
         "PathRegexp(`^/_matrix/(client|media)`)",
+        r"PathRegexp(`^/_matrix/client/\pL+`)",
         "PathRegexp(`/(sync|messages)$`)",
         "Host(`example.org`) && !PathPrefix(`/_matrix/federation`)",
     ] {

@@ -1,6 +1,8 @@
 //! What chooses requests by their paths, in the resources of Kubernetes.
 
-use super::tokens::{Tokens, below, below_in_any_case, of_path, of_path_in_any_case, of_regex};
+use super::tokens::{
+    Tokens, below, below_in_any_case, can_be_tried, of_path, of_path_in_any_case, of_regex,
+};
 use crate::{check::pattern::Extent, yaml::Value};
 
 /// A rule for paths.
@@ -45,6 +47,14 @@ impl<'t> PathRule<'t> {
                 Tokens::Needed => Tokens::Needed,
                 _ => of_regex(place, &format!("(?i){path}"), Extent::Beginning),
             },
+        }
+    }
+
+    /// Whether it is an expression that cannot be tried.
+    pub fn is_unread(self) -> bool {
+        match self {
+            Self::Regex(place, regex, extent) => !can_be_tried(place, regex, extent),
+            _ => false,
         }
     }
 

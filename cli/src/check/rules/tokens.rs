@@ -104,6 +104,15 @@ fn needs(path: &str) -> [AuthRequirement; 4] {
         .map(|method| classify(path.as_bytes(), method))
 }
 
+/// Whether a regular expression, which stands in `place`, can be tried.
+pub(super) fn can_be_tried(place: Value<'_>, regex: &str, extent: Extent) -> bool {
+    if extent == Extent::Whole {
+        is_read(place, regex)
+    } else {
+        pattern::compiled_for(place, regex, extent).is_some()
+    }
+}
+
 /// What is known of the paths of a regular expression, which stands in `place`: by the known paths that it matches, and by some that
 /// are made from it.
 pub(super) fn of_regex(place: Value<'_>, regex: &str, extent: Extent) -> Tokens {

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use super::{Deployment, Found, Spot, matcher, upgrades};
+use super::{Deployment, Found, Spot, UNREAD, matcher, upgrades};
 use crate::{
     check::{
         deployment::{Entry, Envoy, Host, Use},
@@ -17,8 +17,9 @@ use crate::{
             internal_address::is_exposed,
             route_lists::routes_of,
             routes::{
-                before_servers, headers_of, ignores_case, is_disabled, is_made_private, nameless,
-                routes_of_all_hosts, sampled, switched, tables, targets, template, virtual_hosts,
+                before_servers, headers_of, ignores_case, is_disabled, is_made_private, is_read,
+                nameless, routes_of_all_hosts, sampled, switched, tables, targets, template,
+                virtual_hosts,
             },
             samples::SAMPLES,
             tokens::{Tokens, begins_private, needs_token, of_path_in_any_case},
@@ -94,6 +95,16 @@ fn with_hosts<'t>(table: Value<'t>) -> impl Iterator<Item = (Value<'t>, Value<'t
 /// Tells of the routes to these servers that the module is turned off for.
 fn check_disabled_routes<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &mut Found<'t>) {
     for (table, host) in tables(entry.manager).flat_map(with_hosts) {
+        for (rule, route, leading) in unread_routes(host) {
+            let (_, is_on) = state(entry, [route, host, table]);
+            let leads_there = |(name, _): &Target<'t>| leads_to(*name, servers);
+            // A cluster that only this route leads to is not known as the homeserver's.
+            let regex = rule.text_at(&["safe_regex", "regex"]);
+            let names_matrix = regex.is_some_and(|regex| regex.contains("_matrix"));
+            if !is_on && (names_matrix || leading.iter().any(leads_there)) {
+                found.note(Spot::key(rule, "safe_regex"), UNREAD, OFF_HELP);
+            }
+        }
         for (route, leading) in private_routes(host) {
             let (place, is_on) = state(entry, [route, host, table]);
             let is_server = |name: &str| servers.contains(name);
@@ -172,6 +183,9 @@ fn off_help(is_said: bool) -> &'static str {
 /// What to do where the module is turned off.
 pub(super) const OFF_HELP: &str = "turn it off only for routes without tokens, such as `/_matrix/federation/` and `/_matrix/key/`, or lead them to another server";
 
+const NEIGHBOUR_HELP: &str = "give the listener the module's gateway role, let it lead to paths without tokens alone, such as `/_matrix/federation/`, or \
+     close it: by its address, or by what else closes a port, given to `check` as well";
+
 /// Tells of the listeners without the module that lead to these servers.
 fn check_neighbours<'t>(
     deployment: &Deployment<'t>,
@@ -206,6 +220,16 @@ fn check_neighbours<'t>(
         };
         let mut leading = leading.into_iter();
         let Some((_, spot)) = leading.find(|(name, _)| leads_to(*name, servers)) else {
+            let mut unread = virtual_hosts(filter.config).flat_map(unread_routes);
+            let unread = unread.find(|(_, _, leading)| {
+                let mut names = leading.iter().map(|(name, _)| *name);
+                names.any(|name| leads_to(name, servers))
+            });
+            if let Some((rule, _, _)) = unread
+                && is_exposed(deployment, entry_of(filter))
+            {
+                found.note(Spot::key(rule, "safe_regex"), UNREAD, NEIGHBOUR_HELP);
+            }
             continue;
         };
         if is_exposed(deployment, entry_of(filter)) {
@@ -213,8 +237,7 @@ fn check_neighbours<'t>(
                 spot,
                 "this listener leads to the homeserver and has no module: requests that need a token reach the server unverified, \
                  and with the identity headers that a client wrote",
-                "give the listener the module's gateway role, let it lead to paths without tokens alone, such as \
-                 `/_matrix/federation/`, or close it: by its address, or by what else closes a port, given to `check` as well",
+                NEIGHBOUR_HELP,
             );
         }
     }
@@ -240,10 +263,26 @@ fn private_routes<'t>(host: Value<'t>) -> Vec<(Value<'t>, Vec<Target<'t>>)> {
     let sampled: HashSet<_> = sampled.map(|route| route.id).collect();
     routes_of(host)
         .filter(|route| sampled.contains(&route.id) || is_private(*route))
+        .filter_map(|route| Some((route, leading(route)?)))
+        .collect()
+}
+
+/// The clusters that a route leads to.
+fn leading<'t>(route: Value<'t>) -> Option<Vec<Target<'t>>> {
+    let action = route.get("route")?;
+    let by_header = headers_of(action).into_iter().map(|spot| (None, spot));
+    Some(by_name(action).chain(by_header).collect())
+}
+
+/// The routes of a virtual host with an expression that cannot be tried, each behind its `match`, and where they lead.
+fn unread_routes<'t>(host: Value<'t>) -> Vec<(Value<'t>, Value<'t>, Vec<Target<'t>>)> {
+    routes_of(host)
         .filter_map(|route| {
-            let action = route.get("route")?;
-            let by_header = headers_of(action).into_iter().map(|spot| (None, spot));
-            Some((route, by_name(action).chain(by_header).collect()))
+            let rule = route.get("match")?;
+            let regex = rule.text_at(&["safe_regex", "regex"])?;
+            // What is told of routes to private paths is no note.
+            let is_it = !is_read(rule, regex) && !is_private(route) && !route.tree.is_exhausted();
+            is_it.then(|| Some((rule, route, leading(route)?)))?
         })
         .collect()
 }
