@@ -1183,6 +1183,35 @@ fn a_route_may_take_paths_in_any_case() {
 }
 
 #[test]
+fn a_route_for_options_needs_no_token() {
+    let of = |matcher: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ prefix: /, headers: [{{ name: ':method', {matcher} }}] }}, route: {{ cluster: homeserver }} }}]"
+        ))
+    };
+    let found = &[("unguarded-route", "cluster: homeserver")];
+    of("string_match: { exact: OPTIONS }").is_clean();
+    of("exact_match: OPTIONS").is_clean();
+    of("string_match: { exact: GET }").finds(found);
+    of("string_match: { prefix: OPTIONS }").finds(found);
+    of("string_match: { exact: OPTIONS }, invert_match: true").finds(found);
+    of("present_match: true").finds(found);
+    of("string_match: { exact: OPTIONS }")
+        .with(":method", "x-method")
+        .finds(found);
+    let file = Variant::of("unguarded-route/bad-envoy-regex.yaml");
+    let old = "safe_regex: { regex: '/_matrix/(media|client/v1/media)/.*' } }";
+    let with = |method: &str| {
+        let new = format!(
+            "prefix: /, headers: [{{ name: ':method', string_match: {{ exact: {method} }} }}] }}"
+        );
+        file.with(old, &new)
+    };
+    with("OPTIONS").is_clean();
+    with("PUT").finds(&[("unguarded-route", "typed_per_filter_config")]);
+}
+
+#[test]
 fn a_route_may_be_for_a_template_or_for_a_tunnel() {
     let route = |rule: &str| {
         beside(&format!(
@@ -2307,6 +2336,13 @@ fn a_route_of_the_gateway_api_may_lead_past_envoy() {
     rule("/_matrix", "name: synapse, namespace: other, port: 8008").is_clean();
     let backend = "backendRefs: [{ name: synapse, port: 8008 }]";
     with(&format!("{{ rules: [{{ {backend} }}] }}")).finds(found);
+    let method = |method: &str| {
+        with(&format!(
+            "{{ rules: [{{ matches: [{{ method: {method}, path: {{ value: /_matrix }} }}], {backend} }}] }}"
+        ))
+    };
+    method("OPTIONS").is_clean();
+    method("GET").finds(found);
     with(&format!(
         "{{ parentRefs: [{{ kind: Service, name: a }}], rules: [{{ {backend} }}] }}"
     ))
@@ -2414,6 +2450,13 @@ fn a_route_without_tokens_may_pass_by_the_policy() {
     ] {
         with(kind, path).finds(found);
     }
+    // A request for OPTIONS has no token.
+    let method = |method: &str| {
+        let path = "path: { type: PathPrefix, value: /_matrix }";
+        file.with(own, &format!("method: {method}, {path}"))
+    };
+    method("OPTIONS").is_clean();
+    method("GET").finds(found);
     // A match without a path is for every path.
     file.with(
         &format!("{{ {own} }}"),
@@ -2869,6 +2912,16 @@ fn a_route_of_istio_may_lead_past_envoy() {
     http(unread, "synapse").is_clean();
     http(unread, "synapse").notes(("unguarded-route", "host: synapse"));
     http(unread, "edge").notes_nothing_of("unguarded-route");
+    let method = |method: &str| {
+        let matched = format!("match: [{{ method: {{ {method} }} }}]");
+        with(
+            "public",
+            &format!("http: [{{ {matched}, {} }}]", to("synapse")),
+        )
+    };
+    method("exact: OPTIONS").is_clean();
+    method("exact: GET").finds(found);
+    method("prefix: OPTIONS").finds(found);
 }
 
 /// With Istio the routes of its own gateway say which Service is the homeserver.
@@ -2934,6 +2987,8 @@ fn a_route_of_traefik_may_lead_past_envoy() {
         "Path(`/a`, `/_matrix/client/v3/sync`)",
         "PathRegexp(`^/_matrix/(client|media)`)",
         r"PathRegexp(`^/_matrix/client/\pL+`)",
+        "PathPrefix(`/_matrix`) && Method(`GET`)",
+        "PathPrefix(`/_matrix`) && !Method(`OPTIONS`)",
         "PathRegexp(`/(sync|messages)$`)",
         "Host(`example.org`) && !PathPrefix(`/_matrix/federation`)",
     ] {
@@ -2941,6 +2996,7 @@ fn a_route_of_traefik_may_lead_past_envoy() {
     }
     with("PathPrefix(`/`)", "name: synapse, port: 8008, weight: 0").is_clean();
     for matcher in [
+        "PathPrefix(`/_matrix`) && Method(`OPTIONS`)",
         "PathPrefix(`/_matrix/federation`) || PathPrefix(`/_matrix/key`)",
         "Path(`/_matrix/client/versions`)",
         "PathPrefix(`/_matrix/federation`) && !PathPrefix(`/_matrix/client`)",

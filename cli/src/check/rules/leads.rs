@@ -199,6 +199,9 @@ fn of_virtual_route<'t>(
     is_http: bool,
 ) -> Vec<Lead<'t>> {
     let rule = |one: &Value<'t>| {
+        if one.text_at(&["method", "exact"]) == Some("OPTIONS") {
+            return Some(PathRule::Options);
+        }
         let uri = |key: &str| one.text_at(&["uri", key]);
         let (exact, prefix): (fn(&'t str) -> PathRule<'t>, fn(&'t str) -> PathRule<'t>) =
             if ignores_case(*one) {

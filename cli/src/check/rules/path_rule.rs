@@ -18,6 +18,8 @@ pub(super) enum PathRule<'t> {
     PrefixInAnyCase(&'t str),
     /// For paths of an expression, which stands in a value of a file.
     Regex(Value<'t>, &'t str, Extent),
+    /// For requests for OPTIONS, which need no token.
+    Options,
     /// For paths that begin so, or of an expression: who reads it decides. NGINX takes both in any case.
     PrefixOrRegex(Value<'t>, &'t str),
 }
@@ -25,6 +27,9 @@ pub(super) enum PathRule<'t> {
 impl<'t> PathRule<'t> {
     /// That of a match of the Gateway API. Without a path it is for all paths.
     pub fn of_match(one: Value<'t>) -> Self {
+        if one.text_at(&["method"]) == Some("OPTIONS") {
+            return Self::Options;
+        }
         let path = one.text_at(&["path", "value"]).unwrap_or("/");
         match one.text_at(&["path", "type"]) {
             Some("Exact") => Self::Exact(path),
@@ -38,6 +43,7 @@ impl<'t> PathRule<'t> {
     /// What is known of its paths.
     pub fn tokens(self) -> Tokens {
         match self {
+            Self::Options => Tokens::Unneeded,
             Self::Exact(path) => of_path(path),
             Self::Prefix(prefix) => below(prefix),
             Self::ExactInAnyCase(path) => of_path_in_any_case(path),

@@ -23,7 +23,8 @@ pub const RULE: Rule = Rule {
 const OPEN: [&str; 3] = ["/_matrix/federation", "/_matrix/key", "/.well-known"];
 
 /// What is told of a route with an expression that cannot be tried.
-const UNREAD: &str = "the regular expression of this route cannot be tried here: whether requests that need a token pass by the module this way is not known";
+const UNREAD: &str = "the regular expression of this route cannot be tried here: whether requests that need a token pass by the \
+                      module this way is not known";
 
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     envoy::check(deployment, found);

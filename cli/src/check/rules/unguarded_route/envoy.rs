@@ -262,9 +262,21 @@ fn private_routes<'t>(host: Value<'t>) -> Vec<(Value<'t>, Vec<Target<'t>>)> {
     let sampled = sampled(host, &SAMPLES).into_iter();
     let sampled: HashSet<_> = sampled.map(|route| route.id).collect();
     routes_of(host)
+        .filter(|route| !is_for_options(*route))
         .filter(|route| sampled.contains(&route.id) || is_private(*route))
         .filter_map(|route| Some((route, leading(route)?)))
         .collect()
+}
+
+/// Whether a route takes requests for OPTIONS alone, which need no token.
+fn is_for_options(route: Value<'_>) -> bool {
+    let mut headers = route.list(&["match", "headers"]);
+    headers.any(|header| {
+        let exact = header.text_at(&["string_match", "exact"]);
+        header.text_at(&["name"]) == Some(":method")
+            && exact.or(header.text_at(&["exact_match"])) == Some("OPTIONS")
+            && header.boolean_at(&["invert_match"]) != Some(true)
+    })
 }
 
 /// The clusters that a route leads to.
@@ -281,7 +293,10 @@ fn unread_routes<'t>(host: Value<'t>) -> Vec<(Value<'t>, Value<'t>, Vec<Target<'
             let rule = route.get("match")?;
             let regex = rule.text_at(&["safe_regex", "regex"])?;
             // What is told of routes to private paths is no note.
-            let is_it = !is_read(rule, regex) && !is_private(route) && !route.tree.is_exhausted();
+            let is_it = !is_read(rule, regex)
+                && !is_for_options(route)
+                && !is_private(route)
+                && !route.tree.is_exhausted();
             is_it.then(|| Some((rule, route, leading(route)?)))?
         })
         .collect()
