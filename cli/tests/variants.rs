@@ -1128,6 +1128,14 @@ fn a_route_is_told_by_what_it_makes_of_paths() {
             federation,
             "path_rewrite_policy: { typed_config: { path_template_rewrite: '/_matrix/client/{rest}' } }",
         ),
+        (
+            "prefix: /hs/",
+            "regex_rewrite: { pattern: { regex: '^/hs(/.*)$' }, substitution: '\\1' }",
+        ),
+        (
+            "path_separated_prefix: /hs",
+            "regex_rewrite: { pattern: { regex: ^/hs }, substitution: '' }",
+        ),
     ] {
         rewritten(from, rewrite).finds(found);
     }
@@ -1138,6 +1146,14 @@ fn a_route_is_told_by_what_it_makes_of_paths() {
         (
             federation,
             "regex_rewrite: { pattern: { regex: ^/(.*) }, substitution: '/\\1' }",
+        ),
+        (
+            "prefix: /hs/",
+            "regex_rewrite: { pattern: { regex: '^/hs(/.*)$' }, substitution: '/web\\1' }",
+        ),
+        (
+            "prefix: /hs/",
+            "regex_rewrite: { pattern: { regex: '^/hs/_matrix/(key|federation)/.*' }, substitution: '' }",
         ),
     ] {
         rewritten(from, rewrite).is_clean();
@@ -2922,6 +2938,27 @@ fn a_route_of_istio_may_lead_past_envoy() {
     method("exact: OPTIONS").is_clean();
     method("exact: GET").finds(found);
     method("prefix: OPTIONS").finds(found);
+    let rewritten = |uri: &str, rewrite: &str| {
+        let matched = format!("match: [{{ uri: {{ {uri} }} }}], rewrite: {{ {rewrite} }}");
+        with(
+            "public",
+            &format!("http: [{{ {matched}, {} }}]", to("synapse")),
+        )
+    };
+    for (uri, rewrite) in [
+        ("prefix: /api", "uri: /_matrix/client"),
+        ("prefix: /api", "uri: /"),
+        ("exact: /api", "uri: /_matrix/client/v3/sync"),
+    ] {
+        rewritten(uri, rewrite).finds(found);
+    }
+    for (uri, rewrite) in [
+        ("prefix: /api", "uri: /_matrix/federation"),
+        ("prefix: /api", "authority: example.org"),
+        ("exact: /api", "uri: /"),
+    ] {
+        rewritten(uri, rewrite).is_clean();
+    }
 }
 
 /// With Istio the routes of its own gateway say which Service is the homeserver.

@@ -215,10 +215,19 @@ fn of_virtual_route<'t>(
         let regex = uri("regex").map(|it| PathRule::Regex(place, it, Extent::Whole));
         exact.or(prefix).or(regex)
     };
+    // A rewrite puts its text in place of the prefix or of the whole path.
+    let rewrite = route.value.text_at(&["rewrite", "uri"]);
+    let makes_private = |one: &Value<'t>| {
+        let has = |key: &str| one.at(&["uri", key]).is_some();
+        rewrite.is_some_and(|text| {
+            has("prefix") && PathRule::Prefix(text).is_private()
+                || has("exact") && PathRule::Exact(text).is_private()
+        })
+    };
     let mut matches = route.matches.iter();
     let is_private = !is_http
         || route.matches.is_empty()
-        || matches.any(|one| rule(one).is_none_or(PathRule::is_private));
+        || matches.any(|one| rule(one).is_none_or(PathRule::is_private) || makes_private(one));
     let mut rules = route.matches.iter().filter_map(rule);
     let is_unread = !is_private && rules.any(PathRule::is_unread);
     let lead = |destination: Value<'t>| {

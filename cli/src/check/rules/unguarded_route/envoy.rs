@@ -10,6 +10,7 @@ use super::{Deployment, Found, Spot, UNREAD, matcher, upgrades};
 use crate::{
     check::{
         deployment::{Entry, Envoy, Host, Use},
+        pattern::{Extent, compiled_for},
         rules::{
             bare_listener::{entry_of, has_guard},
             endpoints::with_same,
@@ -17,9 +18,9 @@ use crate::{
             internal_address::is_exposed,
             route_lists::routes_of,
             routes::{
-                before_servers, headers_of, ignores_case, is_disabled, is_made_private, is_read,
-                nameless, routes_of_all_hosts, sampled, switched, tables, targets, template,
-                virtual_hosts,
+                PRIVATE, before_servers, headers_of, ignores_case, is_disabled, is_made_private,
+                is_read, nameless, routes_of_all_hosts, sampled, switched, tables, targets,
+                template, virtual_hosts,
             },
             samples::SAMPLES,
             tokens::{Tokens, begins_private, needs_token, of_path_in_any_case},
@@ -339,5 +340,42 @@ fn makes_private(route: Value<'_>) -> bool {
         let beginning = text.split(['\\', '{']).next()?;
         (beginning.len() > 1).then_some(beginning)
     });
-    prefix.into_iter().chain(beginnings).any(begins_private)
+    prefix.into_iter().chain(beginnings).any(begins_private) || strips_to_private(route)
+}
+
+/// Whether a route takes a part out of paths below its prefix, by an expression, so that one is left which needs a token.
+fn strips_to_private(route: Value<'_>) -> bool {
+    let mut prefixes = ["prefix", "path_separated_prefix"].into_iter();
+    let prefix = prefixes.find_map(|key| route.text_at(&["match", key]));
+    let rewrite = route.at(&["route", "regex_rewrite"]);
+    let (Some(prefix), Some(rewrite)) = (prefix, rewrite) else {
+        return false;
+    };
+    let text = |path: &[&str]| rewrite.text_at(path).unwrap_or_default();
+    let Some(pattern) = compiled_for(rewrite, text(&["pattern", "regex"]), Extent::Anywhere) else {
+        return false;
+    };
+    let substitution = replacement(text(&["substitution"]));
+    PRIVATE.iter().any(|path| {
+        let path = format!("{}{path}", prefix.trim_end_matches('/'));
+        let made = pattern.replace_all(path.as_bytes(), substitution.as_slice());
+        std::str::from_utf8(&made).is_ok_and(needs_token)
+    })
+}
+
+/// What an expression puts in place of a match, in the words of this engine: `\1` of RE2 is `${1}` here.
+fn replacement(substitution: &str) -> Vec<u8> {
+    let mut found = String::new();
+    let mut letters = substitution.chars();
+    while let Some(letter) = letters.next() {
+        match (letter, if letter == '\\' { letters.next() } else { None }) {
+            (_, Some(group)) if group.is_ascii_digit() => {
+                found.extend(["${", group.encode_utf8(&mut [0; 4]), "}"]);
+            }
+            (_, Some(other)) => found.push(other),
+            ('$', None) => found.push_str("$$"),
+            (_, None) => found.push(letter),
+        }
+    }
+    found.into_bytes()
 }
