@@ -203,14 +203,13 @@ fn of_virtual_route<'t>(
             return Some(PathRule::Options);
         }
         let uri = |key: &str| one.text_at(&["uri", key]);
-        let (exact, prefix): (fn(&'t str) -> PathRule<'t>, fn(&'t str) -> PathRule<'t>) =
-            if ignores_case(*one) {
-                (PathRule::ExactInAnyCase, PathRule::PrefixInAnyCase)
-            } else {
-                (PathRule::Exact, PathRule::Prefix)
-            };
-        let exact = uri("exact").map(exact);
-        let prefix = uri("prefix").map(prefix);
+        let (exact, prefix) = (uri("exact"), uri("prefix"));
+        let (exact, prefix) = if ignores_case(*one) {
+            let exact = exact.map(PathRule::ExactInAnyCase);
+            (exact, prefix.map(PathRule::PrefixInAnyCase))
+        } else {
+            (exact.map(PathRule::Exact), prefix.map(PathRule::Prefix))
+        };
         let place = one.get("uri").unwrap_or(*one);
         let regex = uri("regex").map(|it| PathRule::Regex(place, it, Extent::Whole));
         exact.or(prefix).or(regex)
