@@ -89,6 +89,15 @@ impl Variant {
         let is_it = notes.len() == 1 && notes[0].1.starts_with(expected.1);
         assert!(is_it, "{expected:?} and not {notes:?}");
     }
+
+    /// Nothing is noted by a rule.
+    #[track_caller]
+    fn notes_nothing_of(&self, rule: &str) {
+        let (_, report) = self.report();
+        let mut notes = self.told(&report, "notes");
+        notes.retain(|(own, _)| own == rule);
+        assert!(notes.is_empty(), "{notes:?}");
+    }
 }
 
 #[test]
@@ -1319,6 +1328,14 @@ fn a_route_is_told_by_what_it_makes_of_paths() {
             federation,
             "path_rewrite_policy: { typed_config: { path_template_rewrite: '/_matrix/client/{rest}' } }",
         ),
+        (
+            "prefix: /hs/",
+            "regex_rewrite: { pattern: { regex: '^/hs(/.*)$' }, substitution: '\\1' }",
+        ),
+        (
+            "path_separated_prefix: /hs",
+            "regex_rewrite: { pattern: { regex: ^/hs }, substitution: '' }",
+        ),
     ] {
         rewritten(from, rewrite).finds(found);
     }
@@ -1330,9 +1347,84 @@ fn a_route_is_told_by_what_it_makes_of_paths() {
             federation,
             "regex_rewrite: { pattern: { regex: ^/(.*) }, substitution: '/\\1' }",
         ),
+        (
+            "prefix: /hs/",
+            "regex_rewrite: { pattern: { regex: '^/hs(/.*)$' }, substitution: '/web\\1' }",
+        ),
+        (
+            "prefix: /hs/",
+            "regex_rewrite: { pattern: { regex: '^/hs/_matrix/(key|federation)/.*' }, substitution: '' }",
+        ),
     ] {
         rewritten(from, rewrite).is_clean();
     }
+}
+
+#[test]
+fn a_route_may_take_paths_in_any_case() {
+    let of = |rule: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ {rule} }}, route: {{ cluster: homeserver }} }}]"
+        ))
+    };
+    let found = &[("unguarded-route", "cluster: homeserver")];
+    for path in [
+        "prefix: /_MATRIX/client/",
+        "path: /_matrix/client/v3/SYNC",
+        "path: /_matrix/client/v3/CreateRoom",
+        "path_separated_prefix: /_Matrix/Client",
+        // No known path, but one of a known family.
+        "path: /_SYNAPSE/admin/v1/new",
+    ] {
+        of(&format!("{path}, case_sensitive: false")).finds(found);
+        of(&format!("{path}, case_sensitive: true")).is_clean();
+        of(path).is_clean();
+    }
+    for path in [
+        "prefix: /_MATRIX/federation/",
+        "path: /_MATRIX/client/versions",
+        "path_separated_prefix: /_MATRI",
+    ] {
+        of(&format!("{path}, case_sensitive: false")).is_clean();
+    }
+    // A route before it may take these paths in any case as well.
+    let after = |case: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ prefix: /_MATRIX, {case} }}, direct_response: {{ status: 404 }} }}, {{ match: {{ prefix: /_synapse \
+             }}, direct_response: {{ status: 404 }} }}, {{ match: {{ prefix: / }}, route: {{ cluster: homeserver }} }}]"
+        ))
+    };
+    after("case_sensitive: false").is_clean();
+    after("case_sensitive: true").finds(found);
+}
+
+#[test]
+fn a_route_for_options_needs_no_token() {
+    let of = |matcher: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ prefix: /, headers: [{{ name: ':method', {matcher} }}] }}, route: {{ cluster: homeserver }} }}]"
+        ))
+    };
+    let found = &[("unguarded-route", "cluster: homeserver")];
+    of("string_match: { exact: OPTIONS }").is_clean();
+    of("exact_match: OPTIONS").is_clean();
+    of("string_match: { exact: GET }").finds(found);
+    of("string_match: { prefix: OPTIONS }").finds(found);
+    of("string_match: { exact: OPTIONS }, invert_match: true").finds(found);
+    of("present_match: true").finds(found);
+    of("string_match: { exact: OPTIONS }")
+        .with(":method", "x-method")
+        .finds(found);
+    let file = Variant::of("unguarded-route/bad-envoy-regex.yaml");
+    let old = "safe_regex: { regex: '/_matrix/(media|client/v1/media)/.*' } }";
+    let with = |method: &str| {
+        let new = format!(
+            "prefix: /, headers: [{{ name: ':method', string_match: {{ exact: {method} }} }}] }}"
+        );
+        file.with(old, &new)
+    };
+    with("OPTIONS").is_clean();
+    with("PUT").finds(&[("unguarded-route", "typed_per_filter_config")]);
 }
 
 #[test]
@@ -1411,6 +1503,66 @@ fn a_regular_expression_is_tried_with_every_endpoint() {
     with("/_matrix/client/(v3/devices|versions)")
         .with(before, &taken)
         .is_clean();
+}
+
+#[test]
+fn an_expression_of_re2_may_be_none_of_other_engines() {
+    let of = |regex: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ safe_regex: {{ regex: '{regex}' }} }}, route: {{ cluster: homeserver }} }}]"
+        ))
+    };
+    let found = &[("unguarded-route", "cluster: homeserver")];
+    for regex in [
+        r"/_matrix/client/v3/\pL+",
+        r"/_matrix/client/v3/\p{Ll}+",
+        r"/_matrix/client/v3/[\pL/]+",
+        r"/_matrix/client/v3/\P{Greek}+",
+        r"\Q/_matrix/client/v3/sync\E",
+        r"\Q/_matrix/client/\E.*",
+        r"\Q/_matrix/client/v3/sync",
+        r"/_matrix/client/v3/\163ync",
+        r"/_matrix/client/v3/\C+",
+        // Not among the known paths.
+        r"/_matrix/client/v3/rooms/\p{Lu}\pN+/new",
+        r"\Q/_synapse/metrics\E",
+    ] {
+        of(regex).finds(found);
+    }
+    for regex in [
+        r"/_matrix/client/v3/\p{Greek}+",
+        r"/_matrix/federation/\pL+",
+        r"\Q/_matrix/client/.*\E",
+        r"/_matrix/federation/\C+",
+        // A backslash, and not the beginning of a quotation.
+        r"/_matrix/client/\\Qv3/sync",
+    ] {
+        of(regex).is_clean();
+    }
+}
+
+#[test]
+fn an_expression_that_cannot_be_tried_is_noted() {
+    let of = |regex: &str, cluster: &str| {
+        beside(&format!(
+            "routes: [{{ match: {{ safe_regex: {{ regex: '{regex}' }} }}, route: {{ cluster: {cluster} }} }}]"
+        ))
+    };
+    let unread = "/_matrix/client/(v3";
+    let note = ("unguarded-route", "safe_regex");
+    of(unread, "homeserver").is_clean();
+    of(unread, "homeserver").notes(note);
+    for quiet in [
+        of(unread, "mas"),
+        of("/_matrix/federation/.*", "homeserver"),
+    ] {
+        quiet.notes_nothing_of("unguarded-route");
+    }
+    let file = Variant::of("unguarded-route/bad-envoy-regex.yaml");
+    file.with("/_matrix/(media|client/v1/media)/.*", unread)
+        .notes(note);
+    file.with("/_matrix/(media|client/v1/media)/.*", "/_matrix/key/.*")
+        .notes_nothing_of("unguarded-route");
 }
 
 /// Each line of the table counts, under each version and with each method.
@@ -1806,6 +1958,17 @@ fn a_matcher_may_keep_requests_without_tokens_from_the_module() {
     by(source, "", "10.0.0.1").notes(("unguarded-route", "xds_matcher"));
     behind_matcher(&format!("on_no_match: {SKIP}")).finds(found);
     behind_matcher("").is_clean();
+    let asking = |path: &str, more: &str| {
+        behind_matcher(&format!(
+            "matcher_list: {{ matchers: [{{ predicate: {{ single_predicate: {{ input: {{ typed_config: {{ \"@type\": \
+             type.googleapis.com/{header}, header_name: \":path\" }} }}, value_match: {{ {path}, {more} }} }} }}, on_match: {SKIP} }}] }}"
+        ))
+    };
+    for path in ["prefix: /_MATRIX/client/", "exact: /_matrix/client/v3/SYNC"] {
+        asking(path, "ignore_case: true").finds(found);
+        asking(path, "ignore_case: false").is_clean();
+    }
+    asking("prefix: /_MATRIX/federation/", "ignore_case: true").is_clean();
 }
 
 #[test]
@@ -2389,6 +2552,13 @@ fn a_route_of_the_gateway_api_may_lead_past_envoy() {
     rule("/_matrix", "name: synapse, namespace: other, port: 8008").is_clean();
     let backend = "backendRefs: [{ name: synapse, port: 8008 }]";
     with(&format!("{{ rules: [{{ {backend} }}] }}")).finds(found);
+    let method = |method: &str| {
+        with(&format!(
+            "{{ rules: [{{ matches: [{{ method: {method}, path: {{ value: /_matrix }} }}], {backend} }}] }}"
+        ))
+    };
+    method("OPTIONS").is_clean();
+    method("GET").finds(found);
     with(&format!(
         "{{ parentRefs: [{{ kind: Service, name: a }}], rules: [{{ {backend} }}] }}"
     ))
@@ -2496,6 +2666,13 @@ fn a_route_without_tokens_may_pass_by_the_policy() {
     ] {
         with(kind, path).finds(found);
     }
+    // A request for OPTIONS has no token.
+    let method = |method: &str| {
+        let path = "path: { type: PathPrefix, value: /_matrix }";
+        file.with(own, &format!("method: {method}, {path}"))
+    };
+    method("OPTIONS").is_clean();
+    method("GET").finds(found);
     // A match without a path is for every path.
     file.with(
         &format!("{{ {own} }}"),
@@ -2927,6 +3104,61 @@ fn a_route_of_istio_may_lead_past_envoy() {
         "route: [{ weight: 0, destination: { host: synapse, port: { number: 8008 } } }, ",
     );
     with("public", &format!("http: [{{ {unused} }}]")).is_clean();
+    let any_case = |uri: &str, ignores: &str| {
+        let matched = format!("match: [{{ uri: {{ {uri} }}, ignoreUriCase: {ignores} }}]");
+        with(
+            "public",
+            &format!("http: [{{ {matched}, {} }}]", to("synapse")),
+        )
+    };
+    for uri in [
+        "prefix: /_MATRIX/client",
+        "exact: /_matrix/client/v3/SYNC",
+        "exact: /_SYNAPSE/admin/v1/new",
+    ] {
+        any_case(uri, "true").finds(found);
+        any_case(uri, "false").is_clean();
+    }
+    any_case("prefix: /_MATRIX/federation", "true").is_clean();
+    any_case("exact: /_MATRIX/client/versions", "true").is_clean();
+    any_case("regex: /_MATRIX/client/.*", "true").is_clean();
+    http(r"regex: '/_matrix/client/\pL+/.*'", "synapse").finds(found);
+    http(r"regex: '/_matrix/federation/\pL+/.*'", "synapse").is_clean();
+    let unread = "regex: '/_matrix/client/(v3'";
+    http(unread, "synapse").is_clean();
+    http(unread, "synapse").notes(("unguarded-route", "host: synapse"));
+    http(unread, "edge").notes_nothing_of("unguarded-route");
+    let method = |method: &str| {
+        let matched = format!("match: [{{ method: {{ {method} }} }}]");
+        with(
+            "public",
+            &format!("http: [{{ {matched}, {} }}]", to("synapse")),
+        )
+    };
+    method("exact: OPTIONS").is_clean();
+    method("exact: GET").finds(found);
+    method("prefix: OPTIONS").finds(found);
+    let rewritten = |uri: &str, rewrite: &str| {
+        let matched = format!("match: [{{ uri: {{ {uri} }} }}], rewrite: {{ {rewrite} }}");
+        with(
+            "public",
+            &format!("http: [{{ {matched}, {} }}]", to("synapse")),
+        )
+    };
+    for (uri, rewrite) in [
+        ("prefix: /api", "uri: /_matrix/client"),
+        ("prefix: /api", "uri: /"),
+        ("exact: /api", "uri: /_matrix/client/v3/sync"),
+    ] {
+        rewritten(uri, rewrite).finds(found);
+    }
+    for (uri, rewrite) in [
+        ("prefix: /api", "uri: /_matrix/federation"),
+        ("prefix: /api", "authority: example.org"),
+        ("exact: /api", "uri: /"),
+    ] {
+        rewritten(uri, rewrite).is_clean();
+    }
 }
 
 /// With Istio the routes of its own gateway say which Service is the homeserver.
@@ -2991,6 +3223,9 @@ fn a_route_of_traefik_may_lead_past_envoy() {
         "Host(`example.org`) && (PathPrefix(`/_matrix/federation`) || PathPrefix(`/_matrix/client`))",
         "Path(`/a`, `/_matrix/client/v3/sync`)",
         "PathRegexp(`^/_matrix/(client|media)`)",
+        r"PathRegexp(`^/_matrix/client/\pL+`)",
+        "PathPrefix(`/_matrix`) && Method(`GET`)",
+        "PathPrefix(`/_matrix`) && !Method(`OPTIONS`)",
         "PathRegexp(`/(sync|messages)$`)",
         "Host(`example.org`) && !PathPrefix(`/_matrix/federation`)",
     ] {
@@ -2998,6 +3233,7 @@ fn a_route_of_traefik_may_lead_past_envoy() {
     }
     with("PathPrefix(`/`)", "name: synapse, port: 8008, weight: 0").is_clean();
     for matcher in [
+        "PathPrefix(`/_matrix`) && Method(`OPTIONS`)",
         "PathPrefix(`/_matrix/federation`) || PathPrefix(`/_matrix/key`)",
         "Path(`/_matrix/client/versions`)",
         "PathPrefix(`/_matrix/federation`) && !PathPrefix(`/_matrix/client`)",

@@ -49,19 +49,53 @@ pub fn compiled_for(rule: Value<'_>, regex: &str, extent: Extent) -> Option<Rege
 }
 
 fn compiled(regex: &str) -> Option<Regex> {
-    RegexBuilder::new(regex)
-        .size_limit(1 << 20)
-        // Classes are of ASCII, as in Envoy's RE2.
-        .unicode(false)
-        .build()
-        .ok()
+    let regex = as_here(regex);
+    let build = |has_unicode| {
+        RegexBuilder::new(&regex)
+            .size_limit(1 << 20)
+            .octal(true)
+            .unicode(has_unicode)
+            .build()
+            .ok()
+    };
+    // Classes are of ASCII, as in Envoy's RE2, but for those that name a class of Unicode. Paths have ASCII alone.
+    build(false).or_else(|| build(true))
+}
+
+/// An expression of RE2 in the words of this engine, which knows neither quotations nor the class of any byte.
+fn as_here(regex: &str) -> String {
+    let mut found = String::with_capacity(regex.len());
+    let mut rest = regex;
+    while let Some((before, behind)) = rest.split_once('\\') {
+        found.push_str(before);
+        rest = if let Some(quoted) = behind.strip_prefix('Q') {
+            let (quoted, rest) = quoted.split_once("\\E").unwrap_or((quoted, ""));
+            found.push_str(&regex_syntax::escape(quoted));
+            rest
+        } else if let Some(rest) = behind.strip_prefix('C') {
+            found.push_str("(?s-u:.)");
+            rest
+        } else {
+            found.push('\\');
+            let mut letters = behind.chars();
+            found.extend(letters.next());
+            letters.as_str()
+        };
+    }
+    found.push_str(rest);
+    found
 }
 
 /// Texts that a regular expression matches: each of its alternatives has one, and some are with what may be left out and some
 /// without. None if it cannot be read, or if they would be too long.
 pub fn examples(rule: Value<'_>, regex: &str) -> Vec<String> {
-    let mut parser = ParserBuilder::new().unicode(false).utf8(false).build();
-    let Ok(parsed) = parser.parse(regex) else {
+    let regex_here = as_here(regex);
+    let parse = |has_unicode| {
+        let mut parser = ParserBuilder::new();
+        parser.utf8(false).octal(true).unicode(has_unicode);
+        parser.build().parse(&regex_here).ok()
+    };
+    let Some(parsed) = parse(false).or_else(|| parse(true)) else {
         return Vec::new();
     };
     let made = of(rule, &parsed, false).into_iter();
@@ -172,6 +206,9 @@ mod tests {
             ("/a(/.*)?", &["/a", "/a/", "/a/a"]),
             ("/a{3}", &["/aaa"]),
             (r"/\d+", &["/0"]),
+            (r"/\p{Lu}\pN+", &["/A0"]),
+            (r"/\Qa.\E/b", &["/a./b"]),
+            (r"/\141", &["/a"]),
             ("/[rv]", &["/r", "/v"]),
             ("(r0|v3)/(a|bc)", &["r0/a", "r0/bc", "v3/a", "v3/bc"]),
             ("", &[""]),

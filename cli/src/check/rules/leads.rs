@@ -7,6 +7,7 @@ use super::{
     path_rule::PathRule,
     servers::{is_in_use, labels, other_name},
     traefik::takes_private,
+    virtual_routes::ignores_case,
 };
 use crate::{
     check::{
@@ -30,6 +31,8 @@ pub(super) struct Lead<'t> {
     pub port: Option<Value<'t>>,
     /// Whether requests that need a token may come this way.
     pub is_private: bool,
+    /// Whether the way has an expression that cannot be tried, so that it may be for such requests.
+    pub is_unread: bool,
     /// Whether these are copies, whose answers nobody gets.
     pub is_copy: bool,
     /// Whether it is a route that may be at a gateway which has the module.
@@ -47,6 +50,7 @@ impl<'t> Lead<'t> {
             namespace: named.or(namespace::of(resource)),
             port,
             is_private: true,
+            is_unread: false,
             is_copy: false,
             may_be_guarded: false,
         }
@@ -65,6 +69,10 @@ impl<'t> Lead<'t> {
 
     fn only_if_private(self, is_private: bool) -> Self {
         Self { is_private, ..self }
+    }
+
+    fn unread(self, is_unread: bool) -> Self {
+        Self { is_unread, ..self }
     }
 
     fn at_gateway(self) -> Self {
@@ -183,6 +191,9 @@ fn of_http_route<'t>(route: Value<'t>) -> impl Iterator<Item = Lead<'t>> {
         let is_private = may_be_private
             && (matches.peek().is_none()
                 || matches.any(|one| PathRule::of_match(one).is_private()));
+        let mut matches = rule.list(&["matches"]);
+        let is_unread =
+            may_be_private && !is_private && matches.any(|one| PathRule::of_match(one).is_unread());
         let filters = rule.list(&["filters"]);
         let copies = filters.filter_map(|filter| filter.at(&["requestMirror", "backendRef"]));
         let own = rule.list(&["backendRefs"]).map(|service| (service, false));
@@ -190,7 +201,7 @@ fn of_http_route<'t>(route: Value<'t>) -> impl Iterator<Item = Lead<'t>> {
             .filter(|(service, _)| is_in_use(service))
             .map(move |(service, is_copy)| {
                 let lead = Lead::of(route, service, service.get("port"));
-                let lead = lead.only_if_private(is_private);
+                let lead = lead.only_if_private(is_private).unread(is_unread);
                 if is_copy { lead.copying() } else { lead }
             })
     })
@@ -225,18 +236,41 @@ fn of_virtual_route<'t>(
     route: &VirtualRoute<'t>,
     is_http: bool,
 ) -> Vec<Lead<'t>> {
-    let is_private = |one: &Value<'t>| {
+    let rule = |one: &Value<'t>| {
+        if one.text_at(&["method", "exact"]) == Some("OPTIONS") {
+            return Some(PathRule::Options);
+        }
         let uri = |key: &str| one.text_at(&["uri", key]);
-        let exact = uri("exact").map(PathRule::Exact);
-        let prefix = uri("prefix").map(PathRule::Prefix);
+        let (exact, prefix) = (uri("exact"), uri("prefix"));
+        let (exact, prefix) = if ignores_case(*one) {
+            let exact = exact.map(PathRule::ExactInAnyCase);
+            (exact, prefix.map(PathRule::PrefixInAnyCase))
+        } else {
+            (exact.map(PathRule::Exact), prefix.map(PathRule::Prefix))
+        };
         let place = one.get("uri").unwrap_or(*one);
         let regex = uri("regex").map(|it| PathRule::Regex(place, it, Extent::Whole));
-        let rule = exact.or(prefix).or(regex);
-        rule.is_none_or(PathRule::is_private)
+        exact.or(prefix).or(regex)
     };
-    let is_private = !is_http || route.matches.is_empty() || route.matches.iter().any(is_private);
+    // A rewrite puts its text in place of the prefix or of the whole path.
+    let rewrite = route.value.text_at(&["rewrite", "uri"]);
+    let makes_private = |one: &Value<'t>| {
+        let has = |key: &str| one.at(&["uri", key]).is_some();
+        rewrite.is_some_and(|text| {
+            has("prefix") && PathRule::Prefix(text).is_private()
+                || has("exact") && PathRule::Exact(text).is_private()
+        })
+    };
+    let mut matches = route.matches.iter();
+    let is_private = !is_http
+        || route.matches.is_empty()
+        || matches.any(|one| rule(one).is_none_or(PathRule::is_private) || makes_private(one));
+    let mut rules = route.matches.iter().filter_map(rule);
+    let is_unread = !is_private && rules.any(PathRule::is_unread);
     let lead = |destination: Value<'t>| {
-        Lead::of_destination(service, destination).only_if_private(is_private)
+        Lead::of_destination(service, destination)
+            .only_if_private(is_private)
+            .unread(is_unread)
     };
     let copies = route.value.list(&["mirrors"]);
     let copies = copies.filter_map(|copy| copy.get("destination"));

@@ -2,7 +2,11 @@
 //!
 //! The non-obvious rule: a matcher may ask for the path before a route does. What it does for some paths, it does for no others.
 
-use super::{routes::mappings, samples::SAMPLES, tokens::needs_token};
+use super::{
+    routes::mappings,
+    samples::SAMPLES,
+    tokens::{Tokens, needs_token, of_path_in_any_case, rest_behind},
+};
 use crate::{check::deployment::typed, yaml::Value};
 
 /// Deepest nesting of matchers that is looked at.
@@ -23,6 +27,8 @@ pub(super) struct Outcome<'t> {
 enum Asked<'t> {
     Prefix(&'t str),
     Exact(&'t str),
+    PrefixInAnyCase(&'t str),
+    ExactInAnyCase(&'t str),
 }
 
 impl Outcome<'_> {
@@ -31,6 +37,8 @@ impl Outcome<'_> {
         self.paths.iter().all(|asked| match asked {
             Asked::Prefix(prefix) => path.starts_with(prefix),
             Asked::Exact(exact) => path == *exact,
+            Asked::PrefixInAnyCase(prefix) => rest_behind(path, prefix, true).is_some(),
+            Asked::ExactInAnyCase(exact) => path.eq_ignore_ascii_case(exact),
         })
     }
 
@@ -38,6 +46,9 @@ impl Outcome<'_> {
     pub fn takes_private(&self) -> bool {
         let is_private = |asked: &Asked<'_>| match asked {
             Asked::Prefix(path) | Asked::Exact(path) => needs_token(path),
+            Asked::PrefixInAnyCase(path) | Asked::ExactInAnyCase(path) => {
+                of_path_in_any_case(path) == Tokens::Needed
+            }
         };
         SAMPLES.iter().any(|path| self.takes(path)) || self.paths.iter().any(is_private)
     }
@@ -138,8 +149,11 @@ fn ask<'t>(
     if let Some(one) = predicate.get("single_predicate") {
         let input = one.get("input");
         let text = |key| one.text_at(&["value_match", key]);
+        let ignores_case = one.boolean_at(&["value_match", "ignore_case"]) == Some(true);
         match (input.is_some_and(is_path), text("prefix"), text("exact")) {
+            (true, Some(prefix), _) if ignores_case => paths.push(Asked::PrefixInAnyCase(prefix)),
             (true, Some(prefix), _) => paths.push(Asked::Prefix(prefix)),
+            (true, None, Some(exact)) if ignores_case => paths.push(Asked::ExactInAnyCase(exact)),
             (true, None, Some(exact)) => paths.push(Asked::Exact(exact)),
             _ => others.push(input.and_then(kind_of).unwrap_or_default()),
         }

@@ -1,6 +1,8 @@
 //! What chooses requests by their paths, in the resources of Kubernetes.
 
-use super::tokens::{Tokens, below, of_path, of_regex};
+use super::tokens::{
+    Tokens, below, below_in_any_case, can_be_tried, of_path, of_path_in_any_case, of_regex,
+};
 use crate::{check::pattern::Extent, yaml::Value};
 
 /// A rule for paths.
@@ -10,15 +12,24 @@ pub(super) enum PathRule<'t> {
     Exact(&'t str),
     /// For paths that begin so.
     Prefix(&'t str),
+    /// For one path, in any case.
+    ExactInAnyCase(&'t str),
+    /// For paths that begin so, in any case.
+    PrefixInAnyCase(&'t str),
     /// For paths of an expression, which stands in a value of a file.
     Regex(Value<'t>, &'t str, Extent),
-    /// For paths that begin so, or of an expression: who reads it decides.
+    /// For requests for OPTIONS, which need no token.
+    Options,
+    /// For paths that begin so, or of an expression: who reads it decides. NGINX takes both in any case.
     PrefixOrRegex(Value<'t>, &'t str),
 }
 
 impl<'t> PathRule<'t> {
     /// That of a match of the Gateway API. Without a path it is for all paths.
     pub fn of_match(one: Value<'t>) -> Self {
+        if one.text_at(&["method"]) == Some("OPTIONS") {
+            return Self::Options;
+        }
         let path = one.text_at(&["path", "value"]).unwrap_or("/");
         match one.text_at(&["path", "type"]) {
             Some("Exact") => Self::Exact(path),
@@ -32,13 +43,24 @@ impl<'t> PathRule<'t> {
     /// What is known of its paths.
     pub fn tokens(self) -> Tokens {
         match self {
+            Self::Options => Tokens::Unneeded,
             Self::Exact(path) => of_path(path),
             Self::Prefix(prefix) => below(prefix),
+            Self::ExactInAnyCase(path) => of_path_in_any_case(path),
+            Self::PrefixInAnyCase(prefix) => below_in_any_case(prefix),
             Self::Regex(place, regex, extent) => of_regex(place, regex, extent),
-            Self::PrefixOrRegex(place, path) => match below(path) {
+            Self::PrefixOrRegex(place, path) => match below_in_any_case(path) {
                 Tokens::Needed => Tokens::Needed,
-                _ => of_regex(place, path, Extent::Beginning),
+                _ => of_regex(place, &format!("(?i){path}"), Extent::Beginning),
             },
+        }
+    }
+
+    /// Whether it is an expression that cannot be tried.
+    pub fn is_unread(self) -> bool {
+        match self {
+            Self::Regex(place, regex, extent) => !can_be_tried(place, regex, extent),
+            _ => false,
         }
     }
 
@@ -79,6 +101,14 @@ mod tests {
             (either("/_matrix/(federation|key)/.*"), false),
             (either("/_matrix/client"), true),
             (either("/_matrix/(client|federation)"), true),
+            (either("/_MATRIX/client"), true),
+            (either("/_MATRIX/(client|federation)/"), true),
+            (either("/_MATRIX/(key|federation)/"), false),
+            (PathRule::ExactInAnyCase("/_matrix/client/v3/SYNC"), true),
+            (PathRule::ExactInAnyCase("/_SYNAPSE/admin/v1/new"), true),
+            (PathRule::ExactInAnyCase("/_MATRIX"), false),
+            (PathRule::PrefixInAnyCase("/_MATRIX/client/v3/Rooms"), true),
+            (PathRule::PrefixInAnyCase("/_MATRIX/federation"), false),
         ]
         .into_iter()
         .enumerate()

@@ -10,7 +10,7 @@ use super::{
     matcher::keeps_private,
     route_lists::{RouteList, route_lists, routes_of},
     samples::SAMPLES,
-    tokens::needs_token,
+    tokens::{needs_token, rest_behind},
 };
 use crate::{
     check::{
@@ -308,6 +308,8 @@ pub(super) fn sampled<'t>(host: Value<'t>, paths: &[&'static str]) -> Vec<Value<
 struct Choice<'t> {
     route: Value<'t>,
     path: Asked<'t>,
+    /// Whether the path may be in any case. Expressions and templates have their own.
+    ignores_case: bool,
     asks_for_more: bool,
 }
 
@@ -349,22 +351,28 @@ impl<'t> Choice<'t> {
         Some(Self {
             route,
             path,
+            ignores_case: ignores_case(rule),
             asks_for_more,
         })
     }
 
     fn takes(&self, path: &'static str) -> bool {
         match self.path {
-            Asked::Exact(exact) => path == exact,
-            Asked::Prefix(prefix) => path.starts_with(prefix),
+            Asked::Exact(exact) => rest_behind(path, exact, self.ignores_case) == Some(""),
+            Asked::Prefix(prefix) => rest_behind(path, prefix, self.ignores_case).is_some(),
             Asked::Segments(prefix) => {
-                let rest = path.strip_prefix(prefix);
+                let rest = rest_behind(path, prefix, self.ignores_case);
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             Asked::Regex(rule, regex) => is_noted_match(rule, regex, path),
             Asked::Template(template) => is_of_template(template, path),
         }
     }
+}
+
+/// Whether the `match` of a route takes its path in any case.
+pub(super) fn ignores_case(rule: Value<'_>) -> bool {
+    rule.boolean_at(&["case_sensitive"]) == Some(false)
 }
 
 /// The template of the paths that a route is for.

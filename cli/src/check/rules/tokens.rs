@@ -53,6 +53,38 @@ pub(super) fn below(beginning: &str) -> Tokens {
     of_needs(&needs(beginning), further.as_flattened())
 }
 
+/// What is known of a path that may be in any case.
+pub(super) fn of_path_in_any_case(path: &str) -> Tokens {
+    let is_it = |known: &&str| known.eq_ignore_ascii_case(path);
+    in_any_case(path, SAMPLES.iter().any(is_it), of_path)
+}
+
+/// What is known of all paths that begin so in any case.
+pub(super) fn below_in_any_case(beginning: &str) -> Tokens {
+    let is_below = |known: &&str| rest_behind(known, beginning, true).is_some();
+    in_any_case(beginning, SAMPLES.iter().any(is_below), below)
+}
+
+/// The paths that are known have small letters as a rule.
+fn in_any_case(path: &str, is_known: bool, tokens: impl Fn(&str) -> Tokens) -> Tokens {
+    if is_known || tokens(path) == Tokens::Needed {
+        Tokens::Needed
+    } else {
+        tokens(&path.to_ascii_lowercase())
+    }
+}
+
+/// What follows the beginning of a path, if it begins so.
+pub(super) fn rest_behind<'p>(
+    path: &'p str,
+    beginning: &str,
+    ignores_case: bool,
+) -> Option<&'p str> {
+    let (start, rest) = path.split_at_checked(beginning.len())?;
+    let is_it = start == beginning || ignores_case && start.eq_ignore_ascii_case(beginning);
+    is_it.then_some(rest)
+}
+
 /// What is known of paths with these needs. That none needs a token is known if one of them has its place in the table.
 fn of_needs(own: &[AuthRequirement], all: &[AuthRequirement]) -> Tokens {
     let is_needed = |need: &AuthRequirement| matches!(need, Admin | Blocked | Required);
@@ -70,6 +102,15 @@ fn of_needs(own: &[AuthRequirement], all: &[AuthRequirement]) -> Tokens {
 fn needs(path: &str) -> [AuthRequirement; 4] {
     [Method::Get, Method::Post, Method::Put, Method::Delete]
         .map(|method| classify(path.as_bytes(), method))
+}
+
+/// Whether a regular expression, which stands in `place`, can be tried.
+pub(super) fn can_be_tried(place: Value<'_>, regex: &str, extent: Extent) -> bool {
+    if extent == Extent::Whole {
+        is_read(place, regex)
+    } else {
+        pattern::compiled_for(place, regex, extent).is_some()
+    }
 }
 
 /// What is known of the paths of a regular expression, which stands in `place`: by the known paths that it matches, and by some that

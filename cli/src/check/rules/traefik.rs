@@ -61,7 +61,12 @@ impl<'m> Reader<'m> {
             takes |= match name {
                 "Path" => PathRule::Exact(path).is_private(),
                 "PathPrefix" => PathRule::Prefix(path).is_private(),
-                "PathRegexp" => PathRule::Regex(self.route, path, Extent::Anywhere).is_private(),
+                "PathRegexp" => {
+                    let rule = PathRule::Regex(self.route, path, Extent::Anywhere);
+                    rule.is_private() || rule.is_unread()
+                }
+                // Requests for OPTIONS need no token.
+                "Method" => !path.eq_ignore_ascii_case("OPTIONS"),
                 _ => true,
             };
             if !self.skips(",") {
@@ -122,6 +127,7 @@ mod tests {
             ("PathRegexp(`^/_matrix/(federation|key)/`)", false),
             ("PathRegexp(`/sync$`)", true),
             // What cannot be read.
+            ("PathRegexp(`^/_matrix/(federation`)", true),
             ("PathPrefix(`/_matrix/federation`", true),
             ("Host(a)", true),
             ("", true),

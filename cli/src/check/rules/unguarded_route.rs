@@ -22,6 +22,10 @@ pub const RULE: Rule = Rule {
 /// Paths of the homeserver that need no token, such as those of federation.
 const OPEN: [&str; 3] = ["/_matrix/federation", "/_matrix/key", "/.well-known"];
 
+/// What is told of a route with an expression that cannot be tried.
+const UNREAD: &str = "the regular expression of this route cannot be tried here: whether requests that need a token pass by the \
+                      module this way is not known";
+
 fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     envoy::check(deployment, found);
     gateway_api::check(deployment, found);

@@ -1,7 +1,7 @@
 //! Which routes of a VirtualService a path may take at a gateway: the first that matches by the path alone, and those before it
 //! that ask for more than the path.
 
-use super::routes::is_noted_match;
+use super::{routes::is_noted_match, tokens::rest_behind};
 use crate::{
     check::deployment::{VirtualRoute, VirtualService},
     yaml::Value,
@@ -39,7 +39,13 @@ fn takes(one: Value<'_>, path: &'static str) -> bool {
         return true;
     };
     let text = |key| uri.text_at(&[key]);
-    text("prefix").is_some_and(|it| path.starts_with(it))
-        || text("exact") == Some(path)
+    let rest = |it| rest_behind(path, it, ignores_case(one));
+    text("prefix").is_some_and(|it| rest(it).is_some())
+        || text("exact").is_some_and(|it| rest(it) == Some(""))
         || text("regex").is_some_and(|it| is_noted_match(uri, it, path))
+}
+
+/// Whether a match takes its path in any case. An expression has its own.
+pub(super) fn ignores_case(one: Value<'_>) -> bool {
+    one.boolean_at(&["ignoreUriCase"]) == Some(true)
 }

@@ -6,10 +6,11 @@
 
 use std::collections::HashSet;
 
-use super::{Deployment, Found, Spot, matcher, upgrades};
+use super::{Deployment, Found, Spot, UNREAD, matcher, upgrades};
 use crate::{
     check::{
         deployment::{Entry, Envoy, Host, Use},
+        pattern::{Extent, compiled_for},
         rules::{
             bare_listener::{entry_of, has_guard},
             endpoints::with_same,
@@ -17,11 +18,12 @@ use crate::{
             internal_address::is_exposed,
             route_lists::routes_of,
             routes::{
-                before_servers, headers_of, is_disabled, is_made_private, nameless,
-                routes_of_all_hosts, sampled, switched, tables, targets, template, virtual_hosts,
+                PRIVATE, before_servers, headers_of, ignores_case, is_disabled, is_made_private,
+                is_read, nameless, routes_of_all_hosts, sampled, switched, tables, targets,
+                template, virtual_hosts,
             },
             samples::SAMPLES,
-            tokens::{begins_private, needs_token},
+            tokens::{Tokens, begins_private, needs_token, of_path_in_any_case},
         },
     },
     yaml::Value,
@@ -94,6 +96,16 @@ fn with_hosts<'t>(table: Value<'t>) -> impl Iterator<Item = (Value<'t>, Value<'t
 /// Tells of the routes to these servers that the module is turned off for.
 fn check_disabled_routes<'t>(entry: Entry<'t>, servers: &HashSet<&str>, found: &mut Found<'t>) {
     for (table, host) in tables(entry.manager).flat_map(with_hosts) {
+        for (rule, route, leading) in unread_routes(host) {
+            let (_, is_on) = state(entry, [route, host, table]);
+            let leads_there = |(name, _): &Target<'t>| leads_to(*name, servers);
+            // A cluster that only this route leads to is not known as the homeserver's.
+            let regex = rule.text_at(&["safe_regex", "regex"]);
+            let names_matrix = regex.is_some_and(|regex| regex.contains("_matrix"));
+            if !is_on && (names_matrix || leading.iter().any(leads_there)) {
+                found.note(Spot::key(rule, "safe_regex"), UNREAD, OFF_HELP);
+            }
+        }
         for (route, leading) in private_routes(host) {
             let (place, is_on) = state(entry, [route, host, table]);
             let is_server = |name: &str| servers.contains(name);
@@ -172,6 +184,9 @@ fn off_help(is_said: bool) -> &'static str {
 /// What to do where the module is turned off.
 pub(super) const OFF_HELP: &str = "turn it off only for routes without tokens, such as `/_matrix/federation/` and `/_matrix/key/`, or lead them to another server";
 
+const NEIGHBOUR_HELP: &str = "give the listener the module's gateway role, let it lead to paths without tokens alone, such as `/_matrix/federation/`, or \
+     close it: by its address, or by what else closes a port, given to `check` as well";
+
 /// Tells of the listeners without the module that lead to these servers.
 fn check_neighbours<'t>(
     deployment: &Deployment<'t>,
@@ -206,6 +221,16 @@ fn check_neighbours<'t>(
         };
         let mut leading = leading.into_iter();
         let Some((_, spot)) = leading.find(|(name, _)| leads_to(*name, servers)) else {
+            let mut unread = virtual_hosts(filter.config).flat_map(unread_routes);
+            let unread = unread.find(|(_, _, leading)| {
+                let mut names = leading.iter().map(|(name, _)| *name);
+                names.any(|name| leads_to(name, servers))
+            });
+            if let Some((rule, _, _)) = unread
+                && is_exposed(deployment, entry_of(filter))
+            {
+                found.note(Spot::key(rule, "safe_regex"), UNREAD, NEIGHBOUR_HELP);
+            }
             continue;
         };
         if is_exposed(deployment, entry_of(filter)) {
@@ -213,8 +238,7 @@ fn check_neighbours<'t>(
                 spot,
                 "this listener leads to the homeserver and has no module: requests that need a token reach the server unverified, \
                  and with the identity headers that a client wrote",
-                "give the listener the module's gateway role, let it lead to paths without tokens alone, such as \
-                 `/_matrix/federation/`, or close it: by its address, or by what else closes a port, given to `check` as well",
+                NEIGHBOUR_HELP,
             );
         }
     }
@@ -239,11 +263,42 @@ fn private_routes<'t>(host: Value<'t>) -> Vec<(Value<'t>, Vec<Target<'t>>)> {
     let sampled = sampled(host, &SAMPLES).into_iter();
     let sampled: HashSet<_> = sampled.map(|route| route.id).collect();
     routes_of(host)
+        .filter(|route| !is_for_options(*route))
         .filter(|route| sampled.contains(&route.id) || is_private(*route))
+        .filter_map(|route| Some((route, leading(route)?)))
+        .collect()
+}
+
+/// Whether a route takes requests for OPTIONS alone, which need no token.
+fn is_for_options(route: Value<'_>) -> bool {
+    let mut headers = route.list(&["match", "headers"]);
+    headers.any(|header| {
+        let exact = header.text_at(&["string_match", "exact"]);
+        header.text_at(&["name"]) == Some(":method")
+            && exact.or(header.text_at(&["exact_match"])) == Some("OPTIONS")
+            && header.boolean_at(&["invert_match"]) != Some(true)
+    })
+}
+
+/// The clusters that a route leads to.
+fn leading<'t>(route: Value<'t>) -> Option<Vec<Target<'t>>> {
+    let action = route.get("route")?;
+    let by_header = headers_of(action).into_iter().map(|spot| (None, spot));
+    Some(by_name(action).chain(by_header).collect())
+}
+
+/// The routes of a virtual host with an expression that cannot be tried, each behind its `match`, and where they lead.
+fn unread_routes<'t>(host: Value<'t>) -> Vec<(Value<'t>, Value<'t>, Vec<Target<'t>>)> {
+    routes_of(host)
         .filter_map(|route| {
-            let action = route.get("route")?;
-            let by_header = headers_of(action).into_iter().map(|spot| (None, spot));
-            Some((route, by_name(action).chain(by_header).collect()))
+            let rule = route.get("match")?;
+            let regex = rule.text_at(&["safe_regex", "regex"])?;
+            // What is told of routes to private paths is no note.
+            let is_it = !is_read(rule, regex)
+                && !is_for_options(route)
+                && !is_private(route)
+                && !route.tree.is_exhausted();
+            is_it.then(|| Some((rule, route, leading(route)?)))?
         })
         .collect()
 }
@@ -259,8 +314,10 @@ fn is_private(route: Value<'_>) -> bool {
     let of_template = template.map(|template| nameless(template).replace('*', "a"));
     let rule = route.get("match");
     let regex = rule.and_then(|rule| Some((rule, rule.text_at(&["safe_regex", "regex"])?)));
-    path.is_some_and(needs_token)
-        || regex.is_some_and(|(rule, regex)| is_made_private(rule, regex))
+    let ignores_case = rule.is_some_and(ignores_case);
+    path.is_some_and(|path| {
+        needs_token(path) || ignores_case && of_path_in_any_case(path) == Tokens::Needed
+    }) || regex.is_some_and(|(rule, regex)| is_made_private(rule, regex))
         || of_template.is_some_and(|path| needs_token(&path))
         || route.at(&["match", "connect_matcher"]).is_some()
         || makes_private(route)
@@ -283,5 +340,42 @@ fn makes_private(route: Value<'_>) -> bool {
         let beginning = text.split(['\\', '{']).next()?;
         (beginning.len() > 1).then_some(beginning)
     });
-    prefix.into_iter().chain(beginnings).any(begins_private)
+    prefix.into_iter().chain(beginnings).any(begins_private) || strips_to_private(route)
+}
+
+/// Whether a route takes a part out of paths below its prefix, by an expression, so that one is left which needs a token.
+fn strips_to_private(route: Value<'_>) -> bool {
+    let mut prefixes = ["prefix", "path_separated_prefix"].into_iter();
+    let prefix = prefixes.find_map(|key| route.text_at(&["match", key]));
+    let rewrite = route.at(&["route", "regex_rewrite"]);
+    let (Some(prefix), Some(rewrite)) = (prefix, rewrite) else {
+        return false;
+    };
+    let text = |path: &[&str]| rewrite.text_at(path).unwrap_or_default();
+    let Some(pattern) = compiled_for(rewrite, text(&["pattern", "regex"]), Extent::Anywhere) else {
+        return false;
+    };
+    let substitution = replacement(text(&["substitution"]));
+    PRIVATE.iter().any(|path| {
+        let path = format!("{}{path}", prefix.trim_end_matches('/'));
+        let made = pattern.replace_all(path.as_bytes(), substitution.as_slice());
+        std::str::from_utf8(&made).is_ok_and(needs_token)
+    })
+}
+
+/// What an expression puts in place of a match, in the words of this engine: `\1` of RE2 is `${1}` here.
+fn replacement(substitution: &str) -> Vec<u8> {
+    let mut found = String::new();
+    let mut letters = substitution.chars();
+    while let Some(letter) = letters.next() {
+        match (letter, if letter == '\\' { letters.next() } else { None }) {
+            (_, Some(group)) if group.is_ascii_digit() => {
+                found.extend(["${", group.encode_utf8(&mut [0; 4]), "}"]);
+            }
+            (_, Some(other)) => found.push(other),
+            ('$', None) => found.push_str("$$"),
+            (_, None) => found.push(letter),
+        }
+    }
+    found.into_bytes()
 }

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use matrix_edge_auth::config::Mode;
 
-use super::{Deployment, Found};
+use super::{Deployment, Found, UNREAD};
 use crate::check::{
     deployment::{Host, Resources, Use},
     rules::{leads::leads, routes::before_servers, servers::Servers},
@@ -27,10 +27,14 @@ pub(super) fn check<'t>(deployment: &Deployment<'t>, found: &mut Found<'t>) {
     // What stands before the module, or not, is told by the policies of Envoy Gateway, and by where Istio inserts the module.
     let are_bare = gateways.iter().all(|one| one.host == Host::Envoy);
     for lead in leads(deployment) {
-        if !lead.is_private || lead.may_be_guarded && !are_bare {
+        if !(lead.is_private || lead.is_unread) || lead.may_be_guarded && !are_bare {
             continue;
         }
         if !servers.have(lead.name, lead.namespace, lead.port) {
+            continue;
+        }
+        if !lead.is_private {
+            found.note(lead.spot, UNREAD, HELP);
             continue;
         }
         let message = format!(
