@@ -5,7 +5,7 @@ mod support;
 use std::{
     fs,
     io::Write as _,
-    process::{Command, Stdio},
+    process::{self, Command, Stdio},
 };
 
 use self::support::{Output, program, repository};
@@ -151,6 +151,22 @@ fn what_is_no_request_is_not_explained() {
     assert_eq!(queried.code, 0);
 }
 
+/// Runs the program with a token as its input, and its output goes there.
+fn run_into(arguments: &[&str], output: Stdio) -> process::Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_matrix-edge-auth"))
+        .args(arguments)
+        .current_dir(repository())
+        .stdin(Stdio::piped())
+        .stdout(output)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut stdin = child.stdin.take().expect("is piped");
+    let _ = stdin.write_all(TOKEN.as_bytes());
+    drop(stdin);
+    child.wait_with_output().expect("the program ends")
+}
+
 /// As in `... | head -1`.
 #[test]
 fn a_reader_that_has_gone_is_no_fault() {
@@ -164,18 +180,7 @@ fn a_reader_that_has_gone_is_no_fault() {
     ] {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_matrix-edge-auth"))
-            .args(arguments)
-            .current_dir(repository())
-            .stdin(Stdio::piped())
-            .stdout(writer)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let mut stdin = child.stdin.take().expect("is piped");
-        let _ = stdin.write_all(TOKEN.as_bytes());
-        drop(stdin);
-        let output = child.wait_with_output().expect("the program ends");
+        let output = run_into(arguments, writer.into());
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(
             (output.status.code(), &*stderr),
@@ -205,18 +210,7 @@ fn an_output_that_is_lost_is_a_fault() {
             .write(true)
             .open("/dev/full")
             .expect("a device");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_matrix-edge-auth"))
-            .args(arguments)
-            .current_dir(repository())
-            .stdin(Stdio::piped())
-            .stdout(full)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let mut stdin = child.stdin.take().expect("is piped");
-        let _ = stdin.write_all(TOKEN.as_bytes());
-        drop(stdin);
-        let output = child.wait_with_output().expect("the program ends");
+        let output = run_into(arguments, full.into());
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
         assert!(
