@@ -16,8 +16,8 @@ const MAX_QUESTIONS: usize = 4_096;
 /// Bytes of tokens and trace headers that may wait in one line.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 
-/// Largest question that may wait, in bytes. Some hundreds of clients with one such question each fill the line. Then another client
-/// finds no room, since none of them has more questions than it would have.
+/// Largest question that may wait, in bytes. Some hundreds of clients with one such question each fill the line. Then another
+/// client finds no room, since none of them has more questions than it would have.
 const MAX_QUESTION_BYTES: usize = 8 * 1024;
 
 /// A place in the line.
